@@ -1,0 +1,143 @@
+/**
+ * A mirror of the parts of the JSR registry that this repository needs, on the loopback interface.
+ *
+ * @module
+ */
+import {
+  buildPackage,
+  checksum,
+  NPM_PACKAGE,
+  npmFolder,
+  type Package,
+  packageNames,
+  readTree,
+  VERSION,
+} from "./_packages.ts";
+
+/** Below the ports that systems hand out by themselves. */
+const PORTS = { from: 20_000, count: 12_000 };
+
+/** A running mirror. */
+export interface Mirror extends AsyncDisposable {
+  /** What `JSR_URL` is set to, with a final slash. */
+  readonly url: string;
+}
+
+/** Options for {@linkcode openMirror}. */
+export interface MirrorOptions {
+  /** Where the types and stand-ins lie; by default, `tools/std/`. */
+  types?: URL;
+  /** Where the JavaScript lies; by default, npm is asked on the first request. */
+  scripts?: () => Promise<string>;
+}
+
+/**
+ * Starts a mirror.
+ *
+ * Its port follows from the checkout and from what is served. So Deno's cache stays warm from one
+ * run to the next and never holds what has changed since; and launchers of one checkout that run
+ * at the same time share the port, where the system can (Linux), or else take any free one.
+ *
+ * @param options See {@linkcode MirrorOptions}.
+ * @returns The running mirror.
+ */
+export function openMirror(options: MirrorOptions = {}): Mirror {
+  const { types: folder = new URL("std", import.meta.url), scripts = npmFolder } = options;
+  const types = readTree(folder);
+  const handler = mirrorHandler(types, async () => readTree(await scripts()));
+  const server = listen(preferredPort(folder, types), handler);
+  return {
+    url: `http://127.0.0.1:${server.addr.port}/`,
+    [Symbol.asyncDispose]: () => server.shutdown(),
+  };
+}
+
+/**
+ * Answers requests as the registry does: `meta.json` of a package, `<version>_meta.json` with its
+ * exports and checksums, and its files.
+ *
+ * @param types What lies in `tools/std/`.
+ * @param scripts Reads the npm package; called on the first request that needs it, and again only
+ * if it failed.
+ * @returns The handler.
+ */
+export function mirrorHandler(
+  types: ReadonlyMap<string, Uint8Array>,
+  scripts: () => Promise<ReadonlyMap<string, Uint8Array>>,
+): (request: Request) => Promise<Response> {
+  const names = new Set(packageNames(types));
+  const packages = new Map<string, Package>();
+  let reading: Promise<ReadonlyMap<string, Uint8Array>> | undefined;
+
+  const load = async (name: string): Promise<Package> => {
+    let found = packages.get(name);
+    if (found === undefined) {
+      reading ??= scripts();
+      reading.catch(() => reading = undefined);
+      found = buildPackage(name, types, await reading)!;
+      packages.set(name, found);
+    }
+    return found;
+  };
+
+  return async (request) => {
+    const [scope, name = "", ...rest] = new URL(request.url).pathname.slice(1).split("/");
+    const path = rest.join("/");
+    if (scope !== "@std" || !names.has(name)) return notFound();
+    if (path === "meta.json") {
+      return Response.json({ scope: "std", name, latest: VERSION, versions: { [VERSION]: {} } });
+    }
+    const { exports, files } = await load(name);
+    if (path === `${VERSION}_meta.json`) {
+      const manifest = Object.fromEntries(
+        [...files].map(([file, content]) => [
+          `/${file}`,
+          { size: content.length, checksum: checksum(content) },
+        ]),
+      );
+      return Response.json({ exports, manifest });
+    }
+    const content = path.startsWith(`${VERSION}/`)
+      ? files.get(path.slice(VERSION.length + 1))
+      : undefined;
+    if (content === undefined) return notFound();
+    const type = path.endsWith(".js") ? "text/javascript" : "text/typescript";
+    return new Response(content as Uint8Array<ArrayBuffer>, { headers: { "content-type": type } });
+  };
+}
+
+function notFound(): Response {
+  return new Response("Not found", { status: 404 });
+}
+
+/** One port per checkout and content; what is served also depends on how it is put together. */
+function preferredPort(folder: URL, types: ReadonlyMap<string, Uint8Array>): number {
+  const own = ["_mirror.ts", "_packages.ts"].map((name) =>
+    Deno.readTextFileSync(new URL(name, import.meta.url))
+  );
+  const parts = [folder.href, NPM_PACKAGE, VERSION, ...own];
+  for (const [path, content] of types) parts.push(path, checksum(content));
+  const digest = checksum(new TextEncoder().encode(parts.join("\n")));
+  return PORTS.from + Number.parseInt(digest.slice(-8), 16) % PORTS.count;
+}
+
+function listen(
+  port: number,
+  handler: (request: Request) => Promise<Response>,
+): Deno.HttpServer<Deno.NetAddr> {
+  const base = {
+    hostname: "127.0.0.1",
+    onListen: () => {},
+    onError: (error: unknown) => {
+      console.error(String(error instanceof Error ? error.message : error));
+      return new Response("The local mirror failed", { status: 500 });
+    },
+  };
+  try {
+    // Sharing a port takes `"unstable": ["net"]`, which deno.json has.
+    return Deno.serve({ ...base, port, reusePort: Deno.build.os === "linux" }, handler);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    return Deno.serve({ ...base, port: 0 }, handler);
+  }
+}

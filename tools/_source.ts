@@ -1,0 +1,142 @@
+/**
+ * Reads TypeScript as far as the import arrows need it.
+ *
+ * @module
+ */
+
+/** An import, or a re-export, of another module. */
+export interface Import {
+  /** What is imported, as it is written. */
+  readonly specifier: string;
+  /** Line number, from 1. */
+  readonly line: number;
+}
+
+/** What follows one of these words is a regular expression if it begins with a slash. */
+const BEFORE_REGEX = /(?:^|[^\w$.])(?:return|typeof|case|in|of|do|else|void|delete|await|yield)$/;
+
+const STATIC = new RegExp(
+  String.raw`\b(?:import|export)\s+(?:type\s+)?` +
+    String
+      .raw`(?:(?:\*(?:\s*as\s+[\w$]+)?|\{[^}]*\}|[\w$]+(?:\s*,\s*(?:\{[^}]*\}|\*\s*as\s+[\w$]+))?)` +
+    String.raw`\s*from\s*)?["']([^"']*)["']|\bimport\s*\(\s*["']([^"']*)["']`,
+  "g",
+);
+
+/**
+ * Blanks what is not code; line breaks stay, so that positions do.
+ *
+ * @param source TypeScript.
+ * @param options `strings: true` keeps the content of quoted strings.
+ * @returns The code, of the same length.
+ */
+export function codeOf(source: string, options: { strings?: boolean } = {}): string {
+  const blank = (text: string) => text.replace(/[^\n]/g, " ");
+  /** For each open template, how many braces are open in its current `${`. */
+  const templates: number[] = [];
+  let out = "";
+  let at = 0;
+  const take = (end: number, keep: boolean) => {
+    const text = source.slice(at, end);
+    out += keep ? text : blank(text);
+    at = end;
+  };
+
+  while (at < source.length) {
+    const two = source.slice(at, at + 2);
+    const one = two.charAt(0);
+    if (two === "//") take(endOf(source.indexOf("\n", at), source), false);
+    else if (two === "/*") take(endOf(source.indexOf("*/", at + 2), source, 2), false);
+    else if (one === '"' || one === "'") {
+      const end = closing(source, at + 1, one);
+      take(at + 1, true);
+      take(Math.max(at, end - 1), options.strings === true);
+      take(end, true);
+    } else if (one === "`" || (one === "}" && templates.at(-1) === 0)) {
+      if (one === "}") templates.pop();
+      take(at + 1, true);
+      const end = templateEnd(source, at);
+      if (source.startsWith("${", end)) templates.push(0);
+      take(end, false);
+      take(Math.min(source.length, at + (source.startsWith("${", at) ? 2 : 1)), true);
+    } else if (one === "/" && startsRegex(out)) take(regexEnd(source, at + 1), false);
+    else {
+      if (templates.length > 0) {
+        if (one === "{") templates[templates.length - 1]!++;
+        if (one === "}") templates[templates.length - 1]!--;
+      }
+      take(at + 1, true);
+    }
+  }
+  return out;
+}
+
+/**
+ * Lists what a module imports and re-exports, `import()` of a literal included.
+ *
+ * @param source TypeScript.
+ * @returns The imports, in the order of the source.
+ */
+export function importsOf(source: string): Import[] {
+  const bare = codeOf(source);
+  return [...codeOf(source, { strings: true }).matchAll(STATIC)]
+    // The keyword is blank in `bare` where it stands in a string.
+    .filter((match) => bare.charAt(match.index) !== " ")
+    .map((match) => ({
+      specifier: match[1] ?? match[2]!,
+      line: lineAt(source, match.index),
+    }));
+}
+
+/**
+ * The line number of a position.
+ *
+ * @param source The text.
+ * @param index The position, from 0.
+ * @returns The line number, from 1.
+ */
+export function lineAt(source: string, index: number): number {
+  return source.slice(0, index).split("\n").length;
+}
+
+function endOf(index: number, source: string, length = 0): number {
+  return index === -1 ? source.length : index + length;
+}
+
+/** Behind the quote that closes a string, or the end of its line. */
+function closing(source: string, from: number, quote: string): number {
+  let at = from;
+  while (at < source.length && source[at] !== quote && source[at] !== "\n") {
+    at += source[at] === "\\" ? 2 : 1;
+  }
+  return Math.min(source.length, at + 1);
+}
+
+/** At the backtick or the `${` that ends a stretch of template text. */
+function templateEnd(source: string, from: number): number {
+  let at = from;
+  while (at < source.length && source[at] !== "`" && !source.startsWith("${", at)) {
+    at += source[at] === "\\" ? 2 : 1;
+  }
+  return Math.min(source.length, at);
+}
+
+function startsRegex(before: string): boolean {
+  const text = before.slice(-40).trimEnd();
+  if (text === "" || BEFORE_REGEX.test(text)) return true;
+  return /[(,=:[!&|?{};+\-*%~^<>]$/.test(text);
+}
+
+function regexEnd(source: string, from: number): number {
+  let at = from;
+  let inClass = false;
+  while (at < source.length && source[at] !== "\n") {
+    const char = source[at];
+    if (char === "\\") at++;
+    else if (char === "[") inClass = true;
+    else if (char === "]") inClass = false;
+    else if (char === "/" && !inClass) return at + 1;
+    at++;
+  }
+  return Math.min(source.length, at);
+}

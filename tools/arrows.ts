@@ -1,0 +1,254 @@
+/**
+ * Checks which module may import which.
+ *
+ * ```text
+ * errors <- transport <- session <- pubsub, manager <- server.ts, client.ts <- mod.ts
+ * ```
+ *
+ * @module
+ */
+import { codeOf, importsOf, lineAt } from "./_source.ts";
+
+/** One breach of a rule. */
+export interface Violation {
+  /** The file, from the root of the repository. */
+  readonly path: string;
+  /** Line number, from 1. */
+  readonly line: number;
+  /** What is wrong. */
+  readonly message: string;
+}
+
+/** What {@linkcode checkArrows} reads. */
+export interface Repository {
+  /** Path from the root of the repository to source, of every TypeScript file. */
+  readonly files: ReadonlyMap<string, string>;
+  /** The name of the package. */
+  readonly name: string;
+  /** Subpath to file, as in `deno.json`. */
+  readonly exports: Readonly<Record<string, string>>;
+}
+
+/** A file's place; `free` is what no arrow binds, such as a test. */
+type Layer =
+  | "errors"
+  | "transport"
+  | "session"
+  | "pubsub"
+  | "manager"
+  | "client"
+  | "server"
+  | "testing"
+  | "mod"
+  | "free";
+
+const BELOW_PUBSUB = ["errors", "transport", "session"] as const;
+const BELOW_SERVER = [...BELOW_PUBSUB, "pubsub", "manager"] as const;
+
+const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
+  errors: [],
+  transport: ["errors", "transport"],
+  session: BELOW_PUBSUB,
+  pubsub: [...BELOW_PUBSUB, "pubsub"],
+  manager: [...BELOW_PUBSUB, "manager"],
+  client: [...BELOW_SERVER, "client"],
+  server: [...BELOW_SERVER, "server"],
+  testing: [...BELOW_SERVER, "testing"],
+  mod: [...BELOW_SERVER, "client", "server", "mod"],
+};
+
+const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:test|bench)\.ts$/;
+const FOLDERS = /^(transport|session|pubsub|manager)\//;
+
+/** An import of a file of the repository. */
+interface Edge {
+  readonly from: string;
+  readonly to: string;
+  readonly line: number;
+}
+
+/**
+ * Checks every rule.
+ *
+ * @param repository See {@linkcode Repository}.
+ * @returns What is wrong, by path and line; nothing if all is well.
+ */
+export function checkArrows(repository: Repository): Violation[] {
+  const { files } = repository;
+  const violations: Violation[] = [];
+  const edges = new Map<string, Edge[]>();
+  for (const [path, source] of files) {
+    const imports = importsOf(source);
+    const local = imports.flatMap(({ specifier, line }) => {
+      const to = resolve(path, specifier);
+      return to === undefined ? [] : [{ from: path, to, line }];
+    });
+    edges.set(path, local);
+    if (isExample(path)) violations.push(...checkExample(repository, path, local));
+    if (!isLibrary(path)) continue;
+    violations.push(...local.flatMap(checkEdge), ...checkExports(path, source));
+    for (const { specifier, line } of imports) {
+      const message = path === "errors.ts"
+        ? `errors.ts imports nothing, received "${specifier}"`
+        : specifier === repository.name || specifier.startsWith(`${repository.name}/`)
+        ? `the library imports itself by relative paths, received "${specifier}"`
+        : undefined;
+      if (message !== undefined) violations.push({ path, line, message });
+    }
+  }
+  violations.push(...checkClient(files, edges), ...findCycles(edges));
+  return violations.sort((a, b) => a.path < b.path ? -1 : a.path > b.path ? 1 : a.line - b.line);
+}
+
+/** The place of a file. What lies at the root and is nothing else belongs to the server. */
+function layerOf(path: string): Layer {
+  if (FREE.test(path)) return "free";
+  const folder = FOLDERS.exec(path)?.[1];
+  if (folder !== undefined) return folder as Layer;
+  const root = /^(errors|client|testing|mod)\.ts$/.exec(path)?.[1];
+  return (root as Layer | undefined) ?? "server";
+}
+
+/**
+ * Tells whether the arrows bind a file.
+ *
+ * @param path From the root of the repository.
+ * @returns Whether it is part of the library, and no test, example, benchmark or tool.
+ */
+export function isLibrary(path: string): boolean {
+  return layerOf(path) !== "free";
+}
+
+function isExample(path: string): boolean {
+  return path.startsWith("examples/") && !path.endsWith("_test.ts");
+}
+
+function checkEdge({ from, to, line }: Edge): Violation[] {
+  const [source, target] = [layerOf(from), layerOf(to)];
+  if (source === "free") return [];
+  const messages: string[] = [];
+  // A private file of the root serves both `server.ts` and `client.ts`, which may not know it.
+  const shared = source === "client" && /^_[^/]*$/.test(to);
+  if (source !== "errors" && !shared && !MAY_IMPORT[source].includes(target)) {
+    messages.push(
+      `${source} may import ${MAY_IMPORT[source].join(", ")}; received ${to} (${target})`,
+    );
+  }
+  const folder = to.slice(0, to.lastIndexOf("/") + 1);
+  if (to.slice(folder.length).startsWith("_") && !from.startsWith(folder) && from.includes("/")) {
+    messages.push(`${to} is private to ${folder}`);
+  }
+  return messages.map((message) => ({ path: from, line, message }));
+}
+
+function checkExports(path: string, source: string): Violation[] {
+  const code = codeOf(source);
+  const rules: [RegExp, string][] = [
+    [/\bexport\s+default\b|\bas\s+default\b(?=[^;]*\})/g, "default exports are not used here"],
+  ];
+  if (/(?:^|\/)mod\.ts$/.test(path)) {
+    rules.push([/\bexport\s*\*\s*from\b/g, "a mod.ts re-exports by name"]);
+  }
+  return rules.flatMap(([rule, message]) =>
+    [...code.matchAll(rule)].map(({ index }) => ({ path, line: lineAt(source, index), message }))
+  );
+}
+
+function checkExample({ exports }: Repository, path: string, edges: readonly Edge[]): Violation[] {
+  const entries = new Set(Object.values(exports).map((file) => file.replace(/^\.\//, "")));
+  return edges
+    .filter(({ to }) => !to.startsWith("examples/") && !entries.has(to))
+    .map(({ to, line }) => ({
+      path,
+      line,
+      message: `an example imports only what is exported, received ${to}`,
+    }));
+}
+
+/** Follows everything that a browser loads with `client.ts`. */
+function checkClient(
+  files: ReadonlyMap<string, string>,
+  edges: ReadonlyMap<string, readonly Edge[]>,
+): Violation[] {
+  const violations: Violation[] = [];
+  const chains = new Map([["client.ts", "client.ts"]]);
+  for (const [path, chain] of chains) {
+    const source = files.get(path);
+    if (source === undefined) continue;
+    const report = (line: number, what: string) =>
+      violations.push({
+        path,
+        line,
+        message: `browsers load this file (${chain}), and it ${what}`,
+      });
+    for (const { index } of codeOf(source).matchAll(/(?<![\w$])Deno(?![\w$])/g)) {
+      report(lineAt(source, index), "names Deno");
+    }
+    for (const { specifier, line } of importsOf(source)) {
+      if (specifier.startsWith("node:")) report(line, `imports ${specifier}`);
+    }
+    for (const { to, line } of edges.get(path) ?? []) {
+      if (to.endsWith("_server.ts") || to === "server.ts") report(line, `imports ${to}`);
+      else if (!chains.has(to)) chains.set(to, `${chain} > ${to}`);
+    }
+  }
+  return violations;
+}
+
+/** Reports each cycle once, at the import that closes it. */
+function findCycles(edges: ReadonlyMap<string, readonly Edge[]>): Violation[] {
+  const violations: Violation[] = [];
+  const done = new Set<string>();
+  const open: string[] = [];
+  const visit = (path: string): void => {
+    open.push(path);
+    for (const { to, line } of edges.get(path) ?? []) {
+      const start = open.indexOf(to);
+      if (start !== -1) {
+        const message = `import cycle: ${[...open.slice(start), to].join(" > ")}`;
+        violations.push({ path, line, message });
+      } else if (!done.has(to)) visit(to);
+    }
+    open.pop();
+    done.add(path);
+  };
+  for (const path of edges.keys()) if (!done.has(path)) visit(path);
+  return violations;
+}
+
+/** The path of a relative import, or `undefined` for any other. */
+function resolve(from: string, specifier: string): string | undefined {
+  if (!/^\.{1,2}\//.test(specifier)) return undefined;
+  return decodeURI(new URL(specifier, `file:///${from}`).pathname.slice(1));
+}
+
+/**
+ * Reads the TypeScript files of a repository.
+ *
+ * @param root Its folder.
+ * @returns What {@linkcode checkArrows} takes.
+ */
+export async function readRepository(root: URL): Promise<Repository> {
+  const files = new Map<string, string>();
+  const walk = async (folder: string): Promise<void> => {
+    for await (const entry of Deno.readDir(new URL(folder, root))) {
+      if (entry.name.startsWith(".") || entry.name === "node_modules") continue;
+      const path = folder + entry.name;
+      if (entry.isDirectory) await walk(`${path}/`);
+      else if (/\.tsx?$/.test(path) && !path.endsWith(".d.ts")) {
+        files.set(path, await Deno.readTextFile(new URL(path, root)));
+      }
+    }
+  };
+  await walk("");
+  const { name, exports } = JSON.parse(await Deno.readTextFile(new URL("deno.json", root)));
+  return { files: new Map([...files].sort(([a], [b]) => a < b ? -1 : 1)), name, exports };
+}
+
+if (import.meta.main) {
+  const repository = await readRepository(new URL("../", import.meta.url));
+  const violations = checkArrows(repository);
+  for (const { path, line, message } of violations) console.error(`${path}:${line} ${message}`);
+  console.log(`${repository.files.size} files, ${violations.length} import violations`);
+  Deno.exit(violations.length === 0 ? 0 : 1);
+}

@@ -1,0 +1,177 @@
+import { assertEquals } from "@std/assert";
+import { checkArrows } from "./arrows.ts";
+
+const EXPORTS = { ".": "./mod.ts", "./client": "./client.ts", "./session": "./session/mod.ts" };
+
+/** Checks a repository of the given files; the messages, each with its place. */
+function check(files: Record<string, string>): string[] {
+  return checkArrows({
+    files: new Map(Object.entries(files)),
+    name: "@skein/skein",
+    exports: EXPORTS,
+  }).map(({ path, line, message }) => `${path}:${line} ${message}`);
+}
+
+const importing = (...specifiers: string[]) =>
+  specifiers.map((specifier) => `import { x } from "${specifier}";\n`).join("");
+
+Deno.test("checkArrows() accepts a repository that keeps every rule", () => {
+  const found = check({
+    "errors.ts": "export class SkeinError extends Error {}\n",
+    "transport/connection.ts": importing("../errors.ts", "./_wire.ts"),
+    "transport/_wire.ts": "",
+    "transport/websocket_server.ts": "Deno.upgradeWebSocket;\n",
+    "transport/h3/server.ts": importing("../_wire.ts", "../connection.ts"),
+    "session/session.ts": importing("../transport/connection.ts", "../errors.ts"),
+    "session/mod.ts": 'export { Session } from "./session.ts";\n',
+    "pubsub/topics.ts": importing("../session/mod.ts"),
+    "pubsub/moq/track.ts": importing("../topics.ts"),
+    "manager/manager.ts": importing("../session/session.ts", "../transport/connection.ts"),
+    "_origin.ts": importing("./errors.ts"),
+    "server.ts": importing(
+      "./pubsub/topics.ts",
+      "./manager/manager.ts",
+      "./transport/websocket_server.ts",
+      "./transport/_wire.ts",
+      "./_origin.ts",
+      "npm:zod@4",
+    ),
+    "client.ts": `// Deno is not named here.\n${
+      importing("./session/session.ts", "./_backoff.ts")
+    }`,
+    "_backoff.ts": 'export const text = "Deno";\n',
+    "testing.ts": importing("./session/session.ts", "./pubsub/topics.ts"),
+    "mod.ts": 'export { x } from "./server.ts";\nexport { y } from "./client.ts";\n',
+    "session/session_test.ts": importing("../pubsub/topics.ts", "../server.ts", "./_x.ts"),
+    "tests/interop/x.ts": `${importing("../../server.ts")}export default {};\n`,
+    "examples/chat/server.ts": importing(
+      "@skein/skein/client",
+      "../../mod.ts",
+      "./room.ts",
+      "@std/assert",
+    ),
+    "examples/chat/room.ts": "",
+  });
+  assertEquals(found, []);
+});
+
+const breaches: [what: string, files: Record<string, string>, found: string[]][] = [
+  [
+    "errors.ts that imports",
+    { "errors.ts": importing("npm:zod") },
+    ['errors.ts:1 errors.ts imports nothing, received "npm:zod"'],
+  ],
+  [
+    "an import against the arrows",
+    { "transport/a.ts": `\n${importing("../session/b.ts")}`, "session/b.ts": "" },
+    ["transport/a.ts:2 transport may import errors, transport; received session/b.ts (session)"],
+  ],
+  [
+    "pubsub and manager that know each other",
+    {
+      "pubsub/a.ts": importing("../manager/b.ts"),
+      "manager/b.ts": "",
+      "manager/c.ts": 'export type { T } from "../pubsub/d.ts";\n',
+      "pubsub/d.ts": "",
+    },
+    [
+      "manager/c.ts:1 manager may import errors, transport, session, manager; " +
+      "received pubsub/d.ts (pubsub)",
+      "pubsub/a.ts:1 pubsub may import errors, transport, session, pubsub; " +
+      "received manager/b.ts (manager)",
+    ],
+  ],
+  [
+    "a module below that imports the surface",
+    { "manager/a.ts": importing("../mod.ts"), "mod.ts": "" },
+    ["manager/a.ts:1 manager may import errors, transport, session, manager; received mod.ts (mod)"],
+  ],
+  [
+    "testing.ts that imports the server",
+    { "testing.ts": importing("./server.ts"), "server.ts": "" },
+    [
+      "testing.ts:1 testing may import errors, transport, session, pubsub, manager, testing; " +
+      "received server.ts (server)",
+    ],
+  ],
+  [
+    "a dynamic import against the arrows",
+    { "session/a.ts": 'await import("../server.ts");\n', "server.ts": "" },
+    ["session/a.ts:1 session may import errors, transport, session; received server.ts (server)"],
+  ],
+  [
+    "a private file of another folder",
+    { "session/a.ts": importing("../transport/_b.ts"), "transport/_b.ts": "" },
+    ["session/a.ts:1 transport/_b.ts is private to transport/"],
+  ],
+  [
+    "Deno below client.ts",
+    {
+      "client.ts": importing("./session/a.ts"),
+      "session/a.ts": importing("../transport/b.ts"),
+      "transport/b.ts": "// Deno\nconst text = `Deno ${Deno.build.os}`;\nx.Deno;\n",
+    },
+    [
+      "transport/b.ts:2 browsers load this file " +
+      "(client.ts > session/a.ts > transport/b.ts), and it names Deno",
+      "transport/b.ts:3 browsers load this file " +
+      "(client.ts > session/a.ts > transport/b.ts), and it names Deno",
+    ],
+  ],
+  [
+    "a server half or a Node module below client.ts",
+    {
+      "client.ts": importing("./transport/native_server.ts", "node:fs"),
+      "transport/native_server.ts": "Deno;\n",
+    },
+    [
+      "client.ts:1 browsers load this file (client.ts), and it imports transport/native_server.ts",
+      "client.ts:2 browsers load this file (client.ts), and it imports node:fs",
+    ],
+  ],
+  [
+    "a cycle, once",
+    {
+      "session/a.ts": importing("./b.ts"),
+      "session/b.ts": importing("./c.ts"),
+      "session/c.ts": importing("./a.ts"),
+    },
+    ["session/c.ts:1 import cycle: session/a.ts > session/b.ts > session/c.ts > session/a.ts"],
+  ],
+  [
+    "default exports",
+    {
+      "session/a.ts": "export default 1;\n",
+      "session/b.ts": "const b = 1;\nexport { b as default };\n",
+    },
+    [
+      "session/a.ts:1 default exports are not used here",
+      "session/b.ts:2 default exports are not used here",
+    ],
+  ],
+  [
+    "a mod.ts that re-exports everything",
+    { "session/mod.ts": 'export * from "./a.ts";\n', "session/a.ts": "" },
+    ["session/mod.ts:1 a mod.ts re-exports by name"],
+  ],
+  [
+    "a library file that imports the package by name, or a test",
+    { "session/a.ts": importing("@skein/skein", "../tests/b.ts"), "tests/b.ts": "" },
+    [
+      'session/a.ts:1 the library imports itself by relative paths, received "@skein/skein"',
+      "session/a.ts:2 session may import errors, transport, session; received tests/b.ts (free)",
+    ],
+  ],
+  [
+    "an example that reaches inside",
+    {
+      "examples/a.ts": importing("../session/queue.ts", "../session/mod.ts"),
+      "session/queue.ts": "",
+    },
+    ["examples/a.ts:1 an example imports only what is exported, received session/queue.ts"],
+  ],
+];
+
+for (const [what, files, found] of breaches) {
+  Deno.test(`checkArrows() reports ${what}`, () => assertEquals(check(files), found));
+}

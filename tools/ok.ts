@@ -1,0 +1,110 @@
+/**
+ * The gate: what must pass before a change is merged.
+ *
+ * ```sh
+ * deno task ok
+ * deno task ok --no-tests
+ * ```
+ *
+ * Every step runs, also after one has failed; what a step prints is shown only if it fails.
+ *
+ * @module
+ */
+import { checkArrows, isLibrary, readRepository, type Repository } from "./arrows.ts";
+
+/** How a step ended. */
+interface Outcome {
+  readonly passed: boolean;
+  readonly output: string;
+}
+
+/** One step of the gate. */
+interface Step {
+  readonly name: string;
+  run(): Promise<Outcome> | Outcome;
+}
+
+const ROOT = new URL("../", import.meta.url);
+
+/** Runs Deno in the repository, and keeps what it prints. */
+async function deno(...args: string[]): Promise<Outcome> {
+  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args,
+    cwd: ROOT,
+    stdin: "null",
+  }).output();
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  return { passed: success, output: text(stdout) + text(stderr) };
+}
+
+/** Checks only files of the library: programs print, a library does not. */
+async function lintLibrary(repository: Repository): Promise<Outcome> {
+  const paths = [...repository.files.keys()].filter(isLibrary);
+  if (paths.length === 0) return { passed: true, output: "" };
+  return await deno("lint", "--rules-tags=", "--rules-include=no-console", ...paths);
+}
+
+function arrows(repository: Repository): Outcome {
+  const violations = checkArrows(repository);
+  const output = violations.map(({ path, line, message }) => `${path}:${line} ${message}\n`);
+  return { passed: violations.length === 0, output: output.join("") };
+}
+
+/** What is exported but does not exist is a failure of its own; the rest is checked all the same. */
+async function docs({ exports, files }: Repository): Promise<Outcome> {
+  const paths = [...new Set(Object.values(exports).map((path) => path.replace(/^\.\//, "")))];
+  const missing = paths.filter((path) => !files.has(path));
+  const present = paths.filter((path) => files.has(path));
+  const { passed, output } = present.length === 0
+    ? { passed: true, output: "" }
+    : await deno("doc", "--lint", ...present);
+  const notes = missing.map((path) => `deno.json exports ${path}, which does not exist\n`);
+  return { passed: passed && missing.length === 0, output: notes.join("") + output };
+}
+
+/** The steps in the order in which they run: cheap ones first. */
+function stepsFor(repository: Repository, tests: boolean): Step[] {
+  return [
+    { name: "fmt", run: () => deno("fmt", "--check") },
+    { name: "lint", run: () => deno("lint") },
+    { name: "lint library", run: () => lintLibrary(repository) },
+    { name: "arrows", run: () => arrows(repository) },
+    { name: "check", run: () => deno("check") },
+    { name: "doc lint", run: () => docs(repository) },
+    ...(tests ? [{ name: "tests", run: () => deno("task", "test") }] : []),
+    { name: "publish", run: () => deno("publish", "--dry-run", "--allow-dirty") },
+  ];
+}
+
+/** The summary line of a test run, if there is one. */
+function summaryOf(output: string): string {
+  // deno-lint-ignore no-control-regex -- colours are control characters.
+  const plain = output.replace(/\x1b\[[0-9;]*m/g, "");
+  return plain.match(/\d+ passed.*?\d+ failed[^(\n]*/g)?.at(-1)?.trim() ?? "";
+}
+
+const seconds = (sinceMs: number) => `${((performance.now() - sinceMs) / 1_000).toFixed(1)} s`;
+
+if (import.meta.main) {
+  const startMs = performance.now();
+  const steps = stepsFor(await readRepository(ROOT), !Deno.args.includes("--no-tests"));
+  const failed: string[] = [];
+  for (const { name, run } of steps) {
+    const stepMs = performance.now();
+    const { passed, output } = await run();
+    if (!passed) failed.push(name);
+    console.log(
+      `${passed ? "ok    " : "FAILED"} ${name.padEnd(12)} ${seconds(stepMs).padStart(8)}  ${
+        name === "tests" ? summaryOf(output) : ""
+      }`.trimEnd(),
+    );
+    if (!passed) console.log(output.trimEnd().replace(/^/gm, "       "));
+  }
+  const passed = steps.length - failed.length;
+  console.log(
+    `\ngate | ${passed} passed | ${failed.length} failed${
+      failed.length > 0 ? `: ${failed.join(", ")}` : ""
+    } (${seconds(startMs)})`,
+  );
+  Deno.exit(failed.length === 0 ? 0 : 1);
+}
