@@ -1,0 +1,315 @@
+/**
+ * Every error class and close code of Skein. This file imports nothing and is
+ * imported by all others, so a code has one place where it is defined.
+ *
+ * @module
+ */
+
+/**
+ * Application close codes, the same number on every wire: 4000 plus the HTTP
+ * status that says the same thing. `normal` is 0 (1000 on a WebSocket).
+ *
+ * @example Usage
+ * ```ts
+ * import { CloseCode } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(CloseCode.queueFull, 4507);
+ * ```
+ */
+export const CloseCode = {
+  /** Nothing went wrong; 1000 on a WebSocket. */
+  normal: 0,
+  /** The connection broke without a close. Never sent, only seen. */
+  abnormal: 1006,
+  /** The peer sent what this end can not read, or too much of it. */
+  malformed: 4400,
+  /** No credentials, or invalid ones. */
+  unauthenticated: 4401,
+  /** Valid credentials that do not allow this. */
+  forbidden: 4403,
+  /** No session is served at this path. */
+  notFound: 4404,
+  /** No sign of life from the peer, or no token in time. */
+  timedOut: 4408,
+  /** One message was larger than this end takes. */
+  tooLarge: 4413,
+  /** A limit of sessions, requests or messages was reached. */
+  tooMany: 4429,
+  /** A handler of the application failed. */
+  handlerFailed: 4500,
+  /** The server is going away; come back later. */
+  draining: 4503,
+  /** The peer does not take its messages fast enough, or nobody reads them here. */
+  queueFull: 4507,
+} as const;
+
+/** A close code that Skein itself gives; see {@linkcode CloseCode}. */
+export type CloseCodeValue = typeof CloseCode[keyof typeof CloseCode];
+
+/** Who ended a session: this end, the other one, or the network between them. */
+export type ClosedBy = "local" | "remote" | "network";
+
+/** How and why a session ended. */
+export interface CloseInfo {
+  /**
+   * Close code: 0, a {@linkcode CloseCode}, or the application's own from 3000
+   * to 4999. What else a foreign peer sends is passed on as it came.
+   */
+  readonly code: number;
+  /** Reason in words; may be empty. */
+  readonly reason: string;
+  /** Who ended it. */
+  readonly by: ClosedBy;
+  /** The error behind it, where there was one. */
+  readonly error?: unknown;
+}
+
+/** Machine-readable reason of a {@linkcode SkeinError}. */
+export type SkeinErrorCode =
+  | "session-closed"
+  | "queue-full"
+  | "timeout"
+  | "stream"
+  | "protocol"
+  | "authentication"
+  | "request"
+  | "connection"
+  | "unsupported"
+  | "limit";
+
+/**
+ * The base of every error that Skein throws on purpose. Bad arguments throw
+ * `TypeError` and `RangeError` instead.
+ *
+ * @example Usage
+ * ```ts
+ * import { SessionClosedError, SkeinError } from "@skein/skein";
+ * import { assert } from "@std/assert";
+ *
+ * const error: unknown = new SessionClosedError("Cannot send: the session is closed");
+ * assert(error instanceof SkeinError && error.code === "session-closed");
+ * ```
+ */
+export class SkeinError extends Error {
+  /** Stable code to branch on; the message is for people. */
+  readonly code: SkeinErrorCode;
+
+  /**
+   * Creates an error.
+   *
+   * @param code Stable reason.
+   * @param message What failed, in sentence case, without a final period.
+   * @param options Standard error options; pass the origin as `cause`.
+   */
+  constructor(code: SkeinErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = new.target.name;
+    this.code = code;
+  }
+}
+
+/** Thrown by an operation on a session that is closed, or that closed meanwhile. */
+export class SessionClosedError extends SkeinError {
+  /** How the session ended, where that is known. */
+  readonly info: CloseInfo | undefined;
+
+  /**
+   * Creates the error.
+   *
+   * @param message What could not be done.
+   * @param options Standard error options and how the session ended.
+   */
+  constructor(message: string, options?: ErrorOptions & { info?: CloseInfo }) {
+    super("session-closed", message, options);
+    this.info = options?.info;
+  }
+}
+
+/** Thrown when a bounded queue has no room for one more. */
+export class QueueFullError extends SkeinError {
+  /**
+   * Creates the error.
+   *
+   * @param message Which queue, and its bound.
+   * @param options Standard error options.
+   */
+  constructor(message: string, options?: ErrorOptions) {
+    super("queue-full", message, options);
+  }
+}
+
+/** Thrown when something did not happen in time; the message names what was waited for. */
+export class TimeoutError extends SkeinError {
+  /** How long was waited, in milliseconds. */
+  readonly timeoutMs: number;
+
+  /**
+   * Creates the error.
+   *
+   * @param message What was waited for.
+   * @param timeoutMs How long was waited, in milliseconds.
+   * @param options Standard error options.
+   */
+  constructor(message: string, timeoutMs: number, options?: ErrorOptions) {
+    super("timeout", message, options);
+    this.timeoutMs = timeoutMs;
+  }
+}
+
+/** A stream that was reset or stopped before its end. */
+export class StreamError extends SkeinError {
+  /** The application's code; 0 where the wire carries none. */
+  readonly streamErrorCode: number;
+  /** Who ended the stream. */
+  readonly by: ClosedBy;
+
+  /**
+   * Creates the error.
+   *
+   * @param message What happened to the stream.
+   * @param options The code, who did it, and standard error options.
+   */
+  constructor(message: string, options: ErrorOptions & { streamErrorCode: number; by: ClosedBy }) {
+    super("stream", message, options);
+    this.streamErrorCode = options.streamErrorCode;
+    this.by = options.by;
+  }
+}
+
+/** The peer broke the protocol: what was expected, and what came. */
+export class ProtocolError extends SkeinError {
+  /**
+   * Creates the error.
+   *
+   * @param message What was expected, and what came.
+   * @param options Standard error options.
+   */
+  constructor(message: string, options?: ErrorOptions) {
+    super("protocol", message, options);
+  }
+}
+
+/** The connection could not be made, or broke. */
+export class ConnectionError extends SkeinError {
+  /**
+   * Creates the error.
+   *
+   * @param message What failed.
+   * @param options Standard error options.
+   */
+  constructor(message: string, options?: ErrorOptions) {
+    super("connection", message, options);
+  }
+}
+
+/** This wire or runtime cannot do what was asked for; see `capabilities`. */
+export class UnsupportedError extends SkeinError {
+  /**
+   * Creates the error.
+   *
+   * @param message What is not supported, and by what.
+   * @param options Standard error options.
+   */
+  constructor(message: string, options?: ErrorOptions) {
+    super("unsupported", message, options);
+  }
+}
+
+/** A limit of sessions, per server, user or address, was reached. */
+export class LimitError extends SkeinError {
+  /** Which limit. */
+  readonly limit: string;
+
+  /**
+   * Creates the error.
+   *
+   * @param limit The option that sets the limit, such as `maxSessionsPerUser`.
+   * @param message What was refused, and the limit.
+   */
+  constructor(limit: string, message: string) {
+    super("limit", message);
+    this.limit = limit;
+  }
+}
+
+/** HTTP statuses with which a session can be refused. */
+export type RefusalStatus = 400 | 401 | 403 | 404 | 429 | 503;
+
+/**
+ * Refuses a session. Thrown by the application's `authenticate`; its message
+ * does cross the wire, as the close reason.
+ *
+ * @example Usage
+ * ```ts
+ * import { AuthenticationError } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(new AuthenticationError("Banned", { status: 403 }).status, 403);
+ * ```
+ */
+export class AuthenticationError extends SkeinError {
+  /** HTTP status of the refusal; the close code is 4000 more. */
+  readonly status: RefusalStatus;
+
+  /**
+   * Creates the refusal.
+   *
+   * @param message Told to the peer.
+   * @param options The status (401 by default) and standard error options.
+   */
+  constructor(message: string, options: ErrorOptions & { status?: RefusalStatus } = {}) {
+    super("authentication", message, options);
+    this.status = options.status ?? 401;
+  }
+}
+
+/** The part of a {@linkcode RequestError} that crosses the wire. */
+export interface RequestFailure {
+  /** Stable code: one of Skein's own, or the application's. */
+  readonly code: string;
+  /** What went wrong, for people. */
+  readonly message: string;
+  /** Where in the input, for example `["user", "name"]`. */
+  readonly path?: readonly (string | number)[];
+}
+
+/**
+ * The answer to a request, when it is a failure. It is the only error whose
+ * text crosses the wire: a handler throws it to tell its asker what is wrong.
+ *
+ * Skein's own failure codes: `malformed`, `invalid` (the data does not fit the
+ * contract; `path` says where), `unknown-topic`, `unauthenticated`,
+ * `forbidden`, `too-large`, `too-many`, `unanswered`, `failed`.
+ *
+ * @example Usage
+ * ```ts
+ * import { RequestError } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const error = new RequestError("taken", "This name is taken", { path: ["name"] });
+ * assertEquals(error.failure, { code: "taken", message: "This name is taken", path: ["name"] });
+ * ```
+ */
+export class RequestError extends SkeinError {
+  /** What crosses the wire. */
+  readonly failure: RequestFailure;
+
+  /**
+   * Creates the failure.
+   *
+   * @param failureCode Stable code for the asker to branch on.
+   * @param message For people.
+   * @param options Where in the input, and standard error options.
+   */
+  constructor(
+    failureCode: string,
+    message: string,
+    options: ErrorOptions & { path?: readonly (string | number)[] } = {},
+  ) {
+    super("request", message, options);
+    this.failure = options.path === undefined
+      ? { code: failureCode, message }
+      : { code: failureCode, message, path: options.path };
+  }
+}

@@ -1,0 +1,56 @@
+/**
+ * What a wire without streams or datagrams has in their place.
+ *
+ * @module
+ */
+import { UnsupportedError } from "../errors.ts";
+import type { DatagramDuplex } from "./connection.ts";
+
+/**
+ * Makes the incoming streams of a wire that has none.
+ *
+ * @returns A stream that has ended already.
+ */
+export function noStreams(): ReadableStream<never> {
+  return new ReadableStream<never>({
+    start(controller) {
+      controller.close();
+    },
+  });
+}
+
+/**
+ * Makes the datagrams of a wire that has none: nothing comes, and a write
+ * rejects with an {@linkcode UnsupportedError}.
+ *
+ * @param wire The wire's name, for the error.
+ * @returns Datagrams whose `maxDatagramSize` is 0.
+ */
+export function noDatagrams(wire: string): DatagramDuplex {
+  return {
+    readable: noStreams(),
+    writable: new WritableStream<Uint8Array>({
+      write() {
+        throw new UnsupportedError(
+          `Cannot send datagram: a ${wire} connection has no datagrams; see capabilities`,
+        );
+      },
+    }),
+    maxDatagramSize: 0,
+  };
+}
+
+/**
+ * Refuses to open a stream.
+ *
+ * @param wire The wire's name, for the error.
+ * @returns Never: the promise rejects.
+ * @throws {UnsupportedError} Always.
+ */
+export function refuseStream(wire: string): Promise<never> {
+  return Promise.reject(
+    new UnsupportedError(
+      `Cannot open stream: a ${wire} connection has no streams; see capabilities`,
+    ),
+  );
+}

@@ -1,0 +1,239 @@
+/**
+ * A WebSocket as a connection: what its two halves, client and server, share.
+ *
+ * @module
+ */
+import { ConnectionError } from "../errors.ts";
+import { checkCloseInfo } from "./_close.ts";
+import { FrameInbox } from "./_frame_inbox.ts";
+import { noDatagrams, noStreams, refuseStream } from "./_unsupported.ts";
+import type {
+  BidirectionalStream,
+  Connection,
+  ConnectionCapabilities,
+  ConnectionCloseInfo,
+  ConnectionStats,
+  DatagramDuplex,
+  Frame,
+  MessageFrames,
+} from "./connection.ts";
+
+/** Below this many bytes held, the socket counts as drained. */
+const LOW_WATER_MARK = 32_768;
+
+/** A socket tells nothing when it drained, so it is asked: first after, and at most every, so many ms. */
+const FIRST_POLL_MS = 2;
+const LAST_POLL_MS = 50;
+
+const CAPABILITIES: ConnectionCapabilities = Object.freeze({
+  streams: false,
+  datagrams: "none",
+  resetCodes: false,
+  credit: false,
+});
+
+/** The part of a socket that a connection needs; Deno's and the browser's both fit. */
+export type Socket = Pick<
+  WebSocket,
+  | "binaryType"
+  | "bufferedAmount"
+  | "close"
+  | "onclose"
+  | "onerror"
+  | "onmessage"
+  | "onopen"
+  | "protocol"
+  | "readyState"
+  | "send"
+>;
+
+const CONNECTING = 0;
+const OPEN = 1;
+const CLOSED = 3;
+
+/** A connection on a WebSocket that may still be opening. */
+export class WebSocketConnection implements Connection {
+  /** Message frames only. */
+  readonly capabilities: ConnectionCapabilities = CAPABILITIES;
+  /** Always `websocket`. */
+  readonly transport = "websocket";
+  /** The socket's own frames. */
+  readonly frames: MessageFrames;
+
+  readonly #socket: Socket;
+  readonly #inbox = new FrameInbox();
+  readonly #closed = Promise.withResolvers<ConnectionCloseInfo>();
+  #ready: PromiseWithResolvers<void> | undefined;
+  #datagrams: DatagramDuplex | undefined;
+  #streams: ReadableStream<never> | undefined;
+  #closing: Required<ConnectionCloseInfo> | undefined;
+  #isOver = false;
+  #failure: unknown;
+  #drained: PromiseWithResolvers<void> | undefined;
+  #poll: ReturnType<typeof setTimeout> | undefined;
+  #framesSent = 0;
+  #framesReceived = 0;
+
+  /** Wraps a socket; its handlers belong to the connection from now on. */
+  constructor(socket: Socket) {
+    this.#socket = socket;
+    this.#closed.promise.catch(() => {});
+    const inbox = this.#inbox;
+    socket.binaryType = "arraybuffer";
+    socket.onmessage = ({ data }: MessageEvent) => {
+      this.#framesReceived++;
+      const frame: Frame = typeof data === "string" ? data : new Uint8Array(data as ArrayBuffer);
+      if (!inbox.deliver(frame)) this.#fail("Frames came before anybody received them");
+    };
+    socket.onerror = (event) => {
+      this.#failure = (event as Event & { error?: unknown }).error ??
+        (event as Event & { message?: unknown }).message;
+    };
+    socket.onclose = (event) => this.#onClose(event);
+    socket.onopen = () => {
+      if (this.#closing !== undefined) this.#closeSocket(this.#closing);
+      this.#ready?.resolve();
+    };
+    const bufferedAmount = () => this.#isOver ? 0 : socket.bufferedAmount;
+    this.frames = {
+      send: (frame) => {
+        if (socket.readyState !== OPEN) return;
+        this.#framesSent++;
+        socket.send(frame as string | Uint8Array<ArrayBuffer>);
+      },
+      get bufferedAmount() {
+        return bufferedAmount();
+      },
+      lowWaterMark: LOW_WATER_MARK,
+      drained: () => this.#whenDrained(),
+      receive: (receiver) => inbox.receive(receiver),
+    };
+  }
+
+  /** The subprotocol that the server chose. */
+  get protocol(): string {
+    return this.#socket.protocol;
+  }
+
+  /** Resolves once the socket is open. */
+  get ready(): Promise<void> {
+    if (this.#ready === undefined) {
+      this.#ready = Promise.withResolvers();
+      this.#ready.promise.catch(() => {});
+      if (this.#isOver) this.#ready.reject(this.#broken());
+      else if (this.#socket.readyState !== CONNECTING) this.#ready.resolve();
+    }
+    return this.#ready.promise;
+  }
+
+  /** How the socket was closed. */
+  get closed(): Promise<ConnectionCloseInfo> {
+    return this.#closed.promise;
+  }
+
+  /** Never settles: a WebSocket has no notice of its own. */
+  get draining(): Promise<void> {
+    return new Promise(() => {});
+  }
+
+  /** Nothing comes, and writes are refused. */
+  get datagrams(): DatagramDuplex {
+    return this.#datagrams ??= noDatagrams(this.transport);
+  }
+
+  /** Ended already. */
+  get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
+    return this.#streams ??= noStreams();
+  }
+
+  /** Ended already. */
+  get incomingUnidirectionalStreams(): ReadableStream<ReadableStream<Uint8Array>> {
+    return this.#streams ??= noStreams();
+  }
+
+  /** Refused. */
+  createBidirectionalStream(): Promise<BidirectionalStream> {
+    return refuseStream(this.transport);
+  }
+
+  /** Refused. */
+  createUnidirectionalStream(): Promise<WritableStream<Uint8Array>> {
+    return refuseStream(this.transport);
+  }
+
+  /** Closes the socket behind what was sent. */
+  close(info?: ConnectionCloseInfo): void {
+    const checked = checkCloseInfo(info);
+    if (this.#isOver || this.#closing !== undefined) return;
+    this.#closing = checked;
+    // A browser's socket that is not open yet could only be closed without a code.
+    if (this.#socket.readyState !== CONNECTING) this.#closeSocket(checked);
+  }
+
+  /** What was counted. */
+  getStats(): Promise<ConnectionStats> {
+    return Promise.resolve({
+      framesSent: this.#framesSent,
+      framesReceived: this.#framesReceived,
+    });
+  }
+
+  /** Closes, and waits for the peer's close. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    await this.#closed.promise.catch(() => {});
+  }
+
+  #closeSocket({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
+    if (this.#socket.readyState === CLOSED) return;
+    this.#socket.close(closeCode === 0 ? 1000 : closeCode, reason);
+  }
+
+  #fail(reason: string): void {
+    this.#failure = new ConnectionError(reason);
+    this.close({ closeCode: 4507, reason });
+  }
+
+  /** Deno can fire the event twice; the first one counts. */
+  #onClose({ code, reason }: CloseEvent): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#inbox.close();
+    clearTimeout(this.#poll);
+    this.#drained?.resolve();
+    this.#ready?.reject(this.#broken());
+    // What the peer echoes, or a cut cable, does not change how this end closed it.
+    if (this.#closing !== undefined) this.#closed.resolve(this.#closing);
+    else if (code === 1006) this.#closed.reject(this.#broken());
+    else this.#closed.resolve({ closeCode: isNormal(code) ? 0 : code, reason });
+  }
+
+  #broken(): ConnectionError {
+    const cause = this.#failure;
+    return new ConnectionError(
+      "The WebSocket connection failed",
+      cause === undefined ? undefined : { cause },
+    );
+  }
+
+  #whenDrained(): Promise<void> {
+    if (this.#drained !== undefined) return this.#drained.promise;
+    if (this.#isOver || this.#socket.bufferedAmount <= LOW_WATER_MARK) return Promise.resolve();
+    const drained = this.#drained = Promise.withResolvers<void>();
+    const poll = (waitMs: number) => {
+      this.#poll = setTimeout(() => {
+        if (this.#isOver || this.#socket.bufferedAmount <= LOW_WATER_MARK) {
+          this.#drained = undefined;
+          drained.resolve();
+        } else poll(Math.min(waitMs * 2, LAST_POLL_MS));
+      }, waitMs);
+    };
+    poll(FIRST_POLL_MS);
+    return drained.promise;
+  }
+}
+
+/** 1000 normal, 1001 going away (a page that is left), 1005 no code given. */
+function isNormal(code: number): boolean {
+  return code === 1000 || code === 1001 || code === 1005;
+}

@@ -1,0 +1,167 @@
+/**
+ * The contract that every wire fulfils: the W3C `WebTransport` interface, with
+ * what a wire can do (`capabilities`) and, where the wire has message frames
+ * of its own, `frames`.
+ *
+ * @module
+ */
+
+/** What a wire can do. Callers branch on this, never on the name of the wire. */
+export interface ConnectionCapabilities {
+  /** Streams of both kinds can be opened. */
+  readonly streams: boolean;
+  /** How datagrams travel, or that they do not. */
+  readonly datagrams: "unreliable" | "reliable" | "none";
+  /** A reset stream carries its code to the other end. */
+  readonly resetCodes: boolean;
+  /** Flow-control credit can be granted by hand. */
+  readonly credit: boolean;
+}
+
+/** How a connection is, or was, closed. */
+export interface ConnectionCloseInfo {
+  /** Close code; 0 is a normal close. */
+  readonly closeCode?: number;
+  /** Reason in words; cut at a character boundary where the wire has a limit. */
+  readonly reason?: string;
+}
+
+/** Options for opening a stream. */
+export interface OpenStreamOptions {
+  /** Higher goes first where the wire can order streams. */
+  readonly sendOrder?: number;
+  /** Gives up waiting for a free stream. */
+  readonly signal?: AbortSignal;
+  /** Gives up after this many milliseconds. */
+  readonly timeoutMs?: number;
+}
+
+/** A stream that both ends write to. */
+export interface BidirectionalStream {
+  /** What the peer writes. */
+  readonly readable: ReadableStream<Uint8Array>;
+  /** What this end writes. */
+  readonly writable: WritableStream<Uint8Array>;
+}
+
+/** Datagrams in both directions. */
+export interface DatagramDuplex {
+  /** Datagrams that came; bounded, the oldest are dropped. */
+  readonly readable: ReadableStream<Uint8Array>;
+  /** Datagrams to send. */
+  readonly writable: WritableStream<Uint8Array>;
+  /** Largest datagram in bytes; 0 where the wire has none. */
+  readonly maxDatagramSize: number;
+}
+
+/** Counters of a connection; what a wire can not know is absent. */
+export interface ConnectionStats {
+  /** Bytes handed to the wire. */
+  readonly bytesSent?: number;
+  /** Bytes taken from the wire. */
+  readonly bytesReceived?: number;
+  /** Message frames handed to the wire. */
+  readonly framesSent?: number;
+  /** Message frames taken from the wire. */
+  readonly framesReceived?: number;
+}
+
+/** One message frame: text, or bytes. */
+export type Frame = string | Uint8Array;
+
+/**
+ * Message frames of a wire that has them.
+ *
+ * Implementations MUST deliver frames in order and whole, MUST deliver those
+ * that came before {@linkcode MessageFrames.receive} was called (and bound
+ * them: past the bound the connection closes), and MUST NOT throw from `send`
+ * after the connection closed (the frame goes nowhere, as on a cut cable).
+ */
+export interface MessageFrames {
+  /**
+   * Hands a frame to the wire. Never blocks; watch `bufferedAmount`.
+   *
+   * @param frame Text or bytes. Bytes MUST NOT be changed afterwards.
+   */
+  send(frame: Frame): void;
+  /** Bytes handed to `send` that the wire still holds. */
+  readonly bufferedAmount: number;
+  /**
+   * Waits until the wire took most of what it holds.
+   *
+   * @returns Resolves when `bufferedAmount` is at or below `lowWaterMark`, or
+   * when the connection closed. Never rejects.
+   */
+  drained(): Promise<void>;
+  /** `drained` resolves at or below this many bytes. */
+  readonly lowWaterMark: number;
+  /**
+   * Sets the one receiver of incoming frames. It is called synchronously per
+   * frame: an iterator would cost a promise a frame.
+   *
+   * @param receiver Called with each frame, in order. MUST NOT throw.
+   * @throws {TypeError} If there is a receiver already.
+   */
+  receive(receiver: (frame: Frame) => void): void;
+}
+
+/**
+ * An established connection, or one being established: the W3C `WebTransport`
+ * interface, implemented over HTTP/3, WebSocket and memory alike.
+ *
+ * Implementations MUST settle `closed` exactly once, MUST make `close`
+ * idempotent, MUST NOT buffer without bound, and MUST NOT leave an unhandled
+ * rejection where nobody looks at `ready` or `closed`.
+ *
+ * @see {@link https://www.w3.org/TR/webtransport/ | WebTransport}
+ */
+export interface Connection extends AsyncDisposable {
+  /** What this wire can do; fixed once `ready`. */
+  readonly capabilities: ConnectionCapabilities;
+  /** The wire's name, for people: `websocket`, `memory`. */
+  readonly transport: string;
+  /** The subprotocol agreed on; empty if none. */
+  readonly protocol: string;
+  /** Resolves once established; rejects if that fails. */
+  readonly ready: Promise<void>;
+  /** Resolves on a close with code and reason; rejects with a {@linkcode ConnectionError} if it broke. */
+  readonly closed: Promise<ConnectionCloseInfo>;
+  /** Resolves when the peer asked to wind up; may never settle. */
+  readonly draining: Promise<void>;
+  /** Datagrams; its `maxDatagramSize` is 0 where the wire has none. */
+  readonly datagrams: DatagramDuplex;
+  /** Bidirectional streams that the peer opens. */
+  readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
+  /** Unidirectional streams that the peer opens. */
+  readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
+  /** Message frames, on wires that have their own. */
+  readonly frames?: MessageFrames;
+  /**
+   * Opens a bidirectional stream.
+   *
+   * @param options See {@linkcode OpenStreamOptions}.
+   * @returns The stream.
+   * @throws {UnsupportedError} If the wire has no streams.
+   */
+  createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream>;
+  /**
+   * Opens a unidirectional stream.
+   *
+   * @param options See {@linkcode OpenStreamOptions}.
+   * @returns Its writable end.
+   * @throws {UnsupportedError} If the wire has no streams.
+   */
+  createUnidirectionalStream(options?: OpenStreamOptions): Promise<WritableStream<Uint8Array>>;
+  /**
+   * Closes the connection; what `send` took before still goes out first.
+   *
+   * @param info Code (0, or 3000 to 4999) and reason.
+   */
+  close(info?: ConnectionCloseInfo): void;
+  /**
+   * Reads the wire's counters.
+   *
+   * @returns What the wire knows.
+   */
+  getStats(): Promise<ConnectionStats>;
+}

@@ -1,0 +1,93 @@
+/**
+ * The server half of the WebSocket connection, on `Deno.upgradeWebSocket`.
+ *
+ * What the runtime can not do, and what follows: it has no receive limit and no
+ * read pause, so size limits apply once a message is there; it can not drop a
+ * peer that stopped reading, so what was handed to it stays with it until that
+ * peer reads or leaves. Sessions hand it little for that reason, and are over
+ * for the application at once.
+ *
+ * @module
+ */
+import { WebSocketConnection } from "./_websocket.ts";
+import type { Connection } from "./connection.ts";
+
+/** Options for {@linkcode acceptWebSocket}. */
+export interface AcceptWebSocketOptions {
+  /** The subprotocol to answer with: one that the peer offered. */
+  readonly protocol?: string;
+  /**
+   * Closes a peer that shows no sign of life for this long, in milliseconds;
+   * the runtime sends a WebSocket ping after half of it. 0 turns that off.
+   *
+   * @default {60000}
+   */
+  readonly idleTimeoutMs?: number;
+}
+
+/** A WebSocket that was accepted. */
+export interface AcceptedWebSocket {
+  /** The connection; `ready` resolves once the response went out. */
+  readonly connection: Connection;
+  /** MUST be returned from the HTTP handler. */
+  readonly response: Response;
+}
+
+/**
+ * What accepts WebSockets: the seam where another engine can stand beside
+ * {@linkcode acceptWebSocket}. It MUST throw a `TypeError` if the request is
+ * no upgrade, and MUST NOT read the request's body.
+ */
+export type WebSocketEngine = (
+  request: Request,
+  options?: AcceptWebSocketOptions,
+) => AcceptedWebSocket;
+
+/**
+ * Accepts a WebSocket.
+ *
+ * @param request An upgrade request; see {@linkcode isWebSocketUpgrade}.
+ * @param options See {@linkcode AcceptWebSocketOptions}.
+ * @returns The connection, and the response to return.
+ * @throws {TypeError} If the request is no WebSocket upgrade.
+ */
+export function acceptWebSocket(
+  request: Request,
+  options: AcceptWebSocketOptions = {},
+): AcceptedWebSocket {
+  const { protocol = "", idleTimeoutMs = 60_000 } = options;
+  const { socket, response } = Deno.upgradeWebSocket(request, {
+    protocol,
+    idleTimeout: idleTimeoutMs / 1_000,
+  });
+  return { connection: new WebSocketConnection(socket), response };
+}
+
+/**
+ * Tells whether a request wants to become a WebSocket.
+ *
+ * @param request Any request.
+ * @returns Whether it is an upgrade.
+ *
+ * @example Usage
+ * ```ts
+ * import { isWebSocketUpgrade } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(isWebSocketUpgrade(new Request("http://localhost/")), false);
+ * ```
+ */
+export function isWebSocketUpgrade(request: Request): boolean {
+  return request.headers.get("upgrade")?.toLowerCase() === "websocket";
+}
+
+/**
+ * Lists the subprotocols that a peer offers.
+ *
+ * @param request An upgrade request.
+ * @returns The protocols, in the peer's order.
+ */
+export function offeredProtocols(request: Request): string[] {
+  const header = request.headers.get("sec-websocket-protocol");
+  return header === null ? [] : header.split(",").map((protocol) => protocol.trim());
+}
