@@ -1,0 +1,128 @@
+/**
+ * Questions to the peer that wait for their answers.
+ *
+ * @module
+ */
+import { QueueFullError, RequestError, type RequestFailure, TimeoutError } from "../errors.ts";
+
+interface Ask {
+  readonly resolve: (data: unknown) => void;
+  readonly reject: (error: unknown) => void;
+  readonly timer: ReturnType<typeof setTimeout>;
+  readonly signal: AbortSignal | undefined;
+  readonly onAbort: () => void;
+}
+
+/** How one question is asked. */
+export interface AskOptions {
+  /** Writes the question, once its number is known. */
+  readonly send: (id: number) => void;
+  /** Tells the peer that its answer is not needed any more. */
+  readonly cancel: (id: number) => void;
+  /** What is asked for, for errors. */
+  readonly what: string;
+  /** How long to wait, in milliseconds. */
+  readonly timeoutMs: number;
+  /** Gives up. */
+  readonly signal: AbortSignal | undefined;
+}
+
+/** The questions of one session: numbered from 1, at most `max` at once. */
+export class Asks {
+  readonly #max: number;
+  readonly #waiting = new Map<number, Ask>();
+  #last = 0;
+  #idle: PromiseWithResolvers<void> | undefined;
+
+  /** Creates an empty list. */
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  /** How many wait. */
+  get size(): number {
+    return this.#waiting.size;
+  }
+
+  /**
+   * Asks, and waits for the answer.
+   *
+   * @throws {QueueFullError} If too many wait already.
+   * @throws {TimeoutError} If no answer came in time.
+   * @throws {RequestError} If the answer is a failure.
+   */
+  ask(options: AskOptions): Promise<unknown> {
+    const { signal, timeoutMs, what } = options;
+    if (signal?.aborted) return Promise.reject(signal.reason);
+    if (this.#waiting.size >= this.#max) {
+      return Promise.reject(
+        new QueueFullError(`Cannot ask for ${what}: ${this.#max} answers are awaited already`),
+      );
+    }
+    const id = ++this.#last;
+    return new Promise((resolve, reject) => {
+      const giveUp = (reason: unknown) => {
+        if (!this.#forget(id)) return;
+        options.cancel(id);
+        reject(reason);
+      };
+      const onAbort = () => giveUp(signal?.reason);
+      const timer = setTimeout(
+        () => giveUp(new TimeoutError(`Cannot wait for ${what} any longer: no answer in ${timeoutMs} ms`, timeoutMs)),
+        timeoutMs,
+      );
+      signal?.addEventListener("abort", onAbort, { once: true });
+      this.#waiting.set(id, { resolve, reject, timer, signal, onAbort });
+      try {
+        options.send(id);
+      } catch (error) {
+        this.#forget(id);
+        reject(error);
+      }
+    });
+  }
+
+  /** Gives an answer to its asker; false if nobody waits for it any more. */
+  answer(id: number, data: unknown, failure: RequestFailure | undefined): boolean {
+    const ask = this.#forget(id);
+    if (ask === undefined) return false;
+    if (failure === undefined) ask.resolve(data);
+    else ask.reject(toRequestError(failure));
+    return true;
+  }
+
+  /** Waits until no answer is awaited. */
+  async idle(): Promise<void> {
+    while (this.#waiting.size > 0) {
+      this.#idle ??= Promise.withResolvers();
+      await this.#idle.promise;
+    }
+  }
+
+  /** Ends all questions with one error. */
+  rejectAll(error: unknown): void {
+    for (const id of [...this.#waiting.keys()]) this.#forget(id)?.reject(error);
+  }
+
+  #forget(id: number): Ask | undefined {
+    const ask = this.#waiting.get(id);
+    if (ask === undefined) return undefined;
+    this.#waiting.delete(id);
+    clearTimeout(ask.timer);
+    ask.signal?.removeEventListener("abort", ask.onAbort);
+    if (this.#waiting.size === 0) {
+      this.#idle?.resolve();
+      this.#idle = undefined;
+    }
+    return ask;
+  }
+}
+
+/** Makes the error that an asker, or the application, gets to see. */
+export function toRequestError(failure: RequestFailure): RequestError {
+  return new RequestError(
+    failure.code,
+    failure.message,
+    failure.path === undefined ? {} : { path: failure.path },
+  );
+}

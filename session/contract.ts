@@ -1,0 +1,393 @@
+/**
+ * The contract: which topics each end sends, which requests either end may
+ * ask, and the schema of each. Both ends share it; the compiler checks the ends
+ * against it, and the receiving end checks the data.
+ *
+ * @module
+ */
+import type { PresenceNotice } from "./presence_notice.ts";
+import type { InputOf, OutputOf, StandardSchema } from "./standard_schema.ts";
+import { type ParamsOf, type RouteMatch, type TopicOf, TopicRouter } from "./topic_pattern.ts";
+
+/** Which end of a session this is. */
+export type Side = "server" | "client";
+
+/** Topics or topic patterns, each with the schema of its data. */
+export type TopicSchemas = Readonly<Record<string, StandardSchema>>;
+
+/** The two schemas of a request. */
+export interface RequestSchemas {
+  /** What is asked with; checked by the end that answers. */
+  readonly input: StandardSchema;
+  /** What is answered; checked by the end that asked. */
+  readonly output: StandardSchema;
+}
+
+/** What {@linkcode defineContract} takes. */
+export interface ContractDefinition {
+  /** What clients send. */
+  readonly toServer?: TopicSchemas;
+  /** What the server sends, publications included. */
+  readonly toClient?: TopicSchemas;
+  /** What either end may ask the other. */
+  readonly requests?: Readonly<Record<string, RequestSchemas>>;
+}
+
+/**
+ * A contract, made by {@linkcode defineContract}.
+ *
+ * @typeParam D The definition.
+ */
+export interface Contract<D extends ContractDefinition = ContractDefinition> {
+  /** What was defined. Changing a section afterwards changes nothing else. */
+  readonly definition: D;
+}
+
+/** Any contract, and the default where there is none: every topic, `unknown` data. */
+export type AnyContract = Contract<ContractDefinition>;
+
+/**
+ * Whether `C` is {@linkcode AnyContract} itself; an empty contract is not.
+ *
+ * @typeParam C The contract.
+ */
+export type IsUntyped<C extends AnyContract> = AnyContract extends C
+  ? keyof ContractDefinition extends keyof C["definition"] ? true : false
+  : false;
+
+/**
+ * A section of a contract; one without topics where it is left out.
+ *
+ * @typeParam C The contract.
+ * @typeParam K The section's name.
+ */
+export type SectionOf<C extends AnyContract, K extends keyof ContractDefinition> =
+  IsUntyped<C> extends true ? NonNullable<ContractDefinition[K]>
+    : C["definition"] extends { readonly [Key in K]: infer Found } ? Found
+    : Record<never, never>;
+
+/**
+ * The schema of an entry: the entry itself, or one of a request's two.
+ *
+ * @typeParam E The entry.
+ * @typeParam K Which of the two.
+ */
+export type EntrySchema<E, K extends keyof RequestSchemas> = E extends StandardSchema ? E
+  : E extends { readonly [Key in K]: infer Schema extends StandardSchema } ? Schema
+  : never;
+
+/**
+ * The input for a topic. For a union of topics, what fits each: an intersection,
+ * which is what the inferred parameter of a union of functions is.
+ *
+ * @typeParam M The section.
+ * @typeParam T The topic.
+ */
+export type InputFor<M, T extends string> = (T extends string ? {
+    [P in keyof M & string]: T extends TopicOf<P>
+      ? (data: InputOf<EntrySchema<M[P], "input">>) => void
+      : never;
+  }[keyof M & string]
+  : never) extends infer Taker
+  ? [Taker] extends [never] ? never : [Taker] extends [(data: infer Data) => void] ? Data : never
+  : never;
+
+/**
+ * The output for a topic.
+ *
+ * @typeParam M The section.
+ * @typeParam T The topic.
+ */
+export type OutputFor<M, T extends string> = T extends string ? {
+    [P in keyof M & string]: T extends TopicOf<P> ? OutputOf<EntrySchema<M[P], "output">> : never;
+  }[keyof M & string]
+  : never;
+
+/**
+ * The topics of a section: `chat:{room}` stands for every `chat:${string}`.
+ *
+ * @typeParam M The section, keyed by pattern.
+ */
+export type TopicsOf<M> = { [P in keyof M & string]: TopicOf<P> }[keyof M & string];
+
+/**
+ * The schemas of what one side sends.
+ *
+ * @typeParam C The contract.
+ * @typeParam S The side that sends.
+ */
+export type SentBy<C extends AnyContract, S extends Side> = SectionOf<
+  C,
+  S extends "server" ? "toClient" : "toServer"
+>;
+
+/**
+ * The topics that one side may send on.
+ *
+ * @typeParam C The contract.
+ * @typeParam S The side that sends.
+ */
+export type SendTopic<C extends AnyContract, S extends Side> = TopicsOf<SentBy<C, S>>;
+
+/**
+ * What one side has to send on a topic. For a union of topics, what fits each.
+ *
+ * @typeParam C The contract.
+ * @typeParam S The side that sends.
+ * @typeParam T The topic.
+ */
+export type SendData<C extends AnyContract, S extends Side, T extends string> = InputFor<
+  SentBy<C, S>,
+  T
+>;
+
+/**
+ * The topics that either side may ask on.
+ *
+ * @typeParam C The contract.
+ */
+export type RequestTopic<C extends AnyContract> = TopicsOf<SectionOf<C, "requests">>;
+
+/**
+ * What has to be asked with on a topic. For a union of topics, what fits each.
+ *
+ * @typeParam C The contract.
+ * @typeParam T The topic.
+ */
+export type RequestInput<C extends AnyContract, T extends string> = InputFor<
+  SectionOf<C, "requests">,
+  T
+>;
+
+/**
+ * What the one who asked on a topic gets.
+ *
+ * @typeParam C The contract.
+ * @typeParam T The topic.
+ */
+export type RequestOutput<C extends AnyContract, T extends string> = OutputFor<
+  SectionOf<C, "requests">,
+  T
+>;
+
+/**
+ * A message as the receiving side sees it, for one pattern of the contract.
+ *
+ * @typeParam P The pattern, as a literal.
+ * @typeParam Data What the schema gave.
+ * @typeParam Reply What an answer has to be.
+ */
+export interface ContractMessage<P extends string, Data, Reply = unknown> {
+  /** The pattern that the topic fits; narrows the rest. */
+  readonly pattern: P;
+  /** The topic as it was sent. */
+  readonly topic: TopicOf<P>;
+  /** The parameters of the topic. */
+  readonly params: ParamsOf<P>;
+  /** The data, checked. */
+  readonly data: Data;
+  /** Whether an answer is owed. */
+  readonly isRequest: boolean;
+  /** Aborted when the asker gave up, or the session closed. */
+  readonly signal: AbortSignal;
+  /**
+   * Answers. After the asker gave up, or the session closed, the answer goes nowhere.
+   *
+   * @param data The answer: what JSON can hold, or a `Uint8Array`.
+   * @throws {TypeError} If no answer is owed, or it was given already.
+   */
+  reply(data: Reply): void;
+}
+
+/** A message where there is no contract: nothing is known of it, or checked. */
+export interface UntypedMessage extends Omit<ContractMessage<string, unknown>, "pattern"> {
+  /** `undefined` without a contract; the parameters are empty then. */
+  readonly pattern: string | undefined;
+}
+
+/** Who is present in a topic, told to its subscribers; part of every contract. */
+export type PresenceMessage = ContractMessage<"presence:{topic}", PresenceNotice>;
+
+/**
+ * The messages of a section: a union, told apart by `pattern`.
+ *
+ * @typeParam M The section.
+ */
+export type MessagesIn<M> = {
+  [P in keyof M & string]: ContractMessage<
+    P,
+    OutputOf<EntrySchema<M[P], "input">>,
+    M[P] extends RequestSchemas ? InputOf<M[P]["output"]> : unknown
+  >;
+}[keyof M & string];
+
+/**
+ * Every message that one side may receive: a union, told apart by `pattern`.
+ *
+ * @example Narrowing
+ * ```ts
+ * import { defineContract, type MessageOf } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ * import { z } from "zod";
+ *
+ * const contract = defineContract({ toServer: { "chat:{room}": z.string(), leave: z.null() } });
+ * function tell(message: MessageOf<typeof contract, "server">): string {
+ *   if (message.pattern === "leave") return "left";
+ *   return message.params.room + message.data;
+ * }
+ * const [topic, params] = ["chat:a", { room: "a" }] as const;
+ * const more = { data: "!", isRequest: false, reply() {} };
+ * assertEquals(tell({ pattern: "chat:{room}", topic, params, ...more }), "a!");
+ * ```
+ *
+ * @typeParam C The contract.
+ * @typeParam S The side that receives.
+ */
+export type MessageOf<C extends AnyContract, S extends Side> = IsUntyped<C> extends true
+  ? UntypedMessage
+  :
+    | MessagesIn<SentBy<C, S extends "server" ? "client" : "server">>
+    | MessagesIn<SectionOf<C, "requests">>
+    | (S extends "client" ? PresenceMessage : never);
+
+/** What a contract says of a pattern, at run time. */
+export interface ContractRoute {
+  /** The pattern. */
+  readonly pattern: string;
+  /** The schema of the data; absent for presence notices, which need none. */
+  readonly input: StandardSchema | undefined;
+  /** The schema of the answer, for a request. */
+  readonly output: StandardSchema | undefined;
+  /** Whether the topic is for messages or for requests. */
+  readonly kind: "message" | "request";
+}
+
+/** What a contract says of a topic: the route's fields, and `params`. */
+export type ContractMatch = RouteMatch<ContractRoute>;
+
+/** Finds what a contract says of a topic; see {@linkcode compileContract}. */
+export type ContractRouter = TopicRouter<ContractRoute>;
+
+/**
+ * Defines a contract. Give it to `serve` and to `connect`, from a module that
+ * both ends import.
+ *
+ * Data is sent as it is and checked where it arrives, so a schema's input type is
+ * what one sends and its output type is what one receives: defaults and
+ * transforms are applied once, by the receiver.
+ *
+ * @example Usage
+ * ```ts
+ * import { defineContract } from "@skein/skein";
+ * import { assertThrows } from "@std/assert";
+ * import { z } from "zod";
+ *
+ * const text = z.object({ text: z.string() });
+ * const contract = defineContract({
+ *   toServer: { "chat:{room}": text },
+ *   toClient: { "chat:{room}": text.extend({ from: z.string() }) },
+ *   requests: { join: { input: z.string(), output: z.array(z.string()) } },
+ * });
+ * assertThrows(
+ *   () => defineContract({ toServer: { "chat:{room}": text, "chat:lobby": text } }),
+ *   TypeError,
+ *   "overlap",
+ * );
+ * ```
+ *
+ * @typeParam D The definition, with its patterns as literals.
+ * @param definition Topics and schemas; each section may be left out.
+ * @returns The contract, frozen.
+ * @throws {TypeError} If a pattern is malformed or begins with `presence:`, if two
+ * patterns that one side receives overlap, or if something is not a schema.
+ * @throws {RangeError} If a pattern is longer than 255 bytes.
+ */
+export function defineContract<D extends ContractDefinition>(
+  definition: D & Readonly<Record<Exclude<keyof D, keyof ContractDefinition>, never>>,
+): Contract<D> {
+  return new CompiledContract<D>(definition);
+}
+
+/**
+ * Gives the router for what one side receives. Cheap: a contract is compiled
+ * when it is defined, and all sessions share the result.
+ *
+ * @example Usage
+ * ```ts
+ * import { compileContract, defineContract } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ * import { z } from "zod";
+ *
+ * const contract = defineContract({ toServer: { "chat:{room}": z.string() } });
+ * const match = compileContract(contract, "server").match("chat:lobby");
+ * assertEquals(match?.pattern, "chat:{room}");
+ * assertEquals(match?.params, { room: "lobby" });
+ * assertEquals(compileContract(contract, "client").match("chat:lobby"), undefined);
+ * ```
+ *
+ * @param contract The contract.
+ * @param side The side that receives.
+ * @returns The router: the topics that the other side sends, the requests, and on
+ * the client the presence notices.
+ * @throws {TypeError} If the contract is not one.
+ */
+export function compileContract(contract: AnyContract, side: Side): ContractRouter {
+  return CompiledContract.router(contract, side);
+}
+
+const PRESENCE = "presence:";
+const VERB = "define contract";
+
+class CompiledContract<D extends ContractDefinition> implements Contract<D> {
+  readonly definition: D;
+  // Made here, since overlaps are looked for anyway; all sessions share the caches.
+  readonly #routers: Readonly<Record<Side, ContractRouter>>;
+
+  constructor(definition: D) {
+    if (!definition) refuse("a definition must be an object", definition);
+    const { toServer = {}, toClient = {}, requests = {}, ...rest } = definition;
+    for (const name in rest) refuse("sections are toServer, toClient and requests", name);
+    const asked = Object.entries(requests).map(([pattern, entry]) =>
+      routeOf("request", pattern, entry?.input, entry?.output)
+    );
+    const sent = (section: TopicSchemas) =>
+      Object.entries(section).map(([pattern, input]) => routeOf("message", pattern, input));
+    const presence = { pattern: PRESENCE + "{topic}", kind: "message" } as const;
+    this.#routers = {
+      server: new TopicRouter([...sent(toServer), ...asked], VERB),
+      client: new TopicRouter([
+        [presence.pattern, { ...presence, input: undefined, output: undefined }],
+        ...sent(toClient),
+        ...asked,
+      ], VERB),
+    };
+    this.definition = Object.freeze({ ...definition });
+    Object.freeze(this);
+  }
+
+  static router(contract: AnyContract, side: Side): ContractRouter {
+    // A contract of another copy of Skein, as bundlers may leave it, is as good.
+    const own = #routers in contract ? contract : new CompiledContract(contract.definition);
+    return own.#routers[side];
+  }
+}
+
+function routeOf(
+  kind: ContractRoute["kind"],
+  pattern: string,
+  input: StandardSchema | undefined,
+  output?: StandardSchema,
+): [pattern: string, route: ContractRoute] {
+  if (pattern.startsWith(PRESENCE)) refuse(`topics under ${PRESENCE} are built in`, pattern);
+  for (const schema of kind === "request" ? [input, output] : [input]) {
+    if (typeof schema?.["~standard"]?.validate !== "function") {
+      const rule = kind === "request" ? "an input and an output schema" : "a schema";
+      refuse(`a ${kind} topic must have ${rule}`, pattern);
+    }
+  }
+  return [pattern, { pattern, input, output, kind }];
+}
+
+function refuse(rule: string, received: unknown): never {
+  throw new TypeError(`Cannot ${VERB}: ${rule}, received ${JSON.stringify(received)}`);
+}

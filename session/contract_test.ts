@@ -1,0 +1,364 @@
+import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
+import { z } from "zod";
+import {
+  type AnyContract,
+  compileContract,
+  type Contract,
+  type ContractDefinition,
+  type ContractMessage,
+  defineContract,
+  type MessageOf,
+  type PresenceMessage,
+  type RequestInput,
+  type RequestOutput,
+  type RequestTopic,
+  type SendData,
+  type SendTopic,
+  type Side,
+  type TopicsOf,
+  type UntypedMessage,
+} from "./contract.ts";
+import type { PresenceNotice } from "./presence_notice.ts";
+import { type StandardSchema, validate } from "./standard_schema.ts";
+
+type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true
+  : false;
+function expectType<_T extends true>(): void {}
+
+const byHand: StandardSchema<"in", "out"> = {
+  "~standard": {
+    version: 1,
+    vendor: "test",
+    validate: (value) => value === "in" ? { value: "out" } : { issues: [{ message: "Not in" }] },
+  },
+};
+
+const contract = defineContract({
+  toServer: {
+    "chat:{room}": z.object({ text: z.string(), at: z.string().transform(Number) }),
+    cursor: z.object({ x: z.number() }),
+    "game/{id}/move/{n}": byHand,
+  },
+  toClient: {
+    "chat:{room}": z.object({ text: z.string(), from: z.string().default("?") }),
+    notice: z.union([z.string(), z.number()]),
+  },
+  requests: {
+    join: { input: z.string(), output: z.array(z.string()) },
+    "score/{id}": { input: z.null(), output: z.string().transform(Number) },
+  },
+});
+type C = typeof contract;
+
+const onlyToServer = defineContract({ toServer: { ping: z.null() } });
+const empty = defineContract({});
+
+function messageOf<S extends Side = "server">(
+  pattern: string,
+  topic: string,
+  params: Record<string, string>,
+  data: unknown,
+): MessageOf<C, S> {
+  const message: unknown = { pattern, topic, params, data, isRequest: false, reply() {} };
+  return message as MessageOf<C, S>;
+}
+
+Deno.test("defineContract() returns a frozen contract that keeps its definition", () => {
+  assert(Object.isFrozen(contract) && Object.isFrozen(contract.definition));
+  assert(contract.definition.toServer["chat:{room}"] instanceof z.ZodObject);
+  const any: AnyContract = contract;
+  assertStrictEquals(any.definition.toClient, contract.definition.toClient);
+});
+
+Deno.test("defineContract() refuses patterns that overlap in one direction", () => {
+  const [text, request] = [z.string(), { input: z.string(), output: z.string() }];
+  const cases: ContractDefinition[] = [
+    { toServer: { "chat:{room}": text, "chat:lobby": text } },
+    { toClient: { "chat:{room}": text, "chat:lobby": text } },
+    { toServer: { "chat:{room}": text }, requests: { "chat:lobby": request } },
+    { toClient: { "chat:{room}": text }, requests: { "chat:lobby": request } },
+    { requests: { "chat:{room}": request, "chat:lobby": request } },
+  ];
+  for (const definition of cases) {
+    assertThrows(
+      () => defineContract(definition),
+      TypeError,
+      'Cannot define contract: patterns "chat:{room}" and "chat:lobby" overlap, ',
+    );
+  }
+  defineContract({ toServer: { "chat:{room}": text }, toClient: { "chat:lobby": text } });
+});
+
+Deno.test("defineContract() refuses topics of the presence notices", () => {
+  const [text, request] = [z.string(), { input: z.string(), output: z.string() }];
+  for (const topic of ["presence:lobby", "presence:{topic}", "presence:"]) {
+    for (
+      const definition of [
+        { toServer: { [topic]: text } },
+        { toClient: { [topic]: text } },
+        { requests: { [topic]: request } },
+      ]
+    ) {
+      assertThrows(
+        () => defineContract(definition),
+        TypeError,
+        `Cannot define contract: topics under presence: are built in, received "${topic}"`,
+      );
+    }
+  }
+  assertThrows(() => defineContract({ toClient: { "{any}": text } }), TypeError, "overlap");
+  defineContract({ toClient: { presence: text, presences: text } });
+});
+
+Deno.test("defineContract() refuses what is not a definition", () => {
+  const cases: [definition: unknown, part: string][] = [
+    [undefined, "a definition must be an object, received undefined"],
+    [null, "a definition must be an object, received null"],
+    [{ toSever: {} }, 'toServer, toClient and requests, received "toSever"'],
+    [{ toServer: { a: {} } }, 'a message topic must have a schema, received "a"'],
+    [{ toServer: { a: undefined } }, 'a message topic must have a schema, received "a"'],
+    [{ requests: { a: z.string() } }, "an input and an output schema"],
+    [{ requests: { a: { input: z.string() } } }, "an input and an output schema"],
+    [{ requests: { a: null } }, "an input and an output schema"],
+    [{ toServer: { "chat:{room": z.string() } }, "braces must come in pairs"],
+    [{ toServer: { "": z.string() } }, "non-empty"],
+  ];
+  for (const [definition, part] of cases) {
+    const error = assertThrows(
+      () => defineContract(definition as ContractDefinition),
+      TypeError,
+      part,
+    );
+    assert(error.message.startsWith("Cannot define contract: "), error.message);
+  }
+  // @ts-expect-error There is no such section.
+  assertThrows(() => defineContract({ toServer: {}, toSever: {} }), TypeError);
+  // @ts-expect-error A request needs both schemas.
+  assertThrows(() => defineContract({ requests: { a: { input: z.string() } } }), TypeError);
+});
+
+Deno.test("compileContract() routes what each side receives", () => {
+  const { toServer, toClient, requests } = contract.definition;
+  const server = compileContract(contract, "server");
+  assertEquals(server.match("chat:lobby"), {
+    pattern: "chat:{room}",
+    params: { room: "lobby" },
+    input: toServer["chat:{room}"],
+    output: undefined,
+    kind: "message",
+  });
+  const client = compileContract(contract, "client");
+  assertStrictEquals(client.match("chat:lobby")?.input, toClient["chat:{room}"]);
+  assertEquals([server.match("notice"), client.match("cursor")], [undefined, undefined]);
+  for (const router of [server, client]) {
+    const match = router.match("score/7")!;
+    assertEquals([match.pattern, match.kind, match.params], ["score/{id}", "request", { id: "7" }]);
+    assertStrictEquals(match.input, requests["score/{id}"].input);
+    assertStrictEquals(match.output, requests["score/{id}"].output);
+    assertEquals(router.match("chat:"), undefined);
+  }
+});
+
+Deno.test("compileContract() admits presence notices on the client, and there only", () => {
+  for (const each of [contract, onlyToServer, empty]) {
+    assertEquals(compileContract(each, "client").match("presence:chat:a:b"), {
+      pattern: "presence:{topic}",
+      params: { topic: "chat:a:b" },
+      input: undefined,
+      output: undefined,
+      kind: "message",
+    });
+    assertEquals(compileContract(each, "client").match("presence:"), undefined);
+    assertEquals(compileContract(each, "server").match("presence:chat:a"), undefined);
+  }
+});
+
+Deno.test("compileContract() gives all sessions one router", () => {
+  for (const side of ["server", "client"] as const) {
+    assertStrictEquals(compileContract(contract, side), compileContract(contract, side));
+  }
+});
+
+Deno.test("compileContract() takes a contract of another copy, and nothing else", () => {
+  const copy: AnyContract = { definition: contract.definition };
+  assertEquals(compileContract(copy, "server").match("cursor")?.pattern, "cursor");
+  const bare = contract.definition as unknown as AnyContract;
+  assertThrows(() => compileContract(bare, "server"), TypeError, "Cannot define contract: ");
+});
+
+Deno.test("a matched schema checks the data, at once or later", async () => {
+  const slow = defineContract({
+    toServer: { name: z.string().refine((name) => Promise.resolve(name !== "root"), "Taken") },
+  });
+  const { input } = compileContract(slow, "server").match("name")!;
+  assertEquals(await validate(input!, "root"), { ok: false, message: "Taken", path: [] });
+  assertEquals(await validate(input!, "ada"), { ok: true, value: "ada" });
+  const move = compileContract(contract, "server").match("game/7/move/1")!;
+  assertEquals(validate(move.input!, "in"), { ok: true, value: "out" });
+});
+
+Deno.test("topics and data to send are typed by side", () => {
+  expectType<
+    Equal<SendTopic<C, "client">, `chat:${string}` | "cursor" | `game/${string}/move/${string}`>
+  >();
+  expectType<Equal<SendTopic<C, "server">, `chat:${string}` | "notice">>();
+  expectType<Equal<SendData<C, "client", "chat:a">, { text: string; at: string }>>();
+  expectType<Equal<SendData<C, "client", `chat:${string}`>, { text: string; at: string }>>();
+  expectType<Equal<SendData<C, "client", "game/1/move/2">, "in">>();
+  expectType<
+    Equal<SendData<C, "server", "chat:a">, { text: string; from?: string | undefined }>
+  >();
+  expectType<Equal<SendData<C, "server", "notice">, string | number>>();
+  expectType<Equal<SendData<C, "server", "cursor">, never>>();
+  // Either topic may be meant, so the data has to fit both.
+  expectType<
+    Equal<SendData<C, "client", "cursor" | "chat:a">, { x: number } & { text: string; at: string }>
+  >();
+  expectType<Equal<TopicsOf<{ a: unknown; "b:{c}": unknown }>, "a" | `b:${string}`>>();
+});
+
+Deno.test("requests are typed for either side", () => {
+  expectType<Equal<RequestTopic<C>, "join" | `score/${string}`>>();
+  expectType<Equal<RequestInput<C, "join">, string>>();
+  expectType<Equal<RequestOutput<C, "join">, string[]>>();
+  expectType<Equal<RequestInput<C, "score/7">, null>>();
+  expectType<Equal<RequestOutput<C, "score/7">, number>>();
+  expectType<Equal<RequestOutput<C, "join" | "score/7">, string[] | number>>();
+});
+
+Deno.test("a section that is left out has no topics", () => {
+  type P = typeof onlyToServer;
+  expectType<Equal<SendTopic<P, "client">, "ping">>();
+  expectType<Equal<SendTopic<P, "server">, never>>();
+  expectType<Equal<RequestTopic<P>, never>>();
+  expectType<Equal<MessageOf<P, "server">, ContractMessage<"ping", null>>>();
+  expectType<Equal<MessageOf<P, "client">, PresenceMessage>>();
+  expectType<Equal<SendTopic<typeof empty, Side>, never>>();
+  expectType<Equal<MessageOf<typeof empty, "server">, never>>();
+  expectType<Equal<MessageOf<typeof empty, "client">, PresenceMessage>>();
+});
+
+Deno.test("without a contract topics are strings and data is unknown", () => {
+  expectType<Equal<SendTopic<AnyContract, "client">, string>>();
+  expectType<Equal<SendData<AnyContract, "server", "x">, unknown>>();
+  expectType<Equal<RequestTopic<AnyContract>, string>>();
+  expectType<Equal<RequestInput<AnyContract, "x">, unknown>>();
+  expectType<Equal<RequestOutput<AnyContract, string>, unknown>>();
+  expectType<Equal<MessageOf<AnyContract, Side>, UntypedMessage>>();
+  expectType<Equal<MessageOf<Contract, "client">, UntypedMessage>>();
+  expectType<Equal<UntypedMessage["topic"], string>>();
+  expectType<Equal<UntypedMessage["params"], Readonly<Record<string, string>>>>();
+  expectType<Equal<UntypedMessage["pattern"], undefined>>();
+});
+
+Deno.test("MessageOf is told apart by pattern in for await", async () => {
+  async function* incoming(): AsyncGenerator<MessageOf<C, "server">> {
+    await Promise.resolve();
+    yield messageOf("chat:{room}", "chat:a", { room: "a" }, { text: "hi", at: 1 });
+    yield messageOf("cursor", "cursor", {}, { x: 4 });
+  }
+  const seen: unknown[] = [];
+  for await (const message of incoming()) {
+    if (message.pattern === "chat:{room}") {
+      expectType<Equal<typeof message.params, { readonly room: string }>>();
+      expectType<Equal<typeof message.topic, `chat:${string}`>>();
+      expectType<Equal<typeof message.data, { text: string; at: number }>>();
+      message.reply({ anything: true });
+      // @ts-expect-error There is no such parameter.
+      assertEquals(message.params.id, undefined);
+      seen.push(message.params.room, message.data.at);
+      continue;
+    }
+    // @ts-expect-error Not every other message has a text.
+    message.data?.text;
+    if (message.pattern === "cursor") seen.push(message.data.x);
+    // @ts-expect-error There is no such pattern.
+    assert(message.pattern !== "chat:lobby");
+  }
+  assertEquals(seen, ["a", 1, 4]);
+});
+
+Deno.test("MessageOf is told apart by pattern in a switch, and can be exhausted", () => {
+  function name(message: MessageOf<C, "server">): string {
+    switch (message.pattern) {
+      case "chat:{room}":
+        return message.params.room + message.data.text;
+      case "cursor":
+        return `${message.data.x}`;
+      case "game/{id}/move/{n}":
+        expectType<Equal<typeof message.data, "out">>();
+        return message.params.id + message.params.n;
+      case "join":
+        expectType<Equal<typeof message.data, string>>();
+        expectType<Equal<Parameters<typeof message.reply>, [data: string[]]>>();
+        // @ts-expect-error The answer is a list.
+        message.reply(4);
+        return message.data;
+      case "score/{id}":
+        expectType<Equal<Parameters<typeof message.reply>, [data: string]>>();
+        return message.params.id;
+      default:
+        return message satisfies never;
+    }
+  }
+  assertEquals(name(messageOf("game/{id}/move/{n}", "", { id: "7", n: "1" }, "out")), "71");
+  expectType<
+    Equal<
+      MessageOf<C, "client">["pattern"],
+      "chat:{room}" | "notice" | "join" | "score/{id}" | "presence:{topic}"
+    >
+  >();
+});
+
+Deno.test("MessageOf includes presence notices on the client", () => {
+  function name(message: MessageOf<C, "client">): string {
+    if (message.pattern !== "presence:{topic}") return message.topic;
+    expectType<Equal<typeof message.data, PresenceNotice>>();
+    expectType<Equal<typeof message.topic, `presence:${string}`>>();
+    return message.data.type === "members" ? message.params.topic : message.data.user;
+  }
+  const message = messageOf<"client">("presence:{topic}", "presence:a", { topic: "a" }, {
+    type: "join",
+    user: "ada",
+    at: 0,
+  });
+  assertEquals(name(message), "ada");
+});
+
+Deno.test("send and request can be written against the contract's types", () => {
+  interface Ends<C extends AnyContract, S extends Side> extends AsyncIterable<MessageOf<C, S>> {
+    send<const T extends SendTopic<C, S>>(topic: T, data: SendData<C, S, T>): void;
+    request<const T extends RequestTopic<C>>(
+      topic: T,
+      input: RequestInput<C, T>,
+    ): Promise<RequestOutput<C, T>>;
+  }
+  function check(
+    client: Ends<C, "client">,
+    server: Ends<C, "server">,
+    untyped: Ends<AnyContract, Side>,
+  ): void {
+    const room: string = "a";
+    client.send(`chat:${room}`, { text: "hi", at: "4" });
+    client.send("game/1/move/2", "in");
+    server.send("notice", Math.random() > 0.5 ? "a" : 4);
+    untyped.send(room, new Date());
+    // @ts-expect-error Not a topic of the contract.
+    client.send("notice", "a");
+    // @ts-expect-error Any string may be no topic of the contract.
+    client.send(room, { text: "hi", at: "4" });
+    // @ts-expect-error The data of another topic.
+    client.send("cursor", { text: "hi", at: "4" });
+    // @ts-expect-error What is sent is the input, a string.
+    client.send("chat:a", { text: "hi", at: 4 });
+    // @ts-expect-error A request is asked, not sent.
+    client.send("join", "a");
+    const joined: Promise<string[]> = client.request("join", "a");
+    const score: Promise<number> = server.request(`score/${room}`, null);
+    const either: Promise<unknown> = untyped.request(room, null);
+    // @ts-expect-error The input of another request.
+    server.request("join", null);
+    const _all = [joined, score, either];
+  }
+  assertEquals(check.length, 3);
+});

@@ -1,0 +1,67 @@
+/**
+ * Encoding a message once, for any number of receivers.
+ *
+ * @module
+ */
+import { encodeBinary } from "./_binary.ts";
+import type { Entry } from "./entry.ts";
+import { encodeData, messageEnvelope } from "./envelope.ts";
+import { checkTopic } from "./topic_pattern.ts";
+import { utf8Length } from "./utf8.ts";
+
+/** Bytes that one message may have by default, in both directions. */
+export const MAX_MESSAGE_BYTES = 262_144;
+
+/** A message as it goes to every receiver, encoded once. */
+export type EncodedMessage = Pick<Entry, "frame" | "size" | "topic">;
+
+/** Options for {@linkcode encodeMessage}. */
+export interface EncodeOptions {
+  /**
+   * Most bytes of the encoded message.
+   *
+   * @default {262144}
+   */
+  readonly maxBytes?: number;
+  /** What is being done, for errors: `send`, `publish`. */
+  readonly verb?: string;
+  /** Present where an answer is owed. */
+  readonly id?: number;
+}
+
+/**
+ * Encodes a message. A `Uint8Array` becomes a binary message, everything else JSON.
+ *
+ * @param topic Its topic: a non-empty string of at most 255 bytes.
+ * @param data Any value that JSON can hold, a `Uint8Array`, or `undefined` for none.
+ * @param options See {@linkcode EncodeOptions}.
+ * @returns The message, ready for any number of sessions.
+ * @throws {TypeError} If JSON can not hold the data, or the topic is no topic.
+ * @throws {RangeError} If the message is larger than `maxBytes`.
+ *
+ * @example Usage
+ * ```ts
+ * import { encodeMessage } from "@skein/skein/session";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(encodeMessage("chat", { text: "hi" }).frame, '{"topic":"chat","data":{"text":"hi"}}');
+ * ```
+ */
+export function encodeMessage(
+  topic: string,
+  data: unknown,
+  options: EncodeOptions = {},
+): EncodedMessage {
+  const { maxBytes = MAX_MESSAGE_BYTES, verb = "send", id } = options;
+  checkTopic(topic, verb);
+  const isBinary = data instanceof Uint8Array;
+  const text = messageEnvelope(topic, isBinary ? undefined : encodeData(data, verb), id);
+  const frame = isBinary ? encodeBinary(text, data) : text;
+  const size = typeof frame === "string" ? utf8Length(frame) : frame.length;
+  if (size > maxBytes) {
+    throw new RangeError(
+      `Cannot ${verb}: a message must have at most ${maxBytes} bytes, received ${size}`,
+    );
+  }
+  return { frame, size, topic };
+}

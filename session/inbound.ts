@@ -1,0 +1,358 @@
+/**
+ * Everything that comes from the peer: frames become envelopes, envelopes
+ * become messages, messages are checked and handled one at a time.
+ *
+ * @module
+ */
+import { CloseCode, RequestError, type RequestFailure, SkeinError } from "../errors.ts";
+import type { Frame } from "../transport/connection.ts";
+import { decodeBinary, isBinaryMessage } from "./_binary.ts";
+import { compileContract, type ContractMatch, type ContractRouter } from "./contract.ts";
+import { type Envelope, parseEnvelope } from "./envelope.ts";
+import { type Answerer, Message } from "./message.ts";
+import { ReceiveQueue } from "./receive_queue.ts";
+import type { Session } from "./session.ts";
+import type { SessionSettings } from "./settings.ts";
+import { validate, type Validation } from "./standard_schema.ts";
+import { exceedsBytes } from "./utf8.ts";
+
+/** A message that was read, but not checked. */
+export interface Incoming {
+  /** Its topic. */
+  readonly topic: string;
+  /** Its data, as it came. */
+  readonly data: unknown;
+  /** Present where an answer is owed. */
+  readonly id: number | undefined;
+}
+
+/** Takes the messages of one topic off the session's own queue. */
+export interface TopicSink {
+  /** Takes a message; false if there is no room. */
+  offer(incoming: Incoming, size: number): boolean;
+}
+
+/** Envelopes that are not messages. */
+export type Control = Exclude<Envelope, { kind: "message" | "malformed" | "unknown" | "cancel" }>;
+
+/** What the receiving half needs from its session. */
+export interface InboundHost extends Answerer {
+  /** The session, for the application's handlers. */
+  readonly session: Session;
+  /** Whether this is `skein.1`: joined frames, binary messages, control. */
+  readonly joins: boolean;
+  /** Acts on an envelope that is no message; throws `RequestError` if it is not allowed here. */
+  control(envelope: Control): void;
+  /** Ends the session at once. */
+  abort(code: number, reason: string, error?: unknown): void;
+}
+
+/** Counters of the receiving half. */
+export interface InboundStats {
+  /** Messages that came. */
+  readonly receivedMessages: number;
+  /** Bytes of envelopes that came. */
+  readonly receivedBytes: number;
+  /** Messages that wait to be handled. */
+  readonly waitingMessages: number;
+  /** Malformed or invalid messages. */
+  readonly invalidMessages: number;
+  /** Envelopes with no known key. */
+  readonly unknownEnvelopes: number;
+}
+
+/** The receiving half of a session. */
+export class Inbound {
+  readonly #host: InboundHost;
+  readonly #settings: SessionSettings;
+  readonly #router: ContractRouter | undefined;
+  readonly #queue: ReceiveQueue<Incoming>;
+  readonly #answering = new Map<number, Message>();
+  #sinks: Map<string, TopicSink> | undefined;
+  #isHandled = false;
+  #receivedMessages = 0;
+  #receivedBytes = 0;
+  #invalidMessages = 0;
+  #unknownEnvelopes = 0;
+
+  /** Creates the receiving half; with an `onMessage` handler, messages go to it. */
+  constructor(host: InboundHost, settings: SessionSettings) {
+    this.#host = host;
+    this.#settings = settings;
+    this.#router = settings.contract && compileContract(settings.contract, settings.side);
+    this.#queue = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
+    if (settings.handlers.onMessage !== undefined) {
+      this.#isHandled = true;
+      this.#queue.consume((incoming) => this.#handle(incoming));
+    }
+  }
+
+  /** Whether messages go to a handler. */
+  get isHandled(): boolean {
+    return this.#isHandled;
+  }
+
+  /** Whether every message was handled, and every request answered. */
+  get isIdle(): boolean {
+    return this.#queue.isIdle && this.#answering.size === 0;
+  }
+
+  /** Counters, read when asked for. */
+  get stats(): InboundStats {
+    return {
+      receivedMessages: this.#receivedMessages,
+      receivedBytes: this.#receivedBytes,
+      waitingMessages: this.#queue.size,
+      invalidMessages: this.#invalidMessages,
+      unknownEnvelopes: this.#unknownEnvelopes,
+    };
+  }
+
+  /** Sends the messages of a topic elsewhere, or no longer. */
+  route(topic: string, sink: TopicSink | undefined): void {
+    if (sink === undefined) this.#sinks?.delete(topic);
+    else (this.#sinks ??= new Map()).set(topic, sink);
+  }
+
+  /** Reads one frame. */
+  receive(frame: Frame): void {
+    if (typeof frame !== "string") return this.#receiveBinary(frame);
+    if (!this.#host.joins || !frame.includes("\n")) return this.#receiveText(frame);
+    for (const text of frame.split("\n")) {
+      if (text !== "") this.#receiveText(text);
+      if (this.#queue.isEnded) return;
+    }
+  }
+
+  /** The next message, for an iterator: `undefined` at the end. */
+  async next(): Promise<Message | undefined> {
+    while (true) {
+      const incoming = this.#queue.take();
+      if (incoming !== undefined) {
+        const message = await this.check(incoming);
+        if (message !== undefined) return message;
+      } else if (this.#queue.isEnded) return undefined;
+      else await this.#queue.changed();
+    }
+  }
+
+  /** Waits until every message was handled. */
+  async idle(): Promise<void> {
+    while (!this.isIdle) await this.#queue.changed();
+  }
+
+  /** Takes no more. What came before is still handled, unless `clear` is called. */
+  end(reason: unknown): void {
+    this.#queue.end();
+    for (const message of this.#answering.values()) message.cancel(reason);
+    this.#answering.clear();
+  }
+
+  /** Forgets what was not handled. */
+  clear(): void {
+    this.#queue.clear();
+  }
+
+  /** The answer to a request went out. */
+  answered(id: number): void {
+    this.#answering.delete(id);
+    this.#queue.notify();
+  }
+
+  /** Checks a message against the contract; `undefined` if it was refused. */
+  check(incoming: Incoming): Message | undefined | Promise<Message | undefined> {
+    if (this.#router === undefined) return this.#accept(incoming, undefined);
+    const match = this.#router.match(incoming.topic);
+    if (match === undefined) {
+      return this.#refuse(incoming, {
+        code: "unknown-topic",
+        message: `No message of the contract fits the topic "${incoming.topic}"`,
+      });
+    }
+    if (match.kind === "request" && incoming.id === undefined) {
+      return this.#refuse(incoming, {
+        code: "invalid",
+        message: `"${incoming.topic}" is a request: it needs an id`,
+      });
+    }
+    if (match.input === undefined) return this.#accept(incoming, match);
+    let outcome: Validation<unknown> | Promise<Validation<unknown>>;
+    try {
+      outcome = validate(match.input, incoming.data);
+    } catch (error) {
+      return this.#schemaFailed(incoming, error);
+    }
+    if (!(outcome instanceof Promise)) return this.#checked(incoming, match, outcome);
+    return outcome.then(
+      (done) => this.#checked(incoming, match, done),
+      (error) => this.#schemaFailed(incoming, error),
+    );
+  }
+
+  /** Counts an invalid input; too many end the session. */
+  countInvalid(): void {
+    this.#invalidMessages++;
+    if (this.#invalidMessages < this.#settings.maxInvalidMessages) return;
+    this.#host.abort(CloseCode.malformed, `${this.#invalidMessages} invalid messages`);
+  }
+
+  #receiveText(text: string): void {
+    const { maxMessageBytes } = this.#settings;
+    this.#receivedBytes += text.length;
+    if (exceedsBytes(text, maxMessageBytes)) return this.#tooLarge();
+    this.#receiveEnvelope(parseEnvelope(text), text.length);
+  }
+
+  #receiveBinary(frame: Uint8Array): void {
+    this.#receivedBytes += frame.length;
+    if (!this.#host.joins || !isBinaryMessage(frame)) {
+      return this.#malformed("Expected a text frame, received a binary frame", null);
+    }
+    if (frame.length > this.#settings.maxMessageBytes) return this.#tooLarge();
+    const parts = decodeBinary(frame);
+    if (parts === undefined) {
+      return this.#malformed("Expected a binary message, received a frame that is not whole", null);
+    }
+    const envelope = parseEnvelope(parts.head);
+    if (envelope.kind === "message" || envelope.kind === "reply" || envelope.kind === "publish") {
+      this.#receiveEnvelope({ ...envelope, data: parts.data }, frame.length);
+    } else this.#receiveEnvelope(envelope, frame.length);
+  }
+
+  #receiveEnvelope(envelope: Envelope, size: number): void {
+    switch (envelope.kind) {
+      case "message":
+        return this.#receiveMessage(envelope.topic, envelope.data, envelope.id, size);
+      case "cancel":
+        this.#answering.get(envelope.id)?.cancel(
+          new SkeinError("request", "The asker gave up"),
+        );
+        return;
+      case "malformed":
+        return this.#malformed(envelope.message, envelope.id);
+      case "unknown":
+        this.#unknownEnvelopes++;
+        return;
+      default:
+        return this.#host.control(envelope);
+    }
+  }
+
+  #receiveMessage(topic: string, data: unknown, id: number | undefined, size: number): void {
+    this.#receivedMessages++;
+    const incoming = { topic, data, id };
+    if (id !== undefined && this.#answering.size >= this.#settings.maxRequests) {
+      this.#host.fail(id, {
+        code: "too-many",
+        message: `${this.#settings.maxRequests} requests wait for their answers already`,
+      });
+      return this.countInvalid();
+    }
+    const sink = this.#sinks?.get(topic);
+    if (sink !== undefined && id === undefined) {
+      sink.offer(incoming, size);
+      return;
+    }
+    if (this.#queue.offer(incoming, size)) return;
+    this.#host.abort(
+      CloseCode.queueFull,
+      this.#isHandled ? "The handler is too slow" : "Nobody reads the messages",
+    );
+  }
+
+  #handle(incoming: Incoming): void | Promise<void> {
+    const message = this.check(incoming);
+    if (message instanceof Promise) {
+      return message.then((checked) => checked && this.#call(checked));
+    }
+    if (message !== undefined) return this.#call(message);
+  }
+
+  #call(message: Message): void | Promise<void> {
+    const { onMessage } = this.#settings.handlers;
+    try {
+      const running = onMessage!(message as never, this.#host.session);
+      if (running !== undefined && typeof running.then === "function") {
+        return running.then(() => this.#done(message), (error) => this.#failed(error, message));
+      }
+      this.#done(message);
+    } catch (error) {
+      this.#failed(error, message);
+    }
+  }
+
+  #done(message: Message): void {
+    if (!message.isRequest || message.isAnswered) return;
+    message.fail({ code: "unanswered", message: `The handler of "${message.topic}" gave no answer` });
+  }
+
+  #failed(error: unknown, message: Message): void {
+    if (error instanceof RequestError) return message.fail(error.failure);
+    const { session } = this.#host;
+    // The peer left while its message was handled: what was to be sent has nobody to go to.
+    if (session.isClosed && error instanceof SkeinError && error.code === "session-closed") return;
+    if (message.isRequest) message.fail({ code: "failed", message: "The handler failed" });
+    report(this.#settings, error, session);
+    this.#host.abort(CloseCode.handlerFailed, "The handler failed", error);
+  }
+
+  #checked(
+    incoming: Incoming,
+    match: ContractMatch,
+    outcome: Validation<unknown>,
+  ): Message | undefined {
+    if (outcome.ok) {
+      return this.#accept({ ...incoming, data: outcome.value }, match);
+    }
+    const { message, path } = outcome;
+    return this.#refuse(incoming, { code: "invalid", message, path });
+  }
+
+  #accept(incoming: Incoming, match: ContractMatch | undefined): Message {
+    const message = new Message(incoming, match, this.#host);
+    if (incoming.id !== undefined) this.#answering.set(incoming.id, message);
+    return message;
+  }
+
+  #refuse(incoming: Incoming, failure: RequestFailure): undefined {
+    this.#host.fail(incoming.id ?? null, failure);
+    this.countInvalid();
+  }
+
+  #schemaFailed(incoming: Incoming, error: unknown): undefined {
+    if (incoming.id !== undefined) {
+      this.#host.fail(incoming.id, { code: "failed", message: "The schema failed" });
+    }
+    report(this.#settings, error, this.#host.session);
+    this.#host.abort(CloseCode.handlerFailed, "The schema failed", error);
+  }
+
+  #malformed(message: string, id: number | null): void {
+    this.#host.fail(id, { code: "malformed", message });
+    this.countInvalid();
+  }
+
+  #tooLarge(): void {
+    const { maxMessageBytes } = this.#settings;
+    this.#host.abort(CloseCode.tooLarge, `A message has at most ${maxMessageBytes} bytes`);
+  }
+}
+
+/**
+ * Tells the application of an error. Without an `onError` handler, and where
+ * that handler fails itself, it is printed: never lost, never the process's end.
+ */
+export function report(settings: SessionSettings, error: unknown, session: Session): void {
+  const { onError } = settings.handlers;
+  try {
+    if (onError !== undefined) return onError(error, session);
+  } catch (failure) {
+    print(session, failure);
+  }
+  print(session, error);
+}
+
+function print(session: Session, error: unknown): void {
+  // deno-lint-ignore no-console
+  console.error(`A handler of session ${session.id} failed:`, error);
+}

@@ -1,0 +1,95 @@
+/**
+ * A message as its receiver gets it.
+ *
+ * @module
+ */
+import type { UntypedMessage } from "./contract.ts";
+import type { RequestFailure } from "../errors.ts";
+
+const NO_PARAMS: Readonly<Record<string, string>> = Object.freeze({});
+
+/** Who sends the answers to messages. */
+export interface Answerer {
+  /** Sends an answer. */
+  answer(id: number, data: unknown): void;
+  /** Sends an answer that is a failure; `null` answers a message without id. */
+  fail(id: number | null, failure: RequestFailure): void;
+}
+
+/** One message, checked against the contract if there is one. */
+export class Message implements UntypedMessage {
+  /** The topic as it was sent. */
+  readonly topic: string;
+  /** The data, checked. */
+  readonly data: unknown;
+  /** The contract's pattern; `undefined` without one. */
+  readonly pattern: string | undefined;
+  /** The parameters of the topic. */
+  readonly params: Readonly<Record<string, string>>;
+  readonly #id: number | undefined;
+  readonly #answerer: Answerer;
+  #isAnswered = false;
+  #abort: AbortController | undefined;
+  #abortReason: unknown;
+
+  /** Creates a message; `id` means that an answer is owed. */
+  constructor(
+    from: { readonly topic: string; readonly data: unknown; readonly id: number | undefined },
+    match: { readonly pattern: string; readonly params: Readonly<Record<string, string>> } | undefined,
+    answerer: Answerer,
+  ) {
+    this.topic = from.topic;
+    this.data = from.data;
+    this.pattern = match?.pattern;
+    this.params = match?.params ?? NO_PARAMS;
+    this.#id = from.id;
+    this.#answerer = answerer;
+  }
+
+  /** Whether an answer is owed. */
+  get isRequest(): boolean {
+    return this.#id !== undefined;
+  }
+
+  /** Whether `reply` was called. */
+  get isAnswered(): boolean {
+    return this.#isAnswered;
+  }
+
+  /** Aborted when the asker gave up, or the session closed. */
+  get signal(): AbortSignal {
+    this.#abort ??= new AbortController();
+    if (this.#abortReason !== undefined) this.#abort.abort(this.#abortReason);
+    return this.#abort.signal;
+  }
+
+  /** Tells the handler that nobody waits for the answer any more. */
+  cancel(reason: unknown): void {
+    this.#abortReason ??= reason;
+    this.#abort?.abort(reason);
+  }
+
+  /**
+   * Answers. After the asker gave up, or the session closed, the answer goes nowhere.
+   *
+   * @param data Any value that JSON can hold, or a `Uint8Array`.
+   * @throws {TypeError} If no answer is owed, it was given, or JSON can not hold the data.
+   */
+  reply(data: unknown): void {
+    if (this.#id === undefined) {
+      throw new TypeError(`Cannot reply: the message on "${this.topic}" asks for no answer`);
+    }
+    if (this.#isAnswered) {
+      throw new TypeError(`Cannot reply: the request on "${this.topic}" was answered already`);
+    }
+    this.#answerer.answer(this.#id, data);
+    this.#isAnswered = true;
+  }
+
+  /** Answers with a failure. A message that asks for no answer is told of it too. */
+  fail(failure: RequestFailure): void {
+    if (this.#isAnswered) return;
+    this.#isAnswered = true;
+    this.#answerer.fail(this.#id ?? null, failure);
+  }
+}

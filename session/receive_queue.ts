@@ -1,0 +1,127 @@
+/**
+ * What came and was not handled yet: one at a time, in order, bounded.
+ *
+ * @module
+ */
+
+interface Item<T> {
+  readonly item: T;
+  readonly size: number;
+}
+
+/** Handles one item. MUST NOT throw or reject. */
+export type Consumer<T> = (item: T) => void | Promise<void>;
+
+/**
+ * A bounded queue with one reader: a consumer that is called, or one who
+ * takes. A consumer that is done at once is called without a detour.
+ */
+export class ReceiveQueue<T> {
+  readonly #limits: { readonly maxMessages: number; readonly maxBytes: number };
+  readonly #concurrency: number;
+  #items: Item<T>[] = [];
+  #bytes = 0;
+  #running = 0;
+  #consumer: Consumer<T> | undefined;
+  #isEnded = false;
+  #wake: (() => void)[] | undefined;
+
+  /** Creates an empty queue. */
+  constructor(
+    limits: { readonly maxMessages: number; readonly maxBytes: number },
+    concurrency: number,
+  ) {
+    this.#limits = limits;
+    this.#concurrency = concurrency;
+  }
+
+  /** How many items wait. */
+  get size(): number {
+    return this.#items.length;
+  }
+
+  /** Whether nothing waits and nothing runs. */
+  get isIdle(): boolean {
+    return this.#items.length === 0 && this.#running === 0;
+  }
+
+  /** Whether no more will come. */
+  get isEnded(): boolean {
+    return this.#isEnded;
+  }
+
+  /** Adds an item; false if there is no room for it. */
+  offer(item: T, size: number): boolean {
+    if (this.#isEnded) return true;
+    if (
+      this.#consumer !== undefined && this.#items.length === 0 && this.#running < this.#concurrency
+    ) {
+      this.#run(item);
+      return true;
+    }
+    const { maxMessages, maxBytes } = this.#limits;
+    // A single message is taken whatever its size; its own limit was checked.
+    if (
+      this.#items.length >= maxMessages || (this.#items.length > 0 && this.#bytes + size > maxBytes)
+    ) return false;
+    this.#items.push({ item, size });
+    this.#bytes += size;
+    this.notify();
+    return true;
+  }
+
+  /** Sets who is called with each item. */
+  consume(consumer: Consumer<T>): void {
+    this.#consumer = consumer;
+    this.#pump();
+  }
+
+  /** Takes the next item that waits. */
+  take(): T | undefined {
+    const first = this.#items.shift();
+    if (first === undefined) return undefined;
+    this.#bytes -= first.size;
+    return first.item;
+  }
+
+  /** Resolves when something arrives, finishes, or the queue ends. */
+  changed(): Promise<void> {
+    return new Promise((resolve) => (this.#wake ??= []).push(resolve));
+  }
+
+  /** Takes no more; what waits stays for its reader. Idempotent. */
+  end(): void {
+    this.#isEnded = true;
+    this.notify();
+  }
+
+  /** Forgets what waits. */
+  clear(): void {
+    this.#items = [];
+    this.#bytes = 0;
+    this.notify();
+  }
+
+  #run(item: T): void {
+    const running = this.#consumer!(item);
+    if (running === undefined) return;
+    this.#running++;
+    running.then(() => {
+      this.#running--;
+      this.#pump();
+      this.notify();
+    });
+  }
+
+  #pump(): void {
+    while (this.#items.length > 0 && this.#running < this.#concurrency) this.#run(this.take()!);
+  }
+
+  /** Wakes everybody who waits for a change. */
+  notify(): void {
+    const wake = this.#wake;
+    if (wake === undefined) return;
+    this.#wake = undefined;
+    for (const resolve of wake) resolve();
+  }
+}

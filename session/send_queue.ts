@@ -1,0 +1,375 @@
+/**
+ * What one session still has to send: bounded in messages and bytes, with a
+ * policy for the case that the peer does not take it fast enough.
+ *
+ * @module
+ */
+import { QueueFullError } from "../errors.ts";
+import type { MessageFrames } from "../transport/connection.ts";
+import { type Entry, packNext } from "./entry.ts";
+import { mergeEntries, type Share, type Turn } from "./turn.ts";
+import { utf8Length } from "./utf8.ts";
+
+/**
+ * What a full send queue does:
+ *
+ * - `close` ends the session with 4507: the peer reconnects and starts afresh.
+ * - `drop-oldest` and `drop-newest` make room, and tell the peer how many were dropped.
+ * - `latest` keeps the newest message of each topic from the moment that the peer falls
+ *   behind; older ones of the topic are dropped, and counted.
+ */
+export type OverflowPolicy = "close" | "drop-oldest" | "drop-newest" | "latest";
+
+/** Bounds of a send queue. */
+export interface SendQueueOptions {
+  /**
+   * Most messages that wait.
+   *
+   * @default {256}
+   */
+  readonly maxMessages?: number;
+  /**
+   * Most bytes that wait; one message counts its UTF-8 length.
+   *
+   * @default {1048576}
+   */
+  readonly maxBytes?: number;
+  /**
+   * What happens to the message that finds the queue full; by topic, if given as a function.
+   *
+   * @default {"close"}
+   */
+  readonly policy?: OverflowPolicy | ((topic: string) => OverflowPolicy);
+}
+
+/** Counters of a send queue. */
+export interface SendQueueStats {
+  /** Messages waiting. */
+  readonly queuedMessages: number;
+  /** Bytes waiting. */
+  readonly queuedBytes: number;
+  /** Messages handed to the wire. */
+  readonly sentMessages: number;
+  /** Bytes handed to the wire. */
+  readonly sentBytes: number;
+  /** Messages dropped by policy, or because the wire can not carry them. */
+  readonly droppedMessages: number;
+}
+
+/** Above this many bytes held by the wire, the rest stays here, where it can be dropped. */
+export const HIGH_WATER_MARK = 65_536;
+
+/** How a send queue meets its session. */
+export interface SendQueueOwner {
+  /** Whether several envelopes may share a frame, and binary messages and control are known. */
+  readonly joins: boolean;
+  /** Ends the session: its queue is full and the policy is `close`. */
+  overflow(error: QueueFullError): void;
+}
+
+/**
+ * The send queue of one session.
+ *
+ * Messages wait only while the wire holds more than {@linkcode HIGH_WATER_MARK}
+ * bytes; then the bounds apply. Answers and control are never dropped: where
+ * no room can be made for one, the session closes.
+ */
+export class SendQueue {
+  /** Set by the {@linkcode Turn} while it hands over broadcasts. */
+  share: Share | undefined = undefined;
+  /** Whether the {@linkcode Turn} knows that there is something to send. */
+  isMarked = false;
+
+  readonly #frames: MessageFrames;
+  readonly #turn: Turn;
+  readonly #owner: SendQueueOwner;
+  readonly #limits: Required<SendQueueOptions>;
+  #entries: Entry[] = [];
+  #bytes = 0;
+  // Notices of drops stand in the list, but take no room from messages.
+  #notices = 0;
+  #isHeld = false;
+  #isEnded = false;
+  #failure: QueueFullError | undefined;
+  #waiters: (() => void)[] | undefined;
+  // At most what the wire holds: its last reading and what was handed over since.
+  #handed = 0;
+  #sentMessages = 0;
+  #sentBytes = 0;
+  #dropped = 0;
+
+  /** Creates the queue of a session on `frames`. */
+  constructor(
+    frames: MessageFrames,
+    options: { turn: Turn; owner: SendQueueOwner; limits: Required<SendQueueOptions> },
+  ) {
+    this.#frames = frames;
+    this.#turn = options.turn;
+    this.#owner = options.owner;
+    this.#limits = options.limits;
+  }
+
+  /** Whether everything was handed to the wire, and the wire is not behind. */
+  get isFlushed(): boolean {
+    return this.#entries.length === 0 && !this.#isHeld;
+  }
+
+  /** Counters, read when asked for. */
+  get stats(): SendQueueStats {
+    return {
+      queuedMessages: this.#entries.length,
+      queuedBytes: this.#bytes,
+      sentMessages: this.#sentMessages,
+      sentBytes: this.#sentBytes,
+      droppedMessages: this.#dropped,
+    };
+  }
+
+  /**
+   * Adds an entry of this session alone.
+   *
+   * @param entry The entry; its sequence is the turn's next.
+   * @throws {QueueFullError} If the policy is `close` and there is no room. The session closes.
+   */
+  push(entry: Entry): void {
+    if (this.#isEnded) return;
+    if (this.#entries.length > 0 && !this.#isHeld && this.#isFullFor(entry)) this.#turn.flush();
+    if (!this.#admit(entry)) {
+      const error = this.#failure!;
+      this.fail();
+      throw error;
+    }
+    if (!this.isMarked && !this.#isHeld) {
+      this.isMarked = true;
+      this.#turn.mark(this);
+    }
+  }
+
+  /**
+   * Takes what broadcasts sent in this turn.
+   *
+   * @param share The entries, packed once for all who get the same.
+   * @returns False if the queue is full and its policy is `close`.
+   */
+  take(share: Share): boolean {
+    if (this.#isEnded) return true;
+    if (this.#entries.length === 0 && !this.#isHeld && share.exceptions === undefined) {
+      return this.#sendShared(share);
+    }
+    const incoming = share.entriesFor(this);
+    const first = incoming[0];
+    if (first === undefined) return true;
+    // What this session sent by itself in this turn, after the first of these.
+    let from = this.#entries.length;
+    while (from > 0 && this.#entries[from - 1]!.sequence > first.sequence) from--;
+    const later = this.#entries.splice(from);
+    for (const entry of later) this.#discount(entry);
+    for (const entry of later.length === 0 ? incoming : mergeEntries(later, incoming)) {
+      if (!this.#isHeld && this.#isFullFor(entry) && !this.flush()) return false;
+      if (!this.#admit(entry)) return false;
+    }
+    return this.flush();
+  }
+
+  /**
+   * Hands entries to the wire until it has enough.
+   *
+   * @returns False if the queue failed before.
+   */
+  flush(): boolean {
+    if (this.#failure !== undefined) return false;
+    const entries = this.#entries;
+    let from = 0;
+    while (from < entries.length && !this.#isHeld && !this.#isEnded) {
+      const packed = packNext(entries, from, this.#owner.joins);
+      this.#hand(packed.frame, packed.size, packed.end - from);
+      from = packed.end;
+    }
+    if (from === entries.length) this.#clear();
+    else if (from > 0) {
+      for (const sent of entries.splice(0, from)) this.#discount(sent);
+    }
+    if (this.isFlushed) this.#wakeWaiters();
+    return true;
+  }
+
+  /** Closes the session because the queue is full. */
+  fail(): void {
+    const error = this.#failure;
+    if (error !== undefined && !this.#isEnded) this.#owner.overflow(error);
+  }
+
+  /**
+   * Waits until everything was handed to the wire.
+   *
+   * @returns Resolves at once if nothing waits, or when the queue ended.
+   */
+  flushed(): Promise<void> {
+    if (this.#isEnded || this.isFlushed) return Promise.resolve();
+    return new Promise((resolve) => (this.#waiters ??= []).push(resolve));
+  }
+
+  /** Forgets what waits and takes no more. */
+  end(): void {
+    this.#isEnded = true;
+    this.#clear();
+    this.#wakeWaiters();
+  }
+
+  #sendShared(share: Share): boolean {
+    const frames = share.frames(this.#owner.joins);
+    let from = 0;
+    for (const packed of frames) {
+      if (this.#isHeld) break;
+      this.#hand(packed.frame, packed.size, packed.end - from);
+      from = packed.end;
+    }
+    for (let i = from; i < share.entries.length; i++) {
+      if (!this.#admit(share.entries[i]!)) return false;
+    }
+    return true;
+  }
+
+  #hand(frame: string | Uint8Array, size: number, messages: number): void {
+    if (typeof frame !== "string" && !this.#owner.joins) {
+      this.#dropped += messages;
+      return;
+    }
+    this.#frames.send(frame);
+    this.#sentMessages += messages;
+    this.#sentBytes += size;
+    this.#handed += size;
+    if (this.#handed < HIGH_WATER_MARK) return;
+    this.#handed = this.#frames.bufferedAmount;
+    if (this.#handed >= HIGH_WATER_MARK) this.#hold();
+  }
+
+  #hold(): void {
+    this.#isHeld = true;
+    this.#frames.drained().then(() => {
+      this.#isHeld = false;
+      this.#handed = this.#frames.bufferedAmount;
+      if (this.#isEnded) return;
+      if (this.#entries.length === 0) this.#wakeWaiters();
+      else if (!this.isMarked) {
+        this.isMarked = true;
+        this.#turn.mark(this);
+      }
+    });
+  }
+
+  #isFullFor(entry: Entry): boolean {
+    return this.#entries.length - this.#notices >= this.#limits.maxMessages ||
+      this.#bytes + entry.size > this.#limits.maxBytes;
+  }
+
+  /** Adds an entry, making room by policy; false if there is none. */
+  #admit(entry: Entry): boolean {
+    const policy = this.#policyOf(entry);
+    if (this.#isHeld && policy === "latest" && !entry.isProtected) this.#dropOlder(entry.topic);
+    while (this.#isFullFor(entry)) {
+      if (policy === "drop-newest") {
+        this.#noteDrop(entry.topic, "newest");
+        return true;
+      }
+      if (policy === "close" || !this.#dropOldest()) {
+        this.#failure = new QueueFullError(
+          `Cannot send: the send queue is full (${this.#entries.length} messages, ${this.#bytes} bytes)`,
+        );
+        return false;
+      }
+    }
+    this.#add(entry, this.#entries.length);
+    return true;
+  }
+
+  /** A protected entry makes room as the default policy of its session would. */
+  #policyOf(entry: Entry): OverflowPolicy {
+    const { policy } = this.#limits;
+    const own = typeof policy === "function" ? policy(entry.topic) : policy;
+    return entry.isProtected && own === "drop-newest" ? "drop-oldest" : own;
+  }
+
+  #add(entry: Entry, at: number): void {
+    if (at === this.#entries.length) this.#entries.push(entry);
+    else this.#entries.splice(at, 0, entry);
+    this.#bytes += entry.size;
+    if (entry instanceof DropNotice) this.#notices++;
+  }
+
+  #remove(at: number): Entry {
+    const entry = this.#entries.splice(at, 1)[0]!;
+    this.#discount(entry);
+    return entry;
+  }
+
+  #discount(entry: Entry): void {
+    this.#bytes -= entry.size;
+    if (entry instanceof DropNotice) this.#notices--;
+  }
+
+  #clear(): void {
+    this.#entries = [];
+    this.#bytes = 0;
+    this.#notices = 0;
+  }
+
+  #wakeWaiters(): void {
+    const waiters = this.#waiters;
+    this.#waiters = undefined;
+    waiters?.forEach((wake) => wake());
+  }
+
+  #dropOlder(topic: string): void {
+    for (let i = this.#entries.length - 1; i >= 0; i--) {
+      const entry = this.#entries[i]!;
+      if (entry.topic === topic && !entry.isProtected) {
+        this.#remove(i);
+        this.#noteDrop(topic, "oldest");
+        return;
+      }
+    }
+  }
+
+  #dropOldest(): boolean {
+    const at = this.#entries.findIndex((entry) => !entry.isProtected);
+    if (at < 0) return false;
+    this.#noteDrop(this.#remove(at).topic, "oldest");
+    return true;
+  }
+
+  /** Counts a dropped message, and tells the peer where it is missing. */
+  #noteDrop(topic: string, end: "oldest" | "newest"): void {
+    this.#dropped++;
+    if (!this.#owner.joins) return;
+    const at = end === "oldest" ? 0 : this.#entries.length - 1;
+    const notice = this.#entries[at];
+    const sequence = (end === "oldest" ? this.#entries[0] : this.#entries.at(-1))?.sequence ?? 0;
+    if (notice !== undefined && notice instanceof DropNotice) {
+      this.#remove(at);
+      this.#add(notice.with(topic), at);
+    } else this.#add(new DropNotice(1, topic, sequence), end === "oldest" ? 0 : at + 1);
+  }
+}
+
+/** Tells the peer how many messages are missing at this place. */
+class DropNotice implements Entry {
+  readonly frame: string;
+  readonly size: number;
+  readonly isProtected = true;
+  readonly #count: number;
+
+  /** Of one topic, or of several where `topic` is empty. */
+  constructor(count: number, readonly topic: string, readonly sequence: number) {
+    this.#count = count;
+    this.frame = topic === ""
+      ? `{"dropped":${count}}`
+      : `{"dropped":${count},"topic":${JSON.stringify(topic)}}`;
+    this.size = utf8Length(this.frame);
+  }
+
+  /** One more of `topic`. */
+  with(topic: string): DropNotice {
+    return new DropNotice(this.#count + 1, topic === this.topic ? topic : "", this.sequence);
+  }
+}

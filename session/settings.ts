@@ -1,0 +1,235 @@
+/**
+ * What all sessions of a server, or of a client, have in common.
+ *
+ * @module
+ */
+import type { CloseInfo, RequestError } from "../errors.ts";
+import type { AnyContract, MessageOf, Side } from "./contract.ts";
+import { MAX_MESSAGE_BYTES } from "./encoded.ts";
+import type { GoAway } from "./envelope.ts";
+import { Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
+import type { OverflowPolicy, SendQueueOptions } from "./send_queue.ts";
+import type { Session } from "./session.ts";
+import { Turn } from "./turn.ts";
+
+/** Bounds of what came and was not handled yet. */
+export interface ReceiveQueueOptions {
+  /**
+   * Most messages that wait for the handler or the iterator; one more closes the session with 4507.
+   *
+   * @default {4096}
+   */
+  readonly maxMessages?: number;
+  /**
+   * Most bytes that wait.
+   *
+   * @default {1048576}
+   */
+  readonly maxBytes?: number;
+}
+
+/** Limits and times of a session; every one has a default. */
+export interface SessionLimits {
+  /** Bounds and policy of what waits to be sent. */
+  readonly sendQueue?: SendQueueOptions;
+  /** Bounds of what waits to be handled. */
+  readonly receiveQueue?: ReceiveQueueOptions;
+  /** How often peers are pinged, and when silence means dead. */
+  readonly heartbeat?: HeartbeatOptions;
+  /**
+   * Largest message, in bytes of its envelope; a larger one closes the session with 4413.
+   *
+   * @default {262144}
+   */
+  readonly maxMessageBytes?: number;
+  /**
+   * Malformed or invalid messages, and requests that were refused, before the session closes with 4400.
+   *
+   * @default {16}
+   */
+  readonly maxInvalidMessages?: number;
+  /**
+   * Requests that may wait for an answer at once, per direction.
+   *
+   * @default {64}
+   */
+  readonly maxRequests?: number;
+  /**
+   * Messages handled at once. With more than one, their order is not kept.
+   *
+   * @default {1}
+   */
+  readonly concurrency?: number;
+  /**
+   * How long `request` waits for an answer, in milliseconds.
+   *
+   * @default {30000}
+   */
+  readonly requestTimeoutMs?: number;
+  /**
+   * How long a close may take, in milliseconds: flushing, the peer's own close, and handlers still running.
+   *
+   * @default {5000}
+   */
+  readonly closeTimeoutMs?: number;
+  /**
+   * How long a peer may take to say its first envelope (`hello`, or the token), in milliseconds.
+   *
+   * @default {5000}
+   */
+  readonly handshakeTimeoutMs?: number;
+}
+
+/**
+ * What the application does with a session.
+ *
+ * @typeParam V What `authenticate` returned.
+ * @typeParam C The contract.
+ * @typeParam S This end's side.
+ */
+export interface SessionHandlers<
+  V = unknown,
+  C extends AnyContract = AnyContract,
+  S extends Side = Side,
+> {
+  /**
+   * Handles a message. One at a time, in order; a promise is awaited. Without
+   * this handler, iterate over the session.
+   */
+  readonly onMessage?: (message: MessageOf<C, S>, session: Session<V, C, S>) => void | Promise<void>;
+  /** Called once, when the session is over. */
+  readonly onClose?: (session: Session<V, C, S>, info: CloseInfo) => void | Promise<void>;
+  /** Sees what a handler threw; the session closes with 4500. */
+  readonly onError?: (error: unknown, session: Session<V, C, S>) => void;
+  /** Called when the peer says that it will go away. */
+  readonly onGoAway?: (goaway: GoAway, session: Session<V, C, S>) => void;
+  /** Called when the peer refuses a message that asked for no answer. */
+  readonly onRefused?: (error: RequestError, session: Session<V, C, S>) => void;
+  /** Called when the peer says that it dropped messages for this end; `topic` is absent for several topics. */
+  readonly onDropped?: (count: number, topic: string | undefined, session: Session<V, C, S>) => void;
+}
+
+/** What a server does for its sessions; without one, the envelope is answered by `forbidden`. */
+export interface SessionServices {
+  /** Subscribes the session to a topic; returns what the answer carries. */
+  readonly subscribe?: (session: Session, topic: string) => unknown;
+  /** Takes the session off a topic. */
+  readonly unsubscribe?: (session: Session, topic: string) => unknown;
+  /** Publishes on behalf of the session. */
+  readonly publish?: (session: Session, topic: string, data: unknown) => unknown;
+  /** Checks a token and returns the new value and user. */
+  readonly authenticate?: (
+    session: Session,
+    token: string,
+    signal: AbortSignal,
+  ) => Promise<{ value: unknown; user: string | undefined }>;
+}
+
+/** Options for {@linkcode sessionSettings}. */
+export interface SessionSettingsOptions<
+  V = unknown,
+  C extends AnyContract = AnyContract,
+  S extends Side = Side,
+> extends SessionLimits, SessionHandlers<V, C, S> {
+  /** Which end this is. */
+  readonly side: S;
+  /** Topics and their schemas; without one, every topic is let through. */
+  readonly contract?: C | undefined;
+  /** Shared by sessions that share messages. */
+  readonly turn?: Turn;
+  /** What this end does for its peers. */
+  readonly services?: SessionServices;
+}
+
+/** Options, checked and complete; made once for any number of sessions. */
+export interface SessionSettings {
+  /** Which end this is. */
+  readonly side: Side;
+  /** Topics and their schemas. */
+  readonly contract: AnyContract | undefined;
+  /** Shared by sessions that share messages. */
+  readonly turn: Turn;
+  /** Watches all sessions of these settings. */
+  readonly heartbeat: Heartbeat;
+  /** What the application does. */
+  readonly handlers: SessionHandlers;
+  /** What this end does for its peers. */
+  readonly services: SessionServices;
+  /** Bounds of what waits to be sent. */
+  readonly sendQueue: Required<SendQueueOptions>;
+  /** Bounds of what waits to be handled. */
+  readonly receiveQueue: Required<ReceiveQueueOptions>;
+  /** Largest message, in bytes. */
+  readonly maxMessageBytes: number;
+  /** Invalid messages before the session closes. */
+  readonly maxInvalidMessages: number;
+  /** Requests at once, per direction. */
+  readonly maxRequests: number;
+  /** Messages handled at once. */
+  readonly concurrency: number;
+  /** How long `request` waits, in milliseconds. */
+  readonly requestTimeoutMs: number;
+  /** How long a close may take, in milliseconds. */
+  readonly closeTimeoutMs: number;
+  /** How long the peer's first envelope may take, in milliseconds. */
+  readonly handshakeTimeoutMs: number;
+}
+
+const POLICIES: readonly OverflowPolicy[] = ["close", "drop-oldest", "drop-newest", "latest"];
+
+/**
+ * Checks options once, for any number of sessions.
+ *
+ * @param options See {@linkcode SessionSettingsOptions}.
+ * @returns The settings, complete.
+ * @throws {RangeError} If a limit is not a positive integer.
+ * @throws {TypeError} If the policy is none of the four.
+ */
+export function sessionSettings<
+  V = unknown,
+  C extends AnyContract = AnyContract,
+  S extends Side = Side,
+>(options: SessionSettingsOptions<V, C, S>): SessionSettings {
+  const { sendQueue = {}, receiveQueue = {} } = options;
+  const { policy = "close" } = sendQueue;
+  if (typeof policy !== "function" && !POLICIES.includes(policy)) {
+    throw new TypeError(
+      `Cannot create session: sendQueue.policy must be one of ${POLICIES.join(", ")} or a function, received ${policy}`,
+    );
+  }
+  return {
+    side: options.side,
+    contract: options.contract,
+    turn: options.turn ?? new Turn(),
+    heartbeat: new Heartbeat(options.heartbeat),
+    // The types were checked where the handlers were written; from here on they are erased.
+    handlers: options as SessionHandlers<never, never, never> as SessionHandlers,
+    services: options.services ?? {},
+    sendQueue: {
+      maxMessages: limit("sendQueue.maxMessages", sendQueue.maxMessages, 256),
+      maxBytes: limit("sendQueue.maxBytes", sendQueue.maxBytes, 1_048_576),
+      policy,
+    },
+    receiveQueue: {
+      maxMessages: limit("receiveQueue.maxMessages", receiveQueue.maxMessages, 4096),
+      maxBytes: limit("receiveQueue.maxBytes", receiveQueue.maxBytes, 1_048_576),
+    },
+    maxMessageBytes: limit("maxMessageBytes", options.maxMessageBytes, MAX_MESSAGE_BYTES),
+    maxInvalidMessages: limit("maxInvalidMessages", options.maxInvalidMessages, 16),
+    maxRequests: limit("maxRequests", options.maxRequests, 64),
+    concurrency: limit("concurrency", options.concurrency, 1),
+    requestTimeoutMs: limit("requestTimeoutMs", options.requestTimeoutMs, 30_000),
+    closeTimeoutMs: limit("closeTimeoutMs", options.closeTimeoutMs, 5_000),
+    handshakeTimeoutMs: limit("handshakeTimeoutMs", options.handshakeTimeoutMs, 5_000),
+  };
+}
+
+function limit(name: string, value: number | undefined, fallback: number): number {
+  const number = value ?? fallback;
+  if (!Number.isInteger(number) || number < 1) {
+    throw new RangeError(
+      `Cannot create session: ${name} must be a positive integer, received ${number}`,
+    );
+  }
+  return number;
+}

@@ -1,0 +1,46 @@
+/**
+ * Byte lengths of strings, without encoding them.
+ *
+ * @module
+ */
+
+/**
+ * Counts the bytes that a string takes in UTF-8.
+ *
+ * @param text The string; a lone surrogate counts three, as its replacement does.
+ * @returns The number of bytes.
+ *
+ * @example Usage
+ * ```ts
+ * import { utf8Length } from "@skein/skein/session";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(utf8Length("naïve €"), 10);
+ * ```
+ */
+export function utf8Length(text: string): number {
+  let bytes = text.length;
+  for (let i = 0; i < text.length; i++) {
+    const unit = text.charCodeAt(i);
+    if (unit < 0x80) continue;
+    if (unit < 0x800) bytes += 1;
+    else if (unit >= 0xd800 && unit < 0xdc00 && (text.charCodeAt(i + 1) & 0xfc00) === 0xdc00) {
+      bytes += 2;
+      i++;
+    } else bytes += 2;
+  }
+  return bytes;
+}
+
+/**
+ * Tells whether a string takes more bytes than allowed; counts only when it
+ * could matter.
+ *
+ * @param text The string.
+ * @param maxBytes The most bytes allowed.
+ * @returns Whether it is longer.
+ */
+export function exceedsBytes(text: string, maxBytes: number): boolean {
+  if (text.length > maxBytes) return true;
+  return text.length * 3 > maxBytes && utf8Length(text) > maxBytes;
+}
