@@ -4,7 +4,7 @@
  * @module
  */
 import { ConnectionError } from "../errors.ts";
-import { checkCloseInfo } from "./_close.ts";
+import { checkCloseInfo } from "./close_info.ts";
 import { FrameInbox } from "./_frame_inbox.ts";
 import { noDatagrams, noStreams, refuseStream } from "./_unsupported.ts";
 import type {
@@ -24,6 +24,9 @@ const LOW_WATER_MARK = 32_768;
 /** A socket tells nothing when it drained, so it is asked: first after, and at most every, so many ms. */
 const FIRST_POLL_MS = 2;
 const LAST_POLL_MS = 50;
+
+/** How long a peer may take to answer a close, in milliseconds. */
+const CLOSE_TIMEOUT_MS = 5_000;
 
 const CAPABILITIES: ConnectionCapabilities = Object.freeze({
   streams: false,
@@ -61,22 +64,29 @@ export class WebSocketConnection implements Connection {
   readonly frames: MessageFrames;
 
   readonly #socket: Socket;
+  readonly #protocol: string | undefined;
   readonly #inbox = new FrameInbox();
   readonly #closed = Promise.withResolvers<ConnectionCloseInfo>();
   #ready: PromiseWithResolvers<void> | undefined;
   #datagrams: DatagramDuplex | undefined;
-  #streams: ReadableStream<never> | undefined;
+  #bidirectional: ReadableStream<never> | undefined;
+  #unidirectional: ReadableStream<never> | undefined;
   #closing: Required<ConnectionCloseInfo> | undefined;
   #isOver = false;
   #failure: unknown;
   #drained: PromiseWithResolvers<void> | undefined;
   #poll: ReturnType<typeof setTimeout> | undefined;
+  #lingering: ReturnType<typeof setTimeout> | undefined;
   #framesSent = 0;
   #framesReceived = 0;
 
-  /** Wraps a socket; its handlers belong to the connection from now on. */
-  constructor(socket: Socket) {
+  /**
+   * Wraps a socket; its handlers belong to the connection from now on. A
+   * server says which protocol it chose: Deno's socket does not know.
+   */
+  constructor(socket: Socket, protocol?: string) {
     this.#socket = socket;
+    this.#protocol = protocol;
     this.#closed.promise.catch(() => {});
     const inbox = this.#inbox;
     socket.binaryType = "arraybuffer";
@@ -89,7 +99,7 @@ export class WebSocketConnection implements Connection {
       this.#failure = (event as Event & { error?: unknown }).error ??
         (event as Event & { message?: unknown }).message;
     };
-    socket.onclose = (event) => this.#onClose(event);
+    socket.onclose = ({ code, reason }) => this.#end(code, reason);
     socket.onopen = () => {
       if (this.#closing !== undefined) this.#closeSocket(this.#closing);
       this.#ready?.resolve();
@@ -112,7 +122,7 @@ export class WebSocketConnection implements Connection {
 
   /** The subprotocol that the server chose. */
   get protocol(): string {
-    return this.#socket.protocol;
+    return this.#protocol ?? this.#socket.protocol;
   }
 
   /** Resolves once the socket is open. */
@@ -143,12 +153,12 @@ export class WebSocketConnection implements Connection {
 
   /** Ended already. */
   get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
-    return this.#streams ??= noStreams();
+    return this.#bidirectional ??= noStreams();
   }
 
   /** Ended already. */
   get incomingUnidirectionalStreams(): ReadableStream<ReadableStream<Uint8Array>> {
-    return this.#streams ??= noStreams();
+    return this.#unidirectional ??= noStreams();
   }
 
   /** Refused. */
@@ -184,9 +194,17 @@ export class WebSocketConnection implements Connection {
     await this.#closed.promise.catch(() => {});
   }
 
+  /** Gives up on a socket that is still opening. */
+  abandon(): void {
+    this.#closing ??= { closeCode: 0, reason: "" };
+    this.#socket.close();
+  }
+
   #closeSocket({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
     if (this.#socket.readyState === CLOSED) return;
     this.#socket.close(closeCode === 0 ? 1000 : closeCode, reason);
+    // A peer that reads nothing never answers; its socket lingers, this connection does not.
+    this.#lingering = setTimeout(() => this.#end(1006, ""), CLOSE_TIMEOUT_MS);
   }
 
   #fail(reason: string): void {
@@ -195,16 +213,17 @@ export class WebSocketConnection implements Connection {
   }
 
   /** Deno can fire the event twice; the first one counts. */
-  #onClose({ code, reason }: CloseEvent): void {
+  #end(code: number, reason: string): void {
     if (this.#isOver) return;
     this.#isOver = true;
+    clearTimeout(this.#lingering);
     this.#inbox.close();
     clearTimeout(this.#poll);
     this.#drained?.resolve();
     this.#ready?.reject(this.#broken());
     // What the peer echoes, or a cut cable, does not change how this end closed it.
     if (this.#closing !== undefined) this.#closed.resolve(this.#closing);
-    else if (code === 1006) this.#closed.reject(this.#broken());
+    else if (code === 1006 || this.#failure !== undefined) this.#closed.reject(this.#broken());
     else this.#closed.resolve({ closeCode: isNormal(code) ? 0 : code, reason });
   }
 
@@ -233,7 +252,7 @@ export class WebSocketConnection implements Connection {
   }
 }
 
-/** 1000 normal, 1001 going away (a page that is left), 1005 no code given. */
+/** 1000 normal, 1005 no code given. */
 function isNormal(code: number): boolean {
-  return code === 1000 || code === 1001 || code === 1005;
+  return code === 1000 || code === 1005;
 }

@@ -64,7 +64,7 @@ export async function dialWebSocket(
     await Promise.race([connection.ready, ended]);
     return connection;
   } catch (error) {
-    connection.close();
+    connection.abandon();
     throw error;
   } finally {
     clearTimeout(timer);

@@ -60,7 +60,7 @@ export function acceptWebSocket(
     protocol,
     idleTimeout: idleTimeoutMs / 1_000,
   });
-  return { connection: new WebSocketConnection(socket), response };
+  return { connection: new WebSocketConnection(socket, protocol), response };
 }
 
 /**

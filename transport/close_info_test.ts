@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { checkCloseInfo, cutReason, MAX_WEBSOCKET_REASON_BYTES } from "./_close.ts";
+import { checkCloseInfo, cutReason, MAX_WEBSOCKET_REASON_BYTES } from "./close_info.ts";
 import type { ConnectionCloseInfo } from "./connection.ts";
 
 Deno.test("checkCloseInfo() fills in what is left out", () => {

@@ -1,0 +1,47 @@
+/**
+ * The conformance suite of `Connection`: what every wire has to do, whatever
+ * it is made of. One call registers the tests for one implementation.
+ *
+ * @module
+ */
+import { assert, assertEquals } from "@std/assert";
+import { testCloses } from "./connection_close.ts";
+import { testDatagrams, testNoDatagrams } from "./connection_datagrams.ts";
+import { testFrames } from "./connection_frames.ts";
+import { testNoStreams, testStreams } from "./connection_streams.ts";
+import type { ConnectionTest, ConnectionTraits, MakePair } from "./pair.ts";
+
+export type { ConnectionPair, ConnectionTraits, MakePair } from "./pair.ts";
+
+/**
+ * Registers the suite for one implementation.
+ *
+ * @param name What the tests are called after, such as `memory`.
+ * @param makePair Makes a fresh pair for each test.
+ * @param traits What the implementation can do.
+ */
+export function testConnection(name: string, makePair: MakePair, traits: ConnectionTraits): void {
+  const test: ConnectionTest = (title, body) =>
+    Deno.test(`Connection over ${name} ${title}`, async () => {
+      await using pair = await makePair();
+      await body(pair);
+    });
+
+  test("is ready and says what it can do", async ({ a, b }) => {
+    for (const end of [a, b]) {
+      await end.ready;
+      assertEquals(end.capabilities.streams, traits.streams);
+      assertEquals(end.capabilities.datagrams, traits.datagrams);
+      assertEquals(end.capabilities.resetCodes, traits.resetCodes);
+      assertEquals(end.capabilities.credit, traits.credit);
+      assertEquals(end.frames !== undefined, traits.frames);
+      assertEquals(end.protocol, traits.protocol);
+      assert(end.transport.length > 0);
+    }
+  });
+
+  testCloses(test, traits);
+  if (traits.frames) testFrames(test, traits);
+  (traits.streams ? testStreams : testNoStreams)(test, traits);
+  (traits.datagrams === "none" ? testNoDatagrams : testDatagrams)(test, traits);
+}

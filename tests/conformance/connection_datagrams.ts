@@ -1,0 +1,78 @@
+/**
+ * Conformance: datagrams, or that there are none.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { UnsupportedError } from "../../errors.ts";
+import type { Connection } from "../../transport/connection.ts";
+import { type ConnectionTest, type ConnectionTraits, next, soon } from "./pair.ts";
+
+/** Sends datagrams one after the other. */
+async function send(connection: Connection, ...datagrams: Uint8Array[]): Promise<void> {
+  const writer = connection.datagrams.writable.getWriter();
+  for (const datagram of datagrams) await soon(writer.write(datagram));
+  writer.releaseLock();
+}
+
+/**
+ * Registers the tests of wires with datagrams. On an unreliable wire they
+ * count on the loopback to lose none of a few small ones.
+ *
+ * @param test Registers one test.
+ * @param _traits What the implementation can do.
+ */
+export function testDatagrams(test: ConnectionTest, _traits: ConnectionTraits): void {
+  test("echoes datagrams, both ways", async ({ a, b }) => {
+    for (const [from, to] of [[a, b], [b, a]] as const) {
+      await send(from, Uint8Array.of(1, 2, 3));
+      const received = await next(to.datagrams.readable);
+      assertEquals(received, Uint8Array.of(1, 2, 3));
+      await send(to, received);
+      assertEquals(await next(from.datagrams.readable), Uint8Array.of(1, 2, 3));
+    }
+  });
+
+  test("carries the largest datagram and drops larger ones", async ({ a, b }) => {
+    const { maxDatagramSize } = a.datagrams;
+    assert(maxDatagramSize > 0);
+    const largest = new Uint8Array(maxDatagramSize).fill(7);
+    await send(a, new Uint8Array(maxDatagramSize + 1), largest);
+    assertEquals(await next(b.datagrams.readable), largest);
+  });
+
+  test("drops the oldest datagrams that nobody reads", async ({ a, b }) => {
+    const COUNT = 20_000;
+    for (let i = 0; i < COUNT; i++) {
+      await send(a, new Uint8Array(new Uint32Array([i]).buffer));
+    }
+    // The answer comes after all of them, on every wire that keeps an order.
+    await send(b, Uint8Array.of(0));
+    await next(a.datagrams.readable);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    const first = new Uint32Array((await next(b.datagrams.readable)).slice().buffer)[0]!;
+    assert(first > 0, "20000 datagrams were kept");
+  });
+
+  test("ends its datagrams on close", async ({ a, b }) => {
+    const reading = [a, b].map((end) => soon(Array.fromAsync(end.datagrams.readable)));
+    a.close();
+    assertEquals(await Promise.all(reading), [[], []]);
+  });
+}
+
+/**
+ * Registers the tests of wires without datagrams.
+ *
+ * @param test Registers one test.
+ */
+export function testNoDatagrams(test: ConnectionTest): void {
+  test("has no datagrams and says so", async ({ a, b }) => {
+    for (const end of [a, b]) {
+      assertEquals(end.datagrams.maxDatagramSize, 0);
+      const writer = end.datagrams.writable.getWriter();
+      await assertRejects(() => writer.write(Uint8Array.of(1)), UnsupportedError);
+      assertEquals(await soon(Array.fromAsync(end.datagrams.readable)), []);
+    }
+  });
+}

@@ -1,0 +1,206 @@
+/**
+ * Conformance: streams, or that there are none.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { delay } from "@std/async/delay";
+import { ConnectionError, StreamError, UnsupportedError } from "../../errors.ts";
+import type { BidirectionalStream } from "../../transport/connection.ts";
+import {
+  type ConnectionPair,
+  type ConnectionTest,
+  type ConnectionTraits,
+  next,
+  readAll,
+  soon,
+  writeAll,
+} from "./pair.ts";
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+/** Opens a stream at `a` and accepts it at `b`; the first byte makes it known on every wire. */
+async function openPair(
+  { a, b }: ConnectionPair,
+): Promise<{ near: BidirectionalStream; far: BidirectionalStream }> {
+  const near = await soon(a.createBidirectionalStream());
+  const writer = near.writable.getWriter();
+  await soon(writer.write(Uint8Array.of(1)));
+  writer.releaseLock();
+  const far = await next(b.incomingBidirectionalStreams);
+  assertEquals(await next(far.readable), Uint8Array.of(1));
+  return { near, far };
+}
+
+/**
+ * Registers the tests of wires with streams.
+ *
+ * @param test Registers one test.
+ * @param traits What the implementation can do.
+ */
+export function testStreams(test: ConnectionTest, traits: ConnectionTraits): void {
+  test("echoes over bidirectional streams that either end opens", async ({ a, b }) => {
+    for (const [from, to] of [[a, b], [b, a]] as const) {
+      const near = await soon(from.createBidirectionalStream());
+      await writeAll(near.writable, encoder.encode("hello"));
+      const far = await next(to.incomingBidirectionalStreams);
+      await writeAll(far.writable, await readAll(far.readable));
+      assertEquals(decoder.decode(await readAll(near.readable)), "hello");
+    }
+  });
+
+  test("ends each direction of a stream by itself", async ({ a, b }) => {
+    const near = await soon(a.createBidirectionalStream());
+    await writeAll(near.writable, encoder.encode("question"));
+    const far = await next(b.incomingBidirectionalStreams);
+    assertEquals(decoder.decode(await readAll(far.readable)), "question");
+    const writer = far.writable.getWriter();
+    for (const word of ["an", "swer"]) await soon(writer.write(encoder.encode(word)));
+    await soon(writer.close());
+    assertEquals(decoder.decode(await readAll(near.readable)), "answer");
+  });
+
+  test("carries unidirectional streams that either end opens", async ({ a, b }) => {
+    for (const [from, to] of [[a, b], [b, a]] as const) {
+      await writeAll(await soon(from.createUnidirectionalStream()), encoder.encode("one way"));
+      const incoming = await next(to.incomingUnidirectionalStreams);
+      assertEquals(decoder.decode(await readAll(incoming)), "one way");
+    }
+  });
+
+  test("carries an empty stream", async ({ a, b }) => {
+    const stream = await soon(a.createUnidirectionalStream());
+    await soon(stream.close());
+    assertEquals((await readAll(await next(b.incomingUnidirectionalStreams))).byteLength, 0);
+  });
+
+  test("opens 250 streams one after the other", async ({ a, b }) => {
+    for (let i = 0; i < 250; i++) {
+      const near = await soon(a.createBidirectionalStream());
+      await writeAll(near.writable, Uint8Array.of(i));
+      const far = await next(b.incomingBidirectionalStreams);
+      assertEquals(await readAll(far.readable), Uint8Array.of(i));
+      await soon(far.writable.close());
+      assertEquals((await readAll(near.readable)).byteLength, 0);
+    }
+  });
+
+  test("keeps fifty streams apart", async ({ a, b }) => {
+    const echo = async () => {
+      for (let i = 0; i < 50; i++) {
+        const { readable, writable } = await next(b.incomingBidirectionalStreams);
+        readable.pipeTo(writable).catch(() => {});
+      }
+    };
+    const ask = async (text: string) => {
+      const { readable, writable } = await soon(a.createBidirectionalStream());
+      await writeAll(writable, encoder.encode(text));
+      return decoder.decode(await readAll(readable));
+    };
+    const questions = Array.from({ length: 50 }, (_, i) => `stream ${i}`);
+    const [answers] = await Promise.all([Promise.all(questions.map(ask)), echo()]);
+    assertEquals(answers, questions);
+  });
+
+  test("holds back a writer whose peer does not read", async ({ a, b }) => {
+    const CHUNKS = 256;
+    const writable = await soon(a.createUnidirectionalStream());
+    const writer = writable.getWriter();
+    let written = 0;
+    const writing = (async () => {
+      for (; written < CHUNKS; written++) {
+        await writer.write(new Uint8Array(64 * 1024).fill(written));
+      }
+      await writer.close();
+    })();
+    const incoming = await next(b.incomingUnidirectionalStreams);
+    await delay(100);
+    assert(written < CHUNKS, "16 MiB were taken although nobody read");
+    const bytes = await readAll(incoming);
+    await soon(writing);
+    assertEquals(bytes.byteLength, CHUNKS * 64 * 1024);
+    for (let i = 0; i < CHUNKS; i++) assertEquals(bytes[i * 64 * 1024 + 7], i & 255);
+  });
+
+  test("does not share the bytes of a write with the writer", async ({ a, b }) => {
+    const writer = (await soon(a.createUnidirectionalStream())).getWriter();
+    const bytes = encoder.encode("mine");
+    await soon(writer.write(bytes));
+    bytes.fill(0);
+    await soon(writer.close());
+    const incoming = await next(b.incomingUnidirectionalStreams);
+    assertEquals(decoder.decode(await readAll(incoming)), "mine");
+  });
+
+  test("tells the reader that the writer aborted", async (pair) => {
+    const { near, far } = await openPair(pair);
+    const reading = readAll(far.readable);
+    await soon(near.writable.abort({ streamErrorCode: 7 }));
+    if (!traits.resetCodes) return void await reading.catch(() => {});
+    const error = await assertRejects(() => reading, StreamError);
+    assertEquals({ code: error.streamErrorCode, by: error.by }, { code: 7, by: "remote" });
+  });
+
+  test("tells the writer that the reader cancelled", async (pair) => {
+    const { near, far } = await openPair(pair);
+    const writer = near.writable.getWriter();
+    await soon(far.readable.cancel({ streamErrorCode: 9 }));
+    const error = await assertRejects(() => soon(writer.closed), StreamError);
+    assertEquals(error.by, "remote");
+    if (traits.resetCodes) assertEquals(error.streamErrorCode, 9);
+  });
+
+  test("fails open streams and ends incoming ones on close", async (pair) => {
+    const { near, far } = await openPair(pair);
+    const reads = [near, far].map(({ readable }) => readable.getReader().read());
+    const writes = [near, far].map(({ writable }) => writable.getWriter().closed);
+    pair.a.close();
+    for (const open of [...reads, ...writes]) await assertRejects(() => soon<unknown>(open));
+    for (const end of [pair.a, pair.b]) {
+      assertEquals(await soon(Array.fromAsync(end.incomingBidirectionalStreams)), []);
+      assertEquals(await soon(Array.fromAsync(end.incomingUnidirectionalStreams)), []);
+    }
+  });
+
+  test("opens no stream after the close", async ({ a, b }) => {
+    a.close();
+    await soon(Promise.all([a.closed, b.closed]));
+    for (const end of [a, b]) {
+      await assertRejects(() => end.createBidirectionalStream(), ConnectionError);
+      await assertRejects(() => end.createUnidirectionalStream(), ConnectionError);
+    }
+  });
+
+  test("opens no stream with an aborted signal", async ({ a }) => {
+    const cause = new Error("changed my mind");
+    const signal = AbortSignal.abort(cause);
+    for (
+      const open of [
+        () => a.createBidirectionalStream({ signal }),
+        () => a.createUnidirectionalStream({ signal }),
+      ]
+    ) {
+      assertEquals(await assertRejects(() => soon<unknown>(open())), cause);
+    }
+  });
+}
+
+/**
+ * Registers the tests of wires without streams.
+ *
+ * @param test Registers one test.
+ */
+export function testNoStreams(test: ConnectionTest): void {
+  test("has no streams and says so", async ({ a, b }) => {
+    for (const end of [a, b]) {
+      await assertRejects(() => end.createBidirectionalStream(), UnsupportedError);
+      await assertRejects(() => end.createUnidirectionalStream(), UnsupportedError);
+      // Both are locked at once: neither may be the other.
+      const bidirectional = end.incomingBidirectionalStreams.getReader();
+      const unidirectional = end.incomingUnidirectionalStreams.getReader();
+      assertEquals((await soon(bidirectional.read())).done, true);
+      assertEquals((await soon(unidirectional.read())).done, true);
+    }
+  });
+}

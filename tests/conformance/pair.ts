@@ -1,0 +1,136 @@
+/**
+ * What the conformance suite of `Connection` is told, and its small helpers.
+ *
+ * @module
+ */
+import { assert } from "@std/assert";
+import { deadline } from "@std/async/deadline";
+import type { Connection, ConnectionCapabilities, Frame } from "../../transport/connection.ts";
+
+/** How long anything in the suite may take. */
+const PATIENCE_MS = 10_000;
+
+/** Two ends of one connection; disposing it closes them and what carries them. */
+export interface ConnectionPair extends AsyncDisposable {
+  /** The end that dialed. */
+  readonly a: Connection;
+  /** The end that accepted. */
+  readonly b: Connection;
+}
+
+/** Makes a fresh pair, both ends `ready`. */
+export type MakePair = () => Promise<ConnectionPair>;
+
+/** What an implementation says about itself; the suite checks that it is true. */
+export interface ConnectionTraits extends ConnectionCapabilities {
+  /** Whether the wire has message frames of its own. */
+  readonly frames: boolean;
+  /** Bytes that binary frames have to start with, where the wire tells them apart by that. */
+  readonly binaryHead?: readonly number[];
+  /** Where a close reason is cut, in bytes. */
+  readonly maxReasonBytes: number;
+  /** The subprotocol that both ends report. */
+  readonly protocol: string;
+}
+
+/** A test of the suite: gets a pair and closes over the traits. */
+export type ConnectionTest = (title: string, body: (pair: ConnectionPair) => Promise<void>) => void;
+
+/**
+ * Waits for a promise, but not for ever.
+ *
+ * @param promise What is waited for.
+ * @returns What it resolves with.
+ * @throws {DOMException} If it takes too long.
+ */
+export function soon<T>(promise: PromiseLike<T>): Promise<T> {
+  return deadline(Promise.resolve(promise), PATIENCE_MS);
+}
+
+/** Receives the frames of one end, and waits until there are enough. */
+export class FrameLog {
+  /** The frames so far. */
+  readonly frames: Frame[] = [];
+  #enough: { readonly count: number; readonly resolve: () => void } | undefined = undefined;
+
+  /**
+   * Becomes the receiver of a connection.
+   *
+   * @param connection The end whose frames are kept.
+   */
+  constructor(connection: Connection) {
+    framesOf(connection).receive((frame) => {
+      this.frames.push(frame);
+      if (this.#enough && this.frames.length >= this.#enough.count) this.#enough.resolve();
+    });
+  }
+
+  /**
+   * Waits for a number of frames in all.
+   *
+   * @param count How many.
+   * @returns All frames so far.
+   */
+  async reach(count: number): Promise<Frame[]> {
+    if (this.frames.length < count) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#enough = { count, resolve };
+      await soon(promise);
+    }
+    return this.frames;
+  }
+}
+
+/**
+ * Gives the frames of a connection that has them.
+ *
+ * @param connection The connection.
+ * @returns Its frames.
+ */
+export function framesOf(connection: Connection): NonNullable<Connection["frames"]> {
+  assert(connection.frames !== undefined, "the connection has no frames");
+  return connection.frames;
+}
+
+/**
+ * Takes the next item of a stream and lets go of the stream.
+ *
+ * @param stream The stream.
+ * @returns The item.
+ */
+export async function next<T>(stream: ReadableStream<T>): Promise<T> {
+  const reader = stream.getReader();
+  try {
+    const { value, done } = await soon(reader.read());
+    assert(!done, "the stream ended");
+    return value as T;
+  } finally {
+    reader.releaseLock();
+  }
+}
+
+/**
+ * Reads a stream of bytes to its end.
+ *
+ * @param stream The stream.
+ * @returns Its bytes.
+ */
+export async function readAll(stream: ReadableStream<Uint8Array>): Promise<Uint8Array> {
+  const chunks = await soon(Array.fromAsync(stream));
+  return new Uint8Array(await new Blob(chunks.map((chunk) => new Uint8Array(chunk))).arrayBuffer());
+}
+
+/**
+ * Writes bytes to a stream and ends it.
+ *
+ * @param stream The stream.
+ * @param bytes The bytes.
+ */
+export async function writeAll(
+  stream: WritableStream<Uint8Array>,
+  bytes: Uint8Array,
+): Promise<void> {
+  const writer = stream.getWriter();
+  await soon(writer.write(bytes));
+  await soon(writer.close());
+}

@@ -1,0 +1,298 @@
+/**
+ * One end of a memory pair.
+ *
+ * @module
+ */
+import { CloseCode, ConnectionError } from "../errors.ts";
+import { Arrivals } from "./_arrivals.ts";
+import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
+import { FrameInbox } from "./_frame_inbox.ts";
+import type { MemoryPath } from "./_memory_path.ts";
+import { memoryStream, StreamOwner } from "./_memory_stream.ts";
+import { StreamSlots } from "./_stream_slots.ts";
+import { noDatagrams, noStreams, refuseStream } from "./_unsupported.ts";
+import type {
+  BidirectionalStream,
+  Connection,
+  ConnectionCapabilities,
+  ConnectionCloseInfo,
+  ConnectionStats,
+  DatagramDuplex,
+  Frame,
+  MessageFrames,
+  OpenStreamOptions,
+} from "./connection.ts";
+
+/** Streams of one kind that the peer has not accepted yet; opening one more waits. */
+const MAX_UNACCEPTED_STREAMS = 100;
+
+/** Datagrams held for a reader; past it the oldest is dropped. */
+const MAX_HELD_DATAGRAMS = 256;
+
+/** Largest datagram: what fits a QUIC packet on any path. */
+const MAX_DATAGRAM_BYTES = 1200;
+
+/** `drained` resolves at or below this many bytes. */
+const LOW_WATER_MARK = 16 * 1024;
+
+const encoder = new TextEncoder();
+
+/** What a memory wire has. */
+export interface MemoryWire {
+  /** The subprotocol. */
+  readonly protocol: string;
+  /** Message frames of its own. */
+  readonly frames: boolean;
+  /** Streams. */
+  readonly streams: boolean;
+  /** Datagrams. */
+  readonly datagrams: boolean;
+}
+
+/** A connection whose wire is a {@linkcode MemoryPath} in each direction. */
+export class MemoryConnection implements Connection {
+  readonly #out: MemoryPath;
+  readonly #in: MemoryPath;
+  readonly #inbox: FrameInbox = new FrameInbox();
+  readonly #owner: StreamOwner = new StreamOwner();
+  readonly #closing: PromiseWithResolvers<ConnectionCloseInfo> = Promise.withResolvers();
+  readonly #windingUp: PromiseWithResolvers<void> = Promise.withResolvers();
+  readonly #bidirectional: Arrivals<BidirectionalStream>;
+  readonly #unidirectional: Arrivals<ReadableStream<Uint8Array>>;
+  readonly #datagrams: Arrivals<Uint8Array>;
+  readonly #bidirectionalSlots: StreamSlots = new StreamSlots(MAX_UNACCEPTED_STREAMS);
+  readonly #unidirectionalSlots: StreamSlots = new StreamSlots(MAX_UNACCEPTED_STREAMS);
+  #peer!: MemoryConnection;
+  #closeError: ConnectionError | undefined = undefined;
+  #drain: PromiseWithResolvers<void> | undefined = undefined;
+  #datagramWriter: WritableStreamDefaultController | undefined = undefined;
+  #framesSent = 0;
+  #framesReceived = 0;
+
+  /** Always `memory`. */
+  readonly transport: string = "memory";
+  /** What the options of the pair gave it. */
+  readonly capabilities: ConnectionCapabilities;
+  /** The subprotocol of the pair. */
+  readonly protocol: string;
+  /** Resolved from the start. */
+  readonly ready: Promise<void> = Promise.resolve();
+  /** Settles at once at the end that closes. */
+  readonly closed: Promise<ConnectionCloseInfo> = this.#closing.promise;
+  /** Resolves on the link's `drain`. */
+  readonly draining: Promise<void> = this.#windingUp.promise;
+  /** Unreliable as the faults say; the oldest unread are dropped. */
+  readonly datagrams: DatagramDuplex;
+  /** Bidirectional streams that the other end opened. */
+  readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
+  /** Unidirectional streams that the other end opened. */
+  readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
+  /** Message frames, where the wire has them. */
+  readonly frames?: MessageFrames;
+
+  /**
+   * Creates one end; it is whole once {@linkcode MemoryConnection.link} was called.
+   *
+   * @param wire What the wire has.
+   * @param out The path to the other end.
+   * @param inward The path from the other end.
+   */
+  constructor(wire: MemoryWire, out: MemoryPath, inward: MemoryPath) {
+    this.#out = out;
+    this.#in = inward;
+    this.protocol = wire.protocol;
+    this.capabilities = {
+      streams: wire.streams,
+      datagrams: wire.datagrams ? "unreliable" : "none",
+      resetCodes: wire.streams,
+      credit: false,
+    };
+    this.closed.catch(() => {}); // Nobody has to look at it.
+    out.onShrink = () => {
+      if (out.bufferedBytes <= LOW_WATER_MARK) this.#endDrain();
+    };
+    this.#bidirectional = new Arrivals({
+      capacity: MAX_UNACCEPTED_STREAMS,
+      onTaken: () => out.send(() => this.#peer.#bidirectionalSlots.release()),
+      onDropped: ({ readable, writable }) => {
+        readable.cancel().catch(() => {});
+        writable.abort().catch(() => {});
+      },
+    });
+    this.#unidirectional = new Arrivals({
+      capacity: MAX_UNACCEPTED_STREAMS,
+      onTaken: () => out.send(() => this.#peer.#unidirectionalSlots.release()),
+      onDropped: (readable) => void readable.cancel().catch(() => {}),
+    });
+    this.#datagrams = new Arrivals({ capacity: MAX_HELD_DATAGRAMS });
+    this.incomingBidirectionalStreams = wire.streams ? this.#bidirectional.readable : noStreams();
+    this.incomingUnidirectionalStreams = wire.streams ? this.#unidirectional.readable : noStreams();
+    this.datagrams = wire.datagrams ? this.#makeDatagrams() : noDatagrams(this.transport);
+    if (wire.frames) this.frames = this.#makeFrames();
+  }
+
+  /**
+   * Says who the other end is.
+   *
+   * @param peer The other end.
+   */
+  link(peer: MemoryConnection): void {
+    this.#peer = peer;
+  }
+
+  /** The network broke: `closed` rejects. */
+  break(): void {
+    if (this.#closeError !== undefined) return;
+    const error = new ConnectionError("The connection broke: the network was disconnected");
+    this.#closing.reject(error);
+    this.#end(error);
+    for (const arrivals of [this.#bidirectional, this.#unidirectional, this.#datagrams]) {
+      arrivals.fail(error);
+    }
+  }
+
+  /** The other end asked to wind up. */
+  windUp(): void {
+    this.#windingUp.resolve();
+  }
+
+  /** Opens a stream, waiting while too many are not accepted yet. */
+  async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<BidirectionalStream> {
+    if (!this.capabilities.streams) return await refuseStream(this.transport);
+    await this.#bidirectionalSlots.take(options);
+    if (this.#closeError !== undefined) throw this.#closeError;
+    const peer = this.#peer;
+    const there = memoryStream(this.#out, this.#in, this.#owner, peer.#owner);
+    const back = memoryStream(this.#in, this.#out, peer.#owner, this.#owner);
+    const theirs = { readable: there.reader.readable, writable: back.writer.writable };
+    this.#out.send(() => peer.#bidirectional.push(theirs));
+    return { readable: back.reader.readable, writable: there.writer.writable };
+  }
+
+  /** Opens a stream, waiting while too many are not accepted yet. */
+  async createUnidirectionalStream(
+    options: OpenStreamOptions = {},
+  ): Promise<WritableStream<Uint8Array>> {
+    if (!this.capabilities.streams) return await refuseStream(this.transport);
+    await this.#unidirectionalSlots.take(options);
+    if (this.#closeError !== undefined) throw this.#closeError;
+    const peer = this.#peer;
+    const { writer, reader } = memoryStream(this.#out, this.#in, this.#owner, peer.#owner);
+    this.#out.send(() => peer.#unidirectional.push(reader.readable));
+    return writer.writable;
+  }
+
+  /** Closes this end at once, and the other behind what was sent. */
+  close(info?: ConnectionCloseInfo): void {
+    const checked = checkCloseInfo(info, MAX_WEBTRANSPORT_REASON_BYTES);
+    if (this.#closeError !== undefined) return;
+    const peer = this.#peer;
+    this.#out.send(() => peer.#finish(checked));
+    this.#finish(checked);
+  }
+
+  /** What was counted, over frames, streams and datagrams. */
+  getStats(): Promise<ConnectionStats> {
+    const { bytesSent, bytesReceived } = this.#owner;
+    const stats = { bytesSent, bytesReceived };
+    return Promise.resolve(
+      this.frames === undefined ? stats : {
+        ...stats,
+        framesSent: this.#framesSent,
+        framesReceived: this.#framesReceived,
+      },
+    );
+  }
+
+  /** Closes; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    await this.closed.catch(() => {});
+  }
+
+  /** A close with code and reason, by either end. */
+  #finish(info: Required<ConnectionCloseInfo>): void {
+    if (this.#closeError !== undefined) return;
+    this.#closing.resolve(info);
+    this.#end(new ConnectionError(`The connection was closed with code ${info.closeCode}`));
+    for (const arrivals of [this.#bidirectional, this.#unidirectional, this.#datagrams]) {
+      arrivals.end();
+    }
+  }
+
+  /** What every end has in common; nothing comes in any more. */
+  #end(error: ConnectionError): void {
+    this.#closeError = error;
+    this.#in.cut();
+    this.#inbox.close();
+    this.#owner.fail(error);
+    this.#bidirectionalSlots.fail(error);
+    this.#unidirectionalSlots.fail(error);
+    this.#datagramWriter?.error(error);
+    this.#endDrain();
+  }
+
+  #endDrain(): void {
+    this.#drain?.resolve();
+    this.#drain = undefined;
+  }
+
+  #makeFrames(): MessageFrames {
+    const out = this.#out;
+    return {
+      lowWaterMark: LOW_WATER_MARK,
+      get bufferedAmount(): number {
+        return out.bufferedBytes;
+      },
+      send: (frame) => this.#send(frame),
+      drained: () => {
+        if (this.#closeError !== undefined || out.bufferedBytes <= LOW_WATER_MARK) {
+          return Promise.resolve();
+        }
+        this.#drain ??= Promise.withResolvers();
+        return this.#drain.promise;
+      },
+      receive: (receiver) => this.#inbox.receive(receiver),
+    };
+  }
+
+  #send(frame: Frame): void {
+    if (this.#closeError !== undefined) return;
+    const peer = this.#peer;
+    const sent = typeof frame === "string" ? frame.toWellFormed() : new Uint8Array(frame);
+    const size = typeof sent === "string" ? encoder.encode(sent).byteLength : sent.byteLength;
+    this.#framesSent++;
+    this.#owner.bytesSent += size;
+    this.#out.send(() => peer.#receive(sent, size), size);
+  }
+
+  #receive(frame: Frame, size: number): void {
+    this.#framesReceived++;
+    this.#owner.bytesReceived += size;
+    if (this.#inbox.deliver(frame)) return;
+    this.close({
+      closeCode: CloseCode.queueFull,
+      reason: "Too many frames before there was a receiver",
+    });
+  }
+
+  #makeDatagrams(): DatagramDuplex {
+    const writable = new WritableStream<Uint8Array>({
+      start: (controller) => {
+        this.#datagramWriter = controller;
+      },
+      write: (datagram) => {
+        // One that is too large is lost, as the W3C's WebTransport has it.
+        if (datagram.byteLength > MAX_DATAGRAM_BYTES) return;
+        const peer = this.#peer;
+        const sent = new Uint8Array(datagram);
+        this.#owner.bytesSent += sent.byteLength;
+        this.#out.sendDatagram(() => {
+          peer.#owner.bytesReceived += sent.byteLength;
+          peer.#datagrams.push(sent);
+        });
+      },
+    });
+    return { readable: this.#datagrams.readable, writable, maxDatagramSize: MAX_DATAGRAM_BYTES };
+  }
+}

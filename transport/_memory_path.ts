@@ -1,0 +1,272 @@
+/**
+ * One direction of the network between the two ends of a memory pair.
+ *
+ * @module
+ */
+
+/** Datagrams under way at most; past it the oldest is lost, as in a router's queue. */
+const MAX_DATAGRAMS_UNDER_WAY = 256;
+
+/** What goes wrong on the way, in one direction. */
+export interface MemoryFaults {
+  /**
+   * Time that everything takes, in milliseconds; 0 delivers in a microtask.
+   *
+   * @default {0}
+   */
+  readonly delayMs?: number;
+  /**
+   * Random time on top of `delayMs`, up to this many milliseconds.
+   *
+   * @default {0}
+   */
+  readonly jitterMs?: number;
+  /**
+   * Share of datagrams that is lost, from 0 to 1. Frames and streams are reliable.
+   *
+   * @default {0}
+   */
+  readonly lossRate?: number;
+  /**
+   * Share of datagrams that overtake the one before, from 0 to 1, where that
+   * one is still under way. Frames and streams keep their order.
+   *
+   * @default {0}
+   */
+  readonly reorderRate?: number;
+}
+
+/** Something under way: what happens when it arrives, and when that may be. */
+interface Packet {
+  readonly arrive: () => void;
+  readonly bytes: number;
+  readonly dueMs: number;
+}
+
+/** Packets in order; the first one that is not due holds up the others. */
+class Lane {
+  readonly #onShrink: () => void;
+  #packets: Packet[] = [];
+  #head = 0;
+  #bytes = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #scheduled = false;
+  #stalled = false;
+
+  constructor(onShrink: () => void) {
+    this.#onShrink = onShrink;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  get size(): number {
+    return this.#packets.length - this.#head;
+  }
+
+  push(packet: Packet, overtake: boolean): void {
+    const last = this.#packets.at(-1);
+    if (overtake && last !== undefined && this.size > 0) {
+      this.#packets[this.#packets.length - 1] = packet;
+      this.#packets.push(last);
+    } else {
+      this.#packets.push(packet);
+    }
+    this.#bytes += packet.bytes;
+    this.#schedule();
+  }
+
+  dropOldest(): void {
+    this.#take();
+  }
+
+  stall(): void {
+    this.#stalled = true;
+    this.#unschedule();
+  }
+
+  resume(): void {
+    this.#stalled = false;
+    this.#schedule();
+  }
+
+  clear(): void {
+    this.#unschedule();
+    this.#packets = [];
+    this.#head = 0;
+    this.#bytes = 0;
+    this.#onShrink();
+  }
+
+  #take(): Packet {
+    const packet = this.#packets[this.#head]!;
+    this.#head++;
+    this.#bytes -= packet.bytes;
+    if (this.#head === this.#packets.length) {
+      this.#packets = [];
+      this.#head = 0;
+    }
+    return packet;
+  }
+
+  #schedule(): void {
+    if (this.#scheduled || this.#timer !== undefined || this.#stalled || this.size === 0) return;
+    const waitMs = this.#waitMs();
+    if (waitMs <= 0) {
+      this.#scheduled = true;
+      queueMicrotask(() => {
+        this.#scheduled = false;
+        this.#pump();
+      });
+    } else {
+      this.#timer = setTimeout(() => {
+        this.#timer = undefined;
+        this.#pump();
+      }, waitMs);
+    }
+  }
+
+  #unschedule(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  #waitMs(): number {
+    const { dueMs } = this.#packets[this.#head]!;
+    return dueMs === 0 ? 0 : dueMs - Date.now();
+  }
+
+  #pump(): void {
+    // An arrival may stall or clear this lane: everything is read anew each time.
+    while (!this.#stalled && this.size > 0 && this.#waitMs() <= 0) {
+      this.#take().arrive();
+      this.#onShrink();
+    }
+    this.#schedule();
+  }
+}
+
+/**
+ * Carries packets from one end to the other, with faults.
+ *
+ * - **Reliable:** `send` keeps order and loses nothing until the path is cut.
+ * - **Datagrams:** `sendDatagram` may lose and reorder, and is bounded.
+ * - **Time:** without a delay a microtask, and no timer; with one, one timer.
+ */
+export class MemoryPath {
+  readonly #random: () => number;
+  readonly #reliable: Lane = new Lane(() => this.onShrink?.());
+  readonly #datagrams: Lane = new Lane(() => {});
+  #faults: Required<MemoryFaults> = { delayMs: 0, jitterMs: 0, lossRate: 0, reorderRate: 0 };
+  #cut = false;
+
+  /** Called when fewer bytes are under way than before. */
+  onShrink: (() => void) | undefined = undefined;
+
+  /**
+   * Creates a path without faults.
+   *
+   * @param random Numbers from 0 to below 1, which decide on jitter, loss and order.
+   */
+  constructor(random: () => number) {
+    this.#random = random;
+  }
+
+  /** Bytes of reliable packets under way. */
+  get bufferedBytes(): number {
+    return this.#reliable.bytes;
+  }
+
+  /**
+   * Changes some of the faults; packets under way keep theirs.
+   *
+   * @param faults Those to change.
+   * @throws {RangeError} If a time is negative or a rate is not from 0 to 1.
+   */
+  setFaults(faults: MemoryFaults): void {
+    const next = { ...this.#faults, ...faults };
+    for (const name of ["delayMs", "jitterMs"] as const) {
+      if (!(next[name] >= 0 && next[name] < Infinity)) {
+        throw new RangeError(
+          `Cannot set faults: ${name} must be a number from 0, received ${next[name]}`,
+        );
+      }
+    }
+    for (const name of ["lossRate", "reorderRate"] as const) {
+      if (!(next[name] >= 0 && next[name] <= 1)) {
+        throw new RangeError(
+          `Cannot set faults: ${name} must be from 0 to 1, received ${next[name]}`,
+        );
+      }
+    }
+    this.#faults = next;
+  }
+
+  /**
+   * Sends a reliable packet.
+   *
+   * @param arrive Called at the other end.
+   * @param bytes What it counts for in `bufferedBytes`.
+   */
+  send(arrive: () => void, bytes = 0): void {
+    if (this.#cut) return;
+    this.#reliable.push({ arrive, bytes, dueMs: this.#due() }, false);
+  }
+
+  /**
+   * Sends a datagram.
+   *
+   * @param arrive Called at the other end, unless it is lost.
+   */
+  sendDatagram(arrive: () => void): void {
+    const { lossRate, reorderRate } = this.#faults;
+    if (this.#cut || lossRate > 0 && this.#random() < lossRate) return;
+    const overtake = reorderRate > 0 && this.#random() < reorderRate;
+    this.#datagrams.push({ arrive, bytes: 0, dueMs: this.#due() }, overtake);
+    if (this.#datagrams.size > MAX_DATAGRAMS_UNDER_WAY) this.#datagrams.dropOldest();
+  }
+
+  /** Holds everything until {@linkcode MemoryPath.resume}: the other end does not read. */
+  stall(): void {
+    this.#reliable.stall();
+    this.#datagrams.stall();
+  }
+
+  /** Lets everything on its way again. */
+  resume(): void {
+    this.#reliable.resume();
+    this.#datagrams.resume();
+  }
+
+  /** Loses what is under way and all that comes. No timer is left. Idempotent. */
+  cut(): void {
+    this.#cut = true;
+    this.#reliable.clear();
+    this.#datagrams.clear();
+  }
+
+  #due(): number {
+    const { delayMs, jitterMs } = this.#faults;
+    if (delayMs === 0 && jitterMs === 0) return 0;
+    const jitter = jitterMs > 0 ? jitterMs * this.#random() : 0;
+    // Whole milliseconds, as clocks and timers have: a rest of less would be waited for for ever.
+    return Date.now() + Math.ceil(delayMs + jitter);
+  }
+}
+
+/**
+ * Makes random numbers that are the same for the same seed (mulberry32).
+ *
+ * @param seed Any number.
+ * @returns A function that gives numbers from 0 to below 1.
+ */
+export function seededRandom(seed: number): () => number {
+  let state = seed | 0;
+  return () => {
+    state = state + 0x6d2b79f5 | 0;
+    let mixed = Math.imul(state ^ state >>> 15, 1 | state);
+    mixed = mixed + Math.imul(mixed ^ mixed >>> 7, 61 | mixed) ^ mixed;
+    return ((mixed ^ mixed >>> 14) >>> 0) / 2 ** 32;
+  };
+}
