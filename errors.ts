@@ -20,6 +20,8 @@
 export const CloseCode = {
   /** Nothing went wrong; 1000 on a WebSocket. */
   normal: 0,
+  /** A page was left, or a server of another make stops. Never sent, only seen. */
+  goingAway: 1001,
   /** The connection broke without a close. Never sent, only seen. */
   abnormal: 1006,
   /** The peer sent what this end can not read, or too much of it. */

@@ -68,7 +68,13 @@ export class Asks {
       };
       const onAbort = () => giveUp(signal?.reason);
       const timer = setTimeout(
-        () => giveUp(new TimeoutError(`Cannot wait for ${what} any longer: no answer in ${timeoutMs} ms`, timeoutMs)),
+        () =>
+          giveUp(
+            new TimeoutError(
+              `Cannot wait for ${what} any longer: no answer in ${timeoutMs} ms`,
+              timeoutMs,
+            ),
+          ),
         timeoutMs,
       );
       signal?.addEventListener("abort", onAbort, { once: true });

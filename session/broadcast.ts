@@ -86,8 +86,10 @@ export class Broadcast {
    * @param session A session of the same turn.
    */
   add(session: Session): void {
+    if (this.#members.has(session)) return;
+    const queue = queueOf(session);
     this.#settle();
-    this.#members.set(session, queueOf(session));
+    this.#members.set(session, queue);
   }
 
   /**
@@ -96,6 +98,7 @@ export class Broadcast {
    * @param session Any session.
    */
   delete(session: Session): void {
+    if (!this.#members.has(session)) return;
     this.#settle();
     this.#members.delete(session);
   }

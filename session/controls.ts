@@ -4,16 +4,18 @@
  *
  * @module
  */
-import {
-  AuthenticationError,
-  CloseCode,
-  RequestError,
-  type RequestFailure,
-} from "../errors.ts";
+import { AuthenticationError, CloseCode, RequestError, type RequestFailure } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
 import { type Asks, toRequestError } from "./asks.ts";
 import { compileContract } from "./contract.ts";
-import { encodeData, errorEnvelope, type GoAway, type Hello, parseEnvelope, replyEnvelope } from "./envelope.ts";
+import {
+  encodeData,
+  errorEnvelope,
+  type GoAway,
+  type Hello,
+  parseEnvelope,
+  replyEnvelope,
+} from "./envelope.ts";
 import { type Control, report } from "./inbound.ts";
 import { ReceiveQueue } from "./receive_queue.ts";
 import type { Session } from "./session.ts";
@@ -114,11 +116,17 @@ export class Controls {
   /** Reads the first frame of a peer that has to say its token before anything else. */
   async receiveToken(frame: Frame): Promise<void> {
     if (this.#isChecking) {
-      return this.#host.refuse(CloseCode.unauthenticated, "Nothing may be sent before the token is accepted");
+      return this.#host.refuse(
+        CloseCode.unauthenticated,
+        "Nothing may be sent before the token is accepted",
+      );
     }
     this.#isChecking = true;
     if (typeof frame !== "string" || frame.length > MAX_TOKEN_BYTES) {
-      return this.#host.refuse(CloseCode.unauthenticated, `A token has at most ${MAX_TOKEN_BYTES} bytes of text`);
+      return this.#host.refuse(
+        CloseCode.unauthenticated,
+        `A token has at most ${MAX_TOKEN_BYTES} bytes of text`,
+      );
     }
     const envelope = parseEnvelope(frame);
     if (envelope.kind !== "auth") {
@@ -129,7 +137,9 @@ export class Controls {
     } catch (error) {
       if (this.#host.session.isClosed) return;
       this.fail(envelope.id, failureOf(error));
-      if (!(error instanceof AuthenticationError)) report(this.#settings, error, this.#host.session);
+      if (!(error instanceof AuthenticationError)) {
+        report(this.#settings, error, this.#host.session);
+      }
       const status = error instanceof AuthenticationError ? error.status : 401;
       return this.#host.refuse(4000 + status, failureOf(error).message);
     }
@@ -156,9 +166,13 @@ export class Controls {
     if (output === undefined) return answer;
     const outcome = await validate(output, answer);
     if (outcome.ok) return outcome.value;
-    throw new RequestError("invalid", `The answer to "${topic}" does not fit the contract: ${outcome.message}`, {
-      path: outcome.path,
-    });
+    throw new RequestError(
+      "invalid",
+      `The answer to "${topic}" does not fit the contract: ${outcome.message}`,
+      {
+        path: outcome.path,
+      },
+    );
   }
 
   /** Ends what is going on for the peer. */

@@ -30,12 +30,27 @@ export interface GoAway {
 
 /** One envelope, read. `unknown` has no key that this version knows. */
 export type Envelope =
-  | { readonly kind: "message"; readonly topic: string; readonly data: unknown; readonly id?: number }
-  | { readonly kind: "reply"; readonly id: number | null; readonly data?: unknown; readonly error?: RequestFailure }
+  | {
+    readonly kind: "message";
+    readonly topic: string;
+    readonly data: unknown;
+    readonly id?: number;
+  }
+  | {
+    readonly kind: "reply";
+    readonly id: number | null;
+    readonly data?: unknown;
+    readonly error?: RequestFailure;
+  }
   | { readonly kind: "cancel"; readonly id: number }
   | { readonly kind: "subscribe"; readonly topic: string; readonly id: number }
   | { readonly kind: "unsubscribe"; readonly topic: string; readonly id: number }
-  | { readonly kind: "publish"; readonly topic: string; readonly data: unknown; readonly id?: number }
+  | {
+    readonly kind: "publish";
+    readonly topic: string;
+    readonly data: unknown;
+    readonly id?: number;
+  }
   | { readonly kind: "hello"; readonly hello: Hello }
   | { readonly kind: "auth"; readonly token: string; readonly id: number }
   | { readonly kind: "ping"; readonly n: number }
@@ -119,12 +134,19 @@ function readControl(raw: Record<string, unknown>, id: unknown): Envelope {
   if (raw.hello !== undefined) return readHello(raw.hello);
   if (raw.auth !== undefined) {
     if (typeof raw.auth !== "string") {
-      return malformed(`Expected "auth" to be a token, received ${describe(raw.auth)}`, idOrNull(id));
+      return malformed(
+        `Expected "auth" to be a token, received ${describe(raw.auth)}`,
+        idOrNull(id),
+      );
     }
     return isId(id) ? { kind: "auth", token: raw.auth, id } : badId("auth", id);
   }
-  if (raw.ping !== undefined) return isId(raw.ping) ? { kind: "ping", n: raw.ping } : badId("ping", raw.ping);
-  if (raw.pong !== undefined) return isId(raw.pong) ? { kind: "pong", n: raw.pong } : badId("pong", raw.pong);
+  if (raw.ping !== undefined) {
+    return isId(raw.ping) ? { kind: "ping", n: raw.ping } : badId("ping", raw.ping);
+  }
+  if (raw.pong !== undefined) {
+    return isId(raw.pong) ? { kind: "pong", n: raw.pong } : badId("pong", raw.pong);
+  }
   if (raw.goaway !== undefined) return readGoAway(raw.goaway);
   if (raw.dropped !== undefined) {
     if (!isId(raw.dropped)) return badId("dropped", raw.dropped);
@@ -195,7 +217,9 @@ export function encodeData(data: unknown, verb: string): string | undefined {
   } catch (error) {
     cause = error;
   }
-  const lost = typeof data === "number" ? !Number.isFinite(data) : data instanceof Map || data instanceof Set;
+  const lost = typeof data === "number"
+    ? !Number.isFinite(data)
+    : data instanceof Map || data instanceof Set;
   if (text === undefined || lost) {
     throw new TypeError(
       `Cannot ${verb}: data must be a value that JSON can hold, received ${describe(data)}`,

@@ -108,6 +108,11 @@ export class Inbound {
     };
   }
 
+  /** Keeps messages from the handler until something else is done, such as `onOpen`. */
+  holdFor(done: Promise<unknown>): void {
+    this.#queue.holdFor(done);
+  }
+
   /** Sends the messages of a topic elsewhere, or no longer. */
   route(topic: string, sink: TopicSink | undefined): void {
     if (sink === undefined) this.#sinks?.delete(topic);
@@ -283,7 +288,10 @@ export class Inbound {
 
   #done(message: Message): void {
     if (!message.isRequest || message.isAnswered) return;
-    message.fail({ code: "unanswered", message: `The handler of "${message.topic}" gave no answer` });
+    message.fail({
+      code: "unanswered",
+      message: `The handler of "${message.topic}" gave no answer`,
+    });
   }
 
   #failed(error: unknown, message: Message): void {

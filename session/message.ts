@@ -35,7 +35,9 @@ export class Message implements UntypedMessage {
   /** Creates a message; `id` means that an answer is owed. */
   constructor(
     from: { readonly topic: string; readonly data: unknown; readonly id: number | undefined },
-    match: { readonly pattern: string; readonly params: Readonly<Record<string, string>> } | undefined,
+    match:
+      | { readonly pattern: string; readonly params: Readonly<Record<string, string>> }
+      | undefined,
     answerer: Answerer,
   ) {
     this.topic = from.topic;

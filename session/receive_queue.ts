@@ -22,6 +22,7 @@ export class ReceiveQueue<T> {
   #items: Item<T>[] = [];
   #bytes = 0;
   #running = 0;
+  #isHeld = false;
   #consumer: Consumer<T> | undefined;
   #isEnded = false;
   #wake: (() => void)[] | undefined;
@@ -42,7 +43,7 @@ export class ReceiveQueue<T> {
 
   /** Whether nothing waits and nothing runs. */
   get isIdle(): boolean {
-    return this.#items.length === 0 && this.#running === 0;
+    return this.#items.length === 0 && this.#running === 0 && !this.#isHeld;
   }
 
   /** Whether no more will come. */
@@ -54,7 +55,7 @@ export class ReceiveQueue<T> {
   offer(item: T, size: number): boolean {
     if (this.#isEnded) return true;
     if (
-      this.#consumer !== undefined && this.#items.length === 0 && this.#running < this.#concurrency
+      this.#consumer !== undefined && this.#items.length === 0 && this.#mayRun
     ) {
       this.#run(item);
       return true;
@@ -74,6 +75,16 @@ export class ReceiveQueue<T> {
   consume(consumer: Consumer<T>): void {
     this.#consumer = consumer;
     this.#pump();
+  }
+
+  /** Keeps the consumer waiting until something else is done. */
+  holdFor(done: Promise<unknown>): void {
+    this.#isHeld = true;
+    done.finally(() => {
+      this.#isHeld = false;
+      this.#pump();
+      this.notify();
+    });
   }
 
   /** Takes the next item that waits. */
@@ -102,6 +113,10 @@ export class ReceiveQueue<T> {
     this.notify();
   }
 
+  get #mayRun(): boolean {
+    return this.#running < this.#concurrency && !this.#isHeld;
+  }
+
   #run(item: T): void {
     const running = this.#consumer!(item);
     if (running === undefined) return;
@@ -114,7 +129,8 @@ export class ReceiveQueue<T> {
   }
 
   #pump(): void {
-    while (this.#items.length > 0 && this.#running < this.#concurrency) this.#run(this.take()!);
+    if (this.#consumer === undefined) return;
+    while (this.#items.length > 0 && this.#mayRun) this.#run(this.take()!);
   }
 
   /** Wakes everybody who waits for a change. */

@@ -134,7 +134,7 @@ export class SendQueue {
   push(entry: Entry): void {
     if (this.#isEnded) return;
     if (this.#entries.length > 0 && !this.#isHeld && this.#isFullFor(entry)) this.#turn.flush();
-    if (!this.#admit(entry)) {
+    if (this.#failure !== undefined || !this.#admit(entry)) {
       const error = this.#failure!;
       this.fail();
       throw error;
@@ -152,8 +152,9 @@ export class SendQueue {
    * @returns False if the queue is full and its policy is `close`.
    */
   take(share: Share): boolean {
-    if (this.#isEnded) return true;
-    if (this.#entries.length === 0 && !this.#isHeld && share.exceptions === undefined) {
+    // One that failed is closed before this turn is over, and must not show a gap till then.
+    if (this.#isEnded || this.#failure !== undefined) return true;
+    if (this.#entries.length === 0 && !this.#isHeld && !share.excepts(this)) {
       return this.#sendShared(share);
     }
     const incoming = share.entriesFor(this);
@@ -265,6 +266,7 @@ export class SendQueue {
 
   /** Adds an entry, making room by policy; false if there is none. */
   #admit(entry: Entry): boolean {
+    if (entry instanceof DropNotice) return this.#addNotice(entry);
     const policy = this.#policyOf(entry);
     if (this.#isHeld && policy === "latest" && !entry.isProtected) this.#dropOlder(entry.topic);
     while (this.#isFullFor(entry)) {
@@ -295,6 +297,17 @@ export class SendQueue {
     else this.#entries.splice(at, 0, entry);
     this.#bytes += entry.size;
     if (entry instanceof DropNotice) this.#notices++;
+  }
+
+  /** A notice that was here before always has room: it stands for what is gone already. */
+  #addNotice(notice: DropNotice): true {
+    const at = this.#entries.length - 1;
+    const last = this.#entries[at];
+    if (last instanceof DropNotice) {
+      this.#remove(at);
+      this.#add(last.and(notice), at);
+    } else this.#add(notice, at + 1);
+    return true;
   }
 
   #remove(at: number): Entry {
@@ -347,7 +360,7 @@ export class SendQueue {
     const sequence = (end === "oldest" ? this.#entries[0] : this.#entries.at(-1))?.sequence ?? 0;
     if (notice !== undefined && notice instanceof DropNotice) {
       this.#remove(at);
-      this.#add(notice.with(topic), at);
+      this.#add(notice.and(new DropNotice(1, topic, sequence)), at);
     } else this.#add(new DropNotice(1, topic, sequence), end === "oldest" ? 0 : at + 1);
   }
 }
@@ -368,8 +381,9 @@ class DropNotice implements Entry {
     this.size = utf8Length(this.frame);
   }
 
-  /** One more of `topic`. */
-  with(topic: string): DropNotice {
-    return new DropNotice(this.#count + 1, topic === this.topic ? topic : "", this.sequence);
+  /** The drops of both, at the place of this one. */
+  and(other: DropNotice): DropNotice {
+    const topic = other.topic === this.topic ? this.topic : "";
+    return new DropNotice(this.#count + other.#count, topic, this.sequence);
   }
 }

@@ -13,7 +13,7 @@ import {
   TimeoutError,
   UnsupportedError,
 } from "../errors.ts";
-import { checkCloseInfo } from "../transport/_close.ts";
+import { checkCloseInfo } from "../transport/close_info.ts";
 import type { Connection, Frame } from "../transport/connection.ts";
 import { Asks } from "./asks.ts";
 import type {
@@ -29,9 +29,10 @@ import type {
 import { type ControlHost, Controls } from "./controls.ts";
 import { type EncodedMessage, encodeMessage } from "./encoded.ts";
 import { encodeBinary } from "./_binary.ts";
-import { encodeData, errorEnvelope, type Hello, replyEnvelope } from "./envelope.ts";
+import { encodeData, errorEnvelope, type GoAway, type Hello, replyEnvelope } from "./envelope.ts";
 import { type Heart, Heartbeat } from "./heartbeat.ts";
-import { Inbound, type InboundHost, report, type TopicSink } from "./inbound.ts";
+import { Inbound, type InboundHost, type Incoming, report, type TopicSink } from "./inbound.ts";
+import type { Message } from "./message.ts";
 import { SendQueue, type SendQueueStats } from "./send_queue.ts";
 import type { SessionSettings } from "./settings.ts";
 import type { SessionStats } from "./stats.ts";
@@ -56,7 +57,7 @@ export interface SessionIdentity<V = unknown> {
   /** Where the peer connected to. */
   readonly url?: string;
   /** Request headers. */
-  readonly headers?: Headers;
+  readonly headers?: HeadersInit;
   /** The peer's network address. */
   readonly address?: string;
   /** A client's token, sent as the first envelope. */
@@ -87,7 +88,7 @@ export interface WaitOptions {
 
 /** Options for draining a session. */
 export interface SessionDrainOptions extends SessionCloseOptions {
-  /** Told to the peer: when to come back, in milliseconds. */
+  /** Told to the peer first: when to come back, in milliseconds. Without it, it is told nothing. */
   readonly retryAfterMs?: number;
   /**
    * How long to wait for handlers and answers, in milliseconds.
@@ -105,6 +106,11 @@ export let whenEnded: (session: Session, callback: (session: Session) => void) =
 export let sendEncoded: (session: Session, message: EncodedMessage) => void;
 /** @ignore Sends the messages of a topic to a sink of its own. */
 export let routeTopic: (session: Session, topic: string, sink: TopicSink | undefined) => void;
+/** @ignore Checks a message of a sink as the session's own are checked. */
+export let checkIncoming: (
+  session: Session,
+  incoming: Incoming,
+) => Message | undefined | Promise<Message | undefined>;
 
 /**
  * A session with one peer. It wraps one {@linkcode Connection} and ends with it.
@@ -143,8 +149,6 @@ export class Session<
   readonly connection: Connection;
   /** Where the peer connected to. */
   readonly url: string;
-  /** Request headers; contains secrets, so snapshots leave it out. */
-  readonly headers: Headers | undefined;
   /** The peer's network address, where it is known. */
   readonly address: string | undefined;
 
@@ -157,6 +161,7 @@ export class Session<
   readonly #heart: Heart | undefined;
   readonly #createdAt = Date.now();
   #heartbeat: Heartbeat | undefined;
+  #headers: HeadersInit | undefined;
   #id: string;
   #value: V;
   #user: string | undefined;
@@ -169,11 +174,13 @@ export class Session<
   #onEnd: ((session: Session) => void)[] | undefined;
   #isIterated = false;
   #awaitsToken: boolean;
+  #wasOpen = false;
   #pings = 0;
 
   static {
     queueOf = (session) => session.#messages("share messages");
     sendEncoded = (session, message) => session.#push(message, false);
+    checkIncoming = (session, incoming) => session.#inbound.check(incoming);
     routeTopic = (session, topic, sink) => session.#inbound.route(topic, sink);
     whenEnded = (session, callback) => {
       if (session.#state === "closed") callback(session);
@@ -199,7 +206,7 @@ export class Session<
     this.#value = identity.value as V;
     this.#user = identity.user;
     this.url = identity.url ?? "";
-    this.headers = identity.headers;
+    this.#headers = identity.headers;
     this.address = identity.address;
     this.#awaitsToken = identity.awaitsToken === true;
     const { frames } = connection;
@@ -219,7 +226,7 @@ export class Session<
         }),
     );
     if (frames === undefined) {
-      this.#state = "connected";
+      this.#connected();
       return;
     }
     this.#queue = new SendQueue(frames, {
@@ -255,6 +262,13 @@ export class Session<
   /** Who it is: what `userOf` said, or the session's id. */
   get user(): string {
     return this.#user ?? this.#id;
+  }
+
+  /** Request headers; they hold secrets, so snapshots leave them out. */
+  get headers(): Headers {
+    const headers = this.#headers instanceof Headers ? this.#headers : new Headers(this.#headers);
+    this.#headers = headers;
+    return headers;
   }
 
   /** The path of `url`. */
@@ -310,7 +324,7 @@ export class Session<
   get closeError(): unknown {
     const info = this.#info;
     if (info === undefined || info.error !== undefined) return info?.error;
-    if (info.code === CloseCode.normal) return undefined;
+    if (info.code === CloseCode.normal || info.code === CloseCode.goingAway) return undefined;
     return this.#closedError("The session was closed");
   }
 
@@ -461,6 +475,16 @@ export class Session<
   }
 
   /**
+   * Tells the peer that this server will go away, and when to come back. The
+   * session goes on; a plain WebSocket is told nothing.
+   *
+   * @param goaway When to come back, and why.
+   */
+  goAway(goaway: GoAway): void {
+    if (this.#isSkein && this.isReady) this.#controls.sendGoAway(goaway);
+  }
+
+  /**
    * Winds up: tells the peer (`goaway`), lets handlers and answers finish,
    * flushes, then closes.
    *
@@ -468,13 +492,13 @@ export class Session<
    * @returns How the session ended.
    */
   async drain(options: SessionDrainOptions = {}): Promise<CloseInfo> {
-    const { retryAfterMs = 0, reason = "", withinMs = 5_000 } = options;
+    const { retryAfterMs, reason = "", withinMs = 5_000 } = options;
     const isServer = this.#settings.side === "server";
     const { code = isServer ? CloseCode.draining : CloseCode.normal } = options;
     checkCloseInfo({ closeCode: code, reason });
     if (this.#state === "connected") {
       this.#state = "draining";
-      if (isServer) this.#controls.sendGoAway({ retryAfterMs, reason });
+      if (isServer && retryAfterMs !== undefined) this.goAway({ retryAfterMs, reason });
       const done = Promise.all([this.#inbound.idle(), this.#asks.idle()]);
       // Whoever is not done by then is cut off by the close.
       await waitFor(Promise.race([done, this.closed]), { timeoutMs: withinMs, what: "handlers" })
@@ -558,6 +582,9 @@ export class Session<
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#awaitsToken = false;
+    const refusal = this.#settings.services.admit?.(this as Session);
+    if (refusal !== undefined) return this.#windUp({ ...refusal, by: "local" });
+    this.#wasOpen = true;
     this.#state = "connected";
     if (this.#heart !== undefined) {
       this.#heartbeat = hello === undefined ? heartbeat : heartbeatOf(hello);
@@ -572,6 +599,25 @@ export class Session<
       );
     }
     this.#settleReady();
+    if (this.#settings.handlers.onOpen !== undefined) this.#callOnOpen();
+  }
+
+  #callOnOpen(): void {
+    const { handlers } = this.#settings;
+    const failed = (error: unknown) => {
+      // The peer left meanwhile: what was to be sent has nobody to go to.
+      if (this.isClosed && error instanceof SessionClosedError) return;
+      report(this.#settings, error, this as Session);
+      this.#abort(CloseCode.handlerFailed, "The handler failed", error);
+    };
+    try {
+      const running = handlers.onOpen!(this as Session);
+      if (running === undefined) return;
+      const done = Promise.resolve(running).catch(failed);
+      if (this.#inbound.isHandled) this.#inbound.holdFor(done);
+    } catch (error) {
+      failed(error);
+    }
   }
 
   #newHeart(): Heart {
@@ -656,7 +702,11 @@ export class Session<
     }
   }
 
-  #ask(what: string, encode: (id: number) => EncodedMessage, options: WaitOptions): Promise<unknown> {
+  #ask(
+    what: string,
+    encode: (id: number) => EncodedMessage,
+    options: WaitOptions,
+  ): Promise<unknown> {
     const { requestTimeoutMs } = this.#settings;
     return this.#asks.ask({
       what,
@@ -722,7 +772,7 @@ export class Session<
     this.#onEnd = undefined;
     onEnd?.forEach((callback) => callback(this as Session));
     this.#closed?.resolve(info);
-    if (this.#settings.handlers.onClose !== undefined) this.#callOnClose(info);
+    if (this.#wasOpen && this.#settings.handlers.onClose !== undefined) this.#callOnClose(info);
   }
 
   /** After the handlers of what came before, unless they take too long. */
@@ -741,8 +791,9 @@ export class Session<
 
   #settleReady(): void {
     if (this.#ready === undefined || this.#state === "connecting") return;
-    if (this.#state === "closed") this.#ready.reject(this.#closedError("The session closed before it was ready"));
-    else this.#ready.resolve();
+    if (this.#state === "closed") {
+      this.#ready.reject(this.#closedError("The session closed before it was ready"));
+    } else this.#ready.resolve();
   }
 
   #closedError(message: string): SessionClosedError {

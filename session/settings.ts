@@ -92,12 +92,17 @@ export interface SessionHandlers<
   C extends AnyContract = AnyContract,
   S extends Side = Side,
 > {
+  /** Called once the session is established; messages wait for the promise that it returns. */
+  readonly onOpen?: (session: Session<V, C, S>) => void | Promise<void>;
   /**
    * Handles a message. One at a time, in order; a promise is awaited. Without
    * this handler, iterate over the session.
    */
-  readonly onMessage?: (message: MessageOf<C, S>, session: Session<V, C, S>) => void | Promise<void>;
-  /** Called once, when the session is over. */
+  readonly onMessage?: (
+    message: MessageOf<C, S>,
+    session: Session<V, C, S>,
+  ) => void | Promise<void>;
+  /** Called once, when a session that was open is over. */
   readonly onClose?: (session: Session<V, C, S>, info: CloseInfo) => void | Promise<void>;
   /** Sees what a handler threw; the session closes with 4500. */
   readonly onError?: (error: unknown, session: Session<V, C, S>) => void;
@@ -106,11 +111,19 @@ export interface SessionHandlers<
   /** Called when the peer refuses a message that asked for no answer. */
   readonly onRefused?: (error: RequestError, session: Session<V, C, S>) => void;
   /** Called when the peer says that it dropped messages for this end; `topic` is absent for several topics. */
-  readonly onDropped?: (count: number, topic: string | undefined, session: Session<V, C, S>) => void;
+  readonly onDropped?: (
+    count: number,
+    topic: string | undefined,
+    session: Session<V, C, S>,
+  ) => void;
 }
 
 /** What a server does for its sessions; without one, the envelope is answered by `forbidden`. */
 export interface SessionServices {
+  /** Called before `onOpen`; a code and a reason refuse the session. */
+  readonly admit?: (
+    session: Session,
+  ) => { readonly code: number; readonly reason: string } | undefined;
   /** Subscribes the session to a topic; returns what the answer carries. */
   readonly subscribe?: (session: Session, topic: string) => unknown;
   /** Takes the session off a topic. */
@@ -194,7 +207,9 @@ export function sessionSettings<
   const { policy = "close" } = sendQueue;
   if (typeof policy !== "function" && !POLICIES.includes(policy)) {
     throw new TypeError(
-      `Cannot create session: sendQueue.policy must be one of ${POLICIES.join(", ")} or a function, received ${policy}`,
+      `Cannot create session: sendQueue.policy must be one of ${
+        POLICIES.join(", ")
+      } or a function, received ${policy}`,
     );
   }
   return {

@@ -22,6 +22,7 @@ export class Share {
   #key: Pending | undefined;
   #next: Share | undefined;
   #branches: Map<Pending, Share> | undefined;
+  #excepted: ReadonlySet<SendQueue> | undefined;
 
   /** Creates the share of entries that are in order already. */
   constructor(entries: readonly Entry[], exceptions: ReadonlyMap<Entry, SendQueue> | undefined) {
@@ -49,6 +50,13 @@ export class Share {
     this.#key = pending;
     this.#next = next;
     return next;
+  }
+
+  /** Whether there is an entry that this queue does not get. */
+  excepts(queue: SendQueue): boolean {
+    if (this.exceptions === undefined) return false;
+    this.#excepted ??= new Set(this.exceptions.values());
+    return this.#excepted.has(queue);
   }
 
   /** The entries that one queue gets. */
@@ -150,8 +158,9 @@ export class Turn {
     } finally {
       this.#isFlushing = false;
     }
-    // Last, because closing a session runs the application's code.
-    for (const queue of failed) queue.fail();
+    // Later, because closing a session runs the application's code, which may change the
+    // members of the very broadcast that had this flush made.
+    for (const queue of failed) queueMicrotask(() => queue.fail());
   }
 
   #flushPending(failed: SendQueue[]): void {

@@ -30,7 +30,8 @@ export function waitFor<T>(promise: Promise<T>, options: WaitForOptions): Promis
   if (signal?.aborted) return Promise.reject(signal.reason);
   return new Promise((resolve, reject) => {
     const timer = timeoutMs === undefined ? undefined : setTimeout(
-      () => reject(new TimeoutError(`Cannot wait for ${what} longer than ${timeoutMs} ms`, timeoutMs)),
+      () =>
+        reject(new TimeoutError(`Cannot wait for ${what} longer than ${timeoutMs} ms`, timeoutMs)),
       timeoutMs,
     );
     const onAbort = () => reject(signal?.reason);

@@ -48,3 +48,5 @@ export type {
   AcceptWebSocketOptions,
   WebSocketEngine,
 } from "./websocket_server.ts";
+export { isOriginAllowed } from "./origins.ts";
+export type { OriginRules } from "./origins.ts";

@@ -1,0 +1,121 @@
+/**
+ * What a server does for its clients when they ask by themselves: subscribe,
+ * publish, renew a token. Everything is denied until `authorize` allows it.
+ *
+ * @module
+ */
+import type { Admission } from "./_admission.ts";
+import { CloseCode, LimitError, QueueFullError, RequestError } from "./errors.ts";
+import type { Presence, Rooms, Topics } from "./pubsub/mod.ts";
+import type { SessionManager } from "./manager/mod.ts";
+import { type AnyContract, compileContract } from "./session/contract.ts";
+import type { Session } from "./session/session.ts";
+import type { SessionServices } from "./session/settings.ts";
+import { validate } from "./session/standard_schema.ts";
+import { TopicPattern } from "./session/topic_pattern.ts";
+
+/** What a client wants to do with a topic. */
+export type AuthorizedAction = "subscribe" | "publish";
+
+/** Decides what a client may do with a topic. */
+export type Authorize = (
+  session: Session,
+  topic: string,
+  action: AuthorizedAction,
+) => boolean | Promise<boolean>;
+
+/** What the services work on. */
+export interface ClientServicesOptions {
+  /** Decides; everything is denied without it. */
+  readonly authorize: Authorize | undefined;
+  /** Topics and their schemas. */
+  readonly contract: AnyContract | undefined;
+  /** Patterns of topics that are rooms. */
+  readonly roomPatterns: readonly string[];
+  /** The server's parts; a function, since they are made after the settings. */
+  readonly parts: () => {
+    readonly admission: Admission<unknown>;
+    readonly manager: SessionManager;
+    readonly presence: Presence;
+    readonly rooms: Rooms;
+    readonly topics: Topics;
+  };
+}
+
+/** Makes the services of a server's sessions. */
+export function clientServices(options: ClientServicesOptions): SessionServices {
+  const { authorize, contract, parts } = options;
+  const rooms = options.roomPatterns.map((pattern) => new TopicPattern(pattern, "create server"));
+  const isRoom = (topic: string) => rooms.some((pattern) => pattern.match(topic) !== undefined);
+  const router = contract && compileContract(contract, "client");
+
+  async function check(session: Session, topic: string, action: AuthorizedAction): Promise<void> {
+    if (authorize !== undefined && await authorize(session, topic, action)) return;
+    throw new RequestError("forbidden", `This session may not ${action} "${topic}"`);
+  }
+
+  return {
+    admit(session) {
+      const { admission, manager, presence } = parts();
+      const reservation = admission.takeReservation(session.id);
+      try {
+        manager.add(session, reservation === undefined ? {} : { reservation });
+      } catch (error) {
+        reservation?.[Symbol.dispose]();
+        if (!(error instanceof LimitError)) throw error;
+        const code = manager.isDraining ? CloseCode.draining : CloseCode.tooMany;
+        return { code, reason: error.message };
+      }
+      presence.enter(session);
+      return undefined;
+    },
+
+    async subscribe(session, topic) {
+      await check(session, topic, "subscribe");
+      try {
+        if (isRoom(topic)) parts().rooms.join(session, topic);
+        else parts().topics.subscribe(session, topic);
+      } catch (error) {
+        if (error instanceof QueueFullError) throw new RequestError("too-many", error.message);
+        if (error instanceof RangeError || error instanceof TypeError) {
+          throw new RequestError("malformed", error.message);
+        }
+        throw error;
+      }
+      return {};
+    },
+
+    unsubscribe(session, topic) {
+      if (isRoom(topic)) parts().rooms.leave(session, topic);
+      else parts().topics.unsubscribe(session, topic);
+      return {};
+    },
+
+    async publish(session, topic, data) {
+      await check(session, topic, "publish");
+      const match = router?.match(topic);
+      if (router !== undefined && match === undefined) {
+        throw new RequestError(
+          "unknown-topic",
+          `No message of the contract fits the topic "${topic}"`,
+        );
+      }
+      const outcome = match?.input && await validate(match.input, data);
+      if (outcome?.ok === false) {
+        throw new RequestError("invalid", outcome.message, { path: outcome.path });
+      }
+      parts().topics.publish(topic, outcome?.ok ? outcome.value : data);
+      return {};
+    },
+
+    async authenticate(session, token, signal) {
+      const request = new Request(session.url, { headers: session.headers });
+      const identity = await parts().admission.identify(request, token, signal);
+      const isNew = session.state === "connecting";
+      if (!isNew && (identity.user ?? session.id) !== session.user) {
+        throw new RequestError("forbidden", "The token belongs to another user");
+      }
+      return identity;
+    },
+  };
+}

@@ -1,0 +1,61 @@
+/**
+ * What counts as one network address.
+ *
+ * @module
+ */
+
+/** Longest text kept of what is no address; a key costs memory for as long as its session lives. */
+const MAX_KEY_LENGTH = 64;
+
+/** `1.2.3.4:5678` and `[2001:db8::1]:5678`, as some proxies write it. */
+const WITH_PORT = /^(?:\[([^\]]*)\]|(\d+\.\d+\.\d+\.\d+))(?::\d+)?$/;
+
+const IPV6 = /^[0-9a-f:.]+$/;
+
+/**
+ * Turns a network address into the key under which it is counted. One host has
+ * a whole IPv6 /64 to choose from, so that counts as one; an IPv4 address is
+ * the same in its IPv4-mapped IPv6 form.
+ *
+ * @param address An address as the runtime or a proxy tells it; a port and a zone are ignored.
+ * @returns An IPv4 address, a /64, or else the text itself, cut at 64 characters.
+ *
+ * @example Usage
+ * ```ts ignore
+ * addressKey("2001:db8::1"); // "2001:db8:0:0::/64"
+ * addressKey("::ffff:192.0.2.1"); // "192.0.2.1"
+ * ```
+ */
+export function addressKey(address: string): string {
+  const trimmed = address.trim().toLowerCase();
+  const bare = WITH_PORT.exec(trimmed);
+  const host = (bare?.[1] ?? bare?.[2] ?? trimmed).replace(/%.*$/, "");
+  if (!host.includes(":") || !IPV6.test(host)) return host.slice(0, MAX_KEY_LENGTH);
+  const groups = groupsOf(host);
+  if (groups === undefined) return host.slice(0, MAX_KEY_LENGTH);
+  if (isMapped(groups)) return mappedAddress(groups);
+  return `${groups.slice(0, 4).join(":")}::/64`;
+}
+
+/** The eight groups of an IPv6 address; the platform's URL parser knows every way to write one. */
+function groupsOf(host: string): string[] | undefined {
+  const canonical = URL.parse(`http://[${host}]`)?.hostname.slice(1, -1);
+  if (canonical === undefined) return undefined;
+  const [head = "", tail] = canonical.split("::");
+  const first = head === "" ? [] : head.split(":");
+  const last = tail === undefined || tail === "" ? [] : tail.split(":");
+  const zeros = new Array<string>(8 - first.length - last.length).fill("0");
+  return [...first, ...zeros, ...last];
+}
+
+/** `::ffff:0:0/96` holds the IPv4 addresses. */
+function isMapped(groups: readonly string[]): boolean {
+  return groups[5] === "ffff" && groups.slice(0, 5).every((group) => group === "0");
+}
+
+function mappedAddress(groups: readonly string[]): string {
+  return groups.slice(6).flatMap((group) => {
+    const value = Number.parseInt(group, 16);
+    return [value >> 8, value & 0xff];
+  }).join(".");
+}

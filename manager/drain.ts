@@ -1,0 +1,174 @@
+/**
+ * Ends many sessions gently: their peers come back one after the other, not
+ * all at once.
+ *
+ * @module
+ */
+import { CloseCode } from "../errors.ts";
+import { type Session, whenEnded } from "../session/session.ts";
+
+/** The part of the time over which the closes are spread; the rest is for the last ones to finish. */
+const SPREAD = 0.8;
+
+/** The longest time that a timer can run, in milliseconds. */
+const MAX_TIMER_MS = 2_147_483_647;
+
+/** Options for draining. */
+export interface DrainOptions {
+  /**
+   * When the last session is over at the latest, in milliseconds. The peers are told to come back
+   * at times spread over the first 80 % of it.
+   *
+   * @default {10000}
+   */
+  readonly withinMs?: number;
+  /**
+   * Told to the peers, in words.
+   *
+   * @default {""}
+   */
+  readonly reason?: string;
+  /** Cuts what is still open at once when it aborts: the second Ctrl-C. */
+  readonly signal?: AbortSignal;
+  /**
+   * Gives the jitter: numbers from 0 to below 1.
+   *
+   * @default {Math.random}
+   */
+  readonly random?: () => number;
+}
+
+/** How a drain went. */
+export interface DrainReport {
+  /** Sessions that closed in time: handlers done, queues flushed, or the peer left by itself. */
+  readonly closed: number;
+  /** Sessions that were cut: what waited in them is lost. */
+  readonly cut: number;
+  /** How long it took, in milliseconds. */
+  readonly tookMs: number;
+}
+
+/**
+ * Divides a time into one slot a session, and picks a moment in each slot: as
+ * even as a comb, but not in step with other servers that drain.
+ *
+ * @param count How many moments.
+ * @param overMs The time, in milliseconds.
+ * @param random Numbers from 0 to below 1.
+ * @returns Whole milliseconds from now, in ascending order.
+ */
+export function spreadDelays(count: number, overMs: number, random: () => number): number[] {
+  const slotMs = overMs / count;
+  return Array.from({ length: count }, (_, i) => Math.floor((i + random()) * slotMs));
+}
+
+/** One drain of many sessions, with two timers in all. */
+export class Drain {
+  readonly #withinMs: number;
+  readonly #reason: string;
+  readonly #signal: AbortSignal | undefined;
+  readonly #random: () => number;
+  readonly #open = new Set<Session>(); // Bounded by the sessions at the start.
+  readonly #done = Promise.withResolvers<void>();
+  #delays: readonly number[] = [];
+  #startedAt = 0;
+  #next = 0;
+  #cut = 0;
+  #walker: ReturnType<typeof setTimeout> | undefined;
+
+  /**
+   * Checks the options; nothing happens yet.
+   *
+   * @param options See {@linkcode DrainOptions}.
+   * @throws {RangeError} If `withinMs` is not a positive integer that a timer can wait for.
+   * @throws {TypeError} If `reason` is not a string.
+   */
+  constructor(options: DrainOptions = {}) {
+    const { withinMs = 10_000, reason = "", signal, random = Math.random } = options;
+    if (!Number.isInteger(withinMs) || withinMs < 1 || withinMs > MAX_TIMER_MS) {
+      throw new RangeError(
+        `Cannot drain: withinMs must be an integer from 1 to ${MAX_TIMER_MS}, received ${withinMs}`,
+      );
+    }
+    if (typeof reason !== "string") {
+      throw new TypeError(`Cannot drain: reason must be a string, received ${typeof reason}`);
+    }
+    this.#withinMs = withinMs;
+    this.#reason = reason;
+    this.#signal = signal;
+    this.#random = random;
+  }
+
+  /**
+   * Drains sessions; called once.
+   *
+   * @param sessions All of them, the first to go first.
+   * @returns How it went, when the last one is over.
+   */
+  async run(sessions: readonly Session[]): Promise<DrainReport> {
+    this.#startedAt = Date.now();
+    this.#delays = spreadDelays(sessions.length, this.#withinMs * SPREAD, this.#random);
+    const cut = () => this.#cutAll();
+    const deadline = setTimeout(cut, this.#withinMs);
+    this.#signal?.addEventListener("abort", cut, { once: true });
+    this.#announce(sessions);
+    this.#walk(sessions);
+    if (this.#signal?.aborted) cut();
+    await this.#done.promise;
+    clearTimeout(deadline);
+    clearTimeout(this.#walker);
+    this.#signal?.removeEventListener("abort", cut);
+    return { closed: sessions.length - this.#cut, cut: this.#cut, tookMs: this.#elapsedMs };
+  }
+
+  get #elapsedMs(): number {
+    return Math.max(0, Date.now() - this.#startedAt);
+  }
+
+  /** Tells every peer its own time; until then its session goes on. */
+  #announce(sessions: readonly Session[]): void {
+    const onEnd = (session: Session) => this.#ended(session);
+    for (const session of sessions) this.#open.add(session);
+    for (const [i, session] of sessions.entries()) {
+      whenEnded(session, onEnd);
+      try {
+        session.goAway({ retryAfterMs: this.#delays[i]!, reason: this.#reason });
+      } catch {
+        // One that can not be told is closed in its time like the others.
+      }
+    }
+    if (this.#open.size === 0) this.#done.resolve();
+  }
+
+  /** Closes those whose time has come, in the order of their times. */
+  #walk(sessions: readonly Session[]): void {
+    const elapsedMs = this.#elapsedMs;
+    while (this.#next < sessions.length && this.#delays[this.#next]! <= elapsedMs) {
+      this.#windUp(sessions[this.#next++]!, Math.max(1, this.#withinMs - elapsedMs));
+    }
+    if (this.#next === sessions.length || this.#open.size === 0) return;
+    const waitMs = Math.max(1, this.#delays[this.#next]! - elapsedMs);
+    this.#walker = setTimeout(() => this.#walk(sessions), waitMs);
+  }
+
+  #windUp(session: Session, withinMs: number): void {
+    // Without `retryAfterMs`: the peer knows its time.
+    session.drain({ code: CloseCode.draining, reason: this.#reason, withinMs })
+      .catch(() => session.close({ code: CloseCode.draining, reason: this.#reason }));
+  }
+
+  #cutAll(): void {
+    clearTimeout(this.#walker);
+    this.#cut += this.#open.size;
+    for (const session of [...this.#open]) {
+      // The session's own close says who did it; the connection's does not wait for the queue.
+      void session.close({ code: CloseCode.draining, reason: this.#reason });
+      session.connection.close({ closeCode: CloseCode.draining, reason: this.#reason });
+    }
+  }
+
+  #ended(session: Session): void {
+    this.#open.delete(session);
+    if (this.#open.size === 0) this.#done.resolve();
+  }
+}

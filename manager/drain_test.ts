@@ -1,0 +1,299 @@
+import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { CloseCode, LimitError } from "../errors.ts";
+import { Session } from "../session/session.ts";
+import { sessionSettings, type SessionSettingsOptions } from "../session/settings.ts";
+import type { ConnectionCloseInfo } from "../transport/connection.ts";
+import { type MemoryPair, memoryPair, type MemoryPairOptions } from "../transport/memory.ts";
+import { spreadDelays } from "./drain.ts";
+import { SessionManager } from "./session_manager.ts";
+
+/** Every draw is the middle. */
+const middle = () => 0.5;
+
+/** One peer of a managed session: what it was told, and when its connection closed. */
+interface Peer {
+  readonly session: Session;
+  readonly pair: MemoryPair;
+  readonly lines: string[];
+  closed: (ConnectionCloseInfo & { atMs: number }) | undefined;
+}
+
+/** Joins `count` sessions; times are relative to this call. */
+function join(
+  manager: SessionManager,
+  count: number,
+  options: {
+    wire?: MemoryPairOptions;
+    settings?: Partial<SessionSettingsOptions>;
+  } = {},
+): Peer[] {
+  const settings = sessionSettings({ ...options.settings, side: "server" });
+  const startedAt = Date.now();
+  return Array.from({ length: count }, () => {
+    const pair = memoryPair(options.wire);
+    const session = new Session(pair.server, settings);
+    const peer: Peer = { session, pair, lines: [], closed: undefined };
+    pair.client.frames?.receive((frame) => peer.lines.push(...`${frame}`.split("\n")));
+    pair.client.closed.then((info) => peer.closed = { ...info, atMs: Date.now() - startedAt });
+    manager.add(session);
+    return peer;
+  });
+}
+
+/** Lets time pass, and then what it set going. */
+async function pass(time: FakeTime, ms: number): Promise<void> {
+  await time.tickAsync(ms);
+  await time.runMicrotasks();
+}
+
+/** When the peer was told to come back, as often as it was told. */
+function toldDelays({ lines }: Peer): number[] {
+  return lines.map((line) => JSON.parse(line).goaway?.retryAfterMs)
+    .filter((delay) => delay !== undefined);
+}
+
+Deno.test("spreadDelays() picks one moment in each slot", () => {
+  const cases: [number, number, () => number, number[]][] = [
+    [0, 1_000, middle, []],
+    [1, 1_000, () => 0, [0]],
+    [1, 1_000, () => 0.999, [999]],
+    [4, 800, middle, [100, 300, 500, 700]],
+    [4, 800, () => 0, [0, 200, 400, 600]],
+    [4, 2, middle, [0, 0, 1, 1]],
+  ];
+  for (const [count, overMs, random, delays] of cases) {
+    assertEquals(spreadDelays(count, overMs, random), delays);
+  }
+});
+
+Deno.test("spreadDelays() does not stampede, whatever the jitter", () => {
+  const delays = spreadDelays(10_000, 8_000, Math.random);
+  assertEquals(delays, delays.toSorted((a, b) => a - b));
+  assert(delays[0]! >= 0 && delays.at(-1)! < 8_000);
+  const perTenth = Map.groupBy(delays, (delay) => Math.floor(delay / 100));
+  assertEquals(perTenth.size, 80);
+  for (const { length } of perTenth.values()) assert(length >= 123 && length <= 127, `${length}`);
+});
+
+Deno.test("SessionManager.drain() rejects a time that no timer can wait for", async () => {
+  await using manager = new SessionManager();
+  for (const withinMs of [0, -1, 1.5, NaN, Infinity, 2 ** 31]) {
+    assertThrows(() => manager.drain({ withinMs }), RangeError, `received ${withinMs}`);
+  }
+  assertThrows(() => manager.drain({ reason: 3 as never }), TypeError, "received number");
+  assertEquals(manager.isDraining, false);
+});
+
+Deno.test("SessionManager.drain() tells everybody at once, each its own time, and closes at it", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager();
+  const peers = join(manager, 4);
+  const report = manager.drain({ withinMs: 1_000, reason: "A new version", random: middle });
+  await pass(time, 0);
+  assertEquals(peers.map(toldDelays), [[100], [300], [500], [700]]);
+  assertEquals(peers.map(({ session }) => session.state), new Array(4).fill("connected"));
+
+  await pass(time, 99);
+  assertEquals(manager.count, 4);
+  await pass(time, 1);
+  assertEquals(manager.count, 3);
+  for (let i = 0; i < 3; i++) await pass(time, 200);
+  assertEquals(await report, { closed: 4, cut: 0, tookMs: 700 });
+  for (const [i, { closed }] of peers.entries()) {
+    const atMs = 100 + i * 200;
+    assertEquals(closed, { closeCode: CloseCode.draining, reason: "A new version", atMs });
+  }
+  // The goaway came once.
+  assertEquals(peers.map(toldDelays), [[100], [300], [500], [700]]);
+  assertEquals([manager.count, time.next()], [0, false]);
+});
+
+Deno.test("SessionManager.drain() serves messages until a session's time", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager();
+  const peers = join(manager, 2, {
+    settings: { onMessage: (message, session) => session.send("echo", message.data) },
+  });
+  const [, second] = peers;
+  const report = manager.drain({ withinMs: 1_000, random: () => 0 });
+  await pass(time, 399);
+  second!.pair.client.frames?.send(`{"topic":"say","data":"late"}`);
+  await pass(time, 1);
+  assertEquals(await report, { closed: 2, cut: 0, tookMs: 400 });
+  assertEquals(second!.lines.at(-1), `{"topic":"echo","data":"late"}`);
+});
+
+Deno.test("SessionManager.drain() flushes what was sent", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager();
+  const [peer] = join(manager, 1);
+  const { session, pair, lines } = peer!;
+  pair.link.stall("to-client");
+  session.send("big", "x".repeat(200_000));
+  await pass(time, 0);
+  session.send("last", 1);
+  const report = manager.drain({ withinMs: 1_000, random: () => 0 });
+  await pass(time, 500);
+  assertEquals(manager.count, 1);
+  pair.link.resume("to-client");
+  await pass(time, 0);
+  assertEquals(await report, { closed: 1, cut: 0, tookMs: 500 });
+  assertEquals(lines.includes(`{"topic":"last","data":1}`), true);
+});
+
+Deno.test("SessionManager.drain() waits for handlers and their answers", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager();
+  const [peer] = join(manager, 1, {
+    settings: {
+      onMessage: async (message) => {
+        await new Promise((resolve) => setTimeout(resolve, 300));
+        message.reply("done");
+      },
+    },
+  });
+  peer!.pair.client.frames?.send(`{"topic":"work","id":1}`);
+  await pass(time, 0);
+  const report = manager.drain({ withinMs: 1_000, random: () => 0 });
+  await pass(time, 299);
+  assertEquals(manager.count, 1);
+  await pass(time, 1);
+  assertEquals(await report, { closed: 1, cut: 0, tookMs: 300 });
+  assertEquals(peer!.lines.at(-1), `{"reply":1,"data":"done"}`);
+});
+
+Deno.test("SessionManager.drain() cuts what is not over in time", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager();
+  const stuck = Promise.withResolvers<void>();
+  const [hung] = join(manager, 1, { settings: { onMessage: () => stuck.promise } });
+  const [deaf] = join(manager, 1);
+  const [good] = join(manager, 1);
+  hung!.pair.client.frames?.send(`{"topic":"work"}`);
+  deaf!.pair.link.stall("to-client");
+  deaf!.session.send("big", "x".repeat(200_000));
+  await pass(time, 0);
+  deaf!.session.send("lost", 1);
+  const report = manager.drain({ withinMs: 2_000, reason: "bye", random: middle });
+  await pass(time, 1_999);
+  assertEquals([good!.session.isClosed, manager.count], [true, 2]);
+  await pass(time, 1);
+  assertEquals(await report, { closed: 1, cut: 2, tookMs: 2_000 });
+  for (const { session } of [hung!, deaf!]) {
+    assertEquals(await session.closed, { code: CloseCode.draining, reason: "bye", by: "local" });
+  }
+  stuck.resolve();
+  await time.runMicrotasks();
+  assertEquals([manager.count, time.next()], [0, false]);
+});
+
+Deno.test("SessionManager.drain() cuts at once when its signal aborts", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager();
+  join(manager, 10);
+  const abort = new AbortController();
+  const report = manager.drain({ withinMs: 1_000, signal: abort.signal, random: middle });
+  await pass(time, 200);
+  abort.abort();
+  assertEquals(await report, { closed: 3, cut: 7, tookMs: 200 });
+  assertEquals([manager.count, time.next()], [0, false]);
+});
+
+Deno.test("SessionManager.drain() does not wait when its signal was aborted before", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager();
+  join(manager, 3);
+  const { closed, cut } = await manager.drain({ signal: AbortSignal.abort(), random: middle });
+  assertEquals([closed, cut, manager.count, time.next()], [0, 3, 0, false]);
+});
+
+Deno.test("SessionManager.drain() is over when the peers left by themselves", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager();
+  const peers = join(manager, 3);
+  const report = manager.drain({ withinMs: 1_000, random: middle });
+  await pass(time, 50);
+  for (const { pair } of peers) pair.client.close();
+  await pass(time, 0);
+  assertEquals(await report, { closed: 3, cut: 0, tookMs: 50 });
+  assertEquals(time.next(), false);
+});
+
+Deno.test("SessionManager.drain() without sessions is over at once", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager();
+  assertEquals(await manager.drain(), { closed: 0, cut: 0, tookMs: 0 });
+  assertEquals([manager.isDraining, time.next()], [true, false]);
+});
+
+Deno.test("SessionManager.drain() is one drain, however often it is called", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager();
+  const [peer] = join(manager, 1);
+  const first = manager.drain({ withinMs: 100, random: middle });
+  assertStrictEquals(manager.drain({ withinMs: 1 }), first);
+  await pass(time, 40);
+  assertEquals((await first).tookMs, 40);
+  assertStrictEquals(manager.drain(), first);
+  assertEquals(toldDelays(peer!), [40]);
+});
+
+Deno.test("SessionManager.drain() refuses new sessions, reserved ones too", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager();
+  join(manager, 1);
+  using reservation = manager.admit();
+  const report = manager.drain({ withinMs: 100 });
+  await using late = new Session(memoryPair().server, sessionSettings({ side: "server" }));
+  for (
+    const attempt of [
+      () => manager.admit(),
+      () => manager.add(late),
+      () => manager.add(late, { reservation }),
+    ]
+  ) {
+    const error = assertThrows(attempt, LimitError, "none may begin while draining");
+    assertEquals(error.limit, "draining");
+  }
+  await pass(time, 100);
+  await report;
+  assertEquals(manager.stats().refused.draining, 3);
+});
+
+Deno.test("SessionManager.drain() tells a plain peer nothing, and closes it all the same", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager();
+  const [page] = join(manager, 1, { wire: { protocol: "" } });
+  const [raw] = join(manager, 1, { wire: { protocol: "", frames: false } });
+  const report = manager.drain({ withinMs: 100, random: middle });
+  await pass(time, 80);
+  assertEquals((await report).closed, 2);
+  assertEquals(page!.lines, []);
+  assertEquals(raw!.closed?.closeCode, CloseCode.draining);
+});
+
+Deno.test("SessionManager.shutdown() ends a drain that is under way", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager();
+  join(manager, 3);
+  const report = manager.drain({ withinMs: 1_000, random: middle });
+  await pass(time, 10);
+  await manager.shutdown();
+  assertEquals(await report, { closed: 3, cut: 0, tookMs: 10 });
+  assertEquals([manager.count, time.next()], [0, false]);
+});
+
+Deno.test("SessionManager.drain() ends thousands in time, evenly", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager({ maxSessionsPerAddress: Infinity });
+  const peers = join(manager, 2_000, { wire: { protocol: "" } });
+  const report = manager.drain({ withinMs: 1_000, random: middle });
+  for (let atMs = 100; atMs <= 800; atMs += 100) {
+    await pass(time, 100);
+    const share = 2_000 * (1 - atMs / 800);
+    assert(Math.abs(manager.count - share) <= 3, `${manager.count} after ${atMs} ms`);
+  }
+  assertEquals(await report, { closed: 2_000, cut: 0, tookMs: 800 });
+  assertEquals(peers.every(({ session }) => session.isClosed), true);
+});

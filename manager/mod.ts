@@ -1,0 +1,30 @@
+/**
+ * All sessions of a server: limits, lookup, statistics, and a gentle end.
+ *
+ * `serve()` has one of these as `server.manager`. It stands on its own, too:
+ *
+ * @example Limits
+ * ```ts
+ * import { LimitError, memoryPair, Session, sessionSettings } from "@skein/skein";
+ * import { SessionManager } from "@skein/skein/manager";
+ * import { assertEquals, assertThrows } from "@std/assert";
+ *
+ * const settings = sessionSettings({ side: "server" });
+ * await using manager = new SessionManager({ maxSessionsPerUser: 1 });
+ * manager.add(new Session(memoryPair().server, settings, { user: "ann" }));
+ * const error = assertThrows(() => manager.admit({ user: "ann" }), LimitError);
+ * assertEquals(error.limit, "maxSessionsPerUser");
+ * assertEquals(manager.stats().refused.maxSessionsPerUser, 1);
+ * ```
+ *
+ * @module
+ */
+export type { DrainOptions, DrainReport } from "./drain.ts";
+export type { ManagerLimits, RefusalReason, Reservation } from "./limits.ts";
+export {
+  type AddOptions,
+  type AdmitOptions,
+  SessionManager,
+  type SessionManagerOptions,
+} from "./session_manager.ts";
+export type { ByteTotals, ManagerStats, MessageTotals, UnavailableStats } from "./stats.ts";

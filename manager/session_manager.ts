@@ -1,0 +1,368 @@
+/**
+ * All sessions of a server: limits, lookup, statistics, and their end.
+ *
+ * @module
+ */
+import { CloseCode } from "../errors.ts";
+import {
+  type Session,
+  type SessionCloseOptions,
+  type SessionState,
+  whenEnded,
+} from "../session/session.ts";
+import { addressKey } from "./_address.ts";
+import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
+import { type Claim, type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";
+import { type ManagerStats, Tally } from "./stats.ts";
+
+/** The longest time that a timer can run, in milliseconds. */
+const MAX_TIMER_MS = 2_147_483_647;
+
+/** Options for {@linkcode SessionManager}. */
+export interface SessionManagerOptions extends ManagerLimits {
+  /**
+   * How often closed sessions are looked for, in milliseconds. Sessions leave by themselves when
+   * they close; this is the net below.
+   *
+   * @default {60000}
+   */
+  readonly cleanupIntervalMs?: number;
+}
+
+/** Who asks for a session. */
+export interface AdmitOptions {
+  /** The user, if it is known already. */
+  readonly user?: string | undefined;
+  /** The network address. */
+  readonly address?: string | undefined;
+}
+
+/** Options for {@linkcode SessionManager.add}. */
+export interface AddOptions {
+  /** The place that {@linkcode SessionManager.admit} kept for the session. */
+  readonly reservation?: Reservation | undefined;
+}
+
+/** A session, and what it was counted for. */
+interface Slot extends Claim {
+  readonly session: Session;
+}
+
+/**
+ * Knows all sessions.
+ *
+ * - **Limits:** in all, per user and per network address; handshakes count too,
+ *   through {@linkcode SessionManager.admit}.
+ * - **Leaving:** a session that closes is gone from here before its `onClose` runs.
+ * - **Cost:** a few hundred bytes a session; no timer and no promise for each.
+ * - **Timers:** one, while there are sessions.
+ *
+ * @example Usage
+ * ```ts
+ * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+ * import { SessionManager } from "@skein/skein/manager";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using manager = new SessionManager({ maxSessionsPerUser: 5 });
+ * const { server } = memoryPair();
+ * const session = new Session(server, sessionSettings({ side: "server" }), { user: "ann" });
+ * const id = manager.add(session);
+ * assertEquals(manager.get(id), session);
+ * assertEquals(manager.sessionsOf("ann"), [session]);
+ * await session.close();
+ * assertEquals(manager.count, 0);
+ * ```
+ */
+export class SessionManager implements AsyncDisposable {
+  readonly #limiter: SessionLimiter;
+  readonly #tally = new Tally();
+  readonly #cleanupIntervalMs: number;
+  // Both are bounded by `maxSessions`.
+  readonly #slots = new Map<string, Slot>();
+  readonly #byUser = new Map<string, Session[]>();
+  /** Sessions that were removed while open: they know `#onEnd` already, should they come back. */
+  readonly #known = new WeakSet<Session>();
+  readonly #onEnd = (session: Session) => {
+    const { id } = session;
+    if (this.#slots.get(id)?.session === session) this.#forget(id);
+  };
+  #cleaner: ReturnType<typeof setInterval> | undefined;
+  #drained: Promise<DrainReport> | undefined;
+
+  /**
+   * Creates a manager without sessions.
+   *
+   * @param options See {@linkcode SessionManagerOptions}.
+   * @throws {RangeError} If a limit or the interval is not a positive integer.
+   */
+  constructor(options: SessionManagerOptions = {}) {
+    const { cleanupIntervalMs = 60_000, ...limits } = options;
+    this.#limiter = new SessionLimiter(limits);
+    if (
+      !Number.isInteger(cleanupIntervalMs) || cleanupIntervalMs < 1 ||
+      cleanupIntervalMs > MAX_TIMER_MS
+    ) {
+      throw new RangeError(
+        "Cannot create session manager: cleanupIntervalMs must be an integer from 1 to " +
+          `${MAX_TIMER_MS}, received ${cleanupIntervalMs}`,
+      );
+    }
+    this.#cleanupIntervalMs = cleanupIntervalMs;
+  }
+
+  /**
+   * Creates a manager without sessions; the same as `new`.
+   *
+   * @param options See {@linkcode SessionManagerOptions}.
+   * @returns The manager.
+   * @throws {RangeError} If a limit or the interval is not a positive integer.
+   */
+  static create(options: SessionManagerOptions = {}): SessionManager {
+    return new SessionManager(options);
+  }
+
+  /** How many sessions there are. */
+  get count(): number {
+    return this.#slots.size;
+  }
+
+  /** Whether new sessions are refused, because of `drain` or `shutdown`. */
+  get isDraining(): boolean {
+    return this.#limiter.isDraining;
+  }
+
+  /**
+   * Keeps a place for a session that does not exist yet. Ask before a handshake
+   * is answered, so that many at once can not exceed a limit.
+   *
+   * @param who The user and the network address, as far as they are known.
+   * @returns The place: hand it to {@linkcode SessionManager.add}, or dispose of it.
+   * @throws {LimitError} With the limit that is reached, or `draining`.
+   *
+   * @example Usage
+   * ```ts
+   * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+   * import { SessionManager } from "@skein/skein/manager";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using manager = new SessionManager();
+   * using reservation = manager.admit({ address: "192.0.2.1" });
+   * const { server } = memoryPair(); // The handshake.
+   * manager.add(new Session(server, sessionSettings({ side: "server" })), { reservation });
+   * assertEquals([manager.count, manager.stats().reserved], [1, 0]);
+   * ```
+   */
+  admit(who: AdmitOptions = {}): Reservation {
+    const { user, address } = who;
+    return this.#limiter.reserve({ user, address: keyOf(address) });
+  }
+
+  /**
+   * Adds a session. It leaves by itself when it closes; one that is closed
+   * already leaves at once.
+   *
+   * Add it once its user is known: `session.user` is read now and not again.
+   *
+   * @param session Any session.
+   * @param options The place that was kept for it; it is kept on if this throws.
+   * @returns The id of the session.
+   * @throws {TypeError} If there is a session of this id, or the reservation is not held here.
+   * @throws {LimitError} With the limit that is reached, or `draining`.
+   */
+  add(session: Session, options: AddOptions = {}): string {
+    const { id, user } = session;
+    const { reservation } = options;
+    if (this.#slots.has(id)) {
+      throw new TypeError(`Cannot add session: its id must be new, received ${id}`);
+    }
+    // Who has no user is its own, once: there is nothing to count.
+    const wanted = { user: user === id ? undefined : user, address: keyOf(session.address) };
+    const claim = reservation === undefined ? wanted : this.#limiter.redeem(reservation, wanted);
+    if (reservation === undefined) this.#limiter.take(claim);
+    this.#slots.set(id, { session, user: claim.user, address: claim.address });
+    if (claim.user !== undefined) this.#index(claim.user, session);
+    this.#tally.added(this.#slots.size);
+    this.#cleaner ??= setInterval(() => this.cleanup(), this.#cleanupIntervalMs);
+    if (session.isClosed || !this.#known.has(session)) whenEnded(session, this.#onEnd);
+    return id;
+  }
+
+  /**
+   * Finds a session.
+   *
+   * @param id Its id.
+   * @returns The session, or `undefined`.
+   */
+  get(id: string): Session | undefined {
+    return this.#slots.get(id)?.session;
+  }
+
+  /**
+   * Takes a session out; it stays open, and no longer counts.
+   *
+   * @param id Its id.
+   * @returns The session, or `undefined` if there is none.
+   */
+  remove(id: string): Session | undefined {
+    return this.#forget(id);
+  }
+
+  /**
+   * Lists all sessions.
+   *
+   * @returns A copy, in the order in which they were added.
+   */
+  all(): Session[] {
+    return Array.from(this.#slots.values(), ({ session }) => session);
+  }
+
+  /**
+   * Lists the sessions of a user.
+   *
+   * @param user What `userOf` said; the id of a session finds one without a user.
+   * @returns A copy, in the order in which they were added.
+   */
+  sessionsOf(user: string): Session[] {
+    const sessions = this.#byUser.get(user) ?? [];
+    const anonymous = this.#slots.get(user);
+    return anonymous === undefined || anonymous.user !== undefined
+      ? [...sessions]
+      : [...sessions, anonymous.session];
+  }
+
+  /**
+   * Lists the sessions in a state.
+   *
+   * @param state The state.
+   * @returns A copy, in the order in which they were added.
+   */
+  byState(state: SessionState): Session[] {
+    return this.all().filter((session) => session.state === state);
+  }
+
+  /**
+   * Sums up. Reads every session: made for a metrics page, not for every message.
+   *
+   * @returns The statistics.
+   */
+  stats(): ManagerStats {
+    return this.#tally.read(this.all(), this.#limiter);
+  }
+
+  /**
+   * Takes out sessions that are closed. Called at every interval; sessions
+   * leave by themselves, so it finds some only if something failed.
+   *
+   * @returns How many there were.
+   */
+  cleanup(): number {
+    let count = 0;
+    for (const [id, { session }] of this.#slots) {
+      if (!session.isClosed) continue;
+      this.#forget(id);
+      count++;
+    }
+    return count;
+  }
+
+  /**
+   * Closes all sessions; what was sent to them is flushed. New ones may come.
+   *
+   * @param options Close code (0 by default) and reason.
+   * @returns How many there were, when all are closed.
+   * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
+   */
+  async closeAll(options: SessionCloseOptions = {}): Promise<number> {
+    const sessions = this.all();
+    await Promise.all(sessions.map((session) => session.close(options)));
+    return sessions.length;
+  }
+
+  /**
+   * Ends gently: refuses new sessions, tells every peer at once when to come
+   * back, each at its own time, and closes each session at that time: handlers
+   * and answers finish, queues are flushed. What is not over in time is cut.
+   *
+   * Idempotent: the first call decides, others get the same promise.
+   *
+   * @param options See {@linkcode DrainOptions}.
+   * @returns How it went, when no session is left.
+   * @throws {RangeError} If `withinMs` is not a positive integer.
+   *
+   * @example Usage
+   * ```ts
+   * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+   * import { SessionManager } from "@skein/skein/manager";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const manager = new SessionManager();
+   * const { server } = memoryPair();
+   * manager.add(new Session(server, sessionSettings({ side: "server" })));
+   * const { closed, cut } = await manager.drain({ withinMs: 20, reason: "A new version" });
+   * assertEquals([closed, cut, manager.count], [1, 0, 0]);
+   * ```
+   */
+  drain(options: DrainOptions = {}): Promise<DrainReport> {
+    if (this.#drained === undefined) {
+      const drain = new Drain(options);
+      this.#limiter.refuseAll();
+      this.#drained = drain.run(this.all());
+    }
+    return this.#drained;
+  }
+
+  /**
+   * Refuses new sessions and closes all there are. Idempotent; a drain that is
+   * under way ends with it.
+   *
+   * @param options Close code (4503 by default) and reason.
+   * @returns Resolves when all are closed and no timer is left.
+   * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
+   */
+  async shutdown(options: SessionCloseOptions = {}): Promise<void> {
+    this.#limiter.refuseAll();
+    await this.closeAll({ code: CloseCode.draining, ...options });
+    await this.#drained;
+    this.cleanup();
+  }
+
+  /** Refuses new sessions and closes all there are; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.shutdown();
+  }
+
+  #forget(id: string): Session | undefined {
+    const slot = this.#slots.get(id);
+    if (slot === undefined) return undefined;
+    const { session, user } = slot;
+    this.#slots.delete(id);
+    this.#limiter.release(slot);
+    if (user !== undefined) this.#unindex(user, session);
+    if (session.isClosed) this.#tally.ended(session);
+    else {
+      this.#known.add(session);
+      this.#tally.removed(session);
+    }
+    if (this.#slots.size === 0) {
+      clearInterval(this.#cleaner);
+      this.#cleaner = undefined;
+    }
+    return session;
+  }
+
+  #index(user: string, session: Session): void {
+    const sessions = this.#byUser.get(user);
+    if (sessions === undefined) this.#byUser.set(user, [session]);
+    else sessions.push(session);
+  }
+
+  #unindex(user: string, session: Session): void {
+    const sessions = this.#byUser.get(user)!;
+    if (sessions.length === 1) this.#byUser.delete(user);
+    else sessions.splice(sessions.indexOf(session), 1);
+  }
+}
+
+function keyOf(address: string | undefined): string | undefined {
+  return address === undefined || address === "" ? undefined : addressKey(address);
+}

@@ -1,0 +1,196 @@
+/**
+ * What a session manager counts.
+ *
+ * @module
+ */
+import { CloseCode } from "../errors.ts";
+import type { Session, SessionState } from "../session/session.ts";
+import type { SessionStats } from "../session/stats.ts";
+import type { RefusalReason, SessionLimiter } from "./limits.ts";
+
+/** Close codes counted apart, beside {@linkcode CloseCode}'s own; a peer can send any. */
+const MAX_FOREIGN_CODES = 64;
+
+/** A statistic that is not there, and says so instead of showing zero. */
+export interface UnavailableStats {
+  /** Always false. */
+  readonly available: false;
+  /** Why, for people. */
+  readonly reason: string;
+}
+
+/** Messages of all sessions, those that are over included. */
+export interface MessageTotals {
+  /** Handed to the wire. */
+  readonly sent: number;
+  /** Came from peers. */
+  readonly received: number;
+  /** Dropped by a send queue's policy, or because the wire can not carry them. */
+  readonly dropped: number;
+  /** Wait in send queues now. */
+  readonly queued: number;
+  /** Wait for handlers now. */
+  readonly waiting: number;
+}
+
+/** Bytes of the messages of all sessions, those that are over included. */
+export interface ByteTotals {
+  /** Handed to the wire. */
+  readonly sent: number;
+  /** Came from peers. */
+  readonly received: number;
+  /** Wait in send queues now. */
+  readonly queued: number;
+}
+
+/** What a session manager counted: numbers only, JSON holds all of it. */
+export interface ManagerStats {
+  /** Sessions now. */
+  readonly count: number;
+  /** Sessions now, by state. */
+  readonly states: Readonly<Record<SessionState, number>>;
+  /** Reservations now: handshakes that count, but are no sessions yet. */
+  readonly reserved: number;
+  /** Most sessions at once so far. */
+  readonly peak: number;
+  /** Sessions that were added so far. */
+  readonly created: number;
+  /** Of these, sessions that closed. */
+  readonly closed: number;
+  /** Of these, sessions that were removed before they closed. */
+  readonly removed: number;
+  /** Sessions that were refused, by the limit that refused them. */
+  readonly refused: Readonly<Record<RefusalReason, number>>;
+  /** Sessions that closed, by close code. */
+  readonly closeCodes: Readonly<Record<number, number>>;
+  /** Sessions that closed with other codes: at most 64 foreign ones are counted apart. */
+  readonly otherCloseCodes: number;
+  /** Users with sessions or reservations now. */
+  readonly users: number;
+  /** Network addresses with sessions or reservations now; an IPv6 /64 is one. */
+  readonly addresses: number;
+  /** Messages, in sum. */
+  readonly messages: MessageTotals;
+  /** Bytes, in sum. */
+  readonly bytes: ByteTotals;
+  /** Whether new sessions are refused. */
+  readonly isDraining: boolean;
+  /** Not counted yet. */
+  readonly streams: UnavailableStats;
+  /** Not counted yet. */
+  readonly datagrams: UnavailableStats;
+}
+
+/** The part of a session's counters that is summed up. */
+interface Sums {
+  sent: number;
+  received: number;
+  dropped: number;
+  sentBytes: number;
+  receivedBytes: number;
+}
+
+const KNOWN_CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
+
+/** Counts sessions that come and go. Its size does not depend on how many they are. */
+export class Tally {
+  readonly #codes = new Map<number, number>(); // At most 64 and those of `CloseCode`.
+  readonly #past: Sums = { sent: 0, received: 0, dropped: 0, sentBytes: 0, receivedBytes: 0 };
+  #foreignCodes = 0;
+  #otherCodes = 0;
+  #created = 0;
+  #closed = 0;
+  #removed = 0;
+  #peak = 0;
+
+  /** A session was added; `count` is how many there are with it. */
+  added(count: number): void {
+    this.#created++;
+    this.#peak = Math.max(this.#peak, count);
+  }
+
+  /** A session closed; its code counts one microtask later. */
+  ended(session: Session): void {
+    this.#closed++;
+    addSums(this.#past, session.stats);
+    void session.closed.then(({ code }) => this.#countCode(code));
+  }
+
+  /** A session was removed while it was open. */
+  removed(session: Session): void {
+    this.#removed++;
+    addSums(this.#past, session.stats);
+  }
+
+  /**
+   * Sums up.
+   *
+   * @param sessions Those that are managed now.
+   * @param limiter Knows the rest.
+   * @returns The statistics.
+   */
+  read(sessions: readonly Session[], limiter: SessionLimiter): ManagerStats {
+    const states = { connecting: 0, connected: 0, draining: 0, closed: 0 };
+    const sums = { ...this.#past };
+    let queued = 0;
+    let queuedBytes = 0;
+    let waiting = 0;
+    for (const { stats } of sessions) {
+      states[stats.state]++;
+      addSums(sums, stats);
+      queued += stats.queuedMessages;
+      queuedBytes += stats.queuedBytes;
+      waiting += stats.waitingMessages;
+    }
+    const { reserved, refused, users, addresses, isDraining } = limiter;
+    return {
+      count: sessions.length,
+      states,
+      reserved,
+      peak: this.#peak,
+      created: this.#created,
+      closed: this.#closed,
+      removed: this.#removed,
+      refused,
+      closeCodes: Object.fromEntries(this.#codes),
+      otherCloseCodes: this.#otherCodes,
+      users,
+      addresses,
+      messages: {
+        sent: sums.sent,
+        received: sums.received,
+        dropped: sums.dropped,
+        queued,
+        waiting,
+      },
+      bytes: { sent: sums.sentBytes, received: sums.receivedBytes, queued: queuedBytes },
+      isDraining,
+      streams: unavailable("streams"),
+      datagrams: unavailable("datagrams"),
+    };
+  }
+
+  #countCode(code: number): void {
+    const count = this.#codes.get(code);
+    if (count === undefined && !KNOWN_CODES.has(code)) {
+      if (this.#foreignCodes >= MAX_FOREIGN_CODES) {
+        this.#otherCodes++;
+        return;
+      }
+      this.#foreignCodes++;
+    }
+    this.#codes.set(code, (count ?? 0) + 1);
+  }
+}
+
+function addSums(sums: Sums, stats: SessionStats): void {
+  sums.sent += stats.sentMessages;
+  sums.received += stats.receivedMessages;
+  sums.dropped += stats.droppedMessages;
+  sums.sentBytes += stats.sentBytes;
+  sums.receivedBytes += stats.receivedBytes;
+}
+
+function unavailable(what: string): UnavailableStats {
+  return { available: false, reason: `Sessions do not count their ${what} yet` };
+}

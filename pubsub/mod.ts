@@ -1,0 +1,63 @@
+/**
+ * Many peers: topics and their subscribers, the brokers that carry what is
+ * published from node to node, who is present, and rooms, which are all of it
+ * in one.
+ *
+ * @example A chat room
+ * ```ts
+ * import { memoryPair, Presence, Rooms, Session, sessionSettings, Topics } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const settings = sessionSettings({ side: "server" });
+ * const [one, two] = [memoryPair(), memoryPair()];
+ * await using ada = new Session(one.server, settings, { user: "ada" });
+ * await using bob = new Session(two.server, settings, { user: "bob" });
+ * await using page = new Session(one.client, sessionSettings({ side: "client" }));
+ * await using topics = new Topics({ turn: settings.turn });
+ * using presence = new Presence();
+ * using rooms = new Rooms({ topics, presence });
+ *
+ * rooms.join(ada, "chat");
+ * rooms.join(bob, "chat");
+ * rooms.publish("chat", { text: "hello" }, { except: bob });
+ *
+ * const heard: unknown[] = [];
+ * for await (const { data } of page) {
+ *   if (heard.push(data) === 3) break;
+ * }
+ * assertEquals(heard.map((data) => (data as { type?: string }).type), ["members", "join", undefined]);
+ * assertEquals(heard[2], { text: "hello" });
+ * ```
+ *
+ * @module
+ */
+export { Topics } from "./topics.ts";
+export type { PublishOptions, TopicsOptions } from "./topics.ts";
+
+export type {
+  Broker,
+  BrokerSubscription,
+  DeliveryClass,
+  Publication,
+  PublicationListener,
+} from "./broker.ts";
+export { MemoryBroker } from "./memory_broker.ts";
+
+export { Presence } from "./presence.ts";
+export type {
+  PresenceEvent,
+  PresenceJoinEvent,
+  PresenceLeaveEvent,
+  PresenceListener,
+  PresenceOptions,
+} from "./presence.ts";
+export { Rooms } from "./rooms.ts";
+export type { RoomsOptions } from "./rooms.ts";
+
+export type {
+  PresenceJoinNotice,
+  PresenceLeaveNotice,
+  PresenceMember,
+  PresenceMembersNotice,
+  PresenceNotice,
+} from "../session/presence_notice.ts";

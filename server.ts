@@ -1,0 +1,437 @@
+/**
+ * The server: sessions, topics, presence and rooms behind one `serve()`. This is
+ * the one place where all modules meet.
+ *
+ * @example Ten lines
+ * ```ts
+ * import { dial, serve } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = serve({
+ *   port: 0,
+ *   onOpen: (session) => void server.subscribe(session, "news"),
+ *   onMessage: (message) => server.publish("news", message.data),
+ * });
+ * await using session = await dial(server.url);
+ * session.send("say", "hello");
+ * for await (const message of session) {
+ *   assertEquals([message.topic, message.data], ["news", "hello"]);
+ *   break;
+ * }
+ * ```
+ *
+ * @module
+ */
+import { Admission, type AdmissionOptions, type RequestInfo } from "./_admission.ts";
+import { type Authorize, type AuthorizedAction, clientServices } from "./_client_services.ts";
+import { QueueFullError } from "./errors.ts";
+import { type DrainOptions, type DrainReport, SessionManager } from "./manager/mod.ts";
+import type { Broker } from "./pubsub/broker.ts";
+import { Presence, Rooms, Topics } from "./pubsub/mod.ts";
+import type { AnyContract, SendData, SendTopic } from "./session/contract.ts";
+import { encodeMessage } from "./session/encoded.ts";
+import { sendEncoded, type Session, type SessionCloseOptions } from "./session/session.ts";
+import { type SessionHandlers, type SessionLimits, sessionSettings } from "./session/settings.ts";
+import { Turn } from "./session/turn.ts";
+
+export type {
+  AdmissionOptions,
+  AuthenticationContext,
+  Refusal,
+  RequestInfo,
+} from "./_admission.ts";
+export type { AuthorizedAction } from "./_client_services.ts";
+
+/** Limits of a server, beside those of each session. */
+export interface ServerLimits {
+  /**
+   * Sessions at once.
+   *
+   * @default {10000}
+   */
+  readonly maxSessions?: number;
+  /** Sessions of one user at once; see `SessionManager` for the default. */
+  readonly maxSessionsPerUser?: number;
+  /** Sessions of one network address at once (an IPv6 /64 counts as one); see `SessionManager` for the default. */
+  readonly maxSessionsPerAddress?: number;
+  /**
+   * Topics that one session may subscribe to.
+   *
+   * @default {128}
+   */
+  readonly maxTopicsPerSession?: number;
+}
+
+/**
+ * Options for {@linkcode createServer}.
+ *
+ * @typeParam V What `authenticate` returns.
+ * @typeParam C The contract.
+ */
+export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
+  extends AdmissionOptions<V>, Omit<SessionHandlers<V, C, "server">, "onGoAway" | "onDropped"> {
+  /** Topics and their schemas; messages that do not fit are refused. */
+  readonly contract?: C;
+  /**
+   * Decides whether a client may subscribe or publish by itself. Everything is denied without it.
+   */
+  readonly authorize?: (
+    session: Session<V, C, "server">,
+    topic: string,
+    action: AuthorizedAction,
+  ) => boolean | Promise<boolean>;
+  /** Limits of the server. */
+  readonly limits?: ServerLimits;
+  /** Limits and times of each session. */
+  readonly session?: SessionLimits;
+  /**
+   * Patterns of topics that are rooms, such as `room:{name}`: a client that subscribes to one joins it.
+   *
+   * @default {[]}
+   */
+  readonly rooms?: readonly string[];
+  /**
+   * How long a user who left may take to come back unnoticed, in milliseconds.
+   *
+   * @default {5000}
+   */
+  readonly presenceGraceMs?: number;
+  /** Carries publications between servers; within this process by default. It is not closed by the server. */
+  readonly broker?: Broker;
+}
+
+/** Options for {@linkcode serve}. */
+export interface ServeOptions<V = unknown, C extends AnyContract = AnyContract>
+  extends ServerOptions<V, C> {
+  /**
+   * Port to listen on; 0 takes a free one.
+   *
+   * @default {8000}
+   */
+  readonly port?: number;
+  /**
+   * Address to listen on.
+   *
+   * @default {"0.0.0.0"}
+   */
+  readonly hostname?: string;
+  /** Certificate and key in PEM, for `wss:`. */
+  readonly tls?: { readonly cert: string; readonly key: string };
+  /** Called once the server listens; prints the address by default. */
+  readonly onListen?: (address: Deno.NetAddr) => void;
+  /** Closes the server. */
+  readonly signal?: AbortSignal;
+}
+
+/** Sends to all sessions of one user. */
+export interface UserSender<C extends AnyContract = AnyContract> {
+  /**
+   * Sends a message to every session of the user, encoded once.
+   *
+   * @param topic The topic.
+   * @param data The data.
+   * @returns How many sessions got it; 0 if the user has none here.
+   */
+  send<T extends SendTopic<C, "server">>(topic: T, data?: SendData<C, "server", T>): number;
+}
+
+/**
+ * A server of sessions, whether it listens by itself or is mounted in another.
+ *
+ * @typeParam V What `authenticate` returns.
+ * @typeParam C The contract.
+ */
+export class Server<V = unknown, C extends AnyContract = AnyContract> implements AsyncDisposable {
+  /** Who is subscribed to what, on this node. */
+  readonly topics: Topics;
+  /** Who is there. */
+  readonly presence: Presence;
+  /** Topics with presence. */
+  readonly rooms: Rooms;
+  /** All sessions. */
+  readonly manager: SessionManager;
+
+  readonly #admission: Admission<V>;
+  readonly #maxMessageBytes: number;
+  readonly #heartbeat: Disposable;
+  #http: Deno.HttpServer<Deno.NetAddr> | undefined;
+  #scheme = "ws";
+  #closing: Promise<void> | undefined;
+
+  /**
+   * Creates a server that does not listen: hand requests to `fetch`.
+   *
+   * @param options See {@linkcode ServerOptions}.
+   */
+  constructor(options: ServerOptions<V, C> = {}) {
+    const { contract, authorize, limits = {}, rooms = [], presenceGraceMs, broker } = options;
+    const turn = new Turn();
+    const settings = sessionSettings<V, C, "server">({
+      ...options.session,
+      ...pickHandlers(options),
+      side: "server",
+      contract,
+      turn,
+      services: clientServices({
+        authorize: authorize as Authorize | undefined,
+        contract,
+        roomPatterns: rooms,
+        parts: () => ({
+          admission: this.#admission as Admission<unknown>,
+          manager: this.manager,
+          presence: this.presence,
+          rooms: this.rooms,
+          topics: this.topics,
+        }),
+      }),
+    });
+    this.#maxMessageBytes = settings.maxMessageBytes;
+    this.#heartbeat = settings.heartbeat;
+    const { maxTopicsPerSession, ...managerLimits } = limits;
+    this.manager = new SessionManager(managerLimits);
+    this.topics = new Topics({
+      turn,
+      maxMessageBytes: settings.maxMessageBytes,
+      ...(broker === undefined ? {} : { broker }),
+      ...(maxTopicsPerSession === undefined ? {} : { maxTopicsPerSession }),
+    });
+    this.presence = new Presence(presenceGraceMs === undefined ? {} : { graceMs: presenceGraceMs });
+    this.rooms = new Rooms({ topics: this.topics, presence: this.presence });
+    this.#admission = new Admission(options, settings, this.manager);
+  }
+
+  /** Where the server listens; `undefined` if it is mounted in another one. */
+  get address(): Deno.NetAddr | undefined {
+    return this.#http?.addr;
+  }
+
+  /** The URL at which a client on this machine connects; empty if the server does not listen. */
+  get url(): string {
+    const { address } = this;
+    if (address === undefined) return "";
+    const isAny = address.hostname === "0.0.0.0" || address.hostname === "::";
+    const host = isAny ? "localhost" : address.hostname;
+    return `${this.#scheme}://${host.includes(":") ? `[${host}]` : host}:${address.port}/`;
+  }
+
+  /**
+   * Answers an HTTP request: a WebSocket upgrade becomes a session. Mounts in
+   * `Deno.serve`, Hono, oak and whatever else has the request.
+   *
+   * @param request The request.
+   * @param info What the HTTP server knows of it; its address is for the limits.
+   * @returns The response, which MUST be returned to the HTTP server as it is.
+   */
+  readonly fetch = (request: Request, info: RequestInfo = {}): Promise<Response> =>
+    this.#admission.fetch(request, info);
+
+  /**
+   * Publishes to all subscribers of a topic, on every node. Does not wait for anybody.
+   *
+   * @param topic The topic.
+   * @param data The data.
+   * @param options A session that does not get it.
+   * @throws {TypeError} If JSON can not hold the data, or the topic is no topic.
+   * @throws {RangeError} If the message is too large.
+   */
+  publish<T extends SendTopic<C, "server">>(
+    topic: T,
+    data?: SendData<C, "server", T>,
+    options: { readonly except?: Session<V, C, "server"> } = {},
+  ): void {
+    this.topics.publish(topic, data, { except: options.except as Session | undefined });
+  }
+
+  /**
+   * Subscribes a session to a topic. Idempotent; a closed session is left out.
+   *
+   * @param session One of this server's sessions.
+   * @param topic The topic.
+   * @returns Whether the session was not subscribed before, and is now.
+   */
+  subscribe(session: Session<V, C, "server">, topic: string): boolean {
+    return this.topics.subscribe(session as Session, topic);
+  }
+
+  /**
+   * Takes a session off a topic. Idempotent.
+   *
+   * @param session One of this server's sessions.
+   * @param topic The topic.
+   * @returns Whether the session was subscribed.
+   */
+  unsubscribe(session: Session<V, C, "server">, topic: string): boolean {
+    return this.topics.unsubscribe(session as Session, topic);
+  }
+
+  /**
+   * Addresses a user: all sessions that it has here.
+   *
+   * @param user What `userOf` returned.
+   * @returns What sends to them.
+   */
+  to(user: string): UserSender<C> {
+    return {
+      send: (topic, data) => {
+        const message = encodeMessage(topic, data, { maxBytes: this.#maxMessageBytes });
+        let count = 0;
+        for (const session of this.manager.sessionsOf(user)) {
+          if (!session.isReady) continue;
+          try {
+            sendEncoded(session, message);
+            count++;
+          } catch (error) {
+            // This one could not keep up, and was closed for it; the others go on.
+            if (!(error instanceof QueueFullError)) throw error;
+          }
+        }
+        return count;
+      },
+    };
+  }
+
+  /**
+   * Lists the sessions of a user.
+   *
+   * @param user What `userOf` returned.
+   * @returns The sessions on this node.
+   */
+  sessions(user: string): Session<V, C, "server">[] {
+    return this.manager.sessionsOf(user) as Session<V, C, "server">[];
+  }
+
+  /**
+   * Closes all sessions of a user.
+   *
+   * @param user What `userOf` returned.
+   * @param options Close code and reason.
+   * @returns How many sessions were closed.
+   */
+  async disconnect(user: string, options: SessionCloseOptions = {}): Promise<number> {
+    const sessions = this.manager.sessionsOf(user);
+    await Promise.all(sessions.map((session) => session.close(options)));
+    return sessions.length;
+  }
+
+  /**
+   * Winds up: refuses new sessions, tells every peer when to come back, spread
+   * over the time given, lets them finish, closes them, and stops listening.
+   *
+   * @param options The time, and what peers are told.
+   * @returns How many sessions closed by themselves, and how many were cut off.
+   */
+  async drain(options: DrainOptions = {}): Promise<DrainReport> {
+    const report = await this.manager.drain(options);
+    await this.close();
+    return report;
+  }
+
+  /**
+   * Closes all sessions and stops listening. Idempotent.
+   *
+   * @param options Close code and reason told to the peers.
+   */
+  close(options: SessionCloseOptions = {}): Promise<void> {
+    return this.#closing ??= this.#close(options);
+  }
+
+  /** Closes the server; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** Listens; called by {@linkcode serve}. */
+  static listen<V, C extends AnyContract>(options: ServeOptions<V, C>): Server<V, C> {
+    const server = new Server(options);
+    const { port = 8000, hostname = "0.0.0.0", tls, onListen, signal } = options;
+    signal?.throwIfAborted();
+    server.#scheme = tls === undefined ? "ws" : "wss";
+    server.#http = Deno.serve(
+      { port, hostname, ...tls, ...(onListen === undefined ? {} : { onListen }) },
+      server.fetch,
+    );
+    signal?.addEventListener("abort", () => void server.close(), { once: true });
+    return server;
+  }
+
+  async #close(options: SessionCloseOptions): Promise<void> {
+    await this.manager.shutdown(options);
+    this.#heartbeat[Symbol.dispose]();
+    this.presence[Symbol.dispose]();
+    await this.topics[Symbol.asyncDispose]();
+    await this.#http?.shutdown();
+  }
+}
+
+/**
+ * Creates a server that does not listen, for those who have an HTTP server.
+ *
+ * @typeParam V What `authenticate` returns.
+ * @typeParam C The contract.
+ * @param options See {@linkcode ServerOptions}.
+ * @returns The server; hand requests to its `fetch`.
+ *
+ * @example Mounted in `Deno.serve`
+ * ```ts
+ * import { createServer, dial } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = createServer({
+ *   onMessage: (message) => message.reply("pong"),
+ * });
+ * await using http = Deno.serve({ port: 0, onListen() {} }, server.fetch);
+ * await using session = await dial(`ws://localhost:${http.addr.port}`);
+ * assertEquals(await session.request("ping"), "pong");
+ * ```
+ */
+export function createServer<V = unknown, C extends AnyContract = AnyContract>(
+  options: ServerOptions<V, C> = {},
+): Server<V, C> {
+  return new Server(options);
+}
+
+/**
+ * Serves sessions.
+ *
+ * @typeParam V What `authenticate` returns.
+ * @typeParam C The contract.
+ * @param options See {@linkcode ServeOptions}.
+ * @returns The server, listening.
+ *
+ * @example Authenticated, with a direct message
+ * ```ts
+ * import { dial, serve } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = serve({
+ *   port: 0,
+ *   onListen() {},
+ *   authenticate: ({ token }) => token === "s3cret" ? "ann" : Promise.reject(),
+ *   onMessage: (_message, session) => void server.to(session.value).send("hello", session.value),
+ * });
+ * await using session = await dial(`${server.url}?token=s3cret`);
+ * session.send("hi");
+ * for await (const message of session) {
+ *   assertEquals(message.data, "ann");
+ *   break;
+ * }
+ * ```
+ */
+export function serve<V = unknown, C extends AnyContract = AnyContract>(
+  options: ServeOptions<V, C> = {},
+): Server<V, C> {
+  return Server.listen(options);
+}
+
+function pickHandlers<V, C extends AnyContract>(
+  options: ServerOptions<V, C>,
+): SessionHandlers<V, C, "server"> {
+  const { onOpen, onMessage, onClose, onError, onRefused } = options;
+  return {
+    ...(onOpen === undefined ? {} : { onOpen }),
+    ...(onMessage === undefined ? {} : { onMessage }),
+    ...(onClose === undefined ? {} : { onClose }),
+    ...(onError === undefined ? {} : { onError }),
+    ...(onRefused === undefined ? {} : { onRefused }),
+  };
+}

@@ -1,0 +1,92 @@
+/**
+ * How long to wait before the next attempt: longer each time, with jitter, capped.
+ *
+ * @module
+ */
+
+/** Options for {@linkcode Backoff}. */
+export interface BackoffOptions {
+  /**
+   * Upper end of the first delay, in milliseconds.
+   *
+   * @default {500}
+   */
+  readonly firstDelayMs?: number;
+  /**
+   * Upper end of every delay, in milliseconds.
+   *
+   * @default {30000}
+   */
+  readonly maxDelayMs?: number;
+  /**
+   * Attempts in a row before giving up.
+   *
+   * @default {Infinity}
+   */
+  readonly maxAttempts?: number;
+  /** Numbers from 0 up to 1; `Math.random` by default. */
+  readonly random?: () => number;
+}
+
+/**
+ * Delays that double, each drawn between half of it and the whole, so that
+ * many clients do not come back at once.
+ *
+ * @example Usage
+ * ```ts
+ * import { Backoff } from "@skein/skein/session";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const backoff = new Backoff({ firstDelayMs: 100, maxDelayMs: 300, random: () => 0 });
+ * assertEquals([backoff.next(), backoff.next(), backoff.next()], [50, 100, 150]);
+ * ```
+ */
+export class Backoff {
+  readonly #options: Required<BackoffOptions>;
+  #attempt = 0;
+
+  /**
+   * Creates a backoff that has not waited yet.
+   *
+   * @param options See {@linkcode BackoffOptions}.
+   * @throws {RangeError} If a delay is not positive.
+   */
+  constructor(options: BackoffOptions = {}) {
+    const {
+      firstDelayMs = 500,
+      maxDelayMs = 30_000,
+      maxAttempts = Infinity,
+      random = Math.random,
+    } = options;
+    for (const [name, value] of Object.entries({ firstDelayMs, maxDelayMs, maxAttempts })) {
+      if (!(value > 0)) {
+        throw new RangeError(`Cannot create backoff: ${name} must be positive, received ${value}`);
+      }
+    }
+    this.#options = { firstDelayMs, maxDelayMs, maxAttempts, random };
+  }
+
+  /** Attempts since the last success. */
+  get attempt(): number {
+    return this.#attempt;
+  }
+
+  /**
+   * Draws the next delay.
+   *
+   * @returns The delay in milliseconds, or `undefined` once there were `maxAttempts`.
+   */
+  next(): number | undefined {
+    const { firstDelayMs, maxDelayMs, maxAttempts, random } = this.#options;
+    if (this.#attempt >= maxAttempts) return undefined;
+    // Past 2^30 the cap holds anyway, and the power would overflow in the end.
+    const whole = Math.min(maxDelayMs, firstDelayMs * 2 ** Math.min(this.#attempt, 30));
+    this.#attempt++;
+    return whole / 2 + random() * (whole / 2);
+  }
+
+  /** Begins anew after a success. */
+  reset(): void {
+    this.#attempt = 0;
+  }
+}

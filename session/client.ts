@@ -1,0 +1,516 @@
+/**
+ * A client that comes back: one session after the other, the same
+ * subscriptions, and an outbox for what is said in between.
+ *
+ * @module
+ */
+import {
+  CloseCode,
+  type CloseInfo,
+  ConnectionError,
+  SessionClosedError,
+  SkeinError,
+} from "../errors.ts";
+import type { Connection } from "../transport/connection.ts";
+import { Backoff, type BackoffOptions } from "./backoff.ts";
+import type {
+  AnyContract,
+  MessageOf,
+  RequestInput,
+  RequestOutput,
+  RequestTopic,
+  SendData,
+  SendTopic,
+} from "./contract.ts";
+import { encodeMessage } from "./encoded.ts";
+import { Outbox, type OutboxOptions, type OutboxState } from "./outbox.ts";
+import {
+  checkIncoming,
+  routeTopic,
+  sendEncoded,
+  Session,
+  SKEIN_PROTOCOL,
+  type WaitOptions,
+} from "./session.ts";
+import {
+  type SessionHandlers,
+  type SessionLimits,
+  type SessionSettings,
+  sessionSettings,
+} from "./settings.ts";
+import { StatusFeed } from "./status_feed.ts";
+import { Subscription, type SubscriptionOwner } from "./subscription.ts";
+import { checkTopic } from "./topic_pattern.ts";
+import { sleep, waitFor } from "./wait.ts";
+
+/** A session that held for this long was a success: delays begin anew after it. */
+const STABLE_MS = 5_000;
+
+/** Subscriptions asked for at once after a reconnect. */
+const RESUBSCRIBE_AT_ONCE = 32;
+
+/** Close codes by which a server says that trying again is no use. */
+const FINAL_CODES: ReadonlySet<number> = new Set([
+  CloseCode.malformed,
+  CloseCode.unauthenticated,
+  CloseCode.forbidden,
+  CloseCode.notFound,
+]);
+
+/** A value, or what makes one anew for each connection. */
+export type Fresh<T> = T | (() => T | Promise<T>);
+
+/** How a client is doing. */
+export type ClientStatus =
+  | { readonly name: "connecting" }
+  | { readonly name: "connected"; readonly session: string; readonly transport: string }
+  | {
+    readonly name: "reconnecting";
+    readonly attempt: number;
+    readonly delayMs: number;
+    readonly cause: CloseInfo;
+  }
+  | { readonly name: "refused"; readonly cause: CloseInfo }
+  | { readonly name: "closed"; readonly cause: CloseInfo };
+
+/** Opens a connection; how is the platform's matter. */
+export type Dialer = (
+  url: string | URL,
+  options: {
+    readonly protocols: readonly string[];
+    readonly signal: AbortSignal;
+    readonly timeoutMs: number;
+    readonly headers?: HeadersInit;
+  },
+) => Promise<Connection>;
+
+/**
+ * Options of a client.
+ *
+ * @typeParam C The contract.
+ */
+export interface ClientOptions<C extends AnyContract = AnyContract>
+  extends SessionLimits, Omit<SessionHandlers<unknown, C, "client">, "onClose" | "onOpen"> {
+  /** Topics and their schemas, the same as the server's. */
+  readonly contract?: C;
+  /** Token, sent in band before anything else; a function is asked anew for each connection. */
+  readonly token?: Fresh<string>;
+  /** Request headers; Deno only. */
+  readonly headers?: HeadersInit;
+  /**
+   * How long one attempt to connect may take, in milliseconds.
+   *
+   * @default {10000}
+   */
+  readonly connectTimeoutMs?: number;
+  /** Delays between attempts. */
+  readonly backoff?: BackoffOptions;
+  /** Bounds of what is said while not connected. */
+  readonly outbox?: OutboxOptions;
+  /** Closes the client. */
+  readonly signal?: AbortSignal;
+}
+
+/** Options for a request of a client. */
+export interface ClientRequestOptions extends WaitOptions {
+  /**
+   * Asks again if the connection is lost before the answer came. The server may
+   * get such a request twice: it has to be one that can be repeated.
+   *
+   * @default {false}
+   */
+  readonly resend?: boolean;
+}
+
+/**
+ * A connection that lasts: it comes back by itself after a loss, with capped,
+ * jittered delays, and stops when the server refuses it.
+ *
+ * - **Subscriptions** are asked for again on every new session.
+ * - **Outbox:** what is sent while not connected goes out after reconnecting, in order.
+ * - **Refused:** 4400, 4401, 4403 and 4404 end it; a server's normal close does too.
+ *
+ * What was handed to a connection that broke may be lost: for what must
+ * arrive, use `request` with `resend`.
+ *
+ * @typeParam C The contract.
+ */
+export class Client<C extends AnyContract = AnyContract>
+  implements AsyncIterable<MessageOf<C, "client">>, AsyncDisposable {
+  /** How the client is doing: `current`, and each change as an async iterable. */
+  readonly status: StatusFeed<ClientStatus> = new StatusFeed<ClientStatus>({ name: "connecting" });
+  /** Resolves with the end of the last session once the client is closed or refused. */
+  readonly closed: Promise<CloseInfo>;
+
+  readonly #dial: Dialer;
+  readonly #url: Fresh<string | URL>;
+  readonly #options: ClientOptions<C>;
+  readonly #settings: SessionSettings;
+  readonly #backoff: Backoff;
+  readonly #outbox: Outbox;
+  readonly #stop = new AbortController();
+  readonly #subscriptions = new Map<string, Subscription<C>>();
+  readonly #onAbort = () => void this.close();
+  #session: Session | undefined;
+  /** Checks what subscriptions still hold, also once it is closed. */
+  #last: Session | undefined;
+  #retryAt = 0;
+  #skipDelay: (() => void) | undefined;
+
+  /**
+   * Creates a client and begins to connect; `connect()` does.
+   *
+   * @param url Where to, or what says so for each connection.
+   * @param dial Opens connections.
+   * @param options See {@linkcode ClientOptions}.
+   */
+  constructor(url: Fresh<string | URL>, dial: Dialer, options: ClientOptions<C> = {}) {
+    this.#url = url;
+    this.#dial = dial;
+    this.#options = options;
+    this.#settings = sessionSettings<unknown, C, "client">({
+      ...options,
+      side: "client",
+      onGoAway: (goaway, session) => {
+        this.#retryAt = Date.now() + goaway.retryAfterMs;
+        options.onGoAway?.(goaway, session);
+      },
+    });
+    this.#backoff = new Backoff(options.backoff);
+    this.#outbox = new Outbox(options.outbox);
+    options.signal?.addEventListener("abort", this.#onAbort, { once: true });
+    if (options.signal?.aborted) this.#stop.abort();
+    this.closed = this.#run();
+  }
+
+  /** The session, while there is one. */
+  get session(): Session<unknown, C, "client"> | undefined {
+    return this.#session as Session<unknown, C, "client"> | undefined;
+  }
+
+  /** Whether there is a session now. */
+  get isConnected(): boolean {
+    return this.#session?.isReady ?? false;
+  }
+
+  /** What waits for a connection. */
+  get outbox(): OutboxState {
+    return this.#outbox.state;
+  }
+
+  /**
+   * Waits for a session.
+   *
+   * @param options Gives up by signal or time.
+   * @returns The session.
+   * @throws {SessionClosedError} If the client is closed, or the server refused it.
+   * @throws {TimeoutError} If it takes longer than `timeoutMs`.
+   */
+  whenConnected(options: WaitOptions = {}): Promise<Session<unknown, C, "client">> {
+    return waitFor(this.#nextSession(), { ...options, what: "the connection" });
+  }
+
+  /**
+   * Sends a message; while not connected, it waits in the outbox.
+   *
+   * @param topic The topic.
+   * @param data The data.
+   * @throws {QueueFullError} If the outbox, or the session's send queue, is full.
+   * @throws {SessionClosedError} If the client is closed.
+   * @throws {TypeError} If JSON can not hold the data.
+   */
+  send<T extends SendTopic<C, "client">>(topic: T, data?: SendData<C, "client", T>): void {
+    const session = this.#session;
+    if (session?.isReady) return session.send(topic, data);
+    if (this.status.isEnded) throw this.#ended("send");
+    this.#outbox.add(encodeMessage(topic, data, { maxBytes: this.#settings.maxMessageBytes }));
+  }
+
+  /**
+   * Asks the server; waits for a session first, if there is none.
+   *
+   * @param topic What is asked.
+   * @param data The question.
+   * @param options Signal, time, and whether to ask again after a loss.
+   * @returns The answer.
+   * @throws {RequestError} If the answer is a failure.
+   * @throws {TimeoutError} If there is no answer in time.
+   * @throws {SessionClosedError} If the session closed meanwhile, or the client is closed.
+   */
+  async request<T extends RequestTopic<C>>(
+    topic: T,
+    data?: RequestInput<C, T>,
+    options: ClientRequestOptions = {},
+  ): Promise<RequestOutput<C, T>> {
+    const { signal, resend = false } = options;
+    const deadline = Date.now() + (options.timeoutMs ?? this.#settings.requestTimeoutMs);
+    const left = () => ({
+      timeoutMs: Math.max(1, deadline - Date.now()),
+      ...(signal && { signal }),
+    });
+    while (true) {
+      const session = await this.whenConnected(left());
+      try {
+        return await session.request(topic, data, left());
+      } catch (error) {
+        if (!resend || !(error instanceof SessionClosedError)) throw error;
+      }
+    }
+  }
+
+  /**
+   * Subscribes to a topic, for as long as the client lives or until it is left.
+   *
+   * @param topic The topic; one subscription each.
+   * @returns The subscription; `await subscription.ready` waits for the server's word.
+   * @throws {TypeError} If there is a subscription to the topic already.
+   * @throws {SessionClosedError} If the client is closed.
+   */
+  subscribe(topic: string): Subscription<C> {
+    checkTopic(topic, "subscribe");
+    if (this.status.isEnded) throw this.#ended("subscribe");
+    if (this.#subscriptions.has(topic)) {
+      throw new TypeError(`Cannot subscribe: there is a subscription to "${topic}" already`);
+    }
+    const owner: SubscriptionOwner = {
+      check: (incoming) => checkIncoming(this.#last!, incoming),
+      end: () => this.#leave(subscription),
+    };
+    const subscription: Subscription<C> = new Subscription(topic, owner);
+    this.#subscriptions.set(topic, subscription);
+    if (this.#session?.isReady) void this.#ask(this.#session, subscription);
+    return subscription;
+  }
+
+  /**
+   * Publishes to a topic through the server, if its `authorize` lets this client.
+   *
+   * @param topic The topic.
+   * @param data The data.
+   * @param options Gives up by signal or time.
+   * @throws {RequestError} With code `forbidden`, if it may not.
+   */
+  async publish(topic: string, data?: unknown, options: WaitOptions = {}): Promise<void> {
+    const session = await this.whenConnected(options);
+    await session.publish(topic, data, options);
+  }
+
+  /**
+   * Closes the client for good. What waits in the outbox is not sent.
+   *
+   * @returns Resolves once the session is closed.
+   */
+  async close(): Promise<void> {
+    this.#stop.abort();
+    await this.#session?.close();
+    await this.closed;
+  }
+
+  /** Closes the client; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /**
+   * Yields the messages of one session after the other, until the client is
+   * closed. Those of subscriptions are not among them.
+   *
+   * @returns The messages, checked against the contract.
+   * @throws {TypeError} If messages go to an `onMessage` handler.
+   */
+  async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, "client">, void, undefined> {
+    let last: Session | undefined;
+    while (!this.status.isEnded) {
+      for await (const { name } of this.status) {
+        if (name === "connected" && this.#session !== last) break;
+      }
+      const session = this.#session;
+      if (session === undefined || session === last) continue;
+      last = session;
+      yield* session as AsyncIterable<MessageOf<C, "client">>;
+    }
+  }
+
+  async #run(): Promise<CloseInfo> {
+    const globals = globalThis as Partial<EventTarget>;
+    // Back online: what was to be waited for is over.
+    const onOnline = () => this.#skipDelay?.();
+    globals.addEventListener?.("online", onOnline);
+    try {
+      while (true) {
+        const { info, wasReady } = await this.#live();
+        const end = this.#endOf(info, wasReady);
+        if (end !== undefined) return this.#finish(end, info);
+        const delayMs = this.#delay();
+        if (delayMs === undefined) return this.#finish("closed", info);
+        this.status.set({
+          name: "reconnecting",
+          attempt: this.#backoff.attempt,
+          delayMs,
+          cause: info,
+        });
+        await this.#wait(delayMs);
+      }
+    } finally {
+      globals.removeEventListener?.("online", onOnline);
+      this.#options.signal?.removeEventListener("abort", this.#onAbort);
+    }
+  }
+
+  /** One session, from dialling to its end. */
+  async #live(): Promise<{ info: CloseInfo; wasReady: boolean }> {
+    let session: Session;
+    try {
+      session = await this.#connect();
+    } catch (error) {
+      const code = CloseCode.abnormal;
+      return { info: { code, reason: messageOf(error), by: "network", error }, wasReady: false };
+    }
+    try {
+      await session.whenReady({ signal: this.#stop.signal });
+    } catch {
+      // How it ended says more, and is told below.
+      return { info: await session.close(), wasReady: false };
+    }
+    const since = Date.now();
+    this.#session = this.#last = session;
+    this.#resume(session);
+    const info = await session.closed;
+    this.#session = undefined;
+    if (Date.now() - since >= STABLE_MS) this.#backoff.reset();
+    return { info, wasReady: true };
+  }
+
+  async #connect(): Promise<Session> {
+    const { headers, token, connectTimeoutMs = 10_000 } = this.#options;
+    const { signal } = this.#stop;
+    signal.throwIfAborted();
+    const url = await fresh(this.#url);
+    const secret = token === undefined ? undefined : await fresh(token);
+    const connection = await this.#dial(url, {
+      protocols: [SKEIN_PROTOCOL],
+      signal,
+      timeoutMs: connectTimeoutMs,
+      ...(headers === undefined ? {} : { headers }),
+    });
+    return new Session(connection, this.#settings, {
+      url: String(url),
+      ...(secret === undefined ? {} : { token: secret }),
+    });
+  }
+
+  #resume(session: Session): void {
+    for (const subscription of this.#subscriptions.values()) {
+      routeTopic(session, subscription.topic, subscription);
+    }
+    void this.#askAll(session);
+    try {
+      this.#outbox.empty((message) => sendEncoded(session, message));
+    } catch (error) {
+      // The session closed meanwhile; what was not taken waits for the next one.
+      if (!(error instanceof SkeinError)) throw error;
+    }
+    this.status.set({ name: "connected", session: session.id, transport: session.transport });
+  }
+
+  async #askAll(session: Session): Promise<void> {
+    const all = [...this.#subscriptions.values()];
+    for (let i = 0; i < all.length && session.isReady; i += RESUBSCRIBE_AT_ONCE) {
+      const some = all.slice(i, i + RESUBSCRIBE_AT_ONCE);
+      await Promise.all(some.map((subscription) => this.#ask(session, subscription)));
+    }
+  }
+
+  async #ask(session: Session, subscription: Subscription<C>): Promise<void> {
+    const { topic } = subscription;
+    routeTopic(session, topic, subscription);
+    try {
+      await session.subscribe(topic);
+      subscription.confirm();
+    } catch (error) {
+      // Lost on the way: the next session asks again.
+      if (session.isClosed) return;
+      this.#subscriptions.delete(topic);
+      routeTopic(session, topic, undefined);
+      subscription.end(error);
+    }
+  }
+
+  async #leave(subscription: Subscription<C>): Promise<void> {
+    const { topic } = subscription;
+    if (this.#subscriptions.get(topic) !== subscription) return;
+    this.#subscriptions.delete(topic);
+    const session = this.#session;
+    if (session === undefined || !session.isReady) return;
+    routeTopic(session, topic, undefined);
+    try {
+      await session.unsubscribe(topic);
+    } catch (error) {
+      // With the session the server's side of it is gone too.
+      if (!session.isClosed) throw error;
+    }
+  }
+
+  #endOf(info: CloseInfo, wasReady: boolean): "refused" | "closed" | undefined {
+    if (this.#stop.signal.aborted || info.by === "local" && info.code === CloseCode.normal) {
+      return "closed";
+    }
+    if (info.by !== "remote") return undefined;
+    // A token that expired gets one more try, with a fresh one.
+    if (wasReady && info.code === CloseCode.unauthenticated) return undefined;
+    if (FINAL_CODES.has(info.code)) return "refused";
+    return info.code === CloseCode.normal ? "closed" : undefined;
+  }
+
+  #finish(name: "refused" | "closed", last: CloseInfo): CloseInfo {
+    const isOwn = this.#stop.signal.aborted;
+    const cause = isOwn ? { code: CloseCode.normal, reason: "", by: "local" } as const : last;
+    this.status.end({ name, cause });
+    const error = isOwn ? undefined : this.#ended("receive");
+    for (const subscription of this.#subscriptions.values()) subscription.end(error);
+    this.#subscriptions.clear();
+    return cause;
+  }
+
+  #delay(): number | undefined {
+    const delayMs = this.#backoff.next();
+    const retryAt = this.#retryAt;
+    this.#retryAt = 0;
+    if (delayMs === undefined || retryAt === 0) return delayMs;
+    // The server said when, and spread its clients by it; from then on the delays are ours again.
+    return Math.max(0, retryAt - Date.now());
+  }
+
+  async #wait(delayMs: number): Promise<void> {
+    const skip = new AbortController();
+    this.#skipDelay = () => skip.abort();
+    await sleep(delayMs, AbortSignal.any([skip.signal, this.#stop.signal]));
+    this.#skipDelay = undefined;
+  }
+
+  async #nextSession(): Promise<Session<unknown, C, "client">> {
+    for await (const { name } of this.status) {
+      const { session } = this;
+      if (name === "connected" && session?.isReady) return session;
+    }
+    throw this.#ended("wait for the connection");
+  }
+
+  #ended(verb: string): SessionClosedError {
+    const { current } = this.status;
+    const info = "cause" in current ? current.cause : undefined;
+    const why = info && ` (${info.code}${info.reason && ` ${info.reason}`})`;
+    return new SessionClosedError(
+      `Cannot ${verb}: the client is ${current.name}${why ?? ""}`,
+      info === undefined ? {} : { info },
+    );
+  }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof ConnectionError || error instanceof Error ? error.message : String(error);
+}
+
+async function fresh<T>(value: Fresh<T>): Promise<T> {
+  return typeof value === "function" ? await (value as () => T | Promise<T>)() : value;
+}

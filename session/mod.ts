@@ -1,0 +1,141 @@
+/**
+ * Sessions: messages, requests and their answers with one peer, over any
+ * connection; the contract that both ends share; the client that comes back.
+ *
+ * @example Two ends in one process
+ * ```ts
+ * import { Session, sessionSettings } from "@skein/skein/session";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const { client, server } = memoryPair();
+ * await using answering = new Session(
+ *   server,
+ *   sessionSettings({ side: "server", onMessage: (message) => message.reply("pong") }),
+ * );
+ * await using asking = new Session(client, sessionSettings({ side: "client" }));
+ * assertEquals(await asking.request("ping"), "pong");
+ * assertEquals(answering.stats.receivedMessages, 1);
+ * ```
+ *
+ * @module
+ */
+export { Backoff, type BackoffOptions } from "./backoff.ts";
+export { Broadcast } from "./broadcast.ts";
+export {
+  Client,
+  type ClientOptions,
+  type ClientRequestOptions,
+  type ClientStatus,
+  type Dialer,
+  type Fresh,
+} from "./client.ts";
+export {
+  type AnyContract,
+  compileContract,
+  type Contract,
+  type ContractDefinition,
+  type ContractMatch,
+  type ContractMessage,
+  type ContractRoute,
+  type ContractRouter,
+  defineContract,
+  type EntrySchema,
+  type InputFor,
+  type IsUntyped,
+  type MessageOf,
+  type MessagesIn,
+  type OutputFor,
+  type PresenceMessage,
+  type RequestInput,
+  type RequestOutput,
+  type RequestSchemas,
+  type RequestTopic,
+  type SectionOf,
+  type SendData,
+  type SendTopic,
+  type SentBy,
+  type Side,
+  type TopicSchemas,
+  type TopicsOf,
+  type UntypedMessage,
+} from "./contract.ts";
+export type { ControlStats } from "./controls.ts";
+export {
+  type EncodedMessage,
+  encodeMessage,
+  type EncodeOptions,
+  MAX_MESSAGE_BYTES,
+} from "./encoded.ts";
+export { type Entry, MAX_JOINED_BYTES } from "./entry.ts";
+export {
+  type Envelope,
+  type GoAway,
+  type Hello,
+  MAX_TOPIC_BYTES,
+  parseEnvelope,
+} from "./envelope.ts";
+export { type Heart, Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
+export type { InboundStats, Incoming } from "./inbound.ts";
+export { type OutboxOptions, type OutboxState } from "./outbox.ts";
+export type {
+  PresenceJoinNotice,
+  PresenceLeaveNotice,
+  PresenceMember,
+  PresenceMembersNotice,
+  PresenceNotice,
+} from "./presence_notice.ts";
+export { platformSchedule, type Schedule } from "./schedule.ts";
+export {
+  HIGH_WATER_MARK,
+  type OverflowPolicy,
+  type SendQueueOptions,
+  type SendQueueStats,
+} from "./send_queue.ts";
+export {
+  Session,
+  type SessionCloseOptions,
+  type SessionDrainOptions,
+  type SessionIdentity,
+  type SessionState,
+  SKEIN_PROTOCOL,
+  type WaitOptions,
+} from "./session.ts";
+export {
+  type ReceiveQueueOptions,
+  type SessionHandlers,
+  type SessionLimits,
+  type SessionServices,
+  type SessionSettings,
+  sessionSettings,
+  type SessionSettingsOptions,
+} from "./settings.ts";
+export {
+  type InputOf,
+  type Invalid,
+  type OutputOf,
+  type StandardFailure,
+  type StandardIssue,
+  type StandardPathSegment,
+  type StandardProps,
+  type StandardSchema,
+  type StandardSuccess,
+  type StandardTypes,
+  type Valid,
+  validate,
+  type Validation,
+} from "./standard_schema.ts";
+export type { SessionStats } from "./stats.ts";
+export { StatusFeed } from "./status_feed.ts";
+export { Subscription, type SubscriptionOwner } from "./subscription.ts";
+export {
+  checkTopic,
+  type ParamNames,
+  type ParamsOf,
+  type RouteMatch,
+  type TopicOf,
+  TopicPattern,
+  TopicRouter,
+} from "./topic_pattern.ts";
+export { Turn } from "./turn.ts";
+export { exceedsBytes, utf8Length } from "./utf8.ts";

@@ -1,0 +1,106 @@
+/**
+ * A topic as a client reads it.
+ *
+ * @module
+ */
+import { QueueFullError } from "../errors.ts";
+import type { AnyContract, MessageOf } from "./contract.ts";
+import type { Incoming, TopicSink } from "./inbound.ts";
+import { ReceiveQueue } from "./receive_queue.ts";
+
+/** Messages and bytes that wait for a reader who is slow. */
+const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };
+
+/** How a subscription meets its client. */
+export interface SubscriptionOwner {
+  /** Checks a message against the contract. */
+  check(incoming: Incoming): unknown;
+  /** Ends the subscription at the server. */
+  end(): Promise<void>;
+}
+
+/**
+ * The messages of one topic. It lives across reconnects, and ends with
+ * `unsubscribe`, with `await using`, or with its client.
+ *
+ * - **Apart:** its messages do not also reach the client's own iterator.
+ * - **Bound:** a reader who falls more than 4,096 messages or 1 MiB behind gets
+ *   a {@linkcode QueueFullError} after what waits, never a silent gap.
+ *
+ * @typeParam C The contract.
+ */
+export class Subscription<C extends AnyContract = AnyContract>
+  implements AsyncIterable<MessageOf<C, "client">>, AsyncDisposable, TopicSink {
+  /** The topic. */
+  readonly topic: string;
+  /** Resolves once the server confirmed it first; rejects if it refused. */
+  readonly ready: Promise<void>;
+
+  readonly #owner: SubscriptionOwner;
+  readonly #queue = new ReceiveQueue<Incoming>(LIMITS, 1);
+  readonly #ready = Promise.withResolvers<void>();
+  #error: unknown;
+
+  /** Creates a subscription; `client.subscribe` does. */
+  constructor(topic: string, owner: SubscriptionOwner) {
+    this.topic = topic;
+    this.#owner = owner;
+    this.ready = this.#ready.promise;
+    this.ready.catch(() => {});
+  }
+
+  /** Whether it is over. */
+  get isEnded(): boolean {
+    return this.#queue.isEnded;
+  }
+
+  /** Takes a message off the session; called by the client. */
+  offer(incoming: Incoming, size: number): boolean {
+    if (this.#queue.offer(incoming, size)) return true;
+    this.end(new QueueFullError(`Cannot keep up: the reader of "${this.topic}" fell behind`));
+    void this.#owner.end();
+    return false;
+  }
+
+  /** The server confirmed; called by the client. */
+  confirm(): void {
+    this.#ready.resolve();
+  }
+
+  /** Ends it from this side of the wire; called by the client. */
+  end(error?: unknown): void {
+    this.#error ??= error;
+    this.#ready.reject(error ?? new DOMException("The subscription ended", "AbortError"));
+    this.#queue.end();
+  }
+
+  /** Leaves the topic. Idempotent. */
+  async unsubscribe(): Promise<void> {
+    if (this.isEnded) return;
+    this.end();
+    await this.#owner.end();
+  }
+
+  /** Leaves the topic; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.unsubscribe();
+  }
+
+  /**
+   * Yields the topic's messages until it ends. Leaving the loop does not unsubscribe.
+   *
+   * @returns The messages, checked against the contract.
+   * @throws What ended it: a refusal, or that the reader fell behind.
+   */
+  async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, "client">, void, undefined> {
+    while (true) {
+      const incoming = this.#queue.take();
+      if (incoming !== undefined) {
+        const message = await this.#owner.check(incoming);
+        if (message !== undefined) yield message as MessageOf<C, "client">;
+      } else if (!this.#queue.isEnded) await this.#queue.changed();
+      else if (this.#error !== undefined) throw this.#error;
+      else return;
+    }
+  }
+}
