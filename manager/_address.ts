@@ -21,9 +21,12 @@ const IPV6 = /^[0-9a-f:.]+$/;
  * @returns An IPv4 address, a /64, or else the text itself, cut at 64 characters.
  *
  * @example Usage
- * ```ts ignore
- * addressKey("2001:db8::1"); // "2001:db8:0:0::/64"
- * addressKey("::ffff:192.0.2.1"); // "192.0.2.1"
+ * ```ts
+ * import { addressKey } from "./_address.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(addressKey("2001:db8::1"), "2001:db8:0:0::/64");
+ * assertEquals(addressKey("::ffff:192.0.2.1"), "192.0.2.1");
  * ```
  */
 export function addressKey(address: string): string {

@@ -16,8 +16,8 @@ const MAX_TIMER_MS = 2_147_483_647;
 /** Options for draining. */
 export interface DrainOptions {
   /**
-   * When the last session is over at the latest, in milliseconds. The peers are told to come back
-   * at times spread over the first 80 % of it.
+   * When sessions that are not over are cut, in milliseconds. The peers are told to come back at
+   * times spread over the first 80 % of it.
    *
    * @default {10000}
    */

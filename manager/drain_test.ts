@@ -273,6 +273,24 @@ Deno.test("SessionManager.drain() tells a plain peer nothing, and closes it all 
   assertEquals(raw!.closed?.closeCode, CloseCode.draining);
 });
 
+Deno.test("SessionManager.drain() goes on when a session can not be told or drained", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager();
+  const [broken, good] = join(manager, 2);
+  const fail = () => {
+    throw new Error("broken");
+  };
+  Object.defineProperty(broken!.session, "goAway", { value: fail });
+  Object.defineProperty(broken!.session, "drain", { value: () => Promise.try(fail) });
+  const report = manager.drain({ withinMs: 1_000, random: middle });
+  await pass(time, 200);
+  assertEquals(manager.count, 1);
+  await pass(time, 400);
+  assertEquals(await report, { closed: 2, cut: 0, tookMs: 600 });
+  assertEquals(toldDelays(good!), [600]);
+  assertEquals(broken!.closed?.closeCode, CloseCode.draining);
+});
+
 Deno.test("SessionManager.shutdown() ends a drain that is under way", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
@@ -280,8 +298,8 @@ Deno.test("SessionManager.shutdown() ends a drain that is under way", async () =
   const report = manager.drain({ withinMs: 1_000, random: middle });
   await pass(time, 10);
   await manager.shutdown();
-  assertEquals(await report, { closed: 3, cut: 0, tookMs: 10 });
   assertEquals([manager.count, time.next()], [0, false]);
+  assertEquals(await report, { closed: 3, cut: 0, tookMs: 10 });
 });
 
 Deno.test("SessionManager.drain() ends thousands in time, evenly", async () => {
