@@ -30,7 +30,7 @@ import type { Broker } from "./pubsub/broker.ts";
 import { Presence, Rooms, Topics } from "./pubsub/mod.ts";
 import type { AnyContract, SendData, SendTopic } from "./session/contract.ts";
 import { encodeMessage } from "./session/encoded.ts";
-import { sendEncoded, type Session, type SessionCloseOptions } from "./session/session.ts";
+import { coreOf, type Session, type SessionCloseOptions } from "./session/session.ts";
 import { type SessionHandlers, type SessionLimits, sessionSettings } from "./session/settings.ts";
 import { Turn } from "./session/turn.ts";
 
@@ -278,7 +278,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
         for (const session of this.manager.sessionsOf(user)) {
           if (!session.isReady) continue;
           try {
-            sendEncoded(session, message);
+            coreOf(session).push(message, false);
             count++;
           } catch (error) {
             // This one could not keep up, and was closed for it; the others go on.

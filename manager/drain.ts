@@ -5,7 +5,7 @@
  * @module
  */
 import { CloseCode } from "../errors.ts";
-import { type Session, whenEnded } from "../session/session.ts";
+import { coreOf, type Session } from "../session/session.ts";
 
 /** The part of the time over which the closes are spread; the rest is for the last ones to finish. */
 const SPREAD = 0.8;
@@ -130,7 +130,7 @@ export class Drain {
     const onEnd = (session: Session) => this.#ended(session);
     for (const session of sessions) this.#open.add(session);
     for (const [i, session] of sessions.entries()) {
-      whenEnded(session, onEnd);
+      coreOf(session).whenEnded(onEnd);
       try {
         session.goAway({ retryAfterMs: this.#delays[i]!, reason: this.#reason });
       } catch {

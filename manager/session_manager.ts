@@ -5,10 +5,10 @@
  */
 import { CloseCode } from "../errors.ts";
 import {
+  coreOf,
   type Session,
   type SessionCloseOptions,
   type SessionState,
-  whenEnded,
 } from "../session/session.ts";
 import { addressKey } from "./_address.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
@@ -183,7 +183,7 @@ export class SessionManager implements AsyncDisposable {
     if (claim.user !== undefined) this.#index(claim.user, session);
     this.#tally.added(this.#slots.size);
     this.#cleaner ??= setInterval(() => this.cleanup(), this.#cleanupIntervalMs);
-    if (session.isClosed || !this.#known.has(session)) whenEnded(session, this.#onEnd);
+    if (session.isClosed || !this.#known.has(session)) coreOf(session).whenEnded(this.#onEnd);
     return id;
   }
 

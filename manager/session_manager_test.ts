@@ -2,7 +2,7 @@ import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/ass
 import { FakeTime } from "@std/testing/time";
 import { CloseCode, LimitError } from "../errors.ts";
 import { defineContract } from "../session/contract.ts";
-import { Session, type SessionIdentity, whenEnded } from "../session/session.ts";
+import { coreOf, Session, type SessionIdentity } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
 import { memoryPair } from "../transport/memory.ts";
 import { SessionManager } from "./session_manager.ts";
@@ -238,7 +238,7 @@ Deno.test("SessionManager.cleanup() takes out what is closed", async () => {
   await using manager = new SessionManager();
   const session = open();
   let found = -1;
-  whenEnded(session, () => found = manager.cleanup());
+  coreOf(session).whenEnded(() => found = manager.cleanup());
   manager.add(session);
   manager.add(open());
   assertEquals(manager.cleanup(), 0);

@@ -6,7 +6,7 @@
 import type { EncodedMessage } from "./encoded.ts";
 import { type Entry, MAX_JOINED_BYTES } from "./entry.ts";
 import type { SendQueue } from "./send_queue.ts";
-import { queueOf, type Session } from "./session.ts";
+import { coreOf, type Session } from "./session.ts";
 import type { Pending, Turn } from "./turn.ts";
 
 /** What is gathered in one turn goes out early once it has this many messages. */
@@ -87,7 +87,7 @@ export class Broadcast {
    */
   add(session: Session): void {
     if (this.#members.has(session)) return;
-    const queue = queueOf(session);
+    const queue = coreOf(session).messages("share messages");
     this.#settle();
     this.#members.set(session, queue);
   }

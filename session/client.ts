@@ -24,14 +24,7 @@ import type {
 } from "./contract.ts";
 import { encodeMessage } from "./encoded.ts";
 import { Outbox, type OutboxOptions, type OutboxState } from "./outbox.ts";
-import {
-  checkIncoming,
-  routeTopic,
-  sendEncoded,
-  Session,
-  SKEIN_PROTOCOL,
-  type WaitOptions,
-} from "./session.ts";
+import { coreOf, Session, SKEIN_PROTOCOL, type WaitOptions } from "./session.ts";
 import {
   type SessionHandlers,
   type SessionLimits,
@@ -273,7 +266,7 @@ export class Client<C extends AnyContract = AnyContract>
       throw new TypeError(`Cannot subscribe: there is a subscription to "${topic}" already`);
     }
     const owner: SubscriptionOwner = {
-      check: (incoming) => checkIncoming(this.#last!, incoming),
+      check: (incoming) => coreOf(this.#last!).inbound.check(incoming),
       end: () => this.#leave(subscription),
     };
     const subscription: Subscription<C> = new Subscription(topic, owner);
@@ -401,11 +394,11 @@ export class Client<C extends AnyContract = AnyContract>
 
   #resume(session: Session): void {
     for (const subscription of this.#subscriptions.values()) {
-      routeTopic(session, subscription.topic, subscription);
+      coreOf(session).inbound.route(subscription.topic, subscription);
     }
     void this.#askAll(session);
     try {
-      this.#outbox.empty((message) => sendEncoded(session, message));
+      this.#outbox.empty((message) => coreOf(session).push(message, false));
     } catch (error) {
       // The session closed meanwhile; what was not taken waits for the next one.
       if (!(error instanceof SkeinError)) throw error;
@@ -423,7 +416,7 @@ export class Client<C extends AnyContract = AnyContract>
 
   async #ask(session: Session, subscription: Subscription<C>): Promise<void> {
     const { topic } = subscription;
-    routeTopic(session, topic, subscription);
+    coreOf(session).inbound.route(topic, subscription);
     try {
       await session.subscribe(topic);
       subscription.confirm();
@@ -431,7 +424,7 @@ export class Client<C extends AnyContract = AnyContract>
       // Lost on the way: the next session asks again.
       if (session.isClosed) return;
       this.#subscriptions.delete(topic);
-      routeTopic(session, topic, undefined);
+      coreOf(session).inbound.route(topic, undefined);
       subscription.end(error);
     }
   }
@@ -442,7 +435,7 @@ export class Client<C extends AnyContract = AnyContract>
     this.#subscriptions.delete(topic);
     const session = this.#session;
     if (session === undefined || !session.isReady) return;
-    routeTopic(session, topic, undefined);
+    coreOf(session).inbound.route(topic, undefined);
     try {
       await session.unsubscribe(topic);
     } catch (error) {

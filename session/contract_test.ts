@@ -248,7 +248,7 @@ Deno.test("without a contract topics are strings and data is unknown", () => {
   expectType<Equal<MessageOf<Contract, "client">, UntypedMessage>>();
   expectType<Equal<UntypedMessage["topic"], string>>();
   expectType<Equal<UntypedMessage["params"], Readonly<Record<string, string>>>>();
-  expectType<Equal<UntypedMessage["pattern"], undefined>>();
+  expectType<Equal<UntypedMessage["pattern"], string | undefined>>();
 });
 
 Deno.test("MessageOf is told apart by pattern in for await", async () => {

@@ -101,12 +101,13 @@ export class SendQueue {
   /** Creates the queue of a session on `frames`. */
   constructor(
     frames: MessageFrames,
-    options: { turn: Turn; owner: SendQueueOwner; limits: Required<SendQueueOptions> },
+    owner: SendQueueOwner,
+    options: { readonly turn: Turn; readonly sendQueue: Required<SendQueueOptions> },
   ) {
     this.#frames = frames;
+    this.#owner = owner;
     this.#turn = options.turn;
-    this.#owner = options.owner;
-    this.#limits = options.limits;
+    this.#limits = options.sendQueue;
   }
 
   /** Whether everything was handed to the wire, and the wire is not behind. */

@@ -4,18 +4,10 @@
  *
  * @module
  */
-import {
-  CloseCode,
-  type ClosedBy,
-  type CloseInfo,
-  QueueFullError,
-  SessionClosedError,
-  TimeoutError,
-  UnsupportedError,
-} from "../errors.ts";
+import { CloseCode, type CloseInfo, TimeoutError, UnsupportedError } from "../errors.ts";
 import { checkCloseInfo } from "../transport/close_info.ts";
-import type { Connection, Frame } from "../transport/connection.ts";
-import { Asks } from "./asks.ts";
+import type { Connection } from "../transport/connection.ts";
+import { encodeBinary } from "./_binary.ts";
 import type {
   AnyContract,
   MessageOf,
@@ -26,22 +18,15 @@ import type {
   SendTopic,
   Side,
 } from "./contract.ts";
-import { type ControlHost, Controls } from "./controls.ts";
-import { type EncodedMessage, encodeMessage } from "./encoded.ts";
-import { encodeBinary } from "./_binary.ts";
-import { encodeData, errorEnvelope, type GoAway, type Hello, replyEnvelope } from "./envelope.ts";
-import { type Heart, Heartbeat } from "./heartbeat.ts";
-import { Inbound, type InboundHost, type Incoming, report, type TopicSink } from "./inbound.ts";
-import type { Message } from "./message.ts";
-import { SendQueue, type SendQueueStats } from "./send_queue.ts";
+import { framed, SessionCore, SKEIN_PROTOCOL } from "./core.ts";
+import { encodeMessage } from "./encoded.ts";
+import { encodeData, type GoAway } from "./envelope.ts";
+import type { SendQueueStats } from "./send_queue.ts";
 import type { SessionSettings } from "./settings.ts";
 import type { SessionStats } from "./stats.ts";
-import { checkTopic } from "./topic_pattern.ts";
-import { utf8Length } from "./utf8.ts";
 import { waitFor } from "./wait.ts";
 
-/** The subprotocol of Skein's own sessions. */
-export const SKEIN_PROTOCOL = "skein.1";
+export { SKEIN_PROTOCOL };
 
 /** Where a session is in its life. */
 export type SessionState = "connecting" | "connected" | "draining" | "closed";
@@ -98,19 +83,8 @@ export interface SessionDrainOptions extends SessionCloseOptions {
   readonly withinMs?: number;
 }
 
-/** @ignore How the modules of Skein that belong to it reach into a session. */
-export let queueOf: (session: Session) => SendQueue;
-/** @ignore Calls back when the session is over, before `onClose`; at once if it is. */
-export let whenEnded: (session: Session, callback: (session: Session) => void) => void;
-/** @ignore Sends a message that was encoded already. */
-export let sendEncoded: (session: Session, message: EncodedMessage) => void;
-/** @ignore Sends the messages of a topic to a sink of its own. */
-export let routeTopic: (session: Session, topic: string, sink: TopicSink | undefined) => void;
-/** @ignore Checks a message of a sink as the session's own are checked. */
-export let checkIncoming: (
-  session: Session,
-  incoming: Incoming,
-) => Message | undefined | Promise<Message | undefined>;
+/** @ignore How the modules of Skein reach into a session. */
+export let coreOf: (session: Session) => SessionCore;
 
 /**
  * A session with one peer. It wraps one {@linkcode Connection} and ends with it.
@@ -152,40 +126,12 @@ export class Session<
   /** The peer's network address, where it is known. */
   readonly address: string | undefined;
 
-  readonly #settings: SessionSettings;
-  readonly #isSkein: boolean;
-  readonly #queue: SendQueue | undefined;
-  readonly #inbound: Inbound;
-  readonly #asks: Asks;
-  readonly #controls: Controls;
-  readonly #heart: Heart | undefined;
-  readonly #createdAt = Date.now();
-  #heartbeat: Heartbeat | undefined;
+  readonly #core: SessionCore;
   #headers: HeadersInit | undefined;
-  #id: string;
-  #value: V;
-  #user: string | undefined;
-  #state: SessionState = "connecting";
-  #ending: CloseInfo | undefined;
-  #info: CloseInfo | undefined;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #ready: PromiseWithResolvers<void> | undefined;
-  #closed: PromiseWithResolvers<CloseInfo> | undefined;
-  #onEnd: ((session: Session) => void)[] | undefined;
   #isIterated = false;
-  #awaitsToken: boolean;
-  #wasOpen = false;
-  #pings = 0;
 
   static {
-    queueOf = (session) => session.#messages("share messages");
-    sendEncoded = (session, message) => session.#push(message, false);
-    checkIncoming = (session, incoming) => session.#inbound.check(incoming);
-    routeTopic = (session, topic, sink) => session.#inbound.route(topic, sink);
-    whenEnded = (session, callback) => {
-      if (session.#state === "closed") callback(session);
-      else (session.#onEnd ??= []).push(callback);
-    };
+    coreOf = (session) => session.#core;
   }
 
   /**
@@ -201,67 +147,26 @@ export class Session<
     identity: SessionIdentity<V> = {},
   ) {
     this.connection = connection;
-    this.#settings = settings;
-    this.#id = identity.id ?? crypto.randomUUID();
-    this.#value = identity.value as V;
-    this.#user = identity.user;
     this.url = identity.url ?? "";
-    this.#headers = identity.headers;
     this.address = identity.address;
-    this.#awaitsToken = identity.awaitsToken === true;
-    const { frames } = connection;
-    this.#isSkein = connection.protocol === SKEIN_PROTOCOL;
-    this.#asks = new Asks(settings.maxRequests);
-    const host = this.#host();
-    this.#inbound = new Inbound(host, settings);
-    this.#controls = new Controls(host, settings);
-    connection.closed.then(
-      ({ closeCode = 0, reason = "" }) => this.#finish({ code: closeCode, reason, by: "remote" }),
-      (error) =>
-        this.#finish({
-          code: CloseCode.abnormal,
-          reason: "The connection broke",
-          by: "network",
-          error,
-        }),
-    );
-    if (frames === undefined) {
-      this.#connected();
-      return;
-    }
-    this.#queue = new SendQueue(frames, {
-      turn: settings.turn,
-      limits: settings.sendQueue,
-      owner: {
-        joins: this.#isSkein,
-        overflow: (error) => this.#abort(CloseCode.queueFull, "The send queue is full", error),
-      },
-    });
-    if (this.#isSkein) this.#heart = this.#newHeart();
-    this.#begin(identity);
-    frames.receive((frame) => {
-      if (this.#state === "closed") return;
-      if (this.#heart !== undefined && this.#heartbeat !== undefined) {
-        this.#heart.lastHeard = this.#heartbeat.now;
-      }
-      if (this.#awaitsToken) void this.#controls.receiveToken(frame);
-      else this.#inbound.receive(frame);
-    });
+    this.#headers = identity.headers;
+    this.#core = new SessionCore(this as Session, connection, settings, identity);
+    this.#core.begin(identity.token);
   }
 
   /** Id of the session, the same on both ends of `skein.1`. */
   get id(): string {
-    return this.#id;
+    return this.#core.id;
   }
 
   /** What `authenticate` returned; a refreshed token renews it. */
   get value(): V {
-    return this.#value;
+    return this.#core.value as V;
   }
 
   /** Who it is: what `userOf` said, or the session's id. */
   get user(): string {
-    return this.#user ?? this.#id;
+    return this.#core.user ?? this.#core.id;
   }
 
   /** Request headers; they hold secrets, so snapshots leave them out. */
@@ -288,56 +193,48 @@ export class Session<
 
   /** Where the session is in its life. */
   get state(): SessionState {
-    return this.#state;
+    return this.#core.state;
   }
 
   /** Whether messages can be sent. */
   get isReady(): boolean {
-    return this.#state === "connected" || (this.#state === "draining" && !this.#ending);
+    return this.#core.isReady;
   }
 
   /** Whether the session is over. */
   get isClosed(): boolean {
-    return this.#state === "closed";
+    return this.#core.state === "closed";
   }
 
   /** Resolves once the session is established; rejects if it closes before. */
   get ready(): Promise<void> {
-    if (this.#ready === undefined) {
-      this.#ready = Promise.withResolvers();
-      this.#ready.promise.catch(() => {});
-      this.#settleReady();
-    }
-    return this.#ready.promise;
+    return this.#core.ready;
   }
 
   /** Resolves with how the session ended; never rejects. */
   get closed(): Promise<CloseInfo> {
-    if (this.#closed === undefined) {
-      this.#closed = Promise.withResolvers();
-      if (this.#info !== undefined) this.#closed.resolve(this.#info);
-    }
-    return this.#closed.promise;
+    return this.#core.closed;
   }
 
   /** Why the session ended, if that was not a normal close. */
   get closeError(): unknown {
-    const info = this.#info;
+    const { info } = this.#core;
     if (info === undefined || info.error !== undefined) return info?.error;
     if (info.code === CloseCode.normal || info.code === CloseCode.goingAway) return undefined;
-    return this.#closedError("The session was closed");
+    return this.#core.closedError("The session was closed");
   }
 
   /** Counters, read when asked for. */
   get stats(): SessionStats {
+    const core = this.#core;
     return {
-      id: this.#id,
-      state: this.#state,
-      createdAt: this.#createdAt,
-      ...(this.#queue?.stats ?? NO_QUEUE),
-      ...this.#inbound.stats,
-      ...this.#controls.stats,
-      awaitedAnswers: this.#asks.size,
+      id: core.id,
+      state: core.state,
+      createdAt: core.createdAt,
+      ...(core.queue?.stats ?? NO_QUEUE),
+      ...core.inbound.stats,
+      ...core.controls.stats,
+      awaitedAnswers: core.asks.size,
     };
   }
 
@@ -366,13 +263,14 @@ export class Session<
    * @throws {RangeError} If the message is larger than `maxMessageBytes`.
    */
   send<T extends SendTopic<C, S>>(topic: T, data?: SendData<C, S, T>): void {
-    if ((data as unknown) instanceof Uint8Array && !this.#isSkein) {
+    const core = this.#core;
+    if ((data as unknown) instanceof Uint8Array && !core.joins) {
       throw new UnsupportedError(
         `Cannot send: a ${this.transport} without ${SKEIN_PROTOCOL} carries JSON only, received bytes`,
       );
     }
-    this.#checkOpen("send");
-    this.#push(encodeMessage(topic, data, { maxBytes: this.#settings.maxMessageBytes }), false);
+    core.checkOpen("send");
+    core.push(encodeMessage(topic, data, { maxBytes: core.settings.maxMessageBytes }), false);
   }
 
   /**
@@ -384,8 +282,8 @@ export class Session<
    * @throws {TimeoutError} If it takes longer than `timeoutMs`.
    */
   async flushed(options: WaitOptions = {}): Promise<void> {
-    const queue = this.#messages("wait for the send queue");
-    this.#settings.turn.flush();
+    const queue = this.#core.messages("wait for the send queue");
+    this.#core.settings.turn.flush();
     await waitFor(queue.flushed(), { ...options, what: "the send queue" });
   }
 
@@ -406,12 +304,13 @@ export class Session<
     data?: RequestInput<C, T>,
     options: WaitOptions = {},
   ): Promise<RequestOutput<C, T>> {
-    const answer = await this.#ask(
+    const { maxMessageBytes: maxBytes } = this.#core.settings;
+    const answer = await this.#core.ask(
       `the answer to "${topic}"`,
-      (id) => encodeMessage(topic, data, { id, maxBytes: this.#settings.maxMessageBytes }),
+      (id) => encodeMessage(topic, data, { id, maxBytes }),
       options,
     );
-    return await this.#controls.checkAnswer(topic, answer) as RequestOutput<C, T>;
+    return await this.#core.controls.checkAnswer(topic, answer) as RequestOutput<C, T>;
   }
 
   /**
@@ -424,7 +323,7 @@ export class Session<
    * @throws {RequestError} With code `forbidden`, if it may not.
    */
   subscribe(topic: string, options: WaitOptions = {}): Promise<unknown> {
-    return this.#askControl("subscribe", topic, options);
+    return this.#core.askTopic("subscribe", topic, options);
   }
 
   /**
@@ -434,7 +333,7 @@ export class Session<
    * @param options Gives up by signal or time.
    */
   async unsubscribe(topic: string, options: WaitOptions = {}): Promise<void> {
-    await this.#askControl("unsubscribe", topic, options);
+    await this.#core.askTopic("unsubscribe", topic, options);
   }
 
   /**
@@ -449,7 +348,7 @@ export class Session<
   async publish(topic: string, data?: unknown, options: WaitOptions = {}): Promise<void> {
     const isBinary = data instanceof Uint8Array;
     const text = isBinary ? undefined : encodeData(data, "publish");
-    await this.#ask(`the publication on "${topic}"`, (id) => {
+    await this.#core.ask(`the publication on "${topic}"`, (id) => {
       const head = `{"publish":${JSON.stringify(topic)},"id":${id}`;
       if (isBinary) return framed(encodeBinary(`${head}}`, data), topic);
       return framed(text === undefined ? `${head}}` : `${head},"data":${text}}`, topic);
@@ -464,14 +363,7 @@ export class Session<
    * @throws {RequestError} If the server does not accept it; the session goes on as it was.
    */
   async authenticate(token: string, options: WaitOptions = {}): Promise<void> {
-    if (typeof token !== "string") {
-      throw new TypeError(`Cannot authenticate: token must be a string, received ${typeof token}`);
-    }
-    await this.#ask(
-      "the token's acceptance",
-      (id) => framed(`{"auth":${JSON.stringify(token)},"id":${id}}`, ""),
-      options,
-    );
+    await this.#core.authenticate(token, options);
   }
 
   /**
@@ -481,7 +373,8 @@ export class Session<
    * @param goaway When to come back, and why.
    */
   goAway(goaway: GoAway): void {
-    if (this.#isSkein && this.isReady) this.#controls.sendGoAway(goaway);
+    const core = this.#core;
+    if (core.joins && core.isReady) core.controls.sendGoAway(goaway);
   }
 
   /**
@@ -493,13 +386,14 @@ export class Session<
    */
   async drain(options: SessionDrainOptions = {}): Promise<CloseInfo> {
     const { retryAfterMs, reason = "", withinMs = 5_000 } = options;
-    const isServer = this.#settings.side === "server";
+    const core = this.#core;
+    const isServer = core.settings.side === "server";
     const { code = isServer ? CloseCode.draining : CloseCode.normal } = options;
     checkCloseInfo({ closeCode: code, reason });
-    if (this.#state === "connected") {
-      this.#state = "draining";
+    if (core.state === "connected") {
+      core.state = "draining";
       if (isServer && retryAfterMs !== undefined) this.goAway({ retryAfterMs, reason });
-      const done = Promise.all([this.#inbound.idle(), this.#asks.idle()]);
+      const done = Promise.all([core.inbound.idle(), core.asks.idle()]);
       // Whoever is not done by then is cut off by the close.
       await waitFor(Promise.race([done, this.closed]), { timeoutMs: withinMs, what: "handlers" })
         .catch((error) => {
@@ -520,10 +414,7 @@ export class Session<
   close(options: SessionCloseOptions = {}): Promise<CloseInfo> {
     const { code = CloseCode.normal, reason = "" } = options;
     const checked = checkCloseInfo({ closeCode: code, reason });
-    if (this.#state !== "closed" && this.#ending === undefined) {
-      if (this.#state === "connected") this.#state = "draining";
-      this.#windUp({ code, reason: checked.reason, by: "local" });
-    }
+    this.#core.refuse(code, checked.reason);
     return this.closed;
   }
 
@@ -539,7 +430,7 @@ export class Session<
    * @throws {TypeError} If messages go to an `onMessage` handler, or another loop runs.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, S>, void, undefined> {
-    if (this.#inbound.isHandled || this.#isIterated) {
+    if (this.#core.inbound.isHandled || this.#isIterated) {
       throw new TypeError(
         "Cannot iterate over session: its messages go to " +
           (this.#isIterated ? "another loop" : "the onMessage handler"),
@@ -548,7 +439,7 @@ export class Session<
     this.#isIterated = true;
     try {
       while (true) {
-        const message = await this.#inbound.next();
+        const message = await this.#core.inbound.next();
         if (message === undefined) return;
         yield message as unknown as MessageOf<C, S>;
       }
@@ -556,263 +447,6 @@ export class Session<
       this.#isIterated = false;
     }
   }
-
-  #begin(identity: SessionIdentity<V>): void {
-    const { side, handshakeTimeoutMs } = this.#settings;
-    const awaitsHello = this.#isSkein && side === "client";
-    if (!awaitsHello && !identity.awaitsToken) return this.#connected();
-    const what = awaitsHello ? "hello" : "token";
-    this.#timer = setTimeout(() => {
-      const error = new TimeoutError(
-        `Cannot wait for the ${what} longer than ${handshakeTimeoutMs} ms`,
-        handshakeTimeoutMs,
-      );
-      this.#abort(CloseCode.timedOut, `No ${what} in time`, error);
-    }, handshakeTimeoutMs);
-    if (awaitsHello && identity.token !== undefined) {
-      this.authenticate(identity.token).catch((error) =>
-        this.#abort(CloseCode.unauthenticated, "The token was not accepted", error)
-      );
-    }
-  }
-
-  #connected(hello?: Hello): void {
-    if (this.#state !== "connecting" || this.#ending !== undefined) return;
-    const { side, heartbeat, maxMessageBytes } = this.#settings;
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-    this.#awaitsToken = false;
-    const refusal = this.#settings.services.admit?.(this as Session);
-    if (refusal !== undefined) return this.#windUp({ ...refusal, by: "local" });
-    this.#wasOpen = true;
-    this.#state = "connected";
-    if (this.#heart !== undefined) {
-      this.#heartbeat = hello === undefined ? heartbeat : heartbeatOf(hello);
-      this.#heartbeat.add(this.#heart);
-    }
-    if (hello !== undefined) this.#id = hello.session;
-    else if (side === "server" && this.#isSkein) {
-      this.#control(
-        `{"hello":{"session":${
-          JSON.stringify(this.#id)
-        },"heartbeatMs":${heartbeat.intervalMs},"maxMessageBytes":${maxMessageBytes},"features":[]}}`,
-      );
-    }
-    this.#settleReady();
-    if (this.#settings.handlers.onOpen !== undefined) this.#callOnOpen();
-  }
-
-  #callOnOpen(): void {
-    const { handlers } = this.#settings;
-    const failed = (error: unknown) => {
-      // The peer left meanwhile: what was to be sent has nobody to go to.
-      if (this.isClosed && error instanceof SessionClosedError) return;
-      report(this.#settings, error, this as Session);
-      this.#abort(CloseCode.handlerFailed, "The handler failed", error);
-    };
-    try {
-      const running = handlers.onOpen!(this as Session);
-      if (running === undefined) return;
-      const done = Promise.resolve(running).catch(failed);
-      if (this.#inbound.isHandled) this.#inbound.holdFor(done);
-    } catch (error) {
-      failed(error);
-    }
-  }
-
-  #newHeart(): Heart {
-    const heart: Heart = {
-      lastHeard: 0,
-      ping: () => {
-        const { side } = this.#settings;
-        // A client times the server by its pings, and asks only when one is missing.
-        const heartbeat = this.#heartbeat!;
-        const isLate = heartbeat.now - heart.lastHeard > heartbeat.intervalMs * 1.2;
-        if (side === "server" || isLate) this.#control(`{"ping":${++this.#pings}}`);
-      },
-      dead: (silentMs) =>
-        this.#abort(
-          CloseCode.timedOut,
-          "No sign of life",
-          new TimeoutError(`Cannot reach the peer: no sign of life in ${silentMs} ms`, silentMs),
-          "network",
-        ),
-    };
-    return heart;
-  }
-
-  #host(): InboundHost & ControlHost {
-    return {
-      session: this as Session,
-      joins: this.#isSkein,
-      asks: this.#asks,
-      control: (envelope) => this.#controls.receive(envelope),
-      post: (text) => this.#control(text),
-      countInvalid: () => this.#inbound.countInvalid(),
-      connected: (hello) => this.#connected(hello),
-      identify: (value, user) => {
-        this.#value = value as V;
-        this.#user = user;
-      },
-      refuse: (code, reason) => void this.close({ code, reason }),
-      abort: (code, reason, error) => this.#abort(code, reason, error),
-      answer: (id, data) => this.#answer(id, data),
-      fail: (id, failure) => {
-        if (id !== null) this.#inbound.answered(id);
-        this.#control(errorEnvelope(id, failure));
-      },
-    };
-  }
-
-  #answer(id: number, data: unknown): void {
-    const isBinary = data instanceof Uint8Array && this.#isSkein;
-    const text = replyEnvelope(id, isBinary ? undefined : encodeData(data, "reply"));
-    this.#inbound.answered(id);
-    if (isBinary) this.#push(framed(encodeBinary(text, data), ""), true);
-    else this.#control(text);
-  }
-
-  #messages(verb: string): SendQueue {
-    if (this.#queue === undefined) {
-      throw new UnsupportedError(
-        `Cannot ${verb}: this ${this.transport} connection carries streams and datagrams only`,
-      );
-    }
-    return this.#queue;
-  }
-
-  #checkOpen(verb: string): void {
-    if (!this.isReady) throw this.#closedError(`Cannot ${verb}: the session is ${this.#state}`);
-  }
-
-  #push(message: EncodedMessage, isProtected: boolean): void {
-    const { frame, size, topic } = message;
-    const sequence = this.#settings.turn.nextSequence();
-    this.#messages("send").push({ frame, size, topic, sequence, isProtected });
-  }
-
-  /** Sends an envelope that is never dropped; where even that finds no room, the session closes. */
-  #control(text: string): void {
-    if (this.#state === "closed") return;
-    try {
-      this.#push(framed(text, ""), true);
-    } catch (error) {
-      // The queue closed the session already, and its `closeError` says why.
-      if (!(error instanceof QueueFullError)) throw error;
-    }
-  }
-
-  #ask(
-    what: string,
-    encode: (id: number) => EncodedMessage,
-    options: WaitOptions,
-  ): Promise<unknown> {
-    const { requestTimeoutMs } = this.#settings;
-    return this.#asks.ask({
-      what,
-      timeoutMs: options.timeoutMs ?? requestTimeoutMs,
-      signal: options.signal,
-      send: (id) => {
-        if (this.#state === "closed" || this.#ending !== undefined) this.#checkOpen("ask");
-        this.#push(encode(id), true);
-      },
-      cancel: (id) => this.#control(`{"cancel":${id}}`),
-    });
-  }
-
-  #askControl(kind: string, topic: string, options: WaitOptions): Promise<unknown> {
-    checkTopic(topic, kind);
-    return this.#ask(
-      `the answer to ${kind} "${topic}"`,
-      (id) => framed(`{"${kind}":${JSON.stringify(topic)},"id":${id}}`, ""),
-      options,
-    );
-  }
-
-  #windUp(ending: CloseInfo): void {
-    const { turn, closeTimeoutMs } = this.#settings;
-    this.#ending = ending;
-    clearTimeout(this.#timer);
-    const close = () => this.connection.close({ closeCode: ending.code, reason: ending.reason });
-    turn.flush();
-    if (this.#state === "closed") return;
-    this.#timer = setTimeout(() => {
-      close();
-      this.#finish(ending);
-    }, closeTimeoutMs);
-    if (this.#queue === undefined || this.#queue.isFlushed) close();
-    else this.#queue.flushed().then(close);
-  }
-
-  /** Ends the session at once: what waits has nobody to go to. */
-  #abort(code: number, reason: string, error?: unknown, by: ClosedBy = "local"): void {
-    if (this.#state === "closed") return;
-    // What the peer is told of it, if it still listens.
-    this.#queue?.flush();
-    this.connection.close({ closeCode: code, reason });
-    this.#inbound.clear();
-    this.#finish({ code, reason, by, ...(error === undefined ? {} : { error }) });
-  }
-
-  #finish(cause: CloseInfo): void {
-    if (this.#state === "closed") return;
-    // A close of ours that the peer, or a cut cable, confirmed stays ours.
-    const info = this.#ending ?? cause;
-    this.#info = info;
-    this.#state = "closed";
-    clearTimeout(this.#timer);
-    if (this.#heart !== undefined) this.#heartbeat?.delete(this.#heart);
-    this.#queue?.end();
-    const error = this.#closedError("The session closed meanwhile");
-    this.#asks.rejectAll(error);
-    this.#controls.end(error);
-    this.#inbound.end(error);
-    this.#settleReady();
-    const onEnd = this.#onEnd;
-    this.#onEnd = undefined;
-    onEnd?.forEach((callback) => callback(this as Session));
-    this.#closed?.resolve(info);
-    if (this.#wasOpen && this.#settings.handlers.onClose !== undefined) this.#callOnClose(info);
-  }
-
-  /** After the handlers of what came before, unless they take too long. */
-  async #callOnClose(info: CloseInfo): Promise<void> {
-    const { handlers, closeTimeoutMs } = this.#settings;
-    if (this.#inbound.isHandled && !this.#inbound.isIdle) {
-      await waitFor(this.#inbound.idle(), { timeoutMs: closeTimeoutMs, what: "handlers" })
-        .catch(() => this.#inbound.clear());
-    }
-    try {
-      await handlers.onClose?.(this as Session, info);
-    } catch (error) {
-      report(this.#settings, error, this as Session);
-    }
-  }
-
-  #settleReady(): void {
-    if (this.#ready === undefined || this.#state === "connecting") return;
-    if (this.#state === "closed") {
-      this.#ready.reject(this.#closedError("The session closed before it was ready"));
-    } else this.#ready.resolve();
-  }
-
-  #closedError(message: string): SessionClosedError {
-    const info = this.#info ?? this.#ending;
-    if (info === undefined) return new SessionClosedError(message);
-    const { code, reason, by, error } = info;
-    const why = `${message} (${code}${reason && ` ${reason}`}, by ${by})`;
-    return new SessionClosedError(why, { info, ...(error === undefined ? {} : { cause: error }) });
-  }
-}
-
-function framed(frame: Frame, topic: string): EncodedMessage {
-  return { frame, size: typeof frame === "string" ? utf8Length(frame) : frame.length, topic };
-}
-
-/** A client finds its server dead after two pings and a bit were missed. */
-function heartbeatOf(hello: Hello): Heartbeat {
-  const intervalMs = Math.max(1, Math.round(hello.heartbeatMs / 1_000)) * 1_000;
-  return new Heartbeat({ intervalMs, timeoutMs: intervalMs * 2.4 });
 }
 
 const NO_QUEUE: SendQueueStats = {

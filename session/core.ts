@@ -1,0 +1,445 @@
+/**
+ * The works of a session: its life, its queues, its halves. The public face is
+ * in `session.ts`; broadcasts, topics and clients reach in here.
+ *
+ * @module
+ */
+import {
+  CloseCode,
+  type ClosedBy,
+  type CloseInfo,
+  QueueFullError,
+  type RequestFailure,
+  SessionClosedError,
+  TimeoutError,
+  UnsupportedError,
+} from "../errors.ts";
+import type { Connection, Frame } from "../transport/connection.ts";
+import { encodeBinary } from "./_binary.ts";
+import { Asks } from "./asks.ts";
+import { type ControlHost, Controls } from "./controls.ts";
+import type { EncodedMessage } from "./encoded.ts";
+import { encodeData, errorEnvelope, type Hello, replyEnvelope } from "./envelope.ts";
+import { type Heart, Heartbeat } from "./heartbeat.ts";
+import { type Control, Inbound, type InboundHost, report } from "./inbound.ts";
+import { SendQueue, type SendQueueOwner } from "./send_queue.ts";
+import type { Session, SessionIdentity, SessionState, WaitOptions } from "./session.ts";
+import type { SessionSettings } from "./settings.ts";
+import { checkTopic } from "./topic_pattern.ts";
+import { utf8Length } from "./utf8.ts";
+import { waitFor } from "./wait.ts";
+
+/** The subprotocol of Skein's own sessions. */
+export const SKEIN_PROTOCOL = "skein.1";
+
+/** The works of one session. */
+export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, Heart {
+  /** The public face. */
+  readonly session: Session;
+  /** Belongs to the session. */
+  readonly connection: Connection;
+  /** What it has in common with others. */
+  readonly settings: SessionSettings;
+  /** Whether this is `skein.1`: joined frames, binary messages, control. */
+  readonly joins: boolean;
+  /** What waits to be sent; absent on a wire without message frames. */
+  readonly queue: SendQueue | undefined;
+  /** What came. */
+  readonly inbound: Inbound;
+  /** What came and is no message. */
+  readonly controls: Controls;
+  /** Questions of this end. */
+  readonly asks: Asks;
+  /** When the session was created, in milliseconds since the Unix epoch. */
+  readonly createdAt: number = Date.now();
+  /** Id of the session. */
+  id: string;
+  /** What `authenticate` returned. */
+  value: unknown;
+  /** Who it is, if somebody said so. */
+  user: string | undefined;
+  /** Where the session is in its life. */
+  state: SessionState = "connecting";
+  /** The close that this end began. */
+  ending: CloseInfo | undefined = undefined;
+  /** How the session ended. */
+  info: CloseInfo | undefined = undefined;
+  /** Written by whoever hears the peer; see {@linkcode Heart}. */
+  lastHeard = 0;
+
+  #heartbeat: Heartbeat | undefined = undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #ready: PromiseWithResolvers<void> | undefined = undefined;
+  #closed: PromiseWithResolvers<CloseInfo> | undefined = undefined;
+  #onEnd: ((session: Session) => void)[] | undefined = undefined;
+  #awaitsToken: boolean;
+  #wasOpen = false;
+  #pings = 0;
+
+  /** Creates the works; `begin` sets them going once the face is complete. */
+  constructor(
+    session: Session,
+    connection: Connection,
+    settings: SessionSettings,
+    identity: SessionIdentity,
+  ) {
+    this.session = session;
+    this.connection = connection;
+    this.settings = settings;
+    this.id = identity.id ?? crypto.randomUUID();
+    this.value = identity.value;
+    this.user = identity.user;
+    this.#awaitsToken = identity.awaitsToken === true;
+    this.joins = connection.protocol === SKEIN_PROTOCOL;
+    this.asks = new Asks(settings.maxRequests);
+    this.inbound = new Inbound(this, settings);
+    this.controls = new Controls(this, settings);
+    const { frames } = connection;
+    this.queue = frames && new SendQueue(frames, this, settings);
+  }
+
+  /** Sets the session going. */
+  begin(token: string | undefined): void {
+    const { connection } = this;
+    connection.closed.then(
+      ({ closeCode = 0, reason = "" }) => this.#finish({ code: closeCode, reason, by: "remote" }),
+      (error) =>
+        this.#finish({
+          code: CloseCode.abnormal,
+          reason: "The connection broke",
+          by: "network",
+          error,
+        }),
+    );
+    const { frames } = connection;
+    if (frames === undefined) return this.connected();
+    this.#greet(token);
+    frames.receive((frame) => {
+      if (this.state === "closed") return;
+      if (this.#heartbeat !== undefined) this.lastHeard = this.#heartbeat.now;
+      if (this.#awaitsToken) void this.controls.receiveToken(frame);
+      else this.inbound.receive(frame);
+    });
+  }
+
+  /** Whether messages can be sent. */
+  get isReady(): boolean {
+    return this.ending === undefined && (this.state === "connected" || this.state === "draining");
+  }
+
+  /** Resolves once the session is established; rejects if it closes before. */
+  get ready(): Promise<void> {
+    if (this.#ready === undefined) {
+      this.#ready = Promise.withResolvers();
+      this.#ready.promise.catch(() => {});
+      this.#settleReady();
+    }
+    return this.#ready.promise;
+  }
+
+  /** Resolves with how the session ended; never rejects. */
+  get closed(): Promise<CloseInfo> {
+    if (this.#closed === undefined) {
+      this.#closed = Promise.withResolvers();
+      if (this.info !== undefined) this.#closed.resolve(this.info);
+    }
+    return this.#closed.promise;
+  }
+
+  /** Calls back when the session is over, before `onClose`; at once if it is. */
+  whenEnded(callback: (session: Session) => void): void {
+    if (this.state === "closed") callback(this.session);
+    else (this.#onEnd ??= []).push(callback);
+  }
+
+  /** The send queue, on a wire that has one. */
+  messages(verb: string): SendQueue {
+    if (this.queue === undefined) {
+      throw new UnsupportedError(
+        `Cannot ${verb}: this ${this.connection.transport} connection carries streams and datagrams only`,
+      );
+    }
+    return this.queue;
+  }
+
+  /** Throws if nothing can be sent. */
+  checkOpen(verb: string): void {
+    if (!this.isReady) throw this.closedError(`Cannot ${verb}: the session is ${this.state}`);
+  }
+
+  /** Sends a message that was encoded already. */
+  push(message: EncodedMessage, isProtected: boolean): void {
+    const { frame, size, topic } = message;
+    const sequence = this.settings.turn.nextSequence();
+    this.messages("send").push({ frame, size, topic, sequence, isProtected });
+  }
+
+  /** Sends an envelope that is never dropped; where even that finds no room, the session closes. */
+  post(text: string): void {
+    if (this.state === "closed") return;
+    try {
+      this.push(framed(text, ""), true);
+    } catch (error) {
+      // The queue closed the session already, and its `closeError` says why.
+      if (!(error instanceof QueueFullError)) throw error;
+    }
+  }
+
+  /** Asks the peer something, and waits for the answer. */
+  ask(
+    what: string,
+    encode: (id: number) => EncodedMessage,
+    options: WaitOptions,
+  ): Promise<unknown> {
+    return this.asks.ask({
+      what,
+      timeoutMs: options.timeoutMs ?? this.settings.requestTimeoutMs,
+      signal: options.signal,
+      send: (id) => {
+        // Before the session is established only a token is asked about.
+        if (this.state === "closed" || this.ending !== undefined) this.checkOpen("ask");
+        this.push(encode(id), true);
+      },
+      cancel: (id) => this.post(`{"cancel":${id}}`),
+    });
+  }
+
+  /** Asks about a topic. */
+  askTopic(kind: string, topic: string, options: WaitOptions): Promise<unknown> {
+    checkTopic(topic, kind);
+    return this.ask(
+      `the answer to ${kind} "${topic}"`,
+      (id) => framed(`{"${kind}":${JSON.stringify(topic)},"id":${id}}`, ""),
+      options,
+    );
+  }
+
+  /** Offers a token. */
+  async authenticate(token: string, options: WaitOptions): Promise<void> {
+    if (typeof token !== "string") {
+      throw new TypeError(`Cannot authenticate: token must be a string, received ${typeof token}`);
+    }
+    await this.ask(
+      "the token's acceptance",
+      (id) => framed(`{"auth":${JSON.stringify(token)},"id":${id}}`, ""),
+      options,
+    );
+  }
+
+  /** Answers a request; see {@linkcode InboundHost}. */
+  answer(id: number, data: unknown): void {
+    const isBinary = data instanceof Uint8Array && this.joins;
+    const text = replyEnvelope(id, isBinary ? undefined : encodeData(data, "reply"));
+    this.inbound.answered(id);
+    if (!isBinary) return this.post(text);
+    if (this.state !== "closed") this.push(framed(encodeBinary(text, data), ""), true);
+  }
+
+  /** Answers with a failure. */
+  fail(id: number | null, failure: RequestFailure): void {
+    if (id !== null) this.inbound.answered(id);
+    this.post(errorEnvelope(id, failure));
+  }
+
+  /** Acts on an envelope that is no message. */
+  control(envelope: Control): void {
+    this.controls.receive(envelope);
+  }
+
+  /** Counts an input that makes no sense. */
+  countInvalid(): void {
+    this.inbound.countInvalid();
+  }
+
+  /** Who the peer is, by its token. */
+  identify(value: unknown, user: string | undefined): void {
+    this.value = value;
+    this.user = user;
+  }
+
+  /** The session is established. */
+  connected(hello?: Hello): void {
+    if (this.state !== "connecting" || this.ending !== undefined) return;
+    const { side, services, handlers } = this.settings;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#awaitsToken = false;
+    const refusal = services.admit?.(this.session);
+    if (refusal !== undefined) return this.windUp({ ...refusal, by: "local" });
+    this.#wasOpen = true;
+    this.state = "connected";
+    if (hello !== undefined) this.id = hello.session;
+    else if (this.joins && side === "server") this.#sayHello();
+    if (this.joins) {
+      this.#heartbeat = hello === undefined ? this.settings.heartbeat : heartbeatOf(hello);
+      this.#heartbeat.add(this);
+    }
+    this.#settleReady();
+    if (handlers.onOpen !== undefined) this.#callOnOpen();
+  }
+
+  /** Asks for a sign of life; see {@linkcode Heart}. */
+  ping(): void {
+    // A client times the server by its pings, and asks only when one is missing.
+    const { now, intervalMs } = this.#heartbeat!;
+    const isLate = now - this.lastHeard > intervalMs * 1.2;
+    if (this.settings.side === "server" || isLate) this.post(`{"ping":${++this.#pings}}`);
+  }
+
+  /** The peer was silent for too long; see {@linkcode Heart}. */
+  dead(silentMs: number): void {
+    const error = new TimeoutError(
+      `Cannot reach the peer: no sign of life in ${silentMs} ms`,
+      silentMs,
+    );
+    this.abort(CloseCode.timedOut, "No sign of life", error, "network");
+  }
+
+  /** The send queue is full, and its policy is `close`; see {@linkcode SendQueueOwner}. */
+  overflow(error: QueueFullError): void {
+    this.abort(CloseCode.queueFull, "The send queue is full", error);
+  }
+
+  /** Says why, flushes, and ends the session. */
+  refuse(code: number, reason: string): void {
+    if (this.state !== "closed" && this.ending === undefined) {
+      this.windUp({ code, reason, by: "local" });
+    }
+  }
+
+  /** Flushes what was sent, then closes, within `closeTimeoutMs`. */
+  windUp(ending: CloseInfo): void {
+    const { turn, closeTimeoutMs } = this.settings;
+    this.ending = ending;
+    if (this.state === "connected") this.state = "draining";
+    clearTimeout(this.#timer);
+    turn.flush();
+    if (this.info !== undefined) return;
+    const close = () => this.connection.close({ closeCode: ending.code, reason: ending.reason });
+    this.#timer = setTimeout(() => {
+      close();
+      this.#finish(ending);
+    }, closeTimeoutMs);
+    if (this.queue === undefined || this.queue.isFlushed) close();
+    else this.queue.flushed().then(close);
+  }
+
+  /** Ends the session at once: what waits has nobody to go to. */
+  abort(code: number, reason: string, error?: unknown, by: ClosedBy = "local"): void {
+    if (this.state === "closed") return;
+    // What the peer is told of it, if it still listens.
+    this.queue?.flush();
+    this.connection.close({ closeCode: code, reason });
+    this.inbound.clear();
+    this.#finish({ code, reason, by, ...(error === undefined ? {} : { error }) });
+  }
+
+  /** The error of whoever wanted something of a session that is over. */
+  closedError(message: string): SessionClosedError {
+    const info = this.info ?? this.ending;
+    if (info === undefined) return new SessionClosedError(message);
+    const { code, reason, by, error } = info;
+    const why = `${message} (${code}${reason && ` ${reason}`}, by ${by})`;
+    return new SessionClosedError(why, { info, ...(error === undefined ? {} : { cause: error }) });
+  }
+
+  #greet(token: string | undefined): void {
+    const { side, handshakeTimeoutMs } = this.settings;
+    const awaitsHello = this.joins && side === "client";
+    if (!awaitsHello && !this.#awaitsToken) return this.connected();
+    const what = awaitsHello ? "hello" : "token";
+    this.#timer = setTimeout(() => {
+      const error = new TimeoutError(
+        `Cannot wait for the ${what} longer than ${handshakeTimeoutMs} ms`,
+        handshakeTimeoutMs,
+      );
+      this.abort(CloseCode.timedOut, `No ${what} in time`, error);
+    }, handshakeTimeoutMs);
+    if (!awaitsHello || token === undefined) return;
+    this.authenticate(token, {}).catch((error) =>
+      this.abort(CloseCode.unauthenticated, "The token was not accepted", error)
+    );
+  }
+
+  #sayHello(): void {
+    const { heartbeat, maxMessageBytes } = this.settings;
+    const hello: Hello = {
+      session: this.id,
+      heartbeatMs: heartbeat.intervalMs,
+      maxMessageBytes,
+      features: [],
+    };
+    this.post(`{"hello":${JSON.stringify(hello)}}`);
+  }
+
+  #callOnOpen(): void {
+    const { onOpen } = this.settings.handlers;
+    const failed = (error: unknown) => {
+      // The peer left meanwhile: what was to be sent has nobody to go to.
+      if (this.state === "closed" && error instanceof SessionClosedError) return;
+      report(this.settings, error, this.session);
+      this.abort(CloseCode.handlerFailed, "The handler failed", error);
+    };
+    try {
+      const running = onOpen!(this.session);
+      if (running === undefined) return;
+      const done = Promise.resolve(running).catch(failed);
+      if (this.inbound.isHandled) this.inbound.holdFor(done);
+    } catch (error) {
+      failed(error);
+    }
+  }
+
+  #finish(cause: CloseInfo): void {
+    if (this.state === "closed") return;
+    // A close of ours that the peer, or a cut cable, confirmed stays ours.
+    const info = this.ending ?? cause;
+    this.info = info;
+    this.state = "closed";
+    clearTimeout(this.#timer);
+    this.#heartbeat?.delete(this);
+    this.queue?.end();
+    const error = this.closedError("The session closed meanwhile");
+    this.asks.rejectAll(error);
+    this.controls.end(error);
+    this.inbound.end(error);
+    this.#settleReady();
+    const onEnd = this.#onEnd;
+    this.#onEnd = undefined;
+    onEnd?.forEach((callback) => callback(this.session));
+    this.#closed?.resolve(info);
+    if (this.#wasOpen && this.settings.handlers.onClose !== undefined) void this.#callOnClose(info);
+  }
+
+  /** After the handlers of what came before, unless they take too long. */
+  async #callOnClose(info: CloseInfo): Promise<void> {
+    const { handlers, closeTimeoutMs } = this.settings;
+    if (this.inbound.isHandled && !this.inbound.isIdle) {
+      await waitFor(this.inbound.idle(), { timeoutMs: closeTimeoutMs, what: "handlers" })
+        .catch(() => this.inbound.clear());
+    }
+    try {
+      await handlers.onClose?.(this.session, info);
+    } catch (error) {
+      report(this.settings, error, this.session);
+    }
+  }
+
+  #settleReady(): void {
+    if (this.#ready === undefined || this.state === "connecting") return;
+    if (this.state === "closed") {
+      this.#ready.reject(this.closedError("The session closed before it was ready"));
+    } else this.#ready.resolve();
+  }
+}
+
+/** An encoded envelope of this session alone. */
+export function framed(frame: Frame, topic: string): EncodedMessage {
+  return { frame, size: typeof frame === "string" ? utf8Length(frame) : frame.length, topic };
+}
+
+/** A client finds its server dead after two pings and a bit were missed. */
+function heartbeatOf(hello: Hello): Heartbeat {
+  const intervalMs = Math.max(1, Math.round(hello.heartbeatMs / 1_000)) * 1_000;
+  return new Heartbeat({ intervalMs, timeoutMs: intervalMs * 2.4 });
+}
