@@ -58,7 +58,7 @@ type Test = (bench: Bench) => Promise<void>;
  * handed in is not ended.
  *
  * @example Testing a broker of your own
- * ```ts no-eval
+ * ```ts ignore
  * import { MemoryBroker } from "@skein/skein/pubsub";
  * import { testBroker } from "@skein/skein/testing";
  *

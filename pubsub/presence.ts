@@ -4,7 +4,7 @@
  * @module
  */
 import type { PresenceMember } from "../session/presence_notice.ts";
-import { type Session, whenEnded } from "../session/session.ts";
+import { coreOf, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/topic_pattern.ts";
 
 /** The longest time that a timer of the platform can wait. */
@@ -339,7 +339,7 @@ export class Presence implements Disposable {
   #watch(session: Session): void {
     if (this.#watched.has(session)) return;
     this.#watched.add(session);
-    whenEnded(session, this.#onEnd);
+    coreOf(session).whenEnded(this.#onEnd);
   }
 
   #arrive(session: Session, { user, stays }: Visit, topic: string | undefined): boolean {

@@ -4,7 +4,7 @@
  * @module
  */
 import type { PresenceMember, PresenceNotice } from "../session/presence_notice.ts";
-import { type Session, whenEnded } from "../session/session.ts";
+import { coreOf, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/topic_pattern.ts";
 import { utf8Length } from "../session/utf8.ts";
 import { observePresence, type Presence, type PresenceEvent } from "./presence.ts";
@@ -206,7 +206,7 @@ export class Rooms implements Disposable {
     const rooms = this.#roomsOf.get(session);
     if (rooms !== undefined) return void rooms.add(room);
     this.#roomsOf.set(session, new Set([room]));
-    whenEnded(session, this.#onEnd);
+    coreOf(session).whenEnded(this.#onEnd);
   }
 
   /** The members as they are once the session is in. */

@@ -7,7 +7,7 @@ import { QueueFullError } from "../errors.ts";
 import { Broadcast } from "../session/broadcast.ts";
 import { type EncodedMessage, encodeMessage, MAX_MESSAGE_BYTES } from "../session/encoded.ts";
 import { MAX_TOPIC_BYTES } from "../session/envelope.ts";
-import { queueOf, type Session, whenEnded } from "../session/session.ts";
+import { coreOf, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/topic_pattern.ts";
 import { Turn } from "../session/turn.ts";
 import { utf8Length } from "../session/utf8.ts";
@@ -154,7 +154,7 @@ export class Topics implements AsyncDisposable {
       );
     }
     // What can fail comes first, so that a failure leaves nothing behind.
-    queueOf(session);
+    coreOf(session).messages("subscribe");
     this.#open(topic).members.add(session);
     (known ?? this.#remember(session)).topics.add(topic);
     return true;
@@ -279,7 +279,7 @@ export class Topics implements AsyncDisposable {
     const subscriber: Subscriber = { id: session.id, topics: new Set() };
     this.#subscribers.set(session, subscriber);
     this.#byId.set(subscriber.id, session);
-    whenEnded(session, this.#onEnd);
+    coreOf(session).whenEnded(this.#onEnd);
     return subscriber;
   }
 

@@ -30,7 +30,8 @@ export interface AskOptions {
 /** The questions of one session: numbered from 1, at most `max` at once. */
 export class Asks {
   readonly #max: number;
-  readonly #waiting = new Map<number, Ask>();
+  // Made when the first question is asked: most sessions of a server ask nothing.
+  #waiting: Map<number, Ask> | undefined;
   #last = 0;
   #idle: PromiseWithResolvers<void> | undefined;
 
@@ -41,7 +42,7 @@ export class Asks {
 
   /** How many wait. */
   get size(): number {
-    return this.#waiting.size;
+    return this.#waiting?.size ?? 0;
   }
 
   /**
@@ -54,7 +55,7 @@ export class Asks {
   ask(options: AskOptions): Promise<unknown> {
     const { signal, timeoutMs, what } = options;
     if (signal?.aborted) return Promise.reject(signal.reason);
-    if (this.#waiting.size >= this.#max) {
+    if (this.size >= this.#max) {
       return Promise.reject(
         new QueueFullError(`Cannot ask for ${what}: ${this.#max} answers are awaited already`),
       );
@@ -78,7 +79,7 @@ export class Asks {
         timeoutMs,
       );
       signal?.addEventListener("abort", onAbort, { once: true });
-      this.#waiting.set(id, { resolve, reject, timer, signal, onAbort });
+      (this.#waiting ??= new Map()).set(id, { resolve, reject, timer, signal, onAbort });
       try {
         options.send(id);
       } catch (error) {
@@ -99,7 +100,7 @@ export class Asks {
 
   /** Waits until no answer is awaited. */
   async idle(): Promise<void> {
-    while (this.#waiting.size > 0) {
+    while (this.size > 0) {
       this.#idle ??= Promise.withResolvers();
       await this.#idle.promise;
     }
@@ -107,16 +108,16 @@ export class Asks {
 
   /** Ends all questions with one error. */
   rejectAll(error: unknown): void {
-    for (const id of [...this.#waiting.keys()]) this.#forget(id)?.reject(error);
+    for (const id of [...this.#waiting?.keys() ?? []]) this.#forget(id)?.reject(error);
   }
 
   #forget(id: number): Ask | undefined {
-    const ask = this.#waiting.get(id);
+    const ask = this.#waiting?.get(id);
     if (ask === undefined) return undefined;
-    this.#waiting.delete(id);
+    this.#waiting?.delete(id);
     clearTimeout(ask.timer);
     ask.signal?.removeEventListener("abort", ask.onAbort);
-    if (this.#waiting.size === 0) {
+    if (this.size === 0) {
       this.#idle?.resolve();
       this.#idle = undefined;
     }

@@ -67,7 +67,7 @@ export class Inbound {
   readonly #settings: SessionSettings;
   readonly #router: ContractRouter | undefined;
   readonly #queue: ReceiveQueue<Incoming>;
-  readonly #answering = new Map<number, Message>();
+  #answering: Map<number, Message> | undefined;
   #sinks: Map<string, TopicSink> | undefined;
   #isHandled = false;
   #receivedMessages = 0;
@@ -94,7 +94,7 @@ export class Inbound {
 
   /** Whether every message was handled, and every request answered. */
   get isIdle(): boolean {
-    return this.#queue.isIdle && this.#answering.size === 0;
+    return this.#queue.isIdle && !this.#answering?.size;
   }
 
   /** Counters, read when asked for. */
@@ -149,8 +149,8 @@ export class Inbound {
   /** Takes no more. What came before is still handled, unless `clear` is called. */
   end(reason: unknown): void {
     this.#queue.end();
-    for (const message of this.#answering.values()) message.cancel(reason);
-    this.#answering.clear();
+    for (const message of this.#answering?.values() ?? []) message.cancel(reason);
+    this.#answering = undefined;
   }
 
   /** Forgets what was not handled. */
@@ -160,7 +160,7 @@ export class Inbound {
 
   /** The answer to a request went out. */
   answered(id: number): void {
-    this.#answering.delete(id);
+    this.#answering?.delete(id);
     this.#queue.notify();
   }
 
@@ -229,7 +229,7 @@ export class Inbound {
       case "message":
         return this.#receiveMessage(envelope.topic, envelope.data, envelope.id, size);
       case "cancel":
-        this.#answering.get(envelope.id)?.cancel(
+        this.#answering?.get(envelope.id)?.cancel(
           new SkeinError("request", "The asker gave up"),
         );
         return;
@@ -246,7 +246,7 @@ export class Inbound {
   #receiveMessage(topic: string, data: unknown, id: number | undefined, size: number): void {
     this.#receivedMessages++;
     const incoming = { topic, data, id };
-    if (id !== undefined && this.#answering.size >= this.#settings.maxRequests) {
+    if (id !== undefined && (this.#answering?.size ?? 0) >= this.#settings.maxRequests) {
       this.#host.fail(id, {
         code: "too-many",
         message: `${this.#settings.maxRequests} requests wait for their answers already`,
@@ -318,7 +318,7 @@ export class Inbound {
 
   #accept(incoming: Incoming, match: ContractMatch | undefined): Message {
     const message = new Message(incoming, match, this.#host);
-    if (incoming.id !== undefined) this.#answering.set(incoming.id, message);
+    if (incoming.id !== undefined) (this.#answering ??= new Map()).set(incoming.id, message);
     return message;
   }
 

@@ -1,0 +1,72 @@
+/** Sessions for the tests of this folder, on pairs in memory and a turn that ends by hand. */
+import { assert } from "@std/assert";
+import { Session } from "../session/session.ts";
+import { type SessionLimits, sessionSettings } from "../session/settings.ts";
+import { Turn } from "../session/turn.ts";
+import type { Frame } from "../transport/connection.ts";
+import { type MemoryPair, memoryPair } from "../transport/memory.ts";
+
+/** Options for {@linkcode Peers.connect}. */
+interface PeerOptions extends SessionLimits {
+  user?: string;
+  protocol?: string;
+  id?: string;
+}
+
+/** A server's session, and what the other end got. */
+export interface Peer {
+  readonly session: Session;
+  readonly pair: MemoryPair;
+  /** Frames as they came, without those from before the test began. */
+  readonly frames: Frame[];
+  /** The messages that came since the last call: `[topic, data]`; bytes as they are. */
+  take(): unknown[];
+}
+
+export class Peers implements AsyncDisposable {
+  readonly turn: Turn = new Turn(() => {});
+  readonly #peers: Peer[] = [];
+
+  async connect(options: PeerOptions = {}): Promise<Peer> {
+    const { user, protocol = "skein.1", id, ...limits } = options;
+    const settings = sessionSettings({ side: "server", turn: this.turn, ...limits });
+    const pair = memoryPair({ protocol });
+    const identity = {
+      ...(user === undefined ? {} : { user }),
+      ...(id === undefined ? {} : { id }),
+    };
+    const session = new Session(pair.server, settings, identity);
+    const frames: Frame[] = [];
+    pair.client.frames!.receive((frame) => void frames.push(frame));
+    const take = () =>
+      frames.splice(0).flatMap((frame): unknown[] => {
+        if (typeof frame !== "string") return [frame];
+        return frame.split("\n").map((line) => {
+          const { topic, data, ...control } = JSON.parse(line);
+          return topic === undefined ? control : [topic, data];
+        });
+      });
+    const peer = { session, pair, frames, take };
+    this.#peers.push(peer);
+    await this.endTurn();
+    frames.length = 0;
+    return peer;
+  }
+
+  /** Ends the turn, and lets what it sent arrive. */
+  async endTurn(): Promise<void> {
+    // Twice, for what was held back until the wire had taken the first part.
+    for (let i = 0; i < 20; i++) {
+      if (i % 10 === 0) this.turn.flush();
+      await Promise.resolve();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const { session, pair } of this.#peers) {
+      pair.link.disconnect();
+      await session.closed;
+      assert(session.isClosed);
+    }
+  }
+}

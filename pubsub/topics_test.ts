@@ -1,0 +1,384 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { QueueFullError, UnsupportedError } from "../errors.ts";
+import { Session } from "../session/session.ts";
+import { sessionSettings } from "../session/settings.ts";
+import { memoryPair } from "../transport/memory.ts";
+import { type Peer, Peers } from "./_peers_test.ts";
+import type { Publication } from "./broker.ts";
+import { MemoryBroker } from "./memory_broker.ts";
+import { Topics } from "./topics.ts";
+
+/** Topics, and what some peers got; the numbers are the data of all topics. */
+function numbers(peer: Peer): unknown[] {
+  return peer.take().map((message) => (message as [string, unknown])[1]);
+}
+
+Deno.test("Topics.publish() reaches every subscriber once, and nobody else", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const [one, two, other] = [await peers.connect(), await peers.connect(), await peers.connect()];
+  assert(topics.subscribe(one.session, "news"));
+  assert(topics.subscribe(two.session, "news"));
+  assert(topics.subscribe(other.session, "weather"));
+  topics.publish("news", { text: "hello" });
+  topics.publish("news");
+  await peers.endTurn();
+  const expected = [["news", { text: "hello" }], ["news", undefined]];
+  assertEquals([one.take(), two.take(), other.take()], [expected, expected, []]);
+});
+
+Deno.test("Topics.publish() to nobody costs nothing, and is no error", async () => {
+  await using topics = new Topics();
+  topics.publish("news", 1);
+  assertEquals([topics.size, topics.subscribers("news")], [0, []]);
+});
+
+Deno.test("Topics.publish() makes one frame a turn, whatever it comes from", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const all = [await peers.connect(), await peers.connect(), await peers.connect()];
+  for (const { session } of all) {
+    topics.subscribe(session, "a");
+    topics.subscribe(session, "b");
+  }
+  topics.publish("a", 1);
+  all[0]!.session.send("own", 2);
+  topics.publish("b", 3);
+  topics.publish("a", 4, { except: all[1]!.session });
+  await peers.endTurn();
+  assertEquals(all.map(({ frames }) => frames.length), [1, 1, 1]);
+  assertEquals(all.map(numbers), [[1, 2, 3, 4], [1, 3], [1, 3, 4]]);
+});
+
+Deno.test("Topics.publish() keeps the order across topics that overlap", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const [left, both, right] = [
+    await peers.connect(),
+    await peers.connect(),
+    await peers.connect(),
+  ];
+  for (const { session } of [left, both]) topics.subscribe(session, "left");
+  for (const { session } of [right, both]) topics.subscribe(session, "right");
+  for (let i = 0; i < 6; i++) topics.publish(i % 2 === 0 ? "left" : "right", i);
+  await peers.endTurn();
+  assertEquals([left, both, right].map(numbers), [[0, 2, 4], [0, 1, 2, 3, 4, 5], [1, 3, 5]]);
+});
+
+Deno.test("Topics.publish() keeps the order with what session.send() sends", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const peer = await peers.connect();
+  topics.subscribe(peer.session, "a");
+  peer.session.send("own", 1);
+  topics.publish("a", 2);
+  peer.session.send("own", 3);
+  topics.publish("a", 4);
+  await peers.endTurn();
+  assertEquals(numbers(peer), [1, 2, 3, 4]);
+});
+
+Deno.test("Topics.publish() leaves `except` out on the node that it is on", async () => {
+  await using peers = new Peers();
+  await using broker = new MemoryBroker();
+  await using near = new Topics({ turn: peers.turn, broker });
+  await using far = new Topics({ turn: peers.turn, broker });
+  const [one, two, three] = [
+    await peers.connect({ id: "one" }),
+    await peers.connect({ id: "two" }),
+    await peers.connect({ id: "three" }),
+  ];
+  near.subscribe(one.session, "a");
+  far.subscribe(two.session, "a");
+  far.subscribe(three.session, "a");
+  near.publish("a", 1, { except: two.session });
+  near.publish("a", 2, { except: one.session });
+  near.publish("a", 3, { except: undefined });
+  await peers.endTurn();
+  assertEquals([one, two, three].map(numbers), [[1, 3], [2, 3], [1, 2, 3]]);
+});
+
+Deno.test("Topics.publish() with an `except` that is not subscribed reaches all", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const [member, stranger] = [await peers.connect(), await peers.connect()];
+  topics.subscribe(member.session, "a");
+  topics.subscribe(stranger.session, "b");
+  topics.publish("a", 1, { except: stranger.session });
+  await peers.endTurn();
+  assertEquals(numbers(member), [1]);
+});
+
+Deno.test("Topics.publish() sends bytes to sessions that can have them, and skips plain ones", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const [skein, plain] = [await peers.connect(), await peers.connect({ protocol: "" })];
+  for (const { session } of [skein, plain]) topics.subscribe(session, "a");
+  topics.publish("a", 1);
+  topics.publish("a", Uint8Array.of(7, 8));
+  topics.publish("a", 2);
+  await peers.endTurn();
+  const [before, bytes, after] = skein.take();
+  assertEquals([before, after], [["a", 1], ["a", 2]]);
+  assertEquals((bytes as Uint8Array).slice(-2), Uint8Array.of(7, 8));
+  assertEquals(plain.frames, ['{"topic":"a","data":1}', '{"topic":"a","data":2}']);
+  assertEquals(plain.session.stats.droppedMessages, 1);
+});
+
+Deno.test("Topics.publish() refuses what can not be sent, and delivers nothing of it", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics({ turn: peers.turn, maxMessageBytes: 100 });
+  const peer = await peers.connect();
+  topics.subscribe(peer.session, "a");
+  const loop: Record<string, unknown> = {};
+  loop.self = loop;
+  for (const data of [1n, loop, () => {}, Symbol("s")]) {
+    assertThrows(() => topics.publish("a", data), TypeError, "Cannot publish: ");
+  }
+  assertThrows(() => topics.publish("", 1), TypeError, "Cannot publish: a topic must be");
+  assertThrows(() => topics.publish("x".repeat(256), 1), RangeError, "received 256 bytes");
+  assertThrows(() => topics.publish("a", "x".repeat(100)), RangeError, "at most 100 bytes");
+  topics.publish("a", "fits");
+  await peers.endTurn();
+  assertEquals(peer.take(), [["a", "fits"]]);
+});
+
+Deno.test("Topics.publish() splits more than 64 KiB of a turn into several frames", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const peer = await peers.connect();
+  topics.subscribe(peer.session, "a");
+  for (let i = 0; i < 8; i++) topics.publish("a", "x".repeat(20_000));
+  await peers.endTurn();
+  assert(peer.frames.length > 1);
+  for (const frame of peer.frames) assert(frame.length <= 65_536);
+  assertEquals(peer.take().length, 8);
+});
+
+Deno.test("Topics.publish() of thousands in a turn does not overflow a healthy session", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const peer = await peers.connect();
+  for (const topic of ["a", "b", "c"]) topics.subscribe(peer.session, topic);
+  const sent = Array.from({ length: 3_000 }, (_, i) => i);
+  for (const i of sent) topics.publish(["a", "b", "c"][i % 3]!, i);
+  await peers.endTurn();
+  assertEquals(numbers(peer), sent);
+  assert(!peer.session.isClosed);
+});
+
+Deno.test("Topics.subscribe() gives nothing that was published before, even in the same turn", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const [early, late] = [await peers.connect(), await peers.connect()];
+  topics.subscribe(early.session, "a");
+  topics.publish("a", 1);
+  topics.subscribe(late.session, "a");
+  topics.publish("a", 2);
+  await peers.endTurn();
+  assertEquals([early, late].map(numbers), [[1, 2], [2]]);
+});
+
+Deno.test("Topics.unsubscribe() still delivers what was published before, and nothing later", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const [stays, goes] = [await peers.connect(), await peers.connect()];
+  for (const { session } of [stays, goes]) topics.subscribe(session, "a");
+  topics.publish("a", 1);
+  assert(topics.unsubscribe(goes.session, "a"));
+  topics.publish("a", 2);
+  assert(!topics.unsubscribe(goes.session, "a"));
+  assert(!topics.unsubscribe(goes.session, "never"));
+  await peers.endTurn();
+  assertEquals([stays, goes].map(numbers), [[1, 2], [1]]);
+});
+
+Deno.test("Topics.subscribe() is idempotent: one message each", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const peer = await peers.connect();
+  assert(topics.subscribe(peer.session, "a"));
+  assert(!topics.subscribe(peer.session, "a"));
+  topics.publish("a", 1);
+  await peers.endTurn();
+  assertEquals(numbers(peer), [1]);
+  assertEquals(topics.subscribers("a"), [peer.session]);
+});
+
+Deno.test("Topics.subscribe() leaves a closed session out", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const { session } = await peers.connect();
+  await session.close();
+  assert(!topics.subscribe(session, "a"));
+  assertEquals([topics.size, topics.topicsOf(session), topics.has(session, "a")], [0, [], false]);
+});
+
+Deno.test("Topics.subscribe() refuses what is no topic, and one too many", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics({ turn: peers.turn, maxTopicsPerSession: 2, maxTopicBytes: 4 });
+  const { session } = await peers.connect();
+  assertThrows(() => topics.subscribe(session, ""), TypeError, "Cannot subscribe: a topic must");
+  assertThrows(() => topics.subscribe(session, "éé."), RangeError, "received 5 bytes");
+  assert(topics.subscribe(session, "éé"));
+  assert(topics.subscribe(session, "a"));
+  assertThrows(() => topics.subscribe(session, "b"), QueueFullError, "at most 2 topics");
+  assert(!topics.subscribe(session, "a"));
+  topics.unsubscribe(session, "a");
+  assert(topics.subscribe(session, "b"));
+  assertEquals(topics.topicsOf(session), ["éé", "b"]);
+});
+
+Deno.test("Topics.subscribe() of a session without messages leaves nothing behind", async () => {
+  await using pair = memoryPair({ protocol: "", frames: false });
+  await using session = new Session(pair.server, sessionSettings({ side: "server" }));
+  await using topics = new Topics();
+  assertThrows(() => topics.subscribe(session, "a"), UnsupportedError);
+  assertEquals([topics.size, topics.topicsOf(session)], [0, []]);
+});
+
+Deno.test("Topics() refuses limits that are none", () => {
+  for (const name of ["maxTopicsPerSession", "maxTopicBytes", "maxMessageBytes"]) {
+    for (const value of [0, -1, 1.5, NaN]) {
+      const message = `Cannot create topics: ${name} must be `;
+      assertThrows(() => new Topics({ [name]: value }), RangeError, message);
+    }
+  }
+  assertThrows(() => new Topics({ maxTopicBytes: 256 }), RangeError, "from 1 to 255");
+});
+
+Deno.test("Topics lists who is where", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const [one, two] = [(await peers.connect()).session, (await peers.connect()).session];
+  topics.subscribe(one, "a");
+  topics.subscribe(two, "a");
+  topics.subscribe(one, "b");
+  assertEquals(topics.size, 2);
+  assertEquals(topics.subscribers("a"), [one, two]);
+  assertEquals(topics.topicsOf(one), ["a", "b"]);
+  assertEquals([topics.has(two, "a"), topics.has(two, "b")], [true, false]);
+  topics.leaveAll(one);
+  topics.leaveAll(one);
+  assertEquals([topics.size, topics.topicsOf(one), topics.subscribers("a")], [1, [], [two]]);
+  assert(topics.subscribe(one, "a"));
+});
+
+Deno.test("Topics takes a session off everything when it closes, by whatever end", async () => {
+  const ends: [string, (peer: Peer) => unknown][] = [
+    ["close()", ({ session }) => session.close()],
+    ["the peer", ({ pair }) => pair.client.close()],
+    ["the network", ({ pair }) => pair.link.disconnect()],
+  ];
+  for (const [name, end] of ends) {
+    await using peers = new Peers();
+    await using topics = new Topics(peers);
+    const [stays, goes] = [await peers.connect(), await peers.connect()];
+    for (const topic of ["a", "b"]) topics.subscribe(goes.session, topic);
+    topics.subscribe(stays.session, "a");
+    end(goes);
+    await goes.session.closed;
+    assertEquals(topics.topicsOf(goes.session), [], name);
+    assertEquals([topics.size, topics.subscribers("a")], [1, [stays.session]], name);
+    topics.publish("a", 1);
+    await peers.endTurn();
+    assertEquals(numbers(stays), [1], name);
+  }
+});
+
+Deno.test("Topics keeps a new subscriber whose topic loses its last one in the same turn", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const slow = await peers.connect({ sendQueue: { maxMessages: 1 } });
+  const late = await peers.connect();
+  topics.subscribe(slow.session, "a");
+  slow.pair.link.stall("to-client");
+  slow.session.send("own", "x".repeat(100_000));
+  await peers.endTurn();
+  topics.publish("a", 1);
+  topics.publish("a", 2);
+  topics.subscribe(late.session, "a");
+  await peers.endTurn();
+  assert(slow.session.isClosed);
+  topics.publish("a", 3);
+  await peers.endTurn();
+  assertEquals(numbers(late), [3]);
+  assertEquals(topics.subscribers("a"), [late.session]);
+});
+
+Deno.test("Topics does not keep a session that its own subscription finds full", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const slow = await peers.connect({ sendQueue: { maxMessages: 1 } });
+  const other = await peers.connect();
+  topics.subscribe(slow.session, "a");
+  topics.subscribe(other.session, "b");
+  slow.pair.link.stall("to-client");
+  slow.session.send("own", "x".repeat(100_000));
+  await peers.endTurn();
+  topics.publish("a", 1);
+  topics.publish("a", 2);
+  topics.publish("b", 3);
+  topics.subscribe(slow.session, "b");
+  await peers.endTurn();
+  assert(slow.session.isClosed);
+  assertEquals(topics.subscribers("b"), [other.session]);
+  assertEquals(topics.topicsOf(slow.session), []);
+});
+
+Deno.test("Topics subscribes at its broker once for a topic, and only while it has subscribers", async () => {
+  class Counting extends MemoryBroker {
+    readonly calls: string[] = [];
+    override subscribe(...args: Parameters<MemoryBroker["subscribe"]>) {
+      this.calls.push(`+${args[0]}`);
+      const subscription = super.subscribe(...args);
+      return {
+        ready: subscription.ready,
+        [Symbol.asyncDispose]: () => {
+          this.calls.push(`-${args[0]}`);
+          return subscription[Symbol.asyncDispose]();
+        },
+      };
+    }
+  }
+  await using peers = new Peers();
+  await using broker = new Counting();
+  await using topics = new Topics({ turn: peers.turn, broker });
+  const [one, two] = [(await peers.connect()).session, (await peers.connect()).session];
+  topics.subscribe(one, "a");
+  topics.subscribe(two, "a");
+  topics.unsubscribe(one, "a");
+  assertEquals(broker.calls, ["+a"]);
+  topics.unsubscribe(two, "a");
+  topics.subscribe(two, "a");
+  assertEquals(broker.calls, ["+a", "-a", "+a"]);
+});
+
+Deno.test("Topics.publish() encodes once, for the broker and for all", async () => {
+  await using peers = new Peers();
+  await using broker = new MemoryBroker();
+  await using topics = new Topics({ turn: peers.turn, broker });
+  const published: Publication[] = [];
+  await using _listener = broker.subscribe("a", (publication) => void published.push(publication));
+  const { session } = await peers.connect({ id: "one" });
+  let encodings = 0;
+  topics.publish("a", { toJSON: () => ++encodings }, { except: session });
+  assertEquals(encodings, 1);
+  assertEquals(published, [{ topic: "a", payload: '{"topic":"a","data":1}', except: "one" }]);
+});
+
+Deno.test("Topics[Symbol.asyncDispose]() takes everybody off, and closes its own broker only", async () => {
+  await using peers = new Peers();
+  const { session } = await peers.connect();
+  const own = new Topics(peers);
+  own.subscribe(session, "a");
+  await own[Symbol.asyncDispose]();
+  assertEquals([own.size, own.topicsOf(session)], [0, []]);
+  assertThrows(() => own.publish("a", 1), UnsupportedError, "Cannot publish: the broker is closed");
+  assertThrows(() => own.subscribe(session, "a"), UnsupportedError);
+  assertEquals([own.size, own.topicsOf(session)], [0, []]);
+
+  await using broker = new MemoryBroker();
+  await new Topics({ turn: peers.turn, broker })[Symbol.asyncDispose]();
+  broker.publish({ topic: "a", payload: "still open" });
+});

@@ -1,0 +1,74 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { QueueFullError } from "../errors.ts";
+import { type EncodedMessage, encodeMessage } from "./encoded.ts";
+import { Outbox } from "./outbox.ts";
+
+const message = (topic: string): EncodedMessage => encodeMessage(topic, undefined);
+const SIZE = message("a").size;
+
+function drain(outbox: Outbox): string[] {
+  const topics: string[] = [];
+  outbox.empty(({ topic }) => void topics.push(topic));
+  return topics;
+}
+
+Deno.test("Outbox keeps messages in order and hands each over once", () => {
+  const outbox = new Outbox();
+  for (const topic of ["a", "b", "c"]) outbox.add(message(topic));
+  assertEquals(outbox.state, { messages: 3, bytes: 3 * SIZE });
+  assertEquals(drain(outbox), ["a", "b", "c"]);
+  assertEquals(outbox.state, { messages: 0, bytes: 0 });
+  assertEquals(drain(outbox), []);
+});
+
+Deno.test("Outbox.add() refuses the first message past either bound", () => {
+  const byCount = new Outbox({ maxMessages: 2 });
+  const byBytes = new Outbox({ maxBytes: 2 * SIZE });
+  for (const outbox of [byCount, byBytes]) {
+    outbox.add(message("a"));
+    outbox.add(message("b"));
+    assertThrows(() => outbox.add(message("c")), QueueFullError, "2 messages");
+    assertEquals(drain(outbox), ["a", "b"]);
+    outbox.add(message("c"));
+  }
+});
+
+Deno.test("Outbox.add() bounds 100 messages and 256 KiB by default", () => {
+  const outbox = new Outbox();
+  for (let i = 0; i < 100; i++) outbox.add(message("a"));
+  assertThrows(() => outbox.add(message("a")), QueueFullError);
+  const large = new Outbox();
+  large.add(encodeMessage("a", "x".repeat(262_144 - encodeMessage("a", "").size)));
+  assertEquals(large.state.bytes, 262_144);
+  assertThrows(() => large.add(message("a")), QueueFullError);
+});
+
+Deno.test("Outbox.empty() keeps what was not taken, in order", () => {
+  const outbox = new Outbox();
+  for (const topic of ["a", "b", "c"]) outbox.add(message(topic));
+  const taken: string[] = [];
+  assertThrows(
+    () =>
+      outbox.empty(({ topic }) => {
+        if (topic === "b") throw new Error("gone");
+        taken.push(topic);
+      }),
+    Error,
+    "gone",
+  );
+  assertEquals(taken, ["a"]);
+  assertEquals(outbox.state, { messages: 2, bytes: 2 * SIZE });
+  assertEquals(drain(outbox), ["b", "c"]);
+});
+
+Deno.test("Outbox() rejects bounds that bound nothing", () => {
+  for (const name of ["maxMessages", "maxBytes"]) {
+    for (const value of [0, -1, 1.5, NaN]) {
+      assertThrows(
+        () => new Outbox({ [name]: value }),
+        RangeError,
+        `Cannot create outbox: ${name} must be a positive integer, received ${value}`,
+      );
+    }
+  }
+});
