@@ -6,7 +6,7 @@
  */
 import { AuthenticationError, LimitError, type RefusalStatus } from "./errors.ts";
 import type { Reservation, SessionManager } from "./manager/mod.ts";
-import { Session, SKEIN_PROTOCOL } from "./session/session.ts";
+import { Session, type SessionIdentity, SKEIN_PROTOCOL } from "./session/session.ts";
 import type { SessionSettings } from "./session/settings.ts";
 import type { Connection } from "./transport/connection.ts";
 import { isOriginAllowed, type OriginRules } from "./transport/origins.ts";
@@ -84,6 +84,15 @@ export interface AdmissionOptions<V> extends OriginRules {
    * that you trust, read its header here.
    */
   readonly clientAddress?: (request: Request, info: RequestInfo) => string | undefined;
+  /**
+   * Request headers that a session keeps as `session.headers`, or `all`. Those
+   * with secrets are not kept unless named: `authenticate` sees them all, and
+   * what it returns is what a session should remember. Keeping all of them
+   * costs some 4 KiB a session.
+   *
+   * @default {["host", "origin", "user-agent", "accept-language", "x-forwarded-for", "x-request-id", "traceparent"]}
+   */
+  readonly keepsHeaders?: "all" | readonly string[];
   /** Answers requests that are no WebSocket upgrade; 426 if left out. */
   readonly fetch?: (request: Request, info: RequestInfo) => Response | Promise<Response>;
   /** Sees every session that was refused. */
@@ -99,6 +108,26 @@ class Refused extends Error {
   }
 }
 
+/** Headers that tell where a session comes from, and hold no secret. */
+const DEFAULT_HEADERS: readonly string[] = [
+  "host",
+  "origin",
+  "user-agent",
+  "accept-language",
+  "x-forwarded-for",
+  "x-request-id",
+  "traceparent",
+];
+
+/** Who asks to be admitted. */
+interface Peer {
+  readonly request: Request;
+  readonly address: string | undefined;
+  readonly isSkein: boolean;
+}
+
+const ANYBODY = { value: undefined, user: undefined, awaitsToken: false };
+
 /** Admits sessions. */
 export class Admission<V> {
   readonly #options: AdmissionOptions<V>;
@@ -106,7 +135,8 @@ export class Admission<V> {
   readonly #manager: SessionManager;
   readonly #accept: WebSocketEngine;
   readonly #matches: (url: string) => boolean;
-  readonly #reservations = new Map<string, Reservation>();
+  #reservation: Reservation | undefined;
+  readonly #reservations = new Map<Session, Reservation>();
 
   /** Admits sessions of these settings, as the manager's limits allow. */
   constructor(options: AdmissionOptions<V>, settings: SessionSettings, manager: SessionManager) {
@@ -118,22 +148,25 @@ export class Admission<V> {
   }
 
   /** Gives up the place that was kept for a session, to the manager. */
-  takeReservation(id: string): Reservation | undefined {
-    const reservation = this.#reservations.get(id);
-    this.#reservations.delete(id);
+  takeReservation(session: Session): Reservation | undefined {
+    const reservation = this.#reservation ?? this.#reservations.get(session);
+    this.#reservation = undefined;
+    this.#reservations.delete(session);
     return reservation;
   }
 
-  /** Answers one request. */
-  async fetch(request: Request, info: RequestInfo = {}): Promise<Response> {
-    if (!isWebSocketUpgrade(request)) return await this.#other(request, info);
+  /** Answers one request; at once, where nobody has to be asked. */
+  fetch(request: Request, info: RequestInfo = {}): Response | Promise<Response> {
+    if (!isWebSocketUpgrade(request)) return this.#other(request, info);
     const address = this.#addressOf(request, info);
     const isSkein = offeredProtocols(request).includes(SKEIN_PROTOCOL);
+    const peer = { request, address, isSkein };
     try {
-      return await this.#upgrade(request, address, isSkein);
+      const response = this.#admit(peer);
+      if (response instanceof Response) return response;
+      return response.catch((error) => this.#refuse(peer, error));
     } catch (error) {
-      if (!(error instanceof Refused)) throw error;
-      return this.#refuse(request, { error, address, isSkein });
+      return this.#refuse(peer, error);
     }
   }
 
@@ -149,78 +182,80 @@ export class Admission<V> {
     return { value, user: typeof value === "string" ? value : undefined };
   }
 
-  async #upgrade(
-    request: Request,
-    address: string | undefined,
-    isSkein: boolean,
-  ): Promise<Response> {
+  #admit(peer: Peer): Response | Promise<Response> {
+    const { request, address, isSkein } = peer;
     const { url, headers } = request;
     if (!this.#matches(url)) throw new Refused(404, "No session is served at this path");
     if (!isOriginAllowed(headers, this.#options)) {
       throw new Refused(403, `The origin ${headers.get("origin")} is not allowed`);
     }
-    const token = tokenOf(request);
+    const reservation = this.#reserve(address, undefined);
     const { authenticate, acceptsTokenInBand = false } = this.#options;
-    const awaitsToken = acceptsTokenInBand && isSkein && authenticate !== undefined &&
-      token === undefined;
-    const byAddress = this.#reserve({ address });
+    if (authenticate === undefined) return this.#upgrade(peer, reservation, ANYBODY);
+    const token = tokenOf(request);
+    if (acceptsTokenInBand && isSkein && token === undefined) {
+      return this.#upgrade(peer, reservation, { ...ANYBODY, awaitsToken: true });
+    }
+    return this.#identified(peer, reservation, token);
+  }
+
+  async #identified(
+    peer: Peer,
+    byAddress: Reservation,
+    token: string | undefined,
+  ): Promise<Response> {
     let reservation = byAddress;
     try {
-      const { value, user } = awaitsToken || authenticate === undefined
-        ? { value: undefined as V, user: undefined }
-        : await this.#authenticate(request, token);
+      const { value, user } = await this.#authenticate(peer.request, token);
       if (user !== undefined) {
         byAddress[Symbol.dispose]();
-        reservation = this.#reserve({ address, user });
+        reservation = this.#reserve(peer.address, user);
       }
-      // After the upgrade Deno can not read them any more.
-      const kept = [...headers];
-      const { connection, response } = this.#accept(request, {
-        protocol: isSkein ? SKEIN_PROTOCOL : "",
-        // `skein.1` has a heartbeat of its own; a plain peer is pinged by the runtime.
-        idleTimeoutMs: isSkein ? 0 : this.#settings.heartbeat.timeoutMs,
-      });
-      const identity = {
-        value,
-        url,
-        headers: kept,
-        awaitsToken,
-        ...(address === undefined ? {} : { address }),
-        ...(user === undefined ? {} : { user }),
-      };
-      this.#open(connection, identity, reservation);
-      return response;
+      return this.#upgrade(peer, reservation, { value, user, awaitsToken: false });
     } catch (error) {
       reservation[Symbol.dispose]();
       throw error;
     }
   }
 
-  #open(
-    connection: Connection,
-    identity: { readonly value: V; readonly awaitsToken: boolean },
+  #upgrade(
+    { request, address, isSkein }: Peer,
     reservation: Reservation,
-  ): void {
+    who: { value: unknown; user: string | undefined; awaitsToken: boolean },
+  ): Response {
+    const { url } = request;
+    // After the upgrade the runtime can not read them any more.
+    const headers = this.#keptHeaders(request.headers);
+    const { connection, response } = this.#accept(request, {
+      protocol: isSkein ? SKEIN_PROTOCOL : "",
+      // `skein.1` has a heartbeat of its own; a plain peer is pinged by the runtime.
+      idleTimeoutMs: isSkein ? 0 : this.#settings.heartbeat.timeoutMs,
+    });
     connection.ready.then(
-      () => {
-        const id = crypto.randomUUID();
-        this.#reservations.set(id, reservation);
-        const session = new Session(connection, this.#settings, { ...identity, id });
-        if (session.state !== "connecting") return;
-        // One that never says its token gives its place back.
-        session.ready.catch(() => this.takeReservation(id)?.[Symbol.dispose]());
-      },
+      () => this.#open(connection, reservation, { ...who, url, headers, address }),
       () => reservation[Symbol.dispose](),
     );
+    return response;
   }
 
-  #reserve(who: { address: string | undefined; user?: string }): Reservation {
-    const { address, user } = who;
+  #open(
+    connection: Connection,
+    reservation: Reservation,
+    identity: SessionIdentity,
+  ): void {
+    // Most sessions are established by their constructor, which takes it.
+    this.#reservation = reservation;
+    const session = new Session(connection, this.#settings, identity);
+    this.#reservation = undefined;
+    if (session.state !== "connecting") return;
+    // One that never says its token gives its place back.
+    this.#reservations.set(session, reservation);
+    session.ready.catch(() => this.takeReservation(session)?.[Symbol.dispose]());
+  }
+
+  #reserve(address: string | undefined, user: string | undefined): Reservation {
     try {
-      return this.#manager.admit({
-        ...(address === undefined ? {} : { address }),
-        ...(user === undefined ? {} : { user }),
-      });
+      return this.#manager.admit({ address, user });
     } catch (error) {
       if (!(error instanceof LimitError)) throw error;
       throw new Refused(this.#manager.isDraining ? 503 : 429, error.message, { cause: error });
@@ -252,12 +287,21 @@ export class Admission<V> {
     }
   }
 
+  #keptHeaders(headers: Headers): [string, string][] {
+    const { keepsHeaders = DEFAULT_HEADERS } = this.#options;
+    if (keepsHeaders === "all") return [...headers];
+    const kept: [string, string][] = [];
+    for (const name of keepsHeaders) {
+      const value = headers.get(name);
+      if (value !== null) kept.push([name, value]);
+    }
+    return kept;
+  }
+
   /** A browser sees no status of a refused WebSocket, so Skein's client is told by a close. */
-  #refuse(
-    request: Request,
-    refused: { error: Refused; address: string | undefined; isSkein: boolean },
-  ): Response {
-    const { error: { status, message: reason, cause }, address, isSkein } = refused;
+  #refuse({ request, address, isSkein }: Peer, error: unknown): Response {
+    if (!(error instanceof Refused)) throw error;
+    const { status, message: reason, cause } = error;
     this.#options.onRefusal?.({
       status,
       reason,
@@ -278,9 +322,9 @@ export class Admission<V> {
     return response;
   }
 
-  async #other(request: Request, info: RequestInfo): Promise<Response> {
+  #other(request: Request, info: RequestInfo): Response | Promise<Response> {
     const { fetch } = this.#options;
-    if (fetch !== undefined) return await fetch(request, info);
+    if (fetch !== undefined) return fetch(request, info);
     const status = this.#matches(request.url) ? 426 : 404;
     return new Response(status === 404 ? "Not found" : "Expected a WebSocket upgrade", {
       status,
@@ -308,7 +352,14 @@ function pathMatcher(path: string | undefined): (url: string) => boolean {
   if (!path.startsWith("/")) {
     throw new TypeError(`Cannot create server: path must begin with "/", received "${path}"`);
   }
-  if (!/[:*?+(){}]/.test(path)) return (url) => new URL(url).pathname === path;
+  if (!/[:*?+(){}]/.test(path)) return (url) => pathOf(url) === path;
   const pattern = new URLPattern({ pathname: path });
-  return (url) => pattern.test({ pathname: new URL(url).pathname });
+  return (url) => pattern.test({ pathname: pathOf(url) });
+}
+
+/** The path of a request's URL, which the HTTP server normalised already. */
+function pathOf(url: string): string {
+  const start = url.indexOf("/", url.indexOf("//") + 2);
+  const end = url.indexOf("?", start);
+  return end < 0 ? url.slice(start) : url.slice(start, end);
 }

@@ -57,7 +57,7 @@ export function clientServices(options: ClientServicesOptions): SessionServices 
   return {
     admit(session) {
       const { admission, manager, presence } = parts();
-      const reservation = admission.takeReservation(session.id);
+      const reservation = admission.takeReservation(session);
       try {
         manager.add(session, reservation === undefined ? {} : { reservation });
       } catch (error) {
@@ -66,7 +66,8 @@ export function clientServices(options: ClientServicesOptions): SessionServices 
         const code = manager.isDraining ? CloseCode.draining : CloseCode.tooMany;
         return { code, reason: error.message };
       }
-      presence.enter(session);
+      // A session that is nobody's is no user who could be online.
+      if (session.user !== session.id) presence.enter(session);
       return undefined;
     },
 

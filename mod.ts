@@ -221,6 +221,7 @@ export {
   type DialWebSocketOptions,
   type DisconnectOptions,
   type Frame,
+  type FrameReceiver,
   isOriginAllowed,
   isWebSocketUpgrade,
   type MemoryDirection,

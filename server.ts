@@ -222,7 +222,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    * @param info What the HTTP server knows of it; its address is for the limits.
    * @returns The response, which MUST be returned to the HTTP server as it is.
    */
-  readonly fetch = (request: Request, info: RequestInfo = {}): Promise<Response> =>
+  readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> =>
     this.#admission.fetch(request, info);
 
   /**
@@ -357,6 +357,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   async #close(options: SessionCloseOptions): Promise<void> {
     await this.manager.shutdown(options);
     this.#heartbeat[Symbol.dispose]();
+    this.rooms[Symbol.dispose]();
     this.presence[Symbol.dispose]();
     await this.topics[Symbol.asyncDispose]();
     await this.#http?.shutdown();

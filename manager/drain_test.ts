@@ -34,7 +34,10 @@ function join(
     const pair = memoryPair(options.wire);
     const session = new Session(pair.server, settings);
     const peer: Peer = { session, pair, lines: [], closed: undefined };
-    pair.client.frames?.receive((frame) => peer.lines.push(...`${frame}`.split("\n")));
+    pair.client.frames?.receive({
+      receiveFrame: (frame) => peer.lines.push(...`${frame}`.split("\n")),
+      framesEnded() {},
+    });
     pair.client.closed.then((info) => peer.closed = { ...info, atMs: Date.now() - startedAt });
     manager.add(session);
     return peer;

@@ -37,7 +37,10 @@ export class Peers implements AsyncDisposable {
     };
     const session = new Session(pair.server, settings, identity);
     const frames: Frame[] = [];
-    pair.client.frames!.receive((frame) => void frames.push(frame));
+    pair.client.frames!.receive({
+      receiveFrame: (frame) => void frames.push(frame),
+      framesEnded() {},
+    });
     const take = () =>
       frames.splice(0).flatMap((frame): unknown[] => {
         if (typeof frame !== "string") return [frame];

@@ -24,7 +24,10 @@ class Bench implements AsyncDisposable {
       await session.closed;
     });
     const frames: Frame[] = [];
-    pair.client.frames!.receive((frame) => void frames.push(frame));
+    pair.client.frames!.receive({
+      receiveFrame: (frame) => void frames.push(frame),
+      framesEnded() {},
+    });
     await this.endTurn();
     frames.length = 0;
     return { session, frames, link: pair.link };

@@ -87,6 +87,11 @@ export class Controls {
     };
   }
 
+  /** Whether a service may be at work for the peer. */
+  get isServing(): boolean {
+    return this.#abort !== undefined;
+  }
+
   /** Acts on one envelope. */
   receive(envelope: Control): void {
     const { handlers } = this.#settings;
@@ -212,10 +217,8 @@ export class Controls {
     try {
       const result = this.#run(envelope);
       if (!(result instanceof Promise)) return this.#served(envelope, result);
-      return result.then(
-        (data) => this.#served(envelope, data),
-        (error) => this.#serviceFailed(envelope, error),
-      );
+      return result.then((data) => this.#served(envelope, data))
+        .catch((error) => this.#serviceFailed(envelope, error));
     } catch (error) {
       this.#serviceFailed(envelope, error);
     }
@@ -261,12 +264,17 @@ export class Controls {
     this.#host.abort(CloseCode.handlerFailed, "A handler failed", error);
   }
 
-  #notify(call: () => void): void {
-    try {
-      call();
-    } catch (error) {
+  /** Nobody waits for these handlers; one that is asynchronous all the same may fail later. */
+  #notify(call: () => unknown): void {
+    const failed = (error: unknown) => {
       report(this.#settings, error, this.#host.session);
       this.#host.abort(CloseCode.handlerFailed, "A handler failed", error);
+    };
+    try {
+      const running = call();
+      if (running instanceof Promise) running.catch(failed);
+    } catch (error) {
+      failed(error);
     }
   }
 }

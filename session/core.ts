@@ -14,7 +14,7 @@ import {
   TimeoutError,
   UnsupportedError,
 } from "../errors.ts";
-import type { Connection, Frame } from "../transport/connection.ts";
+import type { Connection, Frame, FrameReceiver } from "../transport/connection.ts";
 import { encodeBinary } from "./_binary.ts";
 import { Asks } from "./asks.ts";
 import { type ControlHost, Controls } from "./controls.ts";
@@ -33,7 +33,7 @@ import { waitFor } from "./wait.ts";
 export const SKEIN_PROTOCOL = "skein.1";
 
 /** The works of one session. */
-export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, Heart {
+export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, Heart, FrameReceiver {
   /** The public face. */
   readonly session: Session;
   /** Belongs to the session. */
@@ -46,10 +46,6 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
   readonly queue: SendQueue | undefined;
   /** What came. */
   readonly inbound: Inbound;
-  /** What came and is no message. */
-  readonly controls: Controls;
-  /** Questions of this end. */
-  readonly asks: Asks;
   /** When the session was created, in milliseconds since the Unix epoch. */
   readonly createdAt: number = Date.now();
   /** Id of the session. */
@@ -67,6 +63,9 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
   /** Written by whoever hears the peer; see {@linkcode Heart}. */
   lastHeard = 0;
 
+  // Made when first needed: a session that only gets messages needs neither.
+  #asks: Asks | undefined = undefined;
+  #controls: Controls | undefined = undefined;
   #heartbeat: Heartbeat | undefined = undefined;
   #timer: ReturnType<typeof setTimeout> | undefined = undefined;
   #ready: PromiseWithResolvers<void> | undefined = undefined;
@@ -90,18 +89,34 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     this.value = identity.value;
     this.user = identity.user;
     this.#awaitsToken = identity.awaitsToken === true;
-    this.joins = connection.protocol === SKEIN_PROTOCOL;
-    this.asks = new Asks(settings.maxRequests);
+    this.joins = connection.frames !== undefined && connection.protocol === SKEIN_PROTOCOL;
     this.inbound = new Inbound(this, settings);
-    this.controls = new Controls(this, settings);
     const { frames } = connection;
     this.queue = frames && new SendQueue(frames, this, settings);
   }
 
   /** Sets the session going. */
   begin(token: string | undefined): void {
-    const { connection } = this;
-    connection.closed.then(
+    const { frames } = this.connection;
+    if (frames === undefined) {
+      this.framesEnded();
+      return this.connected();
+    }
+    this.#greet(token);
+    frames.receive(this);
+  }
+
+  /** Takes a frame; see {@linkcode FrameReceiver}. */
+  receiveFrame(frame: Frame): void {
+    if (this.state === "closed") return;
+    if (this.#heartbeat !== undefined) this.lastHeard = this.#heartbeat.now;
+    if (this.#awaitsToken) void this.controls.receiveToken(frame);
+    else this.inbound.receive(frame);
+  }
+
+  /** Learns how the connection ended; see {@linkcode FrameReceiver}. */
+  framesEnded(): void {
+    this.connection.closed.then(
       ({ closeCode = 0, reason = "" }) => this.#finish({ code: closeCode, reason, by: "remote" }),
       (error) =>
         this.#finish({
@@ -111,15 +126,16 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
           error,
         }),
     );
-    const { frames } = connection;
-    if (frames === undefined) return this.connected();
-    this.#greet(token);
-    frames.receive((frame) => {
-      if (this.state === "closed") return;
-      if (this.#heartbeat !== undefined) this.lastHeard = this.#heartbeat.now;
-      if (this.#awaitsToken) void this.controls.receiveToken(frame);
-      else this.inbound.receive(frame);
-    });
+  }
+
+  /** Questions of this end. */
+  get asks(): Asks {
+    return this.#asks ??= new Asks(this.settings.maxRequests);
+  }
+
+  /** What came and is no message. */
+  get controls(): Controls {
+    return this.#controls ??= new Controls(this, this.settings);
   }
 
   /** Whether messages can be sent. */
@@ -167,6 +183,14 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     if (!this.isReady) throw this.closedError(`Cannot ${verb}: the session is ${this.state}`);
   }
 
+  /** Throws if the wire can not carry the data. */
+  checkData(verb: string, data: unknown): void {
+    if (this.joins || !(data instanceof Uint8Array)) return;
+    throw new UnsupportedError(
+      `Cannot ${verb}: a ${this.connection.transport} without ${SKEIN_PROTOCOL} carries JSON only, received bytes`,
+    );
+  }
+
   /** Sends a message that was encoded already. */
   push(message: EncodedMessage, isProtected: boolean): void {
     const { frame, size, topic } = message;
@@ -174,11 +198,25 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     this.messages("send").push({ frame, size, topic, sequence, isProtected });
   }
 
+  /** An encoded envelope; throws if the peer would close the session over its size. */
+  sized(verb: string, frame: Frame, topic: string): EncodedMessage {
+    const { maxMessageBytes } = this.settings;
+    const message = framed(frame, topic);
+    if (message.size <= maxMessageBytes) return message;
+    throw new RangeError(
+      `Cannot ${verb}: a message must have at most ${maxMessageBytes} bytes, received ${message.size}`,
+    );
+  }
+
   /** Sends an envelope that is never dropped; where even that finds no room, the session closes. */
   post(text: string): void {
+    this.#post(framed(text, ""));
+  }
+
+  #post(message: EncodedMessage): void {
     if (this.state === "closed") return;
     try {
-      this.push(framed(text, ""), true);
+      this.push(message, true);
     } catch (error) {
       // The queue closed the session already, and its `closeError` says why.
       if (!(error instanceof QueueFullError)) throw error;
@@ -228,11 +266,12 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
 
   /** Answers a request; see {@linkcode InboundHost}. */
   answer(id: number, data: unknown): void {
-    const isBinary = data instanceof Uint8Array && this.joins;
+    this.checkData("reply", data);
+    const isBinary = data instanceof Uint8Array;
     const text = replyEnvelope(id, isBinary ? undefined : encodeData(data, "reply"));
+    const answer = this.sized("reply", isBinary ? encodeBinary(text, data) : text, "");
     this.inbound.answered(id);
-    if (!isBinary) return this.post(text);
-    if (this.state !== "closed") this.push(framed(encodeBinary(text, data), ""), true);
+    this.#post(answer);
   }
 
   /** Answers with a failure. */
@@ -399,9 +438,11 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     clearTimeout(this.#timer);
     this.#heartbeat?.delete(this);
     this.queue?.end();
-    const error = this.closedError("The session closed meanwhile");
-    this.asks.rejectAll(error);
-    this.controls.end(error);
+    // An error is dear for its stack, and most sessions end with nobody waiting.
+    const isAwaited = this.#asks?.size || this.inbound.owesAnswers || this.#controls?.isServing;
+    const error = isAwaited ? this.closedError("The session closed meanwhile") : undefined;
+    this.#asks?.rejectAll(error);
+    this.#controls?.end(error);
     this.inbound.end(error);
     this.#settleReady();
     const onEnd = this.#onEnd;
@@ -438,8 +479,12 @@ export function framed(frame: Frame, topic: string): EncodedMessage {
   return { frame, size: typeof frame === "string" ? utf8Length(frame) : frame.length, topic };
 }
 
+/** The longest interval that a server is believed, in seconds: a heartbeat has a slot for each. */
+const MAX_INTERVAL_S = 600;
+
 /** A client finds its server dead after two pings and a bit were missed. */
 function heartbeatOf(hello: Hello): Heartbeat {
-  const intervalMs = Math.max(1, Math.round(hello.heartbeatMs / 1_000)) * 1_000;
+  const seconds = Math.round(hello.heartbeatMs / 1_000);
+  const intervalMs = Math.min(MAX_INTERVAL_S, Math.max(1, seconds)) * 1_000;
   return new Heartbeat({ intervalMs, timeoutMs: intervalMs * 2.4 });
 }

@@ -2,11 +2,14 @@
  * The envelopes of `skein.1` and of the plain WebSocket: JSON objects in
  * UTF-8 without raw line feeds, read and written here and nowhere else.
  *
- * The first known key says what an envelope is; unknown keys are ignored.
+ * The first known key says what an envelope is, in the order of the wire's
+ * table; only `dropped` comes before `topic`, which it may have itself. Unknown
+ * keys are ignored.
  *
  * @module
  */
 import type { RequestFailure } from "../errors.ts";
+import { exceedsBytes } from "./utf8.ts";
 
 /** What the server says first on `skein.1`. */
 export interface Hello {
@@ -105,7 +108,7 @@ export function readEnvelope(value: unknown): Envelope {
   }
   const raw = value as Record<string, unknown>;
   const { topic, id } = raw;
-  if (topic !== undefined) {
+  if (topic !== undefined && raw.dropped === undefined) {
     if (!isTopic(topic)) return badTopic("topic", topic, id);
     if (id === undefined) return { kind: "message", topic, data: raw.data };
     if (!isId(id)) return badId("topic", id);
@@ -165,7 +168,7 @@ function readReply(raw: Record<string, unknown>): Envelope {
   if (typeof error !== "object" || error === null || typeof error.code !== "string") {
     return malformed(`Expected "error" to have a code, received ${describe(error)}`, null);
   }
-  const failure = { code: error.code, message: String(error.message ?? "") };
+  const failure = { code: error.code, message: textOf(error.message) };
   const path = Array.isArray(error.path) ? error.path as (string | number)[] : undefined;
   return { kind: "reply", id, error: path === undefined ? failure : { ...failure, path } };
 }
@@ -184,7 +187,7 @@ function readHello(value: unknown): Envelope {
       session: hello.session,
       heartbeatMs: hello.heartbeatMs,
       maxMessageBytes: hello.maxMessageBytes,
-      features: Array.isArray(hello.features) ? hello.features.map(String) : [],
+      features: Array.isArray(hello.features) ? hello.features.map(textOf) : [],
     },
   };
 }
@@ -196,7 +199,7 @@ function readGoAway(value: unknown): Envelope {
   }
   return {
     kind: "goaway",
-    goaway: { retryAfterMs: goaway.retryAfterMs, reason: String(goaway.reason ?? "") },
+    goaway: { retryAfterMs: goaway.retryAfterMs, reason: textOf(goaway.reason) },
   };
 }
 
@@ -276,12 +279,21 @@ export function describe(value: unknown): string {
   if (Array.isArray(value)) return "an array";
   if (typeof value === "number") return String(value);
   if (typeof value === "string") return value === "" ? "an empty string" : "a string";
-  if (typeof value === "object") return value.constructor?.name ?? "an object";
+  if (typeof value === "object") {
+    // The prototype's: a key "constructor" of what a peer sent says nothing.
+    const name: unknown = Object.getPrototypeOf(value)?.constructor?.name;
+    return typeof name === "string" && name !== "" ? name : "an object";
+  }
   return typeof value;
 }
 
+/** For people only: what is no text is left out, since turning it into one can throw. */
+function textOf(value: unknown): string {
+  return typeof value === "string" || typeof value === "number" ? String(value) : "";
+}
+
 function isTopic(value: unknown): value is string {
-  return typeof value === "string" && value !== "";
+  return typeof value === "string" && value !== "" && !exceedsBytes(value, MAX_TOPIC_BYTES);
 }
 
 function isId(value: unknown): value is number {
@@ -293,7 +305,9 @@ function idOrNull(id: unknown): number | null {
 }
 
 function badTopic(key: string, topic: unknown, id: unknown): Envelope {
-  return malformed(`Expected "${key}" to be a topic, received ${describe(topic)}`, idOrNull(id));
+  const isLong = typeof topic === "string" && topic !== "";
+  const received = isLong ? `more than ${MAX_TOPIC_BYTES} bytes` : describe(topic);
+  return malformed(`Expected "${key}" to be a topic, received ${received}`, idOrNull(id));
 }
 
 function badId(key: string, id: unknown): Envelope {

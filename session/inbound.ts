@@ -8,6 +8,7 @@ import { CloseCode, RequestError, type RequestFailure, SkeinError } from "../err
 import type { Frame } from "../transport/connection.ts";
 import { decodeBinary, isBinaryMessage } from "./_binary.ts";
 import { compileContract, type ContractMatch, type ContractRouter } from "./contract.ts";
+import { MAX_JOINED_BYTES } from "./entry.ts";
 import { type Envelope, parseEnvelope } from "./envelope.ts";
 import { type Answerer, Message } from "./message.ts";
 import { ReceiveQueue } from "./receive_queue.ts";
@@ -24,6 +25,8 @@ export interface Incoming {
   readonly data: unknown;
   /** Present where an answer is owed. */
   readonly id: number | undefined;
+  /** Why nobody waits for the answer any more; written while the message waits. */
+  cancelled?: unknown;
 }
 
 /** Takes the messages of one topic off the session's own queue. */
@@ -67,7 +70,13 @@ export class Inbound {
   readonly #settings: SessionSettings;
   readonly #router: ContractRouter | undefined;
   readonly #queue: ReceiveQueue<Incoming>;
-  #answering: Map<number, Message> | undefined;
+  /** Of one message, or of several joined: what is longer is not even taken apart. */
+  readonly #maxFrameLength: number;
+  /** Requests that came and were not answered: as they wait, then as they are handled. */
+  #answering: Map<number, Incoming | Message> | undefined;
+  /** Messages whose handlers run. */
+  #running: Set<Message> | undefined;
+  #yielded: Message | undefined;
   #sinks: Map<string, TopicSink> | undefined;
   #isHandled = false;
   #receivedMessages = 0;
@@ -81,6 +90,7 @@ export class Inbound {
     this.#settings = settings;
     this.#router = settings.contract && compileContract(settings.contract, settings.side);
     this.#queue = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
+    this.#maxFrameLength = Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes);
     if (settings.handlers.onMessage !== undefined) {
       this.#isHandled = true;
       this.#queue.consume((incoming) => this.#handle(incoming));
@@ -92,9 +102,14 @@ export class Inbound {
     return this.#isHandled;
   }
 
+  /** Whether the peer waits for answers. */
+  get owesAnswers(): boolean {
+    return this.#answering !== undefined && this.#answering.size > 0;
+  }
+
   /** Whether every message was handled, and every request answered. */
   get isIdle(): boolean {
-    return this.#queue.isIdle && !this.#answering?.size;
+    return this.#queue.isIdle && !this.owesAnswers;
   }
 
   /** Counters, read when asked for. */
@@ -122,6 +137,7 @@ export class Inbound {
   /** Reads one frame. */
   receive(frame: Frame): void {
     if (typeof frame !== "string") return this.#receiveBinary(frame);
+    if (frame.length > this.#maxFrameLength) return this.#tooLarge();
     if (!this.#host.joins || !frame.includes("\n")) return this.#receiveText(frame);
     for (const text of frame.split("\n")) {
       if (text !== "") this.#receiveText(text);
@@ -135,6 +151,7 @@ export class Inbound {
       const incoming = this.#queue.take();
       if (incoming !== undefined) {
         const message = await this.check(incoming);
+        this.#yielded = message;
         if (message !== undefined) return message;
       } else if (this.#queue.isEnded) return undefined;
       else await this.#queue.changed();
@@ -149,7 +166,9 @@ export class Inbound {
   /** Takes no more. What came before is still handled, unless `clear` is called. */
   end(reason: unknown): void {
     this.#queue.end();
-    for (const message of this.#answering?.values() ?? []) message.cancel(reason);
+    for (const owed of this.#answering?.values() ?? []) cancel(owed, reason);
+    for (const message of this.#running ?? []) message.cancel(reason);
+    this.#yielded?.cancel(reason);
     this.#answering = undefined;
   }
 
@@ -229,10 +248,7 @@ export class Inbound {
       case "message":
         return this.#receiveMessage(envelope.topic, envelope.data, envelope.id, size);
       case "cancel":
-        this.#answering?.get(envelope.id)?.cancel(
-          new SkeinError("request", "The asker gave up"),
-        );
-        return;
+        return this.#cancelled(envelope.id);
       case "malformed":
         return this.#malformed(envelope.message, envelope.id);
       case "unknown":
@@ -245,7 +261,7 @@ export class Inbound {
 
   #receiveMessage(topic: string, data: unknown, id: number | undefined, size: number): void {
     this.#receivedMessages++;
-    const incoming = { topic, data, id };
+    const incoming: Incoming = { topic, data, id };
     if (id !== undefined && (this.#answering?.size ?? 0) >= this.#settings.maxRequests) {
       this.#host.fail(id, {
         code: "too-many",
@@ -253,6 +269,7 @@ export class Inbound {
       });
       return this.countInvalid();
     }
+    if (id !== undefined) (this.#answering ??= new Map()).set(id, incoming);
     const sink = this.#sinks?.get(topic);
     if (sink !== undefined && id === undefined) {
       sink.offer(incoming, size);
@@ -278,6 +295,7 @@ export class Inbound {
     try {
       const running = onMessage!(message as never, this.#host.session);
       if (running !== undefined && typeof running.then === "function") {
+        (this.#running ??= new Set()).add(message);
         return running.then(() => this.#done(message), (error) => this.#failed(error, message));
       }
       this.#done(message);
@@ -286,7 +304,16 @@ export class Inbound {
     }
   }
 
+  /** Its handler goes on, but nothing is owed any more. */
+  #cancelled(id: number): void {
+    const owed = this.#answering?.get(id);
+    if (owed === undefined) return;
+    this.answered(id);
+    cancel(owed, new SkeinError("request", "The asker gave up"));
+  }
+
   #done(message: Message): void {
+    this.#running?.delete(message);
     if (!message.isRequest || message.isAnswered) return;
     message.fail({
       code: "unanswered",
@@ -295,6 +322,7 @@ export class Inbound {
   }
 
   #failed(error: unknown, message: Message): void {
+    this.#running?.delete(message);
     if (error instanceof RequestError) return message.fail(error.failure);
     const { session } = this.#host;
     // The peer left while its message was handled: what was to be sent has nobody to go to.
@@ -318,7 +346,8 @@ export class Inbound {
 
   #accept(incoming: Incoming, match: ContractMatch | undefined): Message {
     const message = new Message(incoming, match, this.#host);
-    if (incoming.id !== undefined) (this.#answering ??= new Map()).set(incoming.id, message);
+    if (incoming.cancelled !== undefined) message.cancel(incoming.cancelled);
+    else if (incoming.id !== undefined) (this.#answering ??= new Map()).set(incoming.id, message);
     return message;
   }
 
@@ -346,6 +375,11 @@ export class Inbound {
   }
 }
 
+function cancel(owed: Incoming | Message, reason: unknown): void {
+  if (owed instanceof Message) owed.cancel(reason);
+  else owed.cancelled = reason;
+}
+
 /**
  * Tells the application of an error. Without an `onError` handler, and where
  * that handler fails itself, it is printed: never lost, never the process's end.
@@ -353,7 +387,11 @@ export class Inbound {
 export function report(settings: SessionSettings, error: unknown, session: Session): void {
   const { onError } = settings.handlers;
   try {
-    if (onError !== undefined) return onError(error, session);
+    if (onError !== undefined) {
+      const running: unknown = onError(error, session);
+      if (running instanceof Promise) running.catch((failure) => print(session, failure));
+      return;
+    }
   } catch (failure) {
     print(session, failure);
   }

@@ -76,6 +76,7 @@ export class Message implements UntypedMessage {
    *
    * @param data Any value that JSON can hold, or a `Uint8Array`.
    * @throws {TypeError} If no answer is owed, it was given, or JSON can not hold the data.
+   * @throws {RangeError} If the answer is larger than `maxMessageBytes`.
    */
   reply(data: unknown): void {
     if (this.#id === undefined) {
@@ -84,7 +85,7 @@ export class Message implements UntypedMessage {
     if (this.#isAnswered) {
       throw new TypeError(`Cannot reply: the request on "${this.topic}" was answered already`);
     }
-    this.#answerer.answer(this.#id, data);
+    if (this.#abortReason === undefined) this.#answerer.answer(this.#id, data);
     this.#isAnswered = true;
   }
 
@@ -92,6 +93,7 @@ export class Message implements UntypedMessage {
   fail(failure: RequestFailure): void {
     if (this.#isAnswered) return;
     this.#isAnswered = true;
-    this.#answerer.fail(this.#id ?? null, failure);
+    if (this.#id === undefined) this.#answerer.fail(null, failure);
+    else if (this.#abortReason === undefined) this.#answerer.fail(this.#id, failure);
   }
 }

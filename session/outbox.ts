@@ -41,10 +41,18 @@ export class Outbox {
    * Creates an empty outbox.
    *
    * @param options See {@linkcode OutboxOptions}.
+   * @throws {RangeError} If a bound is not a positive integer.
    */
   constructor(options: OutboxOptions = {}) {
-    this.#maxMessages = options.maxMessages ?? 100;
-    this.#maxBytes = options.maxBytes ?? 262_144;
+    const { maxMessages = 100, maxBytes = 262_144 } = options;
+    for (const [name, value] of Object.entries({ maxMessages, maxBytes })) {
+      if (Number.isInteger(value) && value > 0) continue;
+      throw new RangeError(
+        `Cannot create outbox: ${name} must be a positive integer, received ${value}`,
+      );
+    }
+    this.#maxMessages = maxMessages;
+    this.#maxBytes = maxBytes;
   }
 
   /** What waits. */

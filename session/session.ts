@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { CloseCode, type CloseInfo, TimeoutError, UnsupportedError } from "../errors.ts";
+import { CloseCode, type CloseInfo, TimeoutError } from "../errors.ts";
 import { checkCloseInfo } from "../transport/close_info.ts";
 import type { Connection } from "../transport/connection.ts";
 import { encodeBinary } from "./_binary.ts";
@@ -18,12 +18,13 @@ import type {
   SendTopic,
   Side,
 } from "./contract.ts";
-import { framed, SessionCore, SKEIN_PROTOCOL } from "./core.ts";
+import { SessionCore, SKEIN_PROTOCOL } from "./core.ts";
 import { encodeMessage } from "./encoded.ts";
 import { encodeData, type GoAway } from "./envelope.ts";
 import type { SendQueueStats } from "./send_queue.ts";
 import type { SessionSettings } from "./settings.ts";
 import type { SessionStats } from "./stats.ts";
+import { checkTopic } from "./topic_pattern.ts";
 import { waitFor } from "./wait.ts";
 
 export { SKEIN_PROTOCOL };
@@ -38,13 +39,13 @@ export interface SessionIdentity<V = unknown> {
   /** What `authenticate` returned. */
   readonly value?: V;
   /** Who it is; the session's id if nobody says. */
-  readonly user?: string;
+  readonly user?: string | undefined;
   /** Where the peer connected to. */
   readonly url?: string;
   /** Request headers. */
   readonly headers?: HeadersInit;
   /** The peer's network address. */
-  readonly address?: string;
+  readonly address?: string | undefined;
   /** A client's token, sent as the first envelope. */
   readonly token?: string;
   /** On a server: the session begins with the peer's token, and nothing is read before it. */
@@ -169,7 +170,7 @@ export class Session<
     return this.#core.user ?? this.#core.id;
   }
 
-  /** Request headers; they hold secrets, so snapshots leave them out. */
+  /** Request headers that the server keeps (`keepsHeaders`); no snapshot contains them. */
   get headers(): Headers {
     const headers = this.#headers instanceof Headers ? this.#headers : new Headers(this.#headers);
     this.#headers = headers;
@@ -264,11 +265,7 @@ export class Session<
    */
   send<T extends SendTopic<C, S>>(topic: T, data?: SendData<C, S, T>): void {
     const core = this.#core;
-    if ((data as unknown) instanceof Uint8Array && !core.joins) {
-      throw new UnsupportedError(
-        `Cannot send: a ${this.transport} without ${SKEIN_PROTOCOL} carries JSON only, received bytes`,
-      );
-    }
+    core.checkData("send", data);
     core.checkOpen("send");
     core.push(encodeMessage(topic, data, { maxBytes: core.settings.maxMessageBytes }), false);
   }
@@ -305,6 +302,7 @@ export class Session<
     options: WaitOptions = {},
   ): Promise<RequestOutput<C, T>> {
     const { maxMessageBytes: maxBytes } = this.#core.settings;
+    this.#core.checkData("ask", data);
     const answer = await this.#core.ask(
       `the answer to "${topic}"`,
       (id) => encodeMessage(topic, data, { id, maxBytes }),
@@ -344,14 +342,19 @@ export class Session<
    * @param options Gives up by signal or time.
    * @returns Resolves once the server published it.
    * @throws {RequestError} With code `forbidden`, if it may not.
+   * @throws {TypeError} If JSON can not hold the data, or the topic is no topic.
+   * @throws {RangeError} If the message is larger than `maxMessageBytes`.
    */
   async publish(topic: string, data?: unknown, options: WaitOptions = {}): Promise<void> {
+    const core = this.#core;
+    checkTopic(topic, "publish");
+    core.checkData("publish", data);
     const isBinary = data instanceof Uint8Array;
     const text = isBinary ? undefined : encodeData(data, "publish");
-    await this.#core.ask(`the publication on "${topic}"`, (id) => {
+    await core.ask(`the publication on "${topic}"`, (id) => {
       const head = `{"publish":${JSON.stringify(topic)},"id":${id}`;
-      if (isBinary) return framed(encodeBinary(`${head}}`, data), topic);
-      return framed(text === undefined ? `${head}}` : `${head},"data":${text}}`, topic);
+      const json = text === undefined ? `${head}}` : `${head},"data":${text}}`;
+      return core.sized("publish", isBinary ? encodeBinary(`${head}}`, data) : json, topic);
     }, options);
   }
 
@@ -390,6 +393,8 @@ export class Session<
     const isServer = core.settings.side === "server";
     const { code = isServer ? CloseCode.draining : CloseCode.normal } = options;
     checkCloseInfo({ closeCode: code, reason });
+    // The first drain decides, as with a close.
+    if (core.state === "draining") return await this.closed;
     if (core.state === "connected") {
       core.state = "draining";
       if (isServer && retryAfterMs !== undefined) this.goAway({ retryAfterMs, reason });

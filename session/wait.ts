@@ -29,19 +29,23 @@ export function waitFor<T>(promise: Promise<T>, options: WaitForOptions): Promis
   if (timeoutMs === undefined && signal === undefined) return promise;
   if (signal?.aborted) return Promise.reject(signal.reason);
   return new Promise((resolve, reject) => {
-    const timer = timeoutMs === undefined ? undefined : setTimeout(
-      () =>
-        reject(new TimeoutError(`Cannot wait for ${what} longer than ${timeoutMs} ms`, timeoutMs)),
-      timeoutMs,
-    );
-    const onAbort = () => reject(signal?.reason);
-    signal?.addEventListener("abort", onAbort, { once: true });
-    promise.then(resolve, reject).finally(() => {
+    // However the wait ends, neither a timer nor a listener is left behind.
+    const done = () => {
       clearTimeout(timer);
       signal?.removeEventListener("abort", onAbort);
-    });
-    // A wait that was given up leaves nothing behind either.
-    signal?.addEventListener("abort", () => clearTimeout(timer), { once: true });
+    };
+    const giveUp = (reason: unknown) => {
+      done();
+      reject(reason);
+    };
+    const onAbort = () => giveUp(signal?.reason);
+    const timer = timeoutMs === undefined ? undefined : setTimeout(
+      () =>
+        giveUp(new TimeoutError(`Cannot wait for ${what} longer than ${timeoutMs} ms`, timeoutMs)),
+      timeoutMs,
+    );
+    signal?.addEventListener("abort", onAbort);
+    promise.then(resolve, reject).finally(done);
   });
 }
 

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Frame } from "./connection.ts";
+import type { Frame, FrameReceiver } from "./connection.ts";
 
 /**
  * Frames held before there is a receiver: a peer may speak at once, and the
@@ -27,13 +27,13 @@ export const MAX_HELD_BYTES = 16 * 64 * 1024;
  * ```ts ignore
  * const inbox = new FrameInbox();
  * inbox.deliver("early");
- * inbox.receive((frame) => console.log(frame)); // "early"
+ * inbox.receive({ receiveFrame: console.log, framesEnded() {} }); // "early"
  * ```
  */
 export class FrameInbox {
   /** The receiver once nothing is held; the only field that the hot path reads. */
-  #receiver: ((frame: Frame) => void) | undefined = undefined;
-  #held: Frame[] = [];
+  #receiver: FrameReceiver | undefined = undefined;
+  #held: Frame[] | undefined;
   #heldBytes = 0;
   #taken = false;
   #closed = false;
@@ -41,19 +41,21 @@ export class FrameInbox {
   /**
    * Sets the one receiver and hands it what is held, synchronously.
    *
-   * @param receiver Called with each frame, in order. MUST NOT throw.
+   * @param receiver Gets each frame, in order, and is told of the end.
    * @throws {TypeError} If there is a receiver already.
    */
-  receive(receiver: (frame: Frame) => void): void {
+  receive(receiver: FrameReceiver): void {
     if (this.#taken) {
       throw new TypeError("Cannot receive frames: there is a receiver already");
     }
     this.#taken = true;
     // Frames delivered meanwhile are held behind the others, so order is kept.
-    for (let i = 0; i < this.#held.length; i++) receiver(this.#held[i]!);
-    this.#held = [];
+    const held = this.#held ?? [];
+    for (let i = 0; i < held.length; i++) receiver.receiveFrame(held[i]!);
+    this.#held = undefined;
     this.#heldBytes = 0;
-    if (!this.#closed) this.#receiver = receiver;
+    if (this.#closed) receiver.framesEnded();
+    else this.#receiver = receiver;
   }
 
   /**
@@ -64,26 +66,29 @@ export class FrameInbox {
    */
   deliver(frame: Frame): boolean {
     if (this.#receiver !== undefined) {
-      this.#receiver(frame);
+      this.#receiver.receiveFrame(frame);
       return true;
     }
     return this.#hold(frame);
   }
 
-  /** Takes no further frames. What is held can still be received. Idempotent. */
+  /** Takes no further frames, and tells the receiver. What is held can still be received. Idempotent. */
   close(): void {
     this.#closed = true;
+    const receiver = this.#receiver;
     this.#receiver = undefined;
+    receiver?.framesEnded();
   }
 
   #hold(frame: Frame): boolean {
     if (this.#closed) return true;
     // A text's length is counted in UTF-16 units: this bounds memory, not the wire.
     const bytes = typeof frame === "string" ? frame.length : frame.byteLength;
-    const full = this.#held.length >= MAX_HELD_FRAMES ||
-      this.#held.length > 0 && this.#heldBytes + bytes > MAX_HELD_BYTES;
+    const held = this.#held ??= [];
+    const full = held.length >= MAX_HELD_FRAMES ||
+      held.length > 0 && this.#heldBytes + bytes > MAX_HELD_BYTES;
     if (full) return false;
-    this.#held.push(frame);
+    held.push(frame);
     this.#heldBytes += bytes;
     return true;
   }

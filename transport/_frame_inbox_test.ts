@@ -5,7 +5,7 @@ import type { Frame } from "./connection.ts";
 Deno.test("FrameInbox.deliver() calls the receiver synchronously", () => {
   const inbox = new FrameInbox();
   const frames: Frame[] = [];
-  inbox.receive((frame) => frames.push(frame));
+  inbox.receive({ receiveFrame: (frame) => frames.push(frame), framesEnded() {} });
   assertEquals(inbox.deliver("now"), true);
   assertEquals(frames, ["now"]);
 });
@@ -15,7 +15,7 @@ Deno.test("FrameInbox.receive() hands over the held frames in order", () => {
   const frames: Frame[] = [];
   inbox.deliver("1");
   inbox.deliver(Uint8Array.of(2));
-  inbox.receive((frame) => frames.push(frame));
+  inbox.receive({ receiveFrame: (frame) => frames.push(frame), framesEnded() {} });
   inbox.deliver("3");
   assertEquals(frames, ["1", Uint8Array.of(2), "3"]);
 });
@@ -25,9 +25,12 @@ Deno.test("FrameInbox.receive() keeps the order when a receiver causes deliverie
   const frames: Frame[] = [];
   inbox.deliver("1");
   inbox.deliver("2");
-  inbox.receive((frame) => {
-    frames.push(frame);
-    if (frame === "1") inbox.deliver("3");
+  inbox.receive({
+    framesEnded() {},
+    receiveFrame: (frame) => {
+      frames.push(frame);
+      if (frame === "1") inbox.deliver("3");
+    },
   });
   assertEquals(frames, ["1", "2", "3"]);
 });
@@ -35,11 +38,14 @@ Deno.test("FrameInbox.receive() keeps the order when a receiver causes deliverie
 Deno.test("FrameInbox.receive() refuses a second receiver, also from within the first", () => {
   const inbox = new FrameInbox();
   inbox.deliver("1");
-  inbox.receive(() => {
-    assertThrows(() => inbox.receive(() => {}), TypeError);
+  inbox.receive({
+    framesEnded() {},
+    receiveFrame: () => {
+      assertThrows(() => inbox.receive({ receiveFrame() {}, framesEnded() {} }), TypeError);
+    },
   });
   assertThrows(
-    () => inbox.receive(() => {}),
+    () => inbox.receive({ receiveFrame() {}, framesEnded() {} }),
     TypeError,
     "Cannot receive frames: there is a receiver already",
   );
@@ -72,7 +78,7 @@ Deno.test("FrameInbox.close() keeps what is held and loses what comes", () => {
   inbox.deliver("held");
   inbox.close();
   assertEquals(inbox.deliver("lost"), true);
-  inbox.receive((frame) => frames.push(frame));
+  inbox.receive({ receiveFrame: (frame) => frames.push(frame), framesEnded() {} });
   inbox.deliver("lost");
   inbox.close();
   assertEquals(frames, ["held"]);

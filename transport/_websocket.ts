@@ -15,6 +15,7 @@ import type {
   ConnectionStats,
   DatagramDuplex,
   Frame,
+  FrameReceiver,
   MessageFrames,
 } from "./connection.ts";
 
@@ -38,41 +39,45 @@ const CAPABILITIES: ConnectionCapabilities = Object.freeze({
 /** The part of a socket that a connection needs; Deno's and the browser's both fit. */
 export type Socket = Pick<
   WebSocket,
+  | "addEventListener"
   | "binaryType"
   | "bufferedAmount"
   | "close"
-  | "onclose"
-  | "onerror"
-  | "onmessage"
-  | "onopen"
   | "protocol"
   | "readyState"
+  | "removeEventListener"
   | "send"
 >;
 
+const EVENTS = ["open", "message", "error", "close"] as const;
 const CONNECTING = 0;
 const OPEN = 1;
 const CLOSED = 3;
 
-/** A connection on a WebSocket that may still be opening. */
-export class WebSocketConnection implements Connection {
+/**
+ * A connection on a WebSocket that may still be opening. It is its own frames
+ * and its own event listener: ten thousand idle ones should not hold a dozen
+ * closures each.
+ */
+export class WebSocketConnection implements Connection, MessageFrames, EventListenerObject {
   /** Message frames only. */
   readonly capabilities: ConnectionCapabilities = CAPABILITIES;
   /** Always `websocket`. */
   readonly transport = "websocket";
-  /** The socket's own frames. */
-  readonly frames: MessageFrames;
+  /** `drained` resolves at or below this many bytes. */
+  readonly lowWaterMark = LOW_WATER_MARK;
 
   readonly #socket: Socket;
   readonly #protocol: string | undefined;
   readonly #inbox = new FrameInbox();
-  readonly #closed = Promise.withResolvers<ConnectionCloseInfo>();
+  #closed: PromiseWithResolvers<ConnectionCloseInfo> | undefined;
   #ready: PromiseWithResolvers<void> | undefined;
   #datagrams: DatagramDuplex | undefined;
   #bidirectional: ReadableStream<never> | undefined;
   #unidirectional: ReadableStream<never> | undefined;
   #closing: Required<ConnectionCloseInfo> | undefined;
-  #isOver = false;
+  #closeEvent: { readonly code: number; readonly reason: string } | undefined;
+  #wasOpen = false;
   #failure: unknown;
   #drained: PromiseWithResolvers<void> | undefined;
   #poll: ReturnType<typeof setTimeout> | undefined;
@@ -81,43 +86,69 @@ export class WebSocketConnection implements Connection {
   #framesReceived = 0;
 
   /**
-   * Wraps a socket; its handlers belong to the connection from now on. A
-   * server says which protocol it chose: Deno's socket does not know.
+   * Wraps a socket. A server says which protocol it chose: Deno's socket does
+   * not know.
    */
   constructor(socket: Socket, protocol?: string) {
     this.#socket = socket;
     this.#protocol = protocol;
-    this.#closed.promise.catch(() => {});
-    const inbox = this.#inbox;
     socket.binaryType = "arraybuffer";
-    socket.onmessage = ({ data }: MessageEvent) => {
-      this.#framesReceived++;
-      const frame: Frame = typeof data === "string" ? data : new Uint8Array(data as ArrayBuffer);
-      if (!inbox.deliver(frame)) this.#fail("Frames came before anybody received them");
+    for (const type of EVENTS) socket.addEventListener(type, this);
+  }
+
+  /** The socket's own frames. */
+  get frames(): MessageFrames {
+    return this;
+  }
+
+  /** Bytes handed over that the socket still holds. */
+  get bufferedAmount(): number {
+    return this.#closeEvent === undefined ? this.#socket.bufferedAmount : 0;
+  }
+
+  /** Takes the socket's events. */
+  handleEvent(event: Event): void {
+    switch (event.type) {
+      case "message":
+        return this.#onMessage((event as MessageEvent).data);
+      case "open":
+        return this.#onOpen();
+      case "close":
+        return this.#end(event as CloseEvent);
+      default: {
+        const { error, message } = event as Event & { error?: unknown; message?: unknown };
+        this.#failure = error ?? message ?? "unknown";
+      }
+    }
+  }
+
+  /** Hands a frame to the socket; after its end the frame goes nowhere. */
+  send(frame: Frame): void {
+    if (this.#socket.readyState !== OPEN) return;
+    this.#framesSent++;
+    this.#socket.send(frame as string | Uint8Array<ArrayBuffer>);
+  }
+
+  /** Sets who gets the frames. */
+  receive(receiver: FrameReceiver): void {
+    this.#inbox.receive(receiver);
+  }
+
+  /** Waits until the socket holds little. */
+  drained(): Promise<void> {
+    if (this.#drained !== undefined) return this.#drained.promise;
+    if (this.bufferedAmount <= LOW_WATER_MARK) return Promise.resolve();
+    const drained = this.#drained = Promise.withResolvers<void>();
+    const poll = (waitMs: number) => {
+      this.#poll = setTimeout(() => {
+        if (this.bufferedAmount <= LOW_WATER_MARK) {
+          this.#drained = undefined;
+          drained.resolve();
+        } else poll(Math.min(waitMs * 2, LAST_POLL_MS));
+      }, waitMs);
     };
-    socket.onerror = (event) => {
-      this.#failure = (event as Event & { error?: unknown }).error ??
-        (event as Event & { message?: unknown }).message;
-    };
-    socket.onclose = ({ code, reason }) => this.#end(code, reason);
-    socket.onopen = () => {
-      if (this.#closing !== undefined) this.#closeSocket(this.#closing);
-      this.#ready?.resolve();
-    };
-    const bufferedAmount = () => this.#isOver ? 0 : socket.bufferedAmount;
-    this.frames = {
-      send: (frame) => {
-        if (socket.readyState !== OPEN) return;
-        this.#framesSent++;
-        socket.send(frame as string | Uint8Array<ArrayBuffer>);
-      },
-      get bufferedAmount() {
-        return bufferedAmount();
-      },
-      lowWaterMark: LOW_WATER_MARK,
-      drained: () => this.#whenDrained(),
-      receive: (receiver) => inbox.receive(receiver),
-    };
+    poll(FIRST_POLL_MS);
+    return drained.promise;
   }
 
   /** The subprotocol that the server chose. */
@@ -127,17 +158,22 @@ export class WebSocketConnection implements Connection {
 
   /** Resolves once the socket is open. */
   get ready(): Promise<void> {
+    if (this.#wasOpen) return Promise.resolve();
     if (this.#ready === undefined) {
       this.#ready = Promise.withResolvers();
       this.#ready.promise.catch(() => {});
-      if (this.#isOver) this.#ready.reject(this.#broken());
-      else if (this.#socket.readyState !== CONNECTING) this.#ready.resolve();
+      if (this.#closeEvent !== undefined) this.#ready.reject(this.#broken());
     }
     return this.#ready.promise;
   }
 
   /** How the socket was closed. */
   get closed(): Promise<ConnectionCloseInfo> {
+    if (this.#closed === undefined) {
+      this.#closed = Promise.withResolvers();
+      this.#closed.promise.catch(() => {});
+      this.#settleClosed();
+    }
     return this.#closed.promise;
   }
 
@@ -174,7 +210,7 @@ export class WebSocketConnection implements Connection {
   /** Closes the socket behind what was sent. */
   close(info?: ConnectionCloseInfo): void {
     const checked = checkCloseInfo(info);
-    if (this.#isOver || this.#closing !== undefined) return;
+    if (this.#closeEvent !== undefined || this.#closing !== undefined) return;
     this.#closing = checked;
     // A browser's socket that is not open yet could only be closed without a code.
     if (this.#socket.readyState !== CONNECTING) this.#closeSocket(checked);
@@ -191,7 +227,7 @@ export class WebSocketConnection implements Connection {
   /** Closes, and waits for the peer's close. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
-    await this.#closed.promise.catch(() => {});
+    await this.closed.catch(() => {});
   }
 
   /** Gives up on a socket that is still opening. */
@@ -204,7 +240,7 @@ export class WebSocketConnection implements Connection {
     if (this.#socket.readyState === CLOSED) return;
     this.#socket.close(closeCode === 0 ? 1000 : closeCode, reason);
     // A peer that reads nothing never answers; its socket lingers, this connection does not.
-    this.#lingering = setTimeout(() => this.#end(1006, ""), CLOSE_TIMEOUT_MS);
+    this.#lingering = setTimeout(() => this.#end({ code: 1006, reason: "" }), CLOSE_TIMEOUT_MS);
   }
 
   #fail(reason: string): void {
@@ -212,15 +248,35 @@ export class WebSocketConnection implements Connection {
     this.close({ closeCode: 4507, reason });
   }
 
+  #onMessage(data: unknown): void {
+    this.#framesReceived++;
+    const frame = typeof data === "string" ? data : new Uint8Array(data as ArrayBuffer);
+    if (!this.#inbox.deliver(frame)) this.#fail("Frames came before anybody received them");
+  }
+
+  #onOpen(): void {
+    this.#wasOpen = true;
+    if (this.#closing !== undefined) this.#closeSocket(this.#closing);
+    this.#ready?.resolve();
+    this.#ready = undefined;
+    this.#socket.removeEventListener("open", this);
+  }
+
   /** Deno can fire the event twice; the first one counts. */
-  #end(code: number, reason: string): void {
-    if (this.#isOver) return;
-    this.#isOver = true;
+  #end({ code, reason }: { readonly code: number; readonly reason: string }): void {
+    if (this.#closeEvent !== undefined) return;
+    this.#closeEvent = { code, reason };
     clearTimeout(this.#lingering);
-    this.#inbox.close();
     clearTimeout(this.#poll);
     this.#drained?.resolve();
     this.#ready?.reject(this.#broken());
+    this.#settleClosed();
+    this.#inbox.close();
+  }
+
+  #settleClosed(): void {
+    if (this.#closed === undefined || this.#closeEvent === undefined) return;
+    const { code, reason } = this.#closeEvent;
     // What the peer echoes, or a cut cable, does not change how this end closed it.
     if (this.#closing !== undefined) this.#closed.resolve(this.#closing);
     else if (code === 1006 || this.#failure !== undefined) this.#closed.reject(this.#broken());
@@ -233,22 +289,6 @@ export class WebSocketConnection implements Connection {
       "The WebSocket connection failed",
       cause === undefined ? undefined : { cause },
     );
-  }
-
-  #whenDrained(): Promise<void> {
-    if (this.#drained !== undefined) return this.#drained.promise;
-    if (this.#isOver || this.#socket.bufferedAmount <= LOW_WATER_MARK) return Promise.resolve();
-    const drained = this.#drained = Promise.withResolvers<void>();
-    const poll = (waitMs: number) => {
-      this.#poll = setTimeout(() => {
-        if (this.#isOver || this.#socket.bufferedAmount <= LOW_WATER_MARK) {
-          this.#drained = undefined;
-          drained.resolve();
-        } else poll(Math.min(waitMs * 2, LAST_POLL_MS));
-      }, waitMs);
-    };
-    poll(FIRST_POLL_MS);
-    return drained.promise;
   }
 }
 

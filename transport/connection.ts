@@ -69,6 +69,18 @@ export interface ConnectionStats {
 /** One message frame: text, or bytes. */
 export type Frame = string | Uint8Array;
 
+/** Who takes the frames of a connection. An object, not a pair of functions: each connection has one. */
+export interface FrameReceiver {
+  /**
+   * Takes a frame. MUST NOT throw.
+   *
+   * @param frame Text or bytes, whole and in order.
+   */
+  receiveFrame(frame: Frame): void;
+  /** Called once, after the last frame: the connection ended, and its `closed` tells how. */
+  framesEnded(): void;
+}
+
 /**
  * Message frames of a wire that has them.
  *
@@ -99,10 +111,10 @@ export interface MessageFrames {
    * Sets the one receiver of incoming frames. It is called synchronously per
    * frame: an iterator would cost a promise a frame.
    *
-   * @param receiver Called with each frame, in order. MUST NOT throw.
+   * @param receiver Gets each frame, in order, and is told of the end.
    * @throws {TypeError} If there is a receiver already.
    */
-  receive(receiver: (frame: Frame) => void): void;
+  receive(receiver: FrameReceiver): void;
 }
 
 /**

@@ -8,7 +8,7 @@
  * import { assertEquals } from "@std/assert";
  *
  * await using pair = memoryPair();
- * const received = new Promise((resolve) => pair.server.frames?.receive(resolve));
+ * const received = new Promise((resolve) => pair.server.frames?.receive({ receiveFrame: resolve, framesEnded() {} }));
  * pair.client.frames?.send("hello");
  * assertEquals(await received, "hello");
  * ```
@@ -205,7 +205,7 @@ class PairLink implements MemoryLink {
  * using time = new FakeTime();
  * await using pair = memoryPair({ faults: { delayMs: 50 } });
  * const frames: unknown[] = [];
- * pair.client.frames?.receive((frame) => frames.push(frame));
+ * pair.client.frames?.receive({ receiveFrame: (frame) => frames.push(frame), framesEnded() {} });
  * pair.server.frames?.send("late");
  * await time.tickAsync(49);
  * assertEquals(frames, []);

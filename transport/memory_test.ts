@@ -11,7 +11,7 @@ function framesOf(connection: Connection): MessageFrames {
 
 function record(connection: Connection): Frame[] {
   const frames: Frame[] = [];
-  framesOf(connection).receive((frame) => frames.push(frame));
+  framesOf(connection).receive({ receiveFrame: (frame) => frames.push(frame), framesEnded() {} });
   return frames;
 }
 
@@ -112,7 +112,10 @@ Deno.test("MemoryLink.setFaults() with jitter spreads frames and keeps their ord
   await using pair = memoryPair({ faults: { delayMs: 10, jitterMs: 20 }, random: 7 });
   const arrivals: number[] = [];
   const start = Date.now();
-  framesOf(pair.server).receive(() => arrivals.push(Date.now() - start));
+  framesOf(pair.server).receive({
+    receiveFrame: () => arrivals.push(Date.now() - start),
+    framesEnded() {},
+  });
   for (let i = 0; i < 20; i++) framesOf(pair.client).send(`${i}`);
   await time.tickAsync(30);
   assertEquals(arrivals.length, 20);

@@ -28,6 +28,7 @@ export type {
   ConnectionStats,
   DatagramDuplex,
   Frame,
+  FrameReceiver,
   MessageFrames,
   OpenStreamOptions,
 } from "./connection.ts";

@@ -77,8 +77,8 @@ export function testFrames(test: ConnectionTest, traits: ConnectionTraits): void
   });
 
   test("refuses a second receiver", ({ a }) => {
-    framesOf(a).receive(() => {});
-    assertThrows(() => framesOf(a).receive(() => {}), TypeError);
+    framesOf(a).receive({ receiveFrame() {}, framesEnded() {} });
+    assertThrows(() => framesOf(a).receive({ receiveFrame() {}, framesEnded() {} }), TypeError);
     return Promise.resolve();
   });
 
@@ -100,7 +100,7 @@ export function testFrames(test: ConnectionTest, traits: ConnectionTraits): void
     const frames = framesOf(a);
     const chunk = new Uint8Array(64 * 1024);
     chunk.set(binaryHead);
-    framesOf(b).receive(() => {});
+    framesOf(b).receive({ receiveFrame() {}, framesEnded() {} });
     for (let i = 0; i < 32; i++) frames.send(chunk);
     const waiting = frames.drained();
     a.close();

@@ -59,9 +59,12 @@ export class FrameLog {
    * @param connection The end whose frames are kept.
    */
   constructor(connection: Connection) {
-    framesOf(connection).receive((frame) => {
-      this.frames.push(frame);
-      if (this.#enough && this.frames.length >= this.#enough.count) this.#enough.resolve();
+    framesOf(connection).receive({
+      framesEnded() {},
+      receiveFrame: (frame) => {
+        this.frames.push(frame);
+        if (this.#enough && this.frames.length >= this.#enough.count) this.#enough.resolve();
+      },
     });
   }
 

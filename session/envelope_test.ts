@@ -1,0 +1,275 @@
+import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
+import {
+  describe,
+  encodeData,
+  type Envelope,
+  errorEnvelope,
+  messageEnvelope,
+  parseEnvelope,
+  replyEnvelope,
+} from "./envelope.ts";
+
+const HELLO = { session: "s", heartbeatMs: 25_000, maxMessageBytes: 262_144, features: ["x"] };
+const FAILURE = { code: "invalid", message: "No", path: ["a", 0] };
+
+const READ: readonly [text: string, envelope: Envelope][] = [
+  ['{"topic":"a"}', { kind: "message", topic: "a", data: undefined }],
+  ['{"topic":"a","data":null}', { kind: "message", topic: "a", data: null }],
+  ['{"topic":"a","data":{"b":[1]},"id":0}', {
+    kind: "message",
+    topic: "a",
+    data: { b: [1] },
+    id: 0,
+  }],
+  ['{"reply":3,"data":"x"}', { kind: "reply", id: 3, data: "x" }],
+  ['{"reply":3}', { kind: "reply", id: 3, data: undefined }],
+  [`{"reply":3,"error":${JSON.stringify(FAILURE)}}`, { kind: "reply", id: 3, error: FAILURE }],
+  ['{"reply":null,"error":{"code":"x"}}', {
+    kind: "reply",
+    id: null,
+    error: { code: "x", message: "" },
+  }],
+  ['{"cancel":1}', { kind: "cancel", id: 1 }],
+  ['{"subscribe":"a","id":1}', { kind: "subscribe", topic: "a", id: 1 }],
+  ['{"unsubscribe":"a","id":2}', { kind: "unsubscribe", topic: "a", id: 2 }],
+  ['{"publish":"a","data":1}', { kind: "publish", topic: "a", data: 1 }],
+  ['{"publish":"a","data":1,"id":3}', { kind: "publish", topic: "a", data: 1, id: 3 }],
+  [`{"hello":${JSON.stringify(HELLO)}}`, { kind: "hello", hello: HELLO }],
+  ['{"hello":{"session":"s","heartbeatMs":0,"maxMessageBytes":1}}', {
+    kind: "hello",
+    hello: { session: "s", heartbeatMs: 0, maxMessageBytes: 1, features: [] },
+  }],
+  ['{"auth":"t","id":1}', { kind: "auth", token: "t", id: 1 }],
+  ['{"ping":7}', { kind: "ping", n: 7 }],
+  ['{"pong":7}', { kind: "pong", n: 7 }],
+  ['{"goaway":{"retryAfterMs":5,"reason":"bye"}}', {
+    kind: "goaway",
+    goaway: { retryAfterMs: 5, reason: "bye" },
+  }],
+  ['{"goaway":{"retryAfterMs":5}}', { kind: "goaway", goaway: { retryAfterMs: 5, reason: "" } }],
+  ['{"dropped":4}', { kind: "dropped", count: 4 }],
+  ['{"dropped":4,"topic":"a"}', { kind: "dropped", count: 4, topic: "a" }],
+  ['{"dropped":4,"topic":""}', { kind: "dropped", count: 4 }],
+];
+
+function TOPIC(key: string, received: string): string {
+  return `Expected "${key}" to be a topic, received ${received}`;
+}
+
+function NUMBER(key: string, received: string): string {
+  return `Expected the number of "${key}" to be a whole number from 0, received ${received}`;
+}
+
+Deno.test("parseEnvelope() reads every envelope", () => {
+  for (const [text, envelope] of READ) assertEquals(parseEnvelope(text), envelope, text);
+});
+
+Deno.test("parseEnvelope() goes by the first known key of the table, not of the text", () => {
+  const keys = ["reply", "cancel", "hello", "auth", "ping", "pong", "goaway"];
+  const all = { ...Object.fromEntries(keys.map((key) => [key, 1])), topic: "a", data: 1 };
+  assertEquals(parseEnvelope(JSON.stringify(all)).kind, "message");
+  assertEquals(parseEnvelope('{"pong":1,"ping":2}').kind, "ping");
+  assertEquals(parseEnvelope('{"publish":"a","subscribe":"b","id":1}').kind, "subscribe");
+});
+
+Deno.test("parseEnvelope() ignores unknown keys, and knows when it knows none", () => {
+  assertEquals(parseEnvelope('{"x":1,"topic":"a","seq":2}').kind, "message");
+  for (const text of ["{}", '{"x":1}', '{"ack":1}', '{"close":1}', '{"data":1,"id":1}']) {
+    assertEquals(parseEnvelope(text), { kind: "unknown" }, text);
+  }
+});
+
+const MALFORMED: readonly [text: string, message: string, id?: number][] = [
+  ["", "Expected a JSON object, received text that is not JSON"],
+  ["{", "Expected a JSON object, received text that is not JSON"],
+  ['{"topic":"a"}\n{"topic":"b"}', "Expected a JSON object, received text that is not JSON"],
+  ["null", "Expected a JSON object, received null"],
+  ["[]", "Expected a JSON object, received an array"],
+  ["1.5", "Expected a JSON object, received 1.5"],
+  ['""', "Expected a JSON object, received an empty string"],
+  ['"secret"', "Expected a JSON object, received a string"],
+  ["true", "Expected a JSON object, received boolean"],
+  ['{"topic":""}', TOPIC("topic", "an empty string")],
+  ['{"topic":1,"id":9}', TOPIC("topic", "1"), 9],
+  ['{"topic":null,"id":"9"}', TOPIC("topic", "null")],
+  ['{"topic":{}}', TOPIC("topic", "Object")],
+  ['{"topic":"a","id":"1"}', NUMBER("topic", "a string")],
+  ['{"topic":"a","id":-1}', NUMBER("topic", "-1")],
+  ['{"topic":"a","id":1.5}', NUMBER("topic", "1.5")],
+  ['{"topic":"a","id":9007199254740992}', NUMBER("topic", "9007199254740992")],
+  ['{"topic":"a","id":null}', NUMBER("topic", "null")],
+  ['{"reply":"1"}', NUMBER("reply", "a string")],
+  ['{"reply":1,"error":"no"}', 'Expected "error" to have a code, received a string'],
+  ['{"reply":1,"error":null}', 'Expected "error" to have a code, received null'],
+  ['{"reply":1,"error":{"code":1}}', 'Expected "error" to have a code, received Object'],
+  ['{"cancel":null}', NUMBER("cancel", "null")],
+  ['{"subscribe":"a"}', NUMBER("subscribe", "undefined")],
+  ['{"subscribe":[],"id":2}', TOPIC("subscribe", "an array"), 2],
+  ['{"unsubscribe":"","id":2}', TOPIC("unsubscribe", "an empty string"), 2],
+  ['{"publish":5,"id":2}', TOPIC("publish", "5"), 2],
+  ['{"publish":"a","id":{}}', NUMBER("publish", "Object")],
+  ['{"hello":null}', 'Expected "hello" to have session, heartbeatMs and maxMessageBytes'],
+  ['{"hello":{"session":1}}', 'Expected "hello" to have session, heartbeatMs and maxMessageBytes'],
+  ['{"auth":1,"id":4}', 'Expected "auth" to be a token, received 1', 4],
+  ['{"auth":"t"}', NUMBER("auth", "undefined")],
+  ['{"ping":true}', NUMBER("ping", "boolean")],
+  ['{"pong":-1}', NUMBER("pong", "-1")],
+  ['{"goaway":1}', 'Expected "goaway" to have retryAfterMs'],
+  ['{"goaway":{"retryAfterMs":-1}}', 'Expected "goaway" to have retryAfterMs'],
+  ['{"dropped":"1"}', NUMBER("dropped", "a string")],
+];
+
+Deno.test("parseEnvelope() says what was expected, and never what the peer wrote", () => {
+  for (const [text, message, id = null] of MALFORMED) {
+    assertEquals(parseEnvelope(text), { kind: "malformed", message, id }, text);
+  }
+});
+
+Deno.test("parseEnvelope() survives objects that can not be turned into text", () => {
+  const trap = '{"toString":1,"valueOf":1}';
+  const texts = [
+    `{"reply":1,"error":{"code":"x","message":${trap}}}`,
+    `{"goaway":{"retryAfterMs":1,"reason":${trap}}}`,
+    `{"hello":{"session":"s","heartbeatMs":1,"maxMessageBytes":1,"features":[${trap}]}}`,
+    `{"topic":{"constructor":{"name":${trap}}}}`,
+    `{"topic":{"constructor":null}}`,
+    `{"__proto__":{"topic":"a"}}`,
+  ];
+  for (const text of texts) assert(typeof parseEnvelope(text).kind === "string", text);
+  assertEquals(parseEnvelope('{"topic":{"constructor":{"name":"forged"}}}'), {
+    kind: "malformed",
+    message: TOPIC("topic", "Object"),
+    id: null,
+  });
+});
+
+Deno.test("parseEnvelope() takes a topic of 255 bytes, and no longer one", () => {
+  assertEquals(parseEnvelope(`{"topic":"${"é".repeat(127)}x"}`).kind, "message");
+  for (const key of ["topic", "subscribe", "unsubscribe", "publish"]) {
+    const parsed = parseEnvelope(`{"${key}":"${"é".repeat(128)}","id":5}`);
+    const message = TOPIC(key, "more than 255 bytes");
+    assertEquals(parsed, { kind: "malformed", message, id: 5 }, key);
+  }
+});
+
+Deno.test("the writers of envelopes write what the wire's table says", () => {
+  const golden: [text: string, expected: string][] = [
+    [messageEnvelope("a", undefined), '{"topic":"a"}'],
+    [messageEnvelope("a", "1"), '{"topic":"a","data":1}'],
+    [messageEnvelope('"\n', "1", 0), '{"topic":"\\"\\n","data":1,"id":0}'],
+    [messageEnvelope("a", undefined, 2), '{"topic":"a","id":2}'],
+    [replyEnvelope(4, "null"), '{"reply":4,"data":null}'],
+    [replyEnvelope(4, undefined), '{"reply":4}'],
+    [
+      errorEnvelope(4, FAILURE),
+      '{"reply":4,"error":{"code":"invalid","message":"No","path":["a",0]}}',
+    ],
+    [
+      errorEnvelope(null, { code: "x", message: "y" }),
+      '{"reply":null,"error":{"code":"x","message":"y"}}',
+    ],
+  ];
+  for (const [text, expected] of golden) assertStrictEquals(text, expected);
+});
+
+Deno.test("encodeData() writes JSON without raw line feeds, and nothing for nothing", () => {
+  assertEquals(encodeData(undefined, "send"), undefined);
+  assertEquals(encodeData(null, "send"), "null");
+  assertEquals(encodeData("a\nb\u2028", "send"), '"a\\nb\u2028"');
+  assertEquals(encodeData({ toJSON: () => 1 }, "send"), "1");
+});
+
+Deno.test("encodeData() refuses what JSON would lose, and says what came", () => {
+  const loop: Record<string, unknown> = {};
+  loop.self = loop;
+  const cases: [data: unknown, received: string][] = [
+    [() => {}, "function"],
+    [Symbol(), "symbol"],
+    [1n, "bigint"],
+    [{ deep: [1n] }, "Object"],
+    [NaN, "NaN"],
+    [Infinity, "Infinity"],
+    [new Map(), "Map"],
+    [new Set(), "Set"],
+    [loop, "Object"],
+  ];
+  for (const [data, received] of cases) {
+    assertThrows(
+      () => encodeData(data, "send"),
+      TypeError,
+      `Cannot send: data must be a value that JSON can hold, received ${received}`,
+    );
+  }
+});
+
+Deno.test("describe() names the type of anything", () => {
+  const cases: [value: unknown, word: string][] = [
+    [Object.create(null), "an object"],
+    [Object.create({ constructor: undefined }), "an object"],
+    [new Date(0), "Date"],
+    [new (class {})(), "an object"],
+    [undefined, "undefined"],
+  ];
+  for (const [value, word] of cases) assertEquals(describe(value), word);
+});
+
+/** Deterministic randomness: a failure shows again. */
+class Dice {
+  #state: number;
+  constructor(seed: number) {
+    this.#state = seed;
+  }
+  below(limit: number): number {
+    this.#state = (Math.imul(this.#state, 1_664_525) + 1_013_904_223) >>> 0;
+    return Math.floor((this.#state / 2 ** 32) * limit);
+  }
+  pick<T>(items: readonly T[]): T {
+    return items[this.below(items.length)]!;
+  }
+  text(): string {
+    const units = ["a", '"', "\\", "\n", "\u0000", "é", "€", "😀", "\ud800", "\u2028", "{", "}"];
+    return Array.from({ length: this.below(8) }, () => this.pick(units)).join("");
+  }
+  value(depth = 3): unknown {
+    const kind = this.below(depth > 0 ? 7 : 5);
+    if (kind === 5) return Array.from({ length: this.below(4) }, () => this.value(depth - 1));
+    if (kind === 6) {
+      const keys = Array.from({ length: this.below(4) }, () => this.text());
+      return Object.fromEntries(keys.map((key) => [key, this.value(depth - 1)]));
+    }
+    return [null, true, this.below(2 ** 31) - 2 ** 30, this.below(1_000) / 7, this.text()][kind];
+  }
+}
+
+Deno.test("parseEnvelope() reads back whatever was written, on one line", () => {
+  const dice = new Dice(1);
+  for (let round = 0; round < 5_000; round++) {
+    const topic = `t${dice.text()}`;
+    const data = dice.value();
+    const id = dice.below(2) === 0 ? undefined : dice.below(2 ** 31);
+    const text = messageEnvelope(topic, encodeData(data, "send"), id);
+    assert(!text.includes("\n"));
+    const expected = { kind: "message", topic, data, ...(id === undefined ? {} : { id }) };
+    assertEquals(parseEnvelope(text), expected as Envelope);
+    const answer = replyEnvelope(round, encodeData(data, "reply"));
+    assertEquals(parseEnvelope(answer), { kind: "reply", id: round, data });
+  }
+});
+
+Deno.test("parseEnvelope() never throws on text that was changed", () => {
+  const dice = new Dice(2);
+  const texts = [...READ.map(([text]) => text), ...MALFORMED.map(([text]) => text)];
+  const pieces = ['"', "{", "}", "[", "]", ":", ",", "1", "-", "null", '"topic"', '"id"', "\\u"];
+  const kinds = new Set<string>();
+  for (let round = 0; round < 20_000; round++) {
+    let text = dice.pick(texts);
+    for (let change = 0; change <= dice.below(3); change++) {
+      const at = dice.below(text.length + 1);
+      text = text.slice(0, at) + dice.pick(pieces) + text.slice(at + dice.below(3));
+    }
+    const envelope = parseEnvelope(text);
+    kinds.add(envelope.kind);
+    if (envelope.kind === "malformed") assert(envelope.message.startsWith("Expected"), text);
+  }
+  assert(kinds.size > 10, "the changes leave enough of every kind");
+});

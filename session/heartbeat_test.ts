@@ -1,0 +1,154 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { type Heart, Heartbeat } from "./heartbeat.ts";
+
+interface TestHeart extends Heart {
+  readonly pings: number[];
+  readonly deaths: number[];
+}
+
+/** Notes when it was pinged and found dead; answers as long as it `lives`. */
+function heart(heartbeat: Heartbeat, lives: () => boolean = () => false): TestHeart {
+  const self: TestHeart = {
+    lastHeard: 0,
+    pings: [],
+    deaths: [],
+    ping() {
+      self.pings.push(heartbeat.now);
+      if (lives()) self.lastHeard = heartbeat.now;
+    },
+    dead: (silentMs) => void self.deaths.push(silentMs),
+  };
+  return self;
+}
+
+/** The clock jumps, and no timer ran meanwhile. */
+function clockAhead(byMs: number): Disposable {
+  const { Date } = globalThis;
+  globalThis.Date = class extends Date {
+    static override now = () => Date.now() + byMs;
+  } as DateConstructor;
+  return {
+    [Symbol.dispose]() {
+      globalThis.Date = Date;
+    },
+  };
+}
+
+Deno.test("Heartbeat() rejects times that can not work", () => {
+  for (const intervalMs of [0, -1_000, 1_500, NaN, Infinity]) {
+    assertThrows(() => new Heartbeat({ intervalMs }), RangeError, "multiple of 1000");
+  }
+  for (const timeoutMs of [25_000, 1, NaN]) {
+    assertThrows(() => new Heartbeat({ timeoutMs }), RangeError, "timeoutMs must be above");
+  }
+  const { intervalMs, timeoutMs } = new Heartbeat();
+  assertEquals([intervalMs, timeoutMs], [25_000, 60_000]);
+});
+
+Deno.test("Heartbeat pings once in every interval, first after a whole one", () => {
+  using time = new FakeTime(0);
+  using heartbeat = new Heartbeat({ intervalMs: 3_000, timeoutMs: 4_000 });
+  const alive = heart(heartbeat, () => true);
+  heartbeat.add(alive);
+  time.tick(2_999);
+  assertEquals(alive.pings, []);
+  time.tick(9_001);
+  assertEquals(alive.pings, [3_000, 6_000, 9_000, 12_000]);
+  assertEquals(alive.deaths, []);
+});
+
+Deno.test("Heartbeat finds a silent peer dead once, at its time", () => {
+  using time = new FakeTime(0);
+  using heartbeat = new Heartbeat();
+  const silent = heart(heartbeat);
+  heartbeat.add(silent);
+  time.tick(59_000);
+  assertEquals([silent.deaths, heartbeat.size], [[], 1]);
+  time.tick(1_000);
+  assertEquals([silent.deaths, heartbeat.size], [[60_000], 0]);
+  time.tick(120_000);
+  assertEquals(silent.deaths, [60_000]);
+});
+
+Deno.test("Heartbeat takes every sign of life for one", () => {
+  using time = new FakeTime(0);
+  using heartbeat = new Heartbeat();
+  const chatty = heart(heartbeat);
+  heartbeat.add(chatty);
+  time.tick(59_000);
+  chatty.lastHeard = heartbeat.now;
+  time.tick(59_000);
+  assertEquals(chatty.deaths, []);
+  time.tick(1_000);
+  assertEquals(chatty.deaths, [60_000]);
+});
+
+Deno.test("Heartbeat spreads the pings of those who came one after the other", () => {
+  using time = new FakeTime(0);
+  using heartbeat = new Heartbeat({ intervalMs: 5_000, timeoutMs: 60_000 });
+  const hearts = Array.from({ length: 5 }, () => heart(heartbeat, () => true));
+  for (const one of hearts) {
+    heartbeat.add(one);
+    time.tick(1_000);
+  }
+  time.tick(5_000);
+  assertEquals(new Set(hearts.map(({ pings }) => pings[0])).size, 5);
+});
+
+Deno.test("Heartbeat keeps no timer while it watches nobody", () => {
+  const heartbeat = new Heartbeat();
+  const one = heart(heartbeat);
+  const other = heart(heartbeat);
+  heartbeat.add(one);
+  heartbeat.add(one);
+  heartbeat.add(other);
+  assertEquals(heartbeat.size, 2);
+  heartbeat.delete(one);
+  heartbeat.delete(one);
+  heartbeat.delete(heart(heartbeat));
+  assertEquals(heartbeat.size, 1);
+  heartbeat.delete(other);
+  assertEquals(heartbeat.size, 0);
+  heartbeat.add(one);
+  heartbeat[Symbol.dispose]();
+  heartbeat[Symbol.dispose]();
+  assertEquals(heartbeat.size, 0);
+});
+
+Deno.test("Heartbeat goes on when a heart leaves, or others come, in the middle of a tick", () => {
+  using time = new FakeTime(0);
+  using heartbeat = new Heartbeat({ intervalMs: 1_000, timeoutMs: 2_000 });
+  const other = heart(heartbeat, () => true);
+  const leaving: Heart = {
+    lastHeard: 0,
+    ping: () => {
+      heartbeat.delete(leaving);
+      heartbeat.add(other);
+    },
+    dead: () => assert(false),
+  };
+  heartbeat.add(leaving);
+  time.tick(3_000);
+  assert(other.pings.length >= 2);
+  assertEquals(heartbeat.size, 1);
+});
+
+Deno.test("Heartbeat gives everybody ten seconds after a pause of the process", () => {
+  using time = new FakeTime(0);
+  using heartbeat = new Heartbeat();
+  const dead = heart(heartbeat);
+  const alive = heart(heartbeat, () => true);
+  heartbeat.add(dead);
+  heartbeat.add(alive);
+  time.tick(1_000);
+  // Fake time runs every timer on its way; a laptop that sleeps runs none.
+  using _asleep = clockAhead(3_600_000);
+  time.tick(1_000);
+  assertEquals([alive.pings.length > 0, dead.pings.length > 0], [true, true]);
+  assertEquals([alive.deaths, dead.deaths], [[], []]);
+  time.tick(8_000);
+  assertEquals(dead.deaths, []);
+  time.tick(3_000);
+  assertEquals([alive.deaths.length, dead.deaths.length], [0, 1]);
+});

@@ -1,0 +1,393 @@
+import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
+import { stub } from "@std/testing/mock";
+import { FakeTime } from "@std/testing/time";
+import { type CloseInfo, ConnectionError, SessionClosedError, TimeoutError } from "../errors.ts";
+import { clientByHand, endOf, ends, HELLO, serverByHand, soon, turns } from "../tests/sessions.ts";
+import type { OverflowPolicy } from "./send_queue.ts";
+
+const NORMAL = { code: 0, reason: "" };
+
+Deno.test("Session.close() tells both ends code, reason and who it was", async () => {
+  await using both = await ends();
+  const info = await both.server.close({ code: 4003, reason: "Enough" });
+  assertEquals(info, { code: 4003, reason: "Enough", by: "local" });
+  assertEquals(await endOf(both.client), { code: 4003, reason: "Enough", by: "remote" });
+  assertEquals([both.server.state, both.client.state], ["closed", "closed"]);
+  assert(both.client.closeError instanceof SessionClosedError);
+});
+
+Deno.test("Session.close() is normal by default, which is no error", async () => {
+  await using both = await ends();
+  await both.client.close();
+  assertEquals(await endOf(both.server), { ...NORMAL, by: "remote" });
+  assertEquals([both.client.closeError, both.server.closeError], [undefined, undefined]);
+});
+
+Deno.test("Session.close() refuses codes that are not the application's, and stays open", async () => {
+  await using hand = serverByHand();
+  for (const code of [1, 1000, 2999, 5000, NaN, 3000.5]) {
+    assertThrows(() => hand.session.close({ code }), RangeError, "0 or 3000 to 4999");
+    await assertRejects(() => hand.session.drain({ code }), RangeError);
+  }
+  assertEquals(hand.session.state, "connected");
+});
+
+Deno.test("Session.close() is idempotent; the first call decides", async () => {
+  const infos: CloseInfo[] = [];
+  await using hand = serverByHand({ onClose: (_session, info) => void infos.push(info) });
+  const { session } = hand;
+  const first = session.close({ code: 4001, reason: "first" });
+  const second = session.close({ code: 4002, reason: "second" });
+  assertStrictEquals(await first, await second);
+  assertStrictEquals(await session.close(), await first);
+  await session[Symbol.asyncDispose]();
+  assertEquals([infos.length, infos[0]?.reason], [1, "first"]);
+});
+
+Deno.test("Session.close() flushes what was sent, and takes no more", async () => {
+  await using hand = serverByHand();
+  const { session, peer } = hand;
+  for (let i = 0; i < 200; i++) session.send("a", "x".repeat(1_000));
+  const closing = session.close();
+  assertEquals([session.state, session.isReady], ["draining", false]);
+  assertThrows(() => session.send("b"), SessionClosedError, "Cannot send: the session is draining");
+  await assertRejects(() => session.request("b"), SessionClosedError);
+  await closing;
+  await peer.closed;
+  assertEquals(peer.envelopes.filter(({ topic }) => topic === "a").length, 200);
+});
+
+Deno.test("Session closes at both ends when both close at once", async () => {
+  await using both = await ends();
+  both.server.send("a");
+  both.client.send("b");
+  const [server, client] = await Promise.all([
+    both.server.close({ code: 4001 }),
+    both.client.close({ code: 4002 }),
+  ]);
+  assertEquals([server.code, server.by], [4001, "local"]);
+  assertEquals([client.code, client.by], [4002, "local"]);
+});
+
+Deno.test("Session closes with await using, and waits for it", async () => {
+  const { server, client } = await ends();
+  {
+    await using closing = server;
+    closing.send("last");
+  }
+  assert(server.isClosed);
+  assertEquals((await Array.fromAsync(client)).map(({ topic }) => topic), ["last"]);
+});
+
+Deno.test("Session.close() while connecting rejects whoever waits for it", async () => {
+  let opened = 0;
+  const count = () => void opened++;
+  await using hand = clientByHand({ onOpen: count, onClose: count });
+  const waiting = assertRejects(() => hand.session.whenReady(), SessionClosedError);
+  await hand.session.close();
+  await waiting;
+  hand.peer.say(HELLO);
+  await turns();
+  assertEquals([opened, hand.session.state], [0, "closed"]);
+});
+
+Deno.test("Session that breaks is closed by the network, with the cause", async () => {
+  await using both = await ends();
+  both.link.disconnect();
+  for (const session of [both.server, both.client]) {
+    assertEquals(await endOf(session), {
+      code: 1006,
+      reason: "The connection broke",
+      by: "network",
+    });
+    assert(session.closeError instanceof ConnectionError);
+    assertThrows(() => session.send("a"), SessionClosedError, "1006 The connection broke");
+  }
+});
+
+Deno.test("Session runs onClose once, after the handlers of what came before", async () => {
+  const log: string[] = [];
+  const gate = Promise.withResolvers<void>();
+  await using hand = serverByHand({
+    onMessage: async ({ topic }) => {
+      await gate.promise;
+      log.push(topic);
+    },
+    onClose: (session, { code }) => void log.push(`close ${code} ${session.isClosed}`),
+  });
+  hand.peer.say({ topic: "a" });
+  hand.peer.say({ topic: "b" });
+  await turns();
+  hand.peer.connection.close({ closeCode: 4005 });
+  await soon(hand.session.closed);
+  await turns();
+  assertEquals(log, []);
+  gate.resolve();
+  await turns();
+  assertEquals(log, ["a", "b", "close 4005 true"]);
+});
+
+Deno.test("Session runs onClose in spite of a handler that never ends", async () => {
+  using time = new FakeTime();
+  let closes = 0;
+  await using hand = serverByHand({
+    onMessage: () => new Promise(() => {}),
+    onClose: () => void closes++,
+    closeTimeoutMs: 2_000,
+  });
+  hand.peer.say({ topic: "a" });
+  hand.peer.say({ topic: "b" });
+  await turns();
+  hand.peer.connection.close();
+  await turns();
+  await time.tickAsync(1_999);
+  assertEquals(closes, 0);
+  await time.tickAsync(1);
+  await turns(1);
+  assertEquals([closes, hand.session.stats.waitingMessages], [1, 0]);
+});
+
+Deno.test("Session closes with 4500 when a handler throws, and onClose runs once", async () => {
+  const failure = new Error("s3cret");
+  const cases = {
+    onMessage: () => {
+      throw failure;
+    },
+    onOpen: () => Promise.reject(failure),
+    onRefused: () => {
+      throw failure;
+    },
+  };
+  for (const [name, handler] of Object.entries(cases)) {
+    const errors: unknown[] = [];
+    let closes = 0;
+    await using hand = serverByHand({
+      [name]: handler,
+      onError: (error) => void errors.push(error),
+      onClose: () => void closes++,
+    });
+    hand.peer.say({ topic: "a" });
+    hand.peer.say({ reply: null, error: { code: "x", message: "" } });
+    assertEquals(await endOf(hand.session), {
+      code: 4500,
+      reason: name === "onRefused" ? "A handler failed" : "The handler failed",
+      by: "local",
+    }, name);
+    await turns();
+    assertEquals([errors, closes], [[failure], 1], name);
+    assertStrictEquals(hand.session.closeError, failure);
+    assertEquals(JSON.stringify(hand.peer.frames).includes("s3cret"), false);
+  }
+});
+
+Deno.test("Session closes with 4500 when onOpen throws at once", async () => {
+  let closes = 0;
+  await using hand = serverByHand({
+    onOpen: () => {
+      throw new Error("no");
+    },
+    onError: () => {},
+    onClose: () => void closes++,
+  });
+  assertEquals((await endOf(hand.session)).code, 4500);
+  await turns();
+  assertEquals([closes, (await hand.peer.closed).closeCode], [1, 4500]);
+});
+
+Deno.test("Session survives handlers whose promise rejects where none is awaited", async () => {
+  const errors: unknown[] = [];
+  const failure = new Error("late");
+  await using hand = serverByHand({
+    onRefused: (() => Promise.reject(failure)) as () => void,
+    onError: (error) => void errors.push(error),
+  });
+  hand.peer.say({ reply: null, error: { code: "x", message: "" } });
+  assertEquals((await endOf(hand.session)).code, 4500);
+  assertEquals(errors, [failure]);
+});
+
+Deno.test("Session survives an onError that fails, at once or later, and prints it all", async () => {
+  const failing: (() => void)[] = [
+    () => {
+      throw new Error("onError failed");
+    },
+    (() => Promise.reject(new Error("onError failed"))) as () => void,
+  ];
+  for (const onError of failing) {
+    using print = stub(console, "error");
+    await using hand = serverByHand({ onMessage: () => Promise.reject(new Error("a")), onError });
+    hand.peer.say({ topic: "a" });
+    await endOf(hand.session);
+    await turns();
+    assert(print.calls.some(({ args }) => String(args).includes("onError failed")));
+  }
+});
+
+Deno.test("Session prints what a handler threw where there is no onError", async () => {
+  using print = stub(console, "error");
+  await using hand = serverByHand({ onMessage: () => Promise.reject(new Error("a")) });
+  hand.peer.say({ topic: "a" });
+  await endOf(hand.session);
+  assertEquals(print.calls.length, 1);
+  assert(String(print.calls[0]?.args[0]).includes(hand.session.id));
+});
+
+Deno.test("Session takes a failed onClose to onError, and is closed all the same", async () => {
+  const errors: unknown[] = [];
+  await using hand = serverByHand({
+    onClose: () => Promise.reject(new Error("no")),
+    onError: (error) => void errors.push(error),
+  });
+  await hand.session.close();
+  await turns();
+  assertEquals([String(errors), hand.session.isClosed], ["Error: no", true]);
+});
+
+Deno.test("Session takes no error of a handler whose session was over already", async () => {
+  const errors: unknown[] = [];
+  const gate = Promise.withResolvers<void>();
+  await using hand = serverByHand({
+    onMessage: async (_message, session) => {
+      await gate.promise;
+      session.send("answer");
+    },
+    onError: (error) => void errors.push(error),
+  });
+  hand.peer.say({ topic: "a" });
+  await turns();
+  hand.peer.connection.close();
+  await soon(hand.session.closed);
+  gate.resolve();
+  await turns();
+  assertEquals(errors, []);
+});
+
+Deno.test("Session is over within closeTimeoutMs for a peer that stalls, under each policy", async () => {
+  const policies: OverflowPolicy[] = ["close", "drop-oldest", "drop-newest", "latest"];
+  for (const policy of policies) {
+    using time = new FakeTime();
+    let closes = 0;
+    await using hand = serverByHand({
+      sendQueue: { policy },
+      closeTimeoutMs: 3_000,
+      onClose: () => void closes++,
+    });
+    const { session, link } = hand;
+    await turns();
+    link.stall();
+    let error: unknown;
+    for (let i = 0; i < 2_000 && error === undefined; i++) {
+      try {
+        session.send(`t${i % 300}`, "x".repeat(2_000));
+      } catch (thrown) {
+        error = thrown;
+      }
+      if (i % 100 === 0) await turns(1);
+      assert(session.stats.queuedMessages <= 258, policy);
+      assert(session.stats.queuedBytes <= 1_050_000, policy);
+      assert(session.connection.frames!.bufferedAmount <= 65_536 * 2 + 2_100, policy);
+    }
+    assertEquals(error !== undefined, policy === "close", policy);
+    void session.close();
+    await time.tickAsync(policy === "close" ? 0 : 2_999);
+    assertEquals(session.isClosed, policy === "close", policy);
+    await time.tickAsync(1);
+    assertEquals([session.isClosed, closes], [true, 1], policy);
+    assertEquals([session.stats.queuedMessages, session.stats.queuedBytes], [0, 0]);
+  }
+});
+
+Deno.test("Session finds a dead peer at 60 seconds, on either end", async () => {
+  using time = new FakeTime();
+  const both = await ends();
+  await turns();
+  both.link.disconnect({ silent: true });
+  await time.tickAsync(59_000);
+  assertEquals([both.server.state, both.client.state], ["connected", "connected"]);
+  await time.tickAsync(2_000);
+  for (const session of [both.server, both.client]) {
+    assertEquals(await endOf(session), { code: 4408, reason: "No sign of life", by: "network" });
+    assert(session.closeError instanceof TimeoutError);
+  }
+});
+
+Deno.test("Session keeps a silent peer that answers pings, at both ends", async () => {
+  using time = new FakeTime();
+  await using both = await ends();
+  for (let second = 0; second < 300; second++) {
+    await time.tickAsync(1_000);
+    await turns(2);
+  }
+  assertEquals([both.server.state, both.client.state], ["connected", "connected"]);
+  const { sentMessages } = both.client.stats;
+  assert(sentMessages >= 10 && sentMessages <= 13, `${sentMessages} pongs in 300 s`);
+});
+
+Deno.test("Session.drain() waits for handlers and answers, then closes with 4503", async () => {
+  const gate = Promise.withResolvers<void>();
+  await using both = await ends({
+    onMessage: async (message) => {
+      await gate.promise;
+      message.reply("done");
+    },
+  });
+  const asking = both.client.request("ask");
+  await turns();
+  const draining = both.server.drain({ reason: "New version" });
+  const again = both.server.drain({ code: 4000 });
+  await turns();
+  assertEquals([both.server.state, both.server.isReady], ["draining", true]);
+  both.server.send("still");
+  gate.resolve();
+  assertEquals(await asking, "done");
+  assertEquals(await draining, { code: 4503, reason: "New version", by: "local" });
+  assertStrictEquals(await again, await draining);
+  assertEquals((await endOf(both.client)).code, 4503);
+});
+
+Deno.test("Session.drain() cuts what takes too long, and is cut by a close", async () => {
+  using time = new FakeTime();
+  const never = () => new Promise<void>(() => {});
+  await using slow = serverByHand({ onMessage: never });
+  await using cut = serverByHand({ onMessage: never });
+  for (const hand of [slow, cut]) hand.peer.say({ topic: "a" });
+  await turns();
+  const draining = slow.session.drain({ withinMs: 1_000 });
+  const other = cut.session.drain();
+  assertEquals((await cut.session.close({ code: 4009 })).code, 4009);
+  assertEquals((await other).code, 4009);
+  await time.tickAsync(999);
+  assertEquals(slow.session.isClosed, false);
+  await time.tickAsync(1);
+  assertEquals((await draining).code, 4503);
+});
+
+Deno.test("Session.drain() tells a peer when to come back, a client nobody", async () => {
+  const heard: unknown[] = [];
+  await using both = await ends({}, { onGoAway: (goaway) => void heard.push(goaway) });
+  await both.server.drain({ retryAfterMs: 700, reason: "soon" });
+  await turns();
+  assertEquals(heard, [{ retryAfterMs: 700, reason: "soon" }]);
+  await using other = await ends();
+  assertEquals(await other.client.drain({ retryAfterMs: 1 }), { ...NORMAL, by: "local" });
+  assertEquals(other.server.stats.receivedMessages + other.server.stats.invalidMessages, 0);
+});
+
+Deno.test("Session.close() in the middle of everything loses nothing that was sent before", async () => {
+  const counts = { server: 0, client: 0 };
+  await using both = await ends(
+    { onMessage: () => void counts.server++ },
+    { onMessage: () => void counts.client++ },
+  );
+  for (let round = 0; round < 50; round++) {
+    for (let i = 0; i < 20; i++) {
+      both.server.send("a", i);
+      both.client.send("b", i);
+    }
+    if (round % 10 === 0) await turns(1);
+  }
+  await both.client.close();
+  await turns();
+  assertEquals(counts.server, 1_000);
+  assert(counts.client >= 800);
+});

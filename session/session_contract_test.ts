@@ -1,0 +1,197 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { z } from "zod";
+import { RequestError } from "../errors.ts";
+import { clientByHand, endOf, ends, HELLO, serverByHand, turns } from "../tests/sessions.ts";
+import { defineContract } from "./contract.ts";
+import type { StandardSchema } from "./standard_schema.ts";
+
+const text = z.object({ text: z.string() });
+
+const contract = defineContract({
+  toServer: { "chat:{room}": text, count: z.coerce.number() },
+  toClient: { "chat:{room}": text.extend({ from: z.string() }) },
+  requests: { join: { input: z.string(), output: z.array(z.string()) } },
+});
+
+/** A schema that says what it is told to, when it is told to. */
+function schemaOf(validate: (value: unknown) => unknown): StandardSchema {
+  return {
+    "~standard": { version: 1, vendor: "test", validate },
+  } as StandardSchema;
+}
+
+Deno.test("Session gives a message its pattern, its parameters and what the schema made", async () => {
+  const seen: unknown[] = [];
+  await using both = await ends({
+    contract,
+    onMessage: (message) => {
+      if (message.pattern === "chat:{room}") seen.push([message.params.room, message.data.text]);
+      else if (message.pattern === "count") seen.push(message.data + 1);
+    },
+  }, { contract });
+  both.client.send("chat:lobby", { text: "hi" });
+  both.client.send("count", 41);
+  await turns();
+  assertEquals(seen, [["lobby", "hi"], 42]);
+});
+
+Deno.test("Session refuses data that does not fit, says where, and goes on", async () => {
+  const seen: unknown[] = [];
+  await using hand = serverByHand({ contract, onMessage: ({ data }) => void seen.push(data) });
+  const { session, peer } = hand;
+  await peer.reach(1);
+  peer.say({ topic: "chat:a", data: { text: 1 } });
+  peer.say({ topic: "chat:a", data: { text: "fits" } });
+  await turns();
+  const [answer] = peer.envelopes.slice(1) as { reply: null; error: RequestError["failure"] }[];
+  assertEquals([answer?.reply, answer?.error.code, answer?.error.path], [null, "invalid", [
+    "text",
+  ]]);
+  assertEquals([seen, session.stats.invalidMessages], [[{ text: "fits" }], 1]);
+});
+
+Deno.test("Session refuses topics that the contract does not know", async () => {
+  await using hand = serverByHand({ contract });
+  const { session, peer } = hand;
+  await peer.reach(1);
+  const loop = session[Symbol.asyncIterator]().next();
+  for (const topic of ["nope", "chat", "chat:", "presence:a"]) peer.say({ topic, data: {}, id: 3 });
+  await turns();
+  const answers = peer.envelopes.slice(1) as { reply: number; error: { code: string } }[];
+  assertEquals(
+    answers.map(({ reply, error }) => [reply, error.code]),
+    Array.from({ length: 4 }, () => [3, "unknown-topic"]),
+  );
+  assertEquals(session.stats.invalidMessages, 4);
+  await session.close();
+  assertEquals((await loop).done, true);
+});
+
+Deno.test("Session closes with 4400 after too many messages that do not fit", async () => {
+  await using hand = serverByHand({ contract, maxInvalidMessages: 2, onMessage: () => {} });
+  hand.peer.say({ topic: "chat:a", data: 1 });
+  hand.peer.say({ topic: "nope" });
+  hand.peer.say({ topic: "chat:a", data: { text: "never" } });
+  assertEquals(await endOf(hand.session), {
+    code: 4400,
+    reason: "2 invalid messages",
+    by: "local",
+  });
+});
+
+Deno.test("Session refuses a request without an id, and a message's schema on a request", async () => {
+  await using hand = serverByHand({ contract, onMessage: (message) => message.reply([] as never) });
+  hand.peer.say({ topic: "join", data: "a" });
+  hand.peer.say({ topic: "join", data: 1, id: 1 });
+  hand.peer.say({ topic: "join", data: "a", id: 2 });
+  await turns();
+  const answers = hand.peer.envelopes.slice(1) as {
+    reply: number | null;
+    error?: { code: string; message: string };
+  }[];
+  assertEquals(answers.map(({ reply, error }) => [reply, error?.code]), [
+    [null, "invalid"],
+    [1, "invalid"],
+    [2, undefined],
+  ]);
+  assertEquals(answers[0]?.error?.message, '"join" is a request: it needs an id');
+});
+
+Deno.test("Session.request() checks the answer, and says where it does not fit", async () => {
+  await using both = await ends({
+    contract,
+    onMessage: (message) => message.reply(["a", 1] as never),
+  }, { contract });
+  const error = await assertRejects(
+    () => both.client.request("join", "room"),
+    RequestError,
+    'The answer to "join" does not fit the contract',
+  );
+  assertEquals([error.failure.code, error.failure.path], ["invalid", [1]]);
+  assert(both.client.isReady);
+});
+
+Deno.test("Session validates one message at a time, also where validation waits", async () => {
+  const log: string[] = [];
+  const gate = Promise.withResolvers<void>();
+  const slow = schemaOf(async (value) => {
+    log.push(`check ${value}`);
+    if (value === 1) await gate.promise;
+    return { value };
+  });
+  await using hand = serverByHand({
+    contract: defineContract({ toServer: { a: slow } }),
+    onMessage: ({ data }) => void log.push(`handle ${data}`),
+  });
+  for (const data of [1, 2]) hand.peer.say({ topic: "a", data });
+  await turns();
+  assertEquals(log, ["check 1"]);
+  gate.resolve();
+  await turns();
+  assertEquals(log, ["check 1", "handle 1", "check 2", "handle 2"]);
+});
+
+Deno.test("Session iteration validates too, and skips what does not fit", async () => {
+  const slow = schemaOf((value) =>
+    Promise.resolve(value === "bad" ? { issues: [{ message: "Bad" }] } : { value })
+  );
+  await using hand = serverByHand({ contract: defineContract({ toServer: { a: slow } }) });
+  for (const data of [1, "bad", 2]) hand.peer.say({ topic: "a", data });
+  const got: unknown[] = [];
+  for await (const { data } of hand.session) {
+    if (got.push(data) === 2) break;
+  }
+  assertEquals([got, hand.session.stats.invalidMessages], [[1, 2], 1]);
+});
+
+Deno.test("Session closes with 4500 when a schema fails, and tells the application", async () => {
+  const fail = () => {
+    throw new Error("s3cret");
+  };
+  for (const validate of [fail, () => Promise.reject(new Error("s3cret"))]) {
+    const errors: unknown[] = [];
+    let closes = 0;
+    await using hand = serverByHand({
+      contract: defineContract({ toServer: { a: schemaOf(validate) } }),
+      onMessage: () => {},
+      onError: (error) => void errors.push(error),
+      onClose: () => void closes++,
+    });
+    hand.peer.say({ topic: "a" });
+    assertEquals((await endOf(hand.session)).code, 4500);
+    await turns();
+    assertEquals([String(errors), closes], ["Error: s3cret", 1]);
+    assertEquals(JSON.stringify(hand.peer.frames).includes("s3cret"), false);
+  }
+});
+
+Deno.test("Session survives a validation that is done after it closed", async () => {
+  const gate = Promise.withResolvers<unknown>();
+  let handled = 0;
+  await using hand = serverByHand({
+    contract: defineContract({ toServer: { a: schemaOf(() => gate.promise) } }),
+    onMessage: () => void handled++,
+    closeTimeoutMs: 1,
+  });
+  hand.peer.say({ topic: "a", id: 1 });
+  await turns();
+  hand.peer.connection.close();
+  await hand.session.closed;
+  gate.resolve({ issues: [{ message: "Bad" }] });
+  await turns();
+  assertEquals([handled, hand.session.isClosed], [0, true]);
+});
+
+Deno.test("Session on a client takes presence notices under every contract", async () => {
+  const topics: string[] = [];
+  await using hand = clientByHand({
+    contract,
+    onMessage: (message) => {
+      if (message.pattern === "presence:{topic}") topics.push(message.params.topic);
+    },
+  });
+  hand.peer.say(HELLO);
+  hand.peer.say({ topic: "presence:chat:a", data: { type: "leave" } });
+  await turns();
+  assertEquals(topics, ["chat:a"]);
+});

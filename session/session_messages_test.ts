@@ -1,0 +1,347 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { QueueFullError, UnsupportedError } from "../errors.ts";
+import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand, turns } from "../tests/sessions.ts";
+import { encodeBinary } from "./_binary.ts";
+import { MAX_JOINED_BYTES } from "./entry.ts";
+
+const bytes = (...values: number[]) => new Uint8Array(values);
+
+Deno.test("Session.send() joins what one turn sent into one frame, in order", async () => {
+  await using hand = serverByHand();
+  const { session, peer } = hand;
+  await peer.reach(1);
+  for (let i = 0; i < 3; i++) session.send("t", i);
+  await peer.reach(2);
+  assertEquals(peer.frames[1], [0, 1, 2].map((i) => `{"topic":"t","data":${i}}`).join("\n"));
+  session.send("later");
+  await peer.reach(3);
+  assertEquals(peer.frames[2], '{"topic":"later"}');
+});
+
+Deno.test("Session.send() joins up to 64 KiB, and sends a larger message alone", async () => {
+  await using hand = serverByHand();
+  const { session, peer } = hand;
+  await peer.reach(1);
+  for (let i = 0; i < 4; i++) session.send("t", "x".repeat(20_000));
+  session.send("t", "y".repeat(100_000));
+  session.send("t", "z");
+  await turns();
+  const sizes = peer.frames.slice(1).map((frame) => frame.length);
+  assertEquals(sizes.length, 4);
+  assert(sizes.filter((size) => size > MAX_JOINED_BYTES).length === 1, `${sizes}`);
+  const data = peer.envelopes.slice(1).map((envelope) => (envelope.data as string)[0]);
+  assertEquals(data.join(""), "xxxxyz");
+});
+
+Deno.test("Session.send() on a plain wire sends one envelope a frame, and nothing unasked", async () => {
+  await using hand = serverByHand({}, { wire: PLAIN });
+  const { session, peer } = hand;
+  session.goAway({ retryAfterMs: 1, reason: "soon" });
+  await turns();
+  assertEquals(peer.frames, []);
+  session.send("a", 1);
+  session.send("b");
+  await peer.reach(2);
+  assertEquals(peer.frames, ['{"topic":"a","data":1}', '{"topic":"b"}']);
+});
+
+Deno.test("Session.send() refuses what can not be sent, and sends nothing of it", async () => {
+  await using hand = serverByHand({ maxMessageBytes: 100 });
+  const { session, peer } = hand;
+  assertThrows(() => session.send("a", 1n), TypeError, "data must be a value that JSON can hold");
+  assertThrows(() => session.send("", 1), TypeError, "a topic must be");
+  assertThrows(() => session.send("x".repeat(256)), RangeError, "256 bytes");
+  assertThrows(() => session.send("a", "x".repeat(100)), RangeError, "at most 100 bytes");
+  assertThrows(() => session.send("a", "é".repeat(45)), RangeError, "received 113");
+  session.send("fits", "x".repeat(74));
+  await peer.reach(1);
+  assertEquals(peer.envelopes.slice(1).map(({ topic }) => topic), ["fits"]);
+});
+
+Deno.test("Session carries bytes on skein.1, in order with text", async () => {
+  await using both = await ends();
+  const { server, client } = both;
+  client.send("a", 1);
+  client.send("b", bytes(1, 2, 3));
+  client.send("c", bytes());
+  client.send("d", 4);
+  const got: unknown[] = [];
+  for await (const { topic, data } of server) {
+    got.push([topic, data]);
+    if (topic === "d") break;
+  }
+  assertEquals(got, [["a", 1], ["b", bytes(1, 2, 3)], ["c", bytes()], ["d", 4]]);
+});
+
+Deno.test("Session refuses bytes on a plain wire, whatever they are for", async () => {
+  const errors: unknown[] = [];
+  await using hand = serverByHand({
+    onMessage: (message) => {
+      try {
+        message.reply(bytes(1));
+      } catch (error) {
+        errors.push(error);
+        message.reply("text");
+      }
+    },
+  }, { wire: PLAIN });
+  const { session, peer } = hand;
+  assertThrows(() => session.send("a", bytes(1)), UnsupportedError, "JSON only");
+  await assertRejects(() => session.request("a", bytes(1)), UnsupportedError, "JSON only");
+  await assertRejects(() => session.publish("a", bytes(1)), UnsupportedError, "JSON only");
+  peer.say({ topic: "ask", id: 1 });
+  await peer.reach(1);
+  assertEquals(peer.frames, ['{"reply":1,"data":"text"}']);
+  assert(errors[0] instanceof UnsupportedError);
+});
+
+Deno.test("Session answers a binary frame on a plain wire with an error, and goes on", async () => {
+  await using hand = serverByHand({}, { wire: PLAIN });
+  hand.peer.say(encodeBinary('{"topic":"a"}', bytes(1)));
+  await hand.peer.reach(1);
+  assertEquals(hand.peer.envelopes, [{
+    reply: null,
+    error: { code: "malformed", message: "Expected a text frame, received a binary frame" },
+  }]);
+  assertEquals(hand.session.isReady, true);
+});
+
+Deno.test("Session reads joined frames, blank lines among them", async () => {
+  const topics: string[] = [];
+  await using hand = serverByHand({ onMessage: ({ topic }) => void topics.push(topic) });
+  hand.peer.say('{"topic":"a"}\n\n{"topic":"b"}\n');
+  hand.peer.say('{"topic":"c"}');
+  await turns();
+  assertEquals([topics, hand.session.stats.invalidMessages], [["a", "b", "c"], 0]);
+});
+
+Deno.test("Session answers malformed envelopes and closes with 4400 after too many", async () => {
+  await using hand = serverByHand({ maxInvalidMessages: 3 });
+  const { session, peer } = hand;
+  await peer.reach(1);
+  peer.say('nonsense\n{"topic":1,"id":7}\n[]\n{"topic":"never"}');
+  assertEquals(await endOf(session), { code: 4400, reason: "3 invalid messages", by: "local" });
+  assertEquals(await peer.closed, { closeCode: 4400, reason: "3 invalid messages" });
+  assertEquals(peer.envelopes.slice(1).map(({ reply }) => reply), [null, 7, null]);
+  assertEquals(session.stats.receivedMessages, 0);
+});
+
+Deno.test("Session closes with 4413 on one message that is too large", async () => {
+  const texts: (string | Uint8Array)[] = [
+    JSON.stringify({ topic: "a", data: "x".repeat(100) }),
+    JSON.stringify({ topic: "a", data: "é".repeat(45) }),
+    `{"topic":"ok"}\n${JSON.stringify({ topic: "a", data: "x".repeat(100) })}`,
+    encodeBinary('{"topic":"a"}', new Uint8Array(100)),
+    "[".repeat(101),
+  ];
+  for (const frame of texts) {
+    await using hand = serverByHand({ maxMessageBytes: 100, onMessage: () => {} });
+    hand.peer.say(frame);
+    assertEquals(await endOf(hand.session), {
+      code: 4413,
+      reason: "A message has at most 100 bytes",
+      by: "local",
+    });
+  }
+});
+
+Deno.test("Session closes with 4413 on a frame that no peer may join", async () => {
+  for (const frame of ["\n".repeat(300_000), '{"topic":"a"}\n'.repeat(30_000)]) {
+    await using hand = serverByHand({ onMessage: () => {} });
+    hand.peer.say(frame);
+    assertEquals((await endOf(hand.session)).code, 4413);
+  }
+});
+
+Deno.test("Session takes a message of exactly the largest size, joined ones beside it", async () => {
+  const topics: string[] = [];
+  const settings = {
+    maxMessageBytes: 100,
+    onMessage: ({ topic }: { topic: string }) => void topics.push(topic),
+  };
+  await using hand = serverByHand(settings);
+  const empty = JSON.stringify({ topic: "a", data: "" }).length;
+  hand.peer.say(JSON.stringify({ topic: "a", data: "x".repeat(100 - empty) }));
+  hand.peer.say(Array.from({ length: 100 }, () => '{"topic":"b"}').join("\n"));
+  await turns();
+  assertEquals([topics.length, hand.session.isReady], [101, true]);
+});
+
+Deno.test("Session counts envelopes of the future, and ignores them", async () => {
+  await using hand = serverByHand({ maxInvalidMessages: 1 });
+  for (let i = 0; i < 20; i++) hand.peer.say({ ack: i });
+  await turns();
+  assertEquals([hand.session.stats.unknownEnvelopes, hand.session.isReady], [20, true]);
+});
+
+Deno.test("Session iteration yields what came, and ends normally on a close", async () => {
+  await using both = await ends();
+  both.client.send("a", 1);
+  both.client.send("b", 2);
+  const closing = both.client.close({ code: 4000, reason: "Enough" });
+  const got = await Array.fromAsync(both.server, ({ topic, data }) => [topic, data]);
+  assertEquals(got, [["a", 1], ["b", 2]]);
+  await closing;
+  assertEquals(String(both.server.closeError).includes("4000 Enough, by remote"), true);
+});
+
+Deno.test("Session iteration is one loop at a time, and can be taken up again", async () => {
+  await using both = await ends();
+  both.client.send("a");
+  both.client.send("b");
+  const loop = both.server[Symbol.asyncIterator]();
+  assertEquals((await loop.next()).value?.topic, "a");
+  await assertRejects(() => Array.fromAsync(both.server), TypeError, "another loop");
+  await loop.return?.();
+  for await (const { topic } of both.server) {
+    assertEquals(topic, "b");
+    break;
+  }
+});
+
+Deno.test("Session iteration is refused where messages go to onMessage", async () => {
+  await using hand = serverByHand({ onMessage: () => {} });
+  await assertRejects(() => Array.fromAsync(hand.session), TypeError, "the onMessage handler");
+});
+
+Deno.test("Session handles one message at a time, in order", async () => {
+  const log: string[] = [];
+  const gate = Promise.withResolvers<void>();
+  await using hand = serverByHand({
+    onMessage: async ({ topic }) => {
+      log.push(`begin ${topic}`);
+      if (topic === "a") await gate.promise;
+      log.push(`end ${topic}`);
+    },
+  });
+  for (const topic of ["a", "b", "c"]) hand.peer.say({ topic });
+  await turns();
+  assertEquals([log, hand.session.stats.waitingMessages], [["begin a"], 2]);
+  gate.resolve();
+  await turns();
+  assertEquals(log, ["begin a", "end a", "begin b", "end b", "begin c", "end c"]);
+});
+
+Deno.test("Session handles as many at once as its concurrency says", async () => {
+  let running = 0;
+  let most = 0;
+  const gate = Promise.withResolvers<void>();
+  await using hand = serverByHand({
+    concurrency: 3,
+    onMessage: async () => {
+      most = Math.max(most, ++running);
+      await gate.promise;
+      running--;
+    },
+  });
+  for (let i = 0; i < 10; i++) hand.peer.say({ topic: "a" });
+  await turns();
+  assertEquals([most, hand.session.stats.waitingMessages], [3, 7]);
+  gate.resolve();
+  await turns();
+  assertEquals([most, running, hand.session.stats.waitingMessages], [3, 0, 0]);
+});
+
+Deno.test("Session closes with 4507 when nobody reads what comes", async () => {
+  const receiveQueue = { maxMessages: 3 };
+  await using unread = serverByHand({ receiveQueue });
+  const never = new Promise<void>(() => {});
+  await using stuck = serverByHand({
+    receiveQueue,
+    closeTimeoutMs: 1,
+    onMessage: () => never,
+  });
+  for (
+    const [hand, room, reason] of [
+      [unread, 3, "Nobody reads the messages"],
+      [stuck, 4, "The handler is too slow"],
+    ] as const
+  ) {
+    for (let i = 0; i < room; i++) hand.peer.say({ topic: "a" });
+    await turns();
+    assertEquals(hand.session.isReady, true);
+    hand.peer.say({ topic: "a" });
+    assertEquals(await endOf(hand.session), { code: 4507, reason, by: "local" });
+  }
+});
+
+Deno.test("Session closes with 4507 on too many bytes that nobody reads", async () => {
+  await using hand = serverByHand({ receiveQueue: { maxBytes: 1_000 } });
+  for (let i = 0; i < 3; i++) hand.peer.say({ topic: "a", data: "x".repeat(400) });
+  assertEquals((await endOf(hand.session)).code, 4507);
+  assertEquals(await Array.fromAsync(hand.session), []);
+});
+
+Deno.test("Session handles messages only after what onOpen returned is done", async () => {
+  const log: string[] = [];
+  const gate = Promise.withResolvers<void>();
+  await using hand = serverByHand({
+    onOpen: async () => {
+      log.push("opening");
+      await gate.promise;
+      log.push("open");
+    },
+    onMessage: ({ topic }) => void log.push(topic),
+  });
+  hand.peer.say({ topic: "a" });
+  await turns();
+  assertEquals(log, ["opening"]);
+  hand.peer.say({ topic: "b" });
+  gate.resolve();
+  await turns();
+  assertEquals(log, ["opening", "open", "a", "b"]);
+});
+
+Deno.test("Session tells the client what was dropped, as a notice and not as a message", async () => {
+  const dropped: unknown[] = [];
+  const topics: string[] = [];
+  await using hand = clientByHand({
+    onDropped: (count, topic) => void dropped.push([count, topic]),
+    onMessage: ({ topic }) => void topics.push(topic),
+  });
+  hand.peer.say(HELLO);
+  hand.peer.say({ dropped: 3, topic: "prices" });
+  hand.peer.say({ dropped: 2 });
+  await turns();
+  assertEquals([dropped, topics], [[[3, "prices"], [2, undefined]], []]);
+  assertEquals(hand.session.stats.droppedByPeer, 5);
+});
+
+Deno.test("Session.flushed() resolves once the wire took everything, also behind a stall", async () => {
+  await using hand = serverByHand();
+  const { session, peer, link } = hand;
+  session.send("a");
+  await session.flushed();
+  await turns();
+  assertEquals(peer.envelopes.length, 2);
+  link.stall("to-client");
+  for (let i = 0; i < 10; i++) session.send("b", "x".repeat(20_000));
+  let isFlushed = false;
+  const flushed = session.flushed().then(() => isFlushed = true);
+  await turns();
+  assertEquals(isFlushed, false);
+  const reason = new Error("enough");
+  const signal = AbortSignal.abort(reason);
+  assertEquals(await assertRejects(() => session.flushed({ signal })), reason);
+  link.resume("to-client");
+  await flushed;
+  await peer.reach(5);
+  assertEquals(session.stats.queuedMessages, 0);
+});
+
+Deno.test("Session.send() throws when the queue is full, and the session is over", async () => {
+  await using hand = serverByHand({ sendQueue: { maxMessages: 2 } });
+  const { session, link } = hand;
+  link.stall("to-client");
+  session.send("a", "x".repeat(70_000));
+  await session.flushed({ timeoutMs: 1 }).catch(() => {});
+  session.send("b");
+  session.send("c");
+  assertThrows(() => session.send("d"), QueueFullError, "the send queue is full");
+  assertEquals(await endOf(session), {
+    code: 4507,
+    reason: "The send queue is full",
+    by: "local",
+  });
+  assert(session.closeError instanceof QueueFullError);
+});

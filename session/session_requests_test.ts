@@ -1,0 +1,312 @@
+import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";
+import { endOf, ends, PLAIN, serverByHand, soon, turns } from "../tests/sessions.ts";
+import type { UntypedMessage } from "./contract.ts";
+
+Deno.test("Session.request() gets the answer, at both ends and of every kind of data", async () => {
+  const onMessage = (message: UntypedMessage) => message.reply(message.data);
+  await using both = await ends({ onMessage }, { onMessage });
+  const binary = new Uint8Array([1, 2]);
+  for (const data of [undefined, null, 0, "é", { a: [1] }, binary, new Uint8Array()]) {
+    assertEquals(await both.client.request("echo", data), data);
+    assertEquals(await both.server.request("echo", data), data);
+  }
+  assertEquals([both.client.stats.awaitedAnswers, both.server.stats.awaitedAnswers], [0, 0]);
+});
+
+Deno.test("Session.request() says a number and gets the answer to it", async () => {
+  await using hand = serverByHand();
+  const { session, peer } = hand;
+  const asking = [session.request("a", 1), session.request("b")];
+  await peer.reach(1);
+  assertEquals(peer.envelopes.slice(1), [
+    { topic: "a", data: 1, id: 1 },
+    { topic: "b", id: 2 },
+  ]);
+  peer.say({ reply: 2, data: "two" });
+  peer.say({ reply: 1, data: "one" });
+  assertEquals(await Promise.all(asking), ["one", "two"]);
+});
+
+Deno.test("Session.request() rejects with the failure that a handler threw", async () => {
+  await using both = await ends({
+    onMessage: () => {
+      throw new RequestError("taken", "This name is taken", { path: ["name", 0] });
+    },
+  });
+  const error = await assertRejects(() => both.client.request("join"), RequestError, "is taken");
+  const failure = { code: "taken", message: "This name is taken", path: ["name", 0] };
+  assertEquals(error.failure, failure);
+  assert(both.server.isReady && both.client.isReady, "a failure does not end the session");
+});
+
+Deno.test("Session.request() is told when the handler gave no answer", async () => {
+  await using both = await ends({ onMessage: () => {} });
+  const error = await assertRejects(() => both.client.request("ask"), RequestError);
+  assertEquals(error.failure, {
+    code: "unanswered",
+    message: 'The handler of "ask" gave no answer',
+  });
+});
+
+Deno.test("Session.request() is told that the handler failed, not how, and the session ends", async () => {
+  const errors: unknown[] = [];
+  const failure = new Error("s3cret");
+  await using both = await ends({
+    onMessage: () => Promise.reject(failure),
+    onError: (error) => void errors.push(error),
+  });
+  const error = await assertRejects(() => both.client.request("ask"));
+  assertEquals(String(error).includes("s3cret"), false);
+  assertEquals((await endOf(both.server)).code, 4500);
+  assertEquals(await endOf(both.client), {
+    code: 4500,
+    reason: "The handler failed",
+    by: "remote",
+  });
+  assertStrictEquals(errors[0], failure);
+});
+
+Deno.test("Session.request() times out, cancels, and drops the late answer", async () => {
+  using time = new FakeTime();
+  await using hand = serverByHand({ requestTimeoutMs: 5_000 });
+  const { session, peer } = hand;
+  const asking = assertRejects(() => session.request("ask"), TimeoutError, 'answer to "ask"');
+  const soonOver = assertRejects(
+    () => session.request("ask", 1, { timeoutMs: 100 }),
+    TimeoutError,
+    "in 100 ms",
+  );
+  await peer.reach(1);
+  await time.tickAsync(100);
+  await soonOver;
+  await time.tickAsync(4_900);
+  await asking;
+  await turns();
+  assertEquals(peer.envelopes.slice(-2), [{ cancel: 2 }, { cancel: 1 }]);
+  peer.say({ reply: 1, data: "late" });
+  await turns();
+  assertEquals([session.stats.lateAnswers, session.stats.awaitedAnswers], [1, 0]);
+});
+
+Deno.test("Session.request() is cancelled by its signal, and the handler hears of it", async () => {
+  const aborted = Promise.withResolvers<unknown>();
+  await using both = await ends({
+    onMessage: async ({ signal }) => {
+      await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+      aborted.resolve(signal.reason);
+    },
+  });
+  const controller = new AbortController();
+  const asking = both.client.request("ask", 1, { signal: controller.signal });
+  await turns();
+  const reason = new Error("never mind");
+  controller.abort(reason);
+  assertEquals(await assertRejects(() => asking), reason);
+  assert(String(await soon(aborted.promise)).includes("The asker gave up"));
+  await turns();
+  assertEquals(both.client.stats.lateAnswers, 0, "nothing is answered to nobody");
+});
+
+Deno.test("Session tells a handler of a request that was cancelled before its turn", async () => {
+  const gate = Promise.withResolvers<void>();
+  const seen: [topic: string, isAborted: boolean][] = [];
+  await using hand = serverByHand({
+    onMessage: async ({ topic, signal }) => {
+      if (topic === "first") await gate.promise;
+      seen.push([topic, signal.aborted]);
+    },
+  });
+  hand.peer.say({ topic: "first" });
+  hand.peer.say({ topic: "second", id: 1 });
+  hand.peer.say({ cancel: 1 });
+  await turns();
+  gate.resolve();
+  await turns();
+  assertEquals(seen, [["first", false], ["second", true]]);
+});
+
+Deno.test("Session lets go of a request that was cancelled, when nobody answers it", async () => {
+  await using hand = serverByHand({ maxRequests: 2 });
+  const { session, peer } = hand;
+  await peer.reach(1);
+  const loop = session[Symbol.asyncIterator]();
+  for (let id = 1; id <= 10; id++) {
+    peer.say({ topic: "ask", id });
+    assertEquals((await soon(loop.next())).value?.isRequest, true);
+    peer.say({ cancel: id });
+    await turns(2);
+  }
+  assertEquals([session.stats.invalidMessages, peer.envelopes.length], [0, 1]);
+  await loop.return?.();
+});
+
+Deno.test("Session.request() refuses one too many", async () => {
+  await using hand = serverByHand({ maxRequests: 2 });
+  const { session, peer } = hand;
+  const asking = [session.request("a"), session.request("a")];
+  await assertRejects(() => session.request("a"), QueueFullError, "2 answers are awaited");
+  for (const id of [1, 2]) peer.say({ reply: id });
+  await Promise.all(asking);
+});
+
+Deno.test("Session refuses a peer that awaits too many answers, and counts it", async () => {
+  const gate = Promise.withResolvers<void>();
+  await using hand = serverByHand({
+    maxRequests: 2,
+    concurrency: 10,
+    onMessage: async (message) => {
+      await gate.promise;
+      message.reply("ok");
+    },
+  });
+  for (const id of [1, 2, 3]) hand.peer.say({ topic: "ask", id });
+  await turns();
+  const [, refused] = hand.peer.envelopes as { reply: number; error: { code: string } }[];
+  assertEquals([refused?.reply, refused?.error.code], [3, "too-many"]);
+  gate.resolve();
+  await turns();
+  assertEquals(hand.peer.envelopes.slice(2), [1, 2].map((reply) => ({ reply, data: "ok" })));
+  assertEquals(hand.session.stats.invalidMessages, 1);
+});
+
+Deno.test("Session.request() ends with the session, and can not begin after it", async () => {
+  await using both = await ends({ onMessage: () => new Promise(() => {}), closeTimeoutMs: 1 });
+  const asking = both.client.request("ask");
+  await turns();
+  void both.server.close({ code: 4001, reason: "Bye" });
+  const error = await assertRejects(() => asking, SessionClosedError, "4001 Bye, by remote");
+  assertEquals(error.info?.code, 4001);
+  await assertRejects(() => both.client.request("ask"), SessionClosedError, "is closed");
+  assertEquals(both.client.stats.awaitedAnswers, 0);
+});
+
+Deno.test("Message.reply() goes nowhere once the session is over", async () => {
+  const messages: UntypedMessage[] = [];
+  await using hand = serverByHand();
+  const { session, peer } = hand;
+  await peer.reach(1);
+  peer.say({ topic: "ask", id: 1 });
+  peer.say({ topic: "ask", id: 2 });
+  for await (const message of session) if (messages.push(message) === 2) break;
+  peer.connection.close();
+  await soon(session.closed);
+  assert(messages[0]?.signal.aborted);
+  messages[0]?.reply("late");
+  messages[1]?.reply(new Uint8Array(1));
+  assertEquals(peer.envelopes.length, 1);
+});
+
+Deno.test("Message.signal aborts when the session closes, of a message without answer too", async () => {
+  const signals: AbortSignal[] = [];
+  await using hand = serverByHand({
+    onMessage: async ({ signal }) => {
+      signals.push(signal);
+      await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+    },
+    closeTimeoutMs: 1,
+  });
+  hand.peer.say({ topic: "tell" });
+  await turns();
+  hand.peer.connection.close();
+  await soon(hand.session.closed);
+  assertEquals(signals.map(({ aborted }) => aborted), [true]);
+});
+
+Deno.test("Message.reply() refuses an answer that the asker would close over", async () => {
+  const errors: unknown[] = [];
+  await using both = await ends({
+    maxMessageBytes: 1_000,
+    onMessage: (message) => {
+      for (const data of ["x".repeat(1_000), new Uint8Array(1_000)]) {
+        errors.push(assertThrows(() => message.reply(data), RangeError, "at most 1000 bytes"));
+      }
+      message.reply("fits");
+    },
+  }, { maxMessageBytes: 1_000 });
+  assertEquals(await both.client.request("ask"), "fits");
+  assertEquals([errors.length, both.client.isReady], [2, true]);
+});
+
+Deno.test("Session.publish() refuses what can not be published, and sends nothing of it", async () => {
+  await using hand = serverByHand({ maxMessageBytes: 100 });
+  const { session, peer } = hand;
+  await assertRejects(() => session.publish("", 1), TypeError, "Cannot publish");
+  await assertRejects(() => session.publish("x".repeat(256)), RangeError, "256 bytes");
+  await assertRejects(() => session.publish("a", "x".repeat(100)), RangeError, "at most 100");
+  await assertRejects(() => session.publish("a", 1n), TypeError, "Cannot publish");
+  await turns();
+  assertEquals([peer.envelopes.length, session.stats.awaitedAnswers], [1, 0]);
+});
+
+Deno.test("Session answers services it does not offer with forbidden, in order", async () => {
+  await using hand = serverByHand({ maxInvalidMessages: 10 });
+  hand.peer.say({ subscribe: "a", id: 1 });
+  hand.peer.say({ unsubscribe: "a", id: 2 });
+  hand.peer.say({ publish: "a", data: 1, id: 3 });
+  hand.peer.say({ auth: "t", id: 4 });
+  await turns();
+  const answers = hand.peer.envelopes.slice(1) as { reply: number; error: { code: string } }[];
+  assertEquals(
+    answers.map(({ reply, error }) => [reply, error.code]),
+    [1, 2, 3, 4].map((id) => [id, "forbidden"]),
+  );
+  assertEquals(hand.session.stats.invalidMessages, 4);
+});
+
+Deno.test("Session runs services one at a time, and refuses one too many", async () => {
+  const gate = Promise.withResolvers<void>();
+  const log: string[] = [];
+  await using hand = serverByHand({
+    maxRequests: 2,
+    services: {
+      subscribe: async (_session, topic) => {
+        log.push(topic);
+        await gate.promise;
+        return { topic };
+      },
+    },
+  });
+  for (let id = 1; id <= 4; id++) hand.peer.say({ subscribe: `t${id}`, id });
+  await turns();
+  assertEquals(log, ["t1"]);
+  gate.resolve();
+  await turns();
+  assertEquals(log, ["t1", "t2", "t3"]);
+  const answers = hand.peer.envelopes.slice(1);
+  assertEquals(answers.map(({ reply, data }) => [reply, data]), [
+    [4, undefined],
+    [1, { topic: "t1" }],
+    [2, { topic: "t2" }],
+    [3, { topic: "t3" }],
+  ]);
+});
+
+Deno.test("Session survives a service whose answer JSON can not hold", async () => {
+  const errors: unknown[] = [];
+  await using hand = serverByHand({
+    services: { subscribe: () => Promise.resolve(1n) },
+    onError: (error) => void errors.push(error),
+  });
+  hand.peer.say({ subscribe: "a", id: 1 });
+  assertEquals((await endOf(hand.session)).code, 4500);
+  assert(errors[0] instanceof TypeError);
+});
+
+Deno.test("Session on a plain wire answers requests", async () => {
+  await using hand = serverByHand({ onMessage: (message) => message.reply(2) }, { wire: PLAIN });
+  hand.peer.say({ topic: "ask", data: 1, id: 0 });
+  await hand.peer.reach(1);
+  assertEquals(hand.peer.frames, ['{"reply":0,"data":2}']);
+});
+
+Deno.test("Session tells the application what the peer refused", async () => {
+  const refused: unknown[] = [];
+  await using hand = serverByHand({ onRefused: ({ failure }) => void refused.push(failure) });
+  const error = { code: "invalid", message: "No", path: ["a"] };
+  hand.peer.say({ reply: null, error });
+  hand.peer.say({ reply: null });
+  await turns();
+  assertEquals([refused, hand.session.stats.refusedByPeer], [[error], 2]);
+});

@@ -1,0 +1,248 @@
+/**
+ * What the tests of sessions share: a peer that speaks the wire by hand, and two sessions back to
+ * back.
+ *
+ * @module
+ */
+import { assert } from "@std/assert";
+import { deadline } from "@std/async/deadline";
+import type { CloseInfo } from "../errors.ts";
+import type { AnyContract, Side } from "../session/contract.ts";
+import { platformSchedule } from "../session/schedule.ts";
+import { Session, type SessionIdentity } from "../session/session.ts";
+import { sessionSettings, type SessionSettingsOptions } from "../session/settings.ts";
+import type { Connection, ConnectionCloseInfo, Frame } from "../transport/connection.ts";
+import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory.ts";
+
+/** How long anything may take, in milliseconds. */
+const PATIENCE_MS = 10_000;
+
+const schedule = platformSchedule();
+
+/** Settings without the side. */
+export type EndOptions<V, C extends AnyContract, S extends Side> = Omit<
+  SessionSettingsOptions<V, C, S>,
+  "side"
+>;
+
+/**
+ * Lets the event loop turn a few times: what was sent has gone out and was answered by then.
+ *
+ * @param count How many turns.
+ */
+export async function turns(count = 5): Promise<void> {
+  for (let i = 0; i < count; i++) await new Promise<void>((resolve) => schedule(resolve));
+}
+
+/**
+ * Waits for a promise, but not for ever.
+ *
+ * @param promise What is waited for.
+ * @returns What it resolves with.
+ */
+export function soon<T>(promise: PromiseLike<T>): Promise<T> {
+  return deadline(Promise.resolve(promise), PATIENCE_MS);
+}
+
+/** Speaks the wire by hand, and keeps what comes. */
+export class Peer {
+  /** The raw connection. */
+  readonly connection: Connection;
+  /** The frames so far, as they came. */
+  readonly frames: Frame[] = [];
+  #wanted: { readonly count: number; readonly resolve: () => void } | undefined;
+
+  /**
+   * Becomes the receiver of a connection.
+   *
+   * @param connection The end that is spoken for.
+   */
+  constructor(connection: Connection) {
+    this.connection = connection;
+    connection.frames!.receive({
+      framesEnded() {},
+      receiveFrame: (frame) => {
+        this.frames.push(frame);
+        if (this.#wanted && this.frames.length >= this.#wanted.count) this.#wanted.resolve();
+      },
+    });
+  }
+
+  /** Every text envelope so far, parsed; frames are taken apart. */
+  get envelopes(): Record<string, unknown>[] {
+    return this.frames.filter((frame) => typeof frame === "string")
+      .flatMap((frame) => frame.split("\n")).map((text) => JSON.parse(text));
+  }
+
+  /** How the connection was closed. */
+  get closed(): Promise<ConnectionCloseInfo> {
+    return soon(this.connection.closed);
+  }
+
+  /**
+   * Sends text as it is, bytes as they are, and everything else as JSON.
+   *
+   * @param frame The frame.
+   */
+  say(frame: unknown): void {
+    const isFrame = typeof frame === "string" || frame instanceof Uint8Array;
+    this.connection.frames!.send(isFrame ? frame : JSON.stringify(frame));
+  }
+
+  /**
+   * Waits for a number of frames in all.
+   *
+   * @param count How many.
+   * @returns The frames.
+   */
+  async reach(count: number): Promise<Frame[]> {
+    if (this.frames.length < count) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#wanted = { count, resolve };
+      await soon(promise);
+    }
+    return this.frames;
+  }
+}
+
+/** A session, and its peer by hand. */
+export interface HandMade<V, C extends AnyContract, S extends Side> extends AsyncDisposable {
+  /** The session that is tested. */
+  readonly session: Session<V, C, S>;
+  /** Its peer. */
+  readonly peer: Peer;
+  /** The network between them. */
+  readonly link: MemoryLink;
+}
+
+/** What {@linkcode serverByHand} takes beside the settings. */
+export interface HandMadeOptions<V> {
+  /** The wire. */
+  readonly wire?: MemoryPairOptions;
+  /** Who the peer is. */
+  readonly identity?: SessionIdentity<V>;
+}
+
+/** A WebSocket with any page. */
+export const PLAIN: MemoryPairOptions = { protocol: "", streams: false, datagrams: false };
+
+/**
+ * A server's session, whose client is spoken for by hand.
+ *
+ * @param settings Settings of the session.
+ * @param options The wire, and who the peer is.
+ * @returns Both.
+ */
+export function serverByHand<V = unknown, C extends AnyContract = AnyContract>(
+  settings: EndOptions<V, C, "server"> = {},
+  options: HandMadeOptions<V> = {},
+): HandMade<V, C, "server"> {
+  const pair = memoryPair(options.wire);
+  const peer = new Peer(pair.client);
+  const session = new Session<V, C, "server">(
+    pair.server,
+    sessionSettings<V, C, "server">({ ...settings, side: "server" }),
+    options.identity,
+  );
+  return handMade(session, peer, pair.link);
+}
+
+/**
+ * A client's session, whose server is spoken for by hand: say `hello` first.
+ *
+ * @param settings Settings of the session.
+ * @param options The wire, and who the peer is.
+ * @returns Both.
+ */
+export function clientByHand<C extends AnyContract = AnyContract>(
+  settings: EndOptions<unknown, C, "client"> = {},
+  options: HandMadeOptions<unknown> = {},
+): HandMade<unknown, C, "client"> {
+  const pair = memoryPair(options.wire);
+  const peer = new Peer(pair.server);
+  const session = new Session<unknown, C, "client">(
+    pair.client,
+    sessionSettings<unknown, C, "client">({ ...settings, side: "client" }),
+    options.identity,
+  );
+  return handMade(session, peer, pair.link);
+}
+
+/** The server's first envelope. */
+export const HELLO = {
+  hello: { session: "s-1", heartbeatMs: 25_000, maxMessageBytes: 262_144, features: [] },
+};
+
+/** Two sessions back to back. */
+export interface Ends<V, C extends AnyContract> extends AsyncDisposable {
+  /** The server's end. */
+  readonly server: Session<V, C, "server">;
+  /** The client's end. */
+  readonly client: Session<unknown, C, "client">;
+  /** The network between them. */
+  readonly link: MemoryLink;
+}
+
+/**
+ * Two sessions back to back, the client's ready.
+ *
+ * @param server Settings of the server's end.
+ * @param client Settings of the client's end.
+ * @param options The wire, and who the client is.
+ * @returns Both.
+ */
+export async function ends<V = unknown, C extends AnyContract = AnyContract>(
+  server: EndOptions<V, C, "server"> = {},
+  client: EndOptions<unknown, C, "client"> = {},
+  options: HandMadeOptions<V> = {},
+): Promise<Ends<V, C>> {
+  const pair = memoryPair(options.wire);
+  const near = new Session<V, C, "server">(
+    pair.server,
+    sessionSettings<V, C, "server">({ ...server, side: "server" }),
+    options.identity,
+  );
+  const far = new Session<unknown, C, "client">(
+    pair.client,
+    sessionSettings<unknown, C, "client">({ ...client, side: "client" }),
+  );
+  await far.ready;
+  return {
+    server: near,
+    client: far,
+    link: pair.link,
+    async [Symbol.asyncDispose](): Promise<void> {
+      await Promise.all([near.close(), far.close()]);
+    },
+  };
+}
+
+/**
+ * Waits until a session is over and tells how, checked to be the same for all who ask.
+ *
+ * @param session The session.
+ * @returns Code, reason and who it was.
+ */
+export async function endOf(
+  session: { readonly closed: Promise<CloseInfo> },
+): Promise<Pick<CloseInfo, "code" | "reason" | "by">> {
+  const { code, reason, by } = await soon(session.closed);
+  assert(await session.closed === await session.closed);
+  return { code, reason, by };
+}
+
+function handMade<V, C extends AnyContract, S extends Side>(
+  session: Session<V, C, S>,
+  peer: Peer,
+  link: MemoryLink,
+): HandMade<V, C, S> {
+  return {
+    session,
+    peer,
+    link,
+    async [Symbol.asyncDispose](): Promise<void> {
+      peer.connection.close();
+      await session.close();
+    },
+  };
+}
