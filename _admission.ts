@@ -90,7 +90,7 @@ export interface AdmissionOptions<V> extends OriginRules {
    * what it returns is what a session should remember. Keeping all of them
    * costs some 4 KiB a session.
    *
-   * @default {["host", "origin", "user-agent", "accept-language", "x-forwarded-for", "x-request-id", "traceparent"]}
+   * @default {["host", "origin", "user-agent", "accept-language", "x-forwarded-for"]}
    */
   readonly keepsHeaders?: "all" | readonly string[];
   /** Answers requests that are no WebSocket upgrade; 426 if left out. */
@@ -115,8 +115,6 @@ const DEFAULT_HEADERS: readonly string[] = [
   "user-agent",
   "accept-language",
   "x-forwarded-for",
-  "x-request-id",
-  "traceparent",
 ];
 
 /** Who asks to be admitted. */

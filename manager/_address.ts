@@ -8,6 +8,8 @@
 const MAX_KEY_LENGTH = 64;
 
 /** `1.2.3.4:5678` and `[2001:db8::1]:5678`, as some proxies write it. */
+/** By far the most frequent, and its own key. */
+const IPV4 = /^\d{1,3}(\.\d{1,3}){3}$/;
 const WITH_PORT = /^(?:\[([^\]]*)\]|(\d+\.\d+\.\d+\.\d+))(?::\d+)?$/;
 
 const IPV6 = /^[0-9a-f:.]+$/;
@@ -30,6 +32,7 @@ const IPV6 = /^[0-9a-f:.]+$/;
  * ```
  */
 export function addressKey(address: string): string {
+  if (IPV4.test(address)) return address;
   const trimmed = address.trim().toLowerCase();
   const bare = WITH_PORT.exec(trimmed);
   const host = (bare?.[1] ?? bare?.[2] ?? trimmed).replace(/%.*$/, "");

@@ -42,6 +42,9 @@ const STABLE_MS = 5_000;
 /** Subscriptions asked for at once after a reconnect. */
 const RESUBSCRIBE_AT_ONCE = 32;
 
+/** The longest time that a timer can run, in milliseconds. */
+const MAX_TIMER_MS = 2_147_483_647;
+
 /** Close codes by which a server says that trying again is no use. */
 const FINAL_CODES: ReadonlySet<number> = new Set([
   CloseCode.malformed,
@@ -378,8 +381,11 @@ export class Client<C extends AnyContract = AnyContract>
     const { headers, token, connectTimeoutMs = 10_000 } = this.#options;
     const { signal } = this.#stop;
     signal.throwIfAborted();
-    const url = await fresh(this.#url);
-    const secret = token === undefined ? undefined : await fresh(token);
+    const patience = { timeoutMs: connectTimeoutMs, signal };
+    const url = await waitFor(fresh(this.#url), { ...patience, what: "the URL" });
+    const secret = token === undefined
+      ? undefined
+      : await waitFor(fresh(token), { ...patience, what: "the token" });
     const connection = await this.#dial(url, {
       protocols: [SKEIN_PROTOCOL],
       signal,
@@ -398,7 +404,10 @@ export class Client<C extends AnyContract = AnyContract>
     }
     void this.#askAll(session);
     try {
-      this.#outbox.empty((message) => coreOf(session).push(message, false));
+      this.#outbox.empty((message) => {
+        if (!session.isReady) throw this.#ended("send");
+        coreOf(session).push(message, false);
+      });
     } catch (error) {
       // The session closed meanwhile; what was not taken waits for the next one.
       if (!(error instanceof SkeinError)) throw error;
@@ -416,6 +425,8 @@ export class Client<C extends AnyContract = AnyContract>
 
   async #ask(session: Session, subscription: Subscription<C>): Promise<void> {
     const { topic } = subscription;
+    // It may have been left while others were asked for.
+    if (this.#subscriptions.get(topic) !== subscription) return;
     coreOf(session).inbound.route(topic, subscription);
     try {
       await session.subscribe(topic);
@@ -423,9 +434,10 @@ export class Client<C extends AnyContract = AnyContract>
     } catch (error) {
       // Lost on the way: the next session asks again.
       if (session.isClosed) return;
+      subscription.end(error);
+      if (this.#subscriptions.get(topic) !== subscription) return;
       this.#subscriptions.delete(topic);
       coreOf(session).inbound.route(topic, undefined);
-      subscription.end(error);
     }
   }
 
@@ -471,7 +483,7 @@ export class Client<C extends AnyContract = AnyContract>
     this.#retryAt = 0;
     if (delayMs === undefined || retryAt === 0) return delayMs;
     // The server said when, and spread its clients by it; from then on the delays are ours again.
-    return Math.max(0, retryAt - Date.now());
+    return Math.min(MAX_TIMER_MS, Math.max(0, retryAt - Date.now()));
   }
 
   async #wait(delayMs: number): Promise<void> {

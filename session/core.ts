@@ -9,6 +9,7 @@ import {
   type ClosedBy,
   type CloseInfo,
   QueueFullError,
+  RequestError,
   type RequestFailure,
   SessionClosedError,
   TimeoutError,
@@ -395,9 +396,11 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
       this.abort(CloseCode.timedOut, `No ${what} in time`, error);
     }, handshakeTimeoutMs);
     if (!awaitsHello || token === undefined) return;
-    this.authenticate(token, {}).catch((error) =>
-      this.abort(CloseCode.unauthenticated, "The token was not accepted", error)
-    );
+    this.authenticate(token, {}).catch((error) => {
+      // A server that refuses closes too, and its code says whether to try again.
+      if (error instanceof RequestError && this.state === "connecting") return;
+      this.abort(CloseCode.unauthenticated, "The token was not accepted", error);
+    });
   }
 
   #sayHello(): void {

@@ -49,7 +49,6 @@ export type Socket = Pick<
   | "send"
 >;
 
-const EVENTS = ["open", "message", "error", "close"] as const;
 const CONNECTING = 0;
 const OPEN = 1;
 const CLOSED = 3;
@@ -76,7 +75,7 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
   #bidirectional: ReadableStream<never> | undefined;
   #unidirectional: ReadableStream<never> | undefined;
   #closing: Required<ConnectionCloseInfo> | undefined;
-  #closeEvent: { readonly code: number; readonly reason: string } | undefined;
+  #closeEvent: CloseDetails | undefined;
   #wasOpen = false;
   #failure: unknown;
   #drained: PromiseWithResolvers<void> | undefined;
@@ -93,7 +92,11 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
     this.#socket = socket;
     this.#protocol = protocol;
     socket.binaryType = "arraybuffer";
-    for (const type of EVENTS) socket.addEventListener(type, this);
+    socket.addEventListener("open", this);
+    socket.addEventListener("message", this);
+    socket.addEventListener("close", this);
+    // On a server the close event tells enough, and there are many of them.
+    if (protocol === undefined) socket.addEventListener("error", this);
   }
 
   /** The socket's own frames. */
@@ -240,7 +243,7 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
     if (this.#socket.readyState === CLOSED) return;
     this.#socket.close(closeCode === 0 ? 1000 : closeCode, reason);
     // A peer that reads nothing never answers; its socket lingers, this connection does not.
-    this.#lingering = setTimeout(() => this.#end({ code: 1006, reason: "" }), CLOSE_TIMEOUT_MS);
+    this.#lingering = setTimeout(() => this.#end({ code: 1006, reason: "", wasClean: false }), CLOSE_TIMEOUT_MS);
   }
 
   #fail(reason: string): void {
@@ -263,9 +266,10 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
   }
 
   /** Deno can fire the event twice; the first one counts. */
-  #end({ code, reason }: { readonly code: number; readonly reason: string }): void {
+  #end({ code, reason, wasClean }: CloseDetails): void {
     if (this.#closeEvent !== undefined) return;
-    this.#closeEvent = { code, reason };
+    this.#closeEvent = { code, reason, wasClean };
+    if (!wasClean && reason !== "") this.#failure ??= reason;
     clearTimeout(this.#lingering);
     clearTimeout(this.#poll);
     this.#drained?.resolve();
@@ -276,10 +280,10 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
 
   #settleClosed(): void {
     if (this.#closed === undefined || this.#closeEvent === undefined) return;
-    const { code, reason } = this.#closeEvent;
+    const { code, reason, wasClean } = this.#closeEvent;
     // What the peer echoes, or a cut cable, does not change how this end closed it.
     if (this.#closing !== undefined) this.#closed.resolve(this.#closing);
-    else if (code === 1006 || this.#failure !== undefined) this.#closed.reject(this.#broken());
+    else if (!wasClean) this.#closed.reject(this.#broken());
     else this.#closed.resolve({ closeCode: isNormal(code) ? 0 : code, reason });
   }
 
@@ -291,6 +295,9 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
     );
   }
 }
+
+/** The part of a close event that counts. */
+type CloseDetails = Pick<CloseEvent, "code" | "reason" | "wasClean">;
 
 /** 1000 normal, 1005 no code given. */
 function isNormal(code: number): boolean {
