@@ -8,14 +8,7 @@ import { AuthenticationError, CloseCode, RequestError, type RequestFailure } fro
 import type { Frame } from "../transport/connection.ts";
 import { type Asks, toRequestError } from "./asks.ts";
 import { compileContract } from "./contract.ts";
-import {
-  encodeData,
-  errorEnvelope,
-  type GoAway,
-  type Hello,
-  parseEnvelope,
-  replyEnvelope,
-} from "./envelope.ts";
+import { type GoAway, type Hello, type OutgoingEnvelope, parseEnvelope } from "./envelope.ts";
 import { type Control, report } from "./inbound.ts";
 import { ReceiveQueue } from "./receive_queue.ts";
 import type { Session } from "./session.ts";
@@ -48,7 +41,7 @@ export interface ControlHost {
   /** Questions of this end. */
   readonly asks: Asks;
   /** Sends an envelope that is never dropped. */
-  post(text: string): void;
+  post(envelope: OutgoingEnvelope): void;
   /** Counts an input that makes no sense. */
   countInvalid(): void;
   /** The session is established. */
@@ -100,7 +93,7 @@ export class Controls {
       case "reply":
         return this.#receiveAnswer(envelope.id, envelope.data, envelope.error);
       case "ping":
-        return this.#host.post(`{"pong":${envelope.n}}`);
+        return this.#host.post({ pong: envelope.n });
       case "pong":
         return;
       case "hello":
@@ -149,18 +142,18 @@ export class Controls {
       return this.#host.refuse(4000 + status, failureOf(error).message);
     }
     if (this.#host.session.isClosed) return;
-    this.#host.post(replyEnvelope(envelope.id, undefined));
+    this.#host.post({ reply: envelope.id });
     this.#host.connected();
   }
 
   /** Answers with a failure. */
   fail(id: number | null, failure: RequestFailure): void {
-    this.#host.post(errorEnvelope(id, failure));
+    this.#host.post({ reply: id, error: failure });
   }
 
   /** Tells the peer that this end goes away; a plain peer is told nothing. */
   sendGoAway(goaway: GoAway): void {
-    this.#host.post(`{"goaway":${JSON.stringify(goaway)}}`);
+    this.#host.post({ goaway });
   }
 
   /** Checks an answer against the contract. */
@@ -252,7 +245,7 @@ export class Controls {
 
   #served(envelope: ServiceEnvelope, data: unknown): void {
     if (envelope.id === undefined) return;
-    this.#host.post(replyEnvelope(envelope.id, encodeData(data, "answer")));
+    this.#host.post({ reply: envelope.id, data });
   }
 
   #serviceFailed(envelope: ServiceEnvelope, error: unknown): void {

@@ -20,7 +20,7 @@ import { encodeBinary } from "./_binary.ts";
 import { Asks } from "./asks.ts";
 import { type ControlHost, Controls } from "./controls.ts";
 import type { EncodedMessage } from "./encoded.ts";
-import { encodeData, errorEnvelope, type Hello, replyEnvelope } from "./envelope.ts";
+import { encodeEnvelope, type Hello, type OutgoingEnvelope } from "./envelope.ts";
 import { type Heart, Heartbeat } from "./heartbeat.ts";
 import { type Control, Inbound, type InboundHost, report } from "./inbound.ts";
 import { SendQueue, type SendQueueOwner } from "./send_queue.ts";
@@ -210,8 +210,8 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
   }
 
   /** Sends an envelope that is never dropped; where even that finds no room, the session closes. */
-  post(text: string): void {
-    this.#post(framed(text, ""));
+  post(envelope: OutgoingEnvelope): void {
+    if (this.state !== "closed") this.#post(framed(encodeEnvelope(envelope), ""));
   }
 
   #post(message: EncodedMessage): void {
@@ -239,16 +239,22 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
         if (this.state === "closed" || this.ending !== undefined) this.checkOpen("ask");
         this.push(encode(id), true);
       },
-      cancel: (id) => this.post(`{"cancel":${id}}`),
+      cancel: (id) => this.post({ cancel: id }),
     });
   }
 
   /** Asks about a topic. */
-  askTopic(kind: string, topic: string, options: WaitOptions): Promise<unknown> {
+  askTopic(
+    kind: "subscribe" | "unsubscribe",
+    topic: string,
+    options: WaitOptions,
+  ): Promise<unknown> {
     checkTopic(topic, kind);
+    const envelope = (id: number): OutgoingEnvelope =>
+      kind === "subscribe" ? { subscribe: topic, id } : { unsubscribe: topic, id };
     return this.ask(
       `the answer to ${kind} "${topic}"`,
-      (id) => framed(`{"${kind}":${JSON.stringify(topic)},"id":${id}}`, ""),
+      (id) => framed(encodeEnvelope(envelope(id)), ""),
       options,
     );
   }
@@ -260,7 +266,7 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     }
     await this.ask(
       "the token's acceptance",
-      (id) => framed(`{"auth":${JSON.stringify(token)},"id":${id}}`, ""),
+      (id) => framed(encodeEnvelope({ auth: token, id }), ""),
       options,
     );
   }
@@ -269,7 +275,7 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
   answer(id: number, data: unknown): void {
     this.checkData("reply", data);
     const isBinary = data instanceof Uint8Array;
-    const text = replyEnvelope(id, isBinary ? undefined : encodeData(data, "reply"));
+    const text = encodeEnvelope({ reply: id, data: isBinary ? undefined : data }, "reply");
     const answer = this.sized("reply", isBinary ? encodeBinary(text, data) : text, "");
     this.inbound.answered(id);
     this.#post(answer);
@@ -278,7 +284,7 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
   /** Answers with a failure. */
   fail(id: number | null, failure: RequestFailure): void {
     if (id !== null) this.inbound.answered(id);
-    this.post(errorEnvelope(id, failure));
+    this.post({ reply: id, error: failure });
   }
 
   /** Acts on an envelope that is no message. */
@@ -323,7 +329,7 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     // A client times the server by its pings, and asks only when one is missing.
     const { now, intervalMs } = this.#heartbeat!;
     const isLate = now - this.lastHeard > intervalMs * 1.2;
-    if (this.settings.side === "server" || isLate) this.post(`{"ping":${++this.#pings}}`);
+    if (this.settings.side === "server" || isLate) this.post({ ping: ++this.#pings });
   }
 
   /** The peer was silent for too long; see {@linkcode Heart}. */
@@ -411,7 +417,7 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
       maxMessageBytes,
       features: [],
     };
-    this.post(`{"hello":${JSON.stringify(hello)}}`);
+    this.post({ hello });
   }
 
   #callOnOpen(): void {

@@ -5,7 +5,7 @@
  */
 import { encodeBinary } from "./_binary.ts";
 import type { Entry } from "./entry.ts";
-import { encodeData, messageEnvelope } from "./envelope.ts";
+import { encodeEnvelope } from "./envelope.ts";
 import { checkTopic } from "./topic_pattern.ts";
 import { utf8Length } from "./utf8.ts";
 
@@ -55,7 +55,7 @@ export function encodeMessage(
   const { maxBytes = MAX_MESSAGE_BYTES, verb = "send", id } = options;
   checkTopic(topic, verb);
   const isBinary = data instanceof Uint8Array;
-  const text = messageEnvelope(topic, isBinary ? undefined : encodeData(data, verb), id);
+  const text = encodeEnvelope({ topic, data: isBinary ? undefined : data, id }, verb);
   const frame = isBinary ? encodeBinary(text, data) : text;
   const size = typeof frame === "string" ? utf8Length(frame) : frame.length;
   if (size > maxBytes) {

@@ -203,69 +203,62 @@ function readGoAway(value: unknown): Envelope {
   };
 }
 
+/** An envelope to be written; keys that are `undefined` are left out. */
+export type OutgoingEnvelope =
+  | { readonly topic: string; readonly data?: unknown; readonly id?: number | undefined }
+  | { readonly reply: number | null; readonly data?: unknown; readonly error?: RequestFailure }
+  | { readonly publish: string; readonly data?: unknown; readonly id: number }
+  | { readonly subscribe: string; readonly id: number }
+  | { readonly unsubscribe: string; readonly id: number }
+  | { readonly cancel: number }
+  | { readonly hello: Hello }
+  | { readonly auth: string; readonly id: number }
+  | { readonly ping: number }
+  | { readonly pong: number }
+  | { readonly goaway: GoAway }
+  | { readonly dropped: number; readonly topic?: string };
+
 /**
- * Writes data as JSON, or says why that can not be.
+ * Writes an envelope, or says why that can not be.
  *
- * @param data Any value that JSON can hold; `undefined` means none.
+ * @param envelope What to write; its `data` may be any value that JSON can hold.
  * @param verb What is being done, for the error.
- * @returns JSON text, or `undefined` for `undefined`.
- * @throws {TypeError} If JSON can not hold the value.
+ * @returns JSON text without raw line feeds.
+ * @throws {TypeError} If JSON can not hold the data.
  */
-export function encodeData(data: unknown, verb: string): string | undefined {
-  if (data === undefined) return undefined;
-  let text: string | undefined;
+export function encodeEnvelope(envelope: OutgoingEnvelope, verb = "send"): string {
+  const data = "data" in envelope ? envelope.data : undefined;
   let cause: unknown;
-  try {
-    text = JSON.stringify(data);
-  } catch (error) {
-    cause = error;
+  if (data === undefined || !isLost(data)) {
+    try {
+      // In one go: the pieces would be text that has to be joined and walked again.
+      const text = JSON.stringify(envelope);
+      // What a `toJSON` left out. Within a string the quotes would be escaped.
+      if (!hasToJson(data) || text.includes('"data":')) return text;
+    } catch (error) {
+      cause = error;
+    }
   }
-  const lost = typeof data === "number"
-    ? !Number.isFinite(data)
-    : data instanceof Map || data instanceof Set;
-  if (text === undefined || lost) {
-    throw new TypeError(
-      `Cannot ${verb}: data must be a value that JSON can hold, received ${describe(data)}`,
-      cause === undefined ? undefined : { cause },
-    );
+  throw new TypeError(
+    `Cannot ${verb}: data must be a value that JSON can hold, received ${describe(data)}`,
+    cause === undefined ? undefined : { cause },
+  );
+}
+
+function hasToJson(data: unknown): boolean {
+  return typeof data === "object" && data !== null && "toJSON" in data;
+}
+
+/** Whether JSON would leave the value out, or make another one of it. */
+function isLost(data: unknown): boolean {
+  switch (typeof data) {
+    case "object":
+      return data instanceof Map || data instanceof Set;
+    case "number":
+      return !Number.isFinite(data);
+    default:
+      return typeof data === "function" || typeof data === "symbol";
   }
-  return text;
-}
-
-/**
- * Writes a message envelope.
- *
- * @param topic Its topic.
- * @param data JSON text of its data, or `undefined` for none.
- * @param id Present where an answer is owed.
- * @returns The envelope as text.
- */
-export function messageEnvelope(topic: string, data: string | undefined, id?: number): string {
-  const head = `{"topic":${JSON.stringify(topic)}`;
-  const tail = id === undefined ? "}" : `,"id":${id}}`;
-  return data === undefined ? head + tail : `${head},"data":${data}${tail}`;
-}
-
-/**
- * Writes an answer.
- *
- * @param id The request's id; `null` answers a message that had none.
- * @param data JSON text of the answer, or `undefined` for none.
- * @returns The envelope as text.
- */
-export function replyEnvelope(id: number | null, data: string | undefined): string {
-  return data === undefined ? `{"reply":${id}}` : `{"reply":${id},"data":${data}}`;
-}
-
-/**
- * Writes an answer that is a failure.
- *
- * @param id The request's id; `null` answers a message that had none.
- * @param error What went wrong.
- * @returns The envelope as text.
- */
-export function errorEnvelope(id: number | null, error: RequestFailure): string {
-  return `{"reply":${id},"error":${JSON.stringify(error)}}`;
 }
 
 /**

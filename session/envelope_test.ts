@@ -1,13 +1,5 @@
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
-import {
-  describe,
-  encodeData,
-  type Envelope,
-  errorEnvelope,
-  messageEnvelope,
-  parseEnvelope,
-  replyEnvelope,
-} from "./envelope.ts";
+import { describe, encodeEnvelope, type Envelope, parseEnvelope } from "./envelope.ts";
 
 const HELLO = { session: "s", heartbeatMs: 25_000, maxMessageBytes: 262_144, features: ["x"] };
 const FAILURE = { code: "invalid", message: "No", path: ["a", 0] };
@@ -154,32 +146,35 @@ Deno.test("parseEnvelope() takes a topic of 255 bytes, and no longer one", () =>
 
 Deno.test("the writers of envelopes write what the wire's table says", () => {
   const golden: [text: string, expected: string][] = [
-    [messageEnvelope("a", undefined), '{"topic":"a"}'],
-    [messageEnvelope("a", "1"), '{"topic":"a","data":1}'],
-    [messageEnvelope('"\n', "1", 0), '{"topic":"\\"\\n","data":1,"id":0}'],
-    [messageEnvelope("a", undefined, 2), '{"topic":"a","id":2}'],
-    [replyEnvelope(4, "null"), '{"reply":4,"data":null}'],
-    [replyEnvelope(4, undefined), '{"reply":4}'],
+    [encodeEnvelope({ topic: "a" }), '{"topic":"a"}'],
+    [encodeEnvelope({ topic: "a", data: 1 }), '{"topic":"a","data":1}'],
+    [encodeEnvelope({ topic: '"\n', data: 1, id: 0 }), '{"topic":"\\"\\n","data":1,"id":0}'],
+    [encodeEnvelope({ topic: "a", id: 2 }), '{"topic":"a","id":2}'],
+    [encodeEnvelope({ reply: 4, data: null }), '{"reply":4,"data":null}'],
+    [encodeEnvelope({ reply: 4 }), '{"reply":4}'],
     [
-      errorEnvelope(4, FAILURE),
+      encodeEnvelope({ reply: 4, error: FAILURE }),
       '{"reply":4,"error":{"code":"invalid","message":"No","path":["a",0]}}',
     ],
     [
-      errorEnvelope(null, { code: "x", message: "y" }),
+      encodeEnvelope({ reply: null, error: { code: "x", message: "y" } }),
       '{"reply":null,"error":{"code":"x","message":"y"}}',
     ],
+    [encodeEnvelope({ publish: "a", data: [], id: 1 }), '{"publish":"a","data":[],"id":1}'],
+    [encodeEnvelope({ dropped: 2, topic: "a" }), '{"dropped":2,"topic":"a"}'],
   ];
   for (const [text, expected] of golden) assertStrictEquals(text, expected);
 });
 
-Deno.test("encodeData() writes JSON without raw line feeds, and nothing for nothing", () => {
-  assertEquals(encodeData(undefined, "send"), undefined);
-  assertEquals(encodeData(null, "send"), "null");
-  assertEquals(encodeData("a\nb\u2028", "send"), '"a\\nb\u2028"');
-  assertEquals(encodeData({ toJSON: () => 1 }, "send"), "1");
+Deno.test("encodeEnvelope() writes data without raw line feeds, and none for none", () => {
+  const write = (data: unknown) => encodeEnvelope({ topic: "a", data });
+  assertEquals(write(undefined), '{"topic":"a"}');
+  assertEquals(write(null), '{"topic":"a","data":null}');
+  assertEquals(write("a\nb\u2028"), '{"topic":"a","data":"a\\nb\u2028"}');
+  assertEquals(write({ toJSON: () => 1 }), '{"topic":"a","data":1}');
 });
 
-Deno.test("encodeData() refuses what JSON would lose, and says what came", () => {
+Deno.test("encodeEnvelope() refuses what JSON would lose, and says what came", () => {
   const loop: Record<string, unknown> = {};
   loop.self = loop;
   const cases: [data: unknown, received: string][] = [
@@ -192,10 +187,11 @@ Deno.test("encodeData() refuses what JSON would lose, and says what came", () =>
     [new Map(), "Map"],
     [new Set(), "Set"],
     [loop, "Object"],
+    [{ toJSON() {} }, "Object"],
   ];
   for (const [data, received] of cases) {
     assertThrows(
-      () => encodeData(data, "send"),
+      () => encodeEnvelope({ topic: "a", data }, "send"),
       TypeError,
       `Cannot send: data must be a value that JSON can hold, received ${received}`,
     );
@@ -247,11 +243,11 @@ Deno.test("parseEnvelope() reads back whatever was written, on one line", () => 
     const topic = `t${dice.text()}`;
     const data = dice.value();
     const id = dice.below(2) === 0 ? undefined : dice.below(2 ** 31);
-    const text = messageEnvelope(topic, encodeData(data, "send"), id);
+    const text = encodeEnvelope({ topic, data, id });
     assert(!text.includes("\n"));
     const expected = { kind: "message", topic, data, ...(id === undefined ? {} : { id }) };
     assertEquals(parseEnvelope(text), expected as Envelope);
-    const answer = replyEnvelope(round, encodeData(data, "reply"));
+    const answer = encodeEnvelope({ reply: round, data });
     assertEquals(parseEnvelope(answer), { kind: "reply", id: round, data });
   }
 });

@@ -7,6 +7,7 @@
 import { QueueFullError } from "../errors.ts";
 import type { MessageFrames } from "../transport/connection.ts";
 import { type Entry, packNext } from "./entry.ts";
+import { encodeEnvelope } from "./envelope.ts";
 import { mergeEntries, type Share, type Turn } from "./turn.ts";
 import { utf8Length } from "./utf8.ts";
 
@@ -376,9 +377,7 @@ class DropNotice implements Entry {
   /** Of one topic, or of several where `topic` is empty. */
   constructor(count: number, readonly topic: string, readonly sequence: number) {
     this.#count = count;
-    this.frame = topic === ""
-      ? `{"dropped":${count}}`
-      : `{"dropped":${count},"topic":${JSON.stringify(topic)}}`;
+    this.frame = encodeEnvelope(topic === "" ? { dropped: count } : { dropped: count, topic });
     this.size = utf8Length(this.frame);
   }
 

@@ -20,7 +20,7 @@ import type {
 } from "./contract.ts";
 import { SessionCore, SKEIN_PROTOCOL } from "./core.ts";
 import { encodeMessage } from "./encoded.ts";
-import { encodeData, type GoAway } from "./envelope.ts";
+import { encodeEnvelope, type GoAway } from "./envelope.ts";
 import type { SendQueueStats } from "./send_queue.ts";
 import type { SessionSettings } from "./settings.ts";
 import type { SessionStats } from "./stats.ts";
@@ -350,11 +350,10 @@ export class Session<
     checkTopic(topic, "publish");
     core.checkData("publish", data);
     const isBinary = data instanceof Uint8Array;
-    const text = isBinary ? undefined : encodeData(data, "publish");
     await core.ask(`the publication on "${topic}"`, (id) => {
-      const head = `{"publish":${JSON.stringify(topic)},"id":${id}`;
-      const json = text === undefined ? `${head}}` : `${head},"data":${text}}`;
-      return core.sized("publish", isBinary ? encodeBinary(`${head}}`, data) : json, topic);
+      const envelope = { publish: topic, data: isBinary ? undefined : data, id };
+      const text = encodeEnvelope(envelope, "publish");
+      return core.sized("publish", isBinary ? encodeBinary(text, data) : text, topic);
     }, options);
   }
 

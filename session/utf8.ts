@@ -4,6 +4,10 @@
  * @module
  */
 
+/** Nearly all text is ASCII, and a regular expression walks it several times faster. */
+// deno-lint-ignore no-control-regex
+const BEYOND_ASCII = /[^\x00-\x7f]/;
+
 /**
  * Counts the bytes that a string takes in UTF-8.
  *
@@ -20,6 +24,7 @@
  */
 export function utf8Length(text: string): number {
   let bytes = text.length;
+  if (!BEYOND_ASCII.test(text)) return bytes;
   for (let i = 0; i < text.length; i++) {
     const unit = text.charCodeAt(i);
     if (unit < 0x80) continue;

@@ -1,0 +1,350 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { QueueFullError, SessionClosedError, TimeoutError } from "../errors.ts";
+import { Network, settled } from "../tests/clients.ts";
+import { HELLO, type Peer, turns } from "../tests/sessions.ts";
+
+Deno.test("Client connects, and tells session and wire", async () => {
+  const network = new Network();
+  await using client = network.client();
+  assertEquals([client.status.current.name, client.isConnected], ["connecting", false]);
+  const session = await client.whenConnected();
+  assertEquals([session.id, session === client.session, client.isConnected], ["s-1", true, true]);
+  await turns();
+  assertEquals(client.status.current, { name: "connected", session: "s-1", transport: "memory" });
+  assertEquals(network.dials.map(({ url }) => url), ["memory://server/"]);
+  assertEquals(network.dials[0]?.protocols, ["skein.1"]);
+});
+
+Deno.test("Client waits longer before each attempt, and afresh after a session that held", async () => {
+  using time = new FakeTime(0);
+  const network = new Network();
+  network.answers.push(...Array.from({ length: 3 }, () => network.nobody));
+  await using client = network.client();
+  assertEquals(await settled(client), "reconnecting");
+  for (const wait of [250, 500, 1_000]) {
+    await time.tickAsync(wait);
+    await turns();
+  }
+  assertEquals(network.dials.map(({ at }) => at), [0, 250, 750, 1_750]);
+  assertEquals(await settled(client), "connected");
+  await time.tickAsync(4_000);
+  network.cut();
+  await turns();
+  const { current: early } = client.status;
+  assert(early.name === "reconnecting" && early.attempt === 4 && early.delayMs === 2_000);
+  assertEquals([early.cause.code, early.cause.by], [1006, "network"]);
+  await time.tickAsync(2_000);
+  await turns();
+  await time.tickAsync(5_000);
+  network.cut();
+  await turns();
+  const { current: late } = client.status;
+  assert(late.name === "reconnecting" && late.attempt === 1 && late.delayMs === 250);
+});
+
+Deno.test("Client stops at what the server means for good, and comes back from all else", async () => {
+  const cases: [code: number, name: string][] = [
+    [4400, "refused"],
+    [4401, "refused"],
+    [4403, "refused"],
+    [4404, "refused"],
+    [0, "closed"],
+    [3000, "reconnecting"],
+    [4408, "reconnecting"],
+    [4413, "reconnecting"],
+    [4429, "reconnecting"],
+    [4500, "reconnecting"],
+    [4503, "reconnecting"],
+    [4507, "reconnecting"],
+  ];
+  for (const [code, name] of cases) {
+    const network = new Network();
+    network.answers.push(network.refuse(code));
+    await using client = network.client();
+    assertEquals(await settled(client), name, `${code}`);
+    if (name === "reconnecting") continue;
+    assertEquals(await client.closed, { code, reason: "No", by: "remote" });
+    const error = assertThrows(() => client.send("a"), SessionClosedError, `${code} No`);
+    assertEquals(error.info?.code, code);
+    assertThrows(() => client.subscribe("a"), SessionClosedError, name);
+    for (const wait of [() => client.whenConnected(), () => client.request("a")]) {
+      await assertRejects(wait, SessionClosedError, name);
+    }
+    assertEquals(await Array.fromAsync(client), []);
+  }
+});
+
+Deno.test("Client asks for a token anew each time, and gives an expired one another try", async () => {
+  using time = new FakeTime();
+  const tokens: string[] = [];
+  const network = new Network({
+    services: {
+      authenticate: (_session, token) => {
+        tokens.push(token);
+        return Promise.resolve({ value: token, user: undefined });
+      },
+    },
+  });
+  network.answers.push(
+    () => network.accept(true),
+    () => network.accept(true),
+    network.refuse(4401),
+  );
+  let count = 0;
+  await using client = network.client({ token: () => Promise.resolve(`t-${++count}`) });
+  assertEquals(await settled(client), "connected");
+  void network.last.close({ code: 4401, reason: "Expired" });
+  assertEquals(await settled(client), "reconnecting");
+  await time.tickAsync(250);
+  assertEquals(await settled(client), "connected");
+  assertEquals(tokens, ["t-1", "t-2"]);
+  network.cut();
+  await turns();
+  await time.tickAsync(500);
+  assertEquals(await settled(client), "refused");
+  assertEquals(count, 3);
+});
+
+Deno.test("Client is refused by the server's close, however late it comes after the answer", async () => {
+  for (const code of [4401, 4403, 4503]) {
+    const network = new Network();
+    network.answers.push(network.byHand(async (peer) => {
+      await peer.reach(1);
+      peer.say({ reply: 1, error: { code: "unauthenticated", message: "No" } });
+      await turns();
+      peer.connection.close({ closeCode: code, reason: "No" });
+    }));
+    await using client = network.client({ token: "bad" });
+    await turns(12);
+    assertEquals(client.status.current.name, code === 4503 ? "reconnecting" : "refused");
+    const { current } = client.status;
+    assert("cause" in current && current.cause.code === code);
+  }
+});
+
+Deno.test("Client comes back when the server says no hello in time", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  network.answers.push(network.byHand(() => {}));
+  await using client = network.client();
+  await turns();
+  await time.tickAsync(5_000);
+  await turns();
+  const { current } = client.status;
+  assert(current.name === "reconnecting" && current.cause.code === 4408);
+});
+
+Deno.test("Client gives up after maxAttempts", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  network.answers.push(network.nobody, network.nobody, network.nobody);
+  await using client = network.client({ backoff: { maxAttempts: 2 } });
+  await turns();
+  await time.tickAsync(250);
+  await turns();
+  await time.tickAsync(500);
+  const { code, reason, by } = await client.closed;
+  assertEquals([code, reason, by], [1006, "Nobody is there", "network"]);
+  assertEquals([client.status.current.name, network.dials.length], ["closed", 3]);
+});
+
+Deno.test("Client keeps what is sent while not connected, in order and bounded", async () => {
+  using time = new FakeTime();
+  const seen: unknown[] = [];
+  const network = new Network({ onMessage: ({ data }) => void seen.push(data) });
+  network.answers.push(network.nobody);
+  await using client = network.client({ outbox: { maxMessages: 3 } });
+  for (const data of [1, 2, 3]) client.send("a", data);
+  assertThrows(() => client.send("a", 4), QueueFullError, "the outbox is full");
+  assertThrows(() => client.send("a", 1n), TypeError);
+  assertEquals(client.outbox.messages, 3);
+  await turns();
+  await time.tickAsync(250);
+  assertEquals(await settled(client), "connected");
+  client.send("a", 5);
+  await turns();
+  assertEquals([seen, client.outbox], [[1, 2, 3, 5], { messages: 0, bytes: 0 }]);
+});
+
+Deno.test("Client keeps its outbox when the session ends in the moment it began", async () => {
+  using time = new FakeTime();
+  const seen: unknown[] = [];
+  const network = new Network({ onMessage: ({ data }) => void seen.push(data) });
+  network.answers.push(network.byHand(async (peer) => {
+    await turns();
+    peer.say(HELLO);
+    peer.connection.close({ closeCode: 4503 });
+  }));
+  await using client = network.client();
+  await turns(2);
+  client.send("a", 1);
+  client.send("a", 2);
+  await turns(8);
+  assertEquals([client.status.current.name, client.outbox.messages], ["reconnecting", 2]);
+  await time.tickAsync(250);
+  await turns();
+  assertEquals(seen, [1, 2]);
+});
+
+Deno.test("Client comes back when the server said, once; then by its own delays", async () => {
+  using time = new FakeTime(0);
+  const heard: number[] = [];
+  const network = new Network();
+  await using client = network.client({
+    onGoAway: ({ retryAfterMs }) => void heard.push(retryAfterMs),
+  });
+  await turns();
+  network.last.goAway({ retryAfterMs: 7_000, reason: "New version" });
+  await turns();
+  await time.tickAsync(1_000);
+  network.answers.push(network.nobody);
+  void network.last.close({ code: 4503 });
+  await turns();
+  const { current } = client.status;
+  assert(current.name === "reconnecting" && current.delayMs === 6_000);
+  await time.tickAsync(6_000);
+  await turns();
+  await time.tickAsync(500);
+  await turns();
+  assertEquals(network.dials.map(({ at }) => at), [0, 7_000, 7_500]);
+  assertEquals(heard, [7_000]);
+});
+
+Deno.test("Client.request() waits for a session, and asks again only if told to", async () => {
+  using time = new FakeTime();
+  const gate = Promise.withResolvers<void>();
+  const network = new Network({
+    onMessage: async (message) => {
+      if (network.sessions.length === 1) await gate.promise;
+      message.reply(network.sessions.length);
+    },
+  });
+  await using client = network.client();
+  const again = client.request("ask", 1, { resend: true });
+  const once = assertRejects(() => client.request("ask"), SessionClosedError);
+  await turns();
+  network.cut();
+  await once;
+  await time.tickAsync(250);
+  assertEquals(await again, 2);
+  gate.resolve();
+});
+
+Deno.test("Client.request() has one deadline over all attempts", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  network.answers.push(network.never);
+  await using client = network.client();
+  const waiting = [
+    assertRejects(() => client.request("ask", 1, { timeoutMs: 900, resend: true }), TimeoutError),
+    assertRejects(() => client.whenConnected({ timeoutMs: 900 }), TimeoutError, "the connection"),
+  ];
+  await turns();
+  await time.tickAsync(900);
+  await Promise.all(waiting);
+});
+
+Deno.test("Client tells each status, and its end", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  const client = network.client();
+  const names: string[] = [];
+  const told = (async () => {
+    for await (const { name } of client.status) names.push(name);
+  })();
+  await turns();
+  network.cut();
+  await turns();
+  await time.tickAsync(250);
+  await turns();
+  await client.close();
+  await told;
+  assertEquals(names, ["connecting", "connected", "reconnecting", "connected", "closed"]);
+  assertEquals(await client.closed, { code: 0, reason: "", by: "local" });
+  await client.close();
+});
+
+Deno.test("Client iteration goes on over sessions, and ends with the client", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  const client = network.client();
+  const data: unknown[] = [];
+  const over = (async () => {
+    for await (const message of client) data.push(message.data);
+  })();
+  await turns();
+  network.last.send("a", 1);
+  await turns();
+  network.cut();
+  await turns();
+  await time.tickAsync(250);
+  await turns();
+  network.last.send("a", 2);
+  await turns();
+  await client.close();
+  await over;
+  assertEquals(data, [1, 2]);
+});
+
+Deno.test("Client.close() ends every attempt, whatever it waits for", async () => {
+  const never = new Promise<never>(() => {});
+  const cases: [what: string, start: (network: Network) => ReturnType<Network["client"]>][] = [
+    ["a token", (network) => network.client({ token: () => never })],
+    ["the dialer", (network) => (network.answers.push(network.never), network.client())],
+    ["hello", (network) => (network.answers.push(network.byHand(() => {})), network.client())],
+    ["the delay", (network) => (network.answers.push(network.nobody), network.client())],
+    ["a session", (network) => network.client()],
+  ];
+  for (const [what, start] of cases) {
+    const client = start(new Network());
+    await turns();
+    const waiting = what === "a session"
+      ? Promise.resolve()
+      : assertRejects(() => client.whenConnected(), SessionClosedError);
+    await client.close();
+    await waiting;
+    assertEquals(client.status.current.name, "closed", what);
+    assertEquals(await client.closed, { code: 0, reason: "", by: "local" }, what);
+  }
+});
+
+Deno.test("Client closes by its signal, also by one that was aborted before", async () => {
+  const network = new Network();
+  const controller = new AbortController();
+  const client = network.client({ signal: controller.signal });
+  await client.whenConnected();
+  controller.abort();
+  assertEquals((await client.closed).by, "local");
+  assert(network.last.isClosed);
+  const late = network.client({ signal: AbortSignal.abort() });
+  assertEquals((await late.closed).by, "local");
+  assertEquals(network.dials.length, 1);
+});
+
+Deno.test("Client stays away when the application closes its session normally, and not otherwise", async () => {
+  for (const [code, name] of [[0, "closed"], [4000, "reconnecting"]] as const) {
+    const network = new Network();
+    await using client = network.client();
+    const session = await client.whenConnected();
+    await session.close({ code });
+    assertEquals(await settled(client), name);
+  }
+});
+
+Deno.test("Client survives a goaway and a hello with absurd numbers", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  let peer: Peer | undefined;
+  network.answers.push(network.byHand((made) => peer = made));
+  await using client = network.client();
+  await turns();
+  peer!.say(HELLO);
+  peer!.say({ goaway: { retryAfterMs: Number.MAX_SAFE_INTEGER } });
+  peer!.connection.close({ closeCode: 4503 });
+  await turns();
+  const { current } = client.status;
+  assert(current.name === "reconnecting" && current.delayMs <= 2 ** 31 - 1);
+  await time.tickAsync(1_000);
+  assertEquals(network.dials.length, 1);
+});

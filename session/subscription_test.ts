@@ -1,0 +1,243 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { z } from "zod";
+import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
+import { Network, settled } from "../tests/clients.ts";
+import { turns } from "../tests/sessions.ts";
+import { defineContract } from "./contract.ts";
+import type { SessionServices } from "./settings.ts";
+
+/** A server's services that note what they are asked for. */
+function services(
+  log: string[],
+  subscribe: NonNullable<SessionServices["subscribe"]> = () => ({}),
+): { services: SessionServices } {
+  return {
+    services: {
+      subscribe: (session, topic) => {
+        log.push(`+${topic}`);
+        return subscribe(session, topic);
+      },
+      unsubscribe: (_session, topic) => {
+        log.push(`-${topic}`);
+        return {};
+      },
+    },
+  };
+}
+
+Deno.test("Subscription gets the messages of its topic, and the client all others", async () => {
+  const network = new Network(services([]));
+  const client = network.client();
+  const news = client.subscribe("news");
+  const others = Array.fromAsync(client, ({ topic }) => topic);
+  await news.ready;
+  for (const topic of ["news", "other", "news"]) network.last.send(topic, topic);
+  await turns();
+  const got: unknown[] = [];
+  for await (const { data } of news) if (got.push(data) === 2) break;
+  assertEquals([got, news.isEnded], [["news", "news"], false]);
+  await client.close();
+  assertEquals(await others, ["other"]);
+  assertEquals(await Array.fromAsync(news), []);
+});
+
+Deno.test("Subscription is asked for again on every new session", async () => {
+  using time = new FakeTime();
+  const log: string[] = [];
+  const network = new Network(services(log));
+  await using client = network.client();
+  const early = client.subscribe("early");
+  await turns();
+  const late = client.subscribe("late");
+  await Promise.all([early.ready, late.ready]);
+  network.cut();
+  await turns();
+  await time.tickAsync(250);
+  assertEquals(await settled(client), "connected");
+  assertEquals(log, ["+early", "+late", "+early", "+late"]);
+  network.last.send("late", "after");
+  for await (const { data } of late) {
+    assertEquals(data, "after");
+    break;
+  }
+});
+
+Deno.test("Subscription that is refused ends alone, with the reason", async () => {
+  const network = new Network(services([], (_session, topic) => {
+    if (topic === "secret") throw new RequestError("forbidden", "Not you");
+    return {};
+  }));
+  await using client = network.client();
+  const secret = client.subscribe("secret");
+  const open = client.subscribe("open");
+  const error = await assertRejects(() => secret.ready, RequestError, "Not you");
+  assertEquals(error.failure.code, "forbidden");
+  await assertRejects(() => Array.fromAsync(secret), RequestError, "Not you");
+  await open.ready;
+  assertEquals([secret.isEnded, open.isEnded, client.isConnected], [true, false, true]);
+  network.last.send("secret", 1);
+  for await (const { topic } of client) {
+    assertEquals(topic, "secret", "what nobody subscribes to goes to the client");
+    break;
+  }
+  const again = client.subscribe("secret");
+  await assertRejects(() => again.ready, RequestError);
+});
+
+Deno.test("Subscription ends with an error when its reader falls behind, never in silence", async () => {
+  const log: string[] = [];
+  const network = new Network({ ...services(log), sendQueue: { maxMessages: 10_000 } });
+  await using client = network.client();
+  const news = client.subscribe("news");
+  await news.ready;
+  for (let i = 0; i <= 4_096; i++) network.last.send("news", i);
+  await turns(20);
+  assertEquals(log, ["+news", "-news"]);
+  const got: unknown[] = [];
+  const error = await assertRejects(async () => {
+    for await (const { data } of news) got.push(data);
+  }, QueueFullError);
+  assert(error.message.includes('"news" fell behind'));
+  assertEquals([got.length, got[0], got.at(-1)], [4_096, 0, 4_095]);
+  assert(client.isConnected);
+});
+
+Deno.test("Subscription.unsubscribe() leaves the topic once, and keeps what came", async () => {
+  const log: string[] = [];
+  const network = new Network(services(log));
+  await using client = network.client();
+  const news = client.subscribe("news");
+  await news.ready;
+  network.last.send("news", 1);
+  await turns();
+  await news.unsubscribe();
+  await news.unsubscribe();
+  assertEquals(log, ["+news", "-news"]);
+  assertEquals((await Array.fromAsync(news)).map(({ data }) => data), [1]);
+  {
+    await using again = client.subscribe("news");
+    await again.ready;
+  }
+  assertEquals(log, ["+news", "-news", "+news", "-news"]);
+});
+
+Deno.test("Subscription that is left while away is not asked for again", async () => {
+  using time = new FakeTime();
+  const log: string[] = [];
+  const network = new Network(services(log));
+  await using client = network.client();
+  const news = client.subscribe("news");
+  await news.ready;
+  network.cut();
+  await turns();
+  await news.unsubscribe();
+  await time.tickAsync(250);
+  assertEquals(await settled(client), "connected");
+  assertEquals(log, ["+news"]);
+});
+
+Deno.test("Subscription that is left while others are asked for is not asked for", async () => {
+  const log: string[] = [];
+  const gate = Promise.withResolvers<object>();
+  const network = new Network(services(log, () => gate.promise));
+  await using client = network.client();
+  for (let i = 0; i < 32; i++) client.subscribe(`t${i}`);
+  const last = client.subscribe("last");
+  await turns();
+  const leaving = last.unsubscribe();
+  gate.resolve({});
+  await leaving;
+  await turns(10);
+  assertEquals(log.includes("+last"), false);
+  assertEquals(log.filter((entry) => entry.startsWith("+")).length, 32);
+});
+
+Deno.test("Subscription of a topic that is left and taken again stays the new one", async () => {
+  const log: string[] = [];
+  let refuse = true;
+  const gate = Promise.withResolvers<void>();
+  const network = new Network(services(log, async () => {
+    await gate.promise;
+    if (!refuse) return {};
+    refuse = false;
+    throw new RequestError("forbidden", "Not yet");
+  }));
+  await using client = network.client();
+  await client.whenConnected();
+  const old = client.subscribe("news");
+  const leaving = old.unsubscribe();
+  const fresh = client.subscribe("news");
+  gate.resolve();
+  await leaving;
+  await fresh.ready;
+  network.last.send("news", 1);
+  for await (const { data } of fresh) {
+    assertEquals(data, 1);
+    break;
+  }
+  assertThrows(() => client.subscribe("news"), TypeError, "already");
+});
+
+Deno.test("Client.subscribe() refuses a second one of a topic, and what is no topic", async () => {
+  const network = new Network(services([]));
+  await using client = network.client();
+  client.subscribe("news");
+  assertThrows(() => client.subscribe("news"), TypeError, 'a subscription to "news" already');
+  assertThrows(() => client.subscribe(""), TypeError, "Cannot subscribe");
+  assertThrows(() => client.subscribe("x".repeat(256)), RangeError, "Cannot subscribe");
+});
+
+Deno.test("Subscription ends with its client: normally when closed, with the cause when refused", async () => {
+  const network = new Network(services([]));
+  const closed = network.client();
+  const one = closed.subscribe("news");
+  await one.ready;
+  await closed.close();
+  assertEquals(await Array.fromAsync(one), []);
+  network.answers.push(network.refuse(4403));
+  const refused = network.client();
+  const other = refused.subscribe("news");
+  await assertRejects(() => other.ready, SessionClosedError, "4403");
+  await assertRejects(() => Array.fromAsync(other), SessionClosedError, "4403");
+});
+
+Deno.test("Subscription checks its messages, and skips what does not fit", async () => {
+  const contract = defineContract({ toClient: { "room:{name}": z.number() } });
+  const refused: unknown[] = [];
+  const network = new Network({
+    ...services([]),
+    onRefused: ({ failure }) => void refused.push(failure.code),
+  });
+  await using client = network.client({ contract });
+  const room = client.subscribe("room:a");
+  await room.ready;
+  network.last.send("room:a", "no number");
+  network.last.send("room:a", 7);
+  for await (const message of room) {
+    assert(message.pattern === "room:{name}");
+    assertEquals([message.data, message.params.name], [7, "a"]);
+    break;
+  }
+  await turns();
+  assertEquals(refused, ["invalid"]);
+});
+
+Deno.test("Client.publish() asks the server, and says what it answered", async () => {
+  const published: unknown[] = [];
+  const network = new Network({
+    services: {
+      publish: (_session, topic, data) => {
+        if (topic === "closed") throw new RequestError("forbidden", "Not you");
+        published.push([topic, data]);
+        return {};
+      },
+    },
+  });
+  await using client = network.client();
+  await client.publish("open", { a: 1 });
+  await client.publish("open", new Uint8Array([1]));
+  await client.publish("open");
+  await assertRejects(() => client.publish("closed", 1), RequestError, "Not you");
+  assertEquals(published, [["open", { a: 1 }], ["open", new Uint8Array([1])], ["open", undefined]]);
+});
