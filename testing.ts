@@ -20,6 +20,7 @@
  *
  * @module
  */
+export { type BrokerTestOptions, testBroker } from "./pubsub/broker_conformance.ts";
 export {
   type DisconnectOptions,
   type MemoryDirection,

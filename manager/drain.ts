@@ -16,8 +16,8 @@ const MAX_TIMER_MS = 2_147_483_647;
 /** Options for draining. */
 export interface DrainOptions {
   /**
-   * When sessions that are not over are cut, in milliseconds. The peers are told to come back at
-   * times spread over the first 80 % of it.
+   * When the last session is over at the latest, in milliseconds. The peers are told to come back
+   * at times spread over the first 80 % of it.
    *
    * @default {10000}
    */
@@ -161,9 +161,7 @@ export class Drain {
     clearTimeout(this.#walker);
     this.#cut += this.#open.size;
     for (const session of [...this.#open]) {
-      // The session's own close says who did it; the connection's does not wait for the queue.
-      void session.close({ code: CloseCode.draining, reason: this.#reason });
-      session.connection.close({ closeCode: CloseCode.draining, reason: this.#reason });
+      coreOf(session).abort(CloseCode.draining, this.#reason);
     }
   }
 

@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { CloseCode, LimitError } from "../errors.ts";
 import { Session } from "../session/session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session/settings.ts";
-import type { ConnectionCloseInfo } from "../transport/connection.ts";
+import type { Connection, ConnectionCloseInfo } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair, type MemoryPairOptions } from "../transport/memory.ts";
 import { spreadDelays } from "./drain.ts";
 import { SessionManager } from "./session_manager.ts";
@@ -189,6 +189,24 @@ Deno.test("SessionManager.drain() cuts what is not over in time", async () => {
   stuck.resolve();
   await time.runMicrotasks();
   assertEquals([manager.count, time.next()], [0, false]);
+});
+
+Deno.test("SessionManager.drain() does not wait for a wire whose close lingers", async () => {
+  using time = new FakeTime();
+  const manager = new SessionManager();
+  const pair = memoryPair();
+  // As a WebSocket whose peer is gone: it would answer the close, but never does.
+  const lingering: Connection = Object.assign(Object.create(null), pair.server, {
+    close: () => {},
+  });
+  const session = new Session(lingering, sessionSettings({ side: "server" }));
+  manager.add(session);
+  const report = manager.drain({ withinMs: 300, random: middle });
+  await pass(time, 299);
+  assertEquals(session.state, "draining");
+  await pass(time, 1);
+  assertEquals(await report, { closed: 0, cut: 1, tookMs: 300 });
+  assertEquals([session.state, manager.count, time.next()], ["closed", 0, false]);
 });
 
 Deno.test("SessionManager.drain() cuts at once when its signal aborts", async () => {

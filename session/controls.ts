@@ -14,6 +14,7 @@ import { ReceiveQueue } from "./receive_queue.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { validate } from "./standard_schema.ts";
+import { exceedsBytes } from "./utf8.ts";
 
 /** A token is read before its sender is known, so it has a small bound, in bytes. */
 const MAX_TOKEN_BYTES = 8_192;
@@ -120,7 +121,7 @@ export class Controls {
       );
     }
     this.#isChecking = true;
-    if (typeof frame !== "string" || frame.length > MAX_TOKEN_BYTES) {
+    if (typeof frame !== "string" || exceedsBytes(frame, MAX_TOKEN_BYTES)) {
       return this.#host.refuse(
         CloseCode.unauthenticated,
         `A token has at most ${MAX_TOKEN_BYTES} bytes of text`,

@@ -47,7 +47,7 @@ export class Heartbeat implements Disposable {
   /** Dead after so many milliseconds of silence. */
   readonly timeoutMs: number;
   /** Coarse clock in milliseconds, good enough to note when a peer was heard. */
-  now = Date.now();
+  now: number = Date.now();
 
   readonly #slots: Set<Heart>[];
   readonly #slotOf = new Map<Heart, Set<Heart>>();

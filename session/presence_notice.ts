@@ -9,7 +9,7 @@
 export interface PresenceMember {
   /** Who; what the server's `userOf` returned. */
   readonly user: string;
-  /** How many of the user's sessions are in the topic, at least 1. */
+  /** How many of the user's sessions are in the topic; 0 while the user may still come back unnoticed. */
   readonly connections: number;
   /** When the first of them came, in milliseconds since the Unix epoch. */
   readonly joinedAt: number;

@@ -92,6 +92,7 @@ export class SendQueue {
   #isHeld = false;
   #isEnded = false;
   #failure: QueueFullError | undefined;
+  #policyError: unknown;
   #waiters: (() => void)[] | undefined;
   // At most what the wire holds: its last reading and what was handed over since.
   #handed = 0;
@@ -263,7 +264,7 @@ export class SendQueue {
 
   #isFullFor(entry: Entry): boolean {
     return this.#entries.length - this.#notices >= this.#limits.maxMessages ||
-      this.#bytes + entry.size > this.#limits.maxBytes;
+      (this.#entries.length > 0 && this.#bytes + entry.size > this.#limits.maxBytes);
   }
 
   /** Adds an entry, making room by policy; false if there is none. */
@@ -279,6 +280,7 @@ export class SendQueue {
       if (policy === "close" || !this.#dropOldest()) {
         this.#failure = new QueueFullError(
           `Cannot send: the send queue is full (${this.#entries.length} messages, ${this.#bytes} bytes)`,
+          this.#policyError === undefined ? undefined : { cause: this.#policyError },
         );
         return false;
       }
@@ -290,8 +292,18 @@ export class SendQueue {
   /** A protected entry makes room as the default policy of its session would. */
   #policyOf(entry: Entry): OverflowPolicy {
     const { policy } = this.#limits;
-    const own = typeof policy === "function" ? policy(entry.topic) : policy;
+    const own = typeof policy === "function" ? this.#ask(policy, entry.topic) : policy;
     return entry.isProtected && own === "drop-newest" ? "drop-oldest" : own;
+  }
+
+  /** The application's function runs amid a flush of many sessions: its fault closes this one. */
+  #ask(policy: (topic: string) => OverflowPolicy, topic: string): OverflowPolicy {
+    try {
+      return policy(topic);
+    } catch (error) {
+      this.#policyError = error;
+      return "close";
+    }
   }
 
   #add(entry: Entry, at: number): void {

@@ -271,6 +271,26 @@ Deno.test("SendQueue drops in silence where the peer does not know notices", asy
   assertEquals(queue.stats.droppedMessages, 1);
 });
 
+Deno.test("SendQueue takes one message of any size while nothing waits", () => {
+  const { queue, overflows, push, hold } = bench({ maxBytes: 10 });
+  hold();
+  push("a".repeat(11));
+  assertEquals([queue.stats.queuedBytes, overflows.length], [11, 0]);
+  assertThrows(() => push("b"), QueueFullError);
+  assertEquals(overflows.length, 1);
+});
+
+Deno.test("SendQueue closes when the policy function throws, and says so", () => {
+  const failure = new Error("no policy");
+  const policy = () => {
+    throw failure;
+  };
+  const { overflows, push, hold } = bench({ policy, maxMessages: 1 });
+  hold();
+  assertThrows(() => push("a", "b"), QueueFullError);
+  assertEquals(overflows.map(({ cause }) => cause), [failure]);
+});
+
 Deno.test("SendQueue takes the policy of the topic", async () => {
   const policy = (topic: string) => topic === "c" ? "latest" as const : "drop-newest" as const;
   const { frames, turn, push, hold } = bench({ maxMessages: 2, policy });

@@ -10,6 +10,8 @@ export interface Import {
   readonly specifier: string;
   /** Line number, from 1. */
   readonly line: number;
+  /** Whether only types are imported: nothing of it is left when the program runs. */
+  readonly isTypeOnly: boolean;
 }
 
 /** What follows one of these words is a regular expression if it begins with a slash. */
@@ -85,7 +87,16 @@ export function importsOf(source: string): Import[] {
     .map((match) => ({
       specifier: match[1] ?? match[2]!,
       line: lineAt(source, match.index),
+      isTypeOnly: isTypeOnly(match[0]),
     }));
+}
+
+/** `import type …`, or braces in which every name is a type. */
+function isTypeOnly(statement: string): boolean {
+  if (/^(?:import|export)\s+type\b/.test(statement)) return true;
+  const names = /^(?:import|export)\s*\{([^}]*)\}/.exec(statement)?.[1]?.split(",")
+    .map((name) => name.trim()).filter((name) => name !== "");
+  return names !== undefined && names.length > 0 && names.every((name) => /^type\s/.test(name));
 }
 
 /**

@@ -65,6 +65,7 @@ interface Edge {
   readonly from: string;
   readonly to: string;
   readonly line: number;
+  readonly isTypeOnly: boolean;
 }
 
 /**
@@ -79,9 +80,9 @@ export function checkArrows(repository: Repository): Violation[] {
   const edges = new Map<string, Edge[]>();
   for (const [path, source] of files) {
     const imports = importsOf(source);
-    const local = imports.flatMap(({ specifier, line }) => {
+    const local = imports.flatMap(({ specifier, line, isTypeOnly }) => {
       const to = resolve(path, specifier);
-      return to === undefined ? [] : [{ from: path, to, line }];
+      return to === undefined ? [] : [{ from: path, to, line, isTypeOnly }];
     });
     edges.set(path, local);
     if (isExample(path)) violations.push(...checkExample(repository, path, local));
@@ -202,7 +203,9 @@ function findCycles(edges: ReadonlyMap<string, readonly Edge[]>): Violation[] {
   const open: string[] = [];
   const visit = (path: string): void => {
     open.push(path);
-    for (const { to, line } of edges.get(path) ?? []) {
+    for (const { to, line, isTypeOnly } of edges.get(path) ?? []) {
+      // A type may name its owner: no module waits for another when the program starts.
+      if (isTypeOnly) continue;
       const start = open.indexOf(to);
       if (start !== -1) {
         const message = `import cycle: ${[...open.slice(start), to].join(" > ")}`;

@@ -51,6 +51,8 @@ Deno.test("checkArrows() accepts a repository that keeps every rule", () => {
       "@std/assert",
     ),
     "examples/chat/room.ts": "",
+    "session/a.ts": 'import { b } from "./b.ts";\n',
+    "session/b.ts": 'import type { A } from "./a.ts";\nimport { type A2 } from "./a.ts";\n',
   });
   assertEquals(found, []);
 });
