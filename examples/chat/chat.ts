@@ -1,0 +1,106 @@
+/**
+ * The chat itself: rooms, direct messages, who is where.
+ *
+ * Users write `jsr:@skein/skein` in the place of `../../mod.ts`.
+ *
+ * @module
+ */
+import { AuthenticationError, serve, type ServeOptions, type Server } from "../../mod.ts";
+import { contract, type Letter, type Line, NAME, ROOM } from "./contract.ts";
+import { Once, Recent } from "./memory.ts";
+
+/** Enough for a demonstration. 60 lines of 1,000 characters also fit into one answer. */
+const LIMITS = { maxPlaces: 200, maxLines: 60 };
+
+/** What a page may have sent again after a lost answer, and more. */
+const MAX_IDS = 2_000;
+
+/** Rooms in which one page may be; each takes two topics, and `people` is one more. */
+const MAX_ROOMS = 8;
+
+/** A server of the chat; a session's value is the user's name. */
+export type ChatServer = Server<string, typeof contract>;
+
+/** What a chat can be told; the rest is its own matter. */
+export type ChatOptions = Pick<
+  ServeOptions,
+  "port" | "hostname" | "hosts" | "fetch" | "onListen" | "presenceGraceMs"
+>;
+
+/** Serves the chat. */
+export function serveChat(options: ChatOptions): ChatServer {
+  const lines = new Recent<Line>(LIMITS);
+  const letters = new Recent<Letter>(LIMITS);
+  const once = new Once({ maxIds: MAX_IDS });
+
+  const server: ChatServer = serve({
+    ...options,
+    path: "/session",
+    contract,
+    rooms: ["room:{room}"],
+    limits: { maxSessions: 200, maxTopicsPerSession: 2 * MAX_ROOMS + 1 },
+
+    // No password: visitors are who they say they are, and a name may have several pages.
+    authenticate({ request }) {
+      const name = NAME.safeParse(new URL(request.url).searchParams.get("name"));
+      if (name.success) return name.data;
+      throw new AuthenticationError("A name has 1 to 24 letters and digits", { status: 400 });
+    },
+
+    // Pages enter rooms by subscribing to them; everything else they ask for.
+    authorize: (_session, topic, action) => action === "subscribe" && roomOf(topic) !== undefined,
+
+    onOpen(session) {
+      server.subscribe(session, "people");
+      session.send("people", everybody());
+    },
+
+    onMessage(message, session) {
+      const from = session.user;
+      switch (message.pattern) {
+        case "say": {
+          const { id, room, text } = message.data;
+          const at = once.do(`${from} ${id}`, (at) => {
+            const line = { id, from, text, at };
+            lines.add(room, line);
+            server.publish(`room:${room}`, line);
+          });
+          return message.reply({ at });
+        }
+        case "tell": {
+          const { id, to, text } = message.data;
+          const at = once.do(`${from} ${id}`, (at) => {
+            const letter = { id, from, to, text, at };
+            // To the other pages of its writer too. Who is not here reads it later.
+            for (const user of new Set([from, to])) {
+              letters.add(user, letter);
+              server.to(user).send("letter", letter);
+            }
+          });
+          return message.reply({ at });
+        }
+        case "recent":
+          return message.reply([...lines.of(message.data.room)]);
+        case "letters":
+          return message.reply([...letters.of(from)]);
+      }
+    },
+  });
+
+  function everybody(): { user: string; rooms: string[] }[] {
+    const { presence } = server;
+    return presence.online().map((user) => ({
+      user,
+      rooms: presence.topicsOf(user).flatMap((topic) => roomOf(topic) ?? []),
+    }));
+  }
+
+  server.presence.subscribe(() => server.publish("people", everybody()));
+  return server;
+}
+
+/** The room of a topic; `undefined` if the topic is none of a room. */
+function roomOf(topic: string): string | undefined {
+  const room = topic.startsWith("room:") ? topic.slice("room:".length) : "";
+  return ROOM.safeParse(room).success ? room : undefined;
+}

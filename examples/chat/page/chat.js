@@ -1,0 +1,295 @@
+/**
+ * The chat's page: what it knows, and what it says to the server. How that
+ * looks is the matter of view.js.
+ *
+ * @module
+ */
+import { connect } from "@skein/skein/client";
+import { draw, drawStatus, elements, showError } from "./view.js";
+
+/** Rooms that are offered even if nobody is in them. */
+const ROOMS = ["lobby", "tea", "help"];
+
+/** Lines kept of each place, and lines that may wait to be sent. */
+const MAX_LINES = 300;
+const MAX_WAITING = 100;
+
+/** What was typed waits for its answer as long as the page is open: 24 days is what a timer can. */
+const NO_HURRY_MS = 2 ** 31 - 1;
+
+const state = {
+  me: "",
+  /** How the client is doing; `until` is when it tries again. */
+  status: { name: "connecting" },
+  /** Everybody who is here, and the rooms that they are in. */
+  people: [],
+  /** Rooms that were entered (`#lobby`), and users who were written to (`@ann`). */
+  places: new Map(),
+  /** Whether the letters of before this page were told; those after that are news. */
+  hasLetters: false,
+  /** The key of the place that is shown. */
+  current: "",
+  rooms: ROOMS,
+};
+
+let client;
+const outbox = [];
+let isDelivering = false;
+
+/* Connecting */
+
+async function start(name) {
+  state.me = name;
+  redraw();
+  client = connect(new URL(`/session?name=${encodeURIComponent(name)}`, location.href), {
+    backoff: { maxDelayMs: 5_000 },
+    onMessage: receive,
+  });
+  let wasConnected = false;
+  for await (const status of client.status) {
+    state.status = { ...status, until: Date.now() + (status.delayMs ?? 0) };
+    if (status.name === "refused" && !wasConnected) return refuse(status.cause.reason);
+    if (status.name === "connected" && !wasConnected) {
+      wasConnected = true;
+      sessionStorage.setItem("name", name);
+      open("#lobby");
+    }
+    // Letters that came while this page was away; rooms are asked for in `notePresence`.
+    if (status.name === "connected") void recallLetters();
+    markWaiting();
+    redraw();
+  }
+}
+
+function refuse(reason) {
+  sessionStorage.removeItem("name");
+  state.me = "";
+  showError(reason || "The server refused this name");
+  redraw();
+}
+
+/* Receiving */
+
+/** Everything but the lines of rooms, which come through their subscriptions. */
+function receive({ topic, data }) {
+  if (topic === "people") state.people = data;
+  else if (topic === "letter") put(placeOfLetter(data), data);
+  else if (topic.startsWith("presence:room:")) {
+    notePresence(state.places.get(`#${topic.slice("presence:room:".length)}`), data);
+  }
+  redraw();
+}
+
+function notePresence(place, notice) {
+  if (place === undefined) return;
+  if (notice.type === "members") {
+    // The first word after entering, and after each reconnect: now nothing can be missed.
+    const users = new Set(notice.members.map(({ user }) => user));
+    place.returning = place.members.difference(users);
+    place.members = users;
+    return void recallRoom(place);
+  }
+  const { type, user, at } = notice;
+  if (type === "join") place.members.add(user);
+  else place.members.delete(user);
+  // Whoever was here before the server went away is not announced again.
+  if (type === "join" && place.returning.delete(user)) return;
+  const text = type === "join" ? `${user} joined` : `${user} left`;
+  add(place, { id: `${type} ${user} ${at}`, isNotice: true, text, at });
+}
+
+async function recallRoom(place) {
+  const lines = await ask("recent", { room: place.name });
+  for (const line of lines) put(place, line, !place.isRecalled);
+  place.isRecalled = true;
+  redraw();
+}
+
+async function recallLetters() {
+  for (const letter of await ask("letters", null)) {
+    put(placeOfLetter(letter), letter, !state.hasLetters);
+  }
+  state.hasLetters = true;
+  redraw();
+}
+
+/** Asks for what is of use now only: if the connection is lost, the next one asks anew. */
+async function ask(topic, data) {
+  try {
+    return await client.request(topic, data);
+  } catch (error) {
+    console.warn(error);
+    return [];
+  }
+}
+
+/** Puts a line where it belongs. It may come twice: as an answer, live, and when recalled. */
+function put(place, line, isOld = false) {
+  const known = place.lines.find(({ id }) => id === line.id);
+  if (known !== undefined) {
+    known.state = "sent";
+    known.at = Math.min(known.at, line.at);
+    return sort(place);
+  }
+  add(place, { ...line, state: "sent" });
+  if (!isOld && line.from !== state.me && place.key !== state.current) place.unread++;
+}
+
+function add(place, line) {
+  place.lines.push(line);
+  sort(place);
+  if (place.lines.length > MAX_LINES) place.lines.shift();
+}
+
+/** By the server's time; what the server does not have yet comes last, in the order of typing. */
+function sort({ lines }) {
+  lines.sort((a, b) => a.at === b.at ? 0 : a.at - b.at);
+}
+
+/* Sending */
+
+function say(text) {
+  if (outbox.length >= MAX_WAITING) return false;
+  const line = { id: crypto.randomUUID(), from: state.me, text, at: Infinity };
+  line.place = state.places.get(state.current);
+  add(line.place, line);
+  post(line);
+  return true;
+}
+
+function post(line) {
+  outbox.push(line);
+  markWaiting();
+  redraw();
+  void deliver();
+}
+
+/** One line after the other, so that they arrive in the order of typing. */
+async function deliver() {
+  if (isDelivering) return;
+  isDelivering = true;
+  while (outbox.length > 0) {
+    const [line] = outbox;
+    const { id, text, place: { kind, name } } = line;
+    try {
+      // Asked again after a loss; the server knows the id, and takes it once.
+      const options = { resend: true, timeoutMs: NO_HURRY_MS };
+      const { at } = kind === "room"
+        ? await client.request("say", { id, room: name, text }, options)
+        : await client.request("tell", { id, to: name, text }, options);
+      put(line.place, { id, at });
+    } catch (error) {
+      line.state = "failed";
+      line.reason = error.failure?.message ?? error.message;
+    }
+    outbox.shift();
+    redraw();
+  }
+  isDelivering = false;
+}
+
+function markWaiting() {
+  for (const line of outbox) line.state = client.isConnected ? "sending" : "waiting";
+}
+
+/* Places */
+
+function placeOf(key) {
+  let place = state.places.get(key);
+  if (place === undefined) {
+    const kind = key.startsWith("#") ? "room" : "user";
+    const empty = { lines: [], unread: 0, draft: "", members: new Set(), returning: new Set() };
+    place = { key, kind, name: key.slice(1), ...empty };
+    state.places.set(key, place);
+    if (kind === "room") void enter(place);
+  }
+  return place;
+}
+
+function placeOfLetter({ from, to }) {
+  return placeOf(`@${from === state.me ? to : from}`);
+}
+
+async function enter(place) {
+  place.subscription = client.subscribe(`room:${place.name}`);
+  try {
+    for await (const { data } of place.subscription) {
+      put(place, data);
+      redraw();
+    }
+  } catch (error) {
+    const text = `This room can not be entered: ${error.failure?.message ?? error.message}`;
+    add(place, { id: crypto.randomUUID(), isNotice: true, text, at: Date.now() });
+    redraw();
+  }
+}
+
+function open(key) {
+  state.current = key;
+  placeOf(key).unread = 0;
+  redraw();
+}
+
+async function leave(key) {
+  const { subscription } = state.places.get(key);
+  state.places.delete(key);
+  open("#lobby");
+  await subscription.unsubscribe();
+}
+
+/* Drawing: once for all that changes in a turn */
+
+let isDrawing = false;
+
+function redraw() {
+  if (isDrawing) return;
+  isDrawing = true;
+  queueMicrotask(() => {
+    isDrawing = false;
+    draw(state, { open, retry: post });
+  });
+}
+
+/* What visitors do */
+
+elements.enter.addEventListener("submit", (event) => {
+  event.preventDefault();
+  showError("");
+  void start(elements.name.value.trim());
+});
+
+elements["change-name"].addEventListener("click", () => {
+  sessionStorage.removeItem("name");
+  location.reload();
+});
+
+elements["open-room"].addEventListener("submit", (event) => {
+  event.preventDefault();
+  open(`#${elements.room.value}`);
+  elements.room.value = "";
+});
+
+elements["leave-room"].addEventListener("click", () => void leave(state.current));
+
+elements.text.addEventListener("input", () => {
+  state.places.get(state.current).draft = elements.text.value;
+});
+
+elements.text.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  elements.say.requestSubmit();
+});
+
+elements.say.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = elements.text.value.trim();
+  if (text !== "" && say(text)) state.places.get(state.current).draft = "";
+});
+
+// The delay before the next attempt counts down.
+setInterval(() => drawStatus(state.status), 250);
+
+const known = sessionStorage.getItem("name");
+if (known === null) redraw();
+else void start(known);

@@ -1,0 +1,294 @@
+/**
+ * How the chat looks. Text from others becomes text only, never HTML.
+ *
+ * @module
+ */
+
+/** Lines of one person within this time stand together. */
+const TOGETHER_MS = 5 * 60_000;
+
+/** The page's elements, by their ids. */
+export const elements = Object.fromEntries(
+  [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
+);
+
+const STATUS = {
+  connecting: "Connecting",
+  connected: "Connected",
+  reconnecting: "Reconnecting",
+  refused: "Refused",
+  closed: "Disconnected",
+};
+
+const LINE_STATE = { waiting: "waiting", sending: "sending", sent: "sent", failed: "not sent" };
+
+/** The key of the place that was drawn last. */
+let shown = "";
+
+/** Whether the log follows what comes, since nobody scrolled up. */
+let isAtEnd = true;
+
+/** Draws everything that changed. */
+export function draw(state, actions) {
+  const place = state.places.get(state.current);
+  elements.welcome.hidden = place !== undefined;
+  elements.chat.hidden = place === undefined;
+  elements["enter-button"].disabled = state.me !== "";
+  if (place === undefined) return;
+  elements.me.textContent = `You are ${state.me}`;
+  drawStatus(state.status);
+  drawRooms(state, actions);
+  drawPeople(state, actions);
+  drawHead(place, state);
+  drawLog(place, state, actions);
+  drawComposer(place, state);
+  shown = place.key;
+}
+
+/** Draws the badge. */
+export function drawStatus({ name, until, cause }) {
+  elements.status.dataset.name = name;
+  put(elements["status-name"], STATUS[name]);
+  const seconds = Math.ceil((until - Date.now()) / 1_000);
+  const isCounting = name === "reconnecting" && seconds > 0;
+  const reason = name === "refused" || name === "closed" ? cause.reason : "";
+  put(elements["status-time"], isCounting ? `in ${seconds} s` : reason);
+}
+
+/** Says why one can not enter. */
+export function showError(message) {
+  elements["name-error"].textContent = message;
+  elements.name.setAttribute("aria-invalid", String(message !== ""));
+}
+
+function drawRooms(state, { open }) {
+  const entered = [...state.places.values()].filter(({ kind }) => kind === "room");
+  const names = new Set([
+    ...state.rooms,
+    ...entered.map(({ name }) => name),
+    ...state.people.flatMap(({ rooms }) => rooms),
+  ]);
+  list(elements.rooms, [...names], {
+    key: (name) => name,
+    make: (name) => placeButton(make("span", "sign", "#"), () => open(`#${name}`)),
+    update(item, name) {
+      const here = state.people.filter(({ rooms }) => rooms.includes(name)).length;
+      updateButton(item, { key: `#${name}`, name, number: here || "", state });
+      item.querySelector(".number").title = here === 1 ? "1 person" : `${here} people`;
+    },
+  });
+}
+
+function drawPeople(state, { open }) {
+  const here = new Map(state.people.map(({ user, rooms }) => [user, rooms]));
+  // Whoever was written to stays in the list, also when away.
+  for (const { kind, name } of state.places.values()) {
+    if (kind === "user" && !here.has(name)) here.set(name, undefined);
+  }
+  list(elements.people, [...here.keys()].sort((a, b) => a.localeCompare(b)), {
+    key: (user) => user,
+    make: (user) => placeButton(face(user), () => open(`@${user}`)),
+    update(item, user) {
+      const rooms = here.get(user);
+      const note = rooms === undefined ? "away" : rooms.map((room) => `#${room}`).join(" ");
+      const name = user === state.me ? `${user} (you)` : user;
+      updateButton(item, { key: `@${user}`, name, note: note || "here", state });
+      item.querySelector(".face").classList.toggle("away", rooms === undefined);
+    },
+  });
+}
+
+function placeButton(sign, onClick) {
+  const item = make("li");
+  const button = make("button", "place");
+  const words = make("span", "words");
+  words.append(make("span", "name"), make("small"));
+  button.type = "button";
+  button.append(sign, words, make("span", "number"), make("span", "count"));
+  button.addEventListener("click", () => {
+    onClick();
+    closePlaces();
+    if (matchMedia("(min-width: 720px)").matches) elements.text.focus();
+  });
+  item.append(button);
+  return item;
+}
+
+function updateButton(item, { key, name, note = "", number = "", state }) {
+  const unread = state.places.get(key)?.unread ?? 0;
+  const button = item.firstElementChild;
+  button.setAttribute("aria-current", String(key === state.current));
+  button.classList.toggle("unread", unread > 0);
+  put(button.querySelector(".name"), name);
+  put(button.querySelector("small"), note);
+  put(button.querySelector(".number"), String(number));
+  putCount(button.querySelector(".count"), unread);
+}
+
+function drawHead(place, state) {
+  const unread = [...state.places.values()].reduce((sum, { unread }) => sum + unread, 0);
+  const sign = place.kind === "room" ? "#" : "";
+  document.title = `${unread > 0 ? `(${unread}) ` : ""}${sign}${place.name} - Skein chat`;
+  put(elements.title, sign + place.name);
+  put(elements.here, place.kind === "room" ? hereIn(place, state) : hereUser(place, state));
+  elements["leave-room"].hidden = place.kind !== "room" || place.name === "lobby";
+  putCount(elements.elsewhere, unread);
+}
+
+function hereIn({ members }, { me }) {
+  if (members.size === 1 && members.has(me)) return "Only you are here";
+  return members.size === 0 ? "" : `${members.size} here: ${[...members].join(", ")}`;
+}
+
+function hereUser({ name }, { people, me }) {
+  if (name === me) return "Notes to yourself";
+  return people.some(({ user }) => user === name) ? "is here" : "is away, and reads it later";
+}
+
+function drawLog(place, state, { retry }) {
+  const { log } = elements;
+  const isOther = shown !== place.key;
+  // Another place is not read out from its beginning, only what comes from now on.
+  log.ariaLive = isOther ? "off" : "polite";
+  const { lines } = place;
+  const lastOwn = lines.findLast(({ from, state: sent }) => from === state.me && sent === "sent");
+  list(log, lines.length === 0 ? [{ id: "empty", isEmpty: true }] : lines, {
+    key: ({ id }) => id,
+    make: (line) => {
+      if (line.isEmpty) return make("p", "empty", "Nothing was said here lately.");
+      return line.isNotice ? make("p", "notice", line.text) : lineOf(line, { state, retry });
+    },
+    update(element, line, i) {
+      if (line.isEmpty || line.isNotice) return;
+      updateLine(element, line, { before: lines[i - 1], isLast: line === lastOwn });
+    },
+  });
+  const ownIsNew = lines.at(-1)?.at === Infinity;
+  if (isOther || ownIsNew) isAtEnd = true;
+  if (isAtEnd) log.scrollTop = log.scrollHeight;
+}
+
+function lineOf(line, { state, retry }) {
+  const element = make("div", line.from === state.me ? "line own" : "line");
+  const who = make("p", "who");
+  who.append(make("span", "", line.from === state.me ? "" : line.from), make("time"));
+  const note = make("p", "state");
+  const again = make("button", "", "Try again");
+  again.type = "button";
+  again.addEventListener("click", () => retry(line));
+  note.append(make("span"), again);
+  element.append(who, face(line.from), make("p", "text", line.text), note);
+  return element;
+}
+
+function updateLine(element, line, { before, isLast }) {
+  const [who, circle, , note] = element.children;
+  const isFirst = before === undefined || before.isNotice || before.from !== line.from ||
+    line.at - before.at > TOGETHER_MS && line.at !== Infinity;
+  const isOwn = element.classList.contains("own");
+  element.dataset.state = line.state;
+  element.classList.toggle("first", isFirst);
+  who.hidden = !isFirst || line.at === Infinity;
+  circle.hidden = isOwn;
+  circle.style.visibility = isFirst ? "" : "hidden";
+  if (line.at !== Infinity) putTime(who.lastElementChild, new Date(line.at));
+  note.hidden = !isOwn || line.state === "sent" && !isLast;
+  put(note.firstElementChild, LINE_STATE[line.state] + (line.reason ? `: ${line.reason}` : ""));
+  note.lastElementChild.hidden = line.state !== "failed";
+}
+
+function drawComposer(place, { status }) {
+  const { text, offline } = elements;
+  const label = place.kind === "room" ? `Message #${place.name}` : `Write to ${place.name}`;
+  put(elements["text-label"], label);
+  text.placeholder = label;
+  if (text.value !== place.draft) text.value = place.draft;
+  if (shown === "") text.focus();
+  offline.hidden = status.name === "connected";
+}
+
+elements.log.addEventListener("scroll", () => {
+  const { log } = elements;
+  isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
+});
+new ResizeObserver(() => {
+  if (isAtEnd) elements.log.scrollTop = elements.log.scrollHeight;
+}).observe(elements.log);
+
+/* Rooms and people on a narrow page */
+
+function choose(isOpen) {
+  elements.chat.classList.toggle("choosing", isOpen);
+  elements.talk.inert = isOpen;
+  elements["open-places"].setAttribute("aria-expanded", String(isOpen));
+  if (isOpen) elements["close-places"].focus();
+}
+
+function closePlaces() {
+  if (!elements.talk.inert) return;
+  choose(false);
+  elements["open-places"].focus();
+}
+
+elements["open-places"].addEventListener("click", () => choose(true));
+elements["close-places"].addEventListener("click", closePlaces);
+elements.chat.addEventListener("click", ({ target }) => {
+  // What is beside them is inert, so that a click there is one on what holds both.
+  if (target === elements.chat) closePlaces();
+});
+document.addEventListener("keydown", ({ key }) => {
+  if (key === "Escape") closePlaces();
+});
+matchMedia("(min-width: 720px)").addEventListener("change", () => choose(false));
+
+/* Small helpers */
+
+function make(tag, className = "", text = "") {
+  const element = document.createElement(tag);
+  if (className !== "") element.className = className;
+  element.textContent = text;
+  return element;
+}
+
+/** A circle with the first letter of a name, in the name's own colour. */
+function face(user) {
+  const element = make("span", "face", [...user][0].toUpperCase());
+  let hue = 0;
+  for (const letter of user) hue = (hue * 97 + letter.codePointAt(0) * 137) % 360;
+  element.style.setProperty("--hue", hue);
+  element.ariaHidden = "true";
+  return element;
+}
+
+/** Changes text only where it differs, so that screen readers hear of changes only. */
+function put(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function putCount(element, count) {
+  element.hidden = count === 0;
+  const text = count > 99 ? "99+" : String(count);
+  if (element.textContent === `${text} unread`) return;
+  element.replaceChildren(text, make("span", "unseen", " unread"));
+}
+
+function putTime(element, date) {
+  put(element, date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
+  element.dateTime = date.toISOString();
+  element.title = date.toLocaleString();
+}
+
+/** Shows one element for each item, in order; those that are there already stay, with their focus. */
+function list(parent, items, { key, make, update }) {
+  const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
+  const wanted = new Set(items.map(key));
+  for (const [name, child] of known) if (!wanted.has(name)) child.remove();
+  let next = parent.firstElementChild;
+  for (const [i, item] of items.entries()) {
+    const element = known.get(key(item)) ?? make(item);
+    element.dataset.key = key(item);
+    if (element === next) next = next.nextElementSibling;
+    else parent.insertBefore(element, next);
+    update(element, item, i);
+  }
+}

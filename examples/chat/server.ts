@@ -1,0 +1,63 @@
+/**
+ * A chat for browsers: rooms, direct messages, who is here, and nothing typed
+ * is lost while the server is away.
+ *
+ * ```sh
+ * deno task demo                 # then open http://localhost:8000
+ * deno task demo --port 9000
+ * deno task demo --once          # the chat talks to itself, prints that, and ends
+ * ```
+ *
+ * Without the task: `deno run -N -R --allow-run examples/chat/server.ts`; it
+ * runs `deno bundle` for the page's script. `--once` needs no more than `-N`.
+ *
+ * @module
+ */
+import { type ChatServer, serveChat } from "./chat.ts";
+import { readPage, servePage } from "./page.ts";
+import { talk } from "./talk.ts";
+
+if (import.meta.main) await main(Deno.args);
+
+async function main(args: readonly string[]): Promise<void> {
+  if (args.includes("--once")) return await talk();
+  const port = portOf(args);
+  const page = await readPage();
+  const server = listen(() =>
+    serveChat({
+      port,
+      // This machine only: there are no passwords.
+      hostname: "127.0.0.1",
+      fetch: (request) => servePage(page, request),
+      onListen: ({ port }) => console.log(`Chat at http://localhost:${port} (Ctrl-C ends it)`),
+    })
+  );
+  // The first Ctrl-C tells every page when to come back; a second one does not wait.
+  const impatience = new AbortController();
+  async function end(): Promise<void> {
+    if (server.manager.isDraining) return impatience.abort();
+    await server.drain({ withinMs: 3_000, reason: "Restarting", signal: impatience.signal });
+    Deno.exit();
+  }
+  Deno.addSignalListener("SIGINT", end);
+  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", end);
+}
+
+function listen(serve: () => ChatServer): ChatServer {
+  try {
+    return serve();
+  } catch (error) {
+    if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    console.error("Cannot listen: the port is taken; choose another with --port");
+    return Deno.exit(1);
+  }
+}
+
+function portOf(args: readonly string[]): number {
+  const at = args.indexOf("--port");
+  if (at < 0) return 8000;
+  const port = Number(args[at + 1]);
+  if (Number.isInteger(port) && port >= 0 && port <= 65_535) return port;
+  console.error(`Cannot listen: --port must be from 0 to 65535, received ${args[at + 1]}`);
+  return Deno.exit(2);
+}

@@ -1,0 +1,144 @@
+/**
+ * The chat talking to itself: two users, one of them with two tabs, over real
+ * sockets. What happens is printed; what does not happen in time is an error.
+ *
+ * Users write `jsr:@skein/skein/client` in the place of `../../client.ts`.
+ *
+ * @module
+ */
+import { type Client, connect, type MessageOf } from "../../client.ts";
+import { serveChat } from "./chat.ts";
+import { contract } from "./contract.ts";
+
+/** How long anything may take to happen, in milliseconds. */
+const PATIENCE_MS = 5_000;
+
+/** Runs the conversation. */
+export async function talk(): Promise<void> {
+  await using server = serveChat({ port: 0, onListen() {}, presenceGraceMs: 50 });
+
+  const ann = new Visitor(server.url, "ann", "ann, tab 1");
+  await ann.enters("lobby");
+  await ann.sees("who is in the lobby: ann");
+
+  const bob = new Visitor(server.url, "bob", "bob");
+  await bob.enters("lobby");
+  await bob.sees("who is in the lobby: ann, bob");
+  await ann.sees("bob joined the lobby");
+
+  await ann.says("lobby", "Hello, Bob!");
+  await bob.sees("ann in the lobby: Hello, Bob!");
+  await bob.says("lobby", "Hello, Ann.");
+  await ann.sees("bob in the lobby: Hello, Ann.");
+
+  const tab = new Visitor(server.url, "ann", "ann, tab 2");
+  await tab.enters("lobby");
+  await tab.sees("who is in the lobby: ann, bob");
+  await tab.remembers("lobby");
+
+  await bob.tells("ann", "Tea at four?");
+  await ann.sees("a letter from bob to ann: Tea at four?");
+  await tab.sees("a letter from bob to ann: Tea at four?");
+  bob.hasNotSeen("ann joined the lobby");
+
+  await tab.leaves();
+  await ann.says("lobby", "Still here, with one tab less.");
+  await bob.sees("ann in the lobby: Still here, with one tab less.");
+  bob.hasNotSeen("ann left the lobby");
+
+  await ann.leaves();
+  await bob.sees("ann left the lobby");
+  await bob.leaves();
+}
+
+/** One page of a user, without the page. */
+class Visitor {
+  readonly #client: Client<typeof contract>;
+  readonly #label: string;
+  readonly #seen: string[] = [];
+  #changed = Promise.withResolvers<void>();
+
+  constructor(url: string, name: string, label: string) {
+    this.#label = label;
+    this.#client = connect(`${url}session?name=${name}`, {
+      contract,
+      onMessage: (message) => this.#note(describe(message)),
+    });
+  }
+
+  async enters(room: string): Promise<void> {
+    this.#print(`enters the ${room}`);
+    const subscription = this.#client.subscribe(`room:${room}`);
+    void this.#read(subscription);
+    await subscription.ready;
+  }
+
+  async says(room: string, text: string): Promise<void> {
+    this.#print(`says in the ${room}: ${text}`);
+    await this.#client.request("say", { id: crypto.randomUUID(), room, text });
+  }
+
+  async tells(to: string, text: string): Promise<void> {
+    this.#print(`writes to ${to}: ${text}`);
+    await this.#client.request("tell", { id: crypto.randomUUID(), to, text });
+  }
+
+  async remembers(room: string): Promise<void> {
+    for (const { from, text } of await this.#client.request("recent", { room })) {
+      this.#print(`is told of before: ${from}: ${text}`);
+    }
+  }
+
+  async leaves(): Promise<void> {
+    this.#print("leaves");
+    await this.#client.close();
+  }
+
+  /** Waits until this visitor was told so. */
+  async sees(what: string): Promise<void> {
+    const late = setTimeout(
+      () => this.#changed.reject(new Error(`${this.#label} never saw "${what}"`)),
+      PATIENCE_MS,
+    );
+    while (!this.#seen.includes(what)) await this.#changed.promise;
+    clearTimeout(late);
+    this.#print(`sees ${what}`);
+  }
+
+  hasNotSeen(what: string): void {
+    if (this.#seen.includes(what)) throw new Error(`${this.#label} saw "${what}"`);
+    this.#print(`did not see "${what}"`);
+  }
+
+  async #read(messages: AsyncIterable<MessageOf<typeof contract, "client">>): Promise<void> {
+    for await (const message of messages) this.#note(describe(message));
+  }
+
+  #note(what: string): void {
+    this.#seen.push(what);
+    this.#changed.resolve();
+    this.#changed = Promise.withResolvers();
+  }
+
+  #print(what: string): void {
+    console.log(`${this.#label.padEnd(10)}  ${what}`);
+  }
+}
+
+function describe(message: MessageOf<typeof contract, "client">): string {
+  switch (message.pattern) {
+    case "room:{room}":
+      return `${message.data.from} in the ${message.params.room}: ${message.data.text}`;
+    case "letter":
+      return `a letter from ${message.data.from} to ${message.data.to}: ${message.data.text}`;
+    case "presence:{topic}": {
+      const room = message.params.topic.slice("room:".length);
+      const { data } = message;
+      if (data.type === "join") return `${data.user} joined the ${room}`;
+      if (data.type === "leave") return `${data.user} left the ${room}`;
+      return `who is in the ${room}: ${data.members.map(({ user }) => user).join(", ")}`;
+    }
+    default:
+      return message.pattern;
+  }
+}

@@ -1,0 +1,60 @@
+/**
+ * Sessions inside a Hono app: pages and API by Hono, sessions by Skein, one port.
+ * The same works in every framework that has the `Request` at hand.
+ *
+ * ```sh
+ * deno run -N examples/embed_in_hono.ts --once
+ * ```
+ *
+ * Without `--once` the app goes on, on port 8000.
+ *
+ * @module
+ */
+import { Hono } from "npm:hono@^4";
+import { createServer, dial, type RequestInfo } from "../mod.ts"; // jsr:@skein/skein
+
+const isOnce = Deno.args.includes("--once");
+
+// Does not listen: requests come from Hono.
+await using server = createServer({
+  authenticate: ({ token }) => token ?? "guest",
+  onOpen(session) {
+    server.subscribe(session, "visits");
+  },
+  onMessage(message, session) {
+    message.reply(`${session.user} from ${session.address}`);
+  },
+});
+
+// What `Deno.serve` knows of a connection comes to Hono as its `env`.
+const app = new Hono<{ Bindings: RequestInfo }>();
+
+app.get("/live", (c) => server.fetch(c.req.raw, c.env));
+
+app.post("/visits/:page", (c) => {
+  // Routes and sessions share the server: publish from wherever something happens.
+  server.publish("visits", { page: c.req.param("page") });
+  return c.body(null, 204);
+});
+
+app.get("/online", (c) => c.json(server.presence.online()));
+
+await using http = Deno.serve({ port: isOnce ? 0 : 8000 }, app.fetch);
+
+if (isOnce) await demonstrate(`http://localhost:${http.addr.port}`);
+else await http.finished;
+
+async function demonstrate(url: string): Promise<void> {
+  await using session = await dial(`${url}/live?token=ann`);
+  console.log("request:", await session.request("who am I"));
+  console.log("online:", await (await fetch(`${url}/online`)).json());
+
+  await fetch(`${url}/visits/pricing`, { method: "POST" });
+  for await (const message of session) {
+    console.log("published by a route:", message.topic, message.data);
+    break;
+  }
+
+  const response = await fetch(`${url}/live`);
+  console.log("no upgrade:", response.status, await response.text());
+}

@@ -1,0 +1,171 @@
+/**
+ * Starts the browsers and the chat's server for the tests here.
+ *
+ * @module
+ */
+import puppeteer, { type Browser, type BrowserContext, type Page } from "npm:puppeteer-core@^25";
+
+export type { Browser, BrowserContext, Page };
+
+/** How long anything in a browser may take, in milliseconds. */
+export const PATIENCE_MS = 15_000;
+
+/** A browser that the tests run in. */
+export interface BrowserKind {
+  /** Its name. */
+  readonly name: "Chromium" | "Firefox";
+  /** An environment variable that says where it is. */
+  readonly variable: string;
+  /** Where it is otherwise. */
+  readonly paths: readonly string[];
+}
+
+/** Chromium by its own protocol, Firefox by WebDriver BiDi. */
+export const BROWSERS: readonly BrowserKind[] = [
+  {
+    name: "Chromium",
+    variable: "CHROME_BIN",
+    paths: [
+      "/usr/bin/chromium",
+      "/usr/bin/chromium-browser",
+      "/usr/bin/google-chrome",
+      "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+      "C:/Program Files/Google/Chrome/Application/chrome.exe",
+    ],
+  },
+  {
+    name: "Firefox",
+    variable: "FIREFOX_BIN",
+    paths: [
+      "/usr/bin/firefox-esr",
+      "/usr/bin/firefox",
+      "/Applications/Firefox.app/Contents/MacOS/firefox",
+      "C:/Program Files/Mozilla Firefox/firefox.exe",
+    ],
+  },
+];
+
+const ARGS: Readonly<Record<BrowserKind["name"], readonly string[]>> = {
+  Chromium: [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+  ],
+  Firefox: [],
+};
+
+/** Where a browser is; `undefined` if it is not installed. */
+export function findBrowser({ variable, paths }: BrowserKind): string | undefined {
+  const named = Deno.env.get(variable);
+  return named || paths.find((path) => {
+    try {
+      return Deno.statSync(path).isFile;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/** Starts a browser without a window. */
+export async function launchBrowser(kind: BrowserKind): Promise<Browser> {
+  const executablePath = findBrowser(kind);
+  if (executablePath === undefined) {
+    throw new Error(`${kind.name} was not found; ${kind.variable} says where it is`);
+  }
+  return await puppeteer.launch({
+    browser: kind.name === "Chromium" ? "chrome" : "firefox",
+    executablePath,
+    args: [...ARGS[kind.name]],
+    headless: true,
+    // The signals are Deno's matter.
+    handleSIGINT: false,
+    handleSIGTERM: false,
+    handleSIGHUP: false,
+  });
+}
+
+/**
+ * Registers a test for each browser. One that is not installed is skipped, and
+ * the test's name says so; where `CI=true`, that is a failure.
+ */
+export function testInBrowsers(name: string, test: (browser: Browser) => Promise<void>): void {
+  for (const kind of BROWSERS) {
+    const isMissing = findBrowser(kind) === undefined && Deno.env.get("CI") !== "true";
+    const reason = isMissing ? ` (skipped: not installed; ${kind.variable} says where it is)` : "";
+    Deno.test({
+      name: `${kind.name}: ${name}${reason}`,
+      ignore: isMissing,
+      // Puppeteer keeps the browser's process and pipes, and their timers, until after it closed.
+      sanitizeOps: false,
+      sanitizeResources: false,
+      async fn() {
+        const browser = await launchBrowser(kind);
+        try {
+          await test(browser);
+        } finally {
+          await browser.close();
+        }
+      },
+    });
+  }
+}
+
+/** The chat's server, in a process of its own that can be ended and started again. */
+export class ChatProcess implements AsyncDisposable {
+  /** Its port, the same after a restart. */
+  readonly port: number;
+  #child: Deno.ChildProcess | undefined;
+
+  private constructor(port: number) {
+    this.port = port;
+  }
+
+  /** Starts it on a free port. */
+  static async start(): Promise<ChatProcess> {
+    const probe = Deno.listen({ port: 0 });
+    const chat = new ChatProcess((probe.addr as Deno.NetAddr).port);
+    probe.close();
+    await chat.start();
+    return chat;
+  }
+
+  /** Where it listens. */
+  get url(): string {
+    return `http://localhost:${this.port}`;
+  }
+
+  /** Starts it; resolves once it listens. */
+  async start(): Promise<void> {
+    const server = new URL("../../examples/chat/server.ts", import.meta.url);
+    this.#child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", server.href, "--port", String(this.port)],
+      env: { NO_COLOR: "1" },
+      stdin: "null",
+      stdout: "piped",
+      stderr: "inherit",
+    }).spawn();
+    const output = this.#child.stdout.pipeThrough(new TextDecoderStream());
+    for await (const text of output) {
+      if (text.includes("Chat at ")) return;
+    }
+    throw new Error("The chat's server ended before it listened");
+  }
+
+  /** Freezes it: what is sent to it stays on its way. */
+  freeze(): void {
+    this.#child?.kill("SIGSTOP");
+  }
+
+  /** Ends it: gently, as Ctrl-C does, or at once. */
+  async stop(signal: "SIGINT" | "SIGKILL"): Promise<void> {
+    this.#child?.kill(signal);
+    await this.#child?.status;
+    this.#child = undefined;
+  }
+
+  /** Ends it at once. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop("SIGKILL");
+  }
+}

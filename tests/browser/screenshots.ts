@@ -1,0 +1,103 @@
+/**
+ * Takes the pictures of the chat in `docs/`: two users who talk, as one of them
+ * sees it, at the width of a desk and of a phone.
+ *
+ * ```sh
+ * deno run -A tests/browser/screenshots.ts            # docs/chat-desktop.png, docs/chat-phone.png
+ * deno run -A tests/browser/screenshots.ts --review   # more states of the page, to a temporary folder
+ * ```
+ *
+ * The page uses the system's own font; the pictures in `docs/` were taken where that is Inter.
+ *
+ * @module
+ */
+import { BROWSERS, ChatProcess, launchBrowser } from "./_browsers.ts";
+import { ChatPage } from "./_chat_page.ts";
+
+const DOCS = new URL("../../docs/", import.meta.url);
+
+const SIZES = {
+  desktop: { width: 1280, height: 800, deviceScaleFactor: 1 },
+  phone: { width: 390, height: 844, deviceScaleFactor: 2 },
+} as const;
+
+const TALK = [
+  ["Mira", "Morning! Is the demo up?"],
+  ["Jonas", "It is. I am on the train, so it comes and goes."],
+  ["Jonas", "But look: what I typed in the tunnel waited, and went out by itself."],
+  ["Mira", "In order, too?"],
+  ["Jonas", "In order, and once each. The server knows what it has seen."],
+  ["Mira", "And your second tab did not join twice. I like it."],
+  ["Mira", "I will write the release notes then. Tea at four?"],
+  ["Jonas", "Tea at four."],
+] as const;
+
+async function main(isReview: boolean): Promise<void> {
+  const folder = isReview ? new URL(`file://${await Deno.makeTempDir()}/`) : DOCS;
+  await using chat = await ChatProcess.start();
+  const browser = await launchBrowser(BROWSERS[0]!);
+  try {
+    const enter = async (name: string) =>
+      await ChatPage.enter(await browser.createBrowserContext(), chat.url, name);
+    const mira = await enter("Mira");
+    const jonas = await enter("Jonas");
+    const ada = await enter("Ada");
+    const olek = await enter("Olek");
+    await ada.open("#tea");
+    await olek.open("#help");
+    await jonas.open("#tea");
+    await jonas.open("#lobby");
+    for (const [name, text] of TALK) {
+      await (name === "Mira" ? mira : jonas).say(text);
+      await mira.sees(text);
+      await jonas.sees(text);
+    }
+    await jonas.open("@Mira");
+    await jonas.say("This one is for you alone.");
+    await mira.page.waitForSelector(`#people [data-key="Jonas"] .count:not([hidden])`);
+
+    await shoot(mira, folder);
+    if (!isReview) return;
+    await emulate(mira, "dark");
+    await shoot(mira, folder, "-dark");
+    await mira.page.click("#open-places");
+    await shoot(mira, folder, "-places");
+    await mira.page.keyboard.press("Escape");
+    await emulate(mira, "light");
+    await chat.stop("SIGKILL");
+    await mira.hasStatus("reconnecting");
+    await mira.say("Are you still there?");
+    await mira.sees("Are you still there?", "waiting");
+    await shoot(mira, folder, "-offline");
+    await chat.start();
+    const welcome = await (await browser.createBrowserContext()).newPage();
+    await welcome.setViewport(SIZES.phone);
+    await welcome.goto(chat.url);
+    await welcome.screenshot({ path: pathOf(folder, "welcome") });
+    console.log(folder.pathname);
+  } finally {
+    await browser.close();
+  }
+}
+
+/** Takes a picture at each width; the narrow one last, for what exists only there. */
+async function shoot({ page }: ChatPage, folder: URL, suffix = ""): Promise<void> {
+  for (const [name, size] of Object.entries(SIZES)) {
+    await page.setViewport(size);
+    await page.screenshot({ path: pathOf(folder, `chat-${name}${suffix}`) });
+  }
+}
+
+/** Without motion, a picture never shows something on its way. */
+async function emulate({ page }: ChatPage, colours: "light" | "dark"): Promise<void> {
+  await page.emulateMediaFeatures([
+    { name: "prefers-color-scheme", value: colours },
+    { name: "prefers-reduced-motion", value: "reduce" },
+  ]);
+}
+
+function pathOf(folder: URL, name: string): `${string}.png` {
+  return `${folder.pathname}${name}.png`;
+}
+
+if (import.meta.main) await main(Deno.args.includes("--review"));

@@ -1,0 +1,139 @@
+/**
+ * Every example runs, with the permissions that it names, and prints what it should.
+ *
+ * @module
+ */
+import { assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { dial, RequestError, SessionClosedError } from "../mod.ts";
+import { serveChat } from "../examples/chat/chat.ts";
+import { Once, Recent } from "../examples/chat/memory.ts";
+
+const EXAMPLES = new URL("../examples/", import.meta.url);
+
+const HELLO = `
+ann, tab 1  enters the lobby
+ann, tab 1  sees who is in the lobby: ann
+bob         enters the lobby
+bob         sees who is in the lobby: ann, bob
+ann, tab 1  sees bob joined the lobby
+ann, tab 1  says in the lobby: Hello, Bob!
+bob         sees ann in the lobby: Hello, Bob!
+bob         says in the lobby: Hello, Ann.
+ann, tab 1  sees bob in the lobby: Hello, Ann.
+ann, tab 2  enters the lobby
+ann, tab 2  sees who is in the lobby: ann, bob
+ann, tab 2  is told of before: ann: Hello, Bob!
+ann, tab 2  is told of before: bob: Hello, Ann.
+bob         writes to ann: Tea at four?
+ann, tab 1  sees a letter from bob to ann: Tea at four?
+ann, tab 2  sees a letter from bob to ann: Tea at four?
+bob         did not see "ann joined the lobby"
+ann, tab 2  leaves
+ann, tab 1  says in the lobby: Still here, with one tab less.
+bob         sees ann in the lobby: Still here, with one tab less.
+bob         did not see "ann left the lobby"
+ann, tab 1  leaves
+bob         sees ann left the lobby
+bob         leaves
+`;
+
+/** File, permissions, and what it prints: a line each, where a pattern stands for what may change. */
+const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | RegExp)[]])[] = [
+  ["echo.ts", ["-N"], [
+    'a message came back: hello { to: "everybody" }',
+    "a request was answered: [ 1, 2, 3 ]",
+  ]],
+  ["authentication.ts", ["-N"], [
+    "a bearer token: ann, reader",
+    "a cookie: bob, editor",
+    "a query token: bob, editor",
+    "a token in band: ann, reader",
+    "an unknown token: refused with 4401 Unknown token",
+    "a banned user: refused with 4403 Banned",
+    "a plain upgrade without a token: HTTP/1.1 401 Unauthorized",
+    "before: ann may only read",
+    "renewed: edited",
+    "by another user's: The token belongs to another user",
+  ]],
+  ["typed_contract.ts", ["-N"], [
+    'ann pinned "Write the examples" to todo, with 0 tags',
+    "count: 1",
+    "refused: unknown-topic",
+    /^refused: invalid at column: .+/,
+  ]],
+  ["embed_in_hono.ts", ["-N"], [
+    "request: ann from 127.0.0.1",
+    'online: [ "ann" ]',
+    'published by a route: visits { page: "pricing" }',
+    "no upgrade: 426 Expected a WebSocket upgrade",
+  ]],
+  ["slow_clients.ts", [], [
+    /^close: closed with 4507 .+/,
+    "drop-oldest: frames 1 2 3 4 9 10 11 12, told of 4 dropped",
+    "drop-newest: frames 1 2 3 4 5 6 7 8, told of 4 dropped",
+    "latest: frames 1 2 3 4 12, told of 7 dropped",
+    "by topic: frames 1 2 3 4 12, told of 7 dropped",
+    "with back-pressure: frames 1 2 3 4 5 6 7 8 9 10 11 12, told of 0 dropped",
+  ]],
+  ["chat/server.ts", ["-N"], HELLO.trim().split("\n")],
+];
+
+for (const [file, flags, expected] of RUNS) {
+  Deno.test(`examples/${file} --once shows what it is about`, async () => {
+    const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "--quiet", ...flags, new URL(file, EXAMPLES).href, "--once"],
+      env: { NO_COLOR: "1" },
+      stdin: "null",
+      signal: AbortSignal.timeout(60_000),
+    }).output();
+    const lines = new TextDecoder().decode(stdout).trimEnd().split("\n");
+    const complaint = new TextDecoder().decode(stderr);
+    assertEquals(lines.length, expected.length, `${lines.join("\n")}\n${complaint}`);
+    for (const [i, line] of expected.entries()) {
+      if (typeof line === "string") assertEquals(lines[i], line);
+      else assertMatch(lines[i]!, line);
+    }
+    assertEquals(code, 0, complaint);
+  });
+}
+
+Deno.test("serveChat() takes a line once that is sent again after a lost answer", async () => {
+  await using server = serveChat({ port: 0, onListen() {} });
+  await using session = await dial(`${server.url}session?name=ann`);
+  const line = { id: crypto.randomUUID(), room: "lobby", text: "Once" };
+  const answer = await session.request("say", line);
+  assertEquals(await session.request("say", line), answer);
+  const [{ text }, ...more] = await session.request("recent", { room: "lobby" }) as [
+    { text: string },
+  ];
+  assertEquals([text, more], ["Once", []]);
+});
+
+Deno.test("serveChat() refuses what is no name, and lets nobody into what is no room", async () => {
+  await using server = serveChat({ port: 0, onListen() {} });
+  for (const name of ["", " ", "a".repeat(25), "<b>", "a\nb"]) {
+    const url = `${server.url}session?name=${encodeURIComponent(name)}`;
+    const error = await assertRejects(() => dial(url), SessionClosedError);
+    assertEquals(error.info?.code, 4400, name);
+  }
+  await using session = await dial(`${server.url}session?name=Zoë`);
+  for (const topic of ["people", "letter", "room:", "room:A", "presence:room:lobby"]) {
+    const error = await assertRejects(() => session.subscribe(topic), RequestError);
+    assertEquals(error.failure.code, "forbidden", topic);
+  }
+});
+
+Deno.test("Recent and Once forget what is oldest", () => {
+  const recent = new Recent<number>({ maxPlaces: 2, maxLines: 2 });
+  for (const [place, line] of [["a", 1], ["a", 2], ["a", 3], ["b", 4], ["a", 5]] as const) {
+    recent.add(place, line);
+  }
+  recent.add("c", 6);
+  assertEquals([recent.of("a"), recent.of("b"), recent.of("c")], [[3, 5], [], [6]]);
+
+  const once = new Once({ maxIds: 1 });
+  const done: number[] = [];
+  for (const id of ["x", "x", "y", "x"]) once.do(id, (at) => done.push(at));
+  assertEquals(done.length, 3);
+  assertEquals(new Set(done).size, 3);
+});
