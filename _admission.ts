@@ -4,9 +4,14 @@
  *
  * @module
  */
-import { AuthenticationError, LimitError, type RefusalStatus } from "./errors.ts";
+import { AuthenticationError, CloseCode, LimitError, type RefusalStatus } from "./errors.ts";
 import type { Reservation, SessionManager } from "./manager/mod.ts";
-import { Session, type SessionIdentity, SKEIN_PROTOCOL } from "./session/session.ts";
+import {
+  Session,
+  type SessionCloseOptions,
+  type SessionIdentity,
+  SKEIN_PROTOCOL,
+} from "./session/session.ts";
 import type { SessionSettings } from "./session/settings.ts";
 import type { Connection } from "./transport/connection.ts";
 import { isOriginAllowed, type OriginRules } from "./transport/origins.ts";
@@ -67,8 +72,9 @@ export interface AdmissionOptions<V> extends OriginRules {
    */
   readonly userOf?: (value: V) => string;
   /**
-   * Lets a `skein.1` client without credentials connect and say its token first:
-   * within 5 seconds and 8 KiB, before anything else is read.
+   * Lets a `skein.1` client that has no token, and no cookie that `authenticate`
+   * takes, connect and say its token first: within 5 seconds and 8 KiB, before
+   * anything else is read.
    *
    * @default {false}
    */
@@ -125,6 +131,7 @@ interface Peer {
 }
 
 const ANYBODY = { value: undefined, user: undefined, awaitsToken: false };
+const AWAITED = { ...ANYBODY, awaitsToken: true };
 
 /** Admits sessions. */
 export class Admission<V> {
@@ -168,8 +175,7 @@ export class Admission<V> {
     }
   }
 
-  /** Runs `authenticate`, for a new session and for a token that comes later. */
-  async identify(
+  async #identify(
     request: Request,
     token: string | undefined,
     signal: AbortSignal,
@@ -178,6 +184,29 @@ export class Admission<V> {
     const value = await authenticate?.({ request, token, signal }) as V;
     if (userOf !== undefined) return { value, user: userOf(value) };
     return { value, user: typeof value === "string" ? value : undefined };
+  }
+
+  /** Closes the sessions that did not say their tokens yet; the manager does not know them. */
+  async close(options: SessionCloseOptions): Promise<void> {
+    const info = { code: CloseCode.draining, ...options };
+    await Promise.all([...this.#reservations.keys()].map((session) => session.close(info)));
+  }
+
+  /** Runs `authenticate` for a token that came in band; of its errors only the refusal is left. */
+  async renew(
+    session: Session,
+    token: string,
+    signal: AbortSignal,
+  ): Promise<{ value: V; user: string | undefined }> {
+    const { url, headers, address } = session;
+    try {
+      return await this.#authenticate(new Request(url, { headers }), token, signal);
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      if (session.state === "connecting") this.#tell(error, address);
+      const { status, message, cause } = error;
+      throw new AuthenticationError(message, { status, cause });
+    }
   }
 
   #admit(peer: Peer): Response | Promise<Response> {
@@ -191,16 +220,17 @@ export class Admission<V> {
     const { authenticate, acceptsTokenInBand = false } = this.#options;
     if (authenticate === undefined) return this.#upgrade(peer, reservation, ANYBODY);
     const token = tokenOf(request);
-    if (acceptsTokenInBand && isSkein && token === undefined) {
-      return this.#upgrade(peer, reservation, { ...ANYBODY, awaitsToken: true });
+    const mayAwait = acceptsTokenInBand && isSkein && token === undefined;
+    if (mayAwait && !headers.has("cookie") && !headers.has("authorization")) {
+      return this.#upgrade(peer, reservation, AWAITED);
     }
-    return this.#identified(peer, reservation, token);
+    return this.#identified(peer, reservation, { token, mayAwait });
   }
 
   async #identified(
     peer: Peer,
     byAddress: Reservation,
-    token: string | undefined,
+    { token, mayAwait }: { readonly token: string | undefined; readonly mayAwait: boolean },
   ): Promise<Response> {
     let reservation = byAddress;
     try {
@@ -211,6 +241,9 @@ export class Admission<V> {
       }
       return this.#upgrade(peer, reservation, { value, user, awaitsToken: false });
     } catch (error) {
+      // Who has a cookie of something else may still say a token.
+      const isUnknown = error instanceof Refused && error.status === 401;
+      if (mayAwait && isUnknown) return this.#upgrade(peer, reservation, AWAITED);
       reservation[Symbol.dispose]();
       throw error;
     }
@@ -224,15 +257,33 @@ export class Admission<V> {
     const { url } = request;
     // After the upgrade the runtime can not read them any more.
     const headers = this.#keptHeaders(request.headers);
-    const { connection, response } = this.#accept(request, {
-      protocol: isSkein ? SKEIN_PROTOCOL : "",
-      // `skein.1` has a heartbeat of its own; a plain peer is pinged by the runtime.
-      idleTimeoutMs: isSkein ? 0 : this.#settings.heartbeat.timeoutMs,
+    let accepted: ReturnType<WebSocketEngine>;
+    try {
+      accepted = this.#accept(request, {
+        protocol: isSkein ? SKEIN_PROTOCOL : "",
+        // `skein.1` has a heartbeat of its own; a plain peer is pinged by the runtime.
+        idleTimeoutMs: isSkein ? 0 : this.#settings.heartbeat.timeoutMs,
+      });
+    } catch (cause) {
+      reservation[Symbol.dispose]();
+      throw new Refused(400, "The upgrade is malformed", { cause });
+    }
+    const { connection, response } = accepted;
+    // A peer that vanished before the response leaves a socket that never opens, nor says so.
+    const free = () => reservation[Symbol.dispose]();
+    const timer = setTimeout(free, this.#settings.handshakeTimeoutMs);
+    connection.ready.then(() => {
+      clearTimeout(timer);
+      if (reservation.isHeld) {
+        this.#open(connection, reservation, { ...who, url, headers, address });
+      } else {connection.close({
+          closeCode: CloseCode.timedOut,
+          reason: "The upgrade took too long",
+        });}
+    }, () => {
+      clearTimeout(timer);
+      free();
     });
-    connection.ready.then(
-      () => this.#open(connection, reservation, { ...who, url, headers, address }),
-      () => reservation[Symbol.dispose](),
-    );
     return response;
   }
 
@@ -263,6 +314,7 @@ export class Admission<V> {
   async #authenticate(
     request: Request,
     token: string | undefined,
+    signal?: AbortSignal,
   ): Promise<{ value: V; user: string | undefined }> {
     const { authenticateTimeoutMs = 10_000 } = this.#options;
     const timeout = new AbortController();
@@ -272,8 +324,10 @@ export class Admission<V> {
     );
     const { promise: late, reject } = Promise.withResolvers<never>();
     timeout.signal.addEventListener("abort", () => reject(timeout.signal.reason));
+    const onAbort = () => timeout.abort(signal?.reason);
+    signal?.addEventListener("abort", onAbort, { once: true });
     try {
-      return await Promise.race([this.identify(request, token, timeout.signal), late]);
+      return await Promise.race([this.#identify(request, token, timeout.signal), late]);
     } catch (error) {
       if (error instanceof Refused) throw error;
       if (error instanceof AuthenticationError) {
@@ -282,6 +336,7 @@ export class Admission<V> {
       throw new Refused(401, "Unauthenticated", { cause: error });
     } finally {
       clearTimeout(timer);
+      signal?.removeEventListener("abort", onAbort);
     }
   }
 
@@ -299,25 +354,31 @@ export class Admission<V> {
   /** A browser sees no status of a refused WebSocket, so Skein's client is told by a close. */
   #refuse({ request, address, isSkein }: Peer, error: unknown): Response {
     if (!(error instanceof Refused)) throw error;
-    const { status, message: reason, cause } = error;
+    const { status, message: reason } = error;
+    this.#tell(error, address);
+    if (isSkein) {
+      try {
+        const { connection, response } = this.#accept(request, {
+          protocol: SKEIN_PROTOCOL,
+          idleTimeoutMs: REFUSED_IDLE_MS,
+        });
+        connection.close({ closeCode: 4000 + status, reason });
+        return response;
+      } catch { /* What can not be upgraded gets the status. */ }
+    }
+    return new Response(reason, {
+      status,
+      headers: status === 429 || status === 503 ? { "retry-after": "5" } : {},
+    });
+  }
+
+  #tell({ status, message: reason, cause }: Refused, address: string | undefined): void {
     this.#options.onRefusal?.({
       status,
       reason,
       address,
       ...(cause === undefined ? {} : { error: cause }),
     });
-    if (!isSkein) {
-      return new Response(reason, {
-        status,
-        headers: status === 429 || status === 503 ? { "retry-after": "5" } : {},
-      });
-    }
-    const { connection, response } = this.#accept(request, {
-      protocol: SKEIN_PROTOCOL,
-      idleTimeoutMs: REFUSED_IDLE_MS,
-    });
-    connection.close({ closeCode: 4000 + status, reason });
-    return response;
   }
 
   #other(request: Request, info: RequestInfo): Response | Promise<Response> {

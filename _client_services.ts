@@ -14,6 +14,9 @@ import type { SessionServices } from "./session/settings.ts";
 import { validate } from "./session/standard_schema.ts";
 import { TopicPattern } from "./session/topic_pattern.ts";
 
+/** Topics of notices that only the server may give. */
+const PRESENCE = "presence:";
+
 /** What a client wants to do with a topic. */
 export type AuthorizedAction = "subscribe" | "publish";
 
@@ -94,8 +97,12 @@ export function clientServices(options: ClientServicesOptions): SessionServices 
 
     async publish(session, topic, data) {
       await check(session, topic, "publish");
+      if (topic.startsWith(PRESENCE)) {
+        throw new RequestError("forbidden", "Presence is told by the server alone");
+      }
       const match = router?.match(topic);
-      if (router !== undefined && match === undefined) {
+      // What is asked, not told, would be invalid for everybody who gets it.
+      if (router !== undefined && match?.kind !== "message") {
         throw new RequestError(
           "unknown-topic",
           `No message of the contract fits the topic "${topic}"`,
@@ -105,14 +112,20 @@ export function clientServices(options: ClientServicesOptions): SessionServices 
       if (outcome?.ok === false) {
         throw new RequestError("invalid", outcome.message, { path: outcome.path });
       }
-      parts().topics.publish(topic, outcome?.ok ? outcome.value : data);
+      try {
+        // As it came: whoever receives it applies the schema, once.
+        parts().topics.publish(topic, data);
+      } catch (error) {
+        // Written anew, `9e20` has 21 digits: what came within the limit may not leave within it.
+        if (error instanceof RangeError) throw new RequestError("too-large", error.message);
+        throw error;
+      }
       return {};
     },
 
     async authenticate(session, token, signal) {
-      const request = new Request(session.url, { headers: session.headers });
-      const identity = await parts().admission.identify(request, token, signal);
       const isNew = session.state === "connecting";
+      const identity = await parts().admission.renew(session, token, signal);
       if (!isNew && (identity.user ?? session.id) !== session.user) {
         throw new RequestError("forbidden", "The token belongs to another user");
       }

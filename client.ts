@@ -90,6 +90,7 @@ export {
   type StandardSchema,
   StatusFeed,
   Subscription,
+  type SubscriptionStatus,
   type UntypedMessage,
   type WaitOptions,
 } from "./session/mod.ts";

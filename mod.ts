@@ -194,6 +194,7 @@ export {
   StatusFeed,
   Subscription,
   type SubscriptionOwner,
+  type SubscriptionStatus,
   type TopicOf,
   TopicPattern,
   TopicRouter,

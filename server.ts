@@ -10,7 +10,7 @@
  * await using server = serve({
  *   port: 0,
  *   onOpen: (session) => void server.subscribe(session, "news"),
- *   onMessage: (message) => server.publish("news", message.data),
+ *   onMessage: (message) => void server.publish("news", message.data),
  * });
  * await using session = await dial(server.url);
  * session.send("say", "hello");
@@ -24,7 +24,7 @@
  */
 import { Admission, type AdmissionOptions, type RequestInfo } from "./_admission.ts";
 import { type Authorize, type AuthorizedAction, clientServices } from "./_client_services.ts";
-import { QueueFullError } from "./errors.ts";
+import { QueueFullError, TimeoutError } from "./errors.ts";
 import { type DrainOptions, type DrainReport, SessionManager } from "./manager/mod.ts";
 import type { Broker } from "./pubsub/broker.ts";
 import { Presence, Rooms, Topics } from "./pubsub/mod.ts";
@@ -33,6 +33,7 @@ import { encodeMessage } from "./session/encoded.ts";
 import { coreOf, type Session, type SessionCloseOptions } from "./session/session.ts";
 import { type SessionHandlers, type SessionLimits, sessionSettings } from "./session/settings.ts";
 import { Turn } from "./session/turn.ts";
+import { waitFor } from "./session/wait.ts";
 
 export type {
   AdmissionOptions,
@@ -153,6 +154,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
 
   readonly #admission: Admission<V>;
   readonly #maxMessageBytes: number;
+  readonly #closeTimeoutMs: number;
   readonly #heartbeat: Disposable;
   #http: Deno.HttpServer<Deno.NetAddr> | undefined;
   #scheme = "ws";
@@ -186,6 +188,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
       }),
     });
     this.#maxMessageBytes = settings.maxMessageBytes;
+    this.#closeTimeoutMs = settings.closeTimeoutMs;
     this.#heartbeat = settings.heartbeat;
     const { maxTopicsPerSession, ...managerLimits } = limits;
     this.manager = new SessionManager(managerLimits);
@@ -355,12 +358,17 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   }
 
   async #close(options: SessionCloseOptions): Promise<void> {
-    await this.manager.shutdown(options);
+    await Promise.all([this.manager.shutdown(options), this.#admission.close(options)]);
     this.#heartbeat[Symbol.dispose]();
     this.rooms[Symbol.dispose]();
     this.presence[Symbol.dispose]();
     await this.topics[Symbol.asyncDispose]();
-    await this.#http?.shutdown();
+    // The runtime waits for ever for a peer that vanished in its handshake; this does not.
+    const timeoutMs = this.#closeTimeoutMs;
+    await waitFor(this.#http?.shutdown() ?? Promise.resolve(), { timeoutMs, what: "the listener" })
+      .catch((error) => {
+        if (!(error instanceof TimeoutError)) throw error;
+      });
   }
 }
 

@@ -4,11 +4,12 @@
  * @module
  */
 import { QueueFullError, RequestError, type RequestFailure, TimeoutError } from "../errors.ts";
+import { startTimer } from "./wait.ts";
 
 interface Ask {
   readonly resolve: (data: unknown) => void;
   readonly reject: (error: unknown) => void;
-  readonly timer: ReturnType<typeof setTimeout>;
+  readonly timer: ReturnType<typeof setTimeout> | undefined;
   readonly signal: AbortSignal | undefined;
   readonly onAbort: () => void;
 }
@@ -68,16 +69,11 @@ export class Asks {
         reject(reason);
       };
       const onAbort = () => giveUp(signal?.reason);
-      const timer = setTimeout(
-        () =>
-          giveUp(
-            new TimeoutError(
-              `Cannot wait for ${what} any longer: no answer in ${timeoutMs} ms`,
-              timeoutMs,
-            ),
-          ),
-        timeoutMs,
-      );
+      const timer = startTimer(timeoutMs, (ms) => {
+        giveUp(
+          new TimeoutError(`Cannot wait for ${what} any longer: no answer in ${ms} ms`, ms),
+        );
+      });
       signal?.addEventListener("abort", onAbort, { once: true });
       (this.#waiting ??= new Map()).set(id, { resolve, reject, timer, signal, onAbort });
       try {

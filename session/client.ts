@@ -62,8 +62,13 @@ export type ClientStatus =
   | { readonly name: "connected"; readonly session: string; readonly transport: string }
   | {
     readonly name: "reconnecting";
+    /** Attempts since the last session that held. */
     readonly attempt: number;
+    /** How long the client waits, in milliseconds. */
     readonly delayMs: number;
+    /** When it tries again, in milliseconds since the Unix epoch. */
+    readonly retryAt: number;
+    /** How the last session, or the last attempt, ended. */
     readonly cause: CloseInfo;
   }
   | { readonly name: "refused"; readonly cause: CloseInfo }
@@ -291,6 +296,11 @@ export class Client<C extends AnyContract = AnyContract>
     await session.publish(topic, data, options);
   }
 
+  /** Tries again now, if the client waits for its next attempt. A browser's `online` event does so too. */
+  retryNow(): void {
+    this.#skipDelay?.();
+  }
+
   /**
    * Closes the client for good. What waits in the outbox is not sent.
    *
@@ -330,7 +340,7 @@ export class Client<C extends AnyContract = AnyContract>
   async #run(): Promise<CloseInfo> {
     const globals = globalThis as Partial<EventTarget>;
     // Back online: what was to be waited for is over.
-    const onOnline = () => this.#skipDelay?.();
+    const onOnline = () => this.retryNow();
     globals.addEventListener?.("online", onOnline);
     try {
       while (true) {
@@ -343,9 +353,11 @@ export class Client<C extends AnyContract = AnyContract>
           name: "reconnecting",
           attempt: this.#backoff.attempt,
           delayMs,
+          retryAt: Date.now() + delayMs,
           cause: info,
         });
         await this.#wait(delayMs);
+        if (!this.#stop.signal.aborted) this.status.set({ name: "connecting" });
       }
     } finally {
       globals.removeEventListener?.("online", onOnline);
@@ -359,8 +371,15 @@ export class Client<C extends AnyContract = AnyContract>
     try {
       session = await this.#connect();
     } catch (error) {
-      const code = CloseCode.abnormal;
-      return { info: { code, reason: messageOf(error), by: "network", error }, wasReady: false };
+      const by = error instanceof BadRequest ? "local" : "network";
+      const cause = error instanceof BadRequest ? error.cause : error;
+      const info = {
+        code: CloseCode.abnormal,
+        reason: messageOf(cause),
+        by,
+        error: cause,
+      } as const;
+      return { info, wasReady: false };
     }
     try {
       await session.whenReady({ signal: this.#stop.signal });
@@ -373,6 +392,7 @@ export class Client<C extends AnyContract = AnyContract>
     this.#resume(session);
     const info = await session.closed;
     this.#session = undefined;
+    for (const subscription of this.#subscriptions.values()) subscription.lose();
     if (Date.now() - since >= STABLE_MS) this.#backoff.reset();
     return { info, wasReady: true };
   }
@@ -391,6 +411,8 @@ export class Client<C extends AnyContract = AnyContract>
       signal,
       timeoutMs: connectTimeoutMs,
       ...(headers === undefined ? {} : { headers }),
+    }).catch((error) => {
+      throw error instanceof TypeError ? new BadRequest("", { cause: error }) : error;
     });
     return new Session(connection, this.#settings, {
       url: String(url),
@@ -460,6 +482,8 @@ export class Client<C extends AnyContract = AnyContract>
     if (this.#stop.signal.aborted || info.by === "local" && info.code === CloseCode.normal) {
       return "closed";
     }
+    // What can not be dialled, such as a URL that is none, never can.
+    if (info.by === "local" && !wasReady && info.error instanceof TypeError) return "closed";
     if (info.by !== "remote") return undefined;
     // A token that expired gets one more try, with a fresh one.
     if (wasReady && info.code === CloseCode.unauthenticated) return undefined;
@@ -511,6 +535,9 @@ export class Client<C extends AnyContract = AnyContract>
     );
   }
 }
+
+/** The dialer does not take what it was given. */
+class BadRequest extends Error {}
 
 function messageOf(error: unknown): string {
   return error instanceof ConnectionError || error instanceof Error ? error.message : String(error);

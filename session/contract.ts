@@ -236,7 +236,8 @@ export type MessagesIn<M> = {
  *   return message.params.room + message.data;
  * }
  * const [topic, params] = ["chat:a", { room: "a" }] as const;
- * const more = { data: "!", isRequest: false, reply() {} };
+ * const { signal } = new AbortController();
+ * const more = { data: "!", isRequest: false, signal, reply() {} };
  * assertEquals(tell({ pattern: "chat:{room}", topic, params, ...more }), "a!");
  * ```
  *

@@ -86,7 +86,7 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     this.session = session;
     this.connection = connection;
     this.settings = settings;
-    this.id = identity.id ?? crypto.randomUUID();
+    this.id = identity.id ?? newId(settings.side);
     this.value = identity.value;
     this.user = identity.user;
     this.#awaitsToken = identity.awaitsToken === true;
@@ -496,4 +496,10 @@ function heartbeatOf(hello: Hello): Heartbeat {
   const seconds = Math.round(hello.heartbeatMs / 1_000);
   const intervalMs = Math.min(MAX_INTERVAL_S, Math.max(1, seconds)) * 1_000;
   return new Heartbeat({ intervalMs, timeoutMs: intervalMs * 2.4 });
+}
+
+/** A page without a secure context has no `randomUUID`; a client's id is the server's anyway. */
+function newId(side: SessionSettings["side"]): string {
+  if (side === "server") return crypto.randomUUID();
+  return Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("");
 }

@@ -127,7 +127,7 @@ export {
 } from "./standard_schema.ts";
 export type { SessionStats } from "./stats.ts";
 export { StatusFeed } from "./status_feed.ts";
-export { Subscription, type SubscriptionOwner } from "./subscription.ts";
+export { Subscription, type SubscriptionOwner, type SubscriptionStatus } from "./subscription.ts";
 export {
   checkTopic,
   type ParamNames,

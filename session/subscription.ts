@@ -7,9 +7,16 @@ import { QueueFullError } from "../errors.ts";
 import type { AnyContract, MessageOf } from "./contract.ts";
 import type { Incoming, TopicSink } from "./inbound.ts";
 import { ReceiveQueue } from "./receive_queue.ts";
+import { StatusFeed } from "./status_feed.ts";
 
 /** Messages and bytes that wait for a reader who is slow. */
 const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };
+
+/**
+ * How a subscription is doing. Between `lost` and `subscribed` messages may
+ * have been missed.
+ */
+export type SubscriptionStatus = "pending" | "subscribed" | "lost" | "ended";
 
 /** How a subscription meets its client. */
 export interface SubscriptionOwner {
@@ -35,6 +42,8 @@ export class Subscription<C extends AnyContract = AnyContract>
   readonly topic: string;
   /** Resolves once the server confirmed it first; rejects if it refused. */
   readonly ready: Promise<void>;
+  /** How it is doing: `current`, and each change as an async iterable. */
+  readonly status: StatusFeed<SubscriptionStatus> = new StatusFeed<SubscriptionStatus>("pending");
 
   readonly #owner: SubscriptionOwner;
   readonly #queue = new ReceiveQueue<Incoming>(LIMITS, 1);
@@ -65,6 +74,12 @@ export class Subscription<C extends AnyContract = AnyContract>
   /** The server confirmed; called by the client. */
   confirm(): void {
     this.#ready.resolve();
+    this.status.set("subscribed");
+  }
+
+  /** The session is over, and the client will ask again; called by the client. */
+  lose(): void {
+    if (this.status.current === "subscribed") this.status.set("lost");
   }
 
   /** Ends it from this side of the wire; called by the client. */
@@ -72,6 +87,7 @@ export class Subscription<C extends AnyContract = AnyContract>
     this.#error ??= error;
     this.#ready.reject(error ?? new DOMException("The subscription ended", "AbortError"));
     this.#queue.end();
+    this.status.end("ended");
   }
 
   /** Leaves the topic. Idempotent. */

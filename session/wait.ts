@@ -39,14 +39,32 @@ export function waitFor<T>(promise: Promise<T>, options: WaitForOptions): Promis
       reject(reason);
     };
     const onAbort = () => giveUp(signal?.reason);
-    const timer = timeoutMs === undefined ? undefined : setTimeout(
-      () =>
-        giveUp(new TimeoutError(`Cannot wait for ${what} longer than ${timeoutMs} ms`, timeoutMs)),
-      timeoutMs,
-    );
+    const timer = startTimer(timeoutMs, (ms) => {
+      giveUp(new TimeoutError(`Cannot wait for ${what} longer than ${ms} ms`, ms));
+    });
     signal?.addEventListener("abort", onAbort);
     promise.then(resolve, reject).finally(done);
   });
+}
+
+/** A timer holds 31 bits; what is longer, `Infinity` included, is for ever. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
+/**
+ * Starts a timer, unless there is nothing to wait for.
+ *
+ * @param ms How long, in milliseconds; `undefined` and `Infinity` are for ever.
+ * @param callback Called with the time, when it is over.
+ * @returns The timer, for `clearTimeout`.
+ * @throws {RangeError} If the time is negative, or no number.
+ */
+export function startTimer(
+  ms: number | undefined,
+  callback: (ms: number) => void,
+): ReturnType<typeof setTimeout> | undefined {
+  if (ms === undefined) return undefined;
+  if (!(ms >= 0)) throw new RangeError(`Cannot wait: timeoutMs must be from 0, received ${ms}`);
+  return ms > MAX_TIMER_MS ? undefined : setTimeout(callback, ms, ms);
 }
 
 /**

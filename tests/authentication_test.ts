@@ -1,0 +1,296 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { connect, dial } from "../client.ts";
+import {
+  AuthenticationError,
+  type RefusalStatus,
+  RequestError,
+  SessionClosedError,
+} from "../errors.ts";
+import type { AuthenticationContext, Refusal } from "../server.ts";
+import type { Session } from "../session/session.ts";
+import { listen, portOf, RawSocket, until } from "./servers.ts";
+import { endOf, soon } from "./sessions.ts";
+
+const SECRET = "s3cret-t0ken";
+
+/** Knows two tokens of ann, and one of bob. */
+function users({ token }: AuthenticationContext): { name: string; token: string } {
+  if (token === undefined) throw new AuthenticationError("No token");
+  const name = { [SECRET]: "ann", "ann-2": "ann", "bob-1": "bob" }[token];
+  if (name === undefined) throw new AuthenticationError("Unknown token", { status: 403 });
+  return { name, token };
+}
+
+const named = { authenticate: users, userOf: ({ name }: { name: string }) => name };
+
+/** How a server refuses: by status for anybody, by a close for Skein's own client. */
+async function refusals(server: { readonly url: string; address: Deno.NetAddr | undefined }) {
+  using raw = await RawSocket.open(portOf(server as never));
+  const error = await assertRejects(() => dial(server.url), SessionClosedError);
+  return { status: raw.status, code: error.info?.code, reason: error.info?.reason };
+}
+
+Deno.test("Server takes what authenticate returned as the session's value", async () => {
+  const opened: Session<{ name: string }>[] = [];
+  await using server = listen({ ...named, onOpen: (one) => void opened.push(one as never) });
+  const cases: [query: string, headers: Record<string, string>][] = [
+    [`?token=${SECRET}`, {}],
+    ["", { authorization: `Bearer ${SECRET}` }],
+    ["", { authorization: `bearer ${SECRET}` }],
+    ["?token=bob-1", { authorization: `Bearer ${SECRET}` }],
+  ];
+  for (const [query, headers] of cases) {
+    await using _session = await dial(server.url + query, { headers });
+    assertEquals(opened.at(-1)?.value.name, "ann", query);
+    assertEquals(opened.at(-1)?.user, "ann");
+  }
+});
+
+Deno.test("Server refuses with the status that authenticate threw, before any upgrade", async () => {
+  const statuses: RefusalStatus[] = [400, 401, 403, 404, 429, 503];
+  for (const status of statuses) {
+    const told: Refusal[] = [];
+    await using server = listen({
+      authenticate: () => {
+        throw new AuthenticationError("Go away", { status });
+      },
+      onRefusal: (refusal) => void told.push(refusal),
+    });
+    const refused = await refusals(server);
+    assertEquals(refused, { status, code: 4000 + status, reason: "Go away" });
+    assertEquals(told.map(({ status, reason }) => [status, reason]), [
+      [status, "Go away"],
+      [status, "Go away"],
+    ]);
+    assertEquals([told[0]?.address, server.manager.count], ["127.0.0.1", 0]);
+    assertEquals(server.manager.stats().reserved, 0);
+  }
+});
+
+Deno.test("Server refuses with 401 and no text of whatever else authenticate threw", async () => {
+  const failures = [
+    () => Promise.reject(new Error(SECRET)),
+    () => Promise.reject(),
+    () => {
+      throw SECRET;
+    },
+  ];
+  for (const authenticate of failures) {
+    await using server = listen({ authenticate });
+    assertEquals(await refusals(server), {
+      status: 401,
+      code: 4401,
+      reason: "Unauthenticated",
+    });
+  }
+  await using server = listen({
+    userOf: () => {
+      throw new Error(SECRET);
+    },
+    authenticate: () => 1,
+  });
+  assertEquals((await refusals(server)).status, 401);
+});
+
+Deno.test("Server refuses with 503 when authenticate takes too long, and aborts it", async () => {
+  const signals: AbortSignal[] = [];
+  await using server = listen({
+    authenticateTimeoutMs: 20,
+    authenticate: ({ signal }) => {
+      signals.push(signal);
+      return new Promise(() => {});
+    },
+  });
+  assertEquals((await refusals(server)).status, 503);
+  assertEquals(signals.map(({ aborted }) => aborted), [true, true]);
+});
+
+Deno.test("Server takes a token in band, before anything else is read", async () => {
+  const messages: unknown[] = [];
+  await using server = listen({
+    ...named,
+    acceptsTokenInBand: true,
+    onMessage: ({ data }) => void messages.push(data),
+  });
+  await using session = await dial(server.url, { token: SECRET });
+  assertEquals(server.sessions("ann").map(({ id }) => id), [session.id]);
+  assertEquals(session.url.includes(SECRET), false);
+  const early = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+  await early.frame('{"topic":"a","data":1}');
+  assertEquals(await early.closed(), { code: 4401, reason: "Expected a token first" });
+  early[Symbol.dispose]();
+  assertEquals(messages, []);
+});
+
+Deno.test("Server refuses a token in band that is wrong, too long, no text, or followed early", async () => {
+  const told: number[] = [];
+  const gate = Promise.withResolvers<void>();
+  await using server = listen({
+    authenticate: async (context) => {
+      if (context.token === SECRET) await gate.promise;
+      return users(context);
+    },
+    acceptsTokenInBand: true,
+    onRefusal: ({ status }) => void told.push(status),
+  });
+  const long = "A token has at most 8192 bytes of text";
+  const early = "Nothing may be sent before the token is accepted";
+  const cases: [frames: (string | Uint8Array)[], code: number, reason: string][] = [
+    [['{"auth":"wrong","id":1}'], 4403, "Unknown token"],
+    [[JSON.stringify({ auth: "x".repeat(8_192), id: 1 })], 4401, long],
+    [[JSON.stringify({ auth: "é".repeat(5_000), id: 1 })], 4401, long],
+    [[new Uint8Array([0x40, 0x53, 2, 0x7b, 0x7d])], 4401, long],
+    [["nonsense"], 4401, "Expected a token first"],
+    [[`{"auth":"${SECRET}","id":1}`, '{"topic":"a"}'], 4401, early],
+  ];
+  for (const [frames, code, reason] of cases) {
+    using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+    for (const frame of frames) {
+      await raw.frame(frame, typeof frame === "string" ? {} : { head: 0x82 });
+    }
+    assertEquals(await raw.closed(), { code, reason });
+  }
+  gate.resolve();
+  await until(() => server.manager.stats().reserved === 0);
+  assertEquals([server.manager.count, told], [0, [403]]);
+});
+
+Deno.test("Server gives up on a peer that says no token, and frees its place", async () => {
+  await using server = listen({
+    ...named,
+    acceptsTokenInBand: true,
+    limits: { maxSessions: 1 },
+    session: { handshakeTimeoutMs: 30 },
+  });
+  using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+  await until(() => server.manager.stats().reserved === 1);
+  assertEquals(await raw.closed(), { code: 4408, reason: "No token in time" });
+  await until(() => server.manager.stats().reserved === 0);
+  await using session = await dial(server.url, { token: SECRET });
+  assert(session.isReady);
+});
+
+Deno.test("Server that closes does not wait for peers that say no token", async () => {
+  const server = listen({ ...named, acceptsTokenInBand: true });
+  using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+  await until(() => server.manager.stats().reserved === 1);
+  const closing = server.close();
+  assertEquals((await raw.closed())?.code, 4503);
+  raw[Symbol.dispose]();
+  await soon(closing);
+});
+
+Deno.test("Client whose token is refused in band stops, over a real socket too", async () => {
+  for (const throws of [() => Promise.reject(new Error("no")), users]) {
+    await using server = listen({ authenticate: throws as typeof users, acceptsTokenInBand: true });
+    await using client = connect(server.url, { token: "wrong" });
+    const { code, by } = await soon(client.closed);
+    assertEquals([code, by], [throws === users ? 4403 : 4401, "remote"]);
+    assertEquals(client.status.current.name, "refused");
+  }
+});
+
+Deno.test("Server counts a user by the token in band", async () => {
+  await using server = listen({
+    ...named,
+    acceptsTokenInBand: true,
+    limits: { maxSessionsPerUser: 1 },
+  });
+  await using _first = await dial(server.url, { token: SECRET });
+  const error = await assertRejects(
+    () => dial(server.url, { token: "ann-2" }),
+    SessionClosedError,
+  );
+  assertEquals(error.info?.code, 4429);
+  await using bob = await dial(server.url, { token: "bob-1" });
+  assert(bob.isReady);
+});
+
+Deno.test("Session.authenticate() renews the value in place, and never the user", async () => {
+  const errors: unknown[] = [];
+  await using server = listen({ ...named, onError: (error) => void errors.push(error) });
+  await using session = await dial(`${server.url}?token=${SECRET}`);
+  const [near] = server.sessions("ann");
+  await session.authenticate("ann-2");
+  assertEquals([near?.value.token, near?.user], ["ann-2", "ann"]);
+  const other = await assertRejects(() => session.authenticate("bob-1"), RequestError);
+  assertEquals(other.failure, { code: "forbidden", message: "The token belongs to another user" });
+  const wrong = await assertRejects(() => session.authenticate("wrong"), RequestError);
+  assertEquals(wrong.failure, { code: "forbidden", message: "Unknown token" });
+  assertEquals([near?.value.token, near?.user, near?.isReady, errors], ["ann-2", "ann", true, []]);
+});
+
+Deno.test("Session.authenticate() leaves the session as it was, whatever authenticate throws", async () => {
+  let isFirst = true;
+  const errors: unknown[] = [];
+  await using server = listen({
+    authenticate: () => {
+      if (!isFirst) return Promise.reject(new Error(SECRET));
+      isFirst = false;
+      return "ann";
+    },
+    onError: (error) => void errors.push(error),
+  });
+  await using session = await dial(server.url);
+  const error = await assertRejects(() => session.authenticate("x"), RequestError);
+  assertEquals(error.failure, { code: "unauthenticated", message: "Unauthenticated" });
+  assertEquals([session.isReady, errors], [true, []]);
+});
+
+Deno.test("Session.authenticate() is told when the answer takes too long", async () => {
+  let isFirst = true;
+  await using server = listen({
+    authenticateTimeoutMs: 20,
+    authorize: () => true,
+    authenticate: () => {
+      if (!isFirst) return new Promise<string>(() => {});
+      isFirst = false;
+      return "ann";
+    },
+  });
+  await using session = await dial(server.url);
+  const error = await assertRejects(() => session.authenticate("x"), RequestError);
+  assertEquals(error.failure.message, "Authentication took too long");
+  await session.subscribe("a");
+});
+
+Deno.test("Server aborts an authentication whose session ended meanwhile", async () => {
+  const aborted = Promise.withResolvers<unknown>();
+  await using server = listen({
+    acceptsTokenInBand: true,
+    authenticate: ({ signal }) => {
+      signal.addEventListener("abort", () => aborted.resolve(signal.reason), { once: true });
+      return new Promise<string>(() => {});
+    },
+  });
+  const raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+  await raw.frame('{"auth":"x","id":1}');
+  await until(() => server.manager.stats().reserved === 1);
+  raw[Symbol.dispose]();
+  assert(await soon(aborted.promise) instanceof SessionClosedError);
+  await until(() => server.manager.stats().reserved === 0);
+});
+
+Deno.test("Secrets are in no statistics, no refusal and no error text", async () => {
+  const texts: string[] = [];
+  const note = (value: unknown) => void texts.push(Deno.inspect(value, { depth: 3 }));
+  await using server = listen({
+    ...named,
+    onMessage: () => Promise.reject(new Error("Broken")),
+    onError: note,
+    onRefusal: ({ status, reason, address }) => note({ status, reason, address }),
+  });
+  const headers = { authorization: `Bearer ${SECRET}`, cookie: `sid=${SECRET}` };
+  const session = await dial(`${server.url}?token=${SECRET}`, { headers });
+  const [near] = server.sessions("ann");
+  note(near?.stats);
+  note(server.manager.stats());
+  note(await session.authenticate(`${SECRET}-wrong`).catch((error) => error));
+  session.send("a");
+  note(await endOf(session));
+  note((session.closeError as Error).message);
+  note((near?.closeError as Error).message);
+  note(await dial(`${server.url}?token=${SECRET}x`).catch((error) => [error.message, error.info]));
+  assertEquals(texts.filter((text) => text.includes(SECRET)), []);
+  assertEquals(texts.length, 9);
+});

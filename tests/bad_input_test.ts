@@ -1,0 +1,283 @@
+import { assert, assertEquals } from "@std/assert";
+import { dial } from "../client.ts";
+import { createServer, type Server } from "../server.ts";
+import type { OverflowPolicy } from "../session/send_queue.ts";
+import type { Session } from "../session/session.ts";
+import { type MemoryPair, memoryPair } from "../transport/memory.ts";
+import { frameOf, listen, portOf, RawSocket, until } from "./servers.ts";
+import { endOf, soon } from "./sessions.ts";
+
+/** The server still serves, and holds nothing for those who are gone. */
+async function assertWell(server: Server): Promise<void> {
+  const before = server.manager.count;
+  const session = await dial(server.url);
+  assertEquals(await session.request("ping"), "pong");
+  await session.close();
+  await until(() => server.manager.count === before);
+  assertEquals(server.manager.stats().reserved, 0);
+}
+
+const pong = (message: { isRequest: boolean; reply(data: unknown): void }) => {
+  if (message.isRequest) message.reply("pong");
+};
+
+Deno.test("Server answers upgrades that are none with a status, and goes on", async () => {
+  await using server = listen({ onMessage: pong, limits: { maxSessions: 2 } });
+  const cases: [headers: Record<string, string>, what: string][] = [
+    [{ "sec-websocket-key": "" }, "no key"],
+    [{ "sec-websocket-version": "" }, "no version"],
+    [{ "sec-websocket-version": "7" }, "a version of the past"],
+    [{ connection: "keep-alive" }, "no upgrade of the connection"],
+  ];
+  for (const [headers, what] of cases) {
+    for (const protocol of ["skein.1", "other"]) {
+      using raw = await RawSocket.open(portOf(server), { headers, protocol });
+      assert(raw.status === 101 || raw.status === 400, `${what}: ${raw.status}`);
+      if (raw.status === 400) assertEquals(server.manager.stats().reserved, 0, what);
+    }
+  }
+  await until(() => server.manager.count === 0);
+  await assertWell(server);
+});
+
+Deno.test("Server frees the places of peers that vanished before their response", async () => {
+  await using server = listen({ onMessage: pong, limits: { maxSessions: 200 } });
+  for (let i = 0; i < 100; i++) {
+    const raw = await RawSocket.ask(portOf(server), i % 2 === 0 ? {} : { protocol: "skein.1" });
+    raw[Symbol.dispose]();
+  }
+  await until(() => server.manager.stats().closed === 100);
+  await until(() => server.manager.count + server.manager.stats().reserved === 0);
+  await assertWell(server);
+});
+
+Deno.test("Server frees the place of a socket that never opens, and refuses it when late", async () => {
+  const pairs: MemoryPair[] = [];
+  const opens: (() => void)[] = [];
+  const server = createServer({
+    session: { handshakeTimeoutMs: 20 },
+    // As the runtime does for a peer that vanished while `authenticate` ran.
+    webSocketEngine: () => {
+      const pair = memoryPair();
+      pairs.push(pair);
+      const ready = new Promise<void>((resolve) => opens.push(resolve));
+      const connection = Object.create(pair.server, { ready: { value: ready } });
+      connection.close = (info: object) => pair.server.close(info);
+      return { connection, response: new Response() };
+    },
+  });
+  const headers = { upgrade: "websocket" };
+  await server.fetch(new Request("http://localhost/", { headers }));
+  assertEquals(server.manager.stats().reserved, 1);
+  await until(() => server.manager.stats().reserved === 0);
+  opens[0]!();
+  assertEquals((await soon(pairs[0]!.client.closed)).closeCode, 4408);
+  assertEquals(server.manager.count, 0);
+  await server.close();
+});
+
+Deno.test("Server.close() does not wait for ever for an answer that never comes", async () => {
+  const asked = Promise.withResolvers<void>();
+  const gate = Promise.withResolvers<Response>();
+  const server = listen({
+    fetch: () => {
+      asked.resolve();
+      return gate.promise;
+    },
+    session: { closeTimeoutMs: 20 },
+  });
+  const asking = fetch(server.url.replace("ws", "http"));
+  await asked.promise;
+  await soon(server.close());
+  gate.resolve(new Response("late"));
+  assertEquals(await (await asking).text(), "late");
+});
+
+Deno.test("Server runs onClose for a peer that vanished in the middle of a frame", async () => {
+  const closed: number[] = [];
+  await using server = listen({
+    onMessage: pong,
+    onOpen: (session) => void server.subscribe(session, "news"),
+    onClose: (_session, { code }) => void closed.push(code),
+  });
+  for (const protocol of ["skein.1", ""]) {
+    const raw = await RawSocket.open(portOf(server), protocol === "" ? {} : { protocol });
+    await until(() => server.manager.count === 1);
+    await raw.write(frameOf('{"topic":"half"}').subarray(0, 9));
+    raw[Symbol.dispose]();
+    await until(() => server.manager.count === 0);
+  }
+  await until(() => closed.length === 2);
+  assertEquals([closed, server.topics.size], [[1006, 1006], 0]);
+  await assertWell(server);
+});
+
+Deno.test("Server takes a message in fragments, pings between them", async () => {
+  const seen: unknown[] = [];
+  await using server = listen({ onMessage: ({ data }) => void seen.push(data) });
+  using raw = await RawSocket.open(portOf(server));
+  const parts = ['{"topic":"a"', ',"data":"', "é€", '"}'];
+  for (const [i, part] of parts.entries()) {
+    const fin = i === parts.length - 1 ? 0x80 : 0;
+    await raw.frame(part, { head: fin | (i === 0 ? 1 : 0) });
+    await raw.frame("", { head: 0x89 });
+  }
+  await until(() => seen.length === 1);
+  assertEquals(seen, ["é€"]);
+});
+
+Deno.test("Server drops a peer that breaks the framing, and goes on", async () => {
+  await using server = listen({ onMessage: pong });
+  const cases: [what: string, bytes: Uint8Array][] = [
+    ["invalid UTF-8", frameOf(new Uint8Array([0x22, 0xff, 0xfe, 0x22]))],
+    ["no mask", frameOf('{"topic":"a"}', { masked: false })],
+    ["a reserved bit", frameOf("{}", { head: 0xf1 })],
+    ["a reserved opcode", frameOf("{}", { head: 0x83 })],
+    ["a continuation of nothing", frameOf("{}", { head: 0x80 })],
+    ["a ping of 126 bytes", frameOf(new Uint8Array(126), { head: 0x89 })],
+    ["a close of one byte", frameOf(new Uint8Array(1), { head: 0x88 })],
+    ["noise", crypto.getRandomValues(new Uint8Array(512)).fill(0xff, 0, 4)],
+  ];
+  for (const [what, bytes] of cases) {
+    using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+    await until(() => server.manager.count === 1);
+    await raw.write(bytes).catch(() => {});
+    raw.conn.closeWrite().catch(() => {});
+    await raw.closed();
+    await until(() => server.manager.count === 0).catch(() => assert(false, what));
+  }
+  await assertWell(server);
+});
+
+Deno.test("Server closes with 4413 on a frame of a megabyte", async () => {
+  await using server = listen({ onMessage: pong });
+  const texts = ["x".repeat(1_000_000), `{"topic":"a","data":"${"y".repeat(1_000_000)}"}`];
+  for (const payload of [...texts, "\n".repeat(1_000_000), new Uint8Array(1_000_000)]) {
+    using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+    const head = typeof payload === "string" ? 0x81 : 0x82;
+    if (typeof payload !== "string") payload.set([0x40, 0x53]);
+    await raw.frame(payload, { head });
+    assertEquals((await raw.closed())?.code, 4413);
+  }
+  await assertWell(server);
+});
+
+Deno.test("Server handles a hundred thousand tiny frames, in order", async () => {
+  let count = 0;
+  let isOrdered = true;
+  await using server = listen({
+    onMessage: (message) => {
+      if (message.isRequest) return message.reply("pong");
+      isOrdered &&= message.data === count++;
+    },
+  });
+  using raw = await RawSocket.open(portOf(server));
+  for (let i = 0; i < 100; i++) {
+    const frames = Array.from(
+      { length: 1_000 },
+      (_, j) => frameOf(`{"topic":"a","data":${i * 1_000 + j}}`),
+    );
+    await raw.write(new Uint8Array(await new Blob(frames as BlobPart[]).arrayBuffer()));
+  }
+  await until(() => count === 100_000);
+  assert(isOrdered);
+  await assertWell(server);
+});
+
+Deno.test("Server closes with 4400 on a flood of nonsense, after sixteen of it", async () => {
+  const closed = Promise.withResolvers<[code: number, invalid: number]>();
+  await using server = listen({
+    onMessage: pong,
+    onClose: ({ stats }, { code }) => closed.resolve([code, stats.invalidMessages]),
+  });
+  using raw = await RawSocket.open(portOf(server));
+  const frames = Array.from({ length: 1_000 }, () => frameOf("nonsense"));
+  await raw.write(new Uint8Array(await new Blob(frames as BlobPart[]).arrayBuffer()));
+  assertEquals(await soon(closed.promise), [4400, 16]);
+  raw[Symbol.dispose]();
+  await assertWell(server);
+});
+
+Deno.test("Server survives envelopes that are made to trip it", async () => {
+  await using server = listen({ onMessage: pong, authorize: () => true });
+  const trap = '{"toString":1,"valueOf":1}';
+  const traps = [
+    `{"reply":1,"error":{"code":"x","message":${trap}}}`,
+    `{"goaway":{"retryAfterMs":1,"reason":${trap}}}`,
+    `{"topic":{"constructor":{"name":${trap}}}}`,
+    `{"__proto__":1,"constructor":1,"topic":"hasOwnProperty","data":{"__proto__":{"a":1}}}`,
+    `{"subscribe":"__proto__","id":1}`,
+    `{"publish":"constructor","data":${trap},"id":2}`,
+    `{"topic":"a","data":${"[".repeat(100_000)}${"]".repeat(100_000)}}`,
+    `{"cancel":9007199254740991}`,
+    `{"ping":9007199254740991}`,
+    `{"dropped":9007199254740991}`,
+    `{"auth":"","id":3}`,
+  ];
+  using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+  for (const text of traps) await raw.frame(text);
+  await raw.frame('{"topic":"ping","id":99}');
+  await until(() => server.manager.all()[0]?.stats.receivedMessages === 3);
+  await assertWell(server);
+  assertEquals(server.manager.count, 1);
+});
+
+for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as OverflowPolicy[]) {
+  Deno.test(`Server is soon done with a peer that reads nothing, under ${policy}`, async () => {
+    const closed = Promise.withResolvers<Session>();
+    await using server = listen({
+      session: { sendQueue: { policy }, closeTimeoutMs: 200 },
+      rooms: ["room:{name}"],
+      presenceGraceMs: 0,
+      userOf: () => "ann",
+      authenticate: () => 1,
+      onOpen: (session) => {
+        server.subscribe(session, "news");
+        server.rooms.join(session as Session, "room:a");
+      },
+      onClose: (session) => closed.resolve(session as Session),
+    });
+    using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+    await until(() => server.manager.count === 1);
+    const [session] = server.sessions("ann");
+    const data = "x".repeat(10_000);
+    let sent = 0;
+    let most = 0;
+    while (session!.isReady && session!.stats.droppedMessages === 0) {
+      server.publish("news", data);
+      if (++sent % 10 === 0) await new Promise((resolve) => setTimeout(resolve, 0));
+      most = Math.max(most, session!.connection.frames!.bufferedAmount);
+      assert(sent < 20_000, "a peer that reads nothing is noticed");
+    }
+    assert(most < 65_536 * 2 + 262_144, `${most} bytes handed to the runtime`);
+    assert(session!.stats.queuedBytes <= 1_100_000);
+    if (policy !== "close") void session!.close({ code: 4000 });
+    const { code } = await endOf(session as Session);
+    assertEquals(code, policy === "close" ? 4507 : 4000);
+    await soon(closed.promise);
+    assertEquals([server.manager.count, server.topics.size, server.sessions("ann")], [0, 0, []]);
+    await until(() => server.presence.members("room:a").length === 0);
+    raw[Symbol.dispose]();
+  });
+}
+
+Deno.test("Server subscribes nobody who is gone by the time that authorize is done", async () => {
+  const gate = Promise.withResolvers<boolean>();
+  await using server = listen({
+    onMessage: pong,
+    rooms: ["room:{name}"],
+    authorize: () => gate.promise,
+  });
+  for (const topic of ["news", "room:a"]) {
+    const raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+    await until(() => server.manager.count > 0);
+    const [session] = server.manager.all();
+    await raw.frame(JSON.stringify({ subscribe: topic, id: 1 }));
+    await until(() => session!.stats.receivedBytes > 0);
+    raw[Symbol.dispose]();
+    await soon(session!.closed);
+  }
+  gate.resolve(true);
+  await assertWell(server);
+  assertEquals([server.topics.size, server.presence.members("room:a")], [0, []]);
+});

@@ -1,0 +1,151 @@
+import { assertEquals } from "@std/assert";
+import { z } from "zod";
+import { defineContract } from "../session/contract.ts";
+import { listen, portOf, RawSocket, until } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+/** What any page has: a WebSocket, and nothing of Skein. */
+class Page implements AsyncDisposable {
+  readonly socket: WebSocket;
+  readonly texts: string[] = [];
+  readonly #closed = Promise.withResolvers<CloseEvent>();
+
+  constructor(url: string) {
+    this.socket = new WebSocket(url);
+    this.socket.onmessage = ({ data }) => void this.texts.push(data);
+    this.socket.onclose = (event) => this.#closed.resolve(event);
+  }
+
+  get closed(): Promise<CloseEvent> {
+    return soon(this.#closed.promise);
+  }
+
+  async open(): Promise<this> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.socket.onopen = () => resolve();
+    await soon(promise);
+    return this;
+  }
+
+  say(topic: string, data?: unknown, id?: number): void {
+    this.socket.send(JSON.stringify({ topic, data, id }));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.socket.close();
+    await this.closed;
+  }
+}
+
+Deno.test("A page without Skein talks to a server by JSON alone", async () => {
+  await using server = listen({
+    onOpen: (session) => void server.subscribe(session, "chat"),
+    onMessage: (message) => {
+      if (message.isRequest) message.reply({ echo: message.data });
+      else server.publish("chat", message.data);
+    },
+  });
+  await using page = await new Page(server.url).open();
+  await until(() => server.manager.count === 1);
+  page.say("say", "hello");
+  page.say("ask", 1, 7);
+  await until(() => page.texts.length === 2);
+  assertEquals(page.texts.toSorted(), [
+    '{"reply":7,"data":{"echo":1}}',
+    '{"topic":"chat","data":"hello"}',
+  ]);
+  assertEquals(page.socket.protocol, "");
+});
+
+Deno.test("A page without Skein gets each message in a frame of its own", async () => {
+  await using server = listen({
+    onOpen: (session) => {
+      for (let i = 0; i < 5; i++) session.send("n", i);
+    },
+  });
+  await using page = await new Page(server.url).open();
+  await until(() => page.texts.length === 5);
+  assertEquals(page.texts, [0, 1, 2, 3, 4].map((i) => `{"topic":"n","data":${i}}`));
+});
+
+Deno.test("A page without Skein is told what is wrong, and nothing else", async () => {
+  const contract = defineContract({ toServer: { say: z.string() } });
+  await using server = listen({ contract, onMessage: () => {} });
+  await using page = await new Page(server.url).open();
+  page.socket.send("hello?");
+  page.say("say", 5);
+  page.say("nope");
+  page.say("say", "fine");
+  await until(() => server.manager.all()[0]?.stats.receivedMessages === 3);
+  await until(() => page.texts.length === 3);
+  const answers = page.texts.map((text) => JSON.parse(text));
+  assertEquals(answers.map(({ reply, error }) => [reply, error.code]), [
+    [null, "malformed"],
+    [null, "invalid"],
+    [null, "unknown-topic"],
+  ]);
+});
+
+Deno.test("A page without Skein gets nothing unsolicited: no hello, no ping, no goaway", async () => {
+  const server = listen({ session: { heartbeat: { intervalMs: 1_000, timeoutMs: 2_000 } } });
+  using raw = await RawSocket.open(portOf(server));
+  await until(() => server.manager.count === 1);
+  const draining = server.drain({ withinMs: 1_500, random: () => 0.99, reason: "New version" });
+  const opcodes: number[] = [];
+  for (let frame = await raw.read(); frame !== undefined; frame = await raw.read()) {
+    opcodes.push(frame.opcode);
+    if (frame.opcode === 8) {
+      assertEquals(frame.payload[0]! * 256 + frame.payload[1]!, 4503);
+      await raw.frame(frame.payload, { head: 0x88 });
+      break;
+    }
+    await raw.frame(frame.payload, { head: 0x8a });
+  }
+  assertEquals(
+    opcodes.filter((opcode) => opcode !== 9),
+    [8],
+    "at most WebSocket pings, and a close",
+  );
+  raw[Symbol.dispose]();
+  await draining;
+});
+
+Deno.test("A page without Skein is found dead by WebSocket pings", async () => {
+  const closed = Promise.withResolvers<number>();
+  await using server = listen({
+    session: { heartbeat: { intervalMs: 1_000, timeoutMs: 2_000 } },
+    onClose: (_session, { code }) => closed.resolve(code),
+  });
+  using raw = await RawSocket.open(portOf(server));
+  await until(() => server.manager.count === 1);
+  assertEquals(await soon(closed.promise), 1006);
+  assertEquals((await raw.read())?.opcode, 9);
+});
+
+Deno.test("A page without Skein gets no bytes; those who know Skein do", async () => {
+  await using server = listen({ onOpen: (session) => void server.subscribe(session, "b") });
+  await using page = await new Page(server.url).open();
+  await until(() => server.manager.count === 1);
+  server.publish("b", new Uint8Array([1]));
+  server.publish("b", "text");
+  await until(() => page.texts.length === 1);
+  assertEquals(page.texts, ['{"topic":"b","data":"text"}']);
+  assertEquals(server.manager.all()[0]?.stats.droppedMessages, 1);
+});
+
+Deno.test("A page without Skein sees the close code", async () => {
+  await using server = listen({
+    onMessage: (_message, session) => void session.close({ code: 4010, reason: "Bye" }),
+  });
+  await using page = await new Page(server.url).open();
+  page.say("a");
+  const { code, reason, wasClean } = await page.closed;
+  assertEquals([code, reason, wasClean], [4010, "Bye", true]);
+});
+
+Deno.test("A page that is refused sees only that the upgrade failed", async () => {
+  await using server = listen({ authenticate: () => Promise.reject() });
+  const page = new Page(server.url);
+  assertEquals((await page.closed).wasClean, false);
+  assertEquals([page.texts.length, server.manager.count], [0, 0]);
+});

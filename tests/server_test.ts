@@ -1,0 +1,306 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { z } from "zod";
+import { connect, dial } from "../client.ts";
+import { RequestError, SessionClosedError } from "../errors.ts";
+import { createServer, type Server } from "../server.ts";
+import { defineContract } from "../session/contract.ts";
+import type { Session } from "../session/session.ts";
+import { listen, portOf, RawSocket, until } from "./servers.ts";
+import { endOf, soon } from "./sessions.ts";
+
+const named = {
+  authenticate: ({ token }: { token: string | undefined }) => token ?? "nobody",
+};
+
+const as = (server: { readonly url: string }, user: string) => `${server.url}?token=${user}`;
+
+/** The next message of a session. */
+async function next(session: Session): Promise<[topic: string, data: unknown]> {
+  for await (const { topic, data } of session) return [topic, data];
+  throw new Error("The session ended");
+}
+
+Deno.test("serve() listens on a free port and says where", async () => {
+  await using server = listen();
+  assert(portOf(server) > 0);
+  assertEquals(server.url, `ws://127.0.0.1:${portOf(server)}/`);
+  await using session = await dial(server.url);
+  assertEquals([session.protocol, session.transport], ["skein.1", "websocket"]);
+  assertEquals(server.manager.get(session.id)?.id, session.id);
+});
+
+Deno.test("createServer() mounts in another server, and does not listen", async () => {
+  await using server = createServer({ onMessage: (message) => message.reply("pong") });
+  await using http = Deno.serve(
+    { port: 0, hostname: "127.0.0.1", onListen() {} },
+    (request, info) =>
+      new URL(request.url).pathname === "/live"
+        ? server.fetch(request, info)
+        : new Response("a page"),
+  );
+  assertEquals([server.address, server.url], [undefined, ""]);
+  const { port } = http.addr;
+  assertEquals(await (await fetch(`http://127.0.0.1:${port}/`)).text(), "a page");
+  await using session = await dial(`ws://127.0.0.1:${port}/live`);
+  assertEquals(await session.request("ping"), "pong");
+  assertEquals(server.manager.all()[0]?.address, "127.0.0.1");
+});
+
+Deno.test("Server gives its sessions what the request had", async () => {
+  const opened = Promise.withResolvers<Session>();
+  await using server = listen({
+    onOpen: (session) => opened.resolve(session),
+    keepsHeaders: ["x-test"],
+  });
+  await using session = await dial(`${server.url}rooms/a?x=1`, { headers: { "x-test": "yes" } });
+  const near = await soon(opened.promise);
+  assertEquals([near.id, near.path, near.address], [session.id, "/rooms/a", "127.0.0.1"]);
+  assertEquals([near.headers.get("x-test"), near.user], ["yes", near.id]);
+});
+
+Deno.test("Server.publish() reaches subscribers, in order, and not the one left out", async () => {
+  await using server = listen({ ...named, onOpen: (one) => void server.subscribe(one, "news") });
+  await using ann = await dial(as(server, "ann"));
+  await using bob = await dial(as(server, "bob"));
+  const [near] = server.sessions("ann");
+  server.publish("news", 1, { except: near! });
+  server.publish("news", 2);
+  assertEquals(await next(ann), ["news", 2]);
+  assertEquals([await next(bob), await next(bob)], [["news", 1], ["news", 2]]);
+  assertEquals(server.unsubscribe(near!, "news"), true);
+  assertEquals(server.topics.subscribers("news").length, 1);
+});
+
+Deno.test("Server.to() sends to every session of a user, and to nobody else", async () => {
+  await using server = listen(named);
+  await using one = await dial(as(server, "ann"));
+  await using two = await dial(as(server, "ann"));
+  await using bob = await dial(as(server, "bob"));
+  assertEquals([server.to("ann").send("hi", 1), server.to("eve").send("hi", 1)], [2, 0]);
+  assertEquals([await next(one), await next(two)], [["hi", 1], ["hi", 1]]);
+  server.to("bob").send("last");
+  assertEquals((await next(bob))[0], "last");
+  assertEquals(server.sessions("ann").length, 2);
+  assertThrows(() => server.to("ann").send("", 1), TypeError);
+});
+
+Deno.test("Server.disconnect() closes every session of a user", async () => {
+  let closes = 0;
+  await using server = listen({ ...named, onClose: () => void closes++ });
+  const one = await dial(as(server, "ann"));
+  const two = await dial(as(server, "ann"));
+  await using bob = await dial(as(server, "bob"));
+  assertEquals(await server.disconnect("ann", { code: 4403, reason: "Banned" }), 2);
+  for (const session of [one, two]) {
+    assertEquals(await endOf(session), { code: 4403, reason: "Banned", by: "remote" });
+  }
+  assertEquals([server.sessions("ann"), bob.isReady, closes], [[], true, 2]);
+  assertEquals(await server.disconnect("nobody"), 0);
+});
+
+Deno.test("Server denies clients everything unless authorize allows it", async () => {
+  await using closed = listen();
+  await using session = await dial(closed.url);
+  const actions = [() => session.subscribe("a"), () => session.publish("a", 1)];
+  for (const action of actions) {
+    const error = await assertRejects(action, RequestError, "This session may not");
+    assertEquals(error.failure.code, "forbidden");
+  }
+  assertEquals([closed.topics.size, session.isReady], [0, true]);
+
+  const asked: string[] = [];
+  await using open = listen({
+    authorize: (_session, topic, action) => {
+      asked.push(`${action} ${topic}`);
+      return Promise.resolve(topic === "open");
+    },
+  });
+  await using other = await dial(open.url);
+  await other.subscribe("open");
+  await other.publish("open", 7);
+  assertEquals(await next(other), ["open", 7]);
+  await assertRejects(() => other.publish("shut", 1), RequestError);
+  await other.unsubscribe("open");
+  assertEquals([asked, open.topics.size], [["subscribe open", "publish open", "publish shut"], 0]);
+});
+
+Deno.test("Server checks what clients publish, and passes it on as it came", async () => {
+  const contract = defineContract({
+    toClient: { "count:{name}": z.string().transform((text) => text.length) },
+    requests: { "ask:{name}": { input: z.string(), output: z.string() } },
+  });
+  await using server = listen({ contract, authorize: () => true });
+  await using session = await dial(server.url, { contract });
+  await session.subscribe("count:a");
+  const cases: [topic: string, data: unknown, code: string][] = [
+    ["count:a", 5, "invalid"],
+    ["nope", "x", "unknown-topic"],
+    ["ask:a", "x", "unknown-topic"],
+    ["presence:count:a", { type: "leave", user: "ann" }, "forbidden"],
+  ];
+  for (const [topic, data, code] of cases) {
+    const error = await assertRejects(() => session.publish(topic, data), RequestError);
+    assertEquals(error.failure.code, code, topic);
+  }
+  await session.publish("count:a", "four");
+  for await (const message of session) {
+    assertEquals(message.data, 4, "transformed once, by the receiver");
+    break;
+  }
+});
+
+Deno.test("Server refuses to publish presence notices for a client without a contract too", async () => {
+  await using server = listen({ authorize: () => true });
+  await using session = await dial(server.url);
+  const error = await assertRejects(() => session.publish("presence:a", {}), RequestError);
+  assertEquals(error.failure.code, "forbidden");
+});
+
+Deno.test("Server refuses a publication that grows past the limit, and the session lives", async () => {
+  const errors: unknown[] = [];
+  await using server = listen({
+    authorize: () => true,
+    onError: (error) => void errors.push(error),
+  });
+  using raw = await RawSocket.open(portOf(server));
+  const numbers = Array.from({ length: 50_000 }, () => "9e20").join(",");
+  await raw.frame(`{"publish":"a","id":1,"data":[${numbers}]}`);
+  const { reply, error } = await raw.envelope() as { reply: number; error: { code: string } };
+  assertEquals([reply, error.code, errors], [1, "too-large", []]);
+  assertEquals(server.manager.count, 1);
+});
+
+Deno.test("Server closes with 4500 when authorize throws, and goes on", async () => {
+  const errors: unknown[] = [];
+  await using server = listen({
+    authorize: () => Promise.reject(new Error("s3cret")),
+    onError: (error) => void errors.push(error),
+  });
+  const session = await dial(server.url);
+  const error = await assertRejects(() => session.subscribe("a"));
+  assertEquals(String(error).includes("s3cret"), false);
+  assertEquals((await endOf(session)).code, 4500);
+  assertEquals(String(errors), "Error: s3cret");
+  await using other = await dial(server.url);
+  assert(other.isReady);
+});
+
+Deno.test("Server lets clients into rooms, and tells who is there", async () => {
+  await using server = listen({
+    ...named,
+    rooms: ["room:{name}"],
+    authorize: () => true,
+    presenceGraceMs: 0,
+  });
+  await using ann = await dial(as(server, "ann"));
+  await ann.subscribe("room:a");
+  const [topic, notice] = await next(ann);
+  assertEquals(topic, "presence:room:a");
+  const { type, members } = notice as { type: string; members: { user: string }[] };
+  assertEquals([type, members.map(({ user }) => user)], ["members", ["ann"]]);
+  const bob = await dial(as(server, "bob"));
+  await bob.subscribe("room:a");
+  assertEquals((await next(ann))[1], { ...(await nextJoin()), user: "bob" });
+  await bob.close();
+  const [, left] = await next(ann) as [string, { type: string; user: string }];
+  assertEquals([left.type, left.user], ["leave", "bob"]);
+  await ann.unsubscribe("room:a");
+  assertEquals(server.topics.size, 0);
+
+  function nextJoin(): Promise<{ type: string; at: number }> {
+    const at = server.presence.members("room:a").at(-1)!.joinedAt;
+    return Promise.resolve({ type: "join", at });
+  }
+});
+
+Deno.test("Server serves at its path only, exact or as a pattern", async () => {
+  await using exact = listen({ path: "/live" });
+  await using pattern = listen({ path: "/rooms/:id" });
+  const cases: [server: Server, path: string, status: number][] = [
+    [exact, "/live", 101],
+    [exact, "/live?x=1", 101],
+    [exact, "/live/", 404],
+    [exact, "/", 404],
+    [pattern, "/rooms/a", 101],
+    [pattern, "/rooms/", 404],
+    [pattern, "/rooms/a/b", 404],
+  ];
+  for (const [server, path, status] of cases) {
+    using raw = await RawSocket.open(portOf(server), { path });
+    assertEquals(raw.status, status, path);
+  }
+  const error = await assertRejects(() => dial(`${exact.url}nope`), SessionClosedError);
+  assertEquals(error.info?.code, 4404);
+  const http = exact.url.replace("ws", "http");
+  const responses = await Promise.all([fetch(`${http}live`), fetch(`${http}nope`)]);
+  assertEquals(responses.map(({ status }) => status), [426, 404]);
+  for (const response of responses) await response.body?.cancel();
+  assertThrows(() => createServer({ path: "live" }), TypeError, 'must begin with "/"');
+});
+
+Deno.test("Server takes as many sessions as its limits say, and again once one is gone", async () => {
+  const cases = [
+    { limits: { maxSessions: 2 }, users: ["a", "b", "c"] },
+    { limits: { maxSessionsPerUser: 2 }, users: ["a", "a", "a"] },
+    { limits: { maxSessionsPerAddress: 2 }, users: ["a", "b", "c"] },
+  ];
+  for (const authenticate of [undefined, named.authenticate]) {
+    for (const { limits, users } of cases) {
+      if (authenticate === undefined && "maxSessionsPerUser" in limits) continue;
+      await using server = listen(
+        authenticate === undefined ? { limits } : { limits, authenticate },
+      );
+      const [a, b, c] = users.map((user) => as(server, user)) as [string, string, string];
+      const first = await dial(a);
+      await using _second = await dial(b);
+      const error = await assertRejects(() => dial(c), SessionClosedError);
+      assertEquals(error.info?.code, 4429, JSON.stringify(limits));
+      using raw = await RawSocket.open(portOf(server), {
+        path: new URL(c).search.replace("?", "/?"),
+      });
+      assertEquals([raw.status, /retry-after: 5/i.test(raw.head)], [429, true]);
+      await first.close();
+      await until(() => server.manager.count === 1);
+      await using third = await dial(c);
+      assert(third.isReady, JSON.stringify(limits));
+    }
+  }
+});
+
+Deno.test("Server.close() ends every session with 4503, once, and frees the port", async () => {
+  const closed: number[] = [];
+  const server = listen({ onClose: (_session, { code }) => void closed.push(code) });
+  const { port } = server.address!;
+  const session = await dial(server.url);
+  const closing = server.close();
+  await Promise.all([closing, server.close(), server[Symbol.asyncDispose]()]);
+  assertEquals([await endOf(session), closed], [
+    { code: 4503, reason: "", by: "remote" },
+    [4503],
+  ]);
+  using listener = Deno.listen({ port, hostname: "127.0.0.1" });
+  assertEquals(listener.addr.port, port);
+});
+
+Deno.test("Server closes by its signal", async () => {
+  const controller = new AbortController();
+  const server = listen({ signal: controller.signal });
+  const session = await dial(server.url);
+  controller.abort();
+  assertEquals((await endOf(session)).code, 4503);
+  await server.close();
+});
+
+Deno.test("Server that is closed refuses whom it is still handed", async () => {
+  const server = createServer();
+  await using http = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, server.fetch);
+  await server.close();
+  using raw = await RawSocket.open(http.addr.port);
+  assertEquals(raw.status, 503);
+  await using client = connect(`ws://127.0.0.1:${http.addr.port}`);
+  for await (const status of client.status) {
+    if (status.name !== "reconnecting") continue;
+    assertEquals(status.cause.code, 4503);
+    break;
+  }
+});

@@ -1,0 +1,249 @@
+/**
+ * What the tests of servers share: a server on a free port, and a WebSocket client made of bytes,
+ * which can do what no proper one does.
+ *
+ * @module
+ */
+import { assert } from "@std/assert";
+import { serve, type ServeOptions, type Server } from "../server.ts";
+import type { AnyContract } from "../session/contract.ts";
+import { soon } from "./sessions.ts";
+
+/**
+ * Listens on a free port of this machine alone.
+ *
+ * @param options Options of the server.
+ * @returns The server.
+ */
+export function listen<V = unknown, C extends AnyContract = AnyContract>(
+  options: ServeOptions<V, C> = {},
+): Server<V, C> {
+  return serve<V, C>({ port: 0, hostname: "127.0.0.1", onListen() {}, ...options });
+}
+
+/** How a raw socket begins. */
+export interface RawOptions {
+  /** Path and query. */
+  readonly path?: string;
+  /** Headers beside, or instead of, those of an upgrade; an empty one is left out. */
+  readonly headers?: Readonly<Record<string, string>>;
+  /** Offered in the upgrade. */
+  readonly protocol?: string;
+}
+
+/** One frame as it came. */
+export interface RawFrame {
+  /** 1 text, 2 binary, 8 close, 9 ping, 10 pong. */
+  readonly opcode: number;
+  /** What it holds. */
+  readonly payload: Uint8Array;
+}
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+/** A WebSocket client made of bytes. */
+export class RawSocket implements Disposable {
+  /** The connection. */
+  readonly conn: Deno.TcpConn;
+  /** The head of the response. */
+  head = "";
+  #buffer = new Uint8Array();
+
+  private constructor(conn: Deno.TcpConn) {
+    this.conn = conn;
+  }
+
+  /**
+   * Connects, asks for an upgrade, and reads the head of the response.
+   *
+   * @param port Where.
+   * @param options How.
+   * @returns The socket.
+   */
+  static async open(port: number, options: RawOptions = {}): Promise<RawSocket> {
+    const socket = await RawSocket.ask(port, options);
+    await socket.readHead();
+    return socket;
+  }
+
+  /**
+   * Connects and asks for an upgrade.
+   *
+   * @param port Where.
+   * @param options How.
+   * @returns The socket, before any response.
+   */
+  static async ask(port: number, options: RawOptions = {}): Promise<RawSocket> {
+    const { path = "/", headers = {}, protocol } = options;
+    const socket = new RawSocket(await Deno.connect({ hostname: "127.0.0.1", port }));
+    const all = {
+      host: `127.0.0.1:${port}`,
+      upgrade: "websocket",
+      connection: "Upgrade",
+      "sec-websocket-version": "13",
+      "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+      ...(protocol === undefined ? {} : { "sec-websocket-protocol": protocol }),
+      ...headers,
+    };
+    const lines = Object.entries(all).filter(([, value]) => value !== "")
+      .map(([name, value]) => `${name}: ${value}`);
+    await socket.write(encoder.encode(`GET ${path} HTTP/1.1\r\n${lines.join("\r\n")}\r\n\r\n`));
+    return socket;
+  }
+
+  /** Status of the response. */
+  get status(): number {
+    return Number(this.head.split(" ")[1]);
+  }
+
+  /** Reads the head of the response. */
+  async readHead(): Promise<void> {
+    while (!this.head.includes("\r\n\r\n")) {
+      assert(await this.#more(), "the connection ended before a response");
+      this.head = decoder.decode(this.#buffer);
+    }
+    const length = this.head.indexOf("\r\n\r\n") + 4;
+    this.head = this.head.slice(0, length);
+    this.#buffer = this.#buffer.slice(length);
+  }
+
+  /**
+   * Writes bytes, all of them.
+   *
+   * @param bytes What.
+   */
+  async write(bytes: Uint8Array): Promise<void> {
+    for (let at = 0; at < bytes.length;) at += await this.conn.write(bytes.subarray(at));
+  }
+
+  /**
+   * Writes a frame.
+   *
+   * @param payload Text or bytes.
+   * @param options The first byte (FIN and a text by default), and whether it is masked.
+   */
+  async frame(
+    payload: string | Uint8Array,
+    options: { readonly head?: number; readonly masked?: boolean } = {},
+  ): Promise<void> {
+    await this.write(frameOf(payload, options));
+  }
+
+  /**
+   * Reads a frame.
+   *
+   * @returns The frame; `undefined` once the connection ended.
+   */
+  async read(): Promise<RawFrame | undefined> {
+    while (true) {
+      const buffer = this.#buffer;
+      const short = buffer[1] ?? 0;
+      const start = short === 127 ? 10 : short === 126 ? 4 : 2;
+      if (buffer.length >= start) {
+        const view = new DataView(buffer.buffer, buffer.byteOffset);
+        const length = short === 127
+          ? Number(view.getBigUint64(2))
+          : short === 126
+          ? view.getUint16(2)
+          : short;
+        if (buffer.length >= start + length) {
+          this.#buffer = buffer.slice(start + length);
+          return { opcode: buffer[0]! & 15, payload: buffer.slice(start, start + length) };
+        }
+      }
+      if (!await this.#more()) return undefined;
+    }
+  }
+
+  /**
+   * Reads a text frame that holds one envelope.
+   *
+   * @returns The envelope.
+   */
+  async envelope(): Promise<Record<string, unknown>> {
+    const frame = await this.read();
+    assert(frame?.opcode === 1, `expected a text frame, received ${frame?.opcode}`);
+    return JSON.parse(decoder.decode(frame.payload));
+  }
+
+  /**
+   * Reads up to the close frame.
+   *
+   * @returns Its code and reason; `undefined` if the connection ended without one.
+   */
+  async closed(): Promise<{ code: number; reason: string } | undefined> {
+    while (true) {
+      const frame = await this.read();
+      if (frame === undefined) return undefined;
+      if (frame.opcode !== 8) continue;
+      const [high = 3, low = 0xed] = frame.payload;
+      return { code: high * 256 + low, reason: decoder.decode(frame.payload.subarray(2)) };
+    }
+  }
+
+  /** Drops the connection. */
+  [Symbol.dispose](): void {
+    try {
+      this.conn.close();
+    } catch { /* It is gone already. */ }
+  }
+
+  async #more(): Promise<boolean> {
+    const chunk = new Uint8Array(65_536);
+    const count = await soon(this.conn.read(chunk).catch(() => null));
+    if (count === null) return false;
+    const buffer = new Uint8Array(this.#buffer.length + count);
+    buffer.set(this.#buffer);
+    buffer.set(chunk.subarray(0, count), this.#buffer.length);
+    this.#buffer = buffer;
+    return true;
+  }
+}
+
+/**
+ * Makes a frame, masked by zeros.
+ *
+ * @param payload Text or bytes.
+ * @param options The first byte (FIN and a text by default), and whether it is masked.
+ * @returns Its bytes.
+ */
+export function frameOf(
+  payload: string | Uint8Array,
+  options: { readonly head?: number; readonly masked?: boolean } = {},
+): Uint8Array {
+  const { head = 0x81, masked = true } = options;
+  const bytes = typeof payload === "string" ? encoder.encode(payload) : payload;
+  const extra = bytes.length < 126 ? 0 : bytes.length < 65_536 ? 2 : 8;
+  const frame = new Uint8Array(2 + extra + (masked ? 4 : 0) + bytes.length);
+  const view = new DataView(frame.buffer);
+  frame[0] = head;
+  frame[1] = (masked ? 0x80 : 0) | (extra === 0 ? bytes.length : extra === 2 ? 126 : 127);
+  if (extra === 2) view.setUint16(2, bytes.length);
+  if (extra === 8) view.setBigUint64(2, BigInt(bytes.length));
+  frame.set(bytes, frame.length - bytes.length);
+  return frame;
+}
+
+/**
+ * Waits until something is so, looking after every turn of the event loop.
+ *
+ * @param holds Whether it is so.
+ */
+export async function until(holds: () => boolean): Promise<void> {
+  const end = Date.now() + 10_000;
+  while (!holds()) {
+    assert(Date.now() < end, `not so after 10 s: ${holds}`);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
+
+/**
+ * The port of a server that listens.
+ *
+ * @param server The server.
+ * @returns Its port.
+ */
+export function portOf(server: Pick<Server, "address">): number {
+  return server.address!.port;
+}
