@@ -199,6 +199,7 @@ export {
   TopicPattern,
   TopicRouter,
   type TopicSchemas,
+  type TopicSink,
   type TopicsOf,
   Turn,
   type UntypedMessage,

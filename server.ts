@@ -324,7 +324,11 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    * @returns How many sessions closed by themselves, and how many were cut off.
    */
   async drain(options: DrainOptions = {}): Promise<DrainReport> {
+    const connections = this.manager.all().map(({ connection }) => connection);
     const report = await this.manager.drain(options);
+    // Those that were cut are over here, but their peers have yet to be told why.
+    const told = Promise.allSettled(connections.map(({ closed }) => closed));
+    await settled(told, FAREWELL_MS);
     await this.close();
     return report;
   }
@@ -364,11 +368,19 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     this.presence[Symbol.dispose]();
     await this.topics[Symbol.asyncDispose]();
     // The runtime waits for ever for a peer that vanished in its handshake; this does not.
-    const timeoutMs = this.#closeTimeoutMs;
-    await waitFor(this.#http?.shutdown() ?? Promise.resolve(), { timeoutMs, what: "the listener" })
-      .catch((error) => {
-        if (!(error instanceof TimeoutError)) throw error;
-      });
+    await settled(this.#http?.shutdown() ?? Promise.resolve(), this.#closeTimeoutMs);
+  }
+}
+
+/** How long peers that were cut off may take to hear of it, in milliseconds. */
+const FAREWELL_MS = 500;
+
+/** Waits, but not for ever. */
+async function settled(promise: Promise<unknown>, timeoutMs: number): Promise<void> {
+  try {
+    await waitFor(promise, { timeoutMs, what: "the end" });
+  } catch (error) {
+    if (!(error instanceof TimeoutError)) throw error;
   }
 }
 

@@ -75,6 +75,7 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
   #awaitsToken: boolean;
   #wasOpen = false;
   #pings = 0;
+  #peerMaxBytes = Infinity;
 
   /** Creates the works; `begin` sets them going once the face is complete. */
   constructor(
@@ -139,6 +140,11 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     return this.#controls ??= new Controls(this, this.settings);
   }
 
+  /** The largest message that can be sent: what this end allows, and the peer takes. */
+  get maxSendBytes(): number {
+    return Math.min(this.settings.maxMessageBytes, this.#peerMaxBytes);
+  }
+
   /** Whether messages can be sent. */
   get isReady(): boolean {
     return this.ending === undefined && (this.state === "connected" || this.state === "draining");
@@ -201,11 +207,11 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
 
   /** An encoded envelope; throws if the peer would close the session over its size. */
   sized(verb: string, frame: Frame, topic: string): EncodedMessage {
-    const { maxMessageBytes } = this.settings;
+    const { maxSendBytes } = this;
     const message = framed(frame, topic);
-    if (message.size <= maxMessageBytes) return message;
+    if (message.size <= maxSendBytes) return message;
     throw new RangeError(
-      `Cannot ${verb}: a message must have at most ${maxMessageBytes} bytes, received ${message.size}`,
+      `Cannot ${verb}: a message must have at most ${maxSendBytes} bytes, received ${message.size}`,
     );
   }
 
@@ -314,8 +320,10 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     if (refusal !== undefined) return this.windUp({ ...refusal, by: "local" });
     this.#wasOpen = true;
     this.state = "connected";
-    if (hello !== undefined) this.id = hello.session;
-    else if (this.joins && side === "server") this.#sayHello();
+    if (hello !== undefined) {
+      this.id = hello.session;
+      this.#peerMaxBytes = hello.maxMessageBytes;
+    } else if (this.joins && side === "server") this.#sayHello();
     if (this.joins) {
       this.#heartbeat = hello === undefined ? this.settings.heartbeat : heartbeatOf(hello);
       this.#heartbeat.add(this);

@@ -254,8 +254,14 @@ export class Inbound {
       case "unknown":
         this.#unknownEnvelopes++;
         return;
-      default:
+      case "reply":
         return this.#host.control(envelope);
+      default:
+        if (this.#host.joins) return this.#host.control(envelope);
+        return this.#malformed(
+          `Expected a message: a plain WebSocket carries no ${envelope.kind}`,
+          "id" in envelope ? envelope.id ?? null : null,
+        );
     }
   }
 
@@ -269,7 +275,7 @@ export class Inbound {
       });
       return this.countInvalid();
     }
-    if (id !== undefined) (this.#answering ??= new Map()).set(id, incoming);
+    if (id !== undefined && !this.#owe(id, incoming)) return;
     const sink = this.#sinks?.get(topic);
     if (sink !== undefined && id === undefined) {
       sink.offer(incoming, size);
@@ -280,6 +286,17 @@ export class Inbound {
       CloseCode.queueFull,
       this.#isHandled ? "The handler is too slow" : "Nobody reads the messages",
     );
+  }
+
+  /** Notes that an answer is owed; a number that is in use already can not be told apart. */
+  #owe(id: number, incoming: Incoming): boolean {
+    const owed = this.#answering ??= new Map();
+    if (owed.has(id)) {
+      this.#malformed(`Expected a number that is not in use, received ${id} again`, null);
+      return false;
+    }
+    owed.set(id, incoming);
+    return true;
   }
 
   #handle(incoming: Incoming): void | Promise<void> {

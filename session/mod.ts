@@ -76,7 +76,7 @@ export {
   parseEnvelope,
 } from "./envelope.ts";
 export { type Heart, Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
-export type { InboundStats, Incoming } from "./inbound.ts";
+export type { InboundStats, Incoming, TopicSink } from "./inbound.ts";
 export { type OutboxOptions, type OutboxState } from "./outbox.ts";
 export type {
   PresenceJoinNotice,

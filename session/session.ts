@@ -261,13 +261,13 @@ export class Session<
    * @throws {SessionClosedError} If the session is closing or closed.
    * @throws {QueueFullError} If the queue is full and its policy is `close`; the session closes.
    * @throws {TypeError} If JSON can not hold the data, or the topic is no topic.
-   * @throws {RangeError} If the message is larger than `maxMessageBytes`.
+   * @throws {RangeError} If the message is larger than this end sends, or the peer takes.
    */
   send<T extends SendTopic<C, S>>(topic: T, data?: SendData<C, S, T>): void {
     const core = this.#core;
     core.checkData("send", data);
     core.checkOpen("send");
-    core.push(encodeMessage(topic, data, { maxBytes: core.settings.maxMessageBytes }), false);
+    core.push(encodeMessage(topic, data, { maxBytes: core.maxSendBytes }), false);
   }
 
   /**
@@ -301,7 +301,7 @@ export class Session<
     data?: RequestInput<C, T>,
     options: WaitOptions = {},
   ): Promise<RequestOutput<C, T>> {
-    const { maxMessageBytes: maxBytes } = this.#core.settings;
+    const { maxSendBytes: maxBytes } = this.#core;
     this.#core.checkData("ask", data);
     const answer = await this.#core.ask(
       `the answer to "${topic}"`,

@@ -55,12 +55,13 @@ Deno.test("Session refuses topics that the contract does not know", async () => 
   const { session, peer } = hand;
   await peer.reach(1);
   const loop = session[Symbol.asyncIterator]().next();
-  for (const topic of ["nope", "chat", "chat:", "presence:a"]) peer.say({ topic, data: {}, id: 3 });
+  const topics = ["nope", "chat", "chat:", "presence:a"];
+  for (const [id, topic] of topics.entries()) peer.say({ topic, data: {}, id });
   await turns();
   const answers = peer.envelopes.slice(1) as { reply: number; error: { code: string } }[];
   assertEquals(
     answers.map(({ reply, error }) => [reply, error.code]),
-    Array.from({ length: 4 }, () => [3, "unknown-topic"]),
+    topics.map((_, id) => [id, "unknown-topic"]),
   );
   assertEquals(session.stats.invalidMessages, 4);
   await session.close();

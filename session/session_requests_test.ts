@@ -1,7 +1,16 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";
-import { endOf, ends, PLAIN, serverByHand, soon, turns } from "../tests/sessions.ts";
+import {
+  clientByHand,
+  endOf,
+  ends,
+  HELLO,
+  PLAIN,
+  serverByHand,
+  soon,
+  turns,
+} from "../tests/sessions.ts";
 import type { UntypedMessage } from "./contract.ts";
 
 Deno.test("Session.request() gets the answer, at both ends and of every kind of data", async () => {
@@ -299,6 +308,53 @@ Deno.test("Session on a plain wire answers requests", async () => {
   hand.peer.say({ topic: "ask", data: 1, id: 0 });
   await hand.peer.reach(1);
   assertEquals(hand.peer.frames, ['{"reply":0,"data":2}']);
+});
+
+Deno.test("Session on a plain wire takes messages and answers, and nothing else", async () => {
+  await using hand = serverByHand({
+    services: { subscribe: () => ({}) },
+    onMessage: () => {},
+  }, { wire: PLAIN });
+  hand.peer.say({ subscribe: "a", id: 4 });
+  hand.peer.say({ ping: 1 });
+  hand.peer.say({ topic: "a" });
+  await turns();
+  const refused = hand.peer.envelopes.map(({ reply, error }) => [
+    reply,
+    (error as { code: string }).code,
+  ]);
+  assertEquals(refused, [[4, "malformed"], [null, "malformed"]]);
+  assertEquals(hand.session.stats.receivedMessages, 1);
+});
+
+Deno.test("Session refuses a number whose answer is owed already", async () => {
+  const answers: (() => void)[] = [];
+  await using hand = serverByHand({
+    concurrency: 2,
+    onMessage: (message) =>
+      new Promise((resolve) => {
+        answers.push(() => {
+          message.reply("first");
+          resolve();
+        });
+      }),
+  });
+  await hand.peer.reach(1);
+  hand.peer.say({ topic: "a", id: 1 });
+  hand.peer.say({ topic: "b", id: 1 });
+  await turns();
+  assertEquals([answers.length, hand.session.stats.invalidMessages], [1, 1]);
+  answers[0]!();
+  await turns();
+  assertEquals(hand.peer.envelopes.at(-1), { reply: 1, data: "first" });
+});
+
+Deno.test("Session.send() refuses what the server said that it does not take", async () => {
+  await using hand = clientByHand();
+  hand.peer.say({ hello: { ...HELLO.hello, maxMessageBytes: 100 } });
+  await hand.session.whenReady();
+  assertThrows(() => hand.session.send("a", "x".repeat(100)), RangeError, "at most 100 bytes");
+  hand.session.send("a", "x");
 });
 
 Deno.test("Session tells the application what the peer refused", async () => {

@@ -120,6 +120,7 @@ export class Turn {
   /**
    * Flushes a queue when the turn ends.
    *
+   * @ignore
    * @param queue A queue that has something to send; mark it once.
    */
   mark(queue: SendQueue): void {
@@ -130,6 +131,7 @@ export class Turn {
   /**
    * Sends a broadcast's entries when the turn ends.
    *
+   * @ignore
    * @param pending A broadcast that has something to send; mark it once.
    */
   markPending(pending: Pending): void {

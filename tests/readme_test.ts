@@ -5,7 +5,9 @@ const readme = await Deno.readTextFile(new URL("README.md", ROOT));
 
 /** A block of the README, by the name behind its language. */
 function block(name: string): string {
-  const found = new RegExp("```ts ignore " + name.replace(".", "\\.") + "\\n([\\s\\S]*?)```").exec(readme);
+  const found = new RegExp("```ts ignore " + name.replace(".", "\\.") + "\\n([\\s\\S]*?)```").exec(
+    readme,
+  );
   assert(found !== null, `the README has a block ${name}`);
   return found[1]!;
 }

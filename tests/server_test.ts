@@ -162,7 +162,8 @@ Deno.test("Server refuses a publication that grows past the limit, and the sessi
     authorize: () => true,
     onError: (error) => void errors.push(error),
   });
-  using raw = await RawSocket.open(portOf(server));
+  using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+  assert("hello" in await raw.envelope());
   const numbers = Array.from({ length: 50_000 }, () => "9e20").join(",");
   await raw.frame(`{"publish":"a","id":1,"data":[${numbers}]}`);
   const { reply, error } = await raw.envelope() as { reply: number; error: { code: string } };

@@ -243,7 +243,10 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
     if (this.#socket.readyState === CLOSED) return;
     this.#socket.close(closeCode === 0 ? 1000 : closeCode, reason);
     // A peer that reads nothing never answers; its socket lingers, this connection does not.
-    this.#lingering = setTimeout(() => this.#end({ code: 1006, reason: "", wasClean: false }), CLOSE_TIMEOUT_MS);
+    this.#lingering = setTimeout(
+      () => this.#end({ code: 1006, reason: "", wasClean: false }),
+      CLOSE_TIMEOUT_MS,
+    );
   }
 
   #fail(reason: string): void {

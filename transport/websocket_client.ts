@@ -78,7 +78,10 @@ function toWebSocketUrl(url: string | URL): URL {
   const protocol = parsed?.protocol.replace("http", "ws");
   if (parsed === null || (protocol !== "ws:" && protocol !== "wss:")) {
     throw new TypeError(
-      `Cannot open a WebSocket: url must begin with ws:, wss:, http: or https:, received ${url}`,
+      // Without the query, where tokens are.
+      `Cannot open a WebSocket: url must begin with ws:, wss:, http: or https:, received ${
+        String(url).split("?")[0]
+      }`,
     );
   }
   parsed.protocol = protocol;
