@@ -24,7 +24,8 @@
  *
  * @module
  */
-import { Client, type ClientOptions, type Fresh } from "./session/client.ts";
+import { Client } from "./session/client.ts";
+import type { ClientOptions, Fresh } from "./session/client_options.ts";
 import type { AnyContract } from "./session/contract.ts";
 import { Session, SKEIN_PROTOCOL } from "./session/session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "./session/settings.ts";

@@ -416,7 +416,8 @@ export class Presence implements Disposable {
     if (this.#timer !== undefined) return;
     const [first] = this.#away;
     // A clock that was set back must not make the wait longer.
-    const waitMs = Math.min(first!.lastSeenAt + this.#graceMs - Date.now(), this.#graceMs);
+    const leftMs = first!.lastSeenAt + this.#graceMs - Date.now();
+    const waitMs = Math.max(0, Math.min(leftMs, this.#graceMs));
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
       this.#expire();

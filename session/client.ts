@@ -11,8 +11,14 @@ import {
   SessionClosedError,
   SkeinError,
 } from "../errors.ts";
-import type { Connection } from "../transport/connection.ts";
-import { Backoff, type BackoffOptions } from "./backoff.ts";
+import { Backoff } from "./backoff.ts";
+import type {
+  ClientOptions,
+  ClientRequestOptions,
+  ClientStatus,
+  Dialer,
+  Fresh,
+} from "./client_options.ts";
 import type {
   AnyContract,
   MessageOf,
@@ -23,24 +29,16 @@ import type {
   SendTopic,
 } from "./contract.ts";
 import { encodeMessage } from "./encoded.ts";
-import { Outbox, type OutboxOptions, type OutboxState } from "./outbox.ts";
+import { Outbox, type OutboxState } from "./outbox.ts";
 import { coreOf, Session, SKEIN_PROTOCOL, type WaitOptions } from "./session.ts";
-import {
-  type SessionHandlers,
-  type SessionLimits,
-  type SessionSettings,
-  sessionSettings,
-} from "./settings.ts";
+import { type SessionSettings, sessionSettings } from "./settings.ts";
 import { StatusFeed } from "./status_feed.ts";
-import { Subscription, type SubscriptionOwner } from "./subscription.ts";
-import { checkTopic } from "./topic_pattern.ts";
+import type { Subscription } from "./subscription.ts";
+import { Subscriptions } from "./subscriptions.ts";
 import { sleep, waitFor } from "./wait.ts";
 
 /** A session that held for this long was a success: delays begin anew after it. */
 const STABLE_MS = 5_000;
-
-/** Subscriptions asked for at once after a reconnect. */
-const RESUBSCRIBE_AT_ONCE = 32;
 
 /** The longest time that a timer can run, in milliseconds. */
 const MAX_TIMER_MS = 2_147_483_647;
@@ -52,76 +50,6 @@ const FINAL_CODES: ReadonlySet<number> = new Set([
   CloseCode.forbidden,
   CloseCode.notFound,
 ]);
-
-/** A value, or what makes one anew for each connection. */
-export type Fresh<T> = T | (() => T | Promise<T>);
-
-/** How a client is doing. */
-export type ClientStatus =
-  | { readonly name: "connecting" }
-  | { readonly name: "connected"; readonly session: string; readonly transport: string }
-  | {
-    readonly name: "reconnecting";
-    /** Attempts since the last session that held. */
-    readonly attempt: number;
-    /** How long the client waits, in milliseconds. */
-    readonly delayMs: number;
-    /** When it tries again, in milliseconds since the Unix epoch. */
-    readonly retryAt: number;
-    /** How the last session, or the last attempt, ended. */
-    readonly cause: CloseInfo;
-  }
-  | { readonly name: "refused"; readonly cause: CloseInfo }
-  | { readonly name: "closed"; readonly cause: CloseInfo };
-
-/** Opens a connection; how is the platform's matter. */
-export type Dialer = (
-  url: string | URL,
-  options: {
-    readonly protocols: readonly string[];
-    readonly signal: AbortSignal;
-    readonly timeoutMs: number;
-    readonly headers?: HeadersInit;
-  },
-) => Promise<Connection>;
-
-/**
- * Options of a client.
- *
- * @typeParam C The contract.
- */
-export interface ClientOptions<C extends AnyContract = AnyContract>
-  extends SessionLimits, Omit<SessionHandlers<unknown, C, "client">, "onClose" | "onOpen"> {
-  /** Topics and their schemas, the same as the server's. */
-  readonly contract?: C;
-  /** Token, sent in band before anything else; a function is asked anew for each connection. */
-  readonly token?: Fresh<string>;
-  /** Request headers; Deno only. */
-  readonly headers?: HeadersInit;
-  /**
-   * How long one attempt to connect may take, in milliseconds.
-   *
-   * @default {10000}
-   */
-  readonly connectTimeoutMs?: number;
-  /** Delays between attempts. */
-  readonly backoff?: BackoffOptions;
-  /** Bounds of what is said while not connected. */
-  readonly outbox?: OutboxOptions;
-  /** Closes the client. */
-  readonly signal?: AbortSignal;
-}
-
-/** Options for a request of a client. */
-export interface ClientRequestOptions extends WaitOptions {
-  /**
-   * Asks again if the connection is lost before the answer came. The server may
-   * get such a request twice: it has to be one that can be repeated.
-   *
-   * @default {false}
-   */
-  readonly resend?: boolean;
-}
 
 /**
  * A connection that lasts: it comes back by itself after a loss, with capped,
@@ -150,11 +78,9 @@ export class Client<C extends AnyContract = AnyContract>
   readonly #backoff: Backoff;
   readonly #outbox: Outbox;
   readonly #stop = new AbortController();
-  readonly #subscriptions = new Map<string, Subscription<C>>();
+  readonly #subscriptions = new Subscriptions<C>();
   readonly #onAbort = () => void this.close();
   #session: Session | undefined;
-  /** Checks what subscriptions still hold, also once it is closed. */
-  #last: Session | undefined;
   #retryAt = 0;
   #skipDelay: (() => void) | undefined;
 
@@ -268,19 +194,8 @@ export class Client<C extends AnyContract = AnyContract>
    * @throws {SessionClosedError} If the client is closed.
    */
   subscribe(topic: string): Subscription<C> {
-    checkTopic(topic, "subscribe");
     if (this.status.isEnded) throw this.#ended("subscribe");
-    if (this.#subscriptions.has(topic)) {
-      throw new TypeError(`Cannot subscribe: there is a subscription to "${topic}" already`);
-    }
-    const owner: SubscriptionOwner = {
-      check: (incoming) => coreOf(this.#last!).inbound.check(incoming),
-      end: () => this.#leave(subscription),
-    };
-    const subscription: Subscription<C> = new Subscription(topic, owner);
-    this.#subscriptions.set(topic, subscription);
-    if (this.#session?.isReady) void this.#ask(this.#session, subscription);
-    return subscription;
+    return this.#subscriptions.add(topic);
   }
 
   /**
@@ -388,11 +303,11 @@ export class Client<C extends AnyContract = AnyContract>
       return { info: await session.close(), wasReady: false };
     }
     const since = Date.now();
-    this.#session = this.#last = session;
+    this.#session = session;
     this.#resume(session);
     const info = await session.closed;
     this.#session = undefined;
-    for (const subscription of this.#subscriptions.values()) subscription.lose();
+    this.#subscriptions.lose();
     if (Date.now() - since >= STABLE_MS) this.#backoff.reset();
     return { info, wasReady: true };
   }
@@ -421,10 +336,7 @@ export class Client<C extends AnyContract = AnyContract>
   }
 
   #resume(session: Session): void {
-    for (const subscription of this.#subscriptions.values()) {
-      coreOf(session).inbound.route(subscription.topic, subscription);
-    }
-    void this.#askAll(session);
+    this.#subscriptions.resume(session);
     try {
       this.#outbox.empty((message) => {
         if (!session.isReady) throw this.#ended("send");
@@ -435,47 +347,6 @@ export class Client<C extends AnyContract = AnyContract>
       if (!(error instanceof SkeinError)) throw error;
     }
     this.status.set({ name: "connected", session: session.id, transport: session.transport });
-  }
-
-  async #askAll(session: Session): Promise<void> {
-    const all = [...this.#subscriptions.values()];
-    for (let i = 0; i < all.length && session.isReady; i += RESUBSCRIBE_AT_ONCE) {
-      const some = all.slice(i, i + RESUBSCRIBE_AT_ONCE);
-      await Promise.all(some.map((subscription) => this.#ask(session, subscription)));
-    }
-  }
-
-  async #ask(session: Session, subscription: Subscription<C>): Promise<void> {
-    const { topic } = subscription;
-    // It may have been left while others were asked for.
-    if (this.#subscriptions.get(topic) !== subscription) return;
-    coreOf(session).inbound.route(topic, subscription);
-    try {
-      await session.subscribe(topic);
-      subscription.confirm();
-    } catch (error) {
-      // Lost on the way: the next session asks again.
-      if (session.isClosed) return;
-      subscription.end(error);
-      if (this.#subscriptions.get(topic) !== subscription) return;
-      this.#subscriptions.delete(topic);
-      coreOf(session).inbound.route(topic, undefined);
-    }
-  }
-
-  async #leave(subscription: Subscription<C>): Promise<void> {
-    const { topic } = subscription;
-    if (this.#subscriptions.get(topic) !== subscription) return;
-    this.#subscriptions.delete(topic);
-    const session = this.#session;
-    if (session === undefined || !session.isReady) return;
-    coreOf(session).inbound.route(topic, undefined);
-    try {
-      await session.unsubscribe(topic);
-    } catch (error) {
-      // With the session the server's side of it is gone too.
-      if (!session.isClosed) throw error;
-    }
   }
 
   #endOf(info: CloseInfo, wasReady: boolean): "refused" | "closed" | undefined {
@@ -496,8 +367,7 @@ export class Client<C extends AnyContract = AnyContract>
     const cause = isOwn ? { code: CloseCode.normal, reason: "", by: "local" } as const : last;
     this.status.end({ name, cause });
     const error = isOwn ? undefined : this.#ended("receive");
-    for (const subscription of this.#subscriptions.values()) subscription.end(error);
-    this.#subscriptions.clear();
+    this.#subscriptions.end(error);
     return cause;
   }
 

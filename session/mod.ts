@@ -22,14 +22,14 @@
  */
 export { Backoff, type BackoffOptions } from "./backoff.ts";
 export { Broadcast } from "./broadcast.ts";
-export {
-  Client,
-  type ClientOptions,
-  type ClientRequestOptions,
-  type ClientStatus,
-  type Dialer,
-  type Fresh,
-} from "./client.ts";
+export { Client } from "./client.ts";
+export type {
+  ClientOptions,
+  ClientRequestOptions,
+  ClientStatus,
+  Dialer,
+  Fresh,
+} from "./client_options.ts";
 export {
   type AnyContract,
   compileContract,

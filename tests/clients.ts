@@ -4,7 +4,8 @@
  * @module
  */
 import type { AnyContract } from "../session/contract.ts";
-import { Client, type ClientOptions, type Dialer } from "../session/client.ts";
+import { Client } from "../session/client.ts";
+import type { ClientOptions, Dialer } from "../session/client_options.ts";
 import { Session } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
 import type { Connection } from "../transport/connection.ts";

@@ -49,6 +49,8 @@ export type Socket = Pick<
   | "send"
 >;
 
+const EVENTS = ["open", "message", "close", "error"] as const;
+
 const CONNECTING = 0;
 const OPEN = 1;
 const CLOSED = 3;
@@ -92,11 +94,10 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
     this.#socket = socket;
     this.#protocol = protocol;
     socket.binaryType = "arraybuffer";
-    socket.addEventListener("open", this);
-    socket.addEventListener("message", this);
-    socket.addEventListener("close", this);
-    // On a server the close event tells enough, and there are many of them.
-    if (protocol === undefined) socket.addEventListener("error", this);
+    for (const type of EVENTS) {
+      // On a server the close event tells enough, and there are many of them.
+      if (type !== "error" || protocol === undefined) socket.addEventListener(type, this);
+    }
   }
 
   /** The socket's own frames. */
@@ -272,6 +273,8 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
   #end({ code, reason, wasClean }: CloseDetails): void {
     if (this.#closeEvent !== undefined) return;
     this.#closeEvent = { code, reason, wasClean };
+    // The runtime keeps a socket that broke until its idle timer fires, and what listens with it.
+    for (const type of EVENTS) this.#socket.removeEventListener(type, this);
     if (!wasClean && reason !== "") this.#failure ??= reason;
     clearTimeout(this.#lingering);
     clearTimeout(this.#poll);

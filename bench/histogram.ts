@@ -1,0 +1,45 @@
+/**
+ * Times in cells of one microsecond.
+ *
+ * @module
+ */
+
+/** Longer times count as this, in microseconds. */
+const MOST_US = 4_000_000;
+
+/** Collects times and tells their quantiles. */
+export class Histogram {
+  readonly #cells = new Uint32Array(MOST_US + 1);
+  #count = 0;
+
+  /** How many times were added. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /**
+   * Adds a time.
+   *
+   * @param us The time, in microseconds.
+   */
+  add(us: number): void {
+    this.#cells[Math.min(Math.max(us | 0, 0), MOST_US)]!++;
+    this.#count++;
+  }
+
+  /**
+   * Tells a quantile.
+   *
+   * @param part From 0 to 1: 0.5 is the median.
+   * @returns The time below which that part of all times is, in milliseconds.
+   */
+  quantileMs(part: number): number {
+    const wanted = part * this.#count;
+    let seen = 0;
+    for (let us = 0; us <= MOST_US; us++) {
+      seen += this.#cells[us]!;
+      if (seen > 0 && seen >= wanted) return us / 1_000;
+    }
+    return 0;
+  }
+}

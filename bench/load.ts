@@ -1,0 +1,415 @@
+/**
+ * The load generator: many clients in one process, one line of JSON as result.
+ *
+ * ```sh
+ * deno run -A bench/load.ts --port 9100 --pid 123 --mode fanout --dialect skein --sessions 200
+ * ```
+ *
+ * Modes: `fanout` (with `--window 64` publications not yet back at the publisher;
+ * `--window 1` waits until every subscriber has it; `--rate 400` paces instead;
+ * `--topics 2` spreads the subscribers over two topics, a third of them on both),
+ * `echo`, and `connect`. Every message is numbered, so what is lost, doubled or out
+ * of order is found.
+ *
+ * @module
+ */
+import { argument, numberArgument, portOf } from "./args.ts";
+import { type Dialect, type DialectName, DIALECTS } from "./dialects.ts";
+import { Histogram } from "./histogram.ts";
+import { usageOf } from "./processes.ts";
+import { RawSocket } from "./raw_socket.ts";
+
+/** Connections opened at once; above it, a listener's backlog would be measured. */
+const MAX_OPENING = 64;
+
+/** After the last publication, silence for this long means that the rest is lost. */
+const SILENCE_MS = 4_000;
+
+/** What a run found. */
+export interface LoadResult {
+  /** Deliveries, round trips or sessions a second. */
+  readonly perSecond: number;
+  /** The server's CPU time for one of them, in microseconds; absent where it can not be told. */
+  readonly cpuUs?: number;
+  /** The generator's CPU load, in percent of one core; near 100, it is the limit itself. */
+  readonly generatorPercent?: number;
+  /** Median of the time from sending to receiving, in milliseconds. */
+  readonly p50Ms?: number;
+  /** The time that one in a hundred exceeds. */
+  readonly p99Ms?: number;
+  /** The server's memory per idle session, in KiB. */
+  readonly kibPerSession?: number;
+  /** Messages that did not come. */
+  readonly lost?: number;
+  /** Messages that came twice, or in another order. */
+  readonly disordered?: number;
+  /** Sessions that closed meanwhile. */
+  readonly closed: number;
+}
+
+/** What a run does. */
+export interface LoadOptions {
+  /** The server's port. */
+  readonly port: number;
+  /** The server's process, for its CPU time and memory. */
+  readonly pid: number;
+  /** How to speak to it. */
+  readonly dialect: Dialect;
+  /** Subscribers, echoing clients, or idle sessions. */
+  readonly sessions: number;
+  /** Bytes of a message's data. */
+  readonly size: number;
+  /** Publications on their way; 1 waits for all subscribers, more for the publisher's own copies. */
+  readonly window: number;
+  /** Publications a second; 0 for as many as the window lets through. */
+  readonly rate: number;
+  /** 1 or 2. */
+  readonly topics: number;
+  /** Not measured, at the beginning. */
+  readonly warmUpMs: number;
+  /** Measured. */
+  readonly measureMs: number;
+}
+
+// A message is "~", its topic's number, 9 digits of sequence, 12 of microseconds, and padding.
+const MARK = "~".charCodeAt(0);
+const HEAD = 23;
+
+function nowUs(): number {
+  return Math.round(performance.now() * 1_000);
+}
+
+function stamp(topic: number, sequence: number, size: number): string {
+  const head = `~${topic}${String(sequence).padStart(9, "0")}${String(nowUs()).padStart(12, "0")}`;
+  return head.padEnd(size, "x");
+}
+
+function digits(bytes: Uint8Array, from: number, to: number): number {
+  let number = 0;
+  for (let i = from; i < to; i++) number = number * 10 + bytes[i]! - 48;
+  return number;
+}
+
+/** Calls back for each stamped message of a frame, however many it holds. */
+function eachMessage(
+  payload: Uint8Array,
+  size: number,
+  onMessage: (topic: number, sequence: number, sentUs: number) => void,
+): void {
+  let at = payload.indexOf(MARK);
+  while (at >= 0 && at + HEAD <= payload.length) {
+    onMessage(
+      payload[at + 1]! - 48,
+      digits(payload, at + 2, at + 11),
+      digits(payload, at + 11, at + HEAD),
+    );
+    at = payload.indexOf(MARK, at + Math.max(size, HEAD));
+  }
+}
+
+/** Opens a client that is ready for use: what the dialect needs was said. */
+async function openClient(options: LoadOptions, bufferBytes: number): Promise<RawSocket> {
+  const { port, dialect } = options;
+  const { path, protocol } = dialect;
+  const client = await RawSocket.open(port, {
+    path,
+    bufferBytes,
+    ...(protocol === undefined ? {} : { protocol }),
+  });
+  // The first answer may be in what came with the handshake, which is read at once.
+  let isStarted = false;
+  for (const { send, wait } of dialect.opening) {
+    const answer = waitFor(client, wait);
+    if (!isStarted) client.start();
+    isStarted = true;
+    if (send !== undefined) client.send(send);
+    await answer;
+  }
+  if (!isStarted) client.start();
+  return client;
+}
+
+async function subscribe(client: RawSocket, dialect: Dialect, topic: string): Promise<void> {
+  const answer = waitFor(client, dialect.subscribed);
+  client.send(dialect.subscribe(topic));
+  await answer;
+}
+
+function waitFor(client: RawSocket, part: string): Promise<void> {
+  const decoder = new TextDecoder();
+  return new Promise((resolve, reject) => {
+    client.onFrame = (payload) => {
+      if (decoder.decode(payload).includes(part)) resolve();
+    };
+    client.closed.then(({ code }) => reject(new Error(`Cannot open: closed with ${code}`)));
+  });
+}
+
+/** Answers the pings of a dialect that has its own; everything else goes to `onFrame`. */
+function listen(client: RawSocket, dialect: Dialect, onFrame: (payload: Uint8Array) => void): void {
+  const { ping } = dialect;
+  client.onFrame = ping === undefined ? onFrame : (payload) => {
+    if (payload.length === 1 && payload[0] === ping[0].charCodeAt(0)) client.send(ping[1]);
+    else onFrame(payload);
+  };
+}
+
+async function openAll(
+  count: number,
+  open: (index: number) => Promise<void>,
+): Promise<void> {
+  let next = 0;
+  await Promise.all(Array.from({ length: Math.min(count, MAX_OPENING) }, async () => {
+    while (next < count) await open(next++);
+  }));
+}
+
+/** CPU time of server and generator over a stretch of time. */
+class Meter {
+  readonly #pid: number;
+  readonly #startUs = nowUs();
+  readonly #serverUs: number | undefined;
+  readonly #ownUs: number | undefined;
+
+  private constructor(pid: number, serverUs: number | undefined, ownUs: number | undefined) {
+    this.#pid = pid;
+    this.#serverUs = serverUs;
+    this.#ownUs = ownUs;
+  }
+
+  static async begin(pid: number): Promise<Meter> {
+    const [server, own] = await Promise.all([usageOf(pid), usageOf(Deno.pid)]);
+    return new Meter(pid, server.cpuUs, own.cpuUs);
+  }
+
+  async end(count: number, endUs = nowUs()): Promise<Omit<LoadResult, "closed">> {
+    const tookUs = endUs - this.#startUs;
+    const [server, own] = await Promise.all([usageOf(this.#pid), usageOf(Deno.pid)]);
+    return {
+      perSecond: count / tookUs * 1_000_000,
+      ...(server.cpuUs === undefined || this.#serverUs === undefined
+        ? {}
+        : { cpuUs: (server.cpuUs - this.#serverUs) / Math.max(1, count) }),
+      ...(own.cpuUs === undefined || this.#ownUs === undefined
+        ? {}
+        : { generatorPercent: (own.cpuUs - this.#ownUs) / tookUs * 100 }),
+    };
+  }
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** What one subscriber expects next, by topic; -1 where it is not subscribed. */
+type Expected = number[];
+
+async function fanOut(options: LoadOptions): Promise<LoadResult> {
+  const { dialect, sessions, size, window, rate } = options;
+  const topics = options.topics === 1 ? ["bench"] : ["bench:1", "bench:2"];
+  const isOn = (index: number, topic: number) =>
+    index === sessions || topics.length === 1 ||
+    (topic === 0 ? index % 3 !== 2 : index % 3 !== 0);
+  const clients: RawSocket[] = [];
+  const expected: Expected[] = [];
+  const members = topics.map(() => 0);
+  // The publisher is the last one, and a subscriber of everything.
+  await openAll(sessions + 1, async (index) => {
+    const client = clients[index] = await openClient(
+      options,
+      index === sessions ? 262_144 : 65_536,
+    );
+    const mine = expected[index] = topics.map((_, topic) => isOn(index, topic) ? 0 : -1);
+    for (const [topic, name] of topics.entries()) {
+      if (mine[topic]! < 0) continue;
+      await subscribe(client, dialect, name);
+      members[topic]!++;
+    }
+  });
+  const publisher = clients[sessions]!;
+  const histogram = new Histogram();
+  const published = topics.map(() => 0);
+  let count = 0;
+  let due = 0;
+  let delivered = 0;
+  let measured = 0;
+  let own = 0;
+  let lost = 0;
+  let disordered = 0;
+  let closed = 0;
+  let lastUs = nowUs();
+  let readUs = 0;
+  let measureFrom = Infinity;
+  let isPublishing = true;
+
+  const publish = () => {
+    const topic = count++ % topics.length;
+    due += members[topic]!;
+    publisher.send(dialect.publish(topics[topic]!, stamp(topic, published[topic]!++, size)));
+  };
+  const pump = () => {
+    if (rate > 0 || !isPublishing) return;
+    if (window === 1) {
+      if (delivered === due) publish();
+    } else while (count - own < window) publish();
+  };
+  for (const [index, client] of clients.entries()) {
+    const mine = expected[index]!;
+    const onMessage = (topic: number, sequence: number, sentUs: number) => {
+      const next = mine[topic]!;
+      if (sequence === next) mine[topic] = next + 1;
+      else if (sequence > next) {
+        lost += sequence - next;
+        mine[topic] = sequence + 1;
+      } else disordered++;
+      delivered++;
+      if (client === publisher) own++;
+      if (sentUs < measureFrom) return;
+      measured++;
+      // One reading of the clock for what one read brought.
+      if (readUs === 0) readUs = nowUs();
+      histogram.add(readUs - sentUs);
+    };
+    listen(client, dialect, (payload) => eachMessage(payload, size, onMessage));
+    client.onRead = () => {
+      lastUs = readUs === 0 ? nowUs() : readUs;
+      readUs = 0;
+      if (client === publisher || window === 1) pump();
+    };
+    client.closed.then(() => closed++);
+  }
+
+  const pacing = rate > 0 ? pace(rate, publish, () => isPublishing) : undefined;
+  pump();
+  await sleep(options.warmUpMs);
+  const meter = await Meter.begin(options.pid);
+  measureFrom = nowUs();
+  await sleep(options.measureMs);
+  isPublishing = false;
+  await pacing;
+  // The tail is part of the work: what was published is delivered before the clock stops.
+  const isBehind = () =>
+    expected.some((mine, index) =>
+      !clients[index]!.isOver &&
+      mine.some((next, topic) => next >= 0 && next < published[topic]!)
+    );
+  let seen = -1;
+  let seenAt = performance.now();
+  while (isBehind() && performance.now() - seenAt < SILENCE_MS) {
+    if (seen !== delivered) [seen, seenAt] = [delivered, performance.now()];
+    await sleep(2);
+  }
+  const figures = await meter.end(measured, lastUs);
+  for (const mine of expected) {
+    for (const [topic, next] of mine.entries()) if (next >= 0) lost += published[topic]! - next;
+  }
+  const result = { ...figures, ...quantiles(histogram), lost, disordered, closed };
+  for (const client of clients) client.abort();
+  return result;
+}
+
+async function pace(rate: number, publish: () => void, goesOn: () => boolean): Promise<void> {
+  const start = performance.now();
+  for (let sent = 0; goesOn();) {
+    const owed = (performance.now() - start) / 1_000 * rate;
+    while (sent < owed) {
+      publish();
+      sent++;
+    }
+    await sleep(1);
+  }
+}
+
+async function echo(options: LoadOptions): Promise<LoadResult> {
+  const { dialect, sessions, size } = options;
+  const clients: RawSocket[] = [];
+  const histogram = new Histogram();
+  let isMeasuring = false;
+  let isOn = true;
+  let lost = 0;
+  let closed = 0;
+  await openAll(sessions, async (index) => {
+    clients[index] = await openClient(options, 4_096);
+  });
+  for (const client of clients) {
+    let sequence = 0;
+    const ask = () => client.send(dialect.echo(stamp(0, ++sequence, size)));
+    listen(client, dialect, (payload) =>
+      eachMessage(payload, size, (_topic, answered, sentUs) => {
+        if (answered !== sequence) lost++;
+        if (isMeasuring) histogram.add(nowUs() - sentUs);
+        if (isOn) ask();
+      }));
+    client.closed.then(() => closed++);
+    ask();
+  }
+  await sleep(options.warmUpMs);
+  isMeasuring = true;
+  const meter = await Meter.begin(options.pid);
+  await sleep(options.measureMs);
+  const figures = await meter.end(histogram.count);
+  isMeasuring = isOn = false;
+  const result = { ...figures, ...quantiles(histogram), lost, closed };
+  for (const client of clients) client.abort();
+  return result;
+}
+
+async function connect(options: LoadOptions): Promise<LoadResult> {
+  const { sessions, pid } = options;
+  const clients: RawSocket[] = [];
+  let closed = 0;
+  const before = await usageOf(pid);
+  const meter = await Meter.begin(pid);
+  await openAll(sessions, async (index) => {
+    clients[index] = await openClient(options, 2_048);
+  });
+  const figures = await meter.end(sessions);
+  for (const client of clients) {
+    listen(client, options.dialect, () => {});
+    client.closed.then(() => closed++);
+  }
+  // Memory settles a moment later.
+  await sleep(2_000);
+  const after = await usageOf(pid);
+  const result = {
+    ...figures,
+    ...(after.rssBytes === undefined || before.rssBytes === undefined
+      ? {}
+      : { kibPerSession: (after.rssBytes - before.rssBytes) / 1_024 / sessions }),
+    closed,
+  };
+  for (const client of clients) client.abort();
+  return result;
+}
+
+function quantiles(histogram: Histogram): { p50Ms: number; p99Ms: number } {
+  return { p50Ms: histogram.quantileMs(0.5), p99Ms: histogram.quantileMs(0.99) };
+}
+
+const MODES = { fanout: fanOut, echo, connect };
+
+if (import.meta.main) {
+  const { args } = Deno;
+  const mode = (argument(args, "mode") ?? "fanout") as keyof typeof MODES;
+  const dialect = DIALECTS[(argument(args, "dialect") ?? "plain") as DialectName];
+  if (MODES[mode] === undefined || dialect === undefined) {
+    throw new TypeError(
+      "Cannot run: --mode is fanout, echo or connect; --dialect plain, skein or socketio",
+    );
+  }
+  const result = await MODES[mode]({
+    port: portOf(args),
+    pid: numberArgument(args, "pid", Deno.pid),
+    dialect,
+    sessions: numberArgument(args, "sessions", 200),
+    size: Math.max(HEAD, numberArgument(args, "size", 128)),
+    window: numberArgument(args, "window", 64),
+    rate: numberArgument(args, "rate", 0),
+    topics: numberArgument(args, "topics", 1),
+    warmUpMs: numberArgument(args, "warm-up", 600),
+    measureMs: numberArgument(args, "measure", 1_800),
+  });
+  // deno-lint-ignore no-console
+  console.log(JSON.stringify(result));
+  Deno.exit(0);
+}

@@ -1,0 +1,99 @@
+/**
+ * Processes that are measured: starting them on a core, and what they use.
+ *
+ * @module
+ */
+
+/** CPU times of Linux tick a hundred times a second. */
+const TICKS_PER_SECOND = 100;
+
+/** What a process used so far. */
+export interface Usage {
+  /** User and system time, in microseconds; `undefined` where it can not be told. */
+  readonly cpuUs: number | undefined;
+  /** Resident memory, in bytes; `undefined` where it can not be told. */
+  readonly rssBytes: number | undefined;
+}
+
+/**
+ * Tells what a process uses. Linux only.
+ *
+ * @param pid The process.
+ * @returns What it used.
+ */
+export async function usageOf(pid: number): Promise<Usage> {
+  if (Deno.build.os !== "linux") return { cpuUs: undefined, rssBytes: undefined };
+  const stat = await Deno.readTextFile(`/proc/${pid}/stat`);
+  const status = await Deno.readTextFile(`/proc/${pid}/status`);
+  // The name, in parentheses, may hold spaces; user and system time are the fields 14 and 15.
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  const kib = /^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1];
+  return {
+    cpuUs: (Number(fields[11]) + Number(fields[12])) * 1_000_000 / TICKS_PER_SECOND,
+    rssBytes: kib === undefined ? undefined : Number(kib) * 1_024,
+  };
+}
+
+/**
+ * Finds out whether processes can be tied to cores.
+ *
+ * @returns Whether there are two cores and `taskset`.
+ */
+export async function canPin(): Promise<boolean> {
+  if (Deno.build.os !== "linux" || navigator.hardwareConcurrency < 2) return false;
+  try {
+    const { success } = await new Deno.Command("taskset", { args: ["-c", "0,1", "true"] }).output();
+    return success;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Makes a command, tied to a core if asked for.
+ *
+ * @param command Program and arguments.
+ * @param core The core, or `undefined` for any.
+ * @param options More for `Deno.Command`.
+ * @returns The command.
+ */
+export function commandOn(
+  command: readonly string[],
+  core: number | undefined,
+  options: Omit<Deno.CommandOptions, "args"> = {},
+): Deno.Command {
+  const [program, ...args] = core === undefined
+    ? command
+    : ["taskset", "-c", String(core), ...command];
+  return new Deno.Command(program!, { ...options, args });
+}
+
+/**
+ * Finds a port that nobody listens on.
+ *
+ * @returns The port.
+ */
+export function freePort(): number {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  return listener.addr.port;
+}
+
+/**
+ * Waits until somebody listens.
+ *
+ * @param port The port on this machine.
+ * @param withinMs How long to wait, in milliseconds.
+ * @throws {Error} If nobody does in time.
+ */
+export async function untilListening(port: number, withinMs = 60_000): Promise<void> {
+  const end = performance.now() + withinMs;
+  while (performance.now() < end) {
+    try {
+      (await Deno.connect({ hostname: "127.0.0.1", port })).close();
+      return;
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+  throw new Error(`Cannot connect: nobody listens on port ${port} after ${withinMs} ms`);
+}

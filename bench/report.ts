@@ -1,0 +1,127 @@
+/**
+ * From runs to a table.
+ *
+ * @module
+ */
+import type { LoadResult } from "./load.ts";
+import { CONTROL } from "./servers.ts";
+
+/** The runs of one server on one kind of work. */
+export interface Summary {
+  /** Lowest, median and highest of what is counted in a second. */
+  readonly perSecond: readonly [min: number, median: number, max: number];
+  /** Medians of the other figures. */
+  readonly median: LoadResult;
+  /** All runs, as they were. */
+  readonly runs: readonly LoadResult[];
+}
+
+/** All results of a batch. */
+export interface Report {
+  /** The day. */
+  readonly when: string;
+  /** The machine, without its name. */
+  readonly where: string;
+  /** Deno's version. */
+  readonly deno: string;
+  /** Node's version, where it was used. */
+  readonly node?: string;
+  /** Whether server and generator had a core each. */
+  readonly isPinned: boolean;
+  /** Whether it was a short one. */
+  readonly isQuick: boolean;
+  /** Runs of each. */
+  readonly runs: number;
+  /** By work, then by server. */
+  readonly work: readonly {
+    readonly name: string;
+    readonly title: string;
+    readonly unit: string;
+    readonly servers: readonly (Summary & { readonly name: string; readonly title: string })[];
+  }[];
+}
+
+/**
+ * Sums up the runs of one server.
+ *
+ * @param runs At least one.
+ * @returns The summary.
+ */
+export function summarize(runs: readonly LoadResult[]): Summary {
+  const median: Record<string, number> = {};
+  for (const key of Object.keys(runs[0]!) as (keyof LoadResult)[]) {
+    const values = sorted(runs.map((run) => run[key]).filter((value) => value !== undefined));
+    // What must not happen counts if it happened once.
+    const isFault = key === "lost" || key === "disordered" || key === "closed";
+    median[key] = isFault ? values.at(-1)! : middle(values);
+  }
+  const perSecond = sorted(runs.map((run) => run.perSecond));
+  return {
+    perSecond: [perSecond[0]!, middle(perSecond), perSecond.at(-1)!],
+    median: median as unknown as LoadResult,
+    runs,
+  };
+}
+
+/**
+ * Writes the results as Markdown.
+ *
+ * @param report The results.
+ * @returns One table for each kind of work.
+ */
+export function tableOf(report: Report): string {
+  const { when, where, deno, node, runs, isPinned, isQuick } = report;
+  const lines = [
+    `${when}; ${where}; Deno ${deno}${node === undefined ? "" : `, Node ${node}`}; ` +
+    `${runs} ${runs === 1 ? "run" : "runs"} each${isQuick ? ", quick" : ""}; ` +
+    (isPinned ? "server and generator on a core each." : "not pinned to cores."),
+  ];
+  for (const { title, unit, servers } of report.work) {
+    const control = servers.find(({ name }) => name === CONTROL);
+    lines.push(
+      "",
+      `**${title}**`,
+      "",
+      `| server | ${unit} min / median / max | of bare | CPU us each | of bare | p50 ms | p99 ms | KiB a session | generator CPU % | lost, out of order, closed |`,
+      "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    );
+    for (const { title, perSecond, median } of servers) {
+      const cells = [
+        title,
+        perSecond.map(amount).join(" / "),
+        ratio(perSecond[1], control?.perSecond[1]),
+        fixed(median.cpuUs, 2),
+        ratio(median.cpuUs, control?.median.cpuUs),
+        fixed(median.p50Ms, 2),
+        fixed(median.p99Ms, 2),
+        fixed(median.kibPerSession, 1),
+        fixed(median.generatorPercent, 0),
+        `${median.lost ?? 0}, ${median.disordered ?? 0}, ${median.closed}`,
+      ];
+      lines.push(`| ${cells.join(" | ")} |`);
+    }
+  }
+  return lines.join("\n");
+}
+
+function sorted(values: readonly number[]): number[] {
+  return values.toSorted((a, b) => a - b);
+}
+
+function middle(values: readonly number[]): number {
+  const half = values.length >> 1;
+  return values.length % 2 === 1 ? values[half]! : (values[half - 1]! + values[half]!) / 2;
+}
+
+function amount(value: number): string {
+  if (value >= 1_000_000) return `${(value / 1_000_000).toFixed(2)} M`;
+  return value >= 10_000 ? `${(value / 1_000).toFixed(0)} k` : value.toFixed(0);
+}
+
+function fixed(value: number | undefined, digits: number): string {
+  return value === undefined ? "" : value.toFixed(digits);
+}
+
+function ratio(value: number | undefined, control: number | undefined): string {
+  return value === undefined || !control ? "" : (value / control).toFixed(2);
+}

@@ -1,0 +1,82 @@
+/**
+ * What a client can be told, and what it tells.
+ *
+ * @module
+ */
+import type { CloseInfo } from "../errors.ts";
+import type { Connection } from "../transport/connection.ts";
+import type { BackoffOptions } from "./backoff.ts";
+import type { AnyContract } from "./contract.ts";
+import type { OutboxOptions } from "./outbox.ts";
+import type { WaitOptions } from "./session.ts";
+import type { SessionHandlers, SessionLimits } from "./settings.ts";
+
+/** A value, or what makes one anew for each connection. */
+export type Fresh<T> = T | (() => T | Promise<T>);
+
+/** How a client is doing. */
+export type ClientStatus =
+  | { readonly name: "connecting" }
+  | { readonly name: "connected"; readonly session: string; readonly transport: string }
+  | {
+    readonly name: "reconnecting";
+    /** Attempts since the last session that held. */
+    readonly attempt: number;
+    /** How long the client waits, in milliseconds. */
+    readonly delayMs: number;
+    /** When it tries again, in milliseconds since the Unix epoch. */
+    readonly retryAt: number;
+    /** How the last session, or the last attempt, ended. */
+    readonly cause: CloseInfo;
+  }
+  | { readonly name: "refused"; readonly cause: CloseInfo }
+  | { readonly name: "closed"; readonly cause: CloseInfo };
+
+/** Opens a connection; how is the platform's matter. */
+export type Dialer = (
+  url: string | URL,
+  options: {
+    readonly protocols: readonly string[];
+    readonly signal: AbortSignal;
+    readonly timeoutMs: number;
+    readonly headers?: HeadersInit;
+  },
+) => Promise<Connection>;
+
+/**
+ * Options of a client.
+ *
+ * @typeParam C The contract.
+ */
+export interface ClientOptions<C extends AnyContract = AnyContract>
+  extends SessionLimits, Omit<SessionHandlers<unknown, C, "client">, "onClose" | "onOpen"> {
+  /** Topics and their schemas, the same as the server's. */
+  readonly contract?: C;
+  /** Token, sent in band before anything else; a function is asked anew for each connection. */
+  readonly token?: Fresh<string>;
+  /** Request headers; Deno only. */
+  readonly headers?: HeadersInit;
+  /**
+   * How long one attempt to connect may take, in milliseconds.
+   *
+   * @default {10000}
+   */
+  readonly connectTimeoutMs?: number;
+  /** Delays between attempts. */
+  readonly backoff?: BackoffOptions;
+  /** Bounds of what is said while not connected. */
+  readonly outbox?: OutboxOptions;
+  /** Closes the client. */
+  readonly signal?: AbortSignal;
+}
+
+/** Options for a request of a client. */
+export interface ClientRequestOptions extends WaitOptions {
+  /**
+   * Asks again if the connection is lost before the answer came. The server may
+   * get such a request twice: it has to be one that can be repeated.
+   *
+   * @default {false}
+   */
+  readonly resend?: boolean;
+}

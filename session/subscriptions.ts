@@ -1,0 +1,119 @@
+/**
+ * The subscriptions of a client, carried from one session to the next.
+ *
+ * @module
+ */
+import type { AnyContract } from "./contract.ts";
+import { coreOf, type Session } from "./session.ts";
+import { Subscription, type SubscriptionOwner } from "./subscription.ts";
+import { checkTopic } from "./topic_pattern.ts";
+
+/** Subscriptions asked for at once: half of what a server lets wait by default. */
+const MAX_ASKED_AT_ONCE = 32;
+
+/** All subscriptions of one client. */
+export class Subscriptions<C extends AnyContract> {
+  readonly #all = new Map<string, Subscription<C>>();
+  /** Those that the session is still to be asked for, the first to go first. */
+  #waiting: Subscription<C>[] = [];
+  #asking = 0;
+  #session: Session | undefined;
+  /** Checks what subscriptions still hold, also once it is closed. */
+  #last: Session | undefined;
+
+  /**
+   * Subscribes, now or once there is a session.
+   *
+   * @throws {TypeError} If there is a subscription to the topic already.
+   */
+  add(topic: string): Subscription<C> {
+    checkTopic(topic, "subscribe");
+    if (this.#all.has(topic)) {
+      throw new TypeError(`Cannot subscribe: there is a subscription to "${topic}" already`);
+    }
+    const owner: SubscriptionOwner = {
+      check: (incoming) => coreOf(this.#last!).inbound.check(incoming),
+      end: () => this.#leave(subscription),
+    };
+    const subscription: Subscription<C> = new Subscription(topic, owner);
+    this.#all.set(topic, subscription);
+    this.#waiting.push(subscription);
+    this.#pump();
+    return subscription;
+  }
+
+  /** Asks a new session for all of them. */
+  resume(session: Session): void {
+    this.#session = this.#last = session;
+    this.#waiting = [...this.#all.values()];
+    // Before anything is asked: what the server sends at once is theirs already.
+    for (const subscription of this.#waiting) {
+      this.#route(session, subscription.topic, subscription);
+    }
+    this.#pump();
+  }
+
+  /** The session is over. */
+  lose(): void {
+    this.#session = undefined;
+    this.#waiting = [];
+    for (const subscription of this.#all.values()) subscription.lose();
+  }
+
+  /** Ends all of them. */
+  end(error: unknown): void {
+    for (const subscription of this.#all.values()) subscription.end(error);
+    this.#all.clear();
+    this.#waiting = [];
+  }
+
+  #pump(): void {
+    const session = this.#session;
+    while (session?.isReady && this.#asking < MAX_ASKED_AT_ONCE) {
+      const next = this.#waiting.shift();
+      if (next === undefined) return;
+      this.#asking++;
+      void this.#ask(session, next).finally(() => {
+        this.#asking--;
+        this.#pump();
+      });
+    }
+  }
+
+  async #ask(session: Session, subscription: Subscription<C>): Promise<void> {
+    const { topic } = subscription;
+    // It may have been left while others were asked for.
+    if (this.#all.get(topic) !== subscription) return;
+    this.#route(session, topic, subscription);
+    try {
+      await session.subscribe(topic);
+      subscription.confirm();
+    } catch (error) {
+      // Lost on the way: the next session asks again.
+      if (session.isClosed) return;
+      subscription.end(error);
+      if (this.#all.get(topic) !== subscription) return;
+      this.#all.delete(topic);
+      this.#route(session, topic, undefined);
+    }
+  }
+
+  async #leave(subscription: Subscription<C>): Promise<void> {
+    const { topic } = subscription;
+    if (this.#all.get(topic) !== subscription) return;
+    this.#all.delete(topic);
+    const session = this.#session;
+    if (session === undefined || !session.isReady) return;
+    this.#route(session, topic, undefined);
+    try {
+      await session.unsubscribe(topic);
+    } catch (error) {
+      // With the session the server's side of it is gone too.
+      if (!session.isClosed) throw error;
+    }
+  }
+
+  #route(session: Session, topic: string, sink: Subscription<C> | undefined): void {
+    coreOf(session).inbound.route(topic, sink);
+  }
+}

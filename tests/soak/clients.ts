@@ -1,0 +1,125 @@
+/**
+ * Clients of the soak test: raw sockets that answer pings, count what they get,
+ * and time it.
+ *
+ * @module
+ */
+import type { Histogram } from "../../bench/histogram.ts";
+import { RawSocket } from "../../bench/raw_socket.ts";
+
+/** What a measured topic carries. */
+interface Stamped {
+  readonly sequence: number;
+  readonly sentUs: number;
+}
+
+/** One client of `skein.1`, or a plain one. */
+export class SoakClient {
+  /** The socket. */
+  readonly socket: RawSocket;
+  /** Where times go, while somebody wants them. */
+  histogram: Histogram | undefined;
+  /** Messages that came, by topic. */
+  readonly received = new Map<string, number>();
+  /** Messages that were missing, or not in order, on topics that number them. */
+  gaps = 0;
+  /** Messages that the server said it dropped. */
+  dropped = 0;
+  #next = -1;
+  #answers: (() => void)[] = [];
+  readonly #decoder = new TextDecoder();
+
+  private constructor(socket: RawSocket) {
+    this.socket = socket;
+    socket.onFrame = (payload) => this.#read(this.#decoder.decode(payload));
+    socket.start();
+  }
+
+  /** Opens a client. */
+  static async open(port: number, isSkein = true, bufferBytes = 8_192): Promise<SoakClient> {
+    return new SoakClient(
+      await RawSocket.open(port, { bufferBytes, ...(isSkein ? { protocol: "skein.1" } : {}) }),
+    );
+  }
+
+  /** Subscribes through the server's handler. */
+  async subscribe(topic: string): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#answers.push(resolve);
+    void this.socket.closed.then(({ code }) =>
+      reject(new Error(`Cannot subscribe: closed with ${code}`))
+    );
+    this.socket.send(JSON.stringify({ topic: "sub", data: topic }));
+    await promise;
+  }
+
+  /** Publishes on a topic. */
+  publish(topic: string, data: unknown): void {
+    this.socket.send(JSON.stringify({ topic, data }));
+  }
+
+  #read(frame: string): void {
+    for (const text of frame.split("\n")) {
+      const envelope = JSON.parse(text);
+      if (envelope.ping !== undefined) this.socket.send(`{"pong":${envelope.ping}}`);
+      else if (envelope.dropped !== undefined) this.dropped += envelope.dropped;
+      else if (envelope.topic === "subok") this.#answers.shift()?.();
+      else if (envelope.topic !== undefined) {
+        this.received.set(envelope.topic, (this.received.get(envelope.topic) ?? 0) + 1);
+        if (envelope.topic === TIMED) this.#time(envelope.data);
+      }
+    }
+  }
+
+  #time({ sequence, sentUs }: Stamped): void {
+    if (this.#next >= 0 && sequence !== this.#next) this.gaps++;
+    this.#next = sequence + 1;
+    this.histogram?.add(performance.now() * 1_000 - sentUs);
+  }
+}
+
+/** The topic whose messages are numbered and timed. */
+export const TIMED = "timed";
+
+/** Opens many, a few at a time. */
+export async function openMany(
+  count: number,
+  open: (index: number) => Promise<SoakClient>,
+): Promise<SoakClient[]> {
+  const clients: SoakClient[] = [];
+  let next = 0;
+  await Promise.all(Array.from({ length: Math.min(count, 64) }, async () => {
+    while (next < count) {
+      const index = next++;
+      clients[index] = await open(index);
+    }
+  }));
+  return clients;
+}
+
+/** Publishes at a steady rate, and calls back for each. */
+export class Pacer {
+  #sequence = 0;
+  readonly #publisher: SoakClient;
+
+  /** Publishes through this client. */
+  constructor(publisher: SoakClient) {
+    this.#publisher = publisher;
+  }
+
+  /** Publishes numbered messages to the timed topic for some time. */
+  async run(perSecond: number, forMs: number, also: () => void = () => {}): Promise<number> {
+    const start = performance.now();
+    let sent = 0;
+    while (performance.now() - start < forMs) {
+      const owed = (performance.now() - start) / 1_000 * perSecond;
+      for (; sent < owed; sent++) {
+        const sentUs = performance.now() * 1_000;
+        this.#publisher.publish(TIMED, { sequence: this.#sequence++, sentUs });
+        also();
+      }
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    return sent;
+  }
+}

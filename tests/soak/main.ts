@@ -1,0 +1,318 @@
+/**
+ * The soak test: many idle sessions, peers that stop reading, and sessions that
+ * come and go in all ways, good and bad; at the end nothing may be left.
+ *
+ * ```sh
+ * deno task soak --short
+ * ```
+ *
+ * One line for each check; the exit code is 1 if one failed. `--short` takes less
+ * than a minute: smaller numbers, the same checks. Clients are raw sockets in this
+ * process, the server is a process of its own.
+ *
+ * @module
+ */
+import { Histogram } from "../../bench/histogram.ts";
+import type { OverflowPolicy } from "../../mod.ts";
+import { openMany, Pacer, SoakClient, TIMED } from "./clients.ts";
+import { openFileLimit, sleep, SoakServer } from "./processes.ts";
+
+const isShort = Deno.args.includes("--short");
+
+/** Files that a process needs beside its sockets. */
+const SPARE_FILES = 200;
+
+/** Memory of the server per idle session: the runtime's socket has most of it. */
+const MOST_KIB_PER_SESSION = 64;
+
+/**
+ * The heartbeat during churn. Deno keeps a plain socket that was aborted until its idle timer
+ * fires, after the heartbeat's patience; the memory is measured after that.
+ */
+const CHURN_HEARTBEAT_MS = 1_000;
+const CHURN_SETTLED_MS = 4_000;
+
+/** What the heap may have grown by between the first rounds of churn and the last. */
+const MOST_HEAP_GROWTH_BYTES = 2 * 1_048_576;
+
+/** The same for resident memory, which the allocator gives back late. */
+const MOST_RSS_GROWTH_BYTES = 96 * 1_048_576;
+
+/** A session that waits for a stalled peer may hold its queue and what the wire took, not more. */
+const MOST_STALLED_BYTES = 32 * 1_048_576;
+
+/** Others may be this much slower while one peer is stalled. */
+const MOST_SLOWDOWN = 2;
+const SLACK_MS = 20;
+
+/** A machine that does other work too stalls now and then: what is only that does not come thrice. */
+const MOST_ATTEMPTS = 3;
+
+let passed = 0;
+let failed = 0;
+
+function check(what: string, isRight: boolean, detail: string): void {
+  if (isRight) passed++;
+  else failed++;
+  say(`${isRight ? "ok  " : "FAIL"} ${what}: ${detail}`);
+}
+
+function say(text: string): void {
+  // deno-lint-ignore no-console
+  console.log(text);
+}
+
+function mib(bytes: number): string {
+  return `${(bytes / 1_048_576).toFixed(1)} MiB`;
+}
+
+function counted(codes: readonly number[]): string {
+  const counts = Object.entries(Object.groupBy(codes, String));
+  return counts.map(([code, list]) => `${list!.length} x ${code}`).join(", ");
+}
+
+/** Idle sessions, active ones among them, and a drain. */
+async function soakIdle(): Promise<void> {
+  let idle = isShort ? 1_000 : 10_000;
+  const active = isShort ? 50 : 500;
+  const limit = await openFileLimit();
+  if (idle + active + SPARE_FILES > limit) {
+    idle = limit - active - SPARE_FILES;
+    say(`     ulimit -n is ${limit}: ${idle} idle sessions instead; raise it for all of them`);
+  }
+  await using server = await SoakServer.start();
+  const before = await server.stats();
+  const openedAt = performance.now();
+  const idlers = await openMany(
+    idle,
+    (index) => SoakClient.open(server.port, index % 2 === 0, 1_024),
+  );
+  const tookMs = performance.now() - openedAt;
+  const after = await server.until(({ sessions }) => sessions === idle, 5_000);
+  const kib = (after.rssBytes - before.rssBytes) / 1_024 / idle;
+  check("idle sessions are there", after.sessions === idle, `${idle} in ${tookMs.toFixed(0)} ms`);
+  check(
+    `an idle session takes at most ${MOST_KIB_PER_SESSION} KiB`,
+    kib <= MOST_KIB_PER_SESSION,
+    `${kib.toFixed(1)} KiB, ${mib(after.rssBytes)} in all`,
+  );
+
+  const histogram = new Histogram();
+  const workers = await openMany(active, async () => {
+    const client = await SoakClient.open(server.port);
+    await client.subscribe(TIMED);
+    return client;
+  });
+  const pacer = new Pacer(workers[0]!);
+  await pacer.run(20, 500);
+  for (const worker of workers) worker.histogram = histogram;
+  // In full, longer than the heartbeat's patience: whoever does not answer pings is gone by then.
+  const sent = await pacer.run(20, isShort ? 4_000 : 90_000);
+  await sleep(300);
+  const [p50Ms, p99Ms] = [histogram.quantileMs(0.5), histogram.quantileMs(0.99)];
+  check(
+    "active sessions get everything in order, beside the idle ones",
+    histogram.count === sent * active && workers.every(({ gaps }) => gaps === 0),
+    `${histogram.count} deliveries, p50 ${p50Ms.toFixed(2)} ms, p99 ${p99Ms.toFixed(2)} ms`,
+  );
+  const all = [...idlers, ...workers];
+  const still = await server.stats();
+  check("nobody was lost meanwhile", still.sessions === all.length, `${still.sessions} sessions`);
+
+  const ends = Promise.all(all.map(({ socket }) => socket.closed));
+  const withinMs = isShort ? 2_000 : 10_000;
+  const report = await server.drain(withinMs);
+  const codes = (await Promise.race([ends, sleep(10_000).then(() => [])])).map(({ code }) => code);
+  check(
+    "a drain ends every session, and every peer sees why",
+    codes.length === all.length && codes.every((code) => code === 4503),
+    `${counted(codes)} in ${report.tookMs} ms`,
+  );
+  check("a drain cuts nobody", report.cut === 0, `${report.closed} closed, ${report.cut} cut`);
+  const empty = await server.stats();
+  check(
+    "nothing is left after a drain",
+    empty.sessions === 0 && empty.topics === 0,
+    `${empty.sessions} sessions, ${empty.topics} topics, ${mib(empty.rssBytes)}`,
+  );
+}
+
+/** One peer of many stops reading. */
+async function soakStalled(policy: OverflowPolicy, attempt = 1): Promise<void> {
+  const others = isShort ? 100 : 200;
+  const phaseMs = isShort ? 2_000 : 8_000;
+  await using server = await SoakServer.start(policy);
+  const clients = await openMany(others, async () => {
+    const client = await SoakClient.open(server.port);
+    await client.subscribe(TIMED);
+    return client;
+  });
+  const publisher = clients[0]!;
+  // The flood goes to this one alone, whether it reads or not, so that both phases are the same
+  // work. It is larger than the kernel's buffers.
+  const one = await SoakClient.open(server.port, true, 131_072);
+  await one.subscribe("flood");
+  let flooded = 0;
+  const flood = () => {
+    flooded++;
+    publisher.publish("flood", FLOOD);
+  };
+  const pacer = new Pacer(publisher);
+  await pacer.run(100, 500, flood);
+  const without = await phase(clients, pacer, phaseMs, flood);
+  const before = await server.stats();
+  one.socket.pause();
+  const during = await phase(clients, pacer, phaseMs, flood);
+  const stats = await server.stats();
+  const bound = without * MOST_SLOWDOWN + SLACK_MS;
+  if (during > bound && attempt < MOST_ATTEMPTS) {
+    say(`     ${policy}: p99 ${during.toFixed(2)} ms, ${without.toFixed(2)} ms without; once more`);
+    return await soakStalled(policy, attempt + 1);
+  }
+  check(
+    `${policy}: others are at most ${MOST_SLOWDOWN} times slower, and ${SLACK_MS} ms`,
+    during <= bound,
+    `p99 ${during.toFixed(2)} ms with a stalled peer, ${without.toFixed(2)} ms without`,
+  );
+  const gaps = clients.reduce((sum, client) => sum + client.gaps, 0);
+  check(`${policy}: others get everything in order`, gaps === 0, `${gaps} gaps`);
+  const grown = stats.rssBytes - before.rssBytes;
+  check(
+    `${policy}: the server holds at most ${mib(MOST_STALLED_BYTES)} for it`,
+    grown <= MOST_STALLED_BYTES,
+    mib(grown),
+  );
+  if (policy === "close") {
+    const count = stats.closeCodes["4507"] ?? 0;
+    check("close: it is closed with 4507", count === 1 && stats.sessions === others, `${count}`);
+    return;
+  }
+  check(
+    `${policy}: it stays, and messages are dropped`,
+    stats.sessions === others + 1 && stats.dropped > 0,
+    `${stats.dropped} dropped`,
+  );
+  one.socket.start();
+  const total = () => (one.received.get("flood") ?? 0) + one.dropped;
+  for (let i = 0; i < 100 && total() < flooded; i++) await sleep(50);
+  check(
+    `${policy}: back again, it is told of all that it missed`,
+    total() === flooded && one.dropped === (await server.stats()).dropped,
+    `${one.received.get("flood")} received and ${one.dropped} dropped of ${flooded}`,
+  );
+}
+
+const FLOOD = "x".repeat(131_072);
+
+async function phase(
+  clients: readonly SoakClient[],
+  pacer: Pacer,
+  forMs: number,
+  also: () => void,
+): Promise<number> {
+  const histogram = new Histogram();
+  for (const client of clients) client.histogram = histogram;
+  await pacer.run(100, forMs, also);
+  await sleep(200);
+  for (const client of clients) client.histogram = undefined;
+  return histogram.quantileMs(0.99);
+}
+
+/** Sessions that come and go, some of them rudely. */
+async function soakChurn(): Promise<void> {
+  const rounds = isShort ? 8 : 60;
+  const each = isShort ? 100 : 250;
+  await using server = await SoakServer.start("close", CHURN_HEARTBEAT_MS);
+  const isEmpty = { sessions: 0, topics: 0, present: 0, reserved: 0 };
+  const hasNothing = (stats: typeof isEmpty) =>
+    Object.keys(isEmpty).every((key) => stats[key as keyof typeof isEmpty] === 0);
+  const settled = async () => {
+    await server.until(hasNothing, 15_000);
+    await sleep(CHURN_SETTLED_MS);
+    return await server.stats();
+  };
+  // The first rounds warm up: code is compiled, and tables grow to their size.
+  const warmUps = Math.max(2, rounds >> 2);
+  let before = await server.stats();
+  let opened = 0;
+  for (let round = 0; round < rounds; round++) {
+    if (round === warmUps) before = await settled();
+    opened += await churn(server.port, each);
+  }
+  const after = await settled();
+  check(
+    "after churn nothing is left",
+    hasNothing(after),
+    `${opened} connections; ${after.sessions} sessions, ${after.topics} topics, ` +
+      `${after.present} present, ${after.reserved} reserved`,
+  );
+  const heap = after.heapBytes - before.heapBytes;
+  check(
+    `churn leaves at most ${mib(MOST_HEAP_GROWTH_BYTES)} in the heap`,
+    heap <= MOST_HEAP_GROWTH_BYTES,
+    `${mib(heap)} more than after ${warmUps} rounds`,
+  );
+  const rss = after.rssBytes - before.rssBytes;
+  check(
+    `churn leaves at most ${mib(MOST_RSS_GROWTH_BYTES)} of resident memory`,
+    rss <= MOST_RSS_GROWTH_BYTES,
+    mib(rss),
+  );
+  const last = await SoakClient.open(server.port);
+  await last.subscribe(TIMED);
+  last.publish(TIMED, { sequence: 0, sentUs: 0 });
+  await sleep(200);
+  check("the server still serves", last.received.get(TIMED) === 1, "one message there and back");
+  last.socket.abort();
+}
+
+const ENDINGS = ["close", "abort", "mid-frame", "mid-handshake", "violation"] as const;
+
+async function churn(port: number, count: number): Promise<number> {
+  await Promise.all(Array.from({ length: count }, async (_, index) => {
+    const ending = ENDINGS[index % ENDINGS.length]!;
+    if (ending === "mid-handshake") return await breakHandshake(port, index);
+    const client = await SoakClient.open(port, index % 2 === 0, 2_048);
+    await client.subscribe(`churn:${index % 7}`);
+    if (index % 2 === 0) {
+      client.socket.send(JSON.stringify({ subscribe: `room:${index % 5}`, id: 1 }));
+    }
+    client.publish(`churn:${index % 7}`, index);
+    await sleep(index % 20);
+    if (ending === "close") {
+      client.socket.close();
+      await Promise.race([client.socket.closed, sleep(5_000)]);
+    } else if (ending === "mid-frame") {
+      // A text frame of 100 bytes, of which two come.
+      client.socket.sendRaw(new Uint8Array([0x81, 0x80 | 100, 0, 0, 0, 0, 123, 34]));
+      await sleep(5);
+    } else if (ending === "violation") {
+      // A frame without a mask, which a server has to refuse.
+      client.socket.sendRaw(new Uint8Array([0x81, 2, 123, 125]));
+      await Promise.race([client.socket.closed, sleep(100)]);
+    }
+    client.socket.abort();
+  }));
+  return count;
+}
+
+async function breakHandshake(port: number, index: number): Promise<void> {
+  using connection = await Deno.connect({ hostname: "127.0.0.1", port });
+  const request = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n" +
+    "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+  // Half of them leave in the middle of the request, the others before its answer.
+  const part = index % 2 === 0 ? request.slice(0, 60) : request;
+  await connection.write(new TextEncoder().encode(part));
+}
+
+const startedAt = performance.now();
+await soakIdle();
+for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as const) {
+  await soakStalled(policy);
+}
+await soakChurn();
+say(
+  `${passed} passed, ${failed} failed (${((performance.now() - startedAt) / 1_000).toFixed(0)} s)`,
+);
+Deno.exit(failed === 0 ? 0 : 1);
