@@ -33,7 +33,11 @@ export interface RequestInfo {
 
 /** What `authenticate` gets to see. */
 export interface AuthenticationContext {
-  /** The request that began the session: its URL, headers and cookies. */
+  /**
+   * The request that began the session: its URL, headers and cookies. For a
+   * token that comes in band, it has the headers that the session keeps
+   * (`keepsHeaders`), and no cookies unless they are among them.
+   */
   readonly request: Request;
   /** The bearer token, from the header, from `?token=`, or sent in band. */
   readonly token: string | undefined;
@@ -73,8 +77,8 @@ export interface AdmissionOptions<V> extends OriginRules {
   readonly userOf?: (value: V) => string;
   /**
    * Lets a `skein.1` client that has no token, and no cookie that `authenticate`
-   * takes, connect and say its token first: within 5 seconds and 8 KiB, before
-   * anything else is read.
+   * takes, connect and say its token first: within `session.handshakeTimeoutMs` (5
+   * seconds) and 8 KiB, before anything else is read.
    *
    * @default {false}
    */
@@ -254,7 +258,7 @@ export class Admission<V> {
     reservation: Reservation,
     who: { value: unknown; user: string | undefined; awaitsToken: boolean },
   ): Response {
-    const { url } = request;
+    const url = withoutToken(request.url);
     // After the upgrade the runtime can not read them any more.
     const headers = this.#keptHeaders(request.headers);
     let accepted: ReturnType<WebSocketEngine>;
@@ -404,6 +408,14 @@ function tokenOf(request: Request): string | undefined {
   if (scheme?.toLowerCase() === "bearer" && token) return token;
   if (!request.url.includes("token=")) return undefined;
   return new URL(request.url).searchParams.get("token") ?? undefined;
+}
+
+/** A session remembers where it came to, not by which secret. */
+function withoutToken(url: string): string {
+  if (!url.includes("token=")) return url;
+  const clean = new URL(url);
+  clean.searchParams.delete("token");
+  return clean.href;
 }
 
 function pathMatcher(path: string | undefined): (url: string) => boolean {

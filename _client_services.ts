@@ -53,7 +53,9 @@ export function clientServices(options: ClientServicesOptions): SessionServices 
   const router = contract && compileContract(contract, "client");
 
   async function check(session: Session, topic: string, action: AuthorizedAction): Promise<void> {
-    if (authorize !== undefined && await authorize(session, topic, action)) return;
+    // Notices are the server's to give, and go to those who are in the room.
+    const isNotice = topic.startsWith(PRESENCE);
+    if (!isNotice && authorize !== undefined && await authorize(session, topic, action)) return;
     throw new RequestError("forbidden", `This session may not ${action} "${topic}"`);
   }
 
@@ -97,9 +99,6 @@ export function clientServices(options: ClientServicesOptions): SessionServices 
 
     async publish(session, topic, data) {
       await check(session, topic, "publish");
-      if (topic.startsWith(PRESENCE)) {
-        throw new RequestError("forbidden", "Presence is told by the server alone");
-      }
       const match = router?.match(topic);
       // What is asked, not told, would be invalid for everybody who gets it.
       if (router !== undefined && match?.kind !== "message") {

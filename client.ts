@@ -102,7 +102,8 @@ export {
  * @typeParam C The contract.
  */
 export interface DialOptions<C extends AnyContract = AnyContract>
-  extends Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "services" | "turn"> {
+  extends
+    Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "services" | "turn" | "heartbeat"> {
   /** Token, sent in band before anything else. */
   readonly token?: string;
   /**

@@ -36,7 +36,7 @@ export const CloseCode = {
   timedOut: 4408,
   /** One message was larger than this end takes. */
   tooLarge: 4413,
-  /** A limit of sessions, requests or messages was reached. */
+  /** A limit of sessions, per server, user or address, was reached. */
   tooMany: 4429,
   /** A handler of the application failed. */
   handlerFailed: 4500,
@@ -277,8 +277,8 @@ export interface RequestFailure {
 }
 
 /**
- * The answer to a request, when it is a failure. It is the only error whose
- * text crosses the wire: a handler throws it to tell its asker what is wrong.
+ * The answer to a request, when it is a failure. It is the only error of a
+ * handler whose text crosses the wire: a handler throws it to tell its asker what is wrong.
  *
  * Skein's own failure codes: `malformed`, `invalid` (the data does not fit the
  * contract; `path` says where), `unknown-topic`, `unauthenticated`,

@@ -61,6 +61,12 @@ export interface ServerLimits {
    * @default {128}
    */
   readonly maxTopicsPerSession?: number;
+  /**
+   * How often closed sessions are looked for, in milliseconds: a safety net, since they leave by themselves.
+   *
+   * @default {60000}
+   */
+  readonly cleanupIntervalMs?: number;
 }
 
 /**

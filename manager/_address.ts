@@ -7,9 +7,10 @@
 /** Longest text kept of what is no address; a key costs memory for as long as its session lives. */
 const MAX_KEY_LENGTH = 64;
 
-/** `1.2.3.4:5678` and `[2001:db8::1]:5678`, as some proxies write it. */
 /** By far the most frequent, and its own key. */
 const IPV4 = /^\d{1,3}(\.\d{1,3}){3}$/;
+
+/** `1.2.3.4:5678` and `[2001:db8::1]:5678`, as some proxies write it. */
 const WITH_PORT = /^(?:\[([^\]]*)\]|(\d+\.\d+\.\d+\.\d+))(?::\d+)?$/;
 
 const IPV6 = /^[0-9a-f:.]+$/;

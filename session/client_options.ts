@@ -49,7 +49,9 @@ export type Dialer = (
  * @typeParam C The contract.
  */
 export interface ClientOptions<C extends AnyContract = AnyContract>
-  extends SessionLimits, Omit<SessionHandlers<unknown, C, "client">, "onClose" | "onOpen"> {
+  extends
+    Omit<SessionLimits, "heartbeat">,
+    Omit<SessionHandlers<unknown, C, "client">, "onClose" | "onOpen"> {
   /** Topics and their schemas, the same as the server's. */
   readonly contract?: C;
   /** Token, sent in band before anything else; a function is asked anew for each connection. */

@@ -45,6 +45,8 @@ export interface ControlHost {
   post(envelope: OutgoingEnvelope): void;
   /** Counts an input that makes no sense. */
   countInvalid(): void;
+  /** The token came, and is looked at: that has a time of its own. */
+  tokenCame(): void;
   /** The session is established. */
   connected(hello?: Hello): void;
   /** Who the peer is, by its token. */
@@ -121,6 +123,7 @@ export class Controls {
       );
     }
     this.#isChecking = true;
+    this.#host.tokenCame();
     if (typeof frame !== "string" || exceedsBytes(frame, MAX_TOKEN_BYTES)) {
       return this.#host.refuse(
         CloseCode.unauthenticated,
@@ -251,9 +254,8 @@ export class Controls {
 
   #serviceFailed(envelope: ServiceEnvelope, error: unknown): void {
     this.fail(envelope.id ?? null, failureOf(error));
-    if (error instanceof RequestError || error instanceof AuthenticationError) {
-      return this.#host.countInvalid();
-    }
+    // A refusal is an answer, and no fault of the peer.
+    if (error instanceof RequestError || error instanceof AuthenticationError) return;
     report(this.#settings, error, this.#host.session);
     this.#host.abort(CloseCode.handlerFailed, "A handler failed", error);
   }

@@ -309,6 +309,11 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     this.user = user;
   }
 
+  /** The token came, and is looked at: that has a time of its own. */
+  tokenCame(): void {
+    this.#giveUpAfter(this.settings.requestTimeoutMs, "answer to the token");
+  }
+
   /** The session is established. */
   connected(hello?: Hello): void {
     if (this.state !== "connecting" || this.ending !== undefined) return;
@@ -398,23 +403,29 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
   }
 
   #greet(token: string | undefined): void {
-    const { side, handshakeTimeoutMs } = this.settings;
+    const { side, handshakeTimeoutMs, requestTimeoutMs } = this.settings;
     const awaitsHello = this.joins && side === "client";
     if (!awaitsHello && !this.#awaitsToken) return this.connected();
-    const what = awaitsHello ? "hello" : "token";
-    this.#timer = setTimeout(() => {
-      const error = new TimeoutError(
-        `Cannot wait for the ${what} longer than ${handshakeTimeoutMs} ms`,
-        handshakeTimeoutMs,
-      );
-      this.abort(CloseCode.timedOut, `No ${what} in time`, error);
-    }, handshakeTimeoutMs);
-    if (!awaitsHello || token === undefined) return;
+    // A server that looks at a token answers in its time.
+    if (!awaitsHello) return this.#giveUpAfter(handshakeTimeoutMs, "token");
+    this.#giveUpAfter(token === undefined ? handshakeTimeoutMs : requestTimeoutMs, "hello");
+    if (token === undefined) return;
     this.authenticate(token, {}).catch((error) => {
       // A server that refuses closes too, and its code says whether to try again.
       if (error instanceof RequestError && this.state === "connecting") return;
       this.abort(CloseCode.unauthenticated, "The token was not accepted", error);
     });
+  }
+
+  #giveUpAfter(timeoutMs: number, what: string): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      const error = new TimeoutError(
+        `Cannot wait for the ${what} longer than ${timeoutMs} ms`,
+        timeoutMs,
+      );
+      this.abort(CloseCode.timedOut, `No ${what} in time`, error);
+    }, timeoutMs);
   }
 
   #sayHello(): void {

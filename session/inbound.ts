@@ -17,6 +17,9 @@ import type { SessionSettings } from "./settings.ts";
 import { validate, type Validation } from "./standard_schema.ts";
 import { exceedsBytes } from "./utf8.ts";
 
+/** Invalid messages are counted anew after so many milliseconds. */
+const INVALID_WINDOW_MS = 60_000;
+
 /** A message that was read, but not checked. */
 export interface Incoming {
   /** Its topic. */
@@ -58,6 +61,8 @@ export interface InboundStats {
   readonly receivedBytes: number;
   /** Messages that wait to be handled. */
   readonly waitingMessages: number;
+  /** Messages that were discarded because nobody ever read any. */
+  readonly unreadMessages: number;
   /** Malformed or invalid messages. */
   readonly invalidMessages: number;
   /** Envelopes with no known key. */
@@ -79,9 +84,13 @@ export class Inbound {
   #yielded: Message | undefined;
   #sinks: Map<string, TopicSink> | undefined;
   #isHandled = false;
+  #isRead = false;
   #receivedMessages = 0;
   #receivedBytes = 0;
   #invalidMessages = 0;
+  #invalidSince = 0;
+  #recentlyInvalid = 0;
+  #unreadMessages = 0;
   #unknownEnvelopes = 0;
 
   /** Creates the receiving half; with an `onMessage` handler, messages go to it. */
@@ -118,6 +127,7 @@ export class Inbound {
       receivedMessages: this.#receivedMessages,
       receivedBytes: this.#receivedBytes,
       waitingMessages: this.#queue.size,
+      unreadMessages: this.#unreadMessages,
       invalidMessages: this.#invalidMessages,
       unknownEnvelopes: this.#unknownEnvelopes,
     };
@@ -147,6 +157,7 @@ export class Inbound {
 
   /** The next message, for an iterator: `undefined` at the end. */
   async next(): Promise<Message | undefined> {
+    this.#isRead = true;
     while (true) {
       const incoming = this.#queue.take();
       if (incoming !== undefined) {
@@ -213,11 +224,17 @@ export class Inbound {
     );
   }
 
-  /** Counts an invalid input; too many end the session. */
+  /** Counts an invalid input; too many within a minute end the session. */
   countInvalid(): void {
     this.#invalidMessages++;
-    if (this.#invalidMessages < this.#settings.maxInvalidMessages) return;
-    this.#host.abort(CloseCode.malformed, `${this.#invalidMessages} invalid messages`);
+    const now = Date.now();
+    if (now - this.#invalidSince > INVALID_WINDOW_MS) {
+      this.#invalidSince = now;
+      this.#recentlyInvalid = 0;
+    }
+    this.#recentlyInvalid++;
+    if (this.#recentlyInvalid < this.#settings.maxInvalidMessages) return;
+    this.#host.abort(CloseCode.malformed, `${this.#recentlyInvalid} invalid messages`);
   }
 
   #receiveText(text: string): void {
@@ -281,11 +298,20 @@ export class Inbound {
       sink.offer(incoming, size);
       return;
     }
-    if (this.#queue.offer(incoming, size)) return;
-    this.#host.abort(
-      CloseCode.queueFull,
-      this.#isHandled ? "The handler is too slow" : "Nobody reads the messages",
-    );
+    while (!this.#queue.offer(incoming, size)) {
+      if (this.#isHandled || this.#isRead) {
+        const who = this.#isHandled ? "handler" : "loop";
+        return this.#host.abort(CloseCode.queueFull, `The ${who} over the messages is too slow`);
+      }
+      // Nobody ever read one: they are as unwanted as events without a listener.
+      this.#discard(this.#queue.take()!);
+    }
+  }
+
+  #discard({ topic, id }: Incoming): void {
+    this.#unreadMessages++;
+    if (id === undefined) return;
+    this.#host.fail(id, { code: "unanswered", message: `Nobody reads "${topic}"` });
   }
 
   /** Notes that an answer is owed; a number that is in use already can not be told apart. */

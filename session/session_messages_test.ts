@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
 import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand, turns } from "../tests/sessions.ts";
 import { encodeBinary } from "./_binary.ts";
@@ -242,9 +243,11 @@ Deno.test("Session handles as many at once as its concurrency says", async () =>
   assertEquals([most, running, hand.session.stats.waitingMessages], [3, 0, 0]);
 });
 
-Deno.test("Session closes with 4507 when nobody reads what comes", async () => {
+Deno.test("Session closes with 4507 when its handler, or its loop, is too slow", async () => {
   const receiveQueue = { maxMessages: 3 };
-  await using unread = serverByHand({ receiveQueue });
+  await using looped = serverByHand({ receiveQueue });
+  const loop = looped.session[Symbol.asyncIterator]();
+  const first = loop.next();
   const never = new Promise<void>(() => {});
   await using stuck = serverByHand({
     receiveQueue,
@@ -252,24 +255,62 @@ Deno.test("Session closes with 4507 when nobody reads what comes", async () => {
     onMessage: () => never,
   });
   for (
-    const [hand, room, reason] of [
-      [unread, 3, "Nobody reads the messages"],
-      [stuck, 4, "The handler is too slow"],
+    const [hand, reason] of [
+      [looped, "The loop over the messages is too slow"],
+      [stuck, "The handler over the messages is too slow"],
     ] as const
   ) {
-    for (let i = 0; i < room; i++) hand.peer.say({ topic: "a" });
-    await turns();
+    for (let i = 0; i < 4; i++) {
+      hand.peer.say({ topic: "a" });
+      await turns();
+    }
     assertEquals(hand.session.isReady, true);
     hand.peer.say({ topic: "a" });
     assertEquals(await endOf(hand.session), { code: 4507, reason, by: "local" });
   }
+  assertEquals((await first).done, false);
 });
 
-Deno.test("Session closes with 4507 on too many bytes that nobody reads", async () => {
+Deno.test("Session closes with 4507 on too many bytes for its loop", async () => {
   await using hand = serverByHand({ receiveQueue: { maxBytes: 1_000 } });
-  for (let i = 0; i < 3; i++) hand.peer.say({ topic: "a", data: "x".repeat(400) });
+  const loop = hand.session[Symbol.asyncIterator]();
+  void loop.next();
+  for (let i = 0; i < 4; i++) hand.peer.say({ topic: "a", data: "x".repeat(400) });
   assertEquals((await endOf(hand.session)).code, 4507);
-  assertEquals(await Array.fromAsync(hand.session), []);
+});
+
+Deno.test("Session keeps the newest while nobody ever read, and counts the others", async () => {
+  await using hand = serverByHand({ receiveQueue: { maxMessages: 2 } });
+  await hand.peer.reach(1);
+  hand.peer.say({ topic: "asked", id: 7 });
+  for (const topic of ["a", "b", "c"]) hand.peer.say({ topic });
+  await turns();
+  assertEquals([hand.session.isReady, hand.session.stats.unreadMessages], [true, 2]);
+  assertEquals(hand.peer.envelopes.at(-1), {
+    reply: 7,
+    error: { code: "unanswered", message: 'Nobody reads "asked"' },
+  });
+  const read: string[] = [];
+  for await (const { topic } of hand.session) {
+    read.push(topic);
+    if (read.length === 2) break;
+  }
+  assertEquals(read, ["b", "c"]);
+});
+
+Deno.test("Session counts invalid messages anew after a minute", async () => {
+  using time = new FakeTime();
+  // A plain wire, whose peer has no heartbeat to answer meanwhile.
+  const wire = PLAIN;
+  await using hand = serverByHand({ maxInvalidMessages: 2, onMessage: () => {} }, { wire });
+  hand.peer.say([]);
+  await turns();
+  await time.tickAsync(60_001);
+  hand.peer.say([]);
+  await turns();
+  assertEquals([hand.session.isReady, hand.session.stats.invalidMessages], [true, 2]);
+  hand.peer.say([]);
+  assertEquals((await endOf(hand.session)).code, 4400);
 });
 
 Deno.test("Session handles messages only after what onOpen returned is done", async () => {

@@ -216,6 +216,7 @@ Deno.test("Session.stats counts, and holds no secret", async () => {
     droppedMessages: 0,
     receivedMessages: 1,
     waitingMessages: 1,
+    unreadMessages: 0,
     invalidMessages: 1,
     unknownEnvelopes: 1,
     lateAnswers: 1,

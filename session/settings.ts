@@ -15,7 +15,8 @@ import { Turn } from "./turn.ts";
 /** Bounds of what came and was not handled yet. */
 export interface ReceiveQueueOptions {
   /**
-   * Most messages that wait for the handler or the iterator; one more closes the session with 4507.
+   * Most messages that wait for the handler or the loop; one more closes the session with 4507.
+   * While nobody ever read one, the oldest is discarded instead, and counted.
    *
    * @default {4096}
    */
@@ -43,7 +44,7 @@ export interface SessionLimits {
    */
   readonly maxMessageBytes?: number;
   /**
-   * Malformed or invalid messages, and requests that were refused, before the session closes with 4400.
+   * Malformed or invalid messages within a minute before the session closes with 4400.
    *
    * @default {16}
    */
