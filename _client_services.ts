@@ -61,7 +61,7 @@ export function clientServices(options: ClientServicesOptions): SessionServices 
 
   return {
     admit(session) {
-      const { admission, manager, presence } = parts();
+      const { admission, manager } = parts();
       const reservation = admission.takeReservation(session);
       try {
         manager.add(session, reservation === undefined ? {} : { reservation });
@@ -71,9 +71,12 @@ export function clientServices(options: ClientServicesOptions): SessionServices 
         const code = manager.isDraining ? CloseCode.draining : CloseCode.tooMany;
         return { code, reason: error.message };
       }
-      // A session that is nobody's is no user who could be online.
-      if (session.user !== session.id) presence.enter(session);
       return undefined;
+    },
+
+    opened(session) {
+      // A session that is nobody's is no user who could be online.
+      if (session.user !== session.id) parts().presence.enter(session);
     },
 
     async subscribe(session, topic) {
@@ -125,7 +128,14 @@ export function clientServices(options: ClientServicesOptions): SessionServices 
     async authenticate(session, token, signal) {
       const isNew = session.state === "connecting";
       const identity = await parts().admission.renew(session, token, signal);
-      if (!isNew && (identity.user ?? session.id) !== session.user) {
+      // Without users nobody can tell whether it is still the same one.
+      if (!isNew && identity.user === undefined) {
+        throw new RequestError(
+          "forbidden",
+          "A token can be renewed only where userOf says who it is",
+        );
+      }
+      if (!isNew && identity.user !== session.user) {
         throw new RequestError("forbidden", "The token belongs to another user");
       }
       return identity;

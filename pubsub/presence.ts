@@ -5,10 +5,8 @@
  */
 import type { PresenceMember } from "../session/presence_notice.ts";
 import { coreOf, type Session } from "../session/session.ts";
+import { MAX_TIMER_MS } from "../session/wait.ts";
 import { checkTopic } from "../session/topic_pattern.ts";
-
-/** The longest time that a timer of the platform can wait. */
-const MAX_GRACE_MS = 2 ** 31 - 1;
 
 /** A user's first session came. */
 export interface PresenceJoinEvent {
@@ -167,9 +165,9 @@ export class Presence implements Disposable {
    */
   constructor(options: PresenceOptions = {}) {
     const { graceMs = 5_000, maxLastSeen = 10_000, onError = print } = options;
-    if (!(graceMs >= 0 && graceMs <= MAX_GRACE_MS)) {
+    if (!(graceMs >= 0 && graceMs <= MAX_TIMER_MS)) {
       throw new RangeError(
-        `Cannot create presence: graceMs must be from 0 to ${MAX_GRACE_MS}, received ${graceMs}`,
+        `Cannot create presence: graceMs must be from 0 to ${MAX_TIMER_MS}, received ${graceMs}`,
       );
     }
     if (!Number.isInteger(maxLastSeen) || maxLastSeen < 0) {

@@ -7,7 +7,7 @@ import type { EncodedMessage } from "./encoded.ts";
 import { type Entry, MAX_JOINED_BYTES } from "./entry.ts";
 import type { SendQueue } from "./send_queue.ts";
 import { coreOf, type Session } from "./session.ts";
-import type { Pending, Turn } from "./turn.ts";
+import type { Gathering, Pending, Turn } from "./turn.ts";
 
 /** What is gathered in one turn goes out early once it has this many messages. */
 const MAX_PENDING_MESSAGES = 256;
@@ -20,13 +20,12 @@ const MAX_PENDING_MESSAGES = 256;
  *   what `session.send` put before and after.
  * - **Members:** a change of members first hands over what was sent before it.
  */
-export class Broadcast {
+export class Broadcast implements Gathering {
   readonly #turn: Turn;
   readonly #members = new Map<Session, SendQueue>();
   #entries: Entry[] = [];
   #bytes = 0;
   #exceptions: Map<Entry, SendQueue> | undefined;
-  readonly #pending: Pending;
 
   /**
    * Creates an empty set.
@@ -35,25 +34,6 @@ export class Broadcast {
    */
   constructor(turn: Turn) {
     this.#turn = turn;
-    const members = this.#members;
-    const entries = () => this.#entries;
-    const exceptions = () => this.#exceptions;
-    this.#pending = {
-      get entries() {
-        return entries();
-      },
-      get exceptions() {
-        return exceptions();
-      },
-      get members() {
-        return members.values();
-      },
-      clear: () => {
-        this.#entries = [];
-        this.#bytes = 0;
-        this.#exceptions = undefined;
-      },
-    };
   }
 
   /** How many members there are. */
@@ -121,10 +101,28 @@ export class Broadcast {
     const excepted = except === undefined ? undefined : this.#members.get(except);
     if (excepted !== undefined) (this.#exceptions ??= new Map()).set(entry, excepted);
     this.#bytes += entry.size;
-    if (this.#entries.push(entry) === 1) this.#turn.markPending(this.#pending);
+    if (this.#entries.push(entry) === 1) this.#turn.markGathering(this);
     if (this.#entries.length >= MAX_PENDING_MESSAGES || this.#bytes >= MAX_JOINED_BYTES) {
       this.#turn.flush();
     }
+  }
+
+  /**
+   * Hands what was gathered to the turn.
+   *
+   * @ignore
+   * @returns The entries and their receivers.
+   */
+  take(): Pending {
+    const pending: Pending = {
+      entries: this.#entries,
+      exceptions: this.#exceptions,
+      members: this.#members.values(),
+    };
+    this.#entries = [];
+    this.#bytes = 0;
+    this.#exceptions = undefined;
+    return pending;
   }
 
   #settle(): void {

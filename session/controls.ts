@@ -254,8 +254,12 @@ export class Controls {
 
   #serviceFailed(envelope: ServiceEnvelope, error: unknown): void {
     this.fail(envelope.id ?? null, failureOf(error));
-    // A refusal is an answer, and no fault of the peer.
-    if (error instanceof RequestError || error instanceof AuthenticationError) return;
+    if (error instanceof RequestError || error instanceof AuthenticationError) {
+      // A refusal is an answer, and no fault of the peer; but tokens are not to be guessed.
+      const { authenticate } = this.#settings.services;
+      if (envelope.kind === "auth" && authenticate !== undefined) this.#host.countInvalid();
+      return;
+    }
     report(this.#settings, error, this.#host.session);
     this.#host.abort(CloseCode.handlerFailed, "A handler failed", error);
   }

@@ -334,6 +334,7 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
       this.#heartbeat.add(this);
     }
     this.#settleReady();
+    services.opened?.(this.session);
     if (handlers.onOpen !== undefined) this.#callOnOpen();
   }
 

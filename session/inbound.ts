@@ -368,8 +368,8 @@ export class Inbound {
     this.#running?.delete(message);
     if (error instanceof RequestError) return message.fail(error.failure);
     const { session } = this.#host;
-    // The peer left while its message was handled: what was to be sent has nobody to go to.
-    if (session.isClosed && error instanceof SkeinError && error.code === "session-closed") return;
+    // The session ended meanwhile, or by this: what was to be sent has nobody to go to.
+    if (session.isClosed && isOfClosing(error)) return;
     if (message.isRequest) message.fail({ code: "failed", message: "The handler failed" });
     report(this.#settings, error, session);
     this.#host.abort(CloseCode.handlerFailed, "The handler failed", error);
@@ -421,6 +421,12 @@ export class Inbound {
 function cancel(owed: Incoming | Message, reason: unknown): void {
   if (owed instanceof Message) owed.cancel(reason);
   else owed.cancelled = reason;
+}
+
+/** What sending throws when the peer left, or did not keep up and was closed for it. */
+function isOfClosing(error: unknown): boolean {
+  return error instanceof SkeinError &&
+    (error.code === "session-closed" || error.code === "queue-full");
 }
 
 /**

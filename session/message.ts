@@ -30,6 +30,7 @@ export class Message implements UntypedMessage {
   readonly #answerer: Answerer;
   #isAnswered = false;
   #abort: AbortController | undefined;
+  #isCancelled = false;
   #abortReason: unknown;
 
   /** Creates a message; `id` means that an answer is owed. */
@@ -61,13 +62,15 @@ export class Message implements UntypedMessage {
   /** Aborted when the asker gave up, or the session closed. */
   get signal(): AbortSignal {
     this.#abort ??= new AbortController();
-    if (this.#abortReason !== undefined) this.#abort.abort(this.#abortReason);
+    if (this.#isCancelled) this.#abort.abort(this.#abortReason);
     return this.#abort.signal;
   }
 
   /** Tells the handler that nobody waits for the answer any more. */
   cancel(reason: unknown): void {
-    this.#abortReason ??= reason;
+    if (this.#isCancelled) return;
+    this.#isCancelled = true;
+    this.#abortReason = reason;
     this.#abort?.abort(reason);
   }
 

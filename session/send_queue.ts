@@ -264,7 +264,8 @@ export class SendQueue {
 
   #isFullFor(entry: Entry): boolean {
     return this.#entries.length - this.#notices >= this.#limits.maxMessages ||
-      (this.#entries.length > 0 && this.#bytes + entry.size > this.#limits.maxBytes);
+      (this.#entries.length > this.#notices &&
+        this.#bytes + entry.size > this.#limits.maxBytes);
   }
 
   /** Adds an entry, making room by policy; false if there is none. */
@@ -309,8 +310,8 @@ export class SendQueue {
   #add(entry: Entry, at: number): void {
     if (at === this.#entries.length) this.#entries.push(entry);
     else this.#entries.splice(at, 0, entry);
-    this.#bytes += entry.size;
     if (entry instanceof DropNotice) this.#notices++;
+    else this.#bytes += entry.size;
   }
 
   /** A notice that was here before always has room: it stands for what is gone already. */
@@ -331,8 +332,8 @@ export class SendQueue {
   }
 
   #discount(entry: Entry): void {
-    this.#bytes -= entry.size;
     if (entry instanceof DropNotice) this.#notices--;
+    else this.#bytes -= entry.size;
   }
 
   #clear(): void {

@@ -280,6 +280,14 @@ Deno.test("SendQueue takes one message of any size while nothing waits", () => {
   assertEquals(overflows.length, 1);
 });
 
+Deno.test("SendQueue makes room for a message that needs all of it, and its notice takes none", () => {
+  const { queue, overflows, push, hold } = bench({ maxBytes: 100, policy: "drop-oldest" });
+  hold();
+  for (let i = 0; i < 3; i++) push("x".repeat(100));
+  assertEquals([queue.stats.queuedBytes, queue.stats.droppedMessages], [100, 2]);
+  assertEquals(overflows, []);
+});
+
 Deno.test("SendQueue closes when the policy function throws, and says so", () => {
   const failure = new Error("no policy");
   const policy = () => {

@@ -367,3 +367,19 @@ Deno.test("Session tells the application what the peer refused", async () => {
   await turns();
   assertEquals([refused, hand.session.stats.refusedByPeer], [[error], 2]);
 });
+
+Deno.test("Message.signal is aborted where it is asked for only after the session closed", async () => {
+  let kept: UntypedMessage | undefined;
+  await using hand = serverByHand({
+    onMessage: (message) => {
+      kept = message;
+      return new Promise(() => {});
+    },
+    closeTimeoutMs: 1,
+  });
+  hand.peer.say({ topic: "a" });
+  await turns();
+  hand.peer.connection.close();
+  await endOf(hand.session);
+  assert(kept !== undefined && kept.signal.aborted);
+});

@@ -11,6 +11,7 @@ import { Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
 import type { OverflowPolicy, SendQueueOptions } from "./send_queue.ts";
 import type { Session } from "./session.ts";
 import { Turn } from "./turn.ts";
+import { MAX_TIMER_MS } from "./wait.ts";
 
 /** Bounds of what came and was not handled yet. */
 export interface ReceiveQueueOptions {
@@ -121,10 +122,12 @@ export interface SessionHandlers<
 
 /** What a server does for its sessions; without one, the envelope is answered by `forbidden`. */
 export interface SessionServices {
-  /** Called before `onOpen`; a code and a reason refuse the session. */
+  /** Called before the session is established; a code and a reason refuse the session. */
   readonly admit?: (
     session: Session,
   ) => { readonly code: number; readonly reason: string } | undefined;
+  /** Called once the session is established, before `onOpen`. MUST NOT throw. */
+  readonly opened?: (session: Session) => void;
   /** Subscribes the session to a topic; returns what the answer carries. */
   readonly subscribe?: (session: Session, topic: string) => unknown;
   /** Takes the session off a topic. */
@@ -234,10 +237,18 @@ export function sessionSettings<
     maxInvalidMessages: limit("maxInvalidMessages", options.maxInvalidMessages, 16),
     maxRequests: limit("maxRequests", options.maxRequests, 64),
     concurrency: limit("concurrency", options.concurrency, 1),
-    requestTimeoutMs: limit("requestTimeoutMs", options.requestTimeoutMs, 30_000),
-    closeTimeoutMs: limit("closeTimeoutMs", options.closeTimeoutMs, 5_000),
-    handshakeTimeoutMs: limit("handshakeTimeoutMs", options.handshakeTimeoutMs, 5_000),
+    requestTimeoutMs: duration("requestTimeoutMs", options.requestTimeoutMs, 30_000),
+    closeTimeoutMs: duration("closeTimeoutMs", options.closeTimeoutMs, 5_000),
+    handshakeTimeoutMs: duration("handshakeTimeoutMs", options.handshakeTimeoutMs, 5_000),
   };
+}
+
+function duration(name: string, value: number | undefined, fallback: number): number {
+  const ms = limit(name, value, fallback);
+  if (ms <= MAX_TIMER_MS) return ms;
+  throw new RangeError(
+    `Cannot create session: ${name} must be at most ${MAX_TIMER_MS}, received ${ms}`,
+  );
 }
 
 function limit(name: string, value: number | undefined, fallback: number): number {

@@ -67,7 +67,7 @@ export class Share {
   }
 }
 
-/** What a broadcast has to send at the end of this turn. */
+/** What a broadcast gathered in one turn. */
 export interface Pending {
   /** In the order of their sequence. */
   readonly entries: readonly Entry[];
@@ -75,8 +75,12 @@ export interface Pending {
   readonly exceptions: ReadonlyMap<Entry, SendQueue> | undefined;
   /** Who gets them. */
   readonly members: Iterable<SendQueue>;
-  /** Empties it; called once its entries are in the hands of its members. */
-  clear(): void;
+}
+
+/** What gathers until the turn ends. */
+export interface Gathering {
+  /** Hands out what was gathered, and begins anew. */
+  take(): Pending;
 }
 
 /**
@@ -90,7 +94,7 @@ export interface Pending {
 export class Turn {
   readonly #schedule: Schedule;
   #queues: SendQueue[] = [];
-  #pending: Pending[] = [];
+  #gatherings: Gathering[] = [];
   #sequence = 0;
   #isScheduled = false;
   #isFlushing = false;
@@ -132,10 +136,10 @@ export class Turn {
    * Sends a broadcast's entries when the turn ends.
    *
    * @ignore
-   * @param pending A broadcast that has something to send; mark it once.
+   * @param gathering A broadcast that has something to send; mark it once.
    */
-  markPending(pending: Pending): void {
-    this.#pending.push(pending);
+  markGathering(gathering: Gathering): void {
+    this.#gatherings.push(gathering);
     this.#wake();
   }
 
@@ -148,7 +152,7 @@ export class Turn {
     this.#isFlushing = true;
     const failed: SendQueue[] = [];
     try {
-      if (this.#pending.length > 0) this.#flushPending(failed);
+      if (this.#gatherings.length > 0) this.#flushPending(failed);
       if (this.#queues.length > 0) {
         const queues = this.#queues;
         this.#queues = [];
@@ -166,8 +170,9 @@ export class Turn {
   }
 
   #flushPending(failed: SendQueue[]): void {
-    const all = this.#pending;
-    this.#pending = [];
+    // Taken first: what an application's policy publishes meanwhile is of the next turn.
+    const all = this.#gatherings.map((gathering) => gathering.take());
+    this.#gatherings = [];
     const touched: SendQueue[] = [];
     for (const pending of all) {
       const alone = new Share(pending.entries, pending.exceptions);
@@ -184,7 +189,6 @@ export class Turn {
       queue.share = undefined;
       if (!queue.take(share)) failed.push(queue);
     }
-    for (const pending of all) pending.clear();
   }
 
   #wake(): void {

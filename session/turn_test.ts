@@ -3,21 +3,17 @@ import type { QueueFullError } from "../errors.ts";
 import type { MessageFrames } from "../transport/connection.ts";
 import type { Entry } from "./entry.ts";
 import { SendQueue, type SendQueueOwner } from "./send_queue.ts";
-import { mergeEntries, type Pending, Share, Turn } from "./turn.ts";
+import { type Gathering, mergeEntries, type Pending, Share, Turn } from "./turn.ts";
 
 function entryOf(sequence: number): Entry {
   return { frame: `${sequence}`, size: 1, topic: "t", sequence, isProtected: false };
 }
 
 function pendingOf(members: Iterable<SendQueue>, ...sequences: number[]): Pending {
-  let entries = sequences.map(entryOf);
   return {
-    get entries() {
-      return entries;
-    },
+    entries: sequences.map((sequence) => entryOf(sequence)),
     exceptions: undefined,
     members,
-    clear: () => entries = [],
   };
 }
 
@@ -41,6 +37,11 @@ function queueOn(turn: Turn, maxMessages = 256, bufferedAmount = 0) {
     sendQueue: { maxMessages, maxBytes: 1_000_000, policy: "close" },
   });
   return { queue, sent, overflows };
+}
+
+/** Gathered already. */
+function gathering(pending: Pending): Gathering {
+  return { take: () => pending };
 }
 
 Deno.test("mergeEntries() keeps the order of both lists", () => {
@@ -77,7 +78,6 @@ Deno.test("Share.entriesFor() leaves out what one queue does not get, also after
     entries: [second],
     exceptions: new Map([[second, two]]),
     members: [],
-    clear() {},
   });
   assertEquals(share.entriesFor(one), [second]);
   assertEquals(share.entriesFor(two), [first]);
@@ -91,7 +91,7 @@ Deno.test("Turn schedules one flush, however much is marked", () => {
   const { queue, sent } = queueOn(turn);
   queue.push(entryOf(turn.nextSequence()));
   queue.push(entryOf(turn.nextSequence()));
-  turn.markPending(pendingOf([queue], turn.nextSequence()));
+  turn.markGathering(gathering(pendingOf([queue], turn.nextSequence())));
   assertEquals([scheduled.length, sent], [1, []]);
   scheduled[0]!();
   assertEquals(sent, ["1\n2\n3"]);
@@ -105,7 +105,7 @@ Deno.test("Turn.flush() hands over early, once, and in the order of the turn", (
   const { queue, sent } = queueOn(turn);
   const early = pendingOf([queue], turn.nextSequence());
   queue.push(entryOf(turn.nextSequence()));
-  turn.markPending(early);
+  turn.markGathering(gathering(early));
   turn.flush();
   assertEquals(sent, ["1\n2"]);
   queue.push(entryOf(turn.nextSequence()));
@@ -116,9 +116,9 @@ Deno.test("Turn.flush() hands over early, once, and in the order of the turn", (
 Deno.test("Turn.flush() sends a queue what several broadcasts have, in one order and one frame", () => {
   const turn = new Turn(() => {});
   const [one, two, three] = [queueOn(turn), queueOn(turn), queueOn(turn)];
-  turn.markPending(pendingOf([one.queue, two.queue], 1, 5));
-  turn.markPending(pendingOf([two.queue, three.queue], 2, 6));
-  turn.markPending(pendingOf([one.queue, two.queue, three.queue], 3, 4));
+  turn.markGathering(gathering(pendingOf([one.queue, two.queue], 1, 5)));
+  turn.markGathering(gathering(pendingOf([two.queue, three.queue], 2, 6)));
+  turn.markGathering(gathering(pendingOf([one.queue, two.queue, three.queue], 3, 4)));
   turn.flush();
   assertEquals(one.sent, ["1\n3\n4\n5"]);
   assertEquals(two.sent, ["1\n2\n3\n4\n5\n6"]);
@@ -130,7 +130,7 @@ Deno.test("Turn.flush() closes a queue that is full only when whoever flushed is
   const [slow, healthy] = [queueOn(turn, 1, 1e6), queueOn(turn)];
   slow.queue.push({ ...entryOf(turn.nextSequence()), size: 100_000 });
   turn.flush();
-  turn.markPending(pendingOf([slow.queue, healthy.queue], 2, 3));
+  turn.markGathering(gathering(pendingOf([slow.queue, healthy.queue], 2, 3)));
   turn.flush();
   assertEquals(slow.overflows.length, 0);
   assertEquals(healthy.sent, ["2\n3"]);

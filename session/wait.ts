@@ -47,8 +47,8 @@ export function waitFor<T>(promise: Promise<T>, options: WaitForOptions): Promis
   });
 }
 
-/** A timer holds 31 bits; what is longer, `Infinity` included, is for ever. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
+/** The longest time that a timer can run, in milliseconds: it holds 31 bits. */
+export const MAX_TIMER_MS: number = 2 ** 31 - 1;
 
 /**
  * Starts a timer, unless there is nothing to wait for.

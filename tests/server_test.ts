@@ -305,3 +305,81 @@ Deno.test("Server that is closed refuses whom it is still handed", async () => {
     break;
   }
 });
+
+Deno.test("Server lets nobody renew a token where it does not know its users", async () => {
+  await using server = listen({ authenticate: ({ token }) => ({ name: token }) });
+  await using session = await dial(`${server.url}?token=ann`);
+  const error = await assertRejects(() => session.authenticate("bob"), RequestError);
+  assertEquals(error.failure.code, "forbidden");
+  const [own] = server.manager.all();
+  assertEquals(own!.value, { name: "ann" });
+});
+
+Deno.test("Server closes a session that guesses tokens", async () => {
+  await using server = listen({
+    authenticate: ({ token }) => token === "ann" ? token : Promise.reject(),
+    session: { maxInvalidMessages: 3 },
+  });
+  await using session = await dial(`${server.url}?token=ann`);
+  for (let i = 0; i < 3; i++) {
+    await assertRejects(() => session.authenticate(`guess-${i}`));
+  }
+  assertEquals((await session.closed).code, 4400);
+});
+
+Deno.test("Server.presence tells of a session that can be written to", async () => {
+  await using server = listen({ authenticate: ({ token }) => token ?? "anybody" });
+  using _greeting = server.presence.subscribe((event) => {
+    if (event.type === "join") server.to(event.user).send("welcome", event.user);
+  });
+  await using session = await dial(`${server.url}?token=ann`);
+  for await (const { topic, data } of session) {
+    assertEquals([topic, data], ["welcome", "ann"]);
+    break;
+  }
+});
+
+Deno.test("Server keeps what a policy function publishes, for the next turn", async () => {
+  let published = 0;
+  await using server = listen({
+    session: {
+      sendQueue: {
+        policy: (topic) => {
+          if (topic === "news" && published++ === 0) server.publish("notes", "from the policy");
+          return "drop-oldest";
+        },
+      },
+    },
+    onOpen(session) {
+      server.subscribe(session, "news");
+      server.subscribe(session, "notes");
+    },
+  });
+  await using session = await dial(server.url);
+  // More than the wire is handed in one turn, so that the policy is asked.
+  for (let i = 0; i < 5; i++) server.publish("news", "x".repeat(50_000));
+  server.publish("notes", "last");
+  const notes: unknown[] = [];
+  for await (const { topic, data } of session) {
+    if (topic === "notes") notes.push(data);
+    if (notes.length === 2) break;
+  }
+  assertEquals(notes.toSorted(), ["from the policy", "last"]);
+});
+
+Deno.test("Server tells nobody of a handler whose peer did not keep up", async () => {
+  const errors: unknown[] = [];
+  const closed = Promise.withResolvers<number>();
+  await using server = listen({
+    session: { sendQueue: { maxMessages: 1 } },
+    onMessage(_message, session) {
+      for (let i = 0; i < 10; i++) session.send("row", "x".repeat(60_000));
+    },
+    onClose: (_session, { code }) => closed.resolve(code),
+    onError: (error) => void errors.push(error),
+  });
+  const session = await dial(server.url);
+  session.send("go");
+  assertEquals([await closed.promise, errors], [4507, []]);
+  await session.closed;
+});
