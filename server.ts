@@ -420,6 +420,10 @@ export function createServer<V = unknown, C extends AnyContract = AnyContract>(
 /**
  * Serves sessions.
  *
+ * A handler that uses the server it is given to needs a body in braces:
+ * `onMessage: (message) => { server.publish("news", message.data); }`. As a bare
+ * expression its type would depend on the server's own, and TypeScript refuses that.
+ *
  * @typeParam V What `authenticate` returns.
  * @typeParam C The contract.
  * @param options See {@linkcode ServeOptions}.

@@ -315,7 +315,7 @@ export function defineContract<D extends ContractDefinition>(
  *
  * @example Usage
  * ```ts
- * import { compileContract, defineContract } from "@skein/skein";
+ * import { compileContract, defineContract } from "@skein/skein/session";
  * import { assertEquals } from "@std/assert";
  * import { z } from "zod";
  *

@@ -70,7 +70,7 @@ export interface StandardProps<Input, Output> {
  *
  * @example A schema by hand
  * ```ts
- * import { type StandardSchema, validate } from "@skein/skein";
+ * import { type StandardSchema, validate } from "@skein/skein/session";
  * import { assertEquals } from "@std/assert";
  *
  * const seat: StandardSchema<number> = {
@@ -146,7 +146,7 @@ export type Validation<T> = Valid<T> | Invalid;
  *
  * @example Usage
  * ```ts
- * import { validate } from "@skein/skein";
+ * import { validate } from "@skein/skein/session";
  * import { assertEquals } from "@std/assert";
  * import { z } from "zod";
  *

@@ -56,7 +56,7 @@ const RUN = -2;
  *
  * @example Usage
  * ```ts
- * import { TopicPattern } from "@skein/skein";
+ * import { TopicPattern } from "@skein/skein/session";
  * import { assertEquals } from "@std/assert";
  *
  * const pattern = new TopicPattern("game/{id}/move");
@@ -139,7 +139,7 @@ export class TopicPattern<P extends string = string> {
    *
    * @example Usage
    * ```ts
-   * import { TopicPattern } from "@skein/skein";
+   * import { TopicPattern } from "@skein/skein/session";
    * import { assert, assertFalse } from "@std/assert";
    *
    * const rooms = new TopicPattern("chat:{room}");
@@ -199,7 +199,7 @@ export type RouteMatch<Route extends object> = Readonly<Route> & {
  *
  * @example Usage
  * ```ts
- * import { TopicRouter } from "@skein/skein";
+ * import { TopicRouter } from "@skein/skein/session";
  * import { assertEquals } from "@std/assert";
  *
  * const router = new TopicRouter([
@@ -282,7 +282,7 @@ function join<Route extends object>(
  *
  * @example Usage
  * ```ts
- * import { checkTopic } from "@skein/skein";
+ * import { checkTopic } from "@skein/skein/session";
  * import { assertThrows } from "@std/assert";
  *
  * checkTopic("chat:lobby", "send");
