@@ -7,7 +7,7 @@ import type { EncodedMessage } from "./encoded.ts";
 import { type Entry, MAX_JOINED_BYTES } from "./entry.ts";
 import type { SendQueue } from "./send_queue.ts";
 import { coreOf, type Session } from "./session.ts";
-import type { Gathering, Pending, Turn } from "./turn.ts";
+import type { Pending, Turn } from "./turn.ts";
 
 /** What is gathered in one turn goes out early once it has this many messages. */
 const MAX_PENDING_MESSAGES = 256;
@@ -20,7 +20,7 @@ const MAX_PENDING_MESSAGES = 256;
  *   what `session.send` put before and after.
  * - **Members:** a change of members first hands over what was sent before it.
  */
-export class Broadcast implements Gathering {
+export class Broadcast {
   readonly #turn: Turn;
   readonly #members = new Map<Session, SendQueue>();
   #entries: Entry[] = [];

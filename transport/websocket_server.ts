@@ -49,17 +49,24 @@ export type WebSocketEngine = (
  * @param request An upgrade request; see {@linkcode isWebSocketUpgrade}.
  * @param options See {@linkcode AcceptWebSocketOptions}.
  * @returns The connection, and the response to return.
- * @throws {TypeError} If the request is no WebSocket upgrade.
+ * @throws {TypeError} If the request is no WebSocket upgrade, or does not offer the protocol.
  */
 export function acceptWebSocket(
   request: Request,
   options: AcceptWebSocketOptions = {},
 ): AcceptedWebSocket {
   const { protocol = "", idleTimeoutMs = 60_000 } = options;
+  const isOffered = protocol === "" || offeredProtocols(request).includes(protocol);
+  if (!isOffered) {
+    throw new TypeError(
+      `Cannot accept WebSocket: protocol must be one that the peer offers, received "${protocol}"`,
+    );
+  }
   const { socket, response } = Deno.upgradeWebSocket(request, {
-    protocol,
     idleTimeout: idleTimeoutMs / 1_000,
   });
+  // Not by the runtime's own option: it does not find a protocol behind a comma without a space.
+  if (protocol !== "") response.headers.set("sec-websocket-protocol", protocol);
   return { connection: new WebSocketConnection(socket, protocol), response };
 }
 

@@ -1,0 +1,136 @@
+/**
+ * Skein beside `npm:ws`, the WebSocket implementation of Node: its client at our
+ * server, and our client at its server.
+ */
+import { assertEquals } from "@std/assert";
+import { deadline } from "@std/async/deadline";
+import { once } from "node:events";
+import { WebSocket as Ws, WebSocketServer } from "ws";
+import { dial } from "../../client.ts";
+import { listen } from "../servers.ts";
+
+/** Frames of a foreign socket, as text or bytes, in order. */
+class Frames {
+  readonly #frames: (string | Uint8Array)[] = [];
+  #wake = Promise.withResolvers<void>();
+
+  constructor(socket: Ws) {
+    socket.on("message", (data: Uint8Array, isBinary: boolean) => {
+      this.#frames.push(isBinary ? new Uint8Array(data) : new TextDecoder().decode(data));
+      this.#wake.resolve();
+      this.#wake = Promise.withResolvers();
+    });
+  }
+
+  async next(): Promise<string | Uint8Array> {
+    while (this.#frames.length === 0) await deadline(this.#wake.promise, 10_000);
+    return this.#frames.shift()!;
+  }
+}
+
+async function open(url: string, protocols: string[] = []): Promise<[Ws, Frames]> {
+  const socket = new Ws(url, protocols);
+  const frames = new Frames(socket);
+  await once(socket, "open");
+  return [socket, frames];
+}
+
+async function closeOf(socket: Ws): Promise<[code: number, reason: string]> {
+  const [code, reason] = await once(socket, "close");
+  return [code, String(reason)];
+}
+
+Deno.test("a client of ws talks to a server plainly, and is closed with code and reason", async () => {
+  await using server = listen({
+    onMessage(message, session) {
+      session.send("echo", message.data);
+      if (message.data === "bye") session.close({ code: 4009, reason: "so long – bye" });
+    },
+  });
+  const [socket, frames] = await open(server.url);
+  assertEquals(socket.protocol, "");
+  socket.send('{"topic":"say","data":{"n":1}}');
+  assertEquals(await frames.next(), '{"topic":"echo","data":{"n":1}}');
+  const closed = closeOf(socket);
+  socket.send('{"topic":"say","data":"bye"}');
+  assertEquals(await frames.next(), '{"topic":"echo","data":"bye"}');
+  assertEquals(await closed, [4009, "so long – bye"]);
+});
+
+Deno.test("a client of ws speaks skein.1: hello, joined frames, bytes, answers", async () => {
+  await using server = listen({
+    onMessage(message, session) {
+      if (message.isRequest) return message.reply(message.data);
+      for (let n = 0; n < 3; n++) session.send("n", n);
+      session.send("bytes", Uint8Array.of(1, 2, 255));
+    },
+  });
+  const [socket, frames] = await open(server.url, ["other", "skein.1"]);
+  assertEquals(socket.protocol, "skein.1");
+  const { hello } = JSON.parse(await frames.next() as string);
+  assertEquals(Object.keys(hello), ["session", "heartbeatMs", "maxMessageBytes", "features"]);
+  socket.send('{"topic":"go"}');
+  const joined = '{"topic":"n","data":0}\n{"topic":"n","data":1}\n{"topic":"n","data":2}';
+  assertEquals(await frames.next(), joined);
+  const binary = await frames.next() as Uint8Array;
+  assertEquals(
+    Buffer.from(binary).toString("hex"),
+    "40530f7b22746f706963223a226279746573227d0102ff".replace("0f", "11"),
+  );
+  socket.send('{"topic":"ask","data":[1],"id":1}\n{"topic":"ask","data":[2],"id":2}');
+  assertEquals(await frames.next(), '{"reply":1,"data":[1]}\n{"reply":2,"data":[2]}');
+  const closed = closeOf(socket);
+  socket.close(4001, "enough");
+  assertEquals(await closed, [4001, "enough"]);
+});
+
+Deno.test("a client of ws that is refused sees the status, or the code where it offers skein.1", async () => {
+  await using server = listen({ authenticate: () => Promise.reject() });
+  const plain = new Ws(server.url);
+  // Taken, so that it is not thrown as well.
+  const failed = once(plain, "error");
+  const [, response] = await once(plain, "unexpected-response");
+  assertEquals(response.statusCode, 401);
+  plain.terminate();
+  await failed;
+  const [socket] = await open(server.url, ["skein.1"]);
+  assertEquals((await closeOf(socket))[0], 4401);
+});
+
+Deno.test("a session dials a server of ws, plainly and by skein.1, fragments included", async () => {
+  const foreign = new WebSocketServer({
+    port: 0,
+    host: "127.0.0.1",
+    handleProtocols: (offered: Set<string>) => offered.has("skein.1") ? "skein.1" : false,
+  });
+  await once(foreign, "listening");
+  foreign.on("connection", (socket: Ws) => {
+    const isSkein = socket.protocol === "skein.1";
+    if (isSkein) {
+      socket.send(
+        '{"hello":{"session":"s","heartbeatMs":25000,"maxMessageBytes":1000,"features":[]}}',
+      );
+    }
+    socket.on("message", (data: Uint8Array) => {
+      const { topic, id } = JSON.parse(new TextDecoder().decode(data));
+      if (topic === "bye") return socket.close(4003, "gone");
+      // In fragments, with a ping in between, as the standard allows.
+      socket.send(`{"reply":${id},`, { fin: false });
+      socket.ping();
+      socket.send('"data":"pong"}', { fin: true });
+    });
+  });
+  const { port } = foreign.address() as { port: number };
+  try {
+    for (const protocols of [["skein.1"], []]) {
+      const session = await dial(`ws://127.0.0.1:${port}`, { protocols });
+      assertEquals(await session.request("ping"), "pong");
+      session.send("bye");
+      const { code, reason, by } = await session.closed;
+      assertEquals([code, reason, by], [4003, "gone", "remote"]);
+    }
+  } finally {
+    foreign.close();
+    await once(foreign, "close");
+  }
+});
