@@ -62,7 +62,7 @@ export function clientServices(options: ClientServicesOptions): SessionServices 
   return {
     admit(session) {
       const { admission, manager } = parts();
-      const reservation = admission.takeReservation(session);
+      const reservation = admission.takeReservation(session.connection);
       try {
         manager.add(session, reservation === undefined ? {} : { reservation });
       } catch (error) {

@@ -27,7 +27,8 @@
 import { Client } from "./session/client.ts";
 import type { ClientOptions, Fresh } from "./session/client_options.ts";
 import type { AnyContract } from "./session/contract.ts";
-import { Session, SKEIN_PROTOCOL } from "./session/session.ts";
+import { checkConnectTimeout, openSession } from "./session/open.ts";
+import { type Session, SKEIN_PROTOCOL } from "./session/session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "./session/settings.ts";
 import { dialWebSocket } from "./transport/websocket_client.ts";
 
@@ -92,6 +93,7 @@ export {
   StatusFeed,
   Subscription,
   type SubscriptionStatus,
+  type TopicMessage,
   type UntypedMessage,
   type WaitOptions,
 } from "./session/mod.ts";
@@ -104,7 +106,7 @@ export {
 export interface DialOptions<C extends AnyContract = AnyContract>
   extends
     Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "services" | "turn" | "heartbeat"> {
-  /** Token, sent in band before anything else. */
+  /** Token of at most 8,192 bytes, sent in band before anything else; none by default. Needs `skein.1`. */
   readonly token?: string;
   /**
    * Subprotocols to offer; none makes a plain session with a server that is not Skein.
@@ -112,15 +114,16 @@ export interface DialOptions<C extends AnyContract = AnyContract>
    * @default {["skein.1"]}
    */
   readonly protocols?: readonly string[];
-  /** Request headers; Deno only. */
+  /** Request headers, none by default; Deno only. */
   readonly headers?: HeadersInit;
   /**
-   * How long connecting may take, in milliseconds.
+   * How long connecting may take, in milliseconds, up to the server's `hello`.
+   * `Infinity` is for ever; `hello` has its own `handshakeTimeoutMs` besides.
    *
    * @default {10000}
    */
   readonly connectTimeoutMs?: number;
-  /** Gives up connecting. */
+  /** Gives up connecting; once connected it does nothing. None by default. */
   readonly signal?: AbortSignal;
 }
 
@@ -131,6 +134,7 @@ export interface DialOptions<C extends AnyContract = AnyContract>
  * @param url `ws:`, `wss:`, `http:` or `https:`, or a function that says so for each connection.
  * @param options See {@linkcode ClientOptions}.
  * @returns The client, which connects in the background.
+ * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
  */
 export function connect<C extends AnyContract = AnyContract>(
   url: Fresh<string | URL>,
@@ -148,7 +152,9 @@ export function connect<C extends AnyContract = AnyContract>(
  * @returns The session, established.
  * @throws {ConnectionError} If it can not be opened.
  * @throws {SessionClosedError} If the server refused it; `info` has code and reason.
- * @throws {TimeoutError} If it takes too long.
+ * @throws {TimeoutError} If it takes longer than `connectTimeoutMs`.
+ * @throws {TypeError} If there is a token, but no `skein.1` among the protocols.
+ * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
  *
  * @example Usage
  * ```ts
@@ -169,27 +175,18 @@ export async function dial<C extends AnyContract = AnyContract>(
   url: string | URL,
   options: DialOptions<C> = {},
 ): Promise<Session<unknown, C, "client">> {
-  const { protocols = [SKEIN_PROTOCOL], headers, token, signal, connectTimeoutMs = 10_000 } =
-    options;
-  const settings = sessionSettings<unknown, C, "client">({ ...options, side: "client" });
-  const connection = await dialWebSocket(url, {
-    protocols,
-    timeoutMs: connectTimeoutMs,
-    ...(headers === undefined ? {} : { headers }),
-    ...(signal === undefined ? {} : { signal }),
-  });
-  const session = new Session<unknown, C, "client">(connection, settings, {
-    url: String(url),
-    ...(token === undefined ? {} : { token }),
-  });
-  try {
-    await session.whenReady({
-      timeoutMs: connectTimeoutMs,
-      ...(signal === undefined ? {} : { signal }),
-    });
-    return session;
-  } catch (error) {
-    await session.close();
-    throw error;
+  const { protocols = [SKEIN_PROTOCOL], headers, token, signal } = options;
+  const timeoutMs = checkConnectTimeout(options.connectTimeoutMs);
+  if (token !== undefined && !protocols.includes(SKEIN_PROTOCOL)) {
+    throw new TypeError(
+      `Cannot dial: a token in band needs ${SKEIN_PROTOCOL} among the protocols, received ${
+        JSON.stringify(protocols)
+      }`,
+    );
   }
+  const settings = sessionSettings<unknown, C, "client">({ ...options, side: "client" });
+  const dial = dialWebSocket;
+  return await openSession(
+    { url, dial, protocols, settings, token, headers, timeoutMs, signal },
+  ) as Session<unknown, C, "client">;
 }

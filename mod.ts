@@ -63,6 +63,7 @@ export {
   type Reservation,
   SessionManager,
   type SessionManagerOptions,
+  type SocketStats,
   type UnavailableStats,
 } from "./manager/mod.ts";
 export {
@@ -150,6 +151,7 @@ export {
   StatusFeed,
   Subscription,
   type SubscriptionStatus,
+  type TopicMessage,
   type TopicOf,
   type TopicSchemas,
   type TopicsOf,
@@ -173,5 +175,6 @@ export {
   type MemoryPairOptions,
   type OpenStreamOptions,
   type OriginRules,
+  type SocketLease,
   type WebSocketEngine,
 } from "./transport/mod.ts";

@@ -22,7 +22,8 @@
  *
  * @module
  */
-import { Admission, type AdmissionOptions, type RequestInfo } from "./_admission.ts";
+import { Admission } from "./_admission.ts";
+import type { AdmissionOptions, RequestInfo } from "./_admission_options.ts";
 import { type Authorize, type AuthorizedAction, clientServices } from "./_client_services.ts";
 import { QueueFullError, TimeoutError } from "./errors.ts";
 import { type DrainOptions, type DrainReport, SessionManager } from "./manager/mod.ts";
@@ -40,7 +41,7 @@ export type {
   AuthenticationContext,
   Refusal,
   RequestInfo,
-} from "./_admission.ts";
+} from "./_admission_options.ts";
 export type { AuthorizedAction } from "./_client_services.ts";
 
 /** Limits of a server, beside those of each session. */

@@ -4,11 +4,14 @@
  * @module
  */
 import { LimitError } from "../errors.ts";
+import { addTo, countOf } from "./_counts.ts";
+import { Sockets } from "./sockets.ts";
 
 /** Limits of a session manager. */
 export interface ManagerLimits {
   /**
-   * Most sessions at once, handshakes included. It bounds everything that the manager keeps.
+   * Most sessions at once, handshakes included. It bounds everything that the manager keeps; there
+   * may be twice as many sockets, as those whose peers do not answer a close outlive their sessions.
    *
    * @default {10000}
    */
@@ -23,7 +26,8 @@ export interface ManagerLimits {
   /**
    * Most sessions of one network address at once, where an IPv6 /64 counts as one: an office behind
    * one address fits. Behind a proxy that the server is not told to trust, everybody has the
-   * proxy's address. `Infinity` is no limit. Who has no address is not counted here.
+   * proxy's address. `Infinity` is no limit. Who has no address is not counted here. There may be
+   * twice as many sockets of one address; beyond, an upgrade is answered with 429.
    *
    * @default {1000}
    */
@@ -90,6 +94,8 @@ export class SessionLimiter {
   readonly #users = new Map<string, number>();
   readonly #addresses = new Map<string, number>();
   readonly #reservations = new Map<Reservation, Claim>();
+  /** Sockets have bounds that follow from those of sessions. */
+  readonly sockets: Sockets;
   readonly #refused: Record<RefusalReason, number> = {
     maxSessions: 0,
     maxSessionsPerUser: 0,
@@ -116,6 +122,7 @@ export class SessionLimiter {
         `Cannot create session manager: ${name} must be a positive integer, received ${value}`,
       );
     }
+    this.sockets = new Sockets(this.#limits);
   }
 
   /** Whether everybody is refused. */
@@ -250,15 +257,4 @@ export class SessionLimiter {
 
 function atMost(limit: number, what: string): string {
   return `at most ${limit} sessions ${what}, received one more`;
-}
-
-function countOf(counts: ReadonlyMap<string, number>, key: string | undefined): number {
-  return key === undefined ? 0 : counts.get(key) ?? 0;
-}
-
-function addTo(counts: Map<string, number>, key: string | undefined, step: 1 | -1): void {
-  if (key === undefined) return;
-  const count = countOf(counts, key) + step;
-  if (count === 0) counts.delete(key);
-  else counts.set(key, count);
 }

@@ -27,4 +27,5 @@ export {
   SessionManager,
   type SessionManagerOptions,
 } from "./session_manager.ts";
+export type { SocketStats } from "./sockets.ts";
 export type { ByteTotals, ManagerStats, MessageTotals, UnavailableStats } from "./stats.ts";

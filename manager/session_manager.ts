@@ -10,6 +10,7 @@ import {
   type SessionCloseOptions,
   type SessionState,
 } from "../session/session.ts";
+import type { SocketLease } from "../transport/websocket_server.ts";
 import { addressKey } from "./_address.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
 import { type Claim, type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";
@@ -155,6 +156,31 @@ export class SessionManager implements AsyncDisposable {
   admit(who: AdmitOptions = {}): Reservation {
     const { user, address } = who;
     return this.#limiter.reserve({ user, address: keyOf(address) });
+  }
+
+  /**
+   * Counts a socket from its upgrade until the runtime let it go, which can be
+   * long after its session. There may be twice as many as sessions.
+   *
+   * @param who The network address, if it is known.
+   * @returns What counts for the socket: hand it to the engine that upgrades.
+   * @throws {LimitError} With the limit of which twice as many sockets are open.
+   *
+   * @example Usage
+   * ```ts
+   * import { SessionManager } from "@skein/skein/manager";
+   * import { assertEquals, assertThrows } from "@std/assert";
+   *
+   * const manager = new SessionManager({ maxSessionsPerAddress: 1 });
+   * const who = { address: "192.0.2.1" };
+   * using _first = manager.admitSocket(who);
+   * using _second = manager.admitSocket(who);
+   * assertThrows(() => manager.admitSocket(who), Error, "at most 2 sockets per network address");
+   * assertEquals(manager.stats().sockets, { open: 2, lingering: 0, refused: 1 });
+   * ```
+   */
+  admitSocket(who: Pick<AdmitOptions, "address"> = {}): SocketLease {
+    return this.#limiter.sockets.take(keyOf(who.address));
   }
 
   /**

@@ -7,6 +7,7 @@ import { CloseCode } from "../errors.ts";
 import type { Session, SessionState } from "../session/session.ts";
 import type { SessionStats } from "../session/stats.ts";
 import type { RefusalReason, SessionLimiter } from "./limits.ts";
+import type { SocketStats } from "./sockets.ts";
 
 /** Close codes counted apart, beside {@linkcode CloseCode}'s own; a peer can send any. */
 const MAX_FOREIGN_CODES = 64;
@@ -69,6 +70,8 @@ export interface ManagerStats {
   readonly users: number;
   /** Network addresses with sessions or reservations now; an IPv6 /64 is one. */
   readonly addresses: number;
+  /** Sockets now: they can outlive sessions, and have bounds of their own. */
+  readonly sockets: SocketStats;
   /** Messages, in sum. */
   readonly messages: MessageTotals;
   /** Bytes, in sum. */
@@ -156,6 +159,7 @@ export class Tally {
       otherCloseCodes: this.#otherCodes,
       users,
       addresses,
+      sockets: limiter.sockets.stats,
       messages: {
         sent: sums.sent,
         received: sums.received,

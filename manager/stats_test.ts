@@ -29,6 +29,7 @@ Deno.test("SessionManager.stats() begins with nothing, and says what it does not
     otherCloseCodes: 0,
     users: 0,
     addresses: 0,
+    sockets: { open: 0, lingering: 0, refused: 0 },
     messages: { sent: 0, received: 0, dropped: 0, queued: 0, waiting: 0 },
     bytes: { sent: 0, received: 0, queued: 0 },
     isDraining: false,

@@ -4,13 +4,7 @@
  *
  * @module
  */
-import {
-  CloseCode,
-  type CloseInfo,
-  ConnectionError,
-  SessionClosedError,
-  SkeinError,
-} from "../errors.ts";
+import { CloseCode, type ClosedBy, type CloseInfo, SessionClosedError } from "../errors.ts";
 import { Backoff } from "./backoff.ts";
 import type {
   ClientOptions,
@@ -29,16 +23,21 @@ import type {
   SendTopic,
 } from "./contract.ts";
 import { encodeMessage } from "./encoded.ts";
+import { checkConnectTimeout, openSession } from "./open.ts";
 import { Outbox, type OutboxState } from "./outbox.ts";
-import { coreOf, Session, SKEIN_PROTOCOL, type WaitOptions } from "./session.ts";
+import { coreOf, type Session, SKEIN_PROTOCOL, type WaitOptions } from "./session.ts";
 import { type SessionSettings, sessionSettings } from "./settings.ts";
 import { StatusFeed } from "./status_feed.ts";
 import type { Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
+import { UnreadSessions } from "./unread_sessions.ts";
 import { sleep, waitFor } from "./wait.ts";
 
 /** A session that held for this long was a success: delays begin anew after it. */
 const STABLE_MS = 5_000;
+
+/** Events of a browser after which an attempt is worth it; the second one bubbles up to the window. */
+const WAKING = ["online", "visibilitychange"];
 
 /** The longest time that a timer can run, in milliseconds. */
 const MAX_TIMER_MS = 2_147_483_647;
@@ -56,7 +55,9 @@ const FINAL_CODES: ReadonlySet<number> = new Set([
  * jittered delays, and stops when the server refuses it.
  *
  * - **Subscriptions** are asked for again on every new session.
- * - **Outbox:** what is sent while not connected goes out after reconnecting, in order.
+ * - **Outbox:** what is sent while not connected goes out after reconnecting, in order, and no
+ *   faster than the server takes it. A message that is larger than the server's limit is dropped,
+ *   and told to `onRefused` with the code `too-large`.
  * - **Refused:** 4400, 4401, 4403 and 4404 end it; a server's normal close does too.
  *
  * What was handed to a connection that broke may be lost: for what must
@@ -79,6 +80,8 @@ export class Client<C extends AnyContract = AnyContract>
   readonly #outbox: Outbox;
   readonly #stop = new AbortController();
   readonly #subscriptions = new Subscriptions<C>();
+  readonly #unread = new UnreadSessions();
+  readonly #connectTimeoutMs: number;
   readonly #onAbort = () => void this.close();
   #session: Session | undefined;
   #retryAt = 0;
@@ -90,6 +93,7 @@ export class Client<C extends AnyContract = AnyContract>
    * @param url Where to, or what says so for each connection.
    * @param dial Opens connections.
    * @param options See {@linkcode ClientOptions}.
+   * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
    */
   constructor(url: Fresh<string | URL>, dial: Dialer, options: ClientOptions<C> = {}) {
     this.#url = url;
@@ -103,6 +107,7 @@ export class Client<C extends AnyContract = AnyContract>
         options.onGoAway?.(goaway, session);
       },
     });
+    this.#connectTimeoutMs = checkConnectTimeout(options.connectTimeoutMs);
     this.#backoff = new Backoff(options.backoff);
     this.#outbox = new Outbox(options.outbox);
     options.signal?.addEventListener("abort", this.#onAbort, { once: true });
@@ -138,7 +143,7 @@ export class Client<C extends AnyContract = AnyContract>
   }
 
   /**
-   * Sends a message; while not connected, it waits in the outbox.
+   * Sends a message; while not connected, and while others are still in the outbox, it waits there.
    *
    * @param topic The topic.
    * @param data The data.
@@ -148,9 +153,13 @@ export class Client<C extends AnyContract = AnyContract>
    */
   send<T extends SendTopic<C, "client">>(topic: T, data?: SendData<C, "client", T>): void {
     const session = this.#session;
-    if (session?.isReady) return session.send(topic, data);
     if (this.status.isEnded) throw this.#ended("send");
-    this.#outbox.add(encodeMessage(topic, data, { maxBytes: this.#settings.maxMessageBytes }));
+    const core = session?.isReady ? coreOf(session) : undefined;
+    // Behind what was sent before.
+    if (core !== undefined && this.#outbox.first === undefined) return session!.send(topic, data);
+    core?.checkData("send", data);
+    const maxBytes = core?.maxSendBytes ?? this.#settings.maxMessageBytes;
+    this.#outbox.add(encodeMessage(topic, data, { maxBytes }));
   }
 
   /**
@@ -188,30 +197,39 @@ export class Client<C extends AnyContract = AnyContract>
   /**
    * Subscribes to a topic, for as long as the client lives or until it is left.
    *
+   * @typeParam T The topic: with a contract, one of those that the server sends.
    * @param topic The topic; one subscription each.
    * @returns The subscription; `await subscription.ready` waits for the server's word.
    * @throws {TypeError} If there is a subscription to the topic already.
    * @throws {SessionClosedError} If the client is closed.
    */
-  subscribe(topic: string): Subscription<C> {
+  subscribe<T extends SendTopic<C, "server">>(topic: T): Subscription<C, T> {
     if (this.status.isEnded) throw this.#ended("subscribe");
-    return this.#subscriptions.add(topic);
+    return this.#subscriptions.add(topic) as Subscription<C, T>;
   }
 
   /**
    * Publishes to a topic through the server, if its `authorize` lets this client.
    *
+   * @typeParam T The topic: with a contract, one of those that go to clients.
    * @param topic The topic.
    * @param data The data.
    * @param options Gives up by signal or time.
    * @throws {RequestError} With code `forbidden`, if it may not.
    */
-  async publish(topic: string, data?: unknown, options: WaitOptions = {}): Promise<void> {
+  async publish<T extends SendTopic<C, "server">>(
+    topic: T,
+    data?: SendData<C, "server", T>,
+    options: WaitOptions = {},
+  ): Promise<void> {
     const session = await this.whenConnected(options);
     await session.publish(topic, data, options);
   }
 
-  /** Tries again now, if the client waits for its next attempt. A browser's `online` event does so too. */
+  /**
+   * Tries again now, if the client waits for its next attempt. A browser that
+   * comes back online, or a page that becomes visible, does so too.
+   */
   retryNow(): void {
     this.#skipDelay?.();
   }
@@ -236,27 +254,47 @@ export class Client<C extends AnyContract = AnyContract>
    * Yields the messages of one session after the other, until the client is
    * closed. Those of subscriptions are not among them.
    *
+   * - **First:** the first loop begins with the session that there is then. From
+   *   it on nothing is missed, also between one loop and the next.
+   * - **Bound:** a reader who falls behind, by the receive queue of a session or
+   *   by more than 8 sessions with messages, gets a {@linkcode QueueFullError},
+   *   never a silent gap. The next loop goes on after the gap.
+   *
    * @returns The messages, checked against the contract.
-   * @throws {TypeError} If messages go to an `onMessage` handler.
+   * @throws {TypeError} If messages go to an `onMessage` handler, or another loop runs.
+   * @throws {QueueFullError} If the reader fell behind, and messages are missing.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, "client">, void, undefined> {
-    let last: Session | undefined;
-    while (!this.status.isEnded) {
-      for await (const { name } of this.status) {
-        if (name === "connected" && this.#session !== last) break;
+    const unread = this.#unread;
+    const isHandled = this.#settings.handlers.onMessage !== undefined;
+    if (isHandled || unread.isRead) {
+      throw new TypeError(
+        "Cannot iterate over client: its messages go to " +
+          (isHandled ? "the onMessage handler" : "another loop"),
+      );
+    }
+    unread.isRead = true;
+    try {
+      unread.begin(this.#session);
+      while (true) {
+        for (let session; (session = unread.next()) !== undefined; unread.done(session)) {
+          yield* session as AsyncIterable<MessageOf<C, "client">>;
+        }
+        if (this.status.isEnded) return;
+        for await (const _ of this.status) if (unread.size > 0) break;
       }
-      const session = this.#session;
-      if (session === undefined || session === last) continue;
-      last = session;
-      yield* session as AsyncIterable<MessageOf<C, "client">>;
+    } finally {
+      unread.isRead = false;
     }
   }
 
   async #run(): Promise<CloseInfo> {
-    const globals = globalThis as Partial<EventTarget>;
-    // Back online: what was to be waited for is over.
-    const onOnline = () => this.retryNow();
-    globals.addEventListener?.("online", onOnline);
+    const globals = globalThis as Partial<EventTarget> & { document?: { hidden: boolean } };
+    // Back online, or looked at again: what was to be waited for is over.
+    const onWake = ({ type }: Event) => {
+      if (type === "online" || !globals.document?.hidden) this.retryNow();
+    };
+    for (const type of WAKING) globals.addEventListener?.(type, onWake);
     try {
       while (true) {
         const { info, wasReady } = await this.#live();
@@ -275,32 +313,44 @@ export class Client<C extends AnyContract = AnyContract>
         if (!this.#stop.signal.aborted) this.status.set({ name: "connecting" });
       }
     } finally {
-      globals.removeEventListener?.("online", onOnline);
+      for (const type of WAKING) globals.removeEventListener?.(type, onWake);
       this.#options.signal?.removeEventListener("abort", this.#onAbort);
     }
   }
 
   /** One session, from dialling to its end. */
   async #live(): Promise<{ info: CloseInfo; wasReady: boolean }> {
+    const { token, headers } = this.#options;
+    let by: ClosedBy = "network";
+    let isDialed = false;
     let session: Session;
     try {
-      session = await this.#connect();
+      session = await openSession({
+        url: this.#url,
+        token,
+        headers,
+        protocols: [SKEIN_PROTOCOL],
+        settings: this.#settings,
+        timeoutMs: this.#connectTimeoutMs,
+        signal: this.#stop.signal,
+        dial: async (url, options) => {
+          try {
+            const connection = await this.#dial(url, options);
+            isDialed = true;
+            return connection;
+          } catch (error) {
+            // What the dialer does not take, it never will.
+            if (error instanceof TypeError) by = "local";
+            throw error;
+          }
+        },
+      });
     } catch (error) {
-      const by = error instanceof BadRequest ? "local" : "network";
-      const cause = error instanceof BadRequest ? error.cause : error;
-      const info = {
-        code: CloseCode.abnormal,
-        reason: messageOf(cause),
-        by,
-        error: cause,
-      } as const;
+      // The application's functions may fail by a session too, but not by this one.
+      const told = isDialed && error instanceof SessionClosedError ? error.info : undefined;
+      const reason = error instanceof Error ? error.message : String(error);
+      const info = told ?? { code: CloseCode.abnormal, reason, by, error };
       return { info, wasReady: false };
-    }
-    try {
-      await session.whenReady({ signal: this.#stop.signal });
-    } catch {
-      // How it ended says more, and is told below.
-      return { info: await session.close(), wasReady: false };
     }
     const since = Date.now();
     this.#session = session;
@@ -312,40 +362,10 @@ export class Client<C extends AnyContract = AnyContract>
     return { info, wasReady: true };
   }
 
-  async #connect(): Promise<Session> {
-    const { headers, token, connectTimeoutMs = 10_000 } = this.#options;
-    const { signal } = this.#stop;
-    signal.throwIfAborted();
-    const patience = { timeoutMs: connectTimeoutMs, signal };
-    const url = await waitFor(fresh(this.#url), { ...patience, what: "the URL" });
-    const secret = token === undefined
-      ? undefined
-      : await waitFor(fresh(token), { ...patience, what: "the token" });
-    const connection = await this.#dial(url, {
-      protocols: [SKEIN_PROTOCOL],
-      signal,
-      timeoutMs: connectTimeoutMs,
-      ...(headers === undefined ? {} : { headers }),
-    }).catch((error) => {
-      throw error instanceof TypeError ? new BadRequest("", { cause: error }) : error;
-    });
-    return new Session(connection, this.#settings, {
-      url: String(url),
-      ...(secret === undefined ? {} : { token: secret }),
-    });
-  }
-
   #resume(session: Session): void {
+    this.#unread.add(session);
     this.#subscriptions.resume(session);
-    try {
-      this.#outbox.empty((message) => {
-        if (!session.isReady) throw this.#ended("send");
-        coreOf(session).push(message, false);
-      });
-    } catch (error) {
-      // The session closed meanwhile; what was not taken waits for the next one.
-      if (!(error instanceof SkeinError)) throw error;
-    }
+    void this.#outbox.handTo(session);
     this.status.set({ name: "connected", session: session.id, transport: session.transport });
   }
 
@@ -404,15 +424,4 @@ export class Client<C extends AnyContract = AnyContract>
       info === undefined ? {} : { info },
     );
   }
-}
-
-/** The dialer does not take what it was given. */
-class BadRequest extends Error {}
-
-function messageOf(error: unknown): string {
-  return error instanceof ConnectionError || error instanceof Error ? error.message : String(error);
-}
-
-async function fresh<T>(value: Fresh<T>): Promise<T> {
-  return typeof value === "function" ? await (value as () => T | Promise<T>)() : value;
 }

@@ -36,9 +36,13 @@ export type ClientStatus =
 export type Dialer = (
   url: string | URL,
   options: {
+    /** Subprotocols to offer, the best first. */
     readonly protocols: readonly string[];
+    /** Gives up, also when the time is over. */
     readonly signal: AbortSignal;
+    /** How long the whole attempt may take, in milliseconds; may be `Infinity`. */
     readonly timeoutMs: number;
+    /** Request headers. */
     readonly headers?: HeadersInit;
   },
 ) => Promise<Connection>;
@@ -52,23 +56,36 @@ export interface ClientOptions<C extends AnyContract = AnyContract>
   extends
     Omit<SessionLimits, "heartbeat">,
     Omit<SessionHandlers<unknown, C, "client">, "onClose" | "onOpen"> {
-  /** Topics and their schemas, the same as the server's. */
+  /** Topics and their schemas, the same as the server's; without one, every topic is let through. */
   readonly contract?: C;
-  /** Token, sent in band before anything else; a function is asked anew for each connection. */
+  /**
+   * Token of at most 8,192 bytes, sent in band before anything else; none by
+   * default. A function is asked anew for each connection.
+   */
   readonly token?: Fresh<string>;
-  /** Request headers; Deno only. */
+  /** Request headers, none by default; Deno only: in a browser the client closes with a `TypeError`. */
   readonly headers?: HeadersInit;
   /**
-   * How long one attempt to connect may take, in milliseconds.
+   * How long one attempt to connect may take, in milliseconds, from the URL and
+   * the token to the server's `hello`. `Infinity` is for ever; `hello` has its
+   * own `handshakeTimeoutMs` besides.
    *
    * @default {10000}
    */
   readonly connectTimeoutMs?: number;
-  /** Delays between attempts. */
+  /**
+   * Delays between attempts, in milliseconds, and how many attempts there are.
+   *
+   * @default {{ firstDelayMs: 500, maxDelayMs: 30000, maxAttempts: Infinity }}
+   */
   readonly backoff?: BackoffOptions;
-  /** Bounds of what is said while not connected. */
+  /**
+   * Bounds of what is said while not connected, in messages and bytes.
+   *
+   * @default {{ maxMessages: 100, maxBytes: 262144 }}
+   */
   readonly outbox?: OutboxOptions;
-  /** Closes the client. */
+  /** Closes the client when it is aborted, for good; none by default. */
   readonly signal?: AbortSignal;
 }
 

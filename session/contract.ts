@@ -251,6 +251,24 @@ export type MessageOf<C extends AnyContract, S extends Side> = IsUntyped<C> exte
     | MessagesIn<SectionOf<C, "requests">>
     | (S extends "client" ? PresenceMessage : never);
 
+/**
+ * The messages that a subscriber to a topic may get: those whose pattern the
+ * topic fits.
+ *
+ * @typeParam C The contract.
+ * @typeParam T The topic, or a union of topics.
+ */
+export type TopicMessage<C extends AnyContract, T extends string> = IsUntyped<C> extends true
+  ? UntypedMessage
+  : MessagesIn<
+    {
+      [P in keyof SentBy<C, "server"> & string as T extends TopicOf<P> ? P : never]: SentBy<
+        C,
+        "server"
+      >[P];
+    }
+  >;
+
 /** What a contract says of a pattern, at run time. */
 export interface ContractRoute {
   /** The pattern. */

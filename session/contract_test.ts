@@ -15,6 +15,7 @@ import {
   type SendData,
   type SendTopic,
   type Side,
+  type TopicMessage,
   type TopicsOf,
   type UntypedMessage,
 } from "./contract.ts";
@@ -323,6 +324,20 @@ Deno.test("MessageOf includes presence notices on the client", () => {
     at: 0,
   });
   assertEquals(name(message), "ada");
+});
+
+Deno.test("TopicMessage is what a subscriber to a topic may get", () => {
+  type Chat = ContractMessage<"chat:{room}", { text: string; from: string }>;
+  type Notice = ContractMessage<"notice", string | number>;
+  expectType<Equal<TopicMessage<C, "chat:a">, Chat>>();
+  expectType<Equal<TopicMessage<C, `chat:${string}`>, Chat>>();
+  expectType<Equal<TopicMessage<C, "notice">, Notice>>();
+  expectType<Equal<TopicMessage<C, "chat:a" | "notice">, Chat | Notice>>();
+  expectType<Equal<TopicMessage<C, SendTopic<C, "server">>, Chat | Notice>>();
+  expectType<Equal<TopicMessage<C, "cursor">, never>>();
+  expectType<Equal<TopicMessage<AnyContract, string>, UntypedMessage>>();
+  expectType<Equal<TopicMessage<AnyContract, "a">, UntypedMessage>>();
+  assert(true);
 });
 
 Deno.test("send and request can be written against the contract's types", () => {

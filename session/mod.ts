@@ -56,6 +56,7 @@ export {
   type SendTopic,
   type SentBy,
   type Side,
+  type TopicMessage,
   type TopicSchemas,
   type TopicsOf,
   type UntypedMessage,

@@ -3,8 +3,10 @@
  *
  * @module
  */
-import { QueueFullError } from "../errors.ts";
+import { QueueFullError, SkeinError } from "../errors.ts";
 import type { EncodedMessage } from "./encoded.ts";
+import { report } from "./inbound.ts";
+import { coreOf, type Session } from "./session.ts";
 
 /** Bounds of an outbox. */
 export interface OutboxOptions {
@@ -71,27 +73,62 @@ export class Outbox {
       this.#waiting.length >= this.#maxMessages || this.#bytes + message.size > this.#maxBytes
     ) {
       throw new QueueFullError(
-        `Cannot send: not connected, and the outbox is full (${this.#waiting.length} messages, ${this.#bytes} bytes)`,
+        `Cannot send: the outbox is full (${this.#waiting.length} messages, ${this.#bytes} bytes)`,
       );
     }
     this.#waiting.push(message);
     this.#bytes += message.size;
   }
 
+  /** The message that waits longest. */
+  get first(): EncodedMessage | undefined {
+    return this.#waiting[0];
+  }
+
+  /** Lets go of the first message, once it was handed over. */
+  shift(): void {
+    this.#bytes -= this.#waiting.shift()?.size ?? 0;
+  }
+
   /**
-   * Hands over what waits, in order. A message leaves the outbox once it was taken.
+   * Hands over what waits, in order, and no faster than the session sends it.
+   * What a session that closes did not take waits for the next one; what is
+   * larger than its server takes is dropped, and told as the server's own refusals are.
    *
-   * @param take Takes one; what it throws stops the hand-over.
+   * @param session A session that was established.
+   * @returns Resolves once nothing waits, or the session closed.
    */
-  empty(take: (message: EncodedMessage) => void): void {
-    let taken = 0;
+  async handTo(session: Session): Promise<void> {
+    const core = coreOf(session);
+    const { queue, maxSendBytes, settings: { sendQueue } } = core;
     try {
-      for (const message of this.#waiting) {
-        take(message);
-        taken++;
+      for (let first; queue && session.isReady && (first = this.first) !== undefined;) {
+        const { size, topic } = first;
+        const { queuedMessages, queuedBytes } = queue.stats;
+        // Half of the send queue, so that what else is sent has room; one message always goes.
+        const isBehind = queuedMessages === 0
+          ? !queue.isFlushed
+          : queuedMessages * 2 >= sendQueue.maxMessages ||
+            (queuedBytes + size) * 2 > sendQueue.maxBytes;
+        if (size > maxSendBytes) {
+          const message =
+            `Cannot send "${topic}": a message must have at most ${maxSendBytes} bytes, received ${size}`;
+          this.shift();
+          core.control({
+            kind: "reply",
+            id: null,
+            data: undefined,
+            error: { code: "too-large", message },
+          });
+        } else if (isBehind) await session.flushed();
+        else {
+          core.push(first, false);
+          this.shift();
+        }
       }
-    } finally {
-      for (const message of this.#waiting.splice(0, taken)) this.#bytes -= message.size;
+    } catch (error) {
+      // A session that closed over it tells by its end.
+      if (!(error instanceof SkeinError)) report(core.settings, error, session);
     }
   }
 }

@@ -320,7 +320,10 @@ export class Session<
    * @returns What the server answered.
    * @throws {RequestError} With code `forbidden`, if it may not.
    */
-  subscribe(topic: string, options: WaitOptions = {}): Promise<unknown> {
+  subscribe<T extends SendTopic<C, "server">>(
+    topic: T,
+    options: WaitOptions = {},
+  ): Promise<unknown> {
     return this.#core.askTopic("subscribe", topic, options);
   }
 
@@ -345,15 +348,20 @@ export class Session<
    * @throws {TypeError} If JSON can not hold the data, or the topic is no topic.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`.
    */
-  async publish(topic: string, data?: unknown, options: WaitOptions = {}): Promise<void> {
+  async publish<T extends SendTopic<C, "server">>(
+    topic: T,
+    data?: SendData<C, "server", T>,
+    options: WaitOptions = {},
+  ): Promise<void> {
     const core = this.#core;
     checkTopic(topic, "publish");
-    core.checkData("publish", data);
-    const isBinary = data instanceof Uint8Array;
+    const bytes: unknown = data;
+    core.checkData("publish", bytes);
+    const isBinary = bytes instanceof Uint8Array;
     await core.ask(`the publication on "${topic}"`, (id) => {
       const envelope = { publish: topic, data: isBinary ? undefined : data, id };
       const text = encodeEnvelope(envelope, "publish");
-      return core.sized("publish", isBinary ? encodeBinary(text, data) : text, topic);
+      return core.sized("publish", isBinary ? encodeBinary(text, bytes) : text, topic);
     }, options);
   }
 

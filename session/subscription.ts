@@ -4,7 +4,7 @@
  * @module
  */
 import { QueueFullError } from "../errors.ts";
-import type { AnyContract, MessageOf } from "./contract.ts";
+import type { AnyContract, SendTopic, TopicMessage } from "./contract.ts";
 import type { Incoming, TopicSink } from "./inbound.ts";
 import { ReceiveQueue } from "./receive_queue.ts";
 import { StatusFeed } from "./status_feed.ts";
@@ -22,7 +22,7 @@ export type SubscriptionStatus = "pending" | "subscribed" | "lost" | "ended";
 export interface SubscriptionOwner {
   /** Checks a message against the contract. */
   check(incoming: Incoming): unknown;
-  /** Ends the subscription at the server. */
+  /** Ends the subscription at the server; rejects if that is not answered. */
   end(): Promise<void>;
 }
 
@@ -31,13 +31,17 @@ export interface SubscriptionOwner {
  * `unsubscribe`, with `await using`, or with its client.
  *
  * - **Apart:** its messages do not also reach the client's own iterator.
+ * - **Reader:** one loop at a time.
  * - **Bound:** a reader who falls more than 4,096 messages or 1 MiB behind gets
  *   a {@linkcode QueueFullError} after what waits, never a silent gap.
  *
  * @typeParam C The contract.
+ * @typeParam T The topic, which narrows the messages.
  */
-export class Subscription<C extends AnyContract = AnyContract>
-  implements AsyncIterable<MessageOf<C, "client">>, AsyncDisposable, TopicSink {
+export class Subscription<
+  C extends AnyContract = AnyContract,
+  T extends string = SendTopic<C, "server">,
+> implements AsyncIterable<TopicMessage<C, T>>, AsyncDisposable, TopicSink {
   /** The topic. */
   readonly topic: string;
   /** Resolves once the server confirmed it first; rejects if it refused. */
@@ -49,6 +53,7 @@ export class Subscription<C extends AnyContract = AnyContract>
   readonly #queue = new ReceiveQueue<Incoming>(LIMITS, 1);
   readonly #ready = Promise.withResolvers<void>();
   #error: unknown;
+  #isIterated = false;
 
   /** Creates a subscription; `client.subscribe` does. */
   constructor(topic: string, owner: SubscriptionOwner) {
@@ -67,7 +72,8 @@ export class Subscription<C extends AnyContract = AnyContract>
   offer(incoming: Incoming, size: number): boolean {
     if (this.#queue.offer(incoming, size)) return true;
     this.end(new QueueFullError(`Cannot keep up: the reader of "${this.topic}" fell behind`));
-    void this.#owner.end();
+    // The reader is told why it ended; that the server did not answer changes nothing of it.
+    this.#owner.end().catch(() => {});
     return false;
   }
 
@@ -90,7 +96,11 @@ export class Subscription<C extends AnyContract = AnyContract>
     this.status.end("ended");
   }
 
-  /** Leaves the topic. Idempotent. */
+  /**
+   * Leaves the topic. Idempotent.
+   *
+   * @throws {TimeoutError} If the server does not answer; the subscription has ended all the same.
+   */
   async unsubscribe(): Promise<void> {
     if (this.isEnded) return;
     this.end();
@@ -106,17 +116,26 @@ export class Subscription<C extends AnyContract = AnyContract>
    * Yields the topic's messages until it ends. Leaving the loop does not unsubscribe.
    *
    * @returns The messages, checked against the contract.
+   * @throws {TypeError} If another loop runs.
    * @throws What ended it: a refusal, or that the reader fell behind.
    */
-  async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, "client">, void, undefined> {
-    while (true) {
-      const incoming = this.#queue.take();
-      if (incoming !== undefined) {
-        const message = await this.#owner.check(incoming);
-        if (message !== undefined) yield message as MessageOf<C, "client">;
-      } else if (!this.#queue.isEnded) await this.#queue.changed();
-      else if (this.#error !== undefined) throw this.#error;
-      else return;
+  async *[Symbol.asyncIterator](): AsyncGenerator<TopicMessage<C, T>, void, undefined> {
+    if (this.#isIterated) {
+      throw new TypeError("Cannot iterate over subscription: its messages go to another loop");
+    }
+    this.#isIterated = true;
+    try {
+      while (true) {
+        const incoming = this.#queue.take();
+        if (incoming !== undefined) {
+          const message = await this.#owner.check(incoming);
+          if (message !== undefined) yield message as TopicMessage<C, T>;
+        } else if (!this.#queue.isEnded) await this.#queue.changed();
+        else if (this.#error !== undefined) throw this.#error;
+        else return;
+      }
+    } finally {
+      this.#isIterated = false;
     }
   }
 }

@@ -1,11 +1,14 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
-import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
+import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { turns } from "../tests/sessions.ts";
+import type { Client } from "./client.ts";
 import { defineContract } from "./contract.ts";
+import type { Session } from "./session.ts";
 import type { SessionServices } from "./settings.ts";
+import type { Subscription } from "./subscription.ts";
 
 /** A server's services that note what they are asked for. */
 function services(
@@ -101,6 +104,152 @@ Deno.test("Subscription ends with an error when its reader falls behind, never i
   assert(error.message.includes('"news" fell behind'));
   assertEquals([got.length, got[0], got.at(-1)], [4_096, 0, 4_095]);
   assert(client.isConnected);
+});
+
+Deno.test("Subscription whose reader falls behind leaves its topic also while 64 answers are awaited", async () => {
+  const log: string[] = [];
+  const gate = Promise.withResolvers<void>();
+  const network = new Network({
+    ...services(log),
+    onMessage: () => gate.promise,
+    sendQueue: { maxMessages: 10_000 },
+  });
+  await using client = network.client();
+  const news = client.subscribe("news");
+  await news.ready;
+  const asked = Array.from({ length: 64 }, () => assertRejects(() => client.request("slow")));
+  for (let i = 0; i <= 4_096; i++) network.last.send("news", i);
+  await turns(20);
+  assertEquals([news.status.current, log], ["ended", ["+news", "-news"]]);
+  await assertRejects(() => Array.fromAsync(news), QueueFullError, "fell behind");
+  const again = client.subscribe("news");
+  await assertRejects(() => again.ready, QueueFullError, "64 answers are awaited");
+  gate.resolve();
+  await Promise.all(asked);
+  assert(client.isConnected);
+});
+
+Deno.test("Subscription whose reader falls behind has told all, if the server never answers", async () => {
+  using time = new FakeTime();
+  const silent = new Promise<never>(() => {});
+  const network = new Network({
+    services: { subscribe: () => ({}), unsubscribe: () => silent },
+    sendQueue: { maxMessages: 10_000 },
+  });
+  await using client = network.client();
+  const news = client.subscribe("news");
+  await news.ready;
+  for (let i = 0; i <= 4_096; i++) network.last.send("news", i);
+  await turns(20);
+  assertEquals(news.status.current, "ended");
+  await time.tickAsync(30_000);
+  await turns();
+  assert(client.isConnected);
+});
+
+Deno.test("Subscription.unsubscribe() rejects if the server does not answer, and has ended all the same", async () => {
+  using time = new FakeTime();
+  const silent = new Promise<never>(() => {});
+  const network = new Network({
+    services: { subscribe: () => ({}), unsubscribe: () => silent },
+  });
+  await using client = network.client();
+  const news = client.subscribe("news");
+  await news.ready;
+  const left = assertRejects(() => news.unsubscribe(), TimeoutError, 'unsubscribe "news"');
+  await turns();
+  await time.tickAsync(30_000);
+  await left;
+  assertEquals(news.isEnded, true);
+  await news.unsubscribe();
+});
+
+Deno.test("Subscription that is left keeps what is on its way from the client's loop", async () => {
+  const network = new Network({
+    services: {
+      subscribe: () => ({}),
+      unsubscribe: (session) => {
+        session.send("news", "on its way");
+        return {};
+      },
+    },
+  });
+  await using client = network.client();
+  const news = client.subscribe("news");
+  await news.ready;
+  await news.unsubscribe();
+  network.last.send("other", 1);
+  for await (const { topic } of client) {
+    assertEquals(topic, "other");
+    break;
+  }
+});
+
+Deno.test("Subscription refuses a second loop, and goes on in a later one", async () => {
+  const network = new Network(services([]));
+  await using client = network.client();
+  const news = client.subscribe("news");
+  await news.ready;
+  for (let i = 0; i < 3; i++) network.last.send("news", i);
+  const messages = news[Symbol.asyncIterator]();
+  assertEquals((await messages.next()).value?.data, 0);
+  await assertRejects(() => news[Symbol.asyncIterator]().next(), TypeError, "another loop");
+  assertEquals((await messages.next()).value?.data, 1);
+  await messages.return();
+  for await (const { data } of news) {
+    assertEquals(data, 2);
+    break;
+  }
+});
+
+Deno.test("Client.subscribe() and publish() are typed by what the contract sends to clients", () => {
+  const contract = defineContract({
+    toClient: { "room:{name}": z.number(), people: z.array(z.string()) },
+    toServer: { say: z.string() },
+  });
+  const untyped = (client: Client) => {
+    const any: string = "a";
+    void client.publish(any, new Date());
+    return client.subscribe(any);
+  };
+  function check(client: Client<typeof contract>, session: Session<unknown, typeof contract>) {
+    const room: string = "a";
+    const one = client.subscribe(`room:${room}`);
+    const both: Subscription<typeof contract> = Math.random() > 0.5
+      ? one
+      : client.subscribe("people");
+    void client.publish("room:a", 1);
+    void session.publish("people", ["ann"]);
+    void session.subscribe("people");
+    // @ts-expect-error Clients send it, and do not get it.
+    client.subscribe("say");
+    // @ts-expect-error Notices come with their room.
+    client.subscribe("presence:room:a");
+    // @ts-expect-error Any string may be no topic of the contract.
+    client.subscribe(room);
+    // @ts-expect-error The data of another topic.
+    void client.publish("room:a", ["ann"]);
+    // @ts-expect-error What clients send can not be published.
+    void client.publish("say", "hi");
+    // @ts-expect-error The data of another topic.
+    void session.publish("people", 1);
+    // @ts-expect-error Not a topic of the contract.
+    void session.subscribe("nope");
+    async function read() {
+      for await (const message of one) {
+        const data: number = message.data;
+        const pattern: "room:{name}" = message.pattern;
+        return [data, pattern, message.params.name];
+      }
+      for await (const message of both) {
+        if (message.pattern === "people") return message.data.length;
+        // @ts-expect-error There are two patterns, and both were looked at.
+        if (message.pattern !== "room:{name}") return message.data;
+      }
+    }
+    return read;
+  }
+  assertEquals([untyped.length, check.length], [1, 2]);
 });
 
 Deno.test("Subscription.unsubscribe() leaves the topic once, and keeps what came", async () => {

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { QueueFullError } from "../errors.ts";
 import type { AnyContract } from "./contract.ts";
 import { coreOf, type Session } from "./session.ts";
 import { Subscription, type SubscriptionOwner } from "./subscription.ts";
@@ -104,13 +105,17 @@ export class Subscriptions<C extends AnyContract> {
     this.#all.delete(topic);
     const session = this.#session;
     if (session === undefined || !session.isReady) return;
-    this.#route(session, topic, undefined);
     try {
       await session.unsubscribe(topic);
     } catch (error) {
       // With the session the server's side of it is gone too.
-      if (!session.isClosed) throw error;
+      if (session.isClosed) return;
+      if (!(error instanceof QueueFullError)) throw error;
+      // Too many answers are awaited: numbers begin at 1, and nobody waits for the answer to 0.
+      return coreOf(session).post({ unsubscribe: topic, id: 0 });
     }
+    // Until here it took, and discarded, what was on its way.
+    if (!this.#all.has(topic)) this.#route(session, topic, undefined);
   }
 
   #route(session: Session, topic: string, sink: Subscription<C> | undefined): void {

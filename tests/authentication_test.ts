@@ -1,4 +1,5 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { stub } from "@std/testing/mock";
 import { connect, dial } from "../client.ts";
 import {
   AuthenticationError,
@@ -6,7 +7,7 @@ import {
   RequestError,
   SessionClosedError,
 } from "../errors.ts";
-import type { AuthenticationContext, Refusal } from "../server.ts";
+import { type AuthenticationContext, createServer, type Refusal } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
@@ -67,29 +68,124 @@ Deno.test("Server refuses with the status that authenticate threw, before any up
   }
 });
 
-Deno.test("Server refuses with 401 and no text of whatever else authenticate threw", async () => {
-  const failures = [
-    () => Promise.reject(new Error(SECRET)),
-    () => Promise.reject(),
-    () => {
+/** How a client is refused that could have said a token in band, if it was asked for one. */
+const NOT_IN_BAND = "Unauthenticated: this server takes no token in band";
+
+Deno.test("Server refuses with 401 and no text of whatever else authenticate threw, and reports it", async () => {
+  const error = new TypeError(SECRET);
+  const failures: [error: unknown, authenticate: () => unknown][] = [
+    [error, () => Promise.reject(error)],
+    [undefined, () => Promise.reject()],
+    [SECRET, () => {
       throw SECRET;
-    },
+    }],
   ];
-  for (const authenticate of failures) {
-    await using server = listen({ authenticate });
-    assertEquals(await refusals(server), {
-      status: 401,
-      code: 4401,
-      reason: "Unauthenticated",
-    });
+  for (const [error, authenticate] of failures) {
+    const told: Refusal[] = [];
+    await using server = listen({ authenticate, onRefusal: (one) => void told.push(one) });
+    assertEquals(await refusals(server), { status: 401, code: 4401, reason: NOT_IN_BAND });
+    assertEquals(told.map((one) => [one.status, one.error]), [[401, error], [401, error]]);
+    assertEquals(told.map(({ reason }) => reason), ["Unauthenticated", NOT_IN_BAND]);
+    await assertRejects(() => dial(`${server.url}?token=x`), SessionClosedError);
+    assertEquals(told[2]?.reason, "Unauthenticated");
   }
+});
+
+Deno.test("Server prints what may be its own fault in authenticate, if nobody is told", async () => {
+  using print = stub(console, "error");
+  let isDown = true;
   await using server = listen({
-    userOf: () => {
-      throw new Error(SECRET);
+    authenticate: ({ token }) => {
+      if (token === undefined) return Promise.reject();
+      if (token === "unknown") throw new AuthenticationError("Unknown token");
+      if (isDown) throw new Error(`No row\nfor ${token}\x1b[2J`);
+      return token;
     },
-    authenticate: () => 1,
   });
-  assertEquals((await refusals(server)).status, 401);
+  const { port } = server.address!;
+  const statuses: number[] = [];
+  for (const path of ["/", "/?token=unknown", `/?token=${SECRET}`, `/?token=${SECRET}`]) {
+    using raw = await RawSocket.open(port, { path });
+    statuses.push(raw.status);
+  }
+  assertEquals(statuses, [401, 401, 401, 401]);
+  // Nobody can fill the disk: the second one within a second is only counted.
+  assertEquals(print.calls.map(({ args }) => args), [[
+    "Authentication failed, a session was refused with 401: Error: No row for <token> [2J",
+  ]]);
+  isDown = false;
+  await using session = await dial(`${server.url}?token=${SECRET}`);
+  assert(session.isReady);
+});
+
+Deno.test("Client comes back when authenticate says that it can not tell now", async () => {
+  let failures = 2;
+  await using server = listen({
+    authenticate: () => {
+      if (failures-- === 0) return "ann";
+      throw new AuthenticationError("Try again later", { status: 503 });
+    },
+  });
+  await using client = connect(server.url, { backoff: { firstDelayMs: 1 } });
+  const session = await soon(client.whenConnected());
+  assertEquals([session.isReady, failures], [true, -1]);
+});
+
+Deno.test("Server refuses with 503 when userOf throws or returns no string, and reports it", async () => {
+  const failures: [error: string, userOf: () => string][] = [
+    ["Error: Broken", () => {
+      throw new Error("Broken");
+    }],
+    ["TypeError: Cannot identify: userOf must return a string, received number", () => 7 as never],
+    [
+      "TypeError: Cannot identify: userOf must return a string, received undefined",
+      () => undefined as never,
+    ],
+  ];
+  for (const [error, userOf] of failures) {
+    const told: Refusal[] = [];
+    const authenticate = () => ({ name: "ann" });
+    await using server = listen({ authenticate, userOf, onRefusal: (one) => void told.push(one) });
+    assertEquals(await refusals(server), {
+      status: 503,
+      code: 4503,
+      reason: "Authentication failed, try again later",
+    });
+    assertEquals(told.map((one) => `${one.error}`), [error, error]);
+    assertEquals([server.manager.count, server.manager.stats().reserved], [0, 0]);
+  }
+});
+
+Deno.test("createServer() refuses options for admission that make no sense", () => {
+  for (const authenticateTimeoutMs of [-1, NaN, -Infinity, "5" as never]) {
+    assertThrows(
+      () => createServer({ authenticateTimeoutMs }),
+      RangeError,
+      `authenticateTimeoutMs must be from 0, received ${authenticateTimeoutMs}`,
+    );
+  }
+  for (const keepsHeaders of ["host", 3, ["host", 3], ["two words"], [""], {}] as never[]) {
+    assertThrows(() => createServer({ keepsHeaders }), TypeError, "keepsHeaders must");
+  }
+  for (const path of ["rooms", "", 3, "ws://localhost/"] as never[]) {
+    assertThrows(() => createServer({ path }), TypeError, 'path must begin with "/"');
+  }
+});
+
+Deno.test("Server waits for authenticate for ever, where it is told so", async () => {
+  for (const authenticateTimeoutMs of [Infinity, 2 ** 31]) {
+    const gate = Promise.withResolvers<string>();
+    await using server = listen({
+      authenticateTimeoutMs,
+      authenticate: ({ signal }) => {
+        // Too long for a timer, it would be over at once.
+        setTimeout(() => gate.resolve(signal.aborted ? "late" : "ann"), 5);
+        return gate.promise;
+      },
+    });
+    await using _session = await dial(server.url);
+    assertEquals(server.sessions("ann").length, 1);
+  }
 });
 
 Deno.test("Server refuses with 503 when authenticate takes too long, and aborts it", async () => {
@@ -182,7 +278,11 @@ Deno.test("Server that closes does not wait for peers that say no token", async 
 
 Deno.test("Client whose token is refused in band stops, over a real socket too", async () => {
   for (const throws of [() => Promise.reject(new Error("no")), users]) {
-    await using server = listen({ authenticate: throws as typeof users, acceptsTokenInBand: true });
+    await using server = listen({
+      authenticate: throws as typeof users,
+      acceptsTokenInBand: true,
+      onRefusal() {},
+    });
     await using client = connect(server.url, { token: "wrong" });
     const { code, by } = await soon(client.closed);
     assertEquals([code, by], [throws === users ? 4403 : 4401, "remote"]);
@@ -223,18 +323,21 @@ Deno.test("Session.authenticate() renews the value in place, and never the user"
 Deno.test("Session.authenticate() leaves the session as it was, whatever authenticate throws", async () => {
   let isFirst = true;
   const errors: unknown[] = [];
+  const told: Refusal[] = [];
   await using server = listen({
     authenticate: () => {
       if (!isFirst) return Promise.reject(new Error(SECRET));
       isFirst = false;
       return "ann";
     },
+    onRefusal: (refusal) => void told.push(refusal),
     onError: (error) => void errors.push(error),
   });
   await using session = await dial(server.url);
   const error = await assertRejects(() => session.authenticate("x"), RequestError);
   assertEquals(error.failure, { code: "unauthenticated", message: "Unauthenticated" });
   assertEquals([session.isReady, errors], [true, []]);
+  assertEquals(told.map((one) => `${one.status} ${one.error}`), [`401 Error: ${SECRET}`]);
 });
 
 Deno.test("Session.authenticate() is told when the answer takes too long", async () => {

@@ -1,5 +1,5 @@
-import { assertEquals } from "@std/assert";
-import type { Refusal } from "../server.ts";
+import { assertEquals, assertThrows } from "@std/assert";
+import { createServer, type Refusal } from "../server.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 
 interface Case {
@@ -89,4 +89,52 @@ Deno.test("Server refuses a foreign page before it asks who that is", async () =
     headers: { origin: "https://evil.example" },
   });
   assertEquals([raw.status, (await raw.closed())?.code, asked], [101, 4403, 0]);
+});
+
+Deno.test("Server says which option would let an origin in", async () => {
+  const told: Refusal[] = [];
+  await using server = listen({ onRefusal: (refusal) => void told.push(refusal) });
+  // However long it is: the hint is not what is cut.
+  const origin = `https://${"x".repeat(60)}.${"y".repeat(60)}.example`;
+  using raw = await RawSocket.open(portOf(server), { protocol: "skein.1", headers: { origin } });
+  const hint = "Origin not allowed: add it to origins, or its host to hosts (";
+  const { code, reason = "" } = await raw.closed() ?? {};
+  assertEquals([code, reason.startsWith(`${hint}https://xxx`)], [4403, true]);
+  assertEquals(told.map(({ reason }) => reason), [`${hint}${origin})`]);
+});
+
+Deno.test("createServer() refuses origins and hosts that would let nobody in", () => {
+  const origins: [origin: string, hint: string][] = [
+    ["https://example.com/", 'received "https://example.com/" (write "https://example.com")'],
+    ["https://example.com/app", '(write "https://example.com")'],
+    ["https://Example.com:443", '(write "https://example.com")'],
+    ["http://user@example.com:8000?x", '(write "http://example.com:8000")'],
+    ["https://b\u00fccher.example", '(write "https://xn--bcher-kva.example")'],
+    ["example.com", 'must hold origins such as https://example.com, received "example.com"'],
+    ["localhost:8000", 'received "localhost:8000"'],
+    ["", 'received ""'],
+  ];
+  for (const [origin, hint] of origins) {
+    assertThrows(() => createServer({ origins: [origin] }), TypeError, hint);
+  }
+  const hosts: [host: string, hint: string][] = [
+    ["example.com:8000", '(write "example.com")'],
+    ["https://example.com/", '(write "example.com")'],
+    ["Example.com", '(write "example.com")'],
+    ["::1", '(write "[::1]")'],
+    ["", 'must hold host names without ports, received ""'],
+  ];
+  for (const [host, hint] of hosts) {
+    assertThrows(() => createServer({ hosts: [host] }), TypeError, hint);
+  }
+  for (const list of ["https://example.com", [3], 3, null] as never[]) {
+    assertThrows(() => createServer({ origins: list }), TypeError, "origins must be an array");
+    assertThrows(() => createServer({ hosts: list }), TypeError, "hosts must be an array");
+  }
+});
+
+Deno.test("createServer() takes every origin that a browser sends", async () => {
+  const origins = ["*", "null", "https://example.com", "http://[::1]:8000", "tauri://localhost"];
+  await createServer({ origins: [...origins, "chrome-extension://abcdef"] }).close();
+  await createServer({ hosts: ["example.com", "127.0.0.1", "[::1]", "localhost"] }).close();
 });

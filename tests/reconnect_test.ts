@@ -1,7 +1,8 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { type Client, connect, dial } from "../client.ts";
-import { ConnectionError, RequestError, SessionClosedError } from "../errors.ts";
+import { ConnectionError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";
 import { serve, type Server } from "../server.ts";
+import { dialWebSocket } from "../transport/websocket_client.ts";
 import { listen, portOf, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 
@@ -98,4 +99,80 @@ Deno.test("dial() rejects, and leaves nothing open, when it is given up", async 
   assertEquals(await assertRejects(() => dialing), reason);
   await until(() => server.manager.stats().reserved === 0);
   await assertRejects(() => dial(server.url, { signal: AbortSignal.abort(reason) }));
+});
+
+/** A server that takes sockets and never says a word, and how each was closed. */
+function silent(): {
+  url: string;
+  closed: Promise<number>;
+  [Symbol.asyncDispose](): Promise<void>;
+} {
+  const { promise, resolve } = Promise.withResolvers<number>();
+  const server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, (request) => {
+    const { socket, response } = Deno.upgradeWebSocket(request, { protocol: "skein.1" });
+    socket.onclose = ({ code }) => resolve(code);
+    return response;
+  });
+  return {
+    url: `ws://127.0.0.1:${server.addr.port}/`,
+    closed: promise,
+    [Symbol.asyncDispose]: () => server.shutdown(),
+  };
+}
+
+Deno.test("connect() and dial() give up on a silent server after connectTimeoutMs", async () => {
+  const options = { token: "t", connectTimeoutMs: 50, backoff: { firstDelayMs: 60_000 } };
+  {
+    await using server = silent();
+    const error = await assertRejects(() => soon(dial(server.url, options)), TimeoutError);
+    assertEquals([error.timeoutMs, await soon(server.closed)], [50, 4408]);
+  }
+  await using server = silent();
+  await using client = connect(server.url, options);
+  await soon(reach(client, "reconnecting"));
+  const { current } = client.status;
+  assert(current.name === "reconnecting" && current.cause.error instanceof TimeoutError);
+  assertEquals(await soon(server.closed), 4408);
+});
+
+Deno.test("connect(), dial() and dialWebSocket() take any time, Infinity included, and nothing else", async () => {
+  await using server = listen();
+  for (const connectTimeoutMs of [Infinity, 3_000_000_000]) {
+    await using session = await soon(dial(server.url, { connectTimeoutMs }));
+    assert(session.isReady);
+    await using client = connect(server.url, { connectTimeoutMs });
+    await soon(client.whenConnected());
+    await using connection = await soon(dialWebSocket(server.url, { timeoutMs: connectTimeoutMs }));
+    assertEquals(connection.transport, "websocket");
+  }
+  for (const connectTimeoutMs of [NaN, -1]) {
+    await assertRejects(() => dial(server.url, { connectTimeoutMs }), RangeError, "Cannot connect");
+    assertThrows(() => connect(server.url, { connectTimeoutMs }), RangeError, "Cannot connect");
+    await assertRejects(
+      () => dialWebSocket(server.url, { timeoutMs: connectTimeoutMs }),
+      RangeError,
+      `timeoutMs must be from 0, received ${connectTimeoutMs}`,
+    );
+  }
+});
+
+Deno.test("dial() refuses a token that no subprotocol carries", async () => {
+  for (const protocols of [[], ["chat"]]) {
+    await assertRejects(
+      () => dial("ws://127.0.0.1:1/", { token: "t", protocols }),
+      TypeError,
+      "a token in band needs skein.1",
+    );
+  }
+});
+
+Deno.test("A session shows no token of its URL", async () => {
+  await using server = listen({ authenticate: ({ token }) => token });
+  const url = `${server.url}?a=1&token=secret`;
+  await using session = await dial(url);
+  await using client = connect(url);
+  for (const one of [session, await soon(client.whenConnected())]) {
+    assert(one.url.endsWith("?a=1"), one.url);
+    assert(!Deno.inspect(one, { depth: 20 }).includes("secret"));
+  }
 });

@@ -56,6 +56,17 @@ const OPEN = 1;
 const CLOSED = 3;
 
 /**
+ * What counts for one socket, from its upgrade until it is disposed of: when
+ * the socket is really gone, be its connection over before or not.
+ */
+export interface SocketLease extends Disposable {
+  /** This end closed the socket, and the peer has yet to answer. Idempotent. */
+  closing(): void;
+  /** The socket is gone. Idempotent. */
+  [Symbol.dispose](): void;
+}
+
+/**
  * A connection on a WebSocket that may still be opening. It is its own frames
  * and its own event listener: ten thousand idle ones should not hold a dozen
  * closures each.
@@ -70,6 +81,7 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
 
   readonly #socket: Socket;
   readonly #protocol: string | undefined;
+  readonly #lease: SocketLease | undefined;
   readonly #inbox = new FrameInbox();
   #closed: PromiseWithResolvers<ConnectionCloseInfo> | undefined;
   #ready: PromiseWithResolvers<void> | undefined;
@@ -88,11 +100,12 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
 
   /**
    * Wraps a socket. A server says which protocol it chose: Deno's socket does
-   * not know.
+   * not know. And it may count its sockets.
    */
-  constructor(socket: Socket, protocol?: string) {
+  constructor(socket: Socket, protocol?: string, lease?: SocketLease) {
     this.#socket = socket;
     this.#protocol = protocol;
+    this.#lease = lease;
     socket.binaryType = "arraybuffer";
     for (const type of EVENTS) {
       // On a server the close event tells enough, and there are many of them.
@@ -118,6 +131,7 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
       case "open":
         return this.#onOpen();
       case "close":
+        this.#lease?.[Symbol.dispose]();
         return this.#end(event as CloseEvent);
       default: {
         const { error, message } = event as Event & { error?: unknown; message?: unknown };
@@ -242,12 +256,18 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
 
   #closeSocket({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
     if (this.#socket.readyState === CLOSED) return;
+    this.#lease?.closing();
     this.#socket.close(closeCode === 0 ? 1000 : closeCode, reason);
     // A peer that reads nothing never answers; its socket lingers, this connection does not.
-    this.#lingering = setTimeout(
-      () => this.#end({ code: 1006, reason: "", wasClean: false }),
-      CLOSE_TIMEOUT_MS,
-    );
+    this.#lingering = setTimeout(() => this.#giveUp(), CLOSE_TIMEOUT_MS);
+  }
+
+  /** The runtime still has the socket: it counts, but holds nothing of the session. */
+  #giveUp(): void {
+    this.#end({ code: 1006, reason: "", wasClean: false });
+    const lease = this.#lease;
+    if (lease === undefined) return;
+    this.#socket.addEventListener("close", () => lease[Symbol.dispose](), { once: true });
   }
 
   #fail(reason: string): void {

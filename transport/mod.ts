@@ -47,6 +47,7 @@ export { acceptWebSocket, isWebSocketUpgrade, offeredProtocols } from "./websock
 export type {
   AcceptedWebSocket,
   AcceptWebSocketOptions,
+  SocketLease,
   WebSocketEngine,
 } from "./websocket_server.ts";
 export { isOriginAllowed } from "./origins.ts";

@@ -8,8 +8,8 @@
 /** Which origins may connect. */
 export interface OriginRules {
   /**
-   * Origins of pages that may connect, such as `https://example.com`; `*` lets
-   * every page in.
+   * Origins of pages that may connect, such as `https://example.com`: scheme,
+   * host, and port if it is not the scheme's own; `*` lets every page in.
    *
    * @default {[]}
    */
@@ -17,7 +17,7 @@ export interface OriginRules {
   /**
    * Host names that are this server's own: a page whose origin is one of them,
    * and is the host that was asked, may connect. Named, so that a name that an
-   * attacker points here (DNS rebinding) does not pass.
+   * attacker points here (DNS rebinding) does not pass. Without ports.
    *
    * @default {["localhost", "127.0.0.1", "[::1]"]}
    */
@@ -51,4 +51,52 @@ export function isOriginAllowed(headers: Headers, rules: OriginRules = {}): bool
   if (origin === null || origins.includes("*") || origins.includes(origin)) return true;
   const url = URL.parse(origin);
   return url !== null && url.host === headers.get("host") && hosts.includes(url.hostname);
+}
+
+/**
+ * Checks rules when a server is created: one that is written wrongly would let
+ * nobody in, and never say so.
+ *
+ * @param rules See {@linkcode OriginRules}.
+ * @throws {TypeError} If an origin is none, or a host is no host name.
+ */
+export function checkOriginRules({ origins = [], hosts = [] }: OriginRules): void {
+  checkList("origins", origins);
+  checkList("hosts", hosts);
+  for (const origin of origins) {
+    // A page in a sandbox has the origin "null".
+    if (origin === "*" || origin === "null") continue;
+    const right = originOf(origin);
+    if (right !== origin) refuse("origins", "origins such as https://example.com", origin, right);
+  }
+  for (const host of hosts) {
+    const right = hostOf(host);
+    if (right !== host) refuse("hosts", "host names without ports", host, right);
+  }
+}
+
+function checkList(name: string, list: unknown): void {
+  if (Array.isArray(list) && list.every((one) => typeof one === "string")) return;
+  const received = Array.isArray(list) ? "other values in it" : typeof list;
+  throw new TypeError(
+    `Cannot create server: ${name} must be an array of strings, received ${received}`,
+  );
+}
+
+function refuse(name: string, rule: string, received: string, right: string | undefined): never {
+  const hint = right === undefined ? "" : ` (write "${right}")`;
+  throw new TypeError(
+    `Cannot create server: ${name} must hold ${rule}, received "${received}"${hint}`,
+  );
+}
+
+/** As a browser writes it in the header; an extension's scheme has no origin by the URL standard. */
+function originOf(text: string): string | undefined {
+  const url = URL.parse(text);
+  return url === null || url.host === "" ? undefined : `${url.protocol}//${url.host}`;
+}
+
+function hostOf(text: string): string | undefined {
+  const url = text.includes("://") ? URL.parse(text) : URL.parse(`http://${text}`);
+  return (url ?? URL.parse(`http://[${text}]`))?.hostname;
 }

@@ -8,6 +8,9 @@ import { ConnectionError, TimeoutError } from "../errors.ts";
 import { WebSocketConnection } from "./_websocket.ts";
 import type { Connection } from "./connection.ts";
 
+/** A timer holds 31 bits; what is longer, `Infinity` included, is for ever. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
 /** Options for {@linkcode dialWebSocket}. */
 export interface DialWebSocketOptions {
   /** Subprotocols to offer, the best first. */
@@ -17,7 +20,7 @@ export interface DialWebSocketOptions {
   /** Gives up. */
   readonly signal?: AbortSignal;
   /**
-   * Gives up after this many milliseconds.
+   * Gives up after this many milliseconds; `Infinity` never does.
    *
    * @default {10000}
    */
@@ -31,6 +34,7 @@ export interface DialWebSocketOptions {
  * @param options See {@linkcode DialWebSocketOptions}.
  * @returns The connection, open.
  * @throws {TypeError} If the URL is none of a WebSocket, or headers are given in a browser.
+ * @throws {RangeError} If `timeoutMs` is negative, or no number.
  * @throws {ConnectionError} If it can not be opened.
  * @throws {TimeoutError} If it takes too long.
  *
@@ -51,12 +55,17 @@ export async function dialWebSocket(
   options: DialWebSocketOptions = {},
 ): Promise<Connection> {
   const { protocols = [], headers, signal, timeoutMs = 10_000 } = options;
+  if (!(timeoutMs >= 0)) {
+    throw new RangeError(
+      `Cannot open a WebSocket: timeoutMs must be from 0, received ${timeoutMs}`,
+    );
+  }
   signal?.throwIfAborted();
   const connection = new WebSocketConnection(openSocket(toWebSocketUrl(url), protocols, headers));
   const { promise: ended, reject } = Promise.withResolvers<never>();
   const onAbort = () => reject(signal!.reason);
   signal?.addEventListener("abort", onAbort, { once: true });
-  const timer = setTimeout(
+  const timer = timeoutMs > MAX_TIMER_MS ? undefined : setTimeout(
     () => reject(new TimeoutError(`Cannot open a WebSocket within ${timeoutMs} ms`, timeoutMs)),
     timeoutMs,
   );

@@ -3,14 +3,19 @@
  *
  * What the runtime can not do, and what follows: it has no receive limit and no
  * read pause, so size limits apply once a message is there; it can not drop a
- * peer that stopped reading, so what was handed to it stays with it until that
- * peer reads or leaves. Sessions hand it little for that reason, and are over
- * for the application at once.
+ * peer that stopped reading, or that does not answer a close, so what was handed
+ * to it stays with it until that peer reads or leaves. Sessions hand it little
+ * for that reason, and are over for the application at once; sockets are counted
+ * until their real end (see {@linkcode SocketLease}). An idle timeout is no help
+ * there: the runtime stops it when the socket is closed, and it would cost a
+ * timer each message.
  *
  * @module
  */
-import { WebSocketConnection } from "./_websocket.ts";
+import { type SocketLease, WebSocketConnection } from "./_websocket.ts";
 import type { Connection } from "./connection.ts";
+
+export type { SocketLease } from "./_websocket.ts";
 
 /** Options for {@linkcode acceptWebSocket}. */
 export interface AcceptWebSocketOptions {
@@ -19,10 +24,13 @@ export interface AcceptWebSocketOptions {
   /**
    * Closes a peer that shows no sign of life for this long, in milliseconds;
    * the runtime sends a WebSocket ping after half of it. 0 turns that off.
+   * It ends with the first call of `close`, whether the peer answers that or not.
    *
    * @default {60000}
    */
   readonly idleTimeoutMs?: number;
+  /** Counts for the socket, until the runtime let it go. */
+  readonly lease?: SocketLease;
 }
 
 /** A WebSocket that was accepted. */
@@ -35,8 +43,12 @@ export interface AcceptedWebSocket {
 
 /**
  * What accepts WebSockets: the seam where another engine can stand beside
- * {@linkcode acceptWebSocket}. It MUST throw a `TypeError` if the request is
- * no upgrade, and MUST NOT read the request's body.
+ * {@linkcode acceptWebSocket}.
+ *
+ * - It MUST throw a `TypeError` if the request is no upgrade.
+ * - It MUST NOT read the request's body.
+ * - It MUST dispose of `lease` once the socket is really gone, whatever became
+ *   of the connection before; who throws, leaves that to the caller.
  */
 export type WebSocketEngine = (
   request: Request,
@@ -55,7 +67,7 @@ export function acceptWebSocket(
   request: Request,
   options: AcceptWebSocketOptions = {},
 ): AcceptedWebSocket {
-  const { protocol = "", idleTimeoutMs = 60_000 } = options;
+  const { protocol = "", idleTimeoutMs = 60_000, lease } = options;
   const isOffered = protocol === "" || offeredProtocols(request).includes(protocol);
   if (!isOffered) {
     throw new TypeError(
@@ -67,7 +79,7 @@ export function acceptWebSocket(
   });
   // Not by the runtime's own option: it does not find a protocol behind a comma without a space.
   if (protocol !== "") response.headers.set("sec-websocket-protocol", protocol);
-  return { connection: new WebSocketConnection(socket, protocol), response };
+  return { connection: new WebSocketConnection(socket, protocol, lease), response };
 }
 
 /**

@@ -1,0 +1,157 @@
+/**
+ * What the application says of who may have a session, and what it is told.
+ *
+ * @module
+ */
+import type { RefusalStatus } from "./errors.ts";
+import { checkOriginRules, type OriginRules } from "./transport/origins.ts";
+import type { WebSocketEngine } from "./transport/websocket_server.ts";
+
+/** What an HTTP server knows of a request beside the request. */
+export interface RequestInfo {
+  /** Where it came from. */
+  readonly remoteAddr?: Deno.Addr;
+}
+
+/** What `authenticate` gets to see. */
+export interface AuthenticationContext {
+  /**
+   * The request that began the session: its URL, headers and cookies. For a
+   * token that comes in band, it has the headers that the session keeps
+   * (`keepsHeaders`), and no cookies unless they are among them.
+   */
+  readonly request: Request;
+  /** The bearer token, from the header, from `?token=`, or sent in band. */
+  readonly token: string | undefined;
+  /** Aborted when the answer takes longer than `authenticateTimeoutMs`, or the session ended meanwhile. */
+  readonly signal: AbortSignal;
+}
+
+/** A session that was refused; told to `onRefusal`. */
+export interface Refusal {
+  /** HTTP status; the close code is 4000 more. */
+  readonly status: RefusalStatus;
+  /** What the peer was told. */
+  readonly reason: string;
+  /** The peer's network address, where it is known. */
+  readonly address: string | undefined;
+  /**
+   * What is behind it, for the server alone: what `authenticate` or `userOf`
+   * threw, or the limit. An `AuthenticationError` or a limit is a plain refusal;
+   * anything else may be a fault of the application.
+   */
+  readonly error?: unknown;
+}
+
+/** Options for admitting sessions. */
+export interface AdmissionOptions<V> extends OriginRules {
+  /**
+   * Path at which sessions are served: exact, or a `URLPattern` pathname such as `/rooms/:id`.
+   * Every path, if left out.
+   */
+  readonly path?: string;
+  /**
+   * Says who a peer is; what it returns becomes `session.value`, and whoever it
+   * returns for is in. A throw refuses the session:
+   *
+   * - An {@linkcode AuthenticationError} refuses with its status and text: 401
+   *   by default, and 503 has clients come back later, such as when a database
+   *   is down.
+   * - Anything else refuses with 401, which has clients give up. Its text never
+   *   crosses; it goes to `onRefusal` as `error`, or is printed without one.
+   *   `Promise.reject()`, with nothing at all, is a plain refusal and not printed.
+   */
+  readonly authenticate?: (context: AuthenticationContext) => V | Promise<V>;
+  /**
+   * Says which user a value stands for: for presence, limits and `server.to`.
+   * By default the value itself if it is a string, and each session its own user otherwise.
+   * If it throws, or returns no string, the session is refused with 503, and that is
+   * told like a throw of `authenticate`.
+   */
+  readonly userOf?: (value: V) => string;
+  /**
+   * Lets a `skein.1` client that has no token, and no cookie that `authenticate`
+   * takes, connect and say its token first: within `session.handshakeTimeoutMs` (5
+   * seconds) and 8 KiB, before anything else is read.
+   *
+   * @default {false}
+   */
+  readonly acceptsTokenInBand?: boolean;
+  /**
+   * How long `authenticate` may take, in milliseconds, before the session is
+   * refused with 503. `Infinity` is for ever.
+   *
+   * @default {10000}
+   */
+  readonly authenticateTimeoutMs?: number;
+  /**
+   * Finds the peer's network address; the socket's by default. Behind a proxy
+   * that you trust, read its header here.
+   */
+  readonly clientAddress?: (request: Request, info: RequestInfo) => string | undefined;
+  /**
+   * Request headers that a session keeps as `session.headers`, or `all`. Those
+   * with secrets are not kept unless named: `authenticate` sees them all, and
+   * what it returns is what a session should remember. Keeping all of them
+   * costs some 4 KiB a session.
+   *
+   * @default {["host", "origin", "user-agent", "accept-language", "x-forwarded-for"]}
+   */
+  readonly keepsHeaders?: "all" | readonly string[];
+  /** Answers requests that are no WebSocket upgrade; 426 if left out. */
+  readonly fetch?: (request: Request, info: RequestInfo) => Response | Promise<Response>;
+  /**
+   * Sees every session that was refused, and every token renewal that failed by
+   * something else than an `AuthenticationError`. Without it, what may be a fault
+   * of the application is printed: one line, at most every second.
+   */
+  readonly onRefusal?: (refusal: Refusal) => void;
+  /** What upgrades; the runtime's own by default. */
+  readonly webSocketEngine?: WebSocketEngine;
+}
+
+/** Finds an invalid name of a header. */
+const NO_HEADERS = new Headers();
+
+/**
+ * Checks options when a server is created, not when the first peer comes.
+ *
+ * @typeParam V What `authenticate` returns.
+ * @param options See {@linkcode AdmissionOptions}.
+ * @throws {TypeError} If the path, an origin, a host or a header's name makes no sense.
+ * @throws {RangeError} If `authenticateTimeoutMs` is negative, or no number.
+ */
+export function checkAdmissionOptions<V>(options: AdmissionOptions<V>): void {
+  const { path, authenticateTimeoutMs = 0, keepsHeaders = "all" } = options;
+  checkOriginRules(options);
+  if (path !== undefined && (typeof path !== "string" || !path.startsWith("/"))) {
+    throw new TypeError(`Cannot create server: path must begin with "/", received "${path}"`);
+  }
+  if (typeof authenticateTimeoutMs !== "number" || !(authenticateTimeoutMs >= 0)) {
+    throw new RangeError(
+      `Cannot create server: authenticateTimeoutMs must be from 0, received ${authenticateTimeoutMs}`,
+    );
+  }
+  if (keepsHeaders === "all") return;
+  if (!Array.isArray(keepsHeaders)) {
+    throw new TypeError(
+      `Cannot create server: keepsHeaders must be "all" or an array of names, received ${
+        typeof keepsHeaders === "string" ? `"${keepsHeaders}"` : typeof keepsHeaders
+      }`,
+    );
+  }
+  for (const name of keepsHeaders) {
+    if (isHeaderName(name)) continue;
+    throw new TypeError(
+      `Cannot create server: keepsHeaders must hold names of headers, received "${name}"`,
+    );
+  }
+}
+
+function isHeaderName(name: unknown): boolean {
+  try {
+    return typeof name === "string" && !NO_HEADERS.has(name);
+  } catch {
+    return false;
+  }
+}

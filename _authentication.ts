@@ -1,0 +1,105 @@
+/**
+ * Who a peer is: asks the application, in time, and makes refusals of its errors.
+ *
+ * @module
+ */
+import type { AdmissionOptions } from "./_admission_options.ts";
+import { Refused } from "./_refusal.ts";
+import { AuthenticationError } from "./errors.ts";
+import { startTimer } from "./session/wait.ts";
+
+/** Who a peer is. */
+export interface Identity<V> {
+  /** What `authenticate` returned. */
+  readonly value: V;
+  /** The user, if the value stands for one. */
+  readonly user: string | undefined;
+}
+
+/** The refusal of who is nobody: no words about why. */
+const UNAUTHENTICATED = "Unauthenticated";
+
+/** A client of this protocol offers its token in band, if anywhere. */
+const NOT_IN_BAND = `${UNAUTHENTICATED}: this server takes no token in band`;
+
+/** Asks the application who a peer is. */
+export class Authenticator<V> {
+  readonly #options: AdmissionOptions<V>;
+
+  /** Asks what these options name. */
+  constructor(options: AdmissionOptions<V>) {
+    this.#options = options;
+  }
+
+  /**
+   * Asks for one peer.
+   *
+   * @param request The request, or what is left of it.
+   * @param token The bearer token.
+   * @param signal Ends it: the session is over.
+   * @returns Who it is.
+   * @throws {Refused} If it is nobody, or that can not be told now.
+   */
+  async identify(
+    request: Request,
+    token: string | undefined,
+    signal?: AbortSignal,
+  ): Promise<Identity<V>> {
+    const { authenticate, authenticateTimeoutMs = 10_000 } = this.#options;
+    const ended = new AbortController();
+    const timer = startTimer(
+      authenticateTimeoutMs,
+      () => ended.abort(new Refused(503, "Authentication took too long")),
+    );
+    const { promise: late, reject } = Promise.withResolvers<never>();
+    ended.signal.addEventListener("abort", () => reject(ended.signal.reason));
+    const onAbort = () => ended.abort(signal?.reason);
+    if (signal?.aborted) onAbort();
+    else signal?.addEventListener("abort", onAbort, { once: true });
+    const ask = async () => await authenticate?.({ request, token, signal: ended.signal }) as V;
+    try {
+      const value = await Promise.race([ask(), late]);
+      return { value, user: this.#userOf(value) };
+    } catch (error) {
+      // Who left is told nothing, and is nobody's fault.
+      throw refusalOf(error, !signal?.aborted);
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", onAbort);
+    }
+  }
+
+  /** A value that stands for nobody is no fault of the peer: it may come back once it is mended. */
+  #userOf(value: V): string | undefined {
+    const { userOf } = this.#options;
+    if (userOf === undefined) return typeof value === "string" ? value : undefined;
+    try {
+      const user: unknown = userOf(value);
+      if (typeof user === "string") return user;
+      throw new TypeError(`Cannot identify: userOf must return a string, received ${typeof user}`);
+    } catch (cause) {
+      if (cause instanceof AuthenticationError) throw cause;
+      throw new Refused(503, "Authentication failed, try again later", { cause, isFault: true });
+    }
+  }
+}
+
+/** Says to Skein's client, which had a token to offer or not, why none was asked for. */
+export function namingInBand(error: unknown): unknown {
+  if (!(error instanceof Refused) || error.status !== 401) return error;
+  const { cause, isFault } = error;
+  if (cause instanceof AuthenticationError) return error;
+  return new Refused(401, NOT_IN_BAND, { cause, isFault });
+}
+
+/** Only the text of an `AuthenticationError` crosses the wire. */
+function refusalOf(error: unknown, isAwaited: boolean): Refused {
+  if (error instanceof Refused) return error;
+  if (error instanceof AuthenticationError) {
+    return new Refused(error.status, error.message, { cause: error });
+  }
+  return new Refused(401, UNAUTHENTICATED, {
+    cause: error,
+    isFault: isAwaited && error !== undefined,
+  });
+}

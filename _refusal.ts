@@ -1,0 +1,92 @@
+/**
+ * Why a session was refused: told to the application, or printed.
+ *
+ * @module
+ */
+import type { AdmissionOptions } from "./_admission_options.ts";
+import type { RefusalStatus } from "./errors.ts";
+
+/** One line is printed in so many milliseconds: anybody can be refused as often as they like. */
+const PRINT_INTERVAL_MS = 1_000;
+
+/** Where a line that is printed is cut. */
+const MAX_PRINTED_LENGTH = 300;
+
+/** What a {@linkcode Refused} has beside its status and text. */
+export interface RefusedOptions extends ErrorOptions {
+  /** Whether the application may be at fault, and should hear of it. */
+  readonly isFault?: boolean;
+}
+
+/** Thrown inside, turned into an answer at the edge; the message is told to the peer. */
+export class Refused extends Error {
+  /** HTTP status; the close code is 4000 more. */
+  readonly status: RefusalStatus;
+  /** Whether the application may be at fault, and should hear of it. */
+  readonly isFault: boolean;
+
+  /** Creates a refusal. */
+  constructor(status: RefusalStatus, message: string, options: RefusedOptions = {}) {
+    super(message, options);
+    this.status = status;
+    this.isFault = options.isFault ?? false;
+  }
+}
+
+/** Who was refused. */
+export interface RefusedPeer {
+  /** The network address, where it is known. */
+  readonly address: string | undefined;
+  /** The token, which is never printed. */
+  readonly token: string | undefined;
+}
+
+/** Tells the application of refusals: by `onRefusal`, or by printing what may be its own fault. */
+export class RefusalReport {
+  readonly #onRefusal: AdmissionOptions<never>["onRefusal"];
+  #printedAt = -Infinity;
+  #unprinted = 0;
+
+  /** Tells `onRefusal`, if there is one. */
+  constructor(onRefusal: AdmissionOptions<never>["onRefusal"]) {
+    this.#onRefusal = onRefusal;
+  }
+
+  /** Tells of one refusal. */
+  tell({ status, message: reason, cause, isFault }: Refused, peer: RefusedPeer): void {
+    const { address, token } = peer;
+    if (this.#onRefusal !== undefined) {
+      const error = cause === undefined ? {} : { error: cause };
+      this.#onRefusal({ status, reason, address, ...error });
+    } else if (isFault) this.#print(status, cause, token);
+  }
+
+  #print(status: RefusalStatus, error: unknown, token: string | undefined): void {
+    const now = Date.now();
+    // A clock that was set back does not silence it.
+    if (Math.abs(now - this.#printedAt) < PRINT_INTERVAL_MS) {
+      this.#unprinted++;
+      return;
+    }
+    const more = this.#unprinted === 0 ? "" : `, and ${this.#unprinted} before`;
+    this.#printedAt = now;
+    this.#unprinted = 0;
+    let text = textOf(error);
+    if (token) text = text.replaceAll(token, "<token>");
+    // There is nobody else to tell.
+    // deno-lint-ignore no-console
+    console.error(
+      `Authentication failed, a session was refused with ${status}${more}: ${oneLine(text)}`,
+    );
+  }
+}
+
+function textOf(error: unknown): string {
+  if (error instanceof Error) return `${error.name}: ${error.message}`;
+  return typeof error === "string" ? error : `a throw of ${typeof error}`;
+}
+
+/** What a peer said may be in it: no line of its own, and nothing that moves a terminal's cursor. */
+function oneLine(text: string): string {
+  return text.slice(0, MAX_PRINTED_LENGTH).replace(/[\s\p{Cc}]+/gu, " ");
+}

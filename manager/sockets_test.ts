@@ -1,0 +1,42 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { LimitError } from "../errors.ts";
+import { SessionManager } from "./session_manager.ts";
+
+Deno.test("SessionManager.admitSocket() allows twice as many sockets as sessions", () => {
+  const manager = new SessionManager({ maxSessions: 2, maxSessionsPerAddress: 1 });
+  const [a, b] = [{ address: "192.0.2.1" }, { address: "192.0.2.2" }];
+  const taken = [manager.admitSocket(a), manager.admitSocket(a)];
+  const perAddress = assertThrows(() => manager.admitSocket(a), LimitError);
+  assertEquals(perAddress.limit, "maxSessionsPerAddress");
+  taken.push(manager.admitSocket(b), manager.admitSocket());
+  const inAll = assertThrows(() => manager.admitSocket(), LimitError);
+  assertEquals(inAll.limit, "maxSessions");
+  assertEquals(inAll.message, "Cannot upgrade: at most 4 sockets at once, received one more");
+  assertEquals(manager.stats().sockets, { open: 4, lingering: 0, refused: 2 });
+  taken[0]![Symbol.dispose]();
+  taken.push(manager.admitSocket(a));
+  for (const lease of taken) lease[Symbol.dispose]();
+  assertEquals(manager.stats().sockets, { open: 0, lingering: 0, refused: 2 });
+});
+
+Deno.test("SessionManager.admitSocket() counts an IPv6 /64 as one, and knows no limit where there is none", () => {
+  const strict = new SessionManager({ maxSessionsPerAddress: 1 });
+  using _first = strict.admitSocket({ address: "2001:db8::1" });
+  using _second = strict.admitSocket({ address: "2001:db8::2" });
+  assertThrows(() => strict.admitSocket({ address: "2001:db8::3" }), LimitError);
+  const open = new SessionManager({ maxSessionsPerAddress: Infinity });
+  for (let i = 0; i < 10_000; i++) open.admitSocket({ address: "192.0.2.1" });
+  assertEquals(open.stats().sockets.open, 10_000);
+});
+
+Deno.test("SessionManager.admitSocket() counts each step of a socket once", () => {
+  const manager = new SessionManager();
+  const lease = manager.admitSocket();
+  lease.closing();
+  lease.closing();
+  assertEquals(manager.stats().sockets, { open: 1, lingering: 1, refused: 0 });
+  lease[Symbol.dispose]();
+  lease.closing();
+  lease[Symbol.dispose]();
+  assertEquals(manager.stats().sockets, { open: 0, lingering: 0, refused: 0 });
+});

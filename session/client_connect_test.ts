@@ -1,0 +1,133 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { TimeoutError } from "../errors.ts";
+import { Network, settled } from "../tests/clients.ts";
+import { HELLO, type Peer, turns } from "../tests/sessions.ts";
+import { memoryPair } from "../transport/memory.ts";
+import { Client } from "./client.ts";
+import type { ClientOptions } from "./client_options.ts";
+
+const late = { handshakeTimeoutMs: 3_600_000, requestTimeoutMs: 3_600_000 };
+
+Deno.test("Client gives a whole attempt connectTimeoutMs, whatever it waits for", async () => {
+  const never = new Promise<never>(() => {});
+  const cases: [what: string, options: ClientOptions, prepare?: (network: Network) => void][] = [
+    ["the token", { token: () => never }],
+    ["the dialer", {}, (network) => network.answers.push(network.never)],
+    ["hello", late, (network) => network.answers.push(network.byHand(() => {}))],
+    [
+      "hello after a token",
+      { ...late, token: "t" },
+      (network) => network.answers.push(network.byHand(() => {})),
+    ],
+  ];
+  for (const [what, options, prepare] of cases) {
+    using time = new FakeTime();
+    const network = new Network();
+    prepare?.(network);
+    await using client = network.client({ ...options, connectTimeoutMs: 1_000 });
+    assertEquals(await settled(client), "connecting", what);
+    await time.tickAsync(999);
+    assertEquals(await settled(client), "connecting", what);
+    await time.tickAsync(1);
+    await turns();
+    const { current } = client.status;
+    assert(current.name === "reconnecting", what);
+    assert(current.cause.error instanceof TimeoutError && current.cause.error.timeoutMs === 1_000);
+    assertEquals(current.cause.reason, "Cannot connect within 1000 ms");
+  }
+});
+
+Deno.test("Client shares connectTimeoutMs out over token, dialer and hello", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  const { promise, resolve } = Promise.withResolvers<string>();
+  let peer: Peer | undefined;
+  network.answers.push(network.byHand((made) => peer = made));
+  await using client = network.client({ ...late, token: () => promise, connectTimeoutMs: 1_000 });
+  await turns();
+  await time.tickAsync(600);
+  resolve("t");
+  await turns();
+  assert(peer !== undefined);
+  await time.tickAsync(400);
+  assertEquals(await settled(client), "reconnecting");
+  assertEquals(await peer.closed, { closeCode: 4408, reason: "No hello in time" });
+});
+
+Deno.test("Client waits for ever where connectTimeoutMs is Infinity", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  let peer: Peer | undefined;
+  network.answers.push(network.byHand((made) => peer = made));
+  await using client = network.client({ ...late, connectTimeoutMs: Infinity });
+  await turns();
+  await time.tickAsync(600_000);
+  assertEquals(await settled(client), "connecting");
+  peer!.say(HELLO);
+  assertEquals(await settled(client), "connected");
+});
+
+Deno.test("Client() rejects a connectTimeoutMs that is no time", () => {
+  for (const connectTimeoutMs of [NaN, -1]) {
+    assertThrows(
+      () => new Network().client({ connectTimeoutMs }),
+      RangeError,
+      `Cannot connect: connectTimeoutMs must be from 0, received ${connectTimeoutMs}`,
+    );
+  }
+});
+
+Deno.test("Client does not send a token to a server that could not read it", async () => {
+  const network = new Network();
+  network.answers.push(() => memoryPair({ protocol: "" }).client);
+  await using client = network.client({ token: "t" });
+  assertEquals(await settled(client), "reconnecting");
+  const { current } = client.status;
+  assert("cause" in current && current.cause.reason.includes("does not speak skein.1"));
+});
+
+Deno.test("Client asks neither for URL nor for token once its signal was aborted", async () => {
+  const network = new Network();
+  const token = () => Promise.reject(new Error("Not to be asked"));
+  const client = network.client({ signal: AbortSignal.abort(), token });
+  assertEquals((await client.closed).by, "local");
+  assertEquals(network.dials, []);
+});
+
+Deno.test("Client's session shows no token of its URL", async () => {
+  const network = new Network();
+  await using client = new Client("memory://server/a?token=secret&b=1", network.dial);
+  const session = await client.whenConnected();
+  assertEquals([session.url, session.path], ["memory://server/a?b=1", "/a"]);
+  assertEquals(network.dials[0]?.url, "memory://server/a?token=secret&b=1");
+  assert(!Deno.inspect(session, { depth: 20 }).includes("secret"));
+});
+
+Deno.test("Client tries again when the page is back online or looked at again, and lets go then", async () => {
+  const page = globalThis as { document?: { hidden: boolean } };
+  using time = new FakeTime();
+  const network = new Network();
+  network.answers.push(network.nobody, network.nobody, network.nobody);
+  const client = network.client();
+  assertEquals(await settled(client), "reconnecting");
+  try {
+    page.document = { hidden: true };
+    dispatchEvent(new Event("visibilitychange"));
+    await turns();
+    assertEquals(network.dials.length, 1, "hidden");
+    dispatchEvent(new Event("online"));
+    await turns();
+    assertEquals(network.dials.length, 2, "online");
+    page.document = { hidden: false };
+    dispatchEvent(new Event("visibilitychange"));
+    await turns();
+    assertEquals(network.dials.length, 3, "visible");
+  } finally {
+    delete page.document;
+  }
+  await client.close();
+  dispatchEvent(new Event("online"));
+  await time.tickAsync(60_000);
+  assertEquals(network.dials.length, 3);
+});

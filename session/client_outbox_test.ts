@@ -1,0 +1,119 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { QueueFullError, type RequestError } from "../errors.ts";
+import { type Answer, Network, settled } from "../tests/clients.ts";
+import { turns } from "../tests/sessions.ts";
+
+const PAD = "x".repeat(1_000);
+const numbers = (from: number, to: number) =>
+  Array.from({ length: to - from }, (_, index) => from + index);
+
+/** A network that notes the numbers that come, and who reads nothing at first. */
+function stalling(seen: number[]): { network: Network; stalled: Answer } {
+  const network = new Network({
+    onMessage: ({ data }) => void seen.push((data as { i: number }).i),
+  });
+  const stalled = () => {
+    const connection = network.accept();
+    network.pairs.at(-1)!.link.stall("to-server");
+    return connection;
+  };
+  return { network, stalled };
+}
+
+Deno.test("Client hands its outbox over no faster than the server takes it, in order", async () => {
+  const seen: number[] = [];
+  const { network, stalled } = stalling(seen);
+  network.answers.push(stalled);
+  await using client = network.client({ outbox: { maxMessages: 2_001, maxBytes: 4_000_000 } });
+  for (let i = 0; i < 2_000; i++) client.send("a", { i, pad: PAD });
+  assertEquals(await settled(client), "connected");
+  assert(client.outbox.messages > 1_500, `${client.outbox.messages} are still here`);
+  assertEquals(seen, []);
+  // Behind the others, though there is a session.
+  client.send("a", { i: 2_000, pad: PAD });
+  const left = 2_001 - client.outbox.messages;
+  for (let i = 0; i < left; i++) client.send("b", { i: 2_001 + i, pad: PAD });
+  assertThrows(() => client.send("b"), QueueFullError, "the outbox is full");
+  network.pairs[0]!.link.resume("to-server");
+  await turns(100);
+  assertEquals(seen, numbers(0, 2_001 + left));
+  assertEquals([client.outbox, client.isConnected], [{ messages: 0, bytes: 0 }, true]);
+  assertEquals(network.sessions.length, 1);
+});
+
+Deno.test("Client keeps what a session did not take for the next one, in order and once", async () => {
+  using time = new FakeTime();
+  const seen: number[] = [];
+  const { network, stalled } = stalling(seen);
+  network.answers.push(stalled);
+  await using client = network.client({ outbox: { maxMessages: 2_000, maxBytes: 4_000_000 } });
+  for (let i = 0; i < 1_000; i++) client.send("a", { i, pad: PAD });
+  assertEquals(await settled(client), "connected");
+  const left = client.outbox.messages;
+  assert(left > 500 && left < 1_000);
+  network.cut();
+  await turns();
+  client.send("a", { i: 1_000 });
+  await time.tickAsync(250);
+  await turns(100);
+  assertEquals(seen, numbers(1_000 - left, 1_001));
+  assertEquals(client.outbox.messages, 0);
+});
+
+Deno.test("Client hands its outbox over whatever the bounds and the policy of its send queue", async () => {
+  for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as const) {
+    for (const bounds of [{ maxMessages: 1 }, { maxMessages: 3 }, { maxBytes: 1_200 }]) {
+      const seen: number[] = [];
+      const { network, stalled } = stalling(seen);
+      network.answers.push(stalled);
+      await using client = network.client({
+        sendQueue: { ...bounds, policy },
+        outbox: { maxMessages: 200, maxBytes: 1_000_000 },
+      });
+      for (let i = 0; i < 200; i++) client.send("a", { i, pad: PAD });
+      await turns();
+      network.pairs[0]!.link.resume("to-server");
+      await turns(300);
+      assertEquals(seen, numbers(0, 200), `${policy} ${JSON.stringify(bounds)}`);
+      assertEquals(client.session?.stats.droppedMessages, 0);
+    }
+  }
+});
+
+Deno.test("Client drops from its outbox what the server does not take, says so, and goes on", async () => {
+  const seen: unknown[] = [];
+  const network = new Network({
+    maxMessageBytes: 1_000,
+    onMessage: ({ data }) => void seen.push(data),
+  });
+  const refused: RequestError[] = [];
+  await using client = network.client({ onRefused: (error) => void refused.push(error) });
+  client.send("a", 1);
+  client.send("big", PAD);
+  client.send("a", 2);
+  client.send("a", 3);
+  assertEquals(await settled(client), "connected");
+  await turns();
+  assertEquals([seen, client.outbox], [[1, 2, 3], { messages: 0, bytes: 0 }]);
+  assertEquals(refused.map(({ failure }) => failure), [{
+    code: "too-large",
+    message: 'Cannot send "big": a message must have at most 1000 bytes, received 1025',
+  }]);
+  assertEquals([network.sessions.length, client.isConnected], [1, true]);
+});
+
+Deno.test("Client.send() behind a full outbox refuses at once what the server does not take", async () => {
+  const seen: number[] = [];
+  const { network, stalled } = stalling(seen);
+  network.server = { ...network.server, maxMessageBytes: 2_000 };
+  network.answers.push(stalled);
+  await using client = network.client({ outbox: { maxMessages: 500, maxBytes: 1_000_000 } });
+  for (let i = 0; i < 300; i++) client.send("a", { i, pad: PAD });
+  assertEquals(await settled(client), "connected");
+  assert(client.outbox.messages > 0);
+  assertThrows(() => client.send("a", PAD + PAD), RangeError, "at most 2000 bytes");
+  network.pairs[0]!.link.resume("to-server");
+  await turns(20);
+  assertEquals(seen, numbers(0, 300));
+});

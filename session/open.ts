@@ -1,0 +1,98 @@
+/**
+ * One attempt to open a session: from the URL to the server's `hello`, in one time.
+ *
+ * @module
+ */
+import { CloseCode, ConnectionError, TimeoutError } from "../errors.ts";
+import type { Dialer, Fresh } from "./client_options.ts";
+import { coreOf, Session, SKEIN_PROTOCOL } from "./session.ts";
+import type { SessionSettings } from "./settings.ts";
+import { withoutToken } from "./url.ts";
+import { startTimer, waitFor } from "./wait.ts";
+
+/** How a session is opened. */
+export interface OpenOptions {
+  /** Where to. */
+  readonly url: Fresh<string | URL>;
+  /** Opens the connection. */
+  readonly dial: Dialer;
+  /** Subprotocols to offer. */
+  readonly protocols: readonly string[];
+  /** Settings of the session. */
+  readonly settings: SessionSettings;
+  /** Sent in band before anything else. */
+  readonly token: Fresh<string> | undefined;
+  /** Request headers. */
+  readonly headers: HeadersInit | undefined;
+  /** How long all of it may take, in milliseconds; `Infinity` is for ever. */
+  readonly timeoutMs: number;
+  /** Gives up. */
+  readonly signal: AbortSignal | undefined;
+}
+
+/**
+ * Opens a session. What was begun is closed again when it fails.
+ *
+ * @param options See {@linkcode OpenOptions}.
+ * @returns The session, established.
+ * @throws {TimeoutError} If it takes longer than `timeoutMs`.
+ * @throws {SessionClosedError} If the session closed before it was established.
+ * @throws {ConnectionError} If there is a token, and the server does not speak `skein.1`.
+ */
+export async function openSession(options: OpenOptions): Promise<Session> {
+  const { protocols, headers, timeoutMs, settings } = options;
+  const late = new AbortController();
+  const timer = startTimer(timeoutMs, (ms) => {
+    late.abort(new TimeoutError(`Cannot connect within ${ms} ms`, ms));
+  });
+  const signal = options.signal ? AbortSignal.any([options.signal, late.signal]) : late.signal;
+  let session: Session | undefined;
+  try {
+    signal.throwIfAborted();
+    const url = await waitFor(fresh(options.url), { signal, what: "the URL" });
+    const token = await waitFor(fresh(options.token), { signal, what: "the token" });
+    const connection = await options.dial(url, {
+      protocols,
+      signal,
+      timeoutMs,
+      ...(headers === undefined ? {} : { headers }),
+    });
+    if (token !== undefined && connection.protocol !== SKEIN_PROTOCOL) {
+      connection.close();
+      throw new ConnectionError(
+        `Cannot connect: the server does not speak ${SKEIN_PROTOCOL}, which the token needs`,
+      );
+    }
+    session = new Session(connection, settings, {
+      url: withoutToken(String(url)),
+      ...(token === undefined ? {} : { token }),
+    });
+    await waitFor(session.ready, { signal, what: "the session" });
+    return session;
+  } catch (error) {
+    const isLate = late.signal.aborted;
+    const code = isLate ? CloseCode.timedOut : CloseCode.normal;
+    if (session !== undefined) coreOf(session).abort(code, isLate ? "No hello in time" : "", error);
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/**
+ * Checks how long one attempt to connect may take.
+ *
+ * @param connectTimeoutMs The time, in milliseconds; 10,000 if left out.
+ * @returns The time.
+ * @throws {RangeError} If it is negative, or no number.
+ */
+export function checkConnectTimeout(connectTimeoutMs: number = 10_000): number {
+  if (connectTimeoutMs >= 0) return connectTimeoutMs;
+  throw new RangeError(
+    `Cannot connect: connectTimeoutMs must be from 0, received ${connectTimeoutMs}`,
+  );
+}
+
+async function fresh<T>(value: Fresh<T>): Promise<T> {
+  return typeof value === "function" ? await (value as () => T | Promise<T>)() : value;
+}

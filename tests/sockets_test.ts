@@ -1,0 +1,153 @@
+import { assert, assertEquals } from "@std/assert";
+import { dial } from "../client.ts";
+import { createServer, type Server } from "../server.ts";
+import { listen, portOf, RawSocket, until } from "./servers.ts";
+
+/** Opens a session whose peer never answers a close, and closes it. */
+async function linger(server: Server, protocol: string): Promise<RawSocket> {
+  const raw = await RawSocket.open(portOf(server), { protocol });
+  assertEquals(raw.status, 101);
+  await until(() => server.manager.count === 1);
+  await server.manager.closeAll({ code: 4000 });
+  assertEquals((await raw.closed())?.code, 4000);
+  return raw;
+}
+
+/** How the next upgrade is answered. */
+async function statusOf(server: Server, protocol = ""): Promise<number> {
+  using raw = await RawSocket.open(portOf(server), { protocol });
+  return raw.status;
+}
+
+function sockets(
+  server: Pick<Server, "manager">,
+): [open: number, lingering: number, refused: number] {
+  const { open, lingering, refused } = server.manager.stats().sockets;
+  return [open, lingering, refused];
+}
+
+Deno.test("Server bounds the sockets of one address whose peers do not answer a close", async () => {
+  await using server = listen({
+    limits: { maxSessionsPerAddress: 2 },
+    session: { closeTimeoutMs: 20 },
+  });
+  using raws = new DisposableStack();
+  const lingering: RawSocket[] = [];
+  for (let i = 1; i <= 4; i++) {
+    lingering.push(raws.use(await linger(server, "skein.1")));
+    assertEquals([server.manager.count, sockets(server)], [0, [i, i, 0]]);
+  }
+  assertEquals([await statusOf(server), await statusOf(server, "skein.1")], [429, 429]);
+  // One asked for the session, and one more for the close that says it is refused.
+  assertEquals(sockets(server), [4, 4, 3]);
+  assertEquals(server.manager.stats().refused.maxSessionsPerAddress, 0);
+
+  lingering[0]![Symbol.dispose]();
+  await until(() => server.manager.stats().sockets.open === 3);
+  await using session = await dial(server.url);
+  assert(session.isReady);
+  assertEquals(sockets(server), [4, 3, 3]);
+});
+
+Deno.test("Server frees the place of a socket when its peer answers the close at last", async () => {
+  await using server = listen({ session: { closeTimeoutMs: 20 } });
+  using raw = await linger(server, "skein.1");
+  assertEquals(sockets(server), [1, 1, 0]);
+  await raw.frame(new Uint8Array([0x0f, 0xa0]), { head: 0x88 });
+  await until(() => server.manager.stats().sockets.open === 0);
+  assertEquals(sockets(server), [0, 0, 0]);
+});
+
+Deno.test("Server bounds the sockets that it refuses by a close", async () => {
+  await using server = listen({ limits: { maxSessionsPerAddress: 2 } });
+  await using _first = await dial(server.url);
+  await using _second = await dial(server.url);
+  using raws = new DisposableStack();
+  for (let i = 1; i <= 2; i++) {
+    const raw = raws.use(await RawSocket.open(portOf(server), { protocol: "skein.1" }));
+    assertEquals([raw.status, (await raw.closed())?.code], [101, 4429]);
+    assertEquals(sockets(server), [2 + i, i, 0]);
+  }
+  const last = raws.use(await RawSocket.open(portOf(server), { protocol: "skein.1" }));
+  assertEquals(last.status, 429);
+  assertEquals(sockets(server), [4, 2, 1]);
+});
+
+Deno.test("Server bounds all sockets, wherever they come from", async () => {
+  let count = 0;
+  await using server = listen({
+    clientAddress: () => `192.0.2.${++count}`,
+    limits: { maxSessions: 1 },
+    session: { closeTimeoutMs: 20 },
+  });
+  using raws = new DisposableStack();
+  for (let i = 1; i <= 2; i++) raws.use(await linger(server, "skein.1"));
+  assertEquals([await statusOf(server), await statusOf(server, "skein.1")], [429, 429]);
+  assertEquals(sockets(server).slice(0, 2), [2, 2]);
+});
+
+Deno.test("Server.close() ends the sockets that linger, with those who listen for it", async () => {
+  const server = listen({ session: { closeTimeoutMs: 20 } });
+  using raw = await linger(server, "skein.1");
+  assertEquals(sockets(server), [1, 1, 0]);
+  await server.close();
+  await until(() => server.manager.stats().sockets.open === 0);
+  assertEquals(await raw.read(), undefined);
+});
+
+Deno.test("Server mounted in another one keeps counting what the runtime keeps", async () => {
+  const server = createServer({ session: { closeTimeoutMs: 20 } });
+  await using http = Deno.serve(
+    { port: 0, hostname: "127.0.0.1", onListen() {} },
+    server.fetch,
+  );
+  using raw = await RawSocket.open(http.addr.port, { protocol: "skein.1" });
+  await until(() => server.manager.count === 1);
+  await server.close();
+  assertEquals([server.manager.count, sockets(server)], [0, [1, 1, 0]]);
+  raw[Symbol.dispose]();
+  await until(() => server.manager.stats().sockets.open === 0);
+});
+
+Deno.test("Server counts no socket twice, and none for ever, whatever becomes of its session", async () => {
+  await using server = listen({ authenticate: ({ token }) => token ?? Promise.reject() });
+  for (let i = 0; i < 3; i++) {
+    await using _session = await dial(`${server.url}?token=ann`);
+    await dial(server.url).catch(() => {});
+    using _vanishes = await RawSocket.open(portOf(server), {
+      path: "/?token=bob",
+      protocol: i === 0 ? "" : "skein.1",
+    });
+    using refused = await RawSocket.open(portOf(server));
+    assertEquals(refused.status, 401);
+    using malformed = await RawSocket.open(portOf(server), {
+      path: "/?token=bob",
+      headers: { "sec-websocket-key": "" },
+    });
+    assertEquals(malformed.status, 400);
+  }
+  await until(() => server.manager.stats().sockets.open === 0);
+  assertEquals(sockets(server), [0, 0, 0]);
+});
+
+Deno.test("Server forgets the socket of a peer that vanished while it was asked for", async () => {
+  for (const isLetIn of [true, false]) {
+    const asked = Promise.withResolvers<void>();
+    const gate = Promise.withResolvers<void>();
+    await using server = listen({
+      session: { handshakeTimeoutMs: 20 },
+      authenticate: async () => {
+        asked.resolve();
+        await gate.promise;
+        return isLetIn ? "ann" : Promise.reject();
+      },
+    });
+    const raw = await RawSocket.ask(portOf(server), { protocol: "skein.1" });
+    await asked.promise;
+    raw[Symbol.dispose]();
+    gate.resolve();
+    await until(() => server.manager.stats().reserved === 0);
+    await until(() => server.manager.stats().sockets.open === 0);
+    assertEquals([server.manager.count, sockets(server)], [0, [0, 0, 0]]);
+  }
+});
