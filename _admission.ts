@@ -10,6 +10,7 @@ import {
   type RequestInfo,
 } from "./_admission_options.ts";
 import { Authenticator, type Identity, namingInBand } from "./_authentication.ts";
+import { Openings } from "./_openings.ts";
 import { RefusalReport, Refused } from "./_refusal.ts";
 import { AuthenticationError, CloseCode, LimitError } from "./errors.ts";
 import type { Reservation, SessionManager } from "./manager/mod.ts";
@@ -20,6 +21,7 @@ import {
   SKEIN_PROTOCOL,
 } from "./session/session.ts";
 import type { SessionSettings } from "./session/settings.ts";
+import { withoutToken } from "./session/url.ts";
 import type { Connection } from "./transport/connection.ts";
 import { isOriginAllowed } from "./transport/origins.ts";
 import {
@@ -60,6 +62,7 @@ export class Admission<V> {
   readonly #authenticator: Authenticator<V>;
   readonly #report: RefusalReport;
   // Both are bounded by the places that the manager gave.
+  readonly #openings: Openings;
   readonly #reservations = new Map<Connection, Reservation>();
   readonly #awaited = new Set<Session>();
 
@@ -73,6 +76,7 @@ export class Admission<V> {
     checkAdmissionOptions(options);
     this.#options = options;
     this.#settings = settings;
+    this.#openings = new Openings(settings.handshakeTimeoutMs);
     this.#manager = manager;
     this.#accept = options.webSocketEngine ?? acceptWebSocket;
     this.#matches = pathMatcher(options.path);
@@ -191,26 +195,13 @@ export class Admission<V> {
       throw new Refused(400, "The upgrade is malformed", { cause });
     }
     const { connection, response } = accepted;
-    this.#whenOpen(connection, [reservation, lease], () => {
+    this.#openings.add(connection, [reservation, lease], () => {
       if (reservation.isHeld) {
         return this.#open(connection, reservation, { ...who, url, headers, address });
       }
       connection.close({ closeCode: CloseCode.timedOut, reason: "The upgrade took too long" });
     });
     return response;
-  }
-
-  /** A peer that vanished before the response leaves a socket that never opens, nor says so. */
-  #whenOpen(connection: Connection, held: readonly Disposable[], opened: () => void): void {
-    const free = () => held.forEach((one) => one[Symbol.dispose]());
-    const timer = setTimeout(free, this.#settings.handshakeTimeoutMs);
-    connection.ready.then(() => {
-      clearTimeout(timer);
-      opened();
-    }, () => {
-      clearTimeout(timer);
-      free();
-    });
   }
 
   #open(
@@ -280,7 +271,7 @@ export class Admission<V> {
         idleTimeoutMs: 0,
         lease,
       });
-      this.#whenOpen(connection, [lease], () => {});
+      this.#openings.add(connection, [lease], () => {});
       connection.close(info);
       return response;
     } catch {
@@ -323,14 +314,6 @@ function tokenOf(request: Request): string | undefined {
   if (scheme?.toLowerCase() === "bearer" && token) return token;
   if (!request.url.includes("token=")) return undefined;
   return new URL(request.url).searchParams.get("token") ?? undefined;
-}
-
-/** A session remembers where it came to, not by which secret. */
-function withoutToken(url: string): string {
-  if (!url.includes("token=")) return url;
-  const clean = new URL(url);
-  clean.searchParams.delete("token");
-  return clean.href;
 }
 
 function pathMatcher(path: string | undefined): (url: string) => boolean {

@@ -9,13 +9,11 @@ import { CloseCode, LimitError, QueueFullError, RequestError } from "./errors.ts
 import type { Presence, Rooms, Topics } from "./pubsub/mod.ts";
 import type { SessionManager } from "./manager/mod.ts";
 import { type AnyContract, compileContract } from "./session/contract.ts";
+import { PRESENCE_PREFIX } from "./session/presence_notice.ts";
 import type { Session } from "./session/session.ts";
 import type { SessionServices } from "./session/settings.ts";
 import { validate } from "./session/standard_schema.ts";
 import { TopicPattern } from "./session/topic_pattern.ts";
-
-/** Topics of notices that only the server may give. */
-const PRESENCE = "presence:";
 
 /** What a client wants to do with a topic. */
 export type AuthorizedAction = "subscribe" | "publish";
@@ -54,7 +52,7 @@ export function clientServices(options: ClientServicesOptions): SessionServices 
 
   async function check(session: Session, topic: string, action: AuthorizedAction): Promise<void> {
     // Notices are the server's to give, and go to those who are in the room.
-    const isNotice = topic.startsWith(PRESENCE);
+    const isNotice = topic.startsWith(PRESENCE_PREFIX);
     if (!isNotice && authorize !== undefined && await authorize(session, topic, action)) return;
     throw new RequestError("forbidden", `This session may not ${action} "${topic}"`);
   }

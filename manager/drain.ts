@@ -6,12 +6,10 @@
  */
 import { CloseCode } from "../errors.ts";
 import { coreOf, type Session } from "../session/session.ts";
+import { MAX_TIMER_MS } from "../session/wait.ts";
 
 /** The part of the time over which the closes are spread; the rest is for the last ones to finish. */
 const SPREAD = 0.8;
-
-/** The longest time that a timer can run, in milliseconds. */
-const MAX_TIMER_MS = 2_147_483_647;
 
 /** Options for draining. */
 export interface DrainOptions {

@@ -10,14 +10,12 @@ import {
   type SessionCloseOptions,
   type SessionState,
 } from "../session/session.ts";
+import { MAX_TIMER_MS } from "../session/wait.ts";
 import type { SocketLease } from "../transport/websocket_server.ts";
 import { addressKey } from "./_address.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
 import { type Claim, type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";
 import { type ManagerStats, Tally } from "./stats.ts";
-
-/** The longest time that a timer can run, in milliseconds. */
-const MAX_TIMER_MS = 2_147_483_647;
 
 /** Options for {@linkcode SessionManager}. */
 export interface SessionManagerOptions extends ManagerLimits {

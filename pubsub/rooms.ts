@@ -3,15 +3,16 @@
  *
  * @module
  */
-import type { PresenceMember, PresenceNotice } from "../session/presence_notice.ts";
+import {
+  PRESENCE_PREFIX,
+  type PresenceMember,
+  type PresenceNotice,
+} from "../session/presence_notice.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/topic_pattern.ts";
 import { utf8Length } from "../session/utf8.ts";
 import { observePresence, type Presence, type PresenceEvent } from "./presence.ts";
 import type { PublishOptions, Topics } from "./topics.ts";
-
-/** Before a room's name, this makes the topic of its notices. */
-const NOTICE_PREFIX = "presence:";
 
 /** Options for {@linkcode Rooms}. */
 export interface RoomsOptions {
@@ -129,7 +130,7 @@ export class Rooms implements Disposable {
   leave(session: Session, room: string): boolean {
     if (!this.#roomsOf.get(session)?.delete(room)) return false;
     this.#topics.unsubscribe(session, room);
-    this.#topics.unsubscribe(session, NOTICE_PREFIX + room);
+    this.#topics.unsubscribe(session, PRESENCE_PREFIX + room);
     this.#presence.leave(session, room);
     return true;
   }
@@ -186,20 +187,20 @@ export class Rooms implements Disposable {
 
   #noticesOf(room: string, verb: string): string {
     checkTopic(room, verb, Infinity);
-    if (room.startsWith(NOTICE_PREFIX)) {
+    if (room.startsWith(PRESENCE_PREFIX)) {
       throw new TypeError(
-        `Cannot ${verb}: the name of a room must not begin with "${NOTICE_PREFIX}", received "${room}"`,
+        `Cannot ${verb}: the name of a room must not begin with "${PRESENCE_PREFIX}", received "${room}"`,
       );
     }
-    const maxBytes = this.#topics.maxTopicBytes - NOTICE_PREFIX.length;
+    const maxBytes = this.#topics.maxTopicBytes - PRESENCE_PREFIX.length;
     const bytes = utf8Length(room);
     if (bytes > maxBytes) {
       throw new RangeError(
         `Cannot ${verb}: the name of a room must have at most ${maxBytes} bytes, ` +
-          `so that "${NOTICE_PREFIX}" fits before it, received ${bytes} bytes`,
+          `so that "${PRESENCE_PREFIX}" fits before it, received ${bytes} bytes`,
       );
     }
-    return NOTICE_PREFIX + room;
+    return PRESENCE_PREFIX + room;
   }
 
   #remember(session: Session, room: string): void {
@@ -233,6 +234,6 @@ export class Rooms implements Disposable {
   }
 
   #publish(room: string, notice: PresenceNotice, except?: Session): void {
-    this.#topics.publish(NOTICE_PREFIX + room, notice, { except });
+    this.#topics.publish(PRESENCE_PREFIX + room, notice, { except });
   }
 }

@@ -34,6 +34,7 @@ export class Asks {
   // Made when the first question is asked: most sessions of a server ask nothing.
   #waiting: Map<number, Ask> | undefined;
   #last = 0;
+  #freed: PromiseWithResolvers<void> | undefined;
   #idle: PromiseWithResolvers<void> | undefined;
 
   /** Creates an empty list. */
@@ -94,6 +95,14 @@ export class Asks {
     return true;
   }
 
+  /** Waits until one more can be asked. */
+  async room(): Promise<void> {
+    while (this.size >= this.#max) {
+      this.#freed ??= Promise.withResolvers();
+      await this.#freed.promise;
+    }
+  }
+
   /** Waits until no answer is awaited. */
   async idle(): Promise<void> {
     while (this.size > 0) {
@@ -113,6 +122,8 @@ export class Asks {
     this.#waiting?.delete(id);
     clearTimeout(ask.timer);
     ask.signal?.removeEventListener("abort", ask.onAbort);
+    this.#freed?.resolve();
+    this.#freed = undefined;
     if (this.size === 0) {
       this.#idle?.resolve();
       this.#idle = undefined;

@@ -31,16 +31,13 @@ import { StatusFeed } from "./status_feed.ts";
 import type { Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import { UnreadSessions } from "./unread_sessions.ts";
-import { sleep, waitFor } from "./wait.ts";
+import { MAX_TIMER_MS, sleep, waitFor } from "./wait.ts";
 
 /** A session that held for this long was a success: delays begin anew after it. */
 const STABLE_MS = 5_000;
 
 /** Events of a browser after which an attempt is worth it; the second one bubbles up to the window. */
 const WAKING = ["online", "visibilitychange"];
-
-/** The longest time that a timer can run, in milliseconds. */
-const MAX_TIMER_MS = 2_147_483_647;
 
 /** Close codes by which a server says that trying again is no use. */
 const FINAL_CODES: ReadonlySet<number> = new Set([

@@ -5,7 +5,7 @@
  *
  * @module
  */
-import type { PresenceNotice } from "./presence_notice.ts";
+import { PRESENCE_PREFIX, type PresenceNotice } from "./presence_notice.ts";
 import type { InputOf, OutputOf, StandardSchema } from "./standard_schema.ts";
 import { type ParamsOf, type RouteMatch, type TopicOf, TopicRouter } from "./topic_pattern.ts";
 
@@ -354,7 +354,6 @@ export function compileContract(contract: AnyContract, side: Side): ContractRout
   return CompiledContract.router(contract, side);
 }
 
-const PRESENCE = "presence:";
 const VERB = "define contract";
 
 class CompiledContract<D extends ContractDefinition> implements Contract<D> {
@@ -371,7 +370,7 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
     );
     const sent = (section: TopicSchemas) =>
       Object.entries(section).map(([pattern, input]) => routeOf("message", pattern, input));
-    const presence = { pattern: PRESENCE + "{topic}", kind: "message" } as const;
+    const presence = { pattern: PRESENCE_PREFIX + "{topic}", kind: "message" } as const;
     this.#routers = {
       server: new TopicRouter([...sent(toServer), ...asked], VERB),
       client: new TopicRouter([
@@ -397,7 +396,9 @@ function routeOf(
   input: StandardSchema | undefined,
   output?: StandardSchema,
 ): [pattern: string, route: ContractRoute] {
-  if (pattern.startsWith(PRESENCE)) refuse(`topics under ${PRESENCE} are built in`, pattern);
+  if (pattern.startsWith(PRESENCE_PREFIX)) {
+    refuse(`topics under ${PRESENCE_PREFIX} are built in`, pattern);
+  }
   for (const schema of kind === "request" ? [input, output] : [input]) {
     if (typeof schema?.["~standard"]?.validate !== "function") {
       const rule = kind === "request" ? "an input and an output schema" : "a schema";

@@ -5,6 +5,9 @@
  * @module
  */
 
+/** Topics of presence notices begin with it; the topic that they tell of follows. */
+export const PRESENCE_PREFIX = "presence:";
+
 /** A user who is present in a topic, with one connection or several. */
 export interface PresenceMember {
   /** Who; what the server's `userOf` returned. */

@@ -87,6 +87,8 @@ export class Subscriptions<C extends AnyContract> {
     if (this.#all.get(topic) !== subscription) return;
     this.#route(session, topic, subscription);
     try {
+      // Requests that are sent again after a reconnect may be in front.
+      await coreOf(session).asks.room();
       await session.subscribe(topic);
       subscription.confirm();
     } catch (error) {

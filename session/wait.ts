@@ -27,7 +27,11 @@ export interface WaitForOptions {
 export function waitFor<T>(promise: Promise<T>, options: WaitForOptions): Promise<T> {
   const { what, timeoutMs, signal } = options;
   if (timeoutMs === undefined && signal === undefined) return promise;
-  if (signal?.aborted) return Promise.reject(signal.reason);
+  if (signal?.aborted) {
+    // Nobody else may look at it.
+    promise.catch(() => {});
+    return Promise.reject(signal.reason);
+  }
   return new Promise((resolve, reject) => {
     // However the wait ends, neither a timer nor a listener is left behind.
     const done = () => {
