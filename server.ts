@@ -44,7 +44,13 @@ export type {
 } from "./_admission_options.ts";
 export type { AuthorizedAction } from "./_client_services.ts";
 
-/** Limits of a server, beside those of each session. */
+/**
+ * Limits of a server, beside those of each session.
+ *
+ * A peer that does not answer a close leaves its socket with the runtime, so
+ * sockets are bounded too: to twice the sessions, in all and by address. Beyond
+ * that a request is answered with 429 and not upgraded.
+ */
 export interface ServerLimits {
   /**
    * Sessions at once.

@@ -8,7 +8,7 @@ import { QueueFullError } from "../errors.ts";
 import type { MessageFrames } from "../transport/connection.ts";
 import { type Entry, packNext } from "./entry.ts";
 import { encodeEnvelope } from "./envelope.ts";
-import { mergeEntries, type Share, type Turn } from "./turn.ts";
+import { mergeEntries, type Sender, type Share, type Turn } from "./turn.ts";
 import { utf8Length } from "./utf8.ts";
 
 /**
@@ -75,7 +75,7 @@ export interface SendQueueOwner {
  * bytes; then the bounds apply. Answers and control are never dropped: where
  * no room can be made for one, the session closes.
  */
-export class SendQueue {
+export class SendQueue implements Sender {
   /** Set by the {@linkcode Turn} while it hands over broadcasts. */
   share: Share | undefined = undefined;
   /** Whether the {@linkcode Turn} knows that there is something to send. */

@@ -6,7 +6,20 @@
  */
 import { type Entry, packAll, type PackedFrame } from "./entry.ts";
 import { platformSchedule, type Schedule } from "./schedule.ts";
-import type { SendQueue } from "./send_queue.ts";
+
+/** Who sends what a turn gathered: the send queue of one session. */
+export interface Sender {
+  /** What it gets from broadcasts, while they are handed over. */
+  share: Share | undefined;
+  /** Whether the turn knows that it has something to send. */
+  isMarked: boolean;
+  /** Takes what broadcasts sent in this turn; false if it has no room. */
+  take(share: Share): boolean;
+  /** Hands what waits to the wire; false if it failed. */
+  flush(): boolean;
+  /** Ends its session, for it has no room. */
+  fail(): void;
+}
 
 /**
  * What some sessions share in one turn: entries of one broadcast, or of
@@ -16,16 +29,16 @@ export class Share {
   /** In the order of their sequence. */
   readonly entries: readonly Entry[];
   /** Queues that do not get every entry. */
-  readonly exceptions: ReadonlyMap<Entry, SendQueue> | undefined;
+  readonly exceptions: ReadonlyMap<Entry, Sender> | undefined;
   #joined: readonly PackedFrame[] | undefined;
   #single: readonly PackedFrame[] | undefined;
   #key: Pending | undefined;
   #next: Share | undefined;
   #branches: Map<Pending, Share> | undefined;
-  #excepted: ReadonlySet<SendQueue> | undefined;
+  #excepted: ReadonlySet<Sender> | undefined;
 
   /** Creates the share of entries that are in order already. */
-  constructor(entries: readonly Entry[], exceptions: ReadonlyMap<Entry, SendQueue> | undefined) {
+  constructor(entries: readonly Entry[], exceptions: ReadonlyMap<Entry, Sender> | undefined) {
     this.entries = entries;
     this.exceptions = exceptions;
   }
@@ -53,14 +66,14 @@ export class Share {
   }
 
   /** Whether there is an entry that this queue does not get. */
-  excepts(queue: SendQueue): boolean {
+  excepts(queue: Sender): boolean {
     if (this.exceptions === undefined) return false;
     this.#excepted ??= new Set(this.exceptions.values());
     return this.#excepted.has(queue);
   }
 
   /** The entries that one queue gets. */
-  entriesFor(queue: SendQueue): readonly Entry[] {
+  entriesFor(queue: Sender): readonly Entry[] {
     const { exceptions } = this;
     if (exceptions === undefined) return this.entries;
     return this.entries.filter((entry) => exceptions.get(entry) !== queue);
@@ -72,9 +85,9 @@ export interface Pending {
   /** In the order of their sequence. */
   readonly entries: readonly Entry[];
   /** Entries that one queue does not get. */
-  readonly exceptions: ReadonlyMap<Entry, SendQueue> | undefined;
+  readonly exceptions: ReadonlyMap<Entry, Sender> | undefined;
   /** Who gets them. */
-  readonly members: Iterable<SendQueue>;
+  readonly members: Iterable<Sender>;
 }
 
 /** What gathers until the turn ends. */
@@ -93,7 +106,7 @@ export interface Gathering {
  */
 export class Turn {
   readonly #schedule: Schedule;
-  #queues: SendQueue[] = [];
+  #queues: Sender[] = [];
   #gatherings: Gathering[] = [];
   #sequence = 0;
   #isScheduled = false;
@@ -127,7 +140,7 @@ export class Turn {
    * @ignore
    * @param queue A queue that has something to send; mark it once.
    */
-  mark(queue: SendQueue): void {
+  mark(queue: Sender): void {
     this.#queues.push(queue);
     this.#wake();
   }
@@ -150,7 +163,7 @@ export class Turn {
   flush(): void {
     if (this.#isFlushing) return;
     this.#isFlushing = true;
-    const failed: SendQueue[] = [];
+    const failed: Sender[] = [];
     try {
       if (this.#gatherings.length > 0) this.#flushPending(failed);
       if (this.#queues.length > 0) {
@@ -169,11 +182,11 @@ export class Turn {
     for (const queue of failed) queueMicrotask(() => queue.fail());
   }
 
-  #flushPending(failed: SendQueue[]): void {
+  #flushPending(failed: Sender[]): void {
     // Taken first: what an application's policy publishes meanwhile is of the next turn.
     const all = this.#gatherings.map((gathering) => gathering.take());
     this.#gatherings = [];
-    const touched: SendQueue[] = [];
+    const touched: Sender[] = [];
     for (const pending of all) {
       const alone = new Share(pending.entries, pending.exceptions);
       for (const queue of pending.members) {
