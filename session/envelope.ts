@@ -228,37 +228,74 @@ export type OutgoingEnvelope =
  */
 export function encodeEnvelope(envelope: OutgoingEnvelope, verb = "send"): string {
   const data = "data" in envelope ? envelope.data : undefined;
+  let lost: Lost | undefined;
   let cause: unknown;
-  if (data === undefined || !isLost(data)) {
-    try {
-      // In one go: the pieces would be text that has to be joined and walked again.
-      const text = JSON.stringify(envelope);
-      // What a `toJSON` left out. Within a string the quotes would be escaped.
-      if (!hasToJson(data) || text.includes('"data":')) return text;
-    } catch (error) {
-      cause = error;
-    }
+  try {
+    // In one go: the pieces would be text that has to be joined and walked again.
+    const text = JSON.stringify(envelope);
+    lost = data === undefined ? undefined : findLost(data);
+    // What a `toJSON` left out. Within a string the quotes would be escaped.
+    if (hasToJson(data) && !text.includes('"data":')) lost = { value: data, path: [] };
+    if (lost === undefined) return text;
+  } catch (error) {
+    // A cycle, a bigint, or a `toJSON` that throws.
+    cause = error;
+    lost = { value: data, path: [] };
   }
+  const where = lost.path.length === 0 ? "" : ` at ${lost.path.join(".")}`;
   throw new TypeError(
-    `Cannot ${verb}: data must be a value that JSON can hold, received ${describe(data)}`,
+    `Cannot ${verb}: data must be a value that JSON can hold, received ${
+      describe(lost.value)
+    }${where}`,
     cause === undefined ? undefined : { cause },
   );
 }
 
-function hasToJson(data: unknown): boolean {
-  return typeof data === "object" && data !== null && "toJSON" in data;
+/** A value that JSON would leave out, or make another one of, and where it is. */
+interface Lost {
+  readonly value: unknown;
+  readonly path: (string | number)[];
 }
 
-/** Whether JSON would leave the value out, or make another one of it. */
-function isLost(data: unknown): boolean {
-  switch (typeof data) {
-    case "object":
-      return data instanceof Map || data instanceof Set;
+/** Walks data that has no cycles. A key whose value is `undefined` is no loss: it is none. */
+function findLost(value: unknown): Lost | undefined {
+  switch (typeof value) {
+    case "string":
+    case "boolean":
+      return undefined;
     case "number":
-      return !Number.isFinite(data);
+      return Number.isFinite(value) ? undefined : { value, path: [] };
+    case "object":
+      break;
     default:
-      return typeof data === "function" || typeof data === "symbol";
+      return { value, path: [] };
   }
+  if (value === null || hasToJson(value)) return undefined;
+  if (Array.isArray(value)) {
+    for (let i = 0; i < value.length; i++) {
+      const lost = findLost(value[i]);
+      if (lost !== undefined) return within(i, lost);
+    }
+    return undefined;
+  }
+  if (value instanceof Map || value instanceof Set || ArrayBuffer.isView(value)) {
+    return { value, path: [] };
+  }
+  for (const key of Object.keys(value)) {
+    const item = (value as Record<string, unknown>)[key];
+    const lost = item === undefined ? undefined : findLost(item);
+    if (lost !== undefined) return within(key, lost);
+  }
+  return undefined;
+}
+
+function within(key: string | number, lost: Lost): Lost {
+  lost.path.unshift(key);
+  return lost;
+}
+
+function hasToJson(data: unknown): boolean {
+  return typeof data === "object" && data !== null && "toJSON" in data;
 }
 
 /**

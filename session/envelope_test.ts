@@ -166,12 +166,18 @@ Deno.test("the writers of envelopes write what the wire's table says", () => {
   for (const [text, expected] of golden) assertStrictEquals(text, expected);
 });
 
+const EPOCH = "1970-01-01T00:00:00.000Z";
+
 Deno.test("encodeEnvelope() writes data without raw line feeds, and none for none", () => {
   const write = (data: unknown) => encodeEnvelope({ topic: "a", data });
   assertEquals(write(undefined), '{"topic":"a"}');
   assertEquals(write(null), '{"topic":"a","data":null}');
   assertEquals(write("a\nb\u2028"), '{"topic":"a","data":"a\\nb\u2028"}');
   assertEquals(write({ toJSON: () => 1 }), '{"topic":"a","data":1}');
+  assertEquals(
+    write({ at: new Date(0), none: undefined }),
+    `{"topic":"a","data":{"at":"${EPOCH}"}}`,
+  );
 });
 
 Deno.test("encodeEnvelope() refuses what JSON would lose, and says what came", () => {
@@ -188,6 +194,11 @@ Deno.test("encodeEnvelope() refuses what JSON would lose, and says what came", (
     [new Set(), "Set"],
     [loop, "Object"],
     [{ toJSON() {} }, "Object"],
+    [{ a: [1, { b: NaN }] }, "NaN at a.1.b"],
+    [[undefined], "undefined at 0"],
+    [{ f: () => {} }, "function at f"],
+    [{ rows: new Map() }, "Map at rows"],
+    [{ bytes: Uint8Array.of(1) }, "Uint8Array at bytes"],
   ];
   for (const [data, received] of cases) {
     assertThrows(
