@@ -209,3 +209,21 @@ Deno.test("Broadcast.add() stands while it closes another member that is full", 
   await Promise.resolve();
   assert(slow.session.isClosed);
 });
+
+Deno.test("Broadcast.send() keeps what a plain member's wire does not take, in order", async () => {
+  await using bench = new Bench();
+  const [slow, quick] = [await bench.connect(""), await bench.connect("")];
+  const group = new Broadcast(bench.turn);
+  group.add(slow.session);
+  group.add(quick.session);
+  slow.link.stall("to-client");
+  const texts = Array.from({ length: 5 }, (_, i) => `${i}${"x".repeat(30_000)}`);
+  for (const text of texts) group.send(message(text));
+  await bench.endTurn();
+  assertEquals(dataOf(quick.frames), texts);
+  assert(slow.session.stats.queuedMessages > 0);
+  slow.link.resume("to-client");
+  for (let i = 0; i < 5; i++) await bench.endTurn();
+  assertEquals(dataOf(slow.frames), texts);
+  assertEquals(slow.session.stats.queuedMessages, 0);
+});

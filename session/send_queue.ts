@@ -176,6 +176,30 @@ export class SendQueue implements Sender {
   }
 
   /**
+   * Tells whether the entries of a share would go out one by one.
+   *
+   * @param share What broadcasts sent in this turn.
+   * @returns Whether the wire does not join, and nothing else is pending.
+   */
+  takesSingly(share: Share): boolean {
+    return !this.#owner.joins && this.isFlushed && !this.#isEnded &&
+      this.#failure === undefined && !share.excepts(this);
+  }
+
+  /**
+   * Takes one entry of a share that is taken singly.
+   *
+   * @param entry The next one.
+   * @returns False if the queue is full and its policy is `close`.
+   */
+  takeOne(entry: Entry): boolean {
+    if (this.#isEnded) return true;
+    if (!this.isFlushed) return this.#admit(entry);
+    this.#hand(entry.frame, entry.size, 1);
+    return true;
+  }
+
+  /**
    * Hands entries to the wire until it has enough.
    *
    * @returns False if the queue failed before.

@@ -15,6 +15,10 @@ export interface Sender {
   isMarked: boolean;
   /** Takes what broadcasts sent in this turn; false if it has no room. */
   take(share: Share): boolean;
+  /** Whether it would hand the entries to its wire one by one, and has nothing else pending. */
+  takesSingly(share: Share): boolean;
+  /** Takes one entry of its share; false if it has no room. */
+  takeOne(entry: Entry): boolean;
   /** Hands what waits to the wire; false if it failed. */
   flush(): boolean;
   /** Ends its session, for it has no room. */
@@ -197,11 +201,33 @@ export class Turn {
         } else queue.share = share.and(pending);
       }
     }
+    const single: Sender[] = [];
     for (const queue of touched) {
       const share = queue.share!;
+      if (queue.takesSingly(share)) {
+        single.push(queue);
+        continue;
+      }
       queue.share = undefined;
       if (!queue.take(share)) failed.push(queue);
     }
+    if (single.length > 0) this.#sendSingly(single, failed);
+  }
+
+  /** One entry to all, then the next: a wire that is still busy with the last frame is slower. */
+  #sendSingly(queues: readonly Sender[], failed: Sender[]): void {
+    for (let i = 0, isDone = false; !isDone; i++) {
+      isDone = true;
+      for (const queue of queues) {
+        const entry = queue.share?.entries[i];
+        if (entry === undefined) continue;
+        isDone = false;
+        if (queue.takeOne(entry)) continue;
+        queue.share = undefined;
+        failed.push(queue);
+      }
+    }
+    for (const queue of queues) queue.share = undefined;
   }
 
   #wake(): void {

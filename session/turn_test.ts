@@ -3,7 +3,7 @@ import type { QueueFullError } from "../errors.ts";
 import type { MessageFrames } from "../transport/connection.ts";
 import type { Entry } from "./entry.ts";
 import { SendQueue, type SendQueueOwner } from "./send_queue.ts";
-import { type Gathering, mergeEntries, type Pending, Share, Turn } from "./turn.ts";
+import { type Gathering, mergeEntries, type Pending, type Sender, Share, Turn } from "./turn.ts";
 
 function entryOf(sequence: number): Entry {
   return { frame: `${sequence}`, size: 1, topic: "t", sequence, isProtected: false };
@@ -137,4 +137,30 @@ Deno.test("Turn.flush() closes a queue that is full only when whoever flushed is
   await Promise.resolve();
   assertEquals(slow.overflows.length, 1);
   assert(slow.sent.length === 1);
+});
+
+Deno.test("Turn.flush() gives those who take singly one entry after the other, each to all", () => {
+  const turn = new Turn(() => {});
+  const log: string[] = [];
+  const fails: string[] = [];
+  const sender = (name: string, room: number): Sender => ({
+    share: undefined,
+    isMarked: false,
+    takesSingly: () => true,
+    takeOne: ({ frame }) => {
+      log.push(`${name}${frame}`);
+      return --room > 0;
+    },
+    take: () => true,
+    flush: () => true,
+    fail: () => void fails.push(name),
+  });
+  const [a, b] = [sender("a", 9), sender("b", 2)];
+  turn.markGathering({
+    take: () => ({ entries: [1, 2, 3].map(entryOf), exceptions: undefined, members: [a, b] }),
+  });
+  turn.flush();
+  // The second had no room after its second entry, and is asked for no more.
+  assertEquals(log, ["a1", "b1", "a2", "b2", "a3"]);
+  assertEquals([a.share, b.share], [undefined, undefined]);
 });
