@@ -57,7 +57,7 @@ export interface InboundHost extends Answerer {
 export interface InboundStats {
   /** Messages that came. */
   readonly receivedMessages: number;
-  /** Bytes of envelopes that came. */
+  /** Bytes of what came; of text, its length in UTF-16 units, which is less beyond ASCII. */
   readonly receivedBytes: number;
   /** Messages that wait to be handled. */
   readonly waitingMessages: number;
