@@ -25,7 +25,7 @@
 import { Admission } from "./_admission.ts";
 import type { AdmissionOptions, RequestInfo } from "./_admission_options.ts";
 import { type Authorize, type AuthorizedAction, clientServices } from "./_client_services.ts";
-import { QueueFullError, TimeoutError } from "./errors.ts";
+import { QueueFullError } from "./errors.ts";
 import { type DrainOptions, type DrainReport, SessionManager } from "./manager/mod.ts";
 import type { Broker } from "./pubsub/broker.ts";
 import { Presence, Rooms, Topics } from "./pubsub/mod.ts";
@@ -34,7 +34,7 @@ import { encodeMessage } from "./session/encoded.ts";
 import { coreOf, type Session, type SessionCloseOptions } from "./session/session.ts";
 import { type SessionHandlers, type SessionLimits, sessionSettings } from "./session/settings.ts";
 import { Turn } from "./session/turn.ts";
-import { waitFor } from "./session/wait.ts";
+import { settlesWithin } from "./session/wait.ts";
 
 export type {
   AdmissionOptions,
@@ -341,7 +341,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     const report = await this.manager.drain(options);
     // Those that were cut are over here, but their peers have yet to be told why.
     const told = Promise.allSettled(connections.map(({ closed }) => closed));
-    await settled(told, FAREWELL_MS);
+    await settlesWithin(told, FAREWELL_MS);
     await this.close();
     return report;
   }
@@ -381,21 +381,12 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     this.presence[Symbol.dispose]();
     await this.topics[Symbol.asyncDispose]();
     // The runtime waits for ever for a peer that vanished in its handshake; this does not.
-    await settled(this.#http?.shutdown() ?? Promise.resolve(), this.#closeTimeoutMs);
+    await settlesWithin(this.#http?.shutdown() ?? Promise.resolve(), this.#closeTimeoutMs);
   }
 }
 
 /** How long peers that were cut off may take to hear of it, in milliseconds. */
 const FAREWELL_MS = 500;
-
-/** Waits, but not for ever. */
-async function settled(promise: Promise<unknown>, timeoutMs: number): Promise<void> {
-  try {
-    await waitFor(promise, { timeoutMs, what: "the end" });
-  } catch (error) {
-    if (!(error instanceof TimeoutError)) throw error;
-  }
-}
 
 /**
  * Creates a server that does not listen, for those who have an HTTP server.

@@ -5,12 +5,11 @@
  */
 import { QueueFullError } from "../errors.ts";
 import { Broadcast } from "../session/broadcast.ts";
-import { type EncodedMessage, encodeMessage, MAX_MESSAGE_BYTES } from "../session/encoded.ts";
+import { encodeMessage, framed, MAX_MESSAGE_BYTES } from "../session/encoded.ts";
 import { MAX_TOPIC_BYTES } from "../session/envelope.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/topic_pattern.ts";
 import { Turn } from "../session/turn.ts";
-import { utf8Length } from "../session/utf8.ts";
 import type { Broker, BrokerSubscription, Publication } from "./broker.ts";
 import { MemoryBroker } from "./memory_broker.ts";
 
@@ -269,8 +268,7 @@ export class Topics implements AsyncDisposable {
   }
 
   #deliver(members: Broadcast, { topic, payload, except }: Publication): void {
-    const size = typeof payload === "string" ? utf8Length(payload) : payload.length;
-    const message: EncodedMessage = { frame: payload, size, topic };
+    const message = framed(payload, topic);
     if (except === undefined) return members.send(message);
     members.send(message, this.#byId.get(except));
   }

@@ -53,8 +53,8 @@ export interface ControlHost {
   identify(value: unknown, user: string | undefined): void;
   /** Says why, flushes, and ends the session. */
   refuse(code: number, reason: string): void;
-  /** Ends the session at once. */
-  abort(code: number, reason: string, error?: unknown): void;
+  /** The application failed: it is told of it, and the session ends. */
+  handlerFailed(error: unknown, reason: string): void;
 }
 
 /** The control half of a session. */
@@ -260,16 +260,12 @@ export class Controls {
       if (envelope.kind === "auth" && authenticate !== undefined) this.#host.countInvalid();
       return;
     }
-    report(this.#settings, error, this.#host.session);
-    this.#host.abort(CloseCode.handlerFailed, "A handler failed", error);
+    this.#host.handlerFailed(error, "A handler failed");
   }
 
   /** Nobody waits for these handlers; one that is asynchronous all the same may fail later. */
   #notify(call: () => unknown): void {
-    const failed = (error: unknown) => {
-      report(this.#settings, error, this.#host.session);
-      this.#host.abort(CloseCode.handlerFailed, "A handler failed", error);
-    };
+    const failed = (error: unknown) => this.#host.handlerFailed(error, "A handler failed");
     try {
       const running = call();
       if (running instanceof Promise) running.catch(failed);

@@ -19,7 +19,7 @@ import type { Connection, Frame, FrameReceiver } from "../transport/connection.t
 import { encodeBinary } from "./_binary.ts";
 import { Asks } from "./asks.ts";
 import { type ControlHost, Controls } from "./controls.ts";
-import type { EncodedMessage } from "./encoded.ts";
+import { bounded, type EncodedMessage, framed } from "./encoded.ts";
 import { encodeEnvelope, type Hello, type OutgoingEnvelope } from "./envelope.ts";
 import { type Heart, Heartbeat } from "./heartbeat.ts";
 import { type Control, Inbound, type InboundHost, report } from "./inbound.ts";
@@ -27,8 +27,7 @@ import { SendQueue, type SendQueueOwner } from "./send_queue.ts";
 import type { Session, SessionIdentity, SessionState, WaitOptions } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { checkTopic } from "./topic_pattern.ts";
-import { utf8Length } from "./utf8.ts";
-import { waitFor } from "./wait.ts";
+import { settlesWithin } from "./wait.ts";
 
 /** The subprotocol of Skein's own sessions. */
 export const SKEIN_PROTOCOL = "skein.1";
@@ -207,12 +206,7 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
 
   /** An encoded envelope; throws if the peer would close the session over its size. */
   sized(verb: string, frame: Frame, topic: string): EncodedMessage {
-    const { maxSendBytes } = this;
-    const message = framed(frame, topic);
-    if (message.size <= maxSendBytes) return message;
-    throw new RangeError(
-      `Cannot ${verb}: a message must have at most ${maxSendBytes} bytes, received ${message.size}`,
-    );
+    return bounded(framed(frame, topic), { maxBytes: this.maxSendBytes, verb });
   }
 
   /** Sends an envelope that is never dropped; where even that finds no room, the session closes. */
@@ -394,6 +388,14 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     this.#finish({ code, reason, by, ...(error === undefined ? {} : { error }) });
   }
 
+  /** The application failed: it is told of it, and the session ends. */
+  handlerFailed(error: unknown, reason: string): void {
+    // The session ended meanwhile, or by this: what was to be sent has nobody to go to.
+    if (this.state === "closed" && isOfClosing(error)) return;
+    report(this.settings, error, this.session);
+    this.abort(CloseCode.handlerFailed, reason, error);
+  }
+
   /** The error of whoever wanted something of a session that is over. */
   closedError(message: string): SessionClosedError {
     const info = this.info ?? this.ending;
@@ -442,12 +444,7 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
 
   #callOnOpen(): void {
     const { onOpen } = this.settings.handlers;
-    const failed = (error: unknown) => {
-      // The peer left meanwhile: what was to be sent has nobody to go to.
-      if (this.state === "closed" && error instanceof SessionClosedError) return;
-      report(this.settings, error, this.session);
-      this.abort(CloseCode.handlerFailed, "The handler failed", error);
-    };
+    const failed = (error: unknown) => this.handlerFailed(error, "The handler failed");
     try {
       const running = onOpen!(this.session);
       if (running === undefined) return;
@@ -485,8 +482,7 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
   async #callOnClose(info: CloseInfo): Promise<void> {
     const { handlers, closeTimeoutMs } = this.settings;
     if (this.inbound.isHandled && !this.inbound.isIdle) {
-      await waitFor(this.inbound.idle(), { timeoutMs: closeTimeoutMs, what: "handlers" })
-        .catch(() => this.inbound.clear());
+      if (!await settlesWithin(this.inbound.idle(), closeTimeoutMs)) this.inbound.clear();
     }
     try {
       await handlers.onClose?.(this.session, info);
@@ -503,9 +499,9 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
   }
 }
 
-/** An encoded envelope of this session alone. */
-export function framed(frame: Frame, topic: string): EncodedMessage {
-  return { frame, size: typeof frame === "string" ? utf8Length(frame) : frame.length, topic };
+/** What sending throws when the peer left, or did not keep up and was closed for it. */
+function isOfClosing(error: unknown): boolean {
+  return error instanceof SessionClosedError || error instanceof QueueFullError;
 }
 
 /** The longest interval that a server is believed, in seconds: a heartbeat has a slot for each. */

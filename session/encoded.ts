@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { Frame } from "../transport/connection.ts";
 import { encodeBinary } from "./_binary.ts";
 import type { Entry } from "./entry.ts";
 import { encodeEnvelope } from "./envelope.ts";
@@ -57,11 +58,34 @@ export function encodeMessage(
   const isBinary = data instanceof Uint8Array;
   const text = encodeEnvelope({ topic, data: isBinary ? undefined : data, id }, verb);
   const frame = isBinary ? encodeBinary(text, data) : text;
-  const size = typeof frame === "string" ? utf8Length(frame) : frame.length;
-  if (size > maxBytes) {
-    throw new RangeError(
-      `Cannot ${verb}: a message must have at most ${maxBytes} bytes, received ${size}`,
-    );
-  }
-  return { frame, size, topic };
+  return bounded(framed(frame, topic), { maxBytes, verb });
+}
+
+/**
+ * Measures what was encoded already.
+ *
+ * @param frame An envelope as text, or a binary message's frame.
+ * @param topic The topic; empty for control.
+ * @returns The message, ready for any number of sessions.
+ */
+export function framed(frame: Frame, topic: string): EncodedMessage {
+  return { frame, size: typeof frame === "string" ? utf8Length(frame) : frame.length, topic };
+}
+
+/**
+ * Passes a message on, if it is not too large.
+ *
+ * @param message The message, measured.
+ * @param options The most bytes that it may have, and what is being done, for the error.
+ * @returns The message.
+ * @throws {RangeError} If it is larger than `maxBytes`.
+ */
+export function bounded(
+  message: EncodedMessage,
+  { maxBytes, verb }: { readonly maxBytes: number; readonly verb: string },
+): EncodedMessage {
+  if (message.size <= maxBytes) return message;
+  throw new RangeError(
+    `Cannot ${verb}: a message must have at most ${maxBytes} bytes, received ${message.size}`,
+  );
 }

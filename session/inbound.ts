@@ -49,8 +49,10 @@ export interface InboundHost extends Answerer {
   readonly joins: boolean;
   /** Acts on an envelope that is no message; throws `RequestError` if it is not allowed here. */
   control(envelope: Control): void;
+  /** The application failed: it is told of it, and the session ends. */
+  handlerFailed(error: unknown, reason: string): void;
   /** Ends the session at once. */
-  abort(code: number, reason: string, error?: unknown): void;
+  abort(code: number, reason: string): void;
 }
 
 /** Counters of the receiving half. */
@@ -83,7 +85,6 @@ export class Inbound {
   #running: Set<Message> | undefined;
   #yielded: Message | undefined;
   #sinks: Map<string, TopicSink> | undefined;
-  #isHandled = false;
   #isRead = false;
   #receivedMessages = 0;
   #receivedBytes = 0;
@@ -100,15 +101,12 @@ export class Inbound {
     this.#router = settings.contract && compileContract(settings.contract, settings.side);
     this.#queue = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
     this.#maxFrameLength = Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes);
-    if (settings.handlers.onMessage !== undefined) {
-      this.#isHandled = true;
-      this.#queue.consume((incoming) => this.#handle(incoming));
-    }
+    if (this.isHandled) this.#queue.consume((incoming) => this.#handle(incoming));
   }
 
   /** Whether messages go to a handler. */
   get isHandled(): boolean {
-    return this.#isHandled;
+    return this.#settings.handlers.onMessage !== undefined;
   }
 
   /** Whether the peer waits for answers. */
@@ -299,8 +297,8 @@ export class Inbound {
       return;
     }
     while (!this.#queue.offer(incoming, size)) {
-      if (this.#isHandled || this.#isRead) {
-        const who = this.#isHandled ? "handler" : "loop";
+      if (this.isHandled || this.#isRead) {
+        const who = this.isHandled ? "handler" : "loop";
         return this.#host.abort(CloseCode.queueFull, `The ${who} over the messages is too slow`);
       }
       // Nobody ever read one: they are as unwanted as events without a listener.
@@ -367,12 +365,8 @@ export class Inbound {
   #failed(error: unknown, message: Message): void {
     this.#running?.delete(message);
     if (error instanceof RequestError) return message.fail(error.failure);
-    const { session } = this.#host;
-    // The session ended meanwhile, or by this: what was to be sent has nobody to go to.
-    if (session.isClosed && isOfClosing(error)) return;
     if (message.isRequest) message.fail({ code: "failed", message: "The handler failed" });
-    report(this.#settings, error, session);
-    this.#host.abort(CloseCode.handlerFailed, "The handler failed", error);
+    this.#host.handlerFailed(error, "The handler failed");
   }
 
   #checked(
@@ -403,8 +397,7 @@ export class Inbound {
     if (incoming.id !== undefined) {
       this.#host.fail(incoming.id, { code: "failed", message: "The schema failed" });
     }
-    report(this.#settings, error, this.#host.session);
-    this.#host.abort(CloseCode.handlerFailed, "The schema failed", error);
+    this.#host.handlerFailed(error, "The schema failed");
   }
 
   #malformed(message: string, id: number | null): void {
@@ -421,12 +414,6 @@ export class Inbound {
 function cancel(owed: Incoming | Message, reason: unknown): void {
   if (owed instanceof Message) owed.cancel(reason);
   else owed.cancelled = reason;
-}
-
-/** What sending throws when the peer left, or did not keep up and was closed for it. */
-function isOfClosing(error: unknown): boolean {
-  return error instanceof SkeinError &&
-    (error.code === "session-closed" || error.code === "queue-full");
 }
 
 /**

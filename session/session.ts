@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { CloseCode, type CloseInfo, TimeoutError } from "../errors.ts";
+import { CloseCode, type CloseInfo } from "../errors.ts";
 import { checkCloseInfo } from "../transport/close_info.ts";
 import type { Connection } from "../transport/connection.ts";
 import { encodeBinary } from "./_binary.ts";
@@ -25,7 +25,7 @@ import type { SendQueueStats } from "./send_queue.ts";
 import type { SessionSettings } from "./settings.ts";
 import type { SessionStats } from "./stats.ts";
 import { checkTopic } from "./topic_pattern.ts";
-import { waitFor } from "./wait.ts";
+import { settlesWithin, waitFor } from "./wait.ts";
 
 export { SKEIN_PROTOCOL };
 
@@ -407,10 +407,7 @@ export class Session<
       if (isServer && retryAfterMs !== undefined) this.goAway({ retryAfterMs, reason });
       const done = Promise.all([core.inbound.idle(), core.asks.idle()]);
       // Whoever is not done by then is cut off by the close.
-      await waitFor(Promise.race([done, this.closed]), { timeoutMs: withinMs, what: "handlers" })
-        .catch((error) => {
-          if (!(error instanceof TimeoutError)) throw error;
-        });
+      await settlesWithin(Promise.race([done, this.closed]), withinMs);
     }
     return await this.close({ code, reason });
   }

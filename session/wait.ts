@@ -51,6 +51,27 @@ export function waitFor<T>(promise: Promise<T>, options: WaitForOptions): Promis
   });
 }
 
+/**
+ * Waits for a promise for a time, and says whether that was enough.
+ *
+ * @param promise What to wait for.
+ * @param timeoutMs How long, in milliseconds.
+ * @returns False if the time was over first.
+ * @throws What the promise rejects with, in time.
+ */
+export async function settlesWithin(
+  promise: Promise<unknown>,
+  timeoutMs: number,
+): Promise<boolean> {
+  const { promise: over, resolve } = Promise.withResolvers<boolean>();
+  const timer = startTimer(timeoutMs, () => resolve(false));
+  try {
+    return await Promise.race([promise.then(() => true), over]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /** The longest time that a timer can run, in milliseconds: it holds 31 bits. */
 export const MAX_TIMER_MS: number = 2 ** 31 - 1;
 

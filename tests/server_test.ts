@@ -386,3 +386,19 @@ Deno.test("Server tells nobody of a handler whose peer did not keep up", async (
   assertEquals([await closed.promise, errors], [4507, []]);
   await session.closed;
 });
+
+Deno.test("Server tells nobody of an onOpen whose peer did not keep up either", async () => {
+  const errors: unknown[] = [];
+  const closed = Promise.withResolvers<number>();
+  await using server = listen({
+    session: { sendQueue: { maxMessages: 1 } },
+    onOpen(session) {
+      for (let i = 0; i < 10; i++) session.send("row", "x".repeat(60_000));
+    },
+    onClose: (_session, { code }) => closed.resolve(code),
+    onError: (error) => void errors.push(error),
+  });
+  const client = connect(server.url, { backoff: { maxAttempts: 1, firstDelayMs: 1 } });
+  assertEquals([await closed.promise, errors], [4507, []]);
+  await client.close();
+});
