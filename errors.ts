@@ -194,14 +194,18 @@ export class ProtocolError extends SkeinError {
 
 /** The connection could not be made, or broke. */
 export class ConnectionError extends SkeinError {
+  /** HTTP status with which the server refused it, where it did and the platform tells. */
+  readonly status: number | undefined;
+
   /**
    * Creates the error.
    *
    * @param message What failed.
-   * @param options Standard error options.
+   * @param options Standard error options, and the status of a refusal.
    */
-  constructor(message: string, options?: ErrorOptions) {
+  constructor(message: string, options?: ErrorOptions & { status?: number }) {
     super("connection", message, options);
+    this.status = options?.status;
   }
 }
 

@@ -36,12 +36,69 @@ export interface OpenStreamOptions {
   readonly timeoutMs?: number;
 }
 
+/**
+ * A stream without web streams in between, which cost more than the bytes they
+ * carry: `directStream()` finds it, or makes it of the web streams.
+ */
+export interface DirectStream {
+  /**
+   * Reads what came next. One call at a time.
+   *
+   * @returns Bytes, which are the caller's to keep; `null` once the peer ended its direction.
+   * @throws {StreamError} If the peer reset the stream.
+   * @throws {ConnectionError} If the connection is over.
+   */
+  read(): Promise<Uint8Array | null>;
+  /**
+   * Writes bytes, and waits while the peer takes none.
+   *
+   * @param bytes What. They MUST NOT be changed before the write is done.
+   * @throws {StreamError} If the peer stopped reading.
+   * @throws {ConnectionError} If the connection is over.
+   */
+  write(bytes: Uint8Array): Promise<void>;
+  /** Ends this end's direction, after what was written. */
+  close(): Promise<void>;
+  /**
+   * Reads no more.
+   *
+   * @param reason Its `streamErrorCode`, if any, goes to the peer where the wire can carry it.
+   */
+  cancel(reason?: unknown): void;
+  /**
+   * Gives up this end's direction.
+   *
+   * @param reason Its `streamErrorCode`, if any, goes to the peer where the wire can carry it.
+   */
+  abort(reason?: unknown): void;
+}
+
 /** A stream that both ends write to. */
 export interface BidirectionalStream {
   /** What the peer writes. */
   readonly readable: ReadableStream<Uint8Array>;
   /** What this end writes. */
   readonly writable: WritableStream<Uint8Array>;
+  /** The same without web streams, where the wire has that; use either it or those. */
+  readonly direct?: DirectStream;
+}
+
+/** Datagrams without web streams in between. */
+export interface DirectDatagrams {
+  /**
+   * Sends a datagram, or loses it: where it is too large, or too many wait already.
+   *
+   * @param datagram The bytes. They MUST NOT be changed afterwards.
+   */
+  send(datagram: Uint8Array): void;
+  /**
+   * Sets the one receiver, which is called for each datagram instead of the
+   * readable. It MUST NOT throw.
+   *
+   * @param receiver Gets each datagram; the bytes are its own.
+   * @throws {TypeError} If there is a receiver already.
+   */
+  receive(receiver: (datagram: Uint8Array) => void): void;
 }
 
 /** Datagrams in both directions. */
@@ -52,6 +109,8 @@ export interface DatagramDuplex {
   readonly writable: WritableStream<Uint8Array>;
   /** Largest datagram in bytes; 0 where the wire has none. */
   readonly maxDatagramSize: number;
+  /** The same without web streams, where the wire has that; use either it or those. */
+  readonly direct?: DirectDatagrams;
 }
 
 /** Counters of a connection; what a wire can not know is absent. */
@@ -130,7 +189,7 @@ export interface MessageFrames {
 export interface Connection extends AsyncDisposable {
   /** What this wire can do; fixed once `ready`. */
   readonly capabilities: ConnectionCapabilities;
-  /** The wire's name, for people: `websocket`, `memory`. */
+  /** The wire's name, for people: `webtransport`, `websocket`, `memory`. */
   readonly transport: string;
   /** The subprotocol agreed on; empty if none. */
   readonly protocol: string;

@@ -27,11 +27,14 @@ export type {
   ConnectionCloseInfo,
   ConnectionStats,
   DatagramDuplex,
+  DirectDatagrams,
+  DirectStream,
   Frame,
   FrameReceiver,
   MessageFrames,
   OpenStreamOptions,
 } from "./connection.ts";
+export { directDatagrams, directStream } from "./direct.ts";
 export { memoryPair } from "./memory.ts";
 export type {
   DisconnectOptions,

@@ -1,0 +1,96 @@
+/**
+ * Streams and datagrams without web streams in between, on every wire.
+ *
+ * @module
+ */
+import type {
+  BidirectionalStream,
+  DatagramDuplex,
+  DirectDatagrams,
+  DirectStream,
+} from "./connection.ts";
+
+/**
+ * Reads and writes a stream by plain calls. Where the wire has that itself it
+ * is as fast as the wire; elsewhere it uses the stream's web streams.
+ *
+ * @param stream The stream; its `readable` and `writable` are this one's from now on.
+ * @returns What reads and writes it.
+ *
+ * @example An echo
+ * ```ts
+ * import { directStream, memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using pair = memoryPair();
+ * const near = directStream(await pair.client.createBidirectionalStream());
+ * await near.write(new TextEncoder().encode("hello"));
+ * await near.close();
+ * for await (const incoming of pair.server.incomingBidirectionalStreams) {
+ *   const far = directStream(incoming);
+ *   for (let bytes; (bytes = await far.read()) !== null;) await far.write(bytes);
+ *   await far.close();
+ *   break;
+ * }
+ * assertEquals(new TextDecoder().decode((await near.read())!), "hello");
+ * assertEquals(await near.read(), null);
+ * ```
+ */
+export function directStream(stream: BidirectionalStream): DirectStream {
+  if (stream.direct !== undefined) return stream.direct;
+  const reader = stream.readable.getReader();
+  const writer = stream.writable.getWriter();
+  writer.closed.catch(() => {}); // Whoever writes is told.
+  return {
+    async read(): Promise<Uint8Array | null> {
+      return (await reader.read()).value ?? null;
+    },
+    write: (bytes) => writer.write(bytes),
+    close: () => writer.close(),
+    cancel: (reason) => void reader.cancel(reason).catch(() => {}),
+    abort: (reason) => void writer.abort(reason).catch(() => {}),
+  };
+}
+
+/**
+ * Sends and receives datagrams by plain calls. Where the wire has that itself
+ * it is as fast as the wire; elsewhere it uses the web streams.
+ *
+ * @param datagrams The datagrams; their `readable` and `writable` are this one's from now on.
+ * @returns What sends and receives them.
+ *
+ * @example An echo
+ * ```ts
+ * import { directDatagrams, memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using pair = memoryPair();
+ * const far = directDatagrams(pair.server.datagrams);
+ * far.receive((datagram) => far.send(datagram));
+ * const near = directDatagrams(pair.client.datagrams);
+ * const { promise, resolve } = Promise.withResolvers<Uint8Array>();
+ * near.receive(resolve);
+ * near.send(Uint8Array.of(1, 2, 3));
+ * assertEquals(await promise, Uint8Array.of(1, 2, 3));
+ * ```
+ */
+export function directDatagrams(datagrams: DatagramDuplex): DirectDatagrams {
+  if (datagrams.direct !== undefined) return datagrams.direct;
+  const writer = datagrams.writable.getWriter();
+  writer.closed.catch(() => {}); // A datagram may be lost without a word.
+  return {
+    send: (datagram) => void writer.write(datagram).catch(() => {}),
+    receive: (receiver) => void forward(datagrams.readable, receiver),
+  };
+}
+
+async function forward(
+  readable: ReadableStream<Uint8Array>,
+  receiver: (datagram: Uint8Array) => void,
+): Promise<void> {
+  try {
+    for await (const datagram of readable) receiver(datagram);
+  } catch {
+    // The connection is over, and its `closed` tells how.
+  }
+}
