@@ -26,13 +26,12 @@ export interface ArrivalsOptions<T> {
 export class Arrivals<T> {
   readonly #options: ArrivalsOptions<T>;
   readonly #items: T[] = [];
-  #controller!: ReadableStreamDefaultController<T>;
+  #readable: ReadableStream<T> | undefined = undefined;
+  #controller: ReadableStreamDefaultController<T> | undefined = undefined;
+  #failure: { readonly cause: unknown } | undefined = undefined;
   #wanted = false;
   #ending = false;
   #over = false;
-
-  /** The items, in order. */
-  readonly readable: ReadableStream<T>;
 
   /**
    * Creates an empty queue.
@@ -41,9 +40,15 @@ export class Arrivals<T> {
    */
   constructor(options: ArrivalsOptions<T>) {
     this.#options = options;
-    this.readable = new ReadableStream<T>({
+  }
+
+  /** The items, in order. Made when somebody asks for it: most connections have queues that nobody reads. */
+  get readable(): ReadableStream<T> {
+    return this.#readable ??= new ReadableStream<T>({
       start: (controller) => {
         this.#controller = controller;
+        if (this.#failure !== undefined) controller.error(this.#failure.cause);
+        else if (this.#over) controller.close();
       },
       pull: () => this.#pull(),
       cancel: () => this.#finish(),
@@ -82,7 +87,8 @@ export class Arrivals<T> {
   fail(error: unknown): void {
     if (this.#over) return;
     this.#finish();
-    this.#controller.error(error);
+    this.#failure = { cause: error };
+    this.#controller?.error(error);
   }
 
   #pull(): void {
@@ -90,7 +96,7 @@ export class Arrivals<T> {
     this.#wanted = item === undefined;
     if (item === undefined) return;
     // Enqueueing may ask for the next one at once, from in here.
-    this.#controller.enqueue(item);
+    this.#controller!.enqueue(item);
     this.#options.onTaken?.();
     if (this.#ending && this.#items.length === 0) this.#close();
   }
@@ -98,7 +104,7 @@ export class Arrivals<T> {
   #close(): void {
     if (this.#over) return;
     this.#over = true;
-    this.#controller.close();
+    this.#controller?.close();
   }
 
   #finish(): void {

@@ -1,0 +1,98 @@
+/**
+ * The runtime's QUIC: what is missing in its types, what it says only in the
+ * text of its errors, and whether it is there at all.
+ *
+ * @module
+ */
+import { UnsupportedError } from "../../errors.ts";
+import type { CertificateHash } from "../webtransport.ts";
+
+/** Options of `Deno.connectQuic`, with the one that its types leave out. */
+export interface ConnectQuicOptions extends Deno.ConnectQuicOptions<false> {
+  /** Certificates trusted by their hash. */
+  serverCertificateHashes?: CertificateHash[];
+}
+
+/** How the peer ended a stream. */
+export interface StreamFailure {
+  /** `reset`: it writes no more; `stopped`: it reads no more. */
+  readonly kind: "reset" | "stopped";
+  /** The code of HTTP/3. */
+  readonly code: number;
+}
+
+/** How a QUIC connection ended. */
+export interface QuicEnding {
+  /** The code of the peer's application close; `undefined` if it did not close, but was lost. */
+  readonly closeCode: number | undefined;
+  /** The reason, or what happened. */
+  readonly reason: string;
+}
+
+/** Says how to get what the runtime does not have. */
+export const QUIC_MISSING: string =
+  'WebTransport needs the runtime\'s QUIC: run with --unstable-net, or set "unstable": ["net"] in deno.json';
+
+/**
+ * Tells whether the runtime has QUIC. Without `--unstable-net` it has not.
+ *
+ * @returns Whether it can be listened to and dialed.
+ */
+export function isQuicAvailable(): boolean {
+  return typeof Deno !== "undefined" && typeof Deno.QuicEndpoint === "function" &&
+    typeof Deno.connectQuic === "function";
+}
+
+/**
+ * Checks that the runtime has QUIC.
+ *
+ * @throws {UnsupportedError} If it has not; the message names the flag.
+ */
+export function requireQuic(): void {
+  if (!isQuicAvailable()) throw new UnsupportedError(QUIC_MISSING);
+}
+
+/**
+ * Reads how the peer ended a stream out of what reading or writing threw: the
+ * code is nowhere else.
+ *
+ * @param error What was thrown.
+ * @returns The failure; `undefined` if it was the connection that ended.
+ */
+export function streamFailure(error: unknown): StreamFailure | undefined {
+  const text = error instanceof Error ? error.message : String(error);
+  const match = /\b(reset|stopped) by peer: error (\d+)/.exec(text);
+  if (match === null) return undefined;
+  return { kind: match[1] as StreamFailure["kind"], code: Number(match[2]) };
+}
+
+/**
+ * Waits for the end of a connection.
+ *
+ * @param conn The connection.
+ * @returns How it ended; never rejects.
+ */
+export async function quicEnding(conn: Deno.QuicConn): Promise<QuicEnding> {
+  try {
+    const { closeCode, reason } = await conn.closed;
+    return { closeCode, reason };
+  } catch (error) {
+    return { closeCode: undefined, reason: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+/** What a newer runtime may have on the end of a stream that writes. */
+interface Resettable {
+  reset?(code: bigint): void;
+}
+
+/**
+ * Tells whether the runtime can reset a stream with a code. Deno 2.9 can not:
+ * there, whatever ends a stream looks like its normal end to the peer.
+ *
+ * @param stream A stream.
+ * @returns Whether `resetStream` carries its code.
+ */
+export function canReset(stream: Deno.QuicSendStream): boolean {
+  return typeof (stream as Resettable).reset === "function";
+}

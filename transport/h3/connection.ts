@@ -1,0 +1,644 @@
+/**
+ * An HTTP/3 connection with WebTransport sessions on it, in either role: the
+ * control streams, what each stream of the peer is, and whose each datagram is
+ * (RFC 9114, RFC 9297, draft-ietf-webtrans-http3).
+ *
+ * @module
+ */
+import { ConnectionError } from "../../errors.ts";
+import { type QuicEnding, quicEnding } from "./_quic.ts";
+import { H3Error, H3ProtocolError } from "./error_codes.ts";
+import { encodeFrame, FrameParser, FrameType } from "./frames.ts";
+import { decodeFields, encodeFields, type Field } from "./qpack.ts";
+import { Http3Request } from "./request.ts";
+import {
+  type ConnectStream,
+  Http3Session,
+  type SessionCreditPair,
+  type SessionErrors,
+  type SessionLink,
+  SKEIN_ERRORS,
+  type StreamHead,
+  UNIDIRECTIONAL_STREAM,
+} from "./session.ts";
+import {
+  clientSettings,
+  decodeSettings,
+  encodeSettings,
+  type FlowControlLimits,
+  flowControlOf,
+  serverSettings,
+  type Settings,
+  supportsWebTransport,
+} from "./settings.ts";
+import { concat, MIN_READ_BYTES, type SendHalf } from "./stream.ts";
+import { readVarint, varintLengthAt } from "./varint.ts";
+
+/** Streams that came before their session; draft-ietf-webtrans-http3, section 4.6, wants a bound. */
+const MAX_EARLY_STREAMS = 64;
+
+/** How long streams wait for their session, and requests for the peer's settings, in milliseconds. */
+const EARLY_TIMEOUT_MS = 5_000;
+
+/** A client that was told no address of a session by then is not here for one, in milliseconds. */
+const FIRST_REQUEST_TIMEOUT_MS = 10_000;
+
+/** How long a connection without sessions stays, in milliseconds: browsers never close theirs. */
+const GRACE_MS = 2_000;
+
+/** What a session grants its peer at first. */
+const INITIAL_CREDIT: FlowControlLimits = {
+  maxData: 4 * 1024 * 1024,
+  maxStreamsBidi: 128,
+  maxStreamsUni: 128,
+};
+
+/** Control frames are small and rare; this is pinned for as long as a connection is idle. */
+const CONTROL_READ_BYTES = 256;
+
+/** Types of unidirectional streams: RFC 9114 section 6.2, RFC 9204 section 4.2. */
+const StreamType = { control: 0, push: 1, qpackEncoder: 2, qpackDecoder: 3 } as const;
+
+/** Options of a connection. */
+export interface Http3ConnectionOptions {
+  /** Which end this is. */
+  readonly side: "client" | "server";
+  /**
+   * Sessions at a time; more are refused with 429.
+   *
+   * @default {16}
+   */
+  readonly maxSessions?: number;
+  /** Takes the requests of the peer, on a server. */
+  readonly onRequest?: (request: Http3Request) => void;
+  /** Whether a client's connection stays when its last session is over. */
+  readonly isPooled?: boolean;
+}
+
+/** What a client asks for. */
+export interface ConnectOptions {
+  /** Where to; `https:`. */
+  readonly url: URL;
+  /** Request headers beside the pseudo-headers. */
+  readonly fields?: readonly Field[];
+  /** Picks the subprotocol out of the response; `undefined` if the server chose one that was not offered. */
+  readonly protocolOf: (fields: readonly Field[]) => string | undefined;
+  /** Makes errors. */
+  readonly errors?: SessionErrors | undefined;
+}
+
+interface EarlyStream {
+  readonly id: number;
+  readonly at: number;
+  readonly accept: (session: Http3Session) => void;
+  readonly refuse: () => void;
+}
+
+/** One HTTP/3 connection. */
+export class Http3Connection implements SessionLink {
+  /** The QUIC connection. */
+  readonly conn: Deno.QuicConn;
+  /** Resolves with how it ended. */
+  readonly ending: Promise<QuicEnding>;
+
+  readonly #options: Http3ConnectionOptions;
+  readonly #sessions = new Map<number, Http3Session>();
+  readonly #settings: PromiseWithResolvers<Settings> = Promise.withResolvers();
+  /** Client-opened bidirectional streams whose first frame did not come yet. */
+  readonly #unread = new Set<number>();
+  /** They have to live as long as the connection; nothing is ever read from them. */
+  readonly #critical: unknown[] = [];
+  readonly #uniqueTypes = new Set<number>();
+  #early: EarlyStream[] = [];
+  #nextId = 0;
+  #fault: H3ProtocolError | undefined;
+  #isOver = false;
+  #isReadingDatagrams = false;
+  #isRefusing = false;
+  #toFlush: SendHalf[] | undefined;
+  #idle: ReturnType<typeof setTimeout> | undefined;
+  #earlyTimer: ReturnType<typeof setTimeout> | undefined;
+
+  /**
+   * Speaks HTTP/3 on a QUIC connection, beginning with the settings.
+   *
+   * @param conn The connection, past its handshake.
+   * @param options See {@linkcode Http3ConnectionOptions}.
+   */
+  constructor(conn: Deno.QuicConn, options: Http3ConnectionOptions) {
+    this.conn = conn;
+    this.#options = options;
+    this.#settings.promise.catch(() => {}); // Not all wait for it.
+    this.ending = this.#run();
+    if (options.side === "server") this.#closeAfter(FIRST_REQUEST_TIMEOUT_MS);
+  }
+
+  /** What this end did to the connection, if it closed it for a fault. */
+  get fault(): H3ProtocolError | undefined {
+    return this.#fault;
+  }
+
+  /** Whether it is over, or about to be. */
+  get isOver(): boolean {
+    return this.#isOver || this.#isRefusing;
+  }
+
+  /** How many sessions there are, asked for ones too. */
+  get sessionCount(): number {
+    return this.#sessions.size;
+  }
+
+  /**
+   * Asks for a session, once the peer's settings came.
+   *
+   * @param options See {@linkcode ConnectOptions}.
+   * @returns The session; its `ready` tells whether it was accepted.
+   * @throws {ConnectionError} If the server does not speak WebTransport, or the connection is over.
+   */
+  async connect(options: ConnectOptions): Promise<Http3Session> {
+    const { url, fields = [], protocolOf, errors = SKEIN_ERRORS } = options;
+    let settings: Settings;
+    let stream: Deno.QuicBidirectionalStream;
+    try {
+      settings = await this.#settings.promise;
+      stream = await this.conn.createBidirectionalStream({ waitUntilAvailable: true });
+    } catch (cause) {
+      const message = cause instanceof ConnectionError ? cause.message : "The connection broke";
+      throw errors.session(message, { cause });
+    }
+    if (!supportsWebTransport(settings)) {
+      const error = new H3ProtocolError(
+        H3Error.requirementsNotMet,
+        "The server does not speak WebTransport: its settings name none",
+      );
+      this.fail(error);
+      throw errors.session(error.message, { cause: error });
+    }
+    const id = Number(stream.writable.id);
+    const head = encodeFields([
+      [":method", "CONNECT"],
+      [":protocol", "webtransport"],
+      [":scheme", "https"],
+      [":authority", url.host],
+      [":path", url.pathname + url.search],
+      ["sec-webtransport-http3-draft02", "1"],
+      ...fields,
+    ]);
+    const connect: ConnectStream = {
+      id,
+      reader: stream.readable.getReader({ mode: "byob" }),
+      writer: stream.writable.getWriter(),
+      frames: new FrameParser(),
+    };
+    const session: Http3Session = new Http3Session(this, connect, {
+      errors,
+      credit: creditOf(settings),
+      onResponse: (payload) =>
+        this.#respond(session, decodeFields(payload), { protocolOf, errors }),
+    });
+    this.#add(session);
+    connect.writer.write(encodeFrame(FrameType.headers, head)).catch(() => {});
+    return session;
+  }
+
+  /** Refuses all requests from now on, with 503. */
+  stop(): void {
+    this.#isRefusing = true;
+    for (const session of this.#sessions.values()) session.drain();
+  }
+
+  /**
+   * Closes the connection, and all sessions with it.
+   *
+   * @param code Of HTTP/3.
+   * @param reason In words.
+   */
+  close(code: number = H3Error.noError, reason = ""): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    clearTimeout(this.#idle);
+    clearTimeout(this.#earlyTimer);
+    this.conn.close({ closeCode: code, reason });
+  }
+
+  /** See {@linkcode SessionLink.fail}. */
+  fail(error: H3ProtocolError): void {
+    if (this.#isOver) return;
+    this.#fault = error;
+    this.#settings.reject(new ConnectionError(error.message, { cause: error }));
+    this.close(error.h3Code, error.message);
+  }
+
+  /** See {@linkcode SessionLink.flushSoon}. */
+  flushSoon(half: SendHalf): void {
+    if (this.#toFlush !== undefined) return void this.#toFlush.push(half);
+    const halves = this.#toFlush = [half];
+    setImmediate(() => {
+      this.#toFlush = undefined;
+      for (const one of halves) one.flushHead();
+    });
+  }
+
+  /** See {@linkcode SessionLink.sessionEnded}. */
+  sessionEnded(session: Http3Session): Promise<void> | undefined {
+    if (!this.#sessions.delete(session.id)) return undefined;
+    this.#refuseEarly(({ id }) => id === session.id);
+    if (this.#sessions.size > 0 || this.#isOver) return undefined;
+    const { side, isPooled = false } = this.#options;
+    if (side === "server" || isPooled) {
+      this.#closeAfter(GRACE_MS);
+      return undefined;
+    }
+    this.close();
+    return this.ending.then(() => {});
+  }
+
+  /** Makes a session of a request; called by the request when it came. */
+  #add(session: Http3Session): void {
+    clearTimeout(this.#idle);
+    this.#sessions.set(session.id, session);
+    if (!this.#isReadingDatagrams) void this.#readDatagrams();
+    const early = this.#early.filter(({ id }) => id === session.id);
+    this.#early = this.#early.filter(({ id }) => id !== session.id);
+    for (const { accept } of early) accept(session);
+  }
+
+  async #run(): Promise<QuicEnding> {
+    const ending = quicEnding(this.conn);
+    void this.#openControl();
+    void this.#acceptAll(
+      this.conn.incomingUnidirectionalStreams,
+      (stream) => this.#classifyUnidirectional(stream),
+    );
+    void this.#acceptAll(this.conn.incomingBidirectionalStreams, (stream) => {
+      const id = this.#nextId;
+      this.#nextId += 4;
+      return this.#classifyBidirectional(stream, id);
+    });
+    const end = await ending;
+    this.#isOver = true;
+    clearTimeout(this.#idle);
+    clearTimeout(this.#earlyTimer);
+    this.#refuseEarly(() => true);
+    this.#settings.reject(new ConnectionError(`The connection broke: ${end.reason}`));
+    return end;
+  }
+
+  async #openControl(): Promise<void> {
+    const { side, maxSessions = 16 } = this.#options;
+    const limits = {
+      maxSessions,
+      initialMaxData: INITIAL_CREDIT.maxData,
+      initialMaxStreamsBidi: INITIAL_CREDIT.maxStreamsBidi,
+      initialMaxStreamsUni: INITIAL_CREDIT.maxStreamsUni,
+    };
+    const settings = side === "server" ? serverSettings(limits) : clientSettings(limits);
+    const frame = encodeFrame(FrameType.settings, encodeSettings(settings));
+    try {
+      const stream = await this.conn.createUnidirectionalStream();
+      const writer = stream.getWriter();
+      // RFC 9114 section 6.2.1: it lives as long as the connection.
+      this.#critical.push(writer);
+      writer.closed.catch(() => {});
+      await writer.write(concat(Uint8Array.of(StreamType.control), frame));
+    } catch {
+      // The connection is over; `ending` tells how.
+    }
+  }
+
+  /** A fault of one stream is its own; one of the protocol ends the connection. */
+  async #acceptAll<T>(
+    streams: ReadableStream<T>,
+    accept: (stream: T) => Promise<void>,
+  ): Promise<void> {
+    const reader = streams.getReader();
+    try {
+      while (true) {
+        const { done, value } = await reader.read();
+        if (done) return;
+        accept(value).catch((error) => {
+          if (error instanceof H3ProtocolError) this.fail(error);
+        });
+      }
+    } catch {
+      // The connection is over; `ending` tells how.
+    }
+  }
+
+  async #classifyUnidirectional(stream: Deno.QuicReceiveStream): Promise<void> {
+    const reader = stream.getReader({ mode: "byob" });
+    const head = await readHead(reader, (type) => type === UNIDIRECTIONAL_STREAM);
+    if (head === undefined) return;
+    const { type, sessionId, held } = head;
+    switch (type) {
+      case UNIDIRECTIONAL_STREAM:
+        return this.#deliver(sessionId!, {
+          accept: (session) => session.acceptUnidirectional({ reader, held }),
+          refuse: () => void reader.cancel().catch(() => {}),
+        });
+      case StreamType.control:
+        this.#critical.push(reader);
+        this.#checkOnce("control stream", StreamType.control);
+        return await this.#readControl(reader, held);
+      case StreamType.qpackEncoder:
+      case StreamType.qpackDecoder:
+        // With a table of capacity 0 nothing of use comes.
+        this.#critical.push(reader);
+        return this.#checkOnce("QPACK stream", type);
+      case StreamType.push:
+        throw new H3ProtocolError(
+          this.#options.side === "server" ? H3Error.streamCreationError : H3Error.idError,
+          "The peer opened a push stream",
+        );
+      default:
+        return void reader.cancel().catch(() => {});
+    }
+  }
+
+  #checkOnce(what: string, type: number): void {
+    if (this.#uniqueTypes.has(type)) {
+      throw new H3ProtocolError(H3Error.streamCreationError, `The peer opened a second ${what}`);
+    }
+    this.#uniqueTypes.add(type);
+  }
+
+  async #readControl(
+    reader: ReadableStreamBYOBReader,
+    held: Uint8Array | undefined,
+  ): Promise<void> {
+    const frames = new FrameParser();
+    if (held !== undefined) frames.push(held);
+    let isFirst = true;
+    while (true) {
+      for (let frame; (frame = frames.next()) !== undefined;) {
+        this.#receiveControl(frame.type, frame.payload, isFirst);
+        isFirst = false;
+      }
+      let result;
+      try {
+        result = await reader.read(new Uint8Array(CONTROL_READ_BYTES));
+      } catch (error) {
+        if (/\breset by peer\b/.test(String(error))) break;
+        return; // The connection is over; `ending` tells how.
+      }
+      if (result.done) break;
+      frames.push(result.value);
+    }
+    if (this.#isOver) return;
+    throw new H3ProtocolError(H3Error.closedCriticalStream, "The peer closed its control stream");
+  }
+
+  #receiveControl(type: number, payload: Uint8Array, isFirst: boolean): void {
+    if (isFirst !== (type === FrameType.settings)) {
+      throw new H3ProtocolError(
+        isFirst ? H3Error.missingSettings : H3Error.frameUnexpected,
+        isFirst
+          ? `Expected SETTINGS first, received a frame of type ${type}`
+          : "The peer sent a second SETTINGS frame",
+      );
+    }
+    switch (type) {
+      case FrameType.settings:
+        return this.#settings.resolve(decodeSettings(payload));
+      case FrameType.goaway:
+        for (const session of this.#sessions.values()) session.windUp();
+        return;
+      case FrameType.data:
+      case FrameType.headers:
+      case FrameType.pushPromise:
+        throw new H3ProtocolError(
+          H3Error.frameUnexpected,
+          `Expected no frame of type ${type} on the control stream`,
+        );
+    }
+  }
+
+  async #classifyBidirectional(stream: Deno.QuicBidirectionalStream, id: number): Promise<void> {
+    const { side } = this.#options;
+    const reader = stream.readable.getReader({ mode: "byob" });
+    this.#unread.add(id);
+    try {
+      const head = await readHead(reader, (type) => type === FrameType.webTransportStream);
+      if (head === undefined) return void stream.writable.abort().catch(() => {});
+      const { type, sessionId, held, whole } = head;
+      if (type === FrameType.webTransportStream) {
+        this.#unread.delete(id);
+        return this.#deliver(sessionId!, {
+          accept: (session) => session.acceptBidirectional(stream, { reader, held }),
+          refuse: () => {
+            reader.cancel().catch(() => {});
+            stream.writable.abort().catch(() => {});
+          },
+        });
+      }
+      if (side === "client") {
+        throw new H3ProtocolError(
+          H3Error.streamCreationError,
+          "The server opened a request stream",
+        );
+      }
+      const frames = new FrameParser();
+      frames.push(whole);
+      const fields = await readFields(reader, frames);
+      const connect = { id, reader, frames, writer: stream.writable.getWriter() };
+      await this.#request(connect, fields);
+    } finally {
+      this.#unread.delete(id);
+      if (!this.#sessions.has(id)) this.#refuseEarly((early) => early.id === id);
+    }
+  }
+
+  async #request(connect: ConnectStream, fields: readonly Field[]): Promise<void> {
+    const settings = await withinTime(this.#settings.promise, EARLY_TIMEOUT_MS);
+    if (settings === undefined) {
+      throw new H3ProtocolError(H3Error.missingSettings, "The client sent no SETTINGS in time");
+    }
+    const refusal = refusalOf(fields) ?? this.#limitReached();
+    if (refusal !== undefined) return Http3Request.refuse(connect, refusal);
+    const session = new Http3Session(this, connect, { credit: creditOf(settings) });
+    this.#add(session);
+    const { remoteAddr } = this.conn;
+    const request = new Http3Request(session, connect, { fields, remoteAddress: remoteAddr });
+    this.#options.onRequest?.(request);
+  }
+
+  #limitReached(): number | undefined {
+    const { maxSessions = 16 } = this.#options;
+    if (this.#isRefusing) return 503;
+    return this.#sessions.size >= maxSessions ? 429 : undefined;
+  }
+
+  #respond(
+    session: Http3Session,
+    fields: readonly Field[],
+    { protocolOf, errors = SKEIN_ERRORS }: Pick<ConnectOptions, "protocolOf" | "errors">,
+  ): void {
+    const status = Number(fields.find(([name]) => name === ":status")?.[1]);
+    if (!(status >= 100 && status < 600)) {
+      throw new H3ProtocolError(H3Error.messageError, "Expected a status in the response");
+    }
+    if (status < 200) return;
+    if (status >= 300) {
+      const headers = new Headers();
+      for (const [name, value] of fields) if (!name.startsWith(":")) headers.append(name, value);
+      return session.refuse(
+        errors.session(`The server refused the session with ${status}`, {
+          status,
+          cause: { status, headers },
+        }),
+      );
+    }
+    const protocol = protocolOf(fields);
+    if (protocol !== undefined) return session.establish(protocol);
+    session.refuse(errors.session("The server chose a subprotocol that was not offered"));
+  }
+
+  #deliver(sessionId: number, stream: Pick<EarlyStream, "accept" | "refuse">): void {
+    if (sessionId % 4 !== 0) {
+      throw new H3ProtocolError(
+        H3Error.idError,
+        `Expected the number of a CONNECT stream, received ${sessionId}`,
+      );
+    }
+    const session = this.#sessions.get(sessionId);
+    if (session !== undefined) return stream.accept(session);
+    // QUIC hands over streams in their order: what came before and is no session will be none.
+    const mayCome = sessionId >= this.#nextId || this.#unread.has(sessionId);
+    const isServer = this.#options.side === "server";
+    if (!isServer || !mayCome || this.#isOver) return stream.refuse();
+    if (this.#early.length >= MAX_EARLY_STREAMS) this.#early.shift()!.refuse();
+    this.#early.push({ id: sessionId, at: Date.now(), ...stream });
+    this.#earlyTimer ??= setTimeout(() => this.#expireEarly(), EARLY_TIMEOUT_MS);
+  }
+
+  #expireEarly(): void {
+    this.#earlyTimer = undefined;
+    const before = Date.now() - EARLY_TIMEOUT_MS;
+    this.#refuseEarly(({ at }) => at <= before);
+    const [first] = this.#early;
+    if (first === undefined) return;
+    this.#earlyTimer = setTimeout(() => this.#expireEarly(), first.at - before);
+  }
+
+  #refuseEarly(isMeant: (stream: EarlyStream) => boolean): void {
+    if (this.#early.length === 0) return;
+    const refused = this.#early.filter(isMeant);
+    this.#early = this.#early.filter((stream) => !isMeant(stream));
+    for (const { refuse } of refused) refuse();
+  }
+
+  async #readDatagrams(): Promise<void> {
+    this.#isReadingDatagrams = true;
+    const { conn } = this;
+    try {
+      while (true) {
+        const datagram = await conn.readDatagram();
+        const length = datagram.byteLength === 0 ? 1 : varintLengthAt(datagram[0]!);
+        if (datagram.byteLength < length) {
+          throw new H3ProtocolError(
+            H3Error.datagramError,
+            `Expected a session's number in a datagram, received ${datagram.byteLength} bytes`,
+          );
+        }
+        this.#sessions.get(4 * readVarint(datagram, 0))?.receiveDatagram(datagram.subarray(length));
+      }
+    } catch (error) {
+      // Otherwise the connection is over; `ending` tells how.
+      if (error instanceof H3ProtocolError) this.fail(error);
+    }
+  }
+
+  #closeAfter(delayMs: number): void {
+    clearTimeout(this.#idle);
+    this.#idle = setTimeout(() => this.close(), delayMs);
+  }
+}
+
+/** What began a stream. */
+interface Head {
+  readonly type: number;
+  readonly sessionId: number | undefined;
+  /** What came after the head. */
+  readonly held: Uint8Array | undefined;
+  /** All of it. */
+  readonly whole: Uint8Array;
+}
+
+/** Reads a stream's type, and the session after it; `undefined` if the stream ends before. */
+async function readHead(
+  reader: ReadableStreamBYOBReader,
+  hasSession: (type: number) => boolean,
+): Promise<Head | undefined> {
+  let bytes: Uint8Array | undefined;
+  while (true) {
+    let result;
+    try {
+      result = await reader.read(new Uint8Array(MIN_READ_BYTES));
+    } catch {
+      return undefined; // Reset, or the connection is over.
+    }
+    if (result.done) return undefined;
+    bytes = bytes === undefined ? result.value : concat(bytes, result.value);
+    const length = varintLengthAt(bytes[0]!);
+    if (bytes.byteLength < length) continue;
+    const type = readVarint(bytes, 0);
+    if (!hasSession(type)) {
+      return { type, sessionId: undefined, held: rest(bytes, length), whole: bytes };
+    }
+    if (bytes.byteLength === length) continue;
+    const end = length + varintLengthAt(bytes[length]!);
+    if (bytes.byteLength < end) continue;
+    return { type, sessionId: readVarint(bytes, length), held: rest(bytes, end), whole: bytes };
+  }
+}
+
+function rest(bytes: Uint8Array, at: number): Uint8Array | undefined {
+  return at === bytes.byteLength ? undefined : bytes.subarray(at);
+}
+
+/** Reads the HEADERS frame that a request begins with. */
+async function readFields(
+  reader: ReadableStreamBYOBReader,
+  frames: FrameParser,
+): Promise<Field[]> {
+  while (true) {
+    const frame = frames.next();
+    if (frame?.type === FrameType.headers) return decodeFields(frame.payload);
+    if (frame !== undefined) {
+      throw new H3ProtocolError(
+        H3Error.frameUnexpected,
+        `Expected HEADERS first, received a frame of type ${frame.type}`,
+      );
+    }
+    const { done, value } = await reader.read(new Uint8Array(MIN_READ_BYTES));
+    if (done) throw new H3ProtocolError(H3Error.requestIncomplete, "The request ended in its head");
+    frames.push(value);
+  }
+}
+
+/** Credit is counted only where both ends announced some. */
+function creditOf(settings: Settings): SessionCreditPair | undefined {
+  const theirs = flowControlOf(settings);
+  return theirs && { ours: INITIAL_CREDIT, theirs };
+}
+
+/** The status of a request that asks for no session. */
+function refusalOf(fields: readonly Field[]): number | undefined {
+  const values = new Map(fields);
+  if (values.get(":method") !== "CONNECT") return 405;
+  const protocol = values.get(":protocol");
+  if (protocol !== "webtransport" && protocol !== "webtransport-h3") return 501;
+  const isWhole = values.get(":scheme") === "https" && values.get(":authority") &&
+    values.get(":path")?.startsWith("/");
+  return isWhole ? undefined : 400;
+}
+
+async function withinTime<T>(promise: Promise<T>, timeoutMs: number): Promise<T | undefined> {
+  const { promise: late, resolve } = Promise.withResolvers<undefined>();
+  const timer = setTimeout(() => resolve(undefined), timeoutMs);
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

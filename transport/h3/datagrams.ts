@@ -1,0 +1,129 @@
+/**
+ * Datagrams of a session: RFC 9297, with the session's number ahead of each.
+ *
+ * @module
+ */
+import { Arrivals } from "../_arrivals.ts";
+import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
+import { varintLength, writeVarint } from "./varint.ts";
+
+/** Datagrams held for a reader; past it the oldest is dropped. */
+const MAX_HELD_DATAGRAMS = 1_024;
+
+/** Datagrams that wait for room in the runtime; past it the newest is dropped. */
+const MAX_WAITING_DATAGRAMS = 1_024;
+
+/** Fits on every path, and needs no question to the runtime. */
+const SAFE_BYTES = 1_100;
+
+/** The datagrams of one session. */
+export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
+  /** Bytes handed to the wire. */
+  sentBytes = 0;
+  /** Bytes taken from the wire. */
+  receivedBytes = 0;
+
+  readonly #conn: Deno.QuicConn;
+  readonly #quarterId: number;
+  readonly #headLength: number;
+  readonly #arrivals: Arrivals<Uint8Array> = new Arrivals({ capacity: MAX_HELD_DATAGRAMS });
+  readonly #done = (): void => void this.#waiting--;
+  #receiver: ((datagram: Uint8Array) => void) | undefined = undefined;
+  #writable: WritableStream<Uint8Array> | undefined = undefined;
+  #controller: WritableStreamDefaultController | undefined = undefined;
+  #error: Error | undefined;
+  #waiting = 0;
+
+  /**
+   * Creates the datagrams of a session.
+   *
+   * @param conn The connection that carries them.
+   * @param quarterId A quarter of the session's number.
+   * @param error Why the session is over already, if it is.
+   */
+  constructor(conn: Deno.QuicConn, quarterId: number, error: Error | undefined) {
+    this.#conn = conn;
+    this.#quarterId = quarterId;
+    this.#headLength = varintLength(quarterId);
+    this.#error = error;
+    if (error !== undefined) this.#arrivals.end();
+  }
+
+  /** The largest datagram; what fits a packet on the path as it is. */
+  get maxDatagramSize(): number {
+    if (this.#error !== undefined) return 0;
+    return Math.max(0, this.#conn.maxDatagramSize - this.#headLength);
+  }
+
+  /** Datagrams that came; the oldest unread are dropped. */
+  get readable(): ReadableStream<Uint8Array> {
+    return this.#arrivals.readable;
+  }
+
+  /** Datagrams to send; a write waits for room. One that is too large is lost. */
+  get writable(): WritableStream<Uint8Array> {
+    return this.#writable ??= new WritableStream<Uint8Array>({
+      start: (controller) => {
+        this.#controller = controller;
+        if (this.#error !== undefined) controller.error(this.#error);
+      },
+      write: async (datagram) => {
+        if (datagram.byteLength > this.maxDatagramSize) return;
+        await this.#conn.sendDatagram(this.#framed(datagram)).catch(() => {});
+      },
+    });
+  }
+
+  /** Datagrams by plain calls. */
+  get direct(): DirectDatagrams {
+    return this;
+  }
+
+  /** See {@linkcode DirectDatagrams.send}. */
+  send(datagram: Uint8Array): void {
+    if (this.#waiting >= MAX_WAITING_DATAGRAMS) return;
+    if (datagram.byteLength > SAFE_BYTES && datagram.byteLength > this.maxDatagramSize) return;
+    this.#waiting++;
+    this.#conn.sendDatagram(this.#framed(datagram)).then(this.#done, this.#done);
+  }
+
+  /** See {@linkcode DirectDatagrams.receive}. */
+  receive(receiver: (datagram: Uint8Array) => void): void {
+    if (this.#receiver !== undefined) {
+      throw new TypeError("Cannot receive datagrams: there is a receiver already");
+    }
+    this.#receiver = receiver;
+  }
+
+  /**
+   * Takes a datagram that came.
+   *
+   * @param payload The bytes, which are its own.
+   */
+  deliver(payload: Uint8Array): void {
+    this.receivedBytes += payload.byteLength;
+    if (this.#receiver === undefined) this.#arrivals.push(payload);
+    else this.#receiver(payload);
+  }
+
+  /**
+   * Ends them with the session.
+   *
+   * @param error What writers get.
+   * @param isBroken Whether readers get it too.
+   */
+  end(error: Error, isBroken: boolean): void {
+    this.#error = error;
+    this.#controller?.error(error);
+    if (isBroken) this.#arrivals.fail(error);
+    else this.#arrivals.end();
+  }
+
+  #framed(datagram: Uint8Array): Uint8Array {
+    const framed = new Uint8Array(this.#headLength + datagram.byteLength);
+    writeVarint(framed, 0, this.#quarterId);
+    framed.set(datagram, this.#headLength);
+    this.sentBytes += datagram.byteLength;
+    return framed;
+  }
+}

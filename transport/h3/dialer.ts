@@ -1,0 +1,191 @@
+/**
+ * From a URL to a session: resolve, connect, ask. One connection a session, or
+ * one a server where sessions share it.
+ *
+ * @module
+ */
+import type { DialWebTransportOptions } from "../webtransport.ts";
+import type { ConnectQuicOptions } from "./_quic.ts";
+import { Http3Connection } from "./connection.ts";
+import type { Field } from "./qpack.ts";
+import { type Http3Session, type SessionErrors, SKEIN_ERRORS } from "./session.ts";
+import { encodeStringList, parseStringItem } from "./structured_fields.ts";
+
+/** How long a silent connection is kept, in milliseconds; the server's time counts if it is less. */
+const IDLE_TIMEOUT_MS = 30_000;
+
+/** How often a silent connection is asked whether it is still there, in milliseconds. */
+const KEEP_ALIVE_MS = 10_000;
+
+/** Streams of each kind that the server may have open. */
+const MAX_STREAMS = 128;
+
+/** Options of one session, beside those of dialing. */
+export interface Http3DialOptions extends DialWebTransportOptions {
+  /** Makes the errors; Skein's own by default. */
+  readonly errors?: SessionErrors;
+  /** How QUIC controls congestion. */
+  readonly congestionControl?: "throughput" | "low-latency" | "default";
+  /** Where a connection is shared with other sessions of the same origin. */
+  readonly pool?: Http3Pool;
+}
+
+/** Dials one session. */
+export class Http3Dialer {
+  readonly #url: URL;
+  readonly #options: Http3DialOptions;
+  #endpoint: Deno.QuicEndpoint | undefined;
+  #session: Http3Session | undefined;
+  #isAborted = false;
+
+  /**
+   * Prepares to dial.
+   *
+   * @param url Where to.
+   * @param options See {@linkcode Http3DialOptions}.
+   * @throws {TypeError} If the URL is not `https:`, or an option makes no sense.
+   */
+  constructor(url: string | URL, options: Http3DialOptions = {}) {
+    this.#url = checkUrl(url);
+    checkHashes(options);
+    this.#options = options;
+  }
+
+  /**
+   * Dials.
+   *
+   * @returns The session, accepted.
+   */
+  async session(): Promise<Http3Session> {
+    const session = await this.request();
+    await session.ready;
+    return session;
+  }
+
+  /**
+   * Connects and asks for a session.
+   *
+   * @returns The session, not answered yet.
+   */
+  async request(): Promise<Http3Session> {
+    const { errors = SKEIN_ERRORS, protocols = [], headers = {}, pool } = this.#options;
+    const fields: Field[] = [...new Headers(headers)];
+    if (protocols.length > 0) fields.push(["wt-available-protocols", encodeStringList(protocols)]);
+    const connect = () => this.#connect();
+    const connection = await (pool?.connection(this.#url.host, connect) ?? connect());
+    const session = this.#session = await connection.connect({
+      url: this.#url,
+      fields,
+      errors,
+      protocolOf: (answer) => chosen(answer, protocols),
+    });
+    if (this.#isAborted) session.closeWith({});
+    return session;
+  }
+
+  /** Gives up, whatever it is doing. */
+  abort(): void {
+    this.#isAborted = true;
+    if (this.#session !== undefined) this.#session.closeWith({});
+    else if (this.#options.pool === undefined) this.#closeEndpoint();
+  }
+
+  async #connect(): Promise<Http3Connection> {
+    const { errors = SKEIN_ERRORS, serverCertificateHashes, congestionControl, pool } =
+      this.#options;
+    const { hostname, port } = this.#url;
+    const host = hostname.replace(/^\[|\]$/g, "");
+    this.#endpoint = newEndpoint();
+    const options: ConnectQuicOptions = {
+      hostname: host,
+      port: Number(port || 443),
+      alpnProtocols: ["h3"],
+      endpoint: this.#endpoint,
+      maxIdleTimeout: IDLE_TIMEOUT_MS,
+      keepAliveInterval: KEEP_ALIVE_MS,
+      maxConcurrentBidirectionalStreams: MAX_STREAMS,
+      // Beside those of sessions there are the control streams.
+      maxConcurrentUnidirectionalStreams: MAX_STREAMS + 3,
+      ...(congestionControl === undefined ? {} : { congestionControl }),
+      ...(serverCertificateHashes === undefined
+        ? {}
+        : { serverCertificateHashes: [...serverCertificateHashes] }),
+    };
+    let conn: Deno.QuicConn;
+    try {
+      conn = await Deno.connectQuic(options);
+    } catch (cause) {
+      this.#closeEndpoint();
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      throw errors.session(`Cannot connect to ${this.#url.host}: ${reason}`, { cause });
+    }
+    const connection = new Http3Connection(conn, { side: "client", isPooled: pool !== undefined });
+    connection.ending.then(() => this.#closeEndpoint());
+    return connection;
+  }
+
+  #closeEndpoint(): void {
+    const endpoint = this.#endpoint;
+    this.#endpoint = undefined;
+    endpoint?.close({ closeCode: 0, reason: "" });
+  }
+}
+
+/** Connections that are shared by the sessions of one origin. */
+export class Http3Pool {
+  readonly #connections = new Map<string, Promise<Http3Connection>>();
+
+  /**
+   * Finds a connection, or makes one.
+   *
+   * @param host Host and port.
+   * @param connect Makes a connection.
+   * @returns The connection.
+   */
+  connection(host: string, connect: () => Promise<Http3Connection>): Promise<Http3Connection> {
+    const existing = this.#connections.get(host);
+    if (existing !== undefined) return existing;
+    const connecting = connect();
+    this.#connections.set(host, connecting);
+    const forget = () => {
+      if (this.#connections.get(host) === connecting) this.#connections.delete(host);
+    };
+    connecting.then(({ ending }) => ending).then(forget, forget);
+    return connecting;
+  }
+}
+
+function newEndpoint(): Deno.QuicEndpoint {
+  try {
+    return new Deno.QuicEndpoint({ hostname: "::", port: 0 });
+  } catch {
+    return new Deno.QuicEndpoint({ hostname: "0.0.0.0", port: 0 });
+  }
+}
+
+function checkUrl(url: string | URL): URL {
+  const parsed = new URL(url);
+  if (parsed.protocol !== "https:") {
+    throw new TypeError(`Cannot dial WebTransport: the URL must be https:, received "${url}"`);
+  }
+  return parsed;
+}
+
+function checkHashes({ serverCertificateHashes = [] }: Http3DialOptions): void {
+  for (const { algorithm, value } of serverCertificateHashes) {
+    const isBytes = value instanceof ArrayBuffer || ArrayBuffer.isView(value);
+    if (algorithm === "sha-256" && isBytes && value.byteLength === 32) continue;
+    throw new TypeError(
+      "Cannot dial WebTransport: a certificate hash must be 32 bytes of sha-256, received " +
+        `${isBytes ? `${value.byteLength} bytes` : typeof value} of ${algorithm}`,
+    );
+  }
+}
+
+/** The subprotocol of a response; `undefined` if it is none of those that were offered. */
+function chosen(fields: readonly Field[], protocols: readonly string[]): string | undefined {
+  const value = fields.find(([name]) => name === "wt-protocol")?.[1];
+  const protocol = value === undefined ? undefined : parseStringItem(value);
+  if (protocol === undefined) return "";
+  return protocols.includes(protocol) ? protocol : undefined;
+}

@@ -1,0 +1,190 @@
+/**
+ * Frames of HTTP/3, RFC 9114 section 7.
+ *
+ * @module
+ */
+import { encodeTlv, readOnlyVarint, TlvParser } from "./_tlv.ts";
+import { H3Error, H3ProtocolError } from "./error_codes.ts";
+
+/** The types of frames that are known here. */
+export const FrameType = {
+  /** Part of a message's content. */
+  data: 0x0,
+  /** Fields, encoded with QPACK. */
+  headers: 0x1,
+  /** A push is not wanted. */
+  cancelPush: 0x3,
+  /** What the sender supports; the first frame of a control stream. */
+  settings: 0x4,
+  /** A request that the server answers unasked. */
+  pushPromise: 0x5,
+  /** The sender takes no more requests. */
+  goaway: 0x7,
+  /** How many pushes the client takes. */
+  maxPushId: 0xd,
+  /**
+   * Begins a WebTransport stream. A session id follows, and no length, so
+   * {@linkcode FrameParser} refuses it: it stands only at a stream's start.
+   */
+  webTransportStream: 0x41,
+} as const;
+
+/** A frame, or a piece of a DATA frame. */
+export interface Frame {
+  /** One of {@linkcode FrameType}. */
+  readonly type: number;
+  /** What it carries; it may be a view of the chunk it came in. */
+  readonly payload: Uint8Array;
+}
+
+/** Options for {@linkcode FrameParser}. */
+export interface FrameParserOptions {
+  /**
+   * Longest payload of a frame other than DATA.
+   *
+   * @default {65_536}
+   */
+  readonly maxPayloadBytes?: number;
+}
+
+/** Longest payload of a frame other than DATA, unless said otherwise. */
+export const DEFAULT_MAX_PAYLOAD_BYTES = 65_536;
+
+/** Longest payload of a frame that is one varint. */
+const MAX_VARINT_BYTES = 8;
+
+/**
+ * Encodes a frame.
+ *
+ * @param type One of {@linkcode FrameType}, or any other.
+ * @param payload What it carries.
+ * @returns The bytes.
+ * @throws {RangeError} If the type is not an integer from 0 to 2^53 - 1.
+ *
+ * @example Usage
+ * ```ts
+ * import { encodeFrame, FrameParser, FrameType } from "./frames.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const parser = new FrameParser();
+ * parser.push(encodeFrame(FrameType.goaway, Uint8Array.of(4)));
+ * assertEquals(parser.next(), { type: FrameType.goaway, payload: Uint8Array.of(4) });
+ * assertEquals(parser.next(), undefined);
+ * ```
+ */
+export function encodeFrame(type: number, payload: Uint8Array): Uint8Array<ArrayBuffer> {
+  return encodeTlv(type, payload);
+}
+
+/**
+ * Reads the payload of a GOAWAY, CANCEL_PUSH or MAX_PUSH_ID frame: one id.
+ *
+ * @param payload The payload.
+ * @returns The id; above 2^53 - 1 it is rounded.
+ * @throws {H3ProtocolError} If the payload is not exactly one varint.
+ */
+export function decodeIdPayload(payload: Uint8Array): number {
+  const id = readOnlyVarint(payload);
+  if (id !== undefined) return id;
+  throw new H3ProtocolError(
+    H3Error.frameError,
+    `Cannot read frame: payload must be one varint, received ${payload.length} bytes`,
+  );
+}
+
+/**
+ * Cuts a stream of bytes into frames.
+ *
+ * - **DATA** is passed on in pieces as it comes, and never buffered; an empty
+ *   DATA frame is one empty piece.
+ * - **Known types** come whole, up to a bound.
+ * - **Unknown types** are skipped without buffering.
+ * - **Errors** are final: a call after one throws again.
+ *
+ * Take all frames before pushing more: what is left is copied.
+ */
+export class FrameParser {
+  readonly #parser: TlvParser;
+
+  /**
+   * Creates a parser at the start of a stream.
+   *
+   * @param options See {@linkcode FrameParserOptions}.
+   * @throws {RangeError} If `maxPayloadBytes` is not a positive integer.
+   */
+  constructor(options: FrameParserOptions = {}) {
+    const { maxPayloadBytes = DEFAULT_MAX_PAYLOAD_BYTES } = options;
+    if (!Number.isSafeInteger(maxPayloadBytes) || maxPayloadBytes < 1) {
+      throw new RangeError(
+        `Cannot create frame parser: maxPayloadBytes must be a positive integer, received ${maxPayloadBytes}`,
+      );
+    }
+    this.#parser = new TlvParser((type, length) => {
+      switch (type) {
+        case FrameType.data:
+          return "pieces";
+        case FrameType.headers:
+        case FrameType.settings:
+        case FrameType.pushPromise:
+          if (length > maxPayloadBytes) throw tooLong(type, length, maxPayloadBytes);
+          return "whole";
+        case FrameType.cancelPush:
+        case FrameType.goaway:
+        case FrameType.maxPushId:
+          if (length <= MAX_VARINT_BYTES) return "whole";
+          throw new H3ProtocolError(
+            H3Error.frameError,
+            `Cannot read frame 0x${
+              type.toString(16)
+            }: it must be one varint, received ${length} bytes`,
+          );
+        case FrameType.webTransportStream:
+          throw new H3ProtocolError(
+            H3Error.frameError,
+            "Cannot read frame 0x41: it may only begin a stream",
+          );
+        case 0x2:
+        case 0x6:
+        case 0x8:
+        case 0x9:
+          throw new H3ProtocolError(
+            H3Error.frameUnexpected,
+            `Cannot read frame 0x${type.toString(16)}: the type is reserved for HTTP/2`,
+          );
+        default:
+          return "skip";
+      }
+    });
+  }
+
+  /** Whether the stream may end here; an end inside a frame is {@linkcode H3Error.frameError}. */
+  get isBetweenFrames(): boolean {
+    return this.#parser.isBetween;
+  }
+
+  /**
+   * Adds bytes.
+   *
+   * @param chunk The bytes; they are not copied and MUST stay as they are.
+   */
+  push(chunk: Uint8Array): void {
+    this.#parser.push(chunk);
+  }
+
+  /**
+   * Takes the next frame, or the next piece of a DATA frame.
+   *
+   * @returns It, or `undefined` if more bytes are needed first.
+   * @throws {H3ProtocolError} If a frame is too long, malformed or of HTTP/2.
+   */
+  next(): Frame | undefined {
+    return this.#parser.next();
+  }
+}
+
+function tooLong(type: number, length: number, maxBytes: number): H3ProtocolError {
+  return new H3ProtocolError(
+    H3Error.excessiveLoad,
+    `Cannot read frame 0x${type.toString(16)}: it may have ${maxBytes} bytes, received ${length}`,
+  );
+}

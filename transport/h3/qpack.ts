@@ -1,0 +1,264 @@
+/**
+ * Field sections of QPACK, RFC 9204, with a dynamic table of capacity 0.
+ *
+ * An end that announces capacity 0 is sent static references and literals
+ * alone, so no state is shared and each section is decoded by itself.
+ *
+ * @module
+ */
+import { decodeHuffman } from "./_huffman.ts";
+import { STATIC_FIELDS, STATIC_NAMES, STATIC_TABLE, staticKey } from "./_qpack_static.ts";
+import { H3Error, H3ProtocolError } from "./error_codes.ts";
+
+/**
+ * A field: its name in lower case, and its value. Each character of a value
+ * stands for one byte, as in `Headers`.
+ */
+export type Field = readonly [name: string, value: string];
+
+/** Options for {@linkcode decodeFields}. */
+export interface DecodeFieldsOptions {
+  /**
+   * Largest section, counted as RFC 9114 section 4.2.2 does: name, value and 32
+   * bytes for each field.
+   *
+   * @default {65_536}
+   */
+  readonly maxBytes?: number;
+}
+
+/** Largest section that is decoded, unless said otherwise. */
+export const DEFAULT_MAX_SECTION_BYTES = 65_536;
+
+/** What each field counts beside its name and value. */
+const FIELD_OVERHEAD_BYTES = 32;
+
+/** A token (RFC 9110 section 5.6.2), after a colon for a pseudo-header. */
+const NAME = /^:?[!#$%&'*+\-.^_`|~0-9a-z]+$/;
+const NAME_OF_ANY_CASE = /^:?[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
+
+/** What no value may contain, RFC 9114 section 10.3. */
+const FORBIDDEN_IN_VALUE = /[\0\r\n]/;
+
+/** Prefix integers may have 62 bits, RFC 9204 section 4.1.1. */
+const MAX_INTEGER = 2 ** 62 - 1;
+const MAX_INTEGER_SHIFT = 56;
+
+/** How many bytes become characters in one call. */
+const DECODE_STEP_BYTES = 8192;
+
+/**
+ * Encodes a field section. It refers to the static table alone, and leaves
+ * strings as they are.
+ *
+ * @param fields The fields in order; names are lowercased.
+ * @returns The payload of a HEADERS frame.
+ * @throws {TypeError} If a name is no token, or a value contains CR, LF, NUL or a character above U+00FF.
+ *
+ * @example Usage
+ * ```ts
+ * import { decodeFields, encodeFields } from "./qpack.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const section = encodeFields([[":status", "200"], ["Sec-Thing", "1"]]);
+ * assertEquals(decodeFields(section), [[":status", "200"], ["sec-thing", "1"]]);
+ * ```
+ */
+export function encodeFields(fields: Iterable<Field>): Uint8Array<ArrayBuffer> {
+  // Required insert count and base: nothing refers to the dynamic table.
+  const bytes = [0, 0];
+  for (const [anyName, value] of fields) {
+    checkField(anyName, value);
+    const name = anyName.toLowerCase();
+    const fieldIndex = STATIC_FIELDS.get(staticKey(name, value));
+    if (fieldIndex !== undefined) {
+      writeInteger(bytes, { flags: 0b1100_0000, prefixBits: 6, value: fieldIndex });
+      continue;
+    }
+    const nameIndex = STATIC_NAMES.get(name);
+    if (nameIndex !== undefined) {
+      writeInteger(bytes, { flags: 0b0101_0000, prefixBits: 4, value: nameIndex });
+    } else {
+      writeString(bytes, name, { flags: 0b0010_0000, prefixBits: 3 });
+    }
+    writeString(bytes, value, { flags: 0, prefixBits: 7 });
+  }
+  return Uint8Array.from(bytes);
+}
+
+/**
+ * Decodes a field section.
+ *
+ * @param bytes The payload of a HEADERS frame.
+ * @param options See {@linkcode DecodeFieldsOptions}.
+ * @returns The fields in order.
+ * @throws {RangeError} If `maxBytes` is not a positive integer.
+ * @throws {H3ProtocolError} With `qpackDecompressionFailed` if the section is no QPACK or refers to
+ * the dynamic table, `excessiveLoad` if it is too large, and `messageError` if a name is no token in
+ * lower case or a value contains CR, LF or NUL.
+ */
+export function decodeFields(bytes: Uint8Array, options: DecodeFieldsOptions = {}): Field[] {
+  const { maxBytes = DEFAULT_MAX_SECTION_BYTES } = options;
+  if (!Number.isSafeInteger(maxBytes) || maxBytes < 1) {
+    throw new RangeError(
+      `Cannot decode fields: maxBytes must be a positive integer, received ${maxBytes}`,
+    );
+  }
+  const reader = new SectionReader(bytes);
+  reader.readPrefix();
+  const fields: Field[] = [];
+  let size = 0;
+  while (!reader.isDone) {
+    const field = reader.readField();
+    size += field[0].length + field[1].length + FIELD_OVERHEAD_BYTES;
+    if (size > maxBytes) {
+      throw new H3ProtocolError(
+        H3Error.excessiveLoad,
+        `Cannot decode fields: a section may have ${maxBytes} bytes, received more`,
+      );
+    }
+    if (!NAME.test(field[0])) throw malformed("a name must be a token in lower case");
+    if (FORBIDDEN_IN_VALUE.test(field[1])) throw malformed("a value may not contain CR, LF or NUL");
+    fields.push(field);
+  }
+  return fields;
+}
+
+/** Reads the representations of RFC 9204 section 4.5. */
+class SectionReader {
+  readonly #bytes: Uint8Array;
+  #at = 0;
+
+  constructor(bytes: Uint8Array) {
+    this.#bytes = bytes;
+  }
+
+  get isDone(): boolean {
+    return this.#at === this.#bytes.length;
+  }
+
+  readPrefix(): void {
+    const requiredInsertCount = this.#readInteger(8);
+    if (requiredInsertCount !== 0) throw failure("the dynamic table has capacity 0");
+    const isNegative = (this.#peek() & 0b1000_0000) !== 0;
+    this.#readInteger(7);
+    if (isNegative) throw failure("the base may not be negative");
+  }
+
+  readField(): Field {
+    const first = this.#peek();
+    // Indexed field line: 1 T index.
+    if ((first & 0b1000_0000) !== 0) {
+      return this.#readReference(6, (first & 0b0100_0000) !== 0);
+    }
+    // Literal with name reference: 0 1 N T index, value.
+    if ((first & 0b0100_0000) !== 0) {
+      const [name] = this.#readReference(4, (first & 0b0001_0000) !== 0);
+      return [name, this.#readString(7)];
+    }
+    // Literal: 0 0 1 N H length name, value.
+    if ((first & 0b0010_0000) !== 0) return [this.#readString(3), this.#readString(7)];
+    throw failure("a post-base reference points into the dynamic table");
+  }
+
+  #readReference(prefixBits: number, isStatic: boolean): Field {
+    if (!isStatic) throw failure("a reference points into the dynamic table");
+    const index = this.#readInteger(prefixBits);
+    const field = STATIC_TABLE[index];
+    if (field === undefined) {
+      throw failure(`the static table has ${STATIC_TABLE.length} entries, received index ${index}`);
+    }
+    return field;
+  }
+
+  /** A string whose length has the given prefix; the bit before the prefix tells of Huffman code. */
+  #readString(prefixBits: number): string {
+    const isCoded = (this.#peek() & 1 << prefixBits) !== 0;
+    const length = this.#readInteger(prefixBits);
+    const rest = this.#bytes.length - this.#at;
+    if (length > rest) throw failure(`a string has ${length} bytes, received ${rest}`);
+    const bytes = this.#bytes.subarray(this.#at, this.#at += length);
+    return textOf(isCoded ? decodeHuffman(bytes) : bytes);
+  }
+
+  #readInteger(prefixBits: number): number {
+    const limit = (1 << prefixBits) - 1;
+    let value = this.#peek() & limit;
+    this.#at++;
+    if (value < limit) return value;
+    for (let shift = 0; shift <= MAX_INTEGER_SHIFT; shift += 7) {
+      const byte = this.#peek();
+      this.#at++;
+      value += (byte & 0x7f) * 2 ** shift;
+      if (value > MAX_INTEGER) break;
+      if (byte < 0x80) return value;
+    }
+    throw failure("an integer has more than 62 bits");
+  }
+
+  #peek(): number {
+    const byte = this.#bytes[this.#at];
+    if (byte === undefined) throw failure("the section is truncated");
+    return byte;
+  }
+}
+
+interface IntegerPrefix {
+  /** Bits above the prefix. */
+  readonly flags: number;
+  readonly prefixBits: number;
+}
+
+/** Writes a prefix integer, RFC 7541 section 5.1. */
+function writeInteger(bytes: number[], integer: IntegerPrefix & { readonly value: number }): void {
+  const { flags, prefixBits, value } = integer;
+  const limit = (1 << prefixBits) - 1;
+  if (value < limit) {
+    bytes.push(flags | value);
+    return;
+  }
+  bytes.push(flags | limit);
+  let rest = value - limit;
+  for (; rest >= 0x80; rest >>>= 7) bytes.push(rest & 0x7f | 0x80);
+  bytes.push(rest);
+}
+
+function writeString(bytes: number[], text: string, prefix: IntegerPrefix): void {
+  writeInteger(bytes, { ...prefix, value: text.length });
+  for (let i = 0; i < text.length; i++) bytes.push(text.charCodeAt(i));
+}
+
+function checkField(name: string, value: string): void {
+  if (!NAME_OF_ANY_CASE.test(name)) {
+    throw new TypeError(
+      `Cannot encode field: name must be a token, received ${JSON.stringify(name)}`,
+    );
+  }
+  if (FORBIDDEN_IN_VALUE.test(value)) {
+    throw new TypeError(`Cannot encode field ${name}: value must not contain CR, LF or NUL`);
+  }
+  for (let i = 0; i < value.length; i++) {
+    if (value.charCodeAt(i) > 0xff) {
+      throw new TypeError(
+        `Cannot encode field ${name}: value must not contain characters above U+00FF`,
+      );
+    }
+  }
+}
+
+/** Each byte as the character of the same number. */
+function textOf(bytes: Uint8Array): string {
+  let text = "";
+  for (let at = 0; at < bytes.length; at += DECODE_STEP_BYTES) {
+    text += String.fromCharCode(...bytes.subarray(at, at + DECODE_STEP_BYTES));
+  }
+  return text;
+}
+
+function failure(message: string): H3ProtocolError {
+  return new H3ProtocolError(H3Error.qpackDecompressionFailed, `Cannot decode fields: ${message}`);
+}
+
+function malformed(message: string): H3ProtocolError {
+  return new H3ProtocolError(H3Error.messageError, `Cannot decode fields: ${message}`);
+}

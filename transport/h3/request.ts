@@ -1,0 +1,177 @@
+/**
+ * A request for a WebTransport session, on a server: to be accepted, or refused
+ * with a status and headers.
+ *
+ * @module
+ */
+import type { Connection } from "../connection.ts";
+import { encodeFrame, FrameType } from "./frames.ts";
+import { encodeFields, type Field } from "./qpack.ts";
+import type { ConnectStream, Http3Session } from "./session.ts";
+import { encodeStringItem, parseStringList } from "./structured_fields.ts";
+
+/** How a request is accepted. */
+export interface AcceptOptions {
+  /** The subprotocol, one of those that were offered; none by default. */
+  readonly protocol?: string;
+  /** Response headers; none by default. */
+  readonly headers?: HeadersInit;
+}
+
+/** How a request is refused. */
+export interface RefuseOptions {
+  /** Response headers; none by default. Browsers do not show them to a page. */
+  readonly headers?: HeadersInit;
+}
+
+/** A request for a session; `accept` or `refuse` answers it, once. */
+export interface WebTransportRequest {
+  /** `https:`, with authority, path and query. */
+  readonly url: string;
+  /** Request headers, without the pseudo-headers. */
+  readonly headers: Headers;
+  /** Subprotocols that the client offers, the best first. */
+  readonly protocols: readonly string[];
+  /** The client's UDP address. */
+  readonly remoteAddress: Deno.NetAddr;
+  /** Aborted when the client gives up before there is an answer. */
+  readonly signal: AbortSignal;
+  /**
+   * Accepts the session.
+   *
+   * @param options See {@linkcode AcceptOptions}.
+   * @returns The session; it is closed already if the client gave up.
+   * @throws {TypeError} If the request was answered before, or the protocol was not offered.
+   */
+  accept(options?: AcceptOptions): Connection;
+  /**
+   * Refuses the session.
+   *
+   * @param status HTTP status, from 300 to 599.
+   * @param options See {@linkcode RefuseOptions}.
+   * @throws {TypeError} If the request was answered before.
+   * @throws {RangeError} If the status is none of a refusal.
+   */
+  refuse(status: number, options?: RefuseOptions): void;
+}
+
+/** A request as it came over HTTP/3. */
+export class Http3Request implements WebTransportRequest {
+  /** See {@linkcode WebTransportRequest.url}. */
+  readonly url: string;
+  /** See {@linkcode WebTransportRequest.headers}. */
+  readonly headers: Headers = new Headers();
+  /** See {@linkcode WebTransportRequest.remoteAddress}. */
+  readonly remoteAddress: Deno.NetAddr;
+
+  readonly #session: Http3Session;
+  readonly #connect: ConnectStream;
+  #isAnswered = false;
+  #aborted: AbortController | undefined;
+
+  /**
+   * Reads a request.
+   *
+   * @param session The session that was asked for.
+   * @param connect Its stream.
+   * @param request Its fields, and where it came from.
+   */
+  constructor(
+    session: Http3Session,
+    connect: ConnectStream,
+    request: { readonly fields: readonly Field[]; readonly remoteAddress: Deno.NetAddr },
+  ) {
+    this.#session = session;
+    this.#connect = connect;
+    this.remoteAddress = request.remoteAddress;
+    let [authority, path] = ["", ""];
+    for (const [name, value] of request.fields) {
+      if (name === ":authority") authority = value;
+      else if (name === ":path") path = value;
+      else if (!name.startsWith(":")) this.headers.append(name, value);
+    }
+    this.url = `https://${authority}${path}`;
+    if (!this.headers.has("host")) this.headers.set("host", authority);
+  }
+
+  /** See {@linkcode WebTransportRequest.protocols}. */
+  get protocols(): readonly string[] {
+    return parseStringList(this.headers.get("wt-available-protocols") ?? "") ?? [];
+  }
+
+  /** See {@linkcode WebTransportRequest.signal}. */
+  get signal(): AbortSignal {
+    if (this.#aborted !== undefined) return this.#aborted.signal;
+    const aborted = this.#aborted = new AbortController();
+    const giveUp = () => {
+      if (!this.#isAnswered) aborted.abort(new Error("The client gave up"));
+    };
+    this.#session.closed.then(giveUp, giveUp);
+    return aborted.signal;
+  }
+
+  /** See {@linkcode WebTransportRequest.accept}. */
+  accept(options: AcceptOptions = {}): Connection {
+    const { protocol = "", headers = {} } = options;
+    if (protocol !== "" && !this.protocols.includes(protocol)) {
+      throw new TypeError(
+        `Cannot accept request: protocol must be one of ${
+          JSON.stringify(this.protocols)
+        }, received "${protocol}"`,
+      );
+    }
+    const fields: Field[] = [[":status", "200"]];
+    // Chromium's draft; later ones know nothing of it.
+    if (this.headers.has("sec-webtransport-http3-draft02")) {
+      fields.push(["sec-webtransport-http3-draft", "draft02"]);
+    }
+    if (protocol !== "") fields.push(["wt-protocol", encodeStringItem(protocol)]);
+    for (const field of new Headers(headers)) fields.push(field);
+    this.#answer();
+    if (!this.#session.isOver) {
+      const frame = encodeFrame(FrameType.headers, encodeFields(fields));
+      this.#connect.writer.write(frame).catch(() => {}); // The session is told by its reader.
+      this.#session.establish(protocol);
+    }
+    return this.#session;
+  }
+
+  /** See {@linkcode WebTransportRequest.refuse}. */
+  refuse(status: number, options: RefuseOptions = {}): void {
+    const { headers = {} } = options;
+    if (!Number.isInteger(status) || status < 300 || status > 599) {
+      throw new RangeError(
+        `Cannot refuse request: status must be an integer from 300 to 599, received ${status}`,
+      );
+    }
+    const frame = refusal(status, [...new Headers(headers)]);
+    this.#answer();
+    if (this.#session.isOver) return;
+    this.#connect.writer.write(frame).catch(() => {});
+    this.#session.refuse(new Error(`The request was refused with ${status}`));
+  }
+
+  /**
+   * Refuses a request that asks for no session, or for one too many.
+   *
+   * @param connect Its stream.
+   * @param status HTTP status.
+   */
+  static refuse({ reader, writer }: ConnectStream, status: number): void {
+    writer.closed.catch(() => {});
+    writer.write(refusal(status, [])).catch(() => {});
+    writer.close().catch(() => {});
+    reader.cancel().catch(() => {});
+  }
+
+  #answer(): void {
+    if (this.#isAnswered) throw new TypeError("Cannot answer request: it was answered before");
+    this.#isAnswered = true;
+  }
+}
+
+function refusal(status: number, headers: readonly Field[]): Uint8Array {
+  const retry: Field[] = status === 429 || status === 503 ? [["retry-after", "5"]] : [];
+  const own = new Map([...retry, ...headers]);
+  return encodeFrame(FrameType.headers, encodeFields([[":status", `${status}`], ...own]));
+}

@@ -1,0 +1,706 @@
+/**
+ * A WebTransport session over HTTP/3: its streams, its datagrams, and the
+ * CONNECT stream with its capsules (draft-ietf-webtrans-http3, RFC 9297).
+ *
+ * @module
+ */
+import { ConnectionError, StreamError } from "../../errors.ts";
+import { Arrivals } from "../_arrivals.ts";
+import { checkCloseInfo, cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
+import type {
+  BidirectionalStream,
+  Connection,
+  ConnectionCapabilities,
+  ConnectionCloseInfo,
+  ConnectionStats,
+  DatagramDuplex,
+  OpenStreamOptions,
+} from "../connection.ts";
+import { opened } from "./_opening.ts";
+import { type QuicEnding, type StreamFailure } from "./_quic.ts";
+import {
+  CapsuleParser,
+  CapsuleType,
+  decodeCloseCapsule,
+  decodeVarintCapsule,
+  encodeCapsule,
+  encodeCloseCapsule,
+  encodeVarintCapsule,
+} from "./capsules.ts";
+import { SessionDatagrams } from "./datagrams.ts";
+import { fromHttp3StreamCode, H3Error, H3ProtocolError } from "./error_codes.ts";
+import { ReceiveCredit, SendCredit } from "./flow_control.ts";
+import { encodeFrame, type FrameParser, FrameType } from "./frames.ts";
+import { type DataCredit, Http3Stream, ReceiveHalf, SendHalf } from "./stream.ts";
+import type { StreamHalf, StreamOwner } from "./stream.ts";
+import type { FlowControlLimits } from "./settings.ts";
+import { varintLength, writeVarint } from "./varint.ts";
+
+/** How long the peer may take to confirm a close, in milliseconds. */
+const CLOSE_TIMEOUT_MS = 1_000;
+
+/** Capsules are small and rare; this is pinned for as long as a session is idle. */
+const CONNECT_READ_BYTES = 256;
+
+/** Streams of one kind that nobody accepted yet: more than QUIC lets the peer open at once. */
+const MAX_UNACCEPTED_STREAMS = 1_024;
+
+/** Makes the errors that users see: Skein's own, or the W3C's. */
+export interface SessionErrors {
+  /** Of a stream that the peer ended; `code` is the application's, if there is one. */
+  stream(failure: StreamFailure, code: number | undefined): Error;
+  /** Of a session that is over, or could not be made. */
+  session(message: string, options?: ErrorOptions & { status?: number }): Error;
+}
+
+/** What a session needs of its connection. */
+export interface SessionLink {
+  /** The QUIC connection. */
+  readonly conn: Deno.QuicConn;
+  /** Resolves with how the connection ended. */
+  readonly ending: Promise<QuicEnding>;
+  /** What this end did to the connection, if it closed it for a fault. */
+  readonly fault: H3ProtocolError | undefined;
+  /** Sends the head of a stream soon, if its user does not write first. */
+  flushSoon(half: SendHalf): void;
+  /** Ends the connection: the peer broke the protocol. */
+  fail(error: H3ProtocolError): void;
+  /** The session is over; resolves once nothing of it is left. */
+  sessionEnded(session: Http3Session): Promise<void> | undefined;
+}
+
+/** The stream of a CONNECT request, whose head was read or written already. */
+export interface ConnectStream {
+  /** Its number, which is the session's. */
+  readonly id: number;
+  /** Reads it. */
+  readonly reader: ReadableStreamBYOBReader;
+  /** Writes it. */
+  readonly writer: WritableStreamDefaultWriter<Uint8Array>;
+  /** Frames, and what was read of the next one. */
+  readonly frames: FrameParser;
+}
+
+const CAPABILITIES: ConnectionCapabilities = {
+  streams: true,
+  datagrams: "unreliable",
+  // The runtime can not send the code of a reset; those of the peer are read.
+  resetCodes: false,
+  credit: false,
+};
+
+/** Skein's own errors. */
+export const SKEIN_ERRORS: SessionErrors = {
+  stream({ kind, code: http3Code }, code) {
+    const which = code === undefined ? `HTTP/3 code ${http3Code}` : `code ${code}`;
+    const what = kind === "reset" ? "reset" : "stopped reading";
+    return new StreamError(`The peer ${what} the stream with ${which}`, {
+      streamErrorCode: code ?? 0,
+      by: "remote",
+    });
+  },
+  session: (message, options) => new ConnectionError(message, options),
+};
+
+/** One session: a {@linkcode Connection} over HTTP/3. */
+export class Http3Session implements Connection, StreamOwner {
+  /** Always `webtransport`. */
+  readonly transport: string = "webtransport";
+  /** No codes of resets, which the runtime can not send. */
+  readonly capabilities: ConnectionCapabilities = CAPABILITIES;
+  /** Open streams; they end with the session. */
+  readonly halves: Set<StreamHalf> = new Set();
+  /** Bytes handed to streams. */
+  bytesSent = 0;
+  /** Bytes taken from streams. */
+  bytesReceived = 0;
+  /** Credit for bytes, where both ends count. */
+  credit: DataCredit | undefined = undefined;
+
+  readonly #link: SessionLink;
+  readonly #connect: ConnectStream;
+  readonly #errors: SessionErrors;
+  readonly #capsules = new CapsuleParser();
+  readonly #heads: { readonly bidirectional: Uint8Array; readonly unidirectional: Uint8Array };
+  readonly #ready: PromiseWithResolvers<void> = Promise.withResolvers();
+  readonly #closed: PromiseWithResolvers<ConnectionCloseInfo> = Promise.withResolvers();
+  readonly #draining: PromiseWithResolvers<void> = Promise.withResolvers();
+  readonly #bidirectional: Arrivals<BidirectionalStream>;
+  readonly #unidirectional: Arrivals<ReceiveHalf>;
+  #unidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>> | undefined = undefined;
+  #datagrams: SessionDatagrams | undefined = undefined;
+  #streamCredit: StreamCredit | undefined = undefined;
+  #state: "pending" | "open" | "over" = "pending";
+  #protocol = "";
+  #closing: Required<ConnectionCloseInfo> | undefined = undefined;
+  #isSettled = false;
+  #lingering: ReturnType<typeof setTimeout> | undefined = undefined;
+  #error: Error | undefined = undefined;
+  #onResponse: ((payload: Uint8Array) => void) | undefined = undefined;
+
+  /**
+   * Creates a session that is asked for and not answered yet, and begins to read its stream.
+   *
+   * @param link The connection.
+   * @param connect The CONNECT stream.
+   * @param options What makes errors, what both ends granted, and on a client what reads the response.
+   */
+  constructor(
+    link: SessionLink,
+    connect: ConnectStream,
+    options: {
+      readonly errors?: SessionErrors | undefined;
+      readonly onResponse?: ((payload: Uint8Array) => void) | undefined;
+      readonly credit?: SessionCreditPair | undefined;
+    } = {},
+  ) {
+    this.#link = link;
+    this.#connect = connect;
+    this.#errors = options.errors ?? SKEIN_ERRORS;
+    this.#onResponse = options.onResponse;
+    this.#heads = {
+      bidirectional: headOf(FrameType.webTransportStream, connect.id),
+      unidirectional: headOf(UNIDIRECTIONAL_STREAM, connect.id),
+    };
+    this.#ready.promise.catch(() => {}); // Nobody has to look at them.
+    this.#closed.promise.catch(() => {});
+    this.#bidirectional = new Arrivals({
+      capacity: MAX_UNACCEPTED_STREAMS,
+      onDropped: ({ direct }) => {
+        direct?.cancel();
+        direct?.abort();
+      },
+    });
+    this.#unidirectional = new Arrivals({
+      capacity: MAX_UNACCEPTED_STREAMS,
+      onDropped: (half) => half.cancel(),
+    });
+    connect.writer.closed.catch(() => {});
+    if (options.credit !== undefined) this.#startCredit(options.credit);
+    void this.#run();
+  }
+
+  /** The number of its CONNECT stream. */
+  get id(): number {
+    return this.#connect.id;
+  }
+
+  /** Whether it is over at this end. */
+  get isOver(): boolean {
+    return this.#state === "over";
+  }
+
+  /** The subprotocol agreed on. */
+  get protocol(): string {
+    return this.#protocol;
+  }
+
+  /** Resolves once the request was accepted. */
+  get ready(): Promise<void> {
+    return this.#ready.promise;
+  }
+
+  /** Settles once the peer confirmed a close, or the connection is over. */
+  get closed(): Promise<ConnectionCloseInfo> {
+    return this.#closed.promise;
+  }
+
+  /** Resolves when the peer asked to wind up. */
+  get draining(): Promise<void> {
+    return this.#draining.promise;
+  }
+
+  /** Datagrams; the oldest unread are dropped. */
+  get datagrams(): DatagramDuplex {
+    return this.#ownDatagrams;
+  }
+
+  /** Bidirectional streams that the peer opened. */
+  get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
+    return this.#bidirectional.readable;
+  }
+
+  /** Unidirectional streams that the peer opened. */
+  get incomingUnidirectionalStreams(): ReadableStream<ReadableStream<Uint8Array>> {
+    return this.#unidirectionalStreams ??= readablesOf(this.#unidirectional.readable);
+  }
+
+  /** Opens a stream, waiting while the peer allows no more. */
+  async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<Http3Stream> {
+    await this.#mayOpen("bidirectional", options);
+    const { conn } = this.#link;
+    const stream = await opened(conn.createBidirectionalStream(quicOptions(options)), options, {
+      late: ({ readable, writable }) => {
+        readable.cancel().catch(() => {});
+        writable.abort().catch(() => {});
+      },
+    }).catch((error) => this.#openFailed(error, options));
+    const reader = stream.readable.getReader({ mode: "byob" });
+    const send = this.#sendHalf(stream.writable, this.#heads.bidirectional, options);
+    return new Http3Stream(new ReceiveHalf(this, reader), send);
+  }
+
+  /** Opens a stream, waiting while the peer allows no more. */
+  async createUnidirectionalStream(
+    options: OpenStreamOptions = {},
+  ): Promise<WritableStream<Uint8Array>> {
+    return (await this.openUnidirectional(options)).writable;
+  }
+
+  /** Opens a stream, whose half is used by plain calls. */
+  async openUnidirectional(options: OpenStreamOptions = {}): Promise<SendHalf> {
+    await this.#mayOpen("unidirectional", options);
+    const { conn } = this.#link;
+    const stream = await opened(conn.createUnidirectionalStream(quicOptions(options)), options, {
+      late: (late) => void late.abort().catch(() => {}),
+    }).catch((error) => this.#openFailed(error, options));
+    return this.#sendHalf(stream, this.#heads.unidirectional, options);
+  }
+
+  /** Closes with code and reason; the peer has a second to confirm it. */
+  close(info?: ConnectionCloseInfo): void {
+    this.closeWith(checkCloseInfo(info, MAX_WEBTRANSPORT_REASON_BYTES));
+  }
+
+  /** Closes with any code, as the W3C's interface may. */
+  closeWith({ closeCode = 0, reason = "" }: ConnectionCloseInfo): void {
+    if (this.#closing !== undefined || this.#state === "over") return;
+    const cut = cutReason(reason, MAX_WEBTRANSPORT_REASON_BYTES);
+    const info = this.#closing = { closeCode, reason: cut };
+    const wasOpen = this.#state === "open";
+    const error = this.#errors.session(`The connection was closed with code ${closeCode}`);
+    this.#over(error);
+    const { reader } = this.#connect;
+    if (wasOpen) {
+      this.#sendCapsule(encodeCloseCapsule(info));
+      this.#endConnect();
+    } else {
+      this.#ready.reject(error);
+      this.#endConnect();
+      reader.cancel().catch(() => {});
+    }
+    this.#lingering = setTimeout(() => this.#settle(), CLOSE_TIMEOUT_MS);
+  }
+
+  /** Asks the peer to wind up. */
+  drain(): void {
+    if (this.#state === "open") {
+      this.#sendCapsule(encodeCapsule(CapsuleType.drain, new Uint8Array()));
+    }
+  }
+
+  /** Counters of this session's streams and datagrams. */
+  getStats(): Promise<ConnectionStats> {
+    const { bytesSent, bytesReceived } = this;
+    const { sentBytes = 0, receivedBytes = 0 } = this.#datagrams ?? {};
+    return Promise.resolve({
+      bytesSent: bytesSent + sentBytes,
+      bytesReceived: bytesReceived + receivedBytes,
+    });
+  }
+
+  /** Closes; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    await this.closed.catch(() => {});
+  }
+
+  /** The request was accepted: by this end, or by the peer. */
+  establish(protocol: string): void {
+    if (this.#state !== "pending") return;
+    this.#state = "open";
+    this.#protocol = protocol;
+    this.#onResponse = undefined;
+    this.#ready.resolve();
+  }
+
+  /** The request was refused: by this end, or by the peer. */
+  refuse(error: Error): void {
+    if (this.#state !== "pending") return;
+    this.#over(error);
+    this.#ready.reject(error);
+    this.#endConnect();
+    this.#connect.reader.cancel().catch(() => {});
+    this.#settleWith(() => this.#closed.reject(error));
+  }
+
+  /** The peer asked to wind up, or its whole connection does. */
+  windUp(): void {
+    this.#draining.resolve();
+  }
+
+  /** Takes a bidirectional stream that the peer opened. */
+  acceptBidirectional(stream: Deno.QuicBidirectionalStream, head: StreamHead): void {
+    const onEnd = this.#streamCredit?.opened("bidirectional");
+    if (this.#state === "over" || onEnd === false) {
+      return refuseStream(head.reader, stream.writable);
+    }
+    const receive = new ReceiveHalf(this, head.reader, { held: head.held, onEnd });
+    this.#bidirectional.push(
+      new Http3Stream(receive, new SendHalf(this, stream.writable, { onEnd })),
+    );
+  }
+
+  /** Takes a unidirectional stream that the peer opened. */
+  acceptUnidirectional(head: StreamHead): void {
+    const onEnd = this.#streamCredit?.opened("unidirectional");
+    if (this.#state === "over" || onEnd === false) return refuseStream(head.reader);
+    this.#unidirectional.push(new ReceiveHalf(this, head.reader, { held: head.held, onEnd }));
+  }
+
+  /** Takes a datagram; the bytes are its own. */
+  receiveDatagram(payload: Uint8Array): void {
+    if (this.#state !== "over") this.#ownDatagrams.deliver(payload);
+  }
+
+  /** See {@linkcode StreamOwner.streamError}. */
+  streamError(failure: StreamFailure): Error {
+    return this.#errors.stream(failure, fromHttp3StreamCode(failure.code));
+  }
+
+  /** See {@linkcode StreamOwner.connectionError}. */
+  connectionError(cause: unknown): Error {
+    return this.#error ?? this.#errors.session("The connection is over", { cause });
+  }
+
+  /** See {@linkcode StreamOwner.overrun}. */
+  overrun(): void {
+    this.#broken(
+      new H3ProtocolError(H3Error.flowControlError, "The peer sent more than its credit"),
+    );
+  }
+
+  get #ownDatagrams(): SessionDatagrams {
+    return this.#datagrams ??= new SessionDatagrams(this.#link.conn, this.id / 4, this.#error);
+  }
+
+  #sendHalf(
+    stream: Deno.QuicSendStream,
+    head: Uint8Array,
+    { sendOrder }: OpenStreamOptions,
+  ): SendHalf {
+    if (this.#error !== undefined) {
+      stream.abort().catch(() => {});
+      throw this.#error;
+    }
+    const half = new SendHalf(this, stream, { head });
+    if (sendOrder === undefined) this.#link.flushSoon(half);
+    else {
+      // Ahead of all payload: the head of an earlier stream must not be overtaken.
+      half.flushHead();
+      half.sendOrder = sendOrder;
+    }
+    return half;
+  }
+
+  async #mayOpen(
+    kind: "bidirectional" | "unidirectional",
+    options: OpenStreamOptions,
+  ): Promise<void> {
+    options.signal?.throwIfAborted();
+    if (this.#state === "pending") await this.#ready.promise;
+    if (this.#error !== undefined) throw this.#error;
+    await this.#streamCredit?.take(kind, options);
+  }
+
+  #openFailed(error: unknown, { signal }: OpenStreamOptions): never {
+    if (signal?.aborted || !(error instanceof Error) || error.name === "TimeoutError") throw error;
+    throw this.connectionError(error);
+  }
+
+  async #run(): Promise<void> {
+    const { reader, frames } = this.#connect;
+    try {
+      while (true) {
+        for (let frame; (frame = frames.next()) !== undefined;) this.#receive(frame);
+        const { done, value } = await reader.read(new Uint8Array(CONNECT_READ_BYTES));
+        if (done) break;
+        frames.push(value);
+      }
+      if (!frames.isBetweenFrames) {
+        throw new H3ProtocolError(H3Error.frameError, "The CONNECT stream ended inside a frame");
+      }
+      if (!this.#capsules.isBetweenCapsules) {
+        throw new H3ProtocolError(
+          H3Error.messageError,
+          "The CONNECT stream ended inside a capsule",
+        );
+      }
+      this.#peerClosed({ closeCode: 0, reason: "" });
+    } catch (error) {
+      if (error instanceof H3ProtocolError) return this.#broken(error);
+      await this.#lost(error);
+    }
+  }
+
+  #receive({ type, payload }: { readonly type: number; readonly payload: Uint8Array }): void {
+    if (type === FrameType.headers && this.#onResponse !== undefined) {
+      return this.#onResponse(payload);
+    }
+    if (type !== FrameType.data || this.#onResponse !== undefined) {
+      // Trailers mean nothing here; everything else has no place on this stream.
+      if (type === FrameType.headers && this.#state === "open") return;
+      throw new H3ProtocolError(
+        H3Error.frameUnexpected,
+        `Expected capsules on the CONNECT stream, received a frame of type ${type}`,
+      );
+    }
+    this.#capsules.push(payload);
+    for (let capsule; (capsule = this.#capsules.next()) !== undefined;) {
+      this.#receiveCapsule(capsule.type, capsule.payload);
+    }
+  }
+
+  #receiveCapsule(type: number, payload: Uint8Array): void {
+    switch (type) {
+      case CapsuleType.close:
+        return this.#peerClosed(decodeCloseCapsule(payload));
+      case CapsuleType.drain:
+        return this.windUp();
+      case CapsuleType.datagram:
+        return this.receiveDatagram(payload.slice());
+      case CapsuleType.maxStreamData:
+      case CapsuleType.streamDataBlocked:
+        throw new H3ProtocolError(
+          H3Error.messageError,
+          "Expected the credit of single streams from QUIC, received a capsule for it",
+        );
+      case CapsuleType.maxData:
+        return this.#raised(this.credit?.send, payload);
+      case CapsuleType.maxStreamsBidi:
+        return this.#raised(this.#streamCredit?.send.bidirectional, payload);
+      case CapsuleType.maxStreamsUni:
+        return this.#raised(this.#streamCredit?.send.unidirectional, payload);
+    }
+  }
+
+  #raised(credit: SendCredit | undefined, payload: Uint8Array): void {
+    const limit = decodeVarintCapsule(payload);
+    if (credit?.raise(limit) ?? true) return;
+    throw new H3ProtocolError(H3Error.flowControlError, "The peer took back credit");
+  }
+
+  #startCredit({ ours, theirs }: SessionCreditPair): void {
+    const say = (type: number) => (limit: number) =>
+      this.#sendCapsule(encodeVarintCapsule(type, limit));
+    this.credit = {
+      send: new SendCredit("bytes", theirs.maxData, say(CapsuleType.dataBlocked)),
+      receive: new ReceiveCredit(ours.maxData, say(CapsuleType.maxData)),
+    };
+    this.#streamCredit = new StreamCredit(
+      {
+        bidirectional: new SendCredit(
+          "bidirectional stream",
+          theirs.maxStreamsBidi,
+          say(CapsuleType.streamsBlockedBidi),
+        ),
+        unidirectional: new SendCredit(
+          "unidirectional stream",
+          theirs.maxStreamsUni,
+          say(CapsuleType.streamsBlockedUni),
+        ),
+      },
+      {
+        bidirectional: new ReceiveCredit(ours.maxStreamsBidi, say(CapsuleType.maxStreamsBidi)),
+        unidirectional: new ReceiveCredit(ours.maxStreamsUni, say(CapsuleType.maxStreamsUni)),
+      },
+      () => this.overrun(),
+    );
+  }
+
+  #sendCapsule(capsule: Uint8Array): void {
+    if (this.#isSettled) return;
+    this.#connect.writer.write(encodeFrame(FrameType.data, capsule)).catch(() => {});
+  }
+
+  #endConnect(): void {
+    this.#connect.writer.close().catch(() => {});
+  }
+
+  /** A close of the peer, or its confirmation of this end's. */
+  #peerClosed(info: Required<ConnectionCloseInfo>): void {
+    if (this.#closing !== undefined) return this.#settle();
+    if (this.#isSettled) return;
+    const error = this.#errors.session(
+      `The peer closed the connection with code ${info.closeCode}${
+        info.reason && `: ${info.reason}`
+      }`,
+    );
+    if (this.#state === "pending") this.#ready.reject(error);
+    this.#over(error);
+    this.#endConnect();
+    this.#settleWith(() => this.#closed.resolve(info));
+  }
+
+  /** The peer broke the protocol, on this stream or on all of the connection. */
+  #broken(error: H3ProtocolError): void {
+    const isOfSession = error.h3Code === H3Error.messageError ||
+      error.h3Code === H3Error.flowControlError;
+    if (!isOfSession) this.#link.fail(error);
+    this.#fail(this.#errors.session("The peer broke the protocol", { cause: error }));
+  }
+
+  /** The stream was reset, or the connection is over. */
+  async #lost(cause: unknown): Promise<void> {
+    if (this.#isSettled) return;
+    const { ending, fault } = this.#link;
+    if (fault !== undefined) return this.#broken(fault);
+    if (/\breset by peer\b/.test(String(cause)) || this.#closing !== undefined) {
+      return this.#fail(
+        this.#errors.session("The peer ended the session without a close", { cause }),
+      );
+    }
+    const { closeCode, reason } = await ending;
+    if (this.#link.fault !== undefined) return this.#broken(this.#link.fault);
+    if (closeCode === undefined) {
+      const message = `The connection broke: ${reason}`;
+      return this.#fail(this.#errors.session(message, { cause }));
+    }
+    if (closeCode === H3Error.noError || closeCode === 0) {
+      return this.#peerClosed({ closeCode: 0, reason: "" });
+    }
+    // The runtime's own client says the session's code there.
+    if (!isHttp3Code(closeCode)) return this.#peerClosed({ closeCode, reason });
+    const message = `The peer closed the HTTP/3 connection with code 0x${closeCode.toString(16)}${
+      reason && `: ${reason}`
+    }`;
+    this.#fail(this.#errors.session(message, { cause }));
+  }
+
+  /** The session broke. */
+  #fail(error: Error): void {
+    if (this.#isSettled) return;
+    if (this.#closing !== undefined) return this.#settle();
+    this.#ready.reject(error);
+    this.#over(error, true);
+    this.#endConnect();
+    this.#connect.reader.cancel().catch(() => {});
+    this.#settleWith(() => this.#closed.reject(error));
+  }
+
+  /** Nothing goes in or out any more. */
+  #over(error: Error, isBroken = false): void {
+    if (this.#state === "over") return;
+    this.#state = "over";
+    this.#error = error;
+    for (const half of [...this.halves]) half.fail(error);
+    const arrivals = [this.#bidirectional, this.#unidirectional];
+    for (const queue of arrivals) isBroken ? queue.fail(error) : queue.end();
+    this.#datagrams?.end(error, isBroken);
+    this.credit?.send.fail(error);
+    this.#streamCredit?.fail(error);
+  }
+
+  /** A close of this end is done. */
+  #settle(): void {
+    this.#settleWith(() => this.#closed.resolve(this.#closing!));
+  }
+
+  #settleWith(settle: () => void): void {
+    if (this.#isSettled) return;
+    this.#isSettled = true;
+    clearTimeout(this.#lingering);
+    const gone = this.#link.sessionEnded(this);
+    if (gone === undefined) settle();
+    else gone.then(settle);
+  }
+}
+
+/** What both ends grant at first. */
+export interface SessionCreditPair {
+  /** To the peer. */
+  readonly ours: FlowControlLimits;
+  /** By the peer. */
+  readonly theirs: FlowControlLimits;
+}
+
+/** A stream whose head was read. */
+export interface StreamHead {
+  /** Reads the rest. */
+  readonly reader: ReadableStreamBYOBReader;
+  /** What came with the head. */
+  readonly held: Uint8Array | undefined;
+}
+
+/** Type of a unidirectional WebTransport stream. */
+export const UNIDIRECTIONAL_STREAM = 0x54;
+
+interface Kinds<T> {
+  readonly bidirectional: T;
+  readonly unidirectional: T;
+}
+
+/** Credit for streams, where both ends count. */
+class StreamCredit {
+  readonly send: Kinds<SendCredit>;
+  readonly #receive: Kinds<ReceiveCredit>;
+  readonly #overrun: () => void;
+
+  constructor(send: Kinds<SendCredit>, receive: Kinds<ReceiveCredit>, overrun: () => void) {
+    this.send = send;
+    this.#receive = receive;
+    this.#overrun = overrun;
+  }
+
+  take(kind: keyof Kinds<unknown>, options: OpenStreamOptions): Promise<number> {
+    return this.send[kind].take(1, options);
+  }
+
+  /** Counts a stream of the peer; what is called at the end of each half, or `false` if it is one too many. */
+  opened(kind: keyof Kinds<unknown>): (() => void) | false {
+    const credit = this.#receive[kind];
+    if (!credit.receive(1)) {
+      this.#overrun();
+      return false;
+    }
+    let left = kind === "bidirectional" ? 2 : 1;
+    return () => {
+      if (--left === 0) credit.release(1);
+    };
+  }
+
+  fail(error: unknown): void {
+    this.send.bidirectional.fail(error);
+    this.send.unidirectional.fail(error);
+  }
+}
+
+function headOf(type: number, id: number): Uint8Array {
+  const head = new Uint8Array(2 + varintLength(id));
+  writeVarint(head, writeVarint(head, 0, type), id);
+  return head;
+}
+
+function quicOptions({ sendOrder }: OpenStreamOptions): Deno.QuicSendStreamOptions {
+  return sendOrder === undefined
+    ? { waitUntilAvailable: true }
+    : { waitUntilAvailable: true, sendOrder: HEAD_SEND_ORDER };
+}
+
+/** The highest there is: heads go first. */
+const HEAD_SEND_ORDER = 2 ** 31 - 1;
+
+function refuseStream(reader: ReadableStreamBYOBReader, writable?: WritableStream): void {
+  reader.cancel().catch(() => {});
+  writable?.abort().catch(() => {});
+}
+
+/** Codes of HTTP/3, QPACK and WebTransport, which are no codes of sessions. */
+function isHttp3Code(code: number): boolean {
+  return code === H3Error.datagramError || code >= 0x100 && code <= 0x1ff ||
+    code >= 0x200 && code <= 0x2ff || Object.values<number>(H3Error).includes(code);
+}
+
+function readablesOf(
+  halves: ReadableStream<ReceiveHalf>,
+): ReadableStream<ReadableStream<Uint8Array>> {
+  const reader = halves.getReader();
+  return new ReadableStream({
+    async pull(controller) {
+      const { done, value } = await reader.read();
+      if (done) controller.close();
+      else controller.enqueue(value.readable);
+    },
+    cancel: (reason) => reader.cancel(reason),
+  }, { highWaterMark: 0 });
+}

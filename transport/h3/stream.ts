@@ -1,0 +1,435 @@
+/**
+ * Streams of a WebTransport session over QUIC's own, read with buffers that
+ * grow with what comes, and written with their head and first bytes in one.
+ *
+ * What the runtime's QUIC can not do, and what follows: it can not reset a
+ * stream, so `abort` looks like a normal end to the peer, and it stops reading
+ * with code 0 only. The codes of a peer are read. A peer that stops reading is
+ * noticed by the next write.
+ *
+ * @module
+ */
+import type { BidirectionalStream, DirectStream } from "../connection.ts";
+import { type StreamFailure, streamFailure } from "./_quic.ts";
+import type { ReceiveCredit, SendCredit } from "./flow_control.ts";
+
+/** The first read: a small message, and its head, fit. A pending read pins its buffer. */
+export const MIN_READ_BYTES = 2_048;
+
+/** The largest read. */
+const MAX_READ_BYTES = 65_536;
+
+/** One direction of a stream, which ends with its session at the latest. */
+export interface StreamHalf {
+  /**
+   * Ends it at this end.
+   *
+   * @param error What its user gets.
+   */
+  fail(error: unknown): void;
+}
+
+/** Credit for bytes, where both ends count. */
+export interface DataCredit {
+  /** What this end may send. */
+  readonly send: SendCredit;
+  /** What the peer may send. */
+  readonly receive: ReceiveCredit;
+}
+
+/** Whose streams they are: a session. */
+export interface StreamOwner {
+  /** Those that are open. */
+  readonly halves: Set<StreamHalf>;
+  /** Bytes handed to the wire. */
+  bytesSent: number;
+  /** Bytes taken from the wire. */
+  bytesReceived: number;
+  /** Credit for bytes, where both ends count. */
+  readonly credit: DataCredit | undefined;
+  /** Makes the error of a stream that the peer ended before its end. */
+  streamError(failure: StreamFailure): Error;
+  /** Makes the error of a stream whose connection is over. */
+  connectionError(cause: unknown): Error;
+  /** The peer sent more than it may. */
+  overrun(): void;
+}
+
+/** The direction that the peer writes. */
+export class ReceiveHalf implements StreamHalf {
+  readonly #owner: StreamOwner;
+  readonly #reader: ReadableStreamBYOBReader;
+  readonly #onEnd: (() => void) | undefined;
+  #held: Uint8Array | undefined;
+  #size = MIN_READ_BYTES;
+  #isEnded = false;
+  #failure: { readonly cause: unknown } | undefined = undefined;
+  #readable: ReadableStream<Uint8Array> | undefined = undefined;
+  #controller: ReadableByteStreamController | undefined = undefined;
+
+  /**
+   * Takes over a reader.
+   *
+   * @param owner The session.
+   * @param reader Reads the stream.
+   * @param head What was read of it already, if anything, and what to do at its end.
+   */
+  constructor(
+    owner: StreamOwner,
+    reader: ReadableStreamBYOBReader,
+    head: { readonly held?: Uint8Array | undefined; readonly onEnd?: (() => void) | undefined } =
+      {},
+  ) {
+    this.#owner = owner;
+    this.#reader = reader;
+    this.#onEnd = head.onEnd;
+    const { held } = head;
+    if (held !== undefined && held.byteLength > 0) {
+      this.#held = held;
+      this.#count(held.byteLength);
+    }
+    owner.halves.add(this);
+  }
+
+  /** See {@linkcode DirectStream.read}. */
+  read(): Promise<Uint8Array | null> {
+    const held = this.#held;
+    if (held !== undefined) {
+      this.#held = undefined;
+      this.#owner.credit?.receive.release(held.byteLength);
+      return Promise.resolve(held);
+    }
+    return this.#read();
+  }
+
+  /** See {@linkcode DirectStream.cancel}. */
+  cancel(reason?: unknown): void {
+    if (this.#isEnded) return;
+    this.#end();
+    this.#reader.cancel(reason).catch(() => {}); // The connection may be gone.
+  }
+
+  /** Ends it with the session. */
+  fail(error: unknown): void {
+    if (this.#isEnded) return;
+    this.#failure = { cause: error };
+    this.cancel();
+    this.#controller?.error(error);
+  }
+
+  /** The same as a byte stream; made when it is asked for. */
+  get readable(): ReadableStream<Uint8Array> {
+    return this.#readable ??= new ReadableStream({
+      type: "bytes",
+      start: (controller) => {
+        this.#controller = controller;
+      },
+      pull: (controller) => this.#pull(controller),
+      cancel: (reason) => this.cancel(reason),
+    }, {
+      // One read ahead: an end that nobody reads would give the peer no new stream.
+      highWaterMark: 1,
+    });
+  }
+
+  async #read(): Promise<Uint8Array | null> {
+    if (this.#failure !== undefined) throw this.#failure.cause;
+    if (this.#isEnded) return null;
+    let bytes: Uint8Array | undefined;
+    try {
+      const result = await this.#reader.read(new Uint8Array(this.#size));
+      if (!result.done) bytes = result.value;
+    } catch (error) {
+      this.#failure ??= { cause: this.#errorOf(error) };
+      this.#end();
+    }
+    // The session may have ended it meanwhile.
+    if (this.#failure !== undefined) throw (this.#failure as { cause: unknown }).cause;
+    if (bytes === undefined) {
+      this.#end();
+      return null;
+    }
+    const { byteLength } = bytes;
+    if (byteLength === this.#size) this.#size = MAX_READ_BYTES;
+    else if (byteLength < this.#size >> 3) this.#size = MIN_READ_BYTES;
+    this.#count(byteLength);
+    this.#owner.credit?.receive.release(byteLength);
+    return bytes;
+  }
+
+  async #pull(controller: ReadableByteStreamController): Promise<void> {
+    const bytes = await this.read();
+    if (bytes !== null) return controller.enqueue(bytes as Uint8Array<ArrayBuffer>);
+    controller.close();
+    controller.byobRequest?.respond(0);
+  }
+
+  #count(bytes: number): void {
+    const owner = this.#owner;
+    owner.bytesReceived += bytes;
+    if (owner.credit !== undefined && !owner.credit.receive.receive(bytes)) owner.overrun();
+  }
+
+  #end(): void {
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    this.#held = undefined;
+    this.#owner.halves.delete(this);
+    this.#onEnd?.();
+  }
+
+  #errorOf(error: unknown): Error {
+    const failure = streamFailure(error);
+    return failure === undefined
+      ? this.#owner.connectionError(error)
+      : this.#owner.streamError(failure);
+  }
+}
+
+/** The direction that this end writes. */
+export class SendHalf implements StreamHalf {
+  readonly #owner: StreamOwner;
+  readonly #stream: Deno.QuicSendStream;
+  readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
+  readonly #onEnd: (() => void) | undefined;
+  readonly #writes: PromiseWithResolvers<void>[] = [];
+  #head: Uint8Array | undefined;
+  #isEnded = false;
+  #failure: { readonly cause: unknown } | undefined = undefined;
+  #writable: WritableStream<Uint8Array> | undefined = undefined;
+  #controller: WritableStreamDefaultController | undefined = undefined;
+
+  /**
+   * Takes over a stream.
+   *
+   * @param owner The session.
+   * @param stream Is written to.
+   * @param options What has to go out ahead of everything else, if anything, and what to do at the end.
+   */
+  constructor(
+    owner: StreamOwner,
+    stream: Deno.QuicSendStream,
+    options: {
+      readonly head?: Uint8Array | undefined;
+      readonly onEnd?: (() => void) | undefined;
+    } = {},
+  ) {
+    this.#owner = owner;
+    this.#stream = stream;
+    this.#writer = stream.getWriter();
+    this.#writer.closed.catch(() => {}); // Whoever writes is told.
+    this.#head = options.head;
+    this.#onEnd = options.onEnd;
+    owner.halves.add(this);
+  }
+
+  /** Higher goes first. */
+  get sendOrder(): number {
+    return this.#stream.sendOrder;
+  }
+
+  set sendOrder(value: number) {
+    this.#stream.sendOrder = value;
+  }
+
+  /** See {@linkcode DirectStream.write}. */
+  write(bytes: Uint8Array): Promise<void> {
+    if (this.#failure !== undefined) return Promise.reject(this.#failure.cause);
+    if (this.#isEnded) return Promise.reject(new TypeError("Cannot write: the stream is closed"));
+    if (this.#owner.credit !== undefined) return this.#writeWithCredit(bytes);
+    return this.#write(bytes);
+  }
+
+  /** Sends the head by itself, if nothing was written yet. */
+  flushHead(): void {
+    if (this.#head !== undefined && !this.#isEnded) this.#write(EMPTY).catch(() => {});
+  }
+
+  /** See {@linkcode DirectStream.close}. */
+  async close(): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure.cause;
+    if (this.#isEnded) return;
+    this.flushHead();
+    this.#end();
+    try {
+      await this.#writer.close();
+    } catch (error) {
+      throw this.#errorOf(error);
+    }
+  }
+
+  /** See {@linkcode DirectStream.abort}; to the peer it looks like a normal end. */
+  abort(reason?: unknown): void {
+    if (this.#isEnded) return;
+    this.flushHead();
+    this.#end();
+    const error = reason ?? new TypeError("The stream was aborted");
+    this.#failure = { cause: error };
+    for (const write of this.#writes.splice(0)) write.reject(error);
+    this.#writer.abort(reason).catch(() => {});
+  }
+
+  /** Ends it with the session. A write that waits is over here; the wire ends it with the connection. */
+  fail(error: unknown): void {
+    if (this.#isEnded) return;
+    this.#end();
+    this.#failure = { cause: error };
+    for (const write of this.#writes.splice(0)) write.reject(error);
+    this.#controller?.error(error);
+    this.#writer.abort().catch(() => {});
+  }
+
+  /** The same as a writable stream; made when it is asked for. */
+  get writable(): WritableStream<Uint8Array> {
+    return this.#writable ??= new WritableStream<Uint8Array>({
+      start: (controller) => {
+        this.#controller = controller;
+        if (this.#failure !== undefined) controller.error(this.#failure.cause);
+        // A write that waits for the peer would hold up the abort otherwise.
+        controller.signal.addEventListener(
+          "abort",
+          () => this.abort(controller.signal.reason),
+          { once: true },
+        );
+      },
+      write: (chunk) => this.write(checkChunk(chunk)),
+      close: () => this.close(),
+      abort: (reason) => this.abort(reason),
+    });
+  }
+
+  #write(bytes: Uint8Array): Promise<void> {
+    const owner = this.#owner;
+    const head = this.#head;
+    let data = bytes;
+    if (head !== undefined) {
+      this.#head = undefined;
+      data = concat(head, bytes);
+    }
+    owner.bytesSent += bytes.byteLength;
+    const write = Promise.withResolvers<void>();
+    const writes = this.#writes;
+    writes.push(write);
+    this.#writer.write(data).then(
+      () => {
+        if (writes[0] === write) writes.shift();
+        write.resolve();
+      },
+      (error) => {
+        const failure = this.#failure ??= { cause: this.#errorOf(error) };
+        this.#end();
+        write.reject(failure.cause);
+        this.#controller?.error(failure.cause);
+      },
+    );
+    return write.promise;
+  }
+
+  async #writeWithCredit(bytes: Uint8Array): Promise<void> {
+    const { send } = this.#owner.credit!;
+    for (let rest = bytes; rest.byteLength > 0;) {
+      const count = await send.take(rest.byteLength);
+      await this.#write(rest.subarray(0, count));
+      rest = rest.subarray(count);
+    }
+  }
+
+  #end(): void {
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    this.#owner.halves.delete(this);
+    this.#onEnd?.();
+  }
+
+  #errorOf(error: unknown): Error {
+    const failure = streamFailure(error);
+    return failure === undefined
+      ? this.#owner.connectionError(error)
+      : this.#owner.streamError(failure);
+  }
+}
+
+/** A bidirectional stream: both halves, by plain calls or as web streams. */
+export class Http3Stream implements BidirectionalStream, DirectStream {
+  readonly #receive: ReceiveHalf;
+  readonly #send: SendHalf;
+
+  /**
+   * Joins two halves.
+   *
+   * @param receive What the peer writes.
+   * @param send What this end writes.
+   */
+  constructor(receive: ReceiveHalf, send: SendHalf) {
+    this.#receive = receive;
+    this.#send = send;
+  }
+
+  /** What the peer writes. */
+  get readable(): ReadableStream<Uint8Array> {
+    return this.#receive.readable;
+  }
+
+  /** What this end writes. */
+  get writable(): WritableStream<Uint8Array> {
+    return this.#send.writable;
+  }
+
+  /** This stream, by plain calls. */
+  get direct(): DirectStream {
+    return this;
+  }
+
+  /** Higher goes first. */
+  get sendOrder(): number {
+    return this.#send.sendOrder;
+  }
+
+  set sendOrder(value: number) {
+    this.#send.sendOrder = value;
+  }
+
+  /** See {@linkcode DirectStream.read}. */
+  read(): Promise<Uint8Array | null> {
+    return this.#receive.read();
+  }
+
+  /** See {@linkcode DirectStream.write}. */
+  write(bytes: Uint8Array): Promise<void> {
+    return this.#send.write(bytes);
+  }
+
+  /** See {@linkcode DirectStream.close}. */
+  close(): Promise<void> {
+    return this.#send.close();
+  }
+
+  /** See {@linkcode DirectStream.cancel}. */
+  cancel(reason?: unknown): void {
+    this.#receive.cancel(reason);
+  }
+
+  /** See {@linkcode DirectStream.abort}. */
+  abort(reason?: unknown): void {
+    this.#send.abort(reason);
+  }
+}
+
+const EMPTY = new Uint8Array();
+
+/** Joins two pieces. */
+export function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
+  const joined = new Uint8Array(a.byteLength + b.byteLength);
+  joined.set(a);
+  joined.set(b, a.byteLength);
+  return joined;
+}
+
+function checkChunk(chunk: unknown): Uint8Array {
+  if (chunk instanceof Uint8Array) return chunk;
+  if (chunk instanceof ArrayBuffer) return new Uint8Array(chunk);
+  if (ArrayBuffer.isView(chunk)) {
+    return new Uint8Array(chunk.buffer as ArrayBuffer, chunk.byteOffset, chunk.byteLength);
+  }
+  throw new TypeError(`Cannot write to stream: chunk must be bytes, received ${typeof chunk}`);
+}

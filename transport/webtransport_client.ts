@@ -1,0 +1,57 @@
+/**
+ * The Deno client of WebTransport: HTTP/3 on the runtime's QUIC.
+ *
+ * @module
+ */
+import { TimeoutError } from "../errors.ts";
+import { Http3Dialer } from "./h3/dialer.ts";
+import { isQuicAvailable, requireQuic } from "./h3/_quic.ts";
+import type { Connection } from "./connection.ts";
+import type { DialWebTransportOptions } from "./webtransport.ts";
+
+export type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";
+
+/**
+ * Dials WebTransport.
+ *
+ * @param url `https:`.
+ * @param options See {@linkcode DialWebTransportOptions}.
+ * @returns The connection, established.
+ * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
+ * @throws {ConnectionError} If it can not be made; `status` is the server's, if it refused.
+ * @throws {TimeoutError} If it takes longer than `timeoutMs`.
+ * @throws {TypeError} If the URL is not `https:`.
+ */
+export async function dialWebTransport(
+  url: string | URL,
+  options: DialWebTransportOptions = {},
+): Promise<Connection> {
+  requireQuic();
+  const { signal, timeoutMs } = options;
+  signal?.throwIfAborted();
+  const dialer = new Http3Dialer(url, options);
+  const { promise: givenUp, reject } = Promise.withResolvers<never>();
+  const onAbort = () => reject(signal?.reason);
+  signal?.addEventListener("abort", onAbort, { once: true });
+  const timer = timeoutMs === undefined || timeoutMs === Infinity ? undefined : setTimeout(() => {
+    reject(new TimeoutError(`Cannot dial within ${timeoutMs} ms`, timeoutMs));
+  }, timeoutMs);
+  try {
+    return await Promise.race([dialer.session(), givenUp]);
+  } catch (error) {
+    dialer.abort();
+    throw error;
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", onAbort);
+  }
+}
+
+/**
+ * Tells whether this runtime can dial WebTransport: Deno can with `--unstable-net`.
+ *
+ * @returns Whether it has QUIC.
+ */
+export function isWebTransportAvailable(): boolean {
+  return isQuicAvailable();
+}
