@@ -37,10 +37,11 @@ export interface OpenStreamOptions {
 }
 
 /**
- * A stream without web streams in between, which cost more than the bytes they
- * carry: `directStream()` finds it, or makes it of the web streams.
+ * The reading end of a stream without a web stream in between, which costs more
+ * than the bytes it carries: `directStream()` and `directReadable()` find it, or
+ * make it of the web stream.
  */
-export interface DirectStream {
+export interface DirectReadable {
   /**
    * Reads what came next. One call at a time.
    *
@@ -49,6 +50,16 @@ export interface DirectStream {
    * @throws {ConnectionError} If the connection is over.
    */
   read(): Promise<Uint8Array | null>;
+  /**
+   * Reads no more.
+   *
+   * @param reason Its `streamErrorCode`, if any, goes to the peer where the wire can carry it.
+   */
+  cancel(reason?: unknown): void;
+}
+
+/** The writing end of a stream without a web stream in between. */
+export interface DirectWritable {
   /**
    * Writes bytes, and waits while the peer takes none.
    *
@@ -60,17 +71,26 @@ export interface DirectStream {
   /** Ends this end's direction, after what was written. */
   close(): Promise<void>;
   /**
-   * Reads no more.
-   *
-   * @param reason Its `streamErrorCode`, if any, goes to the peer where the wire can carry it.
-   */
-  cancel(reason?: unknown): void;
-  /**
    * Gives up this end's direction.
    *
    * @param reason Its `streamErrorCode`, if any, goes to the peer where the wire can carry it.
    */
   abort(reason?: unknown): void;
+}
+
+/** Both ends of a stream, by plain calls. */
+export interface DirectStream extends DirectReadable, DirectWritable {}
+
+/** A unidirectional stream that the peer opened. */
+export interface ReceiveStream extends ReadableStream<Uint8Array> {
+  /** The same without a web stream, where the wire has that; use either. */
+  readonly direct?: DirectReadable;
+}
+
+/** A unidirectional stream that this end opened. */
+export interface SendStream extends WritableStream<Uint8Array> {
+  /** The same without a web stream, where the wire has that; use either. */
+  readonly direct?: DirectWritable;
 }
 
 /** A stream that both ends write to. */
@@ -204,7 +224,7 @@ export interface Connection extends AsyncDisposable {
   /** Bidirectional streams that the peer opens. */
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
   /** Unidirectional streams that the peer opens. */
-  readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
+  readonly incomingUnidirectionalStreams: ReadableStream<ReceiveStream>;
   /** Message frames, on wires that have their own. */
   readonly frames?: MessageFrames;
   /**
@@ -222,7 +242,7 @@ export interface Connection extends AsyncDisposable {
    * @returns Its writable end.
    * @throws {UnsupportedError} If the wire has no streams.
    */
-  createUnidirectionalStream(options?: OpenStreamOptions): Promise<WritableStream<Uint8Array>>;
+  createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream>;
   /**
    * Closes the connection; what `send` took before still goes out first.
    *

@@ -7,7 +7,11 @@ import type {
   BidirectionalStream,
   DatagramDuplex,
   DirectDatagrams,
+  DirectReadable,
   DirectStream,
+  DirectWritable,
+  ReceiveStream,
+  SendStream,
 } from "./connection.ts";
 
 /**
@@ -38,16 +42,47 @@ import type {
  */
 export function directStream(stream: BidirectionalStream): DirectStream {
   if (stream.direct !== undefined) return stream.direct;
-  const reader = stream.readable.getReader();
-  const writer = stream.writable.getWriter();
-  writer.closed.catch(() => {}); // Whoever writes is told.
+  const readable = directReadable(stream.readable);
+  const writable = directWritable(stream.writable);
+  return {
+    read: () => readable.read(),
+    write: (bytes) => writable.write(bytes),
+    close: () => writable.close(),
+    cancel: (reason) => readable.cancel(reason),
+    abort: (reason) => writable.abort(reason),
+  };
+}
+
+/**
+ * Reads a stream by plain calls; see {@linkcode directStream}.
+ *
+ * @param stream The stream, which is this one's from now on.
+ * @returns What reads it.
+ */
+export function directReadable(stream: ReceiveStream): DirectReadable {
+  if (stream.direct !== undefined) return stream.direct;
+  const reader = stream.getReader();
   return {
     async read(): Promise<Uint8Array | null> {
       return (await reader.read()).value ?? null;
     },
+    cancel: (reason) => void reader.cancel(reason).catch(() => {}),
+  };
+}
+
+/**
+ * Writes a stream by plain calls; see {@linkcode directStream}.
+ *
+ * @param stream The stream, which is this one's from now on.
+ * @returns What writes it.
+ */
+export function directWritable(stream: SendStream): DirectWritable {
+  if (stream.direct !== undefined) return stream.direct;
+  const writer = stream.getWriter();
+  writer.closed.catch(() => {}); // Whoever writes is told.
+  return {
     write: (bytes) => writer.write(bytes),
     close: () => writer.close(),
-    cancel: (reason) => void reader.cancel(reason).catch(() => {}),
     abort: (reason) => void writer.abort(reason).catch(() => {}),
   };
 }

@@ -28,13 +28,17 @@ export type {
   ConnectionStats,
   DatagramDuplex,
   DirectDatagrams,
+  DirectReadable,
   DirectStream,
+  DirectWritable,
   Frame,
   FrameReceiver,
   MessageFrames,
   OpenStreamOptions,
+  ReceiveStream,
+  SendStream,
 } from "./connection.ts";
-export { directDatagrams, directStream } from "./direct.ts";
+export { directDatagrams, directReadable, directStream, directWritable } from "./direct.ts";
 export { memoryPair } from "./memory.ts";
 export type {
   DisconnectOptions,

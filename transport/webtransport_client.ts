@@ -5,7 +5,7 @@
  */
 import { TimeoutError } from "../errors.ts";
 import { Http3Dialer } from "./h3/dialer.ts";
-import { isQuicAvailable, requireQuic } from "./h3/_quic.ts";
+import { isQuicAvailable, requireQuic } from "./h3/quic.ts";
 import type { Connection } from "./connection.ts";
 import type { DialWebTransportOptions } from "./webtransport.ts";
 

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { isQuicAvailable, requireQuic } from "./h3/_quic.ts";
+import { isQuicAvailable, requireQuic } from "./h3/quic.ts";
 import { Http3Connection } from "./h3/connection.ts";
 import { H3Error } from "./h3/error_codes.ts";
 import type { WebTransportRequest } from "./h3/request.ts";

@@ -92,7 +92,8 @@ Deno.test("decodeHuffman() takes up to 7 bits of padding", () => {
 Deno.test("decodeHuffman() refuses wrong padding", () => {
   assertUndecodable(Uint8Array.of(0b00000_110), "padding must be all ones");
   assertUndecodable(Uint8Array.of(0b00000_000), "padding must be all ones");
-  assertUndecodable(Uint8Array.of(0b11111_110), "padding must be all ones");
+  assertUndecodable(Uint8Array.of(0b00000_101), "padding must be all ones");
+  assertUndecodable(Uint8Array.of(0xfe), "padding must be shorter than 8 bits, received 8");
   assertUndecodable(Uint8Array.of(0xff), "padding must be shorter than 8 bits, received 8");
   assertUndecodable(Uint8Array.of(0b00000_111, 0xff), "shorter than 8 bits, received 11");
   assertUndecodable(Uint8Array.of(0xff, 0xff, 0xff), "shorter than 8 bits, received 24");

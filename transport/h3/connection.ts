@@ -6,7 +6,7 @@
  * @module
  */
 import { ConnectionError } from "../../errors.ts";
-import { type QuicEnding, quicEnding } from "./_quic.ts";
+import { type QuicEnding, quicEnding } from "./quic.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import { encodeFrame, FrameParser, FrameType } from "./frames.ts";
 import { decodeFields, encodeFields, type Field } from "./qpack.ts";
@@ -31,7 +31,7 @@ import {
   type Settings,
   supportsWebTransport,
 } from "./settings.ts";
-import { concat, MIN_READ_BYTES, type SendHalf } from "./stream.ts";
+import { concat, FIRST_READ_BYTES, type SendHalf } from "./stream.ts";
 import { readVarint, varintLengthAt } from "./varint.ts";
 
 /** Streams that came before their session; draft-ietf-webtrans-http3, section 4.6, wants a bound. */
@@ -317,6 +317,7 @@ export class Http3Connection implements SessionLink {
         const { done, value } = await reader.read();
         if (done) return;
         accept(value).catch((error) => {
+          // Everything else is of the stream: its peer reset it, or the connection is over.
           if (error instanceof H3ProtocolError) this.fail(error);
         });
       }
@@ -327,13 +328,13 @@ export class Http3Connection implements SessionLink {
 
   async #classifyUnidirectional(stream: Deno.QuicReceiveStream): Promise<void> {
     const reader = stream.getReader({ mode: "byob" });
-    const head = await readHead(reader, (type) => type === UNIDIRECTIONAL_STREAM);
+    const head = await readHead(reader, UNIDIRECTIONAL_STREAM);
     if (head === undefined) return;
-    const { type, sessionId, held } = head;
+    const { type, sessionId, held, isFull } = head;
     switch (type) {
       case UNIDIRECTIONAL_STREAM:
         return this.#deliver(sessionId!, {
-          accept: (session) => session.acceptUnidirectional({ reader, held }),
+          accept: (session) => session.acceptUnidirectional({ reader, held, isFull }),
           refuse: () => void reader.cancel().catch(() => {}),
         });
       case StreamType.control:
@@ -418,13 +419,13 @@ export class Http3Connection implements SessionLink {
     const reader = stream.readable.getReader({ mode: "byob" });
     this.#unread.add(id);
     try {
-      const head = await readHead(reader, (type) => type === FrameType.webTransportStream);
+      const head = await readHead(reader, FrameType.webTransportStream);
       if (head === undefined) return void stream.writable.abort().catch(() => {});
-      const { type, sessionId, held, whole } = head;
+      const { type, sessionId, held, isFull, whole } = head;
       if (type === FrameType.webTransportStream) {
         this.#unread.delete(id);
         return this.#deliver(sessionId!, {
-          accept: (session) => session.acceptBidirectional(stream, { reader, held }),
+          accept: (session) => session.acceptBidirectional(stream, { reader, held, isFull }),
           refuse: () => {
             reader.cancel().catch(() => {});
             stream.writable.abort().catch(() => {});
@@ -439,9 +440,14 @@ export class Http3Connection implements SessionLink {
       }
       const frames = new FrameParser();
       frames.push(whole);
-      const fields = await readFields(reader, frames);
       const connect = { id, reader, frames, writer: stream.writable.getWriter() };
-      await this.#request(connect, fields);
+      try {
+        await this.#request(connect, await readFields(reader, frames));
+      } catch (error) {
+        // RFC 9114 section 4.1.2: a malformed request is a fault of its stream.
+        if (!(error instanceof H3ProtocolError) || error.h3Code !== H3Error.messageError) throw error;
+        Http3Request.refuse(connect, 400);
+      }
     } finally {
       this.#unread.delete(id);
       if (!this.#sessions.has(id)) this.#refuseEarly((early) => early.id === id);
@@ -560,6 +566,8 @@ interface Head {
   readonly sessionId: number | undefined;
   /** What came after the head. */
   readonly held: Uint8Array | undefined;
+  /** Whether there is surely more: what was read filled its buffer. */
+  readonly isFull: boolean;
   /** All of it. */
   readonly whole: Uint8Array;
 }
@@ -567,29 +575,36 @@ interface Head {
 /** Reads a stream's type, and the session after it; `undefined` if the stream ends before. */
 async function readHead(
   reader: ReadableStreamBYOBReader,
-  hasSession: (type: number) => boolean,
+  sessionType: number,
 ): Promise<Head | undefined> {
   let bytes: Uint8Array | undefined;
   while (true) {
     let result;
     try {
-      result = await reader.read(new Uint8Array(MIN_READ_BYTES));
+      result = await reader.read(new Uint8Array(FIRST_READ_BYTES));
     } catch {
       return undefined; // Reset, or the connection is over.
     }
     if (result.done) return undefined;
     bytes = bytes === undefined ? result.value : concat(bytes, result.value);
-    const length = varintLengthAt(bytes[0]!);
-    if (bytes.byteLength < length) continue;
-    const type = readVarint(bytes, 0);
-    if (!hasSession(type)) {
-      return { type, sessionId: undefined, held: rest(bytes, length), whole: bytes };
-    }
-    if (bytes.byteLength === length) continue;
-    const end = length + varintLengthAt(bytes[length]!);
-    if (bytes.byteLength < end) continue;
-    return { type, sessionId: readVarint(bytes, length), held: rest(bytes, end), whole: bytes };
+    const head = parseHead(bytes, sessionType);
+    if (head !== undefined) return head;
   }
+}
+
+function parseHead(bytes: Uint8Array, sessionType: number): Head | undefined {
+  const length = varintLengthAt(bytes[0]!);
+  if (bytes.byteLength < length) return undefined;
+  const isFull = bytes.byteLength === FIRST_READ_BYTES;
+  const type = readVarint(bytes, 0);
+  if (type !== sessionType) {
+    return { type, sessionId: undefined, held: rest(bytes, length), isFull, whole: bytes };
+  }
+  if (bytes.byteLength === length) return undefined;
+  const end = length + varintLengthAt(bytes[length]!);
+  if (bytes.byteLength < end) return undefined;
+  const sessionId = readVarint(bytes, length);
+  return { type, sessionId, held: rest(bytes, end), isFull, whole: bytes };
 }
 
 function rest(bytes: Uint8Array, at: number): Uint8Array | undefined {
@@ -610,7 +625,7 @@ async function readFields(
         `Expected HEADERS first, received a frame of type ${frame.type}`,
       );
     }
-    const { done, value } = await reader.read(new Uint8Array(MIN_READ_BYTES));
+    const { done, value } = await reader.read(new Uint8Array(FIRST_READ_BYTES));
     if (done) throw new H3ProtocolError(H3Error.requestIncomplete, "The request ended in its head");
     frames.push(value);
   }

@@ -5,7 +5,7 @@
  * @module
  */
 import type { DialWebTransportOptions } from "../webtransport.ts";
-import type { ConnectQuicOptions } from "./_quic.ts";
+import type { ConnectQuicOptions } from "./quic.ts";
 import { Http3Connection } from "./connection.ts";
 import type { Field } from "./qpack.ts";
 import { type Http3Session, type SessionErrors, SKEIN_ERRORS } from "./session.ts";

@@ -40,8 +40,8 @@ const NAME_OF_ANY_CASE = /^:?[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 /** What no value may contain, RFC 9114 section 10.3. */
 const FORBIDDEN_IN_VALUE = /[\0\r\n]/;
 
-/** Prefix integers may have 62 bits, RFC 9204 section 4.1.1. */
-const MAX_INTEGER = 2 ** 62 - 1;
+/** Prefix integers have up to 62 bits, RFC 9204 section 4.1.1. */
+const INTEGER_LIMIT = 2 ** 62;
 const MAX_INTEGER_SHIFT = 56;
 
 /** How many bytes become characters in one call. */
@@ -190,7 +190,7 @@ class SectionReader {
       const byte = this.#peek();
       this.#at++;
       value += (byte & 0x7f) * 2 ** shift;
-      if (value > MAX_INTEGER) break;
+      if (value >= INTEGER_LIMIT) break;
       if (byte < 0x80) return value;
     }
     throw failure("an integer has more than 62 bits");

@@ -15,9 +15,11 @@ import type {
   ConnectionStats,
   DatagramDuplex,
   OpenStreamOptions,
+  ReceiveStream,
+  SendStream,
 } from "../connection.ts";
 import { opened } from "./_opening.ts";
-import { type QuicEnding, type StreamFailure } from "./_quic.ts";
+import { type QuicEnding, type StreamFailure } from "./quic.ts";
 import {
   CapsuleParser,
   CapsuleType,
@@ -127,7 +129,7 @@ export class Http3Session implements Connection, StreamOwner {
   readonly #draining: PromiseWithResolvers<void> = Promise.withResolvers();
   readonly #bidirectional: Arrivals<BidirectionalStream>;
   readonly #unidirectional: Arrivals<ReceiveHalf>;
-  #unidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>> | undefined = undefined;
+  #unidirectionalStreams: ReadableStream<ReceiveStream> | undefined = undefined;
   #datagrams: SessionDatagrams | undefined = undefined;
   #streamCredit: StreamCredit | undefined = undefined;
   #state: "pending" | "open" | "over" = "pending";
@@ -221,7 +223,7 @@ export class Http3Session implements Connection, StreamOwner {
   }
 
   /** Unidirectional streams that the peer opened. */
-  get incomingUnidirectionalStreams(): ReadableStream<ReadableStream<Uint8Array>> {
+  get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
     return this.#unidirectionalStreams ??= readablesOf(this.#unidirectional.readable);
   }
 
@@ -243,18 +245,13 @@ export class Http3Session implements Connection, StreamOwner {
   /** Opens a stream, waiting while the peer allows no more. */
   async createUnidirectionalStream(
     options: OpenStreamOptions = {},
-  ): Promise<WritableStream<Uint8Array>> {
-    return (await this.openUnidirectional(options)).writable;
-  }
-
-  /** Opens a stream, whose half is used by plain calls. */
-  async openUnidirectional(options: OpenStreamOptions = {}): Promise<SendHalf> {
+  ): Promise<SendStream> {
     await this.#mayOpen("unidirectional", options);
     const { conn } = this.#link;
     const stream = await opened(conn.createUnidirectionalStream(quicOptions(options)), options, {
       late: (late) => void late.abort().catch(() => {}),
     }).catch((error) => this.#openFailed(error, options));
-    return this.#sendHalf(stream, this.#heads.unidirectional, options);
+    return this.#sendHalf(stream, this.#heads.unidirectional, options).writable;
   }
 
   /** Closes with code and reason; the peer has a second to confirm it. */
@@ -335,7 +332,8 @@ export class Http3Session implements Connection, StreamOwner {
     if (this.#state === "over" || onEnd === false) {
       return refuseStream(head.reader, stream.writable);
     }
-    const receive = new ReceiveHalf(this, head.reader, { held: head.held, onEnd });
+    const { reader, held, isFull } = head;
+    const receive = new ReceiveHalf(this, reader, { held, isFull, onEnd });
     this.#bidirectional.push(
       new Http3Stream(receive, new SendHalf(this, stream.writable, { onEnd })),
     );
@@ -345,7 +343,8 @@ export class Http3Session implements Connection, StreamOwner {
   acceptUnidirectional(head: StreamHead): void {
     const onEnd = this.#streamCredit?.opened("unidirectional");
     if (this.#state === "over" || onEnd === false) return refuseStream(head.reader);
-    this.#unidirectional.push(new ReceiveHalf(this, head.reader, { held: head.held, onEnd }));
+    const { reader, held, isFull } = head;
+    this.#unidirectional.push(new ReceiveHalf(this, reader, { held, isFull, onEnd }));
   }
 
   /** Takes a datagram; the bytes are its own. */
@@ -620,6 +619,8 @@ export interface StreamHead {
   readonly reader: ReadableStreamBYOBReader;
   /** What came with the head. */
   readonly held: Uint8Array | undefined;
+  /** Whether there is surely more. */
+  readonly isFull: boolean;
 }
 
 /** Type of a unidirectional WebTransport stream. */
@@ -693,7 +694,7 @@ function isHttp3Code(code: number): boolean {
 
 function readablesOf(
   halves: ReadableStream<ReceiveHalf>,
-): ReadableStream<ReadableStream<Uint8Array>> {
+): ReadableStream<ReceiveStream> {
   const reader = halves.getReader();
   return new ReadableStream({
     async pull(controller) {

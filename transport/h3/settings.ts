@@ -86,6 +86,18 @@ const BOOLEAN_IDS: ReadonlySet<number> = new Set([
   SettingId.h3Datagram,
 ]);
 
+/** What both ends always send. */
+const COMMON_SETTINGS: readonly (readonly [id: number, value: number])[] = [
+  [SettingId.qpackMaxTableCapacity, 0],
+  [SettingId.qpackBlockedStreams, 0],
+  [SettingId.maxFieldSectionSize, MAX_FIELD_SECTION_BYTES],
+  [SettingId.enableConnectProtocol, 1],
+  [SettingId.h3Datagram, 1],
+  [SettingId.h3DatagramDraft04, 1],
+  [SettingId.enableWebTransport, 1],
+  [SettingId.webTransportEnabled, 1],
+];
+
 const WEB_TRANSPORT_IDS: readonly number[] = [
   SettingId.enableWebTransport,
   SettingId.webTransportMaxSessionsDraft02,
@@ -207,17 +219,6 @@ export function flowControlOf(settings: Settings): FlowControlLimits | undefined
   if (maxData === 0 && maxStreamsBidi === 0 && maxStreamsUni === 0) return undefined;
   return { maxData, maxStreamsBidi, maxStreamsUni };
 }
-
-const COMMON_SETTINGS: readonly (readonly [id: number, value: number])[] = [
-  [SettingId.qpackMaxTableCapacity, 0],
-  [SettingId.qpackBlockedStreams, 0],
-  [SettingId.maxFieldSectionSize, MAX_FIELD_SECTION_BYTES],
-  [SettingId.enableConnectProtocol, 1],
-  [SettingId.h3Datagram, 1],
-  [SettingId.h3DatagramDraft04, 1],
-  [SettingId.enableWebTransport, 1],
-  [SettingId.webTransportEnabled, 1],
-];
 
 function flowControlSettings(options: ClientSettingsOptions): [id: number, value: number][] {
   const { initialMaxData, initialMaxStreamsBidi, initialMaxStreamsUni } = options;

@@ -9,15 +9,31 @@
  *
  * @module
  */
-import type { BidirectionalStream, DirectStream } from "../connection.ts";
-import { type StreamFailure, streamFailure } from "./_quic.ts";
+import type {
+  BidirectionalStream,
+  DirectReadable,
+  DirectStream,
+  DirectWritable,
+  ReceiveStream,
+  SendStream,
+} from "../connection.ts";
+import { type StreamFailure, streamFailure } from "./quic.ts";
 import type { ReceiveCredit, SendCredit } from "./flow_control.ts";
 
-/** The first read: a small message, and its head, fit. A pending read pins its buffer. */
-export const MIN_READ_BYTES = 2_048;
+/** The first read of a stream: its head and a small message fit. A pending read pins its buffer. */
+export const FIRST_READ_BYTES = 1_024;
+
+/** After a small message there is most often the end. */
+const MIN_READ_BYTES = 256;
 
 /** The largest read. */
 const MAX_READ_BYTES = 65_536;
+
+/** A read that fills its buffer is followed by one so many times larger. */
+const GROWTH = 64;
+
+/** After so many small reads in a row a stream carries messages, and no large buffer waits for them. */
+const MAX_SMALL_READS = 16;
 
 /** One direction of a stream, which ends with its session at the latest. */
 export interface StreamHalf {
@@ -56,29 +72,35 @@ export interface StreamOwner {
 }
 
 /** The direction that the peer writes. */
-export class ReceiveHalf implements StreamHalf {
+export class ReceiveHalf implements StreamHalf, DirectReadable {
   readonly #owner: StreamOwner;
   readonly #reader: ReadableStreamBYOBReader;
   readonly #onEnd: (() => void) | undefined;
   #held: Uint8Array | undefined;
   #size = MIN_READ_BYTES;
+  #smallReads = 0;
   #isEnded = false;
   #failure: { readonly cause: unknown } | undefined = undefined;
-  #readable: ReadableStream<Uint8Array> | undefined = undefined;
+  #readable: ReceiveStream | undefined = undefined;
   #controller: ReadableByteStreamController | undefined = undefined;
+  #ahead: Promise<Uint8Array | null> | undefined = undefined;
+  #isFinished = false;
 
   /**
    * Takes over a reader.
    *
    * @param owner The session.
    * @param reader Reads the stream.
-   * @param head What was read of it already, if anything, and what to do at its end.
+   * @param head What was read of it already, whether there is surely more, and what to do at its end.
    */
   constructor(
     owner: StreamOwner,
     reader: ReadableStreamBYOBReader,
-    head: { readonly held?: Uint8Array | undefined; readonly onEnd?: (() => void) | undefined } =
-      {},
+    head: {
+      readonly held?: Uint8Array | undefined;
+      readonly isFull?: boolean;
+      readonly onEnd?: (() => void) | undefined;
+    } = {},
   ) {
     this.#owner = owner;
     this.#reader = reader;
@@ -87,6 +109,7 @@ export class ReceiveHalf implements StreamHalf {
     if (held !== undefined && held.byteLength > 0) {
       this.#held = held;
       this.#count(held.byteLength);
+      if (head.isFull) this.#size = MAX_READ_BYTES;
     }
     owner.halves.add(this);
   }
@@ -118,18 +141,19 @@ export class ReceiveHalf implements StreamHalf {
   }
 
   /** The same as a byte stream; made when it is asked for. */
-  get readable(): ReadableStream<Uint8Array> {
-    return this.#readable ??= new ReadableStream({
-      type: "bytes",
-      start: (controller) => {
-        this.#controller = controller;
-      },
-      pull: (controller) => this.#pull(controller),
-      cancel: (reason) => this.cancel(reason),
-    }, {
-      // One read ahead: an end that nobody reads would give the peer no new stream.
-      highWaterMark: 1,
-    });
+  get readable(): ReceiveStream {
+    return this.#readable ??= Object.defineProperty(
+      new ReadableStream({
+        type: "bytes",
+        start: (controller) => {
+          this.#controller = controller;
+        },
+        pull: (controller) => this.#pull(controller),
+        cancel: (reason) => this.cancel(reason),
+      }, { highWaterMark: 0 }),
+      "direct",
+      { value: this },
+    );
   }
 
   async #read(): Promise<Uint8Array | null> {
@@ -150,16 +174,26 @@ export class ReceiveHalf implements StreamHalf {
       return null;
     }
     const { byteLength } = bytes;
-    if (byteLength === this.#size) this.#size = MAX_READ_BYTES;
-    else if (byteLength < this.#size >> 3) this.#size = MIN_READ_BYTES;
+    if (byteLength === this.#size) this.#size = Math.min(MAX_READ_BYTES, this.#size * GROWTH);
+    this.#smallReads = byteLength < MIN_READ_BYTES ? this.#smallReads + 1 : 0;
+    if (this.#smallReads > MAX_SMALL_READS) this.#size = MIN_READ_BYTES;
     this.#count(byteLength);
     this.#owner.credit?.receive.release(byteLength);
     return bytes;
   }
 
   async #pull(controller: ReadableByteStreamController): Promise<void> {
-    const bytes = await this.read();
-    if (bytes !== null) return controller.enqueue(bytes as Uint8Array<ArrayBuffer>);
+    const bytes = await (this.#ahead ?? this.read());
+    if (bytes === null) return this.#finish(controller);
+    controller.enqueue(bytes as Uint8Array<ArrayBuffer>);
+    // One read ahead: an end that nobody reads would give the peer no new stream.
+    this.#ahead = this.read();
+    this.#ahead.then((next) => next ?? this.#finish(controller), () => {});
+  }
+
+  #finish(controller: ReadableByteStreamController): void {
+    if (this.#isFinished) return;
+    this.#isFinished = true;
     controller.close();
     controller.byobRequest?.respond(0);
   }
@@ -187,16 +221,17 @@ export class ReceiveHalf implements StreamHalf {
 }
 
 /** The direction that this end writes. */
-export class SendHalf implements StreamHalf {
+export class SendHalf implements StreamHalf, DirectWritable {
   readonly #owner: StreamOwner;
   readonly #stream: Deno.QuicSendStream;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   readonly #onEnd: (() => void) | undefined;
-  readonly #writes: PromiseWithResolvers<void>[] = [];
+  #pending: PromiseWithResolvers<void> | undefined = undefined;
+  #morePending: Set<PromiseWithResolvers<void>> | undefined = undefined;
   #head: Uint8Array | undefined;
   #isEnded = false;
   #failure: { readonly cause: unknown } | undefined = undefined;
-  #writable: WritableStream<Uint8Array> | undefined = undefined;
+  #writable: SendStream | undefined = undefined;
   #controller: WritableStreamDefaultController | undefined = undefined;
 
   /**
@@ -265,7 +300,7 @@ export class SendHalf implements StreamHalf {
     this.#end();
     const error = reason ?? new TypeError("The stream was aborted");
     this.#failure = { cause: error };
-    for (const write of this.#writes.splice(0)) write.reject(error);
+    this.#rejectPending(error);
     this.#writer.abort(reason).catch(() => {});
   }
 
@@ -274,14 +309,15 @@ export class SendHalf implements StreamHalf {
     if (this.#isEnded) return;
     this.#end();
     this.#failure = { cause: error };
-    for (const write of this.#writes.splice(0)) write.reject(error);
+    this.#rejectPending(error);
     this.#controller?.error(error);
     this.#writer.abort().catch(() => {});
   }
 
   /** The same as a writable stream; made when it is asked for. */
-  get writable(): WritableStream<Uint8Array> {
-    return this.#writable ??= new WritableStream<Uint8Array>({
+  get writable(): SendStream {
+    if (this.#writable !== undefined) return this.#writable;
+    const writable = new WritableStream<Uint8Array>({
       start: (controller) => {
         this.#controller = controller;
         if (this.#failure !== undefined) controller.error(this.#failure.cause);
@@ -296,6 +332,7 @@ export class SendHalf implements StreamHalf {
       close: () => this.close(),
       abort: (reason) => this.abort(reason),
     });
+    return this.#writable = Object.defineProperty(writable, "direct", { value: this });
   }
 
   #write(bytes: Uint8Array): Promise<void> {
@@ -308,21 +345,33 @@ export class SendHalf implements StreamHalf {
     }
     owner.bytesSent += bytes.byteLength;
     const write = Promise.withResolvers<void>();
-    const writes = this.#writes;
-    writes.push(write);
+    // Most often there is one at a time.
+    if (this.#pending === undefined) this.#pending = write;
+    else (this.#morePending ??= new Set()).add(write);
     this.#writer.write(data).then(
       () => {
-        if (writes[0] === write) writes.shift();
+        this.#forget(write);
         write.resolve();
       },
       (error) => {
         const failure = this.#failure ??= { cause: this.#errorOf(error) };
         this.#end();
+        this.#forget(write);
         write.reject(failure.cause);
         this.#controller?.error(failure.cause);
       },
     );
     return write.promise;
+  }
+
+  #forget(write: PromiseWithResolvers<void>): void {
+    if (this.#pending === write) this.#pending = undefined;
+    else this.#morePending?.delete(write);
+  }
+
+  #rejectPending(error: unknown): void {
+    this.#pending?.reject(error);
+    for (const write of this.#morePending ?? []) write.reject(error);
   }
 
   async #writeWithCredit(bytes: Uint8Array): Promise<void> {

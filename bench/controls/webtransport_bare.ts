@@ -1,0 +1,95 @@
+/**
+ * The floor of WebTransport: an echo on the runtime's QUIC with BYOB reads, and
+ * of HTTP/3 only the bytes that a client has to see. It knows no session,
+ * checks nothing, and would not do for anybody.
+ *
+ *     deno run -A --unstable-net bench/controls/webtransport_bare.ts PORT CERT.pem KEY.pem
+ *
+ * @module
+ */
+
+/** Type 0x00 and SETTINGS: QPACK 0/0, 0x8, 0x33, 0xffd277, 0x2b603742, 0xc671706a, 0x14e9cd29, 0x2c7cf000. */
+// deno-fmt-ignore
+const CONTROL = Uint8Array.of(
+  0x00, 0x04, 0x25, 0x01, 0x00, 0x07, 0x00, 0x08, 0x01, 0x33, 0x01, 0x80,
+  0xff, 0xd2, 0x77, 0x01, 0xab, 0x60, 0x37, 0x42, 0x01, 0xc0, 0x00, 0x00,
+  0x00, 0xc6, 0x71, 0x70, 0x6a, 0x10, 0x94, 0xe9, 0xcd, 0x29, 0x10, 0xac,
+  0x7c, 0xf0, 0x00, 0x01,
+);
+
+/** A HEADERS frame with `:status 200`, which is number 25 of the static table. */
+const ACCEPTED = Uint8Array.of(0x01, 3, 0, 0, 0xc0 | 25);
+
+const [port, cert, key] = Deno.args;
+const endpoint = new Deno.QuicEndpoint({ hostname: "127.0.0.1", port: Number(port) });
+const listener = endpoint.listen({
+  cert: Deno.readTextFileSync(cert!),
+  key: Deno.readTextFileSync(key!),
+  alpnProtocols: ["h3"],
+  maxIdleTimeout: 20_000,
+  keepAliveInterval: 8_000,
+});
+console.log(`ready ${endpoint.addr.port}`);
+
+while (true) {
+  const incoming = await listener.incoming();
+  incoming.accept().then(serve).catch(() => {});
+}
+
+async function serve(conn: Deno.QuicConn): Promise<void> {
+  conn.closed.catch(() => {});
+  const control = (await conn.createUnidirectionalStream()).getWriter();
+  control.closed.catch(() => {});
+  control.write(CONTROL).catch(() => {});
+  void echoDatagrams(conn).catch(() => {});
+  void drainAll(conn).catch(() => {});
+  let isFirst = true;
+  for await (const stream of conn.incomingBidirectionalStreams) {
+    (isFirst ? accept(stream) : echo(stream)).catch(() => {});
+    isFirst = false;
+  }
+}
+
+async function accept({ readable, writable }: Deno.QuicBidirectionalStream): Promise<void> {
+  const reader = readable.getReader({ mode: "byob" });
+  const writer = writable.getWriter();
+  writer.closed.catch(() => {});
+  await reader.read(new Uint8Array(2_048));
+  await writer.write(ACCEPTED);
+  while (!(await reader.read(new Uint8Array(256))).done);
+  await writer.close();
+}
+
+async function echo({ readable, writable }: Deno.QuicBidirectionalStream): Promise<void> {
+  const reader = readable.getReader({ mode: "byob" });
+  const writer = writable.getWriter();
+  let size = 2_048;
+  let head = 3;
+  while (true) {
+    const { done, value } = await reader.read(new Uint8Array(size));
+    if (done) break;
+    if (value.byteLength === size) size = 65_536;
+    await writer.write(head === 0 ? value : value.subarray(head));
+    head = 0;
+  }
+  await writer.close();
+}
+
+async function echoDatagrams(conn: Deno.QuicConn): Promise<void> {
+  const ignore = () => {};
+  while (true) conn.sendDatagram(await conn.readDatagram()).catch(ignore);
+}
+
+async function drainAll(conn: Deno.QuicConn): Promise<void> {
+  for await (const stream of conn.incomingUnidirectionalStreams) drain(stream).catch(() => {});
+}
+
+async function drain(stream: Deno.QuicReceiveStream): Promise<void> {
+  const reader = stream.getReader({ mode: "byob" });
+  let size = 2_048;
+  while (true) {
+    const { done, value } = await reader.read(new Uint8Array(size));
+    if (done) return;
+    if (value.byteLength === size) size = 65_536;
+  }
+}

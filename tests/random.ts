@@ -1,0 +1,70 @@
+/**
+ * Random numbers that are the same in each run, for property tests.
+ *
+ * @module
+ */
+
+/** A source of random numbers that a seed determines. */
+export class Random {
+  #state: number;
+
+  /**
+   * Creates a source.
+   *
+   * @param seed Equal seeds give equal numbers.
+   */
+  constructor(seed: number) {
+    this.#state = seed >>> 0;
+  }
+
+  /**
+   * Draws an integer.
+   *
+   * @param end The first integer that is too large; at most 2^53.
+   * @returns An integer from 0 on, below `end`.
+   */
+  below(end: number): number {
+    const high = this.#next() >>> 5;
+    const low = this.#next() >>> 6;
+    return Math.floor((high * 2 ** 26 + low) / 2 ** 53 * end);
+  }
+
+  /**
+   * Draws an integer whose size in bits is drawn first, so that small ones are as common as large ones.
+   *
+   * @param maxBits Most bits; at most 53.
+   * @returns An integer from 0 on, below 2 to the power of `maxBits`.
+   */
+  bits(maxBits: number): number {
+    return this.below(2 ** (1 + this.below(maxBits)));
+  }
+
+  /**
+   * Draws bytes.
+   *
+   * @param length How many.
+   * @returns The bytes.
+   */
+  bytes(length: number): Uint8Array<ArrayBuffer> {
+    return Uint8Array.from({ length }, () => this.below(256));
+  }
+
+  /**
+   * Draws one of several.
+   *
+   * @param items What to draw from; not empty.
+   * @returns One of them.
+   */
+  pick<T>(items: readonly T[]): T {
+    return items[this.below(items.length)]!;
+  }
+
+  /** The next 32 bits: a Weyl sequence, mixed with the finalizer of MurmurHash3. */
+  #next(): number {
+    this.#state = this.#state + 0x9e37_79b9 >>> 0;
+    let mixed = this.#state;
+    mixed = Math.imul(mixed ^ mixed >>> 16, 0x85eb_ca6b);
+    mixed = Math.imul(mixed ^ mixed >>> 13, 0xc2b2_ae35);
+    return (mixed ^ mixed >>> 16) >>> 0;
+  }
+}

@@ -1,0 +1,244 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { Random } from "../../tests/random.ts";
+import {
+  type Capsule,
+  CapsuleParser,
+  CapsuleType,
+  decodeCloseCapsule,
+  decodeVarintCapsule,
+  encodeCapsule,
+  encodeCloseCapsule,
+  encodeVarintCapsule,
+  MAX_DATAGRAM_CAPSULE_BYTES,
+} from "./capsules.ts";
+import { H3Error, H3ProtocolError } from "./error_codes.ts";
+import { encodeVarint } from "./varint.ts";
+
+const VARINT_TYPES: readonly number[] = [
+  CapsuleType.maxData,
+  CapsuleType.maxStreamsBidi,
+  CapsuleType.maxStreamsUni,
+  CapsuleType.dataBlocked,
+  CapsuleType.streamsBlockedBidi,
+  CapsuleType.streamsBlockedUni,
+];
+const UNKNOWN_TYPE = 0x29 * 1000 + 0x17;
+
+function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from(parts.flatMap((part) => [...part]));
+}
+
+function drain(parser: CapsuleParser): Capsule[] {
+  const capsules: Capsule[] = [];
+  for (let capsule = parser.next(); capsule !== undefined; capsule = parser.next()) {
+    capsules.push(capsule);
+  }
+  return capsules;
+}
+
+function parse(chunks: readonly Uint8Array[]): Capsule[] {
+  const parser = new CapsuleParser();
+  return chunks.flatMap((chunk) => {
+    parser.push(chunk);
+    return drain(parser);
+  });
+}
+
+function assertMalformed(action: () => unknown, message: string): void {
+  const error = assertThrows(action, H3ProtocolError, message);
+  assertEquals(error.h3Code, H3Error.messageError);
+}
+
+Deno.test("encodeCapsule() writes type, length and payload", () => {
+  assertEquals(encodeCapsule(CapsuleType.datagram, Uint8Array.of(1, 2)).toHex(), "00020102");
+  assertEquals(encodeCapsule(CapsuleType.drain, new Uint8Array(0)).toHex(), "800078ae00");
+});
+
+Deno.test("encodeVarintCapsule() writes one number", () => {
+  assertEquals(encodeVarintCapsule(CapsuleType.maxData, 100).toHex(), "990b4d3d024064");
+  assertThrows(() => encodeVarintCapsule(CapsuleType.maxData, -1), RangeError);
+});
+
+Deno.test("decodeVarintCapsule() reads one varint and nothing else", () => {
+  for (const value of [0, 63, 64, 2 ** 30, Number.MAX_SAFE_INTEGER]) {
+    const [capsule] = parse([encodeVarintCapsule(CapsuleType.maxData, value)]);
+    assertEquals(decodeVarintCapsule(capsule!.payload), value);
+  }
+  for (const payload of ["", "40", "0000", "c00000000000"]) {
+    assertMalformed(
+      () => decodeVarintCapsule(Uint8Array.fromHex(payload)),
+      `payload must be one varint, received ${payload.length / 2} bytes`,
+    );
+  }
+});
+
+Deno.test("encodeCloseCapsule() writes code and reason", () => {
+  assertEquals(
+    encodeCloseCapsule({ closeCode: 4503, reason: "bye é" }).toHex(),
+    "6843" + "0a" + "00001197" + "62796520c3a9",
+  );
+  assertEquals(encodeCloseCapsule({ closeCode: 0, reason: "" }).toHex(), "68430400000000");
+});
+
+Deno.test("encodeCloseCapsule() refuses a code that has no 32 bits", () => {
+  for (const closeCode of [-1, 0.5, NaN, 2 ** 32]) {
+    assertThrows(
+      () => encodeCloseCapsule({ closeCode, reason: "" }),
+      RangeError,
+      `Cannot encode close: code must be an integer from 0 to 4294967295, received ${closeCode}`,
+    );
+  }
+});
+
+Deno.test("encodeCloseCapsule() cuts the reason at 1,024 bytes between characters", () => {
+  for (const character of ["x", "é", "€", "🎈"]) {
+    const bytes = encodeCloseCapsule({ closeCode: 1, reason: "a" + character.repeat(1100) });
+    const [capsule] = parse([bytes]);
+    const { reason } = decodeCloseCapsule(capsule!.payload);
+    const size = new TextEncoder().encode(reason).length;
+    assert(size <= 1024 && size > 1020);
+    assertEquals(reason, "a" + character.repeat((reason.length - 1) / character.length));
+  }
+});
+
+Deno.test("decodeCloseCapsule() reads back what encodeCloseCapsule() gives", () => {
+  for (const closeCode of [0, 4400, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff]) {
+    for (const reason of ["", "bye", "Grüße 🎈", "\ufeffmark", "a\0b", "x".repeat(1024)]) {
+      const [capsule] = parse([encodeCloseCapsule({ closeCode, reason })]);
+      assertEquals(capsule?.type, CapsuleType.close);
+      assertEquals(decodeCloseCapsule(capsule!.payload), { closeCode, reason });
+    }
+  }
+});
+
+Deno.test("decodeCloseCapsule() refuses what is too short, too long or no UTF-8", () => {
+  for (const size of [0, 1, 3, 1029]) {
+    assertMalformed(
+      () => decodeCloseCapsule(new Uint8Array(size)),
+      `close must have 4 to 1028 bytes, received ${size}`,
+    );
+  }
+  // A stray byte, a cut character, a surrogate, a form too long.
+  for (const reason of ["80", "c3", "eda080", "c080"]) {
+    assertMalformed(
+      () => decodeCloseCapsule(Uint8Array.fromHex("00000000" + reason)),
+      "the reason of a close must be UTF-8",
+    );
+  }
+});
+
+Deno.test("CapsuleParser.next() takes each known type whole", () => {
+  const capsules = Object.values(CapsuleType).map((type): Capsule => ({
+    type,
+    payload: new Uint8Array(type === CapsuleType.drain ? 0 : 8).fill(1),
+  }));
+  const bytes = concat(capsules.map(({ type, payload }) => encodeCapsule(type, payload)));
+  assertEquals(parse([bytes]), capsules);
+  assertEquals(parse(Array.from(bytes, (byte) => Uint8Array.of(byte))), capsules);
+});
+
+Deno.test("CapsuleParser.next() skips unknown types of any length", () => {
+  const bytes = concat([
+    encodeCapsule(UNKNOWN_TYPE, new Uint8Array(5000)),
+    encodeCapsule(UNKNOWN_TYPE, new Uint8Array(0)),
+    encodeCapsule(CapsuleType.drain, new Uint8Array(0)),
+  ]);
+  const capsules = [{ type: CapsuleType.drain, payload: new Uint8Array(0) }];
+  assertEquals(parse([bytes]), capsules);
+  assertEquals(parse([bytes.subarray(0, 9), bytes.subarray(9)]), capsules);
+});
+
+Deno.test("CapsuleParser.next() refuses a known type above its bound", () => {
+  const bounds: [type: number, maxBytes: number][] = [
+    [CapsuleType.close, 1028],
+    [CapsuleType.drain, 0],
+    [CapsuleType.maxStreamData, 16],
+    [CapsuleType.streamDataBlocked, 16],
+    ...VARINT_TYPES.map((type): [number, number] => [type, 8]),
+  ];
+  for (const [type, maxBytes] of bounds) {
+    assertEquals(parse([encodeCapsule(type, new Uint8Array(maxBytes))]).length, 1);
+    const parser = new CapsuleParser();
+    parser.push(concat([encodeVarint(type), encodeVarint(maxBytes + 1)]));
+    // A second call is no way round the error.
+    for (let call = 0; call < 2; call++) {
+      assertMalformed(
+        () => parser.next(),
+        `type 0x${type.toString(16)} may have ${maxBytes} bytes, received ${maxBytes + 1}`,
+      );
+    }
+  }
+});
+
+Deno.test("CapsuleParser.next() drops a datagram above its bound", () => {
+  const parser = new CapsuleParser();
+  const drop = encodeCapsule(
+    CapsuleType.datagram,
+    new Uint8Array(MAX_DATAGRAM_CAPSULE_BYTES + 1),
+  );
+  parser.push(drop.subarray(0, 60_000));
+  assertEquals(drain(parser), []);
+  parser.push(drop.subarray(60_000));
+  assertEquals(drain(parser), []);
+  parser.push(drop.subarray(0, 0));
+  parser.push(encodeCapsule(CapsuleType.datagram, new Uint8Array(MAX_DATAGRAM_CAPSULE_BYTES)));
+  assertEquals(drain(parser).map(({ payload }) => payload.length), [MAX_DATAGRAM_CAPSULE_BYTES]);
+});
+
+Deno.test("CapsuleParser.isBetweenCapsules is false inside a capsule alone", () => {
+  const parser = new CapsuleParser();
+  assertEquals(parser.isBetweenCapsules, true);
+  const bytes = encodeCloseCapsule({ closeCode: 1, reason: "bye" });
+  for (const [index, byte] of bytes.entries()) {
+    parser.push(Uint8Array.of(byte));
+    assertEquals(drain(parser).length, index === bytes.length - 1 ? 1 : 0);
+    assertEquals(parser.isBetweenCapsules, index === bytes.length - 1);
+  }
+});
+
+Deno.test("CapsuleParser.next() gives the same capsules wherever the bytes are cut", () => {
+  const capsules: Capsule[] = [
+    { type: CapsuleType.datagram, payload: Uint8Array.of(1, 2, 3) },
+    { type: CapsuleType.maxData, payload: Uint8Array.of(0x40, 0x64) },
+    { type: CapsuleType.close, payload: Uint8Array.of(0, 0, 0, 1, 0x61) },
+  ];
+  const bytes = concat(capsules.flatMap(({ type, payload }) => [
+    encodeCapsule(UNKNOWN_TYPE, Uint8Array.of(0xff, 0xff)),
+    encodeCapsule(type, payload),
+  ]));
+  for (let first = 0; first <= bytes.length; first++) {
+    for (let second = first; second <= bytes.length; second++) {
+      const parts = [
+        bytes.subarray(0, first),
+        bytes.subarray(first, second),
+        bytes.subarray(second),
+      ];
+      assertEquals(parse(parts), capsules);
+    }
+  }
+});
+
+Deno.test("CapsuleParser.next() takes any bytes or refuses them", () => {
+  const random = new Random(9297);
+  const types = [...Object.values(CapsuleType), UNKNOWN_TYPE];
+  let [taken, refused] = [0, 0];
+  for (let run = 0; run < 3000; run++) {
+    const parser = new CapsuleParser();
+    try {
+      for (let part = 0; part < 5; part++) {
+        parser.push(encodeVarint(random.pick(types)));
+        parser.push(Uint8Array.of(random.bits(5)));
+        parser.push(random.bytes(random.below(16)));
+        for (const { type, payload } of drain(parser)) {
+          taken++;
+          if (type === CapsuleType.close) decodeCloseCapsule(payload);
+          if (VARINT_TYPES.includes(type)) decodeVarintCapsule(payload);
+        }
+      }
+    } catch (error) {
+      assert(error instanceof H3ProtocolError);
+      refused++;
+    }
+  }
+  assert(taken > 500 && refused > 500, `${taken} taken, ${refused} refused`);
+});

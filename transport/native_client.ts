@@ -1,0 +1,349 @@
+/**
+ * The client half of WebTransport where the platform has one: the global
+ * `WebTransport` of browsers, behind the contract of all wires.
+ *
+ * @module
+ */
+import { ConnectionError, StreamError } from "../errors.ts";
+import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
+import { within } from "./_within.ts";
+import type {
+  BidirectionalStream,
+  Connection,
+  ConnectionCapabilities,
+  ConnectionCloseInfo,
+  ConnectionStats,
+  DatagramDuplex,
+  OpenStreamOptions,
+} from "./connection.ts";
+import type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";
+
+/** The part of a W3C `WebTransport` that is used; what not every platform has is optional. */
+interface Native {
+  readonly ready: Promise<void>;
+  readonly closed: Promise<ConnectionCloseInfo>;
+  readonly draining?: Promise<void>;
+  readonly protocol?: string;
+  readonly datagrams: {
+    readonly readable: ReadableStream<Uint8Array>;
+    readonly writable?: WritableStream<Uint8Array>;
+    createWritable?(): WritableStream<Uint8Array>;
+    readonly maxDatagramSize: number;
+  };
+  readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
+  readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
+  createBidirectionalStream(options: NativeStreamOptions): Promise<BidirectionalStream>;
+  createUnidirectionalStream(options: NativeStreamOptions): Promise<WritableStream<Uint8Array>>;
+  close(info: ConnectionCloseInfo): void;
+  getStats?(): Promise<ConnectionStats>;
+}
+
+interface NativeStreamOptions {
+  readonly sendOrder: number | undefined;
+  readonly waitUntilAvailable: boolean;
+}
+
+/** What the global scope of a platform may have. */
+interface Globals {
+  readonly isSecureContext?: boolean;
+  readonly WebTransport?: new (url: string, options: {
+    readonly protocols: readonly string[];
+    readonly serverCertificateHashes: readonly CertificateHash[] | undefined;
+  }) => Native;
+  readonly WebTransportError?: new (
+    init: unknown,
+    options?: { readonly streamErrorCode: number },
+  ) => { readonly streamErrorCode: number | null };
+}
+
+/**
+ * Tells whether the platform has a `WebTransport` that a session can rest on.
+ *
+ * It has to tell which protocol was agreed on (`protocol`), or to be that of a
+ * page (`isSecureContext`), as W3C has it. One that is neither does not count:
+ * such a one is known that never sees the server's close, and stalls after its
+ * first hundred streams.
+ *
+ * @returns Whether {@linkcode dialNativeWebTransport} can be used.
+ */
+export function isNativeWebTransportAvailable(): boolean {
+  return has("protocol") || globals().isSecureContext === true && has("ready");
+}
+
+/**
+ * Opens a WebTransport connection with the platform's own `WebTransport`.
+ *
+ * - **Protocols:** a platform that can not offer any gets the first one in the URL's query
+ *   (`?protocol=`), and the server is taken to have agreed.
+ * - **Page:** a page that is left closes the connection, so that the server need not time it out;
+ *   `closed` rejects, and a client connects anew if the page comes back from the browser's cache.
+ * - **Server's streams:** some versions of Firefox do not deliver bidirectional streams that the
+ *   server opens. Messages do not need them.
+ *
+ * @param url `https:`, without a fragment.
+ * @param options See {@linkcode DialWebTransportOptions}.
+ * @returns The connection, established.
+ * @throws {TypeError} If headers are given: browsers send none of their own.
+ * @throws {ConnectionError} If it can not be opened; browsers do not tell why.
+ * @throws {TimeoutError} If it takes longer than `timeoutMs`.
+ */
+export async function dialNativeWebTransport(
+  url: string | URL,
+  options: DialWebTransportOptions = {},
+): Promise<Connection> {
+  const { protocols = [], serverCertificateHashes, headers, signal, timeoutMs } = options;
+  if (headers !== undefined) {
+    throw new TypeError("Cannot open WebTransport: a browser sends no headers of its own");
+  }
+  signal?.throwIfAborted();
+  const target = new URL(url);
+  const assumed = has("protocol") ? undefined : protocols[0];
+  if (assumed !== undefined) {
+    target.search += `${target.search ? "&" : "?"}protocol=${encodeURIComponent(assumed)}`;
+  }
+  const { WebTransport } = globals();
+  const native = new WebTransport!(target.href, { protocols, serverCertificateHashes });
+  const connection = new NativeConnection(native, assumed);
+  try {
+    await within(connection.ready, {
+      what: "open WebTransport",
+      signal,
+      timeoutMs,
+      discard() {},
+    });
+    return connection;
+  } catch (error) {
+    connection.close();
+    throw error;
+  }
+}
+
+function globals(): Globals {
+  return globalThis as unknown as Globals;
+}
+
+function has(member: string): boolean {
+  return member in (globals().WebTransport?.prototype ?? {});
+}
+
+/** A platform's `WebTransport` as a connection: its errors are those of every wire. */
+class NativeConnection implements Connection {
+  readonly capabilities: ConnectionCapabilities = {
+    streams: true,
+    datagrams: "unreliable",
+    resetCodes: true,
+    credit: false,
+  };
+  readonly transport = "webtransport";
+  readonly ready: Promise<void>;
+  readonly closed: Promise<ConnectionCloseInfo>;
+  readonly draining: Promise<void>;
+  readonly datagrams: DatagramDuplex;
+  readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
+  readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
+
+  readonly #native: Native;
+  readonly #assumed: string | undefined;
+  readonly #closing = Promise.withResolvers<ConnectionCloseInfo>();
+  #isOver = false;
+
+  constructor(native: Native, assumed: string | undefined) {
+    this.#native = native;
+    this.#assumed = assumed;
+    this.ready = native.ready.catch((error) => {
+      throw broken("Cannot open WebTransport", error);
+    });
+    this.ready.catch(() => {});
+    this.closed = this.#closing.promise;
+    this.closed.catch(() => {});
+    native.closed.then(
+      ({ closeCode = 0, reason = "" }) =>
+        this.#end(() => this.#closing.resolve({ closeCode, reason })),
+      (error) => this.#end(() => this.#closing.reject(broken("The connection broke", error))),
+    );
+    this.draining = native.draining ?? new Promise(() => {});
+    globalThis.addEventListener?.("pagehide", this.#onPageHide);
+    // These end with the connection, and say no more about its end than `closed` does.
+    const ended = () => this.closed;
+    this.incomingBidirectionalStreams = readFrom(
+      native.incomingBidirectionalStreams,
+      ended,
+      wrap,
+    );
+    this.incomingUnidirectionalStreams = readFrom(
+      native.incomingUnidirectionalStreams,
+      ended,
+      readBytes,
+    );
+    const { datagrams } = native;
+    this.datagrams = {
+      readable: readFrom(datagrams.readable, ended, (datagram) => datagram),
+      writable: writeTo(datagrams.writable ?? datagrams.createWritable!()),
+      get maxDatagramSize() {
+        return datagrams.maxDatagramSize;
+      },
+    };
+  }
+
+  get protocol(): string {
+    return this.#assumed ?? this.#native.protocol ?? "";
+  }
+
+  createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
+    return this.#open("createBidirectionalStream", wrap, options);
+  }
+
+  createUnidirectionalStream(options?: OpenStreamOptions): Promise<WritableStream<Uint8Array>> {
+    return this.#open("createUnidirectionalStream", writeTo, options);
+  }
+
+  close(info?: ConnectionCloseInfo): void {
+    const checked = checkCloseInfo(info, MAX_WEBTRANSPORT_REASON_BYTES);
+    this.#end(() => {
+      this.#native.close(checked);
+      this.#closing.resolve(checked);
+    });
+  }
+
+  async getStats(): Promise<ConnectionStats> {
+    return await this.#native.getStats?.().catch(() => {}) ?? {};
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    await this.closed.catch(() => {});
+  }
+
+  readonly #onPageHide = () =>
+    this.#end(() => {
+      this.#native.close({});
+      this.#closing.reject(new ConnectionError("The page was left"));
+    });
+
+  #end(settle: () => void): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    globalThis.removeEventListener?.("pagehide", this.#onPageHide);
+    settle();
+  }
+
+  async #open<K extends "createBidirectionalStream" | "createUnidirectionalStream">(
+    method: K,
+    wrap: (stream: StreamOf<K>) => StreamOf<K>,
+    { signal, timeoutMs, sendOrder }: OpenStreamOptions = {},
+  ): Promise<StreamOf<K>> {
+    signal?.throwIfAborted();
+    // By default a browser refuses where the peer allows no more streams for now.
+    const opening = this.#native[method]({ sendOrder, waitUntilAvailable: true }) as Promise<
+      StreamOf<K>
+    >;
+    const opened = opening.then(wrap, (error) => {
+      throw broken("Cannot open stream", error);
+    });
+    return await within(opened, {
+      what: "open stream",
+      signal,
+      timeoutMs,
+      discard(late) {
+        // One that only writes is its own writable end.
+        const { readable, writable = late } = late as Partial<BidirectionalStream>;
+        readable?.cancel().catch(() => {});
+        (writable as WritableStream).abort().catch(() => {});
+      },
+    });
+  }
+}
+
+type StreamOf<K extends "createBidirectionalStream" | "createUnidirectionalStream"> = Awaited<
+  ReturnType<Native[K]>
+>;
+
+function broken(message: string, cause: unknown): ConnectionError {
+  const { message: why } = Object(cause) as { message?: string };
+  return new ConnectionError(why ? `${message}: ${why}` : message, { cause });
+}
+
+/** The error of a stream, told by its shape: not every platform has the class at hand. */
+function streamError(error: unknown): unknown {
+  const { source, streamErrorCode } = Object(error) as {
+    source?: string;
+    streamErrorCode?: number | null;
+  };
+  if (source === "session") return broken("The connection is over", error);
+  if (source !== "stream") return error;
+  const code = streamErrorCode ?? 0;
+  return new StreamError(`The peer ended the stream with code ${code}`, {
+    streamErrorCode: code,
+    by: "remote",
+    cause: error,
+  });
+}
+
+/** The platform takes a code from its own class of errors alone, which has been made in two ways. */
+function nativeError(reason: unknown): unknown {
+  const { streamErrorCode } = Object(reason) as { streamErrorCode?: number };
+  const { WebTransportError } = globals();
+  if (!streamErrorCode || WebTransportError === undefined) return reason;
+  const error = new WebTransportError({ streamErrorCode });
+  if (error.streamErrorCode === streamErrorCode) return error;
+  return new WebTransportError("", { streamErrorCode });
+}
+
+function wrap({ readable, writable }: BidirectionalStream): BidirectionalStream {
+  return { readable: readBytes(readable), writable: writeTo(writable) };
+}
+
+function readBytes(source: ReadableStream<Uint8Array>): ReadableStream<Uint8Array> {
+  return readFrom(source, (error) => {
+    throw streamError(error);
+  });
+}
+
+/** Reads on demand; `failed` throws what the reader gets, or else the stream just ends. */
+function readFrom<T>(
+  source: ReadableStream<T>,
+  failed: (error: unknown) => unknown,
+  wrap?: (item: T) => T,
+): ReadableStream<T> {
+  const reader = source.getReader();
+  const underlying = {
+    type: wrap ? undefined : "bytes",
+    async pull(controller: ReadableByteStreamController): Promise<void> {
+      let item: ReadableStreamReadResult<T> | undefined;
+      try {
+        item = await reader.read();
+      } catch (error) {
+        await failed(error);
+      }
+      if (item === undefined || item.done) {
+        controller.close();
+        controller.byobRequest?.respond(0);
+      } else {
+        controller.enqueue((wrap ? wrap(item.value) : item.value) as Uint8Array<ArrayBuffer>);
+      }
+    },
+    cancel: (reason: unknown) => reader.cancel(nativeError(reason)),
+  };
+  return new ReadableStream(underlying as unknown as UnderlyingDefaultSource<T>, {
+    highWaterMark: 0,
+  });
+}
+
+function writeTo(sink: WritableStream<Uint8Array>): WritableStream<Uint8Array> {
+  const writer = sink.getWriter();
+  const rethrow = (error: unknown) => {
+    throw streamError(error);
+  };
+  return new WritableStream({
+    start(controller) {
+      // The peer may stop reading while nothing is written.
+      writer.closed.catch((error) => controller.error(streamError(error)));
+      // An abort waits for the write under way, which may wait for the peer.
+      controller.signal.addEventListener("abort", () => {
+        writer.abort(nativeError(controller.signal.reason)).catch(() => {});
+      });
+    },
+    write: (chunk) => writer.write(chunk).catch(rethrow),
+    close: () => writer.close().catch(rethrow),
+  });
+}
