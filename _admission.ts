@@ -1,6 +1,7 @@
 /**
- * From an HTTP request to a session, or to a refusal: path, origin, limits,
- * authentication, upgrade. In this order, and before anything is upgraded.
+ * From a request to a session, or to a refusal: path, origin, limits,
+ * authentication, acceptance. In this order, on every wire, and before anything
+ * is accepted.
  *
  * @module
  */
@@ -10,28 +11,19 @@ import {
   type RequestInfo,
 } from "./_admission_options.ts";
 import { Authenticator, type Identity, namingInBand } from "./_authentication.ts";
+import type { Invitation } from "./_invitation.ts";
 import { Openings } from "./_openings.ts";
-import { RefusalReport, Refused } from "./_refusal.ts";
-import { AuthenticationError, CloseCode, LimitError } from "./errors.ts";
+import { RefusalReport, Refused, withinLimits } from "./_refusal.ts";
+import { type WebSocketDoor, WebSocketInvitation } from "./_websocket_invitation.ts";
+import { type PagePlace, requestOf, WebTransportInvitation } from "./_webtransport_invitation.ts";
+import { AuthenticationError, CloseCode } from "./errors.ts";
 import type { Reservation, SessionManager } from "./manager/mod.ts";
-import {
-  Session,
-  type SessionCloseOptions,
-  type SessionIdentity,
-  SKEIN_PROTOCOL,
-} from "./session/session.ts";
+import { Session, type SessionCloseOptions, type SessionIdentity } from "./session/session.ts";
 import type { SessionSettings } from "./session/settings.ts";
 import { withoutToken } from "./session/url.ts";
 import type { Connection } from "./transport/connection.ts";
-import { isOriginAllowed } from "./transport/origins.ts";
-import {
-  type AcceptedWebSocket,
-  acceptWebSocket,
-  isWebSocketUpgrade,
-  offeredProtocols,
-  type SocketLease,
-  type WebSocketEngine,
-} from "./transport/websocket_server.ts";
+import { acceptWebSocket, isWebSocketUpgrade } from "./transport/websocket_server.ts";
+import type { WebTransportRequest } from "./transport/webtransport_server.ts";
 
 /** Headers that tell where a session comes from, and hold no secret. */
 const DEFAULT_HEADERS: readonly string[] = [
@@ -42,13 +34,6 @@ const DEFAULT_HEADERS: readonly string[] = [
   "x-forwarded-for",
 ];
 
-/** Who asks to be admitted. */
-interface Peer {
-  readonly request: Request;
-  readonly address: string | undefined;
-  readonly isSkein: boolean;
-}
-
 const ANYBODY = { value: undefined, user: undefined, awaitsToken: false };
 const AWAITED = { ...ANYBODY, awaitsToken: true };
 
@@ -57,7 +42,7 @@ export class Admission<V> {
   readonly #options: AdmissionOptions<V>;
   readonly #settings: SessionSettings;
   readonly #manager: SessionManager;
-  readonly #accept: WebSocketEngine;
+  readonly #webSocket: WebSocketDoor;
   readonly #matches: (url: string) => boolean;
   readonly #authenticator: Authenticator<V>;
   readonly #report: RefusalReport;
@@ -78,7 +63,12 @@ export class Admission<V> {
     this.#settings = settings;
     this.#openings = new Openings(settings.handshakeTimeoutMs);
     this.#manager = manager;
-    this.#accept = options.webSocketEngine ?? acceptWebSocket;
+    this.#webSocket = {
+      engine: options.webSocketEngine ?? acceptWebSocket,
+      manager,
+      openings: this.#openings,
+      idleTimeoutMs: settings.heartbeat.timeoutMs,
+    };
     this.#matches = pathMatcher(options.path);
     this.#authenticator = new Authenticator(options);
     this.#report = new RefusalReport(options.onRefusal);
@@ -91,19 +81,21 @@ export class Admission<V> {
     return reservation;
   }
 
-  /** Answers one request; at once, where nobody has to be asked. */
+  /** Answers one HTTP request; at once, where nobody has to be asked. */
   fetch(request: Request, info: RequestInfo = {}): Response | Promise<Response> {
     if (!isWebSocketUpgrade(request)) return this.#other(request, info);
     const address = this.#addressOf(request, info);
-    const isSkein = offeredProtocols(request).includes(SKEIN_PROTOCOL);
-    const peer = { request, address, isSkein };
-    try {
-      const response = this.#admit(peer);
-      if (response instanceof Response) return response;
-      return response.catch((error) => this.#refuse(peer, error));
-    } catch (error) {
-      return this.#refuse(peer, error);
-    }
+    return this.#answer(new WebSocketInvitation(request, address, this.#webSocket));
+  }
+
+  /** Answers one request for a WebTransport session. */
+  async take(asked: WebTransportRequest, place: PagePlace): Promise<void> {
+    const request = requestOf(asked);
+    if (request === undefined) return asked.refuse(400);
+    const address = this.#addressOf(request, { remoteAddr: asked.remoteAddress });
+    const streamTimeoutMs = this.#settings.handshakeTimeoutMs;
+    const options = { request, address, place, streamTimeoutMs };
+    await this.#answer(new WebTransportInvitation(asked, options));
   }
 
   /** Closes the sessions that did not say their tokens yet; the manager does not know them. */
@@ -125,11 +117,21 @@ export class Admission<V> {
     }
   }
 
-  #admit(peer: Peer): Response | Promise<Response> {
-    const { request, address, isSkein } = peer;
+  #answer<A>(invitation: Invitation<A>): A | Promise<A> {
+    try {
+      const answer = this.#admit(invitation);
+      if (!(answer instanceof Promise)) return answer;
+      return answer.catch((error) => this.#refuse(invitation, error));
+    } catch (error) {
+      return this.#refuse(invitation, error);
+    }
+  }
+
+  #admit<A>(invitation: Invitation<A>): A | Promise<A> {
+    const { request, address, isSkein } = invitation;
     const { url, headers } = request;
     if (!this.#matches(url)) throw new Refused(404, "No session is served at this path");
-    if (!isOriginAllowed(headers, this.#options)) {
+    if (!invitation.isOriginAllowed(this.#options)) {
       // The hint comes first: a close reason is cut at its end.
       throw new Refused(
         403,
@@ -138,70 +140,61 @@ export class Admission<V> {
     }
     const reservation = this.#reserve(address, undefined);
     const { authenticate, acceptsTokenInBand = false } = this.#options;
-    if (authenticate === undefined) return this.#upgrade(peer, reservation, ANYBODY);
+    if (authenticate === undefined) return this.#accept(invitation, reservation, ANYBODY);
     const token = tokenOf(request);
     const mayAwait = acceptsTokenInBand && isSkein && token === undefined;
     if (mayAwait && !headers.has("cookie") && !headers.has("authorization")) {
-      return this.#upgrade(peer, reservation, AWAITED);
+      return this.#accept(invitation, reservation, AWAITED);
     }
-    return this.#identified(peer, reservation, { token, mayAwait });
+    return this.#identified(invitation, reservation, { token, mayAwait });
   }
 
-  async #identified(
-    peer: Peer,
+  async #identified<A>(
+    invitation: Invitation<A>,
     byAddress: Reservation,
     { token, mayAwait }: { readonly token: string | undefined; readonly mayAwait: boolean },
-  ): Promise<Response> {
+  ): Promise<A> {
+    const { request, address, isSkein, signal } = invitation;
     let reservation = byAddress;
     try {
-      const { value, user } = await this.#authenticator.identify(peer.request, token);
+      const { value, user } = await this.#authenticator.identify(request, token, signal);
       if (user !== undefined) {
         byAddress[Symbol.dispose]();
-        reservation = this.#reserve(peer.address, user);
+        reservation = this.#reserve(address, user);
       }
-      return this.#upgrade(peer, reservation, { value, user, awaitsToken: false });
+      return this.#accept(invitation, reservation, { value, user, awaitsToken: false });
     } catch (error) {
       // Who has a cookie of something else may still say a token.
       const isUnknown = error instanceof Refused && error.status === 401;
-      if (mayAwait && isUnknown) return this.#upgrade(peer, reservation, AWAITED);
+      if (mayAwait && isUnknown) return this.#accept(invitation, reservation, AWAITED);
       reservation[Symbol.dispose]();
-      const hadNone = peer.isSkein && token === undefined && !this.#options.acceptsTokenInBand;
+      const hadNone = isSkein && token === undefined && !this.#options.acceptsTokenInBand;
       throw hadNone ? namingInBand(error) : error;
     }
   }
 
-  #upgrade(
-    { request, address, isSkein }: Peer,
+  #accept<A>(
+    invitation: Invitation<A>,
     reservation: Reservation,
     who: { value: unknown; user: string | undefined; awaitsToken: boolean },
-  ): Response {
+  ): A {
+    const { request, address } = invitation;
     const url = withoutToken(request.url);
-    // After the upgrade the runtime can not read them any more.
+    // After an upgrade the runtime can not read them any more.
     const headers = this.#keptHeaders(request.headers);
-    let accepted: AcceptedWebSocket;
-    let lease: SocketLease | undefined;
     try {
-      lease = this.#lease(address);
-      accepted = this.#accept(request, {
-        protocol: isSkein ? SKEIN_PROTOCOL : "",
-        // `skein.1` has a heartbeat of its own; a plain peer is pinged by the runtime.
-        idleTimeoutMs: isSkein ? 0 : this.#settings.heartbeat.timeoutMs,
-        lease,
+      const { connection, answer, held } = invitation.accept();
+      this.#openings.add(connection, [reservation, ...held], () => {
+        if (reservation.isHeld) {
+          return this.#open(connection, reservation, { ...who, url, headers, address });
+        }
+        connection.close({ closeCode: CloseCode.timedOut, reason: "The upgrade took too long" });
       });
-    } catch (cause) {
+      return answer;
+    } catch (error) {
       reservation[Symbol.dispose]();
-      lease?.[Symbol.dispose]();
-      if (cause instanceof Refused) throw cause;
-      throw new Refused(400, "The upgrade is malformed", { cause });
+      throw error;
     }
-    const { connection, response } = accepted;
-    this.#openings.add(connection, [reservation, lease], () => {
-      if (reservation.isHeld) {
-        return this.#open(connection, reservation, { ...who, url, headers, address });
-      }
-      connection.close({ closeCode: CloseCode.timedOut, reason: "The upgrade took too long" });
-    });
-    return response;
   }
 
   #open(
@@ -228,10 +221,6 @@ export class Admission<V> {
     return withinLimits(this.#manager, () => this.#manager.admit({ address, user }));
   }
 
-  #lease(address: string | undefined): SocketLease {
-    return withinLimits(this.#manager, () => this.#manager.admitSocket({ address }));
-  }
-
   #keptHeaders(headers: Headers): [string, string][] {
     const { keepsHeaders = DEFAULT_HEADERS } = this.#options;
     if (keepsHeaders === "all") return [...headers];
@@ -243,42 +232,15 @@ export class Admission<V> {
     return kept;
   }
 
-  /** A browser sees no status of a refused WebSocket, so Skein's client is told by a close. */
-  #refuse(peer: Peer, error: unknown): Response {
+  #refuse<A>(invitation: Invitation<A>, error: unknown): A {
     if (!(error instanceof Refused)) throw error;
-    const { request, address, isSkein } = peer;
-    const { status, message: reason } = error;
-    // A token is looked for only where it could be printed.
-    this.#report.tell(error, { address, token: error.isFault ? tokenOf(request) : undefined });
-    return isSkein && this.#refuseByClose(peer, { closeCode: 4000 + status, reason }) ||
-      new Response(reason, {
-        status,
-        headers: status === 429 || status === 503 ? { "retry-after": "5" } : {},
-      });
-  }
-
-  /** Such a socket lingers until its peer answers the close, or leaves; so it counts like the others. */
-  #refuseByClose(
-    { request, address }: Peer,
-    info: { readonly closeCode: number; readonly reason: string },
-  ): Response | undefined {
-    let lease: SocketLease | undefined;
-    try {
-      lease = this.#lease(address);
-      const { connection, response } = this.#accept(request, {
-        protocol: SKEIN_PROTOCOL,
-        // It would end with the close, and end nothing.
-        idleTimeoutMs: 0,
-        lease,
-      });
-      this.#openings.add(connection, [lease], () => {});
-      connection.close(info);
-      return response;
-    } catch {
-      // What can not be upgraded, or not any more, gets the status.
-      lease?.[Symbol.dispose]();
-      return undefined;
+    const { request, address, signal } = invitation;
+    // Who left is told nothing, and is nobody's fault.
+    if (signal?.aborted !== true) {
+      // A token is looked for only where it could be printed.
+      this.#report.tell(error, { address, token: error.isFault ? tokenOf(request) : undefined });
     }
+    return invitation.refuse(error);
   }
 
   #other(request: Request, info: RequestInfo): Response | Promise<Response> {
@@ -296,16 +258,6 @@ export class Admission<V> {
     if (clientAddress !== undefined) return clientAddress(request, info);
     const { remoteAddr } = info;
     return remoteAddr !== undefined && "hostname" in remoteAddr ? remoteAddr.hostname : undefined;
-  }
-}
-
-/** A limit that is reached is a refusal. */
-function withinLimits<T>(manager: SessionManager, take: () => T): T {
-  try {
-    return take();
-  } catch (error) {
-    if (!(error instanceof LimitError)) throw error;
-    throw new Refused(manager.isDraining ? 503 : 429, error.message, { cause: error });
   }
 }
 

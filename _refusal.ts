@@ -4,7 +4,8 @@
  * @module
  */
 import type { AdmissionOptions } from "./_admission_options.ts";
-import type { RefusalStatus } from "./errors.ts";
+import { LimitError, type RefusalStatus } from "./errors.ts";
+import type { SessionManager } from "./manager/mod.ts";
 
 /** One line is printed in so many milliseconds: anybody can be refused as often as they like. */
 const PRINT_INTERVAL_MS = 1_000;
@@ -30,6 +31,16 @@ export class Refused extends Error {
     super(message, options);
     this.status = status;
     this.isFault = options.isFault ?? false;
+  }
+}
+
+/** Takes what has a limit; one that is reached is a refusal. */
+export function withinLimits<T>(manager: SessionManager, take: () => T): T {
+  try {
+    return take();
+  } catch (error) {
+    if (!(error instanceof LimitError)) throw error;
+    throw new Refused(manager.isDraining ? 503 : 429, error.message, { cause: error });
   }
 }
 

@@ -24,13 +24,21 @@
  *
  * @module
  */
-import { Client } from "./session/client.ts";
-import type { ClientOptions, Fresh } from "./session/client_options.ts";
+import {
+  connectBy,
+  type ConnectOptions,
+  dialBy,
+  type DialOptions,
+  type WebTransportDialer,
+} from "./_connecting.ts";
+import type { Client } from "./session/client.ts";
+import type { Fresh } from "./session/client_options.ts";
 import type { AnyContract } from "./session/contract.ts";
-import { checkConnectTimeout, openSession } from "./session/open.ts";
-import { type Session, SKEIN_PROTOCOL } from "./session/session.ts";
-import { sessionSettings, type SessionSettingsOptions } from "./session/settings.ts";
-import { dialWebSocket } from "./transport/websocket_client.ts";
+import type { Session } from "./session/session.ts";
+import {
+  dialNativeWebTransport,
+  isNativeWebTransportAvailable,
+} from "./transport/native_client.ts";
 
 export {
   AuthenticationError,
@@ -98,49 +106,45 @@ export {
   type WaitOptions,
 } from "./session/mod.ts";
 
-/**
- * Options for {@linkcode dial}.
- *
- * @typeParam C The contract.
- */
-export interface DialOptions<C extends AnyContract = AnyContract>
-  extends
-    Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "services" | "turn" | "heartbeat"> {
-  /** Token of at most 8,192 bytes, sent in band before anything else; none by default. Needs `skein.1`. */
-  readonly token?: string;
-  /**
-   * Subprotocols to offer; none makes a plain session with a server that is not Skein.
-   *
-   * @default {["skein.1"]}
-   */
-  readonly protocols?: readonly string[];
-  /** Request headers, none by default; Deno only. */
-  readonly headers?: HeadersInit;
-  /**
-   * How long connecting may take, in milliseconds, up to the server's `hello`.
-   * `Infinity` is for ever; `hello` has its own `handshakeTimeoutMs` besides.
-   *
-   * @default {10000}
-   */
-  readonly connectTimeoutMs?: number;
-  /** Gives up connecting; once connected it does nothing. None by default. */
-  readonly signal?: AbortSignal;
-}
+export type { TransportFallback, TransportName, TransportOptions } from "./transport/race.ts";
+export type { CertificateHash } from "./transport/webtransport.ts";
+export type { ConnectOptions, DialOptions };
 
 /**
  * Connects, and stays connected: the client comes back by itself after a loss.
  *
+ * It takes WebTransport where the page's browser and the server have it, and
+ * WebSocket where not; each new connection may take another one. Which, and
+ * why not the preferred one, is in its `status`.
+ *
  * @typeParam C The contract.
  * @param url `ws:`, `wss:`, `http:` or `https:`, or a function that says so for each connection.
- * @param options See {@linkcode ClientOptions}.
+ * @param options See {@linkcode ConnectOptions}.
  * @returns The client, which connects in the background.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
+ * @throws {TypeError} If `transports` is empty, or one of them is none.
+ *
+ * @example Which transport was taken
+ * ```ts
+ * import { connect } from "@skein/skein/client";
+ * import { serve } from "@skein/skein/server";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = serve({ port: 0, onListen() {} });
+ * await using client = connect(server.url, { transports: ["websocket"] });
+ * for await (const status of client.status) {
+ *   if (status.name !== "connected") continue;
+ *   assertEquals(status.transport, "websocket");
+ *   assertEquals(status.fallback, undefined); // It was the preferred one.
+ *   break;
+ * }
+ * ```
  */
 export function connect<C extends AnyContract = AnyContract>(
   url: Fresh<string | URL>,
-  options: ClientOptions<C> = {},
+  options: ConnectOptions<C> = {},
 ): Client<C> {
-  return new Client(url, dialWebSocket, options);
+  return connectBy(native(), url, options);
 }
 
 /**
@@ -153,7 +157,7 @@ export function connect<C extends AnyContract = AnyContract>(
  * @throws {ConnectionError} If it can not be opened.
  * @throws {SessionClosedError} If the server refused it; `info` has code and reason.
  * @throws {TimeoutError} If it takes longer than `connectTimeoutMs`.
- * @throws {TypeError} If there is a token, but no `skein.1` among the protocols.
+ * @throws {TypeError} If there is a token, but no `skein.1` among the protocols, or `transports` is empty.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
  *
  * @example Usage
@@ -175,18 +179,11 @@ export async function dial<C extends AnyContract = AnyContract>(
   url: string | URL,
   options: DialOptions<C> = {},
 ): Promise<Session<unknown, C, "client">> {
-  const { protocols = [SKEIN_PROTOCOL], headers, token, signal } = options;
-  const timeoutMs = checkConnectTimeout(options.connectTimeoutMs);
-  if (token !== undefined && !protocols.includes(SKEIN_PROTOCOL)) {
-    throw new TypeError(
-      `Cannot dial: a token in band needs ${SKEIN_PROTOCOL} among the protocols, received ${
-        JSON.stringify(protocols)
-      }`,
-    );
-  }
-  const settings = sessionSettings<unknown, C, "client">({ ...options, side: "client" });
-  const dial = dialWebSocket;
-  return await openSession(
-    { url, dial, protocols, settings, token, headers, timeoutMs, signal },
-  ) as Session<unknown, C, "client">;
+  return await dialBy(native(), url, options);
+}
+
+function native(): WebTransportDialer {
+  return isNativeWebTransportAvailable()
+    ? dialNativeWebTransport
+    : "Cannot open WebTransport: this platform has none that holds";
 }

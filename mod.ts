@@ -29,7 +29,7 @@
  *
  * @module
  */
-export { connect, dial, type DialOptions } from "./client.ts";
+export { connect, type ConnectOptions, dial, type DialOptions } from "./deno_client.ts";
 export {
   AuthenticationError,
   CloseCode,
@@ -178,3 +178,5 @@ export {
   type SocketLease,
   type WebSocketEngine,
 } from "./transport/mod.ts";
+export type { TransportFallback, TransportName, TransportOptions } from "./transport/race.ts";
+export type { CertificateHash } from "./transport/webtransport.ts";

@@ -25,8 +25,11 @@
 import { Admission } from "./_admission.ts";
 import type { AdmissionOptions, RequestInfo } from "./_admission_options.ts";
 import { type Authorize, type AuthorizedAction, clientServices } from "./_client_services.ts";
+import { type ConnectionLimits, type ListenInfo, Listening } from "./_listening.ts";
+import type { WebTransportServeOptions } from "./_webtransport_options.ts";
 import { QueueFullError } from "./errors.ts";
 import { type DrainOptions, type DrainReport, SessionManager } from "./manager/mod.ts";
+import { SOCKETS_PER_SESSION } from "./manager/sockets.ts";
 import type { Broker } from "./pubsub/broker.ts";
 import { Presence, Rooms, Topics } from "./pubsub/mod.ts";
 import type { AnyContract, SendData, SendTopic } from "./session/contract.ts";
@@ -35,6 +38,9 @@ import { coreOf, type Session, type SessionCloseOptions } from "./session/sessio
 import { type SessionHandlers, type SessionLimits, sessionSettings } from "./session/settings.ts";
 import { Turn } from "./session/turn.ts";
 import { settlesWithin } from "./session/wait.ts";
+import type { Sha256Hash } from "./transport/certificate_hash.ts";
+import type { Connection } from "./transport/connection.ts";
+import type { Certificate } from "./transport/webtransport_server.ts";
 
 export type {
   AdmissionOptions,
@@ -43,13 +49,21 @@ export type {
   RequestInfo,
 } from "./_admission_options.ts";
 export type { AuthorizedAction } from "./_client_services.ts";
+export type { ListenInfo } from "./_listening.ts";
+export type {
+  WebTransportEngine,
+  WebTransportServeOptions,
+  WebTransportSource,
+} from "./_webtransport_options.ts";
+export type { Sha256Hash } from "./transport/certificate_hash.ts";
 
 /**
  * Limits of a server, beside those of each session.
  *
  * A peer that does not answer a close leaves its socket with the runtime, so
  * sockets are bounded too: to twice the sessions, in all and by address. Beyond
- * that a request is answered with 429 and not upgraded.
+ * that a request is answered with 429 and not upgraded. WebTransport
+ * connections have the same bounds, of their own; beyond, the handshake fails.
  */
 export interface ServerLimits {
   /**
@@ -129,10 +143,26 @@ export interface ServeOptions<V = unknown, C extends AnyContract = AnyContract>
    * @default {"0.0.0.0"}
    */
   readonly hostname?: string;
-  /** Certificate and key in PEM, for `wss:`. */
+  /** Certificate and key in PEM, for `wss:` and WebTransport. */
   readonly tls?: { readonly cert: string; readonly key: string };
-  /** Called once the server listens; prints the address by default. */
-  readonly onListen?: (address: Deno.NetAddr) => void;
+  /**
+   * Whether, and how, sessions are served over WebTransport too: on UDP, by
+   * default on the same port number.
+   *
+   * - `true` offers it where that is possible; where it is not, one line says
+   *   why, and WebSocket is served alone. Deno has QUIC with `--unstable-net`.
+   * - An object offers it, and `serve()` throws where it can not.
+   * - With `tls` it has the same certificate. Without, this is development: a
+   *   short-lived certificate that clients trust by its hash, on this machine only.
+   *
+   * @default {true}
+   */
+  readonly webTransport?: boolean | WebTransportServeOptions;
+  /**
+   * Called once the server listens, with what is known of WebTransport; prints
+   * the addresses by default, and why WebTransport is off.
+   */
+  readonly onListen?: (address: Deno.NetAddr, info: ListenInfo) => void;
   /** Closes the server. */
   readonly signal?: AbortSignal;
 }
@@ -169,8 +199,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   readonly #maxMessageBytes: number;
   readonly #closeTimeoutMs: number;
   readonly #heartbeat: Disposable;
-  #http: Deno.HttpServer<Deno.NetAddr> | undefined;
-  #scheme = "ws";
+  #listening: Listening | undefined;
   #closing: Promise<void> | undefined;
 
   /**
@@ -218,16 +247,26 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
 
   /** Where the server listens; `undefined` if it is mounted in another one. */
   get address(): Deno.NetAddr | undefined {
-    return this.#http?.addr;
+    return this.#listening?.address;
   }
 
   /** The URL at which a client on this machine connects; empty if the server does not listen. */
   get url(): string {
-    const { address } = this;
-    if (address === undefined) return "";
-    const isAny = address.hostname === "0.0.0.0" || address.hostname === "::";
-    const host = isAny ? "localhost" : address.hostname;
-    return `${this.#scheme}://${host.includes(":") ? `[${host}]` : host}:${address.port}/`;
+    return this.#listening?.url ?? "";
+  }
+
+  /** The same for WebTransport; empty if it is off. */
+  get webTransportUrl(): string {
+    return this.#listening?.webTransport?.url ?? "";
+  }
+
+  /**
+   * By which clients can trust the certificate of WebTransport without an
+   * authority: for `serverCertificateHashes`. Empty for a certificate that
+   * browsers do not take so, with more than two weeks or an RSA key.
+   */
+  get certificateHashes(): readonly Sha256Hash[] {
+    return this.#listening?.webTransport?.hashes ?? [];
   }
 
   /**
@@ -338,6 +377,8 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    */
   async drain(options: DrainOptions = {}): Promise<DrainReport> {
     const connections = this.manager.all().map(({ connection }) => connection);
+    this.#listening?.stop();
+    for (const connection of connections) announceDrain(connection);
     const report = await this.manager.drain(options);
     // Those that were cut are over here, but their peers have yet to be told why.
     const told = Promise.allSettled(connections.map(({ closed }) => closed));
@@ -360,29 +401,75 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     await this.close();
   }
 
+  /**
+   * Has new WebTransport clients get another certificate; sessions stay.
+   * WebSocket keeps the one it has until the server is started again, since the
+   * runtime's HTTP server can not change it. The development certificate is
+   * renewed by the server itself.
+   *
+   * @param certificate The certificate and its key, in PEM.
+   * @throws {TypeError} If WebTransport is off, or they make no sense.
+   */
+  rotateCertificate(certificate: Certificate): void {
+    const webTransport = this.#listening?.webTransport;
+    if (webTransport === undefined) {
+      throw new TypeError("Cannot rotate certificate: WebTransport must be on, received none");
+    }
+    webTransport.rotate(certificate);
+  }
+
   /** Listens; called by {@linkcode serve}. */
   static listen<V, C extends AnyContract>(options: ServeOptions<V, C>): Server<V, C> {
-    const server = new Server(options);
-    const { port = 8000, hostname = "0.0.0.0", tls, onListen, signal } = options;
+    const { port = 8000, hostname = "0.0.0.0", tls, webTransport, onListen, signal } = options;
     signal?.throwIfAborted();
-    server.#scheme = tls === undefined ? "ws" : "wss";
-    server.#http = Deno.serve(
-      { port, hostname, ...tls, ...(onListen === undefined ? {} : { onListen }) },
-      server.fetch,
-    );
+    const server = new Server(options);
+    const { origins, hosts } = options;
+    server.#listening = new Listening({
+      port,
+      hostname,
+      tls,
+      webTransport,
+      connectionLimits: connectionLimits(options.limits),
+      onListen,
+      ...(origins === undefined ? {} : { origins }),
+      ...(hosts === undefined ? {} : { hosts }),
+    }, {
+      fetch: server.fetch,
+      take: (request, place) => server.#admission.take(request, place),
+    });
     signal?.addEventListener("abort", () => void server.close(), { once: true });
+    server.#listening.announce();
     return server;
   }
 
   async #close(options: SessionCloseOptions): Promise<void> {
+    this.#listening?.stop();
     await Promise.all([this.manager.shutdown(options), this.#admission.close(options)]);
     this.#heartbeat[Symbol.dispose]();
     this.rooms[Symbol.dispose]();
     this.presence[Symbol.dispose]();
     await this.topics[Symbol.asyncDispose]();
     // The runtime waits for ever for a peer that vanished in its handshake; this does not.
-    await settlesWithin(this.#http?.shutdown() ?? Promise.resolve(), this.#closeTimeoutMs);
+    await settlesWithin(this.#listening?.close() ?? Promise.resolve(), this.#closeTimeoutMs);
   }
+}
+
+/** As many connections as there may be sockets; the listener has bounds where the server was given none. */
+function connectionLimits(
+  { maxSessions, maxSessionsPerAddress }: ServerLimits = {},
+): ConnectionLimits {
+  const perAddress = maxSessionsPerAddress === Infinity ? maxSessions : maxSessionsPerAddress;
+  return {
+    ...(maxSessions === undefined ? {} : { maxConnections: maxSessions * SOCKETS_PER_SESSION }),
+    ...(perAddress === undefined
+      ? {}
+      : { maxConnectionsPerAddress: perAddress * SOCKETS_PER_SESSION }),
+  };
+}
+
+/** Tells a peer by the wire's own means, where it has them: a raw one has no envelopes. */
+function announceDrain(connection: Connection): void {
+  if ("drain" in connection && typeof connection.drain === "function") connection.drain();
 }
 
 /** How long peers that were cut off may take to hear of it, in milliseconds. */

@@ -1,8 +1,10 @@
 /**
- * The shortest server: it says to everybody what they said.
+ * The shortest server: it says to everybody what they said, over WebTransport and WebSocket.
+ * Messages, streams and datagrams come back as they are.
  *
  * ```sh
- * deno run -N examples/echo.ts
+ * deno run -N --unstable-net examples/echo.ts
+ * deno run -N --unstable-net examples/echo.ts --port 4433
  * ```
  *
  * Then open http://localhost:8000 and write in the browser's console:
@@ -17,12 +19,15 @@
  *
  * @module
  */
-import { dial, serve } from "../mod.ts"; // jsr:@skein/skein
+import { dial, serve, type Session } from "../mod.ts"; // jsr:@skein/skein
+import { directDatagrams, type DirectStream, directStream } from "../transport/mod.ts"; // jsr:@skein/skein/transport
 
 const isOnce = Deno.args.includes("--once");
+const port = Deno.args.includes("--port") ? Deno.args[Deno.args.indexOf("--port") + 1] : 8000;
 
 await using server = serve({
-  port: isOnce ? 0 : 8000,
+  port: isOnce ? 0 : Number(port),
+  onOpen: (session) => void Promise.allSettled([echoStreams(session), drainStreams(session)]),
   onMessage(message, session) {
     if (message.isRequest) message.reply(message.data);
     else session.send(message.topic, message.data);
@@ -31,6 +36,26 @@ await using server = serve({
 
 if (isOnce) await talk(server.url);
 else await new Promise(() => {});
+
+async function echoStreams({ connection }: Session): Promise<void> {
+  const datagrams = directDatagrams(connection.datagrams);
+  datagrams.receive((datagram) => datagrams.send(datagram));
+  for await (const stream of connection.incomingBidirectionalStreams) {
+    echo(directStream(stream)).catch(() => {}); // A stream that fails ends nothing else.
+  }
+}
+
+async function echo(stream: DirectStream): Promise<void> {
+  for (let bytes; (bytes = await stream.read()) !== null;) await stream.write(bytes);
+  await stream.close();
+}
+
+/** Nobody answers what comes one way, but somebody has to read it. */
+async function drainStreams({ connection }: Session): Promise<void> {
+  for await (const stream of connection.incomingUnidirectionalStreams) {
+    stream.pipeTo(new WritableStream()).catch(() => {});
+  }
+}
 
 async function talk(url: string): Promise<void> {
   await using session = await dial(url);

@@ -14,17 +14,18 @@ const decoder = new TextDecoder("utf-8", { fatal: true });
 /** Writes a binary message as one frame. */
 export function encodeBinary(head: string, data: Uint8Array): Uint8Array {
   const headBytes = encoder.encode(head);
-  const lengthSize = headBytes.length < 64 ? 1 : headBytes.length < 16384 ? 2 : 4;
-  const frame = new Uint8Array(2 + lengthSize + headBytes.length + data.length);
-  frame[0] = MARK_0;
-  frame[1] = MARK_1;
-  const view = new DataView(frame.buffer);
-  if (lengthSize === 1) view.setUint8(2, headBytes.length);
-  else if (lengthSize === 2) view.setUint16(2, headBytes.length | 0x4000);
-  else view.setUint32(2, headBytes.length + 0x8000_0000);
-  frame.set(headBytes, 2 + lengthSize);
-  frame.set(data, 2 + lengthSize + headBytes.length);
+  const prefix = [MARK_0, MARK_1, ...varint(headBytes.length)];
+  const frame = new Uint8Array(prefix.length + headBytes.length + data.length);
+  frame.set(prefix);
+  frame.set(headBytes, prefix.length);
+  frame.set(data, prefix.length + headBytes.length);
   return frame;
+}
+
+/** A length in its fewest bytes; of each number, the array of bytes takes the lowest eight bits. */
+function varint(n: number): number[] {
+  if (n < 64) return [n];
+  return n < 16_384 ? [n >> 8 | 0x40, n] : [n >> 24 | 0x80, n >> 16, n >> 8, n];
 }
 
 /** Whether a binary frame is a binary message; all others belong to the streams. */

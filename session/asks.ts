@@ -4,6 +4,7 @@
  * @module
  */
 import { QueueFullError, RequestError, type RequestFailure, TimeoutError } from "../errors.ts";
+import { Changing } from "./changing.ts";
 import { startTimer } from "./wait.ts";
 
 interface Ask {
@@ -29,16 +30,15 @@ export interface AskOptions {
 }
 
 /** The questions of one session: numbered from 1, at most `max` at once. */
-export class Asks {
+export class Asks extends Changing {
   readonly #max: number;
   // Made when the first question is asked: most sessions of a server ask nothing.
   #waiting: Map<number, Ask> | undefined;
   #last = 0;
-  #freed: PromiseWithResolvers<void> | undefined;
-  #idle: PromiseWithResolvers<void> | undefined;
 
   /** Creates an empty list. */
   constructor(max: number) {
+    super();
     this.#max = max;
   }
 
@@ -97,18 +97,12 @@ export class Asks {
 
   /** Waits until one more can be asked. */
   async room(): Promise<void> {
-    while (this.size >= this.#max) {
-      this.#freed ??= Promise.withResolvers();
-      await this.#freed.promise;
-    }
+    while (this.size >= this.#max) await this.changed();
   }
 
   /** Waits until no answer is awaited. */
   async idle(): Promise<void> {
-    while (this.size > 0) {
-      this.#idle ??= Promise.withResolvers();
-      await this.#idle.promise;
-    }
+    while (this.size > 0) await this.changed();
   }
 
   /** Ends all questions with one error. */
@@ -122,12 +116,7 @@ export class Asks {
     this.#waiting?.delete(id);
     clearTimeout(ask.timer);
     ask.signal?.removeEventListener("abort", ask.onAbort);
-    this.#freed?.resolve();
-    this.#freed = undefined;
-    if (this.size === 0) {
-      this.#idle?.resolve();
-      this.#idle = undefined;
-    }
+    this.notify();
     return ask;
   }
 }

@@ -7,7 +7,8 @@ import type { EncodedMessage } from "./encoded.ts";
 import { type Entry, MAX_JOINED_BYTES } from "./entry.ts";
 import type { SendQueue } from "./send_queue.ts";
 import { coreOf, type Session } from "./session.ts";
-import type { Pending, Turn } from "./turn.ts";
+import { type Pending, Sharing } from "./share.ts";
+import type { Turn } from "./turn.ts";
 
 /** What is gathered in one turn goes out early once it has this many messages. */
 const MAX_PENDING_MESSAGES = 256;
@@ -22,6 +23,7 @@ const MAX_PENDING_MESSAGES = 256;
  */
 export class Broadcast {
   readonly #turn: Turn;
+  readonly #sharing: Sharing;
   readonly #members = new Map<Session, SendQueue>();
   #entries: Entry[] = [];
   #bytes = 0;
@@ -34,6 +36,7 @@ export class Broadcast {
    */
   constructor(turn: Turn) {
     this.#turn = turn;
+    this.#sharing = Sharing.of(turn);
   }
 
   /** How many members there are. */
@@ -101,7 +104,7 @@ export class Broadcast {
     const excepted = except === undefined ? undefined : this.#members.get(except);
     if (excepted !== undefined) (this.#exceptions ??= new Map()).set(entry, excepted);
     this.#bytes += entry.size;
-    if (this.#entries.push(entry) === 1) this.#turn.markGathering(this);
+    if (this.#entries.push(entry) === 1) this.#sharing.mark(this);
     if (this.#entries.length >= MAX_PENDING_MESSAGES || this.#bytes >= MAX_JOINED_BYTES) {
       this.#turn.flush();
     }

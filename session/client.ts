@@ -23,7 +23,7 @@ import type {
   SendTopic,
 } from "./contract.ts";
 import { encodeMessage } from "./encoded.ts";
-import { checkConnectTimeout, openSession } from "./open.ts";
+import { checkConnectTimeout, isRefusal, openSession } from "./open.ts";
 import { Outbox, type OutboxState } from "./outbox.ts";
 import { coreOf, type Session, SKEIN_PROTOCOL, type WaitOptions } from "./session.ts";
 import { type SessionSettings, sessionSettings } from "./settings.ts";
@@ -338,6 +338,8 @@ export class Client<C extends AnyContract = AnyContract>
           } catch (error) {
             // What the dialer does not take, it never will.
             if (error instanceof TypeError) by = "local";
+            // A refusal is the server's word too.
+            isDialed = isRefusal(error);
             throw error;
           }
         },
@@ -363,7 +365,8 @@ export class Client<C extends AnyContract = AnyContract>
     this.#unread.add(session);
     this.#subscriptions.resume(session);
     void this.#outbox.handTo(session);
-    this.status.set({ name: "connected", session: session.id, transport: session.transport });
+    const { id, transport, fallback } = session;
+    this.status.set({ name: "connected", session: id, transport, ...(fallback && { fallback }) });
   }
 
   #endOf(info: CloseInfo, wasReady: boolean): "refused" | "closed" | undefined {

@@ -5,6 +5,7 @@
  */
 import type { CloseInfo } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
+import type { TransportFallback } from "../transport/race.ts";
 import type { BackoffOptions } from "./backoff.ts";
 import type { AnyContract } from "./contract.ts";
 import type { OutboxOptions } from "./outbox.ts";
@@ -17,7 +18,13 @@ export type Fresh<T> = T | (() => T | Promise<T>);
 /** How a client is doing. */
 export type ClientStatus =
   | { readonly name: "connecting" }
-  | { readonly name: "connected"; readonly session: string; readonly transport: string }
+  | {
+    readonly name: "connected";
+    readonly session: string;
+    readonly transport: string;
+    /** Why the session is not on the transport that was preferred; absent if it is. */
+    readonly fallback?: TransportFallback;
+  }
   | {
     readonly name: "reconnecting";
     /** Attempts since the last session that held. */
@@ -44,6 +51,8 @@ export type Dialer = (
     readonly timeoutMs: number;
     /** Request headers. */
     readonly headers?: HeadersInit;
+    /** To be called before the connection is there, if it is not on the transport that was preferred. */
+    readonly onFallback?: (fallback: TransportFallback) => void;
   },
 ) => Promise<Connection>;
 

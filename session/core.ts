@@ -16,11 +16,10 @@ import {
   UnsupportedError,
 } from "../errors.ts";
 import type { Connection, Frame, FrameReceiver } from "../transport/connection.ts";
-import { encodeBinary } from "./_binary.ts";
 import { Asks } from "./asks.ts";
 import { type ControlHost, Controls } from "./controls.ts";
-import { bounded, type EncodedMessage, framed } from "./encoded.ts";
-import { encodeEnvelope, type Hello, type OutgoingEnvelope } from "./envelope.ts";
+import { encodeControl, encodeData, type EncodedMessage } from "./encoded.ts";
+import type { Hello, OutgoingEnvelope } from "./envelope.ts";
 import { type Heart, Heartbeat } from "./heartbeat.ts";
 import { type Control, Inbound, type InboundHost, report } from "./inbound.ts";
 import { SendQueue, type SendQueueOwner } from "./send_queue.ts";
@@ -204,14 +203,9 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     this.messages("send").push({ frame, size, topic, sequence, isProtected });
   }
 
-  /** An encoded envelope; throws if the peer would close the session over its size. */
-  sized(verb: string, frame: Frame, topic: string): EncodedMessage {
-    return bounded(framed(frame, topic), { maxBytes: this.maxSendBytes, verb });
-  }
-
   /** Sends an envelope that is never dropped; where even that finds no room, the session closes. */
   post(envelope: OutgoingEnvelope): void {
-    if (this.state !== "closed") this.#post(framed(encodeEnvelope(envelope), ""));
+    this.#post(encodeControl(envelope));
   }
 
   #post(message: EncodedMessage): void {
@@ -250,11 +244,10 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     options: WaitOptions,
   ): Promise<unknown> {
     checkTopic(topic, kind);
-    const envelope = (id: number): OutgoingEnvelope =>
-      kind === "subscribe" ? { subscribe: topic, id } : { unsubscribe: topic, id };
     return this.ask(
       `the answer to ${kind} "${topic}"`,
-      (id) => framed(encodeEnvelope(envelope(id)), ""),
+      (id) =>
+        encodeControl(kind === "subscribe" ? { subscribe: topic, id } : { unsubscribe: topic, id }),
       options,
     );
   }
@@ -264,19 +257,17 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     if (typeof token !== "string") {
       throw new TypeError(`Cannot authenticate: token must be a string, received ${typeof token}`);
     }
-    await this.ask(
-      "the token's acceptance",
-      (id) => framed(encodeEnvelope({ auth: token, id }), ""),
-      options,
-    );
+    await this.ask("the token's acceptance", (id) => encodeControl({ auth: token, id }), options);
   }
 
   /** Answers a request; see {@linkcode InboundHost}. */
   answer(id: number, data: unknown): void {
     this.checkData("reply", data);
-    const isBinary = data instanceof Uint8Array;
-    const text = encodeEnvelope({ reply: id, data: isBinary ? undefined : data }, "reply");
-    const answer = this.sized("reply", isBinary ? encodeBinary(text, data) : text, "");
+    const answer = encodeData({ reply: id, data }, {
+      maxBytes: this.maxSendBytes,
+      verb: "reply",
+      topic: "",
+    });
     this.inbound.answered(id);
     this.#post(answer);
   }

@@ -6,7 +6,7 @@
 import type { Frame } from "../transport/connection.ts";
 import { encodeBinary } from "./_binary.ts";
 import type { Entry } from "./entry.ts";
-import { encodeEnvelope } from "./envelope.ts";
+import { encodeEnvelope, type OutgoingEnvelope } from "./envelope.ts";
 import { checkTopic } from "./topic_pattern.ts";
 import { utf8Length } from "./utf8.ts";
 
@@ -55,10 +55,45 @@ export function encodeMessage(
 ): EncodedMessage {
   const { maxBytes = MAX_MESSAGE_BYTES, verb = "send", id } = options;
   checkTopic(topic, verb);
-  const isBinary = data instanceof Uint8Array;
-  const text = encodeEnvelope({ topic, data: isBinary ? undefined : data, id }, verb);
-  const frame = isBinary ? encodeBinary(text, data) : text;
-  return bounded(framed(frame, topic), { maxBytes, verb });
+  return encodeData({ topic, data, id }, { maxBytes, verb, topic });
+}
+
+/** An envelope with data, which may be bytes. */
+type DataEnvelope = Extract<OutgoingEnvelope, { readonly data?: unknown }>;
+
+/**
+ * Encodes an envelope with its data. A `Uint8Array` makes a binary message of it.
+ *
+ * @param envelope The envelope; its topic was checked.
+ * @param options The most bytes that it may have; what is being done, for errors; for policies its topic.
+ * @returns The message, ready for any number of sessions.
+ * @throws {TypeError} If JSON can not hold the data.
+ * @throws {RangeError} If the message is larger than `maxBytes`.
+ */
+export function encodeData(
+  envelope: DataEnvelope,
+  options: { readonly maxBytes: number; readonly verb: string; readonly topic: string },
+): EncodedMessage {
+  const { maxBytes, verb, topic } = options;
+  const { data } = envelope;
+  const frame = data instanceof Uint8Array
+    ? encodeBinary(encodeEnvelope({ ...envelope, data: undefined }, verb), data)
+    : encodeEnvelope(envelope, verb);
+  const message = framed(frame, topic);
+  if (message.size <= maxBytes) return message;
+  throw new RangeError(
+    `Cannot ${verb}: a message must have at most ${maxBytes} bytes, received ${message.size}`,
+  );
+}
+
+/**
+ * Encodes an envelope that is control, and has no topic to go by.
+ *
+ * @param envelope The envelope.
+ * @returns What goes to the peer.
+ */
+export function encodeControl(envelope: OutgoingEnvelope): EncodedMessage {
+  return framed(encodeEnvelope(envelope), "");
 }
 
 /**
@@ -70,22 +105,4 @@ export function encodeMessage(
  */
 export function framed(frame: Frame, topic: string): EncodedMessage {
   return { frame, size: typeof frame === "string" ? utf8Length(frame) : frame.length, topic };
-}
-
-/**
- * Passes a message on, if it is not too large.
- *
- * @param message The message, measured.
- * @param options The most bytes that it may have, and what is being done, for the error.
- * @returns The message.
- * @throws {RangeError} If it is larger than `maxBytes`.
- */
-export function bounded(
-  message: EncodedMessage,
-  { maxBytes, verb }: { readonly maxBytes: number; readonly verb: string },
-): EncodedMessage {
-  if (message.size <= maxBytes) return message;
-  throw new RangeError(
-    `Cannot ${verb}: a message must have at most ${maxBytes} bytes, received ${message.size}`,
-  );
 }

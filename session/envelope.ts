@@ -63,6 +63,8 @@ export type Envelope =
   | { readonly kind: "unknown" }
   | { readonly kind: "malformed"; readonly message: string; readonly id: number | null };
 
+type Raw = Readonly<Record<string, unknown>>;
+
 /** Bytes that a topic may have by default. */
 export const MAX_TOPIC_BYTES = 255;
 
@@ -91,7 +93,7 @@ export function parseEnvelope(text: string): Envelope {
   try {
     value = JSON.parse(text);
   } catch {
-    return malformed("Expected a JSON object, received text that is not JSON", null);
+    return malformed("Expected a JSON object, received text that is not JSON");
   }
   return readEnvelope(value);
 }
@@ -103,104 +105,95 @@ export function parseEnvelope(text: string): Envelope {
  * @returns The envelope; see {@linkcode parseEnvelope}.
  */
 export function readEnvelope(value: unknown): Envelope {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    return malformed(`Expected a JSON object, received ${describe(value)}`, null);
+  if (!isObject(value) || Array.isArray(value)) {
+    return malformed(`Expected a JSON object, received ${describe(value)}`);
   }
-  const raw = value as Record<string, unknown>;
-  const { topic, id } = raw;
-  if (topic !== undefined && raw.dropped === undefined) {
+  const { topic, id, data } = value;
+  if (topic !== undefined && value.dropped === undefined) {
     if (!isTopic(topic)) return badTopic("topic", topic, id);
-    if (id === undefined) return { kind: "message", topic, data: raw.data };
-    if (!isId(id)) return badId("topic", id);
-    return { kind: "message", topic, data: raw.data, id };
+    if (id === undefined) return { kind: "message", topic, data };
+    return isId(id) ? { kind: "message", topic, data, id } : badId("topic", id);
   }
-  return readControl(raw, id);
+  const kind = KINDS.find((key) => value[key] !== undefined);
+  return kind === undefined ? { kind: "unknown" } : readControl(kind, value);
 }
 
-function readControl(raw: Record<string, unknown>, id: unknown): Envelope {
-  if (raw.reply !== undefined) return readReply(raw);
-  if (raw.cancel !== undefined) {
-    return isId(raw.cancel) ? { kind: "cancel", id: raw.cancel } : badId("cancel", raw.cancel);
+/** The keys of all other envelopes; the first that is there says what it is. */
+const KINDS = [
+  "reply",
+  "cancel",
+  "subscribe",
+  "unsubscribe",
+  "publish",
+  "hello",
+  "auth",
+  "ping",
+  "pong",
+  "goaway",
+  "dropped",
+] as const;
+
+function readControl(kind: typeof KINDS[number], raw: Raw): Envelope {
+  const { [kind]: value, id, data, topic } = raw;
+  switch (kind) {
+    case "reply":
+      return readReply(raw);
+    case "hello":
+      return readHello(value);
+    case "goaway":
+      return readGoAway(value);
+    case "auth":
+      if (typeof value !== "string") {
+        return malformed(`Expected "auth" to be a token, received ${describe(value)}`, id);
+      }
+      return isId(id) ? { kind, token: value, id } : badId(kind, id);
+    case "publish":
+      if (!isTopic(value)) return badTopic(kind, value, id);
+      if (id === undefined) return { kind, topic: value, data };
+      return isId(id) ? { kind, topic: value, data, id } : badId(kind, id);
+    case "subscribe":
+    case "unsubscribe":
+      if (!isTopic(value)) return badTopic(kind, value, id);
+      return isId(id) ? { kind, topic: value, id } : badId(kind, id);
   }
-  for (const kind of ["subscribe", "unsubscribe"] as const) {
-    const topic = raw[kind];
-    if (topic === undefined) continue;
-    if (!isTopic(topic)) return badTopic(kind, topic, id);
-    return isId(id) ? { kind, topic, id } : badId(kind, id);
-  }
-  if (raw.publish !== undefined) {
-    if (!isTopic(raw.publish)) return badTopic("publish", raw.publish, id);
-    if (id === undefined) return { kind: "publish", topic: raw.publish, data: raw.data };
-    if (!isId(id)) return badId("publish", id);
-    return { kind: "publish", topic: raw.publish, data: raw.data, id };
-  }
-  if (raw.hello !== undefined) return readHello(raw.hello);
-  if (raw.auth !== undefined) {
-    if (typeof raw.auth !== "string") {
-      return malformed(
-        `Expected "auth" to be a token, received ${describe(raw.auth)}`,
-        idOrNull(id),
-      );
-    }
-    return isId(id) ? { kind: "auth", token: raw.auth, id } : badId("auth", id);
-  }
-  if (raw.ping !== undefined) {
-    return isId(raw.ping) ? { kind: "ping", n: raw.ping } : badId("ping", raw.ping);
-  }
-  if (raw.pong !== undefined) {
-    return isId(raw.pong) ? { kind: "pong", n: raw.pong } : badId("pong", raw.pong);
-  }
-  if (raw.goaway !== undefined) return readGoAway(raw.goaway);
-  if (raw.dropped !== undefined) {
-    if (!isId(raw.dropped)) return badId("dropped", raw.dropped);
-    return isTopic(raw.topic)
-      ? { kind: "dropped", count: raw.dropped, topic: raw.topic }
-      : { kind: "dropped", count: raw.dropped };
-  }
-  return { kind: "unknown" };
+  if (!isId(value)) return badId(kind, value);
+  if (kind === "cancel") return { kind, id: value };
+  if (kind !== "dropped") return { kind, n: value };
+  return isTopic(topic) ? { kind, count: value, topic } : { kind, count: value };
 }
 
-function readReply(raw: Record<string, unknown>): Envelope {
-  const id = raw.reply;
+function readReply({ reply: id, data, error }: Raw): Envelope {
   if (id !== null && !isId(id)) return badId("reply", id);
-  if (raw.error === undefined) return { kind: "reply", id, data: raw.data };
-  const error = raw.error as Record<string, unknown> | null;
-  if (typeof error !== "object" || error === null || typeof error.code !== "string") {
-    return malformed(`Expected "error" to have a code, received ${describe(error)}`, null);
+  if (error === undefined) return { kind: "reply", id, data };
+  if (!isObject(error) || typeof error.code !== "string") {
+    return malformed(`Expected "error" to have a code, received ${describe(error)}`);
   }
-  const failure = { code: error.code, message: textOf(error.message) };
-  const path = Array.isArray(error.path) ? error.path as (string | number)[] : undefined;
-  return { kind: "reply", id, error: path === undefined ? failure : { ...failure, path } };
-}
-
-function readHello(value: unknown): Envelope {
-  const hello = value as Record<string, unknown> | null;
-  if (
-    typeof hello !== "object" || hello === null || typeof hello.session !== "string" ||
-    !isId(hello.heartbeatMs) || !isId(hello.maxMessageBytes)
-  ) {
-    return malformed('Expected "hello" to have session, heartbeatMs and maxMessageBytes', null);
-  }
+  const { code, message, path } = error;
+  const failure = { code, message: textOf(message) };
   return {
-    kind: "hello",
-    hello: {
-      session: hello.session,
-      heartbeatMs: hello.heartbeatMs,
-      maxMessageBytes: hello.maxMessageBytes,
-      features: Array.isArray(hello.features) ? hello.features.map(textOf) : [],
-    },
+    kind: "reply",
+    id,
+    error: Array.isArray(path) ? { ...failure, path } : failure,
   };
 }
 
-function readGoAway(value: unknown): Envelope {
-  const goaway = value as Record<string, unknown> | null;
-  if (typeof goaway !== "object" || goaway === null || !isId(goaway.retryAfterMs)) {
-    return malformed('Expected "goaway" to have retryAfterMs', null);
+function readHello(hello: unknown): Envelope {
+  if (isObject(hello)) {
+    const { session, heartbeatMs, maxMessageBytes, features } = hello;
+    if (typeof session === "string" && isId(heartbeatMs) && isId(maxMessageBytes)) {
+      const names = Array.isArray(features) ? features.map(textOf) : [];
+      return { kind: "hello", hello: { session, heartbeatMs, maxMessageBytes, features: names } };
+    }
   }
-  return {
-    kind: "goaway",
-    goaway: { retryAfterMs: goaway.retryAfterMs, reason: textOf(goaway.reason) },
-  };
+  return malformed('Expected "hello" to have session, heartbeatMs and maxMessageBytes');
+}
+
+function readGoAway(goaway: unknown): Envelope {
+  if (!isObject(goaway) || !isId(goaway.retryAfterMs)) {
+    return malformed('Expected "goaway" to have retryAfterMs');
+  }
+  const { retryAfterMs, reason } = goaway;
+  return { kind: "goaway", goaway: { retryAfterMs, reason: textOf(reason) } };
 }
 
 /** An envelope to be written; keys that are `undefined` are left out. */
@@ -295,7 +288,7 @@ function within(key: string | number, lost: Lost): Lost {
 }
 
 function hasToJson(data: unknown): boolean {
-  return typeof data === "object" && data !== null && "toJSON" in data;
+  return isObject(data) && "toJSON" in data;
 }
 
 /**
@@ -330,23 +323,22 @@ function isId(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
-function idOrNull(id: unknown): number | null {
-  return isId(id) ? id : null;
+function isObject(value: unknown): value is Raw {
+  return typeof value === "object" && value !== null;
 }
 
 function badTopic(key: string, topic: unknown, id: unknown): Envelope {
   const isLong = typeof topic === "string" && topic !== "";
   const received = isLong ? `more than ${MAX_TOPIC_BYTES} bytes` : describe(topic);
-  return malformed(`Expected "${key}" to be a topic, received ${received}`, idOrNull(id));
+  return malformed(`Expected "${key}" to be a topic, received ${received}`, id);
 }
 
 function badId(key: string, id: unknown): Envelope {
   return malformed(
     `Expected the number of "${key}" to be a whole number from 0, received ${describe(id)}`,
-    null,
   );
 }
 
-function malformed(message: string, id: number | null): Envelope {
-  return { kind: "malformed", message, id };
+function malformed(message: string, id?: unknown): Envelope {
+  return { kind: "malformed", message, id: isId(id) ? id : null };
 }

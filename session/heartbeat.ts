@@ -49,9 +49,9 @@ export class Heartbeat implements Disposable {
   /** Coarse clock in milliseconds, good enough to note when a peer was heard. */
   now: number = Date.now();
 
-  readonly #slots: Set<Heart>[];
-  readonly #slotOf = new Map<Heart, Set<Heart>>();
-  #next = 0;
+  /** Each with the tick of the interval at which it is pinged. */
+  readonly #hearts = new Map<Heart, number>();
+  #tick = 0;
   #timer: ReturnType<typeof setInterval> | undefined;
 
   /**
@@ -74,12 +74,11 @@ export class Heartbeat implements Disposable {
     }
     this.intervalMs = intervalMs;
     this.timeoutMs = timeoutMs;
-    this.#slots = Array.from({ length: intervalMs / TICK_MS }, () => new Set());
   }
 
   /** How many peers are watched. */
   get size(): number {
-    return this.#slotOf.size;
+    return this.#hearts.size;
   }
 
   /**
@@ -88,16 +87,14 @@ export class Heartbeat implements Disposable {
    * @param heart Its `lastHeard` is set to now.
    */
   add(heart: Heart): void {
-    if (this.#slotOf.has(heart)) return;
+    if (this.#hearts.has(heart)) return;
     if (this.#timer === undefined) {
       this.now = Date.now();
-      this.#timer = setInterval(() => this.#tick(), TICK_MS);
+      this.#timer = setInterval(() => this.#onTick(), TICK_MS);
     }
     heart.lastHeard = this.now;
-    // The slot that was served last comes again in a whole interval.
-    const slot = this.#slots[(this.#next + this.#slots.length - 1) % this.#slots.length]!;
-    slot.add(heart);
-    this.#slotOf.set(heart, slot);
+    // The tick that was last comes again in a whole interval.
+    this.#hearts.set(heart, this.#tick);
   }
 
   /**
@@ -106,28 +103,25 @@ export class Heartbeat implements Disposable {
    * @param heart Any peer.
    */
   delete(heart: Heart): void {
-    this.#slotOf.get(heart)?.delete(heart);
-    this.#slotOf.delete(heart);
-    if (this.#slotOf.size === 0) this[Symbol.dispose]();
+    this.#hearts.delete(heart);
+    if (this.#hearts.size === 0) this[Symbol.dispose]();
   }
 
   /** Stops watching everybody. */
   [Symbol.dispose](): void {
     clearInterval(this.#timer);
     this.#timer = undefined;
-    this.#slotOf.clear();
-    for (const slot of this.#slots) slot.clear();
+    this.#hearts.clear();
   }
 
-  #tick(): void {
+  #onTick(): void {
     const before = this.now;
     this.now = Date.now();
     if (this.now - before > 10 * TICK_MS) this.#wakeUp();
-    const slot = this.#slots[this.#next]!;
-    this.#next = (this.#next + 1) % this.#slots.length;
-    for (const heart of slot) heart.ping();
+    this.#tick = (this.#tick + 1) % (this.intervalMs / TICK_MS);
     // All of them, each tick: ten thousand take a fifth of a millisecond.
-    for (const heart of this.#slotOf.keys()) {
+    for (const [heart, tick] of this.#hearts) {
+      if (tick === this.#tick) heart.ping();
       const silentMs = this.now - heart.lastHeard;
       if (silentMs < this.timeoutMs) continue;
       this.delete(heart);
@@ -137,7 +131,7 @@ export class Heartbeat implements Disposable {
 
   #wakeUp(): void {
     const graceMs = Math.min(10_000, this.timeoutMs);
-    for (const heart of this.#slotOf.keys()) {
+    for (const heart of this.#hearts.keys()) {
       heart.lastHeard = Math.max(heart.lastHeard, this.now - this.timeoutMs + graceMs);
       heart.ping();
     }

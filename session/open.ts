@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { CloseCode, ConnectionError, TimeoutError } from "../errors.ts";
+import { CloseCode, ConnectionError, SessionClosedError, TimeoutError } from "../errors.ts";
+import type { TransportFallback } from "../transport/race.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
 import { coreOf, Session, SKEIN_PROTOCOL } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
@@ -36,7 +37,7 @@ export interface OpenOptions {
  * @param options See {@linkcode OpenOptions}.
  * @returns The session, established.
  * @throws {TimeoutError} If it takes longer than `timeoutMs`.
- * @throws {SessionClosedError} If the session closed before it was established.
+ * @throws {SessionClosedError} If the server refused it, or it closed before it was established.
  * @throws {ConnectionError} If there is a token, and the server does not speak `skein.1`.
  */
 export async function openSession(options: OpenOptions): Promise<Session> {
@@ -51,11 +52,15 @@ export async function openSession(options: OpenOptions): Promise<Session> {
     signal.throwIfAborted();
     const url = await waitFor(fresh(options.url), { signal, what: "the URL" });
     const token = await waitFor(fresh(options.token), { signal, what: "the token" });
+    let fallback: TransportFallback | undefined;
     const connection = await options.dial(url, {
       protocols,
       signal,
       timeoutMs,
+      onFallback: (told) => fallback = told,
       ...(headers === undefined ? {} : { headers }),
+    }).catch((error) => {
+      throw isRefusal(error) ? refused(error) : error;
     });
     if (token !== undefined && connection.protocol !== SKEIN_PROTOCOL) {
       connection.close();
@@ -65,6 +70,7 @@ export async function openSession(options: OpenOptions): Promise<Session> {
     }
     session = new Session(connection, settings, {
       url: withoutToken(String(url)),
+      fallback,
       ...(token === undefined ? {} : { token }),
     });
     await waitFor(session.ready, { signal, what: "the session" });
@@ -91,6 +97,25 @@ export function checkConnectTimeout(connectTimeoutMs: number = 10_000): number {
   throw new RangeError(
     `Cannot connect: connectTimeoutMs must be from 0, received ${connectTimeoutMs}`,
   );
+}
+
+/**
+ * Tells whether a dialer failed because the server refused, and said so.
+ *
+ * @param error What the dialer threw.
+ * @returns Whether it has the status of a refusal.
+ */
+export function isRefusal(error: unknown): error is ConnectionError & { readonly status: number } {
+  return error instanceof ConnectionError && error.status !== undefined && error.status >= 400;
+}
+
+/** The same as a close, which says it on every wire. */
+function refused(error: ConnectionError & { readonly status: number }): SessionClosedError {
+  const { message: reason, status } = error;
+  return new SessionClosedError(reason, {
+    cause: error,
+    info: { code: 4000 + status, reason, by: "remote", error },
+  });
 }
 
 async function fresh<T>(value: Fresh<T>): Promise<T> {

@@ -6,7 +6,10 @@
 import { QueueFullError, SkeinError } from "../errors.ts";
 import type { EncodedMessage } from "./encoded.ts";
 import { report } from "./inbound.ts";
+import { checkLimits } from "./limits.ts";
 import { coreOf, type Session } from "./session.ts";
+
+const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
 
 /** Bounds of an outbox. */
 export interface OutboxOptions {
@@ -34,8 +37,7 @@ export interface OutboxState {
 
 /** Messages that wait for a connection, in order, bounded. */
 export class Outbox {
-  readonly #maxMessages: number;
-  readonly #maxBytes: number;
+  readonly #limits: Required<OutboxOptions>;
   #waiting: EncodedMessage[] = [];
   #bytes = 0;
 
@@ -46,15 +48,7 @@ export class Outbox {
    * @throws {RangeError} If a bound is not a positive integer.
    */
   constructor(options: OutboxOptions = {}) {
-    const { maxMessages = 100, maxBytes = 262_144 } = options;
-    for (const [name, value] of Object.entries({ maxMessages, maxBytes })) {
-      if (Number.isInteger(value) && value > 0) continue;
-      throw new RangeError(
-        `Cannot create outbox: ${name} must be a positive integer, received ${value}`,
-      );
-    }
-    this.#maxMessages = maxMessages;
-    this.#maxBytes = maxBytes;
+    this.#limits = checkLimits(LIMITS, options, { of: "outbox: " });
   }
 
   /** What waits. */
@@ -69,8 +63,9 @@ export class Outbox {
    * @throws {QueueFullError} If there is no room for it.
    */
   add(message: EncodedMessage): void {
+    const { maxMessages, maxBytes } = this.#limits;
     if (
-      this.#waiting.length >= this.#maxMessages || this.#bytes + message.size > this.#maxBytes
+      this.#waiting.length >= maxMessages || this.#bytes + message.size > maxBytes
     ) {
       throw new QueueFullError(
         `Cannot send: the outbox is full (${this.#waiting.length} messages, ${this.#bytes} bytes)`,

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { Changing } from "./changing.ts";
 
 interface Item<T> {
   readonly item: T;
@@ -14,9 +15,10 @@ export type Consumer<T> = (item: T) => void | Promise<void>;
 
 /**
  * A bounded queue with one reader: a consumer that is called, or one who
- * takes. A consumer that is done at once is called without a detour.
+ * takes. A consumer that is done at once is called without a detour. It changes
+ * when something arrives, finishes, or the queue ends.
  */
-export class ReceiveQueue<T> {
+export class ReceiveQueue<T> extends Changing {
   readonly #limits: { readonly maxMessages: number; readonly maxBytes: number };
   readonly #concurrency: number;
   #items: Item<T>[] = [];
@@ -25,13 +27,13 @@ export class ReceiveQueue<T> {
   #isHeld = false;
   #consumer: Consumer<T> | undefined;
   #isEnded = false;
-  #wake: (() => void)[] | undefined;
 
   /** Creates an empty queue. */
   constructor(
     limits: { readonly maxMessages: number; readonly maxBytes: number },
     concurrency: number,
   ) {
+    super();
     this.#limits = limits;
     this.#concurrency = concurrency;
   }
@@ -95,11 +97,6 @@ export class ReceiveQueue<T> {
     return first.item;
   }
 
-  /** Resolves when something arrives, finishes, or the queue ends. */
-  changed(): Promise<void> {
-    return new Promise((resolve) => (this.#wake ??= []).push(resolve));
-  }
-
   /** Takes no more; what waits stays for its reader. Idempotent. */
   end(): void {
     this.#isEnded = true;
@@ -131,13 +128,5 @@ export class ReceiveQueue<T> {
   #pump(): void {
     if (this.#consumer === undefined) return;
     while (this.#items.length > 0 && this.#mayRun) this.#run(this.take()!);
-  }
-
-  /** Wakes everybody who waits for a change. */
-  notify(): void {
-    const wake = this.#wake;
-    if (wake === undefined) return;
-    this.#wake = undefined;
-    for (const resolve of wake) resolve();
   }
 }

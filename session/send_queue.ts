@@ -6,9 +6,11 @@
  */
 import { QueueFullError } from "../errors.ts";
 import type { MessageFrames } from "../transport/connection.ts";
+import { Changing } from "./changing.ts";
 import { type Entry, packNext } from "./entry.ts";
 import { encodeEnvelope } from "./envelope.ts";
-import { mergeEntries, type Sender, type Share, type Turn } from "./turn.ts";
+import type { Share } from "./share.ts";
+import type { Sender, Turn } from "./turn.ts";
 import { utf8Length } from "./utf8.ts";
 
 /**
@@ -75,10 +77,10 @@ export interface SendQueueOwner {
  * bytes; then the bounds apply. Answers and control are never dropped: where
  * no room can be made for one, the session closes.
  */
-export class SendQueue implements Sender {
-  /** Set by the {@linkcode Turn} while it hands over broadcasts. */
+export class SendQueue extends Changing implements Sender {
+  /** What it gets from broadcasts; set while they are handed over. */
   share: Share | undefined = undefined;
-  /** Whether the {@linkcode Turn} knows that there is something to send. */
+  /** Whether the turn knows that there is something to send. */
   isMarked = false;
 
   readonly #frames: MessageFrames;
@@ -93,7 +95,6 @@ export class SendQueue implements Sender {
   #isEnded = false;
   #failure: QueueFullError | undefined;
   #policyError: unknown;
-  #waiters: (() => void)[] | undefined;
   // At most what the wire holds: its last reading and what was handed over since.
   #handed = 0;
   #sentMessages = 0;
@@ -106,6 +107,7 @@ export class SendQueue implements Sender {
     owner: SendQueueOwner,
     options: { readonly turn: Turn; readonly sendQueue: Required<SendQueueOptions> },
   ) {
+    super();
     this.#frames = frames;
     this.#owner = owner;
     this.#turn = options.turn;
@@ -115,6 +117,21 @@ export class SendQueue implements Sender {
   /** Whether everything was handed to the wire, and the wire is not behind. */
   get isFlushed(): boolean {
     return this.#entries.length === 0 && !this.#isHeld;
+  }
+
+  /** Whether the wire is behind. */
+  get isHeld(): boolean {
+    return this.#isHeld;
+  }
+
+  /** Whether it takes no more: it ended, or it failed and will be ended. */
+  get isOver(): boolean {
+    return this.#isEnded || this.#failure !== undefined;
+  }
+
+  /** Whether several envelopes may share a frame. */
+  get joins(): boolean {
+    return this.#owner.joins;
   }
 
   /** Counters, read when asked for. */
@@ -137,7 +154,7 @@ export class SendQueue implements Sender {
   push(entry: Entry): void {
     if (this.#isEnded) return;
     if (this.#entries.length > 0 && !this.#isHeld && this.#isFullFor(entry)) this.#turn.flush();
-    if (this.#failure !== undefined || !this.#admit(entry)) {
+    if (this.#failure !== undefined || !this.admit(entry)) {
       const error = this.#failure!;
       this.fail();
       throw error;
@@ -148,152 +165,14 @@ export class SendQueue implements Sender {
     }
   }
 
-  /**
-   * Takes what broadcasts sent in this turn.
-   *
-   * @param share The entries, packed once for all who get the same.
-   * @returns False if the queue is full and its policy is `close`.
-   */
-  take(share: Share): boolean {
-    // One that failed is closed before this turn is over, and must not show a gap till then.
-    if (this.#isEnded || this.#failure !== undefined) return true;
-    if (this.#entries.length === 0 && !this.#isHeld && !share.excepts(this)) {
-      return this.#sendShared(share);
-    }
-    const incoming = share.entriesFor(this);
-    const first = incoming[0];
-    if (first === undefined) return true;
-    // What this session sent by itself in this turn, after the first of these.
-    let from = this.#entries.length;
-    while (from > 0 && this.#entries[from - 1]!.sequence > first.sequence) from--;
-    const later = this.#entries.splice(from);
-    for (const entry of later) this.#discount(entry);
-    for (const entry of later.length === 0 ? incoming : mergeEntries(later, incoming)) {
-      if (!this.#isHeld && this.#isFullFor(entry) && !this.flush()) return false;
-      if (!this.#admit(entry)) return false;
-    }
-    return this.flush();
-  }
-
-  /**
-   * Tells whether the entries of a share would go out one by one.
-   *
-   * @param share What broadcasts sent in this turn.
-   * @returns Whether the wire does not join, and nothing else is pending.
-   */
-  takesSingly(share: Share): boolean {
-    return !this.#owner.joins && this.isFlushed && !this.#isEnded &&
-      this.#failure === undefined && !share.excepts(this);
-  }
-
-  /**
-   * Takes one entry of a share that is taken singly.
-   *
-   * @param entry The next one.
-   * @returns False if the queue is full and its policy is `close`.
-   */
-  takeOne(entry: Entry): boolean {
-    if (this.#isEnded) return true;
-    if (!this.isFlushed) return this.#admit(entry);
-    this.#hand(entry.frame, entry.size, 1);
-    return true;
-  }
-
-  /**
-   * Hands entries to the wire until it has enough.
-   *
-   * @returns False if the queue failed before.
-   */
-  flush(): boolean {
-    if (this.#failure !== undefined) return false;
-    const entries = this.#entries;
-    let from = 0;
-    while (from < entries.length && !this.#isHeld && !this.#isEnded) {
-      const packed = packNext(entries, from, this.#owner.joins);
-      this.#hand(packed.frame, packed.size, packed.end - from);
-      from = packed.end;
-    }
-    if (from === entries.length) this.#clear();
-    else if (from > 0) {
-      for (const sent of entries.splice(0, from)) this.#discount(sent);
-    }
-    if (this.isFlushed) this.#wakeWaiters();
-    return true;
-  }
-
-  /** Closes the session because the queue is full. */
-  fail(): void {
-    const error = this.#failure;
-    if (error !== undefined && !this.#isEnded) this.#owner.overflow(error);
-  }
-
-  /**
-   * Waits until everything was handed to the wire.
-   *
-   * @returns Resolves at once if nothing waits, or when the queue ended.
-   */
-  flushed(): Promise<void> {
-    if (this.#isEnded || this.isFlushed) return Promise.resolve();
-    return new Promise((resolve) => (this.#waiters ??= []).push(resolve));
-  }
-
-  /** Forgets what waits and takes no more. */
-  end(): void {
-    this.#isEnded = true;
-    this.#clear();
-    this.#wakeWaiters();
-  }
-
-  #sendShared(share: Share): boolean {
-    const frames = share.frames(this.#owner.joins);
-    let from = 0;
-    for (const packed of frames) {
-      if (this.#isHeld) break;
-      this.#hand(packed.frame, packed.size, packed.end - from);
-      from = packed.end;
-    }
-    for (let i = from; i < share.entries.length; i++) {
-      if (!this.#admit(share.entries[i]!)) return false;
-    }
-    return true;
-  }
-
-  #hand(frame: string | Uint8Array, size: number, messages: number): void {
-    if (typeof frame !== "string" && !this.#owner.joins) {
-      this.#dropped += messages;
-      return;
-    }
-    this.#frames.send(frame);
-    this.#sentMessages += messages;
-    this.#sentBytes += size;
-    this.#handed += size;
-    if (this.#handed < HIGH_WATER_MARK) return;
-    this.#handed = this.#frames.bufferedAmount;
-    if (this.#handed >= HIGH_WATER_MARK) this.#hold();
-  }
-
-  #hold(): void {
-    this.#isHeld = true;
-    this.#frames.drained().then(() => {
-      this.#isHeld = false;
-      this.#handed = this.#frames.bufferedAmount;
-      if (this.#isEnded) return;
-      if (this.#entries.length === 0) this.#wakeWaiters();
-      else if (!this.isMarked) {
-        this.isMarked = true;
-        this.#turn.mark(this);
-      }
-    });
-  }
-
-  #isFullFor(entry: Entry): boolean {
-    return this.#entries.length - this.#notices >= this.#limits.maxMessages ||
-      (this.#entries.length > this.#notices &&
-        this.#bytes + entry.size > this.#limits.maxBytes);
+  /** Adds an entry; what waits for the end of the turn only, makes room for it at once. */
+  put(entry: Entry): boolean {
+    if (!this.#isHeld && this.#isFullFor(entry) && !this.flush()) return false;
+    return this.admit(entry);
   }
 
   /** Adds an entry, making room by policy; false if there is none. */
-  #admit(entry: Entry): boolean {
+  admit(entry: Entry): boolean {
     if (entry instanceof DropNotice) return this.#addNotice(entry);
     const policy = this.#policyOf(entry);
     if (this.#isHeld && policy === "latest" && !entry.isProtected) this.#dropOlder(entry.topic);
@@ -312,6 +191,95 @@ export class SendQueue implements Sender {
     }
     this.#add(entry, this.#entries.length);
     return true;
+  }
+
+  /** Takes out what was added later than an entry of a broadcast, to be put in order with it. */
+  takeBack(sequence: number): Entry[] {
+    let from = this.#entries.length;
+    while (from > 0 && this.#entries[from - 1]!.sequence > sequence) from--;
+    const later = this.#entries.splice(from);
+    for (const entry of later) this.#discount(entry);
+    return later;
+  }
+
+  /** Hands a frame to the wire at once, with how many messages it holds. */
+  hand(frame: string | Uint8Array, size: number, messages: number): void {
+    if (typeof frame !== "string" && !this.#owner.joins) {
+      this.#dropped += messages;
+      return;
+    }
+    this.#frames.send(frame);
+    this.#sentMessages += messages;
+    this.#sentBytes += size;
+    this.#handed += size;
+    if (this.#handed < HIGH_WATER_MARK) return;
+    this.#handed = this.#frames.bufferedAmount;
+    if (this.#handed >= HIGH_WATER_MARK) this.#hold();
+  }
+
+  /**
+   * Hands entries to the wire until it has enough.
+   *
+   * @returns False if the queue failed before.
+   */
+  flush(): boolean {
+    if (this.#failure !== undefined) return false;
+    const entries = this.#entries;
+    let from = 0;
+    while (from < entries.length && !this.#isHeld && !this.#isEnded) {
+      const packed = packNext(entries, from, this.#owner.joins);
+      this.hand(packed.frame, packed.size, packed.end - from);
+      from = packed.end;
+    }
+    if (from === entries.length) this.#clear();
+    else if (from > 0) {
+      for (const sent of entries.splice(0, from)) this.#discount(sent);
+    }
+    if (this.isFlushed) this.notify();
+    return true;
+  }
+
+  /** Closes the session because the queue is full. */
+  fail(): void {
+    const error = this.#failure;
+    if (error !== undefined && !this.#isEnded) this.#owner.overflow(error);
+  }
+
+  /**
+   * Waits until everything was handed to the wire.
+   *
+   * @returns Resolves at once if nothing waits, or when the queue ended.
+   */
+  flushed(): Promise<void> {
+    if (this.#isEnded || this.isFlushed) return Promise.resolve();
+    return this.changed();
+  }
+
+  /** Forgets what waits and takes no more. */
+  end(): void {
+    this.#isEnded = true;
+    this.#clear();
+    this.notify();
+  }
+
+  #hold(): void {
+    this.#isHeld = true;
+    this.#frames.drained().then(() => {
+      this.#isHeld = false;
+      this.#handed = this.#frames.bufferedAmount;
+      if (this.#isEnded) return;
+      if (this.#entries.length === 0) this.notify();
+      else if (!this.isMarked) {
+        this.isMarked = true;
+        this.#turn.mark(this);
+      }
+    });
+  }
+
+  #isFullFor(entry: Entry): boolean {
+    return this.#entries.length - this.#notices >= this.#limits.maxMessages ||
+      (this.#entries.length > this.#notices &&
+        this.#bytes + entry.size > this.#limits.maxBytes);
   }
 
   /** A protected entry makes room as the default policy of its session would. */
@@ -364,12 +332,6 @@ export class SendQueue implements Sender {
     this.#entries = [];
     this.#bytes = 0;
     this.#notices = 0;
-  }
-
-  #wakeWaiters(): void {
-    const waiters = this.#waiters;
-    this.#waiters = undefined;
-    waiters?.forEach((wake) => wake());
   }
 
   #dropOlder(topic: string): void {

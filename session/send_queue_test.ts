@@ -1,100 +1,9 @@
-import { assert, assertEquals, assertInstanceOf, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError } from "../errors.ts";
-import type { Frame, MessageFrames } from "../transport/connection.ts";
-import { type Entry, MAX_JOINED_BYTES } from "./entry.ts";
-import {
-  HIGH_WATER_MARK,
-  type OverflowPolicy,
-  SendQueue,
-  type SendQueueOptions,
-  type SendQueueOwner,
-} from "./send_queue.ts";
-import { Share, Turn } from "./turn.ts";
-
-/** A wire that takes everything, or, once `isStalled`, nothing. */
-class FakeFrames implements MessageFrames {
-  readonly sent: Frame[] = [];
-  readonly lowWaterMark = 0;
-  isStalled = false;
-  bufferedAmount = 0;
-  #drained = Promise.withResolvers<void>();
-
-  send(frame: Frame): void {
-    this.sent.push(frame);
-    if (this.isStalled) this.bufferedAmount += frame.length;
-  }
-
-  drained(): Promise<void> {
-    return this.#drained.promise;
-  }
-
-  receive(): void {}
-
-  async drain(): Promise<void> {
-    this.isStalled = false;
-    this.bufferedAmount = 0;
-    this.#drained.resolve();
-    this.#drained = Promise.withResolvers();
-    await Promise.resolve();
-  }
-
-  /** The envelopes sent since the last call. */
-  take(): string[] {
-    return this.sent.splice(0).flatMap((frame) => (frame as string).split("\n"));
-  }
-}
-
-interface Bench {
-  readonly frames: FakeFrames;
-  readonly turn: Turn;
-  readonly queue: SendQueue;
-  readonly overflows: QueueFullError[];
-  /** An entry with its place in the order. */
-  entry(frame: Frame, options?: Partial<Entry>): Entry;
-  push(...frames: string[]): void;
-  /** Makes the wire hold as much as it wants. */
-  hold(): void;
-}
-
-function bench(limits: SendQueueOptions = {}, joins = true): Bench {
-  const frames = new FakeFrames();
-  const turn = new Turn(() => {});
-  const overflows: QueueFullError[] = [];
-  const owner: SendQueueOwner = {
-    joins,
-    overflow: (error) => {
-      overflows.push(error);
-      queue.end();
-    },
-  };
-  const queue: SendQueue = new SendQueue(frames, owner, {
-    turn,
-    sendQueue: { maxMessages: 256, maxBytes: 1_048_576, policy: "close", ...limits },
-  });
-  const entry = (frame: Frame, options: Partial<Entry> = {}): Entry => ({
-    frame,
-    size: frame.length,
-    topic: String(frame).slice(0, 1),
-    sequence: turn.nextSequence(),
-    isProtected: false,
-    ...options,
-  });
-  return {
-    frames,
-    turn,
-    queue,
-    overflows,
-    entry,
-    push: (...texts) => texts.forEach((text) => queue.push(entry(text))),
-    hold: () => {
-      frames.isStalled = true;
-      queue.push(entry("#".repeat(HIGH_WATER_MARK)));
-      turn.flush();
-      assertEquals(frames.sent.splice(0).length, 1);
-      assert(!queue.isFlushed);
-    },
-  };
-}
+import { bench } from "./_queues_test.ts";
+import { MAX_JOINED_BYTES } from "./entry.ts";
+import { HIGH_WATER_MARK, type OverflowPolicy } from "./send_queue.ts";
+import { Share } from "./share.ts";
 
 Deno.test("SendQueue joins what one turn pushed into one frame", () => {
   const { frames, turn, push } = bench();
@@ -336,96 +245,13 @@ Deno.test("SendQueue closes when nothing can make room for what is protected", (
   assertEquals(overflows.length, 1);
 });
 
-Deno.test("SendQueue.take() merges shared entries into those of its own, in order", () => {
-  const { frames, queue, entry } = bench();
-  const [a, b, c, d] = ["a", "b", "c", "d"].map((text) => entry(text));
-  queue.push(a!);
-  queue.push(c!);
-  assert(queue.take(new Share([b!, d!], undefined)));
-  assertEquals(frames.sent, ["a\nb\nc\nd"]);
-});
-
-Deno.test("SendQueue.take() leaves out the entries that its queue does not get", () => {
-  const [one, two] = [bench(), bench()];
-  const [a, b] = ["a", "b"].map((text) => one.entry(text));
-  const share = new Share([a!, b!], new Map([[a!, one.queue]]));
-  for (const { queue } of [one, two]) assert(queue.take(share));
-  assertEquals([one.frames.sent, two.frames.sent], [["b"], ["a\nb"]]);
-  const none = new Share([a!], new Map([[a!, one.queue]]));
-  assert(one.queue.take(none));
-  assertEquals(one.frames.sent, ["b"]);
-});
-
-Deno.test("SendQueue.take() gives a queue that is not excepted the frame packed for all", () => {
-  const [one, two] = [bench(), bench()];
-  const [a, b] = ["a", "b"].map((text) => one.entry(text));
-  const share = new Share([a!, b!], new Map([[a!, one.queue]]));
-  const packed = share.frames(true);
-  // Seen by what the packed frame says: it is not made anew from the entries.
-  (packed[0] as { frame: Frame }).frame = "packed once";
-  two.queue.take(share);
-  assertEquals(two.frames.sent, ["packed once"]);
-});
-
-Deno.test("SendQueue.take() does not overflow while the wire takes everything", () => {
-  for (const own of [false, true]) {
-    const { frames, turn, queue, entry, overflows } = bench({ maxMessages: 4 });
-    if (own) queue.push(entry("own"));
-    const entries = Array.from({ length: 100 }, (_, i) => entry(`${i}`));
-    assert(queue.take(new Share(entries, undefined)));
-    turn.flush();
-    const expected = entries.map(({ frame }) => frame as string);
-    assertEquals(frames.take(), own ? ["own", ...expected] : expected);
-    assertEquals(overflows, []);
-  }
-});
-
-Deno.test("SendQueue.take() keeps what the wire has no room for", async () => {
-  const { frames, turn, queue, entry } = bench();
-  frames.isStalled = true;
-  const entries = ["a", "b", "c"].map((text) => entry(text.repeat(HIGH_WATER_MARK)));
-  assert(queue.take(new Share(entries, undefined)));
-  assertEquals(frames.sent.splice(0).length, 1);
-  assertEquals(queue.stats.queuedMessages, 2);
-  await frames.drain();
-  turn.flush();
-  assertEquals(frames.take().map((text) => text[0]), ["b", "c"]);
-});
-
-Deno.test("SendQueue.take() says that it is full, and then takes nothing that would show a gap", () => {
-  const { frames, queue, overflows, entry, hold } = bench({ maxMessages: 2 });
-  hold();
-  const entries = ["a", "b", "c"].map((text) => entry(text));
-  assert(!queue.take(new Share(entries, undefined)));
-  assert(queue.take(new Share([entry("d")], undefined)));
-  assertThrows(() => queue.push(entry("e")), QueueFullError);
-  assertInstanceOf(overflows[0], QueueFullError);
-  assertEquals(frames.sent, []);
-});
-
-Deno.test("SendQueue.take() keeps notices when it puts the turn in order", async () => {
-  const { frames, turn, queue, entry, push, hold } = bench({
-    maxMessages: 2,
-    policy: "drop-newest",
-  });
-  hold();
-  // Published first, but handed over last, when the turn ends.
-  const published = entry("p");
-  push("a", "b", "c");
-  assert(queue.take(new Share([published], undefined)));
-  assertEquals(queue.stats.droppedMessages, 2);
-  await frames.drain();
-  turn.flush();
-  assertEquals(frames.take(), ["p", "a", '{"dropped":2}']);
-});
-
 Deno.test("SendQueue.end() forgets what waits and takes no more", async () => {
   const { frames, turn, queue, entry, push, hold } = bench();
   hold();
   push("a");
   queue.end();
   push("b");
-  assert(queue.take(new Share([entry("c")], undefined)));
+  assert(new Share([entry("c")], undefined).giveTo(queue));
   await frames.drain();
   turn.flush();
   assertEquals(frames.sent, []);

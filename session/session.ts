@@ -7,7 +7,7 @@
 import { CloseCode, type CloseInfo } from "../errors.ts";
 import { checkCloseInfo } from "../transport/close_info.ts";
 import type { Connection } from "../transport/connection.ts";
-import { encodeBinary } from "./_binary.ts";
+import type { TransportFallback } from "../transport/race.ts";
 import type {
   AnyContract,
   MessageOf,
@@ -19,8 +19,8 @@ import type {
   Side,
 } from "./contract.ts";
 import { SessionCore, SKEIN_PROTOCOL } from "./core.ts";
-import { encodeMessage } from "./encoded.ts";
-import { encodeEnvelope, type GoAway } from "./envelope.ts";
+import { encodeData, encodeMessage } from "./encoded.ts";
+import type { GoAway } from "./envelope.ts";
 import type { SendQueueStats } from "./send_queue.ts";
 import type { SessionSettings } from "./settings.ts";
 import type { SessionStats } from "./stats.ts";
@@ -50,6 +50,8 @@ export interface SessionIdentity<V = unknown> {
   readonly token?: string;
   /** On a server: the session begins with the peer's token, and nothing is read before it. */
   readonly awaitsToken?: boolean;
+  /** On a client: why it is not on the transport that was preferred. */
+  readonly fallback?: TransportFallback | undefined;
 }
 
 /** Options for closing a session. */
@@ -126,6 +128,8 @@ export class Session<
   readonly url: string;
   /** The peer's network address, where it is known. */
   readonly address: string | undefined;
+  /** On a client: why it is not on the transport that was preferred; `undefined` if it is. */
+  readonly fallback: TransportFallback | undefined;
 
   readonly #core: SessionCore;
   #headers: HeadersInit | undefined;
@@ -150,6 +154,7 @@ export class Session<
     this.connection = connection;
     this.url = identity.url ?? "";
     this.address = identity.address;
+    this.fallback = identity.fallback;
     this.#headers = identity.headers;
     this.#core = new SessionCore(this as Session, connection, settings, identity);
     this.#core.begin(identity.token);
@@ -355,14 +360,13 @@ export class Session<
   ): Promise<void> {
     const core = this.#core;
     checkTopic(topic, "publish");
-    const bytes: unknown = data;
-    core.checkData("publish", bytes);
-    const isBinary = bytes instanceof Uint8Array;
-    await core.ask(`the publication on "${topic}"`, (id) => {
-      const envelope = { publish: topic, data: isBinary ? undefined : data, id };
-      const text = encodeEnvelope(envelope, "publish");
-      return core.sized("publish", isBinary ? encodeBinary(text, bytes) : text, topic);
-    }, options);
+    core.checkData("publish", data);
+    const limits = { maxBytes: core.maxSendBytes, verb: "publish", topic };
+    await core.ask(
+      `the publication on "${topic}"`,
+      (id) => encodeData({ publish: topic, data, id }, limits),
+      options,
+    );
   }
 
   /**

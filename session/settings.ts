@@ -8,6 +8,7 @@ import type { AnyContract, MessageOf, Side } from "./contract.ts";
 import { MAX_MESSAGE_BYTES } from "./encoded.ts";
 import type { GoAway } from "./envelope.ts";
 import { Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
+import { checkLimits } from "./limits.ts";
 import type { OverflowPolicy, SendQueueOptions } from "./send_queue.ts";
 import type { Session } from "./session.ts";
 import { Turn } from "./turn.ts";
@@ -192,6 +193,16 @@ export interface SessionSettings {
   readonly handshakeTimeoutMs: number;
 }
 
+const SEND_QUEUE = { maxMessages: 256, maxBytes: 1_048_576 };
+const RECEIVE_QUEUE = { maxMessages: 4096, maxBytes: 1_048_576 };
+const LIMITS = {
+  maxMessageBytes: MAX_MESSAGE_BYTES,
+  maxInvalidMessages: 16,
+  maxRequests: 64,
+  concurrency: 1,
+};
+const TIMES_MS = { requestTimeoutMs: 30_000, closeTimeoutMs: 5_000, handshakeTimeoutMs: 5_000 };
+
 const POLICIES: readonly OverflowPolicy[] = ["close", "drop-oldest", "drop-newest", "latest"];
 
 /**
@@ -224,39 +235,9 @@ export function sessionSettings<
     // The types were checked where the handlers were written; from here on they are erased.
     handlers: options as SessionHandlers<never, never, never> as SessionHandlers,
     services: options.services ?? {},
-    sendQueue: {
-      maxMessages: limit("sendQueue.maxMessages", sendQueue.maxMessages, 256),
-      maxBytes: limit("sendQueue.maxBytes", sendQueue.maxBytes, 1_048_576),
-      policy,
-    },
-    receiveQueue: {
-      maxMessages: limit("receiveQueue.maxMessages", receiveQueue.maxMessages, 4096),
-      maxBytes: limit("receiveQueue.maxBytes", receiveQueue.maxBytes, 1_048_576),
-    },
-    maxMessageBytes: limit("maxMessageBytes", options.maxMessageBytes, MAX_MESSAGE_BYTES),
-    maxInvalidMessages: limit("maxInvalidMessages", options.maxInvalidMessages, 16),
-    maxRequests: limit("maxRequests", options.maxRequests, 64),
-    concurrency: limit("concurrency", options.concurrency, 1),
-    requestTimeoutMs: duration("requestTimeoutMs", options.requestTimeoutMs, 30_000),
-    closeTimeoutMs: duration("closeTimeoutMs", options.closeTimeoutMs, 5_000),
-    handshakeTimeoutMs: duration("handshakeTimeoutMs", options.handshakeTimeoutMs, 5_000),
+    sendQueue: { ...checkLimits(SEND_QUEUE, sendQueue, { of: "session: sendQueue." }), policy },
+    receiveQueue: checkLimits(RECEIVE_QUEUE, receiveQueue, { of: "session: receiveQueue." }),
+    ...checkLimits(LIMITS, options, { of: "session: " }),
+    ...checkLimits(TIMES_MS, options, { of: "session: ", max: MAX_TIMER_MS }),
   };
-}
-
-function duration(name: string, value: number | undefined, fallback: number): number {
-  const ms = limit(name, value, fallback);
-  if (ms <= MAX_TIMER_MS) return ms;
-  throw new RangeError(
-    `Cannot create session: ${name} must be at most ${MAX_TIMER_MS}, received ${ms}`,
-  );
-}
-
-function limit(name: string, value: number | undefined, fallback: number): number {
-  const number = value ?? fallback;
-  if (!Number.isInteger(number) || number < 1) {
-    throw new RangeError(
-      `Cannot create session: ${name} must be a positive integer, received ${number}`,
-    );
-  }
-  return number;
 }

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { Changing } from "./changing.ts";
 
 /**
  * The latest value, and each change of it. A reader who is slow misses values
@@ -26,7 +27,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   #current: T;
   #version = 0;
   #isEnded = false;
-  #changed: PromiseWithResolvers<void> | undefined;
+  readonly #changes = new Changing();
 
   /**
    * Creates a feed.
@@ -56,8 +57,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
     if (this.#isEnded) return;
     this.#current = value;
     this.#version++;
-    this.#changed?.resolve();
-    this.#changed = undefined;
+    this.#changes.notify();
   }
 
   /**
@@ -82,10 +82,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
         seen = this.#version;
         yield this.#current;
       } else if (this.#isEnded) return;
-      else {
-        this.#changed ??= Promise.withResolvers();
-        await this.#changed.promise;
-      }
+      else await this.#changes.changed();
     }
   }
 }

@@ -2,7 +2,7 @@
  * Checks which module may import which.
  *
  * ```text
- * errors <- transport <- session <- pubsub, manager <- server.ts, client.ts <- mod.ts
+ * errors <- transport <- session <- pubsub, manager <- server.ts, client.ts, deno_client.ts <- mod.ts
  * ```
  *
  * @module
@@ -37,6 +37,7 @@ type Layer =
   | "pubsub"
   | "manager"
   | "client"
+  | "deno_client"
   | "server"
   | "testing"
   | "mod"
@@ -52,9 +53,10 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   pubsub: [...BELOW_PUBSUB, "pubsub"],
   manager: [...BELOW_PUBSUB, "manager"],
   client: [...BELOW_SERVER, "client"],
+  deno_client: [...BELOW_SERVER, "deno_client"],
   server: [...BELOW_SERVER, "server"],
   testing: [...BELOW_SERVER, "testing"],
-  mod: [...BELOW_SERVER, "client", "server", "mod"],
+  mod: [...BELOW_SERVER, "client", "deno_client", "server", "mod"],
 };
 
 const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:test|bench)\.ts$/;
@@ -106,7 +108,7 @@ function layerOf(path: string): Layer {
   if (FREE.test(path)) return "free";
   const folder = FOLDERS.exec(path)?.[1];
   if (folder !== undefined) return folder as Layer;
-  const root = /^(errors|client|testing|mod)\.ts$/.exec(path)?.[1];
+  const root = /^(errors|client|deno_client|testing|mod)\.ts$/.exec(path)?.[1];
   return (root as Layer | undefined) ?? "server";
 }
 
@@ -128,8 +130,8 @@ function checkEdge({ from, to, line }: Edge): Violation[] {
   const [source, target] = [layerOf(from), layerOf(to)];
   if (source === "free") return [];
   const messages: string[] = [];
-  // A private file of the root serves both `server.ts` and `client.ts`, which may not know it.
-  const shared = source === "client" && /^_[^/]*$/.test(to);
+  // A private file of the root serves `server.ts` and both clients, which may not know it.
+  const shared = /client$/.test(source) && /^_[^/]*$/.test(to);
   if (source !== "errors" && !shared && !MAY_IMPORT[source].includes(target)) {
     messages.push(
       `${source} may import ${MAY_IMPORT[source].join(", ")}; received ${to} (${target})`,

@@ -40,8 +40,10 @@ Deno.test("checkArrows() accepts a repository that keeps every rule", () => {
       importing("./session/session.ts", "./_backoff.ts")
     }`,
     "_backoff.ts": 'export const text = "Deno";\n',
+    "deno_client.ts": importing("./session/session.ts", "./_backoff.ts", "./transport/quic.ts"),
+    "transport/quic.ts": "Deno.connectQuic;\n",
     "testing.ts": importing("./session/session.ts", "./pubsub/topics.ts"),
-    "mod.ts": 'export { x } from "./server.ts";\nexport { y } from "./client.ts";\n',
+    "mod.ts": 'export { x } from "./server.ts";\nexport { y } from "./deno_client.ts";\n',
     "session/session_test.ts": importing("../pubsub/topics.ts", "../server.ts", "./_x.ts"),
     "tests/interop/x.ts": `${importing("../../server.ts")}export default {};\n`,
     "examples/chat/server.ts": importing(
@@ -94,6 +96,25 @@ const breaches: [what: string, files: Record<string, string>, found: string[]][]
     [
       "testing.ts:1 testing may import errors, transport, session, pubsub, manager, testing; " +
       "received server.ts (server)",
+    ],
+  ],
+  [
+    "a client that imports the server, or the other way round",
+    {
+      "client.ts": importing("./deno_client.ts"),
+      "deno_client.ts": importing("./server.ts"),
+      "_x.ts": importing("./deno_client.ts"),
+      "server.ts": "",
+    },
+    [
+      "_x.ts:1 server may import errors, transport, session, pubsub, manager, server; " +
+      "received deno_client.ts (deno_client)",
+      "client.ts:1 client may import errors, transport, session, pubsub, manager, client; " +
+      "received deno_client.ts (deno_client)",
+      "deno_client.ts:1 deno_client may import errors, transport, session, pubsub, manager, " +
+      "deno_client; received server.ts (server)",
+      "deno_client.ts:1 browsers load this file (client.ts > deno_client.ts), " +
+      "and it imports server.ts",
     ],
   ],
   [

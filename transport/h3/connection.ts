@@ -445,7 +445,9 @@ export class Http3Connection implements SessionLink {
         await this.#request(connect, await readFields(reader, frames));
       } catch (error) {
         // RFC 9114 section 4.1.2: a malformed request is a fault of its stream.
-        if (!(error instanceof H3ProtocolError) || error.h3Code !== H3Error.messageError) throw error;
+        if (!(error instanceof H3ProtocolError) || error.h3Code !== H3Error.messageError) {
+          throw error;
+        }
         Http3Request.refuse(connect, 400);
       }
     } finally {

@@ -136,6 +136,7 @@ export class Http3Session implements Connection, StreamOwner {
   #protocol = "";
   #closing: Required<ConnectionCloseInfo> | undefined = undefined;
   #isSettled = false;
+  #failed: StreamHalf[] = [];
   #lingering: ReturnType<typeof setTimeout> | undefined = undefined;
   #error: Error | undefined = undefined;
   #onResponse: ((payload: Uint8Array) => void) | undefined = undefined;
@@ -582,7 +583,8 @@ export class Http3Session implements Connection, StreamOwner {
     if (this.#state === "over") return;
     this.#state = "over";
     this.#error = error;
-    for (const half of [...this.halves]) half.fail(error);
+    this.#failed = [...this.halves];
+    for (const half of this.#failed) half.fail(error);
     const arrivals = [this.#bidirectional, this.#unidirectional];
     for (const queue of arrivals) isBroken ? queue.fail(error) : queue.end();
     this.#datagrams?.end(error, isBroken);
@@ -599,6 +601,8 @@ export class Http3Session implements Connection, StreamOwner {
     if (this.#isSettled) return;
     this.#isSettled = true;
     clearTimeout(this.#lingering);
+    for (const half of this.#failed) half.release();
+    this.#failed = [];
     const gone = this.#link.sessionEnded(this);
     if (gone === undefined) settle();
     else gone.then(settle);

@@ -43,6 +43,8 @@ export interface StreamHalf {
    * @param error What its user gets.
    */
   fail(error: unknown): void;
+  /** Ends one that failed on the wire too, once the peer knows of the session's end. */
+  release(): void;
 }
 
 /** Credit for bytes, where both ends count. */
@@ -127,6 +129,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
 
   /** See {@linkcode DirectStream.cancel}. */
   cancel(reason?: unknown): void {
+    this.#isFinished = true;
     if (this.#isEnded) return;
     this.#end();
     this.#reader.cancel(reason).catch(() => {}); // The connection may be gone.
@@ -139,6 +142,9 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
     this.cancel();
     this.#controller?.error(error);
   }
+
+  /** There is nothing left of it. */
+  release(): void {}
 
   /** The same as a byte stream; made when it is asked for. */
   get readable(): ReceiveStream {
@@ -304,13 +310,17 @@ export class SendHalf implements StreamHalf, DirectWritable {
     this.#writer.abort(reason).catch(() => {});
   }
 
-  /** Ends it with the session. A write that waits is over here; the wire ends it with the connection. */
+  /** Ends it with the session. */
   fail(error: unknown): void {
     if (this.#isEnded) return;
     this.#end();
     this.#failure = { cause: error };
     this.#rejectPending(error);
     this.#controller?.error(error);
+  }
+
+  /** Not before the peer knows: to it this looks like a normal end. */
+  release(): void {
     this.#writer.abort().catch(() => {});
   }
 
