@@ -104,6 +104,7 @@ export class Http3Connection implements SessionLink {
   readonly #options: Http3ConnectionOptions;
   readonly #sessions = new Map<number, Http3Session>();
   readonly #settings: PromiseWithResolvers<Settings> = Promise.withResolvers();
+  #peerSettings: Settings | undefined;
   /** Client-opened bidirectional streams whose first frame did not come yet. */
   readonly #unread = new Set<number>();
   /** They have to live as long as the connection; nothing is ever read from them. */
@@ -229,6 +230,13 @@ export class Http3Connection implements SessionLink {
     this.close(error.h3Code, error.message);
   }
 
+  /** See {@linkcode SessionLink.readDatagrams}. */
+  readDatagrams(): void {
+    if (this.#isReadingDatagrams) return;
+    this.#isReadingDatagrams = true;
+    void this.#readDatagrams();
+  }
+
   /** See {@linkcode SessionLink.flushSoon}. */
   flushSoon(half: SendHalf): void {
     if (this.#toFlush !== undefined) return void this.#toFlush.push(half);
@@ -257,7 +265,6 @@ export class Http3Connection implements SessionLink {
   #add(session: Http3Session): void {
     clearTimeout(this.#idle);
     this.#sessions.set(session.id, session);
-    if (!this.#isReadingDatagrams) void this.#readDatagrams();
     const early = this.#early.filter(({ id }) => id === session.id);
     this.#early = this.#early.filter(({ id }) => id !== session.id);
     for (const { accept } of early) accept(session);
@@ -280,7 +287,9 @@ export class Http3Connection implements SessionLink {
     clearTimeout(this.#idle);
     clearTimeout(this.#earlyTimer);
     this.#refuseEarly(() => true);
-    this.#settings.reject(new ConnectionError(`The connection broke: ${end.reason}`));
+    if (this.#peerSettings === undefined) {
+      this.#settings.reject(new ConnectionError(`The connection broke: ${end.reason}`));
+    }
     return end;
   }
 
@@ -400,7 +409,8 @@ export class Http3Connection implements SessionLink {
     }
     switch (type) {
       case FrameType.settings:
-        return this.#settings.resolve(decodeSettings(payload));
+        this.#peerSettings = decodeSettings(payload);
+        return this.#settings.resolve(this.#peerSettings);
       case FrameType.goaway:
         for (const session of this.#sessions.values()) session.windUp();
         return;
@@ -457,7 +467,8 @@ export class Http3Connection implements SessionLink {
   }
 
   async #request(connect: ConnectStream, fields: readonly Field[]): Promise<void> {
-    const settings = await withinTime(this.#settings.promise, EARLY_TIMEOUT_MS);
+    const settings = this.#peerSettings ??
+      await withinTime(this.#settings.promise, EARLY_TIMEOUT_MS);
     if (settings === undefined) {
       throw new H3ProtocolError(H3Error.missingSettings, "The client sent no SETTINGS in time");
     }
@@ -536,7 +547,6 @@ export class Http3Connection implements SessionLink {
   }
 
   async #readDatagrams(): Promise<void> {
-    this.#isReadingDatagrams = true;
     const { conn } = this;
     try {
       while (true) {

@@ -31,7 +31,7 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
   #receiver: ((datagram: Uint8Array) => void) | undefined = undefined;
   #writable: WritableStream<Uint8Array> | undefined = undefined;
   #controller: WritableStreamDefaultController | undefined = undefined;
-  #error: Error | undefined;
+  #error: (() => Error) | undefined;
   #waiting = 0;
 
   /**
@@ -39,9 +39,9 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
    *
    * @param conn The connection that carries them.
    * @param quarterId A quarter of the session's number.
-   * @param error Why the session is over already, if it is.
+   * @param error Makes the error that says why the session is over already, if it is.
    */
-  constructor(conn: Deno.QuicConn, quarterId: number, error: Error | undefined) {
+  constructor(conn: Deno.QuicConn, quarterId: number, error: (() => Error) | undefined) {
     this.#conn = conn;
     this.#quarterId = quarterId;
     this.#headLength = varintLength(quarterId);
@@ -65,7 +65,7 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
     return this.#writable ??= new WritableStream<Uint8Array>({
       start: (controller) => {
         this.#controller = controller;
-        if (this.#error !== undefined) controller.error(this.#error);
+        if (this.#error !== undefined) controller.error(this.#error());
       },
       write: async (datagram) => {
         if (datagram.byteLength > this.maxDatagramSize) return;
@@ -109,13 +109,13 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
   /**
    * Ends them with the session.
    *
-   * @param error What writers get.
+   * @param error Makes what writers get.
    * @param isBroken Whether readers get it too.
    */
-  end(error: Error, isBroken: boolean): void {
+  end(error: () => Error, isBroken: boolean): void {
     this.#error = error;
-    this.#controller?.error(error);
-    if (isBroken) this.#arrivals.fail(error);
+    this.#controller?.error(error());
+    if (isBroken) this.#arrivals.fail(error());
     else this.#arrivals.end();
   }
 

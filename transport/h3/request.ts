@@ -59,13 +59,13 @@ export interface WebTransportRequest {
 export class Http3Request implements WebTransportRequest {
   /** See {@linkcode WebTransportRequest.url}. */
   readonly url: string;
-  /** See {@linkcode WebTransportRequest.headers}. */
-  readonly headers: Headers = new Headers();
   /** See {@linkcode WebTransportRequest.remoteAddress}. */
   readonly remoteAddress: Deno.NetAddr;
 
   readonly #session: Http3Session;
   readonly #connect: ConnectStream;
+  readonly #fields: readonly Field[];
+  #headers: Headers | undefined;
   #isAnswered = false;
   #aborted: AbortController | undefined;
 
@@ -84,14 +84,19 @@ export class Http3Request implements WebTransportRequest {
     this.#session = session;
     this.#connect = connect;
     this.remoteAddress = request.remoteAddress;
-    let [authority, path] = ["", ""];
-    for (const [name, value] of request.fields) {
-      if (name === ":authority") authority = value;
-      else if (name === ":path") path = value;
-      else if (!name.startsWith(":")) this.headers.append(name, value);
+    this.#fields = request.fields;
+    this.url = `https://${this.#field(":authority")}${this.#field(":path")}`;
+  }
+
+  /** See {@linkcode WebTransportRequest.headers}; made when somebody asks for it. */
+  get headers(): Headers {
+    if (this.#headers !== undefined) return this.#headers;
+    const headers = this.#headers = new Headers();
+    for (const [name, value] of this.#fields) {
+      if (!name.startsWith(":")) headers.append(name, value);
     }
-    this.url = `https://${authority}${path}`;
-    if (!this.headers.has("host")) this.headers.set("host", authority);
+    if (!headers.has("host")) headers.set("host", this.#field(":authority")!);
+    return headers;
   }
 
   /** See {@linkcode WebTransportRequest.protocols}. */
@@ -112,7 +117,7 @@ export class Http3Request implements WebTransportRequest {
 
   /** See {@linkcode WebTransportRequest.accept}. */
   accept(options: AcceptOptions = {}): Connection {
-    const { protocol = "", headers = {} } = options;
+    const { protocol = "", headers } = options;
     if (protocol !== "" && !this.protocols.includes(protocol)) {
       throw new TypeError(
         `Cannot accept request: protocol must be one of ${
@@ -122,11 +127,11 @@ export class Http3Request implements WebTransportRequest {
     }
     const fields: Field[] = [[":status", "200"]];
     // Chromium's draft; later ones know nothing of it.
-    if (this.headers.has("sec-webtransport-http3-draft02")) {
+    if (this.#field("sec-webtransport-http3-draft02") !== undefined) {
       fields.push(["sec-webtransport-http3-draft", "draft02"]);
     }
     if (protocol !== "") fields.push(["wt-protocol", encodeStringItem(protocol)]);
-    for (const field of new Headers(headers)) fields.push(field);
+    if (headers !== undefined) fields.push(...new Headers(headers));
     this.#answer();
     if (!this.#session.isOver) {
       const frame = encodeFrame(FrameType.headers, encodeFields(fields));
@@ -162,6 +167,10 @@ export class Http3Request implements WebTransportRequest {
     writer.write(refusal(status, [])).catch(() => {});
     writer.close().catch(() => {});
     reader.cancel().catch(() => {});
+  }
+
+  #field(wanted: string): string | undefined {
+    return this.#fields.find(([name]) => name === wanted)?.[1];
   }
 
   #answer(): void {

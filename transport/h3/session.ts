@@ -63,6 +63,8 @@ export interface SessionLink {
   readonly ending: Promise<QuicEnding>;
   /** What this end did to the connection, if it closed it for a fault. */
   readonly fault: H3ProtocolError | undefined;
+  /** Begins to read datagrams; until somebody wants some, the runtime holds the newest. */
+  readDatagrams(): void;
   /** Sends the head of a stream soon, if its user does not write first. */
   flushSoon(half: SendHalf): void;
   /** Ends the connection: the peer broke the protocol. */
@@ -138,7 +140,7 @@ export class Http3Session implements Connection, StreamOwner {
   #isSettled = false;
   #failed: StreamHalf[] = [];
   #lingering: ReturnType<typeof setTimeout> | undefined = undefined;
-  #error: Error | undefined = undefined;
+  #ending: Ending | undefined = undefined;
   #onResponse: ((payload: Uint8Array) => void) | undefined = undefined;
 
   /**
@@ -266,14 +268,13 @@ export class Http3Session implements Connection, StreamOwner {
     const cut = cutReason(reason, MAX_WEBTRANSPORT_REASON_BYTES);
     const info = this.#closing = { closeCode, reason: cut };
     const wasOpen = this.#state === "open";
-    const error = this.#errors.session(`The connection was closed with code ${closeCode}`);
-    this.#over(error);
+    this.#over({ message: `The connection was closed with code ${closeCode}` });
     const { reader } = this.#connect;
     if (wasOpen) {
       this.#sendCapsule(encodeCloseCapsule(info));
       this.#endConnect();
     } else {
-      this.#ready.reject(error);
+      this.#ready.reject(this.#error);
       this.#endConnect();
       reader.cancel().catch(() => {});
     }
@@ -315,7 +316,7 @@ export class Http3Session implements Connection, StreamOwner {
   /** The request was refused: by this end, or by the peer. */
   refuse(error: Error): void {
     if (this.#state !== "pending") return;
-    this.#over(error);
+    this.#over({ message: error.message, error });
     this.#ready.reject(error);
     this.#endConnect();
     this.#connect.reader.cancel().catch(() => {});
@@ -371,7 +372,12 @@ export class Http3Session implements Connection, StreamOwner {
   }
 
   get #ownDatagrams(): SessionDatagrams {
-    return this.#datagrams ??= new SessionDatagrams(this.#link.conn, this.id / 4, this.#error);
+    if (this.#datagrams === undefined) this.#link.readDatagrams();
+    return this.#datagrams ??= new SessionDatagrams(
+      this.#link.conn,
+      this.id / 4,
+      this.#ending && (() => this.#error!),
+    );
   }
 
   #sendHalf(
@@ -379,7 +385,7 @@ export class Http3Session implements Connection, StreamOwner {
     head: Uint8Array,
     { sendOrder }: OpenStreamOptions,
   ): SendHalf {
-    if (this.#error !== undefined) {
+    if (this.#ending !== undefined) {
       stream.abort().catch(() => {});
       throw this.#error;
     }
@@ -399,7 +405,7 @@ export class Http3Session implements Connection, StreamOwner {
   ): Promise<void> {
     options.signal?.throwIfAborted();
     if (this.#state === "pending") await this.#ready.promise;
-    if (this.#error !== undefined) throw this.#error;
+    if (this.#ending !== undefined) throw this.#error;
     await this.#streamCredit?.take(kind, options);
   }
 
@@ -521,13 +527,12 @@ export class Http3Session implements Connection, StreamOwner {
   #peerClosed(info: Required<ConnectionCloseInfo>): void {
     if (this.#closing !== undefined) return this.#settle();
     if (this.#isSettled) return;
-    const error = this.#errors.session(
-      `The peer closed the connection with code ${info.closeCode}${
-        info.reason && `: ${info.reason}`
-      }`,
-    );
-    if (this.#state === "pending") this.#ready.reject(error);
-    this.#over(error);
+    const { closeCode, reason } = info;
+    const isPending = this.#state === "pending";
+    this.#over({
+      message: `The peer closed the connection with code ${closeCode}${reason && `: ${reason}`}`,
+    });
+    if (isPending) this.#ready.reject(this.#error);
     this.#endConnect();
     this.#settleWith(() => this.#closed.resolve(info));
   }
@@ -572,24 +577,35 @@ export class Http3Session implements Connection, StreamOwner {
     if (this.#isSettled) return;
     if (this.#closing !== undefined) return this.#settle();
     this.#ready.reject(error);
-    this.#over(error, true);
+    this.#over({ message: error.message, error, isBroken: true });
     this.#endConnect();
     this.#connect.reader.cancel().catch(() => {});
     this.#settleWith(() => this.#closed.reject(error));
   }
 
   /** Nothing goes in or out any more. */
-  #over(error: Error, isBroken = false): void {
+  #over(ending: Ending): void {
     if (this.#state === "over") return;
     this.#state = "over";
-    this.#error = error;
-    this.#failed = [...this.halves];
-    for (const half of this.#failed) half.fail(error);
-    const arrivals = [this.#bidirectional, this.#unidirectional];
-    for (const queue of arrivals) isBroken ? queue.fail(error) : queue.end();
-    this.#datagrams?.end(error, isBroken);
-    this.credit?.send.fail(error);
-    this.#streamCredit?.fail(error);
+    this.#ending = ending;
+    const error = () => this.#error!;
+    if (this.halves.size > 0) {
+      this.#failed = [...this.halves];
+      for (const half of this.#failed) half.fail(error());
+    }
+    for (const queue of [this.#bidirectional, this.#unidirectional]) {
+      if (ending.isBroken) queue.fail(error());
+      else queue.end();
+    }
+    this.#datagrams?.end(error, ending.isBroken ?? false);
+    this.credit?.send.fail(error());
+    this.#streamCredit?.fail(error());
+  }
+
+  /** Why it is over. Made when somebody is told: an error is dear for its stack. */
+  get #error(): Error | undefined {
+    const ending = this.#ending;
+    return ending && (ending.error ??= this.#errors.session(ending.message));
   }
 
   /** A close of this end is done. */
@@ -607,6 +623,13 @@ export class Http3Session implements Connection, StreamOwner {
     if (gone === undefined) settle();
     else gone.then(settle);
   }
+}
+
+/** How a session ended. */
+interface Ending {
+  readonly message: string;
+  error?: Error;
+  readonly isBroken?: boolean;
 }
 
 /** What both ends grant at first. */
