@@ -243,6 +243,8 @@ export interface Connection extends AsyncDisposable {
    * @throws {UnsupportedError} If the wire has no streams.
    */
   createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream>;
+  /** Asks the peer to wind up, on wires that can say so; its `draining` resolves. */
+  drain?(): void;
   /**
    * Closes the connection; what `send` took before still goes out first.
    *
