@@ -27,8 +27,8 @@ export interface TransportOptions {
    */
   readonly serverCertificateHashes?: readonly CertificateHash[];
   /**
-   * How long the preferred transport is tried alone, in milliseconds. When it fails sooner, the
-   * other one is tried at once.
+   * How long the preferred transport is tried alone, in milliseconds; at most half of the time for
+   * the whole attempt. When it fails sooner, the other one is tried at once.
    *
    * @default {500}
    */
@@ -140,6 +140,8 @@ export function raceTransports(
     const target = parse(url);
     const known = losses.get(target.origin);
     const loss = known && known.until > Date.now() ? known : undefined;
+    // The other one needs some of the time too.
+    const alone = Math.min(headStartMs, (rest.timeoutMs ?? Infinity) / 2);
     const order = loss ? transports.toReversed() : transports;
     const { promise, resolve, reject } = Promise.withResolvers<Connection>();
     // Ends the race, and whatever of it is still under way.
@@ -164,7 +166,7 @@ export function raceTransports(
       const name = order[started++];
       if (name === undefined) return;
       // Where the preferred one lost before, it waits until the other one fails.
-      if (order[started] && !loss) timer = setTimeout(startNext, headStartMs);
+      if (order[started] && !loss) timer = setTimeout(startNext, alone);
       const dial = name === "websocket" ? platform.webSocket : dialWebTransport;
       dial(target, legs).then((connection) => won(name, connection), (error) => lost(name, error));
     };
@@ -174,7 +176,7 @@ export function raceTransports(
       if (name === preferred) losses.delete(target.origin);
       else {
         const error = errors.get(preferred) ?? loss?.error ??
-          new TimeoutError(`Cannot open ${preferred} within ${headStartMs} ms`, headStartMs);
+          new TimeoutError(`Cannot open ${preferred} within ${alone} ms`, alone);
         if (!loss && !(error instanceof UnsupportedError)) {
           losses.set(target.origin, { until: Date.now() + REMEMBER_MS, error });
           if (losses.size > MAX_REMEMBERED) losses.delete(losses.keys().next().value!);

@@ -118,6 +118,20 @@ Deno.test("raceTransports() starts WebSocket after the head start, and the first
   }
 });
 
+Deno.test("raceTransports() leaves half of a short time to WebSocket", async () => {
+  using time = new FakeTime();
+  const legs = new Legs();
+  const dialing = legs.racing()("wss://example.com/", { timeoutMs: 300 });
+  await time.tickAsync(150);
+  assertEquals(legs.names, ["webtransport", "websocket"]);
+  legs.last.up();
+  await dialing;
+  assertEquals(
+    String(legs.fallbacks[0]!.error),
+    "TimeoutError: Cannot open webtransport within 150 ms",
+  );
+});
+
 Deno.test("raceTransports() starts WebSocket at once when WebTransport fails", async () => {
   using _time = new FakeTime();
   const legs = new Legs();

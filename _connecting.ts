@@ -1,0 +1,103 @@
+/**
+ * What `connect()` and `dial()` do, on whatever the platform dials with.
+ *
+ * @module
+ */
+import { Client } from "./session/client.ts";
+import type { ClientOptions, Fresh } from "./session/client_options.ts";
+import type { AnyContract } from "./session/contract.ts";
+import { checkConnectTimeout, openSession } from "./session/open.ts";
+import { type Session, SKEIN_PROTOCOL } from "./session/session.ts";
+import { sessionSettings, type SessionSettingsOptions } from "./session/settings.ts";
+import type { Connection } from "./transport/connection.ts";
+import { withMessages } from "./transport/message_stream.ts";
+import { raceTransports, type TransportOptions, type TransportPlatform } from "./transport/race.ts";
+import { dialWebSocket } from "./transport/websocket_client.ts";
+import type { DialWebTransportOptions } from "./transport/webtransport.ts";
+
+/**
+ * Options for `connect()`.
+ *
+ * @typeParam C The contract.
+ */
+export interface ConnectOptions<C extends AnyContract = AnyContract>
+  extends ClientOptions<C>, TransportOptions {}
+
+/**
+ * Options for `dial()`.
+ *
+ * @typeParam C The contract.
+ */
+export interface DialOptions<C extends AnyContract = AnyContract>
+  extends
+    TransportOptions,
+    Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "services" | "turn" | "heartbeat"> {
+  /** Token of at most 8,192 bytes, sent in band before anything else; none by default. Needs `skein.1`. */
+  readonly token?: string;
+  /**
+   * Subprotocols to offer; none makes a plain session with a server that is not Skein, over
+   * WebTransport one of streams and datagrams alone.
+   *
+   * @default {["skein.1"]}
+   */
+  readonly protocols?: readonly string[];
+  /** Request headers, none by default; Deno only. */
+  readonly headers?: HeadersInit;
+  /**
+   * How long connecting may take, in milliseconds, up to the server's `hello`.
+   * `Infinity` is for ever; `hello` has its own `handshakeTimeoutMs` besides.
+   *
+   * @default {10000}
+   */
+  readonly connectTimeoutMs?: number;
+  /** Gives up connecting; once connected it does nothing. None by default. */
+  readonly signal?: AbortSignal;
+}
+
+/** Opens WebTransport, without messages; or says why this platform can not. */
+export type WebTransportDialer =
+  | ((url: URL, options: DialWebTransportOptions) => Promise<Connection>)
+  | string;
+
+/** Makes a client of a platform. */
+export function connectBy<C extends AnyContract>(
+  webTransport: WebTransportDialer,
+  url: Fresh<string | URL>,
+  options: ConnectOptions<C>,
+): Client<C> {
+  return new Client(url, raceTransports(platform(webTransport), options), options);
+}
+
+/** Opens one session of a platform. */
+export async function dialBy<C extends AnyContract>(
+  webTransport: WebTransportDialer,
+  url: string | URL,
+  options: DialOptions<C>,
+): Promise<Session<unknown, C, "client">> {
+  const { protocols = [SKEIN_PROTOCOL], headers, token, signal } = options;
+  const timeoutMs = checkConnectTimeout(options.connectTimeoutMs);
+  if (token !== undefined && !protocols.includes(SKEIN_PROTOCOL)) {
+    throw new TypeError(
+      `Cannot dial: a token in band needs ${SKEIN_PROTOCOL} among the protocols, received ${
+        JSON.stringify(protocols)
+      }`,
+    );
+  }
+  const settings = sessionSettings<unknown, C, "client">({ ...options, side: "client" });
+  const dial = raceTransports(platform(webTransport), options);
+  return await openSession(
+    { url, dial, protocols, settings, token, headers, timeoutMs, signal },
+  ) as Session<unknown, C, "client">;
+}
+
+function platform(dial: WebTransportDialer): TransportPlatform {
+  return {
+    webSocket: dialWebSocket,
+    webTransport: typeof dial === "string" ? dial : async (url, options) => {
+      const connection = await dial(url, options);
+      return connection.protocol === SKEIN_PROTOCOL
+        ? withMessages(connection, { side: "client" })
+        : connection;
+    },
+  };
+}

@@ -1,0 +1,163 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { connectBy, dialBy, type WebTransportDialer } from "./_connecting.ts";
+import {
+  CloseCode,
+  ConnectionError,
+  SessionClosedError,
+  TimeoutError,
+  UnsupportedError,
+} from "./errors.ts";
+import { Session } from "./session/session.ts";
+import { sessionSettings } from "./session/settings.ts";
+import { NativePlatform } from "./tests/native.ts";
+import { listen } from "./tests/servers.ts";
+import { soon, turns } from "./tests/sessions.ts";
+import type { Connection } from "./transport/connection.ts";
+import { memoryPair } from "./transport/memory.ts";
+import { withMessages } from "./transport/message_stream.ts";
+import { dialNativeWebTransport } from "./transport/native_client.ts";
+
+const URL_OF_SERVER = "https://example.com/";
+
+/** The server's end of a connection: it answers whatever it is asked by what it was asked. */
+function answering(connection: Connection): Session {
+  return new Session(
+    withMessages(connection, { side: "server" }),
+    sessionSettings({ side: "server", onMessage: (message) => message.reply(message.data) }),
+  );
+}
+
+/** Dials a server in memory. */
+function inMemory(protocol: string = "skein.1"): WebTransportDialer {
+  return () => {
+    const pair = memoryPair({ frames: false, protocol });
+    if (protocol !== "") answering(pair.server);
+    return Promise.resolve(pair.client);
+  };
+}
+
+/** Dials a server that refuses. */
+function refusing(status: number): WebTransportDialer {
+  return () => Promise.reject(new ConnectionError(`The server answered ${status}`, { status }));
+}
+
+Deno.test("dialBy() gives WebTransport messages", async () => {
+  await using session = await soon(dialBy(inMemory(), URL_OF_SERVER, {}));
+  assertEquals(await soon(session.request("echo", { n: 1 })), { n: 1 });
+  assertEquals(session.url, URL_OF_SERVER);
+  assertEquals(session.protocol, "skein.1");
+  assertEquals(session.fallback, undefined);
+});
+
+Deno.test("dialBy() makes a session of streams alone where no protocol is offered", async () => {
+  await using session = await soon(dialBy(inMemory(""), URL_OF_SERVER, { protocols: [] }));
+  assertEquals(session.protocol, "");
+  assertThrows(() => session.send("a"), UnsupportedError);
+  await session.connection.createBidirectionalStream();
+});
+
+Deno.test("dialBy() rejects with the server's refusal, as over WebSocket", async () => {
+  const dialing = dialBy(refusing(403), URL_OF_SERVER, { transports: ["webtransport"] });
+  const error = await assertRejects(() => dialing, SessionClosedError, "The server answered 403");
+  const { code, reason, by } = error.info!;
+  assertEquals({ code, reason, by }, {
+    code: CloseCode.forbidden,
+    reason: "The server answered 403",
+    by: "remote",
+  });
+  assert(error.cause instanceof ConnectionError && error.cause.status === 403);
+});
+
+Deno.test("connectBy() ends as refused when WebTransport says so, and comes back otherwise", async () => {
+  using time = new FakeTime();
+  for (
+    const [status, name] of [
+      [400, "refused"],
+      [401, "refused"],
+      [403, "refused"],
+      [404, "refused"],
+      [429, "reconnecting"],
+      [503, "reconnecting"],
+    ] as const
+  ) {
+    const client = connectBy(refusing(status), URL_OF_SERVER, { transports: ["webtransport"] });
+    await time.tickAsync(0);
+    await turns();
+    const { current } = client.status;
+    assert(current.name === name, `${status}: ${current.name}`);
+    assertEquals(current.cause.code, 4000 + status);
+    assertEquals(current.cause.by, "remote");
+    await client.close();
+  }
+});
+
+Deno.test("connectBy() lets WebSocket tell what WebTransport's refusal means", async () => {
+  await using server = listen();
+  const url = server.url.replace("http", "ws");
+  const serverCertificateHashes = [{ algorithm: "sha-256", value: new Uint8Array(32) }] as const;
+  await using client = connectBy(refusing(403), url, { serverCertificateHashes });
+  const session = await soon(client.whenConnected());
+  assertEquals(session.transport, "websocket");
+  assertEquals(session.fallback!.transport, "webtransport");
+  assert(session.fallback!.error instanceof ConnectionError);
+  assertEquals(client.status.current, {
+    name: "connected",
+    session: session.id,
+    transport: "websocket",
+    fallback: session.fallback!,
+  });
+});
+
+Deno.test("dialBy() says that the platform has no WebTransport, and takes WebSocket at once", async () => {
+  await using server = listen();
+  await using session = await dialBy("Run it with a flag", server.url, { headStartMs: 1e9 });
+  const { transport, error } = session.fallback!;
+  assertEquals(transport, "webtransport");
+  assert(error instanceof UnsupportedError);
+  assertEquals(error.message, "Run it with a flag");
+  await using preferred = await dialBy("Unused", server.url, { transports: ["websocket"] });
+  assertEquals(preferred.fallback, undefined);
+});
+
+Deno.test("dialBy() gives up in time while WebTransport hangs", async () => {
+  using time = new FakeTime();
+  let given: AbortSignal | undefined;
+  const dialing = dialBy(
+    (_url, { signal }) => {
+      given = signal;
+      return new Promise(() => {});
+    },
+    URL_OF_SERVER,
+    { transports: ["webtransport"], connectTimeoutMs: 5_000 },
+  );
+  dialing.catch(() => {});
+  await time.tickAsync(5_000);
+  await assertRejects(() => dialing, TimeoutError, "Cannot connect within 5000 ms");
+  assert(given!.aborted);
+});
+
+Deno.test("connectBy() refuses transports that are none", () => {
+  assertThrows(() => connectBy("None", URL_OF_SERVER, { transports: [] }), TypeError);
+});
+
+Deno.test("connectBy() comes back when a page comes back that was left", async () => {
+  using time = new FakeTime();
+  using platform = new NativePlatform();
+  const client = connectBy(dialNativeWebTransport, URL_OF_SERVER, {});
+  for (const connections of [1, 2]) {
+    while (platform.calls.length < connections) await time.tickAsync(100);
+    answering(platform.calls.at(-1)!.pair.server);
+    await time.tickAsync(10);
+    assertEquals(client.status.current.name, "connected");
+    if (connections === 2) break;
+    platform.leavePage();
+    await time.tickAsync(10);
+    const { current } = client.status;
+    assert(current.name === "reconnecting");
+    assertEquals(current.cause.by, "network");
+  }
+  const closing = client.close();
+  await time.tickAsync(10_000);
+  await closing;
+});

@@ -1,0 +1,34 @@
+import { dialNativeWebTransport } from "../../transport/native_client.ts";
+import { NativePlatform, type NativeTraits } from "../native.ts";
+import { type ConnectionPair, testConnection } from "./connection.ts";
+
+const kinds: [name: string, traits: NativeTraits][] = [
+  ["a browser's WebTransport", {}],
+  ["a WebTransport that can not offer protocols", { protocol: false, stats: false, page: true }],
+  ["a WebTransport of the newest text", { createWritable: true, newErrors: true }],
+];
+
+for (const [name, traits] of kinds) {
+  const make = async (): Promise<ConnectionPair> => {
+    const platform = new NativePlatform(traits);
+    const a = await dialNativeWebTransport("https://example.com/", { protocols: ["skein.1"] });
+    const { pair } = platform.calls[0]!;
+    return {
+      a,
+      b: pair.server,
+      async [Symbol.asyncDispose]() {
+        await pair[Symbol.asyncDispose]();
+        platform[Symbol.dispose]();
+      },
+    };
+  };
+  testConnection(`native, ${name},`, make, {
+    frames: false,
+    streams: true,
+    datagrams: "unreliable",
+    resetCodes: true,
+    credit: false,
+    maxReasonBytes: 1024,
+    protocol: "skein.1",
+  });
+}

@@ -1,0 +1,111 @@
+/**
+ * Which transport a client takes, with real servers.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import * as browsers from "../client.ts";
+import { connect, dial } from "../deno_client.ts";
+import { AuthenticationError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import { listen, portOf } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+Deno.test("dial() takes WebTransport where the server on this machine offers it", async () => {
+  await using server = listen({
+    webTransport: { cacheFolder: null },
+    onMessage: (message) => message.reply(message.data),
+  });
+  for (const url of [server.url, server.url.replace("ws", "http")]) {
+    await using session = await soon(dial(url));
+    assertEquals(session.transport, "webtransport");
+    assertEquals(session.protocol, "skein.1");
+    assertEquals(session.fallback, undefined);
+    assertEquals(await soon(session.request("echo", { n: 1 })), { n: 1 });
+  }
+});
+
+Deno.test("dial() takes WebTransport at its own URL, by the hashes of its certificate", async () => {
+  await using server = listen({ webTransport: { cacheFolder: null, wellKnown: false } });
+  const serverCertificateHashes = server.certificateHashes;
+  await using session = await soon(
+    dial(server.webTransportUrl, { transports: ["webtransport"], serverCertificateHashes }),
+  );
+  assertEquals(session.transport, "webtransport");
+  await using other = await soon(dial(server.url));
+  assertEquals(other.transport, "websocket");
+  assert(other.fallback!.error instanceof UnsupportedError);
+});
+
+Deno.test("connect() takes WebSocket where the server has no WebTransport, and says so", async () => {
+  await using server = listen({ webTransport: false });
+  await using client = connect(server.url);
+  await soon(client.whenConnected());
+  const { current } = client.status;
+  assert(current.name === "connected");
+  assertEquals(current.transport, "websocket");
+  assertEquals(current.fallback!.transport, "webtransport");
+  assertStringIncludes(String(current.fallback!.error), "the server does not offer it");
+});
+
+Deno.test("dial() of the browsers' client takes WebSocket in this runtime", async () => {
+  await using server = listen({ webTransport: { cacheFolder: null } });
+  await using session = await soon(browsers.dial(server.url));
+  assertEquals(session.transport, "websocket");
+  assert(session.fallback!.error instanceof UnsupportedError);
+});
+
+Deno.test("dial() and connect() end the same way when either transport is refused", async () => {
+  await using server = listen({
+    webTransport: { cacheFolder: null },
+    authenticate() {
+      throw new AuthenticationError("Go away", { status: 403 });
+    },
+  });
+  for (
+    const transports of [["webtransport"], ["websocket"], ["webtransport", "websocket"]] as const
+  ) {
+    const error = await assertRejects(
+      () => soon(dial(server.url, { transports })),
+      SessionClosedError,
+    );
+    assertEquals([error.info!.code, error.info!.by], [4403, "remote"], `${transports}`);
+    const client = connect(server.url, { transports });
+    assertEquals((await soon(client.closed)).code, 4403, `${transports}`);
+    assertEquals(client.status.current.name, "refused", `${transports}`);
+  }
+});
+
+Deno.test("dial() talks to a WebSocket server that is not Skein", async () => {
+  const asked: string[] = [];
+  await using server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, (request) => {
+    asked.push(new URL(request.url).pathname);
+    if (request.headers.get("upgrade") === null) return new Response("<p>Hello");
+    const { socket, response } = Deno.upgradeWebSocket(request);
+    socket.onmessage = () => socket.close(3001, "enough");
+    return response;
+  });
+  await using session = await soon(
+    dial(`ws://127.0.0.1:${server.addr.port}/live`, { protocols: [] }),
+  );
+  assertEquals(asked, ["/.well-known/skein/webtransport", "/live"]);
+  session.send("hello");
+  assertEquals((await soon(session.closed)).code, 3001);
+});
+
+Deno.test("dial() names the flag where this runtime has no QUIC", async () => {
+  await using server = listen();
+  const code = `
+    import { dial } from ${JSON.stringify(new URL("../deno_client.ts", import.meta.url).href)};
+    const session = await dial("ws://127.0.0.1:${portOf(server)}/");
+    console.log(session.transport, session.fallback.error.code, session.fallback.error.message);
+    await session.close();
+  `;
+  const { stdout, success } = await new Deno.Command(Deno.execPath(), {
+    args: ["eval", "--no-config", "--no-check", code],
+    env: { NO_COLOR: "1" },
+  }).output();
+  assert(success);
+  const text = new TextDecoder().decode(stdout);
+  assertStringIncludes(text, "websocket unsupported ");
+  assertStringIncludes(text, "--unstable-net");
+});

@@ -1,0 +1,330 @@
+/**
+ * What a session does has to be the same on every wire: these tests run once
+ * on each of `wires.ts`.
+ */
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { QueueFullError, RequestError, TimeoutError } from "../errors.ts";
+import { Presence } from "../pubsub/presence.ts";
+import { Rooms } from "../pubsub/rooms.ts";
+import { Topics } from "../pubsub/topics.ts";
+import type { AnyContract } from "../session/contract.ts";
+import type { OverflowPolicy } from "../session/send_queue.ts";
+import { Turn } from "../session/turn.ts";
+import { endOf, soon, turns } from "./sessions.ts";
+import { endsOn, Log, type Wire, type WireEnds, wires } from "./wires.ts";
+
+/** A message in short. */
+type Heard = readonly [topic: string, data: unknown];
+
+/** A handler that keeps what it gets. */
+function logged(): {
+  log: Log<Heard>;
+  onMessage: (message: { topic: string; data: unknown }) => void;
+} {
+  const log = new Log<Heard>();
+  return { log, onMessage: ({ topic, data }) => log.add([topic, data]) };
+}
+
+for (const wire of wires) {
+  testMessages(wire);
+  testTopics(wire);
+  testCloses(wire);
+  if (wire.hasLink) testFaults(wire);
+}
+
+function testMessages(wire: Wire): void {
+  Deno.test(`Session over ${wire.name} carries messages in order, both ways`, async () => {
+    const [near, far] = [logged(), logged()];
+    await using both = await endsOn(wire, {
+      server: { onMessage: near.onMessage },
+      client: { onMessage: far.onMessage },
+    });
+    const large = "𝄞é€x".repeat(20_000);
+    for (const [session, { log }] of [[both.client, near], [both.server, far]] as const) {
+      const sent: Heard[] = [["none", undefined], ["text", "grüße 𝄞\n\u2028"], ["large", large]];
+      for (let i = 0; i < 200; i++) sent.push([`t${i % 3}`, { i }]);
+      for (const [topic, data] of sent) session.send(topic, data);
+      assertEquals(await log.reach(sent.length), sent);
+    }
+    assertEquals(both.client.stats.invalidMessages + both.server.stats.invalidMessages, 0);
+  });
+
+  Deno.test(`Session over ${wire.name} keeps the order of text and bytes`, async () => {
+    const far = logged();
+    await using both = await endsOn(wire, { client: { onMessage: far.onMessage } });
+    const sent: Heard[] = [];
+    for (let i = 0; i < 60; i++) {
+      const bytes = new Uint8Array([0, 15, 20_000, 200_000][i % 4]!).fill(i);
+      sent.push(["bytes", bytes], ["text", i]);
+    }
+    for (const [i, [topic, data]] of sent.entries()) {
+      both.server.send(topic, data);
+      if (i % 7 === 0) await both.server.flushed();
+    }
+    assertEquals(await far.log.reach(sent.length), sent);
+  });
+
+  Deno.test(`Session over ${wire.name} answers requests, both ways`, async () => {
+    const onMessage = (
+      message: { topic: string; data: unknown; reply(data?: unknown): void },
+    ): void => {
+      if (message.topic === "fail") throw new RequestError("taken", "This name is taken");
+      message.reply(message.data);
+    };
+    await using both = await endsOn(wire, { server: { onMessage }, client: { onMessage } });
+    for (const session of [both.client, both.server]) {
+      const asked = [1, "two", null, { three: [3] }, Uint8Array.of(4, 5), "x".repeat(100_000)];
+      const answers = await soon(Promise.all(asked.map((data) => session.request("echo", data))));
+      assertEquals(answers, asked);
+      await assertRejects(() => soon(session.request("fail")), RequestError, "This name is taken");
+    }
+  });
+
+  Deno.test(`Session over ${wire.name} holds its sender back by flushed()`, async () => {
+    const far = logged();
+    await using both = await endsOn(wire, { client: { onMessage: far.onMessage } });
+    const data = "x".repeat(10_000);
+    for (let i = 0; i < 500; i++) {
+      both.server.send("block", data);
+      await soon(both.server.flushed());
+      assert(both.server.connection.frames!.bufferedAmount <= 65_536 + 10_100);
+    }
+    assertEquals((await far.log.reach(500)).length, 500);
+  });
+}
+
+/** Sessions that one turn flushes, as a server's are. */
+class Crowd implements AsyncDisposable {
+  readonly turn = new Turn();
+  readonly members: (WireEnds<unknown, AnyContract> & { readonly log: Log<Heard> })[] = [];
+  readonly #wire: Wire;
+
+  constructor(wire: Wire) {
+    this.#wire = wire;
+  }
+
+  async join(user: string): Promise<Crowd["members"][number]> {
+    const { log, onMessage } = logged();
+    const both = await endsOn(this.#wire, {
+      server: { turn: this.turn },
+      client: { onMessage },
+      identity: { user },
+    });
+    const member = { ...both, log };
+    this.members.push(member);
+    return member;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.members.map((member) => member[Symbol.asyncDispose]()));
+  }
+}
+
+function testTopics(wire: Wire): void {
+  Deno.test(`Topics over ${wire.name} reach 200 sessions, each once and in order`, async () => {
+    await using crowd = new Crowd(wire);
+    await using topics = new Topics({ turn: crowd.turn });
+    for (let i = 0; i < 200; i++) {
+      topics.subscribe((await crowd.join(`${i}`)).server, i % 2 === 0 ? "even" : "odd");
+    }
+    for (const member of crowd.members) topics.subscribe(member.server, "all");
+    const [first] = crowd.members;
+    const expected = { even: [] as Heard[], odd: [] as Heard[], first: [] as Heard[] };
+    for (let i = 0; i < 60; i++) {
+      const data = i % 10 === 9 ? Uint8Array.of(i) : { i, text: "grüße" };
+      const topic = ["all", "even", "odd"][i % 3]!;
+      const except = i % 4 === 0 ? first!.server : undefined;
+      topics.publish(topic, data, { except: except });
+      if (topic !== "odd") expected.even.push([topic, data]);
+      if (topic !== "even") expected.odd.push([topic, data]);
+      if (topic !== "odd" && except === undefined) expected.first.push([topic, data]);
+      if (i % 13 === 0) await turns(1);
+    }
+    for (const [i, { log }] of crowd.members.entries()) {
+      const wanted = i === 0 ? expected.first : i % 2 === 0 ? expected.even : expected.odd;
+      assertEquals(await log.reach(wanted.length), wanted);
+    }
+  });
+
+  Deno.test(`Rooms over ${wire.name} tell who comes and goes`, async () => {
+    await using crowd = new Crowd(wire);
+    await using topics = new Topics({ turn: crowd.turn });
+    using presence = new Presence({ graceMs: 0 });
+    using rooms = new Rooms({ topics, presence });
+    const ada = await crowd.join("ada");
+    const bob = await crowd.join("bob");
+    rooms.join(ada.server, "chat");
+    rooms.join(bob.server, "chat");
+    rooms.publish("chat", "both");
+    await bob.client.close({ code: 3001 });
+    const heard = (await ada.log.reach(4)).map(([topic, data]) => {
+      const { type, user } = data as { type?: string; user?: string };
+      return topic === "chat" ? data : user === undefined ? type : `${type} ${user}`;
+    });
+    assertEquals(heard, ["members", "join bob", "both", "leave bob"]);
+    assertEquals(rooms.members("chat").map(({ user }) => user), ["ada"]);
+  });
+}
+
+function testCloses(wire: Wire): void {
+  for (const side of ["client", "server"] as const) {
+    const other = side === "client" ? "server" : "client";
+    Deno.test(`Session over ${wire.name} flushes and tells its code when the ${side} closes`, async () => {
+      const { log, onMessage } = logged();
+      const closes: unknown[] = [];
+      const onClose = (_: unknown, info: unknown): void => void closes.push(info);
+      await using both = await endsOn(wire, { [other]: { onMessage, onClose } });
+      const data = "x".repeat(1_000);
+      for (let i = 0; i < 100; i++) both[side].send("last", data);
+      const info = { code: 4321, reason: "moved to 𝄞" };
+      assertEquals(await soon(both[side].close(info)), { ...info, by: "local" });
+      assertEquals(await endOf(both[other]), { ...info, by: "remote" });
+      assertEquals(log.items.length, 100);
+      assertEquals(closes.length, 1);
+      assertThrows(() => both[side].send("late"), Error, "closed");
+    });
+  }
+
+  Deno.test(`Session over ${wire.name} flushes at the end of an await using block`, async () => {
+    const near = logged();
+    await using both = await endsOn(wire, { server: { onMessage: near.onMessage } });
+    {
+      await using client = both.client;
+      for (let i = 0; i < 100; i++) client.send("n", i);
+    }
+    assertEquals(await endOf(both.server), { code: 0, reason: "", by: "remote" });
+    assertEquals(near.log.items.map(([, data]) => data), Array.from({ length: 100 }, (_, i) => i));
+  });
+
+  Deno.test(`Session over ${wire.name} drains: answers first, then 4503`, async () => {
+    const gate = Promise.withResolvers<void>();
+    const goaways = new Log<unknown>();
+    await using both = await endsOn(wire, {
+      server: {
+        onMessage: async (message) => {
+          await gate.promise;
+          message.reply("done");
+        },
+      },
+      client: { onGoAway: (goaway) => goaways.add(goaway) },
+    });
+    const asking = both.client.request("ask");
+    // The question is there once a later one is answered, which is not held by the handler.
+    while (both.server.stats.receivedMessages === 0) await turns(1);
+    const draining = both.server.drain({ retryAfterMs: 700, reason: "New version" });
+    assertEquals(await goaways.reach(1), [{ retryAfterMs: 700, reason: "New version" }]);
+    gate.resolve();
+    assertEquals(await soon(asking), "done");
+    assertEquals(await soon(draining), { code: 4503, reason: "New version", by: "local" });
+    assertEquals((await endOf(both.client)).code, 4503);
+  });
+
+  Deno.test(`Session over ${wire.name} closes with 4500 when a handler fails`, async () => {
+    const errors: unknown[] = [];
+    await using both = await endsOn(wire, {
+      server: {
+        onMessage: () => {
+          throw new Error("broken");
+        },
+        onError: (error) => void errors.push(error),
+      },
+    });
+    both.client.send("a");
+    assertEquals((await endOf(both.client)).code, 4500);
+    assertEquals(errors.length, 1);
+  });
+
+  Deno.test(`Session over ${wire.name} closes a peer that sends too large a message`, async () => {
+    await using both = await endsOn(wire, { server: { maxMessageBytes: 100_000 } });
+    // Past the check of the client's session, which knows the bound.
+    both.client.connection.frames!.send(`{"topic":"a","data":"${"x".repeat(100_000)}"}`);
+    assertEquals((await endOf(both.client)).code, 4413);
+    assertEquals((await endOf(both.server)).code, 4413);
+  });
+}
+
+function testFaults(wire: Wire): void {
+  for (const policy of ["drop-oldest", "drop-newest", "latest"] satisfies OverflowPolicy[]) {
+    Deno.test(`Session over ${wire.name} tells a slow client what it missed (${policy})`, async () => {
+      const { log, onMessage } = logged();
+      let missed = 0;
+      await using both = await endsOn(wire, {
+        server: { sendQueue: { policy, maxMessages: 10 } },
+        client: { onMessage, onDropped: (count) => void (missed += count) },
+      });
+      both.pair.link!.stall("to-client");
+      const COUNT = 300;
+      const filler = "x".repeat(2_000);
+      for (let i = 0; i < COUNT; i++) {
+        both.server.send(`t${i % 3}`, { i, filler });
+        if (i % 10 === 0) await turns(1);
+        assert(both.server.stats.queuedMessages <= 20);
+      }
+      const { droppedMessages } = both.server.stats;
+      assert(droppedMessages > 0, "nothing was dropped");
+      both.pair.link!.resume("to-client");
+      await log.reach(COUNT - droppedMessages);
+      both.server.send("end");
+      await log.reach(COUNT - droppedMessages + 1);
+      assertEquals(missed, droppedMessages);
+      const numbers = log.items.slice(0, -1).map(([, data]) => (data as { i: number }).i);
+      assertEquals(numbers, numbers.toSorted((a, b) => a - b));
+      assertEquals(numbers.includes(COUNT - 1), policy !== "drop-newest");
+    });
+  }
+
+  Deno.test(`Session over ${wire.name} closes a slow client with 4507 by default`, async () => {
+    using time = new FakeTime();
+    await using both = await endsOn(wire);
+    both.pair.link!.stall("to-client");
+    assertThrows(() => {
+      for (let i = 0; i < 2_000; i++) both.server.send("t", "x".repeat(2_000));
+    }, QueueFullError);
+    assertEquals((await endOf(both.server)).code, 4507);
+    both.pair.link!.resume("to-client");
+    await time.tickAsync(1_000);
+    assertEquals(await endOf(both.client), {
+      code: 4507,
+      reason: "The send queue is full",
+      by: "remote",
+    });
+  });
+
+  Deno.test(`Session over ${wire.name} finds a dead peer at 60 seconds, on either end`, async () => {
+    using time = new FakeTime();
+    await using both = await endsOn(wire);
+    await turns();
+    both.pair.link!.disconnect({ silent: true });
+    await time.tickAsync(59_000);
+    assertEquals([both.server.state, both.client.state], ["connected", "connected"]);
+    await time.tickAsync(2_000);
+    for (const session of [both.server, both.client]) {
+      assertEquals(await endOf(session), { code: 4408, reason: "No sign of life", by: "network" });
+      assert(session.closeError instanceof TimeoutError);
+    }
+    await time.tickAsync(1_000);
+    for (const end of [both.pair.server, both.pair.client]) {
+      assertEquals((await end.closed).closeCode, 4408);
+    }
+  });
+
+  Deno.test(`Session over ${wire.name} keeps a silent peer that answers pings`, async () => {
+    using time = new FakeTime();
+    await using both = await endsOn(wire);
+    for (let second = 0; second < 200; second++) {
+      await time.tickAsync(1_000);
+      await turns(2);
+    }
+    assertEquals([both.server.state, both.client.state], ["connected", "connected"]);
+  });
+
+  Deno.test(`Session over ${wire.name} says that the network broke`, async () => {
+    await using both = await endsOn(wire);
+    both.pair.link!.disconnect();
+    for (const session of [both.server, both.client]) {
+      const expected = { code: 1006, reason: "The connection broke", by: "network" } as const;
+      assertEquals(await endOf(session), expected);
+    }
+  });
+}

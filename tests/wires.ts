@@ -1,0 +1,162 @@
+/**
+ * The wires on which sessions have to behave the same, and two sessions back
+ * to back on any of them. A new wire is one more entry in {@linkcode wires}.
+ *
+ * @module
+ */
+import type { AnyContract } from "../session/contract.ts";
+import { Session, type SessionIdentity } from "../session/session.ts";
+import { sessionSettings } from "../session/settings.ts";
+import type { Connection } from "../transport/connection.ts";
+import { type MemoryLink, memoryPair } from "../transport/memory.ts";
+import { withMessages } from "../transport/message_stream.ts";
+import { type EndOptions, soon } from "./sessions.ts";
+
+/** Two ends of one connection, with messages; disposing it closes them and what carries them. */
+export interface WirePair extends AsyncDisposable {
+  /** The end that dialed. */
+  readonly client: Connection;
+  /** The end that accepted. */
+  readonly server: Connection;
+  /** The network between them, where a test can get at it. */
+  readonly link?: MemoryLink;
+}
+
+/** A wire that the sessions are tested on. */
+export interface Wire {
+  /** What the tests are called after. */
+  readonly name: string;
+  /** Whether each pair has its `link`, and no time but that of timers: tests of slow and dead peers run. */
+  readonly hasLink: boolean;
+  /** Makes a fresh pair, with the subprotocol `skein.1`. */
+  makePair(): Promise<WirePair>;
+}
+
+/** Every wire with messages. */
+export const wires: readonly Wire[] = [
+  {
+    name: "memory",
+    hasLink: true,
+    makePair: () => Promise.resolve(memoryPair()),
+  },
+  {
+    name: "memory with a message stream",
+    hasLink: true,
+    makePair() {
+      const { client, server, link } = memoryPair({ frames: false });
+      return Promise.resolve(disposable({
+        client: withMessages(client, { side: "client" }),
+        server: withMessages(server, { side: "server" }),
+        link,
+      }));
+    },
+  },
+];
+
+/**
+ * Makes a pair that closes both of its ends when it is disposed of.
+ *
+ * @param pair The ends.
+ * @returns The same, disposable.
+ */
+export function disposable(pair: Omit<WirePair, typeof Symbol.asyncDispose>): WirePair {
+  return {
+    ...pair,
+    async [Symbol.asyncDispose](): Promise<void> {
+      const ends = [pair.client, pair.server];
+      await Promise.all(ends.map((end) => end[Symbol.asyncDispose]()));
+    },
+  };
+}
+
+/** Two sessions back to back on a wire. */
+export interface WireEnds<V, C extends AnyContract> extends AsyncDisposable {
+  /** The server's end. */
+  readonly server: Session<V, C, "server">;
+  /** The client's end. */
+  readonly client: Session<unknown, C, "client">;
+  /** What they are on. */
+  readonly pair: WirePair;
+}
+
+/** Settings of both ends, and who the client is. */
+export interface WireEndsOptions<V, C extends AnyContract> {
+  /** Of the server's end. */
+  readonly server?: EndOptions<V, C, "server">;
+  /** Of the client's end. */
+  readonly client?: EndOptions<unknown, C, "client">;
+  /** Who the client is. */
+  readonly identity?: SessionIdentity<V>;
+}
+
+/**
+ * Two sessions back to back, the client's ready. Disposing them closes both
+ * and the wire.
+ *
+ * @param wire The wire.
+ * @param options See {@linkcode WireEndsOptions}.
+ * @returns Both.
+ */
+export async function endsOn<V = unknown, C extends AnyContract = AnyContract>(
+  wire: Wire,
+  options: WireEndsOptions<V, C> = {},
+): Promise<WireEnds<V, C>> {
+  const pair = await wire.makePair();
+  const server = new Session<V, C, "server">(
+    pair.server,
+    sessionSettings<V, C, "server">({ ...options.server, side: "server" }),
+    options.identity,
+  );
+  const client = new Session<unknown, C, "client">(
+    pair.client,
+    sessionSettings<unknown, C, "client">({ ...options.client, side: "client" }),
+  );
+  await soon(client.ready);
+  return {
+    server,
+    client,
+    pair,
+    async [Symbol.asyncDispose](): Promise<void> {
+      await Promise.all([server.close(), client.close()]);
+      await pair[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/**
+ * Keeps what came, and waits until it is enough.
+ *
+ * @typeParam T What comes.
+ */
+export class Log<T> {
+  /** What came so far. */
+  readonly items: T[] = [];
+  #wanted: { readonly count: number; readonly resolve: () => void } | undefined;
+
+  /**
+   * Adds an item.
+   *
+   * @param item What came.
+   */
+  add(item: T): void {
+    this.items.push(item);
+    if (this.#wanted !== undefined && this.items.length >= this.#wanted.count) {
+      this.#wanted.resolve();
+    }
+  }
+
+  /**
+   * Waits for a number of items in all.
+   *
+   * @param count How many.
+   * @returns All items so far.
+   */
+  async reach(count: number): Promise<T[]> {
+    if (this.items.length < count) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#wanted = { count, resolve };
+      await soon(promise);
+    }
+    return this.items;
+  }
+}
