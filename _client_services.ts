@@ -11,7 +11,7 @@ import type { SessionManager } from "./manager/mod.ts";
 import { type AnyContract, compileContract } from "./session/contract.ts";
 import { PRESENCE_PREFIX } from "./session/presence_notice.ts";
 import type { Session } from "./session/session.ts";
-import type { SessionServices } from "./session/settings.ts";
+import { ServiceDesk } from "./session/services.ts";
 import { validate } from "./session/standard_schema.ts";
 import { TopicPattern } from "./session/topic_pattern.ts";
 
@@ -44,7 +44,7 @@ export interface ClientServicesOptions {
 }
 
 /** Makes the services of a server's sessions. */
-export function clientServices(options: ClientServicesOptions): SessionServices {
+export function clientServices(options: ClientServicesOptions): ServiceDesk {
   const { authorize, contract, parts } = options;
   const rooms = options.roomPatterns.map((pattern) => new TopicPattern(pattern, "create server"));
   const isRoom = (topic: string) => rooms.some((pattern) => pattern.match(topic) !== undefined);
@@ -57,7 +57,7 @@ export function clientServices(options: ClientServicesOptions): SessionServices 
     throw new RequestError("forbidden", `This session may not ${action} "${topic}"`);
   }
 
-  return {
+  return new ServiceDesk({
     admit(session) {
       const { admission, manager } = parts();
       const reservation = admission.takeReservation(session.connection);
@@ -138,5 +138,5 @@ export function clientServices(options: ClientServicesOptions): SessionServices 
       }
       return identity;
     },
-  };
+  });
 }

@@ -3,6 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { QueueFullError, SessionClosedError, TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { HELLO, type Peer, turns } from "../tests/sessions.ts";
+import { ServiceDesk } from "./services.ts";
 
 Deno.test("Client connects, and tells session and wire", async () => {
   const network = new Network();
@@ -79,12 +80,12 @@ Deno.test("Client asks for a token anew each time, and gives an expired one anot
   using time = new FakeTime();
   const tokens: string[] = [];
   const network = new Network({
-    services: {
+    services: new ServiceDesk({
       authenticate: (_session, token) => {
         tokens.push(token);
         return Promise.resolve({ value: token, user: undefined });
       },
-    },
+    }),
   });
   network.answers.push(
     () => network.accept(true),

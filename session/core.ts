@@ -23,6 +23,7 @@ import type { Hello, OutgoingEnvelope } from "./envelope.ts";
 import { type Heart, Heartbeat } from "./heartbeat.ts";
 import { type Control, Inbound, type InboundHost, report } from "./inbound.ts";
 import { SendQueue, type SendQueueOwner } from "./send_queue.ts";
+import type { ServiceEnvelope, ServiceHost, Serving } from "./services.ts";
 import type { Session, SessionIdentity, SessionState, WaitOptions } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { checkTopic } from "./topic_pattern.ts";
@@ -32,7 +33,8 @@ import { settlesWithin } from "./wait.ts";
 export const SKEIN_PROTOCOL = "skein.1";
 
 /** The works of one session. */
-export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, Heart, FrameReceiver {
+export class SessionCore
+  implements InboundHost, ControlHost, ServiceHost, SendQueueOwner, Heart, FrameReceiver {
   /** The public face. */
   readonly session: Session;
   /** Belongs to the session. */
@@ -65,6 +67,7 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
   // Made when first needed: a session that only gets messages needs neither.
   #asks: Asks | undefined = undefined;
   #controls: Controls | undefined = undefined;
+  #served: Serving | undefined = undefined;
   #heartbeat: Heartbeat | undefined = undefined;
   #timer: ReturnType<typeof setTimeout> | undefined = undefined;
   #ready: PromiseWithResolvers<void> | undefined = undefined;
@@ -110,7 +113,7 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
   receiveFrame(frame: Frame): void {
     if (this.state === "closed") return;
     if (this.#heartbeat !== undefined) this.lastHeard = this.#heartbeat.now;
-    if (this.#awaitsToken) void this.controls.receiveToken(frame);
+    if (this.#awaitsToken) void this.#serving?.receiveToken(frame);
     else this.inbound.receive(frame);
   }
 
@@ -283,6 +286,18 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     this.controls.receive(envelope);
   }
 
+  /** Does what the peer asks for, if this end has services. */
+  serve(envelope: ServiceEnvelope): void {
+    const { kind, id = null } = envelope;
+    if (this.#serving !== undefined) return this.#serving.receive(envelope);
+    const error = { code: "forbidden", message: `This end offers no ${kind}` };
+    this.post({ reply: id, error });
+  }
+
+  get #serving(): Serving | undefined {
+    return this.#served ??= this.settings.services?.serve(this, this.settings);
+  }
+
   /** Counts an input that makes no sense. */
   countInvalid(): void {
     this.inbound.countInvalid();
@@ -302,11 +317,12 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
   /** The session is established. */
   connected(hello?: Hello): void {
     if (this.state !== "connecting" || this.ending !== undefined) return;
-    const { side, services, handlers } = this.settings;
+    const { side, handlers } = this.settings;
+    const services = this.settings.services?.services;
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#awaitsToken = false;
-    const refusal = services.admit?.(this.session);
+    const refusal = services?.admit?.(this.session);
     if (refusal !== undefined) return this.windUp({ ...refusal, by: "local" });
     this.#wasOpen = true;
     this.state = "connected";
@@ -319,7 +335,7 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
       this.#heartbeat.add(this);
     }
     this.#settleReady();
-    services.opened?.(this.session);
+    services?.opened?.(this.session);
     if (handlers.onOpen !== undefined) this.#callOnOpen();
   }
 
@@ -456,10 +472,10 @@ export class SessionCore implements InboundHost, ControlHost, SendQueueOwner, He
     this.#heartbeat?.delete(this);
     this.queue?.end();
     // An error is dear for its stack, and most sessions end with nobody waiting.
-    const isAwaited = this.#asks?.size || this.inbound.owesAnswers || this.#controls?.isServing;
+    const isAwaited = this.#asks?.size || this.inbound.owesAnswers || this.#served?.isBusy;
     const error = isAwaited ? this.closedError("The session closed meanwhile") : undefined;
     this.#asks?.rejectAll(error);
-    this.#controls?.end(error);
+    this.#served?.end(error);
     this.inbound.end(error);
     this.#settleReady();
     const onEnd = this.#onEnd;

@@ -93,6 +93,7 @@ export {
   type SendQueueOptions,
   type SendQueueStats,
 } from "./send_queue.ts";
+export { ServiceDesk, type SessionServices } from "./services.ts";
 export {
   Session,
   type SessionCloseOptions,
@@ -106,7 +107,6 @@ export {
   type ReceiveQueueOptions,
   type SessionHandlers,
   type SessionLimits,
-  type SessionServices,
   type SessionSettings,
   sessionSettings,
   type SessionSettingsOptions,

@@ -12,6 +12,7 @@ import {
   turns,
 } from "../tests/sessions.ts";
 import type { UntypedMessage } from "./contract.ts";
+import { ServiceDesk } from "./services.ts";
 
 Deno.test("Session.request() gets the answer, at both ends and of every kind of data", async () => {
   const onMessage = (message: UntypedMessage) => message.reply(message.data);
@@ -270,13 +271,13 @@ Deno.test("Session runs services one at a time, and refuses one too many", async
   const log: string[] = [];
   await using hand = serverByHand({
     maxRequests: 2,
-    services: {
+    services: new ServiceDesk({
       subscribe: async (_session, topic) => {
         log.push(topic);
         await gate.promise;
         return { topic };
       },
-    },
+    }),
   });
   for (let id = 1; id <= 4; id++) hand.peer.say({ subscribe: `t${id}`, id });
   await turns();
@@ -296,7 +297,7 @@ Deno.test("Session runs services one at a time, and refuses one too many", async
 Deno.test("Session survives a service whose answer JSON can not hold", async () => {
   const errors: unknown[] = [];
   await using hand = serverByHand({
-    services: { subscribe: () => Promise.resolve(1n) },
+    services: new ServiceDesk({ subscribe: () => Promise.resolve(1n) }),
     onError: (error) => void errors.push(error),
   });
   hand.peer.say({ subscribe: "a", id: 1 });
@@ -313,7 +314,7 @@ Deno.test("Session on a plain wire answers requests", async () => {
 
 Deno.test("Session on a plain wire takes messages and answers, and nothing else", async () => {
   await using hand = serverByHand({
-    services: { subscribe: () => ({}) },
+    services: new ServiceDesk({ subscribe: () => ({}) }),
     onMessage: () => {},
   }, { wire: PLAIN });
   hand.peer.say({ subscribe: "a", id: 4 });

@@ -14,6 +14,7 @@ import {
 import { memoryPair } from "../transport/memory.ts";
 import { Session, SKEIN_PROTOCOL } from "./session.ts";
 import { sessionSettings } from "./settings.ts";
+import { ServiceDesk } from "./services.ts";
 
 Deno.test("Session knows who and where its peer is", async () => {
   const identity = {
@@ -163,13 +164,15 @@ Deno.test("Session survives a hello with absurd numbers", async () => {
 Deno.test("Session admits, refuses and tells the application in this order", async () => {
   const log: string[] = [];
   await using admitted = serverByHand({
-    services: { admit: (session) => void log.push(`admit ${session.state}`) as undefined },
+    services: new ServiceDesk({
+      admit: (session) => void log.push(`admit ${session.state}`) as undefined,
+    }),
     onOpen: (session) => void log.push(`open ${session.state}`),
   });
   assertEquals([log, admitted.session.isReady], [["admit connecting", "open connected"], true]);
   const refusal = { code: 4429, reason: "Too many" };
   await using refused = serverByHand({
-    services: { admit: () => refusal },
+    services: new ServiceDesk({ admit: () => refusal }),
     onOpen: () => void log.push("never"),
     onClose: () => void log.push("never"),
   });

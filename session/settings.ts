@@ -10,6 +10,7 @@ import type { GoAway } from "./envelope.ts";
 import { Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
 import { checkLimits } from "./limits.ts";
 import type { OverflowPolicy, SendQueueOptions } from "./send_queue.ts";
+import type { ServiceDesk } from "./services.ts";
 import type { Session } from "./session.ts";
 import { Turn } from "./turn.ts";
 import { MAX_TIMER_MS } from "./wait.ts";
@@ -121,28 +122,6 @@ export interface SessionHandlers<
   ) => void;
 }
 
-/** What a server does for its sessions; without one, the envelope is answered by `forbidden`. */
-export interface SessionServices {
-  /** Called before the session is established; a code and a reason refuse the session. */
-  readonly admit?: (
-    session: Session,
-  ) => { readonly code: number; readonly reason: string } | undefined;
-  /** Called once the session is established, before `onOpen`. MUST NOT throw. */
-  readonly opened?: (session: Session) => void;
-  /** Subscribes the session to a topic; returns what the answer carries. */
-  readonly subscribe?: (session: Session, topic: string) => unknown;
-  /** Takes the session off a topic. */
-  readonly unsubscribe?: (session: Session, topic: string) => unknown;
-  /** Publishes on behalf of the session. */
-  readonly publish?: (session: Session, topic: string, data: unknown) => unknown;
-  /** Checks a token and returns the new value and user. */
-  readonly authenticate?: (
-    session: Session,
-    token: string,
-    signal: AbortSignal,
-  ) => Promise<{ value: unknown; user: string | undefined }>;
-}
-
 /** Options for {@linkcode sessionSettings}. */
 export interface SessionSettingsOptions<
   V = unknown,
@@ -155,8 +134,8 @@ export interface SessionSettingsOptions<
   readonly contract?: C | undefined;
   /** Shared by sessions that share messages. */
   readonly turn?: Turn;
-  /** What this end does for its peers. */
-  readonly services?: SessionServices;
+  /** What this end does for its peers; without it, they are refused. */
+  readonly services?: ServiceDesk;
 }
 
 /** Options, checked and complete; made once for any number of sessions. */
@@ -172,7 +151,7 @@ export interface SessionSettings {
   /** What the application does. */
   readonly handlers: SessionHandlers;
   /** What this end does for its peers. */
-  readonly services: SessionServices;
+  readonly services: ServiceDesk | undefined;
   /** Bounds of what waits to be sent. */
   readonly sendQueue: Required<SendQueueOptions>;
   /** Bounds of what waits to be handled. */
@@ -234,7 +213,7 @@ export function sessionSettings<
     heartbeat: new Heartbeat(options.heartbeat),
     // The types were checked where the handlers were written; from here on they are erased.
     handlers: options as SessionHandlers<never, never, never> as SessionHandlers,
-    services: options.services ?? {},
+    services: options.services,
     sendQueue: { ...checkLimits(SEND_QUEUE, sendQueue, { of: "session: sendQueue." }), policy },
     receiveQueue: checkLimits(RECEIVE_QUEUE, receiveQueue, { of: "session: receiveQueue." }),
     ...checkLimits(LIMITS, options, { of: "session: " }),

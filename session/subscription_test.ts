@@ -7,16 +7,16 @@ import { turns } from "../tests/sessions.ts";
 import type { Client } from "./client.ts";
 import { defineContract } from "./contract.ts";
 import type { Session } from "./session.ts";
-import type { SessionServices } from "./settings.ts";
+import { ServiceDesk, type SessionServices } from "./services.ts";
 import type { Subscription } from "./subscription.ts";
 
 /** A server's services that note what they are asked for. */
 function services(
   log: string[],
   subscribe: NonNullable<SessionServices["subscribe"]> = () => ({}),
-): { services: SessionServices } {
+): { services: ServiceDesk } {
   return {
-    services: {
+    services: new ServiceDesk({
       subscribe: (session, topic) => {
         log.push(`+${topic}`);
         return subscribe(session, topic);
@@ -25,7 +25,7 @@ function services(
         log.push(`-${topic}`);
         return {};
       },
-    },
+    }),
   };
 }
 
@@ -136,7 +136,7 @@ Deno.test("Subscription whose reader falls behind has told all, if the server ne
   using time = new FakeTime();
   const silent = new Promise<never>(() => {});
   const network = new Network({
-    services: { subscribe: () => ({}), unsubscribe: () => silent },
+    services: new ServiceDesk({ subscribe: () => ({}), unsubscribe: () => silent }),
     sendQueue: { maxMessages: 10_000 },
   });
   await using client = network.client();
@@ -154,7 +154,7 @@ Deno.test("Subscription.unsubscribe() rejects if the server does not answer, and
   using time = new FakeTime();
   const silent = new Promise<never>(() => {});
   const network = new Network({
-    services: { subscribe: () => ({}), unsubscribe: () => silent },
+    services: new ServiceDesk({ subscribe: () => ({}), unsubscribe: () => silent }),
   });
   await using client = network.client();
   const news = client.subscribe("news");
@@ -169,13 +169,13 @@ Deno.test("Subscription.unsubscribe() rejects if the server does not answer, and
 
 Deno.test("Subscription that is left keeps what is on its way from the client's loop", async () => {
   const network = new Network({
-    services: {
+    services: new ServiceDesk({
       subscribe: () => ({}),
       unsubscribe: (session) => {
         session.send("news", "on its way");
         return {};
       },
-    },
+    }),
   });
   await using client = network.client();
   const news = client.subscribe("news");
@@ -378,13 +378,13 @@ Deno.test("Subscription checks its messages, and skips what does not fit", async
 Deno.test("Client.publish() asks the server, and says what it answered", async () => {
   const published: unknown[] = [];
   const network = new Network({
-    services: {
+    services: new ServiceDesk({
       publish: (_session, topic, data) => {
         if (topic === "closed") throw new RequestError("forbidden", "Not you");
         published.push([topic, data]);
         return {};
       },
-    },
+    }),
   });
   await using client = network.client();
   await client.publish("open", { a: 1 });

@@ -45,13 +45,13 @@ export interface ListenWebTransportOptions extends Certificate {
    * How long a connection may be silent before it is given up, in milliseconds.
    * A peer that vanished is noticed within this and `keepAliveIntervalMs`.
    *
-   * @default {20000}
+   * @default {15000}
    */
   readonly idleTimeoutMs?: number;
   /**
    * How often a silent connection is asked whether it is still there, in milliseconds.
    *
-   * @default {8000}
+   * @default {5000}
    */
   readonly keepAliveIntervalMs?: number;
   /**
@@ -157,8 +157,8 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
       cert,
       key,
       alpnProtocols: ["h3"],
-      maxIdleTimeout: idleTimeoutMs ?? 20_000,
-      keepAliveInterval: keepAliveIntervalMs ?? 8_000,
+      maxIdleTimeout: idleTimeoutMs ?? 15_000,
+      keepAliveInterval: keepAliveIntervalMs ?? 5_000,
       // The request itself is one, and so are the control streams.
       maxConcurrentBidirectionalStreams: maxStreams + 1,
       maxConcurrentUnidirectionalStreams: maxStreams + 3,
