@@ -39,7 +39,6 @@ import { type SessionHandlers, type SessionLimits, sessionSettings } from "./ses
 import { Turn } from "./session/turn.ts";
 import { settlesWithin } from "./session/wait.ts";
 import type { Sha256Hash } from "./transport/certificate_hash.ts";
-import type { Connection } from "./transport/connection.ts";
 import type { Certificate } from "./transport/webtransport_server.ts";
 
 export type {
@@ -56,6 +55,13 @@ export type {
   WebTransportSource,
 } from "./_webtransport_options.ts";
 export type { Sha256Hash } from "./transport/certificate_hash.ts";
+export type {
+  AcceptOptions,
+  Certificate,
+  ListenWebTransportOptions,
+  RefuseOptions,
+  WebTransportRequest,
+} from "./transport/webtransport_server.ts";
 
 /**
  * Limits of a server, beside those of each session.
@@ -378,7 +384,8 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   async drain(options: DrainOptions = {}): Promise<DrainReport> {
     const connections = this.manager.all().map(({ connection }) => connection);
     this.#listening?.stop();
-    for (const connection of connections) announceDrain(connection);
+    // Raw sessions have no envelopes; the wire tells them.
+    for (const connection of connections) connection.drain?.();
     const report = await this.manager.drain(options);
     // Those that were cut are over here, but their peers have yet to be told why.
     const told = Promise.allSettled(connections.map(({ closed }) => closed));
@@ -424,21 +431,26 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     signal?.throwIfAborted();
     const server = new Server(options);
     const { origins, hosts } = options;
-    server.#listening = new Listening({
-      port,
-      hostname,
-      tls,
-      webTransport,
-      connectionLimits: connectionLimits(options.limits),
-      onListen,
-      ...(origins === undefined ? {} : { origins }),
-      ...(hosts === undefined ? {} : { hosts }),
-    }, {
-      fetch: server.fetch,
-      take: (request, place) => server.#admission.take(request, place),
-    });
+    try {
+      server.#listening = new Listening({
+        port,
+        hostname,
+        tls,
+        webTransport,
+        connectionLimits: connectionLimits(options.limits),
+        onListen,
+        ...(origins === undefined ? {} : { origins }),
+        ...(hosts === undefined ? {} : { hosts }),
+      }, {
+        fetch: server.fetch,
+        take: (request, place) => server.#admission.take(request, place),
+      });
+      server.#listening.announce();
+    } catch (error) {
+      void server.close();
+      throw error;
+    }
     signal?.addEventListener("abort", () => void server.close(), { once: true });
-    server.#listening.announce();
     return server;
   }
 
@@ -465,11 +477,6 @@ function connectionLimits(
       ? {}
       : { maxConnectionsPerAddress: perAddress * SOCKETS_PER_SESSION }),
   };
-}
-
-/** Tells a peer by the wire's own means, where it has them: a raw one has no envelopes. */
-function announceDrain(connection: Connection): void {
-  if ("drain" in connection && typeof connection.drain === "function") connection.drain();
 }
 
 /** How long peers that were cut off may take to hear of it, in milliseconds. */

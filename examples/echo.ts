@@ -19,8 +19,10 @@
  *
  * @module
  */
-import { dial, serve, type Session } from "../mod.ts"; // jsr:@skein/skein
-import { directDatagrams, type DirectStream, directStream } from "../transport/mod.ts"; // jsr:@skein/skein/transport
+// In your own project: jsr:@skein/skein, and jsr:@skein/skein/transport
+import { dial, serve, type Session } from "../mod.ts";
+import { directDatagrams, directReadable, directStream } from "../transport/mod.ts";
+import type { DirectReadable, DirectStream } from "../transport/mod.ts";
 
 const isOnce = Deno.args.includes("--once");
 const port = Deno.args.includes("--port") ? Deno.args[Deno.args.indexOf("--port") + 1] : 8000;
@@ -41,20 +43,29 @@ async function echoStreams({ connection }: Session): Promise<void> {
   const datagrams = directDatagrams(connection.datagrams);
   datagrams.receive((datagram) => datagrams.send(datagram));
   for await (const stream of connection.incomingBidirectionalStreams) {
-    echo(directStream(stream)).catch(() => {}); // A stream that fails ends nothing else.
+    void echo(directStream(stream));
   }
 }
 
 async function echo(stream: DirectStream): Promise<void> {
-  for (let bytes; (bytes = await stream.read()) !== null;) await stream.write(bytes);
-  await stream.close();
+  try {
+    for (let bytes; (bytes = await stream.read()) !== null;) await stream.write(bytes);
+    await stream.close();
+  } catch { // Nothing else ends with it.
+    stream.cancel();
+    stream.abort();
+  }
 }
 
 /** Nobody answers what comes one way, but somebody has to read it. */
 async function drainStreams({ connection }: Session): Promise<void> {
   for await (const stream of connection.incomingUnidirectionalStreams) {
-    stream.pipeTo(new WritableStream()).catch(() => {});
+    drain(directReadable(stream)).catch(() => {});
   }
+}
+
+async function drain(stream: DirectReadable): Promise<void> {
+  while (await stream.read() !== null);
 }
 
 async function talk(url: string): Promise<void> {

@@ -239,6 +239,22 @@ export async function until(holds: () => boolean): Promise<void> {
 }
 
 /**
+ * Waits until nobody listens on a TCP port of this machine.
+ *
+ * @param port The port.
+ */
+export async function untilFree(port: number): Promise<void> {
+  await until(() => {
+    try {
+      Deno.listen({ port, hostname: "127.0.0.1" }).close();
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/**
  * The port of a server that listens.
  *
  * @param server The server.

@@ -22,6 +22,10 @@ function hashOf({ hashes }: DevCertificate): string {
   return hashes[0]!.value.toHex();
 }
 
+function namesIn(folder: string): string[] {
+  return [...Deno.readDirSync(folder)].map(({ name }) => name);
+}
+
 function daysLater(days: number): Date {
   return new Date(Date.now() + days * DAY_MS);
 }
@@ -92,7 +96,7 @@ Deno.test("devCertificate() keeps the certificate for the user alone", () => {
   assertEquals(made.file, `${cacheFolder}/dev_certificate.pem`);
   assertEquals(devCertificate({ cacheFolder }), made);
   assertEquals(devCertificate({ cacheFolder: new URL(`file://${cacheFolder}`) }), made);
-  assertEquals([...Deno.readDirSync(cacheFolder)].map(({ name }) => name), ["dev_certificate.pem"]);
+  assertEquals(namesIn(cacheFolder), ["dev_certificate.pem"]);
   if (!isWindows) assertEquals(Deno.statSync(made.file!).mode! & 0o777, 0o600);
 });
 
@@ -218,7 +222,7 @@ Deno.test("devCertificate() gives processes that start at once the same certific
   const outputs = await Promise.all(children.map((child) => child.output()));
   const seen = outputs.map(({ stdout }) => new TextDecoder().decode(stdout).trim());
   for (const hash of seen) assertMatch(hash, /^[0-9a-f]{64}$/);
-  assertEquals([...Deno.readDirSync(cacheFolder)].map(({ name }) => name), ["dev_certificate.pem"]);
+  assertEquals(namesIn(cacheFolder), ["dev_certificate.pem"]);
   assert(seen.includes(hashOf(devCertificate({ cacheFolder }))));
 });
 

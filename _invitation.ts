@@ -1,0 +1,51 @@
+/**
+ * What each wire makes of a peer that asks for a session: one shape, so that
+ * path, origin, limits and authentication are asked about in one place.
+ *
+ * @module
+ */
+import type { Refused } from "./_refusal.ts";
+import type { Connection } from "./transport/connection.ts";
+import type { OriginRules } from "./transport/origins.ts";
+
+/**
+ * A peer that asks for a session. Exactly one of `accept` and `refuse` answers
+ * it; where `accept` throws, `refuse` follows.
+ *
+ * @typeParam Answer What the wire's own server is handed.
+ */
+export interface Invitation<Answer> {
+  /** What it asks: URL and headers, on every wire. */
+  readonly request: Request;
+  /** Its network address, where that is known. */
+  readonly address: string | undefined;
+  /** Whether it speaks Skein's own protocol. */
+  readonly isSkein: boolean;
+  /** Aborted when it gives up before an answer, on wires that tell. */
+  readonly signal?: AbortSignal;
+  /** Whether these rules let its page in. */
+  isOriginAllowed(rules: OriginRules): boolean;
+  /**
+   * Lets it in. What it took is freed where it throws.
+   *
+   * @throws {Refused} If there is no room for one more.
+   */
+  accept(): Accepted<Answer>;
+  /** Turns it away. Never throws. */
+  refuse(refused: Refused): Answer;
+}
+
+/** A peer that was let in. */
+export interface Accepted<Answer> {
+  /** Its connection; `ready` resolves once the answer went out. */
+  readonly connection: Connection;
+  /** For the wire's own server. */
+  readonly answer: Answer;
+  /** Freed if the connection never gets ready. */
+  readonly held: readonly Disposable[];
+}
+
+/** What a refusal says in its headers, on every wire. */
+export function refusalHeaders({ status }: Refused): Record<string, string> {
+  return status === 429 || status === 503 ? { "retry-after": "5" } : {};
+}

@@ -1,0 +1,205 @@
+/**
+ * A server's two sockets: TCP for WebSocket, UDP for WebTransport, on one port
+ * number.
+ *
+ * @module
+ */
+import { answerWellKnown } from "./_well_known.ts";
+import { hostOf, isAnyAddress, WebTransportHalf } from "./_webtransport.ts";
+import type { PagePlace } from "./_webtransport_invitation.ts";
+import { webTransportOptions, type WebTransportServeOptions } from "./_webtransport_options.ts";
+import type { OriginRules } from "./transport/origins.ts";
+import type { Sha256Hash } from "./transport/certificate_hash.ts";
+import type { Certificate, WebTransportRequest } from "./transport/webtransport_server.ts";
+
+/** How often a free TCP port is tried whose UDP sibling turns out to be taken. */
+const MAX_ATTEMPTS = 10;
+
+/** What a server that listens is told, beside its address. */
+export interface ListenInfo {
+  /** The URL of WebTransport; empty if it is off. */
+  readonly webTransportUrl: string;
+  /** Why WebTransport is off, where it was not turned off. */
+  readonly webTransportError: Error | undefined;
+}
+
+/** How many WebTransport connections there may be. */
+export type ConnectionLimits = Pick<
+  WebTransportServeOptions,
+  "maxConnections" | "maxConnectionsPerAddress"
+>;
+
+/** How and where to listen. */
+export interface ListeningOptions extends OriginRules {
+  /** TCP port; 0 takes one that is free on both. */
+  readonly port: number;
+  /** Address. */
+  readonly hostname: string;
+  /** Certificate; development without one. */
+  readonly tls: Certificate | undefined;
+  /** How WebTransport is offered. */
+  readonly webTransport: boolean | WebTransportServeOptions | undefined;
+  /** Bounds of WebTransport, where it has none of its own. */
+  readonly connectionLimits: ConnectionLimits;
+  /** Told where the server listens, in place of a line that is printed. */
+  readonly onListen: ((address: Deno.NetAddr, info: ListenInfo) => void) | undefined;
+}
+
+/** Who answers what comes in. */
+export interface ListeningHandlers {
+  /** Answers an HTTP request. */
+  fetch(request: Request, info: Deno.ServeHandlerInfo): Response | Promise<Response>;
+  /** Answers a request for a WebTransport session. */
+  take(request: WebTransportRequest, place: PagePlace): Promise<void>;
+}
+
+/** Listens, from its construction to its close. */
+export class Listening {
+  readonly #options: ListeningOptions;
+  readonly #handlers: ListeningHandlers;
+  readonly #closings: Promise<void>[] = []; // At most `MAX_ATTEMPTS`, and the last one.
+  #http: Deno.HttpServer<Deno.NetAddr>;
+  #webTransport: WebTransportHalf | undefined;
+  #error: Error | undefined;
+
+  /**
+   * Listens.
+   *
+   * @throws {Error} If that is impossible over TCP, or over UDP where WebTransport has options.
+   */
+  constructor(options: ListeningOptions, handlers: ListeningHandlers) {
+    this.#options = options;
+    this.#handlers = handlers;
+    const webTransport = webTransportOptions(options.webTransport);
+    this.#http = this.#serve();
+    if (webTransport === undefined) return;
+    try {
+      this.#webTransport = this.#offer(webTransport);
+    } catch (error) {
+      if (typeof options.webTransport === "object") {
+        void this.close();
+        throw error;
+      }
+      this.#error = error instanceof Error ? error : new Error(String(error));
+    }
+  }
+
+  /** Where WebSocket listens. */
+  get address(): Deno.NetAddr {
+    return this.#http.addr;
+  }
+
+  /** The URL of WebSocket, for clients on this machine. */
+  get url(): string {
+    return `${this.#options.tls === undefined ? "ws" : "wss"}://${this.#localHost}/`;
+  }
+
+  /** WebTransport, unless it is off. */
+  get webTransport(): WebTransportHalf | undefined {
+    return this.#webTransport;
+  }
+
+  /** The hashes by which clients can trust the certificate of WebTransport. */
+  get certificateHashes(): readonly Sha256Hash[] {
+    return this.#webTransport?.hashes ?? [];
+  }
+
+  /** Tells where the server listens: `onListen`, or the terminal. */
+  announce(): void {
+    const { onListen } = this.#options;
+    const webTransportUrl = this.#webTransport?.url ?? "";
+    const info = { webTransportUrl, webTransportError: this.#error };
+    if (onListen !== undefined) return onListen(this.address, info);
+    const { address: { hostname, port } } = this;
+    const scheme = this.#options.tls === undefined ? "http" : "https";
+    const local = `${scheme}://${this.#localHost}/`;
+    const all = isAnyAddress(hostname)
+      ? `${scheme}://${hostOf(hostname)}:${port}/ (${local})`
+      : local;
+    const too = webTransportUrl === "" ? "" : `, WebTransport on ${webTransportUrl}`;
+    print(`Listening on ${all}${too}`);
+    if (this.#error !== undefined) print(`WebTransport is off: ${causeOf(this.#error)}`);
+  }
+
+  /** Takes no new WebTransport sessions. */
+  stop(): void {
+    this.#webTransport?.stop();
+  }
+
+  /** Stops listening, and ends what is left. */
+  async close(): Promise<void> {
+    this.#closings.push(this.#http.shutdown());
+    await Promise.all([...this.#closings, this.#webTransport?.close()]);
+  }
+
+  get #localHost(): string {
+    const { hostname, port } = this.address;
+    return `${hostOf(isAnyAddress(hostname) ? "localhost" : hostname)}:${port}`;
+  }
+
+  #serve(): Deno.HttpServer<Deno.NetAddr> {
+    const { port, hostname, tls } = this.#options;
+    return Deno.serve(
+      { port, hostname, ...tls, onListen() {} },
+      (request, info) => this.#wellKnown(request) ?? this.#handlers.fetch(request, info),
+    );
+  }
+
+  /** Finds a port that is free over both, if it may be any. */
+  #offer(options: WebTransportServeOptions): WebTransportHalf {
+    const { port } = this.#options;
+    const isAnyPort = port === 0 && options.port === undefined;
+    for (let attempt = 1;; attempt++) {
+      try {
+        return this.#half(options);
+      } catch (error) {
+        const isTaken = error instanceof Deno.errors.AddrInUse;
+        if (!isAnyPort || !isTaken || attempt === MAX_ATTEMPTS) throw error;
+        const taken = this.#http;
+        this.#http = this.#serve();
+        this.#closings.push(taken.shutdown());
+      }
+    }
+  }
+
+  #half(options: WebTransportServeOptions): WebTransportHalf {
+    const { webTransport, tls, connectionLimits } = this.#options;
+    const { port, hostname } = this.address;
+    const half: WebTransportHalf = new WebTransportHalf({
+      options: { ...connectionLimits, ...options },
+      port,
+      hostname,
+      tls,
+      // Nobody who left it to the server is asked a second time.
+      mayPrompt: typeof webTransport === "object",
+      take: (request) => {
+        const webTransportPort = half.address.port;
+        return this.#handlers.take(request, {
+          port,
+          webTransportPort,
+          isDevelopment: tls === undefined,
+        });
+      },
+    });
+    return half;
+  }
+
+  #wellKnown(request: Request): Response | undefined {
+    const { tls, webTransport } = this.#options;
+    if (this.#webTransport === undefined || tls !== undefined) return undefined;
+    const { wellKnown = true } = typeof webTransport === "object" ? webTransport : {};
+    return wellKnown ? answerWellKnown(request, this.#webTransport, this.#options) : undefined;
+  }
+}
+
+function causeOf(error: Error): string {
+  return error instanceof Deno.errors.AddrInUse
+    ? `its UDP port is taken (${error.message})`
+    : error.message;
+}
+
+function print(line: string): void {
+  // As the runtime does, where nobody else is told: not where a program's output goes.
+  // deno-lint-ignore no-console
+  console.error(line);
+}

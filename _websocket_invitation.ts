@@ -1,0 +1,91 @@
+/**
+ * A peer that asks for a session by a WebSocket upgrade.
+ *
+ * @module
+ */
+import { type Accepted, type Invitation, refusalHeaders } from "./_invitation.ts";
+import type { Openings } from "./_openings.ts";
+import { Refused, withinLimits } from "./_refusal.ts";
+import type { SessionManager } from "./manager/mod.ts";
+import { SKEIN_PROTOCOL } from "./session/session.ts";
+import { isOriginAllowed, type OriginRules } from "./transport/origins.ts";
+import {
+  type AcceptedWebSocket,
+  offeredProtocols,
+  type SocketLease,
+  type WebSocketEngine,
+} from "./transport/websocket_server.ts";
+
+/** What all invitations of a server have in common. */
+export interface WebSocketDoor {
+  /** What upgrades. */
+  readonly engine: WebSocketEngine;
+  /** Knows how many sockets there may be. */
+  readonly manager: SessionManager;
+  /** Where sockets wait for their end that are closed at once. */
+  readonly openings: Openings;
+  /** When a plain peer is dead, in milliseconds. */
+  readonly idleTimeoutMs: number;
+}
+
+/** A WebSocket upgrade. */
+export class WebSocketInvitation implements Invitation<Response> {
+  readonly request: Request;
+  readonly address: string | undefined;
+  readonly isSkein: boolean;
+  readonly #door: WebSocketDoor;
+
+  constructor(request: Request, address: string | undefined, door: WebSocketDoor) {
+    this.request = request;
+    this.address = address;
+    this.isSkein = offeredProtocols(request).includes(SKEIN_PROTOCOL);
+    this.#door = door;
+  }
+
+  isOriginAllowed(rules: OriginRules): boolean {
+    return isOriginAllowed(this.request.headers, rules);
+  }
+
+  accept(): Accepted<Response> {
+    const { isSkein } = this;
+    // `skein.1` has a heartbeat of its own; a plain peer is pinged by the runtime.
+    const { lease, connection, response } = this.#upgrade(isSkein ? 0 : this.#door.idleTimeoutMs);
+    return { connection, answer: response, held: [lease] };
+  }
+
+  /** A browser sees no status of a refused WebSocket, so Skein's client is told by a close. */
+  refuse(refused: Refused): Response {
+    const { status, message: reason } = refused;
+    return this.isSkein && this.#refuseByClose({ closeCode: 4000 + status, reason }) ||
+      new Response(reason, { status, headers: refusalHeaders(refused) });
+  }
+
+  /** Such a socket lingers until its peer answers the close, or leaves; so it counts like the others. */
+  #refuseByClose(
+    info: { readonly closeCode: number; readonly reason: string },
+  ): Response | undefined {
+    try {
+      // An idle timeout would end with the close, and end nothing.
+      const { lease, connection, response } = this.#upgrade(0);
+      this.#door.openings.add(connection, [lease], () => {});
+      connection.close(info);
+      return response;
+    } catch {
+      // What can not be upgraded, or not any more, gets the status.
+      return undefined;
+    }
+  }
+
+  #upgrade(idleTimeoutMs: number): AcceptedWebSocket & { readonly lease: SocketLease } {
+    const { engine, manager } = this.#door;
+    const lease = withinLimits(manager, () => manager.admitSocket({ address: this.address }));
+    try {
+      const protocol = this.isSkein ? SKEIN_PROTOCOL : "";
+      const { connection, response } = engine(this.request, { protocol, idleTimeoutMs, lease });
+      return { connection, response, lease };
+    } catch (cause) {
+      lease[Symbol.dispose]();
+      throw new Refused(400, "The upgrade is malformed", { cause });
+    }
+  }
+}

@@ -1,0 +1,215 @@
+/**
+ * The WebTransport half of a server that listens: its certificate, which is
+ * renewed while the server runs, and its requests.
+ *
+ * @module
+ */
+import type { WebTransportServeOptions, WebTransportSource } from "./_webtransport_options.ts";
+import { UnsupportedError } from "./errors.ts";
+import { certificateHashes, type Sha256Hash } from "./transport/certificate_hash.ts";
+import { devCertificate, type DevCertificateOptions } from "./transport/dev_certificate.ts";
+import {
+  type Certificate,
+  isWebTransportAvailable,
+  listenWebTransport,
+  type ListenWebTransportOptions,
+  type WebTransportRequest,
+} from "./transport/webtransport_server.ts";
+
+/** How often the age of the development certificate is looked at: timers stand still while a machine sleeps. */
+const CHECK_INTERVAL_MS = 3_600_000;
+
+const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
+
+/** What a {@linkcode WebTransportHalf} takes from the other half. */
+export interface WebTransportHalfOptions {
+  /** The options of WebTransport itself. */
+  readonly options: WebTransportServeOptions;
+  /** Address of the other half. */
+  readonly hostname: string;
+  /** Port of the other half. */
+  readonly port: number;
+  /** Certificate of the other half; without one this is development. */
+  readonly tls: Certificate | undefined;
+  /** Whether the user may be asked for the permission to listen. */
+  readonly mayPrompt: boolean;
+  /** Answers a request. What it throws is printed. */
+  readonly take: (request: WebTransportRequest) => Promise<void>;
+}
+
+/** Listens for WebTransport. */
+export class WebTransportHalf implements AsyncDisposable {
+  readonly #listener: WebTransportSource;
+  readonly #take: WebTransportHalfOptions["take"];
+  readonly #dev: DevCertificateOptions;
+  readonly #loop: Promise<void>;
+  #hashes: readonly Sha256Hash[];
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #isClosed = false;
+
+  /**
+   * Listens.
+   *
+   * @throws {UnsupportedError} If the runtime has no QUIC, or may not listen and nobody may be asked.
+   * @throws {Deno.errors.AddrInUse} If the port is taken.
+   */
+  constructor(
+    { options, hostname: tcpHostname, port: tcpPort, tls, mayPrompt, take }:
+      WebTransportHalfOptions,
+  ) {
+    const { engine = listenWebTransport, certificate = tls, names, cacheFolder } = options;
+    const {
+      port = tcpPort,
+      hostname = tls === undefined ? loopback(tcpHostname) : tcpHostname,
+    } = options;
+    if (engine === listenWebTransport) checkRuntime(`${hostOf(hostname)}:${port}`, mayPrompt);
+    this.#take = take;
+    this.#dev = {
+      ...(names === undefined ? {} : { names }),
+      ...(cacheFolder === undefined ? {} : { cacheFolder }),
+    };
+    const development = certificate === undefined ? devCertificate(this.#dev) : undefined;
+    const { cert, key } = (certificate ?? development)!;
+    this.#listener = engine({ ...limitsOf(options), cert, key, port, hostname });
+    this.#hashes = certificateHashes(cert);
+    if (development !== undefined) this.#renewAt(development.renewAt);
+    this.#loop = this.#run();
+  }
+
+  /** Where it listens. */
+  get address(): Deno.NetAddr {
+    return this.#listener.address;
+  }
+
+  /** The URL for clients on this machine. */
+  get url(): string {
+    const { hostname, port } = this.address;
+    return `https://${hostOf(isAnyAddress(hostname) ? "localhost" : hostname)}:${port}/`;
+  }
+
+  /** By which a client may trust the certificate; none if that takes an authority. */
+  get hashes(): readonly Sha256Hash[] {
+    return this.#hashes;
+  }
+
+  /** New clients get this certificate; sessions stay as they are. */
+  rotate(certificate: Certificate): void {
+    this.#replace(certificate);
+    // Whoever brings a certificate renews it, too.
+    clearTimeout(this.#timer);
+  }
+
+  /** Takes nobody any more. Idempotent. */
+  stop(): void {
+    this.#listener.stop();
+  }
+
+  /** Ends it, and every connection. Idempotent. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    clearTimeout(this.#timer);
+    await this.#listener.close();
+    await this.#loop;
+  }
+
+  /** Ends it. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #replace({ cert, key }: Certificate): void {
+    this.#listener.rotate({ cert, key });
+    this.#hashes = certificateHashes(cert);
+  }
+
+  #renewAt(time: Date): void {
+    const waitMs = Math.min(Math.max(time.getTime() - Date.now(), 0), CHECK_INTERVAL_MS);
+    this.#timer = setTimeout(() => this.#renewAt(this.#renewed(time)), waitMs);
+    Deno.unrefTimer(this.#timer);
+  }
+
+  /** Renews the certificate if its time has come, and says when that is next. */
+  #renewed(time: Date): Date {
+    if (Date.now() < time.getTime()) return time;
+    try {
+      const certificate = devCertificate(this.#dev);
+      this.#replace(certificate);
+      return certificate.renewAt;
+    } catch (error) {
+      printError("The development certificate was not renewed", error);
+      return new Date(Date.now() + CHECK_INTERVAL_MS);
+    }
+  }
+
+  async #run(): Promise<void> {
+    try {
+      // Each is answered in its own time: one may wait for a database.
+      for await (const request of this.#listener) void this.#answer(request);
+    } catch (error) {
+      if (!this.#isClosed) printError("WebTransport ended", error);
+    }
+  }
+
+  async #answer(request: WebTransportRequest): Promise<void> {
+    try {
+      await this.#take(request);
+    } catch (error) {
+      // As the HTTP server does with what a handler throws.
+      printError("A WebTransport request failed", error);
+      try {
+        request.refuse(500);
+      } catch {
+        // It had its answer, or left.
+      }
+    }
+  }
+}
+
+/** Tells whether an address stands for all of a machine's. */
+export function isAnyAddress(hostname: string): boolean {
+  return ANY_ADDRESS.includes(hostname);
+}
+
+/** Writes a name or an address as URLs have it. */
+export function hostOf(hostname: string): string {
+  return hostname.includes(":") && !hostname.startsWith("[") ? `[${hostname}]` : hostname;
+}
+
+/** A development certificate is for this machine, and so is its server. */
+function loopback(hostname: string): string {
+  return isAnyAddress(hostname) ? "127.0.0.1" : hostname;
+}
+
+/** What the listener has defaults for. */
+const LIMITS = [
+  "idleTimeoutMs",
+  "keepAliveIntervalMs",
+  "maxConnections",
+  "maxConnectionsPerAddress",
+  "maxSessionsPerConnection",
+  "maxStreams",
+] as const;
+
+function limitsOf(options: WebTransportServeOptions): Partial<ListenWebTransportOptions> {
+  const given = LIMITS.filter((name) => options[name] !== undefined);
+  return Object.fromEntries(given.map((name) => [name, options[name]]));
+}
+
+/** Says what is missing, in words that tell what to do. */
+function checkRuntime(address: string, mayPrompt: boolean): void {
+  if (!isWebTransportAvailable()) {
+    throw new UnsupportedError(
+      'this runtime has no QUIC; start it with --unstable-net, or write "unstable": ["net"] in deno.json',
+    );
+  }
+  if (mayPrompt) return;
+  const { state } = Deno.permissions.querySync({ name: "net", host: address });
+  if (state === "granted") return;
+  throw new UnsupportedError(`it takes the permission to listen, --allow-net=${address}`);
+}
+
+function printError(what: string, error: unknown): void {
+  // There is nobody else to tell.
+  // deno-lint-ignore no-console
+  console.error(`${what}:`, error);
+}

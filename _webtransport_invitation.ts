@@ -1,0 +1,124 @@
+/**
+ * A peer that asks for a session over WebTransport.
+ *
+ * @module
+ */
+import { type Accepted, type Invitation, refusalHeaders } from "./_invitation.ts";
+import { Refused } from "./_refusal.ts";
+import { SKEIN_PROTOCOL } from "./session/session.ts";
+import type { Connection } from "./transport/connection.ts";
+import { withMessages } from "./transport/message_stream.ts";
+import { isOriginAllowed, type OriginRules } from "./transport/origins.ts";
+import type { WebTransportRequest } from "./transport/webtransport_server.ts";
+
+/** Where this server's own pages come from, as seen by its WebTransport. */
+export interface PagePlace {
+  /** The port of its pages. */
+  readonly port: number;
+  /** The port of its WebTransport. */
+  readonly webTransportPort: number;
+  /** Whether the names of this machine stand for one another: pages were told a number for a name. */
+  readonly isDevelopment: boolean;
+}
+
+const LOOPBACK_NAMES: readonly string[] = ["localhost", "127.0.0.1", "[::1]"];
+
+/** What a {@linkcode WebTransportInvitation} has beside what is asked. */
+export interface WebTransportInvitationOptions {
+  /** The same as {@linkcode requestOf} reads it. */
+  readonly request: Request;
+  /** The peer's network address. */
+  readonly address: string | undefined;
+  /** Where this server's pages come from. */
+  readonly place: PagePlace;
+  /** How long a client of Skein may take to open its stream of messages. */
+  readonly streamTimeoutMs: number;
+}
+
+/** Reads what is asked as HTTP has it; `undefined` if no HTTP request could ask so. */
+export function requestOf({ url, headers }: WebTransportRequest): Request | undefined {
+  try {
+    const all = new Headers(headers);
+    // HTTP/3 has it as `:authority`; whoever reads headers looks for it here.
+    all.set("host", new URL(url).host);
+    return new Request(url, { headers: all });
+  } catch {
+    return undefined;
+  }
+}
+
+/** An extended CONNECT. */
+export class WebTransportInvitation implements Invitation<void> {
+  readonly request: Request;
+  readonly address: string | undefined;
+  readonly isSkein: boolean;
+  readonly #asked: WebTransportRequest;
+  readonly #options: WebTransportInvitationOptions;
+
+  constructor(asked: WebTransportRequest, options: WebTransportInvitationOptions) {
+    this.#asked = asked;
+    this.#options = options;
+    this.request = options.request;
+    this.address = options.address;
+    this.isSkein = asked.protocols.includes(SKEIN_PROTOCOL) ||
+      // Not every browser can offer protocols.
+      new URL(this.request.url).searchParams.get("protocol") === SKEIN_PROTOCOL;
+  }
+
+  get signal(): AbortSignal {
+    return this.#asked.signal;
+  }
+
+  isOriginAllowed(rules: OriginRules): boolean {
+    const { headers } = this.request;
+    if (isOriginAllowed(headers, rules)) return true;
+    const origin = headers.get("origin") ?? "";
+    return this.#ownHosts(origin).some((host) =>
+      isOriginAllowed(new Headers({ origin, host }), rules)
+    );
+  }
+
+  accept(): Accepted<void> {
+    const isOffered = this.#asked.protocols.includes(SKEIN_PROTOCOL);
+    try {
+      const raw = this.#asked.accept(isOffered ? { protocol: SKEIN_PROTOCOL } : {});
+      const connection = this.isSkein ? this.#withMessages(raw) : raw;
+      return { connection, answer: undefined, held: [] };
+    } catch (cause) {
+      throw new Refused(400, "The request can not be answered", { cause });
+    }
+  }
+
+  refuse(refused: Refused): void {
+    if (this.signal.aborted) return;
+    try {
+      this.#asked.refuse(refused.status, { headers: refusalHeaders(refused) });
+    } catch {
+      // It left meanwhile.
+    }
+  }
+
+  #withMessages(raw: Connection): Connection {
+    const options = { side: "server", streamTimeoutMs: this.#options.streamTimeoutMs } as const;
+    const connection = withMessages(raw, options);
+    // It was agreed on in the URL, which the wire does not read.
+    if (connection.protocol === "") {
+      Object.defineProperty(connection, "protocol", { value: SKEIN_PROTOCOL });
+    }
+    return connection;
+  }
+
+  /** Other hosts by which a page of this server may have come, where it then was told of this one. */
+  #ownHosts(origin: string): string[] {
+    const { port, webTransportPort, isDevelopment } = this.#options.place;
+    const asked = new URL(this.request.url);
+    const page = URL.parse(origin);
+    if (page === null || !/^https?:$/.test(page.protocol)) return [];
+    const areLocal = [asked, page].every(({ hostname }) => LOOPBACK_NAMES.includes(hostname));
+    const { hostname } = isDevelopment && areLocal ? page : asked;
+    // Behind something that maps ports, the numbers here say nothing.
+    const isOwnPort = Number(asked.port || 443) === webTransportPort;
+    const ports = isOwnPort ? [port, webTransportPort] : [Number(asked.port || 443)];
+    return ports.map((number) => new URL(`${page.protocol}//${hostname}:${number}`).host);
+  }
+}

@@ -1,0 +1,277 @@
+/**
+ * `serve()` over WebTransport on an engine of the test's own: what real sockets do not do on demand.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertNotEquals, assertThrows } from "@std/assert";
+import { stub } from "@std/testing/mock";
+import { FakeTime } from "@std/testing/time";
+import {
+  type ListenInfo,
+  serve,
+  type WebTransportServeOptions,
+  type WebTransportSource,
+} from "../server.ts";
+import type { Connection } from "../transport/connection.ts";
+import { devCertificate } from "../transport/dev_certificate.ts";
+import { memoryPair } from "../transport/memory.ts";
+import type {
+  ListenWebTransportOptions,
+  WebTransportRequest,
+} from "../transport/webtransport_server.ts";
+import { listen, portOf, until, untilFree } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+const DAY_MS = 86_400_000;
+
+/** A listener without a socket. */
+class FakeListener implements WebTransportSource {
+  readonly address: Deno.NetAddr;
+  readonly rotations: { readonly cert: string; readonly key: string }[] = [];
+  readonly steps: string[] = [];
+  readonly #requests = new TransformStream<WebTransportRequest>();
+  readonly #writer = this.#requests.writable.getWriter();
+
+  constructor(readonly options: ListenWebTransportOptions) {
+    const { hostname = "", port = 0 } = options;
+    this.address = { transport: "udp", hostname, port };
+  }
+
+  request(request: WebTransportRequest): void {
+    void this.#writer.write(request);
+  }
+
+  rotate(certificate: { readonly cert: string; readonly key: string }): void {
+    this.rotations.push(certificate);
+  }
+
+  stop(): void {
+    this.steps.push("stop");
+  }
+
+  async close(): Promise<void> {
+    if (this.steps.at(-1) === "close") return;
+    this.steps.push("close");
+    await this.#writer.close();
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<WebTransportRequest> {
+    return this.#requests.readable[Symbol.asyncIterator]();
+  }
+}
+
+/** Keeps the listeners that it made. */
+function engine(
+  listeners: FakeListener[],
+): (options: ListenWebTransportOptions) => FakeListener {
+  return (options) => {
+    const listener = new FakeListener(options);
+    listeners.push(listener);
+    return listener;
+  };
+}
+
+/** A request, and what became of it. */
+class FakeRequest implements WebTransportRequest {
+  readonly headers: Headers;
+  readonly remoteAddress: Deno.NetAddr = { transport: "udp", hostname: "192.0.2.1", port: 7 };
+  readonly controller = new AbortController();
+  readonly signal = this.controller.signal;
+  readonly answered = Promise.withResolvers<
+    { readonly status: number; readonly headers: Record<string, string> }
+  >();
+
+  constructor(
+    readonly url: string,
+    readonly protocols: readonly string[] = [],
+    headers: HeadersInit = {},
+    readonly connection?: Connection,
+  ) {
+    this.headers = new Headers(headers);
+  }
+
+  accept({ protocol = "" }: { readonly protocol?: string } = {}): Connection {
+    if (this.connection === undefined) throw new TypeError("It can not be accepted");
+    this.answered.resolve({ status: 200, headers: { protocol } });
+    return this.connection;
+  }
+
+  refuse(status: number, { headers = {} }: { readonly headers?: HeadersInit } = {}): void {
+    this.answered.resolve({ status, headers: Object.fromEntries(new Headers(headers)) });
+  }
+}
+
+Deno.test("serve() hands its engine the certificate, the place and the limits", async () => {
+  const tls = devCertificate({ cacheFolder: null });
+  const own = devCertificate({ cacheFolder: null });
+  const base = { hostname: "127.0.0.1" };
+  const cases: [Parameters<typeof listen>[0], WebTransportServeOptions, Record<string, unknown>][] =
+    [
+      [{}, {}, { ...base }],
+      [{ hostname: "0.0.0.0" }, {}, { ...base }],
+      [{ hostname: "0.0.0.0", tls }, {}, { hostname: "0.0.0.0", cert: tls.cert, key: tls.key }],
+      [{ hostname: "0.0.0.0" }, { hostname: "0.0.0.0" }, { hostname: "0.0.0.0" }],
+      [{ tls }, { certificate: own, port: 9 }, { ...base, port: 9, cert: own.cert, key: own.key }],
+      [{ limits: { maxSessions: 5 } }, { idleTimeoutMs: 7 }, {
+        ...base,
+        idleTimeoutMs: 7,
+        maxConnections: 10,
+      }],
+      [{ limits: { maxSessions: 5, maxSessionsPerAddress: Infinity } }, { maxConnections: 3 }, {
+        ...base,
+        maxConnections: 3,
+        maxConnectionsPerAddress: 10,
+      }],
+    ];
+  for (const [options, webTransport, expected] of cases) {
+    const listeners: FakeListener[] = [];
+    await using server = listen({
+      ...options,
+      webTransport: { cacheFolder: null, ...webTransport, engine: engine(listeners) },
+    });
+    const { cert: _cert, key: _key, ...rest } = listeners[0]!.options;
+    const seen = "cert" in expected ? listeners[0]!.options : rest;
+    assertEquals(seen, { port: portOf(server), ...expected } as typeof seen);
+  }
+});
+
+Deno.test("serve() looks for another port where UDP's is taken, if it may be any", async () => {
+  const tried: number[] = [];
+  const failing = (failures: number) => (options: ListenWebTransportOptions) => {
+    tried.push(options.port!);
+    if (tried.length <= failures) throw new Deno.errors.AddrInUse("taken");
+    return new FakeListener(options);
+  };
+  {
+    await using server = listen({ webTransport: { engine: failing(3), cacheFolder: null } });
+    assertEquals([tried.length, new Set(tried).size, tried[3]], [4, 4, portOf(server)]);
+    const response = await fetch(server.url.replace("ws", "http"));
+    assertEquals([response.status, await response.text()], [426, "Expected a WebSocket upgrade"]);
+  }
+  tried.length = 0;
+  const webTransport = { engine: failing(Infinity), cacheFolder: null };
+  assertThrows(() => listen({ webTransport }), Deno.errors.AddrInUse);
+  assertEquals(tried.length, 10);
+  const ports = [...tried];
+  tried.length = 0;
+  assertThrows(() => listen({ webTransport: { ...webTransport, port: 9 } }), Deno.errors.AddrInUse);
+  assertEquals(tried, [9]);
+  for (const port of ports) await untilFree(port);
+});
+
+Deno.test("Server renews its development certificate while it runs, and rotates it in", async () => {
+  const listeners: FakeListener[] = [];
+  const webTransport = { engine: engine(listeners), cacheFolder: null };
+  let closing: Promise<void>;
+  {
+    using time = new FakeTime();
+    const server = listen({ webTransport });
+    const { rotations } = listeners[0]!;
+    const hash = () => server.certificateHashes[0]!.value.toHex();
+    const hashes = [hash()];
+    for (const [days, count] of [[10, 0], [2, 1], [11, 2]] as const) {
+      await time.tickAsync(days * DAY_MS);
+      assertEquals(rotations.length, count);
+      hashes.push(hash());
+    }
+    assertEquals(new Set(hashes).size, 3);
+    // One that was brought is renewed by whoever brought it.
+    server.rotateCertificate(devCertificate({ cacheFolder: null }));
+    await time.tickAsync(20 * DAY_MS);
+    assertEquals(rotations.length, 3);
+    closing = server.close();
+  }
+  await soon(closing);
+  assertEquals(listeners[0]!.steps, ["stop", "close"]);
+});
+
+Deno.test("serve() never renews a certificate that it was given", async () => {
+  const listeners: FakeListener[] = [];
+  const certificate = devCertificate({ cacheFolder: null });
+  let closing: Promise<void>;
+  {
+    using time = new FakeTime();
+    const server = listen({ webTransport: { engine: engine(listeners), certificate } });
+    await time.tickAsync(20 * DAY_MS);
+    assertEquals([listeners[0]!.rotations, server.certificateHashes], [[], certificate.hashes]);
+    closing = server.close();
+  }
+  await soon(closing);
+});
+
+Deno.test("Server says in its refusals when to come back", async () => {
+  const listeners: FakeListener[] = [];
+  const server = listen({
+    path: "/live",
+    limits: { maxSessions: 1 },
+    webTransport: { engine: engine(listeners), cacheFolder: null },
+  });
+  const { client, server: far } = memoryPair({ frames: false });
+  const cases: [FakeRequest, status: number, headers: Record<string, string>][] = [
+    [new FakeRequest("https://a.test/nope"), 404, {}],
+    [new FakeRequest("https://a.test/live", [], { origin: "https://b.test" }), 403, {}],
+    [new FakeRequest("https://user@a.test/live"), 400, {}],
+    [new FakeRequest("https://"), 400, {}],
+    [new FakeRequest("https://a.test/live"), 400, {}],
+    [new FakeRequest("https://a.test/live", ["x", "skein.1"], {}, far), 200, {
+      protocol: "skein.1",
+    }],
+    [new FakeRequest("https://a.test/live"), 429, { "retry-after": "5" }],
+  ];
+  for (const [request, status, headers] of cases) {
+    listeners[0]!.request(request);
+    assertEquals(await soon(request.answered.promise), { status, headers }, request.url);
+  }
+  client.close();
+  await client.closed;
+  await until(() => server.manager.stats().reserved === 0);
+  const draining = server.drain();
+  const late = new FakeRequest("https://a.test/live");
+  listeners[0]!.request(late);
+  const { status, headers } = await soon(late.answered.promise);
+  assertEquals([status, headers], [503, { "retry-after": "5" }]);
+  await draining;
+  assertEquals(listeners[0]!.steps, ["stop", "stop", "close"]);
+});
+
+Deno.test("Server answers with 500 when the application throws, prints it, and goes on", async () => {
+  using print = stub(console, "error");
+  const listeners: FakeListener[] = [];
+  let failures = 1;
+  await using _server = listen({
+    path: "/live",
+    clientAddress: () => {
+      if (failures-- > 0) throw new Error("Broken");
+      return "192.0.2.7";
+    },
+    webTransport: { engine: engine(listeners), cacheFolder: null },
+  });
+  for (const status of [500, 404]) {
+    const request = new FakeRequest("https://a.test/nope");
+    listeners[0]!.request(request);
+    assertEquals((await soon(request.answered.promise)).status, status);
+  }
+  assertEquals(print.calls.length, 1);
+  assert(String(print.calls[0]!.args[0]).startsWith("A WebTransport request failed"));
+});
+
+Deno.test("serve() prints where it listens, and why WebTransport is off, unless it is told where", async () => {
+  using print = stub(console, "error");
+  const told: ListenInfo[] = [];
+  {
+    await using server = serve({ port: 0, hostname: "127.0.0.1" });
+    const http = `http://127.0.0.1:${portOf(server)}/`;
+    const line = `Listening on ${http}, WebTransport on ${http.replace("http", "https")}`;
+    assertEquals(print.calls.map(({ args }) => args), [[line]]);
+    await using all = serve({ port: 0, webTransport: false });
+    const { port } = all.address!;
+    assertEquals(print.calls[1]!.args, [
+      `Listening on http://0.0.0.0:${port}/ (http://localhost:${port}/)`,
+    ]);
+  }
+  {
+    await using _server = listen({ onListen: (_address, info) => void told.push(info) });
+    assertEquals(print.calls.length, 2);
+    assertNotEquals(told[0]?.webTransportUrl, "");
+  }
+});

@@ -1,0 +1,492 @@
+/**
+ * `serve()` over WebTransport, on real sockets: the same admission as over WebSocket.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { spy } from "@std/testing/mock";
+import {
+  AuthenticationError,
+  ConnectionError,
+  type RefusalStatus,
+  SessionClosedError,
+} from "../errors.ts";
+import { type ListenInfo, type Refusal, serve, type Server } from "../server.ts";
+import { Session, SKEIN_PROTOCOL } from "../session/session.ts";
+import { sessionSettings } from "../session/settings.ts";
+import type { Connection } from "../transport/connection.ts";
+import { devCertificate } from "../transport/dev_certificate.ts";
+import { directStream } from "../transport/direct.ts";
+import { withMessages } from "../transport/message_stream.ts";
+import {
+  dialWebTransport,
+  type DialWebTransportOptions,
+} from "../transport/webtransport_client.ts";
+import { listen, portOf, until, untilFree } from "./servers.ts";
+import { endOf, soon } from "./sessions.ts";
+
+/** What of a server a client has to know. */
+type Target = Pick<Server, "webTransportUrl" | "certificateHashes">;
+
+/** The part of an unstable API that frees its port when it is closed: an endpoint of QUIC does not. */
+interface Datagrams extends Disposable {
+  readonly addr: Deno.NetAddr;
+}
+
+/** Takes a UDP port of this machine. */
+function takePort(port = 0): Datagrams {
+  const { listenDatagram } = Deno as unknown as {
+    listenDatagram(options: Deno.TcpListenOptions & { readonly transport: "udp" }): Datagrams & {
+      close(): void;
+    };
+  };
+  const socket = listenDatagram({ transport: "udp", hostname: "127.0.0.1", port });
+  return { addr: socket.addr, [Symbol.dispose]: () => socket.close() };
+}
+
+/** Dials a server as it says that it can be dialed. */
+function dialRaw(
+  server: Target,
+  options: DialWebTransportOptions & { readonly path?: string } = {},
+): Promise<Connection> {
+  const { path = "", ...rest } = options;
+  return soon(dialWebTransport(server.webTransportUrl + path, {
+    serverCertificateHashes: server.certificateHashes,
+    ...rest,
+  }));
+}
+
+/** Opens a session of `skein.1`, without what `dial()` does about other wires. */
+async function open(
+  server: Target,
+  options: DialWebTransportOptions & { readonly path?: string; readonly token?: string } = {},
+): Promise<Session> {
+  const { token, ...rest } = options;
+  const connection = await dialRaw(server, { protocols: [SKEIN_PROTOCOL], ...rest });
+  const session = new Session(
+    withMessages(connection, { side: "client" }),
+    sessionSettings({ side: "client" }),
+    token === undefined ? {} : { token },
+  );
+  await soon(session.ready);
+  return session;
+}
+
+function freePort(): number {
+  using taken = takePort();
+  return taken.addr.port;
+}
+
+async function statusOf(dialing: Promise<unknown>): Promise<number | undefined> {
+  return (await assertRejects(() => dialing, ConnectionError)).status;
+}
+
+Deno.test("serve() offers WebTransport on the same port number, for this machine in development", async () => {
+  const told: [Deno.NetAddr, ListenInfo][] = [];
+  for (const hostname of ["127.0.0.1", "0.0.0.0"]) {
+    await using server = listen({ hostname, onListen: (...args) => void told.push(args) });
+    const url = `https://127.0.0.1:${portOf(server)}/`;
+    assertEquals([server.webTransportUrl, server.certificateHashes.length], [url, 1]);
+    assertEquals(told.at(-1), [server.address!, {
+      webTransportUrl: url,
+      webTransportError: undefined,
+    }]);
+  }
+});
+
+Deno.test("serve() serves a session over WebTransport as over WebSocket", async () => {
+  const opened = Promise.withResolvers<Session>();
+  await using server = listen({
+    onOpen: (session) => opened.resolve(session),
+    onMessage: (message) => message.reply([message.topic, message.data]),
+    keepsHeaders: ["x-test", "host"],
+  });
+  await using session = await open(server, { path: "rooms/a?x=1", headers: { "x-test": "yes" } });
+  const near = await soon(opened.promise);
+  assertEquals([near.transport, near.protocol, near.id], ["webtransport", "skein.1", session.id]);
+  assertEquals([near.path, near.address], ["/rooms/a", "127.0.0.1"]);
+  assertEquals(near.headers.get("x-test"), "yes");
+  assertEquals(near.headers.get("host"), `127.0.0.1:${portOf(server)}`);
+  assertEquals(await session.request("ask", 7), ["ask", 7]);
+  await session.close({ code: 3001, reason: "Enough" });
+  assertEquals(await endOf(near), { code: 3001, reason: "Enough", by: "remote" });
+  await until(() => server.manager.count === 0);
+});
+
+Deno.test("Server speaks skein.1 to a client that can only ask for it in the URL", async () => {
+  const opened = Promise.withResolvers<Session>();
+  await using server = listen({
+    onOpen: (session) => opened.resolve(session),
+    onMessage: (message) => message.reply("pong"),
+  });
+  const raw = await dialRaw(server, { path: "?protocol=skein.1" });
+  assertEquals(raw.protocol, "");
+  const connection = withMessages(raw, { side: "client" });
+  Object.defineProperty(connection, "protocol", { value: SKEIN_PROTOCOL });
+  await using session = new Session(connection, sessionSettings({ side: "client" }));
+  assertEquals(await session.request("ping"), "pong");
+  assertEquals((await soon(opened.promise)).protocol, "skein.1");
+});
+
+Deno.test("Server gives a raw session streams, and no messages", async () => {
+  const opened = Promise.withResolvers<Session>();
+  await using server = listen({ onOpen: (session) => opened.resolve(session) });
+  await using connection = await dialRaw(server, { protocols: ["other.1"] });
+  const near = await soon(opened.promise);
+  assertEquals([near.transport, near.protocol, connection.protocol], ["webtransport", "", ""]);
+  assertThrows(() => near.send("topic", 1));
+  const stream = directStream(await connection.createBidirectionalStream());
+  await stream.write(new TextEncoder().encode("over a stream"));
+  await stream.close();
+  for await (const incoming of near.connection.incomingBidirectionalStreams) {
+    assertEquals(await new Response(incoming.readable).text(), "over a stream");
+    await incoming.writable.close();
+    break;
+  }
+  await near.close({ code: 4400, reason: "Over" });
+  assertEquals(await soon(connection.closed), { closeCode: 4400, reason: "Over" });
+});
+
+Deno.test("Server refuses over WebTransport with the status that it would have over WebSocket", async () => {
+  const told: Refusal[] = [];
+  await using server = listen({
+    path: "/live",
+    limits: { maxSessions: 2, maxSessionsPerUser: 1 },
+    onRefusal: (refusal) => void told.push(refusal),
+    authenticate: ({ token, request }) => {
+      const status = Number(new URL(request.url).searchParams.get("status"));
+      if (status) throw new AuthenticationError("No", { status: status as RefusalStatus });
+      if (token === undefined) return Promise.reject(new Error("Unknown"));
+      return token;
+    },
+  });
+  const refused = async (path: string, headers: Record<string, string> = {}) =>
+    await statusOf(dialRaw(server, { path, headers }));
+  assertEquals(await refused("nope"), 404);
+  assertEquals(await refused("live", { origin: "https://evil.example" }), 403);
+  assertEquals(await refused("live"), 401);
+  for (const status of [400, 401, 403, 404, 429, 503]) {
+    assertEquals(await refused(`live?status=${status}`), status);
+  }
+  await using _ann = await open(server, { path: "live?token=ann" });
+  assertEquals(await refused("live?token=ann"), 429);
+  await using _bob = await open(server, { path: "live", headers: { authorization: "Bearer bob" } });
+  assertEquals(await refused("live?token=eve"), 429);
+  assertEquals(told.map(({ status }) => status), [
+    404,
+    403,
+    401,
+    ...[400, 401, 403, 404, 429, 503],
+    429,
+    429,
+  ]);
+  assertEquals(new Set(told.map(({ address }) => address)), new Set(["127.0.0.1"]));
+  assertEquals([server.manager.count, server.manager.stats().reserved], [2, 0]);
+});
+
+Deno.test("Server lets in pages of its own over WebTransport, by each name of this machine", async () => {
+  await using server = listen({ origins: ["https://app.example"] });
+  const port = portOf(server);
+  const cases: [origin: string, isIn: boolean][] = [
+    [`http://127.0.0.1:${port}`, true],
+    // The page was told to go to 127.0.0.1, whatever it calls this machine.
+    [`http://localhost:${port}`, true],
+    [`http://[::1]:${port}`, true],
+    ["https://app.example", true],
+    ["https://evil.example", false],
+    [`http://evil.example:${port}`, false],
+    [`http://localhost.evil.example:${port}`, false],
+    [`http://localhost:${port + 1}`, false],
+    ["null", false],
+    [`file://localhost:${port}`, false],
+    ["nonsense", false],
+  ];
+  for (const [origin, isIn] of cases) {
+    const dialing = dialRaw(server, { headers: { origin } });
+    if (!isIn) assertEquals(await statusOf(dialing), 403, origin);
+    else await (await dialing)[Symbol.asyncDispose]();
+  }
+});
+
+Deno.test("Server lets in its own page where WebTransport has another port", async () => {
+  const certificate = devCertificate({ cacheFolder: null });
+  const port = freePort();
+  await using server = listen({ tls: certificate, webTransport: { port } });
+  assertEquals(server.webTransportUrl, `https://127.0.0.1:${port}/`);
+  const own = `https://127.0.0.1:${portOf(server)}`;
+  await using connection = await dialRaw(server, { headers: { origin: own } });
+  assertEquals(connection.transport, "webtransport");
+  // With `tls` every name is itself.
+  const other = `https://localhost:${portOf(server)}`;
+  assertEquals(await statusOf(dialRaw(server, { headers: { origin: other } })), 403);
+});
+
+Deno.test("Server takes a token in band over WebTransport, before anything else", async () => {
+  await using server = listen({
+    acceptsTokenInBand: true,
+    authenticate: ({ token }) => token === "s3cret" ? "ann" : Promise.reject(),
+    session: { handshakeTimeoutMs: 200 },
+  });
+  await using session = await open(server, { token: "s3cret" });
+  assertEquals(server.sessions("ann").map(({ id }) => id), [session.id]);
+  const wrong = await assertRejects(() => open(server, { token: "wrong" }), SessionClosedError);
+  assertEquals(wrong.info?.code, 4401);
+  // A client that can say nothing in band is asked for its token at once.
+  assertEquals(await statusOf(dialRaw(server)), 401);
+  // One that never opens its stream is not waited for.
+  const silent = await dialRaw(server, { protocols: [SKEIN_PROTOCOL] });
+  const { closeCode } = await soon(silent.closed);
+  assertEquals(closeCode, 4408);
+  await until(() => server.manager.stats().reserved === 0);
+});
+
+Deno.test("Server aborts authenticate when a WebTransport client gives up, and tells nobody", async () => {
+  const asked = Promise.withResolvers<AbortSignal>();
+  const told: Refusal[] = [];
+  await using server = listen({
+    authenticate: ({ signal }) => {
+      asked.resolve(signal);
+      return new Promise(() => {});
+    },
+    onRefusal: (refusal) => void told.push(refusal),
+  });
+  const controller = new AbortController();
+  const dialing = dialRaw(server, { signal: controller.signal });
+  const signal = await soon(asked.promise);
+  controller.abort(new Error("Never mind"));
+  await assertRejects(() => dialing, Error, "Never mind");
+  await until(() => signal.aborted);
+  await until(() => server.manager.stats().reserved === 0);
+  assertEquals(told, []);
+});
+
+Deno.test("Server.drain() tells WebTransport sessions, raw ones too, and refuses new ones", async () => {
+  const opened: Session[] = [];
+  const server = listen({ onOpen: (session) => void opened.push(session) });
+  const session = await open(server);
+  const raw = await dialRaw(server);
+  await until(() => opened.length === 2);
+  const draining = server.drain({ withinMs: 300, reason: "A new version" });
+  const status = await statusOf(dialRaw(server));
+  await soon(raw.draining);
+  const report = await soon(draining);
+  assertEquals(report.closed + report.cut, 2);
+  assertEquals(await endOf(session), { code: 4503, reason: "A new version", by: "remote" });
+  assertEquals(await soon(raw.closed), { closeCode: 4503, reason: "A new version" });
+  assert(status === 503 || status === undefined, `received ${status}`);
+});
+
+Deno.test("Server.close() ends WebTransport sessions with 4503, and listens no more", async () => {
+  const server = listen();
+  const session = await open(server);
+  await server.close();
+  assertEquals((await endOf(session)).code, 4503);
+  await assertRejects(() => dialRaw(server, { timeoutMs: 200 }));
+});
+
+Deno.test("serve() shares its certificate between both wires", async () => {
+  const tls = devCertificate({ cacheFolder: null });
+  await using server = listen({ tls, onMessage: (message) => message.reply("pong") });
+  assertEquals(server.url, `wss://127.0.0.1:${portOf(server)}/`);
+  assertEquals(server.certificateHashes, tls.hashes);
+  await using session = await open(server);
+  assertEquals(await session.request("ping"), "pong");
+  using client = Deno.createHttpClient({ caCerts: [tls.cert] });
+  const response = await fetch(`https://127.0.0.1:${portOf(server)}/`, { client });
+  assertEquals([response.status, await response.text()], [426, "Expected a WebSocket upgrade"]);
+  // Where a certificate is real, nobody needs its hash.
+  const url = `https://127.0.0.1:${portOf(server)}/.well-known/skein/webtransport`;
+  const wellKnown = await fetch(url, { client });
+  assertEquals([wellKnown.status, await wellKnown.text()], [426, "Expected a WebSocket upgrade"]);
+});
+
+Deno.test("Server.rotateCertificate() gives new clients another certificate, and keeps sessions", async () => {
+  const [first, second] = [0, 1].map(() => devCertificate({ cacheFolder: null }));
+  await using server = listen({
+    webTransport: { certificate: first! },
+    onMessage: (message) => message.reply("pong"),
+  });
+  assertEquals(server.certificateHashes, first!.hashes);
+  await using before = await open(server);
+  server.rotateCertificate(second!);
+  assertEquals(server.certificateHashes, second!.hashes);
+  await using after = await open(server);
+  assertEquals([await before.request("ping"), await after.request("ping")], ["pong", "pong"]);
+  await assertRejects(() => dialRaw(server, { serverCertificateHashes: first!.hashes }));
+});
+
+Deno.test("serve() goes on with WebSocket where the UDP port is taken, unless it was asked for more", async () => {
+  using taken = takePort();
+  const { port } = taken.addr;
+  const told: ListenInfo[] = [];
+  {
+    await using server = listen({ port, onListen: (_address, info) => void told.push(info) });
+    assertEquals([server.webTransportUrl, server.certificateHashes], ["", []]);
+    assertEquals(told[0]?.webTransportUrl, "");
+    assert(told[0]?.webTransportError instanceof Deno.errors.AddrInUse);
+    assertThrows(
+      () => server.rotateCertificate(devCertificate({ cacheFolder: null })),
+      TypeError,
+      "WebTransport must be on",
+    );
+    const http = server.url.replace("ws", "http");
+    const response = await fetch(`${http}.well-known/skein/webtransport`);
+    assertEquals(response.status, 426);
+    await response.body?.cancel();
+  }
+  assertThrows(() => listen({ port, webTransport: {} }), Deno.errors.AddrInUse);
+  await untilFree(port);
+});
+
+Deno.test("serve() without WebTransport takes no UDP port", async () => {
+  using endpoint = spy(Deno, "QuicEndpoint");
+  await using server = listen({ webTransport: false });
+  assertEquals([server.webTransportUrl, server.certificateHashes], ["", []]);
+  assertEquals(endpoint.calls.length, 0);
+});
+
+Deno.test("serve() tells this machine where its WebTransport is, and nobody else", async () => {
+  await using server = listen({
+    path: "/live",
+    origins: ["https://app.example"],
+    fetch: () => new Response("mine", { status: 418 }),
+  });
+  const port = portOf(server);
+  // By hand, since `fetch()` has its own idea of the host.
+  const ask = async (
+    { path = "", method = "GET", headers = {} }: {
+      readonly path?: string;
+      readonly method?: string;
+      readonly headers?: Record<string, string>;
+    },
+  ) => {
+    using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+    const all = { host: `127.0.0.1:${port}`, connection: "close", ...headers };
+    const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}`).join("\r\n");
+    const head = `${method} /.well-known/skein/webtransport${path} HTTP/1.1\r\n${lines}\r\n\r\n`;
+    await conn.write(new TextEncoder().encode(head));
+    const [answer = "", body = ""] = (await new Response(conn.readable).text()).split("\r\n\r\n");
+    const [status = "", ...fields] = answer.split("\r\n");
+    return {
+      status: Number(status.split(" ")[1]),
+      headers: new Headers(fields.map((field) => field.split(": ") as [string, string])),
+      body,
+    };
+  };
+  const cases: [title: string, asked: Parameters<typeof ask>[0], status: number][] = [
+    ["a program", {}, 200],
+    ["its own page", { headers: { origin: `http://127.0.0.1:${port}` } }, 200],
+    ["a page that may connect", { headers: { origin: "https://app.example" } }, 200],
+    ["by another name", { headers: { host: `localhost:${port}` } }, 200],
+    ["a foreign page", { headers: { origin: "https://evil.example" } }, 418],
+    ["a name that was pointed here", { headers: { host: `evil.example:${port}` } }, 418],
+    ["an address of the network", { headers: { host: `192.168.1.7:${port}` } }, 418],
+    ["another method", { method: "POST" }, 418],
+    ["another path", { path: "/x" }, 418],
+  ];
+  for (const [title, asked, status] of cases) {
+    const { headers, body, ...response } = await ask(asked);
+    assertEquals(response.status, status, title);
+    if (status !== 200) {
+      assertEquals(body, "mine");
+      continue;
+    }
+    assertEquals(headers.get("access-control-allow-origin"), asked.headers?.origin ?? null, title);
+    assertEquals(headers.get("cache-control"), "no-store");
+    assertEquals(headers.get("vary")?.toLowerCase().includes("origin"), true);
+    assertEquals(JSON.parse(body), {
+      port,
+      hostname: "127.0.0.1",
+      serverCertificateHashes: [{
+        algorithm: "sha-256",
+        value: server.certificateHashes[0]!.value.toBase64(),
+      }],
+    });
+  }
+  await using quiet = listen({ webTransport: { wellKnown: false } });
+  const url = `http://127.0.0.1:${portOf(quiet)}/.well-known/skein/webtransport`;
+  const response = await fetch(url);
+  assertEquals([response.status, await response.text()], [426, "Expected a WebSocket upgrade"]);
+});
+
+Deno.test("serve() refuses options of WebTransport that make no sense", () => {
+  assertThrows(() => serve({ port: 0, webTransport: 7 as never }), TypeError, "received 7");
+  assertThrows(() => serve({ port: 0, webTransport: null as never }), TypeError, "received null");
+  for (const port of [-1, 65_536, 1.5, "8000" as never]) {
+    assertThrows(() => serve({ port: 0, webTransport: { port } }), RangeError, `received ${port}`);
+  }
+});
+
+/** Runs a program of its own, and says what it printed. */
+async function run(
+  script: string,
+  ...flags: readonly string[]
+): Promise<[out: string, err: string]> {
+  const path = await Deno.makeTempFile({ suffix: ".ts" });
+  try {
+    const server = new URL("../server.ts", import.meta.url).href;
+    const client = new URL("../client.ts", import.meta.url).href;
+    await Deno.writeTextFile(
+      path,
+      `import { serve } from "${server}";\nimport { dial } from "${client}";\n${script}`,
+    );
+    const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "--no-config", "--no-check", "--no-prompt", "--quiet", ...flags, path],
+      stdin: "null",
+      env: { NO_COLOR: "1" },
+      signal: AbortSignal.timeout(60_000),
+    }).output();
+    const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+    return [text(stdout), text(stderr)];
+  } finally {
+    await Deno.remove(path);
+  }
+}
+
+const TALK = `
+  await using server = serve({ port: 0, hostname: "127.0.0.1", onMessage: (m) => m.reply("pong") });
+  await using session = await dial(server.url);
+  console.log(await session.request("ping"), server.webTransportUrl === "", server.url);
+`;
+
+Deno.test("serve() says in one line that the runtime has no QUIC, and serves WebSocket", async () => {
+  const [out, err] = await run(TALK, "-N");
+  const [pong, isOff, url = ""] = out.trim().split(" ");
+  assertEquals([pong, isOff], ["pong", "true"]);
+  assertEquals(err.trim().split("\n"), [
+    `Listening on ${url.replace("ws", "http")}`,
+    "WebTransport is off: this runtime has no QUIC; start it with --unstable-net, " +
+    'or write "unstable": ["net"] in deno.json',
+  ]);
+  const [, silence] = await run(TALK.replace("port: 0", "port: 0, webTransport: false"), "-N");
+  assertEquals(silence, `Listening on ${silence.split(" ")[2]}`);
+  const [, failure] = await run(TALK.replace("port: 0", "port: 0, webTransport: {}"), "-N");
+  assert(failure.includes("--unstable-net"), failure);
+});
+
+Deno.test("serve() offers WebTransport with no permission but the network's", async () => {
+  const [out, err] = await run(TALK, "-N", "--unstable-net");
+  const [pong, isOff, url = ""] = out.trim().split(" ");
+  assertEquals([pong, isOff], ["pong", "false"]);
+  const http = url.replace("ws", "http");
+  assertEquals(
+    err.trim(),
+    `Listening on ${http}, WebTransport on ${http.replace("http", "https")}`,
+  );
+});
+
+Deno.test("serve() asks nobody for a permission that WebTransport alone needs", async () => {
+  const [out, err] = await run(
+    TALK.replace('hostname: "127.0.0.1"', 'hostname: "0.0.0.0"').replace(
+      "dial(server.url)",
+      "dial(server.url.replace('localhost', '0.0.0.0'))",
+    ),
+    "--allow-net=0.0.0.0",
+    "--unstable-net",
+  );
+  assertEquals(out.split(" ").slice(0, 2), ["pong", "true"]);
+  assert(
+    err.includes("WebTransport is off: it takes the permission to listen, --allow-net=127.0.0.1:"),
+    err,
+  );
+});
