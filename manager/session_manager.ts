@@ -12,7 +12,7 @@ import {
 } from "../session/session.ts";
 import { MAX_TIMER_MS } from "../session/wait.ts";
 import type { SocketLease } from "../transport/websocket_server.ts";
-import { addressKey } from "./_address.ts";
+import { addressKey } from "../transport/address.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
 import { type Claim, type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";
 import { type ManagerStats, Tally } from "./stats.ts";

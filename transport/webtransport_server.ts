@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { addressKey } from "./address.ts";
 import { isQuicAvailable, requireQuic } from "./h3/quic.ts";
 import { Http3Connection } from "./h3/connection.ts";
 import { H3Error } from "./h3/error_codes.ts";
@@ -61,7 +62,8 @@ export interface ListenWebTransportOptions extends Certificate {
    */
   readonly maxConnections?: number;
   /**
-   * Connections of one address at once; a browser makes one for each session.
+   * Connections of one address at once (an IPv6 /64 counts as one); a browser makes one for each
+   * session.
    *
    * @default {10000}
    */
@@ -95,7 +97,7 @@ export interface ListenWebTransportOptions extends Certificate {
  *   since browsers keep theirs.
  */
 export class WebTransportListener implements AsyncIterable<WebTransportRequest>, AsyncDisposable {
-  readonly #endpoint: Deno.QuicEndpoint;
+  #endpoint: Deno.QuicEndpoint | undefined;
   readonly #options: ListenWebTransportOptions;
   // All stay referenced and read: stopping one stops the others too, in Deno 2.9.
   readonly #listeners: Deno.QuicListener[] = [];
@@ -122,12 +124,12 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     options.signal?.throwIfAborted();
     this.#options = options;
     const { hostname = "0.0.0.0", port = 0 } = options;
-    this.#endpoint = new Deno.QuicEndpoint({ hostname, port });
+    const endpoint = this.#endpoint = new Deno.QuicEndpoint({ hostname, port });
     try {
-      this.address = this.#endpoint.addr;
+      this.address = endpoint.addr;
       this.rotate(options);
     } catch (error) {
-      this.#endpoint.close({ closeCode: 0, reason: "" });
+      endpoint.close({ closeCode: 0, reason: "" });
       throw error;
     }
     options.signal?.addEventListener("abort", this.#onAbort, { once: true });
@@ -149,9 +151,12 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
    * Has new handshakes get another certificate. Sessions stay.
    *
    * @param certificate The certificate and its key.
-   * @throws {TypeError} If they make no sense.
+   * @throws {TypeError} If they make no sense, or the listener is closed.
    */
   rotate({ cert, key }: Certificate): void {
+    if (this.#endpoint === undefined) {
+      throw new TypeError("Cannot rotate certificate: the listener is closed");
+    }
     const { idleTimeoutMs, keepAliveIntervalMs, maxStreams = 128 } = this.#options;
     const listener = this.#endpoint.listen({
       cert,
@@ -176,7 +181,10 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     this.#wake?.resolve();
   }
 
-  /** Closes every connection, and stops listening. Idempotent. */
+  /**
+   * Closes every connection, and stops listening. Idempotent. The runtime gives
+   * the port back when it collects its garbage, not at once.
+   */
   close(): Promise<void> {
     return this.#closing ??= this.#close();
   }
@@ -226,7 +234,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
       this.#handshakes--;
     }
     const { maxSessionsPerConnection, maxConnectionsPerAddress = 10_000 } = this.#options;
-    const address = conn.remoteAddr.hostname;
+    const address = addressKey(conn.remoteAddr.hostname);
     const count = this.#perAddress.get(address) ?? 0;
     if (this.#isStopped || count >= maxConnectionsPerAddress) {
       conn.closed.catch(() => {});
@@ -262,8 +270,10 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     for (const connection of connections) connection.close();
     await Promise.all(connections.map(({ ending }) => ending));
     if (connections.length > 0) await new Promise((resolve) => setTimeout(resolve, FAREWELL_MS));
-    for (const listener of this.#listeners) listener.stop();
-    this.#endpoint.close({ closeCode: H3Error.noError, reason: "" });
+    for (const listener of this.#listeners.splice(0)) listener.stop();
+    this.#endpoint?.close({ closeCode: H3Error.noError, reason: "" });
+    // The runtime gives the port back once nothing refers to the endpoint any more.
+    this.#endpoint = undefined;
   }
 }
 

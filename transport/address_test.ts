@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { addressKey } from "./_address.ts";
+import { addressKey } from "./address.ts";
 
 const CASES: readonly [address: string, key: string][] = [
   // IPv4 counts by itself, however it is written.

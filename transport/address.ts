@@ -25,7 +25,7 @@ const IPV6 = /^[0-9a-f:.]+$/;
  *
  * @example Usage
  * ```ts
- * import { addressKey } from "./_address.ts";
+ * import { addressKey } from "./address.ts";
  * import { assertEquals } from "@std/assert";
  *
  * assertEquals(addressKey("2001:db8::1"), "2001:db8:0:0::/64");
