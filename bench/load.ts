@@ -8,16 +8,20 @@
  * Modes: `fanout` (with `--window 64` publications not yet back at the publisher;
  * `--window 1` waits until every subscriber has it; `--rate 400` paces instead;
  * `--topics 2` spreads the subscribers over two topics, a third of them on both),
- * `echo`, and `connect`. Every message is numbered, so what is lost, doubled or out
- * of order is found.
+ * `echo`, and `connect`. With `--wire webtransport` the clients speak `skein.1` over
+ * WebTransport. Every message is numbered, so what is lost, doubled or out of order
+ * is found.
  *
  * @module
  */
 import { argument, numberArgument, portOf } from "./args.ts";
 import { type Dialect, type DialectName, DIALECTS } from "./dialects.ts";
 import { Histogram } from "./histogram.ts";
+import { type LoadResult, memoryOf, Meter, nowUs, quantilesOf, sleep } from "./meter.ts";
 import { usageOf } from "./processes.ts";
 import { RawSocket } from "./raw_socket.ts";
+import { RawStream } from "./raw_stream.ts";
+import { findTarget } from "./webtransport_target.ts";
 
 /** Connections opened at once; above it, a listener's backlog would be measured. */
 const MAX_OPENING = 64;
@@ -25,32 +29,16 @@ const MAX_OPENING = 64;
 /** After the last publication, silence for this long means that the rest is lost. */
 const SILENCE_MS = 4_000;
 
-/** What a run found. */
-export interface LoadResult {
-  /** Deliveries, round trips or sessions a second. */
-  readonly perSecond: number;
-  /** The server's CPU time for one of them, in microseconds; absent where it can not be told. */
-  readonly cpuUs?: number;
-  /** The generator's CPU load, in percent of one core; near 100, it is the limit itself. */
-  readonly generatorPercent?: number;
-  /** Median of the time from sending to receiving, in milliseconds. */
-  readonly p50Ms?: number;
-  /** The time that one in a hundred exceeds. */
-  readonly p99Ms?: number;
-  /** The server's memory per idle session, in KiB. */
-  readonly kibPerSession?: number;
-  /** Messages that did not come. */
-  readonly lost?: number;
-  /** Messages that came twice, or in another order. */
-  readonly disordered?: number;
-  /** Sessions that closed meanwhile. */
-  readonly closed: number;
-}
+/** A client, on every wire. */
+type Client = Pick<
+  RawSocket,
+  "abort" | "closed" | "isOver" | "onFrame" | "onRead" | "send" | "start"
+>;
 
 /** What a run does. */
 export interface LoadOptions {
-  /** The server's port. */
-  readonly port: number;
+  /** Opens one client, of which nothing is read yet. */
+  readonly open: (bufferBytes: number) => Promise<Client>;
   /** The server's process, for its CPU time and memory. */
   readonly pid: number;
   /** How to speak to it. */
@@ -74,10 +62,6 @@ export interface LoadOptions {
 // A message is "~", its topic's number, 9 digits of sequence, 12 of microseconds, and padding.
 const MARK = "~".charCodeAt(0);
 const HEAD = 23;
-
-function nowUs(): number {
-  return Math.round(performance.now() * 1_000);
-}
 
 function stamp(topic: number, sequence: number, size: number): string {
   const head = `~${topic}${String(sequence).padStart(9, "0")}${String(nowUs()).padStart(12, "0")}`;
@@ -107,15 +91,24 @@ function eachMessage(
   }
 }
 
+/** Finds out how to open a client: over WebSocket, or over WebTransport with a server in development. */
+async function openerOf(
+  wire: string,
+  port: number,
+  { path, protocol }: Dialect,
+): Promise<LoadOptions["open"]> {
+  const offer = protocol === undefined ? {} : { protocol };
+  if (wire !== "webtransport") {
+    return (bufferBytes) => RawSocket.open(port, { path, bufferBytes, ...offer });
+  }
+  const target = await findTarget(port, { path });
+  return () => RawStream.open(target, offer);
+}
+
 /** Opens a client that is ready for use: what the dialect needs was said. */
-async function openClient(options: LoadOptions, bufferBytes: number): Promise<RawSocket> {
-  const { port, dialect } = options;
-  const { path, protocol } = dialect;
-  const client = await RawSocket.open(port, {
-    path,
-    bufferBytes,
-    ...(protocol === undefined ? {} : { protocol }),
-  });
+async function openClient(options: LoadOptions, bufferBytes: number): Promise<Client> {
+  const { dialect } = options;
+  const client = await options.open(bufferBytes);
   // The first answer may be in what came with the handshake, which is read at once.
   let isStarted = false;
   for (const { send, wait } of dialect.opening) {
@@ -129,13 +122,13 @@ async function openClient(options: LoadOptions, bufferBytes: number): Promise<Ra
   return client;
 }
 
-async function subscribe(client: RawSocket, dialect: Dialect, topic: string): Promise<void> {
+async function subscribe(client: Client, dialect: Dialect, topic: string): Promise<void> {
   const answer = waitFor(client, dialect.subscribed);
   client.send(dialect.subscribe(topic));
   await answer;
 }
 
-function waitFor(client: RawSocket, part: string): Promise<void> {
+function waitFor(client: Client, part: string): Promise<void> {
   const decoder = new TextDecoder();
   return new Promise((resolve, reject) => {
     client.onFrame = (payload) => {
@@ -146,7 +139,7 @@ function waitFor(client: RawSocket, part: string): Promise<void> {
 }
 
 /** Answers the pings of a dialect that has its own; everything else goes to `onFrame`. */
-function listen(client: RawSocket, dialect: Dialect, onFrame: (payload: Uint8Array) => void): void {
+function listen(client: Client, dialect: Dialect, onFrame: (payload: Uint8Array) => void): void {
   const { ping } = dialect;
   client.onFrame = ping === undefined ? onFrame : (payload) => {
     if (payload.length === 1 && payload[0] === ping[0].charCodeAt(0)) client.send(ping[1]);
@@ -164,43 +157,6 @@ async function openAll(
   }));
 }
 
-/** CPU time of server and generator over a stretch of time. */
-class Meter {
-  readonly #pid: number;
-  readonly #startUs = nowUs();
-  readonly #serverUs: number | undefined;
-  readonly #ownUs: number | undefined;
-
-  private constructor(pid: number, serverUs: number | undefined, ownUs: number | undefined) {
-    this.#pid = pid;
-    this.#serverUs = serverUs;
-    this.#ownUs = ownUs;
-  }
-
-  static async begin(pid: number): Promise<Meter> {
-    const [server, own] = await Promise.all([usageOf(pid), usageOf(Deno.pid)]);
-    return new Meter(pid, server.cpuUs, own.cpuUs);
-  }
-
-  async end(count: number, endUs = nowUs()): Promise<Omit<LoadResult, "closed">> {
-    const tookUs = endUs - this.#startUs;
-    const [server, own] = await Promise.all([usageOf(this.#pid), usageOf(Deno.pid)]);
-    return {
-      perSecond: count / tookUs * 1_000_000,
-      ...(server.cpuUs === undefined || this.#serverUs === undefined
-        ? {}
-        : { cpuUs: (server.cpuUs - this.#serverUs) / Math.max(1, count) }),
-      ...(own.cpuUs === undefined || this.#ownUs === undefined
-        ? {}
-        : { generatorPercent: (own.cpuUs - this.#ownUs) / tookUs * 100 }),
-    };
-  }
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
-
 /** What one subscriber expects next, by topic; -1 where it is not subscribed. */
 type Expected = number[];
 
@@ -210,7 +166,7 @@ async function fanOut(options: LoadOptions): Promise<LoadResult> {
   const isOn = (index: number, topic: number) =>
     index === sessions || topics.length === 1 ||
     (topic === 0 ? index % 3 !== 2 : index % 3 !== 0);
-  const clients: RawSocket[] = [];
+  const clients: Client[] = [];
   const expected: Expected[] = [];
   const members = topics.map(() => 0);
   // The publisher is the last one, and a subscriber of everything.
@@ -303,7 +259,7 @@ async function fanOut(options: LoadOptions): Promise<LoadResult> {
   for (const mine of expected) {
     for (const [topic, next] of mine.entries()) if (next >= 0) lost += published[topic]! - next;
   }
-  const result = { ...figures, ...quantiles(histogram), lost, disordered, closed };
+  const result = { ...figures, ...quantilesOf(histogram), lost, disordered, closed };
   for (const client of clients) client.abort();
   return result;
 }
@@ -322,7 +278,7 @@ async function pace(rate: number, publish: () => void, goesOn: () => boolean): P
 
 async function echo(options: LoadOptions): Promise<LoadResult> {
   const { dialect, sessions, size } = options;
-  const clients: RawSocket[] = [];
+  const clients: Client[] = [];
   const histogram = new Histogram();
   let isMeasuring = false;
   let isOn = true;
@@ -349,14 +305,14 @@ async function echo(options: LoadOptions): Promise<LoadResult> {
   await sleep(options.measureMs);
   const figures = await meter.end(histogram.count);
   isMeasuring = isOn = false;
-  const result = { ...figures, ...quantiles(histogram), lost, closed };
+  const result = { ...figures, ...quantilesOf(histogram), lost, closed };
   for (const client of clients) client.abort();
   return result;
 }
 
 async function connect(options: LoadOptions): Promise<LoadResult> {
   const { sessions, pid } = options;
-  const clients: RawSocket[] = [];
+  const clients: Client[] = [];
   let closed = 0;
   const before = await usageOf(pid);
   const meter = await Meter.begin(pid);
@@ -373,17 +329,11 @@ async function connect(options: LoadOptions): Promise<LoadResult> {
   const after = await usageOf(pid);
   const result = {
     ...figures,
-    ...(after.rssBytes === undefined || before.rssBytes === undefined
-      ? {}
-      : { kibPerSession: (after.rssBytes - before.rssBytes) / 1_024 / sessions }),
+    ...memoryOf(sessions, { before, after }),
     closed,
   };
   for (const client of clients) client.abort();
   return result;
-}
-
-function quantiles(histogram: Histogram): { p50Ms: number; p99Ms: number } {
-  return { p50Ms: histogram.quantileMs(0.5), p99Ms: histogram.quantileMs(0.99) };
 }
 
 const MODES = { fanout: fanOut, echo, connect };
@@ -398,7 +348,7 @@ if (import.meta.main) {
     );
   }
   const result = await MODES[mode]({
-    port: portOf(args),
+    open: await openerOf(argument(args, "wire") ?? "websocket", portOf(args), dialect),
     pid: numberArgument(args, "pid", Deno.pid),
     dialect,
     sessions: numberArgument(args, "sessions", 200),

@@ -7,34 +7,44 @@
  * ```
  *
  * - `--quick`: one short run of each.
- * - `--only a,b`: these servers only; `--work a,b`: this work only.
+ * - `--only a,b`: these servers only; `--work a,b`: this work only; `--work webtransport`
+ *   is all that is done over WebTransport, `--work websocket` is the rest.
  * - `--runs n`: how often; 3 by default.
  * - `--out file`: where the results go; a file of its own in `bench/results/local/` by default.
  *
  * @module
  */
 import { argument, numberArgument } from "./args.ts";
-import type { LoadResult } from "./load.ts";
+import type { LoadResult } from "./meter.ts";
 import { canPin, commandOn, freePort, untilListening } from "./processes.ts";
 import { type Report, summarize, tableOf } from "./report.ts";
-import { findServers, type ServerUnderTest } from "./servers.ts";
+import { findServers, type ServerGroup, type ServerUnderTest } from "./servers.ts";
 
 /** One kind of work. */
 export interface Work {
   /** Name, for `--work`. */
   readonly name: string;
+  /** Name of all such work, for the same. */
+  readonly kind: "websocket" | "webtransport";
+  /** Who does it. */
+  readonly servers: ServerGroup;
   /** What it is, in words. */
   readonly title: string;
   /** What is counted in a second. */
   readonly unit: string;
   /** For the generator. */
   readonly args: readonly string[];
-  /** The number of sessions; a quick run has a quarter. */
-  readonly sessions: number;
+  /** The number of sessions, where there are many; a quick run has a quarter. */
+  readonly sessions?: number;
 }
+
+const WEBSOCKET = { kind: "websocket", servers: "websocket" } as const;
+const WEBTRANSPORT = { kind: "webtransport", servers: "webtransport" } as const;
+const BOTH = { kind: "webtransport", servers: "both" } as const;
 
 const WORK: readonly Work[] = [
   {
+    ...WEBSOCKET,
     name: "saturated",
     title: "Fan-out, saturated: 200 subscribers, 64 messages on their way",
     unit: "deliveries/s",
@@ -42,6 +52,7 @@ const WORK: readonly Work[] = [
     args: ["--mode", "fanout", "--window", "64"],
   },
   {
+    ...WEBSOCKET,
     name: "single",
     title: "Fan-out, one message at a time: 200 subscribers, nothing to join",
     unit: "deliveries/s",
@@ -49,6 +60,7 @@ const WORK: readonly Work[] = [
     args: ["--mode", "fanout", "--window", "1"],
   },
   {
+    ...WEBSOCKET,
     name: "wide",
     title: "Fan-out, saturated: 1,000 subscribers, 64 messages on their way",
     unit: "deliveries/s",
@@ -56,6 +68,7 @@ const WORK: readonly Work[] = [
     args: ["--mode", "fanout", "--window", "64"],
   },
   {
+    ...WEBSOCKET,
     name: "topics",
     title: "Fan-out, saturated: 200 subscribers over two topics, a third on both",
     unit: "deliveries/s",
@@ -63,6 +76,7 @@ const WORK: readonly Work[] = [
     args: ["--mode", "fanout", "--window", "64", "--topics", "2"],
   },
   {
+    ...WEBSOCKET,
     name: "paced",
     title: "Fan-out, paced: 400 messages/s to 200 subscribers",
     unit: "deliveries/s",
@@ -70,6 +84,7 @@ const WORK: readonly Work[] = [
     args: ["--mode", "fanout", "--rate", "400"],
   },
   {
+    ...WEBSOCKET,
     name: "echo",
     title: "Echo: 64 clients, one message each on its way",
     unit: "round trips/s",
@@ -77,11 +92,85 @@ const WORK: readonly Work[] = [
     args: ["--mode", "echo"],
   },
   {
+    ...WEBSOCKET,
     name: "connect",
     title: "Connect: 2,000 sessions, then idle",
     unit: "sessions/s",
     sessions: 2_000,
     args: ["--mode", "connect"],
+  },
+  {
+    ...WEBTRANSPORT,
+    name: "wt-setup",
+    title: "WebTransport, sessions: one at a time",
+    unit: "sessions/s",
+    args: ["--mode", "setup"],
+  },
+  {
+    ...WEBTRANSPORT,
+    name: "wt-setup-8",
+    title: "WebTransport, sessions: eight at a time",
+    unit: "sessions/s",
+    args: ["--mode", "setup", "--at-once", "8"],
+  },
+  {
+    ...WEBTRANSPORT,
+    name: "wt-rpc",
+    title: "WebTransport, requests of 64 B, a stream each: one at a time",
+    unit: "requests/s",
+    args: ["--mode", "rpc"],
+  },
+  {
+    ...WEBTRANSPORT,
+    name: "wt-rpc-50",
+    title: "WebTransport, requests of 64 B, a stream each: 50 at a time",
+    unit: "requests/s",
+    args: ["--mode", "rpc", "--at-once", "50"],
+  },
+  {
+    ...WEBTRANSPORT,
+    name: "wt-up",
+    title: "WebTransport, upload: 64 MiB on a unidirectional stream (CPU time is for each MB)",
+    unit: "MB/s",
+    args: ["--mode", "up"],
+  },
+  {
+    ...WEBTRANSPORT,
+    name: "wt-echo",
+    title: "WebTransport, echo: 64 MiB through a bidirectional stream (CPU time is for each MB)",
+    unit: "MB/s",
+    args: ["--mode", "echo"],
+  },
+  {
+    ...WEBTRANSPORT,
+    name: "wt-datagrams",
+    title: "WebTransport, datagrams of 100 B: 64 on their way, lost after 250 ms",
+    unit: "round trips/s",
+    args: ["--mode", "datagrams"],
+  },
+  {
+    ...WEBTRANSPORT,
+    name: "wt-idle",
+    title: "WebTransport, 200 sessions, then idle",
+    unit: "sessions/s",
+    sessions: 200,
+    args: ["--mode", "idle"],
+  },
+  {
+    ...BOTH,
+    name: "wt-fanout",
+    title: "Fan-out over both wires, saturated: 50 subscribers, 64 messages on their way",
+    unit: "deliveries/s",
+    sessions: 50,
+    args: ["--mode", "fanout", "--window", "64"],
+  },
+  {
+    ...BOTH,
+    name: "wt-single",
+    title: "Fan-out over both wires, one message at a time: 50 subscribers, nothing to join",
+    unit: "deliveries/s",
+    sessions: 50,
+    args: ["--mode", "fanout", "--window", "1"],
   },
 ];
 
@@ -92,9 +181,10 @@ const { args } = Deno;
 const isQuick = args.includes("--quick");
 const runs = numberArgument(args, "runs", isQuick ? 1 : 3);
 const isPinned = await canPin();
-await using found = await findServers();
-const servers = chosen(found.servers, argument(args, "only"));
 const work = chosen(WORK, argument(args, "work"));
+await using found = await findServers(new Set(work.map(({ servers }) => servers)));
+const servers = new Set(chosen(Object.values(found.servers).flat(), argument(args, "only")));
+const serversOf = (each: Work) => found.servers[each.servers].filter((one) => servers.has(one));
 
 say(
   isPinned
@@ -105,7 +195,7 @@ const results = new Map<string, LoadResult[]>();
 const failures: string[] = [];
 for (let run = 1; run <= runs; run++) {
   for (const each of work) {
-    for (const server of servers) {
+    for (const server of serversOf(each)) {
       const key = `${each.name} ${server.name}`;
       say(`${run}/${runs} ${key}`);
       try {
@@ -130,9 +220,11 @@ const report: Report = {
   runs,
   work: work.map((each) => ({
     name: each.name,
-    title: isQuick ? `${each.title} (quick: a quarter of the sessions)` : each.title,
+    title: isQuick && each.sessions !== undefined
+      ? `${each.title} (quick: a quarter of the sessions)`
+      : each.title,
     unit: each.unit,
-    servers: servers.flatMap((server) => {
+    servers: serversOf(each).flatMap((server) => {
       const list = results.get(`${each.name} ${server.name}`);
       return list === undefined
         ? []
@@ -154,7 +246,7 @@ if (failures.length > 0) {
 async function measure(server: ServerUnderTest, each: Work): Promise<LoadResult> {
   const port = freePort();
   await using process = commandOn(
-    [...server.command, "--port", String(port)],
+    server.command(port),
     isPinned ? 0 : undefined,
     {
       stdin: "null",
@@ -162,46 +254,54 @@ async function measure(server: ServerUnderTest, each: Work): Promise<LoadResult>
       stderr: "inherit",
     },
   ).spawn();
-  await Promise.race([
-    untilListening(port),
-    process.status.then(({ code }) => Promise.reject(new Error(`the server ended with ${code}`))),
-  ]);
-  const sessions = isQuick ? Math.ceil(each.sessions / 4) : each.sessions;
-  const times = isQuick ? ["--warm-up", "300", "--measure", "700"] : [];
-  const generator = new URL("./load.ts", import.meta.url).href;
-  const output = await commandOn(
-    [Deno.execPath(), "run", "-A", "--no-lock", generator, ...each.args, ...times].concat([
-      "--dialect",
-      server.dialect,
-      "--sessions",
-      String(sessions),
-      "--port",
-      String(port),
-      "--pid",
-      String(process.pid),
-    ]),
-    isPinned ? 1 : undefined,
-    { stderr: "inherit", signal: AbortSignal.timeout(MAX_RUN_MS) },
-  ).output();
+  const ended = process.status.then(({ code }) =>
+    Promise.reject(new Error(`the server ended with ${code}`))
+  );
+  ended.catch(() => {}); // At the end it does.
+  // The generator waits for what listens on UDP.
+  if (server.hasTcp) await Promise.race([untilListening(port), ended]);
+  const { sessions } = each;
+  const few = isQuick ? ["--warm-up", "300", "--measure", "700"] : [];
+  if (sessions !== undefined) {
+    few.push("--sessions", String(isQuick ? Math.ceil(sessions / 4) : sessions));
+  }
+  const file = each.servers === "webtransport" ? "./webtransport_load.ts" : "./load.ts";
+  const generator = new URL(file, import.meta.url).href;
+  const over = new AbortController();
+  const output = await Promise.race([
+    commandOn(
+      [Deno.execPath(), "run", "-A", "--unstable-net", "--no-lock", generator].concat(
+        each.args,
+        few,
+        server.client,
+        ["--port", String(port), "--pid", String(process.pid)],
+      ),
+      isPinned ? 1 : undefined,
+      {
+        stderr: "inherit",
+        signal: AbortSignal.any([over.signal, AbortSignal.timeout(MAX_RUN_MS)]),
+      },
+    ).output(),
+    ended,
+  ]).finally(() => over.abort());
   process.kill("SIGKILL");
   await process.status;
   if (!output.success) throw new Error(`the generator ended with ${output.code}`);
   return JSON.parse(new TextDecoder().decode(output.stdout));
 }
 
-function chosen<T extends { readonly name: string }>(
+function chosen<T extends { readonly name: string; readonly kind?: string }>(
   all: readonly T[],
   only?: string,
 ): readonly T[] {
   if (only === undefined) return all;
   const names = only.split(",");
+  const known = new Set(all.flatMap(({ name, kind = name }) => [name, kind]));
   for (const name of names) {
-    if (all.some((each) => each.name === name)) continue;
-    throw new TypeError(
-      `Cannot run: "${name}" is none of ${all.map((each) => each.name).join(", ")}`,
-    );
+    if (known.has(name)) continue;
+    throw new TypeError(`Cannot run: "${name}" is none of ${[...known].join(", ")}`);
   }
-  return all.filter((each) => names.includes(each.name));
+  return all.filter(({ name, kind = name }) => names.includes(name) || names.includes(kind));
 }
 
 /** Three digits behind the point are more than the figures are worth. */

@@ -3,8 +3,11 @@
  *
  * @module
  */
-import type { LoadResult } from "./load.ts";
+import type { LoadResult } from "./meter.ts";
 import { CONTROL } from "./servers.ts";
+
+/** What must not happen. */
+const FAULTS: readonly (keyof LoadResult)[] = ["lost", "disordered", "closed", "stalledAfter"];
 
 /** The runs of one server on one kind of work. */
 export interface Summary {
@@ -49,10 +52,11 @@ export interface Report {
  */
 export function summarize(runs: readonly LoadResult[]): Summary {
   const median: Record<string, number> = {};
-  for (const key of Object.keys(runs[0]!) as (keyof LoadResult)[]) {
+  const keys = new Set(runs.flatMap((run) => Object.keys(run) as (keyof LoadResult)[]));
+  for (const key of keys) {
     const values = sorted(runs.map((run) => run[key]).filter((value) => value !== undefined));
-    // What must not happen counts if it happened once.
-    const isFault = key === "lost" || key === "disordered" || key === "closed";
+    // It counts if it happened once.
+    const isFault = FAULTS.includes(key);
     median[key] = isFault ? values.at(-1)! : middle(values);
   }
   const perSecond = sorted(runs.map((run) => run.perSecond));
@@ -86,6 +90,11 @@ export function tableOf(report: Report): string {
       "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     );
     for (const { title, perSecond, median } of servers) {
+      if (median.stalledAfter !== undefined) {
+        const reason = `none: it answers nothing more after ${median.stalledAfter} streams`;
+        lines.push(`| ${title} | ${reason} |${" |".repeat(8)}`);
+        continue;
+      }
       const cells = [
         title,
         perSecond.map(amount).join(" / "),

@@ -6,6 +6,8 @@
  * deno run -A bench/server.ts --port 9100
  * ```
  *
+ * With `--webtransport` it serves WebTransport too, on UDP.
+ *
  * Path `/ws`, plain and `skein.1`. `sub` subscribes to the topic that is its
  * data and is answered with `subok`; `echo` comes back as it is; everything else
  * goes to the subscribers of its topic, the publisher included if it is one.
@@ -29,6 +31,7 @@ const server = serve({
   port: portOf(Deno.args),
   path: "/ws",
   onListen() {},
+  webTransport: Deno.args.includes("--webtransport") && { cacheFolder: null },
   contract,
   limits: {
     // All sessions of a benchmark come from one address, where the default is 1,000, and a run

@@ -31,14 +31,19 @@ const listener = endpoint.listen({
 });
 console.log(`ready ${endpoint.addr.port}`);
 
+/** Held for as long as the connection: a stream that is collected as garbage ends. */
+const controls = new Set<WritableStreamDefaultWriter<Uint8Array>>();
+
 while (true) {
   const incoming = await listener.incoming();
-  incoming.accept().then(serve).catch(() => {});
+  incoming.accept<false>().then(serve).catch(() => {});
 }
 
 async function serve(conn: Deno.QuicConn): Promise<void> {
-  conn.closed.catch(() => {});
   const control = (await conn.createUnidirectionalStream()).getWriter();
+  controls.add(control);
+  const forget = () => void controls.delete(control);
+  conn.closed.then(forget, forget);
   control.closed.catch(() => {});
   control.write(CONTROL).catch(() => {});
   void echoDatagrams(conn).catch(() => {});

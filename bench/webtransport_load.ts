@@ -1,0 +1,292 @@
+/**
+ * The load generator for WebTransport, on Skein's own client: one line of JSON as
+ * result.
+ *
+ * ```sh
+ * deno run -A --unstable-net bench/webtransport_load.ts --port 9100 --pid 123 --mode rpc
+ * ```
+ *
+ * The server echoes bidirectional streams and datagrams at `/echo`, and drains
+ * unidirectional streams. `--hash` is the SHA-256 of its certificate in hexadecimal;
+ * without it the server is asked, as one in development answers. With `--no-fin` an answer is over with its last byte.
+ *
+ * Modes: `setup` and `rpc` (with `--at-once 50`), `up` and `echo` (`--mib 64` on one
+ * stream, again and again), `datagrams` (`--window 64` on their way) and `idle`
+ * (`--sessions 200`).
+ *
+ * @module
+ */
+import type { Connection, DirectReadable, DirectWritable } from "../transport/connection.ts";
+import { directDatagrams, directStream, directWritable } from "../transport/direct.ts";
+import { dialWebTransport } from "../transport/webtransport_client.ts";
+import { argument, numberArgument, portOf } from "./args.ts";
+import { Histogram } from "./histogram.ts";
+import { type LoadResult, memoryOf, Meter, nowUs, quantilesOf, sleep } from "./meter.ts";
+import { usageOf } from "./processes.ts";
+import { findTarget, type Target } from "./webtransport_target.ts";
+
+/** What a request says, and is answered. */
+const REQUEST = new Uint8Array(64).fill(7);
+
+const MIB = 1_048_576;
+
+/** What is written at once. */
+const CHUNK = new Uint8Array(65_536).fill(5);
+
+const DATAGRAM_BYTES = 100;
+
+/** A datagram that is away for longer is lost, in milliseconds. */
+const LOST_MS = 250;
+
+/** Idle sessions that are opened at once. */
+const OPENING = 8;
+
+/** A server that answers nothing for so long answers no more, in milliseconds. */
+const STALL_MS = 3_000;
+
+/** What a run does. */
+interface Options {
+  /** The server. */
+  readonly target: Target;
+  /** Its process, for its CPU time and memory. */
+  readonly pid: number;
+  /** Sessions or requests at once. */
+  readonly atOnce: number;
+  /** Sent on a stream. */
+  readonly mib: number;
+  /** Whether the server ends an answer; otherwise it is over with its last byte. */
+  readonly hasFin: boolean;
+  /** Datagrams on their way. */
+  readonly window: number;
+  /** Idle sessions. */
+  readonly sessions: number;
+  /** Not measured, at the beginning. */
+  readonly warmUpMs: number;
+  /** Measured. */
+  readonly measureMs: number;
+}
+
+/** A run, and what has come of it. */
+class Run {
+  readonly options: Options;
+  /** Answers so far. */
+  answered = 0;
+  /** Changes as long as something moves. */
+  moved = 0;
+  /** Sessions that closed, though nobody closed them here. */
+  closed = 0;
+
+  constructor(options: Options) {
+    this.options = options;
+  }
+
+  /** Opens a session. */
+  dial(): Promise<Connection> {
+    const { url, serverCertificateHashes } = this.options.target;
+    return dialWebTransport(url, { serverCertificateHashes });
+  }
+
+  /** Opens a session that shall stay. */
+  async open(): Promise<Connection> {
+    const connection = await this.dial();
+    const onClosed = () => void this.closed++;
+    connection.closed.then(onClosed, onClosed);
+    return connection;
+  }
+
+  /** Asks, on a stream of its own. */
+  async request(connection: Connection): Promise<void> {
+    const stream = directStream(await connection.createBidirectionalStream());
+    await stream.write(REQUEST);
+    const closing = stream.close();
+    await this.read(stream, REQUEST.length);
+    await closing;
+  }
+
+  /** Reads what is echoed. */
+  async read(stream: DirectReadable, length: number): Promise<void> {
+    let count = 0;
+    while (this.options.hasFin || count < length) {
+      const bytes = await stream.read();
+      if (bytes === null) break;
+      count += bytes.length;
+      this.moved++;
+    }
+    if (count !== length) throw new Error(`Of ${length} bytes ${count} came back`);
+  }
+
+  /** Writes the bytes of a transfer. */
+  async write(stream: DirectWritable): Promise<void> {
+    for (let left = this.options.mib * MIB; left > 0; left -= CHUNK.length) {
+      await stream.write(CHUNK);
+      this.moved++;
+    }
+    await stream.close();
+  }
+
+  /** Resolves if nothing moves any more. */
+  async stall(): Promise<LoadResult> {
+    let seen = -1;
+    let seenAt = performance.now();
+    while (performance.now() - seenAt < STALL_MS) {
+      const moved = this.answered + this.moved;
+      if (moved !== seen) [seen, seenAt] = [moved, performance.now()];
+      await sleep(50);
+    }
+    return { perSecond: 0, closed: this.closed, stalledAfter: this.answered };
+  }
+}
+
+/** Does something again and again, several at once. */
+async function repeat(run: Run, once: () => Promise<void>): Promise<LoadResult> {
+  const { atOnce, pid, warmUpMs, measureMs } = run.options;
+  const histogram = new Histogram();
+  let isOn = true;
+  let isMeasuring = false;
+  const work = Promise.all(Array.from({ length: atOnce }, async () => {
+    while (isOn) {
+      const startUs = nowUs();
+      await once();
+      run.answered++;
+      if (isMeasuring) histogram.add(nowUs() - startUs);
+    }
+  }));
+  await Promise.race([sleep(warmUpMs), work]);
+  const meter = await Meter.begin(pid);
+  isMeasuring = true;
+  await Promise.race([sleep(measureMs), work]);
+  const figures = await meter.end(histogram.count);
+  isOn = isMeasuring = false;
+  await work;
+  return { ...figures, ...quantilesOf(histogram), closed: run.closed };
+}
+
+function setup(run: Run): Promise<LoadResult> {
+  return repeat(run, async () => (await run.dial()).close());
+}
+
+async function rpc(run: Run): Promise<LoadResult> {
+  const connection = await run.open();
+  return await repeat(run, () => run.request(connection));
+}
+
+/** Moves megabytes again and again, after once to warm up. */
+async function transfer(run: Run, once: () => Promise<void>): Promise<LoadResult> {
+  const { mib, pid, measureMs } = run.options;
+  await once();
+  const meter = await Meter.begin(pid);
+  const end = performance.now() + measureMs;
+  let bytes = 0;
+  do {
+    await once();
+    bytes += mib * MIB;
+  } while (performance.now() < end);
+  return { ...await meter.end(bytes / 1_000_000), closed: run.closed };
+}
+
+async function up(run: Run): Promise<LoadResult> {
+  const connection = await run.open();
+  return await transfer(run, async () => {
+    const stream = directWritable(await connection.createUnidirectionalStream());
+    await run.write(stream);
+    // Nothing tells when a stream was read, but what follows is answered behind it.
+    await run.request(connection);
+    run.answered++;
+  });
+}
+
+async function echo(run: Run): Promise<LoadResult> {
+  const connection = await run.open();
+  return await transfer(run, async () => {
+    const stream = directStream(await connection.createBidirectionalStream());
+    await Promise.all([run.write(stream), run.read(stream, run.options.mib * MIB)]);
+    run.answered++;
+  });
+}
+
+async function datagrams(run: Run): Promise<LoadResult> {
+  const { window, pid, warmUpMs, measureMs } = run.options;
+  const duplex = directDatagrams((await run.open()).datagrams);
+  const histogram = new Histogram();
+  // When each was sent, the first one first.
+  const away = new Map<number, number>();
+  let sent = 0;
+  let lost = 0;
+  let isMeasuring = false;
+  const send = () => {
+    const datagram = new Uint8Array(DATAGRAM_BYTES);
+    new DataView(datagram.buffer).setUint32(0, sent);
+    away.set(sent++, nowUs());
+    duplex.send(datagram);
+  };
+  duplex.receive((datagram) => {
+    const { buffer, byteOffset } = datagram;
+    const number = new DataView(buffer, byteOffset).getUint32(0);
+    const sentUs = away.get(number);
+    if (sentUs === undefined) return;
+    away.delete(number);
+    run.answered++;
+    if (isMeasuring) histogram.add(nowUs() - sentUs);
+    send();
+  });
+  const looking = setInterval(() => {
+    const since = nowUs() - LOST_MS * 1_000;
+    for (const [number, sentUs] of away) {
+      if (sentUs > since) return;
+      away.delete(number);
+      if (isMeasuring) lost++;
+      send();
+    }
+  }, LOST_MS / 5);
+  while (away.size < window) send();
+  await sleep(warmUpMs);
+  const meter = await Meter.begin(pid);
+  isMeasuring = true;
+  await sleep(measureMs);
+  const figures = await meter.end(histogram.count);
+  clearInterval(looking);
+  return { ...figures, ...quantilesOf(histogram), lost, closed: run.closed };
+}
+
+async function idle(run: Run): Promise<LoadResult> {
+  const { pid, sessions } = run.options;
+  await sleep(500);
+  const before = await usageOf(pid);
+  const meter = await Meter.begin(pid);
+  const open: Connection[] = [];
+  for (let left = sessions; left > 0; left -= OPENING) {
+    const some = Array.from({ length: Math.min(left, OPENING) }, () => run.open());
+    open.push(...await Promise.all(some));
+    run.answered = open.length;
+  }
+  const figures = await meter.end(sessions);
+  // Memory settles a moment later.
+  await sleep(2_000);
+  const after = await usageOf(pid);
+  return { ...figures, ...memoryOf(sessions, { before, after }), closed: run.closed };
+}
+
+const MODES = { setup, rpc, up, echo, datagrams, idle };
+
+if (import.meta.main) {
+  const { args } = Deno;
+  const mode = (argument(args, "mode") ?? "rpc") as keyof typeof MODES;
+  if (MODES[mode] === undefined) {
+    throw new TypeError(`Cannot run: --mode is one of ${Object.keys(MODES).join(", ")}`);
+  }
+  const run = new Run({
+    target: await findTarget(portOf(args), { path: "/echo", hash: argument(args, "hash") }),
+    pid: numberArgument(args, "pid", Deno.pid),
+    atOnce: numberArgument(args, "at-once", 1),
+    mib: numberArgument(args, "mib", 64),
+    hasFin: !args.includes("--no-fin"),
+    window: numberArgument(args, "window", 64),
+    sessions: numberArgument(args, "sessions", 200),
+    warmUpMs: numberArgument(args, "warm-up", 600),
+    measureMs: numberArgument(args, "measure", 1_800),
+  });
+  const result = await Promise.race([MODES[mode](run), run.stall()]);
+  // deno-lint-ignore no-console
+  console.log(JSON.stringify(result));
+  Deno.exit(0);
+}

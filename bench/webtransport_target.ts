@@ -1,0 +1,65 @@
+/**
+ * Where the WebTransport server is that is measured, and by what its certificate
+ * is trusted.
+ *
+ * @module
+ */
+import type { CertificateHash } from "../transport/webtransport.ts";
+import { dialWebTransport } from "../transport/webtransport_client.ts";
+import { sleep } from "./meter.ts";
+
+/** How long a server may take to start, in milliseconds. */
+const START_MS = 20_000;
+
+/** How long one attempt may take, in milliseconds. */
+const ATTEMPT_MS = 1_000;
+
+/** A server. */
+export interface Target {
+  /** Its URL. */
+  readonly url: string;
+  /** For dialing. */
+  readonly serverCertificateHashes: readonly CertificateHash[];
+}
+
+/** Options for {@linkcode findTarget}. */
+export interface FindTargetOptions {
+  /** Path of the URL. */
+  readonly path: string;
+  /** SHA-256 of the certificate in hexadecimal; by default a server in development is asked. */
+  readonly hash?: string | undefined;
+}
+
+/**
+ * Finds a server on this machine, and waits until it accepts a session.
+ *
+ * @param port Its port.
+ * @param options See {@linkcode FindTargetOptions}.
+ * @returns The server.
+ * @throws {Error} If it does not accept one in time; `cause` is the last reason.
+ */
+export async function findTarget(port: number, options: FindTargetOptions): Promise<Target> {
+  const { path, hash } = options;
+  const url = `https://127.0.0.1:${port}${path}`;
+  const end = performance.now() + START_MS;
+  while (true) {
+    try {
+      const value = hash === undefined ? await askedHash(port) : Uint8Array.fromHex(hash);
+      const target = { url, serverCertificateHashes: [{ algorithm: "sha-256" as const, value }] };
+      const { serverCertificateHashes } = target;
+      // Without a subprotocol Skein makes a raw session of it, which is as good a sign.
+      (await dialWebTransport(url, { serverCertificateHashes, timeoutMs: ATTEMPT_MS })).close();
+      return target;
+    } catch (cause) {
+      if (performance.now() > end) throw new Error(`Cannot connect to ${url}`, { cause });
+      await sleep(50);
+    }
+  }
+}
+
+/** A server in development tells programs on its machine. */
+async function askedHash(port: number): Promise<Uint8Array<ArrayBuffer>> {
+  const response = await fetch(`http://127.0.0.1:${port}/.well-known/skein/webtransport`);
+  const { serverCertificateHashes } = await response.json();
+  return Uint8Array.fromBase64(serverCertificateHashes[0].value);
+}
