@@ -15,7 +15,7 @@ import type { Invitation } from "./_invitation.ts";
 import { Openings } from "./_openings.ts";
 import { RefusalReport, Refused, withinLimits } from "./_refusal.ts";
 import { type WebSocketDoor, WebSocketInvitation } from "./_websocket_invitation.ts";
-import { type PagePlace, requestOf, WebTransportInvitation } from "./_webtransport_invitation.ts";
+import { type PagePlace, urlOf, WebTransportInvitation } from "./_webtransport_invitation.ts";
 import { AuthenticationError, CloseCode } from "./errors.ts";
 import type { Reservation, SessionManager } from "./manager/mod.ts";
 import { Session, type SessionCloseOptions, type SessionIdentity } from "./session/session.ts";
@@ -84,17 +84,18 @@ export class Admission<V> {
   /** Answers one HTTP request; at once, where nobody has to be asked. */
   fetch(request: Request, info: RequestInfo = {}): Response | Promise<Response> {
     if (!isWebSocketUpgrade(request)) return this.#other(request, info);
-    const address = this.#addressOf(request, info);
+    const address = this.#addressOf(() => request, info);
     return this.#answer(new WebSocketInvitation(request, address, this.#webSocket));
   }
 
   /** Answers one request for a WebTransport session. */
   async take(asked: WebTransportRequest, place: PagePlace): Promise<void> {
-    const request = requestOf(asked);
-    if (request === undefined) return asked.refuse(400);
-    const address = this.#addressOf(request, { remoteAddr: asked.remoteAddress });
+    const url = urlOf(asked);
+    if (url === undefined) return asked.refuse(400);
     const streamTimeoutMs = this.#settings.handshakeTimeoutMs;
-    const options = { request, address, place, streamTimeoutMs };
+    const info = { remoteAddr: asked.remoteAddress };
+    const addressOf = (request: () => Request) => this.#addressOf(request, info);
+    const options = { url, place, streamTimeoutMs, addressOf };
     await this.#answer(new WebTransportInvitation(asked, options));
   }
 
@@ -128,8 +129,7 @@ export class Admission<V> {
   }
 
   #admit<A>(invitation: Invitation<A>): A | Promise<A> {
-    const { request, address, isSkein } = invitation;
-    const { url, headers } = request;
+    const { url, headers, address, isSkein } = invitation;
     if (!this.#matches(url)) throw new Refused(404, "No session is served at this path");
     if (!invitation.isOriginAllowed(this.#options)) {
       // The hint comes first: a close reason is cut at its end.
@@ -141,7 +141,7 @@ export class Admission<V> {
     const reservation = this.#reserve(address, undefined);
     const { authenticate, acceptsTokenInBand = false } = this.#options;
     if (authenticate === undefined) return this.#accept(invitation, reservation, ANYBODY);
-    const token = tokenOf(request);
+    const token = tokenOf(invitation);
     const mayAwait = acceptsTokenInBand && isSkein && token === undefined;
     if (mayAwait && !headers.has("cookie") && !headers.has("authorization")) {
       return this.#accept(invitation, reservation, AWAITED);
@@ -178,10 +178,10 @@ export class Admission<V> {
     reservation: Reservation,
     who: { value: unknown; user: string | undefined; awaitsToken: boolean },
   ): A {
-    const { request, address } = invitation;
-    const url = withoutToken(request.url);
+    const { address } = invitation;
+    const url = withoutToken(invitation.url);
     // After an upgrade the runtime can not read them any more.
-    const headers = this.#keptHeaders(request.headers);
+    const headers = this.#keptHeaders(invitation.headers);
     try {
       const { connection, answer, held } = invitation.accept();
       this.#openings.add(connection, [reservation, ...held], () => {
@@ -234,11 +234,11 @@ export class Admission<V> {
 
   #refuse<A>(invitation: Invitation<A>, error: unknown): A {
     if (!(error instanceof Refused)) throw error;
-    const { request, address, signal } = invitation;
+    const { address, signal } = invitation;
     // Who left is told nothing, and is nobody's fault.
     if (signal?.aborted !== true) {
       // A token is looked for only where it could be printed.
-      this.#report.tell(error, { address, token: error.isFault ? tokenOf(request) : undefined });
+      this.#report.tell(error, { address, token: error.isFault ? tokenOf(invitation) : undefined });
     }
     return invitation.refuse(error);
   }
@@ -253,19 +253,19 @@ export class Admission<V> {
     });
   }
 
-  #addressOf(request: Request, info: RequestInfo): string | undefined {
+  #addressOf(request: () => Request, info: RequestInfo): string | undefined {
     const { clientAddress } = this.#options;
-    if (clientAddress !== undefined) return clientAddress(request, info);
+    if (clientAddress !== undefined) return clientAddress(request(), info);
     const { remoteAddr } = info;
     return remoteAddr !== undefined && "hostname" in remoteAddr ? remoteAddr.hostname : undefined;
   }
 }
 
-function tokenOf(request: Request): string | undefined {
-  const [scheme, token] = request.headers.get("authorization")?.split(" ") ?? [];
+function tokenOf({ url, headers }: Invitation<unknown>): string | undefined {
+  const [scheme, token] = headers.get("authorization")?.split(" ") ?? [];
   if (scheme?.toLowerCase() === "bearer" && token) return token;
-  if (!request.url.includes("token=")) return undefined;
-  return new URL(request.url).searchParams.get("token") ?? undefined;
+  if (!url.includes("token=")) return undefined;
+  return new URL(url).searchParams.get("token") ?? undefined;
 }
 
 function pathMatcher(path: string | undefined): (url: string) => boolean {

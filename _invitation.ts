@@ -15,7 +15,11 @@ import type { OriginRules } from "./transport/origins.ts";
  * @typeParam Answer What the wire's own server is handed.
  */
 export interface Invitation<Answer> {
-  /** What it asks: URL and headers, on every wire. */
+  /** Where to, as a request of HTTP has it. */
+  readonly url: string;
+  /** What it says of itself. */
+  readonly headers: Headers;
+  /** Both, for the application. Not every wire has one before somebody asks for it. */
   readonly request: Request;
   /** Its network address, where that is known. */
   readonly address: string | undefined;

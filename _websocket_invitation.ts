@@ -30,12 +30,16 @@ export interface WebSocketDoor {
 
 /** A WebSocket upgrade. */
 export class WebSocketInvitation implements Invitation<Response> {
+  readonly url: string;
+  readonly headers: Headers;
   readonly request: Request;
   readonly address: string | undefined;
   readonly isSkein: boolean;
   readonly #door: WebSocketDoor;
 
   constructor(request: Request, address: string | undefined, door: WebSocketDoor) {
+    this.url = request.url;
+    this.headers = request.headers;
     this.request = request;
     this.address = address;
     this.isSkein = offeredProtocols(request).includes(SKEIN_PROTOCOL);
@@ -43,7 +47,7 @@ export class WebSocketInvitation implements Invitation<Response> {
   }
 
   isOriginAllowed(rules: OriginRules): boolean {
-    return isOriginAllowed(this.request.headers, rules);
+    return isOriginAllowed(this.headers, rules);
   }
 
   accept(): Accepted<Response> {

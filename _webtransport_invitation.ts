@@ -25,44 +25,48 @@ const LOOPBACK_NAMES: readonly string[] = ["localhost", "127.0.0.1", "[::1]"];
 
 /** What a {@linkcode WebTransportInvitation} has beside what is asked. */
 export interface WebTransportInvitationOptions {
-  /** The same as {@linkcode requestOf} reads it. */
-  readonly request: Request;
-  /** The peer's network address. */
-  readonly address: string | undefined;
+  /** Where to, as {@linkcode urlOf} reads it. */
+  readonly url: URL;
+  /** Finds the peer's network address. */
+  readonly addressOf: (request: () => Request) => string | undefined;
   /** Where this server's pages come from. */
   readonly place: PagePlace;
   /** How long a client of Skein may take to open its stream of messages. */
   readonly streamTimeoutMs: number;
 }
 
-/** Reads what is asked as HTTP has it; `undefined` if no HTTP request could ask so. */
-export function requestOf({ url, headers }: WebTransportRequest): Request | undefined {
-  try {
-    const all = new Headers(headers);
-    // HTTP/3 has it as `:authority`; whoever reads headers looks for it here.
-    all.set("host", new URL(url).host);
-    return new Request(url, { headers: all });
-  } catch {
-    return undefined;
-  }
+/** Reads where a client wants to go; `undefined` if no HTTP request could ask so. */
+export function urlOf({ url }: WebTransportRequest): URL | undefined {
+  const parsed = URL.parse(url);
+  return parsed === null || parsed.username || parsed.password ? undefined : parsed;
 }
 
 /** An extended CONNECT. */
 export class WebTransportInvitation implements Invitation<void> {
-  readonly request: Request;
+  readonly url: string;
+  readonly headers: Headers;
   readonly address: string | undefined;
   readonly isSkein: boolean;
   readonly #asked: WebTransportRequest;
   readonly #options: WebTransportInvitationOptions;
+  readonly #isOffered: boolean;
+  #request: Request | undefined;
 
   constructor(asked: WebTransportRequest, options: WebTransportInvitationOptions) {
     this.#asked = asked;
     this.#options = options;
-    this.request = options.request;
-    this.address = options.address;
-    this.isSkein = asked.protocols.includes(SKEIN_PROTOCOL) ||
-      // Not every browser can offer protocols.
-      new URL(this.request.url).searchParams.get("protocol") === SKEIN_PROTOCOL;
+    const { url } = options;
+    this.url = url.href;
+    this.headers = asked.headers;
+    this.#isOffered = asked.protocols.includes(SKEIN_PROTOCOL);
+    // Not every browser can offer protocols.
+    this.isSkein = this.#isOffered ||
+      url.search !== "" && url.searchParams.get("protocol") === SKEIN_PROTOCOL;
+    this.address = options.addressOf(() => this.request);
+  }
+
+  get request(): Request {
+    return this.#request ??= new Request(this.url, { headers: this.headers });
   }
 
   get signal(): AbortSignal {
@@ -70,18 +74,16 @@ export class WebTransportInvitation implements Invitation<void> {
   }
 
   isOriginAllowed(rules: OriginRules): boolean {
-    const { headers } = this.request;
-    if (isOriginAllowed(headers, rules)) return true;
-    const origin = headers.get("origin") ?? "";
+    if (isOriginAllowed(this.headers, rules)) return true;
+    const origin = this.headers.get("origin") ?? "";
     return this.#ownHosts(origin).some((host) =>
       isOriginAllowed(new Headers({ origin, host }), rules)
     );
   }
 
   accept(): Accepted<void> {
-    const isOffered = this.#asked.protocols.includes(SKEIN_PROTOCOL);
     try {
-      const raw = this.#asked.accept(isOffered ? { protocol: SKEIN_PROTOCOL } : {});
+      const raw = this.#asked.accept(this.#isOffered ? { protocol: SKEIN_PROTOCOL } : {});
       const connection = this.isSkein ? this.#withMessages(raw) : raw;
       return { connection, answer: undefined, held: [] };
     } catch (cause) {
@@ -111,7 +113,7 @@ export class WebTransportInvitation implements Invitation<void> {
   /** Other hosts by which a page of this server may have come, where it then was told of this one. */
   #ownHosts(origin: string): string[] {
     const { port, webTransportPort, isDevelopment } = this.#options.place;
-    const asked = new URL(this.request.url);
+    const asked = this.#options.url;
     const page = URL.parse(origin);
     if (page === null || !/^https?:$/.test(page.protocol)) return [];
     const areLocal = [asked, page].every(({ hostname }) => LOOPBACK_NAMES.includes(hostname));

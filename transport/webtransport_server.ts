@@ -5,7 +5,11 @@
  */
 import { addressKey } from "./address.ts";
 import { isQuicAvailable, requireQuic } from "./h3/quic.ts";
-import { Http3Connection } from "./h3/connection.ts";
+import {
+  encodeControlHead,
+  Http3Connection,
+  type Http3ConnectionOptions,
+} from "./h3/connection.ts";
 import { H3Error } from "./h3/error_codes.ts";
 import type { WebTransportRequest } from "./h3/request.ts";
 
@@ -99,6 +103,7 @@ export interface ListenWebTransportOptions extends Certificate {
 export class WebTransportListener implements AsyncIterable<WebTransportRequest>, AsyncDisposable {
   #endpoint: Deno.QuicEndpoint | undefined;
   readonly #options: ListenWebTransportOptions;
+  readonly #connectionOptions: Http3ConnectionOptions;
   // All stay referenced and read: stopping one stops the others too, in Deno 2.9.
   readonly #listeners: Deno.QuicListener[] = [];
   readonly #connections = new Map<Http3Connection, string>();
@@ -123,7 +128,13 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     checkLimits(options);
     options.signal?.throwIfAborted();
     this.#options = options;
-    const { hostname = "0.0.0.0", port = 0 } = options;
+    const { hostname = "0.0.0.0", port = 0, maxSessionsPerConnection: maxSessions = 16 } = options;
+    this.#connectionOptions = {
+      side: "server",
+      maxSessions,
+      controlHead: encodeControlHead({ side: "server", maxSessions }),
+      onRequest: (request) => this.#take(request),
+    };
     const endpoint = this.#endpoint = new Deno.QuicEndpoint({ hostname, port });
     try {
       this.address = endpoint.addr;
@@ -233,7 +244,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     } finally {
       this.#handshakes--;
     }
-    const { maxSessionsPerConnection, maxConnectionsPerAddress = 10_000 } = this.#options;
+    const { maxConnectionsPerAddress = 10_000 } = this.#options;
     const address = addressKey(conn.remoteAddr.hostname);
     const count = this.#perAddress.get(address) ?? 0;
     if (this.#isStopped || count >= maxConnectionsPerAddress) {
@@ -241,11 +252,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
       conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" });
       return;
     }
-    const connection = new Http3Connection(conn, {
-      side: "server",
-      ...(maxSessionsPerConnection === undefined ? {} : { maxSessions: maxSessionsPerConnection }),
-      onRequest: (request) => this.#take(request),
-    });
+    const connection = new Http3Connection(conn, this.#connectionOptions);
     this.#connections.set(connection, address);
     this.#perAddress.set(address, count + 1);
     await connection.ending;

@@ -95,7 +95,8 @@ export class Http3Request implements WebTransportRequest {
     for (const [name, value] of this.#fields) {
       if (!name.startsWith(":")) headers.append(name, value);
     }
-    if (!headers.has("host")) headers.set("host", this.#field(":authority")!);
+    // Whoever reads headers looks for it there; what else the client says of it does not count.
+    headers.set("host", this.#field(":authority")!);
     return headers;
   }
 
@@ -125,16 +126,12 @@ export class Http3Request implements WebTransportRequest {
         }, received "${protocol}"`,
       );
     }
-    const fields: Field[] = [[":status", "200"]];
-    // Chromium's draft; later ones know nothing of it.
-    if (this.#field("sec-webtransport-http3-draft02") !== undefined) {
-      fields.push(["sec-webtransport-http3-draft", "draft02"]);
-    }
+    const fields: Field[] = [];
     if (protocol !== "") fields.push(["wt-protocol", encodeStringItem(protocol)]);
     if (headers !== undefined) fields.push(...new Headers(headers));
     this.#answer();
     if (!this.#session.isOver) {
-      const frame = encodeFrame(FrameType.headers, encodeFields(fields));
+      const frame = fields.length === 0 ? ACCEPTED : acceptance(fields);
       this.#connect.writer.write(frame).catch(() => {}); // The session is told by its reader.
       this.#session.establish(protocol);
     }
@@ -177,6 +174,16 @@ export class Http3Request implements WebTransportRequest {
     if (this.#isAnswered) throw new TypeError("Cannot answer request: it was answered before");
     this.#isAnswered = true;
   }
+}
+
+/** By far the most frequent answer. Chromium's draft has a field of its own, which others ignore. */
+const ACCEPTED = acceptance([]);
+
+function acceptance(fields: readonly Field[]): Uint8Array {
+  return encodeFrame(
+    FrameType.headers,
+    encodeFields([[":status", "200"], ["sec-webtransport-http3-draft", "draft02"], ...fields]),
+  );
 }
 
 function refusal(status: number, headers: readonly Field[]): Uint8Array {
