@@ -9,11 +9,8 @@ import type { AnyContract } from "./session/contract.ts";
 import { checkConnectTimeout, openSession } from "./session/open.ts";
 import { type Session, SKEIN_PROTOCOL } from "./session/session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "./session/settings.ts";
-import type { Connection } from "./transport/connection.ts";
-import { withMessages } from "./transport/message_stream.ts";
 import { raceTransports, type TransportOptions, type TransportPlatform } from "./transport/race.ts";
 import { dialWebSocket } from "./transport/websocket_client.ts";
-import type { DialWebTransportOptions } from "./transport/webtransport.ts";
 
 /**
  * Options for `connect()`.
@@ -54,23 +51,25 @@ export interface DialOptions<C extends AnyContract = AnyContract>
   readonly signal?: AbortSignal;
 }
 
-/** Opens WebTransport, without messages; or says why this platform can not. */
-export type WebTransportDialer =
-  | ((url: URL, options: DialWebTransportOptions) => Promise<Connection>)
-  | string;
+/** Finds a server's WebTransport and opens it; or says why this platform can not. */
+export type PlatformWebTransport = TransportPlatform["webTransport"];
 
 /** Makes a client of a platform. */
 export function connectBy<C extends AnyContract>(
-  webTransport: WebTransportDialer,
+  webTransport: PlatformWebTransport,
   url: Fresh<string | URL>,
   options: ConnectOptions<C>,
 ): Client<C> {
-  return new Client(url, raceTransports(platform(webTransport), options), options);
+  return new Client(
+    url,
+    raceTransports({ webSocket: dialWebSocket, webTransport }, options),
+    options,
+  );
 }
 
 /** Opens one session of a platform. */
 export async function dialBy<C extends AnyContract>(
-  webTransport: WebTransportDialer,
+  webTransport: PlatformWebTransport,
   url: string | URL,
   options: DialOptions<C>,
 ): Promise<Session<unknown, C, "client">> {
@@ -84,20 +83,8 @@ export async function dialBy<C extends AnyContract>(
     );
   }
   const settings = sessionSettings<unknown, C, "client">({ ...options, side: "client" });
-  const dial = raceTransports(platform(webTransport), options);
+  const dial = raceTransports({ webSocket: dialWebSocket, webTransport }, options);
   return await openSession(
     { url, dial, protocols, settings, token, headers, timeoutMs, signal },
   ) as Session<unknown, C, "client">;
-}
-
-function platform(dial: WebTransportDialer): TransportPlatform {
-  return {
-    webSocket: dialWebSocket,
-    webTransport: typeof dial === "string" ? dial : async (url, options) => {
-      const connection = await dial(url, options);
-      return connection.protocol === SKEIN_PROTOCOL
-        ? withMessages(connection, { side: "client" })
-        : connection;
-    },
-  };
 }

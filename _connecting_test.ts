@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { connectBy, dialBy, type WebTransportDialer } from "./_connecting.ts";
+import { connectBy, dialBy, type PlatformWebTransport } from "./_connecting.ts";
 import {
   CloseCode,
   ConnectionError,
@@ -17,6 +17,7 @@ import type { Connection } from "./transport/connection.ts";
 import { memoryPair } from "./transport/memory.ts";
 import { withMessages } from "./transport/message_stream.ts";
 import { dialNativeWebTransport } from "./transport/native_client.ts";
+import { webTransportLeg } from "./transport/webtransport_leg.ts";
 
 const URL_OF_SERVER = "https://example.com/";
 
@@ -29,16 +30,16 @@ function answering(connection: Connection): Session {
 }
 
 /** Dials a server in memory. */
-function inMemory(protocol: string = "skein.1"): WebTransportDialer {
-  return () => {
+function inMemory(protocol: string = "skein.1"): PlatformWebTransport {
+  return webTransportLeg(() => {
     const pair = memoryPair({ frames: false, protocol });
     if (protocol !== "") answering(pair.server);
     return Promise.resolve(pair.client);
-  };
+  });
 }
 
 /** Dials a server that refuses. */
-function refusing(status: number): WebTransportDialer {
+function refusing(status: number): PlatformWebTransport {
   return () => Promise.reject(new ConnectionError(`The server answered ${status}`, { status }));
 }
 
@@ -144,7 +145,8 @@ Deno.test("connectBy() refuses transports that are none", () => {
 Deno.test("connectBy() comes back when a page comes back that was left", async () => {
   using time = new FakeTime();
   using platform = new NativePlatform();
-  const client = connectBy(dialNativeWebTransport, URL_OF_SERVER, {});
+  const leg = webTransportLeg(dialNativeWebTransport);
+  const client = connectBy(leg, URL_OF_SERVER, {});
   for (const connections of [1, 2]) {
     while (platform.calls.length < connections) await time.tickAsync(100);
     answering(platform.calls.at(-1)!.pair.server);

@@ -8,13 +8,14 @@ import {
   type ConnectOptions,
   dialBy,
   type DialOptions,
-  type WebTransportDialer,
+  type PlatformWebTransport,
 } from "./_connecting.ts";
 import type { Client } from "./session/client.ts";
 import type { Fresh } from "./session/client_options.ts";
 import type { AnyContract } from "./session/contract.ts";
 import type { Session } from "./session/session.ts";
 import { dialWebTransport, isWebTransportAvailable } from "./transport/webtransport_client.ts";
+import { webTransportLeg } from "./transport/webtransport_leg.ts";
 
 export type { ConnectOptions, DialOptions };
 
@@ -83,8 +84,8 @@ export async function dial<C extends AnyContract = AnyContract>(
   return await dialBy(quic(), url, options);
 }
 
-function quic(): WebTransportDialer {
+function quic(): PlatformWebTransport {
   return isWebTransportAvailable()
-    ? dialWebTransport
+    ? webTransportLeg(dialWebTransport)
     : "Cannot open WebTransport: Deno has QUIC only when it runs with --unstable-net";
 }

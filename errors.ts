@@ -106,7 +106,8 @@ export class SkeinError extends Error {
    */
   constructor(code: SkeinErrorCode, message: string, options?: ErrorOptions) {
     super(message, options);
-    this.name = new.target.name;
+    // A minifier renames the classes, and must not rename their errors.
+    this.name = code.replace(/(?:^|-)(.)/g, (_, first) => first.toUpperCase()) + "Error";
     this.code = code;
   }
 }

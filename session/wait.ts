@@ -3,7 +3,9 @@
  *
  * @module
  */
-import { TimeoutError } from "../errors.ts";
+import { startTimer, within } from "../transport/within.ts";
+
+export { MAX_TIMER_MS, startTimer } from "../transport/within.ts";
 
 /** Options for {@linkcode waitFor}. */
 export interface WaitForOptions {
@@ -25,30 +27,8 @@ export interface WaitForOptions {
  * @throws {TimeoutError} If it takes longer than `timeoutMs`.
  */
 export function waitFor<T>(promise: Promise<T>, options: WaitForOptions): Promise<T> {
-  const { what, timeoutMs, signal } = options;
-  if (timeoutMs === undefined && signal === undefined) return promise;
-  if (signal?.aborted) {
-    // Nobody else may look at it.
-    promise.catch(() => {});
-    return Promise.reject(signal.reason);
-  }
-  return new Promise((resolve, reject) => {
-    // However the wait ends, neither a timer nor a listener is left behind.
-    const done = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", onAbort);
-    };
-    const giveUp = (reason: unknown) => {
-      done();
-      reject(reason);
-    };
-    const onAbort = () => giveUp(signal?.reason);
-    const timer = startTimer(timeoutMs, (ms) => {
-      giveUp(new TimeoutError(`Cannot wait for ${what} longer than ${ms} ms`, ms));
-    });
-    signal?.addEventListener("abort", onAbort);
-    promise.then(resolve, reject).finally(done);
-  });
+  const { what, ...rest } = options;
+  return within(promise, { late: `Cannot wait for ${what} longer than`, ...rest });
 }
 
 /**
@@ -70,26 +50,6 @@ export async function settlesWithin(
   } finally {
     clearTimeout(timer);
   }
-}
-
-/** The longest time that a timer can run, in milliseconds: it holds 31 bits. */
-export const MAX_TIMER_MS: number = 2 ** 31 - 1;
-
-/**
- * Starts a timer, unless there is nothing to wait for.
- *
- * @param ms How long, in milliseconds; `undefined` and `Infinity` are for ever.
- * @param callback Called with the time, when it is over.
- * @returns The timer, for `clearTimeout`.
- * @throws {RangeError} If the time is negative, or no number.
- */
-export function startTimer(
-  ms: number | undefined,
-  callback: (ms: number) => void,
-): ReturnType<typeof setTimeout> | undefined {
-  if (ms === undefined) return undefined;
-  if (!(ms >= 0)) throw new RangeError(`Cannot wait: timeoutMs must be from 0, received ${ms}`);
-  return ms > MAX_TIMER_MS ? undefined : setTimeout(callback, ms, ms);
 }
 
 /**

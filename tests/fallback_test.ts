@@ -7,8 +7,12 @@ import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/
 import * as browsers from "../client.ts";
 import { connect, dial } from "../deno_client.ts";
 import { AuthenticationError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import { Session } from "../session/session.ts";
+import { sessionSettings } from "../session/settings.ts";
+import { withMessages } from "../transport/message_stream.ts";
+import { NativePlatform } from "./native.ts";
 import { listen, portOf } from "./servers.ts";
-import { soon } from "./sessions.ts";
+import { soon, turns } from "./sessions.ts";
 
 Deno.test("dial() takes WebTransport where the server on this machine offers it", async () => {
   await using server = listen({
@@ -52,6 +56,16 @@ Deno.test("dial() of the browsers' client takes WebSocket in this runtime", asyn
   await using session = await soon(browsers.dial(server.url));
   assertEquals(session.transport, "websocket");
   assert(session.fallback!.error instanceof UnsupportedError);
+});
+
+Deno.test("dial() of the browsers' client takes a browser's WebTransport", async () => {
+  using platform = new NativePlatform();
+  const dialing = browsers.dial("https://example.com/", { transports: ["webtransport"] });
+  while (platform.calls.length === 0) await Promise.race([turns(1), dialing]);
+  const connection = withMessages(platform.calls[0]!.pair.server, { side: "server" });
+  await using _peer = new Session(connection, sessionSettings({ side: "server" }));
+  await using session = await soon(dialing);
+  assertEquals(session.transport, "webtransport");
 });
 
 Deno.test("dial() and connect() end the same way when either transport is refused", async () => {

@@ -168,7 +168,7 @@ function checkExample({ exports }: Repository, path: string, edges: readonly Edg
     }));
 }
 
-/** Follows everything that a browser loads with `client.ts`. */
+/** Follows everything that a browser loads with `client.ts`, at first or by `import()`. */
 function checkClient(
   files: ReadonlyMap<string, string>,
   edges: ReadonlyMap<string, readonly Edge[]>,

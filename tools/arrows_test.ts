@@ -142,6 +142,21 @@ const breaches: [what: string, files: Record<string, string>, found: string[]][]
     ],
   ],
   [
+    "the same below what client.ts imports when it needs it",
+    {
+      "client.ts": 'const x = await import("./transport/_a.ts").catch(() => {});\n',
+      "transport/_a.ts": 'export { b } from "./b.ts";\nimport "./c_server.ts";\n',
+      "transport/b.ts": "Deno.build;\n",
+      "transport/c_server.ts": "",
+    },
+    [
+      "transport/_a.ts:2 browsers load this file " +
+      "(client.ts > transport/_a.ts), and it imports transport/c_server.ts",
+      "transport/b.ts:1 browsers load this file " +
+      "(client.ts > transport/_a.ts > transport/b.ts), and it names Deno",
+    ],
+  ],
+  [
     "a server half or a Node module below client.ts",
     {
       "client.ts": importing("./transport/native_server.ts", "node:fs"),

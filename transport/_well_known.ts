@@ -29,20 +29,33 @@ interface Answer {
   readonly serverCertificateHashes: readonly { readonly value: string }[];
 }
 
+/** Options for {@linkcode locateWebTransport}. */
+export interface LocateOptions {
+  /** The hashes that the application gave. */
+  readonly hashes?: readonly CertificateHash[] | undefined;
+  /** Gives up. */
+  readonly signal?: AbortSignal | undefined;
+  /** Asks the server; the global `fetch` by default. */
+  readonly fetch?: typeof fetch;
+}
+
 /**
  * Finds the WebTransport of a server.
  *
+ * A URL of `wss:` or `https:` has it at the same host and port. One of `ws:` or `http:` has it if
+ * hashes of certificates are given, or if the server is on this machine and says so at
+ * `/.well-known/skein/webtransport`.
+ *
  * @param url Where the application wants to go: `ws:`, `wss:`, `http:` or `https:`.
- * @param options The hashes that the application gave, the signal, and what asks the server.
+ * @param options See {@linkcode LocateOptions}.
  * @returns Where to dial.
  * @throws {UnsupportedError} If there is none.
  */
-export async function locateWebTransport(url: URL, options: {
-  readonly hashes: readonly CertificateHash[] | undefined;
-  readonly signal: AbortSignal | undefined;
-  readonly fetch: typeof fetch;
-}): Promise<WebTransportPlace> {
-  const { hashes, signal, fetch } = options;
+export async function locateWebTransport(
+  url: URL,
+  options: LocateOptions = {},
+): Promise<WebTransportPlace> {
+  const { hashes, signal, fetch = globalThis.fetch } = options;
   const isPlain = /^(ws|http):$/.test(url.protocol);
   const place = new URL(url);
   place.protocol = "https:";

@@ -94,8 +94,7 @@ export interface MessageStreamOptions {
  *
  * @example Usage
  * ```ts
- * import { memoryPair } from "@skein/skein/transport";
- * import { withMessages } from "./message_stream.ts";
+ * import { memoryPair, withMessages } from "@skein/skein/transport";
  * import { assertEquals } from "@std/assert";
  *
  * await using pair = memoryPair({ frames: false });

@@ -4,9 +4,8 @@
  *
  * @module
  */
-import { ConnectionError, StreamError } from "../errors.ts";
+import { ConnectionError, StreamError, UnsupportedError } from "../errors.ts";
 import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
-import { within } from "./_within.ts";
 import type {
   BidirectionalStream,
   Connection,
@@ -17,9 +16,10 @@ import type {
   OpenStreamOptions,
 } from "./connection.ts";
 import type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";
+import { within } from "./within.ts";
 
-/** The part of a W3C `WebTransport` that is used; what not every platform has is optional. */
-interface Native {
+/** The part of the W3C's `WebTransport` that is used; what not every platform has is optional. */
+export interface NativeWebTransport {
   readonly ready: Promise<void>;
   readonly closed: Promise<ConnectionCloseInfo>;
   readonly draining?: Promise<void>;
@@ -45,29 +45,17 @@ interface NativeStreamOptions {
 
 /** What the global scope of a platform may have. */
 interface Globals {
-  readonly isSecureContext?: boolean;
-  readonly WebTransport?: new (url: string, options: {
-    readonly protocols: readonly string[];
-    readonly serverCertificateHashes: readonly CertificateHash[] | undefined;
-  }) => Native;
+  readonly WebTransport?: {
+    readonly prototype: object;
+    new (url: string, options: {
+      readonly protocols: readonly string[];
+      readonly serverCertificateHashes: readonly CertificateHash[] | undefined;
+    }): NativeWebTransport;
+  };
   readonly WebTransportError?: new (
     init: unknown,
     options?: { readonly streamErrorCode: number },
   ) => { readonly streamErrorCode: number | null };
-}
-
-/**
- * Tells whether the platform has a `WebTransport` that a session can rest on.
- *
- * It has to tell which protocol was agreed on (`protocol`), or to be that of a
- * page (`isSecureContext`), as W3C has it. One that is neither does not count:
- * such a one is known that never sees the server's close, and stalls after its
- * first hundred streams.
- *
- * @returns Whether {@linkcode dialNativeWebTransport} can be used.
- */
-export function isNativeWebTransportAvailable(): boolean {
-  return has("protocol") || globals().isSecureContext === true && has("ready");
 }
 
 /**
@@ -83,6 +71,7 @@ export function isNativeWebTransportAvailable(): boolean {
  * @param url `https:`, without a fragment.
  * @param options See {@linkcode DialWebTransportOptions}.
  * @returns The connection, established.
+ * @throws {UnsupportedError} If the platform has none.
  * @throws {TypeError} If headers are given: browsers send none of their own.
  * @throws {ConnectionError} If it can not be opened; browsers do not tell why.
  * @throws {TimeoutError} If it takes longer than `timeoutMs`.
@@ -97,20 +86,18 @@ export async function dialNativeWebTransport(
   }
   signal?.throwIfAborted();
   const target = new URL(url);
-  const assumed = has("protocol") ? undefined : protocols[0];
+  const { WebTransport } = globals();
+  if (WebTransport === undefined) {
+    throw new UnsupportedError("Cannot open WebTransport: the platform has none");
+  }
+  const assumed = "protocol" in WebTransport.prototype ? undefined : protocols[0];
   if (assumed !== undefined) {
     target.search += `${target.search ? "&" : "?"}protocol=${encodeURIComponent(assumed)}`;
   }
-  const { WebTransport } = globals();
-  const native = new WebTransport!(target.href, { protocols, serverCertificateHashes });
-  const connection = new NativeConnection(native, assumed);
+  const native = new WebTransport(target.href, { protocols, serverCertificateHashes });
+  const connection = new NativeConnection(native, assumed, BROWSER);
   try {
-    await within(connection.ready, {
-      what: "open WebTransport",
-      signal,
-      timeoutMs,
-      discard() {},
-    });
+    await within(connection.ready, { late: "Cannot open WebTransport within", signal, timeoutMs });
     return connection;
   } catch (error) {
     connection.close();
@@ -118,22 +105,34 @@ export async function dialNativeWebTransport(
   }
 }
 
+/**
+ * Makes a connection of a platform's `WebTransport`, of either side.
+ *
+ * @param native The platform's.
+ * @param capabilities What it can do.
+ * @returns The connection.
+ */
+export function connectionOf(
+  native: NativeWebTransport,
+  capabilities: ConnectionCapabilities,
+): Connection {
+  return new NativeConnection(native, undefined, capabilities);
+}
+
 function globals(): Globals {
   return globalThis as unknown as Globals;
 }
 
-function has(member: string): boolean {
-  return member in (globals().WebTransport?.prototype ?? {});
-}
+const BROWSER: ConnectionCapabilities = {
+  streams: true,
+  datagrams: "unreliable",
+  resetCodes: true,
+  credit: false,
+};
 
 /** A platform's `WebTransport` as a connection: its errors are those of every wire. */
 class NativeConnection implements Connection {
-  readonly capabilities: ConnectionCapabilities = {
-    streams: true,
-    datagrams: "unreliable",
-    resetCodes: true,
-    credit: false,
-  };
+  readonly capabilities: ConnectionCapabilities;
   readonly transport = "webtransport";
   readonly ready: Promise<void>;
   readonly closed: Promise<ConnectionCloseInfo>;
@@ -142,12 +141,17 @@ class NativeConnection implements Connection {
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
   readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
 
-  readonly #native: Native;
+  readonly #native: NativeWebTransport;
   readonly #assumed: string | undefined;
   readonly #closing = Promise.withResolvers<ConnectionCloseInfo>();
   #isOver = false;
 
-  constructor(native: Native, assumed: string | undefined) {
+  constructor(
+    native: NativeWebTransport,
+    assumed: string | undefined,
+    capabilities: ConnectionCapabilities,
+  ) {
+    this.capabilities = capabilities;
     this.#native = native;
     this.#assumed = assumed;
     this.ready = native.ready.catch((error) => {
@@ -241,12 +245,12 @@ class NativeConnection implements Connection {
       throw broken("Cannot open stream", error);
     });
     return await within(opened, {
-      what: "open stream",
+      late: "Cannot open stream within",
       signal,
       timeoutMs,
-      discard(late) {
+      discard(stream) {
         // One that only writes is its own writable end.
-        const { readable, writable = late } = late as Partial<BidirectionalStream>;
+        const { readable, writable = stream } = stream as Partial<BidirectionalStream>;
         readable?.cancel().catch(() => {});
         (writable as WritableStream).abort().catch(() => {});
       },
@@ -255,7 +259,7 @@ class NativeConnection implements Connection {
 }
 
 type StreamOf<K extends "createBidirectionalStream" | "createUnidirectionalStream"> = Awaited<
-  ReturnType<Native[K]>
+  ReturnType<NativeWebTransport[K]>
 >;
 
 function broken(message: string, cause: unknown): ConnectionError {

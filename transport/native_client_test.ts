@@ -1,8 +1,9 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { ConnectionError, StreamError, TimeoutError } from "../errors.ts";
+import { ConnectionError, StreamError, TimeoutError, UnsupportedError } from "../errors.ts";
 import { NativePlatform } from "../tests/native.ts";
-import { dialNativeWebTransport, isNativeWebTransportAvailable } from "./native_client.ts";
+import { dialNativeWebTransport } from "./native_client.ts";
+import { isNativeWebTransportAvailable } from "./native_support.ts";
 import type { CertificateHash } from "./webtransport.ts";
 
 const URL_OF_SERVER = "https://example.com:8443/a?b=c%20d";
@@ -22,6 +23,13 @@ Deno.test("isNativeWebTransportAvailable() asks what the platform's WebTransport
     assertEquals(isNativeWebTransportAvailable(), expected, `${protocol} ${page}`);
   }
   assertEquals(isNativeWebTransportAvailable(), false, "This runtime's own is no browser's");
+});
+
+Deno.test("dialNativeWebTransport() says that the platform has no WebTransport", async () => {
+  using _platform = new NativePlatform();
+  Object.defineProperty(globalThis, "WebTransport", { value: undefined });
+  assertEquals(isNativeWebTransportAvailable(), false);
+  await assertRejects(() => dialNativeWebTransport(URL_OF_SERVER), UnsupportedError);
 });
 
 Deno.test("dialNativeWebTransport() hands over protocols and hashes", async () => {

@@ -6,9 +6,10 @@
  */
 import { ConnectionError, TimeoutError, UnsupportedError } from "../errors.ts";
 import type { Connection } from "./connection.ts";
+import { parseServerUrl } from "./_url.ts";
 import type { DialWebSocketOptions } from "./websocket_client.ts";
-import { locateWebTransport } from "./_well_known.ts";
 import type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";
+import { within } from "./within.ts";
 
 /** A transport that a client can be told to take. */
 export type TransportName = "webtransport" | "websocket";
@@ -48,16 +49,21 @@ export interface TransportPlatform {
   /** Opens a WebSocket. */
   readonly webSocket: (url: URL, options: DialWebSocketOptions) => Promise<Connection>;
   /** Opens WebTransport; or why this platform can not. */
-  readonly webTransport:
-    | ((url: URL, options: DialWebTransportOptions) => Promise<Connection>)
-    | string;
-  /** Asks a server on this machine where its WebTransport is; the global `fetch` by default. */
-  readonly fetch?: typeof fetch;
+  readonly webTransport: WebTransportLeg | string;
 }
+
+/**
+ * Finds the WebTransport of a server, and opens it.
+ *
+ * The URL is the application's own: `ws:`, `wss:`, `http:` or `https:`, without a fragment. A
+ * server that has no WebTransport SHOULD be told by {@linkcode UnsupportedError}, which is not
+ * remembered.
+ */
+export type WebTransportLeg = (url: URL, options: DialWebTransportOptions) => Promise<Connection>;
 
 /** Options for one connection. */
 export interface RaceOptions extends DialWebSocketOptions {
-  /** Called before it is up, when another transport than the preferred one was taken. */
+  /** Called before it is up, when another transport than the preferred one was taken. MUST NOT throw. */
   readonly onFallback?: (fallback: TransportFallback) => void;
 }
 
@@ -84,9 +90,6 @@ interface Loss {
 /**
  * Makes what a client dials with.
  *
- * - **Where:** a URL of `wss:` or `https:` has WebTransport at the same host and port. One of `ws:`
- *   or `http:` has it if hashes of certificates are given, or if the server is on this machine and
- *   says so at `/.well-known/skein/webtransport`.
  * - **Race:** the preferred transport starts, the other one after the head start, or as soon as the
  *   first failed. The first that is up wins; the other one is given up, and closed if it comes late.
  * - **Memory:** where the preferred one lost, the other one is tried first for 10 minutes.
@@ -116,51 +119,30 @@ export function raceTransports(
   const preferred = transports[0]!;
   const losses = new Map<string, Loss>();
 
-  async function dialWebTransport(url: URL, options: DialWebTransportOptions): Promise<Connection> {
+  const dialWebTransport: WebTransportLeg = async (url, options) => {
     const { webTransport } = platform;
     if (typeof webTransport === "string") throw new UnsupportedError(webTransport);
-    const { protocols = [], signal } = options;
-    const place = await locateWebTransport(url, {
-      hashes: serverCertificateHashes,
-      signal,
-      fetch: platform.fetch ?? fetch,
-    });
-    const connection = await webTransport(place.url, {
+    return await webTransport(url, {
       ...options,
-      ...(place.hashes && { serverCertificateHashes: place.hashes }),
+      ...(serverCertificateHashes && { serverCertificateHashes }),
     });
-    if (protocols.length === 0 || connection.protocol) return connection;
-    connection.close();
-    throw new ConnectionError(
-      `The server does not speak ${protocols.join(" or ")} over WebTransport`,
-    );
-  }
+  };
 
   return async (url, { onFallback, signal, ...rest } = {}) => {
-    const target = parse(url);
+    const target = parseServerUrl(url);
     const known = losses.get(target.origin);
     const loss = known && known.until > Date.now() ? known : undefined;
     // The other one needs some of the time too.
     const alone = Math.min(headStartMs, (rest.timeoutMs ?? Infinity) / 2);
     const order = loss ? transports.toReversed() : transports;
     const { promise, resolve, reject } = Promise.withResolvers<Connection>();
-    // Ends the race, and whatever of it is still under way.
+    // Ends whatever of the race is still under way.
     const over = new AbortController();
-    const legs = {
-      ...rest,
-      signal: signal ? AbortSignal.any([signal, over.signal]) : over.signal,
-    };
+    const legs = { ...rest, signal: over.signal };
     const errors = new Map<TransportName, unknown>();
     let started = 0;
     let timer: ReturnType<typeof setTimeout> | undefined;
 
-    const end = (settle: () => void) => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", onAbort);
-      over.abort();
-      settle();
-    };
-    const onAbort = () => end(() => reject(signal?.reason));
     const startNext = () => {
       clearTimeout(timer);
       const name = order[started++];
@@ -176,48 +158,42 @@ export function raceTransports(
       if (name === preferred) losses.delete(target.origin);
       else {
         const error = errors.get(preferred) ?? loss?.error ??
-          new TimeoutError(`Cannot open ${preferred} within ${alone} ms`, alone);
+          tooLate(preferred, alone);
         if (!loss && !(error instanceof UnsupportedError)) {
           losses.set(target.origin, { until: Date.now() + REMEMBER_MS, error });
           if (losses.size > MAX_REMEMBERED) losses.delete(losses.keys().next().value!);
         }
         onFallback?.({ transport: preferred, error });
       }
-      end(() => resolve(connection));
+      over.abort();
+      resolve(connection);
     };
     const lost = (name: TransportName, error: unknown) => {
       if (over.signal.aborted) return;
       errors.set(name, error);
-      if (errors.size === order.length) return end(() => reject(combined(errors)));
+      if (errors.size === order.length) {
+        over.abort();
+        return reject(combined(errors));
+      }
       startNext();
       if (name !== "websocket") return;
       timer = setTimeout(() => {
-        lost(
-          "webtransport",
-          new TimeoutError(`Cannot open WebTransport within ${LAST_LEG_MS} ms`, LAST_LEG_MS),
-        );
+        lost("webtransport", tooLate("webtransport", LAST_LEG_MS));
       }, LAST_LEG_MS);
     };
-    if (signal?.aborted) throw signal.reason;
-    signal?.addEventListener("abort", onAbort);
+    signal?.throwIfAborted();
     startNext();
-    return await promise;
+    try {
+      return await within(promise, { signal, discard: (connection) => connection.close() });
+    } finally {
+      clearTimeout(timer);
+      over.abort();
+    }
   };
 }
 
-function parse(url: string | URL): URL {
-  const base = (globalThis as { location?: { href: string } }).location?.href;
-  const parsed = URL.parse(String(url), base);
-  if (parsed === null || !/^(ws|http)s?:$/.test(parsed.protocol)) {
-    throw new TypeError(
-      // Without the query, where tokens are.
-      `Cannot connect: url must begin with ws:, wss:, http: or https:, received ${
-        String(url).split("?")[0]
-      }`,
-    );
-  }
-  parsed.hash = "";
-  return parsed;
+function tooLate(name: TransportName, ms: number): TimeoutError {
+  return new TimeoutError(`Cannot open ${name} within ${ms} ms`, ms);
 }
 
 /** One error of all that failed: what was never tried says nothing. */

@@ -34,17 +34,9 @@ interface Leg {
 class Legs implements TransportPlatform {
   readonly all: Leg[] = [];
   readonly fallbacks: TransportFallback[] = [];
-  readonly asked: string[] = [];
-  protocol = "skein.1";
-  answer: (signal: AbortSignal) => Promise<Response> = () =>
-    Promise.resolve(new Response(null, { status: 404 }));
 
   readonly webSocket: TransportPlatform["webSocket"] = this.#dialer("websocket");
   webTransport: TransportPlatform["webTransport"] = this.#dialer("webtransport");
-  readonly fetch: typeof fetch = (input, init) => {
-    this.asked.push(String(input));
-    return this.answer(init!.signal!);
-  };
 
   /** The legs so far, by name. */
   get names(): TransportName[] {
@@ -67,7 +59,7 @@ class Legs implements TransportPlatform {
     return (url: URL, options: DialWebTransportOptions) => {
       const { promise, resolve, reject } = Promise.withResolvers<Connection>();
       options.signal!.addEventListener("abort", () => reject(options.signal!.reason));
-      const pair = memoryPair({ protocol: this.protocol });
+      const pair = memoryPair();
       this.all.push({
         name,
         url: url.href,
@@ -93,7 +85,7 @@ Deno.test("raceTransports() gives WebTransport a head start, and takes it withou
   const dialing = legs.racing()("wss://example.com:8443/a/b?c=d%20e#f");
   await time.tickAsync(499);
   assertEquals(legs.names, ["webtransport"]);
-  assertEquals(legs.last.url, "https://example.com:8443/a/b?c=d%20e");
+  assertEquals(legs.last.url, "wss://example.com:8443/a/b?c=d%20e");
   legs.last.up();
   assertStrictEquals(await dialing, legs.last.pair.client);
   await time.tickAsync(60_000);
@@ -142,7 +134,7 @@ Deno.test("raceTransports() starts WebSocket at once when WebTransport fails", a
   await turns();
   assertEquals(legs.names, ["webtransport", "websocket"]);
   legs.last.up();
-  assertEquals((await dialing).protocol, "skein.1");
+  assertStrictEquals(await dialing, legs.last.pair.client);
   assertEquals(legs.fallbacks, [{ transport: "webtransport", error }]);
 });
 
@@ -162,7 +154,6 @@ Deno.test("raceTransports() starts WebSocket at once where there is no WebTransp
     assertEquals(error.message, "Run it with a flag");
   }
   assertEquals(legs.names, ["websocket", "websocket", "websocket"]);
-  assertEquals(legs.asked, []);
 });
 
 Deno.test("raceTransports() closes a loser that comes up in spite of its signal", async () => {
@@ -369,143 +360,45 @@ Deno.test("raceTransports() can prefer WebSocket", async () => {
   assertEquals(legs.fallbacks[0]!.transport, "websocket");
 });
 
-Deno.test("raceTransports() falls back where WebTransport does not speak what was offered", async () => {
-  using _time = new FakeTime();
+Deno.test("raceTransports() hands over the URL, what was asked for, and the certificates", async () => {
   const legs = new Legs();
-  legs.protocol = "";
-  const dialing = legs.racing()("wss://example.com/", { protocols: ["skein.1"] });
+  const dialing = legs.racing({ serverCertificateHashes: HASHES })("ws://example.com/x?y#z", {
+    protocols: ["skein.1"],
+    headers: { a: "b" },
+    timeoutMs: 10_000,
+  });
   await turns();
-  const [leg] = legs.all;
-  leg!.up();
-  await turns();
-  assertEquals(await leg!.pair.server.closed, { closeCode: 0, reason: "" });
-  legs.protocol = "skein.1";
-  assertEquals(legs.names, ["webtransport", "websocket"]);
+  const { url, options: { signal, ...options } } = legs.last;
+  assertEquals(url, "ws://example.com/x?y");
+  assertEquals(options, {
+    protocols: ["skein.1"],
+    headers: { a: "b" },
+    timeoutMs: 10_000,
+    serverCertificateHashes: HASHES,
+  });
+  assert(!signal!.aborted);
   legs.last.up();
   await dialing;
-  const { error } = legs.fallbacks[0]!;
-  assert(error instanceof ConnectionError);
-  assertEquals(error.message, "The server does not speak skein.1 over WebTransport");
 });
 
-Deno.test("raceTransports() takes WebTransport without a protocol where none is offered", async () => {
+Deno.test("raceTransports() does not remember a server that does not offer WebTransport", async () => {
   const legs = new Legs();
-  legs.protocol = "";
-  const dialing = legs.racing({ transports: ["webtransport"] })();
+  const dial = legs.racing({ headStartMs: 1_000_000 });
+  const first = dial();
   await turns();
+  const error = new UnsupportedError("The server does not offer it");
+  legs.last.fail(error);
+  await turns();
+  assertEquals(legs.last.name, "websocket");
   legs.last.up();
-  assertEquals((await dialing).protocol, "");
-});
-
-Deno.test("raceTransports() uses the certificates that it was given, at the same port", async () => {
-  const urls: [string, string][] = [
-    ["ws://example.com/x?y", "https://example.com:80/x?y"],
-    ["ws://127.0.0.1:8000/", "https://127.0.0.1:8000/"],
-    ["http://localhost:443/", "https://localhost/"],
-    ["https://example.com/", "https://example.com/"],
-    ["wss://example.com:80/", "https://example.com:80/"],
-  ];
-  for (const [url, expected] of urls) {
-    const legs = new Legs();
-    const dialing = legs.racing({ serverCertificateHashes: HASHES })(url);
-    await turns();
-    assertEquals(legs.last.url, expected);
-    assertEquals(legs.last.options.serverCertificateHashes, HASHES);
-    assertEquals(legs.asked, []);
-    legs.last.up();
-    await dialing;
-  }
-});
-
-Deno.test("raceTransports() asks a server on this machine where its WebTransport is", async () => {
-  const answer = {
-    port: 4433,
-    serverCertificateHashes: [{ algorithm: "sha-256", value: btoa("\x00\xff\x80") }],
-  };
-  const urls: [url: string, hostname: string | undefined, asked: string, expected: string][] = [
-    ["ws://127.0.0.1:8000/a?b", undefined, "http://127.0.0.1:8000", "https://127.0.0.1:4433/a?b"],
-    ["ws://localhost/", "127.0.0.1", "http://localhost", "https://127.0.0.1:4433/"],
-    ["http://a.localhost:1/", "[::1]", "http://a.localhost:1", "https://[::1]:4433/"],
-    ["ws://[::1]:8000/", undefined, "http://[::1]:8000", "https://[::1]:4433/"],
-  ];
-  for (const [url, hostname, asked, expected] of urls) {
-    const legs = new Legs();
-    legs.answer = () => Promise.resolve(Response.json({ hostname, ...answer }));
-    const dialing = legs.racing()(url);
-    await until(() => legs.all.length > 0);
-    assertEquals(legs.asked, [`${asked}/.well-known/skein/webtransport`]);
-    assertEquals(legs.last.name, "webtransport");
-    assertEquals(legs.last.url, expected);
-    assertEquals(legs.last.options.serverCertificateHashes, [
-      { algorithm: "sha-256", value: Uint8Array.of(0, 255, 128) },
-    ]);
-    legs.last.up();
-    await dialing;
-    assertEquals(legs.fallbacks, []);
-  }
-});
-
-Deno.test("raceTransports() takes WebSocket at once where a server does not tell of WebTransport", async () => {
-  const answers: [what: string, answer: Legs["answer"], url?: string][] = [
-    ["404", () => Promise.resolve(new Response("Not found", { status: 404 }))],
-    ["no HTTP", () => Promise.reject(new TypeError("error sending request"))],
-    ["no JSON", () => Promise.resolve(new Response("<p>Hello"))],
-    ["no object", () => Promise.resolve(Response.json(null))],
-    ["no port", () => Promise.resolve(Response.json({ serverCertificateHashes: [] }))],
-    ["no hashes", () => Promise.resolve(Response.json({ port: 1 }))],
-    [
-      "no base64",
-      () => Promise.resolve(Response.json({ port: 1, serverCertificateHashes: [{ value: "*" }] })),
-    ],
-    [
-      "another machine",
-      () =>
-        Promise.resolve(
-          Response.json({ port: 1, hostname: "example.com", serverCertificateHashes: [] }),
-        ),
-    ],
-    ["never asked", () => Promise.reject(new Error("Asked")), "ws://example.com/"],
-  ];
-  for (const [what, answer, url = "ws://127.0.0.1:8000/"] of answers) {
-    const legs = new Legs();
-    legs.answer = answer;
-    const dial = legs.racing({ headStartMs: 1_000_000 });
-    const dialing = dial(url);
-    await until(() => legs.all.length > 0);
-    assertEquals(legs.last.name, "websocket", what);
-    legs.last.up();
-    await dialing;
-    assertEquals(legs.asked.length, what === "never asked" ? 0 : 1, what);
-    assert(legs.fallbacks[0]!.error instanceof UnsupportedError, what);
-    // A server that is started anew may have it.
-    legs.answer = () => Promise.resolve(Response.json({ port: 1, serverCertificateHashes: [] }));
-    if (url !== "ws://127.0.0.1:8000/") continue;
-    const again = dial(url);
-    await until(() => legs.all.length > 1);
-    assertEquals(legs.last.name, "webtransport", what);
-    legs.last.up();
-    await again;
-  }
-});
-
-Deno.test("raceTransports() waits a second for a server that does not answer", async () => {
-  using time = new FakeTime();
-  const legs = new Legs();
-  let isAborted = false;
-  legs.answer = (signal) =>
-    new Promise((_, reject) => {
-      signal.addEventListener("abort", () => {
-        isAborted = true;
-        reject(signal.reason);
-      });
-    });
-  const dialing = legs.racing({ transports: ["webtransport"] })("ws://127.0.0.1:8000/");
-  dialing.catch(() => {});
-  await time.tickAsync(999);
-  assert(!isAborted);
-  await time.tickAsync(1);
-  assert(isAborted);
-  await assertRejects(() => dialing, UnsupportedError, "does not offer it");
+  await first;
+  assertEquals(legs.fallbacks, [{ transport: "webtransport", error }]);
+  // A server that is started anew may have it.
+  const second = dial();
+  await turns();
+  assertEquals(legs.last.name, "webtransport");
+  legs.last.up();
+  await second;
 });
 
 Deno.test("raceTransports() refuses arguments that make no sense", async () => {
@@ -526,7 +419,3 @@ Deno.test("raceTransports() refuses arguments that make no sense", async () => {
   }
   assertEquals(legs.all, []);
 });
-
-async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 0));
-}

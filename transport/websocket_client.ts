@@ -4,12 +4,10 @@
  *
  * @module
  */
-import { ConnectionError, TimeoutError } from "../errors.ts";
+import { parseServerUrl } from "./_url.ts";
 import { WebSocketConnection } from "./_websocket.ts";
 import type { Connection } from "./connection.ts";
-
-/** A timer holds 31 bits; what is longer, `Infinity` included, is for ever. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
+import { within } from "./within.ts";
 
 /** Options for {@linkcode dialWebSocket}. */
 export interface DialWebSocketOptions {
@@ -33,7 +31,7 @@ export interface DialWebSocketOptions {
  * @param url `ws:` or `wss:`; `http:` and `https:` stand for them.
  * @param options See {@linkcode DialWebSocketOptions}.
  * @returns The connection, open.
- * @throws {TypeError} If the URL is none of a WebSocket, or headers are given in a browser.
+ * @throws {TypeError} If the URL is none of a WebSocket, or the runtime does not take the headers.
  * @throws {RangeError} If `timeoutMs` is negative, or no number.
  * @throws {ConnectionError} If it can not be opened.
  * @throws {TimeoutError} If it takes too long.
@@ -55,47 +53,17 @@ export async function dialWebSocket(
   options: DialWebSocketOptions = {},
 ): Promise<Connection> {
   const { protocols = [], headers, signal, timeoutMs = 10_000 } = options;
-  if (!(timeoutMs >= 0)) {
-    throw new RangeError(
-      `Cannot open a WebSocket: timeoutMs must be from 0, received ${timeoutMs}`,
-    );
-  }
   signal?.throwIfAborted();
-  const connection = new WebSocketConnection(openSocket(toWebSocketUrl(url), protocols, headers));
-  const { promise: ended, reject } = Promise.withResolvers<never>();
-  const onAbort = () => reject(signal!.reason);
-  signal?.addEventListener("abort", onAbort, { once: true });
-  const timer = timeoutMs > MAX_TIMER_MS ? undefined : setTimeout(
-    () => reject(new TimeoutError(`Cannot open a WebSocket within ${timeoutMs} ms`, timeoutMs)),
-    timeoutMs,
-  );
+  const target = parseServerUrl(url);
+  target.protocol = target.protocol.replace("http", "ws");
+  const connection = new WebSocketConnection(openSocket(target, protocols, headers));
   try {
-    await Promise.race([connection.ready, ended]);
+    await within(connection.ready, { late: "Cannot open a WebSocket within", signal, timeoutMs });
     return connection;
   } catch (error) {
     connection.abandon();
     throw error;
-  } finally {
-    clearTimeout(timer);
-    signal?.removeEventListener("abort", onAbort);
   }
-}
-
-function toWebSocketUrl(url: string | URL): URL {
-  const base = (globalThis as { location?: { href: string } }).location?.href;
-  const parsed = URL.parse(String(url), base);
-  const protocol = parsed?.protocol.replace("http", "ws");
-  if (parsed === null || (protocol !== "ws:" && protocol !== "wss:")) {
-    throw new TypeError(
-      // Without the query, where tokens are.
-      `Cannot open a WebSocket: url must begin with ws:, wss:, http: or https:, received ${
-        String(url).split("?")[0]
-      }`,
-    );
-  }
-  parsed.protocol = protocol;
-  parsed.hash = "";
-  return parsed;
 }
 
 function openSocket(
@@ -104,9 +72,6 @@ function openSocket(
   headers: HeadersInit | undefined,
 ): WebSocket {
   if (headers === undefined) return new WebSocket(url, [...protocols]);
-  if ("document" in globalThis) {
-    throw new TypeError("Cannot open a WebSocket: a browser sends no headers of its own");
-  }
   // Deno's constructor takes an object, which the types of the web do not know.
   const Socket = WebSocket as unknown as new (
     url: URL,
@@ -114,9 +79,9 @@ function openSocket(
   ) => WebSocket;
   try {
     return new Socket(url, { protocols: [...protocols], headers });
-  } catch (error) {
-    throw new ConnectionError("Cannot open a WebSocket with headers in this runtime", {
-      cause: error,
+  } catch (cause) {
+    throw new TypeError("Cannot open a WebSocket with headers", {
+      cause,
     });
   }
 }

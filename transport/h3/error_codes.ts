@@ -76,6 +76,7 @@ export class H3ProtocolError extends ProtocolError {
    */
   constructor(h3Code: number, message: string, options?: ErrorOptions) {
     super(message, options);
+    this.name = "H3ProtocolError";
     this.h3Code = h3Code;
   }
 }

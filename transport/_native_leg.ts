@@ -1,0 +1,12 @@
+/**
+ * What a page loads when it first tries WebTransport: all that a WebSocket
+ * does not need.
+ *
+ * @module
+ */
+import { dialNativeWebTransport } from "./native_client.ts";
+import type { WebTransportLeg } from "./race.ts";
+import { webTransportLeg } from "./webtransport_leg.ts";
+
+/** Finds the WebTransport of a server, and opens it with the platform's own. */
+export const openNativeWebTransport: WebTransportLeg = webTransportLeg(dialNativeWebTransport);
