@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { createSocket } from "node:dgram";
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import * as browsers from "../client.ts";
 import { connect, dial } from "../deno_client.ts";
@@ -123,3 +124,46 @@ Deno.test("dial() names the flag where this runtime has no QUIC", async () => {
   assertStringIncludes(text, "websocket unsupported ");
   assertStringIncludes(text, "--unstable-net");
 });
+
+/** How long `connect()` waits before it tries WebSocket, and then may take. */
+const HEAD_START_MS = 500;
+const SLACK_MS = 300;
+
+for (const isSilent of [true, false]) {
+  const what = isSilent ? "drops every packet" : "is closed";
+  Deno.test(`connect() is up over WebSocket within the head start and 300 ms where the UDP port ${what}`, async () => {
+    // It takes packets and answers none; closed, the system says that nobody is there.
+    const hole = createSocket("udp4");
+    await new Promise<void>((resolve) => hole.bind(0, "127.0.0.1", resolve));
+    const { port } = hole.address();
+    const closed = new Promise<void>((resolve) => hole.once("close", resolve));
+    if (!isSilent) hole.close();
+    await using server = listen({
+      webTransport: false,
+      fetch(request) {
+        if (!request.url.endsWith("/.well-known/skein/webtransport")) return new Response("");
+        const value = new Uint8Array(32).toBase64();
+        return Response.json({ port, serverCertificateHashes: [{ algorithm: "sha-256", value }] });
+      },
+    });
+    const before = performance.now();
+    await using client = connect(server.url);
+    const session = await soon(client.whenConnected());
+    const tookMs = performance.now() - before;
+    assertEquals(session.transport, "websocket");
+    assertEquals(session.fallback!.transport, "webtransport");
+    assert(tookMs <= HEAD_START_MS + SLACK_MS, `it took ${tookMs} ms`);
+
+    // It is remembered: the next session does not wait.
+    const again = performance.now();
+    for (const each of server.manager.all()) await each.close({ code: 4000 });
+    while (client.session === session || !client.isConnected) {
+      client.retryNow();
+      await turns(1);
+    }
+    assert(performance.now() - again < HEAD_START_MS, `it took ${performance.now() - again} ms`);
+    assertEquals(client.session!.transport, "websocket");
+    if (isSilent) hole.close();
+    await closed;
+  });
+}

@@ -11,6 +11,7 @@ import type { Connection } from "../transport/connection.ts";
 import { type MemoryLink, memoryPair } from "../transport/memory.ts";
 import { withMessages } from "../transport/message_stream.ts";
 import { type EndOptions, soon } from "./sessions.ts";
+import { webTransportPair } from "./webtransport_pair.ts";
 
 /** Two ends of one connection, with messages; disposing it closes them and what carries them. */
 export interface WirePair extends AsyncDisposable {
@@ -49,6 +50,24 @@ export const wires: readonly Wire[] = [
         server: withMessages(server, { side: "server" }),
         link,
       }));
+    },
+  },
+  {
+    name: "WebTransport",
+    hasLink: false,
+    async makePair() {
+      const pair = await webTransportPair();
+      const ends = disposable({
+        client: withMessages(pair.client, { side: "client" }),
+        server: withMessages(pair.server, { side: "server" }),
+      });
+      return {
+        ...ends,
+        async [Symbol.asyncDispose](): Promise<void> {
+          await ends[Symbol.asyncDispose]();
+          await pair[Symbol.asyncDispose]();
+        },
+      };
     },
   },
 ];

@@ -1,7 +1,6 @@
-import { devCertificate } from "../../transport/dev_certificate.ts";
-import { dialWebTransport } from "../../transport/webtransport_client.ts";
-import { listenWebTransport } from "../../transport/webtransport_server.ts";
+import { webTransportPair } from "../webtransport_pair.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
+import { withMessages } from "../../transport/message_stream.ts";
 
 const traits: ConnectionTraits = {
   frames: false,
@@ -14,27 +13,28 @@ const traits: ConnectionTraits = {
   protocol: "skein.1",
 };
 
-const certificate = devCertificate({ cacheFolder: null });
-
-/** Our client and our server, over UDP on the loopback. */
 async function makePair(): Promise<ConnectionPair> {
-  const listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate });
-  const requests = listener[Symbol.asyncIterator]();
-  const dialing = dialWebTransport(`https://127.0.0.1:${listener.address.port}/`, {
-    protocols: ["skein.1"],
-    serverCertificateHashes: certificate.hashes,
-  });
-  const { value: request } = await requests.next();
-  const b = request!.accept({ protocol: "skein.1" });
-  const a = await dialing;
+  const pair = await webTransportPair();
   return {
-    a,
-    b,
-    async [Symbol.asyncDispose](): Promise<void> {
-      await a[Symbol.asyncDispose]();
-      await listener.close();
-    },
+    a: pair.client,
+    b: pair.server,
+    [Symbol.asyncDispose]: () => pair[Symbol.asyncDispose](),
   };
 }
 
 testConnection("WebTransport", makePair, traits);
+
+testConnection("WebTransport with messages", async () => {
+  const { a, b, ...pair } = await makePair();
+  const ends = {
+    a: withMessages(a, { side: "client" }),
+    b: withMessages(b, { side: "server" }),
+  };
+  return {
+    ...ends,
+    async [Symbol.asyncDispose](): Promise<void> {
+      await Promise.all([ends.a, ends.b].map((end) => end[Symbol.asyncDispose]()));
+      await pair[Symbol.asyncDispose]();
+    },
+  };
+}, { ...traits, frames: true, binaryHead: [0x40, 0x53] });
