@@ -1,0 +1,332 @@
+/**
+ * Builds and runs the programs that the interop tests talk to: WebTransport peers on other
+ * implementations, all with the same command line.
+ *
+ * ```text
+ * peer server --cert CERT.pem --key KEY.pem      prints {"port":N}, later {"closed":{"code":N,"reason":"…"}}
+ * peer client --url URL --hash HEX --scenario S  prints one line of JSON
+ * ```
+ *
+ * Run as a program, this builds them ahead of the tests.
+ *
+ * @module
+ */
+import { deadline } from "@std/async/deadline";
+
+/** How long a peer may take for one answer, in milliseconds. */
+export const PATIENCE_MS = 40_000;
+
+const SOURCES = new URL("./peers/", import.meta.url);
+
+/** What a client does, and a server answers. */
+export type Scenario =
+  | "echo"
+  | "uni"
+  | "datagrams"
+  | "big"
+  | "opened-by-server"
+  | "reset"
+  | "closed-by-server"
+  | "close"
+  | "refused"
+  | "protocol";
+
+/** How to make one peer. */
+interface Recipe {
+  readonly name: string;
+  readonly version: string;
+  /** Its folder below `peers/`. */
+  readonly folder: string;
+  /** The program it needs. */
+  readonly tool: string;
+  /** What that is a part of, and since when it does. */
+  readonly toolchain: string;
+  /** Makes it in `into`, which is kept for this source alone; `shared` is kept for its version. */
+  build(folders: Folders): Promise<void>;
+  /** The command that runs it. */
+  command(folders: Folders): readonly string[];
+}
+
+interface Folders {
+  readonly source: string;
+  readonly into: string;
+  readonly shared: string;
+}
+
+const RECIPES: readonly Recipe[] = [
+  goRecipe("webtransport-go 0.9", { version: "0.9.0", toolchain: "Go 1.23", flags: [] }),
+  goRecipe("webtransport-go 0.13", {
+    version: "0.13.0",
+    toolchain: "Go 1.26",
+    flags: ["-modfile=library_0_13.mod", "-tags=library_0_13"],
+  }),
+  {
+    name: "wtransport",
+    version: "0.7.2",
+    folder: "wtransport",
+    tool: "cargo",
+    toolchain: "Rust 1.88",
+    async build({ source, into, shared }) {
+      await run(["cargo", "build", "--quiet", "--locked", "--target-dir", shared], source);
+      await Deno.copyFile(`${shared}/debug/skein-interop-peer`, `${into}/peer`);
+    },
+    command: ({ into }) => [`${into}/peer`],
+  },
+  {
+    name: "aioquic",
+    version: "1.7.2",
+    folder: "aioquic",
+    tool: "python3",
+    toolchain: "Python 3.11",
+    async build({ source, into }) {
+      await run(["python3", "-m", "venv", "--clear", `${into}/venv`], source);
+      const install = ["-m", "pip", "install", "--quiet", "--requirement", "requirements.txt"];
+      await run([`${into}/venv/bin/python`, ...install], source);
+    },
+    // Without -B, it leaves compiled files beside the source.
+    command: ({ source, into }) => [`${into}/venv/bin/python`, "-B", `${source}/peer.py`],
+  },
+  {
+    name: "Deno's WebTransport",
+    version: Deno.version.deno,
+    folder: "deno",
+    tool: Deno.execPath(),
+    toolchain: "Deno 2.9",
+    build: () => Promise.resolve(),
+    command: ({ source }) => [
+      Deno.execPath(),
+      ...["run", "-A", "--no-config", "--no-lock", "--unstable-net", "--quiet"],
+      `${source}/peer.ts`,
+    ],
+  },
+];
+
+/** One source for both versions. */
+function goRecipe(
+  name: string,
+  { version, toolchain, flags }: {
+    readonly version: string;
+    readonly toolchain: string;
+    readonly flags: readonly string[];
+  },
+): Recipe {
+  return {
+    name,
+    version,
+    folder: "webtransport_go",
+    tool: "go",
+    toolchain,
+    async build({ source, into }) {
+      await run(["go", "build", "-buildvcs=false", ...flags, "-o", `${into}/peer`, "."], source);
+    },
+    command: ({ into }) => [`${into}/peer`],
+  };
+}
+
+/** A peer, or why there is none. */
+export type Build =
+  | { readonly name: string; readonly peer: Peer }
+  /** The toolchain is not there. */
+  | { readonly name: string; readonly missing: string }
+  /** It is there, and did not do. */
+  | { readonly name: string; readonly failed: Error };
+
+/**
+ * Builds all peers at once, each in a folder of the user's cache that is named after its version
+ * and the hash of its source: a second call finds it there.
+ *
+ * @returns A peer, or why there is none, for each.
+ */
+export async function buildPeers(): Promise<Build[]> {
+  return await Promise.all(RECIPES.map(async (recipe): Promise<Build> => {
+    const { name, version, tool, toolchain } = recipe;
+    if (!await isInstalled(tool)) {
+      return { name, missing: `${tool} is not installed; ${toolchain} is needed` };
+    }
+    try {
+      return { name, peer: new Peer(name, version, await make(recipe)) };
+    } catch (error) {
+      const failed = new Error(`Cannot build ${name}`, { cause: error });
+      return { name, failed };
+    }
+  }));
+}
+
+/** Makes a peer unless it is made; returns the command that runs it. */
+async function make(recipe: Recipe): Promise<readonly string[]> {
+  const { name, version, folder } = recipe;
+  const source = new URL(folder, SOURCES).pathname;
+  const stem = `${cacheFolder()}/${folder}-${version}`;
+  const into = `${stem}-${await hashOf(source)}`;
+  const folders = { source, into, shared: `${stem}-shared` };
+  await Deno.mkdir(into, { recursive: true });
+  // Another process may be at it, or may have been ended half-way.
+  using lock = await Deno.open(`${into}/lock`, { create: true, write: true });
+  await lock.lock(true);
+  const isMade = await Deno.stat(`${into}/made`).then(() => true, () => false);
+  if (!isMade) {
+    await recipe.build(folders);
+    await Deno.writeTextFile(`${into}/made`, `${name} ${version}\n`);
+  }
+  return recipe.command(folders);
+}
+
+function cacheFolder(): string {
+  const home = Deno.env.get("HOME");
+  const folder = Deno.env.get("XDG_CACHE_HOME") || (home && `${home}/.cache`);
+  if (!folder) {
+    throw new Error("Cannot find the cache folder: neither XDG_CACHE_HOME nor HOME is set");
+  }
+  return `${folder}/skein/peers`;
+}
+
+/** A hash of the names and contents of all files in a folder. */
+async function hashOf(folder: string): Promise<string> {
+  const parts: string[] = [];
+  const visit = async (path: string) => {
+    const entries = await Array.fromAsync(Deno.readDir(path));
+    for (const { name, isDirectory } of entries.sort((a, b) => a.name < b.name ? -1 : 1)) {
+      const inner = `${path}/${name}`;
+      if (isDirectory) await visit(inner);
+      else parts.push(inner.slice(folder.length), await Deno.readTextFile(inner));
+    }
+  };
+  await visit(folder);
+  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(parts.join("\0")));
+  return new Uint8Array(digest).toHex().slice(0, 16);
+}
+
+async function isInstalled(tool: string): Promise<boolean> {
+  try {
+    const version = tool === "go" ? "version" : "--version";
+    const command = new Deno.Command(tool, { args: [version], stdout: "null", stderr: "null" });
+    return (await command.output()).success;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
+async function run([program, ...args]: string[], cwd: string): Promise<void> {
+  const command = new Deno.Command(program!, { args, cwd, stdin: "null" });
+  const { success, stdout, stderr } = await command.output();
+  if (success) return;
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  throw new Error(`${program} ${args[0]} failed:\n${text(stdout)}${text(stderr)}`);
+}
+
+/** The certificate of a server, as files. */
+export interface CertificateFiles {
+  /** Path of the certificate. */
+  readonly cert: string;
+  /** Path of the private key. */
+  readonly key: string;
+}
+
+/** A foreign WebTransport implementation. */
+export class Peer {
+  /** Its name. */
+  readonly name: string;
+  /** Its version. */
+  readonly version: string;
+  readonly #command: readonly string[];
+
+  /** Creates a peer from the command that runs it. */
+  constructor(name: string, version: string, command: readonly string[]) {
+    this.name = name;
+    this.version = version;
+    this.#command = command;
+  }
+
+  /** Starts its server on a free port. */
+  async serve({ cert, key }: CertificateFiles): Promise<PeerServer> {
+    const child = this.#spawn(["server", "--cert", cert, "--key", key]);
+    const server = new PeerServer(child);
+    try {
+      const { port } = await server.next() as { port: number };
+      server.port = port;
+      return server;
+    } catch (error) {
+      await server[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /** Plays a scenario as a client; what it printed. */
+  async play(scenario: Scenario, { url, hash }: { url: string; hash: string }): Promise<unknown> {
+    const child = this.#spawn(["client", "--url", url, "--hash", hash, "--scenario", scenario]);
+    const timer = setTimeout(() => child.kill("SIGKILL"), PATIENCE_MS);
+    try {
+      const { success, signal, stdout, stderr } = await child.output();
+      const text = new TextDecoder().decode(stdout);
+      if (success) return JSON.parse(text);
+      const why = signal === "SIGKILL" ? "gave no answer in time" : "failed";
+      throw new Error(`${this.name} ${why}:\n${text}${new TextDecoder().decode(stderr)}`);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #spawn(args: string[]): Deno.ChildProcess {
+    const [program, ...rest] = this.#command;
+    const options = { stdin: "null", stdout: "piped", stderr: "piped" } as const;
+    return new Deno.Command(program!, { args: [...rest, ...args], ...options }).spawn();
+  }
+}
+
+/** The server of a foreign implementation, in a process of its own. */
+export class PeerServer implements AsyncDisposable {
+  /** Where it listens. */
+  port = 0;
+  readonly #child: Deno.ChildProcess;
+  readonly #lines: AsyncIterator<string>;
+  readonly #errors: Promise<string>;
+
+  /** Reads what a process prints. */
+  constructor(child: Deno.ChildProcess) {
+    this.#child = child;
+    this.#lines = linesOf(child.stdout);
+    this.#errors = new Response(child.stderr).text();
+  }
+
+  /** The address of one of its paths. */
+  url(path: string): string {
+    return `https://127.0.0.1:${this.port}${path}`;
+  }
+
+  /** The next line that it prints. */
+  async next(): Promise<unknown> {
+    const { done, value } = await deadline(this.#lines.next(), PATIENCE_MS);
+    if (done) throw new Error(`The server ended:\n${await this.#errors}`);
+    return JSON.parse(value);
+  }
+
+  /** Ends it. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      this.#child.kill("SIGKILL");
+    } catch {
+      // It has ended by itself.
+    }
+    await this.#child.status;
+    while (!(await this.#lines.next()).done);
+    await this.#errors;
+  }
+}
+
+async function* linesOf(output: ReadableStream<Uint8Array>): AsyncGenerator<string> {
+  let rest = "";
+  for await (const text of output.pipeThrough(new TextDecoderStream())) {
+    const lines = (rest + text).split("\n");
+    rest = lines.pop()!;
+    yield* lines;
+  }
+}
+
+if (import.meta.main) {
+  for (const build of await buildPeers()) {
+    if ("peer" in build) console.log(`${build.name} ${build.peer.version}: built`);
+    else if ("missing" in build) console.log(`${build.name}: ${build.missing}`);
+    else console.error(build.failed);
+  }
+}

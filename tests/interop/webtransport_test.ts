@@ -1,0 +1,178 @@
+/**
+ * Skein beside other implementations of WebTransport: their clients at our server,
+ * and our client at their servers. What can not work is asserted as well.
+ */
+import { assertEquals, assertInstanceOf } from "@std/assert";
+import { StreamError } from "../../errors.ts";
+import { buildPeers, type Peer, type Scenario } from "./peers.ts";
+import { CertificateFolder, MAX_STREAMS, playSkein, SkeinServer } from "./peers/skein.ts";
+
+/** What is seen where a peer can do it. */
+const SEEN = {
+  echo: { sequential: 500, concurrent: 200 },
+  uni: { returned: 50 },
+  datagrams: { returned: 300 },
+  big: { bytes: 5_000_000, same: true },
+  "opened-by-server": { opened: 20, code: 4020 },
+  reset: { done: true },
+  "closed-by-server": { code: 4009, reason: "bye — tschüß" },
+  close: { done: true },
+  refused: { status: 401, authenticate: "Bearer" },
+  protocol: { protocol: "skein.1" },
+} as const satisfies Record<Scenario, unknown>;
+
+const SCENARIOS = Object.keys(SEEN) as Scenario[];
+
+/** Something else is seen, for a reason that is the peer's. */
+interface Exception {
+  readonly because: string;
+  readonly seen?: unknown;
+  /** Codes of broken streams, as our server reads them. */
+  readonly streamCodes?: readonly number[];
+  /** The close, as the foreign server tells it. */
+  readonly closed?: unknown;
+}
+
+type Exceptions = Readonly<Record<string, Partial<Record<Scenario, Exception>>>>;
+
+/** Peers whose client never gets to a scenario. */
+const UNREACHABLE: Readonly<Record<string, Exception>> = {
+  "webtransport-go 0.13": {
+    because: "it requires RESET_STREAM_AT, which the runtime's QUIC does not have",
+    seen: { unsupported: "server didn't enable QUIC stream reset partial delivery" },
+  },
+};
+
+const CLIENTS: Exceptions = {
+  wtransport: {
+    reset: { because: "codes are not mapped to those of WebTransport", streamCodes: [0, 0] },
+    refused: {
+      because: "status and header are not told",
+      seen: { status: null, authenticate: null },
+    },
+    protocol: {
+      because: "headers of the answer are not told",
+      seen: { unsupported: "the header fields of the answer are not told" },
+    },
+  },
+  "Deno's WebTransport": {
+    echo: {
+      because: "streams are not ended, so none is given back",
+      seen: { sequential: MAX_STREAMS, concurrent: 0 },
+    },
+    uni: {
+      because: "streams are not ended",
+      seen: { unsupported: "the end of a stream is not sent" },
+    },
+    "opened-by-server": {
+      because: "streams are not ended",
+      seen: { unsupported: "the end of a stream is not sent" },
+    },
+    reset: {
+      because: "streams are not reset",
+      seen: { unsupported: "a stream is not reset" },
+      streamCodes: [],
+    },
+    "closed-by-server": {
+      because: "close capsules are not read",
+      seen: { unsupported: "a close by the server is not noticed" },
+    },
+    refused: { because: "headers are not told", seen: { status: 401, authenticate: null } },
+    protocol: {
+      because: "there is no such option",
+      seen: { unsupported: "there is no option for subprotocols" },
+    },
+  },
+};
+
+const SERVERS: Exceptions = {
+  wtransport: {
+    refused: { because: "it refuses with 403, 404 and 429 only", seen: { status: 403 } },
+  },
+  "Deno's WebTransport": {
+    echo: {
+      because: "streams are not ended, so none is given back",
+      seen: { sequential: 99, concurrent: 0 },
+    },
+    close: {
+      because: "close capsules are not read",
+      closed: { code: 0x100, reason: "" },
+    },
+    refused: { because: "it refuses nothing", seen: { status: 200 } },
+    protocol: { because: "it knows no subprotocols", seen: { protocol: "" } },
+  },
+};
+
+const PATHS: Partial<Record<Scenario, string>> = {
+  "opened-by-server": "/open",
+  "closed-by-server": "/close",
+  refused: "/refuse",
+};
+
+function pathOf(scenario: Scenario): string {
+  return PATHS[scenario] ?? "/echo";
+}
+
+function titleOf(scenario: Scenario, exception: Exception | undefined): string {
+  return exception === undefined ? scenario : `${scenario} (${exception.because})`;
+}
+
+function testClient(peer: Peer, scenario: Scenario): void {
+  const exception = UNREACHABLE[peer.name] ?? CLIENTS[peer.name]?.[scenario];
+  Deno.test(`a client of ${peer.name} at our server: ${titleOf(scenario, exception)}`, async () => {
+    await using server = new SkeinServer();
+    const { hash } = server;
+    const seen = await peer.play(scenario, { url: server.url(pathOf(scenario)), hash });
+    assertEquals(seen, exception?.seen ?? SEEN[scenario]);
+    if (scenario === "close") {
+      assertEquals(await server.closes[0], { closeCode: 4010, reason: "grüße" });
+    } else if (scenario === "reset") {
+      const codes = server.streamErrors.map((error) => {
+        assertInstanceOf(error, StreamError);
+        return error.streamErrorCode;
+      });
+      assertEquals(codes, exception?.streamCodes ?? [42, 43]);
+    }
+  });
+}
+
+function testServer(peer: Peer, scenario: Exclude<Scenario, "reset">): void {
+  const exception = SERVERS[peer.name]?.[scenario];
+  Deno.test(`our client at a server of ${peer.name}: ${titleOf(scenario, exception)}`, async () => {
+    await using files = await CertificateFolder.create();
+    await using server = await peer.serve(files);
+    const seen = await playSkein(scenario, {
+      url: server.url(pathOf(scenario)),
+      hash: files.hash,
+      isRuntimes: peer.name === "Deno's WebTransport",
+    });
+    // The header of a refusal does not reach the user.
+    const usual = scenario === "refused" ? { status: 401 } : SEEN[scenario];
+    assertEquals(seen, exception?.seen ?? usual);
+    if (scenario === "close") {
+      const closed = exception?.closed ?? { code: 4010, reason: "grüße" };
+      assertEquals(await server.next(), { closed });
+    }
+  });
+}
+
+for (const build of await buildPeers()) {
+  if ("peer" in build) {
+    const isUnreachable = build.name in UNREACHABLE;
+    for (const scenario of isUnreachable ? ["echo"] as const : SCENARIOS) {
+      testClient(build.peer, scenario);
+    }
+    // Our streams can not be reset.
+    for (const scenario of SCENARIOS) if (scenario !== "reset") testServer(build.peer, scenario);
+    continue;
+  }
+  const { name } = build;
+  const skipped = "missing" in build && Deno.env.get("CI") !== "true";
+  Deno.test({
+    name: `${name} is built${skipped ? ` (skipped: ${build.missing})` : ""}`,
+    ignore: skipped,
+    fn: () => {
+      throw "failed" in build ? build.failed : new Error(build.missing);
+    },
+  });
+}
