@@ -180,3 +180,24 @@ export {
 } from "./transport/mod.ts";
 export type { TransportFallback, TransportName, TransportOptions } from "./transport/race.ts";
 export type { CertificateHash } from "./transport/webtransport.ts";
+export {
+  WebTransport,
+  WebTransportBidirectionalStream,
+  type WebTransportCloseInfo,
+  type WebTransportCongestionControl,
+  type WebTransportConnectionStats,
+  WebTransportDatagramDuplexStream,
+  type WebTransportDatagramStats,
+  WebTransportDatagramsWritable,
+  WebTransportError,
+  type WebTransportErrorOptions,
+  type WebTransportHash,
+  type WebTransportOptions,
+  WebTransportReceiveStream,
+  type WebTransportReceiveStreamStats,
+  WebTransportSendGroup,
+  type WebTransportSendOptions,
+  WebTransportSendStream,
+  type WebTransportSendStreamOptions,
+  type WebTransportSendStreamStats,
+} from "./transport/webtransport_client.ts";

@@ -38,6 +38,8 @@ export type {
   ReceiveStream,
   SendStream,
 } from "./connection.ts";
+export { devCertificate } from "./dev_certificate.ts";
+export type { DevCertificate, DevCertificateOptions } from "./dev_certificate.ts";
 export { directDatagrams, directReadable, directStream, directWritable } from "./direct.ts";
 export { memoryPair } from "./memory.ts";
 export type {
@@ -48,6 +50,46 @@ export type {
   MemoryPair,
   MemoryPairOptions,
 } from "./memory.ts";
+export { withMessages } from "./message_stream.ts";
+export type { MessageStreamOptions } from "./message_stream.ts";
+export { dialNativeWebTransport } from "./native_client.ts";
+export { isNativeWebTransportAvailable } from "./native_support.ts";
+export { acceptNativeWebTransport, nativeServerDefects } from "./native_server.ts";
+export type { AcceptedNativeWebTransport, NativeServerDefect } from "./native_server.ts";
+export { raceTransports } from "./race.ts";
+export type {
+  RaceOptions,
+  RacingDialer,
+  TransportFallback,
+  TransportName,
+  TransportOptions,
+  TransportPlatform,
+  WebTransportLeg,
+} from "./race.ts";
+export {
+  WebTransport,
+  WebTransportBidirectionalStream,
+  type WebTransportCloseInfo,
+  type WebTransportCongestionControl,
+  type WebTransportConnectionStats,
+  WebTransportDatagramDuplexStream,
+  type WebTransportDatagramStats,
+  WebTransportDatagramsWritable,
+  WebTransportError,
+  type WebTransportErrorOptions,
+  type WebTransportHash,
+  type WebTransportOptions,
+  WebTransportReceiveStream,
+  type WebTransportReceiveStreamStats,
+  WebTransportSendGroup,
+  type WebTransportSendOptions,
+  WebTransportSendStream,
+  type WebTransportSendStreamOptions,
+  type WebTransportSendStreamStats,
+} from "./webtransport_client.ts";
+export { webTransportLeg } from "./webtransport_leg.ts";
+export type { WebTransportDialer } from "./webtransport_leg.ts";
+export type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";
 export { dialWebSocket } from "./websocket_client.ts";
 export type { DialWebSocketOptions } from "./websocket_client.ts";
 export { acceptWebSocket, isWebSocketUpgrade, offeredProtocols } from "./websocket_server.ts";
@@ -59,3 +101,11 @@ export type {
 } from "./websocket_server.ts";
 export { isOriginAllowed } from "./origins.ts";
 export type { OriginRules } from "./origins.ts";
+export { listenWebTransport, WebTransportListener } from "./webtransport_server.ts";
+export type {
+  AcceptOptions,
+  Certificate,
+  ListenWebTransportOptions,
+  RefuseOptions,
+  WebTransportRequest,
+} from "./webtransport_server.ts";

@@ -9,10 +9,32 @@ import { isQuicAvailable, requireQuic } from "./h3/quic.ts";
 import type { Connection } from "./connection.ts";
 import type { DialWebTransportOptions } from "./webtransport.ts";
 
+export {
+  WebTransport,
+  WebTransportBidirectionalStream,
+  type WebTransportCloseInfo,
+  type WebTransportCongestionControl,
+  type WebTransportConnectionStats,
+  WebTransportDatagramDuplexStream,
+  type WebTransportDatagramStats,
+  WebTransportDatagramsWritable,
+  WebTransportError,
+  type WebTransportErrorOptions,
+  type WebTransportHash,
+  type WebTransportOptions,
+  WebTransportReceiveStream,
+  type WebTransportReceiveStreamStats,
+  WebTransportSendGroup,
+  type WebTransportSendOptions,
+  WebTransportSendStream,
+  type WebTransportSendStreamOptions,
+  type WebTransportSendStreamStats,
+} from "./h3/web_transport.ts";
 export type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";
 
 /**
- * Dials WebTransport.
+ * Dials WebTransport. The session has a connection of its own; those of
+ * {@linkcode WebTransport} can share one, with `allowPooling`.
  *
  * @param url `https:`.
  * @param options See {@linkcode DialWebTransportOptions}.

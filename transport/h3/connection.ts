@@ -8,7 +8,8 @@
 import { ConnectionError } from "../../errors.ts";
 import { type QuicEnding, quicEnding } from "./quic.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
-import { encodeFrame, FrameParser, FrameType } from "./frames.ts";
+import { refusalOf } from "./_request_fields.ts";
+import { decodeIdPayload, encodeFrame, FrameParser, FrameType } from "./frames.ts";
 import { decodeFields, encodeFields, type Field } from "./qpack.ts";
 import { Http3Request } from "./request.ts";
 import {
@@ -28,6 +29,7 @@ import {
   type FlowControlLimits,
   flowControlOf,
   serverSettings,
+  SettingId,
   type Settings,
   supportsWebTransport,
 } from "./settings.ts";
@@ -53,6 +55,9 @@ const INITIAL_CREDIT: FlowControlLimits = {
   maxStreamsUni: 128,
 };
 
+/** RFC 9297 section 2.1: streams have smaller numbers. */
+const MAX_QUARTER_ID = 2 ** 60;
+
 /** Control frames are small and rare; this is pinned for as long as a connection is idle. */
 const CONTROL_READ_BYTES = 256;
 
@@ -71,6 +76,8 @@ export interface Http3ConnectionOptions {
   readonly maxSessions?: number;
   /** Takes the requests of the peer, on a server. */
   readonly onRequest?: (request: Http3Request) => void;
+  /** What `encodeControlHead` makes of these options, for who has many connections. */
+  readonly controlHead?: Uint8Array;
   /** Whether a client's connection stays when its last session is over. */
   readonly isPooled?: boolean;
 }
@@ -150,6 +157,23 @@ export class Http3Connection implements SessionLink {
   }
 
   /**
+   * Tells how many sessions the peer takes at a time, once its settings came. Without
+   * credit it is one (draft-ietf-webtrans-http3, section 5.2).
+   *
+   * @returns The number.
+   * @throws {ConnectionError} If the connection is over.
+   */
+  async sessionLimit(): Promise<number> {
+    const settings = await this.#settingsInTime("server");
+    const limits = [
+      settings.get(SettingId.webTransportMaxSessionsDraft07),
+      settings.get(SettingId.webTransportMaxSessions),
+    ].filter((limit) => limit !== undefined);
+    if (limits.length > 0) return Math.max(1, ...limits);
+    return flowControlOf(settings) === undefined ? 1 : Infinity;
+  }
+
+  /**
    * Asks for a session, once the peer's settings came.
    *
    * @param options See {@linkcode ConnectOptions}.
@@ -158,10 +182,11 @@ export class Http3Connection implements SessionLink {
    */
   async connect(options: ConnectOptions): Promise<Http3Session> {
     const { url, fields = [], protocolOf, errors = SKEIN_ERRORS } = options;
+    clearTimeout(this.#idle); // It is not idle any more.
     let settings: Settings;
     let stream: Deno.QuicBidirectionalStream;
     try {
-      settings = await this.#settings.promise;
+      settings = await this.#settingsInTime("server");
       stream = await this.conn.createBidirectionalStream({ waitUntilAvailable: true });
     } catch (cause) {
       const message = cause instanceof ConnectionError ? cause.message : "The connection broke";
@@ -294,22 +319,14 @@ export class Http3Connection implements SessionLink {
   }
 
   async #openControl(): Promise<void> {
-    const { side, maxSessions = 16 } = this.#options;
-    const limits = {
-      maxSessions,
-      initialMaxData: INITIAL_CREDIT.maxData,
-      initialMaxStreamsBidi: INITIAL_CREDIT.maxStreamsBidi,
-      initialMaxStreamsUni: INITIAL_CREDIT.maxStreamsUni,
-    };
-    const settings = side === "server" ? serverSettings(limits) : clientSettings(limits);
-    const frame = encodeFrame(FrameType.settings, encodeSettings(settings));
+    const { controlHead = encodeControlHead(this.#options) } = this.#options;
     try {
       const stream = await this.conn.createUnidirectionalStream();
       const writer = stream.getWriter();
       // RFC 9114 section 6.2.1: it lives as long as the connection.
       this.#critical.push(writer);
       writer.closed.catch(() => {});
-      await writer.write(concat(Uint8Array.of(StreamType.control), frame));
+      await writer.write(controlHead);
     } catch {
       // The connection is over; `ending` tells how.
     }
@@ -411,7 +428,11 @@ export class Http3Connection implements SessionLink {
       case FrameType.settings:
         this.#peerSettings = decodeSettings(payload);
         return this.#settings.resolve(this.#peerSettings);
+      case FrameType.cancelPush:
+      case FrameType.maxPushId:
+        return void decodeIdPayload(payload); // Nothing is ever pushed.
       case FrameType.goaway:
+        decodeIdPayload(payload);
         for (const session of this.#sessions.values()) session.windUp();
         return;
       case FrameType.data:
@@ -454,11 +475,13 @@ export class Http3Connection implements SessionLink {
       try {
         await this.#request(connect, await readFields(reader, frames));
       } catch (error) {
-        // RFC 9114 section 4.1.2: a malformed request is a fault of its stream.
-        if (!(error instanceof H3ProtocolError) || error.h3Code !== H3Error.messageError) {
-          throw error;
-        }
-        Http3Request.refuse(connect, 400);
+        connect.writer.closed.catch(() => {});
+        // RFC 9114 sections 4.1 and 4.1.2: a malformed request is a fault of its stream.
+        const isOfStream = error instanceof H3ProtocolError &&
+          (error.h3Code === H3Error.messageError || error.h3Code === H3Error.requestIncomplete);
+        if (isOfStream) return Http3Request.refuse(connect, 400);
+        connect.writer.abort().catch(() => {}); // It would stay open, and count.
+        throw error;
       }
     } finally {
       this.#unread.delete(id);
@@ -467,11 +490,7 @@ export class Http3Connection implements SessionLink {
   }
 
   async #request(connect: ConnectStream, fields: readonly Field[]): Promise<void> {
-    const settings = this.#peerSettings ??
-      await withinTime(this.#settings.promise, EARLY_TIMEOUT_MS);
-    if (settings === undefined) {
-      throw new H3ProtocolError(H3Error.missingSettings, "The client sent no SETTINGS in time");
-    }
+    const settings = this.#peerSettings ?? await this.#settingsInTime("client");
     const refusal = refusalOf(fields) ?? this.#limitReached();
     if (refusal !== undefined) return Http3Request.refuse(connect, refusal);
     const session = new Http3Session(this, connect, { credit: creditOf(settings) });
@@ -479,6 +498,15 @@ export class Http3Connection implements SessionLink {
     const { remoteAddr } = this.conn;
     const request = new Http3Request(session, connect, { fields, remoteAddress: remoteAddr });
     this.#options.onRequest?.(request);
+  }
+
+  /** Gives up on a peer that does not send any. */
+  async #settingsInTime(peer: "client" | "server"): Promise<Settings> {
+    const settings = await withinTime(this.#settings.promise, EARLY_TIMEOUT_MS);
+    if (settings !== undefined) return settings;
+    const message = `The ${peer} sent no SETTINGS in time`;
+    this.fail(new H3ProtocolError(H3Error.missingSettings, message));
+    throw new ConnectionError(message);
   }
 
   #limitReached(): number | undefined {
@@ -558,7 +586,14 @@ export class Http3Connection implements SessionLink {
             `Expected a session's number in a datagram, received ${datagram.byteLength} bytes`,
           );
         }
-        this.#sessions.get(4 * readVarint(datagram, 0))?.receiveDatagram(datagram.subarray(length));
+        const quarterId = readVarint(datagram, 0);
+        if (quarterId >= MAX_QUARTER_ID) {
+          throw new H3ProtocolError(
+            H3Error.datagramError,
+            `Expected a session's number in a datagram, received a quarter of ${4 * quarterId}`,
+          );
+        }
+        this.#sessions.get(4 * quarterId)?.receiveDatagram(datagram.subarray(length));
       }
     } catch (error) {
       // Otherwise the connection is over; `ending` tells how.
@@ -570,6 +605,27 @@ export class Http3Connection implements SessionLink {
     clearTimeout(this.#idle);
     this.#idle = setTimeout(() => this.close(), delayMs);
   }
+}
+
+/**
+ * Encodes what every connection begins with: the control stream's type, and
+ * the settings.
+ *
+ * @param options See {@linkcode Http3ConnectionOptions}.
+ * @returns The bytes.
+ */
+export function encodeControlHead(
+  { side, maxSessions = 16 }: Pick<Http3ConnectionOptions, "side" | "maxSessions">,
+): Uint8Array {
+  const limits = {
+    maxSessions,
+    initialMaxData: INITIAL_CREDIT.maxData,
+    initialMaxStreamsBidi: INITIAL_CREDIT.maxStreamsBidi,
+    initialMaxStreamsUni: INITIAL_CREDIT.maxStreamsUni,
+  };
+  const settings = side === "server" ? serverSettings(limits) : clientSettings(limits);
+  const frame = encodeFrame(FrameType.settings, encodeSettings(settings));
+  return concat(Uint8Array.of(StreamType.control), frame);
 }
 
 /** What began a stream. */
@@ -638,7 +694,11 @@ async function readFields(
       );
     }
     const { done, value } = await reader.read(new Uint8Array(FIRST_READ_BYTES));
-    if (done) throw new H3ProtocolError(H3Error.requestIncomplete, "The request ended in its head");
+    if (done) {
+      throw frames.isBetweenFrames
+        ? new H3ProtocolError(H3Error.requestIncomplete, "The request ended before its head")
+        : new H3ProtocolError(H3Error.frameError, "The request ended inside a frame");
+    }
     frames.push(value);
   }
 }
@@ -647,17 +707,6 @@ async function readFields(
 function creditOf(settings: Settings): SessionCreditPair | undefined {
   const theirs = flowControlOf(settings);
   return theirs && { ours: INITIAL_CREDIT, theirs };
-}
-
-/** The status of a request that asks for no session. */
-function refusalOf(fields: readonly Field[]): number | undefined {
-  const values = new Map(fields);
-  if (values.get(":method") !== "CONNECT") return 405;
-  const protocol = values.get(":protocol");
-  if (protocol !== "webtransport" && protocol !== "webtransport-h3") return 501;
-  const isWhole = values.get(":scheme") === "https" && values.get(":authority") &&
-    values.get(":path")?.startsWith("/");
-  return isWhole ? undefined : 400;
 }
 
 async function withinTime<T>(promise: Promise<T>, timeoutMs: number): Promise<T | undefined> {

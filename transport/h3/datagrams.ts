@@ -67,11 +67,18 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
         this.#controller = controller;
         if (this.#error !== undefined) controller.error(this.#error());
       },
-      write: async (datagram) => {
-        if (datagram.byteLength > this.maxDatagramSize) return;
-        await this.#conn.sendDatagram(this.#framed(datagram)).catch(() => {});
-      },
+      write: (datagram) => this.write(datagram),
     });
+  }
+
+  /**
+   * Sends a datagram, and waits for room in the runtime. One that is too large is lost.
+   *
+   * @param datagram The bytes. They MUST NOT be changed before it is sent.
+   */
+  async write(datagram: Uint8Array): Promise<void> {
+    if (datagram.byteLength > this.maxDatagramSize) return;
+    await this.#conn.sendDatagram(this.#framed(datagram)).catch(() => {});
   }
 
   /** Datagrams by plain calls. */

@@ -9,6 +9,7 @@ import type { ConnectQuicOptions } from "./quic.ts";
 import { Http3Connection } from "./connection.ts";
 import type { Field } from "./qpack.ts";
 import { type Http3Session, type SessionErrors, SKEIN_ERRORS } from "./session.ts";
+import type { Http3Pool } from "./pool.ts";
 import { encodeStringList, parseStringItem } from "./structured_fields.ts";
 
 /** How long a silent connection is kept, in milliseconds; the server's time counts if it is less. */
@@ -28,6 +29,8 @@ export interface Http3DialOptions extends DialWebTransportOptions {
   readonly congestionControl?: "throughput" | "low-latency" | "default";
   /** Where a connection is shared with other sessions of the same origin. */
   readonly pool?: Http3Pool;
+  /** Is shown the fields of the response, if the session was accepted. */
+  readonly onResponse?: (fields: readonly Field[]) => void;
 }
 
 /** Dials one session. */
@@ -72,13 +75,19 @@ export class Http3Dialer {
     const fields: Field[] = [...new Headers(headers)];
     if (protocols.length > 0) fields.push(["wt-available-protocols", encodeStringList(protocols)]);
     const connect = () => this.#connect();
-    const connection = await (pool?.connection(this.#url.host, connect) ?? connect());
-    const session = this.#session = await connection.connect({
-      url: this.#url,
-      fields,
-      errors,
-      protocolOf: (answer) => chosen(answer, protocols),
-    });
+    const ask = (connection: Http3Connection) =>
+      connection.connect({
+        url: this.#url,
+        fields,
+        errors,
+        protocolOf: (answer) => {
+          this.#options.onResponse?.(answer);
+          return chosen(answer, protocols);
+        },
+      });
+    const key = `${this.#url.host} ${this.#options.congestionControl ?? "default"}`;
+    const session = await (pool?.session(key, connect, ask) ?? connect().then(ask));
+    this.#session = session;
     if (this.#isAborted) session.closeWith({});
     return session;
   }
@@ -128,30 +137,6 @@ export class Http3Dialer {
     const endpoint = this.#endpoint;
     this.#endpoint = undefined;
     endpoint?.close({ closeCode: 0, reason: "" });
-  }
-}
-
-/** Connections that are shared by the sessions of one origin. */
-export class Http3Pool {
-  readonly #connections = new Map<string, Promise<Http3Connection>>();
-
-  /**
-   * Finds a connection, or makes one.
-   *
-   * @param host Host and port.
-   * @param connect Makes a connection.
-   * @returns The connection.
-   */
-  connection(host: string, connect: () => Promise<Http3Connection>): Promise<Http3Connection> {
-    const existing = this.#connections.get(host);
-    if (existing !== undefined) return existing;
-    const connecting = connect();
-    this.#connections.set(host, connecting);
-    const forget = () => {
-      if (this.#connections.get(host) === connecting) this.#connections.delete(host);
-    };
-    connecting.then(({ ending }) => ending).then(forget, forget);
-    return connecting;
   }
 }
 

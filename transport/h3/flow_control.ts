@@ -50,18 +50,33 @@ export class SendCredit {
    * @throws {TimeoutError} If `timeoutMs` passed first.
    */
   async take(wanted: number, options: OpenStreamOptions = {}): Promise<number> {
-    while (true) {
-      options.signal?.throwIfAborted();
-      if (this.#failure !== undefined) throw this.#failure.cause;
-      if (this.left > 0 && this.#waiters.size === 0 || wanted === 0) break;
-      if (this.left <= 0) this.#onBlocked(this.#limit);
-      await this.#wait(options);
-      if (this.left > 0) break;
-    }
-    const taken = Math.min(wanted, this.left);
-    this.#used += taken;
-    if (this.left > 0) this.#wakeNext();
-    return taken;
+    options.signal?.throwIfAborted();
+    if (this.#failure !== undefined) throw this.#failure.cause;
+    if (this.left > 0 && this.#waiters.size === 0) return this.#takeSome(wanted);
+    if (this.left <= 0) this.#onBlocked(this.#limit);
+    return await this.#wait(wanted, options);
+  }
+
+  /**
+   * Takes credit, if there is as much as is wanted and nobody waits.
+   *
+   * @param wanted How much.
+   * @returns Whether it was taken.
+   */
+  takeNow(wanted: number): boolean {
+    if (this.#failure !== undefined || this.#waiters.size > 0 || this.left < wanted) return false;
+    this.#used += wanted;
+    return true;
+  }
+
+  /**
+   * Takes nothing after all.
+   *
+   * @param amount What was taken.
+   */
+  giveBack(amount: number): void {
+    this.#used -= amount;
+    this.#wakeNext();
   }
 
   /**
@@ -73,7 +88,7 @@ export class SendCredit {
   raise(limit: number): boolean {
     if (limit < this.#limit) return false;
     this.#limit = limit;
-    if (this.left > 0) this.#wakeNext();
+    this.#wakeNext();
     return true;
   }
 
@@ -88,30 +103,36 @@ export class SendCredit {
     this.#waiters.clear();
   }
 
-  #wakeNext(): void {
-    const [first] = this.#waiters;
-    if (first === undefined) return;
-    this.#waiters.delete(first);
-    first.resolve();
+  #takeSome(wanted: number): number {
+    const taken = Math.min(wanted, this.left);
+    this.#used += taken;
+    return taken;
   }
 
-  async #wait({ signal, timeoutMs }: OpenStreamOptions): Promise<void> {
+  #wakeNext(): void {
+    if (this.left <= 0) return;
+    const [first] = this.#waiters;
+    first?.resolve();
+  }
+
+  async #wait(wanted: number, { signal, timeoutMs }: OpenStreamOptions): Promise<number> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const waiter = { resolve, reject };
+    // It keeps its place until it has taken, so that nobody comes between.
     this.#waiters.add(waiter);
-    const giveUp = (error: unknown) => {
-      if (this.#waiters.delete(waiter)) reject(error);
-    };
-    const onAbort = () => giveUp(signal?.reason);
+    const onAbort = () => reject(signal?.reason);
     signal?.addEventListener("abort", onAbort, { once: true });
     const timer = timeoutMs === undefined ? undefined : setTimeout(() => {
       const message =
         `Cannot open stream: the peer granted no ${this.#what} within ${timeoutMs} ms`;
-      giveUp(new TimeoutError(message, timeoutMs));
+      reject(new TimeoutError(message, timeoutMs));
     }, timeoutMs);
     try {
       await promise;
+      return this.#takeSome(wanted);
     } finally {
+      this.#waiters.delete(waiter);
+      this.#wakeNext();
       clearTimeout(timer);
       signal?.removeEventListener("abort", onAbort);
     }
@@ -150,14 +171,23 @@ export class ReceiveCredit {
   }
 
   /**
-   * Counts what is done with, and grants more once half of the window is.
+   * Counts what is done with, and grants more once half of the window is, or as
+   * much as the peer has left: where some stay open for long, what it has left
+   * may be little.
    *
    * @param amount Bytes that were read, or streams that ended.
    */
   release(amount: number): void {
     this.#done += amount;
+    const left = Math.max(0, this.#limit - this.#received);
+    const more = this.#done + this.#window - this.#limit;
+    if (more >= Math.min(left, this.#window / 2)) this.grantAll();
+  }
+
+  /** Grants all that can be granted: the peer has nothing left. */
+  grantAll(): void {
     const limit = this.#done + this.#window;
-    if (limit - this.#limit < this.#window / 2) return;
+    if (limit <= this.#limit) return;
     this.#limit = limit;
     this.#grant(limit);
   }

@@ -8,12 +8,10 @@ import { ConnectionError, StreamError } from "../../errors.ts";
 import { Arrivals } from "../_arrivals.ts";
 import { checkCloseInfo, cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import type {
-  BidirectionalStream,
   Connection,
   ConnectionCapabilities,
   ConnectionCloseInfo,
   ConnectionStats,
-  DatagramDuplex,
   OpenStreamOptions,
   ReceiveStream,
   SendStream,
@@ -73,6 +71,16 @@ export interface SessionLink {
   sessionEnded(session: Http3Session): Promise<void> | undefined;
 }
 
+/** Options for opening a stream of a session. */
+export interface OpenSessionStreamOptions extends OpenStreamOptions {
+  /**
+   * Whether to wait while the peer allows no more streams.
+   *
+   * @default {true}
+   */
+  readonly waitUntilAvailable?: boolean;
+}
+
 /** The stream of a CONNECT request, whose head was read or written already. */
 export interface ConnectStream {
   /** Its number, which is the session's. */
@@ -129,7 +137,7 @@ export class Http3Session implements Connection, StreamOwner {
   readonly #ready: PromiseWithResolvers<void> = Promise.withResolvers();
   readonly #closed: PromiseWithResolvers<ConnectionCloseInfo> = Promise.withResolvers();
   readonly #draining: PromiseWithResolvers<void> = Promise.withResolvers();
-  readonly #bidirectional: Arrivals<BidirectionalStream>;
+  readonly #bidirectional: Arrivals<Http3Stream>;
   readonly #unidirectional: Arrivals<ReceiveHalf>;
   #unidirectionalStreams: ReadableStream<ReceiveStream> | undefined = undefined;
   #datagrams: SessionDatagrams | undefined = undefined;
@@ -138,6 +146,7 @@ export class Http3Session implements Connection, StreamOwner {
   #protocol = "";
   #closing: Required<ConnectionCloseInfo> | undefined = undefined;
   #isSettled = false;
+  #isDraining = false;
   #failed: StreamHalf[] = [];
   #lingering: ReturnType<typeof setTimeout> | undefined = undefined;
   #ending: Ending | undefined = undefined;
@@ -216,13 +225,18 @@ export class Http3Session implements Connection, StreamOwner {
   }
 
   /** Datagrams; the oldest unread are dropped. */
-  get datagrams(): DatagramDuplex {
+  get datagrams(): SessionDatagrams {
     return this.#ownDatagrams;
   }
 
   /** Bidirectional streams that the peer opened. */
-  get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
+  get incomingBidirectionalStreams(): ReadableStream<Http3Stream> {
     return this.#bidirectional.readable;
+  }
+
+  /** Unidirectional streams that the peer opened, without web streams; use either these or those. */
+  get incomingHalves(): ReadableStream<ReceiveHalf> {
+    return this.#unidirectional.readable;
   }
 
   /** Unidirectional streams that the peer opened. */
@@ -230,8 +244,8 @@ export class Http3Session implements Connection, StreamOwner {
     return this.#unidirectionalStreams ??= readablesOf(this.#unidirectional.readable);
   }
 
-  /** Opens a stream, waiting while the peer allows no more. */
-  async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<Http3Stream> {
+  /** Opens a stream, waiting while the peer allows no more, or else with a `RangeError`. */
+  async createBidirectionalStream(options: OpenSessionStreamOptions = {}): Promise<Http3Stream> {
     await this.#mayOpen("bidirectional", options);
     const { conn } = this.#link;
     const stream = await opened(conn.createBidirectionalStream(quicOptions(options)), options, {
@@ -239,22 +253,26 @@ export class Http3Session implements Connection, StreamOwner {
         readable.cancel().catch(() => {});
         writable.abort().catch(() => {});
       },
-    }).catch((error) => this.#openFailed(error, options));
+    }).catch((error) => this.#openFailed("bidirectional", error, options));
     const reader = stream.readable.getReader({ mode: "byob" });
+    if (this.#ending !== undefined) reader.cancel().catch(() => {});
     const send = this.#sendHalf(stream.writable, this.#heads.bidirectional, options);
     return new Http3Stream(new ReceiveHalf(this, reader), send);
   }
 
-  /** Opens a stream, waiting while the peer allows no more. */
-  async createUnidirectionalStream(
-    options: OpenStreamOptions = {},
-  ): Promise<SendStream> {
+  /** Opens a stream, waiting while the peer allows no more, or else with a `RangeError`. */
+  async createUnidirectionalStream(options: OpenSessionStreamOptions = {}): Promise<SendStream> {
+    return (await this.createSendHalf(options)).writable;
+  }
+
+  /** Opens a unidirectional stream without a web stream. */
+  async createSendHalf(options: OpenSessionStreamOptions = {}): Promise<SendHalf> {
     await this.#mayOpen("unidirectional", options);
     const { conn } = this.#link;
     const stream = await opened(conn.createUnidirectionalStream(quicOptions(options)), options, {
       late: (late) => void late.abort().catch(() => {}),
-    }).catch((error) => this.#openFailed(error, options));
-    return this.#sendHalf(stream, this.#heads.unidirectional, options).writable;
+    }).catch((error) => this.#openFailed("unidirectional", error, options));
+    return this.#sendHalf(stream, this.#heads.unidirectional, options);
   }
 
   /** Closes with code and reason; the peer has a second to confirm it. */
@@ -278,12 +296,16 @@ export class Http3Session implements Connection, StreamOwner {
       this.#endConnect();
       reader.cancel().catch(() => {});
     }
-    this.#lingering = setTimeout(() => this.#settle(), CLOSE_TIMEOUT_MS);
+    this.#lingering = setTimeout(() => {
+      this.#settle();
+      reader.cancel().catch(() => {});
+    }, CLOSE_TIMEOUT_MS);
   }
 
-  /** Asks the peer to wind up. */
+  /** Asks the peer to wind up, once. */
   drain(): void {
-    if (this.#state === "open") {
+    if (this.#state === "open" && !this.#isDraining) {
+      this.#isDraining = true;
       this.#sendCapsule(encodeCapsule(CapsuleType.drain, new Uint8Array()));
     }
   }
@@ -401,16 +423,25 @@ export class Http3Session implements Connection, StreamOwner {
 
   async #mayOpen(
     kind: "bidirectional" | "unidirectional",
-    options: OpenStreamOptions,
+    options: OpenSessionStreamOptions,
   ): Promise<void> {
     options.signal?.throwIfAborted();
     if (this.#state === "pending") await this.#ready.promise;
     if (this.#ending !== undefined) throw this.#error;
+    if (options.waitUntilAvailable === false && this.#streamCredit?.has(kind) === false) {
+      throw new RangeError(`Cannot open stream: the peer allows no ${kind} stream for now`);
+    }
     await this.#streamCredit?.take(kind, options);
   }
 
-  #openFailed(error: unknown, { signal }: OpenStreamOptions): never {
+  #openFailed(
+    kind: "bidirectional" | "unidirectional",
+    error: unknown,
+    { signal }: OpenStreamOptions,
+  ): never {
+    this.#streamCredit?.send[kind].giveBack(1); // The peer never learns whose stream it was.
     if (signal?.aborted || !(error instanceof Error) || error.name === "TimeoutError") throw error;
+    if (error instanceof RangeError) throw error; // There is none, and nobody wants to wait.
     throw this.connectionError(error);
   }
 
@@ -418,11 +449,18 @@ export class Http3Session implements Connection, StreamOwner {
     const { reader, frames } = this.#connect;
     try {
       while (true) {
-        for (let frame; (frame = frames.next()) !== undefined;) this.#receive(frame);
+        for (let frame; (frame = frames.next()) !== undefined;) {
+          if (this.#isSettled) return void reader.cancel().catch(() => {});
+          this.#receive(frame);
+        }
         const { done, value } = await reader.read(new Uint8Array(CONNECT_READ_BYTES));
         if (done) break;
+        // Nothing may follow a close.
+        if (this.#isSettled) return void reader.cancel().catch(() => {});
         frames.push(value);
       }
+      if (this.#closing !== undefined) return this.#settle(); // This end may have cut it anywhere.
+      if (this.#isSettled) return;
       if (!frames.isBetweenFrames) {
         throw new H3ProtocolError(H3Error.frameError, "The CONNECT stream ended inside a frame");
       }
@@ -477,6 +515,12 @@ export class Http3Session implements Connection, StreamOwner {
         return this.#raised(this.#streamCredit?.send.bidirectional, payload);
       case CapsuleType.maxStreamsUni:
         return this.#raised(this.#streamCredit?.send.unidirectional, payload);
+      case CapsuleType.dataBlocked:
+        return this.credit?.receive.grantAll();
+      case CapsuleType.streamsBlockedBidi:
+        return this.#streamCredit?.receive.bidirectional.grantAll();
+      case CapsuleType.streamsBlockedUni:
+        return this.#streamCredit?.receive.unidirectional.grantAll();
     }
   }
 
@@ -487,8 +531,9 @@ export class Http3Session implements Connection, StreamOwner {
   }
 
   #startCredit({ ours, theirs }: SessionCreditPair): void {
-    const say = (type: number) => (limit: number) =>
-      this.#sendCapsule(encodeVarintCapsule(type, limit));
+    const say = (type: number) => (limit: number) => {
+      if (this.#state !== "over") this.#sendCapsule(encodeVarintCapsule(type, limit));
+    };
     this.credit = {
       send: new SendCredit("bytes", theirs.maxData, say(CapsuleType.dataBlocked)),
       receive: new ReceiveCredit(ours.maxData, say(CapsuleType.maxData)),
@@ -661,12 +706,12 @@ interface Kinds<T> {
 /** Credit for streams, where both ends count. */
 class StreamCredit {
   readonly send: Kinds<SendCredit>;
-  readonly #receive: Kinds<ReceiveCredit>;
+  readonly receive: Kinds<ReceiveCredit>;
   readonly #overrun: () => void;
 
   constructor(send: Kinds<SendCredit>, receive: Kinds<ReceiveCredit>, overrun: () => void) {
     this.send = send;
-    this.#receive = receive;
+    this.receive = receive;
     this.#overrun = overrun;
   }
 
@@ -674,9 +719,14 @@ class StreamCredit {
     return this.send[kind].take(1, options);
   }
 
+  /** Whether there is some at once. */
+  has(kind: keyof Kinds<unknown>): boolean {
+    return this.send[kind].left > 0;
+  }
+
   /** Counts a stream of the peer; what is called at the end of each half, or `false` if it is one too many. */
   opened(kind: keyof Kinds<unknown>): (() => void) | false {
-    const credit = this.#receive[kind];
+    const credit = this.receive[kind];
     if (!credit.receive(1)) {
       this.#overrun();
       return false;
@@ -699,10 +749,11 @@ function headOf(type: number, id: number): Uint8Array {
   return head;
 }
 
-function quicOptions({ sendOrder }: OpenStreamOptions): Deno.QuicSendStreamOptions {
+function quicOptions(options: OpenSessionStreamOptions): Deno.QuicSendStreamOptions {
+  const { sendOrder, waitUntilAvailable = true } = options;
   return sendOrder === undefined
-    ? { waitUntilAvailable: true }
-    : { waitUntilAvailable: true, sendOrder: HEAD_SEND_ORDER };
+    ? { waitUntilAvailable }
+    : { waitUntilAvailable, sendOrder: HEAD_SEND_ORDER };
 }
 
 /** The highest there is: heads go first. */

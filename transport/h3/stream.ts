@@ -26,6 +26,9 @@ export const FIRST_READ_BYTES = 1_024;
 /** After a small message there is most often the end. */
 const MIN_READ_BYTES = 256;
 
+/** What the runtime holds of a stream that nobody reads, at most. */
+const MAX_UNREAD_BYTES = 1_250_000;
+
 /** The largest read. */
 const MAX_READ_BYTES = 65_536;
 
@@ -131,7 +134,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
   cancel(reason?: unknown): void {
     this.#isFinished = true;
     if (this.#isEnded) return;
-    this.#end();
+    this.#cut();
     this.#reader.cancel(reason).catch(() => {}); // The connection may be gone.
   }
 
@@ -171,7 +174,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
       if (!result.done) bytes = result.value;
     } catch (error) {
       this.#failure ??= { cause: this.#errorOf(error) };
-      this.#end();
+      this.#cut();
     }
     // The session may have ended it meanwhile.
     if (this.#failure !== undefined) throw (this.#failure as { cause: unknown }).cause;
@@ -210,6 +213,17 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
     if (owner.credit !== undefined && !owner.credit.receive.receive(bytes)) owner.overrun();
   }
 
+  /**
+   * Ends it before its end. How much the peer has sent nobody tells; it counts
+   * that, and would wait for ever for credit that is not given back.
+   */
+  #cut(): void {
+    if (this.#isEnded) return;
+    const held = this.#held?.byteLength ?? 0;
+    this.#end();
+    this.#owner.credit?.receive.release(held + MAX_UNREAD_BYTES);
+  }
+
   #end(): void {
     if (this.#isEnded) return;
     this.#isEnded = true;
@@ -235,6 +249,10 @@ export class SendHalf implements StreamHalf, DirectWritable {
   #pending: PromiseWithResolvers<void> | undefined = undefined;
   #morePending: Set<PromiseWithResolvers<void>> | undefined = undefined;
   #head: Uint8Array | undefined;
+  /** Writes that wait for credit, in order; never rejects. */
+  #waiting: Promise<void> | undefined = undefined;
+  #givingUp: AbortController | undefined = undefined;
+  #isClosing = false;
   #isEnded = false;
   #failure: { readonly cause: unknown } | undefined = undefined;
   #writable: SendStream | undefined = undefined;
@@ -276,9 +294,11 @@ export class SendHalf implements StreamHalf, DirectWritable {
   /** See {@linkcode DirectStream.write}. */
   write(bytes: Uint8Array): Promise<void> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure.cause);
-    if (this.#isEnded) return Promise.reject(new TypeError("Cannot write: the stream is closed"));
-    if (this.#owner.credit !== undefined) return this.#writeWithCredit(bytes);
-    return this.#write(bytes);
+    if (this.#isClosing) return Promise.reject(new TypeError("Cannot write: the stream is closed"));
+    const credit = this.#owner.credit?.send;
+    const isFree = credit === undefined ||
+      this.#waiting === undefined && credit.takeNow(bytes.byteLength);
+    return isFree ? this.#write(bytes) : this.#writeInTurn(bytes);
   }
 
   /** Sends the head by itself, if nothing was written yet. */
@@ -289,33 +309,27 @@ export class SendHalf implements StreamHalf, DirectWritable {
   /** See {@linkcode DirectStream.close}. */
   async close(): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure.cause;
-    if (this.#isEnded) return;
+    if (this.#isClosing) return;
     this.flushHead();
+    this.#isClosing = true;
+    if (this.#waiting !== undefined) await this.#waiting;
+    if (this.#failure !== undefined) throw (this.#failure as { cause: unknown }).cause;
+    await this.#settle(this.#writer.close());
     this.#end();
-    try {
-      await this.#writer.close();
-    } catch (error) {
-      throw this.#errorOf(error);
-    }
   }
 
   /** See {@linkcode DirectStream.abort}; to the peer it looks like a normal end. */
   abort(reason?: unknown): void {
-    if (this.#isEnded) return;
+    if (this.#isEnded || this.#isClosing && this.#waiting === undefined) return;
     this.flushHead();
-    this.#end();
-    const error = reason ?? new TypeError("The stream was aborted");
-    this.#failure = { cause: error };
-    this.#rejectPending(error);
+    this.#fail(reason ?? new TypeError("The stream was aborted"));
     this.#writer.abort(reason).catch(() => {});
   }
 
   /** Ends it with the session. */
   fail(error: unknown): void {
     if (this.#isEnded) return;
-    this.#end();
-    this.#failure = { cause: error };
-    this.#rejectPending(error);
+    this.#fail(error);
     this.#controller?.error(error);
   }
 
@@ -354,21 +368,26 @@ export class SendHalf implements StreamHalf, DirectWritable {
       data = concat(head, bytes);
     }
     owner.bytesSent += bytes.byteLength;
+    return this.#settle(this.#writer.write(data));
+  }
+
+  /** What the runtime does, unless the session ends first. */
+  #settle(done: Promise<void>): Promise<void> {
     const write = Promise.withResolvers<void>();
     // Most often there is one at a time.
     if (this.#pending === undefined) this.#pending = write;
     else (this.#morePending ??= new Set()).add(write);
-    this.#writer.write(data).then(
+    done.then(
       () => {
         this.#forget(write);
         write.resolve();
       },
       (error) => {
-        const failure = this.#failure ??= { cause: this.#errorOf(error) };
-        this.#end();
         this.#forget(write);
-        write.reject(failure.cause);
-        this.#controller?.error(failure.cause);
+        if (this.#failure === undefined) this.#fail(this.#errorOf(error));
+        const { cause } = this.#failure!;
+        write.reject(cause);
+        this.#controller?.error(cause);
       },
     );
     return write.promise;
@@ -379,15 +398,30 @@ export class SendHalf implements StreamHalf, DirectWritable {
     else this.#morePending?.delete(write);
   }
 
-  #rejectPending(error: unknown): void {
+  #fail(error: unknown): void {
+    this.#failure = { cause: error };
+    this.#isClosing = true;
+    this.#end();
     this.#pending?.reject(error);
     for (const write of this.#morePending ?? []) write.reject(error);
+    this.#givingUp?.abort(error);
+  }
+
+  /** One after the other: what is written in parts must not be mixed. */
+  #writeInTurn(bytes: Uint8Array): Promise<void> {
+    const write = (this.#waiting ?? Promise.resolve()).then(() => this.#writeWithCredit(bytes));
+    const waiting = this.#waiting = write.then(() => {}, () => {}).then(() => {
+      if (this.#waiting === waiting) this.#waiting = undefined;
+    });
+    return write;
   }
 
   async #writeWithCredit(bytes: Uint8Array): Promise<void> {
     const { send } = this.#owner.credit!;
+    const { signal } = this.#givingUp ??= new AbortController();
     for (let rest = bytes; rest.byteLength > 0;) {
-      const count = await send.take(rest.byteLength);
+      if (this.#failure !== undefined) throw this.#failure.cause;
+      const count = await send.take(rest.byteLength, { signal });
       await this.#write(rest.subarray(0, count));
       rest = rest.subarray(count);
     }

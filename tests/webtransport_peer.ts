@@ -1,0 +1,101 @@
+/**
+ * A WebTransport server to test a client with.
+ *
+ * @module
+ */
+import type { Connection } from "../transport/connection.ts";
+import { devCertificate } from "../transport/dev_certificate.ts";
+import type { WebTransportHash } from "../transport/h3/web_transport.ts";
+import {
+  listenWebTransport,
+  type ListenWebTransportOptions,
+  type WebTransportListener,
+  type WebTransportRequest,
+} from "../transport/webtransport_server.ts";
+import { soon } from "./sessions.ts";
+
+/** Options for {@linkcode WebTransportPeer}. */
+export interface WebTransportPeerOptions extends Partial<ListenWebTransportOptions> {
+  /** Answers a request; by default it is accepted with the first subprotocol that is offered. */
+  readonly answer?: (request: WebTransportRequest) => Connection | undefined;
+}
+
+/** A server that answers requests as they come. */
+export class WebTransportPeer implements AsyncDisposable {
+  /** What listens. */
+  readonly listener: WebTransportListener;
+  /** What it is trusted by. */
+  readonly trust: { readonly serverCertificateHashes: readonly WebTransportHash[] };
+  /** Its certificate, in PEM. */
+  readonly cert: string;
+  readonly #serving: Promise<void>;
+  readonly #sessions: ReadableStream<Connection>;
+  readonly #reader: ReadableStreamDefaultReader<Connection>;
+
+  /** Listens. */
+  constructor({ answer = acceptFirst, ...options }: WebTransportPeerOptions = {}) {
+    const certificate = devCertificate({ cacheFolder: null });
+    this.cert = certificate.cert;
+    this.trust = { serverCertificateHashes: certificate.hashes };
+    this.listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate, ...options });
+    const { readable, writable } = new TransformStream<Connection>(
+      {},
+      undefined,
+      { highWaterMark: 1_000 },
+    );
+    this.#sessions = readable;
+    this.#reader = this.#sessions.getReader();
+    this.#serving = this.#serve(writable.getWriter(), answer);
+  }
+
+  /** Where it is. */
+  get url(): string {
+    return `https://127.0.0.1:${this.listener.address.port}/`;
+  }
+
+  /** The next session that was accepted. */
+  async session(): Promise<Connection> {
+    return (await soon(this.#reader.read())).value!;
+  }
+
+  /** Closes. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.listener.close();
+    await this.#serving;
+  }
+
+  async #serve(
+    accepted: WritableStreamDefaultWriter<Connection>,
+    answer: (request: WebTransportRequest) => Connection | undefined,
+  ): Promise<void> {
+    for await (const request of this.listener) {
+      const session = answer(request);
+      if (session !== undefined) void accepted.write(session);
+    }
+  }
+}
+
+/** Accepts with the first subprotocol that is offered. */
+export function acceptFirst(request: WebTransportRequest): Connection {
+  const [protocol] = request.protocols;
+  return request.accept(protocol === undefined ? {} : { protocol });
+}
+
+/** Accepts, and sends back what comes: on the same stream, on another one, or as a datagram. */
+export function acceptEcho(request: WebTransportRequest): Connection {
+  const session = acceptFirst(request);
+  const quietly = (work: Promise<unknown>) => void work.catch(() => {}); // The session ended.
+  quietly((async () => {
+    for await (const { readable, writable } of session.incomingBidirectionalStreams) {
+      quietly(readable.pipeTo(writable));
+    }
+  })());
+  quietly((async () => {
+    for await (const readable of session.incomingUnidirectionalStreams) {
+      quietly(session.createUnidirectionalStream().then((back) => readable.pipeTo(back)));
+    }
+  })());
+  const { direct } = session.datagrams;
+  direct!.receive((datagram) => direct!.send(datagram));
+  return session;
+}

@@ -1,0 +1,121 @@
+/**
+ * Streams of the W3C's WebTransport in both directions, and those that come in.
+ *
+ * @module
+ */
+import type { BidirectionalStream, DirectStream } from "../connection.ts";
+import { ReceiveSource, WebTransportReceiveStream } from "./_web_transport_receive.ts";
+import {
+  type OrderedWritable,
+  SendSource,
+  type StreamsOwner,
+  type WebTransportSendOptions,
+  WebTransportSendStream,
+} from "./_web_transport_send.ts";
+
+/** A stream that both ends write to. Its web streams are made when they are asked for. */
+export class WebTransportBidirectionalStream implements BidirectionalStream {
+  readonly #owner: StreamsOwner;
+  readonly #stream: DirectStream & OrderedWritable;
+  readonly #options: WebTransportSendOptions | undefined;
+  #readable: WebTransportReceiveStream | undefined = undefined;
+  #writable: WebTransportSendStream | undefined = undefined;
+
+  /**
+   * @ignore Creates a stream; the session does.
+   *
+   * @param owner Whose it is.
+   * @param stream The same by plain calls.
+   * @param options Its group and its place in the order, if it was opened with any.
+   */
+  constructor(
+    owner: StreamsOwner,
+    stream: DirectStream & OrderedWritable,
+    options?: WebTransportSendOptions,
+  ) {
+    this.#owner = owner;
+    this.#stream = stream;
+    this.#options = options;
+  }
+
+  /** What the server writes. */
+  get readable(): WebTransportReceiveStream {
+    return this.#readable ??= new WebTransportReceiveStream(
+      new ReceiveSource(this.#owner, this.#stream),
+    );
+  }
+
+  /** What this end writes. */
+  get writable(): WebTransportSendStream {
+    return this.#writable ??= new WebTransportSendStream(
+      new SendSource(this.#owner, this.#stream, this.#options),
+    );
+  }
+
+  /** The same without web streams; use either it or those. */
+  get direct(): DirectStream {
+    return this.#stream;
+  }
+}
+
+/** What comes in from a session that may not be there yet. */
+export class IncomingStreams<T, Half> {
+  /** The streams, in order. */
+  readonly readable: ReadableStream<T>;
+
+  readonly #source: () => Promise<ReadableStream<Half>>;
+  readonly #wrap: (half: Half) => T;
+  #reader: Promise<ReadableStreamDefaultReader<Half>> | undefined = undefined;
+  #controller: ReadableStreamDefaultController<T> | undefined = undefined;
+  #isOver = false;
+
+  /**
+   * Prepares to wait for streams.
+   *
+   * @param source Resolves once there is a session; may reject.
+   * @param wrap Makes a stream of what the session has.
+   */
+  constructor(source: () => Promise<ReadableStream<Half>>, wrap: (half: Half) => T) {
+    this.#source = source;
+    this.#wrap = wrap;
+    this.readable = new ReadableStream<T>({
+      start: (controller) => {
+        this.#controller = controller;
+      },
+      pull: () => this.#pull(),
+      cancel: (reason) => this.#cancel(reason),
+    }, { highWaterMark: 0 });
+  }
+
+  /**
+   * Ends it with the session.
+   *
+   * @param error Why it broke; `undefined` if it was closed.
+   */
+  end(error: Error | undefined): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    if (error === undefined) this.#controller!.close();
+    else this.#controller!.error(error);
+  }
+
+  async #pull(): Promise<void> {
+    try {
+      const reader = await this.#open();
+      const { done, value } = await reader.read();
+      if (!done && !this.#isOver) this.#controller!.enqueue(this.#wrap(value));
+    } catch {
+      // The session is over, and `end` says how.
+    }
+  }
+
+  /** Later ones are refused. */
+  #cancel(reason: unknown): void {
+    this.#isOver = true;
+    this.#open().then((reader) => reader.cancel(reason)).catch(() => {});
+  }
+
+  #open(): Promise<ReadableStreamDefaultReader<Half>> {
+    return this.#reader ??= this.#source().then((streams) => streams.getReader());
+  }
+}

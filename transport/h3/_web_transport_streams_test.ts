@@ -1,0 +1,332 @@
+import {
+  assertEquals,
+  assertInstanceOf,
+  assertRejects,
+  assertStrictEquals,
+  assertThrows,
+} from "@std/assert";
+import { soon } from "../../tests/sessions.ts";
+import { acceptEcho, WebTransportPeer } from "../../tests/webtransport_peer.ts";
+import { directReadable, directStream, directWritable } from "../direct.ts";
+import {
+  WebTransport,
+  WebTransportBidirectionalStream,
+  WebTransportError,
+  WebTransportReceiveStream,
+  WebTransportSendGroup,
+  WebTransportSendStream,
+} from "./web_transport.ts";
+
+const HELLO = new TextEncoder().encode("hello");
+
+/** A session with a server that sends back what comes. */
+async function openEcho(): Promise<{ transport: WebTransport } & AsyncDisposable> {
+  const peer = new WebTransportPeer({ answer: acceptEcho });
+  const transport = new WebTransport(peer.url, peer.trust);
+  await soon(transport.ready);
+  return {
+    transport,
+    async [Symbol.asyncDispose]() {
+      await transport[Symbol.asyncDispose]();
+      await peer[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** Does something again and again, and lets packets come in between. */
+async function forever(act: () => Promise<unknown>): Promise<never> {
+  while (true) {
+    await soon(act());
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+/** The first of a stream of streams. */
+async function first<T>(streams: ReadableStream<T>): Promise<T> {
+  const reader = streams.getReader();
+  const { value } = await soon(reader.read());
+  reader.releaseLock();
+  return value!;
+}
+
+Deno.test("WebTransport streams are instances of the W3C's classes", async () => {
+  await using echo = await openEcho();
+  const stream = await echo.transport.createBidirectionalStream();
+  assertInstanceOf(stream, WebTransportBidirectionalStream);
+  assertInstanceOf(stream.readable, WebTransportReceiveStream);
+  assertInstanceOf(stream.readable, ReadableStream);
+  assertInstanceOf(stream.writable, WebTransportSendStream);
+  assertInstanceOf(stream.writable, WritableStream);
+  assertStrictEquals(stream.writable, stream.writable);
+  const send = await echo.transport.createUnidirectionalStream();
+  assertInstanceOf(send, WebTransportSendStream);
+  await send.close();
+  const received = await first(echo.transport.incomingUnidirectionalStreams);
+  assertInstanceOf(received, WebTransportReceiveStream);
+});
+
+Deno.test("WebTransport sends back and forth on a bidirectional stream", async () => {
+  await using echo = await openEcho();
+  const { readable, writable } = await echo.transport.createBidirectionalStream();
+  const writer = writable.getWriter();
+  const chunk = new Uint8Array(16_384);
+  const [reply] = await soon(Promise.all([
+    new Response(readable).bytes(),
+    writer.write(chunk),
+    writer.write(chunk),
+    writer.write(chunk),
+    writer.close(),
+  ]));
+  assertEquals(reply.byteLength, 3 * chunk.byteLength);
+  assertEquals(await writable.getStats(), { bytesWritten: 3 * chunk.byteLength });
+  const { byteLength } = reply;
+  assertEquals(await readable.getStats(), { bytesReceived: byteLength, bytesRead: byteLength });
+});
+
+Deno.test("WebTransport sends on a stream through a pipe, and reads another one", async () => {
+  await using echo = await openEcho();
+  const send = await echo.transport.createUnidirectionalStream();
+  const encoder = new TextEncoderStream();
+  const piping = encoder.readable.pipeTo(send);
+  const writer = encoder.writable.getWriter();
+  await writer.write("hello");
+  await writer.close();
+  await piping;
+  const received = await first(echo.transport.incomingUnidirectionalStreams);
+  assertEquals(await soon(new Response(received).text()), "hello");
+});
+
+Deno.test("WebTransport answers on a stream that the server opened", async () => {
+  await using peer = new WebTransportPeer();
+  await using transport = new WebTransport(peer.url, peer.trust);
+  const session = await peer.session();
+  const server = directStream(await session.createBidirectionalStream());
+  await server.write(HELLO);
+  const stream = await first(transport.incomingBidirectionalStreams);
+  const reader = stream.readable.getReader();
+  assertEquals((await soon(reader.read())).value, HELLO);
+  const writer = stream.writable.getWriter();
+  await writer.write(HELLO);
+  await writer.close();
+  assertEquals(await soon(server.read()), HELLO);
+  assertEquals(await soon(server.read()), null);
+});
+
+Deno.test("WebTransportReceiveStream can be read with a BYOB reader", async () => {
+  await using echo = await openEcho();
+  const { readable, writable } = await echo.transport.createBidirectionalStream();
+  const writer = writable.getWriter();
+  const bytes = Uint8Array.from({ length: 64 }, (_, index) => index);
+  await writer.write(bytes);
+  await writer.close();
+  const reader = readable.getReader({ mode: "byob" });
+  assertInstanceOf(reader, ReadableStreamBYOBReader);
+  for (const byte of bytes) {
+    const { value, done } = await soon(reader.read(new Uint8Array(1)));
+    assertEquals([done, value], [false, Uint8Array.of(byte)]);
+  }
+  const { value, done } = await soon(reader.read(new Uint8Array(1)));
+  assertEquals([done, value?.byteLength], [true, 0]);
+  await soon(reader.closed);
+});
+
+Deno.test("WebTransportReceiveStream notices the end before somebody reads", async () => {
+  await using echo = await openEcho();
+  const { readable, writable } = await echo.transport.createBidirectionalStream();
+  await writable.close();
+  await soon(readable.getReader().closed);
+});
+
+Deno.test("WebTransportSendStream takes any BufferSource, and errors for anything else", async () => {
+  await using echo = await openEcho();
+  const { readable, writable } = await echo.transport.createBidirectionalStream();
+  const writer = writable.getWriter() as WritableStreamDefaultWriter<unknown>;
+  const { buffer } = Uint8Array.of(0, 104, 105, 0);
+  await writer.write(new DataView(buffer, 1, 2));
+  await writer.write(new Uint16Array([0x2121]));
+  await writer.write(Uint8Array.of(33).buffer);
+  await writer.write(new Uint8Array());
+  await writer.close();
+  assertEquals(await soon(new Response(readable).text()), "hi!!!");
+
+  for (const chunk of [undefined, null, {}, "text", 7, new SharedArrayBuffer(1)]) {
+    const send = await echo.transport.createUnidirectionalStream();
+    const bad = send.getWriter() as WritableStreamDefaultWriter<unknown>;
+    await assertRejects(() => bad.write(chunk), TypeError);
+    await assertRejects(() => bad.closed, TypeError);
+  }
+});
+
+Deno.test("WebTransportSendStream takes a copy of what is written", async () => {
+  await using echo = await openEcho();
+  const { readable, writable } = await echo.transport.createBidirectionalStream();
+  const writer = writable.getWriter();
+  await writer.ready; // The stream is started, and hands on a chunk at once.
+  const bytes = HELLO.slice();
+  const writing = writer.write(bytes);
+  bytes.fill(0);
+  await writing;
+  await writer.close();
+  assertEquals(await soon(new Response(readable).text()), "hello");
+});
+
+Deno.test("WebTransportSendStream.abort() and cancel() reach the server without their codes", async () => {
+  await using peer = new WebTransportPeer();
+  await using transport = new WebTransport(peer.url, peer.trust);
+  const session = await peer.session();
+  const reason = new WebTransportError("enough", { streamErrorCode: 139 });
+
+  const { readable, writable } = await transport.createBidirectionalStream();
+  const writer = writable.getWriter();
+  await writer.write(HELLO);
+  const server = directStream(await first(session.incomingBidirectionalStreams));
+  assertEquals(await soon(server.read()), HELLO);
+  await writer.abort(reason);
+  assertStrictEquals(await assertRejects(() => writer.closed), reason);
+  // The runtime sends an end in place of a reset.
+  assertEquals(await soon(server.read()), null);
+
+  await readable.cancel(reason);
+  const error = await assertRejects(async () => {
+    await forever(() => server.write(HELLO));
+  });
+  assertEquals((error as { streamErrorCode?: number }).streamErrorCode, 0);
+});
+
+Deno.test("WebTransportSendStream.abort() ends a write that waits for the server", async () => {
+  await using peer = new WebTransportPeer();
+  await using transport = new WebTransport(peer.url, peer.trust);
+  const send = await transport.createUnidirectionalStream();
+  const writer = send.getWriter();
+  const written = writer.write(new Uint8Array(8_000_000));
+  const reason = new WebTransportError("enough");
+  const aborted = writer.abort(reason);
+  assertStrictEquals(await assertRejects(() => soon(written)), reason);
+  await soon(aborted);
+});
+
+Deno.test("WebTransportSendStream.abort() takes over from a close under way", async () => {
+  await using echo = await openEcho();
+  const writer = (await echo.transport.createUnidirectionalStream()).getWriter();
+  await writer.write(new Uint8Array(65_536));
+  const reason = new WebTransportError("enough", { streamErrorCode: 134 });
+  const closing = writer.close();
+  const aborting = writer.abort(reason);
+  for (const promise of [closing, writer.closed, aborting]) {
+    assertStrictEquals(await assertRejects(() => soon(promise)), reason);
+  }
+});
+
+Deno.test("WebTransportSendStream errors once the server stopped reading", async () => {
+  await using peer = new WebTransportPeer();
+  await using transport = new WebTransport(peer.url, peer.trust);
+  const session = await peer.session();
+  const send = await transport.createUnidirectionalStream();
+  const writer = send.getWriter();
+  await writer.write(HELLO);
+  directReadable(await first(session.incomingUnidirectionalStreams)).cancel();
+  // It is noticed by a write.
+  const error = await assertRejects(async () => {
+    await forever(() => writer.write(HELLO));
+  }, WebTransportError);
+  assertEquals([error.source, error.streamErrorCode], ["stream", 0]);
+  assertStrictEquals(await assertRejects(() => writer.closed), error);
+});
+
+Deno.test("WebTransport streams go by plain calls too", async () => {
+  await using echo = await openEcho();
+  const { transport } = echo;
+  const both = directStream(await transport.createBidirectionalStream());
+  await both.write(HELLO);
+  await both.close();
+  assertEquals(await soon(both.read()), HELLO);
+  assertEquals(await soon(both.read()), null);
+
+  const send = directWritable(await transport.createUnidirectionalStream());
+  await send.write(HELLO);
+  await send.close();
+  const received = directReadable(await first(transport.incomingUnidirectionalStreams));
+  assertEquals(await soon(received.read()), HELLO);
+  assertEquals(await soon(received.read()), null);
+});
+
+Deno.test("WebTransport streams have a place in the order, which can be changed", async () => {
+  await using echo = await openEcho();
+  const { transport } = echo;
+  const { writable } = await transport.createBidirectionalStream();
+  assertEquals(writable.sendOrder, 0);
+  writable.sendOrder = 4;
+  assertEquals(writable.sendOrder, 4);
+  writable.sendOrder = null as unknown as number;
+  assertEquals(writable.sendOrder, 0);
+
+  const ordered = await transport.createBidirectionalStream({ sendOrder: 3 });
+  assertEquals(ordered.writable.sendOrder, 3);
+  const writer = ordered.writable.getWriter();
+  await writer.write(HELLO);
+  await writer.close();
+  ordered.writable.sendOrder = -1;
+  assertEquals(ordered.writable.sendOrder, -1);
+  assertEquals(await soon(new Response(ordered.readable).text()), "hello");
+
+  const far = await transport.createUnidirectionalStream({ sendOrder: 2 ** 50 });
+  assertEquals(far.sendOrder, 2 ** 50);
+});
+
+Deno.test("WebTransport.createSendGroup() counts streams together", async () => {
+  await using echo = await openEcho();
+  await using other = await openEcho();
+  const { transport } = echo;
+  const group = transport.createSendGroup();
+  assertInstanceOf(group, WebTransportSendGroup);
+  const one = await transport.createUnidirectionalStream({ sendGroup: group, sendOrder: 1 });
+  const { writable: two } = await transport.createBidirectionalStream({ sendGroup: group });
+  const three = await transport.createUnidirectionalStream();
+  assertEquals([one.sendGroup, two.sendGroup, three.sendGroup], [group, group, null]);
+  for (const send of [one, two, three]) {
+    const writer = send.getWriter();
+    await writer.write(HELLO);
+    if (send === one) await writer.close();
+  }
+  assertEquals(await group.getStats(), { bytesWritten: 10 });
+  three.sendGroup = group;
+  assertEquals(await group.getStats(), { bytesWritten: 15 });
+  one.sendGroup = null;
+  two.sendGroup = null;
+  assertEquals(await group.getStats(), { bytesWritten: 5 });
+
+  const foreign = other.transport.createSendGroup();
+  assertEquals(
+    assertThrows(() => three.sendGroup = foreign, DOMException).name,
+    "InvalidStateError",
+  );
+  await assertRejects(
+    () => transport.createUnidirectionalStream({ sendGroup: foreign }),
+    TypeError,
+  );
+});
+
+Deno.test("WebTransport.incomingUnidirectionalStreams refuses streams once it is cancelled", async () => {
+  await using peer = new WebTransportPeer();
+  await using transport = new WebTransport(peer.url, peer.trust);
+  await transport.incomingUnidirectionalStreams.cancel();
+  const session = await peer.session();
+  const send = directWritable(await session.createUnidirectionalStream());
+  await assertRejects(async () => {
+    await forever(() => send.write(HELLO));
+  });
+});
+
+Deno.test("WebTransport opens and ends more streams than may be open at once", async () => {
+  await using echo = await openEcho();
+  const { transport } = echo;
+  for (let i = 0; i < 300; i++) {
+    const { readable, writable } = await transport.createBidirectionalStream({
+      waitUntilAvailable: true,
+    });
+    const writer = writable.getWriter();
+    await writer.write(HELLO);
+    await writer.close();
+    assertEquals(await soon(new Response(readable).text()), "hello");
+  }
+});

@@ -1,0 +1,74 @@
+import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
+import { until } from "../../tests/servers.ts";
+import { soon } from "../../tests/sessions.ts";
+import { acceptFirst, WebTransportPeer } from "../../tests/webtransport_peer.ts";
+import type { CertificateHash } from "../webtransport.ts";
+import { Http3Dialer } from "./dialer.ts";
+import { Http3Pool } from "./pool.ts";
+import type { Http3Session } from "./session.ts";
+
+/** Dials a server through a pool. */
+function dial(
+  peer: WebTransportPeer,
+  pool: Http3Pool,
+  options: { readonly congestionControl?: "throughput" } = {},
+): Promise<Http3Session> {
+  const serverCertificateHashes = peer.trust.serverCertificateHashes as CertificateHash[];
+  return soon(new Http3Dialer(peer.url, { serverCertificateHashes, pool, ...options }).session());
+}
+
+Deno.test("Http3Pool shares a connection, and forgets it when it is over", async () => {
+  await using peer = new WebTransportPeer();
+  const pool = new Http3Pool();
+  const sessions = await Promise.all([dial(peer, pool), dial(peer, pool), dial(peer, pool)]);
+  sessions.push(await dial(peer, pool));
+  assertEquals([pool.size, peer.listener.connectionCount], [1, 1]);
+  assertEquals(new Set(sessions.map(({ id }) => id)).size, 4);
+  for (const session of sessions) session.close();
+  await until(() => pool.size === 0);
+  await using session = await dial(peer, pool);
+  assertEquals(pool.size, 1);
+  await session[Symbol.asyncDispose]();
+});
+
+Deno.test("Http3Pool makes another connection where the server takes no more sessions on one", async () => {
+  await using peer = new WebTransportPeer({ maxSessionsPerConnection: 2 });
+  const pool = new Http3Pool();
+  const sessions = await Promise.all(Array.from({ length: 5 }, () => dial(peer, pool)));
+  assertEquals([pool.size, peer.listener.connectionCount], [3, 3]);
+  // What ended leaves room.
+  await sessions[0]![Symbol.asyncDispose]();
+  sessions.push(await dial(peer, pool), await dial(peer, pool));
+  assertEquals(pool.size, 3);
+  await Promise.all(sessions.map((session) => session[Symbol.asyncDispose]()));
+});
+
+Deno.test("Http3Pool shares no connection with other options, and forgets those that the server closed", async () => {
+  await using peer = new WebTransportPeer();
+  const pool = new Http3Pool();
+  const one = await dial(peer, pool);
+  const two = await dial(peer, pool, { congestionControl: "throughput" });
+  assertEquals(pool.size, 2);
+  await peer[Symbol.asyncDispose]();
+  await soon(Promise.all([one.closed, two.closed]));
+  await until(() => pool.size === 0);
+});
+
+Deno.test("Http3Pool goes on after a session that was refused, or given up", async () => {
+  let count = 0;
+  await using peer = new WebTransportPeer({
+    answer: (request) => ++count % 2 === 1 ? void request.refuse(403) : acceptFirst(request),
+  });
+  const pool = new Http3Pool();
+  const refused = await assertRejects(() => dial(peer, pool));
+  assertEquals((refused as { status?: number }).status, 403);
+  const session = await dial(peer, pool);
+  assertEquals(pool.size, 1);
+  const dialer = new Http3Dialer(peer.url, { pool });
+  const dialing = dialer.session();
+  dialer.abort();
+  await assertRejects(() => soon(dialing));
+  assertStrictEquals(session.isOver, false);
+  assert(pool.size === 1);
+  await session[Symbol.asyncDispose]();
+});

@@ -1,0 +1,533 @@
+/**
+ * The W3C's `WebTransport`, on HTTP/3 over the runtime's QUIC.
+ *
+ * @module
+ */
+import { Http3Dialer } from "./dialer.ts";
+import { Http3Pool } from "./pool.ts";
+import type { Field } from "./qpack.ts";
+import { requireQuic } from "./quic.ts";
+import type { Http3Session } from "./session.ts";
+import type { Http3Stream, ReceiveHalf } from "./stream.ts";
+import {
+  DatagramQueues,
+  type WebTransportDatagramStats,
+} from "./_web_transport_datagram_queues.ts";
+import {
+  type DatagramSink,
+  DatagramSource,
+  WebTransportDatagramDuplexStream,
+} from "./_web_transport_datagrams.ts";
+import { invalidState, sessionError, W3C_ERRORS } from "./_web_transport_error.ts";
+import {
+  checkAnticipated,
+  type CheckedOptions,
+  checkOptions,
+  type WebTransportCongestionControl,
+  type WebTransportOptions,
+} from "./_web_transport_options.ts";
+import { ReceiveSource, WebTransportReceiveStream } from "./_web_transport_receive.ts";
+import {
+  type ForeignGroupError,
+  type GroupState,
+  SendSource,
+  type StreamsOwner,
+  WebTransportSendGroup,
+  WebTransportSendStream,
+  type WebTransportSendStreamOptions,
+  wireOrder,
+} from "./_web_transport_send.ts";
+import { IncomingStreams, WebTransportBidirectionalStream } from "./_web_transport_streams.ts";
+
+export { type WebTransportDatagramStats } from "./_web_transport_datagram_queues.ts";
+export {
+  WebTransportDatagramDuplexStream,
+  WebTransportDatagramsWritable,
+} from "./_web_transport_datagrams.ts";
+export { WebTransportError, type WebTransportErrorOptions } from "./_web_transport_error.ts";
+export type {
+  WebTransportCongestionControl,
+  WebTransportHash,
+  WebTransportOptions,
+} from "./_web_transport_options.ts";
+export {
+  WebTransportReceiveStream,
+  type WebTransportReceiveStreamStats,
+} from "./_web_transport_receive.ts";
+export {
+  WebTransportSendGroup,
+  type WebTransportSendOptions,
+  WebTransportSendStream,
+  type WebTransportSendStreamOptions,
+  type WebTransportSendStreamStats,
+} from "./_web_transport_send.ts";
+export { WebTransportBidirectionalStream } from "./_web_transport_streams.ts";
+
+/** How long the wire may take to let go of a session that was given up, in milliseconds. */
+const GIVE_UP_TIMEOUT_MS = 1_000;
+
+/** How a session is, or was, closed. */
+export interface WebTransportCloseInfo {
+  /**
+   * Any code of 32 bits.
+   *
+   * @default {0}
+   */
+  closeCode?: number;
+  /**
+   * Why, in words; the server gets at most 1024 bytes of it.
+   *
+   * @default {""}
+   */
+  reason?: string;
+}
+
+/** Counters of a session; what the runtime does not tell is absent. */
+export interface WebTransportConnectionStats {
+  /** Bytes of streams and datagrams handed to the wire; absent where connections are shared. */
+  readonly bytesSent?: number;
+  /** Bytes of streams and datagrams taken from the wire; absent where connections are shared. */
+  readonly bytesReceived?: number;
+  /** Datagrams that were lost at this end. */
+  readonly datagrams: WebTransportDatagramStats;
+}
+
+/**
+ * A WebTransport session, with the interface that browsers have. It is a class
+ * of this toolkit also where the runtime has one of its own: put it in place of
+ * the global one, and code that was written for browsers runs on it.
+ *
+ * What differs, since the runtime's QUIC has nothing for it:
+ *
+ * - **Codes:** the codes of the server's resets are read; the code of an own
+ *   `abort()` or `cancel()` is not sent. To the server an aborted stream looks
+ *   like one that ended.
+ * - **Stop:** that the server stopped reading is noticed by the next write.
+ * - **Absent:** `exportKeyingMaterial()`, the writer's `atomicWrite()` and
+ *   `commit()`, and counters that the runtime does not tell, such as the
+ *   round-trip time.
+ * - **Groups:** send groups are counted, and not scheduled.
+ *
+ * And since this is no page: `headers` takes any header, a URL must be absolute,
+ * `closed` settles once the server knows, a second later at most, and
+ * `await using` closes a session.
+ *
+ * @example In place of the global one
+ * ```ts
+ * import { WebTransport, WebTransportError } from "@skein/skein";
+ * import { devCertificate, listenWebTransport } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * Object.assign(globalThis, { WebTransport, WebTransportError });
+ *
+ * // A server to talk to: it sends back what comes on a stream.
+ * const certificate = devCertificate({ cacheFolder: null });
+ * await using listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate });
+ * const serving = (async () => {
+ *   for await (const request of listener) {
+ *     const session = request.accept();
+ *     for await (const { readable, writable } of session.incomingBidirectionalStreams) {
+ *       await readable.pipeTo(writable);
+ *     }
+ *   }
+ * })();
+ *
+ * // As in a browser.
+ * const transport = new WebTransport(`https://127.0.0.1:${listener.address.port}/`, {
+ *   serverCertificateHashes: [...certificate.hashes],
+ * });
+ * await transport.ready;
+ * const { readable, writable } = await transport.createBidirectionalStream();
+ * const writer = writable.getWriter();
+ * await writer.write(new TextEncoder().encode("hello"));
+ * await writer.close();
+ * assertEquals(await new Response(readable).text(), "hello");
+ *
+ * transport.close({ closeCode: 7, reason: "bye" });
+ * assertEquals(await transport.closed, { closeCode: 7, reason: "bye" });
+ * await listener.close();
+ * await serving;
+ * ```
+ *
+ * @see {@link https://www.w3.org/TR/webtransport/ | WebTransport}
+ */
+export class WebTransport implements AsyncDisposable {
+  /** Connections that are shared; it holds those that live. */
+  static readonly #pool = new Http3Pool();
+
+  readonly #options: CheckedOptions;
+  readonly #dialer: Http3Dialer;
+  readonly #ready = Promise.withResolvers<void>();
+  readonly #closed = Promise.withResolvers<WebTransportCloseInfo>();
+  readonly #draining = Promise.withResolvers<void>();
+  /** Resolves when the wire is done with the session, or with dialing. */
+  readonly #gone = Promise.withResolvers<void>();
+  readonly #groups = new WeakMap<WebTransportSendGroup, GroupState>();
+  readonly #bidirectional: IncomingStreams<WebTransportBidirectionalStream, Http3Stream>;
+  readonly #unidirectional: IncomingStreams<WebTransportReceiveStream, ReceiveHalf>;
+  readonly #queues = new DatagramQueues();
+  readonly #sinks = new Set<DatagramSink>();
+  readonly #source: DatagramSource;
+  readonly #datagrams: WebTransportDatagramDuplexStream;
+  #state: "connecting" | "connected" | "closed" | "failed" = "connecting";
+  #session: Http3Session | undefined = undefined;
+  #streams: StreamsOwner | undefined = undefined;
+  #closeInfo: WebTransportCloseInfo | undefined = undefined;
+  #answer: readonly Field[] = [];
+  #responseHeaders: Headers | null = null;
+  #anticipatedUnidirectional: number | null;
+  #anticipatedBidirectional: number | null;
+
+  /**
+   * Begins to connect to a server, and to ask for a session.
+   *
+   * @param url `https:`, without a fragment.
+   * @param options See {@linkcode WebTransportOptions}.
+   * @throws {DOMException} `SyntaxError` if the URL or the subprotocols are wrong, `NotSupportedError` if certificate hashes come with pooling.
+   * @throws {TypeError} If an option is of the wrong type.
+   * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
+   */
+  constructor(url: string | URL, options: WebTransportOptions = {}) {
+    const checked = this.#options = checkOptions(url, options);
+    this.#anticipatedUnidirectional = checkAnticipated(
+      options.anticipatedConcurrentIncomingUnidirectionalStreams,
+    );
+    this.#anticipatedBidirectional = checkAnticipated(
+      options.anticipatedConcurrentIncomingBidirectionalStreams,
+    );
+    requireQuic();
+    const { serverCertificateHashes, congestionControl, protocols, headers } = checked;
+    this.#dialer = new Http3Dialer(checked.url, {
+      errors: W3C_ERRORS,
+      protocols,
+      headers,
+      congestionControl,
+      onResponse: (fields) => {
+        this.#answer = fields;
+      },
+      ...(serverCertificateHashes === undefined ? {} : { serverCertificateHashes }),
+      ...(checked.allowPooling ? { pool: WebTransport.#pool } : {}),
+    });
+    this.#ready.promise.catch(() => {}); // Nobody has to look at them.
+    this.#closed.promise.catch(() => {});
+    this.#bidirectional = new IncomingStreams(
+      async () => (await this.#live("receive streams")).incomingBidirectionalStreams,
+      (stream) => new WebTransportBidirectionalStream(this.#streams!, stream),
+    );
+    this.#unidirectional = new IncomingStreams(
+      async () => (await this.#live("receive streams")).incomingHalves,
+      (half) => new WebTransportReceiveStream(new ReceiveSource(this.#streams!, half)),
+    );
+    this.#source = new DatagramSource(this.#queues, checked.datagramsReadableType);
+    this.#datagrams = new WebTransportDatagramDuplexStream(
+      {
+        isOver: () => this.#isOver,
+        groupOf: (group, error) => this.#groupOf(group, error),
+      },
+      this.#source.readable(),
+      { queues: this.#queues, open: this.#sinks },
+    );
+    void this.#run();
+  }
+
+  /** Always false: there is HTTP/3, and nothing else. */
+  static get supportsReliableOnly(): boolean {
+    return false;
+  }
+
+  /** Resolves once the server accepted; rejects with a {@linkcode WebTransportError} if it did not. */
+  get ready(): Promise<void> {
+    return this.#ready.promise;
+  }
+
+  /** Resolves when either end closed the session; rejects with a {@linkcode WebTransportError} if it broke, or never was. */
+  get closed(): Promise<WebTransportCloseInfo> {
+    return this.#closed.promise;
+  }
+
+  /** Resolves when the server asked to wind up; may never settle. */
+  get draining(): Promise<void> {
+    return this.#draining.promise;
+  }
+
+  /** `pending`, and then `supports-unreliable`. */
+  get reliability(): "pending" | "supports-unreliable" {
+    return this.#responseHeaders === null ? "pending" : "supports-unreliable";
+  }
+
+  /** For what QUIC controls congestion. */
+  get congestionControl(): WebTransportCongestionControl {
+    return this.#options.congestionControl;
+  }
+
+  /** The subprotocol agreed on; empty before `ready`, and if there is none. */
+  get protocol(): string {
+    return this.#responseHeaders === null ? "" : this.#session!.protocol;
+  }
+
+  /** Headers of the response, which can not be changed; `null` before `ready`. */
+  get responseHeaders(): Headers | null {
+    return this.#responseHeaders;
+  }
+
+  /** A hint that changes nothing; it must fit 16 bits. */
+  get anticipatedConcurrentIncomingUnidirectionalStreams(): number | null {
+    return this.#anticipatedUnidirectional;
+  }
+
+  set anticipatedConcurrentIncomingUnidirectionalStreams(value: number | null) {
+    this.#anticipatedUnidirectional = checkAnticipated(value);
+  }
+
+  /** A hint that changes nothing; it must fit 16 bits. */
+  get anticipatedConcurrentIncomingBidirectionalStreams(): number | null {
+    return this.#anticipatedBidirectional;
+  }
+
+  set anticipatedConcurrentIncomingBidirectionalStreams(value: number | null) {
+    this.#anticipatedBidirectional = checkAnticipated(value);
+  }
+
+  /** Datagrams, which can be written before `ready` too. */
+  get datagrams(): WebTransportDatagramDuplexStream {
+    return this.#datagrams;
+  }
+
+  /** Bidirectional streams that the server opened. */
+  get incomingBidirectionalStreams(): ReadableStream<WebTransportBidirectionalStream> {
+    return this.#bidirectional.readable;
+  }
+
+  /** Unidirectional streams that the server opened. */
+  get incomingUnidirectionalStreams(): ReadableStream<WebTransportReceiveStream> {
+    return this.#unidirectional.readable;
+  }
+
+  /**
+   * Opens a bidirectional stream, once the session is ready.
+   *
+   * @param options See {@linkcode WebTransportSendStreamOptions}.
+   * @returns The stream.
+   * @throws {TypeError} If the group is another session's.
+   * @throws {DOMException} `InvalidStateError` if the session is over, `QuotaExceededError` if the server allows no more streams for now.
+   */
+  async createBidirectionalStream(
+    options: WebTransportSendStreamOptions = {},
+  ): Promise<WebTransportBidirectionalStream> {
+    const stream = await this.#open(
+      options,
+      (session, wireOptions) => session.createBidirectionalStream(wireOptions),
+    );
+    return new WebTransportBidirectionalStream(this.#streams!, stream, options);
+  }
+
+  /**
+   * Opens a unidirectional stream, once the session is ready.
+   *
+   * @param options See {@linkcode WebTransportSendStreamOptions}.
+   * @returns The stream.
+   * @throws {TypeError} If the group is another session's.
+   * @throws {DOMException} `InvalidStateError` if the session is over, `QuotaExceededError` if the server allows no more streams for now.
+   */
+  async createUnidirectionalStream(
+    options: WebTransportSendStreamOptions = {},
+  ): Promise<WebTransportSendStream> {
+    const half = await this.#open(
+      options,
+      (session, wireOptions) => session.createSendHalf(wireOptions),
+    );
+    return new WebTransportSendStream(new SendSource(this.#streams!, half, options));
+  }
+
+  /**
+   * Creates a group, to count streams together.
+   *
+   * @returns The group.
+   * @throws {DOMException} `InvalidStateError`, if the session is over.
+   */
+  createSendGroup(): WebTransportSendGroup {
+    if (this.#isOver) throw invalidState("create group");
+    const state: GroupState = { streams: new Set(), endedBytes: 0 };
+    const group = new WebTransportSendGroup(state);
+    this.#groups.set(group, state);
+    return group;
+  }
+
+  /**
+   * Closes the session; what was not sent yet may be lost. Before `ready` it gives up,
+   * so that `ready` and `closed` reject. Idempotent.
+   *
+   * @param closeInfo Code and reason; none by default.
+   */
+  close(closeInfo: WebTransportCloseInfo = {}): void {
+    const { closeCode = 0, reason = "" } = closeInfo;
+    const info = { closeCode: closeCode >>> 0, reason: String(reason).toWellFormed() };
+    if (this.#isOver) return;
+    if (this.#state === "connecting") {
+      this.#fail(W3C_ERRORS.session("The session was closed before it was ready"));
+      this.#dialer.abort();
+      return;
+    }
+    this.#session!.closeWith(info);
+    this.#close(info);
+  }
+
+  /**
+   * Counts bytes and datagrams, once the session is ready.
+   *
+   * @returns The counters.
+   * @throws {DOMException} `InvalidStateError`, if the session broke or never was.
+   */
+  async getStats(): Promise<WebTransportConnectionStats> {
+    if (this.#state === "connecting") await this.#ready.promise.catch(() => {});
+    if (this.#state === "failed") throw invalidState("get stats");
+    const { bytesSent = 0, bytesReceived = 0 } = await this.#session!.getStats();
+    const datagrams = this.#queues.stats;
+    // What others do on a shared connection is theirs.
+    return this.#options.allowPooling ? { datagrams } : { bytesSent, bytesReceived, datagrams };
+  }
+
+  /** Closes, and waits for it; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    await this.closed.catch(() => {});
+  }
+
+  /** Whether it is over: for its user, or already for the wire. */
+  get #isOver(): boolean {
+    return this.#state === "closed" || this.#state === "failed" ||
+      this.#state === "connected" && this.#session!.isOver;
+  }
+
+  async #run(): Promise<void> {
+    try {
+      if (this.#options.serverCertificateHashes?.length === 0) {
+        throw W3C_ERRORS.session("No certificate hash has a known algorithm");
+      }
+      const session = this.#session = await this.#dialer.request();
+      if (this.#state === "connecting") this.#attach(session);
+      await session.ready;
+      if (this.#state === "connecting") this.#establish();
+      const info = await session.closed;
+      this.#close(info);
+    } catch (error) {
+      this.#fail(sessionError(error));
+    } finally {
+      await this.#session?.closed.catch(() => {});
+      this.#gone.resolve();
+    }
+  }
+
+  #attach(session: Http3Session): void {
+    this.#streams = {
+      halves: session.halves,
+      isOver: () => session.isOver,
+      connectionError: (cause) => session.connectionError(cause),
+      groupOf: (group, error) => this.#groupOf(group, error),
+    };
+    session.draining.then(() => this.#draining.resolve());
+    session.datagrams.receive((datagram) => this.#queues.deliver(datagram));
+  }
+
+  #establish(): void {
+    this.#state = "connected";
+    this.#responseHeaders = new ResponseHeaders(this.#answer);
+    this.#queues.connect(this.#session!.datagrams);
+    this.#ready.resolve();
+  }
+
+  /** Either end closed the session. */
+  #close(info: WebTransportCloseInfo): void {
+    if (this.#state === "connected") {
+      this.#state = "closed";
+      this.#closeInfo = info;
+      this.#end(this.#session!.connectionError(undefined), false);
+      void this.#settle(() => this.#closed.resolve(this.#closeInfo!));
+    }
+  }
+
+  /** The session broke, or never was. */
+  #fail(error: Error): void {
+    if (this.#state === "closed" || this.#state === "failed") return;
+    this.#state = "failed";
+    this.#end(error, true);
+    this.#ready.reject(error);
+    void this.#settle(() => this.#closed.reject(error));
+  }
+
+  #end(error: Error, isBroken: boolean): void {
+    this.#queues.end();
+    for (const sink of this.#sinks) sink.end(error, isBroken);
+    this.#source.end(error, isBroken);
+    this.#bidirectional.end(isBroken ? error : undefined);
+    this.#unidirectional.end(isBroken ? error : undefined);
+  }
+
+  /** Dialing that was given up may not end soon. */
+  async #settle(settle: () => void): Promise<void> {
+    const { promise: late, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, GIVE_UP_TIMEOUT_MS);
+    await Promise.race([this.#gone.promise, late]);
+    clearTimeout(timer);
+    settle();
+  }
+
+  async #live(what: string): Promise<Http3Session> {
+    if (this.#state === "connecting") await this.#ready.promise.catch(() => {});
+    if (this.#isOver) throw invalidState(what);
+    return this.#session!;
+  }
+
+  async #open<T>(
+    { sendGroup = null, sendOrder, waitUntilAvailable = false }: WebTransportSendStreamOptions,
+    open: (
+      session: Http3Session,
+      options: { readonly waitUntilAvailable: boolean; readonly sendOrder?: number },
+    ) => Promise<T>,
+  ): Promise<T> {
+    this.#groupOf(sendGroup, "TypeError");
+    const session = await this.#live("open stream");
+    const order = wireOrder(sendOrder);
+    try {
+      // The order of all others is 0, and costs nothing.
+      return await open(session, {
+        waitUntilAvailable: Boolean(waitUntilAvailable),
+        ...(order === 0 ? {} : { sendOrder: order }),
+      });
+    } catch (error) {
+      if (error instanceof RangeError) throw new QuotaExceededError(error.message);
+      throw invalidState("open stream");
+    }
+  }
+
+  #groupOf(group: WebTransportSendGroup | null, error: ForeignGroupError): GroupState | undefined {
+    if (group === null) return undefined;
+    const state = this.#groups.get(group);
+    if (state !== undefined) return state;
+    const message = "Cannot use send group: it must be one of the same session";
+    throw error === "TypeError" ? new TypeError(message) : new DOMException(message, error);
+  }
+}
+
+/** Headers that can not be changed. */
+class ResponseHeaders extends Headers {
+  constructor(fields: readonly Field[]) {
+    const isShown = ([name]: Field) => !name.startsWith(":") && !HIDDEN_HEADERS.includes(name);
+    super(fields.filter(isShown).map(([name, value]): [string, string] => [name, value]));
+  }
+
+  override append(): void {
+    throw new TypeError("Cannot change headers: they are the server's");
+  }
+
+  override set(): void {
+    this.append();
+  }
+
+  override delete(): void {
+    this.append();
+  }
+}
+
+/** `protocol` has the one; the other is for who keeps cookies. */
+const HIDDEN_HEADERS = ["wt-protocol", "set-cookie"];

@@ -1,0 +1,48 @@
+import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { TimeoutError } from "../errors.ts";
+import { within } from "./within.ts";
+
+Deno.test("within() gives what the promise gives, and discards nothing of it", async () => {
+  const { signal } = new AbortController();
+  const discarded: unknown[] = [];
+  const options = { signal, timeoutMs: 1_000, discard: (late: unknown) => discarded.push(late) };
+  assertEquals(await within(Promise.resolve(1), options), 1);
+  const failure = new Error("no");
+  assertStrictEquals(await assertRejects(() => within(Promise.reject(failure), options)), failure);
+  assertEquals(discarded, []);
+});
+
+Deno.test("within() discards what comes too late, by time and by signal", async () => {
+  using time = new FakeTime();
+  const controller = new AbortController();
+  for (const options of [{ timeoutMs: 100 }, { signal: controller.signal, timeoutMs: Infinity }]) {
+    const { promise, resolve } = Promise.withResolvers<string>();
+    const discarded: string[] = [];
+    const outcome = within(promise, { ...options, discard: (late) => void discarded.push(late) })
+      .catch((error) => error);
+    await time.tickAsync(100);
+    controller.abort("enough");
+    const error = await outcome;
+    if (options.signal) assertEquals(error, "enough");
+    else assertEquals(String(error), "TimeoutError: Cannot wait longer than 100 ms");
+    resolve("late");
+    await time.runMicrotasks();
+    assertEquals(discarded, ["late"]);
+  }
+});
+
+Deno.test("within() does not wait with a signal that is aborted, nor for a failure after it", async () => {
+  const signal = AbortSignal.abort("enough");
+  const failing = Promise.reject(new Error("Unseen"));
+  assertEquals(await within(failing, { signal }).catch((reason) => reason), "enough");
+});
+
+Deno.test("within() says what was too late, and refuses times that are none", async () => {
+  const never = new Promise<never>(() => {});
+  const late = "Cannot catch the tide within";
+  await assertRejects(() => within(never, { late, timeoutMs: 0 }), TimeoutError, `${late} 0 ms`);
+  for (const timeoutMs of [-1, NaN]) {
+    await assertRejects(() => within(never, { timeoutMs }), RangeError, `received ${timeoutMs}`);
+  }
+});
