@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { TimeoutError } from "../../errors.ts";
 import type { OpenStreamOptions } from "../connection.ts";
+import { within } from "../within.ts";
 
 /**
  * Waits for a stream, as long as its user does. The runtime can not be told to
@@ -17,27 +17,13 @@ import type { OpenStreamOptions } from "../connection.ts";
  * @returns The stream.
  * @throws {TimeoutError} If `timeoutMs` passed first.
  */
-export async function opened<T>(
+export function opened<T>(
   opening: Promise<T>,
   options: OpenStreamOptions,
   handlers: { readonly late: (stream: T) => void },
 ): Promise<T> {
   const { signal, timeoutMs } = options;
-  if (signal === undefined && timeoutMs === undefined) return await opening;
-  const { promise: givenUp, reject } = Promise.withResolvers<never>();
-  const onAbort = () => reject(signal?.reason);
-  signal?.addEventListener("abort", onAbort, { once: true });
-  const timer = timeoutMs === undefined ? undefined : setTimeout(() => {
-    const message = `Cannot open stream: the peer allowed none within ${timeoutMs} ms`;
-    reject(new TimeoutError(message, timeoutMs));
-  }, timeoutMs);
-  try {
-    return await Promise.race([opening, givenUp]);
-  } catch (error) {
-    opening.then(handlers.late, () => {});
-    throw error;
-  } finally {
-    clearTimeout(timer);
-    signal?.removeEventListener("abort", onAbort);
-  }
+  if (signal === undefined && timeoutMs === undefined) return opening;
+  const late = "Cannot open stream: the peer allowed none within";
+  return within(opening, { late, signal, timeoutMs, discard: handlers.late });
 }

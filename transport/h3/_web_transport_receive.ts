@@ -17,6 +17,11 @@ export interface WebTransportReceiveStreamStats {
 
 /** What is behind a stream that receives. */
 export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
+  /** See {@linkcode StreamHalf}. */
+  previous: StreamHalf | undefined = undefined;
+  /** See {@linkcode StreamHalf}. */
+  next: StreamHalf | undefined = undefined;
+
   /** It is a byte stream. */
   readonly type = "bytes";
   /** Bytes that came. */

@@ -5,7 +5,7 @@
  * @module
  */
 import type { DirectWritable, SendStream } from "../connection.ts";
-import type { StreamHalf } from "./stream.ts";
+import type { StreamHalf, StreamHalves } from "./stream.ts";
 import { viewOf } from "./_web_transport_options.ts";
 
 /** What QUIC takes; above it are the heads of streams. */
@@ -59,7 +59,7 @@ export type ForeignGroupError = "TypeError" | "InvalidStateError";
 /** Whose streams they are. */
 export interface StreamsOwner {
   /** Those to be ended with the session. */
-  readonly halves: Set<StreamHalf>;
+  readonly halves: StreamHalves;
   /** Whether the session is over. */
   isOver(): boolean;
   /** Why it is. */
@@ -104,6 +104,11 @@ export class WebTransportSendGroup {
 
 /** What is behind a stream that sends. */
 export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
+  /** See {@linkcode StreamHalf}. */
+  previous: StreamHalf | undefined = undefined;
+  /** See {@linkcode StreamHalf}. */
+  next: StreamHalf | undefined = undefined;
+
   /** Bytes that were written. */
   bytes = 0;
   /** The group, as it was set. */

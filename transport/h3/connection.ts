@@ -6,11 +6,13 @@
  * @module
  */
 import { ConnectionError } from "../../errors.ts";
-import { type QuicEnding, quicEnding } from "./quic.ts";
-import { H3Error, H3ProtocolError } from "./error_codes.ts";
+import { type EarlyStream, EarlyStreams } from "./_early_streams.ts";
 import { refusalOf } from "./_request_fields.ts";
+import { readHead, type StreamHead } from "./_stream_head.ts";
+import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import { decodeIdPayload, encodeFrame, FrameParser, FrameType } from "./frames.ts";
 import { decodeFields, encodeFields, type Field } from "./qpack.ts";
+import { type QuicEnding, quicEnding } from "./quic.ts";
 import { Http3Request } from "./request.ts";
 import {
   type ConnectStream,
@@ -19,7 +21,6 @@ import {
   type SessionErrors,
   type SessionLink,
   SKEIN_ERRORS,
-  type StreamHead,
   UNIDIRECTIONAL_STREAM,
 } from "./session.ts";
 import {
@@ -36,11 +37,8 @@ import {
 import { concat, FIRST_READ_BYTES, type SendHalf } from "./stream.ts";
 import { readVarint, varintLengthAt } from "./varint.ts";
 
-/** Streams that came before their session; draft-ietf-webtrans-http3, section 4.6, wants a bound. */
-const MAX_EARLY_STREAMS = 64;
-
-/** How long streams wait for their session, and requests for the peer's settings, in milliseconds. */
-const EARLY_TIMEOUT_MS = 5_000;
+/** How long a request waits for the client's settings, in milliseconds. */
+const SETTINGS_TIMEOUT_MS = 5_000;
 
 /** A client that was told no address of a session by then is not here for one, in milliseconds. */
 const FIRST_REQUEST_TIMEOUT_MS = 10_000;
@@ -94,13 +92,6 @@ export interface ConnectOptions {
   readonly errors?: SessionErrors | undefined;
 }
 
-interface EarlyStream {
-  readonly id: number;
-  readonly at: number;
-  readonly accept: (session: Http3Session) => void;
-  readonly refuse: () => void;
-}
-
 /** One HTTP/3 connection. */
 export class Http3Connection implements SessionLink {
   /** The QUIC connection. */
@@ -117,7 +108,7 @@ export class Http3Connection implements SessionLink {
   /** They have to live as long as the connection; nothing is ever read from them. */
   readonly #critical: unknown[] = [];
   readonly #uniqueTypes = new Set<number>();
-  #early: EarlyStream[] = [];
+  readonly #early = new EarlyStreams();
   #nextId = 0;
   #fault: H3ProtocolError | undefined;
   #isOver = false;
@@ -125,7 +116,6 @@ export class Http3Connection implements SessionLink {
   #isRefusing = false;
   #toFlush: SendHalf[] | undefined;
   #idle: ReturnType<typeof setTimeout> | undefined;
-  #earlyTimer: ReturnType<typeof setTimeout> | undefined;
 
   /**
    * Speaks HTTP/3 on a QUIC connection, beginning with the settings.
@@ -243,7 +233,6 @@ export class Http3Connection implements SessionLink {
     if (this.#isOver) return;
     this.#isOver = true;
     clearTimeout(this.#idle);
-    clearTimeout(this.#earlyTimer);
     this.conn.close({ closeCode: code, reason });
   }
 
@@ -275,7 +264,7 @@ export class Http3Connection implements SessionLink {
   /** See {@linkcode SessionLink.sessionEnded}. */
   sessionEnded(session: Http3Session): Promise<void> | undefined {
     if (!this.#sessions.delete(session.id)) return undefined;
-    this.#refuseEarly(({ id }) => id === session.id);
+    this.#early.refuse(session.id);
     if (this.#sessions.size > 0 || this.#isOver) return undefined;
     const { side, isPooled = false } = this.#options;
     if (side === "server" || isPooled) {
@@ -290,9 +279,7 @@ export class Http3Connection implements SessionLink {
   #add(session: Http3Session): void {
     clearTimeout(this.#idle);
     this.#sessions.set(session.id, session);
-    const early = this.#early.filter(({ id }) => id === session.id);
-    this.#early = this.#early.filter(({ id }) => id !== session.id);
-    for (const { accept } of early) accept(session);
+    this.#early.accept(session);
   }
 
   async #run(): Promise<QuicEnding> {
@@ -310,8 +297,7 @@ export class Http3Connection implements SessionLink {
     const end = await ending;
     this.#isOver = true;
     clearTimeout(this.#idle);
-    clearTimeout(this.#earlyTimer);
-    this.#refuseEarly(() => true);
+    this.#early.clear();
     if (this.#peerSettings === undefined) {
       this.#settings.reject(new ConnectionError(`The connection broke: ${end.reason}`));
     }
@@ -356,13 +342,18 @@ export class Http3Connection implements SessionLink {
     const reader = stream.getReader({ mode: "byob" });
     const head = await readHead(reader, UNIDIRECTIONAL_STREAM);
     if (head === undefined) return;
-    const { type, sessionId, held, isFull } = head;
+    const { type, held } = head;
     switch (type) {
-      case UNIDIRECTIONAL_STREAM:
-        return this.#deliver(sessionId!, {
-          accept: (session) => session.acceptUnidirectional({ reader, held, isFull }),
+      case UNIDIRECTIONAL_STREAM: {
+        const sessionId = head.sessionId!;
+        const session = this.#sessionOf(sessionId);
+        if (session !== undefined) return session.acceptUnidirectional(head);
+        return this.#hold({
+          sessionId,
+          accept: (late) => late.acceptUnidirectional(head),
           refuse: () => void reader.cancel().catch(() => {}),
         });
+      }
       case StreamType.control:
         this.#critical.push(reader);
         this.#checkOnce("control stream", StreamType.control);
@@ -452,16 +443,9 @@ export class Http3Connection implements SessionLink {
     try {
       const head = await readHead(reader, FrameType.webTransportStream);
       if (head === undefined) return void stream.writable.abort().catch(() => {});
-      const { type, sessionId, held, isFull, whole } = head;
-      if (type === FrameType.webTransportStream) {
+      if (head.type === FrameType.webTransportStream) {
         this.#unread.delete(id);
-        return this.#deliver(sessionId!, {
-          accept: (session) => session.acceptBidirectional(stream, { reader, held, isFull }),
-          refuse: () => {
-            reader.cancel().catch(() => {});
-            stream.writable.abort().catch(() => {});
-          },
-        });
+        return this.#deliver(stream, head);
       }
       if (side === "client") {
         throw new H3ProtocolError(
@@ -470,7 +454,7 @@ export class Http3Connection implements SessionLink {
         );
       }
       const frames = new FrameParser();
-      frames.push(whole);
+      frames.push(head.whole);
       const connect = { id, reader, frames, writer: stream.writable.getWriter() };
       try {
         await this.#request(connect, await readFields(reader, frames));
@@ -485,8 +469,22 @@ export class Http3Connection implements SessionLink {
       }
     } finally {
       this.#unread.delete(id);
-      if (!this.#sessions.has(id)) this.#refuseEarly((early) => early.id === id);
+      if (!this.#sessions.has(id)) this.#early.refuse(id);
     }
+  }
+
+  #deliver(stream: Deno.QuicBidirectionalStream, head: StreamHead): void {
+    const sessionId = head.sessionId!;
+    const session = this.#sessionOf(sessionId);
+    if (session !== undefined) return session.acceptBidirectional(stream, head);
+    this.#hold({
+      sessionId,
+      accept: (late) => late.acceptBidirectional(stream, head),
+      refuse: () => {
+        head.reader.cancel().catch(() => {});
+        stream.writable.abort().catch(() => {});
+      },
+    });
   }
 
   async #request(connect: ConnectStream, fields: readonly Field[]): Promise<void> {
@@ -502,7 +500,7 @@ export class Http3Connection implements SessionLink {
 
   /** Gives up on a peer that does not send any. */
   async #settingsInTime(peer: "client" | "server"): Promise<Settings> {
-    const settings = await withinTime(this.#settings.promise, EARLY_TIMEOUT_MS);
+    const settings = await withinTime(this.#settings.promise, SETTINGS_TIMEOUT_MS);
     if (settings !== undefined) return settings;
     const message = `The ${peer} sent no SETTINGS in time`;
     this.fail(new H3ProtocolError(H3Error.missingSettings, message));
@@ -540,38 +538,23 @@ export class Http3Connection implements SessionLink {
     session.refuse(errors.session("The server chose a subprotocol that was not offered"));
   }
 
-  #deliver(sessionId: number, stream: Pick<EarlyStream, "accept" | "refuse">): void {
-    if (sessionId % 4 !== 0) {
-      throw new H3ProtocolError(
-        H3Error.idError,
-        `Expected the number of a CONNECT stream, received ${sessionId}`,
-      );
-    }
+  /** The session of a stream, if it is there. */
+  #sessionOf(sessionId: number): Http3Session | undefined {
     const session = this.#sessions.get(sessionId);
-    if (session !== undefined) return stream.accept(session);
+    if (session !== undefined || sessionId % 4 === 0) return session;
+    throw new H3ProtocolError(
+      H3Error.idError,
+      `Expected the number of a CONNECT stream, received ${sessionId}`,
+    );
+  }
+
+  /** Has a stream wait for its session, if that may still come. */
+  #hold(stream: EarlyStream): void {
+    const { sessionId } = stream;
     // QUIC hands over streams in their order: what came before and is no session will be none.
     const mayCome = sessionId >= this.#nextId || this.#unread.has(sessionId);
-    const isServer = this.#options.side === "server";
-    if (!isServer || !mayCome || this.#isOver) return stream.refuse();
-    if (this.#early.length >= MAX_EARLY_STREAMS) this.#early.shift()!.refuse();
-    this.#early.push({ id: sessionId, at: Date.now(), ...stream });
-    this.#earlyTimer ??= setTimeout(() => this.#expireEarly(), EARLY_TIMEOUT_MS);
-  }
-
-  #expireEarly(): void {
-    this.#earlyTimer = undefined;
-    const before = Date.now() - EARLY_TIMEOUT_MS;
-    this.#refuseEarly(({ at }) => at <= before);
-    const [first] = this.#early;
-    if (first === undefined) return;
-    this.#earlyTimer = setTimeout(() => this.#expireEarly(), first.at - before);
-  }
-
-  #refuseEarly(isMeant: (stream: EarlyStream) => boolean): void {
-    if (this.#early.length === 0) return;
-    const refused = this.#early.filter(isMeant);
-    this.#early = this.#early.filter((stream) => !isMeant(stream));
-    for (const { refuse } of refused) refuse();
+    if (this.#options.side === "server" && mayCome && !this.#isOver) this.#early.hold(stream);
+    else stream.refuse();
   }
 
   async #readDatagrams(): Promise<void> {
@@ -626,57 +609,6 @@ export function encodeControlHead(
   const settings = side === "server" ? serverSettings(limits) : clientSettings(limits);
   const frame = encodeFrame(FrameType.settings, encodeSettings(settings));
   return concat(Uint8Array.of(StreamType.control), frame);
-}
-
-/** What began a stream. */
-interface Head {
-  readonly type: number;
-  readonly sessionId: number | undefined;
-  /** What came after the head. */
-  readonly held: Uint8Array | undefined;
-  /** Whether there is surely more: what was read filled its buffer. */
-  readonly isFull: boolean;
-  /** All of it. */
-  readonly whole: Uint8Array;
-}
-
-/** Reads a stream's type, and the session after it; `undefined` if the stream ends before. */
-async function readHead(
-  reader: ReadableStreamBYOBReader,
-  sessionType: number,
-): Promise<Head | undefined> {
-  let bytes: Uint8Array | undefined;
-  while (true) {
-    let result;
-    try {
-      result = await reader.read(new Uint8Array(FIRST_READ_BYTES));
-    } catch {
-      return undefined; // Reset, or the connection is over.
-    }
-    if (result.done) return undefined;
-    bytes = bytes === undefined ? result.value : concat(bytes, result.value);
-    const head = parseHead(bytes, sessionType);
-    if (head !== undefined) return head;
-  }
-}
-
-function parseHead(bytes: Uint8Array, sessionType: number): Head | undefined {
-  const length = varintLengthAt(bytes[0]!);
-  if (bytes.byteLength < length) return undefined;
-  const isFull = bytes.byteLength === FIRST_READ_BYTES;
-  const type = readVarint(bytes, 0);
-  if (type !== sessionType) {
-    return { type, sessionId: undefined, held: rest(bytes, length), isFull, whole: bytes };
-  }
-  if (bytes.byteLength === length) return undefined;
-  const end = length + varintLengthAt(bytes[length]!);
-  if (bytes.byteLength < end) return undefined;
-  const sessionId = readVarint(bytes, length);
-  return { type, sessionId, held: rest(bytes, end), isFull, whole: bytes };
-}
-
-function rest(bytes: Uint8Array, at: number): Uint8Array | undefined {
-  return at === bytes.byteLength ? undefined : bytes.subarray(at);
 }
 
 /** Reads the HEADERS frame that a request begins with. */

@@ -7,6 +7,7 @@
  */
 import { TimeoutError } from "../../errors.ts";
 import type { OpenStreamOptions } from "../connection.ts";
+import { startTimer } from "../within.ts";
 
 /** Somebody who waits for credit. */
 interface Waiter {
@@ -118,15 +119,14 @@ export class SendCredit {
   async #wait(wanted: number, { signal, timeoutMs }: OpenStreamOptions): Promise<number> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const waiter = { resolve, reject };
-    // It keeps its place until it has taken, so that nobody comes between.
-    this.#waiters.add(waiter);
+    const timer = startTimer(timeoutMs, (ms) => {
+      const message = `Cannot open stream: the peer granted no ${this.#what} within ${ms} ms`;
+      reject(new TimeoutError(message, ms));
+    });
     const onAbort = () => reject(signal?.reason);
     signal?.addEventListener("abort", onAbort, { once: true });
-    const timer = timeoutMs === undefined ? undefined : setTimeout(() => {
-      const message =
-        `Cannot open stream: the peer granted no ${this.#what} within ${timeoutMs} ms`;
-      reject(new TimeoutError(message, timeoutMs));
-    }, timeoutMs);
+    // It keeps its place until it has taken, so that nobody comes between.
+    this.#waiters.add(waiter);
     try {
       await promise;
       return this.#takeSome(wanted);

@@ -16,8 +16,9 @@ import type {
   ReceiveStream,
   SendStream,
 } from "../connection.ts";
+import type { StreamHead } from "./_stream_head.ts";
 import { opened } from "./_opening.ts";
-import { type QuicEnding, type StreamFailure } from "./quic.ts";
+import type { QuicEnding, StreamFailure } from "./quic.ts";
 import {
   CapsuleParser,
   CapsuleType,
@@ -31,8 +32,15 @@ import { SessionDatagrams } from "./datagrams.ts";
 import { fromHttp3StreamCode, H3Error, H3ProtocolError } from "./error_codes.ts";
 import { ReceiveCredit, SendCredit } from "./flow_control.ts";
 import { encodeFrame, type FrameParser, FrameType } from "./frames.ts";
-import { type DataCredit, Http3Stream, ReceiveHalf, SendHalf } from "./stream.ts";
-import type { StreamHalf, StreamOwner } from "./stream.ts";
+import {
+  type DataCredit,
+  Http3Stream,
+  ReceiveHalf,
+  SendHalf,
+  type StreamHalf,
+  StreamHalves,
+  type StreamOwner,
+} from "./stream.ts";
 import type { FlowControlLimits } from "./settings.ts";
 import { varintLength, writeVarint } from "./varint.ts";
 
@@ -121,7 +129,7 @@ export class Http3Session implements Connection, StreamOwner {
   /** No codes of resets, which the runtime can not send. */
   readonly capabilities: ConnectionCapabilities = CAPABILITIES;
   /** Open streams; they end with the session. */
-  readonly halves: Set<StreamHalf> = new Set();
+  readonly halves: StreamHalves = new StreamHalves();
   /** Bytes handed to streams. */
   bytesSent = 0;
   /** Bytes taken from streams. */
@@ -635,7 +643,7 @@ export class Http3Session implements Connection, StreamOwner {
     this.#ending = ending;
     const error = () => this.#error!;
     if (this.halves.size > 0) {
-      this.#failed = [...this.halves];
+      this.#failed = this.halves.toArray();
       for (const half of this.#failed) half.fail(error());
     }
     for (const queue of [this.#bidirectional, this.#unidirectional]) {
@@ -683,16 +691,6 @@ export interface SessionCreditPair {
   readonly ours: FlowControlLimits;
   /** By the peer. */
   readonly theirs: FlowControlLimits;
-}
-
-/** A stream whose head was read. */
-export interface StreamHead {
-  /** Reads the rest. */
-  readonly reader: ReadableStreamBYOBReader;
-  /** What came with the head. */
-  readonly held: Uint8Array | undefined;
-  /** Whether there is surely more. */
-  readonly isFull: boolean;
 }
 
 /** Type of a unidirectional WebTransport stream. */

@@ -40,6 +40,10 @@ const MAX_SMALL_READS = 16;
 
 /** One direction of a stream, which ends with its session at the latest. */
 export interface StreamHalf {
+  /** Its neighbours in {@linkcode StreamHalves}. */
+  previous: StreamHalf | undefined;
+  /** See `previous`. */
+  next: StreamHalf | undefined;
   /**
    * Ends it at this end.
    *
@@ -48,6 +52,55 @@ export interface StreamHalf {
   fail(error: unknown): void;
   /** Ends one that failed on the wire too, once the peer knows of the session's end. */
   release(): void;
+}
+
+/**
+ * The halves that are open: a list through the halves themselves. A `Set` that
+ * streams come and go by leaves tables behind, which keep the streams that were
+ * in them from the quick collections of garbage.
+ */
+export class StreamHalves {
+  #first: StreamHalf | undefined = undefined;
+  #size = 0;
+
+  /** How many there are. */
+  get size(): number {
+    return this.#size;
+  }
+
+  /**
+   * Adds a half.
+   *
+   * @param half One that is in no list.
+   */
+  add(half: StreamHalf): void {
+    half.next = this.#first;
+    if (this.#first !== undefined) this.#first.previous = half;
+    this.#first = half;
+    this.#size++;
+  }
+
+  /**
+   * Takes a half off; one that is not in the list stays so.
+   *
+   * @param half The half.
+   */
+  delete(half: StreamHalf): void {
+    const { previous, next } = half;
+    if (previous !== undefined) previous.next = next;
+    else if (this.#first === half) this.#first = next;
+    else return;
+    if (next !== undefined) next.previous = previous;
+    half.previous = half.next = undefined;
+    this.#size--;
+  }
+
+  /** All of them, to be gone through while they come and go. */
+  toArray(): StreamHalf[] {
+    const halves: StreamHalf[] = [];
+    for (let half = this.#first; half !== undefined; half = half.next) halves.push(half);
+    return halves;
+  }
 }
 
 /** Credit for bytes, where both ends count. */
@@ -61,7 +114,7 @@ export interface DataCredit {
 /** Whose streams they are: a session. */
 export interface StreamOwner {
   /** Those that are open. */
-  readonly halves: Set<StreamHalf>;
+  readonly halves: StreamHalves;
   /** Bytes handed to the wire. */
   bytesSent: number;
   /** Bytes taken from the wire. */
@@ -78,6 +131,11 @@ export interface StreamOwner {
 
 /** The direction that the peer writes. */
 export class ReceiveHalf implements StreamHalf, DirectReadable {
+  /** See {@linkcode StreamHalf}. */
+  previous: StreamHalf | undefined = undefined;
+  /** See {@linkcode StreamHalf}. */
+  next: StreamHalf | undefined = undefined;
+
   readonly #owner: StreamOwner;
   readonly #reader: ReadableStreamBYOBReader;
   readonly #onEnd: (() => void) | undefined;
@@ -242,6 +300,11 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
 
 /** The direction that this end writes. */
 export class SendHalf implements StreamHalf, DirectWritable {
+  /** See {@linkcode StreamHalf}. */
+  previous: StreamHalf | undefined = undefined;
+  /** See {@linkcode StreamHalf}. */
+  next: StreamHalf | undefined = undefined;
+
   readonly #owner: StreamOwner;
   readonly #stream: Deno.QuicSendStream;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;

@@ -1,0 +1,517 @@
+/**
+ * A QUIC peer made of bytes, in either role: it knows nothing of HTTP/3 but
+ * what a test writes.
+ *
+ * @module
+ */
+import { encodeFrame, FrameParser, FrameType } from "../transport/h3/frames.ts";
+import { decodeFields, encodeFields, type Field } from "../transport/h3/qpack.ts";
+import { encodeSettings, SettingId } from "../transport/h3/settings.ts";
+import { encodeVarint } from "../transport/h3/varint.ts";
+import type { Connection } from "../transport/connection.ts";
+import { devCertificate } from "../transport/dev_certificate.ts";
+import type { CertificateHash } from "../transport/webtransport.ts";
+import {
+  listenWebTransport,
+  type ListenWebTransportOptions,
+  type WebTransportListener,
+  type WebTransportRequest,
+} from "../transport/webtransport_server.ts";
+
+/** How the other end saw a connection end. */
+export interface RawEnding {
+  /** The code of the other end; `undefined` if the connection was lost. */
+  readonly closeCode: number | undefined;
+  /** The reason of the other end, or what happened. */
+  readonly reason: string;
+}
+
+/** Settings that announce WebTransport, and no credit. */
+export const PLAIN_SETTINGS: readonly (readonly [number, number])[] = [
+  [SettingId.enableConnectProtocol, 1],
+  [SettingId.h3Datagram, 1],
+  [SettingId.enableWebTransport, 1],
+];
+
+/** Options for {@linkcode RawPeer.dial}. */
+export interface RawDialOptions extends Deno.QuicTransportOptions {
+  /** What the server's certificate is trusted by. */
+  readonly hashes: readonly CertificateHash[];
+  /** In place of `h3`. */
+  readonly alpn?: string;
+}
+
+/** Options for {@linkcode RawPeer.request}. */
+export interface RawRequestOptions {
+  /** In place of the usual ones. */
+  readonly fields?: readonly Field[];
+  /** Beside the usual ones. */
+  readonly more?: readonly Field[];
+}
+
+/** What a good request has. */
+export const REQUEST_FIELDS: readonly Field[] = [
+  [":method", "CONNECT"],
+  [":protocol", "webtransport"],
+  [":scheme", "https"],
+  [":authority", "localhost"],
+  [":path", "/"],
+];
+
+/** Joins bytes and varints. */
+export function bytesOf(...parts: readonly (Uint8Array | number)[]): Uint8Array<ArrayBuffer> {
+  const pieces = parts.map((part) => typeof part === "number" ? encodeVarint(part) : part);
+  const joined = new Uint8Array(pieces.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    joined.set(piece, at);
+    at += piece.length;
+  }
+  return joined;
+}
+
+/** A SETTINGS frame. */
+export function settingsFrame(
+  settings: Iterable<readonly [number, number]> = PLAIN_SETTINGS,
+): Uint8Array<ArrayBuffer> {
+  return encodeFrame(FrameType.settings, encodeSettings(settings));
+}
+
+/** A HEADERS frame. */
+export function headersFrame(fields: Iterable<Field>): Uint8Array<ArrayBuffer> {
+  return encodeFrame(FrameType.headers, encodeFields(fields));
+}
+
+/** A capsule in a DATA frame. */
+export function capsuleFrame(type: number, payload: Uint8Array): Uint8Array<ArrayBuffer> {
+  return encodeFrame(FrameType.data, bytesOf(type, payload.length, payload));
+}
+
+/** The writing end of a stream. */
+export class RawSend {
+  readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
+  /** Its number. */
+  readonly id: number;
+
+  /** Takes over a stream. */
+  constructor(stream: Deno.QuicSendStream) {
+    this.id = Number(stream.id);
+    this.#writer = stream.getWriter();
+    this.#writer.closed.catch(() => {});
+  }
+
+  /** Writes bytes. */
+  write(...parts: readonly (Uint8Array | number)[]): Promise<void> {
+    return this.#writer.write(bytesOf(...parts));
+  }
+
+  /** Writes bytes, each in a write of its own. */
+  async trickle(bytes: Uint8Array): Promise<void> {
+    for (const byte of bytes) {
+      await this.write(Uint8Array.of(byte));
+      // Otherwise they leave in one packet.
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+
+  /** Ends it. */
+  end(): Promise<void> {
+    return this.#writer.close();
+  }
+}
+
+/** The reading end of a stream. */
+export class RawReceive {
+  readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
+  readonly #frames = new FrameParser();
+
+  /** Takes over a stream. */
+  constructor(stream: Deno.QuicReceiveStream) {
+    this.#reader = stream.getReader();
+  }
+
+  /** Reads what comes next; `undefined` at the end. */
+  async read(): Promise<Uint8Array | undefined> {
+    return (await this.#reader.read()).value;
+  }
+
+  /** Reads to the end. */
+  async readAll(): Promise<Uint8Array> {
+    let all = new Uint8Array();
+    for (let bytes; (bytes = await this.read()) !== undefined;) all = bytesOf(all, bytes);
+    return all;
+  }
+
+  /** Reads so many bytes, or more. */
+  async readAtLeast(count: number): Promise<Uint8Array> {
+    let all = new Uint8Array();
+    while (all.length < count) {
+      const bytes = await this.read();
+      if (bytes === undefined) throw new Error(`ended after ${all.length} of ${count} bytes`);
+      all = bytesOf(all, bytes);
+    }
+    return all;
+  }
+
+  /** Reads a frame, or a piece of a DATA frame; `undefined` at the end. */
+  async frame(): Promise<{ type: number; payload: Uint8Array } | undefined> {
+    while (true) {
+      const frame = this.#frames.next();
+      if (frame !== undefined) return frame;
+      const bytes = await this.read();
+      if (bytes === undefined) return undefined;
+      this.#frames.push(bytes);
+    }
+  }
+
+  /** Reads HEADERS. */
+  async fields(): Promise<Map<string, string>> {
+    const frame = await this.frame();
+    if (frame?.type !== FrameType.headers) throw new Error(`no HEADERS, but ${frame?.type}`);
+    return new Map(decodeFields(frame.payload));
+  }
+
+  /** Reads no more. */
+  cancel(): void {
+    this.#reader.cancel().catch(() => {});
+  }
+}
+
+/** Both ends of a stream. */
+export class RawStream {
+  /** Its number. */
+  readonly id: number;
+  /** What this end writes. */
+  readonly send: RawSend;
+  /** What the other end writes. */
+  readonly receive: RawReceive;
+
+  /** Takes over a stream. */
+  constructor(stream: Deno.QuicBidirectionalStream) {
+    this.send = new RawSend(stream.writable);
+    this.receive = new RawReceive(stream.readable);
+    this.id = this.send.id;
+  }
+
+  /** The status that the other end answers with. */
+  async status(): Promise<number> {
+    return Number((await this.receive.fields()).get(":status"));
+  }
+}
+
+/** One end of a QUIC connection. */
+export class RawPeer implements AsyncDisposable {
+  /** The connection. */
+  readonly conn: Deno.QuicConn;
+  /** Resolves with how the other end ended it. */
+  readonly ending: Promise<RawEnding>;
+  readonly #endpoint: Deno.QuicEndpoint | undefined;
+  readonly #bidirectional: ReadableStreamDefaultReader<Deno.QuicBidirectionalStream>;
+  readonly #unidirectional: ReadableStreamDefaultReader<Deno.QuicReceiveStream>;
+  /** What is collected as garbage ends for the other end. */
+  readonly #kept: (RawSend | RawReceive | RawStream)[] = [];
+
+  /** Takes over a connection, and its endpoint if it is its own. */
+  constructor(conn: Deno.QuicConn, endpoint?: Deno.QuicEndpoint) {
+    this.conn = conn;
+    this.#endpoint = endpoint;
+    this.#bidirectional = conn.incomingBidirectionalStreams.getReader();
+    this.#unidirectional = conn.incomingUnidirectionalStreams.getReader();
+    this.ending = conn.closed.then(
+      ({ closeCode, reason }) => ({ closeCode, reason }),
+      (error) => ({ closeCode: undefined, reason: String(error) }),
+    );
+  }
+
+  /** Dials a server on this machine. */
+  static async dial(port: number, options: RawDialOptions): Promise<RawPeer> {
+    const { hashes, alpn = "h3", ...transport } = options;
+    const endpoint = new Deno.QuicEndpoint({ hostname: "127.0.0.1" });
+    const quic: Deno.ConnectQuicOptions<false> & { serverCertificateHashes: CertificateHash[] } = {
+      hostname: "127.0.0.1",
+      port,
+      alpnProtocols: [alpn],
+      endpoint,
+      serverCertificateHashes: [...hashes],
+      ...transport,
+    };
+    try {
+      return new RawPeer(await Deno.connectQuic(quic), endpoint);
+    } catch (error) {
+      endpoint.close();
+      throw error;
+    }
+  }
+
+  /** Opens a unidirectional stream. */
+  async uni(...parts: readonly (Uint8Array | number)[]): Promise<RawSend> {
+    const stream = new RawSend(await this.conn.createUnidirectionalStream());
+    this.#kept.push(stream);
+    if (parts.length > 0) await stream.write(...parts);
+    return stream;
+  }
+
+  /** Opens a bidirectional stream. */
+  async bidi(...parts: readonly (Uint8Array | number)[]): Promise<RawStream> {
+    const stream = new RawStream(await this.conn.createBidirectionalStream());
+    this.#kept.push(stream);
+    if (parts.length > 0) await stream.send.write(...parts);
+    return stream;
+  }
+
+  /** Opens the control stream. */
+  control(
+    settings: Iterable<readonly [number, number]> = PLAIN_SETTINGS,
+  ): Promise<RawSend> {
+    return this.uni(0x00, settingsFrame(settings));
+  }
+
+  /** Asks for a session. */
+  request(options: RawRequestOptions = {}): Promise<RawStream> {
+    const { fields = REQUEST_FIELDS, more = [] } = options;
+    return this.bidi(headersFrame([...fields, ...more]));
+  }
+
+  /** The next bidirectional stream of the other end. */
+  async nextBidi(): Promise<RawStream> {
+    const { value } = await this.#bidirectional.read();
+    if (value === undefined) throw new Error("no stream came");
+    const stream = new RawStream(value);
+    this.#kept.push(stream);
+    return stream;
+  }
+
+  /** The next unidirectional stream of the other end. */
+  async nextUni(): Promise<RawReceive> {
+    const { value } = await this.#unidirectional.read();
+    if (value === undefined) throw new Error("no stream came");
+    const stream = new RawReceive(value);
+    this.#kept.push(stream);
+    return stream;
+  }
+
+  /** Closes the connection. */
+  close(closeCode = 0x100, reason = ""): void {
+    this.conn.close({ closeCode, reason });
+  }
+
+  /** Closes it, and leaves nothing. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    await this.ending;
+    this.#endpoint?.close();
+  }
+}
+
+/** A QUIC server that does nothing. */
+export class RawServer implements AsyncDisposable {
+  /** Its port. */
+  readonly port: number;
+  readonly #endpoint: Deno.QuicEndpoint;
+  readonly #listener: Deno.QuicListener;
+  readonly #peers: RawPeer[] = [];
+
+  /** Listens. */
+  constructor(
+    certificate: { readonly cert: string; readonly key: string },
+    transport: Deno.QuicTransportOptions & { readonly alpn?: string } = {},
+  ) {
+    const { alpn = "h3", ...rest } = transport;
+    this.#endpoint = new Deno.QuicEndpoint({ hostname: "127.0.0.1", port: 0 });
+    this.port = this.#endpoint.addr.port;
+    const { cert, key } = certificate;
+    this.#listener = this.#endpoint.listen({ cert, key, alpnProtocols: [alpn], ...rest });
+  }
+
+  /** The next connection. */
+  async accept(): Promise<RawPeer> {
+    const peer = new RawPeer(await (await this.#listener.incoming()).accept());
+    this.#peers.push(peer);
+    return peer;
+  }
+
+  /** Closes all connections, and stops listening. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const peer of this.#peers) await peer[Symbol.asyncDispose]();
+    this.#listener.stop();
+    this.#endpoint.close();
+  }
+}
+
+/** The server under test, whose requests are taken one by one, or accepted as they come. */
+export class TestServer implements AsyncDisposable {
+  /** What listens. */
+  readonly listener: WebTransportListener;
+  /** What it is trusted by. */
+  readonly hashes: readonly CertificateHash[];
+  readonly #requests: AsyncGenerator<WebTransportRequest>;
+
+  /** Listens. */
+  constructor(options: Partial<ListenWebTransportOptions> = {}) {
+    const certificate = devCertificate({ cacheFolder: null });
+    this.hashes = certificate.hashes;
+    this.listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate, ...options });
+    this.#requests = this.listener[Symbol.asyncIterator]();
+  }
+
+  /** Its port. */
+  get port(): number {
+    return this.listener.address.port;
+  }
+
+  /** Its address. */
+  get url(): string {
+    return `https://127.0.0.1:${this.port}/`;
+  }
+
+  /** The next request. */
+  async request(): Promise<WebTransportRequest> {
+    const { value } = await this.#requests.next();
+    if (value === undefined) throw new Error("no request came");
+    return value;
+  }
+
+  /** Accepts the next session. */
+  async accept(): Promise<Connection> {
+    return (await this.request()).accept();
+  }
+
+  /** A raw peer that has not said anything yet. */
+  dial(options: Partial<RawDialOptions> = {}): Promise<RawPeer> {
+    return RawPeer.dial(this.port, { hashes: this.hashes, ...options });
+  }
+
+  /** A raw peer with a session. */
+  async open(
+    settings: Iterable<readonly [number, number]> = PLAIN_SETTINGS,
+  ): Promise<RawSession> {
+    const peer = await this.dial();
+    await peer.control(settings);
+    return await this.ask(peer);
+  }
+
+  /** Another session of a raw peer. */
+  async ask(peer: RawPeer): Promise<RawSession> {
+    const connect = await peer.request();
+    const session = await this.accept();
+    const status = await connect.status();
+    if (status !== 200) throw new Error(`refused with ${status}`);
+    return {
+      peer,
+      connect,
+      session,
+      [Symbol.asyncDispose]: () => peer[Symbol.asyncDispose](),
+    };
+  }
+
+  /** Closes. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.listener.close();
+  }
+}
+
+/** Both ends of a session. */
+export interface RawSession extends AsyncDisposable {
+  /** The raw end's connection. */
+  readonly peer: RawPeer;
+  /** The raw end's CONNECT stream. */
+  readonly connect: RawStream;
+  /** The end under test. */
+  readonly session: Connection;
+}
+
+/** Larger than what QUIC sends. */
+const MAX_PACKET_BYTES = 2_048;
+
+/** A socket of the runtime's unstable interface. */
+interface DatagramSocket {
+  readonly addr: Deno.NetAddr;
+  receive(buffer: Uint8Array): Promise<[Uint8Array, Deno.NetAddr]>;
+  send(bytes: Uint8Array, to: Deno.NetAddr): Promise<number>;
+  close(): void;
+}
+
+/** Binds a UDP socket to a free port of this machine. */
+export function bindUdp(): DatagramSocket {
+  const { listenDatagram } = Deno as unknown as {
+    listenDatagram(options: {
+      readonly transport: "udp";
+      readonly hostname: string;
+      readonly port: number;
+    }): DatagramSocket;
+  };
+  return listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+}
+
+/** A path between one client and a server that can be cut, or held up. */
+export class UdpRelay implements AsyncDisposable {
+  readonly #front = bindUdp();
+  readonly #back = bindUdp();
+  readonly #server: Deno.NetAddr;
+  readonly #loops: Promise<void[]>;
+  readonly #held: Uint8Array[] = [];
+  #client: Deno.NetAddr | undefined;
+  #state: "open" | "held" | "cut" = "open";
+
+  /** Relays to a port of this machine. */
+  constructor(port: number) {
+    this.#server = { transport: "udp", hostname: "127.0.0.1", port };
+    this.#loops = Promise.all([
+      this.#relay(this.#front, async (packet, from) => {
+        this.#client = from;
+        if (this.#state === "held") this.#held.push(packet.slice());
+        else await this.#back.send(packet, this.#server);
+      }),
+      this.#relay(this.#back, async (packet) => {
+        if (this.#client !== undefined) await this.#front.send(packet, this.#client);
+      }),
+    ]);
+  }
+
+  /** Where to dial. */
+  get port(): number {
+    return this.#front.addr.port;
+  }
+
+  /** How many packets of the client are held up. */
+  get heldCount(): number {
+    return this.#held.length;
+  }
+
+  /** Loses all packets from now on. */
+  cut(): void {
+    this.#state = "cut";
+  }
+
+  /** Holds up what the client sends. */
+  hold(): void {
+    this.#state = "held";
+  }
+
+  /** Lets go of what was held up, at once. */
+  async release(): Promise<void> {
+    this.#state = "open";
+    for (const packet of this.#held.splice(0)) await this.#back.send(packet, this.#server);
+  }
+
+  /** Closes the sockets. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#front.close();
+    this.#back.close();
+    await this.#loops;
+  }
+
+  async #relay(
+    socket: DatagramSocket,
+    pass: (packet: Uint8Array, from: Deno.NetAddr) => Promise<void>,
+  ): Promise<void> {
+    try {
+      while (true) {
+        const [packet, from] = await socket.receive(new Uint8Array(MAX_PACKET_BYTES));
+        if (this.#state !== "cut") await pass(packet, from);
+      }
+    } catch {
+      // It was closed.
+    }
+  }
+}

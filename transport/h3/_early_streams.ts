@@ -1,0 +1,83 @@
+/**
+ * Streams that came before their session: packets overtake each other.
+ *
+ * @module
+ */
+import type { Http3Session } from "./session.ts";
+
+/** How many; draft-ietf-webtrans-http3, section 4.6, wants a bound. The oldest is refused. */
+const MAX_EARLY_STREAMS = 64;
+
+/** How long they wait, in milliseconds. */
+const EARLY_TIMEOUT_MS = 5_000;
+
+/** A stream that waits for its session. */
+export interface EarlyStream {
+  /** The session's number. */
+  readonly sessionId: number;
+  /** Hands it over. */
+  readonly accept: (session: Http3Session) => void;
+  /** Ends it. */
+  readonly refuse: () => void;
+}
+
+/** The streams of one connection that wait for their sessions. */
+export class EarlyStreams {
+  #streams: (EarlyStream & { readonly since: number })[] = [];
+  #timer: ReturnType<typeof setTimeout> | undefined = undefined;
+
+  /**
+   * Holds a stream.
+   *
+   * @param stream The stream.
+   */
+  hold(stream: EarlyStream): void {
+    if (this.#streams.length >= MAX_EARLY_STREAMS) this.#streams.shift()!.refuse();
+    this.#streams.push({ ...stream, since: Date.now() });
+    this.#timer ??= setTimeout(() => this.#expire(), EARLY_TIMEOUT_MS);
+  }
+
+  /**
+   * Hands over the streams of a session that came.
+   *
+   * @param session The session.
+   */
+  accept(session: Http3Session): void {
+    for (const { accept } of this.#take(({ sessionId }) => sessionId === session.id)) {
+      accept(session);
+    }
+  }
+
+  /**
+   * Refuses the streams of a session that will never be, or is over.
+   *
+   * @param sessionId Its number.
+   */
+  refuse(sessionId: number): void {
+    if (this.#streams.length === 0) return;
+    for (const { refuse } of this.#take((stream) => stream.sessionId === sessionId)) refuse();
+  }
+
+  /** Refuses all. */
+  clear(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    for (const { refuse } of this.#streams.splice(0)) refuse();
+  }
+
+  #take(isMeant: (stream: EarlyStream & { readonly since: number }) => boolean): EarlyStream[] {
+    if (this.#streams.length === 0) return [];
+    const taken = this.#streams.filter(isMeant);
+    this.#streams = this.#streams.filter((stream) => !isMeant(stream));
+    return taken;
+  }
+
+  #expire(): void {
+    this.#timer = undefined;
+    const before = Date.now() - EARLY_TIMEOUT_MS;
+    for (const { refuse } of this.#take(({ since }) => since <= before)) refuse();
+    const [first] = this.#streams;
+    if (first === undefined) return;
+    this.#timer = setTimeout(() => this.#expire(), first.since - before);
+  }
+}

@@ -1,0 +1,701 @@
+import { assert, assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import {
+  bytesOf,
+  capsuleFrame,
+  headersFrame,
+  PLAIN_SETTINGS,
+  type RawPeer,
+  RawServer,
+  REQUEST_FIELDS,
+  settingsFrame,
+  TestServer,
+} from "../../tests/raw_http3.ts";
+import { until } from "../../tests/servers.ts";
+import { soon } from "../../tests/sessions.ts";
+import { directReadable, directStream } from "../direct.ts";
+import { devCertificate } from "../dev_certificate.ts";
+import { dialWebTransport } from "../webtransport_client.ts";
+import { Http3Connection } from "./connection.ts";
+import { H3Error } from "./error_codes.ts";
+import { encodeFrame, FrameType } from "./frames.ts";
+import { encodeFields, type Field } from "./qpack.ts";
+import { SettingId } from "./settings.ts";
+
+/** Frame, stream, setting and capsule type that is reserved so that nobody relies on it. */
+const GREASE = 0x1f * 7 + 0x21;
+
+const NOTHING = new Uint8Array();
+const TEXT = new TextEncoder().encode("hello");
+
+/** What a peer does, and the code that it is told. */
+type Faults = Record<string, [code: number, act: (peer: RawPeer) => Promise<unknown>]>;
+
+/** Faults that end the connection whichever end commits them. */
+const FAULTS_OF_BOTH: Faults = {
+  "opens two control streams": [H3Error.streamCreationError, async (peer) => {
+    await peer.control();
+    await peer.control();
+  }],
+  "begins its control stream with GOAWAY": [
+    H3Error.missingSettings,
+    (peer) => peer.uni(0, encodeFrame(FrameType.goaway, Uint8Array.of(0)), settingsFrame()),
+  ],
+  "begins its control stream with DATA": [
+    H3Error.missingSettings,
+    (peer) => peer.uni(0, encodeFrame(FrameType.data, TEXT)),
+  ],
+  "sends SETTINGS twice": [
+    H3Error.frameUnexpected,
+    (peer) => peer.uni(0, settingsFrame(), settingsFrame()),
+  ],
+  "ends its control stream": [H3Error.closedCriticalStream, async (peer) => {
+    await (await peer.control()).end();
+  }],
+  "ends its control stream before the settings": [
+    H3Error.closedCriticalStream,
+    async (peer) => await (await peer.uni(0)).end(),
+  ],
+  "sends DATA on the control stream": [
+    H3Error.frameUnexpected,
+    (peer) => peer.uni(0, settingsFrame(), encodeFrame(FrameType.data, TEXT)),
+  ],
+  "sends HEADERS on the control stream": [
+    H3Error.frameUnexpected,
+    (peer) => peer.uni(0, settingsFrame(), headersFrame(REQUEST_FIELDS)),
+  ],
+  "sends PUSH_PROMISE on the control stream": [
+    H3Error.frameUnexpected,
+    (peer) => peer.uni(0, settingsFrame(), encodeFrame(FrameType.pushPromise, TEXT)),
+  ],
+  "sends a frame of HTTP/2 on the control stream": [
+    H3Error.frameUnexpected,
+    (peer) => peer.uni(0, settingsFrame(), encodeFrame(0x8, TEXT)),
+  ],
+  "sends the head of a stream on the control stream": [
+    H3Error.frameError,
+    (peer) => peer.uni(0, settingsFrame(), 0x41, 0),
+  ],
+  "sends SETTINGS of 2^40 bytes": [
+    H3Error.excessiveLoad,
+    (peer) => peer.uni(0, FrameType.settings, 2 ** 40, TEXT),
+  ],
+  "sends truncated settings": [
+    H3Error.frameError,
+    (peer) => peer.uni(0, encodeFrame(FrameType.settings, Uint8Array.of(0x33))),
+  ],
+  "sends a setting twice": [
+    H3Error.settingsError,
+    (peer) => peer.control([...PLAIN_SETTINGS, [SettingId.h3Datagram, 1]]),
+  ],
+  "sends a setting of HTTP/2": [
+    H3Error.settingsError,
+    (peer) => peer.control([...PLAIN_SETTINGS, [0x4, 1]]),
+  ],
+  "sends a switch that is neither on nor off": [
+    H3Error.settingsError,
+    (peer) => peer.control([[SettingId.h3Datagram, 2]]),
+  ],
+  "sends GOAWAY that is no number": [
+    H3Error.frameError,
+    (peer) => peer.uni(0, settingsFrame(), encodeFrame(FrameType.goaway, NOTHING)),
+  ],
+  "opens a second QPACK encoder stream": [H3Error.streamCreationError, async (peer) => {
+    await peer.uni(2);
+    await peer.uni(2);
+  }],
+  "opens a second QPACK decoder stream": [H3Error.streamCreationError, async (peer) => {
+    await peer.uni(3);
+    await peer.uni(3);
+  }],
+  "opens a stream for the session 1": [H3Error.idError, (peer) => peer.uni(0x54, 1)],
+  "opens a bidirectional stream for the session 6": [H3Error.idError, (peer) => peer.bidi(0x41, 6)],
+};
+
+/** Faults of a client. */
+const FAULTS_OF_CLIENT: Faults = {
+  "opens a push stream": [H3Error.streamCreationError, (peer) => peer.uni(1, 0)],
+  "sends DATA before HEADERS": [
+    H3Error.frameUnexpected,
+    (peer) => peer.bidi(encodeFrame(FrameType.data, TEXT)),
+  ],
+  "sends SETTINGS on a request": [H3Error.frameUnexpected, (peer) => peer.bidi(settingsFrame())],
+  "sends garbage in place of QPACK": [
+    H3Error.qpackDecompressionFailed,
+    (peer) => peer.bidi(encodeFrame(FrameType.headers, new Uint8Array(40).fill(0xff))),
+  ],
+  "refers to the dynamic table": [
+    H3Error.qpackDecompressionFailed,
+    (peer) => peer.bidi(encodeFrame(FrameType.headers, Uint8Array.of(0, 0, 0x80))),
+  ],
+  "sends no QPACK at all": [
+    H3Error.qpackDecompressionFailed,
+    (peer) => peer.bidi(encodeFrame(FrameType.headers, NOTHING)),
+  ],
+  "sends HEADERS of 2^40 bytes": [
+    H3Error.excessiveLoad,
+    (peer) => peer.bidi(FrameType.headers, 2 ** 40, TEXT),
+  ],
+  "sends fields that are too large": [
+    H3Error.excessiveLoad,
+    // A static field of more than a thousand bytes takes one.
+    (peer) =>
+      peer.bidi(encodeFrame(FrameType.headers, bytesOf(0, 0, new Uint8Array(3_000).fill(0xd6)))),
+  ],
+  "ends a request inside its HEADERS": [H3Error.frameError, async (peer) => {
+    const request = await peer.bidi(headersFrame(REQUEST_FIELDS).subarray(0, -1));
+    await request.send.end();
+  }],
+  "sends a frame of HTTP/2 on a request": [
+    H3Error.frameUnexpected,
+    (peer) => peer.bidi(encodeFrame(0x6, TEXT)),
+  ],
+  "sends the head of a stream inside of one": [
+    H3Error.frameError,
+    (peer) => peer.bidi(encodeFrame(GREASE, TEXT), 0x41, 0),
+  ],
+};
+
+for (const [fault, [code, act]] of Object.entries({ ...FAULTS_OF_BOTH, ...FAULTS_OF_CLIENT })) {
+  Deno.test(`Http3Connection closes with 0x${code.toString(16)} when a client ${fault}`, async () => {
+    await using server = new TestServer();
+    await using peer = await server.dial();
+    await act(peer);
+    const { closeCode } = await soon(peer.ending);
+    assertEquals(closeCode, code);
+    await until(() => server.listener.connectionCount === 0);
+    // Nobody else noticed.
+    await using other = await server.open();
+    assertEquals(other.session.protocol, "");
+  });
+}
+
+Deno.test("Http3Connection closes with 0x104 when the control stream is reset", async () => {
+  const { promise: closed, resolve } = Promise.withResolvers<Deno.QuicCloseInfo>();
+  let pulls = 0;
+  const control = new ReadableStream({
+    type: "bytes",
+    pull(controller) {
+      if (pulls++ > 0) return controller.error(new Error("stream reset by peer: error 256"));
+      const bytes = bytesOf(0, settingsFrame());
+      (controller.byobRequest!.view as Uint8Array).set(bytes);
+      controller.byobRequest!.respond(bytes.length);
+    },
+  });
+  // The runtime can not reset a stream, so that nobody here can be such a peer.
+  const conn = {
+    closed,
+    close: resolve,
+    createUnidirectionalStream: () => Promise.resolve(new WritableStream()),
+    incomingUnidirectionalStreams: ReadableStream.from([control]),
+    incomingBidirectionalStreams: new ReadableStream(),
+  };
+  const connection = new Http3Connection(conn as unknown as Deno.QuicConn, { side: "server" });
+  assertEquals((await soon(connection.ending)).closeCode, H3Error.closedCriticalStream);
+  assertEquals(connection.fault?.h3Code, H3Error.closedCriticalStream);
+});
+
+/** Datagrams that belong to no session that could be. */
+const BAD_DATAGRAMS: Record<string, Uint8Array> = {
+  "nothing": NOTHING,
+  "half of a number": Uint8Array.of(0x40),
+  "a number that no stream has": new Uint8Array(9).fill(0xff),
+};
+
+for (const [what, datagram] of Object.entries(BAD_DATAGRAMS)) {
+  Deno.test(`Http3Connection closes with 0x33 when a datagram is ${what}`, async () => {
+    await using server = new TestServer();
+    await using raw = await server.open();
+    const reading = raw.session.datagrams.readable.getReader().read().catch(({ name }) => name);
+    await raw.peer.conn.sendDatagram(datagram);
+    assertEquals((await soon(raw.peer.ending)).closeCode, H3Error.datagramError);
+    assertEquals(await soon(reading), "ConnectionError");
+  });
+}
+
+/** Faults of a server; the client has asked for a session by then. */
+const FAULTS_OF_SERVER: Faults = {
+  "opens a push stream": [H3Error.idError, (peer) => peer.uni(1, 0)],
+  "opens a request": [
+    H3Error.streamCreationError,
+    (peer) => peer.bidi(headersFrame(REQUEST_FIELDS)),
+  ],
+  "lacks WebTransport": [
+    H3Error.requirementsNotMet,
+    (peer) => peer.control([[SettingId.enableConnectProtocol, 1], [SettingId.h3Datagram, 1]]),
+  ],
+  "lacks datagrams": [
+    H3Error.requirementsNotMet,
+    (peer) => peer.control([[SettingId.webTransportEnabled, 1]]),
+  ],
+  "answers with DATA first": [H3Error.frameUnexpected, async (peer) => {
+    await peer.control();
+    await (await peer.nextBidi()).send.write(encodeFrame(FrameType.data, TEXT));
+  }],
+  "answers with garbage in place of QPACK": [H3Error.qpackDecompressionFailed, async (peer) => {
+    await peer.control();
+    await (await peer.nextBidi()).send.write(
+      encodeFrame(FrameType.headers, new Uint8Array(40).fill(0xff)),
+    );
+  }],
+  "answers with HEADERS of 2^40 bytes": [H3Error.excessiveLoad, async (peer) => {
+    await peer.control();
+    await (await peer.nextBidi()).send.write(FrameType.headers, 2 ** 40);
+  }],
+};
+
+const certificate = devCertificate({ cacheFolder: null });
+
+for (const [fault, [code, act]] of Object.entries({ ...FAULTS_OF_BOTH, ...FAULTS_OF_SERVER })) {
+  Deno.test(`Http3Connection closes with 0x${code.toString(16)} when a server ${fault}`, async () => {
+    await using server = new RawServer(certificate);
+    const dialing = dialWebTransport(`https://127.0.0.1:${server.port}/`, {
+      serverCertificateHashes: certificate.hashes,
+    }).then(() => undefined, (error) => error);
+    const peer = await server.accept();
+    await act(peer);
+    const { closeCode } = await soon(peer.ending);
+    assertEquals(closeCode, code);
+    const error = await soon(dialing);
+    assert(error === undefined || error.name === "ConnectionError", String(error));
+  });
+}
+
+/** Things that are odd, and no fault. */
+const ODDITIES: Record<string, (peer: RawPeer) => Promise<unknown>> = {
+  "unknown frames, settings and streams": async (peer) => {
+    await peer.uni(
+      0,
+      settingsFrame([...PLAIN_SETTINGS, [GREASE, 5], [2 ** 50, 2 ** 50]]),
+      encodeFrame(GREASE, TEXT),
+      encodeFrame(2 ** 40, TEXT),
+    );
+    await peer.uni(GREASE, TEXT);
+    await peer.uni(2 ** 50, TEXT);
+  },
+  "MAX_PUSH_ID and GOAWAY": (peer) =>
+    peer.uni(
+      0,
+      settingsFrame(),
+      encodeFrame(FrameType.maxPushId, Uint8Array.of(8)),
+      encodeFrame(FrameType.goaway, Uint8Array.of(0)),
+    ),
+  "a control stream byte by byte": async (peer) => {
+    const stream = await peer.uni();
+    await stream.trickle(bytesOf(0, settingsFrame(), encodeFrame(GREASE, TEXT)));
+  },
+  "settings after the request": async (peer) => {
+    queueMicrotask(() => peer.control().catch(() => {}));
+    await Promise.resolve();
+  },
+  "QPACK streams": async (peer) => {
+    await peer.control();
+    await peer.uni(2, 0x20);
+    await peer.uni(3);
+  },
+  "streams that end before their head": async (peer) => {
+    await peer.control();
+    await (await peer.uni()).end();
+    await (await peer.uni(Uint8Array.of(0x40))).end();
+    await (await peer.uni(0x54)).end();
+    const empty = await peer.bidi();
+    await empty.send.end();
+    assertEquals(await empty.receive.readAll(), NOTHING);
+    const half = await peer.bidi(0x41);
+    await half.send.end();
+    assertEquals(await half.receive.readAll(), NOTHING);
+  },
+  "streams of sessions that are over": async (peer) => {
+    await peer.control();
+    const refused = await peer.request({
+      fields: [...REQUEST_FIELDS.slice(1), [":method", "GET"]],
+    });
+    assertEquals(await refused.status(), 405);
+    const late = await peer.bidi(0x41, refused.id, TEXT);
+    assertEquals(await late.receive.readAll(), NOTHING);
+  },
+  "datagrams for nobody": async (peer) => {
+    await peer.control();
+    await peer.conn.sendDatagram(bytesOf(5_000, TEXT));
+  },
+};
+
+for (const [oddity, act] of Object.entries(ODDITIES)) {
+  Deno.test(`Http3Connection does not mind ${oddity}`, async () => {
+    await using server = new TestServer();
+    await using peer = await server.dial();
+    await act(peer);
+    const { session, connect } = await soon(server.ask(peer));
+    // Datagrams for nobody, while they are read.
+    await peer.conn.sendDatagram(bytesOf(4_000, TEXT));
+    const stream = await peer.bidi(0x41, connect.id, TEXT);
+    await stream.send.end();
+    const { value } = await soon(session.incomingBidirectionalStreams.getReader().read());
+    const direct = directStream(value!);
+    assertEquals(await direct.read(), TEXT);
+    await direct.write(TEXT);
+    await direct.close();
+    assertEquals(await soon(stream.receive.readAll()), TEXT);
+  });
+}
+
+/** Answers to requests that are no sessions. */
+const REFUSALS: Record<string, [status: number, fields: readonly Field[]]> = {
+  "GET": [405, with_({ ":method": "GET", ":protocol": undefined })],
+  "POST": [405, with_({ ":method": "POST", ":protocol": undefined })],
+  "CONNECT without a protocol": [501, with_({ ":protocol": undefined })],
+  "an unknown protocol": [501, with_({ ":protocol": "websocket" })],
+  "no scheme": [400, with_({ ":scheme": undefined })],
+  "the scheme http": [400, with_({ ":scheme": "http" })],
+  "no authority": [400, with_({ ":authority": undefined })],
+  "an empty authority": [400, with_({ ":authority": "" })],
+  "an authority with a user": [400, with_({ ":authority": "me@localhost" })],
+  "an authority that is none": [400, with_({ ":authority": "[::" })],
+  "no path": [400, with_({ ":path": undefined })],
+  "a path without a slash": [400, with_({ ":path": "*" })],
+  "no method": [400, with_({ ":method": undefined })],
+  "two paths": [400, [...REQUEST_FIELDS, [":path", "/admin"]]],
+  "two methods": [400, [[":method", "GET"], ...REQUEST_FIELDS]],
+  "an unknown pseudo-header": [400, [...REQUEST_FIELDS, [":secret", "1"]]],
+  "a status": [400, [...REQUEST_FIELDS, [":status", "200"]]],
+  "a pseudo-header behind a header": [400, [["accept", "*/*"], ...REQUEST_FIELDS]],
+  "a header of HTTP/1.1": [400, [...REQUEST_FIELDS, ["connection", "upgrade"]]],
+  "chunks of HTTP/1.1": [400, [...REQUEST_FIELDS, ["transfer-encoding", "chunked"]]],
+};
+
+function with_(changes: Record<string, string | undefined>): Field[] {
+  const fields = new Map<string, string>(REQUEST_FIELDS);
+  for (const [name, value] of Object.entries(changes)) {
+    if (value === undefined) fields.delete(name);
+    else fields.set(name, value);
+  }
+  return [...fields];
+}
+
+for (const [what, [status, fields]] of Object.entries(REFUSALS)) {
+  Deno.test(`Http3Connection refuses a request with ${status} for ${what}`, async () => {
+    await using server = new TestServer();
+    await using peer = await server.dial();
+    await peer.control();
+    const request = await peer.request({ fields });
+    assertEquals(await soon(request.status()), status);
+    assertEquals(await soon(request.receive.read()), undefined);
+    assertEquals(server.listener.sessionCount, 0);
+    // It is a fault of the request alone.
+    const { session } = await soon(server.ask(peer));
+    assertEquals(session.protocol, "");
+  });
+}
+
+/** Names and values that QPACK can carry, and HTTP does not allow. */
+const MALFORMED_FIELDS: Record<string, Uint8Array> = {
+  "a name in upper case": bytesOf(Uint8Array.of(0x22, 0x58, 0x59, 1, 0x31)),
+  "an empty name": bytesOf(Uint8Array.of(0x20, 1, 0x31)),
+  "a space in a name": bytesOf(Uint8Array.of(0x22, 0x20, 0x59, 1, 0x31)),
+  "a line break in a value": bytesOf(Uint8Array.of(0x22, 0x78, 0x79, 1, 0x0a)),
+};
+
+for (const [what, field] of Object.entries(MALFORMED_FIELDS)) {
+  Deno.test(`Http3Connection refuses a request with 400 for ${what}`, async () => {
+    await using server = new TestServer();
+    await using peer = await server.dial();
+    await peer.control();
+    const section = bytesOf(encodeFields(REQUEST_FIELDS), field);
+    const request = await peer.bidi(encodeFrame(FrameType.headers, section));
+    assertEquals(await soon(request.status()), 400);
+    assertEquals(peer.conn.protocol, "h3");
+    await soon(server.ask(peer));
+  });
+}
+
+Deno.test("Http3Connection answers a request that ends before its head", async () => {
+  await using server = new TestServer();
+  await using first = await server.open();
+  const request = await first.peer.bidi(encodeFrame(GREASE, TEXT));
+  await request.send.end();
+  await soon(request.receive.readAll());
+  // The sessions beside it stay.
+  await first.connect.send.write(capsuleFrame(GREASE, TEXT));
+  await soon(server.ask(first.peer));
+});
+
+Deno.test("Http3Connection accepts the protocol webtransport-h3", async () => {
+  await using server = new TestServer();
+  await using peer = await server.dial();
+  await peer.control();
+  const request = await peer.request({ fields: with_({ ":protocol": "webtransport-h3" }) });
+  (await soon(server.request())).accept();
+  assertEquals(await soon(request.status()), 200);
+});
+
+Deno.test("Http3Request.protocols is empty when the header is malformed", async () => {
+  await using server = new TestServer();
+  await using peer = await server.dial();
+  await peer.control();
+  for (const value of ['"a", b', "a", '"a', "(", "", '"a",', '"a";x=']) {
+    const request = await peer.request({ more: [["wt-available-protocols", value]] });
+    const asked = await soon(server.request());
+    assertEquals(asked.protocols, [], value);
+    asked.refuse(404);
+    assertEquals(await soon(request.status()), 404);
+  }
+});
+
+Deno.test("Http3Connection reads a request byte by byte, and waits for the settings", async () => {
+  await using server = new TestServer();
+  await using peer = await server.dial();
+  const request = await peer.bidi();
+  await request.send.trickle(bytesOf(encodeFrame(GREASE, TEXT), headersFrame(REQUEST_FIELDS)));
+  const settings = await peer.uni();
+  await settings.trickle(bytesOf(0, settingsFrame()));
+  const asked = await soon(server.request());
+  assertEquals(asked.url, "https://localhost/");
+  asked.accept();
+  assertEquals(await soon(request.status()), 200);
+});
+
+Deno.test("Http3Connection reads the heads of streams byte by byte", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  const { peer, connect, session } = raw;
+  const bidi = await peer.bidi();
+  await bidi.send.trickle(bytesOf(0x41, connect.id, TEXT));
+  await bidi.send.end();
+  const uni = await peer.uni();
+  // Four bytes for what fits in two, and eight for what fits in one.
+  await uni.trickle(
+    bytesOf(Uint8Array.of(0x80, 0, 0, 0x54, 0xc0, 0, 0, 0, 0, 0, 0, connect.id), TEXT),
+  );
+  await uni.end();
+  const one = await soon(session.incomingBidirectionalStreams.getReader().read());
+  const other = await soon(session.incomingUnidirectionalStreams.getReader().read());
+  for (const readable of [one.value!.readable, other.value!]) {
+    assertEquals(await new Response(readable).bytes(), TEXT);
+  }
+});
+
+Deno.test("Http3Connection holds streams that come before their session", async () => {
+  await using server = new TestServer();
+  await using peer = await server.dial();
+  await peer.control();
+  // The request has the number 0, and comes last.
+  const request = await peer.bidi();
+  const bidi = await peer.bidi(0x41, request.id, TEXT);
+  await bidi.send.end();
+  const uni = await peer.uni(0x54, request.id, TEXT);
+  await uni.end();
+  await request.send.write(headersFrame(REQUEST_FIELDS));
+  const session = await soon(server.accept());
+  const one = await soon(session.incomingBidirectionalStreams.getReader().read());
+  const other = await soon(session.incomingUnidirectionalStreams.getReader().read());
+  for (const readable of [one.value!.readable, other.value!]) {
+    assertEquals(await new Response(readable).bytes(), TEXT);
+  }
+});
+
+Deno.test("Http3Connection holds at most 64 streams, and ends the oldest", async () => {
+  await using server = new TestServer();
+  await using peer = await server.dial();
+  await peer.control();
+  const request = await peer.bidi();
+  const streams = [];
+  for (let i = 0; i < 70; i++) streams.push(await peer.bidi(0x41, request.id, i));
+  // These six are over by now.
+  for (const { receive } of streams.slice(0, 6)) {
+    assertEquals(await soon(receive.readAll()), NOTHING);
+  }
+  await request.send.write(headersFrame(REQUEST_FIELDS));
+  const session = await soon(server.accept());
+  const reader = session.incomingBidirectionalStreams.getReader();
+  const came = [];
+  for (let i = 0; i < 64; i++) {
+    const { value } = await soon(reader.read());
+    came.push((await directStream(value!).read())!.at(-1)!);
+  }
+  assertEquals(came.toSorted((a, b) => a - b), Array.from({ length: 64 }, (_, i) => i + 6));
+});
+
+/** Time that stands still, and a peer that came in it. */
+interface Frozen {
+  readonly time: FakeTime;
+  readonly server: TestServer;
+  readonly peer: RawPeer;
+}
+
+async function frozen(act: (frozen: Frozen) => Promise<void>): Promise<void> {
+  await using server = new TestServer();
+  using time = new FakeTime();
+  {
+    await using peer = await server.dial();
+    await becomes(() => server.listener.connectionCount === 1);
+    await act({ time, server, peer });
+  }
+  await becomes(() => server.listener.connectionCount === 0);
+}
+
+/** The same as `until()`, where time stands still. */
+async function becomes(holds: () => boolean): Promise<void> {
+  while (!holds()) await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** Has a server read all that came before. */
+async function isRead(peer: RawPeer): Promise<void> {
+  for (let i = 0; i < 3; i++) {
+    const empty = await peer.bidi();
+    await empty.send.end();
+    await empty.receive.readAll();
+  }
+}
+
+Deno.test("Http3Connection ends held streams when no session came within five seconds", async () => {
+  await frozen(async ({ time, server, peer }) => {
+    await peer.control();
+    const request = await peer.bidi();
+    const early = await peer.bidi(0x41, request.id, TEXT);
+    await isRead(peer);
+    await time.tickAsync(4_900);
+    const late = await peer.bidi(0x41, request.id, TEXT);
+    await isRead(peer);
+    await time.tickAsync(200);
+    assertEquals(await early.receive.readAll(), NOTHING);
+    await request.send.write(headersFrame(REQUEST_FIELDS));
+    const session = await server.accept();
+    // The later one is still there.
+    const { value } = await session.incomingBidirectionalStreams.getReader().read();
+    const stream = directStream(value!);
+    assertEquals(await stream.read(), TEXT);
+    await stream.close();
+    assertEquals(await late.receive.readAll(), NOTHING);
+  });
+});
+
+Deno.test("Http3Connection ends held streams when their session is refused", async () => {
+  await using server = new TestServer();
+  await using peer = await server.dial();
+  await peer.control();
+  const request = await peer.bidi();
+  const early = await peer.bidi(0x41, request.id, TEXT);
+  await request.send.write(headersFrame(with_({ ":protocol": "websocket" })));
+  assertEquals(await soon(request.status()), 501);
+  assertEquals(await soon(early.receive.readAll()), NOTHING);
+});
+
+Deno.test("Http3Connection closes when the client sends no settings within five seconds", async () => {
+  await frozen(async ({ time, server, peer }) => {
+    await peer.request();
+    await isRead(peer);
+    await time.tickAsync(4_900);
+    assertEquals(server.listener.connectionCount, 1);
+    await time.tickAsync(200);
+    assertEquals((await peer.ending).closeCode, H3Error.missingSettings);
+  });
+});
+
+Deno.test("Http3Connection closes when no request is complete within ten seconds", async () => {
+  await frozen(async ({ time, server, peer }) => {
+    await peer.control();
+    await peer.bidi(headersFrame(REQUEST_FIELDS).subarray(0, 10));
+    await isRead(peer);
+    await time.tickAsync(9_900);
+    assertEquals(server.listener.connectionCount, 1);
+    await time.tickAsync(200);
+    assertEquals((await peer.ending).closeCode, H3Error.noError);
+  });
+});
+
+Deno.test("Http3Connection stays for two seconds after its last session", async () => {
+  await frozen(async ({ time, server, peer }) => {
+    await peer.control();
+    const { session, connect } = await server.ask(peer);
+    await time.tickAsync(60_000);
+    await connect.send.end();
+    await session.closed;
+    await time.tickAsync(1_900);
+    // Another one: it does not go now.
+    const other = await server.ask(peer);
+    await time.tickAsync(60_000);
+    await other.connect.send.end();
+    await other.session.closed;
+    await time.tickAsync(1_900);
+    assertEquals(server.listener.connectionCount, 1);
+    await time.tickAsync(200);
+    assertEquals((await peer.ending).closeCode, H3Error.noError);
+  });
+});
+
+Deno.test("Http3Connection gives up on a server without settings after five seconds", async () => {
+  await using server = new RawServer(certificate);
+  using time = new FakeTime();
+  const dialing = dialWebTransport(`https://127.0.0.1:${server.port}/`, {
+    serverCertificateHashes: certificate.hashes,
+  }).then(() => undefined, (error) => error);
+  const peer = await server.accept();
+  await (await peer.nextUni()).read();
+  await time.tickAsync(5_001);
+  assertEquals((await peer.ending).closeCode, H3Error.missingSettings);
+  assertEquals((await dialing).name, "ConnectionError");
+});
+
+Deno.test("Http3Connection refuses more sessions than it may have with 429", async () => {
+  await using server = new TestServer({ maxSessionsPerConnection: 2 });
+  await using first = await server.open();
+  const { peer } = first;
+  const second = await server.ask(peer);
+  const third = await peer.request();
+  const fields = await soon(third.receive.fields());
+  assertEquals([fields.get(":status"), fields.get("retry-after")], ["429", "5"]);
+  // Once one is over there is room again.
+  second.session.close();
+  await second.connect.send.end();
+  await soon(second.session.closed);
+  await soon(server.ask(peer));
+  assertEquals(server.listener.sessionCount, 2);
+});
+
+Deno.test("Http3Connection keeps 43 sessions in sequence apart, and four at once", async () => {
+  await using server = new TestServer();
+  await using peer = await server.dial();
+  await peer.control();
+  for (let round = 0; round < 43; round++) {
+    const { session, connect } = await server.ask(peer);
+    assertEquals(connect.id, round * 4 + round * 4);
+    await talk(peer, connect.id, session);
+    session.close({ closeCode: 4000 + round });
+    assertEquals(await soon(connect.receive.readAll()), capsuleOfClose(4000 + round));
+    await connect.send.end();
+    assertEquals(await soon(session.closed), { closeCode: 4000 + round, reason: "" });
+  }
+  const several = [];
+  for (let i = 0; i < 4; i++) several.push(await server.ask(peer));
+  assert(several.every(({ connect }) => connect.id > 64));
+  await Promise.all(several.map(({ session, connect }) => talk(peer, connect.id, session)));
+});
+
+/** Says the number of a session on each kind of stream of it, and in a datagram. */
+async function talk(
+  peer: RawPeer,
+  id: number,
+  session: Awaited<ReturnType<TestServer["accept"]>>,
+): Promise<void> {
+  const text = new TextEncoder().encode(`session ${id}`);
+  const bidi = await peer.bidi(0x41, id, text);
+  await bidi.send.end();
+  const { value } = await soon(session.incomingBidirectionalStreams.getReader().read());
+  const stream = directStream(value!);
+  assertEquals(await stream.read(), text);
+  await stream.write(text);
+  await stream.close();
+  assertEquals(await soon(bidi.receive.readAll()), text);
+  if (id % 3 !== 0) return;
+  const uni = await peer.uni(0x54, id, text);
+  await uni.end();
+  const receive = await soon(session.incomingUnidirectionalStreams.getReader().read());
+  assertEquals(await directReadable(receive.value!).read(), text);
+  await peer.conn.sendDatagram(bytesOf(id / 4, text));
+  const datagram = await soon(session.datagrams.readable.getReader().read());
+  assertEquals(datagram.value, text);
+}
+
+function capsuleOfClose(code: number): Uint8Array {
+  return capsuleFrame(0x2843, Uint8Array.of(0, 0, code >> 8, code & 0xff));
+}

@@ -1,0 +1,456 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import {
+  bytesOf,
+  capsuleFrame,
+  PLAIN_SETTINGS,
+  type RawReceive,
+  type RawSession,
+  TestServer,
+} from "../../tests/raw_http3.ts";
+import { until } from "../../tests/servers.ts";
+import { soon } from "../../tests/sessions.ts";
+import { ConnectionError, TimeoutError } from "../../errors.ts";
+import { directReadable, directStream, directWritable } from "../direct.ts";
+import type { DirectReadable, DirectStream } from "../connection.ts";
+import { CapsuleParser, CapsuleType } from "./capsules.ts";
+import { H3Error } from "./error_codes.ts";
+import { ReceiveCredit, SendCredit } from "./flow_control.ts";
+import { FrameType } from "./frames.ts";
+import { SettingId } from "./settings.ts";
+import { readVarint } from "./varint.ts";
+
+Deno.test("SendCredit.take() takes what is left, and tells once there is nothing", async () => {
+  const blocked: number[] = [];
+  const credit = new SendCredit("bytes", 10, (limit) => blocked.push(limit));
+  assertEquals(await credit.take(4), 4);
+  assertEquals(await credit.take(9), 6);
+  assertEquals([credit.left, blocked], [0, []]);
+  const waiting = credit.take(5);
+  assertEquals(blocked, [10]);
+  assert(credit.raise(12));
+  assertEquals(await waiting, 2);
+});
+
+Deno.test("SendCredit.take() serves those who wait in their order", async () => {
+  const credit = new SendCredit("bytes", 0, () => {});
+  const taken: string[] = [];
+  const waiting = ["a", "b", "c"].map((name) => credit.take(1).then(() => taken.push(name)));
+  credit.raise(1);
+  await waiting[0];
+  assertEquals(taken, ["a"]);
+  credit.raise(3);
+  await Promise.all(waiting);
+  assertEquals(taken, ["a", "b", "c"]);
+});
+
+Deno.test("SendCredit.take() gives up by time, by signal and with the session", async () => {
+  using time = new FakeTime();
+  const credit = new SendCredit("bidirectional stream", 0, () => {});
+  const late = assertRejects(() => credit.take(1, { timeoutMs: 50 }), TimeoutError);
+  const aborting = new AbortController();
+  const aborted = assertRejects(() => credit.take(1, { signal: aborting.signal }), Error, "enough");
+  await time.tickAsync(50);
+  await late;
+  aborting.abort(new Error("enough"));
+  await aborted;
+  const failed = assertRejects(() => credit.take(1), Error, "over");
+  credit.fail(new Error("over"));
+  await failed;
+  await assertRejects(() => credit.take(1), Error, "over");
+  assertEquals(credit.takeNow(0), false);
+});
+
+Deno.test("SendCredit.take() passes over who gave up", async () => {
+  const credit = new SendCredit("bytes", 0, () => {});
+  const aborting = new AbortController();
+  const first = assertRejects(() => credit.take(1, { signal: aborting.signal }));
+  const second = credit.take(1);
+  aborting.abort();
+  await first;
+  credit.raise(1);
+  assertEquals(await second, 1);
+});
+
+Deno.test("SendCredit.raise() tells that a total shrinks", () => {
+  const credit = new SendCredit("bytes", 10, () => {});
+  assertEquals([credit.raise(10), credit.raise(11), credit.raise(10)], [true, true, false]);
+  assertEquals(credit.left, 11);
+});
+
+Deno.test("SendCredit.takeNow() takes all or nothing, and not past who waits", async () => {
+  const credit = new SendCredit("bytes", 5, () => {});
+  assertEquals([credit.takeNow(6), credit.takeNow(5), credit.takeNow(1)], [false, true, false]);
+  const waiting = credit.take(3);
+  credit.raise(6);
+  assertEquals(credit.takeNow(1), false);
+  assertEquals(await waiting, 1);
+});
+
+Deno.test("SendCredit.giveBack() serves who waits", async () => {
+  const credit = new SendCredit("streams", 1, () => {});
+  assert(credit.takeNow(1));
+  const waiting = credit.take(1);
+  credit.giveBack(1);
+  assertEquals(await waiting, 1);
+});
+
+Deno.test("ReceiveCredit.release() grants half of the window at a time", () => {
+  const granted: number[] = [];
+  const credit = new ReceiveCredit(100, (limit) => granted.push(limit));
+  for (let i = 0; i < 10; i++) {
+    assert(credit.receive(10));
+    credit.release(10);
+  }
+  assertEquals(granted, [150, 200]);
+});
+
+Deno.test("ReceiveCredit.release() grants less when most of the window is in use", () => {
+  const granted: number[] = [];
+  const credit = new ReceiveCredit(128, (limit) => granted.push(limit));
+  assert(credit.receive(127));
+  credit.release(1);
+  assertEquals(granted, [129]);
+  assert(credit.receive(2));
+  credit.release(1);
+  assertEquals(granted, [129, 130]);
+});
+
+Deno.test("ReceiveCredit.receive() tells of more than was granted", () => {
+  const credit = new ReceiveCredit(10, () => {});
+  assertEquals([credit.receive(10), credit.receive(1)], [true, false]);
+});
+
+Deno.test("ReceiveCredit.grantAll() grants what was read, once", () => {
+  const granted: number[] = [];
+  const credit = new ReceiveCredit(100, (limit) => granted.push(limit));
+  credit.grantAll();
+  credit.receive(30);
+  credit.release(30);
+  credit.grantAll();
+  credit.grantAll();
+  assertEquals(granted, [130]);
+});
+
+/** A peer that counts. */
+function counting(limits: { data?: number; bidi?: number; uni?: number }): [number, number][] {
+  const { data = 0, bidi = 0, uni = 0 } = limits;
+  return [
+    ...PLAIN_SETTINGS.map(([id, value]): [number, number] => [id, value]),
+    [SettingId.initialMaxData, data],
+    [SettingId.initialMaxStreamsBidi, bidi],
+    [SettingId.initialMaxStreamsUni, uni],
+  ];
+}
+
+/** Reads the capsules that come on a CONNECT stream. */
+class Capsules {
+  readonly #receive: RawReceive;
+  readonly #parser = new CapsuleParser();
+
+  constructor(receive: RawReceive) {
+    this.#receive = receive;
+  }
+
+  async next(): Promise<[type: number, value: number]> {
+    while (true) {
+      const capsule = this.#parser.next();
+      if (capsule !== undefined) {
+        return [capsule.type, capsule.payload.length === 0 ? 0 : readVarint(capsule.payload, 0)];
+      }
+      const frame = await soon(this.#receive.frame());
+      if (frame?.type !== FrameType.data) throw new Error("no capsule came");
+      this.#parser.push(frame.payload);
+    }
+  }
+}
+
+function grant({ connect }: RawSession, type: number, limit: number): Promise<void> {
+  return connect.send.write(capsuleFrame(type, bytesOf(limit)));
+}
+
+Deno.test("Http3Session writes no more bytes than the peer granted", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open(counting({ data: 1_000, bidi: 1, uni: 1 }));
+  const { peer, session, connect } = raw;
+  const capsules = new Capsules(connect.receive);
+  const stream = directStream(await session.createBidirectionalStream());
+  const bytes = Uint8Array.from({ length: 3_000 }, (_, i) => i);
+  let isWritten = false;
+  const write = stream.write(bytes).then(() => isWritten = true);
+  write.catch(() => {}); // Where the test fails first.
+  const { receive } = await soon(peer.nextBidi());
+  const head = 3;
+  let came = await soon(receive.readAtLeast(head + 1_000));
+  assertEquals(came.length, head + 1_000);
+  assertEquals(await capsules.next(), [CapsuleType.dataBlocked, 1_000]);
+  assertEquals(isWritten, false);
+  await grant(raw, CapsuleType.maxData, 2_500);
+  came = bytesOf(came, await soon(receive.readAtLeast(1_500)));
+  assertEquals(came.length, head + 2_500);
+  assertEquals(await capsules.next(), [CapsuleType.dataBlocked, 2_500]);
+  await grant(raw, CapsuleType.maxData, 2 ** 50);
+  await soon(write);
+  await stream.close();
+  came = bytesOf(came, await soon(receive.readAll()));
+  assertEquals(came.subarray(head), bytes);
+});
+
+Deno.test("Http3Session keeps writes that wait for credit in order, and closes after them", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open(counting({ data: 1_000, bidi: 1, uni: 1 }));
+  const stream = directStream(await raw.session.createBidirectionalStream());
+  const parts = [1, 2, 3].map((value) => new Uint8Array(700).fill(value));
+  const writes = parts.map((part) => stream.write(part));
+  const close = stream.close();
+  await assertRejects(() => stream.write(parts[0]!), TypeError);
+  const { receive } = await soon(raw.peer.nextBidi());
+  for (let limit = 1_010; limit < 2_200; limit += 10) await grant(raw, CapsuleType.maxData, limit);
+  await soon(Promise.all([...writes, close]));
+  assertEquals((await soon(receive.readAll())).subarray(3), bytesOf(...parts));
+});
+
+Deno.test("Http3Session shares credit between streams", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open(counting({ data: 100, bidi: 9, uni: 9 }));
+  const first = directStream(await raw.session.createBidirectionalStream());
+  const second = directWritable(await raw.session.createUnidirectionalStream());
+  await first.write(new Uint8Array(100));
+  const writes = [second.write(new Uint8Array(50)), first.write(new Uint8Array(50))];
+  await grant(raw, CapsuleType.maxData, 200);
+  await soon(Promise.all(writes));
+});
+
+/** Ways out of a write that waits for credit. */
+const WAYS_OUT: Record<string, (raw: RawSession, stream: WritableStream) => unknown> = {
+  "its stream is aborted": (_, stream) => directWritable(stream).abort(new Error("enough")),
+  "the session is closed": ({ session }) => session.close(),
+  "the peer closes the session": ({ connect }) => connect.send.end(),
+  "the connection ends": ({ peer }) => peer.close(),
+};
+
+for (const [what, act] of Object.entries(WAYS_OUT)) {
+  Deno.test(`Http3Session rejects a write that waits for credit when ${what}`, async () => {
+    await using server = new TestServer();
+    await using raw = await server.open(counting({ data: 10, uni: 5, bidi: 5 }));
+    const stream = await raw.session.createUnidirectionalStream();
+    const direct = directWritable(stream);
+    const writes = [direct.write(new Uint8Array(20)), direct.write(new Uint8Array(20))];
+    const all = writes.map((write) => assertRejects(() => soon(write), Error));
+    await act(raw, stream);
+    await Promise.all(all);
+    await assertRejects(() => direct.write(new Uint8Array(1)), Error);
+    // Nothing waits any more that could take the credit of others.
+    if (what !== "its stream is aborted") return;
+    await grant(raw, CapsuleType.maxData, 15);
+    const other = directWritable(await raw.session.createUnidirectionalStream());
+    await soon(other.write(new Uint8Array(5)));
+  });
+}
+
+Deno.test("Http3Session aborts a web stream whose write waits for credit", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open(counting({ data: 10, uni: 5, bidi: 5 }));
+  const writer = (await raw.session.createUnidirectionalStream()).getWriter();
+  const write = assertRejects(() => soon(writer.write(new Uint8Array(20))), Error, "enough");
+  await soon(writer.abort(new Error("enough")));
+  await write;
+});
+
+for (const kind of ["bidirectional", "unidirectional"] as const) {
+  const isBidi = kind === "bidirectional";
+  const type = isBidi ? CapsuleType.maxStreamsBidi : CapsuleType.maxStreamsUni;
+  const blockedType = isBidi ? CapsuleType.streamsBlockedBidi : CapsuleType.streamsBlockedUni;
+
+  Deno.test(`Http3Session opens no more ${kind} streams than the peer granted`, async () => {
+    await using server = new TestServer();
+    await using raw = await server.open(counting({ data: 1_000, bidi: 1, uni: 1 }));
+    const { session, connect } = raw;
+    const capsules = new Capsules(connect.receive);
+    const open = (options = {}): Promise<unknown> =>
+      isBidi
+        ? session.createBidirectionalStream(options)
+        : session.createUnidirectionalStream(options);
+    await soon(open());
+    const patient = open({ timeoutMs: Infinity });
+    await assertRejects(() => soon(open({ timeoutMs: 5 })), TimeoutError);
+    await assertRejects(() => soon(open({ signal: AbortSignal.timeout(5) })), DOMException);
+    const opening = open();
+    assertEquals(await capsules.next(), [blockedType, 1]);
+    await grant(raw, type, 3);
+    await soon(Promise.all([patient, opening]));
+    const waiting = assertRejects(() => soon(open()), ConnectionError);
+    session.close();
+    await waiting;
+  });
+
+  Deno.test(`Http3Session grants ${kind} streams while many of them stay`, async () => {
+    await using server = new TestServer();
+    await using raw = await server.open(counting({ data: 1_000, bidi: 9, uni: 9 }));
+    const { peer, session, connect } = raw;
+    const capsules = new Capsules(connect.receive);
+    const incoming = isBidi
+      ? session.incomingBidirectionalStreams.pipeThrough(
+        new TransformStream({ transform: (stream, to) => to.enqueue(directStream(stream)) }),
+      )
+      : session.incomingUnidirectionalStreams.pipeThrough(
+        new TransformStream({ transform: (stream, to) => to.enqueue(directReadable(stream)) }),
+      );
+    const streams = (incoming as ReadableStream<DirectReadable & Partial<DirectStream>>)
+      .getReader();
+    let limit = 128;
+    for (let count = 1; count <= 200; count++) {
+      while (count > limit) {
+        const [granted, value] = await capsules.next();
+        assertEquals(granted, type);
+        assert(value > limit);
+        limit = value;
+      }
+      const bidi = isBidi ? await soon(peer.bidi(0x41, connect.id, 1)) : undefined;
+      const sent = bidi?.send ?? await soon(peer.uni(0x54, connect.id, 1));
+      const { value } = await soon(streams.read());
+      if (count <= 100) continue; // These stay.
+      await sent.end();
+      while (await soon(value!.read()) !== null);
+      await value!.close?.();
+      await soon(Promise.resolve(bidi?.receive.readAll()));
+    }
+  });
+
+  Deno.test(`Http3Session fails when the peer opens a ${kind} stream too many`, async () => {
+    // QUIC itself allows more than the session does.
+    await using server = new TestServer({ maxStreams: 300 });
+    await using raw = await server.open(counting({ data: 1_000, bidi: 9, uni: 9 }));
+    const { peer, session, connect } = raw;
+    for (let i = 0; i < 129; i++) {
+      await (isBidi ? peer.bidi(0x41, connect.id) : peer.uni(0x54, connect.id));
+    }
+    const error = await assertRejects(() => soon(session.closed), ConnectionError);
+    assertEquals((error.cause as { h3Code: number }).h3Code, H3Error.flowControlError);
+    await soon(server.ask(peer));
+  });
+}
+
+Deno.test("Http3Session gives back credit for a stream that QUIC did not open", async () => {
+  await using server = new TestServer();
+  await using peer = await server.dial({ maxConcurrentUnidirectionalStreams: 2 });
+  await peer.control(counting({ data: 1_000, bidi: 9, uni: 2 }));
+  const { session, connect } = await server.ask(peer);
+  // The control stream is one of the two that QUIC allows.
+  const first = directWritable(await soon(session.createUnidirectionalStream()));
+  await assertRejects(() => session.createUnidirectionalStream({ timeoutMs: 5 }), TimeoutError);
+  await (await soon(peer.nextUni())).read();
+  await first.close();
+  await soon((await soon(peer.nextUni())).readAll());
+  // The late one comes, and ends without a word; it does not count for the session.
+  assertEquals((await soon((await soon(peer.nextUni())).readAll())).length, 0);
+  const second = directWritable(await soon(session.createUnidirectionalStream()));
+  await second.write(Uint8Array.of(7));
+  const came = await soon(peer.nextUni());
+  assertEquals(await soon(came.readAtLeast(4)), bytesOf(0x54, connect.id, 7));
+});
+
+Deno.test("Http3Session grants bytes as they are read, and more when the peer says it waits", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open(counting({ data: 1_000, bidi: 9, uni: 9 }));
+  const { peer, session, connect } = raw;
+  const capsules = new Capsules(connect.receive);
+  const window = 4 * 1024 * 1024;
+  const sent = await peer.uni(0x54, connect.id);
+  const { value } = await soon(session.incomingUnidirectionalStreams.getReader().read());
+  const direct = directReadable(value!);
+  const read = async (count: number) => {
+    const write = sent.write(new Uint8Array(count));
+    for (let left = count; left > 0;) left -= (await soon(direct.read()))!.length;
+    await soon(write);
+  };
+  await read(1_000_000);
+  await connect.send.write(capsuleFrame(CapsuleType.dataBlocked, bytesOf(window)));
+  assertEquals(await capsules.next(), [CapsuleType.maxData, window + 1_000_000]);
+  await read(window / 2 + 100_000);
+  const [type, limit] = await capsules.next();
+  assertEquals(type, CapsuleType.maxData);
+  assert(limit >= 1_000_000 + window + window / 2, String(limit));
+});
+
+for (
+  const [how, isAhead] of [["that were read in part", true], ["that nobody read", false]] as const
+) {
+  Deno.test(`Http3Session gives back the credit of cancelled streams ${how}`, async () => {
+    await using server = new TestServer();
+    await using raw = await server.open(counting({ data: 1_000, bidi: 9, uni: 9 }));
+    const { peer, session, connect } = raw;
+    const capsules = new Capsules(connect.receive);
+    const streams = session.incomingUnidirectionalStreams.getReader();
+    let [limit, used] = [4 * 1024 * 1024, 0];
+    const bytes = new Uint8Array(1_000_000);
+    for (let i = 0; i < 10; i++) {
+      while (used + bytes.length > limit) {
+        const [type, value] = await capsules.next();
+        if (type === CapsuleType.maxData) limit = value;
+      }
+      used += bytes.length;
+      const sent = await peer.uni(0x54, connect.id, bytes);
+      const { value } = await soon(streams.read());
+      const direct = directReadable(value!);
+      if (isAhead) await direct.read();
+      direct.cancel();
+      await sent.end().catch(() => {});
+    }
+  });
+}
+
+Deno.test("Http3Session fails when the peer takes credit back", async () => {
+  const types = [CapsuleType.maxData, CapsuleType.maxStreamsBidi, CapsuleType.maxStreamsUni];
+  await using server = new TestServer();
+  for (const type of types) {
+    await using raw = await server.open(counting({ data: 50, bidi: 50, uni: 50 }));
+    await grant(raw, type, 60);
+    await grant(raw, type, 60);
+    await grant(raw, type, 59);
+    const error = await assertRejects(() => soon(raw.session.closed), ConnectionError);
+    assertEquals((error.cause as { h3Code: number }).h3Code, H3Error.flowControlError);
+    await soon(server.ask(raw.peer));
+  }
+});
+
+Deno.test("Http3Session counts nothing for a peer that announced no credit", async () => {
+  await using server = new TestServer({ maxStreams: 300 });
+  await using raw = await server.open();
+  const { peer, session, connect } = raw;
+  // It takes all that comes, and credit that shrinks means nothing.
+  for (const limit of [5, 1]) await grant(raw, CapsuleType.maxData, limit);
+  for (let i = 0; i < 200; i++) await peer.uni(0x54, connect.id, 1);
+  const stream = directStream(await session.createBidirectionalStream());
+  await soon(stream.write(new Uint8Array(1_000)));
+  const reader = session.incomingUnidirectionalStreams.getReader();
+  for (let i = 0; i < 200; i++) await soon(reader.read());
+  // Nor does this end speak of credit.
+  let capsules = 0;
+  void connect.receive.frame().then((frame) => frame && capsules++, () => {});
+  for (let i = 0; i < 5; i++) {
+    const sent = await peer.bidi(0x41, connect.id, new Uint8Array(1_000_000));
+    await sent.send.end();
+    const { value } = await soon(session.incomingBidirectionalStreams.getReader().read());
+    const direct = directStream(value!);
+    while (await direct.read() !== null);
+    await direct.close();
+    await soon(sent.receive.readAll());
+    break;
+  }
+  assertEquals(capsules, 0);
+});
+
+Deno.test("Http3Session takes limits of 2^62 - 1 for no limit", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open(counting({ data: 1, bidi: 1, uni: 1 }));
+  const most = new Uint8Array(8).fill(0xff);
+  for (const type of [CapsuleType.maxData, CapsuleType.maxStreamsUni]) {
+    await raw.connect.send.write(capsuleFrame(type, most));
+  }
+  for (let i = 0; i < 20; i++) {
+    const stream = directWritable(await soon(raw.session.createUnidirectionalStream()));
+    await soon(stream.write(new Uint8Array(1_000)));
+  }
+  await until(() => raw.session.transport === "webtransport");
+});

@@ -1,0 +1,412 @@
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import {
+  bytesOf,
+  capsuleFrame,
+  PLAIN_SETTINGS,
+  RawPeer,
+  RawServer,
+  type RawSession,
+  TestServer,
+  UdpRelay,
+} from "../../tests/raw_http3.ts";
+import { until } from "../../tests/servers.ts";
+import { soon } from "../../tests/sessions.ts";
+import { ConnectionError } from "../../errors.ts";
+import { devCertificate } from "../dev_certificate.ts";
+import { directStream } from "../direct.ts";
+import { dialWebTransport } from "../webtransport_client.ts";
+import { CapsuleType } from "./capsules.ts";
+import { H3Error } from "./error_codes.ts";
+import { encodeFrame, FrameType } from "./frames.ts";
+import { headersFrame, settingsFrame } from "../../tests/raw_http3.ts";
+
+const GREASE = 0x1f * 9 + 0x21;
+const NOTHING = new Uint8Array();
+const TEXT = new TextEncoder().encode("hello");
+
+/** The payload of a close capsule. */
+function closePayload(code: number, reason: string | Uint8Array = ""): Uint8Array {
+  const text = typeof reason === "string" ? new TextEncoder().encode(reason) : reason;
+  return bytesOf(Uint8Array.of(code >>> 24, code >>> 16, code >>> 8, code), text);
+}
+
+function closeFrame(code: number, reason: string | Uint8Array = ""): Uint8Array {
+  return capsuleFrame(CapsuleType.close, closePayload(code, reason));
+}
+
+/** Checks that a session still works. */
+async function isAlive({ peer, connect, session }: RawSession): Promise<void> {
+  const stream = await peer.bidi(0x41, connect.id, TEXT);
+  await stream.send.end();
+  const reader = session.incomingBidirectionalStreams.getReader();
+  const { value } = await soon(reader.read());
+  reader.releaseLock();
+  const direct = directStream(value!);
+  assertEquals(await soon(direct.read()), TEXT);
+  await direct.close();
+  await soon(stream.receive.readAll());
+}
+
+/** What a peer sends on the CONNECT stream, and how the session ends for it. */
+const CLOSES: Record<string, [bytes: Uint8Array, code: number, reason: string]> = {
+  "code and reason": [closeFrame(4009, "bye — ✓"), 4009, "bye — ✓"],
+  "no reason": [closeFrame(7), 7, ""],
+  "the largest code": [closeFrame(0xffff_ffff), 0xffff_ffff, ""],
+  "the longest reason": [closeFrame(1, "x".repeat(1_024)), 1, "x".repeat(1_024)],
+  "two frames for one capsule": [
+    bytesOf(
+      encodeFrame(FrameType.data, closeFrame(5, "ab").subarray(2, 5)),
+      encodeFrame(FrameType.data, closeFrame(5, "ab").subarray(5)),
+    ),
+    5,
+    "ab",
+  ],
+  "grease ahead of it": [
+    bytesOf(
+      encodeFrame(GREASE, TEXT),
+      capsuleFrame(GREASE, TEXT),
+      capsuleFrame(2 ** 50, new Uint8Array(100_000)),
+      closeFrame(5, "ab"),
+    ),
+    5,
+    "ab",
+  ],
+};
+
+for (const [what, [bytes, closeCode, reason]] of Object.entries(CLOSES)) {
+  Deno.test(`Http3Session.closed resolves when the peer closes with ${what}`, async () => {
+    await using server = new TestServer();
+    await using raw = await server.open();
+    await raw.connect.send.write(bytes);
+    assertEquals(await soon(raw.session.closed), { closeCode, reason });
+    // This end ends its direction too, without a word more.
+    assertEquals(await soon(raw.connect.receive.readAll()), NOTHING);
+  });
+}
+
+Deno.test("Http3Session reads capsules byte by byte", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  const bytes = bytesOf(capsuleFrame(GREASE, TEXT), capsuleFrame(0, TEXT), closeFrame(77, "é"));
+  const reader = raw.session.datagrams.readable.getReader();
+  await raw.connect.send.trickle(bytes);
+  assertEquals((await soon(reader.read())).value, TEXT);
+  assertEquals(await soon(raw.session.closed), { closeCode: 77, reason: "é" });
+});
+
+Deno.test("Http3Session.closed resolves with 0 when the peer ends its stream", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  await raw.connect.send.end();
+  assertEquals(await soon(raw.session.closed), { closeCode: 0, reason: "" });
+});
+
+/** Faults that end the session, and nothing else. */
+const FAULTS: Record<string, Uint8Array> = {
+  "a close without a code": capsuleFrame(CapsuleType.close, Uint8Array.of(0, 0, 1)),
+  "a close with a reason of 1,025 bytes": closeFrame(1, "x".repeat(1_025)),
+  "a close that is no UTF-8": closeFrame(1, Uint8Array.of(0xc3, 0x28)),
+  "a close of 2^40 bytes": encodeFrame(FrameType.data, bytesOf(CapsuleType.close, 2 ** 40)),
+  "a drain that says something": capsuleFrame(CapsuleType.drain, TEXT),
+  "credit for a single stream": capsuleFrame(CapsuleType.maxStreamData, bytesOf(0, 9)),
+  "a wait for credit of a single stream": capsuleFrame(
+    CapsuleType.streamDataBlocked,
+    bytesOf(0, 9),
+  ),
+  "credit that is no number": capsuleFrame(CapsuleType.maxData, NOTHING),
+  "credit that is more than a number": capsuleFrame(CapsuleType.maxData, Uint8Array.of(1, 1)),
+};
+
+for (const [what, bytes] of Object.entries(FAULTS)) {
+  Deno.test(`Http3Session fails, and the next one does not, when the peer sends ${what}`, async () => {
+    await using server = new TestServer();
+    await using raw = await server.open();
+    const { peer, session, connect } = raw;
+    const open = await session.createBidirectionalStream();
+    await connect.send.write(bytes);
+    const error = await assertRejects(() => soon(session.closed), ConnectionError);
+    assertEquals((error.cause as { h3Code: number }).h3Code, H3Error.messageError);
+    await assertRejects(() => directStream(open).read(), ConnectionError);
+    await soon(connect.receive.readAll());
+    await isAlive(await server.ask(peer));
+  });
+}
+
+Deno.test("Http3Session fails when the CONNECT stream ends inside a capsule", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  await raw.connect.send.write(encodeFrame(FrameType.data, closeFrame(5, "ab").subarray(2, 7)));
+  await raw.connect.send.end();
+  await assertRejects(() => soon(raw.session.closed), ConnectionError);
+  await isAlive(await server.ask(raw.peer));
+});
+
+/** Faults that end the connection. */
+const FATAL: Record<string, [code: number, bytes: Uint8Array]> = {
+  "SETTINGS": [H3Error.frameUnexpected, settingsFrame()],
+  "GOAWAY": [H3Error.frameUnexpected, encodeFrame(FrameType.goaway, Uint8Array.of(0))],
+  "a frame of HTTP/2": [H3Error.frameUnexpected, encodeFrame(0x2, TEXT)],
+  "the head of a stream": [H3Error.frameError, bytesOf(0x41, 0)],
+  "HEADERS of 2^40 bytes": [H3Error.excessiveLoad, bytesOf(FrameType.headers, 2 ** 40)],
+};
+
+for (const [what, [code, bytes]] of Object.entries(FATAL)) {
+  Deno.test(`Http3Session ends the connection when the CONNECT stream carries ${what}`, async () => {
+    await using server = new TestServer();
+    await using raw = await server.open();
+    await raw.connect.send.write(bytes);
+    assertEquals((await soon(raw.peer.ending)).closeCode, code);
+    await assertRejects(() => soon(raw.session.closed), ConnectionError, "broke the protocol");
+  });
+}
+
+Deno.test("Http3Session ends the connection when the CONNECT stream ends inside a frame", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  await raw.connect.send.write(capsuleFrame(GREASE, TEXT).subarray(0, -1));
+  await raw.connect.send.end();
+  assertEquals((await soon(raw.peer.ending)).closeCode, H3Error.frameError);
+});
+
+Deno.test("Http3Session takes trailers for nothing", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  await raw.connect.send.write(headersFrame([["x-trailer", "1"]]), closeFrame(9));
+  assertEquals(await soon(raw.session.closed), { closeCode: 9, reason: "" });
+});
+
+Deno.test("Http3Session reads nothing after a close", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  const { connect, session } = raw;
+  await connect.send.write(closeFrame(5), closeFrame(6), capsuleFrame(GREASE, TEXT));
+  assertEquals(await soon(session.closed), { closeCode: 5, reason: "" });
+  // It is told to stop: at last a write says so.
+  await soon(assertRejects(async () => {
+    while (true) {
+      await connect.send.write(capsuleFrame(GREASE, TEXT));
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }));
+  assertEquals(server.listener.connectionCount, 1);
+});
+
+Deno.test("Http3Session.closed resolves after a second when the peer does not confirm", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  const { connect, session } = raw;
+  const start = performance.now();
+  session.close({ closeCode: 4001, reason: "bye" });
+  assertEquals(await soon(connect.receive.readAll()), closeFrame(4001, "bye"));
+  assertEquals(await soon(session.closed), { closeCode: 4001, reason: "bye" });
+  assert(performance.now() - start > 900);
+  // Nobody reads it any more.
+  await soon(assertRejects(async () => {
+    while (true) {
+      await connect.send.write(capsuleFrame(GREASE, TEXT));
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }));
+});
+
+Deno.test("Http3Session.closed resolves at once when the peer confirms in the middle of a frame", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  raw.session.close({ closeCode: 4001 });
+  await soon(raw.connect.receive.readAll());
+  await raw.connect.send.write(capsuleFrame(GREASE, TEXT).subarray(0, 3));
+  await raw.connect.send.end();
+  assertEquals(await soon(raw.session.closed), { closeCode: 4001, reason: "" });
+  await isAlive(await server.ask(raw.peer));
+});
+
+Deno.test("Http3Session.draining resolves on a drain capsule", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  await raw.connect.send.write(capsuleFrame(CapsuleType.drain, NOTHING));
+  await soon(raw.session.draining);
+  await isAlive(raw);
+});
+
+Deno.test("Http3Session.draining resolves on GOAWAY", async () => {
+  await using server = new TestServer();
+  await using peer = await server.dial();
+  const control = await peer.control();
+  const raw = await server.ask(peer);
+  await control.write(encodeFrame(FrameType.goaway, Uint8Array.of(0)));
+  await soon(raw.session.draining);
+  await isAlive(raw);
+});
+
+Deno.test("Http3Session ends its streams at both ends when it is closed", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  const { peer, connect, session } = raw;
+  const mine = directStream(await session.createBidirectionalStream());
+  await mine.write(TEXT);
+  const theirs = await peer.bidi(0x41, connect.id, TEXT);
+  const { value } = await soon(session.incomingBidirectionalStreams.getReader().read());
+  const taken = directStream(value!);
+  await taken.read();
+  const reads = [mine.read(), taken.read()];
+  session.close();
+  for (const read of reads) await soon(assertRejects(() => read, ConnectionError));
+  await soon(assertRejects(() => taken.write(TEXT), ConnectionError));
+  const came = await soon(peer.nextBidi());
+  await connect.send.end();
+  await soon(session.closed);
+  assertEquals(await soon(came.receive.readAll()), bytesOf(0x41, connect.id, TEXT));
+  assertEquals(await soon(theirs.receive.readAll()), NOTHING);
+  await soon(assertRejects(async () => {
+    while (true) {
+      await theirs.send.write(TEXT);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }));
+});
+
+Deno.test("Http3Session.close() rejects what waits for the peer to read, soon", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  const { session } = raw;
+  // Nobody reads: after 1.25 MB each waits.
+  const large = new Uint8Array(2_000_000);
+  const written = directStream(await session.createBidirectionalStream());
+  const write = written.write(large).catch((error) => error);
+  const closed = directStream(await session.createBidirectionalStream());
+  closed.write(large).catch(() => {});
+  const close = closed.close().catch((error) => error);
+  const writer = (await session.createUnidirectionalStream()).getWriter();
+  const webWrite = writer.write(large).catch((error) => error);
+  const webWriter = (await session.createUnidirectionalStream()).getWriter();
+  webWriter.write(large).catch(() => {});
+  const webClose = webWriter.close().catch((error) => error);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  const start = performance.now();
+  session.close({ closeCode: 4000 });
+  for (const end of await soon(Promise.all([write, close, webWrite, webClose]))) {
+    assert(end instanceof ConnectionError, String(end));
+  }
+  assert(performance.now() - start < 100);
+});
+
+Deno.test("Http3Session tells code and reason when the connection ends with them", async () => {
+  await using server = new TestServer();
+  for (let i = 0; i < 5; i++) {
+    await using relay = new UdpRelay(server.port);
+    await using peer = await RawPeer.dial(relay.port, { hashes: server.hashes });
+    await peer.control();
+    const { connect, session } = await server.ask(peer);
+    relay.hold();
+    await connect.send.write(closeFrame(4100 + i, "all at once"));
+    await until(() => relay.heldCount > 0);
+    const before = relay.heldCount;
+    peer.close(0x100);
+    await until(() => relay.heldCount > before);
+    await relay.release();
+    assertEquals(await soon(session.closed), { closeCode: 4100 + i, reason: "all at once" });
+  }
+});
+
+/** How a session ends with its connection. */
+const ENDINGS: Record<string, [code: number, outcome: unknown]> = {
+  "no error": [0x100, { closeCode: 0, reason: "" }],
+  "0": [0, { closeCode: 0, reason: "" }],
+  "a code of the session": [4009, { closeCode: 4009, reason: "why" }],
+  "an error of HTTP/3": [0x102, "0x102: why"],
+  "an error of QPACK": [0x200, "0x200: why"],
+  "an error of WebTransport": [0x170d_7b68, "0x170d7b68: why"],
+};
+
+for (const [what, [code, outcome]] of Object.entries(ENDINGS)) {
+  Deno.test(`Http3Session.closed settles when the connection is closed with ${what}`, async () => {
+    await using server = new TestServer();
+    await using raw = await server.open();
+    raw.peer.close(code, "why");
+    if (typeof outcome === "string") {
+      const error = await assertRejects(() => soon(raw.session.closed), ConnectionError);
+      assertStringIncludes(error.message, outcome);
+    } else assertEquals(await soon(raw.session.closed), outcome);
+  });
+}
+
+Deno.test("Http3Session.closed rejects when the peer is silent", async () => {
+  await using server = new TestServer({ idleTimeoutMs: 300, keepAliveIntervalMs: 100 });
+  await using relay = new UdpRelay(server.port);
+  await using peer = await RawPeer.dial(relay.port, { hashes: server.hashes });
+  await peer.control();
+  const { session } = await server.ask(peer);
+  const stream = directStream(await session.createBidirectionalStream());
+  const read = stream.read();
+  relay.cut();
+  await assertRejects(() => soon(session.closed), ConnectionError, "timed out");
+  await assertRejects(() => read, ConnectionError);
+  await until(() => server.listener.connectionCount === 0);
+});
+
+const certificate = devCertificate({ cacheFolder: null });
+
+/** Responses to a client, and what its dialing ends with. */
+const RESPONSES: Record<string, [answer: Uint8Array, message: string | undefined]> = {
+  "200": [headersFrame([[":status", "200"]]), undefined],
+  "103 ahead of 200": [
+    bytesOf(headersFrame([[":status", "103"]]), headersFrame([[":status", "200"]])),
+    undefined,
+  ],
+  "grease ahead of 200": [
+    bytesOf(encodeFrame(GREASE, TEXT), headersFrame([[":status", "200"]])),
+    undefined,
+  ],
+  "404 with a page": [
+    bytesOf(headersFrame([[":status", "404"]]), encodeFrame(FrameType.data, TEXT)),
+    "refused the session with 404",
+  ],
+  "no status": [headersFrame([["x-status", "200"]]), "broke the protocol"],
+  "a status that is none": [headersFrame([[":status", "abc"]]), "broke the protocol"],
+  "a subprotocol that was not offered": [
+    headersFrame([[":status", "200"], ["wt-protocol", '"other"']]),
+    "not offered",
+  ],
+  "a subprotocol that is malformed": [
+    headersFrame([[":status", "200"], ["wt-protocol", "other"]]),
+    undefined,
+  ],
+};
+
+for (const [what, [answer, message]] of Object.entries(RESPONSES)) {
+  Deno.test(`Http3Session of a client ${message ? "fails" : "opens"} for ${what}`, async () => {
+    await using server = new RawServer(certificate);
+    const dialing = dialWebTransport(`https://127.0.0.1:${server.port}/`, {
+      serverCertificateHashes: certificate.hashes,
+      protocols: ["one"],
+    });
+    dialing.catch(() => {});
+    const peer = await server.accept();
+    await peer.uni(0, settingsFrame(PLAIN_SETTINGS));
+    const connect = await soon(peer.nextBidi());
+    const fields = await soon(connect.receive.fields());
+    assertEquals(fields.get("wt-available-protocols"), '"one"');
+    await connect.send.trickle(answer);
+    if (message === undefined) {
+      const session = await soon(dialing);
+      assertEquals(session.protocol, "");
+      session.close({ closeCode: 4001 });
+      await soon(connect.receive.readAll());
+      await connect.send.end();
+      await soon(session.closed);
+    } else await assertRejects(() => soon(dialing), ConnectionError, message);
+    assertEquals((await soon(peer.ending)).closeCode, H3Error.noError);
+  });
+}
+
+Deno.test("Http3Session of a client ends when the server ends the stream without an answer", async () => {
+  await using server = new RawServer(certificate);
+  const dialing = dialWebTransport(`https://127.0.0.1:${server.port}/`, {
+    serverCertificateHashes: certificate.hashes,
+  });
+  dialing.catch(() => {});
+  const peer = await server.accept();
+  await peer.control();
+  await (await soon(peer.nextBidi())).send.end();
+  await assertRejects(() => soon(dialing), ConnectionError);
+});
