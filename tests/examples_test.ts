@@ -11,8 +11,10 @@ import { Once, Recent } from "../examples/chat/memory.ts";
 const EXAMPLES = new URL("../examples/", import.meta.url);
 
 const HELLO = `
+ann, tab 1  is here over webtransport
 ann, tab 1  enters the lobby
 ann, tab 1  sees who is in the lobby: ann
+bob         is here over websocket
 bob         enters the lobby
 bob         sees who is in the lobby: ann, bob
 ann, tab 1  sees bob joined the lobby

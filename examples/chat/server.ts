@@ -8,6 +8,9 @@
  * deno task demo --once          # the chat talks to itself, prints that, and ends
  * ```
  *
+ * The badge in a page's corner says which transport carries it; `?transport=websocket` or
+ * `?transport=webtransport` in its address allows only that one.
+ *
  * Without the task: `deno run -N -R --allow-run examples/chat/server.ts`; it
  * runs `deno bundle` for the page's script. `--once` needs no more than `-N`.
  *

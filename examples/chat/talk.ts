@@ -1,12 +1,12 @@
 /**
- * The chat talking to itself: two users, one of them with two tabs, over real
- * sockets. What happens is printed; what does not happen in time is an error.
+ * The chat talking to itself: two users, one of them with two tabs, over
+ * WebTransport and WebSocket. What happens is printed; what does not happen in time is an error.
  *
- * Users write `jsr:@skein/skein/client` in the place of `../../client.ts`.
+ * Users write `jsr:@skein/skein` in the place of `../../mod.ts`.
  *
  * @module
  */
-import { type Client, connect, type MessageOf } from "../../client.ts";
+import { type Client, connect, type MessageOf, type TransportName } from "../../mod.ts";
 import { serveChat } from "./chat.ts";
 import { contract } from "./contract.ts";
 
@@ -17,11 +17,13 @@ const PATIENCE_MS = 5_000;
 export async function talk(): Promise<void> {
   await using server = serveChat({ port: 0, onListen() {}, presenceGraceMs: 50 });
 
-  const ann = new Visitor(server.url, "ann", "ann, tab 1");
+  const ann = new Visitor(server.url, "ann", { label: "ann, tab 1", transport: "webtransport" });
+  await ann.connects();
   await ann.enters("lobby");
   await ann.sees("who is in the lobby: ann");
 
-  const bob = new Visitor(server.url, "bob", "bob");
+  const bob = new Visitor(server.url, "bob", { label: "bob", transport: "websocket" });
+  await bob.connects();
   await bob.enters("lobby");
   await bob.sees("who is in the lobby: ann, bob");
   await ann.sees("bob joined the lobby");
@@ -31,7 +33,7 @@ export async function talk(): Promise<void> {
   await bob.says("lobby", "Hello, Ann.");
   await ann.sees("bob in the lobby: Hello, Ann.");
 
-  const tab = new Visitor(server.url, "ann", "ann, tab 2");
+  const tab = new Visitor(server.url, "ann", { label: "ann, tab 2", transport: "webtransport" });
   await tab.enters("lobby");
   await tab.sees("who is in the lobby: ann, bob");
   await tab.remembers("lobby");
@@ -58,12 +60,26 @@ class Visitor {
   readonly #seen: string[] = [];
   #changed = Promise.withResolvers<void>();
 
-  constructor(url: string, name: string, label: string) {
-    this.#label = label;
+  constructor(
+    url: string,
+    name: string,
+    options: { readonly label: string; readonly transport: TransportName },
+  ) {
+    this.#label = options.label;
     this.#client = connect(`${url}session?name=${name}`, {
       contract,
+      transports: [options.transport],
       onMessage: (message) => this.#note(describe(message)),
     });
+  }
+
+  async connects(): Promise<void> {
+    for await (const status of this.#client.status) {
+      if (status.name === "connected") return this.#print(`is here over ${status.transport}`);
+      if (status.name === "reconnecting") {
+        throw new Error(`${this.#label} is not connected: ${status.cause.reason}`);
+      }
+    }
   }
 
   async enters(room: string): Promise<void> {

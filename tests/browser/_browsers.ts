@@ -3,12 +3,16 @@
  *
  * @module
  */
+import { deadline } from "@std/async";
 import puppeteer, { type Browser, type BrowserContext, type Page } from "npm:puppeteer-core@^25";
 
 export type { Browser, BrowserContext, Page };
 
 /** How long anything in a browser may take, in milliseconds. */
 export const PATIENCE_MS = 15_000;
+
+/** How long a test may take, in milliseconds. */
+const TEST_PATIENCE_MS = 120_000;
 
 /** A browser that the tests run in. */
 export interface BrowserKind {
@@ -67,6 +71,11 @@ export function findBrowser({ variable, paths }: BrowserKind): string | undefine
   });
 }
 
+/** Tells whether a browser is Firefox. */
+export function isFirefox(browser: Browser): boolean {
+  return browser.process()!.spawnfile.includes("firefox");
+}
+
 /** Starts a browser without a window. */
 export async function launchBrowser(kind: BrowserKind): Promise<Browser> {
   const executablePath = findBrowser(kind);
@@ -77,6 +86,8 @@ export async function launchBrowser(kind: BrowserKind): Promise<Browser> {
     browser: kind.name === "Chromium" ? "chrome" : "firefox",
     executablePath,
     args: [...ARGS[kind.name]],
+    // A page that is left may come back as it was.
+    ignoreDefaultArgs: ["--disable-back-forward-cache"],
     headless: true,
     // The signals are Deno's matter.
     handleSIGINT: false,
@@ -102,7 +113,7 @@ export function testInBrowsers(name: string, test: (browser: Browser) => Promise
       async fn() {
         const browser = await launchBrowser(kind);
         try {
-          await test(browser);
+          await deadline(test(browser), TEST_PATIENCE_MS);
         } finally {
           await browser.close();
         }

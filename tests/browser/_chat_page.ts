@@ -14,6 +14,10 @@ interface Element {
   querySelectorAll(selector: string): Iterable<Element>;
 }
 
+interface Titled {
+  readonly title: string;
+}
+
 /** The page's own; functions that name it run there. */
 declare const document: Element;
 
@@ -23,6 +27,16 @@ export interface SeenLine {
   readonly text: string;
   /** How far it got: `waiting`, `sending`, `sent`. */
   readonly state: string;
+}
+
+/** Who enters. */
+export interface Visitor {
+  /** By which name. */
+  readonly name: string;
+  /** The one transport to take; any by default. */
+  readonly transport?: "webtransport" | "websocket";
+  /** Whether the browser shows the page its WebTransport; true by default. */
+  readonly hasWebTransport?: boolean;
 }
 
 /** One page of the chat. */
@@ -38,11 +52,18 @@ export class ChatPage {
     this.name = name;
   }
 
-  /** Opens the chat in a page of its own and enters by a name. */
-  static async enter(context: BrowserContext, url: string, name: string): Promise<ChatPage> {
+  /** Opens the chat in a page of its own and enters by a name; over one transport, or any. */
+  static async enter(
+    context: BrowserContext,
+    url: string,
+    { name, transport, hasWebTransport = true }: Visitor,
+  ): Promise<ChatPage> {
     const page = await context.newPage();
     page.setDefaultTimeout(PATIENCE_MS);
-    await page.goto(url);
+    if (!hasWebTransport) {
+      await page.evaluateOnNewDocument(() => Reflect.deleteProperty(globalThis, "WebTransport"));
+    }
+    await page.goto(transport === undefined ? url : `${url}?transport=${transport}`);
     await page.type("#name", name);
     await page.keyboard.press("Enter");
     const chat = new ChatPage(page, name);
@@ -51,8 +72,18 @@ export class ChatPage {
   }
 
   /** Waits for the badge. */
-  async hasStatus(name: string): Promise<void> {
-    await this.page.waitForSelector(`#status[data-name="${name}"]`);
+  async hasStatus(name: string, timeoutMs = PATIENCE_MS): Promise<void> {
+    await this.page.waitForSelector(`#status[data-name="${name}"]`, { timeout: timeoutMs });
+  }
+
+  /** Waits for the transport on the badge; tells why it is not the preferred one. */
+  async hasTransport(transport: string): Promise<string> {
+    await this.page.waitForFunction(
+      (transport) => document.querySelector("#status-transport")!.textContent === transport,
+      {},
+      transport,
+    );
+    return await this.page.$eval("#status-transport", (badge) => (badge as Titled).title);
   }
 
   /** Opens a room (`#lobby`) or the letters of a user (`@ann`). */

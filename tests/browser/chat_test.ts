@@ -2,89 +2,132 @@ import { assertEquals } from "@std/assert";
 import { ChatProcess, testInBrowsers } from "./_browsers.ts";
 import { ChatPage } from "./_chat_page.ts";
 
+/** A server that was killed says nothing over UDP: the client's heartbeat finds out, in milliseconds. */
+const HEARTBEAT_MS = 30_000;
+
 /** What Ann says, in the order in which she says it. */
 const BEFORE = "Before the server went away";
 const ON_ITS_WAY = "On its way when the server went away";
 const DURING = ["While it was away", "And once more", "<b>Not bold</b>"];
 const AFTER = "After it came back";
 
-testInBrowsers("chat shows lines, letters and who is here to whom they belong", async (browser) => {
+const TRANSPORTS = [["webtransport", "WebTransport"], ["websocket", "WebSocket"]] as const;
+
+for (const [transport, label] of TRANSPORTS) {
+  testInBrowsers(
+    `chat over ${label} shows lines, letters and who is here to whom they belong`,
+    async (browser) => {
+      await using chat = await ChatProcess.start();
+      const ann = await ChatPage.enter(await browser.createBrowserContext(), chat.url, {
+        name: "ann",
+        transport,
+      });
+      assertEquals(await ann.hasTransport(label), "");
+      await ann.seesHere("Only you are here");
+      const bob = await ChatPage.enter(await browser.createBrowserContext(), chat.url, {
+        name: "bob",
+        transport,
+      });
+      const eve = await ChatPage.enter(await browser.createBrowserContext(), chat.url, {
+        name: "eve",
+        transport,
+      });
+
+      for (const page of [ann, bob, eve]) await page.seesHere("3 here: ann, bob, eve");
+      await eve.open("#tea");
+      for (const page of [ann, bob, eve]) {
+        await page.seesPeople(["ann: #lobby", "bob: #lobby", "eve: #lobby #tea"]);
+      }
+      await eve.open("#lobby");
+
+      await ann.say("Hello, everybody");
+      for (const page of [ann, bob, eve]) await page.sees("Hello, everybody");
+      await bob.say("Hello, Ann");
+      for (const page of [ann, bob, eve]) await page.sees("Hello, Ann");
+
+      await ann.open("@bob");
+      await ann.say("For you alone");
+      await ann.sees("For you alone");
+      await bob.open("@ann");
+      await bob.sees("For you alone");
+      // What is asked for now comes after the letter would have come.
+      await ann.open("#lobby");
+      await ann.say("For all");
+      await eve.sees("For all");
+      await eve.open("@ann");
+      assertEquals(await eve.lines(), []);
+
+      // A second page of Ann is no second Ann: neither when it comes, nor when it goes.
+      await bob.open("#lobby");
+      const again = await ChatPage.enter(browser.defaultBrowserContext(), chat.url, {
+        name: "ann",
+        transport,
+      });
+      await again.seesHere("3 here: ann, bob, eve");
+      await again.say("From another page");
+      await bob.sees("From another page");
+      await again.page.close();
+      await eve.page.close();
+      await bob.seesHere("2 here: ann, bob");
+      assertEquals(await bob.notices(), ["eve joined", "eve left"]);
+    },
+  );
+
+  testInBrowsers(
+    `chat over ${label} loses nothing that is typed while its server is away`,
+    async (browser) => {
+      await using chat = await ChatProcess.start();
+      const ann = await ChatPage.enter(await browser.createBrowserContext(), chat.url, {
+        name: "ann",
+        transport,
+      });
+      const bob = await ChatPage.enter(await browser.createBrowserContext(), chat.url, {
+        name: "bob",
+        transport,
+      });
+      await ann.say(BEFORE);
+      await bob.sees(BEFORE);
+
+      chat.freeze();
+      await ann.say(ON_ITS_WAY);
+      await ann.sees(ON_ITS_WAY, "sending");
+      await chat.stop("SIGKILL");
+      for (const page of [ann, bob]) await page.hasStatus("reconnecting", HEARTBEAT_MS);
+      for (const text of DURING) {
+        await ann.say(text);
+        await ann.sees(text, "waiting");
+      }
+      await chat.start();
+      for (const page of [ann, bob]) {
+        await page.hasStatus("connected");
+        await page.hasTransport(label);
+        for (const text of DURING) await page.sees(text);
+      }
+
+      // The same with a server that winds up.
+      await chat.stop("SIGINT");
+      await ann.hasStatus("reconnecting");
+      await bob.hasStatus("reconnecting");
+      await chat.start();
+      await ann.say(AFTER);
+      const expected = [BEFORE, ON_ITS_WAY, ...DURING, AFTER].map((text) => ({
+        text,
+        state: "sent",
+      }));
+      for (const page of [ann, bob]) {
+        await page.sees(AFTER);
+        assertEquals(await page.lines(), expected);
+      }
+    },
+  );
+}
+
+testInBrowsers("chat says why it is not over WebTransport", async (browser) => {
   await using chat = await ChatProcess.start();
-  const ann = await ChatPage.enter(await browser.createBrowserContext(), chat.url, "ann");
-  await ann.seesHere("Only you are here");
-  const bob = await ChatPage.enter(await browser.createBrowserContext(), chat.url, "bob");
-  const eve = await ChatPage.enter(await browser.createBrowserContext(), chat.url, "eve");
-
-  for (const page of [ann, bob, eve]) await page.seesHere("3 here: ann, bob, eve");
-  await eve.open("#tea");
-  for (const page of [ann, bob, eve]) {
-    await page.seesPeople(["ann: #lobby", "bob: #lobby", "eve: #lobby #tea"]);
-  }
-  await eve.open("#lobby");
-
-  await ann.say("Hello, everybody");
-  for (const page of [ann, bob, eve]) await page.sees("Hello, everybody");
-  await bob.say("Hello, Ann");
-  for (const page of [ann, bob, eve]) await page.sees("Hello, Ann");
-
-  await ann.open("@bob");
-  await ann.say("For you alone");
-  await ann.sees("For you alone");
-  await bob.open("@ann");
-  await bob.sees("For you alone");
-  // What is asked for now comes after the letter would have come.
-  await ann.open("#lobby");
-  await ann.say("For all");
-  await eve.sees("For all");
-  await eve.open("@ann");
-  assertEquals(await eve.lines(), []);
-
-  // A second page of Ann is no second Ann: neither when it comes, nor when it goes.
-  await bob.open("#lobby");
-  const again = await ChatPage.enter(browser.defaultBrowserContext(), chat.url, "ann");
-  await again.seesHere("3 here: ann, bob, eve");
-  await again.say("From another page");
-  await bob.sees("From another page");
-  await again.page.close();
-  await eve.page.close();
-  await bob.seesHere("2 here: ann, bob");
-  assertEquals(await bob.notices(), ["eve joined", "eve left"]);
-});
-
-testInBrowsers("chat loses nothing that is typed while its server is away", async (browser) => {
-  await using chat = await ChatProcess.start();
-  const ann = await ChatPage.enter(await browser.createBrowserContext(), chat.url, "ann");
-  const bob = await ChatPage.enter(await browser.createBrowserContext(), chat.url, "bob");
-  await ann.say(BEFORE);
-  await bob.sees(BEFORE);
-
-  chat.freeze();
-  await ann.say(ON_ITS_WAY);
-  await ann.sees(ON_ITS_WAY, "sending");
-  await chat.stop("SIGKILL");
-  await ann.hasStatus("reconnecting");
-  await bob.hasStatus("reconnecting");
-  for (const text of DURING) {
-    await ann.say(text);
-    await ann.sees(text, "waiting");
-  }
-  await chat.start();
-  for (const page of [ann, bob]) {
-    await page.hasStatus("connected");
-    for (const text of DURING) await page.sees(text);
-  }
-
-  // The same with a server that winds up.
-  await chat.stop("SIGINT");
-  await ann.hasStatus("reconnecting");
-  await bob.hasStatus("reconnecting");
-  await chat.start();
-  await ann.say(AFTER);
-  const expected = [BEFORE, ON_ITS_WAY, ...DURING, AFTER].map((text) => ({ text, state: "sent" }));
-  for (const page of [ann, bob]) {
-    await page.sees(AFTER);
-    assertEquals(await page.lines(), expected);
-  }
+  const context = await browser.createBrowserContext();
+  const ann = await ChatPage.enter(context, chat.url, { name: "ann", hasWebTransport: false });
+  const reason = await ann.hasTransport("WebSocket");
+  assertEquals(reason, "Not over WebTransport: Cannot open WebTransport: the platform has none");
 });
 
 testInBrowsers("chat refuses a name that is none, and says why", async (browser) => {

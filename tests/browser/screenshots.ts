@@ -38,7 +38,7 @@ async function main(isReview: boolean): Promise<void> {
   const browser = await launchBrowser(BROWSERS[0]!);
   try {
     const enter = async (name: string) =>
-      await ChatPage.enter(await browser.createBrowserContext(), chat.url, name);
+      await ChatPage.enter(await browser.createBrowserContext(), chat.url, { name });
     const mira = await enter("Mira");
     const jonas = await enter("Jonas");
     const ada = await enter("Ada");

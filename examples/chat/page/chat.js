@@ -17,6 +17,12 @@ const MAX_WAITING = 100;
 /** What was typed waits for its answer as long as the page is open: 24 days is what a timer can. */
 const NO_HURRY_MS = 2 ** 31 - 1;
 
+/** The transports to try: all of them, or those that `?transport=websocket` names. */
+const ASKED_FOR = new URLSearchParams(location.search).getAll("transport");
+const TRANSPORTS = ["webtransport", "websocket"].filter((name) =>
+  ASKED_FOR.length === 0 || ASKED_FOR.includes(name)
+);
+
 const state = {
   me: "",
   /** How the client is doing; `until` is when it tries again. */
@@ -43,6 +49,7 @@ async function start(name) {
   redraw();
   client = connect(new URL(`/session?name=${encodeURIComponent(name)}`, location.href), {
     backoff: { maxDelayMs: 5_000 },
+    transports: TRANSPORTS,
     onMessage: receive,
   });
   let wasConnected = false;

@@ -20,6 +20,8 @@ const STATUS = {
   closed: "Disconnected",
 };
 
+const TRANSPORT = { webtransport: "WebTransport", websocket: "WebSocket" };
+
 const LINE_STATE = { waiting: "waiting", sending: "sending", sent: "sent", failed: "not sent" };
 
 /** The key of the place that was drawn last. */
@@ -46,13 +48,23 @@ export function draw(state, actions) {
 }
 
 /** Draws the badge. */
-export function drawStatus({ name, until, cause }) {
+export function drawStatus({ name, until, cause, transport, fallback }) {
   elements.status.dataset.name = name;
   put(elements["status-name"], STATUS[name]);
   const seconds = Math.ceil((until - Date.now()) / 1_000);
   const isCounting = name === "reconnecting" && seconds > 0;
   const reason = name === "refused" || name === "closed" ? cause.reason : "";
   put(elements["status-time"], isCounting ? `in ${seconds} s` : reason);
+  drawTransport(transport, fallback);
+}
+
+/** Which transport carries the session, and why it is not the preferred one. */
+function drawTransport(transport, fallback) {
+  const badge = elements["status-transport"];
+  put(badge, TRANSPORT[transport] ?? "");
+  const why = fallback && `Not over ${TRANSPORT[fallback.transport]}: ${fallback.error.message}`;
+  if (why === undefined) badge.removeAttribute("title");
+  else if (badge.title !== why) badge.title = why;
 }
 
 /** Says why one can not enter. */

@@ -1,0 +1,182 @@
+/**
+ * A listener for WebTransport, and pages of another server that dial it.
+ *
+ * @module
+ */
+import type { Connection } from "../../transport/connection.ts";
+import { devCertificate } from "../../transport/dev_certificate.ts";
+import {
+  type AcceptOptions,
+  listenWebTransport,
+  type ListenWebTransportOptions,
+  type WebTransportListener,
+  type WebTransportRequest,
+} from "../../transport/webtransport_server.ts";
+import { type Browser, type BrowserContext, type Page, PATIENCE_MS } from "./_browsers.ts";
+
+/** What a page's `dial` may be told. */
+export interface PageDialOptions {
+  /** Subprotocols to offer. */
+  readonly protocols?: readonly string[];
+}
+
+/** How a page saw something fail. */
+export interface PageFailure {
+  /** The error's name. */
+  readonly name: string;
+  /** `session`, `stream`, or nothing if it is no error of WebTransport. */
+  readonly source: string | undefined;
+  /** The code of a stream's end; `null` if there is none. */
+  readonly streamErrorCode: number | null | undefined;
+  /** What it says; each browser in its own words. */
+  readonly message: string;
+}
+
+/** What functions that run in a page can name. */
+declare global {
+  /** Opens a session; resolves once it is ready. */
+  function dial(path: string, options?: PageDialOptions): Promise<WebTransport>;
+  /** Reads a stream to its end. */
+  function readAll(readable: ReadableStream<Uint8Array>): Promise<Uint8Array<ArrayBuffer>>;
+  /** Writes one piece, and ends the stream. */
+  function writeAll(writable: WritableStream<Uint8Array>, bytes: Uint8Array): Promise<void>;
+  /** Writes bytes to a new stream and reads what comes back. */
+  function ask(wt: WebTransport, bytes: Uint8Array): Promise<Uint8Array<ArrayBuffer>>;
+  /** Waits for a failure. */
+  function failureOf(promise: Promise<unknown>): Promise<PageFailure>;
+  /** Makes the error that carries a stream's code. */
+  function streamError(streamErrorCode: number): Error;
+  /** The last session that was opened here. */
+  var session: WebTransport;
+}
+
+const SCRIPT = `
+async function dial(path, { protocols } = {}) {
+  const hash = Uint8Array.fromHex(HASH);
+  const wt = new WebTransport(BASE + path, {
+    serverCertificateHashes: [{ algorithm: "sha-256", value: hash }],
+    ...(protocols === undefined ? {} : { protocols }),
+  });
+  wt.closed.catch(() => {});
+  await wt.ready;
+  return globalThis.session = wt;
+}
+async function readAll(readable) {
+  const chunks = [];
+  for (const reader = readable.getReader();;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    chunks.push(value);
+  }
+  const bytes = new Uint8Array(chunks.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const chunk of chunks) {
+    bytes.set(chunk, at);
+    at += chunk.length;
+  }
+  return bytes;
+}
+async function writeAll(writable, bytes) {
+  const writer = writable.getWriter();
+  writer.write(bytes).catch(() => {});
+  await writer.close();
+}
+async function ask(wt, bytes) {
+  const { readable, writable } = await wt.createBidirectionalStream();
+  const [answer] = await Promise.all([readAll(readable), writeAll(writable, bytes)]);
+  return answer;
+}
+async function failureOf(promise) {
+  try {
+    await promise;
+  } catch ({ name, source, streamErrorCode, message }) {
+    return { name, source, streamErrorCode, message };
+  }
+  throw new Error("Nothing failed");
+}
+function streamError(streamErrorCode) {
+  // The constructor has been of two kinds.
+  const error = new WebTransportError({ message: "Enough", streamErrorCode });
+  if (error.streamErrorCode === streamErrorCode) return error;
+  return new WebTransportError("Enough", { streamErrorCode });
+}
+`;
+
+/** The listener and the pages. */
+export class WebTransportSite implements AsyncDisposable {
+  /** The listener. */
+  readonly listener: WebTransportListener;
+
+  readonly #requests: AsyncIterator<WebTransportRequest>;
+  readonly #http: Deno.HttpServer<Deno.NetAddr>;
+
+  private constructor(options: Partial<ListenWebTransportOptions>) {
+    const { hashes, ...certificate } = devCertificate({ cacheFolder: null });
+    this.listener = listenWebTransport({
+      hostname: "127.0.0.1",
+      port: 0,
+      ...certificate,
+      ...options,
+    });
+    this.#requests = this.listener[Symbol.asyncIterator]();
+    const head = `const BASE = "https://127.0.0.1:${this.listener.address.port}";
+const HASH = "${hashes[0]!.value.toHex()}";`;
+    const html = `<!doctype html><title>Page</title><script>${head}${SCRIPT}</script>`;
+    this.#http = Deno.serve(
+      { hostname: "127.0.0.1", port: 0, onListen() {} },
+      () => new Response(html, { headers: { "content-type": "text/html" } }),
+    );
+  }
+
+  /** Listens. */
+  static start(options: Partial<ListenWebTransportOptions> = {}): WebTransportSite {
+    return new WebTransportSite(options);
+  }
+
+  /** Where the pages are. */
+  get url(): string {
+    return `http://127.0.0.1:${this.#http.addr.port}/`;
+  }
+
+  /** Opens a page that can dial. */
+  async open(browser: Browser | BrowserContext): Promise<Page> {
+    const page = await browser.newPage();
+    page.setDefaultTimeout(PATIENCE_MS);
+    await page.goto(this.url);
+    return page;
+  }
+
+  /** Waits for the next request. */
+  async request(): Promise<WebTransportRequest> {
+    const { value } = await this.#requests.next();
+    if (value === undefined) throw new Error("The listener was closed");
+    return value;
+  }
+
+  /** Waits for the next request, and accepts it. */
+  async accept(options?: AcceptOptions): Promise<Connection> {
+    return (await this.request()).accept(options);
+  }
+
+  /** Has a page dial, and accepts it. */
+  async connect(page: Page): Promise<Connection> {
+    const [connection] = await Promise.all([
+      this.accept(),
+      page.evaluate(async () => void await dial("/")),
+    ]);
+    return connection;
+  }
+
+  /** Closes all. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.listener.close();
+    await this.#http.shutdown();
+  }
+}
+
+/** Sends everything back that comes by a stream; until the session is over. */
+export async function echoStreams({ incomingBidirectionalStreams }: Connection): Promise<void> {
+  for await (const { readable, writable } of incomingBidirectionalStreams) {
+    readable.pipeTo(writable).catch(() => {}); // The page sees it.
+  }
+}

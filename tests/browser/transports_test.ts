@@ -1,0 +1,140 @@
+import { createSocket } from "node:dgram";
+import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
+import type { connect, dial } from "../../client.ts";
+import { bundleClient } from "../../examples/chat/page.ts";
+import { serve, type ServeOptions, type Server, type Session } from "../../mod.ts";
+import { until } from "../servers.ts";
+import { type Browser, isFirefox, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+import { echoStreams } from "./_webtransport_page.ts";
+
+/** What functions that run in a page can name. */
+declare global {
+  /** The client's module. */
+  var skein: { readonly connect: typeof connect; readonly dial: typeof dial };
+  /** Whether the page came back as it was. */
+  var isRestored: boolean;
+}
+
+/** How long WebTransport is tried alone, and what WebSocket takes then at most, in milliseconds. */
+const HEAD_START_MS = 500;
+const WEBSOCKET_MS = 300;
+
+/** How soon the server knows of a page that was left, in milliseconds. */
+const LEAVE_MS = 500;
+
+const HTML = `<!doctype html><title>Page</title><script type="module">
+import * as skein from "/client.js";
+globalThis.skein = skein;
+addEventListener("pageshow", ({ persisted }) => globalThis.isRestored = persisted);
+if (location.search === "?connect") globalThis.client = skein.connect(location.origin);
+</script>`;
+
+for (const kind of ["silent", "closed"] as const) {
+  testInBrowsers(`connect() is soon up over WebSocket where UDP is ${kind}`, async (browser) => {
+    const udp = createSocket("udp4");
+    await new Promise<void>((resolve) => udp.bind(0, "127.0.0.1", resolve));
+    const { port } = udp.address();
+    if (kind === "closed") udp.close();
+    await using server = await serveClient({
+      webTransport: false,
+      wellKnown: {
+        port,
+        hostname: "127.0.0.1",
+        serverCertificateHashes: [{ algorithm: "sha-256", value: new Uint8Array(32).toBase64() }],
+      },
+    });
+    const page = await openPage(browser, server);
+    const { elapsedMs, transport, preferred, reason } = await page.evaluate(async () => {
+      const start = performance.now();
+      const client = skein.connect(location.origin);
+      for await (const status of client.status) {
+        if (status.name !== "connected") continue;
+        const elapsedMs = performance.now() - start;
+        const { transport, fallback } = status;
+        void client.close();
+        const { transport: preferred, error } = fallback!;
+        return { elapsedMs, transport, preferred, reason: (error as Error).message };
+      }
+      throw new Error("The client was closed");
+    });
+    assertEquals(transport, "websocket");
+    assertEquals(preferred, "webtransport");
+    assertMatch(reason, /^Cannot open web ?transport/i);
+    assertLess(elapsedMs, HEAD_START_MS + WEBSOCKET_MS);
+    if (kind === "silent") udp.close();
+  });
+}
+
+testInBrowsers("streams past the server's limit wait", async (browser) => {
+  await using server = await serveClient({
+    webTransport: { maxStreams: 16, cacheFolder: null },
+    onOpen: ({ connection }) => void echoStreams(connection),
+  });
+  const page = await openPage(browser, server);
+  const answers = await page.evaluate(async () => {
+    const session = await skein.dial(location.origin, { transports: ["webtransport"] });
+    const ask = async (text: string) => {
+      const { readable, writable } = await session.connection.createBidirectionalStream();
+      const writer = writable.getWriter();
+      void writer.write(new TextEncoder().encode(text));
+      const [answer] = await Promise.all([new Response(readable).text(), writer.close()]);
+      return answer;
+    };
+    return await Promise.all(Array.from({ length: 100 }, (_, i) => ask(`Question ${i}`)));
+  });
+  assertEquals(answers, Array.from({ length: 100 }, (_, i) => `Question ${i}`));
+});
+
+testInBrowsers(
+  "connect() says goodbye when its page is left, and is back with it",
+  async (browser) => {
+    const sessions: Session[] = [];
+    await using server = await serveClient({ onOpen: (session) => void sessions.push(session) });
+    const page = await openPage(browser, server, "?connect");
+    await until(() => sessions.length === 1);
+    const [first] = sessions;
+    assertEquals(first!.transport, "webtransport");
+
+    const start = performance.now();
+    const leaving = page.goto("about:blank");
+    const { code, by } = await first!.closed;
+    assertLess(performance.now() - start, LEAVE_MS);
+    assertEquals({ code, by }, { code: 0, by: "remote" });
+    await leaving;
+
+    await page.goBack();
+    await until(() => sessions.length === 2);
+    assertEquals(sessions[1]!.transport, "webtransport");
+    assert(isFirefox(browser) || await page.evaluate(() => isRestored));
+  },
+);
+
+async function serveClient(
+  { wellKnown, ...options }: ServeOptions & { readonly wellKnown?: unknown } = {},
+): Promise<Server> {
+  const client = await bundleClient(new URL("../../client.ts", import.meta.url));
+  return serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    onListen() {},
+    fetch({ url }) {
+      const { pathname } = new URL(url);
+      if (pathname === "/client.js") return typed(client, "text/javascript");
+      if (pathname.startsWith("/.well-known/") && wellKnown) return Response.json(wellKnown);
+      return typed(HTML, "text/html");
+    },
+    ...options,
+  });
+}
+
+function typed(body: string, type: string): Response {
+  return new Response(body, { headers: { "content-type": type } });
+}
+
+async function openPage(browser: Browser, server: Server, search = ""): Promise<Page> {
+  const page = await browser.newPage();
+  page.setDefaultTimeout(PATIENCE_MS);
+  await page.goto(`${server.url.replace("ws:", "http:")}${search}`);
+  await page.waitForFunction(() => "skein" in globalThis);
+  return page;
+}

@@ -1,0 +1,427 @@
+import { assert, assertEquals, assertInstanceOf, assertLess, assertRejects } from "@std/assert";
+import { delay } from "@std/async";
+import { ConnectionError, StreamError } from "../../errors.ts";
+import type { BidirectionalStream, Connection } from "../../transport/connection.ts";
+import { isFirefox, testInBrowsers } from "./_browsers.ts";
+import { echoStreams, WebTransportSite } from "./_webtransport_page.ts";
+
+declare global {
+  /** What pages keep from one function to the next. */
+  var streams: BidirectionalStream[], ninth: Promise<unknown>;
+}
+
+/** How soon the other side knows of a close, in milliseconds. */
+const CLOSE_MS = 100;
+
+/** How soon the server knows of a page that said goodbye, in milliseconds. */
+const LEAVE_MS = 500;
+
+/** Datagrams may be lost: of so many, at least so many come. */
+const DATAGRAMS = { sent: 300, received: 285 };
+
+/** Silence on the wire is noticed within both. */
+const SHORT = { idleTimeoutMs: 1_000, keepAliveIntervalMs: 300 };
+
+testInBrowsers(
+  "a page's bidirectional streams come back, one at a time and 200 at once",
+  async (browser) => {
+    await using site = WebTransportSite.start({ maxStreams: 256 });
+    const page = await site.open(browser);
+    const connection = await site.connect(page);
+    const serving = echoStreams(connection);
+    const wrong = await page.evaluate(async () => {
+      const asks = async (index: number) => {
+        const text = `Question ${index}`;
+        return new TextDecoder().decode(await ask(session, new TextEncoder().encode(text))) !==
+          text;
+      };
+      let wrong = 0;
+      for (let i = 0; i < 500; i++) wrong += Number(await asks(i));
+      const concurrent = await Promise.all(Array.from({ length: 200 }, (_, i) => asks(500 + i)));
+      session.close();
+      return wrong + concurrent.filter((isWrong) => isWrong).length;
+    });
+    await serving;
+    assertEquals(wrong, 0);
+  },
+);
+
+testInBrowsers(
+  "a stream past the limit waits in Firefox, and fails in Chromium",
+  async (browser) => {
+    await using site = WebTransportSite.start({ maxStreams: 8 });
+    const page = await site.open(browser);
+    const connection = await site.connect(page);
+    const incoming = connection.incomingBidirectionalStreams.getReader();
+    const atFirst = await page.evaluate(async () => {
+      const open = async () => {
+        const stream = await session.createBidirectionalStream();
+        const writer = stream.writable.getWriter();
+        await writer.write(new Uint8Array(1));
+        writer.releaseLock();
+        return stream;
+      };
+      globalThis.streams = await Promise.all(Array.from({ length: 8 }, open));
+      globalThis.ninth = open();
+      const waiting = new Promise((resolve) => setTimeout(resolve, 200, "waits"));
+      return await Promise.race([ninth.catch((error) => error.name), waiting]);
+    });
+    assertEquals(atFirst, isFirefox(browser) ? "waits" : "NetworkError");
+    // There is room again once they ended.
+    const ending = page.evaluate(async () => {
+      await Promise.all(streams.map(async ({ readable, writable }) => {
+        await writable.close();
+        await readAll(readable);
+      }));
+      while (true) {
+        const isOpen = await ninth.then(() => true, () => false);
+        if (isOpen) return;
+        globalThis.ninth = session.createBidirectionalStream();
+      }
+    });
+    for (let i = 0; i < 8; i++) await echo((await incoming.read()).value!);
+    await ending;
+  },
+);
+
+testInBrowsers("unidirectional streams go both ways", async (browser) => {
+  await using site = WebTransportSite.start();
+  const page = await site.open(browser);
+  const connection = await site.connect(page);
+  const serving = answerUnidirectional(connection, 120);
+  const answers = await page.evaluate(async () => {
+    const answers: string[] = [];
+    const reader = session.incomingUnidirectionalStreams.getReader();
+    const reading = (async () => {
+      while (answers.length < 120) {
+        answers.push(new TextDecoder().decode(await readAll((await reader.read()).value!)));
+      }
+    })();
+    for (let i = 0; i < 120; i++) {
+      const stream = await session.createUnidirectionalStream();
+      await writeAll(stream, new TextEncoder().encode(`Note ${i}`));
+    }
+    await reading;
+    return answers;
+  });
+  await serving;
+  const expected = Array.from({ length: 120 }, (_, i) => `Note ${i}, read`);
+  assertEquals(answers.toSorted(), expected.toSorted());
+});
+
+testInBrowsers("datagrams go both ways", async (browser) => {
+  await using site = WebTransportSite.start();
+  const page = await site.open(browser);
+  const { datagrams } = await site.connect(page);
+  const echoing = datagrams.readable.pipeTo(datagrams.writable).catch(() => {});
+  const { received, maxDatagramSize } = await page.evaluate(async (count) => {
+    const { readable, maxDatagramSize } = session.datagrams;
+    // Chromium has `writable`, newer browsers have `createWritable()`.
+    const writer = session.datagrams.writable.getWriter();
+    const received = new Set<number>();
+    const reader = readable.getReader();
+    const reading = (async () => {
+      while (received.size < count) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        received.add(new DataView(value.buffer, value.byteOffset).getUint32(0));
+      }
+    })();
+    for (let i = 0; i < count; i++) {
+      const datagram = new Uint8Array(100);
+      new DataView(datagram.buffer).setUint32(0, i);
+      await writer.write(datagram);
+      if (i % 10 === 9) await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    await Promise.race([reading, new Promise((resolve) => setTimeout(resolve, 1_000))]);
+    session.close();
+    return { received: received.size, maxDatagramSize };
+  }, DATAGRAMS.sent);
+  await echoing;
+  assert(received >= DATAGRAMS.received, `${received} datagrams came back`);
+  assert(maxDatagramSize >= 1_000, `A datagram has ${maxDatagramSize} bytes`);
+});
+
+testInBrowsers("streams that the server opens reach the page", async (browser) => {
+  await using site = WebTransportSite.start();
+  const page = await site.open(browser);
+  const connection = await site.connect(page);
+  // The page does not look before they are there.
+  const bidirectional = await connection.createBidirectionalStream();
+  const asked = askPage(bidirectional, "Who is there?");
+  const unidirectional = await connection.createUnidirectionalStream();
+  await writeText(unidirectional, "For you");
+  const answering = page.evaluate(async () => {
+    const incoming = session.incomingBidirectionalStreams.getReader();
+    const { readable, writable } = (await incoming.read()).value!;
+    const question = new TextDecoder().decode(await readAll(readable));
+    await writeAll(writable, new TextEncoder().encode(`${question} A page.`));
+    const notes = session.incomingUnidirectionalStreams.getReader();
+    return new TextDecoder().decode(await readAll((await notes.read()).value!));
+  });
+  assertEquals(await asked, "Who is there? A page.");
+  assertEquals(await answering, "For you");
+});
+
+testInBrowsers("20 MB come back unchanged", async (browser) => {
+  await using site = WebTransportSite.start();
+  const page = await site.open(browser);
+  const serving = echoStreams(await site.connect(page));
+  const { sent, received, length } = await page.evaluate(async () => {
+    const bytes = new Uint8Array(20_000_000);
+    for (let i = 0; i < bytes.length; i += 65_536) {
+      crypto.getRandomValues(bytes.subarray(i, i + 65_536));
+    }
+    const answer = await ask(session, bytes);
+    const hash = async (bytes: BufferSource) =>
+      new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
+    const hashes = { sent: await hash(bytes), received: await hash(answer) };
+    session.close();
+    return { ...hashes, length: answer.length };
+  });
+  await serving;
+  assertEquals(length, 20_000_000);
+  assertEquals(received, sent);
+});
+
+testInBrowsers("the page sees the server's close code and reason", async (browser) => {
+  await using site = WebTransportSite.start();
+  const page = await site.open(browser);
+  const connection = await site.connect(page);
+  const seen = page.evaluate(async () => {
+    const { closeCode, reason } = await session.closed;
+    return { closeCode, reason, at: Date.now() };
+  });
+  await page.evaluate(() => {}); // What was sent before was begun before.
+  const at = Date.now();
+  const info = { closeCode: 4009, reason: "too slow — до свидания 👋" };
+  connection.close(info);
+  const { at: seenAt, ...seenInfo } = await seen;
+  assertEquals(seenInfo, info);
+  assertLess(seenAt - at, CLOSE_MS);
+  assertEquals(await connection.closed, info);
+});
+
+testInBrowsers(
+  "the server sees the page's close code and reason, each of 24 times",
+  async (browser) => {
+    await using site = WebTransportSite.start();
+    const page = await site.open(browser);
+    for (let i = 0; i < 24; i++) {
+      const connection = await site.connect(page);
+      // Busy sessions too.
+      if (i % 2 === 1) void echoStreams(connection);
+      const closing = page.evaluate(async (i) => {
+        if (i % 2 === 1) await session.createBidirectionalStream();
+        const at = Date.now();
+        session.close({ closeCode: 3000 + i, reason: `Tschüß ${i} 👋` });
+        return at;
+      }, i);
+      const info = await connection.closed;
+      const seenAt = Date.now();
+      assertEquals(info, { closeCode: 3000 + i, reason: `Tschüß ${i} 👋` });
+      assertLess(seenAt - await closing, CLOSE_MS);
+    }
+  },
+);
+
+for (const status of [401, 403, 404, 429]) {
+  testInBrowsers(
+    `a page that is refused with ${status} learns that, but not why`,
+    async (browser) => {
+      await using site = WebTransportSite.start();
+      const page = await site.open(browser);
+      const failing = page.evaluate(() => failureOf(dial("/somewhere")));
+      (await site.request()).refuse(status, { headers: { "x-why": "because" } });
+      const { name, source } = await failing;
+      assertEquals({ name, source }, { name: "WebTransportError", source: "session" });
+      // Neither the page nor the connection is the worse for it.
+      const connection = await site.connect(page);
+      connection.close();
+    },
+  );
+}
+
+testInBrowsers(
+  "the server chooses a subprotocol, where the browser offers them",
+  async (browser) => {
+    await using site = WebTransportSite.start();
+    const page = await site.open(browser);
+    const protocols = ["skein.1", "chat.2"];
+    const dialing = page.evaluate(async (protocols) => {
+      const wt = await dial("/?protocol=skein.1&protocol=chat.2", { protocols });
+      return (wt as { protocol?: string }).protocol;
+    }, protocols);
+    const request = await site.request();
+    assertEquals(new URL(request.url).searchParams.getAll("protocol"), protocols);
+    const isChromium = !isFirefox(browser);
+    assertEquals(request.protocols, isChromium ? protocols : []);
+    const connection = request.accept(isChromium ? { protocol: "chat.2" } : {});
+    assertEquals(connection.protocol, isChromium ? "chat.2" : "");
+    assertEquals(await dialing, isChromium ? "chat.2" : undefined);
+  },
+);
+
+testInBrowsers("the server reads the code of a stream that the page gave up", async (browser) => {
+  await using site = WebTransportSite.start();
+  const page = await site.open(browser);
+  const connection = await site.connect(page);
+  const streams = connection.incomingBidirectionalStreams.getReader();
+  const giveUp = page.evaluate(async () => {
+    const { writable, readable } = await session.createBidirectionalStream();
+    const writer = writable.getWriter();
+    await writer.write(new Uint8Array(10));
+    // What is not sent yet goes with the stream.
+    const { value } = await readable.getReader().read();
+    await writer.abort(streamError(42));
+    return value!.length;
+  });
+  const stream = (await streams.read()).value!;
+  const reader = stream.readable.getReader();
+  assertEquals((await reader.read()).value?.length, 10);
+  await stream.writable.getWriter().write(new Uint8Array(1));
+  const error = await assertRejects(() => reader.read(), StreamError);
+  assertEquals({ code: error.streamErrorCode, by: error.by }, { code: 42, by: "remote" });
+  assertEquals(await giveUp, 1);
+});
+
+testInBrowsers(
+  "the server reads the code with which Chromium's page stopped reading",
+  async (browser) => {
+    await using site = WebTransportSite.start();
+    const page = await site.open(browser);
+    const connection = await site.connect(page);
+    const streams = connection.incomingBidirectionalStreams.getReader();
+    const stopping = page.evaluate(async () => {
+      const { writable, readable } = await session.createBidirectionalStream();
+      await writable.getWriter().write(new Uint8Array(10));
+      const reader = readable.getReader();
+      await reader.read();
+      await reader.cancel(streamError(43));
+    });
+    const writer = (await streams.read()).value!.writable.getWriter();
+    writer.closed.catch(() => {});
+    await writer.write(new Uint8Array(1_000));
+    await stopping;
+    // What the page sent before this stream came before it.
+    const asking = page.evaluate(async () => void await ask(session, new Uint8Array(1)));
+    await echo((await streams.read()).value!);
+    await asking;
+    const writing = (async () => {
+      for (let i = 0; i < 20; i++) await writer.write(new Uint8Array(1_000));
+    })();
+    // Firefox 153 tells nobody that its page reads no more.
+    if (isFirefox(browser)) return await writing;
+    const error = await assertRejects(() => writing, StreamError);
+    assertEquals({ code: error.streamErrorCode, by: error.by }, { code: 43, by: "remote" });
+  },
+);
+
+testInBrowsers("the page sees that the server stopped reading, with code 0", async (browser) => {
+  await using site = WebTransportSite.start();
+  const page = await site.open(browser);
+  const connection = await site.connect(page);
+  const streams = connection.incomingBidirectionalStreams.getReader();
+  const writing = page.evaluate(async () => {
+    const { writable } = await session.createBidirectionalStream();
+    const writer = writable.getWriter();
+    writer.closed.catch(() => {});
+    return await failureOf((async () => {
+      while (true) {
+        await writer.write(new Uint8Array(1_000));
+        await new Promise((resolve) => setTimeout(resolve));
+      }
+    })());
+  });
+  const reader = (await streams.read()).value!.readable.getReader();
+  await reader.read();
+  await reader.cancel();
+  const { name, ...failure } = await writing;
+  // Chromium finds its own pipe closed at times, before it knows why.
+  if (name === "NetworkError" && !isFirefox(browser)) return;
+  assertEquals(
+    { name, source: failure.source, code: failure.streamErrorCode },
+    { name: "WebTransportError", source: "stream", code: 0 },
+  );
+});
+
+testInBrowsers("to the page, a stream that the server aborted ends normally", async (browser) => {
+  await using site = WebTransportSite.start();
+  const page = await site.open(browser);
+  const connection = await site.connect(page);
+  const writer = (await connection.createUnidirectionalStream()).getWriter();
+  await writer.write(new TextEncoder().encode("part"));
+  await writer.abort(new Error("Enough"));
+  const text = await page.evaluate(async () => {
+    const { value } = await session.incomingUnidirectionalStreams.getReader().read();
+    return new TextDecoder().decode(await readAll(value!));
+  });
+  assertEquals(text, "part");
+});
+
+testInBrowsers(
+  "a page that is left, or loaded again, says so when it is told to",
+  async (browser) => {
+    await using site = WebTransportSite.start();
+    let page = await site.open(browser);
+    const ways = [() => page.reload(), () => page.goto("about:blank"), () => page.close()];
+    for (const leave of ways) {
+      if (page.url() === "about:blank") page = await site.open(browser);
+      const connection = await site.connect(page);
+      // Chromium does so by itself; in Firefox 153 the session outlives the page.
+      await page.evaluate(() => addEventListener("pagehide", () => session.close()));
+      const start = performance.now();
+      const [info] = await Promise.all([connection.closed, leave()]);
+      assertLess(performance.now() - start, LEAVE_MS);
+      assertEquals(info, { closeCode: 0, reason: "" });
+    }
+  },
+);
+
+testInBrowsers(
+  "a browser that was killed is noticed, and one that is idle is kept",
+  async (browser) => {
+    await using site = WebTransportSite.start(SHORT);
+    const page = await site.open(browser);
+    const connection = await site.connect(page);
+    await delay(3 * SHORT.idleTimeoutMs);
+    assertEquals(site.listener.sessionCount, 1);
+    const start = performance.now();
+    browser.process()!.kill("SIGKILL");
+    // A child of Chromium may live long enough to say goodbye.
+    await connection.closed.catch((error) => assertInstanceOf(error, ConnectionError));
+    assertLess(
+      performance.now() - start,
+      SHORT.idleTimeoutMs + SHORT.keepAliveIntervalMs + LEAVE_MS,
+    );
+  },
+);
+
+async function echo({ readable, writable }: BidirectionalStream): Promise<void> {
+  await readable.pipeTo(writable);
+}
+
+async function answerUnidirectional(connection: Connection, count: number): Promise<void> {
+  const reader = connection.incomingUnidirectionalStreams.getReader();
+  for (let i = 0; i < count; i++) {
+    const text = await new Response((await reader.read()).value).text();
+    await writeText(await connection.createUnidirectionalStream(), `${text}, read`);
+  }
+}
+
+async function askPage(
+  { readable, writable }: {
+    readonly readable: ReadableStream<Uint8Array>;
+    readonly writable: WritableStream<Uint8Array>;
+  },
+  text: string,
+): Promise<string> {
+  await writeText(writable, text);
+  return await new Response(readable).text();
+}
+
+async function writeText(writable: WritableStream<Uint8Array>, text: string): Promise<void> {
+  const writer = writable.getWriter();
+  await writer.write(new TextEncoder().encode(text));
+  await writer.close();
+}
