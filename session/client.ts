@@ -36,8 +36,8 @@ import { MAX_TIMER_MS, sleep, waitFor } from "./wait.ts";
 /** A session that held for this long was a success: delays begin anew after it. */
 const STABLE_MS = 5_000;
 
-/** Events of a browser after which an attempt is worth it; the second one bubbles up to the window. */
-const WAKING = ["online", "visibilitychange"];
+/** Events of a page: after the first two an attempt is worth it, at the last one it is left. */
+const PAGE_EVENTS = ["online", "visibilitychange", "pagehide"];
 
 /** Close codes by which a server says that trying again is no use. */
 const FINAL_CODES: ReadonlySet<number> = new Set([
@@ -287,11 +287,13 @@ export class Client<C extends AnyContract = AnyContract>
 
   async #run(): Promise<CloseInfo> {
     const globals = globalThis as Partial<EventTarget> & { document?: { hidden: boolean } };
-    // Back online, or looked at again: what was to be waited for is over.
-    const onWake = ({ type }: Event) => {
-      if (type === "online" || !globals.document?.hidden) this.retryNow();
+    const onPageEvent = ({ type }: Event) => {
+      // The server shall know; a page that comes back from the browser's cache connects anew.
+      if (type === "pagehide") this.#leave();
+      // Back online, or looked at again: what was to be waited for is over.
+      else if (type === "online" || !globals.document?.hidden) this.retryNow();
     };
-    for (const type of WAKING) globals.addEventListener?.(type, onWake);
+    for (const type of PAGE_EVENTS) globals.addEventListener?.(type, onPageEvent);
     try {
       while (true) {
         const { info, wasReady } = await this.#live();
@@ -310,9 +312,14 @@ export class Client<C extends AnyContract = AnyContract>
         if (!this.#stop.signal.aborted) this.status.set({ name: "connecting" });
       }
     } finally {
-      for (const type of WAKING) globals.removeEventListener?.(type, onWake);
+      for (const type of PAGE_EVENTS) globals.removeEventListener?.(type, onPageEvent);
       this.#options.signal?.removeEventListener("abort", this.#onAbort);
     }
+  }
+
+  #leave(): void {
+    if (this.#session === undefined) return;
+    coreOf(this.#session).abort(CloseCode.normal, "The page was left", undefined, "network");
   }
 
   /** One session, from dialling to its end. */

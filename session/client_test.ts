@@ -350,3 +350,18 @@ Deno.test("Client survives a goaway and a hello with absurd numbers", async () =
   await time.tickAsync(1_000);
   assertEquals(network.dials.length, 1);
 });
+
+Deno.test("Client closes its session when the page is left, and comes back with the page", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  await using client = network.client();
+  assertEquals(await settled(client), "connected");
+  const closed = network.last.closed;
+  globalThis.dispatchEvent(new Event("pagehide"));
+  assertEquals(await settled(client), "reconnecting");
+  const { code, by } = await closed;
+  assertEquals([code, by], [0, "remote"]);
+  await time.tickAsync(1_000);
+  assertEquals(await settled(client), "connected");
+  assertEquals(network.sessions.length, 2);
+});

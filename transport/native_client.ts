@@ -43,6 +43,10 @@ interface NativeStreamOptions {
   readonly waitUntilAvailable: boolean;
 }
 
+/** How soon, and how often at least, a stream is asked for again that the browser refused, in milliseconds. */
+const FIRST_RETRY_MS = 2;
+const MAX_RETRY_MS = 64;
+
 /** What the global scope of a platform may have. */
 interface Globals {
   readonly WebTransport?: {
@@ -65,8 +69,7 @@ interface Globals {
  *   (`?protocol=`), and the server is taken to have agreed.
  * - **Page:** a page that is left closes the connection, so that the server need not time it out;
  *   `closed` rejects, and a client connects anew if the page comes back from the browser's cache.
- * - **Server's streams:** some versions of Firefox do not deliver bidirectional streams that the
- *   server opens. Messages do not need them.
+ * - **Stopping to read:** Firefox 153 does not tell the server that a stream is read no more.
  *
  * @param url `https:`, without a fragment.
  * @param options See {@linkcode DialWebTransportOptions}.
@@ -144,6 +147,8 @@ class NativeConnection implements Connection {
   readonly #native: NativeWebTransport;
   readonly #assumed: string | undefined;
   readonly #closing = Promise.withResolvers<ConnectionCloseInfo>();
+  #line: Promise<unknown> = Promise.resolve();
+  #inLine = 0;
   #isOver = false;
 
   constructor(
@@ -237,11 +242,11 @@ class NativeConnection implements Connection {
     { signal, timeoutMs, sendOrder }: OpenStreamOptions = {},
   ): Promise<StreamOf<K>> {
     signal?.throwIfAborted();
-    // By default a browser refuses where the peer allows no more streams for now.
-    const opening = this.#native[method]({ sendOrder, waitUntilAvailable: true }) as Promise<
-      StreamOf<K>
-    >;
-    const opened = opening.then(wrap, (error) => {
+    let isWanted = true;
+    const open = (): Promise<StreamOf<K>> =>
+      // By default a browser refuses where the peer allows no more for now.
+      this.#native[method]({ sendOrder, waitUntilAvailable: true }) as Promise<StreamOf<K>>;
+    const opened = this.#openInTurn(open, () => isWanted).then(wrap, (error) => {
       throw broken("Cannot open stream", error);
     });
     return await within(opened, {
@@ -254,7 +259,41 @@ class NativeConnection implements Connection {
         readable?.cancel().catch(() => {});
         (writable as WritableStream).abort().catch(() => {});
       },
-    });
+    }).finally(() => isWanted = false);
+  }
+
+  /**
+   * Chromium refuses all the same, and does not tell when the peer allows more: who was refused
+   * stands in line, and the first one there asks again and again.
+   */
+  async #openInTurn<T>(open: () => Promise<T>, isWanted: () => boolean): Promise<T> {
+    if (this.#inLine === 0) {
+      try {
+        return await open();
+      } catch (error) {
+        if (!this.#isFull(error)) throw error;
+      }
+    }
+    this.#inLine++;
+    const turn = this.#line.then(() => this.#openAtLast(open, isWanted))
+      .finally(() => this.#inLine--);
+    this.#line = turn.catch(() => {});
+    return await turn;
+  }
+
+  async #openAtLast<T>(open: () => Promise<T>, isWanted: () => boolean): Promise<T> {
+    for (let delayMs = FIRST_RETRY_MS;; delayMs = Math.min(2 * delayMs, MAX_RETRY_MS)) {
+      try {
+        return await open();
+      } catch (error) {
+        if (!this.#isFull(error) || !isWanted()) throw error;
+      }
+      await new Promise((resolve) => setTimeout(resolve, delayMs));
+    }
+  }
+
+  #isFull(error: unknown): boolean {
+    return !this.#isOver && (Object(error) as { name?: string }).name === "NetworkError";
   }
 }
 
@@ -269,12 +308,14 @@ function broken(message: string, cause: unknown): ConnectionError {
 
 /** The error of a stream, told by its shape: not every platform has the class at hand. */
 function streamError(error: unknown): unknown {
-  const { source, streamErrorCode } = Object(error) as {
+  const { source, streamErrorCode, name } = Object(error) as {
     source?: string;
     streamErrorCode?: number | null;
+    name?: string;
   };
   if (source === "session") return broken("The connection is over", error);
-  if (source !== "stream") return error;
+  // Chromium says no more than that at times.
+  if (source !== "stream" && name !== "NetworkError") return error;
   const code = streamErrorCode ?? 0;
   return new StreamError(`The peer ended the stream with code ${code}`, {
     streamErrorCode: code,
