@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { TimeoutError } from "../errors.ts";
+import { within } from "./within.ts";
 import { Http3Dialer } from "./h3/dialer.ts";
 import { isQuicAvailable, requireQuic } from "./h3/quic.ts";
 import type { Connection } from "./connection.ts";
@@ -52,20 +52,11 @@ export async function dialWebTransport(
   const { signal, timeoutMs } = options;
   signal?.throwIfAborted();
   const dialer = new Http3Dialer(url, options);
-  const { promise: givenUp, reject } = Promise.withResolvers<never>();
-  const onAbort = () => reject(signal?.reason);
-  signal?.addEventListener("abort", onAbort, { once: true });
-  const timer = timeoutMs === undefined || timeoutMs === Infinity ? undefined : setTimeout(() => {
-    reject(new TimeoutError(`Cannot dial within ${timeoutMs} ms`, timeoutMs));
-  }, timeoutMs);
   try {
-    return await Promise.race([dialer.session(), givenUp]);
+    return await within(dialer.session(), { late: "Cannot dial within", signal, timeoutMs });
   } catch (error) {
     dialer.abort();
     throw error;
-  } finally {
-    clearTimeout(timer);
-    signal?.removeEventListener("abort", onAbort);
   }
 }
 

@@ -7,8 +7,9 @@
  * ```
  *
  * One line for each check; the exit code is 1 if one failed. `--short` takes less
- * than a minute: smaller numbers, the same checks. Clients are raw sockets in this
- * process, the server is a process of its own.
+ * than a minute: smaller numbers, the same checks. `idle`, `stalled`, `churn` and
+ * `webtransport` run only that. Clients are raw sockets in this process, the server
+ * is a process of its own.
  *
  * @module
  */
@@ -16,6 +17,7 @@ import { Histogram } from "../../bench/histogram.ts";
 import type { OverflowPolicy } from "../../mod.ts";
 import { openMany, Pacer, SoakClient, TIMED } from "./clients.ts";
 import { openFileLimit, sleep, SoakServer } from "./processes.ts";
+import { soakWebTransport } from "./webtransport.ts";
 
 const isShort = Deno.args.includes("--short");
 
@@ -307,11 +309,21 @@ async function breakHandshake(port: number, index: number): Promise<void> {
 }
 
 const startedAt = performance.now();
-await soakIdle();
-for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as const) {
-  await soakStalled(policy);
+// By name, or all.
+const parts: Record<string, () => Promise<void>> = {
+  idle: soakIdle,
+  stalled: async () => {
+    for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as const) {
+      await soakStalled(policy);
+    }
+  },
+  churn: soakChurn,
+  webtransport: () => soakWebTransport(check, isShort),
+};
+const named = Deno.args.filter((argument) => Object.hasOwn(parts, argument));
+for (const [name, part] of Object.entries(parts)) {
+  if (named.length === 0 || named.includes(name)) await part();
 }
-await soakChurn();
 say(
   `${passed} passed, ${failed} failed (${((performance.now() - startedAt) / 1_000).toFixed(0)} s)`,
 );

@@ -4,7 +4,7 @@
  * @module
  */
 import { cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
-import { encodeTlv, readOnlyVarint, TlvParser } from "./_tlv.ts";
+import { encodeTlv, readOnlyVarint, type TlvHandling, TlvParser } from "./_tlv.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import { encodeVarint } from "./varint.ts";
 
@@ -177,17 +177,7 @@ export function decodeCloseCapsule(payload: Uint8Array): CloseCapsule {
  * Take all capsules before pushing more: what is left is copied.
  */
 export class CapsuleParser {
-  readonly #parser = new TlvParser((type, length) => {
-    if (type === CapsuleType.datagram) {
-      return length <= MAX_DATAGRAM_CAPSULE_BYTES ? "whole" : "skip";
-    }
-    const maxBytes = MAX_PAYLOAD_BYTES.get(type);
-    if (maxBytes === undefined) return "skip";
-    if (length <= maxBytes) return "whole";
-    throw malformed(
-      `type 0x${type.toString(16)} may have ${maxBytes} bytes, received ${length}`,
-    );
-  });
+  readonly #parser = new TlvParser(handlingOf);
 
   /** Whether the stream may end here; an end inside a capsule is {@linkcode H3Error.messageError}. */
   get isBetweenCapsules(): boolean {
@@ -212,6 +202,19 @@ export class CapsuleParser {
   next(): Capsule | undefined {
     return this.#parser.next();
   }
+}
+
+/** What becomes of each capsule. */
+function handlingOf(type: number, length: number): TlvHandling {
+  if (type === CapsuleType.datagram) {
+    return length <= MAX_DATAGRAM_CAPSULE_BYTES ? "whole" : "skip";
+  }
+  const maxBytes = MAX_PAYLOAD_BYTES.get(type);
+  if (maxBytes === undefined) return "skip";
+  if (length <= maxBytes) return "whole";
+  throw malformed(
+    `type 0x${type.toString(16)} may have ${maxBytes} bytes, received ${length}`,
+  );
 }
 
 function malformed(message: string, options?: ErrorOptions): H3ProtocolError {

@@ -237,6 +237,8 @@ for (const [what, act] of Object.entries(WAYS_OUT)) {
     const direct = directWritable(stream);
     const writes = [direct.write(new Uint8Array(20)), direct.write(new Uint8Array(20))];
     const all = writes.map((write) => assertRejects(() => soon(write), Error));
+    const [type] = await new Capsules(raw.connect.receive).next();
+    assertEquals(type, CapsuleType.dataBlocked);
     await act(raw, stream);
     await Promise.all(all);
     await assertRejects(() => direct.write(new Uint8Array(1)), Error);
@@ -253,6 +255,7 @@ Deno.test("Http3Session aborts a web stream whose write waits for credit", async
   await using raw = await server.open(counting({ data: 10, uni: 5, bidi: 5 }));
   const writer = (await raw.session.createUnidirectionalStream()).getWriter();
   const write = assertRejects(() => soon(writer.write(new Uint8Array(20))), Error, "enough");
+  await new Capsules(raw.connect.receive).next();
   await soon(writer.abort(new Error("enough")));
   await write;
 });

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { encodeTlv, readOnlyVarint, TlvParser } from "./_tlv.ts";
+import { encodeTlv, readOnlyVarint, TlvParser, type TlvPolicy } from "./_tlv.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 
 /** The types of frames that are known here. */
@@ -119,42 +119,8 @@ export class FrameParser {
         `Cannot create frame parser: maxPayloadBytes must be a positive integer, received ${maxPayloadBytes}`,
       );
     }
-    this.#parser = new TlvParser((type, length) => {
-      switch (type) {
-        case FrameType.data:
-          return "pieces";
-        case FrameType.headers:
-        case FrameType.settings:
-        case FrameType.pushPromise:
-          if (length > maxPayloadBytes) throw tooLong(type, length, maxPayloadBytes);
-          return "whole";
-        case FrameType.cancelPush:
-        case FrameType.goaway:
-        case FrameType.maxPushId:
-          if (length <= MAX_VARINT_BYTES) return "whole";
-          throw new H3ProtocolError(
-            H3Error.frameError,
-            `Cannot read frame 0x${
-              type.toString(16)
-            }: it must be one varint, received ${length} bytes`,
-          );
-        case FrameType.webTransportStream:
-          throw new H3ProtocolError(
-            H3Error.frameError,
-            "Cannot read frame 0x41: it may only begin a stream",
-          );
-        case 0x2:
-        case 0x6:
-        case 0x8:
-        case 0x9:
-          throw new H3ProtocolError(
-            H3Error.frameUnexpected,
-            `Cannot read frame 0x${type.toString(16)}: the type is reserved for HTTP/2`,
-          );
-        default:
-          return "skip";
-      }
-    });
+    const isDefault = maxPayloadBytes === DEFAULT_MAX_PAYLOAD_BYTES;
+    this.#parser = new TlvParser(isDefault ? DEFAULT_POLICY : policyOf(maxPayloadBytes));
   }
 
   /** Whether the stream may end here; an end inside a frame is {@linkcode H3Error.frameError}. */
@@ -181,6 +147,49 @@ export class FrameParser {
     return this.#parser.next();
   }
 }
+
+/** What becomes of each frame. */
+function policyOf(maxPayloadBytes: number): TlvPolicy {
+  return (type, length) => {
+    switch (type) {
+      case FrameType.data:
+        return "pieces";
+      case FrameType.headers:
+      case FrameType.settings:
+      case FrameType.pushPromise:
+        if (length > maxPayloadBytes) throw tooLong(type, length, maxPayloadBytes);
+        return "whole";
+      case FrameType.cancelPush:
+      case FrameType.goaway:
+      case FrameType.maxPushId:
+        if (length <= MAX_VARINT_BYTES) return "whole";
+        throw new H3ProtocolError(
+          H3Error.frameError,
+          `Cannot read frame 0x${
+            type.toString(16)
+          }: it must be one varint, received ${length} bytes`,
+        );
+      case FrameType.webTransportStream:
+        throw new H3ProtocolError(
+          H3Error.frameError,
+          "Cannot read frame 0x41: it may only begin a stream",
+        );
+      case 0x2:
+      case 0x6:
+      case 0x8:
+      case 0x9:
+        throw new H3ProtocolError(
+          H3Error.frameUnexpected,
+          `Cannot read frame 0x${type.toString(16)}: the type is reserved for HTTP/2`,
+        );
+      default:
+        return "skip";
+    }
+  };
+}
+
+/** By far the most frequent; a function of each parser's own would be waste. */
+const DEFAULT_POLICY: TlvPolicy = policyOf(DEFAULT_MAX_PAYLOAD_BYTES);
 
 function tooLong(type: number, length: number, maxBytes: number): H3ProtocolError {
   return new H3ProtocolError(

@@ -5,7 +5,7 @@
  * @module
  */
 import { ConnectionError, StreamError } from "../../errors.ts";
-import { Arrivals } from "../_arrivals.ts";
+import { Arrivals, type ArrivalsOptions } from "../_arrivals.ts";
 import { checkCloseInfo, cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import type {
   Connection,
@@ -109,6 +109,19 @@ const CAPABILITIES: ConnectionCapabilities = {
   credit: false,
 };
 
+const BIDIRECTIONAL: ArrivalsOptions<Http3Stream> = {
+  capacity: MAX_UNACCEPTED_STREAMS,
+  onDropped(stream) {
+    stream.cancel();
+    stream.abort();
+  },
+};
+
+const UNIDIRECTIONAL: ArrivalsOptions<ReceiveHalf> = {
+  capacity: MAX_UNACCEPTED_STREAMS,
+  onDropped: (half) => half.cancel(),
+};
+
 /** Skein's own errors. */
 export const SKEIN_ERRORS: SessionErrors = {
   stream({ kind, code: http3Code }, code) {
@@ -140,13 +153,12 @@ export class Http3Session implements Connection, StreamOwner {
   readonly #link: SessionLink;
   readonly #connect: ConnectStream;
   readonly #errors: SessionErrors;
-  readonly #capsules = new CapsuleParser();
-  readonly #heads: { readonly bidirectional: Uint8Array; readonly unidirectional: Uint8Array };
-  readonly #ready: PromiseWithResolvers<void> = Promise.withResolvers();
+  #capsules: CapsuleParser | undefined = undefined;
+  #ready: PromiseWithResolvers<void> | undefined = undefined;
   readonly #closed: PromiseWithResolvers<ConnectionCloseInfo> = Promise.withResolvers();
-  readonly #draining: PromiseWithResolvers<void> = Promise.withResolvers();
-  readonly #bidirectional: Arrivals<Http3Stream>;
-  readonly #unidirectional: Arrivals<ReceiveHalf>;
+  #draining: PromiseWithResolvers<void> | undefined = undefined;
+  readonly #bidirectional: Arrivals<Http3Stream> = new Arrivals(BIDIRECTIONAL);
+  readonly #unidirectional: Arrivals<ReceiveHalf> = new Arrivals(UNIDIRECTIONAL);
   #unidirectionalStreams: ReadableStream<ReceiveStream> | undefined = undefined;
   #datagrams: SessionDatagrams | undefined = undefined;
   #streamCredit: StreamCredit | undefined = undefined;
@@ -155,6 +167,8 @@ export class Http3Session implements Connection, StreamOwner {
   #closing: Required<ConnectionCloseInfo> | undefined = undefined;
   #isSettled = false;
   #isDraining = false;
+  #isWindingUp = false;
+  #wasOpen = false;
   #failed: StreamHalf[] = [];
   #lingering: ReturnType<typeof setTimeout> | undefined = undefined;
   #ending: Ending | undefined = undefined;
@@ -180,23 +194,7 @@ export class Http3Session implements Connection, StreamOwner {
     this.#connect = connect;
     this.#errors = options.errors ?? SKEIN_ERRORS;
     this.#onResponse = options.onResponse;
-    this.#heads = {
-      bidirectional: headOf(FrameType.webTransportStream, connect.id),
-      unidirectional: headOf(UNIDIRECTIONAL_STREAM, connect.id),
-    };
-    this.#ready.promise.catch(() => {}); // Nobody has to look at them.
     this.#closed.promise.catch(() => {});
-    this.#bidirectional = new Arrivals({
-      capacity: MAX_UNACCEPTED_STREAMS,
-      onDropped: ({ direct }) => {
-        direct?.cancel();
-        direct?.abort();
-      },
-    });
-    this.#unidirectional = new Arrivals({
-      capacity: MAX_UNACCEPTED_STREAMS,
-      onDropped: (half) => half.cancel(),
-    });
     connect.writer.closed.catch(() => {});
     if (options.credit !== undefined) this.#startCredit(options.credit);
     void this.#run();
@@ -219,6 +217,11 @@ export class Http3Session implements Connection, StreamOwner {
 
   /** Resolves once the request was accepted. */
   get ready(): Promise<void> {
+    if (this.#ready === undefined) {
+      this.#ready = Promise.withResolvers();
+      this.#ready.promise.catch(() => {}); // Nobody has to look at it.
+      this.#settleReady();
+    }
     return this.#ready.promise;
   }
 
@@ -229,6 +232,10 @@ export class Http3Session implements Connection, StreamOwner {
 
   /** Resolves when the peer asked to wind up. */
   get draining(): Promise<void> {
+    if (this.#draining === undefined) {
+      this.#draining = Promise.withResolvers();
+      if (this.#isWindingUp) this.#draining.resolve();
+    }
     return this.#draining.promise;
   }
 
@@ -264,7 +271,7 @@ export class Http3Session implements Connection, StreamOwner {
     }).catch((error) => this.#openFailed("bidirectional", error, options));
     const reader = stream.readable.getReader({ mode: "byob" });
     if (this.#ending !== undefined) reader.cancel().catch(() => {});
-    const send = this.#sendHalf(stream.writable, this.#heads.bidirectional, options);
+    const send = this.#sendHalf(stream.writable, FrameType.webTransportStream, options);
     return new Http3Stream(new ReceiveHalf(this, reader), send);
   }
 
@@ -280,7 +287,7 @@ export class Http3Session implements Connection, StreamOwner {
     const stream = await opened(conn.createUnidirectionalStream(quicOptions(options)), options, {
       late: (late) => void late.abort().catch(() => {}),
     }).catch((error) => this.#openFailed("unidirectional", error, options));
-    return this.#sendHalf(stream, this.#heads.unidirectional, options);
+    return this.#sendHalf(stream, UNIDIRECTIONAL_STREAM, options);
   }
 
   /** Closes with code and reason; the peer has a second to confirm it. */
@@ -300,7 +307,6 @@ export class Http3Session implements Connection, StreamOwner {
       this.#sendCapsule(encodeCloseCapsule(info));
       this.#endConnect();
     } else {
-      this.#ready.reject(this.#error);
       this.#endConnect();
       reader.cancel().catch(() => {});
     }
@@ -338,16 +344,16 @@ export class Http3Session implements Connection, StreamOwner {
   establish(protocol: string): void {
     if (this.#state !== "pending") return;
     this.#state = "open";
+    this.#wasOpen = true;
     this.#protocol = protocol;
     this.#onResponse = undefined;
-    this.#ready.resolve();
+    this.#settleReady();
   }
 
   /** The request was refused: by this end, or by the peer. */
   refuse(error: Error): void {
     if (this.#state !== "pending") return;
     this.#over({ message: error.message, error });
-    this.#ready.reject(error);
     this.#endConnect();
     this.#connect.reader.cancel().catch(() => {});
     this.#settleWith(() => this.#closed.reject(error));
@@ -355,7 +361,8 @@ export class Http3Session implements Connection, StreamOwner {
 
   /** The peer asked to wind up, or its whole connection does. */
   windUp(): void {
-    this.#draining.resolve();
+    this.#isWindingUp = true;
+    this.#draining?.resolve();
   }
 
   /** Takes a bidirectional stream that the peer opened. */
@@ -412,14 +419,14 @@ export class Http3Session implements Connection, StreamOwner {
 
   #sendHalf(
     stream: Deno.QuicSendStream,
-    head: Uint8Array,
+    type: number,
     { sendOrder }: OpenStreamOptions,
   ): SendHalf {
     if (this.#ending !== undefined) {
       stream.abort().catch(() => {});
       throw this.#error;
     }
-    const half = new SendHalf(this, stream, { head });
+    const half = new SendHalf(this, stream, { head: headOf(type, this.id) });
     if (sendOrder === undefined) this.#link.flushSoon(half);
     else {
       // Ahead of all payload: the head of an earlier stream must not be overtaken.
@@ -434,7 +441,7 @@ export class Http3Session implements Connection, StreamOwner {
     options: OpenSessionStreamOptions,
   ): Promise<void> {
     options.signal?.throwIfAborted();
-    if (this.#state === "pending") await this.#ready.promise;
+    if (this.#state === "pending") await this.ready;
     if (this.#ending !== undefined) throw this.#error;
     if (options.waitUntilAvailable === false && this.#streamCredit?.has(kind) === false) {
       throw new RangeError(`Cannot open stream: the peer allows no ${kind} stream for now`);
@@ -472,7 +479,7 @@ export class Http3Session implements Connection, StreamOwner {
       if (!frames.isBetweenFrames) {
         throw new H3ProtocolError(H3Error.frameError, "The CONNECT stream ended inside a frame");
       }
-      if (!this.#capsules.isBetweenCapsules) {
+      if (this.#capsules?.isBetweenCapsules === false) {
         throw new H3ProtocolError(
           H3Error.messageError,
           "The CONNECT stream ended inside a capsule",
@@ -497,8 +504,9 @@ export class Http3Session implements Connection, StreamOwner {
         `Expected capsules on the CONNECT stream, received a frame of type ${type}`,
       );
     }
-    this.#capsules.push(payload);
-    for (let capsule; (capsule = this.#capsules.next()) !== undefined;) {
+    const capsules = this.#capsules ??= new CapsuleParser();
+    capsules.push(payload);
+    for (let capsule; (capsule = capsules.next()) !== undefined;) {
       this.#receiveCapsule(capsule.type, capsule.payload);
     }
   }
@@ -581,11 +589,9 @@ export class Http3Session implements Connection, StreamOwner {
     if (this.#closing !== undefined) return this.#settle();
     if (this.#isSettled) return;
     const { closeCode, reason } = info;
-    const isPending = this.#state === "pending";
     this.#over({
       message: `The peer closed the connection with code ${closeCode}${reason && `: ${reason}`}`,
     });
-    if (isPending) this.#ready.reject(this.#error);
     this.#endConnect();
     this.#settleWith(() => this.#closed.resolve(info));
   }
@@ -629,7 +635,6 @@ export class Http3Session implements Connection, StreamOwner {
   #fail(error: Error): void {
     if (this.#isSettled) return;
     if (this.#closing !== undefined) return this.#settle();
-    this.#ready.reject(error);
     this.#over({ message: error.message, error, isBroken: true });
     this.#endConnect();
     this.#connect.reader.cancel().catch(() => {});
@@ -641,6 +646,7 @@ export class Http3Session implements Connection, StreamOwner {
     if (this.#state === "over") return;
     this.#state = "over";
     this.#ending = ending;
+    this.#settleReady();
     const error = () => this.#error!;
     if (this.halves.size > 0) {
       this.#failed = this.halves.toArray();
@@ -659,6 +665,12 @@ export class Http3Session implements Connection, StreamOwner {
   get #error(): Error | undefined {
     const ending = this.#ending;
     return ending && (ending.error ??= this.#errors.session(ending.message));
+  }
+
+  #settleReady(): void {
+    if (this.#state === "pending") return;
+    if (this.#ending !== undefined && !this.#wasOpen) this.#ready?.reject(this.#error);
+    else this.#ready?.resolve();
   }
 
   /** A close of this end is done. */

@@ -6,6 +6,7 @@ import { ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
 import type { BidirectionalStream, Connection } from "../connection.ts";
 import { directReadable, directStream, directWritable } from "../direct.ts";
 import { dialWebTransport } from "../webtransport_client.ts";
+import { ReceiveCredit, SendCredit } from "./flow_control.ts";
 import {
   type DataCredit,
   ReceiveHalf,
@@ -175,6 +176,26 @@ Deno.test("SendHalf.abort() rejects writes that wait, and does nothing after the
   await other.half.close();
   other.half.abort();
   assertEquals([log, other.log], [["8"], ["3", "close"]]);
+});
+
+Deno.test("SendHalf.write() lets nothing between the parts of a write that waited for credit", async () => {
+  const going: (() => void)[] = [];
+  const { half, owner, log } = sending(() => new Promise((resolve) => going.push(resolve)));
+  const send = new SendCredit("bytes", 10, () => {});
+  owner.credit = { send, receive: new ReceiveCredit(10, () => {}) };
+  const first = half.write(new Uint8Array(12));
+  await until(() => going.length === 1);
+  send.raise(100);
+  const second = half.write(new Uint8Array(5));
+  going[0]!();
+  await until(() => going.length === 2);
+  going[1]!();
+  await soon(first);
+  await until(() => going.length === 3);
+  going[2]!();
+  await soon(second);
+  // With the head of three bytes.
+  assertEquals(log, ["13", "2", "5"]);
 });
 
 Deno.test("SendHalf.writable takes all views of bytes, and nothing else", async () => {

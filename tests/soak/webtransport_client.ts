@@ -1,0 +1,28 @@
+/**
+ * Clients of the soak test that go away without a word: they open sessions, say
+ * so, and wait for the signal that ends or stops their process.
+ *
+ * @module
+ */
+import { directStream } from "../../transport/direct.ts";
+import { dialWebTransport } from "../../transport/webtransport_client.ts";
+
+const [port, hash, count] = Deno.args;
+const value = Uint8Array.from(JSON.parse(hash!) as number[]);
+const sessions = await Promise.all(
+  Array.from({ length: Number(count) }, async () => {
+    const session = await dialWebTransport(`https://127.0.0.1:${port}/`, {
+      serverCertificateHashes: [{ algorithm: "sha-256", value }],
+    });
+    const stream = directStream(await session.createBidirectionalStream());
+    await stream.write(new Uint8Array(1_000));
+    await stream.read();
+    // More than the server can echo to who does not read.
+    void stream.write(new Uint8Array(100_000)).catch(() => {});
+    return { session, stream };
+  }),
+);
+// deno-lint-ignore no-console
+console.log("ready");
+await new Promise((resolve) => setTimeout(resolve, 600_000));
+for (const { session } of sessions) session.close();

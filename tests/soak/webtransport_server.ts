@@ -1,0 +1,103 @@
+/**
+ * The WebTransport server of the soak test, in a process of its own: it echoes,
+ * and its memory is measured. Takes one command a line on its standard input and
+ * answers each with a line of JSON.
+ *
+ * @module
+ */
+import type { Connection } from "../../transport/connection.ts";
+import { devCertificate } from "../../transport/dev_certificate.ts";
+import { directStream } from "../../transport/direct.ts";
+import { listenWebTransport } from "../../transport/webtransport_server.ts";
+import { TextLineStream } from "./lines.ts";
+
+/** What the server tells of itself. */
+export interface WebTransportStats {
+  /** Connections. */
+  readonly connections: number;
+  /** Sessions on them. */
+  readonly sessions: number;
+  /** Sessions that were accepted so far. */
+  readonly accepted: number;
+  /** Open files of the process, where it can tell. */
+  readonly files: number;
+  /** Resident memory, after a collection. */
+  readonly rssBytes: number;
+  /** Memory of JavaScript objects, after a collection. */
+  readonly heapBytes: number;
+}
+
+const certificate = devCertificate({ cacheFolder: null });
+const listener = listenWebTransport({
+  hostname: "127.0.0.1",
+  ...certificate,
+  // Who is silent is noticed in seconds.
+  idleTimeoutMs: 2_000,
+  keepAliveIntervalMs: 700,
+});
+let accepted = 0;
+void acceptAll();
+answer({ port: listener.address.port, hash: [...new Uint8Array(certificate.hashes[0]!.value)] });
+
+const lines = Deno.stdin.readable.pipeThrough(new TextDecoderStream()).pipeThrough(
+  new TextLineStream(),
+);
+for await (const line of lines) {
+  if (line !== "stats") break;
+  answer(await stats());
+}
+await listener.close();
+
+async function acceptAll(): Promise<void> {
+  for await (const request of listener) {
+    accepted++;
+    void echoAll(request.accept());
+  }
+}
+
+/** A session ends however it likes. */
+async function echoAll(session: Connection): Promise<void> {
+  try {
+    session.datagrams.readable.pipeTo(session.datagrams.writable).catch(() => {});
+    for await (const stream of session.incomingBidirectionalStreams) {
+      void echo(directStream(stream)).catch(() => {});
+    }
+  } catch {
+    // It broke.
+  }
+}
+
+async function echo(stream: ReturnType<typeof directStream>): Promise<void> {
+  for (let bytes; (bytes = await stream.read()) !== null;) await stream.write(bytes);
+  await stream.close();
+}
+
+async function stats(): Promise<WebTransportStats> {
+  // Present because the server runs with --v8-flags=--expose-gc.
+  const { gc } = globalThis as { gc?: () => void };
+  gc?.();
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  gc?.();
+  const { rss, heapUsed } = Deno.memoryUsage();
+  return {
+    connections: listener.connectionCount,
+    sessions: listener.sessionCount,
+    accepted,
+    files: countFiles(),
+    rssBytes: rss,
+    heapBytes: heapUsed,
+  };
+}
+
+function countFiles(): number {
+  try {
+    return [...Deno.readDirSync("/proc/self/fd")].length;
+  } catch {
+    return 0;
+  }
+}
+
+function answer(value: unknown): void {
+  // deno-lint-ignore no-console
+  console.log(JSON.stringify(value));
+}
