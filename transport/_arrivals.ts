@@ -14,6 +14,9 @@ export interface ArrivalsOptions<T> {
   onDropped?: (item: T) => void;
 }
 
+/** Who waits for an item in a loop. */
+type Waiter<U> = PromiseWithResolvers<IteratorResult<U, undefined>>;
+
 /**
  * Holds items until a reader asks for them. Nothing is buffered in the stream
  * itself, so an item counts as taken only when it was.
@@ -22,13 +25,17 @@ export interface ArrivalsOptions<T> {
  * - **End:** after a clean end what is held can still be read.
  *
  * @typeParam T The type of an item.
+ * @typeParam U What readers get of it.
  */
-export class Arrivals<T> {
+export class Arrivals<T, U = T> {
   readonly #options: ArrivalsOptions<T>;
+  readonly #present: (item: T) => U;
   readonly #items: T[] = [];
-  #readable: ReadableStream<T> | undefined = undefined;
-  #controller: ReadableStreamDefaultController<T> | undefined = undefined;
+  readonly #waiters: Waiter<U>[] = [];
+  #readable: ReadableStream<U> | undefined = undefined;
+  #controller: ReadableStreamDefaultController<U> | undefined = undefined;
   #failure: { readonly cause: unknown } | undefined = undefined;
+  #isTold = false;
   #wanted = false;
   #ending = false;
   #over = false;
@@ -37,14 +44,19 @@ export class Arrivals<T> {
    * Creates an empty queue.
    *
    * @param options See {@linkcode ArrivalsOptions}.
+   * @param present Makes what readers get of an item, when they get it; the item itself by default.
    */
-  constructor(options: ArrivalsOptions<T>) {
+  constructor(
+    options: ArrivalsOptions<T>,
+    present: (item: T) => U = (item) => item as unknown as U,
+  ) {
     this.#options = options;
+    this.#present = present;
   }
 
   /** The items, in order. Made when somebody asks for it: most connections have queues that nobody reads. */
-  get readable(): ReadableStream<T> {
-    return this.#readable ??= new ReadableStream<T>({
+  get readable(): ReadableStream<U> {
+    return this.#readable ??= new ArrivalStream<U>({
       start: (controller) => {
         this.#controller = controller;
         if (this.#failure !== undefined) controller.error(this.#failure.cause);
@@ -52,7 +64,7 @@ export class Arrivals<T> {
       },
       pull: () => this.#pull(),
       cancel: () => this.#finish(),
-    }, { highWaterMark: 0 });
+    }, () => this.#next());
   }
 
   /**
@@ -64,6 +76,11 @@ export class Arrivals<T> {
     if (this.#over || this.#ending) {
       this.#options.onDropped?.(item);
       return;
+    }
+    const waiter = this.#waiters.shift();
+    if (waiter !== undefined) {
+      this.#options.onTaken?.();
+      return waiter.resolve({ done: false, value: this.#present(item) });
     }
     this.#items.push(item);
     if (this.#wanted) this.#pull();
@@ -86,9 +103,27 @@ export class Arrivals<T> {
    */
   fail(error: unknown): void {
     if (this.#over) return;
-    this.#finish();
     this.#failure = { cause: error };
+    this.#finish();
     this.#controller?.error(error);
+  }
+
+  /** The next item, for a loop. */
+  #next(): Promise<IteratorResult<U, undefined>> {
+    const item = this.#items.shift();
+    if (item === undefined && !this.#over) {
+      const waiter: Waiter<U> = Promise.withResolvers();
+      this.#waiters.push(waiter);
+      return waiter.promise;
+    }
+    if (item === undefined) {
+      const failure = this.#isTold ? undefined : this.#failure;
+      this.#isTold = true; // A loop hears of an error once.
+      return failure === undefined ? Promise.resolve(DONE) : Promise.reject(failure.cause);
+    }
+    this.#options.onTaken?.();
+    if (this.#ending && this.#items.length === 0) this.#close();
+    return Promise.resolve({ done: false, value: this.#present(item) });
   }
 
   #pull(): void {
@@ -96,19 +131,64 @@ export class Arrivals<T> {
     this.#wanted = item === undefined;
     if (item === undefined) return;
     // Enqueueing may ask for the next one at once, from in here.
-    this.#controller!.enqueue(item);
+    this.#controller!.enqueue(this.#present(item));
     this.#options.onTaken?.();
     if (this.#ending && this.#items.length === 0) this.#close();
   }
 
   #close(): void {
     if (this.#over) return;
-    this.#over = true;
+    this.#finish();
     this.#controller?.close();
   }
 
   #finish(): void {
     this.#over = true;
     for (const item of this.#items.splice(0)) this.#options.onDropped?.(item);
+    for (const { resolve, reject } of this.#waiters.splice(0)) {
+      if (this.#failure === undefined) resolve(DONE);
+      else reject(this.#failure.cause);
+    }
+  }
+}
+
+const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
+
+/**
+ * A stream whose items a loop gets straight from the queue. The loop of the
+ * platform costs a session as much as a tenth of its handshake: it makes an
+ * error, with its stack, each time that it lets go of a stream.
+ */
+class ArrivalStream<T> extends ReadableStream<T> {
+  readonly #next: () => Promise<IteratorResult<T, undefined>>;
+
+  constructor(
+    source: UnderlyingDefaultSource<T>,
+    next: () => Promise<IteratorResult<T, undefined>>,
+  ) {
+    super(source, { highWaterMark: 0 });
+    this.#next = next;
+  }
+
+  override values(options: ReadableStreamIteratorOptions = {}): AsyncIterableIterator<T> {
+    // It is locked while the loop runs, and stays so once it is at its end.
+    const reader = this.getReader();
+    const iterator: AsyncIterableIterator<T> = {
+      next: this.#next,
+      async return() {
+        // One that failed has told so.
+        if (!options.preventCancel) await reader.cancel().catch(() => {});
+        reader.releaseLock();
+        return DONE;
+      },
+      [Symbol.asyncIterator]: () => iterator,
+    };
+    return iterator;
+  }
+
+  override [Symbol.asyncIterator](
+    options?: ReadableStreamIteratorOptions,
+  ): AsyncIterableIterator<T> {
+    return this.values(options);
   }
 }

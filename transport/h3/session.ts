@@ -158,8 +158,10 @@ export class Http3Session implements Connection, StreamOwner {
   readonly #closed: PromiseWithResolvers<ConnectionCloseInfo> = Promise.withResolvers();
   #draining: PromiseWithResolvers<void> | undefined = undefined;
   readonly #bidirectional: Arrivals<Http3Stream> = new Arrivals(BIDIRECTIONAL);
-  readonly #unidirectional: Arrivals<ReceiveHalf> = new Arrivals(UNIDIRECTIONAL);
-  #unidirectionalStreams: ReadableStream<ReceiveStream> | undefined = undefined;
+  readonly #unidirectional: Arrivals<ReceiveHalf, ReceiveStream> = new Arrivals(
+    UNIDIRECTIONAL,
+    readableOf,
+  );
   #datagrams: SessionDatagrams | undefined = undefined;
   #streamCredit: StreamCredit | undefined = undefined;
   #state: "pending" | "open" | "over" = "pending";
@@ -249,14 +251,9 @@ export class Http3Session implements Connection, StreamOwner {
     return this.#bidirectional.readable;
   }
 
-  /** Unidirectional streams that the peer opened, without web streams; use either these or those. */
-  get incomingHalves(): ReadableStream<ReceiveHalf> {
-    return this.#unidirectional.readable;
-  }
-
   /** Unidirectional streams that the peer opened. */
   get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
-    return this.#unidirectionalStreams ??= readablesOf(this.#unidirectional.readable);
+    return this.#unidirectional.readable;
   }
 
   /** Opens a stream, waiting while the peer allows no more, or else with a `RangeError`. */
@@ -780,16 +777,6 @@ function isHttp3Code(code: number): boolean {
     code >= 0x200 && code <= 0x2ff || Object.values<number>(H3Error).includes(code);
 }
 
-function readablesOf(
-  halves: ReadableStream<ReceiveHalf>,
-): ReadableStream<ReceiveStream> {
-  const reader = halves.getReader();
-  return new ReadableStream({
-    async pull(controller) {
-      const { done, value } = await reader.read();
-      if (done) controller.close();
-      else controller.enqueue(value.readable);
-    },
-    cancel: (reason) => reader.cancel(reason),
-  }, { highWaterMark: 0 });
+function readableOf(half: ReceiveHalf): ReceiveStream {
+  return half.readable;
 }

@@ -3,12 +3,14 @@
  *
  * @module
  */
+import type { ReceiveStream } from "../connection.ts";
+import { directReadable } from "../direct.ts";
 import { Http3Dialer } from "./dialer.ts";
 import { Http3Pool } from "./pool.ts";
 import type { Field } from "./qpack.ts";
 import { requireQuic } from "./quic.ts";
 import type { Http3Session } from "./session.ts";
-import type { Http3Stream, ReceiveHalf } from "./stream.ts";
+import type { Http3Stream } from "./stream.ts";
 import {
   DatagramQueues,
   type WebTransportDatagramStats,
@@ -164,7 +166,7 @@ export class WebTransport implements AsyncDisposable {
   readonly #gone = Promise.withResolvers<void>();
   readonly #groups = new WeakMap<WebTransportSendGroup, GroupState>();
   readonly #bidirectional: IncomingStreams<WebTransportBidirectionalStream, Http3Stream>;
-  readonly #unidirectional: IncomingStreams<WebTransportReceiveStream, ReceiveHalf>;
+  readonly #unidirectional: IncomingStreams<WebTransportReceiveStream, ReceiveStream>;
   readonly #queues = new DatagramQueues();
   readonly #sinks = new Set<DatagramSink>();
   readonly #source: DatagramSource;
@@ -215,8 +217,9 @@ export class WebTransport implements AsyncDisposable {
       (stream) => new WebTransportBidirectionalStream(this.#streams!, stream),
     );
     this.#unidirectional = new IncomingStreams(
-      async () => (await this.#live("receive streams")).incomingHalves,
-      (half) => new WebTransportReceiveStream(new ReceiveSource(this.#streams!, half)),
+      async () => (await this.#live("receive streams")).incomingUnidirectionalStreams,
+      (stream) =>
+        new WebTransportReceiveStream(new ReceiveSource(this.#streams!, directReadable(stream))),
     );
     this.#source = new DatagramSource(this.#queues, checked.datagramsReadableType);
     this.#datagrams = new WebTransportDatagramDuplexStream(
