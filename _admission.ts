@@ -101,6 +101,7 @@ export class Admission<V> {
 
   /** Closes the sessions that did not say their tokens yet; the manager does not know them. */
   async close(options: SessionCloseOptions): Promise<void> {
+    this.#openings[Symbol.dispose]();
     const info = { code: CloseCode.draining, ...options };
     await Promise.all([...this.#awaited].map((session) => session.close(info)));
   }
@@ -183,13 +184,15 @@ export class Admission<V> {
     // After an upgrade the runtime can not read them any more.
     const headers = this.#keptHeaders(invitation.headers);
     try {
-      const { connection, answer, held } = invitation.accept();
-      this.#openings.add(connection, [reservation, ...held], () => {
+      const { connection, isReady, answer, held } = invitation.accept();
+      const open = () => {
         if (reservation.isHeld) {
           return this.#open(connection, reservation, { ...who, url, headers, address });
         }
         connection.close({ closeCode: CloseCode.timedOut, reason: "The upgrade took too long" });
-      });
+      };
+      if (isReady) open();
+      else this.#openings.add(connection, [reservation, ...held], open);
       return answer;
     } catch (error) {
       reservation[Symbol.dispose]();

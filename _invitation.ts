@@ -43,6 +43,8 @@ export interface Invitation<Answer> {
 export interface Accepted<Answer> {
   /** Its connection; `ready` resolves once the answer went out. */
   readonly connection: Connection;
+  /** Whether it is ready already. */
+  readonly isReady: boolean;
   /** For the wire's own server. */
   readonly answer: Answer;
   /** Freed if the connection never gets ready. */

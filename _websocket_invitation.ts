@@ -54,7 +54,7 @@ export class WebSocketInvitation implements Invitation<Response> {
     const { isSkein } = this;
     // `skein.1` has a heartbeat of its own; a plain peer is pinged by the runtime.
     const { lease, connection, response } = this.#upgrade(isSkein ? 0 : this.#door.idleTimeoutMs);
-    return { connection, answer: response, held: [lease] };
+    return { connection, isReady: false, answer: response, held: [lease] };
   }
 
   /** A browser sees no status of a refused WebSocket, so Skein's client is told by a close. */

@@ -85,7 +85,7 @@ export class WebTransportInvitation implements Invitation<void> {
     try {
       const raw = this.#asked.accept(this.#isOffered ? { protocol: SKEIN_PROTOCOL } : {});
       const connection = this.isSkein ? this.#withMessages(raw) : raw;
-      return { connection, answer: undefined, held: [] };
+      return { connection, isReady: true, answer: undefined, held: [] };
     } catch (cause) {
       throw new Refused(400, "The request can not be answered", { cause });
     }

@@ -4,6 +4,7 @@
  * @module
  */
 import { addressKey } from "./address.ts";
+import { Deadlines } from "./deadlines.ts";
 import { isQuicAvailable, requireQuic } from "./h3/quic.ts";
 import {
   encodeControlHead,
@@ -20,6 +21,9 @@ const MAX_HANDSHAKES = 1_024;
 
 /** Requests that nobody took yet; more are refused with 503. */
 const MAX_WAITING_REQUESTS = 1_024;
+
+/** A client that asked for no session by then is not here for one, in milliseconds. */
+const FIRST_REQUEST_TIMEOUT_MS = 10_000;
 
 /** The farewell packets leave before the socket is closed, in milliseconds. */
 const FAREWELL_MS = 10;
@@ -109,6 +113,10 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   readonly #connections = new Map<Http3Connection, string>();
   readonly #perAddress = new Map<string, number>();
   readonly #waiting: WebTransportRequest[] = [];
+  readonly #firstRequests = new Deadlines<Http3Connection>(
+    FIRST_REQUEST_TIMEOUT_MS,
+    (connection) => connection.close(),
+  );
   readonly #onAbort = (): void => void this.close();
   #wake: PromiseWithResolvers<void> | undefined = undefined;
   #handshakes = 0;
@@ -133,6 +141,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
       side: "server",
       maxSessions,
       controlHead: encodeControlHead({ side: "server", maxSessions }),
+      firstRequests: this.#firstRequests,
       onRequest: (request) => this.#take(request),
     };
     const endpoint = this.#endpoint = new Deno.QuicEndpoint({ hostname, port });
@@ -277,6 +286,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     for (const connection of connections) connection.close();
     await Promise.all(connections.map(({ ending }) => ending));
     if (connections.length > 0) await new Promise((resolve) => setTimeout(resolve, FAREWELL_MS));
+    this.#firstRequests.clear();
     for (const listener of this.#listeners.splice(0)) listener.stop();
     this.#endpoint?.close({ closeCode: H3Error.noError, reason: "" });
     // The runtime gives the port back once nothing refers to the endpoint any more.

@@ -6,6 +6,7 @@
  * @module
  */
 import { ConnectionError } from "../../errors.ts";
+import type { Deadlines } from "../deadlines.ts";
 import { type EarlyStream, EarlyStreams } from "./_early_streams.ts";
 import { refusalOf } from "./_request_fields.ts";
 import { readHead, type StreamHead } from "./_stream_head.ts";
@@ -40,9 +41,6 @@ import { readVarint, varintLengthAt } from "./varint.ts";
 /** How long a request waits for the client's settings, in milliseconds. */
 const SETTINGS_TIMEOUT_MS = 5_000;
 
-/** A client that was told no address of a session by then is not here for one, in milliseconds. */
-const FIRST_REQUEST_TIMEOUT_MS = 10_000;
-
 /** How long a connection without sessions stays, in milliseconds: browsers never close theirs. */
 const GRACE_MS = 2_000;
 
@@ -74,6 +72,8 @@ export interface Http3ConnectionOptions {
   readonly maxSessions?: number;
   /** Takes the requests of the peer, on a server. */
   readonly onRequest?: (request: Http3Request) => void;
+  /** Where a server's connection waits for its first request. */
+  readonly firstRequests?: Deadlines<Http3Connection>;
   /** What `encodeControlHead` makes of these options, for who has many connections. */
   readonly controlHead?: Uint8Array;
   /** Whether a client's connection stays when its last session is over. */
@@ -128,7 +128,7 @@ export class Http3Connection implements SessionLink {
     this.#options = options;
     this.#settings.promise.catch(() => {}); // Not all wait for it.
     this.ending = this.#run();
-    if (options.side === "server") this.#closeAfter(FIRST_REQUEST_TIMEOUT_MS);
+    options.firstRequests?.add(this);
   }
 
   /** What this end did to the connection, if it closed it for a fault. */
@@ -278,6 +278,7 @@ export class Http3Connection implements SessionLink {
   /** Makes a session of a request; called by the request when it came. */
   #add(session: Http3Session): void {
     clearTimeout(this.#idle);
+    this.#options.firstRequests?.delete(this);
     this.#sessions.set(session.id, session);
     this.#early.accept(session);
   }
@@ -297,6 +298,7 @@ export class Http3Connection implements SessionLink {
     const end = await ending;
     this.#isOver = true;
     clearTimeout(this.#idle);
+    this.#options.firstRequests?.delete(this);
     this.#early.clear();
     if (this.#peerSettings === undefined) {
       this.#settings.reject(new ConnectionError(`The connection broke: ${end.reason}`));

@@ -1,0 +1,50 @@
+import { assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { Deadlines } from "./deadlines.ts";
+
+Deno.test("Deadlines tells of each thing that is late, in order, and of no other", async () => {
+  using time = new FakeTime();
+  const late: string[] = [];
+  const deadlines = new Deadlines<string>(1_000, (name) => late.push(name));
+  deadlines.add("a");
+  await time.tickAsync(400);
+  deadlines.add("b");
+  deadlines.add("c");
+  await time.tickAsync(300);
+  deadlines.add("d");
+  assertEquals([deadlines.delete("c"), deadlines.delete("c")], [true, false]);
+  await time.tickAsync(299);
+  assertEquals(late, []);
+  await time.tickAsync(1);
+  assertEquals(late, ["a"]);
+  await time.tickAsync(400);
+  assertEquals(late, ["a", "b"]);
+  await time.tickAsync(300);
+  assertEquals(late, ["a", "b", "d"]);
+  deadlines.add("e");
+  await time.tickAsync(1_000);
+  assertEquals(late.at(-1), "e");
+});
+
+Deno.test("Deadlines begins the time of a thing anew when it is added again", async () => {
+  using time = new FakeTime();
+  const late: string[] = [];
+  const deadlines = new Deadlines<string>(1_000, (name) => late.push(name));
+  deadlines.add("a");
+  await time.tickAsync(600);
+  deadlines.add("a");
+  await time.tickAsync(600);
+  assertEquals(late, []);
+  await time.tickAsync(400);
+  assertEquals(late, ["a"]);
+});
+
+Deno.test("Deadlines.clear() forgets everything, and holds no timer", async () => {
+  using time = new FakeTime();
+  const late: string[] = [];
+  const deadlines = new Deadlines<string>(1_000, (name) => late.push(name));
+  deadlines.add("a");
+  deadlines.clear();
+  await time.tickAsync(2_000);
+  assertEquals(late, []);
+});
