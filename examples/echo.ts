@@ -49,7 +49,8 @@ async function echoStreams({ connection }: Session): Promise<void> {
 
 async function echo(stream: DirectStream): Promise<void> {
   try {
-    for (let bytes; (bytes = await stream.read()) !== null;) await stream.write(bytes);
+    let bytes = await stream.read();
+    for (; bytes !== null; bytes = await stream.read(bytes)) await stream.write(bytes);
     await stream.close();
   } catch { // Nothing else ends with it.
     stream.cancel();
@@ -65,7 +66,7 @@ async function drainStreams({ connection }: Session): Promise<void> {
 }
 
 async function drain(stream: DirectReadable): Promise<void> {
-  while (await stream.read() !== null);
+  for (let bytes = await stream.read(); bytes !== null;) bytes = await stream.read(bytes);
 }
 
 async function talk(url: string): Promise<void> {

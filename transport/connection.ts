@@ -45,11 +45,13 @@ export interface DirectReadable {
   /**
    * Reads what came next. One call at a time.
    *
+   * @param used Bytes of an earlier read that nobody needs any more: their memory may be read
+   * into, which saves an allocation of up to 64 KiB. They are empty afterwards.
    * @returns Bytes, which are the caller's to keep; `null` once the peer ended its direction.
    * @throws {StreamError} If the peer reset the stream.
    * @throws {ConnectionError} If the connection is over.
    */
-  read(): Promise<Uint8Array | null>;
+  read(used?: Uint8Array | null): Promise<Uint8Array | null>;
   /**
    * Reads no more.
    *

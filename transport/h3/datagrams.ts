@@ -5,7 +5,8 @@
  */
 import { Arrivals } from "../_arrivals.ts";
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
-import { varintLength, writeVarint } from "./varint.ts";
+import { concat } from "./stream.ts";
+import { encodeVarint } from "./varint.ts";
 
 /** Datagrams held for a reader; past it the oldest is dropped. */
 const MAX_HELD_DATAGRAMS = 1_024;
@@ -24,8 +25,7 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
   receivedBytes = 0;
 
   readonly #conn: Deno.QuicConn;
-  readonly #quarterId: number;
-  readonly #headLength: number;
+  readonly #head: Uint8Array;
   readonly #arrivals: Arrivals<Uint8Array> = new Arrivals({ capacity: MAX_HELD_DATAGRAMS });
   readonly #done = (): void => void this.#waiting--;
   #receiver: ((datagram: Uint8Array) => void) | undefined = undefined;
@@ -43,8 +43,7 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
    */
   constructor(conn: Deno.QuicConn, quarterId: number, error: (() => Error) | undefined) {
     this.#conn = conn;
-    this.#quarterId = quarterId;
-    this.#headLength = varintLength(quarterId);
+    this.#head = encodeVarint(quarterId);
     this.#error = error;
     if (error !== undefined) this.#arrivals.end();
   }
@@ -52,7 +51,7 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
   /** The largest datagram; what fits a packet on the path as it is. */
   get maxDatagramSize(): number {
     if (this.#error !== undefined) return 0;
-    return Math.max(0, this.#conn.maxDatagramSize - this.#headLength);
+    return Math.max(0, this.#conn.maxDatagramSize - this.#head.byteLength);
   }
 
   /** Datagrams that came; the oldest unread are dropped. */
@@ -127,10 +126,15 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
   }
 
   #framed(datagram: Uint8Array): Uint8Array {
-    const framed = new Uint8Array(this.#headLength + datagram.byteLength);
-    writeVarint(framed, 0, this.#quarterId);
-    framed.set(datagram, this.#headLength);
-    this.sentBytes += datagram.byteLength;
-    return framed;
+    const { buffer, byteOffset, byteLength } = datagram;
+    const head = this.#head;
+    const length = head.byteLength;
+    this.sentBytes += byteLength;
+    if (byteOffset >= length) {
+      // One that came, and goes back, has its head before it already.
+      const whole = new Uint8Array(buffer, byteOffset - length, length + byteLength);
+      if (head.every((byte, at) => whole[at] === byte)) return whole;
+    }
+    return concat(head, datagram);
   }
 }

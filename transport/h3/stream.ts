@@ -178,14 +178,14 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
   }
 
   /** See {@linkcode DirectStream.read}. */
-  read(): Promise<Uint8Array | null> {
+  read(used?: Uint8Array | null): Promise<Uint8Array | null> {
     const held = this.#held;
     if (held !== undefined) {
       this.#held = undefined;
       this.#owner.credit?.receive.release(held.byteLength);
       return Promise.resolve(held);
     }
-    return this.#read();
+    return this.#read(used);
   }
 
   /** See {@linkcode DirectStream.cancel}. */
@@ -223,12 +223,14 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
     );
   }
 
-  async #read(): Promise<Uint8Array | null> {
+  async #read(used?: Uint8Array | null): Promise<Uint8Array | null> {
     if (this.#failure !== undefined) throw this.#failure.cause;
     if (this.#isEnded) return null;
+    const view = viewOf(used, this.#size);
+    const room = view.byteLength; // It is detached while it is read into.
     let bytes: Uint8Array | undefined;
     try {
-      const result = await this.#reader.read(new Uint8Array(this.#size));
+      const result = await this.#reader.read(view);
       if (!result.done) bytes = result.value;
     } catch (error) {
       this.#failure ??= { cause: this.#errorOf(error) };
@@ -241,7 +243,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
       return null;
     }
     const { byteLength } = bytes;
-    if (byteLength === this.#size) this.#size = Math.min(MAX_READ_BYTES, this.#size * GROWTH);
+    if (byteLength === room) this.#size = Math.min(MAX_READ_BYTES, this.#size * GROWTH);
     this.#smallReads = byteLength < MIN_READ_BYTES ? this.#smallReads + 1 : 0;
     if (this.#smallReads > MAX_SMALL_READS) this.#size = MIN_READ_BYTES;
     this.#count(byteLength);
@@ -546,8 +548,8 @@ export class Http3Stream implements BidirectionalStream, DirectStream {
   }
 
   /** See {@linkcode DirectStream.read}. */
-  read(): Promise<Uint8Array | null> {
-    return this.#receive.read();
+  read(used?: Uint8Array | null): Promise<Uint8Array | null> {
+    return this.#receive.read(used);
   }
 
   /** See {@linkcode DirectStream.write}. */
@@ -572,6 +574,14 @@ export class Http3Stream implements BidirectionalStream, DirectStream {
 }
 
 const EMPTY = new Uint8Array();
+
+/** Where the next bytes go: the memory of earlier ones if it is large enough, or new memory. */
+function viewOf(used: Uint8Array | null | undefined, size: number): Uint8Array<ArrayBuffer> {
+  const buffer = used?.buffer;
+  return buffer instanceof ArrayBuffer && buffer.byteLength >= size
+    ? new Uint8Array(buffer)
+    : new Uint8Array(size);
+}
 
 /** Joins two pieces. */
 export function concat(a: Uint8Array, b: Uint8Array): Uint8Array {

@@ -393,3 +393,31 @@ Deno.test("Http3Session reads a large stream whole, with reads of any size", asy
   assertEquals(bytesReceived, whole.length);
   await until(() => server.listener.sessionCount === 1);
 });
+
+Deno.test("ReceiveHalf.read() reads into memory that is used no more, if there is enough of it", async () => {
+  const chunks = [
+    new Uint8Array(100).fill(1),
+    new Uint8Array(300).fill(2),
+    new Uint8Array(5).fill(3),
+  ];
+  const stream = new ReadableStream({
+    type: "bytes",
+    pull(controller) {
+      const chunk = chunks.shift();
+      if (chunk !== undefined) return controller.enqueue(chunk);
+      controller.close();
+      controller.byobRequest?.respond(0);
+    },
+  });
+  const half = new ReceiveHalf(new Owner(), stream.getReader({ mode: "byob" }));
+  const first = await half.read();
+  assertEquals(first, new Uint8Array(100).fill(1));
+  const second = await half.read(first);
+  assertEquals(first!.byteLength, 0);
+  assertEquals(second, new Uint8Array(256).fill(2));
+  const tiny = new Uint8Array(4);
+  const third = await half.read(tiny);
+  assertEquals([third, tiny.byteLength], [new Uint8Array(44).fill(2), 4]);
+  assertEquals(await half.read(third), new Uint8Array(5).fill(3));
+  assertEquals(await half.read(null), null);
+});
