@@ -4,7 +4,8 @@
  *
  * @module
  */
-import { concat, FIRST_READ_BYTES } from "./stream.ts";
+import { concat } from "./bytes.ts";
+import { FIRST_READ_BYTES } from "./receive_half.ts";
 import { readVarint, varintLengthAt } from "./varint.ts";
 
 /** The beginning of a stream. */

@@ -4,7 +4,7 @@
  * @module
  */
 import { H3Error } from "./error_codes.ts";
-import type { SessionErrors } from "./session.ts";
+import type { SessionErrors } from "./session_errors.ts";
 
 /** The largest code there is. */
 const MAX_CODE = 0xffff_ffff;

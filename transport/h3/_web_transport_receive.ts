@@ -4,7 +4,7 @@
  * @module
  */
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
-import type { StreamHalf } from "./stream.ts";
+import type { StreamHalf } from "./stream_halves.ts";
 import type { StreamsOwner } from "./_web_transport_send.ts";
 
 /** Counters of a stream that receives. */

@@ -5,7 +5,7 @@
  * @module
  */
 import type { DirectWritable, SendStream } from "../connection.ts";
-import type { StreamHalf, StreamHalves } from "./stream.ts";
+import type { StreamHalf, StreamHalves } from "./stream_halves.ts";
 import { viewOf } from "./_web_transport_options.ts";
 
 /** What QUIC takes; above it are the heads of streams. */

@@ -15,15 +15,14 @@ import { decodeIdPayload, encodeFrame, FrameParser, FrameType } from "./frames.t
 import { decodeFields, encodeFields, type Field } from "./qpack.ts";
 import { type QuicEnding, quicEnding } from "./quic.ts";
 import { Http3Request } from "./request.ts";
+import type { SessionCreditPair } from "./_session_credit.ts";
 import {
   type ConnectStream,
   Http3Session,
-  type SessionCreditPair,
-  type SessionErrors,
   type SessionLink,
-  SKEIN_ERRORS,
   UNIDIRECTIONAL_STREAM,
 } from "./session.ts";
+import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
 import {
   clientSettings,
   decodeSettings,
@@ -35,7 +34,9 @@ import {
   type Settings,
   supportsWebTransport,
 } from "./settings.ts";
-import { concat, FIRST_READ_BYTES, type SendHalf } from "./stream.ts";
+import { concat } from "./bytes.ts";
+import { FIRST_READ_BYTES } from "./receive_half.ts";
+import type { SendHalf } from "./send_half.ts";
 import { readVarint, varintLengthAt } from "./varint.ts";
 
 /** How long a request waits for the client's settings, in milliseconds. */

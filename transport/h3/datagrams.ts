@@ -5,7 +5,7 @@
  */
 import { Arrivals } from "../_arrivals.ts";
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
-import { concat } from "./stream.ts";
+import { concat } from "./bytes.ts";
 import { encodeVarint } from "./varint.ts";
 
 /** Datagrams held for a reader; past it the oldest is dropped. */

@@ -8,7 +8,8 @@ import type { DialWebTransportOptions } from "../webtransport.ts";
 import type { ConnectQuicOptions } from "./quic.ts";
 import { Http3Connection } from "./connection.ts";
 import type { Field } from "./qpack.ts";
-import { type Http3Session, type SessionErrors, SKEIN_ERRORS } from "./session.ts";
+import type { Http3Session } from "./session.ts";
+import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
 import type { Http3Pool } from "./pool.ts";
 import { encodeStringList, parseStringItem } from "./structured_fields.ts";
 

@@ -80,19 +80,3 @@ export async function quicEnding(conn: Deno.QuicConn): Promise<QuicEnding> {
     return { closeCode: undefined, reason: error instanceof Error ? error.message : String(error) };
   }
 }
-
-/** What a newer runtime may have on the end of a stream that writes. */
-interface Resettable {
-  reset?(code: bigint): void;
-}
-
-/**
- * Tells whether the runtime can reset a stream with a code. Deno 2.9 can not:
- * there, whatever ends a stream looks like its normal end to the peer.
- *
- * @param stream A stream.
- * @returns Whether `resetStream` carries its code.
- */
-export function canReset(stream: Deno.QuicSendStream): boolean {
-  return typeof (stream as Resettable).reset === "function";
-}

@@ -4,7 +4,6 @@
  *
  * @module
  */
-import { ConnectionError, StreamError } from "../../errors.ts";
 import { Arrivals, type ArrivalsOptions } from "../_arrivals.ts";
 import { checkCloseInfo, cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import type {
@@ -16,32 +15,31 @@ import type {
   ReceiveStream,
   SendStream,
 } from "../connection.ts";
-import type { StreamHead } from "./_stream_head.ts";
 import { opened } from "./_opening.ts";
-import type { QuicEnding, StreamFailure } from "./quic.ts";
+import { SessionCredit, type SessionCreditPair, type StreamKind } from "./_session_credit.ts";
+import type { StreamHead } from "./_stream_head.ts";
 import {
   CapsuleParser,
   CapsuleType,
   decodeCloseCapsule,
-  decodeVarintCapsule,
   encodeCapsule,
   encodeCloseCapsule,
   encodeVarintCapsule,
 } from "./capsules.ts";
 import { SessionDatagrams } from "./datagrams.ts";
 import { fromHttp3StreamCode, H3Error, H3ProtocolError } from "./error_codes.ts";
-import { ReceiveCredit, SendCredit } from "./flow_control.ts";
 import { encodeFrame, type FrameParser, FrameType } from "./frames.ts";
+import type { QuicEnding, StreamFailure } from "./quic.ts";
+import { ReceiveHalf } from "./receive_half.ts";
+import { SendHalf } from "./send_half.ts";
+import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
+import { Http3Stream } from "./stream.ts";
 import {
   type DataCredit,
-  Http3Stream,
-  ReceiveHalf,
-  SendHalf,
   type StreamHalf,
   StreamHalves,
   type StreamOwner,
-} from "./stream.ts";
-import type { FlowControlLimits } from "./settings.ts";
+} from "./stream_halves.ts";
 import { varintLength, writeVarint } from "./varint.ts";
 
 /** How long the peer may take to confirm a close, in milliseconds. */
@@ -52,14 +50,6 @@ const CONNECT_READ_BYTES = 256;
 
 /** Streams of one kind that nobody accepted yet: more than QUIC lets the peer open at once. */
 const MAX_UNACCEPTED_STREAMS = 1_024;
-
-/** Makes the errors that users see: Skein's own, or the W3C's. */
-export interface SessionErrors {
-  /** Of a stream that the peer ended; `code` is the application's, if there is one. */
-  stream(failure: StreamFailure, code: number | undefined): Error;
-  /** Of a session that is over, or could not be made. */
-  session(message: string, options?: ErrorOptions & { status?: number }): Error;
-}
 
 /** What a session needs of its connection. */
 export interface SessionLink {
@@ -122,19 +112,6 @@ const UNIDIRECTIONAL: ArrivalsOptions<ReceiveHalf> = {
   onDropped: (half) => half.cancel(),
 };
 
-/** Skein's own errors. */
-export const SKEIN_ERRORS: SessionErrors = {
-  stream({ kind, code: http3Code }, code) {
-    const which = code === undefined ? `HTTP/3 code ${http3Code}` : `code ${code}`;
-    const what = kind === "reset" ? "reset" : "stopped reading";
-    return new StreamError(`The peer ${what} the stream with ${which}`, {
-      streamErrorCode: code ?? 0,
-      by: "remote",
-    });
-  },
-  session: (message, options) => new ConnectionError(message, options),
-};
-
 /** One session: a {@linkcode Connection} over HTTP/3. */
 export class Http3Session implements Connection, StreamOwner {
   /** Always `webtransport`. */
@@ -147,8 +124,6 @@ export class Http3Session implements Connection, StreamOwner {
   bytesSent = 0;
   /** Bytes taken from streams. */
   bytesReceived = 0;
-  /** Credit for bytes, where both ends count. */
-  credit: DataCredit | undefined = undefined;
 
   readonly #link: SessionLink;
   readonly #connect: ConnectStream;
@@ -163,7 +138,7 @@ export class Http3Session implements Connection, StreamOwner {
     readableOf,
   );
   #datagrams: SessionDatagrams | undefined = undefined;
-  #streamCredit: StreamCredit | undefined = undefined;
+  readonly #credit: SessionCredit | undefined;
   #state: "pending" | "open" | "over" = "pending";
   #protocol = "";
   #closing: Required<ConnectionCloseInfo> | undefined = undefined;
@@ -198,8 +173,18 @@ export class Http3Session implements Connection, StreamOwner {
     this.#onResponse = options.onResponse;
     this.#closed.promise.catch(() => {});
     connect.writer.closed.catch(() => {});
-    if (options.credit !== undefined) this.#startCredit(options.credit);
+    this.#credit = options.credit && new SessionCredit(options.credit, {
+      overrun: () => this.overrun(),
+      say: (type, value) => {
+        if (this.#state !== "over") this.#sendCapsule(encodeVarintCapsule(type, value));
+      },
+    });
     void this.#run();
+  }
+
+  /** Credit for bytes, where both ends count. */
+  get credit(): DataCredit | undefined {
+    return this.#credit?.data;
   }
 
   /** The number of its CONNECT stream. */
@@ -364,7 +349,7 @@ export class Http3Session implements Connection, StreamOwner {
 
   /** Takes a bidirectional stream that the peer opened. */
   acceptBidirectional(stream: Deno.QuicBidirectionalStream, head: StreamHead): void {
-    const onEnd = this.#streamCredit?.opened("bidirectional");
+    const onEnd = this.#credit?.opened("bidirectional");
     if (this.#state === "over" || onEnd === false) {
       return refuseStream(head.reader, stream.writable);
     }
@@ -377,7 +362,7 @@ export class Http3Session implements Connection, StreamOwner {
 
   /** Takes a unidirectional stream that the peer opened. */
   acceptUnidirectional(head: StreamHead): void {
-    const onEnd = this.#streamCredit?.opened("unidirectional");
+    const onEnd = this.#credit?.opened("unidirectional");
     if (this.#state === "over" || onEnd === false) return refuseStream(head.reader);
     const { reader, held, isFull } = head;
     this.#unidirectional.push(new ReceiveHalf(this, reader, { held, isFull, onEnd }));
@@ -434,24 +419,24 @@ export class Http3Session implements Connection, StreamOwner {
   }
 
   async #mayOpen(
-    kind: "bidirectional" | "unidirectional",
+    kind: StreamKind,
     options: OpenSessionStreamOptions,
   ): Promise<void> {
     options.signal?.throwIfAborted();
     if (this.#state === "pending") await this.ready;
     if (this.#ending !== undefined) throw this.#error;
-    if (options.waitUntilAvailable === false && this.#streamCredit?.has(kind) === false) {
+    if (options.waitUntilAvailable === false && this.#credit?.has(kind) === false) {
       throw new RangeError(`Cannot open stream: the peer allows no ${kind} stream for now`);
     }
-    await this.#streamCredit?.take(kind, options);
+    await this.#credit?.take(kind, options);
   }
 
   #openFailed(
-    kind: "bidirectional" | "unidirectional",
+    kind: StreamKind,
     error: unknown,
     { signal }: OpenStreamOptions,
   ): never {
-    this.#streamCredit?.send[kind].giveBack(1); // The peer never learns whose stream it was.
+    this.#credit?.giveBack(kind); // The peer never learns whose stream it was.
     if (signal?.aborted || !(error instanceof Error) || error.name === "TimeoutError") throw error;
     if (error instanceof RangeError) throw error; // There is none, and nobody wants to wait.
     throw this.connectionError(error);
@@ -522,54 +507,9 @@ export class Http3Session implements Connection, StreamOwner {
           H3Error.messageError,
           "Expected the credit of single streams from QUIC, received a capsule for it",
         );
-      case CapsuleType.maxData:
-        return this.#raised(this.credit?.send, payload);
-      case CapsuleType.maxStreamsBidi:
-        return this.#raised(this.#streamCredit?.send.bidirectional, payload);
-      case CapsuleType.maxStreamsUni:
-        return this.#raised(this.#streamCredit?.send.unidirectional, payload);
-      case CapsuleType.dataBlocked:
-        return this.credit?.receive.grantAll();
-      case CapsuleType.streamsBlockedBidi:
-        return this.#streamCredit?.receive.bidirectional.grantAll();
-      case CapsuleType.streamsBlockedUni:
-        return this.#streamCredit?.receive.unidirectional.grantAll();
+      default:
+        return this.#credit?.receiveCapsule(type, payload);
     }
-  }
-
-  #raised(credit: SendCredit | undefined, payload: Uint8Array): void {
-    const limit = decodeVarintCapsule(payload);
-    if (credit?.raise(limit) ?? true) return;
-    throw new H3ProtocolError(H3Error.flowControlError, "The peer took back credit");
-  }
-
-  #startCredit({ ours, theirs }: SessionCreditPair): void {
-    const say = (type: number) => (limit: number) => {
-      if (this.#state !== "over") this.#sendCapsule(encodeVarintCapsule(type, limit));
-    };
-    this.credit = {
-      send: new SendCredit("bytes", theirs.maxData, say(CapsuleType.dataBlocked)),
-      receive: new ReceiveCredit(ours.maxData, say(CapsuleType.maxData)),
-    };
-    this.#streamCredit = new StreamCredit(
-      {
-        bidirectional: new SendCredit(
-          "bidirectional stream",
-          theirs.maxStreamsBidi,
-          say(CapsuleType.streamsBlockedBidi),
-        ),
-        unidirectional: new SendCredit(
-          "unidirectional stream",
-          theirs.maxStreamsUni,
-          say(CapsuleType.streamsBlockedUni),
-        ),
-      },
-      {
-        bidirectional: new ReceiveCredit(ours.maxStreamsBidi, say(CapsuleType.maxStreamsBidi)),
-        unidirectional: new ReceiveCredit(ours.maxStreamsUni, say(CapsuleType.maxStreamsUni)),
-      },
-      () => this.overrun(),
-    );
   }
 
   #sendCapsule(capsule: Uint8Array): void {
@@ -654,8 +594,7 @@ export class Http3Session implements Connection, StreamOwner {
       else queue.end();
     }
     this.#datagrams?.end(error, ending.isBroken ?? false);
-    this.credit?.send.fail(error());
-    this.#streamCredit?.fail(error());
+    this.#credit?.fail(error());
   }
 
   /** Why it is over. Made when somebody is told: an error is dear for its stack. */
@@ -694,61 +633,8 @@ interface Ending {
   readonly isBroken?: boolean;
 }
 
-/** What both ends grant at first. */
-export interface SessionCreditPair {
-  /** To the peer. */
-  readonly ours: FlowControlLimits;
-  /** By the peer. */
-  readonly theirs: FlowControlLimits;
-}
-
 /** Type of a unidirectional WebTransport stream. */
 export const UNIDIRECTIONAL_STREAM = 0x54;
-
-interface Kinds<T> {
-  readonly bidirectional: T;
-  readonly unidirectional: T;
-}
-
-/** Credit for streams, where both ends count. */
-class StreamCredit {
-  readonly send: Kinds<SendCredit>;
-  readonly receive: Kinds<ReceiveCredit>;
-  readonly #overrun: () => void;
-
-  constructor(send: Kinds<SendCredit>, receive: Kinds<ReceiveCredit>, overrun: () => void) {
-    this.send = send;
-    this.receive = receive;
-    this.#overrun = overrun;
-  }
-
-  take(kind: keyof Kinds<unknown>, options: OpenStreamOptions): Promise<number> {
-    return this.send[kind].take(1, options);
-  }
-
-  /** Whether there is some at once. */
-  has(kind: keyof Kinds<unknown>): boolean {
-    return this.send[kind].left > 0;
-  }
-
-  /** Counts a stream of the peer; what is called at the end of each half, or `false` if it is one too many. */
-  opened(kind: keyof Kinds<unknown>): (() => void) | false {
-    const credit = this.receive[kind];
-    if (!credit.receive(1)) {
-      this.#overrun();
-      return false;
-    }
-    let left = kind === "bidirectional" ? 2 : 1;
-    return () => {
-      if (--left === 0) credit.release(1);
-    };
-  }
-
-  fail(error: unknown): void {
-    this.send.bidirectional.fail(error);
-    this.send.unidirectional.fail(error);
-  }
-}
 
 function headOf(type: number, id: number): Uint8Array {
   const head = new Uint8Array(2 + varintLength(id));

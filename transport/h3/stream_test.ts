@@ -7,13 +7,9 @@ import type { BidirectionalStream, Connection } from "../connection.ts";
 import { directReadable, directStream, directWritable } from "../direct.ts";
 import { dialWebTransport } from "../webtransport_client.ts";
 import { ReceiveCredit, SendCredit } from "./flow_control.ts";
-import {
-  type DataCredit,
-  ReceiveHalf,
-  SendHalf,
-  StreamHalves,
-  type StreamOwner,
-} from "./stream.ts";
+import { ReceiveHalf } from "./receive_half.ts";
+import { SendHalf } from "./send_half.ts";
+import { type DataCredit, StreamHalves, type StreamOwner } from "./stream_halves.ts";
 
 const NOTHING = new Uint8Array();
 const TEXT = new TextEncoder().encode("hello");
