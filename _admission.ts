@@ -18,6 +18,7 @@ import { type WebSocketDoor, WebSocketInvitation } from "./_websocket_invitation
 import { type PagePlace, urlOf, WebTransportInvitation } from "./_webtransport_invitation.ts";
 import { AuthenticationError, CloseCode } from "./errors.ts";
 import type { Reservation, SessionManager } from "./manager/mod.ts";
+import { MAX_JOINED_BYTES } from "./session/entry.ts";
 import { Session, type SessionCloseOptions, type SessionIdentity } from "./session/session.ts";
 import type { SessionSettings } from "./session/settings.ts";
 import { withoutToken } from "./session/url.ts";
@@ -92,11 +93,14 @@ export class Admission<V> {
   async take(asked: WebTransportRequest, place: PagePlace): Promise<void> {
     const url = urlOf(asked);
     if (url === undefined) return asked.refuse(400);
-    const streamTimeoutMs = this.#settings.handshakeTimeoutMs;
     const info = { remoteAddr: asked.remoteAddress };
     const addressOf = (request: () => Request) => this.#addressOf(request, info);
-    const options = { url, place, streamTimeoutMs, addressOf };
-    await this.#answer(new WebTransportInvitation(asked, options));
+    const { handshakeTimeoutMs, maxMessageBytes } = this.#settings;
+    const messages = {
+      streamTimeoutMs: handshakeTimeoutMs,
+      maxFrameBytes: Math.max(MAX_JOINED_BYTES, maxMessageBytes),
+    };
+    await this.#answer(new WebTransportInvitation(asked, { url, place, messages, addressOf }));
   }
 
   /** Closes the sessions that did not say their tokens yet; the manager does not know them. */

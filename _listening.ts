@@ -9,7 +9,6 @@ import { hostOf, isAnyAddress, WebTransportHalf } from "./_webtransport.ts";
 import type { PagePlace } from "./_webtransport_invitation.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./_webtransport_options.ts";
 import type { OriginRules } from "./transport/origins.ts";
-import type { Sha256Hash } from "./transport/certificate_hash.ts";
 import type { Certificate, WebTransportRequest } from "./transport/webtransport_server.ts";
 
 /** How often a free TCP port is tried whose UDP sibling turns out to be taken. */
@@ -97,11 +96,6 @@ export class Listening {
   /** WebTransport, unless it is off. */
   get webTransport(): WebTransportHalf | undefined {
     return this.#webTransport;
-  }
-
-  /** The hashes by which clients can trust the certificate of WebTransport. */
-  get certificateHashes(): readonly Sha256Hash[] {
-    return this.#webTransport?.hashes ?? [];
   }
 
   /** Tells where the server listens: `onListen`, or the terminal. */

@@ -7,8 +7,8 @@ import { type Accepted, type Invitation, refusalHeaders } from "./_invitation.ts
 import { Refused } from "./_refusal.ts";
 import { SKEIN_PROTOCOL } from "./session/session.ts";
 import type { Connection } from "./transport/connection.ts";
-import { withMessages } from "./transport/message_stream.ts";
-import { isOriginAllowed, type OriginRules } from "./transport/origins.ts";
+import { type MessageStreamOptions, withMessages } from "./transport/message_stream.ts";
+import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "./transport/origins.ts";
 import type { WebTransportRequest } from "./transport/webtransport_server.ts";
 
 /** Where this server's own pages come from, as seen by its WebTransport. */
@@ -21,8 +21,6 @@ export interface PagePlace {
   readonly isDevelopment: boolean;
 }
 
-const LOOPBACK_NAMES: readonly string[] = ["localhost", "127.0.0.1", "[::1]"];
-
 /** What a {@linkcode WebTransportInvitation} has beside what is asked. */
 export interface WebTransportInvitationOptions {
   /** Where to, as {@linkcode urlOf} reads it. */
@@ -31,8 +29,8 @@ export interface WebTransportInvitationOptions {
   readonly addressOf: (request: () => Request) => string | undefined;
   /** Where this server's pages come from. */
   readonly place: PagePlace;
-  /** How long a client of Skein may take to open its stream of messages. */
-  readonly streamTimeoutMs: number;
+  /** Bounds of the stream of messages of a client of Skein. */
+  readonly messages: Pick<MessageStreamOptions, "streamTimeoutMs" | "maxFrameBytes">;
 }
 
 /** Reads where a client wants to go; `undefined` if no HTTP request could ask so. */
@@ -101,8 +99,7 @@ export class WebTransportInvitation implements Invitation<void> {
   }
 
   #withMessages(raw: Connection): Connection {
-    const options = { side: "server", streamTimeoutMs: this.#options.streamTimeoutMs } as const;
-    const connection = withMessages(raw, options);
+    const connection = withMessages(raw, { side: "server", ...this.#options.messages });
     // It was agreed on in the URL, which the wire does not read.
     if (connection.protocol === "") {
       Object.defineProperty(connection, "protocol", { value: SKEIN_PROTOCOL });
@@ -116,7 +113,7 @@ export class WebTransportInvitation implements Invitation<void> {
     const asked = this.#options.url;
     const page = URL.parse(origin);
     if (page === null || !/^https?:$/.test(page.protocol)) return [];
-    const areLocal = [asked, page].every(({ hostname }) => LOOPBACK_NAMES.includes(hostname));
+    const areLocal = [asked, page].every(({ hostname }) => LOCAL_HOSTS.includes(hostname));
     const { hostname } = isDevelopment && areLocal ? page : asked;
     // Behind something that maps ports, the numbers here say nothing.
     const isOwnPort = Number(asked.port || 443) === webTransportPort;

@@ -6,7 +6,7 @@
  */
 import type { WebTransportHalf } from "./_webtransport.ts";
 import { isAnyAddress } from "./_webtransport.ts";
-import { isOriginAllowed, type OriginRules } from "./transport/origins.ts";
+import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "./transport/origins.ts";
 
 /** Where it is asked for. */
 export const WELL_KNOWN_PATH = "/.well-known/skein/webtransport";
@@ -23,8 +23,6 @@ export interface WellKnown {
     readonly value: string;
   }[];
 }
-
-const LOOPBACK_NAMES: readonly string[] = ["localhost", "127.0.0.1", "[::1]"];
 
 /**
  * Tells programs on this machine, and pages that may connect. Everybody else
@@ -45,7 +43,7 @@ export function answerWellKnown(
   if (!url.includes(WELL_KNOWN_PATH) || method !== "GET") return undefined;
   if (new URL(url).pathname !== WELL_KNOWN_PATH) return undefined;
   const asked = URL.parse(`http://${headers.get("host")}`);
-  if (asked === null || !LOOPBACK_NAMES.includes(asked.hostname)) return undefined;
+  if (asked === null || !LOCAL_HOSTS.includes(asked.hostname)) return undefined;
   if (!isOriginAllowed(headers, rules)) return undefined;
   const origin = headers.get("origin");
   return Response.json(wellKnownOf(half), {

@@ -14,6 +14,7 @@ import type { Client } from "./session/client.ts";
 import type { Fresh } from "./session/client_options.ts";
 import type { AnyContract } from "./session/contract.ts";
 import type { Session } from "./session/session.ts";
+import { permittedHost } from "./transport/h3/quic.ts";
 import { dialWebTransport, isWebTransportAvailable } from "./transport/webtransport_client.ts";
 import { webTransportLeg } from "./transport/webtransport_leg.ts";
 
@@ -85,7 +86,11 @@ export async function dial<C extends AnyContract = AnyContract>(
 }
 
 function quic(): PlatformWebTransport {
-  return isWebTransportAvailable()
-    ? webTransportLeg(dialWebTransport)
-    : "Cannot open WebTransport: Deno has QUIC only when it runs with --unstable-net";
+  if (!isWebTransportAvailable()) {
+    return "Cannot open WebTransport: Deno has QUIC only when it runs with --unstable-net";
+  }
+  // Whoever left the transport to the client is not asked for a permission.
+  return permittedHost() === undefined
+    ? "Cannot open WebTransport: it takes the permission to bind a UDP port, --allow-net=[::]:0"
+    : webTransportLeg(dialWebTransport);
 }

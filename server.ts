@@ -29,6 +29,7 @@ import { type ConnectionLimits, type ListenInfo, Listening } from "./_listening.
 import type { WebTransportServeOptions } from "./_webtransport_options.ts";
 import { QueueFullError } from "./errors.ts";
 import { type DrainOptions, type DrainReport, SessionManager } from "./manager/mod.ts";
+import { DEFAULT_MAX_SESSIONS, DEFAULT_MAX_SESSIONS_PER_ADDRESS } from "./manager/limits.ts";
 import { SOCKETS_PER_SESSION } from "./manager/sockets.ts";
 import type { Broker } from "./pubsub/broker.ts";
 import { Presence, Rooms, Topics } from "./pubsub/mod.ts";
@@ -466,16 +467,17 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   }
 }
 
-/** As many connections as there may be sockets; the listener has bounds where the server was given none. */
+/** As many connections as there may be sockets. */
 function connectionLimits(
-  { maxSessions, maxSessionsPerAddress }: ServerLimits = {},
+  {
+    maxSessions = DEFAULT_MAX_SESSIONS,
+    maxSessionsPerAddress = DEFAULT_MAX_SESSIONS_PER_ADDRESS,
+  }: ServerLimits = {},
 ): ConnectionLimits {
-  const perAddress = maxSessionsPerAddress === Infinity ? maxSessions : maxSessionsPerAddress;
+  const perAddress = Math.min(maxSessions, maxSessionsPerAddress);
   return {
-    ...(maxSessions === undefined ? {} : { maxConnections: maxSessions * SOCKETS_PER_SESSION }),
-    ...(perAddress === undefined
-      ? {}
-      : { maxConnectionsPerAddress: perAddress * SOCKETS_PER_SESSION }),
+    maxConnections: maxSessions * SOCKETS_PER_SESSION,
+    maxConnectionsPerAddress: perAddress * SOCKETS_PER_SESSION,
   };
 }
 

@@ -7,6 +7,12 @@ import { LimitError } from "../errors.ts";
 import { addTo, countOf } from "./_counts.ts";
 import { Sockets } from "./sockets.ts";
 
+/** How many sessions there may be, unless it is said. */
+export const DEFAULT_MAX_SESSIONS = 10_000;
+
+/** How many of them may have the same address, unless it is said. */
+export const DEFAULT_MAX_SESSIONS_PER_ADDRESS = 1_000;
+
 /** Limits of a session manager. */
 export interface ManagerLimits {
   /**
@@ -112,8 +118,11 @@ export class SessionLimiter {
    * @throws {RangeError} If a limit is not a positive integer.
    */
   constructor(limits: ManagerLimits = {}) {
-    const { maxSessions = 10_000, maxSessionsPerUser = 100, maxSessionsPerAddress = 1_000 } =
-      limits;
+    const {
+      maxSessions = DEFAULT_MAX_SESSIONS,
+      maxSessionsPerUser = 100,
+      maxSessionsPerAddress = DEFAULT_MAX_SESSIONS_PER_ADDRESS,
+    } = limits;
     this.#limits = { maxSessions, maxSessionsPerUser, maxSessionsPerAddress };
     for (const [name, value] of Object.entries(this.#limits)) {
       if (Number.isInteger(value) && value > 0) continue;

@@ -258,6 +258,10 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
     else this.#end(this.#closeTimeoutMs);
   }
 
+  drain(): void {
+    this.#inner.drain?.();
+  }
+
   async getStats(): Promise<ConnectionStats> {
     const inner = await this.#inner.getStats();
     return {

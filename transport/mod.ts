@@ -38,6 +38,7 @@ export type {
   ReceiveStream,
   SendStream,
 } from "./connection.ts";
+export type { Sha256Hash } from "./certificate_hash.ts";
 export { devCertificate } from "./dev_certificate.ts";
 export type { DevCertificate, DevCertificateOptions } from "./dev_certificate.ts";
 export { directDatagrams, directReadable, directStream, directWritable } from "./direct.ts";
@@ -67,6 +68,8 @@ export type {
   WebTransportLeg,
 } from "./race.ts";
 export {
+  dialWebTransport,
+  isWebTransportAvailable,
   WebTransport,
   WebTransportBidirectionalStream,
   type WebTransportCloseInfo,

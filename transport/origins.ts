@@ -24,7 +24,8 @@ export interface OriginRules {
   readonly hosts?: readonly string[];
 }
 
-const LOCAL_HOSTS: readonly string[] = ["localhost", "127.0.0.1", "[::1]"];
+/** The names of this machine, as URLs have them. */
+export const LOCAL_HOSTS: readonly string[] = ["localhost", "127.0.0.1", "[::1]"];
 
 /**
  * Decides whether a request may connect. One without an `Origin` header is no

@@ -202,8 +202,10 @@ function combined(errors: ReadonlyMap<TransportName, unknown>): unknown {
   if (errors.size === 1) return last ?? other;
   // What the WebSocket does not take, the other one does not either.
   if (other instanceof UnsupportedError || last instanceof TypeError) return last;
+  const { status } = Object(other) as { status?: number };
   return new ConnectionError(`Cannot connect: ${textOf(last)}; ${textOf(other)}`, {
     cause: new AggregateError([other, last]),
+    ...(status && { status }),
   });
 }
 

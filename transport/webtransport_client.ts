@@ -5,10 +5,11 @@
  */
 import { within } from "./within.ts";
 import { Http3Dialer } from "./h3/dialer.ts";
-import { isQuicAvailable, requireQuic } from "./h3/quic.ts";
+import { requireQuic } from "./h3/quic.ts";
 import type { Connection } from "./connection.ts";
 import type { DialWebTransportOptions } from "./webtransport.ts";
 
+export { isQuicAvailable as isWebTransportAvailable } from "./h3/quic.ts";
 export {
   WebTransport,
   WebTransportBidirectionalStream,
@@ -58,13 +59,4 @@ export async function dialWebTransport(
     dialer.abort();
     throw error;
   }
-}
-
-/**
- * Tells whether this runtime can dial WebTransport: Deno can with `--unstable-net`.
- *
- * @returns Whether it has QUIC.
- */
-export function isWebTransportAvailable(): boolean {
-  return isQuicAvailable();
 }

@@ -5,7 +5,7 @@
  */
 import { addressKey } from "./address.ts";
 import { Deadlines } from "./deadlines.ts";
-import { isQuicAvailable, requireQuic } from "./h3/quic.ts";
+import { requireQuic } from "./h3/quic.ts";
 import {
   encodeControlHead,
   Http3Connection,
@@ -14,6 +14,7 @@ import {
 import { H3Error } from "./h3/error_codes.ts";
 import type { WebTransportRequest } from "./h3/request.ts";
 
+export { isQuicAvailable as isWebTransportAvailable } from "./h3/quic.ts";
 export type { AcceptOptions, RefuseOptions, WebTransportRequest } from "./h3/request.ts";
 
 /** Handshakes at a time; more are refused, which costs nothing. */
@@ -305,16 +306,6 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
  */
 export function listenWebTransport(options: ListenWebTransportOptions): WebTransportListener {
   return new WebTransportListener(options);
-}
-
-/**
- * Tells whether this runtime can listen for WebTransport, and dial it: Deno can
- * with `--unstable-net`.
- *
- * @returns Whether it has QUIC.
- */
-export function isWebTransportAvailable(): boolean {
-  return isQuicAvailable();
 }
 
 function checkLimits(options: ListenWebTransportOptions): void {

@@ -66,7 +66,12 @@ export function within<T>(promise: Promise<T>, options: WithinOptions<T> = {}): 
       promise.then(discard, () => {});
     };
     const onAbort = () => giveUp(signal?.reason);
-    const timer = startTimer(timeoutMs, (ms) => giveUp(new TimeoutError(`${late} ${ms} ms`, ms)));
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    try {
+      timer = startTimer(timeoutMs, (ms) => giveUp(new TimeoutError(`${late} ${ms} ms`, ms)));
+    } catch (error) {
+      return giveUp(error); // What comes is thrown away all the same.
+    }
     if (signal?.aborted) return onAbort();
     signal?.addEventListener("abort", onAbort);
     promise.finally(done).then(resolve, reject);

@@ -6,7 +6,7 @@
 import type { Http3Session } from "./session.ts";
 
 /** How many; draft-ietf-webtrans-http3, section 4.6, wants a bound. The oldest is refused. */
-const MAX_EARLY_STREAMS = 64;
+const MAX_EARLY_STREAMS = 16;
 
 /** How long they wait, in milliseconds. */
 const EARLY_TIMEOUT_MS = 5_000;

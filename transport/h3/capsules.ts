@@ -50,8 +50,11 @@ export interface CloseCapsule {
   readonly reason: string;
 }
 
-/** Longest datagram that is taken from a capsule; a longer one is dropped. */
-export const MAX_DATAGRAM_CAPSULE_BYTES = 65_536;
+/**
+ * Longest datagram that is taken from a capsule; a longer one is dropped. As large as in a packet:
+ * what is held for a reader is bound by its number.
+ */
+export const MAX_DATAGRAM_CAPSULE_BYTES = 1_500;
 
 const CLOSE_CODE_BYTES = 4;
 const MAX_VARINT_BYTES = 8;

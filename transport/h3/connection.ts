@@ -173,6 +173,7 @@ export class Http3Connection implements SessionLink {
    */
   async connect(options: ConnectOptions): Promise<Http3Session> {
     const { url, fields = [], protocolOf, errors = SKEIN_ERRORS } = options;
+    if (this.isOver) throw errors.session("The server takes no more sessions on this connection");
     clearTimeout(this.#idle); // It is not idle any more.
     let settings: Settings;
     let stream: Deno.QuicBidirectionalStream;
@@ -427,6 +428,8 @@ export class Http3Connection implements SessionLink {
         return void decodeIdPayload(payload); // Nothing is ever pushed.
       case FrameType.goaway:
         decodeIdPayload(payload);
+        // RFC 9114 section 5.2: no request may follow, and a pool makes another connection.
+        this.#isRefusing ||= this.#options.side === "client";
         for (const session of this.#sessions.values()) session.windUp();
         return;
       case FrameType.data:

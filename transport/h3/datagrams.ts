@@ -99,6 +99,7 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
       throw new TypeError("Cannot receive datagrams: there is a receiver already");
     }
     this.#receiver = receiver;
+    for (const held of this.#arrivals.takeHeld()) receiver(held);
   }
 
   /**

@@ -5,7 +5,7 @@
  * @module
  */
 import type { DialWebTransportOptions } from "../webtransport.ts";
-import type { ConnectQuicOptions } from "./quic.ts";
+import { type ConnectQuicOptions, permittedHost } from "./quic.ts";
 import { Http3Connection } from "./connection.ts";
 import type { Field } from "./qpack.ts";
 import type { Http3Session } from "./session.ts";
@@ -142,9 +142,12 @@ export class Http3Dialer {
 }
 
 function newEndpoint(): Deno.QuicEndpoint {
+  // The user is asked for one permission, not for two.
+  const hostname = permittedHost();
   try {
-    return new Deno.QuicEndpoint({ hostname: "::", port: 0 });
-  } catch {
+    return new Deno.QuicEndpoint({ hostname: hostname ?? "::", port: 0 });
+  } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) throw error;
     return new Deno.QuicEndpoint({ hostname: "0.0.0.0", port: 0 });
   }
 }

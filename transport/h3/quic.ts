@@ -53,6 +53,18 @@ export function requireQuic(): void {
 }
 
 /**
+ * Finds the address that this process may bind without asking for permission.
+ *
+ * @returns `::`, which reaches IPv4 too, or `0.0.0.0`; `undefined` if it may bind neither.
+ */
+export function permittedHost(): string | undefined {
+  return ["::", "0.0.0.0"].find((hostname) => {
+    const host = hostname === "::" ? "[::]:0" : `${hostname}:0`;
+    return Deno.permissions.querySync({ name: "net", host }).state === "granted";
+  });
+}
+
+/**
  * Reads how the peer ended a stream out of what reading or writing threw: the
  * code is nowhere else.
  *

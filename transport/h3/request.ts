@@ -92,9 +92,13 @@ export class Http3Request implements WebTransportRequest {
   get headers(): Headers {
     if (this.#headers !== undefined) return this.#headers;
     const headers = this.#headers = new Headers();
+    const cookies: string[] = [];
     for (const [name, value] of this.#fields) {
-      if (!name.startsWith(":")) headers.append(name, value);
+      if (name === "cookie") cookies.push(value);
+      else if (!name.startsWith(":")) headers.append(name, value);
     }
+    // RFC 9114 section 4.2.1: it may come in pieces, which commas do not join.
+    if (cookies.length > 0) headers.set("cookie", cookies.join("; "));
     // Whoever reads headers looks for it there; what else the client says of it does not count.
     headers.set("host", this.#field(":authority")!);
     return headers;

@@ -51,6 +51,9 @@ const CONNECT_READ_BYTES = 256;
 /** Streams of one kind that nobody accepted yet: more than QUIC lets the peer open at once. */
 const MAX_UNACCEPTED_STREAMS = 1_024;
 
+/** The same while the application reads none: each may hold 1.25 MB. */
+const MAX_UNREAD_STREAMS = 16;
+
 /** What a session needs of its connection. */
 export interface SessionLink {
   /** The QUIC connection. */
@@ -101,6 +104,7 @@ const CAPABILITIES: ConnectionCapabilities = {
 
 const BIDIRECTIONAL: ArrivalsOptions<Http3Stream> = {
   capacity: MAX_UNACCEPTED_STREAMS,
+  unreadCapacity: MAX_UNREAD_STREAMS,
   onDropped(stream) {
     stream.cancel();
     stream.abort();
@@ -109,6 +113,7 @@ const BIDIRECTIONAL: ArrivalsOptions<Http3Stream> = {
 
 const UNIDIRECTIONAL: ArrivalsOptions<ReceiveHalf> = {
   capacity: MAX_UNACCEPTED_STREAMS,
+  unreadCapacity: MAX_UNREAD_STREAMS,
   onDropped: (half) => half.cancel(),
 };
 
