@@ -5,7 +5,7 @@
  * @module
  */
 import type { WebTransportHalf } from "./_webtransport.ts";
-import { isAnyAddress } from "./_webtransport.ts";
+import { hostOf, isAnyAddress } from "./_webtransport.ts";
 import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "./transport/origins.ts";
 
 /** Where it is asked for. */
@@ -15,7 +15,7 @@ export const WELL_KNOWN_PATH = "/.well-known/skein/webtransport";
 export interface WellKnown {
   /** The UDP port. */
   readonly port: number;
-  /** The address, where it is not that which was asked. */
+  /** The address as URLs have it, where it is not that which was asked. */
   readonly hostname?: string;
   /** The hashes; their values in base64. */
   readonly serverCertificateHashes: readonly {
@@ -59,7 +59,7 @@ function wellKnownOf({ address, hashes }: WebTransportHalf): WellKnown {
   const { hostname, port } = address;
   return {
     port,
-    ...(isAnyAddress(hostname) ? {} : { hostname }),
+    ...(isAnyAddress(hostname) ? {} : { hostname: hostOf(hostname) }),
     serverCertificateHashes: hashes.map(({ algorithm, value }) => ({
       algorithm,
       value: value.toBase64(),

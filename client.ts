@@ -185,7 +185,7 @@ export async function dial<C extends AnyContract = AnyContract>(
 }
 
 function native(): PlatformWebTransport {
-  if (!isNativeWebTransportAvailable()) return "Cannot open WebTransport: the platform has none";
+  if (!isNativeWebTransportAvailable()) return "This platform has no WebTransport";
   return (url, options) =>
     import("./transport/_native_leg.ts").then(
       ({ openNativeWebTransport }) => openNativeWebTransport(url, options),

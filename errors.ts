@@ -107,7 +107,7 @@ export class SkeinError extends Error {
   constructor(code: SkeinErrorCode, message: string, options?: ErrorOptions) {
     super(message, options);
     // A minifier renames the classes, and must not rename their errors.
-    this.name = code.replace(/(?:^|-)(.)/g, (_, first) => first.toUpperCase()) + "Error";
+    this.name = code.replace(/(^|-)./g, (start) => start.at(-1)!.toUpperCase()) + "Error";
     this.code = code;
   }
 }

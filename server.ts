@@ -40,7 +40,7 @@ import { type SessionHandlers, type SessionLimits, sessionSettings } from "./ses
 import { Turn } from "./session/turn.ts";
 import { settlesWithin } from "./session/wait.ts";
 import type { Sha256Hash } from "./transport/certificate_hash.ts";
-import type { Certificate } from "./transport/webtransport_server.ts";
+import { type Certificate, checkCertificate } from "./transport/webtransport_server.ts";
 
 export type {
   AdmissionOptions,
@@ -430,6 +430,8 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   static listen<V, C extends AnyContract>(options: ServeOptions<V, C>): Server<V, C> {
     const { port = 8000, hostname = "0.0.0.0", tls, webTransport, onListen, signal } = options;
     signal?.throwIfAborted();
+    // What is meant as a certificate and is none must not be served in the clear.
+    if (tls !== undefined) checkCertificate(tls, "serve: tls");
     const server = new Server(options);
     const { origins, hosts } = options;
     try {
@@ -522,6 +524,7 @@ export function createServer<V = unknown, C extends AnyContract = AnyContract>(
  * @typeParam C The contract.
  * @param options See {@linkcode ServeOptions}.
  * @returns The server, listening.
+ * @throws {TypeError} If `tls` is given and is not a certificate and its key in PEM.
  *
  * @example Authenticated, with a direct message
  * ```ts

@@ -72,7 +72,7 @@ export class Asks extends Changing {
       const onAbort = () => giveUp(signal?.reason);
       const timer = startTimer(timeoutMs, (ms) => {
         giveUp(
-          new TimeoutError(`Cannot wait for ${what} any longer: no answer in ${ms} ms`, ms),
+          new TimeoutError(`Cannot wait for ${what} longer than ${ms} ms`, ms),
         );
       });
       signal?.addEventListener("abort", onAbort, { once: true });

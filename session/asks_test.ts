@@ -56,7 +56,7 @@ Deno.test("Asks.ask() gives up at its time, tells the peer, and forgets the ques
   const asks = new Asks(8);
   const options = line({ timeoutMs: 250 });
   const asking = asks.ask(options);
-  const outcome = assertRejects(() => asking, TimeoutError, "the answer any longer");
+  const outcome = assertRejects(() => asking, TimeoutError, "the answer longer than");
   await time.tickAsync(249);
   assertEquals([asks.size, options.cancelled], [1, []]);
   await time.tickAsync(1);

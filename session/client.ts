@@ -319,7 +319,7 @@ export class Client<C extends AnyContract = AnyContract>
 
   #leave(): void {
     if (this.#session === undefined) return;
-    coreOf(this.#session).abort(CloseCode.normal, "The page was left", undefined, "network");
+    coreOf(this.#session).abort(CloseCode.normal, "", undefined, "network");
   }
 
   /** One session, from dialling to its end. */

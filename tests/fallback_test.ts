@@ -125,6 +125,48 @@ Deno.test("dial() names the flag where this runtime has no QUIC", async () => {
   assertStringIncludes(text, "--unstable-net");
 });
 
+/** What `connect()` may do in a process of its own, and what it takes then. */
+const PERMISSIONS: Record<string, [more: string[], taken: string]> = {
+  "only talk to the server": [[], "websocket unsupported --allow-net=[::]:0 prompt"],
+  "bind a port of IPv4 too": [["0.0.0.0:0"], "webtransport undefined undefined prompt"],
+  "bind a port of IPv6 too": [["[::]:0"], "webtransport undefined undefined granted"],
+};
+
+for (const [what, [more, expected]] of Object.entries(PERMISSIONS)) {
+  Deno.test(`connect() asks for no permission where it may ${what}`, async () => {
+    await using server = listen({ webTransport: { cacheFolder: null } });
+    const file = await Deno.makeTempFile({ suffix: ".ts" });
+    try {
+      await Deno.writeTextFile(
+        file,
+        `
+          import { connect } from ${
+          JSON.stringify(new URL("../deno_client.ts", import.meta.url).href)
+        };
+          const client = connect("ws://127.0.0.1:${portOf(server)}/");
+          const { transport, fallback } = await client.whenConnected();
+          const hint = fallback?.error.message.match(/--allow-net=\\S+/)?.[0];
+          // What was asked for is denied: nobody answers.
+          const { state } = await Deno.permissions.query({ name: "net", host: "[::]:0" });
+          console.log(transport, fallback?.error.code, hint, state);
+          await client.close();
+        `,
+      );
+      const net = [`127.0.0.1:${portOf(server)}`, ...more].join();
+      const { stdout, stderr, success } = await new Deno.Command(Deno.execPath(), {
+        args: ["run", "--no-config", "--no-check", "--unstable-net", `--allow-net=${net}`, file],
+        env: { NO_COLOR: "1" },
+        stdin: "null",
+      }).output();
+      const [said, complaints] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+      assert(success, complaints);
+      assertEquals([said!.trim(), complaints], [expected, ""]);
+    } finally {
+      await Deno.remove(file);
+    }
+  });
+}
+
 /** How long `connect()` waits before it tries WebSocket, and then may take. */
 const HEAD_START_MS = 500;
 const SLACK_MS = 300;

@@ -104,18 +104,29 @@ class FakeRequest implements WebTransportRequest {
 Deno.test("serve() hands its engine the certificate, the place and the limits", async () => {
   const tls = devCertificate({ cacheFolder: null });
   const own = devCertificate({ cacheFolder: null });
-  const base = { hostname: "127.0.0.1" };
+  // As many as there may be sockets: two for each session.
+  const base = {
+    hostname: "127.0.0.1",
+    maxConnections: 20_000,
+    maxConnectionsPerAddress: 2_000,
+  };
   const cases: [Parameters<typeof listen>[0], WebTransportServeOptions, Record<string, unknown>][] =
     [
       [{}, {}, { ...base }],
       [{ hostname: "0.0.0.0" }, {}, { ...base }],
-      [{ hostname: "0.0.0.0", tls }, {}, { hostname: "0.0.0.0", cert: tls.cert, key: tls.key }],
-      [{ hostname: "0.0.0.0" }, { hostname: "0.0.0.0" }, { hostname: "0.0.0.0" }],
+      [{ hostname: "0.0.0.0", tls }, {}, {
+        ...base,
+        hostname: "0.0.0.0",
+        cert: tls.cert,
+        key: tls.key,
+      }],
+      [{ hostname: "0.0.0.0" }, { hostname: "0.0.0.0" }, { ...base, hostname: "0.0.0.0" }],
       [{ tls }, { certificate: own, port: 9 }, { ...base, port: 9, cert: own.cert, key: own.key }],
       [{ limits: { maxSessions: 5 } }, { idleTimeoutMs: 7 }, {
         ...base,
         idleTimeoutMs: 7,
         maxConnections: 10,
+        maxConnectionsPerAddress: 10,
       }],
       [{ limits: { maxSessions: 5, maxSessionsPerAddress: Infinity } }, { maxConnections: 3 }, {
         ...base,

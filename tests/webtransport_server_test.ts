@@ -11,6 +11,7 @@ import {
   type RefusalStatus,
   SessionClosedError,
 } from "../errors.ts";
+import { dial } from "../deno_client.ts";
 import { type ListenInfo, type Refusal, serve, type Server } from "../server.ts";
 import { Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
@@ -489,4 +490,20 @@ Deno.test("serve() asks nobody for a permission that WebTransport alone needs", 
     err.includes("WebTransport is off: it takes the permission to listen, --allow-net=127.0.0.1:"),
     err,
   );
+});
+
+Deno.test("serve() refuses what is no certificate, rather than serve in the clear", () => {
+  for (const tls of [null, {}, "x", { cert: undefined, key: "k" }, { cert: "c", key: "k" }]) {
+    assertThrows(
+      () => serve({ port: 0, tls: tls as unknown as { cert: string; key: string } }),
+      TypeError,
+      "Cannot serve: tls must have a cert in PEM, received",
+    );
+  }
+});
+
+Deno.test("dial() takes WebTransport of a server on the loopback address of IPv6", async () => {
+  await using server = listen({ hostname: "::1", webTransport: { cacheFolder: null } });
+  await using session = await soon(dial(server.url));
+  assertEquals(session.transport, "webtransport");
 });

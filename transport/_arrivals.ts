@@ -8,6 +8,8 @@
 export interface ArrivalsOptions<T> {
   /** Items held at most; past it the oldest is dropped. */
   capacity: number;
+  /** Items held while nobody has a reader; past it the newest is dropped. As many as `capacity` by default. */
+  unreadCapacity?: number;
   /** Called when a reader took an item. */
   onTaken?: () => void;
   /** Called with an item that nobody will read. */
@@ -64,7 +66,11 @@ export class Arrivals<T, U = T> {
       },
       pull: () => this.#pull(),
       cancel: () => this.#finish(),
-    }, () => this.#next());
+    }, {
+      begin: () => void (this.#wanted = false), // Of a reader that is gone.
+      isQueued: () => (this.#controller?.desiredSize ?? 0) < 0,
+      next: () => this.#next(),
+    });
   }
 
   /**
@@ -82,12 +88,29 @@ export class Arrivals<T, U = T> {
       this.#options.onTaken?.();
       return waiter.resolve({ done: false, value: this.#present(item) });
     }
+    const isRead = this.#readable?.locked ?? false;
+    const { unreadCapacity = Infinity } = this.#options;
+    if (!isRead && this.#items.length >= unreadCapacity) {
+      return void this.#options.onDropped?.(item);
+    }
     this.#items.push(item);
-    if (this.#wanted) this.#pull();
+    // A read that was given up may be what is wanted: then nobody would take it from the stream.
+    if (this.#wanted && isRead) this.#pull();
     else if (this.#items.length > this.#options.capacity) {
       const oldest = this.#items.shift()!; // Not inside the optional call, which may not happen.
       this.#options.onDropped?.(oldest);
     }
+  }
+
+  /**
+   * Takes all that is held, for who reads by other means than the stream.
+   *
+   * @returns The items, in order.
+   */
+  takeHeld(): T[] {
+    const held = this.#items.splice(0);
+    if (this.#ending) this.#close();
+    return held;
   }
 
   /** Ends the stream once what is held was read. Idempotent. */
@@ -152,6 +175,16 @@ export class Arrivals<T, U = T> {
   }
 }
 
+/** What a loop gets its items from. */
+interface LoopQueue<T> {
+  /** A loop has the only reader now. */
+  begin(): void;
+  /** Whether the stream itself holds an item, for a reader that left. */
+  isQueued(): boolean;
+  /** The next item. */
+  next(): Promise<IteratorResult<T, undefined>>;
+}
+
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
 /**
@@ -160,21 +193,21 @@ const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
  * error, with its stack, each time that it lets go of a stream.
  */
 class ArrivalStream<T> extends ReadableStream<T> {
-  readonly #next: () => Promise<IteratorResult<T, undefined>>;
+  readonly #queue: LoopQueue<T>;
 
-  constructor(
-    source: UnderlyingDefaultSource<T>,
-    next: () => Promise<IteratorResult<T, undefined>>,
-  ) {
+  constructor(source: UnderlyingDefaultSource<T>, queue: LoopQueue<T>) {
     super(source, { highWaterMark: 0 });
-    this.#next = next;
+    this.#queue = queue;
   }
 
   override values(options: ReadableStreamIteratorOptions = {}): AsyncIterableIterator<T> {
     // It is locked while the loop runs, and stays so once it is at its end.
     const reader = this.getReader();
+    const queue = this.#queue;
+    queue.begin();
     const iterator: AsyncIterableIterator<T> = {
-      next: this.#next,
+      next: () =>
+        queue.isQueued() ? reader.read() as Promise<IteratorResult<T, undefined>> : queue.next(),
       async return() {
         // One that failed has told so.
         if (!options.preventCancel) await reader.cancel().catch(() => {});

@@ -13,6 +13,15 @@ function make(): { queue: Arrivals<number, string>; dropped: number[]; taken: ()
   return { queue, dropped, taken: () => taken };
 }
 
+/** Waits for an item, and gives the wait up. */
+async function giveUp(stream: ReadableStream<string>): Promise<void> {
+  const reader = stream.getReader();
+  const read = assertRejects(() => reader.read(), TypeError);
+  await new Promise((resolve) => setImmediate(resolve));
+  reader.releaseLock();
+  await read;
+}
+
 for (const how of ["a loop", "a reader"]) {
   const readAll = async (stream: ReadableStream<string>): Promise<string[]> => {
     if (how === "a loop") return await Array.fromAsync(stream);
@@ -32,6 +41,47 @@ for (const how of ["a loop", "a reader"]) {
     queue.push(6);
     assertEquals(await reading, ["2", "3", "4", "5"]);
     assertEquals([dropped, taken()], [[1, 6], 4]);
+  });
+
+  Deno.test(`Arrivals gives ${how} what came after a read that was given up`, async () => {
+    const { queue, dropped, taken } = make();
+    await giveUp(queue.readable);
+    queue.push(1);
+    queue.push(2);
+    const reading = readAll(queue.readable);
+    await Promise.resolve();
+    queue.push(3);
+    queue.end();
+    assertEquals(await reading, ["1", "2", "3"]);
+    assertEquals([dropped, taken()], [[], 3]);
+  });
+
+  Deno.test(`Arrivals gives ${how} what comes while it waits after a read that was given up`, async () => {
+    const { queue, dropped, taken } = make();
+    await giveUp(queue.readable);
+    const reading = readAll(queue.readable);
+    for (let item = 1; item <= 5; item++) {
+      queue.push(item);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    queue.end();
+    assertEquals(await reading, ["1", "2", "3", "4", "5"]);
+    assertEquals([dropped, taken()], [[], 5]);
+  });
+
+  Deno.test(`Arrivals gives ${how} what the stream holds for a reader that left`, async () => {
+    const { queue } = make();
+    await giveUp(queue.readable);
+    const idle = queue.readable.getReader();
+    queue.push(1);
+    queue.push(2);
+    idle.releaseLock();
+    queue.push(3);
+    const reading = readAll(queue.readable);
+    await Promise.resolve();
+    queue.push(4);
+    queue.end();
+    assertEquals(await reading, ["1", "2", "3", "4"]);
   });
 
   Deno.test(`Arrivals fails ${how} that waits, and one that comes later`, async () => {
@@ -79,4 +129,49 @@ Deno.test("Arrivals goes on after a loop that prevents its cancel", async () => 
   for await (const _ of queue.readable.values({ preventCancel: true })) break;
   queue.end();
   assertEquals(await Array.fromAsync(queue.readable), ["2"]);
+});
+
+Deno.test("Arrivals refuses the newest while nobody has a reader, if it is told to", async () => {
+  const dropped: number[] = [];
+  const queue = new Arrivals<number>({
+    capacity: 4,
+    unreadCapacity: 2,
+    onDropped: (item) => dropped.push(item),
+  });
+  for (const item of [1, 2, 3]) queue.push(item);
+  const { readable } = queue;
+  queue.push(4);
+  assertEquals(dropped, [3, 4]);
+  const reader = readable.getReader();
+  for (const item of [5, 6, 7]) queue.push(item);
+  assertEquals(dropped, [3, 4, 1]);
+  reader.releaseLock();
+  queue.push(8);
+  assertEquals(dropped, [3, 4, 1, 8]);
+  queue.end();
+  assertEquals(await Array.fromAsync(readable), [2, 5, 6, 7]);
+});
+
+Deno.test("Arrivals counts nothing as taken for a read that was given up", async () => {
+  const { queue, taken } = make();
+  await giveUp(queue.readable);
+  queue.push(1);
+  assertEquals([queue.takeHeld(), taken()], [[1], 0]);
+  // Nor for a loop that is busy.
+  const loop = queue.readable.values();
+  queue.push(2);
+  assertEquals(taken(), 0);
+  assertEquals([await loop.next(), taken()], [{ done: false, value: "2" }, 1]);
+});
+
+Deno.test("Arrivals.takeHeld() takes all that is held, in order, and leaves what comes", async () => {
+  const { queue, dropped } = make();
+  assertEquals(queue.takeHeld(), []);
+  for (const item of [1, 2, 3, 4]) queue.push(item);
+  assertEquals(queue.takeHeld(), [2, 3, 4]);
+  assertEquals(queue.takeHeld(), []);
+  queue.push(5);
+  queue.end();
+  assertEquals(await Array.fromAsync(queue.readable), ["5"]);
+  assertEquals(dropped, [1]);
 });

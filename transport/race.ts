@@ -70,6 +70,9 @@ export interface RaceOptions extends DialWebSocketOptions {
 /** Opens connections; what it learned of a server it keeps for the next time. */
 export type RacingDialer = (url: string | URL, options?: RaceOptions) => Promise<Connection>;
 
+/** How long a WebSocket that is not needed any more may take to come and be closed, in milliseconds. */
+const LOSER_MS = 2_000;
+
 /** How long a transport that lost is not tried first again. */
 export const REMEMBER_MS: number = 10 * 60_000;
 
@@ -108,7 +111,7 @@ export function raceTransports(
   const transports = [...new Set(options.transports ?? TRANSPORTS)];
   if (transports.length === 0 || !transports.every((name) => TRANSPORTS.includes(name))) {
     throw new TypeError(
-      `Cannot connect: transports must be some of ${TRANSPORTS.join(", ")}, received ${
+      `Cannot connect: transports must be some of ${TRANSPORTS}, received ${
         JSON.stringify(options.transports)
       }`,
     );
@@ -136,13 +139,23 @@ export function raceTransports(
     const alone = Math.min(headStartMs, (rest.timeoutMs ?? Infinity) / 2);
     const order = loss ? transports.toReversed() : transports;
     const { promise, resolve, reject } = Promise.withResolvers<Connection>();
-    // Ends whatever of the race is still under way.
-    const over = new AbortController();
-    const legs = { ...rest, signal: over.signal };
+    // What is still under way, and what ends it.
+    const legs = new Map<TransportName, AbortController>();
     const errors = new Map<TransportName, unknown>();
     let started = 0;
+    let isOver = false;
     let timer: ReturnType<typeof setTimeout> | undefined;
 
+    const finish = (winner?: TransportName) => {
+      isOver = true;
+      clearTimeout(timer);
+      for (const [name, leg] of legs) {
+        const isLate = winner === "webtransport" && name === "websocket" && !errors.has(name);
+        // A server never learns that a WebSocket was dropped in its handshake: it may come, and is closed.
+        if (isLate) timer = setTimeout(() => leg.abort(), LOSER_MS);
+        else leg.abort();
+      }
+    };
     const startNext = () => {
       clearTimeout(timer);
       const name = order[started++];
@@ -150,29 +163,37 @@ export function raceTransports(
       // Where the preferred one lost before, it waits until the other one fails.
       if (order[started] && !loss) timer = setTimeout(startNext, alone);
       const dial = name === "websocket" ? platform.webSocket : dialWebTransport;
-      dial(target, legs).then((connection) => won(name, connection), (error) => lost(name, error));
+      const leg = new AbortController();
+      legs.set(name, leg);
+      dial(target, { ...rest, signal: leg.signal })
+        .then((connection) => won(name, connection), (error) => lost(name, error));
     };
     const won = (name: TransportName, connection: Connection) => {
       // The other one was there before, or nobody waits any more.
-      if (over.signal.aborted) return connection.close();
+      if (isOver) {
+        clearTimeout(timer);
+        return connection.close();
+      }
       if (name === preferred) losses.delete(target.origin);
       else {
         const error = errors.get(preferred) ?? loss?.error ??
           tooLate(preferred, alone);
-        if (!loss && !(error instanceof UnsupportedError)) {
+        // A refusal says nothing of the wire.
+        const isRefusal = (error as { status?: number } | null)?.status;
+        if (!loss && !isRefusal && !(error instanceof UnsupportedError)) {
           losses.set(target.origin, { until: Date.now() + REMEMBER_MS, error });
           if (losses.size > MAX_REMEMBERED) losses.delete(losses.keys().next().value!);
         }
         onFallback?.({ transport: preferred, error });
       }
-      over.abort();
+      finish(name);
       resolve(connection);
     };
     const lost = (name: TransportName, error: unknown) => {
-      if (over.signal.aborted) return;
+      if (isOver) return clearTimeout(timer);
       errors.set(name, error);
       if (errors.size === order.length) {
-        over.abort();
+        finish();
         return reject(combined(errors));
       }
       startNext();
@@ -186,8 +207,7 @@ export function raceTransports(
     try {
       return await within(promise, { signal, discard: (connection) => connection.close() });
     } finally {
-      clearTimeout(timer);
-      over.abort();
+      if (!isOver) finish();
     }
   };
 }
@@ -202,10 +222,8 @@ function combined(errors: ReadonlyMap<TransportName, unknown>): unknown {
   if (errors.size === 1) return last ?? other;
   // What the WebSocket does not take, the other one does not either.
   if (other instanceof UnsupportedError || last instanceof TypeError) return last;
-  const { status } = Object(other) as { status?: number };
   return new ConnectionError(`Cannot connect: ${textOf(last)}; ${textOf(other)}`, {
     cause: new AggregateError([other, last]),
-    ...(status && { status }),
   });
 }
 

@@ -58,7 +58,7 @@ export async function dialWebSocket(
   target.protocol = target.protocol.replace("http", "ws");
   const connection = new WebSocketConnection(openSocket(target, protocols, headers));
   try {
-    await within(connection.ready, { late: "Cannot open a WebSocket within", signal, timeoutMs });
+    await within(connection.ready, { late: "Cannot open WebSocket within", signal, timeoutMs });
     return connection;
   } catch (error) {
     connection.abandon();
@@ -80,7 +80,7 @@ function openSocket(
   try {
     return new Socket(url, { protocols: [...protocols], headers });
   } catch (cause) {
-    throw new TypeError("Cannot open a WebSocket with headers", {
+    throw new TypeError("Cannot open WebSocket with headers", {
       cause,
     });
   }

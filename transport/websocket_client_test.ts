@@ -17,7 +17,7 @@ Deno.test("dialWebSocket() refuses headers where the runtime does not take them"
   const error = await assertRejects(
     () => dialWebSocket("ws://127.0.0.1:1/", { headers: { a: "b" } }),
     TypeError,
-    "Cannot open a WebSocket with headers",
+    "Cannot open WebSocket with headers",
   );
   assertInstanceOf(error.cause, DOMException);
   assertEquals(sockets.calls.length, 1);

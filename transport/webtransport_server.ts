@@ -135,6 +135,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   constructor(options: ListenWebTransportOptions) {
     requireQuic();
     checkLimits(options);
+    checkCertificate(options, "listen: the certificate");
     options.signal?.throwIfAborted();
     this.#options = options;
     const { hostname = "0.0.0.0", port = 0, maxSessionsPerConnection: maxSessions = 16 } = options;
@@ -174,7 +175,9 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
    * @param certificate The certificate and its key.
    * @throws {TypeError} If they make no sense, or the listener is closed.
    */
-  rotate({ cert, key }: Certificate): void {
+  rotate(certificate: Certificate): void {
+    checkCertificate(certificate, "rotate certificate: the new one");
+    const { cert, key } = certificate;
     if (this.#endpoint === undefined) {
       throw new TypeError("Cannot rotate certificate: the listener is closed");
     }
@@ -303,9 +306,28 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
  * @throws {Deno.errors.AddrInUse} If the UDP port is taken.
  * @throws {RangeError} If a limit is not a positive integer.
+ * @throws {TypeError} If the certificate and its key are not texts of PEM.
  */
 export function listenWebTransport(options: ListenWebTransportOptions): WebTransportListener {
   return new WebTransportListener(options);
+}
+
+/**
+ * Checks a certificate before anything is bound: plain text in its place would
+ * serve nobody, or serve in the clear.
+ *
+ * @param certificate What was given.
+ * @param what What it is called, with the verb: `listen: the certificate`.
+ * @throws {TypeError} If it is not two texts of PEM.
+ */
+export function checkCertificate(certificate: unknown, what: string): void {
+  const { cert, key } = Object(certificate) as Partial<Record<keyof Certificate, unknown>>;
+  const parts = { cert, key };
+  for (const [name, value] of Object.entries(parts)) {
+    if (typeof value === "string" && value.includes("-----BEGIN ")) continue;
+    const received = typeof value === "string" ? "a text that is none" : typeof value;
+    throw new TypeError(`Cannot ${what} must have a ${name} in PEM, received ${received}`);
+  }
 }
 
 function checkLimits(options: ListenWebTransportOptions): void {

@@ -46,3 +46,19 @@ Deno.test("within() says what was too late, and refuses times that are none", as
     await assertRejects(() => within(never, { timeoutMs }), RangeError, `received ${timeoutMs}`);
   }
 });
+
+Deno.test("within() leaves nothing of what it was given with a time that is none", async () => {
+  for (const timeoutMs of [-1, NaN]) {
+    // Both come after the error; a failure that nobody handles ends the test.
+    const failing = Promise.withResolvers<string>();
+    await assertRejects(() => within(failing.promise, { timeoutMs }), RangeError);
+    failing.reject(new Error("Unseen"));
+    const { promise, resolve } = Promise.withResolvers<string>();
+    const discarded: string[] = [];
+    const discard = (late: string) => void discarded.push(late);
+    await assertRejects(() => within(promise, { timeoutMs, discard }), RangeError);
+    resolve("late");
+    await new Promise((resolve) => setImmediate(resolve));
+    assertEquals(discarded, ["late"]);
+  }
+});

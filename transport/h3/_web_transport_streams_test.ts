@@ -330,3 +330,26 @@ Deno.test("WebTransport opens and ends more streams than may be open at once", a
     assertEquals(await soon(new Response(readable).text()), "hello");
   }
 });
+
+Deno.test("WebTransportReceiveStream rejects a read of wider elements that the end cuts", async () => {
+  await using peer = new WebTransportPeer();
+  await using transport = new WebTransport(peer.url, peer.trust);
+  await soon(transport.ready);
+  const session = await peer.session();
+  for (const size of [1, 3]) {
+    const writer = (await session.createUnidirectionalStream()).getWriter();
+    await writer.write(new Uint8Array(size));
+    const received = await first(transport.incomingUnidirectionalStreams);
+    const reader = received.getReader({ mode: "byob" });
+    if (size > 1) assertEquals((await soon(reader.read(new Uint16Array(4)))).value?.byteLength, 2);
+    const read = assertRejects(() => soon(reader.read(new Uint16Array(4))), TypeError);
+    await writer.close();
+    await read;
+    await assertRejects(() => soon(reader.closed), TypeError);
+  }
+  // The session goes on.
+  const sent = directWritable(await session.createUnidirectionalStream());
+  await sent.write(HELLO);
+  const received = await first(transport.incomingUnidirectionalStreams);
+  assertEquals((await soon(received.getReader().read())).value, HELLO);
+});

@@ -176,13 +176,23 @@ Deno.test("CapsuleParser.next() drops a datagram above its bound", () => {
     CapsuleType.datagram,
     new Uint8Array(MAX_DATAGRAM_CAPSULE_BYTES + 1),
   );
-  parser.push(drop.subarray(0, 60_000));
+  parser.push(drop.subarray(0, 1_000));
   assertEquals(drain(parser), []);
-  parser.push(drop.subarray(60_000));
+  parser.push(drop.subarray(1_000));
   assertEquals(drain(parser), []);
   parser.push(drop.subarray(0, 0));
   parser.push(encodeCapsule(CapsuleType.datagram, new Uint8Array(MAX_DATAGRAM_CAPSULE_BYTES)));
   assertEquals(drain(parser).map(({ payload }) => payload.length), [MAX_DATAGRAM_CAPSULE_BYTES]);
+});
+
+Deno.test("CapsuleParser.next() takes datagrams of up to 1,500 bytes, as packets carry them", () => {
+  const sizes = [0, 1_500, 1_501, 65_536, 1_499];
+  const bytes = concat(
+    sizes.map((size) => encodeCapsule(CapsuleType.datagram, new Uint8Array(size))),
+  );
+  for (const chunks of [[bytes], [bytes.subarray(0, 4_000), bytes.subarray(4_000)]]) {
+    assertEquals(parse(chunks).map(({ payload }) => payload.length), [0, 1_500, 1_499]);
+  }
 });
 
 Deno.test("CapsuleParser.isBetweenCapsules is false inside a capsule alone", () => {

@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import {
   bytesOf,
@@ -13,6 +13,7 @@ import {
 } from "../../tests/raw_http3.ts";
 import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
+import { ConnectionError } from "../../errors.ts";
 import { directReadable, directStream } from "../direct.ts";
 import { devCertificate } from "../dev_certificate.ts";
 import { dialWebTransport } from "../webtransport_client.ts";
@@ -493,13 +494,13 @@ Deno.test("Http3Connection holds streams that come before their session", async 
   }
 });
 
-Deno.test("Http3Connection holds at most 64 streams, and ends the oldest", async () => {
+Deno.test("Http3Connection holds at most 16 streams, and ends the oldest", async () => {
   await using server = new TestServer();
   await using peer = await server.dial();
   await peer.control();
   const request = await peer.bidi();
   const streams = [];
-  for (let i = 0; i < 70; i++) streams.push(await peer.bidi(0x41, request.id, i));
+  for (let i = 0; i < 22; i++) streams.push(await peer.bidi(0x41, request.id, i));
   // These six are over by now.
   for (const { receive } of streams.slice(0, 6)) {
     assertEquals(await soon(receive.readAll()), NOTHING);
@@ -508,11 +509,11 @@ Deno.test("Http3Connection holds at most 64 streams, and ends the oldest", async
   const session = await soon(server.accept());
   const reader = session.incomingBidirectionalStreams.getReader();
   const came = [];
-  for (let i = 0; i < 64; i++) {
+  for (let i = 0; i < 16; i++) {
     const { value } = await soon(reader.read());
     came.push((await directStream(value!).read())!.at(-1)!);
   }
-  assertEquals(came.toSorted((a, b) => a - b), Array.from({ length: 64 }, (_, i) => i + 6));
+  assertEquals(came.toSorted((a, b) => a - b), Array.from({ length: 16 }, (_, i) => i + 6));
 });
 
 /** Time that stands still, and a peer that came in it. */
@@ -699,3 +700,52 @@ async function talk(
 function capsuleOfClose(code: number): Uint8Array {
   return capsuleFrame(0x2843, Uint8Array.of(0, 0, code >> 8, code & 0xff));
 }
+
+Deno.test("Http3Connection.connect() asks for nothing after GOAWAY", async () => {
+  await using server = new RawServer(certificate);
+  const endpoint = new Deno.QuicEndpoint({ hostname: "127.0.0.1" });
+  const options = {
+    hostname: "127.0.0.1",
+    port: server.port,
+    alpnProtocols: ["h3"],
+    endpoint,
+    serverCertificateHashes: [...certificate.hashes],
+  };
+  const [conn, peer] = await Promise.all([Deno.connectQuic(options), server.accept()]);
+  const connection = new Http3Connection(conn, { side: "client" });
+  const control = await peer.control();
+  assertEquals(connection.isOver, false);
+  await control.write(encodeFrame(FrameType.goaway, Uint8Array.of(0)));
+  await until(() => connection.isOver);
+  const url = new URL(`https://127.0.0.1:${server.port}/`);
+  await assertRejects(
+    () => soon(connection.connect({ url, protocolOf: () => undefined })),
+    ConnectionError,
+    "takes no more sessions",
+  );
+  conn.close({ closeCode: H3Error.noError, reason: "" });
+  await soon(peer.ending);
+  await assertRejects(() => peer.nextBidi()); // None ever came.
+  await soon(connection.ending);
+  endpoint.close();
+});
+
+Deno.test("Http3Request.headers joins a cookie that comes in pieces", async () => {
+  await using server = new TestServer();
+  await using peer = await server.dial();
+  await peer.control();
+  const more: Field[] = [["cookie", "a=1"], ["x-list", "1"], ["cookie", "b=2"], ["x-list", "2"]];
+  const cases: [more: Field[], cookie: string | null][] = [
+    [more, "a=1; b=2"],
+    [[["cookie", "a=1; b=2"]], "a=1; b=2"],
+    [[], null],
+  ];
+  for (const [more, cookie] of cases) {
+    const request = await peer.request({ more });
+    const asked = await soon(server.request());
+    assertEquals(asked.headers.get("cookie"), cookie);
+    if (more.length > 1) assertEquals(asked.headers.get("x-list"), "1, 2");
+    asked.refuse(404);
+    assertEquals(await soon(request.status()), 404);
+  }
+});

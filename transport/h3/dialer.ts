@@ -5,7 +5,8 @@
  * @module
  */
 import type { DialWebTransportOptions } from "../webtransport.ts";
-import { type ConnectQuicOptions, permittedHost } from "./quic.ts";
+import { ClientEndpoints } from "./_endpoints.ts";
+import type { ConnectQuicOptions } from "./quic.ts";
 import { Http3Connection } from "./connection.ts";
 import type { Field } from "./qpack.ts";
 import type { Http3Session } from "./session.ts";
@@ -105,7 +106,7 @@ export class Http3Dialer {
       this.#options;
     const { hostname, port } = this.#url;
     const host = hostname.replace(/^\[|\]$/g, "");
-    this.#endpoint = newEndpoint();
+    this.#endpoint = ClientEndpoints.take();
     const options: ConnectQuicOptions = {
       hostname: host,
       port: Number(port || 443),
@@ -127,10 +128,15 @@ export class Http3Dialer {
     } catch (cause) {
       this.#closeEndpoint();
       const reason = cause instanceof Error ? cause.message : String(cause);
-      throw errors.session(`Cannot connect to ${this.#url.host}: ${reason}`, { cause });
+      // RFC 9000 section 10.2: a server that drains says so before there is any HTTP.
+      const status = /refused to accept a new connection/.test(reason) ? { status: 503 } : {};
+      throw errors.session(`Cannot connect to ${this.#url.host}: ${reason}`, { cause, ...status });
     }
     const connection = new Http3Connection(conn, { side: "client", isPooled: pool !== undefined });
-    connection.ending.then(() => this.#closeEndpoint());
+    connection.ending.then(() => {
+      if (this.#endpoint !== undefined) ClientEndpoints.giveBack(this.#endpoint);
+      this.#endpoint = undefined;
+    });
     return connection;
   }
 
@@ -138,17 +144,6 @@ export class Http3Dialer {
     const endpoint = this.#endpoint;
     this.#endpoint = undefined;
     endpoint?.close({ closeCode: 0, reason: "" });
-  }
-}
-
-function newEndpoint(): Deno.QuicEndpoint {
-  // The user is asked for one permission, not for two.
-  const hostname = permittedHost();
-  try {
-    return new Deno.QuicEndpoint({ hostname: hostname ?? "::", port: 0 });
-  } catch (error) {
-    if (error instanceof Deno.errors.NotCapable) throw error;
-    return new Deno.QuicEndpoint({ hostname: "0.0.0.0", port: 0 });
   }
 }
 

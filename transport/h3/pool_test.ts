@@ -1,11 +1,15 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
+import { headersFrame, PLAIN_SETTINGS, RawServer } from "../../tests/raw_http3.ts";
 import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { acceptFirst, WebTransportPeer } from "../../tests/webtransport_peer.ts";
 import type { CertificateHash } from "../webtransport.ts";
+import { devCertificate } from "../dev_certificate.ts";
 import { Http3Dialer } from "./dialer.ts";
+import { encodeFrame, FrameType } from "./frames.ts";
 import { Http3Pool } from "./pool.ts";
 import type { Http3Session } from "./session.ts";
+import { SettingId } from "./settings.ts";
 
 /** Dials a server through a pool. */
 function dial(
@@ -71,4 +75,34 @@ Deno.test("Http3Pool goes on after a session that was refused, or given up", asy
   assertStrictEquals(session.isOver, false);
   assert(pool.size === 1);
   await session[Symbol.asyncDispose]();
+});
+
+Deno.test("Http3Pool makes another connection once the server sent GOAWAY", async () => {
+  const certificate = devCertificate({ cacheFolder: null });
+  await using server = new RawServer(certificate);
+  const pool = new Http3Pool();
+  const open = async () => {
+    const url = `https://127.0.0.1:${server.port}/`;
+    const serverCertificateHashes = certificate.hashes;
+    const dialing = new Http3Dialer(url, { serverCertificateHashes, pool }).session();
+    dialing.catch(() => {}); // What fails first is told below.
+    const peer = await soon(server.accept());
+    const control = await peer.control([
+      ...PLAIN_SETTINGS,
+      [SettingId.webTransportMaxSessions, 9], // There is room: it is not for that.
+    ]);
+    const connect = await soon(peer.nextBidi());
+    await connect.send.write(headersFrame([[":status", "200"]]));
+    return { session: await soon(dialing), control, peer };
+  };
+  const one = await open();
+  await one.control.write(encodeFrame(FrameType.goaway, Uint8Array.of(4)));
+  await soon(one.session.draining);
+  const two = await open();
+  assertEquals([pool.size, one.session.isOver, two.session.isOver], [2, false, false]);
+  for (const { session, peer } of [one, two]) {
+    peer.close();
+    await soon(session.closed);
+  }
+  await until(() => pool.size === 0);
 });

@@ -22,6 +22,7 @@ import {
   CapsuleParser,
   CapsuleType,
   decodeCloseCapsule,
+  decodeVarintCapsule,
   encodeCapsule,
   encodeCloseCapsule,
   encodeVarintCapsule,
@@ -512,9 +513,12 @@ export class Http3Session implements Connection, StreamOwner {
           H3Error.messageError,
           "Expected the credit of single streams from QUIC, received a capsule for it",
         );
-      default:
-        return this.#credit?.receiveCapsule(type, payload);
+      case CapsuleType.maxData:
+      case CapsuleType.maxStreamsBidi:
+      case CapsuleType.maxStreamsUni:
+        decodeVarintCapsule(payload); // Malformed is malformed, whether or not credit counts here.
     }
+    this.#credit?.receiveCapsule(type, payload);
   }
 
   #sendCapsule(capsule: Uint8Array): void {

@@ -13,7 +13,8 @@ import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { ConnectionError } from "../../errors.ts";
 import { devCertificate } from "../dev_certificate.ts";
-import { directStream } from "../direct.ts";
+import type { DirectReadable } from "../connection.ts";
+import { directReadable, directStream } from "../direct.ts";
 import { dialWebTransport } from "../webtransport_client.ts";
 import { CapsuleType } from "./capsules.ts";
 import { H3Error } from "./error_codes.ts";
@@ -416,4 +417,83 @@ Deno.test("Http3Session of a client ends when the server ends the stream without
   await peer.control();
   await (await soon(peer.nextBidi())).send.end();
   await assertRejects(() => soon(dialing), ConnectionError);
+});
+
+/** How many streams of one kind a session holds while the application reads none. */
+const MAX_UNREAD_STREAMS = 16;
+
+for (const kind of ["bidirectional", "unidirectional"] as const) {
+  const isBidi = kind === "bidirectional";
+  const open = async ({ peer, connect }: RawSession, byte: number) => {
+    if (!isBidi) return { send: await peer.uni(0x54, connect.id, byte), receive: undefined };
+    return await peer.bidi(0x41, connect.id, byte);
+  };
+  const incoming = ({ session }: RawSession): ReadableStream<DirectReadable> =>
+    isBidi
+      ? session.incomingBidirectionalStreams.pipeThrough(
+        new TransformStream({ transform: (stream, to) => to.enqueue(directStream(stream)) }),
+      )
+      : session.incomingUnidirectionalStreams.pipeThrough(
+        new TransformStream({ transform: (stream, to) => to.enqueue(directReadable(stream)) }),
+      );
+  const readBytes = async (streams: ReadableStream<DirectReadable>, count: number) => {
+    const reader = streams.getReader();
+    const bytes: number[] = [];
+    for (let i = 0; i < count; i++) {
+      const { value } = await soon(reader.read());
+      bytes.push((await soon(value!.read()))![0]!);
+    }
+    return bytes.toSorted((a, b) => a - b);
+  };
+
+  Deno.test(`Http3Session holds 16 ${kind} streams while nobody reads them, and refuses the newest`, async () => {
+    await using server = new TestServer();
+    await using raw = await server.open();
+    for (let i = 0; i < MAX_UNREAD_STREAMS; i++) await open(raw, i);
+    // Answered after all that came before.
+    for (let i = 0; i < 3; i++) {
+      const empty = await raw.peer.bidi();
+      await empty.send.end();
+      await soon(empty.receive.readAll());
+    }
+    for (let i = 0; i < 4; i++) {
+      const { send, receive } = await open(raw, 50 + i);
+      if (receive !== undefined) assertEquals(await soon(receive.readAll()), NOTHING);
+      // It is told to stop: at last a write says so.
+      await soon(assertRejects(async () => {
+        while (true) {
+          await send.write(TEXT);
+          await new Promise((resolve) => setImmediate(resolve));
+        }
+      }));
+    }
+    const held = Array.from({ length: MAX_UNREAD_STREAMS }, (_, i) => i);
+    const streams = incoming(raw);
+    assertEquals(await readBytes(streams, MAX_UNREAD_STREAMS), held);
+  });
+
+  Deno.test(`Http3Session takes more than 16 ${kind} streams once somebody has a reader`, async () => {
+    await using server = new TestServer();
+    await using raw = await server.open();
+    const streams = incoming(raw); // It is locked from now on; one stream at most is taken ahead.
+    const count = 5 * MAX_UNREAD_STREAMS;
+    for (let i = 0; i < count; i++) await open(raw, i % 64);
+    const sent = Array.from({ length: count }, (_, i) => i % 64).toSorted((a, b) => a - b);
+    assertEquals(await readBytes(streams, count), sent);
+  });
+}
+
+Deno.test("Http3Session hands datagrams that it held to a receiver, and then those that come", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  const { connect, session } = raw;
+  const datagram = (byte: number) => capsuleFrame(CapsuleType.datagram, Uint8Array.of(byte));
+  await connect.send.write(datagram(1), datagram(2), capsuleFrame(CapsuleType.drain, NOTHING));
+  await soon(session.draining); // The datagrams came before it.
+  const came: number[] = [];
+  session.datagrams.direct!.receive((bytes) => void came.push(...bytes));
+  assertEquals(came, [1, 2]);
+  await connect.send.write(datagram(3));
+  await until(() => came.length > 2);
+  assertEquals(came, [1, 2, 3]);
 });

@@ -97,6 +97,24 @@ Deno.test("ReceiveHalf.readable gives what the half reads, and takes its failure
   assertEquals((await assertRejects(() => reader.read(), StreamError)).streamErrorCode, 5);
 });
 
+Deno.test("ReceiveHalf.readable rejects a read of wider elements that the end cuts", async () => {
+  let count = 0;
+  const { half, owner, ends } = receiving((controller) => {
+    if (++count > 3) {
+      controller.close();
+      return controller.byobRequest?.respond(0);
+    }
+    (controller.byobRequest!.view as Uint8Array)[0] = count;
+    controller.byobRequest!.respond(1);
+  });
+  const reader = half.readable.getReader({ mode: "byob" });
+  const { value } = await soon(reader.read(new Uint16Array(4)));
+  assertEquals(new Uint8Array(value!.buffer, value!.byteOffset, value!.byteLength).length, 2);
+  await assertRejects(() => soon(reader.read(new Uint16Array(4))), TypeError);
+  await new Promise((resolve) => setImmediate(resolve)); // Nothing is left unhandled.
+  assertEquals([owner.halves.size, ends()], [0, 1]);
+});
+
 /** A stream of the runtime that takes what a test lets it take. */
 function sending(write: () => Promise<void> | void): {
   owner: Owner;
