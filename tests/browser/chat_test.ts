@@ -127,7 +127,7 @@ testInBrowsers("chat says why it is not over WebTransport", async (browser) => {
   const context = await browser.createBrowserContext();
   const ann = await ChatPage.enter(context, chat.url, { name: "ann", hasWebTransport: false });
   const reason = await ann.hasTransport("WebSocket");
-  assertEquals(reason, "Not over WebTransport: Cannot open WebTransport: the platform has none");
+  assertEquals(reason, "Not over WebTransport: This platform has no WebTransport");
 });
 
 testInBrowsers("chat refuses a name that is none, and says why", async (browser) => {
