@@ -1,5 +1,5 @@
 /**
- * Bytes between two programs: connections over WebSocket and memory, all with
+ * Bytes between two programs: connections over WebTransport, WebSocket and memory, all with
  * the one contract {@linkcode Connection}, the shape of W3C WebTransport.
  *
  * @example Two ends in one process
