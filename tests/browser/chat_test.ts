@@ -115,6 +115,8 @@ for (const [transport, label] of TRANSPORTS) {
         state: "sent",
       }));
       for (const page of [ann, bob]) {
+        // Clients of a server that winds up come back spread over its time, and then have to connect.
+        await page.hasStatus("connected", HEARTBEAT_MS);
         await page.sees(AFTER);
         assertEquals(await page.lines(), expected);
       }
