@@ -4,8 +4,7 @@
  * @module
  */
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
-import { streamFailure } from "./quic.ts";
-import type { StreamHalf, StreamOwner } from "./stream_halves.ts";
+import { errorOf, type StreamHalf, type StreamOwner } from "./stream_halves.ts";
 
 /** The first read of a stream: its head and a small message fit. A pending read pins its buffer. */
 export const FIRST_READ_BYTES = 1_024;
@@ -129,7 +128,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
       const result = await this.#reader.read(view);
       if (!result.done) bytes = result.value;
     } catch (error) {
-      this.#failure ??= { cause: this.#errorOf(error) };
+      this.#failure ??= { cause: errorOf(this.#owner, error) };
       this.#cut();
     }
     // The session may have ended it meanwhile.
@@ -190,13 +189,6 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
     this.#held = undefined;
     this.#owner.halves.delete(this);
     this.#onEnd?.();
-  }
-
-  #errorOf(error: unknown): Error {
-    const failure = streamFailure(error);
-    return failure === undefined
-      ? this.#owner.connectionError(error)
-      : this.#owner.streamError(failure);
   }
 }
 

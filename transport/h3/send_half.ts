@@ -5,8 +5,7 @@
  */
 import type { DirectWritable, SendStream } from "../connection.ts";
 import { concat } from "./bytes.ts";
-import { streamFailure } from "./quic.ts";
-import type { StreamHalf, StreamOwner } from "./stream_halves.ts";
+import { errorOf, type StreamHalf, type StreamOwner } from "./stream_halves.ts";
 
 const EMPTY = new Uint8Array();
 
@@ -159,7 +158,7 @@ export class SendHalf implements StreamHalf, DirectWritable {
       },
       (error) => {
         this.#forget(write);
-        if (this.#failure === undefined) this.#fail(this.#errorOf(error));
+        if (this.#failure === undefined) this.#fail(errorOf(this.#owner, error));
         const { cause } = this.#failure!;
         write.reject(cause);
         this.#controller?.error(cause);
@@ -207,13 +206,6 @@ export class SendHalf implements StreamHalf, DirectWritable {
     this.#isEnded = true;
     this.#owner.halves.delete(this);
     this.#onEnd?.();
-  }
-
-  #errorOf(error: unknown): Error {
-    const failure = streamFailure(error);
-    return failure === undefined
-      ? this.#owner.connectionError(error)
-      : this.#owner.streamError(failure);
   }
 }
 

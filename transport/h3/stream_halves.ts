@@ -4,7 +4,7 @@
  *
  * @module
  */
-import type { StreamFailure } from "./quic.ts";
+import { type StreamFailure, streamFailure } from "./quic.ts";
 import type { ReceiveCredit, SendCredit } from "./flow_control.ts";
 
 /** One direction of a stream, which ends with its session at the latest. */
@@ -96,4 +96,16 @@ export interface StreamOwner {
   connectionError(cause: unknown): Error;
   /** The peer sent more than it may. */
   overrun(): void;
+}
+
+/**
+ * Makes the error that a user sees of what reading or writing threw.
+ *
+ * @param owner Whose stream it is.
+ * @param error What the runtime threw.
+ * @returns The peer's end of the stream, or the connection's.
+ */
+export function errorOf(owner: StreamOwner, error: unknown): Error {
+  const failure = streamFailure(error);
+  return failure === undefined ? owner.connectionError(error) : owner.streamError(failure);
 }
