@@ -20,6 +20,7 @@ import { Asks } from "./asks.ts";
 import { type ControlHost, Controls } from "./controls.ts";
 import { encodeControl, encodeData, type EncodedMessage } from "./encoded.ts";
 import type { Hello, OutgoingEnvelope } from "./envelope.ts";
+import type { SessionEvents } from "./events.ts";
 import { type Heart, Heartbeat } from "./heartbeat.ts";
 import { type Control, Inbound, type InboundHost, report } from "./inbound.ts";
 import { SendQueue, type SendQueueOwner } from "./send_queue.ts";
@@ -63,6 +64,14 @@ export class SessionCore
   info: CloseInfo | undefined = undefined;
   /** Written by whoever hears the peer; see {@linkcode Heart}. */
   lastHeard = 0;
+  /** When it was established; see `createdAt`. */
+  readyAt: number | undefined = undefined;
+  /** When it was over; see `createdAt`. */
+  closedAt: number | undefined = undefined;
+  /** The last measured round trip, in milliseconds. */
+  roundTripMs: number | undefined = undefined;
+  /** Whether a close ends what carries the connection too. */
+  closesConnection = false;
 
   // Made when first needed: a session that only gets messages needs neither.
   #asks: Asks | undefined = undefined;
@@ -129,6 +138,11 @@ export class SessionCore
           error,
         }),
     );
+  }
+
+  /** What happens to it, for who listens. */
+  get events(): SessionEvents {
+    throw new Error("Under construction");
   }
 
   /** Questions of this end. */
@@ -325,6 +339,7 @@ export class SessionCore
     const refusal = services?.admit?.(this.session);
     if (refusal !== undefined) return this.windUp({ ...refusal, by: "local" });
     this.#wasOpen = true;
+    this.readyAt = Date.now();
     this.state = "connected";
     if (hello !== undefined) {
       this.id = hello.session;
@@ -376,7 +391,12 @@ export class SessionCore
     clearTimeout(this.#timer);
     turn.flush();
     if (this.info !== undefined) return;
-    const close = () => this.connection.close({ closeCode: ending.code, reason: ending.reason });
+    const close = () =>
+      this.connection.close({
+        closeCode: ending.code,
+        reason: ending.reason,
+        closeConnection: this.closesConnection,
+      });
     this.#timer = setTimeout(() => {
       close();
       this.#finish(ending);
@@ -467,6 +487,7 @@ export class SessionCore
     // A close of ours that the peer, or a cut cable, confirmed stays ours.
     const info = this.ending ?? cause;
     this.info = info;
+    this.closedAt = Date.now();
     this.state = "closed";
     clearTimeout(this.#timer);
     this.#heartbeat?.delete(this);

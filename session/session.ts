@@ -18,16 +18,15 @@ import type {
   SendTopic,
   Side,
 } from "./contract.ts";
-import { SessionCore, SKEIN_PROTOCOL } from "./core.ts";
+import { type SessionCore, SKEIN_PROTOCOL } from "./core.ts";
 import { encodeData, encodeMessage } from "./encoded.ts";
 import type { GoAway } from "./envelope.ts";
-import type { SendQueueStats } from "./send_queue.ts";
+import { coreOf, SessionBase } from "./session_base.ts";
 import type { SessionSettings } from "./settings.ts";
-import type { SessionStats } from "./stats.ts";
 import { checkTopic } from "./topic_pattern.ts";
 import { settlesWithin, waitFor } from "./wait.ts";
 
-export { SKEIN_PROTOCOL };
+export { coreOf, SKEIN_PROTOCOL };
 
 /** Where a session is in its life. */
 export type SessionState = "connecting" | "connected" | "draining" | "closed";
@@ -64,6 +63,13 @@ export interface SessionCloseOptions {
   readonly code?: number;
   /** Reason in words; cut at a character boundary to what the wire carries. */
   readonly reason?: string;
+  /**
+   * Also ends what carries the session, and with that every other session there: only WebTransport
+   * connections over HTTP/3 can be shared; elsewhere this says nothing.
+   *
+   * @default {false}
+   */
+  readonly closeConnection?: boolean;
 }
 
 /** Options for what waits. */
@@ -85,9 +91,6 @@ export interface SessionDrainOptions extends SessionCloseOptions {
    */
   readonly withinMs?: number;
 }
-
-/** @ignore How the modules of Skein reach into a session. */
-export let coreOf: (session: Session) => SessionCore;
 
 /**
  * A session with one peer. It wraps one {@linkcode Connection} and ends with it.
@@ -121,9 +124,7 @@ export class Session<
   V = unknown,
   C extends AnyContract = AnyContract,
   S extends Side = Side,
-> implements AsyncIterable<MessageOf<C, S>>, AsyncDisposable {
-  /** The connection: streams and datagrams, where it has them. */
-  readonly connection: Connection;
+> extends SessionBase implements AsyncIterable<MessageOf<C, S>>, AsyncDisposable {
   /** Where the peer connected to. */
   readonly url: string;
   /** The peer's network address, where it is known. */
@@ -134,10 +135,6 @@ export class Session<
   readonly #core: SessionCore;
   #headers: HeadersInit | undefined;
   #isIterated = false;
-
-  static {
-    coreOf = (session) => session.#core;
-  }
 
   /**
    * Begins a session on a connection that is established.
@@ -151,12 +148,12 @@ export class Session<
     settings: SessionSettings,
     identity: SessionIdentity<V> = {},
   ) {
-    this.connection = connection;
+    super(connection, settings, identity);
     this.url = identity.url ?? "";
     this.address = identity.address;
     this.fallback = identity.fallback;
     this.#headers = identity.headers;
-    this.#core = new SessionCore(this as Session, connection, settings, identity);
+    this.#core = coreOf(this);
     this.#core.begin(identity.token);
   }
 
@@ -228,20 +225,6 @@ export class Session<
     if (info === undefined || info.error !== undefined) return info?.error;
     if (info.code === CloseCode.normal || info.code === CloseCode.goingAway) return undefined;
     return this.#core.closedError("The session was closed");
-  }
-
-  /** Counters, read when asked for. */
-  get stats(): SessionStats {
-    const core = this.#core;
-    return {
-      id: core.id,
-      state: core.state,
-      createdAt: core.createdAt,
-      ...(core.queue?.stats ?? NO_QUEUE),
-      ...core.inbound.stats,
-      ...core.controls.stats,
-      awaitedAnswers: core.asks.size,
-    };
   }
 
   /**
@@ -425,8 +408,9 @@ export class Session<
    * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
   close(options: SessionCloseOptions = {}): Promise<CloseInfo> {
-    const { code = CloseCode.normal, reason = "" } = options;
+    const { code = CloseCode.normal, reason = "", closeConnection = false } = options;
     const checked = checkCloseInfo({ closeCode: code, reason });
+    this.#core.closesConnection ||= closeConnection;
     this.#core.refuse(code, checked.reason);
     return this.closed;
   }
@@ -461,11 +445,3 @@ export class Session<
     }
   }
 }
-
-const NO_QUEUE: SendQueueStats = {
-  queuedMessages: 0,
-  queuedBytes: 0,
-  sentMessages: 0,
-  sentBytes: 0,
-  droppedMessages: 0,
-};

@@ -8,6 +8,7 @@ import type { AnyContract, MessageOf, Side } from "./contract.ts";
 import { MAX_MESSAGE_BYTES } from "./encoded.ts";
 import type { GoAway } from "./envelope.ts";
 import { Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
+import type { Instrumentation } from "./instrumentation.ts";
 import { checkLimits } from "./limits.ts";
 import type { OverflowPolicy, SendQueueOptions } from "./send_queue.ts";
 import type { ServiceDesk } from "./services.ts";
@@ -132,6 +133,8 @@ export interface SessionSettingsOptions<
   readonly side: S;
   /** Topics and their schemas; without one, every topic is let through. */
   readonly contract?: C | undefined;
+  /** Watches the sessions from outside, for traces and metrics. */
+  readonly instrumentation?: Instrumentation | undefined;
   /** Shared by sessions that share messages. */
   readonly turn?: Turn;
   /** What this end does for its peers; without it, they are refused. */
@@ -150,6 +153,8 @@ export interface SessionSettings {
   readonly heartbeat: Heartbeat;
   /** What the application does. */
   readonly handlers: SessionHandlers;
+  /** Watches the sessions from outside. */
+  readonly instrumentation: Instrumentation | undefined;
   /** What this end does for its peers. */
   readonly services: ServiceDesk | undefined;
   /** Bounds of what waits to be sent. */
@@ -213,6 +218,7 @@ export function sessionSettings<
     heartbeat: new Heartbeat(options.heartbeat),
     // The types were checked where the handlers were written; from here on they are erased.
     handlers: options as SessionHandlers<never, never, never> as SessionHandlers,
+    instrumentation: options.instrumentation,
     services: options.services,
     sendQueue: { ...checkLimits(SEND_QUEUE, sendQueue, { of: "session: sendQueue." }), policy },
     receiveQueue: checkLimits(RECEIVE_QUEUE, receiveQueue, { of: "session: receiveQueue." }),

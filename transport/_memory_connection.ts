@@ -106,6 +106,7 @@ export class MemoryConnection implements Connection {
       datagrams: wire.datagrams ? "unreliable" : "none",
       resetCodes: wire.streams,
       credit: false,
+      independentStreams: true,
     };
     this.closed.catch(() => {}); // Nobody has to look at it.
     out.onShrink = () => {

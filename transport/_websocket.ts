@@ -34,6 +34,7 @@ const CAPABILITIES: ConnectionCapabilities = Object.freeze({
   datagrams: "none",
   resetCodes: false,
   credit: false,
+  independentStreams: false,
 });
 
 /** The part of a socket that a connection needs; Deno's and the browser's both fit. */

@@ -16,6 +16,8 @@ export interface ConnectionCapabilities {
   readonly resetCodes: boolean;
   /** Flow-control credit can be granted by hand. */
   readonly credit: boolean;
+  /** A lost packet holds up its own stream only. Without that all of them wait, as on one TCP connection. */
+  readonly independentStreams: boolean;
 }
 
 /** How a connection is, or was, closed. */
@@ -24,6 +26,17 @@ export interface ConnectionCloseInfo {
   readonly closeCode?: number;
   /** Reason in words; cut at a character boundary where the wire has a limit. */
   readonly reason?: string;
+}
+
+/** How to close a connection. */
+export interface CloseOptions extends ConnectionCloseInfo {
+  /**
+   * Also ends what carries it, and with that every other connection there. Only
+   * WebTransport over HTTP/3 can share what carries it; elsewhere this says nothing.
+   *
+   * @default {false}
+   */
+  readonly closeConnection?: boolean;
 }
 
 /** Options for opening a stream. */
@@ -135,6 +148,12 @@ export interface DatagramDuplex {
   readonly direct?: DirectDatagrams;
 }
 
+/** Which way a stream goes. */
+export type StreamDirection = "bidirectional" | "unidirectional";
+
+/** Which end did something. */
+export type StreamSide = "local" | "remote";
+
 /** Counters of a connection; what a wire can not know is absent. */
 export interface ConnectionStats {
   /** Bytes handed to the wire. */
@@ -145,6 +164,140 @@ export interface ConnectionStats {
   readonly framesSent?: number;
   /** Message frames taken from the wire. */
   readonly framesReceived?: number;
+}
+
+/** What a connection counted of its streams and datagrams; every number only grows. */
+export interface ConnectionCounters {
+  /** Bytes of streams that were handed to the wire, without what the wire adds. */
+  readonly streamBytesSent: number;
+  /** Bytes of streams that came, read or not where the wire tells. */
+  readonly streamBytesReceived: number;
+  /** Bidirectional streams that this end opened. */
+  readonly localBidirectionalOpened: number;
+  /** Unidirectional streams that this end opened. */
+  readonly localUnidirectionalOpened: number;
+  /** Bidirectional streams that the peer opened. */
+  readonly remoteBidirectionalOpened: number;
+  /** Unidirectional streams that the peer opened. */
+  readonly remoteUnidirectionalOpened: number;
+  /** Streams that are over in all their directions; the rest of those opened is open. */
+  readonly streamsClosed: number;
+  /** Of these, bidirectional ones. */
+  readonly bidirectionalClosed: number;
+  /** Directions of streams that were reset, stopped or cut, by either end. */
+  readonly streamErrors: number;
+  /** Datagrams handed to the wire. */
+  readonly datagramsSent: number;
+  /** Their bytes. */
+  readonly datagramBytesSent: number;
+  /** Datagrams that came. */
+  readonly datagramsReceived: number;
+  /** Their bytes. */
+  readonly datagramBytesReceived: number;
+  /** Datagrams that were lost at this end: too large, too many waiting, or too many unread. */
+  readonly datagramsDropped: number;
+}
+
+/** What credit is for: bytes of streams, or streams of one direction. */
+export type CreditKind = "data" | StreamDirection;
+
+/** Something that happened on a connection; see {@linkcode Connection.observe}. */
+export type ConnectionEvent =
+  | {
+    readonly type: "streamopened";
+    readonly direction: StreamDirection;
+    readonly by: StreamSide;
+  }
+  | {
+    /** All directions of the stream are over; `error` is the first one that was cut short. */
+    readonly type: "streamclosed";
+    readonly direction: StreamDirection;
+    readonly by: StreamSide;
+    readonly error?: unknown;
+  }
+  | { readonly type: "datagramsent" | "datagramreceived"; readonly datagram: Uint8Array }
+  | { readonly type: "datagramdropped"; readonly byteLength: number }
+  | {
+    /** Somebody waits for credit: this end (`local`), or the peer says that it does (`remote`). */
+    readonly type: "blocked";
+    readonly what: CreditKind;
+    readonly by: StreamSide;
+    /** The total that is used up. */
+    readonly limit: number;
+  }
+  | {
+    /** The peer granted more. */
+    readonly type: "credit";
+    readonly what: CreditKind;
+    /** The new total. */
+    readonly limit: number;
+  };
+
+/** Gets what happens on a connection. MUST NOT throw. */
+export type ConnectionObserver = (event: ConnectionEvent) => void;
+
+/** How much of one kind each end may still send: totals since the beginning. */
+export interface CreditState {
+  /** What this end allowed the peer. */
+  readonly granted: number;
+  /** What the peer used of that. */
+  readonly received: number;
+  /** What the peer allowed this end. */
+  readonly allowed: number;
+  /** What this end used of that. */
+  readonly sent: number;
+  /** How many calls of this end wait for more. */
+  readonly waiting: number;
+}
+
+/** Flow control of a connection whose both ends count; see `capabilities.credit`. */
+export interface ConnectionCredit {
+  /** The totals of one kind. */
+  state(kind: CreditKind): CreditState;
+  /**
+   * Allows the peer a total, if it is larger than the one before. Where windows
+   * are automatic it is a floor for them.
+   *
+   * @param kind Bytes, or streams of a direction.
+   * @param total Since the beginning of the connection.
+   * @throws {RangeError} If the total is not an integer from 0 to 2^53 - 1, or, of streams, above 2^60.
+   */
+  grant(kind: CreditKind, total: number): void;
+}
+
+/** How much the peer may send ahead of who reads it. */
+export interface FlowControlOptions {
+  /**
+   * Bytes of all streams of a session together.
+   *
+   * @default {1048576}
+   */
+  readonly maxData?: number;
+  /**
+   * Bytes of one stream; over HTTP/3 that is the runtime's own.
+   *
+   * @default {262144}
+   */
+  readonly maxStreamData?: number;
+  /**
+   * Bidirectional streams at once.
+   *
+   * @default {100}
+   */
+  readonly maxStreamsBidi?: number;
+  /**
+   * Unidirectional streams at once.
+   *
+   * @default {100}
+   */
+  readonly maxStreamsUni?: number;
+  /**
+   * Whether the windows move by themselves, as bytes are read and streams end. Without that the
+   * peer gets more by {@linkcode ConnectionCredit.grant} only, and by that of a session.
+   *
+   * @default {true}
+   */
+  readonly automatic?: boolean;
 }
 
 /** One message frame: text, or bytes. */
@@ -229,6 +382,10 @@ export interface Connection extends AsyncDisposable {
   readonly incomingUnidirectionalStreams: ReadableStream<ReceiveStream>;
   /** Message frames, on wires that have their own. */
   readonly frames?: MessageFrames;
+  /** What was counted of streams and datagrams; absent while there was none. */
+  readonly counters?: ConnectionCounters | undefined;
+  /** Flow control, where both ends count; absent before `ready`, and where they do not. */
+  readonly credit?: ConnectionCredit | undefined;
   /**
    * Opens a bidirectional stream.
    *
@@ -250,9 +407,17 @@ export interface Connection extends AsyncDisposable {
   /**
    * Closes the connection; what `send` took before still goes out first.
    *
-   * @param info Code (0, or 3000 to 4999) and reason.
+   * @param options Code (0, or 3000 to 4999) and reason.
    */
-  close(info?: ConnectionCloseInfo): void;
+  close(options?: CloseOptions): void;
+  /**
+   * Sets who is told what happens on the connection, or nobody again. What
+   * happened before is in the counters. A connection that nobody observes does
+   * nothing for it.
+   *
+   * @param observer Gets each event, synchronously.
+   */
+  observe?(observer: ConnectionObserver | undefined): void;
   /**
    * Reads the wire's counters.
    *

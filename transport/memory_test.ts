@@ -60,6 +60,7 @@ Deno.test("memoryPair() has what the options say", async () => {
     datagrams: "none",
     resetCodes: false,
     credit: false,
+    independentStreams: true,
   });
 });
 

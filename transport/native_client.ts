@@ -131,6 +131,7 @@ const BROWSER: ConnectionCapabilities = {
   datagrams: "unreliable",
   resetCodes: true,
   credit: false,
+  independentStreams: true,
 };
 
 /** A platform's `WebTransport` as a connection: its errors are those of every wire. */

@@ -82,6 +82,7 @@ export async function acceptNativeWebTransport(
     datagrams: "unreliable",
     resetCodes: false,
     credit: false,
+    independentStreams: true,
   });
   return { connection, url: native.url, defects: nativeServerDefects() };
 }

@@ -34,6 +34,7 @@ export function testConnection(name: string, makePair: MakePair, traits: Connect
       assertEquals(end.capabilities.datagrams, traits.datagrams);
       assertEquals(end.capabilities.resetCodes, traits.resetCodes);
       assertEquals(end.capabilities.credit, traits.credit);
+      assertEquals(end.capabilities.independentStreams, traits.independentStreams);
       assertEquals(end.frames !== undefined, traits.frames);
       assertEquals(end.protocol, traits.protocol);
       assert(end.transport.length > 0);

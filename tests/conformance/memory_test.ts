@@ -7,6 +7,7 @@ const everything: ConnectionTraits = {
   datagrams: "unreliable",
   resetCodes: true,
   credit: false,
+  independentStreams: true,
   maxReasonBytes: 1024,
   protocol: "skein.1",
 };

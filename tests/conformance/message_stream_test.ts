@@ -8,6 +8,7 @@ const traits: ConnectionTraits = {
   datagrams: "unreliable",
   resetCodes: true,
   credit: false,
+  independentStreams: true,
   maxReasonBytes: 1024,
   protocol: "skein.1",
   binaryHead: [0x40, 0x53],

@@ -28,6 +28,7 @@ for (const [name, traits] of kinds) {
     datagrams: "unreliable",
     resetCodes: true,
     credit: false,
+    independentStreams: true,
     maxReasonBytes: 1024,
     protocol: "skein.1",
   });

@@ -38,6 +38,7 @@ testConnection("native, our WebTransport class,", makePair, {
   datagrams: "unreliable",
   resetCodes: false,
   credit: false,
+  independentStreams: true,
   maxReasonBytes: 1024,
   protocol: "skein.1",
 });

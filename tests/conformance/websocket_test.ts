@@ -36,6 +36,7 @@ const traits: ConnectionTraits = {
   datagrams: "none",
   resetCodes: false,
   credit: false,
+  independentStreams: false,
   maxReasonBytes: 123,
   protocol: "",
 };

@@ -9,6 +9,7 @@ const traits: ConnectionTraits = {
   // The runtime can not send the code of a reset.
   resetCodes: false,
   credit: false,
+  independentStreams: true,
   maxReasonBytes: 1024,
   protocol: "skein.1",
 };

@@ -77,7 +77,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
     const held = this.#held;
     if (held !== undefined) {
       this.#held = undefined;
-      this.#owner.credit?.receive.release(held.byteLength);
+      this.#owner.dataCredit?.receive.release(held.byteLength);
       return Promise.resolve(held);
     }
     return this.#read(used);
@@ -142,7 +142,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
     this.#smallReads = byteLength < MIN_READ_BYTES ? this.#smallReads + 1 : 0;
     if (this.#smallReads > MAX_SMALL_READS) this.#size = MIN_READ_BYTES;
     this.#count(byteLength);
-    this.#owner.credit?.receive.release(byteLength);
+    this.#owner.dataCredit?.receive.release(byteLength);
     return bytes;
   }
 
@@ -169,7 +169,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
   #count(bytes: number): void {
     const owner = this.#owner;
     owner.bytesReceived += bytes;
-    if (owner.credit !== undefined && !owner.credit.receive.receive(bytes)) owner.overrun();
+    if (owner.dataCredit !== undefined && !owner.dataCredit.receive.receive(bytes)) owner.overrun();
   }
 
   /**
@@ -180,7 +180,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
     if (this.#isEnded) return;
     const held = this.#held?.byteLength ?? 0;
     this.#end();
-    this.#owner.credit?.receive.release(held + MAX_UNREAD_BYTES);
+    this.#owner.dataCredit?.receive.release(held + MAX_UNREAD_BYTES);
   }
 
   #end(): void {

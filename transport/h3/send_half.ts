@@ -69,7 +69,7 @@ export class SendHalf implements StreamHalf, DirectWritable {
   write(bytes: Uint8Array): Promise<void> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure.cause);
     if (this.#isClosing) return Promise.reject(new TypeError("Cannot write: the stream is closed"));
-    const credit = this.#owner.credit?.send;
+    const credit = this.#owner.dataCredit?.send;
     const isFree = credit === undefined ||
       this.#waiting === undefined && credit.takeNow(bytes.byteLength);
     return isFree ? this.#write(bytes) : this.#writeInTurn(bytes);
@@ -191,7 +191,7 @@ export class SendHalf implements StreamHalf, DirectWritable {
   }
 
   async #writeWithCredit(bytes: Uint8Array): Promise<void> {
-    const { send } = this.#owner.credit!;
+    const { send } = this.#owner.dataCredit!;
     const { signal } = this.#givingUp ??= new AbortController();
     for (let rest = bytes; rest.byteLength > 0;) {
       if (this.#failure !== undefined) throw this.#failure.cause;

@@ -101,6 +101,7 @@ const CAPABILITIES: ConnectionCapabilities = {
   // The runtime can not send the code of a reset; those of the peer are read.
   resetCodes: false,
   credit: false,
+  independentStreams: true,
 };
 
 const BIDIRECTIONAL: ArrivalsOptions<Http3Stream> = {
@@ -189,7 +190,7 @@ export class Http3Session implements Connection, StreamOwner {
   }
 
   /** Credit for bytes, where both ends count. */
-  get credit(): DataCredit | undefined {
+  get dataCredit(): DataCredit | undefined {
     return this.#credit?.data;
   }
 

@@ -89,7 +89,7 @@ export interface StreamOwner {
   /** Bytes taken from the wire. */
   bytesReceived: number;
   /** Credit for bytes, where both ends count. */
-  readonly credit: DataCredit | undefined;
+  readonly dataCredit: DataCredit | undefined;
   /** Makes the error of a stream that the peer ended before its end. */
   streamError(failure: StreamFailure): Error;
   /** Makes the error of a stream whose connection is over. */

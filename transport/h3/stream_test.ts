@@ -19,7 +19,7 @@ class Owner implements StreamOwner {
   readonly halves = new StreamHalves();
   bytesSent = 0;
   bytesReceived = 0;
-  credit: DataCredit | undefined = undefined;
+  dataCredit: DataCredit | undefined = undefined;
   overruns = 0;
 
   streamError({ kind, code }: { kind: string; code: number }): Error {
@@ -196,7 +196,7 @@ Deno.test("SendHalf.write() lets nothing between the parts of a write that waite
   const going: (() => void)[] = [];
   const { half, owner, log } = sending(() => new Promise((resolve) => going.push(resolve)));
   const send = new SendCredit("bytes", 10, () => {});
-  owner.credit = { send, receive: new ReceiveCredit(10, () => {}) };
+  owner.dataCredit = { send, receive: new ReceiveCredit(10, () => {}) };
   const first = half.write(new Uint8Array(12));
   await until(() => going.length === 1);
   send.raise(100);
