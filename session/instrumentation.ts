@@ -4,15 +4,19 @@
  * @module
  */
 import type { CloseInfo } from "../errors.ts";
-import type { Message } from "./message.ts";
+import type { Side, UntypedMessage } from "./contract.ts";
 import type { Session } from "./session.ts";
 
 /** A handshake that began. */
 export interface HandshakeInfo {
   /** Which end this is. */
-  readonly side: "server" | "client";
+  readonly side: Side;
   /** Where the client wants to go, without its token. */
   readonly url: string;
+  /** On a server: the wire that the client asks on. A client does not know it yet. */
+  readonly transport?: string;
+  /** On a server: the client's network address, where it is known. */
+  readonly address?: string | undefined;
 }
 
 /** How a handshake went. */
@@ -24,23 +28,66 @@ export type HandshakeOutcome =
   | {
     /** Why there is none: a refusal, or a failure. */
     readonly error: unknown;
-    /** The HTTP status of a refusal. */
+    /** The HTTP status of a refusal, where it had one. */
     readonly status?: number | undefined;
   };
+
+/** Follows a handshake. */
+export interface HandshakeWatch {
+  /**
+   * Runs what the application does in the handshake, such as `authenticate`.
+   *
+   * @param run What; the first call runs it, each call returns its result.
+   */
+  during?(run: () => unknown): void;
+  /**
+   * The handshake is over; called once.
+   *
+   * @param outcome How it went.
+   */
+  ended(outcome: HandshakeOutcome): void;
+}
+
+/** Follows a request. */
+export interface RequestWatch {
+  /**
+   * The request is over; called once.
+   *
+   * @param outcome Why there is no answer; empty if there is one.
+   */
+  ended(outcome: { readonly error?: unknown }): void;
+}
 
 /**
  * Hooks into sessions. Every one may be left out, is called synchronously, and
  * costs nothing where it is not there. One that throws is reported like a
- * handler, and changes nothing.
+ * handler that does, and changes nothing.
+ *
+ * @example Who is slow to answer
+ * ```ts
+ * import { dial, type Instrumentation, serve } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const asked: string[] = [];
+ * const instrumentation: Instrumentation = {
+ *   request(_session, topic) {
+ *     return { ended: ({ error }) => void asked.push(`${topic}: ${error ?? "answered"}`) };
+ *   },
+ * };
+ * await using server = serve({ port: 0, onListen() {}, onMessage: (message) => message.reply(1) });
+ * await using session = await dial(server.url, { instrumentation });
+ * await session.request("count");
+ * assertEquals(asked, ["count: answered"]);
+ * ```
  */
 export interface Instrumentation {
   /**
    * A handshake begins: on a server with the request, on a client with the attempt to connect.
    *
    * @param info What is known of it.
-   * @returns Called once with how it went.
+   * @returns What follows it.
    */
-  handshake?(info: HandshakeInfo): ((outcome: HandshakeOutcome) => void) | undefined;
+  handshake?(info: HandshakeInfo): HandshakeWatch | undefined | void;
   /**
    * A session is established.
    *
@@ -59,16 +106,17 @@ export interface Instrumentation {
    *
    * @param session The session.
    * @param topic What is asked.
-   * @returns Called once with why there is no answer, or with nothing.
+   * @returns What follows it.
    */
-  request?(session: Session, topic: string): ((error?: unknown) => void) | undefined;
+  request?(session: Session, topic: string): RequestWatch | undefined | void;
   /**
-   * Runs the handler of a message.
+   * Runs the `onMessage` handler of a message. A handler that throws at once is seen as one whose
+   * promise rejects.
    *
+   * @param session The session.
    * @param message The message.
-   * @param session Its session.
-   * @param run The handler; MUST be called once, synchronously, and its result returned.
-   * @returns What the handler returned.
+   * @param run The handler; the first call runs it, each call returns its result. It runs in any
+   * case: after this, if not in it.
    */
-  handle?<T>(message: Message, session: Session, run: () => T): T;
+  handle?(session: Session, message: UntypedMessage, run: () => void | Promise<void>): void;
 }

@@ -1,0 +1,165 @@
+/**
+ * What a session manager counted, as metrics: one list, for OpenTelemetry and
+ * for the text that Prometheus reads.
+ *
+ * @module
+ */
+import type { ManagerStats } from "./manager/mod.ts";
+
+/** One number of a metric. */
+export interface Measurement {
+  /** The number. */
+  readonly value: number;
+  /** What tells it from others of the metric, by OpenTelemetry's names. */
+  readonly attributes?: Readonly<Record<string, string>>;
+}
+
+/** A metric, and its numbers now. */
+export interface Measure {
+  /** Its name, by OpenTelemetry's rules. */
+  readonly name: string;
+  /** What it is, in a sentence without a period. */
+  readonly description: string;
+  /** What is counted, in braces, or a unit such as `By`. */
+  readonly unit: string;
+  /** Whether it only grows. */
+  readonly isCounter: boolean;
+  /** The numbers. */
+  readonly values: readonly Measurement[];
+}
+
+/** What is written of a metric beside its numbers. */
+type About = readonly [name: string, unit: string, description: string];
+
+const counter = ([name, unit, description]: About, ...values: Measurement[]): Measure => ({
+  name,
+  unit,
+  description,
+  isCounter: true,
+  values,
+});
+
+const gauge = (about: About, ...values: Measurement[]): Measure => ({
+  ...counter(about, ...values),
+  isCounter: false,
+});
+
+/** One number for each key of a record. */
+function each(record: Readonly<Record<string, number>>, attribute: string): Measurement[] {
+  return Object.entries(record).map(([key, value]) => ({
+    value,
+    attributes: { [attribute]: key },
+  }));
+}
+
+/** What sessions counted: the same for a server and for clients. */
+export function sessionMeasures(stats: ManagerStats): Measure[] {
+  const { states, messages, bytes, streams, datagrams, credit } = stats;
+  return [
+    gauge(["skein.sessions", "{session}", "Sessions now"], ...each(states, "skein.session.state")),
+    counter(["skein.sessions.opened", "{session}", "Sessions that were established"], {
+      value: stats.created,
+    }),
+    counter(
+      ["skein.sessions.closed", "{session}", "Sessions that closed, by close code"],
+      ...each(stats.closeCodes, "skein.close.code"),
+      { value: stats.otherCloseCodes, attributes: { "skein.close.code": "other" } },
+    ),
+    counter(["skein.messages.sent", "{message}", "Messages handed to the wire"], {
+      value: messages.sent,
+    }),
+    counter(["skein.messages.received", "{message}", "Messages that came from peers"], {
+      value: messages.received,
+    }),
+    counter(["skein.messages.dropped", "{message}", "Messages that send queues dropped"], {
+      value: messages.dropped,
+    }),
+    gauge(["skein.messages.queued", "{message}", "Messages that wait in send queues"], {
+      value: messages.queued,
+    }),
+    gauge(["skein.messages.waiting", "{message}", "Messages that wait for handlers"], {
+      value: messages.waiting,
+    }),
+    counter(["skein.messages.sent.size", "By", "Bytes of messages handed to the wire"], {
+      value: bytes.sent,
+    }),
+    counter(["skein.messages.received.size", "By", "Bytes of messages that came from peers"], {
+      value: bytes.received,
+    }),
+    gauge(["skein.messages.queued.size", "By", "Bytes of messages that wait in send queues"], {
+      value: bytes.queued,
+    }),
+    gauge(["skein.streams", "{stream}", "Streams that are open"], { value: streams.active }),
+    counter(
+      ["skein.streams.opened", "{stream}", "Streams that were opened, by either end"],
+      { value: streams.bidirectional, attributes: { "skein.stream.direction": "bidirectional" } },
+      { value: streams.unidirectional, attributes: { "skein.stream.direction": "unidirectional" } },
+    ),
+    counter(["skein.streams.failed", "{direction}", "Directions of streams that were cut short"], {
+      value: streams.errors,
+    }),
+    counter(["skein.streams.sent.size", "By", "Bytes of streams handed to the wire"], {
+      value: streams.bytesSent,
+    }),
+    counter(["skein.streams.received.size", "By", "Bytes of streams that came from peers"], {
+      value: streams.bytesReceived,
+    }),
+    counter(["skein.datagrams.sent", "{datagram}", "Datagrams handed to the wire"], {
+      value: datagrams.sent,
+    }),
+    counter(["skein.datagrams.received", "{datagram}", "Datagrams that came from peers"], {
+      value: datagrams.received,
+    }),
+    counter(["skein.datagrams.dropped", "{datagram}", "Datagrams that were lost at this end"], {
+      value: datagrams.dropped,
+    }),
+    counter(["skein.datagrams.sent.size", "By", "Bytes of datagrams handed to the wire"], {
+      value: datagrams.bytesSent,
+    }),
+    counter(["skein.datagrams.received.size", "By", "Bytes of datagrams that came from peers"], {
+      value: datagrams.bytesReceived,
+    }),
+    gauge(["skein.credit.waiting", "{call}", "Calls that wait until a peer allows more"], {
+      value: credit.waiting,
+    }),
+    gauge(["skein.credit.exhausted", "{session}", "Sessions whose peers used all their credit"], {
+      value: credit.exhausted,
+    }),
+  ];
+}
+
+/** What only a server's manager knows. */
+export function managerMeasures(stats: ManagerStats): Measure[] {
+  const { refused, sockets } = stats;
+  return [
+    gauge(["skein.sessions.peak", "{session}", "Most sessions at once so far"], {
+      value: stats.peak,
+    }),
+    gauge(["skein.handshakes", "{handshake}", "Handshakes that are no sessions yet"], {
+      value: stats.reserved,
+    }),
+    counter(
+      ["skein.sessions.refused", "{session}", "Sessions that a limit refused"],
+      ...each(refused, "skein.refusal.reason"),
+    ),
+    gauge(["skein.users", "{user}", "Users with sessions now"], { value: stats.users }),
+    gauge(["skein.addresses", "{address}", "Network addresses with sessions now"], {
+      value: stats.addresses,
+    }),
+    gauge(["skein.sockets", "{socket}", "WebSockets that the runtime has"], {
+      value: sockets.open,
+    }),
+    gauge(
+      ["skein.sockets.lingering", "{socket}", "WebSockets whose peers did not answer a close"],
+      {
+        value: sockets.lingering,
+      },
+    ),
+    counter(["skein.sockets.refused", "{socket}", "Upgrades refused for too many sockets"], {
+      value: sockets.refused,
+    }),
+    gauge(["skein.draining", "1", "Whether new sessions are refused: 1 if so"], {
+      value: stats.isDraining ? 1 : 0,
+    }),
+  ];
+}

@@ -1,0 +1,145 @@
+/**
+ * The instruments of telemetry. What a hook can not see is read from the
+ * sessions when somebody collects: no message pays for it.
+ *
+ * @module
+ */
+import type { BatchObservableCallback, Histogram, Meter, Observable } from "@opentelemetry/api";
+import { managerMeasures, type Measure, sessionMeasures } from "./_measures.ts";
+import { transportAttributes } from "./_otel_attributes.ts";
+import type { CloseInfo } from "./errors.ts";
+import type { SessionManager } from "./manager/mod.ts";
+import { SessionLimiter } from "./manager/limits.ts";
+import { type ManagerStats, Tally } from "./manager/stats.ts";
+import type { Side } from "./session/contract.ts";
+import { coreOf, type Session } from "./session/session.ts";
+
+/** Boundaries of what takes milliseconds or seconds, as the conventions advise for calls. */
+const CALL_S = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10];
+
+/** Boundaries of what takes from a second to days. */
+const SESSION_S = [1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400];
+
+/** What has the counters of a server's sessions. */
+export type Counted = Pick<SessionManager, "stats">;
+
+/** The sessions of one side that this telemetry was told of. */
+class Census {
+  readonly #sessions = new Set<Session>(); // Those that are open.
+  readonly #tally = new Tally();
+  readonly #limiter = new SessionLimiter();
+
+  add(session: Session): void {
+    this.#sessions.add(session);
+    this.#tally.added(this.#sessions.size);
+  }
+
+  delete(session: Session): void {
+    if (this.#sessions.delete(session)) this.#tally.ended(session);
+  }
+
+  read(): ManagerStats {
+    return this.#tally.read([...this.#sessions], this.#limiter);
+  }
+}
+
+/** The metrics of any number of servers and clients. */
+export class OtelMetrics implements Disposable {
+  /** How long handshakes take. */
+  readonly handshakes: Histogram;
+  /** How long this end waits for answers. */
+  readonly requests: Histogram;
+  /** How long requests are handled. */
+  readonly answers: Histogram;
+  /** How long messages are handled. */
+  readonly messages: Histogram;
+  readonly #sessions: Histogram;
+  readonly #meter: Meter;
+  readonly #census = new Map<Side, Census>(); // At most two.
+  readonly #stop: () => void;
+  #manager: Counted | undefined;
+
+  /** Creates the instruments. */
+  constructor(meter: Meter) {
+    this.#meter = meter;
+    this.handshakes = this.#histogram(
+      "skein.handshake.duration",
+      "Time from the request to the session, or to the refusal",
+    );
+    this.requests = this.#histogram("rpc.client.call.duration", "Time to the answer of a request");
+    this.answers = this.#histogram("rpc.server.call.duration", "Time to handle a request");
+    this.messages = this.#histogram("messaging.process.duration", "Time to handle a message");
+    this.#sessions = meter.createHistogram("skein.session.duration", {
+      description: "Time from the establishment of a session to its end",
+      unit: "s",
+      advice: { explicitBucketBoundaries: SESSION_S },
+    });
+    this.#stop = this.#observe();
+  }
+
+  /** A session is established. */
+  opened(session: Session): void {
+    this.#of(session).add(session);
+  }
+
+  /** A session is over. */
+  closed(session: Session, { code, by }: CloseInfo): void {
+    this.#of(session).delete(session);
+    this.#sessions.record(session.stats.uptimeMs / 1_000, {
+      ...transportAttributes(session.transport),
+      "skein.side": coreOf(session).settings.side,
+      "skein.close.code": code,
+      "skein.close.by": by,
+    });
+  }
+
+  /** Also tells what a server's manager knows. */
+  observe(manager: Counted): void {
+    this.#manager = manager;
+  }
+
+  /** Observes no more. */
+  [Symbol.dispose](): void {
+    this.#stop();
+  }
+
+  #of(session: Session): Census {
+    const { side } = coreOf(session).settings;
+    let census = this.#census.get(side);
+    if (census === undefined) this.#census.set(side, census = new Census());
+    return census;
+  }
+
+  #histogram(name: string, description: string): Histogram {
+    const advice = { explicitBucketBoundaries: CALL_S };
+    return this.#meter.createHistogram(name, { description, unit: "s", advice });
+  }
+
+  /** One reading of the sessions for all instruments. */
+  #observe(): () => void {
+    const nothing = new Census().read();
+    const kinds = [...sessionMeasures(nothing), ...managerMeasures(nothing)];
+    const instruments = new Map(kinds.map((kind) => [kind.name, this.#instrument(kind)]));
+    const observe: BatchObservableCallback = (result) => {
+      const tell = (measures: readonly Measure[], side: Side) => {
+        for (const { name, values } of measures) {
+          for (const { value, attributes } of values) {
+            result.observe(instruments.get(name)!, value, { "skein.side": side, ...attributes });
+          }
+        }
+      };
+      for (const [side, census] of this.#census) tell(sessionMeasures(census.read()), side);
+      if (this.#manager !== undefined) tell(managerMeasures(this.#manager.stats()), "server");
+    };
+    const all = [...instruments.values()];
+    this.#meter.addBatchObservableCallback(observe, all);
+    return () => this.#meter.removeBatchObservableCallback(observe, all);
+  }
+
+  #instrument({ name, description, unit, isCounter }: Measure): Observable {
+    const options = { description, unit };
+    return isCounter
+      ? this.#meter.createObservableCounter(name, options)
+      : this.#meter.createObservableUpDownCounter(name, options);
+  }
+}

@@ -1,0 +1,185 @@
+/**
+ * The hooks of telemetry: what becomes a span, and how long it took.
+ *
+ * @module
+ */
+import {
+  type Attributes,
+  context,
+  type Histogram,
+  type Link,
+  ROOT_CONTEXT,
+  type Span,
+  type SpanContext,
+  SpanKind,
+  SpanStatusCode,
+  trace,
+  type Tracer,
+} from "@opentelemetry/api";
+import {
+  errorType,
+  handshakeAttributes,
+  messageAttributes,
+  patternOf,
+  requestAttributes,
+  transportAttributes,
+} from "./_otel_attributes.ts";
+import type { Counted, OtelMetrics } from "./_otel_metrics.ts";
+import type { CloseInfo } from "./errors.ts";
+import type { UntypedMessage } from "./session/contract.ts";
+import type {
+  HandshakeInfo,
+  HandshakeOutcome,
+  HandshakeWatch,
+  Instrumentation,
+  RequestWatch,
+} from "./session/instrumentation.ts";
+import type { Session } from "./session/session.ts";
+
+/** What a span and its measurement have in common. */
+interface Timed {
+  readonly span: Span;
+  readonly histogram: Histogram;
+  /** Of the measurement: of them there are few. */
+  readonly attributes: Attributes;
+}
+
+/** Telemetry of any number of servers and clients. */
+export class OtelInstrumentation implements Instrumentation, Disposable {
+  readonly #tracer: Tracer;
+  readonly #metrics: OtelMetrics;
+  /** The handshake of each session, to which its handlers are linked. */
+  readonly #handshakes = new WeakMap<Session, SpanContext>();
+
+  /** Makes spans and metrics. */
+  constructor(tracer: Tracer, metrics: OtelMetrics) {
+    this.#tracer = tracer;
+    this.#metrics = metrics;
+  }
+
+  observe(manager: Counted): void {
+    this.#metrics.observe(manager);
+  }
+
+  handshake(info: HandshakeInfo): HandshakeWatch {
+    const isServer = info.side === "server";
+    const span = this.#tracer.startSpan(isServer ? "skein.accept" : "skein.connect", {
+      kind: isServer ? SpanKind.SERVER : SpanKind.CLIENT,
+      attributes: handshakeAttributes(info),
+    });
+    const end = timer({
+      span,
+      histogram: this.#metrics.handshakes,
+      attributes: { "skein.side": info.side, ...transportAttributes(info.transport) },
+    });
+    return {
+      during: (run) => void context.with(trace.setSpan(context.active(), span), run),
+      ended: (outcome) => {
+        if ("session" in outcome) {
+          const { session } = outcome;
+          this.#handshakes.set(session, span.spanContext());
+          const transport = transportAttributes(session.transport);
+          span.setAttributes({ "skein.session.id": session.id, ...transport });
+          return end(transport);
+        }
+        this.#refused(span, info, outcome);
+        end(refusalAttributes(outcome));
+      },
+    };
+  }
+
+  sessionOpened(session: Session): void {
+    this.#metrics.opened(session);
+  }
+
+  sessionClosed(session: Session, info: CloseInfo): void {
+    this.#metrics.closed(session, info);
+  }
+
+  request(session: Session, topic: string): RequestWatch {
+    const pattern = patternOf(session, topic);
+    const attributes = requestAttributes(pattern);
+    const span = this.#tracer.startSpan(`request ${pattern ?? topic}`, {
+      kind: SpanKind.CLIENT,
+      attributes: { ...attributes, ...ofSession(session), "skein.topic": topic },
+    });
+    const end = timer({ span, histogram: this.#metrics.requests, attributes });
+    return {
+      ended: ({ error }) => {
+        if (error !== undefined) failed(span, error);
+        end(error === undefined ? {} : { "error.type": errorType(error) });
+      },
+    };
+  }
+
+  handle(session: Session, message: UntypedMessage, run: () => void | Promise<void>): void {
+    const { topic, pattern = topic, isRequest } = message;
+    const attributes = messageAttributes(message);
+    const handshake = this.#handshakes.get(session);
+    const links: Link[] = handshake === undefined ? [] : [{ context: handshake }];
+    // A trace of its own: a session can last for days, and nobody would end its trace.
+    const span = this.#tracer.startSpan(`${isRequest ? "handle" : "process"} ${pattern}`, {
+      kind: isRequest ? SpanKind.SERVER : SpanKind.CONSUMER,
+      attributes: {
+        ...attributes,
+        ...ofSession(session),
+        ...(isRequest ? { "skein.topic": topic } : {
+          "messaging.operation.type": "process",
+          "messaging.destination.name": topic,
+        }),
+      },
+      links,
+    }, ROOT_CONTEXT);
+    const histogram = isRequest ? this.#metrics.answers : this.#metrics.messages;
+    const end = timer({ span, histogram, attributes });
+    const running = context.with(trace.setSpan(ROOT_CONTEXT, span), run);
+    if (running === undefined || typeof running.then !== "function") return end({});
+    running.then(() => end({}), (error) => {
+      failed(span, error);
+      end({ "error.type": errorType(error) });
+    });
+  }
+
+  [Symbol.dispose](): void {
+    this.#metrics[Symbol.dispose]();
+  }
+
+  #refused(
+    span: Span,
+    { side }: HandshakeInfo,
+    outcome: Extract<HandshakeOutcome, { readonly error: unknown }>,
+  ): void {
+    const { error, status } = outcome;
+    // By the conventions of HTTP a client's mistake is no failure of the server.
+    const isFailure = side === "client" || status === undefined || status >= 500;
+    if (isFailure) failed(span, error);
+    span.setAttributes(refusalAttributes(outcome));
+  }
+}
+
+/** Ends the span, and measures how long it took. */
+function timer({ span, histogram, attributes }: Timed): (more: Attributes) => void {
+  const startedAt = performance.now();
+  return (more) => {
+    histogram.record((performance.now() - startedAt) / 1_000, { ...attributes, ...more });
+    span.end();
+  };
+}
+
+function failed(span: Span, error: unknown): void {
+  const message = error instanceof Error ? error.message : "";
+  span.setAttribute("error.type", errorType(error));
+  span.recordException(error instanceof Error ? error : String(error));
+  span.setStatus({ code: SpanStatusCode.ERROR, message });
+}
+
+function ofSession(session: Session): Attributes {
+  return { "skein.session.id": session.id, ...transportAttributes(session.transport) };
+}
+
+function refusalAttributes(
+  { error, status }: Extract<HandshakeOutcome, { readonly error: unknown }>,
+): Attributes {
+  const code = status === undefined ? {} : { "http.response.status_code": status };
+  return { ...code, "error.type": errorType(error, status) };
+}

@@ -1,0 +1,113 @@
+/**
+ * Draws one session, taken apart.
+ *
+ * @module
+ */
+import { bar, el, issue } from "./draw.js";
+import { bytes, count, duration, milliseconds, plural, time, transport } from "./words.js";
+
+/** Draws a session that is there, into a container. */
+export function drawDetail(container, { row, state }) {
+  const { diagnostics: d, stats, limits, credit, capabilities, issues } = state;
+  container.replaceChildren(
+    issues.length === 0
+      ? el("p", { class: "well" }, "Nothing is wrong with this session.")
+      : el("div", { class: "found" }, ...issues.map(issue)),
+    group("Life", [
+      ["State", el("span", { class: "badge", "data-state": d.state }, d.state)],
+      ["Established", `${time(d.readyAt)}, ${duration(row.uptimeMs)} ago`],
+      ["Last heard", time(d.lastHeardAt)],
+      ["Round trip", milliseconds(d.roundTripMs)],
+      ["Heartbeat", limits.heartbeatIntervalMs && `every ${duration(limits.heartbeatIntervalMs)}`],
+    ]),
+    group("Queues", [
+      ["To be handled", queue(d.queues.receive)],
+      ["To be sent", d.queues.send ? queue(d.queues.send) : "None on this wire"],
+    ]),
+    group(
+      "Credit",
+      credit
+        ? [
+          ["Peer: bytes", used(credit.data.received, credit.data.granted, bytes)],
+          ["Here: bytes", used(credit.data.sent, credit.data.allowed, bytes)],
+          ...["bidirectional", "unidirectional"].flatMap((kind) => [
+            [`Peer: ${kind}`, used(credit[kind].received, credit[kind].granted, count)],
+            [`Here: ${kind}`, used(credit[kind].sent, credit[kind].allowed, count)],
+          ]),
+        ]
+        : [["Counted by", capabilities.streams ? "the runtime alone" : "nobody: no streams here"]],
+    ),
+    group("Streams", [
+      ["Open", count(stats.activeStreams)],
+      ["Opened here", opened(d.localStreamsBidiOpened, d.localStreamsUniOpened)],
+      ["Opened there", opened(d.peerStreamsBidiOpened, d.peerStreamsUniOpened)],
+      ["Not taken", d.unreadStreams === undefined ? "–" : count(d.unreadStreams)],
+      ["Cut short", count(stats.streamErrors)],
+      ["Bytes", `${bytes(stats.streamBytesReceived)} in, ${bytes(stats.streamBytesSent)} out`],
+    ]),
+    group("Messages", [
+      ["In", `${count(stats.receivedMessages)}, ${bytes(stats.receivedBytes)}`],
+      ["Out", `${count(stats.sentMessages)}, ${bytes(stats.sentBytes)}`],
+      ["Dropped", count(stats.droppedMessages)],
+      ["Invalid", count(stats.invalidMessages)],
+      ["Answers awaited", count(stats.awaitedAnswers)],
+      ["Largest", `${bytes(limits.maxMessageBytes)} in, ${bytes(limits.maxSendBytes)} out`],
+    ]),
+    group("Datagrams", [
+      ["Delivery", capabilities.datagrams],
+      ["In", `${count(d.datagramsReceived)}, ${bytes(d.datagramBytesReceived)}`],
+      ["Out", `${count(d.datagramsSent)}, ${bytes(d.datagramBytesSent)}`],
+      ["Lost here", count(d.datagramsDropped)],
+    ]),
+    group("Where", [
+      ["Transport", transport(d.transport)],
+      ["Protocol", d.protocol || "none"],
+      ["URL", el("span", { class: "code" }, d.url)],
+      ...Object.entries(d.headers).map(([name, value]) => [
+        name,
+        el("span", { class: "code" }, value),
+      ]),
+    ]),
+  );
+}
+
+/** Says that a session is over. */
+export function drawOver(container) {
+  container.querySelector(".over") ??
+    container.prepend(el("p", { class: "over", role: "status" }, "This session is over."));
+}
+
+/** A heading, and pairs of a name and what it is. */
+function group(name, pairs) {
+  const list = el("dl");
+  for (const [term, value] of pairs) {
+    if (value === undefined) continue;
+    list.append(el("div", {}, el("dt", {}, term), el("dd", {}, value)));
+  }
+  return el("section", { class: "group" }, el("h3", {}, name), list);
+}
+
+function queue({ messages, maxMessages, bytes: size, maxBytes }) {
+  return el(
+    "span",
+    { class: "stack" },
+    gauge(messages / maxMessages, `${count(messages)} of ${plural(maxMessages, "message")}`),
+    gauge(size / maxBytes, `${bytes(size)} of ${bytes(maxBytes)}`),
+  );
+}
+
+/** Credit that is used is no fault as long as there is more. */
+function used(part, whole, say) {
+  if (whole === 0) return "none so far";
+  const share = part / whole;
+  const tone = share >= 1 ? "bad" : share > 0.9 ? "wait" : "good";
+  return gauge(share, `${say(part)} of ${say(whole)}`, tone);
+}
+
+function gauge(share, label, tone) {
+  return el("span", { class: "gauge" }, bar(share, label, tone), el("small", {}, label));
+}
+
+function opened(bidi, uni) {
+  return `${count(bidi)} both ways, ${count(uni)} one way`;
+}

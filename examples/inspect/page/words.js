@@ -1,0 +1,54 @@
+/**
+ * Numbers as people read them.
+ *
+ * @module
+ */
+
+const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
+
+/** A count: 1,234 or 12.3k. */
+export function count(number) {
+  if (number < 10_000) return Math.round(number).toLocaleString("en");
+  return number < 1e6 ? `${(number / 1e3).toFixed(1)}k` : `${(number / 1e6).toFixed(1)}M`;
+}
+
+/** So many a second; below ten with a digit. */
+export function rate(number) {
+  return number > 0 && number < 10 ? number.toFixed(1) : count(number);
+}
+
+/** Bytes: 812 B, 1.2 MiB. */
+export function bytes(number) {
+  let at = 0;
+  for (; number >= 1_024 && at < UNITS.length - 1; at++) number /= 1_024;
+  return `${at === 0 || number >= 100 ? Math.round(number) : number.toFixed(1)} ${UNITS[at]}`;
+}
+
+/** A time span: 42 s, 3 m 12 s, 2 h 5 m, 4 d 1 h. */
+export function duration(ms) {
+  const s = Math.floor(ms / 1_000);
+  if (s < 60) return `${s} s`;
+  if (s < 3_600) return `${Math.floor(s / 60)} m ${s % 60} s`;
+  if (s < 86_400) return `${Math.floor(s / 3_600)} h ${Math.floor(s / 60) % 60} m`;
+  return `${Math.floor(s / 86_400)} d ${Math.floor(s / 3_600) % 24} h`;
+}
+
+/** Milliseconds of a round trip: 0.8 ms, 12 ms. */
+export function milliseconds(ms) {
+  return ms === undefined || ms === null ? "–" : `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+}
+
+/** The time of day. */
+export function time(at) {
+  return at === undefined || at === null ? "–" : new Date(at).toLocaleTimeString();
+}
+
+/** A transport's name. */
+export function transport(name) {
+  return { webtransport: "WebTransport", websocket: "WebSocket", memory: "Memory" }[name] ?? name;
+}
+
+/** One of something, or several. */
+export function plural(number, one, many = `${one}s`) {
+  return `${count(number)} ${number === 1 ? one : many}`;
+}

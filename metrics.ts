@@ -1,0 +1,67 @@
+/**
+ * What a server counted, in the text that Prometheus reads.
+ *
+ * @module
+ */
+import { managerMeasures, type Measure, sessionMeasures } from "./_measures.ts";
+import type { SessionManager } from "./manager/mod.ts";
+
+/** The type of {@linkcode prometheusText}'s text, for the header of a response. */
+export const PROMETHEUS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
+
+/** OpenTelemetry's units, as Prometheus has them in names; those in braces have none. */
+const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
+
+/**
+ * Writes what a server counted in Prometheus' text format, version 0.0.4. It
+ * reads every session: made for a scrape, not for every message.
+ *
+ * @example In an HTTP server of your own
+ * ```ts
+ * import { createServer, PROMETHEUS_CONTENT_TYPE, prometheusText } from "@skein/skein";
+ * import { assertStringIncludes } from "@std/assert";
+ *
+ * await using server = createServer();
+ * const answer = () =>
+ *   new Response(prometheusText(server), {
+ *     headers: { "content-type": PROMETHEUS_CONTENT_TYPE },
+ *   });
+ * assertStringIncludes(await answer().text(), 'skein_sessions{state="connected"} 0\n');
+ * ```
+ *
+ * @param server A server, or whatever has a manager.
+ * @returns The text.
+ */
+export function prometheusText(
+  { manager }: { readonly manager: Pick<SessionManager, "stats"> },
+): string {
+  const stats = manager.stats();
+  return [...sessionMeasures(stats), ...managerMeasures(stats)].map(textOf).join("");
+}
+
+function textOf({ name, description, unit, isCounter, values }: Measure): string {
+  const full = name.replaceAll(".", "_").replace(/_size$/, "") + (UNITS[unit] ?? "") +
+    (isCounter ? "_total" : "");
+  const lines = values.map(({ value, attributes = {} }) =>
+    `${full}${labelsOf(attributes)} ${value}\n`
+  );
+  return `# HELP ${full} ${escapeHelp(description)}\n# TYPE ${full} ${
+    isCounter ? "counter" : "gauge"
+  }\n${lines.join("")}`;
+}
+
+/** The last word of an attribute's name is enough beside the name of the metric. */
+function labelsOf(attributes: Readonly<Record<string, string>>): string {
+  const labels = Object.entries(attributes).map(([key, value]) =>
+    `${key.slice(key.lastIndexOf(".") + 1)}="${escapeLabel(value)}"`
+  );
+  return labels.length === 0 ? "" : `{${labels.join(",")}}`;
+}
+
+function escapeHelp(text: string): string {
+  return text.replaceAll("\\", "\\\\").replaceAll("\n", "\\n");
+}
+
+function escapeLabel(text: string): string {
+  return escapeHelp(text).replaceAll('"', '\\"');
+}

@@ -1,0 +1,102 @@
+/**
+ * Traces and metrics by OpenTelemetry: spans for handshakes, requests and
+ * handlers; metrics of sessions, messages, queues and ends.
+ *
+ * Deno exports them by itself when it runs with `OTEL_DENO=true`; with any other
+ * SDK, set that up before `otel()` is called. Without either, nothing is recorded.
+ *
+ * @example A server whose handlers are traced
+ * ```ts
+ * import { dial, serve } from "@skein/skein";
+ * import { otel } from "@skein/skein/otel";
+ * import { assertEquals } from "@std/assert";
+ *
+ * using telemetry = otel();
+ * await using server = serve({
+ *   port: 0,
+ *   onListen() {},
+ *   instrumentation: telemetry,
+ *   onMessage: (message) => message.reply("pong"),
+ * });
+ * telemetry.observe(server.manager);
+ * await using session = await dial(server.url, { instrumentation: telemetry });
+ * assertEquals(await session.request("ping"), "pong");
+ * ```
+ *
+ * @module
+ */
+import { type Meter, metrics as globalMetrics, trace, type Tracer } from "@opentelemetry/api";
+import { type Counted, OtelMetrics } from "./_otel_metrics.ts";
+import { OtelInstrumentation } from "./_otel_spans.ts";
+import type { Instrumentation } from "./session/instrumentation.ts";
+
+export type { Counted, Instrumentation };
+
+/** Makes spans: a `TracerProvider` of `@opentelemetry/api`. */
+export interface TracerSource {
+  /**
+   * Makes a `Tracer`.
+   *
+   * @param name The name of a scope.
+   */
+  getTracer(name: string): object;
+}
+
+/** Makes metrics: a `MeterProvider` of `@opentelemetry/api`. */
+export interface MeterSource {
+  /**
+   * Makes a `Meter`.
+   *
+   * @param name The name of a scope.
+   */
+  getMeter(name: string): object;
+}
+
+/** Options for {@linkcode otel}. */
+export interface OtelOptions {
+  /** Makes spans; that which is registered globally, if left out. */
+  readonly tracerProvider?: TracerSource;
+  /** Makes metrics; that which is registered globally, if left out. */
+  readonly meterProvider?: MeterSource;
+}
+
+/** Telemetry for `serve`, `connect` and `dial`; one can be shared by all of them. */
+export interface Telemetry extends Instrumentation, Disposable {
+  /**
+   * Also tells what only a server's manager knows: users, addresses, sockets, refusals by limit.
+   *
+   * @param manager The `manager` of a server; another one replaces it.
+   */
+  observe(manager: Counted): void;
+}
+
+/** The name of the instrumentation's scope. */
+const SCOPE = "@skein/skein";
+
+/**
+ * Makes telemetry. Disposed of, it ends its metrics; spans go on.
+ *
+ * @param options See {@linkcode OtelOptions}.
+ * @returns What `serve`, `connect` and `dial` take as their `instrumentation`.
+ *
+ * @example Its own providers
+ * ```ts
+ * import { metrics, trace } from "@opentelemetry/api";
+ * import { otel } from "@skein/skein/otel";
+ *
+ * using _telemetry = otel({
+ *   tracerProvider: trace.getTracerProvider(),
+ *   meterProvider: metrics.getMeterProvider(),
+ * });
+ * ```
+ */
+export function otel(options: OtelOptions = {}): Telemetry {
+  const {
+    tracerProvider = trace.getTracerProvider(),
+    meterProvider = globalMetrics.getMeterProvider(),
+  } = options;
+  return new OtelInstrumentation(
+    tracerProvider.getTracer(SCOPE) as Tracer,
+    new OtelMetrics(meterProvider.getMeter(SCOPE) as Meter),
+  );
+}

@@ -1,0 +1,192 @@
+import { assert, assertEquals } from "@std/assert";
+import type {
+  Attributes,
+  BatchObservableCallback,
+  Meter,
+  Observable,
+  Span,
+  SpanOptions,
+  Tracer,
+} from "@opentelemetry/api";
+import { defineContract } from "./session/contract.ts";
+import { instrument } from "./session/instrument.ts";
+import { Session } from "./session/session.ts";
+import { type SessionHandlers, sessionSettings } from "./session/settings.ts";
+import { memoryPair } from "./transport/memory.ts";
+import { otel, type Telemetry } from "./otel.ts";
+import { z } from "zod";
+
+/** A span that was written down. */
+interface Written {
+  readonly name: string;
+  readonly attributes: Attributes;
+  status: number;
+  isEnded: boolean;
+}
+
+/** Providers that write down what they are told. */
+class Recorder {
+  readonly spans: Written[] = [];
+  readonly recorded: { readonly name: string; readonly attributes: Attributes }[] = [];
+  readonly #callbacks = new Set<BatchObservableCallback>();
+
+  readonly tracerProvider = {
+    getTracer: (): Pick<Tracer, "startSpan"> => ({
+      startSpan: (name, options) => this.#span(name, options),
+    }),
+  };
+
+  readonly meterProvider = {
+    getMeter: () => ({
+      createHistogram: (name: string) => ({
+        record: (_value: number, attributes: Attributes) => {
+          this.recorded.push({ name, attributes });
+        },
+      }),
+      createObservableCounter: (name: string) => ({ name }),
+      createObservableUpDownCounter: (name: string) => ({ name }),
+      addBatchObservableCallback: (callback: BatchObservableCallback) => {
+        this.#callbacks.add(callback);
+      },
+      removeBatchObservableCallback: (callback: BatchObservableCallback) => {
+        this.#callbacks.delete(callback);
+      },
+    } as unknown as Meter),
+  };
+
+  /** What an exporter would read now: `name side` and other attributes, and the number. */
+  collect(): Map<string, number> {
+    const read = new Map<string, number>();
+    const observe = (observable: Observable, value: number, attributes: Attributes = {}) => {
+      const words = [
+        (observable as unknown as { name: string }).name,
+        ...Object.values(attributes),
+      ];
+      read.set(words.join(" "), value);
+    };
+    for (const callback of this.#callbacks) void callback({ observe });
+    return read;
+  }
+
+  #span(name: string, { attributes = {} }: SpanOptions = {}): Span {
+    const written: Written = { name, attributes: { ...attributes }, status: 0, isEnded: false };
+    this.spans.push(written);
+    const span = {
+      setAttribute: (key: string, value: string) => void (written.attributes[key] = value),
+      setAttributes: (more: Attributes) => void Object.assign(written.attributes, more),
+      recordException: () => {},
+      setStatus: ({ code }: { code: number }) => void (written.status = code),
+      spanContext: () => ({ traceId: "", spanId: "", traceFlags: 0 }),
+      end: () => void (written.isEnded = true),
+    };
+    return span as unknown as Span;
+  }
+}
+
+const contract = defineContract({
+  requests: { "sum:{id}": { input: z.unknown(), output: z.number() } },
+});
+
+function watchedPair(
+  telemetry: Telemetry,
+  handlers: SessionHandlers,
+  options: { readonly contract?: typeof contract } = {},
+): { near: Session; far: Session } {
+  const { client, server } = memoryPair();
+  const onError = () => {};
+  const settings = (side: "server" | "client", more: SessionHandlers) =>
+    instrument(sessionSettings({ side, ...options, onError, ...more } as never), telemetry);
+  return {
+    near: new Session(server, settings("server", handlers)),
+    far: new Session(client, settings("client", {})),
+  };
+}
+
+Deno.test("otel() reads sessions of both sides when somebody collects, until it is disposed of", async () => {
+  const recorder = new Recorder();
+  const telemetry = otel(recorder);
+  assertEquals(recorder.collect().size, 0);
+  const { near, far } = watchedPair(telemetry, { onMessage: (message) => message.reply(1) });
+  await far.request("one");
+  let read = recorder.collect();
+  for (const side of ["server", "client"]) {
+    assertEquals(read.get(`skein.sessions ${side} connected`), 1);
+    assertEquals(read.get(`skein.sessions.opened ${side}`), 1);
+  }
+  assertEquals(read.get("skein.messages.received server"), 1);
+  assertEquals(read.get("skein.users server"), undefined, "Nobody knows that but a manager");
+
+  await near.close({ code: 3005 });
+  await far.closed;
+  read = recorder.collect();
+  for (const side of ["server", "client"]) {
+    assertEquals(read.get(`skein.sessions ${side} connected`), 0);
+    assertEquals(read.get(`skein.sessions.closed ${side} 3005`), 1);
+  }
+  assertEquals(read.get("skein.messages.received server"), 1, "Counters go on after the sessions");
+  const ends = recorder.recorded.filter(({ name }) => name === "skein.session.duration");
+  assertEquals(
+    ends.map(({ attributes }) => attributes["skein.close.by"]).sort(),
+    ["local", "remote"],
+  );
+
+  const { manager } = { manager: { stats: () => ({ ...emptyStats, users: 7 }) } };
+  telemetry.observe(manager as never);
+  assertEquals(recorder.collect().get("skein.users server"), 7);
+  telemetry[Symbol.dispose]();
+  assertEquals(recorder.collect().size, 0);
+});
+
+const emptyStats = {
+  refused: {},
+  sockets: { open: 0, lingering: 0, refused: 0 },
+  peak: 0,
+  reserved: 0,
+  addresses: 0,
+  isDraining: false,
+};
+
+Deno.test("otel() names what is asked by its pattern, and measures nothing by its topic", async () => {
+  const recorder = new Recorder();
+  using telemetry = otel(recorder);
+  const { near, far } = watchedPair(telemetry, { onMessage: (message) => message.reply(1) }, {
+    contract,
+  });
+  await far.request("sum:1");
+  await far.request("sum:2");
+  assertEquals(
+    new Set(recorder.spans.map(({ name }) => name)),
+    new Set(["request sum:{id}", "handle sum:{id}"]),
+  );
+  assertEquals(recorder.spans.every(({ isEnded, status }) => isEnded && status === 0), true);
+  assert(!JSON.stringify(recorder.recorded).includes("sum:1"));
+  await near.close();
+  await far.closed;
+});
+
+Deno.test("otel() tells why a request or a handler failed", async () => {
+  const recorder = new Recorder();
+  using telemetry = otel(recorder);
+  const { near, far } = watchedPair(telemetry, {
+    onMessage: (message) => {
+      if (message.topic !== "hangs") throw new RangeError("A handler that fails");
+      return new Promise<void>((resolve) =>
+        message.signal.addEventListener("abort", () => resolve())
+      );
+    },
+  });
+  await far.request("hangs", null, { timeoutMs: 1 }).catch(() => {});
+  await far.request("fails").catch(() => {});
+  await near.closed;
+  await far.closed;
+  const told = recorder.spans.map(({ name, attributes, status }) =>
+    `${name}: ${attributes["error.type"] ?? "no error"}, ${status}`
+  );
+  assertEquals(told.sort(), [
+    "handle fails: RangeError, 2",
+    "handle hangs: no error, 0",
+    "request fails: failed, 2",
+    "request hangs: TimeoutError, 2",
+  ]);
+  assertEquals(recorder.spans.every(({ isEnded }) => isEnded), true);
+});

@@ -1,0 +1,167 @@
+/**
+ * Calls the hooks of an instrumentation, so that nothing that they do changes a session.
+ *
+ * A client loads this when it is watched: what it needs of the rest is handed to it.
+ *
+ * @module
+ */
+import type { CloseInfo } from "../errors.ts";
+import type {
+  HandshakeInfo,
+  HandshakeOutcome,
+  HandshakeWatch,
+  Instrumentation,
+} from "./instrumentation.ts";
+import type { Message } from "./message.ts";
+import type { OpenOptions } from "./open.ts";
+import type { Session } from "./session.ts";
+import type { SessionSettings } from "./settings.ts";
+
+/** Tells the application of what a hook threw. */
+export type Report = (settings: SessionSettings, error: unknown, session: Session) => void;
+
+/** The instrumentation of all sessions of the same settings. */
+export class Watching {
+  readonly #hooks: Instrumentation;
+  readonly #settings: SessionSettings;
+  readonly #report: Report;
+
+  /** Hands on what happens to an instrumentation. */
+  constructor(hooks: Instrumentation, settings: SessionSettings, report: Report) {
+    this.#hooks = hooks;
+    this.#settings = settings;
+    this.#report = report;
+  }
+
+  /** A handshake begins; `undefined` if nobody follows it. */
+  handshake(info: HandshakeInfo): Handshake | undefined {
+    const watch = this.#tell(undefined, () => this.#hooks.handshake?.(info));
+    return watch ? new Handshake(watch, (hook) => this.#tell(undefined, hook)) : undefined;
+  }
+
+  /** A session is established. */
+  opened(session: Session): void {
+    this.#tell(session, () => this.#hooks.sessionOpened?.(session));
+  }
+
+  /** A session that was established is over. */
+  closed(session: Session, info: CloseInfo): void {
+    this.#tell(session, () => this.#hooks.sessionClosed?.(session, info));
+  }
+
+  /** The peer was asked. */
+  async asked<T>(session: Session, topic: string, answer: Promise<T>): Promise<T> {
+    const watch = this.#tell(session, () => this.#hooks.request?.(session, topic));
+    try {
+      const data = await answer;
+      this.#tell(session, () => watch?.ended({}));
+      return data;
+    } catch (error) {
+      this.#tell(session, () => watch?.ended({ error }));
+      throw error;
+    }
+  }
+
+  /** Runs the handler of a message, in the hook or after it. */
+  handle(message: Message, session: Session): void | Promise<void> {
+    const handler = () => this.#settings.handlers.onMessage!(message as never, session);
+    if (this.#hooks.handle === undefined) return handler();
+    const run = once(() => {
+      try {
+        return handler();
+      } catch (error) {
+        return Promise.reject(error);
+      }
+    });
+    this.#tell(session, () => this.#hooks.handle?.(session, message, run));
+    return run();
+  }
+
+  #tell<T>(session: Session | undefined, hook: () => T): T | undefined {
+    try {
+      return hook();
+    } catch (error) {
+      if (session !== undefined) this.#report(this.#settings, error, session);
+      // There is no session yet whose handlers could be told.
+      // deno-lint-ignore no-console
+      else console.error("A hook of the instrumentation failed:", error);
+      return undefined;
+    }
+  }
+}
+
+/** A handshake that somebody follows. */
+export class Handshake {
+  readonly #watch: HandshakeWatch;
+  readonly #tell: (hook: () => void) => void;
+  #isOver = false;
+
+  /** Follows a handshake; `tell` calls a hook. */
+  constructor(watch: HandshakeWatch, tell: (hook: () => void) => void) {
+    this.#watch = watch;
+    this.#tell = tell;
+  }
+
+  /** Runs what the application does in it, in the hook or after it. */
+  during<T>(what: () => T): T {
+    const run = once(what);
+    this.#tell(() => this.#watch.during?.(run));
+    return run();
+  }
+
+  /** It is over; only the first call counts. */
+  ended(outcome: HandshakeOutcome): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#tell(() => this.#watch.ended(outcome));
+  }
+}
+
+/** What the part of a client that is loaded at first hands to this one. */
+export interface OpeningTools {
+  /** Opens a session that nobody watches. */
+  readonly open: (options: OpenOptions) => Promise<Session>;
+  /** Tells the application of what a hook threw. */
+  readonly report: Report;
+  /** Takes the token out of a URL. */
+  readonly withoutToken: (url: string) => string;
+}
+
+/** Opens a client's session, and has it watched. */
+export async function openWatched(
+  options: OpenOptions,
+  { open, report, withoutToken }: OpeningTools,
+): Promise<Session> {
+  const { settings, instrumentation } = options;
+  settings.watch ??= instrumentation && new Watching(instrumentation, settings, report);
+  let handshake: Handshake | undefined;
+  try {
+    const session = await open({
+      ...options,
+      url: async () => {
+        const url = typeof options.url === "function" ? await options.url() : options.url;
+        const info = { side: "client", url: withoutToken(String(url)) } as const;
+        handshake = settings.watch?.handshake(info);
+        return url;
+      },
+    });
+    handshake?.ended({ session });
+    return session;
+  } catch (error) {
+    handshake?.ended({ error, status: refusalStatus(error) });
+    throw error;
+  }
+}
+
+/** The HTTP status of a refusal; one by close has the code that stands for it. */
+export function refusalStatus(error: unknown): number | undefined {
+  const { status, info } = Object(error) as { status?: unknown; info?: CloseInfo };
+  if (typeof status === "number") return status;
+  const code = info?.code ?? 0;
+  return code >= 4400 && code < 4600 ? code - 4000 : undefined;
+}
+
+function once<T>(run: () => T): () => T {
+  let ran: { readonly result: T } | undefined;
+  return () => (ran ??= { result: run() }).result;
+}

@@ -1,0 +1,181 @@
+/**
+ * Handshakes as an instrumentation sees them, on both ends.
+ *
+ * @module
+ */
+import { assertEquals, assertRejects } from "@std/assert";
+import {
+  AuthenticationError,
+  dial as dialInDeno,
+  type HandshakeInfo,
+  type Instrumentation,
+  SessionClosedError,
+} from "../mod.ts";
+import { connect, dial } from "../client.ts";
+import { listen, RawSocket } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+/** Writes down how handshakes go. */
+class Handshakes implements Instrumentation {
+  readonly infos: HandshakeInfo[] = [];
+  readonly ends: string[] = [];
+  #changed = Promise.withResolvers<void>();
+
+  handshake(info: HandshakeInfo) {
+    this.infos.push(info);
+    return {
+      during: (run: () => unknown) => void run(),
+      ended: (
+        outcome: { session?: { id: string }; error?: unknown; status?: number | undefined },
+      ) => {
+        const how = outcome.session === undefined ? `${outcome.status}` : "session";
+        this.ends.push(`${info.side} ${how}`);
+        this.#changed.resolve();
+        this.#changed = Promise.withResolvers();
+      },
+    };
+  }
+
+  /** Waits for so many ends. */
+  async count(count: number): Promise<string[]> {
+    while (this.ends.length < count) await soon(this.#changed.promise);
+    return this.ends.splice(0).sort();
+  }
+}
+
+const websocket = { transports: ["websocket"] } as const;
+
+Deno.test("handshake() ends with a session on both ends", async () => {
+  const instrumentation = new Handshakes();
+  await using server = listen({ instrumentation });
+  await using _session = await dial(`${server.url}room?a=1&token=t0p`, {
+    ...websocket,
+    instrumentation,
+  });
+  assertEquals(await instrumentation.count(2), ["client session", "server session"]);
+  const [client, asked] = instrumentation.infos;
+  assertEquals(client?.url, `${server.url}room?a=1`);
+  assertEquals(asked, {
+    side: "server",
+    url: `${server.url.replace("ws:", "http:")}room?a=1`,
+    transport: "websocket",
+    address: "127.0.0.1",
+  });
+});
+
+Deno.test("handshake() ends with the status of a refusal", async () => {
+  const instrumentation = new Handshakes();
+  await using server = listen({
+    instrumentation,
+    path: "/session",
+    limits: { maxSessions: 1 },
+    authenticate({ token }) {
+      if (token === undefined) throw new AuthenticationError("Who?", { status: 403 });
+    },
+  });
+  const url = `${server.url}session`;
+  const options = { ...websocket, instrumentation };
+  await assertRejects(() => dial(server.url, options), SessionClosedError);
+  assertEquals(await instrumentation.count(2), ["client 404", "server 404"]);
+  await assertRejects(() => dial(url, options), SessionClosedError);
+  assertEquals(await instrumentation.count(2), ["client 403", "server 403"]);
+  await using _session = await dial(`${url}?token=x`, options);
+  await instrumentation.count(2);
+  await assertRejects(() => dial(`${url}?token=x`, options), SessionClosedError);
+  assertEquals(await instrumentation.count(2), ["client 429", "server 429"]);
+});
+
+Deno.test("handshake() waits for a token in band, and for one that is refused", async () => {
+  const instrumentation = new Handshakes();
+  await using server = listen({
+    instrumentation,
+    acceptsTokenInBand: true,
+    authenticate({ token }) {
+      if (token !== "good") throw new AuthenticationError("Unknown");
+      return token;
+    },
+  });
+  const options = { ...websocket, instrumentation };
+  await using _session = await dial(server.url, { ...options, token: "good" });
+  assertEquals(await instrumentation.count(2), ["client session", "server session"]);
+  await assertRejects(() => dial(server.url, { ...options, token: "bad" }));
+  assertEquals((await instrumentation.count(2))[1], "server 401");
+});
+
+Deno.test("handshake() is told of a peer that vanished before it was open", async () => {
+  const instrumentation = new Handshakes();
+  const entered = Promise.withResolvers<void>();
+  const go = Promise.withResolvers<void>();
+  await using server = listen({
+    instrumentation,
+    authenticate: async () => {
+      entered.resolve();
+      await go.promise;
+    },
+  });
+  using socket = await RawSocket.ask(server.address!.port);
+  await entered.promise;
+  socket.conn.close();
+  go.resolve();
+  const [end] = await instrumentation.count(1);
+  // The runtime tells, or it does not and there is a session for a moment.
+  assertEquals(["server undefined", "server session"].includes(end!), true);
+});
+
+Deno.test("handshake() that throws changes nothing", async () => {
+  const errors: unknown[] = [];
+  const { error } = console;
+  console.error = (...args) => void errors.push(args);
+  try {
+    const fail = () => {
+      throw new Error("A hook that throws");
+    };
+    for (const handshake of [fail, () => ({ during: fail, ended: fail })]) {
+      const instrumentation = { handshake };
+      await using server = listen({ instrumentation, authenticate: () => "ann" });
+      await using session = await dial(server.url, { ...websocket, instrumentation });
+      assertEquals(session.state, "connected");
+    }
+  } finally {
+    console.error = error;
+  }
+  // Two that threw at once, then each hook of a server and that of a client.
+  assertEquals(errors.length, 5);
+});
+
+Deno.test("connect() has each of its sessions watched", async () => {
+  const instrumentation = new Handshakes();
+  let opened = 0;
+  const hooks: Instrumentation = {
+    handshake: (info) => instrumentation.handshake(info),
+    sessionOpened: () => void opened++,
+  };
+  await using server = listen({});
+  await using client = connect(server.url, {
+    ...websocket,
+    instrumentation: hooks,
+    backoff: { firstDelayMs: 1 },
+  });
+  await client.whenConnected();
+  assertEquals(await instrumentation.count(1), ["client session"]);
+  await server.manager.closeAll({ code: 3000 });
+  assertEquals(await instrumentation.count(1), ["client session"]);
+  assertEquals(opened, 2);
+});
+
+Deno.test("handshake() is told of those over WebTransport, and of refusals by status", async () => {
+  const instrumentation = new Handshakes();
+  await using server = listen({
+    instrumentation,
+    authenticate({ token }) {
+      if (token !== "good") throw new AuthenticationError("Unknown");
+    },
+  });
+  const options = { instrumentation, transports: ["webtransport"] } as const;
+  await using _session = await dialInDeno(`${server.url}?token=good`, options);
+  assertEquals(await instrumentation.count(2), ["client session", "server session"]);
+  const { side, transport } = instrumentation.infos[1]!;
+  assertEquals([side, transport], ["server", "webtransport"]);
+  await assertRejects(() => dialInDeno(server.url, options), SessionClosedError);
+  assertEquals(await instrumentation.count(2), ["client 401", "server 401"]);
+});

@@ -1,0 +1,238 @@
+/**
+ * `/metrics` and `/healthz` as those see them who ask.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { type MetricsOptions, prometheusText } from "../server.ts";
+import { SessionManager } from "../manager/mod.ts";
+import { createServer, dial } from "../mod.ts";
+import { listen } from "./servers.ts";
+
+/** One sample of the text. */
+interface Sample {
+  readonly name: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly value: number;
+}
+
+/** A family of the text: what `# TYPE` began. */
+interface Family {
+  readonly type: string;
+  readonly help: string;
+  readonly samples: Sample[];
+}
+
+const NAME = "[a-zA-Z_:][a-zA-Z0-9_:]*";
+const LABEL = `[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\\\\n]|\\\\[\\\\"n])*"`;
+const SAMPLE = new RegExp(`^(${NAME})(?:\\{(${LABEL}(?:,${LABEL})*)\\})? (\\S+)$`);
+
+/** Reads the format, version 0.0.4, and takes nothing that is not by its letter. */
+function parse(text: string): Map<string, Family> {
+  assert(text.endsWith("\n"), "The last line ends with a line feed");
+  const families = new Map<string, Family>();
+  const seen = new Set<string>();
+  let current = "";
+  let help: [name: string, help: string] | undefined;
+  for (const line of text.slice(0, -1).split("\n")) {
+    const comment = line.match(new RegExp(`^# (HELP|TYPE) (${NAME}) (.+)$`));
+    if (comment !== null) {
+      const [, keyword, name, rest] = comment as unknown as string[];
+      assert(!families.has(name!), `${name} is described once, before its samples`);
+      if (keyword === "HELP") {
+        help = [name!, rest!];
+        continue;
+      }
+      assertMatch(rest!, /^(?:counter|gauge)$/);
+      assertEquals(help?.[0], name, `${name} has a HELP before its TYPE`);
+      families.set(name!, { type: rest!, help: help![1], samples: [] });
+      current = name!;
+      continue;
+    }
+    const sample = line.match(SAMPLE);
+    assert(sample !== null, `Not by the format: ${line}`);
+    const [, name, labels = "", number] = sample;
+    assertEquals(name, current, "Samples follow their TYPE");
+    assert(!seen.has(`${name}{${labels}}`), `Twice: ${line}`);
+    seen.add(`${name}{${labels}}`);
+    assert(number !== "" && !Number.isNaN(Number(number)), `Not a number: ${line}`);
+    families.get(name!)!.samples.push({
+      name: name!,
+      labels: Object.fromEntries(
+        [...labels.matchAll(new RegExp(LABEL, "g"))].map(([pair]) => {
+          const at = pair.indexOf("=");
+          const unescape = (_: string, letter: string) => letter === "n" ? "\n" : letter;
+          return [pair.slice(0, at), pair.slice(at + 2, -1).replace(/\\(.)/g, unescape)];
+        }),
+      ),
+      value: Number(number),
+    });
+  }
+  return families;
+}
+
+/** The value of a sample. */
+function valueOf(
+  families: ReadonlyMap<string, Family>,
+  name: string,
+  labels: Readonly<Record<string, string>> = {},
+): number | undefined {
+  const wanted = JSON.stringify(labels);
+  return families.get(name)?.samples.find(({ labels }) => JSON.stringify(labels) === wanted)?.value;
+}
+
+/** Asks a server by HTTP. */
+async function ask(
+  { address }: { readonly address: Deno.NetAddr | undefined },
+  path: string,
+  init: RequestInit = {},
+): Promise<{ status: number; body: string; headers: Headers }> {
+  const response = await fetch(`http://127.0.0.1:${address!.port}${path}`, init);
+  return { status: response.status, body: await response.text(), headers: response.headers };
+}
+
+/** Who asks, as a server is told. */
+function from(hostname: string): { remoteAddr: Deno.NetAddr } {
+  return { remoteAddr: { transport: "tcp", hostname, port: 50_000 } };
+}
+
+Deno.test("serve() answers /metrics with text that Prometheus reads", async () => {
+  const closed = Promise.withResolvers<void>();
+  await using server = listen({
+    metrics: true,
+    onMessage: (message) => message.reply("pong"),
+    onClose: () => closed.resolve(),
+  });
+  await using session = await dial(server.url, { transports: ["websocket"] });
+  await session.request("ping");
+  const leaving = await dial(server.url, { transports: ["websocket"] });
+  await leaving.close({ code: 3210 });
+  await closed.promise;
+
+  const { status, body, headers } = await ask(server, "/metrics");
+  assertEquals(status, 200);
+  assertEquals(headers.get("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+  assertEquals(headers.get("cache-control"), "no-store");
+  const families = parse(body);
+  assertEquals(valueOf(families, "skein_sessions", { state: "connected" }), 1);
+  assertEquals(valueOf(families, "skein_sessions_opened_total"), 2);
+  assertEquals(valueOf(families, "skein_sessions_closed_total", { code: "3210" }), 1);
+  assertEquals(valueOf(families, "skein_messages_received_total"), 1);
+  assert(valueOf(families, "skein_messages_received_bytes_total")! > 20);
+  assertEquals(valueOf(families, "skein_messages_queued_bytes"), 0);
+  assertEquals(valueOf(families, "skein_sessions_refused_total", { reason: "maxSessions" }), 0);
+  assertEquals(valueOf(families, "skein_draining"), 0);
+  for (const [name, { type, help }] of families) {
+    assertMatch(name, /^skein_[a-z_]+$/);
+    assertEquals(type === "counter", name.endsWith("_total"), name);
+    assertMatch(help, /^[A-Z].*[^.]$/);
+  }
+});
+
+Deno.test("prometheusText() escapes what a label holds", () => {
+  const stats = new SessionManager().stats();
+  const text = prometheusText({
+    manager: { stats: () => ({ ...stats, refused: { 'a"b\\c\nd': 1 } as never }) },
+  });
+  const name = "skein_sessions_refused_total";
+  assertEquals(valueOf(parse(text), name, { reason: 'a"b\\c\nd' }), 1);
+});
+
+Deno.test("serve() answers neither /metrics nor /healthz unless asked to", async () => {
+  await using server = listen({ fetch: ({ url }) => new Response(new URL(url).pathname) });
+  for (const path of ["/metrics", "/healthz"]) {
+    assertEquals((await ask(server, path)).body, path);
+  }
+});
+
+Deno.test("serve() answers at the paths that it is told, and nowhere at false", async () => {
+  await using server = listen({
+    metrics: { path: "/internal/metrics", healthPath: false },
+    fetch: () => new Response("the application"),
+  });
+  parse((await ask(server, "/internal/metrics?x=1")).body);
+  for (const path of ["/metrics", "/healthz", "/internal/metrics/"]) {
+    assertEquals((await ask(server, path)).body, "the application", path);
+  }
+});
+
+Deno.test("serve() tells nobody else but programs on this machine", async () => {
+  await using server = createServer({ metrics: true });
+  const status = async (headers: Record<string, string>, hostname = "127.0.0.1") => {
+    const request = new Request("http://localhost/metrics", { headers });
+    return (await server.fetch(request, from(hostname))).status;
+  };
+  const host = "localhost:8000";
+  for (const hostname of ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"]) {
+    assertEquals(await status({ host }, hostname), 200, hostname);
+  }
+  for (const own of ["127.0.0.1", "[::1]:8000", "LOCALHOST"]) {
+    assertEquals(await status({ host: own }), 200, own);
+  }
+  for (const hostname of ["10.0.0.1", "192.0.2.1", "fd00::1", "::ffff:10.0.0.1", "", "127.evil"]) {
+    assertEquals(await status({ host }, hostname), 403, hostname);
+  }
+  for (const other of ["evil.example", "localhost.evil.example", "", "10.0.0.1", "a b"]) {
+    assertEquals(await status({ host: other }), 403, other);
+  }
+  for (
+    const name of ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"]
+  ) {
+    assertEquals(await status({ host, [name]: "127.0.0.1" }), 403, name);
+  }
+  const withoutHost = async (url: string) =>
+    (await server.fetch(new Request(url), from("127.0.0.1"))).status;
+  assertEquals(await withoutHost("https://localhost:8000/metrics"), 200);
+  assertEquals(await withoutHost("https://evil.example/metrics"), 403);
+  const unknown = await server.fetch(
+    new Request("http://localhost/metrics", { headers: { host } }),
+  );
+  assertEquals(unknown.status, 403, "Nobody knows where it came from");
+});
+
+Deno.test("serve() tells whom metrics.allow lets ask", async () => {
+  const asking = async (allow: MetricsOptions["allow"], path: string) => {
+    await using server = createServer({ metrics: allow === undefined ? {} : { allow } });
+    const request = new Request(`http://example.com${path}`, { headers: { host: "example.com" } });
+    return (await server.fetch(request, from("10.1.2.3"))).status;
+  };
+  assertEquals(await asking(undefined, "/healthz"), 403);
+  assertEquals(await asking("everybody", "/metrics"), 200);
+  // Probes may come from anywhere, and Prometheus only from its own network.
+  const allow = ({ url }: Request, { remoteAddr }: { remoteAddr?: Deno.Addr }) =>
+    url.endsWith("/healthz") || (remoteAddr as Deno.NetAddr).hostname.startsWith("192.168.");
+  assertEquals(await asking(allow, "/healthz"), 200);
+  assertEquals(await asking(allow, "/metrics"), 403);
+});
+
+Deno.test("serve() answers GET and HEAD, and refuses to be told", async () => {
+  await using server = listen({ metrics: true });
+  const head = await ask(server, "/healthz", { method: "HEAD" });
+  assertEquals([head.status, head.body], [200, ""]);
+  const post = await ask(server, "/metrics", { method: "POST" });
+  assertEquals([post.status, post.headers.get("allow")], [405, "GET, HEAD"]);
+});
+
+Deno.test("serve() is healthy until it is full, and while it does not drain", async () => {
+  await using server = listen({ metrics: true, limits: { maxSessions: 1 } });
+  const health = async () => {
+    const { status, body } = await ask(server, "/healthz");
+    return [status, JSON.parse(body)];
+  };
+  assertEquals(await health(), [200, { status: "ok", sessions: 0 }]);
+  const session = await dial(server.url, { transports: ["websocket"] });
+  assertEquals(await health(), [503, { status: "full", sessions: 1 }]);
+  const drained = server.manager.drain({ withinMs: 2_000 });
+  assertEquals((await health())[1].status, "draining");
+  await session.close();
+  await drained;
+  assertEquals(await health(), [503, { status: "draining", sessions: 0 }]);
+});
+
+Deno.test("serve() rejects metrics options that make no sense", () => {
+  for (
+    const metrics of [{ path: "metrics" }, { healthPath: "" }, { path: true }, { allow: "nobody" }]
+  ) {
+    assertThrows(() => createServer({ metrics: metrics as never }), TypeError, "metrics.");
+  }
+});

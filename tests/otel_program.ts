@@ -1,0 +1,65 @@
+/**
+ * A program that serves and dials, for `otel_test.ts` to see what it tells a collector.
+ *
+ * @module
+ */
+import { SpanStatusCode, trace } from "@opentelemetry/api";
+import { AuthenticationError, defineContract, dial, RequestError, serve } from "../mod.ts";
+import { otel } from "../otel.ts";
+import { z } from "zod";
+
+const contract = defineContract({
+  toServer: { "note:{id}": z.string() },
+  toClient: { "note:{id}": z.string() },
+  requests: { "sum:{id}": { input: z.array(z.number()), output: z.number() } },
+});
+const tracer = trace.getTracer("program");
+const telemetry = otel();
+const server = serve({
+  port: 0,
+  hostname: "127.0.0.1",
+  onListen() {},
+  contract,
+  instrumentation: telemetry,
+  authenticate({ token }) {
+    tracer.startSpan("look up").end();
+    if (token === "s3cret-token") return "ann";
+    throw new AuthenticationError("No such user");
+  },
+  async onMessage(message) {
+    if (message.pattern !== "sum:{id}") return message.data === "fail" ? fail() : undefined;
+    await Promise.resolve();
+    await tracer.startActiveSpan("add up", async (span) => {
+      await Promise.resolve();
+      span.setStatus({ code: SpanStatusCode.OK });
+      span.end();
+    });
+    if (message.data.length === 0) throw new RequestError("empty", "Nothing to add up");
+    message.reply(message.data.reduce((sum, n) => sum + n, 0));
+  },
+  onError() {},
+});
+telemetry.observe(server.manager);
+
+function fail(): void {
+  throw new TypeError("A handler that fails");
+}
+
+const url = `${server.url}?token=s3cret-token&secret=hidden-in-query`;
+const options = { contract, instrumentation: telemetry, transports: ["websocket"] } as const;
+const session = await dial(url, options);
+const idle = await dial(url, options);
+await tracer.startActiveSpan("work", async (span) => {
+  await session.request("sum:1", [1, 2]);
+  span.end();
+});
+await session.request("sum:2", []).catch(() => {});
+await dial(server.url, options).catch(() => {});
+session.send("note:1", "fail");
+await session.closed;
+console.log("done");
+// Metrics are collected while the second session is open; the test ends this by its input.
+for await (const _ of Deno.stdin.readable) break;
+await idle.close();
+await server.close();
+telemetry[Symbol.dispose]();
