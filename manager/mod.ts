@@ -24,8 +24,19 @@ export type { ManagerLimits, RefusalReason, Reservation } from "./limits.ts";
 export {
   type AddOptions,
   type AdmitOptions,
+  type ManagedDiagnostics,
+  type ManagedDiagnosticsOptions,
+  type ManagedIssue,
+  type ManagedIssuesOptions,
   SessionManager,
   type SessionManagerOptions,
 } from "./session_manager.ts";
 export type { SocketStats } from "./sockets.ts";
-export type { ByteTotals, ManagerStats, MessageTotals, UnavailableStats } from "./stats.ts";
+export type {
+  ByteTotals,
+  CreditTotals,
+  DatagramTotals,
+  ManagerStats,
+  MessageTotals,
+  StreamTotals,
+} from "./stats.ts";

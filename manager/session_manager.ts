@@ -10,6 +10,8 @@ import {
   type SessionCloseOptions,
   type SessionState,
 } from "../session/session.ts";
+import { diagnostics, type SessionDiagnostics } from "../session/diagnostics.ts";
+import { issues, type SessionIssue } from "../session/health.ts";
 import { MAX_TIMER_MS } from "../session/wait.ts";
 import type { SocketLease } from "../transport/websocket_server.ts";
 import { addressKey } from "../transport/address.ts";
@@ -42,9 +44,47 @@ export interface AddOptions {
   readonly reservation?: Reservation | undefined;
 }
 
+/** Something that is wrong with a session. */
+export interface ManagedIssue extends SessionIssue {
+  /** Id of the session. */
+  readonly id: string;
+}
+
+/** Options for {@linkcode SessionManager.issues}. */
+export interface ManagedIssuesOptions {
+  /**
+   * Most that are returned; errors come first.
+   *
+   * @default {100}
+   */
+  readonly limit?: number;
+}
+
+/** Options for {@linkcode SessionManager.diagnostics}. */
+export interface ManagedDiagnosticsOptions {
+  /**
+   * Most sessions of a page.
+   *
+   * @default {100}
+   */
+  readonly limit?: number;
+  /** `next` of the page before; the first page if left out. */
+  readonly after?: number | undefined;
+}
+
+/** Some sessions of many, in the order in which they were added. */
+export interface ManagedDiagnostics {
+  /** A snapshot of each. */
+  readonly sessions: readonly SessionDiagnostics[];
+  /** Where the next page begins, whoever comes and goes meanwhile; `undefined` after the last one. */
+  readonly next: number | undefined;
+}
+
 /** A session, and what it was counted for. */
 interface Slot extends Claim {
   readonly session: Session;
+  /** Counts up, from session to session. */
+  readonly number: number;
 }
 
 /**
@@ -85,6 +125,7 @@ export class SessionManager implements AsyncDisposable {
     const { id } = session;
     if (this.#slots.get(id)?.session === session) this.#forget(id);
   };
+  #lastNumber = 0;
   #cleaner: ReturnType<typeof setInterval> | undefined;
   #drained: Promise<DrainReport> | undefined;
 
@@ -203,7 +244,8 @@ export class SessionManager implements AsyncDisposable {
     const wanted = { user: user === id ? undefined : user, address: keyOf(session.address) };
     const claim = reservation === undefined ? wanted : this.#limiter.redeem(reservation, wanted);
     if (reservation === undefined) this.#limiter.take(claim);
-    this.#slots.set(id, { session, user: claim.user, address: claim.address });
+    const number = ++this.#lastNumber;
+    this.#slots.set(id, { session, user: claim.user, address: claim.address, number });
     if (claim.user !== undefined) this.#index(claim.user, session);
     this.#tally.added(this.#slots.size);
     this.#cleaner ??= setInterval(() => this.cleanup(), this.#cleanupIntervalMs);
@@ -271,6 +313,80 @@ export class SessionManager implements AsyncDisposable {
    */
   stats(): ManagerStats {
     return this.#tally.read(this.all(), this.#limiter);
+  }
+
+  /**
+   * Looks for what is wrong with the sessions. Reads every one, like `stats`.
+   *
+   * @param options How many at most.
+   * @returns What is wrong, errors first, otherwise in the order in which the sessions were added.
+   * @throws {RangeError} If the limit is not a positive integer.
+   *
+   * @example Usage
+   * ```ts
+   * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+   * import { SessionManager } from "@skein/skein/manager";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using manager = new SessionManager();
+   * const { client, server } = memoryPair();
+   * manager.add(new Session(server, sessionSettings({ side: "server" }), { id: "s-1" }));
+   * await client.createUnidirectionalStream();
+   * const [issue] = manager.issues();
+   * assertEquals([issue?.id, issue?.code], ["s-1", "unread-streams"]);
+   * ```
+   */
+  issues(options: ManagedIssuesOptions = {}): ManagedIssue[] {
+    const limit = checkLimit(options, "list issues");
+    const found: Record<SessionIssue["severity"], ManagedIssue[]> = { error: [], warning: [] };
+    for (const [id, { session }] of this.#slots) {
+      for (const issue of issues(session)) {
+        const same = found[issue.severity];
+        if (same.length < limit) same.push({ id, ...issue });
+      }
+      if (found.error.length === limit) break;
+    }
+    return [...found.error, ...found.warning].slice(0, limit);
+  }
+
+  /**
+   * Takes a snapshot of each session, some at a time.
+   *
+   * @param options How many, and after which.
+   * @returns A page of them.
+   * @throws {RangeError} If the limit is not a positive integer.
+   *
+   * @example All of them
+   * ```ts
+   * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+   * import { SessionManager } from "@skein/skein/manager";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using manager = new SessionManager();
+   * const settings = sessionSettings({ side: "server" });
+   * for (const id of ["a", "b", "c"]) manager.add(new Session(memoryPair().server, settings, { id }));
+   * const ids: string[] = [];
+   * let after: number | undefined;
+   * do {
+   *   const page = manager.diagnostics({ limit: 2, after });
+   *   ids.push(...page.sessions.map(({ id }) => id));
+   *   after = page.next;
+   * } while (after !== undefined);
+   * assertEquals(ids, ["a", "b", "c"]);
+   * ```
+   */
+  diagnostics(options: ManagedDiagnosticsOptions = {}): ManagedDiagnostics {
+    const limit = checkLimit(options, "list diagnostics");
+    const { after = 0 } = options;
+    const sessions: SessionDiagnostics[] = [];
+    let last = after;
+    for (const { number, session } of this.#slots.values()) {
+      if (number <= after) continue;
+      if (sessions.length === limit) return { sessions, next: last };
+      sessions.push(diagnostics(session));
+      last = number;
+    }
+    return { sessions, next: undefined };
   }
 
   /**
@@ -389,4 +505,9 @@ export class SessionManager implements AsyncDisposable {
 
 function keyOf(address: string | undefined): string | undefined {
   return address === undefined || address === "" ? undefined : addressKey(address);
+}
+
+function checkLimit({ limit = 100 }: { readonly limit?: number }, verb: string): number {
+  if (Number.isInteger(limit) && limit > 0) return limit;
+  throw new RangeError(`Cannot ${verb}: limit must be a positive integer, received ${limit}`);
 }

@@ -260,6 +260,19 @@ Deno.test("SessionManager cleans up at every interval", async () => {
   assertEquals(manager.count, 0);
 });
 
+Deno.test("SessionManager cleans up once a minute by default", async () => {
+  using time = new FakeTime();
+  await using manager = new SessionManager();
+  const session = open({ id: "1" });
+  manager.add(session);
+  Object.defineProperty(session, "id", { value: "2" });
+  await session.close();
+  await time.tickAsync(59_999);
+  assertEquals(manager.count, 1);
+  await time.tickAsync(1);
+  assertEquals(manager.count, 0);
+});
+
 Deno.test("SessionManager has a timer only while it has sessions", async () => {
   using time = new FakeTime();
   // A plain wire: the heartbeat of `skein.1` has a timer of its own.

@@ -12,14 +12,6 @@ import type { SocketStats } from "./sockets.ts";
 /** Close codes counted apart, beside {@linkcode CloseCode}'s own; a peer can send any. */
 const MAX_FOREIGN_CODES = 64;
 
-/** A statistic that is not there, and says so instead of showing zero. */
-export interface UnavailableStats {
-  /** Always false. */
-  readonly available: false;
-  /** Why, for people. */
-  readonly reason: string;
-}
-
 /** Messages of all sessions, those that are over included. */
 export interface MessageTotals {
   /** Handed to the wire. */
@@ -42,6 +34,48 @@ export interface ByteTotals {
   readonly received: number;
   /** Wait in send queues now. */
   readonly queued: number;
+}
+
+/** Streams of all sessions, those that are over included. */
+export interface StreamTotals {
+  /** Opened, by either end. */
+  readonly created: number;
+  /** Over; those of a session that is over are. */
+  readonly closed: number;
+  /** Open now. */
+  readonly active: number;
+  /** Directions of streams that were reset, stopped or cut. */
+  readonly errors: number;
+  /** Of those opened, bidirectional ones. */
+  readonly bidirectional: number;
+  /** Of those opened, unidirectional ones. */
+  readonly unidirectional: number;
+  /** Bytes handed to the wire. */
+  readonly bytesSent: number;
+  /** Bytes that came. */
+  readonly bytesReceived: number;
+}
+
+/** Datagrams of all sessions, those that are over included. */
+export interface DatagramTotals {
+  /** Handed to the wire. */
+  readonly sent: number;
+  /** Came from peers. */
+  readonly received: number;
+  /** Lost at this end. */
+  readonly dropped: number;
+  /** Bytes handed to the wire. */
+  readonly bytesSent: number;
+  /** Bytes that came. */
+  readonly bytesReceived: number;
+}
+
+/** Who waits for credit now, where both ends count. */
+export interface CreditTotals {
+  /** Calls of this end that wait until a peer allows more. */
+  readonly waiting: number;
+  /** Sessions whose peers used all that they may send or open. */
+  readonly exhausted: number;
 }
 
 /** What a session manager counted: numbers only, JSON holds all of it. */
@@ -78,27 +112,46 @@ export interface ManagerStats {
   readonly bytes: ByteTotals;
   /** Whether new sessions are refused. */
   readonly isDraining: boolean;
-  /** Not counted yet. */
-  readonly streams: UnavailableStats;
-  /** Not counted yet. */
-  readonly datagrams: UnavailableStats;
+  /** Streams, in sum. */
+  readonly streams: StreamTotals;
+  /** Datagrams, in sum. */
+  readonly datagrams: DatagramTotals;
+  /** Flow control, in sum. */
+  readonly credit: CreditTotals;
 }
 
-/** The part of a session's counters that is summed up. */
-interface Sums {
-  sent: number;
-  received: number;
-  dropped: number;
-  sentBytes: number;
-  receivedBytes: number;
-}
+/** The counters of a session that are summed up. */
+const SUMMED = [
+  "sentMessages",
+  "receivedMessages",
+  "droppedMessages",
+  "sentBytes",
+  "receivedBytes",
+  "streamsCreated",
+  "streamsClosed",
+  "streamErrors",
+  "bidirectionalStreams",
+  "unidirectionalStreams",
+  "streamBytesSent",
+  "streamBytesReceived",
+  "datagramsSent",
+  "datagramsReceived",
+  "datagramsDropped",
+  "datagramBytesSent",
+  "datagramBytesReceived",
+] as const;
+
+/** Their sums. */
+type Sums = Record<typeof SUMMED[number], number>;
+
+const CREDIT_KINDS = ["data", "bidirectional", "unidirectional"] as const;
 
 const KNOWN_CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
 
 /** Counts sessions that come and go. Its size does not depend on how many they are. */
 export class Tally {
   readonly #codes = new Map<number, number>(); // At most 64 and those of `CloseCode`.
-  readonly #past: Sums = { sent: 0, received: 0, dropped: 0, sentBytes: 0, receivedBytes: 0 };
+  readonly #past: Sums = Object.fromEntries(SUMMED.map((name) => [name, 0])) as Sums;
   #foreignCodes = 0;
   #otherCodes = 0;
   #created = 0;
@@ -115,7 +168,10 @@ export class Tally {
   /** A session closed; its code counts one microtask later. */
   ended(session: Session): void {
     this.#closed++;
-    addSums(this.#past, session.stats);
+    const { stats } = session;
+    addSums(this.#past, stats);
+    // They end with it, some of them a moment later.
+    this.#past.streamsClosed += stats.activeStreams;
     void session.closed.then(({ code }) => this.#countCode(code));
   }
 
@@ -138,12 +194,17 @@ export class Tally {
     let queued = 0;
     let queuedBytes = 0;
     let waiting = 0;
-    for (const { stats } of sessions) {
+    let active = 0;
+    const credit = { waiting: 0, exhausted: 0 };
+    for (const session of sessions) {
+      const { stats } = session;
       states[stats.state]++;
       addSums(sums, stats);
       queued += stats.queuedMessages;
       queuedBytes += stats.queuedBytes;
       waiting += stats.waitingMessages;
+      active += stats.activeStreams;
+      addCredit(credit, session);
     }
     const { reserved, refused, users, addresses, isDraining } = limiter;
     return {
@@ -161,16 +222,32 @@ export class Tally {
       addresses,
       sockets: limiter.sockets.stats,
       messages: {
-        sent: sums.sent,
-        received: sums.received,
-        dropped: sums.dropped,
+        sent: sums.sentMessages,
+        received: sums.receivedMessages,
+        dropped: sums.droppedMessages,
         queued,
         waiting,
       },
       bytes: { sent: sums.sentBytes, received: sums.receivedBytes, queued: queuedBytes },
       isDraining,
-      streams: unavailable("streams"),
-      datagrams: unavailable("datagrams"),
+      streams: {
+        created: sums.streamsCreated,
+        closed: sums.streamsClosed,
+        active,
+        errors: sums.streamErrors,
+        bidirectional: sums.bidirectionalStreams,
+        unidirectional: sums.unidirectionalStreams,
+        bytesSent: sums.streamBytesSent,
+        bytesReceived: sums.streamBytesReceived,
+      },
+      datagrams: {
+        sent: sums.datagramsSent,
+        received: sums.datagramsReceived,
+        dropped: sums.datagramsDropped,
+        bytesSent: sums.datagramBytesSent,
+        bytesReceived: sums.datagramBytesReceived,
+      },
+      credit,
     };
   }
 
@@ -188,13 +265,17 @@ export class Tally {
 }
 
 function addSums(sums: Sums, stats: SessionStats): void {
-  sums.sent += stats.sentMessages;
-  sums.received += stats.receivedMessages;
-  sums.dropped += stats.droppedMessages;
-  sums.sentBytes += stats.sentBytes;
-  sums.receivedBytes += stats.receivedBytes;
+  for (const name of SUMMED) sums[name] += stats[name];
 }
 
-function unavailable(what: string): UnavailableStats {
-  return { available: false, reason: `Sessions do not count their ${what} yet` };
+function addCredit(sums: { waiting: number; exhausted: number }, { connection }: Session): void {
+  const { credit } = connection;
+  if (credit === undefined) return;
+  let isExhausted = false;
+  for (const kind of CREDIT_KINDS) {
+    const { granted, received, waiting } = credit.state(kind);
+    sums.waiting += waiting;
+    isExhausted ||= granted > 0 && received >= granted;
+  }
+  if (isExhausted) sums.exhausted++;
 }

@@ -1,7 +1,8 @@
-import { assertEquals } from "@std/assert";
-import { CloseCode } from "../errors.ts";
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { CloseCode, LimitError } from "../errors.ts";
 import { Session } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
+import { turns } from "../tests/sessions.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory.ts";
 import { SessionManager } from "./session_manager.ts";
 
@@ -15,7 +16,7 @@ function join(manager: SessionManager): { session: Session; pair: MemoryPair } {
   return { session, pair };
 }
 
-Deno.test("SessionManager.stats() begins with nothing, and says what it does not count", () => {
+Deno.test("SessionManager.stats() begins with nothing", () => {
   assertEquals(new SessionManager().stats(), {
     count: 0,
     states: { connecting: 0, connected: 0, draining: 0, closed: 0 },
@@ -33,8 +34,18 @@ Deno.test("SessionManager.stats() begins with nothing, and says what it does not
     messages: { sent: 0, received: 0, dropped: 0, queued: 0, waiting: 0 },
     bytes: { sent: 0, received: 0, queued: 0 },
     isDraining: false,
-    streams: { available: false, reason: "Sessions do not count their streams yet" },
-    datagrams: { available: false, reason: "Sessions do not count their datagrams yet" },
+    streams: {
+      created: 0,
+      closed: 0,
+      active: 0,
+      errors: 0,
+      bidirectional: 0,
+      unidirectional: 0,
+      bytesSent: 0,
+      bytesReceived: 0,
+    },
+    datagrams: { sent: 0, received: 0, dropped: 0, bytesSent: 0, bytesReceived: 0 },
+    credit: { waiting: 0, exhausted: 0 },
   });
 });
 
@@ -132,4 +143,68 @@ Deno.test("SessionManager.stats() fits into JSON and names nobody", async () => 
   const json = JSON.stringify(manager.stats());
   assertEquals(JSON.parse(json), manager.stats());
   for (const secret of ["secret", "203.0.113.7"]) assertEquals(json.includes(secret), false);
+});
+
+Deno.test("SessionManager.stats() sums up streams and datagrams, also of those that are gone", async () => {
+  await using manager = new SessionManager();
+  const open: MemoryPair[] = [];
+  for (const end of ["close", "remove", "stay"]) {
+    const pair = memoryPair();
+    open.push(pair);
+    const session = new Session(pair.server, settings);
+    manager.add(session);
+    const near = await session.createBidirectionalStream();
+    const far = await pair.client.createUnidirectionalStream();
+    await near.writable.getWriter().write(new Uint8Array(5));
+    const writer = far.getWriter();
+    await writer.write(new Uint8Array(3));
+    await writer.abort();
+    await session.sendDatagram(new Uint8Array(2));
+    await pair.client.datagrams.writable.getWriter().write(new Uint8Array(7));
+    await turns();
+    for await (const { readable } of session.incomingStreams()) {
+      await Array.fromAsync(readable).catch(() => {});
+      break;
+    }
+    if (end === "close") await session.close();
+    if (end === "remove") assertEquals(manager.remove(session.id), session);
+  }
+  const { streams, datagrams, credit } = manager.stats();
+  assertEquals(streams, {
+    created: 6,
+    closed: 4, // All of the session that is over, and one of each of the others.
+    active: 1, // One that was removed is not managed any more.
+    errors: streams.errors,
+    bidirectional: 3,
+    unidirectional: 3,
+    bytesSent: 15,
+    bytesReceived: streams.bytesReceived,
+  });
+  assert(streams.errors >= 3 && streams.bytesReceived <= 9);
+  assertEquals(datagrams, { sent: 3, received: 3, dropped: 0, bytesSent: 6, bytesReceived: 21 });
+  assertEquals(credit, { waiting: 0, exhausted: 0 });
+  for (const pair of open) pair.client.close();
+});
+
+Deno.test("SessionManager.stats() sums up who waits for credit", async () => {
+  await using manager = new SessionManager();
+  for (let i = 0; i < 3; i++) {
+    const { session } = join(manager);
+    const state = { granted: 10, received: 5 * i, allowed: 10, sent: 10, waiting: i };
+    const credit = { state: () => state, grant() {} };
+    Object.defineProperty(session.connection, "credit", { value: credit });
+  }
+  assertEquals(manager.stats().credit, { waiting: 3 * (0 + 1 + 2), exhausted: 1 });
+});
+
+Deno.test("SessionManager takes ten thousand sessions by default, and reads them in a moment", async () => {
+  await using manager = new SessionManager();
+  for (let i = 0; i < 10_000; i++) join(manager);
+  assertThrows(() => join(manager), LimitError);
+  manager.stats();
+  const before = performance.now();
+  const { count } = manager.stats();
+  const ms = performance.now() - before;
+  assertEquals(count, 10_000);
+  assert(ms < 1_000, `${ms} ms`);
 });

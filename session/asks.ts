@@ -20,7 +20,7 @@ export interface AskOptions {
   /** Writes the question, once its number is known. */
   readonly send: (id: number) => void;
   /** Tells the peer that its answer is not needed any more. */
-  readonly cancel: (id: number) => void;
+  readonly cancel: (id: number, reason: unknown) => void;
   /** What is asked for, for errors. */
   readonly what: string;
   /** How long to wait, in milliseconds. */
@@ -66,7 +66,7 @@ export class Asks extends Changing {
     return new Promise((resolve, reject) => {
       const giveUp = (reason: unknown) => {
         if (!this.#forget(id)) return;
-        options.cancel(id);
+        options.cancel(id, reason);
         reject(reason);
       };
       const onAbort = () => giveUp(signal?.reason);

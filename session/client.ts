@@ -337,6 +337,7 @@ export class Client<C extends AnyContract = AnyContract>
         settings: this.#settings,
         timeoutMs: this.#connectTimeoutMs,
         signal: this.#stop.signal,
+        instrumentation: this.#options.instrumentation,
         dial: async (url, options) => {
           try {
             const connection = await this.#dial(url, options);

@@ -8,6 +8,7 @@ import type { Connection } from "../transport/connection.ts";
 import type { TransportFallback } from "../transport/race.ts";
 import type { BackoffOptions } from "./backoff.ts";
 import type { AnyContract } from "./contract.ts";
+import type { Instrumentation } from "./instrumentation.ts";
 import type { OutboxOptions } from "./outbox.ts";
 import type { WaitOptions } from "./session.ts";
 import type { SessionHandlers, SessionLimits } from "./settings.ts";
@@ -94,6 +95,8 @@ export interface ClientOptions<C extends AnyContract = AnyContract>
    * @default {{ maxMessages: 100, maxBytes: 262144 }}
    */
   readonly outbox?: OutboxOptions;
+  /** Watches handshakes, sessions and messages from outside, for traces and metrics; nobody by default. */
+  readonly instrumentation?: Instrumentation;
   /** Closes the client when it is aborted, for good; none by default. */
   readonly signal?: AbortSignal;
 }

@@ -173,7 +173,7 @@ Deno.test("Client keeps its outbox when the session ends in the moment it began"
   const seen: unknown[] = [];
   const network = new Network({ onMessage: ({ data }) => void seen.push(data) });
   network.answers.push(network.byHand(async (peer) => {
-    await turns();
+    await turns(5);
     peer.say(HELLO);
     peer.connection.close({ closeCode: 4503 });
   }));

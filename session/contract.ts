@@ -6,7 +6,7 @@
  * @module
  */
 import { PRESENCE_PREFIX, type PresenceNotice } from "./presence_notice.ts";
-import type { InputOf, OutputOf, StandardSchema } from "./standard_schema.ts";
+import { type InputOf, type OutputOf, type StandardSchema, validate } from "./standard_schema.ts";
 import { type ParamsOf, type RouteMatch, type TopicOf, TopicRouter } from "./topic_pattern.ts";
 
 /** Which end of a session this is. */
@@ -285,7 +285,10 @@ export interface ContractRoute {
 export type ContractMatch = RouteMatch<ContractRoute>;
 
 /** Finds what a contract says of a topic; see {@linkcode compileContract}. */
-export type ContractRouter = TopicRouter<ContractRoute>;
+export interface ContractRouter extends Pick<TopicRouter<ContractRoute>, "match"> {
+  /** Checks data: what a page without a contract does not load. */
+  readonly validate: typeof validate;
+}
 
 /**
  * Defines a contract. Give it to `serve` and to `connect`, from a module that
@@ -351,10 +354,19 @@ export function defineContract<D extends ContractDefinition>(
  * @throws {TypeError} If the contract is not one.
  */
 export function compileContract(contract: AnyContract, side: Side): ContractRouter {
-  return CompiledContract.router(contract, side);
+  // Asked of the contract itself: a page without one does not load what compiles them.
+  const { router } = contract as Partial<CompiledContract<ContractDefinition>>;
+  if (typeof router === "function") return router.call(contract, side);
+  throw new TypeError(
+    `Cannot use contract: it must be made by defineContract(), received ${typeof contract}`,
+  );
 }
 
 const VERB = "define contract";
+
+class Router extends TopicRouter<ContractRoute> implements ContractRouter {
+  readonly validate: typeof validate = validate;
+}
 
 class CompiledContract<D extends ContractDefinition> implements Contract<D> {
   readonly definition: D;
@@ -372,8 +384,8 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
       Object.entries(section).map(([pattern, input]) => routeOf("message", pattern, input));
     const presence = { pattern: PRESENCE_PREFIX + "{topic}", kind: "message" } as const;
     this.#routers = {
-      server: new TopicRouter([...sent(toServer), ...asked], VERB),
-      client: new TopicRouter([
+      server: new Router([...sent(toServer), ...asked], VERB),
+      client: new Router([
         [presence.pattern, { ...presence, input: undefined, output: undefined }],
         ...sent(toClient),
         ...asked,
@@ -383,10 +395,9 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
     Object.freeze(this);
   }
 
-  static router(contract: AnyContract, side: Side): ContractRouter {
-    // A contract of another copy of Skein, as bundlers may leave it, is as good.
-    const own = #routers in contract ? contract : new CompiledContract(contract.definition);
-    return own.#routers[side];
+  /** By name: a contract of another copy of Skein, as bundlers may leave it, is as good. */
+  router(side: Side): ContractRouter {
+    return this.#routers[side];
   }
 }
 

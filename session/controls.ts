@@ -8,11 +8,11 @@ import { RequestError, type RequestFailure } from "../errors.ts";
 import { type Asks, toRequestError } from "./asks.ts";
 import { compileContract } from "./contract.ts";
 import type { GoAway, Hello, OutgoingEnvelope } from "./envelope.ts";
+import type { SessionEventMap } from "./events.ts";
 import type { Control } from "./inbound.ts";
 import type { ServiceEnvelope } from "./services.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
-import { validate } from "./standard_schema.ts";
 
 /** Counters of control envelopes. */
 export interface ControlStats {
@@ -33,7 +33,11 @@ export interface ControlHost {
   /** Sends an envelope that is never dropped. */
   post(envelope: OutgoingEnvelope): void;
   /** Counts an input that makes no sense. */
-  countInvalid(): void;
+  countInvalid(what: string): void;
+  /** Takes the answer to a ping. */
+  pong(n: number): void;
+  /** Tells who listens. */
+  emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void;
   /** The session is established. */
   connected(hello?: Hello): void;
   /** The peer asks its server for something. */
@@ -75,13 +79,15 @@ export class Controls {
       case "ping":
         return this.#host.post({ pong: envelope.n });
       case "pong":
-        return;
+        return this.#host.pong(envelope.n);
       case "hello":
         if (this.#settings.side === "client" && session.state === "connecting") {
           return this.#host.connected(envelope.hello);
         }
-        return this.#host.countInvalid();
+        return this.#host.countInvalid("Expected no hello");
       case "goaway":
+        this.#host.emit("goaway", envelope.goaway);
+        this.#host.emit("draining", null);
         return this.#notify(() => handlers.onGoAway?.(envelope.goaway, session));
       case "dropped":
         this.#droppedByPeer += envelope.count;
@@ -100,9 +106,10 @@ export class Controls {
   async checkAnswer(topic: string, answer: unknown): Promise<unknown> {
     const { contract, side } = this.#settings;
     if (contract === undefined) return answer;
-    const output = compileContract(contract, side).match(topic)?.output;
+    const router = compileContract(contract, side);
+    const output = router.match(topic)?.output;
     if (output === undefined) return answer;
-    const outcome = await validate(output, answer);
+    const outcome = await router.validate(output, answer);
     if (outcome.ok) return outcome.value;
     throw new RequestError(
       "invalid",

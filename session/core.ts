@@ -15,13 +15,15 @@ import {
   TimeoutError,
   UnsupportedError,
 } from "../errors.ts";
-import type { Connection, Frame, FrameReceiver } from "../transport/connection.ts";
+import type { Connection, Frame, FrameReceiver, StreamDirection } from "../transport/connection.ts";
+import { MAX_PINGS, SKEIN_PROTOCOL } from "./_inside.ts";
 import { Asks } from "./asks.ts";
-import { type ControlHost, Controls } from "./controls.ts";
+import { type ControlHost, Controls, type ControlStats } from "./controls.ts";
 import { encodeControl, encodeData, type EncodedMessage } from "./encoded.ts";
 import type { Hello, OutgoingEnvelope } from "./envelope.ts";
-import type { SessionEvents } from "./events.ts";
+import { EventsOfSession, type SessionEventMap, type SessionEvents } from "./events.ts";
 import { type Heart, Heartbeat } from "./heartbeat.ts";
+import type { IncomingLoop } from "./incoming_streams.ts";
 import { type Control, Inbound, type InboundHost, report } from "./inbound.ts";
 import { SendQueue, type SendQueueOwner } from "./send_queue.ts";
 import type { ServiceEnvelope, ServiceHost, Serving } from "./services.ts";
@@ -30,8 +32,7 @@ import type { SessionSettings } from "./settings.ts";
 import { checkTopic } from "./topic_pattern.ts";
 import { settlesWithin } from "./wait.ts";
 
-/** The subprotocol of Skein's own sessions. */
-export const SKEIN_PROTOCOL = "skein.1";
+export { SKEIN_PROTOCOL };
 
 /** The works of one session. */
 export class SessionCore
@@ -68,10 +69,20 @@ export class SessionCore
   readyAt: number | undefined = undefined;
   /** When it was over; see `createdAt`. */
   closedAt: number | undefined = undefined;
+  /** When it began to wind up; see `createdAt`. */
+  drainingAt: number | undefined = undefined;
   /** The last measured round trip, in milliseconds. */
   roundTripMs: number | undefined = undefined;
   /** Whether a close ends what carries the connection too. */
   closesConnection = false;
+  /** Envelopes of this end that are no messages. */
+  posted = 0;
+  /** Calls that wait for a stream to open. */
+  openings: Record<StreamDirection, number> | undefined = undefined;
+  /** Merges the streams that come, for who loops over them. */
+  incoming: IncomingLoop | undefined = undefined;
+  /** Pings that somebody waits for, beside those of the heartbeat. */
+  pings: Asks | undefined = undefined;
 
   // Made when first needed: a session that only gets messages needs neither.
   #asks: Asks | undefined = undefined;
@@ -82,9 +93,11 @@ export class SessionCore
   #ready: PromiseWithResolvers<void> | undefined = undefined;
   #closed: PromiseWithResolvers<CloseInfo> | undefined = undefined;
   #onEnd: ((session: Session) => void)[] | undefined = undefined;
+  #events: EventsOfSession | undefined = undefined;
   #awaitsToken: boolean;
   #wasOpen = false;
   #pings = 0;
+  #pingedAt = 0;
   #peerMaxBytes = Infinity;
 
   /** Creates the works; `begin` sets them going once the face is complete. */
@@ -142,12 +155,37 @@ export class SessionCore
 
   /** What happens to it, for who listens. */
   get events(): SessionEvents {
-    throw new Error("Under construction");
+    return this.#events ??= new EventsOfSession(this);
+  }
+
+  /** Tells who listens, if anybody does. */
+  emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void {
+    this.#events?.emit(type, detail);
   }
 
   /** Questions of this end. */
   get asks(): Asks {
     return this.#asks ??= new Asks(this.settings.maxRequests);
+  }
+
+  /** Questions of this end that wait. */
+  get awaitedAnswers(): number {
+    return this.#asks?.size ?? 0;
+  }
+
+  /** Counters of what came and is no message. */
+  get controlStats(): ControlStats | undefined {
+    return this.#controls?.stats;
+  }
+
+  /** See {@linkcode InboundHost}. */
+  get now(): number {
+    return this.#heartbeat?.now ?? Date.now();
+  }
+
+  /** What watches the peer. */
+  get heartbeat(): Heartbeat | undefined {
+    return this.#heartbeat;
   }
 
   /** What came and is no message. */
@@ -222,6 +260,7 @@ export class SessionCore
 
   /** Sends an envelope that is never dropped; where even that finds no room, the session closes. */
   post(envelope: OutgoingEnvelope): void {
+    this.posted++;
     this.#post(encodeControl(envelope));
   }
 
@@ -250,8 +289,30 @@ export class SessionCore
         if (this.state === "closed" || this.ending !== undefined) this.checkOpen("ask");
         this.push(encode(id), true);
       },
-      cancel: (id) => this.post({ cancel: id }),
+      cancel: (id, reason) => {
+        this.post({ cancel: id });
+        this.gaveUp(reason);
+      },
     });
+  }
+
+  /** Tells who listens of what was waited for in vain. */
+  gaveUp(reason: unknown): void {
+    if (reason instanceof TimeoutError) this.emit("error", reason);
+  }
+
+  /** Counts who waits for a stream to open. */
+  async opening<T>(direction: StreamDirection, stream: Promise<T>): Promise<T> {
+    const openings = this.openings ??= { bidirectional: 0, unidirectional: 0 };
+    openings[direction]++;
+    try {
+      return await stream;
+    } catch (error) {
+      this.gaveUp(error);
+      throw error;
+    } finally {
+      openings[direction]--;
+    }
   }
 
   /** Asks about a topic. */
@@ -312,9 +373,9 @@ export class SessionCore
     return this.#served ??= this.settings.services?.serve(this, this.settings);
   }
 
-  /** Counts an input that makes no sense. */
-  countInvalid(): void {
-    this.inbound.countInvalid();
+  /** Counts an input that makes no sense; see {@linkcode Inbound.countInvalid}. */
+  countInvalid(what: string): void {
+    this.inbound.countInvalid(what);
   }
 
   /** Who the peer is, by its token. */
@@ -331,7 +392,7 @@ export class SessionCore
   /** The session is established. */
   connected(hello?: Hello): void {
     if (this.state !== "connecting" || this.ending !== undefined) return;
-    const { side, handlers } = this.settings;
+    const { side, handlers, watch } = this.settings;
     const services = this.settings.services?.services;
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -350,7 +411,9 @@ export class SessionCore
       this.#heartbeat.add(this);
     }
     this.#settleReady();
+    this.emit("ready", null);
     services?.opened?.(this.session);
+    watch?.opened(this.session);
     if (handlers.onOpen !== undefined) this.#callOnOpen();
   }
 
@@ -359,7 +422,25 @@ export class SessionCore
     // A client times the server by its pings, and asks only when one is missing.
     const { now, intervalMs } = this.#heartbeat!;
     const isLate = now - this.lastHeard > intervalMs * 1.2;
-    if (this.settings.side === "server" || isLate) this.post({ ping: ++this.#pings });
+    if (this.settings.side !== "server" && !isLate) return;
+    this.#pingedAt = performance.now();
+    this.post({ ping: ++this.#pings });
+  }
+
+  /** Takes the answer to a ping; those that nobody waits for, and late ones, say nothing. */
+  pong(n: number): void {
+    if (n > MAX_PINGS) this.pings?.answer(n - MAX_PINGS, undefined, undefined);
+    else if (n === this.#pings && this.#pingedAt > 0) {
+      this.roundTripMs = performance.now() - this.#pingedAt;
+      this.#pingedAt = 0;
+    }
+  }
+
+  /** Begins to wind up. */
+  startDraining(): void {
+    this.state = "draining";
+    this.drainingAt = Date.now();
+    this.emit("draining", null);
   }
 
   /** The peer was silent for too long; see {@linkcode Heart}. */
@@ -387,7 +468,7 @@ export class SessionCore
   windUp(ending: CloseInfo): void {
     const { turn, closeTimeoutMs } = this.settings;
     this.ending = ending;
-    if (this.state === "connected") this.state = "draining";
+    if (this.state === "connected") this.startDraining();
     clearTimeout(this.#timer);
     turn.flush();
     if (this.info !== undefined) return;
@@ -408,6 +489,7 @@ export class SessionCore
   /** Ends the session at once: what waits has nobody to go to. */
   abort(code: number, reason: string, error?: unknown, by: ClosedBy = "local"): void {
     if (this.state === "closed") return;
+    if (error !== undefined) this.emit("error", error);
     // What the peer is told of it, if it still listens.
     this.queue?.flush();
     this.connection.close({ closeCode: code, reason });
@@ -493,9 +575,11 @@ export class SessionCore
     this.#heartbeat?.delete(this);
     this.queue?.end();
     // An error is dear for its stack, and most sessions end with nobody waiting.
-    const isAwaited = this.#asks?.size || this.inbound.owesAnswers || this.#served?.isBusy;
+    const isAwaited = this.#asks?.size || this.pings?.size || this.inbound.owesAnswers ||
+      this.#served?.isBusy;
     const error = isAwaited ? this.closedError("The session closed meanwhile") : undefined;
     this.#asks?.rejectAll(error);
+    this.pings?.rejectAll(error);
     this.#served?.end(error);
     this.inbound.end(error);
     this.#settleReady();
@@ -503,7 +587,10 @@ export class SessionCore
     this.#onEnd = undefined;
     onEnd?.forEach((callback) => callback(this.session));
     this.#closed?.resolve(info);
-    if (this.#wasOpen && this.settings.handlers.onClose !== undefined) void this.#callOnClose(info);
+    this.#events?.end(info);
+    if (!this.#wasOpen) return;
+    this.settings.watch?.closed(this.session, info);
+    if (this.settings.handlers.onClose !== undefined) void this.#callOnClose(info);
   }
 
   /** After the handlers of what came before, unless they take too long. */

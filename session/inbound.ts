@@ -10,11 +10,12 @@ import { decodeBinary, isBinaryMessage } from "./_binary.ts";
 import { compileContract, type ContractMatch, type ContractRouter } from "./contract.ts";
 import { MAX_JOINED_BYTES } from "./entry.ts";
 import { type Envelope, parseEnvelope } from "./envelope.ts";
+import type { SessionEventMap } from "./events.ts";
 import { type Answerer, Message } from "./message.ts";
 import { ReceiveQueue } from "./receive_queue.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
-import { validate, type Validation } from "./standard_schema.ts";
+import type { Validation } from "./standard_schema.ts";
 import { exceedsBytes } from "./utf8.ts";
 
 /** Invalid messages are counted anew after so many milliseconds. */
@@ -47,6 +48,10 @@ export interface InboundHost extends Answerer {
   readonly session: Session;
   /** Whether this is `skein.1`: joined frames, binary messages, control. */
   readonly joins: boolean;
+  /** The time in milliseconds since the Unix epoch, as exact as the heartbeat. */
+  readonly now: number;
+  /** Tells who listens. */
+  emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void;
   /** Acts on an envelope that is no message; throws `RequestError` if it is not allowed here. */
   control(envelope: Control): void;
   /** The application failed: it is told of it, and the session ends. */
@@ -63,12 +68,16 @@ export interface InboundStats {
   readonly receivedBytes: number;
   /** Messages that wait to be handled. */
   readonly waitingMessages: number;
+  /** Their bytes. */
+  readonly waitingBytes: number;
   /** Messages that were discarded because nobody ever read any. */
   readonly unreadMessages: number;
   /** Malformed or invalid messages. */
   readonly invalidMessages: number;
   /** Envelopes with no known key. */
   readonly unknownEnvelopes: number;
+  /** What the peer may not send: invalid messages, and those that are too large. */
+  readonly protocolErrors: number;
 }
 
 /** The receiving half of a session. */
@@ -81,8 +90,8 @@ export class Inbound {
   readonly #maxFrameLength: number;
   /** Requests that came and were not answered: as they wait, then as they are handled. */
   #answering: Map<number, Incoming | Message> | undefined;
-  /** Messages whose handlers run. */
-  #running: Set<Message> | undefined;
+  /** Messages whose handlers run, with since when. */
+  #running: Map<Message, number> | undefined;
   #yielded: Message | undefined;
   #sinks: Map<string, TopicSink> | undefined;
   #isRead = false;
@@ -93,6 +102,7 @@ export class Inbound {
   #recentlyInvalid = 0;
   #unreadMessages = 0;
   #unknownEnvelopes = 0;
+  #protocolErrors = 0;
 
   /** Creates the receiving half; with an `onMessage` handler, messages go to it. */
   constructor(host: InboundHost, settings: SessionSettings) {
@@ -119,15 +129,22 @@ export class Inbound {
     return this.#queue.isIdle && !this.owesAnswers;
   }
 
+  /** Since when the slowest of the handlers runs, in milliseconds since the Unix epoch; `undefined` if none does. */
+  get runningSince(): number | undefined {
+    return this.#running?.values().next().value;
+  }
+
   /** Counters, read when asked for. */
   get stats(): InboundStats {
     return {
       receivedMessages: this.#receivedMessages,
       receivedBytes: this.#receivedBytes,
       waitingMessages: this.#queue.size,
+      waitingBytes: this.#queue.bytes,
       unreadMessages: this.#unreadMessages,
       invalidMessages: this.#invalidMessages,
       unknownEnvelopes: this.#unknownEnvelopes,
+      protocolErrors: this.#protocolErrors,
     };
   }
 
@@ -176,7 +193,7 @@ export class Inbound {
   end(reason: unknown): void {
     this.#queue.end();
     for (const owed of this.#answering?.values() ?? []) cancel(owed, reason);
-    for (const message of this.#running ?? []) message.cancel(reason);
+    for (const message of this.#running?.keys() ?? []) message.cancel(reason);
     this.#yielded?.cancel(reason);
     this.#answering = undefined;
   }
@@ -211,7 +228,7 @@ export class Inbound {
     if (match.input === undefined) return this.#accept(incoming, match);
     let outcome: Validation<unknown> | Promise<Validation<unknown>>;
     try {
-      outcome = validate(match.input, incoming.data);
+      outcome = this.#router.validate(match.input, incoming.data);
     } catch (error) {
       return this.#schemaFailed(incoming, error);
     }
@@ -222,9 +239,14 @@ export class Inbound {
     );
   }
 
-  /** Counts an invalid input; too many within a minute end the session. */
-  countInvalid(): void {
+  /**
+   * Counts an invalid input; too many within a minute end the session.
+   *
+   * @param what What was expected, and what came.
+   */
+  countInvalid(what: string): void {
     this.#invalidMessages++;
+    this.#protocolError(what);
     const now = Date.now();
     if (now - this.#invalidSince > INVALID_WINDOW_MS) {
       this.#invalidSince = now;
@@ -288,7 +310,7 @@ export class Inbound {
         code: "too-many",
         message: `${this.#settings.maxRequests} requests wait for their answers already`,
       });
-      return this.countInvalid();
+      return this.countInvalid(`Expected at most ${this.#settings.maxRequests} requests at once`);
     }
     if (id !== undefined && !this.#owe(id, incoming)) return;
     const sink = this.#sinks?.get(topic);
@@ -332,11 +354,14 @@ export class Inbound {
   }
 
   #call(message: Message): void | Promise<void> {
-    const { onMessage } = this.#settings.handlers;
+    const { handlers: { onMessage }, watch } = this.#settings;
+    const { session } = this.#host;
     try {
-      const running = onMessage!(message as never, this.#host.session);
+      const running = watch
+        ? watch.handle(message, session)
+        : onMessage!(message as never, session);
       if (running !== undefined && typeof running.then === "function") {
-        (this.#running ??= new Set()).add(message);
+        (this.#running ??= new Map()).set(message, this.#host.now);
         return running.then(() => this.#done(message), (error) => this.#failed(error, message));
       }
       this.#done(message);
@@ -390,7 +415,7 @@ export class Inbound {
 
   #refuse(incoming: Incoming, failure: RequestFailure): undefined {
     this.#host.fail(incoming.id ?? null, failure);
-    this.countInvalid();
+    this.countInvalid(failure.message);
   }
 
   #schemaFailed(incoming: Incoming, error: unknown): undefined {
@@ -402,12 +427,18 @@ export class Inbound {
 
   #malformed(message: string, id: number | null): void {
     this.#host.fail(id, { code: "malformed", message });
-    this.countInvalid();
+    this.countInvalid(message);
   }
 
   #tooLarge(): void {
-    const { maxMessageBytes } = this.#settings;
-    this.#host.abort(CloseCode.tooLarge, `A message has at most ${maxMessageBytes} bytes`);
+    const what = `A message has at most ${this.#settings.maxMessageBytes} bytes`;
+    this.#protocolError(what);
+    this.#host.abort(CloseCode.tooLarge, what);
+  }
+
+  #protocolError(what: string): void {
+    this.#protocolErrors++;
+    this.#host.emit("protocolerror", what);
   }
 }
 

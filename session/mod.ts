@@ -61,7 +61,9 @@ export {
   type TopicsOf,
   type UntypedMessage,
 } from "./contract.ts";
+export { type Codec, jsonCodec } from "./codec.ts";
 export type { ControlStats } from "./controls.ts";
+export type { SessionDebugState, SessionDiagnostics, SessionLimitState } from "./diagnostics.ts";
 export {
   type EncodedMessage,
   encodeMessage,
@@ -76,8 +78,25 @@ export {
   MAX_TOPIC_BYTES,
   parseEnvelope,
 } from "./envelope.ts";
+export type { SessionEventMap, SessionEvents, SessionListener } from "./events.ts";
+export type {
+  HealthOptions,
+  SessionHealth,
+  SessionIssue,
+  SessionIssueCode,
+  SessionSummary,
+} from "./health.ts";
 export { type Heart, Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
 export type { InboundStats, Incoming, TopicSink } from "./inbound.ts";
+export type { IncomingStream } from "./incoming_streams.ts";
+export { instrument } from "./instrument.ts";
+export type {
+  HandshakeInfo,
+  HandshakeOutcome,
+  HandshakeWatch,
+  Instrumentation,
+  RequestWatch,
+} from "./instrumentation.ts";
 export { type OutboxOptions, type OutboxState } from "./outbox.ts";
 export type {
   PresenceJoinNotice,
@@ -86,6 +105,8 @@ export type {
   PresenceMembersNotice,
   PresenceNotice,
 } from "./presence_notice.ts";
+export type { QueueState, SessionQueues } from "./queue_state.ts";
+export type { Registry, StructuredInput, StructuredMessage, TypeIn } from "./registry.ts";
 export { platformSchedule, type Schedule } from "./schedule.ts";
 export {
   HIGH_WATER_MARK,
@@ -103,6 +124,7 @@ export {
   SKEIN_PROTOCOL,
   type WaitOptions,
 } from "./session.ts";
+export type { SessionBase } from "./session_base.ts";
 export {
   type ReceiveQueueOptions,
   type SessionHandlers,
@@ -128,6 +150,17 @@ export {
 } from "./standard_schema.ts";
 export type { SessionStats } from "./stats.ts";
 export { StatusFeed } from "./status_feed.ts";
+export type {
+  InvalidPolicy,
+  StructuredOptions,
+  StructuredStream,
+  StructuredStreamOptions,
+} from "./structured.ts";
+export type {
+  StructuredDatagrams,
+  StructuredDatagramsOptions,
+  StructuredDatagramsStats,
+} from "./structured_datagrams.ts";
 export { Subscription, type SubscriptionOwner, type SubscriptionStatus } from "./subscription.ts";
 export {
   checkTopic,

@@ -6,6 +6,8 @@
 import { CloseCode, ConnectionError, SessionClosedError, TimeoutError } from "../errors.ts";
 import type { TransportFallback } from "../transport/race.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
+import { report } from "./inbound.ts";
+import type { Instrumentation } from "./instrumentation.ts";
 import { coreOf, Session, SKEIN_PROTOCOL } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { withoutToken } from "./url.ts";
@@ -29,6 +31,8 @@ export interface OpenOptions {
   readonly timeoutMs: number;
   /** Gives up. */
   readonly signal: AbortSignal | undefined;
+  /** Watches it. */
+  readonly instrumentation: Instrumentation | undefined;
 }
 
 /**
@@ -41,6 +45,12 @@ export interface OpenOptions {
  * @throws {ConnectionError} If there is a token, and the server does not speak `skein.1`.
  */
 export async function openSession(options: OpenOptions): Promise<Session> {
+  // Where the part that watches does not load, nobody watches.
+  const more = options.instrumentation && await import("./_more.ts").catch(() => undefined);
+  return await (more ? more.openWatched(options, { open, report, withoutToken }) : open(options));
+}
+
+async function open(options: OpenOptions): Promise<Session> {
   const { protocols, headers, timeoutMs, settings } = options;
   const late = new AbortController();
   const timer = startTimer(timeoutMs, (ms) => {

@@ -43,6 +43,11 @@ export class ReceiveQueue<T> extends Changing {
     return this.#items.length;
   }
 
+  /** Bytes that wait. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
   /** Whether nothing waits and nothing runs. */
   get isIdle(): boolean {
     return this.#items.length === 0 && this.#running === 0 && !this.#isHeld;

@@ -78,7 +78,7 @@ export interface ServiceHost {
   /** Sends an envelope that is never dropped. */
   post(envelope: OutgoingEnvelope): void;
   /** Counts an input that makes no sense. */
-  countInvalid(): void;
+  countInvalid(what: string): void;
   /** The token came, and is looked at: that has a time of its own. */
   tokenCame(): void;
   /** The session is established. */
@@ -165,7 +165,9 @@ export class Serving {
       if (envelope.id !== undefined) {
         this.#fail(envelope.id, { code: "too-many", message: "Too many requests wait already" });
       }
-      return this.#host.countInvalid();
+      return this.#host.countInvalid(
+        `Expected at most ${this.#settings.maxRequests} requests at once`,
+      );
     }
     this.#waiting.offer(envelope, 0);
   }
@@ -217,7 +219,9 @@ export class Serving {
     if (error instanceof RequestError || error instanceof AuthenticationError) {
       // A refusal is an answer, and no fault of the peer; but tokens are not to be guessed.
       const { authenticate } = this.#services;
-      if (envelope.kind === "auth" && authenticate !== undefined) this.#host.countInvalid();
+      if (envelope.kind === "auth" && authenticate !== undefined) {
+        this.#host.countInvalid("Expected a token that is accepted");
+      }
       return;
     }
     this.#host.handlerFailed(error, "A handler failed");

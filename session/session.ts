@@ -172,7 +172,7 @@ export class Session<
     return this.#core.user ?? this.#core.id;
   }
 
-  /** Request headers that the server keeps (`keepsHeaders`); no snapshot contains them. */
+  /** Request headers that the server keeps (`keepsHeaders`); snapshots show them without secrets. */
   get headers(): Headers {
     const headers = this.#headers instanceof Headers ? this.#headers : new Headers(this.#headers);
     this.#headers = headers;
@@ -289,14 +289,16 @@ export class Session<
     data?: RequestInput<C, T>,
     options: WaitOptions = {},
   ): Promise<RequestOutput<C, T>> {
-    const { maxSendBytes: maxBytes } = this.#core;
-    this.#core.checkData("ask", data);
-    const answer = await this.#core.ask(
+    const core = this.#core;
+    const { maxSendBytes: maxBytes } = core;
+    core.checkData("ask", data);
+    const asked = core.ask(
       `the answer to "${topic}"`,
       (id) => encodeMessage(topic, data, { id, maxBytes }),
       options,
     );
-    return await this.#core.controls.checkAnswer(topic, answer) as RequestOutput<C, T>;
+    const answer = await (core.settings.watch?.asked(core.session, topic, asked) ?? asked);
+    return await core.controls.checkAnswer(topic, answer) as RequestOutput<C, T>;
   }
 
   /**
@@ -390,7 +392,7 @@ export class Session<
     // The first drain decides, as with a close.
     if (core.state === "draining") return await this.closed;
     if (core.state === "connected") {
-      core.state = "draining";
+      core.startDraining();
       if (isServer && retryAfterMs !== undefined) this.goAway({ retryAfterMs, reason });
       const done = Promise.all([core.inbound.idle(), core.asks.idle()]);
       // Whoever is not done by then is cut off by the close.

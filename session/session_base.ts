@@ -15,6 +15,8 @@ import type {
   SendStream,
   StreamDirection,
 } from "../transport/connection.ts";
+import { coreOf, reachBy } from "./_inside.ts";
+import { Asks } from "./asks.ts";
 import { SessionCore } from "./core.ts";
 import type { HealthOptions, SessionHealth, SessionIssue, SessionSummary } from "./health.ts";
 import type { SessionDebugState, SessionDiagnostics } from "./diagnostics.ts";
@@ -23,16 +25,11 @@ import type { IncomingStream } from "./incoming_streams.ts";
 import type { Session, SessionIdentity, WaitOptions } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { type SessionStats, statsOf } from "./stats.ts";
-import type {
-  StructuredDatagrams,
-  StructuredOptions,
-  StructuredStream,
-  StructuredStreamOptions,
-} from "./structured.ts";
+import type { StructuredStream, StructuredStreamOptions } from "./structured.ts";
+import type { StructuredDatagrams, StructuredDatagramsOptions } from "./structured_datagrams.ts";
 import type { Registry } from "./registry.ts";
 
-/** @ignore How the modules of Skein reach into a session. */
-export let coreOf: (session: SessionBase) => SessionCore;
+export { coreOf };
 
 const more = (): Promise<typeof import("./_more.ts")> => import("./_more.ts");
 
@@ -43,7 +40,7 @@ export abstract class SessionBase {
   readonly #core: SessionCore;
 
   static {
-    coreOf = (session) => session.#core;
+    reachBy((session) => session.#core);
   }
 
   /** See {@linkcode Session}. */
@@ -100,7 +97,7 @@ export abstract class SessionBase {
    * @throws {ConnectionError} If the connection is over.
    */
   createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
-    return this.connection.createBidirectionalStream(options);
+    return this.#core.opening("bidirectional", this.connection.createBidirectionalStream(options));
   }
 
   /**
@@ -113,16 +110,34 @@ export abstract class SessionBase {
    * @throws {ConnectionError} If the connection is over.
    */
   createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream> {
-    return this.connection.createUnidirectionalStream(options);
+    return this.#core.opening(
+      "unidirectional",
+      this.connection.createUnidirectionalStream(options),
+    );
   }
 
   /**
-   * Yields the streams that the peer opens, of both kinds, in the order in which they came. What
-   * nobody takes waits, within the connection's bounds; leaving the loop leaves it there.
+   * Yields the streams that the peer opens, of both kinds: each kind in the order in which they
+   * came, in turns where both wait. What nobody takes waits, within the connection's bounds; leaving
+   * the loop leaves it there.
    *
    * @param options Gives up waiting by a signal.
    * @returns The streams; it ends with the session.
    * @throws {TypeError} If another loop over them runs.
+   * @throws {UnsupportedError} If the wire has no streams.
+   *
+   * @example Usage
+   * ```ts
+   * import { memorySessions } from "@skein/skein/testing";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using pair = memorySessions();
+   * await pair.client.createBidirectionalStream();
+   * for await (const stream of pair.server.incomingStreams()) {
+   *   assertEquals(stream.direction, "bidirectional");
+   *   break;
+   * }
+   * ```
    */
   async *incomingStreams(
     options: { readonly signal?: AbortSignal } = {},
@@ -137,19 +152,44 @@ export abstract class SessionBase {
    * @throws {UnsupportedError} If the wire has no datagrams.
    * @throws {RangeError} If it is larger than `datagrams.maxDatagramSize`.
    * @throws {SessionClosedError} If the session is closed.
+   * @throws {TypeError} If it is no `Uint8Array`.
    */
   async sendDatagram(data: Uint8Array): Promise<void> {
     (await more()).sendDatagram(this, data);
   }
 
   /**
-   * Opens a stream of typed messages, or makes one of a stream that the peer opened.
+   * Opens a stream of typed messages, or makes one of a stream that the peer opened. On some wires
+   * the peer learns of a stream by its first bytes, so the end that opened it speaks first.
    *
+   * @typeParam R The registry.
    * @param options The registry, and how messages become bytes.
    * @returns The stream.
-   * @throws {TypeError} If the registry is none.
+   * @throws {TypeError} If the registry is empty, a key of it no integer from 0 to 65,534, or a value no schema.
+   * @throws {RangeError} If `maxMessageBytes` is not an integer from 1 to 2^32 - 1.
    * @throws {UnsupportedError} If the wire has no streams.
    * @throws {TimeoutError} If the peer allowed none within `timeoutMs`.
+   *
+   * @example Both ends
+   * ```ts
+   * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   * import { z } from "zod";
+   *
+   * const registry = { 1: z.object({ x: z.number() }), 2: z.string() };
+   * const { client, server } = memoryPair();
+   * await using near = new Session(client, sessionSettings({ side: "client" }));
+   * await using far = new Session(server, sessionSettings({ side: "server" }));
+   *
+   * await using sending = await near.structuredStream({ registry });
+   * await sending.send(1, { x: 7 });
+   * await sending.close();
+   * for await (const stream of far.connection.incomingBidirectionalStreams) {
+   *   await using receiving = await far.structuredStream({ registry, stream });
+   *   assertEquals(await Array.fromAsync(receiving), [{ type: 1, data: { x: 7 } }]);
+   *   break;
+   * }
+   * ```
    */
   async structuredStream<R extends Registry>(
     options: StructuredStreamOptions<R>,
@@ -158,15 +198,37 @@ export abstract class SessionBase {
   }
 
   /**
-   * Makes typed messages of the datagrams, which are this one's from now on.
+   * Makes typed messages of the datagrams, which are this one's until it is disposed of.
    *
+   * @typeParam R The registry.
    * @param options The registry, and how messages become bytes.
    * @returns What sends and receives them.
-   * @throws {TypeError} If the registry is none.
+   * @throws {TypeError} If the registry is none, or somebody reads the datagrams already.
+   * @throws {RangeError} If `maxQueued` is not a positive integer.
    * @throws {UnsupportedError} If the wire has no datagrams.
+   *
+   * @example Positions
+   * ```ts
+   * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   * import { z } from "zod";
+   *
+   * const registry = { 1: z.object({ sequence: z.number(), x: z.number() }) };
+   * const { client, server } = memoryPair();
+   * await using near = new Session(client, sessionSettings({ side: "client" }));
+   * await using far = new Session(server, sessionSettings({ side: "server" }));
+   *
+   * await using sending = await near.structuredDatagrams({ registry });
+   * await using receiving = await far.structuredDatagrams({ registry });
+   * await sending.send(1, { sequence: 1, x: 7 });
+   * for await (const { type, data } of receiving) {
+   *   assertEquals([type, data], [1, { sequence: 1, x: 7 }]);
+   *   break;
+   * }
+   * ```
    */
   async structuredDatagrams<R extends Registry>(
-    options: StructuredOptions<R>,
+    options: StructuredDatagramsOptions<R>,
   ): Promise<StructuredDatagrams<R>> {
     return (await more()).structuredDatagrams(this, options);
   }
@@ -204,9 +266,22 @@ export abstract class SessionBase {
    * @returns Milliseconds.
    * @throws {UnsupportedError} If the wire has no heartbeat of its own: a plain WebSocket, or one without messages.
    * @throws {TimeoutError} If no answer came in time.
+   * @throws {SessionClosedError} If the session is closed, or closes meanwhile.
+   * @throws {QueueFullError} If too many wait already.
+   *
+   * @example Usage
+   * ```ts
+   * import { memorySessions } from "@skein/skein/testing";
+   * import { assert } from "@std/assert";
+   *
+   * await using pair = memorySessions();
+   * await pair.client.ready;
+   * const ms = await pair.client.ping();
+   * assert(ms > 0 && pair.client.roundTripMs === ms);
+   * ```
    */
   async ping(options: WaitOptions = {}): Promise<number> {
-    return await (await more()).ping(this, options);
+    return await (await more()).ping(this, options, Asks);
   }
 
   /**
@@ -214,6 +289,16 @@ export abstract class SessionBase {
    * effect, and no header that could hold a secret.
    *
    * @returns The snapshot.
+   *
+   * @example Usage
+   * ```ts
+   * import { memorySessions } from "@skein/skein/testing";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using pair = memorySessions();
+   * const { state, transport, queues } = await pair.server.diagnostics();
+   * assertEquals([state, transport, queues.receive.messages], ["connected", "memory", 0]);
+   * ```
    */
   async diagnostics(): Promise<SessionDiagnostics> {
     return (await more()).diagnostics(this);
@@ -243,6 +328,17 @@ export abstract class SessionBase {
    * streams, queues near their bound, missing heartbeats, starvation by credit.
    *
    * @returns One entry for each, with a sentence that says what to do; empty if all is well.
+   *
+   * @example Usage
+   * ```ts
+   * import { memorySessions } from "@skein/skein/testing";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using pair = memorySessions();
+   * await pair.client.createUnidirectionalStream();
+   * const [issue] = await pair.server.issues();
+   * assertEquals([issue?.code, issue?.severity], ["unread-streams", "warning"]);
+   * ```
    */
   async issues(): Promise<SessionIssue[]> {
     return (await more()).issues(this);
@@ -252,7 +348,20 @@ export abstract class SessionBase {
    * Looks at the session again and again, until it closes.
    *
    * @param options How often, and a signal that ends it.
-   * @returns Yields how it is.
+   * @returns Yields how it is: at once, and then at each interval.
+   * @throws {RangeError} If the interval is not a positive integer.
+   *
+   * @example Usage
+   * ```ts
+   * import { memorySessions } from "@skein/skein/testing";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using pair = memorySessions();
+   * for await (const { isHealthy, issues } of pair.server.monitorHealth({ intervalMs: 30_000 })) {
+   *   assertEquals([isHealthy, issues], [true, []]);
+   *   break;
+   * }
+   * ```
    */
   async *monitorHealth(
     options: HealthOptions = {},

@@ -209,25 +209,43 @@ Deno.test("Session.stats counts, and holds no secret", async () => {
   peer.say("nonsense");
   peer.say({ dropped: 3 });
   await turns();
-  const { createdAt, sentBytes, receivedBytes, ...stats } = session.stats;
+  const { createdAt, readyAt, uptimeMs, sentBytes, receivedBytes, ...stats } = session.stats
+    .toJSON();
   assertEquals(stats, {
     id: "s-1",
     state: "connected",
+    closedAt: undefined,
     queuedMessages: 0,
     queuedBytes: 0,
     sentMessages: 3,
     droppedMessages: 0,
     receivedMessages: 1,
     waitingMessages: 1,
+    waitingBytes: `{"topic":"b"}`.length,
     unreadMessages: 0,
     invalidMessages: 1,
     unknownEnvelopes: 1,
+    protocolErrors: 1,
     lateAnswers: 1,
     droppedByPeer: 3,
     refusedByPeer: 1,
     awaitedAnswers: 0,
+    streamsCreated: 0,
+    streamsClosed: 0,
+    activeStreams: 0,
+    streamErrors: 0,
+    bidirectionalStreams: 0,
+    unidirectionalStreams: 0,
+    streamBytesSent: 0,
+    streamBytesReceived: 0,
+    datagramsSent: 0,
+    datagramBytesSent: 0,
+    datagramsReceived: 0,
+    datagramBytesReceived: 0,
+    datagramsDropped: 0,
   });
   assert(createdAt <= Date.now() && sentBytes > 0 && receivedBytes > 0);
+  assert(readyAt! >= createdAt && uptimeMs >= 0);
   assertEquals(JSON.stringify(session.stats).includes(secret), false);
 });
 

@@ -8,13 +8,13 @@ import type { AnyContract, MessageOf, Side } from "./contract.ts";
 import { MAX_MESSAGE_BYTES } from "./encoded.ts";
 import type { GoAway } from "./envelope.ts";
 import { Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
-import type { Instrumentation } from "./instrumentation.ts";
 import { checkLimits } from "./limits.ts";
 import type { OverflowPolicy, SendQueueOptions } from "./send_queue.ts";
 import type { ServiceDesk } from "./services.ts";
 import type { Session } from "./session.ts";
 import { Turn } from "./turn.ts";
 import { MAX_TIMER_MS } from "./wait.ts";
+import type { Watching } from "./watching.ts";
 
 /** Bounds of what came and was not handled yet. */
 export interface ReceiveQueueOptions {
@@ -133,8 +133,6 @@ export interface SessionSettingsOptions<
   readonly side: S;
   /** Topics and their schemas; without one, every topic is let through. */
   readonly contract?: C | undefined;
-  /** Watches the sessions from outside, for traces and metrics. */
-  readonly instrumentation?: Instrumentation | undefined;
   /** Shared by sessions that share messages. */
   readonly turn?: Turn;
   /** What this end does for its peers; without it, they are refused. */
@@ -153,8 +151,12 @@ export interface SessionSettings {
   readonly heartbeat: Heartbeat;
   /** What the application does. */
   readonly handlers: SessionHandlers;
-  /** Watches the sessions from outside. */
-  readonly instrumentation: Instrumentation | undefined;
+  /**
+   * Watches the sessions from outside; `instrument` sets it.
+   *
+   * @ignore
+   */
+  watch: Watching | undefined;
   /** What this end does for its peers. */
   readonly services: ServiceDesk | undefined;
   /** Bounds of what waits to be sent. */
@@ -218,7 +220,7 @@ export function sessionSettings<
     heartbeat: new Heartbeat(options.heartbeat),
     // The types were checked where the handlers were written; from here on they are erased.
     handlers: options as SessionHandlers<never, never, never> as SessionHandlers,
-    instrumentation: options.instrumentation,
+    watch: undefined,
     services: options.services,
     sendQueue: { ...checkLimits(SEND_QUEUE, sendQueue, { of: "session: sendQueue." }), policy },
     receiveQueue: checkLimits(RECEIVE_QUEUE, receiveQueue, { of: "session: receiveQueue." }),

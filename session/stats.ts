@@ -3,11 +3,77 @@
  *
  * @module
  */
-import type { SessionCore } from "./core.ts";
+import type { ConnectionCounters } from "../transport/connection.ts";
 import type { ControlStats } from "./controls.ts";
+import type { SessionCore } from "./core.ts";
 import type { InboundStats } from "./inbound.ts";
 import type { SendQueueStats } from "./send_queue.ts";
 import type { SessionState } from "./session.ts";
+
+/**
+ * Counters of a session, as they were when they were read; no header, cookie or token is among them.
+ *
+ * @example Usage
+ * ```ts
+ * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const { client, server } = memoryPair();
+ * await using near = new Session(server, sessionSettings({ side: "server" }));
+ * await using far = new Session(client, sessionSettings({ side: "client" }));
+ * await far.ready;
+ * const stream = await far.createUnidirectionalStream();
+ * const { streamsCreated, activeStreams, unidirectionalStreams } = far.stats;
+ * assertEquals([streamsCreated, activeStreams, unidirectionalStreams], [1, 1, 1]);
+ * assertEquals(JSON.parse(JSON.stringify(near.stats)).state, "connected");
+ * await stream.close();
+ * ```
+ */
+export interface SessionStats extends
+  SendQueueStats,
+  InboundStats,
+  ControlStats,
+  Pick<
+    ConnectionCounters,
+    | "datagramBytesReceived"
+    | "datagramBytesSent"
+    | "datagramsDropped"
+    | "datagramsReceived"
+    | "datagramsSent"
+    | "streamBytesReceived"
+    | "streamBytesSent"
+    | "streamErrors"
+    | "streamsClosed"
+  > {
+  /** Id of the session. */
+  readonly id: string;
+  /** Where it is in its life. */
+  readonly state: SessionState;
+  /** When it was created, in milliseconds since the Unix epoch. */
+  readonly createdAt: number;
+  /** When it was established; see `createdAt`. */
+  readonly readyAt: number | undefined;
+  /** When it was over; see `createdAt`. */
+  readonly closedAt: number | undefined;
+  /** How long it is, or was, established, in milliseconds. */
+  readonly uptimeMs: number;
+  /** Requests of this end that wait for their answers. */
+  readonly awaitedAnswers: number;
+  /** Streams that were opened, by either end. */
+  readonly streamsCreated: number;
+  /** Of these, streams that are open. */
+  readonly activeStreams: number;
+  /** Bidirectional streams that were opened, by either end. */
+  readonly bidirectionalStreams: number;
+  /** Unidirectional streams that were opened, by either end. */
+  readonly unidirectionalStreams: number;
+  /**
+   * Makes a plain object of them, which JSON can hold.
+   *
+   * @returns All of them.
+   */
+  toJSON(): Omit<SessionStats, "toJSON">;
+}
 
 const NO_QUEUE: SendQueueStats = {
   queuedMessages: 0,
@@ -17,27 +83,61 @@ const NO_QUEUE: SendQueueStats = {
   droppedMessages: 0,
 };
 
-/** Counters of a session; no header, cookie or token is among them. */
-export interface SessionStats extends SendQueueStats, InboundStats, ControlStats {
-  /** Id of the session. */
-  readonly id: string;
-  /** Where it is in its life. */
-  readonly state: SessionState;
-  /** When it was created, in milliseconds since the Unix epoch. */
-  readonly createdAt: number;
-  /** Requests of this end that wait for their answers. */
-  readonly awaitedAnswers: number;
+const NO_CONTROLS: ControlStats = { lateAnswers: 0, droppedByPeer: 0, refusedByPeer: 0 };
+
+/** What the counters of a session have beside their numbers. */
+class Snapshot {
+  toJSON(): object {
+    return { ...this };
+  }
 }
 
-/** Reads the counters of a session. */
+/** Reads the counters of a session. Nothing is made for it but what it returns. */
 export function statsOf(core: SessionCore): SessionStats {
-  return {
-    id: core.id,
-    state: core.state,
-    createdAt: core.createdAt,
+  const { closedAt, connection, createdAt, id, readyAt, state } = core;
+  const counters: Partial<ConnectionCounters> = connection.counters ?? {};
+  const {
+    localBidirectionalOpened = 0,
+    localUnidirectionalOpened = 0,
+    remoteBidirectionalOpened = 0,
+    remoteUnidirectionalOpened = 0,
+    streamBytesReceived = 0,
+    streamBytesSent = 0,
+    streamErrors = 0,
+    streamsClosed = 0,
+    datagramBytesReceived = 0,
+    datagramBytesSent = 0,
+    datagramsDropped = 0,
+    datagramsReceived = 0,
+    datagramsSent = 0,
+  } = counters;
+  const bidirectionalStreams = localBidirectionalOpened + remoteBidirectionalOpened;
+  const unidirectionalStreams = localUnidirectionalOpened + remoteUnidirectionalOpened;
+  const streamsCreated = bidirectionalStreams + unidirectionalStreams;
+  const stats: Omit<SessionStats, "toJSON"> = {
+    id,
+    state,
+    createdAt,
+    readyAt,
+    closedAt,
+    uptimeMs: readyAt === undefined ? 0 : (closedAt ?? Date.now()) - readyAt,
     ...(core.queue?.stats ?? NO_QUEUE),
     ...core.inbound.stats,
-    ...core.controls.stats,
-    awaitedAnswers: core.asks.size,
+    ...(core.controlStats ?? NO_CONTROLS),
+    awaitedAnswers: core.awaitedAnswers,
+    streamsCreated,
+    streamsClosed,
+    activeStreams: streamsCreated - streamsClosed,
+    streamErrors,
+    bidirectionalStreams,
+    unidirectionalStreams,
+    streamBytesSent,
+    streamBytesReceived,
+    datagramsSent,
+    datagramBytesSent,
+    datagramsReceived,
+    datagramBytesReceived,
+    datagramsDropped,
   };
+  return Object.assign(new Snapshot(), stats) as SessionStats;
 }

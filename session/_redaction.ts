@@ -1,0 +1,57 @@
+/**
+ * Takes secrets out of what is shown of a session.
+ *
+ * @module
+ */
+
+/** Stands where a secret was. */
+export const REDACTED = "[redacted]";
+
+/** Names of headers and parameters that hold secrets, or often do. */
+const SECRET_NAME =
+  /auth|cookie|token|secret|passw|credential|signature|session|jwt|csrf|api[-_]?key|websocket-key|websocket-protocol|^(key|sig|code|ticket)$/i;
+
+/** A parameter in text: of a URL's query or fragment. */
+const PARAMETER = /([?&#])([^=&#\s"<>?]+)=([^&#\s"<>]*)/g;
+
+/** User and password of a URL in text. */
+const USER_INFO = /\b([a-z][a-z0-9+.-]*:\/\/)[^/?#@\s"'<>]*@/gi;
+
+/**
+ * Takes the secrets out of text that may hold URLs: parameters with such names, and passwords.
+ *
+ * @param text Any text.
+ * @returns The text without them.
+ */
+export function redactText(text: string): string {
+  return text
+    .replace(USER_INFO, `$1${REDACTED}@`)
+    .replace(
+      PARAMETER,
+      (whole, start: string, name: string) =>
+        SECRET_NAME.test(decoded(name)) ? `${start}${name}=${REDACTED}` : whole,
+    );
+}
+
+/**
+ * Takes the secrets out of headers.
+ *
+ * @param headers Any headers.
+ * @returns A plain object, by lower-case names.
+ */
+export function redactHeaders(headers: Headers): Record<string, string> {
+  const shown: Record<string, string> = {};
+  for (const [name, value] of headers) {
+    shown[name] = SECRET_NAME.test(name) ? REDACTED : redactText(value);
+  }
+  return shown;
+}
+
+/** A name may be percent-encoded to hide what it is. */
+function decoded(name: string): string {
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return name;
+  }
+}
