@@ -73,6 +73,11 @@ export class Arrivals<T, U = T> {
     });
   }
 
+  /** How many items nobody took yet; a reader that left may have left one in the stream. */
+  get size(): number {
+    return this.#items.length + Math.max(0, -(this.#controller?.desiredSize ?? 0));
+  }
+
   /**
    * Adds an item; after the end it is dropped.
    *

@@ -175,3 +175,23 @@ Deno.test("Arrivals.takeHeld() takes all that is held, in order, and leaves what
   assertEquals(await Array.fromAsync(queue.readable), ["5"]);
   assertEquals(dropped, [1]);
 });
+
+Deno.test("Arrivals.size counts what nobody took, also what a reader left in the stream", async () => {
+  const arrivals = new Arrivals<number>({ capacity: 8 });
+  assertEquals(arrivals.size, 0);
+  arrivals.push(1);
+  arrivals.push(2);
+  assertEquals(arrivals.size, 2);
+  const reader = arrivals.readable.getReader();
+  assertEquals([(await reader.read()).value, arrivals.size], [1, 1]);
+  assertEquals([(await reader.read()).value, arrivals.size], [2, 0]);
+  const givenUp = reader.read().catch(() => {});
+  reader.releaseLock();
+  await givenUp;
+  const next = arrivals.readable.getReader();
+  arrivals.push(3);
+  assertEquals(arrivals.size, 1);
+  assertEquals([(await next.read()).value, arrivals.size], [3, 0]);
+  arrivals.fail(new Error("over"));
+  assertEquals(arrivals.size, 0);
+});

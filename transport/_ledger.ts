@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { StreamError } from "../errors.ts";
 import type {
   ConnectionCounters,
   ConnectionEvent,
@@ -87,9 +88,24 @@ export class Ledger implements ConnectionCounters {
   }
 }
 
+/**
+ * What a wire offers to who puts messages on one of its streams: that stream is
+ * no stream of the connection's user, and so is in no counter and no event.
+ */
+export interface MessageCarrier {
+  /**
+   * Leaves out the first bidirectional stream of an end. To be called before
+   * anything was opened at this end, and before anybody observes.
+   *
+   * @param by The end that opens it.
+   */
+  carryMessages(by: StreamSide): void;
+}
+
 /** One stream in the ledger: counted as closed once all its directions ended. */
 export class StreamAccount {
-  readonly #ledger: Ledger;
+  /** What it is part of. */
+  readonly ledger: Ledger;
   readonly #direction: StreamDirection;
   readonly #by: StreamSide;
   #left: number;
@@ -97,7 +113,7 @@ export class StreamAccount {
 
   /** Is made by {@linkcode Ledger.opened}. */
   constructor(ledger: Ledger, direction: StreamDirection, by: StreamSide) {
-    this.#ledger = ledger;
+    this.ledger = ledger;
     this.#direction = direction;
     this.#by = by;
     this.#left = direction === "bidirectional" ? 2 : 1;
@@ -109,7 +125,7 @@ export class StreamAccount {
    * @param error Why, if it was cut short.
    */
   ended(error?: unknown): void {
-    const ledger = this.#ledger;
+    const { ledger } = this;
     if (error !== undefined) {
       ledger.streamErrors++;
       this.#error ??= error;
@@ -120,5 +136,29 @@ export class StreamAccount {
     if (ledger.observer === undefined) return;
     const event = { type: "streamclosed", direction: this.#direction, by: this.#by } as const;
     ledger.observer(this.#error === undefined ? event : { ...event, error: this.#error });
+  }
+
+  /**
+   * This end gave up one direction, in place of {@linkcode StreamAccount.ended}.
+   *
+   * @param reason Why, if anybody said; an error is made of nothing only for who observes.
+   * @param what What it did.
+   */
+  cut(reason: unknown, what: "reset" | "stopped reading"): void {
+    if (reason !== undefined) return this.ended(reason);
+    const isTold = this.ledger.observer !== undefined;
+    const message = `This end ${what} the stream`;
+    this.ended(isTold ? new StreamError(message, { streamErrorCode: 0, by: "local" }) : message);
+  }
+
+  /** The stream is no user's after all: as if it had never been. */
+  discard(): void {
+    const { ledger } = this;
+    const isBidirectional = this.#direction === "bidirectional";
+    if (this.#by === "local") {
+      if (isBidirectional) ledger.localBidirectionalOpened--;
+      else ledger.localUnidirectionalOpened--;
+    } else if (isBidirectional) ledger.remoteBidirectionalOpened--;
+    else ledger.remoteUnidirectionalOpened--;
   }
 }

@@ -7,20 +7,26 @@ import { CloseCode, ConnectionError } from "../errors.ts";
 import { Arrivals } from "./_arrivals.ts";
 import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
 import { FrameInbox } from "./_frame_inbox.ts";
+import { Ledger, type MessageCarrier, type StreamAccount } from "./_ledger.ts";
 import type { MemoryPath } from "./_memory_path.ts";
-import { memoryStream, StreamOwner } from "./_memory_stream.ts";
+import { type MemoryStream, memoryStream, StreamOwner } from "./_memory_stream.ts";
 import { StreamSlots } from "./_stream_slots.ts";
 import { noDatagrams, noStreams, refuseStream } from "./_unsupported.ts";
 import type {
   BidirectionalStream,
+  CloseOptions,
   Connection,
   ConnectionCapabilities,
   ConnectionCloseInfo,
+  ConnectionCounters,
+  ConnectionObserver,
   ConnectionStats,
   DatagramDuplex,
   Frame,
   MessageFrames,
   OpenStreamOptions,
+  StreamDirection,
+  StreamSide,
 } from "./connection.ts";
 
 /** Streams of one kind that the peer has not accepted yet; opening one more waits. */
@@ -49,15 +55,18 @@ export interface MemoryWire {
   readonly datagrams: boolean;
 }
 
+/** A bidirectional stream that the other end opened: what it writes, and what this end does. */
+type IncomingStream = Pick<MemoryStream, "reader" | "writer">;
+
 /** A connection whose wire is a {@linkcode MemoryPath} in each direction. */
-export class MemoryConnection implements Connection {
+export class MemoryConnection implements Connection, MessageCarrier {
   readonly #out: MemoryPath;
   readonly #in: MemoryPath;
   readonly #inbox: FrameInbox = new FrameInbox();
   readonly #owner: StreamOwner = new StreamOwner();
   readonly #closing: PromiseWithResolvers<ConnectionCloseInfo> = Promise.withResolvers();
   readonly #windingUp: PromiseWithResolvers<void> = Promise.withResolvers();
-  readonly #bidirectional: Arrivals<BidirectionalStream>;
+  readonly #bidirectional: Arrivals<IncomingStream, BidirectionalStream>;
   readonly #unidirectional: Arrivals<ReadableStream<Uint8Array>>;
   readonly #datagrams: Arrivals<Uint8Array>;
   readonly #bidirectionalSlots: StreamSlots = new StreamSlots(MAX_UNACCEPTED_STREAMS);
@@ -68,6 +77,9 @@ export class MemoryConnection implements Connection {
   #datagramWriter: WritableStreamDefaultController | undefined = undefined;
   #framesSent = 0;
   #framesReceived = 0;
+  #ledger: Ledger | undefined = undefined;
+  /** Whose next bidirectional stream carries messages. */
+  #carrier: StreamSide | undefined = undefined;
 
   /** Always `memory`. */
   readonly transport: string = "memory";
@@ -115,17 +127,20 @@ export class MemoryConnection implements Connection {
     this.#bidirectional = new Arrivals({
       capacity: MAX_UNACCEPTED_STREAMS,
       onTaken: () => out.send(() => this.#peer.#bidirectionalSlots.release()),
-      onDropped: ({ readable, writable }) => {
-        readable.cancel().catch(() => {});
-        writable.abort().catch(() => {});
+      onDropped: ({ reader, writer }) => {
+        reader.readable.cancel().catch(() => {});
+        writer.writable.abort().catch(() => {});
       },
-    });
+    }, ({ reader, writer }) => ({ readable: reader.readable, writable: writer.writable }));
     this.#unidirectional = new Arrivals({
       capacity: MAX_UNACCEPTED_STREAMS,
       onTaken: () => out.send(() => this.#peer.#unidirectionalSlots.release()),
       onDropped: (readable) => void readable.cancel().catch(() => {}),
     });
-    this.#datagrams = new Arrivals({ capacity: MAX_HELD_DATAGRAMS });
+    this.#datagrams = new Arrivals({
+      capacity: MAX_HELD_DATAGRAMS,
+      onDropped: ({ byteLength }) => this.#ownLedger.droppedDatagram(byteLength),
+    });
     this.incomingBidirectionalStreams = wire.streams ? this.#bidirectional.readable : noStreams();
     this.incomingUnidirectionalStreams = wire.streams ? this.#unidirectional.readable : noStreams();
     this.datagrams = wire.datagrams ? this.#makeDatagrams() : noDatagrams(this.transport);
@@ -157,16 +172,31 @@ export class MemoryConnection implements Connection {
     this.#windingUp.resolve();
   }
 
+  /** Streams of the other end that nobody took yet. */
+  get unreadStreams(): number {
+    return this.#bidirectional.size + this.#unidirectional.size;
+  }
+
+  /** What was counted; made with the first stream or datagram, or with who observes. */
+  get counters(): ConnectionCounters | undefined {
+    return this.#ledger;
+  }
+
   /** Opens a stream, waiting while too many are not accepted yet. */
   async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<BidirectionalStream> {
     if (!this.capabilities.streams) return await refuseStream(this.transport);
-    await this.#bidirectionalSlots.take(options);
+    await this.#bidirectionalSlots.take("bidirectional", options);
     if (this.#closeError !== undefined) throw this.#closeError;
     const peer = this.#peer;
     const there = memoryStream(this.#out, this.#in, this.#owner, peer.#owner);
     const back = memoryStream(this.#in, this.#out, peer.#owner, this.#owner);
-    const theirs = { readable: there.reader.readable, writable: back.writer.writable };
-    this.#out.send(() => peer.#bidirectional.push(theirs));
+    const theirs: IncomingStream = { reader: there.reader, writer: back.writer };
+    there.writer.account = back.reader.account = this.#account("bidirectional", "local");
+    this.#out.send(() => {
+      const account = peer.#account("bidirectional", "remote");
+      theirs.reader.account = theirs.writer.account = account;
+      peer.#bidirectional.push(theirs);
+    });
     return { readable: back.reader.readable, writable: there.writer.writable };
   }
 
@@ -175,16 +205,20 @@ export class MemoryConnection implements Connection {
     options: OpenStreamOptions = {},
   ): Promise<WritableStream<Uint8Array>> {
     if (!this.capabilities.streams) return await refuseStream(this.transport);
-    await this.#unidirectionalSlots.take(options);
+    await this.#unidirectionalSlots.take("unidirectional", options);
     if (this.#closeError !== undefined) throw this.#closeError;
     const peer = this.#peer;
     const { writer, reader } = memoryStream(this.#out, this.#in, this.#owner, peer.#owner);
-    this.#out.send(() => peer.#unidirectional.push(reader.readable));
+    writer.account = this.#account("unidirectional", "local");
+    this.#out.send(() => {
+      reader.account = peer.#account("unidirectional", "remote");
+      peer.#unidirectional.push(reader.readable);
+    });
     return writer.writable;
   }
 
   /** Closes this end at once, and the other behind what was sent. */
-  close(info?: ConnectionCloseInfo): void {
+  close(info?: CloseOptions): void {
     const checked = checkCloseInfo(info, MAX_WEBTRANSPORT_REASON_BYTES);
     if (this.#closeError !== undefined) return;
     const peer = this.#peer;
@@ -194,7 +228,11 @@ export class MemoryConnection implements Connection {
 
   /** What was counted, over frames, streams and datagrams. */
   getStats(): Promise<ConnectionStats> {
-    const { bytesSent, bytesReceived } = this.#owner;
+    let { bytesSent, bytesReceived } = this.#owner;
+    if (this.#ledger !== undefined) {
+      bytesSent += this.#ledger.streamBytesSent + this.#ledger.datagramBytesSent;
+      bytesReceived += this.#ledger.streamBytesReceived + this.#ledger.datagramBytesReceived;
+    }
     const stats = { bytesSent, bytesReceived };
     return Promise.resolve(
       this.frames === undefined ? stats : {
@@ -203,6 +241,21 @@ export class MemoryConnection implements Connection {
         framesReceived: this.#framesReceived,
       },
     );
+  }
+
+  /** Sets who is told what happens. */
+  observe(observer: ConnectionObserver | undefined): void {
+    if (observer !== undefined) this.#ownLedger.observer = observer;
+    else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
+  }
+
+  /** See {@linkcode MessageCarrier}. */
+  carryMessages(by: StreamSide): void {
+    const held = by === "remote" ? this.#bidirectional.takeHeld() : [];
+    const [first] = held;
+    if (first === undefined) this.#carrier = by;
+    else this.#discard(first);
+    for (const stream of held) this.#bidirectional.push(stream);
   }
 
   /** Closes; called by `await using`. */
@@ -231,6 +284,29 @@ export class MemoryConnection implements Connection {
     this.#unidirectionalSlots.fail(error);
     this.#datagramWriter?.error(error);
     this.#endDrain();
+  }
+
+  get #ownLedger(): Ledger {
+    return this.#ledger ??= new Ledger();
+  }
+
+  /** Counts a stream, but the one that carries messages. */
+  #account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
+    if (direction === "unidirectional" || this.#carrier !== by) {
+      return this.#ownLedger.opened(direction, by);
+    }
+    this.#carrier = undefined;
+    return undefined;
+  }
+
+  /** A stream that came, and was not read, carries messages. */
+  #discard({ reader, writer }: IncomingStream): void {
+    const { account, heldBytes } = reader;
+    if (account === undefined) return;
+    account.discard();
+    account.ledger.streamBytesReceived -= heldBytes;
+    this.#owner.bytesReceived += heldBytes;
+    reader.account = writer.account = undefined;
   }
 
   #endDrain(): void {
@@ -284,12 +360,13 @@ export class MemoryConnection implements Connection {
       },
       write: (datagram) => {
         // One that is too large is lost, as the W3C's WebTransport has it.
-        if (datagram.byteLength > MAX_DATAGRAM_BYTES) return;
+        const { byteLength } = datagram;
+        if (byteLength > MAX_DATAGRAM_BYTES) return this.#ownLedger.droppedDatagram(byteLength);
         const peer = this.#peer;
         const sent = new Uint8Array(datagram);
-        this.#owner.bytesSent += sent.byteLength;
+        this.#ownLedger.sentDatagram(sent);
         this.#out.sendDatagram(() => {
-          peer.#owner.bytesReceived += sent.byteLength;
+          peer.#ownLedger.receivedDatagram(sent);
           peer.#datagrams.push(sent);
         });
       },

@@ -4,6 +4,7 @@
  * @module
  */
 import { StreamError } from "../errors.ts";
+import type { StreamAccount } from "./_ledger.ts";
 import type { MemoryPath } from "./_memory_path.ts";
 
 /** Bytes written and not read yet, from which on a write waits. */
@@ -11,6 +12,8 @@ export const STREAM_WINDOW_BYTES = 64 * 1024;
 
 /** A live end of a stream; its connection keeps it to fail it on close. */
 export interface StreamEnd {
+  /** Who counts; without one it is nobody's stream, and the connection counts its bytes apart. */
+  account: StreamAccount | undefined;
   /**
    * Ends it with an error, without telling the other end.
    *
@@ -24,16 +27,20 @@ export interface MemoryStream {
   /** The end that writes. */
   readonly writer: StreamEnd & { readonly writable: WritableStream<Uint8Array> };
   /** The end that reads. */
-  readonly reader: StreamEnd & { readonly readable: ReadableStream<Uint8Array> };
+  readonly reader: StreamEnd & {
+    readonly readable: ReadableStream<Uint8Array>;
+    /** Bytes that came and were not read. */
+    readonly heldBytes: number;
+  };
 }
 
 /** The streams that a connection has open, and what it counted. */
 export class StreamOwner {
   /** Ends that a close has to reach. */
   readonly live: Set<StreamEnd> = new Set();
-  /** Bytes handed to the wire. */
+  /** Bytes handed to the wire that no account has: of frames, and of the stream that carries them. */
   bytesSent = 0;
-  /** Bytes taken from the wire. */
+  /** The same of bytes taken from the wire. */
   bytesReceived = 0;
 
   /**
@@ -54,6 +61,7 @@ function codeOf(reason: unknown): number {
 }
 
 class StreamWriter implements StreamEnd {
+  account: StreamAccount | undefined = undefined;
   readonly #path: MemoryPath;
   readonly #owner: StreamOwner;
   readonly #reader: () => StreamReader;
@@ -79,11 +87,11 @@ class StreamWriter implements StreamEnd {
       },
       write: (chunk) => this.#write(chunk),
       close: () => {
-        this.#owner.live.delete(this);
+        if (this.#owner.live.delete(this)) this.account?.ended();
         this.#path.send(() => this.#reader().finish());
       },
       abort: (reason) => {
-        this.#owner.live.delete(this);
+        if (this.#owner.live.delete(this)) this.account?.cut(reason, "reset");
         const code = codeOf(reason);
         this.#path.send(() => this.#reader().reset(code));
       },
@@ -107,6 +115,7 @@ class StreamWriter implements StreamEnd {
   fail(error: unknown): void {
     // Not live: ended already, and an error now would only hide how.
     if (!this.#owner.live.delete(this)) return;
+    this.account?.ended(error);
     this.#controller.error(error);
     this.#room?.reject(error);
   }
@@ -121,7 +130,8 @@ class StreamWriter implements StreamEnd {
     const bytes = new Uint8Array(chunk);
     const size = bytes.byteLength; // Read here: the reader's end takes the buffer over.
     this.#unreadBytes += size;
-    this.#owner.bytesSent += size;
+    if (this.account === undefined) this.#owner.bytesSent += size;
+    else this.account.ledger.streamBytesSent += size;
     this.#path.send(() => this.#reader().deliver(bytes, size));
     if (this.#unreadBytes < STREAM_WINDOW_BYTES) return;
     this.#room = Promise.withResolvers();
@@ -130,6 +140,7 @@ class StreamWriter implements StreamEnd {
 }
 
 class StreamReader implements StreamEnd {
+  account: StreamAccount | undefined = undefined;
   readonly #path: MemoryPath;
   readonly #owner: StreamOwner;
   readonly #writer: () => StreamWriter;
@@ -152,6 +163,7 @@ class StreamReader implements StreamEnd {
       },
       pull: () => this.#pull(),
       cancel: (reason) => {
+        if (!this.#over) this.account?.cut(reason, "stopped reading");
         this.#end();
         if (this.#finished) return;
         const code = codeOf(reason);
@@ -160,8 +172,13 @@ class StreamReader implements StreamEnd {
     });
   }
 
+  get heldBytes(): number {
+    return this.#chunks.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  }
+
   deliver(chunk: Uint8Array<ArrayBuffer>, size: number): void {
-    this.#owner.bytesReceived += size;
+    if (this.account === undefined) this.#owner.bytesReceived += size;
+    else this.account.ledger.streamBytesReceived += size;
     if (this.#over) {
       this.#path.send(() => this.#writer().taken(size));
       return;
@@ -187,6 +204,7 @@ class StreamReader implements StreamEnd {
 
   fail(error: unknown): void {
     if (!this.#owner.live.has(this)) return;
+    this.account?.ended(error);
     this.#end();
     this.#controller.error(error);
   }
@@ -203,6 +221,7 @@ class StreamReader implements StreamEnd {
 
   #close(): void {
     if (this.#over) return;
+    this.account?.ended();
     this.#end();
     this.#controller.close();
     this.#controller.byobRequest?.respond(0);

@@ -4,7 +4,12 @@
  *
  * @module
  */
-import type { Connection, ConnectionCloseInfo } from "./connection.ts";
+import type {
+  Connection,
+  ConnectionCloseInfo,
+  ConnectionObserver,
+  FlowControlOptions,
+} from "./connection.ts";
 
 /** Streams, datagrams and their flow control; a part of a connection. */
 export interface Multiplexer extends
@@ -18,6 +23,7 @@ export interface Multiplexer extends
     | "incomingBidirectionalStreams"
     | "incomingUnidirectionalStreams"
     | "observe"
+    | "unreadStreams"
   > {
   /**
    * Takes a record. MUST NOT throw: what the peer may not send is told to the link.
@@ -55,5 +61,18 @@ export interface MultiplexerLink {
   fail(code: number, reason: string): void;
 }
 
-/** Makes the multiplexer of a connection, when it is first needed. */
-export type MakeMultiplexer = (link: MultiplexerLink) => Multiplexer;
+/** A connection whose multiplexer is made when it is first needed. */
+export interface StreamsHost extends Pick<MultiplexerLink, "bufferedAmount" | "drained" | "send"> {
+  /** The wire's name, for errors. */
+  readonly transport: string;
+  /** Which end this is. */
+  readonly side: "client" | "server";
+  /** Whether the wire carries streams and datagrams at all. */
+  readonly hasStreams: boolean;
+  /** How much the peer may send ahead of who reads it. */
+  readonly flowControl: FlowControlOptions | undefined;
+  /** Gets what happens. */
+  readonly observer: ConnectionObserver | undefined;
+  /** Closes the connection. */
+  close(info: ConnectionCloseInfo): void;
+}

@@ -4,7 +4,7 @@
  * @module
  */
 import { TimeoutError } from "../errors.ts";
-import type { OpenStreamOptions } from "./connection.ts";
+import type { OpenStreamOptions, StreamDirection } from "./connection.ts";
 
 /** Somebody who waits for a slot. */
 interface Waiter {
@@ -33,11 +33,12 @@ export class StreamSlots {
   /**
    * Takes a slot, waiting for it in line.
    *
+   * @param direction What kind of stream it is for, to say so.
    * @param options Its `signal` and `timeoutMs` give up waiting.
    * @returns Resolves with a slot taken.
    * @throws {TimeoutError} If `timeoutMs` passed first.
    */
-  async take(options: OpenStreamOptions = {}): Promise<void> {
+  async take(direction: StreamDirection, options: OpenStreamOptions = {}): Promise<void> {
     const { signal, timeoutMs } = options;
     signal?.throwIfAborted();
     if (this.#error !== undefined) throw this.#error.cause;
@@ -56,7 +57,7 @@ export class StreamSlots {
     const timer = timeoutMs === undefined ? undefined : setTimeout(() => {
       giveUp(
         new TimeoutError(
-          `Cannot open stream: the peer took none within ${timeoutMs} ms`,
+          `Cannot open stream: the peer took no ${direction} stream within ${timeoutMs} ms`,
           timeoutMs,
         ),
       );

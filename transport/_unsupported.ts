@@ -4,6 +4,7 @@
  * @module
  */
 import { UnsupportedError } from "../errors.ts";
+import type { Multiplexer } from "./_multiplexer.ts";
 import type { DatagramDuplex } from "./connection.ts";
 
 /**
@@ -53,4 +54,36 @@ export function refuseStream(wire: string): Promise<never> {
       `Cannot open stream: a ${wire} connection has no streams; see capabilities`,
     ),
   );
+}
+
+/** All of them, of a wire that has neither streams nor datagrams. */
+export class NoStreams implements Multiplexer {
+  readonly counters = undefined;
+  readonly credit = undefined;
+  readonly datagrams: DatagramDuplex;
+  readonly incomingBidirectionalStreams: ReadableStream<never> = noStreams();
+  readonly incomingUnidirectionalStreams: ReadableStream<never> = noStreams();
+  readonly #wire: string;
+
+  /** Says so of a wire, by its name. */
+  constructor(wire: string) {
+    this.#wire = wire;
+    this.datagrams = noDatagrams(wire);
+  }
+
+  /** Refuses. */
+  createBidirectionalStream(): Promise<never> {
+    return refuseStream(this.#wire);
+  }
+
+  /** Refuses. */
+  createUnidirectionalStream(): Promise<never> {
+    return refuseStream(this.#wire);
+  }
+
+  /** Takes nothing. */
+  receive(): void {}
+
+  /** Was over from the start. */
+  end(): void {}
 }

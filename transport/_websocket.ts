@@ -6,18 +6,27 @@
 import { ConnectionError } from "../errors.ts";
 import { checkCloseInfo } from "./close_info.ts";
 import { FrameInbox } from "./_frame_inbox.ts";
-import { noDatagrams, noStreams, refuseStream } from "./_unsupported.ts";
+import { lateReadable, lateWritable, loadStreams } from "./_late_streams.ts";
+import type { Multiplexer, StreamsHost } from "./_multiplexer.ts";
 import type {
   BidirectionalStream,
   Connection,
   ConnectionCapabilities,
   ConnectionCloseInfo,
+  ConnectionCounters,
+  ConnectionCredit,
+  ConnectionObserver,
   ConnectionStats,
   DatagramDuplex,
+  FlowControlOptions,
   Frame,
   FrameReceiver,
   MessageFrames,
+  OpenStreamOptions,
+  ReceiveStream,
+  SendStream,
 } from "./connection.ts";
+import { within } from "./within.ts";
 
 /** Below this many bytes held, the socket counts as drained. */
 const LOW_WATER_MARK = 32_768;
@@ -29,11 +38,28 @@ const LAST_POLL_MS = 50;
 /** How long a peer may take to answer a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 5_000;
 
-const CAPABILITIES: ConnectionCapabilities = Object.freeze({
+/** Of these, binary frames that are no messages are records of streams and datagrams. */
+const STREAMS_PROTOCOL = "skein.1";
+
+/** Bytes of records that wait until streams are loaded: a peer may not say much before it is answered. */
+const MAX_EARLY_BYTES = 65_536;
+
+/** The largest datagram that one end of Skein takes from the other, in bytes. */
+const MAX_DATAGRAM_BYTES = 16_379;
+
+const FRAMES_ONLY: ConnectionCapabilities = Object.freeze({
   streams: false,
   datagrams: "none",
   resetCodes: false,
   credit: false,
+  independentStreams: false,
+});
+
+const FRAMES_AND_STREAMS: ConnectionCapabilities = Object.freeze({
+  streams: true,
+  datagrams: "reliable",
+  resetCodes: true,
+  credit: true,
   independentStreams: false,
 });
 
@@ -67,14 +93,30 @@ export interface SocketLease extends Disposable {
   [Symbol.dispose](): void;
 }
 
+/** What a {@linkcode WebSocketConnection} may have beside its socket. */
+export interface WebSocketConnectionOptions {
+  /** The protocol that a server chose: Deno's socket does not know. */
+  readonly protocol?: string;
+  /** Counts for the socket of a server. */
+  readonly lease?: SocketLease | undefined;
+  /** How much the peer may send on streams ahead of who reads them. */
+  readonly flowControl?: FlowControlOptions | undefined;
+  /** Makes what streams take at once; without it, that is loaded. */
+  readonly openStreams?: (host: StreamsHost) => Multiplexer;
+  /** Loads it; for tests. */
+  readonly load?: typeof loadStreams;
+}
+
 /**
  * A connection on a WebSocket that may still be opening. It is its own frames
  * and its own event listener: ten thousand idle ones should not hold a dozen
  * closures each.
+ *
+ * With `skein.1` it has streams and datagrams too, in the binary frames that are
+ * no messages; what they take is made when the first of them comes or goes.
  */
-export class WebSocketConnection implements Connection, MessageFrames, EventListenerObject {
-  /** Message frames only. */
-  readonly capabilities: ConnectionCapabilities = CAPABILITIES;
+export class WebSocketConnection
+  implements Connection, MessageFrames, EventListenerObject, StreamsHost {
   /** Always `websocket`. */
   readonly transport = "websocket";
   /** `drained` resolves at or below this many bytes. */
@@ -83,12 +125,17 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
   readonly #socket: Socket;
   readonly #protocol: string | undefined;
   readonly #lease: SocketLease | undefined;
+  readonly #openStreams: WebSocketConnectionOptions["openStreams"];
+  readonly #loadStreams: typeof loadStreams;
   readonly #inbox = new FrameInbox();
   #closed: PromiseWithResolvers<ConnectionCloseInfo> | undefined;
   #ready: PromiseWithResolvers<void> | undefined;
+  #streams: Multiplexer | undefined;
+  #loading: Promise<Multiplexer> | undefined;
+  #earlyBytes = 0;
   #datagrams: DatagramDuplex | undefined;
-  #bidirectional: ReadableStream<never> | undefined;
-  #unidirectional: ReadableStream<never> | undefined;
+  #bidirectional: ReadableStream<BidirectionalStream> | undefined;
+  #unidirectional: ReadableStream<ReceiveStream> | undefined;
   #closing: Required<ConnectionCloseInfo> | undefined;
   #closeEvent: CloseDetails | undefined;
   #wasOpen = false;
@@ -99,19 +146,40 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
   #framesSent = 0;
   #framesReceived = 0;
 
-  /**
-   * Wraps a socket. A server says which protocol it chose: Deno's socket does
-   * not know. And it may count its sockets.
-   */
-  constructor(socket: Socket, protocol?: string, lease?: SocketLease) {
+  /** Gets what happens on streams, and with datagrams. */
+  observer: ConnectionObserver | undefined = undefined;
+  /** How much the peer may send ahead of who reads it. */
+  readonly flowControl: FlowControlOptions | undefined;
+
+  /** Wraps a socket. */
+  constructor(socket: Socket, options: WebSocketConnectionOptions = {}) {
+    const { protocol, lease, flowControl, openStreams, load = loadStreams } = options;
     this.#socket = socket;
+    this.#openStreams = openStreams;
+    this.#loadStreams = load;
     this.#protocol = protocol;
     this.#lease = lease;
+    this.flowControl = flowControl;
     socket.binaryType = "arraybuffer";
     for (const type of EVENTS) {
       // On a server the close event tells enough, and there are many of them.
       if (type !== "error" || protocol === undefined) socket.addEventListener(type, this);
     }
+  }
+
+  /** Streams and datagrams too, with `skein.1`. */
+  get capabilities(): ConnectionCapabilities {
+    return this.hasStreams ? FRAMES_AND_STREAMS : FRAMES_ONLY;
+  }
+
+  /** Whether there are streams and datagrams. */
+  get hasStreams(): boolean {
+    return this.protocol === STREAMS_PROTOCOL;
+  }
+
+  /** A server's is the one that was told what it chose. */
+  get side(): "client" | "server" {
+    return this.#protocol === undefined ? "client" : "server";
   }
 
   /** The socket's own frames. */
@@ -141,10 +209,10 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
     }
   }
 
-  /** Hands a frame to the socket; after its end the frame goes nowhere. */
+  /** Hands a frame, or a record, to the socket; after its end it goes nowhere. */
   send(frame: Frame): void {
     if (this.#socket.readyState !== OPEN) return;
-    this.#framesSent++;
+    if (!this.#isRecord(frame)) this.#framesSent++;
     this.#socket.send(frame as string | Uint8Array<ArrayBuffer>);
   }
 
@@ -201,29 +269,63 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
     return new Promise(() => {});
   }
 
-  /** Nothing comes, and writes are refused. */
+  /** Datagrams, if there are any. */
   get datagrams(): DatagramDuplex {
-    return this.#datagrams ??= noDatagrams(this.transport);
+    return this.#datagrams ??= this.#now?.datagrams ?? {
+      readable: lateReadable(async () => (await this.#load()).datagrams.readable),
+      writable: lateWritable(async () => (await this.#load()).datagrams.writable),
+      maxDatagramSize: this.hasStreams ? MAX_DATAGRAM_BYTES : 0,
+    };
   }
 
-  /** Ended already. */
+  /** Ended already, if there are no streams. */
   get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
-    return this.#bidirectional ??= noStreams();
+    return this.#bidirectional ??= this.#now?.incomingBidirectionalStreams ??
+      lateReadable(async () => (await this.#load()).incomingBidirectionalStreams);
   }
 
-  /** Ended already. */
-  get incomingUnidirectionalStreams(): ReadableStream<ReadableStream<Uint8Array>> {
-    return this.#unidirectional ??= noStreams();
+  /** Ended already, if there are no streams. */
+  get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
+    return this.#unidirectional ??= this.#now?.incomingUnidirectionalStreams ??
+      lateReadable(async () => (await this.#load()).incomingUnidirectionalStreams);
   }
 
-  /** Refused. */
-  createBidirectionalStream(): Promise<BidirectionalStream> {
-    return refuseStream(this.transport);
+  /** What was counted, once there was a stream or a datagram. */
+  get counters(): ConnectionCounters | undefined {
+    return this.#streams?.counters;
   }
 
-  /** Refused. */
-  createUnidirectionalStream(): Promise<WritableStream<Uint8Array>> {
-    return refuseStream(this.transport);
+  /** Streams of the peer that nobody took yet. */
+  get unreadStreams(): number | undefined {
+    return this.#streams?.unreadStreams;
+  }
+
+  /** Flow control of streams, if there are any; nothing is used before the first, and a grant is one. */
+  get credit(): ConnectionCredit | undefined {
+    if (!this.hasStreams) return undefined;
+    return this.#streams?.credit ?? {
+      state: () => ({ granted: 0, received: 0, allowed: 0, sent: 0, waiting: 0 }),
+      grant: (kind, total) =>
+        void this.#load().then(({ credit }) => credit?.grant(kind, total)).catch(() => {}),
+    };
+  }
+
+  /** Opens a stream, if there are any. */
+  async createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
+    const streams = this.#now ?? await within(this.#load(), options);
+    return await streams.createBidirectionalStream(options);
+  }
+
+  /** Opens a stream, if there are any. */
+  async createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream> {
+    const streams = this.#now ?? await within(this.#load(), options);
+    return await streams.createUnidirectionalStream(options);
+  }
+
+  /** Sets who is told. */
+  observe(observer: ConnectionObserver | undefined): void {
+    this.observer = observer;
+    this.#streams?.observe?.(observer);
   }
 
   /** Closes the socket behind what was sent. */
@@ -231,6 +333,7 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
     const checked = checkCloseInfo(info);
     if (this.#closeEvent !== undefined || this.#closing !== undefined) return;
     this.#closing = checked;
+    this.#endStreams();
     // A browser's socket that is not open yet could only be closed without a code.
     if (this.#socket.readyState !== CONNECTING) this.#closeSocket(checked);
   }
@@ -276,10 +379,50 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
     this.close({ closeCode: 4507, reason });
   }
 
+  /** What streams take, if it is there, or can be at once. */
+  get #now(): Multiplexer | undefined {
+    return this.#streams ?? (this.#openStreams && this.#begin(this.#openStreams));
+  }
+
+  #load(): Promise<Multiplexer> {
+    return this.#loading ??= this.#now
+      ? Promise.resolve(this.#now)
+      : this.#loadStreams().then(({ openStreams }) => this.#begin(openStreams));
+  }
+
+  #begin(open: (host: StreamsHost) => Multiplexer): Multiplexer {
+    this.#streams = open(this);
+    if (this.#closing !== undefined || this.#closeEvent !== undefined) this.#endStreams();
+    return this.#streams;
+  }
+
+  /** Once, by who closes first. */
+  #endStreams(): void {
+    if (this.#streams === undefined) return;
+    const isBroken = this.#closing === undefined && !this.#closeEvent!.wasClean;
+    const error = isBroken ? this.#broken() : new ConnectionError("The connection was closed");
+    this.#streams.end(error, isBroken);
+  }
+
+  #isRecord(frame: Frame): frame is Uint8Array {
+    return typeof frame !== "string" && !(frame[0] === 0x40 && frame[1] === 0x53) &&
+      this.hasStreams;
+  }
+
   #onMessage(data: unknown): void {
-    this.#framesReceived++;
     const frame = typeof data === "string" ? data : new Uint8Array(data as ArrayBuffer);
+    if (this.#isRecord(frame)) return this.#onRecord(frame);
+    this.#framesReceived++;
     if (!this.#inbox.deliver(frame)) this.#fail("Frames came before anybody received them");
+  }
+
+  #onRecord(record: Uint8Array): void {
+    if (this.#closing !== undefined) return;
+    if (this.#now !== undefined) return this.#now.receive(record);
+    this.#earlyBytes += record.byteLength;
+    if (this.#earlyBytes > MAX_EARLY_BYTES) this.#fail("Records came before streams were loaded");
+    // Where they do not load, who asks for one is told.
+    else this.#load().then((streams) => streams.receive(record), () => {});
   }
 
   #onOpen(): void {
@@ -297,6 +440,7 @@ export class WebSocketConnection implements Connection, MessageFrames, EventList
     // The runtime keeps a socket that broke until its idle timer fires, and what listens with it.
     for (const type of EVENTS) this.#socket.removeEventListener(type, this);
     if (!wasClean && reason !== "") this.#failure ??= reason;
+    if (this.#closing === undefined) this.#endStreams();
     clearTimeout(this.#lingering);
     clearTimeout(this.#poll);
     this.#drained?.resolve();

@@ -28,7 +28,7 @@ Deno.test("WebSocketConnection keeps the lease until the socket is gone, not unt
   using time = new FakeTime();
   const socket = new Silent();
   const { lease, calls } = counted();
-  const connection = new WebSocketConnection(socket, "skein.1", lease);
+  const connection = new WebSocketConnection(socket, { protocol: "skein.1", lease });
   connection.close({ closeCode: 4000 });
   assertEquals(calls, ["closing"]);
   await time.tickAsync(5_000);
@@ -42,7 +42,7 @@ Deno.test("WebSocketConnection keeps the lease until the socket is gone, not unt
 Deno.test("WebSocketConnection gives the lease back when its peer closes", async () => {
   const socket = new Silent();
   const { lease, calls } = counted();
-  const connection = new WebSocketConnection(socket, "skein.1", lease);
+  const connection = new WebSocketConnection(socket, { protocol: "skein.1", lease });
   socket.dispatchEvent(new CloseEvent("close", { code: 1006 }));
   await assertRejects(() => connection.closed, ConnectionError);
   connection.close();

@@ -265,10 +265,17 @@ export interface ConnectionCredit {
   grant(kind: CreditKind, total: number): void;
 }
 
-/** How much the peer may send ahead of who reads it. */
+/**
+ * How much the peer may send ahead of who reads it.
+ *
+ * Over HTTP/3 it counts where both ends say so: both of Skein do, outside of browsers. The stream
+ * of a session's messages is one of the peer's streams there, and takes from the bytes; these it
+ * always gets back once they were read, whatever is granted by hand. There, QUIC has limits of its
+ * own for a whole connection beside these, and at least one of the totals has to be above 0.
+ */
 export interface FlowControlOptions {
   /**
-   * Bytes of all streams of a session together.
+   * Bytes of all streams of a session together; 4 MiB by default over HTTP/3, 1 MiB elsewhere.
    *
    * @default {1048576}
    */
@@ -280,20 +287,21 @@ export interface FlowControlOptions {
    */
   readonly maxStreamData?: number;
   /**
-   * Bidirectional streams at once.
+   * Bidirectional streams at once; 128 by default over HTTP/3, 100 elsewhere.
    *
    * @default {100}
    */
   readonly maxStreamsBidi?: number;
   /**
-   * Unidirectional streams at once.
+   * Unidirectional streams at once; 128 by default over HTTP/3, 100 elsewhere.
    *
    * @default {100}
    */
   readonly maxStreamsUni?: number;
   /**
    * Whether the windows move by themselves, as bytes are read and streams end. Without that the
-   * peer gets more by {@linkcode ConnectionCredit.grant} only, and by that of a session.
+   * peer gets more by {@linkcode ConnectionCredit.grant} only, and by that of a session: what it
+   * says of waiting grants nothing, and neither does a stream that is cancelled.
    *
    * @default {true}
    */
@@ -386,6 +394,10 @@ export interface Connection extends AsyncDisposable {
   readonly counters?: ConnectionCounters | undefined;
   /** Flow control, where both ends count; absent before `ready`, and where they do not. */
   readonly credit?: ConnectionCredit | undefined;
+  /** Streams of the peer that nobody took yet, where the wire tells. */
+  readonly unreadStreams?: number | undefined;
+  /** The number of the stream that stands for the connection, where there is one: CONNECT over HTTP/3. */
+  readonly controlStreamId?: number | undefined;
   /**
    * Opens a bidirectional stream.
    *

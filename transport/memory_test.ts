@@ -324,3 +324,24 @@ Deno.test("Connection streams over memory can be read after the connection close
   const streams = await Array.fromAsync(pair.server.incomingUnidirectionalStreams);
   assertEquals(await Array.fromAsync(streams[0]!), [Uint8Array.of(1, 2, 3)]);
 });
+
+Deno.test("memoryPair() counts datagrams that nobody reads as lost", async () => {
+  await using pair = memoryPair();
+  const writer = pair.client.datagrams.writable.getWriter();
+  for (let i = 0; i < 300; i++) await writer.write(Uint8Array.of(1));
+  while (pair.server.counters?.datagramsReceived !== 300) await Promise.resolve();
+  assertEquals(pair.server.counters.datagramsDropped, 300 - 256);
+  assertEquals(pair.client.counters!.datagramsSent, 300);
+});
+
+Deno.test("memoryPair() counts each byte once in its statistics", async () => {
+  await using pair = memoryPair();
+  pair.client.frames!.send("12345");
+  const writer = (await pair.client.createUnidirectionalStream()).getWriter();
+  await writer.write(new Uint8Array(100));
+  const datagrams = pair.client.datagrams.writable.getWriter();
+  await datagrams.write(new Uint8Array(7));
+  await pair.server.datagrams.readable.getReader().read();
+  assertEquals((await pair.client.getStats()).bytesSent, 112);
+  assertEquals((await pair.server.getStats()).bytesReceived, 112);
+});

@@ -8,14 +8,19 @@ import { CloseCode, ConnectionError } from "../errors.ts";
 import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
 import { directStream } from "./direct.ts";
 import { FrameInbox } from "./_frame_inbox.ts";
+import type { MessageCarrier } from "./_ledger.ts";
 import { FirstStream } from "./_message_stream_first.ts";
 import { FrameParser, type FrameSink } from "./_message_stream_parser.ts";
 import { FrameQueue } from "./_message_stream_queue.ts";
 import type {
   BidirectionalStream,
+  CloseOptions,
   Connection,
   ConnectionCapabilities,
   ConnectionCloseInfo,
+  ConnectionCounters,
+  ConnectionCredit,
+  ConnectionObserver,
   ConnectionStats,
   DatagramDuplex,
   DirectStream,
@@ -139,6 +144,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** How this end wants to close. */
   #closing: Required<ConnectionCloseInfo> | undefined;
+  #closesConnection = false;
   /** How the inner connection ended. */
   #outcome: Outcome | undefined;
   /** Why the stream, and with it the connection, broke. */
@@ -163,6 +169,8 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
     this.#closeTimeoutMs = closeTimeoutMs;
     this.#parser = new FrameParser(this, options.maxFrameBytes ?? MAX_FRAME_BYTES);
     this.#closed.promise.catch(() => {}); // Nobody has to look at it.
+    // Where the wire counts streams, this one is not its user's.
+    (inner as Partial<MessageCarrier>).carryMessages?.(side === "client" ? "local" : "remote");
     this.#first = new FirstStream(inner, side);
     this.#first.stream.then(
       (stream) => this.#open(stream),
@@ -219,6 +227,22 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
     return this;
   }
 
+  get counters(): ConnectionCounters | undefined {
+    return this.#inner.counters;
+  }
+
+  get unreadStreams(): number | undefined {
+    return this.#inner.unreadStreams;
+  }
+
+  get controlStreamId(): number | undefined {
+    return this.#inner.controlStreamId;
+  }
+
+  get credit(): ConnectionCredit | undefined {
+    return this.#inner.credit;
+  }
+
   get bufferedAmount(): number {
     return this.#queue.bytes;
   }
@@ -248,10 +272,11 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
     return (this.#drained ??= Promise.withResolvers()).promise;
   }
 
-  close(info?: ConnectionCloseInfo): void {
-    const checked = checkCloseInfo(info, MAX_WEBTRANSPORT_REASON_BYTES);
+  close(options?: CloseOptions): void {
+    const checked = checkCloseInfo(options, MAX_WEBTRANSPORT_REASON_BYTES);
     if (this.#closing !== undefined || this.#outcome !== undefined) return;
     this.#closing = checked;
+    this.#closesConnection = options?.closeConnection === true;
     const hasNothingToSay = this.#stream === undefined && this.#queue.bytes === 0;
     if (this.#failure !== undefined || hasNothingToSay) this.#closeInner();
     // Where the peer closes already, this does nothing: what it says counts, if it comes in time.
@@ -260,6 +285,10 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
 
   drain(): void {
     this.#inner.drain?.();
+  }
+
+  observe(observer: ConnectionObserver | undefined): void {
+    this.#inner.observe?.(observer);
   }
 
   async getStats(): Promise<ConnectionStats> {
@@ -386,7 +415,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
     if (this.#isInnerClosed) return;
     this.#isInnerClosed = true;
     this.#stopTimer();
-    this.#inner.close(this.#closing);
+    this.#inner.close({ ...this.#closing, closeConnection: this.#closesConnection });
   }
 
   /** The stream is of no use any more. The connection may be about to tell why. */

@@ -22,21 +22,31 @@
  */
 export type {
   BidirectionalStream,
+  CloseOptions,
   Connection,
   ConnectionCapabilities,
   ConnectionCloseInfo,
+  ConnectionCounters,
+  ConnectionCredit,
+  ConnectionEvent,
+  ConnectionObserver,
   ConnectionStats,
+  CreditKind,
+  CreditState,
   DatagramDuplex,
   DirectDatagrams,
   DirectReadable,
   DirectStream,
   DirectWritable,
+  FlowControlOptions,
   Frame,
   FrameReceiver,
   MessageFrames,
   OpenStreamOptions,
   ReceiveStream,
   SendStream,
+  StreamDirection,
+  StreamSide,
 } from "./connection.ts";
 export type { Sha256Hash } from "./certificate_hash.ts";
 export { devCertificate } from "./dev_certificate.ts";

@@ -5,15 +5,21 @@
  * @module
  */
 import { ConnectionError, StreamError, UnsupportedError } from "../errors.ts";
+import { Ledger, type MessageCarrier, type StreamAccount } from "./_ledger.ts";
 import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
 import type {
   BidirectionalStream,
+  CloseOptions,
   Connection,
   ConnectionCapabilities,
   ConnectionCloseInfo,
+  ConnectionCounters,
+  ConnectionObserver,
   ConnectionStats,
   DatagramDuplex,
   OpenStreamOptions,
+  StreamDirection,
+  StreamSide,
 } from "./connection.ts";
 import type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";
 import { within } from "./within.ts";
@@ -135,7 +141,7 @@ const BROWSER: ConnectionCapabilities = {
 };
 
 /** A platform's `WebTransport` as a connection: its errors are those of every wire. */
-class NativeConnection implements Connection {
+class NativeConnection implements Connection, MessageCarrier {
   readonly capabilities: ConnectionCapabilities;
   readonly transport = "webtransport";
   readonly ready: Promise<void>;
@@ -151,6 +157,9 @@ class NativeConnection implements Connection {
   #line: Promise<unknown> = Promise.resolve();
   #inLine = 0;
   #isOver = false;
+  #ledger: Ledger | undefined = undefined;
+  /** Whose next bidirectional stream carries messages. */
+  #carrier: StreamSide | undefined = undefined;
 
   constructor(
     native: NativeWebTransport,
@@ -178,17 +187,25 @@ class NativeConnection implements Connection {
     this.incomingBidirectionalStreams = readFrom(
       native.incomingBidirectionalStreams,
       ended,
-      wrap,
+      (stream) => wrap(stream, this.#account("bidirectional", "remote")),
     );
     this.incomingUnidirectionalStreams = readFrom(
       native.incomingUnidirectionalStreams,
       ended,
-      readBytes,
+      (stream) => readBytes(stream, this.#account("unidirectional", "remote")),
     );
     const { datagrams } = native;
     this.datagrams = {
-      readable: readFrom(datagrams.readable, ended, (datagram) => datagram),
-      writable: writeTo(datagrams.writable ?? datagrams.createWritable!()),
+      readable: readFrom(datagrams.readable, ended, (datagram) => {
+        this.#ownLedger.receivedDatagram(datagram);
+        return datagram;
+      }),
+      writable: writeTo(datagrams.writable ?? datagrams.createWritable!(), (datagram) => {
+        const { byteLength } = datagram;
+        // One that is too large is lost, without a word.
+        if (byteLength <= datagrams.maxDatagramSize) this.#ownLedger.sentDatagram(datagram);
+        else this.#ownLedger.droppedDatagram(byteLength);
+      }),
       get maxDatagramSize() {
         return datagrams.maxDatagramSize;
       },
@@ -199,20 +216,37 @@ class NativeConnection implements Connection {
     return this.#assumed ?? this.#native.protocol ?? "";
   }
 
+  get counters(): ConnectionCounters | undefined {
+    return this.#ledger;
+  }
+
   createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
-    return this.#open("createBidirectionalStream", wrap, options);
+    const wrapped = (stream: BidirectionalStream) =>
+      wrap(stream, this.#account("bidirectional", "local"));
+    return this.#open("createBidirectionalStream", wrapped, options);
   }
 
   createUnidirectionalStream(options?: OpenStreamOptions): Promise<WritableStream<Uint8Array>> {
-    return this.#open("createUnidirectionalStream", writeTo, options);
+    const wrapped = (stream: WritableStream<Uint8Array>) =>
+      writeBytes(stream, this.#account("unidirectional", "local"));
+    return this.#open("createUnidirectionalStream", wrapped, options);
   }
 
-  close(info?: ConnectionCloseInfo): void {
+  close(info?: CloseOptions): void {
     const checked = checkCloseInfo(info, MAX_WEBTRANSPORT_REASON_BYTES);
     this.#end(() => {
       this.#native.close(checked);
       this.#closing.resolve(checked);
     });
+  }
+
+  observe(observer: ConnectionObserver | undefined): void {
+    if (observer !== undefined) this.#ownLedger.observer = observer;
+    else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
+  }
+
+  carryMessages(by: StreamSide): void {
+    this.#carrier = by;
   }
 
   async getStats(): Promise<ConnectionStats> {
@@ -222,6 +256,19 @@ class NativeConnection implements Connection {
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
     await this.closed.catch(() => {});
+  }
+
+  get #ownLedger(): Ledger {
+    return this.#ledger ??= new Ledger();
+  }
+
+  /** Counts a stream, but the one that carries messages. One that came counts once somebody takes it. */
+  #account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
+    if (direction === "unidirectional" || this.#carrier !== by) {
+      return this.#ownLedger.opened(direction, by);
+    }
+    this.#carrier = undefined;
+    return undefined;
   }
 
   readonly #onPageHide = () =>
@@ -335,14 +382,57 @@ function nativeError(reason: unknown): unknown {
   return new WebTransportError("", { streamErrorCode });
 }
 
-function wrap({ readable, writable }: BidirectionalStream): BidirectionalStream {
-  return { readable: readBytes(readable), writable: writeTo(writable) };
+function wrap(
+  { readable, writable }: BidirectionalStream,
+  account: StreamAccount | undefined,
+): BidirectionalStream {
+  return { readable: readBytes(readable, account), writable: writeBytes(writable, account) };
 }
 
-function readBytes(source: ReadableStream<Uint8Array>): ReadableStream<Uint8Array> {
-  return readFrom(source, (error) => {
+function readBytes(
+  source: ReadableStream<Uint8Array>,
+  account: StreamAccount | undefined,
+): ReadableStream<Uint8Array> {
+  const failed = (error: unknown) => {
     throw streamError(error);
-  });
+  };
+  return readFrom(source, failed, undefined, account && new HalfAccount(account));
+}
+
+function writeBytes(
+  sink: WritableStream<Uint8Array>,
+  account: StreamAccount | undefined,
+): WritableStream<Uint8Array> {
+  if (account === undefined) return writeTo(sink);
+  const { ledger } = account;
+  const count = (chunk: Uint8Array) => void (ledger.streamBytesSent += chunk.byteLength);
+  return writeTo(sink, count, new HalfAccount(account));
+}
+
+/** One direction of a stream, whose end is seen at several places. */
+class HalfAccount {
+  readonly #account: StreamAccount;
+  #isEnded = false;
+
+  constructor(account: StreamAccount) {
+    this.#account = account;
+  }
+
+  received(bytes: number): void {
+    this.#account.ledger.streamBytesReceived += bytes;
+  }
+
+  ended(error?: unknown): void {
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    this.#account.ended(error);
+  }
+
+  cut(reason: unknown, what: "reset" | "stopped reading"): void {
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    this.#account.cut(reason, what);
+  }
 }
 
 /** Reads on demand; `failed` throws what the reader gets, or else the stream just ends. */
@@ -350,8 +440,11 @@ function readFrom<T>(
   source: ReadableStream<T>,
   failed: (error: unknown) => unknown,
   wrap?: (item: T) => T,
+  half?: HalfAccount,
 ): ReadableStream<T> {
   const reader = source.getReader();
+  // The peer may reset a stream that nobody reads.
+  if (half !== undefined) reader.closed.catch((error) => half.ended(streamError(error)));
   const underlying = {
     type: wrap ? undefined : "bytes",
     async pull(controller: ReadableByteStreamController): Promise<void> {
@@ -362,20 +455,29 @@ function readFrom<T>(
         await failed(error);
       }
       if (item === undefined || item.done) {
+        half?.ended();
         controller.close();
         controller.byobRequest?.respond(0);
       } else {
+        half?.received((item.value as Uint8Array).byteLength);
         controller.enqueue((wrap ? wrap(item.value) : item.value) as Uint8Array<ArrayBuffer>);
       }
     },
-    cancel: (reason: unknown) => reader.cancel(nativeError(reason)),
+    cancel: (reason: unknown) => {
+      half?.cut(reason, "stopped reading");
+      return reader.cancel(nativeError(reason));
+    },
   };
   return new ReadableStream(underlying as unknown as UnderlyingDefaultSource<T>, {
     highWaterMark: 0,
   });
 }
 
-function writeTo(sink: WritableStream<Uint8Array>): WritableStream<Uint8Array> {
+function writeTo(
+  sink: WritableStream<Uint8Array>,
+  count?: (chunk: Uint8Array) => void,
+  half?: HalfAccount,
+): WritableStream<Uint8Array> {
   const writer = sink.getWriter();
   const rethrow = (error: unknown) => {
     throw streamError(error);
@@ -383,13 +485,21 @@ function writeTo(sink: WritableStream<Uint8Array>): WritableStream<Uint8Array> {
   return new WritableStream({
     start(controller) {
       // The peer may stop reading while nothing is written.
-      writer.closed.catch((error) => controller.error(streamError(error)));
+      writer.closed.then(() => half?.ended(), (error) => {
+        const failure = streamError(error);
+        half?.ended(failure);
+        controller.error(failure);
+      });
       // An abort waits for the write under way, which may wait for the peer.
       controller.signal.addEventListener("abort", () => {
+        half?.cut(controller.signal.reason, "reset");
         writer.abort(nativeError(controller.signal.reason)).catch(() => {});
       });
     },
-    write: (chunk) => writer.write(chunk).catch(rethrow),
+    write(chunk) {
+      count?.(chunk); // Before it may be taken over.
+      return writer.write(chunk).catch(rethrow);
+    },
     close: () => writer.close().catch(rethrow),
   });
 }

@@ -4,9 +4,10 @@
  *
  * @module
  */
+import { loadStreams } from "./_late_streams.ts";
 import { parseServerUrl } from "./_url.ts";
 import { WebSocketConnection } from "./_websocket.ts";
-import type { Connection } from "./connection.ts";
+import type { Connection, FlowControlOptions } from "./connection.ts";
 import { within } from "./within.ts";
 
 /** Options for {@linkcode dialWebSocket}. */
@@ -15,6 +16,8 @@ export interface DialWebSocketOptions {
   readonly protocols?: readonly string[];
   /** Request headers; Deno only, a browser sends none of its own. */
   readonly headers?: HeadersInit;
+  /** How much the server may send on streams ahead of who reads them. */
+  readonly flowControl?: FlowControlOptions | undefined;
   /** Gives up. */
   readonly signal?: AbortSignal;
   /**
@@ -27,6 +30,12 @@ export interface DialWebSocketOptions {
 
 /**
  * Opens a WebSocket connection.
+ *
+ * - **`skein.1`:** it has message frames, and streams and datagrams beside them.
+ * - **QMux:** where the server chose `qmux-01`, `qmux-01.chat` or the like, it has streams and
+ *   datagrams; its `protocol` is what stands behind the point. Messages of `qmux-01.skein.1` travel
+ *   on its first stream.
+ * - **Other subprotocols, and none:** message frames alone.
  *
  * @param url `ws:` or `wss:`; `http:` and `https:` stand for them.
  * @param options See {@linkcode DialWebSocketOptions}.
@@ -52,14 +61,21 @@ export async function dialWebSocket(
   url: string | URL,
   options: DialWebSocketOptions = {},
 ): Promise<Connection> {
-  const { protocols = [], headers, signal, timeoutMs = 10_000 } = options;
+  const { protocols = [], headers, flowControl, signal, timeoutMs = 10_000 } = options;
   signal?.throwIfAborted();
   const target = parseServerUrl(url);
   target.protocol = target.protocol.replace("http", "ws");
-  const connection = new WebSocketConnection(openSocket(target, protocols, headers));
+  const connection = new WebSocketConnection(openSocket(target, protocols, headers), {
+    flowControl,
+  });
+  const open = async () => {
+    await connection.ready;
+    if (!/^(qmux-|webtransport$)/.test(connection.protocol)) return connection;
+    const { withStreams } = await loadStreams();
+    return withStreams(connection, { side: "client", flowControl });
+  };
   try {
-    await within(connection.ready, { late: "Cannot open WebSocket within", signal, timeoutMs });
-    return connection;
+    return await within(open(), { late: "Cannot open WebSocket within", signal, timeoutMs });
   } catch (error) {
     connection.abandon();
     throw error;

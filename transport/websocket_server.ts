@@ -13,7 +13,10 @@
  * @module
  */
 import { type SocketLease, WebSocketConnection } from "./_websocket.ts";
-import type { Connection } from "./connection.ts";
+import { openStreams, withStreams } from "./_websocket_streams.ts";
+import type { Connection, FlowControlOptions } from "./connection.ts";
+import type { MessageStreamOptions } from "./message_stream.ts";
+import { parseQmuxProtocol } from "./qmux/versions.ts";
 
 export type { SocketLease } from "./_websocket.ts";
 
@@ -31,6 +34,10 @@ export interface AcceptWebSocketOptions {
   readonly idleTimeoutMs?: number;
   /** Counts for the socket, until the runtime let it go. */
   readonly lease?: SocketLease;
+  /** How much the peer may send on streams ahead of who reads them. */
+  readonly flowControl?: FlowControlOptions | undefined;
+  /** Bounds of the stream that carries the messages of `qmux-NN.skein.1`. */
+  readonly messages?: Pick<MessageStreamOptions, "maxFrameBytes" | "streamTimeoutMs">;
 }
 
 /** A WebSocket that was accepted. */
@@ -58,6 +65,12 @@ export type WebSocketEngine = (
 /**
  * Accepts a WebSocket.
  *
+ * - **`skein.1`:** the connection has message frames, and streams and datagrams beside them.
+ * - **QMux:** with `qmux-01`, `qmux-01.chat` or the like, it has streams and datagrams; its
+ *   `protocol` is what stands behind the point. Messages of `qmux-01.skein.1` travel on the first
+ *   stream of the peer.
+ * - **Other subprotocols, and none:** message frames alone.
+ *
  * @param request An upgrade request; see {@linkcode isWebSocketUpgrade}.
  * @param options See {@linkcode AcceptWebSocketOptions}.
  * @returns The connection, and the response to return.
@@ -67,7 +80,7 @@ export function acceptWebSocket(
   request: Request,
   options: AcceptWebSocketOptions = {},
 ): AcceptedWebSocket {
-  const { protocol = "", idleTimeoutMs = 60_000, lease } = options;
+  const { protocol = "", idleTimeoutMs = 60_000, lease, flowControl } = options;
   const isOffered = protocol === "" || offeredProtocols(request).includes(protocol);
   if (!isOffered) {
     throw new TypeError(
@@ -79,7 +92,10 @@ export function acceptWebSocket(
   });
   // Not by the runtime's own option: it does not find a protocol behind a comma without a space.
   if (protocol !== "") response.headers.set("sec-websocket-protocol", protocol);
-  return { connection: new WebSocketConnection(socket, protocol, lease), response };
+  const connection = new WebSocketConnection(socket, { protocol, lease, flowControl, openStreams });
+  if (parseQmuxProtocol(protocol) === undefined) return { connection, response };
+  const streams = withStreams(connection, { ...options.messages, side: "server", flowControl });
+  return { connection: streams, response };
 }
 
 /**

@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { FlowControlOptions } from "./connection.ts";
+
 /** A certificate by its hash, as the W3C's constructor takes it. */
 export interface CertificateHash {
   /** Always `sha-256`. */
@@ -20,6 +22,11 @@ export interface DialWebTransportOptions {
   readonly headers?: HeadersInit;
   /** Certificates that are trusted without an authority: short-lived ones, for development. */
   readonly serverCertificateHashes?: readonly CertificateHash[];
+  /**
+   * How much the server may send ahead of who reads, where it counts too; Deno only, since a browser
+   * has its own limits.
+   */
+  readonly flowControl?: FlowControlOptions | undefined;
   /** Gives up dialing; once connected it does nothing. None by default. */
   readonly signal?: AbortSignal;
   /** Gives up after this many milliseconds; the transport's own time by default. */

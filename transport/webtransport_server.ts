@@ -4,6 +4,7 @@
  * @module
  */
 import { addressKey } from "./address.ts";
+import type { FlowControlOptions } from "./connection.ts";
 import { Deadlines } from "./deadlines.ts";
 import { requireQuic } from "./h3/quic.ts";
 import {
@@ -90,6 +91,11 @@ export interface ListenWebTransportOptions extends Certificate {
    * @default {128}
    */
   readonly maxStreams?: number;
+  /**
+   * How much a client may send ahead of who reads, where it counts too, as a client of Skein in Deno
+   * does; a browser may not. `maxStreams` and QUIC's own limits stay below it.
+   */
+  readonly flowControl?: FlowControlOptions | undefined;
   /** Closes the listener. None by default. */
   readonly signal?: AbortSignal;
 }
@@ -138,11 +144,13 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     checkCertificate(options, "listen: the certificate");
     options.signal?.throwIfAborted();
     this.#options = options;
-    const { hostname = "0.0.0.0", port = 0, maxSessionsPerConnection: maxSessions = 16 } = options;
+    const { hostname = "0.0.0.0", port = 0, flowControl } = options;
+    const { maxSessionsPerConnection: maxSessions = 16 } = options;
     this.#connectionOptions = {
       side: "server",
       maxSessions,
-      controlHead: encodeControlHead({ side: "server", maxSessions }),
+      flowControl,
+      controlHead: encodeControlHead({ side: "server", maxSessions, flowControl }),
       firstRequests: this.#firstRequests,
       onRequest: (request) => this.#take(request),
     };
@@ -305,7 +313,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
  * @returns The listener; iterate over it to get the requests.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
  * @throws {Deno.errors.AddrInUse} If the UDP port is taken.
- * @throws {RangeError} If a limit is not a positive integer.
+ * @throws {RangeError} If a limit is not a positive integer, or one of `flowControl` makes no sense.
  * @throws {TypeError} If the certificate and its key are not texts of PEM.
  */
 export function listenWebTransport(options: ListenWebTransportOptions): WebTransportListener {

@@ -6,6 +6,8 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { testCloses } from "./connection_close.ts";
+import { testCounters } from "./connection_counters.ts";
+import { testCredit, testNoCredit } from "./connection_credit.ts";
 import { testDatagrams, testNoDatagrams } from "./connection_datagrams.ts";
 import { testFrames } from "./connection_frames.ts";
 import { testNoStreams, testStreams } from "./connection_streams.ts";
@@ -44,5 +46,8 @@ export function testConnection(name: string, makePair: MakePair, traits: Connect
   testCloses(test, traits);
   if (traits.frames) testFrames(test, traits);
   (traits.streams ? testStreams : testNoStreams)(test, traits);
+  if (traits.streams) testCounters(test, traits);
+  if (traits.credit) testCredit(test);
+  else testNoCredit(test);
   (traits.datagrams === "none" ? testNoDatagrams : testDatagrams)(test, traits);
 }

@@ -19,6 +19,11 @@ async function makePair(): Promise<ConnectionPair> {
   const { value: request } = await requests.next();
   const b = request!.accept({ protocol: "skein.1" });
   const a = await dialing;
+  // This end counts, but what was written for browsers tells nothing of it.
+  Object.defineProperties(b, {
+    capabilities: { value: { ...b.capabilities, credit: false } },
+    credit: { value: undefined },
+  });
   // A browser sends the code of a reset.
   Object.defineProperty(a, "capabilities", { value: { ...a.capabilities, resetCodes: false } });
   return {

@@ -30,6 +30,14 @@ function make(protocol: string): () => Promise<ConnectionPair> {
   };
 }
 
+/** The same with its ends changed over: what the suite does at one of them, it does at the other. */
+function swapped(makePair: () => Promise<ConnectionPair>): () => Promise<ConnectionPair> {
+  return async () => {
+    const pair = await makePair();
+    return { a: pair.b, b: pair.a, [Symbol.asyncDispose]: () => pair[Symbol.asyncDispose]() };
+  };
+}
+
 const traits: ConnectionTraits = {
   frames: true,
   streams: false,
@@ -41,13 +49,31 @@ const traits: ConnectionTraits = {
   protocol: "",
 };
 
+const withStreams: ConnectionTraits = {
+  ...traits,
+  streams: true,
+  datagrams: "reliable",
+  resetCodes: true,
+  credit: true,
+};
+
 testConnection("WebSocket, plain", make(""), traits);
 
-testConnection("WebSocket, skein.1", make("skein.1"), {
-  ...traits,
-  protocol: "skein.1",
-  binaryHead: [0x40, 0x53],
-});
+const skein = { ...withStreams, protocol: "skein.1", binaryHead: [0x40, 0x53] };
+testConnection("WebSocket, skein.1", make("skein.1"), skein);
+testConnection("WebSocket, skein.1, from the server", swapped(make("skein.1")), skein);
+
+/** Codes and reasons travel in a frame of QMux. */
+const qmux = { ...withStreams, frames: false, maxReasonBytes: 1024 };
+testConnection("WebSocket, qmux-02", make("qmux-02"), qmux);
+testConnection("WebSocket, qmux-01", make("qmux-01"), qmux);
+testConnection("WebSocket, qmux-01, from the server", swapped(make("qmux-01")), qmux);
+testConnection("WebSocket, qmux-00", make("qmux-00"), { ...qmux, datagrams: "none" });
+
+const messages = { ...skein, maxReasonBytes: 1024 };
+const makeMessages = make("qmux-01.skein.1");
+testConnection("WebSocket, qmux-01.skein.1", makeMessages, messages);
+testConnection("WebSocket, qmux-01.skein.1, from the server", swapped(makeMessages), messages);
 
 /** Accepts one WebSocket from a peer that then says nothing, not even a pong or a close. */
 async function acceptSilentPeer(

@@ -8,7 +8,7 @@ const traits: ConnectionTraits = {
   datagrams: "unreliable",
   // The runtime can not send the code of a reset.
   resetCodes: false,
-  credit: false,
+  credit: true,
   independentStreams: true,
   maxReasonBytes: 1024,
   protocol: "skein.1",

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { OpenStreamOptions } from "../connection.ts";
+import type { StreamDirection } from "../connection.ts";
 import { within } from "../within.ts";
 
 /**
@@ -12,18 +12,22 @@ import { within } from "../within.ts";
  *
  * @typeParam T The stream.
  * @param opening The stream that is being opened.
- * @param options Its `signal` and `timeoutMs` give up waiting.
+ * @param options Its `signal` and `timeoutMs` give up waiting; the kind of stream is for the error.
  * @param handlers Ends a stream that nobody waits for any more.
  * @returns The stream.
  * @throws {TimeoutError} If `timeoutMs` passed first.
  */
 export function opened<T>(
   opening: Promise<T>,
-  options: OpenStreamOptions,
+  options: {
+    readonly kind: StreamDirection;
+    readonly signal: AbortSignal | undefined;
+    readonly timeoutMs: number | undefined;
+  },
   handlers: { readonly late: (stream: T) => void },
 ): Promise<T> {
-  const { signal, timeoutMs } = options;
+  const { signal, timeoutMs, kind } = options;
   if (signal === undefined && timeoutMs === undefined) return opening;
-  const late = "Cannot open stream: the peer allowed none within";
+  const late = `Cannot open stream: the peer allowed no ${kind} stream within`;
   return within(opening, { late, signal, timeoutMs, discard: handlers.late });
 }

@@ -4,10 +4,17 @@
  *
  * @module
  */
-import type { OpenStreamOptions } from "../connection.ts";
+import { checkTotal, ReceiveCredit, SendCredit } from "../_flow_control.ts";
+import type {
+  ConnectionCredit,
+  ConnectionEvent,
+  CreditKind,
+  CreditState,
+  OpenStreamOptions,
+  StreamDirection,
+} from "../connection.ts";
 import { CapsuleType, decodeVarintCapsule } from "./capsules.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
-import { ReceiveCredit, SendCredit } from "./flow_control.ts";
 import type { FlowControlLimits } from "./settings.ts";
 import type { DataCredit } from "./stream_halves.ts";
 
@@ -17,25 +24,51 @@ export interface SessionCreditPair {
   readonly ours: FlowControlLimits;
   /** By the peer. */
   readonly theirs: FlowControlLimits;
+  /** Whether the windows of this end move by themselves. */
+  readonly automatic: boolean;
 }
-
-/** Both kinds of streams. */
-export type StreamKind = "bidirectional" | "unidirectional";
 
 /** What a {@linkcode SessionCredit} tells its session. */
 export interface SessionCreditHost {
   /** Tells the peer a number, by a capsule of this type. */
   say(type: number, value: number): void;
+  /** Tells who observes the session. */
+  tell(event: ConnectionEvent): void;
   /** The peer sent more than it may. */
   overrun(): void;
 }
 
+/** Both directions of the credit of one kind. */
+interface Both {
+  readonly send: SendCredit;
+  readonly receive: ReceiveCredit;
+}
+
+/** How each kind is called: in messages, and on the wire. */
+const KINDS = {
+  data: {
+    what: "bytes",
+    limit: "maxData",
+    grant: CapsuleType.maxData,
+    blocked: CapsuleType.dataBlocked,
+  },
+  bidirectional: {
+    what: "bidirectional stream",
+    limit: "maxStreamsBidi",
+    grant: CapsuleType.maxStreamsBidi,
+    blocked: CapsuleType.streamsBlockedBidi,
+  },
+  unidirectional: {
+    what: "unidirectional stream",
+    limit: "maxStreamsUni",
+    grant: CapsuleType.maxStreamsUni,
+    blocked: CapsuleType.streamsBlockedUni,
+  },
+} as const;
+
 /** The credit of one session, where both ends count. */
-export class SessionCredit {
-  /** Bytes. */
-  readonly data: DataCredit;
-  readonly #send: Readonly<Record<StreamKind, SendCredit>>;
-  readonly #receive: Readonly<Record<StreamKind, ReceiveCredit>>;
+export class SessionCredit implements ConnectionCredit {
+  readonly #kinds: Readonly<Record<CreditKind, Both>>;
   readonly #host: SessionCreditHost;
 
   /**
@@ -44,49 +77,66 @@ export class SessionCredit {
    * @param pair What both ends granted.
    * @param host Is told what the peer has to know.
    */
-  constructor({ ours, theirs }: SessionCreditPair, host: SessionCreditHost) {
-    const say = (type: number) => (limit: number) => host.say(type, limit);
+  constructor({ ours, theirs, automatic }: SessionCreditPair, host: SessionCreditHost) {
     this.#host = host;
-    this.data = {
-      send: new SendCredit("bytes", theirs.maxData, say(CapsuleType.dataBlocked)),
-      receive: new ReceiveCredit(ours.maxData, say(CapsuleType.maxData)),
+    const both = (kind: CreditKind): Both => {
+      const { what, limit, grant, blocked } = KINDS[kind];
+      return {
+        send: new SendCredit(what, theirs[limit], (total) => {
+          host.say(blocked, total);
+          host.tell({ type: "blocked", what: kind, by: "local", limit: total });
+        }),
+        receive: new ReceiveCredit(ours[limit], (total) => host.say(grant, total), { automatic }),
+      };
     };
-    this.#send = {
-      bidirectional: new SendCredit(
-        "bidirectional stream",
-        theirs.maxStreamsBidi,
-        say(CapsuleType.streamsBlockedBidi),
-      ),
-      unidirectional: new SendCredit(
-        "unidirectional stream",
-        theirs.maxStreamsUni,
-        say(CapsuleType.streamsBlockedUni),
-      ),
+    this.#kinds = {
+      data: both("data"),
+      bidirectional: both("bidirectional"),
+      unidirectional: both("unidirectional"),
     };
-    this.#receive = {
-      bidirectional: new ReceiveCredit(ours.maxStreamsBidi, say(CapsuleType.maxStreamsBidi)),
-      unidirectional: new ReceiveCredit(ours.maxStreamsUni, say(CapsuleType.maxStreamsUni)),
+  }
+
+  /** Bytes. */
+  get data(): DataCredit {
+    return this.#kinds.data;
+  }
+
+  /** See {@linkcode ConnectionCredit.state}. */
+  state(kind: CreditKind): CreditState {
+    const { send, receive } = this.#kinds[kind];
+    return {
+      granted: receive.limit,
+      received: receive.received,
+      allowed: send.limit,
+      sent: send.used,
+      waiting: send.waiting,
     };
+  }
+
+  /** See {@linkcode ConnectionCredit.grant}. */
+  grant(kind: CreditKind, total: number): void {
+    checkTotal(total);
+    this.#kinds[kind].receive.grant(total);
   }
 
   /** Whether a stream may be opened at once. */
-  has(kind: StreamKind): boolean {
-    return this.#send[kind].left > 0;
+  has(kind: StreamDirection): boolean {
+    return this.#kinds[kind].send.left > 0;
   }
 
   /** Takes the credit for a stream, waiting for it. */
-  async take(kind: StreamKind, options: OpenStreamOptions): Promise<void> {
-    await this.#send[kind].take(1, options);
+  async take(kind: StreamDirection, options: OpenStreamOptions): Promise<void> {
+    await this.#kinds[kind].send.take(1, options);
   }
 
   /** Gives back the credit of a stream that the peer never learned of. */
-  giveBack(kind: StreamKind): void {
-    this.#send[kind].giveBack(1);
+  giveBack(kind: StreamDirection): void {
+    this.#kinds[kind].send.giveBack(1);
   }
 
   /** Counts a stream of the peer; what is called at the end of each half, or `false` if it is one too many. */
-  opened(kind: StreamKind): (() => void) | false {
-    const credit = this.#receive[kind];
+  opened(kind: StreamDirection): (() => void) | false {
+    const credit = this.#kinds[kind].receive;
     if (!credit.receive(1)) {
       this.#host.overrun();
       return false;
@@ -105,29 +155,26 @@ export class SessionCredit {
    * @throws {H3ProtocolError} If it is malformed, or takes credit back.
    */
   receiveCapsule(type: number, payload: Uint8Array): void {
-    switch (type) {
-      case CapsuleType.maxData:
-        return raise(this.data.send, payload);
-      case CapsuleType.maxStreamsBidi:
-        return raise(this.#send.bidirectional, payload);
-      case CapsuleType.maxStreamsUni:
-        return raise(this.#send.unidirectional, payload);
-      case CapsuleType.dataBlocked:
-        return this.data.receive.grantAll();
-      case CapsuleType.streamsBlockedBidi:
-        return this.#receive.bidirectional.grantAll();
-      case CapsuleType.streamsBlockedUni:
-        return this.#receive.unidirectional.grantAll();
+    for (const kind of ["data", "bidirectional", "unidirectional"] as const) {
+      if (type === KINDS[kind].grant) return this.#raise(kind, decodeVarintCapsule(payload));
+      if (type !== KINDS[kind].blocked) continue;
+      const limit = decodeVarintCapsule(payload);
+      this.#host.tell({ type: "blocked", what: kind, by: "remote", limit });
+      return this.#kinds[kind].receive.peerBlocked(limit);
     }
   }
 
   /** Refuses everybody who waits. */
   fail(error: unknown): void {
-    for (const credit of [this.data.send, ...Object.values(this.#send)]) credit.fail(error);
+    for (const { send } of Object.values(this.#kinds)) send.fail(error);
   }
-}
 
-function raise(credit: SendCredit, payload: Uint8Array): void {
-  if (credit.raise(decodeVarintCapsule(payload))) return;
-  throw new H3ProtocolError(H3Error.flowControlError, "The peer took back credit");
+  #raise(kind: CreditKind, limit: number): void {
+    const { send } = this.#kinds[kind];
+    const isMore = limit > send.limit;
+    if (!send.raise(limit)) {
+      throw new H3ProtocolError(H3Error.flowControlError, "The peer took back credit");
+    }
+    if (isMore) this.#host.tell({ type: "credit", what: kind, limit });
+  }
 }

@@ -6,8 +6,10 @@
  * @module
  */
 import { ConnectionError } from "../../errors.ts";
+import type { FlowControlOptions } from "../connection.ts";
 import type { Deadlines } from "../deadlines.ts";
 import { type EarlyStream, EarlyStreams } from "./_early_streams.ts";
+import { flowLimitsOf } from "./_flow_limits.ts";
 import { refusalOf } from "./_request_fields.ts";
 import { readHead, type StreamHead } from "./_stream_head.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
@@ -27,7 +29,6 @@ import {
   clientSettings,
   decodeSettings,
   encodeSettings,
-  type FlowControlLimits,
   flowControlOf,
   serverSettings,
   SettingId,
@@ -44,13 +45,6 @@ const SETTINGS_TIMEOUT_MS = 5_000;
 
 /** How long a connection without sessions stays, in milliseconds: browsers never close theirs. */
 const GRACE_MS = 2_000;
-
-/** What a session grants its peer at first. */
-const INITIAL_CREDIT: FlowControlLimits = {
-  maxData: 4 * 1024 * 1024,
-  maxStreamsBidi: 128,
-  maxStreamsUni: 128,
-};
 
 /** RFC 9297 section 2.1: streams have smaller numbers. */
 const MAX_QUARTER_ID = 2 ** 60;
@@ -71,6 +65,8 @@ export interface Http3ConnectionOptions {
    * @default {16}
    */
   readonly maxSessions?: number;
+  /** What sessions grant their peer; see {@linkcode FlowControlOptions}. */
+  readonly flowControl?: FlowControlOptions | undefined;
   /** Takes the requests of the peer, on a server. */
   readonly onRequest?: (request: Http3Request) => void;
   /** Where a server's connection waits for its first request. */
@@ -210,7 +206,7 @@ export class Http3Connection implements SessionLink {
     };
     const session: Http3Session = new Http3Session(this, connect, {
       errors,
-      credit: creditOf(settings),
+      credit: this.#creditOf(settings),
       onResponse: (payload) =>
         this.#respond(session, decodeFields(payload), { protocolOf, errors }),
     });
@@ -264,9 +260,13 @@ export class Http3Connection implements SessionLink {
   }
 
   /** See {@linkcode SessionLink.sessionEnded}. */
-  sessionEnded(session: Http3Session): Promise<void> | undefined {
+  sessionEnded(session: Http3Session, closeConnection: boolean): Promise<void> | undefined {
     if (!this.#sessions.delete(session.id)) return undefined;
     this.#early.refuse(session.id);
+    if (closeConnection && !this.#isOver) {
+      this.close();
+      return this.ending.then(() => {});
+    }
     if (this.#sessions.size > 0 || this.#isOver) return undefined;
     const { side, isPooled = false } = this.#options;
     if (side === "server" || isPooled) {
@@ -497,7 +497,7 @@ export class Http3Connection implements SessionLink {
     const settings = this.#peerSettings ?? await this.#settingsInTime("client");
     const refusal = refusalOf(fields) ?? this.#limitReached();
     if (refusal !== undefined) return Http3Request.refuse(connect, refusal);
-    const session = new Http3Session(this, connect, { credit: creditOf(settings) });
+    const session = new Http3Session(this, connect, { credit: this.#creditOf(settings) });
     this.#add(session);
     const { remoteAddr } = this.conn;
     const request = new Http3Request(session, connect, { fields, remoteAddress: remoteAddr });
@@ -511,6 +511,14 @@ export class Http3Connection implements SessionLink {
     const message = `The ${peer} sent no SETTINGS in time`;
     this.fail(new H3ProtocolError(H3Error.missingSettings, message));
     throw new ConnectionError(message);
+  }
+
+  /** Credit is counted only where both ends announced some. */
+  #creditOf(settings: Settings): SessionCreditPair | undefined {
+    const { flowControl } = this.#options;
+    const theirs = flowControlOf(settings);
+    const automatic = flowControl?.automatic ?? true;
+    return theirs && { ours: flowLimitsOf(flowControl), theirs, automatic };
   }
 
   #limitReached(): number | undefined {
@@ -602,15 +610,20 @@ export class Http3Connection implements SessionLink {
  *
  * @param options See {@linkcode Http3ConnectionOptions}.
  * @returns The bytes.
+ * @throws {RangeError} If a limit of flow control makes no sense.
  */
 export function encodeControlHead(
-  { side, maxSessions = 16 }: Pick<Http3ConnectionOptions, "side" | "maxSessions">,
+  { side, maxSessions = 16, flowControl }: Pick<
+    Http3ConnectionOptions,
+    "side" | "maxSessions" | "flowControl"
+  >,
 ): Uint8Array {
+  const { maxData, maxStreamsBidi, maxStreamsUni } = flowLimitsOf(flowControl);
   const limits = {
     maxSessions,
-    initialMaxData: INITIAL_CREDIT.maxData,
-    initialMaxStreamsBidi: INITIAL_CREDIT.maxStreamsBidi,
-    initialMaxStreamsUni: INITIAL_CREDIT.maxStreamsUni,
+    initialMaxData: maxData,
+    initialMaxStreamsBidi: maxStreamsBidi,
+    initialMaxStreamsUni: maxStreamsUni,
   };
   const settings = side === "server" ? serverSettings(limits) : clientSettings(limits);
   const frame = encodeFrame(FrameType.settings, encodeSettings(settings));
@@ -639,12 +652,6 @@ async function readFields(
     }
     frames.push(value);
   }
-}
-
-/** Credit is counted only where both ends announced some. */
-function creditOf(settings: Settings): SessionCreditPair | undefined {
-  const theirs = flowControlOf(settings);
-  return theirs && { ours: INITIAL_CREDIT, theirs };
 }
 
 async function withinTime<T>(promise: Promise<T>, timeoutMs: number): Promise<T | undefined> {

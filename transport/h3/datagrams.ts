@@ -5,6 +5,7 @@
  */
 import { Arrivals } from "../_arrivals.ts";
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
+import type { Ledger } from "../_ledger.ts";
 import { concat } from "./bytes.ts";
 import { encodeVarint } from "./varint.ts";
 
@@ -17,16 +18,18 @@ const MAX_WAITING_DATAGRAMS = 1_024;
 /** Fits on every path, and needs no question to the runtime. */
 const SAFE_BYTES = 1_100;
 
+/** Whose datagrams they are. */
+export interface DatagramsOwner {
+  /** Where they are counted; made with the first one. */
+  readonly ledger: Ledger;
+}
+
 /** The datagrams of one session. */
 export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
-  /** Bytes handed to the wire. */
-  sentBytes = 0;
-  /** Bytes taken from the wire. */
-  receivedBytes = 0;
-
   readonly #conn: Deno.QuicConn;
+  readonly #owner: DatagramsOwner;
   readonly #head: Uint8Array;
-  readonly #arrivals: Arrivals<Uint8Array> = new Arrivals({ capacity: MAX_HELD_DATAGRAMS });
+  readonly #arrivals: Arrivals<Uint8Array>;
   readonly #done = (): void => void this.#waiting--;
   #receiver: ((datagram: Uint8Array) => void) | undefined = undefined;
   #writable: WritableStream<Uint8Array> | undefined = undefined;
@@ -38,13 +41,24 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
    * Creates the datagrams of a session.
    *
    * @param conn The connection that carries them.
-   * @param quarterId A quarter of the session's number.
-   * @param error Makes the error that says why the session is over already, if it is.
+   * @param owner The session.
+   * @param options A quarter of the session's number, and what makes the error that says why the
+   * session is over already, if it is.
    */
-  constructor(conn: Deno.QuicConn, quarterId: number, error: (() => Error) | undefined) {
+  constructor(
+    conn: Deno.QuicConn,
+    owner: DatagramsOwner,
+    options: { readonly quarterId: number; readonly error: (() => Error) | undefined },
+  ) {
+    const { quarterId, error } = options;
     this.#conn = conn;
+    this.#owner = owner;
     this.#head = encodeVarint(quarterId);
     this.#error = error;
+    this.#arrivals = new Arrivals({
+      capacity: MAX_HELD_DATAGRAMS,
+      onDropped: ({ byteLength }) => this.#dropped(byteLength),
+    });
     if (error !== undefined) this.#arrivals.end();
   }
 
@@ -76,7 +90,8 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
    * @param datagram The bytes. They MUST NOT be changed before it is sent.
    */
   async write(datagram: Uint8Array): Promise<void> {
-    if (datagram.byteLength > this.maxDatagramSize) return;
+    const { byteLength } = datagram;
+    if (byteLength > this.maxDatagramSize) return this.#dropped(byteLength);
     await this.#conn.sendDatagram(this.#framed(datagram)).catch(() => {});
   }
 
@@ -87,8 +102,11 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
 
   /** See {@linkcode DirectDatagrams.send}. */
   send(datagram: Uint8Array): void {
-    if (this.#waiting >= MAX_WAITING_DATAGRAMS) return;
-    if (datagram.byteLength > SAFE_BYTES && datagram.byteLength > this.maxDatagramSize) return;
+    const { byteLength } = datagram;
+    if (this.#waiting >= MAX_WAITING_DATAGRAMS) return this.#dropped(byteLength);
+    if (byteLength > SAFE_BYTES && byteLength > this.maxDatagramSize) {
+      return this.#dropped(byteLength);
+    }
     this.#waiting++;
     this.#conn.sendDatagram(this.#framed(datagram)).then(this.#done, this.#done);
   }
@@ -108,7 +126,7 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
    * @param payload The bytes, which are its own.
    */
   deliver(payload: Uint8Array): void {
-    this.receivedBytes += payload.byteLength;
+    this.#owner.ledger.receivedDatagram(payload);
     if (this.#receiver === undefined) this.#arrivals.push(payload);
     else this.#receiver(payload);
   }
@@ -126,11 +144,15 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
     else this.#arrivals.end();
   }
 
+  #dropped(byteLength: number): void {
+    this.#owner.ledger.droppedDatagram(byteLength);
+  }
+
   #framed(datagram: Uint8Array): Uint8Array {
     const { buffer, byteOffset, byteLength } = datagram;
     const head = this.#head;
     const length = head.byteLength;
-    this.sentBytes += byteLength;
+    this.#owner.ledger.sentDatagram(datagram);
     if (byteOffset >= length) {
       // One that came, and goes back, has its head before it already.
       const whole = new Uint8Array(buffer, byteOffset - length, length + byteLength);

@@ -6,6 +6,7 @@
  */
 import type { DialWebTransportOptions } from "../webtransport.ts";
 import { ClientEndpoints } from "./_endpoints.ts";
+import { flowLimitsOf } from "./_flow_limits.ts";
 import type { ConnectQuicOptions } from "./quic.ts";
 import { Http3Connection } from "./connection.ts";
 import type { Field } from "./qpack.ts";
@@ -49,10 +50,12 @@ export class Http3Dialer {
    * @param url Where to.
    * @param options See {@linkcode Http3DialOptions}.
    * @throws {TypeError} If the URL is not `https:`, or an option makes no sense.
+   * @throws {RangeError} If a limit of flow control makes no sense.
    */
   constructor(url: string | URL, options: Http3DialOptions = {}) {
     this.#url = checkUrl(url);
     checkHashes(options);
+    flowLimitsOf(options.flowControl); // It throws before anything is dialed.
     this.#options = options;
   }
 
@@ -102,7 +105,7 @@ export class Http3Dialer {
   }
 
   async #connect(): Promise<Http3Connection> {
-    const { errors = SKEIN_ERRORS, serverCertificateHashes, congestionControl, pool } =
+    const { errors = SKEIN_ERRORS, serverCertificateHashes, congestionControl, pool, flowControl } =
       this.#options;
     const { hostname, port } = this.#url;
     const host = hostname.replace(/^\[|\]$/g, "");
@@ -132,7 +135,8 @@ export class Http3Dialer {
       const status = /refused to accept a new connection/.test(reason) ? { status: 503 } : {};
       throw errors.session(`Cannot connect to ${this.#url.host}: ${reason}`, { cause, ...status });
     }
-    const connection = new Http3Connection(conn, { side: "client", isPooled: pool !== undefined });
+    const isPooled = pool !== undefined;
+    const connection = new Http3Connection(conn, { side: "client", isPooled, flowControl });
     connection.ending.then(() => {
       if (this.#endpoint !== undefined) ClientEndpoints.giveBack(this.#endpoint);
       this.#endpoint = undefined;

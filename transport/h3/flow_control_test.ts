@@ -1,5 +1,4 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { FakeTime } from "@std/testing/time";
 import {
   bytesOf,
   capsuleFrame,
@@ -15,122 +14,9 @@ import { directReadable, directStream, directWritable } from "../direct.ts";
 import type { DirectReadable, DirectStream } from "../connection.ts";
 import { CapsuleParser, CapsuleType } from "./capsules.ts";
 import { H3Error } from "./error_codes.ts";
-import { ReceiveCredit, SendCredit } from "./flow_control.ts";
 import { FrameType } from "./frames.ts";
 import { SettingId } from "./settings.ts";
 import { readVarint } from "./varint.ts";
-
-Deno.test("SendCredit.take() takes what is left, and tells once there is nothing", async () => {
-  const blocked: number[] = [];
-  const credit = new SendCredit("bytes", 10, (limit) => blocked.push(limit));
-  assertEquals(await credit.take(4), 4);
-  assertEquals(await credit.take(9), 6);
-  assertEquals([credit.left, blocked], [0, []]);
-  const waiting = credit.take(5);
-  assertEquals(blocked, [10]);
-  assert(credit.raise(12));
-  assertEquals(await waiting, 2);
-});
-
-Deno.test("SendCredit.take() serves those who wait in their order", async () => {
-  const credit = new SendCredit("bytes", 0, () => {});
-  const taken: string[] = [];
-  const waiting = ["a", "b", "c"].map((name) => credit.take(1).then(() => taken.push(name)));
-  credit.raise(1);
-  await waiting[0];
-  assertEquals(taken, ["a"]);
-  credit.raise(3);
-  await Promise.all(waiting);
-  assertEquals(taken, ["a", "b", "c"]);
-});
-
-Deno.test("SendCredit.take() gives up by time, by signal and with the session", async () => {
-  using time = new FakeTime();
-  const credit = new SendCredit("bidirectional stream", 0, () => {});
-  const late = assertRejects(() => credit.take(1, { timeoutMs: 50 }), TimeoutError);
-  const aborting = new AbortController();
-  const aborted = assertRejects(() => credit.take(1, { signal: aborting.signal }), Error, "enough");
-  await time.tickAsync(50);
-  await late;
-  aborting.abort(new Error("enough"));
-  await aborted;
-  const failed = assertRejects(() => credit.take(1), Error, "over");
-  credit.fail(new Error("over"));
-  await failed;
-  await assertRejects(() => credit.take(1), Error, "over");
-  assertEquals(credit.takeNow(0), false);
-});
-
-Deno.test("SendCredit.take() passes over who gave up", async () => {
-  const credit = new SendCredit("bytes", 0, () => {});
-  const aborting = new AbortController();
-  const first = assertRejects(() => credit.take(1, { signal: aborting.signal }));
-  const second = credit.take(1);
-  aborting.abort();
-  await first;
-  credit.raise(1);
-  assertEquals(await second, 1);
-});
-
-Deno.test("SendCredit.raise() tells that a total shrinks", () => {
-  const credit = new SendCredit("bytes", 10, () => {});
-  assertEquals([credit.raise(10), credit.raise(11), credit.raise(10)], [true, true, false]);
-  assertEquals(credit.left, 11);
-});
-
-Deno.test("SendCredit.takeNow() takes all or nothing, and not past who waits", async () => {
-  const credit = new SendCredit("bytes", 5, () => {});
-  assertEquals([credit.takeNow(6), credit.takeNow(5), credit.takeNow(1)], [false, true, false]);
-  const waiting = credit.take(3);
-  credit.raise(6);
-  assertEquals(credit.takeNow(1), false);
-  assertEquals(await waiting, 1);
-});
-
-Deno.test("SendCredit.giveBack() serves who waits", async () => {
-  const credit = new SendCredit("streams", 1, () => {});
-  assert(credit.takeNow(1));
-  const waiting = credit.take(1);
-  credit.giveBack(1);
-  assertEquals(await waiting, 1);
-});
-
-Deno.test("ReceiveCredit.release() grants half of the window at a time", () => {
-  const granted: number[] = [];
-  const credit = new ReceiveCredit(100, (limit) => granted.push(limit));
-  for (let i = 0; i < 10; i++) {
-    assert(credit.receive(10));
-    credit.release(10);
-  }
-  assertEquals(granted, [150, 200]);
-});
-
-Deno.test("ReceiveCredit.release() grants less when most of the window is in use", () => {
-  const granted: number[] = [];
-  const credit = new ReceiveCredit(128, (limit) => granted.push(limit));
-  assert(credit.receive(127));
-  credit.release(1);
-  assertEquals(granted, [129]);
-  assert(credit.receive(2));
-  credit.release(1);
-  assertEquals(granted, [129, 130]);
-});
-
-Deno.test("ReceiveCredit.receive() tells of more than was granted", () => {
-  const credit = new ReceiveCredit(10, () => {});
-  assertEquals([credit.receive(10), credit.receive(1)], [true, false]);
-});
-
-Deno.test("ReceiveCredit.grantAll() grants what was read, once", () => {
-  const granted: number[] = [];
-  const credit = new ReceiveCredit(100, (limit) => granted.push(limit));
-  credit.grantAll();
-  credit.receive(30);
-  credit.release(30);
-  credit.grantAll();
-  credit.grantAll();
-  assertEquals(granted, [130]);
-});
 
 /** A peer that counts. */
 function counting(limits: { data?: number; bidi?: number; uni?: number }): [number, number][] {

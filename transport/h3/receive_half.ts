@@ -4,6 +4,7 @@
  * @module
  */
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
+import type { StreamAccount } from "../_ledger.ts";
 import { errorOf, type StreamHalf, type StreamOwner } from "./stream_halves.ts";
 
 /** The first read of a stream: its head and a small message fit. A pending read pins its buffer. */
@@ -34,6 +35,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
   readonly #owner: StreamOwner;
   readonly #reader: ReadableStreamBYOBReader;
   readonly #onEnd: (() => void) | undefined;
+  #account: StreamAccount | undefined;
   #held: Uint8Array | undefined;
   #size = MIN_READ_BYTES;
   #smallReads = 0;
@@ -49,7 +51,8 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
    *
    * @param owner The session.
    * @param reader Reads the stream.
-   * @param head What was read of it already, whether there is surely more, and what to do at its end.
+   * @param head What was read of it already, whether there is surely more, what to do at its end, and
+   * who counts; without an account it is nobody's stream, and the session counts its bytes apart.
    */
   constructor(
     owner: StreamOwner,
@@ -58,11 +61,13 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
       readonly held?: Uint8Array | undefined;
       readonly isFull?: boolean;
       readonly onEnd?: (() => void) | undefined;
+      readonly account?: StreamAccount | undefined;
     } = {},
   ) {
     this.#owner = owner;
     this.#reader = reader;
     this.#onEnd = head.onEnd;
+    this.#account = head.account;
     const { held } = head;
     if (held !== undefined && held.byteLength > 0) {
       this.#held = held;
@@ -77,7 +82,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
     const held = this.#held;
     if (held !== undefined) {
       this.#held = undefined;
-      this.#owner.dataCredit?.receive.release(held.byteLength);
+      this.#release(held.byteLength);
       return Promise.resolve(held);
     }
     return this.#read(used);
@@ -87,6 +92,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
   cancel(reason?: unknown): void {
     this.#isFinished = true;
     if (this.#isEnded) return;
+    this.#account?.cut(reason, "stopped reading");
     this.#cut();
     this.#reader.cancel(reason).catch(() => {}); // The connection may be gone.
   }
@@ -95,8 +101,22 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
   fail(error: unknown): void {
     if (this.#isEnded) return;
     this.#failure = { cause: error };
-    this.cancel();
+    this.#isFinished = true;
+    this.#account?.ended(error);
+    this.#cut();
+    this.#reader.cancel().catch(() => {}); // The connection may be gone.
     this.#controller?.error(error);
+  }
+
+  /** It is nobody's stream after all. */
+  discard(): StreamAccount | undefined {
+    const account = this.#account;
+    if (account === undefined) return undefined;
+    const { byteLength = 0 } = this.#held ?? {};
+    account.ledger.streamBytesReceived -= byteLength;
+    this.#owner.bytesReceived += byteLength;
+    this.#account = undefined;
+    return account;
   }
 
   /** There is nothing left of it. */
@@ -129,11 +149,13 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
       if (!result.done) bytes = result.value;
     } catch (error) {
       this.#failure ??= { cause: errorOf(this.#owner, error) };
+      if (!this.#isEnded) this.#account?.ended(this.#failure.cause);
       this.#cut();
     }
     // The session may have ended it meanwhile.
     if (this.#failure !== undefined) throw (this.#failure as { cause: unknown }).cause;
     if (bytes === undefined) {
+      if (!this.#isEnded) this.#account?.ended();
       this.#end();
       return null;
     }
@@ -142,7 +164,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
     this.#smallReads = byteLength < MIN_READ_BYTES ? this.#smallReads + 1 : 0;
     if (this.#smallReads > MAX_SMALL_READS) this.#size = MIN_READ_BYTES;
     this.#count(byteLength);
-    this.#owner.dataCredit?.receive.release(byteLength);
+    this.#release(byteLength);
     return bytes;
   }
 
@@ -168,19 +190,33 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
 
   #count(bytes: number): void {
     const owner = this.#owner;
-    owner.bytesReceived += bytes;
+    if (this.#account === undefined) owner.bytesReceived += bytes;
+    else this.#account.ledger.streamBytesReceived += bytes;
     if (owner.dataCredit !== undefined && !owner.dataCredit.receive.receive(bytes)) owner.overrun();
+  }
+
+  /** What carries messages must not wait for who grants by hand. */
+  #release(bytes: number): void {
+    const receive = this.#owner.dataCredit?.receive;
+    if (this.#account === undefined) receive?.giveBack(bytes);
+    else receive?.release(bytes);
   }
 
   /**
    * Ends it before its end. How much the peer has sent nobody tells; it counts
-   * that, and would wait for ever for credit that is not given back.
+   * that, and would wait for ever for credit that is not given back. It can be no
+   * more than QUIC holds, nor than all that was granted and did not come: by so
+   * much at most each such stream widens the window, until the peer says that it
+   * waits. A window that moves by hand stays as it is.
    */
   #cut(): void {
     if (this.#isEnded) return;
     const held = this.#held?.byteLength ?? 0;
     this.#end();
-    this.#owner.dataCredit?.receive.release(held + MAX_UNREAD_BYTES);
+    const receive = this.#owner.dataCredit?.receive;
+    if (receive === undefined) return;
+    receive.release(held);
+    receive.lose(MAX_UNREAD_BYTES);
   }
 
   #end(): void {

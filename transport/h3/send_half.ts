@@ -4,6 +4,7 @@
  * @module
  */
 import type { DirectWritable, SendStream } from "../connection.ts";
+import type { StreamAccount } from "../_ledger.ts";
 import { concat } from "./bytes.ts";
 import { errorOf, type StreamHalf, type StreamOwner } from "./stream_halves.ts";
 
@@ -20,6 +21,7 @@ export class SendHalf implements StreamHalf, DirectWritable {
   readonly #stream: Deno.QuicSendStream;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   readonly #onEnd: (() => void) | undefined;
+  #account: StreamAccount | undefined;
   #pending: PromiseWithResolvers<void> | undefined = undefined;
   #morePending: Set<PromiseWithResolvers<void>> | undefined = undefined;
   #head: Uint8Array | undefined;
@@ -37,7 +39,8 @@ export class SendHalf implements StreamHalf, DirectWritable {
    *
    * @param owner The session.
    * @param stream Is written to.
-   * @param options What has to go out ahead of everything else, if anything, and what to do at the end.
+   * @param options What has to go out ahead of everything else, if anything, what to do at the end, and
+   * who counts; without an account it is nobody's stream, and the session counts its bytes apart.
    */
   constructor(
     owner: StreamOwner,
@@ -45,6 +48,7 @@ export class SendHalf implements StreamHalf, DirectWritable {
     options: {
       readonly head?: Uint8Array | undefined;
       readonly onEnd?: (() => void) | undefined;
+      readonly account?: StreamAccount | undefined;
     } = {},
   ) {
     this.#owner = owner;
@@ -53,6 +57,7 @@ export class SendHalf implements StreamHalf, DirectWritable {
     this.#writer.closed.catch(() => {}); // Whoever writes is told.
     this.#head = options.head;
     this.#onEnd = options.onEnd;
+    this.#account = options.account;
     owner.halves.add(this);
   }
 
@@ -89,6 +94,7 @@ export class SendHalf implements StreamHalf, DirectWritable {
     if (this.#waiting !== undefined) await this.#waiting;
     if (this.#failure !== undefined) throw (this.#failure as { cause: unknown }).cause;
     await this.#settle(this.#writer.close());
+    if (!this.#isEnded) this.#account?.ended();
     this.#end();
   }
 
@@ -105,6 +111,11 @@ export class SendHalf implements StreamHalf, DirectWritable {
     if (this.#isEnded) return;
     this.#fail(error);
     this.#controller?.error(error);
+  }
+
+  /** It is nobody's stream after all: nothing was written. */
+  discard(): void {
+    this.#account = undefined;
   }
 
   /** Not before the peer knows: to it this looks like a normal end. */
@@ -141,7 +152,8 @@ export class SendHalf implements StreamHalf, DirectWritable {
       this.#head = undefined;
       data = concat(head, bytes);
     }
-    owner.bytesSent += bytes.byteLength;
+    if (this.#account === undefined) owner.bytesSent += bytes.byteLength;
+    else this.#account.ledger.streamBytesSent += bytes.byteLength;
     return this.#settle(this.#writer.write(data));
   }
 
@@ -175,6 +187,7 @@ export class SendHalf implements StreamHalf, DirectWritable {
   #fail(error: unknown): void {
     this.#failure = { cause: error };
     this.#isClosing = true;
+    if (!this.#isEnded) this.#account?.ended(error);
     this.#end();
     this.#pending?.reject(error);
     for (const write of this.#morePending ?? []) write.reject(error);

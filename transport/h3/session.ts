@@ -5,18 +5,25 @@
  * @module
  */
 import { Arrivals, type ArrivalsOptions } from "../_arrivals.ts";
+import { Ledger, type MessageCarrier, type StreamAccount } from "../_ledger.ts";
 import { checkCloseInfo, cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import type {
+  CloseOptions,
   Connection,
   ConnectionCapabilities,
   ConnectionCloseInfo,
+  ConnectionCounters,
+  ConnectionCredit,
+  ConnectionObserver,
   ConnectionStats,
   OpenStreamOptions,
   ReceiveStream,
   SendStream,
+  StreamDirection,
+  StreamSide,
 } from "../connection.ts";
 import { opened } from "./_opening.ts";
-import { SessionCredit, type SessionCreditPair, type StreamKind } from "./_session_credit.ts";
+import { SessionCredit, type SessionCreditPair } from "./_session_credit.ts";
 import type { StreamHead } from "./_stream_head.ts";
 import {
   CapsuleParser,
@@ -69,8 +76,11 @@ export interface SessionLink {
   flushSoon(half: SendHalf): void;
   /** Ends the connection: the peer broke the protocol. */
   fail(error: H3ProtocolError): void;
-  /** The session is over; resolves once nothing of it is left. */
-  sessionEnded(session: Http3Session): Promise<void> | undefined;
+  /**
+   * The session is over, and shall take the connection with it if it says so; resolves once
+   * nothing of it is left.
+   */
+  sessionEnded(session: Http3Session, closeConnection: boolean): Promise<void> | undefined;
 }
 
 /** Options for opening a stream of a session. */
@@ -104,6 +114,8 @@ const CAPABILITIES: ConnectionCapabilities = {
   independentStreams: true,
 };
 
+const WITH_CREDIT: ConnectionCapabilities = { ...CAPABILITIES, credit: true };
+
 const BIDIRECTIONAL: ArrivalsOptions<Http3Stream> = {
   capacity: MAX_UNACCEPTED_STREAMS,
   unreadCapacity: MAX_UNREAD_STREAMS,
@@ -120,16 +132,16 @@ const UNIDIRECTIONAL: ArrivalsOptions<ReceiveHalf> = {
 };
 
 /** One session: a {@linkcode Connection} over HTTP/3. */
-export class Http3Session implements Connection, StreamOwner {
+export class Http3Session implements Connection, MessageCarrier, StreamOwner {
   /** Always `webtransport`. */
   readonly transport: string = "webtransport";
-  /** No codes of resets, which the runtime can not send. */
-  readonly capabilities: ConnectionCapabilities = CAPABILITIES;
+  /** No codes of resets, which the runtime can not send; credit where both ends count. */
+  readonly capabilities: ConnectionCapabilities;
   /** Open streams; they end with the session. */
   readonly halves: StreamHalves = new StreamHalves();
-  /** Bytes handed to streams. */
+  /** Bytes handed to the stream that carries messages. */
   bytesSent = 0;
-  /** Bytes taken from streams. */
+  /** Bytes taken from it. */
   bytesReceived = 0;
 
   readonly #link: SessionLink;
@@ -146,6 +158,10 @@ export class Http3Session implements Connection, StreamOwner {
   );
   #datagrams: SessionDatagrams | undefined = undefined;
   readonly #credit: SessionCredit | undefined;
+  #ledger: Ledger | undefined = undefined;
+  /** Whose next bidirectional stream carries messages. */
+  #carrier: StreamSide | undefined = undefined;
+  #closesConnection = false;
   #state: "pending" | "open" | "over" = "pending";
   #protocol = "";
   #closing: Required<ConnectionCloseInfo> | undefined = undefined;
@@ -180,8 +196,10 @@ export class Http3Session implements Connection, StreamOwner {
     this.#onResponse = options.onResponse;
     this.#closed.promise.catch(() => {});
     connect.writer.closed.catch(() => {});
+    this.capabilities = options.credit === undefined ? CAPABILITIES : WITH_CREDIT;
     this.#credit = options.credit && new SessionCredit(options.credit, {
       overrun: () => this.overrun(),
+      tell: (event) => this.#ledger?.tell(event),
       say: (type, value) => {
         if (this.#state !== "over") this.#sendCapsule(encodeVarintCapsule(type, value));
       },
@@ -192,6 +210,31 @@ export class Http3Session implements Connection, StreamOwner {
   /** Credit for bytes, where both ends count. */
   get dataCredit(): DataCredit | undefined {
     return this.#credit?.data;
+  }
+
+  /** Flow control, where both ends count. */
+  get credit(): ConnectionCredit | undefined {
+    return this.#wasOpen ? this.#credit : undefined;
+  }
+
+  /** The number of its CONNECT stream. */
+  get controlStreamId(): number {
+    return this.id;
+  }
+
+  /** Streams of the peer that nobody took yet. */
+  get unreadStreams(): number {
+    return this.#bidirectional.size + this.#unidirectional.size;
+  }
+
+  /** What was counted; made with the first stream or datagram, or with who observes. */
+  get counters(): ConnectionCounters | undefined {
+    return this.#ledger;
+  }
+
+  /** What counts. */
+  get ledger(): Ledger {
+    return this.#ledger ??= new Ledger();
   }
 
   /** The number of its CONNECT stream. */
@@ -250,9 +293,11 @@ export class Http3Session implements Connection, StreamOwner {
 
   /** Opens a stream, waiting while the peer allows no more, or else with a `RangeError`. */
   async createBidirectionalStream(options: OpenSessionStreamOptions = {}): Promise<Http3Stream> {
-    await this.#mayOpen("bidirectional", options);
+    const timeoutMs = await this.#mayOpen("bidirectional", options);
     const { conn } = this.#link;
-    const stream = await opened(conn.createBidirectionalStream(quicOptions(options)), options, {
+    const opening = conn.createBidirectionalStream(quicOptions(options));
+    const { signal } = options;
+    const stream = await opened(opening, { signal, timeoutMs, kind: "bidirectional" }, {
       late: ({ readable, writable }) => {
         readable.cancel().catch(() => {});
         writable.abort().catch(() => {});
@@ -260,8 +305,9 @@ export class Http3Session implements Connection, StreamOwner {
     }).catch((error) => this.#openFailed("bidirectional", error, options));
     const reader = stream.readable.getReader({ mode: "byob" });
     if (this.#ending !== undefined) reader.cancel().catch(() => {});
-    const send = this.#sendHalf(stream.writable, FrameType.webTransportStream, options);
-    return new Http3Stream(new ReceiveHalf(this, reader), send);
+    const account = this.#account("bidirectional", "local");
+    const send = this.#sendHalf(stream.writable, account, options);
+    return new Http3Stream(new ReceiveHalf(this, reader, { account }), send);
   }
 
   /** Opens a stream, waiting while the peer allows no more, or else with a `RangeError`. */
@@ -271,22 +317,27 @@ export class Http3Session implements Connection, StreamOwner {
 
   /** Opens a unidirectional stream without a web stream. */
   async createSendHalf(options: OpenSessionStreamOptions = {}): Promise<SendHalf> {
-    await this.#mayOpen("unidirectional", options);
+    const timeoutMs = await this.#mayOpen("unidirectional", options);
     const { conn } = this.#link;
-    const stream = await opened(conn.createUnidirectionalStream(quicOptions(options)), options, {
+    const opening = conn.createUnidirectionalStream(quicOptions(options));
+    const { signal } = options;
+    const stream = await opened(opening, { signal, timeoutMs, kind: "unidirectional" }, {
       late: (late) => void late.abort().catch(() => {}),
     }).catch((error) => this.#openFailed("unidirectional", error, options));
-    return this.#sendHalf(stream, UNIDIRECTIONAL_STREAM, options);
+    const account = this.#account("unidirectional", "local");
+    return this.#sendHalf(stream, account, { ...options, isOneWay: true });
   }
 
   /** Closes with code and reason; the peer has a second to confirm it. */
-  close(info?: ConnectionCloseInfo): void {
-    this.closeWith(checkCloseInfo(info, MAX_WEBTRANSPORT_REASON_BYTES));
+  close(options?: CloseOptions): void {
+    const info = checkCloseInfo(options, MAX_WEBTRANSPORT_REASON_BYTES);
+    this.closeWith({ ...info, closeConnection: options?.closeConnection === true });
   }
 
   /** Closes with any code, as the W3C's interface may. */
-  closeWith({ closeCode = 0, reason = "" }: ConnectionCloseInfo): void {
+  closeWith({ closeCode = 0, reason = "", closeConnection = false }: CloseOptions): void {
     if (this.#closing !== undefined || this.#state === "over") return;
+    this.#closesConnection = closeConnection;
     const cut = cutReason(reason, MAX_WEBTRANSPORT_REASON_BYTES);
     const info = this.#closing = { closeCode, reason: cut };
     const wasOpen = this.#state === "open";
@@ -315,12 +366,26 @@ export class Http3Session implements Connection, StreamOwner {
 
   /** Counters of this session's streams and datagrams. */
   getStats(): Promise<ConnectionStats> {
-    const { bytesSent, bytesReceived } = this;
-    const { sentBytes = 0, receivedBytes = 0 } = this.#datagrams ?? {};
-    return Promise.resolve({
-      bytesSent: bytesSent + sentBytes,
-      bytesReceived: bytesReceived + receivedBytes,
-    });
+    let { bytesSent, bytesReceived } = this;
+    if (this.#ledger !== undefined) {
+      bytesSent += this.#ledger.streamBytesSent + this.#ledger.datagramBytesSent;
+      bytesReceived += this.#ledger.streamBytesReceived + this.#ledger.datagramBytesReceived;
+    }
+    return Promise.resolve({ bytesSent, bytesReceived });
+  }
+
+  /** Sets who is told what happens. */
+  observe(observer: ConnectionObserver | undefined): void {
+    if (observer !== undefined) this.ledger.observer = observer;
+    else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
+  }
+
+  /** See {@linkcode MessageCarrier}. */
+  carryMessages(by: StreamSide): void {
+    const held = by === "remote" ? this.#bidirectional.takeHeld() : [];
+    held[0]?.discard();
+    if (held.length === 0) this.#carrier = by;
+    for (const stream of held) this.#bidirectional.push(stream);
   }
 
   /** Closes; called by `await using`. */
@@ -361,10 +426,10 @@ export class Http3Session implements Connection, StreamOwner {
       return refuseStream(head.reader, stream.writable);
     }
     const { reader, held, isFull } = head;
-    const receive = new ReceiveHalf(this, reader, { held, isFull, onEnd });
-    this.#bidirectional.push(
-      new Http3Stream(receive, new SendHalf(this, stream.writable, { onEnd })),
-    );
+    const account = this.#account("bidirectional", "remote");
+    const receive = new ReceiveHalf(this, reader, { held, isFull, onEnd, account });
+    const send = new SendHalf(this, stream.writable, { onEnd, account });
+    this.#bidirectional.push(new Http3Stream(receive, send));
   }
 
   /** Takes a unidirectional stream that the peer opened. */
@@ -372,7 +437,8 @@ export class Http3Session implements Connection, StreamOwner {
     const onEnd = this.#credit?.opened("unidirectional");
     if (this.#state === "over" || onEnd === false) return refuseStream(head.reader);
     const { reader, held, isFull } = head;
-    this.#unidirectional.push(new ReceiveHalf(this, reader, { held, isFull, onEnd }));
+    const account = this.#account("unidirectional", "remote");
+    this.#unidirectional.push(new ReceiveHalf(this, reader, { held, isFull, onEnd, account }));
   }
 
   /** Takes a datagram; the bytes are its own. */
@@ -401,21 +467,32 @@ export class Http3Session implements Connection, StreamOwner {
     if (this.#datagrams === undefined) this.#link.readDatagrams();
     return this.#datagrams ??= new SessionDatagrams(
       this.#link.conn,
-      this.id / 4,
-      this.#ending && (() => this.#error!),
+      this,
+      { quarterId: this.id / 4, error: this.#ending && (() => this.#error!) },
     );
+  }
+
+  /** Counts a stream; not the one that carries messages, nor one that comes too late. */
+  #account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
+    if (this.#ending !== undefined) return undefined;
+    if (direction === "unidirectional" || this.#carrier !== by) {
+      return this.ledger.opened(direction, by);
+    }
+    this.#carrier = undefined;
+    return undefined;
   }
 
   #sendHalf(
     stream: Deno.QuicSendStream,
-    type: number,
-    { sendOrder }: OpenStreamOptions,
+    account: StreamAccount | undefined,
+    { sendOrder, isOneWay = false }: OpenStreamOptions & { readonly isOneWay?: boolean },
   ): SendHalf {
     if (this.#ending !== undefined) {
       stream.abort().catch(() => {});
       throw this.#error;
     }
-    const half = new SendHalf(this, stream, { head: headOf(type, this.id) });
+    const type = isOneWay ? UNIDIRECTIONAL_STREAM : FrameType.webTransportStream;
+    const half = new SendHalf(this, stream, { head: headOf(type, this.id), account });
     if (sendOrder === undefined) this.#link.flushSoon(half);
     else {
       // Ahead of all payload: the head of an earlier stream must not be overtaken.
@@ -425,21 +502,27 @@ export class Http3Session implements Connection, StreamOwner {
     return half;
   }
 
+  /** Waits for credit, if it has to; resolves with the time that is left. */
   async #mayOpen(
-    kind: StreamKind,
+    kind: StreamDirection,
     options: OpenSessionStreamOptions,
-  ): Promise<void> {
-    options.signal?.throwIfAborted();
+  ): Promise<number | undefined> {
+    const { signal, timeoutMs } = options;
+    const start = timeoutMs === undefined ? 0 : performance.now();
+    signal?.throwIfAborted();
     if (this.#state === "pending") await this.ready;
     if (this.#ending !== undefined) throw this.#error;
     if (options.waitUntilAvailable === false && this.#credit?.has(kind) === false) {
       throw new RangeError(`Cannot open stream: the peer allows no ${kind} stream for now`);
     }
     await this.#credit?.take(kind, options);
+    if (timeoutMs === undefined) return undefined;
+    const waitedMs = Math.round(performance.now() - start);
+    return waitedMs > 0 ? Math.max(0, timeoutMs - waitedMs) : timeoutMs;
   }
 
   #openFailed(
-    kind: StreamKind,
+    kind: StreamDirection,
     error: unknown,
     { signal }: OpenStreamOptions,
   ): never {
@@ -548,6 +631,10 @@ export class Http3Session implements Connection, StreamOwner {
     const isOfSession = error.h3Code === H3Error.messageError ||
       error.h3Code === H3Error.flowControlError;
     if (!isOfSession) this.#link.fail(error);
+    else if (this.#state === "open") {
+      // A reset would say the code, and the runtime can not send one.
+      this.#sendCapsule(encodeCloseCapsule({ closeCode: error.h3Code, reason: error.message }));
+    }
     this.#fail(this.#errors.session("The peer broke the protocol", { cause: error }));
   }
 
@@ -630,7 +717,7 @@ export class Http3Session implements Connection, StreamOwner {
     clearTimeout(this.#lingering);
     for (const half of this.#failed) half.release();
     this.#failed = [];
-    const gone = this.#link.sessionEnded(this);
+    const gone = this.#link.sessionEnded(this, this.#closesConnection);
     if (gone === undefined) settle();
     else gone.then(settle);
   }

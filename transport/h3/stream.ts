@@ -44,6 +44,12 @@ export class Http3Stream implements BidirectionalStream, DirectStream {
     return this;
   }
 
+  /** Takes it out of the counters; nothing was read or written yet. */
+  discard(): void {
+    this.#receive.discard()?.discard();
+    this.#send.discard();
+  }
+
   /** Higher goes first. */
   get sendOrder(): number {
     return this.#send.sendOrder;

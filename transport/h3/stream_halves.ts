@@ -5,7 +5,7 @@
  * @module
  */
 import { type StreamFailure, streamFailure } from "./quic.ts";
-import type { ReceiveCredit, SendCredit } from "./flow_control.ts";
+import type { ReceiveCredit, SendCredit } from "../_flow_control.ts";
 
 /** One direction of a stream, which ends with its session at the latest. */
 export interface StreamHalf {
@@ -84,9 +84,9 @@ export interface DataCredit {
 export interface StreamOwner {
   /** Those that are open. */
   readonly halves: StreamHalves;
-  /** Bytes handed to the wire. */
+  /** Bytes handed to the wire on streams that have no account. */
   bytesSent: number;
-  /** Bytes taken from the wire. */
+  /** Bytes taken from the wire on streams that have no account. */
   bytesReceived: number;
   /** Credit for bytes, where both ends count. */
   readonly dataCredit: DataCredit | undefined;

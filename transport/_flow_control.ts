@@ -1,13 +1,13 @@
 /**
- * Credit of a WebTransport session: how many bytes and streams each end may
- * still send, where both ends said that they count (draft-ietf-webtrans-http3,
- * section 5.6).
+ * Credit of one kind: how many bytes or streams each end may still send. A
+ * session over HTTP/3 has three of each direction (draft-ietf-webtrans-http3,
+ * section 5.6), and so has QMux.
  *
  * @module
  */
-import { TimeoutError } from "../../errors.ts";
-import type { OpenStreamOptions } from "../connection.ts";
-import { startTimer } from "../within.ts";
+import { TimeoutError } from "../errors.ts";
+import type { OpenStreamOptions } from "./connection.ts";
+import { startTimer } from "./within.ts";
 
 /** Somebody who waits for credit. */
 interface Waiter {
@@ -22,14 +22,15 @@ export class SendCredit {
   readonly #waiters = new Set<Waiter>();
   #limit: number;
   #used = 0;
+  #toldLimit = -1;
   #failure: { readonly cause: unknown } | undefined;
 
   /**
    * Creates credit.
    *
-   * @param what What is counted, for the message of who waited too long.
+   * @param what What is counted, for the message of who waited too long: `bytes`, or a kind of stream.
    * @param limit The total at first.
-   * @param onBlocked Tells the peer that its total is used up.
+   * @param onBlocked Tells the peer that its total is used up, once for each total.
    */
   constructor(what: string, limit: number, onBlocked: (limit: number) => void) {
     this.#what = what;
@@ -40,6 +41,21 @@ export class SendCredit {
   /** How much is left. */
   get left(): number {
     return this.#limit - this.#used;
+  }
+
+  /** The total that the peer granted. */
+  get limit(): number {
+    return this.#limit;
+  }
+
+  /** What was taken of it. */
+  get used(): number {
+    return this.#used;
+  }
+
+  /** How many wait for more. */
+  get waiting(): number {
+    return this.#waiters.size;
   }
 
   /**
@@ -54,7 +70,7 @@ export class SendCredit {
     options.signal?.throwIfAborted();
     if (this.#failure !== undefined) throw this.#failure.cause;
     if (this.left > 0 && this.#waiters.size === 0) return this.#takeSome(wanted);
-    if (this.left <= 0) this.#onBlocked(this.#limit);
+    this.#tellBlocked();
     return await this.#wait(wanted, options);
   }
 
@@ -104,6 +120,12 @@ export class SendCredit {
     this.#waiters.clear();
   }
 
+  #tellBlocked(): void {
+    if (this.left > 0 || this.#toldLimit === this.#limit) return;
+    this.#toldLimit = this.#limit;
+    this.#onBlocked(this.#limit);
+  }
+
   #takeSome(wanted: number): number {
     const taken = Math.min(wanted, this.left);
     this.#used += taken;
@@ -120,7 +142,8 @@ export class SendCredit {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const waiter = { resolve, reject };
     const timer = startTimer(timeoutMs, (ms) => {
-      const message = `Cannot open stream: the peer granted no ${this.#what} within ${ms} ms`;
+      const action = this.#what === "bytes" ? "write" : "open stream";
+      const message = `Cannot ${action}: the peer granted no ${this.#what} within ${ms} ms`;
       reject(new TimeoutError(message, ms));
     });
     const onAbort = () => reject(signal?.reason);
@@ -143,20 +166,39 @@ export class SendCredit {
 export class ReceiveCredit {
   readonly #window: number;
   readonly #grant: (limit: number) => void;
+  readonly #isAutomatic: boolean;
   #limit: number;
   #received = 0;
   #done = 0;
+  #owed = 0;
+  #lost = 0;
 
   /**
    * Creates a window.
    *
    * @param window How much the peer may be ahead of who reads.
    * @param grant Tells the peer its new total.
+   * @param options Whether the window moves by itself, as it does by default.
    */
-  constructor(window: number, grant: (limit: number) => void) {
+  constructor(
+    window: number,
+    grant: (limit: number) => void,
+    options: { readonly automatic?: boolean | undefined } = {},
+  ) {
     this.#window = window;
     this.#grant = grant;
+    this.#isAutomatic = options.automatic ?? true;
     this.#limit = window;
+  }
+
+  /** The total that this end granted. */
+  get limit(): number {
+    return this.#limit;
+  }
+
+  /** What the peer used of it. */
+  get received(): number {
+    return this.#received;
   }
 
   /**
@@ -179,16 +221,82 @@ export class ReceiveCredit {
    */
   release(amount: number): void {
     this.#done += amount;
-    const left = Math.max(0, this.#limit - this.#received);
+    const left = Math.max(0, this.#limit - this.#received - this.#lost);
     const more = this.#done + this.#window - this.#limit;
     if (more >= Math.min(left, this.#window / 2)) this.grantAll();
   }
 
-  /** Grants all that can be granted: the peer has nothing left. */
-  grantAll(): void {
-    const limit = this.#done + this.#window;
-    if (limit <= this.#limit) return;
-    this.#limit = limit;
-    this.#grant(limit);
+  /**
+   * Counts what is done with where the peer has to get it back, also from a window that does not
+   * move by itself.
+   *
+   * @param amount Bytes that were read.
+   */
+  giveBack(amount: number): void {
+    if (this.#isAutomatic) return this.release(amount);
+    this.#owed += amount;
+    const left = Math.max(0, this.#limit - this.#received);
+    if (this.#owed < Math.min(left, this.#window / 2)) return;
+    this.grant(this.#limit + this.#owed);
+    this.#owed = 0;
   }
+
+  /**
+   * Counts what was thrown away unseen, where nobody tells how much that was: as much as it can
+   * have been. Each time that widens the window, by no more than itself, until the peer says
+   * that it waits.
+   *
+   * @param atMost The most that it can have been.
+   */
+  lose(atMost: number): void {
+    const amount = Math.min(atMost, Math.max(0, this.#limit - this.#received - this.#lost));
+    this.#lost += amount;
+    this.release(amount);
+  }
+
+  /**
+   * The peer says that it waits: it gets what can be granted.
+   *
+   * @param limit The total that it used up.
+   */
+  peerBlocked(limit: number): void {
+    if (limit === this.#limit) {
+      // It sent no more than that, so no more can have been thrown away.
+      const excess = this.#lost - Math.max(0, limit - this.#received);
+      if (excess > 0) {
+        this.#lost -= excess;
+        this.#done -= excess;
+      }
+    }
+    this.grantAll();
+  }
+
+  /** Grants all that can be granted: the peer has nothing left. A window that does not move grants nothing. */
+  grantAll(): void {
+    if (this.#isAutomatic) this.grant(this.#done + this.#window);
+  }
+
+  /**
+   * Grants a total by hand. A window that moves goes on from there once as much was released.
+   *
+   * @param total Since the beginning; what is not more than before changes nothing.
+   */
+  grant(total: number): void {
+    if (total <= this.#limit) return;
+    this.#limit = total;
+    this.#grant(total);
+  }
+}
+
+/**
+ * Checks a total that is granted by hand.
+ *
+ * @param total What was given.
+ * @throws {RangeError} If it is not an integer from 0 to 2^53 - 1.
+ */
+export function checkTotal(total: number): void {
+  if (Number.isSafeInteger(total) && total >= 0) return;
+  throw new RangeError(
+    `Cannot grant credit: the total must be an integer from 0 to 2^53 - 1, received ${total}`,
+  );
 }

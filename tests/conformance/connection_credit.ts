@@ -1,0 +1,79 @@
+/**
+ * Conformance: credit that can be granted by hand, or that there is none.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import type { ConnectionEvent, CreditKind } from "../../transport/connection.ts";
+import { until } from "../servers.ts";
+import { type ConnectionPair, type ConnectionTest, next, soon } from "./pair.ts";
+
+/** Some wires begin to count with the first stream of each end. */
+async function begin({ a, b }: ConnectionPair): Promise<void> {
+  for (const [from, to] of [[a, b], [b, a]] as const) {
+    const writer = (await soon(from.createUnidirectionalStream())).getWriter();
+    await soon(writer.write(Uint8Array.of(1)));
+    await soon((await next(to.incomingUnidirectionalStreams)).getReader().read());
+  }
+}
+
+/**
+ * Registers the tests of wires with credit.
+ *
+ * @param test Registers one test.
+ */
+export function testCredit(test: ConnectionTest): void {
+  for (const kind of ["data", "bidirectional", "unidirectional"] as CreditKind[]) {
+    test(`grants ${kind} credit, which the other end is told of`, async (pair) => {
+      await begin(pair);
+      for (const [from, to] of [[pair.a, pair.b], [pair.b, pair.a]] as const) {
+        const events: ConnectionEvent[] = [];
+        to.observe!((event) => void events.push(event));
+        const { granted } = from.credit!.state(kind);
+        assert(granted > 0);
+        await until(() => to.credit!.state(kind).allowed === granted);
+        from.credit!.grant(kind, granted + 1_000);
+        assertEquals(from.credit!.state(kind).granted, granted + 1_000);
+        await until(() => to.credit!.state(kind).allowed === granted + 1_000);
+        await until(() => events.length > 0);
+        assertEquals(events, [{ type: "credit", what: kind, limit: granted + 1_000 }]);
+        // What is not more changes nothing.
+        from.credit!.grant(kind, 0);
+        assertEquals(from.credit!.state(kind).granted, granted + 1_000);
+      }
+    });
+  }
+
+  test("counts what both ends used of their credit", async (pair) => {
+    await begin(pair);
+    const { a, b } = pair;
+    const before = { a: a.credit!.state("data"), b: b.credit!.state("data") };
+    const writer = (await soon(a.createUnidirectionalStream())).getWriter();
+    await soon(writer.write(new Uint8Array(100)));
+    const incoming = await next(b.incomingUnidirectionalStreams);
+    assertEquals((await soon(incoming.getReader().read())).value?.byteLength, 100);
+    assertEquals(a.credit!.state("data").sent, before.a.sent + 100);
+    assertEquals(b.credit!.state("data").received, before.b.received + 100);
+    assertEquals([a.credit!.state("unidirectional").sent, a.credit!.state("data").waiting], [2, 0]);
+    assertEquals(b.credit!.state("unidirectional").received, 2);
+  });
+
+  test("refuses totals of credit that are no numbers", async (pair) => {
+    await begin(pair);
+    for (const total of [-1, 0.5, NaN, Infinity, 2 ** 53]) {
+      assertThrows(() => pair.a.credit!.grant("data", total), RangeError, `received ${total}`);
+    }
+  });
+}
+
+/**
+ * Registers the tests of wires without credit.
+ *
+ * @param test Registers one test.
+ */
+export function testNoCredit(test: ConnectionTest): void {
+  test("has no credit to grant, and says so", ({ a, b }) => {
+    assertEquals([a.credit, b.credit], [undefined, undefined]);
+    return Promise.resolve();
+  });
+}

@@ -1,0 +1,105 @@
+import { assert, assertEquals } from "@std/assert";
+import { StreamError } from "../errors.ts";
+import { Ledger } from "./_ledger.ts";
+import type { ConnectionEvent } from "./connection.ts";
+
+/** A ledger, and what it tells. */
+function observed(): { ledger: Ledger; events: ConnectionEvent[] } {
+  const ledger = new Ledger();
+  const events: ConnectionEvent[] = [];
+  ledger.observer = (event) => void events.push(event);
+  return { ledger, events };
+}
+
+Deno.test("Ledger.opened() counts by direction and by end", () => {
+  const { ledger, events } = observed();
+  for (const by of ["local", "remote"] as const) {
+    for (const direction of ["bidirectional", "unidirectional"] as const) {
+      ledger.opened(direction, by);
+      assertEquals(events.splice(0), [{ type: "streamopened", direction, by }]);
+    }
+  }
+  assertEquals([
+    ledger.localBidirectionalOpened,
+    ledger.localUnidirectionalOpened,
+    ledger.remoteBidirectionalOpened,
+    ledger.remoteUnidirectionalOpened,
+  ], [1, 1, 1, 1]);
+});
+
+Deno.test("StreamAccount.ended() closes a stream with its last direction", () => {
+  const { ledger, events } = observed();
+  const both = ledger.opened("bidirectional", "remote");
+  const one = ledger.opened("unidirectional", "local");
+  events.length = 0;
+  both.ended();
+  assertEquals([ledger.streamsClosed, events.length], [0, 0]);
+  both.ended();
+  one.ended();
+  assertEquals([ledger.streamsClosed, ledger.bidirectionalClosed, ledger.streamErrors], [2, 1, 0]);
+  assertEquals(events, [
+    { type: "streamclosed", direction: "bidirectional", by: "remote" },
+    { type: "streamclosed", direction: "unidirectional", by: "local" },
+  ]);
+});
+
+Deno.test("StreamAccount.ended() counts each error, and tells the first", () => {
+  const { ledger, events } = observed();
+  const account = ledger.opened("bidirectional", "local");
+  const [first, second] = [new Error("first"), new Error("second")];
+  account.ended(first);
+  account.ended(second);
+  assertEquals([ledger.streamErrors, ledger.streamsClosed], [2, 1]);
+  const last = events.at(-1);
+  assert(last?.type === "streamclosed" && last.error === first);
+});
+
+Deno.test("StreamAccount.cut() tells the reason, or else makes an error for who observes", () => {
+  const { ledger, events } = observed();
+  const reason = new Error("enough");
+  ledger.opened("unidirectional", "local").cut(reason, "reset");
+  let last = events.at(-1);
+  assert(last?.type === "streamclosed" && last.error === reason);
+  ledger.opened("unidirectional", "remote").cut(undefined, "stopped reading");
+  last = events.at(-1);
+  assert(last?.type === "streamclosed" && last.error instanceof StreamError);
+  assertEquals([last.error.by, last.error.message], [
+    "local",
+    "This end stopped reading the stream",
+  ]);
+  ledger.observer = undefined;
+  ledger.opened("unidirectional", "local").cut(undefined, "reset");
+  assertEquals([ledger.streamErrors, ledger.streamsClosed, events.length], [3, 3, 4]);
+});
+
+Deno.test("StreamAccount.discard() takes a stream back out", () => {
+  const ledger = new Ledger();
+  for (const by of ["local", "remote"] as const) {
+    for (const direction of ["bidirectional", "unidirectional"] as const) {
+      ledger.opened(direction, by).discard();
+    }
+  }
+  assertEquals({ ...ledger }, { ...new Ledger() });
+});
+
+Deno.test("Ledger counts datagrams, and tells of each", () => {
+  const { ledger, events } = observed();
+  const datagram = Uint8Array.of(1, 2, 3);
+  ledger.sentDatagram(datagram);
+  ledger.receivedDatagram(datagram);
+  ledger.droppedDatagram(9);
+  ledger.tell({ type: "credit", what: "data", limit: 5 });
+  assertEquals([
+    ledger.datagramsSent,
+    ledger.datagramBytesSent,
+    ledger.datagramsReceived,
+    ledger.datagramBytesReceived,
+    ledger.datagramsDropped,
+  ], [1, 3, 1, 3, 1]);
+  assertEquals(events, [
+    { type: "datagramsent", datagram },
+    { type: "datagramreceived", datagram },
+    { type: "datagramdropped", byteLength: 9 },
+    { type: "credit", what: "data", limit: 5 },
+  ]);
+});

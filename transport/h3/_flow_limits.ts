@@ -1,0 +1,42 @@
+/**
+ * What a session over HTTP/3 grants its peer at first.
+ *
+ * @module
+ */
+import type { FlowControlOptions } from "../connection.ts";
+import type { FlowControlLimits } from "./settings.ts";
+
+/** What nobody said otherwise; QUIC has its own limits below these. */
+const DEFAULTS: FlowControlLimits = {
+  maxData: 4 * 1024 * 1024,
+  maxStreamsBidi: 128,
+  maxStreamsUni: 128,
+};
+
+/**
+ * Reads the limits out of options.
+ *
+ * @param options What was given, if anything.
+ * @returns The limits, with defaults.
+ * @throws {RangeError} If one is not an integer from 0 to 2^53 - 1, or if all are 0: that would say
+ * that this end does not count.
+ */
+export function flowLimitsOf(options: FlowControlOptions | undefined): FlowControlLimits {
+  if (options === undefined) return DEFAULTS;
+  const {
+    maxData = DEFAULTS.maxData,
+    maxStreamsBidi = DEFAULTS.maxStreamsBidi,
+    maxStreamsUni = DEFAULTS.maxStreamsUni,
+  } = options;
+  const limits = { maxData, maxStreamsBidi, maxStreamsUni };
+  for (const [name, value] of Object.entries(limits)) {
+    if (Number.isSafeInteger(value) && value >= 0) continue;
+    throw new RangeError(
+      `Cannot limit flow: ${name} must be an integer from 0 to 2^53 - 1, received ${value}`,
+    );
+  }
+  if (maxData > 0 || maxStreamsBidi > 0 || maxStreamsUni > 0) return limits;
+  throw new RangeError(
+    "Cannot limit flow: one of maxData, maxStreamsBidi and maxStreamsUni must be above 0 over HTTP/3, received 0 for all",
+  );
+}

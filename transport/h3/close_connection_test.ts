@@ -1,0 +1,106 @@
+import { assertEquals } from "@std/assert";
+import { RawPeer, TestServer } from "../../tests/raw_http3.ts";
+import { until } from "../../tests/servers.ts";
+import { soon } from "../../tests/sessions.ts";
+import { WebTransportPeer } from "../../tests/webtransport_peer.ts";
+import type { Connection } from "../connection.ts";
+import { directStream } from "../direct.ts";
+import { withMessages } from "../message_stream.ts";
+import type { CertificateHash } from "../webtransport.ts";
+import { Http3Dialer } from "./dialer.ts";
+import { Http3Pool } from "./pool.ts";
+
+/** Two sessions on one connection: both ends of each. */
+async function twoSessions(): Promise<
+  {
+    readonly peer: WebTransportPeer;
+    readonly near: readonly [Connection, Connection];
+    readonly far: readonly [Connection, Connection];
+  } & AsyncDisposable
+> {
+  const peer = new WebTransportPeer();
+  const pool = new Http3Pool();
+  const serverCertificateHashes = peer.trust.serverCertificateHashes as CertificateHash[];
+  const dial = () => soon(new Http3Dialer(peer.url, { serverCertificateHashes, pool }).session());
+  const near = [await dial(), await dial()] as const;
+  const far = [await peer.session(), await peer.session()] as const;
+  assertEquals(peer.listener.connectionCount, 1);
+  return {
+    peer,
+    near,
+    far,
+    async [Symbol.asyncDispose](): Promise<void> {
+      await Promise.all(near.map((session) => session[Symbol.asyncDispose]()));
+      await peer[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** A question and its answer. */
+async function isAlive(near: Connection, far: Connection): Promise<void> {
+  const asked = directStream(await soon(near.createBidirectionalStream()));
+  await soon(asked.write(Uint8Array.of(1)));
+  const { value } = await soon(far.incomingBidirectionalStreams.getReader().read());
+  const answered = directStream(value!);
+  assertEquals(await soon(answered.read()), Uint8Array.of(1));
+  await soon(answered.write(Uint8Array.of(2)));
+  assertEquals(await soon(asked.read()), Uint8Array.of(2));
+}
+
+const INFO = { closeCode: 4001, reason: "all of it" };
+
+for (const who of ["client", "server"] as const) {
+  Deno.test(`Http3Session.close() ends the connection of a ${who} when it is told to`, async () => {
+    await using pair = await twoSessions();
+    const { near, far, peer } = pair;
+    const [first, second] = who === "client" ? near : far;
+    const [firstThere, secondThere] = who === "client" ? far : near;
+    first.close({ ...INFO, closeConnection: true });
+    assertEquals(await soon(first.closed), INFO);
+    assertEquals(await soon(firstThere.closed), INFO);
+    for (const other of [second, secondThere]) {
+      assertEquals(await soon(other.closed), { closeCode: 0, reason: "" });
+    }
+    await until(() => peer.listener.connectionCount === 0);
+  });
+
+  Deno.test(`Http3Session.close() of a ${who} leaves the other sessions of the connection`, async () => {
+    await using pair = await twoSessions();
+    const { near, far, peer } = pair;
+    const [first, firstThere] = who === "client" ? [near[0], far[0]] : [far[0], near[0]];
+    first.close({ ...INFO, closeConnection: false });
+    assertEquals(await soon(first.closed), INFO);
+    assertEquals(await soon(firstThere.closed), INFO);
+    await isAlive(near[1], far[1]);
+    await isAlive(far[1], near[1]);
+    assertEquals(peer.listener.connectionCount, 1);
+  });
+}
+
+Deno.test("withMessages().close() ends the connection when it is told to", async () => {
+  await using pair = await twoSessions();
+  const { near, far } = pair;
+  const client = withMessages(near[0], { side: "client" });
+  const server = withMessages(far[0], { side: "server" });
+  const came = new Promise((resolve) => {
+    server.frames!.receive({ receiveFrame: resolve, framesEnded() {} });
+  });
+  client.frames!.receive({ receiveFrame() {}, framesEnded() {} });
+  client.frames!.send("last");
+  client.close({ ...INFO, closeConnection: true });
+  assertEquals(await soon(came), "last");
+  assertEquals(await soon(Promise.all([client.closed, server.closed])), [INFO, INFO]);
+  for (const other of [near[1], far[1]]) {
+    assertEquals(await soon(other.closed), { closeCode: 0, reason: "" });
+  }
+});
+
+Deno.test("Http3Session.close() ends the connection also when the peer does not confirm", async () => {
+  await using server = new TestServer();
+  await using peer = await RawPeer.dial(server.port, { hashes: server.hashes });
+  await peer.control();
+  const { session } = await server.ask(peer);
+  session.close({ closeConnection: true });
+  assertEquals((await soon(peer.ending)).closeCode, 0x100);
+  assertEquals(await soon(session.closed), { closeCode: 0, reason: "" });
+});

@@ -1,0 +1,117 @@
+import { assert, assertEquals } from "@std/assert";
+import { bytesOf, capsuleFrame, TestServer } from "../../tests/raw_http3.ts";
+import { until } from "../../tests/servers.ts";
+import { soon } from "../../tests/sessions.ts";
+import { webTransportPair } from "../../tests/webtransport_pair.ts";
+import { directStream, directWritable } from "../direct.ts";
+import { withMessages } from "../message_stream.ts";
+import type { ConnectionEvent } from "../connection.ts";
+import { CapsuleType } from "./capsules.ts";
+
+/** A frame as it travels on the stream of messages: text, with its length. */
+const HELLO = Uint8Array.of(0, 10, ...new TextEncoder().encode("hello"));
+
+Deno.test("Http3Session counts each byte once in its statistics", async () => {
+  await using pair = await webTransportPair();
+  const [client, server] = [
+    withMessages(pair.client, { side: "client" }),
+    withMessages(pair.server, { side: "server" }),
+  ];
+  const frames: unknown[] = [];
+  const receiver = { receiveFrame: (frame: unknown) => void frames.push(frame), framesEnded() {} };
+  for (const end of [client, server]) end.frames!.receive(receiver);
+  client.frames!.send("hello");
+  await until(() => frames.length === 1);
+  // The greeting, and a head of each frame.
+  const before = await client.getStats();
+  assert(before.bytesSent! >= 5 && before.bytesSent! < 15, `${before.bytesSent}`);
+  assertEquals(before.bytesSent, (await server.getStats()).bytesReceived);
+  assertEquals([client.counters, server.counters], [undefined, undefined]);
+  const stream = directWritable(await client.createUnidirectionalStream());
+  await stream.write(new Uint8Array(100));
+  await stream.close();
+  const { value } = await soon(server.incomingUnidirectionalStreams.getReader().read());
+  for await (const _ of value!);
+  client.datagrams.direct!.send(new Uint8Array(7));
+  await soon(server.datagrams.readable.getReader().read());
+  assertEquals((await client.getStats()).bytesSent, before.bytesSent! + 107);
+  assertEquals((await server.getStats()).bytesReceived, before.bytesSent! + 107);
+  assertEquals([client.counters!.streamBytesSent, server.counters!.streamBytesReceived], [
+    100,
+    100,
+  ]);
+  assertEquals(client.counters!.localBidirectionalOpened, 0);
+  assertEquals(server.counters!.remoteBidirectionalOpened, 0);
+  for (const end of [client, server]) await end[Symbol.asyncDispose]();
+  // The end of the stream of messages is no end of a user's stream.
+  assertEquals([client.counters!.streamsClosed, client.counters!.streamErrors], [1, 0]);
+  assertEquals([server.counters!.streamsClosed, server.counters!.streamErrors], [1, 0]);
+});
+
+Deno.test("Http3Session leaves out a stream of messages that came before the answer", async () => {
+  await using server = new TestServer();
+  await using peer = await server.dial();
+  await peer.control();
+  const connect = await peer.request();
+  const request = await soon(server.request());
+  await peer.bidi(0x41, connect.id, HELLO);
+  const second = await peer.bidi(0x41, connect.id, new Uint8Array(3));
+  // Answered after all that came before.
+  for (let i = 0; i < 3; i++) {
+    const empty = await peer.bidi();
+    await empty.send.end();
+    await soon(empty.receive.readAll());
+  }
+  const session = request.accept();
+  assertEquals(session.counters!.remoteBidirectionalOpened, 2);
+  const messages = withMessages(session, { side: "server" });
+  assertEquals(messages.counters!.remoteBidirectionalOpened, 1);
+  assertEquals(messages.counters!.streamBytesReceived, 3);
+  assertEquals((await session.getStats()).bytesReceived, HELLO.length + 3);
+  const reader = messages.incomingBidirectionalStreams.getReader();
+  const taken = directStream((await soon(reader.read())).value!);
+  assertEquals(await soon(taken.read()), new Uint8Array(3));
+  await second.send.end();
+  assertEquals(await soon(taken.read()), null);
+  await taken.close();
+  await until(() => messages.counters!.streamsClosed === 1);
+  assertEquals(messages.counters!.streamErrors, 0);
+  peer.close();
+  await messages.closed.catch(() => {});
+  assertEquals(messages.counters!.streamsClosed, 1);
+});
+
+Deno.test("Http3Session counts datagrams that nobody reads as lost", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  const { connect, session } = raw;
+  const datagram = capsuleFrame(CapsuleType.datagram, Uint8Array.of(7, 7));
+  const many = bytesOf(...Array.from({ length: 103 }, () => datagram));
+  for (let i = 0; i < 10; i++) await connect.send.write(many);
+  await until(() => session.counters?.datagramsReceived === 1_030);
+  assertEquals(session.counters!.datagramBytesReceived, 2_060);
+  assertEquals(session.counters!.datagramsDropped, 6);
+});
+
+Deno.test("Http3Session counts datagrams that wait for room, and those that find none", async () => {
+  await using pair = await webTransportPair();
+  const { client } = pair;
+  const { direct } = client.datagrams;
+  for (let i = 0; i < 1_030; i++) direct!.send(Uint8Array.of(1));
+  const { datagramsSent, datagramsDropped } = client.counters!;
+  assertEquals([datagramsSent, datagramsDropped], [1_024, 6]);
+});
+
+Deno.test("Http3Session counts streams that nobody takes as cut", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  const { peer, connect, session } = raw;
+  const events: ConnectionEvent[] = [];
+  session.observe!((event) => void events.push(event));
+  for (let i = 0; i < 18; i++) await peer.uni(0x54, connect.id, 1);
+  await until(() => session.counters?.remoteUnidirectionalOpened === 18);
+  assertEquals([session.counters!.streamsClosed, session.counters!.streamErrors], [2, 2]);
+  const closed = events.filter(({ type }) => type === "streamclosed");
+  assertEquals(closed.length, 2);
+  for (const event of closed) assert("error" in event && event.error instanceof Error);
+});

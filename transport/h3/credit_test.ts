@@ -1,0 +1,391 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { Random } from "../../tests/random.ts";
+import {
+  bytesOf,
+  capsuleFrame,
+  PLAIN_SETTINGS,
+  type RawSession,
+  TestServer,
+} from "../../tests/raw_http3.ts";
+import { until } from "../../tests/servers.ts";
+import { soon } from "../../tests/sessions.ts";
+import { ConnectionError, TimeoutError } from "../../errors.ts";
+import type {
+  Connection,
+  ConnectionEvent,
+  DirectReadable,
+  FlowControlOptions,
+} from "../connection.ts";
+import { directReadable, directStream, directWritable } from "../direct.ts";
+import { withMessages } from "../message_stream.ts";
+import { dialWebTransport } from "../webtransport_client.ts";
+import { listenWebTransport } from "../webtransport_server.ts";
+import { CapsuleType } from "./capsules.ts";
+import { H3Error } from "./error_codes.ts";
+import { SettingId } from "./settings.ts";
+
+const WINDOW = 65_536;
+
+/** A raw peer's settings, which say that it counts. */
+const COUNTING: readonly (readonly [number, number])[] = [
+  ...PLAIN_SETTINGS,
+  [SettingId.initialMaxData, 1_000_000],
+  [SettingId.initialMaxStreamsBidi, 100],
+  [SettingId.initialMaxStreamsUni, 100],
+];
+
+/** Our client and a server with these limits. */
+async function pairOf(
+  flowControl: FlowControlOptions,
+): Promise<{ readonly client: Connection; readonly server: Connection } & AsyncDisposable> {
+  const listener = new TestServer({ flowControl });
+  const dialing = dialWebTransport(listener.url, { serverCertificateHashes: listener.hashes });
+  const server = await soon(listener.accept());
+  const client = await soon(dialing);
+  return {
+    client,
+    server,
+    async [Symbol.asyncDispose](): Promise<void> {
+      await client[Symbol.asyncDispose]();
+      await listener[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** Takes the next unidirectional stream. */
+async function takeOneWay(session: Connection): Promise<DirectReadable> {
+  const reader = session.incomingUnidirectionalStreams.getReader();
+  const { value } = await soon(reader.read());
+  reader.releaseLock();
+  return directReadable(value!);
+}
+
+/** Keeps what happens at an end. */
+function observed(end: Connection): ConnectionEvent[] {
+  const events: ConnectionEvent[] = [];
+  end.observe!((event) => void events.push(event));
+  return events;
+}
+
+/** The events of credit alone. */
+function ofCredit(events: readonly ConnectionEvent[]): ConnectionEvent[] {
+  return events.filter(({ type }) => type === "blocked" || type === "credit");
+}
+
+Deno.test("Http3Session tells its credit where both ends count, and only there", async () => {
+  await using server = new TestServer();
+  await using plain = await server.open();
+  assertEquals([plain.session.capabilities.credit, plain.session.credit], [false, undefined]);
+  await using counting = await server.open(COUNTING);
+  const { session } = counting;
+  assertEquals(session.capabilities.credit, true);
+  assertEquals(session.credit!.state("data"), {
+    granted: 4 * 1024 * 1024,
+    received: 0,
+    allowed: 1_000_000,
+    sent: 0,
+    waiting: 0,
+  });
+  assertEquals(session.credit!.state("bidirectional").granted, 128);
+  assertEquals(session.credit!.state("unidirectional").allowed, 100);
+});
+
+Deno.test("Http3Session never sends more than a reader grants, 64 KiB at a time", async () => {
+  await using pair = await pairOf({ maxData: WINDOW, automatic: false });
+  const { client, server } = pair;
+  const size = 32 * WINDOW;
+  const writer = directWritable(await client.createUnidirectionalStream());
+  const writing = writer.write(new Uint8Array(size)).then(() => writer.close());
+  writing.catch(() => {});
+  const reader = await takeOneWay(server);
+  const credit = server.credit!;
+  const read = async (count: number) => {
+    for (let left = count; left > 0;) left -= (await soon(reader.read()))!.length;
+  };
+  for (let total = WINDOW; total <= size; total += WINDOW) {
+    await read(WINDOW);
+    const { granted, received } = credit.state("data");
+    assertEquals([granted, received], [total, total]);
+    const { allowed, sent } = client.credit!.state("data");
+    assertEquals([allowed, sent], [total, total]);
+    credit.grant("data", total + WINDOW);
+  }
+  await soon(writing);
+  assertEquals(await soon(reader.read()), null);
+  assertEquals(client.credit!.state("data").sent, size);
+});
+
+Deno.test("Http3Session ends writes on many streams over random grants", async () => {
+  await using pair = await pairOf({ maxData: 1_000, maxStreamsUni: 2, automatic: false });
+  const { client, server } = pair;
+  const random = new Random(20);
+  const sizes = Array.from({ length: 60 }, () => random.bits(15));
+  const credit = server.credit!;
+  const sending = Promise.all(sizes.map(async (size) => {
+    const writer = directWritable(await client.createUnidirectionalStream());
+    for (let left = size; left > 0;) {
+      const part = Math.min(left, 1 + random.below(4_000));
+      await writer.write(new Uint8Array(part));
+      left -= part;
+    }
+    await writer.close();
+  }));
+  sending.catch(() => {});
+  let read = 0;
+  let ended = 0;
+  const receiving = (async () => {
+    const all: Promise<void>[] = [];
+    for await (const stream of server.incomingUnidirectionalStreams) {
+      all.push((async () => {
+        const reader = directReadable(stream);
+        for (let bytes; (bytes = await reader.read()) !== null;) read += bytes.length;
+        ended++;
+      })());
+      if (all.length === sizes.length) break;
+    }
+    await Promise.all(all);
+  })();
+  let isDone = false;
+  const done = Promise.all([sending, receiving]).finally(() => isDone = true);
+  done.catch(() => {});
+  while (!isDone) {
+    const { granted, received } = credit.state("data");
+    assert(received <= granted, `${received} of ${granted}`);
+    assert(client.credit!.state("data").sent <= client.credit!.state("data").allowed);
+    if (random.below(2) === 0) credit.grant("data", read + 1 + random.below(20_000));
+    else credit.grant("unidirectional", ended + 1 + random.below(3));
+    await new Promise((resolve) => setTimeout(resolve, random.below(2)));
+  }
+  await soon(done);
+  assertEquals(read, sizes.reduce((sum, size) => sum + size, 0));
+  assertEquals(client.credit!.state("data").waiting, 0);
+});
+
+Deno.test("Http3Session grants nothing by itself where windows are not automatic", async () => {
+  await using server = new TestServer({
+    flowControl: { maxData: 1_000, maxStreamsBidi: 1, maxStreamsUni: 1, automatic: false },
+  });
+  await using raw = await server.open(COUNTING);
+  const { peer, connect, session } = raw;
+  const events = observed(session);
+  const sent = await peer.uni(0x54, connect.id, new Uint8Array(1_000));
+  const reader = await takeOneWay(session);
+  for (let left = 1_000; left > 0;) left -= (await soon(reader.read()))!.length;
+  await sent.end();
+  assertEquals(await soon(reader.read()), null);
+  await connect.send.write(
+    capsuleFrame(CapsuleType.dataBlocked, bytesOf(1_000)),
+    capsuleFrame(CapsuleType.streamsBlockedUni, bytesOf(1)),
+    capsuleFrame(CapsuleType.drain, new Uint8Array()),
+  );
+  await soon(session.draining); // It came last.
+  assertEquals(ofCredit(events), [
+    { type: "blocked", what: "data", by: "remote", limit: 1_000 },
+    { type: "blocked", what: "unidirectional", by: "remote", limit: 1 },
+  ]);
+  for (const kind of ["data", "unidirectional"] as const) {
+    const { granted, received } = session.credit!.state(kind);
+    assertEquals(granted, received);
+  }
+  session.credit!.grant("data", 2_000);
+  const frame = await soon(connect.receive.frame());
+  assertEquals(frame?.payload, bytesOf(CapsuleType.maxData, 2, 2_000));
+});
+
+/** What a peer does that it was not allowed to. */
+const OVERRUNS: Record<string, (raw: RawSession) => Promise<unknown>> = {
+  "bytes": async ({ peer, connect, session }) => {
+    await peer.uni(0x54, connect.id, new Uint8Array(1_001));
+    const reader = await takeOneWay(session);
+    while (await reader.read() !== null);
+  },
+  "bidirectional streams": async ({ peer, connect }) => {
+    for (let i = 0; i < 2; i++) await peer.bidi(0x41, connect.id, 1);
+  },
+  "unidirectional streams": async ({ peer, connect }) => {
+    for (let i = 0; i < 2; i++) await peer.uni(0x54, connect.id, 1);
+  },
+};
+
+for (const [what, overrun] of Object.entries(OVERRUNS)) {
+  Deno.test(`Http3Session closes with WT_FLOW_CONTROL_ERROR when the peer sends too many ${what}`, async () => {
+    await using server = new TestServer({
+      flowControl: { maxData: 1_000, maxStreamsBidi: 1, maxStreamsUni: 1, automatic: false },
+    });
+    await using raw = await server.open(COUNTING);
+    const { connect, session } = raw;
+    const overrunning = overrun(raw).catch(() => {}); // The session ends it.
+    const error = await assertRejects(() => soon(session.closed), ConnectionError);
+    assertEquals((error.cause as { h3Code: number }).h3Code, H3Error.flowControlError);
+    const frame = await soon(connect.receive.frame());
+    const code = new Uint8Array(new DataView(new ArrayBuffer(4)).buffer);
+    new DataView(code.buffer).setUint32(0, H3Error.flowControlError);
+    const reason = new TextEncoder().encode("The peer sent more than its credit");
+    assertEquals(
+      frame?.payload,
+      bytesOf(CapsuleType.close, code.length + reason.length, code, reason),
+    );
+    assertEquals(await soon(connect.receive.frame()), undefined);
+    await overrunning;
+  });
+}
+
+for (const kind of ["bidirectional", "unidirectional"] as const) {
+  Deno.test(`Http3Session waits for the credit of ${kind} streams, by time and by signal`, async () => {
+    await using pair = await pairOf({ maxStreamsBidi: 1, maxStreamsUni: 1, automatic: false });
+    const { client, server } = pair;
+    const events = { client: observed(client), server: observed(server) };
+    const open = (options = {}): Promise<unknown> =>
+      kind === "bidirectional"
+        ? client.createBidirectionalStream(options)
+        : client.createUnidirectionalStream(options);
+    await soon(open());
+    await assertRejects(
+      () => soon(open({ timeoutMs: 10 })),
+      TimeoutError,
+      `no ${kind} stream within 10 ms`,
+    );
+    const aborting = new AbortController();
+    const aborted = assertRejects(() => soon(open({ signal: aborting.signal })), Error, "enough");
+    const waiting = open();
+    assertEquals(client.credit!.state(kind), {
+      granted: 128,
+      received: 0,
+      allowed: 1,
+      sent: 1,
+      waiting: 2,
+    });
+    aborting.abort(new Error("enough"));
+    await aborted;
+    assertEquals(client.credit!.state(kind).waiting, 1);
+    await until(() => ofCredit(events.server).length > 0);
+    server.credit!.grant(kind, 2);
+    await soon(waiting);
+    assertEquals(ofCredit(events.server), [{
+      type: "blocked",
+      what: kind,
+      by: "remote",
+      limit: 1,
+    }]);
+    assertEquals(ofCredit(events.client), [
+      { type: "blocked", what: kind, by: "local", limit: 1 },
+      { type: "credit", what: kind, limit: 2 },
+    ]);
+  });
+}
+
+Deno.test("Http3Session tells that a write waits for credit", async () => {
+  await using pair = await pairOf({ maxData: 10, automatic: false });
+  const { client, server } = pair;
+  const events = observed(client);
+  const writer = directWritable(await client.createUnidirectionalStream());
+  const write = writer.write(new Uint8Array(30));
+  await until(() => ofCredit(events).length > 0);
+  assertEquals(client.credit!.state("data"), {
+    granted: 4 * 1024 * 1024,
+    received: 0,
+    allowed: 10,
+    sent: 10,
+    waiting: 1,
+  });
+  server.credit!.grant("data", 30);
+  await soon(write);
+  assertEquals(ofCredit(events), [
+    { type: "blocked", what: "data", by: "local", limit: 10 },
+    { type: "credit", what: "data", limit: 30 },
+  ]);
+  assertEquals(client.credit!.state("data").waiting, 0);
+});
+
+Deno.test("Http3Session widens the window by no more than itself when streams are cancelled", async () => {
+  await using server = new TestServer({ flowControl: { maxData: 1_000 } });
+  await using raw = await server.open(COUNTING);
+  const { peer, connect, session } = raw;
+  const credit = session.credit!;
+  for (let i = 0; i < 5; i++) {
+    const before = credit.state("data").granted;
+    await peer.uni(0x54, connect.id, new Uint8Array(10));
+    (await takeOneWay(session)).cancel();
+    const { granted } = credit.state("data");
+    assert(granted - before <= 1_000, `${granted - before}`);
+  }
+});
+
+Deno.test("Http3Session grants nothing for cancelled streams where windows are not automatic", async () => {
+  await using server = new TestServer({ flowControl: { maxData: 1_000, automatic: false } });
+  await using raw = await server.open(COUNTING);
+  for (let i = 0; i < 5; i++) {
+    await raw.peer.uni(0x54, raw.connect.id, new Uint8Array(10));
+    (await takeOneWay(raw.session)).cancel();
+  }
+  assertEquals(raw.session.credit!.state("data").granted, 1_000);
+});
+
+Deno.test("withMessages() carries messages past a window that does not move by itself", async () => {
+  await using pair = await pairOf({ maxData: WINDOW, automatic: false });
+  const { client, server } = {
+    client: withMessages(pair.client, { side: "client" }),
+    server: withMessages(pair.server, { side: "server" }),
+  };
+  let bytes = 0;
+  server.frames!.receive({
+    receiveFrame: (frame) => void (bytes += frame.length),
+    framesEnded() {},
+  });
+  const size = 8 * WINDOW;
+  for (let i = 0; i < 16; i++) client.frames!.send("x".repeat(size / 16));
+  await until(() => bytes === size);
+  // What users send is held to the window all the same.
+  const left = () => client.credit!.state("data").allowed - client.credit!.state("data").sent;
+  const writer = directWritable(await client.createUnidirectionalStream());
+  void writer.write(new Uint8Array(3 * WINDOW)).catch(() => {});
+  await until(() => client.credit!.state("data").waiting === 1);
+  assertEquals(left(), 0);
+  const reader = await takeOneWay(server);
+  let came = 0;
+  void (async () => {
+    for (let part; (part = await reader.read()) !== null;) came += part.length;
+  })().catch(() => {});
+  await until(() => came === client.counters!.streamBytesSent);
+  assert(came <= WINDOW, `${came}`);
+  await Promise.all([client, server].map((end) => end[Symbol.asyncDispose]()));
+});
+
+Deno.test("flowControl is refused when it makes no sense", () => {
+  const bad: FlowControlOptions[] = [
+    { maxData: -1 },
+    { maxStreamsBidi: 0.5 },
+    { maxStreamsUni: 2 ** 53 },
+    { maxData: 0, maxStreamsBidi: 0, maxStreamsUni: 0 },
+  ];
+  const certificate = { cert: "-----BEGIN ", key: "-----BEGIN " };
+  for (const flowControl of bad) {
+    assertThrows(() => listenWebTransport({ ...certificate, flowControl }), RangeError, "flow");
+  }
+});
+
+Deno.test("dialWebTransport() has the server obey its flowControl", async () => {
+  await using server = new TestServer();
+  const url = server.url;
+  await assertRejects(
+    () => dialWebTransport(url, { flowControl: { maxData: NaN } }),
+    RangeError,
+    "received NaN",
+  );
+  const dialing = dialWebTransport(url, {
+    serverCertificateHashes: server.hashes,
+    flowControl: { maxData: 100, maxStreamsUni: 3, maxStreamsBidi: 5, automatic: false },
+  });
+  const accepted = await soon(server.accept());
+  await using session = await soon(dialing);
+  const allowed = (["data", "unidirectional", "bidirectional"] as const)
+    .map((kind) => accepted.credit!.state(kind).allowed);
+  assertEquals(allowed, [100, 3, 5]);
+  const stream = directStream(await soon(accepted.createBidirectionalStream()));
+  const write = stream.write(new Uint8Array(150));
+  const { value } = await soon(session.incomingBidirectionalStreams.getReader().read());
+  const reader = directStream(value!);
+  for (let left = 100; left > 0;) left -= (await soon(reader.read()))!.length;
+  session.credit!.grant("data", 150);
+  await soon(write);
+});

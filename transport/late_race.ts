@@ -1,0 +1,61 @@
+/**
+ * How a page takes its transport: what WebTransport needs, the race included, is
+ * loaded when it is first tried.
+ *
+ * @module
+ */
+import { ConnectionError, UnsupportedError } from "../errors.ts";
+import { checkTransports } from "./_transports.ts";
+import type { Connection } from "./connection.ts";
+import type { RacingDialer, TransportOptions } from "./race.ts";
+import { dialWebSocket } from "./websocket_client.ts";
+import { within } from "./within.ts";
+
+/**
+ * Makes what a page dials with.
+ *
+ * - **Race:** that of `raceTransports`, once its part is there. Loading it is a part of the head start.
+ * - **Without it:** where the page has no WebTransport, or that is not loaded in time, WebSocket is
+ *   taken alone.
+ *
+ * @param options See {@linkcode TransportOptions}.
+ * @param missing Why the page has no WebTransport, if it has none.
+ * @returns The dialer; one for each client.
+ * @throws {TypeError} If `transports` is empty, or one of them is none.
+ * @throws {RangeError} If `headStartMs` is negative, or no number.
+ */
+export function lateRace(options: TransportOptions, missing: string | undefined): RacingDialer {
+  const checked = checkTransports(options);
+  const { transports, headStartMs, flowControl } = checked;
+  const isAlone = transports.length === 1;
+  let race: RacingDialer | undefined;
+
+  const load = async (signal: AbortSignal | undefined, timeoutMs = Infinity) => {
+    if (missing !== undefined) throw new UnsupportedError(missing);
+    try {
+      const part = await within(import("./_native_leg.ts"), {
+        signal,
+        timeoutMs: isAlone ? timeoutMs : Math.min(headStartMs, timeoutMs / 2),
+      });
+      const { openNativeWebTransport: webTransport } = part;
+      return race = part.race({ webSocket: dialWebSocket, webTransport }, checked);
+    } catch (cause) {
+      throw new ConnectionError("Cannot load WebTransport", { cause });
+    }
+  };
+
+  return async (url, dialOptions = {}): Promise<Connection> => {
+    const { onFallback, ...rest } = dialOptions;
+    let error: unknown;
+    if (transports.includes("webtransport")) {
+      const loaded = race ??
+        await load(rest.signal, rest.timeoutMs).catch((cause) => void (error = cause));
+      if (loaded) return await loaded(url, dialOptions);
+      if (isAlone) throw error;
+    }
+    const connection = await dialWebSocket(url, { ...rest, flowControl });
+    const [transport] = transports;
+    if (error && transport === "webtransport") onFallback?.({ transport, error });
+    return connection;
+  };
+}

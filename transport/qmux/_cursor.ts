@@ -1,0 +1,71 @@
+/**
+ * Reads through the bytes of a record, and never past their end.
+ *
+ * @module
+ */
+import { readVarint, varintLengthAt } from "../h3/varint.ts";
+import { QmuxError } from "./error_codes.ts";
+
+/** A place in some bytes. */
+export class Cursor {
+  /** The bytes. */
+  readonly bytes: Uint8Array;
+  /** Offset of what is read next. */
+  at = 0;
+  readonly #code: number;
+
+  /**
+   * Begins at the start.
+   *
+   * @param bytes What to read.
+   * @param code QUIC's code of the fault, if they end too early.
+   */
+  constructor(bytes: Uint8Array, code: number) {
+    this.bytes = bytes;
+    this.#code = code;
+  }
+
+  /** Bytes that are left. */
+  get left(): number {
+    return this.bytes.byteLength - this.at;
+  }
+
+  /** Reads a number; one above 2^53 - 1 is rounded. */
+  varint(): number {
+    const { bytes, at } = this;
+    if (at < bytes.byteLength) {
+      const first = bytes[at]!;
+      if (first < 0x40) {
+        this.at = at + 1;
+        return first;
+      }
+      const end = at + varintLengthAt(first);
+      if (end <= bytes.byteLength) {
+        this.at = end;
+        return readVarint(bytes, at);
+      }
+    }
+    throw this.#tooShort();
+  }
+
+  /** Reads a number exactly. */
+  exactVarint(): bigint {
+    const { at } = this;
+    const value = this.varint();
+    if (value <= Number.MAX_SAFE_INTEGER) return BigInt(value);
+    const { buffer, byteOffset } = this.bytes;
+    return new DataView(buffer, byteOffset + at, 8).getBigUint64(0) & 0x3fff_ffff_ffff_ffffn;
+  }
+
+  /** Reads bytes, without a copy. */
+  take(count: number): Uint8Array {
+    if (count > this.left) throw this.#tooShort();
+    const start = this.at;
+    this.at = start + count;
+    return this.bytes.subarray(start, this.at);
+  }
+
+  #tooShort(): QmuxError {
+    return new QmuxError(this.#code, `Expected more than ${this.bytes.byteLength} bytes`);
+  }
+}

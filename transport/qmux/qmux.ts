@@ -1,0 +1,724 @@
+/**
+ * QMux: streams, datagrams and their flow control on a wire of frames
+ * (draft-ietf-quic-qmux, on RFC 9000 and RFC 9221).
+ *
+ * @module
+ */
+import { Arrivals } from "../_arrivals.ts";
+import { ReceiveCredit } from "../_flow_control.ts";
+import { Ledger } from "../_ledger.ts";
+import type { Multiplexer, MultiplexerLink } from "../_multiplexer.ts";
+import { noDatagrams } from "../_unsupported.ts";
+import { varintLength } from "../h3/varint.ts";
+import { MAX_TIMER_MS } from "../within.ts";
+import type {
+  ConnectionCloseInfo,
+  ConnectionCounters,
+  ConnectionObserver,
+  CreditKind,
+  DatagramDuplex,
+  FlowControlOptions,
+  OpenStreamOptions,
+  ReceiveStream,
+  SendStream,
+  StreamDirection,
+} from "../connection.ts";
+import { type CreditHost, QmuxCredit } from "./_credit.ts";
+import { NO_FRAME, Outlet, type OutletSources } from "./_outlet.ts";
+import { type DatagramHost, QmuxDatagrams } from "./datagrams.ts";
+import { QmuxError, QuicError } from "./error_codes.ts";
+import {
+  type CloseFrame,
+  type DatagramFrame,
+  FrameReader,
+  type QmuxFrame,
+  type ResetFrame,
+  type StreamFrame,
+} from "./frames.ts";
+import { decodeLegacyFrame } from "./legacy_frames.ts";
+import { ReceiveHalf } from "./receive_half.ts";
+import { RecordWriter } from "./record.ts";
+import { SendHalf } from "./send_half.ts";
+import { QmuxStream } from "./stream.ts";
+import type { StreamHost } from "./stream_host.ts";
+import {
+  DEFAULT_MAX_RECORD_SIZE,
+  DEFAULT_PARAMETERS,
+  type TransportParameters,
+} from "./transport_parameters.ts";
+import type { QmuxVersion } from "./versions.ts";
+
+/** Largest record, sent and received: a chunk of 64 KiB fits, with what is before it. */
+export const MAX_RECORD_BYTES = 65_600;
+
+/** Largest frame where a message is one, in draft 00 and before. */
+const MAX_SINGLE_FRAME_BYTES = 16_384;
+
+/** Most bytes of a stream in one frame that peers take whose records are small: theirs have a bound of their own. */
+const MAX_SMALL_PAYLOAD = 16_352;
+
+/** Largest DATAGRAM frame that this end takes. */
+export const MAX_DATAGRAM_FRAME_BYTES: number = DEFAULT_MAX_RECORD_SIZE;
+
+/** Streams that nobody accepted yet; past it the oldest is dropped. */
+export const MAX_UNACCEPTED_STREAMS = 1_000;
+
+/** Bytes that nobody read yet, where the peer does not count them: past it the connection ends. */
+export const MAX_UNCOUNTED_BYTES = 16_777_216;
+
+/** Streams of the peer that are open, where it does not count them: past it the connection ends. */
+export const MAX_UNCOUNTED_STREAMS = 10_000;
+
+/** In the time after which a peer closes for silence, something is said so often. */
+const PINGS_PER_TIMEOUT = 3;
+
+/** What a {@linkcode Qmux} may be told by its wire, beside the rest. */
+export interface QmuxLink extends MultiplexerLink {
+  /** The peer ended the connection by a fault that it found; without this, as a fault of the peer. */
+  peerFailed?(code: number, reason: string): void;
+}
+
+/** Options for {@linkcode Qmux}. */
+export interface QmuxOptions {
+  /** The version of the wire. */
+  readonly version: QmuxVersion;
+  /**
+   * How much the peer may send ahead of who reads it. The window of each stream always moves
+   * by itself; `automatic` is about those of the connection.
+   */
+  readonly flowControl?: FlowControlOptions | undefined;
+  /**
+   * Whether the peer may be one of the older ones: their resets say that there were no bytes even
+   * if some came, and their bytes do not say where in the stream they are.
+   *
+   * @default {false}
+   */
+  readonly isLenient?: boolean;
+  /** Called once the peer has said what it takes. */
+  readonly onOpen?: () => void;
+}
+
+/** The multiplexer of one connection. It says nothing before it has to, or {@linkcode Qmux.start} was called. */
+export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost, DatagramHost {
+  /** What was counted. */
+  readonly ledger: Ledger = new Ledger();
+
+  readonly #link: QmuxLink;
+  readonly #options: QmuxOptions;
+  readonly #isLegacy: boolean;
+  /** Bytes of all streams that the peer may send. */
+  readonly dataReceived: ReceiveCredit;
+  readonly #credit: QmuxCredit | undefined;
+  readonly #outlet: Outlet;
+  readonly #streams = new Map<number, QmuxStream>();
+  readonly #opened = {
+    local: { bidirectional: 0, unidirectional: 0 },
+    remote: { bidirectional: 0, unidirectional: 0 },
+  };
+  readonly #bidirectional: Arrivals<QmuxStream>;
+  readonly #unidirectional: Arrivals<QmuxStream, ReceiveStream>;
+  #datagrams: QmuxDatagrams | undefined = undefined;
+  #noDatagrams: DatagramDuplex | undefined = undefined;
+  #peer: TransportParameters = DEFAULT_PARAMETERS;
+  #isStarted = false;
+  #isOpen = false;
+  #isFaulty = false;
+  #end: { readonly error: Error; readonly isBroken: boolean } | undefined = undefined;
+  #unannounced: SendHalf[] = [];
+  #announcing: ReturnType<typeof setTimeout> | undefined = undefined;
+  #keepAlive: ReturnType<typeof setInterval> | undefined = undefined;
+  #pings = 0n;
+  #lastPing = -1n;
+  #recordsAtPing = 0;
+  #isCounting = false;
+  #messages: Ledger | undefined = undefined;
+
+  /**
+   * Creates a multiplexer.
+   *
+   * @param link Its wire.
+   * @param options See {@linkcode QmuxOptions}.
+   * @throws {RangeError} If a window is not an integer from 0 to 2^53 - 1.
+   */
+  constructor(link: QmuxLink, options: QmuxOptions) {
+    const { version, flowControl = {} } = options;
+    this.#link = link;
+    this.#options = options;
+    this.#isLegacy = version === "webtransport";
+    const isSingle = this.#isLegacy || version === 0;
+    const record = new RecordWriter(
+      isSingle ? MAX_SINGLE_FRAME_BYTES : DEFAULT_MAX_RECORD_SIZE,
+      { isSingle, isLegacy: this.#isLegacy },
+    );
+    if (!this.#isLegacy) this.#credit = new QmuxCredit(flowControl, this);
+    this.dataReceived = this.#credit?.of("data").receive ??
+      new ReceiveCredit(MAX_UNCOUNTED_BYTES, () => {});
+    this.#outlet = new Outlet(link, record, this);
+    const arrivals = {
+      capacity: Math.max(
+        MAX_UNACCEPTED_STREAMS,
+        flowControl.maxStreamsBidi ?? 0,
+        flowControl.maxStreamsUni ?? 0,
+      ),
+      onDropped: (stream: QmuxStream) => this.#refuse(stream),
+    };
+    this.#bidirectional = new Arrivals(arrivals, (stream) => this.#accept(stream));
+    this.#unidirectional = new Arrivals(
+      arrivals,
+      (stream) => this.#accept(stream).receive!.readable,
+    );
+    if (this.#isLegacy) {
+      this.#isStarted = this.#isOpen = true;
+      this.#outlet.open(MAX_SINGLE_FRAME_BYTES, Infinity);
+    }
+  }
+
+  /** Streams and datagrams so far, once there were any. */
+  get counters(): ConnectionCounters | undefined {
+    const { ledger } = this;
+    this.#isCounting ||= ledger.localBidirectionalOpened + ledger.localUnidirectionalOpened +
+        ledger.remoteBidirectionalOpened + ledger.remoteUnidirectionalOpened +
+        ledger.datagramsSent + ledger.datagramsReceived + ledger.datagramsDropped > 0;
+    return this.#isCounting ? ledger : undefined;
+  }
+
+  /** Leaves the first bidirectional stream of the client out of what is counted, as it carries messages. */
+  carryMessages(): void {
+    this.#messages = new Ledger();
+  }
+
+  /** Streams of the peer that nobody took yet. */
+  get unreadStreams(): number {
+    return this.#bidirectional.size + this.#unidirectional.size;
+  }
+
+  /** Flow control; absent in the framing from before the drafts. */
+  get credit(): QmuxCredit | undefined {
+    return this.#credit;
+  }
+
+  /** Whether the peer has said what it takes. */
+  get isOpen(): boolean {
+    return this.#isOpen;
+  }
+
+  /** Bytes of streams that came and were not read. */
+  get heldBytes(): number {
+    let held = 0;
+    for (const { receive } of this.#streams.values()) held += receive?.heldBytes ?? 0;
+    return held;
+  }
+
+  /** Streams that are open. */
+  get openStreams(): number {
+    return this.#streams.size;
+  }
+
+  /** Datagrams; none in draft 00 and before. */
+  get datagrams(): DatagramDuplex {
+    if (this.#hasDatagrams) return this.#allDatagrams;
+    return this.#noDatagrams ??= noDatagrams("qmux-00");
+  }
+
+  /** Bidirectional streams that the peer opened. */
+  get incomingBidirectionalStreams(): ReadableStream<QmuxStream> {
+    return this.#bidirectional.readable;
+  }
+
+  /** Unidirectional streams that the peer opened. */
+  get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
+    return this.#unidirectional.readable;
+  }
+
+  /** Opens a stream, waiting while the peer allows no more. */
+  createBidirectionalStream(options: OpenStreamOptions = {}): Promise<QmuxStream> {
+    return this.#create("bidirectional", options);
+  }
+
+  /** Opens a stream, waiting while the peer allows no more. */
+  async createUnidirectionalStream(options: OpenStreamOptions = {}): Promise<SendStream> {
+    return (await this.#create("unidirectional", options)).send!.writable;
+  }
+
+  /** Sets who is told what happens. */
+  observe(observer: ConnectionObserver | undefined): void {
+    this.ledger.observer = observer;
+  }
+
+  /** Says now what this end takes, and not when it is first needed. */
+  start(): void {
+    if (this.#isStarted || this.#end !== undefined) return;
+    this.#isStarted = true;
+    const credit = this.#credit!;
+    const { maxStreamData } = credit;
+    const parameters: TransportParameters = {
+      maxIdleTimeoutMs: 0,
+      maxData: credit.of("data").receive.limit,
+      maxStreamDataBidiLocal: maxStreamData,
+      maxStreamDataBidiRemote: maxStreamData,
+      maxStreamDataUni: maxStreamData,
+      maxStreamsBidi: credit.of("bidirectional").receive.limit,
+      maxStreamsUni: credit.of("unidirectional").receive.limit,
+      maxDatagramFrameSize: this.#hasDatagrams ? MAX_DATAGRAM_FRAME_BYTES : 0,
+      maxRecordSize: this.#options.version === 0 ? DEFAULT_MAX_RECORD_SIZE : MAX_RECORD_BYTES,
+    };
+    credit.allTold();
+    this.#outlet.begin(parameters);
+  }
+
+  /**
+   * Sends a close of the application, behind what was put into records before. Nothing is sent after it.
+   *
+   * @param info Code and reason.
+   */
+  close({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
+    this.start();
+    this.#outlet.close(closeCode, reason);
+  }
+
+  /**
+   * Sends a close because of a fault of the peer. Nothing is sent after it.
+   *
+   * @param code QUIC's code of the fault.
+   * @param reason In words.
+   */
+  abort(code: number, reason: string): void {
+    this.start();
+    this.#outlet.close(code, reason, NO_FRAME);
+  }
+
+  /** Takes a record. */
+  receive(record: Uint8Array): void {
+    if (this.#end !== undefined || this.#isFaulty) return;
+    this.start();
+    this.#outlet.hold();
+    try {
+      this.#receive(record);
+    } catch (error) {
+      const isTheirs = error instanceof QmuxError;
+      this.#fail(
+        isTheirs ? error.quicCode : QuicError.internalError,
+        isTheirs ? error.message : "This end failed to read a record",
+      );
+    } finally {
+      this.#outlet.release();
+    }
+  }
+
+  /** Ends every stream, and all datagrams. */
+  end(error: Error, isBroken: boolean): void {
+    if (this.#end !== undefined) return;
+    this.#end = { error, isBroken };
+    clearTimeout(this.#announcing);
+    clearInterval(this.#keepAlive);
+    this.#outlet.stop();
+    this.#credit?.fail(error);
+    for (const stream of this.#streams.values()) stream.fail(error);
+    this.#streams.clear();
+    this.#unannounced = [];
+    this.#datagrams?.end(error, isBroken);
+    for (const arrivals of [this.#bidirectional, this.#unidirectional]) {
+      if (isBroken) arrivals.fail(error);
+      else arrivals.end();
+    }
+  }
+
+  // What streams need.
+
+  /** See {@linkcode StreamHost}. */
+  get dataLeft(): number {
+    return this.#credit?.of("data").send.left ?? Infinity;
+  }
+
+  /** See {@linkcode StreamHost}. */
+  dataSent(byteLength: number): void {
+    this.#credit?.of("data").send.takeNow(byteLength);
+  }
+
+  /** See {@linkcode StreamHost}. */
+  sendNow(half: SendHalf, bytes: Uint8Array): number {
+    return this.#outlet.sendNow(half, bytes);
+  }
+
+  /** See {@linkcode StreamHost}. */
+  wantsToSend(half: SendHalf): void {
+    this.#outlet.wantsToSend(half);
+  }
+
+  /** See {@linkcode StreamHost}. */
+  withdrawn(half: SendHalf): void {
+    this.#outlet.withdrawn(half);
+  }
+
+  /** See {@linkcode StreamHost}. */
+  wantsControl(stream: QmuxStream): void {
+    this.#outlet.wantsControl(stream);
+  }
+
+  /** See {@linkcode StreamHost}. */
+  halfEnded(stream: QmuxStream): void {
+    if (!stream.isOver || !stream.isAccepted || !this.#streams.delete(stream.id)) return;
+    if (stream.isRemote) this.#credit?.of(stream.direction).receive.release(1);
+  }
+
+  // What the way out needs.
+
+  /** See {@linkcode OutletSources}. */
+  get ownDatagrams(): QmuxDatagrams | undefined {
+    return this.#datagrams;
+  }
+
+  /** See {@linkcode OutletSources}. */
+  sentDatagram(datagram: Uint8Array): void {
+    this.ledger.sentDatagram(datagram);
+  }
+
+  // What credit needs.
+
+  /** See {@linkcode CreditHost}. */
+  creditChanged(): void {
+    if (this.#isStarted) this.#outlet.fill();
+  }
+
+  /** See {@linkcode CreditHost}. */
+  creditBlocked(kind: CreditKind, limit: number): void {
+    if (this.#isOpen) this.ledger.tell({ type: "blocked", what: kind, by: "local", limit });
+    this.#outlet.fill();
+  }
+
+  /** See {@linkcode CreditHost}. */
+  get waitingWrites(): number {
+    let waiting = 0;
+    for (const { send } of this.#streams.values()) {
+      if (send?.waitsFor === "stream" || send?.waitsFor === "connection") waiting++;
+    }
+    return waiting;
+  }
+
+  // What datagrams need.
+
+  /** See {@linkcode DatagramHost}. */
+  get maxDatagramSize(): number {
+    const { maxDatagramFrameSize, maxRecordSize } = this.#peer;
+    const frame = this.#isOpen
+      ? Math.min(maxDatagramFrameSize, maxRecordSize, MAX_RECORD_BYTES)
+      : MAX_DATAGRAM_FRAME_BYTES;
+    // A byte of type, and the length.
+    return Math.max(0, frame - 1 - varintLength(frame));
+  }
+
+  /** See {@linkcode DatagramHost}. */
+  sendDatagramNow(datagram: Uint8Array): boolean {
+    return datagram.byteLength <= this.maxDatagramSize && this.#outlet.sendDatagramNow(datagram);
+  }
+
+  /** See {@linkcode DatagramHost}. */
+  wantsDatagrams(): void {
+    this.start();
+    this.#outlet.fill();
+  }
+
+  // Streams.
+
+  async #create(direction: StreamDirection, options: OpenStreamOptions): Promise<QmuxStream> {
+    options.signal?.throwIfAborted();
+    if (this.#end !== undefined) throw this.#end.error;
+    this.start();
+    const credit = this.#credit?.of(direction).send;
+    if (credit !== undefined && !credit.takeNow(1)) await credit.take(1, options);
+    if (this.#end !== undefined) throw (this.#end as { error: Error }).error;
+    const index = this.#opened.local[direction]++;
+    const id = this.#idOf(direction, index);
+    const account = this.#ledgerOf(id).opened(direction, "local");
+    const stream = new QmuxStream(id, {
+      direction,
+      isRemote: false,
+      account,
+    });
+    const isBidirectional = direction === "bidirectional";
+    const { maxStreamDataBidiRemote, maxStreamDataUni } = this.#peer;
+    stream.send = new SendHalf(stream, this, {
+      limit: this.#isLegacy
+        ? Infinity
+        : isBidirectional
+        ? maxStreamDataBidiRemote
+        : maxStreamDataUni,
+      sendOrder: options.sendOrder,
+    });
+    if (isBidirectional) {
+      stream.receive = new ReceiveHalf(stream, this, this.#credit?.maxStreamData);
+    }
+    this.#streams.set(stream.id, stream);
+    this.#announceSoon(stream.send);
+    return stream;
+  }
+
+  /** The peer should know of a stream, even if nothing is written to it at first. */
+  #announceSoon(half: SendHalf): void {
+    this.#unannounced.push(half);
+    this.#announcing ??= setTimeout(() => {
+      this.#announcing = undefined;
+      for (const one of this.#unannounced.splice(0)) one.announce();
+    });
+  }
+
+  #idOf(direction: StreamDirection, index: number): number {
+    return index * 4 + (direction === "bidirectional" ? 0 : 2) +
+      (this.#link.side === "client" ? 0 : 1);
+  }
+
+  /** The stream of a frame that came; `undefined` if it is over. */
+  #find(id: number, half: "send" | "receive"): QmuxStream | undefined {
+    const stream = this.#streams.get(id);
+    const direction = id % 4 < 2 ? "bidirectional" : "unidirectional";
+    const isRemote = (id % 2 === 0) !== (this.#link.side === "client");
+    const lacksHalf = direction === "unidirectional" && isRemote === (half === "send");
+    const index = Math.floor(id / 4);
+    if (lacksHalf || !isRemote && index >= this.#opened.local[direction]) {
+      throw new QmuxError(
+        QuicError.streamStateError,
+        `Expected no such frame of stream ${id}`,
+      );
+    }
+    if (stream !== undefined || !isRemote) return stream;
+    return index < this.#opened.remote[direction] ? undefined : this.#open(direction, index);
+  }
+
+  /** The peer opened a stream, and with it all before it. */
+  #open(direction: StreamDirection, index: number): QmuxStream {
+    const credit = this.#credit?.of(direction).receive;
+    const opened = this.#opened.remote;
+    const isAllowed = credit === undefined
+      ? this.#streams.size + index - opened[direction] < MAX_UNCOUNTED_STREAMS
+      : index < credit.limit;
+    if (!isAllowed) {
+      throw new QmuxError(
+        QuicError.streamLimitError,
+        `Expected at most ${credit?.limit ?? MAX_UNCOUNTED_STREAMS} ${direction} streams`,
+      );
+    }
+    let stream!: QmuxStream;
+    while (opened[direction] <= index) {
+      const id = 4 * opened[direction]++ + (direction === "bidirectional" ? 0 : 2) +
+        (this.#link.side === "client" ? 1 : 0);
+      credit?.receive(1);
+      stream = this.#add(id, direction);
+    }
+    return stream;
+  }
+
+  /** The stream of the messages is no user's: it is counted where nobody looks. */
+  #ledgerOf(id: number): Ledger {
+    return id === 0 ? this.#messages ?? this.ledger : this.ledger;
+  }
+
+  #add(id: number, direction: StreamDirection): QmuxStream {
+    const account = this.#ledgerOf(id).opened(direction, "remote");
+    const stream = new QmuxStream(id, { direction, isRemote: true, account });
+    stream.receive = new ReceiveHalf(stream, this, this.#credit?.maxStreamData);
+    this.#streams.set(id, stream);
+    if (direction === "unidirectional") this.#unidirectional.push(stream);
+    else {
+      const limit = this.#isLegacy ? Infinity : this.#peer.maxStreamDataBidiLocal;
+      stream.send = new SendHalf(stream, this, { limit });
+      this.#bidirectional.push(stream);
+    }
+    return stream;
+  }
+
+  /** The application takes a stream; only now may the peer open another one for it. */
+  #accept(stream: QmuxStream): QmuxStream {
+    stream.isAccepted = true;
+    this.halfEnded(stream);
+    return stream;
+  }
+
+  #refuse(stream: QmuxStream): void {
+    stream.isAccepted = true;
+    stream.cancel();
+    stream.abort();
+    this.halfEnded(stream);
+  }
+
+  // What comes.
+
+  get #hasDatagrams(): boolean {
+    return this.#options.version === 1 || this.#options.version === 2;
+  }
+
+  get #allDatagrams(): QmuxDatagrams {
+    if (this.#datagrams === undefined) {
+      this.#datagrams = new QmuxDatagrams(this);
+      if (this.#end !== undefined) this.#datagrams.end(this.#end.error, this.#end.isBroken);
+    }
+    return this.#datagrams;
+  }
+
+  #fail(code: number, reason: string): void {
+    this.#isFaulty = true;
+    this.#link.fail(code, reason);
+  }
+
+  #receive(record: Uint8Array): void {
+    if (this.#isLegacy) {
+      return this.#dispatch(decodeLegacyFrame(record), true);
+    }
+    if (record.byteLength > MAX_RECORD_BYTES) {
+      throw new QmuxError(
+        QuicError.frameEncodingError,
+        `Expected at most ${MAX_RECORD_BYTES} bytes, received a record of ${record.byteLength}`,
+      );
+    }
+    if (record.byteLength === 0) {
+      throw new QmuxError(
+        QuicError.protocolViolation,
+        "Expected a frame, received an empty record",
+      );
+    }
+    const reader = new FrameReader(record);
+    let isFirst = true;
+    for (let frame; (frame = reader.next()) !== undefined;) {
+      if (this.#isOpen === (frame.kind === "parameters")) {
+        throw new QmuxError(
+          QuicError.protocolViolation,
+          "Expected transport parameters as the first frame, and only there",
+        );
+      }
+      // The rest of the record is the application's; what is small does not keep a large record alive.
+      const isOwn = isFirst && reader.left === 0;
+      isFirst = false;
+      this.#dispatch(frame, isOwn);
+      if (this.#end !== undefined || this.#isFaulty) return;
+    }
+  }
+
+  /** Acts on a frame; whether it has the memory of its record for itself. */
+  #dispatch(frame: QmuxFrame, isOwn: boolean): void {
+    switch (frame.kind) {
+      case "stream":
+        return this.#onStream(frame, isOwn);
+      case "reset":
+        return this.#onReset(frame);
+      case "stop":
+        return this.#find(frame.id, "send")?.send!.stopped(frame.code);
+      case "maxData":
+        return this.#onCredit("data", frame.limit);
+      case "maxStreams":
+        return this.#onCredit(frame.direction, frame.limit);
+      case "maxStreamData":
+        return this.#find(frame.id, "send")?.send!.raise(frame.limit);
+      case "dataBlocked":
+        return this.#onBlocked("data", frame.limit);
+      case "streamsBlocked":
+        return this.#onBlocked(frame.direction, frame.limit);
+      case "streamDataBlocked":
+        return this.#find(frame.id, "receive")?.receive!.grantAll();
+      case "datagram":
+        return this.#onDatagram(frame, isOwn);
+      case "close":
+        return this.#onClose(frame);
+      case "parameters":
+        return this.#onParameters(frame.parameters);
+      case "ping":
+        return this.#onPing(frame.sequence);
+      case "pong":
+        return this.#onPong(frame.sequence);
+    }
+  }
+
+  #onStream({ id, offset, data, isFin }: StreamFrame, isOwn: boolean): void {
+    const receive = this.#find(id, "receive")?.receive;
+    const follows = this.#isLegacy || (this.#options.isLenient ?? false);
+    const at = !Number.isNaN(offset) ? offset : follows ? receive?.received ?? 0 : 0;
+    receive?.deliver(at, data, { isFin, isOwn });
+  }
+
+  #onReset({ id, code, finalSize }: ResetFrame): void {
+    const { isLenient = false } = this.#options;
+    // Older peers forget to say how much there was.
+    const size = isLenient && finalSize === 0 ? undefined : finalSize;
+    this.#find(id, "receive")?.receive!.reset(code, size);
+  }
+
+  #onDatagram({ data, frameSize }: DatagramFrame, isOwn: boolean): void {
+    if (!this.#hasDatagrams || frameSize > MAX_DATAGRAM_FRAME_BYTES) {
+      throw new QmuxError(
+        QuicError.protocolViolation,
+        `Expected a DATAGRAM frame of at most ${
+          this.#hasDatagrams ? MAX_DATAGRAM_FRAME_BYTES : 0
+        } bytes, received one of ${frameSize}`,
+      );
+    }
+    this.#allDatagrams.deliver(isOwn ? data : data.slice());
+  }
+
+  #onClose({ isApplication, code, reason }: CloseFrame): void {
+    this.#isFaulty = true;
+    if (isApplication) this.#link.peerClosed({ closeCode: code, reason });
+    else if (this.#link.peerFailed !== undefined) this.#link.peerFailed(code, reason);
+    else this.#link.fail(code, reason);
+  }
+
+  #onParameters(parameters: TransportParameters): void {
+    this.#peer = parameters;
+    this.#isOpen = true;
+    const { version, onOpen } = this.#options;
+    this.#raise("data", parameters.maxData);
+    this.#raise("bidirectional", parameters.maxStreamsBidi);
+    this.#raise("unidirectional", parameters.maxStreamsUni);
+    const isSmall = parameters.maxRecordSize <= MAX_SINGLE_FRAME_BYTES;
+    this.#outlet.open(
+      version === 0 ? MAX_SINGLE_FRAME_BYTES : Math.min(MAX_RECORD_BYTES, parameters.maxRecordSize),
+      isSmall ? MAX_SMALL_PAYLOAD : Infinity,
+    );
+    this.#keepAliveFor(parameters.maxIdleTimeoutMs);
+    onOpen?.();
+  }
+
+  #keepAliveFor(timeoutMs: number): void {
+    const everyMs = timeoutMs / PINGS_PER_TIMEOUT;
+    if (timeoutMs === 0 || everyMs > MAX_TIMER_MS || this.#options.version === 0) return;
+    this.#keepAlive = setInterval(() => {
+      const { records } = this.#outlet;
+      if (records === this.#recordsAtPing) this.#outlet.ping(this.#pings++);
+      this.#recordsAtPing = this.#outlet.records;
+    }, everyMs);
+  }
+
+  #onCredit(kind: CreditKind, limit: number): void {
+    if (this.#raise(kind, limit)) this.ledger.tell({ type: "credit", what: kind, limit });
+  }
+
+  /** A total that is no higher than before changes nothing, RFC 9000 section 4.1. */
+  #raise(kind: CreditKind, limit: number): boolean {
+    const { send } = this.#credit!.of(kind);
+    if (limit <= send.limit) return false;
+    send.raise(limit);
+    if (kind === "data") this.#outlet.unblock();
+    return true;
+  }
+
+  #onBlocked(kind: CreditKind, limit: number): void {
+    this.ledger.tell({ type: "blocked", what: kind, by: "remote", limit });
+    this.#credit!.of(kind).receive.grantAll();
+  }
+
+  #onPing(sequence: bigint): void {
+    if (this.#options.version === 2 && sequence <= this.#lastPing) {
+      throw new QmuxError(
+        QuicError.protocolViolation,
+        `Expected a ping after ${this.#lastPing}, received ${sequence}`,
+      );
+    }
+    this.#lastPing = sequence;
+    this.#outlet.pong(sequence);
+  }
+
+  #onPong(sequence: bigint): void {
+    if (this.#options.version !== 2 || sequence < this.#pings) return;
+    throw new QmuxError(
+      QuicError.protocolViolation,
+      `Expected the answer to a ping, received one to ${sequence}`,
+    );
+  }
+}

@@ -1,0 +1,625 @@
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { StreamError, TimeoutError } from "../../errors.ts";
+import { type TestEnd, testEnd, TestPair } from "../../tests/qmux_wire.ts";
+import type { ConnectionEvent } from "../connection.ts";
+import { directReadable, directWritable } from "../direct.ts";
+import { MAX_BUFFERED_BYTES } from "./_outlet.ts";
+import { MAX_HELD_DATAGRAMS, MAX_WAITING_DATAGRAMS } from "./datagrams.ts";
+import { decodeRecord, PARAMETERS_TYPE, PING_TYPE, PONG_TYPE, type QmuxFrame } from "./frames.ts";
+import { MAX_DATAGRAM_FRAME_BYTES, MAX_RECORD_BYTES, type QmuxOptions } from "./qmux.ts";
+import { RecordWriter } from "./record.ts";
+import { DEFAULT_PARAMETERS, type TransportParameters } from "./transport_parameters.ts";
+
+const GENEROUS: TransportParameters = {
+  ...DEFAULT_PARAMETERS,
+  maxData: 2 ** 40,
+  maxStreamDataBidiLocal: 2 ** 40,
+  maxStreamDataBidiRemote: 2 ** 40,
+  maxStreamDataUni: 2 ** 40,
+  maxStreamsBidi: 2 ** 20,
+  maxStreamsUni: 2 ** 20,
+  maxDatagramFrameSize: 16_382,
+  maxRecordSize: 65_536,
+};
+
+/** Writes one record. */
+function record(write: (record: RecordWriter) => void): Uint8Array {
+  const writer = new RecordWriter(1_000_000, { isSingle: false, isLegacy: false });
+  write(writer);
+  return writer.take();
+}
+
+function parameters(change: Partial<TransportParameters> = {}): Uint8Array {
+  return record((writer) => writer.parameters(PARAMETERS_TYPE, { ...GENEROUS, ...change }));
+}
+
+function stream(id: number, offset: number, length: number, isFin = false): Uint8Array {
+  const payload = { bytes: new Uint8Array(length), start: 0, end: length };
+  return record((writer) => writer.stream(id, offset, payload, isFin));
+}
+
+function control(type: number, ...numbers: number[]): Uint8Array {
+  return record((writer) => writer.control(type, ...numbers));
+}
+
+/** The frames that an end sent, of which the parameters are left out. */
+async function sent({ link }: TestEnd): Promise<QmuxFrame[]> {
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  const frames: QmuxFrame[] = [];
+  for (let one; (one = link.take()) !== undefined;) frames.push(...decodeRecord(one));
+  return frames.filter(({ kind }) => kind !== "parameters");
+}
+
+/** A server whose client is made by hand, and has said what it takes. */
+function serverOf(options: Partial<QmuxOptions> = {}, theirs?: Partial<TransportParameters>) {
+  const end = testEnd("server", options);
+  end.qmux.receive(parameters(theirs));
+  return { ...end, [Symbol.dispose]: () => end.qmux.end(new Error("Over"), false) };
+}
+
+Deno.test("Qmux says nothing before it is needed", async () => {
+  using pair = new TestPair();
+  const { client, server } = pair;
+  void client.qmux.incomingBidirectionalStreams;
+  void client.qmux.datagrams.maxDatagramSize;
+  client.qmux.credit!.grant("data", 2_000_000);
+  await pair.settle();
+  assertEquals(client.link.records, []);
+  const opening = client.qmux.createBidirectionalStream();
+  const [first] = decodeRecord(
+    await new Promise<Uint8Array>((resolve) => {
+      queueMicrotask(() => resolve(client.link.records[0]!));
+    }),
+  );
+  assert(first?.kind === "parameters");
+  // What was granted before is in there.
+  assertEquals(first.parameters.maxData, 2_000_000);
+  assertEquals(server.link.records, []);
+  await pair.settle();
+  await opening;
+  assertEquals(server.qmux.isOpen && client.qmux.isOpen, true);
+});
+
+const LIMITS = { maxData: 1_000, maxStreamData: 600, maxStreamsBidi: 2, maxStreamsUni: 3 };
+
+/** What a client may not send, and the code with which the server ends the connection. */
+const VIOLATIONS: [title: string, code: number, records: Uint8Array[]][] = [
+  ["more bytes of a stream than allowed", 3, [stream(0, 0, 601)]],
+  ["more bytes of all streams than allowed", 3, [stream(0, 0, 600), stream(2, 0, 401)]],
+  ["a reset behind what is allowed of a stream", 3, [control(0x04, 0, 0, 601)]],
+  [
+    "a reset behind what is allowed of all streams",
+    3,
+    [stream(0, 0, 600), control(0x04, 2, 0, 401)],
+  ],
+  ["a third bidirectional stream", 4, [stream(8, 0, 0)]],
+  ["a fourth unidirectional stream", 4, [stream(14, 0, 0)]],
+  ["a reset of a stream too many", 4, [control(0x04, 8, 0, 0)]],
+  ["a stop of a stream too many", 4, [control(0x05, 8, 0)]],
+  ["a stream of a number that no double has", 4, [
+    Uint8Array.fromHex("0a" + "fffffffffffffffc" + "00"),
+  ]],
+  ["bytes of a stream that the server did not open", 5, [stream(1, 0, 1)]],
+  ["bytes of a stream that only the server writes", 5, [stream(3, 0, 1)]],
+  ["a reset of a stream that the server did not open", 5, [control(0x04, 1, 0, 0)]],
+  ["a stop of a stream that only the client writes", 5, [control(0x05, 2, 0)]],
+  ["a stop of a stream that the server did not open", 5, [control(0x05, 1, 0)]],
+  ["credit of a stream that only the client writes", 5, [control(0x11, 2, 1)]],
+  ["a wait for a stream that only the server writes", 5, [control(0x15, 3, 1)]],
+  ["bytes behind the end", 6, [stream(0, 0, 5, true), stream(0, 5, 1)]],
+  ["another end", 6, [stream(0, 0, 5, true), stream(0, 0, 4, true)]],
+  ["a reset before the bytes that came", 6, [stream(0, 0, 5), control(0x04, 0, 0, 4)]],
+  ["a reset before the first byte", 6, [stream(0, 0, 5), control(0x04, 0, 0, 0)]],
+  ["a reset with another end", 6, [stream(0, 0, 5, true), control(0x04, 0, 0, 6)]],
+  ["a second reset with another end", 6, [control(0x04, 0, 0, 4), control(0x04, 0, 0, 5)]],
+  ["bytes behind a reset", 6, [control(0x04, 0, 0, 4), stream(0, 4, 1)]],
+  ["a frame that is cut", 7, [stream(0, 0, 5).subarray(0, 5)]],
+  ["a frame that QMux has not", 7, [Uint8Array.of(1)]],
+  ["a record that is too large", 7, [new Uint8Array(MAX_RECORD_BYTES + 1)]],
+  ["bytes that are not the next", 10, [stream(0, 1, 1)]],
+  ["bytes twice", 10, [stream(0, 0, 2), stream(0, 1, 1)]],
+  ["parameters twice", 10, [parameters()]],
+  ["a record without a frame", 10, [new Uint8Array()]],
+  ["a datagram that is too large", 10, [
+    record((writer) => writer.datagram(new Uint8Array(MAX_DATAGRAM_FRAME_BYTES - 2))),
+  ]],
+  ["a ping that is not a later one", 10, [
+    record((writer) => writer.ping(PING_TYPE, 7n)),
+    record((writer) => writer.ping(PING_TYPE, 7n)),
+  ]],
+  ["an answer to no ping", 10, [record((writer) => writer.ping(PONG_TYPE, 0n))]],
+];
+
+for (const [title, code, records] of VIOLATIONS) {
+  Deno.test(`Qmux ends the connection with code ${code} at ${title}`, () => {
+    using server = serverOf({ flowControl: LIMITS });
+    for (const one of records) {
+      assertEquals(server.link.faults, []);
+      server.qmux.receive(one);
+    }
+    assertEquals(server.link.faults.map((fault) => fault.code), [code]);
+    server.qmux.receive(stream(0, 99, 99)); // Nobody looks at it.
+    assertEquals(server.link.faults.length, 1);
+  });
+}
+
+for (const version of [0, 1, 2] as const) {
+  Deno.test(`Qmux of draft 0${version} wants parameters first`, () => {
+    const { qmux, link } = testEnd("server", { version });
+    qmux.receive(stream(0, 0, 1));
+    assertEquals(link.faults.map(({ code }) => code), [10]);
+    qmux.end(new Error("Over"), false);
+  });
+}
+
+Deno.test("Qmux ends the connection with code 8 at parameters that are not allowed", () => {
+  for (const hex of ["ff5153300d0a0d0a020000", "ff5153300d0a0d0a0404050401"]) {
+    const { qmux, link } = testEnd("server");
+    qmux.receive(Uint8Array.fromHex(hex));
+    assertEquals(link.faults.map(({ code }) => code), [8]);
+    qmux.end(new Error("Over"), false);
+  }
+});
+
+Deno.test("Qmux takes a reset that forgot its size where it is told to be lenient", async () => {
+  using server = serverOf({ isLenient: true });
+  server.qmux.receive(stream(2, 0, 5));
+  const reader = server.qmux.incomingUnidirectionalStreams.getReader();
+  const incoming = directReadable((await reader.read()).value!);
+  server.qmux.receive(control(0x04, 2, 9, 0));
+  const error = await assertRejects(() => incoming.read(), StreamError);
+  assertEquals([error.streamErrorCode, error.by, server.link.faults.length], [9, "remote", 0]);
+});
+
+Deno.test("Qmux takes bytes that do not say where they are, where it is told to be lenient", async () => {
+  const unplaced = Uint8Array.fromHex("0a02026162");
+  using strict = serverOf();
+  strict.qmux.receive(unplaced);
+  strict.qmux.receive(unplaced.slice());
+  assertEquals(strict.link.faults.map(({ code }) => code), [10]);
+  using lenient = serverOf({ isLenient: true });
+  for (let i = 0; i < 2; i++) lenient.qmux.receive(unplaced.slice());
+  const reader = lenient.qmux.incomingUnidirectionalStreams.getReader();
+  assertEquals((await directReadable((await reader.read()).value!).read())!.byteLength, 4);
+});
+
+Deno.test("Qmux ignores what comes late for a stream that is over", async () => {
+  using server = serverOf();
+  server.qmux.receive(stream(2, 0, 5, true));
+  const reader = server.qmux.incomingUnidirectionalStreams.getReader();
+  await directReadable((await reader.read()).value!).read();
+  assertEquals(server.qmux.openStreams, 0);
+  for (const one of [stream(2, 0, 9), control(0x04, 2, 0, 1), control(0x15, 2, 1)]) {
+    server.qmux.receive(one);
+  }
+  assertEquals([server.link.faults, server.qmux.openStreams], [[], 0]);
+});
+
+Deno.test("Qmux opens all streams before the one that came, in their order", async () => {
+  using server = serverOf();
+  server.qmux.receive(stream(8, 0, 1));
+  const reader = server.qmux.incomingBidirectionalStreams.getReader();
+  const ids: number[] = [];
+  for (let i = 0; i < 3; i++) ids.push(((await reader.read()).value!).id);
+  assertEquals(ids, [0, 4, 8]);
+});
+
+Deno.test("Qmux forgets streams that are over", async () => {
+  using pair = new TestPair();
+  const { client, server } = pair;
+  const STREAMS = 100_000;
+  const echo = async () => {
+    for await (const incoming of server.qmux.incomingBidirectionalStreams) {
+      const bytes = await incoming.read();
+      assertEquals(await incoming.read(), null);
+      await incoming.write(bytes!);
+      await incoming.close();
+    }
+  };
+  const echoing = echo();
+  const ask = async (i: number) => {
+    const near = await client.qmux.createBidirectionalStream();
+    await near.write(Uint8Array.of(i));
+    await near.close();
+    assertEquals(await near.read(), Uint8Array.of(i & 255));
+    assertEquals(await near.read(), null);
+  };
+  for (let i = 0; i < STREAMS; i += 100) {
+    const all = Promise.all(Array.from({ length: 100 }, (_, at) => ask(i + at)));
+    await pair.settle();
+    await all;
+  }
+  await pair.settle();
+  assertEquals([client.qmux.openStreams, server.qmux.openStreams], [0, 0]);
+  assertEquals(client.qmux.counters!.streamsClosed, STREAMS);
+  assertEquals(server.qmux.counters!.streamsClosed, STREAMS);
+  server.qmux.end(new Error("Over"), false);
+  await echoing;
+});
+
+Deno.test("Qmux never hands the wire more than its bound and a record", async () => {
+  using server = serverOf();
+  const writer = directWritable(await server.qmux.createUnidirectionalStream());
+  const writing = writer.write(new Uint8Array(1_000_000));
+  await Promise.resolve();
+  const { link } = server;
+  assert(link.bufferedAmount >= MAX_BUFFERED_BYTES);
+  for (let i = 0; i < 100 && link.records.length > 0; i++) {
+    link.take();
+    await Promise.resolve();
+  }
+  await writing;
+  assert(link.mostBytes <= MAX_BUFFERED_BYTES + MAX_RECORD_BYTES, `${link.mostBytes}`);
+});
+
+Deno.test("Qmux shares the wire between streams of one order, and serves a higher one first", async () => {
+  using server = serverOf();
+  const { qmux, link } = server;
+  const open = async (sendOrder?: number) => {
+    const options = sendOrder === undefined ? {} : { sendOrder };
+    return await qmux.createBidirectionalStream(options);
+  };
+  const filler = await open();
+  const a = await open(1);
+  const b = await open(1);
+  const c = await open(2);
+  // The wire is full from here on.
+  void filler.write(new Uint8Array(500_000)).catch(() => {});
+  const writes = [a, b, c].map((one) => one.write(new Uint8Array(100_000)));
+  while (link.bufferedAmount > 0) link.take();
+  const order: number[] = [];
+  let done = false;
+  const all = Promise.all(writes).then(() => done = true);
+  for (let i = 0; i < 1_000 && !done; i++) {
+    await Promise.resolve();
+    for (let one; (one = link.take()) !== undefined;) {
+      for (const frame of decodeRecord(one)) if (frame.kind === "stream") order.push(frame.id);
+    }
+  }
+  await all;
+  const name = new Map([[filler.id, "f"], [a.id, "a"], [b.id, "b"], [c.id, "c"]]);
+  const text = order.map((id) => name.get(id)).join("").replace(/(.)\1+/g, "$1");
+  assert(/^f?cf?(ab){4,}/.test(text), text);
+});
+
+Deno.test("Qmux says once for each total that it is blocked, and says when it goes on", async () => {
+  using server = serverOf({}, { maxData: 100, maxStreamDataUni: 60, maxStreamsUni: 2 });
+  const { qmux } = server;
+  const events: ConnectionEvent[] = [];
+  qmux.observe((event) => void events.push(event));
+  const near = directWritable(await qmux.createUnidirectionalStream());
+  const writing = [near.write(new Uint8Array(50)), near.write(new Uint8Array(50))];
+  const kinds = async () => (await sent(server)).map(({ kind }) => kind);
+  assertEquals(await kinds(), ["stream", "stream", "streamDataBlocked"]);
+  qmux.receive(control(0x11, 3, 200));
+  await Promise.all(writing);
+  assertEquals(await kinds(), ["stream"]);
+  const late = [near.write(new Uint8Array(30)), near.write(new Uint8Array(30))];
+  assertEquals(await kinds(), ["dataBlocked"]);
+  assertEquals(qmux.credit!.state("data"), {
+    granted: 1_048_576,
+    received: 0,
+    allowed: 100,
+    sent: 100,
+    waiting: 1,
+  });
+  assertEquals(await kinds(), []);
+  qmux.receive(control(0x10, 90)); // Less than before: nothing.
+  qmux.receive(control(0x10, 110));
+  assertEquals(await kinds(), ["stream", "dataBlocked"]);
+  qmux.receive(control(0x10, 1_000));
+  await Promise.all(late);
+  assertEquals(await kinds(), ["stream", "stream"]);
+  await qmux.createUnidirectionalStream();
+  const third = qmux.createUnidirectionalStream();
+  assertEquals(qmux.credit!.state("unidirectional").waiting, 1);
+  assertEquals((await kinds()).toSorted(), ["stream", "streamsBlocked"]);
+  qmux.receive(control(0x13, 3));
+  await third;
+  assertEquals(events.filter(({ type }) => type === "blocked" || type === "credit"), [
+    { type: "blocked", what: "data", by: "local", limit: 100 },
+    { type: "credit", what: "data", limit: 110 },
+    { type: "blocked", what: "data", by: "local", limit: 110 },
+    { type: "credit", what: "data", limit: 1_000 },
+    { type: "blocked", what: "unidirectional", by: "local", limit: 2 },
+    { type: "credit", what: "unidirectional", limit: 3 },
+  ]);
+});
+
+Deno.test("Qmux ends a stream although others wait for credit of the connection", async () => {
+  using server = serverOf({}, { maxData: 10 });
+  const [one, other] = [
+    await server.qmux.createBidirectionalStream(),
+    await server.qmux.createBidirectionalStream(),
+  ];
+  await other.write(new Uint8Array(5));
+  const writing = one.write(new Uint8Array(100));
+  await other.close();
+  const ends = (await sent(server)).filter((frame) => frame.kind === "stream" && frame.isFin);
+  assertEquals(ends.map((frame) => (frame as { id: number }).id), [other.id]);
+  one.abort();
+  await writing.catch(() => {});
+});
+
+Deno.test("Qmux says what was waited for, when the time is over", async () => {
+  using server = serverOf({}, { maxData: 10, maxStreamDataBidiRemote: 5, maxStreamsUni: 0 });
+  const { qmux } = server;
+  const late = (promise: () => Promise<unknown>) => assertRejects(promise, TimeoutError);
+  const opening = await late(() => qmux.createUnidirectionalStream({ timeoutMs: 1 }));
+  assertStringIncludes(opening.message, "no unidirectional stream within 1 ms");
+  const one = await qmux.createBidirectionalStream();
+  await one.write(new Uint8Array(5));
+  const ofStream = await late(() => one.write(Uint8Array.of(1), { timeoutMs: 1 }));
+  assertStringIncludes(ofStream.message, "granted no bytes of the stream within 1 ms");
+  qmux.receive(control(0x11, one.id, 100));
+  await one.write(new Uint8Array(5));
+  const ofAll = await late(() => one.write(Uint8Array.of(1), { timeoutMs: 1 }));
+  assertStringIncludes(ofAll.message, "granted no bytes of the connection within 1 ms");
+  const reason = new Error("changed my mind");
+  const controller = new AbortController();
+  const waiting = one.write(Uint8Array.of(1), { signal: controller.signal });
+  controller.abort(reason);
+  assertEquals(await assertRejects(() => waiting), reason);
+  // What was given up was never sent, and the stream goes on.
+  qmux.receive(control(0x10, 11));
+  await one.write(Uint8Array.of(7));
+  await one.close();
+  const frames = (await sent(server)).filter((frame) => frame.kind === "stream");
+  const bytes = frames.flatMap(({ data }) => [...data]);
+  assertEquals([bytes.length, bytes.at(-1), qmux.credit!.state("data").waiting], [11, 7, 0]);
+});
+
+Deno.test("Qmux ends a stream that gave up a write although it waits for credit", async () => {
+  using server = serverOf({}, { maxData: 10 });
+  const one = await server.qmux.createBidirectionalStream();
+  await one.write(new Uint8Array(10));
+  await assertRejects(() => one.write(Uint8Array.of(1), { timeoutMs: 1 }), TimeoutError);
+  await one.close();
+  const last = (await sent(server)).filter((frame) => frame.kind === "stream").at(-1);
+  assertEquals(last?.isFin, true);
+});
+
+Deno.test("Qmux resets a stream whose write was given up half-way", async () => {
+  using server = serverOf({}, { maxData: 10 });
+  const one = await server.qmux.createBidirectionalStream();
+  await assertRejects(() => one.write(new Uint8Array(11), { timeoutMs: 1 }), TimeoutError);
+  await assertRejects(() => one.write(Uint8Array.of(1)), TimeoutError);
+  const frames = await sent(server);
+  assertEquals(frames.at(-1), { kind: "reset", id: one.id, code: 0, finalSize: 10 });
+});
+
+Deno.test("Qmux gives the credit back of what is never read", async () => {
+  using pair = new TestPair({ flowControl: { maxData: 10_000, maxStreamData: 10_000 } });
+  const { client, server } = pair;
+  const opening = client.qmux.createUnidirectionalStream();
+  await pair.settle();
+  for (let i = 0; i < 10; i++) {
+    const near = directWritable(
+      i === 0 ? await opening : await client.qmux.createUnidirectionalStream(),
+    );
+    const writing = near.write(new Uint8Array(10_000));
+    await pair.settle();
+    await writing;
+    const reader = server.qmux.incomingUnidirectionalStreams.getReader();
+    const far = directReadable((await reader.read()).value!);
+    reader.releaseLock();
+    if (i % 2 === 0) far.cancel({ streamErrorCode: i });
+    else near.abort({ streamErrorCode: i });
+    await pair.settle();
+    if (i % 2 === 0) {
+      const error = await assertRejects(() => near.write(Uint8Array.of(1)), StreamError);
+      assertEquals([error.streamErrorCode, error.by], [i, "remote"]);
+    } else {
+      const error = await assertRejects(() => far.read(), StreamError);
+      assertEquals([error.streamErrorCode, error.by], [i, "remote"]);
+    }
+  }
+  assertEquals([client.qmux.openStreams, server.qmux.openStreams], [0, 0]);
+  assertEquals(server.qmux.credit!.state("data").received, 100_000);
+});
+
+Deno.test("Qmux grants by hand alone where windows do not move", async () => {
+  using pair = new TestPair({}, {
+    server: { flowControl: { maxData: 100, maxStreamsUni: 1, automatic: false } },
+  });
+  const { client, server } = pair;
+  const opening = client.qmux.createUnidirectionalStream();
+  await pair.settle();
+  const near = directWritable(await opening);
+  const writing = near.write(new Uint8Array(300));
+  const reader = server.qmux.incomingUnidirectionalStreams.getReader();
+  await pair.settle();
+  const far = directReadable((await reader.read()).value!);
+  assertEquals((await far.read())!.byteLength, 100);
+  await pair.settle();
+  assertEquals(server.qmux.credit!.state("data").granted, 100);
+  server.qmux.credit!.grant("data", 250);
+  await pair.settle();
+  assertEquals((await far.read())!.byteLength, 150);
+  server.qmux.credit!.grant("data", 1_000);
+  await pair.settle();
+  await writing;
+  await near.close();
+  await pair.settle();
+  assertEquals([(await far.read())!.byteLength, await far.read()], [50, null]);
+  const second = client.qmux.createUnidirectionalStream();
+  await pair.settle();
+  assertEquals(client.qmux.credit!.state("unidirectional").waiting, 1);
+  server.qmux.credit!.grant("unidirectional", 2);
+  await pair.settle();
+  await second;
+});
+
+Deno.test("Qmux gives no new stream for one that nobody accepted", async () => {
+  using server = serverOf({ flowControl: { maxStreamsUni: 4 } });
+  for (let i = 0; i < 4; i++) server.qmux.receive(control(0x04, 2 + 4 * i, 0, 0));
+  server.qmux.receive(control(0x17, 4));
+  assertEquals(await sent(server), []);
+  const reader = server.qmux.incomingUnidirectionalStreams.getReader();
+  for (let i = 0; i < 4; i++) await reader.read();
+  const grants = (await sent(server)).filter(({ kind }) => kind === "maxStreams");
+  assertEquals(grants.at(-1), { kind: "maxStreams", direction: "unidirectional", limit: 8 });
+});
+
+Deno.test("Qmux lets the peer know of a stream to which nothing is written", async () => {
+  using pair = new TestPair();
+  const opening = pair.client.qmux.createBidirectionalStream();
+  await pair.settle();
+  const near = await opening;
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  await pair.settle();
+  const reader = pair.server.qmux.incomingBidirectionalStreams.getReader();
+  const far = (await reader.read()).value!;
+  await far.write(Uint8Array.of(1));
+  await pair.settle();
+  assertEquals(await near.read(), Uint8Array.of(1));
+});
+
+Deno.test("Qmux holds few bytes more than came, however small the pieces are", async () => {
+  using server = serverOf();
+  for (let i = 0; i < 50_000; i++) server.qmux.receive(stream(2, i, 1));
+  const reader = server.qmux.incomingUnidirectionalStreams.getReader();
+  const far = directReadable((await reader.read()).value!);
+  let reads = 0;
+  for (let size = 0; size < 50_000; reads++) size += (await far.read())!.byteLength;
+  assert(reads < 10, `${reads} reads`);
+});
+
+Deno.test("Qmux drops the oldest datagrams that wait for the wire, and those that are too large", async () => {
+  const { qmux, link } = testEnd("client");
+  const { datagrams } = qmux;
+  for (let i = 0; i < MAX_WAITING_DATAGRAMS + 10; i++) datagrams.direct!.send(Uint8Array.of(i));
+  datagrams.direct!.send(new Uint8Array(datagrams.maxDatagramSize + 1));
+  assertEquals(qmux.counters!.datagramsDropped, 11);
+  qmux.receive(parameters());
+  const frames = await sent({ qmux, link });
+  assertEquals(frames.length, MAX_WAITING_DATAGRAMS);
+  assertEquals(frames[0], { kind: "datagram", data: Uint8Array.of(10), frameSize: 3 });
+  assertEquals(qmux.counters!.datagramsSent, MAX_WAITING_DATAGRAMS);
+  qmux.end(new Error("Over"), false);
+});
+
+Deno.test("Qmux drops the oldest datagrams that nobody reads", async () => {
+  using server = serverOf();
+  for (let i = 0; i < MAX_HELD_DATAGRAMS + 5; i++) {
+    server.qmux.receive(record((writer) => writer.datagram(Uint8Array.of(i & 255))));
+  }
+  assertEquals(server.qmux.counters!.datagramsDropped, 5);
+  const reader = server.qmux.datagrams.readable.getReader();
+  assertEquals((await reader.read()).value, Uint8Array.of(5));
+});
+
+Deno.test("Qmux sends no datagram to a peer that takes none", async () => {
+  using server = serverOf({}, { maxDatagramFrameSize: 0 });
+  assertEquals(server.qmux.datagrams.maxDatagramSize, 0);
+  server.qmux.datagrams.direct!.send(Uint8Array.of(1));
+  assertEquals(await sent(server), []);
+  assertEquals(server.qmux.counters!.datagramsDropped, 1);
+});
+
+Deno.test("Qmux answers the last of several pings", async () => {
+  using server = serverOf();
+  await sent(server);
+  server.qmux.receive(record((writer) => {
+    writer.ping(PING_TYPE, 5n);
+    writer.ping(PING_TYPE, 2n ** 62n - 1n);
+  }));
+  assertEquals(await sent(server), [{ kind: "pong", sequence: 2n ** 62n - 1n }]);
+});
+
+Deno.test("Qmux says something before its peer closes for silence", async () => {
+  using time = new FakeTime();
+  using server = serverOf({}, { maxIdleTimeoutMs: 30_000 });
+  await time.tickAsync(0);
+  for (let one; (one = server.link.take()) !== undefined;) void one;
+  for (let i = 0; i < 3; i++) {
+    await time.tickAsync(20_000);
+    assert(server.link.records.length > 0);
+    for (let one; (one = server.link.take()) !== undefined;) {
+      const [ping] = decodeRecord(one);
+      assert(ping?.kind === "ping");
+      server.qmux.receive(record((writer) => writer.ping(PONG_TYPE, ping.sequence)));
+    }
+  }
+  assertEquals(server.link.faults, []);
+});
+
+Deno.test("Qmux tells of the peer's close, and of a fault that the peer found", () => {
+  using server = serverOf();
+  server.qmux.receive(record((writer) => writer.close(4_001, "bye")));
+  assertEquals(server.link.closes, [{ closeCode: 4_001, reason: "bye" }]);
+  using other = serverOf();
+  other.qmux.receive(record((writer) => writer.close(3, "too much", 0)));
+  assertEquals(other.link.failures, [{ code: 3, reason: "too much" }]);
+});
+
+Deno.test("Qmux keeps its payloads small for peers whose records are", async () => {
+  using server = serverOf({}, { maxRecordSize: 16_382 });
+  const near = directWritable(await server.qmux.createUnidirectionalStream());
+  const writing = near.write(new Uint8Array(50_000));
+  let largest = 0;
+  for (const frame of await sent(server)) {
+    if (frame.kind === "stream") largest = Math.max(largest, frame.data.byteLength);
+  }
+  await writing;
+  assertEquals(largest, 16_352);
+});
+
+Deno.test("Qmux sends one frame a record in draft 00, and reads several", async () => {
+  using pair = new TestPair({ version: 0 });
+  const { client, server } = pair;
+  const opening = client.qmux.createBidirectionalStream();
+  await pair.settle();
+  const near = await opening;
+  for (let i = 0; i < 3; i++) await near.write(Uint8Array.of(i));
+  await near.close();
+  assertEquals(client.link.records.map((one) => decodeRecord(one).length), [1, 1, 1, 1]);
+  const reader = server.qmux.incomingBidirectionalStreams.getReader();
+  await pair.settle();
+  assertEquals((await (await reader.read()).value!.read())?.byteLength, 3);
+});
+
+Deno.test("Qmux speaks the framing from before the drafts, without counting", async () => {
+  using pair = new TestPair({ version: "webtransport" });
+  const { client, server } = pair;
+  assertEquals([client.qmux.credit, client.qmux.datagrams.maxDatagramSize], [undefined, 0]);
+  const near = await client.qmux.createBidirectionalStream();
+  const bytes = new Uint8Array(1_000_000).map((_, at) => at);
+  const writing = near.write(bytes).then(() => near.close());
+  for (let i = 0; i < 200; i++) await pair.settle();
+  await writing;
+  await pair.settle();
+  const reader = server.qmux.incomingBidirectionalStreams.getReader();
+  const far = (await reader.read()).value!;
+  const read: number[] = [];
+  for (let chunk; (chunk = await far.read()) !== null;) for (const byte of chunk) read.push(byte);
+  assertEquals(read.length, bytes.length);
+  assert(read.every((byte, at) => byte === bytes[at]));
+  far.abort({ streamErrorCode: 8 });
+  await pair.settle();
+  assertEquals((await assertRejects(() => near.read(), StreamError)).streamErrorCode, 8);
+});
+
+Deno.test("Qmux ends a connection of that framing when too much is unread", () => {
+  const { qmux, link } = testEnd("server", { version: "webtransport" });
+  const message = new Uint8Array(1_000_000);
+  message.set([0x08, 0x02]);
+  for (let i = 0; i < 20 && link.faults.length === 0; i++) qmux.receive(message.slice());
+  assertEquals(link.faults.map(({ code }) => code), [3]);
+  qmux.end(new Error("Over"), false);
+});
+
+Deno.test("Qmux keeps what came whole, when the connection ends", async () => {
+  using server = serverOf();
+  server.qmux.receive(stream(2, 0, 5, true));
+  server.qmux.receive(stream(6, 0, 5));
+  const reader = server.qmux.incomingUnidirectionalStreams.getReader();
+  const whole = directReadable((await reader.read()).value!);
+  const cut = directReadable((await reader.read()).value!);
+  server.qmux.end(new Error("The wire broke"), true);
+  assertEquals([(await whole.read())!.byteLength, await whole.read()], [5, null]);
+  await assertRejects(() => cut.read(), Error, "The wire broke");
+  const { streamsClosed, streamErrors } = server.qmux.counters!;
+  assertEquals([streamsClosed, streamErrors], [2, 1]);
+});

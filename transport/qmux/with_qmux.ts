@@ -1,0 +1,296 @@
+/**
+ * QMux as a connection of its own, on a connection of frames.
+ *
+ * @module
+ */
+import { CloseCode, ConnectionError } from "../../errors.ts";
+import { EarlyDrain } from "../_early_drain.ts";
+import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
+import type {
+  BidirectionalStream,
+  CloseOptions,
+  Connection,
+  ConnectionCapabilities,
+  ConnectionCloseInfo,
+  ConnectionCounters,
+  ConnectionCredit,
+  ConnectionObserver,
+  ConnectionStats,
+  DatagramDuplex,
+  FlowControlOptions,
+  Frame,
+  FrameReceiver,
+  MessageFrames,
+  OpenStreamOptions,
+  ReceiveStream,
+  SendStream,
+} from "../connection.ts";
+import type { MessageCarrier } from "../_ledger.ts";
+import { QuicError } from "./error_codes.ts";
+import { Qmux, type QmuxLink } from "./qmux.ts";
+import type { QmuxVersion } from "./versions.ts";
+
+/** Options for {@linkcode withQmux}. */
+export interface WithQmuxOptions {
+  /** Which end this is. */
+  readonly side: "client" | "server";
+  /** The version of the wire. */
+  readonly version: QmuxVersion;
+  /**
+   * The protocol of the application.
+   *
+   * @default {""}
+   */
+  readonly protocol?: string;
+  /** How much the peer may send ahead of who reads it. */
+  readonly flowControl?: FlowControlOptions | undefined;
+}
+
+/**
+ * Gives a connection of frames streams and datagrams instead. Both ends have
+ * to do it; the frames belong to QMux from now on.
+ *
+ * - **Ready:** once the peer has said what it takes.
+ * - **Close:** by a frame of QMux with code and reason, and then by that of what carries it.
+ * - **Faults:** a peer that breaks the protocol is told QUIC's code of the fault,
+ *   and the connection closes with 4400.
+ *
+ * @param connection Has binary frames; it may still be opening.
+ * @param options See {@linkcode WithQmuxOptions}.
+ * @returns A connection with streams, and without frames.
+ * @throws {TypeError} If the connection has no frames, or somebody receives them already.
+ *
+ * @example In memory
+ * ```ts
+ * import { withQmux } from "./with_qmux.ts";
+ * import { directStream, memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const pair = memoryPair({ streams: false, datagrams: false });
+ * await using client = withQmux(pair.client, { side: "client", version: 1 });
+ * await using server = withQmux(pair.server, { side: "server", version: 1 });
+ * const near = directStream(await client.createBidirectionalStream());
+ * await near.write(new TextEncoder().encode("hello"));
+ * await near.close();
+ * for await (const stream of server.incomingBidirectionalStreams) {
+ *   const bytes = await directStream(stream).read();
+ *   assertEquals(new TextDecoder().decode(bytes!), "hello");
+ *   break;
+ * }
+ * ```
+ */
+export function withQmux(connection: Connection, options: WithQmuxOptions): Connection {
+  const { frames } = connection;
+  if (frames === undefined) {
+    throw new TypeError("Cannot use QMux: the connection has no frames; see capabilities");
+  }
+  return new QmuxConnection(connection, frames, options);
+}
+
+class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameReceiver {
+  readonly capabilities: ConnectionCapabilities;
+  readonly protocol: string;
+  readonly side: "client" | "server";
+  readonly ready: Promise<void>;
+  readonly closed: Promise<ConnectionCloseInfo>;
+
+  readonly #carrier: Connection;
+  readonly #frames: MessageFrames;
+  readonly #qmux: Qmux;
+  readonly #ready: PromiseWithResolvers<void> = Promise.withResolvers();
+  #drain: EarlyDrain | undefined = undefined;
+  #isCarrierReady = false;
+  #bytesSent = 0;
+  #bytesReceived = 0;
+  #ending: Required<ConnectionCloseInfo> | ConnectionError | undefined = undefined;
+
+  constructor(carrier: Connection, frames: MessageFrames, options: WithQmuxOptions) {
+    const { side, version, protocol = "", flowControl } = options;
+    this.#carrier = carrier;
+    this.#frames = frames;
+    this.side = side;
+    this.protocol = protocol;
+    this.capabilities = Object.freeze({
+      streams: true,
+      datagrams: version === 1 || version === 2 ? "reliable" : "none",
+      resetCodes: true,
+      credit: version !== "webtransport",
+      independentStreams: false,
+    });
+    this.#qmux = new Qmux(this, {
+      version,
+      flowControl,
+      isLenient: true,
+      onOpen: () => this.#ready.resolve(),
+    });
+    this.ready = this.#ready.promise;
+    this.ready.catch(() => {});
+    this.closed = this.#run();
+    this.closed.catch(() => {});
+    frames.receive(this);
+  }
+
+  get transport(): string {
+    return this.#carrier.transport;
+  }
+
+  get draining(): Promise<void> {
+    return this.#carrier.draining;
+  }
+
+  get datagrams(): DatagramDuplex {
+    return this.#qmux.datagrams;
+  }
+
+  get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
+    return this.#qmux.incomingBidirectionalStreams;
+  }
+
+  get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
+    return this.#qmux.incomingUnidirectionalStreams;
+  }
+
+  get counters(): ConnectionCounters | undefined {
+    return this.#qmux.counters;
+  }
+
+  get unreadStreams(): number {
+    return this.#qmux.unreadStreams;
+  }
+
+  get credit(): ConnectionCredit | undefined {
+    return this.#qmux.credit;
+  }
+
+  carryMessages(): void {
+    this.#qmux.carryMessages();
+  }
+
+  createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
+    return this.#qmux.createBidirectionalStream(options);
+  }
+
+  createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream> {
+    return this.#qmux.createUnidirectionalStream(options);
+  }
+
+  observe(observer: ConnectionObserver | undefined): void {
+    this.#qmux.observe(observer);
+  }
+
+  drain(): void {
+    this.#carrier.drain?.();
+  }
+
+  close(options?: CloseOptions): void {
+    const info = checkCloseInfo(options, MAX_WEBTRANSPORT_REASON_BYTES);
+    if (this.#ending !== undefined) return;
+    if (this.#isCarrierReady) this.#qmux.close(info);
+    this.#end(info, info);
+  }
+
+  getStats(): Promise<ConnectionStats> {
+    // Its frames are records, which say nothing to anybody.
+    return Promise.resolve({ bytesSent: this.#bytesSent, bytesReceived: this.#bytesReceived });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    await this.closed.catch(() => {});
+  }
+
+  // The wire, for the engine.
+
+  get bufferedAmount(): number {
+    return this.#frames.bufferedAmount;
+  }
+
+  send(record: Uint8Array): void {
+    this.#bytesSent += record.byteLength;
+    this.#frames.send(record);
+  }
+
+  drained(): Promise<void> {
+    return (this.#drain ??= new EarlyDrain(this.#frames)).drained();
+  }
+
+  peerClosed(info: Required<ConnectionCloseInfo>): void {
+    const { closeCode } = info;
+    const isOurs = closeCode >= 3000 && closeCode <= 4999;
+    this.#end(info, isOurs ? info : { ...info, closeCode: 0 });
+  }
+
+  peerFailed(code: number, reason: string): void {
+    const text = reason === "" ? "" : `: ${reason}`;
+    this.#end(
+      new ConnectionError(`The peer ended the connection with QUIC's code ${code}${text}`),
+      { closeCode: 0, reason: "" },
+    );
+  }
+
+  fail(code: number, reason: string): void {
+    this.#qmux.abort(code, reason);
+    const info = { closeCode: CloseCode.malformed, reason };
+    this.#end(info, info);
+  }
+
+  // The engine, for the wire.
+
+  receiveFrame(frame: Frame): void {
+    if (this.#ending !== undefined) return;
+    if (typeof frame !== "string") {
+      this.#bytesReceived += frame.byteLength;
+      return this.#qmux.receive(frame);
+    }
+    this.fail(QuicError.protocolViolation, "Expected bytes, received text");
+  }
+
+  framesEnded(): void {
+    // Its `closed` tells how.
+  }
+
+  async #run(): Promise<ConnectionCloseInfo> {
+    const carrier = this.#carrier;
+    try {
+      await carrier.ready;
+      this.#isCarrierReady = true;
+      if (this.#ending === undefined) {
+        if (this.capabilities.credit) this.#qmux.start();
+        else this.#ready.resolve();
+      }
+      const info = await carrier.closed;
+      this.#over({ closeCode: info.closeCode ?? 0, reason: info.reason ?? "" });
+    } catch (error) {
+      this.#over(
+        error instanceof ConnectionError
+          ? error
+          : new ConnectionError("The connection failed", { cause: error }),
+      );
+    }
+    const ending = this.#ending!;
+    if (ending instanceof Error) throw ending;
+    return ending;
+  }
+
+  /** Ends it here, and then what carries it. */
+  #end(
+    ending: Required<ConnectionCloseInfo> | ConnectionError,
+    info: Required<ConnectionCloseInfo>,
+  ): void {
+    if (this.#ending !== undefined) return;
+    this.#over(ending);
+    this.#carrier.close(info);
+  }
+
+  /** What ended it first counts. */
+  #over(ending: Required<ConnectionCloseInfo> | ConnectionError): void {
+    if (this.#ending !== undefined) return;
+    this.#ending = ending;
+    const isBroken = ending instanceof Error;
+    const error = isBroken
+      ? ending
+      : new ConnectionError(`The connection was closed with code ${ending.closeCode}`);
+    this.#qmux.end(error, isBroken);
+    this.#ready.reject(error);
+  }
+}

@@ -1,0 +1,112 @@
+import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
+import { ConnectionError } from "../../errors.ts";
+import { memoryPair } from "../memory.ts";
+import { decodeRecord, PARAMETERS_TYPE } from "./frames.ts";
+import { RecordWriter } from "./record.ts";
+import { DEFAULT_PARAMETERS } from "./transport_parameters.ts";
+import { withQmux } from "./with_qmux.ts";
+
+/** What a WebSocket is in memory. */
+const WEBSOCKET = { streams: false, datagrams: false };
+
+function record(write: (record: RecordWriter) => void): Uint8Array {
+  const writer = new RecordWriter(16_382, { isSingle: false, isLegacy: false });
+  write(writer);
+  return writer.take();
+}
+
+const PARAMETERS = record((writer) => writer.parameters(PARAMETERS_TYPE, DEFAULT_PARAMETERS));
+
+/** A server of QMux whose client sends what a test likes. */
+function serverOf(receiveFrame: (record: Uint8Array) => void = () => {}) {
+  const pair = memoryPair(WEBSOCKET);
+  pair.client.frames!.receive({
+    receiveFrame: (frame) => receiveFrame(frame as Uint8Array),
+    framesEnded() {},
+  });
+  const server = withQmux(pair.server, { side: "server", version: 1 });
+  const send = (frame: Uint8Array | string) => pair.client.frames!.send(frame);
+  return { pair, server, send };
+}
+
+Deno.test("withQmux() wants a connection of frames that are nobody's", async () => {
+  await using without = memoryPair({ frames: false });
+  const options = { side: "client", version: 1 } as const;
+  assertThrows(() => withQmux(without.client, options), TypeError, "no frames");
+  await using pair = memoryPair(WEBSOCKET);
+  pair.client.frames!.receive({ receiveFrame() {}, framesEnded() {} });
+  assertThrows(() => withQmux(pair.client, options), TypeError, "receiver");
+});
+
+Deno.test("withQmux() is ready once the peer has said what it takes", async () => {
+  const { pair, server, send } = serverOf();
+  await using _ = pair;
+  let isReady = false;
+  void server.ready.then(() => isReady = true);
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  assertEquals(isReady, false);
+  send(PARAMETERS);
+  await server.ready;
+});
+
+Deno.test("withQmux() tells the peer QUIC's code of its fault, and closes with 4400", async () => {
+  const records: Uint8Array[] = [];
+  const { pair, server, send } = serverOf((one) => records.push(one));
+  await using _ = pair;
+  send(PARAMETERS);
+  await server.ready;
+  send(record((writer) => writer.control(0x05, 1, 0)));
+  const reason = "Expected no such frame of stream 1";
+  assertEquals(await server.closed, { closeCode: 4400, reason });
+  assertEquals((await pair.client.closed).closeCode, 4400);
+  const frames = records.flatMap(decodeRecord);
+  assertEquals(frames.at(-1), { kind: "close", isApplication: false, code: 5, reason });
+  await assertRejects(() => server.createBidirectionalStream(), ConnectionError);
+});
+
+Deno.test("withQmux() closes at a text frame", async () => {
+  const { pair, server, send } = serverOf();
+  await using _ = pair;
+  send("hello");
+  assertEquals((await server.closed).closeCode, 4400);
+  await assertRejects(() => server.ready, ConnectionError);
+});
+
+Deno.test("withQmux() breaks when the peer found a fault", async () => {
+  const { pair, server, send } = serverOf();
+  await using _ = pair;
+  send(PARAMETERS);
+  send(record((writer) => writer.close(3, "too much", 0)));
+  const error = await assertRejects(() => server.closed, ConnectionError);
+  assertStringIncludes(error.message, "QUIC's code 3: too much");
+});
+
+Deno.test("withQmux() passes on any code with which a foreign peer closes", async () => {
+  const { pair, server, send } = serverOf();
+  await using _ = pair;
+  send(PARAMETERS);
+  send(record((writer) => writer.close(77, "done")));
+  assertEquals(await server.closed, { closeCode: 77, reason: "done" });
+  assertEquals(await pair.client.closed, { closeCode: 0, reason: "done" });
+});
+
+Deno.test("withQmux() breaks with what carries it", async () => {
+  await using pair = memoryPair(WEBSOCKET);
+  const [client, server] = [
+    withQmux(pair.client, { side: "client", version: 1 }),
+    withQmux(pair.server, { side: "server", version: 1 }),
+  ];
+  await Promise.all([client.ready, server.ready]);
+  const stream = await client.createBidirectionalStream();
+  const reading = stream.direct!.read();
+  pair.link.disconnect();
+  for (const end of [client, server]) await assertRejects(() => end.closed, ConnectionError);
+  await assertRejects(() => reading, ConnectionError);
+});
+
+Deno.test("withQmux() ends as what carries it was closed, if no frame said so before", async () => {
+  const { pair, server } = serverOf();
+  await using _ = pair;
+  pair.client.close({ closeCode: 4001, reason: "gone" });
+  assertEquals(await server.closed, { closeCode: 4001, reason: "gone" });
+});
