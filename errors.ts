@@ -78,7 +78,8 @@ export type SkeinErrorCode =
   | "request"
   | "connection"
   | "unsupported"
-  | "limit";
+  | "limit"
+  | "structured";
 
 /**
  * The base of every error that Skein throws on purpose. Bad arguments throw
@@ -220,6 +221,57 @@ export class UnsupportedError extends SkeinError {
    */
   constructor(message: string, options?: ErrorOptions) {
     super("unsupported", message, options);
+  }
+}
+
+/** What is wrong with a typed message; see {@linkcode StructuredError}. */
+export type StructuredErrorReason =
+  | "unknown-type"
+  | "too-large"
+  | "truncated"
+  | "invalid"
+  | "malformed";
+
+/**
+ * A typed message that came, on a stream or in a datagram, and can not be taken. By `reason`:
+ *
+ * - `unknown-type`: the registry has no such number.
+ * - `too-large`: it is larger than `maxMessageBytes`; none of it was held.
+ * - `truncated`: the stream ended inside it.
+ * - `malformed`: the codec can not read it, or the framing is wrong.
+ * - `invalid`: its schema refuses it.
+ *
+ * @example Usage
+ * ```ts
+ * import { StructuredError } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const message = "Cannot read message: expected type 1, received 7";
+ * const error = new StructuredError("unknown-type", message, { type: 7 });
+ * assertEquals([error.code, error.reason, error.type], ["structured", "unknown-type", 7]);
+ * ```
+ */
+export class StructuredError extends SkeinError {
+  /** What is wrong with it. */
+  readonly reason: StructuredErrorReason;
+  /** The number that it came with; `undefined` if that was missing. */
+  readonly type: number | undefined;
+
+  /**
+   * Creates the error.
+   *
+   * @param reason What is wrong.
+   * @param message What was expected, and what came.
+   * @param options Standard error options, and the number of the message.
+   */
+  constructor(
+    reason: StructuredErrorReason,
+    message: string,
+    options: ErrorOptions & { type?: number | undefined } = {},
+  ) {
+    super("structured", message, options);
+    this.reason = reason;
+    this.type = options.type;
   }
 }
 

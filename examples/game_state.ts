@@ -1,0 +1,179 @@
+/**
+ * A game: where everybody is goes by datagrams, since only the newest counts; what happened goes by
+ * a stream, since nothing of it may be lost. Players are drawn between two states, so that they move
+ * smoothly although states are few, and some get lost.
+ *
+ * ```sh
+ * deno run -N --unstable-net examples/game_state.ts
+ * deno run -N --unstable-net examples/game_state.ts --transport websocket
+ * ```
+ *
+ * The server loses each fifth state on purpose. With `--once` it plays a short game over each
+ * transport, and ends.
+ *
+ * @module
+ */
+import { z } from "zod";
+import { dial, serve, type Session, type StructuredDatagrams, type TransportName } from "../mod.ts"; // jsr:@skein/skein
+
+const WIDTH = 60;
+const isOnce = Deno.args.includes("--once");
+const tickMs = isOnce ? 20 : 100;
+
+/** In datagrams: the number of the state says which one is newer, and when it was. */
+const states = { 1: z.object({ sequence: z.int(), players: z.record(z.string(), z.number()) }) };
+
+/** On a stream. */
+const events = { 1: z.object({ join: z.string() }), 2: z.object({ happened: z.string() }) };
+
+/** The server's end. */
+class World {
+  readonly #players = new Map<string, { x: number; step: number }>();
+  readonly #watchers = new Set<StructuredDatagrams<typeof states>>();
+  readonly #tellers = new Set<(happened: string) => void>();
+  #sequence = 0;
+
+  /** Takes a player in, for as long as the stream of events is open. */
+  async welcome(session: Session): Promise<void> {
+    const { value: stream } = await session.connection.incomingBidirectionalStreams.getReader()
+      .read();
+    if (stream === undefined) return;
+    await using datagrams = await session.structuredDatagrams({ registry: states });
+    await using happenings = await session.structuredStream({ registry: events, stream });
+    // Nobody waits here for one slow player: too much that waits for it ends its stream.
+    const tell = (happened: string) => void happenings.send(2, { happened });
+    this.#tellers.add(tell);
+    this.#watchers.add(datagrams);
+    try {
+      for await (const message of happenings) {
+        if (message.type !== 1) continue;
+        this.#players.set(message.data.join, { x: 1, step: 1 + this.#players.size });
+        this.#happens(`${message.data.join} joined`);
+      }
+    } finally {
+      this.#tellers.delete(tell);
+      this.#watchers.delete(datagrams);
+    }
+  }
+
+  /** Moves everybody, and tells where they are. */
+  tick(): void {
+    if (this.#players.size === 0) return;
+    const sequence = ++this.#sequence;
+    for (const [name, player] of this.#players) {
+      player.x += player.step;
+      if (player.x > 1 && player.x < WIDTH) continue;
+      player.step *= -1;
+      this.#happens(`${name} turned round at ${player.x}`);
+    }
+    if (sequence % 5 === 0) return; // A bad network.
+    const players = Object.fromEntries([...this.#players].map(([name, { x }]) => [name, x]));
+    for (const watcher of this.#watchers) {
+      watcher.send(1, { sequence, players }).catch(() => {}); // It has just left.
+    }
+  }
+
+  #happens(happened: string): void {
+    for (const tell of this.#tellers) tell(happened);
+  }
+}
+
+/** The player's end: the last states, and what is between them. */
+class View {
+  readonly #states: z.infer<typeof states[1]>[] = [];
+  late = 0;
+
+  /** Takes a state, unless a newer one is here already. */
+  add(state: z.infer<typeof states[1]>): void {
+    if (state.sequence <= this.newest) this.late++;
+    else if (this.#states.push(state) > 50) this.#states.shift();
+  }
+
+  /** The number of the newest state. */
+  get newest(): number {
+    return this.#states.at(-1)?.sequence ?? 0;
+  }
+
+  /** Whether a state came. */
+  has(sequence: number): boolean {
+    return this.#states.some((state) => state.sequence === sequence);
+  }
+
+  /** Where everybody is at a time, which is counted in states and need not be whole. */
+  at(time: number): [name: string, x: number][] {
+    const next = this.#states.findIndex(({ sequence }) => sequence >= time);
+    const after = this.#states.at(next);
+    const before = this.#states[next - 1] ?? after;
+    if (after === undefined || before === undefined) return [];
+    const part = (time - before.sequence) / (after.sequence - before.sequence || 1);
+    return Object.entries(after.players).map(([name, x]) => {
+      const from = before.players[name] ?? x;
+      return [name, from + (x - from) * Math.min(1, Math.max(0, part))];
+    });
+  }
+}
+
+async function play(transport: TransportName, ticks: number): Promise<void> {
+  const world = new World();
+  await using server = serve({
+    port: 0,
+    onListen() {},
+    onOpen: (session) => void world.welcome(session).catch(() => {}),
+  });
+  const ticking = setInterval(() => world.tick(), tickMs);
+
+  await using session = await dial(server.url, { transports: [transport] });
+  await using datagrams = await session.structuredDatagrams({ registry: states });
+  await using happenings = await session.structuredStream({ registry: events });
+  const view = new View();
+  await happenings.send(1, { join: "ann" });
+  await happenings.send(1, { join: "bob" });
+
+  const log: string[] = [];
+  const listening = (async () => {
+    for await (const message of happenings) {
+      if (message.type === 2) log.push(message.data.happened);
+    }
+  })();
+  const drawing = isOnce ? undefined : draw(view, log, session.connection.capabilities.datagrams);
+
+  for await (const { data } of datagrams) {
+    view.add(data);
+    if (view.newest >= ticks) break;
+  }
+  clearInterval(ticking);
+  clearInterval(drawing);
+  await happenings.close();
+  await listening;
+
+  const lost = [31, 32, 33, 34, 35, 36].filter((sequence) => !view.has(sequence));
+  const path = [33, 34, 34.5, 35, 35.5, 36].map((time) => new Map(view.at(time)).get("ann"));
+  console.log(
+    `over ${session.transport}, by ${session.connection.capabilities.datagrams} datagrams`,
+  );
+  console.log(`  events: ${log.join(", ")}`);
+  console.log(`  without state ${lost}, ann is drawn at ${path.join(", ")}`);
+}
+
+/** Draws what was two states ago: by then the next one is here in most cases. */
+function draw(view: View, log: readonly string[], kind: string): ReturnType<typeof setInterval> {
+  const start = performance.now();
+  let first: number | undefined;
+  return setInterval(() => {
+    first ??= view.newest === 0 ? undefined : view.newest - (performance.now() - start) / tickMs;
+    if (first === undefined) return;
+    const players = view.at(first + (performance.now() - start) / tickMs - 2);
+    const lanes = players.map(([name, x]) =>
+      `|${" ".repeat(Math.max(0, Math.round(x)))}${name[0]}`
+    );
+    console.log("\x1b[2J\x1b[H" + [...lanes, "", ...log.slice(-5)].join("\n"));
+    console.log(`\n${kind} datagrams, newest state ${view.newest}, ${view.late} late; Ctrl+C ends`);
+  }, 1000 / 30);
+}
+
+if (isOnce) {
+  for (const transport of ["webtransport", "websocket"] as const) await play(transport, 45);
+} else {
+  const at = Deno.args.indexOf("--transport") + 1;
+  await play(at > 0 ? Deno.args[at] as TransportName : "webtransport", Infinity);
+}

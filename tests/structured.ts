@@ -1,0 +1,166 @@
+/**
+ * What the tests of typed messages share: a stream that is spoken for by hand, and the framing
+ * written a second time.
+ *
+ * @module
+ */
+import { assertInstanceOf, assertRejects } from "@std/assert";
+import { z } from "zod";
+import { SkeinError, StreamError } from "../errors.ts";
+import type { Codec } from "../session/codec.ts";
+import type { Registry } from "../session/registry.ts";
+import type { Session } from "../session/session.ts";
+import type { StandardSchema } from "../session/standard_schema.ts";
+import {
+  type StructuredStream,
+  structuredStream,
+  type StructuredStreamOptions,
+} from "../session/structured.ts";
+import type { BidirectionalStream, DirectStream } from "../transport/connection.ts";
+import { soon } from "./sessions.ts";
+
+const encoder = new TextEncoder();
+
+/** The end record of a stream between two ends that agreed on it. */
+export const END_MARK: Uint8Array<ArrayBuffer> = Uint8Array.of(0xff, 0xff, 0, 0, 0, 0);
+
+/**
+ * Frames a message of a stream.
+ *
+ * @param type Its number.
+ * @param payload Bytes, or what is encoded as JSON.
+ * @param claimed The length that its head claims; the true one if left out.
+ * @returns Head and payload.
+ */
+export function framed(type: number, payload: unknown, claimed?: number): Uint8Array<ArrayBuffer> {
+  const body = payload instanceof Uint8Array ? payload : encoder.encode(JSON.stringify(payload));
+  const bytes = new Uint8Array(6 + body.length);
+  const view = new DataView(bytes.buffer);
+  view.setUint16(0, type);
+  view.setUint32(2, claimed ?? body.length);
+  bytes.set(body, 6);
+  return bytes;
+}
+
+/** Joins parts. */
+export function joined(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(parts.flatMap((part) => [...part]));
+}
+
+/** A stream whose other end is the test: it says what comes, and sees what was written. */
+export class HandStream implements BidirectionalStream, DirectStream {
+  /** What was written, a call each. */
+  readonly written: Uint8Array[] = [];
+  /** What is read next: bytes, an error, or the end. Behind the last one a read waits. */
+  readonly incoming: (Uint8Array | Error | null)[];
+  /** How many chunks were asked for. */
+  reads = 0;
+  /** Whether this end closed its direction. */
+  isClosed = false;
+  /** The codes with which it gave them up. */
+  readonly cancelled: (number | undefined)[] = [];
+  /** See {@linkcode HandStream.cancelled}. */
+  readonly aborted: (number | undefined)[] = [];
+  /** Writes wait for this, if it is there. */
+  gate: Promise<void> | undefined;
+  #waiting: ((bytes: null) => void) | undefined;
+
+  /** Creates a stream from what is read of it. */
+  constructor(...incoming: (Uint8Array | Error | null)[]) {
+    this.incoming = incoming;
+  }
+
+  /** The same, by plain calls. */
+  readonly direct: DirectStream = this;
+
+  /** Not used: there is `direct`. */
+  get readable(): ReadableStream<Uint8Array> {
+    throw new Error("The stream has plain calls");
+  }
+
+  /** Not used: there is `direct`. */
+  get writable(): WritableStream<Uint8Array> {
+    throw new Error("The stream has plain calls");
+  }
+
+  /** Gives the next chunk. */
+  read(): Promise<Uint8Array | null> {
+    this.reads++;
+    const next = this.incoming.shift();
+    if (next instanceof Error) return Promise.reject(next);
+    if (next !== undefined) return Promise.resolve(next);
+    return new Promise((resolve) => this.#waiting = resolve);
+  }
+
+  /** Keeps what is written. */
+  async write(bytes: Uint8Array): Promise<void> {
+    this.written.push(bytes.slice());
+    await this.gate;
+  }
+
+  /** Notes it. */
+  close(): Promise<void> {
+    this.isClosed = true;
+    return Promise.resolve();
+  }
+
+  /** Notes it, and ends a read that waits. */
+  cancel(reason?: unknown): void {
+    this.cancelled.push(reason instanceof StreamError ? reason.streamErrorCode : undefined);
+    this.#waiting?.(null);
+  }
+
+  /** Notes it. */
+  abort(reason?: unknown): void {
+    this.aborted.push(reason instanceof StreamError ? reason.streamErrorCode : undefined);
+  }
+}
+
+/** Messages that the tests share. */
+export const registry = {
+  1: z.object({ x: z.number(), note: z.string().default("none") }),
+  2: z.string(),
+  40_000: z.null(),
+};
+
+/** Their type. */
+export type TestRegistry = typeof registry;
+
+/** A schema that accepts everything. */
+export const anything: StandardSchema = {
+  "~standard": { version: 1, vendor: "test", validate: (value) => ({ value }) },
+};
+
+/** A codec that leaves bytes as they are. */
+export const bytesCodec: Codec = {
+  name: "bytes",
+  encode: (value) => value as Uint8Array,
+  decode: (bytes) => bytes,
+};
+
+/** Makes typed messages of a stream by hand, on as much of a session as they ask of. */
+export async function byHand<R extends Registry = TestRegistry>(
+  stream: HandStream,
+  options: Partial<StructuredStreamOptions<R>> & { protocol?: string } = {},
+): Promise<StructuredStream<R>> {
+  const { protocol = "skein.1", ...rest } = options;
+  const session = { connection: { protocol } } as unknown as Session;
+  return await structuredStream(session, {
+    ...{ registry: registry as unknown as R, ...rest, stream },
+  });
+}
+
+/** Takes the stream that the other end opened. */
+export async function accept(session: Session): Promise<StructuredStream<TestRegistry>> {
+  const reader = session.connection.incomingBidirectionalStreams.getReader();
+  const { value } = await soon(reader.read());
+  reader.releaseLock();
+  return await structuredStream(session, { registry, stream: value! });
+}
+
+/** What a loop over messages fails with. */
+export async function failureOf(stream: AsyncIterable<unknown>): Promise<SkeinError> {
+  const error = await soon(assertRejects(() => Array.fromAsync(stream)));
+  assertInstanceOf(error, SkeinError);
+  return error;
+}
