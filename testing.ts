@@ -1,26 +1,58 @@
 /**
- * What tests need: two ends in one process with faults on demand, and the
+ * What tests need: sessions, servers and clients in one process, in the time
+ * of the test, with faults on demand; an eye on what is left behind; and the
  * suite that every broker passes.
  *
- * @example A message over a slow line, in fake time
- * ```ts
- * import { memoryPair } from "@skein/skein/testing";
- * import { Session, sessionSettings } from "@skein/skein";
- * import { assertEquals } from "@std/assert";
+ * - {@linkcode memorySessions}: two sessions back to back, to run one handler.
+ * - {@linkcode testServer}: a whole server without sockets, with clients that come back.
+ * - {@linkcode memoryPair}: two connections, and the link with its faults.
+ * - {@linkcode receive}, {@linkcode nextEvent}, {@linkcode turns}, {@linkcode passTime}: waiting without sleeping.
+ * - {@linkcode assertNoLeaks}, {@linkcode watchLeaks}: sessions, subscriptions, presence, streams.
  *
- * const { client, server } = memoryPair({ faults: { delayMs: 5 } });
- * await using near = new Session(server, sessionSettings({ side: "server" }));
- * await using far = new Session(client, sessionSettings({ side: "client" }));
- * near.send("hello");
- * for await (const message of far) {
- *   assertEquals(message.topic, "hello");
- *   break;
- * }
+ * @example A handler, in fake time, over a slow line
+ * ```ts
+ * import { memorySessions, passTime, receiveOne } from "@skein/skein/testing";
+ * import { assertEquals } from "@std/assert";
+ * import { FakeTime } from "@std/testing/time";
+ *
+ * using time = new FakeTime();
+ * await using pair = memorySessions({
+ *   server: { onMessage: ({ data }, session) => session.send("echo", data) },
+ *   wire: { faults: { delayMs: 50 } },
+ * });
+ * await passTime(time, 50); // The server's first envelope.
+ * pair.client.send("say", "hello");
+ * await passTime(time, 100);
+ * assertEquals((await receiveOne(pair.client)).data, "hello");
  * ```
  *
  * @module
  */
 export { type BrokerTestOptions, testBroker } from "./pubsub/broker_conformance.ts";
+export {
+  assertNoLeaks,
+  type LeakOptions,
+  type LeakSession,
+  type LeakSubject,
+  watchLeaks,
+} from "./testing/leaks.ts";
+export {
+  type MemoryEndOptions,
+  type MemorySessions,
+  memorySessions,
+  type MemorySessionsOptions,
+} from "./testing/memory_sessions.ts";
+export { TestNetwork } from "./testing/network.ts";
+export { nextEvent, receive, receiveOne, type ReceiveOptions } from "./testing/receive.ts";
+export {
+  type TestConnectOptions,
+  type TestDialOptions,
+  type TestRequestOptions,
+  TestServer,
+  testServer,
+  type TestServerOptions,
+} from "./testing/test_server.ts";
+export { passTime, type TickingTime, turns } from "./testing/turns.ts";
 export {
   type DisconnectOptions,
   type MemoryDirection,

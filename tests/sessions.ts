@@ -8,31 +8,21 @@ import { assert } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import type { CloseInfo } from "../errors.ts";
 import type { AnyContract, Side } from "../session/contract.ts";
-import { platformSchedule } from "../session/schedule.ts";
 import { Session, type SessionIdentity } from "../session/session.ts";
-import { sessionSettings, type SessionSettingsOptions } from "../session/settings.ts";
+import { sessionSettings } from "../session/settings.ts";
+import {
+  type MemoryEndOptions as EndOptions,
+  type MemorySessions,
+  memorySessions,
+} from "../testing/memory_sessions.ts";
 import type { Connection, ConnectionCloseInfo, Frame } from "../transport/connection.ts";
 import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory.ts";
 
 /** How long anything may take, in milliseconds. */
 const PATIENCE_MS = 10_000;
 
-const schedule = platformSchedule();
-
-/** Settings without the side. */
-export type EndOptions<V, C extends AnyContract, S extends Side> = Omit<
-  SessionSettingsOptions<V, C, S>,
-  "side"
->;
-
-/**
- * Lets the event loop turn a few times: what was sent has gone out and was answered by then.
- *
- * @param count How many turns.
- */
-export async function turns(count = 5): Promise<void> {
-  for (let i = 0; i < count; i++) await new Promise<void>((resolve) => schedule(resolve));
-}
+export { turns } from "../testing/turns.ts";
+export type { EndOptions };
 
 /**
  * Waits for a promise, but not for ever.
@@ -173,16 +163,6 @@ export const HELLO = {
   hello: { session: "s-1", heartbeatMs: 25_000, maxMessageBytes: 262_144, features: [] },
 };
 
-/** Two sessions back to back. */
-export interface Ends<V, C extends AnyContract> extends AsyncDisposable {
-  /** The server's end. */
-  readonly server: Session<V, C, "server">;
-  /** The client's end. */
-  readonly client: Session<unknown, C, "client">;
-  /** The network between them. */
-  readonly link: MemoryLink;
-}
-
 /**
  * Two sessions back to back, the client's ready.
  *
@@ -195,26 +175,10 @@ export async function ends<V = unknown, C extends AnyContract = AnyContract>(
   server: EndOptions<V, C, "server"> = {},
   client: EndOptions<unknown, C, "client"> = {},
   options: HandMadeOptions<V> = {},
-): Promise<Ends<V, C>> {
-  const pair = memoryPair(options.wire);
-  const near = new Session<V, C, "server">(
-    pair.server,
-    sessionSettings<V, C, "server">({ ...server, side: "server" }),
-    options.identity,
-  );
-  const far = new Session<unknown, C, "client">(
-    pair.client,
-    sessionSettings<unknown, C, "client">({ ...client, side: "client" }),
-  );
-  await far.ready;
-  return {
-    server: near,
-    client: far,
-    link: pair.link,
-    async [Symbol.asyncDispose](): Promise<void> {
-      await Promise.all([near.close(), far.close()]);
-    },
-  };
+): Promise<MemorySessions<V, C>> {
+  const pair = memorySessions({ server, client, ...options });
+  await pair.client.ready;
+  return pair;
 }
 
 /**

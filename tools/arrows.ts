@@ -55,12 +55,12 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   client: [...BELOW_SERVER, "client"],
   deno_client: [...BELOW_SERVER, "deno_client"],
   server: [...BELOW_SERVER, "server"],
-  testing: [...BELOW_SERVER, "testing"],
+  testing: [...BELOW_SERVER, "server", "testing"],
   mod: [...BELOW_SERVER, "client", "deno_client", "server", "mod"],
 };
 
 const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:test|bench)\.ts$/;
-const FOLDERS = /^(transport|session|pubsub|manager)\//;
+const FOLDERS = /^(transport|session|pubsub|manager|testing)\//;
 
 /** An import of a file of the repository. */
 interface Edge {

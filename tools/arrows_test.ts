@@ -42,7 +42,7 @@ Deno.test("checkArrows() accepts a repository that keeps every rule", () => {
     "_backoff.ts": 'export const text = "Deno";\n',
     "deno_client.ts": importing("./session/session.ts", "./_backoff.ts", "./transport/quic.ts"),
     "transport/quic.ts": "Deno.connectQuic;\n",
-    "testing.ts": importing("./session/session.ts", "./pubsub/topics.ts"),
+    "testing.ts": importing("./session/session.ts", "./pubsub/topics.ts", "./server.ts"),
     "mod.ts": 'export { x } from "./server.ts";\nexport { y } from "./deno_client.ts";\n',
     "session/session_test.ts": importing("../pubsub/topics.ts", "../server.ts", "./_x.ts"),
     "tests/interop/x.ts": `${importing("../../server.ts")}export default {};\n`,
@@ -91,11 +91,18 @@ const breaches: [what: string, files: Record<string, string>, found: string[]][]
     ["manager/a.ts:1 manager may import errors, transport, session, manager; received mod.ts (mod)"],
   ],
   [
-    "testing.ts that imports the server",
-    { "testing.ts": importing("./server.ts"), "server.ts": "" },
+    "testing that imports a client, or is imported by the server",
+    {
+      "testing/a.ts": importing("../client.ts"),
+      "client.ts": "",
+      "server.ts": importing("./testing/b.ts"),
+      "testing/b.ts": "",
+    },
     [
-      "testing.ts:1 testing may import errors, transport, session, pubsub, manager, testing; " +
-      "received server.ts (server)",
+      "server.ts:1 server may import errors, transport, session, pubsub, manager, server; " +
+      "received testing/b.ts (testing)",
+      "testing/a.ts:1 testing may import errors, transport, session, pubsub, manager, server, " +
+      "testing; received client.ts (client)",
     ],
   ],
   [

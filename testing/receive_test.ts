@@ -1,0 +1,75 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { SessionClosedError, TimeoutError } from "../errors.ts";
+import { memorySessions } from "./memory_sessions.ts";
+import { nextEvent, receive, receiveOne } from "./receive.ts";
+import { turns } from "./turns.ts";
+
+Deno.test("receive() leaves what it was not asked for to the next one", async () => {
+  await using pair = memorySessions();
+  for (let i = 0; i < 4; i++) pair.server.send("n", i);
+  assertEquals((await receive(pair.client, 2)).map(({ data }) => data), [0, 1]);
+  assertEquals(await receive(pair.client, 0), []);
+  assertEquals((await receive(pair.client, 2)).map(({ data }) => data), [2, 3]);
+});
+
+Deno.test("receive() says how many came and which, also in fake time", async () => {
+  using _time = new FakeTime();
+  await using pair = memorySessions();
+  pair.server.send("score", { home: 1 });
+  pair.server.send("over");
+  const error = await assertRejects(
+    () => receive(pair.client, 3, { timeoutMs: 20 }),
+    TimeoutError,
+    "received 2 of 3: score { home: 1 }, over undefined",
+  );
+  assertEquals(error.timeoutMs, 20);
+});
+
+Deno.test("receive() says so when the session ended before", async () => {
+  await using pair = memorySessions();
+  pair.server.send("first");
+  void pair.server.close({ code: 4_001, reason: "Enough" });
+  const error = await assertRejects(() => receive(pair.client, 2), SessionClosedError);
+  assert(error.message.includes("received 1 of 2: first undefined"), error.message);
+  assert(error.message.includes("4001 Enough"), error.message);
+});
+
+Deno.test("receive() gives up by its signal", async () => {
+  await using pair = memorySessions();
+  const gone = new AbortController();
+  const waiting = receiveOne(pair.client, { signal: gone.signal });
+  gone.abort(new Error("Enough"));
+  await assertRejects(() => waiting, Error, "Enough");
+  await assertRejects(() => receiveOne(pair.server, { signal: gone.signal }), Error, "Enough");
+});
+
+Deno.test("nextEvent() waits for one event, and listens no longer", async () => {
+  let listeners = 0;
+  const source = new class extends EventTarget {
+    override addEventListener(...all: Parameters<EventTarget["addEventListener"]>): void {
+      listeners++;
+      super.addEventListener(...all);
+    }
+    override removeEventListener(...all: Parameters<EventTarget["removeEventListener"]>): void {
+      listeners--;
+      super.removeEventListener(...all);
+    }
+  }();
+  const next = nextEvent(source, "opened");
+  source.dispatchEvent(new Event("closed"));
+  source.dispatchEvent(new Event("opened"));
+  assertEquals((await next).type, "opened");
+  const late = () => nextEvent(source, "opened", { timeoutMs: 5 });
+  await assertRejects(late, TimeoutError, 'the event "opened" did not come');
+  assertEquals(listeners, 0);
+});
+
+Deno.test("turns() lets a request be answered while time stands still", async () => {
+  using _time = new FakeTime();
+  await using pair = memorySessions({ server: { onMessage: (message) => message.reply(1) } });
+  let answer: unknown;
+  pair.client.request("n").then((data) => answer = data);
+  await turns();
+  assertEquals(answer, 1);
+});

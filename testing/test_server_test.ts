@@ -1,0 +1,254 @@
+import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import {
+  AuthenticationError,
+  ConnectionError,
+  SessionClosedError,
+  UnsupportedError,
+} from "../errors.ts";
+import type { Session } from "../session/session.ts";
+import { memorySessions } from "./memory_sessions.ts";
+import { receive, receiveOne } from "./receive.ts";
+import { type TestDialOptions, testServer } from "./test_server.ts";
+import { passTime, turns } from "./turns.ts";
+
+/** The close code of a session that is refused. */
+async function refusal(dialing: Promise<unknown>): Promise<number | undefined> {
+  const error = await assertRejects(() => dialing, SessionClosedError);
+  return error.info?.code;
+}
+
+Deno.test("TestServer.dial() goes through the whole admission", async () => {
+  await using server = testServer({
+    path: "/rooms/:id",
+    hosts: ["localhost"],
+    limits: { maxSessionsPerAddress: 1 },
+    keepsHeaders: ["user-agent"],
+    onRefusal() {},
+    authenticate: ({ request, token }) => {
+      const name = token ?? request.headers.get("cookie");
+      if (name === null) throw new AuthenticationError("Who are you?");
+      return name;
+    },
+  });
+  const cookie = { cookie: "ann" };
+  const cases: [options: TestDialOptions, code: number][] = [
+    [{ path: "/elsewhere", headers: cookie }, 4404],
+    [{ path: "/rooms/a", headers: { ...cookie, origin: "https://evil.example" } }, 4403],
+    [{ path: "/rooms/a" }, 4401],
+  ];
+  for (const [options, code] of cases) assertEquals(await refusal(server.dial(options)), code);
+  await using session = await server.dial({
+    path: "/rooms/a?token=bob",
+    headers: { "user-agent": "test" },
+    address: "192.0.2.1",
+  });
+  const [own] = server.sessions("bob");
+  assertEquals(own!.id, session.id);
+  assertEquals(own!.url, "http://localhost/rooms/a");
+  assertEquals([own!.address, own!.headers.get("user-agent")], ["192.0.2.1", "test"]);
+  const again = server.dial({ path: "/rooms/a", headers: cookie, address: "192.0.2.1" });
+  assertEquals(await refusal(again), 4429);
+});
+
+Deno.test("TestServer.dial() offers a token in band", async () => {
+  await using server = testServer({
+    acceptsTokenInBand: true,
+    authenticate: ({ token }) => token === "s3cret" ? "ann" : Promise.reject(),
+  });
+  await using session = await server.dial({ token: "s3cret" });
+  assertEquals(server.sessions("ann").map(({ id }) => id), [session.id]);
+  assertEquals(await refusal(server.dial({ token: "wrong" })), 4401);
+});
+
+Deno.test("TestServer.dial() is a plain page without protocols", async () => {
+  await using server = testServer({
+    authenticate: ({ token }) => token ?? Promise.reject(),
+    onMessage: (message, session) => session.send("echo", message.data),
+  });
+  await using page = await server.dial({ protocols: [], path: "/?token=ann" });
+  page.send("say", "hello");
+  assertEquals((await receiveOne(page)).data, "hello");
+  assertEquals([page.protocol, page.connection.capabilities.streams], ["", false]);
+  // It sees the status, as no browser does.
+  const error = await assertRejects(() => server.dial({ protocols: [] }), SessionClosedError);
+  assertEquals((error.cause as ConnectionError).status, 401);
+});
+
+Deno.test("TestServer.dial() has streams and no messages where it offers QMux alone", async () => {
+  const come: unknown[] = [];
+  await using server = testServer({
+    onOpen: async (session) => {
+      const reader = session.connection.incomingUnidirectionalStreams.getReader();
+      const { value: stream } = await reader.read();
+      come.push(...await receive(stream!, 1));
+    },
+  });
+  await using bare = await server.dial({ protocols: ["qmux-00"] });
+  const writer = (await bare.createUnidirectionalStream()).getWriter();
+  await writer.write(Uint8Array.of(7));
+  await turns();
+  assertEquals([bare.protocol, come], ["", [Uint8Array.of(7)]]);
+  assertThrows(() => bare.send("news"), UnsupportedError);
+  await using whole = await server.dial({ protocols: ["qmux-00.skein.1"] });
+  whole.send("news");
+  assertEquals(whole.protocol, "skein.1");
+});
+
+Deno.test("TestServer has rooms, presence and publications as ever", async () => {
+  using time = new FakeTime();
+  await using server = testServer({
+    authenticate: ({ token }) => token!,
+    authorize: () => true,
+    rooms: ["room:{name}"],
+  });
+  await using ann = await server.dial({ path: "/?token=ann" });
+  await ann.subscribe("room:a");
+  await using bob = await server.dial({ path: "/?token=bob" });
+  await bob.subscribe("room:a");
+  await bob.publish("room:a", "hi");
+  await bob.close();
+  await passTime(time, 5_000);
+  const heard = (await receive(ann, 4)).map(({ topic, data }) => [
+    topic,
+    typeof data === "object" ? (data as { type: string }).type : data,
+  ]);
+  assertEquals(heard, [
+    ["presence:room:a", "members"],
+    ["presence:room:a", "join"],
+    ["room:a", "hi"],
+    ["presence:room:a", "leave"],
+  ]);
+});
+
+Deno.test("TestServer.connect() makes a client that comes back, with its outbox", async () => {
+  using time = new FakeTime();
+  const heard: unknown[] = [];
+  await using server = testServer({
+    authorize: () => true,
+    onMessage: ({ data }) => void heard.push(data),
+  });
+  await using client = server.connect();
+  const news = client.subscribe("news");
+  await news.ready;
+  assertEquals(server.clients.size, 1);
+
+  server.network.down();
+  await turns();
+  assertEquals([client.status.current.name, server.manager.count], ["reconnecting", 0]);
+  client.send("say", "meanwhile");
+  await passTime(time, 10_000);
+  assertEquals([client.isConnected, client.outbox.messages], [false, 1]);
+
+  server.network.up();
+  await passTime(time, 30_000);
+  assertEquals([client.isConnected, heard], [true, ["meanwhile"]]);
+  server.publish("news", "again");
+  assertEquals((await receiveOne(news)).data, "again");
+  await client.close();
+  await turns();
+  assertEquals(server.clients.size, 0);
+});
+
+Deno.test("TestServer.connect() waits as long as it says before each attempt", async () => {
+  using time = new FakeTime();
+  await using server = testServer();
+  server.network.down();
+  await using client = server.connect({ backoff: { firstDelayMs: 100, maxDelayMs: 300 } });
+  const delays: number[] = [];
+  for (let i = 0; i < 4; i++) {
+    await turns();
+    const { current } = client.status;
+    if (current.name !== "reconnecting") continue;
+    delays.push(current.delayMs);
+    await passTime(time, current.delayMs);
+  }
+  assertEquals(delays, [100, 200, 300, 300]);
+});
+
+Deno.test("TestServer.drain() tells clients when to come back", async () => {
+  using time = new FakeTime();
+  const server = testServer();
+  await using client = server.connect();
+  await client.whenConnected();
+  const draining = server.drain({ withinMs: 1_000 });
+  await passTime(time, 1_000);
+  assertEquals((await draining).closed, 1);
+  await turns();
+  assertEquals(client.status.current.name, "reconnecting");
+});
+
+Deno.test("TestNetwork slows, stalls and cuts all connections, or one", async () => {
+  using time = new FakeTime();
+  await using server = testServer();
+  server.network.setFaults({ delayMs: 100 }, "to-client");
+  const dialing = server.dial();
+  await passTime(time, 100);
+  const ann = await dialing;
+  server.network.setFaults({ delayMs: 0 });
+  const bob = await server.dial();
+  assertEquals(server.network.size, 2);
+
+  server.network.linkOf(ann).stall("to-client");
+  server.to(ann.id).send("n", 1);
+  server.to(bob.id).send("n", 1);
+  await turns();
+  assertEquals([ann.stats.receivedMessages, bob.stats.receivedMessages], [0, 1]);
+  server.network.resume();
+  await turns();
+  assertEquals(ann.stats.receivedMessages, 1);
+
+  const [own] = server.manager.all().filter(({ id }) => id === ann.id);
+  server.network.linkOf(own!).disconnect();
+  await turns();
+  assertEquals([ann.isClosed, bob.isClosed, server.network.size], [true, false, 1]);
+  server.network.drain();
+  await bob.connection.draining;
+  server.network.disconnect({ silent: true });
+  await passTime(time, 62_000);
+  assertEquals([(await bob.closed).code, server.manager.count], [4408, 0]);
+});
+
+Deno.test("TestNetwork.linkOf() refuses sessions of elsewhere", async () => {
+  await using server = testServer();
+  await using pair = memorySessions();
+  assertThrows(() => server.network.linkOf(pair.client), TypeError, "of this server");
+  await using client = server.connect();
+  assertThrows(() => server.network.linkOf(client), TypeError);
+  await client.whenConnected();
+  server.network.linkOf(client).resume();
+});
+
+Deno.test("TestServer refuses who dials while the network is down", async () => {
+  await using server = testServer();
+  server.network.down();
+  assertEquals(server.network.isDown, true);
+  await assertRejects(() => server.dial(), ConnectionError, "the network is down");
+});
+
+Deno.test("TestServer keeps in no session the token that it was reached by", async () => {
+  const seen: (string | undefined)[] = [];
+  const urls: string[] = [];
+  await using server = testServer({
+    authenticate: ({ token }) => void seen.push(token),
+    onOpen: (session) => void urls.push(session.url),
+  });
+  // What is spelled otherwise is no token: it would stay in the session's URL.
+  for (const path of ["/?token=a%20b&x=1", "/?%74oken=s3cret&atoken=1", "/?x=1&token="]) {
+    await using _session = await server.dial({ path });
+  }
+  assertEquals(seen, ["a b", undefined, ""]);
+  assertEquals(urls.map((url) => new URL(url).searchParams.get("token")), [null, "s3cret", null]);
+});
+
+Deno.test("TestServer is over at once in fake time, whatever its network does", async () => {
+  using _time = new FakeTime();
+  const sessions: Session[] = [];
+  const server = testServer({ onOpen: (session) => void sessions.push(session as Session) });
+  await using _client = await server.dial();
+  server.network.stall();
+  for (let i = 0; i < 4; i++) sessions[0]!.send("much", "x".repeat(100_000));
+  await turns();
+  await server[Symbol.asyncDispose]();
+  assertEquals(sessions[0]!.isClosed, true);
+});

@@ -1,0 +1,252 @@
+/**
+ * Bad envelopes, binary messages, topics, close reasons and URLs.
+ *
+ * @module
+ */
+import { assert, assertEquals } from "@std/assert";
+import { decodeBinary, encodeBinary, isBinaryMessage } from "../../session/_binary.ts";
+import { encodeMessage } from "../../session/encoded.ts";
+import { encodeEnvelope, parseEnvelope } from "../../session/envelope.ts";
+import { checkTopic, TopicPattern, TopicRouter } from "../../session/topic_pattern.ts";
+import { withoutToken } from "../../session/url.ts";
+import { exceedsBytes, utf8Length } from "../../session/utf8.ts";
+import { addressKey } from "../../transport/address.ts";
+import { certificateHashes } from "../../transport/certificate_hash.ts";
+import { checkCloseInfo, cutReason } from "../../transport/close_info.ts";
+import { selfSign } from "../../transport/_x509.ts";
+import { readVarint, varintLengthAt } from "../../transport/h3/varint.ts";
+import { isOriginAllowed } from "../../transport/origins.ts";
+import type { Random } from "../random.ts";
+import { failsOnlyBy } from "./expect.ts";
+import { anyJson, mutateBytes, mutateText } from "./mutate.ts";
+
+/** One good envelope of each kind, and some that are almost good. */
+export const ENVELOPES: readonly string[] = [
+  // What is read as Infinity, which JSON can not hold.
+  '{"publish":"news","data":1e999,"id":4}',
+  ...[
+    { topic: "chat:lobby", data: { text: "hi" } },
+    { topic: "ask", data: [1, 2, 3], id: 7 },
+    { topic: "presence:room:a", data: { type: "join", user: "ann" } },
+    { reply: 7, data: { ok: true } },
+    { reply: 7, error: { code: "invalid", message: "No", path: ["a", 0] } },
+    { reply: null, error: { code: "malformed", message: "No" } },
+    { cancel: 7 },
+    { subscribe: "news", id: 1 },
+    { subscribe: "room:a", id: 2, since: { epoch: "e", offset: 3 }, last: 4 },
+    { unsubscribe: "news", id: 3 },
+    { publish: "news", data: "hi", id: 4 },
+    { publish: "news", data: "hi" },
+    { hello: { session: "s-1", heartbeatMs: 25_000, maxMessageBytes: 262_144, features: ["a"] } },
+    { auth: "s3cret", id: 5 },
+    { ping: 1 },
+    { pong: 1 },
+    { goaway: { retryAfterMs: 100, reason: "A new version" } },
+    { dropped: 3, topic: "news" },
+    { dropped: 3 },
+    { ack: 1, seq: 2 },
+    {},
+    [],
+    "text",
+  ].map((value) => JSON.stringify(value)),
+];
+
+const KINDS = new Set([
+  "message",
+  "reply",
+  "cancel",
+  "subscribe",
+  "unsubscribe",
+  "publish",
+  "hello",
+  "auth",
+  "ping",
+  "pong",
+  "goaway",
+  "dropped",
+  "unknown",
+  "malformed",
+]);
+
+/**
+ * Reads bad envelopes.
+ *
+ * @param random Where they come from.
+ * @param rounds How many.
+ */
+export function fuzzEnvelopes(random: Random, rounds: number): void {
+  for (let i = 0; i < rounds; i++) {
+    const text = random.below(4) === 0
+      ? JSON.stringify(anyJson(random)) ?? ""
+      : mutateText(random, ENVELOPES);
+    const envelope = parseEnvelope(text);
+    assert(KINDS.has(envelope.kind), envelope.kind);
+    assertEquals(exceedsBytes(text, 64), utf8Length(text) > 64);
+    if (envelope.kind === "malformed") assert(envelope.message.length < 512, envelope.message);
+    if (envelope.kind !== "message") continue;
+    const { topic, data, id } = envelope;
+    // A number such as 1e999 is read as one that JSON can not hold.
+    const again = failsOnlyBy(() => encodeEnvelope({ topic, data, id }), TypeError);
+    if (!again.ok) assert(again.error.message.includes("Infinity"), again.error.message);
+    else assertEquals(JSON.stringify(parseEnvelope(again.value)), JSON.stringify(envelope));
+  }
+}
+
+const BINARIES: readonly Uint8Array[] = [
+  encodeMessage("file", new Uint8Array(40)).frame as Uint8Array,
+  encodeMessage("file", new Uint8Array(), { id: 3 }).frame as Uint8Array,
+  encodeMessage("x".repeat(200), new Uint8Array(300)).frame as Uint8Array,
+  encodeBinary(JSON.stringify({ reply: 7 }), new Uint8Array(9)),
+  encodeBinary(JSON.stringify({ publish: "news", id: 1 }), new Uint8Array(9)),
+  encodeBinary("", new Uint8Array()),
+];
+
+/**
+ * Reads bad binary messages.
+ *
+ * @param random Where they come from.
+ * @param rounds How many.
+ */
+export function fuzzBinaryMessages(random: Random, rounds: number): void {
+  for (let i = 0; i < rounds; i++) {
+    const frame = mutateBytes(random, BINARIES);
+    if (!isBinaryMessage(frame)) continue;
+    const parts = decodeBinary(frame);
+    if (parts === undefined) continue;
+    const { head, data } = parts;
+    // All of it is there: the mark, a length, the head, the data. A head's byte order mark is not told.
+    const headBytes = readVarint(frame, 2);
+    assertEquals(2 + varintLengthAt(frame[2]!) + headBytes + data.length, frame.length);
+    assert([0, 3].includes(headBytes - utf8Length(head)), `${headBytes} bytes of head`);
+    assert(KINDS.has(parseEnvelope(head).kind));
+    const again = decodeBinary(encodeBinary(head, data));
+    // A byte order mark at the start is no part of a text.
+    assertEquals(again?.data, data);
+    assertEquals(again?.head, head.replace(/^\ufeff/, ""));
+  }
+}
+
+const PATTERNS = [
+  "news",
+  "chat:{room}",
+  "game/{id}/move",
+  "{a}-{b}",
+  "{a}",
+  "a{b}c{d}e{f}",
+  "room:{name}:{part}",
+  "x".repeat(250),
+];
+
+/**
+ * Compiles bad patterns, and matches bad topics.
+ *
+ * @param random Where they come from.
+ * @param rounds How many.
+ */
+export function fuzzTopics(random: Random, rounds: number): void {
+  for (let i = 0; i < rounds; i++) {
+    const source = mutateText(random, PATTERNS);
+    const topic = mutateText(random, PATTERNS).replaceAll(/[{}]/g, "");
+    failsOnlyBy(() => checkTopic(topic, "send"), TypeError, RangeError);
+    const made = failsOnlyBy(() => new TopicPattern(source), TypeError, RangeError);
+    if (!made.ok) continue;
+    const pattern = made.value;
+    const params = pattern.match(topic);
+    if (params !== undefined) {
+      const values: Readonly<Record<string, string>> = params;
+      const filled = source.replaceAll(/\{(\w+)\}/g, (_, name) => values[name] ?? "?");
+      assertEquals(filled, topic);
+    }
+    const other = new TopicPattern(random.pick(PATTERNS));
+    assertEquals(pattern.overlaps(other), other.overlaps(pattern));
+    const routes: [string, { n: number }][] = [[source, { n: 1 }], [other.source, { n: 2 }]];
+    const router = failsOnlyBy(() => new TopicRouter(routes), TypeError);
+    assertEquals(router.ok, !pattern.overlaps(other));
+    if (router.ok && params !== undefined) assertEquals(router.value.match(topic)?.n, 1);
+  }
+}
+
+const REASONS = ["", "bye", "A reason of some length", "é€😀".repeat(40), "\ud800"];
+const CODES: readonly unknown[] = [
+  0,
+  1,
+  999,
+  1000,
+  2999,
+  3000,
+  4999,
+  5000,
+  -1,
+  0.5,
+  NaN,
+  "0",
+  null,
+];
+
+/**
+ * Closes with bad codes and reasons.
+ *
+ * @param random Where they come from.
+ * @param rounds How many.
+ */
+export function fuzzCloseInfo(random: Random, rounds: number): void {
+  const encoder = new TextEncoder();
+  for (let i = 0; i < rounds; i++) {
+    const maxBytes = random.pick([0, 1, 2, 3, 4, 123, 1024]);
+    const reason = mutateText(random, REASONS);
+    const cut = cutReason(reason, maxBytes);
+    assert(encoder.encode(cut).length <= maxBytes);
+    assert(cut.isWellFormed() && reason.toWellFormed().startsWith(cut));
+    const closeCode = random.below(2) === 0 ? random.pick(CODES) : random.bits(14);
+    const info = { closeCode, reason: random.below(8) === 0 ? random.pick(CODES) : reason };
+    const checked = failsOnlyBy(() => checkCloseInfo(info as object), TypeError, RangeError);
+    if (checked.ok) assert(utf8Length(checked.value.reason) <= 123);
+  }
+}
+
+const URLS = [
+  "https://example.com/a?token=abc&x=1#token=z",
+  "http://localhost:8000/?x=1&token=1&token=2",
+  "wss://[::1]:443/room/a",
+  "/?token=",
+];
+const ADDRESSES = [
+  "192.0.2.1",
+  "192.0.2.1:443",
+  "2001:db8::1",
+  "[2001:db8::1%eth0]:443",
+  "::ffff:192.0.2.1",
+  "::",
+  "unknown",
+];
+const ORIGINS = ["http://localhost:8000", "https://example.com", "null", "https://[::1]:1"];
+
+/**
+ * Reads bad URLs, addresses and origins, and at times certificates.
+ *
+ * @param random Where they come from.
+ * @param rounds How many.
+ */
+export function fuzzPlaces(random: Random, rounds: number): void {
+  const day = 86_400_000;
+  const { der } = selfSign({
+    names: ["localhost"],
+    notBefore: new Date(0),
+    notAfter: new Date(10 * day),
+  });
+  const cert = `-----BEGIN CERTIFICATE-----\n${der.toBase64()}\n-----END CERTIFICATE-----\n`;
+  for (let i = 0; i < rounds; i++) {
+    const url = mutateText(random, URLS);
+    const kept = withoutToken(url);
+    const [, query = ""] = /^[^#?]*\?([^#]*)/.exec(kept) ?? [];
+    assert(!query.split("&").some((pair) => pair.startsWith("token=")), kept);
+    const key = addressKey(mutateText(random, ADDRESSES));
+    assert(key.length <= 64, key);
+    const origin = mutateText(random, ORIGINS).replaceAll(/[\0\r\n]|[^\0-\xff]/g, "");
+    const headers = new Headers({ origin, host: "localhost:8000" });
+    const isAllowed = isOriginAllowed(headers);
+    if (isAllowed) assertEquals(new URL(headers.get("origin")!).host, "localhost:8000");
+    // Each reads a certificate by the platform's own means, which is slow.
+    if (random.below(64) === 0) assert(certificateHashes(mutateText(random, [cert])).length < 2);
+  }
+}

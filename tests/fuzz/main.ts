@@ -1,0 +1,73 @@
+/**
+ * `deno task fuzz`: a million bad inputs for everything that reads what a peer
+ * sends, and for sessions and servers as a whole.
+ *
+ * ```sh
+ * deno task fuzz                  # a million inputs from a random seed
+ * deno task fuzz --rounds 20000   # fewer
+ * deno task fuzz --only "h3 frames" --seed 7 --rounds 500   # a finding again
+ * ```
+ *
+ * @module
+ */
+import { fuzz } from "./fuzzers.ts";
+
+/** How much more the heap may hold after the inputs than before them. */
+const MAX_GROWTH_BYTES = 32 * 1024 * 1024;
+
+function option(name: string): string | undefined {
+  const at = Deno.args.indexOf(`--${name}`);
+  return at < 0 ? undefined : Deno.args[at + 1];
+}
+
+function numberOption(name: string, otherwise: number): number {
+  const given = option(name);
+  if (given === undefined) return otherwise;
+  const number = Number(given);
+  if (Number.isSafeInteger(number) && number >= 0) return number;
+  throw new TypeError(`Cannot fuzz: ${name} must be an integer from 0, received ${given}`);
+}
+
+/** What the heap holds once what nobody holds is gone. */
+async function heapBytes(): Promise<number> {
+  const { gc } = globalThis as { gc?: () => void };
+  if (gc === undefined) return 0;
+  for (let i = 0; i < 3; i++) {
+    gc();
+    await new Promise<void>((resolve) => setTimeout(resolve, 10));
+  }
+  return Deno.memoryUsage().heapUsed;
+}
+
+if (import.meta.main) {
+  const seed = numberOption("seed", crypto.getRandomValues(new Uint32Array(1))[0]!);
+  const rounds = numberOption("rounds", 1_000_000);
+  const only = option("only");
+  console.log(`seed ${seed}, ${rounds} inputs`);
+  // What is compiled and cached is there from now on.
+  await fuzz({ seed, rounds: Math.min(rounds, 10_000), only });
+  const before = await heapBytes();
+  const start = performance.now();
+  let count = 0;
+  await fuzz({
+    seed,
+    rounds,
+    only,
+    onDone: ({ name, rounds, seconds }) => {
+      count += rounds;
+      console.log(
+        `${name.padEnd(18)} ${String(rounds).padStart(8)} inputs ${
+          seconds.toFixed(1).padStart(7)
+        } s`,
+      );
+    },
+  });
+  const seconds = ((performance.now() - start) / 1_000).toFixed(1);
+  const growth = await heapBytes() - before;
+  console.log(`${count} inputs in ${seconds} s, no finding`);
+  console.log(`heap ${growth < 0 ? "-" : "+"}${(Math.abs(growth) / 2 ** 20).toFixed(1)} MiB`);
+  if (growth > MAX_GROWTH_BYTES) {
+    console.error(`The heap grew by more than ${MAX_GROWTH_BYTES / 2 ** 20} MiB`);
+    Deno.exit(1);
+  }
+}

@@ -1,0 +1,164 @@
+/**
+ * Sessions whose messages travel on a stream, as over WebTransport, with peers
+ * that write to it what they like.
+ *
+ * @module
+ */
+import { CloseCode } from "../../errors.ts";
+import { Session } from "../../session/session.ts";
+import { sessionSettings } from "../../session/settings.ts";
+import { turns } from "../../testing.ts";
+import { FrameParser } from "../../transport/_message_stream_parser.ts";
+import type { BidirectionalStream, Connection, Frame } from "../../transport/connection.ts";
+import { memoryPair } from "../../transport/memory.ts";
+import { withMessages } from "../../transport/message_stream.ts";
+import type { Random } from "../random.ts";
+import { HELLO } from "../sessions.ts";
+import { messageFrame } from "./h3.ts";
+import { mutateBytes, pieces } from "./mutate.ts";
+import {
+  act,
+  AFTER_END,
+  anyFrame,
+  anySettings,
+  checkBounds,
+  checkEnd,
+  checkFaults,
+  checkFrame,
+  disturb,
+  inputsOf,
+  type Waiting,
+} from "./session.ts";
+
+const MAX_FRAME_BYTES = 65_536;
+const encoder = new TextEncoder();
+
+/** A frame as the stream carries it. */
+function bytesOf(frame: Frame): Uint8Array {
+  if (typeof frame === "string") return messageFrame(0, encoder.encode(frame));
+  // The mark of a binary message is told by the kind.
+  return messageFrame(1, frame.subarray(2));
+}
+
+/**
+ * Feeds sessions with bad streams: frames in pieces, broken ones, an end too early, another stream.
+ *
+ * @param random Where they come from.
+ * @param rounds How many pieces, calls and faults.
+ */
+export async function fuzzMessageWire(random: Random, rounds: number): Promise<void> {
+  for (let done = 0, inputs = 0; done < rounds; done += inputs) {
+    inputs = inputsOf(random, rounds - done);
+    const faults: unknown[] = [];
+    const side = random.pick(["server", "client"] as const);
+    const { client, server, link } = memoryPair({ frames: false });
+    const [own, raw] = side === "server" ? [server, client] : [client, server];
+    const connection = withMessages(own, {
+      side,
+      streamTimeoutMs: 20,
+      closeTimeoutMs: 20,
+      maxFrameBytes: MAX_FRAME_BYTES,
+    });
+    const session = new Session(connection, sessionSettings(anySettings(random, { side, faults })));
+    const peer = await HandWriter.open(raw, side);
+    const waiting: Waiting = new Set();
+    if (side === "client") peer.write(bytesOf(JSON.stringify(HELLO)));
+    for (let i = 0; i < inputs; i++) {
+      if (session.isClosed) inputs = Math.min(inputs, i + AFTER_END);
+      const kind = random.below(16);
+      if (kind < 8) {
+        for (const piece of pieces(random, bytesOf(anyFrame(random)))) peer.write(piece);
+      } else if (kind < 10) peer.write(bytesOf(anyFrame(random)));
+      else if (kind < 11) peer.misbehave(random);
+      else if (kind < 14) act(random, session, waiting);
+      else if (kind < 15) disturb(random, link);
+      else await turns(1);
+      checkBounds(session, 8 * i);
+    }
+    await turns(2);
+    raw.close({ closeCode: random.pick([0, 3_000]) });
+    await turns(2);
+    link.disconnect();
+    await checkEnd(session, waiting);
+    checkFaults(faults);
+  }
+}
+
+/** Writes to the stream of messages by hand, and reads what the session says. */
+class HandWriter {
+  readonly #connection: Connection;
+  readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
+
+  private constructor(connection: Connection, { readable, writable }: BidirectionalStream) {
+    this.#connection = connection;
+    this.#writer = writable.getWriter();
+    void this.#read(readable).catch(() => {});
+  }
+
+  /** Opens the stream, or takes the client's. */
+  static async open(connection: Connection, side: "server" | "client"): Promise<HandWriter> {
+    if (side === "server") {
+      return new HandWriter(connection, await connection.createBidirectionalStream());
+    }
+    const reader = connection.incomingBidirectionalStreams.getReader();
+    const { value } = await reader.read();
+    reader.releaseLock();
+    return new HandWriter(connection, value!);
+  }
+
+  /** Writes bytes, and does not wait for it. */
+  write(bytes: Uint8Array): void {
+    this.#writer.write(bytes).catch(() => {});
+  }
+
+  /** Does what no peer should. */
+  misbehave(random: Random): void {
+    switch (random.below(12)) {
+      case 0:
+        return void this.#writer.close().catch(() => {});
+      case 1:
+        return void this.#writer.abort().catch(() => {});
+      case 2:
+        return this.write(messageFrame(2, new Uint8Array(random.below(2))));
+      case 3:
+        return this.write(messageFrame(0, new Uint8Array(MAX_FRAME_BYTES + 1)));
+      case 4:
+      case 5:
+        return void this.#another(random).catch(() => {});
+      default:
+        return this.write(mutateBytes(random, [bytesOf(anyFrame(random))]));
+    }
+  }
+
+  async #another(random: Random): Promise<void> {
+    if (random.below(2) === 0) {
+      const writer = (await this.#connection.createUnidirectionalStream()).getWriter();
+      return await writer.write(random.bytes(8));
+    }
+    const { writable } = await this.#connection.createBidirectionalStream();
+    await writable.getWriter().write(random.bytes(8));
+  }
+
+  async #read(readable: ReadableStream<Uint8Array>): Promise<void> {
+    const parser = new FrameParser({
+      // A client's first frame is an empty one.
+      onFrame: (frame) => frame === "" || checkFrame(frame),
+      onEnd() {},
+      onRefused(code) {
+        throw new Error(`What the session wrote is refused with ${code}, not ${CloseCode.normal}`);
+      },
+    }, 2 * MAX_FRAME_BYTES);
+    const reader = readable.getReader();
+    while (true) {
+      const next = await reader.read().catch(() => undefined);
+      if (next === undefined || next.done) return;
+      try {
+        parser.push(next.value);
+      } catch (error) {
+        // Told by itself: a stream's own errors are no finding.
+        reportError(error);
+        return;
+      }
+    }
+  }
+}

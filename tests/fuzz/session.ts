@@ -1,0 +1,352 @@
+/**
+ * Sessions that are told anything: by their peers, by their users, and by the
+ * network.
+ *
+ * @module
+ */
+import { assert, assertEquals } from "@std/assert";
+import { SkeinError } from "../../errors.ts";
+import { encodeMessage } from "../../session/encoded.ts";
+import { parseEnvelope } from "../../session/envelope.ts";
+import { HIGH_WATER_MARK, type OverflowPolicy } from "../../session/send_queue.ts";
+import { Session } from "../../session/session.ts";
+import { sessionSettings, type SessionSettingsOptions } from "../../session/settings.ts";
+import type { Side } from "../../session/contract.ts";
+import { memorySessions, turns } from "../../testing.ts";
+import type { Frame } from "../../transport/connection.ts";
+import { type MemoryLink, memoryPair } from "../../transport/memory.ts";
+import type { Random } from "../random.ts";
+import { HELLO } from "../sessions.ts";
+import { ENVELOPES } from "./envelopes.ts";
+import { failsOnlyBy, rejectsOnlyBy } from "./expect.ts";
+import { anyJson, mutateBytes, mutateText } from "./mutate.ts";
+
+/** Inputs that one session gets before it is closed, at most. */
+const INPUTS_PER_SESSION = 200;
+
+/** Inputs that one gets after its end. */
+export const AFTER_END = 4;
+
+/** Bounds small enough to be met. */
+const LIMITS = {
+  sendQueue: { maxMessages: 8, maxBytes: 16_384 },
+  receiveQueue: { maxMessages: 8, maxBytes: 4_096 },
+  maxRequests: 4,
+  maxMessageBytes: 8_192,
+  maxInvalidMessages: 6,
+};
+const POLICIES: readonly OverflowPolicy[] = ["close", "drop-oldest", "drop-newest", "latest"];
+
+const BINARIES: readonly Uint8Array[] = [
+  encodeMessage("file", new Uint8Array(40)).frame as Uint8Array,
+  encodeMessage("file", new Uint8Array(), { id: 3 }).frame as Uint8Array,
+  new Uint8Array(50),
+];
+
+/**
+ * Draws what a peer says: an envelope, several in one frame, a binary message, or garbage.
+ *
+ * @param random Where it comes from.
+ * @returns A frame.
+ */
+export function anyFrame(random: Random): Frame {
+  switch (random.below(8)) {
+    case 0:
+      return mutateBytes(random, BINARIES);
+    case 1:
+      return random.pick(BINARIES).slice();
+    case 2:
+      return Array.from({ length: random.below(6) }, () => random.pick(ENVELOPES)).join("\n");
+    case 3:
+      return mutateText(random, ENVELOPES);
+    case 4:
+      return JSON.stringify({ topic: "ask", id: random.below(6), data: anyJson(random) });
+    case 5:
+      return JSON.stringify({ reply: random.below(6), data: anyJson(random) });
+    default:
+      return random.pick(ENVELOPES);
+  }
+}
+
+/**
+ * Draws how many inputs a session gets.
+ *
+ * @param random Where the number comes from.
+ * @param left How many are left in all.
+ * @returns How many.
+ */
+export function inputsOf(random: Random, left: number): number {
+  return Math.min(1 + random.below(INPUTS_PER_SESSION), left);
+}
+
+/**
+ * Draws settings: every policy, with a handler or without, that fails at times.
+ *
+ * @param random Where they come from.
+ * @param options Which end they are for, and what keeps the errors that the application is told of.
+ * @returns The settings.
+ */
+export function anySettings<S extends Side>(
+  random: Random,
+  { side, faults }: { readonly side: S; readonly faults: unknown[] },
+): SessionSettingsOptions<unknown, never, S> {
+  const handlers = random.below(3) === 0 ? {} : {
+    onMessage: async (message: { isRequest: boolean; reply(data: unknown): void }) => {
+      switch (random.below(64)) {
+        case 0:
+          throw new Error("A handler failed");
+        case 1:
+        case 2:
+        case 3:
+          await turns(random.below(4));
+          break;
+        case 4:
+          await new Promise<void>((resolve) => queueMicrotask(resolve));
+      }
+      if (message.isRequest && random.below(2) === 0) message.reply(anyJson(random) ?? 1);
+    },
+  };
+  return {
+    ...LIMITS,
+    ...handlers as object,
+    side,
+    maxInvalidMessages: random.pick([LIMITS.maxInvalidMessages, 1_000]),
+    sendQueue: { ...LIMITS.sendQueue, policy: random.pick(POLICIES) },
+    concurrency: 1 + random.below(3),
+    closeTimeoutMs: 20,
+    onError: (error) => void faults.push(error),
+    onOpen: () => {
+      if (random.below(64) === 0) throw new Error("onOpen failed");
+    },
+    onClose: () => {
+      if (random.below(16) === 0) throw new Error("onClose failed");
+    },
+  };
+}
+
+/**
+ * Checks that the application was told of nothing but its own faults.
+ *
+ * @param faults What `onError` got.
+ */
+export function checkFaults(faults: readonly unknown[]): void {
+  for (const fault of faults) {
+    const isOwn = fault instanceof Error && fault.message.endsWith(" failed");
+    assert(isOwn, `the application is blamed for ${Deno.inspect(fault)}`);
+  }
+}
+
+/** What one session was asked for and did not give yet. */
+export type Waiting = Set<Promise<unknown>>;
+
+/**
+ * Lets the user of a session do something.
+ *
+ * @param random Decides what.
+ * @param session The session.
+ * @param waiting Keeps what is waited for.
+ */
+export function act(random: Random, session: Session, waiting: Waiting): void {
+  const wait = (begin: () => Promise<unknown>) => {
+    const waited = rejectsOnlyBy(begin, SkeinError, TypeError, RangeError, DOMException);
+    waiting.add(waited);
+    void waited.finally(() => waiting.delete(waited)).catch(() => {});
+  };
+  const topic = random.pick(["chat", "news", "ask", "", "x".repeat(300)]);
+  const data = random.below(4) === 0 ? new Uint8Array(random.bits(12)) : anyJson(random);
+  const options = random.below(4) === 0 ? { signal: AbortSignal.abort() } : {};
+  switch (random.below(24)) {
+    case 0:
+      return wait(() => session.request(topic, data as never, options));
+    case 1:
+      return wait(() => session.subscribe(topic as never, options));
+    case 2:
+      return wait(() => session.unsubscribe(topic, options));
+    case 3:
+      return wait(() => session.publish(topic as never, data as never, options));
+    case 4:
+      return wait(() => session.authenticate("token", options));
+    case 5:
+      return wait(() => session.flushed(options));
+    case 6:
+      return wait(() => session[Symbol.asyncIterator]().next());
+    case 7:
+      return session.goAway({ retryAfterMs: 5, reason: "Bye" });
+    case 8:
+      if (random.below(8) === 0) wait(() => session.close({ code: random.pick([0, 3_000, 1]) }));
+      return;
+    case 9:
+      if (random.below(8) === 0) wait(() => session.drain({ withinMs: 5, retryAfterMs: 1 }));
+      return;
+    case 10:
+    case 11: {
+      // More than the queue, or the wire, can hold.
+      const burst = new Uint8Array(random.bits(13));
+      const send = () =>
+        session.send(topic, random.below(2) === 0 ? burst : "x".repeat(burst.length));
+      for (let i = random.bits(6); i >= 0; i--) {
+        failsOnlyBy(send, SkeinError, TypeError, RangeError);
+      }
+      return;
+    }
+    case 12:
+      void session.stats;
+      void session.closeError;
+      return;
+    default:
+      failsOnlyBy(() => session.send(topic, data as never), SkeinError, TypeError, RangeError);
+  }
+}
+
+/**
+ * Lets something happen to the network.
+ *
+ * @param random Decides what.
+ * @param link The network.
+ */
+export function disturb(random: Random, link: MemoryLink): void {
+  switch (random.below(12)) {
+    case 0:
+    case 1:
+    case 2:
+      return link.stall(random.pick(["to-client", "to-server", undefined]));
+    case 3:
+      return random.below(2) === 0 ? link.disconnect({ silent: random.below(2) === 0 }) : undefined;
+    case 4:
+      return link.drain();
+    default:
+      return link.resume();
+  }
+}
+
+/**
+ * Checks what holds for a session whatever happens.
+ *
+ * @param session The session.
+ * @param received How many frames it got.
+ */
+export function checkBounds(session: Session, received: number): void {
+  const { stats } = session;
+  const { maxMessages, maxBytes } = LIMITS.sendQueue;
+  // What is protected (answers, control) has as much again, and one more closes.
+  assert(stats.queuedMessages <= 2 * maxMessages + LIMITS.maxRequests, `${stats.queuedMessages}`);
+  assert(stats.queuedBytes <= 2 * (maxBytes + LIMITS.maxMessageBytes), `${stats.queuedBytes}`);
+  assert(stats.waitingMessages <= LIMITS.receiveQueue.maxMessages, `${stats.waitingMessages}`);
+  assert(stats.awaitedAnswers <= LIMITS.maxRequests, `${stats.awaitedAnswers}`);
+  assert(stats.invalidMessages <= 8 * received + LIMITS.maxInvalidMessages);
+  const held = session.connection.frames?.bufferedAmount ?? 0;
+  assert(
+    held <= HIGH_WATER_MARK + 65_536 + LIMITS.maxMessageBytes,
+    `${held} bytes held by the wire`,
+  );
+}
+
+/**
+ * Waits for a session's end, and checks that nobody waits for it any more.
+ *
+ * @param session The session.
+ * @param waiting What it was asked for.
+ */
+export async function checkEnd(session: Session, waiting: Waiting): Promise<void> {
+  await finishes(session.closed, "the session");
+  assertEquals(session.state, "closed");
+  assertEquals(session.stats.awaitedAnswers, 0);
+  await finishes(Promise.all(waiting), `${waiting.size} calls`);
+  assertEquals(session.stats.queuedMessages, 0);
+}
+
+/** Waits for something for so many turns as it may take. */
+async function finishes(promise: Promise<unknown>, what: string): Promise<void> {
+  let isDone = false;
+  const done = promise.then(() => isDone = true);
+  for (let i = 0; i < 200 && !isDone; i++) await turns(1);
+  // Closing has a time of its own, 20 ms here.
+  for (let i = 0; i < 50 && !isDone; i++) await new Promise((resolve) => setTimeout(resolve, 2));
+  assert(isDone, `${what} did not come to an end`);
+  await done;
+}
+
+/**
+ * Checks that what a session says can be read.
+ *
+ * @param frame A frame of it.
+ */
+export function checkFrame(frame: Frame): void {
+  if (typeof frame !== "string") return;
+  for (const text of frame.split("\n")) {
+    const { kind } = parseEnvelope(text);
+    assert(kind !== "malformed" && kind !== "unknown", `received ${JSON.stringify(frame)}`);
+  }
+}
+
+/**
+ * Feeds real sessions, of both sides, with whatever a peer can say.
+ *
+ * @param random Where it comes from.
+ * @param rounds How many frames, calls and faults.
+ */
+export async function fuzzSession(random: Random, rounds: number): Promise<void> {
+  for (let done = 0, inputs = 0; done < rounds; done += inputs) {
+    inputs = inputsOf(random, rounds - done);
+    const faults: unknown[] = [];
+    const side = random.pick(["server", "client"] as const);
+    const wire = random.pick([{}, {}, { protocol: "", streams: false, datagrams: false }]);
+    const { client, server, link } = memoryPair(wire);
+    const [own, peer] = side === "server" ? [server, client] : [client, server];
+    peer.frames?.receive({ receiveFrame: checkFrame, framesEnded() {} });
+    const session = new Session(own, sessionSettings(anySettings(random, { side, faults })), {
+      awaitsToken: side === "server" && random.below(8) === 0,
+    });
+    const waiting: Waiting = new Set();
+    if (side === "client" && random.below(8) > 0) peer.frames?.send(JSON.stringify(HELLO));
+    for (let i = 0; i < inputs; i++) {
+      // What comes after the end is soon seen.
+      if (session.isClosed) inputs = Math.min(inputs, i + AFTER_END);
+      const kind = random.below(16);
+      if (kind < 11) peer.frames?.send(anyFrame(random));
+      else if (kind < 14) act(random, session, waiting);
+      else if (kind < 15) disturb(random, link);
+      else await turns(1);
+      checkBounds(session, i);
+    }
+    await turns(2);
+    checkBounds(session, inputs);
+    if (random.below(2) === 0) peer.close({ closeCode: random.pick([0, 3_000, 4_500]) });
+    else link.disconnect();
+    await turns(2);
+    link.disconnect();
+    await checkEnd(session, waiting);
+    checkFaults(faults);
+  }
+}
+
+/**
+ * Lets the users of two sessions do whatever they can to each other.
+ *
+ * @param random Where it comes from.
+ * @param rounds How many calls and faults.
+ */
+export async function fuzzSessions(random: Random, rounds: number): Promise<void> {
+  for (let done = 0, inputs = 0; done < rounds; done += inputs) {
+    inputs = inputsOf(random, rounds - done);
+    const faults: unknown[] = [];
+    const { side: _a, ...near } = anySettings(random, { side: "server", faults });
+    const { side: _b, ...far } = anySettings(random, { side: "client", faults });
+    const pair = memorySessions({ server: near, client: far });
+    const sessions = [pair.server, pair.client] as Session[];
+    const waiting: Waiting[] = [new Set(), new Set()];
+    for (let i = 0; i < inputs; i++) {
+      if (sessions.every(({ isClosed }) => isClosed)) inputs = Math.min(inputs, i + AFTER_END);
+      const kind = random.below(16);
+      const end = random.below(2);
+      if (kind < 12) act(random, sessions[end]!, waiting[end]!);
+      else if (kind < 13) disturb(random, pair.link);
+      else await turns(1);
+      for (const session of sessions) checkBounds(session, i);
+    }
+    await turns(2);
+    pair.link.disconnect();
+    for (const end of [0, 1]) await checkEnd(sessions[end]!, waiting[end]!);
+    checkFaults(faults);
+  }
+}
