@@ -11,6 +11,7 @@ import {
   type RequestInfo,
 } from "./_admission_options.ts";
 import { Authenticator, type Identity, namingInBand } from "./_authentication.ts";
+import { ServerHandshake } from "./_handshake.ts";
 import type { Invitation } from "./_invitation.ts";
 import { Openings } from "./_openings.ts";
 import { RefusalReport, Refused, withinLimits } from "./_refusal.ts";
@@ -44,6 +45,7 @@ export class Admission<V> {
   readonly #settings: SessionSettings;
   readonly #manager: SessionManager;
   readonly #webSocket: WebSocketDoor;
+  readonly #messages: WebSocketDoor["messages"];
   readonly #matches: (url: string) => boolean;
   readonly #authenticator: Authenticator<V>;
   readonly #report: RefusalReport;
@@ -64,11 +66,17 @@ export class Admission<V> {
     this.#settings = settings;
     this.#openings = new Openings(settings.handshakeTimeoutMs);
     this.#manager = manager;
+    this.#messages = {
+      streamTimeoutMs: settings.handshakeTimeoutMs,
+      maxFrameBytes: Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes),
+    };
     this.#webSocket = {
       engine: options.webSocketEngine ?? acceptWebSocket,
       manager,
       openings: this.#openings,
       idleTimeoutMs: settings.heartbeat.timeoutMs,
+      flowControl: options.flowControl,
+      messages: this.#messages,
     };
     this.#matches = pathMatcher(options.path);
     this.#authenticator = new Authenticator(options);
@@ -95,11 +103,7 @@ export class Admission<V> {
     if (url === undefined) return asked.refuse(400);
     const info = { remoteAddr: asked.remoteAddress };
     const addressOf = (request: () => Request) => this.#addressOf(request, info);
-    const { handshakeTimeoutMs, maxMessageBytes } = this.#settings;
-    const messages = {
-      streamTimeoutMs: handshakeTimeoutMs,
-      maxFrameBytes: Math.max(MAX_JOINED_BYTES, maxMessageBytes),
-    };
+    const messages = this.#messages;
     await this.#answer(new WebTransportInvitation(asked, { url, place, messages, addressOf }));
   }
 
@@ -124,16 +128,17 @@ export class Admission<V> {
   }
 
   #answer<A>(invitation: Invitation<A>): A | Promise<A> {
+    const handshake = ServerHandshake.begin(invitation, this.#settings);
     try {
-      const answer = this.#admit(invitation);
+      const answer = this.#admit(invitation, handshake);
       if (!(answer instanceof Promise)) return answer;
-      return answer.catch((error) => this.#refuse(invitation, error));
+      return answer.catch((error) => this.#refuse(invitation, error, handshake));
     } catch (error) {
-      return this.#refuse(invitation, error);
+      return this.#refuse(invitation, error, handshake);
     }
   }
 
-  #admit<A>(invitation: Invitation<A>): A | Promise<A> {
+  #admit<A>(invitation: Invitation<A>, handshake: ServerHandshake | undefined): A | Promise<A> {
     const { url, headers, address, isSkein } = invitation;
     if (!this.#matches(url)) throw new Refused(404, "No session is served at this path");
     if (!invitation.isOriginAllowed(this.#options)) {
@@ -145,19 +150,27 @@ export class Admission<V> {
     }
     const reservation = this.#reserve(address, undefined);
     const { authenticate, acceptsTokenInBand = false } = this.#options;
-    if (authenticate === undefined) return this.#accept(invitation, reservation, ANYBODY);
+    if (authenticate === undefined) {
+      return this.#accept(invitation, reservation, { ...ANYBODY, handshake });
+    }
     const token = tokenOf(invitation);
     const mayAwait = acceptsTokenInBand && isSkein && token === undefined;
     if (mayAwait && !headers.has("cookie") && !headers.has("authorization")) {
-      return this.#accept(invitation, reservation, AWAITED);
+      return this.#accept(invitation, reservation, { ...AWAITED, handshake });
     }
-    return this.#identified(invitation, reservation, { token, mayAwait });
+    const identified = () =>
+      this.#identified(invitation, reservation, { token, mayAwait, handshake });
+    return handshake === undefined ? identified() : handshake.during(identified);
   }
 
   async #identified<A>(
     invitation: Invitation<A>,
     byAddress: Reservation,
-    { token, mayAwait }: { readonly token: string | undefined; readonly mayAwait: boolean },
+    { token, mayAwait, handshake }: {
+      readonly token: string | undefined;
+      readonly mayAwait: boolean;
+      readonly handshake: ServerHandshake | undefined;
+    },
   ): Promise<A> {
     const { request, address, isSkein, signal } = invitation;
     let reservation = byAddress;
@@ -167,11 +180,13 @@ export class Admission<V> {
         byAddress[Symbol.dispose]();
         reservation = this.#reserve(address, user);
       }
-      return this.#accept(invitation, reservation, { value, user, awaitsToken: false });
+      return this.#accept(invitation, reservation, { value, user, awaitsToken: false, handshake });
     } catch (error) {
       // Who has a cookie of something else may still say a token.
       const isUnknown = error instanceof Refused && error.status === 401;
-      if (mayAwait && isUnknown) return this.#accept(invitation, reservation, AWAITED);
+      if (mayAwait && isUnknown) {
+        return this.#accept(invitation, reservation, { ...AWAITED, handshake });
+      }
       reservation[Symbol.dispose]();
       const hadNone = isSkein && token === undefined && !this.#options.acceptsTokenInBand;
       throw hadNone ? namingInBand(error) : error;
@@ -181,7 +196,12 @@ export class Admission<V> {
   #accept<A>(
     invitation: Invitation<A>,
     reservation: Reservation,
-    who: { value: unknown; user: string | undefined; awaitsToken: boolean },
+    { handshake, ...who }: {
+      readonly value: unknown;
+      readonly user: string | undefined;
+      readonly awaitsToken: boolean;
+      readonly handshake: ServerHandshake | undefined;
+    },
   ): A {
     const { address } = invitation;
     const url = withoutToken(invitation.url);
@@ -191,12 +211,18 @@ export class Admission<V> {
       const { connection, isReady, answer, held } = invitation.accept();
       const open = () => {
         if (reservation.isHeld) {
-          return this.#open(connection, reservation, { ...who, url, headers, address });
+          const session = this.#open(connection, reservation, { ...who, url, headers, address });
+          return handshake?.opened(session);
         }
         connection.close({ closeCode: CloseCode.timedOut, reason: "The upgrade took too long" });
       };
       if (isReady) open();
-      else this.#openings.add(connection, [reservation, ...held], open);
+      else {
+        const all = handshake === undefined
+          ? [reservation, ...held]
+          : [reservation, handshake, ...held];
+        this.#openings.add(connection, all, open);
+      }
       return answer;
     } catch (error) {
       reservation[Symbol.dispose]();
@@ -208,13 +234,14 @@ export class Admission<V> {
     connection: Connection,
     reservation: Reservation,
     identity: SessionIdentity,
-  ): void {
+  ): Session {
     // Its constructor establishes most sessions, and the manager takes this then.
     this.#reservations.set(connection, reservation);
     const session = new Session(connection, this.#settings, identity);
     if (session.state !== "connecting") {
       // One that ended at once never got as far as the manager.
-      return this.takeReservation(connection)?.[Symbol.dispose]();
+      this.takeReservation(connection)?.[Symbol.dispose]();
+      return session;
     }
     // One that never says its token gives its place back.
     this.#awaited.add(session);
@@ -222,6 +249,7 @@ export class Admission<V> {
       this.#awaited.delete(session);
       this.takeReservation(connection)?.[Symbol.dispose]();
     });
+    return session;
   }
 
   #reserve(address: string | undefined, user: string | undefined): Reservation {
@@ -239,7 +267,8 @@ export class Admission<V> {
     return kept;
   }
 
-  #refuse<A>(invitation: Invitation<A>, error: unknown): A {
+  #refuse<A>(invitation: Invitation<A>, error: unknown, handshake: ServerHandshake | undefined): A {
+    handshake?.failed(error);
     if (!(error instanceof Refused)) throw error;
     const { address, signal } = invitation;
     // Who left is told nothing, and is nobody's fault.
@@ -272,7 +301,9 @@ function tokenOf({ url, headers }: Invitation<unknown>): string | undefined {
   const [scheme, token] = headers.get("authorization")?.split(" ") ?? [];
   if (scheme?.toLowerCase() === "bearer" && token) return token;
   if (!url.includes("token=")) return undefined;
-  return new URL(url).searchParams.get("token") ?? undefined;
+  // As it is spelled, and as `withoutToken` finds it: what was read stays in no session's URL.
+  const pair = new URL(url).search.slice(1).split("&").find((one) => one.startsWith("token="));
+  return new URLSearchParams(pair).get("token") ?? undefined;
 }
 
 function pathMatcher(path: string | undefined): (url: string) => boolean {

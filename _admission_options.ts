@@ -4,6 +4,7 @@
  * @module
  */
 import type { RefusalStatus } from "./errors.ts";
+import type { FlowControlOptions } from "./transport/connection.ts";
 import { checkOriginRules, type OriginRules } from "./transport/origins.ts";
 import type { WebSocketEngine } from "./transport/websocket_server.ts";
 
@@ -108,6 +109,8 @@ export interface AdmissionOptions<V> extends OriginRules {
   readonly onRefusal?: (refusal: Refusal) => void;
   /** What upgrades; the runtime's own by default. */
   readonly webSocketEngine?: WebSocketEngine;
+  /** How much a peer may send on streams ahead of who reads them, on every transport that counts. */
+  readonly flowControl?: FlowControlOptions;
 }
 
 /** Finds an invalid name of a header. */

@@ -5,10 +5,11 @@
  * @module
  */
 import type { Admission } from "./_admission.ts";
-import { CloseCode, LimitError, QueueFullError, RequestError } from "./errors.ts";
+import { CloseCode, LimitError, QueueFullError, RequestError, UnsupportedError } from "./errors.ts";
 import type { Presence, Rooms, Topics } from "./pubsub/mod.ts";
 import type { SessionManager } from "./manager/mod.ts";
 import { type AnyContract, compileContract } from "./session/contract.ts";
+import { encodeMessage } from "./session/encoded.ts";
 import { PRESENCE_PREFIX } from "./session/presence_notice.ts";
 import type { Session } from "./session/session.ts";
 import { ServiceDesk } from "./session/services.ts";
@@ -118,6 +119,12 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       } catch (error) {
         // Written anew, `9e20` has 21 digits: what came within the limit may not leave within it.
         if (error instanceof RangeError) throw new RequestError("too-large", error.message);
+        // `1e999` is read as Infinity. That is the peer's fault, and no handler's.
+        if (error instanceof TypeError && !isEncodable(topic, data)) {
+          throw new RequestError("malformed", error.message);
+        }
+        // While `authorize` was asked the server closed, and its broker with it: nobody's fault.
+        if (error instanceof UnsupportedError && session.isClosed) return {};
         throw error;
       }
       return {};
@@ -139,4 +146,14 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       return identity;
     },
   });
+}
+
+/** Whether a message can hold it. */
+function isEncodable(topic: string, data: unknown): boolean {
+  try {
+    encodeMessage(topic, data);
+    return true;
+  } catch {
+    return false;
+  }
 }

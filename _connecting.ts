@@ -6,11 +6,11 @@
 import { Client } from "./session/client.ts";
 import type { ClientOptions, Fresh } from "./session/client_options.ts";
 import type { AnyContract } from "./session/contract.ts";
+import type { Instrumentation } from "./session/instrumentation.ts";
 import { checkConnectTimeout, openSession } from "./session/open.ts";
 import { type Session, SKEIN_PROTOCOL } from "./session/session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "./session/settings.ts";
-import { raceTransports, type TransportOptions, type TransportPlatform } from "./transport/race.ts";
-import { dialWebSocket } from "./transport/websocket_client.ts";
+import type { RacingDialer, TransportOptions } from "./transport/race.ts";
 
 /**
  * Options for `connect()`.
@@ -47,33 +47,31 @@ export interface DialOptions<C extends AnyContract = AnyContract>
    * @default {10000}
    */
   readonly connectTimeoutMs?: number;
+  /** Watches the handshake, the session and its messages from outside, for traces and metrics; nobody by default. */
+  readonly instrumentation?: Instrumentation;
   /** Gives up connecting; once connected it does nothing. None by default. */
   readonly signal?: AbortSignal;
 }
 
-/** Finds a server's WebTransport and opens it; or says why this platform can not. */
-export type PlatformWebTransport = TransportPlatform["webTransport"];
+/** Makes what a client of a platform dials with. */
+export type MakeDialer = (options: TransportOptions) => RacingDialer;
 
 /** Makes a client of a platform. */
 export function connectBy<C extends AnyContract>(
-  webTransport: PlatformWebTransport,
+  makeDialer: MakeDialer,
   url: Fresh<string | URL>,
   options: ConnectOptions<C>,
 ): Client<C> {
-  return new Client(
-    url,
-    raceTransports({ webSocket: dialWebSocket, webTransport }, options),
-    options,
-  );
+  return new Client(url, makeDialer(options), options);
 }
 
 /** Opens one session of a platform. */
 export async function dialBy<C extends AnyContract>(
-  webTransport: PlatformWebTransport,
+  makeDialer: MakeDialer,
   url: string | URL,
   options: DialOptions<C>,
 ): Promise<Session<unknown, C, "client">> {
-  const { protocols = [SKEIN_PROTOCOL], headers, token, signal } = options;
+  const { protocols = [SKEIN_PROTOCOL], headers, token, signal, instrumentation } = options;
   const timeoutMs = checkConnectTimeout(options.connectTimeoutMs);
   if (token !== undefined && !protocols.includes(SKEIN_PROTOCOL)) {
     throw new TypeError(
@@ -83,8 +81,8 @@ export async function dialBy<C extends AnyContract>(
     );
   }
   const settings = sessionSettings<unknown, C, "client">({ ...options, side: "client" });
-  const dial = raceTransports({ webSocket: dialWebSocket, webTransport }, options);
+  const dial = makeDialer(options);
   return await openSession(
-    { url, dial, protocols, settings, token, headers, timeoutMs, signal },
+    { url, dial, protocols, settings, token, headers, timeoutMs, signal, instrumentation },
   ) as Session<unknown, C, "client">;
 }

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { connectBy, dialBy, type PlatformWebTransport } from "./_connecting.ts";
+import { connectBy, dialBy, type MakeDialer } from "./_connecting.ts";
 import {
   CloseCode,
   ConnectionError,
@@ -17,6 +17,8 @@ import type { Connection } from "./transport/connection.ts";
 import { memoryPair } from "./transport/memory.ts";
 import { withMessages } from "./transport/message_stream.ts";
 import { dialNativeWebTransport } from "./transport/native_client.ts";
+import { raceTransports, type TransportPlatform } from "./transport/race.ts";
+import { dialWebSocket } from "./transport/websocket_client.ts";
 import { webTransportLeg } from "./transport/webtransport_leg.ts";
 
 const URL_OF_SERVER = "https://example.com/";
@@ -29,18 +31,24 @@ function answering(connection: Connection): Session {
   );
 }
 
+/** What a platform dials with. */
+function by(webTransport: TransportPlatform["webTransport"]): MakeDialer {
+  return (options) => raceTransports({ webSocket: dialWebSocket, webTransport }, options);
+}
+
 /** Dials a server in memory. */
-function inMemory(protocol: string = "skein.1"): PlatformWebTransport {
-  return webTransportLeg(() => {
+function inMemory(protocol: string = "skein.1"): MakeDialer {
+  return by(webTransportLeg(() => {
     const pair = memoryPair({ frames: false, protocol });
     if (protocol !== "") answering(pair.server);
     return Promise.resolve(pair.client);
-  });
+  }));
 }
 
 /** Dials a server that refuses. */
-function refusing(status: number): PlatformWebTransport {
-  return () => Promise.reject(new ConnectionError(`The server answered ${status}`, { status }));
+function refusing(status: number): MakeDialer {
+  const error = new ConnectionError(`The server answered ${status}`, { status });
+  return by(() => Promise.reject(error));
 }
 
 Deno.test("dialBy() gives WebTransport messages", async () => {
@@ -112,12 +120,12 @@ Deno.test("connectBy() lets WebSocket tell what WebTransport's refusal means", a
 
 Deno.test("dialBy() says that the platform has no WebTransport, and takes WebSocket at once", async () => {
   await using server = listen();
-  await using session = await dialBy("Run it with a flag", server.url, { headStartMs: 1e9 });
+  await using session = await dialBy(by("Run it with a flag"), server.url, { headStartMs: 1e9 });
   const { transport, error } = session.fallback!;
   assertEquals(transport, "webtransport");
   assert(error instanceof UnsupportedError);
   assertEquals(error.message, "Run it with a flag");
-  await using preferred = await dialBy("Unused", server.url, { transports: ["websocket"] });
+  await using preferred = await dialBy(by("Unused"), server.url, { transports: ["websocket"] });
   assertEquals(preferred.fallback, undefined);
 });
 
@@ -125,10 +133,10 @@ Deno.test("dialBy() gives up in time while WebTransport hangs", async () => {
   using time = new FakeTime();
   let given: AbortSignal | undefined;
   const dialing = dialBy(
-    (_url, { signal }) => {
+    by((_url, { signal }) => {
       given = signal;
       return new Promise(() => {});
-    },
+    }),
     URL_OF_SERVER,
     { transports: ["webtransport"], connectTimeoutMs: 5_000 },
   );
@@ -139,14 +147,14 @@ Deno.test("dialBy() gives up in time while WebTransport hangs", async () => {
 });
 
 Deno.test("connectBy() refuses transports that are none", () => {
-  assertThrows(() => connectBy("None", URL_OF_SERVER, { transports: [] }), TypeError);
+  assertThrows(() => connectBy(by("None"), URL_OF_SERVER, { transports: [] }), TypeError);
 });
 
 Deno.test("connectBy() comes back when a page comes back that was left", async () => {
   using time = new FakeTime();
   using platform = new NativePlatform();
   const leg = webTransportLeg(dialNativeWebTransport);
-  const client = connectBy(leg, URL_OF_SERVER, {});
+  const client = connectBy(by(leg), URL_OF_SERVER, {});
   for (const connections of [1, 2]) {
     while (platform.calls.length < connections) await time.tickAsync(100);
     answering(platform.calls.at(-1)!.pair.server);

@@ -15,6 +15,8 @@ import type { OriginRules } from "./transport/origins.ts";
  * @typeParam Answer What the wire's own server is handed.
  */
 export interface Invitation<Answer> {
+  /** The wire's name, for people. */
+  readonly transport: string;
   /** Where to, as a request of HTTP has it. */
   readonly url: string;
   /** What it says of itself. */

@@ -22,10 +22,10 @@ export interface ListenInfo {
   readonly webTransportError: Error | undefined;
 }
 
-/** How many WebTransport connections there may be. */
+/** How many WebTransport connections there may be, and what a client may send ahead. */
 export type ConnectionLimits = Pick<
   WebTransportServeOptions,
-  "maxConnections" | "maxConnectionsPerAddress"
+  "flowControl" | "maxConnections" | "maxConnectionsPerAddress"
 >;
 
 /** How and where to listen. */

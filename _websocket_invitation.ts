@@ -8,7 +8,10 @@ import type { Openings } from "./_openings.ts";
 import { Refused, withinLimits } from "./_refusal.ts";
 import type { SessionManager } from "./manager/mod.ts";
 import { SKEIN_PROTOCOL } from "./session/session.ts";
+import type { FlowControlOptions } from "./transport/connection.ts";
+import type { MessageStreamOptions } from "./transport/message_stream.ts";
 import { isOriginAllowed, type OriginRules } from "./transport/origins.ts";
+import { parseQmuxProtocol } from "./transport/qmux/versions.ts";
 import {
   type AcceptedWebSocket,
   offeredProtocols,
@@ -26,23 +29,31 @@ export interface WebSocketDoor {
   readonly openings: Openings;
   /** When a plain peer is dead, in milliseconds. */
   readonly idleTimeoutMs: number;
+  /** How much peers may send on streams ahead of who reads them. */
+  readonly flowControl: FlowControlOptions | undefined;
+  /** Bounds of the stream of messages of a client of Skein over QMux. */
+  readonly messages: Pick<MessageStreamOptions, "maxFrameBytes" | "streamTimeoutMs">;
 }
 
 /** A WebSocket upgrade. */
 export class WebSocketInvitation implements Invitation<Response> {
+  readonly transport = "websocket";
   readonly url: string;
   readonly headers: Headers;
   readonly request: Request;
   readonly address: string | undefined;
   readonly isSkein: boolean;
   readonly #door: WebSocketDoor;
+  readonly #protocol: string;
 
   constructor(request: Request, address: string | undefined, door: WebSocketDoor) {
     this.url = request.url;
     this.headers = request.headers;
     this.request = request;
     this.address = address;
-    this.isSkein = offeredProtocols(request).includes(SKEIN_PROTOCOL);
+    const protocol = this.#protocol = chosenOf(offeredProtocols(request));
+    this.isSkein = protocol === SKEIN_PROTOCOL ||
+      parseQmuxProtocol(protocol)?.protocol === SKEIN_PROTOCOL;
     this.#door = door;
   }
 
@@ -81,15 +92,36 @@ export class WebSocketInvitation implements Invitation<Response> {
   }
 
   #upgrade(idleTimeoutMs: number): AcceptedWebSocket & { readonly lease: SocketLease } {
-    const { engine, manager } = this.#door;
+    const { engine, manager, flowControl, messages } = this.#door;
     const lease = withinLimits(manager, () => manager.admitSocket({ address: this.address }));
     try {
-      const protocol = this.isSkein ? SKEIN_PROTOCOL : "";
-      const { connection, response } = engine(this.request, { protocol, idleTimeoutMs, lease });
+      const { connection, response } = engine(this.request, {
+        protocol: this.#protocol,
+        idleTimeoutMs,
+        lease,
+        flowControl,
+        messages,
+      });
       return { connection, response, lease };
     } catch (cause) {
       lease[Symbol.dispose]();
       throw new Refused(400, "The upgrade is malformed", { cause });
     }
   }
+}
+
+/**
+ * Chooses a subprotocol of those that a client offers, or none. Where the client may do with
+ * streams alone, a protocol on top of them that this server does not know is not agreed on.
+ */
+function chosenOf(offered: readonly string[]): string {
+  if (offered.includes(SKEIN_PROTOCOL)) return SKEIN_PROTOCOL;
+  const chosen = { skein: "", bare: "", other: "" };
+  for (const name of offered) {
+    const agreed = parseQmuxProtocol(name);
+    if (agreed === undefined) continue;
+    const { protocol } = agreed;
+    chosen[protocol === SKEIN_PROTOCOL ? "skein" : protocol === "" ? "bare" : "other"] ||= name;
+  }
+  return chosen.skein || chosen.bare || chosen.other;
 }

@@ -182,6 +182,7 @@ function loopback(hostname: string): string {
 
 /** What the listener has defaults for. */
 const LIMITS = [
+  "flowControl",
   "idleTimeoutMs",
   "keepAliveIntervalMs",
   "maxConnections",

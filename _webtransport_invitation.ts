@@ -41,6 +41,7 @@ export function urlOf({ url }: WebTransportRequest): URL | undefined {
 
 /** An extended CONNECT. */
 export class WebTransportInvitation implements Invitation<void> {
+  readonly transport = "webtransport";
   readonly url: string;
   readonly headers: Headers;
   readonly address: string | undefined;

@@ -39,6 +39,7 @@ export type WebTransportEngine = (options: ListenWebTransportOptions) => WebTran
 export interface WebTransportServeOptions extends
   Pick<
     ListenWebTransportOptions,
+    | "flowControl"
     | "idleTimeoutMs"
     | "keepAliveIntervalMs"
     | "maxConnections"

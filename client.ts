@@ -28,19 +28,14 @@
  *
  * @module
  */
-import {
-  connectBy,
-  type ConnectOptions,
-  dialBy,
-  type DialOptions,
-  type PlatformWebTransport,
-} from "./_connecting.ts";
-import { ConnectionError } from "./errors.ts";
+import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./_connecting.ts";
 import type { Client } from "./session/client.ts";
 import type { Fresh } from "./session/client_options.ts";
 import type { AnyContract } from "./session/contract.ts";
 import type { Session } from "./session/session.ts";
+import { lateRace } from "./transport/late_race.ts";
 import { isNativeWebTransportAvailable } from "./transport/native_support.ts";
+import type { RacingDialer, TransportOptions } from "./transport/race.ts";
 
 export {
   AuthenticationError,
@@ -59,53 +54,87 @@ export {
   SkeinError,
   type SkeinErrorCode,
   StreamError,
+  type StructuredError,
+  type StructuredErrorReason,
   TimeoutError,
   UnsupportedError,
 } from "./errors.ts";
-export {
-  type AnyContract,
-  type BackoffOptions,
-  Client,
-  type ClientOptions,
-  type ClientRequestOptions,
-  type ClientStatus,
-  type Contract,
-  type ContractDefinition,
-  type ContractMessage,
-  defineContract,
-  type Dialer,
-  type Fresh,
-  type GoAway,
-  type MessageOf,
-  type OutboxOptions,
-  type OutboxState,
-  type OverflowPolicy,
-  type PresenceMember,
-  type PresenceMessage,
-  type PresenceNotice,
-  type ReceiveQueueOptions,
-  type RequestInput,
-  type RequestOutput,
-  type RequestTopic,
-  type SendData,
-  type SendQueueOptions,
-  type SendTopic,
-  Session,
-  type SessionCloseOptions,
-  type SessionDrainOptions,
-  type SessionHandlers,
-  type SessionLimits,
-  type SessionState,
-  type SessionStats,
-  type Side,
-  SKEIN_PROTOCOL,
-  type StandardSchema,
-  StatusFeed,
-  Subscription,
-  type SubscriptionStatus,
-  type TopicMessage,
-  type UntypedMessage,
-  type WaitOptions,
+// By their own modules: what a page loads at first is what these need.
+export { Client } from "./session/client.ts";
+export { defineContract } from "./session/contract.ts";
+export { Session, SKEIN_PROTOCOL } from "./session/session.ts";
+export { StatusFeed } from "./session/status_feed.ts";
+export { Subscription } from "./session/subscription.ts";
+export type {
+  AnyContract,
+  BackoffOptions,
+  ClientOptions,
+  ClientRequestOptions,
+  ClientStatus,
+  Codec,
+  Contract,
+  ContractDefinition,
+  ContractMessage,
+  Dialer,
+  Fresh,
+  GoAway,
+  HandshakeInfo,
+  HandshakeOutcome,
+  HandshakeWatch,
+  HealthOptions,
+  IncomingStream,
+  Instrumentation,
+  InvalidPolicy,
+  MessageOf,
+  OutboxOptions,
+  OutboxState,
+  OverflowPolicy,
+  PresenceMember,
+  PresenceMessage,
+  PresenceNotice,
+  QueueState,
+  ReceiveQueueOptions,
+  Registry,
+  RequestInput,
+  RequestOutput,
+  RequestTopic,
+  RequestWatch,
+  SendData,
+  SendQueueOptions,
+  SendTopic,
+  SessionBase,
+  SessionCloseOptions,
+  SessionDebugState,
+  SessionDiagnostics,
+  SessionDrainOptions,
+  SessionEventMap,
+  SessionEvents,
+  SessionHandlers,
+  SessionHealth,
+  SessionIssue,
+  SessionIssueCode,
+  SessionLimits,
+  SessionLimitState,
+  SessionListener,
+  SessionQueues,
+  SessionState,
+  SessionStats,
+  SessionSummary,
+  Side,
+  StandardSchema,
+  StructuredDatagrams,
+  StructuredDatagramsOptions,
+  StructuredDatagramsStats,
+  StructuredInput,
+  StructuredMessage,
+  StructuredOptions,
+  StructuredStream,
+  StructuredStreamOptions,
+  SubscriptionStatus,
+  TopicMessage,
+  TypeIn,
+  UntypedMessage,
+  WaitOptions,
 } from "./session/mod.ts";
 
 export type { TransportFallback, TransportName, TransportOptions } from "./transport/race.ts";
@@ -146,7 +175,7 @@ export function connect<C extends AnyContract = AnyContract>(
   url: Fresh<string | URL>,
   options: ConnectOptions<C> = {},
 ): Client<C> {
-  return connectBy(native(), url, options);
+  return connectBy(makeDialer, url, options);
 }
 
 /**
@@ -181,16 +210,10 @@ export async function dial<C extends AnyContract = AnyContract>(
   url: string | URL,
   options: DialOptions<C> = {},
 ): Promise<Session<unknown, C, "client">> {
-  return await dialBy(native(), url, options);
+  return await dialBy(makeDialer, url, options);
 }
 
-function native(): PlatformWebTransport {
-  if (!isNativeWebTransportAvailable()) return "This platform has no WebTransport";
-  return (url, options) =>
-    import("./transport/_native_leg.ts").then(
-      ({ openNativeWebTransport }) => openNativeWebTransport(url, options),
-      (cause) => {
-        throw new ConnectionError("Cannot load WebTransport", { cause });
-      },
-    );
+function makeDialer(options: TransportOptions): RacingDialer {
+  const isAvailable = isNativeWebTransportAvailable();
+  return lateRace(options, isAvailable ? undefined : "This platform has no WebTransport");
 }

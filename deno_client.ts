@@ -3,18 +3,19 @@
  *
  * @module
  */
-import {
-  connectBy,
-  type ConnectOptions,
-  dialBy,
-  type DialOptions,
-  type PlatformWebTransport,
-} from "./_connecting.ts";
+import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./_connecting.ts";
 import type { Client } from "./session/client.ts";
 import type { Fresh } from "./session/client_options.ts";
 import type { AnyContract } from "./session/contract.ts";
 import type { Session } from "./session/session.ts";
 import { permittedHost } from "./transport/h3/quic.ts";
+import {
+  raceTransports,
+  type RacingDialer,
+  type TransportOptions,
+  type TransportPlatform,
+} from "./transport/race.ts";
+import { dialWebSocket } from "./transport/websocket_client.ts";
 import { dialWebTransport, isWebTransportAvailable } from "./transport/webtransport_client.ts";
 import { webTransportLeg } from "./transport/webtransport_leg.ts";
 
@@ -52,7 +53,7 @@ export function connect<C extends AnyContract = AnyContract>(
   url: Fresh<string | URL>,
   options: ConnectOptions<C> = {},
 ): Client<C> {
-  return connectBy(quic(), url, options);
+  return connectBy(makeDialer, url, options);
 }
 
 /**
@@ -82,10 +83,14 @@ export async function dial<C extends AnyContract = AnyContract>(
   url: string | URL,
   options: DialOptions<C> = {},
 ): Promise<Session<unknown, C, "client">> {
-  return await dialBy(quic(), url, options);
+  return await dialBy(makeDialer, url, options);
 }
 
-function quic(): PlatformWebTransport {
+function makeDialer(options: TransportOptions): RacingDialer {
+  return raceTransports({ webSocket: dialWebSocket, webTransport: quic() }, options);
+}
+
+function quic(): TransportPlatform["webTransport"] {
   if (!isWebTransportAvailable()) {
     return "Cannot open WebTransport: Deno has QUIC only when it runs with --unstable-net";
   }

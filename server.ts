@@ -26,6 +26,7 @@ import { Admission } from "./_admission.ts";
 import type { AdmissionOptions, RequestInfo } from "./_admission_options.ts";
 import { type Authorize, type AuthorizedAction, clientServices } from "./_client_services.ts";
 import { type ConnectionLimits, type ListenInfo, Listening } from "./_listening.ts";
+import { MetricsEndpoint, type MetricsOptions } from "./_metrics_endpoint.ts";
 import type { WebTransportServeOptions } from "./_webtransport_options.ts";
 import { QueueFullError } from "./errors.ts";
 import { type DrainOptions, type DrainReport, SessionManager } from "./manager/mod.ts";
@@ -35,6 +36,8 @@ import type { Broker } from "./pubsub/broker.ts";
 import { Presence, Rooms, Topics } from "./pubsub/mod.ts";
 import type { AnyContract, SendData, SendTopic } from "./session/contract.ts";
 import { encodeMessage } from "./session/encoded.ts";
+import { instrument } from "./session/instrument.ts";
+import type { Instrumentation } from "./session/instrumentation.ts";
 import { coreOf, type Session, type SessionCloseOptions } from "./session/session.ts";
 import { type SessionHandlers, type SessionLimits, sessionSettings } from "./session/settings.ts";
 import { Turn } from "./session/turn.ts";
@@ -50,6 +53,8 @@ export type {
 } from "./_admission_options.ts";
 export type { AuthorizedAction } from "./_client_services.ts";
 export type { ListenInfo } from "./_listening.ts";
+export type { MetricsOptions } from "./_metrics_endpoint.ts";
+export { PROMETHEUS_CONTENT_TYPE, prometheusText } from "./metrics.ts";
 export type {
   WebTransportEngine,
   WebTransportServeOptions,
@@ -131,6 +136,15 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
    * @default {5000}
    */
   readonly presenceGraceMs?: number;
+  /** Watches handshakes, sessions and messages from outside, for traces and metrics; nobody by default. */
+  readonly instrumentation?: Instrumentation;
+  /**
+   * Answers `/metrics` with the text that Prometheus reads and `/healthz` with how the server is,
+   * to programs on this machine; an object says where, and to whom.
+   *
+   * @default {false}
+   */
+  readonly metrics?: boolean | MetricsOptions;
   /** Carries publications between servers; within this process by default. It is not closed by the server. */
   readonly broker?: Broker;
 }
@@ -206,6 +220,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   readonly #maxMessageBytes: number;
   readonly #closeTimeoutMs: number;
   readonly #heartbeat: Disposable;
+  readonly #metrics: MetricsEndpoint | undefined;
   #listening: Listening | undefined;
   #closing: Promise<void> | undefined;
 
@@ -236,11 +251,17 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
         }),
       }),
     });
+    instrument(settings, options.instrumentation);
     this.#maxMessageBytes = settings.maxMessageBytes;
     this.#closeTimeoutMs = settings.closeTimeoutMs;
     this.#heartbeat = settings.heartbeat;
     const { maxTopicsPerSession, ...managerLimits } = limits;
     this.manager = new SessionManager(managerLimits);
+    const { metrics = false } = options;
+    if (metrics !== false) {
+      const measured = { manager: this.manager, maxSessions: limits.maxSessions };
+      this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, measured);
+    }
     this.topics = new Topics({
       turn,
       maxMessageBytes: settings.maxMessageBytes,
@@ -285,7 +306,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    * @returns The response, which MUST be returned to the HTTP server as it is.
    */
   readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> =>
-    this.#admission.fetch(request, info);
+    this.#metrics?.answer(request, info) ?? this.#admission.fetch(request, info);
 
   /**
    * Publishes to all subscribers of a topic, on every node. Does not wait for anybody.
@@ -440,7 +461,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
         hostname,
         tls,
         webTransport,
-        connectionLimits: connectionLimits(options.limits),
+        connectionLimits: { ...connectionLimits(options.limits), flowControl: options.flowControl },
         onListen,
         ...(origins === undefined ? {} : { origins }),
         ...(hosts === undefined ? {} : { hosts }),
