@@ -92,6 +92,8 @@ export class Admission<V> {
 
   /** Answers one HTTP request; at once, where nobody has to be asked. */
   fetch(request: Request, info: RequestInfo = {}): Response | Promise<Response> {
+    // Who asks for a host that is none has no URL, which is for nobody here to stumble over.
+    if (!URL.canParse(request.url)) return new Response("Malformed host", { status: 400 });
     if (!isWebSocketUpgrade(request)) return this.#other(request, info);
     const address = this.#addressOf(() => request, info);
     return this.#answer(new WebSocketInvitation(request, address, this.#webSocket));

@@ -122,7 +122,8 @@ const NO_HEADERS = new Headers();
  * @typeParam V What `authenticate` returns.
  * @param options See {@linkcode AdmissionOptions}.
  * @throws {TypeError} If the path, an origin, a host or a header's name makes no sense.
- * @throws {RangeError} If `authenticateTimeoutMs` is negative, or no number.
+ * @throws {RangeError} If `authenticateTimeoutMs` is negative, or no number, or a limit of
+ * `flowControl` is no integer from 0.
  */
 export function checkAdmissionOptions<V>(options: AdmissionOptions<V>): void {
   const { path, authenticateTimeoutMs = 0, keepsHeaders = "all" } = options;
@@ -133,6 +134,13 @@ export function checkAdmissionOptions<V>(options: AdmissionOptions<V>): void {
   if (typeof authenticateTimeoutMs !== "number" || !(authenticateTimeoutMs >= 0)) {
     throw new RangeError(
       `Cannot create server: authenticateTimeoutMs must be from 0, received ${authenticateTimeoutMs}`,
+    );
+  }
+  for (const name of ["maxData", "maxStreamData", "maxStreamsBidi", "maxStreamsUni"] as const) {
+    const limit = options.flowControl?.[name] ?? 0;
+    if (Number.isSafeInteger(limit) && limit >= 0) continue;
+    throw new RangeError(
+      `Cannot create server: flowControl.${name} must be an integer from 0 to 2^53 - 1, received ${limit}`,
     );
   }
   if (keepsHeaders === "all") return;

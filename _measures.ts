@@ -22,8 +22,8 @@ export interface Measure {
   readonly description: string;
   /** What is counted, in braces, or a unit such as `By`. */
   readonly unit: string;
-  /** Whether it only grows. */
-  readonly isCounter: boolean;
+  /** A `counter` only grows; a `sum` goes up and down, and those of several servers add up; those of a `gauge` do not. */
+  readonly kind: "counter" | "sum" | "gauge";
   /** The numbers. */
   readonly values: readonly Measurement[];
 }
@@ -35,13 +35,18 @@ const counter = ([name, unit, description]: About, ...values: Measurement[]): Me
   name,
   unit,
   description,
-  isCounter: true,
+  kind: "counter",
   values,
+});
+
+const sum = (about: About, ...values: Measurement[]): Measure => ({
+  ...counter(about, ...values),
+  kind: "sum",
 });
 
 const gauge = (about: About, ...values: Measurement[]): Measure => ({
   ...counter(about, ...values),
-  isCounter: false,
+  kind: "gauge",
 });
 
 /** One number for each key of a record. */
@@ -56,7 +61,7 @@ function each(record: Readonly<Record<string, number>>, attribute: string): Meas
 export function sessionMeasures(stats: ManagerStats): Measure[] {
   const { states, messages, bytes, streams, datagrams, credit } = stats;
   return [
-    gauge(["skein.sessions", "{session}", "Sessions now"], ...each(states, "skein.session.state")),
+    sum(["skein.sessions", "{session}", "Sessions now"], ...each(states, "skein.session.state")),
     counter(["skein.sessions.opened", "{session}", "Sessions that were established"], {
       value: stats.created,
     }),
@@ -74,10 +79,10 @@ export function sessionMeasures(stats: ManagerStats): Measure[] {
     counter(["skein.messages.dropped", "{message}", "Messages that send queues dropped"], {
       value: messages.dropped,
     }),
-    gauge(["skein.messages.queued", "{message}", "Messages that wait in send queues"], {
+    sum(["skein.messages.queued", "{message}", "Messages that wait in send queues"], {
       value: messages.queued,
     }),
-    gauge(["skein.messages.waiting", "{message}", "Messages that wait for handlers"], {
+    sum(["skein.messages.waiting", "{message}", "Messages that wait for handlers"], {
       value: messages.waiting,
     }),
     counter(["skein.messages.sent.size", "By", "Bytes of messages handed to the wire"], {
@@ -86,10 +91,10 @@ export function sessionMeasures(stats: ManagerStats): Measure[] {
     counter(["skein.messages.received.size", "By", "Bytes of messages that came from peers"], {
       value: bytes.received,
     }),
-    gauge(["skein.messages.queued.size", "By", "Bytes of messages that wait in send queues"], {
+    sum(["skein.messages.queued.size", "By", "Bytes of messages that wait in send queues"], {
       value: bytes.queued,
     }),
-    gauge(["skein.streams", "{stream}", "Streams that are open"], { value: streams.active }),
+    sum(["skein.streams", "{stream}", "Streams that are open"], { value: streams.active }),
     counter(
       ["skein.streams.opened", "{stream}", "Streams that were opened, by either end"],
       { value: streams.bidirectional, attributes: { "skein.stream.direction": "bidirectional" } },
@@ -119,10 +124,10 @@ export function sessionMeasures(stats: ManagerStats): Measure[] {
     counter(["skein.datagrams.received.size", "By", "Bytes of datagrams that came from peers"], {
       value: datagrams.bytesReceived,
     }),
-    gauge(["skein.credit.waiting", "{call}", "Calls that wait until a peer allows more"], {
+    sum(["skein.credit.waiting", "{call}", "Calls that wait until a peer allows more"], {
       value: credit.waiting,
     }),
-    gauge(["skein.credit.exhausted", "{session}", "Sessions whose peers used all their credit"], {
+    sum(["skein.credit.exhausted", "{session}", "Sessions whose peers used all their credit"], {
       value: credit.exhausted,
     }),
   ];
@@ -135,21 +140,21 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
     gauge(["skein.sessions.peak", "{session}", "Most sessions at once so far"], {
       value: stats.peak,
     }),
-    gauge(["skein.handshakes", "{handshake}", "Handshakes that are no sessions yet"], {
+    sum(["skein.handshakes", "{handshake}", "Handshakes that are no sessions yet"], {
       value: stats.reserved,
     }),
     counter(
       ["skein.sessions.refused", "{session}", "Sessions that a limit refused"],
       ...each(refused, "skein.refusal.reason"),
     ),
-    gauge(["skein.users", "{user}", "Users with sessions now"], { value: stats.users }),
-    gauge(["skein.addresses", "{address}", "Network addresses with sessions now"], {
+    sum(["skein.users", "{user}", "Users with sessions now"], { value: stats.users }),
+    sum(["skein.addresses", "{address}", "Network addresses with sessions now"], {
       value: stats.addresses,
     }),
-    gauge(["skein.sockets", "{socket}", "WebSockets that the runtime has"], {
+    sum(["skein.sockets", "{socket}", "WebSockets that the runtime has"], {
       value: sockets.open,
     }),
-    gauge(
+    sum(
       ["skein.sockets.lingering", "{socket}", "WebSockets whose peers did not answer a close"],
       {
         value: sockets.lingering,
@@ -158,7 +163,7 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
     counter(["skein.sockets.refused", "{socket}", "Upgrades refused for too many sockets"], {
       value: sockets.refused,
     }),
-    gauge(["skein.draining", "1", "Whether new sessions are refused: 1 if so"], {
+    sum(["skein.draining", "1", "Whether new sessions are refused: 1 if so"], {
       value: stats.isDraining ? 1 : 0,
     }),
   ];

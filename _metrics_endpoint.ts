@@ -28,8 +28,9 @@ export interface MetricsOptions {
    * Who may ask; all others get 403.
    *
    * - `loopback`: programs on this machine, by the socket's address. What a proxy handed on is not
-   *   from here, wherever the proxy runs; and the host that was asked has to be one of this
-   *   machine's names, so that a page whose name was pointed here (DNS rebinding) learns nothing.
+   *   from here, wherever the proxy runs, if it says that it is one: `Forwarded`, `X-Forwarded-For`
+   *   and their like. And the host that was asked has to be one of this machine's names, so that a
+   *   page whose name was pointed here (DNS rebinding) learns nothing.
    * - `everybody`: whoever reaches the server.
    * - A function decides by itself.
    *
@@ -62,6 +63,11 @@ export class MetricsEndpoint {
     const { path = "/metrics", healthPath = "/healthz", allow = "loopback" } = options;
     checkPath("path", path);
     checkPath("healthPath", healthPath);
+    if (path !== false && path === healthPath) {
+      throw new TypeError(
+        `Cannot create server: metrics.healthPath must be another than metrics.path, received ${healthPath}`,
+      );
+    }
     if (typeof allow !== "function" && allow !== "loopback" && allow !== "everybody") {
       throw new TypeError(
         `Cannot create server: metrics.allow must be "loopback", "everybody" or a function, received ${allow}`,
@@ -75,8 +81,9 @@ export class MetricsEndpoint {
 
   /** Answers a request; `undefined` if it is about something else. */
   answer(request: Request, info: RequestInfo): Response | undefined {
-    const path = new URL(request.url).pathname;
-    if (path !== this.#path && path !== this.#healthPath) return undefined;
+    // Whoever asks for a host that is none shall not make the server throw, on whatever path.
+    const path = URL.parse(request.url)?.pathname;
+    if (path === undefined || path !== this.#path && path !== this.#healthPath) return undefined;
     if (!this.#isAllowed(request, info)) {
       return text("For programs on this machine; metrics.allow lets others ask\n", 403);
     }
@@ -91,7 +98,9 @@ export class MetricsEndpoint {
 
   #isAllowed(request: Request, info: RequestInfo): boolean {
     if (this.#allow === "everybody") return true;
-    return this.#allow === "loopback" ? isFromHere(request, info) : this.#allow(request, info);
+    if (this.#allow === "loopback") return isFromHere(request, info);
+    // A promise would be true whatever comes of it.
+    return this.#allow(request, info) === true;
   }
 
   #health(): Response {
@@ -105,7 +114,16 @@ export class MetricsEndpoint {
 }
 
 /** Headers by which a proxy says that it is one; those that begin with `x-forwarded-` too. */
-const FORWARDED = ["forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-ray"];
+const FORWARDED = [
+  "cdn-loop",
+  "cf-ray",
+  "forwarded",
+  "true-client-ip",
+  "via",
+  "x-client-ip",
+  "x-cluster-client-ip",
+  "x-real-ip",
+];
 
 /** Whether a program on this machine asked, and asked this machine. */
 function isFromHere({ headers, url }: Request, { remoteAddr }: RequestInfo): boolean {
@@ -134,8 +152,10 @@ function text(body: string, status: number, headers: Record<string, string> = {}
 }
 
 function checkPath(name: string, path: unknown): void {
-  if (path === false || typeof path === "string" && path.startsWith("/")) return;
+  if (path === false) return;
+  // Another spelling than that of a request's URL would never be asked for.
+  if (typeof path === "string" && URL.parse(path, "http://localhost")?.pathname === path) return;
   throw new TypeError(
-    `Cannot create server: metrics.${name} must begin with "/", or be false, received ${path}`,
+    `Cannot create server: metrics.${name} must be false, or a path as URLs have it, received ${path}`,
   );
 }

@@ -13,6 +13,9 @@ import { coreOf, type Session } from "./session/session.ts";
 /** What carries the sessions of a transport; nothing carries one in memory. */
 const CARRIERS: Readonly<Record<string, string>> = { websocket: "tcp", webtransport: "quic" };
 
+/** What the conventions put where there would be too many values. */
+export const OTHER = "_OTHER";
+
 /** Names the transport of a session. */
 export function transportAttributes(transport: string | undefined): Attributes {
   const carrier = CARRIERS[transport ?? ""];
@@ -64,5 +67,26 @@ export function messageAttributes({ isRequest, pattern }: UntypedMessage): Attri
 export function errorType(error: unknown, status?: number): string {
   if (status !== undefined) return String(status);
   if (error instanceof RequestError) return error.failure.code;
-  return error instanceof Error ? error.name : "_OTHER";
+  return error instanceof Error ? error.name : OTHER;
+}
+
+/** Tells values apart up to a bound: of what peers choose, each would be a series of its own for ever. */
+export class Few {
+  readonly #max: number;
+  readonly #other: string;
+  readonly #seen = new Set<string>(); // At most `#max`.
+
+  /** Tells so many apart; `other` stands for all that come later. */
+  constructor({ max, other }: { readonly max: number; readonly other: string }) {
+    this.#max = max;
+    this.#other = other;
+  }
+
+  /** The value, or what stands for it. */
+  of(value: string): string {
+    if (this.#seen.has(value)) return value;
+    if (this.#seen.size >= this.#max) return this.#other;
+    this.#seen.add(value);
+    return value;
+  }
 }

@@ -6,8 +6,8 @@
  */
 import type { BatchObservableCallback, Histogram, Meter, Observable } from "@opentelemetry/api";
 import { managerMeasures, type Measure, sessionMeasures } from "./_measures.ts";
-import { transportAttributes } from "./_otel_attributes.ts";
-import type { CloseInfo } from "./errors.ts";
+import { errorType, Few, OTHER, transportAttributes } from "./_otel_attributes.ts";
+import { CloseCode, type CloseInfo, RequestError } from "./errors.ts";
 import type { SessionManager } from "./manager/mod.ts";
 import { SessionLimiter } from "./manager/limits.ts";
 import { type ManagerStats, Tally } from "./manager/stats.ts";
@@ -20,6 +20,11 @@ const CALL_S = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5
 /** Boundaries of what takes from a second to days. */
 const SESSION_S = [1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400];
 
+/** Values of an attribute that are told apart, where a peer can send any. */
+const MAX_FOREIGN = 64;
+
+const KNOWN_CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
+
 /** What has the counters of a server's sessions. */
 export type Counted = Pick<SessionManager, "stats">;
 
@@ -31,7 +36,7 @@ class Census {
 
   add(session: Session): void {
     this.#sessions.add(session);
-    this.#tally.added(this.#sessions.size);
+    this.#tally.added(session, this.#sessions.size);
   }
 
   delete(session: Session): void {
@@ -56,6 +61,8 @@ export class OtelMetrics implements Disposable {
   readonly #sessions: Histogram;
   readonly #meter: Meter;
   readonly #census = new Map<Side, Census>(); // At most two.
+  readonly #codes = new Few({ max: MAX_FOREIGN, other: "other" });
+  readonly #errorTypes = new Few({ max: MAX_FOREIGN, other: OTHER });
   readonly #stop: () => void;
   #manager: Counted | undefined;
 
@@ -88,9 +95,15 @@ export class OtelMetrics implements Disposable {
     this.#sessions.record(session.stats.uptimeMs / 1_000, {
       ...transportAttributes(session.transport),
       "skein.side": coreOf(session).settings.side,
-      "skein.close.code": code,
+      "skein.close.code": KNOWN_CODES.has(code) ? `${code}` : this.#codes.of(`${code}`),
       "skein.close.by": by,
     });
+  }
+
+  /** A short word for why a peer gave no answer; the code of a failure is the peer's own. */
+  errorTypeOf(error: unknown): string {
+    const type = errorType(error);
+    return error instanceof RequestError ? this.#errorTypes.of(type) : type;
   }
 
   /** Also tells what a server's manager knows. */
@@ -136,10 +149,15 @@ export class OtelMetrics implements Disposable {
     return () => this.#meter.removeBatchObservableCallback(observe, all);
   }
 
-  #instrument({ name, description, unit, isCounter }: Measure): Observable {
+  #instrument({ name, description, unit, kind }: Measure): Observable {
     const options = { description, unit };
-    return isCounter
-      ? this.#meter.createObservableCounter(name, options)
-      : this.#meter.createObservableUpDownCounter(name, options);
+    switch (kind) {
+      case "counter":
+        return this.#meter.createObservableCounter(name, options);
+      case "sum":
+        return this.#meter.createObservableUpDownCounter(name, options);
+      case "gauge":
+        return this.#meter.createObservableGauge(name, options);
+    }
   }
 }

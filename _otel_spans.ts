@@ -75,15 +75,11 @@ export class OtelInstrumentation implements Instrumentation, Disposable {
     return {
       during: (run) => void context.with(trace.setSpan(context.active(), span), run),
       ended: (outcome) => {
-        if ("session" in outcome) {
-          const { session } = outcome;
-          this.#handshakes.set(session, span.spanContext());
-          const transport = transportAttributes(session.transport);
-          span.setAttributes({ "skein.session.id": session.id, ...transport });
-          return end(transport);
-        }
-        this.#refused(span, info, outcome);
-        end(refusalAttributes(outcome));
+        end(() =>
+          "session" in outcome
+            ? this.#accepted(span, outcome.session)
+            : refused(span, info, outcome)
+        );
       },
     };
   }
@@ -105,14 +101,21 @@ export class OtelInstrumentation implements Instrumentation, Disposable {
     });
     const end = timer({ span, histogram: this.#metrics.requests, attributes });
     return {
-      ended: ({ error }) => {
-        if (error !== undefined) failed(span, error);
-        end(error === undefined ? {} : { "error.type": errorType(error) });
-      },
+      ended: ({ error }) =>
+        end(() => {
+          if (error === undefined) return {};
+          failed(span, error);
+          // The peer chose the code.
+          return { "error.type": this.#metrics.errorTypeOf(error) };
+        }),
     };
   }
 
-  handle(session: Session, message: UntypedMessage, run: () => void | Promise<void>): void {
+  handle(
+    session: Session,
+    message: UntypedMessage,
+    run: () => void | Promise<void>,
+  ): void | Promise<void> {
     const { topic, pattern = topic, isRequest } = message;
     const attributes = messageAttributes(message);
     const handshake = this.#handshakes.get(session);
@@ -133,36 +136,56 @@ export class OtelInstrumentation implements Instrumentation, Disposable {
     const histogram = isRequest ? this.#metrics.answers : this.#metrics.messages;
     const end = timer({ span, histogram, attributes });
     const running = context.with(trace.setSpan(ROOT_CONTEXT, span), run);
-    if (running === undefined || typeof running.then !== "function") return end({});
-    running.then(() => end({}), (error) => {
-      failed(span, error);
-      end({ "error.type": errorType(error) });
-    });
+    if (running === undefined || typeof running.then !== "function") return end(() => ({}));
+    // Returned, so that what a provider throws is told like what any hook throws.
+    return running.then(() => end(() => ({})), (error) =>
+      end(() => {
+        failed(span, error);
+        return { "error.type": errorType(error) };
+      }));
   }
 
   [Symbol.dispose](): void {
     this.#metrics[Symbol.dispose]();
   }
 
-  #refused(
-    span: Span,
-    { side }: HandshakeInfo,
-    outcome: Extract<HandshakeOutcome, { readonly error: unknown }>,
-  ): void {
-    const { error, status } = outcome;
-    // By the conventions of HTTP a client's mistake is no failure of the server.
-    const isFailure = side === "client" || status === undefined || status >= 500;
-    if (isFailure) failed(span, error);
-    span.setAttributes(refusalAttributes(outcome));
+  #accepted(span: Span, session: Session): Attributes {
+    this.#handshakes.set(session, span.spanContext());
+    const transport = transportAttributes(session.transport);
+    span.setAttributes({ "skein.session.id": session.id, ...transport });
+    return transport;
   }
 }
 
-/** Ends the span, and measures how long it took. */
-function timer({ span, histogram, attributes }: Timed): (more: Attributes) => void {
+function refused(
+  span: Span,
+  { side }: HandshakeInfo,
+  { error, status }: Extract<HandshakeOutcome, { readonly error: unknown }>,
+): Attributes {
+  // By the conventions of HTTP a client's mistake is no failure of the server.
+  const isFailure = side === "client" || status === undefined || status >= 500;
+  if (isFailure) failed(span, error);
+  const attributes = {
+    ...(status === undefined ? {} : { "http.response.status_code": status }),
+    "error.type": errorType(error, status),
+  };
+  span.setAttributes(attributes);
+  return attributes;
+}
+
+/**
+ * Ends a span and measures how long it took, once told of its end. The span ends whatever a
+ * provider throws: one that never ends is never seen.
+ */
+function timer({ span, histogram, attributes }: Timed): (tell: () => Attributes) => void {
   const startedAt = performance.now();
-  return (more) => {
-    histogram.record((performance.now() - startedAt) / 1_000, { ...attributes, ...more });
-    span.end();
+  return (tell) => {
+    try {
+      const seconds = (performance.now() - startedAt) / 1_000;
+      histogram.record(seconds, { ...attributes, ...tell() });
+    } finally {
+      span.end();
+    }
   };
 }
 
@@ -175,11 +198,4 @@ function failed(span: Span, error: unknown): void {
 
 function ofSession(session: Session): Attributes {
   return { "skein.session.id": session.id, ...transportAttributes(session.transport) };
-}
-
-function refusalAttributes(
-  { error, status }: Extract<HandshakeOutcome, { readonly error: unknown }>,
-): Attributes {
-  const code = status === undefined ? {} : { "http.response.status_code": status };
-  return { ...code, "error.type": errorType(error, status) };
 }

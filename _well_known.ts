@@ -41,7 +41,8 @@ export function answerWellKnown(
 ): Response | undefined {
   const { method, url, headers } = request;
   if (!url.includes(WELL_KNOWN_PATH) || method !== "GET") return undefined;
-  if (new URL(url).pathname !== WELL_KNOWN_PATH) return undefined;
+  // A peer may ask for a host that is none, which is no URL.
+  if (URL.parse(url)?.pathname !== WELL_KNOWN_PATH) return undefined;
   const asked = URL.parse(`http://${headers.get("host")}`);
   if (asked === null || !LOCAL_HOSTS.includes(asked.hostname)) return undefined;
   if (!isOriginAllowed(headers, rules)) return undefined;

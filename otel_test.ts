@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import type {
   Attributes,
   BatchObservableCallback,
@@ -8,10 +8,12 @@ import type {
   SpanOptions,
   Tracer,
 } from "@opentelemetry/api";
+import { RequestError } from "./errors.ts";
 import { defineContract } from "./session/contract.ts";
 import { instrument } from "./session/instrument.ts";
 import { Session } from "./session/session.ts";
 import { type SessionHandlers, sessionSettings } from "./session/settings.ts";
+import { turns } from "./tests/sessions.ts";
 import { memoryPair } from "./transport/memory.ts";
 import { otel, type Telemetry } from "./otel.ts";
 import { z } from "zod";
@@ -28,6 +30,8 @@ interface Written {
 class Recorder {
   readonly spans: Written[] = [];
   readonly recorded: { readonly name: string; readonly attributes: Attributes }[] = [];
+  /** What throws, of all that can. */
+  broken: "record" | "setAttribute" | "end" | undefined;
   readonly #callbacks = new Set<BatchObservableCallback>();
 
   readonly tracerProvider = {
@@ -40,11 +44,13 @@ class Recorder {
     getMeter: () => ({
       createHistogram: (name: string) => ({
         record: (_value: number, attributes: Attributes) => {
+          this.#mayThrow("record");
           this.recorded.push({ name, attributes });
         },
       }),
       createObservableCounter: (name: string) => ({ name }),
       createObservableUpDownCounter: (name: string) => ({ name }),
+      createObservableGauge: (name: string) => ({ name }),
       addBatchObservableCallback: (callback: BatchObservableCallback) => {
         this.#callbacks.add(callback);
       },
@@ -68,16 +74,26 @@ class Recorder {
     return read;
   }
 
+  #mayThrow(what: Recorder["broken"]): void {
+    if (what === this.broken) throw new Error(`A provider whose ${what}() throws`);
+  }
+
   #span(name: string, { attributes = {} }: SpanOptions = {}): Span {
     const written: Written = { name, attributes: { ...attributes }, status: 0, isEnded: false };
     this.spans.push(written);
     const span = {
-      setAttribute: (key: string, value: string) => void (written.attributes[key] = value),
+      setAttribute: (key: string, value: string) => {
+        this.#mayThrow("setAttribute");
+        written.attributes[key] = value;
+      },
       setAttributes: (more: Attributes) => void Object.assign(written.attributes, more),
       recordException: () => {},
       setStatus: ({ code }: { code: number }) => void (written.status = code),
       spanContext: () => ({ traceId: "", spanId: "", traceFlags: 0 }),
-      end: () => void (written.isEnded = true),
+      end: () => {
+        written.isEnded = true;
+        this.#mayThrow("end");
+      },
     };
     return span as unknown as Span;
   }
@@ -90,12 +106,15 @@ const contract = defineContract({
 function watchedPair(
   telemetry: Telemetry,
   handlers: SessionHandlers,
-  options: { readonly contract?: typeof contract } = {},
+  options: {
+    readonly contract?: typeof contract;
+    readonly onError?: (error: unknown) => void;
+  } = {},
 ): { near: Session; far: Session } {
   const { client, server } = memoryPair();
   const onError = () => {};
   const settings = (side: "server" | "client", more: SessionHandlers) =>
-    instrument(sessionSettings({ side, ...options, onError, ...more } as never), telemetry);
+    instrument(sessionSettings({ side, onError, ...options, ...more } as never), telemetry);
   return {
     near: new Session(server, settings("server", handlers)),
     far: new Session(client, settings("client", {})),
@@ -189,4 +208,67 @@ Deno.test("otel() tells why a request or a handler failed", async () => {
     "request hangs: TimeoutError, 2",
   ]);
   assertEquals(recorder.spans.every(({ isEnded }) => isEnded), true);
+});
+
+Deno.test("otel() ends its spans, and no session, where a provider throws", async () => {
+  for (const broken of ["record", "setAttribute", "end"] as const) {
+    const recorder = new Recorder();
+    using telemetry = otel(recorder);
+    const failures: unknown[] = [];
+    const { near, far } = watchedPair(telemetry, {
+      onMessage: async (message) => {
+        await Promise.resolve();
+        if (message.topic === "bad") throw new RequestError("bad", "Not this");
+        message.reply(1);
+      },
+    }, { onError: (error) => failures.push(error) });
+    recorder.broken = broken;
+    assertEquals(await far.request("good"), 1);
+    await assertRejects(() => far.request("bad"), RequestError, "Not this");
+    await turns();
+    assertEquals(recorder.spans.map(({ name, isEnded }) => [name, isEnded]), [
+      ["request good", true],
+      ["handle good", true],
+      ["request bad", true],
+      ["handle bad", true],
+    ]);
+    assert(failures.length >= 2, "The application is told");
+    assertEquals(new Set(failures.map(String)).size, 1);
+    recorder.broken = undefined;
+    await near.close();
+    await far.closed;
+  }
+});
+
+Deno.test("otel() measures few of the codes that peers choose apart", async () => {
+  const recorder = new Recorder();
+  using telemetry = otel(recorder);
+  const valuesOf = (metric: string, attribute: string) =>
+    new Set(
+      recorder.recorded.filter(({ name }) => name === metric).map(({ attributes }) =>
+        attributes[attribute]
+      ),
+    );
+  const { near, far } = watchedPair(telemetry, {
+    onMessage: ({ data }) => {
+      throw new RequestError(`code-${data}`, "No");
+    },
+  });
+  for (let i = 0; i < 100; i++) await far.request("ask", i).catch(() => {});
+  await near.close();
+  await far.closed;
+  const types = valuesOf("rpc.client.call.duration", "error.type");
+  assertEquals([types.size, types.has("code-63"), types.has("_OTHER")], [65, true, true]);
+  for (let i = 0; i < 100; i++) {
+    const { near, far } = watchedPair(telemetry, {});
+    await far.close({ code: 3000 + i });
+    await near.closed;
+  }
+  const codes = valuesOf("skein.session.duration", "skein.close.code");
+  assertEquals([codes.size, codes.has("0"), codes.has("3063"), codes.has("other")], [
+    66,
+    true,
+    true,
+    true,
+  ]);
 });

@@ -247,7 +247,7 @@ export class SessionManager implements AsyncDisposable {
     const number = ++this.#lastNumber;
     this.#slots.set(id, { session, user: claim.user, address: claim.address, number });
     if (claim.user !== undefined) this.#index(claim.user, session);
-    this.#tally.added(this.#slots.size);
+    this.#tally.added(session, this.#slots.size);
     this.#cleaner ??= setInterval(() => this.cleanup(), this.#cleanupIntervalMs);
     if (session.isClosed || !this.#known.has(session)) coreOf(session).whenEnded(this.#onEnd);
     return id;

@@ -208,3 +208,77 @@ Deno.test("SessionManager takes ten thousand sessions by default, and reads them
   assertEquals(count, 10_000);
   assert(ms < 1_000, `${ms} ms`);
 });
+
+Deno.test("SessionManager.stats() counts once what a session did that was removed and came back", async () => {
+  await using manager = new SessionManager();
+  const { session } = join(manager);
+  const sent = () => manager.stats().messages.sent;
+  session.send("one");
+  await session.flushed();
+  for (let round = 0; round < 3; round++) {
+    assertEquals(manager.remove(session.id), session);
+    assertEquals(sent(), 1);
+    manager.add(session);
+    assertEquals(sent(), 1);
+  }
+  manager.remove(session.id);
+  session.send("two, while nobody counts");
+  await session.flushed();
+  manager.add(session);
+  assertEquals(sent(), 2);
+  await session.close();
+  assertEquals(sent(), 2);
+  const { created, closed, removed, count } = manager.stats();
+  assertEquals([created, closed, removed, count], [5, 1, 4, 0]);
+});
+
+Deno.test("SessionManager.stats() sums up what the statistics of its sessions say", async () => {
+  await using manager = new SessionManager();
+  const { client, server } = memoryPair();
+  const far = new Session(client, sessionSettings({ side: "client" }));
+  const near = new Session(server, settings);
+  manager.add(near);
+  await far.ready;
+  near.send("one");
+  far.send("two");
+  await far.sendDatagram(new Uint8Array(7));
+  await near.sendDatagram(new Uint8Array(3));
+  const writer = (await far.createUnidirectionalStream()).getWriter();
+  await writer.write(new Uint8Array(5));
+  await writer.close();
+  await near.createBidirectionalStream();
+  await turns();
+  const check = () => {
+    const { stats } = near;
+    const { messages, bytes, streams, datagrams } = manager.stats();
+    assertEquals([messages.sent, messages.received, messages.waiting], [
+      stats.sentMessages,
+      stats.receivedMessages,
+      manager.count * stats.waitingMessages,
+    ]);
+    assertEquals([bytes.sent, bytes.received], [stats.sentBytes, stats.receivedBytes]);
+    assertEquals(streams, {
+      created: stats.streamsCreated,
+      closed: manager.count === 0 ? stats.streamsCreated : stats.streamsClosed,
+      active: manager.count * stats.activeStreams,
+      errors: stats.streamErrors,
+      bidirectional: stats.bidirectionalStreams,
+      unidirectional: stats.unidirectionalStreams,
+      bytesSent: stats.streamBytesSent,
+      bytesReceived: stats.streamBytesReceived,
+    });
+    assertEquals(datagrams, {
+      sent: stats.datagramsSent,
+      received: stats.datagramsReceived,
+      dropped: stats.datagramsDropped,
+      bytesSent: stats.datagramBytesSent,
+      bytesReceived: stats.datagramBytesReceived,
+    });
+    return stats;
+  };
+  const { streamsCreated, datagramsSent, receivedMessages, sentMessages } = check();
+  assert(streamsCreated === 2 && datagramsSent === 1 && receivedMessages > 0 && sentMessages > 0);
+  await near.close();
+  check();
+  await far.closed;
+});

@@ -9,13 +9,16 @@ export const REDACTED = "[redacted]";
 
 /** Names of headers and parameters that hold secrets, or often do. */
 const SECRET_NAME =
-  /auth|cookie|token|secret|passw|credential|signature|session|jwt|csrf|api[-_]?key|websocket-key|websocket-protocol|^(key|sig|code|ticket)$/i;
+  /auth|bearer|cookie|token|secret|pass(?:w|phrase)|pwd|credential|signature|assertion|saml|sess(?:ion|id)|jwt|csrf|api[-_]?key|(?:access|private|subscription|functions|websocket)[-_]?key|websocket-protocol|^(?:key|sig|code|ticket|pass|sid|otp|pin)$/i;
 
 /** A parameter in text: of a URL's query or fragment. */
 const PARAMETER = /([?&#])([^=&#\s"<>?]+)=([^&#\s"<>]*)/g;
 
-/** User and password of a URL in text. */
-const USER_INFO = /\b([a-z][a-z0-9+.-]*:\/\/)[^/?#@\s"'<>]*@/gi;
+/** The same behind a semicolon, as in paths and old queries. */
+const PATH_PARAMETER = /(;)([^=&#;\s"<>?]+)=([^&#;\s"<>?]*)/g;
+
+/** User and password of a URL in text. Schemes are short: a peer could make a search without a bound take seconds. */
+const USER_INFO = /\b([a-z][a-z0-9+.-]{0,31}:\/\/)[^/?#@\s"'<>]*@/gi;
 
 /**
  * Takes the secrets out of text that may hold URLs: parameters with such names, and passwords.
@@ -26,11 +29,12 @@ const USER_INFO = /\b([a-z][a-z0-9+.-]*:\/\/)[^/?#@\s"'<>]*@/gi;
 export function redactText(text: string): string {
   return text
     .replace(USER_INFO, `$1${REDACTED}@`)
-    .replace(
-      PARAMETER,
-      (whole, start: string, name: string) =>
-        SECRET_NAME.test(decoded(name)) ? `${start}${name}=${REDACTED}` : whole,
-    );
+    .replace(PARAMETER, redactParameter)
+    .replace(PATH_PARAMETER, redactParameter);
+}
+
+function redactParameter(whole: string, start: string, name: string): string {
+  return SECRET_NAME.test(decoded(name)) ? `${start}${name}=${REDACTED}` : whole;
 }
 
 /**

@@ -3,17 +3,11 @@
  *
  * @module
  */
-import { QueueFullError, RequestError, type RequestFailure, TimeoutError } from "../errors.ts";
+import { QueueFullError, RequestError, type RequestFailure } from "../errors.ts";
 import { Changing } from "./changing.ts";
-import { startTimer } from "./wait.ts";
+import { waitFor } from "./wait.ts";
 
-interface Ask {
-  readonly resolve: (data: unknown) => void;
-  readonly reject: (error: unknown) => void;
-  readonly timer: ReturnType<typeof setTimeout> | undefined;
-  readonly signal: AbortSignal | undefined;
-  readonly onAbort: () => void;
-}
+type Ask = Omit<PromiseWithResolvers<unknown>, "promise">;
 
 /** How one question is asked. */
 export interface AskOptions {
@@ -63,27 +57,19 @@ export class Asks extends Changing {
       );
     }
     const id = ++this.#last;
-    return new Promise((resolve, reject) => {
-      const giveUp = (reason: unknown) => {
-        if (!this.#forget(id)) return;
-        options.cancel(id, reason);
-        reject(reason);
-      };
-      const onAbort = () => giveUp(signal?.reason);
-      const timer = startTimer(timeoutMs, (ms) => {
-        giveUp(
-          new TimeoutError(`Cannot wait for ${what} longer than ${ms} ms`, ms),
-        );
-      });
-      signal?.addEventListener("abort", onAbort, { once: true });
-      (this.#waiting ??= new Map()).set(id, { resolve, reject, timer, signal, onAbort });
-      try {
-        options.send(id);
-      } catch (error) {
-        this.#forget(id);
-        reject(error);
-      }
+    const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+    (this.#waiting ??= new Map()).set(id, { resolve, reject });
+    const answer = waitFor(promise, { what, signal, timeoutMs }).catch((error) => {
+      // Nobody waits any more, and the peer has not answered.
+      if (this.#forget(id) !== undefined) options.cancel(id, error);
+      throw error;
     });
+    try {
+      options.send(id);
+    } catch (error) {
+      this.#forget(id)?.reject(error);
+    }
+    return answer;
   }
 
   /** Gives an answer to its asker; false if nobody waits for it any more. */
@@ -114,8 +100,6 @@ export class Asks extends Changing {
     const ask = this.#waiting?.get(id);
     if (ask === undefined) return undefined;
     this.#waiting?.delete(id);
-    clearTimeout(ask.timer);
-    ask.signal?.removeEventListener("abort", ask.onAbort);
     this.notify();
     return ask;
   }

@@ -31,7 +31,7 @@ import { StatusFeed } from "./status_feed.ts";
 import type { Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import { UnreadSessions } from "./unread_sessions.ts";
-import { MAX_TIMER_MS, sleep, waitFor } from "./wait.ts";
+import { MAX_TIMER_MS, waitFor } from "./wait.ts";
 
 /** A session that held for this long was a success: delays begin anew after it. */
 const STABLE_MS = 5_000;
@@ -408,10 +408,11 @@ export class Client<C extends AnyContract = AnyContract>
     return Math.min(MAX_TIMER_MS, Math.max(0, retryAt - Date.now()));
   }
 
-  async #wait(delayMs: number): Promise<void> {
-    const skip = new AbortController();
-    this.#skipDelay = () => skip.abort();
-    await sleep(delayMs, AbortSignal.any([skip.signal, this.#stop.signal]));
+  async #wait(timeoutMs: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#skipDelay = resolve;
+    const { signal } = this.#stop;
+    await waitFor(promise, { timeoutMs, signal, what: "the delay" }).catch(() => {});
     this.#skipDelay = undefined;
   }
 

@@ -5,8 +5,15 @@
  *
  * @module
  */
+import { RequestError, type RequestFailure } from "../errors.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "./presence_notice.ts";
-import { type InputOf, type OutputOf, type StandardSchema, validate } from "./standard_schema.ts";
+import {
+  type InputOf,
+  type OutputOf,
+  type StandardSchema,
+  validate,
+  type Validation,
+} from "./standard_schema.ts";
 import { type ParamsOf, type RouteMatch, type TopicOf, TopicRouter } from "./topic_pattern.ts";
 
 /** Which end of a session this is. */
@@ -284,10 +291,42 @@ export interface ContractRoute {
 /** What a contract says of a topic: the route's fields, and `params`. */
 export type ContractMatch = RouteMatch<ContractRoute>;
 
-/** Finds what a contract says of a topic; see {@linkcode compileContract}. */
+/** What a contract says of a message that came: what it fits, with its data, or why it does not. */
+export type ContractVerdict =
+  | {
+    /** The pattern that the topic fits. */
+    readonly match: ContractMatch;
+    /** The data, as the schema gives it. */
+    readonly data: unknown;
+  }
+  | {
+    /** Why it does not fit. */
+    readonly failure: RequestFailure;
+  };
+
+/** Finds what a contract says of a topic, and checks what came; see {@linkcode compileContract}. */
 export interface ContractRouter extends Pick<TopicRouter<ContractRoute>, "match"> {
-  /** Checks data: what a page without a contract does not load. */
-  readonly validate: typeof validate;
+  /**
+   * Checks a message, or a request if it has a number.
+   *
+   * @param incoming What came.
+   * @returns The verdict; later, where the schema takes its time.
+   * @throws What the schema throws.
+   */
+  check(incoming: {
+    readonly topic: string;
+    readonly data: unknown;
+    readonly id: number | undefined;
+  }): ContractVerdict | Promise<ContractVerdict>;
+  /**
+   * Checks the answer to a request.
+   *
+   * @param topic The topic that was asked.
+   * @param answer What came.
+   * @returns The answer, as the schema gives it.
+   * @throws {RequestError} If it does not fit.
+   */
+  checkAnswer(topic: string, answer: unknown): Promise<unknown>;
 }
 
 /**
@@ -364,8 +403,42 @@ export function compileContract(contract: AnyContract, side: Side): ContractRout
 
 const VERB = "define contract";
 
+/** Checks here, not in the session: a page without a contract loads nothing of it. */
 class Router extends TopicRouter<ContractRoute> implements ContractRouter {
-  readonly validate: typeof validate = validate;
+  check(
+    { topic, data, id }: Parameters<ContractRouter["check"]>[0],
+  ): ContractVerdict | Promise<ContractVerdict> {
+    const match = this.match(topic);
+    if (match === undefined) {
+      const message = `No message of the contract fits the topic "${topic}"`;
+      return { failure: { code: "unknown-topic", message } };
+    }
+    if (match.kind === "request" && id === undefined) {
+      const message = `"${topic}" is a request: it needs an id`;
+      return { failure: { code: "invalid", message } };
+    }
+    if (match.input === undefined) return { match, data };
+    const outcome = validate(match.input, data);
+    return outcome instanceof Promise
+      ? outcome.then((done) => verdict(match, done))
+      : verdict(match, outcome);
+  }
+
+  async checkAnswer(topic: string, answer: unknown): Promise<unknown> {
+    const output = this.match(topic)?.output;
+    if (output === undefined) return answer;
+    const outcome = await validate(output, answer);
+    if (outcome.ok) return outcome.value;
+    const { message, path } = outcome;
+    const text = `The answer to "${topic}" does not fit the contract: ${message}`;
+    throw new RequestError("invalid", text, { path });
+  }
+}
+
+function verdict(match: ContractMatch, outcome: Validation<unknown>): ContractVerdict {
+  if (outcome.ok) return { match, data: outcome.value };
+  const { message, path } = outcome;
+  return { failure: { code: "invalid", message, path } };
 }
 
 class CompiledContract<D extends ContractDefinition> implements Contract<D> {

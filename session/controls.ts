@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { RequestError, type RequestFailure } from "../errors.ts";
+import type { RequestFailure } from "../errors.ts";
 import { type Asks, toRequestError } from "./asks.ts";
 import { compileContract } from "./contract.ts";
 import type { GoAway, Hello, OutgoingEnvelope } from "./envelope.ts";
@@ -105,19 +105,9 @@ export class Controls {
   /** Checks an answer against the contract. */
   async checkAnswer(topic: string, answer: unknown): Promise<unknown> {
     const { contract, side } = this.#settings;
-    if (contract === undefined) return answer;
-    const router = compileContract(contract, side);
-    const output = router.match(topic)?.output;
-    if (output === undefined) return answer;
-    const outcome = await router.validate(output, answer);
-    if (outcome.ok) return outcome.value;
-    throw new RequestError(
-      "invalid",
-      `The answer to "${topic}" does not fit the contract: ${outcome.message}`,
-      {
-        path: outcome.path,
-      },
-    );
+    return contract === undefined
+      ? answer
+      : await compileContract(contract, side).checkAnswer(topic, answer);
   }
 
   #receiveAnswer(id: number | null, data: unknown, failure: RequestFailure | undefined): void {

@@ -83,6 +83,8 @@ export class SessionCore
   incoming: IncomingLoop | undefined = undefined;
   /** Pings that somebody waits for, beside those of the heartbeat. */
   pings: Asks | undefined = undefined;
+  /** Those who look at it again and again; only declared, as hardly any session has them. */
+  declare monitors: Set<() => void> | undefined;
 
   // Made when first needed: a session that only gets messages needs neither.
   #asks: Asks | undefined = undefined;
@@ -110,7 +112,7 @@ export class SessionCore
     this.session = session;
     this.connection = connection;
     this.settings = settings;
-    this.id = identity.id ?? newId(settings.side);
+    this.id = identity.id ?? newId();
     this.value = identity.value;
     this.user = identity.user;
     this.#awaitsToken = identity.awaitsToken === true;
@@ -630,7 +632,7 @@ function heartbeatOf(hello: Hello): Heartbeat {
 }
 
 /** A page without a secure context has no `randomUUID`; a client's id is the server's anyway. */
-function newId(side: SessionSettings["side"]): string {
-  if (side === "server") return crypto.randomUUID();
-  return Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("");
+function newId(): string {
+  const { randomUUID }: Partial<Crypto> = crypto;
+  return randomUUID?.call(crypto) ?? crypto.getRandomValues(new Uint32Array(4)).join("-");
 }

@@ -7,7 +7,9 @@ import { UnsupportedError } from "../errors.ts";
 import { MAX_TIMER_MS } from "../transport/within.ts";
 import { coreOf, MAX_PINGS } from "./_inside.ts";
 import { issues } from "./_issues.ts";
+import { redactText } from "./_redaction.ts";
 import type { Asks } from "./asks.ts";
+import type { SessionCore } from "./core.ts";
 import type { SessionState, WaitOptions } from "./session.ts";
 import type { SessionBase } from "./session_base.ts";
 import type { SessionStats } from "./stats.ts";
@@ -95,7 +97,7 @@ export interface SessionSummary {
   readonly transport: string;
   /** The subprotocol. */
   readonly protocol: string;
-  /** The path that the peer connected to. */
+  /** The path that the peer connected to, without secrets. */
   readonly path: string;
   /** How long it is, or was, established, in milliseconds. */
   readonly uptimeMs: number;
@@ -132,7 +134,7 @@ export function summary(base: SessionBase): SessionSummary {
     state: stats.state,
     transport: session.transport,
     protocol: session.protocol,
-    path: session.path,
+    path: redactText(session.path),
     uptimeMs: stats.uptimeMs,
     roundTripMs: base.roundTripMs,
     sentMessages: stats.sentMessages,
@@ -198,7 +200,7 @@ export async function* monitorHealth(
     wake();
   };
   signal?.addEventListener("abort", end);
-  void core.closed.then(end);
+  if (!isOver) monitorsOf(core).add(end);
   try {
     let before: SessionStats | undefined;
     while (!isOver) {
@@ -214,7 +216,17 @@ export async function* monitorHealth(
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener("abort", end);
+    core.monitors?.delete(end);
   }
+}
+
+/** Told of the end of the session. On its promise, each look would stay until then. */
+function monitorsOf(core: SessionCore): Set<() => void> {
+  if (core.monitors === undefined) {
+    const monitors = core.monitors = new Set<() => void>();
+    core.whenEnded(() => monitors.forEach((end) => end()));
+  }
+  return core.monitors;
 }
 
 function healthOf(base: SessionBase, before: SessionStats | undefined): SessionHealth {

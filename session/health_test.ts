@@ -5,7 +5,7 @@ import { clientByHand, ends, HELLO, PLAIN, serverByHand, soon, turns } from "../
 import type { Connection, ConnectionCounters, CreditState } from "../transport/connection.ts";
 import { memoryPair } from "../transport/memory.ts";
 import type { SessionHealth, SessionIssue } from "./health.ts";
-import { Session } from "./session.ts";
+import { coreOf, Session } from "./session.ts";
 import type { SessionBase } from "./session_base.ts";
 import { sessionSettings } from "./settings.ts";
 
@@ -444,6 +444,16 @@ Deno.test("Session.monitorHealth() leaves no timer when it is left, or ended by 
   assertEquals(count, 3);
   const over = session.monitorHealth({ signal: AbortSignal.abort() });
   assertEquals(await Array.fromAsync(over), []);
+});
+
+Deno.test("Session.monitorHealth() leaves nothing at the session when it is left", async () => {
+  await using hand = serverByHand({}, { wire: PLAIN });
+  const { session } = hand;
+  const giveUp = new AbortController();
+  for (let i = 0; i < 10; i++) {
+    for await (const _ of session.monitorHealth({ signal: giveUp.signal })) break;
+  }
+  assertEquals(coreOf(session).monitors?.size, 0);
 });
 
 Deno.test("Session.monitorHealth() rejects an interval that is none", async () => {

@@ -7,7 +7,12 @@
 import { CloseCode, RequestError, type RequestFailure, SkeinError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
 import { decodeBinary, isBinaryMessage } from "./_binary.ts";
-import { compileContract, type ContractMatch, type ContractRouter } from "./contract.ts";
+import {
+  compileContract,
+  type ContractMatch,
+  type ContractRouter,
+  type ContractVerdict,
+} from "./contract.ts";
 import { MAX_JOINED_BYTES } from "./entry.ts";
 import { type Envelope, parseEnvelope } from "./envelope.ts";
 import type { SessionEventMap } from "./events.ts";
@@ -15,7 +20,6 @@ import { type Answerer, Message } from "./message.ts";
 import { ReceiveQueue } from "./receive_queue.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
-import type { Validation } from "./standard_schema.ts";
 import { exceedsBytes } from "./utf8.ts";
 
 /** Invalid messages are counted anew after so many milliseconds. */
@@ -212,29 +216,15 @@ export class Inbound {
   /** Checks a message against the contract; `undefined` if it was refused. */
   check(incoming: Incoming): Message | undefined | Promise<Message | undefined> {
     if (this.#router === undefined) return this.#accept(incoming, undefined);
-    const match = this.#router.match(incoming.topic);
-    if (match === undefined) {
-      return this.#refuse(incoming, {
-        code: "unknown-topic",
-        message: `No message of the contract fits the topic "${incoming.topic}"`,
-      });
-    }
-    if (match.kind === "request" && incoming.id === undefined) {
-      return this.#refuse(incoming, {
-        code: "invalid",
-        message: `"${incoming.topic}" is a request: it needs an id`,
-      });
-    }
-    if (match.input === undefined) return this.#accept(incoming, match);
-    let outcome: Validation<unknown> | Promise<Validation<unknown>>;
+    let verdict: ContractVerdict | Promise<ContractVerdict>;
     try {
-      outcome = this.#router.validate(match.input, incoming.data);
+      verdict = this.#router.check(incoming);
     } catch (error) {
       return this.#schemaFailed(incoming, error);
     }
-    if (!(outcome instanceof Promise)) return this.#checked(incoming, match, outcome);
-    return outcome.then(
-      (done) => this.#checked(incoming, match, done),
+    if (!(verdict instanceof Promise)) return this.#judged(incoming, verdict);
+    return verdict.then(
+      (done) => this.#judged(incoming, done),
       (error) => this.#schemaFailed(incoming, error),
     );
   }
@@ -394,16 +384,9 @@ export class Inbound {
     this.#host.handlerFailed(error, "The handler failed");
   }
 
-  #checked(
-    incoming: Incoming,
-    match: ContractMatch,
-    outcome: Validation<unknown>,
-  ): Message | undefined {
-    if (outcome.ok) {
-      return this.#accept({ ...incoming, data: outcome.value }, match);
-    }
-    const { message, path } = outcome;
-    return this.#refuse(incoming, { code: "invalid", message, path });
+  #judged(incoming: Incoming, verdict: ContractVerdict): Message | undefined {
+    if ("failure" in verdict) return this.#refuse(incoming, verdict.failure);
+    return this.#accept({ ...incoming, data: verdict.data }, verdict.match);
   }
 
   #accept(incoming: Incoming, match: ContractMatch | undefined): Message {

@@ -63,11 +63,12 @@ export class IncomingLoop {
     if (this.#isRunning) {
       throw new TypeError("Cannot loop over incoming streams: another loop over them runs");
     }
-    for (const source of this.#sources) lock(source);
     this.#isRunning = true;
     const onAbort = () => this.#wake();
     signal?.addEventListener("abort", onAbort);
     try {
+      // Somebody else may read one of them: the other is let go of then, too.
+      for (const source of this.#sources) lock(source);
       while (true) {
         const stream = await this.#next(signal);
         if (stream === undefined) return;
@@ -187,6 +188,12 @@ export function grantCredit(base: SessionBase, kind: CreditKind, total: number):
   if (credit === undefined) {
     throw new UnsupportedError(
       `Cannot grant credit: the peer counts none on this ${transport} connection; see capabilities`,
+    );
+  }
+  // Here too: where credit is loaded first, it is told of a fault too late.
+  if (!Number.isSafeInteger(total) || total < 0) {
+    throw new RangeError(
+      `Cannot grant credit: the total must be an integer from 0 to 2^53 - 1, received ${total}`,
     );
   }
   credit.grant(kind, total);

@@ -53,6 +53,17 @@ Deno.test("Session.incomingStreams() takes no stream that is not asked for", asy
   assertEquals((await both.server.diagnostics()).unreadStreams, 0);
 });
 
+Deno.test("Session.incomingStreams() holds nothing after it found one direction read by somebody else", async () => {
+  await using both = await ends();
+  await openFrom(both, "bu");
+  const { incomingBidirectionalStreams, incomingUnidirectionalStreams } = both.server.connection;
+  const reader = incomingUnidirectionalStreams.getReader();
+  await assertRejects(() => take(both, 1), TypeError);
+  assert(!incomingBidirectionalStreams.locked);
+  reader.releaseLock();
+  assertEquals(await soon(take(both, 2)), "bu");
+});
+
 Deno.test("Session.incomingStreams() loses nothing over many loops that are left", async () => {
   await using both = await ends();
   const all = "ubbuuubbub";

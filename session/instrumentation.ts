@@ -60,8 +60,8 @@ export interface RequestWatch {
 
 /**
  * Hooks into sessions. Every one may be left out, is called synchronously, and
- * costs nothing where it is not there. One that throws is reported like a
- * handler that does, and changes nothing.
+ * costs nothing where it is not there. One that throws, or whose promise
+ * rejects, is reported like a handler that does, and changes nothing.
  *
  * @example Who is slow to answer
  * ```ts

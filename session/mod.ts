@@ -39,6 +39,7 @@ export {
   type ContractMessage,
   type ContractRoute,
   type ContractRouter,
+  type ContractVerdict,
   defineContract,
   type EntrySchema,
   type InputFor,

@@ -193,14 +193,6 @@ export class SendQueue extends Changing implements Sender {
     return true;
   }
 
-  /** Adds an entry, or hands it to the wire at once, if the wire is not behind. */
-  takeOne(entry: Entry): boolean {
-    if (this.#isEnded) return true;
-    if (!this.isFlushed) return this.admit(entry);
-    this.hand(entry.frame, entry.size, 1);
-    return true;
-  }
-
   /** Takes out what was added later than an entry of a broadcast, to be put in order with it. */
   takeBack(sequence: number): Entry[] {
     let from = this.#entries.length;

@@ -176,13 +176,21 @@ export class Sharing {
         const entry = queue.share?.entries[i];
         if (entry === undefined) continue;
         isDone = false;
-        if (queue.takeOne(entry)) continue;
+        if (giveOne(queue, entry)) continue;
         queue.share = undefined;
         failed.push(queue);
       }
     }
     for (const queue of queues) queue.share = undefined;
   }
+}
+
+/** Gives a queue an entry, or hands it to the wire at once, if the wire is not behind. */
+function giveOne(queue: SendQueue, entry: Entry): boolean {
+  if (queue.isOver) return true;
+  if (!queue.isFlushed) return queue.admit(entry);
+  queue.hand(entry.frame, entry.size, 1);
+  return true;
 }
 
 /** Merges two lists that are in order into one. */

@@ -75,6 +75,19 @@ export interface SessionStats extends
   toJSON(): Omit<SessionStats, "toJSON">;
 }
 
+/** What a session takes from the counters of its connection as it is. */
+const COUNTERS = [
+  "streamsClosed",
+  "streamErrors",
+  "streamBytesSent",
+  "streamBytesReceived",
+  "datagramsSent",
+  "datagramBytesSent",
+  "datagramsReceived",
+  "datagramBytesReceived",
+  "datagramsDropped",
+] as const satisfies readonly (keyof ConnectionCounters)[];
+
 const NO_QUEUE: SendQueueStats = {
   queuedMessages: 0,
   queuedBytes: 0,
@@ -95,25 +108,15 @@ class Snapshot {
 /** Reads the counters of a session. Nothing is made for it but what it returns. */
 export function statsOf(core: SessionCore): SessionStats {
   const { closedAt, connection, createdAt, id, readyAt, state } = core;
-  const counters: Partial<ConnectionCounters> = connection.counters ?? {};
-  const {
-    localBidirectionalOpened = 0,
-    localUnidirectionalOpened = 0,
-    remoteBidirectionalOpened = 0,
-    remoteUnidirectionalOpened = 0,
-    streamBytesReceived = 0,
-    streamBytesSent = 0,
-    streamErrors = 0,
-    streamsClosed = 0,
-    datagramBytesReceived = 0,
-    datagramBytesSent = 0,
-    datagramsDropped = 0,
-    datagramsReceived = 0,
-    datagramsSent = 0,
-  } = counters;
-  const bidirectionalStreams = localBidirectionalOpened + remoteBidirectionalOpened;
-  const unidirectionalStreams = localUnidirectionalOpened + remoteUnidirectionalOpened;
+  const counted = (name: keyof ConnectionCounters) => connection.counters?.[name] ?? 0;
+  const bidirectionalStreams = counted("localBidirectionalOpened") +
+    counted("remoteBidirectionalOpened");
+  const unidirectionalStreams = counted("localUnidirectionalOpened") +
+    counted("remoteUnidirectionalOpened");
   const streamsCreated = bidirectionalStreams + unidirectionalStreams;
+  const streams = Object.fromEntries(
+    COUNTERS.map((name) => [name, counted(name)]),
+  ) as Record<typeof COUNTERS[number], number>;
   const stats: Omit<SessionStats, "toJSON"> = {
     id,
     state,
@@ -125,19 +128,11 @@ export function statsOf(core: SessionCore): SessionStats {
     ...core.inbound.stats,
     ...(core.controlStats ?? NO_CONTROLS),
     awaitedAnswers: core.awaitedAnswers,
+    ...streams,
     streamsCreated,
-    streamsClosed,
-    activeStreams: streamsCreated - streamsClosed,
-    streamErrors,
+    activeStreams: streamsCreated - streams.streamsClosed,
     bidirectionalStreams,
     unidirectionalStreams,
-    streamBytesSent,
-    streamBytesReceived,
-    datagramsSent,
-    datagramBytesSent,
-    datagramsReceived,
-    datagramBytesReceived,
-    datagramsDropped,
   };
   return Object.assign(new Snapshot(), stats) as SessionStats;
 }

@@ -51,23 +51,3 @@ export async function settlesWithin(
     clearTimeout(timer);
   }
 }
-
-/**
- * Waits for some time.
- *
- * @param ms How long, in milliseconds.
- * @param signal Ends the wait early; the promise still resolves.
- * @returns Resolves when the time is over.
- */
-export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal?.aborted) return resolve();
-    const done = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal?.addEventListener("abort", done, { once: true });
-  });
-}

@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { TimeoutError } from "../errors.ts";
-import { sleep, waitFor } from "./wait.ts";
+import { waitFor } from "./wait.ts";
 
 /** A signal that knows how many listen to it. */
 class CountedSignal extends EventTarget {
@@ -70,30 +70,4 @@ Deno.test("waitFor() leaves no listener on a signal that lives on", async () => 
   await time.tickAsync(10);
   await waiting;
   assertEquals(signal.listeners, 0, "after the time");
-});
-
-Deno.test("sleep() ends at its time, or early with the signal", async () => {
-  using time = new FakeTime();
-  const ended: string[] = [];
-  const controller = new AbortController();
-  void sleep(100).then(() => ended.push("slept"));
-  void sleep(60_000, controller.signal).then(() => ended.push("woken"));
-  await time.tickAsync(99);
-  assertEquals(ended, []);
-  await time.tickAsync(1);
-  assertEquals(ended, ["slept"]);
-  controller.abort();
-  await time.runMicrotasks();
-  assertEquals(ended, ["slept", "woken"]);
-  await sleep(60_000, controller.signal);
-});
-
-Deno.test("sleep() leaves no listener on a signal that lives on", async () => {
-  using time = new FakeTime();
-  const signal = new CountedSignal();
-  const sleeping = sleep(10, asSignal(signal));
-  assertEquals(signal.listeners, 1);
-  await time.tickAsync(10);
-  await sleeping;
-  assertEquals(signal.listeners, 0);
 });

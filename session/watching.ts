@@ -36,7 +36,9 @@ export class Watching {
   /** A handshake begins; `undefined` if nobody follows it. */
   handshake(info: HandshakeInfo): Handshake | undefined {
     const watch = this.#tell(undefined, () => this.#hooks.handshake?.(info));
-    return watch ? new Handshake(watch, (hook) => this.#tell(undefined, hook)) : undefined;
+    return watch
+      ? new Handshake(watch, (hook, run) => this.#tell(undefined, hook, run))
+      : undefined;
   }
 
   /** A session is established. */
@@ -73,31 +75,44 @@ export class Watching {
         return Promise.reject(error);
       }
     });
-    this.#tell(session, () => this.#hooks.handle?.(session, message, run));
+    this.#tell(session, () => this.#hooks.handle?.(session, message, run), run);
     return run();
   }
 
-  #tell<T>(session: Session | undefined, hook: () => T): T | undefined {
+  /** Calls a hook, which may run what is handed to it. */
+  #tell<T>(session: Session | undefined, hook: () => T, run?: () => unknown): T | undefined {
     try {
-      return hook();
+      const result = hook();
+      // Types let an asynchronous function through where nothing is returned.
+      if (result instanceof Promise) {
+        result.catch(async (error) => {
+          // What it only handed on is told by whoever runs that.
+          if (error !== await reasonOf(run)) this.#failed(session, error);
+        });
+      }
+      return result;
     } catch (error) {
-      if (session !== undefined) this.#report(this.#settings, error, session);
-      // There is no session yet whose handlers could be told.
-      // deno-lint-ignore no-console
-      else console.error("A hook of the instrumentation failed:", error);
+      this.#failed(session, error);
       return undefined;
     }
+  }
+
+  #failed(session: Session | undefined, error: unknown): void {
+    if (session !== undefined) return this.#report(this.#settings, error, session);
+    // There is no session yet whose handlers could be told.
+    // deno-lint-ignore no-console
+    console.error("A hook of the instrumentation failed:", error);
   }
 }
 
 /** A handshake that somebody follows. */
 export class Handshake {
   readonly #watch: HandshakeWatch;
-  readonly #tell: (hook: () => void) => void;
+  readonly #tell: (hook: () => void, run?: () => unknown) => void;
   #isOver = false;
 
   /** Follows a handshake; `tell` calls a hook. */
-  constructor(watch: HandshakeWatch, tell: (hook: () => void) => void) {
+  constructor(watch: HandshakeWatch, tell: (hook: () => void, run?: () => unknown) => void) {
     this.#watch = watch;
     this.#tell = tell;
   }
@@ -105,7 +120,7 @@ export class Handshake {
   /** Runs what the application does in it, in the hook or after it. */
   during<T>(what: () => T): T {
     const run = once(what);
-    this.#tell(() => this.#watch.during?.(run));
+    this.#tell(() => this.#watch.during?.(run), run);
     return run();
   }
 
@@ -135,19 +150,22 @@ export async function openWatched(
   const { settings, instrumentation } = options;
   settings.watch ??= instrumentation && new Watching(instrumentation, settings, report);
   let handshake: Handshake | undefined;
+  let isOver = false;
   try {
     const session = await open({
       ...options,
       url: async () => {
         const url = typeof options.url === "function" ? await options.url() : options.url;
         const info = { side: "client", url: withoutToken(String(url)) } as const;
-        handshake = settings.watch?.handshake(info);
+        // Who gave up meanwhile asks nobody any more, and nobody would end it.
+        if (!isOver) handshake = settings.watch?.handshake(info);
         return url;
       },
     });
     handshake?.ended({ session });
     return session;
   } catch (error) {
+    isOver = true;
     handshake?.ended({ error, status: refusalStatus(error) });
     throw error;
   }
@@ -164,4 +182,14 @@ export function refusalStatus(error: unknown): number | undefined {
 function once<T>(run: () => T): () => T {
   let ran: { readonly result: T } | undefined;
   return () => (ran ??= { result: run() }).result;
+}
+
+/** Why what was run failed; `undefined` if it did not. */
+async function reasonOf(run: (() => unknown) | undefined): Promise<unknown> {
+  try {
+    await run?.();
+    return undefined;
+  } catch (error) {
+    return error;
+  }
 }

@@ -1,10 +1,13 @@
 import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { RequestError } from "../errors.ts";
+import { turns } from "../tests/sessions.ts";
 import { memoryPair } from "../transport/memory.ts";
 import { instrument } from "./instrument.ts";
 import type { Instrumentation } from "./instrumentation.ts";
+import type { OpenOptions } from "./open.ts";
 import { Session } from "./session.ts";
 import { type SessionHandlers, sessionSettings } from "./settings.ts";
+import { openWatched } from "./watching.ts";
 
 /** Two sessions, both watched by the same hooks. */
 function watchedPair(
@@ -92,6 +95,44 @@ Deno.test("instrument() reports hooks that throw, and nothing else changes", asy
   await other.far.closed;
 });
 
+Deno.test("instrument() reports hooks whose promises reject, each once", async () => {
+  const oops = new Error("A hook that fails later");
+  const fail = () => Promise.reject(oops);
+  const { near, far, failures } = watchedPair({
+    sessionOpened: fail,
+    sessionClosed: fail,
+    request: () => ({ ended: fail }),
+    handle: fail,
+  }, { onMessage: (message) => message.reply(1) });
+  await far.request("anything");
+  await near.close();
+  await far.closed;
+  await turns();
+  // Two opened, one answered, one handled, two closed.
+  assertEquals(failures.length, 6);
+  for (const failure of failures) assertStrictEquals(failure, oops);
+});
+
+Deno.test("instrument() reports a handler's failure once, where a hook awaits it", async () => {
+  const oops = new TypeError("A handler that fails");
+  const { near, far, failures } = watchedPair({
+    async handle(_session, _message, run) {
+      await run();
+    },
+  }, {
+    onMessage: async () => {
+      await Promise.resolve();
+      throw oops;
+    },
+  });
+  await far.ready;
+  far.send("anything");
+  const { code } = await near.closed;
+  await far.closed;
+  await turns();
+  assertEquals([code, failures], [4500, [oops]]);
+});
+
 Deno.test("instrument() runs a handler once, whatever the hook does with it", async () => {
   for (const times of [0, 1, 3]) {
     let count = 0;
@@ -139,4 +180,27 @@ Deno.test("instrument() without hooks has nobody watch any more", () => {
   const settings = instrument(sessionSettings({ side: "server" }), {});
   assertEquals(settings.watch === undefined, false);
   assertStrictEquals(instrument(settings, undefined).watch, undefined);
+});
+
+Deno.test("openWatched() begins no handshake where the attempt was over before there was a URL", async () => {
+  const url = Promise.withResolvers<string>();
+  const gaveUp = new Error("Gave up");
+  let begun = 0;
+  const options = {
+    url: () => url.promise,
+    settings: sessionSettings({ side: "client" }),
+    instrumentation: { handshake: () => void begun++ },
+  } as unknown as OpenOptions;
+  let asked: unknown;
+  const opening = openWatched(options, {
+    open: ({ url }) => {
+      asked = (url as () => Promise<string>)();
+      return Promise.reject(gaveUp);
+    },
+    report: () => {},
+    withoutToken: String,
+  });
+  assertStrictEquals(await opening.catch((error) => error), gaveUp);
+  url.resolve("wss://a.example/");
+  assertEquals([await asked, begun], ["wss://a.example/", 0]);
 });

@@ -3,9 +3,10 @@ import { dial } from "../client.ts";
 import { createServer, type Server } from "../server.ts";
 import type { OverflowPolicy } from "../session/send_queue.ts";
 import type { Session } from "../session/session.ts";
+import { testServer, turns } from "../testing.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory.ts";
 import { frameOf, listen, portOf, RawSocket, until } from "./servers.ts";
-import { endOf, soon } from "./sessions.ts";
+import { endOf, Peer, soon } from "./sessions.ts";
 
 /** The server still serves, and holds nothing for those who are gone. */
 async function assertWell(server: Server): Promise<void> {
@@ -220,6 +221,38 @@ Deno.test("Server survives envelopes that are made to trip it", async () => {
   await until(() => server.manager.all()[0]?.stats.receivedMessages === 3);
   await assertWell(server);
   assertEquals(server.manager.count, 1);
+});
+
+Deno.test("Server refuses a publication that JSON can not hold, and blames no handler", async () => {
+  const faults: unknown[] = [];
+  await using server = testServer({
+    authorize: () => true,
+    onError: (error) => void faults.push(error),
+  });
+  const peer = new Peer(await server.open());
+  await peer.reach(1);
+  // It is read as Infinity.
+  peer.say('{"publish":"news","data":[1e999],"id":1}');
+  peer.say('{"publish":"news","data":1e999}');
+  await turns();
+  const codes = peer.envelopes.slice(1).map(({ error }) => (error as { code: string }).code);
+  assertEquals([codes, faults, server.manager.count], [["malformed", "malformed"], [], 1]);
+});
+
+Deno.test("Server blames no handler for a publication that it is closed before", async () => {
+  const faults: unknown[] = [];
+  const gate = Promise.withResolvers<boolean>();
+  const server = testServer({
+    authorize: () => gate.promise,
+    onError: (error) => void faults.push(error),
+  });
+  const peer = new Peer(await server.open());
+  peer.say({ publish: "news", data: 1, id: 1 });
+  await turns();
+  await server.close();
+  gate.resolve(true);
+  await turns();
+  assertEquals(faults, []);
 });
 
 for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as OverflowPolicy[]) {

@@ -4,66 +4,126 @@
  * @module
  */
 import { gzipSync } from "node:zlib";
-import { assert, assertEquals, assertInstanceOf } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { bundleClient } from "../examples/chat/page.ts";
+import type { Session } from "../session/session.ts";
+import { directStream } from "../transport/direct.ts";
 import { NativePlatform } from "./native.ts";
 import { listen } from "./servers.ts";
 import { soon } from "./sessions.ts";
 
 const CLIENT = new URL("../client.ts", import.meta.url);
+const PAGE = new URL("./page_client.ts", import.meta.url);
+
+const KIB = 1024;
 
 /** Most bytes that a page loads at first, minified and gzipped. */
-const MAX_FIRST_BYTES = 20 * 1024;
+const MAX_BYTES = {
+  /** One that connects, without a contract. */
+  page: 20 * KIB,
+  /** Everything that the client exports. */
+  client: 22 * KIB,
+};
+
+/** Most bytes that each part adds when it is loaded as the only one, minified and gzipped, by what is in it. */
+const MAX_PART_BYTES = {
+  /** WebTransport, and the race of the two transports. */
+  "_race_part": 8.5 * KIB,
+  /** Streams and datagrams on a WebSocket. */
+  "_streams_part": 19 * KIB,
+  /** What a session offers beside messages. */
+  "_more": 10 * KIB,
+};
 
 /** Most bytes of everything, minified and gzipped, split or in one file. */
-const MAX_BYTES = 26 * 1024;
+const MAX_ALL_BYTES = 54 * KIB;
 
-/** Bundles the client with code splitting into a folder; its files by name, `client.js` among them. */
-async function bundleParts(folder: string): Promise<Map<string, string>> {
+/** A bundle in parts. */
+class Parts {
+  /** What a page loads before any `import()`. */
+  readonly first: ReadonlySet<string>;
+  /** The code of each part, by its name. */
+  readonly #code: ReadonlyMap<string, string>;
+
+  constructor(entry: string, code: ReadonlyMap<string, string>) {
+    this.#code = code;
+    this.first = this.#reach(entry);
+  }
+
+  get names(): string[] {
+    return [...this.#code.keys()];
+  }
+
+  get code(): string {
+    return [...this.#code.values()].join("\n");
+  }
+
+  /** The part that stands for a module that is imported when it is needed. */
+  lazy(module: string): string {
+    const name = this.names.find((name) => name.startsWith(module));
+    assert(name !== undefined && !this.first.has(name), `${module} is no part of its own`);
+    return name;
+  }
+
+  /** The bytes of parts, as a server sends them that compresses its files once: `gzip -9`. */
+  size(names: Iterable<string> = this.names): number {
+    let size = 0;
+    for (const name of names) size += gzippedSize(this.#code.get(name)!);
+    return size;
+  }
+
+  /** What is loaded for a part, beside what was loaded at first. */
+  added(name: string): string[] {
+    return [...this.#reach(name)].filter((name) => !this.first.has(name));
+  }
+
+  #reach(entry: string): Set<string> {
+    const names = new Set([entry]);
+    for (const name of names) {
+      const code = this.#code.get(name)!;
+      for (const [, other] of code.matchAll(/(?:\bfrom|\bimport)\s*"\.\/([^"]+)"/g)) {
+        names.add(other!);
+      }
+    }
+    return names;
+  }
+}
+
+/** Bundles a module with code splitting into a folder. */
+async function bundleParts(module: URL, folder: string): Promise<Parts> {
   const { success, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
       ...["bundle", "--quiet", "--platform", "browser", "--minify", "--code-splitting"],
-      ...["--outdir", folder, CLIENT.href],
+      ...["--outdir", folder, module.href],
     ],
     stdin: "null",
   }).output();
   assert(success, new TextDecoder().decode(stderr));
-  const parts = new Map<string, string>();
+  const code = new Map<string, string>();
   for await (const { name } of Deno.readDir(folder)) {
-    parts.set(name, await Deno.readTextFile(`${folder}/${name}`));
+    code.set(name, await Deno.readTextFile(`${folder}/${name}`));
   }
-  return parts;
-}
-
-/** The names of what a page loads with `client.js`, before any `import()`. */
-function loadedAtFirst(parts: ReadonlyMap<string, string>): Set<string> {
-  const names = new Set(["client.js"]);
-  for (const name of names) {
-    for (const [, other] of parts.get(name)!.matchAll(/(?:\bfrom|\bimport)\s*"\.\/([^"]+)"/g)) {
-      names.add(other!);
-    }
-  }
-  return names;
+  return new Parts(module.pathname.split("/").at(-1)!.replace(".ts", ".js"), code);
 }
 
 const dynamicImports = (code: string): string[] =>
   [...code.matchAll(/\bimport\s*\(([^)]*)\)/g)].map(([, specifier]) => specifier!);
 
-/** What a server that compresses its files once sends: `gzip -9`. */
 function gzippedSize(code: string): number {
   return gzipSync(code, { level: 9 }).byteLength;
 }
 
-function sizeOf(parts: Iterable<string>): number {
-  let size = 0;
-  for (const code of parts) size += gzippedSize(code);
-  return size;
-}
-
-/** Why a bundle takes WebSocket where a browser's WebTransport never opens. */
-async function fallbackOf(bundle: string): Promise<Error> {
+/** Lets a bundle dial a server, where a browser's WebTransport never opens. */
+async function withBundle(
+  bundle: string,
+  body: (session: Session<unknown>) => Promise<void>,
+): Promise<void> {
   const { dial }: typeof import("../client.ts") = await import(`file://${bundle}`);
-  await using server = listen({ webTransport: false });
+  await using server = listen({
+    webTransport: false,
+    onMessage: (message) => message.reply(message.data),
+    onOpen: (session) => void echo(session),
+  });
   using platform = new NativePlatform();
   platform.ready = Promise.reject(new Error("Opening handshake failed"));
   platform.ready.catch(() => {});
@@ -72,45 +132,88 @@ async function fallbackOf(bundle: string): Promise<Error> {
     dial(server.url, { serverCertificateHashes, headStartMs: 1_000_000 }),
   );
   assertEquals(session.transport, "websocket");
-  return session.fallback!.error as Error;
+  await body(session);
+  assertEquals(await soon(session.request("echo", "still here")), "still here");
 }
 
-Deno.test("client.ts is small at first as a bundle in parts, and loads WebTransport when it is tried", async () => {
+/** Sends back what comes on the streams of a peer. */
+async function echo(session: Session<unknown>): Promise<void> {
+  for await (const { readable, writable } of session.connection.incomingBidirectionalStreams) {
+    readable.pipeTo(writable).catch(() => {});
+  }
+}
+
+/** Opens a stream, and has its bytes come back. */
+async function checkStreams(session: Session<unknown>): Promise<void> {
+  const stream = directStream(await soon(session.createBidirectionalStream()));
+  await soon(stream.write(Uint8Array.of(1, 2, 3)));
+  assertEquals(await soon(stream.read()), Uint8Array.of(1, 2, 3));
+  await soon(stream.close());
+}
+
+Deno.test("client.ts is small at first, for a page that connects and in all, and has the rest in parts", async () => {
+  for (const [module, max] of [[PAGE, MAX_BYTES.page], [CLIENT, MAX_BYTES.client]] as const) {
+    const folder = await Deno.makeTempDir();
+    try {
+      const parts = await bundleParts(module, folder);
+      const bytes = parts.size(parts.first);
+      const name = module.pathname.split("/").at(-1);
+      console.log(`${name}: ${bytes} bytes gzipped at first, at most ${max}`);
+      assert(bytes <= max, `${name} has ${bytes} bytes at first`);
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  }
+});
+
+Deno.test("client.ts as a bundle in parts loads WebTransport and streams when they are needed", async () => {
   const folder = await Deno.makeTempDir();
   try {
-    const parts = await bundleParts(folder);
-    const first = loadedAtFirst(parts);
-    const rest = [...parts.keys()].filter((name) => !first.has(name));
-    const all = [...parts.values()].join("\n");
-    assertEquals(rest.length, 1);
-    assertEquals(dynamicImports(all), [`"./${rest[0]}"`], "One part, and only that one");
-    assertEquals(all.match(/\bDeno\b.{0,20}/g), null);
+    const parts = await bundleParts(CLIENT, folder);
+    assertEquals(parts.code.match(/\bDeno\b.{0,20}/g), null);
+    const lazy = Object.keys(MAX_PART_BYTES).map((module) => `"./${parts.lazy(module)}"`);
+    assertEquals(new Set(dynamicImports(parts.code)), new Set(lazy), "These parts and no other");
+    for (const [module, max] of Object.entries(MAX_PART_BYTES)) {
+      const bytes = parts.size(parts.added(parts.lazy(module)));
+      console.log(`client.ts: ${bytes} bytes gzipped for ${module}, at most ${max}`);
+      assert(bytes <= max, `${module} adds ${bytes} bytes`);
+    }
+    const bytes = parts.size();
+    console.log(`client.ts: ${bytes} bytes gzipped with all parts, at most ${MAX_ALL_BYTES}`);
+    assert(bytes <= MAX_ALL_BYTES, `The parts have ${bytes} bytes`);
 
-    const firstBytes = sizeOf([...first].map((name) => parts.get(name)!));
-    const bytes = sizeOf(parts.values());
-    console.log(
-      `client.ts: ${firstBytes} bytes gzipped at first, at most ${MAX_FIRST_BYTES}; ` +
-        `${bytes} with WebTransport, at most ${MAX_BYTES}`,
-    );
-    assert(firstBytes <= MAX_FIRST_BYTES, `A page loads ${firstBytes} bytes at first`);
-    assert(bytes <= MAX_BYTES, `The parts have ${bytes} bytes`);
-
-    const there = await fallbackOf(`${folder}/client.js`);
-    assertEquals(there.message, "Cannot open WebTransport: Opening handshake failed");
+    await withBundle(`${folder}/client.js`, async (session) => {
+      const { message } = session.fallback!.error as Error;
+      assertEquals(message, "Cannot open WebTransport: Opening handshake failed");
+      await checkStreams(session);
+    });
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
 });
 
-Deno.test("client.ts as a bundle takes WebSocket when the part with WebTransport does not load", async () => {
+Deno.test("client.ts as a bundle has messages over WebSocket when no other part loads", async () => {
   const folder = await Deno.makeTempDir();
   try {
-    const parts = await bundleParts(folder);
-    const first = loadedAtFirst(parts);
-    for (const name of parts.keys()) if (!first.has(name)) await Deno.remove(`${folder}/${name}`);
-    const error = await fallbackOf(`${folder}/client.js`);
-    assertEquals(error.message, "Cannot load WebTransport");
-    assertInstanceOf(error.cause, TypeError);
+    const parts = await bundleParts(CLIENT, folder);
+    for (const name of parts.names) {
+      if (!parts.first.has(name)) await Deno.remove(`${folder}/${name}`);
+    }
+    await withBundle(`${folder}/client.js`, async (session) => {
+      const error = session.fallback!.error as Error;
+      assertEquals(error.message, "Cannot load WebTransport");
+      assertInstanceOf(error.cause, TypeError);
+      for (
+        const streams of [
+          () => session.createBidirectionalStream(),
+          () => session.createUnidirectionalStream(),
+          () => session.connection.incomingUnidirectionalStreams.getReader().read(),
+        ]
+      ) {
+        const error = await assertRejects((): Promise<unknown> => soon<unknown>(streams()), Error);
+        assertEquals([error.name, error.message], ["ConnectionError", "Cannot load streams"]);
+      }
+    });
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
@@ -119,15 +222,18 @@ Deno.test("client.ts as a bundle takes WebSocket when the part with WebTransport
 Deno.test("client.ts is whole as a bundle in one file", async () => {
   const bundle = await bundleClient(CLIENT);
   const bytes = gzippedSize(bundle);
-  console.log(`client.ts: ${bytes} bytes gzipped in one file, at most ${MAX_BYTES}`);
-  assert(bytes <= MAX_BYTES, `The bundle has ${bytes} bytes`);
+  console.log(`client.ts: ${bytes} bytes gzipped in one file, at most ${MAX_ALL_BYTES}`);
+  assert(bytes <= MAX_ALL_BYTES, `The bundle has ${bytes} bytes`);
   assertEquals(bundle.match(/\bDeno\b.{0,20}/g), null);
   assertEquals(bundle.match(/\bfrom\s*["'].{0,40}|\bimport\s*[("'].{0,40}/g), null);
   const file = await Deno.makeTempFile({ suffix: ".js" });
   try {
     await Deno.writeTextFile(file, bundle);
-    const error = await fallbackOf(file);
-    assertEquals(error.message, "Cannot open WebTransport: Opening handshake failed");
+    await withBundle(file, async (session) => {
+      const { message } = session.fallback!.error as Error;
+      assertEquals(message, "Cannot open WebTransport: Opening handshake failed");
+      await checkStreams(session);
+    });
   } finally {
     await Deno.remove(file);
   }

@@ -77,6 +77,40 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "by topic: frames 1 2 3 4 12, told of 7 dropped",
     "with back-pressure: frames 1 2 3 4 5 6 7 8 9 10 11 12, told of 0 dropped",
   ]],
+  ["structured_stream.ts", ["-N"], [
+    "alarm: boiler has 95 degrees",
+    "alarm: boiler has 91 degrees",
+    "in all: { readings: 5, highest: 95 }",
+    "refused: invalid",
+    "the other stream was cut short, and the session is still here",
+  ]],
+  ["game_state.ts", ["-N"], [
+    "over webtransport, by unreliable datagrams",
+    "  events: ann joined, bob joined, bob turned round at 61",
+    /^ {2}without state .*35.*, ann is drawn at 34, 35, 35.5, 36, 36.5, 37$/,
+    "over websocket, by reliable datagrams",
+    "  events: ann joined, bob joined, bob turned round at 61",
+    "  without state 35, ann is drawn at 34, 35, 35.5, 36, 36.5, 37",
+  ]],
+  ["file_transfer.ts", ["-N", "-R", "-W"], [
+    ...["webtransport", "websocket   "].flatMap((transport) => [
+      `${transport} [#####...............]  25 %`,
+      `${transport} cut`,
+      new RegExp(`^${transport} back again, and \\d+ % are there$`),
+      `${transport} [##########..........]  50 %`,
+      `${transport} [###############.....]  75 %`,
+      `${transport} [####################] 100 %`,
+      new RegExp(`^${transport} stored as "holiday( \\(2\\))?.bin", the same$`),
+    ]),
+    '"../../etc/passwd" is stored as "passwd"',
+    "in the folder: holiday (2).bin, holiday.bin, passwd",
+  ]],
+  ["inspect/server.ts", ["-N"], [
+    "sessions of ada, jonas, kim, mira, noor, olek, viewer-7",
+    /^olek: \d+ of 64 messages and \d+ of 1048576 bytes wait: /,
+    "cookie: [redacted]",
+    "the secret is told: false",
+  ]],
   ["chat/server.ts", ["-N"], HELLO.trim().split("\n")],
 ];
 

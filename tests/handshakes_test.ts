@@ -179,3 +179,23 @@ Deno.test("handshake() is told of those over WebTransport, and of refusals by st
   await assertRejects(() => dialInDeno(server.url, options), SessionClosedError);
   assertEquals(await instrumentation.count(2), ["client 401", "server 401"]);
 });
+
+Deno.test("serve() refuses who asks for a host that is none, and keeps no place for it", async () => {
+  await using server = listen({
+    webTransport: true,
+    metrics: true,
+    acceptsTokenInBand: true,
+    authenticate: () => "ann",
+    fetch: ({ url }) => new Response(new URL(url).pathname),
+  });
+  for (const host of ["a b", "localhost:99999"]) {
+    for (const path of ["/", "/?token=s3cret", "/metrics", "/.well-known/skein/webtransport"]) {
+      using raw = await RawSocket.open(server.address!.port, { path, headers: { host } });
+      assertEquals(raw.status, 400, `${host}${path}`);
+    }
+    using plain = await RawSocket.open(server.address!.port, { headers: { host, upgrade: "" } });
+    assertEquals(plain.status, 400, host);
+  }
+  const { reserved, count } = server.manager.stats();
+  assertEquals([reserved, count], [0, 0]);
+});

@@ -341,7 +341,8 @@ for (const wire of wires) {
     const secret = "s3cret";
     await using both = await endsOn(wire, {
       identity: {
-        url: `https://ann:${secret}@a.example/room?token=${secret}&access_token=${secret}&x=1`,
+        url:
+          `https://ann:${secret}@a.example/room;token=${secret}?token=${secret}&access_token=${secret}&x=1`,
         value: { password: secret },
         headers: {
           authorization: `Bearer ${secret}`,

@@ -7,7 +7,7 @@ import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { type MetricsOptions, prometheusText } from "../server.ts";
 import { SessionManager } from "../manager/mod.ts";
 import { createServer, dial } from "../mod.ts";
-import { listen } from "./servers.ts";
+import { listen, RawSocket } from "./servers.ts";
 
 /** One sample of the text. */
 interface Sample {
@@ -176,7 +176,14 @@ Deno.test("serve() tells nobody else but programs on this machine", async () => 
     assertEquals(await status({ host: other }), 403, other);
   }
   for (
-    const name of ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"]
+    const name of [
+      "forwarded",
+      "via",
+      "x-forwarded-for",
+      "x-forwarded-host",
+      "x-real-ip",
+      "cdn-loop",
+    ]
   ) {
     assertEquals(await status({ host, [name]: "127.0.0.1" }), 403, name);
   }
@@ -203,6 +210,8 @@ Deno.test("serve() tells whom metrics.allow lets ask", async () => {
     url.endsWith("/healthz") || (remoteAddr as Deno.NetAddr).hostname.startsWith("192.168.");
   assertEquals(await asking(allow, "/healthz"), 200);
   assertEquals(await asking(allow, "/metrics"), 403);
+  // Types do not take an asynchronous one, and its promise allows nothing.
+  assertEquals(await asking((() => Promise.resolve(false)) as never, "/metrics"), 403);
 });
 
 Deno.test("serve() answers GET and HEAD, and refuses to be told", async () => {
@@ -229,9 +238,28 @@ Deno.test("serve() is healthy until it is full, and while it does not drain", as
   assertEquals(await health(), [503, { status: "draining", sessions: 0 }]);
 });
 
+Deno.test("serve() with metrics answers who asks for a host that is none", async () => {
+  await using server = listen({ metrics: true });
+  for (const host of ["a b", "localhost:99999", "[::1"]) {
+    using raw = await RawSocket.open(server.address!.port, { path: "/metrics", headers: { host } });
+    assertMatch(raw.head, /^HTTP\/1\.1 (?:101|4\d\d) /, host);
+  }
+});
+
 Deno.test("serve() rejects metrics options that make no sense", () => {
   for (
-    const metrics of [{ path: "metrics" }, { healthPath: "" }, { path: true }, { allow: "nobody" }]
+    const metrics of [
+      { path: "metrics" },
+      { healthPath: "" },
+      { path: true },
+      { path: "/metrics?x" },
+      { path: "/a b" },
+      { path: "/a/../metrics" },
+      { path: "//elsewhere/metrics" },
+      { path: "/healthz" },
+      { path: "/same", healthPath: "/same" },
+      { allow: "nobody" },
+    ]
   ) {
     assertThrows(() => createServer({ metrics: metrics as never }), TypeError, "metrics.");
   }

@@ -229,6 +229,10 @@ function reading(
   const reader = source.getReader();
   return new ReadableStream({
     type: "bytes",
+    start(controller) {
+      // Also while nobody reads.
+      reader.closed.catch((error) => controller.error(toNative(error, NativeError)));
+    },
     async pull(controller) {
       try {
         const { done, value } = await reader.read();

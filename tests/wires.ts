@@ -10,6 +10,8 @@ import { sessionSettings } from "../session/settings.ts";
 import type { Connection } from "../transport/connection.ts";
 import { type MemoryLink, memoryPair } from "../transport/memory.ts";
 import { withMessages } from "../transport/message_stream.ts";
+import { dialWebSocket } from "../transport/websocket_client.ts";
+import { acceptWebSocket } from "../transport/websocket_server.ts";
 import { type EndOptions, soon } from "./sessions.ts";
 import { webTransportPair } from "./webtransport_pair.ts";
 
@@ -33,6 +35,29 @@ export interface Wire {
   makePair(): Promise<WirePair>;
 }
 
+/** A WebSocket on a real socket. */
+async function webSocketPair(protocol: string): Promise<WirePair> {
+  const accepted = Promise.withResolvers<Connection>();
+  const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
+    const { connection, response } = acceptWebSocket(request, { protocol });
+    accepted.resolve(connection);
+    return response;
+  });
+  const url = `ws://127.0.0.1:${server.addr.port}/`;
+  const ends = disposable({
+    client: await dialWebSocket(url, { protocols: [protocol] }),
+    server: await accepted.promise,
+  });
+  await ends.server.ready;
+  return {
+    ...ends,
+    async [Symbol.asyncDispose](): Promise<void> {
+      await ends[Symbol.asyncDispose]();
+      await server.shutdown();
+    },
+  };
+}
+
 /** Every wire with messages. */
 export const wires: readonly Wire[] = [
   {
@@ -51,6 +76,16 @@ export const wires: readonly Wire[] = [
         link,
       }));
     },
+  },
+  {
+    name: "WebSocket",
+    hasLink: false,
+    makePair: () => webSocketPair("skein.1"),
+  },
+  {
+    name: "WebSocket with QMux",
+    hasLink: false,
+    makePair: () => webSocketPair("qmux-01.skein.1"),
   },
   {
     name: "WebTransport",

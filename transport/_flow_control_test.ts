@@ -136,11 +136,11 @@ Deno.test("ReceiveCredit.lose() gives back all that can have been thrown away, a
   credit.receive(30);
   credit.lose(1_000);
   assertEquals(granted, [170]);
-  // What was assumed before is not assumed again.
   credit.lose(40);
-  assertEquals(granted, [170]);
+  assertEquals(granted, [170, 210]);
+  // What was assumed before is not assumed again: 70 are left of what was granted.
   credit.lose(1_000);
-  assertEquals(granted, [170, 240]);
+  assertEquals(granted, [170, 210, 280]);
 });
 
 Deno.test("ReceiveCredit.peerBlocked() takes back what can not have been thrown away", () => {

@@ -3,24 +3,14 @@
  *
  * @module
  */
-import { ConnectionError } from "../errors.ts";
-
 /** What streams and datagrams on a WebSocket take; a page that only sends messages does not pay for it. */
-export type StreamsPart = typeof import("./_websocket_streams.ts");
+export type StreamsPart = Pick<
+  typeof import("./_websocket_streams.ts"),
+  "openStreams" | "withStreams"
+>;
 
-/**
- * Loads it.
- *
- * @returns The part.
- * @throws {ConnectionError} If it does not load.
- */
-export async function loadStreams(): Promise<StreamsPart> {
-  try {
-    return await import("./_websocket_streams.ts");
-  } catch (cause) {
-    throw new ConnectionError("Cannot load streams", { cause });
-  }
-}
+/** Loads it. */
+export type LoadStreams = () => Promise<StreamsPart>;
 
 /**
  * Stands for a stream that is there once somebody reads.

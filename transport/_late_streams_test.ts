@@ -75,7 +75,7 @@ function late(): {
   const loaded = new Loaded();
   const loads: PromiseWithResolvers<StreamsPart>[] = [];
   const connection = new WebSocketConnection(peer, {
-    load: () => {
+    loadStreams: () => {
       const loading = Promise.withResolvers<StreamsPart>();
       loads.push(loading);
       return loading.promise;
@@ -127,7 +127,7 @@ Deno.test("WebSocketConnection closes when too many records come before streams 
   peer.say(new Uint8Array(65_536));
   assertEquals(peer.closed, undefined);
   peer.say(new Uint8Array(1));
-  assertEquals(peer.closed, [4507, "Records came before streams were loaded"]);
+  assertEquals(peer.closed, [4507, "Frames came before anybody received them"]);
   // Nothing is held any more.
   peer.say(new Uint8Array(1));
   peer.answer();

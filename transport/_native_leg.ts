@@ -1,10 +1,8 @@
 /**
- * What a page loads when it first tries WebTransport: all that a WebSocket
- * does not need.
+ * WebTransport of the platform, and the race of the two transports.
  *
  * @module
  */
-import "./common.ts";
 import { dialNativeWebTransport } from "./native_client.ts";
 import type { WebTransportLeg } from "./race.ts";
 import { webTransportLeg } from "./webtransport_leg.ts";

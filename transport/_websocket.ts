@@ -6,7 +6,7 @@
 import { ConnectionError } from "../errors.ts";
 import { checkCloseInfo } from "./close_info.ts";
 import { FrameInbox } from "./_frame_inbox.ts";
-import { lateReadable, lateWritable, loadStreams } from "./_late_streams.ts";
+import { lateReadable, lateWritable, type LoadStreams } from "./_late_streams.ts";
 import type { Multiplexer, StreamsHost } from "./_multiplexer.ts";
 import type {
   BidirectionalStream,
@@ -56,11 +56,11 @@ const FRAMES_ONLY: ConnectionCapabilities = Object.freeze({
 });
 
 const FRAMES_AND_STREAMS: ConnectionCapabilities = Object.freeze({
+  ...FRAMES_ONLY,
   streams: true,
   datagrams: "reliable",
   resetCodes: true,
   credit: true,
-  independentStreams: false,
 });
 
 /** The part of a socket that a connection needs; Deno's and the browser's both fit. */
@@ -101,10 +101,10 @@ export interface WebSocketConnectionOptions {
   readonly lease?: SocketLease | undefined;
   /** How much the peer may send on streams ahead of who reads them. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Makes what streams take at once; without it, that is loaded. */
+  /** Makes what streams take, at once. */
   readonly openStreams?: (host: StreamsHost) => Multiplexer;
-  /** Loads it; for tests. */
-  readonly load?: typeof loadStreams;
+  /** Loads what does so, where it is not there. */
+  readonly loadStreams?: LoadStreams;
 }
 
 /**
@@ -126,7 +126,7 @@ export class WebSocketConnection
   readonly #protocol: string | undefined;
   readonly #lease: SocketLease | undefined;
   readonly #openStreams: WebSocketConnectionOptions["openStreams"];
-  readonly #loadStreams: typeof loadStreams;
+  readonly #loadStreams: LoadStreams | undefined;
   readonly #inbox = new FrameInbox();
   #closed: PromiseWithResolvers<ConnectionCloseInfo> | undefined;
   #ready: PromiseWithResolvers<void> | undefined;
@@ -153,10 +153,10 @@ export class WebSocketConnection
 
   /** Wraps a socket. */
   constructor(socket: Socket, options: WebSocketConnectionOptions = {}) {
-    const { protocol, lease, flowControl, openStreams, load = loadStreams } = options;
+    const { protocol, lease, flowControl, openStreams, loadStreams } = options;
     this.#socket = socket;
     this.#openStreams = openStreams;
-    this.#loadStreams = load;
+    this.#loadStreams = loadStreams;
     this.#protocol = protocol;
     this.#lease = lease;
     this.flowControl = flowControl;
@@ -305,8 +305,10 @@ export class WebSocketConnection
     if (!this.hasStreams) return undefined;
     return this.#streams?.credit ?? {
       state: () => ({ granted: 0, received: 0, allowed: 0, sent: 0, waiting: 0 }),
-      grant: (kind, total) =>
-        void this.#load().then(({ credit }) => credit?.grant(kind, total)).catch(() => {}),
+      grant: (kind, total) => {
+        if (this.#now) return this.#now.credit?.grant(kind, total);
+        this.#load().then(({ credit }) => credit?.grant(kind, total)).catch(() => {});
+      },
     };
   }
 
@@ -374,9 +376,8 @@ export class WebSocketConnection
     this.#socket.addEventListener("close", () => lease[Symbol.dispose](), { once: true });
   }
 
-  #fail(reason: string): void {
-    this.#failure = new ConnectionError(reason);
-    this.close({ closeCode: 4507, reason });
+  #overflow(): void {
+    this.close({ closeCode: 4507, reason: "Frames came before anybody received them" });
   }
 
   /** What streams take, if it is there, or can be at once. */
@@ -387,7 +388,7 @@ export class WebSocketConnection
   #load(): Promise<Multiplexer> {
     return this.#loading ??= this.#now
       ? Promise.resolve(this.#now)
-      : this.#loadStreams().then(({ openStreams }) => this.#begin(openStreams));
+      : this.#loadStreams!().then(({ openStreams }) => this.#begin(openStreams));
   }
 
   #begin(open: (host: StreamsHost) => Multiplexer): Multiplexer {
@@ -413,14 +414,14 @@ export class WebSocketConnection
     const frame = typeof data === "string" ? data : new Uint8Array(data as ArrayBuffer);
     if (this.#isRecord(frame)) return this.#onRecord(frame);
     this.#framesReceived++;
-    if (!this.#inbox.deliver(frame)) this.#fail("Frames came before anybody received them");
+    if (!this.#inbox.deliver(frame)) this.#overflow();
   }
 
   #onRecord(record: Uint8Array): void {
     if (this.#closing !== undefined) return;
     if (this.#now !== undefined) return this.#now.receive(record);
     this.#earlyBytes += record.byteLength;
-    if (this.#earlyBytes > MAX_EARLY_BYTES) this.#fail("Records came before streams were loaded");
+    if (this.#earlyBytes > MAX_EARLY_BYTES) this.#overflow();
     // Where they do not load, who asks for one is told.
     else this.#load().then((streams) => streams.receive(record), () => {});
   }

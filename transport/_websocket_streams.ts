@@ -1,12 +1,11 @@
 /**
- * Streams and datagrams of a WebSocket: what a page loads when it first needs
- * them, and a server has from the start.
+ * Streams and datagrams of a WebSocket: a page loads them when it first needs
+ * them, and a server has them from the start.
  *
  * @module
  */
 import { CloseCode, ConnectionError } from "../errors.ts";
 import { EarlyDrain } from "./_early_drain.ts";
-import "./common.ts";
 import type { Multiplexer, MultiplexerLink, StreamsHost } from "./_multiplexer.ts";
 import { NoStreams } from "./_unsupported.ts";
 import type { Connection, ConnectionCloseInfo, FlowControlOptions } from "./connection.ts";

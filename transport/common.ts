@@ -1,6 +1,6 @@
 /**
- * What the parts that a page loads later have in common with what it loads at
- * first. All of them import all of it, so that bundlers keep it in one file.
+ * What of this folder the parts that a page loads later share with what it loads
+ * at first. All of them import all of it, so that bundlers keep it in one file.
  *
  * @module
  */

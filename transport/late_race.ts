@@ -7,9 +7,19 @@
 import { ConnectionError, UnsupportedError } from "../errors.ts";
 import { checkTransports } from "./_transports.ts";
 import type { Connection } from "./connection.ts";
+import { openWebSocket } from "./_dial_websocket.ts";
+import type { LoadStreams } from "./_late_streams.ts";
 import type { RacingDialer, TransportOptions } from "./race.ts";
-import { dialWebSocket } from "./websocket_client.ts";
+import type { DialWebSocketOptions } from "./websocket_client.ts";
 import { within } from "./within.ts";
+
+/** What a page is made of. */
+export interface PageParts {
+  /** Loads what WebTransport takes; or why the page has none. */
+  readonly race: (() => Promise<typeof import("./_native_leg.ts")>) | string;
+  /** Loads what streams on a WebSocket take. */
+  readonly streams: LoadStreams;
+}
 
 /**
  * Makes what a page dials with.
@@ -19,26 +29,28 @@ import { within } from "./within.ts";
  *   taken alone.
  *
  * @param options See {@linkcode TransportOptions}.
- * @param missing Why the page has no WebTransport, if it has none.
+ * @param parts What is loaded later.
  * @returns The dialer; one for each client.
  * @throws {TypeError} If `transports` is empty, or one of them is none.
  * @throws {RangeError} If `headStartMs` is negative, or no number.
  */
-export function lateRace(options: TransportOptions, missing: string | undefined): RacingDialer {
+export function lateRace(options: TransportOptions, parts: PageParts): RacingDialer {
   const checked = checkTransports(options);
   const { transports, headStartMs, flowControl } = checked;
   const isAlone = transports.length === 1;
   let race: RacingDialer | undefined;
+  const webSocket = (url: string | URL, options: DialWebSocketOptions) =>
+    openWebSocket(url, { ...options, load: parts.streams });
 
   const load = async (signal: AbortSignal | undefined, timeoutMs = Infinity) => {
-    if (missing !== undefined) throw new UnsupportedError(missing);
+    if (typeof parts.race === "string") throw new UnsupportedError(parts.race);
     try {
-      const part = await within(import("./_native_leg.ts"), {
+      const part = await within(parts.race(), {
         signal,
         timeoutMs: isAlone ? timeoutMs : Math.min(headStartMs, timeoutMs / 2),
       });
       const { openNativeWebTransport: webTransport } = part;
-      return race = part.race({ webSocket: dialWebSocket, webTransport }, checked);
+      return race = part.race({ webSocket, webTransport }, checked);
     } catch (cause) {
       throw new ConnectionError("Cannot load WebTransport", { cause });
     }
@@ -53,7 +65,7 @@ export function lateRace(options: TransportOptions, missing: string | undefined)
       if (loaded) return await loaded(url, dialOptions);
       if (isAlone) throw error;
     }
-    const connection = await dialWebSocket(url, { ...rest, flowControl });
+    const connection = await webSocket(url, { ...rest, flowControl });
     const [transport] = transports;
     if (error && transport === "webtransport") onFallback?.({ transport, error });
     return connection;

@@ -4,11 +4,8 @@
  *
  * @module
  */
-import { loadStreams } from "./_late_streams.ts";
-import { parseServerUrl } from "./_url.ts";
-import { WebSocketConnection } from "./_websocket.ts";
+import { openWebSocket } from "./_dial_websocket.ts";
 import type { Connection, FlowControlOptions } from "./connection.ts";
-import { within } from "./within.ts";
 
 /** Options for {@linkcode dialWebSocket}. */
 export interface DialWebSocketOptions {
@@ -57,47 +54,9 @@ export interface DialWebSocketOptions {
  * connection.frames!.send("hello");
  * ```
  */
-export async function dialWebSocket(
+export function dialWebSocket(
   url: string | URL,
   options: DialWebSocketOptions = {},
 ): Promise<Connection> {
-  const { protocols = [], headers, flowControl, signal, timeoutMs = 10_000 } = options;
-  signal?.throwIfAborted();
-  const target = parseServerUrl(url);
-  target.protocol = target.protocol.replace("http", "ws");
-  const connection = new WebSocketConnection(openSocket(target, protocols, headers), {
-    flowControl,
-  });
-  const open = async () => {
-    await connection.ready;
-    if (!/^(qmux-|webtransport$)/.test(connection.protocol)) return connection;
-    const { withStreams } = await loadStreams();
-    return withStreams(connection, { side: "client", flowControl });
-  };
-  try {
-    return await within(open(), { late: "Cannot open WebSocket within", signal, timeoutMs });
-  } catch (error) {
-    connection.abandon();
-    throw error;
-  }
-}
-
-function openSocket(
-  url: URL,
-  protocols: readonly string[],
-  headers: HeadersInit | undefined,
-): WebSocket {
-  if (headers === undefined) return new WebSocket(url, [...protocols]);
-  // Deno's constructor takes an object, which the types of the web do not know.
-  const Socket = WebSocket as unknown as new (
-    url: URL,
-    options: { protocols: string[]; headers: HeadersInit },
-  ) => WebSocket;
-  try {
-    return new Socket(url, { protocols: [...protocols], headers });
-  } catch (cause) {
-    throw new TypeError("Cannot open WebSocket with headers", {
-      cause,
-    });
-  }
+  return openWebSocket(url, { ...options, load: () => import("./_websocket_streams.ts") });
 }

@@ -50,6 +50,9 @@ export function serveInspector(
       for (const topic of watched(server)) {
         server.publish(topic, await observer.detail(topic.slice(DETAIL.length)));
       }
+    } catch (error) {
+      // Nobody waits for it, and the server that is looked at goes on in any case.
+      console.error("The inspector could not look:", error);
     } finally {
       isLooking = false;
     }

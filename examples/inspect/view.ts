@@ -7,8 +7,17 @@
  */
 import type { ManagerStats, Session, SessionDebugState, SessionManager } from "../../mod.ts";
 
-/** Rows that a page is told of at most: those with issues first. */
-const MAX_ROWS = 200;
+/** Rows that a page is told of at most: those with issues first. All of them fit into one message. */
+const MAX_ROWS = 100;
+
+/** Issues of a row at most; errors come first. */
+const MAX_ISSUES = 3;
+
+/** Characters of a name in a row at most: peers choose their names. */
+const MAX_NAME_LENGTH = 64;
+
+/** Characters of anything else that is told at most, such as a header. */
+const MAX_TEXT_LENGTH = 512;
 
 /** Points of each line that is drawn: two minutes. */
 const MAX_POINTS = 120;
@@ -101,7 +110,7 @@ export class Observer {
   async detail(id: string): Promise<Detail> {
     const session = this.#manager.get(id);
     if (session === undefined) return { id };
-    return { id, row: await rowOf(session), state: await session.debugState() };
+    return { id, row: await rowOf(session), state: clipped(await session.debugState()) };
   }
 
   #pointOf({ at, stats, rows }: { at: number; stats: ManagerStats; rows: readonly Row[] }): Point {
@@ -130,7 +139,7 @@ async function rowOf(session: Session): Promise<Row> {
   const { queues, roundTripMs } = await session.diagnostics();
   return {
     id,
-    user,
+    user: clip(user, MAX_NAME_LENGTH),
     transport,
     state,
     uptimeMs: stats.uptimeMs,
@@ -140,7 +149,8 @@ async function rowOf(session: Session): Promise<Row> {
     activeStreams: stats.activeStreams,
     receivedMessages: stats.receivedMessages,
     sentMessages: stats.sentMessages,
-    issues: (await session.issues()).map(({ severity, message }) => ({ severity, message })),
+    issues: (await session.issues()).slice(0, MAX_ISSUES)
+      .map(({ severity, message }) => ({ severity, message })),
   };
 }
 
@@ -153,6 +163,17 @@ function queueOf(
   },
 ): Queue {
   return { messages, maxMessages, share: Math.max(messages / maxMessages, bytes / maxBytes) };
+}
+
+/** As JSON has it, without what is too long: a peer chooses its headers, and a message has a limit. */
+function clipped<T>(value: T): T {
+  return JSON.parse(JSON.stringify(value), (_key, part: unknown) => {
+    return typeof part === "string" ? clip(part, MAX_TEXT_LENGTH) : part;
+  });
+}
+
+function clip(text: string, length: number): string {
+  return text.length <= length ? text : `${text.slice(0, length - 1)}…`;
 }
 
 /** Errors come first, then warnings. */

@@ -10,7 +10,7 @@ const SMALL_BYTES = 4_096;
 /** Small chunks are put together up to so many bytes. */
 const MAX_JOINED_BYTES = 16_384;
 
-/** The memory of the first small chunk. */
+/** The memory of small chunks that are put together, at first. */
 const FIRST_CAPACITY = 256;
 
 /**
@@ -59,22 +59,21 @@ export class Chunks {
     return chunk;
   }
 
-  /** Forgets all bytes. */
-  clear(): void {
-    this.#chunks = [];
-    this.#head = this.#tailLength = this.#byteLength = 0;
-    this.#tail = undefined;
-  }
-
   #join(bytes: Uint8Array): void {
     const needed = this.#tailLength + bytes.byteLength;
     if (needed > MAX_JOINED_BYTES) this.#closeTail();
     const length = this.#tailLength;
     let tail = this.#tail;
-    if (tail === undefined || length + bytes.byteLength > tail.byteLength) {
+    if (tail === undefined) {
+      // Most often it is the only one.
+      this.#tail = bytes.slice();
+      this.#tailLength = bytes.byteLength;
+      return;
+    }
+    if (length + bytes.byteLength > tail.byteLength) {
       const capacity = Math.max(FIRST_CAPACITY, (length + bytes.byteLength) * 2);
       const grown = new Uint8Array(Math.min(MAX_JOINED_BYTES, capacity));
-      if (tail !== undefined) grown.set(tail.subarray(0, length));
+      grown.set(tail.subarray(0, length));
       this.#tail = tail = grown;
     }
     tail.set(bytes, length);

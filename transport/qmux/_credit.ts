@@ -71,6 +71,7 @@ export class QmuxCredit implements ConnectionCredit {
   readonly maxStreamData: number;
   readonly #kinds: Readonly<Record<CreditKind, Account>>;
   readonly #host: CreditHost;
+  #hasNews = false;
 
   /** Begins to count. */
   constructor(options: FlowControlOptions, host: CreditHost) {
@@ -83,6 +84,7 @@ export class QmuxCredit implements ConnectionCredit {
         send: new SendCredit(NAMES[kind].what, 0, (limit) => this.block(kind, limit)),
         receive: new ReceiveCredit(window, (limit) => {
           made.grant = limit;
+          this.#hasNews = true;
           host.creditChanged();
         }, { automatic }),
         grant: undefined,
@@ -126,14 +128,13 @@ export class QmuxCredit implements ConnectionCredit {
     const account = this.#kinds[kind];
     if (account.toldBlocked === limit) return;
     account.toldBlocked = account.blocked = limit;
+    this.#hasNews = true;
     this.#host.creditBlocked(kind, limit);
   }
 
   /** Whether there is something to tell the peer. */
   get hasNews(): boolean {
-    return CREDIT_KINDS.some((kind) =>
-      this.#kinds[kind].grant !== undefined || this.#kinds[kind].blocked !== undefined
-    );
+    return this.#hasNews;
   }
 
   /** Puts one frame with news into a record, if there is any. */
@@ -152,6 +153,7 @@ export class QmuxCredit implements ConnectionCredit {
       record.control(NAMES[kind].blocked, blocked);
       return true;
     }
+    this.#hasNews = false;
     return false;
   }
 

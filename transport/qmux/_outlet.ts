@@ -15,10 +15,11 @@ import type { QmuxStream } from "./stream.ts";
 import type { TransportParameters } from "./transport_parameters.ts";
 
 /**
- * From so many bytes on that the wire holds, it gets no other record. So it holds at most this and
- * one record.
+ * While the wire holds more bytes than this it gets no record. So it holds at most this and one
+ * record, and messages beside streams do not wait for long. It is the mark at which a WebSocket
+ * counts as drained: below it streams would have a socket for themselves.
  */
-export const MAX_BUFFERED_BYTES = 65_536;
+export const MAX_BUFFERED_BYTES = 32_768;
 
 /** Bytes of one stream in a row, while another of the same order waits. */
 const QUANTUM_BYTES = 16_384;
@@ -55,6 +56,7 @@ export class Outlet {
   #isOver = false;
   #isFilling = false;
   #isWaiting = false;
+  #isDrained = false;
   #isFlushing = false;
   #holds = 0;
   #flushBytes = 0;
@@ -159,7 +161,7 @@ export class Outlet {
 
   /** A stream has a frame without a payload to send. */
   wantsControl(stream: QmuxStream): void {
-    if (stream.hasControl) return;
+    if (stream.hasControl || this.#isOver) return;
     stream.hasControl = true;
     this.#control.push(stream);
     this.fill();
@@ -315,10 +317,15 @@ export class Outlet {
 
   #hasRoom(): boolean {
     if (this.#isWaiting) return false;
-    if (this.#link.bufferedAmount < MAX_BUFFERED_BYTES) return true;
+    if (this.#isDrained || this.#link.bufferedAmount <= MAX_BUFFERED_BYTES) {
+      this.#isDrained = false;
+      return true;
+    }
     this.#isWaiting = true;
     void this.#link.drained().then(() => {
       this.#isWaiting = false;
+      // What the wire calls little is enough for one, or this would turn in a circle.
+      this.#isDrained = true;
       this.fill();
     });
     return false;

@@ -584,7 +584,6 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
           "Expected transport parameters as the first frame, and only there",
         );
       }
-      // The rest of the record is the application's; what is small does not keep a large record alive.
       const isOwn = isFirst && reader.left === 0;
       isFirst = false;
       this.#dispatch(frame, isOwn);
@@ -600,19 +599,19 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
       case "reset":
         return this.#onReset(frame);
       case "stop":
-        return this.#find(frame.id, "send")?.send!.stopped(frame.code);
+        return this.#find(frame.id, "send")?.send?.stopped(frame.code);
       case "maxData":
         return this.#onCredit("data", frame.limit);
       case "maxStreams":
         return this.#onCredit(frame.direction, frame.limit);
       case "maxStreamData":
-        return this.#find(frame.id, "send")?.send!.raise(frame.limit);
+        return this.#find(frame.id, "send")?.send?.raise(frame.limit);
       case "dataBlocked":
         return this.#onBlocked("data", frame.limit);
       case "streamsBlocked":
         return this.#onBlocked(frame.direction, frame.limit);
       case "streamDataBlocked":
-        return this.#find(frame.id, "receive")?.receive!.grantAll();
+        return this.#find(frame.id, "receive")?.receive?.grantAll();
       case "datagram":
         return this.#onDatagram(frame, isOwn);
       case "close":
@@ -630,14 +629,14 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
     const receive = this.#find(id, "receive")?.receive;
     const follows = this.#isLegacy || (this.#options.isLenient ?? false);
     const at = !Number.isNaN(offset) ? offset : follows ? receive?.received ?? 0 : 0;
-    receive?.deliver(at, data, { isFin, isOwn });
+    receive?.deliver(at, data, { isFin, isOwn: isOwn && fills(data) });
   }
 
   #onReset({ id, code, finalSize }: ResetFrame): void {
     const { isLenient = false } = this.#options;
     // Older peers forget to say how much there was.
     const size = isLenient && finalSize === 0 ? undefined : finalSize;
-    this.#find(id, "receive")?.receive!.reset(code, size);
+    this.#find(id, "receive")?.receive?.reset(code, size);
   }
 
   #onDatagram({ data, frameSize }: DatagramFrame, isOwn: boolean): void {
@@ -649,7 +648,7 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
         } bytes, received one of ${frameSize}`,
       );
     }
-    this.#allDatagrams.deliver(isOwn ? data : data.slice());
+    this.#allDatagrams.deliver(isOwn && fills(data) ? data : data.slice());
   }
 
   #onClose({ isApplication, code, reason }: CloseFrame): void {
@@ -721,4 +720,9 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
       `Expected the answer to a ping, received one to ${sequence}`,
     );
   }
+}
+
+/** Whether bytes are most of the memory that they are in: what is small does not keep a large record alive. */
+function fills(bytes: Uint8Array): boolean {
+  return bytes.byteLength * 2 >= bytes.buffer.byteLength;
 }

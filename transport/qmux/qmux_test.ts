@@ -67,11 +67,8 @@ Deno.test("Qmux says nothing before it is needed", async () => {
   await pair.settle();
   assertEquals(client.link.records, []);
   const opening = client.qmux.createBidirectionalStream();
-  const [first] = decodeRecord(
-    await new Promise<Uint8Array>((resolve) => {
-      queueMicrotask(() => resolve(client.link.records[0]!));
-    }),
-  );
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  const [first] = decodeRecord(client.link.records[0]!);
   assert(first?.kind === "parameters");
   // What was granted before is in there.
   assertEquals(first.parameters.maxData, 2_000_000);
@@ -451,6 +448,19 @@ Deno.test("Qmux grants by hand alone where windows do not move", async () => {
   await second;
 });
 
+Deno.test("Qmux grants nothing to a stream whose end came with what it grants for", async () => {
+  using server = serverOf({ flowControl: { maxStreamData: 100 } });
+  server.qmux.receive(stream(0, 0, 0));
+  const reader = server.qmux.incomingBidirectionalStreams.getReader();
+  const incoming = (await reader.read()).value!;
+  const reading = incoming.read();
+  const both = new Uint8Array([...stream(0, 0, 60), ...stream(0, 60, 40, true)]);
+  server.qmux.receive(both);
+  assertEquals((await reading)!.byteLength, 60);
+  assertEquals(await sent(server), []);
+  assertEquals([(await incoming.read())!.byteLength, await incoming.read()], [40, null]);
+});
+
 Deno.test("Qmux gives no new stream for one that nobody accepted", async () => {
   using server = serverOf({ flowControl: { maxStreamsUni: 4 } });
   for (let i = 0; i < 4; i++) server.qmux.receive(control(0x04, 2 + 4 * i, 0, 0));
@@ -484,6 +494,22 @@ Deno.test("Qmux holds few bytes more than came, however small the pieces are", a
   let reads = 0;
   for (let size = 0; size < 50_000; reads++) size += (await far.read())!.byteLength;
   assert(reads < 10, `${reads} reads`);
+});
+
+Deno.test("Qmux holds no large record for what is small in it", async () => {
+  using server = serverOf();
+  const padded = (frame: Uint8Array) => {
+    const whole = new Uint8Array(60_000);
+    whole.set(frame, whole.length - frame.length);
+    return whole;
+  };
+  server.qmux.receive(padded(stream(2, 0, 5_000)));
+  server.qmux.receive(padded(record((writer) => writer.datagram(new Uint8Array(5_000)))));
+  const reader = server.qmux.incomingUnidirectionalStreams.getReader();
+  const chunk = (await directReadable((await reader.read()).value!).read())!;
+  assertEquals([chunk.byteLength, chunk.buffer.byteLength], [5_000, 5_000]);
+  const datagram = (await server.qmux.datagrams.readable.getReader().read()).value!;
+  assertEquals([datagram.byteLength, datagram.buffer.byteLength], [5_000, 5_000]);
 });
 
 Deno.test("Qmux drops the oldest datagrams that wait for the wire, and those that are too large", async () => {
@@ -535,6 +561,7 @@ Deno.test("Qmux says something before its peer closes for silence", async () => 
   for (let one; (one = server.link.take()) !== undefined;) void one;
   for (let i = 0; i < 3; i++) {
     await time.tickAsync(20_000);
+    for (let turn = 0; turn < 10; turn++) await Promise.resolve();
     assert(server.link.records.length > 0);
     for (let one; (one = server.link.take()) !== undefined;) {
       const [ping] = decodeRecord(one);

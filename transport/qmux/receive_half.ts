@@ -17,7 +17,7 @@ import { codeOf, type StreamHost } from "./stream_host.ts";
 export class ReceiveHalf implements DirectReadable {
   readonly #stream: QmuxStream;
   readonly #host: StreamHost;
-  readonly #chunks = new Chunks();
+  #chunks: Chunks | undefined = undefined;
   readonly #credit: ReceiveCredit | undefined;
   #received = 0;
   #grantToSend: number | undefined = undefined;
@@ -62,7 +62,7 @@ export class ReceiveHalf implements DirectReadable {
 
   /** Bytes that came and were not read. */
   get heldBytes(): number {
-    return this.#chunks.byteLength;
+    return this.#chunks?.byteLength ?? 0;
   }
 
   /** See {@linkcode DirectReadable.read}. */
@@ -161,7 +161,7 @@ export class ReceiveHalf implements DirectReadable {
   /** Ends it with the connection; what came whole can still be read. */
   fail(error: unknown): void {
     if (this.#isOver || this.#finalSize !== undefined && !this.#isCut) return;
-    this.#chunks.clear();
+    this.#chunks = undefined;
     this.#isOver = true;
     if (this.#isCut) return;
     this.#isCut = true;
@@ -181,13 +181,16 @@ export class ReceiveHalf implements DirectReadable {
 
   /** Puts the frames without a payload into a record. */
   fillControl(record: RecordWriter): void {
-    if (this.#isOver || this.#finalSize !== undefined) return;
     const { id } = this.#stream;
-    if (this.#stopCode !== undefined) record.control(FrameType.stopSending, id, this.#stopCode);
-    else if (this.#grantToSend !== undefined && !this.#isCut) {
-      record.control(FrameType.maxStreamData, id, this.#grantToSend);
-    }
+    const stop = this.#stopCode;
+    const grant = this.#grantToSend;
     this.#stopCode = this.#grantToSend = undefined;
+    // The peer has sent all, and waits for nothing.
+    if (this.#isOver || this.#finalSize !== undefined) return;
+    if (stop !== undefined) record.control(FrameType.stopSending, id, stop);
+    else if (grant !== undefined && !this.#isCut) {
+      record.control(FrameType.maxStreamData, id, grant);
+    }
   }
 
   /** The same as a byte stream; made when it is asked for. */
@@ -209,16 +212,19 @@ export class ReceiveHalf implements DirectReadable {
 
   /** Takes what was not read out, and tells the peer that there is room for more. */
   #take(): Uint8Array<ArrayBuffer> | undefined {
-    const chunk = this.#chunks.shift();
+    const chunk = this.#chunks?.shift();
     if (chunk === undefined) return undefined;
     this.#release(chunk.byteLength);
-    if (this.#finalSize !== undefined && this.#chunks.byteLength === 0) this.#readWhole();
+    if (this.#finalSize !== undefined && this.heldBytes === 0) this.#readWhole();
     return chunk;
   }
 
   #accept(bytes: Uint8Array, isOwn: boolean): void {
     if (this.#isCut) return this.#host.dataReceived.giveBack(bytes.byteLength);
-    if (this.#waiting === undefined && !this.#isWanted) return this.#chunks.push(bytes, isOwn);
+    if (this.#waiting === undefined && !this.#isWanted) {
+      this.#chunks ??= new Chunks();
+      return this.#chunks.push(bytes, isOwn);
+    }
     this.#release(bytes.byteLength);
     const chunk = (isOwn ? bytes : bytes.slice()) as Uint8Array<ArrayBuffer>;
     if (this.#waiting === undefined) {
@@ -246,7 +252,7 @@ export class ReceiveHalf implements DirectReadable {
   #finish(): void {
     this.#finalSize = this.#received;
     if (this.#isCut) return this.#over();
-    if (this.#chunks.byteLength > 0) return;
+    if (this.heldBytes > 0) return;
     this.#readWhole();
     if (this.#controller !== undefined) this.#finishReadable();
   }
@@ -286,8 +292,8 @@ export class ReceiveHalf implements DirectReadable {
 
   /** Forgets what nobody will read; the peer may use that credit for other streams. */
   #drop(): void {
-    const held = this.#chunks.byteLength;
-    this.#chunks.clear();
+    const held = this.heldBytes;
+    this.#chunks = undefined;
     if (held > 0) this.#host.dataReceived.giveBack(held);
   }
 

@@ -35,7 +35,7 @@ export class RecordWriter {
   /** Bytes that a record may have. */
   limit: number;
   /** Bytes of a stream that one frame may have. */
-  maxPayload = Infinity;
+  maxPayload: number = Infinity;
 
   /**
    * Creates an empty record.

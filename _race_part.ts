@@ -1,0 +1,9 @@
+/**
+ * What a page loads when it first tries WebTransport: all that a WebSocket does
+ * not need.
+ *
+ * @module
+ */
+import "./_common_part.ts";
+
+export { openNativeWebTransport, race } from "./transport/_native_leg.ts";

@@ -1,0 +1,344 @@
+/**
+ * Streams and datagrams beside messages on a WebSocket, between `serve()` and `dial()`.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { delay } from "@std/async/delay";
+import { dial } from "../client.ts";
+import { ConnectionError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import { createServer, type Server } from "../server.ts";
+import type { Session } from "../session/session.ts";
+import type { BidirectionalStream, DirectWritable } from "../transport/connection.ts";
+import { directReadable, directStream, directWritable } from "../transport/direct.ts";
+import { next, readAll, writeAll } from "./conformance/pair.ts";
+import { listen, RawSocket } from "./servers.ts";
+import { endOf, soon } from "./sessions.ts";
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+
+/** Both ends of one session. */
+interface Both extends AsyncDisposable {
+  readonly client: Session<unknown>;
+  readonly server: Session<unknown>;
+}
+
+/** A session between a server and a client of this process, over a real socket. */
+async function both(
+  options: {
+    readonly server?: Parameters<typeof listen>[0];
+    readonly client?: Parameters<typeof dial>[1];
+  } = {},
+): Promise<Both> {
+  const opened = Promise.withResolvers<Session<unknown>>();
+  const server: Server = listen({
+    webTransport: false,
+    onOpen: (session) => opened.resolve(session),
+    ...options.server,
+  });
+  try {
+    const client = await soon(dial(server.url, { transports: ["websocket"], ...options.client }));
+    return {
+      client,
+      server: await soon(opened.promise),
+      async [Symbol.asyncDispose](): Promise<void> {
+        await client.close();
+        await server.close();
+      },
+    };
+  } catch (error) {
+    await server.close();
+    throw error;
+  }
+}
+
+/** Bytes that tell their place. */
+function pattern(length: number): Uint8Array {
+  const bytes = new Uint8Array(length);
+  for (let i = 0; i < length; i++) bytes[i] = (i * 31 + (i >> 10)) & 255;
+  return bytes;
+}
+
+/** Writes until the peer takes no more; tells how much it took. */
+async function writeUntilHeld(writable: DirectWritable, limit: number): Promise<number> {
+  const chunk = new Uint8Array(16 * KIB);
+  for (let written = 0; written < limit; written += chunk.length) {
+    const writing = writable.write(chunk);
+    writing.catch(() => {}); // It ends with the session.
+    const isHeld = await Promise.race([
+      writing.then(() => false),
+      delay(300).then(() => true),
+    ]);
+    if (isHeld) return written;
+  }
+  return limit;
+}
+
+const numbers = (length: number) => Array.from({ length }, (_, i) => i);
+
+Deno.test("Session over skein.1 keeps the order of messages while streams of 8 MiB run beside them", async () => {
+  const COUNT = 500;
+  const heard: unknown[] = [];
+  const all = Promise.withResolvers<void>();
+  await using ends = await both({
+    server: {
+      onMessage: ({ data }) => {
+        heard.push(data);
+        if (heard.length === COUNT) all.resolve();
+      },
+    },
+  });
+  const bytes = pattern(8 * MIB);
+  const { client, server } = ends;
+  const upload = await soon(client.createUnidirectionalStream());
+  const download = await soon(server.createUnidirectionalStream());
+  const transfers = Promise.all([
+    writeAll(upload, bytes),
+    writeAll(download, bytes),
+    next(server.connection.incomingUnidirectionalStreams).then(readAll),
+    next(client.connection.incomingUnidirectionalStreams).then(readAll),
+  ]);
+  for (let i = 0; i < COUNT; i++) {
+    client.send("n", i);
+    if (i % 10 === 0) await delay(1);
+  }
+  await soon(all.promise);
+  assertEquals(heard, numbers(COUNT));
+  const [, , up, down] = await transfers;
+  assert(up.length === bytes.length && up.every((byte, i) => byte === bytes[i]));
+  assert(down.length === bytes.length && down.every((byte, i) => byte === bytes[i]));
+});
+
+Deno.test("Session over skein.1 answers requests while a stream keeps the socket busy", async () => {
+  await using ends = await both({
+    server: { onMessage: (message) => message.reply(message.data) },
+  });
+  const stream = directWritable(await soon(ends.server.createUnidirectionalStream()));
+  let isOver = false;
+  let sent = 0;
+  const chunk = new Uint8Array(64 * KIB);
+  const sending = (async () => {
+    for (; !isOver; sent += chunk.length) await stream.write(chunk);
+    await stream.close();
+  })();
+  const incoming = directReadable(
+    await next(ends.client.connection.incomingUnidirectionalStreams),
+  );
+  const reading = (async () => {
+    let bytes = 0;
+    for (let part; (part = await incoming.read()) !== null;) bytes += part.length;
+    return bytes;
+  })();
+  const times: number[] = [];
+  for (let i = 0; i < 100 || sent < 16 * MIB; i++) {
+    const start = performance.now();
+    assertEquals(await soon(ends.client.request("echo", i)), i);
+    times.push(performance.now() - start);
+  }
+  isOver = true;
+  await soon(sending);
+  assertEquals(await soon(reading), sent);
+  times.sort((a, b) => a - b);
+  const median = times[times.length >> 1]!;
+  assert(median < 200, `A round trip took ${median} ms`);
+});
+
+Deno.test("Session over skein.1 goes on with messages and other streams while one is not read", async () => {
+  await using ends = await both({
+    server: { onMessage: (message) => message.reply(message.data) },
+  });
+  const { client, server } = ends;
+  const stalled = directWritable(await soon(client.createUnidirectionalStream()));
+  const held = await writeUntilHeld(stalled, 8 * MIB);
+  assert(held <= 512 * KIB, `${held} bytes were taken although nobody read`);
+  for (let i = 0; i < 20; i++) {
+    const near = directStream(await soon(client.createBidirectionalStream()));
+    const writing = near.write(pattern(100_000)).then(() => near.close());
+    const far = await next(server.connection.incomingBidirectionalStreams);
+    assertEquals((await readAll(far.readable)).length, 100_000);
+    await soon(writing);
+    await soon(far.writable.close());
+    assertEquals(await soon(client.request("echo", i)), i);
+  }
+  const incoming = directReadable(await next(server.connection.incomingUnidirectionalStreams));
+  assertEquals((await soon(incoming.read()))!.length > 0, true);
+});
+
+Deno.test("Session over skein.1 takes as much as it granted while nobody reads", async () => {
+  const flowControl = { maxData: 96 * KIB, maxStreamData: 64 * KIB, maxStreamsUni: 3 };
+  await using ends = await both({ server: { flowControl } });
+  const streams = [];
+  for (let i = 0; i < 3; i++) {
+    streams.push(directWritable(await soon(ends.client.createUnidirectionalStream())));
+  }
+  let total = 0;
+  for (const stream of streams) {
+    const held = await writeUntilHeld(stream, MIB);
+    assert(held <= 64 * KIB, `${held} bytes of one stream were taken`);
+    total += held;
+  }
+  assert(total <= 96 * KIB, `${total} bytes were taken in all`);
+  const { receivedMessages } = ends.server.stats;
+  assertEquals(receivedMessages, 0);
+  await assertRejects(
+    () => ends.client.createUnidirectionalStream({ timeoutMs: 50 }),
+    Error,
+    "50 ms",
+  );
+});
+
+Deno.test("dial() and serve() each say what the other may send", async () => {
+  await using ends = await both({
+    server: { flowControl: { maxStreamData: 32 * KIB } },
+    client: { flowControl: { maxStreamData: 16 * KIB } },
+  });
+  for (const [from, most] of [[ends.client, 32 * KIB], [ends.server, 16 * KIB]] as const) {
+    const stream = directWritable(await soon(from.createUnidirectionalStream()));
+    assertEquals(await writeUntilHeld(stream, MIB), most);
+  }
+});
+
+Deno.test("createServer() refuses a flow control that makes no sense", () => {
+  for (const maxData of [-1, 1.5, NaN, 2 ** 53, "1" as unknown as number]) {
+    assertThrows(
+      () => createServer({ flowControl: { maxData } }),
+      RangeError,
+      `flowControl.maxData must be an integer from 0 to 2^53 - 1, received ${maxData}`,
+    );
+  }
+});
+
+Deno.test("Session over skein.1 carries datagrams, both ways", async () => {
+  await using ends = await both();
+  for (const [from, to] of [[ends.client, ends.server], [ends.server, ends.client]] as const) {
+    const reading = next(to.datagrams.readable);
+    await from.datagrams.writable.getWriter().write(Uint8Array.of(1, 2, 3));
+    assertEquals(await reading, Uint8Array.of(1, 2, 3));
+  }
+});
+
+Deno.test("Session over skein.1 fails its streams when it closes", async () => {
+  await using ends = await both();
+  const near: BidirectionalStream = await soon(ends.client.createBidirectionalStream());
+  const writer = near.writable.getWriter();
+  await writer.write(Uint8Array.of(1));
+  const far = await next(ends.server.connection.incomingBidirectionalStreams);
+  const reading = [near, far].map(({ readable }) =>
+    assertRejects(async () => {
+      for await (const _ of readable);
+    }, ConnectionError)
+  );
+  await ends.client.close({ code: 3001, reason: "enough" });
+  await soon(Promise.all(reading));
+  assertEquals(await endOf(ends.server), { code: 3001, reason: "enough", by: "remote" });
+  await assertRejects(() => ends.server.createUnidirectionalStream(), ConnectionError);
+});
+
+/** What a server says as it closes on a client of `skein.1` that sent these records. */
+async function closeAfter(...records: string[]): Promise<{ code: number; reason: string }> {
+  await using server = listen({ webTransport: false });
+  using socket = await RawSocket.open(server.address!.port, { protocol: "skein.1" });
+  for (const record of records) await socket.frame(Uint8Array.fromHex(record), { head: 0x82 });
+  let frame = await soon(socket.read());
+  while (frame !== undefined && frame.opcode !== 8) frame = await soon(socket.read());
+  const { payload } = frame!;
+  const reason = new TextDecoder().decode(payload.subarray(2));
+  return { code: payload[0]! * 256 + payload[1]!, reason };
+}
+
+/** The parameters of an end that allows nothing. */
+const PARAMETERS = "ff5153300d0a0d0a" + "00";
+
+Deno.test("Server closes with 4400 and QUIC's code when a record of a peer is malformed", async () => {
+  const { code, reason } = await closeAfter("ffffff");
+  assertEquals(code, 4400);
+  assert(reason.startsWith("Streams failed with QUIC's 0x7: "), reason);
+});
+
+Deno.test("Server closes with 4400 when a peer writes to a stream that the server never opened", async () => {
+  // Stream 0 of the server's own numbers, which the client can not have opened.
+  const { code, reason } = await closeAfter(PARAMETERS, "0b" + "01" + "01" + "00");
+  assertEquals(code, 4400);
+  assert(reason.startsWith("Streams failed with QUIC's 0x5: "), reason);
+});
+
+Deno.test("Server closes as a peer does that closes among its records", async () => {
+  const bye = "03" + "627965";
+  const own = await closeAfter(PARAMETERS, "1d" + "4bbd" + bye);
+  assertEquals(own, { code: 3005, reason: "bye" });
+  const foreign = await closeAfter(PARAMETERS, "1d" + "07" + bye);
+  assertEquals(foreign, { code: 4400, reason: "Closed with code 7: bye" });
+});
+
+Deno.test("A plain WebSocket has no streams, and takes any binary frame as one", async () => {
+  await using ends = await both({ client: { protocols: [] } });
+  for (const session of [ends.client, ends.server]) {
+    assertEquals(session.connection.capabilities.streams, false);
+    assertEquals(session.connection.credit, undefined);
+    await assertRejects(() => session.createBidirectionalStream(), UnsupportedError);
+  }
+});
+
+Deno.test("dial() opens streams over QMux, with and without a protocol on top", async () => {
+  for (const [offered, protocol] of [["qmux-01", ""], ["qmux-01.chat", "chat"]] as const) {
+    await using ends = await both({ client: { protocols: [offered] } });
+    const { client, server } = ends;
+    assertEquals([client.protocol, server.protocol], [protocol, protocol]);
+    assertEquals(client.connection.frames, undefined);
+    const near = await soon(client.createBidirectionalStream());
+    const writing = writeAll(near.writable, pattern(MIB));
+    const far = await next(server.connection.incomingBidirectionalStreams);
+    assertEquals((await readAll(far.readable)).length, MIB);
+    await writing;
+    await client.close({ code: 3002, reason: "done" });
+    assertEquals(await endOf(server), { code: 3002, reason: "done", by: "remote" });
+  }
+});
+
+Deno.test("dial() has messages over QMux that names skein.1, and streams beside them", async () => {
+  await using ends = await both({
+    server: { onMessage: (message) => message.reply(message.data) },
+    client: { protocols: ["qmux-02.skein.1", "qmux-01.skein.1"] },
+  });
+  assertEquals(ends.client.protocol, "skein.1");
+  assertEquals(await soon(ends.client.request("echo", 1)), 1);
+  const stream = await soon(ends.client.createUnidirectionalStream());
+  const writing = writeAll(stream, pattern(300_000));
+  const incoming = await next(ends.server.connection.incomingUnidirectionalStreams);
+  assertEquals((await readAll(incoming)).length, 300_000);
+  await writing;
+});
+
+Deno.test("Server prefers skein.1, then messages over QMux, then no protocol on top of it", async () => {
+  await using server = listen({ webTransport: false });
+  const { port } = server.address!;
+  const cases = [
+    ["qmux-02, qmux-01.skein.1, skein.1", "skein.1"],
+    ["qmux-02, chat, qmux-01.skein.1", "qmux-01.skein.1"],
+    ["qmux-02.chat, qmux-01", "qmux-01"],
+    ["qmux-01.chat, qmux-02.chat", "qmux-01.chat"],
+    ["webtransport", "webtransport"],
+    ["qmux-77, chat", undefined],
+  ] as const;
+  for (const [protocol, expected] of cases) {
+    using socket = await RawSocket.open(port, { protocol });
+    const [, chosen] = /^sec-websocket-protocol: (.*)\r$/mi.exec(socket.head) ?? [];
+    assertEquals([socket.status, chosen], [101, expected]);
+  }
+});
+
+Deno.test("Server refuses a client of QMux by a close if that speaks skein.1, and by a status otherwise", async () => {
+  await using server = listen({
+    webTransport: false,
+    authenticate: () => Promise.reject(),
+  });
+  const transports = ["websocket"] as const;
+  const error = await assertRejects(
+    () => soon(dial(server.url, { transports, protocols: ["qmux-01.skein.1"] })),
+    SessionClosedError,
+  );
+  assertEquals(error.info?.code, 4401);
+  using socket = await RawSocket.open(server.address!.port, { protocol: "qmux-01" });
+  assertEquals(socket.status, 401);
+});

@@ -1,0 +1,92 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { dial } from "../deno_client.ts";
+import { TimeoutError, UnsupportedError } from "../errors.ts";
+import type { Session } from "../session/session.ts";
+import { serve, type ServeOptions } from "../server.ts";
+import { memorySessions } from "../testing.ts";
+import { directReadable, directWritable } from "../transport/direct.ts";
+import { portOf, until } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+/** A server that listens, and the session of one client over that transport. */
+async function sessionOver(
+  transport: "webtransport" | "websocket",
+  options: Pick<ServeOptions, "flowControl"> & {
+    readonly client?: ServeOptions["flowControl"];
+  } = {},
+): Promise<{ readonly client: Session; readonly server: Session } & AsyncDisposable> {
+  const opened = Promise.withResolvers<Session>();
+  const { flowControl, client: clientFlowControl } = options;
+  const server = serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    onListen() {},
+    onOpen: (session) => opened.resolve(session),
+    webTransport: { cacheFolder: null },
+    ...(flowControl && { flowControl }),
+  });
+  const client = await soon(dial(`ws://127.0.0.1:${portOf(server)}/`, {
+    transports: [transport],
+    ...(clientFlowControl && { flowControl: clientFlowControl }),
+  }));
+  return {
+    client,
+    server: await soon(opened.promise),
+    async [Symbol.asyncDispose](): Promise<void> {
+      await client.close();
+      await server.close();
+    },
+  };
+}
+
+Deno.test("Session.grantDataCredit() lets the peer write over WebTransport", async () => {
+  await using pair = await sessionOver("webtransport", {
+    flowControl: { maxData: 10_000, maxStreamsUni: 1, automatic: false },
+  });
+  const { client, server } = pair;
+  const writer = directWritable(await soon(client.createUnidirectionalStream()));
+  const write = writer.write(new Uint8Array(50_000));
+  const { value } = await soon(
+    server.connection.incomingUnidirectionalStreams.getReader().read(),
+  );
+  let read = 0;
+  const reading = (async () => {
+    const reader = directReadable(value!);
+    for (let bytes; (bytes = await reader.read()) !== null;) read += bytes.length;
+  })();
+  await until(() => client.connection.credit!.state("data").waiting === 1);
+  await assertRejects(
+    () => client.createUnidirectionalStream({ timeoutMs: 20 }),
+    TimeoutError,
+    "unidirectional stream",
+  );
+  await server.grantDataCredit(server.connection.credit!.state("data").granted + 50_000);
+  await soon(write);
+  await soon(writer.close());
+  await soon(reading);
+  assertEquals(read, 50_000);
+  await server.grantStreamsCredit(2, { direction: "unidirectional" });
+  await soon(client.createUnidirectionalStream());
+});
+
+Deno.test("dial() has the server obey its flowControl over WebTransport", async () => {
+  await using pair = await sessionOver("webtransport", {
+    client: { maxStreamsUni: 3, automatic: false },
+  });
+  const { allowed } = pair.server.connection.credit!.state("unidirectional");
+  assertEquals(allowed, 3);
+  await pair.client.grantStreamsCredit(9, { direction: "unidirectional" });
+  await until(() => pair.server.connection.credit!.state("unidirectional").allowed === 9);
+});
+
+Deno.test("Session.close() tells code and reason when it ends the connection of WebTransport too", async () => {
+  await using pair = await sessionOver("webtransport");
+  await soon(pair.client.close({ code: 4001, reason: "bye", closeConnection: true }));
+  const { code, reason } = await soon(pair.server.closed);
+  assertEquals([code, reason], [4001, "bye"]);
+});
+
+Deno.test("Session.grantDataCredit() says so where the peer counts none", async () => {
+  await using pair = memorySessions();
+  await assertRejects(() => pair.server.grantDataCredit(1), UnsupportedError, "memory");
+});
