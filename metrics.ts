@@ -39,14 +39,14 @@ export function prometheusText(
   return [...sessionMeasures(stats), ...managerMeasures(stats)].map(textOf).join("");
 }
 
-function textOf({ name, description, unit, isCounter, values }: Measure): string {
+function textOf({ name, description, unit, kind, values }: Measure): string {
   const full = name.replaceAll(".", "_").replace(/_size$/, "") + (UNITS[unit] ?? "") +
-    (isCounter ? "_total" : "");
+    (kind === "counter" ? "_total" : "");
   const lines = values.map(({ value, attributes = {} }) =>
     `${full}${labelsOf(attributes)} ${value}\n`
   );
   return `# HELP ${full} ${escapeHelp(description)}\n# TYPE ${full} ${
-    isCounter ? "counter" : "gauge"
+    kind === "counter" ? "counter" : "gauge"
   }\n${lines.join("")}`;
 }
 

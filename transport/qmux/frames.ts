@@ -152,9 +152,9 @@ export class FrameReader {
     this.#cursor = new Cursor(record, QuicError.frameEncodingError);
   }
 
-  /** Bytes of the record behind the last frame. */
-  get left(): number {
-    return this.#cursor.left;
+  /** Whether nothing is left of the record. */
+  get isAtEnd(): boolean {
+    return this.#cursor.left === 0;
   }
 
   /**
@@ -167,7 +167,7 @@ export class FrameReader {
     const cursor = this.#cursor;
     const { bytes } = cursor;
     while (cursor.at < bytes.byteLength && bytes[cursor.at] === FrameType.padding) cursor.at++;
-    // What took the last frame may have taken the memory of the record with it.
+    // Whoever got the last frame may have handed the memory of the record on.
     if (cursor.left <= 0) return undefined;
     const first = bytes[cursor.at]!;
     if (first >= 0x40) return this.#own();

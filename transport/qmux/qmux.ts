@@ -576,7 +576,6 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
       );
     }
     const reader = new FrameReader(record);
-    let isFirst = true;
     for (let frame; (frame = reader.next()) !== undefined;) {
       if (this.#isOpen === (frame.kind === "parameters")) {
         throw new QmuxError(
@@ -584,8 +583,10 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
           "Expected transport parameters as the first frame, and only there",
         );
       }
-      const isOwn = isFirst && reader.left === 0;
-      isFirst = false;
+      // Whoever gets it may hand its memory on: only the last frame may have it, the others get
+      // copies, and so does a small one, which would hold all of the record.
+      const isOwn = reader.isAtEnd && "data" in frame &&
+        frame.data.byteLength * 2 > record.byteLength;
       this.#dispatch(frame, isOwn);
       if (this.#end !== undefined || this.#isFaulty) return;
     }

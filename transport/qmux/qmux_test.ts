@@ -496,6 +496,23 @@ Deno.test("Qmux holds few bytes more than came, however small the pieces are", a
   assert(reads < 10, `${reads} reads`);
 });
 
+Deno.test("Qmux reads what follows large bytes in their record, whoever takes those", async () => {
+  using server = serverOf();
+  const { qmux } = server;
+  qmux.receive(stream(0, 0, 0));
+  const accepting = qmux.incomingBidirectionalStreams.getReader();
+  const { value: accepted } = await accepting.read();
+  // A web stream hands the memory of what it gets to its reader.
+  const reading = new Response(accepted!.readable).bytes();
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  qmux.receive(record((writer) => {
+    const bytes = new Uint8Array(40_000);
+    writer.stream(0, 0, { bytes, start: 0, end: bytes.byteLength }, false);
+    writer.stream(0, bytes.byteLength, { bytes, start: 0, end: 0 }, true);
+  }));
+  assertEquals((await reading).byteLength, 40_000);
+});
+
 Deno.test("Qmux holds no large record for what is small in it", async () => {
   using server = serverOf();
   const padded = (frame: Uint8Array) => {
