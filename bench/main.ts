@@ -8,7 +8,8 @@
  *
  * - `--quick`: one short run of each.
  * - `--only a,b`: these servers only; `--work a,b`: this work only; `--work webtransport`
- *   is all that is done over WebTransport, `--work websocket` is the rest.
+ *   is all that is done over WebTransport, `--work streams` what is done by streams on a
+ *   WebSocket, `--work websocket` is the rest.
  * - `--runs n`: how often; 3 by default.
  * - `--out file`: where the results go; a file of its own in `bench/results/local/` by default.
  *
@@ -25,9 +26,11 @@ export interface Work {
   /** Name, for `--work`. */
   readonly name: string;
   /** Name of all such work, for the same. */
-  readonly kind: "websocket" | "webtransport";
+  readonly kind: "websocket" | "webtransport" | "streams";
   /** Who does it. */
   readonly servers: ServerGroup;
+  /** Who of them can not. */
+  readonly without?: readonly string[];
   /** What it is, in words. */
   readonly title: string;
   /** What is counted in a second. */
@@ -41,6 +44,7 @@ export interface Work {
 const WEBSOCKET = { kind: "websocket", servers: "websocket" } as const;
 const WEBTRANSPORT = { kind: "webtransport", servers: "webtransport" } as const;
 const BOTH = { kind: "webtransport", servers: "both" } as const;
+const STREAMS = { kind: "streams", servers: "streams" } as const;
 
 const WORK: readonly Work[] = [
   {
@@ -172,7 +176,59 @@ const WORK: readonly Work[] = [
     sessions: 50,
     args: ["--mode", "fanout", "--window", "1"],
   },
+  {
+    ...STREAMS,
+    name: "st-messages",
+    title: "Streams on a WebSocket, messages of 64 B through one stream: 64 on their way",
+    unit: "round trips/s",
+    args: ["--mode", "messages"],
+  },
+  {
+    ...STREAMS,
+    name: "st-rpc",
+    title: "Streams on a WebSocket, requests of 64 B, a stream each: one at a time",
+    unit: "requests/s",
+    args: ["--mode", "rpc"],
+  },
+  {
+    ...STREAMS,
+    name: "st-rpc-50",
+    title: "Streams on a WebSocket, requests of 64 B, a stream each: 50 at a time",
+    unit: "requests/s",
+    args: ["--mode", "rpc", "--at-once", "50"],
+  },
+  {
+    ...STREAMS,
+    name: "st-up",
+    title: "Streams on a WebSocket, upload: 64 KiB at a time (CPU time is for each MB)",
+    unit: "MB/s",
+    args: ["--mode", "up"],
+    without: ["skein-text"],
+  },
+  {
+    ...STREAMS,
+    name: "st-echo",
+    title: "Streams on a WebSocket, echo: 64 KiB at a time (CPU time is for each MB)",
+    unit: "MB/s",
+    args: ["--mode", "echo"],
+    without: ["skein-text"],
+  },
+  {
+    ...STREAMS,
+    name: "st-idle",
+    title: "Streams on a WebSocket, 500 sessions, one open stream in each, then idle",
+    unit: "sessions/s",
+    sessions: 500,
+    args: ["--mode", "idle"],
+  },
 ];
+
+const GENERATORS: Readonly<Record<ServerGroup, string>> = {
+  websocket: "./load.ts",
+  webtransport: "./webtransport_load.ts",
+  both: "./load.ts",
+  streams: "./streams_load.ts",
+};
 
 /** A generator that is not done by then has lost its server. */
 const MAX_RUN_MS = 120_000;
@@ -184,7 +240,8 @@ const isPinned = await canPin();
 const work = chosen(WORK, argument(args, "work"));
 await using found = await findServers(new Set(work.map(({ servers }) => servers)));
 const servers = new Set(chosen(Object.values(found.servers).flat(), argument(args, "only")));
-const serversOf = (each: Work) => found.servers[each.servers].filter((one) => servers.has(one));
+const serversOf = ({ servers: group, without = [] }: Work) =>
+  found.servers[group].filter((one) => servers.has(one) && !without.includes(one.name));
 
 say(
   isPinned
@@ -265,8 +322,7 @@ async function measure(server: ServerUnderTest, each: Work): Promise<LoadResult>
   if (sessions !== undefined) {
     few.push("--sessions", String(isQuick ? Math.ceil(sessions / 4) : sessions));
   }
-  const file = each.servers === "webtransport" ? "./webtransport_load.ts" : "./load.ts";
-  const generator = new URL(file, import.meta.url).href;
+  const generator = new URL(GENERATORS[each.servers], import.meta.url).href;
   const over = new AbortController();
   const output = await Promise.race([
     commandOn(

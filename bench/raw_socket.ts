@@ -15,7 +15,7 @@ export interface RawSocketOptions {
    */
   readonly path?: string;
   /** Subprotocol to offer. */
-  readonly protocol?: string;
+  readonly protocol?: string | undefined;
   /**
    * Bytes that are read at once; a larger frame grows it.
    *
@@ -34,6 +34,7 @@ export interface RawClose {
 
 const CONTINUATION = 0;
 const TEXT = 1;
+const BINARY = 2;
 const CLOSE = 8;
 const PING = 9;
 const PONG = 10;
@@ -48,7 +49,7 @@ const decoder = new TextDecoder();
  */
 export class RawSocket {
   /** Sees the payload of each text or binary frame; the bytes are valid during the call only. */
-  onFrame: (payload: Uint8Array) => void = () => {};
+  onFrame: (payload: Uint8Array, isText: boolean) => void = () => {};
   /** Called once after each read, when its frames were seen. */
   onRead: () => void = () => {};
   /** Resolves once the socket is over. */
@@ -60,6 +61,7 @@ export class RawSocket {
   #start = 0;
   #end: number;
   #out: Uint8Array[] = [];
+  #bufferedBytes = 0;
   #isWriting = false;
   #isPaused = false;
   #close: RawClose = { code: 1006, reason: "" };
@@ -133,11 +135,26 @@ export class RawSocket {
   }
 
   /**
+   * Sends a binary frame.
+   *
+   * @param bytes Its payload.
+   */
+  sendBytes(bytes: Uint8Array): void {
+    this.#put(BINARY, bytes);
+  }
+
+  /** Bytes that were not written yet. */
+  get bufferedAmount(): number {
+    return this.#bufferedBytes;
+  }
+
+  /**
    * Sends bytes as they are: half a frame, for instance.
    *
    * @param bytes Any bytes.
    */
   sendRaw(bytes: Uint8Array): void {
+    this.#bufferedBytes += bytes.length;
     this.#out.push(bytes);
     if (!this.#isWriting) void this.#write();
   }
@@ -206,7 +223,7 @@ export class RawSocket {
       const code = payload.length < 2 ? 1005 : payload[0]! * 256 + payload[1]!;
       this.#close = { code, reason: decoder.decode(payload.subarray(2)) };
       this.#put(CLOSE, payload.slice(0, 2));
-    } else if (kind !== PONG) this.onFrame(payload);
+    } else if (kind !== PONG) this.onFrame(payload, kind === TEXT);
   }
 
   #makeRoom(): void {
@@ -244,7 +261,9 @@ export class RawSocket {
       while (this.#out.length > 0 && !this.#isOver) {
         const frames = this.#out;
         this.#out = [];
-        await writeAll(this.#conn, frames.length === 1 ? frames[0]! : concat(frames));
+        const bytes = frames.length === 1 ? frames[0]! : concat(frames);
+        await writeAll(this.#conn, bytes);
+        this.#bufferedBytes -= bytes.length;
       }
     } catch (error) {
       if (!isBroken(error)) throw error;

@@ -5,6 +5,7 @@
  */
 import { devCertificate } from "../transport/dev_certificate.ts";
 import type { DialectName } from "./dialects.ts";
+import { MOQ_VERSION } from "./moq.ts";
 
 /** One server. */
 export interface ServerUnderTest {
@@ -22,9 +23,9 @@ export interface ServerUnderTest {
 
 /**
  * Servers that do the same work: messages over WebSocket, the echo over
- * WebTransport, or messages over both.
+ * WebTransport, messages over both, or streams on a WebSocket.
  */
-export type ServerGroup = "websocket" | "webtransport" | "both";
+export type ServerGroup = "websocket" | "webtransport" | "both" | "streams";
 
 /** The servers, and what was installed for them. */
 export interface FoundServers extends AsyncDisposable {
@@ -59,6 +60,7 @@ export async function findServers(groups: ReadonlySet<ServerGroup>): Promise<Fou
       websocket: groups.has("websocket") ? webSocket : [],
       webtransport: groups.has("webtransport") ? await webTransportServers(folder) : [],
       both: groups.has("both") ? [...webSocket.filter(isShared), SKEIN_WEBTRANSPORT] : [],
+      streams: groups.has("streams") ? STREAMS : [],
     },
     [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }),
   };
@@ -71,6 +73,37 @@ const SKEIN_WEBTRANSPORT: ServerUnderTest = {
   hasTcp: true,
   command: (port) => denoCommand("server.ts", "--port", `${port}`, "--webtransport"),
 };
+
+const STREAMS: readonly ServerUnderTest[] = [
+  {
+    name: CONTROL,
+    title: "bare Deno, messages of a WebSocket",
+    client: ["--client", "raw"],
+    hasTcp: true,
+    command: (port) => denoCommand("controls/streams_bare.ts", "--port", `${port}`),
+  },
+  {
+    name: "skein-text",
+    title: "Skein, messages of `skein.1`",
+    client: ["--client", "text"],
+    hasTcp: true,
+    command: (port) => denoCommand("streams_server.ts", "--port", `${port}`),
+  },
+  {
+    name: "skein",
+    title: "Skein, streams of `skein.1`",
+    client: ["--client", "skein"],
+    hasTcp: true,
+    command: (port) => denoCommand("streams_server.ts", "--port", `${port}`, "--streams"),
+  },
+  {
+    name: "moq",
+    title: `@moq/qmux ${MOQ_VERSION}, streams`,
+    client: ["--client", "moq"],
+    hasTcp: true,
+    command: (port) => denoCommand("controls/streams_moq.ts", "--port", `${port}`),
+  },
+];
 
 function webSocketServers(folder: string, node: string | undefined): ServerUnderTest[] {
   const runtime = node === undefined ? "Deno" : `Node ${node}`;

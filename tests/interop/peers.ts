@@ -1,11 +1,13 @@
 /**
- * Builds and runs the programs that the interop tests talk to: WebTransport peers on other
- * implementations, all with the same command line.
+ * Builds and runs the programs that the interop tests talk to: peers of WebTransport and of QMux on
+ * other implementations, all with the same command line.
  *
  * ```text
  * peer server --cert CERT.pem --key KEY.pem      prints {"port":N}, later {"closed":{"code":N,"reason":"…"}}
  * peer client --url URL --hash HEX --scenario S  prints one line of JSON
  * ```
+ *
+ * Those of QMux know no certificates, and take `--protocols LIST` for what a client offers.
  *
  * Run as a program, this builds them ahead of the tests.
  *
@@ -45,6 +47,8 @@ interface Recipe {
   build(folders: Folders): Promise<void>;
   /** The command that runs it. */
   command(folders: Folders): readonly string[];
+  /** What it is told behind everything else. */
+  readonly options?: readonly string[];
 }
 
 interface Folders {
@@ -72,20 +76,7 @@ const RECIPES: readonly Recipe[] = [
     },
     command: ({ into }) => [`${into}/peer`],
   },
-  {
-    name: "aioquic",
-    version: "1.7.2",
-    folder: "aioquic",
-    tool: "python3",
-    toolchain: "Python 3.11",
-    async build({ source, into }) {
-      await run(["python3", "-m", "venv", "--clear", `${into}/venv`], source);
-      const install = ["-m", "pip", "install", "--quiet", "--requirement", "requirements.txt"];
-      await run([`${into}/venv/bin/python`, ...install], source);
-    },
-    // Without -B, it leaves compiled files beside the source.
-    command: ({ source, into }) => [`${into}/venv/bin/python`, "-B", `${source}/peer.py`],
-  },
+  pythonRecipe("aioquic", { version: "1.7.2", folder: "aioquic" }),
   {
     name: "Deno's WebTransport",
     version: Deno.version.deno,
@@ -100,6 +91,66 @@ const RECIPES: readonly Recipe[] = [
     ],
   },
 ];
+
+const MOQ_QMUX = ["0.3.3", "0.1.3", "0.0.6"];
+
+const QMUX_RECIPES: readonly Recipe[] = [
+  ...MOQ_QMUX.map((version): Recipe => {
+    const command = (source: string) => [
+      Deno.execPath(),
+      ...["run", "-A", "--no-config", "--no-lock", "--quiet"],
+      `${source}/peer.ts`,
+    ];
+    return {
+      name: `@moq/qmux ${version.slice(0, version.lastIndexOf("."))}`,
+      version,
+      folder: "qmux_moq",
+      tool: Deno.execPath(),
+      toolchain: "Deno 2.9",
+      build: ({ source }) => run([...command(source), "fetch", "--library", version], source),
+      command: ({ source }) => command(source),
+      options: ["--library", version],
+    };
+  }),
+  {
+    name: "qmux of Rust",
+    version: "0.6.6",
+    folder: "qmux_rust",
+    tool: "cargo",
+    toolchain: "Rust 1.88",
+    async build({ source, into, shared }) {
+      await run(["cargo", "build", "--quiet", "--locked", "--target-dir", shared], source);
+      await Deno.copyFile(`${shared}/debug/skein-interop-qmux-peer`, `${into}/peer`);
+    },
+    command: ({ into }) => [`${into}/peer`],
+  },
+];
+
+const STRUCTURED_RECIPES: readonly Recipe[] = [
+  // Later versions dropped the classes of messages, or need a later Python.
+  pythonRecipe("pywebtransport", { version: "0.6.1", folder: "pywebtransport" }),
+];
+
+/** A program with its libraries in an environment of its own. */
+function pythonRecipe(
+  name: string,
+  { version, folder }: { readonly version: string; readonly folder: string },
+): Recipe {
+  return {
+    name,
+    version,
+    folder,
+    tool: "python3",
+    toolchain: "Python 3.11",
+    async build({ source, into }) {
+      await run(["python3", "-m", "venv", "--clear", `${into}/venv`], source);
+      const install = ["-m", "pip", "install", "--quiet", "--requirement", "requirements.txt"];
+      await run([`${into}/venv/bin/python`, ...install], source);
+    },
+    // Without -B, it leaves compiled files beside the source.
+    command: ({ source, into }) => [`${into}/venv/bin/python`, "-B", `${source}/peer.py`],
+  };
+}
 
 /** One source for both versions. */
 function goRecipe(
@@ -137,14 +188,28 @@ export type Build =
  *
  * @returns A peer, or why there is none, for each.
  */
-export async function buildPeers(): Promise<Build[]> {
-  return await Promise.all(RECIPES.map(async (recipe): Promise<Build> => {
-    const { name, version, tool, toolchain } = recipe;
+export function buildPeers(): Promise<Build[]> {
+  return build(RECIPES);
+}
+
+/** The same for the peers of QMux. */
+export function buildQmuxPeers(): Promise<Build[]> {
+  return build(QMUX_RECIPES);
+}
+
+/** The same for the peers that have structured messages. */
+export function buildStructuredPeers(): Promise<Build[]> {
+  return build(STRUCTURED_RECIPES);
+}
+
+async function build(recipes: readonly Recipe[]): Promise<Build[]> {
+  return await Promise.all(recipes.map(async (recipe): Promise<Build> => {
+    const { name, version, tool, toolchain, options = [] } = recipe;
     if (!await isInstalled(tool)) {
       return { name, missing: `${tool} is not installed; ${toolchain} is needed` };
     }
     try {
-      return { name, peer: new Peer(name, version, await make(recipe)) };
+      return { name, peer: new Peer(name, version, await make(recipe), options) };
     } catch (error) {
       const failed = new Error(`Cannot build ${name}`, { cause: error });
       return { name, failed };
@@ -223,24 +288,34 @@ export interface CertificateFiles {
   readonly key: string;
 }
 
-/** A foreign WebTransport implementation. */
+/** A foreign implementation. */
 export class Peer {
   /** Its name. */
   readonly name: string;
   /** Its version. */
   readonly version: string;
   readonly #command: readonly string[];
+  readonly #options: readonly string[];
 
-  /** Creates a peer from the command that runs it. */
-  constructor(name: string, version: string, command: readonly string[]) {
+  /** Creates a peer from the command that runs it, and what comes behind all its arguments. */
+  constructor(
+    name: string,
+    version: string,
+    command: readonly string[],
+    options: readonly string[] = [],
+  ) {
     this.name = name;
     this.version = version;
     this.#command = command;
+    this.#options = options;
   }
 
   /** Starts its server on a free port. */
-  async serve({ cert, key }: CertificateFiles): Promise<PeerServer> {
-    const child = this.#spawn(["server", "--cert", cert, "--key", key]);
+  async serve(files?: CertificateFiles): Promise<PeerServer> {
+    const child = this.#spawn([
+      "server",
+      ...(files === undefined ? [] : ["--cert", files.cert, "--key", files.key]),
+    ]);
     const server = new PeerServer(child);
     try {
       const { port } = await server.next() as { port: number };
@@ -253,8 +328,12 @@ export class Peer {
   }
 
   /** Plays a scenario as a client; what it printed. */
-  async play(scenario: Scenario, { url, hash }: { url: string; hash: string }): Promise<unknown> {
-    const child = this.#spawn(["client", "--url", url, "--hash", hash, "--scenario", scenario]);
+  async play(
+    scenario: string,
+    options: { readonly url: string; readonly hash?: string; readonly protocols?: string },
+  ): Promise<unknown> {
+    const args = Object.entries(options).flatMap(([name, value]) => [`--${name}`, value]);
+    const child = this.#spawn(["client", ...args, "--scenario", scenario]);
     const timer = setTimeout(() => child.kill("SIGKILL"), PATIENCE_MS);
     try {
       const { success, signal, stdout, stderr } = await child.output();
@@ -270,7 +349,8 @@ export class Peer {
   #spawn(args: string[]): Deno.ChildProcess {
     const [program, ...rest] = this.#command;
     const options = { stdin: "null", stdout: "piped", stderr: "piped" } as const;
-    return new Deno.Command(program!, { args: [...rest, ...args], ...options }).spawn();
+    const all = [...rest, ...args, ...this.#options];
+    return new Deno.Command(program!, { args: all, ...options }).spawn();
   }
 }
 
@@ -324,7 +404,8 @@ async function* linesOf(output: ReadableStream<Uint8Array>): AsyncGenerator<stri
 }
 
 if (import.meta.main) {
-  for (const build of await buildPeers()) {
+  const all = [buildPeers(), buildQmuxPeers(), buildStructuredPeers()];
+  for (const build of (await Promise.all(all)).flat()) {
     if ("peer" in build) console.log(`${build.name} ${build.peer.version}: built`);
     else if ("missing" in build) console.log(`${build.name}: ${build.missing}`);
     else console.error(build.failed);

@@ -1,0 +1,17 @@
+/**
+ * The bare control of streams: a WebSocket, whose messages come back as they are. Those that
+ * are sent to `/drain` are answered by an empty one.
+ *
+ * @module
+ */
+import { portOf } from "../args.ts";
+
+Deno.serve({ hostname: "127.0.0.1", port: portOf(Deno.args), onListen() {} }, (request) => {
+  const { socket, response } = Deno.upgradeWebSocket(request, { idleTimeout: 0 });
+  const isDrain = new URL(request.url).pathname === "/drain";
+  socket.binaryType = "arraybuffer";
+  socket.onmessage = ({ data }) => {
+    socket.send(isDrain ? "" : data);
+  };
+  return response;
+});

@@ -1,0 +1,367 @@
+/**
+ * The load generator for streams on a WebSocket: one line of JSON as result.
+ *
+ * ```sh
+ * deno run -A bench/streams_load.ts --port 9100 --pid 123 --client skein --mode rpc
+ * ```
+ *
+ * Clients: `raw` (a WebSocket, and nothing else), `text` (messages and requests of `skein.1`),
+ * `skein` (streams of `skein.1`), and `moq` (`@moq/qmux`).
+ *
+ * Modes: `messages` (64 B each, `--window 64` on their way), `rpc` (64 B each,
+ * `--at-once 50`), `up` and `echo` (`--mib 32`, 64 KiB written at once), and `idle`
+ * (`--sessions 500`; with streams one is open in each).
+ *
+ * @module
+ */
+import { dial, type Session } from "../client.ts";
+import type { Connection } from "../transport/connection.ts";
+import { directStream, directWritable } from "../transport/direct.ts";
+import { argument, numberArgument, portOf } from "./args.ts";
+import { FastSocket } from "./fast_socket.ts";
+import { Histogram } from "./histogram.ts";
+import { type LoadResult, memoryOf, Meter, nowUs, quantilesOf, sleep } from "./meter.ts";
+import { loadMoq } from "./moq.ts";
+import { usageOf } from "./processes.ts";
+
+const MESSAGE = new Uint8Array(64).fill(7);
+const TEXT = "7".repeat(MESSAGE.length);
+const CHUNK = new Uint8Array(65_536).fill(5);
+const MIB = 1_048_576;
+
+/** What a bare socket may have on its way: as much as the window of a stream. */
+const RAW_WINDOW_BYTES = 262_144;
+
+/** Idle sessions that are opened at once. */
+const OPENING = 8;
+
+/** What a run does. */
+interface Options {
+  /** The server, without a path. */
+  readonly url: string;
+  /** Its process. */
+  readonly pid: number;
+  /** Requests at once. */
+  readonly atOnce: number;
+  /** Messages on their way. */
+  readonly window: number;
+  /** Moved at a time. */
+  readonly mib: number;
+  /** Idle sessions. */
+  readonly sessions: number;
+  /** Not measured, at the beginning. */
+  readonly warmUpMs: number;
+  /** Measured. */
+  readonly measureMs: number;
+}
+
+/** One client; what it can not do is absent. */
+interface Client {
+  /** Asks once. */
+  ask(): Promise<void>;
+  /** Keeps messages on their way; calls back for each that came. */
+  flow?(window: number, onMessage: () => void): Promise<void>;
+  /** Sends so many chunks, and returns once they were read. */
+  up?(chunks: number): Promise<void>;
+  /** Sends so many chunks, and returns once they are back. */
+  echo?(chunks: number): Promise<void>;
+  /** Opens a session that stays, with an open stream where there are streams. */
+  stay(): Promise<void>;
+}
+
+/** Messages of a socket. */
+class RawClient implements Client {
+  readonly #url: string;
+  readonly #answers: (() => void)[] = [];
+  #socket: WebSocket | undefined;
+  #drain: WebSocket | undefined;
+
+  constructor({ url }: Options) {
+    this.#url = url;
+  }
+
+  async ask(): Promise<void> {
+    const socket = await this.#echoing();
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#answers.push(resolve);
+    socket.send(MESSAGE);
+    await promise;
+  }
+
+  async #echoing(): Promise<WebSocket> {
+    if (this.#socket !== undefined) return this.#socket;
+    const socket = await this.#open("/");
+    socket.onmessage = () => this.#answers.shift()?.();
+    return this.#socket ??= socket;
+  }
+
+  async flow(window: number, onMessage: () => void): Promise<void> {
+    const socket = await this.#open("/");
+    socket.onmessage = () => {
+      onMessage();
+      socket.send(MESSAGE);
+    };
+    for (let n = 0; n < window; n++) socket.send(MESSAGE);
+  }
+
+  async up(chunks: number): Promise<void> {
+    await this.#move(this.#drain ??= await this.#open("/drain"), chunks);
+  }
+
+  async echo(chunks: number): Promise<void> {
+    await this.#move(this.#drain ??= await this.#open("/"), chunks);
+  }
+
+  /** Each chunk is answered; so many at most wait for that. */
+  async #move(socket: WebSocket, chunks: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    let sent = 0;
+    let received = 0;
+    const send = () => {
+      for (; sent < chunks && (sent - received) * CHUNK.length < RAW_WINDOW_BYTES; sent++) {
+        socket.send(CHUNK);
+      }
+    };
+    socket.onmessage = () => {
+      if (++received === chunks) resolve();
+      else send();
+    };
+    send();
+    await promise;
+  }
+
+  async stay(): Promise<void> {
+    await this.#open("/");
+  }
+
+  #open(path: string): Promise<WebSocket> {
+    const { promise, resolve, reject } = Promise.withResolvers<WebSocket>();
+    const socket = new WebSocket(`${this.#url}${path}`);
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => resolve(socket);
+    socket.onerror = () => reject(new Error("Cannot open"));
+    return promise;
+  }
+}
+
+/** Text messages and requests of `skein.1`. */
+class TextClient implements Client {
+  readonly #url: string;
+  #session: Promise<Session> | undefined;
+  readonly #open: Session[] = [];
+
+  constructor({ url }: Options) {
+    this.#url = url;
+  }
+
+  async ask(): Promise<void> {
+    await (await (this.#session ??= this.#dial())).request("ask", TEXT);
+  }
+
+  async flow(window: number, onMessage: () => void): Promise<void> {
+    const session = await this.#dial();
+    void (async () => {
+      for await (const _message of session) {
+        onMessage();
+        session.send("flow", TEXT);
+      }
+    })();
+    for (let n = 0; n < window; n++) session.send("flow", TEXT);
+  }
+
+  async stay(): Promise<void> {
+    this.#open.push(await this.#dial());
+  }
+
+  #dial(): Promise<Session> {
+    return dial(this.#url, { transports: ["websocket"] });
+  }
+}
+
+/** What opens streams: Skein's connection, and the other implementation's session. */
+type Streams = Pick<Connection, "createBidirectionalStream" | "createUnidirectionalStream">;
+
+/** Streams of QMux. */
+class StreamClient implements Client {
+  readonly #dial: () => Promise<Streams>;
+  #streams: Promise<Streams> | undefined;
+  readonly #open: unknown[] = [];
+
+  constructor(dial: () => Promise<Streams>) {
+    this.#dial = dial;
+  }
+
+  async ask(): Promise<void> {
+    const streams = await (this.#streams ??= this.#dial());
+    const stream = directStream(await streams.createBidirectionalStream());
+    await stream.write(MESSAGE);
+    const closing = stream.close();
+    let count = 0;
+    for (let bytes; (bytes = await stream.read()) !== null;) count += bytes.length;
+    await closing;
+    if (count !== MESSAGE.length) throw new Error(`Of ${MESSAGE.length} bytes ${count} came back`);
+  }
+
+  async flow(window: number, onMessage: () => void): Promise<void> {
+    const stream = directStream(await (await this.#dial()).createBidirectionalStream());
+    // Each of them is written by itself, as messages are.
+    const send = (count: number) => {
+      for (let n = 0; n < count; n++) void stream.write(MESSAGE);
+    };
+    void (async () => {
+      let rest = 0;
+      for (let bytes; (bytes = await stream.read()) !== null;) {
+        rest += bytes.length;
+        const count = Math.floor(rest / MESSAGE.length);
+        rest -= count * MESSAGE.length;
+        for (let n = 0; n < count; n++) onMessage();
+        send(count);
+      }
+    })();
+    send(window);
+    await Promise.resolve();
+  }
+
+  async up(chunks: number): Promise<void> {
+    const streams = await (this.#streams ??= this.#dial());
+    const stream = directWritable(await streams.createUnidirectionalStream());
+    for (let n = 0; n < chunks; n++) await stream.write(CHUNK);
+    await stream.close();
+    // What follows is answered behind it; up to a window of it may not be read yet.
+    await this.ask();
+  }
+
+  async echo(chunks: number): Promise<void> {
+    const streams = await (this.#streams ??= this.#dial());
+    const stream = directStream(await streams.createBidirectionalStream());
+    const write = async () => {
+      for (let n = 0; n < chunks; n++) await stream.write(CHUNK);
+      await stream.close();
+    };
+    const read = async () => {
+      let count = 0;
+      for (let bytes = await stream.read(); bytes !== null; bytes = await stream.read(bytes)) {
+        count += bytes.length;
+      }
+      if (count !== chunks * CHUNK.length) throw new Error(`Only ${count} bytes came back`);
+    };
+    await Promise.all([write(), read()]);
+  }
+
+  async stay(): Promise<void> {
+    const streams = await this.#dial();
+    const stream = directStream(await streams.createBidirectionalStream());
+    await stream.write(MESSAGE);
+    await stream.read();
+    this.#open.push(streams, stream);
+  }
+}
+
+const CLIENTS = {
+  raw: (options: Options) => new RawClient(options),
+  text: (options: Options) => new TextClient(options),
+  skein: ({ url }: Options) =>
+    new StreamClient(async () => (await dial(url, { transports: ["websocket"] })).connection),
+  moq: ({ url }: Options) =>
+    new StreamClient(async () => {
+      const { default: Session } = await loadMoq();
+      const session = new Session(`${url}/`);
+      await session.ready;
+      return session;
+    }),
+};
+
+async function rpc(client: Client, options: Options): Promise<LoadResult> {
+  const { atOnce, pid, warmUpMs, measureMs } = options;
+  const histogram = new Histogram();
+  let isOn = true;
+  let isMeasuring = false;
+  const work = Promise.all(Array.from({ length: atOnce }, async () => {
+    while (isOn) {
+      const startUs = nowUs();
+      await client.ask();
+      if (isMeasuring) histogram.add(nowUs() - startUs);
+    }
+  }));
+  await Promise.race([sleep(warmUpMs), work]);
+  const meter = await Meter.begin(pid);
+  isMeasuring = true;
+  await Promise.race([sleep(measureMs), work]);
+  const figures = await meter.end(histogram.count);
+  isOn = isMeasuring = false;
+  await work;
+  return { ...figures, ...quantilesOf(histogram), closed: 0 };
+}
+
+async function messages(client: Client, options: Options): Promise<LoadResult> {
+  const { window, pid, warmUpMs, measureMs } = options;
+  let count = 0;
+  await client.flow!(window, () => count++);
+  await sleep(warmUpMs);
+  const meter = await Meter.begin(pid);
+  const before = count;
+  await sleep(measureMs);
+  const figures = await meter.end(count - before);
+  return { ...figures, closed: 0 };
+}
+
+function transfer(name: "up" | "echo") {
+  return async (client: Client, { mib, pid, measureMs }: Options): Promise<LoadResult> => {
+    const chunks = mib * MIB / CHUNK.length;
+    await client[name]!(chunks);
+    const meter = await Meter.begin(pid);
+    const end = performance.now() + measureMs;
+    let bytes = 0;
+    do {
+      await client[name]!(chunks);
+      bytes += mib * MIB;
+    } while (performance.now() < end);
+    return { ...await meter.end(bytes / 1_000_000), closed: 0 };
+  };
+}
+
+async function idle(client: Client, { pid, sessions }: Options): Promise<LoadResult> {
+  // The first one loads what all of them need.
+  await client.stay();
+  await sleep(500);
+  const before = await usageOf(pid);
+  const meter = await Meter.begin(pid);
+  for (let left = sessions; left > 0; left -= OPENING) {
+    const some = Array.from({ length: Math.min(left, OPENING) }, () => client.stay());
+    await Promise.all(some);
+  }
+  const figures = await meter.end(sessions);
+  // Memory settles a moment later.
+  await sleep(2_000);
+  const after = await usageOf(pid);
+  return { ...figures, ...memoryOf(sessions, { before, after }), closed: 0 };
+}
+
+const MODES = { messages, rpc, up: transfer("up"), echo: transfer("echo"), idle };
+
+if (import.meta.main) {
+  const { args } = Deno;
+  const mode = (argument(args, "mode") ?? "rpc") as keyof typeof MODES;
+  const name = (argument(args, "client") ?? "skein") as keyof typeof CLIENTS;
+  if (MODES[mode] === undefined || CLIENTS[name] === undefined) {
+    throw new TypeError(
+      `Cannot run: --mode is one of ${Object.keys(MODES)}, and --client of ${Object.keys(CLIENTS)}`,
+    );
+  }
+  // All clients alike.
+  Object.assign(globalThis, { WebSocket: FastSocket });
+  const options: Options = {
+    url: `ws://127.0.0.1:${portOf(args)}`,
+    pid: numberArgument(args, "pid", Deno.pid),
+    atOnce: numberArgument(args, "at-once", 1),
+    window: numberArgument(args, "window", 64),
+    mib: numberArgument(args, "mib", 32),
+    sessions: numberArgument(args, "sessions", 500),
+    warmUpMs: numberArgument(args, "warm-up", 600),
+    measureMs: numberArgument(args, "measure", 1_800),
+  };
+  const result = await MODES[mode](CLIENTS[name](options), options);
+  // deno-lint-ignore no-console
+  console.log(JSON.stringify(result));
+  Deno.exit(0);
+}

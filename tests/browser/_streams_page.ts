@@ -1,0 +1,172 @@
+/**
+ * A server whose pages open sessions with Skein's own client, bundled in parts.
+ *
+ * @module
+ */
+import type { Session as ClientSession } from "../../client.ts";
+import { serve, type ServeOptions, type Server, type Session } from "../../mod.ts";
+import type { TransportName } from "../../transport/race.ts";
+import type { BidirectionalStream } from "../../transport/connection.ts";
+import { type Browser, type Page, PATIENCE_MS } from "./_browsers.ts";
+
+/** What functions that run in a page can name. */
+declare global {
+  /** The session that the page opened. */
+  var session: ClientSession;
+  /** What a page keeps from one function to the next. */
+  var stream: BidirectionalStream, writing: Promise<unknown>;
+  /** Reads a stream to its end. */
+  function readAll(readable: ReadableStream<Uint8Array>): Promise<Uint8Array<ArrayBuffer>>;
+  /** Writes one piece, and ends the stream. */
+  function writeAll(writable: WritableStream<Uint8Array>, bytes: Uint8Array): Promise<void>;
+  /** Writes bytes to a new stream and reads what comes back. */
+  function ask(bytes: Uint8Array): Promise<Uint8Array<ArrayBuffer>>;
+  /** The same with text. */
+  function askText(text: string): Promise<string>;
+  /** Makes the error that carries a stream's code. */
+  function coded(streamErrorCode: number): Error;
+  /** Waits for a failure; the code of the stream. */
+  function codeOf(promise: Promise<unknown>): Promise<number | undefined>;
+}
+
+/** The transport, and whatever is left of what a page can do by it. */
+export const TRANSPORTS: readonly TransportName[] = ["websocket", "webtransport"];
+
+const SCRIPT = `
+import { dial, StreamError } from "/client.js";
+globalThis.readAll = async (readable) => new Uint8Array(await new Response(readable).arrayBuffer());
+globalThis.writeAll = async (writable, bytes) => {
+  const writer = writable.getWriter();
+  writer.write(bytes).catch(() => {});
+  await writer.close();
+};
+globalThis.ask = async (bytes) => {
+  const { readable, writable } = await session.createBidirectionalStream();
+  const [answer] = await Promise.all([readAll(readable), writeAll(writable, bytes)]);
+  return answer;
+};
+globalThis.askText = async (text) =>
+  new TextDecoder().decode(await ask(new TextEncoder().encode(text)));
+globalThis.coded = (streamErrorCode) =>
+  Object.assign(new Error("Enough"), { streamErrorCode });
+globalThis.codeOf = async (promise) => {
+  try {
+    await promise;
+  } catch (error) {
+    if (!(error instanceof StreamError)) throw error;
+    return error.streamErrorCode;
+  }
+};
+const transports = [new URLSearchParams(location.search).get("transport")];
+globalThis.session = await dial(location.origin, { transports });
+globalThis.isReady = true;
+`;
+
+const HTML = `<!doctype html><title>Page</title><script type="module">${SCRIPT}</script>`;
+
+/** A bundle of the client, made once for all tests. */
+let bundle: Promise<ReadonlyMap<string, string>> | undefined;
+
+/** Bundles the client in parts; its files by path. */
+async function bundleParts(): Promise<ReadonlyMap<string, string>> {
+  const folder = await Deno.makeTempDir();
+  try {
+    const { success, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: [
+        ...["bundle", "--quiet", "--platform", "browser", "--code-splitting"],
+        ...["--outdir", folder, new URL("../../client.ts", import.meta.url).href],
+      ],
+      stdin: "null",
+    }).output();
+    if (!success) throw new Error(new TextDecoder().decode(stderr));
+    const parts = new Map<string, string>();
+    for await (const { name } of Deno.readDir(folder)) {
+      parts.set(`/${name}`, await Deno.readTextFile(`${folder}/${name}`));
+    }
+    return parts;
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/** The server and its pages. */
+export class StreamsSite implements AsyncDisposable {
+  /** The server. */
+  readonly server: Server;
+  /** Paths that were loaded, in that order. */
+  readonly loaded: string[] = [];
+  readonly #sessions: Session[] = [];
+  readonly #waiting: ((session: Session) => void)[] = [];
+
+  private constructor(
+    parts: ReadonlyMap<string, string>,
+    { fetch, ...options }: ServeOptions,
+  ) {
+    this.server = serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      webTransport: { cacheFolder: null },
+      onListen() {},
+      fetch: (request, info) => {
+        const { pathname } = new URL(request.url);
+        this.loaded.push(pathname);
+        const part = parts.get(pathname);
+        if (part !== undefined) return typed(part, "text/javascript");
+        if (pathname === "/") return typed(HTML, "text/html");
+        return fetch?.(request, info) ?? new Response(null, { status: 404 });
+      },
+      onOpen: (session) => {
+        const waiting = this.#waiting.shift();
+        if (waiting === undefined) this.#sessions.push(session);
+        else waiting(session);
+      },
+      onMessage(message) {
+        if (message.isRequest) message.reply(message.data);
+      },
+      ...options,
+    });
+  }
+
+  /** Listens. */
+  static async start(options: ServeOptions = {}): Promise<StreamsSite> {
+    return new StreamsSite(await (bundle ??= bundleParts()), options);
+  }
+
+  /** Opens a page, which opens a session; both ends of that. */
+  async connect(
+    browser: Browser,
+    transport: TransportName,
+  ): Promise<{ readonly page: Page; readonly session: Session }> {
+    const page = await browser.newPage();
+    page.setDefaultTimeout(PATIENCE_MS);
+    const url = this.server.url.replace("ws:", "http:");
+    await page.goto(`${url}?transport=${transport}`);
+    const [session] = await Promise.all([
+      this.#next(),
+      page.waitForFunction(() => "isReady" in globalThis),
+    ]);
+    return { page, session };
+  }
+
+  /** Closes all. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.server.close();
+  }
+
+  #next(): Promise<Session> {
+    const session = this.#sessions.shift();
+    if (session !== undefined) return Promise.resolve(session);
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+}
+
+/** Sends everything back that comes by a stream; until the session is over. */
+export async function echoStreams({ connection }: Session): Promise<void> {
+  for await (const { readable, writable } of connection.incomingBidirectionalStreams) {
+    readable.pipeTo(writable).catch(() => {}); // The page sees it.
+  }
+}
+
+function typed(body: string, type: string): Response {
+  return new Response(body, { headers: { "content-type": type } });
+}

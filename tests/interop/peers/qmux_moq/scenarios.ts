@@ -1,0 +1,394 @@
+/**
+ * What two ends of QMux do with each other in the tests: written against the interface of
+ * WebTransport alone, so that it runs on `npm:@moq/qmux`, on Skein, and on a page.
+ *
+ * @module
+ */
+
+/** What the client does, and the server answers. */
+export type Scenario =
+  | "before"
+  | "echo"
+  | "uni"
+  | "datagrams"
+  | "big"
+  | "stalled"
+  | "ping"
+  | "opened-by-server"
+  | "reset"
+  | "reset-by-server"
+  | "closed-by-server"
+  | "close";
+
+/** A bidirectional stream of either implementation. */
+export interface Stream {
+  /** What the peer writes. */
+  readonly readable: ReadableStream<Uint8Array>;
+  /** What this end writes. */
+  readonly writable: WritableStream<Uint8Array>;
+}
+
+/** How a session was closed, in the words of WebTransport. */
+export interface Close {
+  /** The code. */
+  readonly closeCode?: number;
+  /** The reason. */
+  readonly reason?: string;
+}
+
+/** A session of either implementation, as far as it is used here. */
+export interface AnySession {
+  /** Resolves once it is established. */
+  readonly ready: Promise<unknown>;
+  /** Resolves with the peer's code and reason; rejects if it broke. */
+  readonly closed: Promise<Close>;
+  /** Datagrams. */
+  readonly datagrams: {
+    readonly readable: ReadableStream<Uint8Array>;
+    readonly writable: WritableStream<Uint8Array>;
+    readonly maxDatagramSize: number;
+  };
+  /** Streams that the peer opens. */
+  readonly incomingBidirectionalStreams: ReadableStream<Stream>;
+  /** Streams that the peer opens, one way. */
+  readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
+  /** Opens a stream. */
+  createBidirectionalStream(): Promise<Stream>;
+  /** Opens a stream one way. */
+  createUnidirectionalStream(): Promise<WritableStream<Uint8Array>>;
+  /** Closes. */
+  close(info?: Close): void;
+}
+
+const SEQUENTIAL_ECHOES = 300;
+/** More than either end lets the other have open at first, which is 100. */
+const CONCURRENT_ECHOES = 150;
+const UNI_STREAMS = 150;
+const OPENED_STREAMS = 120;
+const DATAGRAMS = 200;
+/** More than all windows, of a stream and of the connection, taken together. */
+const BIG_BYTES = 5_000_000;
+/** More than the window of one stream, less than that of the connection. */
+const STALLED_BYTES = 700_000;
+/** How long nothing is said: several times the idle timeout of who plays `ping`. */
+const SILENCE_MS = 2_000;
+
+/** The idle timeout of the peer in `ping`, in milliseconds. */
+export const PING_IDLE_MS = 600;
+
+const encode = (text: string) => new TextEncoder().encode(text);
+
+/** An error that carries a code, as every implementation reads it. */
+function coded(streamErrorCode: number): Error {
+  return Object.assign(new Error("Enough"), { streamErrorCode });
+}
+
+function codeOf(error: unknown): number | null {
+  return (error as { streamErrorCode?: number | null } | undefined)?.streamErrorCode ?? null;
+}
+
+/** Bytes of which no two places look alike, so a piece that is lost or doubled shows. */
+function counted(length: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(length);
+  const view = new DataView(bytes.buffer);
+  for (let at = 0; at + 4 <= length; at += 4) view.setUint32(at, at);
+  return bytes;
+}
+
+function isSame(one: Uint8Array, other: Uint8Array): boolean {
+  return one.length === other.length && one.every((byte, at) => byte === other[at]);
+}
+
+async function readAll(readable: ReadableStream<Uint8Array>): Promise<Uint8Array> {
+  const parts: Uint8Array[] = [];
+  for (const reader = readable.getReader();;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    parts.push(value);
+  }
+  const bytes = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    bytes.set(part, at);
+    at += part.length;
+  }
+  return bytes;
+}
+
+async function writeAll(writable: WritableStream<Uint8Array>, bytes: Uint8Array): Promise<void> {
+  const writer = writable.getWriter();
+  await writer.write(bytes);
+  await writer.close();
+}
+
+async function roundTrip(session: AnySession, payload: Uint8Array): Promise<Uint8Array> {
+  const { readable, writable } = await session.createBidirectionalStream();
+  const [answer] = await Promise.all([readAll(readable), writeAll(writable, payload)]);
+  return answer;
+}
+
+async function isRight(session: AnySession, text: string): Promise<boolean> {
+  const payload = encode(text);
+  return isSame(await roundTrip(session, payload), payload);
+}
+
+/** Plays a scenario as the client, against a server that does {@linkcode answer}. */
+export async function play(session: AnySession, scenario: Scenario): Promise<unknown> {
+  await session.ready;
+  switch (scenario) {
+    case "before":
+      return { right: await isRight(session, "before") };
+    case "echo":
+      return await echoes(session);
+    case "uni":
+      return await unidirectional(session);
+    case "datagrams":
+      return await datagrams(session);
+    case "big": {
+      const answer = await roundTrip(session, counted(BIG_BYTES));
+      return { bytes: answer.length, same: isSame(answer, counted(BIG_BYTES)) };
+    }
+    case "stalled":
+      return await stalled(session);
+    case "ping": {
+      await isRight(session, "before");
+      await new Promise((resolve) => setTimeout(resolve, SILENCE_MS));
+      return { alive: await isRight(session, "after") };
+    }
+    case "opened-by-server":
+      return await opened(session);
+    case "reset":
+      return { reset: await giveUp(session, "reset"), stopped: await giveUp(session, "stop") };
+    case "reset-by-server":
+      return await givenUp(session);
+    case "closed-by-server": {
+      const { closeCode, reason } = await session.closed;
+      return { code: closeCode, reason };
+    }
+    case "close":
+      await isRight(session, "before");
+      session.close({ closeCode: 4010, reason: "grüße" });
+      await session.closed;
+      return { done: true };
+  }
+}
+
+async function echoes(session: AnySession): Promise<unknown> {
+  let sequential = 0;
+  for (let n = 0; n < SEQUENTIAL_ECHOES; n++) {
+    sequential += Number(await isRight(session, `sequential ${n}`));
+  }
+  const concurrent = await Promise.all(
+    Array.from({ length: CONCURRENT_ECHOES }, (_, n) => isRight(session, `concurrent ${n}`)),
+  );
+  return { sequential, concurrent: concurrent.filter((right) => right).length };
+}
+
+async function unidirectional(session: AnySession): Promise<unknown> {
+  const missing = new Set(Array.from({ length: UNI_STREAMS }, (_, n) => `one way ${n}`));
+  const sending = Promise.all(
+    [...missing].map(async (text) =>
+      await writeAll(await session.createUnidirectionalStream(), encode(text))
+    ),
+  );
+  const reader = session.incomingUnidirectionalStreams.getReader();
+  for (let n = 0; n < UNI_STREAMS; n++) {
+    const { value } = await reader.read();
+    missing.delete(new TextDecoder().decode(await readAll(value!)));
+  }
+  await sending;
+  return { returned: UNI_STREAMS - missing.size };
+}
+
+async function datagrams(session: AnySession): Promise<unknown> {
+  // What the peer takes, it said before it answered.
+  await isRight(session, "before");
+  const { readable, writable, maxDatagramSize } = session.datagrams;
+  if (maxDatagramSize === 0) return { returned: 0 };
+  const reader = readable.getReader();
+  const writer = writable.getWriter();
+  const returned = new Set<string>();
+  const largest = counted(maxDatagramSize);
+  let isLargest = false;
+  const reading = (async () => {
+    for (let end; !(end = await reader.read()).done;) {
+      if (end.value.length < 64) returned.add(new TextDecoder().decode(end.value));
+      else isLargest = isSame(end.value, largest);
+    }
+  })();
+  reading.catch(() => {});
+  for (let n = 0; n < DATAGRAMS; n++) {
+    await writer.write(encode(`datagram ${n}`));
+    // The answer of a stream comes behind that of the datagram before it.
+    await isRight(session, "between");
+  }
+  await writer.write(largest);
+  await isRight(session, "after");
+  return { returned: returned.size, largest: isLargest };
+}
+
+/** One stream is not read, while another is. */
+async function stalled(session: AnySession): Promise<unknown> {
+  const payload = counted(STALLED_BYTES);
+  const { readable, writable } = await session.createBidirectionalStream();
+  const writing = writeAll(writable, payload);
+  const beside = isSame(await roundTrip(session, payload), payload);
+  const isWritten = await Promise.race([writing.then(() => true), Promise.resolve(false)]);
+  const [answer] = await Promise.all([readAll(readable), writing]);
+  return { beside, isWritten, after: isSame(answer, payload) };
+}
+
+/** Answers the streams that the server opens, until it closes the session. */
+async function opened(session: AnySession): Promise<unknown> {
+  let count = 0;
+  const answering = (async () => {
+    for await (const { readable, writable } of session.incomingBidirectionalStreams) {
+      readable.pipeTo(writable).catch(() => {});
+      count++;
+    }
+  })();
+  answering.catch(() => {});
+  const { closeCode } = await session.closed;
+  return { opened: count, code: closeCode };
+}
+
+/** Resets a stream with 42, or reads no more of it with 43; what the server answers to that. */
+async function giveUp(session: AnySession, how: "reset" | "stop"): Promise<number | null> {
+  const { readable, writable } = await session.createBidirectionalStream();
+  const writer = writable.getWriter();
+  const reader = readable.getReader();
+  writer.closed.catch(() => {});
+  reader.closed.catch(() => {});
+  await writer.write(encode("half"));
+  await readSome(reader, 4);
+  if (how === "reset") {
+    await writer.abort(coded(42));
+    return await brokenReading(reader);
+  }
+  await reader.cancel(coded(43));
+  return await brokenWriting(writer);
+}
+
+/** Streams that the server gives up: the first one it resets, of the second it reads no more. */
+async function givenUp(session: AnySession): Promise<unknown> {
+  const incoming = session.incomingBidirectionalStreams.getReader();
+  const next = async () => {
+    const { readable, writable } = (await incoming.read()).value!;
+    const [reader, writer] = [readable.getReader(), writable.getWriter()];
+    reader.closed.catch(() => {});
+    writer.closed.catch(() => {});
+    await readSome(reader, 4);
+    await writer.write(encode("back"));
+    return { reader, writer };
+  };
+  const reset = await brokenReading((await next()).reader);
+  const stopped = await brokenWriting((await next()).writer);
+  return { reset, stopped };
+}
+
+async function readSome(
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+  length: number,
+): Promise<void> {
+  for (let count = 0; count < length;) {
+    const { done, value } = await reader.read();
+    if (done) throw new Error("The stream ended");
+    count += value.length;
+  }
+}
+
+async function brokenReading(
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+): Promise<number | null> {
+  try {
+    while (!(await reader.read()).done);
+    return null;
+  } catch (error) {
+    return codeOf(error);
+  }
+}
+
+async function brokenWriting(
+  writer: WritableStreamDefaultWriter<Uint8Array>,
+): Promise<number | null> {
+  try {
+    while (true) {
+      await writer.write(encode("more"));
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  } catch (error) {
+    return codeOf(error);
+  }
+}
+
+/** What a server saw. */
+export type Seen =
+  | { readonly closed: { readonly code: number | undefined; readonly reason: string | undefined } }
+  | { readonly lost: string }
+  | { readonly broken: number | null };
+
+/**
+ * Plays the server's side of all scenarios.
+ *
+ * @param session A session that was accepted.
+ * @param path The path of its request: `/echo`, `/open`, `/reset` or `/close`.
+ * @param report Is told of streams that were given up, and of the end.
+ */
+export async function answer(
+  session: AnySession,
+  path: string,
+  report: (seen: Seen) => void,
+): Promise<void> {
+  session.closed.then(
+    ({ closeCode, reason }) => report({ closed: { code: closeCode, reason } }),
+    (error: Error) => report({ lost: error.message }),
+  );
+  await session.ready;
+  if (path === "/close") session.close({ closeCode: 4009, reason: "bye — tschüß" });
+  else if (path === "/open") {
+    const right = await Promise.all(
+      Array.from({ length: OPENED_STREAMS }, (_, n) => isRight(session, `opened ${n}`)),
+    );
+    session.close({ closeCode: 4000 + right.filter((right) => right).length });
+  } else if (path === "/reset") {
+    await halfWay(session, ({ writer }) => writer.abort(coded(44)));
+    await halfWay(session, ({ reader }) => reader.cancel(coded(45)));
+  } else echo(session, report);
+}
+
+async function halfWay(
+  session: AnySession,
+  giveUp: (halves: {
+    readonly reader: ReadableStreamDefaultReader<Uint8Array>;
+    readonly writer: WritableStreamDefaultWriter<Uint8Array>;
+  }) => Promise<void>,
+): Promise<void> {
+  const { readable, writable } = await session.createBidirectionalStream();
+  const [reader, writer] = [readable.getReader(), writable.getWriter()];
+  reader.closed.catch(() => {});
+  writer.closed.catch(() => {});
+  await writer.write(encode("half"));
+  await readSome(reader, 4);
+  await giveUp({ reader, writer });
+}
+
+/** Answers a session until it ends. */
+function echo(session: AnySession, report: (seen: Seen) => void): void {
+  const bidirectional = async () => {
+    for await (const { readable, writable } of session.incomingBidirectionalStreams) {
+      readable.pipeTo(writable).catch((error) => report({ broken: codeOf(error) }));
+    }
+  };
+  const unidirectional = async () => {
+    for await (const incoming of session.incomingUnidirectionalStreams) {
+      const back = async () => {
+        const data = await readAll(incoming);
+        await writeAll(await session.createUnidirectionalStream(), data);
+      };
+      back().catch(() => {});
+    }
+  };
+  bidirectional().catch(() => {});
+  unidirectional().catch(() => {});
+  session.datagrams.readable.pipeTo(session.datagrams.writable).catch(() => {});
+}

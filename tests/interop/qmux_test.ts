@@ -1,0 +1,251 @@
+/**
+ * Skein beside other implementations of QMux: their clients at our server, and our client at their
+ * servers, in every version that they have in common. What can not work is asserted as well.
+ */
+import { assertEquals, assertInstanceOf } from "@std/assert";
+import { CloseCode, ConnectionError } from "../../errors.ts";
+import type { Connection } from "../../transport/connection.ts";
+import { dialWebSocket } from "../../transport/websocket_client.ts";
+import { acceptWebSocket, offeredProtocols } from "../../transport/websocket_server.ts";
+import { buildQmuxPeers, type Peer, type PeerServer } from "./peers.ts";
+import { answer, play, type Scenario, type Seen } from "./peers/qmux_moq/scenarios.ts";
+
+type AnyScenario = Exclude<Scenario, "before"> | "refused" | "protocol" | "violation";
+
+/** What is seen where a peer can do it. */
+const SEEN = {
+  echo: { sequential: 300, concurrent: 150 },
+  uni: { returned: 150 },
+  datagrams: { returned: 200, largest: true },
+  big: { bytes: 5_000_000, same: true },
+  stalled: { beside: true, isWritten: false, after: true },
+  ping: { alive: true },
+  "opened-by-server": { opened: 120, code: 4120 },
+  reset: { reset: 42, stopped: 43 },
+  "reset-by-server": { reset: 44, stopped: 45 },
+  "closed-by-server": { code: 4009, reason: "bye — tschüß" },
+  close: { done: true },
+  refused: { refused: true },
+  protocol: { protocol: "chat.1" },
+  violation: { broken: true },
+} as const satisfies Record<AnyScenario, unknown>;
+
+const SCENARIOS = Object.keys(SEEN) as AnyScenario[];
+
+const VERSIONS = ["qmux-02", "qmux-01", "qmux-00", "webtransport"] as const;
+
+type Version = typeof VERSIONS[number];
+
+/** What the versions lack. */
+const LACKING: Readonly<Record<Version, Partial<Record<AnyScenario, unknown>>>> = {
+  "qmux-02": {},
+  "qmux-01": {},
+  "qmux-00": { datagrams: { returned: 0 }, ping: "nothing" },
+  webtransport: {
+    datagrams: { returned: 0 },
+    ping: "nothing",
+    protocol: "nothing",
+    // Without flow control what is not read is held all the same.
+    stalled: "nothing",
+  },
+};
+
+const PATHS: Partial<Record<AnyScenario, string>> = {
+  "opened-by-server": "/open",
+  "reset-by-server": "/reset",
+  "closed-by-server": "/close",
+  refused: "/refuse",
+  ping: "/ping",
+  violation: "/violate",
+};
+
+function pathOf(scenario: AnyScenario): string {
+  return PATHS[scenario] ?? "/echo";
+}
+
+/** What a client offers. */
+function offerOf(version: Version, scenario: AnyScenario): string[] {
+  return scenario === "protocol" ? [`${version}.other`, `${version}.chat.1`] : [version];
+}
+
+/** Our server: it does what the foreign ones do. */
+class QmuxServer implements AsyncDisposable {
+  /** What it saw, in the order in which it happened. */
+  readonly seen: Seen[] = [];
+  readonly #http: Deno.HttpServer<Deno.NetAddr>;
+  readonly #connections: Connection[] = [];
+
+  /** Listens on a free port. */
+  constructor() {
+    this.#http = Deno.serve(
+      { hostname: "127.0.0.1", port: 0, onListen() {} },
+      (request) => this.#answer(request),
+    );
+  }
+
+  /** The address of one of its paths. */
+  url(path: string): string {
+    return `ws://127.0.0.1:${this.#http.addr.port}${path}`;
+  }
+
+  /** Resolves once all sessions are over. */
+  async ended(): Promise<void> {
+    await Promise.allSettled(this.#connections.map(({ closed }) => closed));
+  }
+
+  /** Closes it. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const connection of this.#connections) connection.close();
+    await this.ended();
+    await this.#http.shutdown();
+  }
+
+  #answer(request: Request): Response {
+    const { pathname } = new URL(request.url);
+    if (pathname === "/refuse") return new Response(null, { status: 401 });
+    const offered = offeredProtocols(request);
+    const protocol = offered.find((name) => name.endsWith(".chat.1")) ?? offered[0]!;
+    const { connection, response } = acceptWebSocket(request, { protocol });
+    this.#connections.push(connection);
+    answer(connection, pathname, (seen) => this.seen.push(seen)).catch(() => {});
+    return response;
+  }
+}
+
+/** Something else is seen, for a reason that is the peer's. */
+interface Exception {
+  readonly because: string;
+  readonly seen: unknown;
+  /** The close, as our server tells it. */
+  readonly closed?: unknown;
+}
+
+type Exceptions = Readonly<Record<string, Partial<Record<AnyScenario, Exception>>>>;
+
+/** A close of the application has a field too many in them, and in what they expect. */
+const OLD_CLOSE: Exception = {
+  because: "its closes have no reason",
+  seen: { done: true },
+  closed: { code: 4010, reason: "" },
+};
+
+/** What clients of before 0.3 can not. */
+const OLD_CLIENT: Partial<Record<AnyScenario, Exception>> = {
+  datagrams: { because: "it has none", seen: { returned: 0, largest: false } },
+  "opened-by-server": { because: "it can not read a close", seen: { opened: 120, code: 1002 } },
+  reset: { because: "it tells no codes", seen: { reset: null, stopped: null } },
+  "reset-by-server": { because: "it tells no codes", seen: { reset: null, stopped: null } },
+  close: OLD_CLOSE,
+  protocol: { because: "it offers what it likes", seen: { protocol: "" } },
+};
+
+/** The clients. */
+const CLIENTS: Exceptions = {
+  "@moq/qmux 0.1": {
+    ...OLD_CLIENT,
+    "closed-by-server": {
+      because: "it can not read a close",
+      seen: { code: 1002, reason: "Protocol violation" },
+    },
+  },
+  "@moq/qmux 0.0": {
+    ...OLD_CLIENT,
+    refused: { because: "it never says so", seen: "nothing" },
+  },
+  "qmux of Rust": {
+    refused: { because: "the status is told", seen: { status: 401 } },
+    ping: { because: "the round trip is told", seen: { alive: true, measured: true } },
+  },
+};
+
+/** Older ones choose their version themselves, have no servers, and not every scenario. */
+const OLD: Readonly<Record<string, Version>> = {
+  "@moq/qmux 0.1": "qmux-01",
+  "@moq/qmux 0.0": "qmux-00",
+};
+
+function testClient(peer: Peer, version: Version, scenario: AnyScenario): void {
+  const { [peer.name]: { [scenario]: exception } = {} } = CLIENTS;
+  if (exception?.seen === "nothing") return;
+  const why = exception === undefined ? "" : ` (${exception.because})`;
+  Deno.test(`${peer.name} at our server, ${version}: ${scenario}${why}`, async () => {
+    await using server = new QmuxServer();
+    const seen = await peer.play(scenario, {
+      url: server.url(pathOf(scenario)),
+      ...(peer.name in OLD ? {} : { protocols: offerOf(version, scenario).join() }),
+    });
+    const lacking = LACKING[version][scenario];
+    assertEquals(seen, exception?.seen ?? lacking ?? SEEN[scenario]);
+    if (scenario === "refused") return;
+    await server.ended();
+    if (scenario === "close") {
+      const closed = exception?.closed ?? { code: 4010, reason: "grüße" };
+      assertEquals<unknown>(server.seen, [{ closed }]);
+    } else if (scenario === "reset" && exception === undefined) {
+      assertEquals(server.seen.slice(0, 2), [{ broken: 42 }, { broken: 43 }]);
+    }
+  });
+}
+
+function testServer(peer: Peer, version: Version, scenario: AnyScenario): void {
+  Deno.test(`our client at ${peer.name}, ${version}: ${scenario}`, async () => {
+    await using server = await peer.serve();
+    const url = webSocketUrl(server, pathOf(scenario));
+    const dialing = dialWebSocket(url, { protocols: offerOf(version, scenario) });
+    if (scenario === "refused") {
+      const error = await dialing.then(() => undefined, (error) => error);
+      assertInstanceOf(error, ConnectionError);
+      return;
+    }
+    await using connection = await dialing;
+    if (scenario === "violation") return await testViolation(connection, server);
+    const seen = scenario === "protocol"
+      ? { protocol: connection.protocol }
+      : await play(connection, scenario);
+    assertEquals(seen, LACKING[version][scenario] ?? SEEN[scenario]);
+    if (scenario === "close") {
+      assertEquals(await server.next(), { closed: { code: 4010, reason: "grüße" } });
+    } else if (scenario === "reset") {
+      assertEquals([await server.next(), await server.next()], [{ broken: 42 }, { broken: 43 }]);
+    }
+  });
+}
+
+/** The server breaks the protocol after the first stream; it is told so. */
+async function testViolation(connection: Connection, server: PeerServer): Promise<void> {
+  const stream = await connection.createUnidirectionalStream();
+  await stream.getWriter().write(new Uint8Array(1));
+  assertEquals((await connection.closed).closeCode, CloseCode.malformed);
+  const { broken } = await server.next() as { readonly broken: boolean };
+  assertEquals(broken, true);
+}
+
+function webSocketUrl(server: PeerServer, path: string): string {
+  return server.url(path).replace("https:", "ws:");
+}
+
+for (const build of await buildQmuxPeers()) {
+  if ("peer" in build) {
+    const { peer } = build;
+    for (const version of VERSIONS) {
+      if (OLD[peer.name] !== undefined && OLD[peer.name] !== version) continue;
+      for (const scenario of SCENARIOS) {
+        if (LACKING[version][scenario] === "nothing") continue;
+        // The crate lets nobody break the protocol.
+        if (scenario === "violation" && !peer.name.endsWith(" 0.3")) continue;
+        testClient(peer, version, scenario);
+        if (!(peer.name in OLD)) testServer(peer, version, scenario);
+      }
+    }
+    continue;
+  }
+  const { name } = build;
+  const skipped = "missing" in build && Deno.env.get("CI") !== "true";
+  Deno.test({
+    name: `${name} is built${skipped ? ` (skipped: ${build.missing})` : ""}`,
+    ignore: skipped,
+    fn: () => {
+      throw "failed" in build ? build.failed : new Error(build.missing);
+    },
+  });
+}
