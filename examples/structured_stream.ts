@@ -33,7 +33,8 @@ else await new Promise(() => {});
 
 /** Each stream that the client opens has a loop of its own. */
 async function answerAll(session: Session): Promise<void> {
-  for await (const stream of session.connection.incomingBidirectionalStreams) {
+  for await (const stream of session.incomingStreams()) {
+    if (stream.direction !== "bidirectional") continue;
     answer(session, stream).catch((error) => {
       // It ended this stream only.
       if (error instanceof StructuredError) console.log(`refused: ${error.reason}`);

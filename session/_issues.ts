@@ -115,6 +115,17 @@ function checkLife(core: SessionCore, add: Add): void {
         `${inbound.stats.waitingMessages} wait behind it: find out what it awaits, or raise concurrency`,
     );
   }
+  const { waitingMessages } = inbound.stats;
+  const isHeld = inbound.isHeld && waitingMessages > 0 && state === "connected";
+  if (isHeld && now - (core.readyAt ?? now) > SLOW_HANDLER_MS) {
+    add(
+      "warning",
+      "slow-handler",
+      count(waitingMessages, "message waits", "messages wait") +
+        " until onOpen is done: do not await there what lasts as long as the session, such as a " +
+        "loop over its streams",
+    );
+  }
 }
 
 function checkQueues(core: SessionCore, add: Add): void {
@@ -152,7 +163,8 @@ function checkStreams(core: SessionCore, stats: SessionStats, add: Add): void {
     add(
       "warning",
       "unread-streams",
-      `${unreadStreams} streams of the peer wait and nobody takes them: loop over incomingStreams()`,
+      count(unreadStreams, "stream of the peer waits", "streams of the peer wait") +
+        ", and nobody takes any: loop over incomingStreams()",
     );
   }
   const isLeaking = activeStreams >= MANY_STREAMS && uptimeMs > LEAKING_MS &&
@@ -181,8 +193,8 @@ function checkCredit({ connection, openings }: SessionCore, add: Add): void {
       add(
         "warning",
         "waiting-for-credit",
-        `${waiting} calls wait until the peer allows more ${what}:${limit} it has to read, end ` +
-          "streams, or grant credit",
+        count(waiting, "call waits", "calls wait") +
+          ` until the peer allows more ${what}:${limit} it has to read, end streams, or grant credit`,
       );
     }
     if (credit !== undefined && credit.granted > 0 && credit.received >= credit.granted) {
@@ -277,6 +289,10 @@ function checkUse(core: SessionCore, stats: SessionStats, add: Add): void {
       `Nothing was sent or received in ${seconds(stats.uptimeMs)}: close it if nobody needs it`,
     );
   }
+}
+
+function count(amount: number, one: string, many: string): string {
+  return `${amount} ${amount === 1 ? one : many}`;
 }
 
 function seconds(ms: number): string {

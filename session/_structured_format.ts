@@ -27,6 +27,22 @@ const MAX_NAMED_TYPES = 16;
 const MAX_TOLD = 256;
 
 /**
+ * Checks what a program without types may have given.
+ *
+ * @param codec The codec.
+ * @param what What is made with it.
+ * @throws {TypeError} If it is none.
+ */
+export function checkCodec(codec: Codec, what: string): void {
+  const { encode, decode } = (codec ?? {}) as Partial<Codec>;
+  if (typeof encode === "function" && typeof decode === "function") return;
+  const rule = "codec must have the methods encode and decode";
+  throw new TypeError(
+    `Cannot make ${what}: ${rule}, received ${codec === null ? null : typeof codec}`,
+  );
+}
+
+/**
  * Encodes a message behind an empty head, with its type in it.
  *
  * @param type The number of the message.
@@ -50,7 +66,13 @@ export function encodeMessage(
   if (!schemas.has(type)) {
     throw new TypeError(`Cannot send message: type must be ${typesOf(schemas)}, received ${type}`);
   }
-  const payload: unknown = codec.encode(data);
+  let payload: unknown;
+  try {
+    payload = codec.encode(data);
+  } catch (cause) {
+    const rule = `the data of type ${type} must be what codec ${codec.name} can encode`;
+    throw new TypeError(`Cannot send message: ${rule}, which says: ${told(cause)}`, { cause });
+  }
   if (!(payload instanceof Uint8Array)) {
     throw new TypeError(
       `Cannot send message: codec ${codec.name} must make a Uint8Array, received ${typeof payload}`,
@@ -96,9 +118,9 @@ export function decodeMessage(
   try {
     value = codec.decode(payload);
   } catch (cause) {
-    const came = (cause instanceof Error ? cause.message : String(cause)).slice(0, MAX_TOLD);
     const rule = `expected ${codec.name} in a message of type ${type}`;
-    throw refusal("malformed", `${rule}, received ${byteLength} bytes: ${came}`, { type, cause });
+    const came = `${byteLength} ${byteLength === 1 ? "byte" : "bytes"}: ${told(cause)}`;
+    throw refusal("malformed", `${rule}, received ${came}`, { type, cause });
   }
   const checked = validate(schemas.get(type)!, value);
   return checked instanceof Promise
@@ -155,6 +177,11 @@ export function reasonFor(error: unknown): StreamError {
   }
   const message = error instanceof Error ? error.message : "The stream failed";
   return new StreamError(message, { streamErrorCode, by: "local", cause: error });
+}
+
+/** What a codec says. */
+function told(cause: unknown): string {
+  return (cause instanceof Error ? cause.message : String(cause)).slice(0, MAX_TOLD);
 }
 
 /** Names the numbers of a registry. */

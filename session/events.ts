@@ -42,10 +42,10 @@ export interface SessionEventMap {
 
 /** Listens to one kind of event; a promise that it returns is looked at for its failure only. */
 export type SessionListener<K extends keyof SessionEventMap> =
-  | ((event: SessionEventMap[K]) => void | Promise<void>)
+  | ((event: SessionEventMap[K]) => unknown)
   | {
     /** Gets the event. */
-    handleEvent(event: SessionEventMap[K]): void | Promise<void>;
+    handleEvent(event: SessionEventMap[K]): unknown;
   };
 
 /** The events of a session. A listener that throws is reported like a handler, and changes nothing. */

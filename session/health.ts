@@ -33,7 +33,8 @@ export interface HealthOptions {
  *
  * - `stuck-connecting`, `stuck-draining`: for more than 10 s, and 30 s.
  * - `missing-heartbeat`: the peer is silent for one and a half of its intervals.
- * - `slow-handler`: it works on one message for more than 10 s.
+ * - `slow-handler`: it works on one message for more than 10 s, or messages wait for an `onOpen`
+ *   that does not return.
  * - `send-queue-nearly-full`, `receive-queue-nearly-full`: above 80 % of a bound.
  * - `unread-streams`: opened by the peer, and nobody takes them.
  * - `leaking-streams`: 64 or more are open after ten minutes, and fewer ended.

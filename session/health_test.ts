@@ -154,6 +154,23 @@ Deno.test("Session.issues() finds queues that are nearly full", async () => {
   assert(issues[1]!.message.startsWith("5 of 5 messages and "), issues[1]!.message);
 });
 
+Deno.test("Session.issues() finds messages that wait for an onOpen without an end", async () => {
+  using time = new FakeTime();
+  const { promise, resolve } = Promise.withResolvers<void>();
+  await using hand = serverByHand({ onOpen: () => promise, onMessage: () => {} });
+  await time.tickAsync(0);
+  hand.peer.say({ topic: "a" });
+  await time.tickAsync(10_000);
+  assertEquals(await codes(hand.session), []);
+  await time.tickAsync(1_000);
+  const { code, message } = await onlyIssue(hand.session);
+  assertEquals(code, "slow-handler");
+  assert(message.startsWith("1 message waits until onOpen is done"), message);
+  resolve();
+  await time.tickAsync(0);
+  assertEquals(await codes(hand.session), []);
+});
+
 Deno.test("Session.issues() finds streams that nobody takes", async () => {
   await using both = await ends();
   await both.client.createBidirectionalStream();
@@ -187,7 +204,7 @@ Deno.test("Session.issues() finds that this end waits for credit", async () => {
   const waiting = both.client.createUnidirectionalStream({ signal: giveUp.signal });
   const { code, message } = await onlyIssue(both.client);
   assertEquals(code, "waiting-for-credit");
-  assert(message.startsWith("1 calls wait until the peer allows more unidirectional"), message);
+  assert(message.startsWith("1 call waits until the peer allows more unidirectional"), message);
   giveUp.abort();
   await waiting.catch(() => {});
   assertEquals(await codes(both.client), []);

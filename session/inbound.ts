@@ -123,6 +123,11 @@ export class Inbound {
     return this.#settings.handlers.onMessage !== undefined;
   }
 
+  /** Whether messages wait until something else is done. */
+  get isHeld(): boolean {
+    return this.#queue.isHeld;
+  }
+
   /** Whether the peer waits for answers. */
   get owesAnswers(): boolean {
     return this.#answering !== undefined && this.#answering.size > 0;
@@ -347,10 +352,13 @@ export class Inbound {
     const { handlers: { onMessage }, watch } = this.#settings;
     const { session } = this.#host;
     try {
-      const running = watch
-        ? watch.handle(message, session)
-        : onMessage!(message as never, session);
-      if (running !== undefined && typeof running.then === "function") {
+      // A program without types may return anything.
+      const running =
+        (watch ? watch.handle(message, session) : onMessage!(message as never, session)) as
+          | Promise<void>
+          | null
+          | undefined;
+      if (typeof running?.then === "function") {
         (this.#running ??= new Map()).set(message, this.#host.now);
         return running.then(() => this.#done(message), (error) => this.#failed(error, message));
       }

@@ -145,12 +145,8 @@ export async function* incomingStreams(
   { signal }: { readonly signal?: AbortSignal },
 ): AsyncGenerator<IncomingStream, void, undefined> {
   const core = coreOf(base);
-  const { capabilities, transport } = core.connection;
-  if (!capabilities.streams) {
-    throw new UnsupportedError(
-      `Cannot loop over incoming streams: this ${transport} connection has none; see capabilities`,
-    );
-  }
+  // A server loops for each peer, and a plain one is no reason to fail.
+  if (!core.connection.capabilities.streams) return;
   core.incoming ??= new IncomingLoop(core);
   yield* core.incoming.run(signal);
 }

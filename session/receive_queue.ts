@@ -24,7 +24,8 @@ export class ReceiveQueue<T> extends Changing {
   #items: Item<T>[] = [];
   #bytes = 0;
   #running = 0;
-  #isHeld = false;
+  /** Whether the consumer is kept waiting. */
+  isHeld = false;
   #consumer: Consumer<T> | undefined;
   #isEnded = false;
 
@@ -50,7 +51,7 @@ export class ReceiveQueue<T> extends Changing {
 
   /** Whether nothing waits and nothing runs. */
   get isIdle(): boolean {
-    return this.#items.length === 0 && this.#running === 0 && !this.#isHeld;
+    return this.#items.length === 0 && this.#running === 0 && !this.isHeld;
   }
 
   /** Whether no more will come. */
@@ -86,9 +87,9 @@ export class ReceiveQueue<T> extends Changing {
 
   /** Keeps the consumer waiting until something else is done. */
   holdFor(done: Promise<unknown>): void {
-    this.#isHeld = true;
+    this.isHeld = true;
     done.finally(() => {
-      this.#isHeld = false;
+      this.isHeld = false;
       this.#pump();
       this.notify();
     });
@@ -116,7 +117,7 @@ export class ReceiveQueue<T> extends Changing {
   }
 
   get #mayRun(): boolean {
-    return this.#running < this.#concurrency && !this.#isHeld;
+    return this.#running < this.#concurrency && !this.isHeld;
   }
 
   #run(item: T): void {

@@ -122,9 +122,8 @@ export abstract class SessionBase {
    * the loop leaves it there.
    *
    * @param options Gives up waiting by a signal.
-   * @returns The streams; it ends with the session.
+   * @returns The streams; it ends with the session, however that ends, and at once where the wire has none.
    * @throws {TypeError} If another loop over them runs.
-   * @throws {UnsupportedError} If the wire has no streams.
    *
    * @example Usage
    * ```ts
@@ -165,7 +164,8 @@ export abstract class SessionBase {
    * @typeParam R The registry.
    * @param options The registry, and how messages become bytes.
    * @returns The stream.
-   * @throws {TypeError} If the registry is empty, a key of it no integer from 0 to 65,534, or a value no schema.
+   * @throws {TypeError} If the registry is empty, a key of it no integer from 0 to 65,534, or a value no
+   * schema; if the codec is none, or the stream has not two ends.
    * @throws {RangeError} If `maxMessageBytes` is not an integer from 1 to 2^32 - 1.
    * @throws {UnsupportedError} If the wire has no streams.
    * @throws {TimeoutError} If the peer allowed none within `timeoutMs`.

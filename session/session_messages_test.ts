@@ -223,6 +223,20 @@ Deno.test("Session handles one message at a time, in order", async () => {
   assertEquals(log, ["begin a", "end a", "begin b", "end b", "begin c", "end c"]);
 });
 
+Deno.test("Session goes on whatever its handler returns", async () => {
+  const returned = [null, false, 7, "text", {}];
+  const handled: unknown[] = [];
+  await using hand = serverByHand({
+    onMessage({ data }) {
+      handled.push(data);
+      return returned[handled.length - 1] as never; // As a program without types may.
+    },
+  });
+  for (let i = 0; i < returned.length; i++) hand.peer.say({ topic: "t", data: i });
+  await turns();
+  assertEquals([handled, hand.session.state], [[0, 1, 2, 3, 4], "connected"]);
+});
+
 Deno.test("Session handles as many at once as its concurrency says", async () => {
   let running = 0;
   let most = 0;

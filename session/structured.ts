@@ -11,6 +11,7 @@ import type {
 } from "../transport/connection.ts";
 import { directStream } from "../transport/direct.ts";
 import {
+  checkCodec,
   decodeMessage,
   encodeMessage,
   END_TYPE,
@@ -143,12 +144,23 @@ export async function structuredStream<R extends Registry>(
 ): Promise<StructuredStream<R>> {
   const { registry, maxMessageBytes = MAX_MESSAGE_BYTES, codec = jsonCodec, ...rest } = options;
   const schemas = compileRegistry(registry);
+  checkCodec(codec, "structured stream");
   if (!Number.isInteger(maxMessageBytes) || maxMessageBytes < 1 || maxMessageBytes > MAX_LENGTH) {
     const rule = `maxMessageBytes must be an integer from 1 to ${MAX_LENGTH}`;
     throw new RangeError(`Cannot make structured stream: ${rule}, received ${maxMessageBytes}`);
   }
   const { endMark = session.connection.protocol === SKEIN_PROTOCOL, onInvalid = "throw" } = rest;
-  const stream = rest.stream ?? await session.createBidirectionalStream(options);
+  if (typeof onInvalid !== "function" && onInvalid !== "throw" && onInvalid !== "skip") {
+    const rule = 'onInvalid must be "throw", "skip" or a function';
+    throw new TypeError(`Cannot make structured stream: ${rule}, received ${onInvalid}`);
+  }
+  const { stream: given } = rest;
+  // Not asked for: a wire makes them only then.
+  if (given && !given.direct && !("readable" in given && "writable" in given)) {
+    const rule = "stream must have a readable and a writable end";
+    throw new TypeError(`Cannot make structured stream: ${rule}, received neither or one`);
+  }
+  const stream = given ?? await session.createBidirectionalStream(options);
   return new MessageStream<R>(directStream(stream), {
     ...{ schemas, codec, maxMessageBytes, endMark, onInvalid },
   });

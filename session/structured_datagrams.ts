@@ -6,6 +6,7 @@
 import { SessionClosedError, StructuredError, UnsupportedError } from "../errors.ts";
 import type { DatagramDuplex } from "../transport/connection.ts";
 import {
+  checkCodec,
   DATAGRAM_HEAD_BYTES,
   decodeMessage,
   encodeMessage,
@@ -94,6 +95,7 @@ export function structuredDatagrams<R extends Registry>(
 ): StructuredDatagrams<R> {
   const { registry, codec = jsonCodec, maxQueued = MAX_QUEUED, onInvalid } = options;
   const schemas = compileRegistry(registry);
+  checkCodec(codec, "structured datagrams");
   if (!Number.isInteger(maxQueued) || maxQueued < 1) {
     const rule = "maxQueued must be a positive integer";
     throw new RangeError(`Cannot make structured datagrams: ${rule}, received ${maxQueued}`);

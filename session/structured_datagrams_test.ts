@@ -9,6 +9,7 @@ import { z } from "zod";
 import { SessionClosedError, StructuredError, UnsupportedError } from "../errors.ts";
 import { ends, PLAIN, soon, turns } from "../tests/sessions.ts";
 import { wires } from "../tests/wires.ts";
+import type { Codec } from "./codec.ts";
 import { Session } from "./session.ts";
 import { sessionSettings } from "./settings.ts";
 import type { StandardSchema } from "./standard_schema.ts";
@@ -63,6 +64,8 @@ Deno.test("structuredDatagrams() refuses options that can not be", async () => {
     const rule = `maxQueued must be a positive integer, received ${maxQueued}`;
     assertThrows(() => make(pair.client, { registry, maxQueued }), RangeError, rule);
   }
+  const codec = {} as Codec;
+  assertThrows(() => make(pair.client, { registry, codec }), TypeError, "encode and decode");
 });
 
 Deno.test("structuredDatagrams() is refused where the wire has no datagrams", async () => {

@@ -62,7 +62,7 @@ const REFUSALS: readonly Refusal[] = [
     incoming: [framed(2, Uint8Array.of(0x7b))],
     reason: "malformed",
     type: 2,
-    message: /expected JSON in a message of type 2, received 1 bytes: .+/,
+    message: /expected JSON in a message of type 2, received 1 byte: .+/,
     isSkipped: true,
   },
   {

@@ -167,6 +167,15 @@ Deno.test("structuredStream() opens nothing when its options are wrong", async (
       `maxMessageBytes must be an integer from 1 to 4294967295, received ${maxMessageBytes}`,
     );
   }
+  const wrong: readonly [option: string, value: unknown, rule: string][] = [
+    ["codec", {}, "codec must have the methods encode and decode, received object"],
+    ["codec", () => bytesCodec, "codec must have the methods encode and decode, received function"],
+    ["onInvalid", "ignore", 'onInvalid must be "throw", "skip" or a function, received ignore'],
+    ["stream", { readable: new ReadableStream() }, "a readable and a writable end"],
+  ];
+  for (const [option, value, rule] of wrong) {
+    await assertRejects(() => open(client, { registry, [option]: value }), TypeError, rule);
+  }
   let opened = 0;
   void server.connection.incomingBidirectionalStreams.getReader().read()
     .then(({ value }) => opened += value ? 1 : 0, () => {});
@@ -230,6 +239,21 @@ Deno.test("StructuredStream.send() sends nothing that the codec can not encode",
   const wire = new HandStream();
   const json = await byHand(wire, { registry: { 1: anything } as unknown as R });
   await assertRejects(() => json.send(1, undefined as never), TypeError, "received undefined");
+  const cause = new Error("Out of colours");
+  const picky: Codec = {
+    ...bytesCodec,
+    name: "colours",
+    encode() {
+      throw cause;
+    },
+  };
+  const pale = await byHand(wire, { registry: { 1: anything } as unknown as R, codec: picky });
+  const error = await assertRejects(
+    () => pale.send(1, "grey" as never),
+    TypeError,
+    "Cannot send message: the data of type 1 must be what codec colours can encode, which says: Out of colours",
+  );
+  assertStrictEquals(error.cause, cause);
   const codec: Codec = { ...bytesCodec, name: "none" };
   const broken = await byHand(wire, { registry: { 1: anything } as unknown as R, codec });
   await assertRejects(

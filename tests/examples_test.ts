@@ -92,7 +92,7 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "  events: ann joined, bob joined, bob turned round at 61",
     "  without state 35, ann is drawn at 34, 35, 35.5, 36, 36.5, 37",
   ]],
-  ["file_transfer.ts", ["-N", "-R", "-W"], [
+  ["file_transfer/main.ts", ["-N", "-R", "-W"], [
     ...["webtransport", "websocket   "].flatMap((transport) => [
       `${transport} [#####...............]  25 %`,
       `${transport} cut`,
@@ -100,10 +100,8 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
       `${transport} [##########..........]  50 %`,
       `${transport} [###############.....]  75 %`,
       `${transport} [####################] 100 %`,
-      new RegExp(`^${transport} stored as "holiday( \\(2\\))?.bin", the same$`),
+      `${transport} stored as …/holiday.bin, the same`,
     ]),
-    '"../../etc/passwd" is stored as "passwd"',
-    "in the folder: holiday (2).bin, holiday.bin, passwd",
   ]],
   ["inspect/server.ts", ["-N"], [
     "sessions of ada, jonas, kim, mira, noor, olek, viewer-7",
@@ -117,7 +115,7 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
 for (const [file, flags, expected] of RUNS) {
   Deno.test(`examples/${file} --once shows what it is about`, async () => {
     const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-      args: ["run", "--quiet", ...flags, new URL(file, EXAMPLES).href, "--once"],
+      args: ["run", "--quiet", "--no-prompt", ...flags, new URL(file, EXAMPLES).href, "--once"],
       env: { NO_COLOR: "1" },
       stdin: "null",
       signal: AbortSignal.timeout(60_000),

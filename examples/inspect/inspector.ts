@@ -11,7 +11,7 @@ import { Observer } from "./view.ts";
 
 /** What an inspector can be told; where it listens is its own matter. */
 export interface InspectorOptions extends Pick<ServeOptions, "port" | "fetch" | "onListen"> {
-  /** How often it looks, in milliseconds; 1,000 by default. */
+  /** How often it looks while a page watches, in milliseconds; 1,000 by default. */
   readonly intervalMs?: number;
 }
 
@@ -43,7 +43,8 @@ export function serveInspector(
 
   let isLooking = false;
   async function look(): Promise<void> {
-    if (isLooking) return;
+    // Where nobody watches, the server that is looked at shall not pay for it.
+    if (isLooking || server.manager.count === 0) return;
     isLooking = true;
     try {
       server.publish(OVERVIEW, await observer.look());
@@ -59,7 +60,6 @@ export function serveInspector(
   }
   const timer = setInterval(look, intervalMs);
   signal.addEventListener("abort", () => clearInterval(timer), { once: true });
-  void look();
   return server;
 }
 

@@ -30,6 +30,9 @@ const QUANTUM_BYTES = 16_384;
  */
 const IDLE_TURNS = 4;
 
+/** From so many streams on with frames without a payload, those that are over meanwhile are looked for. */
+const SWEEP_AT = 1_024;
+
 /** What is to be sent, beside streams. */
 export interface OutletSources {
   /** Flow control; absent where nobody counts. */
@@ -49,6 +52,7 @@ export class Outlet {
   /** Streams with bytes that wait for credit of the connection. */
   readonly #blocked = new Set<SendHalf>();
   #control: QmuxStream[] = [];
+  #sweepAt = SWEEP_AT;
   #parameters: TransportParameters | undefined = undefined;
   #pong: bigint | undefined = undefined;
   #ping: bigint | undefined = undefined;
@@ -163,7 +167,7 @@ export class Outlet {
   wantsControl(stream: QmuxStream): void {
     if (stream.hasControl || this.#isOver) return;
     stream.hasControl = true;
-    this.#control.push(stream);
+    if (this.#control.push(stream) >= this.#sweepAt) this.#sweepControl();
     this.fill();
   }
 
@@ -200,10 +204,10 @@ export class Outlet {
     this.stop();
   }
 
-  /** Sends nothing more. */
+  /** Sends what a write has told to be done, and nothing more. */
   stop(): void {
+    if (!this.#isOver && this.#record.byteLength > 0) this.#send();
     this.#isOver = true;
-    this.#record.take();
     this.#queue.clear();
     this.#blocked.clear();
     this.#control = [];
@@ -288,6 +292,12 @@ export class Outlet {
       return this.#fillStreamControl();
     }
     return true;
+  }
+
+  /** A peer that reads nothing, and opens and cuts streams, would make this end keep all of them. */
+  #sweepControl(): void {
+    this.#control = this.#control.filter((stream) => stream.hasControl = !stream.isOver);
+    this.#sweepAt = Math.max(SWEEP_AT, this.#control.length * 2);
   }
 
   #fillStreamControl(): boolean {

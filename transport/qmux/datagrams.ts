@@ -23,6 +23,8 @@ export interface DatagramHost {
   readonly ledger: Ledger;
   /** Largest datagram that the peer takes. */
   readonly maxDatagramSize: number;
+  /** Whether the peer takes a datagram of so many bytes. */
+  takesDatagram(byteLength: number): boolean;
   /** Puts a datagram into a record at once, if nothing is ahead of it. */
   sendDatagramNow(datagram: Uint8Array): boolean;
   /** Datagrams wait. */
@@ -85,7 +87,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   send(datagram: Uint8Array): void {
     if (this.#failure !== undefined) return;
     const { ledger } = this.#host;
-    if (datagram.byteLength > this.#host.maxDatagramSize) {
+    if (!this.#host.takesDatagram(datagram.byteLength)) {
       return ledger.droppedDatagram(datagram.byteLength);
     }
     if (this.waiting === 0 && this.#host.sendDatagramNow(datagram)) return;
@@ -101,6 +103,18 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     }
     this.#receiver = receiver;
     for (const held of this.#arrivals.takeHeld()) receiver(held);
+  }
+
+  /** The peer said what it takes: the rest of what waits is lost. */
+  opened(): void {
+    const waiting = this.#waiting.slice(this.#head);
+    this.#waiting = [];
+    this.#head = 0;
+    for (const datagram of waiting) {
+      const { byteLength } = datagram;
+      if (this.#host.takesDatagram(byteLength)) this.#waiting.push(datagram);
+      else this.#host.ledger.droppedDatagram(byteLength);
+    }
   }
 
   /** The next one that waits for the wire, which stays where it is. */

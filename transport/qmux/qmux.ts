@@ -72,6 +72,9 @@ export const MAX_UNCOUNTED_STREAMS = 10_000;
 /** In the time after which a peer closes for silence, something is said so often. */
 const PINGS_PER_TIMEOUT = 3;
 
+/** No peer is told that this end is alive more often than so, in milliseconds. */
+const MIN_PING_MS = 100;
+
 /** What a {@linkcode Qmux} may be told by its wire, beside the rest. */
 export interface QmuxLink extends MultiplexerLink {
   /** The peer ended the connection by a fault that it found; without this, as a fault of the peer. */
@@ -407,9 +410,15 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
     return Math.max(0, frame - 1 - varintLength(frame));
   }
 
+  /** See {@linkcode DatagramHost}. Of a peer that takes none the largest size is 0 too. */
+  takesDatagram(byteLength: number): boolean {
+    return byteLength <= this.maxDatagramSize &&
+      (!this.#isOpen || this.#peer.maxDatagramFrameSize > 0);
+  }
+
   /** See {@linkcode DatagramHost}. */
   sendDatagramNow(datagram: Uint8Array): boolean {
-    return datagram.byteLength <= this.maxDatagramSize && this.#outlet.sendDatagramNow(datagram);
+    return this.takesDatagram(datagram.byteLength) && this.#outlet.sendDatagramNow(datagram);
   }
 
   /** See {@linkcode DatagramHost}. */
@@ -666,6 +675,7 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
     this.#raise("data", parameters.maxData);
     this.#raise("bidirectional", parameters.maxStreamsBidi);
     this.#raise("unidirectional", parameters.maxStreamsUni);
+    this.#datagrams?.opened();
     const isSmall = parameters.maxRecordSize <= MAX_SINGLE_FRAME_BYTES;
     this.#outlet.open(
       version === 0 ? MAX_SINGLE_FRAME_BYTES : Math.min(MAX_RECORD_BYTES, parameters.maxRecordSize),
@@ -676,7 +686,7 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
   }
 
   #keepAliveFor(timeoutMs: number): void {
-    const everyMs = timeoutMs / PINGS_PER_TIMEOUT;
+    const everyMs = Math.max(MIN_PING_MS, timeoutMs / PINGS_PER_TIMEOUT);
     if (timeoutMs === 0 || everyMs > MAX_TIMER_MS || this.#options.version === 0) return;
     this.#keepAlive = setInterval(() => {
       const { records } = this.#outlet;

@@ -29,6 +29,8 @@ const EMPTY = new Uint8Array();
 /** A write that did not go out at once. */
 interface Write {
   readonly bytes: Uint8Array;
+  /** How many there were. */
+  readonly end: number;
   at: number;
   readonly done: PromiseWithResolvers<void>;
 }
@@ -106,7 +108,8 @@ export class SendHalf implements DirectWritable {
     if (options?.signal?.aborted) return Promise.reject(options.signal.reason);
     const sent = this.#writes.length > 0 ? 0 : this.#host.sendNow(this, bytes);
     if (sent === bytes.byteLength) return DONE;
-    const write: Write = { bytes, at: sent, done: Promise.withResolvers() };
+    const end = bytes.byteLength;
+    const write: Write = { bytes, end, at: sent, done: Promise.withResolvers() };
     this.#writes.push(write);
     this.#host.wantsToSend(this);
     return options === undefined ? write.done.promise : this.#within(write, options);
@@ -168,7 +171,7 @@ export class SendHalf implements DirectWritable {
   /** Lets the peer know of the stream, if nothing else did. */
   announce(): void {
     if (this.#isKnown || this.#isOver || this.#failure !== undefined) return;
-    if (this.#writes.length === 0) this.#writes.push({ bytes: EMPTY, at: 0, done: NOBODY });
+    if (this.#writes.length === 0) this.#writes.push(NOTHING);
     this.#host.wantsToSend(this);
   }
 
@@ -233,8 +236,12 @@ export class SendHalf implements DirectWritable {
     while (true) {
       const write = this.#writes[0];
       if (write === undefined && !this.#isClosing) return false;
-      const { bytes, at } = write ?? { bytes: EMPTY, at: 0 };
-      const wanted = bytes.byteLength - at;
+      const { bytes, at, end } = write ?? NOTHING;
+      if (bytes.byteLength !== end) {
+        this.#reset(0, new TypeError("Cannot write: the bytes went elsewhere before they were sent"));
+        return false;
+      }
+      const wanted = end - at;
       const allowed = Math.min(this.#limit - this.#offset, this.#host.dataLeft);
       const room = Math.min(left, record.payloadRoom(id, this.#offset));
       if (room < 0 || room === 0 && wanted > 0) return true;
@@ -307,6 +314,7 @@ export class SendHalf implements DirectWritable {
   #reset(code: number, error: unknown): void {
     this.#resetCode = code;
     this.#fail(error);
+    this.#host.withdrawn(this);
     this.#stream.account.ended(error);
     this.#host.wantsControl(this.#stream);
   }
@@ -332,7 +340,9 @@ export class SendHalf implements DirectWritable {
       write.done.reject(error);
       if (write.at > 0) return this.#reset(0, error);
       this.#writes.splice(at, 1);
-      if (this.#writes.length === 0) this.#host.withdrawn(this);
+      this.#host.withdrawn(this);
+      // What is behind it, be it the end alone, may not have to wait.
+      if (this.#writes.length > 0 || this.#isClosing) this.#host.wantsToSend(this);
     };
     const onAbort = () => giveUp(signal?.reason);
     const timer = startTimer(timeoutMs, (ms) => {
@@ -348,11 +358,12 @@ export class SendHalf implements DirectWritable {
   }
 }
 
-/** Of a write that nobody waits for. */
-const NOBODY: PromiseWithResolvers<void> = {
-  promise: DONE,
-  resolve() {},
-  reject() {},
+/** A write of no bytes, for which nobody waits. */
+const NOTHING: Write = {
+  bytes: EMPTY,
+  end: 0,
+  at: 0,
+  done: { promise: DONE, resolve() {}, reject() {} },
 };
 
 function checkChunk(chunk: unknown): Uint8Array {

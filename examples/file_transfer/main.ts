@@ -1,0 +1,81 @@
+/**
+ * A file over a stream, with progress. After a cut it goes on where it was.
+ *
+ * ```sh
+ * deno run -N -R -W --unstable-net examples/file_transfer/main.ts receive ./received
+ * deno run -N -R --unstable-net examples/file_transfer/main.ts send holiday.mp4 http://localhost:8000
+ * ```
+ *
+ * With `--once` it sends to itself, over WebTransport and over WebSocket, cuts its own connection
+ * each time, and ends.
+ *
+ * @module
+ */
+import { send } from "./client.ts";
+import { sha256Of } from "./inbox.ts";
+import { receiveInto } from "./server.ts";
+
+const [command, first, second] = Deno.args;
+if (command === "receive" && first !== undefined) {
+  await using server = receiveInto(first, 8000);
+  console.log(`Send files to ${server.url}`);
+  await new Promise(() => {});
+} else if (command === "send" && first !== undefined && second !== undefined) {
+  const path = await send(second, first, { name: first, onProgress: progress("sent") });
+  console.log(`stored as ${path}`);
+} else if (command === "--once") await demonstrate();
+else console.log('Say "receive FOLDER", "send FILE URL" or "--once"');
+
+/** Draws a bar: again and again on a terminal, and a line each quarter elsewhere. */
+function progress(label: string): (bytes: number, size: number) => void {
+  const isTerminal = Deno.stdout.isTerminal();
+  let quarters = 0;
+  return (bytes, size) => {
+    const percent = percentOf(bytes, size);
+    const bar = (of: number) =>
+      `${label} [${"#".repeat(of / 5).padEnd(20, ".")}] ${`${of}`.padStart(3)} %`;
+    if (isTerminal) {
+      const end = percent === 100 ? "\n" : "";
+      Deno.stdout.writeSync(new TextEncoder().encode(`\r${bar(percent)}${end}`));
+    } else while (quarters < Math.floor(percent / 25)) console.log(bar(++quarters * 25));
+  };
+}
+
+function percentOf(part: number, whole: number): number {
+  return Math.floor(100 * part / Math.max(1, whole));
+}
+
+/** Sends to itself, and cuts each connection once. */
+async function demonstrate(): Promise<void> {
+  const folder = await Deno.makeTempDir({ prefix: "skein-" });
+  const path = `${folder}/holiday.bin`;
+  try {
+    await using server = receiveInto(`${folder}/received`, 0);
+    for (const transport of ["webtransport", "websocket"] as const) {
+      const label = transport.padEnd(12);
+      const draw = progress(label);
+      // 32 MiB in which each place has its own number, so that one in a wrong place is noticed.
+      const numbers = new Uint32Array(2 ** 23).map((_, i) => i + transport.length);
+      await Deno.writeFile(path, new Uint8Array(numbers.buffer));
+      let isCut = false;
+      const stored = await send(server.url, path, {
+        name: "../../holiday.bin",
+        transports: [transport],
+        onProgress(bytes, size, cut) {
+          draw(bytes, size);
+          if (isCut || bytes < size / 4) return;
+          isCut = true;
+          console.log(`${label} cut`);
+          cut();
+        },
+        onResume: (offset, size) =>
+          console.log(`${label} back again, and ${percentOf(offset, size)} % are there`),
+      });
+      const isSame = await sha256Of(stored) === await sha256Of(path);
+      const end = stored.replace(/.*([/][0-9a-f]{64})/, "…");
+      console.log(`${label} stored as ${end}, ${isSame ? "the same" : "another"}`);
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
