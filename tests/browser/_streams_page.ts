@@ -3,7 +3,6 @@
  *
  * @module
  */
-import type { Session as ClientSession } from "../../client.ts";
 import { serve, type ServeOptions, type Server, type Session } from "../../mod.ts";
 import type { TransportName } from "../../transport/race.ts";
 import type { BidirectionalStream } from "../../transport/connection.ts";
@@ -11,8 +10,6 @@ import { type Browser, type Page, PATIENCE_MS } from "./_browsers.ts";
 
 /** What functions that run in a page can name. */
 declare global {
-  /** The session that the page opened. */
-  var session: ClientSession;
   /** What a page keeps from one function to the next. */
   var stream: BidirectionalStream, writing: Promise<unknown>;
   /** Reads a stream to its end. */
