@@ -133,8 +133,9 @@ function checkQueues(core: SessionCore, add: Add): void {
   const advice = {
     "send-queue-nearly-full":
       "the peer takes less than it is sent: await flushed(), send less, or drop by a policy",
-    "receive-queue-nearly-full":
-      "messages come faster than they are handled: look at the handler, or raise concurrency",
+    "receive-queue-nearly-full": core.inbound.isHandled
+      ? "messages come faster than they are handled: look at the handler, or raise concurrency"
+      : "nobody reads them, or not fast enough: look at the loop over the session, or set onMessage",
   } as const;
   for (
     const [code, queue] of [
@@ -258,14 +259,15 @@ function checkCounters(core: SessionCore, stats: Growth, add: Add): void {
       `${stats.unreadMessages} messages were thrown away: loop over the session, or set onMessage`,
     );
   }
-  const lost = stats.droppedMessages + stats.droppedByPeer;
-  if (lost > 0) {
-    add(
-      "warning",
-      "messages-dropped",
-      `${stats.droppedMessages} messages were dropped here and ${stats.droppedByPeer} by the peer: ` +
-        "send less, or await flushed()",
-    );
+  for (
+    const [dropped, where, advice] of [
+      [stats.droppedMessages, "here", "send less, or await flushed()"],
+      [stats.droppedByPeer, "by the peer", "read faster here, or have it send less"],
+    ] as const
+  ) {
+    if (dropped === 0) continue;
+    const what = count(dropped, "message was", "messages were");
+    add("warning", "messages-dropped", `${what} dropped ${where}: ${advice}`);
   }
   if (stats.datagramsDropped > 0) {
     add(

@@ -181,6 +181,15 @@ Deno.test("Session.issues() finds streams that nobody takes", async () => {
   assert(message.startsWith("2 streams of the peer wait"), message);
 });
 
+Deno.test("Session.issues() tells a session that nobody reads to be read", async () => {
+  await using hand = serverByHand({ receiveQueue: { maxMessages: 5 } });
+  for (let i = 0; i < 5; i++) hand.peer.say({ topic: "a" });
+  await turns();
+  const { code, message } = await onlyIssue(hand.session);
+  assertEquals(code, "receive-queue-nearly-full");
+  assert(message.includes("nobody reads them"), message);
+});
+
 Deno.test("Session.issues() finds streams that leak", async () => {
   using time = new FakeTime();
   await using hand = serverByHand({}, { wire: PLAIN });
@@ -261,9 +270,16 @@ Deno.test("Session.issues() finds invalid and unread messages, drops and lost da
     "invalid-messages",
     "unread-messages",
     "messages-dropped",
+    "messages-dropped",
     "datagrams-dropped",
   ]);
-  const beginnings = ["8 messages were invalid", "2 messages were thrown", "4 messages", "2 datag"];
+  const beginnings = [
+    "8 messages were invalid",
+    "2 messages were thrown",
+    "4 messages were dropped here: send less",
+    "4 messages were dropped by the peer: read faster",
+    "2 datag",
+  ];
   for (const [i, beginning] of beginnings.entries()) {
     assert(issues[i]!.message.startsWith(beginning), issues[i]!.message);
   }

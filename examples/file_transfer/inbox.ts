@@ -23,7 +23,10 @@ export class Inbox {
     if (await exists(this.#pathOf(file))) return file.size;
     await this.#makeRoom();
     using part = await Deno.open(this.#partOf(file), { append: true, create: true });
-    return (await part.stat()).size;
+    const { size } = await part.stat();
+    if (size <= file.size) return size;
+    await part.truncate(); // Somebody lied of it.
+    return 0;
   }
 
   /** Writes what comes, no faster than the disk: meanwhile the sender waits. */
@@ -46,12 +49,16 @@ export class Inbox {
     const path = this.#pathOf(file);
     if (await exists(path)) return path; // Only the answer was lost.
     const part = this.#partOf(file);
-    if (await sha256Of(part) !== file.sha256) {
-      await Deno.remove(part);
-      return undefined;
+    try {
+      if (await sha256Of(part) !== file.sha256) {
+        await Deno.remove(part);
+        return undefined;
+      }
+      await Deno.mkdir(`${this.#folder}/${file.sha256}`, { recursive: true });
+      await Deno.rename(part, path);
+    } catch (error) {
+      if (!await exists(path)) throw error; // Or else another who sends it was faster.
     }
-    await Deno.mkdir(`${this.#folder}/${file.sha256}`, { recursive: true });
-    await Deno.rename(part, path);
     return path;
   }
 

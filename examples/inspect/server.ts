@@ -3,9 +3,9 @@
  * and waits, who is stuck, and why.
  *
  * ```sh
- * deno run -A examples/inspect/server.ts               # then open http://localhost:8001
- * deno run -A examples/inspect/server.ts --port 9001
- * deno run -N examples/inspect/server.ts --once        # looks once, prints that, and ends
+ * deno run -N -R --allow-run examples/inspect/server.ts    # then open http://localhost:8001
+ * deno run -N -R --allow-run examples/inspect/server.ts --port 9001
+ * deno run -N examples/inspect/server.ts --once            # looks once, prints that, and ends
  * ```
  *
  * Here it looks at a server with users of its own, so that there is something to

@@ -293,11 +293,11 @@ export class Http3Session implements Connection, MessageCarrier, StreamOwner {
 
   /** Opens a stream, waiting while the peer allows no more, or else with a `RangeError`. */
   async createBidirectionalStream(options: OpenSessionStreamOptions = {}): Promise<Http3Stream> {
-    const timeoutMs = await this.#mayOpen("bidirectional", options);
+    const leftMs = await this.#mayOpen("bidirectional", options);
     const { conn } = this.#link;
     const opening = conn.createBidirectionalStream(quicOptions(options));
-    const { signal } = options;
-    const stream = await opened(opening, { signal, timeoutMs, kind: "bidirectional" }, {
+    const { signal, timeoutMs } = options;
+    const stream = await opened(opening, { signal, timeoutMs, leftMs, kind: "bidirectional" }, {
       late: ({ readable, writable }) => {
         readable.cancel().catch(() => {});
         writable.abort().catch(() => {});
@@ -317,11 +317,11 @@ export class Http3Session implements Connection, MessageCarrier, StreamOwner {
 
   /** Opens a unidirectional stream without a web stream. */
   async createSendHalf(options: OpenSessionStreamOptions = {}): Promise<SendHalf> {
-    const timeoutMs = await this.#mayOpen("unidirectional", options);
+    const leftMs = await this.#mayOpen("unidirectional", options);
     const { conn } = this.#link;
     const opening = conn.createUnidirectionalStream(quicOptions(options));
-    const { signal } = options;
-    const stream = await opened(opening, { signal, timeoutMs, kind: "unidirectional" }, {
+    const { signal, timeoutMs } = options;
+    const stream = await opened(opening, { signal, timeoutMs, leftMs, kind: "unidirectional" }, {
       late: (late) => void late.abort().catch(() => {}),
     }).catch((error) => this.#openFailed("unidirectional", error, options));
     const account = this.#account("unidirectional", "local");
