@@ -28,6 +28,7 @@ import { type Authorize, type AuthorizedAction, clientServices } from "./_client
 import { type ConnectionLimits, type ListenInfo, Listening } from "./_listening.ts";
 import { MetricsEndpoint, type MetricsOptions } from "./_metrics_endpoint.ts";
 import type { WebTransportServeOptions } from "./_webtransport_options.ts";
+import { handleStreams, type StreamHandler } from "./_stream_handler.ts";
 import { QueueFullError } from "./errors.ts";
 import { type DrainOptions, type DrainReport, SessionManager } from "./manager/mod.ts";
 import { DEFAULT_MAX_SESSIONS, DEFAULT_MAX_SESSIONS_PER_ADDRESS } from "./manager/limits.ts";
@@ -38,6 +39,7 @@ import type { AnyContract, SendData, SendTopic } from "./session/contract.ts";
 import { encodeMessage } from "./session/encoded.ts";
 import { instrument } from "./session/instrument.ts";
 import type { Instrumentation } from "./session/instrumentation.ts";
+import type { IncomingStream } from "./session/incoming_streams.ts";
 import { coreOf, type Session, type SessionCloseOptions } from "./session/session.ts";
 import { type SessionHandlers, type SessionLimits, sessionSettings } from "./session/settings.ts";
 import { Turn } from "./session/turn.ts";
@@ -112,6 +114,35 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
   extends AdmissionOptions<V>, Omit<SessionHandlers<V, C, "server">, "onGoAway" | "onDropped"> {
   /** Topics and their schemas; messages that do not fit are refused. */
   readonly contract?: C;
+  /**
+   * Gets each stream that a client opens, while others go on. What it throws ends that stream with
+   * code 4500 and is told to `onError`; the session lives. Without it, take them from
+   * `session.incomingStreams()`.
+   *
+   * @example An echo
+   * ```ts
+   * import { dial, serve } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   async onStream(stream) {
+   *     if (stream.direction === "bidirectional") await stream.readable.pipeTo(stream.writable);
+   *   },
+   * });
+   * await using session = await dial(server.url);
+   * const { readable, writable } = await session.createBidirectionalStream();
+   * const writer = writable.getWriter();
+   * await writer.write(new TextEncoder().encode("hello"));
+   * await writer.close();
+   * assertEquals(await new Response(readable).text(), "hello");
+   * ```
+   */
+  readonly onStream?: (
+    stream: IncomingStream,
+    session: Session<V, C, "server">,
+  ) => void | Promise<void>;
   /**
    * Decides whether a client may subscribe or publish by itself. Everything is denied without it.
    */
@@ -575,12 +606,24 @@ export function serve<V = unknown, C extends AnyContract = AnyContract>(
 function pickHandlers<V, C extends AnyContract>(
   options: ServerOptions<V, C>,
 ): SessionHandlers<V, C, "server"> {
-  const { onOpen, onMessage, onClose, onError, onRefused } = options;
+  const { onMessage, onClose, onError, onRefused } = options;
+  const onOpen = openHandler(options);
   return {
     ...(onOpen === undefined ? {} : { onOpen }),
     ...(onMessage === undefined ? {} : { onMessage }),
     ...(onClose === undefined ? {} : { onClose }),
     ...(onError === undefined ? {} : { onError }),
     ...(onRefused === undefined ? {} : { onRefused }),
+  };
+}
+
+/** Streams are taken from the start on, not once `onOpen` is done. */
+function openHandler<V, C extends AnyContract>(
+  { onOpen, onStream }: ServerOptions<V, C>,
+): ServerOptions<V, C>["onOpen"] {
+  if (onStream === undefined) return onOpen;
+  return (session) => {
+    void handleStreams(session as Session, onStream as StreamHandler);
+    return onOpen?.(session);
   };
 }

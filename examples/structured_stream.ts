@@ -11,7 +11,7 @@
  * @module
  */
 import { z } from "zod";
-import { type BidirectionalStream, dial, serve, type Session, StructuredError } from "../mod.ts"; // jsr:@skein/skein
+import { dial, type IncomingStream, serve, type Session, StructuredError } from "../mod.ts"; // jsr:@skein/skein
 
 const isOnce = Deno.args.includes("--once");
 
@@ -24,7 +24,10 @@ const registry = {
 
 await using server = serve({
   port: isOnce ? 0 : 8000,
-  onOpen: (session) => void answerAll(session),
+  onStream: answer,
+  onError(error) { // It ended this stream only.
+    if (error instanceof StructuredError) console.log(`refused: ${error.reason}`);
+  },
   onMessage: (message) => message.reply("still here"),
 });
 
@@ -32,17 +35,8 @@ if (isOnce) await measure(server.url);
 else await new Promise(() => {});
 
 /** Each stream that the client opens has a loop of its own. */
-async function answerAll(session: Session): Promise<void> {
-  for await (const stream of session.incomingStreams()) {
-    if (stream.direction !== "bidirectional") continue;
-    answer(session, stream).catch((error) => {
-      // It ended this stream only.
-      if (error instanceof StructuredError) console.log(`refused: ${error.reason}`);
-    });
-  }
-}
-
-async function answer(session: Session, stream: BidirectionalStream): Promise<void> {
+async function answer(stream: IncomingStream, session: Session): Promise<void> {
+  if (stream.direction !== "bidirectional") return;
   // Leaving this function closes the stream, which tells the other end that all was said.
   await using messages = await session.structuredStream({ registry, stream });
   let [readings, highest] = [0, -Infinity];
