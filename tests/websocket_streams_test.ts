@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { dial } from "../client.ts";
-import { ConnectionError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import { ConnectionError, SessionClosedError, TimeoutError, UnsupportedError } from "../errors.ts";
 import { createServer, type Server } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import type { BidirectionalStream, DirectWritable } from "../transport/connection.ts";
@@ -308,6 +308,33 @@ Deno.test("dial() has messages over QMux that names skein.1, and streams beside 
   const incoming = await next(ends.server.connection.incomingUnidirectionalStreams);
   assertEquals((await readAll(incoming)).length, 300_000);
   await writing;
+});
+
+Deno.test("dial() has messages over QMux although the server grants by hand, and gives no stream", async () => {
+  const flowControl = { automatic: false, maxStreamsBidi: 0 };
+  await using ends = await both({
+    server: { flowControl, onMessage: (message) => message.reply((message.data as string).length) },
+    client: { protocols: ["qmux-02.skein.1"], flowControl },
+  });
+  const text = "a".repeat(200 * KIB);
+  for (let i = 0; i < 8; i++) {
+    assertEquals(await soon(ends.client.request("length", text)), text.length);
+  }
+  await assertRejects(() => ends.client.createBidirectionalStream({ timeoutMs: 1 }), TimeoutError);
+  assertEquals(ends.server.connection.counters, undefined);
+});
+
+Deno.test("A stream that was written and closed comes whole, although the session closes behind it", async () => {
+  for (const protocols of [undefined, ["qmux-02.skein.1"], ["qmux-02"]]) {
+    await using ends = await both({ client: protocols && { protocols } });
+    const near = directWritable(await soon(ends.client.createUnidirectionalStream()));
+    await near.write(pattern(3_000));
+    await near.close();
+    const closing = ends.client.close();
+    const incoming = await next(ends.server.connection.incomingUnidirectionalStreams);
+    assertEquals(await readAll(incoming), pattern(3_000));
+    await closing;
+  }
 });
 
 Deno.test("Server prefers skein.1, then messages over QMux, then no protocol on top of it", async () => {

@@ -17,14 +17,11 @@ import { decodeIdPayload, encodeFrame, FrameParser, FrameType } from "./frames.t
 import { decodeFields, encodeFields, type Field } from "./qpack.ts";
 import { type QuicEnding, quicEnding } from "./quic.ts";
 import { Http3Request } from "./request.ts";
+import { UNIDIRECTIONAL_STREAM } from "./_opening.ts";
 import type { SessionCreditPair } from "./_session_credit.ts";
-import {
-  type ConnectStream,
-  Http3Session,
-  type SessionLink,
-  UNIDIRECTIONAL_STREAM,
-} from "./session.ts";
+import { Http3Session } from "./session.ts";
 import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
+import type { ConnectStream, SessionLink } from "./session_link.ts";
 import {
   clientSettings,
   decodeSettings,

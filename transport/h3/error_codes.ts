@@ -130,3 +130,14 @@ export function fromHttp3StreamCode(code: number): number | undefined {
   const shifted = code - FIRST_STREAM_CODE;
   return shifted - Math.floor(shifted / RESERVED_EVERY);
 }
+
+/**
+ * Tells codes of HTTP/3, QPACK and WebTransport, which are no codes of sessions.
+ *
+ * @param code A code of a close of a connection.
+ * @returns Whether it is one of those.
+ */
+export function isHttp3Code(code: number): boolean {
+  return code === H3Error.datagramError || code >= 0x100 && code <= 0x1ff ||
+    code >= 0x200 && code <= 0x2ff || Object.values<number>(H3Error).includes(code);
+}

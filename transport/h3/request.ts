@@ -7,7 +7,8 @@
 import type { Connection } from "../connection.ts";
 import { encodeFrame, FrameType } from "./frames.ts";
 import { encodeFields, type Field } from "./qpack.ts";
-import type { ConnectStream, Http3Session } from "./session.ts";
+import type { Http3Session } from "./session.ts";
+import type { ConnectStream } from "./session_link.ts";
 import { encodeStringItem, parseStringList } from "./structured_fields.ts";
 
 /** How a request is accepted. */

@@ -22,7 +22,13 @@ import type {
   StreamDirection,
   StreamSide,
 } from "../connection.ts";
-import { opened } from "./_opening.ts";
+import {
+  headOf,
+  opened,
+  type OpenSessionStreamOptions,
+  quicOptions,
+  UNIDIRECTIONAL_STREAM,
+} from "./_opening.ts";
 import { SessionCredit, type SessionCreditPair } from "./_session_credit.ts";
 import type { StreamHead } from "./_stream_head.ts";
 import {
@@ -35,12 +41,13 @@ import {
   encodeVarintCapsule,
 } from "./capsules.ts";
 import { SessionDatagrams } from "./datagrams.ts";
-import { fromHttp3StreamCode, H3Error, H3ProtocolError } from "./error_codes.ts";
-import { encodeFrame, type FrameParser, FrameType } from "./frames.ts";
-import type { QuicEnding, StreamFailure } from "./quic.ts";
+import { fromHttp3StreamCode, H3Error, H3ProtocolError, isHttp3Code } from "./error_codes.ts";
+import { encodeFrame, FrameType } from "./frames.ts";
+import type { StreamFailure } from "./quic.ts";
 import { ReceiveHalf } from "./receive_half.ts";
 import { SendHalf } from "./send_half.ts";
 import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
+import type { ConnectStream, SessionLink } from "./session_link.ts";
 import { Http3Stream } from "./stream.ts";
 import {
   type DataCredit,
@@ -48,7 +55,6 @@ import {
   StreamHalves,
   type StreamOwner,
 } from "./stream_halves.ts";
-import { varintLength, writeVarint } from "./varint.ts";
 
 /** How long the peer may take to confirm a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;
@@ -61,49 +67,6 @@ const MAX_UNACCEPTED_STREAMS = 1_024;
 
 /** The same while the application reads none: each may hold 1.25 MB. */
 const MAX_UNREAD_STREAMS = 16;
-
-/** What a session needs of its connection. */
-export interface SessionLink {
-  /** The QUIC connection. */
-  readonly conn: Deno.QuicConn;
-  /** Resolves with how the connection ended. */
-  readonly ending: Promise<QuicEnding>;
-  /** What this end did to the connection, if it closed it for a fault. */
-  readonly fault: H3ProtocolError | undefined;
-  /** Begins to read datagrams; until somebody wants some, the runtime holds the newest. */
-  readDatagrams(): void;
-  /** Sends the head of a stream soon, if its user does not write first. */
-  flushSoon(half: SendHalf): void;
-  /** Ends the connection: the peer broke the protocol. */
-  fail(error: H3ProtocolError): void;
-  /**
-   * The session is over, and shall take the connection with it if it says so; resolves once
-   * nothing of it is left.
-   */
-  sessionEnded(session: Http3Session, closeConnection: boolean): Promise<void> | undefined;
-}
-
-/** Options for opening a stream of a session. */
-export interface OpenSessionStreamOptions extends OpenStreamOptions {
-  /**
-   * Whether to wait while the peer allows no more streams.
-   *
-   * @default {true}
-   */
-  readonly waitUntilAvailable?: boolean;
-}
-
-/** The stream of a CONNECT request, whose head was read or written already. */
-export interface ConnectStream {
-  /** Its number, which is the session's. */
-  readonly id: number;
-  /** Reads it. */
-  readonly reader: ReadableStreamBYOBReader;
-  /** Writes it. */
-  readonly writer: WritableStreamDefaultWriter<Uint8Array>;
-  /** Frames, and what was read of the next one. */
-  readonly frames: FrameParser;
-}
 
 const CAPABILITIES: ConnectionCapabilities = {
   streams: true,
@@ -730,34 +693,9 @@ interface Ending {
   readonly isBroken?: boolean;
 }
 
-/** Type of a unidirectional WebTransport stream. */
-export const UNIDIRECTIONAL_STREAM = 0x54;
-
-function headOf(type: number, id: number): Uint8Array {
-  const head = new Uint8Array(2 + varintLength(id));
-  writeVarint(head, writeVarint(head, 0, type), id);
-  return head;
-}
-
-function quicOptions(options: OpenSessionStreamOptions): Deno.QuicSendStreamOptions {
-  const { sendOrder, waitUntilAvailable = true } = options;
-  return sendOrder === undefined
-    ? { waitUntilAvailable }
-    : { waitUntilAvailable, sendOrder: HEAD_SEND_ORDER };
-}
-
-/** The highest there is: heads go first. */
-const HEAD_SEND_ORDER = 2 ** 31 - 1;
-
 function refuseStream(reader: ReadableStreamBYOBReader, writable?: WritableStream): void {
   reader.cancel().catch(() => {});
   writable?.abort().catch(() => {});
-}
-
-/** Codes of HTTP/3, QPACK and WebTransport, which are no codes of sessions. */
-function isHttp3Code(code: number): boolean {
-  return code === H3Error.datagramError || code >= 0x100 && code <= 0x1ff ||
-    code >= 0x200 && code <= 0x2ff || Object.values<number>(H3Error).includes(code);
 }
 
 function readableOf(half: ReceiveHalf): ReceiveStream {

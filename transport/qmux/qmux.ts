@@ -4,13 +4,11 @@
  *
  * @module
  */
-import { Arrivals } from "../_arrivals.ts";
 import { ReceiveCredit } from "../_flow_control.ts";
 import { Ledger } from "../_ledger.ts";
 import type { Multiplexer, MultiplexerLink } from "../_multiplexer.ts";
 import { noDatagrams } from "../_unsupported.ts";
 import { varintLength } from "../h3/varint.ts";
-import { MAX_TIMER_MS } from "../within.ts";
 import type {
   ConnectionCloseInfo,
   ConnectionCounters,
@@ -25,6 +23,8 @@ import type {
 } from "../connection.ts";
 import { type CreditHost, QmuxCredit } from "./_credit.ts";
 import { NO_FRAME, Outlet, type OutletSources } from "./_outlet.ts";
+import { Pings } from "./_pings.ts";
+import { type RegistryHost, StreamRegistry } from "./_registry.ts";
 import { type DatagramHost, QmuxDatagrams } from "./datagrams.ts";
 import { QmuxError, QuicError } from "./error_codes.ts";
 import {
@@ -36,11 +36,9 @@ import {
   type StreamFrame,
 } from "./frames.ts";
 import { decodeLegacyFrame } from "./legacy_frames.ts";
-import { ReceiveHalf } from "./receive_half.ts";
 import { RecordWriter } from "./record.ts";
-import { SendHalf } from "./send_half.ts";
-import { QmuxStream } from "./stream.ts";
-import type { StreamHost } from "./stream_host.ts";
+import type { SendHalf } from "./send_half.ts";
+import type { QmuxStream } from "./stream.ts";
 import {
   DEFAULT_MAX_RECORD_SIZE,
   DEFAULT_PARAMETERS,
@@ -60,20 +58,8 @@ const MAX_SMALL_PAYLOAD = 16_352;
 /** Largest DATAGRAM frame that this end takes. */
 export const MAX_DATAGRAM_FRAME_BYTES: number = DEFAULT_MAX_RECORD_SIZE;
 
-/** Streams that nobody accepted yet; past it the oldest is dropped. */
-export const MAX_UNACCEPTED_STREAMS = 1_000;
-
 /** Bytes that nobody read yet, where the peer does not count them: past it the connection ends. */
 export const MAX_UNCOUNTED_BYTES = 16_777_216;
-
-/** Streams of the peer that are open, where it does not count them: past it the connection ends. */
-export const MAX_UNCOUNTED_STREAMS = 10_000;
-
-/** In the time after which a peer closes for silence, something is said so often. */
-const PINGS_PER_TIMEOUT = 3;
-
-/** No peer is told that this end is alive more often than so, in milliseconds. */
-const MIN_PING_MS = 100;
 
 /** What a {@linkcode Qmux} may be told by its wire, beside the rest. */
 export interface QmuxLink extends MultiplexerLink {
@@ -102,7 +88,7 @@ export interface QmuxOptions {
 }
 
 /** The multiplexer of one connection. It says nothing before it has to, or {@linkcode Qmux.start} was called. */
-export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost, DatagramHost {
+export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHost, DatagramHost {
   /** What was counted. */
   readonly ledger: Ledger = new Ledger();
 
@@ -113,13 +99,8 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
   readonly dataReceived: ReceiveCredit;
   readonly #credit: QmuxCredit | undefined;
   readonly #outlet: Outlet;
-  readonly #streams = new Map<number, QmuxStream>();
-  readonly #opened = {
-    local: { bidirectional: 0, unidirectional: 0 },
-    remote: { bidirectional: 0, unidirectional: 0 },
-  };
-  readonly #bidirectional: Arrivals<QmuxStream>;
-  readonly #unidirectional: Arrivals<QmuxStream, ReceiveStream>;
+  readonly #pings: Pings;
+  readonly #streams: StreamRegistry;
   #datagrams: QmuxDatagrams | undefined = undefined;
   #noDatagrams: DatagramDuplex | undefined = undefined;
   #peer: TransportParameters = DEFAULT_PARAMETERS;
@@ -127,14 +108,7 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
   #isOpen = false;
   #isFaulty = false;
   #end: { readonly error: Error; readonly isBroken: boolean } | undefined = undefined;
-  #unannounced: SendHalf[] = [];
-  #announcing: ReturnType<typeof setTimeout> | undefined = undefined;
-  #keepAlive: ReturnType<typeof setInterval> | undefined = undefined;
-  #pings = 0n;
-  #lastPing = -1n;
-  #recordsAtPing = 0;
   #isCounting = false;
-  #messages: Ledger | undefined = undefined;
 
   /**
    * Creates a multiplexer.
@@ -157,19 +131,8 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
     this.dataReceived = this.#credit?.of("data").receive ??
       new ReceiveCredit(MAX_UNCOUNTED_BYTES, () => {});
     this.#outlet = new Outlet(link, record, this);
-    const arrivals = {
-      capacity: Math.max(
-        MAX_UNACCEPTED_STREAMS,
-        flowControl.maxStreamsBidi ?? 0,
-        flowControl.maxStreamsUni ?? 0,
-      ),
-      onDropped: (stream: QmuxStream) => this.#refuse(stream),
-    };
-    this.#bidirectional = new Arrivals(arrivals, (stream) => this.#accept(stream));
-    this.#unidirectional = new Arrivals(
-      arrivals,
-      (stream) => this.#accept(stream).receive!.readable,
-    );
+    this.#pings = new Pings(this.#outlet, version);
+    this.#streams = new StreamRegistry(this, link.side, flowControl);
     if (this.#isLegacy) {
       this.#isStarted = this.#isOpen = true;
       this.#outlet.open(MAX_SINGLE_FRAME_BYTES, Infinity);
@@ -185,14 +148,17 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
     return this.#isCounting ? ledger : undefined;
   }
 
-  /** Leaves the first bidirectional stream of the client out of what is counted, as it carries messages. */
+  /**
+   * Leaves the first bidirectional stream of the client out of what is counted, as it carries
+   * messages; and gives that one although the application may give none.
+   */
   carryMessages(): void {
-    this.#messages = new Ledger();
+    this.#streams.carryMessages();
   }
 
   /** Streams of the peer that nobody took yet. */
   get unreadStreams(): number {
-    return this.#bidirectional.size + this.#unidirectional.size;
+    return this.#streams.unread;
   }
 
   /** Flow control; absent in the framing from before the drafts. */
@@ -207,14 +173,17 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
 
   /** Bytes of streams that came and were not read. */
   get heldBytes(): number {
-    let held = 0;
-    for (const { receive } of this.#streams.values()) held += receive?.heldBytes ?? 0;
-    return held;
+    return this.#streams.heldBytes;
   }
 
   /** Streams that are open. */
   get openStreams(): number {
     return this.#streams.size;
+  }
+
+  /** Streams that are kept for a frame that the wire does not take yet. */
+  get waitingStreams(): number {
+    return this.#outlet.waitingStreams;
   }
 
   /** Datagrams; none in draft 00 and before. */
@@ -225,12 +194,12 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
 
   /** Bidirectional streams that the peer opened. */
   get incomingBidirectionalStreams(): ReadableStream<QmuxStream> {
-    return this.#bidirectional.readable;
+    return this.#streams.incomingBidirectional;
   }
 
   /** Unidirectional streams that the peer opened. */
   get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
-    return this.#unidirectional.readable;
+    return this.#streams.incomingUnidirectional;
   }
 
   /** Opens a stream, waiting while the peer allows no more. */
@@ -312,56 +281,48 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
   end(error: Error, isBroken: boolean): void {
     if (this.#end !== undefined) return;
     this.#end = { error, isBroken };
-    clearTimeout(this.#announcing);
-    clearInterval(this.#keepAlive);
+    this.#pings.stop();
     this.#outlet.stop();
     this.#credit?.fail(error);
-    for (const stream of this.#streams.values()) stream.fail(error);
-    this.#streams.clear();
-    this.#unannounced = [];
+    this.#streams.end(error, isBroken);
     this.#datagrams?.end(error, isBroken);
-    for (const arrivals of [this.#bidirectional, this.#unidirectional]) {
-      if (isBroken) arrivals.fail(error);
-      else arrivals.end();
-    }
   }
 
   // What streams need.
 
-  /** See {@linkcode StreamHost}. */
+  /** See {@linkcode RegistryHost}. */
   get dataLeft(): number {
     return this.#credit?.of("data").send.left ?? Infinity;
   }
 
-  /** See {@linkcode StreamHost}. */
+  /** See {@linkcode RegistryHost}. */
   dataSent(byteLength: number): void {
     this.#credit?.of("data").send.takeNow(byteLength);
   }
 
-  /** See {@linkcode StreamHost}. */
+  /** See {@linkcode RegistryHost}. */
   sendNow(half: SendHalf, bytes: Uint8Array): number {
     return this.#outlet.sendNow(half, bytes);
   }
 
-  /** See {@linkcode StreamHost}. */
+  /** See {@linkcode RegistryHost}. */
   wantsToSend(half: SendHalf): void {
     this.#outlet.wantsToSend(half);
   }
 
-  /** See {@linkcode StreamHost}. */
+  /** See {@linkcode RegistryHost}. */
   withdrawn(half: SendHalf): void {
     this.#outlet.withdrawn(half);
   }
 
-  /** See {@linkcode StreamHost}. */
+  /** See {@linkcode RegistryHost}. */
   wantsControl(stream: QmuxStream): void {
     this.#outlet.wantsControl(stream);
   }
 
-  /** See {@linkcode StreamHost}. */
+  /** See {@linkcode RegistryHost}. */
   halfEnded(stream: QmuxStream): void {
-    if (!stream.isOver || !stream.isAccepted || !this.#streams.delete(stream.id)) return;
-    if (stream.isRemote) this.#credit?.of(stream.direction).receive.release(1);
+    this.#streams.halfEnded(stream);
   }
 
   // What the way out needs.
@@ -391,11 +352,7 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
 
   /** See {@linkcode CreditHost}. */
   get waitingWrites(): number {
-    let waiting = 0;
-    for (const { send } of this.#streams.values()) {
-      if (send?.waitsFor === "stream" || send?.waitsFor === "connection") waiting++;
-    }
-    return waiting;
+    return this.#streams.waitingWrites;
   }
 
   // What datagrams need.
@@ -436,117 +393,7 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
     const credit = this.#credit?.of(direction).send;
     if (credit !== undefined && !credit.takeNow(1)) await credit.take(1, options);
     if (this.#end !== undefined) throw (this.#end as { error: Error }).error;
-    const index = this.#opened.local[direction]++;
-    const id = this.#idOf(direction, index);
-    const account = this.#ledgerOf(id).opened(direction, "local");
-    const stream = new QmuxStream(id, {
-      direction,
-      isRemote: false,
-      account,
-    });
-    const isBidirectional = direction === "bidirectional";
-    const { maxStreamDataBidiRemote, maxStreamDataUni } = this.#peer;
-    stream.send = new SendHalf(stream, this, {
-      limit: this.#isLegacy
-        ? Infinity
-        : isBidirectional
-        ? maxStreamDataBidiRemote
-        : maxStreamDataUni,
-      sendOrder: options.sendOrder,
-    });
-    if (isBidirectional) {
-      stream.receive = new ReceiveHalf(stream, this, this.#credit?.maxStreamData);
-    }
-    this.#streams.set(stream.id, stream);
-    this.#announceSoon(stream.send);
-    return stream;
-  }
-
-  /** The peer should know of a stream, even if nothing is written to it at first. */
-  #announceSoon(half: SendHalf): void {
-    this.#unannounced.push(half);
-    this.#announcing ??= setTimeout(() => {
-      this.#announcing = undefined;
-      for (const one of this.#unannounced.splice(0)) one.announce();
-    });
-  }
-
-  #idOf(direction: StreamDirection, index: number): number {
-    return index * 4 + (direction === "bidirectional" ? 0 : 2) +
-      (this.#link.side === "client" ? 0 : 1);
-  }
-
-  /** The stream of a frame that came; `undefined` if it is over. */
-  #find(id: number, half: "send" | "receive"): QmuxStream | undefined {
-    const stream = this.#streams.get(id);
-    const direction = id % 4 < 2 ? "bidirectional" : "unidirectional";
-    const isRemote = (id % 2 === 0) !== (this.#link.side === "client");
-    const lacksHalf = direction === "unidirectional" && isRemote === (half === "send");
-    const index = Math.floor(id / 4);
-    if (lacksHalf || !isRemote && index >= this.#opened.local[direction]) {
-      throw new QmuxError(
-        QuicError.streamStateError,
-        `Expected no such frame of stream ${id}`,
-      );
-    }
-    if (stream !== undefined || !isRemote) return stream;
-    return index < this.#opened.remote[direction] ? undefined : this.#open(direction, index);
-  }
-
-  /** The peer opened a stream, and with it all before it. */
-  #open(direction: StreamDirection, index: number): QmuxStream {
-    const credit = this.#credit?.of(direction).receive;
-    const opened = this.#opened.remote;
-    const isAllowed = credit === undefined
-      ? this.#streams.size + index - opened[direction] < MAX_UNCOUNTED_STREAMS
-      : index < credit.limit;
-    if (!isAllowed) {
-      throw new QmuxError(
-        QuicError.streamLimitError,
-        `Expected at most ${credit?.limit ?? MAX_UNCOUNTED_STREAMS} ${direction} streams`,
-      );
-    }
-    let stream!: QmuxStream;
-    while (opened[direction] <= index) {
-      const id = 4 * opened[direction]++ + (direction === "bidirectional" ? 0 : 2) +
-        (this.#link.side === "client" ? 1 : 0);
-      credit?.receive(1);
-      stream = this.#add(id, direction);
-    }
-    return stream;
-  }
-
-  /** The stream of the messages is no user's: it is counted where nobody looks. */
-  #ledgerOf(id: number): Ledger {
-    return id === 0 ? this.#messages ?? this.ledger : this.ledger;
-  }
-
-  #add(id: number, direction: StreamDirection): QmuxStream {
-    const account = this.#ledgerOf(id).opened(direction, "remote");
-    const stream = new QmuxStream(id, { direction, isRemote: true, account });
-    stream.receive = new ReceiveHalf(stream, this, this.#credit?.maxStreamData);
-    this.#streams.set(id, stream);
-    if (direction === "unidirectional") this.#unidirectional.push(stream);
-    else {
-      const limit = this.#isLegacy ? Infinity : this.#peer.maxStreamDataBidiLocal;
-      stream.send = new SendHalf(stream, this, { limit });
-      this.#bidirectional.push(stream);
-    }
-    return stream;
-  }
-
-  /** The application takes a stream; only now may the peer open another one for it. */
-  #accept(stream: QmuxStream): QmuxStream {
-    stream.isAccepted = true;
-    this.halfEnded(stream);
-    return stream;
-  }
-
-  #refuse(stream: QmuxStream): void {
-    stream.isAccepted = true;
-    stream.cancel();
-    stream.abort();
-    this.halfEnded(stream);
+    return this.#streams.open(direction, options.sendOrder);
   }
 
   // What comes.
@@ -609,19 +456,19 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
       case "reset":
         return this.#onReset(frame);
       case "stop":
-        return this.#find(frame.id, "send")?.send?.stopped(frame.code);
+        return this.#streams.find(frame.id, "send")?.send?.stopped(frame.code);
       case "maxData":
         return this.#onCredit("data", frame.limit);
       case "maxStreams":
         return this.#onCredit(frame.direction, frame.limit);
       case "maxStreamData":
-        return this.#find(frame.id, "send")?.send?.raise(frame.limit);
+        return this.#streams.find(frame.id, "send")?.send?.raise(frame.limit);
       case "dataBlocked":
         return this.#onBlocked("data", frame.limit);
       case "streamsBlocked":
         return this.#onBlocked(frame.direction, frame.limit);
       case "streamDataBlocked":
-        return this.#find(frame.id, "receive")?.receive?.grantAll();
+        return this.#streams.find(frame.id, "receive")?.receive?.grantAll();
       case "datagram":
         return this.#onDatagram(frame, isOwn);
       case "close":
@@ -629,14 +476,14 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
       case "parameters":
         return this.#onParameters(frame.parameters);
       case "ping":
-        return this.#onPing(frame.sequence);
+        return this.#pings.received(frame.sequence);
       case "pong":
-        return this.#onPong(frame.sequence);
+        return this.#pings.answered(frame.sequence);
     }
   }
 
   #onStream({ id, offset, data, isFin }: StreamFrame, isOwn: boolean): void {
-    const receive = this.#find(id, "receive")?.receive;
+    const receive = this.#streams.find(id, "receive")?.receive;
     const follows = this.#isLegacy || (this.#options.isLenient ?? false);
     const at = !Number.isNaN(offset) ? offset : follows ? receive?.received ?? 0 : 0;
     receive?.deliver(at, data, { isFin, isOwn: isOwn && fills(data) });
@@ -646,7 +493,7 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
     const { isLenient = false } = this.#options;
     // Older peers forget to say how much there was.
     const size = isLenient && finalSize === 0 ? undefined : finalSize;
-    this.#find(id, "receive")?.receive?.reset(code, size);
+    this.#streams.find(id, "receive")?.receive?.reset(code, size);
   }
 
   #onDatagram({ data, frameSize }: DatagramFrame, isOwn: boolean): void {
@@ -669,7 +516,7 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
   }
 
   #onParameters(parameters: TransportParameters): void {
-    this.#peer = parameters;
+    this.#peer = this.#streams.peer = parameters;
     this.#isOpen = true;
     const { version, onOpen } = this.#options;
     this.#raise("data", parameters.maxData);
@@ -681,18 +528,8 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
       version === 0 ? MAX_SINGLE_FRAME_BYTES : Math.min(MAX_RECORD_BYTES, parameters.maxRecordSize),
       isSmall ? MAX_SMALL_PAYLOAD : Infinity,
     );
-    this.#keepAliveFor(parameters.maxIdleTimeoutMs);
+    this.#pings.keepAlive(parameters.maxIdleTimeoutMs);
     onOpen?.();
-  }
-
-  #keepAliveFor(timeoutMs: number): void {
-    const everyMs = Math.max(MIN_PING_MS, timeoutMs / PINGS_PER_TIMEOUT);
-    if (timeoutMs === 0 || everyMs > MAX_TIMER_MS || this.#options.version === 0) return;
-    this.#keepAlive = setInterval(() => {
-      const { records } = this.#outlet;
-      if (records === this.#recordsAtPing) this.#outlet.ping(this.#pings++);
-      this.#recordsAtPing = this.#outlet.records;
-    }, everyMs);
   }
 
   #onCredit(kind: CreditKind, limit: number): void {
@@ -711,25 +548,6 @@ export class Qmux implements Multiplexer, StreamHost, OutletSources, CreditHost,
   #onBlocked(kind: CreditKind, limit: number): void {
     this.ledger.tell({ type: "blocked", what: kind, by: "remote", limit });
     this.#credit!.of(kind).receive.grantAll();
-  }
-
-  #onPing(sequence: bigint): void {
-    if (this.#options.version === 2 && sequence <= this.#lastPing) {
-      throw new QmuxError(
-        QuicError.protocolViolation,
-        `Expected a ping after ${this.#lastPing}, received ${sequence}`,
-      );
-    }
-    this.#lastPing = sequence;
-    this.#outlet.pong(sequence);
-  }
-
-  #onPong(sequence: bigint): void {
-    if (this.#options.version !== 2 || sequence < this.#pings) return;
-    throw new QmuxError(
-      QuicError.protocolViolation,
-      `Expected the answer to a ping, received one to ${sequence}`,
-    );
   }
 }
 

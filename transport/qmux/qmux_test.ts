@@ -448,6 +448,22 @@ Deno.test("Qmux grants by hand alone where windows do not move", async () => {
   await second;
 });
 
+Deno.test("Qmux grants nothing for what is never read where windows do not move", async () => {
+  using server = serverOf({ flowControl: { maxData: 100, automatic: false } });
+  const { qmux } = server;
+  const reader = qmux.incomingUnidirectionalStreams.getReader();
+  qmux.receive(stream(2, 0, 30));
+  directReadable((await reader.read()).value!).cancel();
+  qmux.receive(stream(2, 30, 30));
+  qmux.receive(control(0x04, 2, 0, 70));
+  qmux.receive(control(0x04, 6, 0, 30));
+  const { granted, received } = qmux.credit!.state("data");
+  assertEquals([granted, received], [100, 100]);
+  assertEquals((await sent(server)).map(({ kind }) => kind), ["stop"]);
+  qmux.receive(stream(10, 0, 1));
+  assertEquals(server.link.faults.map(({ code }) => code), [3]);
+});
+
 Deno.test("Qmux grants nothing to a stream whose end came with what it grants for", async () => {
   using server = serverOf({ flowControl: { maxStreamData: 100 } });
   server.qmux.receive(stream(0, 0, 0));
@@ -652,6 +668,105 @@ Deno.test("Qmux ends a connection of that framing when too much is unread", () =
   for (let i = 0; i < 20 && link.faults.length === 0; i++) qmux.receive(message.slice());
   assertEquals(link.faults.map(({ code }) => code), [3]);
   qmux.end(new Error("Over"), false);
+});
+
+Deno.test("Qmux sends at its end what a write told to be done", async () => {
+  const server = serverOf();
+  const near = directWritable(await server.qmux.createUnidirectionalStream());
+  await near.write(new Uint8Array(7));
+  await near.close();
+  server.qmux.end(new Error("Over"), false);
+  const [frame, ...more] = await sent(server);
+  assert(frame?.kind === "stream");
+  assertEquals([frame.data.byteLength, more.length], [7, 1]);
+});
+
+Deno.test("Qmux ends a stream whose last write is given up behind its close", async () => {
+  using server = serverOf({}, { maxData: 10 });
+  const one = await server.qmux.createBidirectionalStream();
+  await one.write(new Uint8Array(10));
+  const late = assertRejects(() => one.write(Uint8Array.of(1), { timeoutMs: 1 }), TimeoutError);
+  await Promise.all([late, one.close()]);
+  const last = (await sent(server)).filter((frame) => frame.kind === "stream").at(-1);
+  assertEquals([last?.isFin, last?.data.byteLength], [true, 0]);
+});
+
+Deno.test("Qmux resets a stream whose bytes went elsewhere before they were sent", async () => {
+  for (const maxData of [0, 5]) {
+    using server = serverOf({}, { maxData });
+    const near = await server.qmux.createUnidirectionalStream();
+    const other = directWritable(await server.qmux.createUnidirectionalStream());
+    const bytes = new Uint8Array(10);
+    const writer = near.getWriter();
+    const writing = assertRejects(() => writer.write(bytes), TypeError, "went elsewhere");
+    await sent(server);
+    structuredClone(bytes, { transfer: [bytes.buffer] });
+    const behind = other.write(Uint8Array.of(1));
+    server.qmux.receive(control(0x10, 100));
+    await Promise.all([writing, behind]);
+    await assertRejects(() => writer.closed, TypeError);
+    const frames = await sent(server);
+    const reset = frames.find(({ kind }) => kind === "reset");
+    assertEquals(reset, { kind: "reset", id: 3, code: 0, finalSize: maxData });
+    assertEquals(frames.filter(({ kind }) => kind === "stream").length, 1);
+  }
+});
+
+Deno.test("Qmux puts the end of a stream and the begin of the next into one record", async () => {
+  using server = serverOf();
+  const one = await server.qmux.createBidirectionalStream();
+  await one.write(Uint8Array.of(1));
+  await sent(server);
+  await one.close();
+  // As a connection does, which has a promise of its own.
+  const open = async () => await server.qmux.createBidirectionalStream();
+  await (await open()).write(Uint8Array.of(2));
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  assertEquals(server.link.records.length, 1);
+});
+
+Deno.test("Qmux forgets streams that were cut while the wire takes nothing", async () => {
+  using server = serverOf();
+  const { qmux, link } = server;
+  const near = directWritable(await qmux.createUnidirectionalStream());
+  const writing = near.write(new Uint8Array(1_000_000));
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  const before = link.records.length;
+  const reader = qmux.incomingUnidirectionalStreams.getReader();
+  for (let id = 2; id < 4 * 10_000; id += 4) {
+    qmux.receive(stream(id, 0, 1));
+    directReadable((await reader.read()).value!).cancel();
+    qmux.receive(control(0x04, id, 0, 1));
+  }
+  assertEquals([link.faults, link.records.length, qmux.openStreams], [[], before, 1]);
+  assert(qmux.waitingStreams < 2_000, `${qmux.waitingStreams} streams`);
+  writing.catch(() => {});
+});
+
+Deno.test("Qmux loses datagrams that wait and are larger than its peer takes", async () => {
+  for (
+    const [maxDatagramFrameSize, kept] of [[0, []], [100, [0, 50]], [16_382, [0, 50, 99]]] as const
+  ) {
+    const server = testEnd("server");
+    const { direct } = server.qmux.datagrams;
+    for (const length of [0, 50, 99]) direct!.send(new Uint8Array(length));
+    server.qmux.receive(parameters({ maxDatagramFrameSize }));
+    direct!.send(new Uint8Array());
+    const lengths = (await sent(server)).map((frame) =>
+      frame.kind === "datagram" ? frame.data.byteLength : frame.kind
+    );
+    assertEquals(lengths, kept.length === 0 ? [] : [...kept, 0]);
+    assertEquals(server.qmux.ledger.datagramsDropped, 4 - lengths.length);
+    server.qmux.end(new Error("Over"), false);
+  }
+});
+
+Deno.test("Qmux says only so often that it is there, however soon its peer gives up", () => {
+  using time = new FakeTime();
+  using server = serverOf({}, { maxIdleTimeoutMs: 1 });
+  const before = server.link.records.length;
+  time.tick(1_000);
+  assert(server.link.records.length - before <= 10);
 });
 
 Deno.test("Qmux keeps what came whole, when the connection ends", async () => {

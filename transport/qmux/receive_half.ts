@@ -145,7 +145,7 @@ export class ReceiveHalf implements DirectReadable {
     const isCut = this.#isCut;
     const unseen = finalSize - this.#received;
     this.#count(unseen);
-    if (unseen > 0) this.#host.dataReceived.giveBack(unseen);
+    if (unseen > 0) this.#host.dataReceived.release(unseen);
     this.#drop();
     this.#finalSize = finalSize;
     this.#isCut = true;
@@ -220,7 +220,7 @@ export class ReceiveHalf implements DirectReadable {
   }
 
   #accept(bytes: Uint8Array, isOwn: boolean): void {
-    if (this.#isCut) return this.#host.dataReceived.giveBack(bytes.byteLength);
+    if (this.#isCut) return this.#host.dataReceived.release(bytes.byteLength);
     if (this.#waiting === undefined && !this.#isWanted) {
       this.#chunks ??= new Chunks();
       return this.#chunks.push(bytes, isOwn);
@@ -245,7 +245,9 @@ export class ReceiveHalf implements DirectReadable {
 
   #release(byteLength: number): void {
     if (this.#finalSize === undefined) this.#credit?.release(byteLength);
-    this.#host.dataReceived.release(byteLength);
+    // What carries messages must not wait for who grants by hand.
+    if (this.#stream.carriesMessages) this.#host.dataReceived.giveBack(byteLength);
+    else this.#host.dataReceived.release(byteLength);
   }
 
   /** The peer has sent all. */
@@ -294,7 +296,7 @@ export class ReceiveHalf implements DirectReadable {
   #drop(): void {
     const held = this.heldBytes;
     this.#chunks = undefined;
-    if (held > 0) this.#host.dataReceived.giveBack(held);
+    if (held > 0) this.#host.dataReceived.release(held);
   }
 
   #fail(error: unknown): void {

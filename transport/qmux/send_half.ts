@@ -238,7 +238,10 @@ export class SendHalf implements DirectWritable {
       if (write === undefined && !this.#isClosing) return false;
       const { bytes, at, end } = write ?? NOTHING;
       if (bytes.byteLength !== end) {
-        this.#reset(0, new TypeError("Cannot write: the bytes went elsewhere before they were sent"));
+        this.#reset(
+          0,
+          new TypeError("Cannot write: the bytes went elsewhere before they were sent"),
+        );
         return false;
       }
       const wanted = end - at;

@@ -20,6 +20,8 @@ export class QmuxStream implements BidirectionalStream, DirectStream {
   readonly account: StreamAccount;
   /** Whether it is in the list of those that have a frame without a payload to send. */
   hasControl = false;
+  /** Whether it is no stream of the application, but carries its messages. */
+  carriesMessages = false;
   /** Whether the application has it, or never will. */
   isAccepted: boolean;
   /** What this end writes. */

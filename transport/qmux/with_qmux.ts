@@ -240,6 +240,8 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
     if (this.#ending !== undefined) return;
     if (typeof frame !== "string") {
       this.#bytesReceived += frame.byteLength;
+      // Nothing has to be agreed on, and a close may be what comes first.
+      if (!this.capabilities.credit) this.#ready.resolve();
       return this.#qmux.receive(frame);
     }
     this.fail(QuicError.protocolViolation, "Expected bytes, received text");

@@ -110,3 +110,13 @@ Deno.test("withQmux() ends as what carries it was closed, if no frame said so be
   pair.client.close({ closeCode: 4001, reason: "gone" });
   assertEquals(await server.closed, { closeCode: 4001, reason: "gone" });
 });
+
+Deno.test("withQmux() was ready although a close came first, where nothing has to be agreed on", async () => {
+  await using pair = memoryPair(WEBSOCKET);
+  await pair.client.ready;
+  pair.server.frames!.send(Uint8Array.fromHex("1d4fa9" + "627965"));
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  await using client = withQmux(pair.client, { side: "client", version: "webtransport" });
+  await client.ready;
+  assertEquals(await client.closed, { closeCode: 4009, reason: "bye" });
+});

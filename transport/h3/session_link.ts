@@ -1,0 +1,43 @@
+/**
+ * What a WebTransport session over HTTP/3 has of its connection.
+ *
+ * @module
+ */
+import type { H3ProtocolError } from "./error_codes.ts";
+import type { FrameParser } from "./frames.ts";
+import type { QuicEnding } from "./quic.ts";
+import type { SendHalf } from "./send_half.ts";
+import type { Http3Session } from "./session.ts";
+
+/** What a session needs of its connection. */
+export interface SessionLink {
+  /** The QUIC connection. */
+  readonly conn: Deno.QuicConn;
+  /** Resolves with how the connection ended. */
+  readonly ending: Promise<QuicEnding>;
+  /** What this end did to the connection, if it closed it for a fault. */
+  readonly fault: H3ProtocolError | undefined;
+  /** Begins to read datagrams; until somebody wants some, the runtime holds the newest. */
+  readDatagrams(): void;
+  /** Sends the head of a stream soon, if its user does not write first. */
+  flushSoon(half: SendHalf): void;
+  /** Ends the connection: the peer broke the protocol. */
+  fail(error: H3ProtocolError): void;
+  /**
+   * The session is over, and shall take the connection with it if it says so; resolves once
+   * nothing of it is left.
+   */
+  sessionEnded(session: Http3Session, closeConnection: boolean): Promise<void> | undefined;
+}
+
+/** The stream of a CONNECT request, whose head was read or written already. */
+export interface ConnectStream {
+  /** Its number, which is the session's. */
+  readonly id: number;
+  /** Reads it. */
+  readonly reader: ReadableStreamBYOBReader;
+  /** Writes it. */
+  readonly writer: WritableStreamDefaultWriter<Uint8Array>;
+  /** Frames, and what was read of the next one. */
+  readonly frames: FrameParser;
+}
