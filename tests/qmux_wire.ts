@@ -82,6 +82,12 @@ export class TestLink implements QmuxLink {
   }
 }
 
+/** Waits until what an engine has to send went out: by a timer a new stream, at the end of a turn all else. */
+export async function turn(): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  for (let i = 0; i < 2; i++) await new Promise((resolve) => setImmediate(resolve));
+}
+
 /** An engine and its end of the wire. */
 export interface TestEnd {
   /** The end of the wire. */

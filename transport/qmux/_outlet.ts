@@ -24,12 +24,18 @@ export const MAX_BUFFERED_BYTES = 32_768;
 /** Bytes of one stream in a row, while another of the same order waits. */
 const QUANTUM_BYTES = 16_384;
 
+const { setImmediate } = globalThis as { setImmediate?: (callback: () => void) => unknown };
+
 /**
- * A record goes out once nothing was put into it for so many turns of the queue of microtasks: who
- * writes in a loop, and waits for each write, fills records. And who ends a stream and opens the
- * next has both in one: two small records in a row are 40 ms apart where a client's TCP waits.
+ * When a record goes out: at the end of the turn of the event loop, where the platform has a word
+ * for that. Who writes in a loop, and waits for each write, fills records; and who ends a stream and
+ * opens the next has both in one. Two small records in a row would be 40 ms apart where a client's
+ * TCP waits for more, as Deno's does.
  */
-const IDLE_TURNS = 8;
+const nextTurn: (callback: () => void) => unknown = setImmediate ?? queueMicrotask;
+
+/** In a browser, whose TCP does not wait: when nothing was put into it for so many microtasks. */
+const IDLE_TURNS = setImmediate === undefined ? 8 : 1;
 
 /** From so many streams on with frames without a payload, those that are over meanwhile are looked for. */
 const SWEEP_AT = 1_024;
@@ -70,7 +76,7 @@ export class Outlet {
     const { byteLength } = this.#record;
     if (byteLength !== this.#flushBytes) this.#idleTurns = 0;
     this.#flushBytes = byteLength;
-    if (byteLength > 0 && ++this.#idleTurns < IDLE_TURNS) return queueMicrotask(this.#flush);
+    if (byteLength > 0 && ++this.#idleTurns < IDLE_TURNS) return void nextTurn(this.#flush);
     this.#isFlushing = false;
     if (!this.#isOver && byteLength > 0) this.#send();
   };
@@ -357,7 +363,7 @@ export class Outlet {
     if (this.#isFlushing || this.#isOver || this.#record.byteLength === 0) return;
     this.#isFlushing = true;
     this.#flushBytes = this.#idleTurns = 0;
-    queueMicrotask(this.#flush);
+    nextTurn(this.#flush);
   }
 }
 

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { StreamError, TimeoutError } from "../../errors.ts";
-import { type TestEnd, testEnd, TestPair } from "../../tests/qmux_wire.ts";
+import { type TestEnd, testEnd, TestPair, turn } from "../../tests/qmux_wire.ts";
 import type { ConnectionEvent } from "../connection.ts";
 import { directReadable, directWritable } from "../direct.ts";
 import { MAX_BUFFERED_BYTES } from "./_outlet.ts";
@@ -45,7 +45,7 @@ function control(type: number, ...numbers: number[]): Uint8Array {
 
 /** The frames that an end sent, of which the parameters are left out. */
 async function sent({ link }: TestEnd): Promise<QmuxFrame[]> {
-  await new Promise((resolve) => setTimeout(resolve, 0));
+  await turn();
   const frames: QmuxFrame[] = [];
   for (let one; (one = link.take()) !== undefined;) frames.push(...decodeRecord(one));
   return frames.filter(({ kind }) => kind !== "parameters");
@@ -67,7 +67,7 @@ Deno.test("Qmux says nothing before it is needed", async () => {
   await pair.settle();
   assertEquals(client.link.records, []);
   const opening = client.qmux.createBidirectionalStream();
-  await new Promise((resolve) => setTimeout(resolve, 0));
+  await turn();
   const [first] = decodeRecord(client.link.records[0]!);
   assert(first?.kind === "parameters");
   // What was granted before is in there.
@@ -520,7 +520,7 @@ Deno.test("Qmux reads what follows large bytes in their record, whoever takes th
   const { value: accepted } = await accepting.read();
   // A web stream hands the memory of what it gets to its reader.
   const reading = new Response(accepted!.readable).bytes();
-  await new Promise((resolve) => setTimeout(resolve, 0));
+  await turn();
   qmux.receive(record((writer) => {
     const bytes = new Uint8Array(40_000);
     writer.stream(0, 0, { bytes, start: 0, end: bytes.byteLength }, false);
@@ -594,7 +594,7 @@ Deno.test("Qmux says something before its peer closes for silence", async () => 
   for (let one; (one = server.link.take()) !== undefined;) void one;
   for (let i = 0; i < 3; i++) {
     await time.tickAsync(20_000);
-    for (let turn = 0; turn < 10; turn++) await Promise.resolve();
+    await new Promise((resolve) => setImmediate(resolve));
     assert(server.link.records.length > 0);
     for (let one; (one = server.link.take()) !== undefined;) {
       const [ping] = decodeRecord(one);
@@ -721,7 +721,7 @@ Deno.test("Qmux puts the end of a stream and the begin of the next into one reco
   // As a connection does, which has a promise of its own.
   const open = async () => await server.qmux.createBidirectionalStream();
   await (await open()).write(Uint8Array.of(2));
-  await new Promise((resolve) => setTimeout(resolve, 0));
+  await turn();
   assertEquals(server.link.records.length, 1);
 });
 
@@ -730,7 +730,7 @@ Deno.test("Qmux forgets streams that were cut while the wire takes nothing", asy
   const { qmux, link } = server;
   const near = directWritable(await qmux.createUnidirectionalStream());
   const writing = near.write(new Uint8Array(1_000_000));
-  await new Promise((resolve) => setTimeout(resolve, 0));
+  await turn();
   const before = link.records.length;
   const reader = qmux.incomingUnidirectionalStreams.getReader();
   for (let id = 2; id < 4 * 10_000; id += 4) {

@@ -53,6 +53,8 @@ class Schedule {
     let before = -1;
     for (let idle = 0; !isDone || this.#endedStreams < streams; idle++) {
       for (let i = random.below(4); i > 0; i--) await Promise.resolve();
+      // Records go out at the end of a turn.
+      if (random.below(8) === 0) await new Promise((resolve) => setImmediate(resolve));
       this.#step();
       this.#check();
       const progress = this.#readBytes + this.#endedStreams + client.qmux.ledger.streamBytesSent;

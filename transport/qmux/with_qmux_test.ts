@@ -1,4 +1,5 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
+import { turn } from "../../tests/qmux_wire.ts";
 import { ConnectionError } from "../../errors.ts";
 import { memoryPair } from "../memory.ts";
 import { decodeRecord, PARAMETERS_TYPE } from "./frames.ts";
@@ -43,7 +44,7 @@ Deno.test("withQmux() is ready once the peer has said what it takes", async () =
   await using _ = pair;
   let isReady = false;
   void server.ready.then(() => isReady = true);
-  await new Promise((resolve) => setTimeout(resolve, 0));
+  await turn();
   assertEquals(isReady, false);
   send(PARAMETERS);
   await server.ready;
@@ -115,7 +116,7 @@ Deno.test("withQmux() was ready although a close came first, where nothing has t
   await using pair = memoryPair(WEBSOCKET);
   await pair.client.ready;
   pair.server.frames!.send(Uint8Array.fromHex("1d4fa9" + "627965"));
-  await new Promise((resolve) => setTimeout(resolve, 0));
+  await turn();
   await using client = withQmux(pair.client, { side: "client", version: "webtransport" });
   await client.ready;
   assertEquals(await client.closed, { closeCode: 4009, reason: "bye" });
