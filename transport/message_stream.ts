@@ -153,6 +153,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   #isReading = false;
   #isGreeted = false;
   #isEnding = false;
+  #hasEnded = false;
   #isPeerEnded = false;
   #isInnerClosed = false;
   #isOver = false;
@@ -322,7 +323,10 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   onEnd(): void {
     this.#isPeerEnded = true;
     if (this.#outcome !== undefined) this.#settle();
-    else if (this.#closing !== undefined) this.#closeInner();
+    else if (this.#closing !== undefined) {
+      // What this end said last is on its way first, or the close would overtake it.
+      if (this.#hasEnded) this.#closeInner();
+    }
     // The peer may need all of its time for what this end still has to say.
     else this.#end(this.#closeTimeoutMs * 2);
   }
@@ -371,10 +375,14 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
       }
       this.#isWriting = false;
       // Only the end mark itself can have been last: nothing is sent behind it.
-      if (this.#isEnding && !this.#isOver) await stream.close();
+      if (!this.#isEnding || this.#isOver) return;
+      await stream.close();
+      this.#hasEnded = true;
+      if (this.#isPeerEnded && this.#closing !== undefined) this.#closeInner();
     } catch (error) {
       this.#queue.clear();
       this.#endDrain();
+      if (this.#isPeerEnded && this.#closing !== undefined) return this.#closeInner();
       this.#break("The message stream was not taken by the peer", error);
     }
   }

@@ -469,3 +469,19 @@ Deno.test("withMessages() passes on credit, and that the connection shall close"
   assertEquals(closes, [{ closeCode: 4001, reason: "bye", closeConnection: true }]);
   client.close();
 });
+
+Deno.test("withMessages() says all before it closes, though the peer has ended already", async () => {
+  await using pair = memoryPair({ frames: false });
+  const client = withMessages(pair.client, { side: "client" });
+  for (let i = 0; i < 20; i++) client.frames?.send("x".repeat(1_000));
+  client.close({ closeCode: 4000 });
+  const incoming = pair.server.incomingBidirectionalStreams.getReader();
+  const { readable, writable } = (await incoming.read()).value!;
+  const writer = writable.getWriter();
+  await writer.write(Uint8Array.of(0, 2));
+  await writer.close();
+  const bytes = await new Response(readable).bytes();
+  // The greeting, one frame of all of it with its head, and the end mark.
+  assertEquals([bytes.length > 20_000, [...bytes.subarray(-2)]], [true, [0, 2]]);
+  assertEquals((await pair.server.closed).closeCode, 4000);
+});
