@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { writableOf } from "../_send_writable.ts";
 import type { DirectWritable, SendStream } from "../connection.ts";
 import type { StreamAccount } from "../_ledger.ts";
 import { concat } from "./bytes.ts";
@@ -125,23 +126,10 @@ export class SendHalf implements StreamHalf, DirectWritable {
 
   /** The same as a writable stream; made when it is asked for. */
   get writable(): SendStream {
-    if (this.#writable !== undefined) return this.#writable;
-    const writable = new WritableStream<Uint8Array>({
-      start: (controller) => {
-        this.#controller = controller;
-        if (this.#failure !== undefined) controller.error(this.#failure.cause);
-        // A write that waits for the peer would hold up the abort otherwise.
-        controller.signal.addEventListener(
-          "abort",
-          () => this.abort(controller.signal.reason),
-          { once: true },
-        );
-      },
-      write: (chunk) => this.write(checkChunk(chunk)),
-      close: () => this.close(),
-      abort: (reason) => this.abort(reason),
+    return this.#writable ??= writableOf(this, (controller) => {
+      this.#controller = controller;
+      if (this.#failure !== undefined) controller.error(this.#failure.cause);
     });
-    return this.#writable = Object.defineProperty(writable, "direct", { value: this });
   }
 
   #write(bytes: Uint8Array): Promise<void> {
@@ -220,13 +208,4 @@ export class SendHalf implements StreamHalf, DirectWritable {
     this.#owner.halves.delete(this);
     this.#onEnd?.();
   }
-}
-
-function checkChunk(chunk: unknown): Uint8Array {
-  if (chunk instanceof Uint8Array) return chunk;
-  if (chunk instanceof ArrayBuffer) return new Uint8Array(chunk);
-  if (ArrayBuffer.isView(chunk)) {
-    return new Uint8Array(chunk.buffer as ArrayBuffer, chunk.byteOffset, chunk.byteLength);
-  }
-  throw new TypeError(`Cannot write to stream: chunk must be bytes, received ${typeof chunk}`);
 }

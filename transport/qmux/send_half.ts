@@ -4,6 +4,7 @@
  * @module
  */
 import { StreamError, TimeoutError } from "../../errors.ts";
+import { writableOf } from "../_send_writable.ts";
 import type { DirectWritable, OpenStreamOptions, SendStream } from "../connection.ts";
 import { MAX_VARINT } from "../h3/varint.ts";
 import { startTimer } from "../within.ts";
@@ -177,25 +178,10 @@ export class SendHalf implements DirectWritable {
 
   /** The same as a writable stream; made when it is asked for. */
   get writable(): SendStream {
-    return this.#writable ??= Object.defineProperty(
-      new WritableStream<Uint8Array>({
-        start: (controller) => {
-          this.#controller = controller;
-          if (this.#failure !== undefined) controller.error(this.#failure.cause);
-          // A write that waits for the peer would hold up the abort otherwise.
-          controller.signal.addEventListener(
-            "abort",
-            () => this.abort(controller.signal.reason),
-            { once: true },
-          );
-        },
-        write: (chunk) => this.write(checkChunk(chunk)),
-        close: () => this.close(),
-        abort: (reason) => this.abort(reason),
-      }),
-      "direct",
-      { value: this },
-    );
+    return this.#writable ??= writableOf(this, (controller) => {
+      this.#controller = controller;
+      if (this.#failure !== undefined) controller.error(this.#failure.cause);
+    });
   }
 
   /**
@@ -368,12 +354,3 @@ const NOTHING: Write = {
   at: 0,
   done: { promise: DONE, resolve() {}, reject() {} },
 };
-
-function checkChunk(chunk: unknown): Uint8Array {
-  if (chunk instanceof Uint8Array) return chunk;
-  if (chunk instanceof ArrayBuffer) return new Uint8Array(chunk);
-  if (ArrayBuffer.isView(chunk)) {
-    return new Uint8Array(chunk.buffer as ArrayBuffer, chunk.byteOffset, chunk.byteLength);
-  }
-  throw new TypeError(`Cannot write to stream: chunk must be bytes, received ${typeof chunk}`);
-}
