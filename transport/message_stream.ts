@@ -322,13 +322,11 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
 
   onEnd(): void {
     this.#isPeerEnded = true;
-    if (this.#outcome !== undefined) this.#settle();
-    else if (this.#closing !== undefined) {
-      // What this end said last is on its way first, or the close would overtake it.
-      if (this.#hasEnded) this.#closeInner();
-    }
+    if (this.#outcome !== undefined) return this.#settle();
     // The peer may need all of its time for what this end still has to say.
-    else this.#end(this.#closeTimeoutMs * 2);
+    if (this.#closing === undefined) return this.#end(this.#closeTimeoutMs * 2);
+    // What this end said last is on its way first, or the close would overtake it.
+    if (this.#hasEnded) this.#closeInner();
   }
 
   onRefused(closeCode: number, reason: string): void {
