@@ -1,8 +1,9 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, SessionClosedError, TimeoutError, UnsupportedError } from "../errors.ts";
+import { NO_COUNTERS } from "../tests/counters.ts";
 import { clientByHand, ends, HELLO, PLAIN, serverByHand, soon, turns } from "../tests/sessions.ts";
-import type { Connection, ConnectionCounters, CreditState } from "../transport/connection.ts";
+import type { Connection, CreditState } from "../transport/connection.ts";
 import { memoryPair } from "../transport/memory.ts";
 import type { SessionHealth, SessionIssue } from "./health.ts";
 import { coreOf, Session } from "./session.ts";
@@ -30,23 +31,6 @@ function pretend(connection: Connection, what: object): void {
     Object.defineProperty(connection, name, { value, configurable: true });
   }
 }
-
-const COUNTERS: ConnectionCounters = {
-  streamBytesSent: 0,
-  streamBytesReceived: 0,
-  localBidirectionalOpened: 0,
-  localUnidirectionalOpened: 0,
-  remoteBidirectionalOpened: 0,
-  remoteUnidirectionalOpened: 0,
-  streamsClosed: 0,
-  bidirectionalClosed: 0,
-  streamErrors: 0,
-  datagramsSent: 0,
-  datagramBytesSent: 0,
-  datagramsReceived: 0,
-  datagramBytesReceived: 0,
-  datagramsDropped: 0,
-};
 
 /** Nothing wrong with the credit but what is given. */
 function creditOf(state: Partial<CreditState>): object {
@@ -194,14 +178,14 @@ Deno.test("Session.issues() finds streams that leak", async () => {
   using time = new FakeTime();
   await using hand = serverByHand({}, { wire: PLAIN });
   const { connection } = hand.session;
-  pretend(connection, { counters: { ...COUNTERS, localUnidirectionalOpened: 70 } });
+  pretend(connection, { counters: { ...NO_COUNTERS, localUnidirectionalOpened: 70 } });
   await time.tickAsync(600_000);
   assertEquals(await codes(hand.session), []);
   await time.tickAsync(1_000);
   const { code, message } = await onlyIssue(hand.session);
   assertEquals(code, "leaking-streams");
   assert(message.startsWith("70 of 70 streams are open after 601 s"), message);
-  const counters = { ...COUNTERS, localUnidirectionalOpened: 500, streamsClosed: 430 };
+  const counters = { ...NO_COUNTERS, localUnidirectionalOpened: 500, streamsClosed: 430 };
   pretend(connection, { counters });
   assertEquals(await codes(hand.session), [], "They come and go");
 });
@@ -235,7 +219,7 @@ Deno.test("Session.issues() finds a peer that has no credit left", async () => {
 Deno.test("Session.issues() finds many errors among many operations", async () => {
   await using hand = serverByHand({}, { wire: PLAIN });
   const { connection } = hand.session;
-  const counters = { ...COUNTERS, remoteUnidirectionalOpened: 49, streamsClosed: 49 };
+  const counters = { ...NO_COUNTERS, remoteUnidirectionalOpened: 49, streamsClosed: 49 };
   pretend(connection, { counters: { ...counters, streamErrors: 49 } });
   assertEquals(await codes(hand.session), [], "Too few to tell");
   counters.remoteUnidirectionalOpened = counters.streamsClosed = 60;
@@ -263,7 +247,7 @@ Deno.test("Session.issues() finds invalid and unread messages, drops and lost da
   session.send("big", "x".repeat(100_000));
   await turns();
   for (let i = 0; i < 5; i++) session.send("a", i);
-  pretend(session.connection, { counters: { ...COUNTERS, datagramsDropped: 2 } });
+  pretend(session.connection, { counters: { ...NO_COUNTERS, datagramsDropped: 2 } });
   await turns();
   const issues = (await session.issues()).filter(({ code }) => !code.includes("full"));
   assertEquals(issues.map(({ code }) => code), [

@@ -6,7 +6,7 @@
  * @module
  */
 import { TimeoutError } from "../errors.ts";
-import type { OpenStreamOptions } from "./connection.ts";
+import type { CreditState, OpenStreamOptions } from "./connection.ts";
 import { startTimer } from "./within.ts";
 
 /** Somebody who waits for credit. */
@@ -286,6 +286,30 @@ export class ReceiveCredit {
     this.#limit = total;
     this.#grant(total);
   }
+}
+
+/** Both directions of the credit of one kind. */
+export interface CreditPair {
+  /** What this end may send. */
+  readonly send: SendCredit;
+  /** What the peer may send. */
+  readonly receive: ReceiveCredit;
+}
+
+/**
+ * Reads both directions of one kind.
+ *
+ * @param pair Both directions.
+ * @returns Their totals, and who waits for more.
+ */
+export function creditState({ send, receive }: CreditPair): CreditState {
+  return {
+    granted: receive.limit,
+    received: receive.received,
+    allowed: send.limit,
+    sent: send.used,
+    waiting: send.waiting,
+  };
 }
 
 /**

@@ -11,6 +11,7 @@ import type {
   ConnectionEvent,
   StreamDirection,
 } from "../../transport/connection.ts";
+import { NO_COUNTERS } from "../counters.ts";
 import { until } from "../servers.ts";
 import {
   type ConnectionPair,
@@ -24,27 +25,10 @@ import {
   writeAll,
 } from "./pair.ts";
 
-const NOTHING: ConnectionCounters = {
-  streamBytesSent: 0,
-  streamBytesReceived: 0,
-  localBidirectionalOpened: 0,
-  localUnidirectionalOpened: 0,
-  remoteBidirectionalOpened: 0,
-  remoteUnidirectionalOpened: 0,
-  streamsClosed: 0,
-  bidirectionalClosed: 0,
-  streamErrors: 0,
-  datagramsSent: 0,
-  datagramBytesSent: 0,
-  datagramsReceived: 0,
-  datagramBytesReceived: 0,
-  datagramsDropped: 0,
-};
-
 /** Waits until an end has counted exactly this; what is left out is 0. */
 async function counts(end: Connection, expected: Partial<ConnectionCounters>): Promise<void> {
-  const all = { ...NOTHING, ...expected };
-  const names = Object.keys(NOTHING) as (keyof ConnectionCounters)[];
+  const all = { ...NO_COUNTERS, ...expected };
+  const names = Object.keys(NO_COUNTERS) as (keyof ConnectionCounters)[];
   const read = () => {
     const { counters } = end;
     return Object.fromEntries(names.map((name) => [name, counters?.[name] ?? 0]));

@@ -4,7 +4,13 @@
  *
  * @module
  */
-import { checkTotal, ReceiveCredit, SendCredit } from "../_flow_control.ts";
+import {
+  checkTotal,
+  type CreditPair,
+  creditState,
+  ReceiveCredit,
+  SendCredit,
+} from "../_flow_control.ts";
 import type {
   ConnectionCredit,
   ConnectionEvent,
@@ -38,12 +44,6 @@ export interface SessionCreditHost {
   overrun(): void;
 }
 
-/** Both directions of the credit of one kind. */
-interface Both {
-  readonly send: SendCredit;
-  readonly receive: ReceiveCredit;
-}
-
 /** How each kind is called: in messages, and on the wire. */
 const KINDS = {
   data: {
@@ -68,7 +68,7 @@ const KINDS = {
 
 /** The credit of one session, where both ends count. */
 export class SessionCredit implements ConnectionCredit {
-  readonly #kinds: Readonly<Record<CreditKind, Both>>;
+  readonly #kinds: Readonly<Record<CreditKind, CreditPair>>;
   readonly #host: SessionCreditHost;
 
   /**
@@ -79,7 +79,7 @@ export class SessionCredit implements ConnectionCredit {
    */
   constructor({ ours, theirs, automatic }: SessionCreditPair, host: SessionCreditHost) {
     this.#host = host;
-    const both = (kind: CreditKind): Both => {
+    const both = (kind: CreditKind): CreditPair => {
       const { what, limit, grant, blocked } = KINDS[kind];
       return {
         send: new SendCredit(what, theirs[limit], (total) => {
@@ -103,14 +103,7 @@ export class SessionCredit implements ConnectionCredit {
 
   /** See {@linkcode ConnectionCredit.state}. */
   state(kind: CreditKind): CreditState {
-    const { send, receive } = this.#kinds[kind];
-    return {
-      granted: receive.limit,
-      received: receive.received,
-      allowed: send.limit,
-      sent: send.used,
-      waiting: send.waiting,
-    };
+    return creditState(this.#kinds[kind]);
   }
 
   /** See {@linkcode ConnectionCredit.grant}. */

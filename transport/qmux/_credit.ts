@@ -4,7 +4,13 @@
  *
  * @module
  */
-import { checkTotal, ReceiveCredit, SendCredit } from "../_flow_control.ts";
+import {
+  checkTotal,
+  type CreditPair,
+  creditState,
+  ReceiveCredit,
+  SendCredit,
+} from "../_flow_control.ts";
 import type {
   ConnectionCredit,
   CreditKind,
@@ -42,11 +48,7 @@ const NAMES = {
 } as const;
 
 /** One kind, and what the peer has to be told of it. */
-export interface Account {
-  /** What this end may send. */
-  readonly send: SendCredit;
-  /** What the peer may send. */
-  readonly receive: ReceiveCredit;
+export interface Account extends CreditPair {
   /** A new total to tell. */
   grant: number | undefined;
   /** The total that this end used up, to tell. */
@@ -107,14 +109,9 @@ export class QmuxCredit implements ConnectionCredit {
 
   /** See {@linkcode ConnectionCredit.state}. */
   state(kind: CreditKind): CreditState {
-    const { send, receive } = this.#kinds[kind];
-    return {
-      granted: receive.limit,
-      received: receive.received,
-      allowed: send.limit,
-      sent: send.used,
-      waiting: kind === "data" ? this.#host.waitingWrites : send.waiting,
-    };
+    const state = creditState(this.#kinds[kind]);
+    // Bytes are waited for by writes, which do not stand in line for credit.
+    return kind === "data" ? { ...state, waiting: this.#host.waitingWrites } : state;
   }
 
   /** See {@linkcode ConnectionCredit.grant}. */
