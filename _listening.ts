@@ -9,7 +9,11 @@ import { hostOf, isAnyAddress, WebTransportHalf } from "./_webtransport.ts";
 import type { PagePlace } from "./_webtransport_invitation.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./_webtransport_options.ts";
 import type { OriginRules } from "./transport/origins.ts";
-import type { Certificate, WebTransportRequest } from "./transport/webtransport_server.ts";
+import type {
+  Certificate,
+  RawQuicOptions,
+  WebTransportRequest,
+} from "./transport/webtransport_server.ts";
 
 /** How often a free TCP port is tried whose UDP sibling turns out to be taken. */
 const MAX_ATTEMPTS = 10;
@@ -40,6 +44,8 @@ export interface ListeningOptions extends OriginRules {
   readonly webTransport: boolean | WebTransportServeOptions | undefined;
   /** Bounds of WebTransport, where it has none of its own. */
   readonly connectionLimits: ConnectionLimits;
+  /** Who takes raw QUIC beside WebTransport. */
+  readonly quic: RawQuicOptions | undefined;
   /** Told where the server listens, in place of a line that is printed. */
   readonly onListen: ((address: Deno.NetAddr, info: ListenInfo) => void) | undefined;
 }
@@ -157,7 +163,7 @@ export class Listening {
   }
 
   #half(options: WebTransportServeOptions): WebTransportHalf {
-    const { webTransport, tls, connectionLimits } = this.#options;
+    const { webTransport, tls, connectionLimits, quic } = this.#options;
     const { port, hostname } = this.address;
     const half: WebTransportHalf = new WebTransportHalf({
       options: { ...connectionLimits, ...options },
@@ -166,6 +172,7 @@ export class Listening {
       tls,
       // Nobody who left it to the server is asked a second time.
       mayPrompt: typeof webTransport === "object",
+      quic,
       take: (request) => {
         const webTransportPort = half.address.port;
         return this.#handlers.take(request, {

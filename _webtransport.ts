@@ -7,17 +7,15 @@
 import type { WebTransportServeOptions, WebTransportSource } from "./_webtransport_options.ts";
 import { UnsupportedError } from "./errors.ts";
 import { certificateHashes, type Sha256Hash } from "./transport/certificate_hash.ts";
-import { devCertificate, type DevCertificateOptions } from "./transport/dev_certificate.ts";
+import { DevRenewal } from "./transport/dev_renewal.ts";
 import {
   type Certificate,
   isWebTransportAvailable,
   listenWebTransport,
   type ListenWebTransportOptions,
+  type RawQuicOptions,
   type WebTransportRequest,
 } from "./transport/webtransport_server.ts";
-
-/** How often the age of the development certificate is looked at: timers stand still while a machine sleeps. */
-const CHECK_INTERVAL_MS = 3_600_000;
 
 const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
 
@@ -33,6 +31,8 @@ export interface WebTransportHalfOptions {
   readonly tls: Certificate | undefined;
   /** Whether the user may be asked for the permission to listen. */
   readonly mayPrompt: boolean;
+  /** Who takes raw QUIC on the same port. */
+  readonly quic?: RawQuicOptions | undefined;
   /** Answers a request. What it throws is printed. */
   readonly take: (request: WebTransportRequest) => Promise<void>;
 }
@@ -41,10 +41,9 @@ export interface WebTransportHalfOptions {
 export class WebTransportHalf implements AsyncDisposable {
   readonly #listener: WebTransportSource;
   readonly #take: WebTransportHalfOptions["take"];
-  readonly #dev: DevCertificateOptions;
+  readonly #renewal: DevRenewal | undefined;
   readonly #loop: Promise<void>;
   #hashes: readonly Sha256Hash[];
-  #timer: ReturnType<typeof setTimeout> | undefined;
   #isClosed = false;
 
   /**
@@ -54,7 +53,7 @@ export class WebTransportHalf implements AsyncDisposable {
    * @throws {Deno.errors.AddrInUse} If the port is taken.
    */
   constructor(
-    { options, hostname: tcpHostname, port: tcpPort, tls, mayPrompt, take }:
+    { options, hostname: tcpHostname, port: tcpPort, tls, mayPrompt, quic, take }:
       WebTransportHalfOptions,
   ) {
     const { engine = listenWebTransport, certificate = tls, names, cacheFolder } = options;
@@ -64,15 +63,28 @@ export class WebTransportHalf implements AsyncDisposable {
     } = options;
     if (engine === listenWebTransport) checkRuntime(`${hostOf(hostname)}:${port}`, mayPrompt);
     this.#take = take;
-    this.#dev = {
-      ...(names === undefined ? {} : { names }),
-      ...(cacheFolder === undefined ? {} : { cacheFolder }),
-    };
-    const development = certificate === undefined ? devCertificate(this.#dev) : undefined;
-    const { cert, key } = (certificate ?? development)!;
-    this.#listener = engine({ ...limitsOf(options), cert, key, port, hostname });
+    if (certificate === undefined) {
+      const dev = {
+        ...(names === undefined ? {} : { names }),
+        ...(cacheFolder === undefined ? {} : { cacheFolder }),
+      };
+      this.#renewal = new DevRenewal(dev, (renewed) => this.#replace(renewed));
+    }
+    const { cert, key } = certificate ?? this.#renewal!.first;
+    try {
+      this.#listener = engine({
+        ...limitsOf(options),
+        ...(quic && { quic }),
+        cert,
+        key,
+        port,
+        hostname,
+      });
+    } catch (error) {
+      this.#renewal?.[Symbol.dispose]();
+      throw error;
+    }
     this.#hashes = certificateHashes(cert);
-    if (development !== undefined) this.#renewAt(development.renewAt);
     this.#loop = this.#run();
   }
 
@@ -96,7 +108,7 @@ export class WebTransportHalf implements AsyncDisposable {
   rotate(certificate: Certificate): void {
     this.#replace(certificate);
     // Whoever brings a certificate renews it, too.
-    clearTimeout(this.#timer);
+    this.#renewal?.[Symbol.dispose]();
   }
 
   /** Takes nobody any more. Idempotent. */
@@ -107,7 +119,7 @@ export class WebTransportHalf implements AsyncDisposable {
   /** Ends it, and every connection. Idempotent. */
   async close(): Promise<void> {
     this.#isClosed = true;
-    clearTimeout(this.#timer);
+    this.#renewal?.[Symbol.dispose]();
     await this.#listener.close();
     await this.#loop;
   }
@@ -120,25 +132,6 @@ export class WebTransportHalf implements AsyncDisposable {
   #replace({ cert, key }: Certificate): void {
     this.#listener.rotate({ cert, key });
     this.#hashes = certificateHashes(cert);
-  }
-
-  #renewAt(time: Date): void {
-    const waitMs = Math.min(Math.max(time.getTime() - Date.now(), 0), CHECK_INTERVAL_MS);
-    this.#timer = setTimeout(() => this.#renewAt(this.#renewed(time)), waitMs);
-    Deno.unrefTimer(this.#timer);
-  }
-
-  /** Renews the certificate if its time has come, and says when that is next. */
-  #renewed(time: Date): Date {
-    if (Date.now() < time.getTime()) return time;
-    try {
-      const certificate = devCertificate(this.#dev);
-      this.#replace(certificate);
-      return certificate.renewAt;
-    } catch (error) {
-      printError("The development certificate was not renewed", error);
-      return new Date(Date.now() + CHECK_INTERVAL_MS);
-    }
   }
 
   async #run(): Promise<void> {

@@ -79,7 +79,8 @@ export type SkeinErrorCode =
   | "connection"
   | "unsupported"
   | "limit"
-  | "structured";
+  | "structured"
+  | "moq";
 
 /**
  * The base of every error that Skein throws on purpose. Bad arguments throw

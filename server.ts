@@ -28,6 +28,7 @@ import { type Authorize, type AuthorizedAction, clientServices } from "./_client
 import { type ConnectionLimits, type ListenInfo, Listening } from "./_listening.ts";
 import { MetricsEndpoint, type MetricsOptions } from "./_metrics_endpoint.ts";
 import type { WebTransportServeOptions } from "./_webtransport_options.ts";
+import { hostOf, quicOf } from "./_moq.ts";
 import { handleStreams, type StreamHandler } from "./_stream_handler.ts";
 import { QueueFullError } from "./errors.ts";
 import { type DrainOptions, type DrainReport, SessionManager } from "./manager/mod.ts";
@@ -35,6 +36,7 @@ import { DEFAULT_MAX_SESSIONS, DEFAULT_MAX_SESSIONS_PER_ADDRESS } from "./manage
 import { SOCKETS_PER_SESSION } from "./manager/sockets.ts";
 import type { Broker } from "./pubsub/broker.ts";
 import { Presence, Rooms, Topics } from "./pubsub/mod.ts";
+import type { MoqServer } from "./pubsub/moq/server/server.ts";
 import type { AnyContract, SendData, SendTopic } from "./session/contract.ts";
 import { encodeMessage } from "./session/encoded.ts";
 import { instrument } from "./session/instrument.ts";
@@ -178,6 +180,37 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
   readonly metrics?: boolean | MetricsOptions;
   /** Carries publications between servers; within this process by default. It is not closed by the server. */
   readonly broker?: Broker;
+  /**
+   * Serves Media over QUIC on the same ports. It gets who offers one of its protocols, and who asks
+   * for its path, with its own rules, limits and sessions; over raw QUIC it gets everybody. It is
+   * drained and closed with this server. Over UDP a client may have 128 bidirectional streams open,
+   * which are its subscriptions, unless `maxStreams` of `webTransport` says more.
+   *
+   * @example Beside messages
+   * ```ts
+   * import { dial, serve } from "@skein/skein";
+   * import { dialMoq, MoqServer, TrackMux } from "@skein/skein/moq";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const mux = new TrackMux();
+   * mux.publish("/greeting", async (track) => {
+   *   const group = await track.openGroup();
+   *   await group.writeFrame(new TextEncoder().encode("hello"));
+   *   await group.close();
+   * });
+   * const moq = new MoqServer({ mux });
+   * await using server = serve({ port: 0, onListen() {}, moq });
+   *
+   * await using session = await dial(server.url);
+   * await using media = await dialMoq(moq.webSocketUrl);
+   * const track = await media.subscribe("/greeting", "text");
+   * for await (const group of track) {
+   *   for await (const frame of group) assertEquals(new TextDecoder().decode(frame), "hello");
+   * }
+   * assertEquals(session.state, "connected");
+   * ```
+   */
+  readonly moq?: MoqServer;
 }
 
 /** Options for {@linkcode serve}. */
@@ -252,6 +285,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   readonly #closeTimeoutMs: number;
   readonly #heartbeat: Disposable;
   readonly #metrics: MetricsEndpoint | undefined;
+  readonly #moq: MoqServer | undefined;
   #listening: Listening | undefined;
   #closing: Promise<void> | undefined;
 
@@ -302,6 +336,12 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     this.presence = new Presence(presenceGraceMs === undefined ? {} : { graceMs: presenceGraceMs });
     this.rooms = new Rooms({ topics: this.topics, presence: this.presence });
     this.#admission = new Admission(options, settings, this.manager);
+    this.#moq = options.moq;
+  }
+
+  /** What serves Media over QUIC on the same ports, if anything does. */
+  get moq(): MoqServer | undefined {
+    return this.#moq;
   }
 
   /** Where the server listens; `undefined` if it is mounted in another one. */
@@ -337,7 +377,8 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    * @returns The response, which MUST be returned to the HTTP server as it is.
    */
   readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> =>
-    this.#metrics?.answer(request, info) ?? this.#admission.fetch(request, info);
+    this.#metrics?.answer(request, info) ??
+      (this.#moq?.wants(request) ? this.#moq : this.#admission).fetch(request, info);
 
   /**
    * Publishes to all subscribers of a topic, on every node. Does not wait for anybody.
@@ -439,7 +480,10 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     this.#listening?.stop();
     // Raw sessions have no envelopes; the wire tells them.
     for (const connection of connections) connection.drain?.();
-    const report = await this.manager.drain(options);
+    const [report] = await Promise.all([
+      this.manager.drain(options),
+      this.#moq?.drain(options.withinMs === undefined ? {} : { timeoutMs: options.withinMs }),
+    ]);
     // Those that were cut are over here, but their peers have yet to be told why.
     const told = Promise.allSettled(connections.map(({ closed }) => closed));
     await settlesWithin(told, FAREWELL_MS);
@@ -493,13 +537,18 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
         tls,
         webTransport,
         connectionLimits: { ...connectionLimits(options.limits), flowControl: options.flowControl },
+        quic: quicOf(options.moq),
         onListen,
         ...(origins === undefined ? {} : { origins }),
         ...(hosts === undefined ? {} : { hosts }),
       }, {
         fetch: server.fetch,
-        take: (request, place) => server.#admission.take(request, place),
+        take: (request, place) =>
+          server.#moq?.wants(request)
+            ? server.#moq.take(request)
+            : server.#admission.take(request, place),
       });
+      server.#moq?.attach(hostOf(server.#listening, tls === undefined));
       server.#listening.announce();
     } catch (error) {
       void server.close();
@@ -511,7 +560,11 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
 
   async #close(options: SessionCloseOptions): Promise<void> {
     this.#listening?.stop();
-    await Promise.all([this.manager.shutdown(options), this.#admission.close(options)]);
+    await Promise.all([
+      this.manager.shutdown(options),
+      this.#admission.close(options),
+      this.#moq?.close(),
+    ]);
     this.#heartbeat[Symbol.dispose]();
     this.rooms[Symbol.dispose]();
     this.presence[Symbol.dispose]();

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 
 const ROOT = new URL("../", import.meta.url);
 const readme = await Deno.readTextFile(new URL("README.md", ROOT));
@@ -39,6 +39,15 @@ Deno.test("the README's server and client of ten lines talk to each other", asyn
     block("client.ts").replace('"ws://localhost:8000"', "server.url");
   const output = await runUntil(both, "lobby");
   assertStringIncludes(output, 'lobby { from: "ann", text: "Hello!" }');
+});
+
+Deno.test("the README's clock over Media over QUIC ticks", async () => {
+  const code = block("moq.ts").replace(
+    "listenMoq({ port: 4443",
+    "const server = listenMoq({ port: 0",
+  )
+    .replace('"http://127.0.0.1:4443"', 'server.webSocketUrl.replace("ws:", "http:")');
+  assertMatch(await runUntil(code, "Z"), /^1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/m);
 });
 
 Deno.test("the README names exactly two set-up commands, which are tasks", async () => {

@@ -7,8 +7,7 @@
  *
  * @module
  */
-import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { builtin } from "./_builtins.ts";
 
 const FILE_NAME = "dev_certificate.pem";
 
@@ -44,8 +43,8 @@ export class CertificateFile {
    * @param folder The folder that it is, or will be, in.
    */
   constructor(folder: string | URL) {
-    this.#folder = folder instanceof URL ? fileURLToPath(folder) : folder;
-    this.path = join(this.#folder, FILE_NAME);
+    this.#folder = folder instanceof URL ? builtin("node:url").fileURLToPath(folder) : folder;
+    this.path = builtin("node:path").join(this.#folder, FILE_NAME);
   }
 
   /** Reads what is kept; `undefined` if nothing is, or others could have read or written it. */
@@ -98,7 +97,7 @@ function variable(name: string): string | undefined {
 }
 
 function below(folder: string | undefined, ...names: readonly string[]): string | undefined {
-  return folder ? join(folder, ...names) : undefined;
+  return folder ? builtin("node:path").join(folder, ...names) : undefined;
 }
 
 function remove(path: string): void {

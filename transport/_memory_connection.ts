@@ -5,7 +5,6 @@
  */
 import { CloseCode, ConnectionError } from "../errors.ts";
 import { Arrivals } from "./_arrivals.ts";
-import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
 import { FrameInbox } from "./_frame_inbox.ts";
 import { Ledger, type MessageCarrier, type StreamAccount } from "./_ledger.ts";
 import type { MemoryPath } from "./_memory_path.ts";
@@ -28,6 +27,7 @@ import type {
   StreamDirection,
   StreamSide,
 } from "./connection.ts";
+import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "./wire_close.ts";
 
 /** Streams of one kind that the peer has not accepted yet; opening one more waits. */
 const MAX_UNACCEPTED_STREAMS = 100;
@@ -219,7 +219,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
 
   /** Closes this end at once, and the other behind what was sent. */
   close(info?: CloseOptions): void {
-    const checked = checkCloseInfo(info, MAX_WEBTRANSPORT_REASON_BYTES);
+    const checked = checkWireClose(info, MAX_QUIC_CLOSE_CODE);
     if (this.#closeError !== undefined) return;
     const peer = this.#peer;
     this.#out.send(() => peer.#finish(checked));

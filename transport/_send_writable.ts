@@ -3,10 +3,11 @@
  *
  * @module
  */
+import { orderedAs } from "./_ordered.ts";
 import type { DirectWritable, SendStream } from "./connection.ts";
 
 /**
- * Makes the writable stream of a direction; its `direct` is that direction.
+ * Makes the writable stream of a direction; its `direct` is that direction, and its `sendOrder` too.
  *
  * @param half Is written to.
  * @param onStart Gets what errors the stream, before anything is written.
@@ -30,7 +31,7 @@ export function writableOf(
     close: () => half.close(),
     abort: (reason) => half.abort(reason),
   });
-  return Object.defineProperty(writable, "direct", { value: half });
+  return Object.defineProperty(orderedAs(writable, half), "direct", { value: half });
 }
 
 function checkChunk(chunk: unknown): Uint8Array {

@@ -17,9 +17,9 @@ export function parseServerUrl(url: string | URL): URL {
   if (parsed === null || !/^(ws|http)s?:$/.test(parsed.protocol)) {
     throw new TypeError(
       // Without the query, where tokens are.
-      `Cannot connect: url must begin with ws:, wss:, http: or https:, received ${
+      `Cannot connect: url must begin with ws:, wss:, http: or https:, received "${
         String(url).split("?")[0]
-      }`,
+      }"`,
     );
   }
   parsed.hash = "";

@@ -461,10 +461,12 @@ export class WebSocketConnection
 
   #broken(): ConnectionError {
     const cause = this.#failure;
-    return new ConnectionError(
-      "The WebSocket connection failed",
-      cause === undefined ? undefined : { cause },
-    );
+    const failed = "The WebSocket connection failed";
+    if (cause === undefined) return new ConnectionError(failed);
+    const why = cause instanceof Error ? cause.message : String(cause);
+    // Browsers do not say why; what Deno says begins in the same way.
+    const detail = why.replace(/^failed to connect to WebSocket: |^unknown$/i, "");
+    return new ConnectionError(detail === "" ? failed : `${failed}: ${detail}`, { cause });
   }
 }
 

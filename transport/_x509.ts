@@ -9,7 +9,7 @@
  *
  * @module
  */
-import { generateKeyPairSync, randomBytes, sign } from "node:crypto";
+import { builtin } from "./_builtins.ts";
 import {
   bits,
   CONSTRUCTED,
@@ -61,6 +61,7 @@ const LABEL = /^[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?$/;
  * @throws {TypeError} If a name is neither a DNS name nor an IP address.
  */
 export function selfSign({ names, notBefore, notAfter }: SelfSignOptions): SelfSigned {
+  const { generateKeyPairSync, sign } = builtin("node:crypto");
   const { publicKey, privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
   const name = sequence(setOf(sequence(oid("2.5.4.3"), utf8(COMMON_NAME))));
   const ecdsaWithSha256 = sequence(oid("1.2.840.10045.4.3.2"));
@@ -142,7 +143,7 @@ function addressBytes(name: string): Uint8Array | undefined {
 
 /** Random and positive, with no zero in front. */
 function serialNumber(): Uint8Array {
-  const bytes = new Uint8Array(randomBytes(SERIAL_BYTES));
+  const bytes = crypto.getRandomValues(new Uint8Array(SERIAL_BYTES));
   bytes[0] = (bytes[0]! & 0x3f) | 0x40;
   return bytes;
 }

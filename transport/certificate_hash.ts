@@ -5,7 +5,7 @@
  *
  * @module
  */
-import { createHash, X509Certificate } from "node:crypto";
+import { builtin } from "./_builtins.ts";
 import type { CertificateHash } from "./webtransport.ts";
 
 /** The W3C allows two weeks, from the first second to the last. */
@@ -21,6 +21,7 @@ export type Sha256Hash = CertificateHash & { readonly value: Uint8Array<ArrayBuf
  * @returns Its hash.
  */
 export function hashOf(der: Uint8Array): Sha256Hash {
+  const { createHash } = builtin("node:crypto");
   const value = new Uint8Array(createHash("sha256").update(der).digest());
   return { algorithm: "sha-256", value };
 }
@@ -34,6 +35,7 @@ export function hashOf(der: Uint8Array): Sha256Hash {
  */
 export function certificateHashes(cert: string): readonly Sha256Hash[] {
   try {
+    const { X509Certificate } = builtin("node:crypto");
     const certificate = new X509Certificate(cert);
     const lastsMs = Date.parse(certificate.validTo) - Date.parse(certificate.validFrom);
     const isTaken = certificate.publicKey.asymmetricKeyType === "ec" && lastsMs <= MAX_VALIDITY_MS;

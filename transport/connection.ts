@@ -22,7 +22,11 @@ export interface ConnectionCapabilities {
 
 /** How a connection is, or was, closed. */
 export interface ConnectionCloseInfo {
-  /** Close code; 0 is a normal close. */
+  /**
+   * Close code; 0 is a normal close. To close with, it is 0 or 3000 to 4999 on every wire. Any code
+   * from 0 to 2^32 - 1 can be sent over WebTransport, and to 2^53 - 1 over raw QUIC, over QMux and in
+   * memory; a plain WebSocket and messages of Skein take no others. A peer's is passed on as it came.
+   */
   readonly closeCode?: number;
   /** Reason in words; cut at a character boundary where the wire has a limit. */
   readonly reason?: string;
@@ -91,6 +95,8 @@ export interface DirectWritable {
    * @param reason Its `streamErrorCode`, if any, goes to the peer where the wire can carry it.
    */
   abort(reason?: unknown): void;
+  /** Higher goes first; absent where the wire can not order streams. May be set at any time. */
+  sendOrder?: number;
 }
 
 /** Both ends of a stream, by plain calls. */
@@ -104,6 +110,8 @@ export interface ReceiveStream extends ReadableStream<Uint8Array> {
 
 /** A unidirectional stream that this end opened. */
 export interface SendStream extends WritableStream<Uint8Array> {
+  /** Higher goes first; absent where the wire can not order streams. May be set at any time. */
+  sendOrder?: number;
   /** The same without a web stream, where the wire has that; use either. */
   readonly direct?: DirectWritable;
 }
@@ -116,6 +124,24 @@ export interface BidirectionalStream {
   readonly writable: WritableStream<Uint8Array>;
   /** The same without web streams, where the wire has that; use either it or those. */
   readonly direct?: DirectStream;
+}
+
+/** Unidirectional streams of a connection without web streams in between. */
+export interface DirectStreams {
+  /**
+   * Opens a unidirectional stream; see {@linkcode Connection.createUnidirectionalStream}.
+   *
+   * @param options See {@linkcode OpenStreamOptions}.
+   * @returns Its writing end.
+   */
+  openUnidirectional(options?: OpenStreamOptions): Promise<DirectWritable>;
+  /**
+   * Sets who gets the unidirectional streams of the peer, instead of the readable. It MUST NOT throw.
+   *
+   * @param receiver Gets each stream; those too that came before.
+   * @throws {TypeError} If there is a receiver already.
+   */
+  receiveUnidirectional(receiver: (stream: DirectReadable) => void): void;
 }
 
 /** Datagrams without web streams in between. */
@@ -361,7 +387,7 @@ export interface MessageFrames {
 
 /**
  * An established connection, or one being established: the W3C `WebTransport`
- * interface, implemented over HTTP/3, WebSocket and memory alike.
+ * interface, implemented over HTTP/3, raw QUIC, WebSocket and memory alike.
  *
  * Implementations MUST settle `closed` exactly once, MUST make `close`
  * idempotent, MUST NOT buffer without bound, and MUST NOT leave an unhandled
@@ -372,7 +398,7 @@ export interface MessageFrames {
 export interface Connection extends AsyncDisposable {
   /** What this wire can do; fixed once `ready`. */
   readonly capabilities: ConnectionCapabilities;
-  /** The wire's name, for people: `webtransport`, `websocket`, `memory`. */
+  /** The wire's name, for people: `webtransport`, `quic`, `websocket`, `memory`. */
   readonly transport: string;
   /** The subprotocol agreed on; empty if none. */
   readonly protocol: string;
@@ -388,6 +414,8 @@ export interface Connection extends AsyncDisposable {
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
   /** Unidirectional streams that the peer opens. */
   readonly incomingUnidirectionalStreams: ReadableStream<ReceiveStream>;
+  /** Unidirectional streams without web streams, where the wire has that; use either. */
+  readonly directStreams?: DirectStreams | undefined;
   /** Message frames, on wires that have their own. */
   readonly frames?: MessageFrames;
   /** What was counted of streams and datagrams; absent while there was none. */
@@ -419,7 +447,8 @@ export interface Connection extends AsyncDisposable {
   /**
    * Closes the connection; what `send` took before still goes out first.
    *
-   * @param options Code (0, or 3000 to 4999) and reason.
+   * @param options Code and reason.
+   * @throws {RangeError} If the wire can not carry the code.
    */
   close(options?: CloseOptions): void;
   /**

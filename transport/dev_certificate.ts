@@ -6,7 +6,7 @@
  *
  * @module
  */
-import { createPrivateKey, X509Certificate } from "node:crypto";
+import { builtin } from "./_builtins.ts";
 import { CertificateFile, userCacheFolder } from "./_certificate_file.ts";
 import { selfSign, subjectAltName } from "./_x509.ts";
 import { hashOf, type Sha256Hash } from "./certificate_hash.ts";
@@ -168,6 +168,7 @@ function parsed(
   const [cert, key] = [block(text, "CERTIFICATE"), block(text, "PRIVATE KEY")];
   if (cert === undefined || key === undefined) return undefined;
   try {
+    const { createPrivateKey, X509Certificate } = builtin("node:crypto");
     const certificate = new X509Certificate(cert);
     const der = new Uint8Array(certificate.raw);
     if (certificate.ca || !contains(der, subjectAltName(names))) return undefined;

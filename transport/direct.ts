@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { orderedAs } from "./_ordered.ts";
 import type {
   BidirectionalStream,
   DatagramDuplex,
@@ -43,14 +44,10 @@ import type {
 export function directStream(stream: BidirectionalStream): DirectStream {
   if (stream.direct !== undefined) return stream.direct;
   const readable = directReadable(stream.readable);
-  const writable = directWritable(stream.writable);
-  return {
+  return Object.assign(directWritable(stream.writable), {
     read: () => readable.read(),
-    write: (bytes) => writable.write(bytes),
-    close: () => writable.close(),
-    cancel: (reason) => readable.cancel(reason),
-    abort: (reason) => writable.abort(reason),
-  };
+    cancel: (reason?: unknown) => readable.cancel(reason),
+  });
 }
 
 /**
@@ -80,11 +77,11 @@ export function directWritable(stream: SendStream): DirectWritable {
   if (stream.direct !== undefined) return stream.direct;
   const writer = stream.getWriter();
   writer.closed.catch(() => {}); // Whoever writes is told.
-  return {
+  return orderedAs({
     write: (bytes) => writer.write(bytes),
     close: () => writer.close(),
     abort: (reason) => void writer.abort(reason).catch(() => {}),
-  };
+  }, stream);
 }
 
 /**

@@ -24,6 +24,7 @@ import type {
   ConnectionStats,
   DatagramDuplex,
   DirectStream,
+  DirectStreams,
   Frame,
   FrameReceiver,
   MessageFrames,
@@ -251,6 +252,10 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   async createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
     await this.#first.opened(options?.signal);
     return await this.#inner.createBidirectionalStream(options);
+  }
+
+  get directStreams(): DirectStreams | undefined {
+    return this.#inner.directStreams;
   }
 
   createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream> {

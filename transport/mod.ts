@@ -37,6 +37,7 @@ export type {
   DirectDatagrams,
   DirectReadable,
   DirectStream,
+  DirectStreams,
   DirectWritable,
   FlowControlOptions,
   Frame,
@@ -52,6 +53,7 @@ export type { Sha256Hash } from "./certificate_hash.ts";
 export { devCertificate } from "./dev_certificate.ts";
 export type { DevCertificate, DevCertificateOptions } from "./dev_certificate.ts";
 export { directDatagrams, directReadable, directStream, directWritable } from "./direct.ts";
+export { openUnidirectional, receiveUnidirectional } from "./direct_streams.ts";
 export { memoryPair } from "./memory.ts";
 export type {
   DisconnectOptions,
@@ -67,6 +69,11 @@ export { dialNativeWebTransport } from "./native_client.ts";
 export { isNativeWebTransportAvailable } from "./native_support.ts";
 export { acceptNativeWebTransport, nativeServerDefects } from "./native_server.ts";
 export type { AcceptedNativeWebTransport, NativeServerDefect } from "./native_server.ts";
+export { dialQuic } from "./quic_client.ts";
+export type { DialQuicOptions } from "./quic_client.ts";
+export { listenQuic, QuicListener } from "./quic_server.ts";
+export type { ListenQuicOptions, QuicListenOptions } from "./quic_server.ts";
+export type { QuicConnection } from "./quic/connection.ts";
 export { raceTransports } from "./race.ts";
 export type {
   RaceOptions,
@@ -119,6 +126,7 @@ export type {
   AcceptOptions,
   Certificate,
   ListenWebTransportOptions,
+  RawQuicOptions,
   RefuseOptions,
   WebTransportRequest,
 } from "./webtransport_server.ts";

@@ -6,7 +6,7 @@
  */
 import { ConnectionError, StreamError, UnsupportedError } from "../errors.ts";
 import { Ledger, type MessageCarrier, type StreamAccount } from "./_ledger.ts";
-import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
+import { orderedAs } from "./_ordered.ts";
 import type {
   BidirectionalStream,
   CloseOptions,
@@ -18,10 +18,12 @@ import type {
   ConnectionStats,
   DatagramDuplex,
   OpenStreamOptions,
+  SendStream,
   StreamDirection,
   StreamSide,
 } from "./connection.ts";
 import type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";
+import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "./wire_close.ts";
 import { within } from "./within.ts";
 
 /** The part of the W3C's `WebTransport` that is used; what not every platform has is optional. */
@@ -233,7 +235,7 @@ class NativeConnection implements Connection, MessageCarrier {
   }
 
   close(info?: CloseOptions): void {
-    const checked = checkCloseInfo(info, MAX_WEBTRANSPORT_REASON_BYTES);
+    const checked = checkWireClose(info, MAX_WEBTRANSPORT_CLOSE_CODE);
     this.#end(() => {
       this.#native.close(checked);
       this.#closing.resolve(checked);
@@ -399,14 +401,11 @@ function readBytes(
   return readFrom(source, failed, undefined, account && new HalfAccount(account));
 }
 
-function writeBytes(
-  sink: WritableStream<Uint8Array>,
-  account: StreamAccount | undefined,
-): WritableStream<Uint8Array> {
-  if (account === undefined) return writeTo(sink);
+function writeBytes(sink: SendStream, account: StreamAccount | undefined): SendStream {
+  if (account === undefined) return orderedAs(writeTo(sink), sink);
   const { ledger } = account;
   const count = (chunk: Uint8Array) => void (ledger.streamBytesSent += chunk.byteLength);
-  return writeTo(sink, count, new HalfAccount(account));
+  return orderedAs(writeTo(sink, count, new HalfAccount(account)), sink);
 }
 
 /** One direction of a stream, whose end is seen at several places. */

@@ -16,8 +16,9 @@ export interface OriginRules {
   readonly origins?: readonly string[];
   /**
    * Host names that are this server's own: a page whose origin is one of them,
-   * and is the host that was asked, may connect. Named, so that a name that an
-   * attacker points here (DNS rebinding) does not pass. Without ports.
+   * and is the host and port that was asked, may connect. Named, so that a name that an
+   * attacker points here (DNS rebinding) does not pass. Without ports: a page from another
+   * port of the same host has another origin, and needs `origins`.
    *
    * @default {["localhost", "127.0.0.1", "[::1]"]}
    */

@@ -27,8 +27,48 @@ export interface DialWebTransportOptions {
    * has its own limits.
    */
   readonly flowControl?: FlowControlOptions | undefined;
+  /**
+   * Unidirectional streams that the server may have open, each of which may hold up to 1.25 MB that
+   * nobody reads; Deno only, since a browser has its own limit. Servers of Media over QUIC open theirs
+   * without waiting, and need 1024. It is the default of `flowControl.maxStreamsUni` too.
+   *
+   * @default {128}
+   */
+  readonly maxUnidirectionalStreams?: number;
+  /**
+   * The same for bidirectional streams, and `flowControl.maxStreamsBidi`.
+   *
+   * @default {128}
+   */
+  readonly maxBidirectionalStreams?: number;
+  /**
+   * How long the connection may be silent before it is given up, in milliseconds; Deno only, since a
+   * browser has its own time. The server's time counts if it is less. A server that is silent is asked
+   * for a sign of life three times in between.
+   *
+   * @default {30000}
+   */
+  readonly idleTimeoutMs?: number;
   /** Gives up dialing; once connected it does nothing. None by default. */
   readonly signal?: AbortSignal;
   /** Gives up after this many milliseconds; the transport's own time by default. */
   readonly timeoutMs?: number;
+}
+
+/**
+ * Checks hashes of certificates before anything is dialed.
+ *
+ * @param hashes What was given.
+ * @param verb What it was for.
+ * @throws {TypeError} If one is not 32 bytes of sha-256.
+ */
+export function checkHashes(hashes: readonly CertificateHash[] | undefined, verb: string): void {
+  for (const { algorithm, value } of hashes ?? []) {
+    const isBytes = value instanceof ArrayBuffer || ArrayBuffer.isView(value);
+    if (algorithm === "sha-256" && isBytes && value.byteLength === 32) continue;
+    throw new TypeError(
+      `Cannot ${verb}: a certificate hash must be 32 bytes of sha-256, received ` +
+        `${isBytes ? `${value.byteLength} bytes` : typeof value} of ${algorithm}`,
+    );
+  }
 }

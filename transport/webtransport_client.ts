@@ -44,7 +44,7 @@ export type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts
  * @throws {ConnectionError} If it can not be made; `status` is the server's, if it refused.
  * @throws {TimeoutError} If it takes longer than `timeoutMs`.
  * @throws {TypeError} If the URL is not `https:`.
- * @throws {RangeError} If a limit of `flowControl` makes no sense.
+ * @throws {RangeError} If a limit makes no sense.
  */
 export async function dialWebTransport(
   url: string | URL,

@@ -3,10 +3,16 @@
  *
  * @module
  */
-import { addressKey } from "./address.ts";
+import { CloseCode } from "../errors.ts";
+import {
+  type AcceptedConnection,
+  checkLimits,
+  QuicAcceptor,
+  type QuicListenOptions,
+} from "./_quic_acceptor.ts";
+import type { Certificate } from "./certificate.ts";
 import type { FlowControlOptions } from "./connection.ts";
 import { Deadlines } from "./deadlines.ts";
-import { requireQuic } from "./h3/quic.ts";
 import {
   encodeControlHead,
   Http3Connection,
@@ -14,12 +20,13 @@ import {
 } from "./h3/connection.ts";
 import { H3Error } from "./h3/error_codes.ts";
 import type { WebTransportRequest } from "./h3/request.ts";
+import { type QuicConnection, RawQuicConnection } from "./quic/connection.ts";
+import { checkProtocols } from "./quic/options.ts";
+import { acceptedQuic, refuseQuic } from "./quic_server.ts";
 
+export { type Certificate, checkCertificate } from "./certificate.ts";
 export { isQuicAvailable as isWebTransportAvailable } from "./h3/quic.ts";
 export type { AcceptOptions, RefuseOptions, WebTransportRequest } from "./h3/request.ts";
-
-/** Handshakes at a time; more are refused, which costs nothing. */
-const MAX_HANDSHAKES = 1_024;
 
 /** Requests that nobody took yet; more are refused with 503. */
 const MAX_WAITING_REQUESTS = 1_024;
@@ -27,57 +34,8 @@ const MAX_WAITING_REQUESTS = 1_024;
 /** A client that asked for no session by then is not here for one, in milliseconds. */
 const FIRST_REQUEST_TIMEOUT_MS = 10_000;
 
-/** The farewell packets leave before the socket is closed, in milliseconds. */
-const FAREWELL_MS = 10;
-
-/** A certificate and its key. */
-export interface Certificate {
-  /** The chain in PEM, the server's own first. */
-  readonly cert: string;
-  /** The private key in PEM. */
-  readonly key: string;
-}
-
 /** Options for {@linkcode listenWebTransport}. */
-export interface ListenWebTransportOptions extends Certificate {
-  /**
-   * Address to listen on.
-   *
-   * @default {"0.0.0.0"}
-   */
-  readonly hostname?: string;
-  /**
-   * UDP port to listen on; 0 takes a free one.
-   *
-   * @default {0}
-   */
-  readonly port?: number;
-  /**
-   * How long a connection may be silent before it is given up, in milliseconds.
-   * A peer that vanished is noticed within this and `keepAliveIntervalMs`.
-   *
-   * @default {15000}
-   */
-  readonly idleTimeoutMs?: number;
-  /**
-   * How often a silent connection is asked whether it is still there, in milliseconds.
-   *
-   * @default {5000}
-   */
-  readonly keepAliveIntervalMs?: number;
-  /**
-   * Connections at once.
-   *
-   * @default {10000}
-   */
-  readonly maxConnections?: number;
-  /**
-   * Connections of one address at once (an IPv6 /64 counts as one); a browser makes one for each
-   * session.
-   *
-   * @default {10000}
-   */
-  readonly maxConnectionsPerAddress?: number;
+export interface ListenWebTransportOptions extends QuicListenOptions {
   /**
    * Sessions of one connection at once; more are refused with 429.
    *
@@ -92,12 +50,37 @@ export interface ListenWebTransportOptions extends Certificate {
    */
   readonly maxStreams?: number;
   /**
+   * Unidirectional streams that a peer may have open on a connection, where that is another number:
+   * peers of Media over QUIC open theirs without waiting. `maxStreams` by default, or 1024 with `quic`.
+   * It is the default of `flowControl.maxStreamsUni` too.
+   */
+  readonly maxUnidirectionalStreams?: number;
+  /**
    * How much a client may send ahead of who reads, where it counts too, as a client of Skein in Deno
-   * does; a browser may not. `maxStreams` and QUIC's own limits stay below it.
+   * does; a browser may not. The limits of streams and QUIC's own limits stay below it.
    */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Closes the listener. None by default. */
-  readonly signal?: AbortSignal;
+  /** Takes connections of other protocols than HTTP/3 on the same port. None by default. */
+  readonly quic?: RawQuicOptions | undefined;
+}
+
+/** Raw QUIC beside WebTransport; see {@linkcode ListenWebTransportOptions.quic}. */
+export interface RawQuicOptions {
+  /** Protocols that are spoken there (ALPN), the best first; `h3` is WebTransport's. */
+  readonly protocols: readonly string[];
+  /**
+   * Takes a connection, which is ready. If it throws, or what it returns rejects, the connection is
+   * closed with 4500.
+   *
+   * @param connection The connection; its `protocol` is the one agreed on.
+   */
+  onConnection(connection: QuicConnection): void | Promise<void>;
+  /**
+   * Gets what that threw; lost by default. MUST NOT throw.
+   *
+   * @param error What was thrown.
+   */
+  onError?(error: unknown): void;
 }
 
 /**
@@ -112,13 +95,10 @@ export interface ListenWebTransportOptions extends Certificate {
  *   since browsers keep theirs.
  */
 export class WebTransportListener implements AsyncIterable<WebTransportRequest>, AsyncDisposable {
-  #endpoint: Deno.QuicEndpoint | undefined;
-  readonly #options: ListenWebTransportOptions;
+  readonly #acceptor: QuicAcceptor<Http3Connection | AcceptedConnection>;
+  readonly #signal: AbortSignal | undefined;
+  readonly #quic: RawQuicOptions | undefined;
   readonly #connectionOptions: Http3ConnectionOptions;
-  // All stay referenced and read: stopping one stops the others too, in Deno 2.9.
-  readonly #listeners: Deno.QuicListener[] = [];
-  readonly #connections = new Map<Http3Connection, string>();
-  readonly #perAddress = new Map<string, number>();
   readonly #waiting: WebTransportRequest[] = [];
   readonly #firstRequests = new Deadlines<Http3Connection>(
     FIRST_REQUEST_TIMEOUT_MS,
@@ -126,12 +106,8 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   );
   readonly #onAbort = (): void => void this.close();
   #wake: PromiseWithResolvers<void> | undefined = undefined;
-  #handshakes = 0;
   #isStopped = false;
   #closing: Promise<void> | undefined = undefined;
-
-  /** Where it listens. */
-  readonly address: Deno.NetAddr;
 
   /**
    * Listens; `listenWebTransport()` does.
@@ -139,13 +115,16 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
    * @param options See {@linkcode ListenWebTransportOptions}.
    */
   constructor(options: ListenWebTransportOptions) {
-    requireQuic();
-    checkLimits(options);
-    checkCertificate(options, "listen: the certificate");
-    options.signal?.throwIfAborted();
-    this.#options = options;
-    const { hostname = "0.0.0.0", port = 0, flowControl } = options;
-    const { maxSessionsPerConnection: maxSessions = 16 } = options;
+    const { quic, maxSessionsPerConnection: maxSessions = 16, maxStreams = 128 } = options;
+    const { maxUnidirectionalStreams = quic === undefined ? maxStreams : 1_024 } = options;
+    checkLimits({ maxSessionsPerConnection: maxSessions, maxStreams, maxUnidirectionalStreams });
+    if (quic !== undefined) checkQuic(quic);
+    const isOther = quic !== undefined || options.maxUnidirectionalStreams !== undefined;
+    const flowControl = isOther
+      ? { maxStreamsUni: maxUnidirectionalStreams, ...options.flowControl }
+      : options.flowControl;
+    this.#quic = quic;
+    this.#signal = options.signal;
     this.#connectionOptions = {
       side: "server",
       maxSessions,
@@ -154,26 +133,36 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
       firstRequests: this.#firstRequests,
       onRequest: (request) => this.#take(request),
     };
-    const endpoint = this.#endpoint = new Deno.QuicEndpoint({ hostname, port });
-    try {
-      this.address = endpoint.addr;
-      this.rotate(options);
-    } catch (error) {
-      endpoint.close({ closeCode: 0, reason: "" });
-      throw error;
-    }
-    options.signal?.addEventListener("abort", this.#onAbort, { once: true });
+    this.#acceptor = new QuicAcceptor<Http3Connection | AcceptedConnection>(options, {
+      protocols: ["h3", ...quic?.protocols ?? []],
+      // The request itself is one, and so are the control streams.
+      maxBidirectionalStreams: maxStreams + 1,
+      maxUnidirectionalStreams: maxUnidirectionalStreams + 3,
+      accept: (conn) => this.#accept(conn),
+      refuse(conn) {
+        if (conn.protocol !== "h3") return refuseQuic(conn);
+        conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" });
+      },
+    });
+    this.#signal?.addEventListener("abort", this.#onAbort, { once: true });
+  }
+
+  /** Where it listens. */
+  get address(): Deno.NetAddr {
+    return this.#acceptor.address;
   }
 
   /** How many connections there are. */
   get connectionCount(): number {
-    return this.#connections.size;
+    return this.#acceptor.connectionCount;
   }
 
   /** How many sessions there are, asked for ones too. */
   get sessionCount(): number {
     let count = 0;
-    for (const { sessionCount } of this.#connections.keys()) count += sessionCount;
+    for (const connection of this.#acceptor.connections) {
+      if (connection instanceof Http3Connection) count += connection.sessionCount;
+    }
     return count;
   }
 
@@ -184,31 +173,17 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
    * @throws {TypeError} If they make no sense, or the listener is closed.
    */
   rotate(certificate: Certificate): void {
-    checkCertificate(certificate, "rotate certificate: the new one");
-    const { cert, key } = certificate;
-    if (this.#endpoint === undefined) {
-      throw new TypeError("Cannot rotate certificate: the listener is closed");
-    }
-    const { idleTimeoutMs, keepAliveIntervalMs, maxStreams = 128 } = this.#options;
-    const listener = this.#endpoint.listen({
-      cert,
-      key,
-      alpnProtocols: ["h3"],
-      maxIdleTimeout: idleTimeoutMs ?? 15_000,
-      keepAliveInterval: keepAliveIntervalMs ?? 5_000,
-      // The request itself is one, and so are the control streams.
-      maxConcurrentBidirectionalStreams: maxStreams + 1,
-      maxConcurrentUnidirectionalStreams: maxStreams + 3,
-    });
-    this.#listeners.push(listener);
-    void this.#acceptAll(listener);
+    this.#acceptor.rotate(certificate);
   }
 
   /** Takes no new connections, and refuses new requests with 503. Sessions stay. */
   stop(): void {
     if (this.#isStopped) return;
     this.#isStopped = true;
-    for (const connection of this.#connections.keys()) connection.stop();
+    this.#acceptor.stop();
+    for (const connection of this.#acceptor.connections) {
+      if (connection instanceof Http3Connection) connection.stop();
+    }
     for (const request of this.#waiting.splice(0)) request.refuse(503);
     this.#wake?.resolve();
   }
@@ -236,51 +211,13 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     }
   }
 
-  async #acceptAll(listener: Deno.QuicListener): Promise<void> {
-    while (true) {
-      let incoming: Deno.QuicIncoming;
-      try {
-        incoming = await listener.incoming();
-      } catch {
-        return; // The endpoint was closed.
-      }
-      const { maxConnections = 10_000 } = this.#options;
-      const isFull = this.#connections.size + this.#handshakes >= maxConnections ||
-        this.#handshakes >= MAX_HANDSHAKES;
-      if (isFull || this.#isStopped) {
-        incoming.refuse();
-        continue;
-      }
-      void this.#accept(incoming);
+  #accept(conn: Deno.QuicConn): Http3Connection | AcceptedConnection {
+    if (this.#quic === undefined || conn.protocol === "h3") {
+      return new Http3Connection(conn, this.#connectionOptions);
     }
-  }
-
-  async #accept(incoming: Deno.QuicIncoming): Promise<void> {
-    this.#handshakes++;
-    let conn: Deno.QuicConn;
-    try {
-      conn = await incoming.accept();
-    } catch {
-      return; // A handshake that failed is the peer's matter.
-    } finally {
-      this.#handshakes--;
-    }
-    const { maxConnectionsPerAddress = 10_000 } = this.#options;
-    const address = addressKey(conn.remoteAddr.hostname);
-    const count = this.#perAddress.get(address) ?? 0;
-    if (this.#isStopped || count >= maxConnectionsPerAddress) {
-      conn.closed.catch(() => {});
-      conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" });
-      return;
-    }
-    const connection = new Http3Connection(conn, this.#connectionOptions);
-    this.#connections.set(connection, address);
-    this.#perAddress.set(address, count + 1);
-    await connection.ending;
-    this.#connections.delete(connection);
-    const left = this.#perAddress.get(address)! - 1;
-    if (left === 0) this.#perAddress.delete(address);
-    else this.#perAddress.set(address, left);
+    const connection = new RawQuicConnection(conn);
+    void handOver(connection, this.#quic);
+    return acceptedQuic(connection);
   }
 
   #take(request: WebTransportRequest): void {
@@ -293,16 +230,9 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
 
   async #close(): Promise<void> {
     this.stop();
-    this.#options.signal?.removeEventListener("abort", this.#onAbort);
-    const connections = [...this.#connections.keys()];
-    for (const connection of connections) connection.close();
-    await Promise.all(connections.map(({ ending }) => ending));
-    if (connections.length > 0) await new Promise((resolve) => setTimeout(resolve, FAREWELL_MS));
+    this.#signal?.removeEventListener("abort", this.#onAbort);
+    await this.#acceptor.close(H3Error.noError);
     this.#firstRequests.clear();
-    for (const listener of this.#listeners.splice(0)) listener.stop();
-    this.#endpoint?.close({ closeCode: H3Error.noError, reason: "" });
-    // The runtime gives the port back once nothing refers to the endpoint any more.
-    this.#endpoint = undefined;
   }
 }
 
@@ -320,37 +250,24 @@ export function listenWebTransport(options: ListenWebTransportOptions): WebTrans
   return new WebTransportListener(options);
 }
 
-/**
- * Checks a certificate before anything is bound: plain text in its place would
- * serve nobody, or serve in the clear.
- *
- * @param certificate What was given.
- * @param what What it is called, with the verb: `listen: the certificate`.
- * @throws {TypeError} If it is not two texts of PEM.
- */
-export function checkCertificate(certificate: unknown, what: string): void {
-  const { cert, key } = Object(certificate) as Partial<Record<keyof Certificate, unknown>>;
-  const parts = { cert, key };
-  for (const [name, value] of Object.entries(parts)) {
-    if (typeof value === "string" && value.includes("-----BEGIN ")) continue;
-    const received = typeof value === "string" ? "a text that is none" : typeof value;
-    throw new TypeError(`Cannot ${what} must have a ${name} in PEM, received ${received}`);
+function checkQuic({ protocols, onConnection }: RawQuicOptions): void {
+  checkProtocols(protocols, "listen");
+  if (protocols.includes("h3")) {
+    throw new TypeError('Cannot listen: protocols of raw QUIC must not include "h3"');
+  }
+  if (typeof onConnection !== "function") {
+    throw new TypeError(
+      `Cannot listen: onConnection must be a function, received ${typeof onConnection}`,
+    );
   }
 }
 
-function checkLimits(options: ListenWebTransportOptions): void {
-  const limits = {
-    idleTimeoutMs: options.idleTimeoutMs,
-    keepAliveIntervalMs: options.keepAliveIntervalMs,
-    maxConnections: options.maxConnections,
-    maxConnectionsPerAddress: options.maxConnectionsPerAddress,
-    maxSessionsPerConnection: options.maxSessionsPerConnection,
-    maxStreams: options.maxStreams,
-  };
-  for (const [name, value] of Object.entries(limits)) {
-    if (value === undefined || Number.isInteger(value) && value > 0) continue;
-    throw new RangeError(
-      `Cannot listen: ${name} must be a positive integer, received ${value}`,
-    );
+/** Gives a connection to who takes it, and survives what that does. */
+async function handOver(connection: QuicConnection, quic: RawQuicOptions): Promise<void> {
+  try {
+    await quic.onConnection(connection);
+  } catch (error) {
+    connection.close({ closeCode: CloseCode.handlerFailed, reason: "A handler failed" });
+    quic.onError?.(error);
   }
 }

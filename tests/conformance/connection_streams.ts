@@ -7,6 +7,8 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { ConnectionError, StreamError, UnsupportedError } from "../../errors.ts";
 import type { BidirectionalStream } from "../../transport/connection.ts";
+import { directStream, directWritable } from "../../transport/direct.ts";
+import { openUnidirectional, receiveUnidirectional } from "../../transport/direct_streams.ts";
 import {
   type ConnectionPair,
   type ConnectionTest,
@@ -165,6 +167,39 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     for (const end of [pair.a, pair.b]) {
       assertEquals(await soon(Array.fromAsync(end.incomingBidirectionalStreams)), []);
       assertEquals(await soon(Array.fromAsync(end.incomingUnidirectionalStreams)), []);
+    }
+  });
+
+  test("orders streams in all their forms, where it can", async ({ a }) => {
+    const stream = await soon(a.createUnidirectionalStream({ sendOrder: 7 }));
+    const direct = directWritable(stream);
+    if (stream.sendOrder === undefined) return assertEquals(direct.sendOrder, undefined);
+    assertEquals([stream.sendOrder, direct.sendOrder], [7, 7]);
+    stream.sendOrder = -2;
+    assertEquals([stream.sendOrder, direct.sendOrder], [-2, -2]);
+    direct.sendOrder = 3;
+    assertEquals([stream.sendOrder, direct.sendOrder], [3, 3]);
+    const both = directStream(await soon(a.createBidirectionalStream({ sendOrder: 5 })));
+    assertEquals(both.sendOrder, 5);
+  });
+
+  test("has unidirectional streams by plain calls, from either end", async ({ a, b }) => {
+    for (const [from, to] of [[a, b], [b, a]] as const) {
+      const got: number[][] = [];
+      const { promise: done, resolve } = Promise.withResolvers<void>();
+      receiveUnidirectional(to, async (stream) => {
+        const bytes: number[] = [];
+        for (let part; (part = await stream.read()) !== null;) bytes.push(...part);
+        if (got.push(bytes) === 20) resolve();
+      });
+      for (let i = 0; i < 20; i++) {
+        const stream = await soon(openUnidirectional(from));
+        await stream.write(Uint8Array.of(i, 7));
+        await stream.close();
+      }
+      await soon(done);
+      const sorted = got.sort(([x], [y]) => x! - y!);
+      assertEquals(sorted, Array.from({ length: 20 }, (_, i) => [i, 7]));
     }
   });
 

@@ -8,6 +8,7 @@ const everything: ConnectionTraits = {
   resetCodes: true,
   credit: false,
   independentStreams: true,
+  maxCloseCode: Number.MAX_SAFE_INTEGER,
   maxReasonBytes: 1024,
   protocol: "skein.1",
 };

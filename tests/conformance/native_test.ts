@@ -29,6 +29,7 @@ for (const [name, traits] of kinds) {
     resetCodes: true,
     credit: false,
     independentStreams: true,
+    maxCloseCode: 2 ** 32 - 1,
     maxReasonBytes: 1024,
     protocol: "skein.1",
   });

@@ -27,6 +27,8 @@ export interface ConnectionTraits extends ConnectionCapabilities {
   readonly frames: boolean;
   /** Bytes that binary frames have to start with, where the wire tells them apart by that. */
   readonly binaryHead?: readonly number[];
+  /** The highest close code, where the wire carries any; 0 and 3000 to 4999 alone without it. */
+  readonly maxCloseCode?: number;
   /** Where a close reason is cut, in bytes. */
   readonly maxReasonBytes: number;
   /** The subprotocol that both ends report. */

@@ -10,6 +10,7 @@ const traits: ConnectionTraits = {
   resetCodes: true,
   credit: true,
   independentStreams: false,
+  maxCloseCode: Number.MAX_SAFE_INTEGER,
   maxReasonBytes: 1024,
   protocol: "chat",
 };

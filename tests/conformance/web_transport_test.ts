@@ -44,6 +44,7 @@ testConnection("native, our WebTransport class,", makePair, {
   resetCodes: false,
   credit: false,
   independentStreams: true,
+  maxCloseCode: 2 ** 32 - 1,
   maxReasonBytes: 1024,
   protocol: "skein.1",
 });

@@ -64,7 +64,12 @@ testConnection("WebSocket, skein.1", make("skein.1"), skein);
 testConnection("WebSocket, skein.1, from the server", swapped(make("skein.1")), skein);
 
 /** Codes and reasons travel in a frame of QMux. */
-const qmux = { ...withStreams, frames: false, maxReasonBytes: 1024 };
+const qmux = {
+  ...withStreams,
+  frames: false,
+  maxReasonBytes: 1024,
+  maxCloseCode: Number.MAX_SAFE_INTEGER,
+};
 testConnection("WebSocket, qmux-02", make("qmux-02"), qmux);
 testConnection("WebSocket, qmux-01", make("qmux-01"), qmux);
 testConnection("WebSocket, qmux-01, from the server", swapped(make("qmux-01")), qmux);

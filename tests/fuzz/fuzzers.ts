@@ -23,6 +23,8 @@ import {
   fuzzVarints,
 } from "./h3.ts";
 import { fuzzMessageWire } from "./message_wire.ts";
+import { fuzzMoqMessages, fuzzMoqStreams } from "./moq.ts";
+import { fuzzMoqSessions } from "./moq_session.ts";
 import { fuzzQmux } from "./qmux.ts";
 import { fuzzServer } from "./server.ts";
 import { fuzzSession, fuzzSessions } from "./session.ts";
@@ -54,6 +56,9 @@ export const FUZZERS: readonly Fuzzer[] = [
   { name: "structured fields", weight: 2, run: fuzzStructuredFields },
   { name: "structured", weight: 3, run: fuzzStructured },
   { name: "qmux", weight: 8, run: fuzzQmux },
+  { name: "moq messages", weight: 6, run: fuzzMoqMessages },
+  { name: "moq streams", weight: 3, run: fuzzMoqStreams },
+  { name: "moq sessions", weight: 4, run: fuzzMoqSessions },
   { name: "session", weight: 8, run: fuzzSession },
   { name: "message wire", weight: 3, run: fuzzMessageWire },
   { name: "two sessions", weight: 3, run: fuzzSessions },

@@ -1,13 +1,14 @@
 /**
- * Builds and runs the programs that the interop tests talk to: peers of WebTransport and of QMux on
- * other implementations, all with the same command line.
+ * Builds and runs the programs that the interop tests talk to: peers of WebTransport, of QMux and of
+ * Media over QUIC on other implementations, all with the same command line.
  *
  * ```text
  * peer server --cert CERT.pem --key KEY.pem      prints {"port":N}, later {"closed":{"code":N,"reason":"…"}}
  * peer client --url URL --hash HEX --scenario S  prints one line of JSON
  * ```
  *
- * Those of QMux know no certificates, and take `--protocols LIST` for what a client offers.
+ * Those of QMux know no certificates, and take `--protocols LIST` for what a client offers. Servers
+ * of Media over QUIC take a scenario too, and the relay among them has a command line of its own.
  *
  * Run as a program, this builds them ahead of the tests.
  *
@@ -58,9 +59,15 @@ interface Folders {
 }
 
 const RECIPES: readonly Recipe[] = [
-  goRecipe("webtransport-go 0.9", { version: "0.9.0", toolchain: "Go 1.23", flags: [] }),
+  goRecipe("webtransport-go 0.9", {
+    version: "0.9.0",
+    folder: "webtransport_go",
+    toolchain: "Go 1.23",
+    flags: [],
+  }),
   goRecipe("webtransport-go 0.13", {
     version: "0.13.0",
+    folder: "webtransport_go",
     toolchain: "Go 1.26",
     flags: ["-modfile=library_0_13.mod", "-tags=library_0_13"],
   }),
@@ -131,6 +138,53 @@ const STRUCTURED_RECIPES: readonly Recipe[] = [
   pythonRecipe("pywebtransport", { version: "0.6.1", folder: "pywebtransport" }),
 ];
 
+const MOQ_RECIPES: readonly Recipe[] = [
+  goRecipe("gomoqt 0.11", {
+    version: "0.11.0",
+    folder: "moq_gomoqt",
+    toolchain: "Go 1.26",
+    flags: [],
+  }),
+  goRecipe("gomoqt 0.16", {
+    version: "0.16.1",
+    folder: "moq_gomoqt",
+    toolchain: "Go 1.26.4",
+    flags: ["-modfile=library_0_16.mod", "-tags=library_0_16"],
+  }),
+  {
+    name: "moq-relay",
+    version: "0.17.10",
+    folder: "moq_relay",
+    tool: "cargo",
+    toolchain: "Rust 1.95",
+    async build({ source, into, shared }) {
+      const install = ["cargo", "install", "moq-relay", "--version", "0.17.10", "--debug"];
+      // Not --locked: the lock in the crate names versions that not every mirror of crates has.
+      const folders = ["--root", into, "--target-dir", shared, "--no-track", "--force"];
+      await run([...install, "--quiet", ...folders], source, { CARGO_PROFILE_DEV_DEBUG: "0" });
+    },
+    command: ({ into }) => [`${into}/bin/moq-relay`],
+  },
+  ...["net 0.3.4", "lite 0.2.2"].map((name): Recipe => {
+    const [library = "", version = ""] = name.split(" ");
+    const command = (source: string) => [
+      Deno.execPath(),
+      ...["run", "-A", "--no-config", "--no-lock", "--unstable-net", "--quiet"],
+      `${source}/peer.ts`,
+    ];
+    return {
+      name: `@moq/${library}`,
+      version,
+      folder: "moq_js",
+      tool: Deno.execPath(),
+      toolchain: "Deno 2.9",
+      build: ({ source }) => run([...command(source), "fetch", "--library", library], source),
+      command: ({ source }) => command(source),
+      options: ["--library", library],
+    };
+  }),
+];
+
 /** A program with its libraries in an environment of its own. */
 function pythonRecipe(
   name: string,
@@ -155,8 +209,9 @@ function pythonRecipe(
 /** One source for both versions. */
 function goRecipe(
   name: string,
-  { version, toolchain, flags }: {
+  { version, folder, toolchain, flags }: {
     readonly version: string;
+    readonly folder: string;
     readonly toolchain: string;
     readonly flags: readonly string[];
   },
@@ -164,7 +219,7 @@ function goRecipe(
   return {
     name,
     version,
-    folder: "webtransport_go",
+    folder,
     tool: "go",
     toolchain,
     async build({ source, into }) {
@@ -195,6 +250,15 @@ export function buildPeers(): Promise<Build[]> {
 /** The same for the peers of QMux. */
 export function buildQmuxPeers(): Promise<Build[]> {
   return build(QMUX_RECIPES);
+}
+
+/**
+ * The same for the peers of Media over QUIC, of which `moq-relay` takes long the first time.
+ *
+ * @param names Which; all of them by default.
+ */
+export function buildMoqPeers(names?: readonly string[]): Promise<Build[]> {
+  return build(MOQ_RECIPES.filter(({ name }) => names?.includes(name) ?? true));
 }
 
 /** The same for the peers that have structured messages. */
@@ -272,8 +336,12 @@ async function isInstalled(tool: string): Promise<boolean> {
   }
 }
 
-async function run([program, ...args]: string[], cwd: string): Promise<void> {
-  const command = new Deno.Command(program!, { args, cwd, stdin: "null" });
+async function run(
+  [program, ...args]: string[],
+  cwd: string,
+  env: Record<string, string> = {},
+): Promise<void> {
+  const command = new Deno.Command(program!, { args, cwd, env, stdin: "null" });
   const { success, stdout, stderr } = await command.output();
   if (success) return;
   const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
@@ -294,7 +362,8 @@ export class Peer {
   readonly name: string;
   /** Its version. */
   readonly version: string;
-  readonly #command: readonly string[];
+  /** The command that runs it. */
+  readonly command: readonly string[];
   readonly #options: readonly string[];
 
   /** Creates a peer from the command that runs it, and what comes behind all its arguments. */
@@ -306,15 +375,19 @@ export class Peer {
   ) {
     this.name = name;
     this.version = version;
-    this.#command = command;
+    this.command = command;
     this.#options = options;
   }
 
-  /** Starts its server on a free port. */
-  async serve(files?: CertificateFiles): Promise<PeerServer> {
-    const child = this.#spawn([
+  /** Starts its server on a free port; what it is told beside its certificate has two dashes. */
+  async serve(
+    files?: CertificateFiles,
+    options: Readonly<Record<string, string>> = {},
+  ): Promise<PeerServer> {
+    const child = this.start([
       "server",
       ...(files === undefined ? [] : ["--cert", files.cert, "--key", files.key]),
+      ...dashed(options),
     ]);
     const server = new PeerServer(child);
     try {
@@ -330,10 +403,14 @@ export class Peer {
   /** Plays a scenario as a client; what it printed. */
   async play(
     scenario: string,
-    options: { readonly url: string; readonly hash?: string; readonly protocols?: string },
+    options: {
+      readonly url: string;
+      readonly hash?: string;
+      readonly protocols?: string;
+      readonly webtransport?: string;
+    },
   ): Promise<unknown> {
-    const args = Object.entries(options).flatMap(([name, value]) => [`--${name}`, value]);
-    const child = this.#spawn(["client", ...args, "--scenario", scenario]);
+    const child = this.start(["client", ...dashed(options), "--scenario", scenario]);
     const timer = setTimeout(() => child.kill("SIGKILL"), PATIENCE_MS);
     try {
       const { success, signal, stdout, stderr } = await child.output();
@@ -346,12 +423,17 @@ export class Peer {
     }
   }
 
-  #spawn(args: string[]): Deno.ChildProcess {
-    const [program, ...rest] = this.#command;
+  /** Starts it with arguments of its own. */
+  start(args: readonly string[]): Deno.ChildProcess {
+    const [program, ...rest] = this.command;
     const options = { stdin: "null", stdout: "piped", stderr: "piped" } as const;
     const all = [...rest, ...args, ...this.#options];
     return new Deno.Command(program!, { args: all, ...options }).spawn();
   }
+}
+
+function dashed(options: Readonly<Record<string, string>>): string[] {
+  return Object.entries(options).flatMap(([name, value]) => [`--${name}`, value]);
 }
 
 /** The server of a foreign implementation, in a process of its own. */
@@ -381,6 +463,11 @@ export class PeerServer implements AsyncDisposable {
     return JSON.parse(value);
   }
 
+  /** Asks it to end. */
+  terminate(): void {
+    this.#child.kill("SIGTERM");
+  }
+
   /** Ends it. */
   async [Symbol.asyncDispose](): Promise<void> {
     try {
@@ -404,7 +491,7 @@ async function* linesOf(output: ReadableStream<Uint8Array>): AsyncGenerator<stri
 }
 
 if (import.meta.main) {
-  const all = [buildPeers(), buildQmuxPeers(), buildStructuredPeers()];
+  const all = [buildPeers(), buildQmuxPeers(), buildMoqPeers(), buildStructuredPeers()];
   for (const build of (await Promise.all(all)).flat()) {
     if ("peer" in build) console.log(`${build.name} ${build.peer.version}: built`);
     else if ("missing" in build) console.log(`${build.name}: ${build.missing}`);

@@ -6,9 +6,9 @@
  * deno task soak --short
  * ```
  *
- * One line for each check; the exit code is 1 if one failed. `--short` takes less
- * than a minute: smaller numbers, the same checks. `idle`, `stalled`, `churn` and
- * `webtransport` run only that. Clients are raw sockets in this process, the server
+ * One line for each check; the exit code is 1 if one failed. `--short` takes a minute
+ * or two: smaller numbers, the same checks. `idle`, `stalled`, `churn`,
+ * `webtransport` and `moq` run only that. Clients are raw sockets in this process, the server
  * is a process of its own.
  *
  * @module
@@ -16,6 +16,7 @@
 import { Histogram } from "../../bench/histogram.ts";
 import type { OverflowPolicy } from "../../mod.ts";
 import { openMany, Pacer, SoakClient, TIMED } from "./clients.ts";
+import { soakMoq } from "./moq.ts";
 import { openFileLimit, sleep, SoakServer } from "./processes.ts";
 import { soakWebTransport } from "./webtransport.ts";
 
@@ -319,6 +320,7 @@ const parts: Record<string, () => Promise<void>> = {
   },
   churn: soakChurn,
   webtransport: () => soakWebTransport(check, isShort),
+  moq: () => soakMoq(check, isShort),
 };
 const named = Deno.args.filter((argument) => Object.hasOwn(parts, argument));
 for (const [name, part] of Object.entries(parts)) {

@@ -1,5 +1,5 @@
 /**
- * The soak test's server as a process, and the limit of open files.
+ * The soak test's servers and peers as processes, and the limit of open files.
  *
  * @module
  */
@@ -80,6 +80,53 @@ export class SoakServer implements AsyncDisposable {
     const { value } = await this.#lines.read();
     if (value === undefined) throw new Error(`Cannot ask for ${command}: the server ended`);
     return JSON.parse(value);
+  }
+}
+
+/** A process that talks in lines. */
+export class LineProcess {
+  readonly #process: Deno.ChildProcess;
+  readonly #lines: ReadableStreamDefaultReader<string>;
+  readonly #commands: WritableStreamDefaultWriter<Uint8Array>;
+
+  /** Starts it: a file of this folder, and what it is told. */
+  constructor(file: string, ...args: string[]) {
+    this.#process = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-lock", "--unstable-net", "--v8-flags=--expose-gc"]
+        .concat(new URL(file, import.meta.url).href, args),
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "inherit",
+    }).spawn();
+    this.#lines = this.#process.stdout.pipeThrough(new TextDecoderStream())
+      .pipeThrough(new TextLineStream()).getReader();
+    this.#commands = this.#process.stdin.getWriter();
+  }
+
+  /** Reads a line. */
+  async line(): Promise<string> {
+    const { value } = await this.#lines.read();
+    if (value === undefined) throw new Error("The process ended");
+    return value;
+  }
+
+  /** Says a line, and reads the answer. */
+  async ask<T>(command: string): Promise<T> {
+    await this.#commands.write(new TextEncoder().encode(`${command}\n`));
+    return JSON.parse(await this.line());
+  }
+
+  /** Sends a signal. */
+  kill(signal: Deno.Signal): void {
+    this.#process.kill(signal);
+  }
+
+  /** Waits for its end. */
+  async end(): Promise<Deno.CommandStatus> {
+    await this.#commands.close().catch(() => {});
+    const status = await this.#process.status;
+    await this.#lines.cancel();
+    return status;
   }
 }
 

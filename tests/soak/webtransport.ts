@@ -9,8 +9,7 @@ import { directStream } from "../../transport/direct.ts";
 import type { CertificateHash } from "../../transport/webtransport.ts";
 import { dialWebTransport } from "../../transport/webtransport_client.ts";
 import { bindUdp, bytesOf, capsuleFrame, RawPeer } from "../raw_http3.ts";
-import { TextLineStream } from "./lines.ts";
-import { sleep } from "./processes.ts";
+import { LineProcess, sleep } from "./processes.ts";
 import type { WebTransportStats } from "./webtransport_server.ts";
 
 /** Tells whether something is as it should be. */
@@ -34,52 +33,6 @@ const MOST_SILENCE_MS = 6_000;
 const MOST_GROWTH = 0.1;
 const RSS_SLACK_BYTES = 8 * 1_048_576;
 const HEAP_SLACK_BYTES = 1_048_576;
-
-/** A process that talks in lines. */
-class LineProcess {
-  readonly #process: Deno.ChildProcess;
-  readonly #lines: ReadableStreamDefaultReader<string>;
-  readonly #commands: WritableStreamDefaultWriter<Uint8Array>;
-
-  constructor(file: string, ...args: string[]) {
-    this.#process = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--no-lock", "--unstable-net", "--v8-flags=--expose-gc"]
-        .concat(new URL(file, import.meta.url).href, args),
-      stdin: "piped",
-      stdout: "piped",
-      stderr: "inherit",
-    }).spawn();
-    this.#lines = this.#process.stdout.pipeThrough(new TextDecoderStream())
-      .pipeThrough(new TextLineStream()).getReader();
-    this.#commands = this.#process.stdin.getWriter();
-  }
-
-  /** Reads a line. */
-  async line(): Promise<string> {
-    const { value } = await this.#lines.read();
-    if (value === undefined) throw new Error("The process ended");
-    return value;
-  }
-
-  /** Says a line, and reads the answer. */
-  async ask<T>(command: string): Promise<T> {
-    await this.#commands.write(new TextEncoder().encode(`${command}\n`));
-    return JSON.parse(await this.line());
-  }
-
-  /** Sends a signal. */
-  kill(signal: Deno.Signal): void {
-    this.#process.kill(signal);
-  }
-
-  /** Waits for its end. */
-  async end(): Promise<Deno.CommandStatus> {
-    await this.#commands.close().catch(() => {});
-    const status = await this.#process.status;
-    await this.#lines.cancel();
-    return status;
-  }
-}
 
 /** Where to dial. */
 interface Target {

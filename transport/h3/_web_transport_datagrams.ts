@@ -6,12 +6,12 @@
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
 import type { DatagramQueues } from "./_web_transport_datagram_queues.ts";
 import { invalidState } from "./_web_transport_error.ts";
+import { toInteger } from "./_send_order.ts";
 import { viewOf } from "./_web_transport_options.ts";
-import {
-  type ForeignGroupError,
-  toInteger,
-  type WebTransportSendGroup,
-  type WebTransportSendOptions,
+import type {
+  ForeignGroupError,
+  WebTransportSendGroup,
+  WebTransportSendOptions,
 } from "./_web_transport_send.ts";
 
 /** What datagrams are part of. */

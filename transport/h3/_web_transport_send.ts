@@ -5,12 +5,9 @@
  * @module
  */
 import type { DirectWritable, SendStream } from "../connection.ts";
+import { toInteger, wireOrder } from "./_send_order.ts";
 import type { StreamHalf, StreamHalves } from "./stream_halves.ts";
 import { viewOf } from "./_web_transport_options.ts";
-
-/** What QUIC takes; above it are the heads of streams. */
-const MAX_SEND_ORDER = 2 ** 31 - 2;
-const MIN_SEND_ORDER = -(2 ** 31);
 
 /** Counters of a stream that sends; what the runtime does not tell is absent. */
 export interface WebTransportSendStreamStats {
@@ -286,25 +283,4 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
   getStats(): Promise<WebTransportSendStreamStats> {
     return Promise.resolve({ bytesWritten: this.#source.bytes });
   }
-}
-
-/**
- * Web IDL's `long long`, as far as numbers go.
- *
- * @param value What was given.
- * @returns A whole number.
- */
-export function toInteger(value: unknown): number {
-  const whole = Math.trunc(Number(value));
-  return Number.isFinite(whole) ? whole + 0 : 0;
-}
-
-/**
- * Fits a place in the order to what QUIC takes.
- *
- * @param sendOrder The place.
- * @returns The same, or the nearest there is.
- */
-export function wireOrder(sendOrder: unknown): number {
-  return Math.min(MAX_SEND_ORDER, Math.max(MIN_SEND_ORDER, toInteger(sendOrder)));
 }

@@ -1,5 +1,6 @@
 /**
- * Datagrams of a session: RFC 9297, with the session's number ahead of each.
+ * Datagrams of a session: RFC 9297, with the session's number ahead of each; and those of a QUIC
+ * connection without sessions, as they are.
  *
  * @module
  */
@@ -17,6 +18,8 @@ const MAX_WAITING_DATAGRAMS = 1_024;
 
 /** Fits on every path, and needs no question to the runtime. */
 const SAFE_BYTES = 1_100;
+
+const NO_HEAD = new Uint8Array();
 
 /** Whose datagrams they are. */
 export interface DatagramsOwner {
@@ -42,18 +45,18 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
    *
    * @param conn The connection that carries them.
    * @param owner The session.
-   * @param options A quarter of the session's number, and what makes the error that says why the
-   * session is over already, if it is.
+   * @param options A quarter of the session's number, if it has one, and what makes the error that
+   * says why the session is over already, if it is.
    */
   constructor(
     conn: Deno.QuicConn,
     owner: DatagramsOwner,
-    options: { readonly quarterId: number; readonly error: (() => Error) | undefined },
+    options: { readonly quarterId: number | undefined; readonly error: (() => Error) | undefined },
   ) {
     const { quarterId, error } = options;
     this.#conn = conn;
     this.#owner = owner;
-    this.#head = encodeVarint(quarterId);
+    this.#head = quarterId === undefined ? NO_HEAD : encodeVarint(quarterId);
     this.#error = error;
     this.#arrivals = new Arrivals({
       capacity: MAX_HELD_DATAGRAMS,
@@ -154,7 +157,7 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
     const length = head.byteLength;
     this.#owner.ledger.sentDatagram(datagram);
     if (byteOffset >= length) {
-      // One that came, and goes back, has its head before it already.
+      // One that came, and goes back, has its head before it already; an empty head all have.
       const whole = new Uint8Array(buffer, byteOffset - length, length + byteLength);
       if (head.every((byte, at) => whole[at] === byte)) return whole;
     }

@@ -4,10 +4,10 @@
  *
  * @module
  */
-import type { DialWebTransportOptions } from "../webtransport.ts";
-import { ClientEndpoints } from "./_endpoints.ts";
+import { checkHashes, type DialWebTransportOptions } from "../webtransport.ts";
+import { ClientEndpoints } from "../_endpoints.ts";
 import { flowLimitsOf } from "./_flow_limits.ts";
-import type { ConnectQuicOptions } from "./quic.ts";
+import { type ConnectQuicOptions, dialFailure } from "./quic.ts";
 import { Http3Connection } from "./connection.ts";
 import type { Field } from "./qpack.ts";
 import type { Http3Session } from "./session.ts";
@@ -15,13 +15,10 @@ import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
 import type { Http3Pool } from "./pool.ts";
 import { encodeStringList, parseStringItem } from "./structured_fields.ts";
 
-/** How long a silent connection is kept, in milliseconds; the server's time counts if it is less. */
+/** How long a silent connection is kept, if nobody said otherwise, in milliseconds. */
 const IDLE_TIMEOUT_MS = 30_000;
 
-/** How often a silent connection is asked whether it is still there, in milliseconds. */
-const KEEP_ALIVE_MS = 10_000;
-
-/** Streams of each kind that the server may have open. */
+/** Streams of each kind that the server may have open, if nobody said otherwise. */
 const MAX_STREAMS = 128;
 
 /** Options of one session, beside those of dialing. */
@@ -50,13 +47,22 @@ export class Http3Dialer {
    * @param url Where to.
    * @param options See {@linkcode Http3DialOptions}.
    * @throws {TypeError} If the URL is not `https:`, or an option makes no sense.
-   * @throws {RangeError} If a limit of flow control makes no sense.
+   * @throws {RangeError} If a limit makes no sense.
    */
   constructor(url: string | URL, options: Http3DialOptions = {}) {
     this.#url = checkUrl(url);
-    checkHashes(options);
-    flowLimitsOf(options.flowControl); // It throws before anything is dialed.
-    this.#options = options;
+    checkHashes(options.serverCertificateHashes, "dial WebTransport");
+    const { maxUnidirectionalStreams, maxBidirectionalStreams, idleTimeoutMs } = options;
+    checkLimits({ maxUnidirectionalStreams, maxBidirectionalStreams, idleTimeoutMs });
+    const streams = {
+      ...(maxUnidirectionalStreams && { maxStreamsUni: maxUnidirectionalStreams }),
+      ...(maxBidirectionalStreams && { maxStreamsBidi: maxBidirectionalStreams }),
+    };
+    const flowControl = Object.keys(streams).length === 0
+      ? options.flowControl
+      : { ...streams, ...options.flowControl };
+    flowLimitsOf(flowControl); // It throws before anything is dialed.
+    this.#options = { ...options, flowControl };
   }
 
   /**
@@ -107,6 +113,9 @@ export class Http3Dialer {
   async #connect(): Promise<Http3Connection> {
     const { errors = SKEIN_ERRORS, serverCertificateHashes, congestionControl, pool, flowControl } =
       this.#options;
+    const { maxUnidirectionalStreams = MAX_STREAMS, maxBidirectionalStreams = MAX_STREAMS } =
+      this.#options;
+    const { idleTimeoutMs = IDLE_TIMEOUT_MS } = this.#options;
     const { hostname, port } = this.#url;
     const host = hostname.replace(/^\[|\]$/g, "");
     this.#endpoint = ClientEndpoints.take();
@@ -115,11 +124,11 @@ export class Http3Dialer {
       port: Number(port || 443),
       alpnProtocols: ["h3"],
       endpoint: this.#endpoint,
-      maxIdleTimeout: IDLE_TIMEOUT_MS,
-      keepAliveInterval: KEEP_ALIVE_MS,
-      maxConcurrentBidirectionalStreams: MAX_STREAMS,
+      maxIdleTimeout: idleTimeoutMs,
+      keepAliveInterval: Math.max(1, Math.round(idleTimeoutMs / 3)),
+      maxConcurrentBidirectionalStreams: maxBidirectionalStreams,
       // Beside those of sessions there are the control streams.
-      maxConcurrentUnidirectionalStreams: MAX_STREAMS + 3,
+      maxConcurrentUnidirectionalStreams: maxUnidirectionalStreams + 3,
       ...(congestionControl === undefined ? {} : { congestionControl }),
       ...(serverCertificateHashes === undefined
         ? {}
@@ -130,7 +139,7 @@ export class Http3Dialer {
       conn = await Deno.connectQuic(options);
     } catch (cause) {
       this.#closeEndpoint();
-      const reason = cause instanceof Error ? cause.message : String(cause);
+      const reason = dialFailure(cause, serverCertificateHashes);
       // RFC 9000 section 10.2: a server that drains says so before there is any HTTP.
       const status = /refused to accept a new connection/.test(reason) ? { status: 503 } : {};
       throw errors.session(`Cannot connect to ${this.#url.host}: ${reason}`, { cause, ...status });
@@ -159,13 +168,11 @@ function checkUrl(url: string | URL): URL {
   return parsed;
 }
 
-function checkHashes({ serverCertificateHashes = [] }: Http3DialOptions): void {
-  for (const { algorithm, value } of serverCertificateHashes) {
-    const isBytes = value instanceof ArrayBuffer || ArrayBuffer.isView(value);
-    if (algorithm === "sha-256" && isBytes && value.byteLength === 32) continue;
-    throw new TypeError(
-      "Cannot dial WebTransport: a certificate hash must be 32 bytes of sha-256, received " +
-        `${isBytes ? `${value.byteLength} bytes` : typeof value} of ${algorithm}`,
+function checkLimits(limits: Readonly<Record<string, number | undefined>>): void {
+  for (const [name, max] of Object.entries(limits)) {
+    if (max === undefined || Number.isInteger(max) && max > 0) continue;
+    throw new RangeError(
+      `Cannot dial WebTransport: ${name} must be a positive integer, received ${max}`,
     );
   }
 }

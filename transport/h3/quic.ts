@@ -31,7 +31,7 @@ export interface QuicEnding {
 
 /** Says how to get what the runtime does not have. */
 export const QUIC_MISSING: string =
-  'WebTransport needs the runtime\'s QUIC: run with --unstable-net, or set "unstable": ["net"] in deno.json';
+  'WebTransport and raw QUIC need the QUIC of the runtime: run with --unstable-net, or set "unstable": ["net"] in deno.json';
 
 /**
  * Tells whether the runtime has QUIC. Without `--unstable-net` it has not.
@@ -50,6 +50,21 @@ export function isQuicAvailable(): boolean {
  */
 export function requireQuic(): void {
   if (!isQuicAvailable()) throw new UnsupportedError(QUIC_MISSING);
+}
+
+/**
+ * Says why a connection could not be made, and of a certificate what it was trusted by.
+ *
+ * @param cause What the runtime threw.
+ * @param hashes The hashes that were given for the certificate.
+ * @returns The words.
+ */
+export function dialFailure(cause: unknown, hashes: readonly unknown[] = []): string {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  if (!reason.includes("invalid peer certificate")) return reason;
+  return hashes.length === 0
+    ? `${reason}; one for development is trusted by serverCertificateHashes, and there are none`
+    : `${reason}; it is none of the serverCertificateHashes (${hashes.length})`;
 }
 
 /**

@@ -5,22 +5,16 @@
  */
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
 import type { StreamAccount } from "../_ledger.ts";
+import { FIRST_READ_BYTES, nextReadBytes, ReadBuffers } from "./_read_buffers.ts";
 import { errorOf, type StreamHalf, type StreamOwner } from "./stream_halves.ts";
 
-/** The first read of a stream: its head and a small message fit. A pending read pins its buffer. */
-export const FIRST_READ_BYTES = 1_024;
+export { FIRST_READ_BYTES };
 
 /** After a small message there is most often the end. */
 const MIN_READ_BYTES = 256;
 
 /** What the runtime holds of a stream that nobody reads, at most. */
 const MAX_UNREAD_BYTES = 1_250_000;
-
-/** The largest read. */
-const MAX_READ_BYTES = 65_536;
-
-/** A read that fills its buffer is followed by one so many times larger. */
-const GROWTH = 64;
 
 /** After so many small reads in a row a stream carries messages, and no large buffer waits for them. */
 const MAX_SMALL_READS = 16;
@@ -37,7 +31,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
   readonly #onEnd: (() => void) | undefined;
   #account: StreamAccount | undefined;
   #held: Uint8Array | undefined;
-  #size = MIN_READ_BYTES;
+  #size: number;
   #smallReads = 0;
   #isEnded = false;
   #failure: { readonly cause: unknown } | undefined = undefined;
@@ -51,8 +45,9 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
    *
    * @param owner The session.
    * @param reader Reads the stream.
-   * @param head What was read of it already, whether there is surely more, what to do at its end, and
-   * who counts; without an account it is nobody's stream, and the session counts its bytes apart.
+   * @param head What was read of it already, whether there is surely more, how much room the next read
+   * has, what to do at its end, and who counts; without an account it is nobody's stream, and the
+   * session counts its bytes apart.
    */
   constructor(
     owner: StreamOwner,
@@ -60,6 +55,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
     head: {
       readonly held?: Uint8Array | undefined;
       readonly isFull?: boolean;
+      readonly firstReadBytes?: number;
       readonly onEnd?: (() => void) | undefined;
       readonly account?: StreamAccount | undefined;
     } = {},
@@ -68,11 +64,12 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
     this.#reader = reader;
     this.#onEnd = head.onEnd;
     this.#account = head.account;
+    this.#size = head.firstReadBytes ?? MIN_READ_BYTES;
     const { held } = head;
     if (held !== undefined && held.byteLength > 0) {
       this.#held = held;
       this.#count(held.byteLength);
-      if (head.isFull) this.#size = MAX_READ_BYTES;
+      if (head.isFull) this.#size = nextReadBytes(FIRST_READ_BYTES);
     }
     owner.halves.add(this);
   }
@@ -141,12 +138,14 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
   async #read(used?: Uint8Array | null): Promise<Uint8Array | null> {
     if (this.#failure !== undefined) throw this.#failure.cause;
     if (this.#isEnded) return null;
-    const view = viewOf(used, this.#size);
+    const isLent = !isLarge(used, this.#size);
+    const view = isLent ? ReadBuffers.take(this.#size) : new Uint8Array(used.buffer);
     const room = view.byteLength; // It is detached while it is read into.
     let bytes: Uint8Array | undefined;
     try {
       const result = await this.#reader.read(view);
-      if (!result.done) bytes = result.value;
+      if (!result.done) bytes = isLent ? ReadBuffers.settle(result.value) : result.value;
+      else if (result.value !== undefined) ReadBuffers.giveBack(result.value.buffer);
     } catch (error) {
       this.#failure ??= { cause: errorOf(this.#owner, error) };
       if (!this.#isEnded) this.#account?.ended(this.#failure.cause);
@@ -160,7 +159,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
       return null;
     }
     const { byteLength } = bytes;
-    if (byteLength === room) this.#size = Math.min(MAX_READ_BYTES, this.#size * GROWTH);
+    if (byteLength === room) this.#size = nextReadBytes(this.#size);
     this.#smallReads = byteLength < MIN_READ_BYTES ? this.#smallReads + 1 : 0;
     if (this.#smallReads > MAX_SMALL_READS) this.#size = MIN_READ_BYTES;
     this.#count(byteLength);
@@ -228,10 +227,11 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
   }
 }
 
-/** Where the next bytes go: the memory of earlier ones if it is large enough, or new memory. */
-function viewOf(used: Uint8Array | null | undefined, size: number): Uint8Array<ArrayBuffer> {
+/** Whether the memory of earlier bytes is large enough for the next ones. */
+function isLarge(
+  used: Uint8Array | null | undefined,
+  size: number,
+): used is Uint8Array<ArrayBuffer> {
   const buffer = used?.buffer;
-  return buffer instanceof ArrayBuffer && buffer.byteLength >= size
-    ? new Uint8Array(buffer)
-    : new Uint8Array(size);
+  return buffer instanceof ArrayBuffer && buffer.byteLength >= size;
 }

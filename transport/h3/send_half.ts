@@ -7,6 +7,7 @@ import { writableOf } from "../_send_writable.ts";
 import type { DirectWritable, SendStream } from "../connection.ts";
 import type { StreamAccount } from "../_ledger.ts";
 import { concat } from "./bytes.ts";
+import { wireOrder } from "./_send_order.ts";
 import { errorOf, type StreamHalf, type StreamOwner } from "./stream_halves.ts";
 
 const EMPTY = new Uint8Array();
@@ -26,6 +27,7 @@ export class SendHalf implements StreamHalf, DirectWritable {
   #pending: PromiseWithResolvers<void> | undefined = undefined;
   #morePending: Set<PromiseWithResolvers<void>> | undefined = undefined;
   #head: Uint8Array | undefined;
+  #sendOrder = 0;
   /** Writes that wait for credit, in order; never rejects. */
   #waiting: Promise<void> | undefined = undefined;
   #givingUp: AbortController | undefined = undefined;
@@ -64,11 +66,13 @@ export class SendHalf implements StreamHalf, DirectWritable {
 
   /** Higher goes first. */
   get sendOrder(): number {
-    return this.#stream.sendOrder;
+    return this.#sendOrder;
   }
 
   set sendOrder(value: number) {
-    this.#stream.sendOrder = value;
+    this.#sendOrder = value;
+    // The runtime knows no stream any more that ended.
+    if (!this.#isEnded) this.#stream.sendOrder = wireOrder(value);
   }
 
   /** See {@linkcode DirectStream.write}. */

@@ -6,7 +6,8 @@
  */
 import { Arrivals, type ArrivalsOptions } from "../_arrivals.ts";
 import { Ledger, type MessageCarrier, type StreamAccount } from "../_ledger.ts";
-import { checkCloseInfo, cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
+import { opened } from "../_opened.ts";
+import { cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import type {
   CloseOptions,
   Connection,
@@ -16,15 +17,17 @@ import type {
   ConnectionCredit,
   ConnectionObserver,
   ConnectionStats,
+  DirectReadable,
+  DirectStreams,
   OpenStreamOptions,
   ReceiveStream,
   SendStream,
   StreamDirection,
   StreamSide,
 } from "../connection.ts";
+import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
 import {
   headOf,
-  opened,
   type OpenSessionStreamOptions,
   quicOptions,
   UNIDIRECTIONAL_STREAM,
@@ -95,7 +98,7 @@ const UNIDIRECTIONAL: ArrivalsOptions<ReceiveHalf> = {
 };
 
 /** One session: a {@linkcode Connection} over HTTP/3. */
-export class Http3Session implements Connection, MessageCarrier, StreamOwner {
+export class Http3Session implements Connection, DirectStreams, MessageCarrier, StreamOwner {
   /** Always `webtransport`. */
   readonly transport: string = "webtransport";
   /** No codes of resets, which the runtime can not send; credit where both ends count. */
@@ -119,6 +122,7 @@ export class Http3Session implements Connection, MessageCarrier, StreamOwner {
     UNIDIRECTIONAL,
     readableOf,
   );
+  #receiver: ((stream: DirectReadable) => void) | undefined = undefined;
   #datagrams: SessionDatagrams | undefined = undefined;
   readonly #credit: SessionCredit | undefined;
   #ledger: Ledger | undefined = undefined;
@@ -254,6 +258,11 @@ export class Http3Session implements Connection, MessageCarrier, StreamOwner {
     return this.#unidirectional.readable;
   }
 
+  /** Unidirectional streams by plain calls. */
+  get directStreams(): DirectStreams {
+    return this;
+  }
+
   /** Opens a stream, waiting while the peer allows no more, or else with a `RangeError`. */
   async createBidirectionalStream(options: OpenSessionStreamOptions = {}): Promise<Http3Stream> {
     const leftMs = await this.#mayOpen("bidirectional", options);
@@ -275,11 +284,11 @@ export class Http3Session implements Connection, MessageCarrier, StreamOwner {
 
   /** Opens a stream, waiting while the peer allows no more, or else with a `RangeError`. */
   async createUnidirectionalStream(options: OpenSessionStreamOptions = {}): Promise<SendStream> {
-    return (await this.createSendHalf(options)).writable;
+    return (await this.openUnidirectional(options)).writable;
   }
 
-  /** Opens a unidirectional stream without a web stream. */
-  async createSendHalf(options: OpenSessionStreamOptions = {}): Promise<SendHalf> {
+  /** See {@linkcode DirectStreams.openUnidirectional}. */
+  async openUnidirectional(options: OpenSessionStreamOptions = {}): Promise<SendHalf> {
     const leftMs = await this.#mayOpen("unidirectional", options);
     const { conn } = this.#link;
     const opening = conn.createUnidirectionalStream(quicOptions(options));
@@ -291,9 +300,18 @@ export class Http3Session implements Connection, MessageCarrier, StreamOwner {
     return this.#sendHalf(stream, account, { ...options, isOneWay: true });
   }
 
+  /** See {@linkcode DirectStreams.receiveUnidirectional}. */
+  receiveUnidirectional(receiver: (stream: DirectReadable) => void): void {
+    if (this.#receiver !== undefined) {
+      throw new TypeError("Cannot receive streams: there is a receiver already");
+    }
+    this.#receiver = receiver;
+    for (const held of this.#unidirectional.takeHeld()) receiver(held);
+  }
+
   /** Closes with code and reason; the peer has a second to confirm it. */
   close(options?: CloseOptions): void {
-    const info = checkCloseInfo(options, MAX_WEBTRANSPORT_REASON_BYTES);
+    const info = checkWireClose(options, MAX_WEBTRANSPORT_CLOSE_CODE);
     this.closeWith({ ...info, closeConnection: options?.closeConnection === true });
   }
 
@@ -401,7 +419,9 @@ export class Http3Session implements Connection, MessageCarrier, StreamOwner {
     if (this.#state === "over" || onEnd === false) return refuseStream(head.reader);
     const { reader, held, isFull } = head;
     const account = this.#account("unidirectional", "remote");
-    this.#unidirectional.push(new ReceiveHalf(this, reader, { held, isFull, onEnd, account }));
+    const half = new ReceiveHalf(this, reader, { held, isFull, onEnd, account });
+    if (this.#receiver === undefined) this.#unidirectional.push(half);
+    else this.#receiver(half);
   }
 
   /** Takes a datagram; the bytes are its own. */

@@ -6,13 +6,10 @@
  */
 import { type StreamFailure, streamFailure } from "./quic.ts";
 import type { ReceiveCredit, SendCredit } from "../_flow_control.ts";
+import { type Linked, LinkedList } from "../linked_list.ts";
 
 /** One direction of a stream, which ends with its session at the latest. */
-export interface StreamHalf {
-  /** Its neighbours in {@linkcode StreamHalves}. */
-  previous: StreamHalf | undefined;
-  /** See `previous`. */
-  next: StreamHalf | undefined;
+export interface StreamHalf extends Linked<StreamHalf> {
   /**
    * Ends it at this end.
    *
@@ -23,54 +20,8 @@ export interface StreamHalf {
   release(): void;
 }
 
-/**
- * The halves that are open: a list through the halves themselves. A `Set` that
- * streams come and go by leaves tables behind, which keep the streams that were
- * in them from the quick collections of garbage.
- */
-export class StreamHalves {
-  #first: StreamHalf | undefined = undefined;
-  #size = 0;
-
-  /** How many there are. */
-  get size(): number {
-    return this.#size;
-  }
-
-  /**
-   * Adds a half.
-   *
-   * @param half One that is in no list.
-   */
-  add(half: StreamHalf): void {
-    half.next = this.#first;
-    if (this.#first !== undefined) this.#first.previous = half;
-    this.#first = half;
-    this.#size++;
-  }
-
-  /**
-   * Takes a half off; one that is not in the list stays so.
-   *
-   * @param half The half.
-   */
-  delete(half: StreamHalf): void {
-    const { previous, next } = half;
-    if (previous !== undefined) previous.next = next;
-    else if (this.#first === half) this.#first = next;
-    else return;
-    if (next !== undefined) next.previous = previous;
-    half.previous = half.next = undefined;
-    this.#size--;
-  }
-
-  /** All of them, to be gone through while they come and go. */
-  toArray(): StreamHalf[] {
-    const halves: StreamHalf[] = [];
-    for (let half = this.#first; half !== undefined; half = half.next) halves.push(half);
-    return halves;
-  }
-}
+/** The halves that are open. */
+export class StreamHalves extends LinkedList<StreamHalf> {}
 
 /** Credit for bytes, where both ends count. */
 export interface DataCredit {

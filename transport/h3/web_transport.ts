@@ -28,6 +28,7 @@ import {
   type WebTransportCongestionControl,
   type WebTransportOptions,
 } from "./_web_transport_options.ts";
+import { wireOrder } from "./_send_order.ts";
 import { ReceiveSource, WebTransportReceiveStream } from "./_web_transport_receive.ts";
 import {
   type ForeignGroupError,
@@ -37,7 +38,6 @@ import {
   WebTransportSendGroup,
   WebTransportSendStream,
   type WebTransportSendStreamOptions,
-  wireOrder,
 } from "./_web_transport_send.ts";
 import { IncomingStreams, WebTransportBidirectionalStream } from "./_web_transport_streams.ts";
 
@@ -337,7 +337,7 @@ export class WebTransport implements AsyncDisposable {
   ): Promise<WebTransportSendStream> {
     const half = await this.#open(
       options,
-      (session, wireOptions) => session.createSendHalf(wireOptions),
+      (session, wireOptions) => session.openUnidirectional(wireOptions),
     );
     return new WebTransportSendStream(new SendSource(this.#streams!, half, options));
   }

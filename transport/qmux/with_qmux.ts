@@ -5,7 +5,6 @@
  */
 import { CloseCode, ConnectionError } from "../../errors.ts";
 import { EarlyDrain } from "../_early_drain.ts";
-import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import type {
   BidirectionalStream,
   CloseOptions,
@@ -25,6 +24,7 @@ import type {
   ReceiveStream,
   SendStream,
 } from "../connection.ts";
+import { checkWireClose, isPortableCloseCode, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
 import type { MessageCarrier } from "../_ledger.ts";
 import { QuicError } from "./error_codes.ts";
 import { Qmux, type QmuxLink } from "./qmux.ts";
@@ -183,10 +183,10 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
   }
 
   close(options?: CloseOptions): void {
-    const info = checkCloseInfo(options, MAX_WEBTRANSPORT_REASON_BYTES);
+    const info = checkWireClose(options, MAX_QUIC_CLOSE_CODE);
     if (this.#ending !== undefined) return;
     if (this.#isCarrierReady) this.#qmux.close(info);
-    this.#end(info, info);
+    this.#end(info, forCarrier(info));
   }
 
   getStats(): Promise<ConnectionStats> {
@@ -215,9 +215,7 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
   }
 
   peerClosed(info: Required<ConnectionCloseInfo>): void {
-    const { closeCode } = info;
-    const isOurs = closeCode >= 3000 && closeCode <= 4999;
-    this.#end(info, isOurs ? info : { ...info, closeCode: 0 });
+    this.#end(info, forCarrier(info));
   }
 
   peerFailed(code: number, reason: string): void {
@@ -295,4 +293,9 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
     this.#qmux.end(error, isBroken);
     this.#ready.reject(error);
   }
+}
+
+/** What carries it may be a WebSocket, which can not say every code; the frame of QMux has it. */
+function forCarrier(info: Required<ConnectionCloseInfo>): Required<ConnectionCloseInfo> {
+  return isPortableCloseCode(info.closeCode) ? info : { ...info, closeCode: 0 };
 }

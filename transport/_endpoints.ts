@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { permittedHost } from "./quic.ts";
+import { permittedHost } from "./h3/quic.ts";
 
 /** Sockets that wait for their next connection; more are closed. */
 const MAX_IDLE_ENDPOINTS = 8;

@@ -1,0 +1,37 @@
+/**
+ * Media over QUIC beside messages: what its server gets of the one that listens.
+ *
+ * @module
+ */
+import type { Listening } from "./_listening.ts";
+import type { MoqHost, MoqServer } from "./pubsub/moq/server/server.ts";
+import type { RawQuicOptions } from "./transport/webtransport_server.ts";
+
+/** Gives a server of MoQ the connections of raw QUIC, if it speaks a protocol there. */
+export function quicOf(moq: MoqServer | undefined): RawQuicOptions | undefined {
+  if (moq === undefined || moq.protocols.length === 0) return undefined;
+  return {
+    protocols: moq.protocols,
+    async onConnection(connection) {
+      await moq.accept(connection);
+    },
+  };
+}
+
+/** Tells a server of MoQ where it is. */
+export function hostOf(listening: Listening, isDevelopment: boolean): MoqHost {
+  return {
+    isDevelopment,
+    get address() {
+      return listening.address;
+    },
+    get hashes() {
+      return listening.webTransport?.hashes ?? [];
+    },
+    urlOf(wire) {
+      if (wire === "websocket") return listening.url;
+      const url = listening.webTransport?.url ?? "";
+      return wire === "quic" ? url.replace("https:", "moqt:") : url;
+    },
+  };
+}

@@ -1,0 +1,132 @@
+import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { dial } from "./deno_client.ts";
+import { ConnectionError } from "./errors.ts";
+import { createServer, serve, type ServeOptions, type Server } from "./server.ts";
+import { dialMoq } from "./pubsub/moq/client/dial.ts";
+import { TrackMux } from "./pubsub/moq/track/mux.ts";
+import { MoqServer, type MoqServerOptions } from "./pubsub/moq/server/server.ts";
+import type { MoqSession } from "./pubsub/moq/session/session.ts";
+import { dialQuic } from "./transport/quic_client.ts";
+
+function muxOf(): TrackMux {
+  const mux = new TrackMux();
+  mux.publish("/greeting", async (track) => {
+    const group = await track.openGroup();
+    await group.writeFrame(new TextEncoder().encode("hello"));
+    await group.close();
+  });
+  return mux;
+}
+
+function mounted(
+  options: MoqServerOptions = {},
+  serveOptions: ServeOptions = {},
+): { readonly moq: MoqServer; readonly server: Server } {
+  const moq = new MoqServer({ mux: muxOf(), ...options });
+  const server = serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    onListen() {},
+    webTransport: { cacheFolder: null },
+    onMessage: (message) => message.reply("pong"),
+    ...serveOptions,
+    moq,
+  });
+  return { moq, server };
+}
+
+async function greetingOf(session: MoqSession): Promise<string> {
+  const track = await session.subscribe("/greeting", "text");
+  let text = "";
+  for await (const group of track) {
+    for await (const frame of group) text += new TextDecoder().decode(frame);
+  }
+  return text;
+}
+
+Deno.test("serve() serves MoQ beside messages, over every wire", async () => {
+  const { moq, server: _server } = mounted();
+  await using server = _server;
+  const serverCertificateHashes = moq.certificateHashes;
+  assertEquals(
+    [moq.address?.port, moq.webSocketUrl, moq.url, moq.quicUrl],
+    [
+      server.address!.port,
+      server.url,
+      server.webTransportUrl,
+      server.webTransportUrl.replace("https", "moqt"),
+    ],
+  );
+  for (const url of [moq.url, moq.quicUrl, moq.webSocketUrl, moq.url.replace("https", "http")]) {
+    const isAsked = url.startsWith("http:");
+    await using session = await dialMoq(url, isAsked ? {} : { serverCertificateHashes });
+    assertEquals(await greetingOf(session), "hello", url);
+  }
+  for (const transport of ["websocket", "webtransport"] as const) {
+    await using session = await dial(server.url, { transports: [transport] });
+    assertEquals([session.transport, await session.request("ping")], [transport, "pong"]);
+  }
+  assertEquals(moq.sessions.size, 0);
+});
+
+Deno.test("serve() takes clients of MoQ that offer no version, at its path alone", async () => {
+  const versions = ["gomoqt-dev"] as const;
+  const { moq, server: _server } = mounted({ versions, path: "/moq" });
+  await using _ = _server;
+  const serverCertificateHashes = moq.certificateHashes;
+  for (const url of [moq.url, moq.quicUrl, moq.webSocketUrl]) {
+    await using session = await dialMoq(`${url}moq`, { versions, serverCertificateHashes });
+    assertEquals([session.version, await greetingOf(session)], ["gomoqt-dev", "hello"]);
+    await assertRejects(() =>
+      dialMoq(`${url}other`, { versions, serverCertificateHashes, timeoutMs: 300 })
+    );
+  }
+});
+
+Deno.test("serve() speaks no raw QUIC where nobody wants it", async () => {
+  const { moq, server: _server } = mounted({ versions: ["moq-lite-05"] });
+  await using server = _server;
+  const { host } = new URL(server.webTransportUrl);
+  const serverCertificateHashes = server.certificateHashes;
+  for (const protocol of ["moq-00", "moq-lite-04"]) {
+    await assertRejects(
+      () => dialQuic(`moqt://${host}`, { protocols: [protocol], serverCertificateHashes }),
+      ConnectionError,
+    );
+  }
+  await using session = await dialMoq(moq.quicUrl, { serverCertificateHashes });
+  assertEquals(session.version, "moq-lite-05");
+});
+
+Deno.test("Server.drain() and Server.close() end the sessions of MoQ too", async () => {
+  for (const end of ["drain", "close"] as const) {
+    const { promise, resolve } = Promise.withResolvers<unknown>();
+    const { moq, server } = mounted({ onSession: resolve });
+    const session = await dialMoq(moq.quicUrl, { serverCertificateHashes: moq.certificateHashes });
+    await promise;
+    if (end === "drain") {
+      void session.draining.then(() => session.close());
+      await server.drain({ withinMs: 5_000 });
+      assertEquals((await session.closed).by, "local");
+    } else {
+      await server.close();
+      assertEquals((await session.closed).by, "remote");
+    }
+  }
+});
+
+Deno.test("createServer() serves MoQ over WebSocket", async () => {
+  await using server = createServer({ moq: new MoqServer({ mux: muxOf() }) });
+  await using http = Deno.serve(
+    { port: 0, hostname: "127.0.0.1", onListen() {} },
+    server.fetch,
+  );
+  await using session = await dialMoq(`ws://127.0.0.1:${http.addr.port}`);
+  assertEquals(await greetingOf(session), "hello");
+});
+
+Deno.test("MoqServer.attach() takes one place", async () => {
+  const { moq, server: _server } = mounted();
+  await using _ = _server;
+  assertThrows(() => serve({ port: 0, onListen() {}, webTransport: false, moq }), TypeError);
+});

@@ -1,0 +1,57 @@
+/**
+ * A clock over Media over QUIC: the server publishes the time, a group a second, and whoever
+ * subscribes begins at the newest one.
+ *
+ * ```sh
+ * deno run -N --unstable-net examples/moq_clock.ts
+ * deno run -N --unstable-net examples/moq_clock.ts --watch http://127.0.0.1:4443
+ * ```
+ *
+ * With `--once` it watches itself for three seconds, and ends.
+ *
+ * @module
+ */
+// In your own project: jsr:@skein/skein/moq
+import { dialMoq, listenMoq, LiveTrack, TrackMux } from "../pubsub/moq/mod.ts";
+
+const isOnce = Deno.args.includes("--once");
+
+if (Deno.args[0] === "--watch") await watch(Deno.args[1] ?? "http://127.0.0.1:4443");
+else await serve();
+
+async function serve(): Promise<void> {
+  const seconds = new LiveTrack();
+  const mux = new TrackMux();
+  mux.publish("/clock", (track) => seconds.serve(track));
+  const ticking = setInterval(() => {
+    using group = seconds.openGroup();
+    group.writeFrame(new TextEncoder().encode(new Date().toISOString()));
+  }, 1000);
+
+  await using server = listenMoq({ port: isOnce ? 0 : 4443, mux });
+  // Clients that dial http: find the hash of the development certificate there.
+  const url = server.webSocketUrl.replace("ws:", "http:");
+  if (isOnce) {
+    await watch(url);
+    return clearInterval(ticking);
+  }
+  console.log(`A clock at ${url} (Ctrl-C ends it)`);
+  await new Promise(() => {});
+}
+
+async function watch(url: string): Promise<void> {
+  await using session = await dialMoq(url);
+  console.log(`${session.version} over ${session.connection.transport}`);
+
+  const announcements = await session.acceptAnnounce("/");
+  console.log("there is", (await announcements.next())?.path);
+
+  let count = 0;
+  const track = await session.subscribe("/clock", "seconds");
+  for await (const group of track) {
+    for await (const frame of group) {
+      console.log(`group ${group.sequence}: ${new TextDecoder().decode(frame)}`);
+    }
+    if (isOnce && ++count === 3) break;
+  }
+}

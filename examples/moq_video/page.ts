@@ -1,0 +1,30 @@
+/**
+ * The page: its files as they are, and the browser bundle of `client.ts`.
+ *
+ * @module
+ */
+import { bundleClient, type Page } from "../chat/page.ts";
+
+const FILES = {
+  "/": ["index.html", "text/html"],
+  "/video.css": ["video.css", "text/css"],
+  "/video.js": ["video.js", "text/javascript"],
+  "/broadcast.js": ["broadcast.js", "text/javascript"],
+  "/watch.js": ["watch.js", "text/javascript"],
+  "/drawing.js": ["drawing.js", "text/javascript"],
+  "/frame.js": ["frame.js", "text/javascript"],
+  "/ticker.js": ["ticker.js", "text/javascript"],
+  "/view.js": ["view.js", "text/javascript"],
+} as const;
+
+/** Reads the page's files and bundles its client. */
+export async function readPage(): Promise<Page> {
+  const page = new Map<string, { type: string; body: string }>();
+  for (const [path, [name, type]] of Object.entries(FILES)) {
+    const body = await Deno.readTextFile(new URL(`page/${name}`, import.meta.url));
+    page.set(path, { type, body });
+  }
+  const client = await bundleClient(new URL("client.ts", import.meta.url));
+  page.set("/skein-moq.js", { type: "text/javascript", body: client });
+  return page;
+}

@@ -1,0 +1,148 @@
+/**
+ * How the page looks. Text from others becomes text only, never HTML.
+ *
+ * @module
+ */
+import { hueOf } from "./drawing.js";
+
+/** The page's elements, by their ids. */
+export const elements = Object.fromEntries(
+  [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
+);
+
+const STATUS = {
+  connecting: "Connecting",
+  connected: "Connected",
+  reconnecting: "Reconnecting",
+  refused: "Refused",
+  exhausted: "Disconnected",
+  closed: "Disconnected",
+};
+
+const TRANSPORT = { webtransport: "WebTransport", websocket: "WebSocket" };
+
+/** What the stage says where there is no picture: a heading, and what comes next. */
+const MESSAGES = {
+  connecting: () => ["Connecting", "Asking the server where it is."],
+  reconnecting: () => ["The server is away", "The picture comes back by itself."],
+  refused: (_name, why) => ["The server refused this page", why],
+  idle: () => ["Nobody is on the air", "Go on the air here, or in another window."],
+  waiting: (name) => [`Waiting for ${name}`, "The picture begins by itself."],
+  tuning: (name) => [`Tuning in to ${name}`, "The next picture that can be shown is on its way."],
+  stalled: (
+    name,
+  ) => [`No picture of ${name}`, "The network or the server stalls. It comes back by itself."],
+  ended: (name) => [`${name} has ended`, "Should it begin again, so does the picture."],
+  unsupported: (_name, why) => ["No picture here", why],
+};
+
+/** What the badge says. */
+const WORDS = {
+  connecting: "connecting",
+  reconnecting: "reconnecting",
+  refused: "refused",
+  idle: "waiting",
+  waiting: "waiting",
+  tuning: "tuning in",
+  live: "live",
+  stalled: "stalled",
+  ended: "ended",
+  unsupported: "not supported",
+};
+
+/** Draws the connection's badge. */
+export function drawStatus({ name, session, retryAt, error, fallback }) {
+  const { status, "status-name": words, "status-detail": detail } = elements;
+  status.dataset.name = name;
+  put(words, STATUS[name]);
+  const seconds = Math.ceil((retryAt - Date.now()) / 1_000);
+  const wait = name === "reconnecting" && seconds > 0 ? `in ${seconds} s` : "";
+  put(detail, name === "connected" ? TRANSPORT[session.connection.transport] : wait);
+  const title = name === "connected"
+    ? [session.version, fallback && `Not over WebTransport: ${fallback}`].filter(Boolean).join(". ")
+    : error?.message ?? "";
+  if (detail.title !== title) detail.title = title;
+}
+
+/** Draws the stage and its badge. */
+export function drawStage({ state, watched, why }) {
+  const { stage, "watch-state": badge, picture } = elements;
+  const name = watched ?? "";
+  stage.dataset.state = badge.dataset.state = state;
+  put(badge, WORDS[state]);
+  put(elements.watched, watched ?? "Nobody yet");
+  const [title, text] = MESSAGES[state]?.(name, why) ?? ["", ""];
+  put(elements["message-title"], title);
+  put(elements["message-text"], text);
+  const label = state === "live" ? `The live picture of ${name}` : "No picture";
+  if (picture.getAttribute("aria-label") !== label) picture.setAttribute("aria-label", label);
+  if (state !== "live") drawNumbers(undefined);
+}
+
+/** Draws who is on the air. */
+export function drawOnAir({ names, watched, own, isConnected }, onWatch) {
+  const list = elements["on-air"];
+  // Without the server nobody knows.
+  list.classList.toggle("unknown", !isConnected);
+  const rows = new Map([...list.children].map((row) => [row.dataset.name, row]));
+  for (const [name, row] of rows) if (!names.includes(name)) row.remove();
+  for (const [at, name] of names.entries()) {
+    const row = rows.get(name) ?? channel(name, onWatch);
+    if (list.children[at] !== row) list.insertBefore(row, list.children[at] ?? null);
+    row.querySelector("button").setAttribute("aria-current", String(name === watched));
+    put(row.querySelector("small"), name === own ? "you" : "");
+  }
+  elements.nobody.hidden = names.length > 0;
+}
+
+function channel(name, onWatch) {
+  const row = document.createElement("li");
+  row.dataset.name = name;
+  row.innerHTML = '<button type="button" class="channel"><span class="face"></span>' +
+    '<span class="name"></span><small></small></button>';
+  row.querySelector(".name").textContent = name;
+  row.querySelector("button").style.setProperty("--hue", hueOf(name));
+  row.querySelector("button").addEventListener("click", () => onWatch(name));
+  return row;
+}
+
+/** Draws the numbers below the picture. */
+export function drawNumbers(numbers) {
+  const { latencyMs, rate, kilobits, group, skipped, history = [] } = numbers ?? {};
+  put(elements.latency, latencyMs === undefined ? "–" : `${latencyMs.toFixed(1)} ms`);
+  put(elements.rate, rate === undefined ? "–" : String(rate));
+  put(elements.bits, kilobits === undefined ? "–" : kilobits.toLocaleString("en"));
+  put(elements.group, group === undefined ? "–" : String(group));
+  put(elements.skipped, skipped ? `${skipped} skipped` : "none skipped");
+  // The highest of the last minute is the top, and at least 50 ms are.
+  const top = Math.max(50, ...history) * 1.1;
+  const step = 120 / 59;
+  const first = 120 - (history.length - 1) * step;
+  const points = history.map((ms, at) =>
+    `${(first + at * step).toFixed(1)} ${(38 - 36 * ms / top).toFixed(1)}`
+  );
+  const line = points.length > 1 ? `M${points.join("L")}` : "";
+  elements["latency-line"].setAttribute("d", line);
+  elements["latency-area"].setAttribute("d", line && `${line}L120 40L${first.toFixed(1)} 40Z`);
+}
+
+/** Draws the form, and what is sent. */
+export function drawOwn({ own, isStarting, isWatched, error }) {
+  const isOn = own !== undefined;
+  const { go, name, preview, "own-state": badge, "own-error": alert } = elements;
+  preview.hidden = !isOn;
+  name.disabled = isOn || isStarting;
+  for (const input of document.querySelectorAll("#own input[type=radio]")) {
+    input.disabled = isOn || isStarting;
+  }
+  go.disabled = isStarting;
+  go.dataset.on = String(isOn);
+  put(go, isOn ? "Leave the air" : "Go on the air");
+  badge.dataset.state = isWatched ? "live" : "waiting";
+  put(badge, isWatched ? "watched" : "nobody watches");
+  put(alert, error ?? "");
+}
+
+function put(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}

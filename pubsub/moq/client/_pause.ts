@@ -1,0 +1,25 @@
+/**
+ * A pause that ends early where there is reason to.
+ *
+ * @module
+ */
+import { startTimer } from "../../../transport/within.ts";
+
+/**
+ * Waits, if there is time to. It leaves neither a timer nor a listener behind.
+ *
+ * @param ms How long, in milliseconds.
+ * @param signals Each ends the pause.
+ */
+export function pause(ms: number, signals: readonly AbortSignal[]): Promise<void> {
+  if (ms <= 0 || signals.some(({ aborted }) => aborted)) return Promise.resolve();
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      for (const signal of signals) signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = startTimer(ms, done);
+    for (const signal of signals) signal.addEventListener("abort", done, { once: true });
+  });
+}

@@ -1,0 +1,384 @@
+/**
+ * A client of MoQ that comes back: one session after the other, with the same broadcasts,
+ * subscriptions and announcements.
+ *
+ * @module
+ */
+import { TimeoutError } from "../../../errors.ts";
+import { Backoff } from "../../../session/backoff.ts";
+import { StatusFeed } from "../../../session/status_feed.ts";
+import { startTimer, within } from "../../../transport/within.ts";
+import { migrationTarget } from "./_migration.ts";
+import { askedToLeave, ended, gaveUp, type Outcome, STOPPED } from "./_outcome.ts";
+import { isRefusal } from "./_retrying.ts";
+import { pause } from "./_pause.ts";
+import {
+  type MoqClientEnd,
+  type MoqClientOptions,
+  type MoqClientStatus,
+  type MoqRetry,
+  retrySettings,
+} from "./client_options.ts";
+import { MoqError } from "../wire/errors.ts";
+import { TrackMux } from "../track/mux.ts";
+import { ResumableAnnouncements } from "./resumable_announcements.ts";
+import { ResumableTrack, type ResumeOptions } from "./resumable_track.ts";
+import type { MoqSession } from "../session/session.ts";
+
+/** Subscriptions that a client may have: as many as a server takes by default. */
+export const MAX_CLIENT_TRACKS = 16_384;
+
+/** Prefixes that a client may watch. */
+export const MAX_CLIENT_PREFIXES = 1_024;
+
+/**
+ * Keeps a session with a server: after a loss, a close by the server, graceful or not, or a GOAWAY it
+ * comes back by itself.
+ *
+ * - **Broadcasts:** every session serves {@linkcode MoqClient.mux}, so that what is published is announced again.
+ * - **Subscriptions** of {@linkcode MoqClient.subscribe} go on at the newest group, and tell what is missing.
+ * - **Announcements** of {@linkcode MoqClient.acceptAnnounce} tell what changed meanwhile.
+ * - **Delays** double up to `maxDelayMs`, with jitter. They begin anew only after a session that held for
+ *   `stableMs`, and so do the limits `maxAttempts` and `giveUpAfterMs`.
+ * - **Refused:** `unauthorized`, no common version, a status from 400 (but 408, 425 and 429), and what
+ *   can not be dialed at all end the client at once. A session that held, and is then closed as
+ *   unauthorized, gets another attempt: its token may have expired.
+ * - **GOAWAY:** the next session is dialed while the last one still lives, and takes over from it.
+ *   Where to go instead is the server's wish: see `allowMigration` of {@linkcode MoqClientOptions}.
+ * - **Its session** may be closed, and comes back; what ends the client is {@linkcode MoqClient.close}.
+ *
+ * @example A server that restarts
+ * ```ts
+ * import { MoqClient, MoqSession, TrackMux } from "@skein/skein/moq";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/clock", async (track) => {
+ *   const group = await track.openGroup();
+ *   await group.writeFrame(new TextEncoder().encode("12:00"));
+ *   await group.close();
+ *   await new Promise((resolve) => track.signal.addEventListener("abort", resolve));
+ * });
+ *
+ * const servers: MoqSession[] = [];
+ * await using client = new MoqClient({
+ *   async dial(_signal, { mux: clientMux }) {
+ *     const pair = memoryPair({ protocol: "moq-lite-05" });
+ *     servers.push(await MoqSession.open(pair.server, { side: "server", mux }));
+ *     return await MoqSession.open(pair.client, { side: "client", mux: clientMux });
+ *   },
+ *   retry: { firstDelayMs: 10 },
+ * });
+ *
+ * const track = client.subscribe("/clock", "seconds");
+ * const first = await track.nextGroup();
+ * servers[0]?.close();
+ * assertEquals((await track.nextGroup())?.sequence, first?.sequence);
+ * assertEquals(track.resumption?.kind, "again");
+ * ```
+ */
+export class MoqClient implements AsyncDisposable {
+  /** What is published to the server, on every session. */
+  readonly mux: TrackMux;
+  /** How the client is doing: `current`, and each change as an async iterable. */
+  readonly status: StatusFeed<MoqClientStatus> = new StatusFeed<MoqClientStatus>({
+    name: "connecting",
+  });
+  /** Resolves once the client is closed, refused or exhausted, with why; never rejects. */
+  readonly closed: Promise<MoqClientEnd>;
+
+  readonly #options: MoqClientOptions;
+  readonly #retry: MoqRetry;
+  readonly #backoff: Backoff;
+  readonly #stop = new AbortController();
+  readonly #tracks = new Set<ResumableTrack>();
+  readonly #announcements = new Set<ResumableAnnouncements>();
+  readonly #onAbort = () => void this.close();
+  #session: MoqSession | undefined = undefined;
+  #troubledSince: number = Date.now();
+  #delay: AbortController | undefined = undefined;
+  /** What the last attempt failed of, or the last session ended with; for who waits for the next one. */
+  #lastFailure: unknown = undefined;
+
+  /**
+   * Creates a client, and begins to connect.
+   *
+   * @param options See {@linkcode MoqClientOptions}.
+   * @throws {RangeError} If a time or a limit makes no sense.
+   */
+  constructor(options: MoqClientOptions) {
+    const { mux = new TrackMux(), connectTimeoutMs = 10_000, retry, signal } = options;
+    if (!(connectTimeoutMs >= 0)) {
+      throw new RangeError(
+        `Cannot create client: connectTimeoutMs must be from 0, received ${connectTimeoutMs}`,
+      );
+    }
+    this.mux = mux;
+    this.#options = options;
+    this.#retry = retrySettings(retry);
+    this.#backoff = new Backoff(this.#retry);
+    signal?.addEventListener("abort", this.#onAbort, { once: true });
+    if (signal?.aborted) this.#stop.abort();
+    this.closed = this.#run();
+  }
+
+  /** The session; after GOAWAY the old one until the next one is there; `undefined` while there is none. */
+  get session(): MoqSession | undefined {
+    return this.#session;
+  }
+
+  /** Whether there is a session now. */
+  get isConnected(): boolean {
+    return this.#session !== undefined;
+  }
+
+  /** The subscriptions. */
+  get subscriptions(): readonly ResumableTrack[] {
+    return [...this.#tracks];
+  }
+
+  /**
+   * Waits for a session, for what one session alone can do: `fetch()`, `probe()`.
+   *
+   * @param options Gives up by signal or time.
+   * @returns The session.
+   * @throws {MoqError} If the client is closed, was refused, or gave up.
+   * @throws {TimeoutError} If it takes longer than `timeoutMs`; its cause is what the last attempt failed of.
+   */
+  async whenConnected(
+    options: { readonly signal?: AbortSignal; readonly timeoutMs?: number } = {},
+  ): Promise<MoqSession> {
+    try {
+      return await within(this.#nextSession(), {
+        ...options,
+        late: "Cannot wait for the session longer than",
+      });
+    } catch (error) {
+      const cause = this.#lastFailure;
+      if (!(error instanceof TimeoutError) || cause === undefined) throw error;
+      const why = cause instanceof Error ? cause.message : String(cause);
+      throw new TimeoutError(`${error.message}: ${why}`, error.timeoutMs, { cause });
+    }
+  }
+
+  /**
+   * Subscribes to a track, for as long as the client lives, or until it is left; also while there is no session.
+   *
+   * @param path The broadcast.
+   * @param name The track.
+   * @param options See {@linkcode ResumeOptions}.
+   * @returns The groups of the track, over all sessions; its `ready` tells the first answer.
+   * @throws {MoqError} If the client is over, or has {@linkcode MAX_CLIENT_TRACKS} subscriptions.
+   * @throws {RangeError} If an option makes no sense.
+   */
+  subscribe(path: string, name: string, options: ResumeOptions = {}): ResumableTrack {
+    if (this.status.isEnded) throw this.#ended("subscribe");
+    if (this.#tracks.size >= MAX_CLIENT_TRACKS) {
+      throw tooMany(`subscribe: there are ${MAX_CLIENT_TRACKS} subscriptions already`);
+    }
+    const onEnd = (ended: ResumableTrack) => void this.#tracks.delete(ended);
+    const track = new ResumableTrack({ path, name }, options, onEnd);
+    this.#tracks.add(track);
+    if (this.#session !== undefined) track.attach(this.#session);
+    return track;
+  }
+
+  /**
+   * Asks what the server has below a prefix, for as long as the client lives, or until it is left; also
+   * while there is no session.
+   *
+   * @param prefix The prefix; `/` for all.
+   * @param options Ends it.
+   * @returns What is there, and then what comes and goes, over all sessions.
+   * @throws {MoqError} If the client is over, or watches {@linkcode MAX_CLIENT_PREFIXES} prefixes.
+   * @throws {RangeError} If the prefix has too many parts or bytes.
+   */
+  acceptAnnounce(
+    prefix: string = "/",
+    options: { readonly signal?: AbortSignal } = {},
+  ): ResumableAnnouncements {
+    if (this.status.isEnded) throw this.#ended("accept announcements");
+    if (this.#announcements.size >= MAX_CLIENT_PREFIXES) {
+      throw tooMany(`accept announcements: there are ${MAX_CLIENT_PREFIXES} prefixes already`);
+    }
+    const onEnd = (ended: ResumableAnnouncements) => void this.#announcements.delete(ended);
+    const announcements = new ResumableAnnouncements(prefix, options, onEnd);
+    this.#announcements.add(announcements);
+    if (this.#session !== undefined) announcements.attach(this.#session);
+    return announcements;
+  }
+
+  /** Tries again now, if the client waits for its next attempt. A browser that comes back online does so too. */
+  retryNow(): void {
+    this.#delay?.abort();
+  }
+
+  /**
+   * Closes the client for good, with its session, subscriptions and announcements. Idempotent.
+   *
+   * @returns Resolves once all of it is over.
+   */
+  async close(): Promise<void> {
+    const session = this.#session;
+    session?.close();
+    this.#stop.abort(new MoqError("session", "none", "The client was closed"));
+    await this.closed;
+    await session?.connection.closed.catch(() => {});
+  }
+
+  /** Closes the client; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #run(): Promise<MoqClientEnd> {
+    const globals = globalThis as Partial<EventTarget>;
+    const onOnline = () => this.retryNow();
+    globals.addEventListener?.("online", onOnline);
+    const { giveUpAfterMs } = this.#retry;
+    const { signal } = this.#stop;
+    try {
+      let uri: string | undefined;
+      while (true) {
+        const { cause, isFinal, uri: next } = signal.aborted ? STOPPED : await this.#live(uri);
+        if (signal.aborted) return this.#finish({ name: "closed", error: undefined });
+        if (isFinal) return this.#finish({ name: "refused", error: cause.error });
+        this.#lastFailure = cause.error;
+        const drawnMs = this.#backoff.next();
+        const { attempt } = this.#backoff;
+        const troubledMs = Date.now() - this.#troubledSince;
+        if (drawnMs === undefined || troubledMs >= giveUpAfterMs) {
+          return this.#finish({ name: "exhausted", error: gaveUp(cause, attempt, troubledMs) });
+        }
+        uri = next;
+        // Who is sent elsewhere need not wait, once.
+        const delayMs = uri !== undefined && attempt === 1 ? 0 : drawnMs;
+        const retryAt = Date.now() + delayMs;
+        this.status.set({ name: "reconnecting", attempt, delayMs, retryAt, cause });
+        this.#delay = new AbortController();
+        await pause(delayMs, [this.#delay.signal, signal]);
+        this.#delay = undefined;
+        if (!signal.aborted && !this.isConnected) this.status.set({ name: "connecting" });
+      }
+    } finally {
+      globals.removeEventListener?.("online", onOnline);
+      this.#options.signal?.removeEventListener("abort", this.#onAbort);
+    }
+  }
+
+  /** One session, from dialing until it ends, or is asked to. */
+  async #live(uri: string | undefined): Promise<Outcome> {
+    let session: MoqSession;
+    try {
+      session = await this.#dial(uri);
+    } catch (error) {
+      return { cause: { error }, isFinal: isRefusal(error) };
+    }
+    const since = Date.now();
+    this.#begin(session);
+    const goaway = await Promise.race([session.draining, session.closed.then(() => undefined)]);
+    const isStable = Date.now() - since >= this.#retry.stableMs;
+    if (isStable) {
+      this.#backoff.reset();
+      this.#troubledSince = Date.now();
+    }
+    if (goaway !== undefined && !session.isClosed) {
+      const timer = startTimer(this.#retry.leaveAfterMs, () => session.close());
+      void session.closed.then(() => clearTimeout(timer));
+      const { url, allowMigration } = this.#options;
+      const from = uri ?? (typeof url === "function" ? url() : url);
+      return askedToLeave(goaway, migrationTarget(goaway.uri, from, allowMigration));
+    }
+    return ended(await session.closed, isStable);
+  }
+
+  async #dial(uri: string | undefined): Promise<MoqSession> {
+    const { dial, connectTimeoutMs = 10_000 } = this.#options;
+    const { mux } = this;
+    const { signal } = this.#stop;
+    const attempt = new AbortController();
+    const giveUp = () => attempt.abort(signal.reason);
+    signal.addEventListener("abort", giveUp, { once: true });
+    const begin = async () => {
+      const session = await dial(attempt.signal, { mux, ...(uri === undefined ? {} : { uri }) });
+      if (session.mux === mux) return session;
+      session.close();
+      throw new TypeError("Cannot connect: dial must open its session with the mux of its context");
+    };
+    try {
+      return await within(begin(), {
+        late: "Cannot connect within",
+        signal,
+        timeoutMs: connectTimeoutMs,
+        discard: (session) => session.close(),
+      });
+    } catch (error) {
+      attempt.abort(error);
+      throw error;
+    } finally {
+      signal.removeEventListener("abort", giveUp);
+    }
+  }
+
+  /** A session is there: everything moves over to it. */
+  #begin(session: MoqSession): void {
+    const last = this.#session;
+    this.#session = session;
+    this.#lastFailure = undefined;
+    void session.closed.then(() => {
+      if (this.#session === session) this.#session = undefined;
+    });
+    this.status.set({ name: "connected", session });
+    for (const one of [...this.#tracks, ...this.#announcements]) one.attach(session);
+    last?.close();
+    void this.#tell(session);
+  }
+
+  /** Tells the application of a session. */
+  async #tell(session: MoqSession): Promise<void> {
+    try {
+      await this.#options.onSession?.(session);
+    } catch (error) {
+      const why = error instanceof Error ? error.message : String(error);
+      session.closeWithError("internal", `A handler failed: ${why}`);
+    }
+  }
+
+  #finish(end: MoqClientEnd): MoqClientEnd {
+    // One that lived on after GOAWAY.
+    this.#session?.close();
+    this.#session = undefined;
+    this.status.end(end);
+    const error = end.name === "closed" ? undefined : this.#ended("go on");
+    for (const one of [...this.#tracks, ...this.#announcements]) {
+      if (error === undefined) one.close();
+      else one.finish(error);
+    }
+    return end;
+  }
+
+  async #nextSession(): Promise<MoqSession> {
+    for await (const _ of this.status) {
+      if (this.#session !== undefined && !this.status.isEnded) return this.#session;
+    }
+    throw this.#ended("wait for the session");
+  }
+
+  #ended(verb: string): MoqError {
+    const { current } = this.status;
+    const cause = "error" in current ? current.error : undefined;
+    const why = cause instanceof Error ? `: ${cause.message}` : "";
+    const reason = cause instanceof MoqError && cause.scope === "session"
+      ? cause.reason
+      : "sessionClosed";
+    return new MoqError("session", reason, `Cannot ${verb}: the client is ${current.name}${why}`, {
+      cause,
+      ...(cause instanceof MoqError ? { moqCode: cause.moqCode, by: cause.by } : {}),
+    });
+  }
+}
+
+function tooMany(what: string): MoqError {
+  return new MoqError("session", "tooManySubscribes", `Cannot ${what}`);
+}

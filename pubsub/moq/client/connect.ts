@@ -1,0 +1,67 @@
+/**
+ * From a URL to a client that comes back.
+ *
+ * @module
+ */
+import { MoqClient } from "./client.ts";
+import type { MoqClientSettings } from "./client_options.ts";
+import { dialMoq, type DialMoqOptions } from "./dial.ts";
+
+/** Options for {@linkcode connectMoq}. */
+export interface ConnectMoqOptions
+  extends MoqClientSettings, Omit<DialMoqOptions, "mux" | "signal" | "timeoutMs"> {}
+
+/**
+ * Connects to a server, and keeps a session with it.
+ *
+ * @param url Where to, as for {@linkcode dialMoq}; a function is asked anew for each attempt, for a fresh token.
+ * @param options See {@linkcode ConnectMoqOptions}.
+ * @returns The client, which connects by itself.
+ * @throws {RangeError} If a time or a limit makes no sense.
+ *
+ * @example Usage
+ * ```ts
+ * import { connectMoq, listenMoq, TrackMux } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/clock", async (track) => {
+ *   const group = await track.openGroup();
+ *   await group.writeFrame(new TextEncoder().encode("12:00"));
+ *   await group.close();
+ * });
+ * await using server = listenMoq({ hostname: "127.0.0.1", mux });
+ *
+ * await using client = connectMoq(server.url, {
+ *   serverCertificateHashes: server.certificateHashes,
+ * });
+ * const group = await client.subscribe("/clock", "seconds").nextGroup();
+ * assertEquals(new TextDecoder().decode(await group?.readFrame() ?? undefined), "12:00");
+ * ```
+ */
+export function connectMoq(
+  url: string | URL | (() => string | URL | Promise<string | URL>),
+  options: ConnectMoqOptions = {},
+): MoqClient {
+  const { mux, retry, connectTimeoutMs = 10_000, allowMigration, signal, ...rest } = options;
+  const { onSession, ...dialOptions } = rest;
+  let last = typeof url === "function" ? undefined : url;
+  return new MoqClient({
+    connectTimeoutMs,
+    ...(mux && { mux }),
+    ...(retry && { retry }),
+    ...(allowMigration && { allowMigration }),
+    ...(onSession && { onSession }),
+    ...(signal && { signal }),
+    url: () => last,
+    async dial(signal, { mux, uri }) {
+      if (uri === undefined && typeof url === "function") last = await url();
+      return await dialMoq(uri ?? last!, {
+        ...dialOptions,
+        mux,
+        signal,
+        timeoutMs: connectTimeoutMs,
+      });
+    },
+  });
+}

@@ -1,0 +1,313 @@
+/**
+ * From a URL to a session of MoQ.
+ *
+ * @module
+ */
+import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors.ts";
+import type { Connection } from "../../../transport/connection.ts";
+import { dialNativeWebTransport } from "../../../transport/native_client.ts";
+import { isNativeWebTransportAvailable } from "../../../transport/native_support.ts";
+import { raceTransports, type TransportFallback } from "../../../transport/race.ts";
+import { dialWebSocket } from "../../../transport/websocket_client.ts";
+import type { CertificateHash, DialWebTransportOptions } from "../../../transport/webtransport.ts";
+import { within } from "../../../transport/within.ts";
+import { placeOf } from "./_place.ts";
+import { checkVersions, MAX_STREAMS, versionsBegun, webSocketOffers } from "../wire/wires.ts";
+import { MoqLiteSessionCode } from "../wire/error_codes.ts";
+import { MoqError } from "../wire/errors.ts";
+import { MoqSession, type MoqSessionOptions } from "../session/session.ts";
+import { DEFAULT_VERSIONS, type MoqVersion, protocolsOf, VERSIONS } from "../wire/versions.ts";
+
+/** The alert `no_application_protocol` (RFC 7301 section 3.2), as the runtime tells it. */
+const NO_PROTOCOL = /\berror 120\b/;
+
+/** gomoqt before moq-lite-03 waits for a message of its own, and says nothing to another one. */
+const SILENCE =
+  'the server does not answer SETUP (one of gomoqt up to 0.11 takes versions: ["gomoqt-dev"])';
+
+/**
+ * What a server of WebTransport may send: so much that there is never a capsule of more credit, while
+ * QUIC's own limits hold. gomoqt 0.16 does not read what a client grants at first, and ends the
+ * session at the first such capsule.
+ */
+const NEVER_MORE = {
+  maxData: Number.MAX_SAFE_INTEGER,
+  maxStreamsBidi: Number.MAX_SAFE_INTEGER,
+  maxStreamsUni: Number.MAX_SAFE_INTEGER,
+};
+
+/** Options for {@linkcode dialMoq}. */
+export interface DialMoqOptions
+  extends Omit<MoqSessionOptions, "side" | "path" | "onSetup" | "setupTimeoutMs" | "signal"> {
+  /**
+   * The versions to offer, the best first. By default `moq-lite-05`, `-04`, `-02` and `-01`; over
+   * `moqt:`, where every version has a name of its own, `gomoqt-dev` is the last one. Its name
+   * there, `moq-00`, means another protocol to servers of the IETF's draft 14; no server that knows
+   * a version of moq-lite chooses it.
+   */
+  readonly versions?: readonly MoqVersion[];
+  /** Certificates that are trusted without an authority: short-lived ones, for development. None over WebSocket. */
+  readonly serverCertificateHashes?: readonly CertificateHash[];
+  /** Request headers, none by default; Deno only, and none over `moqt:`. */
+  readonly headers?: HeadersInit;
+  /**
+   * Whether a WebSocket is tried beside WebTransport, after {@linkcode DialMoqOptions.headStartMs} or
+   * when that failed: at the same host and port, or at this URL. The first that is up is taken;
+   * `session.connection.transport` tells which one that was.
+   *
+   * @default {false}
+   */
+  readonly fallback?: boolean | string | URL;
+  /**
+   * How long WebTransport is tried alone, in milliseconds.
+   *
+   * @default {500}
+   */
+  readonly headStartMs?: number;
+  /** Called before the session is there, when the WebSocket was taken; with why WebTransport was not. */
+  readonly onFallback?: (fallback: TransportFallback) => void;
+  /**
+   * Unidirectional streams that the server may have open: groups under way. A browser has a limit of
+   * its own.
+   *
+   * @default {1024}
+   */
+  readonly maxUnidirectionalStreams?: number;
+  /** Gives up dialing; closes the session, once there is one. */
+  readonly signal?: AbortSignal;
+  /**
+   * Gives up after this many milliseconds, for dialing and setup together.
+   *
+   * @default {10000}
+   */
+  readonly timeoutMs?: number;
+  /**
+   * How long a connection over QUIC may be silent before it is given up, in milliseconds: a server that
+   * died without a word is noticed after up to a third more. It is asked for a sign of life three
+   * times in between. A browser and a WebSocket have times of their own.
+   *
+   * @default {10000}
+   */
+  readonly idleTimeoutMs?: number;
+}
+
+/** The options, with what every wire needs. */
+interface Dialing extends DialMoqOptions {
+  readonly versions: readonly MoqVersion[];
+  readonly maxUnidirectionalStreams: number;
+  readonly timeoutMs: number;
+  readonly idleTimeoutMs: number;
+  readonly signal: AbortSignal;
+}
+
+const SCHEMES: readonly string[] = ["moqt:", "https:", "http:", "wss:", "ws:"];
+
+/**
+ * Begins a session with a server.
+ *
+ * - **`moqt:`** is raw QUIC; Deno only. The path and query go into the setup of the versions that can
+ *   carry them.
+ * - **`https:`** is WebTransport: of the browser, or of Skein in Deno.
+ * - **`http:`** is WebTransport at a server in development, which tells the hash of its certificate at
+ *   `/certificate.sha256`, over plain HTTP. A page from elsewhere, be it another port, has to be in the
+ *   server's `origins`.
+ * - **`wss:`** and **`ws:`** are a WebSocket with the streams of QMux.
+ *
+ * @param url Where to.
+ * @param options See {@linkcode DialMoqOptions}.
+ * @returns The session.
+ * @throws {ConnectionError} If there is no connection; `status` is the server's, if it refused.
+ * @throws {MoqError} If no version is common, or the server ended the setup.
+ * @throws {ProtocolError} If the server's setup makes no sense.
+ * @throws {TimeoutError} If it takes longer than `timeoutMs`.
+ * @throws {UnsupportedError} If the platform does not have what the URL takes.
+ * @throws {TypeError} If the URL or an option makes no sense.
+ * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
+ *
+ * @example Usage
+ * ```ts
+ * import { dialMoq, listenMoq, TrackMux } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/clock", async (track) => {
+ *   const group = await track.openGroup();
+ *   await group.writeFrame(new TextEncoder().encode("12:00"));
+ *   await group.close();
+ * });
+ * await using server = listenMoq({ hostname: "127.0.0.1", mux });
+ *
+ * await using session = await dialMoq(server.url, {
+ *   serverCertificateHashes: server.certificateHashes,
+ * });
+ * const track = await session.subscribe("/clock", "seconds");
+ * for await (const group of track) {
+ *   for await (const frame of group) assertEquals(new TextDecoder().decode(frame), "12:00");
+ * }
+ * ```
+ */
+export async function dialMoq(
+  url: string | URL,
+  options: DialMoqOptions = {},
+): Promise<MoqSession> {
+  const target = URL.parse(url);
+  if (target === null || !SCHEMES.includes(target.protocol)) {
+    throw new TypeError(
+      // Without the query, where tokens are.
+      `Cannot dial MoQ: url must begin with ${SCHEMES.join(", ")}, received "${
+        String(url).split("?")[0]
+      }"`,
+    );
+  }
+  target.hash = "";
+  const isQuic = target.protocol === "moqt:";
+  const {
+    versions = isQuic ? [...DEFAULT_VERSIONS, "gomoqt-dev"] : DEFAULT_VERSIONS,
+    maxUnidirectionalStreams = MAX_STREAMS,
+    signal,
+    timeoutMs = 10_000,
+    idleTimeoutMs = 10_000,
+  } = options;
+  checkVersions(versions, "dial MoQ");
+  if (options.fallback && !/^https?:$/.test(target.protocol)) {
+    throw new TypeError(
+      `Cannot dial MoQ: fallback is for https: and http:, received ${target.protocol}`,
+    );
+  }
+  signal?.throwIfAborted();
+  const ending = new AbortController();
+  const whole = signal === undefined ? ending.signal : AbortSignal.any([signal, ending.signal]);
+  const dialing = {
+    ...options,
+    versions,
+    maxUnidirectionalStreams,
+    timeoutMs,
+    idleTimeoutMs,
+    signal: whole,
+  };
+  let isAsked = false;
+  const onAsked = () => void (isAsked = true);
+  try {
+    return await within(begin(target, { ...dialing, onAsked }), {
+      late: `Cannot begin a session of MoQ with ${target.host} within`,
+      signal,
+      timeoutMs,
+      discard: (session) => session.close(),
+    });
+  } catch (error) {
+    ending.abort(error);
+    const isSilent = isAsked && error instanceof TimeoutError && !versions.includes("gomoqt-dev");
+    throw isSilent ? new TimeoutError(`${error.message}: ${SILENCE}`, timeoutMs) : error;
+  }
+}
+
+async function begin(
+  target: URL,
+  options: Dialing & { readonly onAsked: () => void },
+): Promise<MoqSession> {
+  const { protocol } = target;
+  const connection = protocol === "moqt:"
+    ? await dialRaw(target, options)
+    : /^wss?:$/.test(protocol)
+    ? await webSocketOf(target, options)
+    : options.fallback
+    ? await raceBoth(target, options)
+    : await webTransportOf(target, options);
+  const versions = versionsBegun(connection.protocol, options.versions);
+  if (versions.length === 0) {
+    const moqCode = MoqLiteSessionCode.unsupportedVersion;
+    const reason = "No version of MoQ is common: the server chose none that was offered";
+    connection.close({ closeCode: moqCode, reason });
+    throw new MoqError("session", "unsupportedVersion", reason, { moqCode });
+  }
+  if (VERSIONS[versions[0]!].setup === "compat") options.onAsked();
+  return await MoqSession.open(connection, {
+    ...options,
+    side: "client",
+    versions,
+    path: target.pathname + target.search,
+    // The time of the whole is kept outside.
+    setupTimeoutMs: Infinity,
+  });
+}
+
+async function dialRaw(target: URL, options: Dialing): Promise<Connection> {
+  if (options.headers !== undefined) {
+    throw new TypeError("Cannot dial MoQ: moqt: has no headers, received some");
+  }
+  const { dialQuic } = await import("../../../transport/quic_client.ts");
+  const { versions, serverCertificateHashes, maxUnidirectionalStreams, signal } = options;
+  const { idleTimeoutMs } = options;
+  const protocols = protocolsOf(versions, "quic");
+  try {
+    return await dialQuic(target, {
+      protocols,
+      maxBidirectionalStreams: MAX_STREAMS,
+      maxUnidirectionalStreams,
+      idleTimeoutMs,
+      keepAliveIntervalMs: Math.max(1, Math.round(idleTimeoutMs / 3)),
+      signal,
+      ...(serverCertificateHashes && { serverCertificateHashes }),
+    });
+  } catch (error) {
+    if (!(error instanceof ConnectionError) || !NO_PROTOCOL.test(error.message)) throw error;
+    throw new MoqError(
+      "session",
+      "unsupportedVersion",
+      `No version of MoQ is common: the server speaks none of ${protocols.join(", ")}`,
+      { by: "remote", cause: error },
+    );
+  }
+}
+
+async function webSocketOf(target: URL, options: Dialing): Promise<Connection> {
+  const { versions, headers, maxUnidirectionalStreams, signal, timeoutMs } = options;
+  const connection = await dialWebSocket(target, {
+    protocols: webSocketOffers(versions),
+    flowControl: {
+      maxStreamsUni: maxUnidirectionalStreams,
+      maxStreamsBidi: MAX_STREAMS,
+    },
+    signal,
+    timeoutMs,
+    ...(headers && { headers }),
+  });
+  if (connection.capabilities.streams) return connection;
+  connection.close();
+  throw new ConnectionError("The server does not speak MoQ over WebSocket");
+}
+
+async function webTransportOf(target: URL, options: Dialing): Promise<Connection> {
+  const { versions, headers, maxUnidirectionalStreams, idleTimeoutMs, signal, timeoutMs } = options;
+  const { url, hashes } = await placeOf(target, options);
+  const dialOptions: DialWebTransportOptions = {
+    protocols: protocolsOf(versions, "webtransport"),
+    flowControl: NEVER_MORE,
+    maxUnidirectionalStreams,
+    maxBidirectionalStreams: MAX_STREAMS,
+    idleTimeoutMs,
+    signal,
+    timeoutMs,
+    ...(headers && { headers }),
+    ...(hashes && { serverCertificateHashes: hashes }),
+  };
+  if (isNativeWebTransportAvailable()) {
+    // A browser that can not tell what was agreed on gets it told by the first message.
+    const protocols = "protocol" in WebTransport.prototype ? dialOptions.protocols! : [];
+    return await dialNativeWebTransport(url, { ...dialOptions, protocols });
+  }
+  // Flags are no help on a page.
+  if (!("Deno" in globalThis)) throw new UnsupportedError("This platform has no WebTransport");
+  const { dialWebTransport } = await import("../../../transport/webtransport_client.ts");
+  return await dialWebTransport(url, dialOptions);
+}
+
+async function raceBoth(target: URL, options: Dialing): Promise<Connection> {
+  const { fallback, headStartMs, onFallback, signal, timeoutMs } = options;
+  const webSocketUrl = fallback === true ? target : new URL(fallback as string | URL);
+  const dial = raceTransports({
+    webSocket: (_url, { signal }) => webSocketOf(webSocketUrl, { ...options, signal: signal! }),
+    webTransport: (_url, { signal }) => webTransportOf(target, { ...options, signal: signal! }),
+  }, headStartMs === undefined ? {} : { headStartMs });
+  return await dial(target, { signal, timeoutMs, ...(onFallback && { onFallback }) });
+}

@@ -1,0 +1,353 @@
+/**
+ * A subscription that outlives the sessions that carry it.
+ *
+ * @module
+ */
+import { Backoff } from "../../../session/backoff.ts";
+import { Changing } from "../../../session/changing.ts";
+import { within } from "../../../transport/within.ts";
+import { broadcastReturns } from "./_broadcast_returns.ts";
+import { checkSubscribe, isOfSession, isPassingForTrack } from "./_retrying.ts";
+import { MoqLaggedError } from "../wire/errors.ts";
+import type { GroupReader } from "../track/group_reader.ts";
+import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
+import type { MoqSession } from "../session/session.ts";
+import type { SubscribeOptions } from "../track/subscribe_options.ts";
+import type { TrackReader } from "../track/track_reader.ts";
+import { Resumptions, type TrackResumption } from "./track_resumption.ts";
+
+export type { TrackResumption } from "./track_resumption.ts";
+
+/** How to subscribe for longer than a session. */
+export interface ResumeOptions extends SubscribeOptions {
+  /**
+   * The first group of the first subscription; the newest one by default. Every later one begins at
+   * the newest group.
+   */
+  readonly startGroup?: number;
+  /**
+   * How long a track that was there may be without its publisher, in milliseconds, before it ends with
+   * the error that it was refused with. Meanwhile it waits for the announcement of its broadcast.
+   *
+   * @default {60000}
+   */
+  readonly resumeTimeoutMs?: number;
+  /**
+   * Whether a track that was never there is waited for in the same way. Otherwise the first refusal
+   * ends it.
+   *
+   * @default {false}
+   */
+  readonly waitForBroadcast?: boolean;
+  /** Told right before the first group of a new subscription is yielded. MUST NOT throw. */
+  readonly onResumed?: (resumption: TrackResumption) => void;
+}
+
+/** Delays between subscriptions on the same session, in milliseconds. */
+const RETRY = { firstDelayMs: 250, maxDelayMs: 5_000 } as const;
+
+/** A subscription that was accepted for so long held, in milliseconds. */
+const STABLE_MS = 5_000;
+
+/** Subscriptions whose groups may wait for a reader that is slow: the last two. */
+const MAX_HELD_READERS = 2;
+
+/**
+ * The groups of a track, over as many sessions as it takes: iterate over it. Leaving the loop does not
+ * unsubscribe; `close()` and `await using` do.
+ *
+ * - **After a loss** it subscribes again, at the newest group. What is between is told: to `onResumed`,
+ *   as `resumption`, and the missing numbers to `onMissed` with the reason `sessionClosed`.
+ * - **A group that was being read** when its session ended throws; read the next one.
+ * - **Without its publisher** it waits for the broadcast to be announced again, up to `resumeTimeoutMs`.
+ * - **End:** the loop ends once the publisher ended the track, and throws where it was refused or the
+ *   client gave up, each time that somebody asks.
+ *
+ * @example Every group, whatever happens to the sessions
+ * ```ts
+ * import { MoqClient, MoqError, MoqSession, TrackMux } from "@skein/skein/moq";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/clock", async (track) => {
+ *   for (const sequence of [4, 5]) await (await track.openGroup(sequence)).close();
+ * });
+ * await using client = new MoqClient({
+ *   async dial(_signal, { mux: clientMux }) {
+ *     const pair = memoryPair({ protocol: "moq-lite-05" });
+ *     void MoqSession.open(pair.server, { side: "server", mux });
+ *     return await MoqSession.open(pair.client, { side: "client", mux: clientMux });
+ *   },
+ * });
+ *
+ * await using track = client.subscribe("/clock", "seconds", { ordered: true });
+ * const got: number[] = [];
+ * for await (const group of track) {
+ *   if (track.resumption?.kind === "gap") console.warn("Missed", track.resumption.missed);
+ *   try {
+ *     for await (const frame of group) console.log(frame);
+ *     got.push(group.sequence);
+ *   } catch (error) {
+ *     // It ended with its session; the next one comes.
+ *     if (!(error instanceof MoqError)) throw error;
+ *   }
+ * }
+ * assertEquals(got, [4, 5]);
+ * ```
+ */
+export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposable {
+  /** The broadcast. */
+  readonly path: BroadcastPath;
+  /** The track. */
+  readonly name: string;
+  /** Resolves once a publisher accepted for the first time; rejects if the track ends before that. */
+  readonly ready: Promise<void>;
+  /** Resolves at the end of the track, however it ends. */
+  readonly closed: Promise<void>;
+
+  readonly #onEnd: (track: ResumableTrack) => void;
+  readonly #ready: PromiseWithResolvers<void> = Promise.withResolvers();
+  readonly #closed: PromiseWithResolvers<void> = Promise.withResolvers();
+  readonly #controller = new AbortController();
+  readonly #changes = new Changing();
+  readonly #readers: TrackReader[] = [];
+  readonly #resumptions = new Resumptions();
+  readonly #onAbort = () => this.close();
+  #options: ResumeOptions;
+  #session: MoqSession | undefined = undefined;
+  #isAccepted = false;
+  #absentSince: number | undefined = undefined;
+  #end: { readonly error: unknown } | undefined = undefined;
+
+  /** Is made by `MoqClient.subscribe()`. */
+  constructor(
+    about: { readonly path: string; readonly name: string },
+    options: ResumeOptions,
+    onEnd: (track: ResumableTrack) => void,
+  ) {
+    checkSubscribe(options);
+    options.signal?.throwIfAborted();
+    const { resumeTimeoutMs = 60_000 } = options;
+    if (!(resumeTimeoutMs >= 0)) {
+      throw new RangeError(
+        `Cannot subscribe: resumeTimeoutMs must be from 0, received ${resumeTimeoutMs}`,
+      );
+    }
+    this.path = broadcastPath(about.path);
+    this.name = about.name;
+    this.#options = options;
+    this.#onEnd = onEnd;
+    this.ready = this.#ready.promise;
+    this.ready.catch(() => {});
+    this.closed = this.#closed.promise;
+    options.signal?.addEventListener("abort", this.#onAbort, { once: true });
+  }
+
+  /** The subscription of this session; `undefined` while there is none. */
+  get subscription(): TrackReader | undefined {
+    return this.#readers.at(-1);
+  }
+
+  /** How the group that was yielded last follows those before it, if it is the first after a loss. */
+  get resumption(): TrackResumption | undefined {
+    return this.#resumptions.latest;
+  }
+
+  /** How often the track went on after a loss. */
+  get resumptions(): number {
+    return this.#resumptions.count;
+  }
+
+  /** Whether the track is over; groups may still wait for their reader. */
+  get isEnded(): boolean {
+    return this.#end !== undefined;
+  }
+
+  /** What it ended with; `undefined` for a plain end, and before. */
+  get error(): unknown {
+    return this.#end?.error;
+  }
+
+  /**
+   * Waits for the next group, over as many sessions as it takes.
+   *
+   * @param options Gives up waiting.
+   * @returns The group; `null` at the end of the track.
+   * @throws {MoqLaggedError} If this reader fell behind; the next call goes on.
+   * @throws {MoqError} If the track was refused, or the client gave up.
+   */
+  async nextGroup(options: { readonly signal?: AbortSignal } = {}): Promise<GroupReader | null> {
+    const { signal } = options;
+    while (true) {
+      signal?.throwIfAborted();
+      const reader = this.#readers[0];
+      if (reader === undefined) {
+        if (this.#end === undefined) {
+          await within(this.#changes.changed(), { signal });
+          continue;
+        }
+        if (this.#end.error === undefined) return null;
+        throw this.#end.error;
+      }
+      let group: GroupReader | null = null;
+      try {
+        group = await reader.nextGroup(options);
+      } catch (error) {
+        if (signal?.aborted || error instanceof MoqLaggedError) throw error;
+        // Who follows the session knows of it too, and decides.
+      }
+      if (group !== null) {
+        this.#note(reader, group);
+        return group;
+      }
+      if (this.#readers[0] === reader) this.#readers.shift();
+    }
+  }
+
+  /** Yields groups until the track ends. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<GroupReader, void, undefined> {
+    for (let group; (group = await this.nextGroup()) !== null;) yield group;
+  }
+
+  /**
+   * Asks for the track in another way, on this session and the next ones.
+   *
+   * @param options What changes; the rest stays.
+   * @throws {RangeError} If a value makes no sense.
+   */
+  async update(
+    options: Pick<SubscribeOptions, "priority" | "ordered" | "maxLatencyMs" | "endGroup">,
+  ): Promise<void> {
+    const changed = { ...this.#options, ...options };
+    checkSubscribe(changed);
+    this.#options = changed;
+    // A session that ends meanwhile has a next one.
+    await this.subscription?.update(options).catch((error) => {
+      if (!isOfSession(error)) throw error;
+    });
+  }
+
+  /** Unsubscribes, for good. Groups that were not read are cancelled. Idempotent. */
+  close(): void {
+    for (const reader of this.#readers.splice(0)) reader.close();
+    this.finish(undefined);
+  }
+
+  /** Unsubscribes; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    return Promise.resolve();
+  }
+
+  /**
+   * There is a session.
+   *
+   * @param session The session.
+   * @ignore
+   */
+  attach(session: MoqSession): void {
+    if (this.#end !== undefined) return;
+    this.#session = session;
+    void this.#follow(session);
+  }
+
+  /**
+   * The track is over. Groups that came stay readable.
+   *
+   * @param error Why, if it is no plain end.
+   * @ignore
+   */
+  finish(error: unknown): void {
+    if (this.#end !== undefined) return;
+    this.#end = { error };
+    this.#options.signal?.removeEventListener("abort", this.#onAbort);
+    this.#controller.abort();
+    if (error === undefined) this.#ready.resolve();
+    else this.#ready.reject(error);
+    this.#closed.resolve();
+    this.#changes.notify();
+    this.#onEnd(this);
+  }
+
+  async #follow(session: MoqSession): Promise<void> {
+    const backoff = new Backoff(RETRY);
+    while (this.#isOn(session)) {
+      const { error, heldMs } = await this.#once(session);
+      if (!this.#isOn(session)) return;
+      if (error === undefined) return this.finish(undefined);
+      // There will be another one.
+      if (session.isClosed || isOfSession(error)) return;
+      const { waitForBroadcast = false, resumeTimeoutMs = 60_000 } = this.#options;
+      const mayWait = (this.#isAccepted || waitForBroadcast) && isPassingForTrack(error);
+      if (heldMs >= STABLE_MS) {
+        backoff.reset();
+        this.#absentSince = undefined;
+      }
+      const leftMs = resumeTimeoutMs - (Date.now() - (this.#absentSince ??= Date.now()));
+      if (!mayWait || leftMs <= 0) return this.finish(error);
+      const { path } = this;
+      const { signal } = this.#controller;
+      await broadcastReturns(session, { path, leftMs, delayMs: backoff.next()!, signal });
+    }
+  }
+
+  #isOn(session: MoqSession): boolean {
+    return this.#end === undefined && this.#session === session;
+  }
+
+  /** One subscription, up to its end: what it ended with, and how long it was accepted. */
+  async #once(
+    session: MoqSession,
+  ): Promise<{ readonly error: unknown; readonly heldMs: number }> {
+    const { path, name } = this;
+    const { startGroup, onMissed, priority, ordered, maxLatencyMs, endGroup, maxQueuedGroups } =
+      this.#options;
+    const isFirst = !this.#isAccepted && startGroup !== undefined;
+    let reader: TrackReader;
+    try {
+      reader = await session.subscribe(path, name, {
+        ...(isFirst && { startGroup }),
+        ...(onMissed && { onMissed }),
+        ...(priority !== undefined && { priority }),
+        ...(ordered !== undefined && { ordered }),
+        ...(maxLatencyMs !== undefined && { maxLatencyMs }),
+        ...(endGroup !== undefined && { endGroup }),
+        ...(maxQueuedGroups !== undefined && { maxQueuedGroups }),
+      });
+    } catch (error) {
+      return { error, heldMs: 0 };
+    }
+    if (!this.#isOn(session)) {
+      reader.close();
+      return { error: undefined, heldMs: 0 };
+    }
+    this.#hold(reader);
+    try {
+      await reader.ready;
+    } catch (error) {
+      return { error, heldMs: 0 };
+    }
+    const since = Date.now();
+    this.#isAccepted = true;
+    this.#ready.resolve();
+    await reader.closed;
+    return { error: reader.error, heldMs: Date.now() - since };
+  }
+
+  #hold(reader: TrackReader): void {
+    this.#readers.push(reader);
+    while (this.#readers.length > MAX_HELD_READERS) this.#readers.shift()!.close();
+    this.#changes.notify();
+  }
+
+  /** Tells how a group follows those before. */
+  #note(reader: TrackReader, { sequence }: GroupReader): void {
+    const resumption = this.#resumptions.note(reader, sequence);
+    if (resumption === undefined) return;
+    const { missed } = resumption;
+    const { onMissed, onResumed } = this.#options;
+    onResumed?.(resumption);
+    if (missed !== undefined) onMissed?.(missed, "sessionClosed");
+  }
+}

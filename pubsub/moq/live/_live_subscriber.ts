@@ -1,0 +1,281 @@
+/**
+ * One subscriber of a live track: what it gets, and what it is too late for.
+ *
+ * @module
+ */
+import { Delivery, type DeliveryOwner } from "./_delivery.ts";
+import type { MoqErrorName } from "../wire/error_codes.ts";
+import { type MissedGroups, MoqError } from "../wire/errors.ts";
+import type { GroupWriter } from "../track/group_writer.ts";
+import type { LiveGroup } from "./live_group.ts";
+import type { TrackWriter } from "../track/track_writer.ts";
+
+/** How long after the last group that was asked for earlier ones may still come, in milliseconds. */
+const LATE_GROUP_MS = 500;
+
+/** In how many parts the time is cut after which a subscriber that takes nothing is ended. */
+export const STALL_TICKS = 4;
+
+/** What a subscriber needs of its track. */
+export interface LiveSubscriberLimits {
+  /** Groups on their way at once. */
+  readonly maxGroupsInFlight: number;
+  /** Groups that were given up and that the wire still holds. */
+  readonly maxStuckGroups: number;
+  /** How much older than the newest group a group may be; 0 for no limit. */
+  readonly maxLatencyMs: number;
+  /** How long it may take nothing. */
+  readonly stallTimeoutMs: number;
+}
+
+/** One subscriber of a live track. */
+export class LiveSubscriber implements DeliveryOwner {
+  /** What it gets its groups by. */
+  readonly track: TrackWriter;
+  /** Resolves once it has all, or left; rejects if it was ended. */
+  readonly done: Promise<void>;
+
+  readonly #limits: LiveSubscriberLimits;
+  readonly #done: PromiseWithResolvers<void> = Promise.withResolvers();
+  /** On their way. */
+  readonly #sending = new Map<number, Delivery>();
+  /** For lack of a place, the oldest first. */
+  #waiting: Delivery[] = [];
+  /** Streams that the wire holds: of groups on their way, and of those given up. */
+  #held = 0;
+  #stuck = 0;
+  #quietTicks = 0;
+  #start = 0;
+  #newest: LiveGroup | undefined = undefined;
+  /** Groups that it got, or was told of. */
+  #settled = 0;
+  #isSourceOver = false;
+  #isOver = false;
+  #lateTimer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #freeTimer: ReturnType<typeof setTimeout> | undefined = undefined;
+
+  /** Begins without groups. */
+  constructor(track: TrackWriter, limits: LiveSubscriberLimits) {
+    this.track = track;
+    this.#limits = limits;
+    this.done = this.#done.promise;
+    this.done.catch(() => {});
+    if (track.signal.aborted) this.leave();
+    else track.signal.addEventListener("abort", () => this.leave(), { once: true });
+  }
+
+  /**
+   * Begins at the newest group, or where the subscriber wants to.
+   *
+   * @param cached What can be had, the oldest first.
+   * @param newest The newest group, which may not be among them.
+   */
+  begin(cached: readonly LiveGroup[], newest: LiveGroup | undefined): void {
+    const { startGroup, endGroup = Infinity } = this.track.subscription;
+    this.#newest = newest;
+    const last = newest?.sequence ?? -1;
+    this.#start = startGroup ?? Math.max(0, last);
+    const missed: MissedGroups[] = [];
+    let next = this.#start;
+    for (const group of cached) {
+      const { sequence } = group;
+      if (sequence < this.#start || sequence > endGroup) continue;
+      if (sequence > next) missed.push({ first: next, last: sequence - 1 });
+      next = sequence + 1;
+      this.#take(group);
+    }
+    const end = Math.min(last, endGroup);
+    if (next <= end) missed.push({ first: next, last: end });
+    // Who did not name a group misses nothing before the first that it gets.
+    if (startGroup !== undefined && missed.length > 0) {
+      this.track.accept();
+      for (const range of missed) this.dropped(range, "evicted");
+    }
+    this.#checkEnd();
+  }
+
+  /** A group was opened. */
+  opened(group: LiveGroup, newest: LiveGroup): void {
+    if (this.#isOver) return;
+    this.#newest = newest;
+    const { startGroup = 0, endGroup = Infinity } = this.track.subscription;
+    const { sequence } = group;
+    if (sequence >= Math.max(this.#start, startGroup) && sequence <= endGroup) this.#take(group);
+    this.#expire();
+    this.#checkEnd();
+  }
+
+  /** Groups will not come. */
+  dropped({ first, last }: MissedGroups, reason: MoqErrorName): void {
+    const { endGroup = Infinity } = this.track.subscription;
+    const range = { first: Math.max(first, this.#start), last: Math.min(last, endGroup) };
+    if (this.#isOver || range.first > range.last) return;
+    this.#settled += range.last - range.first + 1;
+    this.track.drop(range, reason);
+    this.#checkEnd();
+  }
+
+  /** It asks for something else. */
+  updated(): void {
+    this.#expire();
+    this.#checkEnd();
+  }
+
+  /** There will be no more groups. */
+  sourceOver(): void {
+    this.#isSourceOver = true;
+    this.#checkEnd();
+  }
+
+  /** A part of the time passed in which it has to take something. */
+  tick(): void {
+    if (!this.#isBehind()) this.#quietTicks = 0;
+    else if (++this.#quietTicks > STALL_TICKS) {
+      const { stallTimeoutMs } = this.#limits;
+      this.fail("tooFarBehind", `The subscriber took nothing for ${stallTimeoutMs} ms`);
+    }
+  }
+
+  /** Ends it. */
+  fail(reason: MoqErrorName, message: string): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.track.closeWithError(reason);
+    this.#forget();
+    this.#done.reject(new MoqError("subscribe", reason, message));
+    if (this.#held === 0) return;
+    // Where a wire can not reset a stream, what the peer does not take is held until the session ends.
+    const { stallTimeoutMs } = this.#limits;
+    this.#freeTimer = setTimeout(() => {
+      this.track.closeSession(
+        `A subscription was given up, and ${this.#held} groups were not taken`,
+      );
+    }, stallTimeoutMs);
+  }
+
+  /** It left, its session ended, or its track was closed. */
+  leave(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#forget();
+    this.#done.resolve();
+  }
+
+  /** See {@linkcode DeliveryOwner}. */
+  progressed(): void {
+    this.#quietTicks = 0;
+  }
+
+  /** See {@linkcode DeliveryOwner}. */
+  released(delivery: Delivery): void {
+    this.#held--;
+    if (this.#held === 0) clearTimeout(this.#freeTimer);
+    if (delivery.isGivenUp) this.#stuck--;
+    else {
+      this.#sending.delete(delivery.group.sequence);
+      this.#quietTicks = 0;
+    }
+    if (this.#isOver) return;
+    this.#fill();
+    this.#checkEnd();
+  }
+
+  /** See {@linkcode DeliveryOwner}. */
+  giveUp(delivery: Delivery, reason: MoqErrorName): void {
+    const { writer, group: { sequence } } = delivery;
+    delivery.isGivenUp = true;
+    if (writer === undefined) {
+      this.#waiting.splice(this.#waiting.indexOf(delivery), 1);
+      this.track.drop({ first: sequence, last: sequence }, reason);
+      return this.#checkEnd();
+    }
+    this.#sending.delete(sequence);
+    this.#stuck++;
+    // It tells the subscriber; where the wire can, it lets go at once.
+    writer.abort(reason);
+    if (this.#stuck > this.#limits.maxStuckGroups) {
+      this.fail("tooFarBehind", `More than ${this.#limits.maxStuckGroups} groups are stuck`);
+    } else this.#checkEnd();
+  }
+
+  #take(group: LiveGroup): void {
+    this.#settled++;
+    const delivery = new Delivery(group, this);
+    if (this.#sending.size < this.#limits.maxGroupsInFlight) return this.#send(delivery);
+    let at = this.#waiting.length;
+    while (at > 0 && this.#waiting[at - 1]!.group.sequence > group.sequence) at--;
+    this.#waiting.splice(at, 0, delivery);
+  }
+
+  #send(delivery: Delivery): void {
+    const { group, group: { sequence } } = delivery;
+    let writer: GroupWriter;
+    try {
+      writer = this.track.startGroup(sequence);
+    } catch {
+      // It is closed already: all that was asked for went out, or the subscriber wants less by now.
+      group.deliveries.delete(delivery);
+      return this.track.drop({ first: sequence, last: sequence }, "expired");
+    }
+    delivery.writer = writer;
+    this.#sending.set(sequence, delivery);
+    this.#held++;
+    writer.pullFrom(delivery);
+  }
+
+  #fill(): void {
+    while (this.#waiting.length > 0 && this.#sending.size < this.#limits.maxGroupsInFlight) {
+      const { ordered } = this.track.subscription;
+      this.#send((ordered ? this.#waiting.shift() : this.#waiting.pop())!);
+    }
+  }
+
+  /** Gives up what is too old by now. */
+  #expire(): void {
+    const { maxLatencyMs: own } = this.track.subscription;
+    const maxLatencyMs = Math.min(own || Infinity, this.#limits.maxLatencyMs || Infinity);
+    const newest = this.#newest;
+    if (newest === undefined || maxLatencyMs === Infinity) return;
+    if (this.#sending.size + this.#waiting.length < 2) return;
+    const oldest = newest.openedAt - maxLatencyMs;
+    for (const delivery of [...this.#waiting, ...this.#sending.values()]) {
+      const { group, writer } = delivery;
+      if (group === newest || group.openedAt >= oldest) continue;
+      // The wire has all of it.
+      if (writer?.isEnded && writer.bufferedBytes === 0) continue;
+      delivery.giveUp("expired");
+    }
+  }
+
+  #isBehind(): boolean {
+    if (this.#isOver) return false;
+    if (this.#waiting.length > 0 || this.#stuck > 0) return true;
+    return this.#sending.values().some((delivery) => delivery.isBehind);
+  }
+
+  #checkEnd(): void {
+    if (this.#isOver || this.#sending.size + this.#waiting.length > 0) return;
+    if (this.#isSourceOver) return this.#finish();
+    const { endGroup } = this.track.subscription;
+    if (endGroup === undefined || (this.#newest?.sequence ?? -1) < endGroup) return;
+    if (this.#settled > endGroup - this.#start) return this.#finish();
+    this.#lateTimer ??= setTimeout(() => {
+      this.#lateTimer = undefined;
+      if (this.#sending.size + this.#waiting.length === 0) this.#finish();
+    }, LATE_GROUP_MS);
+  }
+
+  #finish(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#forget();
+    this.#done.resolve();
+  }
+
+  #forget(): void {
+    clearTimeout(this.#lateTimer);
+    for (const delivery of this.#waiting) delivery.group.deliveries.delete(delivery);
+    this.#waiting = [];
+    for (const delivery of this.#sending.values()) delivery.group.deliveries.delete(delivery);
+  }
+}

@@ -1,0 +1,255 @@
+/**
+ * One broadcast of a relay: who has it, and who of them it is taken from.
+ *
+ * @module
+ */
+import { type RelaySource, RelayTrack } from "./_relay_track.ts";
+import { MoqError } from "../wire/errors.ts";
+import type { GroupWriter } from "../track/group_writer.ts";
+import type { LiveTrackOptions } from "./live_track.ts";
+import type { TrackInfoMessage } from "../wire/messages.ts";
+import type { FetchRequest, Publication, TrackMux, TrackServer } from "../track/mux.ts";
+import type { BroadcastPath } from "../wire/path.ts";
+import type { MoqSession } from "../session/session.ts";
+import type { TrackWriter } from "../track/track_writer.ts";
+import { VERSIONS } from "../wire/versions.ts";
+
+/**
+ * How long a broadcast is gone before it is taken from a source that tells no hops, in milliseconds.
+ * Such a source may be an echo of this relay, and has so long to notice that the broadcast is gone.
+ */
+export const ECHO_HOLD_MS = 1_000;
+
+/** Sources of one broadcast; more are ignored. */
+export const MAX_SOURCES = 64;
+
+/** What a broadcast needs of its relay. */
+export interface RelayRouteLink {
+  /** Where it is published. */
+  readonly mux: TrackMux;
+  /** How long a track stays subscribed that nobody wants. */
+  readonly lingerMs: number;
+  /** What the fan-out of a track may hold. */
+  readonly live: LiveTrackOptions;
+  /** Counts one track more; not if there are too many. */
+  takeTrack(): boolean;
+  /** One less. */
+  giveTrack(): void;
+  /** Counts one fetch more that is sent on; not if there are too many. */
+  takeFetch(): boolean;
+  /** One less. */
+  giveFetch(): void;
+  /** Gets what went wrong. */
+  report(error: unknown): void;
+  /** Called when it has no sources any more. */
+  onEmpty(route: RelayRoute): void;
+}
+
+/** One broadcast of a relay. */
+export class RelayRoute implements TrackServer {
+  /** The broadcast. */
+  readonly path: BroadcastPath;
+  /** Subscribers are accepted once the source accepted. */
+  readonly acceptsLater = true;
+
+  readonly #link: RelayRouteLink;
+  /** In the order in which they came. */
+  #sources: RelaySource[] = [];
+  readonly #tracks = new Map<string, RelayTrack>();
+  #active: RelaySource | undefined = undefined;
+  #publication: Publication | undefined = undefined;
+  #holdTimer: ReturnType<typeof setTimeout> | undefined = undefined;
+
+  /** Begins without sources. */
+  constructor(path: BroadcastPath, link: RelayRouteLink) {
+    this.path = path;
+    this.#link = link;
+  }
+
+  /** How many tracks are subscribed. */
+  get trackCount(): number {
+    return this.#tracks.size;
+  }
+
+  /** A session announced it, anew or by another way. */
+  add(source: RelaySource): void {
+    const old = this.#sources.find(({ session }) => session === source.session);
+    if (old === undefined && this.#sources.length >= MAX_SOURCES) return;
+    this.#sources = this.#sources.filter((other) => other !== old);
+    this.#sources.push(source);
+    // By the very same way: it ended, and began again.
+    if (old !== undefined && old === this.#active && isSameWay(old, source)) this.#end();
+    this.#decide();
+  }
+
+  /** A session does not have it any more. */
+  remove(session: MoqSession): void {
+    const count = this.#sources.length;
+    this.#sources = this.#sources.filter((source) => source.session !== session);
+    if (this.#sources.length < count) this.#decide();
+  }
+
+  /** Ends it. */
+  close(): void {
+    this.#sources = [];
+    this.#decide();
+  }
+
+  /** See {@linkcode TrackServer}. */
+  async serveTrack(track: TrackWriter): Promise<void> {
+    const { name } = track;
+    let relayed = this.#tracks.get(name);
+    if (relayed === undefined) {
+      const source = this.#active;
+      if (source === undefined) return track.closeWithError("notFound");
+      if (!this.#link.takeTrack()) return track.closeWithError("internal");
+      relayed = this.#trackOf(name, source);
+    }
+    await relayed.serve(track);
+  }
+
+  /** See {@linkcode TrackServer}: from the cache, or from the source. */
+  async serveFetch(request: FetchRequest, group: GroupWriter): Promise<void> {
+    const { name, sequence, priority, signal } = request;
+    const live = this.#tracks.get(name)?.live;
+    if (live?.hasCached(sequence)) return await live.serveFetch(request, group);
+    const session = this.#active?.session;
+    if (session === undefined || !VERSIONS[session.version].requests || !this.#link.takeFetch()) {
+      throw new MoqError(
+        "fetch",
+        "notFound",
+        `Cannot fetch: group ${sequence} is not in the cache`,
+      );
+    }
+    try {
+      const reader = await session.fetch(this.path, name, { group: sequence, priority, signal });
+      for await (const frame of reader) {
+        const { timestamp } = reader;
+        await group.writeFrame(frame, timestamp === undefined ? {} : { timestamp });
+      }
+    } finally {
+      this.#link.giveFetch();
+    }
+  }
+
+  /** See {@linkcode TrackServer}: what the source says. */
+  async trackInfo(name: string): Promise<Partial<TrackInfoMessage>> {
+    const session = this.#active?.session;
+    if (session === undefined || !VERSIONS[session.version].timestamps) return {};
+    return await session.trackInfo(this.path, name);
+  }
+
+  #trackOf(name: string, source: RelaySource): RelayTrack {
+    const { lingerMs, live } = this.#link;
+    const track = new RelayTrack({
+      path: this.path,
+      name,
+      lingerMs,
+      live,
+      next: (failed) =>
+        this.#sources.find((other) => isSameOrigin(other, source) && !failed.has(other)),
+      onOver: (ended) => {
+        if (this.#tracks.get(name) === ended) this.#tracks.delete(name);
+        this.#link.giveTrack();
+      },
+    }, source);
+    this.#tracks.set(name, track);
+    return track;
+  }
+
+  #decide(): void {
+    const best = this.#best();
+    const active = this.#active;
+    if (best !== undefined && active !== undefined && isSameOrigin(active, best)) {
+      this.#active = best;
+      if (best === active) return;
+      for (const track of this.#tracks.values()) track.switchTo(best);
+      if (!isSameWay(active, best)) this.#publication?.reannounce(best.hops);
+      return;
+    }
+    if (best === active) return this.#checkEmpty();
+    const wasThere = active !== undefined;
+    this.#end();
+    if (best !== undefined) {
+      if (wasThere && !tellsHops(best)) this.#hold();
+      else if (this.#holdTimer === undefined || tellsHops(best)) this.#begin(best);
+    }
+    this.#checkEmpty();
+  }
+
+  #begin(source: RelaySource): void {
+    clearTimeout(this.#holdTimer);
+    this.#holdTimer = undefined;
+    this.#active = source;
+    try {
+      this.#publication = this.#link.mux.publish(this.path, this, { hops: source.hops });
+    } catch (error) {
+      // It is published here by other means, or there are too many.
+      this.#active = undefined;
+      this.#link.report(error);
+    }
+  }
+
+  #end(): void {
+    this.#active = undefined;
+    this.#publication?.end();
+    this.#publication = undefined;
+    for (const track of [...this.#tracks.values()]) track.end("notFound");
+  }
+
+  #hold(): void {
+    this.#holdTimer ??= setTimeout(() => {
+      this.#holdTimer = undefined;
+      this.#decide();
+    }, ECHO_HOLD_MS);
+  }
+
+  #checkEmpty(): void {
+    if (this.#sources.length > 0) return;
+    clearTimeout(this.#holdTimer);
+    this.#holdTimer = undefined;
+    this.#link.onEmpty(this);
+  }
+
+  /**
+   * The shortest chain of hops. Of two that are as short, the one in use if they lead to the same
+   * publisher; otherwise the newer one: a publisher that was killed comes back before its old session is
+   * known to be gone. One that tells no hops never replaces another.
+   */
+  #best(): RelaySource | undefined {
+    let best = this.#active !== undefined && this.#sources.includes(this.#active)
+      ? this.#active
+      : undefined;
+    const from = best === undefined ? -1 : this.#sources.indexOf(best);
+    for (const [at, source] of this.#sources.entries()) {
+      if (best === undefined) best = source;
+      else if (source !== best && tellsHops(source)) {
+        const difference = distanceOf(source) - distanceOf(best);
+        const isNewer = at > from && !isSameOrigin(source, best);
+        if (difference < 0 || difference === 0 && isNewer || !tellsHops(best) && at > from) {
+          best = source;
+        }
+      }
+    }
+    return best;
+  }
+}
+
+function tellsHops({ session }: RelaySource): boolean {
+  return VERSIONS[session.version].hops;
+}
+
+/** A publisher may stand in its hops itself, or not. */
+function distanceOf({ hops }: RelaySource): number {
+  return Math.max(1, hops.length);
+}
+
+function isSameOrigin(one: RelaySource, other: RelaySource): boolean {
+  if (one === other) return true;
+  return one.hops[0] !== undefined && one.hops[0] === other.hops[0];
+}
+
+function isSameWay(one: RelaySource, other: RelaySource): boolean {
+  return one.hops.length === other.hops.length &&
+    one.hops.every((hop, at) => hop === other.hops[at]);
+}

@@ -1,0 +1,262 @@
+/**
+ * One track of a relay: subscribed upstream once, for as long as somebody wants it.
+ *
+ * @module
+ */
+import { platformSchedule } from "../../../session/schedule.ts";
+import { type MissedGroups, MoqError, MoqLaggedError } from "../wire/errors.ts";
+import type { MoqErrorName } from "../wire/error_codes.ts";
+import type { GroupReader } from "../track/group_reader.ts";
+import { type LiveDemand, LiveTrack, type LiveTrackOptions } from "./live_track.ts";
+import type { BroadcastPath } from "../wire/path.ts";
+import type { MoqSession } from "../session/session.ts";
+import type { TrackReader } from "../track/track_reader.ts";
+import type { TrackWriter } from "../track/track_writer.ts";
+
+/** How long a source that was replaced may finish the groups that it has begun, in milliseconds. */
+const RETIRE_MS = 5_000;
+
+/** Where a broadcast comes from. */
+export interface RelaySource {
+  /** The session that announced it. */
+  readonly session: MoqSession;
+  /** The relays that it passed before this one. */
+  readonly hops: readonly bigint[];
+}
+
+/** What a track needs of its relay. */
+export interface RelayTrackLink {
+  /** The broadcast. */
+  readonly path: BroadcastPath;
+  /** The track. */
+  readonly name: string;
+  /** How long it stays subscribed without subscribers of its own. */
+  readonly lingerMs: number;
+  /** What its fan-out may hold. */
+  readonly live: LiveTrackOptions;
+  /** A source failed: another one to try, if any. */
+  next(failed: ReadonlySet<RelaySource>): RelaySource | undefined;
+  /** Called once, when it is over. */
+  onOver(track: RelayTrack): void;
+}
+
+/** A subscription at a source. */
+interface Upstream {
+  readonly source: RelaySource;
+  readonly controller: AbortController;
+  readonly begun: PromiseWithResolvers<void>;
+  readonly groups: Set<GroupReader>;
+  readonly pumps: Set<Promise<void>>;
+  reader: TrackReader | undefined;
+}
+
+/** One track of a relay. */
+export class RelayTrack {
+  /** Its subscribers. */
+  readonly live: LiveTrack;
+
+  readonly #link: RelayTrackLink;
+  readonly #schedule = platformSchedule();
+  /** Who was not told yet that they were accepted. */
+  readonly #unaccepted = new Set<TrackWriter>();
+  readonly #failed = new Set<RelaySource>();
+  #source: RelaySource;
+  #upstream: Upstream | undefined = undefined;
+  #isReady = false;
+  #asked: LiveDemand = { priority: 0, maxLatencyMs: 0 };
+  #isScheduled = false;
+  #lingerTimer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #isOver = false;
+
+  /** Begins without subscribers. */
+  constructor(link: RelayTrackLink, source: RelaySource) {
+    this.#link = link;
+    this.#source = source;
+    this.live = new LiveTrack({ ...link.live, onDemand: () => this.#demanded() });
+  }
+
+  /** Serves a subscriber. */
+  async serve(track: TrackWriter): Promise<void> {
+    const served = this.live.serve(track);
+    if (this.#isReady) track.accept();
+    else this.#unaccepted.add(track);
+    if (this.#upstream === undefined && !this.#isOver) {
+      this.#asked = this.live.demand ?? this.#asked;
+      this.#subscribe(track.subscription.startGroup);
+    }
+    try {
+      await served;
+    } finally {
+      this.#unaccepted.delete(track);
+      // Who left before it was served wanted nothing at all.
+      this.#demanded();
+    }
+  }
+
+  /** Goes on with another source of the same groups. */
+  switchTo(source: RelaySource): void {
+    if (this.#isOver || source === this.#source) return;
+    this.#source = source;
+    this.#failed.clear();
+    const old = this.#upstream;
+    if (old === undefined) return;
+    this.#resume();
+    void this.#retire(old);
+  }
+
+  /** Ends it: its subscribers are told why. */
+  end(reason: MoqErrorName | undefined): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    clearTimeout(this.#lingerTimer);
+    if (reason === undefined) this.live.close();
+    else this.live.closeWithError(reason);
+    if (this.#upstream !== undefined) leave(this.#upstream);
+    this.#link.onOver(this);
+  }
+
+  /** Subscribes at the source of now, behind what is there already. */
+  #resume(): void {
+    const { newestGroup } = this.live;
+    this.#subscribe(newestGroup === undefined ? undefined : newestGroup + 1);
+  }
+
+  #subscribe(startGroup: number | undefined): void {
+    const upstream: Upstream = {
+      source: this.#source,
+      controller: new AbortController(),
+      begun: Promise.withResolvers(),
+      groups: new Set(),
+      pumps: new Set(),
+      reader: undefined,
+    };
+    this.#upstream = upstream;
+    void this.#run(upstream, startGroup).finally(() => upstream.begun.resolve());
+  }
+
+  async #run(upstream: Upstream, startGroup: number | undefined): Promise<void> {
+    const { path, name } = this.#link;
+    const { signal } = upstream.controller;
+    try {
+      const reader = upstream.reader = await upstream.source.session.subscribe(path, name, {
+        ...this.#asked,
+        ...(startGroup === undefined ? {} : { startGroup }),
+        signal,
+        onMissed: (missed, reason) => this.#missed(missed, reason),
+      });
+      reader.ready.then(() => this.#accepted(upstream), () => {}); // `nextGroup` tells.
+      for (let group; (group = await this.#next(reader)) !== null;) {
+        upstream.begun.resolve();
+        const pump = this.#pump(group, upstream).finally(() => upstream.pumps.delete(pump));
+        upstream.pumps.add(pump);
+      }
+      await Promise.all(upstream.pumps);
+      if (this.#upstream === upstream && !signal.aborted) this.end(undefined);
+    } catch (error) {
+      if (this.#upstream === upstream && !signal.aborted) this.#sourceFailed(upstream, error);
+    }
+  }
+
+  async #next(reader: TrackReader): Promise<GroupReader | null> {
+    while (true) {
+      try {
+        return await reader.nextGroup();
+      } catch (error) {
+        if (!(error instanceof MoqLaggedError)) throw error;
+        this.#missed(error.missed, error.reason);
+      }
+    }
+  }
+
+  async #pump(group: GroupReader, upstream: Upstream): Promise<void> {
+    // Another source brought it, or it is too old.
+    if (!this.live.canOpen(group.sequence)) return group.cancel("expired");
+    const live = this.live.openGroup(group.sequence);
+    upstream.groups.add(group);
+    try {
+      while (true) {
+        let frame = group.takeFrame();
+        if (frame === undefined) frame = await group.readFrame();
+        if (frame === null) break;
+        const { timestamp } = group;
+        live.writeFrame(frame, timestamp === undefined ? {} : { timestamp });
+      }
+      // What was cancelled here ends as if it were whole.
+      if (upstream.controller.signal.aborted) live.abort("cancelled");
+      else live.close();
+    } catch (error) {
+      const isOfGroup = error instanceof MoqError && error.scope === "group";
+      live.abort(isOfGroup ? error.reason : "publishAborted");
+      group.cancel("expired");
+    } finally {
+      upstream.groups.delete(group);
+    }
+  }
+
+  #missed(missed: MissedGroups, reason: MoqErrorName): void {
+    this.live.drop(missed, reason);
+  }
+
+  #accepted(upstream: Upstream): void {
+    if (this.#upstream !== upstream) return;
+    this.#isReady = true;
+    this.#failed.clear();
+    for (const track of this.#unaccepted) track.accept();
+    this.#unaccepted.clear();
+  }
+
+  #sourceFailed({ source }: Upstream, error: unknown): void {
+    this.#failed.add(source);
+    const next = this.#link.next(this.#failed);
+    if (next === undefined) return this.end(error instanceof MoqError ? error.reason : "internal");
+    this.#source = next;
+    this.#resume();
+  }
+
+  /** Lets a source that was replaced finish what it has begun. */
+  async #retire(old: Upstream): Promise<void> {
+    const late = Promise.withResolvers<void>();
+    const timer = setTimeout(() => late.resolve(), RETIRE_MS);
+    const begun = this.#upstream!.begun.promise;
+    const isOver = () => this.#isOver || old.source.session.isClosed;
+    if (!isOver()) await Promise.race([begun, late.promise, ended(old)]);
+    if (!isOver()) await Promise.race([Promise.all(old.pumps), late.promise, ended(old)]);
+    clearTimeout(timer);
+    leave(old);
+  }
+
+  #demanded(): void {
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
+    this.#schedule(() => {
+      this.#isScheduled = false;
+      if (!this.#isOver) this.#follow();
+    });
+  }
+
+  /** Asks upstream for what is wanted here, and for nothing once nobody is left. */
+  #follow(): void {
+    clearTimeout(this.#lingerTimer);
+    const { demand } = this.live;
+    if (demand === undefined) {
+      this.#lingerTimer = setTimeout(() => {
+        // Who came in this very turn is not counted yet.
+        if (this.live.demand === undefined) this.end(undefined);
+      }, this.#link.lingerMs);
+      return;
+    }
+    const { priority, maxLatencyMs } = this.#asked;
+    if (demand.priority === priority && demand.maxLatencyMs === maxLatencyMs) return;
+    this.#asked = demand;
+    this.#upstream?.reader?.update(demand).catch(() => {}); // Reading tells what is wrong.
+  }
+}
+
+function leave({ controller, groups }: Upstream): void {
+  controller.abort();
+  for (const group of groups) group.cancel("cancelled");
+}
+
+function ended({ source }: Upstream): Promise<unknown> {
+  return source.session.closed;
+}

@@ -1,0 +1,233 @@
+/**
+ * A group of a live track, as its producer writes it.
+ *
+ * @module
+ */
+import { describe } from "../../../session/envelope.ts";
+import type { Delivery } from "./_delivery.ts";
+import { FrameBatch, type TimedFrame } from "./_frame_batch.ts";
+import type { MoqErrorName } from "../wire/error_codes.ts";
+import { MoqError } from "../wire/errors.ts";
+import { GROUP_HIGH_WATER_BYTES, type WriteFrameOptions } from "../track/group_writer.ts";
+
+/** What a group needs of its track. */
+export interface LiveGroupLink {
+  /** Calls back at the end of this turn of the event loop. */
+  readonly schedule: (callback: () => void) => void;
+  /** Whether to encode timestamps at once. */
+  timestamps: boolean;
+  /** It has more bytes. */
+  grew(byteLength: number): void;
+  /** It was closed or aborted. */
+  ended(): void;
+}
+
+/**
+ * Writes the frames of one group of a {@linkcode LiveTrack}, for all who get it. Nothing waits: who falls
+ * behind is the track's concern.
+ *
+ * In a page that `deno bundle --minify` made, call `close()`: the bundler of Deno 2.9 does not dispose of
+ * what a `using` names, if it is named only once more.
+ */
+export class LiveGroup implements Disposable {
+  /** The number of the group. */
+  readonly sequence: number;
+  /** When it was opened, in milliseconds since 1970. */
+  readonly openedAt: number = Date.now();
+  /**
+   * Who gets it now.
+   *
+   * @ignore
+   */
+  readonly deliveries: Set<Delivery> = new Set();
+
+  readonly #link: LiveGroupLink;
+  readonly #batches: FrameBatch[] = [];
+  #trimmed = 0;
+  #pending: TimedFrame[] = [];
+  #pendingBytes = 0;
+  #byteLength = 0;
+  #lastTimestamp = 0;
+  #isScheduled = false;
+  #state: "open" | "closed" | "aborted" = "open";
+  #reason: MoqErrorName = "publishAborted";
+
+  /** Is made by {@linkcode LiveTrack.openGroup}. */
+  constructor(sequence: number, link: LiveGroupLink) {
+    this.sequence = sequence;
+    this.#link = link;
+  }
+
+  /** Bytes that it holds. */
+  get byteLength(): number {
+    return this.#byteLength;
+  }
+
+  /** Whether it was closed, and is whole. */
+  get isClosed(): boolean {
+    return this.#state === "closed";
+  }
+
+  /** Whether it was given up: by its producer, or because it grew too old. */
+  get isAborted(): boolean {
+    return this.#state === "aborted";
+  }
+
+  /** Whether nothing more can be written. */
+  get isEnded(): boolean {
+    return this.#state !== "open";
+  }
+
+  /**
+   * Whether who begins now gets all of it.
+   *
+   * @ignore
+   */
+  get isWhole(): boolean {
+    return this.#trimmed === 0 && !this.isAborted;
+  }
+
+  /**
+   * The place behind the last batch.
+   *
+   * @ignore
+   */
+  get endBatch(): number {
+    return this.#trimmed + this.#batches.length;
+  }
+
+  /**
+   * Adds a frame. It goes out at the end of this turn of the event loop, with the others of the turn.
+   *
+   * @param frame The frame; it MUST NOT be changed afterwards.
+   * @param options See {@linkcode WriteFrameOptions}.
+   * @throws {MoqError} If the group was given up, as by its track when it is too old.
+   * @throws {TypeError} If it is closed, or the frame is no `Uint8Array`.
+   * @throws {RangeError} If the timestamp is not an integer from 0 to 2^52 - 1.
+   */
+  writeFrame(frame: Uint8Array, options: WriteFrameOptions = {}): void {
+    if (this.#state === "aborted") {
+      throw new MoqError("group", this.#reason, `Group ${this.sequence} was given up`);
+    }
+    if (this.#state === "closed") {
+      throw new TypeError("Cannot write frame: the group is closed");
+    }
+    const { timestamp = Date.now() } = options;
+    if (!(frame instanceof Uint8Array)) {
+      throw new TypeError(
+        `Cannot write frame: it must be a Uint8Array, received ${describe(frame)}`,
+      );
+    }
+    if (!Number.isInteger(timestamp) || timestamp < 0 || timestamp >= 2 ** 52) {
+      throw new RangeError(
+        `Cannot write frame: its timestamp must be an integer from 0 to 2^52 - 1, received ${timestamp}`,
+      );
+    }
+    this.#pending.push({ bytes: frame, timestamp });
+    this.#pendingBytes += frame.byteLength;
+    if (this.#pendingBytes >= GROUP_HIGH_WATER_BYTES) return this.#flush();
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
+    this.#link.schedule(() => {
+      this.#isScheduled = false;
+      if (this.#state === "open") this.#flush();
+    });
+  }
+
+  /** Ends the group after what was written. Idempotent. */
+  close(): void {
+    if (this.#state !== "open") return;
+    this.#encode();
+    if (this.isEnded) return; // It grew too large.
+    this.#state = "closed";
+    this.#wakeAll();
+    this.#link.ended();
+  }
+
+  /**
+   * Gives the group up: who gets it is told. Idempotent.
+   *
+   * @param reason Why.
+   */
+  abort(reason: MoqErrorName = "publishAborted"): void {
+    if (this.#state !== "open") return;
+    this.#reason = reason;
+    this.#state = "aborted";
+    this.evict(reason);
+    this.#link.ended();
+  }
+
+  /** Closes the group; called by `using`. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /**
+   * Lets go of what it holds: nobody gets it any more.
+   *
+   * @ignore
+   */
+  evict(reason: MoqErrorName): void {
+    if (this.#state === "open") return this.abort(reason);
+    for (const delivery of [...this.deliveries]) delivery.giveUp(reason);
+    this.#pending = [];
+    this.#trimmed += this.#batches.length;
+    this.#batches.length = 0;
+    const byteLength = this.#byteLength;
+    this.#byteLength = 0;
+    this.#link.grew(-byteLength);
+  }
+
+  /**
+   * Lets go of its oldest frames: who did not take them yet does not get it any more.
+   *
+   * @ignore
+   */
+  trim(maxBytes: number): void {
+    let count = 0;
+    let byteLength = 0;
+    // The newest batch stays: it is on its way to everybody.
+    while (this.#byteLength - byteLength > maxBytes && count < this.#batches.length - 1) {
+      byteLength += this.#batches[count++]!.byteLength;
+    }
+    if (count === 0) return;
+    this.#batches.splice(0, count);
+    this.#trimmed += count;
+    this.#byteLength -= byteLength;
+    this.#link.grew(-byteLength);
+    for (const delivery of [...this.deliveries]) {
+      if (delivery.next < this.#trimmed) delivery.giveUp("expired");
+    }
+  }
+
+  /**
+   * Reads the frames at a place, as they stand on the wire.
+   *
+   * @ignore
+   */
+  batch(at: number, timestamps: boolean): Uint8Array | undefined {
+    this.#link.timestamps = timestamps;
+    return this.#batches[at - this.#trimmed]?.encoded(timestamps);
+  }
+
+  #flush(): void {
+    this.#encode();
+    this.#wakeAll();
+  }
+
+  #encode(): void {
+    const frames = this.#pending;
+    if (frames.length === 0) return;
+    this.#pending = [];
+    this.#pendingBytes = 0;
+    const batch = new FrameBatch(frames, this.#lastTimestamp, this.#link.timestamps);
+    this.#lastTimestamp = frames.at(-1)!.timestamp;
+    this.#batches.push(batch);
+    this.#byteLength += batch.byteLength;
+    this.#link.grew(batch.byteLength);
+  }
+
+  #wakeAll(): void {
+    for (const { writer } of this.deliveries) writer?.wake();
+  }
+}

@@ -1,0 +1,386 @@
+/**
+ * A track with one source and many subscribers.
+ *
+ * @module
+ */
+import { platformSchedule, type Schedule } from "../../../session/schedule.ts";
+import { Delivery } from "./_delivery.ts";
+import { LiveSubscriber, STALL_TICKS } from "./_live_subscriber.ts";
+import type { MoqErrorName } from "../wire/error_codes.ts";
+import { type MissedGroups, MoqError } from "../wire/errors.ts";
+import type { GroupWriter } from "../track/group_writer.ts";
+import { LiveGroup, type LiveGroupLink } from "./live_group.ts";
+import {
+  type LiveDemand,
+  type LiveTrackLimits,
+  liveTrackLimits,
+  type LiveTrackOptions,
+} from "./live_track_options.ts";
+import type { TrackInfoMessage } from "../wire/messages.ts";
+import type { FetchRequest } from "../track/mux.ts";
+import type { TrackWriter } from "../track/track_writer.ts";
+
+export type { LiveDemand, LiveTrackOptions } from "./live_track_options.ts";
+
+/**
+ * A track with one source and many subscribers. The source writes each group once; subscribers come and
+ * go, and none holds up the source or another one.
+ *
+ * - **Late subscribers** begin at the newest group, or, as far as the cache reaches, where they want to.
+ * - **Bounded:** all that is held is the newest groups, once for all subscribers. Who falls behind them
+ *   loses the oldest: the group is aborted, and dropped where the version can say so, never left out silently.
+ * - **Stalled** subscribers are ended with `tooFarBehind`.
+ *
+ * @example A track for everybody who comes
+ * ```ts
+ * import { LiveTrack, MoqSession, TrackMux } from "@skein/skein/moq";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using live = new LiveTrack();
+ * const mux = new TrackMux();
+ * mux.publish("/clock", (track) => live.serve(track));
+ *
+ * const pair = memoryPair({ protocol: "moq-lite-05" });
+ * const [publisher, subscriber] = await Promise.all([
+ *   MoqSession.open(pair.server, { side: "server", mux }),
+ *   MoqSession.open(pair.client, { side: "client" }),
+ * ]);
+ * await using _publisher = publisher;
+ * await using _subscriber = subscriber;
+ *
+ * for (const text of ["11:59", "12:00"]) {
+ *   using group = live.openGroup();
+ *   group.writeFrame(new TextEncoder().encode(text));
+ * }
+ * await using track = await subscriber.subscribe("/clock", "seconds");
+ * const group = await track.nextGroup();
+ * assertEquals(group?.sequence, 2);
+ * assertEquals(new TextDecoder().decode((await group!.readFrame())!), "12:00");
+ * ```
+ */
+export class LiveTrack implements AsyncDisposable {
+  readonly #info: Partial<TrackInfoMessage>;
+  readonly #limits: LiveTrackLimits;
+  readonly #onDemand: (() => void) | undefined;
+  readonly #schedule: Schedule = platformSchedule();
+  readonly #subscribers = new Set<LiveSubscriber>();
+  readonly #link: LiveGroupLink;
+  /** By number. */
+  #groups: LiveGroup[] = [];
+  #newest: LiveGroup | undefined = undefined;
+  #byteLength = 0;
+  /** Groups up to this one are over, whether they were there or not. */
+  #floor = -1;
+  #stallTimer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #state: "open" | "over" = "open";
+  #error: MoqErrorName | undefined = undefined;
+
+  /**
+   * Creates a track without groups.
+   *
+   * @param options See {@linkcode LiveTrackOptions}.
+   * @throws {RangeError} If a limit is not a positive integer.
+   */
+  constructor(options: LiveTrackOptions = {}) {
+    const { info = {}, onDemand, ...limits } = options;
+    this.#limits = liveTrackLimits(limits);
+    this.#info = info;
+    this.#onDemand = onDemand;
+    this.#link = {
+      schedule: this.#schedule,
+      timestamps: false,
+      grew: (byteLength) => {
+        this.#byteLength += byteLength;
+        if (byteLength > 0) this.#evict();
+      },
+      ended: () => {
+        this.#evict();
+        if (this.#state === "over") this.#checkOver();
+      },
+    };
+  }
+
+  /** The number of the newest group; `undefined` before the first one. */
+  get newestGroup(): number | undefined {
+    return this.#newest?.sequence;
+  }
+
+  /** Subscribers that are served. */
+  get subscribers(): number {
+    return this.#subscribers.size;
+  }
+
+  /** Groups that are held, for late subscribers and for those who are behind. */
+  get heldGroups(): number {
+    return this.#groups.length;
+  }
+
+  /** Their bytes. */
+  get heldBytes(): number {
+    return this.#byteLength;
+  }
+
+  /** Whether there will be no more groups. */
+  get isClosed(): boolean {
+    return this.#state === "over";
+  }
+
+  /** What its subscribers want together; `undefined` without any. */
+  get demand(): LiveDemand | undefined {
+    if (this.#subscribers.size === 0) return undefined;
+    let [priority, maxLatencyMs] = [0, 0];
+    let isUnlimited = false;
+    for (const { track: { subscription } } of this.#subscribers) {
+      priority = Math.max(priority, subscription.priority);
+      maxLatencyMs = Math.max(maxLatencyMs, subscription.maxLatencyMs);
+      isUnlimited ||= subscription.maxLatencyMs === 0;
+    }
+    return { priority, maxLatencyMs: isUnlimited ? 0 : maxLatencyMs };
+  }
+
+  /**
+   * Says whether a group can be opened: not if it was already, or is too old.
+   *
+   * @param sequence Its number.
+   * @returns Whether.
+   */
+  canOpen(sequence: number): boolean {
+    if (this.#state !== "open" || sequence <= this.#floor) return false;
+    return sequence > (this.#newest?.sequence ?? -1) ||
+      !this.#groups.some((group) => group.sequence === sequence);
+  }
+
+  /**
+   * Begins a group. Groups may be open at once, and begin in another order than that of their numbers.
+   *
+   * @param sequence Its number; one more than the newest one by default, 1 for the first.
+   * @returns The group.
+   * @throws {RangeError} If the number is not an integer from 0 to 2^53 - 2, was there already, or is too old.
+   * @throws {TypeError} If the track is closed.
+   */
+  openGroup(sequence: number = (this.#newest?.sequence ?? 0) + 1): LiveGroup {
+    if (this.#state !== "open") throw new TypeError("Cannot open group: the track is closed");
+    if (!Number.isInteger(sequence) || sequence < 0 || sequence >= Number.MAX_SAFE_INTEGER) {
+      throw new RangeError(
+        `Cannot open group: its number must be an integer from 0 to 2^53 - 2, received ${sequence}`,
+      );
+    }
+    if (!this.canOpen(sequence)) {
+      throw new RangeError(
+        `Cannot open group: its number must be new and above ${this.#floor}, received ${sequence}`,
+      );
+    }
+    const group = new LiveGroup(sequence, this.#link);
+    let at = this.#groups.length;
+    while (at > 0 && this.#groups[at - 1]!.sequence > sequence) at--;
+    this.#groups.splice(at, 0, group);
+    const newest = this.#newest = this.#groups.at(-1)!;
+    for (const subscriber of this.#subscribers) subscriber.opened(group, newest);
+    this.#evict();
+    return group;
+  }
+
+  /**
+   * Says that groups will not come.
+   *
+   * @param missed Which.
+   * @param reason Why.
+   */
+  drop(missed: MissedGroups, reason: MoqErrorName = "expired"): void {
+    for (const subscriber of this.#subscribers) subscriber.dropped(missed, reason);
+  }
+
+  /**
+   * Serves one subscriber: from the newest group on, or from where it wants to. What it names and is not
+   * in the cache any more is dropped.
+   *
+   * @param track The subscriber's track.
+   * @returns Resolves when it left, or got all that it asked for.
+   * @throws {MoqError} If the track was closed with an error, or the subscriber fell too far behind.
+   */
+  async serve(track: TrackWriter): Promise<void> {
+    if (this.#error !== undefined) throw this.#closedError(this.#error);
+    const { maxSubscribers } = this.#limits;
+    if (this.#subscribers.size >= maxSubscribers) {
+      const message = `Cannot subscribe: there are ${maxSubscribers} subscribers already`;
+      throw new MoqError("subscribe", "internal", message);
+    }
+    if (track.signal.aborted) return;
+    const subscriber = new LiveSubscriber(track, this.#limits);
+    this.#subscribers.add(subscriber);
+    void this.#watch(subscriber);
+    this.#startStallTimer();
+    try {
+      subscriber.begin(this.#cached(), this.#newest);
+      if (this.#state === "over") subscriber.sourceOver();
+      this.#tellDemand();
+      await subscriber.done;
+    } finally {
+      this.#subscribers.delete(subscriber);
+      this.#evict();
+      if (this.#subscribers.size === 0) this.#stopStallTimer();
+      this.#tellDemand();
+    }
+  }
+
+  /**
+   * Answers a fetch from the cache.
+   *
+   * @param request What is wanted.
+   * @param writer Where to write it.
+   * @returns Resolves once it was written, or given up.
+   * @throws {MoqError} If the cache does not have it.
+   */
+  async serveFetch(request: FetchRequest, writer: GroupWriter): Promise<void> {
+    const { sequence } = request;
+    const group = this.#cached().find((cached) => cached.sequence === sequence);
+    if (group === undefined) {
+      const isPast = sequence <= (this.#newest?.sequence ?? -1);
+      throw new MoqError(
+        "fetch",
+        isPast ? "evicted" : "notFound",
+        `Cannot fetch: group ${sequence} is not in the cache`,
+      );
+    }
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const delivery = new Delivery(group, {
+      progressed() {},
+      released: () => resolve(),
+      giveUp(given, reason) {
+        given.isGivenUp = true;
+        writer.abort(reason);
+        resolve();
+      },
+    });
+    writer.pullFrom(delivery);
+    delivery.writer = writer;
+    await promise;
+  }
+
+  /**
+   * Says whether a fetch of a group can be answered.
+   *
+   * @param sequence The number of the group.
+   * @returns Whether the cache has it.
+   */
+  hasCached(sequence: number): boolean {
+    return this.#cached().some((group) => group.sequence === sequence);
+  }
+
+  /**
+   * Says what stays true of the track.
+   *
+   * @returns What was given for that.
+   */
+  trackInfo(): Partial<TrackInfoMessage> {
+    return this.#info;
+  }
+
+  /**
+   * Ends the track: groups that are open are closed, and subscribers get what is on its way to them.
+   * Idempotent.
+   */
+  close(): void {
+    if (this.#state === "over") return;
+    this.#state = "over";
+    for (const group of [...this.#groups]) group.close();
+    this.#checkOver();
+  }
+
+  /**
+   * Ends the track with an error: groups on their way are given up. Idempotent.
+   *
+   * @param reason Why.
+   */
+  closeWithError(reason: MoqErrorName): void {
+    if (this.#error !== undefined || this.#state === "over") return;
+    this.#state = "over";
+    this.#error = reason;
+    const { message } = this.#closedError(reason);
+    for (const subscriber of [...this.#subscribers]) subscriber.fail(reason, message);
+    for (const group of this.#groups.splice(0)) group.evict("publishAborted");
+    this.#newest = undefined;
+  }
+
+  /** Closes the track; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    return Promise.resolve();
+  }
+
+  async #watch(subscriber: LiveSubscriber): Promise<void> {
+    for await (const _fields of subscriber.track.updated) {
+      subscriber.updated();
+      this.#tellDemand();
+    }
+  }
+
+  #tellDemand(): void {
+    try {
+      this.#onDemand?.();
+    } catch {
+      // Neither subscribers nor the process end for it.
+    }
+  }
+
+  /** What late subscribers and fetches can have, the oldest first. */
+  #cached(): LiveGroup[] {
+    const { maxCachedGroups, maxCachedBytes, maxCacheAgeMs } = this.#limits;
+    const oldest = Date.now() - maxCacheAgeMs;
+    const found: LiveGroup[] = [];
+    let [count, byteLength] = [0, 0];
+    for (let at = this.#groups.length - 1; at >= 0; at--) {
+      const group = this.#groups[at]!;
+      byteLength += group.byteLength;
+      const isInside = count < maxCachedGroups && byteLength <= maxCachedBytes &&
+        group.openedAt >= oldest;
+      if (!isInside && group !== this.#newest) break;
+      count++;
+      if (group.isWhole) found.push(group);
+    }
+    return found.reverse();
+  }
+
+  /** Lets go of what neither late subscribers nor those who are behind may have. */
+  #evict(): void {
+    const { maxCachedGroups, maxCachedBytes, maxCacheAgeMs } = this.#limits;
+    const { maxLagGroups, maxLagBytes } = this.#limits;
+    const oldest = Date.now() - maxCacheAgeMs;
+    while (this.#groups.length > 1) {
+      const [group] = this.#groups as [LiveGroup];
+      const count = this.#groups.length;
+      const isCached = count <= maxCachedGroups && this.#byteLength <= maxCachedBytes &&
+        group.openedAt >= oldest;
+      // Beyond that, only what is still written, or on its way to somebody.
+      const isNeeded = !group.isEnded || group.deliveries.size > 0;
+      const isInBounds = count <= maxLagGroups && this.#byteLength <= maxLagBytes;
+      if (isCached || isNeeded && isInBounds) break;
+      this.#groups.shift();
+      this.#floor = Math.max(this.#floor, group.sequence);
+      group.evict("expired");
+    }
+    const maxBytes = Math.max(maxCachedBytes, maxLagBytes);
+    if (this.#byteLength > maxBytes) this.#newest?.trim(maxBytes);
+  }
+
+  #checkOver(): void {
+    if (this.#groups.some((group) => !group.isEnded)) return;
+    for (const subscriber of [...this.#subscribers]) subscriber.sourceOver();
+  }
+
+  #startStallTimer(): void {
+    this.#stallTimer ??= setInterval(() => {
+      for (const subscriber of [...this.#subscribers]) subscriber.tick();
+    }, this.#limits.stallTimeoutMs / STALL_TICKS);
+  }
+
+  #stopStallTimer(): void {
+    clearInterval(this.#stallTimer);
+    this.#stallTimer = undefined;
+  }
+
+  #closedError(reason: MoqErrorName): MoqError {
+    return new MoqError("subscribe", reason, "The track was closed with an error");
+  }
+}

@@ -1,0 +1,137 @@
+/**
+ * Media over QUIC: publish, announce, discover and subscribe, with peers of gomoqt, moq-rs and its
+ * JavaScript, over WebTransport, raw QUIC and WebSocket.
+ *
+ * - **Broadcasts** have a path and are announced; a {@linkcode TrackMux} says who serves their tracks.
+ * - **Tracks** are subscribed to: a {@linkcode TrackWriter} at the publisher, a {@linkcode TrackReader}
+ *   at the subscriber.
+ * - **Groups** are what a track consists of, each on a stream of its own: later ones do not wait for
+ *   earlier ones, and one that is too late can be given up.
+ * - **Frames** are what a group consists of, in order.
+ *
+ * {@linkcode listenMoq} and {@linkcode dialMoq} make sessions, {@linkcode connectMoq} one that comes back,
+ * {@linkcode MoqRelay} and {@linkcode LiveTrack} bring one source to many.
+ *
+ * @example Publish, discover, subscribe
+ * ```ts
+ * import { MoqSession, TrackMux } from "@skein/skein/moq";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/live/clock", async (track) => {
+ *   const group = await track.openGroup();
+ *   for (const second of [1, 2, 3]) await group.writeFrame(Uint8Array.of(second));
+ *   await group.close();
+ * });
+ *
+ * // Two ends in one process; over a network these are listenMoq() and dialMoq().
+ * const pair = memoryPair({ protocol: "moq-lite-05" });
+ * const [server, client] = await Promise.all([
+ *   MoqSession.open(pair.server, { side: "server", mux }),
+ *   MoqSession.open(pair.client, { side: "client" }),
+ * ]);
+ *
+ * const seconds: number[] = [];
+ * for await (const { path } of await client.acceptAnnounce("/live")) {
+ *   await using track = await client.subscribe(path, "seconds");
+ *   for await (const group of track) {
+ *     for await (const frame of group) seconds.push(frame[0]!);
+ *   }
+ *   break;
+ * }
+ * assertEquals(seconds, [1, 2, 3]);
+ * client.close();
+ * await server.closed;
+ * ```
+ *
+ * @module
+ */
+export type { MoqAction, MoqAuthorize, MoqGrant } from "./session/access.ts";
+export { type Announcement, AnnouncementReader, MAX_ANNOUNCED } from "./track/announcement.ts";
+export { dialMoq, type DialMoqOptions } from "./client/dial.ts";
+export {
+  BitrateMonitor,
+  type BitrateMonitorOptions,
+  type BitrateReport,
+  MIN_BITRATE,
+} from "./session/bitrate_monitor.ts";
+export { MAX_CLIENT_PREFIXES, MAX_CLIENT_TRACKS, MoqClient } from "./client/client.ts";
+export type {
+  AllowMigration,
+  MoqClientCause,
+  MoqClientEnd,
+  MoqClientOptions,
+  MoqClientSettings,
+  MoqClientStatus,
+  MoqDial,
+  MoqDialContext,
+  MoqRetryOptions,
+} from "./client/client_options.ts";
+export { connectMoq, type ConnectMoqOptions } from "./client/connect.ts";
+export {
+  FIRST_APPLICATION_CODE,
+  MoqAnnounceCode,
+  moqErrorCode,
+  moqErrorName,
+  MoqFetchCode,
+  MoqGroupCode,
+  MoqLiteSessionCode,
+  MoqLiteStreamCode,
+  MoqProbeCode,
+  MoqSessionCode,
+  MoqSubscribeCode,
+} from "./wire/error_codes.ts";
+export type { MoqErrorFamily, MoqErrorName, MoqErrorScope } from "./wire/error_codes.ts";
+export { type MissedGroups, MoqError, MoqLaggedError } from "./wire/errors.ts";
+export { GroupReader } from "./track/group_reader.ts";
+export { GroupWriter, type WriteFrameOptions } from "./track/group_writer.ts";
+export { LiveBroadcast, type LiveBroadcastOptions } from "./live/live_broadcast.ts";
+export { LiveGroup } from "./live/live_group.ts";
+export { type LiveDemand, LiveTrack, type LiveTrackOptions } from "./live/live_track.ts";
+export type { MoqParameters, SubscribeFields, TrackInfoMessage } from "./wire/messages.ts";
+export { TrackMux } from "./track/mux.ts";
+export type {
+  AnnouncementListener,
+  FetchRequest,
+  MuxRoute,
+  Publication,
+  PublishOptions,
+  TrackHandler,
+  TrackMuxOptions,
+  TrackServer,
+} from "./track/mux.ts";
+export { type BroadcastPath, broadcastPath, suffixOf } from "./wire/path.ts";
+export { MoqRelay, type MoqRelayOptions, type MoqRelayStats } from "./live/relay.ts";
+export { listenMoq, MoqServer } from "./server/server.ts";
+export type {
+  ListenMoqOptions,
+  MoqAsked,
+  MoqClientInfo,
+  MoqDrainOptions,
+  MoqDrainReport,
+  MoqHost,
+  MoqRequestInfo,
+  MoqServerLimits,
+  MoqServerOptions,
+  MoqWire,
+} from "./server/server.ts";
+export { ResumableAnnouncements } from "./client/resumable_announcements.ts";
+export {
+  ResumableTrack,
+  type ResumeOptions,
+  type TrackResumption,
+} from "./client/resumable_track.ts";
+export { MoqSession } from "./session/session.ts";
+export type {
+  Goaway,
+  MoqCloseInfo,
+  MoqLimits,
+  MoqSessionOptions,
+  PeerUpdate,
+  SetupRequest,
+} from "./session/session.ts";
+export type { SubscribeOptions } from "./track/subscribe_options.ts";
+export { TrackReader } from "./track/track_reader.ts";
+export { TrackWriter } from "./track/track_writer.ts";
+export { DEFAULT_VERSIONS, type MoqVersion } from "./wire/versions.ts";

@@ -1,0 +1,196 @@
+/**
+ * The sockets of a server of MoQ: UDP for WebTransport and raw QUIC, TCP for WebSocket, on one port
+ * number.
+ *
+ * @module
+ */
+import { type Certificate, checkCertificate } from "../../../transport/certificate.ts";
+import { certificateHashes, type Sha256Hash } from "../../../transport/certificate_hash.ts";
+import type { DevCertificateOptions } from "../../../transport/dev_certificate.ts";
+import { DevRenewal } from "../../../transport/dev_renewal.ts";
+import type { QuicConnection } from "../../../transport/quic/connection.ts";
+import {
+  listenWebTransport,
+  type ListenWebTransportOptions,
+  type WebTransportListener,
+  type WebTransportRequest,
+} from "../../../transport/webtransport_server.ts";
+import type { MoqHost } from "./_server_host.ts";
+
+/** A wire that a server of MoQ listens on. */
+export type MoqWire = "webtransport" | "quic" | "websocket";
+
+/** How often a free TCP port is tried whose UDP sibling turns out to be taken. */
+const MAX_ATTEMPTS = 10;
+
+const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
+
+/** Where and how to listen. */
+export interface SocketsOptions {
+  /** Port of both sockets; 0 takes one that is free on both. */
+  readonly port: number;
+  /** Address. */
+  readonly hostname: string;
+  /** Certificate and key; development without one. */
+  readonly tls: Certificate | undefined;
+  /** Of the certificate in development. */
+  readonly dev: DevCertificateOptions;
+  /** What is listened on. */
+  readonly wires: readonly MoqWire[];
+  /** The protocols of raw QUIC, the best first. */
+  readonly protocols: readonly string[];
+  /** Limits of the UDP socket. */
+  readonly limits: Partial<ListenWebTransportOptions>;
+}
+
+/** Who takes what comes in. */
+export interface SocketsHandlers {
+  /** Answers an HTTP request. */
+  fetch(request: Request, info: Deno.ServeHandlerInfo): Response | Promise<Response>;
+  /** Answers a request for a WebTransport session; never rejects. */
+  take(request: WebTransportRequest): Promise<void>;
+  /** Takes a connection of raw QUIC; never rejects. */
+  accept(connection: QuicConnection): Promise<void>;
+}
+
+/** Listens, from its construction to its close. */
+export class Sockets implements MoqHost {
+  readonly #options: SocketsOptions;
+  readonly #handlers: SocketsHandlers;
+  readonly #closings: Promise<void>[] = []; // At most `MAX_ATTEMPTS`, and the last one.
+  #http: Deno.HttpServer<Deno.NetAddr> | undefined;
+  #udp: WebTransportListener | undefined;
+  #renewal: DevRenewal | undefined;
+  #loop: Promise<void> | undefined;
+  #hashes: readonly Sha256Hash[] = [];
+
+  /**
+   * Listens.
+   *
+   * @param options See {@linkcode SocketsOptions}.
+   * @param handlers See {@linkcode SocketsHandlers}.
+   * @throws {UnsupportedError} If the runtime has no QUIC, and a wire takes it.
+   * @throws {Deno.errors.AddrInUse} If the port is taken.
+   */
+  constructor(options: SocketsOptions, handlers: SocketsHandlers) {
+    this.#options = options;
+    this.#handlers = handlers;
+    const { tls, wires, port } = options;
+    if (tls !== undefined) checkCertificate(tls, "listen: tls");
+    try {
+      if (wires.includes("websocket")) this.#http = this.#serve();
+      if (wires.length > 1 || this.#http === undefined) this.#bind(port === 0);
+    } catch (error) {
+      void this.close();
+      throw error;
+    }
+  }
+
+  /** Where it listens. */
+  get address(): Deno.NetAddr {
+    return this.#udp?.address ?? this.#http!.addr;
+  }
+
+  /** The URL of a wire, for clients on this machine; empty if it is off. */
+  urlOf(wire: MoqWire): string {
+    const { tls, wires } = this.#options;
+    if (!wires.includes(wire)) return "";
+    const plain = tls === undefined ? "ws" : "wss";
+    const scheme = { webtransport: "https", quic: "moqt", websocket: plain }[wire];
+    const { hostname, port } = this.address;
+    const name = ANY_ADDRESS.includes(hostname) ? "localhost" : hostname;
+    return `${scheme}://${name.includes(":") ? `[${name}]` : name}:${port}/`;
+  }
+
+  /** Whether the hashes are told in the clear. */
+  get isDevelopment(): boolean {
+    return this.#options.tls === undefined;
+  }
+
+  /** By which a client may trust the certificate; none if that takes an authority. */
+  get hashes(): readonly Sha256Hash[] {
+    return this.#hashes;
+  }
+
+  /** New clients get this certificate over UDP; sessions stay as they are. */
+  rotate(certificate: Certificate): void {
+    if (this.#udp === undefined) {
+      throw new TypeError("Cannot rotate certificate: WebTransport or QUIC must be on");
+    }
+    this.#replace(certificate);
+    // Whoever brings a certificate renews it, too.
+    this.#renewal?.[Symbol.dispose]();
+  }
+
+  /** Takes nobody any more over UDP. Idempotent. */
+  stop(): void {
+    this.#udp?.stop();
+  }
+
+  /** Stops listening, and ends every connection over UDP. */
+  async close(): Promise<void> {
+    this.#renewal?.[Symbol.dispose]();
+    if (this.#http !== undefined) this.#closings.push(this.#http.shutdown());
+    await Promise.all([...this.#closings, this.#udp?.close()]);
+    await this.#loop;
+  }
+
+  #serve(): Deno.HttpServer<Deno.NetAddr> {
+    const { port, hostname, tls } = this.#options;
+    return Deno.serve(
+      { port, hostname, ...tls, onListen() {} },
+      (request, info) => this.#handlers.fetch(request, info),
+    );
+  }
+
+  /** Finds a port that is free over both, if it may be any. */
+  #bind(isAnyPort: boolean): void {
+    const { tls, dev } = this.#options;
+    if (tls === undefined) {
+      this.#renewal = new DevRenewal(dev, (certificate) => this.#replace(certificate));
+    }
+    const certificate = tls ?? this.#renewal!.first;
+    this.#hashes = certificateHashes(certificate.cert);
+    for (let attempt = 1;; attempt++) {
+      try {
+        this.#udp = this.#listen(certificate);
+        break;
+      } catch (error) {
+        const isTaken = error instanceof Deno.errors.AddrInUse;
+        const mayRetry = isAnyPort && isTaken && this.#http !== undefined;
+        if (!mayRetry || attempt === MAX_ATTEMPTS) throw error;
+        const taken = this.#http!;
+        this.#http = this.#serve();
+        this.#closings.push(taken.shutdown());
+      }
+    }
+    this.#loop = this.#takeAll(this.#udp);
+  }
+
+  #listen({ cert, key }: Certificate): WebTransportListener {
+    const { port, hostname, wires, protocols, limits } = this.#options;
+    return listenWebTransport({
+      ...limits,
+      cert,
+      key,
+      hostname,
+      port: this.#http?.addr.port ?? port,
+      ...(wires.includes("quic") && protocols.length > 0
+        ? { quic: { protocols, onConnection: (connection) => this.#handlers.accept(connection) } }
+        : {}),
+    });
+  }
+
+  async #takeAll(listener: WebTransportListener): Promise<void> {
+    for await (const request of listener) {
+      // Each is answered in its own time: one may wait for a database.
+      if (this.#options.wires.includes("webtransport")) void this.#handlers.take(request);
+      else request.refuse(404);
+    }
+  }
+
+  #replace({ cert, key }: Certificate): void {
+    this.#udp?.rotate({ cert, key });
+    this.#hashes = certificateHashes(cert);
+  }
+}

@@ -1,0 +1,422 @@
+/**
+ * A server of MoQ: WebTransport, raw QUIC and WebSocket on one port number.
+ *
+ * @module
+ */
+import { settlesWithin } from "../../../session/wait.ts";
+import type { Connection } from "../../../transport/connection.ts";
+import type { Sha256Hash } from "../../../transport/certificate_hash.ts";
+import type { Certificate } from "../../../transport/certificate.ts";
+import type { QuicConnection } from "../../../transport/quic/connection.ts";
+import {
+  acceptWebSocket,
+  isWebSocketUpgrade,
+  offeredProtocols,
+} from "../../../transport/websocket_server.ts";
+import type { WebTransportRequest } from "../../../transport/webtransport_server.ts";
+import { Door } from "./_door.ts";
+import { flowControlOf, socketsOptions } from "./_listen_options.ts";
+import type { Place } from "./_places.ts";
+import { asksForHash, type MoqAsked, type MoqHost, offersMoq } from "./_server_host.ts";
+import { MoqRefusal, refusalOf } from "./_refusal.ts";
+import type {
+  ListenMoqOptions,
+  MoqClientInfo,
+  MoqDrainOptions,
+  MoqDrainReport,
+  MoqRequestInfo,
+  MoqServerOptions,
+} from "./_server_options.ts";
+import { Sessions } from "./_sessions.ts";
+import { Sockets } from "./_sockets.ts";
+import { checkVersions, chooseWebSocket, chooseWebTransport } from "../wire/wires.ts";
+import { MoqLiteSessionCode } from "../wire/error_codes.ts";
+import { sessionLimits } from "../session/limits.ts";
+import type { MoqSession } from "../session/session.ts";
+import { DEFAULT_VERSIONS, type MoqVersion, protocolsOf } from "../wire/versions.ts";
+
+export type { MoqServerLimits } from "./_places.ts";
+export type { MoqAsked, MoqHost } from "./_server_host.ts";
+export type {
+  ListenMoqOptions,
+  MoqClientInfo,
+  MoqDrainOptions,
+  MoqDrainReport,
+  MoqRequestInfo,
+  MoqServerOptions,
+} from "./_server_options.ts";
+export type { MoqWire } from "./_sockets.ts";
+
+/** How long what is left may take to end once the server is closed, in milliseconds. */
+const CLOSE_TIMEOUT_MS = 2_000;
+
+/**
+ * A server of MoQ, whether it listens by itself or is mounted in another.
+ *
+ * - **Versions:** a name chooses the version where the wire has one: ALPN over raw QUIC, a subprotocol
+ *   elsewhere. Clients that offer none say it in their first message. Without a common version a
+ *   session is closed with 0x15, or 0x12 where the message was gomoqt's; a WebSocket is refused with
+ *   400, and over raw QUIC the handshake fails.
+ * - **Robust:** a client that breaks the protocol, or a handler that throws, ends its own session alone.
+ * - **Bound:** sessions, those of one address, and setups have limits.
+ */
+export class MoqServer implements AsyncDisposable {
+  /** The protocols of raw QUIC that it speaks, the best first: for `listenQuic` and the like. */
+  readonly protocols: readonly string[];
+
+  readonly #options: MoqServerOptions;
+  readonly #versions: readonly MoqVersion[];
+  readonly #door: Door;
+  readonly #sessions: Sessions;
+  #sockets: Sockets | undefined;
+  #host: MoqHost | undefined;
+  #letGo: (() => void) | undefined;
+  #closing: Promise<void> | undefined;
+
+  /**
+   * Creates a server that does not listen: hand it requests and connections.
+   *
+   * @param options See {@linkcode MoqServerOptions}.
+   * @throws {TypeError} If the versions, the path or the origins make no sense.
+   * @throws {RangeError} If a limit is not a positive integer.
+   */
+  constructor(options: MoqServerOptions = {}) {
+    const { versions = DEFAULT_VERSIONS } = options;
+    checkVersions(versions, "serve MoQ");
+    sessionLimits(options.sessionLimits);
+    this.#options = options;
+    this.#versions = versions;
+    const door = this.#door = new Door(options);
+    this.#sessions = new Sessions(options, { versions, door });
+    this.protocols = protocolsOf(versions, "quic");
+  }
+
+  /** Where it listens; `undefined` if it is mounted in a server that does not say so. */
+  get address(): Deno.NetAddr | undefined {
+    return this.#host?.address;
+  }
+
+  /** The URL of WebTransport, for clients on this machine; empty if there is none. */
+  get url(): string {
+    return this.#host?.urlOf("webtransport") ?? "";
+  }
+
+  /** The same for raw QUIC. */
+  get quicUrl(): string {
+    return this.#host?.urlOf("quic") ?? "";
+  }
+
+  /** The same for WebSocket. */
+  get webSocketUrl(): string {
+    return this.#host?.urlOf("websocket") ?? "";
+  }
+
+  /**
+   * By which clients can trust the certificate without an authority: for `serverCertificateHashes`.
+   * Empty for a certificate that browsers do not take so.
+   */
+  get certificateHashes(): readonly Sha256Hash[] {
+    return this.#host?.hashes ?? [];
+  }
+
+  /** The sessions there are. */
+  get sessions(): ReadonlySet<MoqSession> {
+    return this.#sessions.open;
+  }
+
+  /**
+   * Answers an HTTP request: a WebSocket upgrade with a protocol of MoQ becomes a session. Mounts in
+   * `Deno.serve`, Hono, oak and whatever else has the request.
+   *
+   * @param request The request.
+   * @param info What the HTTP server knows of it; its address is for the limits.
+   * @returns The response, which MUST be returned to the HTTP server as it is.
+   */
+  readonly fetch = (
+    request: Request,
+    info: MoqRequestInfo = {},
+  ): Response | Promise<Response> => {
+    if (isWebSocketUpgrade(request)) return this.#upgrade(request, info);
+    if (asksForHash(request, this.#host)) return this.#tellHash(request);
+    const { fetch } = this.#options;
+    return fetch?.(request, info) ?? new Response("Expected a WebSocket upgrade", {
+      status: 426,
+      headers: { connection: "upgrade", upgrade: "websocket" },
+    });
+  };
+
+  /**
+   * Answers a request for a WebTransport session. Never rejects.
+   *
+   * @param request The request, not answered yet.
+   */
+  async take(request: WebTransportRequest): Promise<void> {
+    try {
+      const { url, headers, remoteAddress } = request;
+      const address = this.#door.addressOf(headers, { remoteAddr: remoteAddress });
+      const client = { url, headers, address, transport: "webtransport" };
+      const protocol = chooseWebTransport(request.protocols, this.#versions);
+      const place = await this.#door.admit(client, protocol ?? "");
+      const connection = accepted(place, () => request.accept(protocol ? { protocol } : {}));
+      release(connection, place);
+      if (protocol === undefined) return refuseVersion(connection, request.protocols);
+      await this.#sessions.begin(connection, client, { place, isAdmitted: true });
+    } catch (error) {
+      try {
+        request.refuse(this.#refused(error).status);
+      } catch {
+        // It had its answer, or left.
+      }
+    }
+  }
+
+  /**
+   * Begins a session on a connection of any wire, such as one of raw QUIC. Never rejects.
+   *
+   * @param connection Has streams, and the protocol that was agreed on.
+   * @param client What is known of the client; its address is for the limits.
+   * @returns The session; `undefined` if it was refused, or its setup failed: the connection is closed then.
+   */
+  async accept(
+    connection: Connection,
+    client: Partial<MoqClientInfo> = {},
+  ): Promise<MoqSession | undefined> {
+    const { transport } = connection;
+    const { remoteAddress, serverName } = connection as Partial<QuicConnection>;
+    const {
+      url = this.#quicUrlOf(serverName) ?? `${transport}:`,
+      headers = new Headers(),
+      address = remoteAddress?.hostname,
+    } = client;
+    let place: Place;
+    try {
+      place = this.#door.take(address);
+    } catch (error) {
+      const { closeCode, message: reason } = refusalOf(error);
+      connection.close({ closeCode, reason });
+      return undefined;
+    }
+    release(connection, place);
+    const about = { url, headers, address, transport };
+    return await this.#sessions.begin(connection, about, { place, isAdmitted: false });
+  }
+
+  /**
+   * Winds up: takes no new sessions, asks all that are there to leave, closes those that do not, and
+   * stops listening. Where neither the version nor the wire can ask, a session has the time all the same.
+   *
+   * @param options See {@linkcode MoqDrainOptions}.
+   * @returns How many left, and how many were cut off.
+   * @throws {RangeError} If the time is negative, or no number.
+   */
+  async drain(options: MoqDrainOptions = {}): Promise<MoqDrainReport> {
+    const { uri = "", timeoutMs = 10_000 } = options;
+    if (!(timeoutMs >= 0)) {
+      throw new RangeError(`Cannot drain: timeoutMs must be from 0, received ${timeoutMs}`);
+    }
+    // The sockets go on until the end: stopped, they would ask in words of HTTP, which have no place for a URI.
+    this.#door.close();
+    const report = await this.#sessions.drain({ uri, timeoutMs });
+    await this.close();
+    return report;
+  }
+
+  /** Closes all sessions, and stops listening. Idempotent. */
+  close(): Promise<void> {
+    return this.#closing ??= this.#close();
+  }
+
+  /** Closes the server; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /**
+   * Has new clients get another certificate over UDP; sessions stay. TCP keeps the one it has. The
+   * development certificate is renewed by the server itself.
+   *
+   * @param certificate The certificate and its key, in PEM.
+   * @throws {TypeError} If the server does not listen on UDP, or they make no sense.
+   */
+  rotateCertificate(certificate: Certificate): void {
+    if (this.#sockets === undefined) {
+      throw new TypeError("Cannot rotate certificate: the server must listen");
+    }
+    this.#sockets.rotate(certificate);
+  }
+
+  /**
+   * Tells where this server is mounted, for its URLs; `serve()` does.
+   *
+   * @param host The server that hands it requests and connections.
+   * @throws {TypeError} If it listens by itself, or is mounted already.
+   */
+  attach(host: MoqHost): void {
+    if (this.#host !== undefined) {
+      throw new TypeError("Cannot mount a server of MoQ: it has its place already");
+    }
+    this.#host = host;
+  }
+
+  /**
+   * Tells whether a request is for this server, where it shares a port with another: it offers a version
+   * of MoQ by its name, is for the path of this server's sessions, or asks for the hash of the certificate.
+   *
+   * @param asked An HTTP request, or one for a WebTransport session.
+   * @returns Whether it is.
+   */
+  wants(asked: MoqAsked): boolean {
+    if (asksForHash(asked, this.#host) || offersMoq(asked)) return true;
+    const isSession = asked.protocols !== undefined || asked.headers.has("upgrade");
+    const { path } = this.#options;
+    if (!isSession || path === undefined) return false;
+    return this.#door.matches(URL.parse(asked.url)?.pathname ?? "");
+  }
+
+  /** Listens; called by {@linkcode listenMoq}. */
+  static listen(options: ListenMoqOptions): MoqServer {
+    const { signal } = options;
+    signal?.throwIfAborted();
+    const server = new MoqServer(options);
+    server.#sockets = new Sockets(socketsOptions(options, server.protocols), {
+      fetch: server.fetch,
+      take: (request) => server.take(request),
+      async accept(connection) {
+        await server.accept(connection);
+      },
+    });
+    server.#host = server.#sockets;
+    const onAbort = () => void server.close();
+    signal?.addEventListener("abort", onAbort, { once: true });
+    server.#letGo = () => signal?.removeEventListener("abort", onAbort);
+    return server;
+  }
+
+  /** What a client of raw QUIC asked for, as far as the handshake tells. */
+  #quicUrlOf(serverName: string | undefined): string | undefined {
+    const { quicUrl } = this;
+    const parsed = quicUrl === "" ? null : URL.parse(quicUrl);
+    return parsed === null ? undefined : `moqt://${serverName ?? parsed.hostname}:${parsed.port}`;
+  }
+
+  async #upgrade(request: Request, info: MoqRequestInfo): Promise<Response> {
+    try {
+      // After an upgrade the runtime can not read the request any more.
+      const { url } = request;
+      const headers = new Headers(request.headers);
+      const address = this.#door.addressOf(headers, info);
+      const client = { url, headers, address, transport: "websocket" };
+      const protocol = chooseWebSocket(offeredProtocols(request), this.#versions);
+      if (protocol === undefined) {
+        throw new MoqRefusal(
+          400,
+          "No subprotocol of MoQ is common: offer qmux-01.moq-lite-04 or the like",
+        );
+      }
+      const place = await this.#door.admit(client, protocol.replace(/^[^.]*\.?/, ""));
+      const { idleTimeoutMs = 30_000 } = this.#options;
+      const flowControl = flowControlOf(this.#options);
+      const { connection, response } = accepted(
+        place,
+        () => acceptWebSocket(request, { protocol, idleTimeoutMs, lease: place, flowControl }),
+      );
+      void this.#sessions.begin(connection, client, { place, isAdmitted: true });
+      return response;
+    } catch (error) {
+      const { status, message } = this.#refused(error);
+      return new Response(message, {
+        status,
+        headers: status === 429 || status === 503 ? { "retry-after": "5" } : {},
+      });
+    }
+  }
+
+  /** Makes a refusal of what an answer failed of; what nobody meant as one is told. */
+  #refused(error: unknown): MoqRefusal {
+    if (error instanceof MoqRefusal) return error;
+    this.#door.report(error);
+    return new MoqRefusal(503, "The server failed", { cause: error });
+  }
+
+  /** Tells the hash of the development certificate; to a page, if it may connect. */
+  #tellHash({ headers }: Request): Response {
+    const origin = headers.get("origin");
+    const mayRead = origin !== null && this.#door.isOriginAllowed(headers);
+    return new Response(this.certificateHashes[0]!.value.toHex(), {
+      headers: {
+        "cache-control": "no-store",
+        vary: "origin",
+        ...(mayRead ? { "access-control-allow-origin": origin } : {}),
+      },
+    });
+  }
+
+  async #close(): Promise<void> {
+    this.#letGo?.();
+    this.#door.end();
+    this.#sockets?.stop();
+    this.#sessions.close();
+    // The runtime waits for ever for a peer that vanished in its handshake; this does not.
+    await settlesWithin(this.#sockets?.close() ?? Promise.resolve(), CLOSE_TIMEOUT_MS);
+  }
+}
+
+/**
+ * Listens for sessions of MoQ: over WebTransport and raw QUIC on one UDP port, and over WebSocket on
+ * the TCP port of the same number.
+ *
+ * @param options See {@linkcode ListenMoqOptions}.
+ * @returns The server, which listens.
+ * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
+ * @throws {Deno.errors.AddrInUse} If the port is taken.
+ * @throws {RangeError} If a limit is not a positive integer.
+ * @throws {TypeError} If another option makes no sense.
+ *
+ * @example Over any wire
+ * ```ts
+ * import { dialMoq, listenMoq, TrackMux } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/greeting", async (track) => {
+ *   const group = await track.openGroup();
+ *   await group.writeFrame(new TextEncoder().encode("hello"));
+ *   await group.close();
+ * });
+ * await using server = listenMoq({ mux });
+ * const serverCertificateHashes = server.certificateHashes;
+ * for (const url of [server.url, server.quicUrl, server.webSocketUrl]) {
+ *   await using session = await dialMoq(url, { serverCertificateHashes });
+ *   const track = await session.subscribe("/greeting", "text");
+ *   for await (const group of track) {
+ *     for await (const frame of group) assertEquals(new TextDecoder().decode(frame), "hello");
+ *   }
+ * }
+ * ```
+ */
+export function listenMoq(options: ListenMoqOptions = {}): MoqServer {
+  return MoqServer.listen(options);
+}
+
+/** Answers a client that was let in. */
+function accepted<T>(place: Place, accept: () => T): T {
+  try {
+    return accept();
+  } catch (cause) {
+    place[Symbol.dispose]();
+    throw new MoqRefusal(400, "The request can not be answered", { cause });
+  }
+}
+
+/** Gives a place back with its connection. */
+function release(connection: Connection, place: Place): void {
+  const free = () => place[Symbol.dispose]();
+  connection.closed.then(free, free);
+}
+
+function refuseVersion(connection: Connection, offered: readonly string[]): void {
+  const reason = `No version of MoQ is common: the client offers ${
+    offered.join(", ") || "none by name"
+  }`;
+  connection.close({ closeCode: MoqLiteSessionCode.unsupportedVersion, reason });
+}

@@ -1,0 +1,66 @@
+/**
+ * How sessions end, in numbers and words.
+ *
+ * @module
+ */
+import type { Connection } from "../../../transport/connection.ts";
+import {
+  moqErrorCode,
+  type MoqErrorFamily,
+  type MoqErrorName,
+  moqErrorName,
+} from "../wire/error_codes.ts";
+import { MoqError } from "../wire/errors.ts";
+import type { MoqCloseInfo } from "./session_options.ts";
+
+/**
+ * Says how this end closes a session.
+ *
+ * @param reason A name, or a number of the application.
+ * @param message In words.
+ * @param family Whose numbers the peer uses.
+ * @returns Number and name.
+ */
+export function localEnd(
+  reason: MoqErrorName | number,
+  message: string,
+  family: MoqErrorFamily,
+): MoqCloseInfo {
+  const isNumber = typeof reason === "number";
+  const code = isNumber ? reason : moqErrorCode("session", reason, family);
+  const name = isNumber ? moqErrorName("session", reason, family) : reason;
+  return { code, reason: name, message, by: "local" };
+}
+
+/**
+ * Waits for the end of a connection, and says how it ended.
+ *
+ * @param connection The connection.
+ * @param familyOf Finds whose numbers the peer uses; asked at the end.
+ * @returns How it ended; never rejects.
+ */
+export async function remoteEnd(
+  { closed }: Connection,
+  familyOf: () => MoqErrorFamily,
+): Promise<MoqCloseInfo> {
+  try {
+    const { closeCode: code = 0, reason: message = "" } = await closed;
+    return { code, reason: moqErrorName("session", code, familyOf()), message, by: "remote" };
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    return { code: 0, reason: "unknown", message, by: "network" };
+  }
+}
+
+/** Makes the error of everything that ends with a session. */
+export function endError(info: MoqCloseInfo): MoqError {
+  const { code: moqCode, reason, message, by } = info;
+  const words = `The session is over: ${message || wordsOf(info)}`;
+  return new MoqError("session", reason, words, { moqCode, by });
+}
+
+/** Says how a session ended, where nobody said it in words. */
+function wordsOf({ reason, by }: MoqCloseInfo): string {
+  if (reason !== "none") return reason;
+  return by === "local" ? "it was closed here" : "the peer closed it";
+}

@@ -1,0 +1,101 @@
+/**
+ * Connections whose setup is not done yet, or failed.
+ *
+ * @module
+ */
+import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts";
+import { platformSchedule } from "../../../session/schedule.ts";
+import type { BidirectionalStream, Connection } from "../../../transport/connection.ts";
+import { within } from "../../../transport/within.ts";
+import { moqErrorCode, type MoqErrorFamily, moqErrorName } from "../wire/error_codes.ts";
+import { MoqError } from "../wire/errors.ts";
+import { TruncatedError } from "../wire/message_reader.ts";
+import type { MoqSessionOptions } from "./session_options.ts";
+import { GOMOQT_ALPN } from "../wire/versions.ts";
+
+/** How long after the end of its streams a connection may take to say why it ends, in milliseconds. */
+const END_GRACE_MS = 250;
+
+/**
+ * Waits for a setup, as long as there is a connection, and to the end of the turn in which that ended:
+ * a setup that was done by then counts, and what it failed of itself says more.
+ *
+ * @throws {ConnectionError} If the connection ends before.
+ */
+export function whileConnected<T>({ closed }: Connection, setup: Promise<T>): Promise<T> {
+  let isDone = false;
+  const done = () => void (isDone = true);
+  setup.then(done, done);
+  const ended = async (cause?: unknown): Promise<never> => {
+    if (!isDone) await new Promise<void>(platformSchedule());
+    if (cause instanceof ConnectionError) throw cause;
+    throw new ConnectionError("The connection ended before the setup", { cause });
+  };
+  return Promise.race([setup, closed.then(() => ended(), ended)]);
+}
+
+/**
+ * Finds what the setup of a client failed of: with what the server closed the connection, if it did. Its
+ * streams may tell before that they are over, and no more.
+ */
+export async function causeOf(
+  connection: Connection,
+  error: unknown,
+  family: MoqErrorFamily,
+): Promise<unknown> {
+  const isOfEnd = [ConnectionError, StreamError, TruncatedError].some((type) =>
+    error instanceof type
+  );
+  if (!isOfEnd) return error;
+  const info = await within(connection.closed, { timeoutMs: END_GRACE_MS }).catch(() => undefined);
+  const { closeCode: moqCode = 0, reason: text = "" } = info ?? {};
+  if (moqCode === 0) return error;
+  const families = [family, family === "gomoqt" ? "moq-lite" : "gomoqt"] as const;
+  const reason = families.map((one) => moqErrorName("session", moqCode, one))
+    .find((name) => name !== "unknown") ?? "unknown";
+  return new MoqError(
+    "session",
+    reason,
+    `The server ended the setup with code ${moqCode} (${reason})${text && `: ${text}`}`,
+    { moqCode, by: "remote", cause: error },
+  );
+}
+
+/** The first stream of a peer. */
+export async function nextOf(
+  streams: AsyncIterator<BidirectionalStream>,
+): Promise<BidirectionalStream> {
+  const { done, value } = await streams.next();
+  if (done) throw new ConnectionError("The connection ended before the setup");
+  return value;
+}
+
+/** Whose numbers a peer uses that was not heard of yet. */
+export function familyOf(
+  { protocol }: Connection,
+  { family, versions }: MoqSessionOptions,
+): MoqErrorFamily {
+  if (family !== undefined) return family;
+  const isGomoqt = protocol === GOMOQT_ALPN || protocol === "moq-lite-04" ||
+    protocol === "" && versions?.includes("gomoqt-dev") === true;
+  return isGomoqt ? "gomoqt" : "moq-lite";
+}
+
+/** Closes a connection whose setup failed. */
+export function refuse(connection: Connection, error: unknown, family: MoqErrorFamily): void {
+  let closeCode = moqErrorCode("session", "setupFailed", family);
+  let reason = "The setup failed";
+  if (error instanceof MoqError) {
+    closeCode = error.moqCode ?? moqErrorCode("session", error.reason, family);
+    reason = error.message;
+  } else if (error instanceof ProtocolError) {
+    closeCode = moqErrorCode("session", "protocolViolation", family);
+    reason = error.message;
+  }
+  try {
+    connection.close({ closeCode, reason });
+  } catch {
+    // The application chose a number that the wire can not carry.
+    connection.close({ reason });
+  }
+}

@@ -1,0 +1,235 @@
+/**
+ * What both ends tell of the path between them: SESSION_UPDATE, or PROBE.
+ *
+ * @module
+ */
+import { ProtocolError, UnsupportedError } from "../../../errors.ts";
+import { within } from "../../../transport/within.ts";
+import { codeOf, isViolation, moqErrorOf, openExchange, type SessionContext } from "./_context.ts";
+import type { Exchange } from "./_exchange.ts";
+import { Updates } from "../track/updates.ts";
+import { BitrateMonitor, type BitrateMonitorOptions } from "./bitrate_monitor.ts";
+import {
+  BidiType,
+  decodeProbe,
+  decodeSessionUpdate,
+  encodeProbe,
+  encodeSessionUpdate,
+} from "../wire/messages.ts";
+import type { PeerUpdate } from "./session_options.ts";
+
+/** gomoqt's SESSION_UPDATE counts kilobits, moq-lite's bits. */
+const GOMOQT_UNIT = 1_000;
+
+/** Probes that a peer may have open. */
+const MAX_PROBES = 16;
+
+/** How long after the end of its stream a session of gomoqt may take to say why it ends, in milliseconds. */
+const END_GRACE_MS = 250;
+
+const NO_MESSAGE = new Uint8Array(0);
+
+const UNKNOWN: PeerUpdate = { bitrate: undefined, rttMs: undefined };
+const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
+
+/** The reports of a session, both ways. */
+export class PeerReports {
+  readonly #context: SessionContext;
+  readonly #exchange: Exchange | undefined;
+  readonly #probes = new Set<Exchange>();
+  readonly #told = new Updates(UNKNOWN);
+  readonly #monitor: BitrateMonitor | undefined;
+  #sent: PeerUpdate | undefined = undefined;
+  #isOver = false;
+  #loops = 0;
+  #asking: AbortController | undefined = undefined;
+
+  /**
+   * Begins; the stream of the setup carries SESSION_UPDATE from now on, where there is one.
+   *
+   * @param bitrate How to measure what this end sends. Without it probes are answered, and SESSION_UPDATE,
+   * for which nobody asks, is not sent; with `false` neither.
+   */
+  constructor(
+    context: SessionContext,
+    exchange: Exchange | undefined,
+    bitrate?: BitrateMonitorOptions | false,
+  ) {
+    this.#context = context;
+    this.#exchange = exchange;
+    this.#monitor = bitrate === false
+      ? undefined
+      : new BitrateMonitor(context.connection, (update) => this.report(update), bitrate);
+    if (exchange === undefined) return;
+    if (bitrate) this.#monitor?.start();
+    void this.#readUpdates(exchange);
+  }
+
+  /** What the peer told last. */
+  get latest(): PeerUpdate {
+    return this.#told.latest;
+  }
+
+  /** Ends with the session. */
+  end(): void {
+    this.#isOver = true;
+    this.#monitor?.stop();
+    this.#probes.clear();
+    this.#told.end();
+  }
+
+  /** What the peer tells, from now on. */
+  updated(): AsyncIterable<PeerUpdate> {
+    // Where there is a probe nothing is told that was not asked for. All loops have one between them.
+    return this.#told.loop({
+      onBegin: () => {
+        if (this.#loops++ === 0 && this.#context.traits.requests) void this.#askAlong();
+      },
+      onEnd: () => {
+        if (--this.#loops === 0) this.#asking?.abort();
+      },
+    });
+  }
+
+  /** Asks the peer what it measures. */
+  probe(
+    options: { readonly targetBitrate?: number; readonly signal?: AbortSignal },
+  ): AsyncIterable<PeerUpdate> {
+    return { [Symbol.asyncIterator]: () => this.#probe(options) };
+  }
+
+  #probe(
+    { targetBitrate, signal }: { readonly targetBitrate?: number; readonly signal?: AbortSignal },
+  ): AsyncIterableIterator<PeerUpdate> {
+    const context = this.#context;
+    const left = new AbortController();
+    let exchange: Promise<Exchange> | undefined;
+    const leave = () => {
+      if (left.signal.aborted) return;
+      left.abort();
+      signal?.removeEventListener("abort", leave);
+      exchange?.then((open) => open.leave(codeOf(context, "probe", "cancelled")), () => {});
+    };
+    const open = () => {
+      const { traits } = context;
+      if (!traits.requests) {
+        throw new UnsupportedError(`Cannot probe: ${traits.version} has no message for it`);
+      }
+      signal?.throwIfAborted();
+      signal?.addEventListener("abort", leave, { once: true });
+      // To moq-rs, a question is an empty stream: it refuses one with a target.
+      const isTold = targetBitrate !== undefined && context.family === "gomoqt";
+      const message = isTold
+        ? encodeProbe({ bitrate: targetBitrate, rttMs: undefined })
+        : NO_MESSAGE;
+      return openExchange(context, BidiType.probe, { message, signal: left.signal });
+    };
+    const read = async (): Promise<IteratorResult<PeerUpdate, undefined>> => {
+      if (left.signal.aborted) return DONE;
+      try {
+        const { reader } = await (exchange ??= open());
+        const body = await reader.message();
+        if (body !== undefined && !left.signal.aborted) {
+          const value = decodeProbe(body);
+          this.#told.set(value);
+          return { done: false, value };
+        }
+      } catch (error) {
+        const isEnd = left.signal.aborted || context.signal.aborted && exchange !== undefined;
+        leave();
+        if (isViolation(error)) context.violated(error);
+        if (!isEnd) throw moqErrorOf(context, "probe", error);
+      }
+      leave();
+      return DONE;
+    };
+    /** Each read waits for the one before: two at once would tear a message apart. */
+    let last: Promise<unknown> = Promise.resolve();
+    const iterator: AsyncIterableIterator<PeerUpdate> = {
+      next: () => {
+        const reading = last.then(read, read);
+        last = reading;
+        return reading;
+      },
+      return: () => {
+        leave();
+        return Promise.resolve(DONE);
+      },
+      [Symbol.asyncIterator]: () => iterator,
+    };
+    return iterator;
+  }
+
+  /** Tells the peer. */
+  report(update: PeerUpdate): void {
+    if (this.#exchange !== undefined) {
+      if (update.bitrate === undefined) return;
+      const isGomoqt = this.#context.traits.setup === "session";
+      const bitrate = Math.round(update.bitrate / (isGomoqt ? GOMOQT_UNIT : 1));
+      if (!this.#exchange.isPosting) this.#exchange.post(encodeSessionUpdate(bitrate));
+      return;
+    }
+    const message = encodeProbe(update);
+    this.#sent = update;
+    // Who does not read the last one does not want another.
+    for (const probe of this.#probes) if (!probe.isPosting) probe.post(message);
+  }
+
+  /** Answers a probe of the peer until it leaves. */
+  async serve(exchange: Exchange): Promise<void> {
+    if (this.#probes.size >= MAX_PROBES) {
+      return exchange.abort(codeOf(this.#context, "probe", "internal"));
+    }
+    this.#probes.add(exchange);
+    this.#monitor?.start();
+    try {
+      if (this.#sent !== undefined) exchange.post(encodeProbe(this.#sent));
+      for (let body; (body = await exchange.reader.message()) !== undefined;) decodeProbe(body);
+      await exchange.end();
+    } finally {
+      this.#probes.delete(exchange);
+      if (this.#probes.size === 0 && this.#monitor?.isRunning) {
+        this.#monitor.stop();
+        // Whoever asks next shall not hear of what was.
+        this.#sent = undefined;
+      }
+    }
+  }
+
+  async #readUpdates(exchange: Exchange): Promise<void> {
+    const context = this.#context;
+    const isGomoqt = context.traits.setup === "session";
+    try {
+      for (let body; (body = await exchange.reader.message()) !== undefined;) {
+        const bitrate = decodeSessionUpdate(body) * (isGomoqt ? GOMOQT_UNIT : 1);
+        this.#told.set({ bitrate, rttMs: undefined });
+      }
+      // gomoqt's session lives as long as this stream.
+      if (isGomoqt) await this.#endSoon();
+    } catch (error) {
+      if (isViolation(error)) context.violated(error);
+      else if (isGomoqt) await this.#endSoon();
+    }
+  }
+
+  /** Ends the session, unless the peer is about to, and says why. */
+  async #endSoon(): Promise<void> {
+    const { session } = this.#context;
+    try {
+      await within(session.closed, { timeoutMs: END_GRACE_MS });
+    } catch {
+      this.#context.violated(
+        new ProtocolError("Expected the session stream to stay, received its end"),
+      );
+    }
+  }
+
+  async #askAlong(): Promise<void> {
+    const { signal } = this.#asking = new AbortController();
+    try {
+      for await (const _ of this.probe({ signal }));
+    } catch {
+      // A peer that can not measure tells nothing.
+    }
+  }
+}

@@ -1,0 +1,227 @@
+/**
+ * Answering SUBSCRIBE: from the decision to the end of the track.
+ *
+ * @module
+ */
+import { openUnidirectional } from "../../../transport/direct_streams.ts";
+import { codeOf, isViolation, moqErrorOf, noticeStyle, type SessionContext } from "./_context.ts";
+import type { Exchange } from "./_exchange.ts";
+import { decide, isGranted, watchGrant } from "./_grants.ts";
+import { fromWireLatency, toWireLatency } from "./_latency.ts";
+import type { MoqGrant } from "./access.ts";
+import type { MoqErrorName } from "../wire/error_codes.ts";
+import { MoqError } from "../wire/errors.ts";
+import {
+  decodeSubscribe,
+  decodeSubscribeUpdate,
+  encodeSubscribeResponse,
+  type SubscribeFields,
+  type SubscribeResponse,
+} from "../wire/messages.ts";
+import type { MuxRoute } from "../track/mux.ts";
+import { receivedPath } from "../wire/path.ts";
+import { TrackWriter } from "../track/track_writer.ts";
+import type { TrackWriterLink } from "../track/track_writer_link.ts";
+
+/** The subscriptions of one peer. */
+export class ServedTracks {
+  readonly #context: SessionContext;
+  /** Numbers that are taken, those too of subscriptions that are decided about. */
+  readonly #ids = new Set<number>();
+  readonly #tracks = new Set<TrackWriter>();
+
+  /** Begins without subscriptions. */
+  constructor(context: SessionContext) {
+    this.#context = context;
+  }
+
+  /** How many there are. */
+  get size(): number {
+    return this.#ids.size;
+  }
+
+  /** Ends all of them with the session. */
+  end(error: unknown): void {
+    for (const track of this.#tracks) track.fail(error);
+    this.#ids.clear();
+  }
+
+  /** Answers one; resolves once it is over. */
+  async serve(exchange: Exchange): Promise<void> {
+    const context = this.#context;
+    const { traits, limits, signal } = context;
+    const asked = decodeSubscribe(await exchange.reader.required("SUBSCRIBE"), traits);
+    const { id, path: wirePath, track: name, ...rest } = asked;
+    noticeStyle(context, wirePath);
+    const fields = this.#read(rest);
+    if (this.#ids.has(id)) return this.#refuse(exchange, "duplicateId");
+    if (this.#ids.size >= limits.maxSubscriptions) {
+      const message = `More than ${limits.maxSubscriptions} subscriptions`;
+      throw new MoqError("session", "tooManySubscribes", message);
+    }
+    if ((fields.endGroup ?? Infinity) < (fields.startGroup ?? 0)) {
+      return this.#refuse(exchange, "invalidRange");
+    }
+    const path = receivedPath(wirePath);
+    this.#ids.add(id);
+    try {
+      const grant = await decide(context, path, "subscribe");
+      if (signal.aborted) return;
+      if (!isGranted(grant)) return this.#refuse(exchange, "unauthorized");
+      const route = context.mux.route(path);
+      if (route === undefined) return this.#refuse(exchange, "notFound");
+      const { params } = route;
+      const track: TrackWriter = new TrackWriter(
+        this.#linkOf(exchange, (error) => track.fail(error)),
+        { path, name, id, params },
+        fields,
+      );
+      this.#tracks.add(track);
+      await this.#run(exchange, track, { route, grant });
+      this.#tracks.delete(track);
+    } finally {
+      this.#ids.delete(id);
+    }
+  }
+
+  /** Serves a track until it is over: what its handler does after that is the handler's own matter. */
+  async #run(
+    exchange: Exchange,
+    track: TrackWriter,
+    { route, grant }: { readonly route: MuxRoute; readonly grant: MoqGrant },
+  ): Promise<void> {
+    const context = this.#context;
+    const onWithdrawn = () => track.closeWithError("notFound");
+    route.signal.addEventListener("abort", onWithdrawn, { once: true });
+    const expiring = watchGrant(grant, () => track.closeWithError("unauthorized"));
+    const over = new Promise<void>((resolve) => {
+      track.signal.addEventListener("abort", () => resolve(), { once: true });
+    });
+    void this.#readUpdates(exchange, track);
+    try {
+      let isHandled = false;
+      const handled = this.#handle(track, route).finally(() => isHandled = true);
+      // Who has not refused by the end of this turn accepts.
+      context.schedule(() => {
+        if (!isHandled && route.server.acceptsLater !== true) track.accept();
+      });
+      await Promise.race([handled, over]);
+      await Promise.race([track.close(), over]);
+    } catch (error) {
+      if (!(error instanceof MoqError)) context.report(error);
+      track.closeWithError(error instanceof MoqError ? error.reason : "internal");
+    } finally {
+      expiring[Symbol.dispose]();
+      route.signal.removeEventListener("abort", onWithdrawn);
+    }
+  }
+
+  async #handle(track: TrackWriter, { server }: MuxRoute): Promise<void> {
+    try {
+      await server.serveTrack(track);
+    } catch (error) {
+      // What fails because the subscriber left, or wants no more, is no failure.
+      const isOutOfRange = error instanceof MoqError && error.scope === "group" &&
+        error.reason === "outOfRange";
+      if (!track.signal.aborted && !isOutOfRange) throw error;
+    }
+  }
+
+  async #readUpdates(exchange: Exchange, track: TrackWriter): Promise<void> {
+    const context = this.#context;
+    try {
+      for (let body; (body = await exchange.reader.message()) !== undefined;) {
+        track.update(this.#read(decodeSubscribeUpdate(body, context.traits)));
+      }
+      // Where the track is over already this does nothing.
+      track.fail(new MoqError("subscribe", "cancelled", "The subscriber left", { by: "remote" }));
+      await exchange.end();
+    } catch (error) {
+      track.fail(moqErrorOf(context, "subscribe", error));
+      exchange.abort(codeOf(context, "subscribe", "cancelled"));
+      if (isViolation(error)) context.violated(error);
+    }
+  }
+
+  /** What a subscriber asks for. Versions that say nothing of a latency have no limit. */
+  #read(fields: SubscribeFields): SubscribeFields {
+    const { family, traits } = this.#context;
+    return traits.subscribeRange ? fromWireLatency(fields, family) : fields;
+  }
+
+  #linkOf(exchange: Exchange, fail: (error: unknown) => void): TrackWriterLink {
+    const context = this.#context;
+    const { traits, connection } = context;
+    const respond = (response: SubscribeResponse) => {
+      const message = encodeSubscribeResponse(response, traits);
+      if (message === undefined || exchange.post(message)) return;
+      const text = "The subscriber does not read what it is told";
+      fail(new MoqError("subscribe", "tooFarBehind", text));
+      exchange.abort(codeOf(context, "subscribe", "tooFarBehind"));
+    };
+    let isOk = false;
+    return {
+      timestamps: traits.timestamps,
+      resets: connection.capabilities.resetCodes,
+      buffers: context.mux.buffers,
+      schedule: context.schedule,
+      codeOf: (scope, reason) => codeOf(context, scope, reason),
+      errorOf: (error) => moqErrorOf(context, "group", error),
+      closeSession: (message) => context.session.closeWithError("timeout", message),
+      open: (sendOrder) => openUnidirectional(connection, { sendOrder }),
+      accept(fields, first) {
+        if (!isOk) {
+          isOk = true;
+          const startGroup = first ?? fields.startGroup;
+          respond({ type: "ok", fields: toWireLatency({ ...fields, startGroup }) });
+        }
+        if (first !== undefined) respond({ type: "start", group: first });
+      },
+      drop({ first, last }, reason) {
+        if (isDeafToDrops(context)) return;
+        // gomoqt counts from one here, as in SUBSCRIBE; moq-rs does not.
+        const from = context.family === "gomoqt" ? 1 : 0;
+        const code = codeOf(context, "group", reason);
+        respond({ type: "drop", start: first + from, end: last + from, code });
+      },
+      end: async (next, reason) => {
+        if (reason !== undefined) return this.#refuse(exchange, reason, isOk ? next : undefined);
+        respond({ type: "end", group: next });
+        await exchange.end();
+      },
+    };
+  }
+
+  /**
+   * Ends a subscription: by a reset, or, where the wire has none, by dropping all that would come.
+   *
+   * @param next The number behind the last group, where it was accepted.
+   */
+  #refuse(exchange: Exchange, reason: MoqErrorName, next?: number): void {
+    const context = this.#context;
+    const { connection, traits } = context;
+    const code = codeOf(context, "subscribe", reason);
+    if (connection.capabilities.resetCodes) return exchange.abort(code);
+    if (next !== undefined && isDeafToDrops(context)) return exchange.leave(code);
+    // An end before the start says that it has none. moq-lite-05 takes an end without END for a fault
+    // of the publisher.
+    const start = Math.max(next ?? 0, 1);
+    const last: SubscribeResponse[] = [
+      { type: "drop", start, end: start - 1, code },
+      { type: "end", group: next ?? 0 },
+    ];
+    for (const response of last) {
+      const message = encodeSubscribeResponse(response, traits);
+      if (message !== undefined) exchange.post(message);
+    }
+    exchange.leave(code);
+  }
+}
+
+/**
+ * Whether a subscriber looks for nothing but the end of the stream once it was accepted: the JavaScript
+ * of moq-rs, which on moq-lite-04 would never see it behind a message that it does not read.
+ */
+function isDeafToDrops({ traits, family }: SessionContext): boolean {
+  return traits.responses === "ok-drop" && family === "moq-lite";
+}

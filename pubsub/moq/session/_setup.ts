@@ -1,0 +1,260 @@
+/**
+ * How a session begins, by version; see `VersionTraits.setup`.
+ *
+ * @module
+ */
+import { ProtocolError } from "../../../errors.ts";
+import type { BidirectionalStream, Connection } from "../../../transport/connection.ts";
+import { openUnidirectional } from "../../../transport/direct_streams.ts";
+import { FieldWriter } from "../wire/bytes.ts";
+import { Exchange } from "./_exchange.ts";
+import { moqErrorCode, type MoqErrorFamily } from "../wire/error_codes.ts";
+import { MoqError } from "../wire/errors.ts";
+import { TruncatedError } from "../wire/message_reader.ts";
+import {
+  BidiType,
+  decodeClientSetup,
+  decodeServerSetup,
+  encodeClientSetup,
+  encodeServerSetup,
+  encodeSetupStream,
+  type MoqParameters,
+  SERVER_SETUP,
+} from "../wire/messages.ts";
+import { type MoqVersion, versionOf, VERSIONS, type VersionTraits } from "../wire/versions.ts";
+
+/** The path, as gomoqt and moq-lite-05 have it in their setup. */
+export const PATH_PARAMETER = { session: 0x1, stream: 0x2 } as const;
+
+/** The id in hops, in the setup of moq-lite-05. */
+export const HOP_PARAMETER = 0x5;
+
+/** What an end can do with PROBE, in the setup of moq-lite-05. */
+export const PROBE_PARAMETER = 0x1;
+
+/** It measures, and tells what it measures; it does not send more to find out what would fit. */
+export const PROBE_LEVEL_REPORT = 1;
+
+/** What a peer asked for at the beginning. */
+export interface SetupRequest {
+  /** Where it wants to be; empty where nothing said so. */
+  readonly path: string;
+  /** The numbers of the versions that it offered; the one that was agreed on where the version is chosen by name. */
+  readonly versions: readonly number[];
+  /** What it said beside that. */
+  readonly extensions: MoqParameters;
+}
+
+/** What both ends agreed on. */
+export interface Agreement {
+  /** The version. */
+  readonly traits: VersionTraits;
+  /** What the client asked for. */
+  readonly request: SetupRequest;
+  /** What the server said beside the version. */
+  readonly serverExtensions: MoqParameters;
+  /** The stream of the setup, which lives as long as the session, on versions that have one. */
+  readonly exchange: Exchange | undefined;
+}
+
+/** What the ends need for their setup. */
+export interface SetupOptions {
+  /** The versions that may be spoken, the best first. */
+  readonly versions: readonly MoqVersion[];
+  /** Where the client wants to be; where it came in, at a server whose wire has a URL. */
+  readonly path: string;
+  /** Parameters of this end. */
+  readonly extensions: MoqParameters;
+  /** Decides about a client, at a server; what it throws refuses it. */
+  readonly onSetup?: ((request: SetupRequest) => void | Promise<void>) | undefined;
+}
+
+/** The client's part. */
+export async function setUpClient(
+  connection: Connection,
+  options: SetupOptions,
+): Promise<Agreement> {
+  const { versions, path, extensions } = options;
+  const named = versionOf(connection.protocol);
+  const isCompat = (version: MoqVersion) => VERSIONS[version].setup === "compat";
+  const chosen = named ?? (versions.includes("gomoqt-dev") ? "gomoqt-dev" : undefined) ??
+    versions.find(isCompat) ?? "moq-lite-02";
+  if (!versions.includes(chosen)) throw noVersion(`the server chose ${chosen}`);
+  const traits = VERSIONS[chosen];
+  const request = (offered: readonly number[]): SetupRequest => ({
+    path,
+    versions: offered,
+    extensions,
+  });
+  if (traits.setup === "none" || traits.setup === "stream") {
+    return {
+      traits,
+      request: request([traits.code]),
+      serverExtensions: new Map(),
+      exchange: undefined,
+    };
+  }
+  const exchange = new Exchange(await connection.createBidirectionalStream());
+  if (traits.setup === "session") {
+    const parameters = new Map(extensions);
+    // The URL of WebTransport says it already.
+    if (connection.transport === "quic" && path !== "") {
+      parameters.set(PATH_PARAMETER.session, new TextEncoder().encode(path));
+    }
+    const offered = [traits.code];
+    const setup = encodeClientSetup({ versions: offered, parameters }, traits);
+    await exchange.write(joined(BidiType.session, setup));
+    const answer = decodeServerSetup(await exchange.reader.required("SESSION_SERVER"), traits);
+    if (answer.version !== traits.code) {
+      throw noVersion(`the server chose ${hex(answer.version)}`, "gomoqt");
+    }
+    return {
+      traits,
+      request: request(offered),
+      serverExtensions: answer.parameters,
+      exchange,
+    };
+  }
+  const offered = versions.filter((version) => VERSIONS[version].setup === "compat")
+    .map((version) => VERSIONS[version].code);
+  const setup = encodeClientSetup({ versions: offered, parameters: extensions }, traits);
+  await exchange.write(setup);
+  const type = await exchange.reader.varint();
+  if (type === undefined) throw new TruncatedError("Expected SERVER_SETUP, received the end");
+  if (type !== SERVER_SETUP) {
+    throw new ProtocolError(`Expected SERVER_SETUP, received the message type ${type}`);
+  }
+  const answer = decodeServerSetup(await compatBody(exchange), traits);
+  const agreed = Object.values(VERSIONS).find(({ code }) => code === answer.version);
+  if (agreed === undefined || !offered.includes(agreed.code)) {
+    throw noVersion(`the server chose ${hex(answer.version)}`);
+  }
+  return {
+    traits: agreed,
+    request: request(offered),
+    serverExtensions: answer.parameters,
+    exchange,
+  };
+}
+
+/**
+ * The server's part.
+ *
+ * @param firstStream Takes the first bidirectional stream of the client, which carries the setup of some versions.
+ */
+export async function setUpServer(
+  connection: Connection,
+  firstStream: () => Promise<BidirectionalStream>,
+  options: SetupOptions,
+): Promise<Agreement> {
+  const { versions, path, extensions, onSetup } = options;
+  const named = versionOf(connection.protocol);
+  if (named !== undefined && !versions.includes(named)) {
+    throw noVersion(`the client wants ${named}`);
+  }
+  const traits = named === undefined ? undefined : VERSIONS[named];
+  if (traits !== undefined && traits.setup !== "session") {
+    const request = { path, versions: [traits.code], extensions: new Map() };
+    if (!isSetupLate(connection, traits)) await onSetup?.(request);
+    return { traits, request, serverExtensions: extensions, exchange: undefined };
+  }
+  const exchange = new Exchange(await firstStream());
+  const type = await exchange.reader.varint();
+  if (type === BidiType.session) {
+    const gomoqt = VERSIONS["gomoqt-dev"];
+    const body = await exchange.reader.required("SESSION_CLIENT");
+    const offer = decodeClientSetup(body, gomoqt);
+    if (!offer.versions.includes(gomoqt.code) || !versions.includes("gomoqt-dev")) {
+      throw noVersion(`the client offers ${listOf(offer.versions)}`, "gomoqt");
+    }
+    const told = offer.parameters.get(PATH_PARAMETER.session);
+    const request = {
+      path: told === undefined ? path : new TextDecoder().decode(told),
+      versions: offer.versions,
+      extensions: offer.parameters,
+    };
+    await onSetup?.(request);
+    const answer = { version: gomoqt.code, parameters: extensions };
+    await exchange.write(encodeServerSetup(answer, gomoqt));
+    return { traits: gomoqt, request, serverExtensions: extensions, exchange };
+  }
+  if (type !== BidiType.clientSetup || named === "gomoqt-dev") {
+    throw new ProtocolError(`Expected a setup message, received a stream of type ${type}`);
+  }
+  const offer = decodeClientSetup(await compatBody(exchange), VERSIONS["moq-lite-02"]);
+  const agreed =
+    offer.versions.flatMap((code) =>
+      versions.map((version) => VERSIONS[version]).filter((one) =>
+        one.setup === "compat" && one.code === code
+      )
+    )[0];
+  if (agreed === undefined) {
+    throw noVersion(`the client offers ${listOf(offer.versions)}`);
+  }
+  const request = { path, versions: offer.versions, extensions: offer.parameters };
+  await onSetup?.(request);
+  const answer = { version: agreed.code, parameters: extensions };
+  await exchange.write(encodeServerSetup(answer, agreed));
+  return { traits: agreed, request, serverExtensions: extensions, exchange };
+}
+
+/** Whether a server has to read SETUP to know where the client wants to be: raw QUIC has no URL. */
+export function isSetupLate(connection: Connection, { setup }: VersionTraits): boolean {
+  return setup === "stream" && connection.transport === "quic";
+}
+
+/** What this end says of itself in SETUP of moq-lite-05. */
+export interface SetupMessage {
+  /** What the application adds. */
+  readonly extensions?: MoqParameters | undefined;
+  /** Where a client wants to be; said only where there is no URL. */
+  readonly path: string;
+  /** The id in hops. */
+  readonly hopId: bigint;
+  /** Whether probes are answered. */
+  readonly isMeasuring: boolean;
+}
+
+/** Sends SETUP of moq-lite-05, alone on its stream. */
+export async function sendSetupStream(
+  connection: Connection,
+  { extensions, path, hopId, isMeasuring }: SetupMessage,
+): Promise<void> {
+  const parameters = new Map(extensions);
+  if (isMeasuring && !parameters.has(PROBE_PARAMETER)) {
+    parameters.set(PROBE_PARAMETER, Uint8Array.of(PROBE_LEVEL_REPORT));
+  }
+  parameters.set(HOP_PARAMETER, new FieldWriter().varint62(hopId).finish());
+  if (connection.transport === "quic" && path !== "") {
+    parameters.set(PATH_PARAMETER.stream, new TextEncoder().encode(path));
+  }
+  const stream = await openUnidirectional(connection);
+  await stream.write(encodeSetupStream(parameters));
+  await stream.close();
+}
+
+async function compatBody(exchange: Exchange): Promise<Uint8Array> {
+  const [high, low] = await exchange.reader.bytes(2);
+  return await exchange.reader.bytes(high! << 8 | low!);
+}
+
+function noVersion(what: string, family: MoqErrorFamily = "moq-lite"): MoqError {
+  return new MoqError("session", "unsupportedVersion", `No version of MoQ is common: ${what}`, {
+    moqCode: moqErrorCode("session", "unsupportedVersion", family),
+  });
+}
+
+function listOf(versions: readonly number[]): string {
+  return versions.map(hex).join(", ") || "none";
+}
+
+function hex(code: number): string {
+  return `0x${code.toString(16)}`;
+}
+
+function joined(type: number, message: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(message.byteLength + 1);
+  bytes[0] = type;
+  bytes.set(message, 1);
+  return bytes;
+}

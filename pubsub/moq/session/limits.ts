@@ -1,0 +1,52 @@
+/**
+ * The bounds of a session.
+ *
+ * @module
+ */
+
+/** The limits of a session. */
+export interface MoqLimits {
+  /**
+   * Subscriptions of the peer at once; one more ends the session with `tooManySubscribes`.
+   *
+   * @default {16384}
+   */
+  readonly maxSubscriptions?: number;
+  /**
+   * Other requests of the peer at once: announce interests, fetches, questions about tracks, and streams
+   * that did not say yet what they are. One more is refused with `internal`.
+   *
+   * @default {1024}
+   */
+  readonly maxRequests?: number;
+  /**
+   * The largest frame that is read, in bytes.
+   *
+   * @default {16777216}
+   */
+  readonly maxFrameBytes?: number;
+}
+
+const DEFAULTS: Required<MoqLimits> = {
+  maxSubscriptions: 16_384,
+  maxRequests: 1_024,
+  maxFrameBytes: 16_777_216,
+};
+
+/**
+ * Fills in the defaults.
+ *
+ * @param limits Those that are given.
+ * @returns All of them.
+ * @throws {RangeError} If a limit is not a positive integer.
+ */
+export function sessionLimits(limits: MoqLimits = {}): Required<MoqLimits> {
+  const all = { ...DEFAULTS, ...limits };
+  for (const [name, value] of Object.entries(all)) {
+    if (Number.isInteger(value) && value > 0) continue;
+    throw new RangeError(
+      `Cannot open session: ${name} must be a positive integer, received ${value}`,
+    );
+  }
+  return all;
+}

@@ -1,0 +1,27 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { GroupRoom, MAX_OPENING_GROUPS } from "./_group_room.ts";
+
+Deno.test("GroupRoom wakes one who still waits, not one who just gave up", async () => {
+  const room = new GroupRoom();
+  for (let at = 0; at < MAX_OPENING_GROUPS; at++) room.opening();
+  assertEquals(room.isFull, true);
+  const controller = new AbortController();
+  const given = room.wait(controller.signal);
+  const woken = room.wait(undefined);
+  controller.abort(new Error("enough"));
+  room.opened();
+  await woken;
+  await assertRejects(() => given, Error, "enough");
+  assertEquals(room.isFull, false);
+});
+
+Deno.test("GroupRoom is full of groups that are closed and not sent, too", async () => {
+  const room = new GroupRoom();
+  for (let at = 0; at < MAX_OPENING_GROUPS; at++) room.closing();
+  const woken = [room.wait(undefined), room.wait(undefined)];
+  room.sent();
+  await woken[0];
+  room.wakeAll();
+  await woken[1];
+  assertEquals(room.isFull, false);
+});

@@ -1,0 +1,122 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { type Announcement, AnnouncementReader, MAX_ANNOUNCED } from "./announcement.ts";
+import { MoqError } from "../wire/errors.ts";
+import type { BroadcastPath } from "../wire/path.ts";
+
+/** A reader without a session. */
+function hand() {
+  const left: string[] = [];
+  const reader = new AnnouncementReader("/", (reason) => void left.push(reason));
+  const come = (path: BroadcastPath, active = true, restarts = false) =>
+    reader.take({ path, active, hops: [] }, restarts);
+  return { reader, left, come };
+}
+
+const short = ({ path, active }: Announcement) => `${active ? "+" : "-"}${path}`;
+
+/** What is there to read now. */
+async function rest(reader: AnnouncementReader): Promise<string[]> {
+  reader.end();
+  return (await Array.fromAsync(reader)).map(short);
+}
+
+Deno.test("AnnouncementReader gives what came and went, in order", async () => {
+  const { reader, come } = hand();
+  const first = reader.next();
+  come("/a");
+  assertEquals(short((await first)!), "+/a");
+  come("/b");
+  come("/a", false);
+  come("/nobody-knows", false);
+  assertEquals(reader.active.map(short), ["+/b"]);
+  assertEquals(await rest(reader), ["+/b", "-/a"]);
+});
+
+Deno.test("AnnouncementReader gives who is slow the last state of each broadcast", async () => {
+  const { reader, come } = hand();
+  for (const path of ["/known", "/back", "/gone"] as const) come(path);
+  for (let at = 0; at < 3; at++) await reader.next();
+  come("/came and went");
+  come("/came and went", false);
+  for (let at = 0; at < 5; at++) {
+    come("/back", false);
+    come("/back");
+  }
+  come("/gone", false);
+  come("/gone");
+  come("/gone", false);
+  assertEquals(await rest(reader), ["-/back", "-/gone", "+/back"]);
+});
+
+Deno.test("AnnouncementReader tells a changed route as gone and there again, where the version has that", async () => {
+  const { reader, come } = hand();
+  come("/a");
+  await reader.next();
+  come("/a", true, true);
+  assertEquals(await rest(reader), ["-/a", "+/a"]);
+});
+
+Deno.test("AnnouncementReader refuses what is announced twice, and too much", () => {
+  const { come } = hand();
+  come("/0");
+  const twice = assertThrows(() => come("/0"), MoqError);
+  assertEquals([twice.reason, twice.by], ["duplicated", "remote"]);
+  for (let at = 1; at < MAX_ANNOUNCED; at++) come(`/${at}`);
+  assertEquals(assertThrows(() => come("/more"), MoqError).reason, "internal");
+  come("/0", false);
+  come("/more");
+});
+
+Deno.test("AnnouncementReader takes as long for each of many as for one", async () => {
+  const { reader, come } = hand();
+  for (let at = 0; at < MAX_ANNOUNCED; at++) come(`/${at}`);
+  const start = performance.now();
+  for (let at = 0; at < MAX_ANNOUNCED; at++) {
+    assertEquals((await reader.next())?.path, `/${at}`);
+  }
+  // Some 100 ms; searched from the front each time it were minutes.
+  assert(performance.now() - start < 10_000);
+  reader.close();
+});
+
+Deno.test("AnnouncementReader loops end it when they are left, while they wait too", async () => {
+  const one = hand();
+  one.come("/a");
+  for await (const { path } of one.reader) {
+    assertEquals(path, "/a");
+    break;
+  }
+  assertEquals([one.left, await one.reader.next()], [["uninterested"], null]);
+
+  const other = hand();
+  const loop = other.reader[Symbol.asyncIterator]();
+  const pending = loop.next();
+  await loop.return!();
+  assertEquals([(await pending).done, (await loop.next()).done], [true, true]);
+  other.reader.close();
+  assertEquals(other.left, ["uninterested"]);
+  other.come("/a");
+  assertEquals(other.reader.active, []);
+});
+
+Deno.test("AnnouncementReader tells why it broke, behind what came, as often as somebody asks", async () => {
+  const { reader, come } = hand();
+  come("/a");
+  const error = new MoqError("announce", "bannedPrefix", "Refused");
+  reader.end(error);
+  reader.end(new Error("Later"));
+  assertEquals(short((await reader.next())!), "+/a");
+  assertEquals(await assertRejects(() => reader.next()), error);
+  assertEquals(await assertRejects(() => Array.fromAsync(reader)), error);
+});
+
+Deno.test("AnnouncementReader.next() gives up with its signal", async () => {
+  const { reader, come } = hand();
+  const controller = new AbortController();
+  const given = reader.next({ signal: controller.signal });
+  controller.abort(new Error("enough"));
+  await assertRejects(() => given, Error, "enough");
+  come("/a");
+  assertEquals(short((await reader.next())!), "+/a");
+  await reader[Symbol.asyncDispose]();
+});

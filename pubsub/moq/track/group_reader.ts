@@ -1,0 +1,216 @@
+/**
+ * A group, as a subscriber gets it.
+ *
+ * @module
+ */
+import { ProtocolError, StreamError } from "../../../errors.ts";
+import { within } from "../../../transport/within.ts";
+import { type MessageReader, TruncatedError } from "../wire/message_reader.ts";
+import { MoqError } from "../wire/errors.ts";
+import type { MoqErrorName } from "../wire/error_codes.ts";
+
+const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
+
+/** What a group needs of its session. */
+export interface GroupReaderOptions {
+  /** Frames carry timestamps. */
+  readonly timestamps: boolean;
+  /** The largest frame that is read, in bytes. */
+  readonly maxFrameBytes: number;
+  /** Makes the error of a stream that its publisher ended before its end. */
+  readonly errorOf: (error: unknown) => unknown;
+  /** The number of a reason, for the publisher. */
+  readonly codeOf: (reason: MoqErrorName) => number;
+  /** Called once, when nothing more is read. */
+  readonly onEnd?: (() => void) | undefined;
+}
+
+/**
+ * A group: the frames of one stream, in order. Read it by one loop.
+ *
+ * A group that its publisher gave up ends with a {@linkcode MoqError}. On wires without resets that is
+ * told by a frame that ends before its length; see `docs/moq.md`.
+ */
+export class GroupReader implements AsyncIterable<Uint8Array> {
+  /** The number of the group; groups may come in another order, and some may be missing. */
+  readonly sequence: number;
+
+  readonly #reader: MessageReader;
+  readonly #options: GroupReaderOptions;
+  #timestamp: number | undefined = undefined;
+  /** Whether something is read off the stream. */
+  #isReading = false;
+  /** A read that was given up by its signal: the next one gets what it reads. */
+  #pending: Promise<Uint8Array | null> | undefined = undefined;
+  #error: unknown = undefined;
+  #isEnded = false;
+
+  /** Is made by a {@linkcode TrackReader}, or by a fetch. */
+  constructor(sequence: number, reader: MessageReader, options: GroupReaderOptions) {
+    this.sequence = sequence;
+    this.#reader = reader;
+    this.#options = options;
+  }
+
+  /** The timestamp of the frame that was read last, in units of the track; `undefined` where the version has none. */
+  get timestamp(): number | undefined {
+    return this.#timestamp;
+  }
+
+  /** Whether all of it was read, or it was given up by either end. */
+  get isEnded(): boolean {
+    return this.#isEnded;
+  }
+
+  /**
+   * Reads the next frame.
+   *
+   * @param options Gives up waiting; the next read gets the frame.
+   * @returns The frame, which is the caller's to keep; `null` at the end of the group.
+   * @throws {MoqError} If the publisher gave the group up, or the session ended.
+   * @throws {ProtocolError} If a frame is larger than `maxFrameBytes`.
+   * @throws {TypeError} If another read of the group waits.
+   */
+  readFrame(options?: { readonly signal?: AbortSignal }): Promise<Uint8Array | null> {
+    const signal = options?.signal;
+    try {
+      signal?.throwIfAborted();
+      if (this.#isReading && this.#pending === undefined) {
+        throw new TypeError("Cannot read frame: another read of the group waits");
+      }
+      const frame = this.takeFrame();
+      if (frame !== undefined) return Promise.resolve(frame);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    if (signal === undefined && this.#pending === undefined) return this.#readFrame();
+    return this.#readWithin(signal);
+  }
+
+  /**
+   * Takes the next frame if it is here already.
+   *
+   * @returns The frame; `null` at the end of the group, `undefined` if more has to come.
+   * @throws {MoqError} If the publisher gave the group up.
+   */
+  takeFrame(): Uint8Array | null | undefined {
+    if (this.#error !== undefined) throw this.#error;
+    if (this.#pending !== undefined || this.#isReading) return undefined;
+    if (this.#isEnded) return null;
+    // A timestamp and a frame are two numbers: with one of them missing, both wait.
+    if (this.#options.timestamps) return undefined;
+    try {
+      return this.#reader.takeSized(this.#options.maxFrameBytes);
+    } catch (error) {
+      throw this.#fail(error);
+    }
+  }
+
+  /** Reads no more, and tells the publisher. Idempotent. */
+  cancel(reason: MoqErrorName = "subscribeCancelled"): void {
+    if (this.#isEnded) return;
+    this.#end();
+    this.#reader.cancel({ streamErrorCode: this.#options.codeOf(reason) });
+  }
+
+  /** Yields the frames; leaving the loop early cancels the group. */
+  [Symbol.asyncIterator](): AsyncIterableIterator<Uint8Array> {
+    let isLeft = false;
+    const iterator: AsyncIterableIterator<Uint8Array> = {
+      next: async (): Promise<IteratorResult<Uint8Array, undefined>> => {
+        try {
+          const frame = isLeft ? null : await this.readFrame();
+          return frame === null ? DONE : { done: false, value: frame };
+        } catch (error) {
+          if (isLeft) return DONE;
+          throw error;
+        }
+      },
+      return: () => {
+        isLeft = true;
+        this.cancel();
+        return Promise.resolve(DONE);
+      },
+      [Symbol.asyncIterator]: () => iterator,
+    };
+    return iterator;
+  }
+
+  async #readWithin(signal: AbortSignal | undefined): Promise<Uint8Array | null> {
+    const reading = this.#pending ?? this.#readFrame();
+    this.#pending = undefined;
+    try {
+      return await within(reading, { signal });
+    } catch (error) {
+      if (signal?.aborted) this.#pending = reading;
+      throw error;
+    }
+  }
+
+  async #readFrame(): Promise<Uint8Array | null> {
+    const { timestamps, maxFrameBytes } = this.#options;
+    this.#isReading = true;
+    try {
+      if (timestamps) {
+        const delta = await this.#reader.varint();
+        if (delta === undefined) return this.#finish();
+        this.#timestamp = timestampBehind(this.#timestamp ?? 0, delta);
+        const frame = await this.#reader.message(maxFrameBytes);
+        if (frame === undefined) throw new TruncatedError("Expected a frame, received the end");
+        return frame;
+      }
+      return await this.#reader.message(maxFrameBytes) ?? this.#finish();
+    } catch (error) {
+      throw this.#fail(error);
+    } finally {
+      this.#isReading = false;
+    }
+  }
+
+  #finish(): null {
+    this.#end();
+    return null;
+  }
+
+  #fail(error: unknown): unknown {
+    // Whoever gave it up here knows.
+    if (this.#isEnded && this.#error === undefined) {
+      return new MoqError("group", "cancelled", `Group ${this.sequence} was cancelled`);
+    }
+    if (this.#error !== undefined) return this.#error;
+    this.#end();
+    if (error instanceof TruncatedError) {
+      const message = `The publisher gave up group ${this.sequence}`;
+      this.#error = new MoqError("group", "publishAborted", message, {
+        cause: error,
+        by: "remote",
+      });
+    } else {
+      this.#error = this.#options.errorOf(error);
+      if (!(error instanceof StreamError)) {
+        this.#reader.cancel({ streamErrorCode: this.#options.codeOf(reasonOf(error)) });
+      }
+    }
+    return this.#error;
+  }
+
+  #end(): void {
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    this.#options.onEnd?.();
+  }
+}
+
+/** The timestamp that stands so far from the one before; the lowest bit is the sign. */
+function timestampBehind(before: number, delta: number): number {
+  const timestamp = before + (delta % 2 === 0 ? delta / 2 : -(delta + 1) / 2);
+  if (timestamp >= 0 && Number.isSafeInteger(timestamp)) return timestamp;
+  const message = `Expected a timestamp from 0 to 2^53 - 1, received ${timestamp}`;
+  throw new MoqError("group", "timestampMismatch", message);
+}
+
+/** Why no more of a group is read. */
+function reasonOf(error: unknown): MoqErrorName {
+  if (error instanceof MoqError) return error.reason;
+  return error instanceof ProtocolError ? "frameTooLarge" : "internal";
+}

@@ -1,0 +1,347 @@
+/**
+ * What a program publishes, and who serves it.
+ *
+ * @module
+ */
+import { describe } from "../../../session/envelope.ts";
+import type { TrackInfoMessage } from "../wire/messages.ts";
+import type { GroupWriter } from "./group_writer.ts";
+import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";
+import { matchPattern, patternParts } from "./_pattern.ts";
+import type { TrackWriter } from "./track_writer.ts";
+import { WriteBuffers } from "./write_buffers.ts";
+import type { Announcement } from "./announcement.ts";
+import { MoqError } from "../wire/errors.ts";
+
+/** A group that a subscriber wants from the cache. */
+export interface FetchRequest {
+  /** The broadcast. */
+  readonly path: BroadcastPath;
+  /** The track. */
+  readonly name: string;
+  /** The group. */
+  readonly sequence: number;
+  /** 0 to 255; higher goes first. */
+  readonly priority: number;
+  /** Aborted when the subscriber left or the session ended. */
+  readonly signal: AbortSignal;
+}
+
+/** What a handler of tracks may know beside serving them. */
+export interface TrackServer {
+  /**
+   * Serves one subscriber. When it is done, the track is closed; what it throws closes the track with
+   * that reason of a {@linkcode MoqError}, or `internal`.
+   *
+   * @param track The subscriber's track.
+   */
+  serveTrack(track: TrackWriter): void | Promise<void>;
+  /**
+   * The subscriber is told that it was accepted when `accept()` is called or a group begins, not at the
+   * end of the turn in which `serveTrack()` was called; for who has to ask others first.
+   *
+   * @default {false}
+   */
+  readonly acceptsLater?: boolean;
+  /**
+   * Answers a fetch; without it fetches are refused.
+   *
+   * @param request What is wanted.
+   * @param group Where to write it; it is closed afterwards.
+   */
+  serveFetch?(request: FetchRequest, group: GroupWriter): void | Promise<void>;
+  /**
+   * Says what stays true of a track; priority 0, no order, no cache and milliseconds by default.
+   *
+   * @param name The name of the track.
+   * @returns What of it is different.
+   */
+  trackInfo?(name: string): Partial<TrackInfoMessage> | Promise<Partial<TrackInfoMessage>>;
+}
+
+/** Serves the tracks of a broadcast: a function for subscriptions alone, or more. */
+export type TrackHandler = TrackServer | TrackServer["serveTrack"];
+
+/** Gets what comes and goes below a prefix. MUST NOT throw. */
+export type AnnouncementListener = (announcement: Announcement) => void;
+
+/** How to publish a broadcast. */
+export interface PublishOptions {
+  /** The relays that it passed already. None by default. */
+  readonly hops?: readonly bigint[];
+  /** Withdraws it. */
+  readonly signal?: AbortSignal;
+}
+
+/** Options for {@linkcode TrackMux}. */
+export interface TrackMuxOptions {
+  /**
+   * The id under which this program stands in the hops of what it announces: 1 to 2^62 - 1; random by
+   * default. Relays find loops by it.
+   */
+  readonly hopId?: bigint;
+  /**
+   * Broadcasts at once.
+   *
+   * @default {100000}
+   */
+  readonly maxBroadcasts?: number;
+}
+
+/** A broadcast that is published: disposing of it withdraws it, and ends its subscriptions. */
+export interface Publication extends Disposable {
+  /** The broadcast. */
+  readonly path: BroadcastPath;
+  /** Whether it is still there. */
+  readonly isActive: boolean;
+  /**
+   * Announces it anew, for it comes by another way now. Its subscriptions stay.
+   *
+   * @param hops The relays that it passed.
+   */
+  reannounce(hops: readonly bigint[]): void;
+  /** Withdraws it. Idempotent. */
+  end(): void;
+}
+
+/** What serves a path, and until when. */
+export interface MuxRoute {
+  /** Who serves it. */
+  readonly server: TrackServer;
+  /** What the braces of the pattern stand for. */
+  readonly params: Readonly<Record<string, string>>;
+  /** Aborted when it is withdrawn. */
+  readonly signal: AbortSignal;
+}
+
+interface Broadcast extends Publication {
+  readonly server: TrackServer;
+  hops: readonly bigint[];
+  readonly controller: AbortController;
+}
+
+interface Pattern {
+  readonly parts: readonly string[];
+  readonly server: TrackServer;
+  readonly controller: AbortController;
+}
+
+interface Watcher {
+  readonly prefix: BroadcastPath;
+  readonly listener: AnnouncementListener;
+}
+
+/**
+ * Routes what peers ask for to who serves it, and announces what is published. One mux serves many sessions.
+ *
+ * - **Broadcasts** are published under a path, and announced.
+ * - **Patterns** such as `/vod/{title}` serve whatever fits, and are not announced: there is no end of
+ *   what fits. A broadcast goes before a pattern, an earlier pattern before a later one. A last part
+ *   `**` stands for any number of parts.
+ *
+ * @example A broadcast
+ * ```ts
+ * import { TrackMux } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * {
+ *   using clock = mux.publish("/clock", async (track) => {
+ *     const group = await track.openGroup();
+ *     await group.writeFrame(new TextEncoder().encode("12:00"));
+ *     await group.close();
+ *   });
+ *   assertEquals(mux.announcements("/").map(({ path }) => path), [clock.path]);
+ * }
+ * assertEquals(mux.announcements("/"), []);
+ * ```
+ */
+export class TrackMux {
+  /** The id under which this program stands in the hops of what it announces. */
+  readonly hopId: bigint;
+  /**
+   * Memory for groups that wait to be sent, in all sessions.
+   *
+   * @ignore
+   */
+  readonly buffers: WriteBuffers = new WriteBuffers();
+
+  readonly #maxBroadcasts: number;
+  readonly #broadcasts = new Map<BroadcastPath, Broadcast>();
+  readonly #patterns: Pattern[] = [];
+  readonly #watchers = new Set<Watcher>();
+
+  /**
+   * Creates a mux without broadcasts.
+   *
+   * @param options See {@linkcode TrackMuxOptions}.
+   * @throws {RangeError} If an option makes no sense.
+   */
+  constructor(options: TrackMuxOptions = {}) {
+    const { hopId = randomHopId(), maxBroadcasts = 100_000 } = options;
+    if (hopId < 1n || hopId >= 1n << 62n) {
+      throw new RangeError(
+        `Cannot create mux: hopId must be from 1 to 2^62 - 1, received ${hopId}`,
+      );
+    }
+    if (!Number.isInteger(maxBroadcasts) || maxBroadcasts < 1) {
+      throw new RangeError(
+        `Cannot create mux: maxBroadcasts must be a positive integer, received ${maxBroadcasts}`,
+      );
+    }
+    this.hopId = hopId;
+    this.#maxBroadcasts = maxBroadcasts;
+  }
+
+  /** How many broadcasts there are. */
+  get size(): number {
+    return this.#broadcasts.size;
+  }
+
+  /**
+   * Publishes a broadcast, and announces it.
+   *
+   * @param path Its path.
+   * @param handler Who serves its tracks.
+   * @param options See {@linkcode PublishOptions}.
+   * @returns The publication; dispose of it to withdraw the broadcast.
+   * @throws {MoqError} If the path is published already (`duplicated`), or there are too many.
+   * @throws {RangeError} If the path has too many parts or bytes.
+   * @throws {TypeError} If the handler is neither a function nor has `serveTrack()`.
+   */
+  publish(path: string, handler: TrackHandler, options: PublishOptions = {}): Publication {
+    const name = broadcastPath(path);
+    const { hops = [], signal } = options;
+    signal?.throwIfAborted();
+    if (this.#broadcasts.has(name)) {
+      throw new MoqError("announce", "duplicated", `Cannot publish: ${name} is published already`);
+    }
+    if (this.#broadcasts.size >= this.#maxBroadcasts) {
+      throw new MoqError(
+        "announce",
+        "internal",
+        `Cannot publish: there are ${this.#maxBroadcasts} broadcasts already, see maxBroadcasts`,
+      );
+    }
+    const controller = new AbortController();
+    const end = () => {
+      if (controller.signal.aborted) return;
+      signal?.removeEventListener("abort", end);
+      this.#broadcasts.delete(name);
+      this.#tell({ path: name, active: false, hops: broadcast.hops });
+      controller.abort(
+        new MoqError("subscribe", "notFound", `The broadcast ${name} was withdrawn`),
+      );
+    };
+    const broadcast: Broadcast = {
+      path: name,
+      server: serverOf(handler, "publish"),
+      hops,
+      controller,
+      get isActive(): boolean {
+        return !controller.signal.aborted;
+      },
+      reannounce: (newHops) => {
+        if (controller.signal.aborted) return;
+        broadcast.hops = newHops;
+        this.#tell({ path: name, active: true, hops: newHops });
+      },
+      end,
+      [Symbol.dispose]: end,
+    };
+    this.#broadcasts.set(name, broadcast);
+    signal?.addEventListener("abort", end, { once: true });
+    this.#tell({ path: name, active: true, hops });
+    return broadcast;
+  }
+
+  /**
+   * Serves what fits a pattern, without announcing it.
+   *
+   * @param pattern Parts between slashes; `{name}` stands for one part, a last `**` for any number.
+   * @param handler Who serves it.
+   * @returns Dispose of it to stop.
+   * @throws {TypeError} If the pattern or the handler makes no sense.
+   */
+  handle(pattern: string, handler: TrackHandler): Disposable {
+    const parts = patternParts(pattern);
+    const server = serverOf(handler, "handle");
+    const entry: Pattern = { parts, server, controller: new AbortController() };
+    this.#patterns.push(entry);
+    return {
+      [Symbol.dispose]: () => {
+        const at = this.#patterns.indexOf(entry);
+        if (at < 0) return;
+        this.#patterns.splice(at, 1);
+        entry.controller.abort(
+          new MoqError("subscribe", "notFound", `Nobody serves ${pattern} any more`),
+        );
+      },
+    };
+  }
+
+  /**
+   * Finds who serves a path.
+   *
+   * @param path The path of a broadcast.
+   * @returns Who serves it; `undefined` if nobody does.
+   */
+  route(path: BroadcastPath): MuxRoute | undefined {
+    const broadcast = this.#broadcasts.get(path);
+    if (broadcast !== undefined) {
+      return { server: broadcast.server, params: {}, signal: broadcast.controller.signal };
+    }
+    const parts = path.split("/").slice(1);
+    for (const { parts: pattern, server, controller } of this.#patterns) {
+      const params = matchPattern(pattern, parts);
+      if (params !== undefined) return { server, params, signal: controller.signal };
+    }
+    return undefined;
+  }
+
+  /**
+   * Lists the broadcasts below a prefix.
+   *
+   * @param prefix The prefix; `/` for all.
+   * @returns What is announced there now.
+   */
+  announcements(prefix: string): Announcement[] {
+    const below = broadcastPath(prefix);
+    return [...this.#broadcasts.values()].filter(({ path }) => suffixOf(below, path) !== undefined)
+      .map(({ path, hops }) => ({ path, hops, active: true }));
+  }
+
+  /**
+   * Watches what comes and goes below a prefix, from now on.
+   *
+   * @param prefix The prefix; `/` for all.
+   * @param listener Gets each change, synchronously.
+   * @returns Dispose of it to stop.
+   */
+  watch(prefix: string, listener: AnnouncementListener): Disposable {
+    const watcher: Watcher = { prefix: broadcastPath(prefix), listener };
+    this.#watchers.add(watcher);
+    return { [Symbol.dispose]: () => void this.#watchers.delete(watcher) };
+  }
+
+  #tell(announcement: Announcement): void {
+    for (const { prefix, listener } of this.#watchers) {
+      if (suffixOf(prefix, announcement.path) !== undefined) listener(announcement);
+    }
+  }
+}
+
+function serverOf(handler: TrackHandler, verb: "publish" | "handle"): TrackServer {
+  if (typeof handler === "function") return { serveTrack: handler };
+  const given = handler as TrackServer | null | undefined;
+  if (typeof given?.serveTrack === "function") return given;
+  throw new TypeError(
+    `Cannot ${verb}: handler must be a function or have serveTrack(), received ${describe(given)}`,
+  );
+}
+
+/** 53 bits of the 62: `@moq/lite` reads ids into numbers, and fails on larger ones. */
+function randomHopId(): bigint {
+  const [high, low] = crypto.getRandomValues(new Uint32Array(2));
+  return (BigInt(high! & 0x1f_ffff) << 32n | BigInt(low!)) || 1n;
+}

@@ -1,0 +1,247 @@
+/**
+ * Writing and reading the fields of a message: varints, bytes, strings.
+ *
+ * @module
+ */
+import { ProtocolError } from "../../../errors.ts";
+import {
+  readVarint,
+  varintLength,
+  varintLengthAt,
+  writeVarint,
+} from "../../../transport/h3/varint.ts";
+
+const encoder = new TextEncoder();
+// A mark of byte order is part of a name as any other character.
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** Ends the numbers that a varint can hold. */
+const VARINT_END = 1n << 62n;
+
+/** Collects the fields of a message. */
+export class FieldWriter {
+  #bytes: Uint8Array<ArrayBuffer> = new Uint8Array(64);
+  #length = 0;
+
+  /**
+   * Adds a byte.
+   *
+   * @param value 0 to 255.
+   * @returns This.
+   * @throws {RangeError} If it is no such integer.
+   */
+  u8(value: number): this {
+    if (!Number.isInteger(value) || value < 0 || value > 0xff) {
+      throw new RangeError(
+        `Cannot encode byte: value must be an integer from 0 to 255, received ${value}`,
+      );
+    }
+    this.#reserve(1)[this.#length++] = value;
+    return this;
+  }
+
+  /**
+   * Adds a varint.
+   *
+   * @param value Up to 53 bits.
+   * @returns This.
+   * @throws {RangeError} If it is no such integer.
+   */
+  varint(value: number): this {
+    const bytes = this.#reserve(varintLength(value));
+    this.#length = writeVarint(bytes, this.#length, value);
+    return this;
+  }
+
+  /**
+   * Adds a varint of up to 62 bits.
+   *
+   * @param value The number.
+   * @returns This.
+   * @throws {RangeError} If it is negative or larger.
+   */
+  varint62(value: bigint): this {
+    if (value >= VARINT_END) {
+      throw new RangeError(`Cannot encode varint: value must be below 2^62, received ${value}`);
+    }
+    if (value <= BigInt(Number.MAX_SAFE_INTEGER)) return this.varint(Number(value));
+    const bytes = this.#reserve(8);
+    new DataView(bytes.buffer).setBigUint64(this.#length, value | 3n << 62n);
+    this.#length += 8;
+    return this;
+  }
+
+  /** Adds bytes as they are. */
+  raw(value: Uint8Array): this {
+    this.#reserve(value.byteLength).set(value, this.#length);
+    this.#length += value.byteLength;
+    return this;
+  }
+
+  /** Adds bytes behind their length. */
+  sized(value: Uint8Array): this {
+    return this.varint(value.byteLength).raw(value);
+  }
+
+  /** Adds a text in UTF-8 behind its length. */
+  string(value: string): this {
+    return this.sized(encoder.encode(value));
+  }
+
+  /** What was added, without a copy. */
+  finish(): Uint8Array<ArrayBuffer> {
+    return this.#bytes.subarray(0, this.#length);
+  }
+
+  /** What was added, behind its length and a head. */
+  finishSized(...head: readonly number[]): Uint8Array<ArrayBuffer> {
+    const size = head.reduce((sum, value) => sum + varintLength(value), varintLength(this.#length));
+    const message = new Uint8Array(size + this.#length);
+    let at = 0;
+    for (const value of head) at = writeVarint(message, at, value);
+    at = writeVarint(message, at, this.#length);
+    message.set(this.finish(), at);
+    return message;
+  }
+
+  #reserve(count: number): Uint8Array<ArrayBuffer> {
+    if (this.#length + count > this.#bytes.byteLength) {
+      const larger = new Uint8Array(Math.max(this.#bytes.byteLength * 2, this.#length + count));
+      larger.set(this.#bytes);
+      this.#bytes = larger;
+    }
+    return this.#bytes;
+  }
+}
+
+/** Reads the fields of a message that is there as a whole. */
+export class FieldReader {
+  readonly #bytes: Uint8Array;
+  readonly #name: string;
+  #at = 0;
+
+  /**
+   * Begins at the first field.
+   *
+   * @param bytes The body of the message.
+   * @param name Its name, for errors.
+   */
+  constructor(bytes: Uint8Array, name: string) {
+    this.#bytes = bytes;
+    this.#name = name;
+  }
+
+  /** Bytes that are left. */
+  get left(): number {
+    return this.#bytes.byteLength - this.#at;
+  }
+
+  /** Reads a byte. */
+  u8(): number {
+    this.#need(1);
+    return this.#bytes[this.#at++]!;
+  }
+
+  /** Reads a byte that is 0 or 1. */
+  bool(): boolean {
+    const value = this.u8();
+    if (value > 1) throw this.fault(`a flag must be 0 or 1, received ${value}`);
+    return value === 1;
+  }
+
+  /**
+   * Reads a varint of up to 53 bits.
+   *
+   * @returns The number.
+   * @throws {ProtocolError} If it is larger, or not all of it is there.
+   */
+  varint(): number {
+    const value = this.#roundedVarint();
+    if (!Number.isSafeInteger(value)) {
+      throw this.fault(`a number must be at most ${Number.MAX_SAFE_INTEGER}, received ${value}`);
+    }
+    return value;
+  }
+
+  /**
+   * Reads a varint that is a limit or a measure: what has more than 53 bits says "none" or "much".
+   *
+   * @returns The number, at most the largest of 53 bits.
+   * @throws {ProtocolError} If not all of it is there.
+   */
+  limit(): number {
+    return Math.min(this.#roundedVarint(), Number.MAX_SAFE_INTEGER);
+  }
+
+  #roundedVarint(): number {
+    this.#need(1);
+    const length = varintLengthAt(this.#bytes[this.#at]!);
+    this.#need(length);
+    const value = readVarint(this.#bytes, this.#at);
+    this.#at += length;
+    return value;
+  }
+
+  /** Reads a varint of up to 62 bits. */
+  varint62(): bigint {
+    this.#need(1);
+    if (varintLengthAt(this.#bytes[this.#at]!) < 8) return BigInt(this.varint());
+    this.#need(8);
+    const { buffer, byteOffset } = this.#bytes;
+    const value = new DataView(buffer, byteOffset + this.#at, 8).getBigUint64(0);
+    this.#at += 8;
+    return value & VARINT_END - 1n;
+  }
+
+  /** Reads a text behind its length. */
+  string(): string {
+    const bytes = this.sized();
+    try {
+      return decoder.decode(bytes);
+    } catch {
+      throw this.fault("a text must be UTF-8");
+    }
+  }
+
+  /** Reads bytes behind their length. */
+  sized(): Uint8Array {
+    const length = this.varint();
+    this.#need(length);
+    const start = this.#at;
+    return this.#bytes.subarray(start, this.#at += length);
+  }
+
+  /** Says that there is nothing more to read. */
+  end(): void {
+    if (this.left > 0) throw this.fault(`expected its end, received ${this.left} bytes more`);
+  }
+
+  /** Makes the error of a message that is wrong. */
+  fault(what: string): ProtocolError {
+    return new ProtocolError(`Cannot read ${this.#name}: ${what}`);
+  }
+
+  #need(count: number): void {
+    if (this.left < count) throw this.fault(`expected ${count} bytes more, received ${this.left}`);
+  }
+}
+
+/**
+ * Reads a message as a whole.
+ *
+ * @param body The body of the message.
+ * @param name Its name, for errors.
+ * @param read Reads its fields.
+ * @returns What was read.
+ * @throws {ProtocolError} If a field is wrong, or something is left behind the last one.
+ */
+export function decodeMessage<T>(
+  body: Uint8Array,
+  name: string,
+  read: (fields: FieldReader) => T,
+): T {
+  const fields = new FieldReader(body, name);
+  const message = read(fields);
+  fields.end();
+  return message;
+}

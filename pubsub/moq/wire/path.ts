@@ -1,0 +1,131 @@
+/**
+ * Paths of broadcasts: one form in the program, whatever a peer writes on the wire. gomoqt needs
+ * slashes where moq-rs and its JavaScript trim them, and write none.
+ *
+ * @module
+ */
+import { ProtocolError } from "../../../errors.ts";
+
+/**
+ * The path of a broadcast, such as `/live/alice`: a leading slash, single slashes between its parts,
+ * and none at the end. `/` alone is the empty path.
+ */
+export type BroadcastPath = `/${string}`;
+
+/** Parts of a path at most, as moq-rs has it. */
+export const MAX_PATH_PARTS = 32;
+
+/** Bytes of a path at most. */
+export const MAX_PATH_BYTES = 1_024;
+
+/**
+ * Brings a path into its one form: slashes too many are taken out, a missing one is put in front.
+ *
+ * @param text A path, with or without a leading slash.
+ * @returns The path.
+ * @throws {TypeError} If it is no text.
+ * @throws {RangeError} If it has too many parts or bytes.
+ *
+ * @example Usage
+ * ```ts
+ * import { broadcastPath } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(broadcastPath("live//alice/"), "/live/alice");
+ * ```
+ */
+export function broadcastPath(text: string): BroadcastPath {
+  if (typeof text !== "string") {
+    throw new TypeError(`Cannot use path: it must be a string, received ${typeof text}`);
+  }
+  const fault = faultOf(text);
+  if (fault !== undefined) throw new RangeError(`Cannot use path: ${fault}`);
+  return normalized(text);
+}
+
+/**
+ * The same for what a peer sent.
+ *
+ * @param text What came.
+ * @returns The path.
+ * @throws {ProtocolError} If it has too many parts or bytes.
+ */
+export function receivedPath(text: string): BroadcastPath {
+  const fault = faultOf(text);
+  if (fault !== undefined) throw new ProtocolError(`Cannot read path: ${fault}`);
+  return normalized(text);
+}
+
+/**
+ * Writes a path for the wire.
+ *
+ * @param path The path.
+ * @param isSlashed Whether the peer needs the leading slash.
+ * @returns What goes out.
+ */
+export function wirePath(path: BroadcastPath, isSlashed: boolean): string {
+  return isSlashed ? path : path.slice(1);
+}
+
+/**
+ * Writes a prefix for the wire: one with slashes ends with one, and is never empty, since gomoqt
+ * does not survive that.
+ *
+ * @param prefix The prefix.
+ * @param isSlashed Whether the peer needs slashes.
+ * @returns What goes out.
+ */
+export function wirePrefix(prefix: BroadcastPath, isSlashed: boolean): string {
+  if (!isSlashed) return prefix.slice(1);
+  return prefix === "/" ? "/" : `${prefix}/`;
+}
+
+/**
+ * Takes a prefix off a path, at the border of a part.
+ *
+ * @param prefix The prefix.
+ * @param path The path.
+ * @returns What is left, without a leading slash; `undefined` if the path is not below the prefix.
+ *
+ * @example Usage
+ * ```ts
+ * import { suffixOf } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(suffixOf("/live", "/live/alice"), "alice");
+ * assertEquals(suffixOf("/live", "/lively"), undefined);
+ * ```
+ */
+export function suffixOf(prefix: BroadcastPath, path: BroadcastPath): string | undefined {
+  if (prefix === "/") return path.slice(1);
+  if (path === prefix) return "";
+  return path.startsWith(`${prefix}/`) ? path.slice(prefix.length + 1) : undefined;
+}
+
+/**
+ * Puts a suffix behind a prefix.
+ *
+ * @param prefix The prefix.
+ * @param suffix What is below it, as a peer sent it.
+ * @returns The path.
+ * @throws {ProtocolError} If it has too many parts or bytes.
+ */
+export function joinPath(prefix: BroadcastPath, suffix: string): BroadcastPath {
+  return receivedPath(`${prefix}/${suffix}`);
+}
+
+function normalized(text: string): BroadcastPath {
+  return `/${text.split("/").filter((part) => part !== "").join("/")}`;
+}
+
+function faultOf(text: string): string | undefined {
+  const parts = text.split("/").filter((part) => part !== "").length;
+  if (parts > MAX_PATH_PARTS) {
+    return `it must have at most ${MAX_PATH_PARTS} parts, received ${parts}`;
+  }
+  const bytes = text.length > MAX_PATH_BYTES / 3 ? new TextEncoder().encode(text).byteLength : 0;
+  if (bytes > MAX_PATH_BYTES) {
+    return `it must have at most ${MAX_PATH_BYTES} bytes, received ${bytes}`;
+  }
+  return undefined;
+}

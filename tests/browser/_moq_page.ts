@@ -1,0 +1,96 @@
+/**
+ * A server of Media over QUIC, and pages of it that have a client: Skein's, or that of `@moq/net`.
+ *
+ * @module
+ */
+import { bundleClient } from "../../examples/chat/page.ts";
+import {
+  listenMoq,
+  type ListenMoqOptions,
+  type MoqServer,
+  type MoqSession,
+} from "../../pubsub/moq/mod.ts";
+import type { loadNet } from "../interop/peers/moq_js/net.ts";
+import type { play } from "../interop/peers/moq_js/scenarios.ts";
+import { type Browser, type Page, PATIENCE_MS } from "./_browsers.ts";
+
+/** What functions that run in a page can name. */
+declare global {
+  /** Skein's client. */
+  var skeinMoq: typeof import("./_moq_page_client.ts");
+  /** The other implementation, and what it is to do. */
+  var peer: { readonly loadNet: typeof loadNet; readonly play: typeof play };
+}
+
+const SCRIPTS = {
+  "/skeinMoq.js": new URL("_moq_page_client.ts", import.meta.url),
+  "/peer.js": new URL("_moq_page_peer.ts", import.meta.url),
+  "/net.js": new URL("npm:@moq/net@0.3.4"),
+} as const;
+
+const HTML = `<!doctype html><title>Page</title><script type="module">
+const { name } = Object.fromEntries(new URLSearchParams(location.search));
+globalThis[name] = await import("/" + name + ".js");
+globalThis.isReady = true;
+</script>`;
+
+/** Bundles, each made once for all tests. */
+const bundles = new Map<string, Promise<string>>();
+
+/** The server and its pages. */
+export class MoqSite implements AsyncDisposable {
+  /** The server. */
+  readonly server: MoqServer;
+  readonly #sessions: MoqSession[] = [];
+  readonly #waiting: ((session: MoqSession) => void)[] = [];
+
+  /** Listens on a free port. */
+  constructor(options: ListenMoqOptions = {}) {
+    this.server = listenMoq({
+      hostname: "127.0.0.1",
+      cacheFolder: null,
+      fetch: (request) => answer(new URL(request.url).pathname),
+      onSession: (session) => {
+        const waiting = this.#waiting.shift();
+        if (waiting === undefined) this.#sessions.push(session);
+        else waiting(session);
+      },
+      ...options,
+    });
+  }
+
+  /** Opens a page with a client, which is there by its name. */
+  async open(browser: Browser, name: "skeinMoq" | "peer"): Promise<Page> {
+    const page = await browser.newPage();
+    page.setDefaultTimeout(PATIENCE_MS);
+    await page.goto(`${this.url}?name=${name}`);
+    await page.waitForFunction(() => "isReady" in globalThis);
+    return page;
+  }
+
+  /** Where the pages are. */
+  get url(): string {
+    return this.server.webSocketUrl.replace("ws:", "http:");
+  }
+
+  /** Waits for the next session. */
+  session(): Promise<MoqSession> {
+    const session = this.#sessions.shift();
+    if (session !== undefined) return Promise.resolve(session);
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  /** Closes all. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.server.close();
+  }
+}
+
+async function answer(path: string): Promise<Response> {
+  if (path === "/") return new Response(HTML, { headers: { "content-type": "text/html" } });
+  const module = SCRIPTS[path as keyof typeof SCRIPTS];
+  if (module === undefined) return new Response(null, { status: 404 });
+  const bundle = bundles.get(path) ?? bundleClient(module);
+  bundles.set(path, bundle);
+  return new Response(await bundle, { headers: { "content-type": "text/javascript" } });
+}

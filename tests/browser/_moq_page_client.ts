@@ -1,0 +1,8 @@
+/**
+ * What a page loads to be a client of Skein.
+ *
+ * @module
+ */
+export { dialMoq } from "../../pubsub/moq/client/dial.ts";
+export { MoqError } from "../../pubsub/moq/wire/errors.ts";
+export { TrackMux } from "../../pubsub/moq/track/mux.ts";

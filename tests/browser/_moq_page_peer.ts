@@ -1,0 +1,7 @@
+/**
+ * What a page loads to be a peer: the scenarios. The library is another script.
+ *
+ * @module
+ */
+export { loadNet } from "../interop/peers/moq_js/net.ts";
+export { play } from "../interop/peers/moq_js/scenarios.ts";

@@ -1,0 +1,71 @@
+/**
+ * Takes the pictures of the video example in `docs/`, at the width of a desk and of a phone.
+ *
+ * ```sh
+ * deno run -A tests/browser/video_screenshots.ts            # docs/moq-video.png, docs/moq-video-phone.png
+ * deno run -A tests/browser/video_screenshots.ts --review   # more states of the page, to a temporary folder
+ * ```
+ *
+ * @module
+ */
+import { BROWSERS, launchBrowser } from "./_browsers.ts";
+import { VideoPage, VideoProcess } from "./_video_page.ts";
+
+const DOCS = new URL("../../docs/", import.meta.url);
+
+const SIZES = {
+  "": { width: 1280, height: 800, deviceScaleFactor: 1 },
+  "-phone": { width: 390, height: 844, deviceScaleFactor: 2 },
+} as const;
+
+/** How long there has to be something to draw, in milliseconds. */
+const HISTORY_MS = 22_000;
+
+async function main(isReview: boolean): Promise<void> {
+  const folder = isReview ? new URL(`file://${await Deno.makeTempDir()}/`) : DOCS;
+  await using server = await VideoProcess.start();
+  const browser = await launchBrowser(BROWSERS[0]!);
+  try {
+    const open = (query = {}) => VideoPage.open(browser, server, query);
+    const shoot = async ({ page }: VideoPage, suffix = "") => {
+      await page.bringToFront();
+      for (const [name, size] of Object.entries(SIZES)) {
+        await page.setViewport(size);
+        // The next picture is drawn at the new size.
+        await new Promise((resolve) => setTimeout(resolve, 600));
+        await page.screenshot({ path: `${folder.pathname}moq-video${name}${suffix}.png` });
+      }
+    };
+    const watcher = await open({ watch: "noor" });
+    await watcher.is("waiting");
+    if (isReview) {
+      await shoot(watcher, "-waiting");
+      const idle = await open();
+      await idle.is("idle");
+      await shoot(idle, "-idle");
+      await idle.page.close();
+    }
+    const noor = await open({ air: "noor" });
+    const jonas = await open({ air: "jonas", watch: "noor" });
+    await jonas.is("live");
+    await new Promise((resolve) => setTimeout(resolve, HISTORY_MS));
+    await shoot(jonas);
+    if (!isReview) return;
+    await watcher.page.emulateMediaFeatures([
+      { name: "prefers-color-scheme", value: "dark" },
+      { name: "prefers-reduced-motion", value: "reduce" },
+    ]);
+    await shoot(watcher, "-dark");
+    await noor.page.close();
+    await watcher.is("ended");
+    await shoot(watcher, "-ended");
+    await server.stop();
+    await watcher.is("reconnecting");
+    await shoot(watcher, "-reconnecting");
+    console.log(folder.pathname);
+  } finally {
+    await browser.close();
+  }
+}
+
+if (import.meta.main) await main(Deno.args.includes("--review"));

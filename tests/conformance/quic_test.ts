@@ -1,0 +1,41 @@
+import { withMessages } from "../../transport/message_stream.ts";
+import { quicPair } from "../quic_pair.ts";
+import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
+
+const traits: ConnectionTraits = {
+  frames: false,
+  streams: true,
+  datagrams: "unreliable",
+  // The runtime can not send the code of a reset.
+  resetCodes: false,
+  credit: false,
+  independentStreams: true,
+  maxReasonBytes: 1024,
+  protocol: "skein-test",
+};
+
+async function makePair(): Promise<ConnectionPair> {
+  const pair = await quicPair();
+  return {
+    a: pair.client,
+    b: pair.server,
+    [Symbol.asyncDispose]: () => pair[Symbol.asyncDispose](),
+  };
+}
+
+testConnection("QUIC", makePair, { ...traits, maxCloseCode: Number.MAX_SAFE_INTEGER });
+
+testConnection("QUIC with messages", async () => {
+  const { a, b, ...pair } = await makePair();
+  const ends = {
+    a: withMessages(a, { side: "client" }),
+    b: withMessages(b, { side: "server" }),
+  };
+  return {
+    ...ends,
+    async [Symbol.asyncDispose](): Promise<void> {
+      await Promise.all([ends.a, ends.b].map((end) => end[Symbol.asyncDispose]()));
+      await pair[Symbol.asyncDispose]();
+    },
+  };
+}, { ...traits, frames: true, binaryHead: [0x40, 0x53] });

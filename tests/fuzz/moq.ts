@@ -1,0 +1,174 @@
+/**
+ * Bad bytes for MoQ: the bodies of its messages in every version, the streams that they come on, and
+ * paths.
+ *
+ * @module
+ */
+import { assert, assertEquals } from "@std/assert";
+import { ProtocolError } from "../../errors.ts";
+import { MessageReader } from "../../pubsub/moq/wire/message_reader.ts";
+import {
+  moqErrorCode,
+  moqErrorName,
+  type MoqErrorScope,
+} from "../../pubsub/moq/wire/error_codes.ts";
+import {
+  broadcastPath,
+  joinPath,
+  MAX_PATH_BYTES,
+  MAX_PATH_PARTS,
+  receivedPath,
+  suffixOf,
+  wirePath,
+  wirePrefix,
+} from "../../pubsub/moq/wire/path.ts";
+import { VERSIONS } from "../../pubsub/moq/wire/versions.ts";
+import { encodeVarint } from "../../transport/h3/varint.ts";
+import { ALL_TRAITS, cutMessage, MOQ_CODECS } from "../moq/messages.ts";
+import type { Random } from "../random.ts";
+import { HandStream } from "../structured.ts";
+import { failsOnlyBy, rejectsOnlyBy, Steps } from "./expect.ts";
+import { joined, mutateBytes, mutateText, pieces } from "./mutate.ts";
+
+/** Messages of streams are at most so large here, so that some are too large. */
+const MAX_BODY_BYTES = 200;
+
+const SCOPES: readonly MoqErrorScope[] = [
+  "session",
+  "announce",
+  "subscribe",
+  "group",
+  "fetch",
+  "probe",
+];
+
+const PATHS = ["/", "", "/live", "live/alice", "//live///alice//", "/é/😀", "a/".repeat(32)];
+
+/**
+ * Reads bad messages of every version, paths and codes.
+ *
+ * @param random Where they come from.
+ * @param rounds How many.
+ */
+export function fuzzMoqMessages(random: Random, rounds: number): void {
+  for (let i = 0; i < rounds; i++) {
+    if (random.below(8) === 0) fuzzPath(random);
+    else fuzzMessage(random);
+  }
+}
+
+function fuzzMessage(random: Random): void {
+  const traits = random.pick(ALL_TRAITS);
+  const { name, heads, draw, encode, decode } = random.pick(
+    MOQ_CODECS.filter(({ has }) => has(traits)),
+  );
+  const isCompat = traits.setup === "compat" && name.endsWith(" setup");
+  const drawn = () => cutMessage(draw(random, traits).bytes, heads(traits), isCompat);
+  const first = drawn();
+  const body = mutateBytes(random, [first.body, drawn().body]);
+  const type = random.below(16) === 0 ? random.bits(53) : first.type;
+  const outcome = failsOnlyBy(() => decode(body, traits, type), ProtocolError);
+  if (!outcome.ok) return;
+  // What was read can be written, and says the same again, in no more bytes.
+  const written = failsOnlyBy(() => encode(outcome.value, traits), RangeError);
+  // Fewer hops are written than read.
+  if (!written.ok) return assertEquals(name, "ANNOUNCE", written.error.message);
+  const again = cutMessage(written.value, heads(traits), isCompat);
+  assert(again.body.byteLength <= body.byteLength, `${name} grew`);
+  assertEquals(decode(again.body, traits, again.type), outcome.value);
+}
+
+function fuzzPath(random: Random): void {
+  const text = mutateText(random, PATHS);
+  const own = failsOnlyBy(() => broadcastPath(text), RangeError);
+  const received = failsOnlyBy(() => receivedPath(text), ProtocolError);
+  assertEquals(own.ok, received.ok);
+  if (own.ok && received.ok) {
+    const path = own.value;
+    assertEquals(received.value, path);
+    assert(path.startsWith("/") && !path.includes("//"), path);
+    assert(path === "/" || !path.endsWith("/"), path);
+    assert(path.split("/").length <= MAX_PATH_PARTS + 1);
+    for (const isSlashed of [true, false]) {
+      assertEquals(
+        failsOnlyBy(() => receivedPath(wirePath(path, isSlashed)), ProtocolError).ok,
+        true,
+      );
+      const prefix = wirePrefix(path, isSlashed);
+      assert(!isSlashed || prefix.startsWith("/") && prefix.endsWith("/"), prefix);
+    }
+    const suffix = mutateText(random, PATHS);
+    const whole = failsOnlyBy(() => joinPath(path, suffix), ProtocolError);
+    if (whole.ok) {
+      assertEquals(`/${suffixOf(path, whole.value)}`, broadcastPath(suffix));
+      assert(new TextEncoder().encode(whole.value).byteLength <= MAX_PATH_BYTES + 1);
+    }
+  }
+  const family = random.pick(["gomoqt", "moq-lite"] as const);
+  const scope = random.pick(SCOPES);
+  const code = moqErrorCode(scope, moqErrorName(scope, random.bits(53), family), family);
+  assert(Number.isInteger(code) && code >= 0 && code < 64);
+}
+
+/** A way to read something off a stream. */
+type Step = (reader: MessageReader) => Promise<unknown>;
+
+const STEPS: readonly Step[] = [
+  (reader) => reader.varint(),
+  (reader) => reader.message(MAX_BODY_BYTES),
+  (reader) => reader.required("it"),
+  (reader) => reader.bytes(3),
+  async (reader) => {
+    const steps = new Steps(10_000, "Waiting for a message");
+    while (true) {
+      steps.take();
+      const body = reader.takeSized(MAX_BODY_BYTES);
+      if (body !== undefined) return body;
+      if (!await reader.more()) return "over";
+    }
+  },
+];
+
+/**
+ * Reads bad streams of messages, cut at different places.
+ *
+ * @param random Where they come from.
+ * @param rounds How many.
+ */
+export async function fuzzMoqStreams(random: Random, rounds: number): Promise<void> {
+  const traits = VERSIONS["moq-lite-04"];
+  const codecs = MOQ_CODECS.filter(({ has }) => has(traits));
+  for (let i = 0; i < rounds; i++) {
+    const messages = Array.from(
+      { length: 1 + random.below(4) },
+      () => random.pick(codecs).draw(random, traits).bytes,
+    );
+    const huge = joined(encodeVarint(random.bits(53)), random.bytes(4));
+    const bytes = mutateBytes(random, [joined(...messages), ...messages, huge]);
+    const plan = Array.from({ length: 12 }, () => random.pick(STEPS));
+    const whole = await readStream([bytes.slice()], plan);
+    assertEquals(
+      await readStream(pieces(random, bytes), plan),
+      whole,
+      "It matters where it is cut",
+    );
+  }
+}
+
+/** What came of a stream, in a form that can be compared. */
+async function readStream(
+  chunks: readonly Uint8Array[],
+  plan: readonly Step[],
+): Promise<unknown[]> {
+  const reader = new MessageReader(
+    new HandStream(...chunks.filter(({ length }) => length > 0), null),
+  );
+  const read: unknown[] = [];
+  for (const step of plan) {
+    const outcome = await rejectsOnlyBy(() => step(reader), ProtocolError);
+    if (!outcome.ok) return [...read, outcome.error.constructor.name, outcome.error.message];
+    const { value } = outcome;
+    read.push(value instanceof Uint8Array ? value.slice() : value);
+  }
+  return read;
+}

@@ -1,0 +1,162 @@
+/**
+ * Sessions of MoQ whose peer sends bad streams and bad answers.
+ *
+ * @module
+ */
+import { assert, assertEquals } from "@std/assert";
+import { SkeinError } from "../../errors.ts";
+import { MoqError } from "../../pubsub/moq/wire/errors.ts";
+import { TrackMux } from "../../pubsub/moq/track/mux.ts";
+import type { MoqSession } from "../../pubsub/moq/session/session.ts";
+import { type MoqVersion, VERSIONS, type VersionTraits } from "../../pubsub/moq/wire/versions.ts";
+import { encodeVarint } from "../../transport/h3/varint.ts";
+import { MOQ_CODECS, type MoqCodec } from "../moq/messages.ts";
+import { type HandExchange, HandPeer } from "../moq/peer.ts";
+import type { Random } from "../random.ts";
+import { soon, turns } from "../sessions.ts";
+import { rejectsOnlyBy } from "./expect.ts";
+import { joined, mutateBytes } from "./mutate.ts";
+
+const VERSION_NAMES: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04", "gomoqt-dev"];
+
+/** Codes with which a session ends that its peer does not understand. */
+const OWN_CODES = [3, 6];
+
+/** What a peer sends as requests: the type of the stream and the name of the message. */
+const REQUESTS: readonly (readonly [type: number, name: string])[] = [
+  [1, "announce interest"],
+  [2, "SUBSCRIBE"],
+  [3, "FETCH"],
+  [4, "PROBE"],
+  [5, "GOAWAY"],
+  [6, "TRACK"],
+];
+
+/**
+ * Feeds sessions with bad streams, as servers and as clients.
+ *
+ * @param random Where they come from.
+ * @param rounds How many.
+ */
+export async function fuzzMoqSessions(random: Random, rounds: number): Promise<void> {
+  for (let i = 0; i < rounds; i++) {
+    const version = random.pick(VERSION_NAMES);
+    if (random.below(2) === 0) await fuzzRequests(random, version);
+    else await fuzzAnswers(random, version);
+  }
+}
+
+async function fuzzRequests(random: Random, version: MoqVersion): Promise<void> {
+  const traits = VERSIONS[version];
+  const mux = new TrackMux();
+  mux.publish("/live", async (track) => {
+    const group = await track.openGroup();
+    await group.writeFrame(new Uint8Array(8));
+    await group.close();
+  });
+  await using peer = await HandPeer.open(version, { mux, limits: { maxSubscriptions: 4 } });
+  for (let i = random.below(6); i >= 0; i--) {
+    if (random.below(3) === 0) {
+      const bytes = mutateBytes(random, [drawn(random, traits, "GROUP"), Uint8Array.of(1, 1, 0)]);
+      await peer.post(bytes.toHex(), { staysOpen: random.below(3) === 0 }).catch(onlySkeins);
+      continue;
+    }
+    const [type, name] = random.pick(REQUESTS);
+    const live = Uint8Array.fromHex("0e 00 05 2f6c697665 01 62 07 00000000".replaceAll(" ", ""));
+    const message = joined(
+      Uint8Array.of(type),
+      name === "SUBSCRIBE" && random.below(2) === 0 ? live : drawn(random, traits, name),
+      random.below(2) === 0 ? drawn(random, traits, "SUBSCRIBE_UPDATE") : new Uint8Array(0),
+    );
+    const bytes = random.below(4) === 0 ? message : mutateBytes(random, [message]);
+    await feed(random, () => peer.ask(bytes.toHex()));
+  }
+  await settled(peer.session);
+}
+
+async function fuzzAnswers(random: Random, version: MoqVersion): Promise<void> {
+  const traits = VERSIONS[version];
+  if (traits.setup === "session") return await fuzzRequests(random, version);
+  await using peer = await HandPeer.open(version, { side: "client" });
+  const { session } = peer;
+  const using = new AbortController();
+  const reading: Promise<unknown>[] = [];
+  const read = (run: () => Promise<void>) =>
+    reading.push(rejectsOnlyBy(run, SkeinError, DOMException));
+  const { signal } = using;
+  read(async () => {
+    for await (const group of await session.subscribe("/a", "b", { signal })) {
+      await rejectsOnlyBy(async () => {
+        for await (const frame of group) assert(frame.byteLength >= 0);
+      }, SkeinError);
+    }
+  });
+  read(async () => {
+    for await (const { path } of await session.acceptAnnounce("/a", { signal })) {
+      assert(path === "/a" || path.startsWith("/a/"), path);
+    }
+  });
+  read(async () => void await (await session.fetch("/a", "b", { group: 1, signal })).readFrame());
+  const names = ["an answer to SUBSCRIBE", "ANNOUNCE", "ANNOUNCE_OK", "TRACK_INFO"];
+  for (let i = 0; i < 3; i++) {
+    const stream = await peer.nextBidi();
+    const has = (name: string) =>
+      MOQ_CODECS.some((codec) => codec.name === name && codec.has(traits));
+    const answers = Array.from(
+      { length: 3 },
+      () => drawn(random, traits, random.pick(names.filter(has))),
+    );
+    await feed(random, async () => {
+      await stream.write(mutateBytes(random, [joined(...answers), ...answers]).toHex());
+      return stream;
+    });
+  }
+  for (let i = random.below(4); i > 0; i--) {
+    const frames = joined(...Array.from({ length: 3 }, () => {
+      const frame = random.bytes(random.bits(5));
+      const time = traits.timestamps ? encodeVarint(random.bits(20)) : new Uint8Array(0);
+      return joined(time, encodeVarint(frame.byteLength), frame);
+    }));
+    const head = Uint8Array.of(0, 2, random.below(2), random.below(64));
+    const group = joined(head, random.below(2) === 0 ? frames : mutateBytes(random, [frames]));
+    await peer.post(group.toHex(), { staysOpen: random.below(4) === 0 }).catch(onlySkeins);
+  }
+  await settled(session);
+  using.abort();
+  session.close();
+  await soon(Promise.all(reading));
+  assertEquals(session.subscriptions, []);
+}
+
+/** Sends, and ends in one way or another. */
+async function feed(random: Random, send: () => Promise<HandExchange>): Promise<void> {
+  const outcome = await rejectsOnlyBy(send, Error);
+  if (!outcome.ok) return;
+  const how = random.below(4);
+  if (how === 0) outcome.value.reset(random.below(70));
+  else if (how < 3) await outcome.value.end();
+}
+
+/** A session that had to do with bad input lives, or ended by its own decision. */
+async function settled(session: MoqSession): Promise<void> {
+  await turns();
+  if (session.isClosed) {
+    const { code, by } = await session.closed;
+    assertEquals(by, "local");
+    assert(OWN_CODES.includes(code), `the session ended with ${code}`);
+  }
+  session.close();
+  assert(session.signal.reason instanceof MoqError);
+  assertEquals(session.servedSubscriptions, 0);
+}
+
+function onlySkeins(error: unknown): void {
+  assert(error instanceof Error, Deno.inspect(error));
+}
+
+function drawn(random: Random, traits: VersionTraits, name: string): Uint8Array {
+  const codec: MoqCodec | undefined = MOQ_CODECS.find((one) =>
+    one.name === name && one.has(traits)
+  );
+  return codec?.draw(random, traits).bytes ?? random.bytes(random.bits(4));
+}

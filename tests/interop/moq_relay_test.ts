@@ -1,0 +1,199 @@
+/**
+ * Skein and relays: moq-relay between Skein and JavaScript, Skein's own between implementations that
+ * can not talk to each other, and a client that stays while a relay goes.
+ */
+import { assertEquals } from "@std/assert";
+import {
+  connectMoq,
+  listenMoq,
+  LiveBroadcast,
+  MoqRelay,
+  type MoqVersion,
+  TrackMux,
+} from "../../pubsub/moq/mod.ts";
+import type { Peer } from "./peers.ts";
+import type { Role } from "./peers/moq_js/scenarios.ts";
+import { Relay } from "./peers/moq_relay/relay.ts";
+import {
+  isSetupVersion,
+  moqPeers,
+  OTHER,
+  type Part,
+  type Seen,
+  seenBy,
+  testTogether,
+} from "./peers/moq_seen.ts";
+import { CertificateFolder } from "./peers/skein.ts";
+import { playSkein, type Wire } from "./peers/skein_moq.ts";
+
+/** What the relay makes of a refusal by us, for its subscribers. */
+function refusalThrough(wire: Wire, version: MoqVersion): unknown {
+  if (wire === "websocket") return 51;
+  // Where streams can not be reset, only this version has a message for it.
+  return version === "moq-lite-04" ? 3 : 18;
+}
+
+/** What is told of the ends of a relay. */
+function partOf(relay: Peer, other: Peer, { wire, version, scenario }: {
+  readonly wire: Wire;
+  readonly version: MoqVersion;
+  /** What we do. */
+  readonly scenario: Role;
+}): Part {
+  const isNet = other.name === "@moq/net";
+  const theirVersion = isNet ? "moq-lite-05" : "moq-lite-04";
+  const hasUpdates = isNet && !isSetupVersion(version);
+  const fn = async () => {
+    await using files = await CertificateFolder.create();
+    await using server = await Relay.start(relay, files);
+    const port = wire === "websocket" ? server.webPort : server.quicPort;
+    const schemes = { quic: "moqt", webtransport: "https", websocket: "ws" };
+    const [ours, theirs] = await Promise.all([
+      playSkein(scenario, {
+        url: `${schemes[wire]}://127.0.0.1:${port}/`,
+        hash: files.hash,
+        version,
+      }),
+      other.play(OTHER[scenario], {
+        url: `ws://127.0.0.1:${server.webPort}/`,
+        protocols: theirVersion,
+      }),
+    ]);
+    // The sessions are two, and each ends by itself; updates stop where an end has none.
+    const relayed = { closed: "withdrawn", ...(hasUpdates ? {} : { priority: ["7"] }) };
+    const updated = hasUpdates ? {} : { updated: [] };
+    if (scenario === "publish") {
+      assertEquals(ours, { version, ...seenBy("publish", "/"), ...updated });
+      const missing = { track: refusalThrough(wire, version), broadcast: 54 };
+      // It asks for the newest group alone, and is not told why a subscription ended that was accepted.
+      const { video } = theirs as Seen;
+      const hurried = isNet ? {} : { video, missing: { ...missing, track: "no answer" } };
+      const seen = { ...seenBy("subscribe", ""), ...relayed, missing, ...hurried };
+      assertEquals(theirs, { version: theirVersion, ...seen });
+    } else {
+      const missing = { track: 0, broadcast: 54 };
+      assertEquals(ours, { version, ...seenBy("subscribe", "/"), ...relayed, missing });
+      assertEquals(theirs, { version: theirVersion, ...seenBy("publish", ""), ...updated });
+    }
+  };
+  const does = scenario === "publish" ? "subscribes to us" : "publishes to us";
+  return { name: `${other.name} ${does}, ${wire}`, fn };
+}
+
+/** Our relay, between versions that can not talk to each other. */
+function partOfOurs(publisher: Peer, subscriber: Peer): Part {
+  const fn = async () => {
+    await using relay = new MoqRelay();
+    await using server = listenMoq({
+      hostname: "127.0.0.1",
+      port: 0,
+      cacheFolder: null,
+      transports: ["quic"],
+      versions: ["moq-lite-04", "gomoqt-dev"],
+      mux: relay.mux,
+      onSession: (session) => relay.accept(session),
+    });
+    const url = new URL("/moq", server.quicUrl.replace("localhost", "127.0.0.1")).href;
+    const hash = new Uint8Array(server.certificateHashes[0]!.value as Uint8Array<ArrayBuffer>)
+      .toHex();
+    const [published, subscribed] = await Promise.all([
+      publisher.play("publish", { url, hash }),
+      subscriber.play("subscribe", { url, hash }),
+    ]);
+    assertEquals(published, seenBy("publish", "/"));
+    const missing = REFUSED[subscriber.name];
+    // The sessions are two, and each ends by itself.
+    assertEquals(subscribed, { ...seenBy("subscribe", "/"), missing, closed: "not closed" });
+  };
+  return { name: `${publisher.name} publishes, ${subscriber.name} subscribes`, fn };
+}
+
+/** What they make of a refusal by us, where streams can not be reset. */
+const REFUSED: Readonly<Record<string, unknown>> = {
+  "gomoqt 0.11": {
+    track: "failed to read SUBSCRIBE_OK response: EOF",
+    broadcast: "failed to read SUBSCRIBE_OK response: EOF",
+  },
+  "gomoqt 0.16": {
+    track: "moqt: unexpected SUBSCRIBE_DROP message received",
+    broadcast: "moqt: unexpected SUBSCRIBE_DROP message received",
+  },
+};
+
+/** The relay is killed, and another one takes its place. */
+function partOfRestart(relay: Peer, wire: Wire): Part {
+  const fn = async () => {
+    await using files = await CertificateFolder.create();
+    await using relays = new AsyncDisposableStack();
+    const first = relays.use(await Relay.start(relay, files));
+    const port = wire === "websocket" ? first.webPort : first.quicPort;
+    const schemes = { quic: "moqt", webtransport: "https", websocket: "ws" };
+    const options = {
+      retry: { firstDelayMs: 50, maxDelayMs: 200 },
+      serverCertificateHashes: [
+        { algorithm: "sha-256" as const, value: Uint8Array.fromHex(files.hash) },
+      ],
+    };
+    const url = `${schemes[wire]}://127.0.0.1:${port}/`;
+    const mux = new TrackMux();
+    await using broadcast = new LiveBroadcast();
+    const live = broadcast.track("video");
+    const writing = new AbortController();
+    const written = (async () => {
+      while (!writing.signal.aborted) {
+        using group = live.openGroup();
+        group.writeFrame(Uint8Array.of(1));
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+      live.close();
+    })();
+    mux.publish("/skein/live", broadcast);
+    await using _publisher = connectMoq(url, { ...options, mux });
+    await using subscriber = connectMoq(url, options);
+    await using track = subscriber.subscribe("/skein/live", "video", { waitForBroadcast: true });
+    const before = await track.nextGroup();
+    await first[Symbol.asyncDispose]();
+    relays.use(await Relay.start(relay, files, first));
+    let after = before;
+    while (track.resumption === undefined) after = await track.nextGroup();
+    assertEquals(after !== null && before !== null && after.sequence > before.sequence, true);
+    writing.abort();
+    await written;
+  };
+  return { name: `our clients come back to another one in its place, ${wire}`, fn };
+}
+
+const SCENARIOS = ["publish", "subscribe"] as const;
+
+const peers = await moqPeers();
+const [relay, net, lite] = ["moq-relay", "@moq/net", "@moq/lite"].map((name) => peers.get(name));
+
+const [older, newer] = ["gomoqt 0.11", "gomoqt 0.16"].map((name) => peers.get(name));
+if (older !== undefined && newer !== undefined) {
+  const parts = [partOfOurs(older, newer), partOfOurs(newer, older)];
+  testTogether("our relay, between versions of gomoqt", parts);
+}
+
+if (relay !== undefined) {
+  const wires = ["quic", "webtransport", "websocket"] as const;
+  testTogether("moq-relay is killed", wires.map((wire) => partOfRestart(relay, wire)));
+  for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
+    for (const scenario of SCENARIOS) {
+      const parts = (["quic", "webtransport", "websocket"] as const).map((wire) =>
+        net === undefined ? [] : [partOf(relay, net, { wire, version, scenario })]
+      ).flat();
+      if (lite !== undefined && version === "moq-lite-04") {
+        parts.push(partOf(relay, lite, { wire: "quic", version, scenario }));
+      }
+      testTogether(`moq-relay, ${version}, we ${scenario}`, parts);
+    }
+  }
+  if (net !== undefined) {
+    // To subscribers in this version, the relay does not say what was withdrawn.
+    const version = "moq-lite-02";
+    const parts = (["quic", "webtransport", "websocket"] as const).map((wire) =>
+      partOf(relay, net, { wire, version, scenario: "publish" })
+    );
+    testTogether(`moq-relay, ${version}, we publish`, parts);
+  }
+}

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+)
+
+// stall is how long a step may take.
+const stall = 5 * time.Second
+
+// subscribe does everything that a publisher has something for, one after the other.
+func subscribe(ctx context.Context, session *session) (result, error) {
+	seen := newAnnounced()
+	// Never the empty prefix: the library ends the process of a publisher that is asked for it.
+	reader, err := session.AcceptAnnounce(prefix)
+	if err != nil {
+		return nil, fmt.Errorf("announcements: %w", err)
+	}
+	go seen.collect(ctx, reader)
+	seen.wait(ctx, func() bool { return seen.isActive(live) && seen.isActive(brief) })
+
+	report := result{}
+	if report["video"], err = video(ctx, session); err != nil {
+		return nil, fmt.Errorf("video: %w", err)
+	}
+	report["missing"] = result{
+		"track":     refusal(ctx, session, live, "missing"),
+		"broadcast": refusal(ctx, session, "/skein/missing", "video"),
+	}
+	if report["priority"], err = priorities(ctx, session); err != nil {
+		return nil, fmt.Errorf("priority: %w", err)
+	}
+	if _, err := openTrack(ctx, session, brief, "withdraw", firstPriority); err != nil {
+		return nil, fmt.Errorf("withdraw: %w", err)
+	}
+	seen.wait(ctx, func() bool { return seen.isActive(late) && !seen.isActive(brief) })
+	report["announced"], report["withdrawn"] = seen.lists()
+	report["closed"] = closed(ctx, session)
+	session.CloseWithError(0, "")
+	return report, nil
+}
+
+// video reads all groups, and checks every byte of them.
+func video(ctx context.Context, session *session) (result, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*stall)
+	defer cancel()
+	track, err := openTrack(ctx, session, live, "video", firstPriority)
+	if err != nil {
+		return nil, err
+	}
+	type group struct {
+		sequence uint64
+		frames   [][]byte
+		err      error
+	}
+	arrived := make(chan group, groups)
+	var reading sync.WaitGroup
+	for range groups {
+		reader, err := track.AcceptGroup(ctx)
+		if err != nil {
+			break
+		}
+		reading.Add(1)
+		go func() {
+			defer reading.Done()
+			frames, err := readAll(ctx, reader)
+			arrived <- group{uint64(reader.GroupSequence()), frames, err}
+		}()
+	}
+	reading.Wait()
+	close(arrived)
+
+	var all []group
+	for each := range arrived {
+		all = append(all, each)
+	}
+	// Order of arrival is not order.
+	slices.SortFunc(all, func(a, b group) int { return int(a.sequence) - int(b.sequence) })
+	frames, bytes, wrong, gaps := 0, 0, 0, 0
+	for place, each := range all {
+		first := all[0].sequence
+		if each.sequence != first+uint64(place) {
+			gaps++
+		}
+		if each.err != nil || len(each.frames) != len(frameSizes) {
+			wrong++
+		}
+		for index, frame := range each.frames {
+			frames++
+			bytes += len(frame)
+			if !isRight(frame, int(each.sequence-first), index) {
+				wrong++
+			}
+		}
+	}
+	return result{
+		"groups": len(all), "frames": frames, "bytes": bytes, "wrong": wrong, "gaps": gaps,
+	}, nil
+}
+
+// refusal tells with which code a subscription is refused.
+func refusal(ctx context.Context, session *session, path broadcastPath, name trackName) any {
+	ctx, cancel := context.WithTimeout(ctx, stall)
+	defer cancel()
+	track, err := openTrack(ctx, session, path, name, firstPriority)
+	if err == nil {
+		// Some say first that they agree.
+		_, err = track.AcceptGroup(ctx)
+	}
+	if code, isReset := resetOf(err); isReset {
+		return code
+	}
+	return fmt.Sprint(err)
+}
+
+// priorities reads what the publisher says that the priority is, before and after an update.
+func priorities(ctx context.Context, session *session) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, stall)
+	defer cancel()
+	track, err := openTrack(ctx, session, live, "priority", firstPriority)
+	if err != nil {
+		return nil, err
+	}
+	var texts []string
+	for range 2 {
+		group, err := track.AcceptGroup(ctx)
+		if err != nil {
+			return texts, nil
+		}
+		frames, err := readAll(ctx, group)
+		if err != nil {
+			return nil, err
+		}
+		for _, frame := range frames {
+			texts = append(texts, string(frame))
+		}
+		if err := update(track, secondPriority); err != nil {
+			return nil, err
+		}
+	}
+	return texts, nil
+}
+
+// closed waits for the publisher to close the session.
+func closed(ctx context.Context, session *session) any {
+	ctx, cancel := context.WithTimeout(ctx, stall)
+	defer cancel()
+	if _, err := openTrack(ctx, session, live, "close", firstPriority); err != nil {
+		return fmt.Sprint(err)
+	}
+	select {
+	case <-session.Context().Done():
+	case <-ctx.Done():
+		return "not closed"
+	}
+	// Over WebTransport the context does not tell why it is done, but this does.
+	_, err := session.AcceptAnnounce(prefix)
+	code, reason, isTold := closeOf(errors.Join(err, context.Cause(session.Context())))
+	if !isTold {
+		return "the code is not told"
+	}
+	return result{"code": code, "reason": reason}
+}
+
+func readAll(ctx context.Context, group *groupReader) ([][]byte, error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		group.SetReadDeadline(deadline)
+	}
+	var frames [][]byte
+	for {
+		frame := newFrame(0)
+		err := group.ReadFrame(frame)
+		if errors.Is(err, io.EOF) {
+			return frames, nil
+		}
+		if err != nil {
+			return frames, err
+		}
+		frames = append(frames, slices.Clone(frame.Body()))
+	}
+}
+
+// announced is what a publisher has announced so far.
+type announced struct {
+	mutex   sync.Mutex
+	active  map[broadcastPath]bool
+	changed chan struct{}
+}
+
+func newAnnounced() *announced {
+	return &announced{active: map[broadcastPath]bool{}, changed: make(chan struct{}, 1)}
+}
+
+func (a *announced) collect(ctx context.Context, reader *announcementReader) {
+	for {
+		announcement, err := reader.ReceiveAnnouncement(ctx)
+		if err != nil {
+			return
+		}
+		path := announcement.BroadcastPath()
+		a.set(path, true)
+		announcement.AfterFunc(func() { a.set(path, false) })
+	}
+}
+
+func (a *announced) set(path broadcastPath, isActive bool) {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	a.active[path] = isActive
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (a *announced) isActive(path broadcastPath) bool {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	return a.active[path]
+}
+
+// wait returns once that is so, or never will be.
+func (a *announced) wait(ctx context.Context, isSo func() bool) {
+	stalled := time.After(stall)
+	for !isSo() {
+		select {
+		case <-a.changed:
+		case <-stalled:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// lists returns all paths there ever were, and those that are no more.
+func (a *announced) lists() (all, withdrawn []broadcastPath) {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	for path, isActive := range a.active {
+		all = append(all, path)
+		if !isActive {
+			withdrawn = append(withdrawn, path)
+		}
+	}
+	slices.Sort(all)
+	slices.Sort(withdrawn)
+	return all, withdrawn
+}

@@ -1,0 +1,417 @@
+/**
+ * What a publisher and a subscriber of Media over QUIC do with each other in the tests: written
+ * against the little that all implementations have in common, so that it runs on those of
+ * JavaScript and on Skein. The peers in other languages do the same.
+ *
+ * @module
+ */
+
+/** Which end to be, whoever dials. */
+export type Role = "publish" | "subscribe";
+
+/** What to do: `ask` is a subscriber that fetches and probes. */
+export type Scenario = Role | "ask";
+
+/** A session of any implementation, as far as it is used here. */
+export interface AnySession {
+  /** Resolves with the peer's code and reason. */
+  readonly closed: Promise<Close>;
+  /** What the peer announces, and withdraws, below a prefix: whole paths. */
+  announced(prefix: string): AsyncIterable<Announcement>;
+  /** Announces a broadcast; returns what withdraws it. */
+  publish(path: string, tracks: Tracks): () => void;
+  /** Subscribes to a track; that it is refused is told where it is read. */
+  subscribe(track: Track): AnyReader;
+  /** Fetches a group, where that can be. */
+  fetch?(group: FetchedGroup): Promise<GroupReader>;
+  /** The first rate that the peer tells, in bits a second, where that can be. */
+  probed?(): Promise<number | undefined>;
+  /** Closes. */
+  close(info: Close): void;
+}
+
+/** What is fetched. */
+export interface FetchedGroup {
+  /** The broadcast. */
+  readonly path: string;
+  /** The track in it. */
+  readonly name: string;
+  /** The group. */
+  readonly sequence: number;
+}
+
+/** What serves the tracks of a broadcast, by their names; others there are none. */
+export type Tracks = Readonly<Record<string, (track: AnyWriter) => Promise<void>>>;
+
+/** How a session was closed. */
+export interface Close {
+  /** The code. */
+  readonly closeCode?: number;
+  /** The reason. */
+  readonly reason?: string;
+}
+
+/** A broadcast is there, or is not any more. */
+export interface Announcement {
+  /** Its path. */
+  readonly path: string;
+  /** Whether it is there. */
+  readonly active: boolean;
+}
+
+/** What is subscribed to. */
+export interface Track {
+  /** The broadcast. */
+  readonly path: string;
+  /** The track in it. */
+  readonly name: string;
+  /** The priority. */
+  readonly priority: number;
+}
+
+/** A track that somebody subscribed to. */
+export interface AnyWriter {
+  /** The priority that the subscriber gave it last. */
+  readonly priority: number;
+  /** Resolves once the subscriber changed it. */
+  updated(): Promise<void>;
+  /** Begins a group. */
+  openGroup(): Promise<GroupWriter>;
+  /** Ends it. */
+  close(): void;
+}
+
+/** A group that is written. */
+export interface GroupWriter {
+  /** Writes a frame. */
+  write(frame: Uint8Array): Promise<void> | void;
+  /** Ends it. */
+  close(): Promise<void> | void;
+}
+
+/** A track that is read. */
+export interface AnyReader {
+  /** The next group to arrive; rejects with what ended the subscription. */
+  nextGroup(): Promise<GroupReader | undefined>;
+  /** Changes the priority, where that can be. */
+  update(priority: number): void;
+  /** Gives it up. */
+  close(): void;
+}
+
+/** A group that is read. */
+export interface GroupReader {
+  /** Its number. */
+  readonly sequence: number;
+  /** The next frame; none at the end. */
+  nextFrame(): Promise<Uint8Array | undefined>;
+}
+
+const PREFIX = "skein/";
+/** It has all tracks but one. */
+const LIVE = "skein/live";
+/** It is withdrawn once its track `withdraw` is subscribed to; the other comes instead of it. */
+const BRIEF = "skein/brief";
+const LATE = "skein/late";
+/** It is not below the prefix that is asked for. */
+const HIDDEN = "other/hidden";
+
+const GROUPS = 120;
+
+/** Where the lengths of lengths change, and more than one packet holds. */
+const FRAME_SIZES = [0, 1, 63, 64, 1200, 16384];
+
+/** The group that is fetched. */
+const FETCHED = 5;
+
+const FIRST_PRIORITY = 7;
+const SECOND_PRIORITY = 200;
+
+const CLOSE: Close = { closeCode: 42, reason: "grüße" };
+
+/** The time between two groups: without it, a reader would have to be as fast as the writer. */
+const GROUP_GAP_MS = 2;
+
+/** What was written still has to arrive, and nothing says when it has. */
+const ARRIVAL_MS = 200;
+
+/** How long a step may take. */
+const STALL_MS = 5_000;
+
+/** How long an update may take, which not all can. */
+const UPDATE_MS = 1_000;
+
+/**
+ * Plays one end of a session until that is over.
+ *
+ * @param session The session.
+ * @param scenario Which end.
+ * @param root What paths begin with: a slash, or nothing.
+ * @returns What was seen.
+ */
+export async function play(session: AnySession, scenario: Scenario, root = ""): Promise<unknown> {
+  if (scenario === "publish") return await publish(session, root);
+  return scenario === "ask" ? await ask(session, root) : await subscribe(session, root);
+}
+
+/**
+ * Makes the frames of a group that is fetched.
+ *
+ * @param sequence The group.
+ * @returns Its frames.
+ */
+export function framesOf(sequence: number): Uint8Array<ArrayBuffer>[] {
+  return FRAME_SIZES.map((_, index) => frameOf(sequence, index));
+}
+
+async function publish(session: AnySession, root: string): Promise<unknown> {
+  const subscribed: string[] = [];
+  const updated: number[] = [];
+  const closing = Promise.withResolvers<void>();
+  const announce = (name: string, tracks: Tracks) => {
+    const path = root + name;
+    const noted = Object.entries(tracks).map(([name, serve]) => {
+      const note: typeof serve = async (track) => {
+        subscribed.push(`${path} ${name} ${track.priority}`);
+        await serve(track);
+      };
+      return [name, note];
+    });
+    return session.publish(path, Object.fromEntries(noted));
+  };
+  const tracks: Tracks = {
+    video: serveVideo,
+    priority: async (track) => {
+      await writeGroup(track, `${track.priority}`);
+      const isUpdated = await within(track.updated().then(() => true), UPDATE_MS);
+      if (isUpdated) {
+        updated.push(track.priority);
+        await writeGroup(track, `${track.priority}`);
+        await sleep(ARRIVAL_MS);
+      }
+      track.close();
+    },
+    close: async (track) => {
+      // Without an end: what breaks it off is the close of the session.
+      await (await track.openGroup()).write(encode("closed"));
+      closing.resolve();
+    },
+  };
+  announce(LIVE, tracks);
+  announce(HIDDEN, tracks);
+  const withdraw = announce(BRIEF, {
+    withdraw: async (track) => {
+      await writeGroup(track, "withdrawn");
+      await sleep(ARRIVAL_MS);
+      withdraw();
+      // Of two changes at once, `@moq/net` tells the first.
+      await sleep(ARRIVAL_MS);
+      announce(LATE, {});
+    },
+  });
+  const isClosing = await Promise.race([
+    closing.promise.then(() => true),
+    session.closed.then(() => false, () => false),
+  ]);
+  if (isClosing) {
+    await sleep(ARRIVAL_MS);
+    session.close(CLOSE);
+    await sleep(ARRIVAL_MS);
+  }
+  return { subscribed, updated };
+}
+
+async function serveVideo(track: AnyWriter): Promise<void> {
+  for (let number = 0; number < GROUPS; number++) {
+    const group = await track.openGroup();
+    for (const index of FRAME_SIZES.keys()) await group.write(frameOf(number, index));
+    await group.close();
+    await sleep(GROUP_GAP_MS);
+  }
+  // The end of the track must not overtake its groups.
+  await sleep(ARRIVAL_MS);
+  track.close();
+}
+
+async function writeGroup(track: AnyWriter, text: string): Promise<void> {
+  const group = await track.openGroup();
+  await group.write(encode(text));
+  await group.close();
+}
+
+async function subscribe(session: AnySession, root: string): Promise<unknown> {
+  const active = new Map<string, boolean>();
+  let changed = Promise.withResolvers<void>();
+  const tell = () => {
+    changed.resolve();
+    changed = Promise.withResolvers();
+  };
+  const collect = async () => {
+    for await (const { path, active: isActive } of session.announced(root + PREFIX)) {
+      active.set(path, isActive);
+      tell();
+    }
+  };
+  collect().catch(() => {});
+  const until = async (isSo: () => boolean) => {
+    const end = performance.now() + STALL_MS;
+    for (let left = STALL_MS; !isSo() && left > 0; left = end - performance.now()) {
+      await within(changed.promise, left);
+    }
+  };
+  const isActive = (name: string) => active.get(root + name) === true;
+  const open = (path: string, name: string) =>
+    session.subscribe({ path: root + path, name, priority: FIRST_PRIORITY });
+
+  await until(() => isActive(LIVE) && isActive(BRIEF));
+  const video = await readVideo(open(LIVE, "video"));
+  const missing = {
+    track: await refusal(open(LIVE, "missing")),
+    broadcast: await refusal(open("skein/missing", "video")),
+  };
+  const priority = await readPriorities(open(LIVE, "priority"));
+  open(BRIEF, "withdraw").nextGroup().catch(() => {});
+  await until(() => isActive(LATE) && !isActive(BRIEF));
+  const announced = [...active.keys()].sort();
+  const withdrawn = announced.filter((path) => !active.get(path));
+  open(LIVE, "close").nextGroup().catch(() => {});
+  let closed: unknown;
+  session.closed.then(closeOf, codeOf).then((how) => closed = how).finally(tell);
+  // Behind a relay, the publisher's session is another one.
+  await until(() => closed !== undefined || !isActive(LIVE));
+  closed ??= isActive(LIVE) ? "not closed" : "withdrawn";
+  session.close({});
+  return { announced, withdrawn, video, missing, priority, closed };
+}
+
+/** Fetches a group that is there and one that is not, and asks for a rate. */
+async function ask(session: AnySession, root: string): Promise<unknown> {
+  const fetched = async (path: string) => {
+    try {
+      const group = await session.fetch?.({ path: root + path, name: "video", sequence: FETCHED });
+      if (group === undefined) return "can not fetch";
+      const frames: boolean[] = [];
+      for (let frame; (frame = await within(group.nextFrame(), STALL_MS)) !== undefined;) {
+        frames.push(isSame(frame, frameOf(FETCHED, frames.length)));
+      }
+      return { frames: frames.length, wrong: frames.filter((isRight) => !isRight).length };
+    } catch (error) {
+      return codeOf(error);
+    }
+  };
+  const seen = { fetched: await fetched(LIVE), missing: await fetched("skein/missing") };
+  const probed = session.probed?.() ?? Promise.resolve(undefined);
+  const rate = await within(probed.then((bitrate) => ({ bitrate }), codeOf), STALL_MS) ??
+    "no answer";
+  session.close({});
+  await sleep(ARRIVAL_MS);
+  if (typeof rate !== "object") return { ...seen, rate };
+  // How much it is depends on the machine.
+  return { ...seen, rate: (rate as { bitrate?: number }).bitrate === undefined ? "none" : "some" };
+}
+
+/** Reads all groups, and checks every byte of them. */
+async function readVideo(track: AnyReader): Promise<unknown> {
+  const groups: Promise<{ sequence: number; frames: Uint8Array[] }>[] = [];
+  const end = performance.now() + 2 * STALL_MS;
+  while (groups.length < GROUPS) {
+    const group = await within(track.nextGroup(), end - performance.now());
+    if (group === undefined) break;
+    groups.push(readGroup(group).then((frames) => ({ sequence: group.sequence, frames })));
+  }
+  // Order of arrival is not order.
+  const all = (await Promise.all(groups)).sort((a, b) => a.sequence - b.sequence);
+  const first = all[0]?.sequence ?? 0;
+  let [frames, bytes, wrong, gaps] = [0, 0, 0, 0];
+  for (const [place, group] of all.entries()) {
+    if (group.sequence !== first + place) gaps++;
+    if (group.frames.length !== FRAME_SIZES.length) wrong++;
+    for (const [index, frame] of group.frames.entries()) {
+      frames++;
+      bytes += frame.length;
+      if (!isSame(frame, frameOf(group.sequence - first, index))) wrong++;
+    }
+  }
+  track.close();
+  return { groups: all.length, frames, bytes, wrong, gaps };
+}
+
+/** Reads a group until its end, or until it is broken off. */
+async function readGroup(group: GroupReader): Promise<Uint8Array[]> {
+  const frames: Uint8Array[] = [];
+  try {
+    for (;;) {
+      const frame = await within(group.nextFrame(), STALL_MS);
+      if (frame === undefined) return frames;
+      frames.push(frame);
+    }
+  } catch {
+    return frames;
+  }
+}
+
+/** Tells with which code a subscription is refused. */
+async function refusal(track: AnyReader): Promise<unknown> {
+  try {
+    const group = await within(track.nextGroup().then((group) => group ?? "the end"), STALL_MS);
+    return group ?? "no answer";
+  } catch (error) {
+    return codeOf(error);
+  }
+}
+
+/** Reads what the publisher says that the priority is, before and after an update. */
+async function readPriorities(track: AnyReader): Promise<unknown[]> {
+  const texts: unknown[] = [];
+  try {
+    for (let waitMs = STALL_MS; texts.length < 2; waitMs = UPDATE_MS) {
+      const group = await within(track.nextGroup(), waitMs);
+      if (group === undefined) break;
+      for (const frame of await readGroup(group)) texts.push(new TextDecoder().decode(frame));
+      track.update(SECOND_PRIORITY);
+    }
+  } catch (error) {
+    texts.push(codeOf(error));
+  }
+  track.close();
+  return texts;
+}
+
+/** The content of a frame: no two look alike. */
+function frameOf(group: number, index: number): Uint8Array<ArrayBuffer> {
+  const length = FRAME_SIZES[index] ?? 0;
+  return Uint8Array.from({ length }, (_, at) => group * 7 + index * 13 + at);
+}
+
+function isSame(one: Uint8Array, other: Uint8Array): boolean {
+  return one.length === other.length && one.every((byte, at) => byte === other[at]);
+}
+
+function codeOf(error: unknown): unknown {
+  const fields = error as Readonly<Record<string, unknown>>;
+  const codes = [fields.moqCode, fields.code, fields.streamErrorCode, fields.closeCode];
+  return codes.find((code) => typeof code === "number") ?? fields.message ?? String(error);
+}
+
+function closeOf({ closeCode, reason }: Close): unknown {
+  return closeCode === undefined ? "the code is not told" : { code: closeCode, reason };
+}
+
+function encode(text: string): Uint8Array<ArrayBuffer> {
+  return new TextEncoder().encode(text);
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** What a promise says in time; nothing otherwise. */
+async function within<T>(promise: Promise<T>, ms: number): Promise<T | undefined> {
+  const { promise: late, resolve } = Promise.withResolvers<undefined>();
+  const timer = setTimeout(() => resolve(undefined), ms);
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

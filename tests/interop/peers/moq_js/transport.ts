@@ -1,0 +1,97 @@
+/**
+ * The transports that the libraries run on: their own, the runtime's, and Skein's.
+ *
+ * @module
+ */
+import { WebTransport as SkeinWebTransport } from "../../../../transport/h3/web_transport.ts";
+import type { Close } from "./scenarios.ts";
+
+/** A session of WebTransport in anybody's implementation, as far as it is used here. */
+export interface Transport {
+  /** Resolves once it is established. */
+  readonly ready: Promise<unknown>;
+  /** Resolves with the peer's code and reason. */
+  readonly closed: Promise<Close>;
+  /** Closes. */
+  close(info?: Close): void;
+}
+
+/** What `@moq/qmux` exports, as far as it is used. */
+interface Qmux {
+  readonly default: {
+    new (url: string, options: QmuxOptions): Transport;
+    accept(socket: WebSocket, options: QmuxOptions): Transport;
+  };
+  selectSubprotocol(offered: string | null, options: QmuxOptions): string | undefined;
+}
+
+interface QmuxOptions {
+  readonly protocols?: readonly string[];
+  readonly versions?: Readonly<Record<string, null>>;
+  readonly protocol?: string;
+  readonly requireProtocol?: boolean;
+}
+
+/** A literal would be looked up by whoever checks types. */
+const QMUX = "npm:@moq/qmux@0.3.3";
+
+function optionsOf(protocols: readonly string[]): QmuxOptions {
+  return { protocols, versions: Object.fromEntries(protocols.map((name) => [name, null])) };
+}
+
+/** Where to dial, and how. */
+export interface DialOptions {
+  /** Where to: `https:` for WebTransport, `ws:` for QMux. */
+  readonly url: string;
+  /** SHA-256 of the server's certificate, hexadecimal. */
+  readonly hash: string | undefined;
+  /** What to offer. */
+  readonly protocols: readonly string[];
+  /** Whose WebTransport: `deno` or `skein`. */
+  readonly webTransport: string;
+}
+
+/** Dials. */
+export async function dialTransport(options: DialOptions): Promise<Transport> {
+  const { url, protocols } = options;
+  const transport = url.startsWith("ws")
+    ? new (await import(QMUX) as Qmux).default(url, {
+      ...optionsOf(protocols),
+      requireProtocol: true,
+    })
+    : webTransport(options);
+  transport.closed.catch(() => {});
+  await transport.ready;
+  return transport;
+}
+
+function webTransport({ url, hash, protocols, webTransport }: DialOptions): Transport {
+  const serverCertificateHashes = hash === undefined
+    ? []
+    : [{ algorithm: "sha-256" as const, value: Uint8Array.fromHex(hash) }];
+  if (webTransport === "deno") return new WebTransport(url, { serverCertificateHashes });
+  return new SkeinWebTransport(url, { serverCertificateHashes, protocols: [...protocols] });
+}
+
+/** Serves QMux on a free port, until the process ends. */
+export async function serveTransport(
+  protocols: readonly string[],
+  handlers: {
+    readonly onListen: (port: number) => void;
+    readonly onSession: (transport: Transport, url: URL) => Promise<void>;
+  },
+): Promise<void> {
+  const { default: Session, selectSubprotocol } = await import(QMUX) as Qmux;
+  const options = optionsOf(protocols);
+  const onListen = ({ port }: Deno.NetAddr) => handlers.onListen(port);
+  Deno.serve({ hostname: "127.0.0.1", port: 0, onListen }, (request) => {
+    const protocol = selectSubprotocol(request.headers.get("sec-websocket-protocol"), options);
+    if (protocol === undefined) return new Response(null, { status: 400 });
+    const { socket, response } = Deno.upgradeWebSocket(request, { protocol });
+    socket.binaryType = "arraybuffer";
+    const transport = Session.accept(socket, { protocol });
+    transport.closed.catch(() => {});
+    void handlers.onSession(transport, new URL(request.url));
+    return response;
+  });
+}

@@ -1,0 +1,339 @@
+/**
+ * What the tests of MoQ's messages share: every codec with a way to draw messages for it, and the
+ * comparison with bytes that other implementations wrote.
+ *
+ * @module
+ */
+import { assertEquals } from "@std/assert";
+import {
+  type AnnounceInterest,
+  type AnnounceMessage,
+  type AnnounceOk,
+  type ClientSetup,
+  decodeAnnounce,
+  decodeAnnounceInit,
+  decodeAnnounceInterest,
+  decodeAnnounceOk,
+  decodeClientSetup,
+  decodeFetch,
+  decodeGoaway,
+  decodeGroupHeader,
+  decodeProbe,
+  decodeServerSetup,
+  decodeSessionUpdate,
+  decodeSetupStream,
+  decodeSubscribe,
+  decodeSubscribeResponse,
+  decodeSubscribeUpdate,
+  decodeTrackInfo,
+  decodeTrackRequest,
+  encodeAnnounce,
+  encodeAnnounceInit,
+  encodeAnnounceInterest,
+  encodeAnnounceOk,
+  encodeClientSetup,
+  encodeFetch,
+  encodeGoaway,
+  encodeGroupHead,
+  encodeProbe,
+  encodeServerSetup,
+  encodeSessionUpdate,
+  encodeSetupStream,
+  encodeSubscribe,
+  encodeSubscribeResponse,
+  encodeSubscribeUpdate,
+  encodeTrackInfo,
+  encodeTrackRequest,
+  type FetchMessage,
+  type GroupHeader,
+  hasResponseType,
+  type MoqParameters,
+  type ProbeMessage,
+  type ServerSetup,
+  type SubscribeFields,
+  type SubscribeMessage,
+  type SubscribeResponse,
+  type TrackInfoMessage,
+  type TrackRequest,
+} from "../../pubsub/moq/wire/messages.ts";
+import { VERSIONS, type VersionTraits } from "../../pubsub/moq/wire/versions.ts";
+import { encodeVarint, readVarint, varintLengthAt } from "../../transport/h3/varint.ts";
+import type { Random } from "../random.ts";
+
+/** All versions. */
+export const ALL_TRAITS: readonly VersionTraits[] = Object.values(VERSIONS);
+
+/** How a message is written and read. */
+export interface MoqCodec {
+  /** The name of the message. */
+  readonly name: string;
+  /** Whether a version has it. */
+  readonly has: (traits: VersionTraits) => boolean;
+  /** Draws one, writes it and tells what is to be read of it. */
+  readonly draw: (random: Random, traits: VersionTraits) => {
+    readonly message: unknown;
+    readonly bytes: Uint8Array;
+  };
+  /** Numbers in front of the length. */
+  readonly heads: (traits: VersionTraits) => number;
+  /** Writes one; only what {@linkcode MoqCodec.decode} or {@linkcode MoqCodec.draw} gave. */
+  readonly encode: (message: unknown, traits: VersionTraits) => Uint8Array;
+  /** Reads a body; `type` is the number in front of the length. */
+  readonly decode: (body: Uint8Array, traits: VersionTraits, type: number) => unknown;
+}
+
+function codec<T>(
+  name: string,
+  encode: (message: T, traits: VersionTraits) => Uint8Array,
+  decode: (body: Uint8Array, traits: VersionTraits, type: number) => T,
+  draw: (random: Random, traits: VersionTraits) => T,
+  options: Partial<Pick<MoqCodec, "has" | "heads">> = {},
+): MoqCodec {
+  return {
+    name,
+    has: options.has ?? (() => true),
+    heads: options.heads ?? (() => 0),
+    encode: (message, traits) => encode(message as T, traits),
+    decode,
+    draw: (random, traits) => {
+      const message = draw(random, traits);
+      return { message, bytes: encode(message, traits) };
+    },
+  };
+}
+
+const isCompat = ({ setup }: VersionTraits) => setup === "compat";
+const hasSetup = ({ setup }: VersionTraits) => setup === "compat" || setup === "session";
+const hasRequests = ({ requests }: VersionTraits) => requests;
+const hasTimestamps = ({ timestamps }: VersionTraits) => timestamps;
+const hasNoSetup = (traits: VersionTraits) => !hasSetup(traits);
+
+/** Every message. */
+export const MOQ_CODECS: readonly MoqCodec[] = [
+  codec<ClientSetup>("client setup", encodeClientSetup, decodeClientSetup, (random, traits) => ({
+    versions: several(random, () => random.bits(32)),
+    parameters: anyParameters(random, isCompat(traits)),
+  }), { has: hasSetup, heads: (traits) => isCompat(traits) ? 1 : 0 }),
+  codec<ServerSetup>("server setup", encodeServerSetup, decodeServerSetup, (random, traits) => ({
+    version: random.bits(53),
+    parameters: anyParameters(random, isCompat(traits)),
+  }), { has: hasSetup, heads: (traits) => isCompat(traits) ? 1 : 0 }),
+  codec<MoqParameters>(
+    "SETUP",
+    encodeSetupStream,
+    decodeSetupStream,
+    (random) => anyParameters(random, false),
+    { has: ({ setup }) => setup === "stream", heads: () => 1 },
+  ),
+  codec<number>(
+    "SESSION_UPDATE",
+    encodeSessionUpdate,
+    decodeSessionUpdate,
+    (random) => random.bits(53),
+    { has: hasSetup },
+  ),
+  codec<AnnounceInterest>(
+    "announce interest",
+    encodeAnnounceInterest,
+    decodeAnnounceInterest,
+    (random, { hops }) => ({ prefix: anyText(random), excludeHop: hops ? anyHop(random) : 0n }),
+  ),
+  codec<string[]>(
+    "ANNOUNCE_INIT",
+    encodeAnnounceInit,
+    decodeAnnounceInit,
+    (random) => several(random, () => anyText(random)),
+    { has: ({ announceHead }) => announceHead === "init" },
+  ),
+  codec<AnnounceOk>(
+    "ANNOUNCE_OK",
+    ({ hop, active }) => encodeAnnounceOk(hop, active),
+    decodeAnnounceOk,
+    (random) => ({ hop: anyHop(random), active: random.bits(53) }),
+    { has: ({ announceHead }) => announceHead === "ok" },
+  ),
+  codec<AnnounceMessage>("ANNOUNCE", encodeAnnounce, decodeAnnounce, (random, { hops }) => ({
+    active: anyFlag(random),
+    suffix: anyText(random),
+    hops: hops ? several(random, () => anyHop(random)) : [],
+  })),
+  codec<SubscribeMessage>("SUBSCRIBE", encodeSubscribe, decodeSubscribe, (random, traits) => ({
+    id: random.bits(53),
+    path: anyText(random),
+    track: anyText(random),
+    ...anyFields(random, traits),
+  })),
+  codec<SubscribeFields>(
+    "SUBSCRIBE_UPDATE",
+    encodeSubscribeUpdate,
+    decodeSubscribeUpdate,
+    anyFields,
+  ),
+  codec<SubscribeResponse>(
+    "an answer to SUBSCRIBE",
+    (message, traits) => encodeSubscribeResponse(message, traits)!,
+    (body, traits, type) => decodeSubscribeResponse(type, body, traits),
+    anyResponse,
+    { heads: (traits) => hasResponseType(traits) ? 1 : 0 },
+  ),
+  codec<FetchMessage>("FETCH", encodeFetch, decodeFetch, (random) => ({
+    ...anyTrack(random),
+    priority: random.below(256),
+    group: random.bits(53),
+  }), { has: hasRequests }),
+  codec<ProbeMessage>("PROBE", encodeProbe, decodeProbe, (random) => ({
+    bitrate: random.bits(53) || undefined,
+    rttMs: random.bits(53) || undefined,
+  }), { has: hasRequests }),
+  codec<string>("GOAWAY", encodeGoaway, decodeGoaway, anyText, { has: hasNoSetup }),
+  codec<TrackRequest>(
+    "TRACK",
+    ({ path, track }) => encodeTrackRequest(path, track),
+    decodeTrackRequest,
+    anyTrack,
+    { has: hasTimestamps },
+  ),
+  codec<TrackInfoMessage>("TRACK_INFO", encodeTrackInfo, decodeTrackInfo, (random) => ({
+    priority: random.below(256),
+    ordered: anyFlag(random),
+    maxLatencyMs: random.bits(53),
+    timescale: random.bits(53) || 1,
+  }), { has: hasTimestamps }),
+  codec<GroupHeader>("GROUP", encodeGroupHead, decodeGroupHeader, (random) => ({
+    subscribeId: random.bits(53),
+    sequence: random.bits(53),
+  }), { heads: () => 1 }),
+];
+
+function several<T>(random: Random, draw: () => T): T[] {
+  return Array.from({ length: random.bits(4) }, draw);
+}
+
+function anyFlag(random: Random): boolean {
+  return random.below(2) === 0;
+}
+
+function anyHop(random: Random): bigint {
+  return BigInt(random.bits(53)) << BigInt(random.below(10));
+}
+
+function anyText(random: Random): string {
+  const parts = ["live", "/", "alice", "é", "😀", "\ufeff", "\0", " ", "x".repeat(70)];
+  return several(random, () => random.pick(parts)).join("");
+}
+
+function anyTrack(random: Random): TrackRequest {
+  return { path: anyText(random), track: anyText(random) };
+}
+
+function anyParameters(random: Random, isCompat: boolean): MoqParameters {
+  return new Map(several(random, () => {
+    const key = random.bits(53);
+    if (isCompat && key % 2 === 0) return [key, encodeVarint(random.bits(53))];
+    return [key, random.bytes(random.bits(7))];
+  }));
+}
+
+function anyFields(random: Random, { subscribeRange }: VersionTraits): SubscribeFields {
+  const anyGroup = () => anyFlag(random) ? undefined : random.bits(52);
+  const priority = random.below(256);
+  if (!subscribeRange) return { ...NO_RANGE, priority };
+  return {
+    priority,
+    ordered: anyFlag(random),
+    maxLatencyMs: random.bits(53),
+    startGroup: anyGroup(),
+    endGroup: anyGroup(),
+  };
+}
+
+/** What SUBSCRIBE says where a version has no range. */
+export const NO_RANGE: SubscribeFields = {
+  priority: 0,
+  ordered: false,
+  maxLatencyMs: 0,
+  startGroup: undefined,
+  endGroup: undefined,
+};
+
+function anyResponse(random: Random, traits: VersionTraits): SubscribeResponse {
+  const { responses, okFields } = traits;
+  if (responses !== "ok" && random.below(3) === 0) {
+    return {
+      type: "drop",
+      start: random.bits(53),
+      end: random.bits(53),
+      code: random.bits(32),
+    };
+  }
+  if (responses === "start-end-drop") {
+    return { type: anyFlag(random) ? "start" : "end", group: random.bits(53) };
+  }
+  if (okFields === "none") return { type: "ok", fields: undefined };
+  return { type: "ok", fields: anyFields(random, traits) };
+}
+
+/** A message, cut into what stands in front of its length, and what stands behind. */
+export interface CutMessage {
+  /** The last number in front of the length; 0 if there is none. */
+  readonly type: number;
+  /** What stands behind the length. */
+  readonly body: Uint8Array;
+}
+
+/**
+ * Cuts a message.
+ *
+ * @param bytes The message, and nothing behind it.
+ * @param heads Numbers in front of the length.
+ * @param isCompat The length has two bytes, as in the IETF's draft 14.
+ * @returns Its parts.
+ */
+export function cutMessage(bytes: Uint8Array, heads: number, isCompat = false): CutMessage {
+  let at = 0;
+  const next = () => {
+    const value = readVarint(bytes, at);
+    at += varintLengthAt(bytes[at]!);
+    return value;
+  };
+  let type = 0;
+  for (let i = 0; i < heads; i++) type = next();
+  let length;
+  if (isCompat) {
+    length = bytes[at]! << 8 | bytes[at + 1]!;
+    at += 2;
+  } else {
+    length = next();
+  }
+  assertEquals(length, bytes.byteLength - at, "the length is not that of the body");
+  return { type, body: bytes.subarray(at) };
+}
+
+/** What {@linkcode assertGolden} compares. */
+export interface Golden<T> {
+  /** What the other implementation wrote, in hex; blanks do not count. */
+  readonly hex: string;
+  /** What it says. */
+  readonly message: T;
+  /** What is written here. */
+  readonly encoded: Uint8Array | undefined;
+  /** Reads a body. */
+  readonly decode: (body: Uint8Array, type: number) => T;
+  /** Numbers in front of the length; none if left out. */
+  readonly heads?: number;
+  /** The length has two bytes. */
+  readonly isCompat?: boolean;
+}
+
+/**
+ * Compares what is written and read here with what another implementation wrote.
+ *
+ * @param golden See {@linkcode Golden}.
+ */
+export function assertGolden<T>(golden: Golden<T>): void {
+  const { message, encoded, decode, heads = 0, isCompat } = golden;
+  const hex = golden.hex.replaceAll(" ", "");
+  assertEquals(encoded?.toHex(), hex);
+  const { type, body } = cutMessage(Uint8Array.fromHex(hex), heads, isCompat);
+  assertEquals(decode(body, type), message);
+}

@@ -1,0 +1,171 @@
+/**
+ * What the tests of MoQ's clients share: a network in memory with a server that a client dials.
+ *
+ * @module
+ */
+import type { FakeTime } from "@std/testing/time";
+import { MoqClient } from "../../pubsub/moq/client/client.ts";
+import type {
+  MoqClientOptions,
+  MoqClientStatus,
+  MoqDial,
+} from "../../pubsub/moq/client/client_options.ts";
+import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
+import { TrackMux } from "../../pubsub/moq/track/mux.ts";
+import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/session.ts";
+import type { TrackWriter } from "../../pubsub/moq/track/track_writer.ts";
+import { Changing } from "../../session/changing.ts";
+import { turns } from "../../testing/turns.ts";
+import { type MemoryPair, memoryPair } from "../../transport/memory.ts";
+
+/** All versions. */
+export const ALL_VERSIONS: readonly MoqVersion[] = [
+  "moq-lite-05",
+  "moq-lite-04",
+  "moq-lite-02",
+  "moq-lite-01",
+  "gomoqt-dev",
+];
+
+/** The subprotocol under which a version is agreed on. */
+export function protocolOf(version: MoqVersion): string {
+  return version === "moq-lite-05" || version === "moq-lite-04" ? version : "";
+}
+
+/** Both ends of a session. */
+export interface MoqEnds extends AsyncDisposable {
+  readonly server: MoqSession;
+  readonly client: MoqSession;
+  readonly pair: MemoryPair;
+}
+
+/** Opens both ends of a session of a version. */
+export async function moqEnds(
+  version: MoqVersion,
+  server: Partial<MoqSessionOptions> = {},
+  client: Partial<MoqSessionOptions> = {},
+): Promise<MoqEnds> {
+  const pair = memoryPair({ protocol: protocolOf(version) });
+  const versions = [version];
+  const [one, other] = await Promise.all([
+    MoqSession.open(pair.server, { side: "server", versions, ...server }),
+    MoqSession.open(pair.client, { side: "client", versions, ...client }),
+  ]);
+  return {
+    server: one,
+    client: other,
+    pair,
+    async [Symbol.asyncDispose](): Promise<void> {
+      await other[Symbol.asyncDispose]();
+      await one[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** A network with one server. */
+export class MoqNetwork {
+  /** Every attempt: when, and where to if that was told. */
+  readonly dials: { readonly at: number; readonly uri: string | undefined }[] = [];
+  /** The server's sessions, in the order in which they came. */
+  readonly sessions: MoqSession[] = [];
+  /** The pairs that carry them. */
+  readonly pairs: MemoryPair[] = [];
+  /** Answers the next attempts, in order; the server's session once it is empty. */
+  readonly answers: MoqDial[] = [];
+  /** What the server publishes. */
+  mux: TrackMux = new TrackMux();
+  /** Options of the server's sessions. */
+  server: Partial<MoqSessionOptions> = {};
+  /** The version that is spoken. */
+  readonly version: MoqVersion;
+
+  constructor(version: MoqVersion = "moq-lite-05") {
+    this.version = version;
+  }
+
+  /** The last of the server's sessions. */
+  get last(): MoqSession {
+    return this.sessions.at(-1)!;
+  }
+
+  /** Dials into this network. */
+  readonly dial: MoqDial = async (signal, context) => {
+    this.dials.push({ at: Date.now(), uri: context.uri });
+    const answer = this.answers.shift();
+    if (answer !== undefined) return await answer(signal, context);
+    const ends = await moqEnds(this.version, { mux: this.mux, ...this.server }, {
+      mux: context.mux,
+    });
+    this.sessions.push(ends.server);
+    this.pairs.push(ends.pair);
+    return ends.client;
+  };
+
+  /** Makes a client of it, without jitter. */
+  client(options: Partial<MoqClientOptions> = {}): MoqClient {
+    const { retry, ...rest } = options;
+    return new MoqClient({
+      dial: this.dial,
+      retry: { firstDelayMs: 1_000, random: () => 1, ...retry },
+      ...rest,
+    });
+  }
+
+  /** Breaks the network under the last session. */
+  cut(): void {
+    this.pairs.at(-1)!.link.disconnect();
+  }
+
+  /** Lets the next attempts fail. */
+  fail(count: number, error: () => unknown): void {
+    for (let at = 0; at < count; at++) this.answers.push(() => Promise.reject(error()));
+  }
+}
+
+/** A broadcast whose one track is written by hand. */
+export class HandTrack {
+  /** Who subscribed, in order. */
+  readonly writers: TrackWriter[] = [];
+  #end: PromiseWithResolvers<void> = Promise.withResolvers();
+  readonly #changes = new Changing();
+
+  /** Serves a subscriber, until it leaves or {@linkcode HandTrack.end} is called. */
+  readonly serve = async (track: TrackWriter): Promise<void> => {
+    this.writers.push(track);
+    this.#changes.notify();
+    track.accept();
+    const gone = new Promise((resolve) => track.signal.addEventListener("abort", resolve));
+    await Promise.race([gone, this.#end.promise]);
+  };
+
+  /** Waits until so many subscribed. */
+  async reach(count: number): Promise<void> {
+    while (this.writers.length < count) await this.#changes.changed();
+  }
+
+  /** Ends all subscriptions. */
+  end(): void {
+    this.#end.resolve();
+    this.#end = Promise.withResolvers();
+  }
+
+  /** Writes a group of one frame to the last subscriber. */
+  async write(sequence: number, text: string = `${sequence}`): Promise<void> {
+    const group = await this.writers.at(-1)!.openGroup(sequence);
+    await group.writeFrame(new TextEncoder().encode(text));
+    await group.close();
+  }
+}
+
+/** Waits until nothing happens any more, and tells how the client is doing. */
+export async function settledMoq(client: MoqClient): Promise<MoqClientStatus["name"]> {
+  await turns();
+  return client.status.current.name;
+}
+
+/** Lets a time pass in which nothing but what ends it happens. */
+export async function pass(time: FakeTime, ms: number): Promise<void> {
+  await turns();
+  await time.tickAsync(ms);
+  await turns();
+}

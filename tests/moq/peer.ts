@@ -1,0 +1,148 @@
+/**
+ * A peer of MoQ that is spoken for by hand, byte by byte.
+ *
+ * @module
+ */
+import { StreamError } from "../../errors.ts";
+import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/session.ts";
+import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
+import type { Connection, DirectReadable, DirectStream } from "../../transport/connection.ts";
+import { directReadable, directStream, directWritable } from "../../transport/direct.ts";
+import { memoryPair } from "../../transport/memory.ts";
+import { soon } from "../sessions.ts";
+
+const bytesOf = (hex: string) => Uint8Array.fromHex(hex.replaceAll(" ", ""));
+
+/** A bidirectional stream whose one end is the test. */
+export class HandExchange {
+  readonly #stream: DirectStream;
+
+  /** Takes over a stream. */
+  constructor(stream: DirectStream) {
+    this.#stream = stream;
+  }
+
+  /** Writes bytes that are given in hex. */
+  write(hex: string): Promise<void> {
+    return soon(this.#stream.write(bytesOf(hex)));
+  }
+
+  /** Ends the test's direction. */
+  async end(): Promise<void> {
+    await soon(this.#stream.close()).catch(() => {});
+  }
+
+  /** Gives up the test's direction. */
+  reset(streamErrorCode: number): void {
+    this.#stream.abort({ streamErrorCode });
+  }
+
+  /**
+   * Reads to the end.
+   *
+   * @returns What came, in hex, and the code if it was a reset.
+   */
+  async rest(): Promise<{ readonly hex: string; readonly reset?: number }> {
+    return await restOf(this.#stream);
+  }
+
+  /** Reads what comes next, in hex; `null` at the end. */
+  async read(): Promise<string | null> {
+    return (await soon(this.#stream.read()))?.toHex() ?? null;
+  }
+}
+
+async function restOf(stream: DirectReadable): Promise<{ hex: string; reset?: number }> {
+  let hex = "";
+  try {
+    for (let bytes; (bytes = await soon(stream.read())) !== null;) hex += bytes.toHex();
+    return { hex };
+  } catch (error) {
+    if (error instanceof StreamError) return { hex, reset: error.streamErrorCode };
+    throw error;
+  }
+}
+
+/** A session, and the raw connection of its peer. */
+export class HandPeer implements AsyncDisposable {
+  /** The session under test. */
+  readonly session: MoqSession;
+  /** The other end of its connection. */
+  readonly connection: Connection;
+  readonly #bidis: AsyncIterator<{ readable: unknown; writable: unknown }>;
+  readonly #unis: AsyncIterator<unknown>;
+
+  private constructor(session: MoqSession, connection: Connection) {
+    this.session = session;
+    this.connection = connection;
+    this.#bidis = connection.incomingBidirectionalStreams[Symbol.asyncIterator]();
+    this.#unis = connection.incomingUnidirectionalStreams[Symbol.asyncIterator]();
+  }
+
+  /**
+   * Opens a session over memory.
+   *
+   * @param version A version that a protocol names by itself.
+   * @param options Those of the session.
+   * @returns The peer of the session.
+   */
+  static async open(
+    version: MoqVersion,
+    options: Partial<MoqSessionOptions> = {},
+  ): Promise<HandPeer> {
+    const { side = "server" } = options;
+    const protocol = { "gomoqt-dev": "moq-00", "moq-lite-02": "moql", "moq-lite-01": "moql" };
+    const pair = memoryPair({
+      protocol: (protocol as Record<string, string>)[version] ?? version,
+      frames: false,
+    });
+    const other = side === "server" ? pair.client : pair.server;
+    const opening = MoqSession.open(pair[side], { ...options, side, versions: [version] });
+    if (side === "server" && version === "gomoqt-dev") {
+      const setup = directStream(await other.createBidirectionalStream());
+      await setup.write(bytesOf("00 0a 01 c0000000feedbabe 00"));
+      await soon(setup.read());
+    }
+    return new HandPeer(await soon(opening), other);
+  }
+
+  /** Opens a bidirectional stream with bytes. */
+  async ask(hex: string): Promise<HandExchange> {
+    const exchange = new HandExchange(
+      directStream(await this.connection.createBidirectionalStream()),
+    );
+    if (hex !== "") await exchange.write(hex);
+    return exchange;
+  }
+
+  /** Opens a unidirectional stream with bytes, and ends it unless it is to stay open. */
+  async post(hex: string, options: { readonly staysOpen?: boolean } = {}): Promise<void> {
+    const stream = directWritable(await this.connection.createUnidirectionalStream());
+    await soon(stream.write(bytesOf(hex)));
+    if (!options.staysOpen) await soon(stream.close());
+  }
+
+  /** Takes the next bidirectional stream of the session. */
+  async nextBidi(): Promise<HandExchange> {
+    const { value } = await soon(this.#bidis.next());
+    return new HandExchange(directStream(value));
+  }
+
+  /** Reads the next unidirectional stream of the session to its end. */
+  async nextUni(): Promise<{ readonly hex: string; readonly reset?: number }> {
+    const { value } = await soon(this.#unis.next());
+    return await restOf(directReadable(value as ReadableStream<Uint8Array>));
+  }
+
+  /** Waits for the end of the session. */
+  async closed(): Promise<{ readonly code: number; readonly by: string }> {
+    const { code, by } = await soon(this.session.closed);
+    return { code, by };
+  }
+
+  /** Ends both. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.session[Symbol.asyncDispose]();
+    this.connection.close();
+  }
+}

@@ -1,0 +1,176 @@
+/**
+ * Sessions of MoQ over wires that can do less: without resets, without credit, without a URL.
+ *
+ * @module
+ */
+import { TrackMux } from "../../pubsub/moq/track/mux.ts";
+import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/session.ts";
+import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
+import type {
+  BidirectionalStream,
+  Connection,
+  DirectWritable,
+} from "../../transport/connection.ts";
+import { directStream, directWritable } from "../../transport/direct.ts";
+import { memoryPair } from "../../transport/memory.ts";
+import { protocolOf } from "./network.ts";
+
+/** What a wire is to be. */
+export interface TestWireOptions {
+  /** Whether a reset reaches the peer; without, it looks like an end, as over Deno's QUIC. */
+  readonly resets?: boolean;
+  /** Its name, which says whether there is a URL. */
+  readonly transport?: string;
+}
+
+/** One end of a connection, of which a test sees more. */
+export interface TestWire {
+  /** The connection. */
+  readonly connection: Connection;
+  /** Unidirectional streams that were opened, in order, with the send order that they have now. */
+  readonly opened: { sendOrder: number }[];
+  /** While it is set, no unidirectional stream is opened before it resolves. */
+  hold: Promise<void> | undefined;
+}
+
+/**
+ * Wraps one end of a connection.
+ *
+ * @param inner The connection.
+ * @param options What it is to be.
+ * @returns It, and what it does.
+ */
+export function testWire(inner: Connection, options: TestWireOptions = {}): TestWire {
+  const { resets = true, transport = inner.transport } = options;
+  const opened: { sendOrder: number }[] = [];
+  const capabilities = { ...inner.capabilities, resetCodes: resets };
+  const openUnidirectional: Connection["createUnidirectionalStream"] = async (how = {}) => {
+    while (wire.hold !== undefined) await wire.hold;
+    const stream = await inner.createUnidirectionalStream(how);
+    const entry = { sendOrder: how.sendOrder ?? 0 };
+    opened.push(entry);
+    const writable = limited(directWritable(stream), resets);
+    const direct: DirectWritable = {
+      write: (bytes) => writable.write(bytes),
+      close: () => writable.close(),
+      abort: (reason) => writable.abort(reason),
+      get sendOrder() {
+        return entry.sendOrder;
+      },
+      set sendOrder(value) {
+        entry.sendOrder = value;
+      },
+    };
+    return Object.assign(stream, { direct });
+  };
+  const replaced: Partial<Record<keyof Connection, unknown>> = {
+    capabilities,
+    transport,
+    directStreams: undefined,
+    createUnidirectionalStream: openUnidirectional,
+    createBidirectionalStream: async (how: object) =>
+      limitedBoth(await inner.createBidirectionalStream(how), resets),
+    get incomingBidirectionalStreams() {
+      return mapped(inner.incomingBidirectionalStreams, (stream) => limitedBoth(stream, resets));
+    },
+  };
+  const connection = new Proxy(inner, {
+    get(target, key) {
+      if (key in replaced) return Reflect.get(replaced, key);
+      const value = Reflect.get(target, key, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+  const wire: TestWire = { connection, opened, hold: undefined };
+  return wire;
+}
+
+async function* mapped<T>(items: AsyncIterable<T>, map: (item: T) => T): AsyncGenerator<T> {
+  for await (const item of items) yield map(item);
+}
+
+/** What was aborted ends behind what was written. */
+function limited<T extends DirectWritable>(stream: T, resets: boolean): T {
+  if (resets) return stream;
+  let isEnded = false;
+  return {
+    ...stream,
+    write: (bytes: Uint8Array) => stream.write(bytes),
+    close: () => {
+      isEnded = true;
+      return stream.close();
+    },
+    abort: () => {
+      if (!isEnded) void stream.close().catch(() => {});
+      isEnded = true;
+    },
+  };
+}
+
+function limitedBoth(stream: BidirectionalStream, resets: boolean): BidirectionalStream {
+  if (resets) return stream;
+  const { readable, writable } = stream;
+  return { readable, writable, direct: limited(directStream({ readable, writable }), resets) };
+}
+
+/** Both ends of a session, and their wires. */
+export interface WiredEnds extends AsyncDisposable {
+  /** The end that accepted. */
+  readonly server: MoqSession;
+  /** The end that dialed. */
+  readonly client: MoqSession;
+  /** The server's wire. */
+  readonly serverWire: TestWire;
+  /** The client's wire. */
+  readonly clientWire: TestWire;
+}
+
+/** How both ends are made. */
+export interface WiredEndsOptions extends TestWireOptions {
+  /** What the server publishes. */
+  readonly mux?: TrackMux;
+  /** More for the server. */
+  readonly server?: Partial<MoqSessionOptions>;
+  /** More for the client. */
+  readonly client?: Partial<MoqSessionOptions>;
+}
+
+/**
+ * Opens a session over wrapped wires.
+ *
+ * @param version The version.
+ * @param options See {@linkcode WiredEndsOptions}.
+ * @returns Both ends.
+ */
+export async function wiredEnds(
+  version: MoqVersion,
+  options: WiredEndsOptions = {},
+): Promise<WiredEnds> {
+  const pair = memoryPair({ protocol: protocolOf(version), frames: false });
+  const serverWire = testWire(pair.server, options);
+  const clientWire = testWire(pair.client, options);
+  const versions = [version];
+  const { mux = new TrackMux() } = options;
+  const [server, client] = await Promise.all([
+    MoqSession.open(serverWire.connection, { side: "server", versions, mux, ...options.server }),
+    MoqSession.open(clientWire.connection, { side: "client", versions, ...options.client }),
+  ]);
+  return {
+    server,
+    client,
+    serverWire,
+    clientWire,
+    async [Symbol.asyncDispose](): Promise<void> {
+      await client[Symbol.asyncDispose]();
+      await server[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** Streams of a connection that are still open. */
+export function openStreams({ counters }: Connection): number {
+  if (counters === undefined) return 0;
+  return counters.localBidirectionalOpened + counters.localUnidirectionalOpened +
+    counters.remoteBidirectionalOpened + counters.remoteUnidirectionalOpened -
+    counters.streamsClosed;
+}

@@ -1,0 +1,45 @@
+/**
+ * Our client and our server of raw QUIC, over UDP on this machine.
+ *
+ * @module
+ */
+import type { Connection } from "../transport/connection.ts";
+import { devCertificate } from "../transport/dev_certificate.ts";
+import { dialQuic } from "../transport/quic_client.ts";
+import { listenQuic } from "../transport/quic_server.ts";
+
+/** Two ends of one connection. */
+export interface QuicPair extends AsyncDisposable {
+  /** The end that dialed. */
+  readonly client: Connection;
+  /** The end that accepted. */
+  readonly server: Connection;
+}
+
+const certificate = devCertificate({ cacheFolder: null });
+
+/**
+ * Makes a pair.
+ *
+ * @param protocol What both ends agree on.
+ * @returns The pair; disposing it closes it, and the listener.
+ */
+export async function quicPair(protocol = "skein-test"): Promise<QuicPair> {
+  const protocols = [protocol];
+  const listener = listenQuic({ hostname: "127.0.0.1", protocols, ...certificate });
+  const connections = listener[Symbol.asyncIterator]();
+  const dialing = dialQuic(`quic://127.0.0.1:${listener.address.port}`, {
+    protocols,
+    serverCertificateHashes: certificate.hashes,
+  });
+  const { value: server } = await connections.next();
+  const client = await dialing;
+  return {
+    client,
+    server: server!,
+    async [Symbol.asyncDispose](): Promise<void> {
+      await client[Symbol.asyncDispose]();
+      await listener.close();
+    },
+  };
+}

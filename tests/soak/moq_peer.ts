@@ -1,0 +1,256 @@
+/**
+ * The peers of the soak test of MoQ, in a process of their own: a publisher, subscribers, or one that
+ * subscribes and takes nothing. Takes one command a line on its standard input and answers each with
+ * a line of JSON.
+ *
+ * @module
+ */
+import { Histogram } from "../../bench/histogram.ts";
+import {
+  dialMoq,
+  LiveBroadcast,
+  MoqError,
+  MoqSession,
+  type MoqVersion,
+  TrackMux,
+  type TrackReader,
+} from "../../pubsub/moq/mod.ts";
+import type { CertificateHash } from "../../transport/webtransport.ts";
+import type { Connection } from "../../transport/connection.ts";
+import { dialQuic } from "../../transport/quic_client.ts";
+import { TextLineStream } from "./lines.ts";
+
+/** The one broadcast, and its track. */
+const PATH = "/live";
+const TRACK = "video";
+
+/** A group has so many frames of so many bytes, and takes so long. */
+const FRAMES = 4;
+const FRAME_BYTES = 1_000;
+const GROUP_MS = 200;
+
+/** What subscribers tell. */
+export interface MoqSubscribersLine {
+  /** Subscribers that got a group since the last question. */
+  readonly fed: number;
+  /** Whole groups. */
+  readonly groups: number;
+  /** Groups of which they were told that they do not come, or not whole. */
+  readonly dropped: number;
+  /** Groups that did not come, without a word. */
+  readonly silent: number;
+  /** Groups behind a later one. */
+  readonly disordered: number;
+  /** Frames with another content than was published. */
+  readonly wrong: number;
+  /** Announcements, by all of them. */
+  readonly active: number;
+  /** Their ends. */
+  readonly ended: number;
+  /** From the publisher's hand to a subscriber's, since the last question. */
+  readonly p50Ms: number;
+  /** The same, of one in a hundred. */
+  readonly p99Ms: number;
+  /** The longest of it. */
+  readonly slowestMs: number;
+}
+
+const [role, port, hash, ...more] = Deno.args as [string, string, string, ...string[]];
+const serverCertificateHashes: CertificateHash[] = [
+  { algorithm: "sha-256", value: Uint8Array.from(JSON.parse(hash) as number[]) },
+];
+let latencies = new Histogram();
+const now = () => performance.timeOrigin + performance.now();
+
+async function publish(): Promise<void> {
+  await using broadcast = new LiveBroadcast();
+  const track = broadcast.track(TRACK);
+  const mux = new TrackMux();
+  mux.publish(PATH, broadcast);
+  // It is known to be gone soon after it was killed.
+  const connection = await dialQuic(`moqt://127.0.0.1:${port}`, {
+    protocols: ["moq-lite-05"],
+    serverCertificateHashes,
+    idleTimeoutMs: 5_000,
+    keepAliveIntervalMs: 1_000,
+  });
+  await using _session = await MoqSession.open(connection, { side: "client", mux });
+  answer("ready");
+  let isOver = false;
+  void read(() => Promise.resolve("bye")).then(() => isOver = true);
+  while (!isOver) {
+    const begin = now();
+    const group = track.openGroup();
+    for (let index = 0; index < FRAMES; index++) {
+      const frame = new Uint8Array(FRAME_BYTES).fill(group.sequence & 0xff);
+      const view = new DataView(frame.buffer);
+      view.setFloat64(0, now());
+      view.setUint32(8, group.sequence);
+      view.setUint32(12, index);
+      group.writeFrame(frame);
+      await sleep(Math.max(0, begin + (index + 1) * GROUP_MS / FRAMES - now()));
+    }
+    group.close();
+  }
+}
+
+async function subscribe(scheme: string, version: MoqVersion, count: number): Promise<void> {
+  const subscribers = await Promise.all(Array.from({ length: count }, async () => {
+    const session = await dialMoq(`${scheme}://127.0.0.1:${port}`, {
+      versions: [version],
+      serverCertificateHashes,
+    });
+    return new Subscriber(session);
+  }));
+  answer("ready");
+  await read(() => {
+    const sum = (of: (subscriber: Subscriber) => number) =>
+      subscribers.reduce((total, subscriber) => total + of(subscriber), 0);
+    const line: MoqSubscribersLine = {
+      fed: sum(({ isFed }) => Number(isFed)),
+      groups: sum(({ groups }) => groups),
+      dropped: sum(({ dropped }) => dropped),
+      silent: sum(({ silent }) => silent),
+      disordered: sum(({ disordered }) => disordered),
+      wrong: sum(({ wrong }) => wrong),
+      active: sum(({ active }) => active),
+      ended: sum(({ ended }) => ended),
+      p50Ms: latencies.quantileMs(0.5),
+      p99Ms: latencies.quantileMs(0.99),
+      slowestMs: latencies.quantileMs(1),
+    };
+    for (const subscriber of subscribers) subscriber.isFed = false;
+    latencies = new Histogram();
+    return Promise.resolve(line);
+  });
+  for (const { session } of subscribers) session.close();
+  await Promise.all(subscribers.map(({ session }) => session.connection.closed.catch(() => {})));
+}
+
+/** Subscribes whenever the broadcast is there, and counts what it gets. */
+class Subscriber {
+  groups = 0;
+  dropped = 0;
+  silent = 0;
+  disordered = 0;
+  wrong = 0;
+  active = 0;
+  ended = 0;
+  isFed = false;
+  readonly session: MoqSession;
+
+  constructor(session: MoqSession) {
+    this.session = session;
+    void this.#run().catch(() => {});
+  }
+
+  async #run(): Promise<void> {
+    for await (const { active } of await this.session.acceptAnnounce("/")) {
+      if (!active) this.ended++;
+      else {
+        this.active++;
+        void this.#follow();
+      }
+    }
+  }
+
+  async #follow(): Promise<void> {
+    const told = new Set<number>();
+    let next: number | undefined;
+    const track: TrackReader = await this.session.subscribe(PATH, TRACK, {
+      ordered: true,
+      maxLatencyMs: 2_000,
+      onMissed: ({ first, last }) => {
+        for (let at = first; at <= last; at++) told.add(at);
+      },
+    });
+    try {
+      for await (const group of track) {
+        const { sequence } = group;
+        next ??= sequence;
+        if (sequence < next) this.disordered++;
+        for (; next < sequence; next++) {
+          if (told.delete(next)) this.dropped++;
+          else this.silent++;
+        }
+        next = sequence + 1;
+        let index = 0;
+        try {
+          for await (const frame of group) this.#check(frame, sequence, index++);
+          if (index === FRAMES) this.groups++;
+          else this.wrong++;
+        } catch {
+          // It was given up: that is a word.
+          this.dropped++;
+          told.delete(sequence);
+        }
+        this.isFed = true;
+      }
+    } catch {
+      // The broadcast ended.
+    } finally {
+      track.close();
+    }
+  }
+
+  #check(frame: Uint8Array, sequence: number, index: number): void {
+    const view = new DataView(frame.buffer, frame.byteOffset, frame.byteLength);
+    const isRight = frame.byteLength === FRAME_BYTES && view.getUint32(8) === sequence &&
+      view.getUint32(12) === index && frame.at(-1) === (sequence & 0xff);
+    if (!isRight) this.wrong++;
+    else latencies.add((now() - view.getFloat64(0)) * 1_000);
+  }
+}
+
+/** Subscribes, and takes no stream of a group. */
+async function stall(): Promise<void> {
+  const connection = await dialQuic(`moqt://127.0.0.1:${port}`, {
+    protocols: ["moq-lite-05"],
+    serverCertificateHashes,
+    maxUnidirectionalStreams: 8,
+  });
+  const session = await MoqSession.open(deafTo(connection), { side: "client" });
+  const track = await session.subscribe(PATH, TRACK);
+  answer("ready");
+  const start = now();
+  const reason = await track.nextGroup().then(
+    () => "none",
+    (error) => error instanceof MoqError ? error.reason : String(error),
+  );
+  const endedMs = now() - start;
+  await session.closed;
+  answer({ reason, endedMs, closedMs: now() - start });
+  await read(() => Promise.resolve("bye"));
+}
+
+/** A connection whose groups nobody takes. */
+function deafTo(connection: Connection): Connection {
+  return new Proxy(connection, {
+    get(target, key) {
+      if (key === "incomingUnidirectionalStreams") return new ReadableStream();
+      if (key === "directStreams") return undefined;
+      const value = Reflect.get(target, key, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
+async function read(onLine: (line: string) => Promise<unknown>): Promise<void> {
+  const lines = Deno.stdin.readable.pipeThrough(new TextDecoderStream()).pipeThrough(
+    new TextLineStream(),
+  );
+  for await (const line of lines) answer(await onLine(line));
+}
+
+function answer(value: unknown): void {
+  // deno-lint-ignore no-console
+  console.log(JSON.stringify(value));
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+if (role === "publisher") await publish();
+else if (role === "subscribers") await subscribe(more[0]!, more[1] as MoqVersion, Number(more[2]));
+else await stall();

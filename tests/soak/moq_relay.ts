@@ -1,0 +1,71 @@
+/**
+ * The relay of the soak test of MoQ, in a process of its own. Takes one command a line on its
+ * standard input and answers each with a line of JSON.
+ *
+ * @module
+ */
+import { listenMoq, MoqRelay } from "../../pubsub/moq/mod.ts";
+import { TextLineStream } from "./lines.ts";
+
+/** What the relay tells of itself. */
+export interface MoqRelayStatsLine {
+  /** Sessions. */
+  readonly sessions: number;
+  /** Broadcasts. */
+  readonly broadcasts: number;
+  /** Tracks that are subscribed upstream. */
+  readonly tracks: number;
+  /** Resident memory before a collection. */
+  readonly peakBytes: number;
+  /** Resident memory, after it. */
+  readonly rssBytes: number;
+  /** Memory of JavaScript objects, after it. */
+  readonly heapBytes: number;
+  /** What went wrong with broadcasts. */
+  readonly errors: number;
+}
+
+const [stallTimeoutMs] = Deno.args;
+let errors = 0;
+const relay = new MoqRelay({
+  lingerMs: 500,
+  track: { stallTimeoutMs: Number(stallTimeoutMs), maxLatencyMs: 2_000 },
+  onError: () => void errors++,
+});
+const server = listenMoq({
+  hostname: "127.0.0.1",
+  cacheFolder: null,
+  transports: ["webtransport", "quic"],
+  mux: relay.mux,
+  onSession: (session) => relay.accept(session),
+});
+answer({
+  port: server.address!.port,
+  hash: [...new Uint8Array(server.certificateHashes[0]!.value)],
+});
+
+const lines = Deno.stdin.readable.pipeThrough(new TextDecoderStream()).pipeThrough(
+  new TextLineStream(),
+);
+for await (const line of lines) {
+  if (line !== "stats") break;
+  answer(await stats());
+}
+relay.close();
+await server.close();
+
+async function stats(): Promise<MoqRelayStatsLine> {
+  const peakBytes = Deno.memoryUsage().rss;
+  // Present because the relay runs with --v8-flags=--expose-gc.
+  const { gc } = globalThis as { gc?: () => void };
+  gc?.();
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  gc?.();
+  const { rss, heapUsed } = Deno.memoryUsage();
+  return { ...relay.stats, peakBytes, rssBytes: rss, heapBytes: heapUsed, errors };
+}
+
+function answer(value: unknown): void {
+  // deno-lint-ignore no-console
+  console.log(JSON.stringify(value));
+}

@@ -1,0 +1,359 @@
+/**
+ * A QUIC connection as it is: every stream is the application's from its
+ * first byte, and so is every datagram (RFC 9000, RFC 9221).
+ *
+ * @module
+ */
+import { ConnectionError, StreamError } from "../../errors.ts";
+import { Ledger, type MessageCarrier, type StreamAccount } from "../_ledger.ts";
+import { opened } from "../_opened.ts";
+import type {
+  BidirectionalStream,
+  CloseOptions,
+  Connection,
+  ConnectionCapabilities,
+  ConnectionCloseInfo,
+  ConnectionCounters,
+  ConnectionObserver,
+  ConnectionStats,
+  DirectReadable,
+  DirectStreams,
+  OpenStreamOptions,
+  ReceiveStream,
+  SendStream,
+  StreamDirection,
+  StreamSide,
+} from "../connection.ts";
+import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
+import { SessionDatagrams } from "../h3/datagrams.ts";
+import { type QuicEnding, quicEnding, type StreamFailure } from "../h3/quic.ts";
+import { FIRST_READ_BYTES, ReceiveHalf } from "../h3/receive_half.ts";
+import { SendHalf } from "../h3/send_half.ts";
+import { Http3Stream } from "../h3/stream.ts";
+import { type StreamHalf, StreamHalves, type StreamOwner } from "../h3/stream_halves.ts";
+import { PeerStreams } from "./_peer_streams.ts";
+
+const CAPABILITIES: ConnectionCapabilities = {
+  streams: true,
+  datagrams: "unreliable",
+  // The runtime can not send the code of a reset; those of the peer are read.
+  resetCodes: false,
+  credit: false,
+  independentStreams: true,
+};
+
+/** By default the runtime refuses where the peer allows no more for now. */
+const WAITING = { waitUntilAvailable: true };
+
+/** A QUIC connection past its handshake; it is ready from the beginning. */
+export interface QuicConnection extends Connection {
+  /** Where the peer is. */
+  readonly remoteAddress: Deno.NetAddr;
+  /** The name of the server that the client asked for; `undefined` on a client, and where it asked for an address. */
+  readonly serverName: string | undefined;
+  /** Unidirectional streams by plain calls. */
+  readonly directStreams: DirectStreams;
+}
+
+/** A {@linkcode QuicConnection} on the runtime's QUIC. */
+export class RawQuicConnection
+  implements QuicConnection, DirectStreams, MessageCarrier, StreamOwner {
+  /** Always `quic`. */
+  readonly transport: string = "quic";
+  /** No codes of resets, which the runtime can not send. */
+  readonly capabilities: ConnectionCapabilities = CAPABILITIES;
+  /** It is ready from the beginning. */
+  readonly ready: Promise<void> = Promise.resolve();
+  /** Resolves with the code and the reason of whoever closed it; rejects if it was lost. */
+  readonly closed: Promise<ConnectionCloseInfo>;
+  /** Open streams; they end with the connection. */
+  readonly halves: StreamHalves = new StreamHalves();
+  /** QUIC's own flow control is the runtime's matter. */
+  readonly dataCredit = undefined;
+  /** Bytes handed to the stream that carries messages. */
+  bytesSent = 0;
+  /** Bytes taken from it. */
+  bytesReceived = 0;
+
+  readonly #conn: Deno.QuicConn;
+  readonly #bidirectional: PeerStreams<Deno.QuicBidirectionalStream, Http3Stream, Http3Stream> =
+    new PeerStreams({
+      streams: () => this.#conn.incomingBidirectionalStreams,
+      take: ({ readable, writable }) => {
+        const account = this.#account("bidirectional", "remote");
+        const receive = this.#receiveHalf(readable, account);
+        return new Http3Stream(receive, new SendHalf(this, writable, { account }));
+      },
+      present: (stream) => stream,
+      drop(stream) {
+        stream.cancel();
+        stream.abort();
+      },
+    });
+  readonly #unidirectional: PeerStreams<Deno.QuicReceiveStream, ReceiveHalf, ReceiveStream> =
+    new PeerStreams({
+      streams: () => this.#conn.incomingUnidirectionalStreams,
+      take: (stream) => this.#receiveHalf(stream, this.#account("unidirectional", "remote")),
+      present: (half) => half.readable,
+      drop: (half) => half.cancel(),
+    });
+  #draining: Promise<void> | undefined = undefined;
+  #datagrams: SessionDatagrams | undefined = undefined;
+  #ledger: Ledger | undefined = undefined;
+  /** Whose next bidirectional stream carries messages. */
+  #carrier: StreamSide | undefined = undefined;
+  #closing: Required<ConnectionCloseInfo> | undefined = undefined;
+  #error: ConnectionError | undefined = undefined;
+  #failed: StreamHalf[] = [];
+
+  /**
+   * Takes over a connection.
+   *
+   * @param conn The connection, past its handshake. Nothing was read of it yet.
+   */
+  constructor(conn: Deno.QuicConn) {
+    this.#conn = conn;
+    this.closed = this.#run();
+    this.closed.catch(() => {}); // Nobody has to look at it.
+  }
+
+  /** The protocol that both ends agreed on in the handshake (ALPN). */
+  get protocol(): string {
+    return this.#conn.protocol ?? "";
+  }
+
+  /** Where the peer is. */
+  get remoteAddress(): Deno.NetAddr {
+    return this.#conn.remoteAddr;
+  }
+
+  /** The name of the server that the client asked for; `undefined` on a client, and where it asked for an address. */
+  get serverName(): string | undefined {
+    return this.#conn.serverName ?? undefined;
+  }
+
+  /** Never settles: QUIC has no way to ask for it. */
+  get draining(): Promise<void> {
+    return this.#draining ??= new Promise(() => {});
+  }
+
+  /** Datagrams; the oldest unread are dropped. */
+  get datagrams(): SessionDatagrams {
+    if (this.#datagrams === undefined) {
+      const error = this.#error;
+      this.#datagrams = new SessionDatagrams(this.#conn, this, {
+        quarterId: undefined,
+        error: error && (() => error),
+      });
+      void this.#readDatagrams(this.#datagrams);
+    }
+    return this.#datagrams;
+  }
+
+  /** Bidirectional streams that the peer opened; until this is asked for they wait in the runtime. */
+  get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
+    return this.#bidirectional.readable;
+  }
+
+  /** Unidirectional streams that the peer opened; until this is asked for they wait in the runtime. */
+  get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
+    return this.#unidirectional.readable;
+  }
+
+  /** Unidirectional streams by plain calls. */
+  get directStreams(): DirectStreams {
+    return this;
+  }
+
+  /** Streams of the peer that were accepted, and that nobody took yet. */
+  get unreadStreams(): number {
+    return this.#bidirectional.size + this.#unidirectional.size;
+  }
+
+  /** What was counted; made with the first stream or datagram, or with who observes. */
+  get counters(): ConnectionCounters | undefined {
+    return this.#ledger;
+  }
+
+  /** What counts. */
+  get ledger(): Ledger {
+    return this.#ledger ??= new Ledger();
+  }
+
+  /** Opens a stream, waiting while the peer allows no more. The peer learns of it by its first byte. */
+  async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<Http3Stream> {
+    this.#mayOpen(options);
+    const opening = this.#conn.createBidirectionalStream(WAITING);
+    const { readable, writable } = await this.#opened("bidirectional", opening, {
+      options,
+      late(stream) {
+        stream.readable.cancel().catch(() => {});
+        stream.writable.abort().catch(() => {});
+      },
+    });
+    const account = this.#account("bidirectional", "local");
+    const receive = this.#receiveHalf(readable, account);
+    return new Http3Stream(receive, this.#sendHalf(writable, account, options));
+  }
+
+  /** Opens a stream, waiting while the peer allows no more. The peer learns of it by its first byte. */
+  async createUnidirectionalStream(options: OpenStreamOptions = {}): Promise<SendStream> {
+    return (await this.openUnidirectional(options)).writable;
+  }
+
+  /** See {@linkcode DirectStreams.openUnidirectional}. */
+  async openUnidirectional(options: OpenStreamOptions = {}): Promise<SendHalf> {
+    this.#mayOpen(options);
+    const opening = this.#conn.createUnidirectionalStream(WAITING);
+    const stream = await this.#opened("unidirectional", opening, {
+      options,
+      late: (late) => void late.abort().catch(() => {}),
+    });
+    return this.#sendHalf(stream, this.#account("unidirectional", "local"), options);
+  }
+
+  /** See {@linkcode DirectStreams.receiveUnidirectional}. */
+  receiveUnidirectional(receiver: (stream: DirectReadable) => void): void {
+    this.#unidirectional.receive(receiver);
+  }
+
+  /** Closes at once: what is not at the peer yet is lost. */
+  close(options?: CloseOptions): void {
+    const info = checkWireClose(options, MAX_QUIC_CLOSE_CODE);
+    if (this.#closing !== undefined || this.#error !== undefined) return;
+    this.#closing = info;
+    this.#over(`The connection was closed with code ${info.closeCode}`);
+    this.#conn.close(info);
+  }
+
+  /** Counters of its streams and datagrams. */
+  getStats(): Promise<ConnectionStats> {
+    let { bytesSent, bytesReceived } = this;
+    if (this.#ledger !== undefined) {
+      bytesSent += this.#ledger.streamBytesSent + this.#ledger.datagramBytesSent;
+      bytesReceived += this.#ledger.streamBytesReceived + this.#ledger.datagramBytesReceived;
+    }
+    return Promise.resolve({ bytesSent, bytesReceived });
+  }
+
+  /** Sets who is told what happens. */
+  observe(observer: ConnectionObserver | undefined): void {
+    if (observer !== undefined) this.ledger.observer = observer;
+    else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
+  }
+
+  /** See {@linkcode MessageCarrier}. */
+  carryMessages(by: StreamSide): void {
+    const isHeld = by === "remote" &&
+      this.#bidirectional.changeFirst((stream) => stream.discard());
+    if (!isHeld) this.#carrier = by;
+  }
+
+  /** Closes; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    await this.closed.catch(() => {});
+  }
+
+  /** See {@linkcode StreamOwner.streamError}. */
+  streamError({ kind, code }: StreamFailure): Error {
+    const what = kind === "reset" ? "reset" : "stopped reading";
+    const message = `The peer ${what} the stream with code ${code}`;
+    return new StreamError(message, { streamErrorCode: code, by: "remote" });
+  }
+
+  /** See {@linkcode StreamOwner.connectionError}. */
+  connectionError(cause: unknown): Error {
+    return this.#error ?? new ConnectionError("The connection is over", { cause });
+  }
+
+  /** See {@linkcode StreamOwner.overrun}; QUIC looks after that. */
+  overrun(): void {}
+
+  async #run(): Promise<ConnectionCloseInfo> {
+    const ending = await quicEnding(this.#conn);
+    const lost = this.#closing === undefined && this.#ended(ending);
+    for (const half of this.#failed.splice(0)) half.release();
+    if (lost) throw lost;
+    const { closeCode = 0, reason } = ending;
+    return this.#closing ?? { closeCode, reason };
+  }
+
+  /** The peer closed it, or it was lost, which gives an error. */
+  #ended({ closeCode, reason }: QuicEnding): ConnectionError | undefined {
+    if (closeCode === undefined) return this.#over(`The connection broke: ${reason}`, true);
+    const words = reason && `: ${reason}`;
+    this.#over(`The peer closed the connection with code ${closeCode}${words}`);
+    return undefined;
+  }
+
+  /** Nothing goes in or out any more. */
+  #over(message: string, isBroken = false): ConnectionError {
+    const error = this.#error = new ConnectionError(message);
+    this.#failed = this.halves.toArray();
+    for (const half of this.#failed) half.fail(error);
+    const cause = isBroken ? error : undefined;
+    this.#bidirectional.end(cause);
+    this.#unidirectional.end(cause);
+    this.#datagrams?.end(() => error, isBroken);
+    return error;
+  }
+
+  async #readDatagrams(datagrams: SessionDatagrams): Promise<void> {
+    try {
+      while (this.#error === undefined) datagrams.deliver(await this.#conn.readDatagram());
+    } catch {
+      // The connection is over; `closed` tells how.
+    }
+  }
+
+  #mayOpen({ signal }: OpenStreamOptions): void {
+    signal?.throwIfAborted();
+    if (this.#error !== undefined) throw this.#error;
+  }
+
+  async #opened<T>(
+    kind: StreamDirection,
+    opening: Promise<T>,
+    { options, late }: {
+      readonly options: OpenStreamOptions;
+      readonly late: (stream: T) => void;
+    },
+  ): Promise<T> {
+    const { signal, timeoutMs } = options;
+    let stream: T;
+    try {
+      stream = await opened(opening, { kind, signal, timeoutMs, leftMs: timeoutMs }, { late });
+    } catch (error) {
+      const isOurs = signal?.aborted || error instanceof Error && error.name === "TimeoutError";
+      throw isOurs ? error : this.connectionError(error);
+    }
+    if (this.#error === undefined) return stream;
+    late(stream);
+    throw this.#error;
+  }
+
+  #receiveHalf(stream: Deno.QuicReceiveStream, account: StreamAccount | undefined): ReceiveHalf {
+    const reader = stream.getReader({ mode: "byob" });
+    return new ReceiveHalf(this, reader, { account, firstReadBytes: FIRST_READ_BYTES });
+  }
+
+  #sendHalf(
+    stream: Deno.QuicSendStream,
+    account: StreamAccount | undefined,
+    { sendOrder }: OpenStreamOptions,
+  ): SendHalf {
+    const half = new SendHalf(this, stream, { account });
+    if (sendOrder !== undefined) half.sendOrder = sendOrder;
+    return half;
+  }
+
+  /** Counts a stream; not the one that carries messages. */
+  #account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
+    if (direction === "unidirectional" || this.#carrier !== by) {
+      return this.ledger.opened(direction, by);
+    }
+    this.#carrier = undefined;
+    return undefined;
+  }
+}
