@@ -80,6 +80,7 @@ export type SkeinErrorCode =
   | "unsupported"
   | "limit"
   | "structured"
+  | "broker"
   | "moq";
 
 /**
@@ -273,6 +274,19 @@ export class StructuredError extends SkeinError {
     super("structured", message, options);
     this.reason = reason;
     this.type = options.type;
+  }
+}
+
+/** Thrown where a broker's engine was away, or gave up what it was to keep. */
+export class BrokerError extends SkeinError {
+  /**
+   * Creates the error.
+   *
+   * @param message What failed.
+   * @param options Standard error options; what the client library threw is the `cause`.
+   */
+  constructor(message: string, options?: ErrorOptions) {
+    super("broker", message, options);
   }
 }
 

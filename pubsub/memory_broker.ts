@@ -3,8 +3,21 @@
  *
  * @module
  */
-import { UnsupportedError } from "../errors.ts";
-import type { Broker, BrokerSubscription, Publication, PublicationListener } from "./broker.ts";
+import { BrokerError, UnsupportedError } from "../errors.ts";
+import { StatusFeed } from "../session/status_feed.ts";
+import type {
+  Broker,
+  BrokerStats,
+  BrokerStatus,
+  BrokerSubscribeOptions,
+  BrokerSubscription,
+  Publication,
+  PublicationListener,
+} from "./broker.ts";
+import type { Appended, AppendOptions, BrokerHistory } from "./history.ts";
+import { appended, MemoryHistories } from "./memory_history.ts";
+import { MemoryStore } from "./memory_store.ts";
+import type { BrokerStore } from "./store.ts";
 
 interface Entry {
   readonly listener: PublicationListener;
@@ -43,8 +56,50 @@ export class MemoryBroker implements Broker {
   readonly name = "memory";
   /** A publication reaches whoever is subscribed, and nobody later. */
   readonly delivery = "at-most-once";
+  /** Always connected, until it is closed. */
+  readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connected" });
+  /** Keeps publications as long as the broker lives. */
+  readonly history: BrokerHistory = {
+    append: (publication, options) => this.#append(publication, options),
+    read: async (topic, options) => {
+      if (this.#isClosed) throw new BrokerError("Cannot read history: the broker is closed");
+      this.#reads++;
+      return await this.#histories.read(topic, options);
+    },
+  };
+  /** Holds for all servers of the process that share the broker. */
+  readonly store: BrokerStore;
+  readonly #memory = new MemoryStore();
+  readonly #histories = new MemoryHistories();
   readonly #channels = new Map<string, Channel>();
+  /** Those of topics with a history. */
+  readonly #kept = new Map<string, Channel>();
   #isClosed = false;
+  #published = 0;
+  #reads = 0;
+
+  /** Creates a broker without subscriptions. */
+  constructor() {
+    this.store = this.#memory;
+  }
+
+  /** Counters. */
+  get stats(): BrokerStats {
+    const published = this.#published;
+    return {
+      published,
+      received: published,
+      waiting: 0,
+      dropped: 0,
+      interruptions: 0,
+      reads: this.#reads,
+    };
+  }
+
+  /** Nothing can be wrong with it. */
+  issues(): string[] {
+    return [];
+  }
 
   /**
    * Calls the listeners of the topic before it returns; one that publishes on
@@ -55,7 +110,19 @@ export class MemoryBroker implements Broker {
    */
   publish(publication: Publication): void {
     this.#checkOpen("publish");
-    const channel = this.#channels.get(publication.topic);
+    this.#published++;
+    this.#tell(this.#channels.get(publication.topic), publication);
+  }
+
+  async #append(publication: Publication, options: AppendOptions): Promise<Appended> {
+    if (this.#isClosed) throw new BrokerError("Cannot append: the broker is closed");
+    this.#published++;
+    const placed = this.#histories.append(publication, options);
+    if (placed !== undefined) this.#tell(this.#kept.get(publication.topic), placed);
+    return await appended(placed);
+  }
+
+  #tell(channel: Channel | undefined, publication: Publication): void {
     if (channel === undefined) return;
     if (channel.isDelivering) {
       channel.waiting.push(publication);
@@ -78,15 +145,21 @@ export class MemoryBroker implements Broker {
    *
    * @param topic The topic.
    * @param listener Gets its publications.
+   * @param options Whether the topic has a history.
    * @returns The subscription, in force at once.
    * @throws {UnsupportedError} If the broker is closed.
    */
-  subscribe(topic: string, listener: PublicationListener): BrokerSubscription {
+  subscribe(
+    topic: string,
+    listener: PublicationListener,
+    options: BrokerSubscribeOptions = {},
+  ): BrokerSubscription {
     this.#checkOpen("subscribe");
-    let channel = this.#channels.get(topic);
+    const channels = options.history === undefined ? this.#channels : this.#kept;
+    let channel = channels.get(topic);
     if (channel === undefined) {
       channel = { listeners: [], waiting: [], isDelivering: false };
-      this.#channels.set(topic, channel);
+      channels.set(topic, channel);
     }
     // An object of its own, so that one listener can subscribe twice.
     const entry: Entry = { listener, isActive: true };
@@ -94,7 +167,7 @@ export class MemoryBroker implements Broker {
     return {
       ready: Promise.resolve(),
       [Symbol.asyncDispose]: () => {
-        this.#remove(topic, entry);
+        remove(channels, topic, entry);
         return Promise.resolve();
       },
     };
@@ -103,10 +176,15 @@ export class MemoryBroker implements Broker {
   /** Ends all subscriptions. Idempotent. */
   close(): Promise<void> {
     this.#isClosed = true;
-    for (const { listeners } of this.#channels.values()) {
-      for (const entry of listeners) entry.isActive = false;
+    for (const channels of [this.#channels, this.#kept]) {
+      for (const { listeners } of channels.values()) {
+        for (const entry of listeners) entry.isActive = false;
+      }
+      channels.clear();
     }
-    this.#channels.clear();
+    this.#histories.clear();
+    this.#memory.clear();
+    this.status.end({ name: "closed" });
     return Promise.resolve();
   }
 
@@ -115,17 +193,17 @@ export class MemoryBroker implements Broker {
     return this.close();
   }
 
-  #remove(topic: string, entry: Entry): void {
-    if (!entry.isActive) return;
-    entry.isActive = false;
-    const channel = this.#channels.get(topic)!;
-    channel.listeners = channel.listeners.filter((other) => other !== entry);
-    if (channel.listeners.length === 0) this.#channels.delete(topic);
-  }
-
   #checkOpen(verb: string): void {
     if (this.#isClosed) throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
   }
+}
+
+function remove(channels: Map<string, Channel>, topic: string, entry: Entry): void {
+  if (!entry.isActive) return;
+  entry.isActive = false;
+  const channel = channels.get(topic)!;
+  channel.listeners = channel.listeners.filter((other) => other !== entry);
+  if (channel.listeners.length === 0) channels.delete(topic);
 }
 
 /** Whoever subscribes meanwhile is not in the list; whoever leaves is not active. */

@@ -36,11 +36,25 @@ export type { PublishOptions, TopicsOptions } from "./topics.ts";
 
 export type {
   Broker,
+  BrokerStats,
+  BrokerStatus,
+  BrokerSubscribeOptions,
   BrokerSubscription,
   DeliveryClass,
   Publication,
   PublicationListener,
 } from "./broker.ts";
+export type {
+  Appended,
+  AppendOptions,
+  BrokerHistory,
+  HistoryBounds,
+  HistoryPage,
+  PublicationKey,
+  PublicationPosition,
+  ReadHistoryOptions,
+} from "./history.ts";
+export type { BrokerStore, TakenTokens, TokenRate } from "./store.ts";
 export { MemoryBroker } from "./memory_broker.ts";
 
 export { Presence } from "./presence.ts";

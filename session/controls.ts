@@ -6,7 +6,6 @@
  */
 import type { RequestFailure } from "../errors.ts";
 import { type Asks, toRequestError } from "./asks.ts";
-import { compileContract } from "./contract.ts";
 import type { GoAway, Hello, OutgoingEnvelope } from "./envelope.ts";
 import type { SessionEventMap } from "./events.ts";
 import type { Control } from "./inbound.ts";
@@ -104,10 +103,8 @@ export class Controls {
 
   /** Checks an answer against the contract. */
   async checkAnswer(topic: string, answer: unknown): Promise<unknown> {
-    const { contract, side } = this.#settings;
-    return contract === undefined
-      ? answer
-      : await compileContract(contract, side).checkAnswer(topic, answer);
+    const { router } = this.#settings;
+    return router === undefined ? answer : await router.checkAnswer(topic, answer);
   }
 
   #receiveAnswer(id: number | null, data: unknown, failure: RequestFailure | undefined): void {

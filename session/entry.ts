@@ -42,20 +42,16 @@ export interface PackedFrame {
  * @returns The next frame.
  */
 export function packNext(entries: readonly Entry[], from: number, joins: boolean): PackedFrame {
-  const first = entries[from]!;
+  let { frame, size } = entries[from]!;
   let end = from + 1;
-  let size = first.size;
-  if (!joins || typeof first.frame !== "string") return { frame: first.frame, size, end };
-  while (end < entries.length) {
+  while (joins && typeof frame === "string" && end < entries.length) {
     const next = entries[end]!;
     if (typeof next.frame !== "string" || size + 1 + next.size > MAX_JOINED_BYTES) break;
+    frame += "\n" + next.frame;
     size += 1 + next.size;
     end++;
   }
-  if (end === from + 1) return { frame: first.frame, size, end };
-  let text = first.frame;
-  for (let i = from + 1; i < end; i++) text += "\n" + (entries[i]!.frame as string);
-  return { frame: text, size, end };
+  return { frame, size, end };
 }
 
 /**

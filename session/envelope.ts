@@ -222,32 +222,32 @@ export type OutgoingEnvelope =
 export function encodeEnvelope(envelope: OutgoingEnvelope, verb = "send"): string {
   const data = "data" in envelope ? envelope.data : undefined;
   let lost: Lost | undefined;
-  let cause: unknown;
+  let options: ErrorOptions | undefined;
   try {
     // In one go: the pieces would be text that has to be joined and walked again.
     const text = JSON.stringify(envelope);
     lost = data === undefined ? undefined : findLost(data);
     // What a `toJSON` left out. Within a string the quotes would be escaped.
-    if (hasToJson(data) && !text.includes('"data":')) lost = { value: data, path: [] };
+    if (hasToJson(data) && !text.includes('"data":')) lost = { value: data, path: "" };
     if (lost === undefined) return text;
-  } catch (error) {
+  } catch (cause) {
     // A cycle, a bigint, or a `toJSON` that throws.
-    cause = error;
-    lost = { value: data, path: [] };
+    options = { cause };
+    lost = { value: data, path: "" };
   }
-  const where = lost.path.length === 0 ? "" : ` at ${lost.path.join(".")}`;
+  const { value, path } = lost;
   throw new TypeError(
-    `Cannot ${verb}: data must be a value that JSON can hold, received ${
-      describe(lost.value)
-    }${where}`,
-    cause === undefined ? undefined : { cause },
+    `Cannot ${verb}: data must be a value that JSON can hold, received ${describe(value)}` +
+      path.replace(".", " at "),
+    options,
   );
 }
 
 /** A value that JSON would leave out, or make another one of, and where it is. */
 interface Lost {
   readonly value: unknown;
-  readonly path: (string | number)[];
+  /** Each key behind a dot. */
+  readonly path: string;
 }
 
 /** Walks data that has no cycles. A key whose value is `undefined` is no loss: it is none. */
@@ -257,34 +257,33 @@ function findLost(value: unknown): Lost | undefined {
     case "boolean":
       return undefined;
     case "number":
-      return Number.isFinite(value) ? undefined : { value, path: [] };
+      return Number.isFinite(value) ? undefined : { value, path: "" };
     case "object":
       break;
     default:
-      return { value, path: [] };
+      return { value, path: "" };
   }
   if (value === null || hasToJson(value)) return undefined;
   if (Array.isArray(value)) {
     for (let i = 0; i < value.length; i++) {
       const lost = findLost(value[i]);
-      if (lost !== undefined) return within(i, lost);
+      if (lost !== undefined) return under(i, lost);
     }
     return undefined;
   }
   if (value instanceof Map || value instanceof Set || ArrayBuffer.isView(value)) {
-    return { value, path: [] };
+    return { value, path: "" };
   }
   for (const key of Object.keys(value)) {
     const item = (value as Record<string, unknown>)[key];
     const lost = item === undefined ? undefined : findLost(item);
-    if (lost !== undefined) return within(key, lost);
+    if (lost !== undefined) return under(key, lost);
   }
   return undefined;
 }
 
-function within(key: string | number, lost: Lost): Lost {
-  lost.path.unshift(key);
-  return lost;
+function under(key: string | number, { value, path }: Lost): Lost {
+  return { value, path: `.${key}${path}` };
 }
 
 function hasToJson(data: unknown): boolean {

@@ -7,12 +7,7 @@
 import { CloseCode, RequestError, type RequestFailure, SkeinError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
 import { decodeBinary, isBinaryMessage } from "./_binary.ts";
-import {
-  compileContract,
-  type ContractMatch,
-  type ContractRouter,
-  type ContractVerdict,
-} from "./contract.ts";
+import type { ContractMatch, ContractVerdict } from "./contract.ts";
 import { MAX_JOINED_BYTES } from "./entry.ts";
 import { type Envelope, parseEnvelope } from "./envelope.ts";
 import type { SessionEventMap } from "./events.ts";
@@ -88,7 +83,6 @@ export interface InboundStats {
 export class Inbound {
   readonly #host: InboundHost;
   readonly #settings: SessionSettings;
-  readonly #router: ContractRouter | undefined;
   readonly #queue: ReceiveQueue<Incoming>;
   /** Of one message, or of several joined: what is longer is not even taken apart. */
   readonly #maxFrameLength: number;
@@ -112,7 +106,6 @@ export class Inbound {
   constructor(host: InboundHost, settings: SessionSettings) {
     this.#host = host;
     this.#settings = settings;
-    this.#router = settings.contract && compileContract(settings.contract, settings.side);
     this.#queue = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
     this.#maxFrameLength = Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes);
     if (this.isHandled) this.#queue.consume((incoming) => this.#handle(incoming));
@@ -220,10 +213,11 @@ export class Inbound {
 
   /** Checks a message against the contract; `undefined` if it was refused. */
   check(incoming: Incoming): Message | undefined | Promise<Message | undefined> {
-    if (this.#router === undefined) return this.#accept(incoming, undefined);
+    const { router } = this.#settings;
+    if (router === undefined) return this.#accept(incoming, undefined);
     let verdict: ContractVerdict | Promise<ContractVerdict>;
     try {
-      verdict = this.#router.check(incoming);
+      verdict = router.check(incoming);
     } catch (error) {
       return this.#schemaFailed(incoming, error);
     }

@@ -4,7 +4,13 @@
  * @module
  */
 import type { CloseInfo, RequestError } from "../errors.ts";
-import type { AnyContract, MessageOf, Side } from "./contract.ts";
+import {
+  type AnyContract,
+  compileContract,
+  type ContractRouter,
+  type MessageOf,
+  type Side,
+} from "./contract.ts";
 import { MAX_MESSAGE_BYTES } from "./encoded.ts";
 import type { GoAway } from "./envelope.ts";
 import { Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
@@ -143,8 +149,8 @@ export interface SessionSettingsOptions<
 export interface SessionSettings {
   /** Which end this is. */
   readonly side: Side;
-  /** Topics and their schemas. */
-  readonly contract: AnyContract | undefined;
+  /** Topics and their schemas, as this side receives them. */
+  readonly router: ContractRouter | undefined;
   /** Shared by sessions that share messages. */
   readonly turn: Turn;
   /** Watches all sessions of these settings. */
@@ -215,7 +221,7 @@ export function sessionSettings<
   }
   return {
     side: options.side,
-    contract: options.contract,
+    router: options.contract && compileContract(options.contract, options.side),
     turn: options.turn ?? new Turn(),
     heartbeat: new Heartbeat(options.heartbeat),
     // The types were checked where the handlers were written; from here on they are erased.

@@ -26,13 +26,10 @@ export function utf8Length(text: string): number {
   let bytes = text.length;
   if (!BEYOND_ASCII.test(text)) return bytes;
   for (let i = 0; i < text.length; i++) {
-    const unit = text.charCodeAt(i);
-    if (unit < 0x80) continue;
-    if (unit < 0x800) bytes += 1;
-    else if (unit >= 0xd800 && unit < 0xdc00 && (text.charCodeAt(i + 1) & 0xfc00) === 0xdc00) {
-      bytes += 2;
-      i++;
-    } else bytes += 2;
+    const point = text.codePointAt(i)!;
+    if (point >= 0x80) bytes += point < 0x800 ? 1 : 2;
+    // Four bytes, of which its two units counted one each.
+    if (point > 0xffff) i++;
   }
   return bytes;
 }

@@ -1,0 +1,59 @@
+/**
+ * What a client is told when it comes back to a topic with a history.
+ *
+ * @module
+ */
+
+/** A place in the history of a topic: everything up to this offset is known. */
+export interface HistoryPosition {
+  /** Names one unbroken history. Offsets of different epochs have nothing in common. */
+  readonly epoch: string;
+  /** The number of the newest publication that is known; 0 before the first one. */
+  readonly offset: number;
+}
+
+/**
+ * Why messages are missing, or may be.
+ *
+ * - `no-history`: the topic keeps none.
+ * - `new-epoch`: the history began anew; the engine may have lost what it had.
+ * - `too-old`: what came next is not kept any more.
+ * - `beyond-head`: the position is newer than everything that the engine has.
+ * - `interrupted`: the engine was away, and the topic has no history to catch up from.
+ * - `unavailable`: the engine could not be read.
+ * - `dropped`: the peer's send queue was full, and its policy dropped them.
+ */
+export type RecoveryReason =
+  | "no-history"
+  | "new-epoch"
+  | "too-old"
+  | "beyond-head"
+  | "interrupted"
+  | "unavailable"
+  | "dropped";
+
+/** What a subscription is answered by; all empty for a topic without history. */
+export interface SubscribeAnswer {
+  /** The epoch of what follows. */
+  readonly epoch?: string;
+  /** What follows comes after this offset: the first message that follows has it as its `prev`. */
+  readonly offset?: number;
+  /** The newest offset there was; whoever has it has caught up. */
+  readonly head?: number;
+  /** Whether everything since the position that was asked for follows. */
+  readonly recovered?: boolean;
+  /** Why it does not. */
+  readonly reason?: RecoveryReason;
+}
+
+/** Messages of a topic are missing here, or may be. */
+export interface Gap {
+  /** The topic. */
+  readonly gap: string;
+  /** Why. */
+  readonly reason: RecoveryReason;
+  /** The epoch of what follows, if the topic has a history. */
+  readonly epoch?: string;
+  /** What follows comes after this offset. */
+  readonly offset?: number;
+}
