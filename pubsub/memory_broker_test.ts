@@ -1,6 +1,16 @@
 import { assertEquals, assertThrows } from "@std/assert";
+import { StatusFeed } from "../session/status_feed.ts";
+import type {
+  Broker,
+  BrokerStats,
+  BrokerStatus,
+  BrokerSubscription,
+  Publication,
+} from "./broker.ts";
 import { testBroker } from "./broker_conformance.ts";
+import type { BrokerHistory } from "./history.ts";
 import { MemoryBroker } from "./memory_broker.ts";
+import type { BrokerStore } from "./store.ts";
 
 testBroker("MemoryBroker", () => new MemoryBroker(), {
   makePair: () => {
@@ -10,31 +20,51 @@ testBroker("MemoryBroker", () => new MemoryBroker(), {
 });
 
 /** A node of its own on an engine that several share, as `Topics` of several servers do. */
-class Node extends MemoryBroker {
+class Node implements Broker {
+  readonly name = "memory";
+  readonly delivery = "at-most-once";
+  readonly status = new StatusFeed<BrokerStatus>({ name: "connected" });
+  readonly history: BrokerHistory;
+  readonly store: BrokerStore;
   readonly #engine: MemoryBroker;
   readonly #subscriptions = new AsyncDisposableStack();
+  /** Refuses what comes after the close, as every closed broker does. */
+  #open: Broker;
 
   constructor(engine: MemoryBroker) {
-    super();
-    this.#engine = engine;
+    this.#engine = this.#open = engine;
+    this.store = engine.store;
+    this.history = {
+      append: (...args) => this.#open.history!.append(...args),
+      read: (...args) => this.#open.history!.read(...args),
+    };
   }
 
-  override publish(publication: Parameters<MemoryBroker["publish"]>[0]): void {
-    super.publish(publication);
-    this.#engine.publish(publication);
+  get stats(): BrokerStats {
+    return this.#engine.stats;
   }
 
-  override subscribe(
-    ...[topic, listener]: Parameters<MemoryBroker["subscribe"]>
-  ): ReturnType<MemoryBroker["subscribe"]> {
-    // Only to have the node refuse after its close; the engine delivers.
-    void super.subscribe(topic, () => {})[Symbol.asyncDispose]();
-    return this.#subscriptions.use(this.#engine.subscribe(topic, listener));
+  issues(): string[] {
+    return [];
   }
 
-  override async close(): Promise<void> {
-    await super.close();
+  publish(publication: Publication): void {
+    this.#open.publish(publication);
+  }
+
+  subscribe(...args: Parameters<Broker["subscribe"]>): BrokerSubscription {
+    return this.#subscriptions.use(this.#open.subscribe(...args));
+  }
+
+  async close(): Promise<void> {
+    const closed = new MemoryBroker();
+    await closed.close();
+    this.#open = closed;
     await this.#subscriptions.disposeAsync();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
   }
 }
 

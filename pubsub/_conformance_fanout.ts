@@ -1,0 +1,263 @@
+/**
+ * What every broker must do with publications, as tests.
+ *
+ * @module
+ */
+import { type Heard, same, show, type Test, throws } from "./_conformance_bench.ts";
+
+/** Publications of the burst: more than any engine takes in one go. */
+const BURST = 10_000;
+
+/** Bytes of the largest payload: what a message may have by default. */
+const LARGE_BYTES = 262_144;
+
+/** Run with one broker, and between two. */
+export const BOTH: Record<string, Test> = {
+  async "delivers to its own node and to others, with topic and payload"(
+    { id, near, far, listen },
+  ) {
+    const all = [await listen(near, id), await listen(far, id)];
+    near.publish({ topic: id, payload: "1" });
+    for (const heard of all) {
+      await heard.until("1");
+      same(heard.publications[0]!.topic, id, "topic");
+    }
+  },
+
+  async "delivers each publication once for each subscription, in order"(
+    { id, near, far, listen },
+  ) {
+    const all = [await listen(near, id), await listen(near, id), await listen(far, id)];
+    const payloads = ["1", "2", "3", "end"];
+    for (const payload of payloads) near.publish({ topic: id, payload });
+    for (const heard of all) {
+      await heard.until("end");
+      same(heard.payloads, payloads, "what one subscription heard");
+    }
+  },
+
+  async "keeps a burst of publications complete and in order"({ id, near, far, listen }) {
+    const heard = await listen(far, id);
+    const payloads = Array.from({ length: BURST }, (_, i) => `{"topic":"${id}","data":${i}}`);
+    for (const payload of payloads) near.publish({ topic: id, payload });
+    await heard.until(payloads.at(-1)!);
+    same(heard.publications.length, BURST, "number of publications");
+    const wrong = heard.payloads.findIndex((payload, i) => payload !== payloads[i]);
+    same(wrong, -1, "first index that is out of order");
+  },
+
+  async "delivers nothing to a subscription that was disposed of"({ id, near, far, listen }) {
+    const gone = await listen(far, id);
+    const stays = await listen(far, id);
+    near.publish({ topic: id, payload: "before" });
+    await gone.until("before");
+    await stays.until("before");
+    await gone.subscription[Symbol.asyncDispose]();
+    near.publish({ topic: id, payload: "after" });
+    await stays.until("after");
+    same(gone.payloads, ["before"], "what the disposed subscription heard");
+    await gone.subscription[Symbol.asyncDispose]();
+    near.publish({ topic: id, payload: "end" });
+    await stays.until("end");
+    same(stays.payloads, ["before", "after", "end"], "what the other subscription heard");
+  },
+
+  async "ends a subscription before its disposal resolves"({ id, near, far, listen }) {
+    const gone = await listen(far, id);
+    const stays = await listen(far, id);
+    const disposal = gone.subscription[Symbol.asyncDispose]();
+    near.publish({ topic: id, payload: "after" });
+    await disposal;
+    await stays.until("after");
+    same(gone.payloads, [], "what the disposed subscription heard");
+  },
+
+  async "subscribes again to a topic that it left"({ id, near, far, listen }) {
+    for (const payload of ["1", "2", "3"]) {
+      const heard = await listen(far, id);
+      near.publish({ topic: id, payload });
+      await heard.until(payload);
+      same(heard.payloads, [payload], "what the subscription heard");
+      await heard.subscription[Symbol.asyncDispose]();
+    }
+  },
+
+  async "keeps topics apart, whatever characters they have"({ id, near, far, listen }) {
+    const topics = unusualTopics(id);
+    const all = new Map<string, Heard>();
+    for (const topic of topics) all.set(topic, await listen(far, topic));
+    for (const topic of topics) near.publish({ topic, payload: `${id} ${topic}` });
+    for (const topic of topics) near.publish({ topic, payload: `${id} end` });
+    for (const [topic, heard] of all) {
+      await heard.until(`${id} end`);
+      // Others may use the same engine; what they publish is not ours to judge.
+      const own = heard.publications.filter(({ payload }) => String(payload).startsWith(id));
+      same(own.map(({ payload }) => payload), [`${id} ${topic}`, `${id} end`], show(topic));
+      for (const publication of own) same(publication.topic, topic, "topic");
+    }
+  },
+
+  async "carries text unchanged"({ id, near, far, listen }) {
+    const heard = await listen(far, id);
+    const texts = [
+      '{"topic":"a","data":"line\\nfeed \\u0000 \\" é € 😀 \u2028"}',
+      " ",
+      "é".repeat(LARGE_BYTES / 2),
+      "end",
+    ];
+    for (const payload of texts) near.publish({ topic: id, payload });
+    await heard.until("end");
+    same(heard.publications.length, texts.length, "number of publications");
+    heard.payloads.forEach((payload, i) => {
+      if (payload !== texts[i]) throw new Error(`Text ${i} came as ${show(payload)}`);
+    });
+  },
+
+  async "carries bytes unchanged, as bytes"({ id, near, far, listen }) {
+    const heard = await listen(far, id);
+    const every = Uint8Array.from({ length: 256 }, (_, i) => i);
+    const payloads = [
+      every,
+      every.subarray(100, 110),
+      Uint8Array.of(0xff, 0xfe, 0x00, 0xc3),
+      new Uint8Array(LARGE_BYTES).fill(0xa5),
+    ];
+    for (const payload of payloads) near.publish({ topic: id, payload });
+    near.publish({ topic: id, payload: "end" });
+    await heard.until("end");
+    same(heard.publications.length, payloads.length + 1, "number of publications");
+    payloads.forEach((sent, i) => {
+      const payload = heard.payloads[i]!;
+      if (!(payload instanceof Uint8Array)) throw new Error(`Bytes ${i} came as ${show(payload)}`);
+      same(payload.length, sent.length, `length of bytes ${i}`);
+      same(sent.findIndex((byte, at) => payload[at] !== byte), -1, `first wrong byte of ${i}`);
+    });
+  },
+
+  async "carries who does not get it, and nothing where that is nobody"(bench) {
+    const { id, near, far, listen } = bench;
+    const heard = await listen(far, id);
+    near.publish({ topic: id, payload: "1", except: "session é 1" });
+    near.publish({ topic: id, payload: Uint8Array.of(2), except: "session é 2" });
+    near.publish({ topic: id, payload: "end" });
+    await heard.until("end");
+    const excepted = heard.publications.map(({ except }) => except);
+    same(excepted, ["session é 1", "session é 2", undefined], "`except`");
+  },
+
+  async "delivers nothing after its close"({ id, near, far, listen }) {
+    const heard = await listen(far, id);
+    const witness = near === far ? undefined : await listen(near, id);
+    await far.close();
+    if (witness === undefined) throws(() => near.publish({ topic: id, payload: "late" }));
+    else {
+      near.publish({ topic: id, payload: "late" });
+      await witness.until("late");
+    }
+    same(heard.payloads, [], "what was heard after the close");
+    await heard.subscription[Symbol.asyncDispose]();
+  },
+};
+
+/** Run with one broker. */
+export const ONE_NODE: Record<string, Test> = {
+  async "publishes where nobody is subscribed"({ id, near, listen }) {
+    near.publish({ topic: id, payload: "lost" });
+    const heard = await listen(near, id);
+    near.publish({ topic: id, payload: "end" });
+    await heard.until("end");
+    same(heard.payloads, ["end"], "what was heard");
+  },
+
+  async "has one order for all, also where a listener publishes"({ id, near, listen }) {
+    const first = near.subscribe(id, ({ payload }) => {
+      if (payload === "1") near.publish({ topic: id, payload: "2" });
+    });
+    await first.ready;
+    const heard = await listen(near, id);
+    near.publish({ topic: id, payload: "1" });
+    await heard.until("2");
+    same(heard.payloads, ["1", "2"], "what was heard");
+    await first[Symbol.asyncDispose]();
+  },
+
+  async "closes more than once"({ id, near, listen }) {
+    await listen(near, id);
+    await Promise.all([near.close(), near.close()]);
+    await near.close();
+    await near[Symbol.asyncDispose]();
+  },
+
+  async "throws an error with code unsupported after its close"({ id, near }) {
+    await near.close();
+    throws(() => near.publish({ topic: id, payload: "late" }));
+    throws(() => near.subscribe(id, () => {}));
+  },
+
+  "says what it is"({ near }) {
+    if (typeof near.name !== "string" || near.name === "") {
+      throw new Error(`name must be a text, received ${show(near.name)}`);
+    }
+    if (near.delivery !== "at-most-once" && near.delivery !== "at-least-once") {
+      throw new Error(`delivery must be a DeliveryClass, received ${show(near.delivery)}`);
+    }
+    return Promise.resolve();
+  },
+};
+
+/** Run between two. */
+export const TWO_NODES: Record<string, Test> = {
+  async "keeps the order of each node"({ id, near, far, listen }) {
+    const all = [await listen(near, id), await listen(far, id)];
+    for (let i = 0; i < 100; i++) {
+      near.publish({ topic: id, payload: `near ${i}` });
+      far.publish({ topic: id, payload: `far ${i}` });
+    }
+    for (const heard of all) {
+      await heard.until("near 99");
+      await heard.until("far 99");
+      for (const node of ["near", "far"]) {
+        const own = heard.payloads.filter((payload) => String(payload).startsWith(node));
+        same(own, Array.from({ length: 100 }, (_, i) => `${node} ${i}`), `order of ${node}`);
+      }
+    }
+  },
+
+  async "goes on when the other node closed"({ id, near, far, listen }) {
+    const heard = await listen(near, id);
+    await far.close();
+    near.publish({ topic: id, payload: "alone" });
+    await heard.until("alone");
+    same(heard.payloads, ["alone"], "what was heard");
+  },
+};
+
+/** Topics that an engine may take for patterns, separators, or too long. */
+export function unusualTopics(id: string): string[] {
+  const long = `${id}:${"x".repeat(254 - id.length)}`;
+  return [
+    id,
+    `${id} with spaces `,
+    `${id}.a`,
+    `${id}.*`,
+    `${id}.>`,
+    `${id}.a.b`,
+    `${id}..`,
+    `${id}*`,
+    `${id}?`,
+    `${id}[ab]`,
+    `${id}/a/#`,
+    `${id}/a/+`,
+    `${id}:{a}`,
+    `${id}:é€😀`,
+    `${id}%20`,
+    `${id}\\`,
+    `${id}\n\t"'`,
+    `${id.toUpperCase()}`,
+    "*",
+    ">",
+    ".",
+    long,
+    `${long.slice(0, -1)}y`,
+  ];
+}

@@ -1,0 +1,281 @@
+/**
+ * What every broker with histories must do, as tests.
+ *
+ * @module
+ */
+import { BrokerError } from "../errors.ts";
+import { type Bench, same, show, type Test } from "./_conformance_bench.ts";
+import { unusualTopics } from "./_conformance_fanout.ts";
+import type { Publication } from "./broker.ts";
+import type { BrokerHistory, HistoryBounds, HistoryPage, ReadHistoryOptions } from "./history.ts";
+
+/** Publications of the long history: several pages of any size. */
+const MANY = 500;
+
+const BOUNDS: HistoryBounds = { size: 1_000, ttlMs: 60_000, bytes: 4_194_304 };
+
+/** Run with one broker, and between two. */
+export const HISTORY: Record<string, Test> = {
+  "delivers what is appended, with its place": withHistory(async (bench, near, far) => {
+    const all = [
+      await bench.listen(bench.near, bench.id, { history: BOUNDS }),
+      await bench.listen(bench.far, bench.id, { history: BOUNDS }),
+    ];
+    const places: unknown[] = [];
+    for (const payload of ["1", "2", "3"]) {
+      const { position } = await near.append({ topic: bench.id, payload }, { bounds: BOUNDS });
+      places.push(position);
+    }
+    for (const heard of all) {
+      await heard.until("3");
+      same(heard.payloads, ["1", "2", "3"], "what was heard");
+      same(heard.publications.map(({ position }) => position), places, "the places");
+      checkChain(heard.publications);
+    }
+    same((await page(far, bench.id)).publications.map(({ payload }) => payload), [
+      "1",
+      "2",
+      "3",
+    ], "what is read");
+  }),
+
+  "keeps the order of appends that were not waited for": withHistory(async (bench, near, far) => {
+    const heard = await bench.listen(bench.far, bench.id, { history: BOUNDS });
+    const payloads = Array.from({ length: MANY }, (_, i) => `${i}`);
+    await Promise.all(
+      payloads.map((payload) => near.append({ topic: bench.id, payload }, { bounds: BOUNDS })),
+    );
+    await heard.until(payloads.at(-1)!);
+    same(heard.payloads, payloads, "what was heard");
+    checkChain(heard.publications);
+    same((await readAll(far, bench.id)).map(({ payload }) => payload), payloads, "what is read");
+  }),
+
+  "gives two nodes that append at once one order": withHistory(async (bench, near, far) => {
+    const all = [
+      await bench.listen(bench.near, bench.id, { history: BOUNDS }),
+      await bench.listen(bench.far, bench.id, { history: BOUNDS }),
+    ];
+    const appending: Promise<unknown>[] = [];
+    for (let i = 0; i < 100; i++) {
+      appending.push(near.append({ topic: bench.id, payload: `near ${i}` }, { bounds: BOUNDS }));
+      appending.push(far.append({ topic: bench.id, payload: `far ${i}` }, { bounds: BOUNDS }));
+    }
+    await Promise.all(appending);
+    await near.append({ topic: bench.id, payload: "end" }, { bounds: BOUNDS });
+    const kept = (await readAll(near, bench.id)).map(({ payload }) => payload);
+    same(kept.length, 201, "number of publications");
+    for (const heard of all) {
+      await heard.until("end");
+      same(heard.payloads, kept, "what was heard");
+      checkChain(heard.publications);
+    }
+  }),
+
+  "reads pages that follow each other, within their bounds": withHistory(
+    async (bench, near, far) => {
+      await fill(near, bench.id, 50);
+      const [third] = (await page(far, bench.id, { maxMessages: 1, last: 48 })).publications;
+      const after = third!.position!.offset;
+      const next = await page(far, bench.id, { after, maxMessages: 5 });
+      same(next.publications.map(({ payload }) => payload), ["3", "4", "5", "6", "7"], "the page");
+      same(next.publications[0]!.position!.prev, after, "`prev` of what comes next");
+      const small = await page(far, bench.id, { maxBytes: 1 });
+      same(small.publications.length, 1, "publications of the smallest page");
+      const none = await page(far, bench.id, { after: next.head });
+      same([none.publications.length, none.head], [0, next.head], "what is beyond the head");
+    },
+  ),
+
+  "reads the newest": withHistory(async (bench, near, far) => {
+    await fill(near, bench.id, 20);
+    const { publications, head } = await page(far, bench.id, { last: 3 });
+    same(publications.map(({ payload }) => payload), ["17", "18", "19"], "the newest");
+    same(publications.at(-1)!.position!.offset, head, "the head");
+    checkChain(publications);
+    same((await page(far, bench.id, { last: 100 })).publications.length, 20, "all there are");
+  }),
+
+  "reads a topic that nobody published on": withHistory(async (bench, near, far) => {
+    const first = await page(near, bench.id);
+    same([first.publications.length, first.head], [0, 0], "what is there");
+    const { position } = await near.append(
+      { topic: bench.id, payload: "1" },
+      { bounds: BOUNDS },
+    );
+    same(position!.epoch, first.epoch, "the epoch");
+    same(position!.prev, 0, "`prev` of the first");
+    same((await page(far, bench.id, { after: 0 })).publications.length, 1, "what is read");
+  }),
+
+  "keeps no more publications than it should": withHistory(async (bench, near, far) => {
+    const bounds = { ...BOUNDS, size: 10 };
+    await fill(near, bench.id, 35, bounds);
+    const { publications } = await page(far, bench.id, { bounds });
+    same(publications.map(({ payload }) => payload), range(25, 35), "what is kept");
+    checkChain(publications);
+    if (publications[0]!.position!.prev === 0) throw new Error("Expected `prev` to show the gap");
+  }),
+
+  "keeps no more bytes than it should": withHistory(async (bench, near, far) => {
+    const bounds = { ...BOUNDS, bytes: 10_000 };
+    for (let i = 0; i < 30; i++) {
+      await near.append({ topic: bench.id, payload: `${i}`.padEnd(1_000) }, { bounds });
+    }
+    const { publications } = await page(far, bench.id, { bounds, maxBytes: 1_000_000 });
+    if (publications.length > 10 || publications.length < 5) {
+      throw new Error(`Expected about 10 publications, received ${publications.length}`);
+    }
+    same(String(publications.at(-1)!.payload).trim(), "29", "the newest");
+    checkChain(publications);
+  }),
+
+  "keeps nothing for longer than it should": withHistory(async (bench, near, far) => {
+    const bounds = { ...BOUNDS, ttlMs: 1_000 };
+    await near.append({ topic: bench.id, payload: "old" }, { bounds });
+    const begin = performance.now();
+    while ((await page(far, bench.id, { bounds })).publications.length > 0) {
+      if (performance.now() - begin > 6_000) throw new Error("Expected it to be gone by now");
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    if (performance.now() - begin < 500) throw new Error("Expected it to be kept for a second");
+    await near.append({ topic: bench.id, payload: "new" }, { bounds });
+    const { publications } = await page(far, bench.id, { bounds });
+    same(publications.map(({ payload }) => payload), ["new"], "what is kept");
+  }),
+
+  "counts a repetition once": withHistory(async (bench, near, far) => {
+    const heard = await bench.listen(bench.far, bench.id, { history: BOUNDS });
+    const key = (number: number) => ({ bounds: BOUNDS, key: { producer: `p${bench.id}`, number } });
+    const first = await near.append({ topic: bench.id, payload: "1" }, key(1));
+    if (first.position === undefined) throw new Error("Expected the first to be kept");
+    same(await far.append({ topic: bench.id, payload: "1 again" }, key(1)), {}, "the repetition");
+    await far.append({ topic: bench.id, payload: "2" }, key(2));
+    await near.append({ topic: bench.id, payload: "other" }, {
+      bounds: BOUNDS,
+      key: { producer: `q${bench.id}`, number: 1 },
+    });
+    await heard.until("other");
+    same(heard.payloads, ["1", "2", "other"], "what was heard");
+    same((await readAll(near, bench.id)).length, 3, "what is kept");
+  }),
+
+  "keeps text, bytes, and who does not get it": withHistory(async (bench, near, far) => {
+    const heard = await bench.listen(bench.far, bench.id, { history: BOUNDS });
+    const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
+    const text = '{"topic":"a","data":"line\\nfeed \\u0000 é € 😀 \u2028"}';
+    await near.append({ topic: bench.id, payload: bytes, except: "session é 1" }, {
+      bounds: BOUNDS,
+    });
+    await near.append({ topic: bench.id, payload: text }, { bounds: BOUNDS });
+    await heard.until(text);
+    for (const kept of [heard.publications, await readAll(far, bench.id)]) {
+      const [first, second] = kept;
+      if (!(first!.payload instanceof Uint8Array)) {
+        throw new Error(`Bytes came as ${show(first!.payload)}`);
+      }
+      same([...first!.payload], [...bytes], "the bytes");
+      same([first!.except, second!.except], ["session é 1", undefined], "`except`");
+      same([first!.topic, second!.payload], [bench.id, text], "topic and text");
+    }
+  }),
+
+  "keeps the histories of topics apart, whatever characters they have": withHistory(
+    async (bench, near, far) => {
+      const topics = unusualTopics(bench.id).filter((topic) => topic.length > 1);
+      await Promise.all(
+        topics.map((topic) => near.append({ topic, payload: topic }, { bounds: BOUNDS })),
+      );
+      for (const topic of topics) {
+        const { publications } = await page(far, topic);
+        same(publications.map(({ payload }) => payload), [topic], show(topic));
+        same(publications[0]!.topic, topic, "topic");
+      }
+    },
+  ),
+
+  "tells subscriptions without history nothing of it": withHistory(async (bench, near) => {
+    const plain = await bench.listen(bench.far, bench.id);
+    const kept = await bench.listen(bench.far, bench.id, { history: BOUNDS });
+    await near.append({ topic: bench.id, payload: "kept" }, { bounds: BOUNDS });
+    bench.near.publish({ topic: bench.id, payload: "plain" });
+    await plain.until("plain");
+    await kept.until("kept");
+    same(plain.payloads, ["plain"], "what the plain subscription heard");
+    same(kept.payloads, ["kept"], "what the other one heard");
+  }),
+
+  "refuses to append and to read after its close": withHistory(async (bench, near) => {
+    await bench.near.close();
+    await rejects(near.append({ topic: bench.id, payload: "late" }, { bounds: BOUNDS }));
+    await rejects(page(near, bench.id));
+  }),
+};
+
+/** A test that says nothing of a broker without histories. */
+function withHistory(
+  test: (bench: Bench, near: BrokerHistory, far: BrokerHistory) => Promise<void>,
+): Test {
+  return async (bench) => {
+    const { near, far } = bench;
+    if (near.history === undefined || far.history === undefined) return;
+    await test(bench, near.history, far.history);
+  };
+}
+
+async function fill(
+  history: BrokerHistory,
+  topic: string,
+  count: number,
+  bounds = BOUNDS,
+): Promise<void> {
+  await Promise.all(
+    range(0, count).map((payload) => history.append({ topic, payload }, { bounds })),
+  );
+}
+
+function range(from: number, to: number): string[] {
+  return Array.from({ length: to - from }, (_, i) => `${from + i}`);
+}
+
+function page(
+  history: BrokerHistory,
+  topic: string,
+  options: Partial<ReadHistoryOptions> = {},
+): Promise<HistoryPage> {
+  return history.read(topic, {
+    bounds: BOUNDS,
+    maxMessages: 100,
+    maxBytes: 1_048_576,
+    ...options,
+  });
+}
+
+/** Everything that is kept, page by page, and each page behind the one before it. */
+async function readAll(history: BrokerHistory, topic: string): Promise<Publication[]> {
+  const all: Publication[] = [];
+  while (true) {
+    const after = all.at(-1)?.position?.offset;
+    const { publications, head } = await page(history, topic, after === undefined ? {} : { after });
+    all.push(...publications);
+    checkChain(all);
+    if (publications.length === 0 || all.at(-1)!.position!.offset === head) return all;
+  }
+}
+
+/** Each names the one before it. */
+function checkChain(publications: readonly Publication[]): void {
+  for (let i = 1; i < publications.length; i++) {
+    const [before, { position }] = [publications[i - 1]!.position!, publications[i]!];
+    if (position === undefined) throw new Error(`Expected publication ${i} to have a place`);
+    same([position.epoch, position.prev], [before.epoch, before.offset], `place ${i}`);
+    if (position.offset <= position.prev) throw new Error("Expected offsets that grow");
+  }
+}
+
+async function rejects(promise: Promise<unknown>): Promise<void> {
+  const outcome = await promise.then(() => "nothing", (error: unknown) => error);
+  if (!(outcome instanceof BrokerError)) {
+    throw new Error(`Expected a BrokerError, received ${show(outcome)}`);
+  }
+}
