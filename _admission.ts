@@ -17,10 +17,15 @@ import { Openings } from "./_openings.ts";
 import { RefusalReport, Refused, withinLimits } from "./_refusal.ts";
 import { type WebSocketDoor, WebSocketInvitation } from "./_websocket_invitation.ts";
 import { type PagePlace, urlOf, WebTransportInvitation } from "./_webtransport_invitation.ts";
-import { AuthenticationError, CloseCode } from "./errors.ts";
-import type { Reservation, SessionManager } from "./manager/mod.ts";
+import { AuthenticationError, CloseCode, LimitError } from "./errors.ts";
+import type { AdmitOptions, Reservation, SessionManager } from "./manager/mod.ts";
 import { MAX_JOINED_BYTES } from "./session/entry.ts";
-import { Session, type SessionCloseOptions, type SessionIdentity } from "./session/session.ts";
+import {
+  coreOf,
+  Session,
+  type SessionCloseOptions,
+  type SessionIdentity,
+} from "./session/session.ts";
 import type { SessionSettings } from "./session/settings.ts";
 import { withoutToken } from "./session/url.ts";
 import type { Connection } from "./transport/connection.ts";
@@ -39,11 +44,23 @@ const DEFAULT_HEADERS: readonly string[] = [
 const ANYBODY = { value: undefined, user: undefined, awaitsToken: false };
 const AWAITED = { ...ANYBODY, awaitsToken: true };
 
+/** What an admission works with. */
+export interface AdmissionParts {
+  /** Knows all sessions of this node. */
+  readonly manager: SessionManager;
+  /**
+   * Claims a place among the sessions of a user on all nodes; `undefined` where this node's are all.
+   * Rejects with a {@linkcode LimitError} if there are too many.
+   */
+  readonly claim: (user: string) => Promise<Disposable> | undefined;
+}
+
 /** Admits sessions. */
 export class Admission<V> {
   readonly #options: AdmissionOptions<V>;
   readonly #settings: SessionSettings;
   readonly #manager: SessionManager;
+  readonly #claim: AdmissionParts["claim"];
   readonly #webSocket: WebSocketDoor;
   readonly #messages: WebSocketDoor["messages"];
   readonly #matches: (url: string) => boolean;
@@ -60,8 +77,13 @@ export class Admission<V> {
    * @throws {TypeError} If an option makes no sense.
    * @throws {RangeError} If a time does not.
    */
-  constructor(options: AdmissionOptions<V>, settings: SessionSettings, manager: SessionManager) {
+  constructor(
+    options: AdmissionOptions<V>,
+    settings: SessionSettings,
+    { manager, claim }: AdmissionParts,
+  ) {
     checkAdmissionOptions(options);
+    this.#claim = claim;
     this.#options = options;
     this.#settings = settings;
     this.#openings = new Openings(settings.handshakeTimeoutMs);
@@ -120,7 +142,14 @@ export class Admission<V> {
   async renew(session: Session, token: string, signal: AbortSignal): Promise<Identity<V>> {
     const { url, headers, address } = session;
     try {
-      return await this.#authenticator.identify(new Request(url, { headers }), token, signal);
+      const request = new Request(url, { headers });
+      const identity = await this.#authenticator.identify(request, token, signal);
+      if (session.state === "connecting") {
+        this.#count({ user: identity.user });
+        const claim = await this.#claimFor(identity.user);
+        if (claim !== undefined) coreOf(session).whenEnded(() => claim[Symbol.dispose]());
+      }
+      return identity;
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       const { status, message, cause, isFault } = error;
@@ -150,6 +179,7 @@ export class Admission<V> {
         `Origin not allowed: add it to origins, or its host to hosts (${headers.get("origin")})`,
       );
     }
+    this.#count({ address });
     const reservation = this.#reserve(address, undefined);
     const { authenticate, acceptsTokenInBand = false } = this.#options;
     if (authenticate === undefined) {
@@ -176,13 +206,17 @@ export class Admission<V> {
   ): Promise<A> {
     const { request, address, isSkein, signal } = invitation;
     let reservation = byAddress;
+    let claim: Disposable | undefined;
     try {
       const { value, user } = await this.#authenticator.identify(request, token, signal);
       if (user !== undefined) {
+        this.#count({ user });
         byAddress[Symbol.dispose]();
         reservation = this.#reserve(address, user);
+        claim = await this.#claimFor(user);
       }
-      return this.#accept(invitation, reservation, { value, user, awaitsToken: false, handshake });
+      const who = { value, user, awaitsToken: false };
+      return this.#accept(invitation, reservation, { ...who, handshake, claim });
     } catch (error) {
       // Who has a cookie of something else may still say a token.
       const isUnknown = error instanceof Refused && error.status === 401;
@@ -190,6 +224,7 @@ export class Admission<V> {
         return this.#accept(invitation, reservation, { ...AWAITED, handshake });
       }
       reservation[Symbol.dispose]();
+      claim?.[Symbol.dispose]();
       const hadNone = isSkein && token === undefined && !this.#options.acceptsTokenInBand;
       throw hadNone ? namingInBand(error) : error;
     }
@@ -198,11 +233,12 @@ export class Admission<V> {
   #accept<A>(
     invitation: Invitation<A>,
     reservation: Reservation,
-    { handshake, ...who }: {
+    { handshake, claim, ...who }: {
       readonly value: unknown;
       readonly user: string | undefined;
       readonly awaitsToken: boolean;
       readonly handshake: ServerHandshake | undefined;
+      readonly claim?: Disposable | undefined;
     },
   ): A {
     const { address } = invitation;
@@ -214,15 +250,14 @@ export class Admission<V> {
       const open = () => {
         if (reservation.isHeld) {
           const session = this.#open(connection, reservation, { ...who, url, headers, address });
+          if (claim !== undefined) coreOf(session).whenEnded(() => claim[Symbol.dispose]());
           return handshake?.opened(session);
         }
         connection.close({ closeCode: CloseCode.timedOut, reason: "The upgrade took too long" });
       };
       if (isReady) open();
       else {
-        const all = handshake === undefined
-          ? [reservation, ...held]
-          : [reservation, handshake, ...held];
+        const all = [reservation, handshake, claim, ...held].filter((one) => one !== undefined);
         this.#openings.add(connection, all, open);
       }
       return answer;
@@ -252,6 +287,22 @@ export class Admission<V> {
       this.takeReservation(connection)?.[Symbol.dispose]();
     });
     return session;
+  }
+
+  /** Counts an attempt to connect, as soon as it is known whose it is. */
+  #count(who: AdmitOptions): void {
+    withinLimits(this.#manager, () => this.#manager.admitConnection(who));
+  }
+
+  /** Asks all nodes, where there are others, for a place among the user's sessions. */
+  async #claimFor(user: string | undefined): Promise<Disposable | undefined> {
+    const claiming = user === undefined ? undefined : this.#claim(user);
+    try {
+      return await claiming;
+    } catch (error) {
+      if (!(error instanceof LimitError)) throw error;
+      throw new Refused(429, error.message, { cause: error });
+    }
   }
 
   #reserve(address: string | undefined, user: string | undefined): Reservation {

@@ -5,13 +5,23 @@
  * @module
  */
 import type { Admission } from "./_admission.ts";
-import { CloseCode, LimitError, QueueFullError, RequestError, UnsupportedError } from "./errors.ts";
+import type { Cluster } from "./_cluster.ts";
+import {
+  BrokerError,
+  CloseCode,
+  LimitError,
+  QueueFullError,
+  RequestError,
+  UnsupportedError,
+} from "./errors.ts";
+import { INTERNAL_PREFIX } from "./pubsub/broker.ts";
 import type { Presence, Rooms, Topics } from "./pubsub/mod.ts";
 import type { SessionManager } from "./manager/mod.ts";
 import { type AnyContract, compileContract } from "./session/contract.ts";
 import { encodeMessage } from "./session/encoded.ts";
 import { PRESENCE_PREFIX } from "./session/presence_notice.ts";
 import type { Session } from "./session/session.ts";
+import type { SequenceStore } from "./session/sequences.ts";
 import { ServiceDesk } from "./session/services.ts";
 import { validate } from "./session/standard_schema.ts";
 import { TopicPattern } from "./session/topic_pattern.ts";
@@ -34,9 +44,14 @@ export interface ClientServicesOptions {
   readonly contract: AnyContract | undefined;
   /** Patterns of topics that are rooms. */
   readonly roomPatterns: readonly string[];
+  /** What was handled of clients that number their messages. */
+  readonly sequences: SequenceStore;
+  /** Whether there are topics with a history. */
+  readonly hasHistory: boolean;
   /** The server's parts; a function, since they are made after the settings. */
   readonly parts: () => {
     readonly admission: Admission<unknown>;
+    readonly cluster: Pick<Cluster, "opened">;
     readonly manager: SessionManager;
     readonly presence: Presence;
     readonly rooms: Rooms;
@@ -52,13 +67,17 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
   const router = contract && compileContract(contract, "client");
 
   async function check(session: Session, topic: string, action: AuthorizedAction): Promise<void> {
-    // Notices are the server's to give, and go to those who are in the room.
-    const isNotice = topic.startsWith(PRESENCE_PREFIX);
-    if (!isNotice && authorize !== undefined && await authorize(session, topic, action)) return;
+    // Notices are the server's to give, and go to those who are in the room; what nodes tell one
+    // another is nobody else's.
+    const isOwn = topic.startsWith(PRESENCE_PREFIX) || topic.startsWith(INTERNAL_PREFIX);
+    if (!isOwn && authorize !== undefined && await authorize(session, topic, action)) return;
     throw new RequestError("forbidden", `This session may not ${action} "${topic}"`);
   }
 
   return new ServiceDesk({
+    hasHistory: options.hasHistory,
+    sequences: options.sequences,
+
     admit(session) {
       const { admission, manager } = parts();
       const reservation = admission.takeReservation(session.connection);
@@ -75,14 +94,16 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
 
     opened(session) {
       // A session that is nobody's is no user who could be online.
-      if (session.user !== session.id) parts().presence.enter(session);
+      if (session.user === session.id) return;
+      parts().presence.enter(session);
+      parts().cluster.opened(session);
     },
 
-    async subscribe(session, topic) {
+    async subscribe(session, topic, request) {
       await check(session, topic, "subscribe");
       try {
-        if (isRoom(topic)) parts().rooms.join(session, topic);
-        else parts().topics.subscribe(session, topic);
+        if (isRoom(topic)) parts().rooms.join(session, topic, request);
+        else parts().topics.subscribe(session, topic, request);
       } catch (error) {
         if (error instanceof QueueFullError) throw new RequestError("too-many", error.message);
         if (error instanceof RangeError || error instanceof TypeError) {
@@ -90,7 +111,6 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
         }
         throw error;
       }
-      return {};
     },
 
     unsubscribe(session, topic) {
@@ -99,7 +119,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       return {};
     },
 
-    async publish(session, topic, data) {
+    async publish(session, topic, data, number) {
       await check(session, topic, "publish");
       const match = router?.match(topic);
       // What is asked, not told, would be invalid for everybody who gets it.
@@ -113,9 +133,13 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       if (outcome?.ok === false) {
         throw new RequestError("invalid", outcome.message, { path: outcome.path });
       }
+      if (number?.isRepeated) return {};
+      const { topics } = parts();
       try {
         // As it came: whoever receives it applies the schema, once.
-        parts().topics.publish(topic, data);
+        if (topics.historyOf(topic) !== undefined) {
+          await topics.append(topic, data, number === undefined ? {} : { key: number });
+        } else topics.publish(topic, data);
       } catch (error) {
         // Written anew, `9e20` has 21 digits: what came within the limit may not leave within it.
         if (error instanceof RangeError) throw new RequestError("too-large", error.message);
@@ -125,6 +149,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
         }
         // While `authorize` was asked the server closed, and its broker with it: nobody's fault.
         if (error instanceof UnsupportedError && session.isClosed) return {};
+        if (error instanceof BrokerError) throw new RequestError("unavailable", error.message);
         throw error;
       }
       return {};

@@ -1,9 +1,8 @@
 /**
- * What all parts of a page's code have in common. The parts that are loaded later
- * import all of it, so that bundlers keep it in one file.
+ * What a page loads at first. The parts that it loads later import all of it, so
+ * that bundlers keep it in one file, which packs better than two.
  *
  * @module
  */
-import "./session/_inside.ts";
-import "./session/standard_schema.ts";
-import "./transport/common.ts";
+import "./session/client.ts";
+import "./transport/late_race.ts";

@@ -5,6 +5,7 @@
  * @module
  */
 import type { Refused } from "./_refusal.ts";
+import { LimitError } from "./errors.ts";
 import type { Connection } from "./transport/connection.ts";
 import type { OriginRules } from "./transport/origins.ts";
 
@@ -53,7 +54,9 @@ export interface Accepted<Answer> {
   readonly held: readonly Disposable[];
 }
 
-/** What a refusal says in its headers, on every wire. */
-export function refusalHeaders({ status }: Refused): Record<string, string> {
-  return status === 429 || status === 503 ? { "retry-after": "5" } : {};
+/** What a refusal says in its headers, on every wire: where it is known, when there will be room. */
+export function refusalHeaders({ status, cause }: Refused): Record<string, string> {
+  const { retryAfterMs = 5_000 } = cause instanceof LimitError ? cause : {};
+  const seconds = Math.ceil(retryAfterMs / 1_000);
+  return status === 429 || status === 503 ? { "retry-after": String(seconds) } : {};
 }

@@ -9,6 +9,7 @@ import { hostOf, isAnyAddress, WebTransportHalf } from "./_webtransport.ts";
 import type { PagePlace } from "./_webtransport_invitation.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./_webtransport_options.ts";
 import type { OriginRules } from "./transport/origins.ts";
+import type { HttpListener, WebSocketHost } from "./transport/websocket_server.ts";
 import type {
   Certificate,
   RawQuicOptions,
@@ -26,7 +27,7 @@ export interface ListenInfo {
   readonly webTransportError: Error | undefined;
 }
 
-/** How many WebTransport connections there may be, and what a client may send ahead. */
+/** How many connections there may be on UDP, and on TCP where these are counted; what a client may send ahead. */
 export type ConnectionLimits = Pick<
   WebTransportServeOptions,
   "flowControl" | "maxConnections" | "maxConnectionsPerAddress"
@@ -42,7 +43,11 @@ export interface ListeningOptions extends OriginRules {
   readonly tls: Certificate | undefined;
   /** How WebTransport is offered. */
   readonly webTransport: boolean | WebTransportServeOptions | undefined;
-  /** Bounds of WebTransport, where it has none of its own. */
+  /** What listens on TCP, in place of the runtime's own server. */
+  readonly webSocket: WebSocketHost | undefined;
+  /** Whether other processes may listen on the TCP port. */
+  readonly reusePort: boolean;
+  /** Bounds of connections, where WebTransport has none of its own. */
   readonly connectionLimits: ConnectionLimits;
   /** Who takes raw QUIC beside WebTransport. */
   readonly quic: RawQuicOptions | undefined;
@@ -53,7 +58,10 @@ export interface ListeningOptions extends OriginRules {
 /** Who answers what comes in. */
 export interface ListeningHandlers {
   /** Answers an HTTP request. */
-  fetch(request: Request, info: Deno.ServeHandlerInfo): Response | Promise<Response>;
+  fetch(
+    request: Request,
+    info: { readonly remoteAddr: Deno.NetAddr },
+  ): Response | Promise<Response>;
   /** Answers a request for a WebTransport session. */
   take(request: WebTransportRequest, place: PagePlace): Promise<void>;
 }
@@ -63,7 +71,7 @@ export class Listening {
   readonly #options: ListeningOptions;
   readonly #handlers: ListeningHandlers;
   readonly #closings: Promise<void>[] = []; // At most `MAX_ATTEMPTS`, and the last one.
-  #http: Deno.HttpServer<Deno.NetAddr>;
+  #http: HttpListener;
   #webTransport: WebTransportHalf | undefined;
   #error: Error | undefined;
 
@@ -137,12 +145,14 @@ export class Listening {
     return `${hostOf(isAnyAddress(hostname) ? "localhost" : hostname)}:${port}`;
   }
 
-  #serve(): Deno.HttpServer<Deno.NetAddr> {
-    const { port, hostname, tls } = this.#options;
-    return Deno.serve(
-      { port, hostname, ...tls, onListen() {} },
-      (request, info) => this.#wellKnown(request) ?? this.#handlers.fetch(request, info),
-    );
+  #serve(): HttpListener {
+    const { port, hostname, tls, webSocket, reusePort, connectionLimits } = this.#options;
+    const answer: ListeningHandlers["fetch"] = (request, info) =>
+      this.#wellKnown(request) ?? this.#handlers.fetch(request, info);
+    if (webSocket !== undefined) {
+      return webSocket.listen({ ...connectionLimits, port, hostname, tls }, answer);
+    }
+    return Deno.serve({ port, hostname, reusePort, ...tls, onListen() {} }, answer);
   }
 
   /** Finds a port that is free over both, if it may be any. */

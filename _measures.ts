@@ -135,7 +135,7 @@ export function sessionMeasures(stats: ManagerStats): Measure[] {
 
 /** What only a server's manager knows. */
 export function managerMeasures(stats: ManagerStats): Measure[] {
-  const { refused, sockets } = stats;
+  const { refused, rates, sockets } = stats;
   return [
     gauge(["skein.sessions.peak", "{session}", "Most sessions at once so far"], {
       value: stats.peak,
@@ -146,6 +146,21 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
     counter(
       ["skein.sessions.refused", "{session}", "Sessions that a limit refused"],
       ...each(refused, "skein.refusal.reason"),
+    ),
+    counter(
+      ["skein.rates.refused", "{message}", "Messages and the like that a rate refused"],
+      ...each(rates.refused, "skein.rate.scope"),
+    ),
+    counter(
+      ["skein.rates.connections.refused", "{connection}", "Connections that a rate refused"],
+      ...each(rates.refusedConnections, "skein.rate.scope"),
+    ),
+    counter(["skein.rates.closed", "{session}", "Sessions closed as they went on beyond a rate"], {
+      value: rates.closed,
+    }),
+    counter(
+      ["skein.rates.engine.failures", "{failure}", "Times that the shared counts did not answer"],
+      { value: rates.engineFailures },
     ),
     sum(["skein.users", "{user}", "Users with sessions now"], { value: stats.users }),
     sum(["skein.addresses", "{address}", "Network addresses with sessions now"], {

@@ -5,6 +5,7 @@
  */
 import type { Listening } from "./_listening.ts";
 import type { MoqHost, MoqServer } from "./pubsub/moq/server/server.ts";
+import type { WebSocketEngine } from "./transport/websocket_server.ts";
 import type { RawQuicOptions } from "./transport/webtransport_server.ts";
 
 /** Gives a server of MoQ the connections of raw QUIC, if it speaks a protocol there. */
@@ -19,9 +20,14 @@ export function quicOf(moq: MoqServer | undefined): RawQuicOptions | undefined {
 }
 
 /** Tells a server of MoQ where it is. */
-export function hostOf(listening: Listening, isDevelopment: boolean): MoqHost {
+export function hostOf(
+  listening: Listening,
+  isDevelopment: boolean,
+  webSocketEngine: WebSocketEngine | undefined,
+): MoqHost {
   return {
     isDevelopment,
+    webSocketEngine,
     get address() {
       return listening.address;
     },

@@ -36,7 +36,7 @@ export const CloseCode = {
   timedOut: 4408,
   /** One message was larger than this end takes. */
   tooLarge: 4413,
-  /** A limit of sessions, per server, user or address, was reached. */
+  /** A limit of sessions, per server, user or address, was reached; or a rate, again and again. */
   tooMany: 4429,
   /** A handler of the application failed. */
   handlerFailed: 4500,
@@ -290,20 +290,24 @@ export class BrokerError extends SkeinError {
   }
 }
 
-/** A limit of sessions, per server, user or address, was reached. */
+/** A limit of sessions, per server, user or address, or a rate of connections was reached. */
 export class LimitError extends SkeinError {
   /** Which limit. */
   readonly limit: string;
+  /** When there will be room, in milliseconds, where that is known. */
+  readonly retryAfterMs: number | undefined;
 
   /**
    * Creates the error.
    *
    * @param limit The option that sets the limit, such as `maxSessionsPerUser`.
    * @param message What was refused, and the limit.
+   * @param options When there will be room.
    */
-  constructor(limit: string, message: string) {
+  constructor(limit: string, message: string, options: { readonly retryAfterMs?: number } = {}) {
     super("limit", message);
     this.limit = limit;
+    this.retryAfterMs = options.retryAfterMs;
   }
 }
 

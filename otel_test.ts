@@ -158,6 +158,7 @@ Deno.test("otel() reads sessions of both sides when somebody collects, until it 
 
 const emptyStats = {
   refused: {},
+  rates: { refused: {}, refusedConnections: {}, closed: 0, engineFailures: 0 },
   sockets: { open: 0, lingering: 0, refused: 0 },
   peak: 0,
   reserved: 0,

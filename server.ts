@@ -24,29 +24,47 @@
  */
 import { Admission } from "./_admission.ts";
 import type { AdmissionOptions, RequestInfo } from "./_admission_options.ts";
+import {
+  Cluster,
+  type DisconnectReport,
+  makePresence,
+  type NodeOptions,
+  type RoomPatterns,
+  type SessionInfo,
+} from "./_cluster.ts";
 import { type Authorize, type AuthorizedAction, clientServices } from "./_client_services.ts";
 import { type ConnectionLimits, type ListenInfo, Listening } from "./_listening.ts";
 import { MetricsEndpoint, type MetricsOptions } from "./_metrics_endpoint.ts";
 import type { WebTransportServeOptions } from "./_webtransport_options.ts";
 import { hostOf, quicOf } from "./_moq.ts";
+import { sequenceStore } from "./_sequences.ts";
+import { UserClaims } from "./_user_claims.ts";
 import { handleStreams, type StreamHandler } from "./_stream_handler.ts";
-import { QueueFullError } from "./errors.ts";
 import { type DrainOptions, type DrainReport, SessionManager } from "./manager/mod.ts";
-import { DEFAULT_MAX_SESSIONS, DEFAULT_MAX_SESSIONS_PER_ADDRESS } from "./manager/limits.ts";
+import {
+  DEFAULT_MAX_SESSIONS,
+  DEFAULT_MAX_SESSIONS_PER_ADDRESS,
+  DEFAULT_MAX_SESSIONS_PER_USER,
+} from "./manager/limits.ts";
+import type { RateLimitsOptions } from "./manager/rate_limits.ts";
+import type { SharedCounts } from "./manager/shared_counts.ts";
 import { SOCKETS_PER_SESSION } from "./manager/sockets.ts";
 import type { Broker } from "./pubsub/broker.ts";
-import { Presence, Rooms, Topics } from "./pubsub/mod.ts";
+import type { HistoryBounds } from "./pubsub/history.ts";
+import type { SubscribeOptions } from "./pubsub/replay.ts";
+import { type Nodes, type Presence, type Rooms, Topics } from "./pubsub/mod.ts";
 import type { MoqServer } from "./pubsub/moq/server/server.ts";
 import type { AnyContract, SendData, SendTopic } from "./session/contract.ts";
 import { encodeMessage } from "./session/encoded.ts";
 import { instrument } from "./session/instrument.ts";
 import type { Instrumentation } from "./session/instrumentation.ts";
 import type { IncomingStream } from "./session/incoming_streams.ts";
-import { coreOf, type Session, type SessionCloseOptions } from "./session/session.ts";
+import type { Session, SessionCloseOptions } from "./session/session.ts";
 import { type SessionHandlers, type SessionLimits, sessionSettings } from "./session/settings.ts";
 import { Turn } from "./session/turn.ts";
 import { settlesWithin } from "./session/wait.ts";
 import type { Sha256Hash } from "./transport/certificate_hash.ts";
+import type { WebSocketHost } from "./transport/websocket_server.ts";
 import { type Certificate, checkCertificate } from "./transport/webtransport_server.ts";
 
 export type {
@@ -56,6 +74,7 @@ export type {
   RequestInfo,
 } from "./_admission_options.ts";
 export type { AuthorizedAction } from "./_client_services.ts";
+export type { DisconnectReport, NodeOptions, RoomPatterns, SessionInfo } from "./_cluster.ts";
 export type { ListenInfo } from "./_listening.ts";
 export type { MetricsOptions } from "./_metrics_endpoint.ts";
 export { PROMETHEUS_CONTENT_TYPE, prometheusText } from "./metrics.ts";
@@ -155,20 +174,61 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
   ) => boolean | Promise<boolean>;
   /** Limits of the server. */
   readonly limits?: ServerLimits;
+  /**
+   * How fast clients may send, subscribe and connect; of these only connections have a rate by
+   * default. Rates of users and addresses hold on all nodes together if the `store` of the broker
+   * can count, and by node if `shared` is `undefined`.
+   */
+  readonly rates?: RateLimitsOptions;
   /** Limits and times of each session. */
   readonly session?: SessionLimits;
   /**
-   * Patterns of topics that are rooms, such as `room:{name}`: a client that subscribes to one joins it.
+   * Patterns of topics that are rooms, such as `room:{name}`: a client that subscribes to one joins
+   * it. As an object it says how the rooms of each pattern tell who is in them.
    *
    * @default {[]}
    */
-  readonly rooms?: readonly string[];
+  readonly rooms?: RoomPatterns;
+  /**
+   * Topics that keep what was published, by pattern, each with what is kept of one topic: 1,000
+   * publications, five minutes and 1 MiB by default. A client that comes back gets what it missed,
+   * or is told why not; one that comes late can ask for the newest. The same on every node.
+   *
+   * @example What was said before
+   * ```ts
+   * import { dial, serve } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   history: { "chat:{room}": { size: 100, ttlMs: 60_000 } },
+   *   onOpen: (session) => void server.subscribe(session, "chat:lobby", { last: 10 }),
+   * });
+   * server.publish("chat:lobby", "hello");
+   * await using session = await dial(server.url);
+   * for await (const message of session) {
+   *   assertEquals([message.topic, message.data], ["chat:lobby", "hello"]);
+   *   break;
+   * }
+   * ```
+   *
+   * @default {{}}
+   */
+  readonly history?: Readonly<Record<string, Partial<HistoryBounds>>>;
   /**
    * How long a user who left may take to come back unnoticed, in milliseconds.
    *
    * @default {5000}
    */
   readonly presenceGraceMs?: number;
+  /**
+   * Whether this node knows who is online on all nodes, at some 200 bytes for each user; without it
+   * `presence.online()`, `isOnline()` and `lastSeenAt()` are about its own. Rooms are shared in any case.
+   *
+   * @default {true}
+   */
+  readonly presenceSharesOnline?: boolean;
   /** Watches handshakes, sessions and messages from outside, for traces and metrics; nobody by default. */
   readonly instrumentation?: Instrumentation;
   /**
@@ -180,6 +240,15 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
   readonly metrics?: boolean | MetricsOptions;
   /** Carries publications between servers; within this process by default. It is not closed by the server. */
   readonly broker?: Broker;
+  /** Name of this node among those of the broker, and its heartbeat; says nothing without a `broker`. */
+  readonly node?: NodeOptions;
+  /**
+   * How long it is remembered what was handled of a client with `delivery: "at-least-once"`, in
+   * milliseconds after its last message: what it sends again later than that is handled again.
+   *
+   * @default {300000}
+   */
+  readonly dedupeWindowMs?: number;
   /**
    * Serves Media over QUIC on the same ports. It gets who offers one of its protocols, and who asks
    * for its path, with its own rules, limits and sessions; over raw QUIC it gets everybody. It is
@@ -244,6 +313,20 @@ export interface ServeOptions<V = unknown, C extends AnyContract = AnyContract>
    */
   readonly webTransport?: boolean | WebTransportServeOptions;
   /**
+   * What listens on TCP, and upgrades, in place of the runtime's own server: `hardenedWebSocket()`
+   * of `@skein/skein/ws`, for a server that faces the internet without a proxy.
+   */
+  readonly webSocket?: WebSocketHost;
+  /**
+   * Whether other processes may listen on the same TCP port: the kernel then hands each new
+   * connection to one of them. Deno has it on Linux with `--unstable-net`. UDP is not shared:
+   * WebTransport is served by the process that is first, so turn it off, or give each its own
+   * `port`. Not with `webSocket`.
+   *
+   * @default {false}
+   */
+  readonly reusePort?: boolean;
+  /**
    * Called once the server listens, with what is known of WebTransport; prints
    * the addresses by default, and why WebTransport is off.
    */
@@ -259,7 +342,7 @@ export interface UserSender<C extends AnyContract = AnyContract> {
    *
    * @param topic The topic.
    * @param data The data.
-   * @returns How many sessions got it; 0 if the user has none here.
+   * @returns How many sessions of this node got it; how many others did is not known here.
    */
   send<T extends SendTopic<C, "server">>(topic: T, data?: SendData<C, "server", T>): number;
 }
@@ -277,13 +360,18 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   readonly presence: Presence;
   /** Topics with presence. */
   readonly rooms: Rooms;
-  /** All sessions. */
+  /** All sessions of this node. */
   readonly manager: SessionManager;
+  /** The nodes of the broker; `undefined` if none was handed in. */
+  readonly nodes: Nodes | undefined;
 
   readonly #admission: Admission<V>;
+  readonly #cluster: Cluster<V, C>;
+  readonly #claims: UserClaims | undefined;
   readonly #maxMessageBytes: number;
   readonly #closeTimeoutMs: number;
   readonly #heartbeat: Disposable;
+  readonly #services: Disposable | undefined;
   readonly #metrics: MetricsEndpoint | undefined;
   readonly #moq: MoqServer | undefined;
   #listening: Listening | undefined;
@@ -295,7 +383,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    * @param options See {@linkcode ServerOptions}.
    */
   constructor(options: ServerOptions<V, C> = {}) {
-    const { contract, authorize, limits = {}, rooms = [], presenceGraceMs, broker } = options;
+    const { contract, authorize, limits = {}, rooms = [], broker } = options;
     const turn = new Turn();
     const settings = sessionSettings<V, C, "server">({
       ...options.session,
@@ -306,9 +394,16 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
       services: clientServices({
         authorize: authorize as Authorize | undefined,
         contract,
-        roomPatterns: rooms,
+        roomPatterns: Array.isArray(rooms) ? rooms : Object.keys(rooms),
+        sequences: sequenceStore({
+          broker: () => this.topics.broker,
+          isShared: broker !== undefined,
+          windowMs: options.dedupeWindowMs,
+        }),
+        hasHistory: Object.keys(options.history ?? {}).length > 0,
         parts: () => ({
           admission: this.#admission as Admission<unknown>,
+          cluster: this.#cluster,
           manager: this.manager,
           presence: this.presence,
           rooms: this.rooms,
@@ -320,8 +415,10 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     this.#maxMessageBytes = settings.maxMessageBytes;
     this.#closeTimeoutMs = settings.closeTimeoutMs;
     this.#heartbeat = settings.heartbeat;
+    this.#services = settings.services;
     const { maxTopicsPerSession, ...managerLimits } = limits;
-    this.manager = new SessionManager(managerLimits);
+    const rates = { shared: sharedCounts(broker), ...options.rates };
+    this.manager = new SessionManager({ ...managerLimits, rates });
     const { metrics = false } = options;
     if (metrics !== false) {
       const measured = { manager: this.manager, maxSessions: limits.maxSessions };
@@ -331,11 +428,27 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
       turn,
       maxMessageBytes: settings.maxMessageBytes,
       ...(broker === undefined ? {} : { broker }),
+      ...(options.history === undefined ? {} : { history: options.history }),
       ...(maxTopicsPerSession === undefined ? {} : { maxTopicsPerSession }),
     });
-    this.presence = new Presence(presenceGraceMs === undefined ? {} : { graceMs: presenceGraceMs });
-    this.rooms = new Rooms({ topics: this.topics, presence: this.presence });
-    this.#admission = new Admission(options, settings, this.manager);
+    const { manager } = this;
+    this.#admission = new Admission(options, settings, {
+      manager,
+      claim: (user) => this.#claims?.claim(user),
+    });
+    const { presenceGraceMs: graceMs, presenceSharesOnline: sharesOnline = true } = options;
+    const { nodes, presence, rooms: joined } = makePresence({
+      topics: this.topics,
+      isShared: broker !== undefined,
+      node: options.node,
+      presence: { sharesOnline, ...(graceMs === undefined ? {} : { graceMs }) },
+      rooms,
+    });
+    this.nodes = nodes;
+    this.presence = presence;
+    this.rooms = joined;
+    this.#cluster = new Cluster({ nodes, manager });
+    this.#claims = userClaims(nodes, limits);
     this.#moq = options.moq;
   }
 
@@ -402,10 +515,15 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    *
    * @param session One of this server's sessions.
    * @param topic The topic.
+   * @param options Where it begins, on a topic with a history: now by default.
    * @returns Whether the session was not subscribed before, and is now.
    */
-  subscribe(session: Session<V, C, "server">, topic: string): boolean {
-    return this.topics.subscribe(session as Session, topic);
+  subscribe(
+    session: Session<V, C, "server">,
+    topic: string,
+    options: SubscribeOptions = {},
+  ): boolean {
+    return this.topics.subscribe(session as Session, topic, options);
   }
 
   /**
@@ -420,7 +538,8 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   }
 
   /**
-   * Addresses a user: all sessions that it has here.
+   * Addresses a user: all sessions that it has, on every node. A session without a user is found by
+   * its id, on its own node.
    *
    * @param user What `userOf` returned.
    * @returns What sends to them.
@@ -429,43 +548,32 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     return {
       send: (topic, data) => {
         const message = encodeMessage(topic, data, { maxBytes: this.#maxMessageBytes });
-        let count = 0;
-        for (const session of this.manager.sessionsOf(user)) {
-          if (!session.isReady) continue;
-          try {
-            coreOf(session).push(message, false);
-            count++;
-          } catch (error) {
-            // This one could not keep up, and was closed for it; the others go on.
-            if (!(error instanceof QueueFullError)) throw error;
-          }
-        }
-        return count;
+        return this.#cluster.send(user, message);
       },
     };
   }
 
   /**
-   * Lists the sessions of a user.
+   * Lists the sessions of a user, on every node that answers within two seconds. Those of this node
+   * are in `manager.sessionsOf(user)`, at once.
    *
    * @param user What `userOf` returned.
-   * @returns The sessions on this node.
+   * @returns The sessions, this node's first; at most 1,000 of each other node.
    */
-  sessions(user: string): Session<V, C, "server">[] {
-    return this.manager.sessionsOf(user) as Session<V, C, "server">[];
+  sessions(user: string): Promise<SessionInfo<V, C>[]> {
+    return this.#cluster.sessions(user);
   }
 
   /**
-   * Closes all sessions of a user.
+   * Closes all sessions of a user, on every node.
    *
    * @param user What `userOf` returned.
    * @param options Close code and reason.
-   * @returns How many sessions were closed.
+   * @returns How many sessions were closed, and whether all nodes said so within ten seconds.
+   * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
-  async disconnect(user: string, options: SessionCloseOptions = {}): Promise<number> {
-    const sessions = this.manager.sessionsOf(user);
-    await Promise.all(sessions.map((session) => session.close(options)));
-    return sessions.length;
+  disconnect(user: string, options: SessionCloseOptions = {}): Promise<DisconnectReport> {
+    return this.#cluster.disconnect(user, options);
   }
 
   /**
@@ -525,10 +633,16 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   /** Listens; called by {@linkcode serve}. */
   static listen<V, C extends AnyContract>(options: ServeOptions<V, C>): Server<V, C> {
     const { port = 8000, hostname = "0.0.0.0", tls, webTransport, onListen, signal } = options;
+    const { webSocket, reusePort = false } = options;
     signal?.throwIfAborted();
+    if (reusePort && webSocket !== undefined) {
+      throw new TypeError("Cannot serve: reusePort must be false with a webSocket, received true");
+    }
     // What is meant as a certificate and is none must not be served in the clear.
     if (tls !== undefined) checkCertificate(tls, "serve: tls");
-    const server = new Server(options);
+    const server = new Server(
+      webSocket === undefined ? options : { webSocketEngine: webSocket.accept, ...options },
+    );
     const { origins, hosts } = options;
     try {
       server.#listening = new Listening({
@@ -536,6 +650,8 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
         hostname,
         tls,
         webTransport,
+        webSocket,
+        reusePort,
         connectionLimits: { ...connectionLimits(options.limits), flowControl: options.flowControl },
         quic: quicOf(options.moq),
         onListen,
@@ -548,7 +664,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
             ? server.#moq.take(request)
             : server.#admission.take(request, place),
       });
-      server.#moq?.attach(hostOf(server.#listening, tls === undefined));
+      server.#moq?.attach(hostOf(server.#listening, tls === undefined, webSocket?.accept));
       server.#listening.announce();
     } catch (error) {
       void server.close();
@@ -566,8 +682,12 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
       this.#moq?.close(),
     ]);
     this.#heartbeat[Symbol.dispose]();
+    this.#services?.[Symbol.dispose]();
     this.rooms[Symbol.dispose]();
     this.presence[Symbol.dispose]();
+    this.#cluster.close();
+    await this.#claims?.close();
+    await this.nodes?.close();
     await this.topics[Symbol.asyncDispose]();
     // The runtime waits for ever for a peer that vanished in its handshake; this does not.
     await settlesWithin(this.#listening?.close() ?? Promise.resolve(), this.#closeTimeoutMs);
@@ -586,6 +706,23 @@ function connectionLimits(
     maxConnections: maxSessions * SOCKETS_PER_SESSION,
     maxConnectionsPerAddress: perAddress * SOCKETS_PER_SESSION,
   };
+}
+
+/** What counts the sessions of users on all nodes, if there can be others and a limit. */
+function userClaims(
+  nodes: Nodes | undefined,
+  { maxSessionsPerUser: max = DEFAULT_MAX_SESSIONS_PER_USER }: ServerLimits,
+): UserClaims | undefined {
+  const store = nodes?.broker.store;
+  if (nodes === undefined || store === undefined || max === Infinity) return undefined;
+  return new UserClaims({ store, nodes, max });
+}
+
+/** What the nodes of a broker count together, if its engine can. */
+function sharedCounts(broker: Broker | undefined): SharedCounts | undefined {
+  const store = broker?.store;
+  if (store?.take === undefined) return undefined;
+  return { take: (key, amount, rate) => store.take!(key, amount, rate) };
 }
 
 /** How long peers that were cut off may take to hear of it, in milliseconds. */
@@ -629,7 +766,8 @@ export function createServer<V = unknown, C extends AnyContract = AnyContract>(
  * @typeParam C The contract.
  * @param options See {@linkcode ServeOptions}.
  * @returns The server, listening.
- * @throws {TypeError} If `tls` is given and is not a certificate and its key in PEM.
+ * @throws {TypeError} If `tls` is given and is not a certificate and its key in PEM, or `reusePort`
+ *   stands beside `webSocket`.
  *
  * @example Authenticated, with a direct message
  * ```ts

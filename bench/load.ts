@@ -10,7 +10,8 @@
  * `--topics 2` spreads the subscribers over two topics, a third of them on both),
  * `echo`, and `connect`. With `--wire webtransport` the clients speak `skein.1` over
  * WebTransport. Every message is numbered, so what is lost, doubled or out of order
- * is found.
+ * is found. `--ports 9101,9102` has the subscribers of `fanout` on servers of their own, in
+ * turns, and only the publisher on `--port`; `--pid` takes several processes.
  *
  * @module
  */
@@ -38,9 +39,9 @@ type Client = Pick<
 /** What a run does. */
 export interface LoadOptions {
   /** Opens one client, of which nothing is read yet. */
-  readonly open: (bufferBytes: number) => Promise<Client>;
-  /** The server's process, for its CPU time and memory. */
-  readonly pid: number;
+  readonly open: (bufferBytes: number, index: number) => Promise<Client>;
+  /** The processes of the servers, for their CPU time; memory is the first one's. */
+  readonly pids: readonly number[];
   /** How to speak to it. */
   readonly dialect: Dialect;
   /** Subscribers, echoing clients, or idle sessions. */
@@ -94,21 +95,25 @@ function eachMessage(
 /** Finds out how to open a client: over WebSocket, or over WebTransport with a server in development. */
 async function openerOf(
   wire: string,
-  port: number,
+  portOf: (index: number) => number,
   { path, protocol }: Dialect,
 ): Promise<LoadOptions["open"]> {
   const offer = protocol === undefined ? {} : { protocol };
   if (wire !== "webtransport") {
-    return (bufferBytes) => RawSocket.open(port, { path, bufferBytes, ...offer });
+    return (bufferBytes, index) => RawSocket.open(portOf(index), { path, bufferBytes, ...offer });
   }
-  const target = await findTarget(port, { path });
+  const target = await findTarget(portOf(0), { path });
   return () => RawStream.open(target, offer);
 }
 
 /** Opens a client that is ready for use: what the dialect needs was said. */
-async function openClient(options: LoadOptions, bufferBytes: number): Promise<Client> {
+async function openClient(
+  options: LoadOptions,
+  bufferBytes: number,
+  index: number,
+): Promise<Client> {
   const { dialect } = options;
-  const client = await options.open(bufferBytes);
+  const client = await options.open(bufferBytes, index);
   // The first answer may be in what came with the handshake, which is read at once.
   let isStarted = false;
   for (const { send, wait } of dialect.opening) {
@@ -174,6 +179,7 @@ async function fanOut(options: LoadOptions): Promise<LoadResult> {
     const client = clients[index] = await openClient(
       options,
       index === sessions ? 262_144 : 65_536,
+      index,
     );
     const mine = expected[index] = topics.map((_, topic) => isOn(index, topic) ? 0 : -1);
     for (const [topic, name] of topics.entries()) {
@@ -238,7 +244,7 @@ async function fanOut(options: LoadOptions): Promise<LoadResult> {
   const pacing = rate > 0 ? pace(rate, publish, () => isPublishing) : undefined;
   pump();
   await sleep(options.warmUpMs);
-  const meter = await Meter.begin(options.pid);
+  const meter = await Meter.begin(...options.pids);
   measureFrom = nowUs();
   await sleep(options.measureMs);
   isPublishing = false;
@@ -285,7 +291,7 @@ async function echo(options: LoadOptions): Promise<LoadResult> {
   let lost = 0;
   let closed = 0;
   await openAll(sessions, async (index) => {
-    clients[index] = await openClient(options, 4_096);
+    clients[index] = await openClient(options, 4_096, index);
   });
   for (const client of clients) {
     let sequence = 0;
@@ -301,7 +307,7 @@ async function echo(options: LoadOptions): Promise<LoadResult> {
   }
   await sleep(options.warmUpMs);
   isMeasuring = true;
-  const meter = await Meter.begin(options.pid);
+  const meter = await Meter.begin(...options.pids);
   await sleep(options.measureMs);
   const figures = await meter.end(histogram.count);
   isMeasuring = isOn = false;
@@ -311,13 +317,14 @@ async function echo(options: LoadOptions): Promise<LoadResult> {
 }
 
 async function connect(options: LoadOptions): Promise<LoadResult> {
-  const { sessions, pid } = options;
+  const { sessions, pids } = options;
+  const pid = pids[0]!;
   const clients: Client[] = [];
   let closed = 0;
   const before = await usageOf(pid);
-  const meter = await Meter.begin(pid);
+  const meter = await Meter.begin(...pids);
   await openAll(sessions, async (index) => {
-    clients[index] = await openClient(options, 2_048);
+    clients[index] = await openClient(options, 2_048, index);
   });
   const figures = await meter.end(sessions);
   for (const client of clients) {
@@ -347,11 +354,17 @@ if (import.meta.main) {
       "Cannot run: --mode is fanout, echo or connect; --dialect plain, skein or socketio",
     );
   }
+  const port = portOf(args);
+  const sessions = numberArgument(args, "sessions", 200);
+  const others = argument(args, "ports")?.split(",").map(Number);
+  // The last one is the publisher of `fanout`.
+  const portAt = (index: number) =>
+    others === undefined || index === sessions ? port : others[index % others.length]!;
   const result = await MODES[mode]({
-    open: await openerOf(argument(args, "wire") ?? "websocket", portOf(args), dialect),
-    pid: numberArgument(args, "pid", Deno.pid),
+    open: await openerOf(argument(args, "wire") ?? "websocket", portAt, dialect),
+    pids: argument(args, "pid")?.split(",").map(Number) ?? [Deno.pid],
     dialect,
-    sessions: numberArgument(args, "sessions", 200),
+    sessions,
     size: Math.max(HEAD, numberArgument(args, "size", 128)),
     window: numberArgument(args, "window", 64),
     rate: numberArgument(args, "rate", 0),

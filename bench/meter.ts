@@ -32,13 +32,17 @@ export interface LoadResult {
 
 /** CPU time of server and generator over a stretch of time. */
 export class Meter {
-  readonly #pid: number;
+  readonly #pids: readonly number[];
   readonly #startUs = nowUs();
   readonly #serverUs: number | undefined;
   readonly #ownUs: number | undefined;
 
-  private constructor(pid: number, serverUs: number | undefined, ownUs: number | undefined) {
-    this.#pid = pid;
+  private constructor(
+    pids: readonly number[],
+    serverUs: number | undefined,
+    ownUs: number | undefined,
+  ) {
+    this.#pids = pids;
     this.#serverUs = serverUs;
     this.#ownUs = ownUs;
   }
@@ -46,12 +50,12 @@ export class Meter {
   /**
    * Begins to measure.
    *
-   * @param pid The server.
+   * @param pids The server's processes.
    * @returns What measures.
    */
-  static async begin(pid: number): Promise<Meter> {
-    const [server, own] = await Promise.all([usageOf(pid), usageOf(Deno.pid)]);
-    return new Meter(pid, server.cpuUs, own.cpuUs);
+  static async begin(...pids: readonly number[]): Promise<Meter> {
+    const [serverUs, own] = await Promise.all([cpuOf(pids), usageOf(Deno.pid)]);
+    return new Meter(pids, serverUs, own.cpuUs);
   }
 
   /**
@@ -63,17 +67,27 @@ export class Meter {
    */
   async end(count: number, endUs = nowUs()): Promise<Omit<LoadResult, "closed">> {
     const tookUs = endUs - this.#startUs;
-    const [server, own] = await Promise.all([usageOf(this.#pid), usageOf(Deno.pid)]);
+    const [serverUs, own] = await Promise.all([cpuOf(this.#pids), usageOf(Deno.pid)]);
     return {
       perSecond: count / tookUs * 1_000_000,
-      ...(server.cpuUs === undefined || this.#serverUs === undefined
+      ...(serverUs === undefined || this.#serverUs === undefined
         ? {}
-        : { cpuUs: (server.cpuUs - this.#serverUs) / Math.max(1, count) }),
+        : { cpuUs: (serverUs - this.#serverUs) / Math.max(1, count) }),
       ...(own.cpuUs === undefined || this.#ownUs === undefined
         ? {}
         : { generatorPercent: (own.cpuUs - this.#ownUs) / tookUs * 100 }),
     };
   }
+}
+
+/** CPU time of several processes together, in microseconds. */
+async function cpuOf(pids: readonly number[]): Promise<number | undefined> {
+  let sum = 0;
+  for (const { cpuUs } of await Promise.all(pids.map(usageOf))) {
+    if (cpuUs === undefined) return undefined;
+    sum += cpuUs;
+  }
+  return sum;
 }
 
 /**

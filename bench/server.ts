@@ -6,7 +6,8 @@
  * deno run -A bench/server.ts --port 9100
  * ```
  *
- * With `--webtransport` it serves WebTransport too, on UDP.
+ * With `--webtransport` it serves WebTransport too, on UDP; with `--hardened` its WebSockets are
+ * those of `hardenedWebSocket()`.
  *
  * Path `/ws`, plain and `skein.1`. `sub` subscribes to the topic that is its
  * data and is answered with `subok`; `echo` comes back as it is; everything else
@@ -16,6 +17,7 @@
  */
 import { z } from "zod";
 import { defineContract, serve } from "../mod.ts";
+import { hardenedWebSocket } from "../transport/ws/mod.ts";
 import { portOf } from "./args.ts";
 
 const text = z.string();
@@ -32,6 +34,10 @@ const server = serve({
   path: "/ws",
   onListen() {},
   webTransport: Deno.args.includes("--webtransport") && { cacheFolder: null },
+  // All come from one address, and thousands at once.
+  ...(Deno.args.includes("--hardened")
+    ? { webSocket: hardenedWebSocket({ handshakeBurst: Infinity, maxPendingPerAddress: Infinity }) }
+    : {}),
   contract,
   limits: {
     // All sessions of a benchmark come from one address, where the default is 1,000, and a run

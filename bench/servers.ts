@@ -123,6 +123,13 @@ function webSocketServers(folder: string, node: string | undefined): ServerUnder
   return [
     server("skein-plain", "Skein, plain WebSocket", { command: denoCommand("server.ts") }),
     server("skein", "Skein, `skein.1`", { dialect: "skein", command: denoCommand("server.ts") }),
+    server("skein-plain-hardened", "Skein, plain WebSocket, hardened engine", {
+      command: denoCommand("server.ts", "--hardened"),
+    }),
+    server("skein-hardened", "Skein, `skein.1`, hardened engine", {
+      dialect: "skein",
+      command: denoCommand("server.ts", "--hardened"),
+    }),
     server(CONTROL, "bare Deno, a loop over a Set", { command: denoCommand("controls/bare.ts") }),
     server("crossws", "crossws on Deno", { command: denoCommand("controls/crossws.ts") }),
     server("ws", `ws on ${runtime}`, { command: nodeCommand("ws.mjs") }),

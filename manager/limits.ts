@@ -1,10 +1,11 @@
 /**
- * How many sessions there may be: in all, per user, per network address.
+ * How many sessions there may be: in all, per user, per network address; sockets and rates beside.
  *
  * @module
  */
 import { LimitError } from "../errors.ts";
 import { addTo, countOf } from "./_counts.ts";
+import { RateLimits, type RateLimitsOptions } from "./rate_limits.ts";
 import { Sockets } from "./sockets.ts";
 
 /** How many sessions there may be, unless it is said. */
@@ -12,6 +13,9 @@ export const DEFAULT_MAX_SESSIONS = 10_000;
 
 /** How many of them may have the same address, unless it is said. */
 export const DEFAULT_MAX_SESSIONS_PER_ADDRESS = 1_000;
+
+/** How many of them may be of the same user, unless it is said. */
+export const DEFAULT_MAX_SESSIONS_PER_USER = 100;
 
 /** Limits of a session manager. */
 export interface ManagerLimits {
@@ -102,6 +106,8 @@ export class SessionLimiter {
   readonly #reservations = new Map<Reservation, Claim>();
   /** Sockets have bounds that follow from those of sessions. */
   readonly sockets: Sockets;
+  /** How fast what is counted here may come, and what it may do. */
+  readonly rates: RateLimits;
   readonly #refused: Record<RefusalReason, number> = {
     maxSessions: 0,
     maxSessionsPerUser: 0,
@@ -115,12 +121,13 @@ export class SessionLimiter {
    * Creates a limiter that counts nobody yet.
    *
    * @param limits See {@linkcode ManagerLimits}.
-   * @throws {RangeError} If a limit is not a positive integer.
+   * @param rates See {@linkcode RateLimitsOptions}.
+   * @throws {RangeError} If a limit is not a positive integer, or a rate is not above 0.
    */
-  constructor(limits: ManagerLimits = {}) {
+  constructor(limits: ManagerLimits = {}, rates: RateLimitsOptions = {}) {
     const {
       maxSessions = DEFAULT_MAX_SESSIONS,
-      maxSessionsPerUser = 100,
+      maxSessionsPerUser = DEFAULT_MAX_SESSIONS_PER_USER,
       maxSessionsPerAddress = DEFAULT_MAX_SESSIONS_PER_ADDRESS,
     } = limits;
     this.#limits = { maxSessions, maxSessionsPerUser, maxSessionsPerAddress };
@@ -132,6 +139,7 @@ export class SessionLimiter {
       );
     }
     this.sockets = new Sockets(this.#limits);
+    this.rates = new RateLimits(rates, maxSessionsPerAddress);
   }
 
   /** Whether everybody is refused. */

@@ -1,5 +1,5 @@
 /**
- * All sessions of a server: limits, lookup, statistics, and a gentle end.
+ * All sessions of a server: limits and rates, lookup, statistics, and a gentle end.
  *
  * `serve()` has one of these as `server.manager`. It stands on its own, too:
  *
@@ -21,6 +21,13 @@
  */
 export type { DrainOptions, DrainReport } from "./drain.ts";
 export type { ManagerLimits, RefusalReason, Reservation } from "./limits.ts";
+export type {
+  AddressRates,
+  RateLimitsOptions,
+  RateStats,
+  SessionRates,
+  UserRates,
+} from "./rate_limits.ts";
 export {
   type AddOptions,
   type AdmitOptions,
@@ -31,6 +38,7 @@ export {
   SessionManager,
   type SessionManagerOptions,
 } from "./session_manager.ts";
+export type { SharedCount, SharedCounts } from "./shared_counts.ts";
 export type { SocketStats } from "./sockets.ts";
 export type {
   ByteTotals,
@@ -40,3 +48,4 @@ export type {
   MessageTotals,
   StreamTotals,
 } from "./stats.ts";
+export type { Rate } from "./token_bucket.ts";

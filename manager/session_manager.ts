@@ -17,6 +17,7 @@ import type { SocketLease } from "../transport/websocket_server.ts";
 import { addressKey } from "../transport/address.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
 import { type Claim, type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";
+import type { RateLimitsOptions } from "./rate_limits.ts";
 import { type ManagerStats, Tally } from "./stats.ts";
 
 /** Options for {@linkcode SessionManager}. */
@@ -28,6 +29,8 @@ export interface SessionManagerOptions extends ManagerLimits {
    * @default {60000}
    */
   readonly cleanupIntervalMs?: number;
+  /** How fast sessions may send, subscribe and begin. */
+  readonly rates?: RateLimitsOptions;
 }
 
 /** Who asks for a session. */
@@ -85,6 +88,8 @@ interface Slot extends Claim {
   readonly session: Session;
   /** Counts up, from session to session. */
   readonly number: number;
+  /** Counts what its peer sends, where that has a limit. */
+  readonly meter: Disposable | undefined;
 }
 
 /**
@@ -92,6 +97,7 @@ interface Slot extends Claim {
  *
  * - **Limits:** in all, per user and per network address; handshakes count too,
  *   through {@linkcode SessionManager.admit}.
+ * - **Rates:** what peers send is counted from `add` on; see {@linkcode RateLimitsOptions}.
  * - **Leaving:** a session that closes is gone from here before its `onClose` runs.
  * - **Cost:** a few hundred bytes a session; no timer and no promise for each.
  * - **Timers:** one, while there are sessions.
@@ -133,11 +139,12 @@ export class SessionManager implements AsyncDisposable {
    * Creates a manager without sessions.
    *
    * @param options See {@linkcode SessionManagerOptions}.
-   * @throws {RangeError} If a limit or the interval is not a positive integer.
+   * @throws {RangeError} If a limit or the interval is not a positive integer, or a rate is not
+   * above 0.
    */
   constructor(options: SessionManagerOptions = {}) {
-    const { cleanupIntervalMs = 60_000, ...limits } = options;
-    this.#limiter = new SessionLimiter(limits);
+    const { cleanupIntervalMs = 60_000, rates, ...limits } = options;
+    this.#limiter = new SessionLimiter(limits, rates);
     if (
       !Number.isInteger(cleanupIntervalMs) || cleanupIntervalMs < 1 ||
       cleanupIntervalMs > MAX_TIMER_MS
@@ -155,7 +162,8 @@ export class SessionManager implements AsyncDisposable {
    *
    * @param options See {@linkcode SessionManagerOptions}.
    * @returns The manager.
-   * @throws {RangeError} If a limit or the interval is not a positive integer.
+   * @throws {RangeError} If a limit or the interval is not a positive integer, or a rate is not
+   * above 0.
    */
   static create(options: SessionManagerOptions = {}): SessionManager {
     return new SessionManager(options);
@@ -195,6 +203,31 @@ export class SessionManager implements AsyncDisposable {
   admit(who: AdmitOptions = {}): Reservation {
     const { user, address } = who;
     return this.#limiter.reserve({ user, address: keyOf(address) });
+  }
+
+  /**
+   * Counts an attempt to connect, by the rates of its user and its network address. Ask as soon as
+   * one of them is known, once for each.
+   *
+   * @param who The user, the network address, or both.
+   * @throws {LimitError} If there are too many; `retryAfterMs` says when to come back.
+   *
+   * @example Usage
+   * ```ts
+   * import { SessionManager } from "@skein/skein/manager";
+   * import { assertEquals, assertThrows } from "@std/assert";
+   *
+   * const manager = new SessionManager({
+   *   rates: { perAddress: { connections: { perSecond: 0.5, burst: 1 } } },
+   * });
+   * const who = { address: "192.0.2.1" };
+   * manager.admitConnection(who);
+   * assertThrows(() => manager.admitConnection(who), Error, "at most 0.5 connections a second");
+   * assertEquals(manager.stats().rates.refusedConnections.address, 1);
+   * ```
+   */
+  admitConnection(who: AdmitOptions): void {
+    this.#limiter.rates.connect({ user: who.user, address: keyOf(who.address) });
   }
 
   /**
@@ -245,7 +278,9 @@ export class SessionManager implements AsyncDisposable {
     const claim = reservation === undefined ? wanted : this.#limiter.redeem(reservation, wanted);
     if (reservation === undefined) this.#limiter.take(claim);
     const number = ++this.#lastNumber;
-    this.#slots.set(id, { session, user: claim.user, address: claim.address, number });
+    const { user: owner, address } = claim;
+    const meter = this.#limiter.rates.meter(session, claim);
+    this.#slots.set(id, { session, user: owner, address, number, meter });
     if (claim.user !== undefined) this.#index(claim.user, session);
     this.#tally.added(session, this.#slots.size);
     this.#cleaner ??= setInterval(() => this.cleanup(), this.#cleanupIntervalMs);
@@ -464,6 +499,7 @@ export class SessionManager implements AsyncDisposable {
     await this.closeAll({ code: CloseCode.draining, ...options });
     await this.#drained;
     this.cleanup();
+    this.#limiter.rates[Symbol.dispose]();
   }
 
   /** Refuses new sessions and closes all there are; called by `await using`. */
@@ -474,9 +510,10 @@ export class SessionManager implements AsyncDisposable {
   #forget(id: string): Session | undefined {
     const slot = this.#slots.get(id);
     if (slot === undefined) return undefined;
-    const { session, user } = slot;
+    const { session, user, meter } = slot;
     this.#slots.delete(id);
     this.#limiter.release(slot);
+    meter?.[Symbol.dispose]();
     if (user !== undefined) this.#unindex(user, session);
     if (session.isClosed) this.#tally.ended(session);
     else {

@@ -8,6 +8,7 @@ import { coreOf, type Session, type SessionState } from "../session/session.ts";
 import type { SessionStats } from "../session/stats.ts";
 import type { ConnectionCounters } from "../transport/connection.ts";
 import type { RefusalReason, SessionLimiter } from "./limits.ts";
+import type { RateStats } from "./rate_limits.ts";
 import type { SocketStats } from "./sockets.ts";
 
 /** Close codes counted apart, beside {@linkcode CloseCode}'s own; a peer can send any. */
@@ -107,6 +108,8 @@ export interface ManagerStats {
   readonly addresses: number;
   /** Sockets now: they can outlive sessions, and have bounds of their own. */
   readonly sockets: SocketStats;
+  /** What rates refused. */
+  readonly rates: RateStats;
   /** Messages, in sum. */
   readonly messages: MessageTotals;
   /** Bytes, in sum. */
@@ -235,6 +238,7 @@ export class Tally {
       users,
       addresses,
       sockets: limiter.sockets.stats,
+      rates: limiter.rates.stats,
       messages: {
         sent: sums.sentMessages,
         received: sums.receivedMessages,

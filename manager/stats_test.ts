@@ -31,6 +31,13 @@ Deno.test("SessionManager.stats() begins with nothing", () => {
     users: 0,
     addresses: 0,
     sockets: { open: 0, lingering: 0, refused: 0 },
+    rates: {
+      refused: { session: 0, user: 0, address: 0 },
+      refusedConnections: { user: 0, address: 0 },
+      closed: 0,
+      remembered: 0,
+      engineFailures: 0,
+    },
     messages: { sent: 0, received: 0, dropped: 0, queued: 0, waiting: 0 },
     bytes: { sent: 0, received: 0, queued: 0 },
     isDraining: false,

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type Heard, same, show, type Test, throws } from "./_conformance_bench.ts";
+import { type Heard, same, show, type Test, throws } from "./_conformance_kit.ts";
 
 /** Publications of the burst: more than any engine takes in one go. */
 const BURST = 10_000;

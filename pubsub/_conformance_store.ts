@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type Bench, same, type Test } from "./_conformance_bench.ts";
+import { same, type Test, type TestKit } from "./_conformance_kit.ts";
 import type { BrokerStore } from "./store.ts";
 
 const HOUR = { max: 3, ttlMs: 3_600_000 };
@@ -78,7 +78,7 @@ export const STORE: Record<string, Test> = {
 
 /** A test that says nothing of a broker without a store. */
 function withStore(
-  test: (bench: Bench, near: BrokerStore, far: BrokerStore) => Promise<void>,
+  test: (bench: TestKit, near: BrokerStore, far: BrokerStore) => Promise<void>,
 ): Test {
   return async (bench) => {
     const { near, far } = bench;

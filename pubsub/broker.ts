@@ -8,6 +8,9 @@ import type { StatusFeed } from "../session/status_feed.ts";
 import type { BrokerHistory, HistoryBounds, PublicationPosition } from "./history.ts";
 import type { BrokerStore } from "./store.ts";
 
+/** Topics that begin with it are those of the nodes themselves; nobody else can use them. */
+export const INTERNAL_PREFIX = "$skein:";
+
 /** One publication, encoded once: the same bytes go to the engine and to the sockets. */
 export interface Publication {
   /** The topic. */

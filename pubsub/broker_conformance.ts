@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { Heard, type Test } from "./_conformance_bench.ts";
+import { Heard, type Test } from "./_conformance_kit.ts";
 import { BOTH, ONE_NODE, TWO_NODES } from "./_conformance_fanout.ts";
 import { HISTORY } from "./_conformance_history.ts";
 import { STORE } from "./_conformance_store.ts";

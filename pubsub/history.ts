@@ -41,7 +41,7 @@ export interface AppendOptions {
 /** What became of an append. */
 export interface Appended {
   /** Where the publication stands; `undefined` for a repetition. */
-  readonly position?: PublicationPosition;
+  readonly position?: HistoryPosition;
 }
 
 /** Options for {@linkcode BrokerHistory.read}. */

@@ -32,7 +32,13 @@
  * @module
  */
 export { Topics } from "./topics.ts";
-export type { PublishOptions, TopicsOptions } from "./topics.ts";
+export type {
+  AppendPublicationOptions,
+  PublishOptions,
+  TopicsOptions,
+  TopicsStats,
+} from "./topics.ts";
+export type { SubscribeOptions } from "./replay.ts";
 
 export type {
   Broker,
@@ -57,6 +63,23 @@ export type {
 export type { BrokerStore, TakenTokens, TokenRate } from "./store.ts";
 export { MemoryBroker } from "./memory_broker.ts";
 
+export { Nodes } from "./nodes.ts";
+export type {
+  AskOptions,
+  NodeAnswers,
+  NodeEvent,
+  NodeHandler,
+  NodeInfo,
+  NodesOptions,
+} from "./nodes.ts";
+export { Directory } from "./directory.ts";
+export type {
+  DirectoryChange,
+  DirectoryEntry,
+  DirectoryListener,
+  DirectoryOptions,
+  DirectoryScope,
+} from "./directory.ts";
 export { Presence } from "./presence.ts";
 export type {
   PresenceEvent,
@@ -66,9 +89,11 @@ export type {
   PresenceOptions,
 } from "./presence.ts";
 export { Rooms } from "./rooms.ts";
-export type { RoomsOptions } from "./rooms.ts";
+export type { RoomOptions, RoomsOptions } from "./rooms.ts";
 
 export type {
+  PresenceChangesNotice,
+  PresenceCountNotice,
   PresenceJoinNotice,
   PresenceLeaveNotice,
   PresenceMember,

@@ -7,6 +7,9 @@ import type { PresenceMember } from "../session/presence_notice.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import { MAX_TIMER_MS } from "../session/wait.ts";
 import { checkTopic } from "../session/topic_pattern.ts";
+import { Places } from "./_places.ts";
+import type { Place, Stay } from "./_stay.ts";
+import type { Nodes } from "./nodes.ts";
 
 /** A user's first session came. */
 export interface PresenceJoinEvent {
@@ -18,8 +21,8 @@ export interface PresenceJoinEvent {
   readonly user: string;
   /** When, in milliseconds since the Unix epoch. */
   readonly at: number;
-  /** The session that came. */
-  readonly session: Session;
+  /** The session that came; absent where it came to another node. */
+  readonly session?: Session;
 }
 
 /** A user's last session has gone, and none came back within the grace. */
@@ -59,27 +62,24 @@ export interface PresenceOptions {
    */
   readonly maxLastSeen?: number;
   /**
+   * The nodes with which presence is shared; users of other nodes count then. They are not closed.
+   * Without them it is about this process alone.
+   */
+  readonly nodes?: Nodes;
+  /**
+   * Whether every node knows who is online on all of them. That takes some 200 bytes for each user
+   * on each node; without it `online()`, `isOnline()` and `lastSeenAt()` are about this node's users.
+   * Topics are shared in any case, between the nodes on which somebody is in them.
+   *
+   * @default {true}
+   */
+  readonly sharesOnline?: boolean;
+  /**
    * Sees what a listener threw; the other listeners run all the same.
    *
    * @default {console.error}
    */
   readonly onError?: (error: unknown) => void;
-}
-
-/** A user in one place: a topic, or anywhere at all. */
-interface Stay {
-  readonly topic: string | undefined;
-  readonly user: string;
-  readonly joinedAt: number;
-  connections: number;
-  /** When the last connection went; says nothing while there is one. */
-  lastSeenAt: number;
-}
-
-/** Everything about a user who is online, or was until a moment ago. */
-interface Person {
-  readonly online: Stay;
-  readonly topics: Set<string>;
 }
 
 /** What a session takes part in. Its user is the one it came with. */
@@ -88,11 +88,16 @@ interface Visit {
   readonly stays: Map<string | undefined, Stay>;
 }
 
-/**
- * @ignore Calls a function within each change, before any listener: it sees changes in
- * their order, and must not make one itself.
- */
-export let observePresence: (presence: Presence, observer: PresenceListener) => Disposable;
+/** Sees changes before any listener. */
+export interface PresenceObserver {
+  /** Called within each change, in order. MUST NOT make one itself. */
+  changed(event: PresenceEvent): void;
+  /** The other nodes said who is in a topic; what `members` says from now on is all. */
+  settled(topic: string): void;
+}
+
+/** @ignore Adds an observer. */
+export let observePresence: (presence: Presence, observer: PresenceObserver) => Disposable;
 
 /**
  * Keeps who is present in topics, and online at all: users, not connections.
@@ -106,7 +111,11 @@ export let observePresence: (presence: Presence, observer: PresenceListener) => 
  * - **Events:** each listener sees joins and leaves in their order, after the
  *   change; what a listener changes itself is told when it returned.
  * - **Bounds:** one timer for all graces, none while nobody is away.
- * - **Node:** it knows the sessions of this process only.
+ * - **Nodes:** with `nodes`, a user's connections are those on all nodes, it came with the first of
+ *   them and leaves with the last, and moving from one to another within the grace is neither. A node
+ *   knows the topics in which it has somebody, and those that it follows; of others, which have it
+ *   from their own, its listeners hear nothing. Users of a node that died leave after the time in
+ *   which it is found gone, and the grace: 12 s by default.
  *
  * @example Usage
  * ```ts
@@ -130,22 +139,17 @@ export let observePresence: (presence: Presence, observer: PresenceListener) => 
  * ```
  */
 export class Presence implements Disposable {
-  readonly #graceMs: number;
   readonly #maxLastSeen: number;
   readonly #onError: (error: unknown) => void;
-  readonly #people = new Map<string, Person>();
-  readonly #topics = new Map<string, Map<string, Stay>>();
+  readonly #places: Places;
   readonly #visits = new Map<Session, Visit>();
   readonly #lastSeen = new Map<string, number>();
-  readonly #observers = new Set<PresenceListener>();
+  readonly #observers = new Set<PresenceObserver>();
   // Objects of their own, so that one listener can subscribe twice.
   readonly #listeners = new Set<{ readonly listener: PresenceListener }>();
   readonly #events: PresenceEvent[] = [];
-  /** Users whose last session went, in the order in which they will have left. */
-  readonly #away = new Set<Stay>();
   readonly #watched = new WeakSet<Session>();
   readonly #onEnd = (session: Session) => void this.leave(session);
-  #timer: ReturnType<typeof setTimeout> | undefined;
   #isTelling = false;
   #isDisposed = false;
 
@@ -165,6 +169,7 @@ export class Presence implements Disposable {
    */
   constructor(options: PresenceOptions = {}) {
     const { graceMs = 5_000, maxLastSeen = 10_000, onError = print } = options;
+    const { nodes, sharesOnline = true } = options;
     if (!(graceMs >= 0 && graceMs <= MAX_TIMER_MS)) {
       throw new RangeError(
         `Cannot create presence: graceMs must be from 0 to ${MAX_TIMER_MS}, received ${graceMs}`,
@@ -175,9 +180,15 @@ export class Presence implements Disposable {
         `Cannot create presence: maxLastSeen must be an integer from 0, received ${maxLastSeen}`,
       );
     }
-    this.#graceMs = graceMs;
     this.#maxLastSeen = maxLastSeen;
     this.#onError = onError;
+    this.#places = new Places({ graceMs, nodes, sharesOnline }, {
+      changed: (event) => this.#note(event),
+      settled: (topic) => {
+        for (const observer of this.#observers) this.#call(() => observer.settled(topic));
+      },
+      tell: () => this.#tell(),
+    });
   }
 
   /**
@@ -186,21 +197,23 @@ export class Presence implements Disposable {
    *
    * @param session The session; its user is kept until it leaves.
    * @param topic The topic; left out, the session is online and no more.
-   * @returns Whether the user was not present there before.
+   * @returns Whether the user was not present there before, as far as it is known here.
    * @throws {TypeError} If the topic is no topic.
    * @throws {RangeError} If the topic is longer than 255 bytes.
+   * @throws {UnsupportedError} If the nodes' broker is closed.
    */
   enter(session: Session, topic?: string): boolean {
     if (topic !== undefined) checkTopic(topic, "enter");
     if (session.isClosed || this.#isDisposed) return false;
+    const place = topic === undefined ? undefined : this.#places.open(topic);
     let visit = this.#visits.get(session);
     if (visit === undefined) {
       visit = { user: session.user, stays: new Map() };
       this.#visits.set(session, visit);
       this.#watch(session);
     }
-    let hasCome = this.#arrive(session, visit, undefined);
-    if (topic !== undefined) hasCome = this.#arrive(session, visit, topic);
+    let hasCome = this.#arrive(session, visit, this.#places.online);
+    if (place !== undefined) hasCome = this.#arrive(session, visit, place);
     this.#tell();
     return hasCome;
   }
@@ -219,13 +232,13 @@ export class Presence implements Disposable {
       const stay = visit.stays.get(topic);
       if (stay === undefined) return false;
       visit.stays.delete(topic);
-      this.#depart(stay);
+      this.#places.depart(stay);
     } else {
       this.#visits.delete(session);
       const [online, ...stays] = visit.stays.values();
-      for (const stay of stays) this.#depart(stay);
+      for (const stay of stays) this.#places.depart(stay);
       // Last: who is in a topic is online.
-      this.#depart(online!);
+      this.#places.depart(online!);
     }
     this.#tell();
     return true;
@@ -235,14 +248,20 @@ export class Presence implements Disposable {
    * Lists who is present in a topic, those within their grace included.
    *
    * @param topic The topic.
-   * @returns The members, in the order in which they came.
+   * @returns The members, in the order in which they came to be known here.
    */
   members(topic: string): PresenceMember[] {
-    const stays = this.#topics.get(topic)?.values() ?? [];
-    return Array.from(
-      stays,
-      ({ user, connections, joinedAt }) => ({ user, connections, joinedAt }),
-    );
+    return Array.from(this.#places.get(topic)?.stays.values() ?? [], ({ member }) => member);
+  }
+
+  /**
+   * Counts who is present in a topic, those within their grace included.
+   *
+   * @param topic The topic.
+   * @returns How many users.
+   */
+  count(topic: string): number {
+    return this.#places.get(topic)?.stays.size ?? 0;
   }
 
   /**
@@ -254,7 +273,7 @@ export class Presence implements Disposable {
    */
   has(who: string | Session, topic: string): boolean {
     if (typeof who !== "string") return this.#visits.get(who)?.stays.has(topic) ?? false;
-    return this.#topics.get(topic)?.has(who) ?? false;
+    return this.#places.get(topic)?.stays.has(who) ?? false;
   }
 
   /**
@@ -265,17 +284,17 @@ export class Presence implements Disposable {
    * @returns How many; 0 for a user who is absent, or within the grace.
    */
   connections(user: string, topic: string): number {
-    return this.#topics.get(topic)?.get(user)?.connections ?? 0;
+    return this.#places.get(topic)?.stays.get(user)?.connections ?? 0;
   }
 
   /**
-   * Lists the topics in which a user is present.
+   * Lists the topics in which a user is present, among those known here.
    *
    * @param user The user.
    * @returns The topics, in the order in which the user came.
    */
   topicsOf(user: string): string[] {
-    return [...this.#people.get(user)?.topics ?? []];
+    return this.#places.topicsOf(user);
   }
 
   /**
@@ -285,7 +304,7 @@ export class Presence implements Disposable {
    * @returns Whether it is so.
    */
   isOnline(user: string): boolean {
-    return this.#people.has(user);
+    return this.#places.online.stays.has(user);
   }
 
   /**
@@ -294,7 +313,7 @@ export class Presence implements Disposable {
    * @returns The users, in the order in which they came.
    */
   online(): string[] {
-    return [...this.#people.keys()];
+    return [...this.#places.online.stays.keys()];
   }
 
   /**
@@ -305,9 +324,46 @@ export class Presence implements Disposable {
    * connected, who never was, or who was forgotten by `maxLastSeen`.
    */
   lastSeenAt(user: string): number | undefined {
-    const stay = this.#people.get(user)?.online;
+    const stay = this.#places.online.stays.get(user);
     if (stay === undefined) return this.#lastSeen.get(user);
-    return stay.connections === 0 ? stay.lastSeenAt : undefined;
+    return stay.connections === 0 ? stay.seenAt : undefined;
+  }
+
+  /**
+   * Wants to know of a topic, whether or not this node has somebody in it.
+   *
+   * @param topic The topic.
+   * @returns `ready` resolves when the other nodes said who is there, and within a second in any
+   * case; disposing of it ends that.
+   * @throws {TypeError} If the topic is no topic.
+   * @throws {RangeError} If the topic is longer than 255 bytes.
+   * @throws {UnsupportedError} If the nodes' broker is closed.
+   */
+  follow(topic: string): Disposable & { readonly ready: Promise<void> } {
+    checkTopic(topic, "follow");
+    if (this.#isDisposed) return { ready: Promise.resolve(), [Symbol.dispose]() {} };
+    const place = this.#places.open(topic);
+    place.followers++;
+    let isOver = false;
+    return {
+      ready: place.scope?.ready ?? Promise.resolve(),
+      [Symbol.dispose]: () => {
+        if (isOver) return;
+        isOver = true;
+        place.followers--;
+        this.#places.release(place);
+      },
+    };
+  }
+
+  /**
+   * Tells whether `members` of a topic are all there are: the other nodes said who is there.
+   *
+   * @param topic The topic.
+   * @returns Whether it is so; of a topic that nobody here is in or follows, whether it would be.
+   */
+  isSettled(topic: string): boolean {
+    return this.#places.isSettled(topic);
   }
 
   /**
@@ -325,12 +381,10 @@ export class Presence implements Disposable {
   /** Forgets everybody without an event, and leaves no timer. Idempotent. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+    this.#places[Symbol.dispose]();
     this.#events.length = 0;
-    this.#observers.clear();
-    for (const held of [this.#people, this.#topics, this.#visits, this.#lastSeen]) held.clear();
-    for (const held of [this.#listeners, this.#away]) held.clear();
+    for (const held of [this.#observers, this.#listeners]) held.clear();
+    for (const held of [this.#visits, this.#lastSeen]) held.clear();
   }
 
   /** Once a session, however often it comes and goes. */
@@ -340,58 +394,11 @@ export class Presence implements Disposable {
     coreOf(session).whenEnded(this.#onEnd);
   }
 
-  #arrive(session: Session, { user, stays }: Visit, topic: string | undefined): boolean {
-    if (stays.has(topic)) return false;
-    const known = topic === undefined
-      ? this.#people.get(user)?.online
-      : this.#topics.get(topic)?.get(user);
-    const at = Date.now();
-    const stay = known ?? { topic, user, joinedAt: at, connections: 0, lastSeenAt: at };
-    stays.set(topic, stay);
-    stay.connections++;
-    if (known !== undefined) {
-      this.#away.delete(stay);
-      this.#schedule();
-      return false;
-    }
-    this.#add(stay);
-    this.#note({ type: "join", topic, user, at, session });
-    return true;
-  }
-
-  #depart(stay: Stay): void {
-    stay.connections--;
-    if (stay.connections > 0) return;
-    stay.lastSeenAt = Date.now();
-    if (this.#graceMs === 0) return this.#remove(stay);
-    this.#away.add(stay);
-    this.#schedule();
-  }
-
-  #add(stay: Stay): void {
-    const { topic, user } = stay;
-    if (topic === undefined) {
-      this.#people.set(user, { online: stay, topics: new Set() });
-      this.#lastSeen.delete(user);
-      return;
-    }
-    this.#people.get(user)!.topics.add(topic);
-    const stays = this.#topics.get(topic) ?? new Map<string, Stay>();
-    this.#topics.set(topic, stays);
-    stays.set(user, stay);
-  }
-
-  #remove({ topic, user, lastSeenAt }: Stay): void {
-    if (topic === undefined) {
-      this.#people.delete(user);
-      this.#remember(user, lastSeenAt);
-    } else {
-      this.#people.get(user)!.topics.delete(topic);
-      const stays = this.#topics.get(topic)!;
-      stays.delete(user);
-      if (stays.size === 0) this.#topics.delete(topic);
-    }
-    this.#note({ type: "leave", topic, user, at: Date.now(), lastSeenAt });
+  #arrive(session: Session, { user, stays }: Visit, place: Place): boolean {
+    if (stays.has(place.topic)) return false;
+    const { stay, hasCome } = this.#places.arrive(place, user, session);
+    stays.set(place.topic, stay);
+    return hasCome;
   }
 
   #remember(user: string, lastSeenAt: number): void {
@@ -404,58 +411,32 @@ export class Presence implements Disposable {
     }
   }
 
-  /** Sets the one timer for whoever is away longest; takes it off when nobody is. */
-  #schedule(): void {
-    if (this.#away.size === 0) {
-      clearTimeout(this.#timer);
-      this.#timer = undefined;
-      return;
-    }
-    if (this.#timer !== undefined) return;
-    const [first] = this.#away;
-    // A clock that was set back must not make the wait longer.
-    const leftMs = first!.lastSeenAt + this.#graceMs - Date.now();
-    const waitMs = Math.max(0, Math.min(leftMs, this.#graceMs));
-    this.#timer = setTimeout(() => {
-      this.#timer = undefined;
-      this.#expire();
-    }, waitMs);
-  }
-
-  #expire(): void {
-    const now = Date.now();
-    for (const stay of this.#away) {
-      const isDue = now >= stay.lastSeenAt + this.#graceMs || now < stay.lastSeenAt;
-      if (!isDue) break;
-      this.#away.delete(stay);
-      this.#remove(stay);
-    }
-    this.#schedule();
-    this.#tell();
-  }
-
   #note(event: PresenceEvent): void {
-    this.#events.push(event);
-    for (const observer of this.#observers) this.#call(observer, event);
+    if (event.topic === undefined) {
+      if (event.type === "join") this.#lastSeen.delete(event.user);
+      else this.#remember(event.user, event.lastSeenAt);
+    }
+    if (this.#listeners.size > 0) this.#events.push(event);
+    for (const observer of this.#observers) this.#call(() => observer.changed(event));
   }
 
   #tell(): void {
-    if (this.#isTelling) return;
+    if (this.#isTelling || this.#events.length === 0) return;
     this.#isTelling = true;
     // More may be added, and a disposal empties it, while the listeners run.
     for (let i = 0; i < this.#events.length; i++) {
       const event = this.#events[i]!;
       for (const entry of [...this.#listeners]) {
-        if (this.#listeners.has(entry)) this.#call(entry.listener, event);
+        if (this.#listeners.has(entry)) this.#call(() => entry.listener(event));
       }
     }
     this.#events.length = 0;
     this.#isTelling = false;
   }
 
-  #call(listener: PresenceListener, event: PresenceEvent): void {
+  #call(listener: () => void): void {
     try {
-      listener(event);
+      listener();
     } catch (error) {
       this.#report(error);
     }

@@ -3,16 +3,17 @@
  *
  * @module
  */
-import {
-  PRESENCE_PREFIX,
-  type PresenceMember,
-  type PresenceNotice,
-} from "../session/presence_notice.ts";
+import { PRESENCE_PREFIX, type PresenceMember } from "../session/presence_notice.ts";
 import { coreOf, type Session } from "../session/session.ts";
-import { checkTopic } from "../session/topic_pattern.ts";
+import { checkTopic, TopicRouter } from "../session/topic_pattern.ts";
 import { utf8Length } from "../session/utf8.ts";
-import { observePresence, type Presence, type PresenceEvent } from "./presence.ts";
+import { MAX_TIMER_MS } from "../session/wait.ts";
+import { Room, type RoomOptions } from "./_room.ts";
+import { observePresence, type Presence } from "./presence.ts";
+import type { SubscribeOptions } from "./replay.ts";
 import type { PublishOptions, Topics } from "./topics.ts";
+
+export type { RoomOptions };
 
 /** Options for {@linkcode Rooms}. */
 export interface RoomsOptions {
@@ -20,6 +21,13 @@ export interface RoomsOptions {
   readonly topics: Topics;
   /** Says who is there. */
   readonly presence: Presence;
+  /**
+   * How rooms tell who is in them, by patterns of their names, such as `room:{name}`. A room that
+   * fits none has the defaults of {@linkcode RoomOptions}.
+   *
+   * @default {{}}
+   */
+  readonly patterns?: Readonly<Record<string, RoomOptions>>;
 }
 
 /**
@@ -33,10 +41,12 @@ export interface RoomsOptions {
  *   every change once, in order, and none that the list has already.
  * - **Close:** a session that closes leaves its rooms; the others are told
  *   when the grace is over.
- * - **Limits:** a room takes two of the session's topics. Its name must not begin
- *   with `presence:`, and has at most 246 bytes, so that the notices' topic fits.
- * - **Nodes:** `members` are those of this process. With a broker, notices come
- *   from all nodes, so that one may repeat what was known.
+ * - **Large rooms:** above 100 users changes are gathered for up to a second into one notice, and who
+ *   joins gets its list with the next of them, in parts where it is long; see {@linkcode RoomOptions}.
+ * - **Limits:** the name of a room must not begin with `presence:`, and has at most 246 bytes, so
+ *   that the notices' topic fits.
+ * - **Nodes:** members are those of all nodes that the presence knows. Each node tells its own; who
+ *   joins waits for the list until the other nodes said whom they have, a second at most.
  *
  * @example Usage
  * ```ts
@@ -65,20 +75,37 @@ export class Rooms implements Disposable {
   readonly #topics: Topics;
   readonly #presence: Presence;
   readonly #observation: Disposable;
-  /** Rooms in which somebody is present; those who are within their grace too. */
-  readonly #known = new Set<string>();
+  readonly #options: TopicRouter<Required<RoomOptions>>;
+  /** Rooms with members of this node. */
+  readonly #rooms = new Map<string, Room>();
   readonly #roomsOf = new Map<Session, Set<string>>();
-  readonly #onEnd = (session: Session) => void this.#roomsOf.delete(session);
+  readonly #onEnd = (session: Session) => {
+    for (const room of this.#roomsOf.get(session) ?? []) this.#forget(session, room);
+    this.#roomsOf.delete(session);
+  };
 
   /**
    * Creates rooms without members.
    *
    * @param options See {@linkcode RoomsOptions}.
+   * @throws {TypeError} If a pattern is malformed, or two of them overlap.
+   * @throws {RangeError} If `gatherAbove` or `gatherMs` is no whole number from 0.
    */
   constructor(options: RoomsOptions) {
     this.#topics = options.topics;
     this.#presence = options.presence;
-    this.#observation = observePresence(options.presence, (event) => this.#announce(event));
+    this.#options = new TopicRouter(
+      Object.entries(options.patterns ?? {}).map((
+        [pattern, room],
+      ) => [pattern, checkOptions(room)]),
+      "create rooms",
+    );
+    this.#observation = observePresence(options.presence, {
+      changed: (event) => {
+        if (event.topic !== undefined) this.#rooms.get(event.topic)?.note(event);
+      },
+      settled: (topic) => this.#rooms.get(topic)?.settled(),
+    });
   }
 
   /**
@@ -88,35 +115,33 @@ export class Rooms implements Disposable {
    *
    * @param session A session of the topics' turn.
    * @param room The room.
+   * @param options Where in the history of the room to begin, if it has one.
    * @returns Whether the session was not a member before, and is now.
    * @throws {TypeError} If the name is no topic, or begins with `presence:`.
    * @throws {RangeError} If the name is longer than 246 bytes.
-   * @throws {QueueFullError} If the session has no two topics left, or its send queue
+   * @throws {QueueFullError} If the session has no topic left, or its send queue
    * is full and the policy `close`; it is not a member then.
    * @throws {SessionClosedError} If the session is not established yet.
    */
-  join(session: Session, room: string): boolean {
-    const notices = this.#noticesOf(room, "join");
+  join(session: Session, room: string, options: SubscribeOptions = {}): boolean {
+    this.#check(room, "join");
     const isEnding = session.state === "draining" && !session.isReady;
-    if (session.isClosed || isEnding || this.isMember(session, room)) return false;
-    const entered: string[] = [];
+    if (session.isClosed || isEnding) return false;
+    const isNew = this.#topics.subscribe(session, room, options);
+    if (this.isMember(session, room)) return false;
+    const known = this.#rooms.get(room) ?? this.#open(room);
     try {
-      for (const topic of [room, notices]) {
-        if (this.#topics.subscribe(session, topic)) entered.push(topic);
-      }
-      // Nothing runs between the subscription and this, and what `enter` makes others
-      // do comes after: so the list is first, and complete.
-      const members = this.#membersWith(session, room);
-      const notice: PresenceNotice = { type: "members", members };
-      session.send(notices, notice);
+      // What `enter` makes others do comes after this: so the list is first.
+      known.admit(session);
+      this.#remember(session, room);
+      this.#presence.enter(session, room);
+      return true;
     } catch (error) {
-      for (const topic of entered) this.#topics.unsubscribe(session, topic);
+      this.#roomsOf.get(session)?.delete(room);
+      this.#forget(session, room);
+      if (isNew) this.#topics.unsubscribe(session, room);
       throw error;
     }
-    this.#known.add(room);
-    this.#remember(session, room);
-    this.#presence.enter(session, room);
-    return true;
   }
 
   /**
@@ -129,8 +154,8 @@ export class Rooms implements Disposable {
    */
   leave(session: Session, room: string): boolean {
     if (!this.#roomsOf.get(session)?.delete(room)) return false;
+    this.#forget(session, room);
     this.#topics.unsubscribe(session, room);
-    this.#topics.unsubscribe(session, PRESENCE_PREFIX + room);
     this.#presence.leave(session, room);
     return true;
   }
@@ -145,7 +170,7 @@ export class Rooms implements Disposable {
    * @throws {RangeError} If the message is too large, or the name too long.
    */
   publish(room: string, data?: unknown, options: PublishOptions = {}): void {
-    this.#noticesOf(room, "publish");
+    this.#check(room, "publish");
     this.#topics.publish(room, data, options);
   }
 
@@ -183,9 +208,10 @@ export class Rooms implements Disposable {
   /** Sends no notices any more; the topics and the presence stay as they are. Idempotent. */
   [Symbol.dispose](): void {
     this.#observation[Symbol.dispose]();
+    for (const room of this.#rooms.values()) room.close();
   }
 
-  #noticesOf(room: string, verb: string): string {
+  #check(room: string, verb: string): void {
     checkTopic(room, verb, Infinity);
     if (room.startsWith(PRESENCE_PREFIX)) {
       throw new TypeError(
@@ -200,7 +226,19 @@ export class Rooms implements Disposable {
           `so that "${PRESENCE_PREFIX}" fits before it, received ${bytes} bytes`,
       );
     }
-    return PRESENCE_PREFIX + room;
+  }
+
+  #open(name: string): Room {
+    const options = this.#options.match(name) ?? checkOptions({});
+    const room = new Room(name, options, { presence: this.#presence, turn: this.#topics.turn });
+    this.#rooms.set(name, room);
+    return room;
+  }
+
+  #forget(session: Session, name: string): void {
+    const room = this.#rooms.get(name);
+    room?.leave(session);
+    if (room?.isEmpty) this.#rooms.delete(name);
   }
 
   #remember(session: Session, room: string): void {
@@ -209,31 +247,20 @@ export class Rooms implements Disposable {
     this.#roomsOf.set(session, new Set([room]));
     coreOf(session).whenEnded(this.#onEnd);
   }
+}
 
-  /** The members as they are once the session is in. */
-  #membersWith(session: Session, room: string): PresenceMember[] {
-    const members = this.members(room);
-    if (this.#presence.has(session, room)) return members;
-    const { user } = session;
-    const at = members.findIndex((member) => member.user === user);
-    const known = members[at];
-    if (known === undefined) members.push({ user, connections: 1, joinedAt: Date.now() });
-    else members[at] = { ...known, connections: known.connections + 1 };
-    return members;
+function checkOptions(options: RoomOptions): Required<RoomOptions> {
+  const { members = "list", gatherAbove = 100, gatherMs = 1_000 } = options;
+  if (members !== "list" && members !== "count") {
+    throw new TypeError(
+      `Cannot create rooms: members must be "list" or "count", received ${members}`,
+    );
   }
-
-  /** Runs inside the change, so that notices are in the order of the changes. */
-  #announce(event: PresenceEvent): void {
-    const { type, topic: room, user, at } = event;
-    if (room === undefined || !this.#known.has(room)) return;
-    if (type === "join") {
-      return this.#publish(room, { type, user, at }, event.session);
-    }
-    if (this.members(room).length === 0) this.#known.delete(room);
-    this.#publish(room, { type, user, at, lastSeenAt: event.lastSeenAt });
+  for (const [name, value] of Object.entries({ gatherAbove, gatherMs })) {
+    if (Number.isInteger(value) && value >= 0 && value <= MAX_TIMER_MS) continue;
+    throw new RangeError(
+      `Cannot create rooms: ${name} must be a whole number from 0, received ${value}`,
+    );
   }
-
-  #publish(room: string, notice: PresenceNotice, except?: Session): void {
-    this.#topics.publish(PRESENCE_PREFIX + room, notice, { except });
-  }
+  return { members, gatherAbove, gatherMs };
 }

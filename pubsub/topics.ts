@@ -3,15 +3,27 @@
  *
  * @module
  */
-import { QueueFullError } from "../errors.ts";
+import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { Broadcast } from "../session/broadcast.ts";
 import { encodeMessage, framed, MAX_MESSAGE_BYTES } from "../session/encoded.ts";
 import { MAX_TOPIC_BYTES } from "../session/envelope.ts";
+import { MAX_PLACE_BYTES } from "../session/placed.ts";
+import type { SubscribeAnswer } from "../session/recovery.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/topic_pattern.ts";
 import { Turn } from "../session/turn.ts";
-import type { Broker, BrokerSubscription, Publication } from "./broker.ts";
+import { waitFor } from "../session/wait.ts";
+import {
+  type Broker,
+  type BrokerSubscription,
+  INTERNAL_PREFIX,
+  type Publication,
+} from "./broker.ts";
+import type { Feed } from "./feed.ts";
+import { Feeds } from "./feeds.ts";
+import type { Appended, HistoryBounds, PublicationKey } from "./history.ts";
 import { MemoryBroker } from "./memory_broker.ts";
+import { type SubscribeOptions, tellAnswer } from "./replay.ts";
 
 /** Options for {@linkcode Topics}. */
 export interface TopicsOptions {
@@ -45,18 +57,64 @@ export interface TopicsOptions {
    * @default {262144}
    */
   readonly maxMessageBytes?: number;
+  /**
+   * Topics that keep what was published, by patterns such as `chat:{room}`, each with what is
+   * kept of one topic: 1,000 publications, five minutes and 1 MiB by default. The same on every
+   * node. Topics that begin with `presence:` or `$skein:` are never meant.
+   *
+   * @default {{}}
+   */
+  readonly history?: Readonly<Record<string, Partial<HistoryBounds>>>;
 }
 
 /** Options for publishing. */
 export interface PublishOptions {
-  /** A session that does not get it. */
+  /** A session that does not get it; what it becomes when its client reconnects is another one. */
   readonly except?: Session | undefined;
 }
 
-interface Channel {
-  readonly members: Broadcast;
-  readonly subscription: BrokerSubscription;
+/** Options for {@linkcode Topics.append}. */
+export interface AppendPublicationOptions extends PublishOptions {
+  /** By which the engine recognizes the same publication made twice. */
+  readonly key?: PublicationKey;
+  /** Gives up waiting; the publication may be made all the same. */
+  readonly signal?: AbortSignal;
 }
+
+/** Counters of topics, since they were created. */
+export interface TopicsStats {
+  /** Topics with subscribers on this node. */
+  readonly topics: number;
+  /** Publications that `publish` made on topics with a history, and the engine did not take. */
+  readonly failedPublications: number;
+  /** Why the last of them failed. */
+  readonly lastFailure: unknown;
+  /** Publications that came again. */
+  readonly duplicates: number;
+  /** Publications that did not come, and were read from the history. */
+  readonly recovered: number;
+  /** How often sessions were told that publications are missing. */
+  readonly gaps: number;
+  /** Pages that were read from the engine. */
+  readonly reads: number;
+  /** How often a session began at another place than where its topic stood. */
+  readonly replays: number;
+  /** Publications that were sent for it. */
+  readonly replayed: number;
+  /** Pages that wait for their turn now. */
+  readonly waitingPages: number;
+  /** Bytes of the newest publications that are kept ready now. */
+  readonly tailBytes: number;
+}
+
+/** A topic with subscribers: one with a history has a feed, another one a subscription. */
+type Channel =
+  | { readonly feed: Feed; readonly members?: undefined }
+  | {
+    readonly feed?: undefined;
+    readonly members: Broadcast;
+    readonly subscription: BrokerSubscription;
+  };
 
 interface Subscriber {
   /** Its id when it came; a client's session gets another by its server's hello. */
@@ -75,6 +133,8 @@ interface Subscriber {
  *   closed does nothing.
  * - **Cost:** a topic without subscribers here costs nothing and is not
  *   subscribed at the broker.
+ * - **History:** on a topic that has one, who subscribes can begin in the past, what
+ *   did not come is read again, and what can not be read any more is told.
  *
  * @example Usage
  * ```ts
@@ -103,16 +163,21 @@ export class Topics implements AsyncDisposable {
   readonly #turn: Turn;
   readonly #maxTopics: number;
   readonly #maxMessageBytes: number;
+  readonly #feeds: Feeds;
   readonly #channels = new Map<string, Channel>();
   readonly #subscribers = new Map<Session, Subscriber>();
   readonly #byId = new Map<string, Session>();
   readonly #onEnd = (session: Session) => this.#forget(session);
+  #failedPublications = 0;
+  #lastFailure: unknown;
 
   /**
    * Creates topics without subscribers.
    *
    * @param options See {@linkcode TopicsOptions}.
    * @throws {RangeError} If a limit is not a positive integer, or `maxTopicBytes` above 255.
+   * @throws {TypeError} If a pattern of `history` is malformed, or two of them overlap.
+   * @throws {UnsupportedError} If there is a `history`, and the broker can not keep one.
    */
   constructor(options: TopicsOptions = {}) {
     this.#ownsBroker = options.broker === undefined;
@@ -123,6 +188,40 @@ export class Topics implements AsyncDisposable {
     this.#maxTopics = checkLimit("maxTopicsPerSession", maxTopicsPerSession);
     this.maxTopicBytes = checkLimit("maxTopicBytes", maxTopicBytes, MAX_TOPIC_BYTES);
     this.#maxMessageBytes = checkLimit("maxMessageBytes", maxMessageBytes);
+    this.#feeds = new Feeds({
+      broker: this.broker,
+      turn: this.#turn,
+      history: options.history ?? {},
+      sessionOf: (id) => this.#byId.get(id),
+    });
+  }
+
+  /** Counters. */
+  get stats(): TopicsStats {
+    const { counts, waiting, tailBytes } = this.#feeds;
+    return {
+      ...counts,
+      topics: this.size,
+      failedPublications: this.#failedPublications,
+      lastFailure: this.#lastFailure,
+      waitingPages: waiting,
+      tailBytes,
+    };
+  }
+
+  /**
+   * Tells what is kept of a topic.
+   *
+   * @param topic Any topic.
+   * @returns The bounds; `undefined` if the topic has no history.
+   */
+  historyOf(topic: string): HistoryBounds | undefined {
+    return this.#feeds.boundsOf(topic);
+  }
+
+  /** The turn of all sessions that subscribe. */
+  get turn(): Turn {
+    return this.#turn;
   }
 
   /** How many topics have subscribers on this node. */
@@ -133,30 +232,65 @@ export class Topics implements AsyncDisposable {
   /**
    * Subscribes a session. Idempotent; a closed session is left out.
    *
+   * On a topic with a history it can begin in the past, by `since` or `last`: what was
+   * published is sent page by page, as fast as the session takes it, and what is published
+   * meanwhile comes after it. A session that is subscribed already begins again there.
+   *
+   * @example Late join
+   * ```ts
+   * import { memoryPair, Session, sessionSettings, Topics } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const settings = sessionSettings({ side: "server" });
+   * const { client, server } = memoryPair();
+   * await using ann = new Session(server, settings);
+   * await using page = new Session(client, sessionSettings({ side: "client" }));
+   * await using topics = new Topics({ turn: settings.turn, history: { "chat:{room}": {} } });
+   * for (const text of ["one", "two", "three"]) topics.publish("chat:lobby", text);
+   * topics.subscribe(ann, "chat:lobby", { last: 2 });
+   * const heard: unknown[] = [];
+   * for await (const { data } of page) {
+   *   if (heard.push(data) === 2) break;
+   * }
+   * assertEquals(heard, ["two", "three"]);
+   * ```
+   *
    * @param session A session of the same turn.
    * @param topic The topic.
+   * @param options See {@linkcode SubscribeOptions}.
    * @returns Whether the session was not subscribed before, and is now.
    * @throws {TypeError} If the topic is no topic.
-   * @throws {RangeError} If the topic is longer than `maxTopicBytes`.
+   * @throws {RangeError} If the topic is longer than `maxTopicBytes`, or `last` is no number from 0.
    * @throws {QueueFullError} If the session has `maxTopicsPerSession` topics already.
    * @throws {UnsupportedError} If the session's connection carries no messages, or the
    * broker is closed.
    */
-  subscribe(session: Session, topic: string): boolean {
+  subscribe(session: Session, topic: string, options: SubscribeOptions = {}): boolean {
     checkTopic(topic, "subscribe", this.maxTopicBytes);
+    checkPublic(topic, "subscribe");
+    checkLast(options.last);
     if (session.isClosed) return false;
     const known = this.#subscribers.get(session);
-    if (known?.topics.has(topic)) return false;
-    if (known !== undefined && known.topics.size >= this.#maxTopics) {
+    const isNew = !known?.topics.has(topic);
+    if (isNew && known !== undefined && known.topics.size >= this.#maxTopics) {
       throw new QueueFullError(
         `Cannot subscribe: a session has at most ${this.#maxTopics} topics`,
       );
     }
     // What can fail comes first, so that a failure leaves nothing behind.
     coreOf(session).messages("subscribe");
-    this.#open(topic).members.add(session);
-    (known ?? this.#remember(session)).topics.add(topic);
-    return true;
+    const { feed, members } = this.#open(topic);
+    if (feed !== undefined) feed.admit(session, options);
+    else {
+      members.add(session);
+      const { onAnswer, since } = options;
+      const answer: SubscribeAnswer = since === undefined
+        ? {}
+        : { recovered: false, reason: "no-history" };
+      if (onAnswer !== undefined) queueMicrotask(() => tellAnswer(session, onAnswer, answer));
+    }
+    if (isNew) (known ?? this.#remember(session)).topics.add(topic);
+    return isNew;
   }
 
   /**
@@ -185,26 +319,71 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Publishes to all subscribers, on every node. Does not wait for anybody.
+   * Publishes to all subscribers, on every node. Does not wait for anybody; what the engine of
+   * a topic with a history does not take is counted in `stats`.
    *
    * @param topic The topic.
    * @param data Any value that JSON can hold, or a `Uint8Array` for `skein.1` subscribers.
    * @param options A session that does not get it.
    * @throws {TypeError} If JSON can not hold the data, or the topic is no topic.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`, or the topic too long.
+   * On a topic with a history 52 bytes are for its place in it.
    * @throws {UnsupportedError} If the broker is closed.
    */
   publish(topic: string, data?: unknown, options: PublishOptions = {}): void {
-    const { frame } = encodeMessage(topic, data, {
-      verb: "publish",
-      maxBytes: this.#maxMessageBytes,
+    const bounds = this.historyOf(topic);
+    const publication = this.#encode(topic, data, { ...options, verb: "publish" });
+    if (bounds === undefined) return this.broker.publish(publication);
+    if (this.broker.status.current.name === "closed") {
+      throw new UnsupportedError("Cannot publish: the broker is closed");
+    }
+    this.#feeds.history!.append(publication, { bounds }).catch((error) => {
+      this.#failedPublications++;
+      this.#lastFailure = error;
     });
-    const { except } = options;
-    this.broker.publish(
-      except === undefined
-        ? { topic, payload: frame }
-        : { topic, payload: frame, except: except.id },
+  }
+
+  /**
+   * Publishes on a topic with a history, and waits until the engine has it.
+   *
+   * @example Usage
+   * ```ts
+   * import { Topics } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using topics = new Topics({ history: { orders: {} } });
+   * const key = { producer: "till-1", number: 7 };
+   * const first = await topics.append("orders", { tea: 1 }, { key });
+   * const again = await topics.append("orders", { tea: 1 }, { key });
+   * assertEquals([first.position?.offset, again.position], [1, undefined]);
+   * ```
+   *
+   * @param topic The topic.
+   * @param data See {@linkcode Topics.publish}.
+   * @param options A session that does not get it, what makes it count once, and a signal.
+   * @returns Where it stands; without a position if it had been made before.
+   * @throws {BrokerError} If it was given up: the engine was away for too long, or too many waited.
+   * @throws {UnsupportedError} If the topic has no history.
+   * @throws {TypeError} If JSON can not hold the data, or the topic is no topic.
+   * @throws {RangeError} If the message is too large, or the topic too long.
+   */
+  async append(
+    topic: string,
+    data?: unknown,
+    options: AppendPublicationOptions = {},
+  ): Promise<Appended> {
+    const { key, signal } = options;
+    const publication = this.#encode(topic, data, { ...options, verb: "append" });
+    const bounds = this.historyOf(topic);
+    if (bounds === undefined) {
+      throw new UnsupportedError(`Cannot append: the topic "${topic}" has no history`);
+    }
+    signal?.throwIfAborted();
+    const appending = this.#feeds.history!.append(
+      publication,
+      key === undefined ? { bounds } : { bounds, key },
     );
+    return await waitFor(appending, { what: "the engine", signal });
   }
 
   /**
@@ -214,7 +393,8 @@ export class Topics implements AsyncDisposable {
    * @returns The sessions, in the order in which they came.
    */
   subscribers(topic: string): Session[] {
-    return [...this.#channels.get(topic)?.members.members() ?? []];
+    const { feed, members } = this.#channels.get(topic) ?? {};
+    return [...feed?.sessions() ?? members?.members() ?? []];
   }
 
   /**
@@ -247,24 +427,45 @@ export class Topics implements AsyncDisposable {
   #open(topic: string): Channel {
     let channel = this.#channels.get(topic);
     if (channel === undefined) {
-      const members = new Broadcast(this.#turn);
-      const subscription = this.broker.subscribe(
-        topic,
-        (publication) => this.#deliver(members, publication),
-      );
-      channel = { members, subscription };
+      const bounds = this.historyOf(topic);
+      channel = bounds === undefined
+        ? this.#follow(topic)
+        : { feed: this.#feeds.open(topic, bounds) };
       this.#channels.set(topic, channel);
     }
     return channel;
   }
 
+  #follow(topic: string): Channel {
+    const members = new Broadcast(this.#turn);
+    const subscription = this.broker.subscribe(
+      topic,
+      (publication) => this.#deliver(members, publication),
+    );
+    return { members, subscription };
+  }
+
   #leave(session: Session, topic: string): void {
     const channel = this.#channels.get(topic);
     if (channel === undefined) return;
-    channel.members.delete(session);
-    if (channel.members.size > 0) return;
+    const sessions = channel.feed ?? channel.members;
+    sessions.delete(session);
+    if (sessions.size > 0) return;
     this.#channels.delete(topic);
-    void channel.subscription[Symbol.asyncDispose]();
+    if (channel.feed !== undefined) this.#feeds.close(channel.feed);
+    else void channel.subscription[Symbol.asyncDispose]();
+  }
+
+  #encode(
+    topic: string,
+    data: unknown,
+    { except, verb }: PublishOptions & { readonly verb: string },
+  ): Publication {
+    checkPublic(topic, verb);
+    const reserved = this.historyOf(topic) === undefined ? 0 : MAX_PLACE_BYTES;
+    const maxBytes = this.#maxMessageBytes - reserved;
+    const { frame: payload } = encodeMessage(topic, data, { verb, maxBytes });
+    return except === undefined ? { topic, payload } : { topic, payload, except: except.id };
   }
 
   #deliver(members: Broadcast, { topic, payload, except }: Publication): void {
@@ -287,6 +488,19 @@ export class Topics implements AsyncDisposable {
     this.#subscribers.delete(session);
     if (this.#byId.get(id) === session) this.#byId.delete(id);
   }
+}
+
+/** What the nodes say to one another is not for sessions to hear, nor for applications to say. */
+function checkPublic(topic: string, verb: string): void {
+  if (typeof topic !== "string" || !topic.startsWith(INTERNAL_PREFIX)) return;
+  throw new TypeError(
+    `Cannot ${verb}: a topic must not begin with "${INTERNAL_PREFIX}", received "${topic}"`,
+  );
+}
+
+function checkLast(last: number | undefined): void {
+  if (last === undefined || Number.isInteger(last) && last >= 0) return;
+  throw new RangeError(`Cannot subscribe: last must be a whole number from 0, received ${last}`);
 }
 
 function checkLimit(name: string, value: number, most = Infinity): number {

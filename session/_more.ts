@@ -1,12 +1,14 @@
 /**
- * What a session loads when it is first asked for, in one part.
+ * What a session loads when it is first asked for, in one part. Like every part, it
+ * imports all that a page loads at first, so that bundlers keep that in one file.
  *
  * @module
  */
-import "../transport/common.ts";
+import "../transport/late_race.ts";
+import "./client.ts";
 
 export { debugState, diagnostics } from "./diagnostics.ts";
-export { issues, monitorHealth, ping, summary } from "./health.ts";
+export { issues, monitorHealth, summary } from "./health.ts";
 export { grantCredit, incomingStreams, sendDatagram } from "./incoming_streams.ts";
 export { structuredStream } from "./structured.ts";
 export { structuredDatagrams } from "./structured_datagrams.ts";

@@ -7,7 +7,9 @@ import { QueueFullError, RequestError, type RequestFailure } from "../errors.ts"
 import { Changing } from "./changing.ts";
 import { waitFor } from "./wait.ts";
 
-type Ask = Omit<PromiseWithResolvers<unknown>, "promise">;
+interface Ask extends Omit<PromiseWithResolvers<unknown>, "promise"> {
+  readonly onAnswer: ((data: unknown) => void) | undefined;
+}
 
 /** How one question is asked. */
 export interface AskOptions {
@@ -21,6 +23,11 @@ export interface AskOptions {
   readonly timeoutMs: number;
   /** Gives up. */
   readonly signal: AbortSignal | undefined;
+  /**
+   * Called with the answer before anything that came after it is read. Who asks so has a bound of
+   * its own: such questions do not count among the others.
+   */
+  readonly onAnswer?: ((data: unknown) => void) | undefined;
 }
 
 /** The questions of one session: numbered from 1, at most `max` at once. */
@@ -29,6 +36,7 @@ export class Asks extends Changing {
   // Made when the first question is asked: most sessions of a server ask nothing.
   #waiting: Map<number, Ask> | undefined;
   #last = 0;
+  #uncounted = 0;
 
   /** Creates an empty list. */
   constructor(max: number) {
@@ -49,16 +57,17 @@ export class Asks extends Changing {
    * @throws {RequestError} If the answer is a failure.
    */
   ask(options: AskOptions): Promise<unknown> {
-    const { signal, timeoutMs, what } = options;
+    const { signal, timeoutMs, what, onAnswer } = options;
     if (signal?.aborted) return Promise.reject(signal.reason);
-    if (this.size >= this.#max) {
+    if (onAnswer) this.#uncounted++;
+    else if (this.size - this.#uncounted >= this.#max) {
       return Promise.reject(
         new QueueFullError(`Cannot ask for ${what}: ${this.#max} answers are awaited already`),
       );
     }
     const id = ++this.#last;
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
-    (this.#waiting ??= new Map()).set(id, { resolve, reject });
+    (this.#waiting ??= new Map()).set(id, { resolve, reject, onAnswer });
     const answer = waitFor(promise, { what, signal, timeoutMs }).catch((error) => {
       // Nobody waits any more, and the peer has not answered.
       if (this.#forget(id) !== undefined) options.cancel(id, error);
@@ -76,14 +85,11 @@ export class Asks extends Changing {
   answer(id: number, data: unknown, failure: RequestFailure | undefined): boolean {
     const ask = this.#forget(id);
     if (ask === undefined) return false;
-    if (failure === undefined) ask.resolve(data);
-    else ask.reject(toRequestError(failure));
+    if (failure === undefined) {
+      ask.onAnswer?.(data);
+      ask.resolve(data);
+    } else ask.reject(toRequestError(failure));
     return true;
-  }
-
-  /** Waits until one more can be asked. */
-  async room(): Promise<void> {
-    while (this.size >= this.#max) await this.changed();
   }
 
   /** Waits until no answer is awaited. */
@@ -100,6 +106,7 @@ export class Asks extends Changing {
     const ask = this.#waiting?.get(id);
     if (ask === undefined) return undefined;
     this.#waiting?.delete(id);
+    if (ask.onAnswer) this.#uncounted--;
     this.notify();
     return ask;
   }

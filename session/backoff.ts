@@ -74,10 +74,12 @@ export class Backoff {
   /**
    * Draws the next delay.
    *
+   * @param isOffline Whether the next attempt is to fail: it comes after the longest delay, and does not count.
    * @returns The delay in milliseconds, or `undefined` once there were `maxAttempts`.
    */
-  next(): number | undefined {
+  next(isOffline: boolean = false): number | undefined {
     const { firstDelayMs, maxDelayMs, maxAttempts, random } = this.#options;
+    if (isOffline) return maxDelayMs;
     if (this.#attempt >= maxAttempts) return undefined;
     // Past 2^30 the cap holds anyway, and the power would overflow in the end.
     const whole = Math.min(maxDelayMs, firstDelayMs * 2 ** Math.min(this.#attempt, 30));

@@ -4,7 +4,8 @@
  *
  * @module
  */
-import { CloseCode, type ClosedBy, type CloseInfo, SessionClosedError } from "../errors.ts";
+import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
+import type { Life } from "./_life.ts";
 import { Backoff } from "./backoff.ts";
 import type {
   ClientOptions,
@@ -23,12 +24,14 @@ import type {
   SendTopic,
 } from "./contract.ts";
 import { encodeMessage } from "./encoded.ts";
-import { checkConnectTimeout, isRefusal, openSession } from "./open.ts";
+import { checkLimits } from "./limits.ts";
+import { checkConnectTimeout, openSession } from "./open.ts";
 import { Outbox, type OutboxState } from "./outbox.ts";
+import { lasting, life } from "./session_base.ts";
 import { coreOf, type Session, SKEIN_PROTOCOL, type WaitOptions } from "./session.ts";
 import { type SessionSettings, sessionSettings } from "./settings.ts";
 import { StatusFeed } from "./status_feed.ts";
-import type { Subscription } from "./subscription.ts";
+import type { ClientSubscribeOptions, Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import { UnreadSessions } from "./unread_sessions.ts";
 import { MAX_TIMER_MS, waitFor } from "./wait.ts";
@@ -36,8 +39,7 @@ import { MAX_TIMER_MS, waitFor } from "./wait.ts";
 /** A session that held for this long was a success: delays begin anew after it. */
 const STABLE_MS = 5_000;
 
-/** Events of a page: after the first two an attempt is worth it, at the last one it is left. */
-const PAGE_EVENTS = ["online", "visibilitychange", "pagehide"];
+const TIMES_MS = { wakeTimeoutMs: 5_000 };
 
 /** Close codes by which a server says that trying again is no use. */
 const FINAL_CODES: ReadonlySet<number> = new Set([
@@ -51,14 +53,15 @@ const FINAL_CODES: ReadonlySet<number> = new Set([
  * A connection that lasts: it comes back by itself after a loss, with capped,
  * jittered delays, and stops when the server refuses it.
  *
- * - **Subscriptions** are asked for again on every new session.
+ * - **Subscriptions** are asked for again on every new session, and go on where they were if the
+ *   topic has a history.
  * - **Outbox:** what is sent while not connected goes out after reconnecting, in order, and no
  *   faster than the server takes it. A message that is larger than the server's limit is dropped,
  *   and told to `onRefused` with the code `too-large`.
  * - **Refused:** 4400, 4401, 4403 and 4404 end it; a server's normal close does too.
  *
- * What was handed to a connection that broke may be lost: for what must
- * arrive, use `request` with `resend`.
+ * What was handed to a connection that broke may be lost: for what must arrive, there is
+ * `delivery: "at-least-once"`, and for requests `resend`.
  *
  * @typeParam C The contract.
  */
@@ -79,8 +82,10 @@ export class Client<C extends AnyContract = AnyContract>
   readonly #subscriptions = new Subscriptions<C>();
   readonly #unread = new UnreadSessions();
   readonly #connectTimeoutMs: number;
+  readonly #wakeTimeoutMs: number;
   readonly #onAbort = () => void this.close();
   #session: Session | undefined;
+  #life: Life | undefined;
   #retryAt = 0;
   #skipDelay: (() => void) | undefined;
 
@@ -105,8 +110,10 @@ export class Client<C extends AnyContract = AnyContract>
       },
     });
     this.#connectTimeoutMs = checkConnectTimeout(options.connectTimeoutMs);
+    const limits = { of: "client: ", max: MAX_TIMER_MS };
+    this.#wakeTimeoutMs = checkLimits(TIMES_MS, options, limits).wakeTimeoutMs;
     this.#backoff = new Backoff(options.backoff);
-    this.#outbox = new Outbox(options.outbox);
+    this.#outbox = new Outbox(options.outbox, options.delivery === "at-least-once");
     options.signal?.addEventListener("abort", this.#onAbort, { once: true });
     if (options.signal?.aborted) this.#stop.abort();
     this.closed = this.#run();
@@ -150,13 +157,26 @@ export class Client<C extends AnyContract = AnyContract>
    */
   send<T extends SendTopic<C, "client">>(topic: T, data?: SendData<C, "client", T>): void {
     const session = this.#session;
-    if (this.status.isEnded) throw this.#ended("send");
-    const core = session?.isReady ? coreOf(session) : undefined;
+    const { first, isKept } = this.#outbox;
     // Behind what was sent before.
-    if (core !== undefined && this.#outbox.first === undefined) return session!.send(topic, data);
-    core?.checkData("send", data);
-    const maxBytes = core?.maxSendBytes ?? this.#settings.maxMessageBytes;
-    this.#outbox.add(encodeMessage(topic, data, { maxBytes }));
+    if (session?.isReady && !first && !isKept) return session.send(topic, data);
+    this.#keep("send", topic, data);
+  }
+
+  /**
+   * Waits until the server has handled everything that was sent and published so far; with the
+   * default `delivery`, until a session took it.
+   *
+   * @param options Gives up by signal or time.
+   * @throws {SessionClosedError} If the client is closed before.
+   * @throws {UnsupportedError} If the server does not tell what it handled.
+   * @throws {TimeoutError} If it takes longer than `timeoutMs`.
+   */
+  flushed(options: WaitOptions = {}): Promise<void> {
+    const outbox = this.#outbox;
+    const { last } = outbox;
+    const flushed = lasting().then((part) => part.flushed(outbox, last));
+    return waitFor(flushed, { ...options, what: "the outbox" });
   }
 
   /**
@@ -196,13 +216,17 @@ export class Client<C extends AnyContract = AnyContract>
    *
    * @typeParam T The topic: with a contract, one of those that the server sends.
    * @param topic The topic; one subscription each.
+   * @param options For a topic with a history: from where on, and who is told of what is missing.
    * @returns The subscription; `await subscription.ready` waits for the server's word.
    * @throws {TypeError} If there is a subscription to the topic already.
    * @throws {SessionClosedError} If the client is closed.
    */
-  subscribe<T extends SendTopic<C, "server">>(topic: T): Subscription<C, T> {
+  subscribe<T extends SendTopic<C, "server">>(
+    topic: T,
+    options: ClientSubscribeOptions = {},
+  ): Subscription<C, T> {
     if (this.status.isEnded) throw this.#ended("subscribe");
-    return this.#subscriptions.add(topic) as Subscription<C, T>;
+    return this.#subscriptions.add(topic, options) as Subscription<C, T>;
   }
 
   /**
@@ -219,13 +243,18 @@ export class Client<C extends AnyContract = AnyContract>
     data?: SendData<C, "server", T>,
     options: WaitOptions = {},
   ): Promise<void> {
+    if (this.#outbox.isKept) {
+      const answer = Promise.withResolvers<void>();
+      this.#keep("publish", topic, data, answer);
+      return await waitFor(answer.promise, { ...options, what: `the publication on "${topic}"` });
+    }
     const session = await this.whenConnected(options);
     await session.publish(topic, data, options);
   }
 
   /**
-   * Tries again now, if the client waits for its next attempt. A browser that
-   * comes back online, or a page that becomes visible, does so too.
+   * Tries again now, if the client waits for its next attempt. A page that comes back online,
+   * wakes or is looked at again does so too.
    */
   retryNow(): void {
     this.#skipDelay?.();
@@ -285,15 +314,21 @@ export class Client<C extends AnyContract = AnyContract>
     }
   }
 
+  /** Has a message wait in the outbox; with `answer` as what is to be published. */
+  #keep(
+    verb: string,
+    topic: string,
+    data: unknown,
+    answer?: PromiseWithResolvers<void>,
+  ): void {
+    if (this.status.isEnded) throw this.#ended(verb);
+    const core = this.#session?.isReady ? coreOf(this.#session) : undefined;
+    core?.checkData(verb, data);
+    const maxBytes = core?.maxSendBytes ?? this.#settings.maxMessageBytes;
+    this.#outbox.add(encodeMessage(topic, data, { maxBytes, verb }), answer);
+  }
+
   async #run(): Promise<CloseInfo> {
-    const globals = globalThis as Partial<EventTarget> & { document?: { hidden: boolean } };
-    const onPageEvent = ({ type }: Event) => {
-      // The server shall know; a page that comes back from the browser's cache connects anew.
-      if (type === "pagehide") this.#leave();
-      // Back online, or looked at again: what was to be waited for is over.
-      else if (type === "online" || !globals.document?.hidden) this.retryNow();
-    };
-    for (const type of PAGE_EVENTS) globals.addEventListener?.(type, onPageEvent);
     try {
       while (true) {
         const { info, wasReady } = await this.#live();
@@ -308,25 +343,26 @@ export class Client<C extends AnyContract = AnyContract>
           retryAt: Date.now() + delayMs,
           cause: info,
         });
+        void this.#lookAfter();
         await this.#wait(delayMs);
         if (!this.#stop.signal.aborted) this.status.set({ name: "connecting" });
       }
     } finally {
-      for (const type of PAGE_EVENTS) globals.removeEventListener?.(type, onPageEvent);
+      this.#life?.[Symbol.dispose]();
       this.#options.signal?.removeEventListener("abort", this.#onAbort);
     }
   }
 
-  #leave(): void {
-    if (this.#session === undefined) return;
-    coreOf(this.#session).abort(CloseCode.normal, "", undefined, "network");
+  /** Looks after page and machine, once what does so is loaded; where it is not, the next time. */
+  async #lookAfter(): Promise<void> {
+    const part = this.#life ? undefined : await life().catch(() => undefined);
+    if (!this.status.isEnded) this.#life ??= part && new part.Life(this, this.#wakeTimeoutMs);
   }
 
   /** One session, from dialling to its end. */
   async #live(): Promise<{ info: CloseInfo; wasReady: boolean }> {
     const { token, headers } = this.#options;
-    let by: ClosedBy = "network";
-    let isDialed = false;
+    let dialed: unknown;
     let session: Session;
     try {
       session = await openSession({
@@ -341,21 +377,19 @@ export class Client<C extends AnyContract = AnyContract>
         dial: async (url, options) => {
           try {
             const connection = await this.#dial(url, options);
-            isDialed = true;
+            dialed = connection;
             return connection;
           } catch (error) {
-            // What the dialer does not take, it never will.
-            if (error instanceof TypeError) by = "local";
-            // A refusal is the server's word too.
-            isDialed = isRefusal(error);
-            throw error;
+            throw dialed = error;
           }
         },
       });
     } catch (error) {
       // The application's functions may fail by a session too, but not by this one.
-      const told = isDialed && error instanceof SessionClosedError ? error.info : undefined;
+      const told = dialed && error instanceof SessionClosedError ? error.info : undefined;
       const reason = error instanceof Error ? error.message : String(error);
+      // What the dialer does not take, it never will.
+      const by = dialed instanceof TypeError ? "local" : "network";
       const info = told ?? { code: CloseCode.abnormal, reason, by, error };
       return { info, wasReady: false };
     }
@@ -375,6 +409,7 @@ export class Client<C extends AnyContract = AnyContract>
     void this.#outbox.handTo(session);
     const { id, transport, fallback } = session;
     this.status.set({ name: "connected", session: id, transport, ...(fallback && { fallback }) });
+    void this.#lookAfter();
   }
 
   #endOf(info: CloseInfo, wasReady: boolean): "refused" | "closed" | undefined {
@@ -396,11 +431,13 @@ export class Client<C extends AnyContract = AnyContract>
     this.status.end({ name, cause });
     const error = isOwn ? undefined : this.#ended("receive");
     this.#subscriptions.end(error);
+    this.#outbox.end(this.#ended("deliver"));
     return cause;
   }
 
   #delay(): number | undefined {
-    const delayMs = this.#backoff.next();
+    const { navigator } = globalThis as { navigator?: { onLine?: boolean } };
+    const delayMs = this.#backoff.next(navigator?.onLine === false);
     const retryAt = this.#retryAt;
     this.#retryAt = 0;
     if (delayMs === undefined || retryAt === 0) return delayMs;

@@ -84,11 +84,26 @@ export interface ClientOptions<C extends AnyContract = AnyContract>
    */
   readonly connectTimeoutMs?: number;
   /**
+   * How long the server may take to give a sign of life, in milliseconds, when the page or the
+   * machine slept, is back online, or changed its network. After it the client reconnects at once.
+   *
+   * @default {5000}
+   */
+  readonly wakeTimeoutMs?: number;
+  /**
    * Delays between attempts, in milliseconds, and how many attempts there are.
    *
    * @default {{ firstDelayMs: 500, maxDelayMs: 30000, maxAttempts: Infinity }}
    */
   readonly backoff?: BackoffOptions;
+  /**
+   * How sure messages and publications are to arrive. With `at-least-once` they are numbered, stay in
+   * the outbox until the server has handled them, and are sent again after a loss; the server handles
+   * each once, unless it ends in the middle. See {@linkcode Client.flushed}.
+   *
+   * @default {"at-most-once"}
+   */
+  readonly delivery?: "at-most-once" | "at-least-once";
   /**
    * Bounds of what is said while not connected, in messages and bytes.
    *

@@ -316,7 +316,7 @@ export interface ContractRouter extends Pick<TopicRouter<ContractRoute>, "match"
   check(incoming: {
     readonly topic: string;
     readonly data: unknown;
-    readonly id: number | undefined;
+    readonly id?: number | undefined;
   }): ContractVerdict | Promise<ContractVerdict>;
   /**
    * Checks the answer to a request.

@@ -5,10 +5,11 @@
  * @module
  */
 import type { RequestFailure } from "../errors.ts";
+import { attempt } from "./_attempt.ts";
 import { type Asks, toRequestError } from "./asks.ts";
-import type { GoAway, Hello, OutgoingEnvelope } from "./envelope.ts";
+import type { Hello, OutgoingEnvelope } from "./envelope.ts";
 import type { SessionEventMap } from "./events.ts";
-import type { Control } from "./inbound.ts";
+import type { Control, Inbound } from "./inbound.ts";
 import type { ServiceEnvelope } from "./services.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
@@ -29,6 +30,10 @@ export interface ControlHost {
   readonly session: Session;
   /** Questions of this end. */
   readonly asks: Asks;
+  /** What came, for who subscribed. */
+  readonly inbound: Pick<Inbound, "note">;
+  /** Told up to which number the peer handled messages. */
+  readonly onAck: ((n: number) => void) | undefined;
   /** Sends an envelope that is never dropped. */
   post(envelope: OutgoingEnvelope): void;
   /** Counts an input that makes no sense. */
@@ -90,42 +95,38 @@ export class Controls {
         return this.#notify(() => handlers.onGoAway?.(envelope.goaway, session));
       case "dropped":
         this.#droppedByPeer += envelope.count;
+        this.#host.inbound.note(envelope);
         return this.#notify(() => handlers.onDropped?.(envelope.count, envelope.topic, session));
+      case "gap":
+        this.#host.emit("gap", envelope.gap);
+        return this.#host.inbound.note(envelope);
+      case "skip":
+        return this.#host.inbound.note(envelope);
+      case "ack":
+        return this.#host.onAck?.(envelope.n);
+      case "service": {
+        const error = { code: "forbidden", message: `This end offers no ${envelope.service}` };
+        return this.#host.post({ reply: envelope.id, error });
+      }
       default:
         return this.#host.serve(envelope);
     }
   }
 
-  /** Tells the peer that this end goes away; a plain peer is told nothing. */
-  sendGoAway(goaway: GoAway): void {
-    this.#host.post({ goaway });
-  }
-
-  /** Checks an answer against the contract. */
-  async checkAnswer(topic: string, answer: unknown): Promise<unknown> {
-    const { router } = this.#settings;
-    return router === undefined ? answer : await router.checkAnswer(topic, answer);
-  }
-
   #receiveAnswer(id: number | null, data: unknown, failure: RequestFailure | undefined): void {
-    if (id !== null) {
-      if (!this.#host.asks.answer(id, data, failure)) this.#lateAnswers++;
-      return;
-    }
+    if (id === null) this.refused(failure);
+    else if (!this.#host.asks.answer(id, data, failure)) this.#lateAnswers++;
+  }
+
+  /** A message that asked for no answer is refused. */
+  refused(failure: RequestFailure | undefined): void {
     this.#refusedByPeer++;
     if (failure === undefined) return;
     const { session } = this.#host;
     this.#notify(() => this.#settings.handlers.onRefused?.(toRequestError(failure), session));
   }
 
-  /** Nobody waits for these handlers; one that is asynchronous all the same may fail later. */
   #notify(call: () => unknown): void {
-    const failed = (error: unknown) => this.#host.handlerFailed(error, "A handler failed");
-    try {
-      const running = call();
-      if (running instanceof Promise) running.catch(failed);
-    } catch (error) {
-      failed(error);
-    }
+    attempt(call, (error) => this.#host.handlerFailed(error, "A handler failed"));
   }
 }

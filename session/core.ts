@@ -15,15 +15,22 @@ import {
   TimeoutError,
   UnsupportedError,
 } from "../errors.ts";
-import type { Connection, Frame, FrameReceiver, StreamDirection } from "../transport/connection.ts";
+import type {
+  Connection,
+  Frame,
+  FrameReceiver,
+  StreamDirection,
+} from "../transport/connection.ts";
+import { attempt } from "./_attempt.ts";
 import { MAX_PINGS, SKEIN_PROTOCOL } from "./_inside.ts";
-import { Asks } from "./asks.ts";
+import { type AskOptions, Asks } from "./asks.ts";
 import { type ControlHost, Controls, type ControlStats } from "./controls.ts";
 import { encodeControl, encodeData, type EncodedMessage } from "./encoded.ts";
 import type { Hello, OutgoingEnvelope } from "./envelope.ts";
 import { EventsOfSession, type SessionEventMap, type SessionEvents } from "./events.ts";
 import { type Heart, Heartbeat } from "./heartbeat.ts";
 import type { IncomingLoop } from "./incoming_streams.ts";
+import type { HistoryOptions } from "./recovery.ts";
 import { type Control, Inbound, type InboundHost, report } from "./inbound.ts";
 import { SendQueue, type SendQueueOwner } from "./send_queue.ts";
 import type { ServiceEnvelope, ServiceHost, Serving } from "./services.ts";
@@ -85,6 +92,10 @@ export class SessionCore
   pings: Asks | undefined = undefined;
   /** Those who look at it again and again; only declared, as hardly any session has them. */
   declare monitors: Set<() => void> | undefined;
+  /** What the server offers beside; only declared, as a server's sessions have it not. */
+  declare features: readonly string[] | undefined;
+  /** Told up to which number the server handled messages; only declared, see `features`. */
+  declare onAck: ((n: number) => void) | undefined;
 
   // Made when first needed: a session that only gets messages needs neither.
   #asks: Asks | undefined = undefined;
@@ -117,7 +128,7 @@ export class SessionCore
     this.user = identity.user;
     this.#awaitsToken = identity.awaitsToken === true;
     this.joins = connection.frames !== undefined && connection.protocol === SKEIN_PROTOCOL;
-    this.inbound = new Inbound(this, settings);
+    this.inbound = settings.services?.inbound(this) ?? new Inbound(this, settings);
     const { frames } = connection;
     this.queue = frames && new SendQueue(frames, this, settings);
   }
@@ -137,7 +148,7 @@ export class SessionCore
   receiveFrame(frame: Frame): void {
     if (this.state === "closed") return;
     if (this.#heartbeat !== undefined) this.lastHeard = this.#heartbeat.now;
-    if (this.#awaitsToken) void this.#serving?.receiveToken(frame);
+    if (this.#awaitsToken) void this.serving?.receiveToken(frame);
     else this.inbound.receive(frame);
   }
 
@@ -183,6 +194,16 @@ export class SessionCore
   /** See {@linkcode InboundHost}. */
   get now(): number {
     return this.#heartbeat?.now ?? Date.now();
+  }
+
+  /** See {@linkcode FrameReceiver}; a handler that waits for an answer of the peer has it read on. */
+  get fill(): number {
+    return this.awaitedAnswers > 0 ? 0 : this.inbound.fill;
+  }
+
+  /** See {@linkcode FrameReceiver}. */
+  changed(): Promise<void> {
+    return this.inbound.changed();
   }
 
   /** What watches the peer. */
@@ -280,16 +301,18 @@ export class SessionCore
   ask(
     what: string,
     encode: (id: number) => EncodedMessage,
-    options: WaitOptions,
+    options: WaitOptions & Pick<AskOptions, "onAnswer">,
   ): Promise<unknown> {
     return this.asks.ask({
       what,
       timeoutMs: options.timeoutMs ?? this.settings.requestTimeoutMs,
       signal: options.signal,
+      onAnswer: options.onAnswer,
       send: (id) => {
         // Before the session is established only a token is asked about.
         if (this.state === "closed" || this.ending !== undefined) this.checkOpen("ask");
         this.push(encode(id), true);
+        this.inbound.notify();
       },
       cancel: (id, reason) => {
         this.post({ cancel: id });
@@ -321,13 +344,16 @@ export class SessionCore
   askTopic(
     kind: "subscribe" | "unsubscribe",
     topic: string,
-    options: WaitOptions,
+    options: WaitOptions & HistoryOptions & Pick<AskOptions, "onAnswer">,
   ): Promise<unknown> {
     checkTopic(topic, kind);
+    const { since, last } = options;
     return this.ask(
       `the answer to ${kind} "${topic}"`,
       (id) =>
-        encodeControl(kind === "subscribe" ? { subscribe: topic, id } : { unsubscribe: topic, id }),
+        encodeControl(
+          kind === "subscribe" ? { subscribe: topic, id, since, last } : { unsubscribe: topic, id },
+        ),
       options,
     );
   }
@@ -363,32 +389,19 @@ export class SessionCore
     this.controls.receive(envelope);
   }
 
-  /** Does what the peer asks for, if this end has services. */
+  /** Does what the peer asks for. */
   serve(envelope: ServiceEnvelope): void {
-    const { kind, id = null } = envelope;
-    if (this.#serving !== undefined) return this.#serving.receive(envelope);
-    const error = { code: "forbidden", message: `This end offers no ${kind}` };
-    this.post({ reply: id, error });
+    this.serving?.receive(envelope);
   }
 
-  get #serving(): Serving | undefined {
+  /** What is done for the peer, if this end has services. */
+  get serving(): Serving | undefined {
     return this.#served ??= this.settings.services?.serve(this, this.settings);
   }
 
   /** Counts an input that makes no sense; see {@linkcode Inbound.countInvalid}. */
   countInvalid(what: string): void {
     this.inbound.countInvalid(what);
-  }
-
-  /** Who the peer is, by its token. */
-  identify(value: unknown, user: string | undefined): void {
-    this.value = value;
-    this.user = user;
-  }
-
-  /** The token came, and is looked at: that has a time of its own. */
-  tokenCame(): void {
-    this.#giveUpAfter(this.settings.requestTimeoutMs, "answer to the token");
   }
 
   /** The session is established. */
@@ -407,6 +420,7 @@ export class SessionCore
     if (hello !== undefined) {
       this.id = hello.session;
       this.#peerMaxBytes = hello.maxMessageBytes;
+      this.features = hello.features;
     } else if (this.joins && side === "server") this.#sayHello();
     if (this.joins) {
       this.#heartbeat = hello === undefined ? this.settings.heartbeat : heartbeatOf(hello);
@@ -447,6 +461,8 @@ export class SessionCore
 
   /** The peer was silent for too long; see {@linkcode Heart}. */
   dead(silentMs: number): void {
+    // What it said is not read while this end is behind, so its silence says nothing.
+    if (this.connection.frames?.isPaused) return this.#heartbeat?.add(this);
     const error = new TimeoutError(
       `Cannot reach the peer: no sign of life in ${silentMs} ms`,
       silentMs,
@@ -521,8 +537,8 @@ export class SessionCore
     const awaitsHello = this.joins && side === "client";
     if (!awaitsHello && !this.#awaitsToken) return this.connected();
     // A server that looks at a token answers in its time.
-    if (!awaitsHello) return this.#giveUpAfter(handshakeTimeoutMs, "token");
-    this.#giveUpAfter(token === undefined ? handshakeTimeoutMs : requestTimeoutMs, "hello");
+    if (!awaitsHello) return this.giveUpAfter(handshakeTimeoutMs, "token");
+    this.giveUpAfter(token === undefined ? handshakeTimeoutMs : requestTimeoutMs, "hello");
     if (token === undefined) return;
     this.authenticate(token, {}).catch((error) => {
       // A server that refuses closes too, and its code says whether to try again.
@@ -531,7 +547,8 @@ export class SessionCore
     });
   }
 
-  #giveUpAfter(timeoutMs: number, what: string): void {
+  /** Gives what it waits for to be established another time. */
+  giveUpAfter(timeoutMs: number, what: string): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       const error = new TimeoutError(
@@ -548,22 +565,18 @@ export class SessionCore
       session: this.id,
       heartbeatMs: heartbeat.intervalMs,
       maxMessageBytes,
-      features: [],
+      features: this.settings.services?.features ?? [],
     };
     this.post({ hello });
   }
 
   #callOnOpen(): void {
     const { onOpen } = this.settings.handlers;
-    const failed = (error: unknown) => this.handlerFailed(error, "The handler failed");
-    try {
-      const running = onOpen!(this.session);
-      if (running === undefined) return;
-      const done = Promise.resolve(running).catch(failed);
-      if (this.inbound.isHandled) this.inbound.holdFor(done);
-    } catch (error) {
-      failed(error);
-    }
+    const done = attempt(
+      () => onOpen!(this.session),
+      (error) => this.handlerFailed(error, "The handler failed"),
+    );
+    if (done !== undefined && this.inbound.isHandled) this.inbound.holdFor(done);
   }
 
   #finish(cause: CloseInfo): void {
@@ -626,13 +639,12 @@ const MAX_INTERVAL_S = 600;
 
 /** A client finds its server dead after two pings and a bit were missed. */
 function heartbeatOf(hello: Hello): Heartbeat {
-  const seconds = Math.round(hello.heartbeatMs / 1_000);
-  const intervalMs = Math.min(MAX_INTERVAL_S, Math.max(1, seconds)) * 1_000;
+  const seconds = Math.round(hello.heartbeatMs / 1_000) || 1;
+  const intervalMs = Math.min(MAX_INTERVAL_S, seconds) * 1_000;
   return new Heartbeat({ intervalMs, timeoutMs: intervalMs * 2.4 });
 }
 
 /** A page without a secure context has no `randomUUID`; a client's id is the server's anyway. */
 function newId(): string {
-  const { randomUUID }: Partial<Crypto> = crypto;
-  return randomUUID?.call(crypto) ?? crypto.getRandomValues(new Uint32Array(4)).join("-");
+  return (crypto as Partial<Crypto>).randomUUID?.() ?? String(Math.random());
 }

@@ -9,6 +9,7 @@
  * @module
  */
 import type { RequestFailure } from "../errors.ts";
+import type { Gap, HistoryPosition, RecoveryReason } from "./recovery.ts";
 import { exceedsBytes } from "./utf8.ts";
 
 /** What the server says first on `skein.1`. */
@@ -38,6 +39,14 @@ export type Envelope =
     readonly topic: string;
     readonly data: unknown;
     readonly id?: number;
+    /** Where it stands in the history of its topic; never without `prev`. */
+    readonly offset?: number;
+    /** The offset before it. */
+    readonly prev?: number;
+    /** Its number, where each is to be handled once. */
+    readonly seq?: number;
+    /** Whose numbers those are; with the first one of a session. */
+    readonly client?: string;
   }
   | {
     readonly kind: "reply";
@@ -46,13 +55,23 @@ export type Envelope =
     readonly error?: RequestFailure;
   }
   | { readonly kind: "cancel"; readonly id: number }
-  | { readonly kind: "subscribe"; readonly topic: string; readonly id: number }
+  | {
+    readonly kind: "subscribe";
+    readonly topic: string;
+    readonly id: number;
+    /** What the client has already. */
+    readonly since?: HistoryPosition;
+    /** How many of the newest messages it wants to begin with. */
+    readonly last?: number;
+  }
   | { readonly kind: "unsubscribe"; readonly topic: string; readonly id: number }
   | {
     readonly kind: "publish";
     readonly topic: string;
     readonly data: unknown;
     readonly id?: number;
+    readonly seq?: number;
+    readonly client?: string;
   }
   | { readonly kind: "hello"; readonly hello: Hello }
   | { readonly kind: "auth"; readonly token: string; readonly id: number }
@@ -60,62 +79,76 @@ export type Envelope =
   | { readonly kind: "pong"; readonly n: number }
   | { readonly kind: "goaway"; readonly goaway: GoAway }
   | { readonly kind: "dropped"; readonly count: number; readonly topic?: string }
+  | { readonly kind: "gap"; readonly topic: string; readonly gap: Gap }
+  | {
+    /** A publication that this peer does not get: only its place in the history. */
+    readonly kind: "skip";
+    readonly topic: string;
+    readonly offset: number;
+    readonly prev: number;
+  }
+  | { readonly kind: "ack"; readonly n: number }
+  | { readonly kind: "service"; readonly service: ServiceKind; readonly id: number | null }
   | { readonly kind: "unknown" }
   | { readonly kind: "malformed"; readonly message: string; readonly id: number | null };
 
-type Raw = Readonly<Record<string, unknown>>;
+/** An envelope that was not read. */
+export type Raw = Readonly<Record<string, unknown>>;
+
+/** Envelopes by which a peer asks its server for something. */
+export type ServiceKind = "auth" | "publish" | "subscribe" | "unsubscribe";
+
+/** Reads what only a server gets: a service that is asked for, or a message with a number. */
+export type ServiceReader = (
+  kind: ServiceKind | "message",
+  value: unknown,
+  raw: Raw,
+) => Envelope;
 
 /** Bytes that a topic may have by default. */
 export const MAX_TOPIC_BYTES = 255;
+
+/** Characters that the id of a client, or of an epoch, may have. */
+export const MAX_NAME_LENGTH = 64;
 
 /**
  * Reads one envelope. Never throws: what can not be read comes back as
  * `malformed`, with what was expected and what came.
  *
  * @param text One JSON object.
+ * @param readService Reads what only servers are asked for; without it, that comes back as `service`.
  * @returns The envelope.
- *
- * @example Usage
- * ```ts
- * import { parseEnvelope } from "@skein/skein/session";
- * import { assertEquals } from "@std/assert";
- *
- * assertEquals(parseEnvelope('{"topic":"chat","data":"hi"}'), {
- *   kind: "message",
- *   topic: "chat",
- *   data: "hi",
- * });
- * assertEquals(parseEnvelope("[]").kind, "malformed");
- * ```
  */
-export function parseEnvelope(text: string): Envelope {
+export function readEnvelope(text: string, readService?: ServiceReader): Envelope {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch {
     return malformed("Expected a JSON object, received text that is not JSON");
   }
-  return readEnvelope(value);
-}
-
-/**
- * Reads an envelope from a JSON value.
- *
- * @param value What `JSON.parse` returned.
- * @returns The envelope; see {@linkcode parseEnvelope}.
- */
-export function readEnvelope(value: unknown): Envelope {
   if (!isObject(value) || Array.isArray(value)) {
     return malformed(`Expected a JSON object, received ${describe(value)}`);
   }
   const { topic, id, data } = value;
   if (topic !== undefined && value.dropped === undefined) {
     if (!isTopic(topic)) return badTopic("topic", topic, id);
+    if (value.offset !== undefined) return readPlaced(topic, value);
+    if (value.seq !== undefined && readService) return readService("message", topic, value);
     if (id === undefined) return { kind: "message", topic, data };
     return isId(id) ? { kind: "message", topic, data, id } : badId("topic", id);
   }
   const kind = KINDS.find((key) => value[key] !== undefined);
-  return kind === undefined ? { kind: "unknown" } : readControl(kind, value);
+  if (kind === undefined) return { kind: "unknown" };
+  switch (kind) {
+    case "auth":
+    case "publish":
+    case "subscribe":
+    case "unsubscribe":
+      if (readService) return readService(kind, value[kind], value);
+      return { kind: "service", service: kind, id: isId(id) ? id : null };
+    default:
+      return readControl(kind, value);
+  }
 }
 
 /** The keys of all other envelopes; the first that is there says what it is. */
@@ -131,10 +164,13 @@ const KINDS = [
   "pong",
   "goaway",
   "dropped",
+  "gap",
+  "skip",
+  "ack",
 ] as const;
 
-function readControl(kind: typeof KINDS[number], raw: Raw): Envelope {
-  const { [kind]: value, id, data, topic } = raw;
+function readControl(kind: Exclude<typeof KINDS[number], ServiceKind>, raw: Raw): Envelope {
+  const { [kind]: value, topic } = raw;
   switch (kind) {
     case "reply":
       return readReply(raw);
@@ -142,19 +178,13 @@ function readControl(kind: typeof KINDS[number], raw: Raw): Envelope {
       return readHello(value);
     case "goaway":
       return readGoAway(value);
-    case "auth":
-      if (typeof value !== "string") {
-        return malformed(`Expected "auth" to be a token, received ${describe(value)}`, id);
-      }
-      return isId(id) ? { kind, token: value, id } : badId(kind, id);
-    case "publish":
-      if (!isTopic(value)) return badTopic(kind, value, id);
-      if (id === undefined) return { kind, topic: value, data };
-      return isId(id) ? { kind, topic: value, data, id } : badId(kind, id);
-    case "subscribe":
-    case "unsubscribe":
-      if (!isTopic(value)) return badTopic(kind, value, id);
-      return isId(id) ? { kind, topic: value, id } : badId(kind, id);
+    case "gap":
+      return readGap(raw);
+    case "skip": {
+      const { offset, prev } = raw;
+      if (!isTopic(value)) return badTopic(kind, value, undefined);
+      return isId(offset) && isId(prev) ? { kind, topic: value, offset, prev } : badPlace();
+    }
   }
   if (!isId(value)) return badId(kind, value);
   if (kind === "cancel") return { kind, id: value };
@@ -196,12 +226,49 @@ function readGoAway(goaway: unknown): Envelope {
   return { kind: "goaway", goaway: { retryAfterMs, reason: textOf(reason) } };
 }
 
+/** A publication of a topic with a history; nobody asks by one. */
+function readPlaced(topic: string, { data, offset, prev }: Raw): Envelope {
+  if (isId(offset) && isId(prev)) return { kind: "message", topic, data, offset, prev };
+  return badPlace();
+}
+
+function badPlace(): Envelope {
+  return malformed('Expected "offset" and "prev" to be whole numbers from 0');
+}
+
+function readGap({ gap: topic, reason, epoch, offset }: Raw): Envelope {
+  if (!isTopic(topic)) return badTopic("gap", topic, undefined);
+  // A reason that a later version adds is passed on as it came.
+  const gap = { gap: topic, reason: textOf(reason) as RecoveryReason };
+  if (!isName(epoch) || !isId(offset)) return { kind: "gap", topic, gap };
+  return { kind: "gap", topic, gap: { ...gap, epoch, offset } };
+}
+
 /** An envelope to be written; keys that are `undefined` are left out. */
 export type OutgoingEnvelope =
-  | { readonly topic: string; readonly data?: unknown; readonly id?: number | undefined }
+  | {
+    readonly topic: string;
+    readonly data?: unknown;
+    readonly id?: number | undefined;
+    readonly offset?: number;
+    readonly prev?: number;
+    readonly seq?: number | undefined;
+    readonly client?: string | undefined;
+  }
   | { readonly reply: number | null; readonly data?: unknown; readonly error?: RequestFailure }
-  | { readonly publish: string; readonly data?: unknown; readonly id: number }
-  | { readonly subscribe: string; readonly id: number }
+  | {
+    readonly publish: string;
+    readonly data?: unknown;
+    readonly id: number;
+    readonly seq?: number | undefined;
+    readonly client?: string | undefined;
+  }
+  | {
+    readonly subscribe: string;
+    readonly id: number;
+    readonly since?: HistoryPosition | undefined;
+    readonly last?: number | undefined;
+  }
   | { readonly unsubscribe: string; readonly id: number }
   | { readonly cancel: number }
   | { readonly hello: Hello }
@@ -209,7 +276,10 @@ export type OutgoingEnvelope =
   | { readonly ping: number }
   | { readonly pong: number }
   | { readonly goaway: GoAway }
-  | { readonly dropped: number; readonly topic?: string };
+  | { readonly dropped: number; readonly topic?: string }
+  | Gap
+  | { readonly skip: string; readonly offset: number; readonly prev: number }
+  | { readonly ack: number };
 
 /**
  * Writes an envelope, or says why that can not be.
@@ -314,30 +384,42 @@ function textOf(value: unknown): string {
   return typeof value === "string" || typeof value === "number" ? String(value) : "";
 }
 
-function isTopic(value: unknown): value is string {
+/** Whether it can be a topic. */
+export function isTopic(value: unknown): value is string {
   return typeof value === "string" && value !== "" && !exceedsBytes(value, MAX_TOPIC_BYTES);
 }
 
-function isId(value: unknown): value is number {
+/** Whether it is a whole number from 0. */
+export function isId(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
-function isObject(value: unknown): value is Raw {
+/** Whether it can be the id of a client, or of an epoch. */
+export function isName(value: unknown): value is string {
+  return typeof value === "string" && value !== "" && value.length <= MAX_NAME_LENGTH;
+}
+
+/** Whether it has keys. */
+export function isObject(value: unknown): value is Raw {
   return typeof value === "object" && value !== null;
 }
 
-function badTopic(key: string, topic: unknown, id: unknown): Envelope {
+/** What comes of something that is no topic. */
+export function badTopic(key: string, topic: unknown, id: unknown): Envelope {
   const isLong = typeof topic === "string" && topic !== "";
   const received = isLong ? `more than ${MAX_TOPIC_BYTES} bytes` : describe(topic);
   return malformed(`Expected "${key}" to be a topic, received ${received}`, id);
 }
 
-function badId(key: string, id: unknown): Envelope {
+/** What comes of something that is no number. */
+export function badId(key: string, value: unknown, id?: unknown): Envelope {
   return malformed(
-    `Expected the number of "${key}" to be a whole number from 0, received ${describe(id)}`,
+    `Expected the number of "${key}" to be a whole number from 0, received ${describe(value)}`,
+    id,
   );
 }
 
-function malformed(message: string, id?: unknown): Envelope {
+/** What comes of an envelope that can not be read; `id` is answered. */
+export function malformed(message: string, id?: unknown): Envelope {
   return { kind: "malformed", message, id: isId(id) ? id : null };
 }

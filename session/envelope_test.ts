@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
-import { describe, encodeEnvelope, type Envelope, parseEnvelope } from "./envelope.ts";
+import { describe, encodeEnvelope, type Envelope, readEnvelope } from "./envelope.ts";
+import { parseEnvelope } from "./service_envelope.ts";
 
 const HELLO = { session: "s", heartbeatMs: 25_000, maxMessageBytes: 262_144, features: ["x"] };
 const FAILURE = { code: "invalid", message: "No", path: ["a", 0] };
@@ -13,6 +14,22 @@ const READ: readonly [text: string, envelope: Envelope][] = [
     data: { b: [1] },
     id: 0,
   }],
+  ['{"topic":"a","data":1,"offset":7,"prev":5}', {
+    kind: "message",
+    topic: "a",
+    data: 1,
+    offset: 7,
+    prev: 5,
+  }],
+  ['{"topic":"a","data":1,"seq":4}', { kind: "message", topic: "a", data: 1, seq: 4 }],
+  ['{"topic":"a","id":2,"seq":4,"client":"c"}', {
+    kind: "message",
+    topic: "a",
+    data: undefined,
+    id: 2,
+    seq: 4,
+    client: "c",
+  }],
   ['{"reply":3,"data":"x"}', { kind: "reply", id: 3, data: "x" }],
   ['{"reply":3}', { kind: "reply", id: 3, data: undefined }],
   [`{"reply":3,"error":${JSON.stringify(FAILURE)}}`, { kind: "reply", id: 3, error: FAILURE }],
@@ -23,9 +40,37 @@ const READ: readonly [text: string, envelope: Envelope][] = [
   }],
   ['{"cancel":1}', { kind: "cancel", id: 1 }],
   ['{"subscribe":"a","id":1}', { kind: "subscribe", topic: "a", id: 1 }],
+  ['{"subscribe":"a","id":1,"last":0}', { kind: "subscribe", topic: "a", id: 1, last: 0 }],
+  ['{"subscribe":"a","id":1,"since":{"epoch":"e","offset":9,"x":1},"last":5}', {
+    kind: "subscribe",
+    topic: "a",
+    id: 1,
+    since: { epoch: "e", offset: 9 },
+    last: 5,
+  }],
   ['{"unsubscribe":"a","id":2}', { kind: "unsubscribe", topic: "a", id: 2 }],
   ['{"publish":"a","data":1}', { kind: "publish", topic: "a", data: 1 }],
   ['{"publish":"a","data":1,"id":3}', { kind: "publish", topic: "a", data: 1, id: 3 }],
+  ['{"publish":"a","data":1,"id":3,"seq":0,"client":"c"}', {
+    kind: "publish",
+    topic: "a",
+    data: 1,
+    id: 3,
+    seq: 0,
+    client: "c",
+  }],
+  ['{"gap":"a","reason":"new-epoch","epoch":"e","offset":3}', {
+    kind: "gap",
+    topic: "a",
+    gap: { gap: "a", reason: "new-epoch", epoch: "e", offset: 3 },
+  }],
+  ['{"gap":"a","reason":"interrupted"}', {
+    kind: "gap",
+    topic: "a",
+    gap: { gap: "a", reason: "interrupted" },
+  }],
+  ['{"skip":"a","offset":3,"prev":2}', { kind: "skip", topic: "a", offset: 3, prev: 2 }],
+  ['{"ack":12}', { kind: "ack", n: 12 }],
   [`{"hello":${JSON.stringify(HELLO)}}`, { kind: "hello", hello: HELLO }],
   ['{"hello":{"session":"s","heartbeatMs":0,"maxMessageBytes":1}}', {
     kind: "hello",
@@ -66,7 +111,7 @@ Deno.test("parseEnvelope() goes by the first known key of the table, not of the 
 
 Deno.test("parseEnvelope() ignores unknown keys, and knows when it knows none", () => {
   assertEquals(parseEnvelope('{"x":1,"topic":"a","seq":2}').kind, "message");
-  for (const text of ["{}", '{"x":1}', '{"ack":1}', '{"close":1}', '{"data":1,"id":1}']) {
+  for (const text of ["{}", '{"x":1}', '{"seq":1}', '{"close":1}', '{"data":1,"id":1}']) {
     assertEquals(parseEnvelope(text), { kind: "unknown" }, text);
   }
 });
@@ -100,6 +145,31 @@ const MALFORMED: readonly [text: string, message: string, id?: number][] = [
   ['{"unsubscribe":"","id":2}', TOPIC("unsubscribe", "an empty string"), 2],
   ['{"publish":5,"id":2}', TOPIC("publish", "5"), 2],
   ['{"publish":"a","id":{}}', NUMBER("publish", "Object")],
+  [
+    '{"topic":"a","offset":"1","prev":0}',
+    'Expected "offset" and "prev" to be whole numbers from 0',
+  ],
+  ['{"topic":"a","offset":1}', 'Expected "offset" and "prev" to be whole numbers from 0'],
+  ['{"topic":"a","seq":-1}', NUMBER("seq", "-1")],
+  ['{"topic":"a","seq":1,"id":"x"}', NUMBER("topic", "a string")],
+  ['{"topic":"a","seq":1,"client":""}', 'Expected "client" to be a name, received an empty string'],
+  ['{"publish":"a","id":3,"seq":null}', NUMBER("seq", "null"), 3],
+  [
+    `{"publish":"a","id":3,"seq":1,"client":"${"x".repeat(65)}"}`,
+    'Expected "client" to be a name, received a string',
+    3,
+  ],
+  ['{"subscribe":"a","id":2,"last":1.5}', NUMBER("last", "1.5"), 2],
+  ['{"subscribe":"a","id":2,"since":1}', 'Expected "since" to have epoch and offset', 2],
+  [
+    '{"subscribe":"a","id":2,"since":{"epoch":"","offset":1}}',
+    'Expected "since" to have epoch and offset',
+    2,
+  ],
+  ['{"gap":1}', TOPIC("gap", "1")],
+  ['{"skip":"","offset":3,"prev":2}', TOPIC("skip", "an empty string")],
+  ['{"skip":"a","offset":3}', 'Expected "offset" and "prev" to be whole numbers from 0'],
+  ['{"ack":"1"}', NUMBER("ack", "a string")],
   ['{"hello":null}', 'Expected "hello" to have session, heartbeatMs and maxMessageBytes'],
   ['{"hello":{"session":1}}', 'Expected "hello" to have session, heartbeatMs and maxMessageBytes'],
   ['{"auth":1,"id":4}', 'Expected "auth" to be a token, received 1', 4],
@@ -161,6 +231,17 @@ Deno.test("the writers of envelopes write what the wire's table says", () => {
       '{"reply":null,"error":{"code":"x","message":"y"}}',
     ],
     [encodeEnvelope({ publish: "a", data: [], id: 1 }), '{"publish":"a","data":[],"id":1}'],
+    [encodeEnvelope({ subscribe: "a", id: 1, last: 2 }), '{"subscribe":"a","id":1,"last":2}'],
+    [
+      encodeEnvelope({ topic: "a", data: 1, seq: 2, client: undefined }),
+      '{"topic":"a","data":1,"seq":2}',
+    ],
+    [
+      encodeEnvelope({ gap: "a", reason: "too-old", epoch: "e", offset: 4 }),
+      '{"gap":"a","reason":"too-old","epoch":"e","offset":4}',
+    ],
+    [encodeEnvelope({ skip: "a", offset: 4, prev: 2 }), '{"skip":"a","offset":4,"prev":2}'],
+    [encodeEnvelope({ ack: 3 }), '{"ack":3}'],
     [encodeEnvelope({ dropped: 2, topic: "a" }), '{"dropped":2,"topic":"a"}'],
   ];
   for (const [text, expected] of golden) assertStrictEquals(text, expected);
@@ -279,4 +360,17 @@ Deno.test("parseEnvelope() never throws on text that was changed", () => {
     if (envelope.kind === "malformed") assert(envelope.message.startsWith("Expected"), text);
   }
   assert(kinds.size > 10, "the changes leave enough of every kind");
+});
+
+Deno.test("readEnvelope() knows what a server is asked for, and reads no more of it", () => {
+  for (const service of ["auth", "publish", "subscribe", "unsubscribe"]) {
+    assertEquals(readEnvelope(`{"${service}":"a","id":3}`), { kind: "service", service, id: 3 });
+    assertEquals(readEnvelope(`{"${service}":1}`), { kind: "service", service, id: null });
+  }
+  // Nobody numbers what goes to a client.
+  assertEquals(readEnvelope('{"topic":"a","seq":-1}'), {
+    kind: "message",
+    topic: "a",
+    data: undefined,
+  });
 });

@@ -5,8 +5,10 @@
  */
 import type { CloseInfo } from "../errors.ts";
 import type { Connection, ConnectionEvent } from "../transport/connection.ts";
+import { attempt } from "./_attempt.ts";
 import type { GoAway } from "./envelope.ts";
 import { report } from "./inbound.ts";
+import type { Gap } from "./recovery.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 
@@ -18,6 +20,8 @@ export interface SessionEventMap {
   draining: CustomEvent<null>;
   /** The peer says that it will go away. */
   goaway: CustomEvent<GoAway>;
+  /** Messages of a topic are missing here, or may be. */
+  gap: CustomEvent<Gap>;
   /** It is over; the last event. */
   closed: CustomEvent<CloseInfo>;
   /** The peer sent what makes no sense; `detail` says what. */
@@ -150,16 +154,12 @@ export class EventsOfSession extends EventTarget implements SessionEvents {
     let guard = this.#guards.get(listener);
     if (guard === undefined) {
       const { session, settings } = this.#host;
-      const failed = (error: unknown) => report(settings, error, session);
       guard = (event) => {
-        try {
-          const running: unknown = typeof listener === "function"
+        const call = () =>
+          typeof listener === "function"
             ? listener.call(this, event)
             : (listener as EventListenerObject).handleEvent(event);
-          if (running instanceof Promise) running.catch(failed);
-        } catch (error) {
-          failed(error);
-        }
+        attempt(call, (error) => report(settings, error, session));
       };
       // A platform removes what it called by itself, once a signal says so.
       this.#guards.set(listener, guard).set(guard, guard);

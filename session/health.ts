@@ -1,16 +1,14 @@
 /**
- * How a session is, again and again, and how far away its peer is.
+ * How a session is, again and again.
  *
  * @module
  */
-import { UnsupportedError } from "../errors.ts";
 import { MAX_TIMER_MS } from "../transport/within.ts";
-import { coreOf, MAX_PINGS } from "./_inside.ts";
+import { coreOf } from "./_inside.ts";
 import { issues } from "./_issues.ts";
 import { redactText } from "./_redaction.ts";
-import type { Asks } from "./asks.ts";
 import type { SessionCore } from "./core.ts";
-import type { SessionState, WaitOptions } from "./session.ts";
+import type { SessionState } from "./session.ts";
 import type { SessionBase } from "./session_base.ts";
 import type { SessionStats } from "./stats.ts";
 
@@ -122,9 +120,6 @@ export interface SessionSummary {
   readonly issues: readonly SessionIssueCode[];
 }
 
-/** How long `ping` waits, in milliseconds. */
-const PING_TIMEOUT_MS = 10_000;
-
 /** See `summary` of a session. */
 export function summary(base: SessionBase): SessionSummary {
   const { session } = coreOf(base);
@@ -147,36 +142,6 @@ export function summary(base: SessionBase): SessionSummary {
     datagramsReceived: stats.datagramsReceived,
     issues: issues(base).map(({ code }) => code),
   };
-}
-
-/** See `ping` of a session, which hands over the class that is loaded already. */
-export async function ping(
-  base: SessionBase,
-  options: WaitOptions,
-  Questions: typeof Asks,
-): Promise<number> {
-  const { timeoutMs = PING_TIMEOUT_MS, signal } = options;
-  const core = coreOf(base);
-  if (!core.joins) {
-    throw new UnsupportedError(
-      `Cannot ping: a ${core.connection.transport} connection has no pings without skein.1`,
-    );
-  }
-  core.checkOpen("ping");
-  core.pings ??= new Questions(core.settings.maxRequests);
-  let sentAt = 0;
-  await core.pings.ask({
-    what: "the pong",
-    timeoutMs,
-    signal,
-    send: (id) => {
-      sentAt = performance.now();
-      core.post({ ping: MAX_PINGS + id });
-      core.settings.turn.flush();
-    },
-    cancel: (_id, reason) => core.gaveUp(reason),
-  });
-  return core.roundTripMs = performance.now() - sentAt;
 }
 
 /** See `monitorHealth` of a session. */

@@ -17,7 +17,8 @@ export interface HeartbeatOptions {
   readonly intervalMs?: number;
   /**
    * How long a peer may be silent, in milliseconds; it is found dead at most
-   * one second later.
+   * one second later. Pages in the background answer pings in time: browsers
+   * hold back their timers, not what comes.
    *
    * @default {60000}
    */

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { clockAhead } from "../tests/clock.ts";
 import { type Heart, Heartbeat } from "./heartbeat.ts";
 
 interface TestHeart extends Heart {
@@ -20,19 +21,6 @@ function heart(heartbeat: Heartbeat, lives: () => boolean = () => false): TestHe
     dead: (silentMs) => void self.deaths.push(silentMs),
   };
   return self;
-}
-
-/** The clock jumps, and no timer ran meanwhile. */
-function clockAhead(byMs: number): Disposable {
-  const { Date } = globalThis;
-  globalThis.Date = class extends Date {
-    static override now = () => Date.now() + byMs;
-  } as DateConstructor;
-  return {
-    [Symbol.dispose]() {
-      globalThis.Date = Date;
-    },
-  };
 }
 
 Deno.test("Heartbeat() rejects times that can not work", () => {

@@ -6,10 +6,11 @@
  */
 import { CloseCode, RequestError, type RequestFailure, SkeinError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
+import { attempt } from "./_attempt.ts";
 import { decodeBinary, isBinaryMessage } from "./_binary.ts";
 import type { ContractMatch, ContractVerdict } from "./contract.ts";
 import { MAX_JOINED_BYTES } from "./entry.ts";
-import { type Envelope, parseEnvelope } from "./envelope.ts";
+import { type Envelope, readEnvelope } from "./envelope.ts";
 import type { SessionEventMap } from "./events.ts";
 import { type Answerer, Message } from "./message.ts";
 import { ReceiveQueue } from "./receive_queue.ts";
@@ -22,20 +23,35 @@ const INVALID_WINDOW_MS = 60_000;
 
 /** A message that was read, but not checked. */
 export interface Incoming {
+  /** What it is among all that comes of a topic. */
+  readonly kind: "message";
   /** Its topic. */
   readonly topic: string;
   /** Its data, as it came. */
   readonly data: unknown;
   /** Present where an answer is owed. */
-  readonly id: number | undefined;
+  readonly id?: number | undefined;
+  /** Where it stands in the history of its topic, if that has one; never without `prev`. */
+  readonly offset?: number | undefined;
+  /** The offset before it. */
+  readonly prev?: number | undefined;
   /** Why nobody waits for the answer any more; written while the message waits. */
   cancelled?: unknown;
 }
 
-/** Takes the messages of one topic off the session's own queue. */
+/** What comes of a topic beside messages: some are missing, or one is not for this end. */
+export type TopicNote = Extract<Envelope, { kind: "gap" | "skip" | "dropped" }>;
+
+/** Takes what comes of one topic off the session's own queue. */
 export interface TopicSink {
-  /** Takes a message; false if there is no room. */
-  offer(incoming: Incoming, size: number): boolean;
+  /** Takes a message, or what is told in between; false if there is no room. */
+  offer(event: Incoming | TopicNote, size: number): boolean;
+}
+
+/** Counts what the peer sends, and refuses what is too much. */
+export interface Meter {
+  /** Counts an envelope of a size; true if it is not to be handled, and the peer was told. */
+  refuses(envelope: Envelope, size: number): boolean;
 }
 
 /** Envelopes that are not messages. */
@@ -81,6 +97,10 @@ export interface InboundStats {
 
 /** The receiving half of a session. */
 export class Inbound {
+  /** Counts what comes; only declared, as most sessions have none. */
+  declare meter: Meter | undefined;
+  /** Whether a loop began to read messages. */
+  isRead = false;
   readonly #host: InboundHost;
   readonly #settings: SessionSettings;
   readonly #queue: ReceiveQueue<Incoming>;
@@ -92,7 +112,6 @@ export class Inbound {
   #running: Map<Message, number> | undefined;
   #yielded: Message | undefined;
   #sinks: Map<string, TopicSink> | undefined;
-  #isRead = false;
   #receivedMessages = 0;
   #receivedBytes = 0;
   #invalidMessages = 0;
@@ -108,7 +127,7 @@ export class Inbound {
     this.#settings = settings;
     this.#queue = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
     this.#maxFrameLength = Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes);
-    if (this.isHandled) this.#queue.consume((incoming) => this.#handle(incoming));
+    if (this.isHandled) this.#queue.consume((incoming) => this.handle(incoming));
   }
 
   /** Whether messages go to a handler. */
@@ -119,6 +138,21 @@ export class Inbound {
   /** Whether messages wait until something else is done. */
   get isHeld(): boolean {
     return this.#queue.isHeld;
+  }
+
+  /** How full the queue is, if somebody reads it. */
+  get fill(): number {
+    return this.isHandled || this.isRead ? this.#queue.fill : 0;
+  }
+
+  /** Resolves when that may have changed. */
+  changed(): Promise<void> {
+    return this.#queue.changed();
+  }
+
+  /** Says that it may have changed. */
+  notify(): void {
+    this.#queue.notify();
   }
 
   /** Whether the peer waits for answers. */
@@ -161,6 +195,13 @@ export class Inbound {
     else (this.#sinks ??= new Map()).set(topic, sink);
   }
 
+  /** Tells who subscribed to the topic, or to any topic if several are meant. */
+  note(note: TopicNote): void {
+    for (const [topic, sink] of this.#sinks ?? []) {
+      if ((note.topic ?? topic) === topic) sink.offer(note, 0);
+    }
+  }
+
   /** Reads one frame. */
   receive(frame: Frame): void {
     if (typeof frame !== "string") return this.#receiveBinary(frame);
@@ -174,7 +215,7 @@ export class Inbound {
 
   /** The next message, for an iterator: `undefined` at the end. */
   async next(): Promise<Message | undefined> {
-    this.#isRead = true;
+    this.isRead = true;
     while (true) {
       const incoming = this.#queue.take();
       if (incoming !== undefined) {
@@ -185,6 +226,9 @@ export class Inbound {
       else await this.#queue.changed();
     }
   }
+
+  /** The loop is done with the message that it took last. */
+  release(): void {}
 
   /** Waits until every message was handled. */
   async idle(): Promise<void> {
@@ -250,7 +294,7 @@ export class Inbound {
     const { maxMessageBytes } = this.#settings;
     this.#receivedBytes += text.length;
     if (exceedsBytes(text, maxMessageBytes)) return this.#tooLarge();
-    this.#receiveEnvelope(parseEnvelope(text), text.length);
+    this.receiveEnvelope(this.#read(text), text.length);
   }
 
   #receiveBinary(frame: Uint8Array): void {
@@ -263,16 +307,23 @@ export class Inbound {
     if (parts === undefined) {
       return this.#malformed("Expected a binary message, received a frame that is not whole", null);
     }
-    const envelope = parseEnvelope(parts.head);
+    const envelope = this.#read(parts.head);
     if (envelope.kind === "message" || envelope.kind === "reply" || envelope.kind === "publish") {
-      this.#receiveEnvelope({ ...envelope, data: parts.data }, frame.length);
-    } else this.#receiveEnvelope(envelope, frame.length);
+      this.receiveEnvelope({ ...envelope, data: parts.data }, frame.length);
+    } else this.receiveEnvelope(envelope, frame.length);
   }
 
-  #receiveEnvelope(envelope: Envelope, size: number): void {
+  /** A client is asked for nothing, and need not read it. */
+  #read(text: string): Envelope {
+    return this.#settings.services?.read(text) ?? readEnvelope(text);
+  }
+
+  /** Acts on an envelope; false if there are too many. */
+  protected receiveEnvelope(envelope: Envelope, size: number): void | false {
+    if (this.meter?.refuses(envelope, size)) return false;
     switch (envelope.kind) {
       case "message":
-        return this.#receiveMessage(envelope.topic, envelope.data, envelope.id, size);
+        return this.#receiveMessage(envelope, size);
       case "cancel":
         return this.#cancelled(envelope.id);
       case "malformed":
@@ -291,9 +342,9 @@ export class Inbound {
     }
   }
 
-  #receiveMessage(topic: string, data: unknown, id: number | undefined, size: number): void {
+  #receiveMessage(incoming: Incoming, size: number): void {
+    const { topic, id } = incoming;
     this.#receivedMessages++;
-    const incoming: Incoming = { topic, data, id };
     if (id !== undefined && (this.#answering?.size ?? 0) >= this.#settings.maxRequests) {
       this.#host.fail(id, {
         code: "too-many",
@@ -308,7 +359,7 @@ export class Inbound {
       return;
     }
     while (!this.#queue.offer(incoming, size)) {
-      if (this.isHandled || this.#isRead) {
+      if (this.isHandled || this.isRead) {
         const who = this.isHandled ? "handler" : "loop";
         return this.#host.abort(CloseCode.queueFull, `The ${who} over the messages is too slow`);
       }
@@ -334,7 +385,8 @@ export class Inbound {
     return true;
   }
 
-  #handle(incoming: Incoming): void | Promise<void> {
+  /** Checks a message, and calls the handler with it. */
+  protected handle(incoming: Incoming): void | Promise<void> {
     const message = this.check(incoming);
     if (message instanceof Promise) {
       return message.then((checked) => checked && this.#call(checked));
@@ -438,19 +490,12 @@ function cancel(owed: Incoming | Message, reason: unknown): void {
  */
 export function report(settings: SessionSettings, error: unknown, session: Session): void {
   const { onError } = settings.handlers;
-  try {
-    if (onError !== undefined) {
-      const running: unknown = onError(error, session);
-      if (running instanceof Promise) running.catch((failure) => print(session, failure));
-      return;
-    }
-  } catch (failure) {
-    print(session, failure);
-  }
-  print(session, error);
-}
-
-function print(session: Session, error: unknown): void {
   // deno-lint-ignore no-console
-  console.error(`A handler of session ${session.id} failed:`, error);
+  const print = (error: unknown) =>
+    console.error(`A handler of session ${session.id} failed:`, error);
+  if (onError === undefined) return print(error);
+  attempt(() => onError(error, session), (failure) => {
+    print(failure);
+    print(error);
+  });
 }

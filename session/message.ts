@@ -30,12 +30,11 @@ export class Message implements UntypedMessage {
   readonly #answerer: Answerer;
   #isAnswered = false;
   #abort: AbortController | undefined;
-  #isCancelled = false;
-  #abortReason: unknown;
+  #cancelled: { readonly reason: unknown } | undefined;
 
   /** Creates a message; `id` means that an answer is owed. */
   constructor(
-    from: { readonly topic: string; readonly data: unknown; readonly id: number | undefined },
+    from: { readonly topic: string; readonly data: unknown; readonly id?: number | undefined },
     match:
       | { readonly pattern: string; readonly params: Readonly<Record<string, string>> }
       | undefined,
@@ -62,15 +61,14 @@ export class Message implements UntypedMessage {
   /** Aborted when the asker gave up, or the session closed. */
   get signal(): AbortSignal {
     this.#abort ??= new AbortController();
-    if (this.#isCancelled) this.#abort.abort(this.#abortReason);
+    if (this.#cancelled) this.#abort.abort(this.#cancelled.reason);
     return this.#abort.signal;
   }
 
   /** Tells the handler that nobody waits for the answer any more. */
   cancel(reason: unknown): void {
-    if (this.#isCancelled) return;
-    this.#isCancelled = true;
-    this.#abortReason = reason;
+    if (this.#cancelled) return;
+    this.#cancelled = { reason };
     this.#abort?.abort(reason);
   }
 
@@ -88,7 +86,7 @@ export class Message implements UntypedMessage {
     if (this.#isAnswered) {
       throw new TypeError(`Cannot reply: the request on "${this.topic}" was answered already`);
     }
-    if (this.#abortReason === undefined) this.#answerer.answer(this.#id, data);
+    if (!this.#cancelled) this.#answerer.answer(this.#id, data);
     this.#isAnswered = true;
   }
 
@@ -97,6 +95,6 @@ export class Message implements UntypedMessage {
     if (this.#isAnswered) return;
     this.#isAnswered = true;
     if (this.#id === undefined) this.#answerer.fail(null, failure);
-    else if (this.#abortReason === undefined) this.#answerer.fail(this.#id, failure);
+    else if (!this.#cancelled) this.#answerer.fail(this.#id, failure);
   }
 }

@@ -77,7 +77,7 @@ export {
   type GoAway,
   type Hello,
   MAX_TOPIC_BYTES,
-  parseEnvelope,
+  type ServiceKind,
 } from "./envelope.ts";
 export type { SessionEventMap, SessionEvents, SessionListener } from "./events.ts";
 export type {
@@ -88,7 +88,7 @@ export type {
   SessionSummary,
 } from "./health.ts";
 export { type Heart, Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
-export type { InboundStats, Incoming, TopicSink } from "./inbound.ts";
+export type { InboundStats, Incoming, TopicNote, TopicSink } from "./inbound.ts";
 export type { IncomingStream } from "./incoming_streams.ts";
 export { instrument } from "./instrument.ts";
 export type {
@@ -100,6 +100,8 @@ export type {
 } from "./instrumentation.ts";
 export { type OutboxOptions, type OutboxState } from "./outbox.ts";
 export type {
+  PresenceChangesNotice,
+  PresenceCountNotice,
   PresenceJoinNotice,
   PresenceLeaveNotice,
   PresenceMember,
@@ -107,6 +109,14 @@ export type {
   PresenceNotice,
 } from "./presence_notice.ts";
 export type { QueueState, SessionQueues } from "./queue_state.ts";
+export type {
+  Gap,
+  HistoryOptions,
+  HistoryPosition,
+  Recovery,
+  RecoveryReason,
+  SubscribeAnswer,
+} from "./recovery.ts";
 export type { Registry, StructuredInput, StructuredMessage, TypeIn } from "./registry.ts";
 export { platformSchedule, type Schedule } from "./schedule.ts";
 export {
@@ -115,7 +125,14 @@ export {
   type SendQueueOptions,
   type SendQueueStats,
 } from "./send_queue.ts";
-export { ServiceDesk, type SessionServices } from "./services.ts";
+export type { SequenceStore } from "./sequences.ts";
+export { parseEnvelope } from "./service_envelope.ts";
+export {
+  type PublicationNumber,
+  ServiceDesk,
+  type SessionServices,
+  type SubscribeRequest,
+} from "./services.ts";
 export {
   Session,
   type SessionCloseOptions,
@@ -162,7 +179,12 @@ export type {
   StructuredDatagramsOptions,
   StructuredDatagramsStats,
 } from "./structured_datagrams.ts";
-export { Subscription, type SubscriptionOwner, type SubscriptionStatus } from "./subscription.ts";
+export {
+  type ClientSubscribeOptions,
+  Subscription,
+  type SubscriptionOwner,
+  type SubscriptionStatus,
+} from "./subscription.ts";
 export {
   checkTopic,
   type ParamNames,

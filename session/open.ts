@@ -8,6 +8,7 @@ import type { TransportFallback } from "../transport/race.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
 import { report } from "./inbound.ts";
 import type { Instrumentation } from "./instrumentation.ts";
+import { more } from "./session_base.ts";
 import { coreOf, Session, SKEIN_PROTOCOL } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { withoutToken } from "./url.ts";
@@ -46,8 +47,8 @@ export interface OpenOptions {
  */
 export async function openSession(options: OpenOptions): Promise<Session> {
   // Where the part that watches does not load, nobody watches.
-  const more = options.instrumentation && await import("./_more.ts").catch(() => undefined);
-  return await (more ? more.openWatched(options, { open, report, withoutToken }) : open(options));
+  const part = options.instrumentation && await more().catch(() => undefined);
+  return await (part ? part.openWatched(options, { open, report, withoutToken }) : open(options));
 }
 
 async function open(options: OpenOptions): Promise<Session> {
@@ -109,13 +110,8 @@ export function checkConnectTimeout(connectTimeoutMs: number = 10_000): number {
   );
 }
 
-/**
- * Tells whether a dialer failed because the server refused, and said so.
- *
- * @param error What the dialer threw.
- * @returns Whether it has the status of a refusal.
- */
-export function isRefusal(error: unknown): error is ConnectionError & { readonly status: number } {
+/** Whether a dialer failed because the server refused, and said so. */
+function isRefusal(error: unknown): error is ConnectionError & { readonly status: number } {
   return error instanceof ConnectionError && error.status !== undefined && error.status >= 400;
 }
 

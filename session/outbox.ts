@@ -4,9 +4,13 @@
  * @module
  */
 import { QueueFullError, SkeinError } from "../errors.ts";
+import type { Delivery } from "./_delivery.ts";
+import { Changing } from "./changing.ts";
+import type { SessionCore } from "./core.ts";
 import type { EncodedMessage } from "./encoded.ts";
 import { report } from "./inbound.ts";
 import { checkLimits } from "./limits.ts";
+import { lasting } from "./session_base.ts";
 import { coreOf, type Session } from "./session.ts";
 
 const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
@@ -14,7 +18,7 @@ const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
 /** Bounds of an outbox. */
 export interface OutboxOptions {
   /**
-   * Most messages that wait for a connection.
+   * Most messages that wait for a connection, or to be acknowledged.
    *
    * @default {100}
    */
@@ -29,60 +33,92 @@ export interface OutboxOptions {
 
 /** What waits in an outbox. */
 export interface OutboxState {
-  /** Messages that wait for a connection. */
+  /** Messages that wait for a connection, or to be acknowledged. */
   readonly messages: number;
   /** Their bytes. */
   readonly bytes: number;
 }
 
-/** Messages that wait for a connection, in order, bounded. */
-export class Outbox {
+/** A message in an outbox. */
+export interface OutboxEntry extends EncodedMessage {
+  /** Its number, from 1. */
+  readonly seq: number;
+  /** Who waits for its end, if it is to be published. */
+  readonly answer: PromiseWithResolvers<void> | undefined;
+}
+
+/**
+ * Messages that wait for a connection, in order, bounded. It changes with what waits; if it is
+ * kept, messages wait until they are acknowledged.
+ */
+export class Outbox extends Changing {
+  /** Whether messages stay until they are acknowledged. */
+  readonly isKept: boolean;
+  /** Why what waits is not acknowledged. */
+  error: unknown;
   readonly #limits: Required<OutboxOptions>;
-  #waiting: EncodedMessage[] = [];
+  /** What waits, in order. */
+  readonly waiting: OutboxEntry[] = [];
+  /** The number of the newest one. */
+  last = 0;
   #bytes = 0;
+  #delivery: Delivery | undefined;
 
   /**
    * Creates an empty outbox.
    *
    * @param options See {@linkcode OutboxOptions}.
+   * @param isKept Whether messages stay until they are acknowledged.
    * @throws {RangeError} If a bound is not a positive integer.
    */
-  constructor(options: OutboxOptions = {}) {
+  constructor(options: OutboxOptions = {}, isKept: boolean = false) {
+    super();
     this.#limits = checkLimits(LIMITS, options, { of: "outbox: " });
+    this.isKept = isKept;
   }
 
   /** What waits. */
   get state(): OutboxState {
-    return { messages: this.#waiting.length, bytes: this.#bytes };
+    return { messages: this.waiting.length, bytes: this.#bytes };
   }
 
   /**
    * Keeps a message.
    *
    * @param message The message, encoded.
+   * @param answer Who waits for its end, if it is to be published.
    * @throws {QueueFullError} If there is no room for it.
    */
-  add(message: EncodedMessage): void {
+  add(message: EncodedMessage, answer?: PromiseWithResolvers<void>): void {
     const { maxMessages, maxBytes } = this.#limits;
     if (
-      this.#waiting.length >= maxMessages || this.#bytes + message.size > maxBytes
+      this.waiting.length >= maxMessages || this.#bytes + message.size > maxBytes
     ) {
       throw new QueueFullError(
-        `Cannot send: the outbox is full (${this.#waiting.length} messages, ${this.#bytes} bytes)`,
+        `Cannot send: the outbox is full (${this.waiting.length} messages, ${this.#bytes} bytes)`,
       );
     }
-    this.#waiting.push(message);
+    this.waiting.push({ ...message, seq: ++this.last, answer });
     this.#bytes += message.size;
+    this.notify();
   }
 
   /** The message that waits longest. */
-  get first(): EncodedMessage | undefined {
-    return this.#waiting[0];
+  get first(): OutboxEntry | undefined {
+    return this.waiting[0];
   }
 
-  /** Lets go of the first message, once it was handed over. */
-  shift(): void {
-    this.#bytes -= this.#waiting.shift()?.size ?? 0;
+  /** Lets go of a message, the first by default. */
+  shift(index = 0): void {
+    this.#bytes -= this.waiting.splice(index, 1)[0]?.size ?? 0;
+    this.notify();
+  }
+
+  /** Nothing is sent any more. */
+  end(error: unknown): void {
+    this.error ??= error;
+    for (const { answer } of this.waiting) answer?.reject(error);
+    this.notify();
   }
 
   /**
@@ -95,27 +131,14 @@ export class Outbox {
    */
   async handTo(session: Session): Promise<void> {
     const core = coreOf(session);
-    const { queue, maxSendBytes, settings: { sendQueue } } = core;
     try {
-      for (let first; queue && session.isReady && (first = this.first) !== undefined;) {
-        const { size, topic } = first;
-        const { queuedMessages, queuedBytes } = queue.stats;
-        // Half of the send queue, so that what else is sent has room; one message always goes.
-        const isBehind = queuedMessages === 0
-          ? !queue.isFlushed
-          : queuedMessages * 2 >= sendQueue.maxMessages ||
-            (queuedBytes + size) * 2 > sendQueue.maxBytes;
-        if (size > maxSendBytes) {
-          const message =
-            `Cannot send "${topic}": a message must have at most ${maxSendBytes} bytes, received ${size}`;
-          this.shift();
-          core.control({
-            kind: "reply",
-            id: null,
-            data: undefined,
-            error: { code: "too-large", message },
-          });
-        } else if (isBehind) await session.flushed();
+      if (this.isKept) {
+        this.#delivery ??= new (await lasting()).Delivery(this);
+        return await this.#delivery.handTo(session);
+      }
+      for (let first; session.isReady && (first = this.first) !== undefined;) {
+        if (isTooLarge(core, first)) this.shift();
+        else if (isBehind(core, first)) await session.flushed();
         else {
           core.push(first, false);
           this.shift();
@@ -126,4 +149,22 @@ export class Outbox {
       if (!(error instanceof SkeinError)) report(core.settings, error, session);
     }
   }
+}
+
+/** Whether a session has to send others first: half of its send queue is for what else is sent, but one message always goes. */
+export function isBehind({ queue, settings }: SessionCore, { size }: EncodedMessage): boolean {
+  const { queuedMessages, queuedBytes } = queue!.stats;
+  const { maxMessages, maxBytes } = settings.sendQueue;
+  if (queuedMessages === 0) return !queue!.isFlushed;
+  return queuedMessages * 2 >= maxMessages || (queuedBytes + size) * 2 > maxBytes;
+}
+
+/** Whether a server does not take a message, which is told. */
+export function isTooLarge(core: SessionCore, { size, topic }: EncodedMessage): boolean {
+  const { maxSendBytes: max } = core;
+  if (size <= max) return false;
+  const message =
+    `Cannot send "${topic}": a message must have at most ${max} bytes, received ${size}`;
+  core.controls.refused({ code: "too-large", message });
+  return true;
 }

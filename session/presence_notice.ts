@@ -18,12 +18,19 @@ export interface PresenceMember {
   readonly joinedAt: number;
 }
 
-/** Everyone who is present; the first notice after a subscription. */
+/**
+ * Everyone who is present; the first notice after a subscription. In a large room they are several,
+ * one after the other; the first of them begins a new list.
+ */
 export interface PresenceMembersNotice {
   /** Tells the notices apart. */
   readonly type: "members";
-  /** Everyone who is present. */
+  /** Everyone who is present, or some of them. */
   readonly members: readonly PresenceMember[];
+  /** Which part of the list this is, from 0; absent where it is all of it. */
+  readonly page?: number;
+  /** Whether another part follows. */
+  readonly more?: true;
 }
 
 /** A user's first connection came in. */
@@ -48,6 +55,24 @@ export interface PresenceLeaveNotice {
   readonly lastSeenAt: number;
 }
 
+/** Who came and went in a large room since the last notice; who did both is not in it. */
+export interface PresenceChangesNotice {
+  /** Tells the notices apart. */
+  readonly type: "changes";
+  /** Users whose first connection came in, and when. */
+  readonly joined: readonly Pick<PresenceJoinNotice, "user" | "at">[];
+  /** Users whose last connection has gone; see {@linkcode PresenceLeaveNotice}. */
+  readonly left: readonly Pick<PresenceLeaveNotice, "user" | "at" | "lastSeenAt">[];
+}
+
+/** How many users are present, in a room that tells no more than that. */
+export interface PresenceCountNotice {
+  /** Tells the notices apart. */
+  readonly type: "count";
+  /** How many. */
+  readonly users: number;
+}
+
 /**
  * A presence notice; branch on `type`.
  *
@@ -58,17 +83,33 @@ export interface PresenceLeaveNotice {
  *
  * const present = new Set<string>();
  * function note(notice: PresenceNotice) {
- *   if (notice.type === "join") present.add(notice.user);
- *   else if (notice.type === "leave") present.delete(notice.user);
- *   else for (const member of notice.members) present.add(member.user);
+ *   switch (notice.type) {
+ *     case "members":
+ *       // Not 0: the list goes on.
+ *       if (!notice.page) present.clear();
+ *       for (const { user } of notice.members) present.add(user);
+ *       break;
+ *     case "join":
+ *       present.add(notice.user);
+ *       break;
+ *     case "leave":
+ *       present.delete(notice.user);
+ *       break;
+ *     case "changes":
+ *       for (const { user } of notice.joined) present.add(user);
+ *       for (const { user } of notice.left) present.delete(user);
+ *   }
  * }
  * note({ type: "members", members: [{ user: "ada", connections: 2, joinedAt: 0 }] });
  * note({ type: "join", user: "bob", at: 5 });
  * note({ type: "leave", user: "ada", at: 9, lastSeenAt: 8 });
- * assertEquals([...present], ["bob"]);
+ * note({ type: "changes", joined: [{ user: "eve", at: 10 }], left: [] });
+ * assertEquals([...present], ["bob", "eve"]);
  * ```
  */
 export type PresenceNotice =
   | PresenceMembersNotice
   | PresenceJoinNotice
-  | PresenceLeaveNotice;
+  | PresenceLeaveNotice
+  | PresenceChangesNotice
+  | PresenceCountNotice;

@@ -16,7 +16,7 @@ export type Consumer<T> = (item: T) => void | Promise<void>;
 /**
  * A bounded queue with one reader: a consumer that is called, or one who
  * takes. A consumer that is done at once is called without a detour. It changes
- * when something arrives, finishes, or the queue ends.
+ * when something arrives, is taken, finishes, or the queue ends.
  */
 export class ReceiveQueue<T> extends Changing {
   readonly #limits: { readonly maxMessages: number; readonly maxBytes: number };
@@ -47,6 +47,12 @@ export class ReceiveQueue<T> extends Changing {
   /** Bytes that wait. */
   get bytes(): number {
     return this.#bytes;
+  }
+
+  /** How full it is: 1 and more is full. */
+  get fill(): number {
+    const { maxMessages, maxBytes } = this.#limits;
+    return Math.max(this.#items.length / maxMessages, this.#bytes / maxBytes);
   }
 
   /** Whether nothing waits and nothing runs. */
@@ -100,6 +106,7 @@ export class ReceiveQueue<T> extends Changing {
     const first = this.#items.shift();
     if (first === undefined) return undefined;
     this.#bytes -= first.size;
+    this.notify();
     return first.item;
   }
 

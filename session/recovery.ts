@@ -57,3 +57,21 @@ export interface Gap {
   /** What follows comes after this offset. */
   readonly offset?: number;
 }
+
+/** From where on the messages of a topic with a history are wanted. */
+export interface HistoryOptions {
+  /** What is known already: what came after it follows; by default what is published from now on. */
+  readonly since?: HistoryPosition | undefined;
+  /** So many of the newest are wanted, at most, if there is no `since` or it is of no use; none by default. */
+  readonly last?: number | undefined;
+}
+
+/** How a subscription went on after messages may have been missed. */
+export interface Recovery {
+  /** Whether everything follows that was missed. */
+  readonly recovered: boolean;
+  /** Why it does not. */
+  readonly reason?: RecoveryReason;
+  /** What follows comes after it; absent if that is not known, as for a topic without history. */
+  readonly position?: HistoryPosition;
+}

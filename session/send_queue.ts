@@ -173,7 +173,10 @@ export class SendQueue extends Changing implements Sender {
 
   /** Adds an entry, making room by policy; false if there is none. */
   admit(entry: Entry): boolean {
-    if (entry instanceof DropNotice) return this.#addNotice(entry);
+    if (entry instanceof DropNotice) {
+      this.#addNotice(entry, "newest");
+      return true;
+    }
     const policy = this.#policyOf(entry);
     if (this.#isHeld && policy === "latest" && !entry.isProtected) this.#dropOlder(entry.topic);
     while (this.#isFullFor(entry)) {
@@ -306,15 +309,15 @@ export class SendQueue extends Changing implements Sender {
     else this.#bytes += entry.size;
   }
 
-  /** A notice that was here before always has room: it stands for what is gone already. */
-  #addNotice(notice: DropNotice): true {
-    const at = this.#entries.length - 1;
-    const last = this.#entries[at];
-    if (last instanceof DropNotice) {
+  /** A notice always has room: it stands for what is gone already. Two that meet become one. */
+  #addNotice(notice: DropNotice, end: "oldest" | "newest"): void {
+    const last = this.#entries.length - 1;
+    const at = end === "oldest" ? 0 : last;
+    const other = this.#entries[at];
+    if (other instanceof DropNotice) {
       this.#remove(at);
-      this.#add(last.and(notice), at);
-    } else this.#add(notice, at + 1);
-    return true;
+      this.#add(other.and(notice), at);
+    } else this.#add(notice, end === "oldest" ? 0 : last + 1);
   }
 
   #remove(at: number): Entry {
@@ -356,13 +359,8 @@ export class SendQueue extends Changing implements Sender {
   #noteDrop(topic: string, end: "oldest" | "newest"): void {
     this.#dropped++;
     if (!this.#owner.joins) return;
-    const at = end === "oldest" ? 0 : this.#entries.length - 1;
-    const notice = this.#entries[at];
-    const sequence = (end === "oldest" ? this.#entries[0] : this.#entries.at(-1))?.sequence ?? 0;
-    if (notice !== undefined && notice instanceof DropNotice) {
-      this.#remove(at);
-      this.#add(notice.and(new DropNotice(1, topic, sequence)), at);
-    } else this.#add(new DropNotice(1, topic, sequence), end === "oldest" ? 0 : at + 1);
+    const beside = this.#entries.at(end === "oldest" ? 0 : -1);
+    this.#addNotice(new DropNotice(1, topic, beside?.sequence ?? 0), end);
   }
 }
 

@@ -6,9 +6,15 @@
  */
 import { AuthenticationError, CloseCode, RequestError, type RequestFailure } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
-import { type OutgoingEnvelope, parseEnvelope } from "./envelope.ts";
-import { type Control, report } from "./inbound.ts";
+import type { SessionCore } from "./core.ts";
+import type { Envelope, OutgoingEnvelope, ServiceKind } from "./envelope.ts";
+import { type Numbered, Numbers } from "./_numbered.ts";
+import { type Control, type Inbound, report } from "./inbound.ts";
 import { ReceiveQueue } from "./receive_queue.ts";
+import type { HistoryPosition, SubscribeAnswer } from "./recovery.ts";
+import { Sequences, type SequenceStore } from "./sequences.ts";
+import { parseEnvelope } from "./service_envelope.ts";
+import { type NumberedEnvelope, ServerInbound } from "./server_inbound.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { exceedsBytes } from "./utf8.ts";
@@ -16,10 +22,13 @@ import { exceedsBytes } from "./utf8.ts";
 /** A token is read before its sender is known, so it has a small bound, in bytes. */
 const MAX_TOKEN_BYTES = 8_192;
 
+/** Of a client that comes back so many subscriptions may wait beside other requests: all that it has by default. */
+const MAX_RESUMED_AT_ONCE = 128;
+
 /** Envelopes by which a peer asks its server for something. */
 export type ServiceEnvelope = Extract<
   Control,
-  { kind: "subscribe" | "unsubscribe" | "publish" | "auth" }
+  { kind: ServiceKind }
 >;
 
 /** What a server does for its sessions; what is left out is answered by `forbidden`. */
@@ -30,12 +39,24 @@ export interface SessionServices {
   ) => { readonly code: number; readonly reason: string } | undefined;
   /** Called once the session is established, before `onOpen`. MUST NOT throw. */
   readonly opened?: (session: Session) => void;
-  /** Subscribes the session to a topic; returns what the answer carries. */
-  readonly subscribe?: (session: Session, topic: string) => unknown;
+  /**
+   * Subscribes the session to a topic; returns what the answer carries. `undefined` means that
+   * `onAnswer` of the request is called with it, once, now or later.
+   */
+  readonly subscribe?: (session: Session, topic: string, request: SubscribeRequest) => unknown;
   /** Takes the session off a topic. */
   readonly unsubscribe?: (session: Session, topic: string) => unknown;
-  /** Publishes on behalf of the session. */
-  readonly publish?: (session: Session, topic: string, data: unknown) => unknown;
+  /** Publishes on behalf of the session; `number` is there if the publication has one. */
+  readonly publish?: (
+    session: Session,
+    topic: string,
+    data: unknown,
+    number?: PublicationNumber,
+  ) => unknown;
+  /** Whether there are topics with a history. */
+  readonly hasHistory?: boolean;
+  /** Keeps which messages with numbers were handled; without it, numbers are ignored. */
+  readonly sequences?: SequenceStore;
   /** Checks a token and returns the new value and user. */
   readonly authenticate?: (
     session: Session,
@@ -44,10 +65,42 @@ export interface SessionServices {
   ) => Promise<{ value: unknown; user: string | undefined }>;
 }
 
+/** Where a subscription is to begin. */
+export interface SubscribeRequest {
+  /** What the client has already. */
+  readonly since: HistoryPosition | undefined;
+  /** How many of the newest messages it wants to begin with. */
+  readonly last: number | undefined;
+  /** Answers. */
+  readonly onAnswer: (answer: SubscribeAnswer) => void;
+}
+
+/** The number of a publication that a client makes at least once. */
+export interface PublicationNumber {
+  /** Who numbers; unique over all nodes. */
+  readonly producer: string;
+  /** The number, which grows. */
+  readonly number: number;
+  /** Whether it was published before: it is only to be refused again, if it was refused. */
+  readonly isRepeated: boolean;
+}
+
 /** Services for any number of sessions: what `sessionSettings` takes. */
-export class ServiceDesk {
+export class ServiceDesk implements Disposable {
   /** What is done. */
   readonly services: SessionServices;
+  /**
+   * What clients are told of it.
+   *
+   * @ignore
+   */
+  readonly features: readonly string[];
+  /**
+   * What was handled of clients that number.
+   *
+   * @ignore
+   */
+  readonly sequences: Sequences | undefined;
 
   /**
    * Opens a desk.
@@ -56,6 +109,39 @@ export class ServiceDesk {
    */
   constructor(services: SessionServices) {
     this.services = services;
+    const { sequences } = services;
+    this.sequences = sequences && new Sequences(sequences);
+    this.features = [
+      ...(services.hasHistory ? ["history"] : []),
+      ...(sequences ? ["seq"] : []),
+    ];
+  }
+
+  /**
+   * Reads what peers send.
+   *
+   * @ignore
+   * @param text One envelope.
+   * @returns What it is.
+   */
+  read(text: string): Envelope {
+    return parseEnvelope(text);
+  }
+
+  /** Waits for nothing any more. */
+  [Symbol.dispose](): void {
+    this.sequences?.[Symbol.dispose]();
+  }
+
+  /**
+   * Receives for one session.
+   *
+   * @ignore
+   * @param core The session's works.
+   * @returns What takes the frames.
+   */
+  inbound(core: SessionCore): Inbound {
+    return new ServerInbound(core);
   }
 
   /**
@@ -67,7 +153,7 @@ export class ServiceDesk {
    * @returns What takes the envelopes.
    */
   serve(host: ServiceHost, settings: SessionSettings): Serving {
-    return new Serving(host, settings, this.services);
+    return new Serving(host, settings, this);
   }
 }
 
@@ -79,12 +165,14 @@ export interface ServiceHost {
   post(envelope: OutgoingEnvelope): void;
   /** Counts an input that makes no sense. */
   countInvalid(what: string): void;
-  /** The token came, and is looked at: that has a time of its own. */
-  tokenCame(): void;
+  /** Who the peer is: what `authenticate` returned. */
+  value: unknown;
+  /** Who the peer is, if somebody said so. */
+  user: string | undefined;
+  /** Gives what it waits for to be established another time. */
+  giveUpAfter(timeoutMs: number, what: string): void;
   /** The session is established. */
   connected(): void;
-  /** Who the peer is, by its token. */
-  identify(value: unknown, user: string | undefined): void;
   /** Says why, flushes, and ends the session. */
   refuse(code: number, reason: string): void;
   /** The application failed: it is told of it, and the session ends. */
@@ -96,15 +184,19 @@ export class Serving {
   readonly #host: ServiceHost;
   readonly #settings: SessionSettings;
   readonly #services: SessionServices;
-  #waiting: ReceiveQueue<ServiceEnvelope> | undefined;
+  readonly #sequences: Sequences | undefined;
+  #waiting: ReceiveQueue<() => void | Promise<void>> | undefined;
+  // Made when first needed: most clients do not number.
+  #numbers: Numbers | undefined;
   #abort: AbortController | undefined;
   #isChecking = false;
 
   /** Creates them; nothing runs yet. */
-  constructor(host: ServiceHost, settings: SessionSettings, services: SessionServices) {
+  constructor(host: ServiceHost, settings: SessionSettings, desk: ServiceDesk) {
     this.#host = host;
     this.#settings = settings;
-    this.#services = services;
+    this.#services = desk.services;
+    this.#sequences = desk.sequences;
   }
 
   /** Whether one of them may wait for the end of the session. */
@@ -121,7 +213,7 @@ export class Serving {
       );
     }
     this.#isChecking = true;
-    this.#host.tokenCame();
+    this.#host.giveUpAfter(this.#settings.requestTimeoutMs, "answer to the token");
     if (typeof frame !== "string" || exceedsBytes(frame, MAX_TOKEN_BYTES)) {
       return this.#host.refuse(
         CloseCode.unauthenticated,
@@ -152,29 +244,73 @@ export class Serving {
   end(reason: unknown): void {
     this.#waiting?.end();
     this.#waiting?.clear();
+    this.#numbers?.end();
     this.#abort?.abort(reason);
+  }
+
+  /**
+   * Gives what has a number its turn; `undefined` if it has none, or nobody reads messages, so that
+   * it counts as handled; `null` if its number is wrong.
+   */
+  number(
+    { id, seq, client }: NumberedEnvelope,
+    isRead: boolean,
+  ): Numbered | null | undefined {
+    if (seq === undefined || this.#sequences === undefined) return undefined;
+    this.#numbers ??= new Numbers(this.#host, this.#sequences);
+    const numbered = this.#numbers.take(seq, client);
+    if (typeof numbered === "string") {
+      this.#fail(id ?? null, { code: "malformed", message: numbered });
+      this.#host.countInvalid(numbered);
+      return null;
+    }
+    if (isRead) return numbered;
+    void numbered.run(() => {});
+    return undefined;
   }
 
   /** Does what one envelope asks for, after those that came before. */
   receive(envelope: ServiceEnvelope): void {
+    const numbered = envelope.kind === "publish" ? this.number(envelope, true) : undefined;
+    if (numbered === null) return;
     if (this.#waiting === undefined) {
       this.#waiting = new ReceiveQueue(this.#settings.receiveQueue, 1);
-      this.#waiting.consume((next) => this.#serve(next));
+      this.#waiting.consume((serve) => serve());
     }
-    if (this.#waiting.size >= this.#settings.maxRequests) {
+    const beside = this.#services.hasHistory ? MAX_RESUMED_AT_ONCE : 0;
+    if (this.#waiting.size >= this.#settings.maxRequests + beside) {
       if (envelope.id !== undefined) {
         this.#fail(envelope.id, { code: "too-many", message: "Too many requests wait already" });
       }
+      void numbered?.run(() => {});
       return this.#host.countInvalid(
         `Expected at most ${this.#settings.maxRequests} requests at once`,
       );
     }
-    this.#waiting.offer(envelope, 0);
+    this.#waiting.offer(
+      numbered
+        ? () => this.#serveNumbered(envelope, numbered)
+        : () => this.#serve(envelope, undefined),
+      0,
+    );
   }
 
-  #serve(envelope: ServiceEnvelope): void | Promise<void> {
+  async #serveNumbered(envelope: ServiceEnvelope, numbered: Numbered): Promise<void> {
+    const turn = await numbered.begin();
+    const { seq: number, producer } = numbered;
+    if (turn !== "over") {
+      await this.#serve(envelope, { producer, number, isRepeated: turn === "repeated" });
+    }
+    // After the answer, which says more than that it was handled.
+    numbered.end();
+  }
+
+  #serve(
+    envelope: ServiceEnvelope,
+    number: PublicationNumber | undefined,
+  ): void | Promise<void> {
     try {
-      const result = this.#run(envelope);
+      const result = this.#run(envelope, number);
       if (!(result instanceof Promise)) return this.#served(envelope, result);
       return result.then((data) => this.#served(envelope, data))
         .catch((error) => this.#serviceFailed(envelope, error));
@@ -183,7 +319,7 @@ export class Serving {
     }
   }
 
-  #run(envelope: ServiceEnvelope): unknown {
+  #run(envelope: ServiceEnvelope, number: PublicationNumber | undefined): unknown {
     const services = this.#services;
     const { session } = this.#host;
     const service = envelope.kind === "auth" ? services.authenticate : services[envelope.kind];
@@ -192,11 +328,16 @@ export class Serving {
     }
     switch (envelope.kind) {
       case "publish":
-        return services.publish!(session, envelope.topic, envelope.data);
+        return services.publish!(session, envelope.topic, envelope.data, number);
       case "auth":
         return this.#authenticate(envelope.token);
-      default:
-        return services[envelope.kind]!(session, envelope.topic);
+      case "unsubscribe":
+        return services.unsubscribe!(session, envelope.topic);
+      case "subscribe": {
+        const { topic, id, since, last } = envelope;
+        const onAnswer = (data: SubscribeAnswer) => this.#host.post({ reply: id, data });
+        return services.subscribe!(session, topic, { since, last, onAnswer });
+      }
     }
   }
 
@@ -206,11 +347,13 @@ export class Serving {
     if (authenticate === undefined) throw new RequestError("forbidden", "This end takes no token");
     this.#abort ??= new AbortController();
     const { value, user } = await authenticate(session, token, this.#abort.signal);
-    if (!session.isClosed) this.#host.identify(value, user);
+    if (!session.isClosed) Object.assign(this.#host, { value, user });
   }
 
   #served(envelope: ServiceEnvelope, data: unknown): void {
     if (envelope.id === undefined) return;
+    // The service answers by itself, where what follows begins.
+    if (envelope.kind === "subscribe" && data === undefined) return;
     this.#host.post({ reply: envelope.id, data });
   }
 

@@ -22,6 +22,7 @@ import { type SessionCore, SKEIN_PROTOCOL } from "./core.ts";
 import { encodeData, encodeMessage } from "./encoded.ts";
 import type { GoAway } from "./envelope.ts";
 import { coreOf, SessionBase } from "./session_base.ts";
+import type { HistoryOptions, SubscribeAnswer } from "./recovery.ts";
 import type { SessionSettings } from "./settings.ts";
 import { checkTopic } from "./topic_pattern.ts";
 import { settlesWithin, waitFor } from "./wait.ts";
@@ -298,7 +299,8 @@ export class Session<
       options,
     );
     const answer = await (core.settings.watch?.asked(core.session, topic, asked) ?? asked);
-    return await core.controls.checkAnswer(topic, answer) as RequestOutput<C, T>;
+    const { router } = core.settings;
+    return (router ? await router.checkAnswer(topic, answer) : answer) as RequestOutput<C, T>;
   }
 
   /**
@@ -306,15 +308,16 @@ export class Session<
    * Its messages come like all others.
    *
    * @param topic The topic.
-   * @param options Gives up by signal or time.
-   * @returns What the server answered.
+   * @param options From where on, for a topic with a history, and what gives up, by signal or time.
+   * @returns What the server answered: where in the history the messages begin that follow.
    * @throws {RequestError} With code `forbidden`, if it may not.
    */
-  subscribe<T extends SendTopic<C, "server">>(
+  async subscribe<T extends SendTopic<C, "server">>(
     topic: T,
-    options: WaitOptions = {},
-  ): Promise<unknown> {
-    return this.#core.askTopic("subscribe", topic, options);
+    options: WaitOptions & HistoryOptions = {},
+  ): Promise<SubscribeAnswer> {
+    const answer = await this.#core.askTopic("subscribe", topic, options);
+    return (answer ?? {}) as SubscribeAnswer;
   }
 
   /**
@@ -373,7 +376,7 @@ export class Session<
    */
   goAway(goaway: GoAway): void {
     const core = this.#core;
-    if (core.joins && core.isReady) core.controls.sendGoAway(goaway);
+    if (core.joins && core.isReady) core.post({ goaway });
   }
 
   /**
@@ -444,6 +447,7 @@ export class Session<
       }
     } finally {
       this.#isIterated = false;
+      this.#core.inbound.release();
     }
   }
 }

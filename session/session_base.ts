@@ -31,7 +31,14 @@ import type { Registry } from "./registry.ts";
 
 export { coreOf };
 
-const more = (): Promise<typeof import("./_more.ts")> => import("./_more.ts");
+/** Loads what finds out whether the peer is still there. */
+export const life = (): Promise<typeof import("./_life_part.ts")> => import("./_life_part.ts");
+
+/** Loads what a client needs to lose nothing. */
+export const lasting = (): Promise<typeof import("./_lasting.ts")> => import("./_lasting.ts");
+
+/** Loads what is not about messages. */
+export const more = (): Promise<typeof import("./_more.ts")> => import("./_more.ts");
 
 /** The part of a {@linkcode Session} that is not about messages. */
 export abstract class SessionBase {
@@ -281,7 +288,7 @@ export abstract class SessionBase {
    * ```
    */
   async ping(options: WaitOptions = {}): Promise<number> {
-    return await (await more()).ping(this, options, Asks);
+    return await (await life()).ping(this, options, Asks);
   }
 
   /**

@@ -170,7 +170,7 @@ Deno.test("Session takes a message of exactly the largest size, joined ones besi
 
 Deno.test("Session counts envelopes of the future, and ignores them", async () => {
   await using hand = serverByHand({ maxInvalidMessages: 1 });
-  for (let i = 0; i < 20; i++) hand.peer.say({ ack: i });
+  for (let i = 0; i < 20; i++) hand.peer.say({ later: i });
   await turns();
   assertEquals([hand.session.stats.unknownEnvelopes, hand.session.isReady], [20, true]);
 });

@@ -4,9 +4,18 @@
  * @module
  */
 import { QueueFullError } from "../errors.ts";
+import type { Progress, Resume } from "./_resume.ts";
 import type { AnyContract, SendTopic, TopicMessage } from "./contract.ts";
-import type { Incoming, TopicSink } from "./inbound.ts";
+import type { Incoming, TopicNote, TopicSink } from "./inbound.ts";
 import { ReceiveQueue } from "./receive_queue.ts";
+import type {
+  Gap,
+  HistoryOptions,
+  HistoryPosition,
+  Recovery,
+  SubscribeAnswer,
+} from "./recovery.ts";
+import { lasting } from "./session_base.ts";
 import { StatusFeed } from "./status_feed.ts";
 
 /** Messages and bytes that wait for a reader who is slow. */
@@ -14,14 +23,49 @@ const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };
 
 /**
  * How a subscription is doing. Between `lost` and `subscribed` messages may
- * have been missed.
+ * have been missed; of a topic with a history they follow, or {@linkcode ClientSubscribeOptions.onRecovery}
+ * is told why not.
  */
 export type SubscriptionStatus = "pending" | "subscribed" | "lost" | "ended";
+
+/** Options for subscribing; all but `onRecovery` are of use only for a topic with a history. */
+export interface ClientSubscribeOptions extends HistoryOptions {
+  /**
+   * Called after each loss, with whether everything follows that was missed. It is called by the
+   * loop, between the messages before and those after, and awaited; what it throws, the loop throws.
+   * Nobody is told by default, and {@linkcode Subscription.recovery} says the same.
+   */
+  readonly onRecovery?: (recovery: Recovery) => void | Promise<void>;
+}
+
+/** All that comes of a topic, in order. */
+export type TopicEvent =
+  | Incoming
+  | TopicNote
+  /** The server answered. */
+  | { readonly kind: "answer" } & SubscribeAnswer
+  /** The session is over, and the client will ask again. */
+  | { readonly kind: "lost" };
+
+/** By what a topic with a history is known. */
+interface OfHistory {
+  readonly kind: TopicEvent["kind"];
+  readonly offset?: number | undefined;
+  readonly recovered?: boolean;
+  readonly gap?: Gap;
+}
+
+type Held = readonly [event: TopicEvent, size: number];
+
+/** What waits for the reader: a message, or what is to be done when it is its turn. */
+export type Waiting = Incoming & { readonly position?: HistoryPosition } | (() => unknown);
 
 /** How a subscription meets its client. */
 export interface SubscriptionOwner {
   /** Checks a message against the contract. */
   check(incoming: Incoming): unknown;
+  /** Asks the server for the topic, from where {@linkcode Subscription.from} says. */
+  ask(): void;
   /** Ends the subscription at the server; rejects if that is not answered. */
   end(): Promise<void>;
 }
@@ -32,6 +76,8 @@ export interface SubscriptionOwner {
  *
  * - **Apart:** its messages do not also reach the client's own iterator.
  * - **Reader:** one loop at a time.
+ * - **History:** of a topic that has one, what was missed during a loss follows, each message once
+ *   and in order, or `onRecovery` is told that it does not.
  * - **Bound:** a reader who falls more than 4,096 messages or 1 MiB behind gets
  *   a {@linkcode QueueFullError} after what waits, never a silent gap.
  *
@@ -49,18 +95,42 @@ export class Subscription<
   /** How it is doing: `current`, and each change as an async iterable. */
   readonly status: StatusFeed<SubscriptionStatus> = new StatusFeed<SubscriptionStatus>("pending");
 
+  /**
+   * The position of what the loop came to last, of a topic with a history: handed in as `since`
+   * later, also by another client, it goes on after that.
+   */
+  declare readonly position: HistoryPosition | undefined;
+  /**
+   * The newest offset of the topic when the server answered last: who read it has caught up.
+   * `undefined` for a topic without history.
+   */
+  declare readonly head: number | undefined;
+  /**
+   * What came of the last loss that the loop came to; `undefined` before the first one. For a topic
+   * without history there is one only with `onRecovery`.
+   */
+  declare readonly recovery: Recovery | undefined;
+
   readonly #owner: SubscriptionOwner;
-  readonly #queue = new ReceiveQueue<Incoming>(LIMITS, 1);
+  readonly #options: ClientSubscribeOptions;
+  readonly #queue = new ReceiveQueue<Waiting>(LIMITS, 1);
   readonly #ready = Promise.withResolvers<void>();
+  /** Of a topic with a history: what came and was not put in order yet. */
+  #events: ReceiveQueue<Held> | undefined;
+  /** Puts it in order, once it is loaded. */
+  #resume: Promise<Resume | void> | undefined;
   #error: unknown;
   #isIterated = false;
 
   /** Creates a subscription; `client.subscribe` does. */
-  constructor(topic: string, owner: SubscriptionOwner) {
+  constructor(topic: string, owner: SubscriptionOwner, options: ClientSubscribeOptions = {}) {
     this.topic = topic;
     this.#owner = owner;
+    this.#options = options;
     this.ready = this.#ready.promise;
     this.ready.catch(() => {});
+    // Where nobody asks for it, it is loaded once the server says that the topic has a history.
+    if (options.since || options.last || options.onRecovery) this.#load();
   }
 
   /** Whether it is over. */
@@ -68,24 +138,54 @@ export class Subscription<
     return this.#queue.isEnded;
   }
 
-  /** Takes a message off the session; called by the client. */
-  offer(incoming: Incoming, size: number): boolean {
-    if (this.#queue.offer(incoming, size)) return true;
-    this.end(new QueueFullError(`Cannot keep up: the reader of "${this.topic}" fell behind`));
-    // The reader is told why it ended; that the server did not answer changes nothing of it.
-    this.#owner.end().catch(() => {});
-    return false;
-  }
-
-  /** The server confirmed; called by the client. */
-  confirm(): void {
-    this.#ready.resolve();
-    this.status.set("subscribed");
+  /**
+   * Takes what comes of the topic; false if there is no room.
+   *
+   * @ignore
+   */
+  offer(event: TopicEvent, size: number = 0): boolean {
+    const { kind, offset, recovered, gap }: OfHistory = event;
+    if (!this.#events && (offset ?? recovered ?? gap) === undefined) {
+      // Nothing says that there is a history.
+      if (kind === "message") return this.put(event as Incoming, size);
+      if (kind === "answer") this.confirm();
+      return true;
+    }
+    return this.#load().offer([event, size], size) || this.#overflow();
   }
 
   /** The session is over, and the client will ask again; called by the client. */
   lose(): void {
     if (this.status.current === "subscribed") this.status.set("lost");
+    this.offer({ kind: "lost" });
+  }
+
+  /**
+   * Keeps something for the reader; false if there is no room.
+   *
+   * @ignore
+   */
+  put(next: Waiting, size: number): boolean {
+    return this.#queue.offer(next, size) || this.#overflow();
+  }
+
+  /**
+   * It is in force.
+   *
+   * @ignore
+   */
+  confirm(): void {
+    this.#ready.resolve();
+    this.status.set("subscribed");
+  }
+
+  /**
+   * From where on the server is asked.
+   *
+   * @ignore
+   */
+  async from(): Promise<HistoryOptions> {
+    return (await this.#resume)?.from ?? {};
   }
 
   /** Ends it from this side of the wire; called by the client. */
@@ -126,9 +226,11 @@ export class Subscription<
     this.#isIterated = true;
     try {
       while (true) {
-        const incoming = this.#queue.take();
-        if (incoming !== undefined) {
-          const message = await this.#owner.check(incoming);
+        const next = this.#queue.take();
+        if (typeof next === "function") await next();
+        else if (next !== undefined) {
+          if (next.position) (this as Progress).position = next.position;
+          const message = await this.#owner.check(next);
           if (message !== undefined) yield message as TopicMessage<C, T>;
         } else if (!this.#queue.isEnded) await this.#queue.changed();
         else if (this.#error !== undefined) throw this.#error;
@@ -137,5 +239,28 @@ export class Subscription<
     } finally {
       this.#isIterated = false;
     }
+  }
+
+  #overflow(): false {
+    this.#fail(new QueueFullError(`Cannot keep up: the reader of "${this.topic}" fell behind`));
+    return false;
+  }
+
+  /** Ends it here and at the server. */
+  #fail(error: unknown): void {
+    this.end(error);
+    // The reader is told why it ended; that the server did not answer changes nothing of it.
+    this.#owner.end().catch(() => {});
+  }
+
+  /** Loads what puts the events of a topic with a history in order; they wait for it. */
+  #load(): ReceiveQueue<Held> {
+    const events = this.#events ??= new ReceiveQueue(LIMITS, 1);
+    this.#resume ??= lasting().then(({ Resume }) => {
+      const resume = new Resume(this, this.#owner, this.#options);
+      events.consume((event) => resume.receive(...event));
+      return resume;
+    }).catch((error) => void this.#fail(error));
+    return events;
   }
 }

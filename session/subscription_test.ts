@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
-import { turns } from "../tests/sessions.ts";
+import { HELLO, type Peer, turns } from "../tests/sessions.ts";
 import type { Client } from "./client.ts";
 import { defineContract } from "./contract.ts";
 import type { Session } from "./session.ts";
@@ -17,9 +17,9 @@ function services(
 ): { services: ServiceDesk } {
   return {
     services: new ServiceDesk({
-      subscribe: (session, topic) => {
+      subscribe: (session, topic, request) => {
         log.push(`+${topic}`);
-        return subscribe(session, topic);
+        return subscribe(session, topic, request);
       },
       unsubscribe: (_session, topic) => {
         log.push(`-${topic}`);
@@ -122,13 +122,11 @@ Deno.test("Subscription whose reader falls behind leaves its topic also while 64
   await turns(20);
   assertEquals([news.status.current, log], ["ended", ["+news", "-news"]]);
   await assertRejects(() => Array.fromAsync(news), QueueFullError, "fell behind");
+  // It is not refused for what others asked.
   const again = client.subscribe("news");
-  await turns();
-  // It waits for its turn, and is not refused for what others asked.
-  assertEquals(again.status.current, "pending");
+  await again.ready;
   gate.resolve();
   await Promise.all(asked);
-  await again.ready;
   assert(client.isConnected);
 });
 
@@ -318,6 +316,7 @@ Deno.test("Subscription of a topic that is left and taken again stays the new on
   await using client = network.client();
   await client.whenConnected();
   const old = client.subscribe("news");
+  await turns();
   const leaving = old.unsubscribe();
   const fresh = client.subscribe("news");
   gate.resolve();
@@ -392,4 +391,40 @@ Deno.test("Client.publish() asks the server, and says what it answered", async (
   await client.publish("open");
   await assertRejects(() => client.publish("closed", 1), RequestError, "Not you");
   assertEquals(published, [["open", { a: 1 }], ["open", new Uint8Array([1])], ["open", undefined]]);
+});
+
+Deno.test("Subscriptions come back by one round trip, up to 128 topics, where the server has histories", async () => {
+  for (const [features, atOnce] of [[["history"], 128], [[], 32]] as const) {
+    const network = new Network();
+    let peer: Peer | undefined;
+    network.answers.push(network.byHand((hand) => peer = hand));
+    await using client = network.client();
+    for (let i = 0; i < 130; i++) client.subscribe(`topic:${i}`);
+    await turns();
+    peer!.say({ hello: { ...HELLO.hello, features } });
+    await turns();
+    assertEquals(peer!.envelopes.map(({ subscribe }) => subscribe).length, atOnce);
+    assertEquals(peer!.frames.length, 1);
+    peer!.connection.close();
+  }
+});
+
+Deno.test("Subscription bounds what waits while its part for histories loads", async () => {
+  const network = new Network();
+  let peer: Peer | undefined;
+  network.answers.push(network.byHand((hand) => peer = hand));
+  await using client = network.client();
+  const news = client.subscribe("news");
+  await turns();
+  peer!.say(HELLO);
+  await turns();
+  // One frame: everything comes before the part can.
+  const messages = Array.from(
+    { length: 4_097 },
+    (_, i) => JSON.stringify({ topic: "news", data: i, offset: i + 1, prev: i }),
+  );
+  for (let i = 0; i < messages.length; i += 500) peer!.say(messages.slice(i, i + 500).join("\n"));
+  await turns();
+  await assertRejects(() => news.ready, QueueFullError, "fell behind");
+  peer!.connection.close();
 });

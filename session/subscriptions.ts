@@ -5,12 +5,20 @@
  */
 import { QueueFullError } from "../errors.ts";
 import type { AnyContract } from "./contract.ts";
+import type { SubscribeAnswer } from "./recovery.ts";
 import { coreOf, type Session } from "./session.ts";
-import { Subscription, type SubscriptionOwner } from "./subscription.ts";
+import {
+  type ClientSubscribeOptions,
+  Subscription,
+  type SubscriptionOwner,
+} from "./subscription.ts";
 import { checkTopic } from "./topic_pattern.ts";
 
-/** Subscriptions asked for at once: half of what a server lets wait by default. */
+/** Subscriptions asked for at once: half of what any server lets wait by default. */
 const MAX_ASKED_AT_ONCE = 32;
+
+/** The same where the server has histories: as many as a session may have by default. */
+const MAX_RESUMED_AT_ONCE = 128;
 
 /** All subscriptions of one client. */
 export class Subscriptions<C extends AnyContract> {
@@ -27,19 +35,22 @@ export class Subscriptions<C extends AnyContract> {
    *
    * @throws {TypeError} If there is a subscription to the topic already.
    */
-  add(topic: string): Subscription<C> {
+  add(topic: string, options: ClientSubscribeOptions): Subscription<C> {
     checkTopic(topic, "subscribe");
     if (this.#all.has(topic)) {
       throw new TypeError(`Cannot subscribe: there is a subscription to "${topic}" already`);
     }
     const owner: SubscriptionOwner = {
       check: (incoming) => coreOf(this.#last!).inbound.check(incoming),
+      ask: () => {
+        this.#waiting.push(subscription);
+        this.#pump();
+      },
       end: () => this.#leave(subscription),
     };
-    const subscription: Subscription<C> = new Subscription(topic, owner);
+    const subscription: Subscription<C> = new Subscription(topic, owner, options);
     this.#all.set(topic, subscription);
-    this.#waiting.push(subscription);
-    this.#pump();
+    owner.ask();
     return subscription;
   }
 
@@ -70,7 +81,10 @@ export class Subscriptions<C extends AnyContract> {
 
   #pump(): void {
     const session = this.#session;
-    while (session?.isReady && this.#asking < MAX_ASKED_AT_ONCE) {
+    if (!session?.isReady) return;
+    const hasHistories = coreOf(session).features?.includes("history");
+    const most = hasHistories ? MAX_RESUMED_AT_ONCE : MAX_ASKED_AT_ONCE;
+    while (this.#asking < most) {
       const next = this.#waiting.shift();
       if (next === undefined) return;
       this.#asking++;
@@ -83,14 +97,15 @@ export class Subscriptions<C extends AnyContract> {
 
   async #ask(session: Session, subscription: Subscription<C>): Promise<void> {
     const { topic } = subscription;
-    // It may have been left while others were asked for.
-    if (this.#all.get(topic) !== subscription) return;
-    this.#route(session, topic, subscription);
     try {
-      // Requests that are sent again after a reconnect may be in front.
-      await coreOf(session).asks.room();
-      await session.subscribe(topic);
-      subscription.confirm();
+      const from = await subscription.from();
+      // It may have been left while others were asked for.
+      if (this.#all.get(topic) !== subscription) return;
+      this.#route(session, topic, subscription);
+      await coreOf(session).askTopic("subscribe", topic, {
+        ...from,
+        onAnswer: (answer) => subscription.offer({ ...answer as SubscribeAnswer, kind: "answer" }),
+      });
     } catch (error) {
       // Lost on the way: the next session asks again.
       if (session.isClosed) return;

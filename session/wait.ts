@@ -39,15 +39,9 @@ export function waitFor<T>(promise: Promise<T>, options: WaitForOptions): Promis
  * @returns False if the time was over first.
  * @throws What the promise rejects with, in time.
  */
-export async function settlesWithin(
-  promise: Promise<unknown>,
-  timeoutMs: number,
-): Promise<boolean> {
-  const { promise: over, resolve } = Promise.withResolvers<boolean>();
-  const timer = startTimer(timeoutMs, () => resolve(false));
-  try {
-    return await Promise.race([promise.then(() => true), over]);
-  } finally {
-    clearTimeout(timer);
-  }
+export function settlesWithin(promise: Promise<unknown>, timeoutMs: number): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const timer = startTimer(timeoutMs, () => resolve(false));
+    promise.finally(() => clearTimeout(timer)).then(() => resolve(true), reject);
+  });
 }

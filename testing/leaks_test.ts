@@ -28,7 +28,7 @@ Deno.test("assertNoLeaks() names sessions, topics, users and clients that are le
   await turns();
   assertEquals(await leaks(() => assertNoLeaks(server, { withinMs: 0 })), [
     "5 leaks found:",
-    '- server session * of "ann" is connected, subscribed to news, room:a, presence:room:a',
+    '- server session * of "ann" is connected, subscribed to news, room:a',
     '- server session * of "bob" is connected',
     '- user "ann" is online, present in room:a',
     '- user "bob" is online',

@@ -43,7 +43,7 @@ Deno.test("TestServer.dial() goes through the whole admission", async () => {
     headers: { "user-agent": "test" },
     address: "192.0.2.1",
   });
-  const [own] = server.sessions("bob");
+  const [own] = server.manager.sessionsOf("bob");
   assertEquals(own!.id, session.id);
   assertEquals(own!.url, "http://localhost/rooms/a");
   assertEquals([own!.address, own!.headers.get("user-agent")], ["192.0.2.1", "test"]);
@@ -57,7 +57,7 @@ Deno.test("TestServer.dial() offers a token in band", async () => {
     authenticate: ({ token }) => token === "s3cret" ? "ann" : Promise.reject(),
   });
   await using session = await server.dial({ token: "s3cret" });
-  assertEquals(server.sessions("ann").map(({ id }) => id), [session.id]);
+  assertEquals(server.manager.sessionsOf("ann").map(({ id }) => id), [session.id]);
   assertEquals(await refusal(server.dial({ token: "wrong" })), 4401);
 });
 

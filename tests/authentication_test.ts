@@ -184,7 +184,7 @@ Deno.test("Server waits for authenticate for ever, where it is told so", async (
       },
     });
     await using _session = await dial(server.url);
-    assertEquals(server.sessions("ann").length, 1);
+    assertEquals(server.manager.sessionsOf("ann").length, 1);
   }
 });
 
@@ -209,7 +209,7 @@ Deno.test("Server takes a token in band, before anything else is read", async ()
     onMessage: ({ data }) => void messages.push(data),
   });
   await using session = await dial(server.url, { token: SECRET });
-  assertEquals(server.sessions("ann").map(({ id }) => id), [session.id]);
+  assertEquals(server.manager.sessionsOf("ann").map(({ id }) => id), [session.id]);
   assertEquals(session.url.includes(SECRET), false);
   const early = await RawSocket.open(portOf(server), { protocol: "skein.1" });
   await early.frame('{"topic":"a","data":1}');
@@ -310,7 +310,7 @@ Deno.test("Session.authenticate() renews the value in place, and never the user"
   const errors: unknown[] = [];
   await using server = listen({ ...named, onError: (error) => void errors.push(error) });
   await using session = await dial(`${server.url}?token=${SECRET}`);
-  const [near] = server.sessions("ann");
+  const near = (await server.sessions("ann"))[0]?.session;
   await session.authenticate("ann-2");
   assertEquals([near?.value.token, near?.user], ["ann-2", "ann"]);
   const other = await assertRejects(() => session.authenticate("bob-1"), RequestError);
@@ -385,7 +385,7 @@ Deno.test("Secrets are in no statistics, no refusal and no error text", async ()
   });
   const headers = { authorization: `Bearer ${SECRET}`, cookie: `sid=${SECRET}` };
   const session = await dial(`${server.url}?token=${SECRET}`, { headers });
-  const [near] = server.sessions("ann");
+  const near = (await server.sessions("ann"))[0]?.session;
   note(near?.stats);
   note(server.manager.stats());
   note(await session.authenticate(`${SECRET}-wrong`).catch((error) => error));

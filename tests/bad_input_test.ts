@@ -272,7 +272,7 @@ for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as Overfl
     });
     using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
     await until(() => server.manager.count === 1);
-    const [session] = server.sessions("ann");
+    const [session] = server.manager.sessionsOf("ann");
     const data = "x".repeat(10_000);
     let sent = 0;
     let most = 0;
@@ -288,7 +288,7 @@ for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as Overfl
     const { code } = await endOf(session as Session);
     assertEquals(code, policy === "close" ? 4507 : 4000);
     await soon(closed.promise);
-    assertEquals([server.manager.count, server.topics.size, server.sessions("ann")], [0, 0, []]);
+    assertEquals([server.manager.count, server.topics.size, server.manager.sessionsOf("ann")], [0, 0, []]);
     await until(() => server.presence.members("room:a").length === 0);
     raw[Symbol.dispose]();
   });

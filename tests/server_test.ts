@@ -62,7 +62,7 @@ Deno.test("Server.publish() reaches subscribers, in order, and not the one left 
   await using server = listen({ ...named, onOpen: (one) => void server.subscribe(one, "news") });
   await using ann = await dial(as(server, "ann"));
   await using bob = await dial(as(server, "bob"));
-  const [near] = server.sessions("ann");
+  const near = (await server.sessions("ann"))[0]?.session;
   server.publish("news", 1, { except: near! });
   server.publish("news", 2);
   assertEquals(await next(ann), ["news", 2]);
@@ -80,7 +80,13 @@ Deno.test("Server.to() sends to every session of a user, and to nobody else", as
   assertEquals([await next(one), await next(two)], [["hi", 1], ["hi", 1]]);
   server.to("bob").send("last");
   assertEquals((await next(bob))[0], "last");
-  assertEquals(server.sessions("ann").length, 2);
+  assertEquals(server.manager.sessionsOf("ann").length, 2);
+  const listed = await server.sessions("ann");
+  assertEquals(
+    listed.map(({ id, session }) => [id, session?.id]),
+    [one, two].map(({ id }) => [id, id]),
+  );
+  assertEquals([listed[0]!.node, listed[0]!.user, listed[0]!.transport], ["", "ann", "websocket"]);
   assertThrows(() => server.to("ann").send("", 1), TypeError);
 });
 
@@ -90,12 +96,16 @@ Deno.test("Server.disconnect() closes every session of a user", async () => {
   const one = await dial(as(server, "ann"));
   const two = await dial(as(server, "ann"));
   await using bob = await dial(as(server, "bob"));
-  assertEquals(await server.disconnect("ann", { code: 4403, reason: "Banned" }), 2);
+  assertEquals(await server.disconnect("ann", { code: 4403, reason: "Banned" }), {
+    closed: 2,
+    isComplete: true,
+  });
   for (const session of [one, two]) {
     assertEquals(await endOf(session), { code: 4403, reason: "Banned", by: "remote" });
   }
-  assertEquals([server.sessions("ann"), bob.isReady, closes], [[], true, 2]);
-  assertEquals(await server.disconnect("nobody"), 0);
+  assertEquals([server.manager.sessionsOf("ann"), bob.isReady, closes], [[], true, 2]);
+  assertEquals(await server.disconnect("nobody"), { closed: 0, isComplete: true });
+  await assertRejects(() => server.disconnect("nobody", { code: 5 }), RangeError);
 });
 
 Deno.test("Server denies clients everything unless authorize allows it", async () => {
@@ -401,4 +411,18 @@ Deno.test("Server tells nobody of an onOpen whose peer did not keep up either", 
   const client = connect(server.url, { backoff: { maxAttempts: 1, firstDelayMs: 1 } });
   assertEquals([await closed.promise, errors], [4507, []]);
   await client.close();
+});
+
+Deno.test("serve({ rooms }) says by pattern how rooms tell who is in them", async () => {
+  await using server = listen({
+    ...named,
+    authorize: () => true,
+    rooms: { "stadium:{name}": { members: "count", gatherMs: 1 }, "room:{name}": {} },
+  });
+  await using ann = await dial(as(server, "ann"));
+  await ann.subscribe("stadium:a");
+  assertEquals(await next(ann), ["presence:stadium:a", { type: "count", users: 1 }]);
+  await ann.subscribe("room:a");
+  const [topic, data] = await next(ann);
+  assertEquals([topic, (data as { type: string }).type], ["presence:room:a", "members"]);
 });

@@ -229,7 +229,7 @@ Deno.test("Server takes a token in band over WebTransport, before anything else"
     session: { handshakeTimeoutMs: 200 },
   });
   await using session = await open(server, { token: "s3cret" });
-  assertEquals(server.sessions("ann").map(({ id }) => id), [session.id]);
+  assertEquals(server.manager.sessionsOf("ann").map(({ id }) => id), [session.id]);
   const wrong = await assertRejects(() => open(server, { token: "wrong" }), SessionClosedError);
   assertEquals(wrong.info?.code, 4401);
   // A client that can say nothing in band is asked for its token at once.

@@ -12,6 +12,8 @@ export interface Import {
   readonly line: number;
   /** Whether only types are imported: nothing of it is left when the program runs. */
   readonly isTypeOnly: boolean;
+  /** Whether it is an `import()`, or the type of one: the module itself starts without it. */
+  readonly isLate: boolean;
 }
 
 /** What follows one of these words is a regular expression if it begins with a slash. */
@@ -88,6 +90,7 @@ export function importsOf(source: string): Import[] {
       specifier: match[1] ?? match[2]!,
       line: lineAt(source, match.index),
       isTypeOnly: isTypeOnly(match[0]),
+      isLate: /^import\s*\(/.test(match[0]),
     }));
 }
 

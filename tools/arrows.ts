@@ -68,6 +68,7 @@ interface Edge {
   readonly to: string;
   readonly line: number;
   readonly isTypeOnly: boolean;
+  readonly isLate: boolean;
 }
 
 /**
@@ -82,9 +83,9 @@ export function checkArrows(repository: Repository): Violation[] {
   const edges = new Map<string, Edge[]>();
   for (const [path, source] of files) {
     const imports = importsOf(source);
-    const local = imports.flatMap(({ specifier, line, isTypeOnly }) => {
+    const local = imports.flatMap(({ specifier, ...rest }) => {
       const to = resolve(path, specifier);
-      return to === undefined ? [] : [{ from: path, to, line, isTypeOnly }];
+      return to === undefined ? [] : [{ from: path, to, ...rest }];
     });
     edges.set(path, local);
     if (isExample(path)) violations.push(...checkExample(repository, path, local));
@@ -205,9 +206,10 @@ function findCycles(edges: ReadonlyMap<string, readonly Edge[]>): Violation[] {
   const open: string[] = [];
   const visit = (path: string): void => {
     open.push(path);
-    for (const { to, line, isTypeOnly } of edges.get(path) ?? []) {
-      // A type may name its owner: no module waits for another when the program starts.
-      if (isTypeOnly) continue;
+    for (const { to, line, isTypeOnly, isLate } of edges.get(path) ?? []) {
+      // A type may name its owner, and what is loaded later who loads it: no module waits for
+      // another when the program starts.
+      if (isTypeOnly || isLate) continue;
       const start = open.indexOf(to);
       if (start !== -1) {
         const message = `import cycle: ${[...open.slice(start), to].join(" > ")}`;

@@ -184,6 +184,15 @@ const breaches: [what: string, files: Record<string, string>, found: string[]][]
     ["session/c.ts:1 import cycle: session/a.ts > session/b.ts > session/c.ts > session/a.ts"],
   ],
   [
+    "no cycle by a type, or by what is loaded later",
+    {
+      "session/a.ts": 'import type { B } from "./b.ts";\nawait import("./c.ts");\n',
+      "session/b.ts": importing("./a.ts"),
+      "session/c.ts": importing("./a.ts"),
+    },
+    [],
+  ],
+  [
     "default exports",
     {
       "session/a.ts": "export default 1;\n",

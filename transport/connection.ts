@@ -347,6 +347,13 @@ export interface FrameReceiver {
   receiveFrame(frame: Frame): void;
   /** Called once, after the last frame: the connection ended, and its `closed` tells how. */
   framesEnded(): void;
+  /**
+   * How full the receiver is, if it tells: 1 is full. A wire that can stop reading does so at a half,
+   * and goes on at a quarter.
+   */
+  readonly fill?: number;
+  /** Resolves when `fill` may have changed. */
+  changed?(): Promise<void>;
 }
 
 /**
@@ -375,6 +382,8 @@ export interface MessageFrames {
   drained(): Promise<void>;
   /** `drained` resolves at or below this many bytes. */
   readonly lowWaterMark: number;
+  /** Whether nothing is read, since the receiver is behind; absent where the wire can not stop reading. */
+  readonly isPaused?: boolean;
   /**
    * Sets the one receiver of incoming frames. It is called synchronously per
    * frame: an iterator would cost a promise a frame.
@@ -451,6 +460,11 @@ export interface Connection extends AsyncDisposable {
    * @throws {RangeError} If the wire can not carry the code.
    */
   close(options?: CloseOptions): void;
+  /**
+   * Drops the connection at once, with everything that waits; the peer is told nothing. Absent
+   * where the wire can not do that. Idempotent.
+   */
+  terminate?: (() => void) | undefined;
   /**
    * Sets who is told what happens on the connection, or nobody again. What
    * happened before is in the counters. A connection that nobody observes does

@@ -233,6 +233,10 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
     return this.#inner.counters;
   }
 
+  get terminate(): (() => void) | undefined {
+    return this.#inner.terminate;
+  }
+
   get unreadStreams(): number | undefined {
     return this.#inner.unreadStreams;
   }

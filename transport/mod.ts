@@ -116,8 +116,12 @@ export { acceptWebSocket, isWebSocketUpgrade, offeredProtocols } from "./websock
 export type {
   AcceptedWebSocket,
   AcceptWebSocketOptions,
+  HttpHandler,
+  HttpListener,
+  HttpListenOptions,
   SocketLease,
   WebSocketEngine,
+  WebSocketHost,
 } from "./websocket_server.ts";
 export { isOriginAllowed } from "./origins.ts";
 export type { OriginRules } from "./origins.ts";

@@ -62,6 +62,49 @@ export type WebSocketEngine = (
   options?: AcceptWebSocketOptions,
 ) => AcceptedWebSocket;
 
+/** An HTTP server that listens. */
+export interface HttpListener {
+  /** Where it listens. */
+  readonly addr: Deno.NetAddr;
+  /** Stops listening, and ends every connection; those that wait for an answer last. Idempotent. */
+  shutdown(): Promise<void>;
+}
+
+/** How a {@linkcode WebSocketHost} listens. */
+export interface HttpListenOptions {
+  /** TCP port; 0 takes a free one. */
+  readonly port: number;
+  /** Address. */
+  readonly hostname: string;
+  /** Certificate and key in PEM; in the clear without. */
+  readonly tls?: { readonly cert: string; readonly key: string } | undefined;
+  /** Connections at once. */
+  readonly maxConnections?: number | undefined;
+  /** Connections of one network address at once. */
+  readonly maxConnectionsPerAddress?: number | undefined;
+}
+
+/** Answers a request; `remoteAddr` is where it came from. */
+export type HttpHandler = (
+  request: Request,
+  info: { readonly remoteAddr: Deno.NetAddr },
+) => Response | Promise<Response>;
+
+/** A {@linkcode WebSocketEngine} with an HTTP server of its own, in the place of `Deno.serve`. */
+export interface WebSocketHost {
+  /** Accepts upgrades that its own server handed out. */
+  readonly accept: WebSocketEngine;
+  /**
+   * Listens.
+   *
+   * @param options See {@linkcode HttpListenOptions}.
+   * @param handler Answers requests.
+   * @returns The server.
+   * @throws {Deno.errors.AddrInUse} If the port is taken.
+   */
+  listen(options: HttpListenOptions, handler: HttpHandler): HttpListener;
+}
+
 /**
  * Accepts a WebSocket.
  *

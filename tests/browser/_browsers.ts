@@ -97,11 +97,15 @@ export async function launchBrowser(kind: BrowserKind): Promise<Browser> {
 }
 
 /**
- * Registers a test for each browser. One that is not installed is skipped, and
+ * Registers a test for each browser, or for some. One that is not installed is skipped, and
  * the test's name says so; where `CI=true`, that is a failure.
  */
-export function testInBrowsers(name: string, test: (browser: Browser) => Promise<void>): void {
-  for (const kind of BROWSERS) {
+export function testInBrowsers(
+  name: string,
+  test: (browser: Browser) => Promise<void>,
+  kinds: readonly BrowserKind[] = BROWSERS,
+): void {
+  for (const kind of kinds) {
     const isMissing = findBrowser(kind) === undefined && Deno.env.get("CI") !== "true";
     const reason = isMissing ? ` (skipped: not installed; ${kind.variable} says where it is)` : "";
     Deno.test({

@@ -2,16 +2,28 @@ import { assertRejects } from "@std/assert";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import type { Connection } from "../../transport/connection.ts";
 import { dialWebSocket } from "../../transport/websocket_client.ts";
-import { acceptWebSocket } from "../../transport/websocket_server.ts";
+import { acceptWebSocket, type WebSocketHost } from "../../transport/websocket_server.ts";
+import { hardenedWebSocket } from "../../transport/ws/mod.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
 import { soon } from "./pair.ts";
 
+/** What upgrades, and what listens for it. */
+const builtIn: WebSocketHost = {
+  accept: acceptWebSocket,
+  listen: ({ hostname, port }, handler) => Deno.serve({ hostname, port, onListen() {} }, handler),
+};
+const ENGINES: Readonly<Record<string, () => WebSocketHost>> = {
+  WebSocket: () => builtIn,
+  // The suite has frames of 1 MiB.
+  "hardened WebSocket": () => hardenedWebSocket({ maxPayloadBytes: 2 ** 20 }),
+};
+
 /** A client and a server in this process, over a real socket. */
-function make(protocol: string): () => Promise<ConnectionPair> {
+function make(engine: WebSocketHost, protocol: string): () => Promise<ConnectionPair> {
   return async () => {
     const accepted = Promise.withResolvers<Connection>();
-    const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
-      const { connection, response } = acceptWebSocket(request, protocol ? { protocol } : {});
+    const server = engine.listen({ hostname: "127.0.0.1", port: 0 }, (request) => {
+      const { connection, response } = engine.accept(request, protocol ? { protocol } : {});
       accepted.resolve(connection);
       return response;
     });
@@ -57,11 +69,7 @@ const withStreams: ConnectionTraits = {
   credit: true,
 };
 
-testConnection("WebSocket, plain", make(""), traits);
-
 const skein = { ...withStreams, protocol: "skein.1", binaryHead: [0x40, 0x53] };
-testConnection("WebSocket, skein.1", make("skein.1"), skein);
-testConnection("WebSocket, skein.1, from the server", swapped(make("skein.1")), skein);
 
 /** Codes and reasons travel in a frame of QMux. */
 const qmux = {
@@ -70,23 +78,46 @@ const qmux = {
   maxReasonBytes: 1024,
   maxCloseCode: Number.MAX_SAFE_INTEGER,
 };
-testConnection("WebSocket, qmux-02", make("qmux-02"), qmux);
-testConnection("WebSocket, qmux-01", make("qmux-01"), qmux);
-testConnection("WebSocket, qmux-01, from the server", swapped(make("qmux-01")), qmux);
-testConnection("WebSocket, qmux-00", make("qmux-00"), { ...qmux, datagrams: "none" });
 
 const messages = { ...skein, maxReasonBytes: 1024 };
-const makeMessages = make("qmux-01.skein.1");
-testConnection("WebSocket, qmux-01.skein.1", makeMessages, messages);
-testConnection("WebSocket, qmux-01.skein.1, from the server", swapped(makeMessages), messages);
+
+for (const [name, create] of Object.entries(ENGINES)) {
+  const engine = create();
+  const test = (protocol: string, what: ConnectionTraits) =>
+    testConnection(`${name}, ${protocol || "plain"}`, make(engine, protocol), what);
+  const testSwapped = (protocol: string, what: ConnectionTraits) =>
+    testConnection(`${name}, ${protocol}, from the server`, swapped(make(engine, protocol)), what);
+
+  test("", traits);
+  test("skein.1", skein);
+  testSwapped("skein.1", skein);
+  test("qmux-02", qmux);
+  test("qmux-01", qmux);
+  testSwapped("qmux-01", qmux);
+  test("qmux-00", { ...qmux, datagrams: "none" });
+  test("qmux-01.skein.1", messages);
+  testSwapped("qmux-01.skein.1", messages);
+
+  Deno.test(`Connection over ${name} rejects closed when the network breaks`, async () => {
+    await using silent = await acceptSilentPeer(engine, 60_000);
+    silent.peer.close();
+    await assertRejects(() => soon(silent.connection.closed), ConnectionError);
+  });
+
+  Deno.test(`Connection over ${name} rejects closed when the peer shows no sign of life`, async () => {
+    await using silent = await acceptSilentPeer(engine, 1_000);
+    await assertRejects(() => soon(silent.connection.closed), ConnectionError);
+  });
+}
 
 /** Accepts one WebSocket from a peer that then says nothing, not even a pong or a close. */
 async function acceptSilentPeer(
+  engine: WebSocketHost,
   idleTimeoutMs: number,
 ): Promise<{ connection: Connection; peer: Deno.Conn } & AsyncDisposable> {
   const accepted = Promise.withResolvers<Connection>();
-  const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
-    const { connection, response } = acceptWebSocket(request, { idleTimeoutMs });
+  const server = engine.listen({ hostname: "127.0.0.1", port: 0 }, (request) => {
+    const { connection, response } = engine.accept(request, { idleTimeoutMs });
     accepted.resolve(connection);
     return response;
   });
@@ -114,17 +145,6 @@ async function acceptSilentPeer(
     },
   };
 }
-
-Deno.test("Connection over WebSocket rejects closed when the network breaks", async () => {
-  await using silent = await acceptSilentPeer(60_000);
-  silent.peer.close();
-  await assertRejects(() => soon(silent.connection.closed), ConnectionError);
-});
-
-Deno.test("Connection over WebSocket rejects closed when the peer shows no sign of life", async () => {
-  await using silent = await acceptSilentPeer(1_000);
-  await assertRejects(() => soon(silent.connection.closed), ConnectionError);
-});
 
 Deno.test("dialWebSocket() drops the socket when it gives up", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });

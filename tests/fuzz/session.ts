@@ -7,7 +7,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { SkeinError } from "../../errors.ts";
 import { encodeMessage } from "../../session/encoded.ts";
-import { parseEnvelope } from "../../session/envelope.ts";
+import { parseEnvelope } from "../../session/service_envelope.ts";
 import { HIGH_WATER_MARK, type OverflowPolicy } from "../../session/send_queue.ts";
 import { Session } from "../../session/session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../../session/settings.ts";

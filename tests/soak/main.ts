@@ -6,18 +6,22 @@
  * deno task soak --short
  * ```
  *
- * One line for each check; the exit code is 1 if one failed. `--short` takes a minute
- * or two: smaller numbers, the same checks. `idle`, `stalled`, `churn`,
- * `webtransport` and `moq` run only that. Clients are raw sockets in this process, the server
- * is a process of its own.
+ * One line for each check; the exit code is 1 if one failed. `--short` takes some
+ * minutes: smaller numbers, the same checks. `idle`, `stalled`, `churn`, `webtransport`, `moq`,
+ * `chaos`, `rolling` and `storm` run only that; `redis`, `redis-aof`, `redis-snapshot` and `nats` have
+ * `chaos` only on these. Up to `churn`, clients are raw sockets in this process, and the server is a
+ * process of its own.
  *
  * @module
  */
 import { Histogram } from "../../bench/histogram.ts";
 import type { OverflowPolicy } from "../../mod.ts";
+import { ENGINES, soakChaos } from "./chaos.ts";
 import { openMany, Pacer, SoakClient, TIMED } from "./clients.ts";
 import { soakMoq } from "./moq.ts";
 import { openFileLimit, sleep, SoakServer } from "./processes.ts";
+import { soakRolling } from "./rolling.ts";
+import { soakStorm } from "./storm.ts";
 import { soakWebTransport } from "./webtransport.ts";
 
 const isShort = Deno.args.includes("--short");
@@ -321,6 +325,9 @@ const parts: Record<string, () => Promise<void>> = {
   churn: soakChurn,
   webtransport: () => soakWebTransport(check, isShort),
   moq: () => soakMoq(check, isShort),
+  chaos: () => soakChaos(check, isShort, ENGINES.filter((name) => Deno.args.includes(name))),
+  rolling: () => soakRolling(check, isShort),
+  storm: () => soakStorm(check, isShort),
 };
 const named = Deno.args.filter((argument) => Object.hasOwn(parts, argument));
 for (const [name, part] of Object.entries(parts)) {

@@ -103,6 +103,11 @@ export class LineProcess {
     this.#commands = this.#process.stdin.getWriter();
   }
 
+  /** Its number. */
+  get pid(): number {
+    return this.#process.pid;
+  }
+
   /** Reads a line. */
   async line(): Promise<string> {
     const { value } = await this.#lines.read();

@@ -154,6 +154,10 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
     return this.#qmux.counters;
   }
 
+  get terminate(): (() => void) | undefined {
+    return this.#carrier.terminate;
+  }
+
   get unreadStreams(): number {
     return this.#qmux.unreadStreams;
   }

@@ -3,14 +3,22 @@
  *
  * @module
  */
-import { type RelaySource, RelayTrack } from "./_relay_track.ts";
+import { RelayTrack } from "./_relay_track.ts";
+import {
+  byAge,
+  distanceOf,
+  isSameOrigin,
+  isSameWay,
+  type RelayedFrom,
+  type RelaySource,
+  tellsHops,
+} from "./relay_source.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { GroupWriter } from "../track/group_writer.ts";
 import type { LiveTrackOptions } from "./live_track.ts";
 import type { TrackInfoMessage } from "../wire/messages.ts";
 import type { FetchRequest, Publication, TrackMux, TrackServer } from "../track/mux.ts";
 import type { BroadcastPath } from "../wire/path.ts";
-import type { MoqSession } from "../session/session.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 import { VERSIONS } from "../wire/versions.ts";
 
@@ -53,7 +61,7 @@ export class RelayRoute implements TrackServer {
   readonly acceptsLater = true;
 
   readonly #link: RelayRouteLink;
-  /** In the order in which they came. */
+  /** By age. */
   #sources: RelaySource[] = [];
   readonly #tracks = new Map<string, RelayTrack>();
   #active: RelaySource | undefined = undefined;
@@ -71,22 +79,33 @@ export class RelayRoute implements TrackServer {
     return this.#tracks.size;
   }
 
-  /** A session announced it, anew or by another way. */
+  /** What it is taken from now. */
+  get source(): RelaySource | undefined {
+    return this.#active;
+  }
+
+  /** A session or another relay announced it, anew or by another way. */
   add(source: RelaySource): void {
     const old = this.#sources.find(({ session }) => session === source.session);
     if (old === undefined && this.#sources.length >= MAX_SOURCES) return;
     this.#sources = this.#sources.filter((other) => other !== old);
     this.#sources.push(source);
+    this.#sources.sort(byAge);
     // By the very same way: it ended, and began again.
     if (old !== undefined && old === this.#active && isSameWay(old, source)) this.#end();
     this.#decide();
   }
 
-  /** A session does not have it any more. */
-  remove(session: MoqSession): void {
+  /** A session or another relay does not have it any more. */
+  remove(session: RelayedFrom): void {
     const count = this.#sources.length;
     this.#sources = this.#sources.filter((source) => source.session !== session);
     if (this.#sources.length < count) this.#decide();
+  }
+
+  /** The path may be free now that was published by other means. */
+  retry(): void {
+    if (this.#active === undefined) this.#decide();
   }
 
   /** Ends it. */
@@ -214,42 +233,25 @@ export class RelayRoute implements TrackServer {
   /**
    * The shortest chain of hops. Of two that are as short, the one in use if they lead to the same
    * publisher; otherwise the newer one: a publisher that was killed comes back before its old session is
-   * known to be gone. One that tells no hops never replaces another.
+   * known to be gone. At other relays the newer one is taken in any case: the publisher moved there.
+   * One that tells no hops never replaces another.
    */
   #best(): RelaySource | undefined {
     let best = this.#active !== undefined && this.#sources.includes(this.#active)
       ? this.#active
       : undefined;
-    const from = best === undefined ? -1 : this.#sources.indexOf(best);
+    let from = best === undefined ? -1 : this.#sources.indexOf(best);
     for (const [at, source] of this.#sources.entries()) {
-      if (best === undefined) best = source;
-      else if (source !== best && tellsHops(source)) {
+      if (best !== undefined) {
+        if (source === best || !tellsHops(source)) continue;
         const difference = distanceOf(source) - distanceOf(best);
-        const isNewer = at > from && !isSameOrigin(source, best);
-        if (difference < 0 || difference === 0 && isNewer || !tellsHops(best) && at > from) {
-          best = source;
-        }
+        const isOther = source.far !== undefined || !isSameOrigin(source, best);
+        const isNewer = at > from && (difference === 0 && isOther || !tellsHops(best));
+        if (difference >= 0 && !isNewer) continue;
       }
+      best = source;
+      from = at;
     }
     return best;
   }
-}
-
-function tellsHops({ session }: RelaySource): boolean {
-  return VERSIONS[session.version].hops;
-}
-
-/** A publisher may stand in its hops itself, or not. */
-function distanceOf({ hops }: RelaySource): number {
-  return Math.max(1, hops.length);
-}
-
-function isSameOrigin(one: RelaySource, other: RelaySource): boolean {
-  if (one === other) return true;
-  return one.hops[0] !== undefined && one.hops[0] === other.hops[0];
-}
-
-function isSameWay(one: RelaySource, other: RelaySource): boolean {
-  return one.hops.length === other.hops.length &&
-    one.hops.every((hop, at) => hop === other.hops[at]);
 }

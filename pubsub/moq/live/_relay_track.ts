@@ -9,20 +9,12 @@ import type { MoqErrorName } from "../wire/error_codes.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import { type LiveDemand, LiveTrack, type LiveTrackOptions } from "./live_track.ts";
 import type { BroadcastPath } from "../wire/path.ts";
-import type { MoqSession } from "../session/session.ts";
+import type { RelaySource } from "./relay_source.ts";
 import type { TrackReader } from "../track/track_reader.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 
 /** How long a source that was replaced may finish the groups that it has begun, in milliseconds. */
 const RETIRE_MS = 5_000;
-
-/** Where a broadcast comes from. */
-export interface RelaySource {
-  /** The session that announced it. */
-  readonly session: MoqSession;
-  /** The relays that it passed before this one. */
-  readonly hops: readonly bigint[];
-}
 
 /** What a track needs of its relay. */
 export interface RelayTrackLink {

@@ -5,11 +5,12 @@
  */
 import { platformSchedule } from "../../../session/schedule.ts";
 import { RelayRoute, type RelayRouteLink } from "./_relay_route.ts";
+import type { RelayedFrom, RelaySource } from "./relay_source.ts";
 import type { Announcement } from "../track/announcement.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { LiveTrackOptions } from "./live_track.ts";
 import { TrackMux } from "../track/mux.ts";
-import type { BroadcastPath } from "../wire/path.ts";
+import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 import type { MoqSession } from "../session/session.ts";
 
 /** Options for {@linkcode MoqRelay}. */
@@ -60,7 +61,7 @@ export interface MoqRelayOptions {
 export interface MoqRelayStats {
   /** Sessions. */
   readonly sessions: number;
-  /** Broadcasts that a session announced. */
+  /** Broadcasts that a session announced, or another relay of the cluster holds. */
   readonly broadcasts: number;
   /** Tracks that are subscribed upstream. */
   readonly tracks: number;
@@ -118,8 +119,9 @@ export interface MoqRelayStats {
 export class MoqRelay implements AsyncDisposable {
   /** What its sessions are served from; open them with it. */
   readonly mux: TrackMux;
+  /** What of its peers' broadcasts is relayed: those below it. */
+  readonly prefix: BroadcastPath;
 
-  readonly #prefix: string;
   readonly #maxBroadcasts: number;
   readonly #maxTracks: number;
   readonly #maxFetches: number;
@@ -136,7 +138,7 @@ export class MoqRelay implements AsyncDisposable {
    * Creates a relay without sessions.
    *
    * @param options See {@linkcode MoqRelayOptions}.
-   * @throws {RangeError} If a limit makes no sense.
+   * @throws {RangeError} If a limit makes no sense, or the prefix is too long.
    */
   constructor(options: MoqRelayOptions = {}) {
     const { mux = new TrackMux(), prefix = "/", track = {}, onError } = options;
@@ -151,7 +153,7 @@ export class MoqRelay implements AsyncDisposable {
       );
     }
     this.mux = mux;
-    this.#prefix = prefix;
+    this.prefix = broadcastPath(prefix);
     this.#maxBroadcasts = maxBroadcasts;
     this.#maxTracks = maxTracks;
     this.#maxFetches = maxFetches;
@@ -201,6 +203,42 @@ export class MoqRelay implements AsyncDisposable {
     return this.#follow(session);
   }
 
+  /**
+   * Takes a broadcast in that another relay holds, anew or by another way; a {@linkcode MoqCluster} does.
+   *
+   * @ignore
+   */
+  addSource(path: BroadcastPath, source: RelaySource): void {
+    if (!this.#isClosed) this.#routeOf(path)?.add(source);
+  }
+
+  /**
+   * Another relay does not have it any more.
+   *
+   * @ignore
+   */
+  removeSource(path: BroadcastPath, from: RelayedFrom): void {
+    this.#routes.get(path)?.remove(from);
+  }
+
+  /**
+   * What a broadcast is taken from now; `undefined` if it is published by other means, or not at all.
+   *
+   * @ignore
+   */
+  sourceOf(path: BroadcastPath): RelaySource | undefined {
+    return this.#routes.get(path)?.source;
+  }
+
+  /**
+   * A broadcast may be free now that was published by other means.
+   *
+   * @ignore
+   */
+  retry(path: BroadcastPath): void {
+    this.#routes.get(path)?.retry();
+  }
+
   /** Ends all that is relayed; sessions stay open. Idempotent. */
   close(): void {
     if (this.#isClosed) return;
@@ -217,7 +255,7 @@ export class MoqRelay implements AsyncDisposable {
 
   async #follow(session: MoqSession): Promise<void> {
     try {
-      const reader = await session.acceptAnnounce(this.#prefix);
+      const reader = await session.acceptAnnounce(this.prefix);
       for await (const announcement of reader) {
         if (this.#isClosed) break;
         this.#announced(session, announcement);
@@ -234,16 +272,8 @@ export class MoqRelay implements AsyncDisposable {
     const paths = this.#sessions.get(session);
     if (paths === undefined) return;
     if (active) {
-      let route = this.#routes.get(path);
-      if (route === undefined) {
-        if (this.#routes.size >= this.#maxBroadcasts) {
-          const message =
-            `Cannot relay ${path}: there are ${this.#maxBroadcasts} broadcasts already`;
-          return this.#report(new MoqError("announce", "internal", message));
-        }
-        route = new RelayRoute(path, this.#routeLink);
-        this.#routes.set(path, route);
-      }
+      const route = this.#routeOf(path);
+      if (route === undefined) return;
       paths.add(path);
       return route.add({ session, hops });
     }
@@ -252,6 +282,20 @@ export class MoqRelay implements AsyncDisposable {
     this.#schedule(() => {
       if (!this.#sessions.get(session)?.has(path)) this.#routes.get(path)?.remove(session);
     });
+  }
+
+  /** The route of a broadcast, made if need be; `undefined` if there are too many. */
+  #routeOf(path: BroadcastPath): RelayRoute | undefined {
+    let route = this.#routes.get(path);
+    if (route !== undefined) return route;
+    if (this.#routes.size >= this.#maxBroadcasts) {
+      const message = `Cannot relay ${path}: there are ${this.#maxBroadcasts} broadcasts already`;
+      this.#report(new MoqError("announce", "internal", message));
+      return undefined;
+    }
+    route = new RelayRoute(path, this.#routeLink);
+    this.#routes.set(path, route);
+    return route;
   }
 
   #left(session: MoqSession): void {

@@ -5,6 +5,7 @@
  */
 import { parseQmuxProtocol } from "../../../transport/qmux/versions.ts";
 import type { Sha256Hash } from "../../../transport/certificate_hash.ts";
+import type { WebSocketEngine } from "../../../transport/websocket_server.ts";
 import { HASH_PATH } from "../wire/wires.ts";
 import type { MoqWire } from "./_sockets.ts";
 import { type MoqVersion, protocolsOf, VERSIONS } from "../wire/versions.ts";
@@ -17,6 +18,8 @@ export interface MoqHost {
   readonly hashes: readonly Sha256Hash[];
   /** Whether it may tell these in the clear: a server in development, without TLS. */
   readonly isDevelopment: boolean;
+  /** What upgrades, where that is not the runtime. */
+  readonly webSocketEngine?: WebSocketEngine | undefined;
   /** The URL of a wire, for clients on this machine; empty if it is off. */
   urlOf(wire: MoqWire): string;
 }

@@ -316,9 +316,10 @@ export class MoqServer implements AsyncDisposable {
       const place = await this.#door.admit(client, protocol.replace(/^[^.]*\.?/, ""));
       const { idleTimeoutMs = 30_000 } = this.#options;
       const flowControl = flowControlOf(this.#options);
+      const accept = this.#host?.webSocketEngine ?? acceptWebSocket;
       const { connection, response } = accepted(
         place,
-        () => acceptWebSocket(request, { protocol, idleTimeoutMs, lease: place, flowControl }),
+        () => accept(request, { protocol, idleTimeoutMs, lease: place, flowControl }),
       );
       void this.#sessions.begin(connection, client, { place, isAdmitted: true });
       return response;

@@ -7,7 +7,7 @@ import { SkeinError } from "../errors.ts";
 import type { Broker, BrokerSubscribeOptions, BrokerSubscription, Publication } from "./broker.ts";
 
 /** What one test works with. */
-export interface Bench {
+export interface TestKit {
   /** A prefix that no other run on the same engine has. */
   readonly id: string;
   /** Publishes. */
@@ -19,7 +19,7 @@ export interface Bench {
 }
 
 /** One test. */
-export type Test = (bench: Bench) => Promise<void>;
+export type Test = (bench: TestKit) => Promise<void>;
 
 /** What a subscription heard so far. */
 export class Heard {

@@ -1,0 +1,309 @@
+/**
+ * Users whose sessions are on several nodes: what is sent to them, who they
+ * are, and their end.
+ *
+ * @module
+ */
+import { QueueFullError } from "./errors.ts";
+import type { SessionManager } from "./manager/mod.ts";
+import { type BrokerSubscription, INTERNAL_PREFIX, type Publication } from "./pubsub/broker.ts";
+import { Nodes, type NodesOptions } from "./pubsub/nodes.ts";
+import { Presence, type PresenceOptions } from "./pubsub/presence.ts";
+import { type RoomOptions, Rooms } from "./pubsub/rooms.ts";
+import type { Topics } from "./pubsub/topics.ts";
+import type { AnyContract } from "./session/contract.ts";
+import { type EncodedMessage, framed } from "./session/encoded.ts";
+import { coreOf, type Session, type SessionCloseOptions } from "./session/session.ts";
+import { checkCloseInfo } from "./transport/close_info.ts";
+
+/** Sessions that one node lists of one user. */
+const MAX_LISTED = 1_000;
+
+/** How long other nodes may take to answer, in milliseconds. */
+const ANSWER_MS = 2_000;
+
+/** How long other nodes may take to close sessions, whose queues are flushed first, in milliseconds. */
+const CLOSED_MS = 10_000;
+
+/**
+ * A session of a user, on any node.
+ *
+ * @typeParam V What `authenticate` returns.
+ * @typeParam C The contract.
+ */
+export interface SessionInfo<V = unknown, C extends AnyContract = AnyContract> {
+  /** Its id. */
+  readonly id: string;
+  /** Id of the node that has it; empty where there is only one. */
+  readonly node: string;
+  /** Its user. */
+  readonly user: string;
+  /** The peer's network address, where it is known. */
+  readonly address?: string;
+  /** The wire: `websocket`, `webtransport`, `memory`. */
+  readonly transport: string;
+  /** When it was created, in milliseconds since the Unix epoch. */
+  readonly connectedAt: number;
+  /** The session itself, if this node has it. */
+  readonly session?: Session<V, C, "server">;
+}
+
+/** What {@linkcode Server.disconnect} resolves with. */
+export interface DisconnectReport {
+  /** Sessions that were closed, on all nodes. */
+  readonly closed: number;
+  /** Whether every node said so; if not, there may be sessions left. */
+  readonly isComplete: boolean;
+}
+
+/** What it works on. */
+export interface ClusterParts {
+  /** The nodes; `undefined` where there is one only. */
+  readonly nodes: Nodes | undefined;
+  /** The sessions of this node. */
+  readonly manager: SessionManager;
+}
+
+interface Followed {
+  readonly subscription: BrokerSubscription;
+  sessions: number;
+}
+
+/**
+ * Reaches users on all nodes.
+ *
+ * What is sent to a user goes over a topic of its own, which those nodes follow that have a session
+ * of it: so no node has to know where users are, and the others are not woken. Lists and ends are
+ * rare, and ask every node. A session without a user is known to its own node alone.
+ */
+export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
+  readonly #nodes: Nodes | undefined;
+  readonly #manager: SessionManager;
+  // Bounded by the sessions of this node.
+  readonly #followed = new Map<string, Followed>();
+  readonly #handlers: Disposable[];
+  readonly #onEnd = (session: Session) => this.#ended(session.user);
+
+  /** Begins to answer other nodes. */
+  constructor({ nodes, manager }: ClusterParts) {
+    this.#nodes = nodes;
+    this.#manager = manager;
+    this.#handlers = nodes === undefined ? [] : [
+      nodes.handle(
+        "sessions",
+        (user) => this.#list(String(user)).map(({ session: _, ...info }) => info),
+      ),
+      nodes.handle("disconnect", (asked) => this.#disconnectAsked(asked)),
+    ];
+  }
+
+  /** A session is established. */
+  opened(session: Session): void {
+    const nodes = this.#nodes;
+    const { user, id } = session;
+    if (nodes === undefined || user === id || session.isClosed) return;
+    let followed = this.#followed.get(user);
+    if (followed === undefined) {
+      // A broker that was closed carries nothing any more; the session is of use here all the same.
+      if (nodes.broker.status.current.name === "closed") return;
+      const subscription = nodes.broker.subscribe(
+        topicOf(user),
+        (publication) => this.#receive(user, publication),
+      );
+      followed = { subscription, sessions: 0 };
+      this.#followed.set(user, followed);
+    }
+    followed.sessions++;
+    coreOf(session).whenEnded(this.#onEnd);
+  }
+
+  /**
+   * Sends to all sessions of a user.
+   *
+   * @returns How many sessions of this node got it.
+   */
+  send(user: string, message: EncodedMessage): number {
+    const nodes = this.#nodes;
+    if (nodes !== undefined && nodes.size > 0) {
+      const payload = wrap(message);
+      nodes.broker.publish({ topic: topicOf(user), payload, except: nodes.id });
+    }
+    return this.#push(user, message);
+  }
+
+  /** Lists the sessions of a user, on all nodes that answer. */
+  async sessions(user: string): Promise<SessionInfo<V, C>[]> {
+    const local = this.#list(user);
+    if (this.#nodes === undefined) return local;
+    const { answers } = await this.#nodes.ask("sessions", user, { timeoutMs: ANSWER_MS });
+    const remote = answers.flatMap(({ node, data }) =>
+      Array.isArray(data) ? data.flatMap((one) => readInfo(one, node) ?? []) : []
+    );
+    return [...local, ...remote];
+  }
+
+  /** Closes the sessions of a user, on all nodes that answer. */
+  async disconnect(user: string, options: SessionCloseOptions): Promise<DisconnectReport> {
+    const { code = 0, reason = "" } = options;
+    checkCloseInfo({ closeCode: code, reason });
+    const asked = { user, options };
+    const [closed, { answers, isComplete }] = await Promise.all([
+      this.#close(user, options),
+      this.#nodes?.ask("disconnect", asked, { timeoutMs: CLOSED_MS }) ??
+        { answers: [], isComplete: true },
+    ]);
+    const sum = answers.reduce((sum, { data }) => sum + (typeof data === "number" ? data : 0), 0);
+    return { closed: closed + sum, isComplete };
+  }
+
+  /** Follows nobody any more. */
+  close(): void {
+    for (const handler of this.#handlers) handler[Symbol.dispose]();
+    for (const { subscription } of this.#followed.values()) {
+      void subscription[Symbol.asyncDispose]();
+    }
+    this.#followed.clear();
+  }
+
+  #ended(user: string): void {
+    const followed = this.#followed.get(user);
+    if (followed === undefined || --followed.sessions > 0) return;
+    this.#followed.delete(user);
+    void followed.subscription[Symbol.asyncDispose]();
+  }
+
+  #receive(user: string, { payload, except }: Publication): void {
+    // What this node sent reached its own sessions at once.
+    if (except === this.#nodes!.id) return;
+    const message = unwrap(payload);
+    if (message !== undefined) this.#push(user, message);
+  }
+
+  #push(user: string, message: EncodedMessage): number {
+    let count = 0;
+    for (const session of this.#manager.sessionsOf(user)) {
+      if (!session.isReady) continue;
+      try {
+        coreOf(session).push(message, false);
+        count++;
+      } catch (error) {
+        // This one could not keep up, and was closed for it; the others go on.
+        if (!(error instanceof QueueFullError)) throw error;
+      }
+    }
+    return count;
+  }
+
+  #list(user: string): SessionInfo<V, C>[] {
+    const node = this.#nodes?.id ?? "";
+    return this.#manager.sessionsOf(user).slice(0, MAX_LISTED).map((session) => {
+      const { id, address, transport } = session;
+      const { createdAt: connectedAt } = coreOf(session);
+      const known = address === undefined ? {} : { address };
+      return {
+        id,
+        node,
+        user: session.user,
+        ...known,
+        transport,
+        connectedAt,
+        session: session as Session<V, C, "server">,
+      };
+    });
+  }
+
+  async #disconnectAsked(asked: unknown): Promise<number> {
+    const { user, options } = asked as { user: string; options: SessionCloseOptions };
+    return await this.#close(user, options);
+  }
+
+  async #close(user: string, options: SessionCloseOptions): Promise<number> {
+    const sessions = this.#manager.sessionsOf(user);
+    await Promise.all(sessions.map((session) => session.close(options)));
+    return sessions.length;
+  }
+}
+
+/** How a server names itself among others, and how fast it finds one gone. */
+export type NodeOptions = Omit<NodesOptions, "broker" | "onError">;
+
+/** Patterns of topics that are rooms, and how these tell who is in them. */
+export type RoomPatterns = readonly string[] | Readonly<Record<string, RoomOptions>>;
+
+/** What a server's presence is made of. */
+export interface PresenceParts {
+  /** Made only where a broker was handed in, which others may share. */
+  readonly nodes: Nodes | undefined;
+  readonly presence: Presence;
+  readonly rooms: Rooms;
+}
+
+/** What {@linkcode makePresence} needs. */
+export interface PresencePartsOptions {
+  readonly topics: Topics;
+  /** Whether others may share the topics' broker. */
+  readonly isShared: boolean;
+  readonly node: NodeOptions | undefined;
+  readonly presence: Omit<PresenceOptions, "nodes">;
+  readonly rooms: RoomPatterns;
+}
+
+/** Makes nodes, presence and rooms; all of them or, where an option makes no sense, none. */
+export function makePresence(options: PresencePartsOptions): PresenceParts {
+  const { topics, isShared, node, rooms } = options;
+  const patterns = Array.isArray(rooms) ? {} : rooms as Readonly<Record<string, RoomOptions>>;
+  const nodes = isShared ? new Nodes({ ...node, broker: topics.broker }) : undefined;
+  let presence: Presence | undefined;
+  try {
+    presence = new Presence({ ...options.presence, ...(nodes === undefined ? {} : { nodes }) });
+    return { nodes, presence, rooms: new Rooms({ topics, presence, patterns }) };
+  } catch (error) {
+    presence?.[Symbol.dispose]();
+    void nodes?.close();
+    throw error;
+  }
+}
+
+function topicOf(user: string): string {
+  return `${INTERNAL_PREFIX}user:${user}`;
+}
+
+function readInfo(value: unknown, node: string): Omit<SessionInfo, "session"> | undefined {
+  const { id, user, address, transport, connectedAt } = (value ?? {}) as Record<string, unknown>;
+  const isFine = typeof id === "string" && typeof user === "string" &&
+    typeof transport === "string" && typeof connectedAt === "number";
+  if (!isFine) return undefined;
+  const known = typeof address === "string" ? { address } : {};
+  return { id, node, user, ...known, transport, connectedAt };
+}
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+/** A message with its topic before it, by which its receiver's queue decides what to drop. */
+function wrap({ frame, topic }: EncodedMessage): string | Uint8Array {
+  if (typeof frame === "string") return `${JSON.stringify(topic)}\n${frame}`;
+  const name = encoder.encode(topic);
+  const wrapped = new Uint8Array(1 + name.length + frame.length);
+  // A topic has at most 255 bytes.
+  wrapped[0] = name.length;
+  wrapped.set(name, 1);
+  wrapped.set(frame, 1 + name.length);
+  return wrapped;
+}
+
+/** The message of what was wrapped; `undefined` if it makes no sense. */
+function unwrap(payload: string | Uint8Array): EncodedMessage | undefined {
+  if (typeof payload !== "string") {
+    const end = 1 + (payload[0] ?? 0);
+    if (end >= payload.length) return undefined;
+    return framed(payload.slice(end), decoder.decode(payload.subarray(1, end)));
+  }
+  const end = payload.indexOf("\n");
+  try {
+    const topic: unknown = JSON.parse(payload.slice(0, end));
+    return typeof topic === "string" ? framed(payload.slice(end + 1), topic) : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,43 @@
+/**
+ * What was handled of clients that number their messages, in the broker's store: all nodes see it.
+ *
+ * @module
+ */
+import { type Broker, MemoryBroker } from "./pubsub/mod.ts";
+import type { SequenceStore } from "./session/sequences.ts";
+
+/** How long a node that ended without a word still counts as handling a client, in milliseconds. */
+const CLAIM_MS = 4_000;
+
+/** Options for {@linkcode sequenceStore}. */
+export interface SequenceStoreOptions {
+  /** The broker, asked for when it is needed. */
+  readonly broker: () => Broker;
+  /** Whether other nodes use the broker too. */
+  readonly isShared: boolean;
+  /** How long numbers are remembered, in milliseconds. */
+  readonly windowMs: number | undefined;
+}
+
+/** Keeps numbers in the broker's store, or on this node alone if it has none. */
+export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
+  const { broker, isShared, windowMs = 300_000 } = options;
+  if (!(windowMs > 0)) {
+    throw new RangeError(
+      `Cannot create server: dedupeWindowMs must be a positive number, received ${windowMs}`,
+    );
+  }
+  const node = crypto.randomUUID();
+  const own = new MemoryBroker();
+  const store = () => broker().store ?? own.store;
+  return {
+    claimMs: isShared ? CLAIM_MS : Infinity,
+    claim: async (client) =>
+      !isShared || await store().claim(`handling:${client}`, node, { max: 1, ttlMs: CLAIM_MS }),
+    release: async (client) => {
+      if (isShared) await store().release(`handling:${client}`, node);
+    },
+    newest: (client) => store().newest(`seq:${client}`),
+    advance: (client, number) => store().advance(`seq:${client}`, number, windowMs),
+  };
+}

@@ -1,0 +1,143 @@
+/**
+ * Who is counted: a session, a user, a network address; and how many of them are remembered.
+ *
+ * @module
+ */
+import { type Engine, SharedBucket } from "./shared_counts.ts";
+import { type Bucket, type Rate, TokenBucket } from "./token_bucket.ts";
+
+/** What is counted. */
+export type RateUnit = "messages" | "bytes" | "subscriptions" | "connections";
+
+/** For whom it is counted. */
+export type RateScope = "session" | "user" | "address";
+
+/** Rates of one scope, checked and complete. */
+export type Rates = { readonly [Unit in RateUnit]?: Required<Rate> | undefined };
+
+/** Users and addresses without sessions that are remembered, of each kind; the oldest is forgotten. */
+export const MAX_IDLE_ACCOUNTS = 10_000;
+
+/** The buckets of one session, user or address. */
+export class Account {
+  /** Whose it is. */
+  readonly scope: RateScope;
+  /** Messages, and whatever else a peer asks for. */
+  readonly messages: Bucket | undefined;
+  /** Bytes of all of it. */
+  readonly bytes: Bucket | undefined;
+  /** Subscriptions, and their ends. */
+  readonly subscriptions: Bucket | undefined;
+  /** Attempts to connect. */
+  readonly connections: Bucket | undefined;
+  /** Sessions that count here. */
+  holders = 0;
+
+  /** Creates an account from which nothing was taken yet. */
+  constructor(scope: RateScope, bucketOf: (unit: RateUnit) => Bucket | undefined) {
+    this.scope = scope;
+    this.messages = bucketOf("messages");
+    this.bytes = bucketOf("bytes");
+    this.subscriptions = bucketOf("subscriptions");
+    this.connections = bucketOf("connections");
+  }
+
+  /** Makes the account of one session. */
+  static ofSession(rates: Rates, now: number): Account {
+    return new Account("session", (unit) => rates[unit] && new TokenBucket(rates[unit], now));
+  }
+
+  /** Whether a new one would be the same. */
+  isFull(now: number): boolean {
+    return isFull(this.messages, now) && isFull(this.bytes, now) &&
+      isFull(this.subscriptions, now) && isFull(this.connections, now);
+  }
+}
+
+/**
+ * The accounts of all users, or of all addresses. Those with sessions are as many as there are
+ * sessions at most. Those without are kept while their buckets are not full, at most
+ * {@linkcode MAX_IDLE_ACCOUNTS}: with one that is full nothing is forgotten.
+ */
+export class Accounts {
+  readonly #scope: Exclude<RateScope, "session">;
+  readonly #rates: Rates;
+  readonly #engineOf: (unit: RateUnit) => Engine | undefined;
+  /** Those with sessions too; bounded by them and by `MAX_IDLE_ACCOUNTS`. */
+  readonly #all = new Map<string, Account>();
+  /** Those without sessions; who was there last comes last. Bounded by `MAX_IDLE_ACCOUNTS`. */
+  readonly #idle = new Map<string, Account>();
+
+  /** Creates no account yet; `engineOf` says who counts a unit on all nodes together. */
+  constructor(
+    scope: "user" | "address",
+    rates: Rates,
+    engineOf: (unit: RateUnit) => Engine | undefined,
+  ) {
+    this.#scope = scope;
+    this.#rates = rates;
+    this.#engineOf = engineOf;
+  }
+
+  /** How many are remembered. */
+  get size(): number {
+    return this.#all.size;
+  }
+
+  /** Counts an attempt to connect; how long to wait, in milliseconds, if it is one too many. */
+  connect(name: string, now: number): number {
+    if (this.#rates.connections === undefined) return 0;
+    const account = this.#find(name, now);
+    const { connections } = account;
+    const waitMs = connections!.waitMs(1, now);
+    if (waitMs === 0) connections!.take(1, now);
+    if (account.holders === 0) this.#leave(name, account, now);
+    return waitMs;
+  }
+
+  /** Finds or makes an account, and keeps it for a session. */
+  hold(name: string, now: number): Account {
+    const account = this.#find(name, now);
+    if (account.holders === 0) this.#idle.delete(name);
+    account.holders++;
+    return account;
+  }
+
+  /** A session is over. */
+  release(name: string, now: number): void {
+    const account = this.#all.get(name)!;
+    account.holders--;
+    if (account.holders === 0) this.#leave(name, account, now);
+  }
+
+  #find(name: string, now: number): Account {
+    const known = this.#all.get(name);
+    if (known !== undefined) return known;
+    const account = new Account(this.#scope, (unit) => this.#bucketOf(unit, name, now));
+    this.#all.set(name, account);
+    return account;
+  }
+
+  #bucketOf(unit: RateUnit, name: string, now: number): Bucket | undefined {
+    const rate = this.#rates[unit];
+    if (rate === undefined) return undefined;
+    const engine = this.#engineOf(unit);
+    if (engine === undefined) return new TokenBucket(rate, now);
+    return new SharedBucket(engine, `rate:${this.#scope}:${unit}:${name}`, rate, now);
+  }
+
+  /** Who was there first is the first whose buckets are full again, and the one to lose least. */
+  #leave(name: string, left: Account, now: number): void {
+    this.#idle.delete(name);
+    this.#idle.set(name, left);
+    for (const [oldest, account] of this.#idle) {
+      if (this.#idle.size <= MAX_IDLE_ACCOUNTS && !account.isFull(now)) return;
+      this.#idle.delete(oldest);
+      this.#all.delete(oldest);
+    }
+  }
+}
+
+function isFull(bucket: Bucket | undefined, now: number): boolean {
+  return bucket === undefined || bucket.isFull(now);
+}

@@ -1,0 +1,330 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { LimitError, type RequestFailure } from "../errors.ts";
+import { Session, type SessionIdentity } from "../session/session.ts";
+import { sessionSettings } from "../session/settings.ts";
+import { passTime } from "../testing/turns.ts";
+import { Peer, turns } from "../tests/sessions.ts";
+import { memoryPair } from "../transport/memory.ts";
+import { MAX_IDLE_ACCOUNTS } from "./_accounts.ts";
+import type { RateLimitsOptions } from "./rate_limits.ts";
+import { SessionManager } from "./session_manager.ts";
+import { SessionLimiter } from "./limits.ts";
+
+/** Joins a manager with a session whose peer is spoken for by hand, and that notes what it handles. */
+function join(manager: SessionManager, identity: SessionIdentity = {}) {
+  const pair = memoryPair();
+  const handled: unknown[] = [];
+  const settings = sessionSettings({
+    side: "server",
+    onMessage: (message) => {
+      handled.push(message.data);
+      if (message.isRequest) message.reply("done");
+    },
+  });
+  const session = new Session(pair.server, settings, identity);
+  manager.add(session);
+  return { session, peer: new Peer(pair.client), handled };
+}
+
+/** Sends numbered messages. */
+function flood(peer: Peer, count: number, topic = "a"): void {
+  for (let data = 0; data < count; data++) peer.say({ topic, data });
+}
+
+/** What the peer was told, without the server's first envelope. */
+function told(peer: Peer): Record<string, unknown>[] {
+  return peer.envelopes.filter(({ hello }) => hello === undefined);
+}
+
+const HELD: Pick<RateLimitsOptions, "perSession"> = {
+  perSession: { messages: { perSecond: 0.5, burst: 3 } },
+};
+
+Deno.test("SessionManager refuses messages beyond the rate, says so, and goes on later", async () => {
+  using time = new FakeTime();
+  await using manager = new SessionManager({ rates: HELD });
+  const { peer, handled, session } = join(manager);
+  flood(peer, 5);
+  await turns();
+  assertEquals(handled, [0, 1, 2]);
+  const rate = "at most 0.5 messages a second per session";
+  const error = { code: "too-many", message: `1 refused: ${rate}`, retryAfterMs: 2_000 };
+  assertEquals(told(peer), [{ reply: null, error }]);
+  await passTime(time, 2_000);
+  flood(peer, 1);
+  await turns();
+  assertEquals(handled, [0, 1, 2, 0]);
+  assertEquals([session.isReady, manager.stats().rates.refused.session], [true, 2]);
+});
+
+Deno.test("SessionManager answers each request that it refuses, with when to ask again", async () => {
+  using _time = new FakeTime();
+  await using manager = new SessionManager({ rates: HELD });
+  const { peer } = join(manager);
+  for (let id = 1; id <= 5; id++) peer.say({ topic: "a", id });
+  await turns();
+  const message = "Refused: at most 0.5 messages a second per session";
+  const error = { code: "too-many", message, retryAfterMs: 2_000 };
+  const answers = told(peer).sort((a, b) => Number(a.reply) - Number(b.reply));
+  assertEquals(answers.map(({ reply, data }) => [reply, data]), [
+    ...[1, 2, 3].map((id) => [id, "done"]),
+    ...[4, 5].map((id) => [id, undefined]),
+  ]);
+  assertEquals(answers.slice(3).map((answer) => answer.error), [error, error]);
+});
+
+Deno.test("SessionManager tells of refused messages at most once a second, and of all of them", async () => {
+  using time = new FakeTime();
+  await using manager = new SessionManager({ rates: HELD });
+  const { peer } = join(manager);
+  flood(peer, 53);
+  await turns();
+  const counts = () => told(peer).map(({ error }) => parseInt((error as Error).message));
+  assertEquals(counts(), [1]);
+  await passTime(time, 999);
+  assertEquals(counts(), [1]);
+  await passTime(time, 10);
+  assertEquals(counts(), [1, 49]);
+  flood(peer, 7);
+  await passTime(time, 1_010);
+  assertEquals(counts(), [1, 49, 7]);
+  await passTime(time, 5_000);
+  assertEquals(counts(), [1, 49, 7], "Nothing more to tell");
+});
+
+Deno.test("SessionManager closes who does not stop with 4429", async () => {
+  using _time = new FakeTime();
+  await using manager = new SessionManager({ rates: { ...HELD, maxRefusals: 10 } });
+  const { peer, session, handled } = join(manager);
+  flood(peer, 13);
+  await turns();
+  assert(session.isReady, "Ten refusals are none too many");
+  flood(peer, 1);
+  const { closeCode, reason } = await peer.closed;
+  assertEquals(closeCode, 4429);
+  assertEquals(reason, "More than 10 refusals in 10 s: at most 0.5 messages a second per session");
+  assertEquals([handled.length, manager.count, manager.stats().rates.closed], [3, 0, 1]);
+});
+
+Deno.test("SessionManager lets who is refused now and then stay", async () => {
+  using time = new FakeTime();
+  await using manager = new SessionManager({ rates: { ...HELD, maxRefusals: 10 } });
+  const { peer, session } = join(manager);
+  for (let i = 0; i < 5; i++) {
+    flood(peer, 10);
+    await passTime(time, 10_100);
+  }
+  assert(session.isReady);
+  assert(manager.stats().rates.refused.session > 10);
+});
+
+Deno.test("SessionManager counts bytes of all that comes, answers too", async () => {
+  using _time = new FakeTime();
+  const rates = { perSession: { bytes: { perSecond: 1, burst: 1_000 } }, maxRefusals: 5 };
+  await using manager = new SessionManager({ rates });
+  const { peer, handled, session } = join(manager);
+  peer.say({ topic: "a", data: "x".repeat(600) });
+  peer.say({ topic: "a", data: "y".repeat(600) });
+  peer.say({ topic: "a", data: "z" });
+  await turns();
+  assertEquals(handled, ["x".repeat(600), "z"]);
+  for (let i = 0; i < 30; i++) peer.say({ reply: 1, data: "x".repeat(100) });
+  assertEquals((await peer.closed).closeCode, 4429);
+  assertEquals(session.isClosed, true);
+});
+
+Deno.test("SessionManager does what ends something even beyond the rate", async () => {
+  using _time = new FakeTime();
+  const rates = { perSession: { bytes: { perSecond: 1, burst: 200 } } };
+  await using manager = new SessionManager({ rates });
+  const { peer, session } = join(manager);
+  const answer = session.request("question");
+  flood(peer, 20);
+  await turns();
+  const [{ id } = {}] = peer.envelopes.filter(({ topic }) => topic === "question");
+  peer.say({ reply: id, data: "answered" });
+  assertEquals(await answer, "answered");
+});
+
+Deno.test("SessionManager counts subscriptions apart from messages", async () => {
+  using _time = new FakeTime();
+  const once = { perSecond: 0.1, burst: 1 };
+  await using manager = new SessionManager({ rates: { perSession: { subscriptions: once } } });
+  const { peer, handled } = join(manager);
+  peer.say({ subscribe: "news", id: 1 });
+  peer.say({ subscribe: "more", id: 2 });
+  peer.say({ unsubscribe: "news", id: 3 });
+  flood(peer, 5);
+  await turns();
+  // This manager has no topics: what gets through is refused for that.
+  const codes = told(peer).map(({ reply, error }) => `${reply} ${(error as RequestFailure).code}`);
+  assertEquals(codes.sort(), ["1 forbidden", "2 too-many", "3 forbidden"]);
+  assertEquals(handled.length, 5);
+});
+
+Deno.test("SessionManager counts the sessions of a user together, and others apart", async () => {
+  using _time = new FakeTime();
+  const messages = { perSecond: 0.1, burst: 4 };
+  await using manager = new SessionManager({ rates: { perUser: { messages } } });
+  const [desk, phone] = [join(manager, { user: "ann" }), join(manager, { user: "ann" })];
+  const [bob, nobody] = [join(manager, { user: "bob" }), join(manager)];
+  for (const { peer } of [desk, phone, bob]) {
+    flood(peer, 3);
+    await turns();
+  }
+  flood(nobody.peer, 50);
+  await turns();
+  assertEquals([desk, phone, bob, nobody].map(({ handled }) => handled.length), [3, 1, 3, 50]);
+  assertEquals(manager.stats().rates.refused, { session: 0, user: 2, address: 0 });
+});
+
+Deno.test("SessionManager counts the sessions of a network address together, an IPv6 /64 as one", async () => {
+  using _time = new FakeTime();
+  const messages = { perSecond: 0.1, burst: 4 };
+  await using manager = new SessionManager({ rates: { perAddress: { messages } } });
+  const near = [
+    join(manager, { address: "2001:db8::1" }),
+    join(manager, { address: "2001:db8::2" }),
+  ];
+  const far = join(manager, { address: "2001:db8:0:1::1" });
+  for (const { peer } of [...near, far]) {
+    flood(peer, 3);
+    await turns();
+  }
+  assertEquals([...near, far].map(({ handled }) => handled.length), [3, 1, 3]);
+});
+
+Deno.test("SessionManager asks the session's rate first, and takes nothing where another refuses", async () => {
+  using _time = new FakeTime();
+  const rates: RateLimitsOptions = {
+    perSession: { messages: { perSecond: 0.1, burst: 5 } },
+    perUser: { messages: { perSecond: 0.1, burst: 6 } },
+  };
+  await using manager = new SessionManager({ rates });
+  const [first, second] = [join(manager, { user: "ann" }), join(manager, { user: "ann" })];
+  flood(first.peer, 20);
+  await turns();
+  flood(second.peer, 20);
+  await turns();
+  assertEquals([first.handled.length, second.handled.length], [5, 1]);
+  assertEquals(manager.stats().rates.refused, { session: 15, user: 19, address: 0 });
+});
+
+Deno.test("SessionManager remembers what a user used up when the last session is gone", async () => {
+  using time = new FakeTime();
+  const messages = { perSecond: 1, burst: 10 };
+  await using manager = new SessionManager({ rates: { perUser: { messages } } });
+  const ann = join(manager, { user: "ann" });
+  flood(ann.peer, 10);
+  await turns();
+  await ann.session.close();
+  assertEquals(manager.stats().rates.remembered, 1);
+  const back = join(manager, { user: "ann" });
+  flood(back.peer, 2);
+  await turns();
+  assertEquals(back.handled.length, 0);
+  await back.session.close();
+  await passTime(time, 10_000);
+  const bob = join(manager, { user: "bob" });
+  await bob.session.close();
+  assertEquals(manager.stats().rates.remembered, 0, "Full buckets are forgotten");
+});
+
+Deno.test("SessionManager.remove() ends the counting of a session, and its timer", async () => {
+  using _time = new FakeTime();
+  await using manager = new SessionManager({ rates: { ...HELD, perUser: HELD.perSession! } });
+  const { peer, session, handled } = join(manager, { user: "ann" });
+  flood(peer, 10);
+  await turns();
+  manager.remove(session.id);
+  flood(peer, 10);
+  await turns();
+  assertEquals(handled.length, 13);
+  await session.close();
+});
+
+Deno.test("SessionManager.admitConnection() refuses too many of an address, and says when to come back", () => {
+  using time = new FakeTime();
+  const connections = { perSecond: 2, burst: 3 };
+  const manager = new SessionManager({ rates: { perAddress: { connections } } });
+  const who = { address: "192.0.2.1" };
+  for (let i = 0; i < 3; i++) manager.admitConnection(who);
+  const error = assertThrows(() => manager.admitConnection(who), LimitError);
+  assertEquals([error.limit, error.retryAfterMs], ["perAddress.connections", 500]);
+  assertEquals(error.message, "Cannot connect: at most 2 connections a second per network address");
+  manager.admitConnection({ address: "192.0.2.2" });
+  manager.admitConnection({});
+  time.tick(500);
+  manager.admitConnection(who);
+  assertThrows(() => manager.admitConnection(who), LimitError);
+  assertEquals(manager.stats().rates.refusedConnections, { user: 0, address: 2 });
+});
+
+Deno.test("SessionManager.admitConnection() follows maxSessionsPerAddress by default", () => {
+  using time = new FakeTime();
+  const who = { address: "192.0.2.1" };
+  const admitted = (manager: SessionManager) => {
+    for (let count = 0; count < 10_000; count++) {
+      try {
+        manager.admitConnection(who);
+      } catch {
+        return count;
+      }
+    }
+    return Infinity;
+  };
+  const manager = new SessionManager();
+  assertEquals(admitted(manager), 1_000);
+  time.tick(1_000);
+  assertEquals(admitted(manager), 100);
+  assertEquals(admitted(new SessionManager({ maxSessionsPerAddress: 1 })), 100);
+  assertEquals(admitted(new SessionManager({ maxSessionsPerAddress: Infinity })), Infinity);
+  const none = { connections: { perSecond: Infinity } };
+  assertEquals(admitted(new SessionManager({ rates: { perAddress: none } })), Infinity);
+});
+
+Deno.test("SessionManager remembers a bounded number of addresses, and those that came last", () => {
+  using _time = new FakeTime();
+  const connections = { perSecond: 0.001, burst: 1 };
+  const manager = new SessionManager({ rates: { perAddress: { connections } } });
+  const addressOf = (i: number) => `10.${i >> 16}.${i >> 8 & 255}.${i & 255}`;
+  const count = MAX_IDLE_ACCOUNTS * 2;
+  for (let i = 0; i < count; i++) manager.admitConnection({ address: addressOf(i) });
+  assertEquals(manager.stats().rates.remembered, MAX_IDLE_ACCOUNTS);
+  assertThrows(() => manager.admitConnection({ address: addressOf(count - 1) }), LimitError);
+  manager.admitConnection({ address: addressOf(0) });
+});
+
+Deno.test("SessionManager forgets addresses whose buckets are full, whoever comes next", () => {
+  using time = new FakeTime();
+  const connections = { perSecond: 1, burst: 5 };
+  const manager = new SessionManager({ rates: { perAddress: { connections } } });
+  for (let i = 0; i < 200; i++) manager.admitConnection({ address: `10.0.0.${i}` });
+  assertEquals(manager.stats().rates.remembered, 200);
+  time.tick(1_000);
+  manager.admitConnection({ address: "10.0.1.1" });
+  assertEquals(manager.stats().rates.remembered, 1);
+});
+
+Deno.test("SessionManager sets no meter where no rate counts what is sent", async () => {
+  const rates = { perUser: { messages: { perSecond: 1 } } };
+  await using manager = new SessionManager({ rates });
+  const limiter = new SessionLimiter();
+  const { session } = join(manager);
+  assertEquals(limiter.rates.meter(session, { user: "ann", address: "192.0.2.1" }), undefined);
+  assertEquals(manager.stats().rates.remembered, 0, "This session has no user");
+});
+
+Deno.test("SessionManager() refuses rates that make no sense", () => {
+  const cases: readonly [RateLimitsOptions, string][] = [
+    [{ perSession: { messages: { perSecond: 0 } } }, "perSession.messages.perSecond"],
+    [{ perUser: { bytes: { perSecond: -1 } } }, "perUser.bytes.perSecond"],
+    [{ perAddress: { connections: { perSecond: 1, burst: 0 } } }, "perAddress.connections.burst"],
+    [{ maxRefusals: 0 }, "maxRefusals"],
+  ];
+  for (const [rates, name] of cases) {
+    const { message } = assertThrows(() => new SessionManager({ rates }), RangeError);
+    assert(message.startsWith(`Cannot create rate limits: ${name} must be`), message);
+  }
+});

@@ -1,0 +1,163 @@
+import { assert, assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { passTime } from "../testing/turns.ts";
+import { Engine, SharedBucket, type SharedCount, type SharedCounts } from "./shared_counts.ts";
+import { type Rate, TokenBucket } from "./token_bucket.ts";
+
+const RATE = { perSecond: 10, burst: 100 };
+
+/** An engine in memory, that can be away or hang, and that takes its time. */
+class FakeCounts implements SharedCounts {
+  readonly asked: number[] = [];
+  readonly #buckets = new Map<string, TokenBucket>();
+  delayMs = 5;
+  state: "there" | "away" | "hanging" = "there";
+
+  async take(key: string, amount: number, rate: Required<Rate>): Promise<SharedCount> {
+    this.asked.push(amount);
+    if (this.state === "away") throw new Error("The engine is away");
+    if (this.state === "hanging") return await new Promise(() => {});
+    await new Promise((resolve) => setTimeout(resolve, this.delayMs));
+    const now = Date.now();
+    const bucket = this.#buckets.get(key) ?? new TokenBucket(rate, now);
+    this.#buckets.set(key, bucket);
+    const retryAfterMs = bucket.waitMs(amount, now);
+    if (retryAfterMs === 0) bucket.take(amount, now);
+    return { granted: retryAfterMs === 0, retryAfterMs };
+  }
+}
+
+/** One node: its engine, and its bucket. */
+function nodeOf(counts: SharedCounts): { engine: Engine; bucket: SharedBucket } {
+  const engine = new Engine(counts);
+  return { engine, bucket: new SharedBucket(engine, "rate:user:messages:ann", RATE, Date.now()) };
+}
+
+/** Sends as many as may come, up to a number. */
+function send(bucket: SharedBucket, count: number): number {
+  for (let sent = 0; sent < count; sent++) {
+    if (bucket.waitMs(1, Date.now()) > 0) return sent;
+    bucket.take(1, Date.now());
+  }
+  return count;
+}
+
+Deno.test("SharedBucket lets a burst through without waiting, and settles it in few questions", async () => {
+  using time = new FakeTime();
+  const counts = new FakeCounts();
+  const { engine, bucket } = nodeOf(counts);
+  using _engine = engine;
+  assertEquals(send(bucket, 1_000), 100);
+  await passTime(time, 100);
+  assertEquals(counts.asked, [10, 90], "One question at a time, for all that is owed");
+  assertEquals(send(bucket, 1_000), 1);
+  await passTime(time, 100);
+  assertEquals(counts.asked.length, 2, "Too little to ask for");
+});
+
+Deno.test("SharedBucket holds the rate on two nodes together, but for one burst", async () => {
+  using time = new FakeTime();
+  const counts = new FakeCounts();
+  const nodes = [nodeOf(counts), nodeOf(counts)];
+  using _engines = engines(nodes);
+  let sent = 0;
+  for (let ms = 0; ms < 30_000; ms += 50) {
+    for (const { bucket } of nodes) sent += send(bucket, 1);
+    await time.tickAsync(50);
+  }
+  // 10 a second, a burst of 100, and at most one burst more for each node.
+  assert(sent >= 300 && sent <= 600, `${sent} in half a minute`);
+  assert(counts.asked.length < 200, `${counts.asked.length} questions`);
+});
+
+Deno.test("SharedBucket holds the rate on two nodes that are flooded", async () => {
+  using time = new FakeTime();
+  const counts = new FakeCounts();
+  const nodes = [nodeOf(counts), nodeOf(counts)];
+  using _engines = engines(nodes);
+  let sent = 0;
+  for (let ms = 0; ms < 30_000; ms += 50) {
+    for (const { bucket } of nodes) sent += send(bucket, 1_000);
+    await time.tickAsync(50);
+  }
+  assert(sent >= 300 && sent <= 600, `${sent} in half a minute`);
+});
+
+Deno.test("SharedBucket says when to come back, once another node used up the tokens", async () => {
+  using time = new FakeTime();
+  const counts = new FakeCounts();
+  const [ann, bob] = [nodeOf(counts), nodeOf(counts)];
+  using _engines = engines([ann, bob]);
+  for (let i = 0; i < 10; i++) {
+    send(ann.bucket, 10);
+    await passTime(time, 10);
+  }
+  assertEquals(send(bob.bucket, 10), 10, "It does not know yet");
+  await passTime(time, 10);
+  const wait = bob.bucket.waitMs(1, Date.now());
+  assert(wait > 800 && wait <= 1_000, `${wait} ms until 10 tokens came back`);
+  assertEquals(send(bob.bucket, 10), 0);
+  await passTime(time, wait + 2 * counts.delayMs);
+  assertEquals(send(bob.bucket, 1), 1);
+});
+
+Deno.test("SharedBucket counts alone while the engine is away, and goes on with it after", async () => {
+  using time = new FakeTime();
+  const counts = new FakeCounts();
+  const { engine, bucket } = nodeOf(counts);
+  using _engine = engine;
+  counts.state = "away";
+  assertEquals(send(bucket, 1_000), 100);
+  await passTime(time, 0);
+  assertEquals([engine.failures, engine.isAway(Date.now())], [1, true]);
+  await passTime(time, 900);
+  assertEquals(send(bucket, 1_000), 9, "Its own rate still holds");
+  assertEquals(counts.asked.length, 1, "It is not asked in vain");
+  counts.state = "there";
+  await passTime(time, 5_000);
+  assertEquals(send(bucket, 20), 20);
+  await passTime(time, 100);
+  assertEquals([counts.asked, engine.isAway(Date.now())], [[10, 10, 10], false]);
+});
+
+Deno.test("SharedBucket counts alone when the engine does not answer in time", async () => {
+  using time = new FakeTime();
+  const counts = new FakeCounts();
+  const { engine, bucket } = nodeOf(counts);
+  using _engine = engine;
+  counts.state = "hanging";
+  assertEquals(send(bucket, 50), 50);
+  await passTime(time, 499);
+  assertEquals(engine.failures, 0);
+  await passTime(time, 1);
+  assertEquals([engine.failures, engine.isAway(Date.now())], [1, true]);
+  assertEquals(send(bucket, 1_000), 55);
+});
+
+Deno.test("SharedBucket is not forgotten while it owes something that the engine should know", async () => {
+  using time = new FakeTime();
+  const { engine, bucket } = nodeOf(new FakeCounts());
+  using _engine = engine;
+  assert(bucket.isFull(Date.now()));
+  send(bucket, 5);
+  await passTime(time, 9_999);
+  assert(!bucket.isFull(Date.now()));
+  await passTime(time, 1);
+  assert(bucket.isFull(Date.now()), "An empty bucket would be full again by now");
+});
+
+Deno.test("Engine leaves no timer behind when it is disposed of while it is asked", async () => {
+  const counts = new FakeCounts();
+  counts.state = "hanging";
+  const engine = new Engine(counts);
+  const answer = engine.take("a", 1, RATE);
+  engine[Symbol.dispose]();
+  assertEquals(await answer, undefined);
+  assertEquals([engine.failures, engine.isAway(Date.now())], [0, true]);
+});
+
+function engines(nodes: readonly { readonly engine: Engine }[]): DisposableStack {
+  const stack = new DisposableStack();
+  for (const { engine } of nodes) stack.use(engine);
+  return stack;
+}

@@ -1,0 +1,87 @@
+/** Clients of topics with a history, made of sessions in memory and a wire that is read by hand. */
+import { assert, assertEquals } from "@std/assert";
+import { Session } from "../session/session.ts";
+import { type SessionLimits, sessionSettings } from "../session/settings.ts";
+import type { SubscribeAnswer } from "../session/recovery.ts";
+import type { Turn } from "../session/turn.ts";
+import { type MemoryPair, memoryPair } from "../transport/memory.ts";
+import type { SubscribeOptions } from "./replay.ts";
+import type { Topics } from "./topics.ts";
+
+/** An envelope of the wire. */
+export type Line = Record<string, unknown>;
+
+/** One connection of a client, with all that it was sent since it began, but `hello`. */
+export class Client implements AsyncDisposable {
+  readonly session: Session;
+  readonly pair: MemoryPair;
+  readonly lines: Line[] = [];
+  readonly binary: Uint8Array[] = [];
+
+  constructor(
+    turn: Turn,
+    options: SessionLimits & { readonly protocol?: string; readonly id?: string } = {},
+  ) {
+    const { protocol = "skein.1", id, ...limits } = options;
+    this.pair = memoryPair({ protocol });
+    this.session = new Session(
+      this.pair.server,
+      sessionSettings({ side: "server", turn, ...limits }),
+      id === undefined ? {} : { id },
+    );
+    this.pair.client.frames!.receive({
+      framesEnded() {},
+      receiveFrame: (frame) => {
+        if (typeof frame !== "string") return void this.binary.push(frame);
+        for (const text of frame.split("\n")) {
+          const line = JSON.parse(text);
+          if (line.hello === undefined && line.ping === undefined) this.lines.push(line);
+        }
+      },
+    });
+  }
+
+  /** Subscribes; the answer stands among the lines, as `{ answer }`. */
+  subscribe(topics: Topics, topic = "t", options: SubscribeOptions = {}): boolean {
+    // Through the wire, so that its place among the rest is the real one.
+    const onAnswer = (answer: SubscribeAnswer) => this.session.send("answer", answer);
+    return topics.subscribe(this.session, topic, { onAnswer, ...options });
+  }
+
+  /** What came since the last call: answers, messages as `[data, offset, prev]`, and the rest as it is. */
+  take(): unknown[] {
+    return this.lines.splice(0).map(({ topic, data, ...rest }) => {
+      if (topic === "answer") return data;
+      return topic === undefined ? rest : [data, rest.offset, rest.prev];
+    });
+  }
+
+  /** The data of the messages that came since the last call. */
+  takeData(): unknown[] {
+    return this.take().filter(Array.isArray).map(([data]) => data);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.pair.link.disconnect();
+    await this.session.closed;
+    assert(this.session.isClosed);
+  }
+}
+
+/** Several clients. */
+export class Clients extends Array<Client> implements AsyncDisposable {
+  static on(turn: Turn, ...options: ConstructorParameters<typeof Client>[1][]): Clients {
+    const clients = new Clients();
+    for (const one of options) clients.push(new Client(turn, one));
+    return clients;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const client of this) await client[Symbol.asyncDispose]();
+  }
+}
+
+/** Checks that messages are these, in a row: `[first, last]`. */
+export function assertRun(data: unknown[], first: number, last: number): void {
+  assertEquals(data, Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => first + i));
+}

@@ -1,0 +1,26 @@
+import { assertEquals } from "@std/assert";
+import { Line } from "./_line.ts";
+
+Deno.test("Line lets so many in at the end of a turn, in order, and the next as others leave", async () => {
+  const turns: (() => void)[] = [];
+  const line = new Line(2, (callback) => void turns.push(callback));
+  const inside: number[] = [];
+  for (let i = 0; i < 5; i++) line.enter().then(() => void inside.push(i));
+  const endTurn = async () => {
+    turns.shift()!();
+    for (let i = 0; i < 3; i++) await Promise.resolve();
+  };
+  assertEquals([line.waiting, turns.length, inside], [5, 1, []]);
+  await endTurn();
+  assertEquals([line.waiting, turns.length, inside], [3, 0, [0, 1]]);
+  line.leave();
+  line.leave();
+  assertEquals(turns.length, 1);
+  await endTurn();
+  assertEquals([line.waiting, inside], [1, [0, 1, 2, 3]]);
+  line.leave();
+  await endTurn();
+  assertEquals([line.waiting, turns.length, inside], [0, 0, [0, 1, 2, 3, 4]]);
+  line.leave();
+  assertEquals(turns.length, 0);
+});

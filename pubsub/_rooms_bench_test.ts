@@ -1,0 +1,60 @@
+/** What the tests of rooms share. */
+import { FakeTime } from "@std/testing/time";
+import { type Peer, Peers } from "./_peers_test.ts";
+import { Presence, type PresenceOptions } from "./presence.ts";
+import { Rooms, type RoomsOptions } from "./rooms.ts";
+import { Topics, type TopicsOptions } from "./topics.ts";
+
+/** Rooms with all that they need, at a fake time that begins at 0. */
+export class Bench implements AsyncDisposable {
+  readonly time = new FakeTime(0);
+  readonly peers = new Peers();
+  readonly topics: Topics;
+  readonly presence: Presence;
+  readonly rooms: Rooms;
+
+  constructor(options: PresenceOptions & TopicsOptions & Pick<RoomsOptions, "patterns"> = {}) {
+    this.topics = new Topics({ turn: this.peers.turn, ...options });
+    this.presence = new Presence({ graceMs: 1_000, ...options });
+    const { topics, presence } = this;
+    this.rooms = new Rooms({ ...options, topics, presence });
+  }
+
+  connect(user: string, limits: Parameters<Peers["connect"]>[0] = {}): Promise<Peer> {
+    return this.peers.connect({ user, ...limits });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.peers[Symbol.asyncDispose]();
+    this.rooms[Symbol.dispose]();
+    this.presence[Symbol.dispose]();
+    await this.topics[Symbol.asyncDispose]();
+    this.time.restore();
+  }
+}
+
+/** What a peer got, notices in short. */
+export function heard(peer: Peer): unknown[] {
+  return peer.take().map((message) => {
+    const [topic, data] = message as [string, Record<string, unknown>];
+    if (!topic.startsWith("presence:")) return data;
+    switch (data.type) {
+      case "count":
+        return `count ${data.users}`;
+      case "changes":
+        return `changes +${users(data.joined)} -${users(data.left)}`;
+      case "members": {
+        const page = data.page === undefined ? "" : ` ${data.page}${data.more ? "+" : "."}`;
+        return `members${page} ${users(data.members)}`;
+      }
+      default:
+        return `${data.type} ${data.user}`;
+    }
+  });
+}
+
+function users(list: unknown): string {
+  return (list as { user: string; connections?: number }[])
+    .map(({ user, connections }) => connections === undefined ? user : `${user}*${connections}`)
+    .join(" ");
+}

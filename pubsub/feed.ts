@@ -1,0 +1,449 @@
+/**
+ * A topic with a history, as this node follows it for its sessions.
+ *
+ * @module
+ */
+import { Backoff } from "../session/backoff.ts";
+import { Broadcast } from "../session/broadcast.ts";
+import type { RecoveryReason, SubscribeAnswer } from "../session/recovery.ts";
+import { coreOf, type Session } from "../session/session.ts";
+import type { Turn } from "../session/turn.ts";
+import { startTimer, waitFor } from "../session/wait.ts";
+import {
+  type HistoryQuery,
+  HistoryReader,
+  isPositioned,
+  place,
+  type PlacedPage,
+  type Positioned,
+  type PositionedPage,
+} from "./_history_reader.ts";
+import type { Line } from "./_line.ts";
+import { Tail, type Tails } from "./_tail.ts";
+import type { Broker, BrokerSubscription, Publication } from "./broker.ts";
+import type { BrokerHistory, HistoryBounds } from "./history.ts";
+import {
+  Replay,
+  type Replayable,
+  type ReplayCounts,
+  type ReplayHost,
+  type ReplayRequest,
+  type SubscribeOptions,
+  tellAnswer,
+  tellGap,
+  tellSkip,
+} from "./replay.ts";
+
+/** Publications that are read when a topic gets its first session, for those who come next. */
+const OPENING_MESSAGES = 128;
+
+/** Publications that wait for others that are missing before them. */
+const MAX_HELD = 256;
+
+/** More publications than this at once, or bytes, go to slow sessions at their own pace. */
+const MAX_BURST = 32;
+const MAX_BURST_BYTES = 65_536;
+
+/** Epochs that are over and remembered. */
+const MAX_OVER_EPOCHS = 16;
+
+/** How often a read is tried before it is given up: about six seconds, if the engine refuses at once. */
+const MAX_ATTEMPTS = 8;
+
+/** How long the engine may take to let this node subscribe, before clients are told, in milliseconds. */
+const OPEN_TIMEOUT_MS = 10_000;
+
+/** What the feeds of a node share. */
+export interface FeedHost extends ReplayHost {
+  /** Where publications come from. */
+  readonly broker: Broker;
+  /** Where they are kept. */
+  readonly history: BrokerHistory;
+  /** The turn of all sessions. */
+  readonly turn: Turn;
+  /** What is kept ready. */
+  readonly tails: Tails;
+  /** For topics that catch up with the engine. */
+  readonly catchingUp: Line;
+  /** What happened so far. */
+  readonly counts: FeedCounts;
+  /** Finds a session by its id. */
+  sessionOf(id: string): Session | undefined;
+}
+
+/** What happened to the topics with a history. */
+export interface FeedCounts extends ReplayCounts {
+  /** Publications that came again. */
+  duplicates: number;
+  /** Publications that did not come, and were read. */
+  recovered: number;
+  /** Pages that were read from the engine. */
+  reads: number;
+}
+
+/**
+ * Follows one topic: gives its members each publication once and in order, reads what did not come,
+ * and tells of a gap where that can not be read any more.
+ *
+ * Every session of the topic is either a member, and stands where the feed stands, or has a
+ * {@linkcode Replay}, and stands before it.
+ */
+export class Feed implements Replayable {
+  /** The topic. */
+  readonly topic: string;
+  /** The newest publications. */
+  readonly tail: Tail;
+  readonly #host: FeedHost;
+  readonly #reader: HistoryReader;
+  readonly #members: Broadcast;
+  readonly #replays = new Map<Session, Replay>();
+  readonly #closing = new AbortController();
+  readonly #subscription: BrokerSubscription;
+  readonly #begun = Promise.withResolvers<void>();
+  /** Until this node is subscribed and knows where the topic stands, or that took too long. */
+  #opening: Promise<unknown> | undefined;
+  #epoch: string | undefined;
+  /** The epochs before; what comes late of them is passed over. */
+  #overEpochs: string[] = [];
+  #start = 0;
+  #known = 0;
+  #held: Positioned[] = [];
+  #wasHeard = false;
+  #isSyncing = false;
+  #nextSync: PromiseWithResolvers<boolean> | undefined;
+
+  /** Follows a topic, for its first session. */
+  constructor(topic: string, bounds: HistoryBounds, host: FeedHost) {
+    const { signal } = this.#closing;
+    this.topic = topic;
+    this.tail = new Tail(host.tails);
+    this.#host = host;
+    this.#reader = new HistoryReader(topic, bounds, { ...host, signal });
+    this.#members = new Broadcast(host.turn);
+    this.#subscription = host.broker.subscribe(topic, (publication) => this.#receive(publication), {
+      history: bounds,
+      onInterrupted: () => void this.sync(),
+    });
+    // What was published before this node was subscribed does not come by itself.
+    const opened = this.#subscription.ready.then(() => this.sync());
+    this.#opening = waitFor(opened, { what: "the topic", timeoutMs: OPEN_TIMEOUT_MS, signal })
+      .catch(() => {}).finally(() => this.#opening = undefined);
+  }
+
+  /** The epoch; `undefined` until it is known. */
+  get epoch(): string | undefined {
+    return this.#epoch;
+  }
+
+  /** The offset behind which this node began to follow the epoch. */
+  get start(): number {
+    return this.#start;
+  }
+
+  /** The newest offset that is known; the members have everything up to it. */
+  get known(): number {
+    return this.#known;
+  }
+
+  /** Resolves once something is known, or never will be. */
+  get begun(): Promise<void> {
+    return this.#begun.promise;
+  }
+
+  /** How many sessions there are. */
+  get size(): number {
+    return this.#members.size + this.#replays.size;
+  }
+
+  /** The sessions; those whose replay runs come last. */
+  *sessions(): Generator<Session, void, undefined> {
+    yield* this.#members.members();
+    yield* this.#replays.keys();
+  }
+
+  /** Whether a publication came since this was last asked. */
+  takeHeard(): boolean {
+    const wasHeard = this.#wasHeard;
+    this.#wasHeard = false;
+    return wasHeard;
+  }
+
+  /** Lets a session in, or has one that is in begin at another place. */
+  admit(session: Session, { since, last, onAnswer }: SubscribeOptions): void {
+    const isIn = this.#replays.has(session) || this.#members.has(session);
+    if (since !== undefined || last !== undefined || !isIn && onAnswer !== undefined) {
+      this.delete(session);
+      return this.#replay(session, { since, last, onAnswer });
+    }
+    if (!isIn) this.#addMember(session);
+    else if (onAnswer !== undefined) {
+      queueMicrotask(() => tellAnswer(session, onAnswer, this.#standingOf(session)));
+    }
+  }
+
+  /** Lets a session out. */
+  delete(session: Session): void {
+    this.#members.delete(session);
+    const replay = this.#replays.get(session);
+    this.#replays.delete(session);
+    replay?.end();
+  }
+
+  /** A replay has caught up. */
+  join(session: Session): void {
+    this.#replays.delete(session);
+    this.#addMember(session);
+  }
+
+  /** Waits until it is known where the topic stands, or until that took too long. */
+  async whenOpen(): Promise<void> {
+    if (this.#epoch !== undefined) return;
+    await Promise.race([this.#begun.promise, this.#opening ?? this.sync()]);
+  }
+
+  /**
+   * Reads what is newer than what is known, by a read that begins later than this call.
+   *
+   * @returns Whether the engine answered.
+   */
+  sync(): Promise<boolean> {
+    this.#nextSync ??= Promise.withResolvers();
+    const { promise } = this.#nextSync;
+    void this.#sync();
+    return promise;
+  }
+
+  /**
+   * Reads a page for a replay.
+   *
+   * @throws {SkeinError} If the engine does not answer.
+   */
+  read(query: HistoryQuery): Promise<PlacedPage> {
+    return this.#reader.share(query);
+  }
+
+  /** Stops following. */
+  close(): void {
+    this.#closing.abort();
+    this.#begun.resolve();
+    this.#held = [];
+    this.tail.reset(0);
+    void this.#subscription[Symbol.asyncDispose]();
+  }
+
+  #addMember(session: Session): void {
+    const { maxMessages, maxBytes } = coreOf(session).settings.sendQueue;
+    this.#reader.narrow({ maxMessages: Math.ceil(maxMessages / 2), maxBytes: maxBytes / 2 });
+    this.#members.add(session);
+  }
+
+  #replay(session: Session, request: ReplayRequest): void {
+    const replay = new Replay(this, session, { request, host: this.#host });
+    this.#replays.set(session, replay);
+    replay.start();
+  }
+
+  #standingOf(session: Session): SubscribeAnswer {
+    const replay = this.#replays.get(session);
+    const offset = replay === undefined ? this.#known : replay.at;
+    if (this.#epoch === undefined || offset === undefined) return {};
+    return { epoch: this.#epoch, offset, head: this.#known };
+  }
+
+  #receive(publication: Publication): void {
+    if (this.#closing.signal.aborted || !isPositioned(publication)) return;
+    this.#wasHeard = true;
+    const { epoch, prev } = publication.position;
+    if (this.#epoch === undefined) this.#enter(epoch, prev);
+    if (this.#take(publication) && this.#held.length > 0) this.#release();
+  }
+
+  /** Begins to follow an epoch behind an offset. */
+  #enter(epoch: string, offset: number): void {
+    if (this.#epoch !== undefined) this.#overEpochs.push(this.#epoch);
+    this.#overEpochs = this.#overEpochs.filter((one) => one !== epoch).slice(-MAX_OVER_EPOCHS);
+    this.#epoch = epoch;
+    this.#start = offset;
+    this.#skipTo(offset);
+    this.#begun.resolve();
+  }
+
+  #skipTo(offset: number): void {
+    this.#known = offset;
+    this.tail.reset(offset);
+  }
+
+  /** Delivers a publication if it is the next one, and holds it if others are missing before it. */
+  #take(publication: Positioned): boolean {
+    const { epoch, offset, prev } = publication.position;
+    if (epoch === this.#epoch && offset <= this.#known || this.#overEpochs.includes(epoch)) {
+      this.#host.counts.duplicates++;
+      return false;
+    }
+    if (epoch === this.#epoch && prev <= this.#known) {
+      this.#deliver(publication);
+      return true;
+    }
+    this.#held.push(publication);
+    if (this.#held.length > MAX_HELD) this.#held.shift();
+    void this.sync();
+    return false;
+  }
+
+  #deliver(publication: Positioned): void {
+    const item = place(publication);
+    this.#known = item.offset;
+    this.tail.push(item);
+    if (this.#members.size === 0) return;
+    const { except } = item;
+    const excepted = except === undefined ? undefined : this.#host.sessionOf(except);
+    this.#members.send(item.message, excepted);
+    if (excepted !== undefined && this.#members.has(excepted)) tellSkip(excepted, item);
+  }
+
+  /** Delivers of what was held all that is next; the rest is held again. */
+  #release(): void {
+    const held = this.#held.sort(byOffset);
+    this.#held = [];
+    for (const publication of held) this.#take(publication);
+  }
+
+  async #sync(): Promise<void> {
+    if (this.#isSyncing) return;
+    this.#isSyncing = true;
+    while (this.#nextSync !== undefined) {
+      await this.#host.catchingUp.enter();
+      // Who asks from here on wants another read.
+      const { resolve } = this.#nextSync;
+      this.#nextSync = undefined;
+      try {
+        resolve(await this.#catchUp());
+      } finally {
+        this.#host.catchingUp.leave();
+      }
+    }
+    this.#isSyncing = false;
+  }
+
+  async #catchUp(): Promise<boolean> {
+    const { signal } = this.#closing;
+    const backoff = new Backoff({
+      firstDelayMs: 100,
+      maxDelayMs: 2_000,
+      maxAttempts: MAX_ATTEMPTS - 1,
+    });
+    while (!signal.aborted) {
+      const waiting = new Set(this.#held);
+      try {
+        await this.#readAll();
+        // The engine knows best: what it does not place in its epoch is of one that is over.
+        this.#held = this.#held.filter((one) =>
+          !waiting.has(one) || one.position.epoch === this.#epoch
+        );
+        this.#release();
+        if (!this.#held.some((one) => waiting.has(one))) return true;
+      } catch {
+        if (signal.aborted) return false;
+      }
+      const delayMs = backoff.next();
+      if (delayMs === undefined) break;
+      await sleep(delayMs, signal);
+    }
+    this.#giveUp();
+    return false;
+  }
+
+  /** Goes on with what came live, if anything did. */
+  #giveUp(): void {
+    // Some of it may have been read after all.
+    this.#release();
+    const [first] = this.#held;
+    if (first === undefined || this.#closing.signal.aborted) return;
+    const { epoch, prev } = first.position;
+    const isNew = epoch !== this.#epoch;
+    if (isNew) this.#enter(epoch, prev);
+    this.#tellGap(isNew ? "new-epoch" : "unavailable", prev);
+    this.#release();
+  }
+
+  async #readAll(): Promise<void> {
+    if (this.#epoch === undefined) {
+      const page = await this.#reader.read({ last: OPENING_MESSAGES });
+      this.#takeOpening(page);
+      if (page.epoch === this.#epoch && page.head <= this.#known) return;
+    }
+    for (let isOldest = false, isWhole = false; !isWhole;) {
+      const page = await this.#reader.read(isOldest ? {} : { after: this.#known });
+      const { epoch, head, publications } = page;
+      if (epoch !== this.#epoch && !isOldest) {
+        isOldest = true;
+        continue;
+      }
+      if (epoch !== this.#epoch) {
+        this.#enter(epoch, publications[0]?.position.prev ?? head);
+        this.#tellGap("new-epoch", this.#known);
+      }
+      isOldest = false;
+      this.#takePage(page);
+      isWhole = (publications.at(-1)?.position.offset ?? head) >= head;
+    }
+  }
+
+  /** The newest publications, read when nothing was known: nobody gets them now. */
+  #takeOpening({ epoch, head, publications }: PositionedPage): void {
+    if (this.#epoch === undefined) this.#enter(epoch, head);
+    if (epoch !== this.#epoch) return;
+    const { after } = this.tail;
+    const items = publications.filter(({ position }) => position.offset <= after).map(place);
+    // One that is cut short does not reach up to what came live, or to the head.
+    if (items.at(-1)?.offset === after) this.tail.prepend(items, items[0]!.prev);
+  }
+
+  #takePage({ head, publications }: PositionedPage): void {
+    const missing = publications.filter(({ position }) => position.offset > this.#known);
+    const first = missing[0]?.position;
+    if (first === undefined) {
+      if (publications.length === 0 && head > this.#known) this.#tellGap("too-old", head);
+      return;
+    }
+    if (first.prev > this.#known) this.#tellGap("too-old", first.prev);
+    const bytes = missing.reduce((sum, { payload }) => sum + payload.length, 0);
+    if (missing.length > MAX_BURST || bytes > MAX_BURST_BYTES) this.#spareSlow();
+    this.#host.counts.recovered += missing.length;
+    for (const publication of missing) this.#take(publication);
+  }
+
+  /** Members whose wire is behind get what was missed page by page. */
+  #spareSlow(): void {
+    this.#host.turn.flush();
+    for (const session of [...this.#members.members()]) {
+      if (coreOf(session).queue!.isFlushed) continue;
+      this.#members.delete(session);
+      this.#replay(session, { at: this.#known });
+    }
+  }
+
+  /** Goes on behind an offset, and says so. */
+  #tellGap(reason: RecoveryReason, offset: number): void {
+    this.#skipTo(offset);
+    this.#host.counts.gaps++;
+    for (const session of [...this.#members.members()]) tellGap(this, session, { reason, offset });
+  }
+}
+
+function byOffset(a: Positioned, b: Positioned): number {
+  return a.position.offset - b.position.offset;
+}
+
+function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = startTimer(ms, done);
+    signal.addEventListener("abort", done);
+    if (signal.aborted) done();
+  });
+}

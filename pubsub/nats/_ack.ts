@@ -1,0 +1,48 @@
+/**
+ * What a stream answers to who publishes.
+ *
+ * @module
+ */
+import type { Msg } from "@nats-io/transport-node";
+import { BrokerError } from "../../errors.ts";
+
+/** The status of a message that nobody takes: there is no stream, or no leader of it. */
+const NO_RESPONDERS = 503;
+
+/** What JetStream says where another sequence was expected. */
+const WRONG_SEQUENCE: ReadonlySet<number> = new Set([10070, 10071, 10164]);
+
+/** An answer; branch on `name`. */
+export type Ack =
+  | { readonly name: "stored"; readonly seq: number; readonly isDuplicate: boolean }
+  | { readonly name: "conflict" | "away" | "refused"; readonly error: BrokerError };
+
+/** Reads an answer. */
+export function parseAck(message: Msg): Ack {
+  if (message.data.length === 0) {
+    const isAway = message.headers?.code === NO_RESPONDERS;
+    return failure(isAway ? "away" : "refused", message.headers?.status ?? "nothing");
+  }
+  const { seq, duplicate = false, error } = message.json<Answer>();
+  if (error !== undefined) {
+    const { code, err_code = 0, description = `error ${code}` } = error;
+    if (WRONG_SEQUENCE.has(err_code)) return failure("conflict", description);
+    return failure(code === NO_RESPONDERS ? "away" : "refused", description);
+  }
+  if (seq === undefined) return failure("refused", message.string().slice(0, 100));
+  return { name: "stored", seq, isDuplicate: duplicate };
+}
+
+interface Answer {
+  readonly seq?: number;
+  readonly duplicate?: boolean;
+  readonly error?: {
+    readonly code: number;
+    readonly err_code?: number;
+    readonly description?: string;
+  };
+}
+
+function failure(name: "conflict" | "away" | "refused", answer: string): Ack {
+  return { name, error: new BrokerError(`Cannot append: JetStream answered ${answer}`) };
+}

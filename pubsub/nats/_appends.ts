@@ -1,0 +1,285 @@
+/**
+ * Publications with a history, on their way into their stream.
+ *
+ * Many are under way at once, in order. As long as the connection holds and the stream answers,
+ * they are stored in that order. Whenever it is not known what became of some, all that are under
+ * way are asked about first: a probe has the id of a publication and a condition that never holds,
+ * so that the stream answers with the sequence if it knows the id, and stores nothing otherwise.
+ * Then what is missing is sent again; what would come behind later ones of its topic is given up.
+ *
+ * @module
+ */
+import { headers, type Msg, type NatsConnection } from "@nats-io/transport-node";
+import { BrokerError } from "../../errors.ts";
+import { Changing } from "../../session/changing.ts";
+import type { Appended } from "../history.ts";
+import { type Ack, parseAck } from "./_ack.ts";
+import type { Link } from "./_link.ts";
+import type { Log } from "./_log.ts";
+import { type Budget, Queue } from "./_queue.ts";
+
+/** Publications under way at once, and their bytes: enough to keep a stream busy. */
+const MAX_UNDER_WAY = 1_024;
+const MAX_UNDER_WAY_BYTES = 4 * 1_048_576;
+
+/** How long the stream may take to answer one, before it is asked about it. */
+const ACK_TIMEOUT_MS = 5_000;
+
+/** No stream has it as its last sequence. */
+const NEVER = String(Number.MAX_SAFE_INTEGER);
+
+interface Entry {
+  readonly subject: string;
+  readonly message: Uint8Array;
+  readonly id: string;
+  /** Whether somebody else may have published it before. */
+  readonly isKeyed: boolean;
+  readonly atMs: number;
+  readonly result: PromiseWithResolvers<Appended>;
+  sentMs: number;
+  wasSent: boolean;
+}
+
+/** What is appended to one stream by this node. */
+export class Appends {
+  /** Publications that were given up. */
+  dropped = 0;
+  readonly #link: Link;
+  readonly #log: Log;
+  readonly #budget: Budget;
+  readonly #giveUpMs: number;
+  readonly #inbox: string;
+  readonly #waiting = new Queue<Entry>();
+  /** In the order in which they were sent. */
+  readonly #underWay = new Map<string, Entry>();
+  #underWayBytes = 0;
+  #token = 0;
+  #canSend = false;
+  #settling: AbortSignal | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #heardOn: NatsConnection | undefined;
+  readonly #changes = new Changing();
+
+  constructor(link: Link, log: Log, budget: Budget, giveUpMs: number) {
+    this.#link = link;
+    this.#log = log;
+    this.#budget = budget;
+    this.#giveUpMs = giveUpMs;
+    this.#inbox = link.inbox();
+  }
+
+  /** Appends a message; see `BrokerHistory.append`. */
+  add(subject: string, message: Uint8Array, id: string, isKeyed: boolean): Promise<Appended> {
+    if (!this.#budget.take(message.length)) {
+      this.dropped++;
+      return Promise.reject(new BrokerError("Cannot append: too many publications wait for NATS"));
+    }
+    const result = Promise.withResolvers<Appended>();
+    const atMs = performance.now();
+    this.#waiting.push({
+      subject,
+      message,
+      id,
+      isKeyed,
+      atMs,
+      result,
+      sentMs: 0,
+      wasSent: false,
+    });
+    this.#pump();
+    this.#timer ??= setTimeout(() => this.#look(), Math.min(ACK_TIMEOUT_MS, this.#giveUpMs));
+    return result.promise;
+  }
+
+  /** Nothing is sent until `resume`: the server went, or the stream. */
+  suspend(): void {
+    this.#canSend = false;
+  }
+
+  /** The stream is there. */
+  resume(): void {
+    const { period, connection } = this.#link;
+    if (period === undefined || this.#settling === period) return;
+    if (this.#heardOn !== connection) {
+      this.#heardOn = connection;
+      const callback = (error: unknown, message: Msg) => {
+        if (!error) this.#answered(message);
+      };
+      connection!.subscribe(`${this.#inbox}.*`, { callback });
+    }
+    this.#settling = period;
+    void this.#settle(period).finally(() => {
+      if (this.#settling === period) this.#settling = undefined;
+    });
+  }
+
+  /** Resolves once nothing waits and nothing is under way. */
+  async idle(): Promise<void> {
+    while (this.#underWay.size > 0 || this.#waiting.length > 0) await this.#changes.changed();
+  }
+
+  /** Gives up everything. */
+  close(): void {
+    this.#canSend = false;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.rejectAll(new BrokerError("Cannot append: the broker is closed"));
+  }
+
+  /** Gives up what waits and what is under way. */
+  rejectAll(error: BrokerError): void {
+    for (const token of [...this.#underWay.keys()]) this.#reject(this.#take(token)!, error);
+    for (const entry of this.#waiting.clear()) this.#reject(entry, error);
+  }
+
+  #pump(): void {
+    while (
+      this.#canSend && this.#underWay.size < MAX_UNDER_WAY &&
+      this.#underWayBytes < MAX_UNDER_WAY_BYTES
+    ) {
+      const entry = this.#waiting.shift();
+      if (entry === undefined) return;
+      this.#send(entry);
+    }
+  }
+
+  #send(entry: Entry): void {
+    const token = (this.#token++).toString(36);
+    entry.sentMs = performance.now();
+    try {
+      this.#link.open.publish(entry.subject, entry.message, {
+        reply: `${this.#inbox}.${token}`,
+        headers: idHeaders(entry),
+      });
+    } catch (cause) {
+      // Such as a message that is larger than the server takes.
+      this.#reject(entry, new BrokerError("Cannot append: NATS does not take it", { cause }));
+      return;
+    }
+    entry.wasSent = true;
+    this.#underWay.set(token, entry);
+    this.#underWayBytes += entry.message.length;
+  }
+
+  #answered(message: Msg): void {
+    const token = message.subject.slice(this.#inbox.length + 1);
+    if (!this.#underWay.has(token)) return;
+    const ack = parseAck(message);
+    if (ack.name === "away") return this.#trouble(ack.error);
+    const entry = this.#take(token)!;
+    if (ack.name === "stored") this.#resolve(entry, ack.seq, ack.isDuplicate && entry.isKeyed);
+    else this.#reject(entry, ack.error);
+    this.#pump();
+  }
+
+  /** Somebody has to find out what became of those under way. */
+  #trouble(error: unknown): void {
+    if (!this.#canSend) return;
+    this.#canSend = false;
+    this.#log.problem = error;
+    this.#log.open();
+  }
+
+  /** Finds out what became of those under way, and goes on. */
+  async #settle(period: AbortSignal): Promise<void> {
+    this.#canSend = false;
+    const asked = [...this.#underWay.values()];
+    const acks = await Promise.all(asked.map((entry) => this.#probe(entry)));
+    if (period.aborted || this.#log.epoch === undefined) return;
+    const trouble = acks.find((ack) => ack.name === "away" || ack.name === "refused");
+    if (trouble !== undefined && trouble.name !== "stored") {
+      this.#log.problem = trouble.error;
+      this.#log.open();
+      return;
+    }
+    const seqs = new Map(asked.map((entry, i) => [entry, storedSeq(acks[i]!)]));
+    const again: Entry[] = [];
+    const stored = new Set<string>();
+    for (const [token, entry] of [...this.#underWay].reverse()) {
+      this.#take(token);
+      const seq = seqs.get(entry);
+      if (seq !== undefined) {
+        stored.add(entry.subject);
+        this.#resolve(entry, seq, false);
+      } else if (stored.has(entry.subject)) {
+        this.#reject(entry, new BrokerError("Cannot append: later publications were kept first"));
+      } else again.unshift(entry);
+    }
+    this.#waiting.unshift(again);
+    this.#canSend = true;
+    this.#pump();
+  }
+
+  async #probe(entry: Entry): Promise<Ack> {
+    const conditions = idHeaders(entry);
+    conditions.set("Nats-Expected-Last-Sequence", NEVER);
+    try {
+      return parseAck(await this.#link.request(entry.subject, new Uint8Array(), conditions));
+    } catch (cause) {
+      return { name: "away", error: new BrokerError("Cannot append: NATS is away", { cause }) };
+    }
+  }
+
+  /** Looks after the oldest: for too long unanswered, or for too long here. */
+  #look(): void {
+    this.#timer = undefined;
+    const now = performance.now();
+    for (const [token, entry] of this.#underWay) {
+      if (now - entry.atMs < this.#giveUpMs) break;
+      this.#reject(this.#take(token)!, this.#tooLate());
+    }
+    for (let entry = this.#waiting.first; entry; entry = this.#waiting.first) {
+      if (now - entry.atMs < this.#giveUpMs) break;
+      this.#reject(this.#waiting.shift()!, this.#tooLate());
+    }
+    const [oldest] = this.#underWay.values();
+    if (oldest !== undefined && now - oldest.sentMs >= ACK_TIMEOUT_MS) {
+      this.#trouble(new BrokerError("Cannot append: JetStream does not answer"));
+    }
+    const next = oldest ?? this.#waiting.first;
+    if (next === undefined) return;
+    const leftMs = Math.min(ACK_TIMEOUT_MS, this.#giveUpMs - (now - next.atMs));
+    this.#timer = setTimeout(() => this.#look(), Math.max(1, leftMs));
+  }
+
+  #tooLate(): BrokerError {
+    const cause = this.#log.problem;
+    const text = `Cannot append: NATS did not keep it within ${this.#giveUpMs} ms`;
+    return new BrokerError(text, cause === undefined ? {} : { cause });
+  }
+
+  #take(token: string): Entry | undefined {
+    const entry = this.#underWay.get(token);
+    if (entry === undefined) return undefined;
+    this.#underWay.delete(token);
+    this.#underWayBytes -= entry.message.length;
+    return entry;
+  }
+
+  #resolve(entry: Entry, seq: number, isRepetition: boolean): void {
+    this.#budget.give(entry.message.length);
+    this.#changes.notify();
+    this.#log.saw(seq);
+    const epoch = this.#log.epoch;
+    // One of an epoch that is over stands nowhere in this one.
+    if (isRepetition || epoch === undefined || seq <= epoch.start) entry.result.resolve({});
+    else entry.result.resolve({ position: { epoch: epoch.epoch, offset: seq } });
+  }
+
+  #reject(entry: Entry, error: BrokerError): void {
+    this.#budget.give(entry.message.length);
+    this.#changes.notify();
+    this.dropped++;
+    entry.result.reject(error);
+  }
+}
+
+function idHeaders({ id }: Entry): ReturnType<typeof headers> {
+  const made = headers();
+  made.set("Nats-Msg-Id", id);
+  return made;
+}
+
+function storedSeq(ack: Ack): number | undefined {
+  return ack.name === "stored" ? ack.seq : undefined;
+}

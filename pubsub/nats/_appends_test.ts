@@ -1,0 +1,169 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { stub } from "@std/testing/mock";
+import { FakeTime } from "@std/testing/time";
+import type { Msg, MsgHdrs } from "@nats-io/transport-node";
+import { BrokerError } from "../../errors.ts";
+import { Appends } from "./_appends.ts";
+import type { Link } from "./_link.ts";
+import type { Log } from "./_log.ts";
+import { Budget } from "./_queue.ts";
+
+/** A stream that stores what it is told to, and answers when it is told to. */
+class FakeStream {
+  readonly sent: { readonly subject: string; readonly id: string; readonly reply: string }[] = [];
+  /** Sequences by id. */
+  readonly stored = new Map<string, number>();
+  opened = 0;
+  #answer: ((error: null, message: Msg) => void) | undefined;
+  #seq = 100;
+
+  readonly appends = new Appends(
+    {
+      period: new AbortController().signal,
+      inbox: () => "_INBOX.test",
+      connection: {
+        subscribe: (_: string, { callback }: { callback: (error: null, message: Msg) => void }) => {
+          this.#answer = callback;
+        },
+      },
+      open: {
+        publish: (subject: string, _: Uint8Array, options: { reply: string; headers: MsgHdrs }) => {
+          this.sent.push({ subject, id: options.headers.get("Nats-Msg-Id"), reply: options.reply });
+        },
+      },
+      request: (_: string, __: Uint8Array, headers: MsgHdrs) => {
+        const seq = this.stored.get(headers.get("Nats-Msg-Id"));
+        return Promise.resolve(message(
+          "",
+          seq === undefined
+            ? { error: { code: 400, err_code: 10071, description: "wrong last sequence" } }
+            : { stream: "test", seq, duplicate: true },
+        ));
+      },
+    } as unknown as Link,
+    {
+      epoch: { epoch: "e", start: 10 },
+      saw: () => {},
+      open: () => this.opened++,
+    } as unknown as Log,
+    new Budget(100, 10_000),
+    30_000,
+  );
+
+  add(topic: string, id: string): Promise<number | undefined> {
+    const appended = this.appends.add(topic, new Uint8Array(10), id, false);
+    return appended.then(({ position }) => position?.offset);
+  }
+
+  store(id: string): number {
+    this.stored.set(id, ++this.#seq);
+    return this.#seq;
+  }
+
+  /** Answers one, by its place among those that were sent. */
+  answer(index: number, body: object): void {
+    this.#answer!(null, message(this.sent[index]!.reply, body));
+  }
+
+  /** Goes on, once what is under way is known. */
+  async resume(): Promise<void> {
+    this.appends.resume();
+    await new Promise<void>((resolve) => queueMicrotask(() => queueMicrotask(resolve)));
+    for (let i = 0; i < 20; i++) await Promise.resolve();
+  }
+}
+
+function message(subject: string, body: object): Msg {
+  const text = JSON.stringify(body);
+  return {
+    subject,
+    data: new TextEncoder().encode(text),
+    json: () => body,
+    string: () => text,
+  } as unknown as Msg;
+}
+
+const AWAY = { error: { code: 503, description: "no leader" } };
+
+Deno.test("Appends sends in order, and resolves with what the stream answers", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  const adding = ["1", "2"].map((id) => stream.add("a", id));
+  assertEquals(stream.sent.map(({ id }) => id), ["1", "2"]);
+  stream.answer(1, { stream: "test", seq: 12 });
+  stream.answer(0, { stream: "test", seq: 11 });
+  assertEquals(await Promise.all(adding), [11, 12]);
+  stream.appends.close();
+});
+
+Deno.test("Appends asks before it sends again, and sends only what is missing, in order", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  const adding = ["1", "2", "3", "4"].map((id) => stream.add("a", id));
+  const first = stream.store("1");
+  stream.answer(1, AWAY);
+  assertEquals(stream.opened, 1);
+  await stream.resume();
+  assertEquals(await adding[0], first);
+  assertEquals(stream.sent.slice(4).map(({ id }) => id), ["2", "3", "4"]);
+  for (const index of [4, 5, 6]) stream.answer(index, { stream: "test", seq: 200 + index });
+  assertEquals(await Promise.all(adding), [first, 204, 205, 206]);
+  stream.appends.close();
+});
+
+Deno.test("Appends gives up what would come behind later ones of its topic", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  const [late, kept, other] = [stream.add("a", "1"), stream.add("a", "2"), stream.add("b", "3")];
+  const rejected = assertRejects(() => late, BrokerError, "later publications were kept first");
+  stream.store("2");
+  stream.answer(0, AWAY);
+  await stream.resume();
+  await rejected;
+  assertEquals(await kept, stream.stored.get("2"));
+  assertEquals(stream.sent.slice(3).map(({ id }) => id), ["3"]);
+  stream.answer(3, { stream: "test", seq: 300 });
+  assertEquals([await other, stream.appends.dropped], [300, 1]);
+  stream.appends.close();
+});
+
+Deno.test("Appends rejects what the stream refuses, and goes on with the rest", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  const [refused, kept] = [stream.add("a", "1"), stream.add("a", "2")];
+  const rejected = assertRejects(() => refused, BrokerError, "insufficient resources");
+  stream.answer(0, {
+    error: { code: 500, err_code: 10023, description: "insufficient resources" },
+  });
+  stream.answer(1, { stream: "test", seq: 12 });
+  await rejected;
+  assertEquals([await kept, stream.opened], [12, 0]);
+  stream.appends.close();
+});
+
+Deno.test("Appends gives no place to what was kept in an epoch that is over", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  const adding = stream.add("a", "1");
+  stream.answer(0, { stream: "test", seq: 10, duplicate: true });
+  assertEquals(await adding, undefined);
+  stream.appends.close();
+});
+
+Deno.test("Appends asks about what is not answered, and gives it up in the end", async () => {
+  using time = new FakeTime();
+  using _clock = stub(performance, "now", () => time.now);
+  const stream = new FakeStream();
+  await stream.resume();
+  const rejected = assertRejects(() => stream.add("a", "1"), BrokerError, "within 30000 ms");
+  await time.tickAsync(4_999);
+  assertEquals(stream.opened, 0);
+  await time.tickAsync(1);
+  assertEquals(stream.opened, 1);
+  await stream.resume();
+  assertEquals(stream.sent.length, 2);
+  await time.tickAsync(25_000);
+  await rejected;
+  assertEquals(stream.appends.dropped, 1);
+  stream.appends.close();
+});

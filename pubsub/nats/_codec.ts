@@ -1,0 +1,80 @@
+/**
+ * What stands in a message: a mark, who does not get it, and the payload as it is.
+ *
+ * ```text
+ * t<text>                       b<bytes>
+ * T<length>:<except><text>      B<length>:<except><bytes>
+ * ```
+ *
+ * The length is that of `except`, in base 36: in UTF-16 units before a text, in bytes before bytes.
+ * A header of NATS would say the same at two thirds of the speed.
+ *
+ * @module
+ */
+import type { Publication } from "../broker.ts";
+import type { PublicationPosition } from "../history.ts";
+
+const encoder = new TextEncoder();
+/** A text may begin with a byte order mark, and keeps it. */
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+
+const [TEXT, TEXT_EXCEPT, BYTES, BYTES_EXCEPT] = [0x74, 0x54, 0x62, 0x42];
+const COLON = 0x3a;
+/** A length of six digits is 2 GB: there is no colon behind more. */
+const MAX_LENGTH_DIGITS = 6;
+
+/** Encodes what a publication is, without its topic and position. */
+export function encode({ payload, except }: Publication): Uint8Array {
+  if (typeof payload === "string") {
+    if (except === undefined) return encoder.encode("t" + payload);
+    return encoder.encode(`T${except.length.toString(36)}:${except}${payload}`);
+  }
+  const who = except === undefined ? undefined : encoder.encode(except);
+  const head = who === undefined ? "b" : `B${who.length.toString(36)}:`;
+  const message = new Uint8Array(head.length + (who?.length ?? 0) + payload.length);
+  encoder.encodeInto(head, message);
+  if (who !== undefined) message.set(who, head.length);
+  message.set(payload, message.length - payload.length);
+  return message;
+}
+
+/** Decodes a message; `undefined` if something else published it. */
+export function decode(
+  topic: string,
+  message: Uint8Array,
+  position?: PublicationPosition,
+): Publication | undefined {
+  const parts = split(message);
+  if (parts === undefined) return undefined;
+  return {
+    topic,
+    payload: parts.payload,
+    ...(parts.except !== undefined && { except: parts.except }),
+    ...(position !== undefined && { position }),
+  };
+}
+
+interface Parts {
+  readonly payload: string | Uint8Array;
+  readonly except?: string;
+}
+
+function split(message: Uint8Array): Parts | undefined {
+  switch (message[0]) {
+    case TEXT:
+      return { payload: decoder.decode(message.subarray(1)) };
+    // A copy: the message is a view of what the socket read at once, and would keep all of it.
+    case BYTES:
+      return { payload: message.slice(1) };
+  }
+  if (message[0] !== TEXT_EXCEPT && message[0] !== BYTES_EXCEPT) return undefined;
+  const colon = message.subarray(0, MAX_LENGTH_DIGITS + 2).indexOf(COLON);
+  const length = parseInt(decoder.decode(message.subarray(1, Math.max(colon, 1))), 36);
+  if (Number.isNaN(length)) return undefined;
+  const rest = message.subarray(colon + 1);
+  if (message[0] === BYTES_EXCEPT) {
+    return { payload: rest.slice(length), except: decoder.decode(rest.subarray(0, length)) };
+  }
+  const text = decoder.decode(rest);
+  return { payload: text.slice(length), except: text.slice(0, length) };
+}

@@ -1,0 +1,197 @@
+/**
+ * Topics with a history: the streams that keep them, and the channels that follow them.
+ *
+ * @module
+ */
+import { BrokerError } from "../../errors.ts";
+import { waitFor } from "../../session/wait.ts";
+import type { Publication } from "../broker.ts";
+import type {
+  Appended,
+  AppendOptions,
+  BrokerHistory,
+  HistoryBounds,
+  HistoryPage,
+  ReadHistoryOptions,
+} from "../history.ts";
+import { Appends } from "./_appends.ts";
+import { Channel } from "./_channel.ts";
+import { encode } from "./_codec.ts";
+import { type Link, REQUEST_TIMEOUT_MS } from "./_link.ts";
+import { Log } from "./_log.ts";
+import type { NatsSettings } from "./_options.ts";
+import type { Budget } from "./_queue.ts";
+import { readPage } from "./_reading.ts";
+import { escapeTopic, type Names } from "./subjects.ts";
+
+/** All topics with the same bounds. */
+interface Shelf {
+  readonly log: Log;
+  readonly appends: Appends;
+  readonly channels: Map<string, Channel>;
+}
+
+/** What a history is made of. */
+export interface NatsHistoryOptions {
+  readonly link: Link;
+  readonly names: Names;
+  readonly budget: Budget;
+  readonly settings: NatsSettings;
+  /** A publication came. */
+  readonly onReceived: () => void;
+}
+
+/** The histories of one broker. There are as many streams as there are different bounds. */
+export class NatsHistory implements BrokerHistory {
+  /** Publications that were taken. */
+  published = 0;
+  /** Pages that were read. */
+  reads = 0;
+  readonly #options: NatsHistoryOptions;
+  readonly #shelves = new Map<string, Shelf>();
+  /** Who appends where the publisher said nothing of it. */
+  readonly #producer = crypto.randomUUID();
+  #number = 0;
+  #isClosed = false;
+
+  constructor(options: NatsHistoryOptions) {
+    this.#options = options;
+  }
+
+  /** Publications that were given up. */
+  get dropped(): number {
+    let dropped = 0;
+    for (const { appends } of this.#shelves.values()) dropped += appends.dropped;
+    return dropped;
+  }
+
+  /** What is wrong. */
+  issues(): string[] {
+    return [...this.#shelves.values()].flatMap(({ log }) =>
+      log.epoch !== undefined || log.problem === undefined
+        ? []
+        : [`The stream ${log.names.stream} is not available: ${textOf(log.problem)}`]
+    );
+  }
+
+  /** The server is there. */
+  up(): void {
+    for (const { log } of this.#shelves.values()) log.open();
+  }
+
+  /** The server went. */
+  down(): void {
+    for (const { log, appends, channels } of this.#shelves.values()) {
+      log.shut();
+      appends.suspend();
+      for (const channel of channels.values()) channel.shut();
+    }
+  }
+
+  /** Resolves once all that was appended was answered or given up. */
+  async idle(): Promise<void> {
+    await Promise.all([...this.#shelves.values()].map(({ appends }) => appends.idle()));
+  }
+
+  /** Ends all channels; nothing more is taken, and what was has yet to go. */
+  end(): void {
+    this.#isClosed = true;
+    for (const { channels } of this.#shelves.values()) {
+      for (const channel of channels.values()) channel.close();
+      channels.clear();
+    }
+  }
+
+  /** Gives up what waits. */
+  close(): void {
+    for (const { log, appends } of this.#shelves.values()) {
+      log.close();
+      appends.close();
+    }
+  }
+
+  /** The channel of a topic. */
+  channel(topic: string, bounds: HistoryBounds): Channel {
+    const { log, channels } = this.#shelf(bounds);
+    let channel = channels.get(topic);
+    if (channel === undefined) {
+      channel = new Channel({
+        link: this.#options.link,
+        topic,
+        subject: `${log.names.live}.${escapeTopic(topic)}`,
+        log,
+        onEmpty: () => channels.delete(topic),
+        onReceived: this.#options.onReceived,
+      });
+      channels.set(topic, channel);
+    }
+    return channel;
+  }
+
+  append(publication: Publication, { bounds, key }: AppendOptions): Promise<Appended> {
+    if (this.#isClosed) return Promise.reject(closed("append"));
+    this.published++;
+    const { log, appends } = this.#shelf(bounds);
+    log.touch();
+    const topic = escapeTopic(publication.topic);
+    const id = key === undefined
+      ? `${this.#producer}:${this.#number++}`
+      : `${topic}:${escapeTopic(key.producer)}:${key.number}`;
+    return appends.add(`${log.names.log}.${topic}`, encode(publication), id, key !== undefined);
+  }
+
+  async read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
+    if (this.#isClosed) throw closed("read history");
+    const { link } = this.#options;
+    const { bounds, signal } = options;
+    const { log, channels } = this.#shelf(bounds);
+    signal?.throwIfAborted();
+    try {
+      await link.reach(signal);
+      const what = `the stream ${log.names.stream}`;
+      await waitFor(log.whenOpen(), { what, timeoutMs: REQUEST_TIMEOUT_MS, signal });
+      log.touch();
+      this.reads++;
+      const subject = `${log.names.log}.${escapeTopic(topic)}`;
+      const place = channels.get(topic)?.place;
+      return await readPage({ link, log, topic, subject, place }, options);
+    } catch (cause) {
+      signal?.throwIfAborted();
+      if (cause instanceof BrokerError) throw cause;
+      const reason = log.epoch === undefined ? log.problem ?? cause : cause;
+      throw new BrokerError(`Cannot read history: ${textOf(reason)}`, { cause: reason });
+    }
+  }
+
+  #shelf(bounds: HistoryBounds): Shelf {
+    const { link, names, budget, settings } = this.#options;
+    const streamNames = names.stream(bounds);
+    let shelf = this.#shelves.get(streamNames.stream);
+    if (shelf !== undefined) return shelf;
+    const channels = new Map<string, Channel>();
+    const log = new Log(link, streamNames, bounds, settings, {
+      opened: () => {
+        appends.resume();
+        for (const channel of [...channels.values()]) channel.reopened();
+      },
+      refused: (cause) => {
+        const text = `Cannot append: there is no stream ${streamNames.stream}: ${textOf(cause)}`;
+        appends.rejectAll(new BrokerError(text, { cause }));
+      },
+    });
+    const appends = new Appends(link, log, budget, settings.giveUpMs);
+    shelf = { log, appends, channels };
+    this.#shelves.set(streamNames.stream, shelf);
+    log.open();
+    return shelf;
+  }
+}
+
+function closed(verb: string): BrokerError {
+  return new BrokerError(`Cannot ${verb}: the broker is closed`);
+}
+
+/** An error in words. */
+export function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,70 @@
+import { assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { InOrder } from "./_in_order.ts";
+
+/** Takes offsets, each behind the one that is given with it. */
+function bench() {
+  const heard: string[] = [];
+  const order = new InOrder(({ position }) => heard.push(`${position!.epoch}${position!.offset}`));
+  const take = (offset: number, prev: number, { known = 0, epoch = "" } = {}) =>
+    order.take({ topic: "a", payload: "", position: { epoch, offset, prev } }, known);
+  return { heard, order, take };
+}
+
+Deno.test("InOrder delivers at once what is next", () => {
+  const { heard, take } = bench();
+  take(3, 0);
+  take(7, 3);
+  take(20, 15, { known: 15 });
+  assertEquals(heard, ["3", "7", "20"]);
+});
+
+Deno.test("InOrder holds what comes too early until what is missing is there", () => {
+  const { heard, take } = bench();
+  take(1, 0);
+  take(4, 3);
+  take(3, 2);
+  take(9, 4);
+  assertEquals(heard, ["1"]);
+  take(2, 1);
+  assertEquals(heard, ["1", "2", "3", "4", "9"]);
+});
+
+Deno.test("InOrder delivers what it holds after a moment, and drops what comes later still", () => {
+  using time = new FakeTime();
+  const { heard, take } = bench();
+  take(1, 0);
+  take(4, 3);
+  take(3, 2);
+  time.tick(49);
+  assertEquals(heard, ["1"]);
+  time.tick(1);
+  assertEquals(heard, ["1", "3", "4"]);
+  take(2, 1);
+  take(5, 4);
+  assertEquals(heard, ["1", "3", "4", "5"]);
+});
+
+Deno.test("InOrder holds no more than it may", () => {
+  const { heard, take, order } = bench();
+  for (let offset = 2; offset < 258; offset++) take(offset, offset - 1);
+  assertEquals(heard.length, 256);
+  order.close();
+});
+
+Deno.test("InOrder delivers what it holds before the first of another epoch", () => {
+  const { heard, take } = bench();
+  take(9, 8, { epoch: "a" });
+  take(1, 0, { epoch: "b" });
+  take(2, 1, { epoch: "b" });
+  assertEquals(heard, ["a9", "b1", "b2"]);
+});
+
+Deno.test("InOrder delivers nothing after its close", () => {
+  using time = new FakeTime();
+  const { heard, take, order } = bench();
+  take(9, 8);
+  order.close();
+  time.tick(100);
+  assertEquals(heard, []);
+});

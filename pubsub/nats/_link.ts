@@ -1,0 +1,247 @@
+/**
+ * The connection to NATS: made in the background, made again for ever.
+ *
+ * @module
+ */
+import {
+  connect,
+  createInbox,
+  type Msg,
+  type MsgHdrs,
+  type NatsConnection,
+  type NodeConnectionOptions,
+} from "@nats-io/transport-node";
+import { type JetStreamManager, jetstreamManager } from "@nats-io/jetstream";
+import { BrokerError } from "../../errors.ts";
+import { Changing } from "../../session/changing.ts";
+import { StatusFeed } from "../../session/status_feed.ts";
+import { waitFor } from "../../session/wait.ts";
+import type { BrokerStatus } from "../broker.ts";
+import { pause } from "./_pause.ts";
+
+/** How long the server may take to answer. */
+export const REQUEST_TIMEOUT_MS = 5_000;
+
+/** Between attempts to connect, plus up to as much again. */
+const RETRY_MS = 250;
+
+/** A server that is frozen is noticed after two of them. */
+const PING_INTERVAL_MS = 10_000;
+
+/** What the link is made of. */
+export type LinkTarget = NodeConnectionOptions | { readonly connection: NatsConnection };
+
+/** Who is told. None of them may throw. */
+export interface LinkEvents {
+  /** The server is there, and has the subscriptions again. */
+  up(isAgain: boolean): void;
+  /** The server went. */
+  down(): void;
+}
+
+/** One connection over its whole life. */
+export class Link {
+  /** How it is doing. */
+  readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connecting" });
+  /** How often the server went. */
+  interruptions = 0;
+  /** What the server refused lately, such as a subject without permission. */
+  refusal: unknown;
+  readonly #events: LinkEvents;
+  readonly #isOwn: boolean;
+  readonly #inboxPrefix: string | undefined;
+  readonly #ended = new AbortController();
+  readonly #changes = new Changing();
+  readonly #running: Promise<void>;
+  #connection: NatsConnection | undefined;
+  #period: AbortController | undefined;
+  #wasUp = false;
+  #flushing: Promise<boolean> | undefined;
+
+  constructor(target: LinkTarget, events: LinkEvents) {
+    this.#events = events;
+    this.#isOwn = !("connection" in target);
+    this.#inboxPrefix = "connection" in target ? undefined : target.inboxPrefix;
+    this.#running = this.#run(target);
+  }
+
+  /** Whether messages can be sent. */
+  get isUp(): boolean {
+    return this.#period !== undefined;
+  }
+
+  /** Ends when the server goes; `undefined` while it is away. */
+  get period(): AbortSignal | undefined {
+    return this.#period?.signal;
+  }
+
+  /** The connection, also while the server is away: subscriptions are made again by themselves. */
+  get connection(): NatsConnection | undefined {
+    return this.#connection;
+  }
+
+  /** The connection, if the server is there. */
+  get open(): NatsConnection {
+    if (this.#period === undefined) throw this.#awayError();
+    return this.#connection!;
+  }
+
+  /** Administers JetStream, if the server is there. */
+  async manager(): Promise<JetStreamManager> {
+    return await jetstreamManager(this.open, { checkAPI: false, timeout: REQUEST_TIMEOUT_MS });
+  }
+
+  /** Resolves when the server is there; false if that will never be. */
+  async whenUp(): Promise<boolean> {
+    while (!this.isUp && !this.#ended.signal.aborted) await this.#changes.changed();
+    return this.isUp;
+  }
+
+  /** Waits for the first time that the server is there; afterwards, only whether it is. */
+  async reach(signal?: AbortSignal): Promise<void> {
+    if (this.status.current.name === "connecting") {
+      const what = "NATS";
+      await waitFor(this.whenUp(), { what, timeoutMs: REQUEST_TIMEOUT_MS, signal });
+    }
+    if (!this.isUp) throw this.#awayError();
+  }
+
+  /**
+   * Resolves once the server has what was sent before; false if the connection went first. Whoever
+   * asks in one turn shares the answer.
+   */
+  flush(): Promise<boolean> {
+    this.#flushing ??= Promise.resolve().then(async () => {
+      this.#flushing = undefined;
+      if (this.#period === undefined) return false;
+      try {
+        await this.#connection!.flush();
+        return true;
+      } catch (error) {
+        this.#lost(error);
+        return false;
+      }
+    });
+    return this.#flushing;
+  }
+
+  /** A subject for answers, that nobody else has. */
+  inbox(): string {
+    return createInbox(this.#inboxPrefix);
+  }
+
+  /** Asks for one answer. */
+  async request(subject: string, body: string | Uint8Array, headers?: MsgHdrs): Promise<Msg> {
+    return await this.open.request(subject, body, {
+      timeout: REQUEST_TIMEOUT_MS,
+      ...(headers !== undefined && { headers }),
+    });
+  }
+
+  /** Ends the connection, if it is the link's own. */
+  async close(): Promise<void> {
+    if (!this.#ended.signal.aborted) {
+      this.#ended.abort();
+      this.#period?.abort();
+      this.#period = undefined;
+      this.#changes.notify();
+      this.status.end({ name: "closed" });
+    }
+    await this.#running;
+  }
+
+  async #run(target: LinkTarget): Promise<void> {
+    const connection = "connection" in target ? target.connection : await this.#connect(target);
+    if (connection === undefined) return;
+    this.#connection = connection;
+    await this.#follow(connection);
+    if (this.#isOwn) await connection.close();
+  }
+
+  async #connect(options: NodeConnectionOptions): Promise<NatsConnection | undefined> {
+    const { signal } = this.#ended;
+    while (!signal.aborted) {
+      try {
+        return await connect({
+          noAsyncTraces: true,
+          pingInterval: PING_INTERVAL_MS,
+          reconnectJitter: RETRY_MS,
+          reconnectTimeWait: RETRY_MS,
+          timeout: REQUEST_TIMEOUT_MS,
+          ...options,
+          // What ended for ever could not heal by itself.
+          ignoreAuthErrorAbort: true,
+          maxReconnectAttempts: -1,
+          noEcho: false,
+          reconnect: true,
+          waitOnFirstConnect: false,
+        });
+      } catch (error) {
+        this.refusal = error;
+        await pause(RETRY_MS * (1 + Math.random()), signal);
+      }
+    }
+    return undefined;
+  }
+
+  /** Follows the connection until the link is closed. */
+  async #follow(connection: NatsConnection): Promise<void> {
+    const { signal } = this.#ended;
+    const statuses = connection.status()[Symbol.asyncIterator]();
+    const ended = new Promise<undefined>((resolve) => {
+      if (signal.aborted) resolve(undefined);
+      else signal.addEventListener("abort", () => resolve(undefined), { once: true });
+    });
+    this.#reached(connection);
+    while (true) {
+      const next = await Promise.race([statuses.next(), ended]);
+      if (next === undefined) break;
+      if (next.done) {
+        this.#lost(new BrokerError("The connection was closed by somebody else"));
+        await ended;
+        break;
+      }
+      if (next.value.type === "disconnect") this.#lost(this.refusal);
+      else if (next.value.type === "reconnect") this.#reached(connection);
+      else if (next.value.type === "error") this.refusal = next.value.error;
+    }
+    // Not awaited: the library's iterator ends with the next status only.
+    statuses.return?.().catch(() => {});
+  }
+
+  #awayError(): BrokerError {
+    const isClosed = this.#ended.signal.aborted;
+    return new BrokerError(
+      `Cannot reach NATS: ${isClosed ? "the broker is closed" : "it is away"}`,
+    );
+  }
+
+  #reached(connection: NatsConnection): void {
+    connection.flush().then(() => {
+      if (this.#ended.signal.aborted || this.isUp) return;
+      this.#period = new AbortController();
+      const isAgain = this.#wasUp;
+      this.#wasUp = true;
+      this.refusal = undefined;
+      this.status.set({ name: "connected" });
+      this.#changes.notify();
+      this.#events.up(isAgain);
+    }, (error) => this.#away(error));
+  }
+
+  #lost(error: unknown): void {
+    if (this.#period === undefined) return;
+    this.#period.abort();
+    this.#period = undefined;
+    this.interruptions++;
+    this.#away(error);
+    this.#events.down();
+  }
+
+  #away(error: unknown): void {
+    const { current } = this.status;
+    if (current.name === "interrupted") return;
+    const since = Date.now();
+    this.status.set({ name: "interrupted", since, ...(error !== undefined && { error }) });
+  }
+}

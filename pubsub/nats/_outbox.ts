@@ -1,0 +1,130 @@
+/**
+ * Publications without history, on their way to the server.
+ *
+ * @module
+ */
+import type { Link } from "./_link.ts";
+import { type Budget, Queue } from "./_queue.ts";
+
+/**
+ * Bytes that the server may not have taken yet. The client library holds what the socket does not
+ * take, without a bound; what is beyond this waits here, with one.
+ */
+const WINDOW_BYTES = 4 * 1_048_576;
+
+interface Waiting {
+  readonly subject: string;
+  readonly message: Uint8Array;
+  readonly atMs: number;
+}
+
+/** Sends at once where it can; what has to wait keeps its order, and is given up after a time. */
+export class Outbox {
+  /** Publications that were given up. */
+  dropped = 0;
+  readonly #link: Link;
+  readonly #budget: Budget;
+  readonly #giveUpMs: number;
+  readonly #waiting = new Queue<Waiting>();
+  #unconfirmed = 0;
+  #isConfirming = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #refusal: unknown;
+
+  constructor(link: Link, budget: Budget, giveUpMs: number) {
+    this.#link = link;
+    this.#budget = budget;
+    this.#giveUpMs = giveUpMs;
+  }
+
+  /** What the client library did not take, such as a message that is too large. */
+  get refusal(): unknown {
+    return this.#refusal;
+  }
+
+  /** Sends a message, or has it wait. */
+  publish(subject: string, message: Uint8Array): void {
+    if (this.#canSend) this.#send(subject, message);
+    else if (this.#budget.take(message.length)) {
+      this.#waiting.push({ subject, message, atMs: performance.now() });
+      this.#timer ??= setTimeout(() => this.#giveUp(), this.#giveUpMs);
+    } else this.dropped++;
+  }
+
+  /** The server is there: what waited goes. */
+  resume(): void {
+    this.#unconfirmed = 0;
+    this.#pump();
+  }
+
+  /** Resolves once the server has everything, or went. */
+  async idle(): Promise<void> {
+    while (await this.#link.flush() && this.#waiting.length > 0);
+  }
+
+  /** Gives up everything. */
+  close(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    for (const { message } of this.#waiting.clear()) this.#drop(message);
+  }
+
+  get #canSend(): boolean {
+    return this.#link.isUp && this.#waiting.length === 0 && this.#unconfirmed < WINDOW_BYTES;
+  }
+
+  #send(subject: string, message: Uint8Array): void {
+    try {
+      this.#link.open.publish(subject, message);
+    } catch (error) {
+      this.#refusal = error;
+      this.dropped++;
+      return;
+    }
+    this.#unconfirmed += message.length;
+    if (!this.#isConfirming && this.#unconfirmed >= WINDOW_BYTES / 2) void this.#confirm();
+  }
+
+  /** Learns that the server took what was sent up to now. */
+  async #confirm(): Promise<void> {
+    this.#isConfirming = true;
+    const confirmed = this.#unconfirmed;
+    const isTaken = await this.#link.flush();
+    this.#isConfirming = false;
+    if (!isTaken) return;
+    this.#unconfirmed = Math.max(0, this.#unconfirmed - confirmed);
+    this.#pump();
+    if (this.#unconfirmed >= WINDOW_BYTES / 2 && !this.#isConfirming) void this.#confirm();
+  }
+
+  #pump(): void {
+    while (this.#link.isUp && this.#unconfirmed < WINDOW_BYTES) {
+      const next = this.#waiting.shift();
+      if (next === undefined) {
+        clearTimeout(this.#timer);
+        this.#timer = undefined;
+        return;
+      }
+      this.#budget.give(next.message.length);
+      this.#send(next.subject, next.message);
+    }
+  }
+
+  #giveUp(): void {
+    this.#timer = undefined;
+    const now = performance.now();
+    for (let oldest = this.#waiting.first; oldest; oldest = this.#waiting.first) {
+      const leftMs = this.#giveUpMs - (now - oldest.atMs);
+      if (leftMs > 0) {
+        this.#timer = setTimeout(() => this.#giveUp(), leftMs);
+        return;
+      }
+      this.#drop(this.#waiting.shift()!.message);
+    }
+  }
+
+  #drop(message: Uint8Array): void {
+    this.#budget.give(message.length);
+    this.dropped++;
+  }
+}

@@ -1,0 +1,123 @@
+/**
+ * Reading a part of a stream, by a consumer that lives as long as that takes.
+ *
+ * @module
+ */
+import { AckPolicy, DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream";
+import { BrokerError } from "../../errors.ts";
+import { type Link, REQUEST_TIMEOUT_MS } from "./_link.ts";
+
+/** A consumer that nobody ended goes by itself, in nanoseconds. */
+const INACTIVE_NS = 10_000 * 1e6;
+
+/** Which part. */
+export interface PullOptions {
+  readonly stream: string;
+  readonly subject: string;
+  /** The sequence to begin with. */
+  readonly from: number;
+  /** Most messages. */
+  readonly count: number;
+  /** Most bytes, of messages with all that belongs to them; of no effect without payloads. */
+  readonly maxBytes?: number;
+  /** Without payloads. */
+  readonly headersOnly?: boolean;
+}
+
+/** One message of a stream. */
+export interface Stored {
+  readonly seq: number;
+  /** When it was stored, in milliseconds since the Unix epoch. */
+  readonly atMs: number;
+  readonly data: Uint8Array;
+  /** How long `data` is, also where it was left out. */
+  readonly bytes: number;
+}
+
+/** What was read. */
+export interface Pulled {
+  readonly messages: readonly Stored[];
+  /** How many are behind them. */
+  readonly pending: number;
+}
+
+/** Reads messages of one subject, oldest first. */
+export async function pull(
+  link: Link,
+  manager: JetStreamManager,
+  { stream, subject, from, count, maxBytes, headersOnly = false }: PullOptions,
+): Promise<Pulled> {
+  const { name, num_pending } = await manager.consumers.add(stream, {
+    ack_policy: AckPolicy.None,
+    deliver_policy: DeliverPolicy.StartSequence,
+    opt_start_seq: Math.max(1, from),
+    filter_subject: subject,
+    headers_only: headersOnly,
+    inactive_threshold: INACTIVE_NS,
+    mem_storage: true,
+    num_replicas: 1,
+  });
+  try {
+    const wanted = Math.min(count, num_pending);
+    if (wanted === 0) return { messages: [], pending: num_pending };
+    return await fetch(link, `$JS.API.CONSUMER.MSG.NEXT.${stream}.${name}`, wanted, maxBytes);
+  } finally {
+    // Whether it worked is of no interest: it goes by itself.
+    manager.consumers.delete(stream, name).catch(() => {});
+  }
+}
+
+function fetch(
+  link: Link,
+  request: string,
+  wanted: number,
+  maxBytes: number | undefined,
+): Promise<Pulled> {
+  return new Promise((resolve, reject) => {
+    const messages: Stored[] = [];
+    let pending = wanted;
+    const connection = link.open;
+    const inbox = link.inbox();
+    const late = () => done(new BrokerError("Cannot read history: JetStream does not answer"));
+    const timer = setTimeout(late, REQUEST_TIMEOUT_MS);
+    const subscription = connection.subscribe(inbox, {
+      callback: (error, message) => {
+        // A status says that there is no more, or no room for more.
+        if (error || message.headers?.hasError) return done(error ?? undefined);
+        const place = placeOf(message.reply ?? "");
+        const size = message.headers?.get("Nats-Msg-Size");
+        pending = place.pending;
+        messages.push({
+          seq: place.seq,
+          atMs: place.atMs,
+          data: message.data,
+          bytes: size ? Number(size) : message.data.length,
+        });
+        if (messages.length === wanted) done();
+      },
+    });
+    const done = (error?: unknown) => {
+      clearTimeout(timer);
+      if (!connection.isClosed()) subscription.unsubscribe();
+      if (error) reject(error);
+      else resolve({ messages, pending });
+    };
+    connection.publish(
+      request,
+      JSON.stringify({ batch: wanted, no_wait: true, ...(maxBytes && { max_bytes: maxBytes }) }),
+      { reply: inbox },
+    );
+  });
+}
+
+/**
+ * What the subject for acknowledgements says of a message:
+ * `$JS.ACK[.domain.account].stream.consumer.delivered.seq.consumerSeq.nanoseconds.pending[.more]`.
+ */
+function placeOf(
+  reply: string,
+): { readonly seq: number; readonly atMs: number; readonly pending: number } {
+  const tokens = reply.split(".");
+  const [seq, , nanoseconds, pending] = tokens.slice(tokens.length > 9 ? 7 : 5).map(Number);
+  return { seq: seq ?? 0, atMs: (nanoseconds ?? 0) / 1e6, pending: pending ?? 0 };
+}

@@ -1,0 +1,223 @@
+/**
+ * Pages of a topic's history.
+ *
+ * A stream says of a message neither which one of its topic came before it, nor how much of the
+ * topic is newer. What is known without a search is used first: whoever has the newest needs
+ * nothing, and where the message that a page follows is still kept, all that came after it is.
+ * Otherwise the headers of all that is kept of the topic are read, and then the page.
+ *
+ * @module
+ */
+import type { JetStreamManager } from "@nats-io/jetstream";
+import { BrokerError } from "../../errors.ts";
+import type { HistoryPage, ReadHistoryOptions } from "../history.ts";
+import type { Publication } from "../broker.ts";
+import type { Place } from "./_channel.ts";
+import { decode } from "./_codec.ts";
+import type { Link } from "./_link.ts";
+import type { Epoch, Log } from "./_log.ts";
+import { pull, type Pulled, type PullOptions, type Stored } from "./_pull.ts";
+
+/** How often a page is read again because something was kept or let go of meanwhile. */
+const MAX_ATTEMPTS = 5;
+
+/** What a page is read of. */
+export interface Reading {
+  readonly link: Link;
+  readonly log: Log;
+  readonly topic: string;
+  readonly subject: string;
+  /** What this node knows, if it is subscribed. */
+  readonly place: Place | undefined;
+}
+
+/** A message, as far as bounds go. */
+interface Readable {
+  readonly seq: number;
+  readonly atMs: number;
+  readonly bytes: number;
+}
+
+/** Reads a page. */
+export async function readPage(
+  reading: Reading,
+  options: ReadHistoryOptions,
+): Promise<HistoryPage> {
+  for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
+    const { epoch } = reading.log;
+    if (epoch === undefined) break;
+    const manager = await reading.link.manager();
+    const page = await new PageReader(reading, options, epoch, manager).read();
+    options.signal?.throwIfAborted();
+    if (page === undefined || reading.log.epoch?.epoch !== page.epoch) continue;
+    const { place } = reading;
+    if (place !== undefined && page.head > (place.last ?? -1)) place.last = page.head;
+    return page;
+  }
+  throw new BrokerError("Cannot read history: it changes faster than it can be read");
+}
+
+/** One attempt. Every method gives `undefined` where something changed meanwhile. */
+class PageReader {
+  readonly #reading: Reading;
+  readonly #options: ReadHistoryOptions;
+  readonly #epoch: Epoch;
+  readonly #manager: JetStreamManager;
+  readonly #known: number | undefined;
+  readonly #oldestMs: number;
+
+  constructor(
+    reading: Reading,
+    options: ReadHistoryOptions,
+    epoch: Epoch,
+    manager: JetStreamManager,
+  ) {
+    this.#reading = reading;
+    this.#options = options;
+    this.#epoch = epoch;
+    this.#manager = manager;
+    this.#known = reading.place?.last;
+    this.#oldestMs = Date.now() - options.bounds.ttlMs;
+  }
+
+  async read(): Promise<HistoryPage | undefined> {
+    const { after, last } = this.#options;
+    const head = await this.#newest();
+    if (head === undefined) return await this.#readEmpty();
+    if (after !== undefined ? after >= head : last === 0) return this.#page(head, []);
+    return await this.#readBehind(head) ?? await this.#readSearched(head);
+  }
+
+  /** A topic of which nothing is kept: its head is what is sure to be behind nothing. */
+  async #readEmpty(): Promise<HistoryPage | undefined> {
+    const { after } = this.#options;
+    if (this.#known !== undefined) return this.#page(this.#known, []);
+    const { first_seq, last_seq } = await this.#state();
+    if (this.#isWhole(first_seq)) return this.#page(0, []);
+    if (await this.#newest() !== undefined) return undefined;
+    const isSure = after !== undefined && after >= first_seq - 1 && after <= last_seq;
+    return this.#page(isSure ? after : last_seq, []);
+  }
+
+  /** The page behind a message that is still kept. */
+  async #readBehind(head: number): Promise<HistoryPage | undefined> {
+    const { after, maxMessages, maxBytes, bounds } = this.#options;
+    if (after === undefined || after <= this.#epoch.start) return undefined;
+    const most = this.#reading.link.open.info?.max_payload ?? 0;
+    const { messages: [anchor, ...messages], pending } = await this.#pull({
+      from: after,
+      count: maxMessages + 1,
+      maxBytes: maxBytes + 2 * most,
+    });
+    if (anchor?.seq !== after) return undefined;
+    const isWhole = pending === 0;
+    if (isWhole && (messages.at(-1)?.seq ?? 0) < head) return undefined;
+    const skipped = this.#countTooOld(messages, isWhole ? bounds.bytes : Infinity);
+    if (skipped === messages.length && !isWhole) return undefined;
+    const before = messages[skipped - 1]?.seq ?? after;
+    return this.#page(head, this.#placed(messages.slice(skipped), before));
+  }
+
+  /** Finds the page by the headers of all that is kept. */
+  async #readSearched(head: number): Promise<HistoryPage | undefined> {
+    const { after, last, bounds, maxMessages, maxBytes } = this.#options;
+    const { messages: index } = await this.#pull({
+      from: this.#epoch.start + 1,
+      count: Infinity,
+      headersOnly: true,
+    });
+    if ((index.at(-1)?.seq ?? 0) < head) return undefined;
+    let first = Math.max(index.length - bounds.size, this.#countTooOld(index, bounds.bytes), 0);
+    if (after !== undefined) { while (first < index.length && index[first]!.seq <= after) first++; }
+    else if (last !== undefined) first = Math.max(first, index.length - last);
+    const found = index.slice(
+      first,
+      first + countWithin(index.slice(first), maxMessages, maxBytes),
+    );
+    if (found.length === 0) return this.#page(head, []);
+    const before = index[first - 1]?.seq ?? await this.#before(found[0]!.seq);
+    const { messages } = await this.#pull({ from: found[0]!.seq, count: found.length });
+    const isSame = messages.length === found.length && messages[0]!.seq === found[0]!.seq;
+    return isSame ? this.#page(head, this.#placed(messages, before)) : undefined;
+  }
+
+  /** How many of the oldest are beyond the time and the bytes that are kept. */
+  #countTooOld(messages: readonly Readable[], maxBytes: number): number {
+    let bytes = 0;
+    for (let i = messages.length - 1; i >= 0; i--) {
+      bytes += payloadBytes(messages[i]!);
+      if (bytes > maxBytes || messages[i]!.atMs <= this.#oldestMs) return i + 1;
+    }
+    return 0;
+  }
+
+  /** What came before the oldest that is kept: at most what the stream let go of. */
+  async #before(seq: number): Promise<number> {
+    const { after = 0 } = this.#options;
+    const { first_seq } = await this.#state();
+    if (this.#isWhole(first_seq)) return 0;
+    return after >= first_seq - 1 && after < seq ? after : Math.min(first_seq, seq) - 1;
+  }
+
+  /** Whether the stream has all topics since the epoch began. */
+  #isWhole(firstSeq: number): boolean {
+    return firstSeq <= this.#epoch.start + 1;
+  }
+
+  /** The newest sequence of the topic; `undefined` if nothing of it is kept. */
+  async #newest(): Promise<number | undefined> {
+    const { log, subject } = this.#reading;
+    const query = { last_by_subj: subject };
+    // A replica may be behind, and answers directly all the same.
+    const found = log.isReplicated
+      ? await this.#manager.streams.getMessage(log.names.stream, query)
+      : await this.#manager.direct.getMessage(log.names.stream, query);
+    return found && found.seq > this.#epoch.start ? found.seq : undefined;
+  }
+
+  async #state(): Promise<{ readonly first_seq: number; readonly last_seq: number }> {
+    return (await this.#manager.streams.info(this.#reading.log.names.stream)).state;
+  }
+
+  #pull(part: Omit<PullOptions, "stream" | "subject">): Promise<Pulled> {
+    const { link, log, subject } = this.#reading;
+    return pull(link, this.#manager, { stream: log.names.stream, subject, ...part });
+  }
+
+  #page(head: number, publications: readonly Publication[]): HistoryPage {
+    return { epoch: this.#epoch.epoch, head, publications };
+  }
+
+  #placed(messages: readonly Stored[], before: number): Publication[] {
+    const { maxMessages, maxBytes } = this.#options;
+    const { epoch } = this.#epoch;
+    const count = countWithin(messages, maxMessages, maxBytes);
+    const publications: Publication[] = [];
+    let prev = before;
+    for (const { seq, data } of messages.slice(0, count)) {
+      const publication = decode(this.#reading.topic, data, { epoch, offset: seq, prev });
+      // What something else put there is not counted.
+      if (publication === undefined) continue;
+      publications.push(publication);
+      prev = seq;
+    }
+    return publications;
+  }
+}
+
+/** How many of the first fit into a page; one always does. */
+function countWithin(messages: readonly Readable[], maxMessages: number, maxBytes: number): number {
+  let bytes = 0;
+  let count = 0;
+  while (count < messages.length && count < maxMessages) {
+    bytes += payloadBytes(messages[count]!);
+    if (bytes > maxBytes && count > 0) break;
+    count++;
+  }
+  return count;
+}
+
+/** One byte is a mark; whoever is left out counts as payload. */
+function payloadBytes({ bytes }: Readable): number {
+  return bytes - 1;
+}

@@ -1,0 +1,185 @@
+/**
+ * What nodes share, in a bucket of JetStream.
+ *
+ * Every row has one key, and is changed by compare-and-set. The bucket lets go of rows that were
+ * not written for a time; what a row holds for a shorter time says so itself, by the clock of the
+ * node that wrote it.
+ *
+ * @module
+ */
+import { JetStreamApiError, StorageType } from "@nats-io/jetstream";
+import { type KV, Kvm } from "@nats-io/kv";
+import { BrokerError } from "../../errors.ts";
+import type { BrokerStore } from "../store.ts";
+import type { Link } from "./_link.ts";
+import type { NatsSettings } from "./_options.ts";
+import { pause } from "./_pause.ts";
+import { escapeTopic, type Names } from "./subjects.ts";
+
+/** How often others may change a row first. */
+const MAX_ATTEMPTS = 64;
+
+/** Longest pause before the next attempt. */
+const MAX_PAUSE_MS = 20;
+
+/** What JetStream says if the row is not what it was. */
+const WRONG_SEQUENCE: ReadonlySet<number> = new Set([10071, 10164]);
+
+/** What becomes of a row: another value, none (`null`), or what it is (`undefined`). */
+interface Change<T> {
+  readonly value?: string | null;
+  readonly result: T;
+}
+
+/** The store of one broker. */
+export class NatsStore implements BrokerStore {
+  readonly #link: Link;
+  readonly #names: Names;
+  readonly #settings: NatsSettings;
+  #bucket: { readonly period: AbortSignal; readonly opening: Promise<KV> } | undefined;
+
+  constructor(link: Link, names: Names, settings: NatsSettings) {
+    this.#link = link;
+    this.#names = names;
+    this.#settings = settings;
+  }
+
+  advance(key: string, number: number, windowMs: number): Promise<boolean> {
+    return this.#attempt("advance a number", async (bucket) => {
+      this.#checkTtl("windowMs", windowMs);
+      return await this.#change(bucket, numberKey(key), (row) => {
+        if (number <= parseNumber(row)) return { result: false };
+        return { value: `${number} ${Date.now() + windowMs}`, result: true };
+      });
+    });
+  }
+
+  newest(key: string): Promise<number> {
+    return this.#attempt("read a number", async (bucket) => {
+      return parseNumber((await this.#get(bucket, numberKey(key))).row);
+    });
+  }
+
+  claim(
+    scope: string,
+    member: string,
+    { max, ttlMs }: { readonly max: number; readonly ttlMs: number },
+  ): Promise<boolean> {
+    return this.#attempt("claim a place", async (bucket) => {
+      this.#checkTtl("ttlMs", ttlMs);
+      return await this.#change(bucket, claimsKey(scope), (row) => {
+        const claims = parseClaims(row);
+        if (!claims.has(member) && claims.size >= max) return { result: false };
+        claims.set(member, Date.now() + ttlMs);
+        return { value: JSON.stringify([...claims]), result: true };
+      });
+    });
+  }
+
+  release(scope: string, member: string): Promise<void> {
+    return this.#attempt("release a claim", async (bucket) => {
+      await this.#change(bucket, claimsKey(scope), (row) => {
+        const claims = parseClaims(row);
+        if (!claims.delete(member)) return { result: undefined };
+        const value = claims.size === 0 ? null : JSON.stringify([...claims]);
+        return { value, result: undefined };
+      });
+    });
+  }
+
+  claims(scope: string): Promise<string[]> {
+    return this.#attempt("list claims", async (bucket) => {
+      return [...parseClaims((await this.#get(bucket, claimsKey(scope))).row).keys()];
+    });
+  }
+
+  async #attempt<T>(what: string, act: (bucket: KV) => Promise<T>): Promise<T> {
+    try {
+      await this.#link.reach();
+      return await act(await this.#open());
+    } catch (cause) {
+      if (cause instanceof BrokerError || cause instanceof RangeError) throw cause;
+      const text = cause instanceof Error ? cause.message : String(cause);
+      throw new BrokerError(`Cannot ${what}: ${text}`, { cause });
+    }
+  }
+
+  #open(): Promise<KV> {
+    const connection = this.#link.open;
+    const period = this.#link.period!;
+    if (this.#bucket?.period === period) return this.#bucket.opening;
+    const { storage, replicas, storeTtlMs } = this.#settings;
+    const opening = new Kvm(connection).create(this.#names.bucket, {
+      history: 1,
+      ttl: storeTtlMs,
+      storage: storage === "memory" ? StorageType.Memory : StorageType.File,
+      replicas,
+    });
+    const bucket = { period, opening };
+    this.#bucket = bucket;
+    opening.catch(() => {
+      if (this.#bucket === bucket) this.#bucket = undefined;
+    });
+    return opening;
+  }
+
+  async #get(
+    bucket: KV,
+    key: string,
+  ): Promise<{ readonly row?: string; readonly revision: number }> {
+    const entry = await bucket.get(key);
+    if (entry === null) return { revision: 0 };
+    const { revision } = entry;
+    return entry.operation === "PUT" ? { row: entry.string(), revision } : { revision };
+  }
+
+  async #change<T>(
+    bucket: KV,
+    key: string,
+    change: (row: string | undefined) => Change<T>,
+  ): Promise<T> {
+    for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
+      const { row, revision } = await this.#get(bucket, key);
+      const { value, result } = change(row);
+      if (value === undefined) return result;
+      try {
+        if (value === null) await bucket.delete(key, { previousSeq: revision });
+        else await bucket.put(key, value, { previousSeq: revision });
+        return result;
+      } catch (error) {
+        if (!(error instanceof JetStreamApiError && WRONG_SEQUENCE.has(error.code))) throw error;
+        await pause(Math.random() * Math.min(MAX_PAUSE_MS, attempt + 1), this.#bucket!.period);
+      }
+    }
+    throw new BrokerError(`Cannot change ${key}: others changed it ${MAX_ATTEMPTS} times first`);
+  }
+
+  #checkTtl(name: string, ms: number): void {
+    const { storeTtlMs } = this.#settings;
+    if (ms <= storeTtlMs) return;
+    throw new RangeError(
+      `Cannot keep a row: ${name} must be at most storeTtlMs (${storeTtlMs}), received ${ms}`,
+    );
+  }
+}
+
+function numberKey(key: string): string {
+  return `number.${escapeTopic(key)}`;
+}
+
+function claimsKey(scope: string): string {
+  return `claims.${escapeTopic(scope)}`;
+}
+
+/** The number of a row that is still remembered; -1 if it is not. */
+function parseNumber(row: string | undefined): number {
+  const [number, until] = (row ?? "").split(" ").map(Number);
+  return number !== undefined && until !== undefined && until > Date.now() ? number : -1;
+}
+
+/** Members and until when their claims hold; those that are over are left out. */
+function parseClaims(row: string | undefined): Map<string, number> {
+  const claims: [string, number][] = row === undefined ? [] : JSON.parse(row);
+  const now = Date.now();
+  return new Map(claims.filter(([, until]) => until > now));
+}

@@ -1,0 +1,17 @@
+/**
+ * Topics, histories and shared facts across nodes, on a NATS that runs already.
+ *
+ * @example Two nodes
+ * ```ts ignore
+ * import { serve } from "@skein/skein";
+ * import { NatsBroker } from "@skein/skein/nats";
+ *
+ * await using broker = new NatsBroker({ servers: "127.0.0.1:4222" });
+ * await using server = serve({ port: 8080, broker });
+ * ```
+ *
+ * @module
+ */
+export { NatsBroker } from "./nats_broker.ts";
+export type { NatsBrokerOptions, NatsSource } from "./_options.ts";
+export { escapeTopic } from "./subjects.ts";

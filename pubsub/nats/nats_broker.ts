@@ -1,0 +1,251 @@
+/**
+ * The broker of many processes that share a NATS server or a cluster.
+ *
+ * @module
+ */
+import { UnsupportedError } from "../../errors.ts";
+import { settlesWithin } from "../../session/wait.ts";
+import type { StatusFeed } from "../../session/status_feed.ts";
+import type {
+  Broker,
+  BrokerStats,
+  BrokerStatus,
+  BrokerSubscribeOptions,
+  BrokerSubscription,
+  Publication,
+  PublicationListener,
+} from "../broker.ts";
+import type { BrokerHistory } from "../history.ts";
+import type { BrokerStore } from "../store.ts";
+import { Channel } from "./_channel.ts";
+import { encode } from "./_codec.ts";
+import { NatsHistory, textOf } from "./_history.ts";
+import { Link } from "./_link.ts";
+import {
+  type NatsBrokerOptions,
+  type NatsSettings,
+  natsSettings,
+  type NatsSource,
+} from "./_options.ts";
+import { Outbox } from "./_outbox.ts";
+import { Budget } from "./_queue.ts";
+import { NatsStore } from "./_store.ts";
+import { Names } from "./subjects.ts";
+
+/** How long what waits may take to reach NATS when the broker is closed, in milliseconds. */
+const FLUSH_TIMEOUT_MS = 1_000;
+
+/** What a message of Skein may have by default, and what stands in front of it. */
+const LARGEST_MESSAGE_BYTES = 262_144 + 4_096;
+
+/**
+ * Carries publications through NATS 2.9 or later; histories and the store need its JetStream.
+ *
+ * - **Fan-out:** a node subscribes to the topics that it has listeners of.
+ * - **Delivery:** at most once without a history. With one, what JetStream acknowledged has an
+ *   offset, counts once however often it was sent, and can be read again; the epoch changes whenever
+ *   the server that keeps it started anew.
+ * - **Outages:** nothing throws. What waits is bounded, sent in order once NATS is back, and given up
+ *   after `giveUpMs`; subscriptions come back by themselves and are told of the interruption.
+ *
+ * @example Two nodes
+ * ```ts ignore
+ * import { serve } from "@skein/skein";
+ * import { NatsBroker } from "@skein/skein/nats";
+ *
+ * await using broker = new NatsBroker({ servers: "127.0.0.1:4222" });
+ * await using server = serve({ port: 8080, broker });
+ * ```
+ */
+export class NatsBroker implements Broker {
+  /** Always `nats`. */
+  readonly name = "nats";
+  /** A publication without a history reaches whoever is subscribed, and nobody later. */
+  readonly delivery = "at-most-once";
+  /** How NATS is doing. */
+  readonly status: StatusFeed<BrokerStatus>;
+  /** Keeps publications in streams of JetStream. */
+  readonly history: BrokerHistory;
+  /** Holds for all nodes with the same prefix; has no tokens, which would take too long. */
+  readonly store: BrokerStore;
+  readonly #settings: NatsSettings;
+  readonly #names: Names;
+  readonly #link: Link;
+  readonly #budget: Budget;
+  readonly #outbox: Outbox;
+  readonly #history: NatsHistory;
+  readonly #channels = new Map<string, Channel>();
+  #published = 0;
+  #received = 0;
+  #closing: Promise<void> | undefined;
+
+  /**
+   * Connects in the background; what is published meanwhile waits.
+   *
+   * @param source Where NATS is.
+   * @param options See {@linkcode NatsBrokerOptions}.
+   * @throws {TypeError} If `prefix` has other characters than it may, or `storage` is neither.
+   * @throws {RangeError} If a number is out of its range.
+   */
+  constructor(source: NatsSource, options: NatsBrokerOptions = {}) {
+    const settings = natsSettings(options);
+    const names = new Names(settings.prefix);
+    const link = new Link(source, { up: (isAgain) => this.#up(isAgain), down: () => this.#down() });
+    const budget = new Budget(settings.maxWaiting, settings.maxWaitingBytes);
+    this.#settings = settings;
+    this.#names = names;
+    this.#link = link;
+    this.#budget = budget;
+    this.#outbox = new Outbox(link, budget, settings.giveUpMs);
+    const onReceived = () => void this.#received++;
+    this.#history = new NatsHistory({ link, names, budget, settings, onReceived });
+    this.status = link.status;
+    this.history = this.#history;
+    this.store = new NatsStore(link, names, settings);
+  }
+
+  /** Counters. */
+  get stats(): BrokerStats {
+    return {
+      published: this.#published + this.#history.published,
+      received: this.#received,
+      waiting: this.#budget.messages,
+      dropped: this.#outbox.dropped + this.#history.dropped,
+      interruptions: this.#link.interruptions,
+      reads: this.#history.reads,
+    };
+  }
+
+  /** What is wrong at the moment. */
+  issues(): string[] {
+    const { current } = this.status;
+    if (current.name === "closed") return [];
+    const issues: string[] = [];
+    const { refusal, connection } = this.#link;
+    const said = refusal === undefined ? "" : `: ${textOf(refusal)}`;
+    if (current.name === "interrupted") {
+      issues.push(`NATS is away since ${new Date(current.since).toISOString()}${said}`);
+    } else if (connection === undefined && said !== "") {
+      issues.push(`NATS can not be reached${said}`);
+    } else if (said !== "") issues.push(`NATS refused something${said}`);
+    if (current.name === "connected") issues.push(...this.#lacks());
+    issues.push(...this.#history.issues());
+    if (this.#outbox.refusal !== undefined) {
+      issues.push(`A publication was not taken: ${textOf(this.#outbox.refusal)}`);
+    }
+    const { maxWaiting } = this.#settings;
+    const waiting = this.#budget.messages;
+    if (waiting > maxWaiting / 2) {
+      issues.push(`${waiting} publications wait for NATS, of ${maxWaiting} at most`);
+    }
+    return issues;
+  }
+
+  /**
+   * Publishes to every node; while NATS is away, the publication waits.
+   *
+   * @param publication What to publish.
+   * @throws {UnsupportedError} If the broker is closed.
+   */
+  publish(publication: Publication): void {
+    this.#checkOpen("publish");
+    this.#published++;
+    this.#outbox.publish(this.#names.plain(publication.topic), encode(publication));
+  }
+
+  /**
+   * Subscribes to a topic.
+   *
+   * @param topic The topic.
+   * @param listener Gets its publications.
+   * @param options Whether the topic has a history, and who is told of interruptions.
+   * @returns The subscription, in force once its `ready` resolves.
+   * @throws {UnsupportedError} If the broker is closed.
+   */
+  subscribe(
+    topic: string,
+    listener: PublicationListener,
+    options: BrokerSubscribeOptions = {},
+  ): BrokerSubscription {
+    this.#checkOpen("subscribe");
+    const channel = options.history === undefined
+      ? this.#channel(topic)
+      : this.#history.channel(topic, options.history);
+    return channel.add(listener, options);
+  }
+
+  /**
+   * Ends all subscriptions, and the connection if it is the broker's own. What waits has a second to
+   * reach NATS. Idempotent.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  /** Closes the broker; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    for (const channel of this.#channels.values()) channel.close();
+    this.#channels.clear();
+    this.#history.end();
+    if (this.#link.isUp) {
+      const sent = Promise.all([this.#outbox.idle(), this.#history.idle()]);
+      await settlesWithin(sent, FLUSH_TIMEOUT_MS);
+    }
+    this.#history.close();
+    this.#outbox.close();
+    await this.#link.close();
+  }
+
+  #up(isAgain: boolean): void {
+    this.#outbox.resume();
+    this.#history.up();
+    if (!isAgain) return;
+    for (const channel of [...this.#channels.values()]) channel.reopened();
+  }
+
+  #down(): void {
+    this.#history.down();
+  }
+
+  #channel(topic: string): Channel {
+    let channel = this.#channels.get(topic);
+    if (channel === undefined) {
+      channel = new Channel({
+        link: this.#link,
+        topic,
+        subject: this.#names.plain(topic),
+        onEmpty: () => this.#channels.delete(topic),
+        onReceived: () => void this.#received++,
+      });
+      this.#channels.set(topic, channel);
+    }
+    return channel;
+  }
+
+  /** What the server that it is connected to can not do. */
+  #lacks(): string[] {
+    const info = this.#link.connection?.info;
+    if (info === undefined) return [];
+    const lacks: string[] = [];
+    if (!info.jetstream) {
+      lacks.push("The server has no JetStream: topics with a history and the store need it");
+    }
+    if (info.max_payload < LARGEST_MESSAGE_BYTES) {
+      lacks.push(`The server takes ${info.max_payload} bytes a message: larger ones are dropped`);
+    }
+    if (info.cluster && this.#settings.replicas < 3) {
+      lacks.push("Histories in a cluster need three replicas: the restart of a server is not seen");
+    }
+    return lacks;
+  }
+
+  #checkOpen(verb: string): void {
+    if (this.#closing === undefined) return;
+    throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
+  }
+}

@@ -1,0 +1,119 @@
+/**
+ * What subjects, streams and buckets are called: topics become subjects by one escaping.
+ *
+ * ```text
+ * <prefix>.pub.<topic>              publications without history
+ * <prefix>.log.<bounds>.<topic>     what the stream of these bounds keeps
+ * <prefix>.live.<bounds>.<topic>    the same, as it is published again with its place
+ * ```
+ *
+ * @module
+ */
+import type { HistoryBounds } from "../history.ts";
+
+const PLAIN = /^[A-Za-z0-9_/-]+(?::[A-Za-z0-9_/-]+)*$/;
+const SAFE = /^[A-Za-z0-9_/-]$/;
+const PREFIX = /^[A-Za-z0-9_-]{1,32}$/;
+
+const encoder = new TextEncoder();
+
+/**
+ * Makes a topic a part of a subject, or of a key of a bucket.
+ *
+ * - Letters and digits of ASCII, `-`, `_` and `/` stay, so that most topics can be read.
+ * - A colon between two others becomes a dot: `chat:7` is `chat.7`, and `chat.>` is all of them.
+ * - All else is `=` and two hexadecimal digits for each byte of UTF-8; a lone surrogate, which has
+ *   none, `=x` and four. Nothing at all is a single `=`.
+ *
+ * Different topics give different subjects.
+ *
+ * @param topic Any text.
+ * @returns Tokens with dots between them, none of them empty; at most three times as long.
+ *
+ * @example Usage
+ * ```ts
+ * import { escapeTopic } from "@skein/skein/nats";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(escapeTopic("chat:7"), "chat.7");
+ * assertEquals(escapeTopic("50 %"), "50=20=25");
+ * ```
+ */
+export function escapeTopic(topic: string): string {
+  if (PLAIN.test(topic)) return topic.replaceAll(":", ".");
+  if (topic === "") return "=";
+  let escaped = "";
+  let before: string | undefined;
+  for (let at = 0; at < topic.length;) {
+    const char = String.fromCodePoint(topic.codePointAt(at)!);
+    at += char.length;
+    const isBetween = before !== undefined && before !== ":" && at < topic.length &&
+      topic[at] !== ":";
+    if (SAFE.test(char)) escaped += char;
+    else if (char === ":" && isBetween) escaped += ".";
+    else if (char.isWellFormed()) {
+      for (const byte of encoder.encode(char)) escaped += `=${hex(byte, 2)}`;
+    } else escaped += `=x${hex(char.charCodeAt(0), 4)}`;
+    before = char;
+  }
+  return escaped;
+}
+
+function hex(number: number, digits: number): string {
+  return number.toString(16).padStart(digits, "0");
+}
+
+/** The names of one stream, which keeps all topics of the same bounds. */
+export interface StreamNames {
+  /** The stream. */
+  readonly stream: string;
+  /** In front of what it keeps. */
+  readonly log: string;
+  /** In front of what is published again. */
+  readonly live: string;
+}
+
+/** No topic becomes this: no `=` of one stands before these letters. */
+export const EPOCH_TOKEN = "=epoch";
+
+/** Names everything of one prefix. */
+export class Names {
+  readonly #prefix: string;
+
+  /**
+   * Creates the names.
+   *
+   * @param prefix In front of all of them.
+   * @throws {TypeError} If it has other characters than a stream's name may have.
+   */
+  constructor(prefix: string) {
+    if (!PREFIX.test(prefix)) {
+      throw new TypeError(
+        `Cannot create NatsBroker: prefix must be 1 to 32 letters, digits, "-" or "_", received ${
+          JSON.stringify(prefix)
+        }`,
+      );
+    }
+    this.#prefix = prefix;
+  }
+
+  /** Where a topic without history is published. */
+  plain(topic: string): string {
+    return `${this.#prefix}.pub.${escapeTopic(topic)}`;
+  }
+
+  /** The names of the stream with these bounds. */
+  stream({ size, ttlMs, bytes }: HistoryBounds): StreamNames {
+    const bounds = `${size}_${ttlMs}_${bytes}`;
+    return {
+      stream: `${this.#prefix}_${bounds}`,
+      log: `${this.#prefix}.log.${bounds}`,
+      live: `${this.#prefix}.live.${bounds}`,
+    };
+  }
+
+  /** The bucket of the store. */
+  get bucket(): string {
+    return `${this.#prefix}_store`;
+  }
+}

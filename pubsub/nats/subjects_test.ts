@@ -1,0 +1,106 @@
+import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { escapeTopic, Names } from "./subjects.ts";
+
+/** What `escapeTopic` did, undone: that it can be is what keeps topics apart. */
+function unescape(subject: string): string {
+  if (subject === "=") return "";
+  return subject.replaceAll(/=x(.{4})|((?:=[0-9a-f]{2})+)|\./g, (_, unit, bytes) => {
+    if (unit !== undefined) return String.fromCharCode(parseInt(unit, 16));
+    if (bytes === undefined) return ":";
+    const numbers = bytes.slice(1).split("=").map((digits: string) => parseInt(digits, 16));
+    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(numbers));
+  });
+}
+
+/** One to many tokens with dots between them, of what both subjects and keys of buckets may have. */
+const LEGAL = /^[A-Za-z0-9_/=-]+(?:\.[A-Za-z0-9_/=-]+)*$/;
+
+const CASES: [topic: string, subject: string][] = [
+  ["news", "news"],
+  ["chat:7", "chat.7"],
+  ["a:b:c", "a.b.c"],
+  ["a/b_c-D9", "a/b_c-D9"],
+  ["a.b", "a=2eb"],
+  ["a*", "a=2a"],
+  [">", "=3e"],
+  ["two words", "two=20words"],
+  [":a", "=3aa"],
+  ["a:", "a=3a"],
+  ["a::b", "a=3a=3ab"],
+  [":", "=3a"],
+  ["chat:é", "chat.=c3=a9"],
+  ["a=2eb", "a=3d2eb"],
+  ["$JS.API", "=24JS=2eAPI"],
+  ["\n\0", "=0a=00"],
+  ["😀", "=f0=9f=98=80"],
+  ["\ufeff", "=ef=bb=bf"],
+  ["\ud83d:x", "=xd83d.x"],
+  ["", "="],
+];
+
+Deno.test("escapeTopic() keeps what can be read, and escapes the rest", () => {
+  for (const [topic, subject] of CASES) {
+    assertEquals(escapeTopic(topic), subject, JSON.stringify(topic));
+    assertEquals(unescape(subject), topic);
+  }
+});
+
+Deno.test("escapeTopic() gives every topic a legal subject of its own", () => {
+  const alphabet = [
+    "a",
+    "Z",
+    "7",
+    ":",
+    ":",
+    ".",
+    "*",
+    ">",
+    "=",
+    "x",
+    " ",
+    "\n",
+    "\0",
+    "é",
+    "€",
+    "😀",
+  ];
+  alphabet.push("\ud83d", "\ude00", "/", "_", "-", "$", "%", "\\", "\u2028", "\ufeff");
+  const subjects = new Map<string, string>();
+  for (let round = 0; round < 50_000; round++) {
+    let topic = "";
+    const length = 1 + Math.floor(Math.random() * (round % 10 === 0 ? 60 : 5));
+    for (let i = 0; i < length; i++) {
+      topic += Math.random() < 0.9
+        ? alphabet[Math.floor(Math.random() * alphabet.length)]
+        : String.fromCharCode(Math.floor(Math.random() * 0x10000));
+    }
+    const subject = escapeTopic(topic);
+    assertMatch(subject, LEGAL, JSON.stringify(topic));
+    assertEquals(unescape(subject), topic);
+    assertEquals(subjects.get(subject) ?? topic, topic, "two topics have one subject");
+    subjects.set(subject, topic);
+  }
+});
+
+Deno.test("escapeTopic() stays far below the longest line of NATS", () => {
+  for (const topic of [".".repeat(255), "\ud800".repeat(85), "a:".repeat(127) + "a"]) {
+    assert(escapeTopic(topic).length <= 3 * 255);
+  }
+});
+
+Deno.test("Names keeps what has history apart from what has none, and bounds from bounds", () => {
+  const names = new Names("app");
+  assertEquals(names.plain("chat:7"), "app.pub.chat.7");
+  assertEquals(names.stream({ size: 10, ttlMs: 2_000, bytes: 300 }), {
+    stream: "app_10_2000_300",
+    log: "app.log.10_2000_300",
+    live: "app.live.10_2000_300",
+  });
+  assertEquals(names.bucket, "app_store");
+});
+
+Deno.test("Names refuses a prefix that is no name of a stream", () => {
+  for (const prefix of ["", "a.b", "a b", "a*", "é", "x".repeat(33)]) {
+    assertThrows(() => new Names(prefix), TypeError, "Cannot create NatsBroker: prefix must be");
+  }
+});

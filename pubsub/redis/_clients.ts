@@ -1,0 +1,149 @@
+/**
+ * Connections of a broker's own, made from what it was given.
+ *
+ * @module
+ */
+import { setImmediate } from "node:timers";
+import { type Cluster, type ClusterOptions, Redis, type RedisOptions } from "ioredis";
+import type { RedisSource } from "./_options.ts";
+
+/** Longest wait between two attempts to connect, in milliseconds. */
+const MAX_RETRY_DELAY_MS = 1_000;
+
+/** How long a connection may take to end, in milliseconds. */
+const END_TIMEOUT_MS = 3_000;
+
+const retryStrategy = (attempts: number) =>
+  Math.min(50 * attempts, MAX_RETRY_DELAY_MS) * (0.5 + Math.random() / 2);
+
+/**
+ * The client library keeps nothing and repeats nothing on its own: what waits is bounded and sent
+ * again by the broker, which knows what may come twice. Zero retries a request is what makes
+ * commands fail when their connection does.
+ */
+const OWN: RedisOptions = {
+  autoResubscribe: false,
+  autoResendUnfulfilledCommands: false,
+  enableOfflineQueue: false,
+  maxRetriesPerRequest: 0,
+  enableAutoPipelining: false,
+  keyPrefix: "",
+  lazyConnect: false,
+  readOnly: false,
+  stringNumbers: false,
+  connectionName: "skein",
+  retryStrategy,
+  // A server that became a replica is left: Sentinel, or the name, leads to the new one.
+  reconnectOnError: (error) => error.message.startsWith("READONLY"),
+};
+
+const OWN_CLUSTER: ClusterOptions = {
+  clusterRetryStrategy: retryStrategy,
+  // A node that is not connected yet keeps what it is given; the broker bounds how much that is.
+  enableOfflineQueue: true,
+  // What was with a node that is gone may have been done: the broker decides what is repeated.
+  retryDelayOnFailover: 0,
+  enableAutoPipelining: false,
+  shardedSubscribers: false,
+  scaleReads: "master",
+  keyPrefix: "",
+  lazyConnect: false,
+};
+
+/** Whether a client is one of a cluster; it may come from another copy of the library. */
+export function isCluster(client: Redis | Cluster): client is Cluster {
+  return client.isCluster;
+}
+
+/** Connects for commands. */
+export function openClient(source: RedisSource): Redis | Cluster {
+  if ("url" in source) return new Redis(source.url, OWN);
+  const client = source.client as Redis | Cluster;
+  if (!isCluster(client)) return client.duplicate(OWN);
+  const { retryStrategy: _, enableOfflineQueue: __, ...own } = OWN;
+  const redisOptions = { ...client.options.redisOptions, ...own };
+  return client.duplicate([], { ...OWN_CLUSTER, redisOptions });
+}
+
+/** Connects to the same server once more, for subscriptions. */
+export function openSubscriber(client: Redis): Redis {
+  return client.duplicate(OWN);
+}
+
+/** Ends connections, and waits until they are gone. */
+export async function endClient(client: Redis | Cluster): Promise<void> {
+  const all = isCluster(client) ? [client, ...client.nodes()] : [client];
+  const ends = all.filter(({ status }) => !NOT_OPEN.has(status)).map((each) =>
+    new Promise<void>((resolve) => each.once("end", resolve))
+  );
+  client.disconnect();
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<void>((resolve) => timer = setTimeout(resolve, END_TIMEOUT_MS));
+  await Promise.race([Promise.all(ends), late]);
+  clearTimeout(timer);
+}
+
+/** States in which there is no socket whose end would be told. */
+const NOT_OPEN: ReadonlySet<string> = new Set(["wait", "reconnecting", "close", "end"]);
+
+/**
+ * Gathers what is written in one turn of the event loop, so that many small commands are one write
+ * here and one read in Redis.
+ */
+export class Gathering {
+  readonly #client: Redis | Cluster;
+  #isGathering = false;
+
+  constructor(client: Redis | Cluster) {
+    this.#client = client;
+  }
+
+  /** What is written from now on goes at the end of the turn. */
+  begin(): void {
+    if (this.#isGathering) return;
+    this.#isGathering = true;
+    const nodes = isCluster(this.#client) ? this.#client.nodes("master") : [this.#client];
+    const streams = nodes.flatMap(({ stream }) => stream ?? []);
+    for (const stream of streams) stream.cork();
+    setImmediate(() => {
+      this.#isGathering = false;
+      for (const stream of streams) stream.uncork();
+    });
+  }
+}
+
+/** Heartbeats in a row without an answer after which a connection is dead: one may be our own delay. */
+const MAX_SILENT = 2;
+
+/**
+ * Asks connections whether they are alive, again and again, and cuts off those that do not answer,
+ * since nothing else may ever tell that they are dead.
+ */
+export class Heartbeat implements Disposable {
+  readonly #timer: ReturnType<typeof setInterval>;
+  /** How often those that were asked have not answered yet. */
+  readonly #silent = new Map<Redis, number>();
+
+  constructor(heartbeatMs: number, connections: () => Iterable<Redis>) {
+    this.#timer = setInterval(() => {
+      for (const connection of connections()) this.#check(connection);
+    }, heartbeatMs);
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
+  }
+
+  #check(connection: Redis): void {
+    if (connection.status !== "ready") return;
+    const silent = this.#silent.get(connection);
+    if (silent === undefined) {
+      this.#silent.set(connection, 0);
+      const answered = () => void this.#silent.delete(connection);
+      connection.ping().then(answered, answered);
+      return;
+    }
+    this.#silent.set(connection, silent + 1);
+    if (silent + 1 === MAX_SILENT) connection.disconnect(true);
+  }
+}

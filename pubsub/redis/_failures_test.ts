@@ -1,0 +1,34 @@
+import { assertEquals } from "@std/assert";
+import { failureOf } from "./_failures.ts";
+
+function replyError(message: string): Error {
+  return Object.assign(new Error(message), { name: "ReplyError" });
+}
+
+Deno.test("failureOf() sends again what Redis did not do, and what never reached it", () => {
+  for (
+    const error of [
+      replyError("LOADING Redis is loading the dataset in memory"),
+      replyError("READONLY You can't write against a read only replica."),
+      replyError("OOM command not allowed when used memory > 'maxmemory'."),
+      replyError("CLUSTERDOWN Hash slot not served"),
+      new Error("Stream isn't writeable and enableOfflineQueue options is false"),
+      new Error("Too many Cluster redirections. Last error: ReplyError: MOVED 1 127.0.0.1:1"),
+    ]
+  ) assertEquals(failureOf(error), "later", error.message);
+});
+
+Deno.test("failureOf() does not ask again for what Redis refuses", () => {
+  for (
+    const message of [
+      "NOPERM this user has no permissions to run the 'publish' command",
+      "WRONGTYPE Operation against a key holding the wrong kind of value",
+      "SKEIN INFO does not tell master_replid",
+    ]
+  ) assertEquals(failureOf(replyError(message)), "refused", message);
+});
+
+Deno.test("failureOf() knows that a lost connection says nothing", () => {
+  assertEquals(failureOf(new Error("Connection is closed.")), "unknown");
+  assertEquals(failureOf("odd"), "unknown");
+});

@@ -1,0 +1,98 @@
+/**
+ * What stands in channels and streams: publications, and nothing that has to be parsed to carry
+ * them.
+ *
+ * ```text
+ * frame   = length(u32) flags(u8) exceptLength(u16) except payload    length counts what follows it
+ * plain   = frame...
+ * kept    = epoch " " offset "\n" frame...                            offset is that of the first one
+ * ```
+ *
+ * @module
+ */
+import { Buffer } from "node:buffer";
+import type { Publication } from "../broker.ts";
+import type { HistoryPosition } from "../../session/recovery.ts";
+
+/** Bytes in front of a frame's `except`. */
+const HEAD_BYTES = 7;
+
+/** The flag of a payload that is bytes. */
+const BINARY = 1;
+
+const MAX_EXCEPT_BYTES = 65_535;
+
+/** One publication's frame. */
+export function encodeFrame({ payload, except = "" }: Publication): Buffer {
+  const exceptBytes = Buffer.byteLength(except);
+  if (exceptBytes > MAX_EXCEPT_BYTES) {
+    throw new RangeError(
+      `Cannot publish: except must be at most ${MAX_EXCEPT_BYTES} bytes, received ${exceptBytes}`,
+    );
+  }
+  const isText = typeof payload === "string";
+  const payloadBytes = isText ? Buffer.byteLength(payload) : payload.byteLength;
+  const frame = Buffer.allocUnsafe(HEAD_BYTES + exceptBytes + payloadBytes);
+  frame.writeUInt32BE(frame.length - 4, 0);
+  frame[4] = isText ? 0 : BINARY;
+  frame.writeUInt16BE(exceptBytes, 5);
+  if (exceptBytes > 0) frame.write(except, HEAD_BYTES);
+  if (isText) frame.write(payload, HEAD_BYTES + exceptBytes);
+  else frame.set(payload, HEAD_BYTES + exceptBytes);
+  return frame;
+}
+
+/** The publications of a plain message; nothing of what is no frame. */
+export function decodePlain(topic: string, message: Buffer): Publication[] {
+  return decodeFrames(topic, message, 0, undefined);
+}
+
+/** The publications of a kept message, each with its position. */
+export function decodeKept(topic: string, message: Buffer): Publication[] {
+  const end = message.indexOf(0x0a);
+  const [epoch, offset] = message.toString("latin1", 0, Math.max(end, 0)).split(" ");
+  const first = Number(offset);
+  if (!epoch || !Number.isSafeInteger(first)) return [];
+  return decodeFrames(topic, message, end + 1, { epoch, offset: first });
+}
+
+/** The publications of a page: one frame each, one after the other from `first` on. */
+export function decodeStored(
+  topic: string,
+  frames: readonly Buffer[],
+  { epoch, offset }: HistoryPosition,
+): Publication[] {
+  return frames.flatMap((frame, i) => {
+    return decodeFrames(topic, frame, 0, { epoch, offset: offset + i });
+  });
+}
+
+function decodeFrames(
+  topic: string,
+  message: Buffer,
+  start: number,
+  first: HistoryPosition | undefined,
+): Publication[] {
+  const publications: Publication[] = [];
+  for (let at = start; at + HEAD_BYTES <= message.length;) {
+    const end = at + 4 + message.readUInt32BE(at);
+    const body = at + HEAD_BYTES + message.readUInt16BE(at + 5);
+    if (end > message.length || body > end) break;
+    const offset = first === undefined ? 0 : first.offset + publications.length;
+    publications.push({
+      topic,
+      // Bytes are copied, so that keeping them keeps nothing else of what came with them.
+      payload: message[at + 4] === BINARY
+        ? Uint8Array.from(message.subarray(body, end))
+        : message.toString("utf8", body, end),
+      ...(body > at + HEAD_BYTES
+        ? { except: message.toString("utf8", at + HEAD_BYTES, body) }
+        : {}),
+      ...(first === undefined
+        ? {}
+        : { position: { epoch: first.epoch, offset, prev: offset - 1 } }),
+    });
+    at = end;
+  }
+  return publications;
+}

@@ -1,0 +1,65 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { Buffer } from "node:buffer";
+import type { Publication } from "../broker.ts";
+import { decodeKept, decodePlain, decodeStored, encodeFrame } from "./_frames.ts";
+
+const PUBLICATIONS: readonly Publication[] = [
+  { topic: "chat", payload: '{"topic":"chat","data":"é😀"}' },
+  { topic: "chat", payload: "", except: "session é" },
+  { topic: "chat", payload: Uint8Array.of(0, 10, 255) },
+  { topic: "chat", payload: new Uint8Array(), except: "x" },
+];
+
+Deno.test("decodePlain() reads what encodeFrame() wrote, many in one message", () => {
+  const message = Buffer.concat(PUBLICATIONS.map(encodeFrame));
+  assertEquals(decodePlain("chat", message), [...PUBLICATIONS]);
+});
+
+Deno.test("decodeKept() counts offsets on from the first one", () => {
+  const frames = PUBLICATIONS.map(encodeFrame);
+  const message = Buffer.concat([Buffer.from("1a2b 9007199254740980\n"), ...frames]);
+  const first = 9_007_199_254_740_980;
+  assertEquals(
+    decodeKept("chat", message),
+    PUBLICATIONS.map((publication, i) => ({
+      ...publication,
+      position: { epoch: "1a2b", offset: first + i, prev: first + i - 1 },
+    })),
+  );
+});
+
+Deno.test("decodeStored() gives each frame of a page its place", () => {
+  const page = decodeStored("chat", PUBLICATIONS.map(encodeFrame), { epoch: "e", offset: 7 });
+  assertEquals(page.map(({ position }) => position?.offset), [7, 8, 9, 10]);
+  assertEquals(page.map(({ payload }) => payload), PUBLICATIONS.map(({ payload }) => payload));
+});
+
+Deno.test("decodePlain() copies bytes, so that they do not hold what came with them", () => {
+  const message = Buffer.concat([encodeFrame(PUBLICATIONS[2]!), Buffer.alloc(10_000)]);
+  const [publication] = decodePlain("chat", message);
+  assertEquals((publication!.payload as Uint8Array).buffer.byteLength, 3);
+});
+
+Deno.test("decodePlain() and decodeKept() stop at what is no frame", () => {
+  const frame = encodeFrame(PUBLICATIONS[0]!);
+  for (let length = 0; length < frame.length; length++) {
+    assertEquals(decodePlain("chat", frame.subarray(0, length)), [], `${length}`);
+    const cut = Buffer.concat([frame, frame.subarray(0, length)]);
+    assertEquals(decodePlain("chat", cut), [PUBLICATIONS[0]!], `${length}`);
+  }
+  for (const head of ["", "\n", "epoch\n", "epoch x\n", " 1\n", "epoch 1"]) {
+    assertEquals(decodeKept("chat", Buffer.from(head)), [], head);
+  }
+  const wrong = Buffer.from(frame);
+  wrong.writeUInt16BE(65_535, 5);
+  assertEquals(decodePlain("chat", wrong), []);
+  assertEquals(decodePlain("chat", Buffer.alloc(100)), []);
+});
+
+Deno.test("encodeFrame() rejects an `except` that does not fit", () => {
+  assertThrows(
+    () => encodeFrame({ topic: "chat", payload: "", except: "x".repeat(65_536) }),
+    RangeError,
+    "received 65536",
+  );
+});

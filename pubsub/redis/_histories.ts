@@ -1,0 +1,104 @@
+/**
+ * Histories of topics in Redis.
+ *
+ * @module
+ */
+import type { Buffer } from "node:buffer";
+import type { Publication } from "../broker.ts";
+import type { Appended, HistoryBounds, HistoryPage, ReadHistoryOptions } from "../history.ts";
+import { decodeStored } from "./_frames.ts";
+import type { Names } from "./_names.ts";
+import type { AppendParcel } from "./_outbox.ts";
+import type { Scripts } from "./_scripts.ts";
+
+/** How long the number of a producer is known at least, in milliseconds. */
+const REPETITION_MS = 180_000;
+
+/** What {@linkcode RedisHistories} works with. */
+export interface RedisHistoriesOptions {
+  readonly scripts: Scripts;
+  readonly names: Names;
+  /** Whether publications go to the shard of their topic alone. */
+  readonly isSharded: boolean;
+  readonly rememberMs: number;
+  readonly giveUpMs: number;
+}
+
+/** Writes and reads histories. */
+export class RedisHistories {
+  readonly #scripts: Scripts;
+  readonly #names: Names;
+  readonly #publish: string;
+  readonly #rememberMs: number;
+  readonly #repetitionMs: number;
+
+  constructor({ scripts, names, isSharded, rememberMs, giveUpMs }: RedisHistoriesOptions) {
+    this.#scripts = scripts;
+    this.#names = names;
+    this.#publish = isSharded ? "SPUBLISH" : "PUBLISH";
+    this.#rememberMs = rememberMs;
+    // What is sent again must still be known.
+    this.#repetitionMs = Math.max(REPETITION_MS, 2 * giveUpMs);
+  }
+
+  /** Appends and publishes a batch; answers what became of each. */
+  async append(topic: string, parcels: readonly AppendParcel[]): Promise<Appended[]> {
+    const keys = [
+      this.#names.meta(topic),
+      this.#names.stream(topic),
+      this.#names.keptChannel(topic),
+    ];
+    const places = new Map<string, number>();
+    const items: (string | number | Buffer)[] = [];
+    for (const { frame, kept: { key } } of parcels) {
+      let place = places.get(key.producer);
+      if (place === undefined) {
+        place = keys.push(this.#names.producer(topic, key.producer));
+        places.set(key.producer, place);
+      }
+      items.push(place, key.number, frame);
+    }
+    const [epoch, head, taken] = await this.#scripts.skeinAppend(
+      keys.length,
+      ...keys,
+      ...this.#opening(parcels.at(-1)!.kept.bounds),
+      this.#publish,
+      this.#repetitionMs,
+      ...items,
+    );
+    let offset = Number(head) - taken.replaceAll("0", "").length;
+    return parcels.map((_, i) => {
+      if (taken[i] !== "1") return {};
+      offset++;
+      return { position: { epoch, offset } };
+    });
+  }
+
+  /** Reads a page. */
+  async read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
+    const { bounds, after, last, maxMessages, maxBytes } = options;
+    const [epochBytes, head, first, frames] = await this.#scripts.skeinReadBuffer(
+      2,
+      this.#names.meta(topic),
+      this.#names.stream(topic),
+      ...this.#opening(bounds),
+      after ?? "",
+      last ?? "",
+      maxMessages,
+      maxBytes,
+    );
+    const epoch = epochBytes.toString();
+    const publications: Publication[] = decodeStored(topic, frames, {
+      epoch,
+      offset: Number(first),
+    });
+    return { epoch, head: Number(head), publications };
+  }
+
+  /** What a script needs to open a history. */
+  #opening({ ttlMs, size, bytes }: HistoryBounds): (string | number)[] {
+    const epoch = crypto.randomUUID().slice(0, 8);
+    const rememberMs = Math.max(this.#rememberMs, Math.ceil(ttlMs) + 60_000);
+    return [epoch, ttlMs, size, bytes, rememberMs];
+  }
+}

@@ -1,0 +1,191 @@
+/**
+ * One connection on which publications come.
+ *
+ * @module
+ */
+import type { Buffer } from "node:buffer";
+import type { Redis } from "ioredis";
+
+/** Most channels of one command. */
+const BATCH = 1_000;
+
+/** How long to wait before a refused command is sent again, in milliseconds. */
+const RETRY_MS = 1_000;
+
+/** Who is told of what happens on a {@linkcode Link}. */
+export interface LinkEvents {
+  /** A message came. */
+  onMessage(channel: string, message: Buffer): void;
+  /** Publications on these channels come from now on. */
+  onConfirmed(channels: readonly string[]): void;
+  /** Publications on these channels may be missed from now on. */
+  onLost(channels: readonly string[]): void;
+  /** The connection came, went, or refused something. */
+  onChange(error?: unknown): void;
+}
+
+/** Options for {@linkcode Link}. */
+export interface LinkOptions {
+  /** The connection; the link ends it. */
+  readonly redis: Redis;
+  readonly events: LinkEvents;
+  /** The slot of a channel, where those of different slots can not go in one command. */
+  readonly slotOf?: (channel: string) => number;
+}
+
+/**
+ * Subscribes to what is wanted. One change is on its way at a time; what changes meanwhile goes in
+ * the next one, so that a storm of changes is a few commands.
+ */
+export class Link {
+  readonly redis: Redis;
+  readonly #events: LinkEvents;
+  readonly #slotOf: ((channel: string) => number) | undefined;
+  readonly #wanted = new Set<string>();
+  readonly #confirmed = new Set<string>();
+  /** What was confirmed before the connection was lost, and is not again. */
+  readonly #lost = new Set<string>();
+  /** Channels that may be wanted and not confirmed, or the other way round. */
+  readonly #changed = new Set<string>();
+  #isChanging = false;
+  #isEnded = false;
+  #isFresh = true;
+  #retry: ReturnType<typeof setTimeout> | undefined;
+
+  constructor({ redis, events, slotOf }: LinkOptions) {
+    this.redis = redis;
+    this.#events = events;
+    this.#slotOf = slotOf;
+    redis.on(slotOf === undefined ? "messageBuffer" : "smessageBuffer", (bytes, message) => {
+      const channel = bytes.toString();
+      // What was left is another connection's, or nobody's.
+      if (this.#wanted.has(channel)) events.onMessage(channel, message);
+    });
+    redis.on("ready", () => {
+      this.#isFresh = false;
+      for (const channel of this.#wanted) this.#changed.add(channel);
+      this.#change();
+      events.onChange();
+    });
+    redis.on("close", () => this.#lose());
+    // The library can not go on from an answer that it did not expect.
+    redis.on("error", (error: unknown) => {
+      this.#isFresh = false;
+      if (redis.status === "ready") redis.disconnect(true);
+      events.onChange(error);
+    });
+    // The command that was answered by this one never ends.
+    redis.on("moved", () => redis.disconnect(true));
+  }
+
+  /** Whether nothing is missing that came before; one that connects for the first time counts as up. */
+  get isUp(): boolean {
+    return this.#isFresh || (this.redis.status === "ready" && this.#lost.size === 0);
+  }
+
+  /** Whether nothing is wanted. */
+  get isIdle(): boolean {
+    return this.#wanted.size === 0;
+  }
+
+  /** Subscribes to a channel. */
+  want(channel: string): void {
+    this.#wanted.add(channel);
+    this.#touch(channel);
+  }
+
+  /** Leaves a channel. */
+  unwant(channel: string): void {
+    this.#wanted.delete(channel);
+    this.#lost.delete(channel);
+    this.#touch(channel);
+  }
+
+  /** Stops; the connection is the caller's to end. */
+  stop(): void {
+    this.#isEnded = true;
+    clearTimeout(this.#retry);
+    this.#wanted.clear();
+  }
+
+  #touch(channel: string): void {
+    this.#changed.add(channel);
+    if (!this.#isChanging) this.#change();
+  }
+
+  #lose(): void {
+    const lost = [...this.#confirmed];
+    this.#confirmed.clear();
+    if (this.#isEnded) return;
+    for (const channel of lost) if (this.#wanted.has(channel)) this.#lost.add(channel);
+    this.#events.onLost(lost);
+    this.#events.onChange();
+  }
+
+  #change(): void {
+    if (this.#isChanging) return;
+    this.#isChanging = true;
+    // At the end of the turn, so that all that changes in it goes together.
+    queueMicrotask(async () => {
+      while (!this.#isEnded && this.#changed.size > 0 && this.redis.status === "ready") {
+        if (!await this.#changeSome()) break;
+      }
+      this.#isChanging = false;
+      this.#events.onChange();
+    });
+  }
+
+  /** Whether to go on. */
+  async #changeSome(): Promise<boolean> {
+    const coming: string[] = [];
+    const going: string[] = [];
+    const present: string[] = [];
+    for (const channel of this.#changed) {
+      this.#changed.delete(channel);
+      const isConfirmed = this.#confirmed.has(channel);
+      if (!this.#wanted.has(channel)) {
+        if (isConfirmed) going.push(channel);
+      } else (isConfirmed ? present : coming).push(channel);
+      if (coming.length >= BATCH || going.length >= BATCH) break;
+    }
+    if (present.length > 0) this.#events.onConfirmed(present);
+    const results = await Promise.all([
+      ...this.#groups(going).map((group) => this.#send("unsubscribe", group)),
+      ...this.#groups(coming).map((group) => this.#send("subscribe", group)),
+    ]);
+    if (results.every((isDone) => isDone)) return true;
+    if (!this.#isEnded) {
+      clearTimeout(this.#retry);
+      this.#retry = setTimeout(() => this.#change(), RETRY_MS);
+    }
+    return false;
+  }
+
+  async #send(verb: "subscribe" | "unsubscribe", channels: string[]): Promise<boolean> {
+    const { redis } = this;
+    if (verb === "unsubscribe") { for (const channel of channels) this.#confirmed.delete(channel); }
+    try {
+      if (this.#slotOf !== undefined) await redis[`s${verb}`](...channels);
+      else await redis[verb](...channels);
+    } catch (error) {
+      if (redis.status !== "ready") return true;
+      for (const channel of channels) this.#changed.add(channel);
+      this.#events.onChange(error);
+      return false;
+    }
+    if (verb === "unsubscribe" || redis.status !== "ready") return true;
+    for (const channel of channels) {
+      this.#confirmed.add(channel);
+      this.#lost.delete(channel);
+    }
+    this.#events.onConfirmed(channels);
+    return true;
+  }
+
+  #groups(channels: string[]): string[][] {
+    if (channels.length === 0) return [];
+    const slotOf = this.#slotOf;
+    if (slotOf === undefined) return [channels];
+    return [...Map.groupBy(channels, slotOf).values()];
+  }
+}

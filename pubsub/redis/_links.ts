@@ -1,0 +1,153 @@
+/**
+ * Which connection the publications of a channel come on.
+ *
+ * @module
+ */
+import type { Cluster, Redis } from "ioredis";
+import { endClient, isCluster, openSubscriber } from "./_clients.ts";
+import { Link, type LinkEvents } from "./_link.ts";
+import { slotOf } from "./_names.ts";
+
+/** The connections of a broker on which publications come. */
+export interface Links {
+  /** Whether nothing is missing that came before. */
+  readonly isUp: boolean;
+  /** The connections. */
+  connections(): Redis[];
+  /** Subscribes to a channel. */
+  want(channel: string): void;
+  /** Leaves a channel. */
+  unwant(channel: string): void;
+  /** Ends the connections. */
+  close(): Promise<void>;
+}
+
+/** Opens connections beside the one for commands. */
+export function openLinks(client: Redis | Cluster, events: LinkEvents): Links {
+  return isCluster(client) ? new ShardLinks(client, events) : new SingleLink(client, events);
+}
+
+/** One server has one connection for all channels. */
+class SingleLink implements Links {
+  readonly #link: Link;
+
+  constructor(client: Redis, events: LinkEvents) {
+    this.#link = new Link({ redis: openSubscriber(client), events });
+  }
+
+  get isUp(): boolean {
+    return this.#link.isUp && this.#link.redis.status === "ready";
+  }
+
+  connections(): Redis[] {
+    return [this.#link.redis];
+  }
+
+  want(channel: string): void {
+    this.#link.want(channel);
+  }
+
+  unwant(channel: string): void {
+    this.#link.unwant(channel);
+  }
+
+  async close(): Promise<void> {
+    this.#link.stop();
+    await endClient(this.#link.redis);
+  }
+}
+
+/** A cluster has one for each master with channels, since publications stay in their shard. */
+class ShardLinks implements Links {
+  readonly #cluster: Cluster;
+  readonly #events: LinkEvents;
+  /** By the node's address. */
+  readonly #links = new Map<string, Link>();
+  /** The slot of each channel that is wanted, and the link that has it. */
+  readonly #channels = new Map<string, { readonly slot: number; link: Link | undefined }>();
+  readonly #ending = new Set<Promise<void>>();
+  #isClosed = false;
+
+  constructor(cluster: Cluster, events: LinkEvents) {
+    this.#cluster = cluster;
+    this.#events = events;
+    cluster.on("refresh", () => this.#assignAll());
+    cluster.on("ready", () => this.#assignAll());
+  }
+
+  get isUp(): boolean {
+    for (const { link } of this.#channels.values()) if (link === undefined) return false;
+    for (const link of this.#links.values()) if (!link.isUp) return false;
+    return true;
+  }
+
+  connections(): Redis[] {
+    return [...this.#links.values()].map(({ redis }) => redis);
+  }
+
+  want(channel: string): void {
+    if (this.#channels.has(channel)) return;
+    const place = { slot: slotOf(channel), link: undefined };
+    this.#channels.set(channel, place);
+    this.#assign(channel, place);
+  }
+
+  unwant(channel: string): void {
+    this.#channels.get(channel)?.link?.unwant(channel);
+    this.#channels.delete(channel);
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    this.#channels.clear();
+    this.#endIdle(true);
+    await Promise.all(this.#ending);
+  }
+
+  #assign(channel: string, place: { readonly slot: number; link: Link | undefined }): void {
+    const node = this.#cluster.slots[place.slot]?.[0];
+    const link = node === undefined ? undefined : this.#linkOf(node);
+    if (link === place.link) return;
+    if (place.link !== undefined) {
+      place.link.unwant(channel);
+      this.#events.onLost([channel]);
+    }
+    place.link = link;
+    link?.want(channel);
+  }
+
+  /** The cluster has told again which node has which slots. */
+  #assignAll(): void {
+    if (this.#isClosed) return;
+    for (const [channel, place] of this.#channels) this.#assign(channel, place);
+    this.#endIdle(false);
+    this.#events.onChange();
+  }
+
+  #linkOf(address: string): Link | undefined {
+    const known = this.#links.get(address);
+    if (known !== undefined) return known;
+    const node = this.#cluster.nodes("master").find(({ options: { host, port } }) => {
+      return `${host}:${port}` === address;
+    });
+    if (node === undefined) return undefined;
+    const redis = openSubscriber(node);
+    // Where the connection was cut, or a slot moved, another node may have it.
+    redis.on("close", () => {
+      if (!this.#isClosed && this.#cluster.status === "ready") this.#cluster.refreshSlotsCache();
+    });
+    const link = new Link({ redis, events: this.#events, slotOf });
+    this.#links.set(address, link);
+    return link;
+  }
+
+  #endIdle(all: boolean): void {
+    for (const [address, link] of this.#links) {
+      if (!all && !link.isIdle) continue;
+      this.#links.delete(address);
+      link.stop();
+      const end = endClient(link.redis).finally(() => this.#ending.delete(end));
+      this.#ending.add(end);
+    }
+  }
+}

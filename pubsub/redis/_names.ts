@@ -1,0 +1,89 @@
+/**
+ * What keys and channels are called.
+ *
+ * All of one topic stand in one slot of a cluster: the topic is in braces, behind a character that
+ * keeps the braces from being empty. Only what stands up to the first closing brace counts for the
+ * slot, so that topics may have braces too.
+ *
+ * @module
+ */
+import { Buffer } from "node:buffer";
+
+/** Slots of a cluster. */
+const SLOTS = 16_384;
+
+/** Names keys and channels of one prefix. */
+export class Names {
+  readonly #prefix: string;
+
+  constructor(prefix: string) {
+    this.#prefix = prefix;
+  }
+
+  /** The channel of a topic without history. */
+  channel(topic: string): string {
+    return this.#name("pub", topic);
+  }
+
+  /** The channel of a topic with one. */
+  keptChannel(topic: string): string {
+    return this.#name("log", topic);
+  }
+
+  /** The hash that says where a history stands. */
+  meta(topic: string): string {
+    return this.#name("meta", topic);
+  }
+
+  /** The stream of what is kept. */
+  stream(topic: string): string {
+    return this.#name("stream", topic);
+  }
+
+  /** The newest number of a producer on a topic. */
+  producer(topic: string, producer: string): string {
+    return this.#name("producer", topic) + producer;
+  }
+
+  /** A row of the store. */
+  row(key: string): string {
+    return this.#name("row", key);
+  }
+
+  /** A scope of claims. */
+  claims(scope: string): string {
+    return this.#name("claims", scope);
+  }
+
+  /** A bucket of tokens. */
+  tokens(key: string): string {
+    return this.#name("tokens", key);
+  }
+
+  #name(kind: string, what: string): string {
+    // What is no text in Unicode would lose in UTF-8 what tells it from others.
+    const name = what.isWellFormed() ? `/${what}` : `~${JSON.stringify(what)}`;
+    return `${this.#prefix}:${kind}:{${name}}`;
+  }
+}
+
+/** The slot of a name, as a cluster counts it. */
+export function slotOf(name: string): number {
+  const bytes = Buffer.from(name);
+  const open = bytes.indexOf("{");
+  const close = open < 0 ? -1 : bytes.indexOf("}", open + 1);
+  return crc16(close > open + 1 ? bytes.subarray(open + 1, close) : bytes) % SLOTS;
+}
+
+/** CRC-16/XMODEM. */
+function crc16(bytes: Uint8Array): number {
+  let crc = 0;
+  for (const byte of bytes) {
+    crc ^= byte << 8;
+    for (let bit = 0; bit < 8; bit++) {
+      crc = (crc & 0x8000) === 0 ? crc << 1 : (crc << 1) ^ 0x1021;
+    }
+    crc &= 0xffff;
+  }
+  return crc;
+}

@@ -1,0 +1,285 @@
+/**
+ * Publications on their way to Redis.
+ *
+ * @module
+ */
+import type { Buffer } from "node:buffer";
+import { BrokerError } from "../../errors.ts";
+import type { Appended, HistoryBounds, PublicationKey } from "../history.ts";
+import { failureOf } from "./_failures.ts";
+
+/** Most publications of one command. */
+const BATCH = 128;
+
+/** Most bytes of one command, unless one publication alone has more. */
+const BATCH_BYTES = 262_144;
+
+/** How long to wait before Redis is asked again for what it could not do, in milliseconds. */
+const RETRY_MS = 100;
+
+/** How many times within `giveUpMs` it is looked for what has waited for too long. */
+const CHECKS = 10;
+
+/** What a publication on a topic with a history has besides. */
+export interface KeptParcel {
+  readonly bounds: HistoryBounds;
+  readonly key: PublicationKey;
+  readonly appended: PromiseWithResolvers<Appended>;
+}
+
+/** One publication on its way. */
+export interface Parcel {
+  readonly frame: Buffer;
+  /** After which check it came. */
+  readonly check: number;
+  readonly kept?: KeptParcel;
+  /** Whether it was taken or given up. */
+  isOver: boolean;
+  /** Called when it is over. */
+  onOver?: () => void;
+}
+
+/** A publication with a history on its way. */
+export type AppendParcel = Parcel & { readonly kept: KeptParcel };
+
+/** Sends batches. */
+export interface Carrier {
+  /** Whether it is worth to try. */
+  readonly isReady: boolean;
+  /** Publishes on a topic without history. */
+  publish(topic: string, parcels: readonly Parcel[]): Promise<unknown>;
+  /** Appends to a history; answers what became of each. */
+  append(topic: string, parcels: readonly AppendParcel[]): Promise<Appended[]>;
+}
+
+/** Bounds of an {@linkcode Outbox}. */
+export interface OutboxLimits {
+  readonly maxWaiting: number;
+  readonly maxWaitingBytes: number;
+  readonly giveUpMs: number;
+}
+
+/** What one topic has on its way. At most one batch is with Redis, so that the order holds. */
+interface Lane {
+  readonly topic: string;
+  readonly isKept: boolean;
+  waiting: Parcel[];
+  isSending: boolean;
+  /** The batch that is with Redis. */
+  sent: readonly Parcel[];
+}
+
+/**
+ * Keeps publications until Redis took them, in order by topic. The first one of a topic goes at
+ * the end of the turn; what comes while it is on its way goes together.
+ */
+export class Outbox {
+  readonly #carrier: Carrier;
+  readonly #limits: OutboxLimits;
+  readonly #onTrouble: (error: unknown) => void;
+  readonly #plain = new Map<string, Lane>();
+  readonly #kept = new Map<string, Lane>();
+  readonly #due = new Set<Lane>();
+  #check = 0;
+  #waiting = 0;
+  #bytes = 0;
+  #dropped = 0;
+  #isScheduled = false;
+  #isClosed = false;
+  #retry: ReturnType<typeof setTimeout> | undefined;
+  #checks: ReturnType<typeof setInterval> | undefined;
+  #whenEmpty: (() => void) | undefined;
+
+  /**
+   * Creates an empty one.
+   *
+   * @param carrier Sends batches.
+   * @param limits See {@linkcode OutboxLimits}.
+   * @param onTrouble Called with each error that passes, and with `undefined` when Redis took a batch or nothing waits.
+   */
+  constructor(carrier: Carrier, limits: OutboxLimits, onTrouble: (error: unknown) => void) {
+    this.#carrier = carrier;
+    this.#limits = limits;
+    this.#onTrouble = onTrouble;
+  }
+
+  /** Publications that wait for Redis or for its answer. */
+  get waiting(): number {
+    return this.#waiting;
+  }
+
+  /** Publications that were given up. */
+  get dropped(): number {
+    return this.#dropped;
+  }
+
+  /**
+   * Takes a publication, or gives it up at once if too many wait.
+   *
+   * @returns Whether it was taken.
+   */
+  push(topic: string, frame: Buffer, kept?: KeptParcel): boolean {
+    const { maxWaiting, maxWaitingBytes } = this.#limits;
+    const bytes = this.#bytes + frame.length;
+    if (this.#isClosed || this.#waiting >= maxWaiting || bytes > maxWaitingBytes) {
+      const why = this.#isClosed ? "the broker is closed" : "too many publications wait for Redis";
+      this.#dropped++;
+      kept?.appended.reject(new BrokerError(`Cannot append: ${why}`));
+      return false;
+    }
+    this.#waiting++;
+    this.#bytes = bytes;
+    this.#checks ??= setInterval(() => this.#giveUpOld(), this.#limits.giveUpMs / CHECKS);
+    const lanes = kept === undefined ? this.#plain : this.#kept;
+    let lane = lanes.get(topic);
+    if (lane === undefined) {
+      lane = { topic, isKept: kept !== undefined, waiting: [], isSending: false, sent: [] };
+      lanes.set(topic, lane);
+    }
+    const check = this.#check;
+    lane.waiting.push({ frame, check, isOver: false, ...(kept === undefined ? {} : { kept }) });
+    this.#schedule(lane);
+    return true;
+  }
+
+  /**
+   * Calls back once everything that was published on a topic without history so far is over: in
+   * this turn if nothing is on its way.
+   */
+  afterPublished(topic: string, then: () => void): void {
+    const lane = this.#plain.get(topic);
+    const last = lane?.waiting.at(-1) ?? lane?.sent.findLast(({ isOver }) => !isOver);
+    if (last === undefined) return then();
+    const before = last.onOver;
+    last.onOver = () => {
+      before?.();
+      then();
+    };
+  }
+
+  /** Sends what waits: Redis is there again. */
+  wake(): void {
+    for (const lanes of [this.#plain, this.#kept]) {
+      for (const lane of lanes.values()) this.#schedule(lane);
+    }
+  }
+
+  /** Resolves once nothing waits. */
+  empty(): Promise<void> {
+    if (this.#waiting === 0) return Promise.resolve();
+    return new Promise((resolve) => this.#whenEmpty = resolve);
+  }
+
+  /** Gives up what waits. */
+  close(): void {
+    this.#isClosed = true;
+    clearTimeout(this.#retry);
+    this.#giveUp(() => true, "the broker is closed");
+  }
+
+  #schedule(lane: Lane): void {
+    if (lane.isSending) return;
+    this.#due.add(lane);
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
+    queueMicrotask(() => {
+      this.#isScheduled = false;
+      const lanes = [...this.#due];
+      this.#due.clear();
+      for (const due of lanes) void this.#send(due);
+    });
+  }
+
+  async #send(lane: Lane): Promise<void> {
+    if (lane.isSending) return;
+    lane.isSending = true;
+    while (lane.waiting.length > 0 && this.#carrier.isReady && !this.#isClosed) {
+      const batch = takeBatch(lane.waiting);
+      lane.sent = batch;
+      const isDone = await this.#try(lane, batch);
+      lane.sent = [];
+      if (isDone) continue;
+      lane.waiting = [...batch.filter(({ isOver }) => !isOver), ...lane.waiting];
+      this.#retry ??= setTimeout(() => {
+        this.#retry = undefined;
+        this.wake();
+      }, RETRY_MS);
+      break;
+    }
+    lane.isSending = false;
+    if (lane.waiting.length > 0) return;
+    (lane.isKept ? this.#kept : this.#plain).delete(lane.topic);
+  }
+
+  /** Whether the batch is done with: what is not must be sent again. */
+  async #try({ topic, isKept }: Lane, batch: readonly Parcel[]): Promise<boolean> {
+    try {
+      if (isKept) {
+        const answers = await this.#carrier.append(topic, batch as readonly AppendParcel[]);
+        batch.forEach((parcel, i) => {
+          if (this.#settle(parcel)) parcel.kept?.appended.resolve(answers[i]!);
+        });
+      } else {
+        await this.#carrier.publish(topic, batch);
+        for (const parcel of batch) this.#settle(parcel);
+      }
+      this.#onTrouble(undefined);
+      return true;
+    } catch (error) {
+      const failure = failureOf(error);
+      this.#onTrouble(failure === "refused" ? undefined : error);
+      // What may have been published already would come twice; what has a key would not.
+      if (failure === "later" || (failure === "unknown" && isKept)) return false;
+      for (const parcel of batch) this.#drop(parcel, "Redis refused it", error);
+      return true;
+    }
+  }
+
+  /** Whether it was not over before. */
+  #settle(parcel: Parcel): boolean {
+    if (parcel.isOver) return false;
+    parcel.isOver = true;
+    this.#waiting--;
+    this.#bytes -= parcel.frame.length;
+    parcel.onOver?.();
+    if (this.#waiting > 0) return true;
+    clearInterval(this.#checks);
+    this.#checks = undefined;
+    this.#onTrouble(undefined);
+    this.#whenEmpty?.();
+    return true;
+  }
+
+  #drop(parcel: Parcel, why: string, cause?: unknown): void {
+    if (!this.#settle(parcel)) return;
+    this.#dropped++;
+    parcel.kept?.appended.reject(new BrokerError(`Cannot append: ${why}`, { cause }));
+  }
+
+  #giveUpOld(): void {
+    const now = ++this.#check;
+    this.#giveUp(({ check }) => now - check > CHECKS, "Redis was away for too long");
+  }
+
+  #giveUp(isDue: (parcel: Parcel) => boolean, why: string): void {
+    for (const lanes of [this.#plain, this.#kept]) {
+      for (const lane of lanes.values()) {
+        for (const parcel of lane.sent) if (isDue(parcel)) this.#drop(parcel, why);
+        const stay = lane.waiting.findIndex((parcel) => !isDue(parcel));
+        const gone = lane.waiting.splice(0, stay < 0 ? lane.waiting.length : stay);
+        for (const parcel of gone) this.#drop(parcel, why);
+        if (!lane.isSending && lane.waiting.length === 0) lanes.delete(lane.topic);
+      }
+    }
+  }
+}
+
+/** Takes what goes in one command. */
+function takeBatch(waiting: Parcel[]): Parcel[] {
+  let count = 0;
+  for (let bytes = 0; count < waiting.length && count < BATCH; count++) {
+    bytes += waiting[count]!.frame.length;
+    if (bytes > BATCH_BYTES && count > 0) break;
+  }
+  return waiting.splice(0, count);
+}

@@ -1,0 +1,187 @@
+/**
+ * The scripts that run in Redis, each of them in one atomic step.
+ *
+ * @module
+ */
+import type { Buffer } from "node:buffer";
+import type { Cluster, Redis } from "ioredis";
+
+/** A number as text: Lua's own way rounds what is above 14 digits. */
+const TEXT = `
+local function text(number) return string.format('%.0f', number) end
+`;
+
+const NOW = `
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+`;
+
+/**
+ * Opens a history: `KEYS[1]` is its meta hash, `KEYS[2]` its stream, `ARGV[1]` the name of a new
+ * epoch, `ARGV[2]` to `ARGV[5]` are ttlMs, size, bytes and how long the place is remembered.
+ *
+ * It is new if the server is not the one that wrote it last: a restart and a failover change the
+ * replication id, and either may have lost what was acknowledged. It is new as well if the stream
+ * has not what the hash says, since keys can be evicted one by one.
+ */
+const HISTORY = TEXT + NOW + `
+local meta, stream = KEYS[1], KEYS[2]
+local ttl, size, most, remembered = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local mark = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+if not mark then return redis.error_reply('SKEIN INFO does not tell master_replid') end
+local known = redis.call('HMGET', meta, 'epoch', 'mark', 'head', 'oldest', 'bytes', 'until')
+local epoch, head, oldest, bytes = known[1], tonumber(known[3]), tonumber(known[4]), tonumber(known[5])
+local isNew = not epoch or known[2] ~= mark
+if not isNew and redis.call('XLEN', stream) ~= head - oldest + 1 then
+  if now < tonumber(known[6]) then isNew = true else oldest, bytes = head + 1, 0 end
+end
+if isNew then
+  epoch, head, oldest, bytes = ARGV[1], 0, 1, 0
+  redis.call('DEL', meta, stream)
+  redis.call('HSET', meta, 'epoch', epoch, 'mark', mark, 'head', 0, 'oldest', 1, 'bytes', 0, 'until', 0)
+end
+local function sizeOf(frame) return #frame - 7 - string.byte(frame, 6) * 256 - string.byte(frame, 7) end
+local function placeOf(id)
+  local offset, at = string.match(id, '(%d+)-(%d+)')
+  return tonumber(offset), tonumber(at)
+end
+local function trim(limit)
+  local first = oldest
+  while limit > 0 and oldest <= head do
+    local count = math.max(1, math.min(limit, head - oldest + 1 - size, 32))
+    local entries = redis.call('XRANGE', stream, text(oldest), '+', 'COUNT', count)
+    if #entries == 0 then break end
+    for _, entry in ipairs(entries) do
+      local offset, at = placeOf(entry[1])
+      if head - offset < size and bytes <= most and now - at < ttl then limit = 0 break end
+      oldest, bytes, limit = offset + 1, bytes - sizeOf(entry[2][2]), limit - 1
+    end
+  end
+  if oldest > first then redis.call('XTRIM', stream, 'MINID', text(oldest)) end
+end
+local function note(expiry)
+  redis.call('HSET', meta, 'head', text(head), 'oldest', text(oldest), 'bytes', text(bytes), 'until', expiry)
+end
+`;
+
+/**
+ * Appends a batch. Besides those of a history: `KEYS[3]` is the channel, further keys are those of
+ * producers; `ARGV[6]` is the command that publishes, `ARGV[7]` how long numbers of producers are
+ * known; then come, for each publication, which key is its producer's, its number and its frame.
+ * Answers the epoch, the head, and `1` or `0` for each: kept, or a repetition.
+ */
+const APPEND = HISTORY + `
+local newest, taken, frames = {}, {}, {}
+for i = 8, #ARGV, 3 do
+  local key, number, frame = KEYS[tonumber(ARGV[i])], tonumber(ARGV[i + 1]), ARGV[i + 2]
+  local last = newest[key] or tonumber(redis.call('GET', key) or -1)
+  if number > last then
+    newest[key] = number
+    head, bytes = head + 1, bytes + sizeOf(frame)
+    redis.call('XADD', stream, text(head) .. '-' .. text(now), 'f', frame)
+    frames[#frames + 1] = frame
+    taken[#taken + 1] = '1'
+  else taken[#taken + 1] = '0' end
+end
+if #frames > 0 then
+  local first = head - #frames + 1
+  trim(#frames + 64)
+  note(text(now + ttl))
+  for key, number in pairs(newest) do redis.call('SET', key, text(number), 'PX', ARGV[7]) end
+  redis.call('PEXPIRE', stream, text(ttl + 1000))
+  redis.call(ARGV[6], KEYS[3], epoch .. ' ' .. text(first) .. '\\n' .. table.concat(frames))
+end
+redis.call('PEXPIRE', meta, remembered)
+return { epoch, text(head), table.concat(taken) }
+`;
+
+/**
+ * Reads a page. Besides those of a history: `ARGV[6]` is the offset after which it begins, or empty;
+ * `ARGV[7]` how many of the newest, or empty; `ARGV[8]` and `ARGV[9]` bound the page. Answers the
+ * epoch, the head, the first offset, and the frames.
+ */
+const READ = HISTORY + `
+trim(256)
+if not isNew and text(oldest) ~= known[4] then note(known[6]) end
+redis.call('PEXPIRE', meta, remembered)
+local after, last = tonumber(ARGV[6]), tonumber(ARGV[7])
+local count, room = tonumber(ARGV[8]), tonumber(ARGV[9])
+local from = math.max(oldest, head - size + 1)
+if after then from = math.max(from, after + 1) elseif last then from = math.max(from, head - last + 1) end
+local frames, first = {}, from
+while count > 0 and from <= head do
+  local entries = redis.call('XRANGE', stream, text(from), '+', 'COUNT', math.min(count, 32))
+  if #entries == 0 then break end
+  for _, entry in ipairs(entries) do
+    local offset, at = placeOf(entry[1])
+    from = offset + 1
+    if #frames == 0 and now - at >= ttl then first = from else
+      room = room - sizeOf(entry[2][2])
+      if room < 0 and #frames > 0 then count = 0 break end
+      frames[#frames + 1] = entry[2][2]
+      count = count - 1
+    end
+  end
+end
+return { epoch, text(head), text(first), frames }
+`;
+
+const ADVANCE = `
+local known = redis.call('GET', KEYS[1])
+if known and tonumber(ARGV[1]) <= tonumber(known) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+`;
+
+const CLAIM = TEXT + NOW + `
+local member, max, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now))
+if not redis.call('ZSCORE', KEYS[1], member) and redis.call('ZCARD', KEYS[1]) >= max then return 0 end
+redis.call('ZADD', KEYS[1], text(now + ttl), member)
+if redis.call('PTTL', KEYS[1]) < ttl then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+return 1
+`;
+
+const CLAIMS = TEXT + NOW + `
+return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. text(now), '+inf')
+`;
+
+/** Answers how many milliseconds are to wait; 0 if the tokens were taken. */
+const TAKE = TEXT + NOW + `
+local amount, rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local known = redis.call('HMGET', KEYS[1], 'tokens', 'at')
+local tokens, at = tonumber(known[1]) or burst, tonumber(known[2]) or now
+tokens = math.min(burst, tokens + math.max(0, now - at) * rate / 1000)
+local isGranted = tokens >= amount
+if isGranted then tokens = tokens - amount end
+redis.call('HSET', KEYS[1], 'tokens', string.format('%.17g', tokens), 'at', text(now))
+local function wait(count) return math.min(math.ceil(count / rate * 1000), 86400000) end
+redis.call('PEXPIRE', KEYS[1], text(wait(burst) + 1000))
+return text(isGranted and 0 or math.max(1, wait(amount - tokens)))
+`;
+
+type Arg = string | number | Buffer;
+
+/** The scripts, as commands of a client. */
+export interface Scripts {
+  skeinAppend(keys: number, ...args: Arg[]): Promise<[epoch: string, head: string, taken: string]>;
+  skeinReadBuffer(
+    keys: number,
+    ...args: Arg[]
+  ): Promise<[epoch: Buffer, head: Buffer, first: Buffer, frames: Buffer[]]>;
+  skeinAdvance(key: string, number: number, windowMs: number): Promise<number>;
+  skeinClaim(key: string, member: string, max: number, ttlMs: number): Promise<number>;
+  skeinClaims(key: string): Promise<string[]>;
+  skeinTake(key: string, amount: number, perSecond: number, burst: number): Promise<string>;
+}
+
+/** Makes the scripts commands of a client: sent in full once a connection, then by their hash. */
+export function defineScripts(client: Redis | Cluster): Scripts {
+  client.defineCommand("skeinAppend", { lua: APPEND });
+  client.defineCommand("skeinRead", { lua: READ });
+  client.defineCommand("skeinAdvance", { lua: ADVANCE, numberOfKeys: 1 });
+  client.defineCommand("skeinClaim", { lua: CLAIM, numberOfKeys: 1 });
+  client.defineCommand("skeinClaims", { lua: CLAIMS, numberOfKeys: 1 });
+  client.defineCommand("skeinTake", { lua: TAKE, numberOfKeys: 1 });
+  return client as unknown as Scripts;
+}

@@ -1,0 +1,76 @@
+/**
+ * What nodes share, in Redis.
+ *
+ * @module
+ */
+import type { Cluster, Redis } from "ioredis";
+import type { BrokerStore, TakenTokens, TokenRate } from "../store.ts";
+import type { Names } from "./_names.ts";
+import type { Scripts } from "./_scripts.ts";
+
+/** Runs a command; its errors become those of the broker. */
+export type Run = <T>(what: string, command: () => Promise<T>) => Promise<T>;
+
+/** The store of a {@linkcode RedisBroker}. Everything in it expires. */
+export class RedisStore implements BrokerStore {
+  readonly #client: Redis | Cluster;
+  readonly #scripts: Scripts;
+  readonly #names: Names;
+  readonly #run: Run;
+
+  constructor(client: Redis | Cluster, scripts: Scripts, names: Names, run: Run) {
+    this.#client = client;
+    this.#scripts = scripts;
+    this.#names = names;
+    this.#run = run;
+  }
+
+  async advance(key: string, number: number, windowMs: number): Promise<boolean> {
+    const row = this.#names.row(key);
+    return await this.#run(
+      "note a number",
+      () => this.#scripts.skeinAdvance(row, number, Math.ceil(windowMs)),
+    ) ===
+      1;
+  }
+
+  async newest(key: string): Promise<number> {
+    const row = this.#names.row(key);
+    return Number(await this.#run("read a number", () => this.#client.get(row)) ?? -1);
+  }
+
+  async claim(
+    scope: string,
+    member: string,
+    { max, ttlMs }: { readonly max: number; readonly ttlMs: number },
+  ): Promise<boolean> {
+    const claims = this.#names.claims(scope);
+    return await this.#run(
+      "claim",
+      () => this.#scripts.skeinClaim(claims, member, max, Math.ceil(ttlMs)),
+    ) ===
+      1;
+  }
+
+  async release(scope: string, member: string): Promise<void> {
+    await this.#run("release a claim", () => this.#client.zrem(this.#names.claims(scope), member));
+  }
+
+  claims(scope: string): Promise<string[]> {
+    return this.#run(
+      "list claims",
+      () => this.#scripts.skeinClaims(this.#names.claims(scope)),
+    );
+  }
+
+  async take(key: string, amount: number, { perSecond, burst }: TokenRate): Promise<TakenTokens> {
+    const bucket = this.#names.tokens(key);
+    const retryAfterMs = Number(
+      await this.#run(
+        "take tokens",
+        () => this.#scripts.skeinTake(bucket, amount, perSecond, burst),
+      ),
+    );
+    return { granted: retryAfterMs === 0, retryAfterMs };
+  }
+}

@@ -1,0 +1,16 @@
+/**
+ * Topics, histories and shared facts across nodes, on a Redis that runs already.
+ *
+ * @example Two nodes
+ * ```ts ignore
+ * import { serve } from "@skein/skein";
+ * import { RedisBroker } from "@skein/skein/redis";
+ *
+ * await using broker = new RedisBroker({ url: "redis://127.0.0.1:6379" });
+ * await using server = serve({ port: 8080, broker });
+ * ```
+ *
+ * @module
+ */
+export { RedisBroker } from "./redis_broker.ts";
+export type { RedisBrokerOptions, RedisClient, RedisSource } from "./_options.ts";

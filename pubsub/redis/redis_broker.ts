@@ -1,0 +1,331 @@
+/**
+ * The broker of many processes that share a Redis.
+ *
+ * @module
+ */
+import { Buffer } from "node:buffer";
+import type { Cluster, Redis } from "ioredis";
+import { BrokerError, UnsupportedError } from "../../errors.ts";
+import type { StatusFeed } from "../../session/status_feed.ts";
+import type {
+  Broker,
+  BrokerStats,
+  BrokerStatus,
+  BrokerSubscribeOptions,
+  BrokerSubscription,
+  Publication,
+  PublicationListener,
+} from "../broker.ts";
+import type {
+  Appended,
+  AppendOptions,
+  BrokerHistory,
+  HistoryPage,
+  ReadHistoryOptions,
+} from "../history.ts";
+import type { BrokerStore } from "../store.ts";
+import { Channels, deliver, type Entry } from "./_channels.ts";
+import { endClient, Gathering, Heartbeat, isCluster, openClient } from "./_clients.ts";
+import { Condition, textOf } from "./_condition.ts";
+import { decodeKept, decodePlain, encodeFrame } from "./_frames.ts";
+import { RedisHistories } from "./_histories.ts";
+import { type Links, openLinks } from "./_links.ts";
+import { Names } from "./_names.ts";
+import {
+  type RedisBrokerOptions,
+  type RedisSettings,
+  redisSettings,
+  type RedisSource,
+} from "./_options.ts";
+import { type AppendParcel, Outbox } from "./_outbox.ts";
+import { defineScripts } from "./_scripts.ts";
+import { RedisStore } from "./_store.ts";
+
+/** How long what waits may take to reach Redis when the broker is closed, in milliseconds. */
+const FLUSH_TIMEOUT_MS = 1_000;
+
+/**
+ * Carries publications through Redis 7 or later, on one server, behind Sentinel, or on a cluster.
+ *
+ * - **Fan-out:** a node subscribes to the topics that it has listeners of; on a cluster, publications
+ *   stay in the shard of their topic.
+ * - **Delivery:** at most once without a history. With one, what Redis acknowledged has an offset,
+ *   counts once however often it was sent, and can be read again; the epoch changes whenever Redis
+ *   started anew or failed over.
+ * - **Outages:** nothing throws. What waits is bounded, sent in order once Redis is back, and given up
+ *   after `giveUpMs`; subscriptions come back by themselves and are told of the interruption.
+ *
+ * @example Two nodes
+ * ```ts ignore
+ * import { serve } from "@skein/skein";
+ * import { RedisBroker } from "@skein/skein/redis";
+ *
+ * await using broker = new RedisBroker({ url: "redis://127.0.0.1:6379" });
+ * await using server = serve({ port: 8080, broker });
+ * ```
+ */
+export class RedisBroker implements Broker {
+  /** Always `redis`. */
+  readonly name = "redis";
+  /** A publication without a history reaches whoever is subscribed, and nobody later. */
+  readonly delivery = "at-most-once";
+  /** How Redis is doing. */
+  readonly status: StatusFeed<BrokerStatus>;
+  /** Keeps publications in streams. */
+  readonly history: BrokerHistory = {
+    append: (publication, options) => this.#append(publication, options),
+    read: (topic, options) => this.#read(topic, options),
+  };
+  /** Holds for all nodes with the same prefix. */
+  readonly store: BrokerStore;
+  readonly #settings: RedisSettings;
+  readonly #client: Redis | Cluster;
+  readonly #names: Names;
+  readonly #links: Links;
+  readonly #heartbeat: Heartbeat;
+  readonly #histories: RedisHistories;
+  readonly #outbox: Outbox;
+  readonly #channels = new Channels();
+  readonly #condition: Condition;
+  /** Who appends where the publisher said nothing of it. */
+  readonly #producer = crypto.randomUUID();
+  #number = 0;
+  #published = 0;
+  #received = 0;
+  #reads = 0;
+  #closing: Promise<void> | undefined;
+
+  /**
+   * Connects; what is published meanwhile waits.
+   *
+   * @param source Where Redis is.
+   * @param options See {@linkcode RedisBrokerOptions}.
+   * @throws {TypeError} If `prefix` is empty or has braces.
+   * @throws {RangeError} If a number is not a positive whole one.
+   */
+  constructor(source: RedisSource, options: RedisBrokerOptions = {}) {
+    const settings = redisSettings(options);
+    const client = openClient(source);
+    const names = new Names(settings.prefix);
+    const scripts = defineScripts(client);
+    this.#settings = settings;
+    this.#condition = new Condition(() => this.#isReady && this.#links.isUp);
+    this.status = this.#condition.status;
+    this.#client = client;
+    this.#names = names;
+    this.#histories = new RedisHistories({
+      ...settings,
+      scripts,
+      names,
+      isSharded: isCluster(client),
+    });
+    this.store = new RedisStore(client, scripts, names, (what, run) => this.#run(what, run));
+    this.#outbox = this.#openOutbox();
+    client.on("ready", () => {
+      this.#outbox.wake();
+      this.#condition.update();
+    });
+    client.on("close", () => this.#condition.update());
+    client.on("error", (error: unknown) => this.#condition.update(error));
+    this.#links = openLinks(client, {
+      onMessage: (channel, message) => this.#receive(channel, message),
+      onConfirmed: (channels) => this.#channels.confirm(channels),
+      onLost: (channels) => this.#channels.lose(channels),
+      onChange: (error) => this.#condition.update(error),
+    });
+    this.#heartbeat = new Heartbeat(settings.heartbeatMs, () => [
+      ...(isCluster(client) ? client.nodes("master") : [client]),
+      ...this.#links.connections(),
+    ]);
+  }
+
+  /** Counters. */
+  get stats(): BrokerStats {
+    return {
+      published: this.#published,
+      received: this.#received,
+      waiting: this.#outbox.waiting,
+      dropped: this.#outbox.dropped,
+      interruptions: this.#condition.interruptions,
+      reads: this.#reads,
+    };
+  }
+
+  /** What is wrong at the moment: that Redis is away, or that much waits for it. */
+  issues(): string[] {
+    const away = this.#condition.issue();
+    const issues = away === undefined ? [] : [away];
+    const { maxWaiting } = this.#settings;
+    const { waiting } = this.#outbox;
+    if (waiting > maxWaiting / 2) {
+      issues.push(`${waiting} publications wait for Redis, of ${maxWaiting} at most`);
+    }
+    return issues;
+  }
+
+  /**
+   * Publishes to every node, on a topic without history.
+   *
+   * @param publication What to publish.
+   * @throws {UnsupportedError} If the broker is closed.
+   */
+  publish(publication: Publication): void {
+    this.#checkOpen("publish");
+    if (this.#outbox.push(publication.topic, encodeFrame(publication))) this.#published++;
+  }
+
+  /**
+   * Subscribes this node to a topic.
+   *
+   * @param topic The topic.
+   * @param listener Gets its publications.
+   * @param options Whether the topic has a history, and who is told of interruptions.
+   * @returns The subscription, ready once Redis confirmed it.
+   * @throws {UnsupportedError} If the broker is closed.
+   */
+  subscribe(
+    topic: string,
+    listener: PublicationListener,
+    options: BrokerSubscribeOptions = {},
+  ): BrokerSubscription {
+    this.#checkOpen("subscribe");
+    const isKept = options.history !== undefined;
+    const name = isKept ? this.#names.keptChannel(topic) : this.#names.channel(topic);
+    const entry: Entry = {
+      listener,
+      onInterrupted: options.onInterrupted,
+      ready: Promise.withResolvers(),
+      isActive: true,
+      isLive: false,
+      isInterrupted: false,
+    };
+    if (this.#channels.add({ name, topic, isKept }, entry)) this.#want(name, topic, isKept);
+    return {
+      ready: entry.ready.promise,
+      [Symbol.asyncDispose]: () => {
+        if (this.#channels.remove(name, entry)) this.#links.unwant(name);
+        return Promise.resolve();
+      },
+    };
+  }
+
+  /**
+   * Ends all subscriptions and the connections; what waits has a second to reach Redis, and is given
+   * up then. Idempotent.
+   */
+  close(): Promise<void> {
+    return this.#closing ??= this.#close();
+  }
+
+  /** Closes the broker; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    this.#condition.end();
+    this.#channels.clear();
+    if (this.#isReady) {
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const late = new Promise<void>((resolve) => timer = setTimeout(resolve, FLUSH_TIMEOUT_MS));
+      await Promise.race([this.#outbox.empty(), late]);
+      clearTimeout(timer);
+    }
+    this.#outbox.close();
+    this.#heartbeat[Symbol.dispose]();
+    await Promise.all([this.#links.close(), endClient(this.#client)]);
+  }
+
+  get #isReady(): boolean {
+    return this.#client.status === "ready";
+  }
+
+  #openOutbox(): Outbox {
+    const isReady = () => this.#isReady;
+    const gathering = new Gathering(this.#client);
+    const carrier = {
+      get isReady(): boolean {
+        return isReady();
+      },
+      publish: (topic: string, parcels: readonly { readonly frame: Buffer }[]) => {
+        const channel = this.#names.channel(topic);
+        const message = parcels.length === 1
+          ? parcels[0]!.frame
+          : Buffer.concat(parcels.map(({ frame }) => frame));
+        const client = this.#client;
+        gathering.begin();
+        return isCluster(client)
+          ? client.spublish(channel, message)
+          : client.publish(channel, message);
+      },
+      append: (topic: string, parcels: readonly AppendParcel[]) => {
+        gathering.begin();
+        return this.#histories.append(topic, parcels);
+      },
+    };
+    return new Outbox(carrier, this.#settings, (error) => {
+      // Without its connection nothing succeeds; what is wrong with that is told already.
+      this.#condition.trouble(isReady() ? error : undefined);
+    });
+  }
+
+  /** What was published before is not for who subscribes now, though it may still wait. */
+  #want(name: string, topic: string, isKept: boolean): void {
+    const want = () => {
+      if (this.#channels.get(name) !== undefined) this.#links.want(name);
+    };
+    if (isKept) want();
+    else this.#outbox.afterPublished(topic, want);
+  }
+
+  #receive(name: string, message: Buffer): void {
+    const channel = this.#channels.get(name);
+    if (channel === undefined) return;
+    // Redis confirms many channels together, and publications of the first come before that.
+    if (!channel.isConfirmed) this.#channels.confirm([name]);
+    const { topic, isKept } = channel;
+    const publications = isKept ? decodeKept(topic, message) : decodePlain(topic, message);
+    this.#received += publications.length;
+    deliver(channel, publications);
+  }
+
+  async #append(publication: Publication, options: AppendOptions): Promise<Appended> {
+    if (this.#closing) throw new BrokerError("Cannot append: the broker is closed");
+    const { bounds, key = { producer: this.#producer, number: this.#number++ } } = options;
+    const appended = Promise.withResolvers<Appended>();
+    const kept = { bounds, key, appended };
+    if (this.#outbox.push(publication.topic, encodeFrame(publication), kept)) this.#published++;
+    return await appended.promise;
+  }
+
+  async #read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
+    const { signal } = options;
+    signal?.throwIfAborted();
+    const aborted = Promise.withResolvers<never>();
+    const abort = () => aborted.reject(signal!.reason);
+    signal?.addEventListener("abort", abort);
+    try {
+      const page = this.#run("read history", () => this.#histories.read(topic, options));
+      const read = await Promise.race([page, aborted.promise]);
+      this.#reads++;
+      return read;
+    } finally {
+      signal?.removeEventListener("abort", abort);
+    }
+  }
+
+  async #run<T>(what: string, command: () => Promise<T>): Promise<T> {
+    if (this.#closing) throw new BrokerError(`Cannot ${what}: the broker is closed`);
+    if (!this.#isReady) await this.#condition.reached();
+    if (!this.#isReady) throw new BrokerError(`Cannot ${what}: Redis is away`);
+    try {
+      return await command();
+    } catch (cause) {
+      throw new BrokerError(`Cannot ${what}: ${textOf(cause)}`, { cause });
+    }
+  }
+
+  #checkOpen(verb: string): void {
+    if (this.#closing) throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
+  }
+}

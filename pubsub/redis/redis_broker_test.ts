@@ -1,0 +1,19 @@
+import { assertThrows } from "@std/assert";
+import { RedisBroker } from "./mod.ts";
+
+const SOURCE = { url: "redis://127.0.0.1:1" };
+
+Deno.test("RedisBroker() rejects a prefix that is empty or has braces", () => {
+  for (const prefix of ["", "{app}", "app}"]) {
+    assertThrows(() => new RedisBroker(SOURCE, { prefix }), TypeError, JSON.stringify(prefix));
+  }
+});
+
+Deno.test("RedisBroker() rejects bounds that are not positive whole numbers", () => {
+  const names = ["maxWaiting", "maxWaitingBytes", "giveUpMs", "heartbeatMs", "rememberMs"] as const;
+  for (const name of names) {
+    for (const value of [0, -1, 1.5, NaN, Infinity]) {
+      assertThrows(() => new RedisBroker(SOURCE, { [name]: value }), RangeError, `${name} must`);
+    }
+  }
+});

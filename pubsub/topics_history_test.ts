@@ -1,0 +1,504 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { BrokerError, UnsupportedError } from "../errors.ts";
+import type { SubscribeAnswer } from "../session/recovery.ts";
+import { coreOf } from "../session/session.ts";
+import { turns } from "../testing/turns.ts";
+import { assertRun, Client, Clients } from "./_clients_test.ts";
+import { type ScriptedBroker, ScriptedEngine } from "./_scripted_broker_test.ts";
+import type { Broker } from "./broker.ts";
+import { MemoryBroker } from "./memory_broker.ts";
+import type { SubscribeOptions } from "./replay.ts";
+import { Topics } from "./topics.ts";
+
+const HISTORY = { t: {}, "chat:{room}": { size: 10 } };
+
+function publishRun(topics: Topics, first: number, last: number, topic = "t"): void {
+  for (let i = first; i <= last; i++) topics.publish(topic, i);
+}
+
+Deno.test("Topics({ history }) tells what is kept, by pattern", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  assertEquals(topics.historyOf("t"), { size: 1_000, ttlMs: 300_000, bytes: 1_048_576 });
+  assertEquals(topics.historyOf("chat:a:b"), { size: 10, ttlMs: 300_000, bytes: 1_048_576 });
+  assertEquals(topics.historyOf("other"), undefined);
+  await using all = new Topics({ history: { "{any}": {} } });
+  for (const topic of ["presence:room", "$skein:nodes"]) {
+    assertEquals(all.historyOf(topic), undefined, topic);
+  }
+});
+
+Deno.test("Topics({ history }) refuses patterns that overlap, bounds that are none, and brokers without", async () => {
+  assertThrows(
+    () => new Topics({ history: { "chat:{room}": {}, "chat:lobby": {} } }),
+    TypeError,
+    'Cannot create topics: patterns "chat:{room}" and "chat:lobby" overlap',
+  );
+  for (const bounds of [{ size: 0 }, { size: 1.5 }, { ttlMs: -1 }, { bytes: NaN }]) {
+    const [name, value] = Object.entries(bounds)[0]!;
+    assertThrows(
+      () => new Topics({ history: { "a:{b}": bounds } }),
+      RangeError,
+      `Cannot create topics: history of "a:{b}": ${name} must be a positive integer, received ${value}`,
+    );
+  }
+  await using memory = new MemoryBroker();
+  const broker: Broker = Object.create(memory, { history: { value: undefined } });
+  assertThrows(
+    () => new Topics({ broker, history: HISTORY }),
+    UnsupportedError,
+    "Cannot create topics: the memory broker keeps no history",
+  );
+  await new Topics({ broker })[Symbol.asyncDispose]();
+});
+
+Deno.test("Topics.subscribe() follows a topic with a history from now on", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  await using one = new Client(topics.turn);
+  topics.publish("t", 1);
+  assert(one.subscribe(topics));
+  await turns();
+  topics.publish("t", 2);
+  await turns();
+  const [answer, ...rest] = one.take();
+  const { epoch } = answer as { epoch: string };
+  assertEquals(answer, { epoch, offset: 1, head: 1 });
+  assertEquals(rest, [[2, 2, 1]]);
+});
+
+Deno.test("Topics.subscribe() gives what is published next, also before the topic was read", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  await using one = new Client(topics.turn);
+  topics.publish("t", 0);
+  assert(topics.subscribe(one.session, "t"));
+  assert(!topics.subscribe(one.session, "t"));
+  publishRun(topics, 1, 2);
+  await turns();
+  topics.publish("t", 3);
+  await turns();
+  assertEquals(one.take(), [[1, 2, 1], [2, 3, 2], [3, 4, 3]]);
+});
+
+Deno.test("Topics.subscribe() with `last` begins with the newest, in order, then goes on live", async () => {
+  for (const [last, first] of [[0, 21], [1, 20], [7, 14], [20, 1], [500, 1]] as const) {
+    await using topics = new Topics({ history: HISTORY });
+    await using client = new Client(topics.turn);
+    publishRun(topics, 1, 20);
+    client.subscribe(topics, "t", { last });
+    await turns();
+    publishRun(topics, 21, 22);
+    await turns();
+    const [answer, ...rest] = client.take();
+    const { offset, head } = answer as { offset: number; head: number };
+    assertEquals([offset, head], [first - 1, 20]);
+    assertRun(rest.map((line) => (line as unknown[])[0]), first, 22);
+  }
+});
+
+Deno.test("Topics.subscribe() with `last` misses nothing that is published while it is read", async () => {
+  const { engine, broker, topics } = scripted();
+  await using _topics = topics;
+  await using client = new Client(topics.turn);
+  let isRead = false;
+  // The second read, which is the session's own, finds nothing yet.
+  broker.onRead = (at) => {
+    if (at === "after" && broker.reads.length === 2 && !isRead) {
+      isRead = true;
+      engine.publish(1);
+    }
+  };
+  client.subscribe(topics, "t", { last: 10 });
+  await turns();
+  assertEquals(isRead, true);
+  assertRun(client.takeData(), 1, 1);
+});
+
+Deno.test("Topics.subscribe() with `since` gives what was missed, and tells why it can not", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  await using keeper = new Client(topics.turn);
+  keeper.subscribe(topics);
+  publishRun(topics, 1, 20);
+  await turns();
+  const { epoch } = keeper.take()[0] as { epoch: string };
+
+  async function ask(options: SubscribeOptions): Promise<[SubscribeAnswer, ...unknown[]]> {
+    await using client = new Client(topics.turn);
+    client.subscribe(topics, "t", options);
+    await turns();
+    const [answer, ...rest] = client.take() as [SubscribeAnswer, ...unknown[][]];
+    return [answer, ...rest.map(([data]) => data)];
+  }
+  const at = (offset: number) => ({ epoch, offset, head: 20 });
+  assertEquals(await ask({ since: { epoch, offset: 17 } }), [
+    { ...at(17), recovered: true },
+    18,
+    19,
+    20,
+  ]);
+  assertEquals(await ask({ since: { epoch, offset: 20 } }), [{ ...at(20), recovered: true }]);
+  assertEquals(await ask({ since: { epoch, offset: 19 }, last: 5 }), [
+    { ...at(19), recovered: true },
+    20,
+  ]);
+  assertEquals(await ask({ since: { epoch, offset: 21 } }), [
+    { ...at(20), recovered: false, reason: "beyond-head" },
+  ]);
+  assertEquals(await ask({ since: { epoch: "old", offset: 3 } }), [
+    { ...at(20), recovered: false, reason: "new-epoch" },
+  ]);
+  assertEquals(await ask({ since: { epoch: "old", offset: 3 }, last: 2 }), [
+    { ...at(18), recovered: false, reason: "new-epoch" },
+    19,
+    20,
+  ]);
+  assertEquals((await ask({ since: { epoch, offset: 0 } })).length, 21);
+});
+
+Deno.test("Topics.subscribe() with a `since` that is not kept any more says so", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  await using client = new Client(topics.turn);
+  publishRun(topics, 1, 30, "chat:a");
+  await using first = new Client(topics.turn);
+  first.subscribe(topics, "chat:a");
+  await turns();
+  const { epoch } = first.take()[0] as { epoch: string };
+  client.subscribe(topics, "chat:a", { since: { epoch, offset: 19 } });
+  await turns();
+  assertEquals(client.take(), [
+    { epoch, offset: 30, head: 30, recovered: false, reason: "too-old" },
+  ]);
+  client.subscribe(topics, "chat:a", { since: { epoch, offset: 20 } });
+  await turns();
+  const [answer, ...rest] = client.take();
+  assertEquals(answer, { epoch, offset: 20, head: 30, recovered: true });
+  assertRun(rest.map((line) => (line as unknown[])[0]), 21, 30);
+});
+
+Deno.test("Topics.subscribe() with a `since` whose time is over says so", async () => {
+  using time = new FakeTime();
+  await using topics = new Topics({ history: { t: { ttlMs: 1_000 } } });
+  await using client = new Client(topics.turn);
+  publishRun(topics, 1, 2);
+  client.subscribe(topics);
+  await turns();
+  const { epoch } = client.take()[0] as { epoch: string };
+  topics.unsubscribe(client.session, "t");
+  await time.tickAsync(1_000);
+  client.subscribe(topics, "t", { since: { epoch, offset: 1 } });
+  await turns();
+  assertEquals(client.take(), [
+    { epoch, offset: 2, head: 2, recovered: false, reason: "too-old" },
+  ]);
+});
+
+Deno.test("Topics.subscribe() again tells where it stands; with `since` it begins there again", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  await using client = new Client(topics.turn);
+  assert(client.subscribe(topics));
+  await turns();
+  publishRun(topics, 1, 3);
+  await turns();
+  const { epoch } = client.take()[0] as { epoch: string };
+  assert(!client.subscribe(topics));
+  await turns();
+  assertEquals(client.take(), [{ epoch, offset: 3, head: 3 }]);
+  assert(!client.subscribe(topics, "t", { since: { epoch, offset: 1 } }));
+  publishRun(topics, 4, 4);
+  await turns();
+  assertEquals(client.take(), [
+    { epoch, offset: 1, head: 4, recovered: true },
+    [2, 2, 1],
+    [3, 3, 2],
+    [4, 4, 3],
+  ]);
+  assertEquals(topics.subscribers("t"), [client.session]);
+});
+
+Deno.test("Topics.subscribe() answers for a topic without history, whatever was asked", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  await using client = new Client(topics.turn);
+  client.subscribe(topics, "other");
+  client.subscribe(topics, "other", { since: { epoch: "e", offset: 1 }, last: 3 });
+  await turns();
+  assertEquals(client.take(), [{}, { recovered: false, reason: "no-history" }]);
+});
+
+Deno.test("Topics.subscribe() refuses a `last` that is none", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  await using client = new Client(topics.turn);
+  for (const last of [-1, 1.5, NaN]) {
+    assertThrows(
+      () => topics.subscribe(client.session, "t", { last }),
+      RangeError,
+      `Cannot subscribe: last must be a whole number from 0, received ${last}`,
+    );
+  }
+  assertEquals(topics.size, 0);
+});
+
+Deno.test("Topics.subscribe() replays ten times the send queue, page by page, to a wire that is slow", async () => {
+  await using topics = new Topics({ history: { t: { size: 5_000, bytes: 100_000_000 } } });
+  const text = "x".repeat(3_000);
+  for (let i = 0; i < 320; i++) topics.publish("t", { i, text });
+  await using client = new Client(topics.turn, { sendQueue: { maxMessages: 32 } });
+  client.pair.link.stall("to-client");
+  client.subscribe(topics, "t", { last: 1_000 });
+  const { queuedMessages: most } = await mostOf(client, async () => {
+    for (let round = 0; round < 400 && client.lines.length < 325; round++) {
+      client.pair.link.resume("to-client");
+      await turns(2);
+      client.pair.link.stall("to-client");
+      if (round < 4) topics.publish("t", { i: 320 + round, text });
+    }
+  });
+  const [, ...messages] = client.take() as { i: number }[][];
+  assertRun(messages.map(([data]) => data!.i), 0, 323);
+  assert(most <= 17, `a page has half of the queue, received ${most}`);
+  assert(most > 8, "the wire was behind");
+  assertEquals(client.session.state, "connected");
+});
+
+/** The most that a session's queue had while something ran. */
+async function mostOf(
+  { session }: Client,
+  run: () => Promise<void>,
+): Promise<{ queuedMessages: number }> {
+  let queuedMessages = 0;
+  const { turn } = coreOf(session).settings;
+  const look = () => queuedMessages = Math.max(queuedMessages, session.stats.queuedMessages);
+  const flush = turn.flush.bind(turn);
+  turn.flush = () => {
+    look();
+    flush();
+    look();
+  };
+  await run();
+  return { queuedMessages };
+}
+
+Deno.test("Topics.subscribe() to many topics at once keeps the pages of all of them below the queue", async () => {
+  await using topics = new Topics({ history: { "chat:{room}": {} } });
+  for (let room = 0; room < 20; room++) publishRun(topics, 1, 60, `chat:${room}`);
+  await using client = new Client(topics.turn, { sendQueue: { maxMessages: 40 } });
+  for (let room = 0; room < 20; room++) client.subscribe(topics, `chat:${room}`, { last: 60 });
+  for (let i = 0; i < 100 && client.lines.length < 20 * 61; i++) await turns();
+  assertEquals(client.session.state, "connected");
+  for (let room = 0; room < 20; room++) {
+    const own = client.lines.filter(({ topic }) => topic === `chat:${room}`);
+    assertRun(own.map(({ data }) => data), 1, 60);
+  }
+});
+
+Deno.test("Topics.subscribe() joins live without a hole or a double while it is published all the time", async () => {
+  await using topics = new Topics({ history: { t: { size: 5_000 } } });
+  publishRun(topics, 1, 500);
+  await using client = new Client(topics.turn, { sendQueue: { maxMessages: 50 } });
+  client.subscribe(topics, "t", { last: 500 });
+  let next = 501;
+  for (let i = 0; i < 200; i++) {
+    publishRun(topics, next, next + 2);
+    next += 3;
+    await turns(1);
+  }
+  await turns(50);
+  const data = client.takeData();
+  assert(data.length > 1_000);
+  assertRun(data, data[0] as number, next - 1);
+});
+
+Deno.test("Topics.unsubscribe() ends a replay, which answers all the same", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  await using client = new Client(topics.turn);
+  publishRun(topics, 1, 200);
+  client.subscribe(topics, "t", { last: 5 });
+  assert(topics.unsubscribe(client.session, "t"));
+  await turns();
+  assertEquals(client.take(), [{ reason: "unavailable" }]);
+  client.subscribe(topics, "t", { since: { epoch: "e", offset: 1 } });
+  topics.unsubscribe(client.session, "t");
+  await turns();
+  assertEquals(client.take(), [{ recovered: false, reason: "unavailable" }]);
+  assertEquals([topics.size, topics.stats.waitingPages], [0, 0]);
+});
+
+Deno.test("Topics lets go of a session that closes while it is replayed to", async () => {
+  await using topics = new Topics({ history: { t: {} } });
+  publishRun(topics, 1, 500);
+  await using client = new Client(topics.turn);
+  client.pair.link.stall("to-client");
+  client.subscribe(topics, "t", { last: 500 });
+  await turns();
+  assertEquals(topics.subscribers("t"), [client.session]);
+  client.pair.link.disconnect();
+  await client.session.closed;
+  await turns();
+  assertEquals([topics.size, topics.stats.tailBytes], [0, 0]);
+});
+
+Deno.test("Topics.publish() with `except` moves the place of who does not get it, also in a replay", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  await using both = Clients.on(topics.turn, { id: "one" }, { id: "two" });
+  const [one, two] = both as unknown as [Client, Client];
+  one.subscribe(topics);
+  two.subscribe(topics);
+  await turns();
+  [one, two].forEach((client) => client.take());
+  topics.publish("t", 1, { except: one.session });
+  topics.publish("t", 2, { except: two.session });
+  await turns();
+  assertEquals(one.take(), [{ skip: "t", offset: 1, prev: 0 }, [2, 2, 1]]);
+  assertEquals(two.take(), [[1, 1, 0], { skip: "t", offset: 2, prev: 1 }]);
+  one.subscribe(topics, "t", { last: 2 });
+  await turns();
+  assertEquals(one.take().slice(1), [{ skip: "t", offset: 1, prev: 0 }, [2, 2, 1]]);
+});
+
+Deno.test("Topics.publish() gives plain sessions messages, and nothing else", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  await using plain = new Client(topics.turn, { protocol: "", id: "plain" });
+  publishRun(topics, 1, 3);
+  topics.subscribe(plain.session, "t", { last: 2 });
+  await turns();
+  topics.publish("t", 4, { except: plain.session });
+  topics.publish("t", 5);
+  await turns();
+  assertEquals(plain.take(), [[2, 2, 1], [3, 3, 2], [5, 5, 4]]);
+});
+
+Deno.test("Topics.publish() keeps bytes too, with their place in the head", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  await using client = new Client(topics.turn);
+  topics.publish("t", Uint8Array.of(1, 2, 3));
+  topics.subscribe(client.session, "t", { last: 1 });
+  await turns();
+  const [mark, head] = ["4053", '{"topic":"t","offset":1,"prev":0}'];
+  const hex = mark + head.length.toString(16) + new TextEncoder().encode(head).toHex() + "010203";
+  assertEquals(client.binary.map((frame) => frame.toHex()), [hex]);
+});
+
+Deno.test("Topics.publish() leaves room for the place of a message", async () => {
+  await using topics = new Topics({ maxMessageBytes: 200, history: HISTORY });
+  topics.publish("other", "x".repeat(173));
+  topics.publish("t", "x".repeat(125));
+  assertThrows(
+    () => topics.publish("t", "x".repeat(130)),
+    RangeError,
+    "at most 148 bytes, received 153",
+  );
+});
+
+Deno.test("Topics.publish() counts what the engine does not take, and throws none of it", async () => {
+  const { broker, topics } = scripted();
+  await using _topics = topics;
+  const error = new BrokerError("Cannot append: too many wait");
+  broker.onAppend = () => Promise.reject(error);
+  topics.publish("t", 1);
+  await turns();
+  assertEquals([topics.stats.failedPublications, topics.stats.lastFailure], [1, error]);
+  assertEquals(await assertRejects(() => topics.append("t", 1), BrokerError), error);
+});
+
+Deno.test("Topics.publish() on a broker that is closed throws, with and without a history", async () => {
+  const broker = new MemoryBroker();
+  await using topics = new Topics({ broker, history: HISTORY });
+  await broker.close();
+  for (const topic of ["t", "other"]) {
+    assertThrows(() => topics.publish(topic, 1), UnsupportedError, "Cannot publish: the broker");
+  }
+  await assertRejects(() => topics.append("t", 1), BrokerError, "the broker is closed");
+});
+
+Deno.test("Topics.append() resolves with the place, counts a repetition once, and gives up by signal", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  const key = { producer: "p", number: 4 };
+  const { position } = await topics.append("t", 1, { key });
+  assertEquals(position!.offset, 1);
+  assertEquals(await topics.append("t", 1, { key }), {});
+  assertEquals((await topics.append("t", 2)).position!.offset, 2);
+  await assertRejects(
+    () => topics.append("other", 1),
+    UnsupportedError,
+    'Cannot append: the topic "other" has no history',
+  );
+  await assertRejects(() => topics.append("", 1), TypeError, "Cannot append: a topic must be");
+  await assertRejects(() => topics.append("t", 1, { signal: AbortSignal.abort() }), DOMException);
+
+  const { broker, topics: waiting } = scripted();
+  await using _waiting = waiting;
+  broker.onAppend = () => new Promise(() => {});
+  const abort = new AbortController();
+  const appending = waiting.append("t", 1, { signal: abort.signal });
+  abort.abort(new Error("enough"));
+  await assertRejects(() => appending, Error, "enough");
+});
+
+Deno.test("Topics of several nodes have one history", async () => {
+  await using broker = new MemoryBroker();
+  await using near = new Topics({ broker, history: HISTORY });
+  await using far = new Topics({ broker, history: HISTORY });
+  await using one = new Client(near.turn);
+  one.subscribe(near);
+  await turns();
+  near.publish("t", 1);
+  far.publish("t", 2);
+  await turns();
+  const [answer, ...rest] = one.take() as [{ epoch: string }, ...unknown[]];
+  assertEquals(rest, [[1, 1, 0], [2, 2, 1]]);
+  await using back = new Client(far.turn);
+  back.subscribe(far, "t", { since: { epoch: answer.epoch, offset: 1 } });
+  await turns();
+  assertEquals(back.take(), [
+    { epoch: answer.epoch, offset: 1, head: 2, recovered: true },
+    [2, 2, 1],
+  ]);
+});
+
+Deno.test("Topics read an engine once for a topic, however many come to it", async () => {
+  const { engine, broker, topics } = scripted();
+  await using _topics = topics;
+  for (let i = 1; i <= 100; i++) engine.publish(i);
+  await using clients = Clients.on(topics.turn, {}, {}, {}, {}, {});
+  for (const client of clients) client.subscribe(topics, "t", { last: 100 });
+  await turns();
+  for (const client of clients) assertRun(client.takeData(), 1, 100);
+  await using late = new Client(topics.turn);
+  late.subscribe(topics, "t", { since: { epoch: "e1", offset: 40 } });
+  await turns();
+  assertRun(late.takeData(), 41, 100);
+  assertEquals(broker.reads.length, 1);
+});
+
+Deno.test("Topics read a page once for all who want it", async () => {
+  const { engine, broker, topics } = scripted();
+  await using _topics = topics;
+  for (let i = 1; i <= 300; i++) engine.publish(i);
+  await using clients = Clients.on(topics.turn, {}, {}, {}, {}, {});
+  for (const client of clients) {
+    client.subscribe(topics, "t", { since: { epoch: "e1", offset: 10 } });
+  }
+  await turns(60);
+  for (const client of clients) assertRun(client.takeData(), 11, 300);
+  const after = broker.reads.map((read) => read.after ?? `last ${read.last}`);
+  assertEquals(after, ["last 128", 10, 138]);
+});
+
+Deno.test("Topics[Symbol.asyncDispose]() ends replays and reads that are under way", async () => {
+  const { engine, broker, topics } = scripted();
+  engine.publish(1);
+  broker.onRead = () => new Promise(() => {});
+  await using client = new Client(topics.turn);
+  client.subscribe(topics, "t", { last: 1 });
+  await turns();
+  await topics[Symbol.asyncDispose]();
+  await turns();
+  assertEquals(client.take(), [{ reason: "unavailable" }]);
+  assertEquals(broker.subscriptions, 0);
+});
+
+/** Topics on an engine by hand. */
+function scripted(): { engine: ScriptedEngine; broker: ScriptedBroker; topics: Topics } {
+  const engine = new ScriptedEngine();
+  const broker = engine.node();
+  const topics = new Topics({ broker, history: { t: { size: 1_000_000 } } });
+  return { engine, broker, topics };
+}

@@ -1,0 +1,142 @@
+/**
+ * Messages that are sent until the server acknowledges them: loaded by a client
+ * that wants its own to arrive at least once.
+ *
+ * @module
+ */
+import { RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import type { Frame } from "../transport/connection.ts";
+import { decodeBinary, encodeBinary } from "./_binary.ts";
+import { coreOf } from "./_inside.ts";
+import type { SessionCore } from "./core.ts";
+import { type EncodedMessage, framed } from "./encoded.ts";
+import { report } from "./inbound.ts";
+import { isBehind, isTooLarge, type Outbox, type OutboxEntry } from "./outbox.ts";
+import type { Session } from "./session.ts";
+
+/** Messages that may be on their way at once: well below what a server lets wait for its handler. */
+const MAX_ON_THE_WAY = 1024;
+
+/** Of their bytes as much, for the same reason; one message always goes. */
+const MAX_BYTES_ON_THE_WAY = 524_288;
+
+/** What is added to a message as it is handed over. */
+interface Keys {
+  readonly seq?: number;
+  readonly client?: string;
+  readonly id?: number;
+}
+
+/**
+ * Hands an outbox to one session after the other: all of it anew to each, numbered, and lets go of
+ * what the server acknowledges. The server drops what it handled already.
+ */
+export class Delivery {
+  readonly #outbox: Outbox;
+  readonly #client: string = crypto.getRandomValues(new Uint32Array(4)).join("-");
+  /** How many of the outbox are on their way, the first ones, and their bytes. */
+  #handed = 0;
+  #bytes = 0;
+  #acknowledged = 0;
+
+  /** Begins to deliver what an outbox holds. */
+  constructor(outbox: Outbox) {
+    this.#outbox = outbox;
+  }
+
+  /** Hands over what waits and what comes; resolves once the session is over. */
+  async handTo(session: Session): Promise<void> {
+    const outbox = this.#outbox;
+    const core = coreOf(session);
+    const isNumbered = core.features?.includes("seq") === true;
+    this.#handed = this.#bytes = 0;
+    outbox.error = isNumbered ? undefined : new UnsupportedError(
+      "Cannot deliver at least once: the server acknowledges no messages",
+    );
+    if (!isNumbered) report(core.settings, outbox.error, session);
+    core.onAck = (n) => this.#acked(n);
+    void session.closed.then(() => outbox.notify());
+    for (let isFirst = true; session.isReady;) {
+      const next = outbox.waiting[this.#handed];
+      if (next === undefined || this.#isFull(next)) await outbox.changed();
+      else if (isBehind(core, next)) await session.flushed();
+      else {
+        const keys = isNumbered ? { seq: next.seq, ...(isFirst && { client: this.#client }) } : {};
+        if (!this.#hand(core, next, keys)) continue;
+        isFirst = false;
+        if (isNumbered) {
+          this.#handed++;
+          this.#bytes += next.size;
+        } else outbox.shift();
+      }
+    }
+  }
+
+  #isFull({ size }: OutboxEntry): boolean {
+    if (this.#handed === 0) return false;
+    return this.#handed >= MAX_ON_THE_WAY || this.#bytes + size > MAX_BYTES_ON_THE_WAY;
+  }
+
+  /** Hands over one message; false if the server does not take it. */
+  #hand(core: SessionCore, entry: OutboxEntry, keys: Keys): boolean {
+    const { answer, topic } = entry;
+    const message = complete(entry, answer ? { ...keys, id: Number.MAX_SAFE_INTEGER } : keys);
+    if (isTooLarge(core, message)) {
+      this.#outbox.shift(this.#handed);
+      answer?.reject(
+        new RequestError("too-large", `The server does not take "${topic}": it is too large`),
+      );
+      return false;
+    }
+    if (answer === undefined) {
+      // Never dropped by policy: what is acknowledged after it would be taken for it too.
+      core.push(message, true);
+      return true;
+    }
+    core.ask(`the publication on "${topic}"`, (id) => complete(entry, { ...keys, id }), {
+      timeoutMs: Infinity,
+      onAnswer: () => answer.resolve(),
+    }).catch((error) => {
+      if (keys.seq === undefined || !(error instanceof SessionClosedError)) answer.reject(error);
+      // Otherwise it is sent again with the next session.
+      else if (entry.seq <= this.#acknowledged) answer.resolve();
+    });
+    return true;
+  }
+
+  /** Publications were answered before. */
+  #acked(n: number): void {
+    this.#acknowledged = n;
+    for (let first; this.#handed > 0 && (first = this.#outbox.first!).seq <= n;) {
+      this.#handed--;
+      this.#bytes -= first.size;
+      this.#outbox.shift();
+    }
+  }
+}
+
+/** Waits until everything up to a number was acknowledged, or handed over where nothing is. */
+export async function flushed(outbox: Outbox, last: number): Promise<void> {
+  while (true) {
+    const { error, first } = outbox;
+    const isDone = first === undefined || first.seq > last;
+    if (error !== undefined && !(isDone && error instanceof SessionClosedError)) throw error;
+    if (isDone) return;
+    await outbox.changed();
+  }
+}
+
+function complete({ frame, topic, answer }: OutboxEntry, keys: Keys): EncodedMessage {
+  return framed(extend(frame, keys, answer !== undefined), topic);
+}
+
+/** Puts keys at the end of a message, and makes a publication of it where it is to be one. */
+function extend(frame: Frame, keys: Keys, isPublished: boolean): Frame {
+  if (typeof frame !== "string") {
+    const { head, data } = decodeBinary(frame)!;
+    return encodeBinary(extend(head, keys, isPublished) as string, data);
+  }
+  const head = isPublished ? frame.replace('{"topic"', '{"publish"') : frame;
+  const tail = JSON.stringify(keys).slice(1);
+  return tail === "}" ? head : `${head.slice(0, -1)},${tail}`;
+}

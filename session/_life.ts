@@ -1,0 +1,136 @@
+/**
+ * The life of a page, or of a machine: it sleeps, wakes, goes offline and comes back.
+ *
+ * @module
+ */
+import { CloseCode, TimeoutError } from "../errors.ts";
+import { coreOf } from "./_inside.ts";
+import type { Client } from "./client.ts";
+import type { Session } from "./session.ts";
+
+/** How often the clock is looked at, in milliseconds. */
+const TICK_MS = 5_000;
+
+/** A timer that is later than this, in milliseconds, was asleep: its page, or the whole machine. */
+const LATE_MS = 5_000;
+
+/** The part of a page's globals that is used here; elsewhere there is less of it. */
+interface Page extends Partial<EventTarget> {
+  readonly document?: EventTarget & { readonly hidden: boolean };
+  readonly navigator?: { readonly connection?: EventTarget };
+}
+
+/** What is needed of a client. */
+export type LivingClient = Pick<Client, "retryNow" | "session" | "status">;
+
+/**
+ * Looks after one client. When its page wakes, is looked at again, comes back online or
+ * changes its network, and when the machine slept:
+ *
+ * - **Connected:** the server is asked for a sign of life. One that gives none in time is
+ *   given up, and the client reconnects at once.
+ * - **Waiting:** the client tries again at once. An attempt that runs goes on; if it fails,
+ *   the next one does not wait.
+ *
+ * Timers of a page that nobody looks at are late by up to a minute, or stand still. A session
+ * is given up by one that was on time, and asked again after one that was late.
+ */
+export class Life implements Disposable {
+  readonly #client: LivingClient;
+  readonly #timeoutMs: number;
+  readonly #timer: ReturnType<typeof setInterval>;
+  #tickedAt = Date.now();
+  #isChecking = false;
+
+  /**
+   * Begins to look after a client.
+   *
+   * @param client The client.
+   * @param timeoutMs How long the server may take to give a sign of life, in milliseconds.
+   */
+  constructor(client: LivingClient, timeoutMs: number) {
+    this.#client = client;
+    this.#timeoutMs = timeoutMs;
+    for (const [target, type] of watched()) target?.addEventListener?.(type, this);
+    this.#timer = setInterval(() => this.#tick(), TICK_MS);
+  }
+
+  /** Takes an event of the page. */
+  handleEvent(event: Event): void {
+    const { type } = event;
+    const { document } = globalThis as Page;
+    if (type === "pagehide") this.#leave();
+    else if (type === "pageshow" && !(event as Event & { persisted?: boolean }).persisted) return;
+    else if (type !== "visibilitychange" || !document?.hidden) void this.#check();
+  }
+
+  /** Looks after it no more. */
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
+    for (const [target, type] of watched()) target?.removeEventListener?.(type, this);
+  }
+
+  /** The server shall know; a page that comes back from the browser's cache connects anew. */
+  #leave(): void {
+    const { session } = this.#client;
+    if (session) coreOf(session).abort(CloseCode.normal, "", undefined, "network");
+  }
+
+  #tick(): void {
+    const lateMs = Date.now() - this.#tickedAt - TICK_MS;
+    this.#tickedAt = Date.now();
+    if (lateMs > LATE_MS) void this.#check();
+  }
+
+  /** Once at a time: what wakes a page comes as several events. */
+  async #check(): Promise<void> {
+    if (this.#isChecking) return;
+    this.#isChecking = true;
+    const { session } = this.#client;
+    if (session === undefined || await this.#isLost(session)) await this.#hurry(session);
+    this.#isChecking = false;
+  }
+
+  /** Tells whether a session is over, and ends one of which the server is gone. Never rejects. */
+  async #isLost(session: Session): Promise<boolean> {
+    const timeoutMs = this.#timeoutMs;
+    while (true) {
+      const askedAt = Date.now();
+      try {
+        await session.ping({ timeoutMs });
+        return false;
+      } catch (error) {
+        if (session.isClosed) return true;
+        // It can not be asked, or is asked too often: the heartbeat has to do.
+        if (!(error instanceof TimeoutError)) return false;
+        if (Date.now() - askedAt > timeoutMs + LATE_MS) continue;
+        const message = `Cannot reach the server: no answer in ${timeoutMs} ms`;
+        const late = new TimeoutError(message, timeoutMs, { cause: error });
+        coreOf(session).abort(CloseCode.timedOut, "No sign of life", late, "network");
+        return true;
+      }
+    }
+  }
+
+  /** Skips the delay before the next attempt, unless there is a session before it. */
+  async #hurry(lost: Session | undefined): Promise<void> {
+    const client = this.#client;
+    for await (const { name } of client.status) {
+      if (name === "reconnecting") return client.retryNow();
+      if (client.session !== undefined && client.session !== lost) return;
+    }
+  }
+}
+
+/** What tells that a page, or its network, changes; `resume` reaches the document alone. */
+function watched(): [target: Partial<EventTarget> | undefined, type: string][] {
+  const page = globalThis as Page;
+  return [
+    [page, "online"],
+    [page, "pagehide"],
+    [page, "pageshow"],
+    [page, "visibilitychange"],
+    [page.document, "resume"],
+    [page.navigator?.connection, "change"],
+  ];
+}

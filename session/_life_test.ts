@@ -1,0 +1,267 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { TimeoutError } from "../errors.ts";
+import { Network, settled } from "../tests/clients.ts";
+import { clockAhead } from "../tests/clock.ts";
+import { HELLO, type Peer, turns } from "../tests/sessions.ts";
+import "./_life_part.ts";
+import type { Client } from "./client.ts";
+
+/** What a page has, and the tests' platform has not. */
+const page = globalThis as {
+  document?: EventTarget & { hidden: boolean };
+};
+
+/** A document, until it is disposed of. */
+function withDocument(hidden = false) {
+  const document = Object.assign(new EventTarget(), { hidden });
+  page.document = document;
+  return Object.assign(document, { [Symbol.dispose]: () => delete page.document });
+}
+
+/** What `navigator` says of the network, until it is disposed of. */
+function withNavigator(own: Record<string, unknown>): Disposable {
+  for (const [name, value] of Object.entries(own)) {
+    Object.defineProperty(navigator, name, { configurable: true, value });
+  }
+  return {
+    [Symbol.dispose]() {
+      for (const name of Object.keys(own)) Reflect.deleteProperty(navigator, name);
+    },
+  };
+}
+
+/** A client that is connected, and looked after. */
+async function connected(network: Network, options: Parameters<Network["client"]>[0] = {}) {
+  const client = network.client(options);
+  assertEquals(await settled(client), "connected");
+  return client;
+}
+
+async function heard(client: Client): Promise<[name: string, reason: string | undefined]> {
+  const name = await settled(client);
+  const { current } = client.status;
+  return [name, "cause" in current ? current.cause.reason : undefined];
+}
+
+for (
+  const [what, wake] of [
+    ["is back online", () => dispatchEvent(new Event("online"))],
+    ["is looked at again", () => dispatchEvent(new Event("visibilitychange"))],
+    ["thaws", () => page.document!.dispatchEvent(new Event("resume"))],
+    [
+      "comes back from the browser's cache",
+      () => dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true })),
+    ],
+  ] as const
+) {
+  Deno.test(`Life gives up a session that is silent when its page ${what}, and the client is back at once`, async () => {
+    using time = new FakeTime();
+    using _document = withDocument();
+    const network = new Network();
+    await using client = await connected(network);
+    const { session } = client;
+    network.pairs[0]!.link.disconnect({ silent: true });
+    wake();
+    await turns();
+    await time.tickAsync(4_999);
+    assertEquals(await settled(client), "connected");
+    assertEquals(client.session, session);
+    await time.tickAsync(1);
+    assertEquals(await settled(client), "connected");
+    assertEquals(network.dials.length, 2, "without a delay");
+    assert(client.session !== session);
+    const { code, reason, by, error } = await session!.closed;
+    assertEquals([code, reason, by], [4408, "No sign of life", "network"]);
+    assert(error instanceof TimeoutError && error.timeoutMs === 5_000);
+  });
+
+  Deno.test(`Life leaves a session as it is that answers when its page ${what}`, async () => {
+    using time = new FakeTime();
+    using _document = withDocument();
+    const network = new Network();
+    await using client = await connected(network);
+    const { session } = client;
+    wake();
+    await turns();
+    assert(session!.roundTripMs !== undefined, "It was asked");
+    await time.tickAsync(30_000);
+    assertEquals(client.session, session);
+    assertEquals(network.dials.length, 1);
+  });
+
+  Deno.test(`Life has a client that waits try again at once when its page ${what}`, async () => {
+    using _time = new FakeTime();
+    using _document = withDocument();
+    const network = new Network();
+    network.answers.push(network.nobody);
+    await using client = network.client();
+    assertEquals(await settled(client), "reconnecting");
+    wake();
+    assertEquals(await settled(client), "connected");
+    assertEquals(network.dials.length, 2);
+  });
+}
+
+Deno.test("Life asks when the network changes, where the platform tells", async () => {
+  using time = new FakeTime();
+  const connection = new EventTarget();
+  using _navigator = withNavigator({ connection });
+  const network = new Network();
+  await using client = await connected(network, { wakeTimeoutMs: 1_000 });
+  network.cut = () => network.pairs.at(-1)!.link.disconnect({ silent: true });
+  network.cut();
+  connection.dispatchEvent(new Event("change"));
+  await turns();
+  await time.tickAsync(1_000);
+  assertEquals(await settled(client), "connected");
+  assertEquals(network.dials.length, 2);
+});
+
+Deno.test("Life asks nothing when its page is hidden, or shown for the first time", async () => {
+  using _time = new FakeTime();
+  using _document = withDocument(true);
+  const network = new Network();
+  await using client = await connected(network);
+  dispatchEvent(new Event("visibilitychange"));
+  dispatchEvent(new Event("pageshow"));
+  await turns();
+  assertEquals(client.session!.roundTripMs, undefined);
+});
+
+Deno.test("Life asks when the machine slept, and gives up who does not answer", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  await using client = await connected(network);
+  const { session } = client;
+  await time.tickAsync(20_000);
+  assertEquals(session!.roundTripMs, undefined, "Timers that are on time are no reason");
+  network.pairs[0]!.link.disconnect({ silent: true });
+  {
+    using _ = clockAhead(3_600_000);
+    await time.tickAsync(5_000);
+    await turns();
+    await time.tickAsync(5_000);
+    assertEquals(await settled(client), "connected");
+  }
+  assertEquals(network.dials.length, 2);
+  assert(client.session !== session);
+});
+
+Deno.test("Life asks again where its own timer was late, and gives nobody up by it", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  let peer: Peer | undefined;
+  network.answers.push(network.byHand((made) => peer = made));
+  await using client = network.client();
+  await turns();
+  peer!.say(HELLO);
+  const session = await client.whenConnected();
+  await turns();
+  const asked = () => peer!.envelopes.flatMap(({ ping }) => ping === undefined ? [] : [ping]);
+  dispatchEvent(new Event("online"));
+  await turns();
+  assertEquals(asked().length, 1);
+  // The page is frozen before the answer comes, and its timer runs when it thaws.
+  using _ = clockAhead(600_000);
+  await time.tickAsync(5_000);
+  await turns();
+  assertEquals(client.session, session);
+  const pings = asked();
+  peer!.say({ pong: pings.at(-1) });
+  await turns();
+  await time.tickAsync(9_000);
+  assertEquals([session.isClosed, network.dials.length], [false, 1]);
+});
+
+Deno.test("Life has an attempt that fails after waking followed by the next one at once", async () => {
+  using _time = new FakeTime();
+  const network = new Network();
+  const attempt = Promise.withResolvers<never>();
+  network.answers.push(network.nobody, () => attempt.promise);
+  await using client = network.client();
+  assertEquals(await settled(client), "reconnecting");
+  client.retryNow();
+  assertEquals(await settled(client), "connecting");
+  dispatchEvent(new Event("online"));
+  assertEquals(network.dials.length, 2);
+  attempt.reject(new Error("The network is gone"));
+  assertEquals(await settled(client), "connected");
+  assertEquals(network.dials.length, 3);
+});
+
+Deno.test("Life has the client back at once where the server closed while the page was frozen", async () => {
+  using _time = new FakeTime();
+  const network = new Network();
+  await using client = await connected(network);
+  // Both wait to be read when the page thaws.
+  dispatchEvent(new Event("online"));
+  network.pairs[0]!.server.close({ closeCode: 4408, reason: "No sign of life" });
+  assertEquals(await settled(client), "connected");
+  assertEquals(network.dials.length, 2);
+});
+
+Deno.test("Life asks once for a burst of events", async () => {
+  using _time = new FakeTime();
+  using document = withDocument();
+  const network = new Network();
+  let peer: Peer | undefined;
+  network.answers.push(network.byHand((made) => peer = made));
+  await using client = network.client();
+  await turns();
+  peer!.say(HELLO);
+  await client.whenConnected();
+  await turns();
+  for (const type of ["online", "visibilitychange"]) dispatchEvent(new Event(type));
+  document.dispatchEvent(new Event("resume"));
+  await turns();
+  assertEquals(peer!.envelopes.filter(({ ping }) => ping !== undefined).length, 1);
+});
+
+Deno.test("Client spares attempts while its page is offline, and tries at the longest delay all the same", async () => {
+  using time = new FakeTime(0);
+  const network = new Network();
+  network.answers.push(network.nobody, network.nobody);
+  {
+    using _offline = withNavigator({ onLine: false });
+    await using client = network.client({ backoff: { maxDelayMs: 8_000, maxAttempts: 1 } });
+    for (const dials of [1, 2]) {
+      const [name] = await heard(client);
+      assertEquals([name, network.dials.length], ["reconnecting", dials]);
+      await time.tickAsync(8_000);
+    }
+    assertEquals(await settled(client), "connected");
+    assertEquals(network.dials.map(({ at }) => at), [0, 8_000, 16_000]);
+  }
+});
+
+Deno.test("Client refuses a wakeTimeoutMs that is no time", () => {
+  for (const wakeTimeoutMs of [0, -1, NaN, 2 ** 31]) {
+    assertThrows(
+      () => new Network().client({ wakeTimeoutMs }),
+      RangeError,
+      "wakeTimeoutMs must be",
+    );
+  }
+});
+
+Deno.test("Life leaves no timer behind", async () => {
+  const network = new Network();
+  const client = await connected(network);
+  dispatchEvent(new Event("online"));
+  await turns();
+  assert(client.session!.roundTripMs !== undefined, "It is looked after");
+  await client.close();
+});
+
+Deno.test("Life lets go of page and clock with its client", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  network.answers.push(network.nobody);
+  const client = network.client();
+  assertEquals(await settled(client), "reconnecting");
+  await client.close();
+  dispatchEvent(new Event("online"));
+  await time.tickAsync(60_000);
+  assertEquals(network.dials.length, 1);
+});

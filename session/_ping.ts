@@ -1,0 +1,43 @@
+/**
+ * Asking a peer for a sign of life, and how long that takes.
+ *
+ * @module
+ */
+import { UnsupportedError } from "../errors.ts";
+import { coreOf, MAX_PINGS } from "./_inside.ts";
+import type { Asks } from "./asks.ts";
+import type { WaitOptions } from "./session.ts";
+import type { SessionBase } from "./session_base.ts";
+
+/** How long `ping` waits, in milliseconds. */
+const PING_TIMEOUT_MS = 10_000;
+
+/** See `ping` of a session, which hands over the class that is loaded already. */
+export async function ping(
+  base: SessionBase,
+  options: WaitOptions,
+  Questions: typeof Asks,
+): Promise<number> {
+  const { timeoutMs = PING_TIMEOUT_MS, signal } = options;
+  const core = coreOf(base);
+  if (!core.joins) {
+    throw new UnsupportedError(
+      `Cannot ping: a ${core.connection.transport} connection has no pings without skein.1`,
+    );
+  }
+  core.checkOpen("ping");
+  core.pings ??= new Questions(core.settings.maxRequests);
+  let sentAt = 0;
+  await core.pings.ask({
+    what: "the pong",
+    timeoutMs,
+    signal,
+    send: (id) => {
+      sentAt = performance.now();
+      core.post({ ping: MAX_PINGS + id });
+      core.settings.turn.flush();
+    },
+    cancel: (_id, reason) => core.gaveUp(reason),
+  });
+  return core.roundTripMs = performance.now() - sentAt;
+}

@@ -1,0 +1,170 @@
+/**
+ * How a subscription to a topic with a history goes on where it was: loaded when it meets one.
+ *
+ * @module
+ */
+import type { Incoming } from "./inbound.ts";
+import type {
+  HistoryOptions,
+  HistoryPosition,
+  Recovery,
+  RecoveryReason,
+  SubscribeAnswer,
+} from "./recovery.ts";
+import type {
+  ClientSubscribeOptions,
+  SubscriptionOwner,
+  TopicEvent,
+  Waiting,
+} from "./subscription.ts";
+
+/** Times that the server is asked in a row for what is missing, while nothing of it comes. */
+const MAX_REPAIRS = 5;
+
+/** How far the reader of a subscription is; see there. */
+export interface Progress {
+  position: HistoryPosition | undefined;
+  head: number | undefined;
+  recovery: Recovery | undefined;
+}
+
+/** What recovery needs of its subscription. */
+export interface Resumed extends Progress {
+  /** Keeps something for the reader: a message, or what is to be done when it is its turn. */
+  put(next: Waiting, size: number): void;
+  /** The subscription is in force. */
+  confirm(): void;
+}
+
+/**
+ * Puts in order what comes of one topic: each message once, and none after a
+ * hole. Everything is handed in as it came.
+ *
+ * - **Known:** what has an offset up to the newest one was there before, and is dropped.
+ * - **Hole:** a message whose `prev` is ahead shows one. The server is asked for what is missing, by one
+ *   question at a time; what comes before its answer would come after the hole, and comes again.
+ * - **Told:** where the server can not give what is missing, the reader learns it in its place.
+ */
+export class Resume {
+  readonly #subscription: Resumed;
+  readonly #owner: Pick<SubscriptionOwner, "ask">;
+  readonly #options: ClientSubscribeOptions;
+  /** The newest that came; `undefined` while the server did not say where it is. */
+  #known: HistoryPosition | undefined;
+  /** Whether the session has yet to answer. */
+  #isNew = true;
+  /** Whether there was something before what the session answers. */
+  #isAgain: boolean;
+  #isRepairing = false;
+  #repairs = 0;
+
+  /** Begins where the options say. */
+  constructor(
+    subscription: Resumed,
+    owner: Pick<SubscriptionOwner, "ask">,
+    options: ClientSubscribeOptions,
+  ) {
+    this.#subscription = subscription;
+    this.#owner = owner;
+    this.#options = options;
+    this.#known = subscription.position = options.since;
+    this.#isAgain = options.since !== undefined;
+  }
+
+  /** From where on the server is to be asked. */
+  get from(): HistoryOptions {
+    return { since: this.#known, last: this.#options.last };
+  }
+
+  /** Takes what comes next. */
+  receive(event: TopicEvent, size = 0): void {
+    switch (event.kind) {
+      case "message":
+        return this.#take(event, size);
+      case "answer":
+        return this.#begin(event);
+      case "skip": {
+        const position = this.#moveTo(event.offset, event.prev);
+        if (position !== undefined) this.#put(() => this.#subscription.position = position);
+        return;
+      }
+      case "dropped":
+        return this.#repair();
+      case "gap": {
+        const { reason, epoch, offset = 0 } = event.gap;
+        return this.#lost(reason, epoch === undefined ? undefined : { epoch, offset });
+      }
+      case "lost":
+        this.#isNew = true;
+        this.#isRepairing = false;
+        this.#repairs = 0;
+    }
+  }
+
+  #begin({ epoch, offset = 0, head, recovered, reason }: SubscribeAnswer): void {
+    const wasNew = this.#isNew;
+    const isAgain = this.#isAgain;
+    this.#isNew = this.#isRepairing = false;
+    this.#isAgain = true;
+    this.#subscription.head = head;
+    const position = epoch === undefined ? undefined : { epoch, offset };
+    if (recovered && this.#known?.epoch === epoch) {
+      if (wasNew) this.#tell({ recovered }, this.#known);
+    } else if (isAgain) {
+      this.#lost(reason ?? (position ? "unavailable" : "no-history"), position);
+    } else this.#known = this.#subscription.position = position;
+    if (wasNew) this.#subscription.confirm();
+  }
+
+  #take(message: Incoming, size: number): void {
+    const { offset, prev = 0 } = message;
+    if (offset === undefined || this.#known === undefined) {
+      // The newest of a new session come again by `last`.
+      const comesAgain = offset !== undefined && this.#isNew && this.#options.last !== undefined;
+      if (!comesAgain) this.#put(message, size);
+      return;
+    }
+    const position = this.#moveTo(offset, prev);
+    if (position !== undefined) this.#put({ ...message, position }, size);
+  }
+
+  /** Goes on to an offset; `undefined` if it was there before, or is not to be there yet. */
+  #moveTo(offset: number, prev: number): HistoryPosition | undefined {
+    const known = this.#known;
+    if (known === undefined || this.#isNew || offset <= known.offset) return undefined;
+    const { epoch } = known;
+    if (prev > known.offset) {
+      if (this.#isRepairing) return undefined;
+      if (++this.#repairs <= MAX_REPAIRS) return void this.#repair();
+      this.#lost("dropped", { epoch, offset: prev });
+    }
+    this.#repairs = 0;
+    return this.#known = { epoch, offset };
+  }
+
+  /** Has the server give what is missing. */
+  #repair(): void {
+    if (this.#isNew || this.#isRepairing || this.#known === undefined) return;
+    this.#isRepairing = true;
+    this.#owner.ask();
+  }
+
+  #lost(reason: RecoveryReason, position: HistoryPosition | undefined): void {
+    this.#known = position;
+    this.#tell({ recovered: false, reason }, position);
+  }
+
+  /** Tells the reader, between what came before and what comes. */
+  #tell(how: Pick<Recovery, "recovered" | "reason">, position: HistoryPosition | undefined): void {
+    const recovery = position === undefined ? how : { ...how, position };
+    this.#put(() => {
+      if (!how.recovered) this.#subscription.position = position;
+      this.#subscription.recovery = recovery;
+      return this.#options.onRecovery?.(recovery);
+    });
+  }
+
+  #put(next: Waiting, size = 0): void {
+    this.#subscription.put(next, size);
+  }
+}

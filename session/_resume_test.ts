@@ -1,0 +1,203 @@
+import { assertEquals } from "@std/assert";
+import { Resume, type Resumed } from "./_resume.ts";
+import type { TopicNote } from "./inbound.ts";
+import type { Gap, Recovery, SubscribeAnswer } from "./recovery.ts";
+import type { ClientSubscribeOptions } from "./subscription.ts";
+
+/** A subscription whose reader takes everything at once. */
+function follow(options: ClientSubscribeOptions = {}) {
+  const told: Recovery[] = [];
+  const got: unknown[] = [];
+  const counts = { asked: 0, confirmed: 0 };
+  const progress: Resumed = {
+    position: undefined,
+    head: undefined,
+    recovery: undefined,
+    put(next) {
+      if (typeof next === "function") return void next();
+      progress.position = next.position ?? progress.position;
+      got.push(next.data);
+    },
+    confirm: () => counts.confirmed++,
+  };
+  const resume = new Resume(progress, { ask: () => counts.asked++ }, {
+    ...options,
+    onRecovery: (recovery) => {
+      told.push(recovery);
+      got.push(recovery.reason ?? "recovered");
+    },
+  });
+  return {
+    resume,
+    progress,
+    told,
+    got,
+    counts,
+    answer: (answer: SubscribeAnswer) => resume.receive({ kind: "answer", ...answer }),
+    /** Takes messages from one offset to another, as the server numbers them. */
+    take(from: number, to = from, prev = from - 1) {
+      for (let offset = from; offset <= to; offset++) {
+        resume.receive({ kind: "message", topic: "t", data: offset, offset, prev });
+        prev = offset;
+      }
+    },
+  };
+}
+
+const at = (offset: number, epoch = "e") => ({ epoch, offset });
+
+const dropped = { kind: "dropped", count: 1, topic: "t" } as const;
+const gap = (gap: Omit<Gap, "gap">): TopicNote => ({
+  kind: "gap",
+  topic: "t",
+  gap: { gap: "t", ...gap },
+});
+
+Deno.test("Resume begins where the server says, and knows where its reader is", () => {
+  const topic = follow();
+  assertEquals(topic.resume.from, { since: undefined, last: undefined });
+  topic.answer({ epoch: "e", offset: 3, head: 5 });
+  assertEquals([topic.progress.position, topic.progress.head], [at(3), 5]);
+  topic.take(4, 6);
+  assertEquals([topic.got, topic.progress.position], [[4, 5, 6], at(6)]);
+  assertEquals([topic.told, topic.counts.confirmed, topic.counts.asked], [[], 1, 0]);
+});
+
+Deno.test("Resume goes on after a loss: what was known is dropped, the reader is told once", () => {
+  const topic = follow();
+  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.take(1, 3);
+  topic.resume.receive({ kind: "lost" });
+  assertEquals(topic.resume.from.since, at(3));
+  // The server's own doing, before it answered: it comes again.
+  topic.take(6);
+  topic.answer({ epoch: "e", offset: 3, head: 6, recovered: true });
+  topic.take(2, 7);
+  assertEquals(topic.got, [1, 2, 3, "recovered", 4, 5, 6, 7]);
+  assertEquals(topic.told, [{ recovered: true, position: at(3) }]);
+  assertEquals(topic.counts.asked, 0);
+});
+
+Deno.test("Resume says what is missing, with the reason, and goes on after it", () => {
+  const topic = follow();
+  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.take(1);
+  topic.resume.receive({ kind: "lost" });
+  topic.answer({ epoch: "f", offset: 7, head: 9, recovered: false, reason: "new-epoch" });
+  topic.take(8, 9);
+  assertEquals(topic.got, [1, "new-epoch", 8, 9]);
+  assertEquals(topic.progress.position, at(9, "f"));
+  const recovery = { recovered: false, reason: "new-epoch", position: at(7, "f") } as const;
+  assertEquals([topic.told, topic.progress.recovery], [[recovery], recovery]);
+});
+
+Deno.test("Resume of a position that was handed in discards what comes before the answer", () => {
+  const topic = follow({ since: at(2), last: 10 });
+  assertEquals(topic.resume.from, { since: at(2), last: 10 });
+  assertEquals(topic.progress.position, at(2));
+  topic.take(5, 5, 4);
+  topic.answer({ epoch: "e", offset: 2, head: 5, recovered: true });
+  topic.take(3, 5);
+  assertEquals(topic.got, ["recovered", 3, 4, 5]);
+});
+
+Deno.test("Resume with last takes the newest from the answer on, not those before it", () => {
+  const topic = follow({ last: 2 });
+  topic.take(9);
+  topic.answer({ epoch: "e", offset: 7, head: 9 });
+  topic.take(8, 9);
+  assertEquals(topic.got, [8, 9]);
+  topic.resume.receive({ kind: "lost" });
+  assertEquals(topic.resume.from, { since: at(9), last: 2 });
+});
+
+Deno.test("Resume has a hole filled by one question, and takes nothing behind it before", () => {
+  const topic = follow();
+  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.take(1, 2);
+  topic.take(5, 8);
+  assertEquals([topic.counts.asked, topic.resume.from.since, topic.got], [1, at(2), [1, 2]]);
+  topic.answer({ epoch: "e", offset: 2, head: 8, recovered: true });
+  topic.take(3, 9);
+  assertEquals([topic.got, topic.told], [[1, 2, 3, 4, 5, 6, 7, 8, 9], []]);
+  assertEquals([topic.counts.asked, topic.counts.confirmed], [1, 1]);
+});
+
+Deno.test("Resume has the last messages sent again that the server dropped, which nothing follows", () => {
+  const topic = follow();
+  topic.resume.receive(dropped);
+  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.take(1);
+  topic.resume.receive(dropped);
+  topic.resume.receive(dropped);
+  assertEquals(topic.counts.asked, 1);
+  topic.answer({ epoch: "e", offset: 1, head: 2, recovered: true });
+  topic.take(2);
+  assertEquals(topic.got, [1, 2]);
+  for (let i = 0; i < 20; i++) {
+    topic.resume.receive(dropped);
+    topic.answer({ epoch: "e", offset: 2, head: 2, recovered: true });
+  }
+  assertEquals([topic.counts.asked, topic.told], [21, []]);
+});
+
+Deno.test("Resume gives up a hole that five answers did not fill, and says so", () => {
+  const topic = follow();
+  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  for (let i = 1; i <= 5; i++) {
+    topic.take(3);
+    assertEquals([topic.counts.asked, topic.got], [i, []]);
+    topic.answer({ epoch: "e", offset: 0, head: 3, recovered: true });
+  }
+  topic.take(3, 4);
+  assertEquals([topic.got, topic.counts.asked], [["dropped", 3, 4], 5]);
+  // From here on it is as good as new.
+  topic.take(6);
+  assertEquals(topic.counts.asked, 6);
+});
+
+Deno.test("Resume tells a gap of the server in its place", () => {
+  const topic = follow();
+  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.take(1);
+  topic.resume.receive(gap({ reason: "too-old", epoch: "e", offset: 4 }));
+  topic.take(5);
+  topic.resume.receive(gap({ reason: "interrupted" }));
+  assertEquals([topic.got, topic.progress.position], [[1, "too-old", 5, "interrupted"], undefined]);
+  // Where it does not say where it is, messages come as they are, until it does.
+  topic.take(9);
+  topic.resume.receive(gap({ reason: "new-epoch", epoch: "f", offset: 1 }));
+  topic.take(2);
+  assertEquals(topic.got.slice(4), [9, "new-epoch", 2]);
+  assertEquals(topic.progress.position, at(2, "f"));
+});
+
+Deno.test("Resume takes places without messages, and messages without places", () => {
+  const topic = follow();
+  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.resume.receive({ kind: "skip", topic: "t", offset: 1, prev: 0 });
+  assertEquals(topic.progress.position, at(1));
+  topic.resume.receive({ kind: "message", topic: "t", data: "alone" });
+  topic.take(2);
+  assertEquals([topic.got, topic.counts.asked], [["alone", 2], 0]);
+});
+
+Deno.test("Resume tells of every loss on a topic without history", () => {
+  const topic = follow();
+  topic.answer({});
+  topic.resume.receive({ kind: "lost" });
+  topic.answer({});
+  assertEquals(topic.told, [{ recovered: false, reason: "no-history" }]);
+  const since = follow({ since: at(4) });
+  since.answer({ recovered: false, reason: "no-history" });
+  assertEquals([since.told, since.progress.position], [
+    [{ recovered: false, reason: "no-history" }],
+    undefined,
+  ]);
+});
+
+Deno.test("Resume does not trust that what follows is of an epoch that it does not know", () => {
+  const topic = follow({ since: at(4) });
+  topic.answer({ epoch: "f", offset: 4, head: 4, recovered: true });
+  assertEquals(topic.told, [{ recovered: false, reason: "unavailable", position: at(4, "f") }]);
+});

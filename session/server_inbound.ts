@@ -1,0 +1,87 @@
+/**
+ * What a server does beside with what comes: messages that have a number are handled in their turn.
+ *
+ * @module
+ */
+import type { Numbered } from "./_numbered.ts";
+import type { SessionCore } from "./core.ts";
+import type { Envelope } from "./envelope.ts";
+import { Inbound, type Incoming } from "./inbound.ts";
+import type { Message } from "./message.ts";
+
+/** Envelopes that may have a number. */
+export type NumberedEnvelope = Extract<Envelope, { kind: "message" | "publish" }>;
+
+interface NumberedIncoming extends Incoming {
+  readonly numbered?: Numbered | undefined;
+}
+
+/** The receiving half of a server's session. */
+export class ServerInbound extends Inbound {
+  readonly #core: SessionCore;
+  /** Of the message that the loop took last. */
+  #taken: Numbered | undefined;
+
+  /** Creates the receiving half. */
+  constructor(core: SessionCore) {
+    super(core, core.settings);
+    this.#core = core;
+  }
+
+  /** See {@linkcode Inbound}. */
+  protected override receiveEnvelope(envelope: Envelope, size: number): void | false {
+    const { kind } = envelope;
+    const mayHave = kind === "message" || kind === "publish";
+    if (!mayHave || envelope.seq === undefined || !this.#core.joins) {
+      return super.receiveEnvelope(envelope, size);
+    }
+    if (kind === "publish") {
+      // Its turn is the services' matter, unless it was refused: then it is over.
+      if (super.receiveEnvelope(envelope, size) === false) this.#number(envelope, false);
+      return;
+    }
+    const numbered = this.#number(envelope, this.isHandled || this.isRead);
+    if (numbered === null) return;
+    const incoming: Envelope & NumberedIncoming = { ...envelope, numbered };
+    if (super.receiveEnvelope(incoming, size) === false) void numbered?.run(() => {});
+  }
+
+  /** See {@linkcode Inbound}. */
+  override check(
+    incoming: NumberedIncoming,
+  ): Message | undefined | Promise<Message | undefined> {
+    const { numbered } = incoming;
+    return numbered ? this.#checkInTurn(incoming, numbered) : super.check(incoming);
+  }
+
+  /** See {@linkcode Inbound}. */
+  protected override handle(incoming: NumberedIncoming): void | Promise<void> {
+    const running = super.handle(incoming);
+    const { numbered } = incoming;
+    return numbered ? Promise.resolve(running).then(() => numbered.end()) : running;
+  }
+
+  /** See {@linkcode Inbound}. */
+  override next(): Promise<Message | undefined> {
+    this.release();
+    return super.next();
+  }
+
+  /** See {@linkcode Inbound}. */
+  override release(): void {
+    this.#taken?.end();
+    this.#taken = undefined;
+  }
+
+  async #checkInTurn(incoming: Incoming, numbered: Numbered): Promise<Message | undefined> {
+    const isOurs = await numbered.begin() === "handle";
+    const message = isOurs ? await super.check(incoming) : undefined;
+    if (message === undefined) numbered.end();
+    else if (!this.isHandled) this.#taken = numbered;
+    return message;
+  }
+
+  #number(envelope: NumberedEnvelope, isRead: boolean): Numbered | null | undefined {
+    return this.#core.serving?.number(envelope, isRead);
+  }
+}

@@ -1,0 +1,97 @@
+/**
+ * What a server has to read beside what both ends do: envelopes by which a peer
+ * asks for something, and messages with numbers. A client does not load it.
+ *
+ * @module
+ */
+import {
+  badId,
+  badTopic,
+  describe,
+  type Envelope,
+  isId,
+  isName,
+  isObject,
+  isTopic,
+  malformed,
+  type Raw,
+  readEnvelope,
+  type ServiceKind,
+} from "./envelope.ts";
+
+/**
+ * Reads one envelope. Never throws: what can not be read comes back as
+ * `malformed`, with what was expected and what came.
+ *
+ * @param text One JSON object.
+ * @returns The envelope.
+ *
+ * @example Usage
+ * ```ts
+ * import { parseEnvelope } from "@skein/skein/session";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(parseEnvelope('{"topic":"chat","data":"hi"}'), {
+ *   kind: "message",
+ *   topic: "chat",
+ *   data: "hi",
+ * });
+ * assertEquals(parseEnvelope("[]").kind, "malformed");
+ * ```
+ */
+export function parseEnvelope(text: string): Envelope {
+  return readEnvelope(text, readService);
+}
+
+function readService(kind: ServiceKind | "message", value: unknown, raw: Raw): Envelope {
+  const { id, data, seq } = raw;
+  if (kind === "auth") {
+    if (typeof value !== "string") {
+      return malformed(`Expected "auth" to be a token, received ${describe(value)}`, id);
+    }
+    return isId(id) ? { kind, token: value, id } : badId(kind, id);
+  }
+  if (!isTopic(value)) return badTopic(kind, value, id);
+  switch (kind) {
+    case "message":
+      return readNumbered({ kind, topic: value, data }, raw);
+    case "publish":
+      if (seq !== undefined) return readNumbered({ kind, topic: value, data }, raw);
+      if (id === undefined) return { kind, topic: value, data };
+      return isId(id) ? { kind, topic: value, data, id } : badId(kind, id);
+    case "subscribe":
+      return isId(id) ? readSubscribe({ kind, topic: value, id }, raw) : badId(kind, id);
+    case "unsubscribe":
+      return isId(id) ? { kind, topic: value, id } : badId(kind, id);
+  }
+}
+
+type Numbered = Pick<
+  Extract<Envelope, { kind: "message" | "publish" }>,
+  "kind" | "topic" | "data"
+>;
+
+function readNumbered(of: Numbered, { id, seq, client }: Raw): Envelope {
+  if (id !== undefined && !isId(id)) return badId(of.kind === "publish" ? of.kind : "topic", id);
+  if (!isId(seq)) return badId("seq", seq, id);
+  if (client !== undefined && !isName(client)) {
+    return malformed(`Expected "client" to be a name, received ${describe(client)}`, id);
+  }
+  const numbered = id === undefined ? { ...of, seq } : { ...of, id, seq };
+  return client === undefined ? numbered : { ...numbered, client };
+}
+
+function readSubscribe(
+  envelope: Extract<Envelope, { kind: "subscribe" }>,
+  { since, last }: Raw,
+): Envelope {
+  if (since === undefined && last === undefined) return envelope;
+  const { id } = envelope;
+  if (last !== undefined && !isId(last)) return badId("last", last, id);
+  const newest = last === undefined ? envelope : { ...envelope, last };
+  if (since === undefined) return newest;
+  if (!isObject(since) || !isName(since.epoch) || !isId(since.offset)) {
+    return malformed('Expected "since" to have epoch and offset', id);
+  }
+  return { ...newest, since: { epoch: since.epoch, offset: since.offset } };
+}

@@ -1,0 +1,99 @@
+/**
+ * What tests of brokers listen with.
+ *
+ * @module
+ */
+import { deadline } from "@std/async/deadline";
+import { delay } from "@std/async/delay";
+import type { Broker, BrokerStatus, BrokerSubscription, Publication } from "../../pubsub/broker.ts";
+import type { Appended, HistoryBounds } from "../../pubsub/history.ts";
+
+/** How long something may take, in milliseconds. */
+const PATIENCE_MS = 20_000;
+
+/** Bounds that nothing reaches. */
+export const BOUNDS: HistoryBounds = { size: 100_000, ttlMs: 600_000, bytes: 100_000_000 };
+
+/** What a subscription heard, and how often it was interrupted. */
+export class Hearing implements AsyncDisposable {
+  readonly publications: Publication[] = [];
+  readonly #subscription: BrokerSubscription;
+  #interruptions = 0;
+  #wake = Promise.withResolvers<void>();
+
+  constructor(broker: Broker, topic: string, history?: HistoryBounds) {
+    this.#subscription = broker.subscribe(topic, (publication) => {
+      this.publications.push(publication);
+      this.#wake.resolve();
+    }, {
+      onInterrupted: () => {
+        this.#interruptions++;
+        this.#wake.resolve();
+      },
+      ...(history === undefined ? {} : { history }),
+    });
+  }
+
+  get ready(): Promise<void> {
+    return this.#subscription.ready;
+  }
+
+  get payloads(): Publication["payload"][] {
+    return this.publications.map(({ payload }) => payload);
+  }
+
+  /** The epochs, in the order in which they came. */
+  get epochs(): string[] {
+    return [...new Set(this.publications.map(({ position }) => position!.epoch))];
+  }
+
+  /** Waits for so many publications. */
+  count(count: number): Promise<void> {
+    return this.until(() => this.publications.length >= count);
+  }
+
+  /** Waits for so many interruptions. */
+  interrupted(count: number): Promise<void> {
+    return this.until(() => this.#interruptions >= count);
+  }
+
+  /** Waits until something holds, looking each time something came. */
+  async until(holds: () => boolean): Promise<void> {
+    while (!holds()) {
+      this.#wake = Promise.withResolvers();
+      await deadline(this.#wake.promise, PATIENCE_MS);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#subscription[Symbol.asyncDispose]();
+  }
+}
+
+/** Appends numbers, from 0 on. */
+export async function append(
+  broker: Broker,
+  topic: string,
+  count: number,
+  { bounds = BOUNDS } = {},
+): Promise<Appended[]> {
+  return await Promise.all(Array.from({ length: count }, (_, i) => {
+    return broker.history!.append({ topic, payload: `${i}` }, { bounds });
+  }));
+}
+
+/** Waits until a broker is doing so. */
+export async function statusIs(broker: Broker, name: BrokerStatus["name"]): Promise<void> {
+  const reached = async () => {
+    for await (const status of broker.status) if (status.name === name) return;
+  };
+  await deadline(reached(), PATIENCE_MS);
+}
+
+/** Waits until something outside holds, that tells nobody of it. */
+export async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
+  const reached = async () => {
+    while (!await holds()) await delay(10);
+  };
+  await deadline(reached(), PATIENCE_MS);
+}

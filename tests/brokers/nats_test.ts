@@ -1,0 +1,571 @@
+/**
+ * The NATS broker on one server: what every broker must do, and what only it can show.
+ */
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertNotEquals,
+  assertRejects,
+  assertThrows,
+} from "@std/assert";
+import { type JetStreamManager, jetstreamManager, type StreamInfo } from "@nats-io/jetstream";
+import { connect } from "@nats-io/transport-node";
+import { stub } from "@std/testing/mock";
+import { BrokerError } from "../../errors.ts";
+import type { Broker, Publication } from "../../pubsub/broker.ts";
+import { testBroker } from "../../pubsub/broker_conformance.ts";
+import type { Appended } from "../../pubsub/history.ts";
+import { NatsBroker, type NatsBrokerOptions } from "../../pubsub/nats/mod.ts";
+import { append, BOUNDS, Hearing, statusIs, until } from "./hearing.ts";
+import { isNatsMissing, NatsServer, type NatsServerOptions } from "./nats_server.ts";
+
+const ignore = isNatsMissing;
+
+/** A page as the feeds of Skein read it. */
+const PAGE = { bounds: BOUNDS, maxMessages: 128, maxBytes: 524_288 };
+
+let shared: NatsServer;
+
+Deno.test.beforeAll(async () => {
+  if (!ignore) shared = await NatsServer.start();
+});
+
+Deno.test.afterAll(async () => await shared?.[Symbol.asyncDispose]());
+
+testBroker("NatsBroker", () => new NatsBroker({ servers: shared.servers }), {
+  makePair: () => [
+    new NatsBroker({ servers: shared.servers }),
+    new NatsBroker({ servers: shared.servers }),
+  ],
+  ignore,
+});
+
+/** A test with a server of its own. */
+function test(
+  name: string,
+  fn: (server: NatsServer) => Promise<void>,
+  options: NatsServerOptions = {},
+): void {
+  Deno.test({
+    name: `NatsBroker ${name}`,
+    ignore,
+    async fn() {
+      await using server = await NatsServer.start(options);
+      await fn(server);
+    },
+  });
+}
+
+/** Everything that is kept of a topic, page by page. */
+async function readAll(broker: Broker, topic: string, from?: number): Promise<Publication[]> {
+  const all: Publication[] = [];
+  while (true) {
+    const after = all.at(-1)?.position?.offset ?? from;
+    const { publications, head } = await broker.history!.read(topic, {
+      ...PAGE,
+      ...(after !== undefined && { after }),
+    });
+    for (const publication of publications) {
+      const before = all.at(-1)?.position;
+      if (before !== undefined) assertEquals(publication.position!.prev, before.offset);
+      all.push(publication);
+    }
+    if (publications.length === 0 || publications.at(-1)!.position!.offset === head) return all;
+  }
+}
+
+/** Does something with JetStream itself, as an operator would. */
+async function operate(
+  { servers }: NatsServer,
+  act: (manager: JetStreamManager) => Promise<unknown>,
+): Promise<void> {
+  const connection = await connect({ servers });
+  await act(await jetstreamManager(connection));
+  await connection.close();
+}
+
+test("leaves a connection that was handed in as it was", async ({ servers }) => {
+  const connection = await connect({ servers });
+  const broker = new NatsBroker({ connection });
+  await using hearing = new Hearing(broker, "news");
+  await hearing.ready;
+  broker.publish({ topic: "news", payload: "1" });
+  await hearing.count(1);
+  await append(broker, "kept", 3);
+  await broker.close();
+  assert(!connection.isClosed());
+  await connection.flush();
+  await connection.close();
+});
+
+test("says that a connection which was handed in has ended", async ({ servers }) => {
+  const connection = await connect({ servers });
+  await using broker = new NatsBroker({ connection });
+  await statusIs(broker, "connected");
+  await connection.close();
+  await statusIs(broker, "interrupted");
+  assertMatch(broker.issues().join(), /NATS is away/);
+  await assertRejects(() => broker.history.read("news", PAGE), BrokerError);
+  await assertRejects(() => broker.store.newest("row"), BrokerError);
+  broker.publish({ topic: "news", payload: "waits" });
+  assertEquals(broker.stats.waiting, 1);
+});
+
+test("does not meet brokers with another prefix", async ({ servers }) => {
+  await using one = new NatsBroker({ servers }, { prefix: "one" });
+  await using other = new NatsBroker({ servers }, { prefix: "other" });
+  await using heard = new Hearing(one, "news");
+  await using elsewhere = new Hearing(other, "news");
+  await Promise.all([heard.ready, elsewhere.ready]);
+  one.publish({ topic: "news", payload: "one" });
+  other.publish({ topic: "news", payload: "other" });
+  await Promise.all([heard.count(1), elsewhere.count(1)]);
+  assertEquals([heard.payloads, elsewhere.payloads], [["one"], ["other"]]);
+  await append(one, "news", 3);
+  assertEquals((await other.history.read("news", PAGE)).head, 0);
+  assertEquals(await one.store.advance("row", 1, 60_000), true);
+  assertEquals(await other.store.newest("row"), -1);
+});
+
+test("sends what is published right before its close", async ({ servers }) => {
+  await using far = new NatsBroker({ servers });
+  await using hearing = new Hearing(far, "news");
+  await using kept = new Hearing(far, "kept", BOUNDS);
+  await Promise.all([hearing.ready, kept.ready]);
+  const near = new NatsBroker({ servers });
+  await statusIs(near, "connected");
+  near.publish({ topic: "news", payload: "farewell" });
+  const appending = append(near, "kept", 100);
+  await near.close();
+  assertEquals((await appending).length, 100);
+  await hearing.count(1);
+  await kept.count(100);
+});
+
+test("waits for a server that is not there yet", async (server) => {
+  await server.kill();
+  await using broker = new NatsBroker({ servers: server.servers });
+  await using hearing = new Hearing(broker, "news");
+  await using kept = new Hearing(broker, "kept", BOUNDS);
+  broker.publish({ topic: "news", payload: "lost, since nobody is subscribed yet" });
+  const appending = append(broker, "kept", 3);
+  assertEquals(broker.status.current.name, "connecting");
+  await until(() => broker.issues().length > 0);
+  assertMatch(broker.issues().join(), /NATS can not be reached/);
+  await server.restart();
+  await Promise.all([hearing.ready, kept.ready]);
+  assertEquals((await appending).map(({ position }) => position !== undefined), [true, true, true]);
+  broker.publish({ topic: "news", payload: "1" });
+  await hearing.until(() => hearing.payloads.at(-1) === "1");
+  assertEquals(broker.stats.interruptions, 0);
+});
+
+test("carries on after the server was killed: in order, once, and with a word of it", async (server) => {
+  const { servers } = server;
+  await using near = new NatsBroker({ servers });
+  await using far = new NatsBroker({ servers });
+  await using hearing = new Hearing(far, "news");
+  await hearing.ready;
+  await statusIs(near, "connected");
+  let number = 0;
+  const publish = () => near.publish({ topic: "news", payload: `${number++}` });
+  const timer = setInterval(publish, 1);
+  await hearing.count(50);
+  await server.kill();
+  await statusIs(near, "interrupted");
+  await until(() => near.stats.waiting > 20);
+  await server.restart();
+  await hearing.interrupted(1);
+  const newest = number;
+  await hearing.until(() => Number(hearing.payloads.at(-1)) > newest + 50);
+  clearInterval(timer);
+  const numbers = hearing.payloads.map(Number);
+  assertEquals(numbers, [...new Set(numbers)].sort((a, b) => a - b));
+  await statusIs(near, "connected");
+  assertEquals([near.stats.interruptions, near.stats.dropped, near.stats.waiting], [1, 0, 0]);
+  assertEquals(near.issues(), []);
+});
+
+test("appends everything once and in order while the server is killed again and again", async (server) => {
+  const { servers } = server;
+  await using near = new NatsBroker({ servers }, { survivesRestart: true });
+  await using far = new NatsBroker({ servers }, { survivesRestart: true });
+  await using hearing = new Hearing(far, "kept", BOUNDS);
+  await hearing.ready;
+  const appending: Promise<Appended>[] = [];
+  const timer = setInterval(() => {
+    const payload = `${appending.length}`;
+    for (let i = 0; i < 20; i++) {
+      const topic = i === 0 ? "kept" : `other ${i}`;
+      const appended = near.history.append({ topic, payload }, { bounds: BOUNDS });
+      if (i === 0) appending.push(appended);
+      else appended.catch(() => {});
+    }
+  }, 1);
+  for (let round = 1; round <= 3; round++) {
+    await until(() => appending.length > round * 100);
+    await server.kill();
+    await until(() => near.stats.waiting > 500);
+    await server.restart();
+    await statusIs(near, "connected");
+  }
+  clearInterval(timer);
+  const appended = await Promise.all(appending);
+  const kept = await readAll(near, "kept");
+  assertEquals(kept.map(({ payload }) => payload), appending.map((_, i) => `${i}`));
+  assertEquals(
+    appended.map(({ position }) => position?.offset),
+    kept.map(({ position }) => position!.offset),
+  );
+  assertEquals(new Set(kept.map(({ position }) => position!.epoch)).size, 1);
+  assertEquals(near.stats.dropped, 0);
+  const heard = hearing.payloads.map(Number);
+  assertEquals(heard, [...new Set(heard)].sort((a, b) => a - b));
+  for (let round = 1; round <= 5; round++) {
+    const topic = `other ${round}`;
+    assertEquals(
+      (await readAll(far, topic)).map(({ payload }) => payload),
+      kept.map(({ payload }) => payload),
+    );
+  }
+});
+
+test("begins a new epoch when the server started anew, on all nodes the same", async (server) => {
+  const { servers } = server;
+  await using near = new NatsBroker({ servers });
+  await using far = new NatsBroker({ servers });
+  await using hearings = new AsyncDisposableStack();
+  const [one, two] = [near, far].map((broker) =>
+    hearings.use(new Hearing(broker, "kept", BOUNDS))
+  ) as [Hearing, Hearing];
+  await Promise.all([one.ready, two.ready]);
+  await append(near, "kept", 10);
+  await Promise.all([one.count(10), two.count(10)]);
+  const before = await near.history.read("kept", PAGE);
+  await server.kill();
+  const waiting = append(near, "kept", 5);
+  await statusIs(near, "interrupted");
+  await server.restart();
+  await Promise.all([one.interrupted(1), two.interrupted(1)]);
+  const positions = (await waiting).map(({ position }) => position!);
+  const after = await far.history.read("kept", PAGE);
+  assertNotEquals(after.epoch, before.epoch);
+  assertEquals((await near.history.read("kept", PAGE)).epoch, after.epoch);
+  assertEquals(new Set(positions.map(({ epoch }) => epoch)), new Set([after.epoch]));
+  // What was kept before is not told as if it were of this epoch.
+  assertEquals(after.publications.map(({ payload }) => payload), ["0", "1", "2", "3", "4"]);
+  assertEquals(after.publications[0]!.position!.prev, 0);
+  await append(far, "kept", 1);
+  await Promise.all([one, two].map((hearing) => hearing.until(() => hearing.epochs.length === 2)));
+  assertEquals([one.epochs, two.epochs], [one.epochs, one.epochs]);
+  assertEquals(one.epochs, [before.epoch, after.epoch]);
+});
+
+test("begins a new epoch when the server lost what it had, whatever was promised", async (server) => {
+  for (
+    const options of [{ storage: "memory" }, { storage: "file", survivesRestart: true }] as const
+  ) {
+    const { servers } = server;
+    await using broker = new NatsBroker({ servers }, { ...options, prefix: options.storage });
+    await append(broker, "kept", 10);
+    const before = await broker.history.read("kept", PAGE);
+    await server.kill();
+    await server.forget();
+    await server.restart();
+    await until(() =>
+      broker.stats.interruptions === 1 && broker.status.current.name === "connected"
+    );
+    const after = await broker.history.read("kept", PAGE);
+    assertNotEquals(after.epoch, before.epoch);
+    assertEquals([after.head, after.publications.length], [0, 0]);
+  }
+});
+
+test("begins a new epoch when a stream is behind what was heard of it", async (server) => {
+  await using broker = new NatsBroker({ servers: server.servers }, { survivesRestart: true });
+  await append(broker, "kept", 5);
+  await server.kill();
+  await copyFolder(`${server.folder}/jetstream`, `${server.folder}/backup`);
+  await server.restart();
+  await append(broker, "kept", 5);
+  const before = await broker.history.read("kept", PAGE);
+  assertEquals(before.publications.length, 10);
+  await server.kill();
+  await server.forget();
+  await Deno.rename(`${server.folder}/backup`, `${server.folder}/jetstream`);
+  await server.restart();
+  await until(() => broker.stats.interruptions === 2 && broker.status.current.name === "connected");
+  const after = await broker.history.read("kept", PAGE);
+  assertNotEquals(after.epoch, before.epoch);
+  assertEquals(after.publications, []);
+});
+
+async function copyFolder(from: string, to: string): Promise<void> {
+  await Deno.mkdir(to);
+  for await (const { name, isDirectory } of Deno.readDir(from)) {
+    if (isDirectory) await copyFolder(`${from}/${name}`, `${to}/${name}`);
+    else await Deno.copyFile(`${from}/${name}`, `${to}/${name}`);
+  }
+}
+
+test("begins a new epoch when an operator deletes the stream", async (server) => {
+  const { servers } = server;
+  await using near = new NatsBroker({ servers });
+  await using far = new NatsBroker({ servers });
+  await using hearing = new Hearing(far, "kept", BOUNDS);
+  await hearing.ready;
+  await append(near, "kept", 10);
+  await hearing.count(10);
+  await operate(server, async ({ streams }) => {
+    for await (const { config } of streams.list()) await streams.delete(config.name);
+  });
+  const [appended] = await append(near, "kept", 1);
+  await hearing.interrupted(1);
+  const page = await far.history.read("kept", PAGE);
+  assertNotEquals(page.epoch, hearing.publications[0]!.position!.epoch);
+  assertEquals(page.publications.map(({ position }) => position), [{
+    ...appended!.position!,
+    prev: 0,
+  }]);
+});
+
+test("gives up what waits for too long, and says so", async (server) => {
+  await using broker = new NatsBroker({ servers: server.servers }, { giveUpMs: 300 });
+  await statusIs(broker, "connected");
+  await server.kill();
+  await statusIs(broker, "interrupted");
+  for (let i = 0; i < 10; i++) broker.publish({ topic: "news", payload: `${i}` });
+  const error = await assertRejects(() => append(broker, "kept", 1), BrokerError);
+  assertMatch(error.message, /did not keep it within 300 ms/);
+  await until(() => broker.stats.waiting === 0);
+  assertEquals(broker.stats.dropped, 11);
+  await server.restart();
+  await statusIs(broker, "connected");
+  assertEquals((await append(broker, "kept", 1)).length, 1);
+});
+
+test("has no more wait than it may", async (server) => {
+  await using broker = new NatsBroker({ servers: server.servers }, {
+    maxWaiting: 10,
+    maxWaitingBytes: 1_000,
+  });
+  await statusIs(broker, "connected");
+  await server.kill();
+  await statusIs(broker, "interrupted");
+  for (let i = 0; i < 9; i++) broker.publish({ topic: "news", payload: `${i}` });
+  broker.publish({ topic: "news", payload: "x".repeat(1_000) });
+  assertEquals([broker.stats.waiting, broker.stats.dropped], [9, 1]);
+  const kept = append(broker, "kept", 1);
+  await assertRejects(() => append(broker, "kept", 1), BrokerError, "too many publications wait");
+  broker.publish({ topic: "news", payload: "one too many" });
+  assertEquals([broker.stats.waiting, broker.stats.dropped], [10, 3]);
+  assertMatch(broker.issues().join(), /10 publications wait for NATS, of 10 at most/);
+  await server.restart();
+  await kept;
+  await until(() => broker.stats.waiting === 0);
+});
+
+test("rejects what waits when it is closed", async (server) => {
+  const broker = new NatsBroker({ servers: server.servers });
+  await statusIs(broker, "connected");
+  await server.kill();
+  await statusIs(broker, "interrupted");
+  const appending = append(broker, "kept", 1);
+  broker.publish({ topic: "news", payload: "1" });
+  const rejected = assertRejects(() => appending, BrokerError, "the broker is closed");
+  await broker.close();
+  await rejected;
+  assertEquals([broker.stats.waiting, broker.stats.dropped], [0, 2]);
+});
+
+test("notices a server that is frozen", async (server) => {
+  const { servers } = server;
+  await using broker = new NatsBroker({ servers, pingInterval: 100 });
+  await using hearing = new Hearing(broker, "news");
+  await hearing.ready;
+  server.freeze();
+  await statusIs(broker, "interrupted");
+  server.thaw();
+  await hearing.interrupted(1);
+  broker.publish({ topic: "news", payload: "1" });
+  await hearing.count(1);
+});
+
+test("holds what a slow server does not take, with a bound", async (server) => {
+  const { servers } = server;
+  await using broker = new NatsBroker({ servers }, { maxWaiting: 100 });
+  await using hearing = new Hearing(broker, "news");
+  await hearing.ready;
+  server.freeze();
+  const payload = new Uint8Array(262_144);
+  for (let i = 0; i < 200; i++) broker.publish({ topic: "news", payload });
+  const { waiting, dropped } = broker.stats;
+  assertEquals(waiting, 100);
+  assert(dropped > 50, `${dropped} were dropped`);
+  server.thaw();
+  await hearing.count(200 - dropped);
+  assertEquals(broker.stats.waiting, 0);
+});
+
+test("does without JetStream what can be done, and says what can not", async ({ servers }) => {
+  await using broker = new NatsBroker({ servers });
+  await using hearing = new Hearing(broker, "news");
+  await hearing.ready;
+  assertMatch(broker.issues().join(), /The server has no JetStream/);
+  broker.publish({ topic: "news", payload: "1" });
+  await hearing.count(1);
+  await assertRejects(() => append(broker, "kept", 1), BrokerError, "jetstream is not enabled");
+  await assertRejects(() => broker.store.newest("row"), BrokerError);
+}, { jetstream: false });
+
+test("says if a stream is there with other settings", async ({ servers }) => {
+  await using one = new NatsBroker({ servers });
+  await using other = new NatsBroker({ servers }, { rememberMs: 240_000 });
+  await append(one, "kept", 1);
+  const appending = append(other, "kept", 1);
+  await assertRejects(() => appending, BrokerError, "with a different configuration");
+  assertMatch(other.issues().join(), /is not available: .*different configuration/);
+});
+
+test("drops what is larger than the server takes, and says so", async ({ servers }) => {
+  await using broker = new NatsBroker({ servers });
+  await statusIs(broker, "connected");
+  assertMatch(broker.issues().join(), /The server takes 10000 bytes a message/);
+  broker.publish({ topic: "news", payload: "x".repeat(10_000) });
+  assertEquals(broker.stats.dropped, 1);
+  assertMatch(broker.issues().join(), /A publication was not taken/);
+  const large = { topic: "kept", payload: "x".repeat(10_000) };
+  await append(broker, "kept", 1);
+  await assertRejects(() => broker.history.append(large, { bounds: BOUNDS }), BrokerError);
+  assertEquals((await append(broker, "kept", 1)).length, 1);
+}, { settings: "max_payload: 10000" });
+
+test("reads ten times a page and more, forward from anywhere", async ({ servers }) => {
+  await using broker = new NatsBroker({ servers });
+  const positions = (await append(broker, "kept", 2_000)).map(({ position }) => position!.offset);
+  // So that the offsets of the topic have holes.
+  await Promise.all([append(broker, "kept", 200), append(broker, "other", 200)]);
+  const all = await readAll(broker, "kept");
+  assertEquals(all.length, 2_200);
+  const rest = await readAll(broker, "kept", positions[499]);
+  assertEquals(
+    rest.map(({ position }) => position),
+    all.slice(500).map(({ position }) => position),
+  );
+  assertEquals(rest[0]!.position!.prev, positions[499]);
+  const large = "x".repeat(200_000);
+  for (let i = 0; i < 5; i++) {
+    await broker.history.append({ topic: "large", payload: large }, { bounds: BOUNDS });
+  }
+  const { publications } = await broker.history.read("large", PAGE);
+  assertEquals(publications.length, 2);
+  assertEquals((await readAll(broker, "large")).length, 5);
+});
+
+test("shows what is not kept any more by what comes before", async ({ servers }) => {
+  await using broker = new NatsBroker({ servers });
+  const bounds = { ...BOUNDS, size: 10 };
+  const offsets = (await append(broker, "kept", 30, { bounds })).map((one) => one.position!.offset);
+  const from = async (after: number) => {
+    const { publications } = await broker.history.read("kept", { ...PAGE, bounds, after });
+    return [publications.length, publications[0]?.position?.prev];
+  };
+  assertEquals(await from(offsets[19]!), [10, offsets[19]], "the last place to recover from");
+  assertEquals(await from(offsets[18]!), [10, offsets[19]], "one before it");
+  assertEquals(await from(0), [10, offsets[19]]);
+  assertEquals(await from(offsets[28]!), [1, offsets[28]]);
+  assertEquals(await from(offsets[29]!), [0, undefined]);
+});
+
+test("knows the place of a quiet topic as long as it listens, and is careful otherwise", async (server) => {
+  const { servers } = server;
+  await using near = new NatsBroker({ servers });
+  await using far = new NatsBroker({ servers });
+  await using hearing = new Hearing(near, "quiet", BOUNDS);
+  await hearing.ready;
+  const [quiet] = await append(near, "quiet", 1);
+  const last = quiet!.position!.offset;
+  const busy = await append(near, "busy", 10);
+  await hearing.count(1);
+  assertEquals((await far.history.read("other", PAGE)).head, 0);
+  // As time does: the oldest of the stream go, whatever their topic.
+  await operate(server, async ({ streams }) => {
+    const { config } = await streams.list().next().then(([stream]) => stream!);
+    await streams.purge(config.name, { seq: busy[4]!.position!.offset });
+  });
+  const read = async (broker: Broker, after?: number) => {
+    const query = after === undefined ? PAGE : { ...PAGE, after };
+    const { head, publications } = await broker.history!.read("quiet", query);
+    return [head, publications.length, publications[0]?.position?.prev];
+  };
+  assertEquals(
+    await read(near, last),
+    [last, 0, undefined],
+    "who listened knows that nothing came",
+  );
+  const head = busy.at(-1)!.position!.offset;
+  assertEquals(await read(far, last), [head, 0, undefined], "who did not can not say");
+  assertEquals(await read(far), [head, 0, undefined]);
+  assertEquals(await read(far, head), [head, 0, undefined], "nothing came since then");
+  const [next] = await append(far, "quiet", 1);
+  const gone = busy[4]!.position!.offset - 1;
+  const offset = next!.position!.offset;
+  assertEquals(await read(far, last), [offset, 1, gone], "something may have been let go of");
+  assertEquals(await read(far, head), [offset, 1, head]);
+  await hearing.count(2);
+  assertEquals(hearing.publications[1]!.position!.prev, 0);
+});
+
+test("keeps its epoch while nobody publishes", async (server) => {
+  await using broker = new NatsBroker({ servers: server.servers });
+  await append(broker, "kept", 1);
+  const { epoch } = await broker.history.read("kept", PAGE);
+  const records = async () => {
+    let found = 0;
+    await operate(server, async ({ streams }) => {
+      const [{ config }] = await streams.list().next() as [StreamInfo];
+      const { state } = await streams.info(config.name, { subjects_filter: ">" });
+      found = Object.entries(state.subjects!).find(([name]) => name.endsWith("=epoch"))![1];
+    });
+    return found;
+  };
+  assertEquals(await records(), 1);
+  const [clock, timer] = [Date.now, performance.now.bind(performance)];
+  {
+    // Most of an hour later.
+    using _clock = stub(Date, "now", () => clock() + 2_400_000);
+    using _timer = stub(performance, "now", () => timer() + 2_400_000);
+    await broker.history.read("kept", PAGE);
+  }
+  await until(async () => await records() === 2);
+  assertEquals((await broker.history.read("kept", PAGE)).epoch, epoch);
+});
+
+test("refuses windows that the store does not keep", async ({ servers }) => {
+  await using broker = new NatsBroker({ servers }, { storeTtlMs: 1_000 });
+  await assertRejects(
+    () => broker.store.advance("row", 1, 1_001),
+    RangeError,
+    "at most storeTtlMs",
+  );
+  await assertRejects(() => broker.store.claim("a", "b", { max: 1, ttlMs: 1_001 }), RangeError);
+});
+
+Deno.test("NatsBroker refuses options that are out of range", () => {
+  const refused: [NatsBrokerOptions, typeof TypeError | typeof RangeError][] = [
+    [{ prefix: "a.b" }, TypeError],
+    [{ storage: "disk" as "file" }, TypeError],
+    [{ maxWaiting: 0 }, RangeError],
+    [{ maxWaitingBytes: 1.5 }, RangeError],
+    [{ giveUpMs: 120_000 }, RangeError],
+    [{ replicas: 6 }, RangeError],
+    [{ rememberMs: 1_000 }, RangeError],
+    [{ maxStreamBytes: -5 }, RangeError],
+    [{ storeTtlMs: 0 }, RangeError],
+  ];
+  for (const [options, kind] of refused) {
+    const make = () => new NatsBroker({ servers: "127.0.0.1:1" }, options);
+    assertThrows(make, kind, "Cannot create");
+  }
+});

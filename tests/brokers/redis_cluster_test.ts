@@ -1,0 +1,121 @@
+/**
+ * The Redis broker on a cluster: what every broker must do, and what happens when a node is lost.
+ */
+import { assertEquals, assertNotEquals } from "@std/assert";
+import { Cluster } from "ioredis";
+import { testBroker } from "../../pubsub/broker_conformance.ts";
+import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { append, BOUNDS, Hearing, statusIs, until } from "./hearing.ts";
+import { isRedisMissing, noTimers, RedisCluster } from "./redis_server.ts";
+
+const ignore = isRedisMissing;
+
+let shared: RedisCluster;
+let client: Cluster | undefined;
+
+Deno.test.beforeAll(async () => {
+  if (!ignore) shared = await RedisCluster.start();
+});
+
+Deno.test.afterAll(async () => await shared?.[Symbol.asyncDispose]());
+
+/** A broker that has its settings of a client, which must be there as long as it. */
+function makeBroker(cluster: RedisCluster = shared): RedisBroker {
+  client ??= new Cluster(cluster.startupNodes, { lazyConnect: true });
+  return new RedisBroker({ client }, { heartbeatMs: 500 });
+}
+
+async function endClient(): Promise<void> {
+  client?.disconnect();
+  client = undefined;
+  await noTimers();
+}
+
+/** A test whose brokers are closed before it is looked whether anything is left. */
+function test(name: string, fn: () => Promise<void>): void {
+  Deno.test({
+    name: `RedisBroker on a cluster ${name}`,
+    ignore,
+    async fn() {
+      try {
+        await fn();
+      } finally {
+        await endClient();
+      }
+    },
+  });
+}
+
+testBroker("RedisBroker on a cluster", () => makeBroker(), {
+  makePair: () => [makeBroker(), makeBroker()],
+  teardown: endClient,
+  ignore,
+});
+
+test("subscribes to each channel in its shard alone", async () => {
+  await using broker = makeBroker();
+  const topics = Array.from({ length: 30 }, (_, i) => `topic ${i}`);
+  const all = topics.map((topic) => new Hearing(broker, topic));
+  await Promise.all(all.map(({ ready }) => ready));
+  const channels = async (kind: string) => {
+    const lists = await Promise.all(shared.nodes.map((node) => node.run("pubsub", kind)));
+    return lists.map((list) => list.split("\n").filter((line) => line !== "").length);
+  };
+  const sharded = await channels("shardchannels");
+  assertEquals(sharded.reduce((sum, count) => sum + count), topics.length);
+  assertEquals(sharded.filter((count) => count > 0).length, 3);
+  assertEquals(await channels("channels"), [0, 0, 0]);
+  for (const topic of topics) broker.publish({ topic, payload: topic });
+  for (const hearing of all) await hearing.count(1);
+  assertEquals(all.flatMap(({ payloads }) => payloads), topics);
+});
+
+test("goes on in a new epoch when a master is lost", async () => {
+  await using cluster = await RedisCluster.start({ replicas: 1 });
+  await using near = makeBroker(cluster);
+  await using far = makeBroker(cluster);
+  await using plain = new Hearing(far, "chat");
+  await using kept = new Hearing(far, "chat", BOUNDS);
+  await plain.ready;
+  await kept.ready;
+  await append(near, "chat", 10);
+  await kept.count(10);
+
+  const slot = await cluster.nodes[0]!.run("cluster", "keyslot", "skein:meta:{/chat}");
+  const port = await cluster.masterOf(Number(slot));
+  await cluster.nodes.find((node) => node.port === port)!.kill();
+  const appended = append(near, "chat", 10);
+  await statusIs(far, "interrupted");
+  const [first] = await appended;
+  assertNotEquals(first!.position!.epoch, kept.epochs[0]);
+  assertEquals(first!.position!.offset, 1);
+  await kept.interrupted(1);
+  await plain.interrupted(1);
+  const page = { bounds: BOUNDS, maxMessages: 100, maxBytes: 100_000 };
+  assertEquals((await far.history.read("chat", page)).head, 10);
+
+  near.publish({ topic: "chat", payload: "after" });
+  await plain.until(() => plain.payloads.at(-1) === "after");
+  const [last] = await append(near, "chat", 1);
+  await kept.until(() => kept.publications.at(-1)?.position?.offset === last!.position!.offset);
+  await until(() => far.status.current.name === "connected");
+});
+
+test("follows a slot that moves to another node", async () => {
+  await using near = makeBroker();
+  await using far = makeBroker();
+  await using hearing = new Hearing(far, "moving", BOUNDS);
+  await hearing.ready;
+  const [before] = await append(near, "moving", 1);
+  await hearing.count(1);
+
+  const slot = Number(await shared.nodes[0]!.run("cluster", "keyslot", "skein:meta:{/moving}"));
+  await shared.moveSlot(slot);
+  const [after] = await append(near, "moving", 1);
+  assertNotEquals(after!.position!.epoch, before!.position!.epoch);
+  await hearing.interrupted(1);
+  const [last] = await append(near, "moving", 1);
+  await hearing.until(() => {
+    return hearing.publications.at(-1)?.position?.offset === last!.position!.offset;
+  });
+});

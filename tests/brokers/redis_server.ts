@@ -1,0 +1,223 @@
+/**
+ * Redis servers for tests: those of the distribution, started on loopback.
+ *
+ * @module
+ */
+import { deadline } from "@std/async/deadline";
+import { delay } from "@std/async/delay";
+import process from "node:process";
+
+/** How long a server may take to answer, in milliseconds. */
+const PATIENCE_MS = 10_000;
+
+const PROGRAM = "redis-server";
+
+/** Options for {@linkcode RedisServer.start}. */
+export interface RedisServerOptions {
+  /**
+   * What survives the end of the process: nothing, or what the append-only file has.
+   *
+   * @default {"no"}
+   */
+  readonly append?: "no" | "everysec" | "always";
+  /** Further settings, as in `redis.conf`. */
+  readonly settings?: Readonly<Record<string, string>>;
+}
+
+/** Whether tests without Redis are left out; where all must run, they fail in place of that. */
+export const isRedisMissing: boolean = await isMissing();
+
+async function isMissing(): Promise<boolean> {
+  try {
+    const { success } = await new Deno.Command(PROGRAM, { args: ["--version"], stdout: "null" })
+      .output();
+    if (success) return false;
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+  if (Deno.env.get("CI") === "true") throw new Error(`${PROGRAM} is not installed`);
+  console.warn(`Tests with Redis are ignored: ${PROGRAM} is not installed`);
+  return true;
+}
+
+/**
+ * Resolves once no timer runs: after large replies the parser of the client library has one of its
+ * own, which all connections share and which ends by itself.
+ */
+export async function noTimers(): Promise<void> {
+  const before = performance.now() + PATIENCE_MS;
+  while (process.getActiveResourcesInfo().includes("Timeout") && performance.now() < before) {
+    await delay(20);
+  }
+}
+
+/** A server, with a folder of its own that goes with it. */
+export class RedisServer implements AsyncDisposable {
+  readonly port: number;
+  readonly folder: string;
+  readonly #args: readonly string[];
+  #process: Deno.ChildProcess | undefined;
+
+  private constructor(port: number, folder: string, options: RedisServerOptions) {
+    const { append = "no", settings = {} } = options;
+    const all = {
+      port: `${port}`,
+      bind: "127.0.0.1",
+      dir: folder,
+      save: "",
+      daemonize: "no",
+      // Replicas are filled at once.
+      "repl-diskless-sync-delay": "0",
+      appendonly: append === "no" ? "no" : "yes",
+      ...(append === "no" ? {} : { appendfsync: append }),
+      ...settings,
+    };
+    this.port = port;
+    this.folder = folder;
+    this.#args = Object.entries(all).flatMap(([name, value]) => [`--${name}`, value]);
+  }
+
+  /** Starts one on a free port. */
+  static async start(options: RedisServerOptions = {}): Promise<RedisServer> {
+    const folder = await Deno.makeTempDir({ prefix: "skein-redis-" });
+    const server = new RedisServer(freePort(), folder, options);
+    await server.restart();
+    return server;
+  }
+
+  get url(): string {
+    return `redis://127.0.0.1:${this.port}`;
+  }
+
+  /** Starts the process; once it resolves, the server answers. */
+  async restart(): Promise<void> {
+    this.#process = new Deno.Command(PROGRAM, {
+      args: [...this.#args],
+      stdin: "null",
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+    await deadline(this.#answers(), PATIENCE_MS);
+  }
+
+  /** Ends the process as `kill -9` does. */
+  async kill(): Promise<void> {
+    this.#process?.kill("SIGKILL");
+    await this.#process?.status;
+    this.#process = undefined;
+  }
+
+  /** Stops the process where it stands, without closing anything. */
+  freeze(): void {
+    this.#process!.kill("SIGSTOP");
+  }
+
+  /** Lets it go on. */
+  thaw(): void {
+    this.#process!.kill("SIGCONT");
+  }
+
+  /** Runs a command by `redis-cli`; what it prints. */
+  async run(...command: string[]): Promise<string> {
+    const { stdout } = await new Deno.Command("redis-cli", {
+      args: ["-p", `${this.port}`, ...command],
+    }).output();
+    return new TextDecoder().decode(stdout).trim();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.kill();
+    await Deno.remove(this.folder, { recursive: true });
+  }
+
+  async #answers(): Promise<void> {
+    while (await this.run("ping") !== "PONG") await delay(20);
+  }
+}
+
+/** A cluster of three masters, without replicas unless told. */
+export class RedisCluster implements AsyncDisposable {
+  readonly nodes: readonly RedisServer[];
+
+  private constructor(nodes: readonly RedisServer[]) {
+    this.nodes = nodes;
+  }
+
+  /** Starts one; once it resolves, all nodes know that all slots are served. */
+  static async start({ replicas = 0 } = {}): Promise<RedisCluster> {
+    const settings = { "cluster-enabled": "yes", "cluster-node-timeout": "1000" };
+    const nodes = await Promise.all(
+      Array.from({ length: 3 * (1 + replicas) }, () => RedisServer.start({ settings })),
+    );
+    const cluster = new RedisCluster(nodes);
+    const addresses = nodes.map(({ port }) => `127.0.0.1:${port}`);
+    await nodes[0]!.run(
+      ...["--cluster", "create", ...addresses],
+      ...["--cluster-replicas", `${replicas}`, "--cluster-yes"],
+    );
+    for (const node of nodes) await deadline(isServing(node), PATIENCE_MS);
+    return cluster;
+  }
+
+  /** Where clients begin. */
+  get startupNodes(): { host: string; port: number }[] {
+    return this.nodes.map(({ port }) => ({ host: "127.0.0.1", port }));
+  }
+
+  /** The port of the master that has a slot. */
+  async masterOf(slot: number): Promise<number> {
+    const lines = (await this.nodes[0]!.run("cluster", "slots")).split("\n").map((x) => x.trim());
+    // First and last slot, then the master's address, port and id, and those of its replicas.
+    for (let i = 0; i + 3 < lines.length; i++) {
+      const [first, last, host, port] = lines.slice(i, i + 4);
+      if (host === "127.0.0.1" && Number(first) <= slot && slot <= Number(last)) {
+        return Number(port);
+      }
+    }
+    throw new Error(`Slot ${slot} has no master`);
+  }
+
+  /** Moves a slot with its keys to another master. */
+  async moveSlot(slot: number): Promise<void> {
+    const port = await this.masterOf(slot);
+    const from = this.nodes.find((node) => node.port === port)!;
+    const to = this.nodes.find((node) => node.port !== port)!;
+    const [fromId, toId] = [await from.run("cluster", "myid"), await to.run("cluster", "myid")];
+    await to.run("cluster", "setslot", `${slot}`, "importing", fromId);
+    await from.run("cluster", "setslot", `${slot}`, "migrating", toId);
+    const keys = (await from.run("cluster", "getkeysinslot", `${slot}`, "1000")).split("\n");
+    const target = ["127.0.0.1", `${to.port}`, "", "0", "5000", "keys"];
+    if (keys[0] !== "") await from.run("migrate", ...target, ...keys);
+    for (const node of [to, from]) await node.run("cluster", "setslot", `${slot}`, "node", toId);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.nodes.map((node) => node[Symbol.asyncDispose]()));
+  }
+}
+
+async function isServing(node: RedisServer): Promise<void> {
+  while (!(await node.run("cluster", "info")).includes("cluster_state:ok")) await delay(50);
+  const isFilling = async () =>
+    (await node.run("info", "replication")).includes("master_link_status:down");
+  while (await isFilling()) await delay(50);
+}
+
+/** A port that is free together with the one of the cluster's bus, which is 10,000 above. */
+function freePort(): number {
+  for (let attempt = 0; attempt < 100; attempt++) {
+    const { port } = listenOnce(0)!;
+    if (port < 55_000 && listenOnce(port + 10_000) !== undefined) return port;
+  }
+  throw new Error("No port is free");
+}
+
+function listenOnce(port: number): { port: number } | undefined {
+  try {
+    using listener = Deno.listen({ hostname: "127.0.0.1", port });
+    return { port: listener.addr.port };
+  } catch (error) {
+    if (error instanceof Deno.errors.AddrInUse) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,443 @@
+/**
+ * The Redis broker on one server: what every broker must do, and what only it can show.
+ */
+import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
+import { delay } from "@std/async/delay";
+import { Redis } from "ioredis";
+import { BrokerError } from "../../errors.ts";
+import { testBroker } from "../../pubsub/broker_conformance.ts";
+import { RedisBroker, type RedisBrokerOptions } from "../../pubsub/redis/mod.ts";
+import { append, BOUNDS, Hearing, statusIs, until } from "./hearing.ts";
+import { isRedisMissing, noTimers, RedisServer, type RedisServerOptions } from "./redis_server.ts";
+
+const ignore = isRedisMissing;
+
+/** Found out at once where a connection is dead. */
+const QUICK: RedisBrokerOptions = { heartbeatMs: 200 };
+
+let shared: RedisServer;
+
+Deno.test.beforeAll(async () => {
+  if (!ignore) shared = await RedisServer.start();
+});
+
+Deno.test.afterAll(async () => await shared?.[Symbol.asyncDispose]());
+
+testBroker("RedisBroker", () => new RedisBroker({ url: shared.url }), {
+  makePair: () => [new RedisBroker({ url: shared.url }), new RedisBroker({ url: shared.url })],
+  teardown: noTimers,
+  ignore,
+});
+
+/** A test with a server of its own. */
+function test(
+  name: string,
+  fn: (server: RedisServer) => Promise<void>,
+  options: RedisServerOptions = {},
+): void {
+  Deno.test({
+    name: `RedisBroker ${name}`,
+    ignore,
+    async fn() {
+      await using server = await RedisServer.start(options);
+      await fn(server);
+      await noTimers();
+    },
+  });
+}
+
+test("leaves a client that was handed in as it was", async ({ url }) => {
+  const client = new Redis(url);
+  const broker = new RedisBroker({ client });
+  await using hearing = new Hearing(broker, "news");
+  await hearing.ready;
+  broker.publish({ topic: "news", payload: "1" });
+  await hearing.count(1);
+  await broker.close();
+  assertEquals([client.status, await client.ping()], ["ready", "PONG"]);
+  await client.quit();
+});
+
+test("does not meet brokers with another prefix", async ({ url }) => {
+  await using one = new RedisBroker({ url }, { prefix: "one" });
+  await using other = new RedisBroker({ url }, { prefix: "other" });
+  await using heard = new Hearing(one, "news");
+  await using elsewhere = new Hearing(other, "news");
+  await heard.ready;
+  await elsewhere.ready;
+  one.publish({ topic: "news", payload: "one" });
+  other.publish({ topic: "news", payload: "other" });
+  await heard.count(1);
+  await elsewhere.count(1);
+  assertEquals([heard.payloads, elsewhere.payloads], [["one"], ["other"]]);
+  await append(one, "news", 3);
+  const page = { bounds: BOUNDS, maxMessages: 10, maxBytes: 1_000 };
+  assertEquals((await other.history.read("news", page)).head, 0);
+  assertEquals(await one.store.advance("row", 1, 60_000), true);
+  assertEquals(await other.store.newest("row"), -1);
+});
+
+test("sends a storm of subscriptions in few commands", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const all = Array.from({ length: 5_000 }, (_, i) => broker.subscribe(`topic ${i}`, () => {}));
+  await Promise.all(all.map(({ ready }) => ready));
+  await Promise.all(all.map((each) => each[Symbol.asyncDispose]()));
+  await until(async () => (await server.run("pubsub", "channels")) === "");
+  const stats = await server.run("info", "commandstats");
+  const calls = [...stats.matchAll(/cmdstat_(?:un)?subscribe:calls=(\d+)/g)].map(([, n]) =>
+    Number(n)
+  );
+  assertEquals(calls, [5, 5]);
+});
+
+test("keeps in Redis what its bounds allow, and nothing for good", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const bounds = { size: 50, ttlMs: 60_000, bytes: 1_000_000 };
+  await append(broker, "chat", 500, { bounds });
+  assertEquals(await server.run("xlen", "skein:stream:{/chat}"), "50");
+  const page = await broker.history.read("chat", { bounds, maxMessages: 100, maxBytes: 100_000 });
+  assertEquals(page.publications.map(({ payload }) => payload), numbers(450, 500));
+  assertEquals(page.head, 500);
+  await broker.store.advance("row", 1, 60_000);
+  await broker.store.claim("user", "session", { max: 1, ttlMs: 60_000 });
+  await broker.store.take!("bucket", 1, { perSecond: 1, burst: 5 });
+  const keys = (await server.run("keys", "*")).split("\n");
+  assertEquals(keys.length, 6);
+  for (const key of keys) assert(Number(await server.run("pttl", key)) > 0, key);
+});
+
+test("reads a history many times larger than a page", async ({ url }) => {
+  await using broker = new RedisBroker({ url });
+  await append(broker, "chat", 1_100);
+  const seen: unknown[] = [];
+  let pages = 0;
+  for (let after = 0, head = 1; after < head; pages++) {
+    const page = await broker.history.read("chat", {
+      bounds: BOUNDS,
+      after,
+      maxMessages: 100,
+      maxBytes: 100_000,
+    });
+    for (const { payload, position } of page.publications) {
+      assertEquals(position!.prev, after);
+      after = position!.offset;
+      seen.push(payload);
+    }
+    head = page.head;
+  }
+  assertEquals([pages, seen], [11, numbers(0, 1_100)]);
+});
+
+test("says so when it is read while Redis is away, and stops reading on demand", async (server) => {
+  await using broker = new RedisBroker({ url: server.url }, QUICK);
+  await append(broker, "chat", 1);
+  const page = { bounds: BOUNDS, maxMessages: 1, maxBytes: 1_000 };
+  server.freeze();
+  const signal = AbortSignal.abort(new Error("enough"));
+  await assertRejects(() => broker.history.read("chat", { ...page, signal }), Error, "enough");
+  const controller = new AbortController();
+  const reading = broker.history.read("chat", { ...page, signal: controller.signal });
+  controller.abort(new Error("too late"));
+  await assertRejects(() => reading, Error, "too late");
+  server.thaw();
+  await server.kill();
+  await statusIs(broker, "interrupted");
+  await assertRejects(() => broker.history.read("chat", page), BrokerError);
+  await assertRejects(() => broker.store.newest("row"), BrokerError);
+});
+
+for (const append of ["no", "everysec", "always"] as const) {
+  test(
+    `goes on in order when Redis is killed, and begins a new epoch (append-only file: ${append})`,
+    (server) => survivesKill(server),
+    { append },
+  );
+}
+
+async function survivesKill(server: RedisServer): Promise<void> {
+  await using near = new RedisBroker({ url: server.url }, QUICK);
+  await using far = new RedisBroker({ url: server.url }, QUICK);
+  await using plain = new Hearing(far, "plain");
+  await using kept = new Hearing(far, "kept", BOUNDS);
+  await plain.ready;
+  await kept.ready;
+
+  const appends: Promise<unknown>[] = [];
+  let sent = 0;
+  const timer = setInterval(() => {
+    for (let i = 0; i < 5; i++, sent++) {
+      const payload = `${sent}`;
+      near.publish({ topic: "plain", payload });
+      appends.push(near.history.append({ topic: "kept", payload }, { bounds: BOUNDS }));
+    }
+  }, 2);
+  await kept.count(200);
+  await server.kill();
+  await until(() => near.stats.waiting > 100);
+  await server.restart();
+  await kept.interrupted(1);
+  await plain.interrupted(1);
+  await kept.until(() => kept.publications.at(-1)?.position?.epoch !== kept.epochs[0]);
+  await kept.count(kept.publications.length + 200);
+  clearInterval(timer);
+  await Promise.all(appends);
+  near.publish({ topic: "plain", payload: "end" });
+  await plain.until(() => plain.payloads.at(-1) === "end");
+
+  assertEquals(kept.epochs.length, 2);
+  const isInOrder = (payloads: readonly unknown[]) =>
+    payloads.every((payload, i) => i === 0 || Number(payload) > Number(payloads[i - 1]));
+  assert(isInOrder(plain.payloads.filter((payload) => payload !== "end")));
+  for (const epoch of kept.epochs) {
+    const own = kept.publications.filter(({ position }) => position!.epoch === epoch);
+    assert(isInOrder(own.map(({ payload }) => payload)));
+    assert(own.every(({ position }) => position!.offset === position!.prev + 1));
+  }
+  const page = await far.history.read("kept", {
+    bounds: BOUNDS,
+    maxMessages: 5_000,
+    maxBytes: 1_000_000,
+  });
+  assertEquals(page.epoch, kept.epochs[1]);
+  assertEquals(page.publications.at(-1)?.payload, `${sent - 1}`);
+  assertEquals(near.stats.dropped < 200, true, `${near.stats.dropped} were dropped`);
+  await statusIs(near, "connected");
+  await statusIs(far, "connected");
+  assertEquals([near.stats.waiting, near.stats.interruptions], [0, 1]);
+}
+
+test("counts once what it sent again, in order, when its connections are cut", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  await using hearing = new Hearing(broker, "chat", BOUNDS);
+  await hearing.ready;
+  const cuts = (async () => {
+    for (let i = 0; i < 20; i++) await server.run("client", "kill", "type", "normal");
+  })();
+  const appends: Promise<unknown>[] = [];
+  let isCutting = true;
+  cuts.then(() => isCutting = false);
+  while (isCutting) {
+    for (let i = 0; i < 20; i++) {
+      const payload = `${appends.length}`;
+      appends.push(broker.history.append({ topic: "chat", payload }, { bounds: BOUNDS }));
+    }
+    await delay(1);
+  }
+  const total = (await Promise.all(appends)).length;
+  const bounds = { ...BOUNDS, size: total };
+  const page = await broker.history.read("chat", { bounds, maxMessages: total, maxBytes: 1e9 });
+  assertEquals(page.head, total);
+  await hearing.count(total);
+  assertEquals(hearing.payloads, numbers(0, total));
+  assert(broker.stats.interruptions > 0);
+});
+
+test("gives up what waits for too long, says so, and heals", async (server) => {
+  await using broker = new RedisBroker({ url: server.url }, { ...QUICK, giveUpMs: 500 });
+  await using hearing = new Hearing(broker, "news");
+  await hearing.ready;
+  await server.kill();
+  await statusIs(broker, "interrupted");
+  broker.publish({ topic: "news", payload: "lost" });
+  await assertRejects(
+    () => broker.history.append({ topic: "kept", payload: "lost" }, { bounds: BOUNDS }),
+    BrokerError,
+    "away for too long",
+  );
+  assertEquals([broker.stats.dropped, broker.stats.waiting], [2, 0]);
+  assertEquals(broker.issues().length, 1);
+  await server.restart();
+  await hearing.interrupted(1);
+  await statusIs(broker, "connected");
+  broker.publish({ topic: "news", payload: "found" });
+  await hearing.count(1);
+  assertEquals(hearing.payloads, ["found"]);
+  assertEquals(broker.issues(), []);
+});
+
+test("refuses the newest where too many wait", async (server) => {
+  await using broker = new RedisBroker({ url: server.url }, { ...QUICK, maxWaiting: 3 });
+  await append(broker, "chat", 1);
+  await server.kill();
+  await statusIs(broker, "interrupted");
+  const kept = range(3).map((i) =>
+    broker.history.append({ topic: "chat", payload: `kept ${i}` }, { bounds: BOUNDS })
+  );
+  broker.publish({ topic: "news", payload: "refused" });
+  await assertRejects(
+    () => broker.history.append({ topic: "chat", payload: "refused" }, { bounds: BOUNDS }),
+    BrokerError,
+    "too many",
+  );
+  assertEquals([broker.stats.waiting, broker.stats.dropped], [3, 2]);
+  assertEquals(broker.issues().length, 2);
+  await server.restart();
+  assertEquals((await Promise.all(kept)).map(({ position }) => position?.offset), [1, 2, 3]);
+});
+
+test("finds out that Redis is silent, though connected", async (server) => {
+  await using broker = new RedisBroker({ url: server.url }, QUICK);
+  await using hearing = new Hearing(broker, "news");
+  await hearing.ready;
+  server.freeze();
+  await statusIs(broker, "interrupted");
+  const appended = broker.history.append({ topic: "kept", payload: "1" }, { bounds: BOUNDS });
+  server.thaw();
+  assertEquals((await appended).position?.offset, 1);
+  await hearing.interrupted(1);
+  await statusIs(broker, "connected");
+});
+
+test("tells a subscription that was cut off since it was too slow", async (server) => {
+  await server.run("config", "set", "client-output-buffer-limit", "pubsub 1mb 0 0");
+  await using broker = new RedisBroker({ url: server.url });
+  await using hearing = new Hearing(broker, "news");
+  await hearing.ready;
+  // Nothing is read while this runs: it waits for its end without turning the event loop.
+  const script = "for i = 1, 3000 do redis.call('PUBLISH', ARGV[1], string.rep('x', 10000)) end";
+  new Deno.Command("redis-cli", {
+    args: ["-p", `${server.port}`, "eval", script, "0", "skein:pub:{/news}"],
+  }).outputSync();
+  await hearing.interrupted(1);
+  broker.publish({ topic: "news", payload: "after" });
+  await hearing.until(() => hearing.payloads.at(-1) === "after");
+});
+
+test("waits where Redis is not to be written, and goes on after it", async (server) => {
+  await using master = await RedisServer.start();
+  await using broker = new RedisBroker({ url: server.url }, QUICK);
+  await append(broker, "chat", 1);
+  await server.run("replicaof", "127.0.0.1", `${master.port}`);
+  const appended = broker.history.append({ topic: "chat", payload: "1" }, { bounds: BOUNDS });
+  await statusIs(broker, "interrupted");
+  await server.run("replicaof", "no", "one");
+  assertEquals((await appended).position?.offset, 1);
+  await statusIs(broker, "connected");
+});
+
+test("waits where Redis is full", async (server) => {
+  await using broker = new RedisBroker({ url: server.url }, QUICK);
+  await append(broker, "chat", 1);
+  await server.run("config", "set", "maxmemory", "1mb");
+  const appended = broker.history.append({ topic: "chat", payload: "1" }, { bounds: BOUNDS });
+  await statusIs(broker, "interrupted");
+  assertEquals(broker.issues()[0]!.includes("OOM"), true);
+  await server.run("config", "set", "maxmemory", "0");
+  assertEquals((await appended).position?.offset, 2);
+});
+
+test("fails at once where Redis refuses for good", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  await server.run("set", "skein:stream:{/chat}", "not a stream");
+  await append(broker, "other", 1);
+  await server.run("copy", "skein:meta:{/other}", "skein:meta:{/chat}");
+  await assertRejects(
+    () => broker.history.append({ topic: "chat", payload: "1" }, { bounds: BOUNDS }),
+    BrokerError,
+    "refused",
+  );
+  assertEquals(broker.status.current.name, "connected");
+});
+
+test("begins a new epoch when an older snapshot is restored", async (server) => {
+  await using broker = new RedisBroker({ url: server.url }, QUICK);
+  await append(broker, "chat", 5);
+  await server.run("save");
+  const [last] = (await append(broker, "chat", 5)).slice(-1);
+  const page = { bounds: BOUNDS, after: 0, maxMessages: 100, maxBytes: 100_000 };
+  const before = await broker.history.read("chat", page);
+  assertEquals([before.head, last!.position?.epoch], [10, before.epoch]);
+  await server.kill();
+  await server.restart();
+  await statusIs(broker, "connected");
+  assertEquals(await server.run("hget", "skein:meta:{/chat}", "head"), "5");
+  const after = await broker.history.read("chat", page);
+  assertEquals([after.head, after.publications], [0, []]);
+  assertNotEquals(after.epoch, before.epoch);
+});
+
+test("begins a new epoch when a replica takes over, and when the first one comes back", async (server) => {
+  await using replica = await RedisServer.start();
+  await replica.run("replicaof", "127.0.0.1", `${server.port}`);
+  await until(async () => (await server.run("info", "replication")).includes("state=online"));
+  await using broker = new RedisBroker({ url: server.url });
+  await append(broker, "chat", 3);
+  await server.run("wait", "1", "5000");
+  const page = { bounds: BOUNDS, maxMessages: 100, maxBytes: 100_000 };
+  const first = await broker.history.read("chat", page);
+  assertEquals([first.head, (await append(broker, "chat", 1))[0]!.position?.epoch], [
+    3,
+    first.epoch,
+  ]);
+  await replica.run("replicaof", "no", "one");
+  await using other = new RedisBroker({ url: replica.url });
+  await until(() => other.status.current.name === "connected");
+  // On the replica nobody touched the topic; what came to the first server meanwhile is lost.
+  await server.run("replicaof", "127.0.0.1", `${replica.port}`);
+  await until(async () => (await replica.run("info", "replication")).includes("state=online"));
+  await server.run("replicaof", "no", "one");
+  await statusIs(broker, "connected");
+  const third = await broker.history.read("chat", page);
+  const second = await other.history.read("chat", page);
+  assertEquals(new Set([first.epoch, second.epoch, third.epoch]).size, 3);
+  assertEquals([second.head, third.head], [0, 0]);
+});
+
+test("begins a new epoch when Redis evicted one of its keys", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  for (const key of ["skein:stream:{/chat}", "skein:meta:{/chat}"]) {
+    const [before] = await append(broker, "chat", 1);
+    await server.run("del", key);
+    const [after] = await append(broker, "chat", 1);
+    assertNotEquals(after!.position!.epoch, before!.position!.epoch);
+    assertEquals(after!.position!.offset, 1);
+  }
+});
+
+test("keeps its epoch when everything it kept is too old", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const bounds = { ...BOUNDS, ttlMs: 50 };
+  const [before] = await append(broker, "chat", 1, { bounds });
+  await until(async () => await server.run("exists", "skein:stream:{/chat}") === "0");
+  const page = await broker.history.read("chat", { bounds, maxMessages: 1, maxBytes: 1_000 });
+  assertEquals(page, { epoch: before!.position!.epoch, head: 1, publications: [] });
+  const [after] = await append(broker, "chat", 1, { bounds });
+  assertEquals(after!.position, { epoch: page.epoch, offset: 2 });
+});
+
+test("lets nobody wait when it is closed while Redis is away", async (server) => {
+  await server.kill();
+  const broker = new RedisBroker({ url: server.url });
+  broker.publish({ topic: "news", payload: "1" });
+  const { ready } = broker.subscribe("news", () => {});
+  const appended = broker.history.append({ topic: "chat", payload: "1" }, { bounds: BOUNDS });
+  const refused = assertRejects(() => appended, BrokerError, "closed");
+  await assertRejects(() => broker.store.newest("row"), BrokerError, "away");
+  assertEquals(broker.status.current.name, "interrupted");
+  await broker.close();
+  await refused;
+  await ready;
+  assertEquals(broker.stats.dropped, 2);
+});
+
+test("sends what was published right before it is closed", async ({ url }) => {
+  await using far = new RedisBroker({ url });
+  await using hearing = new Hearing(far, "news");
+  await hearing.ready;
+  const near = new RedisBroker({ url });
+  await statusIs(near, "connected");
+  near.publish({ topic: "news", payload: "farewell" });
+  const statuses = Array.fromAsync(near.status, ({ name }) => name);
+  await near.close();
+  await hearing.count(1);
+  assertEquals(hearing.payloads, ["farewell"]);
+  assertEquals([await statuses, near.stats.interruptions], [["connected", "closed"], 0]);
+});
+
+function range(length: number): number[] {
+  return Array.from({ length }, (_, i) => i);
+}
+
+function numbers(from: number, to: number): string[] {
+  return range(to - from).map((i) => `${from + i}`);
+}

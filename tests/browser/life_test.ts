@@ -1,0 +1,232 @@
+/**
+ * Pages that sleep, wake, go offline and lose their network, in real browsers.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertLess, assertNotEquals } from "@std/assert";
+import type { ClientStatus, ConnectOptions } from "../../client.ts";
+import { bundleClient } from "../../examples/chat/page.ts";
+import { serve, type ServeOptions, type Server } from "../../mod.ts";
+import type { TransportName } from "../../transport/race.ts";
+import { until } from "../servers.ts";
+import { type Browser, BROWSERS, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+
+/** What functions that run in a page can name. */
+declare global {
+  /** Every status of the page's client, with when it was. */
+  var statuses: { readonly at: number; readonly status: ClientStatus }[];
+  /** What came on the page's subscription. */
+  var got: unknown[];
+}
+
+/** The one that can be told to freeze a page, or to take it offline. It closes what a frozen page has open. */
+const CHROMIUM = BROWSERS.filter(({ name }) => name === "Chromium");
+
+/** How soon a page that woke is connected, in milliseconds: no heartbeat is waited for. */
+const BACK_MS = 2_500;
+
+const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 3_000 };
+
+const HTML = `<!doctype html><title>Page</title><script type="module">
+import { connect } from "/client.js";
+globalThis.statuses = [];
+globalThis.got = [];
+const { url, ...options } = JSON.parse(decodeURIComponent(location.hash.slice(1)));
+globalThis.client = connect(url, options);
+(async () => {
+  for await (const status of client.status) statuses.push({ at: Date.now(), status });
+})();
+(async () => {
+  for await (const { data } of client.subscribe("news")) got.push(data);
+})();
+</script>`;
+
+/** A server and one page of it, with a client that is subscribed to `news`. */
+async function openSite(
+  browser: Browser,
+  { url, ...options }: ConnectOptions & { readonly url?: (server: Server) => string } = {},
+  serving: ServeOptions = {},
+): Promise<{ readonly server: Server; readonly page: Page }> {
+  const script = await bundleClient(new URL("../../client.ts", import.meta.url));
+  const server: Server = serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    webTransport: { cacheFolder: null },
+    authorize: () => true,
+    session: { heartbeat: HEARTBEAT },
+    onListen() {},
+    fetch: ({ url }) =>
+      new URL(url).pathname === "/client.js"
+        ? new Response(script, { headers: { "content-type": "text/javascript" } })
+        : new Response(HTML, { headers: { "content-type": "text/html" } }),
+    ...serving,
+  });
+  const page = await browser.newPage();
+  page.setDefaultTimeout(PATIENCE_MS);
+  const told = encodeURIComponent(JSON.stringify({ ...options, url: url?.(server) ?? server.url }));
+  await page.goto(`${server.url.replace("ws:", "http:")}#${told}`);
+  await subscribed(server);
+  return { server, page };
+}
+
+/** Waits until one page is connected, and its subscription in force. */
+async function subscribed(server: Server): Promise<void> {
+  await until(() => server.manager.stats().count === 1 && server.topics.size === 1);
+}
+
+/** Freezes a page as a browser does in the background: it runs nothing; or lets it go on. */
+async function setState(page: Page, state: "frozen" | "active"): Promise<void> {
+  const devTools = await page.createCDPSession();
+  await devTools.send("Page.setWebLifecycleState", { state });
+  await devTools.detach();
+}
+
+/** The page's session, and how often it was connected. */
+async function connections(page: Page): Promise<string[]> {
+  return await page.evaluate(() =>
+    statuses.flatMap(({ status }) => status.name === "connected" ? [status.session] : [])
+  );
+}
+
+/** Waits until the page's client was connected so often. */
+async function connected(page: Page, times: number): Promise<void> {
+  await page.waitForFunction(
+    (times) => statuses.filter(({ status }) => status.name === "connected").length === times,
+    { polling: 10 },
+    times,
+  );
+}
+
+async function received(page: Page, last: number): Promise<unknown[]> {
+  // A page that nobody looks at paints no frames.
+  await page.waitForFunction((last) => got.includes(last), { polling: 10 }, last);
+  return await page.evaluate(() => got);
+}
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+for (const transport of ["websocket", "webtransport"] as const satisfies TransportName[]) {
+  for (const isLong of [false, true]) {
+    const long = isLong ? "longer than its server waits" : "for a moment";
+    testInBrowsers(
+      `a page over ${transport} that was frozen ${long} is back at once`,
+      async (browser) => {
+        const { server, page } = await openSite(browser, { transports: [transport] });
+        await using _ = server;
+        server.publish("news", 1);
+        await received(page, 1);
+        await setState(page, "frozen");
+        server.publish("news", 2);
+        if (isLong) await until(() => server.manager.stats().count === 0);
+        else await pause(500);
+        await setState(page, "active");
+        const woken = Date.now();
+        await connected(page, 2);
+        assertLess(Date.now() - woken, BACK_MS);
+        await subscribed(server);
+        server.publish("news", 3);
+        const got = await received(page, 3);
+        assertEquals(got, [...new Set(got)], "Nothing twice");
+        const [before, after] = await connections(page);
+        assertNotEquals(after, before);
+      },
+      CHROMIUM,
+    );
+  }
+}
+
+testInBrowsers("a page that nobody looks at keeps its session", async (browser) => {
+  const { server, page } = await openSite(browser);
+  await using _ = server;
+  const other = await browser.newPage();
+  await other.bringToFront();
+  // Longer than the server waits for an answer: what comes wakes the page, late timers or not.
+  await pause(HEARTBEAT.timeoutMs + 2_000);
+  server.publish("news", 1);
+  assertEquals(await received(page, 1), [1]);
+  assertEquals((await connections(page)).length, 1);
+  await page.bringToFront();
+  server.publish("news", 2);
+  assertEquals(await received(page, 2), [1, 2]);
+  assertEquals((await connections(page)).length, 1);
+});
+
+testInBrowsers(
+  "a page that is offline spares its attempts, and is back once it is online",
+  async (browser) => {
+    const { server, page } = await openSite(browser, { transports: ["websocket"] });
+    await using _ = server;
+    await page.setOfflineMode(true);
+    for (const session of server.manager.all()) void session.close({ code: 4503 });
+    await page.waitForFunction(() => statuses.at(-1)!.status.name === "reconnecting");
+    const waits = await page.evaluate(() => statuses.at(-1)!.status);
+    assert(waits.name === "reconnecting");
+    assertEquals([waits.attempt, waits.delayMs], [0, 30_000]);
+    await page.setOfflineMode(false);
+    const online = Date.now();
+    await subscribed(server);
+    assertLess(Date.now() - online, BACK_MS);
+  },
+  CHROMIUM,
+);
+
+testInBrowsers("a page whose network went silent is back once that changes", async (browser) => {
+  using silence = new SilentProxy();
+  const { server, page } = await openSite(browser, {
+    transports: ["websocket"],
+    wakeTimeoutMs: 500,
+    url: (server) => silence.before(server),
+  }, { session: {}, origins: ["*"] });
+  await using _ = server;
+  silence.fall();
+  await page.evaluate(() => dispatchEvent(new Event("online")));
+  await connected(page, 2);
+  const reasons = await page.evaluate(() =>
+    statuses.flatMap(({ status }) => status.name === "reconnecting" ? [status.cause.reason] : [])
+  );
+  assertEquals(reasons, ["No sign of life"]);
+});
+
+/** Stands between a page and its server, and can swallow what they say. */
+class SilentProxy implements Disposable {
+  readonly #listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  readonly #connections = new Set<Deno.TcpConn>();
+  #silent = new Set<Deno.TcpConn>();
+
+  /** Begins; where pages are to connect to. */
+  before(server: Server): string {
+    void this.#run(Number(new URL(server.url).port));
+    return `ws://127.0.0.1:${(this.#listener.addr as Deno.NetAddr).port}`;
+  }
+
+  /** Connections that there are carry nothing any more; new ones do. */
+  fall(): void {
+    this.#silent = new Set(this.#connections);
+  }
+
+  [Symbol.dispose](): void {
+    this.#listener.close();
+    for (const connection of this.#connections) connection.close();
+  }
+
+  async #run(port: number): Promise<void> {
+    for await (const near of this.#listener) {
+      const far = await Deno.connect({ hostname: "127.0.0.1", port });
+      this.#connections.add(near).add(far);
+      void this.#pass(near, far);
+      void this.#pass(far, near);
+    }
+  }
+
+  async #pass(from: Deno.TcpConn, to: Deno.TcpConn): Promise<void> {
+    const heard = from.readable.pipeThrough(
+      new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
+        transform: (bytes, controller) => {
+          if (!this.#silent.has(from)) controller.enqueue(bytes);
+        },
+      }),
+    );
+    await heard.pipeTo(to.writable).catch(() => {});
+    this.#connections.delete(from);
+  }
+}

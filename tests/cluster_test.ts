@@ -1,0 +1,581 @@
+/** Servers that share a broker: users, presence, rooms and limits across nodes. */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { RequestError, SessionClosedError } from "../errors.ts";
+import { FaultyEngine } from "./faulty_broker.ts";
+import type { PresenceNotice } from "../session/presence_notice.ts";
+import type { Session } from "../session/session.ts";
+import { Random } from "./random.ts";
+import { type TestServer, testServer, type TestServerOptions } from "../testing.ts";
+
+type Options = TestServerOptions<string>;
+
+/** Servers of one engine, at a fake time. */
+class Cluster implements AsyncDisposable {
+  readonly time = new FakeTime(0);
+  readonly engine: FaultyEngine;
+  readonly #servers: TestServer<string>[] = [];
+
+  constructor(random?: Random) {
+    this.engine = new FaultyEngine(random);
+  }
+
+  /** Servers that know one another. */
+  async start(count: number, options: Options = {}): Promise<TestServer<string>[]> {
+    const servers = Array.from({ length: count }, (_, i) =>
+      testServer<string>({
+        broker: this.engine.connect(),
+        node: { name: `node-${i}` },
+        authenticate: ({ token }) => token ?? "nobody",
+        authorize: () => true,
+        rooms: ["room:{name}"],
+        ...options,
+      }));
+    this.#servers.push(...servers);
+    await this.pass(300);
+    return servers;
+  }
+
+  /** A user's session, and what it hears. */
+  async dial(server: TestServer<string>, user: string): Promise<User> {
+    const dialing = server.dial({ headers: { authorization: `Bearer ${user}` } });
+    dialing.catch(() => {});
+    await this.pass(0);
+    return new User(await dialing);
+  }
+
+  async pass(ms: number): Promise<void> {
+    await this.time.tickAsync(ms);
+    // What was sent in the last turn arrives.
+    await this.time.tickAsync(0);
+  }
+
+  /** The process is killed: its broker and its clients are cut off, and nobody says farewell. */
+  async kill(server: TestServer<string>): Promise<void> {
+    (server.topics.broker as ReturnType<FaultyEngine["connect"]>).cut();
+    server.network.disconnect();
+    await this.pass(0);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const server of this.#servers) await server[Symbol.asyncDispose]();
+    this.time.restore();
+  }
+}
+
+class User {
+  readonly session: Session<unknown, never, "client">;
+  /** What it was told twice, or of somebody who was not there. */
+  readonly faults: string[] = [];
+  readonly #heard: string[] = [];
+  readonly #present = new Map<string, Set<string>>();
+
+  constructor(session: unknown) {
+    this.session = session as Session<unknown, never, "client">;
+    void this.#listen();
+  }
+
+  /** What it heard since the last call. */
+  take(): string[] {
+    return this.#heard.splice(0);
+  }
+
+  /** Who is in a room, by what this one was told. */
+  present(room: string): string[] {
+    return [...this.#present.get(room) ?? []].sort();
+  }
+
+  async #listen(): Promise<void> {
+    for await (const { topic, data } of this.session as Session) {
+      if (!topic.startsWith("presence:")) this.#heard.push(`${topic} ${JSON.stringify(data)}`);
+      else {
+        this.#heard.push(inWords(data as PresenceNotice));
+        this.#note(topic.slice("presence:".length), data as PresenceNotice);
+      }
+    }
+  }
+
+  #note(room: string, notice: PresenceNotice): void {
+    const present = this.#present.get(room) ?? new Set<string>();
+    this.#present.set(room, present);
+    if (notice.type === "members") {
+      present.clear();
+      for (const { user } of notice.members) present.add(user);
+      return;
+    }
+    if (notice.type === "count") return;
+    const changes = notice.type === "changes" ? notice : {
+      joined: notice.type === "join" ? [notice] : [],
+      left: notice.type === "leave" ? [notice] : [],
+    };
+    for (const { user } of changes.joined) {
+      if (present.has(user)) this.faults.push(`a second join of ${user}`);
+      present.add(user);
+    }
+    for (const { user } of changes.left) {
+      if (!present.delete(user)) this.faults.push(`a second leave of ${user}`);
+    }
+  }
+}
+
+function inWords(notice: PresenceNotice): string {
+  switch (notice.type) {
+    case "members":
+      return `members ${
+        notice.members.map(({ user, connections }) => `${user}*${connections}`).sort().join(" ")
+      }`;
+    case "changes":
+      return `changes +${notice.joined.length} -${notice.left.length}`;
+    case "count":
+      return `count ${notice.users}`;
+    default:
+      return `${notice.type} ${notice.user}`;
+  }
+}
+
+/** Joins a room by the session's own server. */
+async function join(cluster: Cluster, server: TestServer<string>, user: User, room = "room:a") {
+  server.rooms.join(server.manager.get(user.session.id)!, room);
+  await cluster.pass(100);
+}
+
+function eventsOf(server: TestServer<string>): string[] {
+  const events: string[] = [];
+  server.presence.subscribe(({ type, user, topic }) => {
+    if (topic !== undefined) events.push(`${type} ${user}`);
+  });
+  return events;
+}
+
+Deno.test("A user's sessions on all nodes get what is sent to the user, once", async () => {
+  await using cluster = new Cluster();
+  const [a, b, c] = await cluster.start(3);
+  const [one, two, three] = [
+    await cluster.dial(a!, "ann"),
+    await cluster.dial(b!, "ann"),
+    await cluster.dial(b!, "ann"),
+  ];
+  const bob = await cluster.dial(c!, "bob");
+  assertEquals(a!.to("ann").send("hi", 1), 1);
+  assertEquals(c!.to("ann").send("hi", new Uint8Array([7])), 0);
+  await cluster.pass(0);
+  const both = ["hi 1", 'hi {"0":7}'];
+  assertEquals([one.take(), two.take(), three.take(), bob.take()], [both, both, both, []]);
+  await two.session.close();
+  await three.session.close();
+  await cluster.pass(0);
+  const broker = b!.topics.broker as ReturnType<FaultyEngine["connect"]>;
+  assert(!broker.topics.includes("$skein:user:ann"));
+});
+
+Deno.test("Server.sessions() lists those of all nodes, and disconnect() closes them", async () => {
+  await using cluster = new Cluster();
+  const [a, b] = await cluster.start(2);
+  const one = await cluster.dial(a!, "ann");
+  await cluster.pass(1_000);
+  const two = await cluster.dial(b!, "ann");
+  const bob = await cluster.dial(b!, "bob");
+  const listed = await a!.sessions("ann");
+  assertEquals(listed.map(({ session: _, ...info }) => info), [
+    { id: one.session.id, node: a!.nodes!.id, user: "ann", transport: "memory", connectedAt: 300 },
+    {
+      id: two.session.id,
+      node: b!.nodes!.id,
+      user: "ann",
+      transport: "memory",
+      connectedAt: 1_300,
+    },
+  ]);
+  assertEquals(listed.map(({ session }) => session?.id), [one.session.id, undefined]);
+  const closing = a!.disconnect("ann", { code: 4403, reason: "Banned" });
+  await cluster.pass(0);
+  assertEquals(await closing, { closed: 2, isComplete: true });
+  for (const { session } of [one, two]) {
+    const { code, reason } = await session.closed;
+    assertEquals([code, reason], [4403, "Banned"]);
+  }
+  assert(bob.session.isReady);
+});
+
+Deno.test("Server.disconnect() says when a node did not answer", async () => {
+  await using cluster = new Cluster();
+  const [a, b] = await cluster.start(2);
+  await cluster.dial(b!, "ann");
+  await cluster.kill(b!);
+  const closing = a!.disconnect("ann");
+  await cluster.pass(6_000);
+  // It is gone by now, and its sessions with it.
+  await cluster.pass(1_000);
+  assertEquals(await closing, { closed: 0, isComplete: true });
+  const [c] = await cluster.start(1);
+  c!.nodes!.handle("silent", () => {});
+  const asked = a!.nodes!.ask("unknown");
+  await cluster.pass(0);
+  assertEquals((await asked).isComplete, false);
+});
+
+Deno.test("A room has the members of all nodes, each user once", async () => {
+  await using cluster = new Cluster();
+  const [a, b] = await cluster.start(2);
+  const events = [eventsOf(a!), eventsOf(b!)];
+  const ann = await cluster.dial(a!, "ann");
+  await join(cluster, a!, ann);
+  assertEquals(ann.take(), ["members ann*1"]);
+  const bob = await cluster.dial(b!, "bob");
+  await join(cluster, b!, bob);
+  assertEquals(bob.take(), ["members ann*1 bob*1"]);
+  assertEquals(ann.take(), ["join bob"]);
+  const tab = await cluster.dial(b!, "ann");
+  await join(cluster, b!, tab);
+  assertEquals(tab.take(), ["members ann*2 bob*1"]);
+  assertEquals([ann.take(), bob.take()], [[], []]);
+  assertEquals([a!.rooms.members("room:a").map(({ user, connections }) => [user, connections])], [[
+    ["ann", 2],
+    ["bob", 1],
+  ]]);
+  b!.rooms.publish("room:a", "hello");
+  await cluster.pass(0);
+  assertEquals([ann.take(), bob.take()], [['room:a "hello"'], ['room:a "hello"']]);
+  // Each node tells of each user once: of those who came before it followed the room, not at all.
+  assertEquals(events, [["join ann", "join bob"], ["join bob"]]);
+});
+
+Deno.test("A user leaves once, with the last session on any node and after the grace", async () => {
+  await using cluster = new Cluster();
+  const [a, b] = await cluster.start(2);
+  const [bob, eve] = [await cluster.dial(a!, "bob"), await cluster.dial(b!, "eve")];
+  await join(cluster, a!, bob);
+  await join(cluster, b!, eve);
+  const [one, two] = [await cluster.dial(a!, "ann"), await cluster.dial(b!, "ann")];
+  await join(cluster, a!, one);
+  await join(cluster, b!, two);
+  const leaves: unknown[] = [];
+  a!.presence.subscribe((event) => {
+    if (event.type === "leave") leaves.push(event);
+  });
+  bob.take();
+  eve.take();
+  await one.session.close();
+  await cluster.pass(20_000);
+  assertEquals([bob.take(), eve.take()], [[], []]);
+  assertEquals(a!.presence.connections("ann", "room:a"), 1);
+  await two.session.close();
+  await cluster.pass(50);
+  const lastSeenAt = Date.now() - 50;
+  assertEquals(a!.presence.lastSeenAt("ann"), lastSeenAt);
+  assertEquals(a!.rooms.members("room:a").find(({ user }) => user === "ann")!.connections, 0);
+  await cluster.pass(4_900);
+  assertEquals([bob.take(), eve.take()], [[], []]);
+  await cluster.pass(150);
+  assertEquals([bob.take(), eve.take()], [["leave ann"], ["leave ann"]]);
+  assertEquals(leaves.length, 2);
+  assertEquals((leaves[0] as { lastSeenAt: number }).lastSeenAt, lastSeenAt);
+  assertEquals([a!.presence.lastSeenAt("ann"), b!.presence.lastSeenAt("ann")], [
+    lastSeenAt,
+    lastSeenAt,
+  ]);
+});
+
+Deno.test("Moving from one node to another within the grace is no leave and no join", async () => {
+  await using cluster = new Cluster();
+  const [a, b] = await cluster.start(2);
+  const [bob, eve] = [await cluster.dial(a!, "bob"), await cluster.dial(b!, "eve")];
+  await join(cluster, a!, bob);
+  await join(cluster, b!, eve);
+  const before = await cluster.dial(a!, "ann");
+  await join(cluster, a!, before);
+  const { joinedAt } = a!.rooms.members("room:a").find(({ user }) => user === "ann")!;
+  bob.take();
+  eve.take();
+  before.session.connection.close();
+  await cluster.pass(3_000);
+  const after = await cluster.dial(b!, "ann");
+  await join(cluster, b!, after);
+  await cluster.pass(30_000);
+  assertEquals([bob.take(), eve.take()], [[], []]);
+  for (const server of [a!, b!]) {
+    const ann = server.rooms.members("room:a").find(({ user }) => user === "ann");
+    assertEquals(ann, { user: "ann", connections: 1, joinedAt });
+  }
+});
+
+Deno.test("A node that restarts in good order loses nobody who comes back within the grace", async () => {
+  await using cluster = new Cluster();
+  const [a, b] = await cluster.start(2);
+  const bob = await cluster.dial(b!, "bob");
+  await join(cluster, b!, bob);
+  const before = await cluster.dial(a!, "ann");
+  await join(cluster, a!, before);
+  bob.take();
+  const closing = a!.close();
+  await cluster.pass(100);
+  await closing;
+  await cluster.pass(4_000);
+  const after = await cluster.dial(b!, "ann");
+  await join(cluster, b!, after);
+  await cluster.pass(20_000);
+  assertEquals(bob.take(), []);
+});
+
+Deno.test("The users of a killed node leave within the time to find it gone and the grace", async () => {
+  await using cluster = new Cluster();
+  const [a, b] = await cluster.start(2);
+  const bob = await cluster.dial(b!, "bob");
+  await join(cluster, b!, bob);
+  const [ann, eve] = [await cluster.dial(a!, "ann"), await cluster.dial(a!, "eve")];
+  await join(cluster, a!, ann);
+  await join(cluster, a!, eve);
+  bob.take();
+  await cluster.pass(10_000);
+  const killedAt = Date.now();
+  await cluster.kill(a!);
+  // Eve finds the other node; Ann does not.
+  await cluster.pass(3_000);
+  const again = await cluster.dial(b!, "eve");
+  await join(cluster, b!, again);
+  assertEquals(bob.take(), []);
+  await cluster.pass(killedAt + 12_000 - Date.now());
+  assertEquals(bob.take(), ["leave ann"]);
+  const { lastSeenAt } = { lastSeenAt: b!.presence.lastSeenAt("ann")! };
+  assert(lastSeenAt <= killedAt && lastSeenAt > killedAt - 2_100, `${killedAt - lastSeenAt}`);
+  assertEquals(b!.presence.online().sort(), ["bob", "eve"]);
+});
+
+Deno.test("An outage of the engine makes nobody leave, and afterwards all views are right", async () => {
+  await using cluster = new Cluster();
+  const [a, b] = await cluster.start(2);
+  const [ann, bob] = [await cluster.dial(a!, "ann"), await cluster.dial(b!, "bob")];
+  await join(cluster, a!, ann);
+  await join(cluster, b!, bob);
+  const eve = await cluster.dial(a!, "eve");
+  await join(cluster, a!, eve);
+  for (const user of [ann, bob, eve]) user.take();
+  cluster.engine.goAway();
+  await cluster.pass(30_000);
+  const new1 = await cluster.dial(a!, "new");
+  a!.rooms.join(a!.manager.get(new1.session.id)!, "room:a");
+  await eve.session.close();
+  await cluster.pass(30_000);
+  assertEquals([ann.take(), bob.take()], [["join new", "leave eve"], []]);
+  cluster.engine.comeBack();
+  await cluster.pass(200);
+  assertEquals(bob.take().sort(), ["join new", "leave eve"]);
+  assertEquals(ann.take(), []);
+});
+
+Deno.test("Who opens a room on a new node is told of all members at once, and not that they joined", async () => {
+  await using cluster = new Cluster();
+  const [a] = await cluster.start(1);
+  for (let i = 0; i < 150; i++) {
+    const user = await cluster.dial(a!, `user-${i}`);
+    a!.rooms.join(a!.manager.get(user.session.id)!, "room:a");
+  }
+  await cluster.pass(2_000);
+  const [b] = await cluster.start(1);
+  const bob = await cluster.dial(b!, "bob");
+  await join(cluster, b!, bob);
+  const [list, ...rest] = bob.take();
+  assertEquals([list!.split(" ").length - 1, rest], [151, []]);
+});
+
+Deno.test("All nodes end with one view of who is there, whatever they went through", async () => {
+  for (let seed = 1; seed <= 4; seed++) {
+    const random = new Random(seed);
+    await using cluster = new Cluster(random);
+    let servers = await cluster.start(3);
+    const users: { server: TestServer<string>; user: User; rooms: Set<string> }[] = [];
+    cluster.engine.faults = { lost: 30, repeated: 30, late: 60, lateMs: 300 };
+    for (let step = 0; step < 250; step++) {
+      const kind = random.below(100);
+      const one = users.length === 0 ? undefined : random.pick(users);
+      if (kind < 25) {
+        const server = random.pick(servers);
+        const user = await cluster.dial(server, `user-${random.below(12)}`);
+        users.push({ server, user, rooms: new Set() });
+      } else if (kind < 55) {
+        const room = `room:${random.below(3)}`;
+        const near = one?.server.manager.get(one.user.session.id);
+        if (near !== undefined) one!.server.rooms.join(near, room);
+      } else if (kind < 65) {
+        const near = one?.server.manager.get(one.user.session.id);
+        const [room] = near === undefined ? [] : one!.server.rooms.roomsOf(near);
+        if (room !== undefined) one!.server.rooms.leave(near!, room);
+      } else if (kind < 78) one?.user.session.connection.close();
+      else if (kind === 78) {
+        cluster.engine.goAway();
+        await cluster.pass(random.below(10_000));
+        cluster.engine.comeBack();
+      } else if (kind === 79 && servers.length > 1) {
+        const [killed, ...rest] = servers;
+        await cluster.kill(killed!);
+        servers = rest;
+      } else if (kind === 80 && servers.length < 4) servers.push(...await cluster.start(1));
+      else await cluster.pass(random.below(1_000));
+    }
+    cluster.engine.faults = {};
+    // In steps, so that sessions can answer their pings.
+    for (let i = 0; i < 40; i++) await cluster.pass(1_000);
+    assertEquals(users.flatMap(({ user }) => user.faults), [], `seed ${seed}`);
+    for (const room of ["room:0", "room:1", "room:2"]) {
+      const truth = new Map<string, number>();
+      for (const server of servers) {
+        for (const { user } of server.topics.subscribers(room)) {
+          truth.set(user, (truth.get(user) ?? 0) + 1);
+        }
+      }
+      const expected = [...truth].sort();
+      for (const server of servers) {
+        if (server.topics.subscribers(room).length === 0) continue;
+        const seen = server.rooms.members(room)
+          .map(({ user, connections }) => [user, connections] as [string, number]).sort();
+        assertEquals(seen, expected, `seed ${seed}, ${room}, ${server.nodes!.name}`);
+        // What the members were told adds up to the same.
+        for (const { server: own, user } of users) {
+          const near = own === server ? server.manager.get(user.session.id) : undefined;
+          if (near === undefined || !server.rooms.isMember(near, room)) continue;
+          assertEquals(user.present(room), expected.map(([name]) => name), `seed ${seed}, ${room}`);
+        }
+      }
+    }
+    const online = new Set(servers.flatMap(({ manager }) => manager.all().map(({ user }) => user)));
+    for (const server of servers) {
+      assertEquals(server.presence.online().sort(), [...online].sort(), `seed ${seed}`);
+    }
+  }
+});
+
+Deno.test("A node that learns of a room by a user who was in it elsewhere tells of no join", async () => {
+  await using cluster = new Cluster();
+  const [a, b] = await cluster.start(2);
+  const events = [eventsOf(a!), eventsOf(b!)];
+  const ann = await cluster.dial(a!, "ann");
+  await join(cluster, a!, ann);
+  const tab = await cluster.dial(b!, "ann");
+  await join(cluster, b!, tab);
+  assertEquals(events, [["join ann"], []]);
+  // Two who open the same room on two nodes at once are one join.
+  const [one, two] = [await cluster.dial(a!, "eve"), await cluster.dial(b!, "eve")];
+  a!.rooms.join(a!.manager.get(one.session.id)!, "room:b");
+  b!.rooms.join(b!.manager.get(two.session.id)!, "room:b");
+  await cluster.pass(1_000);
+  assertEquals(events.flat(), ["join ann", "join eve"]);
+});
+
+Deno.test("Presence.follow() knows a topic in which this node has nobody", async () => {
+  await using cluster = new Cluster();
+  const [a, b] = await cluster.start(2);
+  const ann = await cluster.dial(a!, "ann");
+  await join(cluster, a!, ann);
+  assertEquals(b!.presence.members("room:a"), []);
+  const following = b!.presence.follow("room:a");
+  await cluster.pass(100);
+  await following.ready;
+  assertEquals(b!.presence.count("room:a"), 1);
+  following[Symbol.dispose]();
+  assertEquals(b!.presence.members("room:a"), []);
+  assertEquals(b!.presence.isOnline("ann"), true);
+});
+
+Deno.test("presenceSharesOnline: false keeps being online to each node", async () => {
+  await using cluster = new Cluster();
+  const [a, b] = await cluster.start(2, { presenceSharesOnline: false });
+  const ann = await cluster.dial(a!, "ann");
+  await join(cluster, a!, ann);
+  const bob = await cluster.dial(b!, "bob");
+  await join(cluster, b!, bob);
+  assertEquals([a!.presence.online(), b!.presence.online()], [["ann"], ["bob"]]);
+  assertEquals(bob.take(), ["members ann*1 bob*1"]);
+});
+
+Deno.test("maxSessionsPerUser holds on all nodes together", async () => {
+  await using cluster = new Cluster();
+  const limits = { maxSessionsPerUser: 2 };
+  const [a, b] = await cluster.start(2, { limits });
+  const one = await cluster.dial(a!, "ann");
+  await cluster.dial(b!, "ann");
+  await cluster.dial(b!, "bob");
+  const refused = await assertRejects(() => cluster.dial(a!, "ann"), SessionClosedError);
+  assertEquals([refused.info?.code, refused.info?.reason], [
+    4429,
+    "Cannot admit session: at most 2 sessions per user, received one more",
+  ]);
+  await one.session.close();
+  await cluster.pass(0);
+  const [two, three] = [a!, b!].flatMap(({ manager }) => manager.sessionsOf("ann"));
+  const four = await cluster.dial(b!, "ann");
+  // Long sessions keep their places.
+  for (let i = 0; i < 60; i++) await cluster.pass(10_000);
+  assert(four.session.isReady && two!.isReady && three === undefined);
+  await assertRejects(() => cluster.dial(a!, "ann"), SessionClosedError);
+});
+
+Deno.test("maxSessionsPerUser holds for tokens in band, too", async () => {
+  await using cluster = new Cluster();
+  const limits = { maxSessionsPerUser: 1 };
+  const [a, b] = await cluster.start(2, { limits, acceptsTokenInBand: true });
+  const dial = async (server: TestServer<string>) => {
+    const dialing = server.dial({ token: "ann" });
+    dialing.catch(() => {});
+    await cluster.pass(0);
+    return await dialing;
+  };
+  const one = await dial(a!);
+  const refused = await assertRejects(() => dial(b!), SessionClosedError);
+  assertEquals(refused.info?.code, 4429);
+  await one.close();
+  await cluster.pass(0);
+  await dial(b!);
+});
+
+Deno.test("The places of a killed node's sessions are free once it is gone", async () => {
+  await using cluster = new Cluster();
+  const limits = { maxSessionsPerUser: 1 };
+  const [a, b] = await cluster.start(2, { limits });
+  await cluster.pass(10_000);
+  await cluster.dial(a!, "ann");
+  await cluster.kill(a!);
+  await assertRejects(() => cluster.dial(b!, "ann"), SessionClosedError);
+  await cluster.pass(7_000);
+  await cluster.dial(b!, "ann");
+});
+
+Deno.test("While the engine is away sessions are counted by node, and claimed later", async () => {
+  await using cluster = new Cluster();
+  const limits = { maxSessionsPerUser: 2 };
+  const [a, b] = await cluster.start(2, { limits });
+  const { store } = cluster.engine;
+  const { claim } = store;
+  store.claim = () => Promise.reject(new Error("away"));
+  await cluster.dial(a!, "ann");
+  await cluster.dial(a!, "ann");
+  await assertRejects(() => cluster.dial(a!, "ann"), SessionClosedError);
+  store.claim = claim;
+  await cluster.pass(40_000);
+  await assertRejects(() => cluster.dial(b!, "ann"), SessionClosedError);
+});
+
+Deno.test("An engine that lost everything is told of all sessions again once it is back", async () => {
+  await using cluster = new Cluster();
+  const [a, b] = await cluster.start(2, { limits: { maxSessionsPerUser: 1 } });
+  await cluster.dial(a!, "ann");
+  cluster.engine.goAway();
+  await cluster.pass(1_000);
+  cluster.engine.store.clear();
+  cluster.engine.comeBack();
+  await cluster.pass(100);
+  await assertRejects(() => cluster.dial(b!, "ann"), SessionClosedError);
+});
+
+Deno.test("Clients can neither hear nor say what nodes tell one another", async () => {
+  await using cluster = new Cluster();
+  const [a] = await cluster.start(1);
+  const ann = await cluster.dial(a!, "ann");
+  const session = ann.session as Session;
+  for (const topic of ["$skein:nodes", "$skein:user:bob"]) {
+    for (const ask of [() => session.subscribe(topic), () => session.publish(topic, "x")]) {
+      const refused = assertRejects(ask, RequestError, "may not");
+      await cluster.pass(0);
+      assertEquals((await refused).failure.code, "forbidden");
+    }
+  }
+});

@@ -1,0 +1,193 @@
+import { assert, assertEquals } from "@std/assert";
+import { BrokerError } from "../errors.ts";
+import { MemoryBroker } from "../pubsub/memory_broker.ts";
+import { listen, until } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+/** A client made of a WebSocket alone; keeps every envelope as it came, but for `hello` and pings. */
+class Page implements AsyncDisposable {
+  readonly socket: WebSocket;
+  readonly texts: string[] = [];
+  features: string[] = [];
+  readonly #closed = Promise.withResolvers<void>();
+  readonly #open = Promise.withResolvers<void>();
+
+  constructor(url: string, protocol: string[] = ["skein.1"]) {
+    this.socket = new WebSocket(url, protocol);
+    this.socket.onopen = () => protocol.length === 0 && this.#open.resolve();
+    this.socket.onclose = () => this.#closed.resolve();
+    this.socket.onmessage = ({ data }) => {
+      for (const text of (data as string).split("\n")) {
+        const envelope = JSON.parse(text);
+        if (envelope.hello !== undefined) {
+          this.features = envelope.hello.features;
+          this.#open.resolve();
+        } else if (envelope.ping === undefined) this.texts.push(text);
+      }
+    };
+  }
+
+  get open(): Promise<void> {
+    return soon(this.#open.promise);
+  }
+
+  /** Waits for so many envelopes, and takes them. */
+  async take(count: number): Promise<string[]> {
+    await until(() => this.texts.length >= count);
+    return this.texts.splice(0, count);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.socket.close();
+    await soon(this.#closed.promise);
+  }
+}
+
+Deno.test("A client subscribes with `last` and with `since`, and is answered before anything else comes", async () => {
+  await using server = listen({ authorize: () => true, history: { "chat:{room}": {} } });
+  await using page = new Page(server.url);
+  await page.open;
+  assert(page.features.includes("history"));
+  for (const text of ["a", "b", "c"]) server.publish("chat:x", text);
+  page.socket.send('{"subscribe":"chat:x","id":1,"last":2}');
+  const [answer, ...messages] = await page.take(3);
+  const { epoch } = JSON.parse(answer!).data;
+  assertEquals([answer, ...messages], [
+    `{"reply":1,"data":{"epoch":"${epoch}","offset":1,"head":3}}`,
+    '{"topic":"chat:x","data":"b","offset":2,"prev":1}',
+    '{"topic":"chat:x","data":"c","offset":3,"prev":2}',
+  ]);
+  const ask = (id: number, more: string) =>
+    page.socket.send(`{"subscribe":"chat:x","id":${id}${more}}`);
+  ask(2, `,"since":{"epoch":"${epoch}","offset":2}`);
+  assertEquals(await page.take(2), [
+    `{"reply":2,"data":{"epoch":"${epoch}","offset":2,"head":3,"recovered":true}}`,
+    '{"topic":"chat:x","data":"c","offset":3,"prev":2}',
+  ]);
+  ask(3, `,"since":{"epoch":"${epoch}","offset":4}`);
+  ask(4, `,"since":{"epoch":"old","offset":1}`);
+  ask(5, "");
+  const at = `"epoch":"${epoch}","offset":3,"head":3`;
+  // The fourth replaces the third, which may be answered already.
+  const answers = (await page.take(3)).map((text) => JSON.parse(text));
+  const fourth = answers.find(({ reply }) => reply === 4);
+  assertEquals(JSON.stringify(fourth.data), `{${at},"recovered":false,"reason":"new-epoch"}`);
+  const third = answers.find(({ reply }) => reply === 3).data;
+  assert(["beyond-head", "unavailable"].includes(third.reason), JSON.stringify(third));
+  page.socket.send('{"subscribe":"other","id":6,"since":{"epoch":"e","offset":1}}');
+  page.socket.send('{"subscribe":"more","id":7,"last":1}');
+  page.socket.send('{"publish":"chat:x","data":"d","id":8}');
+  const rest = await page.take(4);
+  assertEquals(rest.toSorted(), [
+    '{"reply":6,"data":{"recovered":false,"reason":"no-history"}}',
+    '{"reply":7,"data":{}}',
+    '{"reply":8,"data":{}}',
+    '{"topic":"chat:x","data":"d","offset":4,"prev":3}',
+  ]);
+});
+
+Deno.test("A client that comes back, to another server, gets exactly what it missed", async () => {
+  await using broker = new MemoryBroker();
+  const options = { broker, authorize: () => true, history: { t: {} } };
+  await using near = listen(options);
+  await using far = listen(options);
+  let since: unknown;
+  {
+    await using page = new Page(near.url);
+    await page.open;
+    page.socket.send('{"subscribe":"t","id":1}');
+    const { epoch } = JSON.parse((await page.take(1))[0]!).data;
+    near.publish("t", 1);
+    const { offset } = JSON.parse((await page.take(1))[0]!);
+    since = { epoch, offset };
+  }
+  for (let i = 2; i <= 3_000; i++) near.publish("t", i);
+  far.topics.publish("t", 3_001);
+  await using page = new Page(far.url);
+  await page.open;
+  page.socket.send(JSON.stringify({ subscribe: "t", id: 1, since }));
+  const [answer, ...rest] = (await page.take(1)).map((text) => JSON.parse(text));
+  assertEquals([answer.data.recovered, answer.data.reason, rest], [false, "too-old", []]);
+  page.socket.send(
+    JSON.stringify({ subscribe: "t", id: 2, since: { ...since as object, offset: 2_001 } }),
+  );
+  const [again, ...messages] = (await page.take(1_001)).map((text) => JSON.parse(text));
+  assertEquals([again.data.recovered, messages[0].data], [true, 2_002]);
+  for (const [i, { offset, prev, data }] of messages.entries()) {
+    assertEquals([offset, prev, data], [2_002 + i, 2_001 + i, 2_002 + i]);
+  }
+});
+
+Deno.test("A plain page gets the past as the server decides, as messages alone", async () => {
+  await using server = listen({
+    history: { t: {} },
+    onOpen: (session) => void server.subscribe(session, "t", { last: 2 }),
+  });
+  for (let i = 1; i <= 3; i++) server.publish("t", i);
+  await using page = new Page(server.url, []);
+  await page.open;
+  const past = await page.take(2);
+  server.publish("t", 4);
+  assertEquals([...past, ...await page.take(1)], [
+    '{"topic":"t","data":2,"offset":2,"prev":1}',
+    '{"topic":"t","data":3,"offset":3,"prev":2}',
+    '{"topic":"t","data":4,"offset":4,"prev":3}',
+  ]);
+});
+
+Deno.test("A room with a history tells who is there, then the past", async () => {
+  await using server = listen({
+    authorize: () => true,
+    rooms: ["room:{name}"],
+    history: { "room:{name}": {} },
+  });
+  for (let i = 1; i <= 3; i++) server.publish("room:a", i);
+  await using page = new Page(server.url);
+  await page.open;
+  page.socket.send('{"subscribe":"room:a","id":1,"last":2}');
+  const envelopes = (await page.take(4)).map((text) => JSON.parse(text));
+  const at = (test: (envelope: Record<string, unknown>) => boolean) => envelopes.findIndex(test);
+  const [members, reply] = [
+    at(({ topic }) => topic === "presence:room:a"),
+    at((e) => "reply" in e),
+  ];
+  const messages = envelopes.filter(({ topic }) => topic === "room:a").map(({ data }) => data);
+  assertEquals(messages, [2, 3]);
+  assertEquals([members, reply].toSorted(), [0, 1]);
+  assertEquals(envelopes[reply].data.offset, 1);
+});
+
+Deno.test("A client's publication is answered once the engine has it, or by `unavailable`", async () => {
+  await using broker = new MemoryBroker();
+  const { append } = broker.history;
+  let isAway = false;
+  broker.history.append = (publication, options) =>
+    isAway ? Promise.reject(new BrokerError("The engine is away")) : append(publication, options);
+  await using server = listen({ broker, authorize: () => true, history: { t: {} } });
+  await using page = new Page(server.url);
+  await page.open;
+  page.socket.send('{"publish":"t","data":1,"id":1}');
+  assertEquals(await page.take(1), ['{"reply":1,"data":{}}']);
+  isAway = true;
+  page.socket.send('{"publish":"t","data":2,"id":2}');
+  const [refusal] = (await page.take(1)).map((text) => JSON.parse(text));
+  assertEquals([refusal.reply, refusal.error.code], [2, "unavailable"]);
+  server.publish("t", 3);
+  await until(() => server.topics.stats.failedPublications === 1);
+});
+
+Deno.test("A client is not recovered to what it may not subscribe to", async () => {
+  await using server = listen({
+    authorize: (_session, topic) => topic !== "secret",
+    history: { "{any}": {} },
+  });
+  server.publish("secret", 1);
+  await using page = new Page(server.url);
+  await page.open;
+  page.socket.send('{"subscribe":"secret","id":1,"last":5}');
+  const [refusal] = (await page.take(1)).map((text) => JSON.parse(text));
+  assertEquals([refusal.reply, refusal.error.code], [1, "forbidden"]);
+  page.socket.send('{"subscribe":"open","id":2,"last":-1}');
+  const [malformed] = (await page.take(1)).map((text) => JSON.parse(text));
+  assertEquals([malformed.reply, malformed.error.code], [2, "malformed"]);
+});

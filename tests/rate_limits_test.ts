@@ -1,0 +1,256 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { dial } from "../client.ts";
+import { type CloseInfo, RequestError, SessionClosedError } from "../errors.ts";
+import type { SharedCount, SharedCounts } from "../manager/mod.ts";
+import { TokenBucket } from "../manager/token_bucket.ts";
+import { MemoryBroker } from "../pubsub/mod.ts";
+import type { ServeOptions } from "../server.ts";
+import type { Session } from "../session/session.ts";
+import { testServer } from "../testing.ts";
+import { listen, portOf, RawSocket, until } from "./servers.ts";
+import { soon, turns } from "./sessions.ts";
+
+/** Comes back so slowly that a test sees none of it. */
+const SLOW = 0.001;
+
+/** Answers what it is asked. */
+const ANSWERING: ServeOptions<string> = {
+  authenticate: ({ token = "nobody" }) => token,
+  onMessage: (message) => {
+    if (message.isRequest) message.reply("done");
+  },
+};
+
+/** How many of some requests are answered; the others are refused as too many. */
+async function answered(session: Session<unknown>, count: number): Promise<number> {
+  const answers = Array.from({ length: count }, () => session.request("ask"));
+  let good = 0;
+  for (const answer of await soon(Promise.allSettled(answers))) {
+    if (answer.status === "fulfilled") good++;
+    else {
+      assert(answer.reason instanceof RequestError, `${answer.reason}`);
+      assertEquals(answer.reason.failure.code, "too-many");
+    }
+  }
+  return good;
+}
+
+Deno.test("Server refuses a flood, closes it with 4429, and leaves the client beside it alone", async () => {
+  const closed = Promise.withResolvers<CloseInfo>();
+  const refused: string[] = [];
+  await using server = listen({
+    ...ANSWERING,
+    rates: { perSession: { messages: { perSecond: 5, burst: 100 } } },
+    onClose: ({ user }, info) => {
+      if (user === "flood") closed.resolve(info);
+    },
+  });
+  const dialing = { transports: ["websocket"] } as const;
+  await using polite = await dial(`${server.url}?token=ann`, dialing);
+  await using flood = await dial(`${server.url}?token=flood`, {
+    ...dialing,
+    onRefused: ({ failure }) => void refused.push(`${failure.code}: ${failure.message}`),
+  });
+  assertEquals(await answered(flood, 50), 50);
+  for (let i = 0; i < 100; i++) flood.send("say", i);
+  // An answer shows that what was sent before it was handled, or refused.
+  assertEquals(await answered(polite, 20), 20);
+  await until(() => refused.length > 0);
+  assert(/^too-many: \d+ refused: at most 5 messages a second per session$/.test(refused[0]!));
+  assert(flood.isReady);
+
+  for (let i = 0; i < 200; i++) flood.send("say", i);
+  const { code, reason, by } = await soon(closed.promise);
+  assertEquals([code, by], [4429, "local"]);
+  assertEquals(reason, "More than 100 refusals in 10 s: at most 5 messages a second per session");
+  // The runtime drops a connection that sends while it is closed; its peer is told 1006 then.
+  const seen = await soon(flood.closed);
+  assert([4429, 1006].includes(seen.code), JSON.stringify(seen));
+  assertEquals([await answered(polite, 20), polite.isReady], [20, true]);
+  const { refused: counts, closed: count } = server.manager.stats().rates;
+  assert(counts.session > 100);
+  assertEquals(count, 1);
+});
+
+Deno.test("Server answers a request beyond the rate with too-many and retryAfterMs", async () => {
+  await using server = listen({
+    ...ANSWERING,
+    rates: { perSession: { messages: { perSecond: SLOW, burst: 2 } } },
+  });
+  using raw = await RawSocket.open(portOf(server));
+  for (let id = 1; id <= 3; id++) await raw.frame(`{"topic":"ask","id":${id}}`);
+  assertEquals(await raw.envelope(), { reply: 1, data: "done" });
+  assertEquals(await raw.envelope(), { reply: 2, data: "done" });
+  const { reply, error } = await raw.envelope() as {
+    reply: number;
+    error: Record<string, unknown>;
+  };
+  assertEquals([reply, error.code], [3, "too-many"]);
+  const wait = error.retryAfterMs as number;
+  assert(wait > 990_000 && wait <= 1_000_000, `${wait} ms`);
+});
+
+Deno.test("Server refuses publications and subscriptions beyond their rates", async () => {
+  await using server = testServer({
+    authorize: () => true,
+    rates: {
+      perSession: {
+        messages: { perSecond: SLOW, burst: 1 },
+        subscriptions: { perSecond: SLOW, burst: 2 },
+      },
+    },
+  });
+  await using client = server.connect();
+  await using first = client.subscribe("first");
+  await using second = client.subscribe("second");
+  await Promise.all([first.ready, second.ready]);
+  const third = client.subscribe("third");
+  const error = await assertRejects(() => third.ready, RequestError, "at most 0.001 subscriptions");
+  assertEquals(error.failure.code, "too-many");
+  await client.publish("first", 1);
+  await assertRejects(() => client.publish("first", 2), RequestError, "at most 0.001 messages");
+  await second.unsubscribe();
+  await turns();
+  assertEquals(server.topics.subscribers("second").length, 0, "To leave is always allowed");
+});
+
+Deno.test("Server counts two sessions of a user together, and another user apart", async () => {
+  await using server = listen({
+    ...ANSWERING,
+    rates: { perUser: { messages: { perSecond: SLOW, burst: 10 } } },
+  });
+  const urlOf = (user: string) => `${server.url}?token=${user}`;
+  await using desk = await dial(urlOf("ann"), { transports: ["websocket"] });
+  await using phone = await dial(urlOf("ann"), { transports: ["websocket"] });
+  await using bob = await dial(urlOf("bob"), { transports: ["websocket"] });
+  assertEquals(await answered(desk, 7), 7);
+  assertEquals(await answered(phone, 7), 3);
+  assertEquals(await answered(bob, 7), 7);
+});
+
+Deno.test("Server counts a user whose token comes in band", async () => {
+  await using server = testServer({
+    ...ANSWERING,
+    acceptsTokenInBand: true,
+    rates: {
+      perUser: {
+        messages: { perSecond: SLOW, burst: 3 },
+        connections: { perSecond: SLOW, burst: 2 },
+      },
+    },
+  });
+  await using first = await server.dial({ token: "ann" });
+  assertEquals(await answered(first, 5), 3);
+  await using _second = await server.dial({ token: "ann" });
+  const refused = await assertRejects(() => server.dial({ token: "ann" }), SessionClosedError);
+  const { code, reason } = refused.info!;
+  assertEquals(code, 4429);
+  assertEquals(reason, "Cannot connect: at most 0.001 connections a second per user");
+  await using _bob = await server.dial({ token: "bob" });
+  assertEquals(server.manager.stats().rates.refusedConnections, { user: 1, address: 0 });
+});
+
+Deno.test("Server refuses too many connections of an address with 429 and when to come back", async () => {
+  const limits: unknown[] = [];
+  await using server = listen({
+    rates: { perAddress: { connections: { perSecond: 0.02, burst: 2 } } },
+    onRefusal: ({ status, error }) =>
+      void limits.push([status, (error as { limit: string }).limit]),
+  });
+  for (let i = 0; i < 2; i++) {
+    using raw = await RawSocket.open(portOf(server));
+    assertEquals(raw.status, 101);
+  }
+  using plain = await RawSocket.open(portOf(server));
+  assertEquals(plain.status, 429);
+  const seconds = Number(/retry-after: (\d+)/i.exec(plain.head)?.[1]);
+  assert(seconds >= 40 && seconds <= 50, plain.head);
+  using skein = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+  assertEquals([skein.status, (await skein.closed())?.code], [101, 4429]);
+  assertEquals(limits, Array(2).fill([429, "perAddress.connections"]));
+});
+
+Deno.test("Server counts connections by the address that clientAddress finds", async () => {
+  await using server = testServer({
+    clientAddress: (request) => request.headers.get("x-real-ip") ?? undefined,
+    rates: { perAddress: { connections: { perSecond: SLOW, burst: 1 } } },
+  });
+  const from = (address: string) => server.dial({ headers: { "x-real-ip": address } });
+  await using _first = await from("192.0.2.1");
+  await using _second = await from("192.0.2.2");
+  const refused = await assertRejects(() => from("192.0.2.1"), SessionClosedError);
+  assertEquals(refused.info?.code, 4429);
+});
+
+Deno.test("Server does not count a connection twice, with a user or without", async () => {
+  await using server = testServer({
+    ...ANSWERING,
+    rates: {
+      perAddress: { connections: { perSecond: SLOW, burst: 2 } },
+      perUser: { connections: { perSecond: SLOW, burst: 2 } },
+    },
+  });
+  const dialing = { headers: { authorization: "Bearer ann" }, address: "192.0.2.1" };
+  await using _first = await server.dial(dialing);
+  await using _second = await server.dial(dialing);
+  await assertRejects(() => server.dial(dialing), SessionClosedError);
+});
+
+/** Counts in memory, for all servers that are given it. */
+class MemoryCounts implements SharedCounts {
+  readonly keys = new Set<string>();
+  readonly #buckets = new Map<string, TokenBucket>();
+
+  take(...[key, amount, rate]: Parameters<SharedCounts["take"]>): Promise<SharedCount> {
+    this.keys.add(key);
+    const now = Date.now();
+    const bucket = this.#buckets.get(key) ?? new TokenBucket(rate, now);
+    this.#buckets.set(key, bucket);
+    const retryAfterMs = bucket.waitMs(amount, now);
+    if (retryAfterMs === 0) bucket.take(amount, now);
+    return Promise.resolve({ granted: retryAfterMs === 0, retryAfterMs });
+  }
+}
+
+/** What ann is answered by each of two servers, 10 requests at a time, one server after the other. */
+async function answeredByTwo(options: () => ServeOptions<string>): Promise<[number, number]> {
+  await using one = testServer({ ...ANSWERING, ...options() });
+  await using two = testServer({ ...ANSWERING, ...options() });
+  const dialing = { headers: { authorization: "Bearer ann" } };
+  await using first = await one.dial(dialing);
+  await using second = await two.dial(dialing);
+  const counts: [number, number] = [0, 0];
+  for (let i = 0; i < 6; i++) {
+    counts[0] += await answered(first, 10);
+    await turns();
+    counts[1] += await answered(second, 10);
+    await turns();
+  }
+  return counts;
+}
+
+const PER_USER = { messages: { perSecond: SLOW, burst: 50 } };
+
+Deno.test("Server holds the rate of a user with another server, by counts that they share", async () => {
+  const shared = new MemoryCounts();
+  const [first, second] = await answeredByTwo(() => ({ rates: { perUser: PER_USER, shared } }));
+  assertEquals([...shared.keys], ["rate:user:messages:ann"]);
+  // 50 in all, and what each may let through before it is denied.
+  assert(first + second >= 50 && first + second <= 70, `${first} and ${second}`);
+  assert(first >= 20 && second >= 20, `${first} and ${second}`);
+});
+
+Deno.test("Server shares its counts through the broker's store, if it can count", async () => {
+  await using broker = new MemoryBroker();
+  const [first, second] = await answeredByTwo(() => ({ broker, rates: { perUser: PER_USER } }));
+  assert(first + second >= 50 && first + second <= 70, `${first} and ${second}`);
+});
+
+Deno.test("Server counts alone without a broker, where that is asked for, and while it is away", async () => {
+  assertEquals(await answeredByTwo(() => ({ rates: { perUser: PER_USER } })), [50, 50]);
+  await using broker = new MemoryBroker();
+  const own = { perUser: PER_USER, shared: undefined };
+  assertEquals(await answeredByTwo(() => ({ broker, rates: own })), [50, 50]);
+  const away = { perUser: PER_USER, shared: { take: () => Promise.reject(new Error("Away")) } };
+  assertEquals(await answeredByTwo(() => ({ rates: away })), [50, 50]);
+});

@@ -1,0 +1,356 @@
+/**
+ * Clients that come back: what they missed, and what they say, over cables that are pulled.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { type Client, connect, dial } from "../client.ts";
+import { UnsupportedError } from "../errors.ts";
+import { MemoryBroker, Topics } from "../pubsub/mod.ts";
+import type { ServeOptions, Server } from "../server.ts";
+import type { HistoryPosition, Recovery } from "../session/recovery.ts";
+import type { Subscription } from "../session/subscription.ts";
+import { ServiceDesk } from "../session/services.ts";
+import { Turn } from "../session/turn.ts";
+import { Cable } from "./cable.ts";
+import { Network } from "./clients.ts";
+import { Random } from "./random.ts";
+import { listen, portOf, until } from "./servers.ts";
+import { soon, turns } from "./sessions.ts";
+
+const backoff = { firstDelayMs: 4, maxDelayMs: 8 };
+const authorize = () => true;
+const options = { backoff, transports: ["websocket"] as const };
+const history = { "room:{name}": { size: 10_000, ttlMs: 60_000, bytes: 10_000_000 } };
+
+/** Servers that share a broker. */
+function nodes(count: number, serving: ServeOptions = {}): {
+  servers: Server[];
+  broker: MemoryBroker;
+  [Symbol.asyncDispose](): Promise<void>;
+} {
+  const broker = new MemoryBroker();
+  const servers = Array.from(
+    { length: count },
+    () => listen({ broker, authorize, history, webTransport: false, ...serving }),
+  );
+  return {
+    servers,
+    broker,
+    async [Symbol.asyncDispose]() {
+      await Promise.all(servers.map((server) => server.close()));
+      await broker.close();
+    },
+  };
+}
+
+/** What a subscription's reader got: data, and `Recovery` where it was told of one. */
+function reading(client: Client, topic: string, since?: HistoryPosition) {
+  const got: unknown[] = [];
+  const subscription: Subscription = client.subscribe(topic, {
+    since,
+    onRecovery: (recovery) => void got.push(recovery),
+  });
+  const done = (async () => {
+    for await (const { data } of subscription) got.push(data);
+  })();
+  return { got, subscription, done };
+}
+
+const isRecovery = (item: unknown): item is Recovery => typeof item === "object";
+
+Deno.test("Subscription comes back with exactly what was missed, on another server too", async () => {
+  await using cluster = nodes(2);
+  const [first, second] = cluster.servers as [Server, Server];
+  await using cable = new Cable(portOf(first));
+  await using client = connect(cable.url, options);
+  const { got, subscription, done } = reading(client, "room:a");
+  await soon(subscription.ready);
+  assertEquals([subscription.head, subscription.position?.offset], [0, 0]);
+  second.publish("room:a", 1);
+  await until(() => got.length === 1);
+  assertEquals(subscription.position?.offset, 1);
+
+  cable.port = portOf(second);
+  cable.cut();
+  await until(() => subscription.status.current === "lost");
+  for (const data of [2, 3]) first.publish("room:a", data);
+  await until(() => got.length === 4);
+  second.publish("room:a", 4);
+  await until(() => got.length === 5);
+  const { epoch } = subscription.position!;
+  assertEquals(got, [1, { recovered: true, position: { epoch, offset: 1 } }, 2, 3, 4]);
+  assertEquals([subscription.head, subscription.position?.offset], [3, 4]);
+  assertEquals(subscription.recovery?.recovered, true);
+  await client.close();
+  await done;
+});
+
+Deno.test("Subscription goes on from a position that was stored, or begins with the newest", async () => {
+  await using server = listen({ authorize, history: { "room:{name}": { size: 3 } } });
+  let stored: HistoryPosition | undefined;
+  {
+    await using client = connect(server.url, options);
+    const { got, subscription } = reading(client, "room:a");
+    await soon(subscription.ready);
+    for (const data of [1, 2]) server.publish("room:a", data);
+    await until(() => got.length === 2);
+    stored = JSON.parse(JSON.stringify(subscription.position));
+  }
+  server.publish("room:a", 3);
+  {
+    await using client = connect(server.url, options);
+    const { got } = reading(client, "room:a", stored);
+    await until(() => got.length === 2);
+    assertEquals(got, [{ recovered: true, position: stored }, 3]);
+  }
+  for (const data of [4, 5, 6]) server.publish("room:a", data);
+  {
+    await using client = connect(server.url, options);
+    const { got } = reading(client, "room:a", stored);
+    await until(() => got.length === 1);
+    assertEquals((got[0] as Recovery).reason, "too-old");
+    assertEquals((got[0] as Recovery).position?.offset, 6);
+    const newest = client.subscribe("room:b", { last: 2 });
+    await soon(newest.ready);
+    assertEquals(newest.head, 0);
+  }
+  await using client = connect(server.url, options);
+  const newest = client.subscribe("room:a", { last: 2 });
+  const got: unknown[] = [];
+  for await (const { data } of newest) if (got.push(data) === 2) break;
+  assertEquals([got, newest.head, newest.position?.offset], [[5, 6], 6, 6]);
+  await using session = await dial(server.url, { transports: ["websocket"] });
+  const answer = await session.subscribe("room:a", { since: stored, last: 1 });
+  assertEquals([answer.recovered, answer.reason, answer.offset], [false, "too-old", 5]);
+});
+
+Deno.test("Subscription to a topic without history is told that something may be missing", async () => {
+  await using server = listen({ authorize });
+  await using cable = new Cable(portOf(server));
+  await using client = connect(cable.url, options);
+  const { got, subscription } = reading(client, "news");
+  const plain = client.subscribe("other");
+  await Promise.all([soon(subscription.ready), soon(plain.ready)]);
+  server.publish("news", 1);
+  await until(() => got.length === 1);
+  cable.cut();
+  await until(() => got.length === 2);
+  server.publish("news", 2);
+  await until(() => got.length === 3);
+  assertEquals(got, [1, { recovered: false, reason: "no-history" }, 2]);
+  assertEquals([plain.recovery, plain.position, plain.head], [undefined, undefined, undefined]);
+});
+
+Deno.test("Subscription waits for onRecovery, between the messages before and those after", async () => {
+  await using cluster = nodes(1);
+  const [server] = cluster.servers as [Server];
+  await using cable = new Cable(portOf(server));
+  await using client = connect(cable.url, options);
+  const log: string[] = [];
+  const gate = Promise.withResolvers<void>();
+  const room = client.subscribe("room:a", {
+    onRecovery: async ({ recovered }) => {
+      log.push(`recovered ${recovered}`);
+      await gate.promise;
+      log.push("loaded");
+    },
+  });
+  const done = (async () => {
+    for await (const { data } of room) log.push(`${data}`);
+  })();
+  await soon(room.ready);
+  cable.cut();
+  await until(() => room.status.current === "lost");
+  server.publish("room:a", 1);
+  await until(() => log.length === 1);
+  await until(() => server.topics.subscribers("room:a").length === 1);
+  server.publish("room:a", 2);
+  gate.resolve();
+  await until(() => log.length === 4);
+  assertEquals(log, ["recovered true", "loaded", "1", "2"]);
+  await client.close();
+  await done;
+});
+
+Deno.test("Subscription gets what the server's send queue dropped, once and in order", async () => {
+  const turn = new Turn();
+  await using topics = new Topics({ turn, history });
+  const network = new Network({
+    turn,
+    sendQueue: { maxMessages: 20, policy: "drop-oldest" },
+    services: new ServiceDesk({
+      hasHistory: true,
+      subscribe: (session, topic, request) => void topics.subscribe(session, topic, request),
+    }),
+  });
+  await using client = network.client();
+  const { got, subscription, done } = reading(client, "room:a");
+  await soon(subscription.ready);
+  const { link } = network.pairs[0]!;
+  const pad = "x".repeat(1_000);
+  for (let n = 0; n < 5; n++) {
+    link.stall("to-client");
+    for (let i = 0; i < 200; i++) {
+      topics.publish("room:a", `${n * 200 + i} ${pad}`);
+      if (i % 10 === 0) await turns(1);
+    }
+    assert(network.last.stats.droppedMessages > n * 50, `${network.last.stats.droppedMessages}`);
+    link.resume("to-client");
+    await until(() => got.length === (n + 1) * 200);
+  }
+  assertEquals(
+    got.map((data) => parseInt(data as string)),
+    Array.from({ length: 1_000 }, (_, i) => i),
+  );
+  assertEquals([subscription.recovery, network.sessions.length], [undefined, 1]);
+  await client.close();
+  await done;
+});
+
+/** Checks what a reader got: every number once and in order, but where it was told of a gap. */
+function check(got: readonly unknown[], last: number): { gaps: number } {
+  let expected = 0;
+  let gaps = 0;
+  for (const item of got) {
+    if (isRecovery(item)) {
+      if (item.recovered) continue;
+      assertEquals(item.reason, "too-old");
+      gaps++;
+      // The numbers are the offsets less one.
+      assert(item.position!.offset > expected, "a gap that is none");
+      expected = item.position!.offset;
+    } else assertEquals(item, expected++);
+  }
+  assertEquals(expected, last);
+  return { gaps };
+}
+
+for (const [seed, size] of [[1, 10_000], [2, 10_000], [3, 4]] as const) {
+  Deno.test(`Subscriptions of clients that move about get everything once and in order, or are told: seed ${seed}`, async () => {
+    const random = new Random(seed);
+    await using cluster = nodes(2, { history: { "room:{name}": { size, ttlMs: 60_000 } } });
+    const { servers } = cluster;
+    const topics = ["room:a", "room:b", "room:c"];
+    const cables = Array.from({ length: 4 }, () => new Cable(portOf(random.pick(servers))));
+    const clients = cables.map(({ url }) => connect(url, options));
+    const readers = clients.flatMap((client) => topics.map((topic) => reading(client, topic)));
+    await Promise.all(readers.map(({ subscription }) => soon(subscription.ready)));
+    const counts = new Map(topics.map((topic) => [topic, 0]));
+    for (let step = 0; step < 300; step++) {
+      for (let i = random.below(8); i > 0; i--) {
+        const topic = random.pick(topics);
+        const n = counts.get(topic)!;
+        counts.set(topic, n + 1);
+        random.pick(servers).publish(topic, n);
+      }
+      if (random.below(10) === 0) {
+        const cable = random.pick(cables);
+        cable.port = portOf(random.pick(servers));
+        cable.cut();
+      }
+      await new Promise((resolve) => setTimeout(resolve, random.below(4)));
+    }
+    let gaps = 0;
+    for (const { got, subscription } of readers) {
+      const last = counts.get(subscription.topic)!;
+      await until(() => subscription.position?.offset === last);
+      gaps += check(got, last).gaps;
+    }
+    const losses = readers.flatMap(({ got }) => got.filter(isRecovery)).length;
+    assert(losses > 30, `${losses} losses`);
+    assertEquals(gaps > 0, size < 10, `${gaps} gaps`);
+    for (const client of clients) await client.close();
+    for (const { done } of readers) await done;
+    for (const cable of cables) await cable[Symbol.asyncDispose]();
+  });
+}
+
+Deno.test("Client with at-least-once has everything handled once over a cable that is pulled", async () => {
+  const random = new Random(4);
+  const seen: unknown[] = [];
+  await using cluster = nodes(2, {
+    async onMessage({ data }) {
+      if (random.below(4) === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+      seen.push(data);
+    },
+    session: { closeTimeoutMs: 50 },
+  });
+  const { servers } = cluster;
+  await using cable = new Cable(portOf(servers[0]!));
+  await using client = connect(cable.url, { ...options, delivery: "at-least-once" });
+  const { got, subscription, done } = reading(client, "room:a");
+  await soon(subscription.ready);
+  const published: Promise<void>[] = [];
+  for (let i = 0; i < 400; i++) {
+    if (client.outbox.messages === 100) {
+      cable.cut();
+      await until(() => client.outbox.messages < 100);
+    }
+    if (i % 2 === 0) client.send("say", i);
+    else published.push(client.publish("room:a", i));
+    published.at(-1)?.catch(() => {});
+    if (random.below(20) === 0) cable.freeze();
+    if (random.below(20) === 0) cable.cut();
+    if (random.below(4) === 0) await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+  cable.cut();
+  await soon(client.flushed());
+  await soon(Promise.all(published));
+  const numbers = (from: number) => Array.from({ length: 200 }, (_, i) => from + 2 * i);
+  assertEquals(seen, numbers(0));
+  await until(() => got.at(-1) === 399);
+  assertEquals(got.filter((item) => !isRecovery(item)), numbers(1));
+  assert(got.filter(isRecovery).every(({ recovered }) => recovered));
+  await client.close();
+  await done;
+});
+
+Deno.test("Client with at-least-once moves to another server, which handles nothing again", async () => {
+  const seen: string[] = [];
+  const gate = Promise.withResolvers<void>();
+  await using broker = new MemoryBroker();
+  const node = (name: string) =>
+    listen({
+      broker,
+      webTransport: false,
+      session: { closeTimeoutMs: 60_000 },
+      async onMessage({ data }) {
+        if (data === 2) await gate.promise;
+        seen.push(`${name} ${data}`);
+      },
+    });
+  const first = node("a");
+  await using second = node("b");
+  await using cable = new Cable(portOf(first));
+  await using client = connect(cable.url, { ...options, delivery: "at-least-once" });
+  for (const data of [1, 2, 3]) client.send("say", data);
+  await until(() => client.outbox.messages === 2);
+  cable.port = portOf(second);
+  cable.cut();
+  await until(() => second.manager.count === 1);
+  gate.resolve();
+  await soon(client.flushed());
+  assertEquals(seen, ["a 1", "a 2", "b 3"]);
+  await first.close();
+});
+
+Deno.test("Client with at-least-once says so where nothing is acknowledged", async () => {
+  const server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, (request) => {
+    const { socket, response } = Deno.upgradeWebSocket(request, { protocol: "skein.1" });
+    const hello = { session: "s", heartbeatMs: 25_000, maxMessageBytes: 1_000, features: [] };
+    socket.onopen = () => socket.send(JSON.stringify({ hello }));
+    return response;
+  });
+  const errors: unknown[] = [];
+  const client = connect(`ws://127.0.0.1:${server.addr.port}/`, {
+    ...options,
+    delivery: "at-least-once",
+    onError: (error) => void errors.push(error),
+  });
+  client.send("say", 1);
+  await until(() => errors.length === 1);
+  await assertRejects(() => client.flushed(), UnsupportedError);
+  await client.close();
+  await server.shutdown();
+});

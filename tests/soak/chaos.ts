@@ -1,0 +1,136 @@
+/**
+ * The chaos test: nodes are killed, drained and started again, the engine too, and clients lose
+ * their network, while messages are published. A log of all that was published and received is
+ * checked by program: every message once and in order, or a gap that was told and has a true reason.
+ *
+ * @module
+ */
+import { type Engine, type EngineName, startEngine } from "./chaos/engine.ts";
+import { Fleet } from "./chaos/fleet.ts";
+import { judge } from "./chaos/judge.ts";
+import type { Outage } from "./chaos/log.ts";
+import { sleep } from "./processes.ts";
+import type { Check } from "./webtransport.ts";
+
+/** Nodes. */
+const NODES = 4;
+
+/** Topics of each client. */
+const TOPICS_EACH = 5;
+
+/** Messages a second over all topics, of each of the two publishers. */
+const PER_SECOND = 40;
+
+/** What is done in one run. */
+interface Times {
+  readonly clients: number;
+  readonly totalMs: number;
+  /** Between one blow to a node or the network and the next. */
+  readonly betweenMs: number;
+  /** Between one end of the engine and the next. */
+  readonly betweenEnginesMs: number;
+  readonly drainMs: number;
+}
+
+const SHORT: Times = {
+  clients: 100,
+  totalMs: 14_000,
+  betweenMs: 1_500,
+  betweenEnginesMs: 6_000,
+  drainMs: 1_000,
+};
+
+const LONG: Times = {
+  clients: 400,
+  totalMs: 300_000,
+  betweenMs: 4_000,
+  betweenEnginesMs: 45_000,
+  drainMs: 3_000,
+};
+
+/** All engines. */
+export const ENGINES: readonly EngineName[] = ["redis", "redis-aof", "redis-snapshot", "nats"];
+
+/** Runs it on each engine, or on some. */
+export async function soakChaos(
+  check: Check,
+  isShort: boolean,
+  names: readonly string[] = [],
+): Promise<void> {
+  const chosen = ENGINES.filter((name) => names.length === 0 || names.includes(name));
+  for (const name of chosen) await new Chaos(name, isShort ? SHORT : LONG).run(check);
+}
+
+/** One run on one engine. */
+class Chaos {
+  readonly #name: EngineName;
+  readonly #times: Times;
+  readonly #outages: Outage[] = [];
+  readonly #blows: Record<string, number> = {};
+
+  constructor(name: EngineName, times: Times) {
+    this.#name = name;
+    this.#times = times;
+  }
+
+  async run(check: Check): Promise<void> {
+    const { clients, totalMs } = this.#times;
+    await using engine = await startEngine(this.#name);
+    await using fleet = await Fleet.start(engine, { nodes: NODES });
+    await fleet.begin({ clients, topicsEach: TOPICS_EACH, perSecond: PER_SECOND });
+    const end = Date.now() + totalMs;
+    await Promise.all([this.#strike(fleet, end), this.#strikeEngine(engine, end)]);
+    judge(check, await fleet.settle(), {
+      title: `chaos on ${this.#name}`,
+      blows: Object.entries(this.#blows).map(([what, times]) => `${times} x ${what}`).join(", "),
+      clients,
+      outages: this.#outages,
+    });
+  }
+
+  /** Blows to nodes and the network, in turns. */
+  async #strike(fleet: Fleet, end: number): Promise<void> {
+    const { betweenMs, drainMs, clients } = this.#times;
+    const { nodes, balancer } = fleet;
+    for (let i = 0; Date.now() + betweenMs < end; i++) {
+      await sleep(betweenMs);
+      const node = nodes[i % NODES]!;
+      switch (i % 3) {
+        case 0:
+          this.#count("kill -9 of a node");
+          await fleet.kill(node);
+          await fleet.restart(node);
+          break;
+        case 1:
+          this.#count("network lost by a fifth");
+          balancer.cut(clients / 5);
+          break;
+        case 2:
+          this.#count("drain of a node");
+          fleet.use(nodes.filter((other) => other !== node));
+          await node.process.ask(`drain ${drainMs}`);
+          await node.process.end();
+          await fleet.restart(node);
+          fleet.use(nodes);
+      }
+    }
+  }
+
+  async #strikeEngine(engine: Engine, end: number): Promise<void> {
+    const { betweenEnginesMs } = this.#times;
+    for (let i = 0; Date.now() + betweenEnginesMs < end; i++) {
+      await sleep(betweenEnginesMs);
+      this.#count("kill -9 of the engine");
+      const from = Date.now();
+      await engine.kill();
+      // At once, and after a while.
+      await sleep(i % 2 === 0 ? 0 : 2_000);
+      await engine.restart();
+      this.#outages.push({ from, to: Date.now() });
+    }
+  }
+
+  #count(blow: string): void {
+    this.#blows[blow] = (this.#blows[blow] ?? 0) + 1;
+  }
+}

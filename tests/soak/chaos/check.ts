@@ -1,0 +1,158 @@
+/**
+ * Checks what clients got against what was published: every message once and in order, or a gap
+ * that was told, with a reason that is true.
+ *
+ * @module
+ */
+import type { RecoveryReason } from "../../../session/recovery.ts";
+import {
+  type GapNote,
+  type Outage,
+  type Published,
+  type Received,
+  type Run,
+  TIMES_STEP,
+} from "./log.ts";
+
+/** What the engine kept, and how exact the clocks of the processes are among each other. */
+export interface Truth {
+  /** Most publications of a topic that are kept. */
+  readonly size: number;
+  /** How long they are kept, in milliseconds. */
+  readonly ttlMs: number;
+  /** When the engine was away. */
+  readonly outages: readonly Outage[];
+  /** How long after an outage its consequences may be told, in milliseconds. */
+  readonly slackMs: number;
+}
+
+/** What was found. */
+export interface Findings {
+  /** Messages that came. */
+  readonly delivered: number;
+  /** Acknowledged messages that did not come, where a gap was told. */
+  readonly missing: number;
+  /**
+   * Messages that came again in a new epoch: the engine published them, was ended before it said so,
+   * and forgot that it had them.
+   */
+  readonly repeated: number;
+  /** Gaps that were told, by reason. */
+  readonly gaps: Readonly<Partial<Record<RecoveryReason, number>>>;
+  /** What must not be, in words: silent gaps, duplicates, wrong order, reasons that are not true. */
+  readonly faults: readonly string[];
+}
+
+/** Messages of one publisher on one topic that were on their way at most when the engine was ended. */
+const MOST_REPEATED = 50;
+
+/** Faults that are written out. */
+const MOST_FAULTS = 20;
+
+/** Checks all clients. */
+export function check(
+  received: readonly Received[],
+  published: readonly Published[],
+  truth: Truth,
+): Findings {
+  const byTopic = Map.groupBy(published, ({ topic }) => topic);
+  const faults: string[] = [];
+  const gaps: Partial<Record<RecoveryReason, number>> = {};
+  let [delivered, missing, repeated, count] = [0, 0, 0, 0];
+  for (const { client, topic, stretches, faults: own } of received) {
+    const fault = (text: string) => {
+      count++;
+      if (faults.length < MOST_FAULTS) faults.push(`${client} ${topic}: ${text}`);
+    };
+    own.forEach(fault);
+    for (const { gap } of stretches) {
+      if (gap === undefined) continue;
+      gaps[gap.reason] = (gaps[gap.reason] ?? 0) + 1;
+    }
+    for (const each of byTopic.get(topic) ?? []) {
+      const outcome = follow(stretches, each, truth, fault);
+      delivered += outcome.delivered;
+      missing += outcome.missing;
+      repeated += outcome.repeated;
+    }
+  }
+  if (count > faults.length) faults.push(`and ${count - faults.length} more`);
+  return { delivered, missing, repeated, gaps, faults };
+}
+
+/** Follows one publisher through what one client got of one topic. */
+function follow(
+  stretches: Received["stretches"],
+  published: Published,
+  truth: Truth,
+  fault: (text: string) => void,
+): { delivered: number; missing: number; repeated: number } {
+  const { publisher, last } = published;
+  const unsure = new Set(published.unsure);
+  let [delivered, missing, repeated, seen] = [0, 0, 0, 0];
+  let told: GapNote[] = [];
+  const lacks = (from: number, to: number) => {
+    let lost = 0;
+    for (let number = from; number <= to; number++) if (!unsure.has(number)) lost++;
+    return lost;
+  };
+  const hole = (from: number, to: number) => {
+    const lost = lacks(from, to);
+    if (lost === 0) return;
+    missing += lost;
+    if (told.length === 0) {
+      return fault(`${lost} of ${publisher} from ${from} to ${to} are missing, and nobody said so`);
+    }
+    if (!told.some((gap) => isTrue(gap, published, [from, to], truth))) {
+      const { reason, since, at } = told[0]!;
+      fault(
+        `${lost} of ${publisher} from ${from} to ${to} are missing: "${reason}" is not true ` +
+          `(told at ${at}, last message at ${since})`,
+      );
+    }
+  };
+  for (const { gap, runs } of stretches) {
+    if (gap !== undefined) told.push(gap);
+    for (const [from, to] of runs[publisher] ?? []) {
+      if (from > seen) hole(seen + 1, from - 1);
+      else if (told.some(({ reason }) => reason === "new-epoch") && seen - from < MOST_REPEATED) {
+        repeated += seen - from + 1;
+      } else fault(`${publisher} ${from} came after ${seen}`);
+      delivered += to - from + 1;
+      seen = Math.max(seen, to);
+      told = [];
+    }
+  }
+  if (seen < last) hole(seen + 1, last);
+  return { delivered, missing, repeated };
+}
+
+/** Whether the reason of a gap can be what made these numbers miss. */
+function isTrue(gap: GapNote, published: Published, hole: Run, truth: Truth): boolean {
+  const { reason, since, at } = gap;
+  const wasAway = truth.outages.some(({ from, to }) =>
+    to + truth.slackMs >= since && from - truth.slackMs <= at
+  );
+  switch (reason) {
+    case "new-epoch":
+    case "beyond-head":
+    case "interrupted":
+    case "unavailable":
+      return wasAway;
+    case "too-old": {
+      const age = at - timeOf(published, hole[0]);
+      return hole[1] - hole[0] + 1 + TIMES_STEP >= truth.size ||
+        age + truth.slackMs >= truth.ttlMs ||
+        wasAway;
+    }
+    case "dropped":
+      return true;
+    case "no-history":
+      return false;
+  }
+}
+
+/** About when a number was acknowledged. */
+function timeOf({ times }: Published, number: number): number {
+  return times[Math.floor((number - 1) / TIMES_STEP)] ?? times.at(-1) ?? 0;
+}

@@ -1,0 +1,120 @@
+/**
+ * Clients of the chaos test: `clients.ts <name> <server's url> <clients> <topics of each>`. A `*` in
+ * the URL becomes each one's name. Prints `{}` once all are subscribed. `state` prints how they are
+ * doing, `recoveries` when subscriptions were whole again; `lacking <publisher's last numbers>`
+ * prints how much they have not got yet; `read` prints all that they got.
+ *
+ * @module
+ */
+import { type Client, connect } from "../../../mod.ts";
+import { TextLineStream } from "../lines.ts";
+import { TOPICS } from "./engine.ts";
+import { Recorder } from "./log.ts";
+
+/** The last number of each publisher, by topic. */
+export type LastNumbers = Readonly<Record<string, Readonly<Record<string, number>>>>;
+
+/** How clients are doing. */
+export interface ClientsState {
+  /** How many are connected. */
+  readonly connected: number;
+  /** How many subscriptions are in force. */
+  readonly subscribed: number;
+  /** Sessions that began. */
+  readonly sessions: number;
+  /** Losses after which everything followed. */
+  readonly recovered: number;
+  /** Losses after which it did not. */
+  readonly failed: number;
+}
+
+const [name, url, count, topicsEach] = Deno.args;
+const recorders = new Map<string, { readonly topic: string; readonly recorder: Recorder }>();
+let [sessions, recovered, failed] = [0, 0, 0];
+const failures: string[] = [];
+const recoveries: number[] = []; // In milliseconds since the Unix epoch.
+const clients = Array.from(
+  { length: Number(count) },
+  (_, index) =>
+    connect(url!.replace("*", `${name}-${index}`), {
+      backoff: { firstDelayMs: 200, maxDelayMs: 3_000 },
+    }),
+);
+const subscriptions = clients.flatMap(subscribeAll);
+await Promise.all(subscriptions.map(({ ready }) => ready));
+say({});
+
+const commands = Deno.stdin.readable.pipeThrough(new TextDecoderStream())
+  .pipeThrough(new TextLineStream());
+for await (const line of commands) {
+  const [command, argument] = line.split(" ");
+  if (command === "state") say(state());
+  else if (command === "recoveries") say(recoveries);
+  else if (command === "lacking") say(lacking(JSON.parse(argument!)));
+  else if (command === "read") {
+    say({ failures, received: [...recorders.values()].map(({ recorder }) => recorder.read()) });
+  }
+}
+Deno.exit(0);
+
+function subscribeAll(client: Client, index: number) {
+  void (async () => {
+    for await (const { name } of client.status) if (name === "connected") sessions++;
+  })();
+  return Array.from({ length: Number(topicsEach) }, (_, i) => {
+    const topic = `chaos:${(index + i * 7) % TOPICS}`;
+    const id = `${name}-${index}`;
+    const recorder = new Recorder(id, topic, Date.now());
+    recorders.set(`${id} ${topic}`, { topic, recorder });
+    const subscription = client.subscribe(topic, {
+      // Whoever comes first has to get all.
+      since: undefined,
+      last: 1_000_000,
+      onRecovery: (recovery) => {
+        recoveries.push(Date.now());
+        if (recovery.recovered) recovered++;
+        else {
+          failed++;
+          recorder.gap(recovery.reason!, Date.now());
+        }
+      },
+    });
+    void (async () => {
+      try {
+        for await (const { data } of subscription) {
+          const { p, n } = data as { p: string; n: number };
+          recorder.message(p, n, subscription.position, Date.now());
+        }
+        failures.push(`${id} ${topic} ended`);
+      } catch (error) {
+        failures.push(`${id} ${topic}: ${error}`);
+      }
+    })();
+    return subscription;
+  });
+}
+
+function state(): ClientsState {
+  return {
+    connected: clients.filter(({ isConnected }) => isConnected).length,
+    subscribed: subscriptions.filter(({ status }) => status.current === "subscribed").length,
+    sessions,
+    recovered,
+    failed,
+  };
+}
+
+function lacking(last: LastNumbers): number {
+  let sum = 0;
+  for (const { topic, recorder } of recorders.values()) {
+    for (const [publisher, number] of Object.entries(last[topic] ?? {})) {
+      sum += Math.max(0, number - recorder.last(publisher));
+    }
+  }
+  return sum;
+}
+
+function say(line: unknown): void {
+  // deno-lint-ignore no-console
+  console.log(JSON.stringify(line));
+}

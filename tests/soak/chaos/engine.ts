@@ -1,0 +1,88 @@
+/**
+ * The engines that the chaos test ends and starts again, and the brokers for them.
+ *
+ * @module
+ */
+import { freePort } from "../../../bench/processes.ts";
+import type { Broker } from "../../../mod.ts";
+import { NatsBroker } from "../../../pubsub/nats/mod.ts";
+import { RedisBroker } from "../../../pubsub/redis/mod.ts";
+import { NatsServer } from "../../brokers/nats_server.ts";
+import { RedisServer } from "../../brokers/redis_server.ts";
+
+/** What is kept of each topic. */
+export const HISTORY = { size: 20_000, ttlMs: 600_000, bytes: 16 * 1_048_576 } as const;
+
+/** Topics of the test: `chaos:0` and so on. */
+export const TOPICS = 20;
+
+/** The pattern that they fit. */
+export const PATTERN = "chaos:{number}";
+
+/**
+ * An engine, and how it comes back: without what it had, with what the append-only file has, with
+ * the last snapshot, or with its streams.
+ */
+export type EngineName = "redis" | "redis-aof" | "redis-snapshot" | "nats";
+
+/** An engine in a process of its own. */
+export interface Engine extends AsyncDisposable {
+  /** What a node needs to reach it. */
+  readonly url: string;
+  /** What it was asked for so far: how often, by the engine's own names. */
+  counts(): Promise<Readonly<Record<string, number>>>;
+  /** Ends it as `kill -9` does. */
+  kill(): Promise<void>;
+  /** Starts it again; once it resolves, it answers. */
+  restart(): Promise<void>;
+}
+
+/** Starts an engine. */
+export async function startEngine(name: EngineName): Promise<Engine> {
+  return name === "nats" ? await startNats() : await startRedis(name);
+}
+
+async function startRedis(name: Exclude<EngineName, "nats">): Promise<Engine> {
+  const server = await RedisServer.start(name === "redis-aof" ? { append: "everysec" } : {});
+  return {
+    url: server.url,
+    counts: async () => {
+      const lines = (await server.run("info", "commandstats")).matchAll(
+        /^cmdstat_(.+):calls=(\d+)/gm,
+      );
+      return Object.fromEntries(lines.map(([, command, calls]) => [command, Number(calls)]));
+    },
+    kill: () => server.kill(),
+    restart: async () => {
+      await server.restart();
+      // For the next time: what comes after this is not in it.
+      if (name === "redis-snapshot") await server.run("save");
+    },
+    [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+  };
+}
+
+async function startNats(): Promise<Engine> {
+  const monitor = freePort();
+  const server = await NatsServer.start({ settings: `http: "127.0.0.1:${monitor}"` });
+  return {
+    url: server.servers,
+    counts: async () => {
+      const response = await fetch(`http://127.0.0.1:${monitor}/varz`);
+      const { in_msgs, out_msgs, subscriptions } = await response.json();
+      return { in_msgs, out_msgs, subscriptions };
+    },
+    kill: () => server.kill(),
+    restart: () => server.restart(),
+    [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+  };
+}
+
+/** Makes a node's broker. */
+export function brokerFor(url: string): Broker {
+  // The engine is away for seconds here, and nothing is to be given up for that.
+  const patience = { giveUpMs: 60_000 };
+  return url.startsWith("redis")
+    ? new RedisBroker({ url }, patience)
+    : new NatsBroker({ servers: url }, patience);
+}

@@ -1,0 +1,208 @@
+/**
+ * Nodes on an engine, behind a balancer or on one port, with clients that write down what they get
+ * of what publishers publish: each of them a process.
+ *
+ * @module
+ */
+import { Balancer } from "../../../examples/cluster/balancer.ts";
+import { freePort } from "../../../bench/processes.ts";
+import { LineProcess, sleep } from "../processes.ts";
+import type { ClientsState, LastNumbers } from "./clients.ts";
+import type { Engine } from "./engine.ts";
+import type { Published, Received } from "./log.ts";
+
+/** Processes of clients. */
+const CLIENT_PROCESSES = 2;
+
+/** How long the clients may take to get the rest, once it is quiet. */
+const SETTLE_MS = 60_000;
+
+/** How nodes are reached. */
+export interface FleetStartOptions {
+  /** How many there are in the beginning. */
+  readonly nodes: number;
+  /**
+   * Whether they share one port, which the kernel balances, and clients do not go through the
+   * balancer. It is JavaScript too, and costs more than a node.
+   *
+   * @default {false}
+   */
+  readonly sharesPort?: boolean;
+}
+
+/** Who is there, and what is published. */
+export interface FleetOptions {
+  /** Clients, over all nodes. */
+  readonly clients: number;
+  /** Topics of each client. */
+  readonly topicsEach: number;
+  /** Messages a second over all topics, of each of the two publishers. */
+  readonly perSecond: number;
+  /**
+   * Whether each client is a user of its own, which the engine then knows too.
+   *
+   * @default {false}
+   */
+  readonly hasUsers?: boolean;
+}
+
+/** A node. */
+export interface FleetNode {
+  /** Where it listens, each time. */
+  readonly port: number;
+  /** It, as long as it runs. */
+  process: LineProcess;
+}
+
+/** What everybody wrote down. */
+export interface Outcome {
+  /** What was published. */
+  readonly published: readonly Published[];
+  /** What the clients got. */
+  readonly received: readonly Received[];
+  /** Why subscriptions ended, which they must not. */
+  readonly failures: readonly string[];
+  /** How many messages the clients still lacked when it was given up. */
+  readonly lacking: number;
+  /** How the clients were at last, summed up. */
+  readonly state: ClientsState;
+}
+
+/** All of it. */
+export class Fleet implements AsyncDisposable {
+  /** What stands before the nodes. */
+  readonly balancer: Balancer = new Balancer(0, []);
+  /** The nodes. */
+  readonly nodes: FleetNode[] = [];
+  readonly #engine: Engine;
+  /** The port of all nodes; 0 if each has its own. */
+  readonly #port: number;
+  readonly #clients: LineProcess[] = [];
+  readonly #publishers: LineProcess[] = [];
+
+  private constructor(engine: Engine, port: number) {
+    this.#engine = engine;
+    this.#port = port;
+  }
+
+  /** Starts the nodes. */
+  static async start(
+    engine: Engine,
+    { nodes, sharesPort = false }: FleetStartOptions,
+  ): Promise<Fleet> {
+    const fleet = new Fleet(engine, sharesPort ? freePort() : 0);
+    await Promise.all(Array.from({ length: nodes }, () => fleet.add()));
+    return fleet;
+  }
+
+  /** Starts one more node. */
+  async add(): Promise<FleetNode> {
+    const port = this.#port || freePort();
+    const node = { port, process: await this.#startNode(port) };
+    this.nodes.push(node);
+    this.use(this.nodes);
+    return node;
+  }
+
+  /** Starts clients, and what is published to them; all are subscribed then. */
+  async begin({ clients, topicsEach, perSecond, hasUsers }: FleetOptions): Promise<void> {
+    const url = `ws://127.0.0.1:${this.#port || this.balancer.port}/`;
+    const each = [`${clients / CLIENT_PROCESSES}`, `${topicsEach}`];
+    for (let i = 0; i < CLIENT_PROCESSES; i++) {
+      const to = hasUsers ? `${url}?user=*` : url;
+      this.#clients.push(new LineProcess("./chaos/clients.ts", `c${i}`, to, ...each));
+    }
+    for (const [kind, to] of [["node", this.#engine.url], ["client", url]] as const) {
+      const args = [kind, kind, to, `${perSecond}`];
+      this.#publishers.push(new LineProcess("./chaos/publisher.ts", ...args));
+    }
+    await Promise.all([...this.#clients, ...this.#publishers].map((process) => process.line()));
+  }
+
+  /** Has new connections go to these nodes from now on. */
+  use(nodes: readonly FleetNode[]): void {
+    this.balancer.use(nodes.map(({ port }) => port));
+  }
+
+  /** Ends a node as `kill -9` does. */
+  async kill(node: FleetNode): Promise<void> {
+    node.process.kill("SIGKILL");
+    await node.process.end();
+  }
+
+  /** Starts a node again that has ended. */
+  async restart(node: FleetNode): Promise<void> {
+    node.process = await this.#startNode(node.port);
+  }
+
+  /** Asks all processes of clients. */
+  ask<T>(command: string): Promise<T[]> {
+    return Promise.all(this.#clients.map((process) => process.ask<T>(command)));
+  }
+
+  /** Ends the publishing, waits until the clients have all of it, and reads what they got. */
+  async settle(): Promise<Outcome> {
+    const asked = this.#publishers.map((publisher) => publisher.ask<Published[]>("stop"));
+    const published = (await Promise.all(asked)).flat();
+    const lacking = await this.#untilNone(lastNumbers(published));
+    const states = await this.ask<ClientsState>("state");
+    const logs = await this.ask<{ failures: string[]; received: Received[] }>("read");
+    return {
+      published,
+      lacking,
+      received: logs.flatMap(({ received }) => received),
+      failures: logs.flatMap(({ failures }) => failures),
+      state: states.reduce((sum, state) => ({
+        connected: sum.connected + state.connected,
+        subscribed: sum.subscribed + state.subscribed,
+        sessions: sum.sessions + state.sessions,
+        recovered: sum.recovered + state.recovered,
+        failed: sum.failed + state.failed,
+      })),
+    };
+  }
+
+  /** Ends all processes. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const all = [...this.#publishers, ...this.#clients, ...this.nodes.map((node) => node.process)];
+    await Promise.all(all.map((process) => {
+      try {
+        process.kill("SIGKILL");
+      } catch {
+        // It has ended already.
+      }
+      return process.end();
+    }));
+    await this.balancer[Symbol.asyncDispose]();
+  }
+
+  async #startNode(port: number): Promise<LineProcess> {
+    const shared = this.#port === 0 ? [] : ["shared"];
+    const process = new LineProcess("./chaos/server.ts", `${port}`, this.#engine.url, ...shared);
+    await process.line();
+    return process;
+  }
+
+  /** Waits until the clients have all that was published, or it took too long; returns what they lack. */
+  async #untilNone(last: LastNumbers): Promise<number> {
+    const until = Date.now() + SETTLE_MS;
+    while (true) {
+      const each = await this.ask<number>(`lacking ${JSON.stringify(last)}`);
+      const lacking = each.reduce((sum, one) => sum + one, 0);
+      if (lacking === 0 || Date.now() > until) return lacking;
+      await sleep(250);
+    }
+  }
+}
+
+/** The last number that was acknowledged, of each publisher on each topic. */
+function lastNumbers(published: readonly Published[]): LastNumbers {
+  const numbers: Record<string, Record<string, number>> = {};
+  for (const { publisher, topic, last, unsure } of published) {
+    const missing = new Set(unsure);
+    let number = last;
+    while (missing.has(number)) number--;
+    (numbers[topic] ??= {})[publisher] = number;
+  }
+  return numbers;
+}

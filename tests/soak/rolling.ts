@@ -1,0 +1,125 @@
+/**
+ * A rolling restart: each node in turn is drained, ended and started again, while messages are
+ * published. Nothing may be lost, and clients may come back no faster than the drain spreads them.
+ *
+ * @module
+ */
+import type { DrainReport } from "../../mod.ts";
+import { startEngine } from "./chaos/engine.ts";
+import { Fleet, type FleetNode } from "./chaos/fleet.ts";
+import { judge } from "./chaos/judge.ts";
+import { sleep } from "./processes.ts";
+import type { Check } from "./webtransport.ts";
+
+/** Nodes. */
+const NODES = 4;
+
+/** Topics of each client. */
+const TOPICS_EACH = 5;
+
+/** Messages a second over all topics, of each of the two publishers. */
+const PER_SECOND = 40;
+
+/** The part of `withinMs` over which a drain spreads the sessions. */
+const SPREAD = 0.8;
+
+/** Within any time so long, this many sessions at most may begin. */
+const WINDOWS_MS = [100, 1_000] as const;
+
+/** A busy machine closes, and opens, so much late: what was due then comes together with what is due now. */
+const TOLERANCE_MS = 200;
+
+/** Runs it on Redis and on NATS. */
+export async function soakRolling(check: Check, isShort: boolean): Promise<void> {
+  const clients = isShort ? 200 : 400;
+  const withinMs = isShort ? 2_000 : 10_000;
+  for (const engine of isShort ? ["redis"] as const : ["redis", "nats"] as const) {
+    await roll(check, { engine, clients, withinMs });
+  }
+}
+
+async function roll(
+  check: Check,
+  { engine: name, clients, withinMs }: {
+    readonly engine: "redis" | "nats";
+    readonly clients: number;
+    readonly withinMs: number;
+  },
+): Promise<void> {
+  const title = `rolling restart on ${name}`;
+  await using engine = await startEngine(name);
+  await using fleet = await Fleet.start(engine, { nodes: NODES });
+  await fleet.begin({ clients, topicsEach: TOPICS_EACH, perSecond: PER_SECOND });
+  await openedAt(fleet.nodes);
+
+  for (const [i, node] of fleet.nodes.entries()) {
+    const others = fleet.nodes.filter((other) => other !== node);
+    // As an orchestrator does: first no new connections, then the end, then the next one.
+    fleet.use(others);
+    const report = await node.process.ask<DrainReport>(`drain ${withinMs}`);
+    await node.process.end();
+    // The last ones to be closed are on their way.
+    await sleep(500);
+    const times = await openedAt(others);
+    await fleet.restart(node);
+    fleet.use(fleet.nodes);
+    judgeReturns(check, `${title}, node ${i + 1}`, { report, times, withinMs });
+  }
+  const outcome = await fleet.settle();
+  judge(check, outcome, {
+    title,
+    blows: `${NODES} x drain within ${withinMs} ms`,
+    clients,
+    outages: [],
+  });
+  check(
+    `${title}: everybody recovered each time`,
+    outcome.state.failed === 0 && outcome.state.recovered > 0,
+    `${outcome.state.recovered} times recovered, ${outcome.state.failed} times not`,
+  );
+}
+
+/** Checks how those came back that one drain sent away. */
+function judgeReturns(check: Check, title: string, { report, times, withinMs }: {
+  readonly report: DrainReport;
+  readonly times: readonly number[];
+  readonly withinMs: number;
+}): void {
+  const { closed, cut } = report;
+  check(
+    `${title}: the drain cuts nobody, and all are back`,
+    cut === 0 && times.length === closed,
+    `${closed} closed, ${cut} cut, ${times.length} back, in ${report.tookMs} ms`,
+  );
+  // A drain has one slot a session, and closes it at some moment of its slot.
+  const slotMs = withinMs * SPREAD / Math.max(1, closed);
+  const windows = WINDOWS_MS.map((windowMs) => ({
+    windowMs,
+    most: Math.floor((windowMs + TOLERANCE_MS) / slotMs) + 2,
+    found: mostWithin(times, windowMs),
+  }));
+  check(
+    `${title}: they come back no faster than the drain spreads them`,
+    windows.every(({ found, most }) => found <= most),
+    `one each ${slotMs.toFixed(0)} ms; ` +
+      windows.map((one) => `at most ${one.found} (of ${one.most}) in ${one.windowMs} ms`).join(
+        ", ",
+      ),
+  );
+}
+
+/** When sessions began at these nodes since it was asked last. */
+async function openedAt(nodes: readonly FleetNode[]): Promise<number[]> {
+  const each = await Promise.all(nodes.map(({ process }) => process.ask<number[]>("opened")));
+  return each.flat().sort((a, b) => a - b);
+}
+
+/** Most of these moments that lie within any time so long. */
+function mostWithin(times: readonly number[], windowMs: number): number {
+  let most = 0;
+  for (let from = 0, to = 0; to < times.length; to++) {
+    while (times[to]! - times[from]! >= windowMs) from++;
+    most = Math.max(most, to - from + 1);
+  }
+  return most;
+}

@@ -1,0 +1,164 @@
+/**
+ * A reconnect storm: the node that all clients are on is killed, and they come to two others at
+ * once, which share its port. Measured are the time until all have recovered, and what the engine has
+ * to do for it.
+ *
+ * @module
+ */
+import { usageOf } from "../../bench/processes.ts";
+import type { ClientsState } from "./chaos/clients.ts";
+import { type Engine, startEngine, TOPICS } from "./chaos/engine.ts";
+import { Fleet, type FleetNode } from "./chaos/fleet.ts";
+import { judge } from "./chaos/judge.ts";
+import { openFileLimit, sleep } from "./processes.ts";
+import type { Check } from "./webtransport.ts";
+
+/** Nodes that are there to take over. */
+const SPARE = 2;
+
+/** Messages a second over all topics, of each of the two publishers. */
+const PER_SECOND = 5;
+
+/** How often the engine is asked what it was asked for. */
+const SAMPLE_MS = 200;
+
+/** How long the clients may take. */
+const PATIENCE_MS = 60_000;
+
+/** Files that a node needs beside its sockets. */
+const SPARE_FILES = 200;
+
+/**
+ * What the engine may be asked for because of one topic on one node that takes over: to subscribe, to
+ * find out where it stands, to read, and to do so again where more came meanwhile. For comparison: a
+ * topic has hundreds of clients.
+ */
+const MOST_PER_TOPIC = 20;
+
+/**
+ * And because of one user: to listen for what is sent to it, and not any more; to count its sessions,
+ * by a script that runs a handful of commands.
+ */
+const MOST_PER_USER = 14;
+
+/** What an engine was asked for during some time. */
+interface Load {
+  /** How long that was, in milliseconds. */
+  readonly ms: number;
+  /** The most in a second, in any {@linkcode SAMPLE_MS}. */
+  readonly peak: number;
+  /** How often, by kind. */
+  readonly counts: Readonly<Record<string, number>>;
+}
+
+/** Runs it on Redis and on NATS, with clients that are nobody and with users. */
+export async function soakStorm(check: Check, isShort: boolean): Promise<void> {
+  const room = await openFileLimit() - SPARE_FILES;
+  const clients = Math.min(isShort ? 500 : 5_000, room - room % 2);
+  for (const engine of ["redis", "nats"] as const) {
+    for (const hasUsers of isShort ? [true] : [false, true]) {
+      await storm(check, { engine, clients, hasUsers });
+    }
+  }
+}
+
+async function storm(check: Check, options: {
+  readonly engine: "redis" | "nats";
+  readonly clients: number;
+  readonly hasUsers: boolean;
+}): Promise<void> {
+  const { engine: name, clients, hasUsers } = options;
+  const title = `storm of ${clients} ${hasUsers ? "users" : "clients"} on ${name}`;
+  await using engine = await startEngine(name);
+  await using fleet = await Fleet.start(engine, { nodes: 1, sharesPort: true });
+  const [first] = fleet.nodes as [FleetNode];
+  await fleet.begin({ clients, topicsEach: 1, perSecond: PER_SECOND, hasUsers });
+  // New connections are shared out by the kernel; those that are open stay where they are.
+  const others = await Promise.all(Array.from({ length: SPARE }, () => fleet.add()));
+
+  const calm = await watch(engine, () => sleep(3_000));
+  const cpuBefore = await cpuOf(others);
+  const killedAt = Date.now();
+  await fleet.kill(first);
+  const load = await watch(engine, () => untilBack(fleet, clients));
+  const cpuMs = await cpuOf(others) - cpuBefore;
+  const delays = (await fleet.ask<number[]>("recoveries")).flat()
+    .map((at) => at - killedAt).filter((ms) => ms >= 0).sort((a, b) => a - b);
+
+  const quantile = (part: number) => delays[Math.ceil(delays.length * part) - 1] ?? Infinity;
+  check(
+    `${title}: all are back, and know that they missed nothing`,
+    delays.length === clients,
+    `${delays.length} recovered: half after ${quantile(0.5)} ms, 99 % after ${
+      quantile(0.99)
+    } ms, ` +
+      `all after ${quantile(1)} ms; ${
+        (cpuMs / clients).toFixed(2)
+      } ms of CPU time each on the nodes`,
+  );
+  const usual = sum(calm.counts) / calm.ms;
+  const extra = sum(load.counts) - usual * load.ms;
+  const most = TOPICS * SPARE * MOST_PER_TOPIC + (hasUsers ? clients * MOST_PER_USER : 0);
+  check(
+    `${title}: the engine is asked by topic${hasUsers ? " and user" : ", not by client"}`,
+    extra <= most,
+    `${extra.toFixed(0)} more than usual (at most ${most}); ${
+      (usual * 1_000).toFixed(0)
+    } a second ` +
+      `before, ${load.peak.toFixed(0)} in the busiest ${SAMPLE_MS} ms; ${describe(load.counts)}`,
+  );
+  // What has ended is no node any more.
+  fleet.nodes.shift();
+  judge(check, await fleet.settle(), { title, blows: "1 x kill -9", clients, outages: [] });
+}
+
+/** Watches what an engine is asked for while something goes on. */
+async function watch(engine: Engine, work: () => Promise<void>): Promise<Load> {
+  const before = await engine.counts();
+  const since = performance.now();
+  let [last, lastAt, peak, isOver] = [before, since, 0, false];
+  const working = work().finally(() => isOver = true);
+  while (!isOver) {
+    await sleep(SAMPLE_MS);
+    const counts = await engine.counts();
+    const at = performance.now();
+    peak = Math.max(peak, sum(difference(counts, last)) / (at - lastAt) * 1_000);
+    [last, lastAt] = [counts, at];
+  }
+  await working;
+  return { ms: lastAt - since, peak, counts: difference(last, before) };
+}
+
+async function untilBack(fleet: Fleet, clients: number): Promise<void> {
+  const until = Date.now() + PATIENCE_MS;
+  while (Date.now() < until) {
+    const each = await fleet.ask<ClientsState>("state");
+    if (each.reduce((all, { recovered }) => all + recovered, 0) >= clients) return;
+    await sleep(SAMPLE_MS);
+  }
+}
+
+/** CPU time of nodes so far, in milliseconds; NaN where it can not be told. */
+async function cpuOf(nodes: readonly FleetNode[]): Promise<number> {
+  const each = await Promise.all(nodes.map(({ process }) => usageOf(process.pid)));
+  return each.reduce((all, { cpuUs = NaN }) => all + cpuUs / 1_000, 0);
+}
+
+function difference(
+  after: Readonly<Record<string, number>>,
+  before: Readonly<Record<string, number>>,
+): Record<string, number> {
+  return Object.fromEntries(
+    Object.entries(after).map(([name, count]) => [name, count - (before[name] ?? 0)]),
+  );
+}
+
+function sum(counts: Readonly<Record<string, number>>): number {
+  return Object.values(counts).reduce((all, count) => all + count, 0);
+}
+
+/** The most frequent ones. */
+function describe(counts: Readonly<Record<string, number>>): string {
+  return Object.entries(counts).filter(([, count]) => count > 0).sort(([, a], [, b]) => b - a)
+    .slice(0, 8).map(([name, count]) => `${count} x ${name}`).join(", ");
+}

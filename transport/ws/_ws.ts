@@ -1,0 +1,60 @@
+/**
+ * The part of `npm:ws` that is used here, with its types: the package has none.
+ *
+ * @module
+ */
+import type { IncomingMessage } from "node:http";
+import type { Duplex } from "node:stream";
+import { WebSocket as UntypedWebSocket, WebSocketServer as UntypedServer } from "ws";
+
+/** A socket of `ws`: events as those of the web platform, and more that it can do. */
+export interface NodeWebSocket {
+  readonly bufferedAmount: number;
+  readonly protocol: string;
+  readonly readyState: number;
+  readonly isPaused: boolean;
+  binaryType: BinaryType;
+  addEventListener: WebSocket["addEventListener"];
+  removeEventListener: WebSocket["removeEventListener"];
+  on(event: "message" | "pong" | "ping", listener: () => void): this;
+  on(event: "error", listener: (error: Error) => void): this;
+  on(event: "close", listener: () => void): this;
+  close(code?: number, reason?: string): void;
+  pause(): void;
+  ping(): void;
+  resume(): void;
+  send(data: string | Uint8Array): void;
+  terminate(): void;
+}
+
+/** Options of {@linkcode NodeWebSocketServer}. */
+export interface NodeWebSocketServerOptions {
+  readonly noServer: true;
+  readonly clientTracking: false;
+  readonly perMessageDeflate: false;
+  readonly skipUTF8Validation: false;
+  readonly maxPayload: number;
+  readonly maxBufferedChunks: number;
+  readonly maxFragments: number;
+  readonly closeTimeout: number;
+  readonly handleProtocols: (protocols: Set<string>, request: IncomingMessage) => string | false;
+  readonly WebSocket: typeof NodeWebSocket;
+}
+
+/** Upgrades sockets. */
+export interface NodeWebSocketServer {
+  handleUpgrade(
+    request: IncomingMessage,
+    socket: Duplex,
+    head: Uint8Array,
+    callback: (socket: NodeWebSocket) => void,
+  ): void;
+  on(event: "wsClientError", listener: (error: Error) => void): this;
+}
+
+/** The class of sockets; extended, and made by the server alone. */
+export const NodeWebSocket: new (...args: never) => NodeWebSocket = UntypedWebSocket;
+
+/** The class of servers. */
+export const NodeWebSocketServer: new (options: NodeWebSocketServerOptions) => NodeWebSocketServer =
+  UntypedServer;
