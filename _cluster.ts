@@ -124,7 +124,8 @@ export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
    */
   send(user: string, message: EncodedMessage): number {
     const nodes = this.#nodes;
-    if (nodes !== undefined && nodes.size > 0) {
+    // A node that is new does not know yet whether there are others.
+    if (nodes !== undefined && (nodes.size > 0 || !nodes.isReady)) {
       const payload = wrap(message);
       nodes.broker.publish({ topic: topicOf(user), payload, except: nodes.id });
     }
@@ -214,7 +215,7 @@ export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
 
   async #disconnectAsked(asked: unknown): Promise<number> {
     const { user, options } = asked as { user: string; options: SessionCloseOptions };
-    return await this.#close(user, options);
+    return await this.#close(String(user), { ...options });
   }
 
   async #close(user: string, options: SessionCloseOptions): Promise<number> {

@@ -92,7 +92,7 @@ async function measure(act: () => Promise<void>) {
   };
 }
 
-const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
 async function run(count: number, members: "list" | "count"): Promise<void> {
   const broker = new MemoryBroker();
@@ -125,8 +125,8 @@ async function run(count: number, members: "list" | "count"): Promise<void> {
     });
     await pause(2_000);
   });
-  churn.cpuMs = Math.max(0, churn.cpuMs - idle.cpuMs);
   report(`${count} node(s), ${members}: churn`, churn, CHURN * SECONDS);
+  console.log(`  at rest for ${SECONDS} s: CPU ${idle.cpuMs.toFixed(0)} ms`);
   const views = nodes.map(({ presence }) => presence.count(ROOM));
   console.log(`  views at the end: ${views.join(", ")} users`);
   await Promise.all(sessions.map((session) => session.close()));

@@ -122,7 +122,7 @@ function middle(values: readonly number[]): number {
   return values.length % 2 === 1 ? values[half]! : (values[half - 1]! + values[half]!) / 2;
 }
 
-function amount(value: number): string {
+export function amount(value: number): string {
   if (value >= 1_000_000) return `${(value / 1_000_000).toFixed(2)} M`;
   return value >= 10_000 ? `${(value / 1_000).toFixed(0)} k` : value.toFixed(0);
 }

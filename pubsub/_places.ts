@@ -8,7 +8,7 @@ import { Graces } from "./_graces.ts";
 import { type Part, type Place, readStayEntry, Stay, type StayEntry } from "./_stay.ts";
 import { Directory, type DirectoryChange } from "./directory.ts";
 import type { Nodes } from "./nodes.ts";
-import type { PresenceEvent } from "./presence.ts";
+import type { PresenceEvent } from "./presence_types.ts";
 
 /** Who is told of what happens. */
 export interface PlacesOwner {

@@ -15,7 +15,8 @@ import {
 import { coreOf, type Session } from "../session/session.ts";
 import type { Turn } from "../session/turn.ts";
 import { utf8Length } from "../session/utf8.ts";
-import type { Presence, PresenceEvent } from "./presence.ts";
+import type { Presence } from "./presence.ts";
+import type { PresenceEvent } from "./presence_types.ts";
 
 /** Most bytes of one notice, so that it goes out in one frame. */
 const MAX_NOTICE_BYTES = 60_000;

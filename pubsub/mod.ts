@@ -65,8 +65,8 @@ export { MemoryBroker } from "./memory_broker.ts";
 
 export { Nodes } from "./nodes.ts";
 export type {
-  AskOptions,
   NodeAnswers,
+  NodeAskOptions,
   NodeEvent,
   NodeHandler,
   NodeInfo,

@@ -5,6 +5,7 @@
  */
 import { UnsupportedError } from "../errors.ts";
 import { MAX_TIMER_MS, settlesWithin, startTimer } from "../session/wait.ts";
+import { NodeAsks } from "./_node_asks.ts";
 import { type NodeMessage, parseNodeMessage } from "./_node_message.ts";
 import {
   type Broker,
@@ -12,6 +13,16 @@ import {
   INTERNAL_PREFIX,
   type Publication,
 } from "./broker.ts";
+import type {
+  NodeAnswers,
+  NodeAskOptions,
+  NodeEvent,
+  NodeHandler,
+  NodeInfo,
+  NodesOptions,
+} from "./node_types.ts";
+
+export type { NodeAnswers, NodeAskOptions, NodeEvent, NodeHandler, NodeInfo, NodesOptions };
 
 /** All nodes hear it. */
 const ALL = `${INTERNAL_PREFIX}nodes`;
@@ -25,97 +36,13 @@ const MAX_NODES = 1_000;
 /** Nodes that said farewell and are remembered, so that what comes late does not bring them back. */
 const MAX_DEPARTED = 1_000;
 
-/** Questions that wait for answers at once. */
-const MAX_ASKS = 1_000;
-
 /** How long a node that starts waits for the others to say that they are there, in milliseconds. */
 const DISCOVERY_MS = 300;
-
-/** A node: one process, from its start to its end. */
-export interface NodeInfo {
-  /** Made anew at each start. */
-  readonly id: string;
-  /** What people call it; empty if it was not named. */
-  readonly name: string;
-  /** When it last said something, in milliseconds since the Unix epoch. */
-  readonly lastHeardAt: number;
-}
-
-/** What happened among the nodes; branch on `type`. */
-export type NodeEvent =
-  | {
-    /** A node came; or it left, by a farewell or because it was silent for too long. */
-    readonly type: "join" | "leave";
-    /** Which. */
-    readonly node: NodeInfo;
-  }
-  | {
-    /** The engine was away, or this process was suspended: anything may have been missed. */
-    readonly type: "restored";
-  };
-
-/** Options for {@linkcode Nodes}. */
-export interface NodesOptions {
-  /** Connects the nodes. It is not closed. */
-  readonly broker: Broker;
-  /**
-   * What people call this node.
-   *
-   * @default {""}
-   */
-  readonly name?: string;
-  /**
-   * How often a node says that it is there, in milliseconds.
-   *
-   * @default {2000}
-   */
-  readonly heartbeatMs?: number;
-  /**
-   * After how long without a word a node is gone, in milliseconds; the same on every node.
-   *
-   * @default {7000}
-   */
-  readonly goneAfterMs?: number;
-  /**
-   * Sees what a handler or a listener threw.
-   *
-   * @default {console.error}
-   */
-  readonly onError?: (error: unknown) => void;
-}
-
-/** Takes what another node tells or asks; what it returns, or resolves with, is the answer. */
-export type NodeHandler = (data: unknown, from: string) => unknown;
-
-/** Options for {@linkcode Nodes.ask}. */
-export interface AskOptions {
-  /**
-   * How long to wait for the slowest, in milliseconds.
-   *
-   * @default {2000}
-   */
-  readonly timeoutMs?: number;
-}
-
-/** What {@linkcode Nodes.ask} resolves with. */
-export interface NodeAnswers {
-  /** One for each node that answered in time, this one not included. */
-  readonly answers: readonly { readonly node: string; readonly data: unknown }[];
-  /** Whether every node that was alive answered. */
-  readonly isComplete: boolean;
-}
 
 interface Peer {
   info: NodeInfo;
   /** Ticks of the clock since it was heard. */
   silentTicks: number;
-}
-
-interface Asking {
-  readonly waiting: Set<string>;
-  readonly answers: { node: string; data: unknown }[];
-  isComplete: boolean;
-  readonly done: () => void;
 }
 
 /**
@@ -159,7 +86,7 @@ export class Nodes implements AsyncDisposable {
   readonly #peers = new Map<string, Peer>();
   readonly #departed = new Set<string>();
   readonly #handlers = new Map<string, NodeHandler>();
-  readonly #asks = new Map<number, Asking>();
+  readonly #asks = new NodeAsks();
   // Objects of their own, so that one listener can subscribe twice.
   readonly #listeners = new Set<{ readonly listener: (event: NodeEvent) => void }>();
   readonly #tickMs: number;
@@ -169,7 +96,6 @@ export class Nodes implements AsyncDisposable {
   #tickedAt = Date.now();
   /** Ticks since anything may have been missed. */
   #calmTicks = 0;
-  #lastAsk = 0;
   #ignored = 0;
   #isReady = false;
   #isClosed = false;
@@ -292,20 +218,13 @@ export class Nodes implements AsyncDisposable {
    * @param options How long to wait.
    * @returns The answers that came, and whether they are all.
    */
-  async ask(kind: string, data?: unknown, options: AskOptions = {}): Promise<NodeAnswers> {
+  async ask(kind: string, data?: unknown, options: NodeAskOptions = {}): Promise<NodeAnswers> {
     const { timeoutMs = 2_000 } = options;
     if (!this.#isReady) await settlesWithin(this.ready, timeoutMs);
-    const waiting = new Set(this.#peers.keys());
-    if (waiting.size === 0) return { answers: [], isComplete: this.#isReady };
-    if (this.#asks.size >= MAX_ASKS || this.#isClosed) return { answers: [], isComplete: false };
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const asking: Asking = { waiting, answers: [], isComplete: true, done: resolve };
-    const id = ++this.#lastAsk;
-    this.#asks.set(id, asking);
-    this.#publish(undefined, { type: "ask", kind, data, id });
-    const isOver = await settlesWithin(promise, timeoutMs);
-    this.#asks.delete(id);
-    return { answers: asking.answers, isComplete: isOver && asking.isComplete };
+    if (this.#peers.size === 0) return { answers: [], isComplete: this.#isReady };
+    if (this.#isClosed) return { answers: [], isComplete: false };
+    const send = (id: number) => this.#publish(undefined, { type: "ask", kind, data, id });
+    return await this.#asks.ask(this.#peers.keys(), send, timeoutMs);
   }
 
   /** Says farewell and listens no more. Idempotent. */
@@ -315,10 +234,7 @@ export class Nodes implements AsyncDisposable {
     this.#isClosed = true;
     clearInterval(this.#timer);
     this.#closed.resolve();
-    for (const asking of this.#asks.values()) {
-      asking.isComplete = false;
-      asking.done();
-    }
+    this.#asks.end();
     this.#listeners.clear();
     this.#handlers.clear();
     this.#peers.clear();
@@ -410,7 +326,11 @@ export class Nodes implements AsyncDisposable {
       case "bye":
         return this.#part(node);
       case "answer":
-        return this.#answered(node, message);
+        return this.#asks.answered(
+          message.id,
+          node,
+          message.isDone ? { data: message.data } : undefined,
+        );
       case "tell":
         return void this.#handle(node, message);
       case "ask":
@@ -443,8 +363,7 @@ export class Nodes implements AsyncDisposable {
     const peer = this.#peers.get(id);
     if (peer === undefined) return;
     this.#peers.delete(id);
-    // Who is gone owes no answer: there is nothing of it that the answer could tell of.
-    for (const asking of this.#asks.values()) settle(asking, id);
+    this.#asks.gone(id);
     this.#emit({ type: "leave", node: peer.info });
   }
 
@@ -477,17 +396,6 @@ export class Nodes implements AsyncDisposable {
     }
   }
 
-  #answered(
-    from: string,
-    message: { readonly id: number; readonly isDone: boolean; readonly data?: unknown },
-  ): void {
-    const asking = this.#asks.get(message.id);
-    if (!asking?.waiting.has(from)) return;
-    if (message.isDone) asking.answers.push({ node: from, data: message.data });
-    else asking.isComplete = false;
-    settle(asking, from);
-  }
-
   #emit(event: NodeEvent): void {
     for (const entry of [...this.#listeners]) {
       if (!this.#listeners.has(entry)) continue;
@@ -506,10 +414,6 @@ export class Nodes implements AsyncDisposable {
       // Whoever sees errors has nobody to tell of its own.
     }
   }
-}
-
-function settle(asking: Asking, node: string): void {
-  if (asking.waiting.delete(node) && asking.waiting.size === 0) asking.done();
 }
 
 function checkTime(name: string, value: number, least: number): void {

@@ -21,91 +21,17 @@ import {
 } from "./broker.ts";
 import type { Feed } from "./feed.ts";
 import { Feeds } from "./feeds.ts";
-import type { Appended, HistoryBounds, PublicationKey } from "./history.ts";
+import type { Appended, HistoryBounds } from "./history.ts";
 import { MemoryBroker } from "./memory_broker.ts";
 import { type SubscribeOptions, tellAnswer } from "./replay.ts";
+import type {
+  AppendPublicationOptions,
+  PublishOptions,
+  TopicsOptions,
+  TopicsStats,
+} from "./topics_options.ts";
 
-/** Options for {@linkcode Topics}. */
-export interface TopicsOptions {
-  /**
-   * Carries publications between nodes. One that is handed in is not closed.
-   *
-   * @default {new MemoryBroker()}
-   */
-  readonly broker?: Broker;
-  /**
-   * The turn of all sessions that subscribe.
-   *
-   * @default {new Turn()}
-   */
-  readonly turn?: Turn;
-  /**
-   * Topics that one session may subscribe to.
-   *
-   * @default {128}
-   */
-  readonly maxTopicsPerSession?: number;
-  /**
-   * Bytes that a topic may have; at most 255.
-   *
-   * @default {255}
-   */
-  readonly maxTopicBytes?: number;
-  /**
-   * Bytes that one message may have.
-   *
-   * @default {262144}
-   */
-  readonly maxMessageBytes?: number;
-  /**
-   * Topics that keep what was published, by patterns such as `chat:{room}`, each with what is
-   * kept of one topic: 1,000 publications, five minutes and 1 MiB by default. The same on every
-   * node. Topics that begin with `presence:` or `$skein:` are never meant.
-   *
-   * @default {{}}
-   */
-  readonly history?: Readonly<Record<string, Partial<HistoryBounds>>>;
-}
-
-/** Options for publishing. */
-export interface PublishOptions {
-  /** A session that does not get it; what it becomes when its client reconnects is another one. */
-  readonly except?: Session | undefined;
-}
-
-/** Options for {@linkcode Topics.append}. */
-export interface AppendPublicationOptions extends PublishOptions {
-  /** By which the engine recognizes the same publication made twice. */
-  readonly key?: PublicationKey;
-  /** Gives up waiting; the publication may be made all the same. */
-  readonly signal?: AbortSignal;
-}
-
-/** Counters of topics, since they were created. */
-export interface TopicsStats {
-  /** Topics with subscribers on this node. */
-  readonly topics: number;
-  /** Publications that `publish` made on topics with a history, and the engine did not take. */
-  readonly failedPublications: number;
-  /** Why the last of them failed. */
-  readonly lastFailure: unknown;
-  /** Publications that came again. */
-  readonly duplicates: number;
-  /** Publications that did not come, and were read from the history. */
-  readonly recovered: number;
-  /** How often sessions were told that publications are missing. */
-  readonly gaps: number;
-  /** Pages that were read from the engine. */
-  readonly reads: number;
-  /** How often a session began at another place than where its topic stood. */
-  readonly replays: number;
-  /** Publications that were sent for it. */
-  readonly replayed: number;
-  /** Pages that wait for their turn now. */
-  readonly waitingPages: number;
-  /** Bytes of the newest publications that are kept ready now. */
-  readonly tailBytes: number;
-}
+export type { AppendPublicationOptions, PublishOptions, TopicsOptions, TopicsStats };
 
 /** A topic with subscribers: one with a history has a feed, another one a subscription. */
 type Channel =
@@ -441,6 +367,7 @@ export class Topics implements AsyncDisposable {
     const subscription = this.broker.subscribe(
       topic,
       (publication) => this.#deliver(members, publication),
+      { onInterrupted: () => tellInterrupted(topic, members) },
     );
     return { members, subscription };
   }
@@ -496,6 +423,14 @@ function checkPublic(topic: string, verb: string): void {
   throw new TypeError(
     `Cannot ${verb}: a topic must not begin with "${INTERNAL_PREFIX}", received "${topic}"`,
   );
+}
+
+/** Without a history nobody knows what was missed. Plain sessions are told nothing. */
+function tellInterrupted(topic: string, members: Broadcast): void {
+  for (const session of [...members.members()]) {
+    const core = coreOf(session);
+    if (core.joins) core.post({ gap: topic, reason: "interrupted" });
+  }
 }
 
 function checkLast(last: number | undefined): void {

@@ -432,6 +432,19 @@ Deno.test("Topics.append() resolves with the place, counts a repetition once, an
   await assertRejects(() => appending, Error, "enough");
 });
 
+Deno.test("Topics without a history tell who gets them that the broker was interrupted", async () => {
+  const { broker, topics } = scripted();
+  await using _topics = topics;
+  await using clients = Clients.on(topics.turn, {}, { protocol: "" });
+  for (const { session } of clients) topics.subscribe(session, "other");
+  broker.interrupt();
+  await turns();
+  assertEquals(Array.from(clients, (client) => client.take()), [
+    [{ gap: "other", reason: "interrupted" }],
+    [],
+  ]);
+});
+
 Deno.test("Topics of several nodes have one history", async () => {
   await using broker = new MemoryBroker();
   await using near = new Topics({ broker, history: HISTORY });

@@ -20,6 +20,9 @@ const MAX_ON_THE_WAY = 1024;
 /** Of their bytes as much, for the same reason; one message always goes. */
 const MAX_BYTES_ON_THE_WAY = 524_288;
 
+/** Publications of them: each is a request, and a server lets 64 wait by default, beside those of others. */
+const MAX_PUBLICATIONS_ON_THE_WAY = 32;
+
 /** What is added to a message as it is handed over. */
 interface Keys {
   readonly seq?: number;
@@ -38,6 +41,8 @@ export class Delivery {
   #handed = 0;
   #bytes = 0;
   #acknowledged = 0;
+  /** Publications that the session has yet to answer. */
+  #publishing = new Set<OutboxEntry>();
 
   /** Begins to deliver what an outbox holds. */
   constructor(outbox: Outbox) {
@@ -50,6 +55,7 @@ export class Delivery {
     const core = coreOf(session);
     const isNumbered = core.features?.includes("seq") === true;
     this.#handed = this.#bytes = 0;
+    this.#publishing = new Set();
     outbox.error = isNumbered ? undefined : new UnsupportedError(
       "Cannot deliver at least once: the server acknowledges no messages",
     );
@@ -72,7 +78,8 @@ export class Delivery {
     }
   }
 
-  #isFull({ size }: OutboxEntry): boolean {
+  #isFull({ answer, size }: OutboxEntry): boolean {
+    if (answer && this.#publishing.size >= MAX_PUBLICATIONS_ON_THE_WAY) return true;
     if (this.#handed === 0) return false;
     return this.#handed >= MAX_ON_THE_WAY || this.#bytes + size > MAX_BYTES_ON_THE_WAY;
   }
@@ -93,6 +100,7 @@ export class Delivery {
       core.push(message, true);
       return true;
     }
+    const publishing = this.#publishing.add(entry);
     core.ask(`the publication on "${topic}"`, (id) => complete(entry, { ...keys, id }), {
       timeoutMs: Infinity,
       onAnswer: () => answer.resolve(),
@@ -100,6 +108,9 @@ export class Delivery {
       if (keys.seq === undefined || !(error instanceof SessionClosedError)) answer.reject(error);
       // Otherwise it is sent again with the next session.
       else if (entry.seq <= this.#acknowledged) answer.resolve();
+    }).finally(() => {
+      publishing.delete(entry);
+      this.#outbox.notify();
     });
     return true;
   }

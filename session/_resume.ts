@@ -1,5 +1,6 @@
 /**
- * How a subscription to a topic with a history goes on where it was: loaded when it meets one.
+ * How a subscription to a topic with a history goes on where it was: loaded where the server has
+ * histories.
  *
  * @module
  */

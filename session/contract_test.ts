@@ -317,7 +317,7 @@ Deno.test("MessageOf includes presence notices on the client", () => {
     if (message.pattern !== "presence:{topic}") return message.topic;
     expectType<Equal<typeof message.data, PresenceNotice>>();
     expectType<Equal<typeof message.topic, `presence:${string}`>>();
-    return message.data.type === "members" ? message.params.topic : message.data.user;
+    return message.data.type === "join" ? message.data.user : message.params.topic;
   }
   const message = messageOf<"client">("presence:{topic}", "presence:a", { topic: "a" }, {
     type: "join",

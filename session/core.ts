@@ -15,12 +15,7 @@ import {
   TimeoutError,
   UnsupportedError,
 } from "../errors.ts";
-import type {
-  Connection,
-  Frame,
-  FrameReceiver,
-  StreamDirection,
-} from "../transport/connection.ts";
+import type { Connection, Frame, FrameReceiver, StreamDirection } from "../transport/connection.ts";
 import { attempt } from "./_attempt.ts";
 import { MAX_PINGS, SKEIN_PROTOCOL } from "./_inside.ts";
 import { type AskOptions, Asks } from "./asks.ts";
@@ -350,10 +345,7 @@ export class SessionCore
     const { since, last } = options;
     return this.ask(
       `the answer to ${kind} "${topic}"`,
-      (id) =>
-        encodeControl(
-          kind === "subscribe" ? { subscribe: topic, id, since, last } : { unsubscribe: topic, id },
-        ),
+      (id) => encodeControl({ [kind]: topic, id, since, last } as OutgoingEnvelope),
       options,
     );
   }

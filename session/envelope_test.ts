@@ -363,7 +363,7 @@ Deno.test("parseEnvelope() never throws on text that was changed", () => {
 });
 
 Deno.test("readEnvelope() knows what a server is asked for, and reads no more of it", () => {
-  for (const service of ["auth", "publish", "subscribe", "unsubscribe"]) {
+  for (const service of ["auth", "publish", "subscribe", "unsubscribe"] as const) {
     assertEquals(readEnvelope(`{"${service}":"a","id":3}`), { kind: "service", service, id: 3 });
     assertEquals(readEnvelope(`{"${service}":1}`), { kind: "service", service, id: null });
   }

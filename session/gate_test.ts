@@ -1,20 +1,16 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { Peer } from "../tests/sessions.ts";
+import { Peer, turns } from "../tests/sessions.ts";
 import { memoryPair } from "../transport/memory.ts";
-import type { FrameGate } from "../transport/connection.ts";
-import { Session } from "./session.ts";
+import type { AnyContract } from "./contract.ts";
+import { coreOf, Session } from "./session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "./settings.ts";
 
-/** A session on a wire that can stop reading, and its peer. */
-function gated(options: Partial<SessionSettingsOptions<unknown, never, "server">>) {
-  const calls: string[] = [];
+/** A session with a short queue on a wire that says whether it is read, and its peer. */
+function paused(options: Partial<SessionSettingsOptions<unknown, AnyContract, "server">>) {
   const pair = memoryPair({ protocol: "skein.1", streams: false, datagrams: false });
-  const gate: FrameGate = {
-    pause: () => void calls.push("pause"),
-    resume: () => void calls.push("resume"),
-  };
-  Object.defineProperty(pair.server.frames!, "gate", { value: gate });
+  const wire = { isPaused: false };
+  Object.defineProperty(pair.server.frames!, "isPaused", { get: () => wire.isPaused });
   const settings = sessionSettings({
     side: "server",
     heartbeat: { intervalMs: 1_000, timeoutMs: 2_000 },
@@ -23,33 +19,57 @@ function gated(options: Partial<SessionSettingsOptions<unknown, never, "server">
   });
   const peer = new Peer(pair.client);
   const session = new Session(pair.server, settings, {});
-  return { calls, peer, session };
+  const send = async (count: number) => {
+    for (let i = 0; i < count; i++) pair.client.frames!.send('{"topic":"t"}');
+    await turns();
+  };
+  return { peer, session, core: coreOf(session), send, wire };
 }
 
-Deno.test("Session stops the wire while its handler is behind, and its peer is not dead then", async () => {
+Deno.test("Session is not found dead while its wire is not read, but afterwards", async () => {
   using time = new FakeTime();
-  const gate = Promise.withResolvers<void>();
-  const { calls, peer, session } = gated({ onMessage: () => gate.promise });
+  const { session, wire } = paused({});
   await session.ready;
-  for (let i = 0; i < 3; i++) peer.connection.frames!.send('{"topic":"t"}');
-  await time.tickAsync(1);
-  assertEquals(calls, ["pause"]);
+  wire.isPaused = true;
   await time.tickAsync(10_000);
-  assertEquals([session.state, calls], ["connected", ["pause"]]);
-  gate.resolve();
-  await time.tickAsync(1);
-  assertEquals(calls, ["pause", "resume"]);
-  // From now on it is read again, and has to answer.
+  assertEquals(session.state, "connected");
+  wire.isPaused = false;
   await time.tickAsync(4_000);
   assertEquals([session.state, (await session.closed).code], ["closed", 4408]);
 });
 
-Deno.test("Session that nobody reads does not stop the wire: the oldest are discarded", async () => {
-  const { calls, peer, session } = gated({});
+Deno.test("Session tells its wire how full it is, if somebody handles what comes", async () => {
+  const gate = Promise.withResolvers<void>();
+  const { core, send, session } = paused({ onMessage: () => gate.promise });
   await session.ready;
-  for (let i = 0; i < 10; i++) peer.connection.frames!.send('{"topic":"t"}');
-  while (session.stats.receivedMessages < 10) await new Promise((resolve) => setTimeout(resolve));
-  assertEquals([calls, session.stats.unreadMessages], [[], 6]);
-  for await (const _message of session) break;
+  await send(3);
+  assertEquals(core.fill, 2 / 4);
+  const changed = core.changed();
+  gate.resolve();
+  await changed;
+  while (core.fill > 0) await core.changed();
+  await session.close();
+});
+
+Deno.test("Session that nobody reads lets its wire go on: the oldest are discarded", async () => {
+  const { core, send, session } = paused({});
+  await session.ready;
+  await send(10);
+  assertEquals([core.fill, session.stats.unreadMessages], [0, 6]);
+  await session.close();
+});
+
+Deno.test("Session that asks its peer lets its wire go on, for the answer to come", async () => {
+  const { core, peer, send, session } = paused({
+    onMessage: async (_message, session) => void await session.request("sum"),
+  });
+  await session.ready;
+  await send(3);
+  assertEquals([session.stats.waitingMessages, core.fill], [2, 0]);
+  for (let id = 1; core.inbound.isIdle === false && id < 10; id++) {
+    peer.connection.frames!.send(`{"reply":${id},"data":1}`);
+    await turns();
+  }
+  assertEquals(session.stats.waitingMessages, 0);
   await session.close();
 });

@@ -44,8 +44,8 @@ export type TopicNote = Extract<Envelope, { kind: "gap" | "skip" | "dropped" }>;
 
 /** Takes what comes of one topic off the session's own queue. */
 export interface TopicSink {
-  /** Takes a message, or what is told in between; false if there is no room. */
-  offer(event: Incoming | TopicNote, size: number): boolean;
+  /** Takes a message, or what is told in between. */
+  offer(event: Incoming | TopicNote, size: number): void;
 }
 
 /** Counts what the peer sends, and refuses what is too much. */
@@ -354,10 +354,7 @@ export class Inbound {
     }
     if (id !== undefined && !this.#owe(id, incoming)) return;
     const sink = this.#sinks?.get(topic);
-    if (sink !== undefined && id === undefined) {
-      sink.offer(incoming, size);
-      return;
-    }
+    if (sink !== undefined && id === undefined) return sink.offer(incoming, size);
     while (!this.#queue.offer(incoming, size)) {
       if (this.isHandled || this.isRead) {
         const who = this.isHandled ? "handler" : "loop";

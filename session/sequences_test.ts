@@ -381,6 +381,23 @@ Deno.test("Client.publish() with at-least-once keeps its order with messages, an
   assertEquals(new Set(numbers.map((n) => n?.producer)).size, 1);
 });
 
+Deno.test("Client.publish() with at-least-once asks for no more at once than a server lets wait", async () => {
+  for (const store of [new Engine().node("a"), undefined]) {
+    const published: unknown[] = [];
+    const services: SessionServices = {
+      publish: async (_session, _topic, data) => {
+        await turns(1);
+        published.push(data);
+      },
+    };
+    const network = new Network(node(store, () => {}, services));
+    await using client = network.client({ ...atLeastOnce, onError: () => {} });
+    const all = Array.from({ length: 100 }, (_, i) => i);
+    await Promise.all(all.map((i) => client.publish("news", i)));
+    assertEquals([published, network.last.stats.invalidMessages], [all, 0]);
+  }
+});
+
 Deno.test("Client.publish() that is not waited for any more is made all the same", async () => {
   const published: unknown[] = [];
   const gate = Promise.withResolvers<void>();

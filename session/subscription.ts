@@ -47,16 +47,6 @@ export type TopicEvent =
   /** The session is over, and the client will ask again. */
   | { readonly kind: "lost" };
 
-/** By what a topic with a history is known. */
-interface OfHistory {
-  readonly kind: TopicEvent["kind"];
-  readonly offset?: number | undefined;
-  readonly recovered?: boolean;
-  readonly gap?: Gap;
-}
-
-type Held = readonly [event: TopicEvent, size: number];
-
 /** What waits for the reader: a message, or what is to be done when it is its turn. */
 export type Waiting = Incoming & { readonly position?: HistoryPosition } | (() => unknown);
 
@@ -115,10 +105,8 @@ export class Subscription<
   readonly #options: ClientSubscribeOptions;
   readonly #queue = new ReceiveQueue<Waiting>(LIMITS, 1);
   readonly #ready = Promise.withResolvers<void>();
-  /** Of a topic with a history: what came and was not put in order yet. */
-  #events: ReceiveQueue<Held> | undefined;
-  /** Puts it in order, once it is loaded. */
-  #resume: Promise<Resume | void> | undefined;
+  /** Puts in order what comes of a topic with a history. */
+  #resume: Resume | undefined;
   #error: unknown;
   #isIterated = false;
 
@@ -129,8 +117,6 @@ export class Subscription<
     this.#options = options;
     this.ready = this.#ready.promise;
     this.ready.catch(() => {});
-    // Where nobody asks for it, it is loaded once the server says that the topic has a history.
-    if (options.since || options.last || options.onRecovery) this.#load();
   }
 
   /** Whether it is over. */
@@ -139,19 +125,14 @@ export class Subscription<
   }
 
   /**
-   * Takes what comes of the topic; false if there is no room.
+   * Takes what comes of the topic.
    *
    * @ignore
    */
-  offer(event: TopicEvent, size: number = 0): boolean {
-    const { kind, offset, recovered, gap }: OfHistory = event;
-    if (!this.#events && (offset ?? recovered ?? gap) === undefined) {
-      // Nothing says that there is a history.
-      if (kind === "message") return this.put(event as Incoming, size);
-      if (kind === "answer") this.confirm();
-      return true;
-    }
-    return this.#load().offer([event, size], size) || this.#overflow();
+  offer(event: TopicEvent, size: number = 0): void {
+    if (this.#resume) this.#resume.receive(event, size);
+    else if (event.kind === "message") this.put(event, size);
+    else if (event.kind === "answer") this.confirm();
   }
 
   /** The session is over, and the client will ask again; called by the client. */
@@ -161,12 +142,15 @@ export class Subscription<
   }
 
   /**
-   * Keeps something for the reader; false if there is no room.
+   * Keeps something for the reader.
    *
    * @ignore
    */
-  put(next: Waiting, size: number): boolean {
-    return this.#queue.offer(next, size) || this.#overflow();
+  put(next: Waiting, size: number): void {
+    if (this.#queue.offer(next, size)) return;
+    this.end(new QueueFullError(`Cannot keep up: the reader of "${this.topic}" fell behind`));
+    // The reader is told why it ended; that the server did not answer changes nothing of it.
+    this.#owner.end().catch(() => {});
   }
 
   /**
@@ -180,12 +164,17 @@ export class Subscription<
   }
 
   /**
-   * From where on the server is asked.
+   * From where on the server is asked; what is needed for histories is loaded before.
    *
    * @ignore
    */
-  async from(): Promise<HistoryOptions> {
-    return (await this.#resume)?.from ?? {};
+  async from(hasHistories: boolean | undefined): Promise<HistoryOptions> {
+    const { since, last, onRecovery } = this.#options;
+    if (hasHistories || since || last || onRecovery) {
+      const { Resume } = await lasting();
+      this.#resume ??= new Resume(this, this.#owner, this.#options);
+    }
+    return this.#resume?.from ?? {};
   }
 
   /** Ends it from this side of the wire; called by the client. */
@@ -239,28 +228,5 @@ export class Subscription<
     } finally {
       this.#isIterated = false;
     }
-  }
-
-  #overflow(): false {
-    this.#fail(new QueueFullError(`Cannot keep up: the reader of "${this.topic}" fell behind`));
-    return false;
-  }
-
-  /** Ends it here and at the server. */
-  #fail(error: unknown): void {
-    this.end(error);
-    // The reader is told why it ended; that the server did not answer changes nothing of it.
-    this.#owner.end().catch(() => {});
-  }
-
-  /** Loads what puts the events of a topic with a history in order; they wait for it. */
-  #load(): ReceiveQueue<Held> {
-    const events = this.#events ??= new ReceiveQueue(LIMITS, 1);
-    this.#resume ??= lasting().then(({ Resume }) => {
-      const resume = new Resume(this, this.#owner, this.#options);
-      events.consume((event) => resume.receive(...event));
-      return resume;
-    }).catch((error) => void this.#fail(error));
-    return events;
   }
 }

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
+import "./_lasting.ts";
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { HELLO, type Peer, turns } from "../tests/sessions.ts";
@@ -407,24 +408,4 @@ Deno.test("Subscriptions come back by one round trip, up to 128 topics, where th
     assertEquals(peer!.frames.length, 1);
     peer!.connection.close();
   }
-});
-
-Deno.test("Subscription bounds what waits while its part for histories loads", async () => {
-  const network = new Network();
-  let peer: Peer | undefined;
-  network.answers.push(network.byHand((hand) => peer = hand));
-  await using client = network.client();
-  const news = client.subscribe("news");
-  await turns();
-  peer!.say(HELLO);
-  await turns();
-  // One frame: everything comes before the part can.
-  const messages = Array.from(
-    { length: 4_097 },
-    (_, i) => JSON.stringify({ topic: "news", data: i, offset: i + 1, prev: i }),
-  );
-  for (let i = 0; i < messages.length; i += 500) peer!.say(messages.slice(i, i + 500).join("\n"));
-  await turns();
-  await assertRejects(() => news.ready, QueueFullError, "fell behind");
-  peer!.connection.close();
 });

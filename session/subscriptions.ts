@@ -83,22 +83,25 @@ export class Subscriptions<C extends AnyContract> {
     const session = this.#session;
     if (!session?.isReady) return;
     const hasHistories = coreOf(session).features?.includes("history");
-    const most = hasHistories ? MAX_RESUMED_AT_ONCE : MAX_ASKED_AT_ONCE;
-    while (this.#asking < most) {
+    while (this.#asking < (hasHistories ? MAX_RESUMED_AT_ONCE : MAX_ASKED_AT_ONCE)) {
       const next = this.#waiting.shift();
       if (next === undefined) return;
       this.#asking++;
-      void this.#ask(session, next).finally(() => {
+      void this.#ask(session, next, hasHistories).finally(() => {
         this.#asking--;
         this.#pump();
       });
     }
   }
 
-  async #ask(session: Session, subscription: Subscription<C>): Promise<void> {
+  async #ask(
+    session: Session,
+    subscription: Subscription<C>,
+    hasHistories: boolean | undefined,
+  ): Promise<void> {
     const { topic } = subscription;
     try {
-      const from = await subscription.from();
+      const from = await subscription.from(hasHistories);
       // It may have been left while others were asked for.
       if (this.#all.get(topic) !== subscription) return;
       this.#route(session, topic, subscription);

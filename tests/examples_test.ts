@@ -7,6 +7,8 @@ import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { dial, RequestError, SessionClosedError } from "../mod.ts";
 import { serveChat } from "../examples/chat/chat.ts";
 import { Once, Recent } from "../examples/chat/memory.ts";
+import { isNatsMissing } from "./brokers/nats_server.ts";
+import { isRedisMissing } from "./brokers/redis_server.ts";
 
 const EXAMPLES = new URL("../examples/", import.meta.url);
 
@@ -37,6 +39,25 @@ bob         did not see "ann left the lobby"
 ann, tab 1  leaves
 bob         sees ann left the lobby
 bob         leaves
+`;
+
+const CLUSTER = `
+ann sees itself on node 1
+bob sees itself on node 2
+ann sees ann and bob in the room
+bob says Hello, Ann!
+ann sees bob: Hello, Ann!
+node 1 is killed
+bob says Are you still there?
+ann sees itself on node 2
+ann sees everything that was missed
+ann sees bob: Are you still there?
+node 1 is there again, and node 2 is drained
+ann says Now I am where I was.
+bob sees ann: Now I am where I was.
+eve sees bob: Hello, Ann!
+eve sees bob: Are you still there?
+eve sees ann: Now I am where I was.
 `;
 
 /** File, permissions, and what it prints: a line each, where a pattern stands for what may change. */
@@ -152,22 +173,41 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
 ];
 
 for (const [file, flags, expected] of RUNS) {
-  Deno.test(`examples/${file} --once shows what it is about`, async () => {
-    const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-      args: ["run", "--quiet", "--no-prompt", ...flags, new URL(file, EXAMPLES).href, "--once"],
-      env: { NO_COLOR: "1" },
-      stdin: "null",
-      signal: AbortSignal.timeout(60_000),
-    }).output();
-    const lines = new TextDecoder().decode(stdout).trimEnd().split("\n");
-    const complaint = new TextDecoder().decode(stderr);
-    assertEquals(lines.length, expected.length, `${lines.join("\n")}\n${complaint}`);
-    for (const [i, line] of expected.entries()) {
-      if (typeof line === "string") assertEquals(lines[i], line);
-      else assertMatch(lines[i]!, line);
-    }
-    assertEquals(code, 0, complaint);
+  Deno.test(
+    `examples/${file} --once shows what it is about`,
+    () => runsOnce(file, { flags, expected }),
+  );
+}
+
+for (const [engine, ignore] of [["redis", isRedisMissing], ["nats", isNatsMissing]] as const) {
+  const expected = [`2 nodes on ${engine}`, ...CLUSTER.trim().split("\n")];
+  Deno.test({
+    name: `examples/cluster/main.ts --${engine} --once outlives both of its nodes`,
+    ignore,
+    fn: () => runsOnce("cluster/main.ts", { flags: ["-A"], args: [`--${engine}`], expected }),
   });
+}
+
+async function runsOnce(file: string, { flags, args = [], expected }: {
+  readonly flags: readonly string[];
+  readonly args?: readonly string[];
+  readonly expected: readonly (string | RegExp)[];
+}): Promise<void> {
+  const url = new URL(file, EXAMPLES).href;
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--quiet", "--no-prompt", ...flags, url, ...args, "--once"],
+    env: { NO_COLOR: "1" },
+    stdin: "null",
+    signal: AbortSignal.timeout(60_000),
+  }).output();
+  const lines = new TextDecoder().decode(stdout).trimEnd().split("\n");
+  const complaint = new TextDecoder().decode(stderr);
+  assertEquals(lines.length, expected.length, `${lines.join("\n")}\n${complaint}`);
+  for (const [i, line] of expected.entries()) {
+    if (typeof line === "string") assertEquals(lines[i], line);
+    else assertMatch(lines[i]!, line);
+  }
+  assertEquals(code, 0, complaint);
 }
 
 Deno.test("serveChat() takes a line once that is sent again after a lost answer", async () => {

@@ -208,6 +208,32 @@ Deno.test("Subscription gets what the server's send queue dropped, once and in o
   await done;
 });
 
+Deno.test("Subscriptions to 128 topics come back at once, behind what a client asks meanwhile", async () => {
+  await using server = listen({
+    authorize,
+    history,
+    webTransport: false,
+    onMessage: (message) => message.reply(message.data),
+  });
+  await using cable = new Cable(portOf(server));
+  await using client = connect(cable.url, options);
+  const topics = Array.from({ length: 128 }, (_, i) => `room:${i}`);
+  const readers = topics.map((topic) => reading(client, topic));
+  await Promise.all(readers.map(({ subscription }) => soon(subscription.ready)));
+  cable.cut();
+  await until(() => readers[0]!.subscription.status.current === "lost");
+  for (const topic of topics) server.publish(topic, topic);
+  const asked = Array.from({ length: 64 }, (_, i) => client.request("echo", i));
+  await until(() => readers.every(({ got }) => got.length === 2));
+  for (const { got, subscription } of readers) {
+    assertEquals([(got[0] as Recovery).recovered, got[1]], [true, subscription.topic]);
+  }
+  assertEquals(await soon(Promise.all(asked)), asked.map((_, i) => i));
+  assertEquals(server.manager.all()[0]!.stats.invalidMessages, 0);
+  await client.close();
+  for (const { done } of readers) await done;
+});
+
 /** Checks what a reader got: every number once and in order, but where it was told of a gap. */
 function check(got: readonly unknown[], last: number): { gaps: number } {
   let expected = 0;

@@ -10,7 +10,8 @@
  * - **Frames** are what a group consists of, in order.
  *
  * {@linkcode listenMoq} and {@linkcode dialMoq} make sessions, {@linkcode connectMoq} one that comes back,
- * {@linkcode MoqRelay} and {@linkcode LiveTrack} bring one source to many.
+ * {@linkcode MoqRelay} and {@linkcode LiveTrack} bring one source to many, and {@linkcode MoqCluster}
+ * makes one relay of many.
  *
  * @example Publish, discover, subscribe
  * ```ts
@@ -68,6 +69,12 @@ export type {
   MoqDialContext,
   MoqRetryOptions,
 } from "./client/client_options.ts";
+export {
+  MoqCluster,
+  type MoqClusterDial,
+  type MoqClusterOptions,
+  type MoqClusterStats,
+} from "./cluster/cluster.ts";
 export { connectMoq, type ConnectMoqOptions } from "./client/connect.ts";
 export {
   FIRST_APPLICATION_CODE,

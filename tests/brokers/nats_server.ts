@@ -70,6 +70,11 @@ export class NatsServer implements AsyncDisposable {
     return `127.0.0.1:${this.port}`;
   }
 
+  /** The process. */
+  get pid(): number {
+    return this.#process!.pid;
+  }
+
   /** Starts the process; once it resolves, the server answers. */
   async restart(options: NatsServerOptions = this.#options): Promise<void> {
     const { jetstream = true, settings = "" } = options;

@@ -89,6 +89,11 @@ export class RedisServer implements AsyncDisposable {
     return `redis://127.0.0.1:${this.port}`;
   }
 
+  /** The process. */
+  get pid(): number {
+    return this.#process!.pid;
+  }
+
   /** Starts the process; once it resolves, the server answers. */
   async restart(): Promise<void> {
     this.#process = new Deno.Command(PROGRAM, {

@@ -49,7 +49,13 @@ const LONG: Times = {
 };
 
 /** All engines. */
-export const ENGINES: readonly EngineName[] = ["redis", "redis-aof", "redis-snapshot", "nats"];
+export const ENGINES: readonly EngineName[] = [
+  "redis",
+  "redis-aof",
+  "redis-snapshot",
+  "nats",
+  "nats-kept",
+];
 
 /** Runs it on each engine, or on some. */
 export async function soakChaos(

@@ -89,6 +89,15 @@ function receive({ topic, data }) {
 
 function notePresence(place, notice) {
   if (place === undefined) return;
+  if (notice.type === "changes") {
+    for (const one of notice.joined) notePresence(place, { type: "join", ...one });
+    for (const one of notice.left) notePresence(place, { type: "leave", ...one });
+    return;
+  }
+  if (notice.type === "members" && notice.page > 0) {
+    for (const { user } of notice.members) place.members.add(user);
+    return;
+  }
   if (notice.type === "members") {
     // The first word after entering, and after each reconnect: now nothing can be missed.
     const users = new Set(notice.members.map(({ user }) => user));

@@ -7,10 +7,11 @@ import type { MoqSession } from "../session/session.ts";
 import { VERSIONS } from "../wire/versions.ts";
 
 /** Who is asked for tracks: a session, or another relay that is dialed once it is needed. */
-export type RelayedFrom = Pick<
-  MoqSession,
-  "version" | "isClosed" | "closed" | "subscribe" | "fetch" | "trackInfo"
->;
+export interface RelayedFrom
+  extends Pick<MoqSession, "version" | "isClosed" | "subscribe" | "fetch" | "trackInfo"> {
+  /** Resolves when nothing comes from there any more; never rejects. */
+  readonly closed: Promise<unknown>;
+}
 
 /** What is known of a broadcast that another relay of the cluster holds. */
 export interface FarBroadcast {

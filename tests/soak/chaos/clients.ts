@@ -37,6 +37,7 @@ const clients = Array.from(
   { length: Number(count) },
   (_, index) =>
     connect(url!.replace("*", `${name}-${index}`), {
+      transports: ["websocket"],
       backoff: { firstDelayMs: 200, maxDelayMs: 3_000 },
     }),
 );

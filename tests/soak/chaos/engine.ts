@@ -21,9 +21,12 @@ export const PATTERN = "chaos:{number}";
 
 /**
  * An engine, and how it comes back: without what it had, with what the append-only file has, with
- * the last snapshot, or with its streams.
+ * the last snapshot, or with its streams; of `nats-kept` the nodes are told that those survive.
  */
-export type EngineName = "redis" | "redis-aof" | "redis-snapshot" | "nats";
+export type EngineName = "redis" | "redis-aof" | "redis-snapshot" | "nats" | "nats-kept";
+
+/** Follows the URL of an engine that loses nothing when it is ended. */
+const KEPT = "#kept";
 
 /** An engine in a process of its own. */
 export interface Engine extends AsyncDisposable {
@@ -39,10 +42,11 @@ export interface Engine extends AsyncDisposable {
 
 /** Starts an engine. */
 export async function startEngine(name: EngineName): Promise<Engine> {
-  return name === "nats" ? await startNats() : await startRedis(name);
+  if (name === "nats") return await startNats("");
+  return name === "nats-kept" ? await startNats(KEPT) : await startRedis(name);
 }
 
-async function startRedis(name: Exclude<EngineName, "nats">): Promise<Engine> {
+async function startRedis(name: Exclude<EngineName, "nats" | "nats-kept">): Promise<Engine> {
   const server = await RedisServer.start(name === "redis-aof" ? { append: "everysec" } : {});
   return {
     url: server.url,
@@ -62,11 +66,11 @@ async function startRedis(name: Exclude<EngineName, "nats">): Promise<Engine> {
   };
 }
 
-async function startNats(): Promise<Engine> {
+async function startNats(suffix: string): Promise<Engine> {
   const monitor = freePort();
   const server = await NatsServer.start({ settings: `http: "127.0.0.1:${monitor}"` });
   return {
-    url: server.servers,
+    url: server.servers + suffix,
     counts: async () => {
       const response = await fetch(`http://127.0.0.1:${monitor}/varz`);
       const { in_msgs, out_msgs, subscriptions } = await response.json();
@@ -84,5 +88,8 @@ export function brokerFor(url: string): Broker {
   const patience = { giveUpMs: 60_000 };
   return url.startsWith("redis")
     ? new RedisBroker({ url }, patience)
-    : new NatsBroker({ servers: url }, patience);
+    : new NatsBroker({ servers: url.replace(KEPT, "") }, {
+      ...patience,
+      survivesRestart: url.endsWith(KEPT),
+    });
 }

@@ -83,6 +83,7 @@ function asNode(url: string): Publisher {
 
 async function asClient(url: string): Promise<Publisher> {
   const client = connect(url, {
+    transports: ["websocket"],
     delivery: "at-least-once",
     outbox: { maxMessages: MAX_UNANSWERED, maxBytes: 1_048_576 },
     backoff: { firstDelayMs: 100, maxDelayMs: 2_000 },

@@ -1,0 +1,207 @@
+/**
+ * The benchmark of several nodes: what is published on one reaches clients on two others, through
+ * Redis or NATS, beside socket.io with its Redis adapter; and the same on one node, without an
+ * engine, to compare with.
+ *
+ * ```sh
+ * deno task bench:cluster --quick
+ * ```
+ *
+ * - `--quick`: one short run of each.
+ * - `--runs n`: how often; 3 by default.
+ * - `--only a,b`: these alone.
+ *
+ * @module
+ */
+import { NatsServer } from "../../tests/brokers/nats_server.ts";
+import { RedisServer } from "../../tests/brokers/redis_server.ts";
+import { argument, numberArgument } from "../args.ts";
+import type { LoadResult } from "../meter.ts";
+import { canPin, commandOn, freePort, untilListening } from "../processes.ts";
+import { amount, summarize } from "../report.ts";
+
+/** Nodes where there are several: the first one has the publisher, the others the subscribers. */
+const NODES = 3;
+
+const NODE_PACKAGES = ["socket.io@4.8.4", "@socket.io/redis-adapter@8.3.0", "ioredis@5.8.2"];
+
+/** A generator that is not done by then has lost its servers. */
+const MAX_RUN_MS = 120_000;
+
+/** What is compared. */
+interface Setup {
+  readonly name: string;
+  readonly title: string;
+  readonly dialect: "skein" | "socketio";
+  /** What carries publications between the nodes; one node alone without it. */
+  readonly engine?: "redis" | "nats";
+  readonly args?: readonly string[];
+}
+
+const SETUPS: readonly Setup[] = [
+  { name: "skein", title: "Skein, one node", dialect: "skein" },
+  { name: "socketio", title: "socket.io, one node", dialect: "socketio" },
+  { name: "skein-redis", title: "Skein, Redis", dialect: "skein", engine: "redis" },
+  { name: "skein-nats", title: "Skein, NATS", dialect: "skein", engine: "nats" },
+  { name: "socketio-redis", title: "socket.io, Redis", dialect: "socketio", engine: "redis" },
+  {
+    name: "skein-redis-history",
+    title: "Skein, Redis, with a history",
+    dialect: "skein",
+    engine: "redis",
+    args: ["--history"],
+  },
+  {
+    name: "skein-nats-history",
+    title: "Skein, NATS, with a history",
+    dialect: "skein",
+    engine: "nats",
+    args: ["--history"],
+  },
+];
+
+const WORK = [
+  { name: "saturated", title: "64 messages on their way", args: ["--window", "64"] },
+  { name: "single", title: "one message at a time", args: ["--window", "1"] },
+  { name: "paced", title: "400 messages/s", args: ["--rate", "400"] },
+] as const;
+
+const { args } = Deno;
+const isQuick = args.includes("--quick");
+const runs = numberArgument(args, "runs", isQuick ? 1 : 3);
+const only = argument(args, "only")?.split(",");
+const isPinned = await canPin();
+const folder = await Deno.makeTempDir({ prefix: "bench-" });
+try {
+  await installForNode();
+  const results = new Map<string, LoadResult[]>();
+  for (let run = 1; run <= runs; run++) {
+    for (const work of WORK) {
+      for (const setup of SETUPS) {
+        if (only !== undefined && !only.includes(setup.name)) continue;
+        const key = `${work.name} ${setup.name}`;
+        say(`${run}/${runs} ${key}`);
+        results.set(key, [...results.get(key) ?? [], await measure(setup, work.args)]);
+      }
+    }
+  }
+  print(tables(results));
+} finally {
+  await Deno.remove(folder, { recursive: true });
+}
+
+async function measure(setup: Setup, work: readonly string[]): Promise<LoadResult> {
+  await using stack = new AsyncDisposableStack();
+  const engine = await engineFor(setup.engine);
+  if (engine !== undefined) stack.use(engine.server);
+  const ports = Array.from({ length: engine === undefined ? 1 : NODES }, freePort);
+  // One core for all nodes and the engine, one for the clients: what is compared shares the same.
+  const nodes = ports.map((port) => {
+    const command = [...programOf(setup), "--port", `${port}`, ...engine?.args ?? []];
+    const process = commandOn([...command, ...setup.args ?? []], isPinned ? 0 : undefined, {
+      stdin: "null",
+      stdout: "null",
+      stderr: "inherit",
+    }).spawn();
+    stack.defer(async () => {
+      process.kill("SIGKILL");
+      await process.status;
+    });
+    return process;
+  });
+  await Promise.all(ports.map((port) => untilListening(port)));
+  const few = isQuick
+    ? ["--warm-up", "300", "--measure", "700", "--sessions", "50"]
+    : ["--sessions", "200"];
+  const subscribers = ports.length === 1 ? [] : ["--ports", ports.slice(1).join(",")];
+  const generator = new URL("../load.ts", import.meta.url).href;
+  const { success, code, stdout } = await commandOn(
+    [Deno.execPath(), "run", "-A", "--unstable-net", "--no-lock", generator].concat(
+      ["--mode", "fanout", "--dialect", setup.dialect, "--port", `${ports[0]}`],
+      ["--pid", [...nodes.map(({ pid }) => pid), ...engine?.pids ?? []].join(",")],
+      subscribers,
+      work,
+      few,
+    ),
+    isPinned ? 1 : undefined,
+    { stderr: "inherit", signal: AbortSignal.timeout(MAX_RUN_MS) },
+  ).output();
+  if (!success) throw new Error(`${setup.name}: the generator ended with ${code}`);
+  return JSON.parse(new TextDecoder().decode(stdout));
+}
+
+async function engineFor(name: Setup["engine"]): Promise<
+  { server: AsyncDisposable; args: readonly string[]; pids: readonly number[] } | undefined
+> {
+  if (name === undefined) return undefined;
+  if (name === "redis") {
+    const server = await RedisServer.start();
+    await pin(server.pid);
+    return { server, args: ["--redis", server.url], pids: [server.pid] };
+  }
+  const server = await NatsServer.start();
+  await pin(server.pid);
+  return { server, args: ["--nats", server.servers], pids: [server.pid] };
+}
+
+/** On the core of the nodes. */
+async function pin(pid: number): Promise<void> {
+  if (!isPinned) return;
+  await new Deno.Command("taskset", { args: ["-acp", "0", `${pid}`], stdout: "null" }).output();
+}
+
+function programOf({ dialect }: Setup): readonly string[] {
+  if (dialect === "socketio") return ["node", `${folder}/socketio_redis.mjs`];
+  const file = new URL("./node.ts", import.meta.url).href;
+  return [Deno.execPath(), "run", "-A", "--unstable-net", "--no-lock", file];
+}
+
+async function installForNode(): Promise<void> {
+  const { success } = await new Deno.Command("npm", {
+    args: ["install", "--no-audit", "--no-fund", "--prefix", folder, ...NODE_PACKAGES],
+    stdout: "null",
+  }).output();
+  if (!success) throw new Error("Cannot install socket.io: npm failed");
+  const file = "socketio_redis.mjs";
+  await Deno.copyFile(new URL(file, import.meta.url), `${folder}/${file}`);
+}
+
+function tables(results: ReadonlyMap<string, readonly LoadResult[]>): string {
+  const lines: string[] = [];
+  for (const { name, title } of WORK) {
+    lines.push(
+      "",
+      `**${title}**`,
+      "",
+      "| | deliveries/s min / median / max | of socket.io | CPU us each | p50 ms | p99 ms | lost, out of order, closed |",
+      "| --- | --- | --- | --- | --- | --- | --- |",
+    );
+    for (const setup of SETUPS) {
+      const list = results.get(`${name} ${setup.name}`);
+      if (list === undefined) continue;
+      const { perSecond, median } = summarize(list);
+      const rival = results.get(
+        `${name} ${setup.engine === undefined ? "socketio" : "socketio-redis"}`,
+      );
+      const ratio = rival === undefined ? "" : (perSecond[1] / summarize(rival).perSecond[1])
+        .toFixed(2);
+      const { cpuUs = NaN, p50Ms = NaN, p99Ms = NaN, lost, disordered, closed } = median;
+      lines.push(
+        `| ${setup.title} | ${perSecond.map(amount).join(" / ")} | ${ratio} | ${
+          cpuUs.toFixed(2)
+        } | ${p50Ms.toFixed(2)} | ${p99Ms.toFixed(2)} | ${lost}, ${disordered}, ${closed} |`,
+      );
+    }
+  }
+  return lines.join("\n");
+}
+
+function say(text: string): void {
+  // deno-lint-ignore no-console
+  console.error(text);
+}
+
+function print(text: string): void {
+  // deno-lint-ignore no-console
+  console.log(text);
+}

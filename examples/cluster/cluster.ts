@@ -1,0 +1,100 @@
+/**
+ * Two nodes as processes, and the balancer before them.
+ *
+ * @module
+ */
+import { Balancer } from "./balancer.ts";
+import type { NodeState, Verb } from "./contract.ts";
+import { type Engine, freePort } from "./engine.ts";
+
+/** How many. */
+const NODES = 2;
+
+interface Node {
+  readonly number: number;
+  readonly port: number;
+  state: NodeState;
+  process?: Deno.ChildProcess;
+}
+
+/** The nodes, which can be killed, drained and started. */
+export class Cluster implements AsyncDisposable {
+  /** Called whenever a node is up or down. */
+  onChange: () => void = () => {};
+  readonly #engine: Engine;
+  readonly #origin: string;
+  readonly #balancer = new Balancer(0, []);
+  readonly #nodes: readonly Node[];
+
+  private constructor(engine: Engine, origin: string) {
+    this.#engine = engine;
+    this.#origin = origin;
+    this.#nodes = Array.from(
+      { length: NODES },
+      (_, i) => ({ number: i + 1, port: freePort(), state: "down" }),
+    );
+  }
+
+  /** Starts the nodes; pages of this origin may connect. */
+  static async start(engine: Engine, origin = "http://localhost"): Promise<Cluster> {
+    const cluster = new Cluster(engine, origin);
+    await Promise.all(cluster.#nodes.map(({ number }) => cluster.do("start", number)));
+    return cluster;
+  }
+
+  /** The port of the balancer. */
+  get port(): number {
+    return this.#balancer.port;
+  }
+
+  /** What all pages are told. */
+  get summary(): { engine: string; port: number; nodes: { number: number; state: NodeState }[] } {
+    const nodes = this.#nodes.map(({ number, state }) => ({ number, state }));
+    return { engine: this.#engine.name, port: this.port, nodes };
+  }
+
+  /** Does something to a node, and waits until it is done. What makes no sense now does nothing. */
+  async do(verb: Verb, number: number): Promise<void> {
+    const node = this.#nodes.find((node) => node.number === number);
+    if (node === undefined) return;
+    if (verb === "start" && node.state === "down") return await this.#start(node);
+    if (verb === "drain" && node.state === "up") {
+      // First no new connections, then the signal.
+      this.#set(node, "draining");
+      node.process?.kill("SIGTERM");
+    }
+    if (verb === "kill" && node.state !== "down") node.process?.kill("SIGKILL");
+    if (verb !== "start") await node.process?.status;
+  }
+
+  /** Ends the nodes and the balancer. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.onChange = () => {};
+    await Promise.all(this.#nodes.map(({ number }) => this.do("kill", number)));
+    await this.#balancer[Symbol.asyncDispose]();
+  }
+
+  async #start(node: Node): Promise<void> {
+    const { name, url } = this.#engine;
+    const file = new URL("./node.ts", import.meta.url).href;
+    const args = [`${node.number}`, `${node.port}`, name, url, this.#origin];
+    const process = node.process = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--quiet", file, ...args],
+      stdin: "null",
+      stdout: "piped",
+    }).spawn();
+    this.#set(node, "starting");
+    const reader = process.stdout.getReader();
+    const { done } = await reader.read();
+    void reader.cancel();
+    if (!done) this.#set(node, "up");
+    void process.status.then(() => this.#set(node, "down"));
+    if (done) await process.status;
+  }
+
+  #set(node: Node, state: NodeState): void {
+    node.state = state;
+    this.#balancer.use(this.#nodes.filter(({ state }) => state === "up").map(({ port }) => port));
+    this.onChange();
+  }
+}

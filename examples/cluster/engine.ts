@@ -1,0 +1,91 @@
+/**
+ * The engine between the nodes: Redis or NATS, one that runs already, or one that is started here.
+ *
+ * Users write `jsr:@skein/skein/redis` and `/nats` in the place of the paths.
+ *
+ * @module
+ */
+import type { Broker } from "../../mod.ts";
+import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import { RedisBroker } from "../../pubsub/redis/mod.ts";
+
+/** How long it may take to start, in milliseconds. */
+const PATIENCE_MS = 10_000;
+
+/** What nodes can share. */
+export type EngineName = "redis" | "nats";
+
+/** An engine; one that was started here ends with it. */
+export interface Engine extends AsyncDisposable {
+  /** Which. */
+  readonly name: EngineName;
+  /** Where. */
+  readonly url: string;
+}
+
+/** Makes a node's broker. */
+export function brokerFor(name: EngineName, url: string): Broker {
+  return name === "redis" ? new RedisBroker({ url }) : new NatsBroker({ servers: url });
+}
+
+/** Starts `redis-server` or `nats-server` on a free port, with a folder of its own. */
+export async function startEngine(name: EngineName): Promise<Engine> {
+  const port = freePort();
+  const folder = await Deno.makeTempDir({ prefix: `skein-${name}-` });
+  const process = spawn(...commandFor(name, port, folder));
+  await untilListening(port);
+  return {
+    name,
+    url: name === "redis" ? `redis://127.0.0.1:${port}` : `127.0.0.1:${port}`,
+    async [Symbol.asyncDispose]() {
+      process.kill("SIGKILL");
+      await process.status;
+      await Deno.remove(folder, { recursive: true });
+    },
+  };
+}
+
+/** A port that is free now. */
+export function freePort(): number {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  return listener.addr.port;
+}
+
+function commandFor(
+  name: EngineName,
+  port: number,
+  folder: string,
+): [program: string, args: string[]] {
+  if (name === "nats") {
+    return ["nats-server", ["-a", "127.0.0.1", "-p", `${port}`, "-js", "-sd", folder]];
+  }
+  const settings = { port, bind: "127.0.0.1", dir: folder, save: "", appendonly: "no" };
+  const args = Object.entries(settings).flatMap(([key, value]) => [`--${key}`, `${value}`]);
+  return ["redis-server", args];
+}
+
+function spawn(program: string, args: string[]): Deno.ChildProcess {
+  try {
+    return new Deno.Command(program, { args, stdin: "null", stdout: "null", stderr: "null" })
+      .spawn();
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    console.error(
+      `Cannot start ${program}: it is not installed here. Install it, ` +
+        "or say where one runs: --redis redis://HOST:PORT, or --nats HOST:PORT",
+    );
+    return Deno.exit(1);
+  }
+}
+
+async function untilListening(port: number): Promise<void> {
+  const end = Date.now() + PATIENCE_MS;
+  while (true) {
+    try {
+      return (await Deno.connect({ hostname: "127.0.0.1", port })).close();
+    } catch (error) {
+      if (Date.now() > end) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+}

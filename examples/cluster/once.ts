@@ -1,0 +1,125 @@
+/**
+ * The cluster showing itself: two visitors on two nodes, one of which is killed, the other drained.
+ * What happens is printed; what does not happen in time is an error.
+ *
+ * Users write `jsr:@skein/skein` in the place of `../../mod.ts`.
+ *
+ * @module
+ */
+import { type Client, connect, type PresenceNotice } from "../../mod.ts";
+import type { Cluster } from "./cluster.ts";
+import { chat } from "./contract.ts";
+
+/** How long anything may take to happen, in milliseconds. */
+const PATIENCE_MS = 20_000;
+
+/** Runs the show. */
+export async function showOnce(cluster: Cluster): Promise<void> {
+  const url = `ws://localhost:${cluster.port}`;
+  console.log(`${cluster.summary.nodes.length} nodes on ${cluster.summary.engine}`);
+  await using ann = new Visitor(url, "ann");
+  await ann.sees("itself on node 1");
+  await using bob = new Visitor(url, "bob");
+  await bob.sees("itself on node 2");
+  await ann.sees("ann and bob in the room");
+  bob.says("Hello, Ann!");
+  await ann.sees("bob: Hello, Ann!");
+
+  const killed = cluster.do("kill", 1);
+  console.log("node 1 is killed");
+  bob.says("Are you still there?");
+  await ann.sees("itself on node 2");
+  await ann.sees("everything that was missed");
+  await ann.sees("bob: Are you still there?");
+  await killed;
+
+  await cluster.do("start", 1);
+  const drained = cluster.do("drain", 2);
+  console.log("node 1 is there again, and node 2 is drained");
+  await Promise.all([ann.isOn(1), bob.isOn(1), drained]);
+  ann.says("Now I am where I was.");
+  await bob.sees("ann: Now I am where I was.");
+
+  await using eve = new Visitor(url, "eve");
+  await eve.sees("bob: Hello, Ann!");
+  await eve.sees("bob: Are you still there?");
+  await eve.sees("ann: Now I am where I was.");
+}
+
+/** One page, without the page. */
+class Visitor implements AsyncDisposable {
+  readonly #name: string;
+  readonly #client: Client<typeof chat>;
+  #here = new Set<string>();
+  #seen: string[] = []; // What was not asked for yet.
+  #changed = Promise.withResolvers<void>();
+
+  constructor(url: string, name: string) {
+    this.#name = name;
+    this.#client = connect(`${url}/?name=${name}`, {
+      contract: chat,
+      // The balancer is one for TCP.
+      transports: ["websocket"],
+      delivery: "at-least-once",
+      backoff: { firstDelayMs: 200 },
+      onMessage: (message) => {
+        if (message.pattern === "node") this.#note(`itself on node ${message.data}`);
+        if (message.pattern === "presence:{topic}") this.#notePresence(message.data);
+      },
+    });
+    void this.#read();
+  }
+
+  says(text: string): void {
+    console.log(`${this.#name} says ${text}`);
+    this.#client.send("say", { id: crypto.randomUUID(), text });
+  }
+
+  /** Waits until this visitor was told so, after what it was asked for before. */
+  async sees(what: string): Promise<void> {
+    await this.#waitFor(what);
+    console.log(`${this.#name} sees ${what}`);
+  }
+
+  /** Waits until it is on a node, and knows that it missed nothing. */
+  async isOn(node: number): Promise<void> {
+    await this.#waitFor(`itself on node ${node}`);
+    await this.#waitFor("everything that was missed");
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#client.close();
+  }
+
+  async #waitFor(what: string): Promise<void> {
+    const late = setTimeout(
+      () => this.#changed.reject(new Error(`${this.#name} never saw "${what}"`)),
+      PATIENCE_MS,
+    );
+    while (!this.#seen.includes(what)) await this.#changed.promise;
+    clearTimeout(late);
+    this.#seen = this.#seen.slice(this.#seen.indexOf(what) + 1);
+  }
+
+  async #read(): Promise<void> {
+    const lines = this.#client.subscribe("room:lobby", {
+      last: 100,
+      onRecovery: ({ recovered, reason }) =>
+        this.#note(recovered ? "everything that was missed" : `not everything: ${reason}`),
+    });
+    for await (const { data: { from, text } } of lines) this.#note(`${from}: ${text}`);
+  }
+
+  #notePresence(notice: PresenceNotice): void {
+    if (notice.type === "members") this.#here = new Set(notice.members.map(({ user }) => user));
+    else if (notice.type === "join") this.#here.add(notice.user);
+    else if (notice.type === "leave") this.#here.delete(notice.user);
+    this.#note(`${[...this.#here].sort().join(" and ")} in the room`);
+  }
+
+  #note(what: string): void {
+    this.#seen.push(what);
+    this.#changed.resolve();
+    this.#changed = Promise.withResolvers();
+  }
+}

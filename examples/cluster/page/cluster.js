@@ -1,0 +1,134 @@
+/**
+ * The cluster's page: a client of the room, through the balancer, and one of the program that has
+ * the nodes.
+ *
+ * @module
+ */
+import { connect } from "@skein/skein/client";
+import { draw, elements } from "./view.js";
+
+const NAMES = ["ann", "bob", "eve", "kim", "leo", "mia", "noa", "ole", "pia", "tom"];
+
+/** Lines that the page keeps. */
+const MAX_LINES = 300;
+
+const state = {
+  /** Who this is; `?name=` says it. */
+  me: new URLSearchParams(location.search).get("name") ??
+    NAMES[Math.floor(Math.random() * NAMES.length)] + Math.floor(Math.random() * 90 + 10),
+  /** The engine, the balancer's port, and the nodes. */
+  cluster: { engine: "", port: 0, nodes: [] },
+  /** The node that has this page; 0 while none has it. */
+  node: 0,
+  people: new Set(),
+  /** Lines of the room, and notices between them. */
+  lines: [],
+};
+
+/* The nodes */
+
+const control = connect(new URL("/control", location.href), {
+  transports: ["websocket"],
+  onMessage({ data }) {
+    state.cluster = data;
+    client ??= enter(data.port);
+    redraw();
+  },
+});
+
+/* The room */
+
+let client;
+
+function enter(port) {
+  const url = `ws://${location.hostname}:${port}/?name=${encodeURIComponent(state.me)}`;
+  const client = connect(url, {
+    // The balancer is one for TCP.
+    transports: ["websocket"],
+    // What was typed is handled, by whichever node is there.
+    delivery: "at-least-once",
+    onMessage({ topic, data }) {
+      if (topic === "node") state.node = data;
+      else notePresence(data);
+      redraw();
+    },
+  });
+  void watch(client);
+  void read(client);
+  return client;
+}
+
+async function watch(client) {
+  let lostAt = 0;
+  for await (const { name } of client.status) {
+    if (name === "connected" && lostAt > 0) {
+      notice(`back after ${((Date.now() - lostAt) / 1_000).toFixed(1)} s`);
+      lostAt = 0;
+    }
+    if (name === "reconnecting" && lostAt === 0) {
+      lostAt = Date.now();
+      notice(`node ${state.node} is gone`);
+      state.node = 0;
+    }
+    redraw();
+  }
+}
+
+async function read(client) {
+  const lines = client.subscribe("room:lobby", {
+    last: 50,
+    onRecovery: ({ recovered, reason }) =>
+      notice(recovered ? "nothing was missed" : `messages may be missing: ${reason}`),
+  });
+  for await (const { data } of lines) put(data);
+}
+
+function notePresence(told) {
+  if (told.type === "members") state.people = new Set(told.members.map(({ user }) => user));
+  else if (told.type === "join") state.people.add(told.user);
+  else if (told.type === "leave") state.people.delete(told.user);
+}
+
+function notice(text) {
+  put({ id: crypto.randomUUID(), notice: text });
+}
+
+/** Puts a line last; one that was typed here was there before, and waited. */
+function put(line) {
+  state.lines = [...state.lines.filter(({ id }) => id !== line.id), line].slice(-MAX_LINES);
+  redraw();
+}
+
+/* What visitors do */
+
+elements.say.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = elements.text.value.trim();
+  if (text === "" || client === undefined) return;
+  const id = crypto.randomUUID();
+  try {
+    client.send("say", { id, text });
+  } catch (error) {
+    return notice(`not sent: ${error.message}`);
+  }
+  elements.text.value = "";
+  put({ id, from: state.me, text, isWaiting: true });
+});
+
+elements.nodes.addEventListener("click", ({ target }) => {
+  const { verb, number } = target.dataset;
+  if (verb !== undefined) control.send("do", { verb, number: Number(number) });
+});
+
+/* Drawing: once for all that changes in a turn */
+
+let isDrawing = false;
+
+function redraw() {
+  if (isDrawing) return;
+  isDrawing = true;
+  queueMicrotask(() => {
+    isDrawing = false;
+    draw(state);
+  });
+}

@@ -1,0 +1,277 @@
+/**
+ * Relays that know, by the broker that they share, which of them holds which broadcast.
+ *
+ * @module
+ */
+import { platformSchedule } from "../../../session/schedule.ts";
+import { Directory, type DirectoryChange, type DirectoryScope } from "../../directory.ts";
+import type { Nodes } from "../../nodes.ts";
+import { dialMoq } from "../client/dial.ts";
+import type { MoqRelay } from "../live/relay.ts";
+import { tellsHops } from "../live/relay_source.ts";
+import type { Announcement } from "../track/announcement.ts";
+import { TrackMux } from "../track/mux.ts";
+import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";
+import { CLUSTER_VERSION, FarRelay, type FarRelayLink, type MoqClusterDial } from "./_far_relay.ts";
+import { type Held, readHeld } from "./_held.ts";
+
+export type { MoqClusterDial } from "./_far_relay.ts";
+
+/** Options for {@linkcode MoqCluster}. */
+export interface MoqClusterOptions {
+  /** The relay of this process. It is not closed. */
+  readonly relay: MoqRelay;
+  /** The nodes; each has one relay of the cluster. They are not closed. */
+  readonly nodes: Nodes;
+  /** Where the other relays reach this one: `https:` or `moqt:`; `http:` in development. */
+  readonly url: string | URL;
+  /**
+   * Relays with different names do not meet.
+   *
+   * @default {"moq"}
+   */
+  readonly name?: string;
+  /** Dials another relay, where that takes a token or trust; {@linkcode dialMoq} by default. */
+  readonly dial?: MoqClusterDial;
+  /**
+   * How long a session with another relay is kept that nobody needs, in milliseconds; up to twice as
+   * long may pass.
+   *
+   * @default {5000}
+   */
+  readonly lingerMs?: number;
+  /** Gets why another relay could not be reached. Lost by default. */
+  readonly onError?: (error: unknown) => void;
+}
+
+/** What a cluster does now, as one relay sees it. */
+export interface MoqClusterStats {
+  /** Broadcasts that this relay holds. */
+  readonly held: number;
+  /** Other relays that hold some, or are still connected. */
+  readonly relays: number;
+  /** Sessions with them. */
+  readonly links: number;
+}
+
+/**
+ * Makes one relay of many: what is announced at any of them is announced at all, and comes from the one
+ * that holds it.
+ *
+ * - **Known by the broker:** a relay tells which broadcasts were announced to it directly, in a
+ *   {@linkcode Directory}. Media never pass the broker.
+ * - **One session:** another relay is dialed at the first subscription to what it holds, and left some
+ *   time after the last one. A track is subscribed there once, for all subscribers here.
+ * - **Ways:** the shortest chain of hops is taken, and of two that are as short the broadcast that began
+ *   last, on every relay alike. So one that moves is followed: subscribers see it end and begin.
+ * - **Loops** are refused by the `hopId` of the relay's mux.
+ * - **Gone:** what ended is ended everywhere within a tenth of a second or so, and so is what a relay held
+ *   that closed its cluster; what one held that died, within `goneAfterMs` of the nodes.
+ * - **Outages:** while the engine is away nothing new is heard of, and what is known goes on.
+ *
+ * Relays of a cluster trust each other, and whoever can write to the broker.
+ *
+ * @example Two relays in one process
+ * ```ts
+ * import { dialMoq, listenMoq, MoqCluster, MoqRelay, TrackMux } from "@skein/skein/moq";
+ * import { MemoryBroker, Nodes } from "@skein/skein/pubsub";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using broker = new MemoryBroker();
+ * function start() {
+ *   const relay = new MoqRelay();
+ *   const server = listenMoq({ mux: relay.mux, onSession: (session) => relay.accept(session) });
+ *   const nodes = new Nodes({ broker });
+ *   const cluster = new MoqCluster({ relay, nodes, url: `http://127.0.0.1:${server.address?.port}` });
+ *   return {
+ *     dial: (mux: TrackMux) =>
+ *       dialMoq(server.url, { mux, serverCertificateHashes: server.certificateHashes }),
+ *     async [Symbol.asyncDispose]() {
+ *       await cluster.close();
+ *       await nodes.close();
+ *       await server.close();
+ *     },
+ *   };
+ * }
+ * await using one = start();
+ * await using two = start();
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/clock", async (track) => {
+ *   await using group = await track.openGroup();
+ *   await group.writeFrame(new TextEncoder().encode("12:00"));
+ * });
+ * await using _publisher = await one.dial(mux);
+ * await using subscriber = await two.dial(new TrackMux());
+ * await using announcements = await subscriber.acceptAnnounce("/");
+ * assertEquals((await announcements.next())?.path, "/clock");
+ * for await (const group of await subscriber.subscribe("/clock", "seconds")) {
+ *   for await (const frame of group) assertEquals(new TextDecoder().decode(frame), "12:00");
+ * }
+ * ```
+ */
+export class MoqCluster implements AsyncDisposable {
+  /** Where the other relays reach this one. */
+  readonly url: string;
+  /** Resolves when all relays that were alive told what they hold; never rejects. */
+  readonly ready: Promise<void>;
+
+  readonly #relay: MoqRelay;
+  readonly #link: Omit<FarRelayLink, "onLeft">;
+  readonly #directory: Directory<Held>;
+  readonly #scope: DirectoryScope<Held>;
+  readonly #watch: Disposable;
+  readonly #schedule = platformSchedule();
+  /** What this relay holds, and since when. No more than its mux has. */
+  readonly #held = new Map<BroadcastPath, number>();
+  /** By node. */
+  readonly #relays = new Map<string, FarRelay>();
+  #newest = 0;
+  #closing: Promise<void> | undefined;
+
+  /**
+   * Joins the cluster.
+   *
+   * @param options See {@linkcode MoqClusterOptions}.
+   * @throws {TypeError} If the URL is none, or the nodes have a cluster of this name already.
+   * @throws {RangeError} If `lingerMs` is not a positive integer.
+   */
+  constructor(options: MoqClusterOptions) {
+    const { relay, nodes, url, name = "moq", dial = dialRelay, lingerMs = 5_000 } = options;
+    if (!Number.isInteger(lingerMs) || lingerMs < 1) {
+      throw new RangeError(
+        `Cannot join cluster: lingerMs must be a positive integer, received ${lingerMs}`,
+      );
+    }
+    if (!URL.canParse(url)) {
+      throw new TypeError(`Cannot join cluster: url must be absolute, received "${url}"`);
+    }
+    this.url = String(url);
+    this.#relay = relay;
+    const { onError } = options;
+    this.#link = {
+      dial,
+      lingerMs,
+      mux: new TrackMux({ hopId: relay.mux.hopId }),
+      report: (error) => {
+        try {
+          onError?.(error);
+        } catch {
+          // There is nobody left to tell.
+        }
+      },
+    };
+    this.#directory = new Directory({ nodes, name, read: readHeld });
+    this.#scope = this.#directory.open("broadcasts", (change) => this.#heard(change));
+    this.ready = this.#scope.ready;
+    this.#watch = relay.mux.watch(relay.prefix, (announcement) => this.#announced(announcement));
+    for (const one of relay.mux.announcements(relay.prefix)) this.#announced(one);
+  }
+
+  /** What it does now. */
+  get stats(): MoqClusterStats {
+    let links = 0;
+    for (const { sessions } of this.#relays.values()) links += sessions;
+    return { held: this.#held.size, relays: this.#relays.size, links };
+  }
+
+  /**
+   * Leaves the cluster: to the others, what this relay holds is gone, and to its own subscribers what
+   * others hold. The relay goes on alone. Idempotent.
+   *
+   * @returns Resolves once the sessions with other relays are closed.
+   */
+  close(): Promise<void> {
+    return this.#closing ??= this.#close();
+  }
+
+  /** Leaves the cluster; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    this.#watch[Symbol.dispose]();
+    this.#scope[Symbol.dispose]();
+    this.#directory[Symbol.dispose]();
+    this.#held.clear();
+    const relays = [...this.#relays.values()];
+    this.#relays.clear();
+    for (const far of relays) {
+      for (const path of far.paths) this.#relay.removeSource(path, far);
+    }
+    await Promise.all(relays.map((far) => far.close()));
+  }
+
+  /** A broadcast came here, goes, or comes by another way. */
+  #announced({ path, active, hops }: Announcement): void {
+    const source = this.#relay.sourceOf(path);
+    if (active && source?.far === undefined) {
+      let since = this.#held.get(path);
+      if (since === undefined) {
+        since = this.#newest = Math.max(Date.now(), this.#newest + 1);
+        this.#held.set(path, since);
+      }
+      const { hopId } = this.#relay.mux;
+      const isBlind = source !== undefined && !tellsHops(source);
+      this.#scope.set(path, {
+        url: this.url,
+        since,
+        hops: [...hops, hopId].map(String),
+        ...(isBlind ? { isBlind } : {}),
+      });
+      return;
+    }
+    if (this.#held.delete(path)) this.#scope.delete(path);
+    // What was published in this program hid what others hold.
+    if (!active) this.#schedule(() => this.#relay.retry(path));
+  }
+
+  /** Another relay told something. */
+  #heard({ node, key, value, isSwept }: DirectoryChange<Held>): void {
+    const path = pathOf(key);
+    if (path === undefined || suffixOf(this.#relay.prefix, path) === undefined) return;
+    // It came from here: a loop.
+    if (value === undefined || value.hops.includes(`${this.#relay.mux.hopId}`)) {
+      return this.#lost(node, path, isSwept);
+    }
+    const { url, since, isBlind = false } = value;
+    this.#newest = Math.max(this.#newest, since);
+    let relay = this.#relays.get(node);
+    if (relay === undefined) {
+      relay = new FarRelay(url, { ...this.#link, onLeft: () => this.#checkNeeded(node) });
+      this.#relays.set(node, relay);
+    }
+    relay.url = url;
+    relay.paths.add(path);
+    const hops = value.hops.map(BigInt);
+    this.#relay.addSource(path, { session: relay, hops, far: { node, since, isBlind } });
+  }
+
+  #lost(node: string, path: BroadcastPath, isGone: boolean): void {
+    const relay = this.#relays.get(node);
+    if (!relay?.paths.delete(path)) return;
+    this.#relay.removeSource(path, relay);
+    this.#checkNeeded(node, isGone);
+  }
+
+  /** A relay that is connected may hold something again soon, unless its node is gone. */
+  #checkNeeded(node: string, isGone = false): void {
+    const relay = this.#relays.get(node);
+    if (relay === undefined || relay.paths.size > 0 || relay.sessions > 0 && !isGone) return;
+    this.#relays.delete(node);
+    void relay.close();
+  }
+}
+
+function dialRelay(...[url, options]: Parameters<MoqClusterDial>): ReturnType<MoqClusterDial> {
+  return dialMoq(url, { ...options, versions: [CLUSTER_VERSION] });
+}
+
+function pathOf(key: string): BroadcastPath | undefined {
+  try {
+    return broadcastPath(key);
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,679 @@
+/** Relays that share an engine in memory, and dial each other over memory, at a fake time. */
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { bytesOf, type LivePair, livePair, textOf } from "../../../tests/moq/pair.ts";
+import { passTime, turns } from "../../../testing/turns.ts";
+import { FaultyEngine } from "../../../tests/faulty_broker.ts";
+import { Nodes } from "../../nodes.ts";
+import { LiveTrack } from "../live/live_track.ts";
+import { MoqRelay, type MoqRelayOptions } from "../live/relay.ts";
+import type { MoqSession } from "../session/session.ts";
+import { TrackMux } from "../track/mux.ts";
+import type { TrackReader } from "../track/track_reader.ts";
+import type { TrackWriter } from "../track/track_writer.ts";
+import { MoqError } from "../wire/errors.ts";
+import type { MoqVersion } from "../wire/versions.ts";
+import { MoqCluster, type MoqClusterOptions } from "./cluster.ts";
+
+/** A relay of the cluster, in a process of its own as far as the others can tell. */
+class Site {
+  readonly pairs: LivePair[] = [];
+  readonly errors: unknown[] = [];
+  readonly broker: ReturnType<FaultyEngine["connect"]>;
+  readonly relay: MoqRelay;
+  readonly nodes: Nodes;
+  readonly cluster: MoqCluster;
+  /** Urls that it dialed. */
+  readonly dialed: string[] = [];
+  isDown = false;
+
+  constructor(
+    bench: Bench,
+    url: string,
+    options: Partial<MoqClusterOptions> & { readonly with?: MoqRelayOptions },
+  ) {
+    const onError = (error: unknown) => void this.errors.push(error);
+    this.broker = bench.engine.connect();
+    this.relay = new MoqRelay({ lingerMs: 1_000, onError, ...options.with });
+    this.nodes = new Nodes({ broker: this.broker });
+    this.cluster = new MoqCluster({
+      relay: this.relay,
+      nodes: this.nodes,
+      url,
+      onError,
+      dial: async (to, { mux }) => {
+        this.dialed.push(to);
+        const site = bench.sites.get(to);
+        if (site === undefined || site.isDown) throw new Error("Nobody is there");
+        const pair = await livePair("moq-lite-05", { server: site.relay.mux, client: mux });
+        this.pairs.push(pair);
+        site.pairs.push(pair);
+        void site.relay.accept(pair.server);
+        return pair.client;
+      },
+      ...options,
+    });
+  }
+
+  /** A client. */
+  async join(mux = new TrackMux(), version: MoqVersion = "moq-lite-05"): Promise<LivePair> {
+    const pair = await livePair(version, { server: this.relay.mux, client: mux });
+    this.pairs.push(pair);
+    void this.relay.accept(pair.server);
+    return pair;
+  }
+
+  /** The process is killed, and nobody says farewell. */
+  kill(): void {
+    this.isDown = true;
+    this.broker.cut();
+    for (const { link } of this.pairs) link.disconnect();
+  }
+
+  /** The hops of what is announced here, by path. */
+  get ways(): Record<string, bigint[]> {
+    return Object.fromEntries(
+      this.relay.mux.announcements("/").map(({ path, hops }) => [path, [...hops]]),
+    );
+  }
+}
+
+class Bench implements AsyncDisposable {
+  readonly time = new FakeTime(0);
+  readonly engine = new FaultyEngine();
+  readonly sites = new Map<string, Site>();
+
+  async start(
+    count: number,
+    options: Partial<MoqClusterOptions> & { readonly with?: MoqRelayOptions } = {},
+  ): Promise<Site[]> {
+    const started = Array.from({ length: count }, () => {
+      const url = `https://relay-${this.sites.size}.test/`;
+      const site = new Site(this, url, options);
+      this.sites.set(url, site);
+      return site;
+    });
+    await this.pass(300);
+    return started;
+  }
+
+  /** Two relays that are connected without the cluster. */
+  async connect(one: Site, other: Site): Promise<LivePair> {
+    const pair = await livePair("moq-lite-05", {
+      server: one.relay.mux,
+      client: other.relay.mux,
+    });
+    one.pairs.push(pair);
+    void one.relay.accept(pair.server);
+    void other.relay.accept(pair.client);
+    return pair;
+  }
+
+  async pass(ms: number): Promise<void> {
+    await passTime(this.time, ms);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const { cluster, nodes, relay, pairs } of this.sites.values()) {
+      await cluster.close();
+      await nodes.close();
+      relay.close();
+      for (const pair of pairs) await pair[Symbol.asyncDispose]();
+    }
+    this.time.restore();
+  }
+}
+
+/** A publisher of one broadcast, which counts its subscriptions. */
+class Publisher {
+  readonly live = new LiveTrack();
+  readonly tracks: TrackWriter[] = [];
+  readonly mux = new TrackMux();
+
+  constructor(path = "/live") {
+    this.mux.publish(path, {
+      serveTrack: (track) => {
+        this.tracks.push(track);
+        return this.live.serve(track);
+      },
+      serveFetch: (request, group) => this.live.serveFetch(request, group),
+      trackInfo: () => ({ timescale: 90_000 }),
+    });
+  }
+
+  write(text: string): void {
+    using group = this.live.openGroup();
+    group.writeFrame(bytesOf(text));
+  }
+}
+
+/** What a session hears of. */
+async function listen(session: MoqSession): Promise<string[]> {
+  const heard: string[] = [];
+  const reader = await session.acceptAnnounce("/");
+  void (async () => {
+    for await (const { path, active } of reader) heard.push(`${path} ${active ? "on" : "off"}`);
+  })().catch(() => {});
+  return heard;
+}
+
+async function read(track: TrackReader): Promise<string> {
+  const group = await track.nextGroup();
+  assert(group !== null, "The track ended");
+  return textOf((await group.readFrame())!);
+}
+
+Deno.test("MoqCluster finds a broadcast of another relay, and subscribes there once for all", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.start(2) as [Site, Site];
+  const publisher = new Publisher();
+  await a.join(publisher.mux);
+  const viewer = await b.join();
+  const heard = await listen(viewer.client);
+  await bench.pass(100);
+  assertEquals(heard, ["/live on"]);
+  assertEquals(b.ways, { "/live": [publisher.mux.hopId, a.relay.mux.hopId] });
+  // Nobody is dialed for announcements.
+  assertEquals([a.cluster.stats, b.cluster.stats], [
+    { held: 1, relays: 0, links: 0 },
+    { held: 0, relays: 1, links: 0 },
+  ]);
+
+  const others = await Promise.all(Array.from({ length: 9 }, () => b.join()));
+  const tracks = await Promise.all(
+    [viewer, ...others].map(({ client }) => client.subscribe("/live", "x")),
+  );
+  await bench.pass(10);
+  publisher.write("one");
+  assertEquals(await Promise.all(tracks.map(read)), Array(10).fill("one"));
+  assertEquals([publisher.tracks.length, a.relay.stats.tracks, b.relay.stats.tracks], [1, 1, 1]);
+  assertEquals([b.dialed, b.cluster.stats.links], [["https://relay-0.test/"], 1]);
+
+  // Facts and old groups come from there, too.
+  assertEquals((await tracks[0]!.info()).timescale, 90_000);
+  publisher.write("two");
+  assertEquals(await Promise.all(tracks.map(read)), Array(10).fill("two"));
+  const old = await viewer.client.fetch("/live", "x", { group: 1 });
+  assertEquals(textOf((await old.readFrame())!), "one");
+  for (const track of tracks) track.close();
+});
+
+Deno.test("MoqCluster leaves another relay some time after the last subscription, and dials it again", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.start(2, { lingerMs: 2_000 }) as [Site, Site];
+  const publisher = new Publisher();
+  await a.join(publisher.mux);
+  const { client } = await b.join();
+  await bench.pass(100);
+  for (const times of [1, 2]) {
+    const track = await client.subscribe("/live", "x");
+    await bench.pass(10_000);
+    publisher.write("frame");
+    assertEquals([await read(track), b.cluster.stats.links], ["frame", 1]);
+    track.close();
+    // The relay keeps the track for a second.
+    await bench.pass(2_900);
+    assertEquals(b.cluster.stats.links, 1);
+    await bench.pass(1_000 + 2 * 2_000 - 2_900);
+    assertEquals([b.cluster.stats.links, b.dialed.length], [0, times]);
+    assertEquals(a.relay.stats.sessions, 1);
+  }
+  assertEquals(b.ways["/live"]?.length, 2);
+});
+
+Deno.test("MoqCluster tells three relays of each other's broadcasts, late ones too", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.start(2) as [Site, Site];
+  const [one, two] = [new Publisher("/one"), new Publisher("/two")];
+  await a.join(one.mux);
+  await b.join(two.mux);
+  await bench.pass(100);
+  const [c] = await bench.start(1) as [Site];
+  await c.cluster.ready;
+  for (const site of [a, b, c]) assertEquals(Object.keys(site.ways).sort(), ["/one", "/two"]);
+  const viewers = [await b.join(), await c.join(), await c.join()];
+  const tracks = await Promise.all(viewers.map(({ client }) => client.subscribe("/one", "x")));
+  await bench.pass(10);
+  one.write("frame");
+  assertEquals(await Promise.all(tracks.map(read)), ["frame", "frame", "frame"]);
+  assertEquals([one.tracks.length, b.dialed.length, c.dialed.length], [1, 1, 1]);
+  for (const track of tracks) track.close();
+});
+
+Deno.test("MoqCluster ends what ended at another relay, and its subscriptions", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.start(2) as [Site, Site];
+  const publisher = new Publisher();
+  const { client: source } = await a.join(publisher.mux);
+  const { client } = await b.join();
+  const heard = await listen(client);
+  await bench.pass(100);
+  const track = await client.subscribe("/live", "x");
+  await bench.pass(10);
+  const ending = assertRejects(() => track.nextGroup(), MoqError);
+  source.close();
+  await bench.pass(100);
+  await ending;
+  assertEquals(heard, ["/live on", "/live off"]);
+  assertEquals([b.relay.stats.broadcasts, b.relay.stats.tracks, a.cluster.stats.held], [0, 0, 0]);
+  // The session is kept for what may come, and no longer than that.
+  assertEquals(b.cluster.stats, { held: 0, relays: 1, links: 1 });
+  await bench.pass(10_000);
+  assertEquals(b.cluster.stats, { held: 0, relays: 0, links: 0 });
+});
+
+Deno.test("MoqCluster ends within the time what a relay held that died without a word", async () => {
+  await using bench = new Bench();
+  const [a, b, c] = await bench.start(3) as [Site, Site, Site];
+  const publisher = new Publisher();
+  await a.join(publisher.mux);
+  const viewers = [await b.join(), await c.join()];
+  const heard = await Promise.all(viewers.map(({ client }) => listen(client)));
+  await bench.pass(100);
+  const track = await viewers[0]!.client.subscribe("/live", "x");
+  await bench.pass(10);
+  const ending = assertRejects(() => track.nextGroup(), MoqError);
+  a.kill();
+  await bench.pass(3_000);
+  await ending;
+  assertEquals(heard[1], ["/live on"]);
+  await bench.pass(4_000);
+  assertEquals(heard, [["/live on", "/live off"], ["/live on", "/live off"]]);
+  assertEquals(b.cluster.stats, { held: 0, relays: 0, links: 0 });
+  assertEquals(b.relay.stats.tracks, 0);
+});
+
+Deno.test("MoqCluster ends at once what a relay held that left", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.start(2) as [Site, Site];
+  await a.join(new Publisher().mux);
+  await b.join(new Publisher("/other").mux);
+  const { client } = await b.join();
+  const heard = await listen(client);
+  await bench.pass(100);
+  const track = await client.subscribe("/live", "x");
+  await bench.pass(10);
+  await a.cluster.close();
+  await turns();
+  assertEquals(heard.at(-1), "/live off");
+  await assertRejects(() => track.nextGroup(), MoqError);
+  // It goes on alone.
+  assertEquals([Object.keys(a.ways), Object.keys(b.ways)], [["/live"], ["/other"]]);
+  await a.nodes.close();
+  await turns();
+  assertEquals(b.nodes.size, 0);
+});
+
+Deno.test("MoqCluster follows a broadcast that moves to another relay", async () => {
+  await using bench = new Bench();
+  const [a, b, c] = await bench.start(3) as [Site, Site, Site];
+  const { client: source } = await a.join(new Publisher().mux);
+  const { client } = await c.join();
+  const heard = await listen(client);
+  await bench.pass(100);
+  const track = await client.subscribe("/live", "x");
+  await bench.pass(10);
+  const ending = assertRejects(() => track.nextGroup(), MoqError);
+  source.close();
+  await bench.pass(100);
+  const moved = new Publisher();
+  await b.join(moved.mux);
+  await bench.pass(100);
+  await ending;
+  assertEquals(heard, ["/live on", "/live off", "/live on"]);
+  const again = await client.subscribe("/live", "x");
+  await bench.pass(10);
+  moved.write("here");
+  assertEquals(await read(again), "here");
+  assertEquals(c.dialed, ["https://relay-0.test/", "https://relay-1.test/"]);
+  again.close();
+});
+
+Deno.test("MoqCluster goes over to where a publisher came back before its old session is known to be gone", async () => {
+  await using bench = new Bench();
+  const [a, b, c] = await bench.start(3) as [Site, Site, Site];
+  const publisher = new Publisher();
+  const dead = await a.join(publisher.mux);
+  const { client } = await c.join();
+  await bench.pass(100);
+  const track = await client.subscribe("/live", "x");
+  await bench.pass(10);
+  publisher.write("one");
+  assertEquals(await read(track), "one");
+  await b.join(publisher.mux);
+  await bench.pass(100);
+  assertEquals(c.ways["/live"]?.[1], b.relay.mux.hopId);
+  // The subscription stays.
+  publisher.write("two");
+  assertEquals(await read(track), "two");
+  dead.link.disconnect();
+  await bench.pass(5_000);
+  publisher.write("three");
+  assertEquals(await read(track), "three");
+  assertEquals(publisher.live.subscribers, 1);
+  track.close();
+});
+
+Deno.test("MoqCluster takes the newer of two broadcasts of one path on every other relay", async () => {
+  await using bench = new Bench();
+  const [a, b, c] = await bench.start(3) as [Site, Site, Site];
+  const [old, fresh] = [new Publisher(), new Publisher()];
+  const first = await b.join(old.mux);
+  await bench.pass(100);
+  const second = await a.join(fresh.mux);
+  await bench.pass(100);
+  const [d] = await bench.start(1) as [Site];
+  // Whoever holds one keeps it, which is nearer; the others agree.
+  const origins = () => [a, b, c, d].map(({ ways }) => ways["/live"]?.[0]);
+  const [o, f] = [old.mux.hopId, fresh.mux.hopId];
+  assertEquals(origins(), [f, o, f, f]);
+  await bench.pass(60_000);
+  assertEquals(origins(), [f, o, f, f]);
+  second.client.close();
+  await bench.pass(100);
+  assertEquals(origins(), [o, o, o, o]);
+  first.client.close();
+  await bench.pass(100);
+  assertEquals(origins(), [undefined, undefined, undefined, undefined]);
+  for (const { relay } of [a, b, c, d]) assertEquals(relay.stats.broadcasts, 0);
+});
+
+Deno.test("MoqCluster is right about what began last although clocks are not", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.start(2) as [Site, Site];
+  await using ahead = new Nodes({ broker: bench.engine.connect() });
+  await bench.pass(300);
+  const held = { url: "https://x.test/", since: 3_600_000, hops: ["5", "6"] };
+  const payload = JSON.stringify({ node: ahead.id, n: 1, prev: 0, set: [["/live", held]] });
+  bench.engine.publish({ topic: "$skein:moq:broadcasts", payload });
+  await turns();
+  assertEquals(a.ways, { "/live": [5n, 6n] });
+  const fresh = new Publisher();
+  await b.join(fresh.mux);
+  await bench.pass(100);
+  assertEquals(a.ways, { "/live": [fresh.mux.hopId, b.relay.mux.hopId] });
+});
+
+Deno.test("MoqCluster refuses loops, and takes the shortest way", async () => {
+  await using bench = new Bench();
+  const [a, b, c] = await bench.start(3) as [Site, Site, Site];
+  // A ring that the cluster knows nothing of.
+  await bench.connect(a, b);
+  await bench.connect(b, c);
+  await bench.connect(c, a);
+  const publisher = new Publisher();
+  const { client: source } = await a.join(publisher.mux);
+  await bench.pass(1_000);
+  const [p, viaA] = [publisher.mux.hopId, a.relay.mux.hopId];
+  assertEquals([a, b, c].map(({ ways }) => ways["/live"]), [[p], [p, viaA], [p, viaA]]);
+  const track = await (await c.join()).client.subscribe("/live", "x");
+  await bench.pass(10);
+  publisher.write("one");
+  assertEquals([await read(track), publisher.tracks.length], ["one", 1]);
+  track.close();
+  source.close();
+  await bench.pass(1_000);
+  for (const { relay, cluster } of [a, b, c]) {
+    assertEquals([relay.mux.size, relay.stats.broadcasts, cluster.stats.held], [0, 0, 0]);
+  }
+});
+
+Deno.test("MoqCluster keeps two relays apart whose publishers tell no hops", async () => {
+  await using bench = new Bench();
+  const [a, b, c] = await bench.start(3) as [Site, Site, Site];
+  const [one, two] = [new Publisher(), new Publisher()];
+  const first = await a.join(one.mux, "gomoqt-dev");
+  const second = await b.join(two.mux, "gomoqt-dev");
+  await bench.pass(1_000);
+  assertEquals([a, b].map(({ ways }) => ways["/live"]), [[], []]);
+  assertEquals([a, b].map(({ cluster }) => cluster.stats.held), [1, 1]);
+  const track = await (await c.join()).client.subscribe("/live", "x");
+  await bench.pass(10);
+  one.write("frame");
+  two.write("frame");
+  assertEquals(await read(track), "frame");
+  first.client.close();
+  // A source without hops may be an echo: it takes over a second later.
+  await bench.pass(900);
+  assertEquals(Object.keys(a.ways), []);
+  await bench.pass(1_000);
+  assertEquals([a, c].map(({ ways }) => ways["/live"]), [
+    [b.relay.mux.hopId],
+    [b.relay.mux.hopId],
+  ]);
+  second.client.close();
+  await bench.pass(3_000);
+  assertEquals([a, b, c].map(({ relay }) => relay.mux.size), [0, 0, 0]);
+});
+
+Deno.test("MoqCluster tells that a broadcast began anew within one batch of changes", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.start(2) as [Site, Site];
+  const publisher = new Publisher();
+  const publication = new TrackMux();
+  const first = publication.publish("/live", () => {});
+  await a.join(publication);
+  const heard = await listen((await b.join()).client);
+  await bench.pass(100);
+  first.end();
+  await turns();
+  publication.publish("/live", (track) => publisher.live.serve(track));
+  await bench.pass(100);
+  assertEquals(heard, ["/live on", "/live off", "/live on"]);
+});
+
+Deno.test("MoqCluster refuses what is at a relay that can not be reached, and tries again", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.start(2) as [Site, Site];
+  const publisher = new Publisher();
+  await a.join(publisher.mux);
+  const { client } = await b.join();
+  await bench.pass(100);
+  a.isDown = true;
+  for (let times = 0; times < 3; times++) {
+    const track = await client.subscribe("/live", "x");
+    const error = await assertRejects(() => track.ready, MoqError);
+    assertEquals(error.reason, "unroutable");
+  }
+  // All of them were told what one attempt found out.
+  assertEquals([b.dialed.length, b.errors.length], [1, 1]);
+  assertEquals(
+    (b.errors[0] as MoqError).message,
+    "Cannot reach the relay at https://relay-0.test/",
+  );
+  a.isDown = false;
+  await bench.pass(1_000);
+  const track = await client.subscribe("/live", "x");
+  await bench.pass(10);
+  publisher.write("frame");
+  assertEquals(await read(track), "frame");
+  track.close();
+});
+
+Deno.test("MoqCluster gives up a relay that does not answer, and closes what comes of it later", async () => {
+  await using bench = new Bench();
+  const late = Promise.withResolvers<MoqSession>();
+  const signals: AbortSignal[] = [];
+  const muxes: TrackMux[] = [];
+  const [a, b] = await bench.start(2, {
+    dial: (_url, { mux, signal }) => {
+      muxes.push(mux);
+      signals.push(signal);
+      return late.promise;
+    },
+  }) as [Site, Site];
+  await a.join(new Publisher().mux);
+  const { client } = await b.join();
+  await bench.pass(100);
+  const track = await client.subscribe("/live", "x");
+  const refused = assertRejects(() => track.ready, MoqError);
+  await bench.pass(10_100);
+  await refused;
+  assertEquals([signals[0]?.aborted, b.cluster.stats.links], [true, 0]);
+  await using pair = await livePair("moq-lite-05", { client: muxes[0]! });
+  late.resolve(pair.client);
+  await turns();
+  assert(pair.client.isClosed);
+});
+
+Deno.test("MoqCluster takes no session that has another mux or version", async () => {
+  await using bench = new Bench();
+  const pairs: LivePair[] = [];
+  const [a, b] = await bench.start(2, {
+    dial: async (_url, { mux }) => {
+      const isFirst = pairs.length === 0;
+      const pair = await livePair(isFirst ? "moq-lite-05" : "moq-lite-04", {
+        client: isFirst ? new TrackMux() : mux,
+      });
+      pairs.push(pair);
+      return pair.client;
+    },
+  }) as [Site, Site];
+  await a.join(new Publisher().mux);
+  const { client } = await b.join();
+  await bench.pass(100);
+  for (const at of [0, 1]) {
+    const track = await client.subscribe("/live", "x");
+    await assertRejects(() => track.ready, MoqError);
+    assert(pairs[at]!.client.isClosed);
+    assertEquals(((b.errors[at] as MoqError).cause as Error).name, "TypeError");
+    await bench.pass(1_000);
+  }
+  for (const pair of pairs) await pair[Symbol.asyncDispose]();
+});
+
+Deno.test("MoqCluster leaves a relay that winds up once its tracks have ended", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.start(2) as [Site, Site];
+  const publisher = new Publisher();
+  const { client: source } = await a.join(publisher.mux);
+  const { client } = await b.join();
+  await bench.pass(100);
+  const track = await client.subscribe("/live", "x");
+  await bench.pass(10);
+  const link = b.pairs.at(-1)!;
+  const left = link.server.goaway();
+  await bench.pass(100);
+  publisher.write("still here");
+  assertEquals([await read(track), b.cluster.stats.links], ["still here", 1]);
+  source.close();
+  await bench.pass(100);
+  await left;
+  assertEquals(b.cluster.stats.links, 0);
+});
+
+Deno.test("MoqCluster lets what a program publishes itself go first, and what others hold after that", async () => {
+  await using bench = new Bench();
+  const [a, b, c] = await bench.start(3) as [Site, Site, Site];
+  const own = b.relay.mux.publish("/live", () => {});
+  await bench.pass(100);
+  const publisher = new Publisher();
+  await a.join(publisher.mux);
+  await bench.pass(100);
+  assertEquals(b.ways["/live"], []);
+  assertEquals(c.ways["/live"], [publisher.mux.hopId, a.relay.mux.hopId]);
+  assertEquals([a.cluster.stats.held, b.cluster.stats.held], [1, 1]);
+  own.end();
+  await bench.pass(100);
+  assertEquals(b.ways["/live"], [publisher.mux.hopId, a.relay.mux.hopId]);
+  assertEquals(b.cluster.stats.held, 0);
+});
+
+Deno.test("MoqCluster relays what is below the prefix of its relay", async () => {
+  await using bench = new Bench();
+  const [a] = await bench.start(1) as [Site];
+  const [b] = await bench.start(1, { with: { prefix: "/public" } }) as [Site];
+  await a.join(new Publisher("/public/one").mux);
+  await a.join(new Publisher("/secret/one").mux);
+  b.relay.mux.publish("/own", () => {});
+  b.relay.mux.publish("/public/own", () => {});
+  await bench.pass(100);
+  assertEquals(Object.keys(b.ways).sort(), ["/own", "/public/one", "/public/own"]);
+  assertEquals(Object.keys(a.ways).sort(), ["/public/one", "/public/own", "/secret/one"]);
+});
+
+Deno.test("MoqCluster goes on with what it knows while the engine is away, and is right afterwards", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.start(2) as [Site, Site];
+  const publisher = new Publisher();
+  const { client: source } = await a.join(publisher.mux);
+  const { client } = await b.join();
+  await bench.pass(100);
+  const track = await client.subscribe("/live", "x");
+  await bench.pass(10);
+  bench.engine.goAway();
+  await bench.pass(30_000);
+  publisher.write("frame");
+  assertEquals(await read(track), "frame");
+  await a.join(new Publisher("/next").mux);
+  source.close();
+  await bench.pass(1_000);
+  assertEquals(Object.keys(b.ways), ["/live"]);
+  bench.engine.comeBack();
+  await bench.pass(1_000);
+  assertEquals(Object.keys(b.ways), ["/next"]);
+});
+
+Deno.test("MoqCluster leaves nothing behind after a thousand broadcasts came and went", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.start(2) as [Site, Site];
+  const mux = new TrackMux();
+  await a.join(mux);
+  const { client } = await b.join();
+  for (let round = 0; round < 10; round++) {
+    const all = Array.from(
+      { length: 100 },
+      (_, at) =>
+        mux.publish(`/live/${round}/${at}`, async (track) => {
+          await using group = await track.openGroup();
+          await group.writeFrame(bytesOf(`${at}`));
+        }),
+    );
+    await bench.pass(200);
+    assertEquals(b.relay.mux.size, 100);
+    const track = await client.subscribe(`/live/${round}/7`, "x");
+    assertEquals(await read(track), "7");
+    for (const one of all) one.end();
+    await bench.pass(200);
+    assertEquals([b.relay.stats.broadcasts, a.cluster.stats.held], [0, 0]);
+  }
+  assertEquals(b.dialed.length, 1);
+  await bench.pass(15_000);
+  assertEquals([b.relay.stats.tracks, b.cluster.stats], [0, { held: 0, relays: 0, links: 0 }]);
+});
+
+Deno.test("MoqCluster ignores what makes no sense in what another relay tells", async () => {
+  await using bench = new Bench();
+  const [a] = await bench.start(1) as [Site];
+  await using liar = new Nodes({ broker: bench.engine.connect() });
+  await bench.pass(300);
+  const good = { url: "https://x.test/", since: 1, hops: ["5"] };
+  const values: [string, unknown][] = [
+    ["/a", null],
+    ["/b", { ...good, url: 7 }],
+    ["/c", { ...good, since: 1.5 }],
+    ["/d", { ...good, hops: [] }],
+    ["/e", { ...good, hops: [5] }],
+    ["/f", { ...good, hops: ["-5"] }],
+    ["/g", { ...good, hops: Array(33).fill("5") }],
+    ["x".repeat(2_000), good],
+    ["/good", good],
+  ];
+  const payload = JSON.stringify({ node: liar.id, n: 1, prev: 0, set: values });
+  bench.engine.publish({ topic: "$skein:moq:broadcasts", payload });
+  await turns();
+  assertEquals(a.ways, { "/good": [5n] });
+});
+
+Deno.test("new MoqCluster() rejects what makes no sense", async () => {
+  await using bench = new Bench();
+  const [{ relay, nodes }] = await bench.start(1) as [Site];
+  for (const lingerMs of [0, -1, 1.5, NaN]) {
+    assertThrows(
+      () => new MoqCluster({ relay, nodes, url: "https://x.test", lingerMs }),
+      RangeError,
+    );
+  }
+  assertThrows(() => new MoqCluster({ relay, nodes, url: "/relay" }), TypeError);
+  assertThrows(() => new MoqCluster({ relay, nodes, url: "https://x.test" }), TypeError, "moq");
+});
