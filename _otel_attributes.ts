@@ -6,7 +6,7 @@
  */
 import type { Attributes } from "@opentelemetry/api";
 import { RequestError } from "./errors.ts";
-import { compileContract, type UntypedMessage } from "./session/contract.ts";
+import type { UntypedMessage } from "./session/contract.ts";
 import type { HandshakeInfo } from "./session/instrumentation.ts";
 import { coreOf, type Session } from "./session/session.ts";
 
@@ -40,9 +40,8 @@ export function handshakeAttributes({ url, transport, address }: HandshakeInfo):
 
 /** The contract's pattern for what is asked: of patterns there are few. */
 export function patternOf(session: Session, topic: string): string | undefined {
-  const { contract, side } = coreOf(session).settings;
-  if (contract === undefined) return undefined;
-  return compileContract(contract, side === "server" ? "client" : "server").match(topic)?.pattern;
+  // Requests are the same for both ends.
+  return coreOf(session).settings.router?.match(topic)?.pattern;
 }
 
 /** Names what one end asks the other. */

@@ -10,43 +10,69 @@
  * The second one takes from the first what is published there, and hands on to it what is published
  * here; `--upstream` may come several times. It comes back when an upstream was gone.
  *
- * With `--once` a publisher, two relays and two viewers meet in one process, and it ends.
+ * Any number of relays are a cluster with `--broker redis://127.0.0.1` or `--broker
+ * nats://127.0.0.1` (and `-A`, for the client libraries): what is published at one is there at all.
+ * With `--advertise http://192.0.2.7:4443` they are on several machines.
+ *
+ * With `--once` a publisher, two relays of a cluster and two viewers meet in one process, and it ends.
  *
  * @module
  */
-// In your own project: jsr:@skein/skein/moq
+// In your own project: jsr:@skein/skein/moq and jsr:@skein/skein/pubsub
 import {
   connectMoq,
   dialMoq,
   listenMoq,
   LiveBroadcast,
   type MoqClient,
+  MoqCluster,
   MoqRelay,
   TrackMux,
 } from "../pubsub/moq/mod.ts";
+import { type Broker, MemoryBroker, Nodes } from "../pubsub/mod.ts";
 
-const isOnce = Deno.args.includes("--once");
+interface RelayOptions {
+  readonly port: number;
+  /** Other relays to keep a session with. */
+  readonly upstreams?: readonly string[];
+  /** Connects the relays of a cluster. */
+  readonly broker?: Broker | undefined;
+  /** Where these reach this one; on this machine by default. */
+  readonly advertise?: string | undefined;
+}
 
-if (isOnce) await show();
+if (Deno.args.includes("--once")) await show();
 else {
-  const { url } = startRelay(Number(valuesOf("--port")[0] ?? 4443), valuesOf("--upstream"));
+  const { url } = startRelay({
+    port: Number(valuesOf("--port")[0] ?? 4443),
+    upstreams: valuesOf("--upstream"),
+    broker: await brokerAt(valuesOf("--broker")[0]),
+    advertise: valuesOf("--advertise")[0],
+  });
   console.log(`A relay at ${url} (Ctrl-C ends it)`);
   await new Promise(() => {});
 }
 
-function startRelay(port: number, upstreams: readonly string[] = []) {
+function startRelay({ port, upstreams = [], broker, advertise }: RelayOptions) {
   // Video that is half a second late is of no use: who is slower loses the oldest groups.
   const relay = new MoqRelay({ track: { maxLatencyMs: 500 }, onError: console.error });
   const server = listenMoq({
-    hostname: "127.0.0.1",
     port,
+    ...(advertise
+      ? { hostname: "0.0.0.0", names: [new URL(advertise).hostname] }
+      : { hostname: "127.0.0.1" }),
     mux: relay.mux,
     onSession: (session) => relay.accept(session),
   });
-  const clients = upstreams.map((url) => follow(relay, url));
+  const url = advertise ?? `http://127.0.0.1:${server.address?.port}`;
+  const clients = upstreams.map((upstream) => follow(relay, upstream));
+  const nodes = broker && new Nodes({ broker });
+  const cluster = nodes && new MoqCluster({ relay, nodes, url, onError: console.error });
   return {
-    url: `http://127.0.0.1:${server.address?.port}`,
+    url,
     async [Symbol.asyncDispose]() {
+      await cluster?.close();
+      await nodes?.close();
       await Promise.all(clients.map((client) => client.close()));
       relay.close();
       await server.close();
@@ -70,14 +96,26 @@ function follow(relay: MoqRelay, url: string): MoqClient {
   return client;
 }
 
+/** The client library of an engine is loaded by who uses it. */
+async function brokerAt(url: string | undefined): Promise<Broker | undefined> {
+  if (url === undefined) return undefined;
+  if (url.startsWith("nats:")) {
+    const { NatsBroker } = await import("../pubsub/nats/mod.ts");
+    return new NatsBroker({ servers: new URL(url).host });
+  }
+  const { RedisBroker } = await import("../pubsub/redis/mod.ts");
+  return new RedisBroker({ url });
+}
+
 function valuesOf(flag: string): string[] {
   return Deno.args.filter((_, at) => Deno.args[at - 1] === flag);
 }
 
 /** Publisher -> relay -> relay -> two viewers. */
 async function show(): Promise<void> {
-  await using first = startRelay(0);
-  await using second = startRelay(0, [first.url]);
+  await using broker = new MemoryBroker();
+  await using first = startRelay({ port: 0, broker });
+  await using second = startRelay({ port: 0, broker });
 
   await using broadcast = new LiveBroadcast();
   let subscribers = 0;

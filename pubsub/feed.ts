@@ -47,8 +47,8 @@ const MAX_BURST_BYTES = 65_536;
 /** Epochs that are over and remembered. */
 const MAX_OVER_EPOCHS = 16;
 
-/** How often a read is tried before it is given up: about six seconds, if the engine refuses at once. */
-const MAX_ATTEMPTS = 8;
+/** How often a read is tried before it is given up: about five seconds, if the engine refuses at once. */
+const MAX_ATTEMPTS = 9;
 
 /** How long the engine may take to let this node subscribe, before clients are told, in milliseconds. */
 const OPEN_TIMEOUT_MS = 10_000;

@@ -116,7 +116,7 @@ function checkLife(core: SessionCore, add: Add): void {
     );
   }
   const { waitingMessages } = inbound.stats;
-  const isHeld = inbound.isHeld && waitingMessages > 0 && state === "connected";
+  const isHeld = inbound.queue.isHeld && waitingMessages > 0 && state === "connected";
   if (isHeld && now - (core.readyAt ?? now) > SLOW_HANDLER_MS) {
     add(
       "warning",

@@ -108,10 +108,14 @@ export class Resume {
     this.#isNew = this.#isRepairing = false;
     this.#isAgain = true;
     this.#subscription.head = head;
+    const known = this.#known;
     const position = epoch === undefined ? undefined : { epoch, offset };
-    if (recovered && this.#known?.epoch === epoch) {
-      if (wasNew) this.#tell({ recovered }, this.#known);
+    if (recovered && known?.epoch === epoch) {
+      if (wasNew) this.#tell({ recovered }, known);
     } else if (isAgain) {
+      // Of the same epoch, what was there before is not to come again by `last`.
+      const isAhead = position && known?.epoch === epoch && known!.offset <= (head ?? 0);
+      if (isAhead && known!.offset > offset) position.offset = known!.offset;
       this.#lost(reason ?? (position ? "unavailable" : "no-history"), position);
     } else this.#known = this.#subscription.position = position;
     if (wasNew) this.#subscription.confirm();

@@ -204,3 +204,17 @@ Deno.test("Resume does not trust that what follows is of an epoch that it does n
   topic.answer({ epoch: "f", offset: 4, head: 4, recovered: true });
   assertEquals(topic.told, [{ recovered: false, reason: "unavailable", position: at(4, "f") }]);
 });
+
+Deno.test("Resume takes nothing again by last, unless the history is shorter than what it knew", () => {
+  const topic = follow({ last: 5 });
+  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.take(1, 4);
+  topic.resume.receive({ kind: "lost" });
+  topic.answer({ epoch: "e", offset: 1, head: 6, recovered: false, reason: "unavailable" });
+  topic.take(2, 6);
+  assertEquals(topic.got, [1, 2, 3, 4, "unavailable", 5, 6]);
+  topic.resume.receive({ kind: "lost" });
+  topic.answer({ epoch: "e", offset: 1, head: 3, recovered: false, reason: "beyond-head" });
+  topic.take(2, 3);
+  assertEquals(topic.got.slice(7), ["beyond-head", 2, 3]);
+});

@@ -29,15 +29,15 @@ export interface BackoffOptions {
 }
 
 /**
- * Delays that double, each drawn between half of it and the whole, so that
- * many clients do not come back at once.
+ * Delays that double, each drawn between nothing and the whole, so that many clients that lost the
+ * same server come back as far apart as they can.
  *
  * @example Usage
  * ```ts
  * import { Backoff } from "@skein/skein/session";
  * import { assertEquals } from "@std/assert";
  *
- * const backoff = new Backoff({ firstDelayMs: 100, maxDelayMs: 300, random: () => 0 });
+ * const backoff = new Backoff({ firstDelayMs: 100, maxDelayMs: 300, random: () => 0.5 });
  * assertEquals([backoff.next(), backoff.next(), backoff.next()], [50, 100, 150]);
  * ```
  */
@@ -84,7 +84,7 @@ export class Backoff {
     // Past 2^30 the cap holds anyway, and the power would overflow in the end.
     const whole = Math.min(maxDelayMs, firstDelayMs * 2 ** Math.min(this.#attempt, 30));
     this.#attempt++;
-    return whole / 2 + random() * (whole / 2);
+    return random() * whole;
   }
 
   /** Begins anew after a success. */

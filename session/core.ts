@@ -15,7 +15,13 @@ import {
   TimeoutError,
   UnsupportedError,
 } from "../errors.ts";
-import type { Connection, Frame, FrameReceiver, StreamDirection } from "../transport/connection.ts";
+import type {
+  Backpressure,
+  Connection,
+  Frame,
+  FrameReceiver,
+  StreamDirection,
+} from "../transport/connection.ts";
 import { attempt } from "./_attempt.ts";
 import { MAX_PINGS, SKEIN_PROTOCOL } from "./_inside.ts";
 import { type AskOptions, Asks } from "./asks.ts";
@@ -89,6 +95,8 @@ export class SessionCore
   declare monitors: Set<() => void> | undefined;
   /** What the server offers beside; only declared, as a server's sessions have it not. */
   declare features: readonly string[] | undefined;
+  /** How far a server is behind; only declared, as a client does not tell. */
+  declare backpressure: Backpressure | undefined;
   /** Told up to which number the server handled messages; only declared, see `features`. */
   declare onAck: ((n: number) => void) | undefined;
 
@@ -189,16 +197,6 @@ export class SessionCore
   /** See {@linkcode InboundHost}. */
   get now(): number {
     return this.#heartbeat?.now ?? Date.now();
-  }
-
-  /** See {@linkcode FrameReceiver}; a handler that waits for an answer of the peer has it read on. */
-  get fill(): number {
-    return this.awaitedAnswers > 0 ? 0 : this.inbound.fill;
-  }
-
-  /** See {@linkcode FrameReceiver}. */
-  changed(): Promise<void> {
-    return this.inbound.changed();
   }
 
   /** What watches the peer. */
@@ -307,7 +305,7 @@ export class SessionCore
         // Before the session is established only a token is asked about.
         if (this.state === "closed" || this.ending !== undefined) this.checkOpen("ask");
         this.push(encode(id), true);
-        this.inbound.notify();
+        this.inbound.queue.notify();
       },
       cancel: (id, reason) => {
         this.post({ cancel: id });
@@ -503,7 +501,7 @@ export class SessionCore
     // What the peer is told of it, if it still listens.
     this.queue?.flush();
     this.connection.close({ closeCode: code, reason });
-    this.inbound.clear();
+    this.inbound.queue.clear();
     this.#finish({ code, reason, by, ...(error === undefined ? {} : { error }) });
   }
 
@@ -568,7 +566,7 @@ export class SessionCore
       () => onOpen!(this.session),
       (error) => this.handlerFailed(error, "The handler failed"),
     );
-    if (done !== undefined && this.inbound.isHandled) this.inbound.holdFor(done);
+    if (done !== undefined && this.inbound.isHandled) this.inbound.queue.holdFor(done);
   }
 
   #finish(cause: CloseInfo): void {
@@ -604,7 +602,7 @@ export class SessionCore
   async #callOnClose(info: CloseInfo): Promise<void> {
     const { handlers, closeTimeoutMs } = this.settings;
     if (this.inbound.isHandled && !this.inbound.isIdle) {
-      if (!await settlesWithin(this.inbound.idle(), closeTimeoutMs)) this.inbound.clear();
+      if (!await settlesWithin(this.inbound.idle(), closeTimeoutMs)) this.inbound.queue.clear();
     }
     try {
       await handlers.onClose?.(this.session, info);

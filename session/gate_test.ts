@@ -3,6 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { Peer, turns } from "../tests/sessions.ts";
 import { memoryPair } from "../transport/memory.ts";
 import type { AnyContract } from "./contract.ts";
+import { ServiceDesk } from "./services.ts";
 import { coreOf, Session } from "./session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "./settings.ts";
 
@@ -13,6 +14,7 @@ function paused(options: Partial<SessionSettingsOptions<unknown, AnyContract, "s
   Object.defineProperty(pair.server.frames!, "isPaused", { get: () => wire.isPaused });
   const settings = sessionSettings({
     side: "server",
+    services: new ServiceDesk({}),
     heartbeat: { intervalMs: 1_000, timeoutMs: 2_000 },
     receiveQueue: { maxMessages: 4 },
     ...options,
@@ -43,11 +45,11 @@ Deno.test("Session tells its wire how full it is, if somebody handles what comes
   const { core, send, session } = paused({ onMessage: () => gate.promise });
   await session.ready;
   await send(3);
-  assertEquals(core.fill, 2 / 4);
-  const changed = core.changed();
+  assertEquals(core.backpressure!.fill, 2 / 4);
+  const changed = core.backpressure!.changed();
   gate.resolve();
   await changed;
-  while (core.fill > 0) await core.changed();
+  while (core.backpressure!.fill > 0) await core.backpressure!.changed();
   await session.close();
 });
 
@@ -55,7 +57,7 @@ Deno.test("Session that nobody reads lets its wire go on: the oldest are discard
   const { core, send, session } = paused({});
   await session.ready;
   await send(10);
-  assertEquals([core.fill, session.stats.unreadMessages], [0, 6]);
+  assertEquals([core.backpressure!.fill, session.stats.unreadMessages], [0, 6]);
   await session.close();
 });
 
@@ -65,7 +67,7 @@ Deno.test("Session that asks its peer lets its wire go on, for the answer to com
   });
   await session.ready;
   await send(3);
-  assertEquals([session.stats.waitingMessages, core.fill], [2, 0]);
+  assertEquals([session.stats.waitingMessages, core.backpressure!.fill], [2, 0]);
   for (let id = 1; core.inbound.isIdle === false && id < 10; id++) {
     peer.connection.frames!.send(`{"reply":${id},"data":1}`);
     await turns();

@@ -99,11 +99,12 @@ export interface InboundStats {
 export class Inbound {
   /** Counts what comes; only declared, as most sessions have none. */
   declare meter: Meter | undefined;
+  /** What came and was not handled yet. */
+  readonly queue: ReceiveQueue<Incoming>;
   /** Whether a loop began to read messages. */
   isRead = false;
   readonly #host: InboundHost;
   readonly #settings: SessionSettings;
-  readonly #queue: ReceiveQueue<Incoming>;
   /** Of one message, or of several joined: what is longer is not even taken apart. */
   readonly #maxFrameLength: number;
   /** Requests that came and were not answered: as they wait, then as they are handled. */
@@ -125,34 +126,14 @@ export class Inbound {
   constructor(host: InboundHost, settings: SessionSettings) {
     this.#host = host;
     this.#settings = settings;
-    this.#queue = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
+    this.queue = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
     this.#maxFrameLength = Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes);
-    if (this.isHandled) this.#queue.consume((incoming) => this.handle(incoming));
+    if (this.isHandled) this.queue.consume((incoming) => this.handle(incoming));
   }
 
   /** Whether messages go to a handler. */
   get isHandled(): boolean {
     return this.#settings.handlers.onMessage !== undefined;
-  }
-
-  /** Whether messages wait until something else is done. */
-  get isHeld(): boolean {
-    return this.#queue.isHeld;
-  }
-
-  /** How full the queue is, if somebody reads it. */
-  get fill(): number {
-    return this.isHandled || this.isRead ? this.#queue.fill : 0;
-  }
-
-  /** Resolves when that may have changed. */
-  changed(): Promise<void> {
-    return this.#queue.changed();
-  }
-
-  /** Says that it may have changed. */
-  notify(): void {
-    this.#queue.notify();
   }
 
   /** Whether the peer waits for answers. */
@@ -162,7 +143,7 @@ export class Inbound {
 
   /** Whether every message was handled, and every request answered. */
   get isIdle(): boolean {
-    return this.#queue.isIdle && !this.owesAnswers;
+    return this.queue.isIdle && !this.owesAnswers;
   }
 
   /** Since when the slowest of the handlers runs, in milliseconds since the Unix epoch; `undefined` if none does. */
@@ -175,18 +156,13 @@ export class Inbound {
     return {
       receivedMessages: this.#receivedMessages,
       receivedBytes: this.#receivedBytes,
-      waitingMessages: this.#queue.size,
-      waitingBytes: this.#queue.bytes,
+      waitingMessages: this.queue.size,
+      waitingBytes: this.queue.bytes,
       unreadMessages: this.#unreadMessages,
       invalidMessages: this.#invalidMessages,
       unknownEnvelopes: this.#unknownEnvelopes,
       protocolErrors: this.#protocolErrors,
     };
-  }
-
-  /** Keeps messages from the handler until something else is done, such as `onOpen`. */
-  holdFor(done: Promise<unknown>): void {
-    this.#queue.holdFor(done);
   }
 
   /** Sends the messages of a topic elsewhere, or no longer. */
@@ -209,7 +185,7 @@ export class Inbound {
     if (!this.#host.joins || !frame.includes("\n")) return this.#receiveText(frame);
     for (const text of frame.split("\n")) {
       if (text !== "") this.#receiveText(text);
-      if (this.#queue.isEnded) return;
+      if (this.queue.isEnded) return;
     }
   }
 
@@ -217,13 +193,13 @@ export class Inbound {
   async next(): Promise<Message | undefined> {
     this.isRead = true;
     while (true) {
-      const incoming = this.#queue.take();
+      const incoming = this.queue.take();
       if (incoming !== undefined) {
         const message = await this.check(incoming);
         this.#yielded = message;
         if (message !== undefined) return message;
-      } else if (this.#queue.isEnded) return undefined;
-      else await this.#queue.changed();
+      } else if (this.queue.isEnded) return undefined;
+      else await this.queue.changed();
     }
   }
 
@@ -232,27 +208,22 @@ export class Inbound {
 
   /** Waits until every message was handled. */
   async idle(): Promise<void> {
-    while (!this.isIdle) await this.#queue.changed();
+    while (!this.isIdle) await this.queue.changed();
   }
 
-  /** Takes no more. What came before is still handled, unless `clear` is called. */
+  /** Takes no more. What came before is still handled, unless the queue is cleared. */
   end(reason: unknown): void {
-    this.#queue.end();
+    this.queue.end();
     for (const owed of this.#answering?.values() ?? []) cancel(owed, reason);
     for (const message of this.#running?.keys() ?? []) message.cancel(reason);
     this.#yielded?.cancel(reason);
     this.#answering = undefined;
   }
 
-  /** Forgets what was not handled. */
-  clear(): void {
-    this.#queue.clear();
-  }
-
   /** The answer to a request went out. */
   answered(id: number): void {
     this.#answering?.delete(id);
-    this.#queue.notify();
+    this.queue.notify();
   }
 
   /** Checks a message against the contract; `undefined` if it was refused. */
@@ -355,13 +326,13 @@ export class Inbound {
     if (id !== undefined && !this.#owe(id, incoming)) return;
     const sink = this.#sinks?.get(topic);
     if (sink !== undefined && id === undefined) return sink.offer(incoming, size);
-    while (!this.#queue.offer(incoming, size)) {
+    while (!this.queue.offer(incoming, size)) {
       if (this.isHandled || this.isRead) {
         const who = this.isHandled ? "handler" : "loop";
         return this.#host.abort(CloseCode.queueFull, `The ${who} over the messages is too slow`);
       }
       // Nobody ever read one: they are as unwanted as events without a listener.
-      this.#discard(this.#queue.take()!);
+      this.#discard(this.queue.take()!);
     }
   }
 
@@ -487,8 +458,8 @@ function cancel(owed: Incoming | Message, reason: unknown): void {
  */
 export function report(settings: SessionSettings, error: unknown, session: Session): void {
   const { onError } = settings.handlers;
-  // deno-lint-ignore no-console
   const print = (error: unknown) =>
+    // deno-lint-ignore no-console
     console.error(`A handler of session ${session.id} failed:`, error);
   if (onError === undefined) return print(error);
   attempt(() => onError(error, session), (failure) => {

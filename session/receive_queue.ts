@@ -49,12 +49,6 @@ export class ReceiveQueue<T> extends Changing {
     return this.#bytes;
   }
 
-  /** How full it is: 1 and more is full. */
-  get fill(): number {
-    const { maxMessages, maxBytes } = this.#limits;
-    return Math.max(this.#items.length / maxMessages, this.#bytes / maxBytes);
-  }
-
   /** Whether nothing waits and nothing runs. */
   get isIdle(): boolean {
     return this.#items.length === 0 && this.#running === 0 && !this.isHeld;

@@ -1,8 +1,10 @@
 /**
- * What a server does beside with what comes: messages that have a number are handled in their turn.
+ * What a server does beside with what comes: messages that have a number are handled in their turn,
+ * and a wire that can stop reading learns when to.
  *
  * @module
  */
+import type { Backpressure } from "../transport/connection.ts";
 import type { Numbered } from "./_numbered.ts";
 import type { SessionCore } from "./core.ts";
 import type { Envelope } from "./envelope.ts";
@@ -16,8 +18,8 @@ interface NumberedIncoming extends Incoming {
   readonly numbered?: Numbered | undefined;
 }
 
-/** The receiving half of a server's session. */
-export class ServerInbound extends Inbound {
+/** The receiving half of a server's session, which tells the wire how far it is behind. */
+export class ServerInbound extends Inbound implements Backpressure {
   readonly #core: SessionCore;
   /** Of the message that the loop took last. */
   #taken: Numbered | undefined;
@@ -26,6 +28,22 @@ export class ServerInbound extends Inbound {
   constructor(core: SessionCore) {
     super(core, core.settings);
     this.#core = core;
+    core.backpressure = this;
+  }
+
+  /**
+   * How full the queue is; 0 where nobody reads it, or the handler waits for an answer of the peer,
+   * which has to be read for it to go on.
+   */
+  get fill(): number {
+    if (!this.isHandled && !this.isRead || this.#core.awaitedAnswers > 0) return 0;
+    const { maxMessages, maxBytes } = this.#core.settings.receiveQueue;
+    return Math.max(this.queue.size / maxMessages, this.queue.bytes / maxBytes);
+  }
+
+  /** Resolves when that may have changed. */
+  changed(): Promise<void> {
+    return this.queue.changed();
   }
 
   /** See {@linkcode Inbound}. */

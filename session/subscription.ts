@@ -8,13 +8,7 @@ import type { Progress, Resume } from "./_resume.ts";
 import type { AnyContract, SendTopic, TopicMessage } from "./contract.ts";
 import type { Incoming, TopicNote, TopicSink } from "./inbound.ts";
 import { ReceiveQueue } from "./receive_queue.ts";
-import type {
-  Gap,
-  HistoryOptions,
-  HistoryPosition,
-  Recovery,
-  SubscribeAnswer,
-} from "./recovery.ts";
+import type { HistoryOptions, HistoryPosition, Recovery, SubscribeAnswer } from "./recovery.ts";
 import { lasting } from "./session_base.ts";
 import { StatusFeed } from "./status_feed.ts";
 

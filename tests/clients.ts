@@ -128,7 +128,7 @@ export class Network {
   client<C extends AnyContract = AnyContract>(options: ClientOptions<C> = {}): Client<C> {
     return new Client("memory://server/", this.dial, {
       ...options,
-      backoff: { random: () => 0, ...options.backoff },
+      backoff: { random: () => 0.5, ...options.backoff },
     });
   }
 }

@@ -82,28 +82,11 @@ const CONNECTING = 0;
 const OPEN = 1;
 const CLOSED = 3;
 
-/**
- * What counts for one socket, from its upgrade until it is disposed of: when
- * the socket is really gone, be its connection over before or not.
- */
-export interface SocketLease extends Disposable {
-  /** This end closed the socket, and the peer has yet to answer. Idempotent. */
-  closing(): void;
-  /** The socket is gone. Idempotent. */
-  [Symbol.dispose](): void;
-}
-
 /** What a {@linkcode WebSocketConnection} may have beside its socket. */
 export interface WebSocketConnectionOptions {
-  /** The protocol that a server chose: Deno's socket does not know. */
-  readonly protocol?: string;
-  /** Counts for the socket of a server. */
-  readonly lease?: SocketLease | undefined;
   /** How much the peer may send on streams ahead of who reads them. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Makes what streams take, at once. */
-  readonly openStreams?: (host: StreamsHost) => Multiplexer;
-  /** Loads what does so, where it is not there. */
+  /** Loads what streams take, where it is not there. */
   readonly loadStreams?: LoadStreams;
 }
 
@@ -123,9 +106,6 @@ export class WebSocketConnection
   readonly lowWaterMark = LOW_WATER_MARK;
 
   readonly #socket: Socket;
-  readonly #protocol: string | undefined;
-  readonly #lease: SocketLease | undefined;
-  readonly #openStreams: WebSocketConnectionOptions["openStreams"];
   readonly #loadStreams: LoadStreams | undefined;
   readonly #inbox = new FrameInbox();
   #closed: PromiseWithResolvers<ConnectionCloseInfo> | undefined;
@@ -153,17 +133,14 @@ export class WebSocketConnection
 
   /** Wraps a socket. */
   constructor(socket: Socket, options: WebSocketConnectionOptions = {}) {
-    const { protocol, lease, flowControl, openStreams, loadStreams } = options;
+    const { flowControl, loadStreams } = options;
     this.#socket = socket;
-    this.#openStreams = openStreams;
     this.#loadStreams = loadStreams;
-    this.#protocol = protocol;
-    this.#lease = lease;
     this.flowControl = flowControl;
     socket.binaryType = "arraybuffer";
     for (const type of EVENTS) {
       // On a server the close event tells enough, and there are many of them.
-      if (type !== "error" || protocol === undefined) socket.addEventListener(type, this);
+      if (type !== "error" || this.side === "client") socket.addEventListener(type, this);
     }
   }
 
@@ -177,9 +154,9 @@ export class WebSocketConnection
     return this.protocol === STREAMS_PROTOCOL;
   }
 
-  /** A server's is the one that was told what it chose. */
+  /** Which end this is. */
   get side(): "client" | "server" {
-    return this.#protocol === undefined ? "client" : "server";
+    return "client";
   }
 
   /** The socket's own frames. */
@@ -200,7 +177,6 @@ export class WebSocketConnection
       case "open":
         return this.#onOpen();
       case "close":
-        this.#lease?.[Symbol.dispose]();
         return this.#end(event as CloseEvent);
       default: {
         const { error, message } = event as Event & { error?: unknown; message?: unknown };
@@ -240,7 +216,7 @@ export class WebSocketConnection
 
   /** The subprotocol that the server chose. */
   get protocol(): string {
-    return this.#protocol ?? this.#socket.protocol;
+    return this.#socket.protocol;
   }
 
   /** Resolves once the socket is open. */
@@ -360,20 +336,19 @@ export class WebSocketConnection
     this.#socket.close();
   }
 
-  #closeSocket({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
-    if (this.#socket.readyState === CLOSED) return;
-    this.#lease?.closing();
-    this.#socket.close(closeCode === 0 ? 1000 : closeCode, reason);
-    // A peer that reads nothing never answers; its socket lingers, this connection does not.
-    this.#lingering = setTimeout(() => this.#giveUp(), CLOSE_TIMEOUT_MS);
+  /** Makes what streams take, on an end that has it at hand. */
+  protected openStreams?(): Multiplexer;
+
+  /** The peer does not answer the close: the connection is over, whatever becomes of the socket. */
+  protected giveUp(): void {
+    this.#end({ code: 1006, reason: "", wasClean: false });
   }
 
-  /** The runtime still has the socket: it counts, but holds nothing of the session. */
-  #giveUp(): void {
-    this.#end({ code: 1006, reason: "", wasClean: false });
-    const lease = this.#lease;
-    if (lease === undefined) return;
-    this.#socket.addEventListener("close", () => lease[Symbol.dispose](), { once: true });
+  #closeSocket({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
+    if (this.#socket.readyState === CLOSED) return;
+    this.#socket.close(closeCode === 0 ? 1000 : closeCode, reason);
+    // A peer that reads nothing never answers; its socket lingers, this connection does not.
+    this.#lingering = setTimeout(() => this.giveUp(), CLOSE_TIMEOUT_MS);
   }
 
   #overflow(): void {
@@ -382,19 +357,19 @@ export class WebSocketConnection
 
   /** What streams take, if it is there, or can be at once. */
   get #now(): Multiplexer | undefined {
-    return this.#streams ?? (this.#openStreams && this.#begin(this.#openStreams));
+    return this.#streams ?? (this.openStreams && this.#begin(this.openStreams()));
   }
 
   #load(): Promise<Multiplexer> {
     return this.#loading ??= this.#now
       ? Promise.resolve(this.#now)
-      : this.#loadStreams!().then(({ openStreams }) => this.#begin(openStreams));
+      : this.#loadStreams!().then(({ openStreams }) => this.#begin(openStreams(this)));
   }
 
-  #begin(open: (host: StreamsHost) => Multiplexer): Multiplexer {
-    this.#streams = open(this);
+  #begin(streams: Multiplexer): Multiplexer {
+    this.#streams = streams;
     if (this.#closing !== undefined || this.#closeEvent !== undefined) this.#endStreams();
-    return this.#streams;
+    return streams;
   }
 
   /** Once, by who closes first. */

@@ -347,13 +347,16 @@ export interface FrameReceiver {
   receiveFrame(frame: Frame): void;
   /** Called once, after the last frame: the connection ended, and its `closed` tells how. */
   framesEnded(): void;
-  /**
-   * How full the receiver is, if it tells: 1 is full. A wire that can stop reading does so at a half,
-   * and goes on at a quarter.
-   */
-  readonly fill?: number;
+  /** How far the receiver is behind, if it tells: a wire that can stop reading goes by it. */
+  readonly backpressure?: Backpressure | undefined;
+}
+
+/** How far a {@linkcode FrameReceiver} is behind. */
+export interface Backpressure {
+  /** How full it is: 1 is full. A wire stops reading at a half, and goes on at a quarter. */
+  readonly fill: number;
   /** Resolves when `fill` may have changed. */
-  changed?(): Promise<void>;
+  changed(): Promise<void>;
 }
 
 /**

@@ -21,6 +21,7 @@
  * @module
  */
 export type {
+  Backpressure,
   BidirectionalStream,
   CloseOptions,
   Connection,

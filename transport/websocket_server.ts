@@ -12,13 +12,13 @@
  *
  * @module
  */
-import { type SocketLease, WebSocketConnection } from "./_websocket.ts";
-import { openStreams, withStreams } from "./_websocket_streams.ts";
+import { ServerWebSocketConnection, type SocketLease } from "./_server_websocket.ts";
+import { withStreams } from "./_websocket_streams.ts";
 import type { Connection, FlowControlOptions } from "./connection.ts";
 import type { MessageStreamOptions } from "./message_stream.ts";
 import { parseQmuxProtocol } from "./qmux/versions.ts";
 
-export type { SocketLease } from "./_websocket.ts";
+export type { SocketLease } from "./_server_websocket.ts";
 
 /** Options for {@linkcode acceptWebSocket}. */
 export interface AcceptWebSocketOptions {
@@ -135,7 +135,7 @@ export function acceptWebSocket(
   });
   // Not by the runtime's own option: it does not find a protocol behind a comma without a space.
   if (protocol !== "") response.headers.set("sec-websocket-protocol", protocol);
-  const connection = new WebSocketConnection(socket, { protocol, lease, flowControl, openStreams });
+  const connection = new ServerWebSocketConnection(socket, { protocol, lease, flowControl });
   if (parseQmuxProtocol(protocol) === undefined) return { connection, response };
   const streams = withStreams(connection, { ...options.messages, side: "server", flowControl });
   return { connection: streams, response };

@@ -22,7 +22,7 @@ testInBrowsers("inspector shows all sessions, and why one is stuck", async (brow
   await inspector.look("olek");
   await inspector.says("#detail-body .issue", "messages come faster than they are handled");
   await inspector.says("#detail-body .gauge", "of 64 messages");
-  const [olek] = inspected.demo.app.sessions("olek");
+  const [olek] = inspected.demo.app.manager.sessionsOf("olek");
   await olek!.close();
   await inspector.says("#detail-body .over", "This session is over");
 });
@@ -31,7 +31,7 @@ testInBrowsers("inspector tells no secret of anybody", async (browser) => {
   await using inspected = await Inspected.start();
   const inspector = await inspected.open(await browser.createBrowserContext());
   // It is there to be told: in the headers that the server keeps.
-  const [mira] = inspected.demo.app.sessions("mira");
+  const [mira] = inspected.demo.app.manager.sessionsOf("mira");
   assertEquals(mira!.headers.get("cookie"), `session=${SECRET}`);
   for (const user of ["mira", "jonas"]) {
     await inspector.look(user);

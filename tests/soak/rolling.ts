@@ -4,10 +4,12 @@
  *
  * @module
  */
-import type { DrainReport } from "../../mod.ts";
+import type { ClientsState } from "./chaos/clients.ts";
 import { startEngine } from "./chaos/engine.ts";
 import { Fleet, type FleetNode } from "./chaos/fleet.ts";
 import { judge } from "./chaos/judge.ts";
+import type { Drained, Opened } from "./chaos/server.ts";
+import { Lateness } from "./lateness.ts";
 import { sleep } from "./processes.ts";
 import type { Check } from "./webtransport.ts";
 
@@ -26,8 +28,11 @@ const SPREAD = 0.8;
 /** Within any time so long, this many sessions at most may begin. */
 const WINDOWS_MS = [100, 1_000] as const;
 
-/** A busy machine closes, and opens, so much late: what was due then comes together with what is due now. */
-const TOLERANCE_MS = 200;
+/**
+ * What it may take for a client to come back. To this comes how late the processes were: what was due
+ * meanwhile comes together with what is due now.
+ */
+const TOLERANCE_MS = 100;
 
 /** Runs it on Redis and on NATS. */
 export async function soakRolling(check: Check, isShort: boolean): Promise<void> {
@@ -50,20 +55,29 @@ async function roll(
   await using engine = await startEngine(name);
   await using fleet = await Fleet.start(engine, { nodes: NODES });
   await fleet.begin({ clients, topicsEach: TOPICS_EACH, perSecond: PER_SECOND });
-  await openedAt(fleet.nodes);
+  const lateness = new Lateness();
+  await opened(fleet.nodes);
 
   for (const [i, node] of fleet.nodes.entries()) {
     const others = fleet.nodes.filter((other) => other !== node);
     // As an orchestrator does: first no new connections, then the end, then the next one.
     fleet.use(others);
-    const report = await node.process.ask<DrainReport>(`drain ${withinMs}`);
+    lateness.take();
+    await fleet.ask<ClientsState>("state");
+    const drained = await node.process.ask<Drained>(`drain ${withinMs}`);
     await node.process.end();
     // The last ones to be closed are on their way.
     await sleep(500);
-    const times = await openedAt(others);
+    const { times, lateMs } = await opened(others);
+    const clientsLateMs = (await fleet.ask<ClientsState>("state")).map((state) => state.lateMs);
     await fleet.restart(node);
     fleet.use(fleet.nodes);
-    judgeReturns(check, `${title}, node ${i + 1}`, { report, times, withinMs });
+    judgeReturns(check, `${title}, node ${i + 1}`, {
+      drained,
+      times,
+      withinMs,
+      lateMs: drained.lateMs + lateMs + lateness.take() + Math.max(...clientsLateMs),
+    });
   }
   const outcome = await fleet.settle();
   judge(check, outcome, {
@@ -80,38 +94,42 @@ async function roll(
 }
 
 /** Checks how those came back that one drain sent away. */
-function judgeReturns(check: Check, title: string, { report, times, withinMs }: {
-  readonly report: DrainReport;
+function judgeReturns(check: Check, title: string, { drained, times, withinMs, lateMs }: {
+  readonly drained: Drained;
   readonly times: readonly number[];
   readonly withinMs: number;
+  readonly lateMs: number;
 }): void {
-  const { closed, cut } = report;
+  const { closed, cut, tookMs } = drained;
   check(
     `${title}: the drain cuts nobody, and all are back`,
     cut === 0 && times.length === closed,
-    `${closed} closed, ${cut} cut, ${times.length} back, in ${report.tookMs} ms`,
+    `${closed} closed, ${cut} cut, ${times.length} back, in ${tookMs} ms`,
   );
   // A drain has one slot a session, and closes it at some moment of its slot.
   const slotMs = withinMs * SPREAD / Math.max(1, closed);
   const windows = WINDOWS_MS.map((windowMs) => ({
     windowMs,
-    most: Math.floor((windowMs + TOLERANCE_MS) / slotMs) + 2,
+    most: Math.floor((windowMs + TOLERANCE_MS + lateMs) / slotMs) + 2,
     found: mostWithin(times, windowMs),
   }));
   check(
     `${title}: they come back no faster than the drain spreads them`,
     windows.every(({ found, most }) => found <= most),
     `one each ${slotMs.toFixed(0)} ms; ` +
-      windows.map((one) => `at most ${one.found} (of ${one.most}) in ${one.windowMs} ms`).join(
-        ", ",
-      ),
+      windows.map((one) => `at most ${one.found} (of ${one.most}) in ${one.windowMs} ms`)
+        .join(", ") +
+      `; the processes were up to ${lateMs} ms late`,
   );
 }
 
-/** When sessions began at these nodes since it was asked last. */
-async function openedAt(nodes: readonly FleetNode[]): Promise<number[]> {
-  const each = await Promise.all(nodes.map(({ process }) => process.ask<number[]>("opened")));
-  return each.flat().sort((a, b) => a - b);
+/** Which sessions began at these nodes since it was asked last, and how late any of them was. */
+async function opened(nodes: readonly FleetNode[]): Promise<{ times: number[]; lateMs: number }> {
+  const each = await Promise.all(nodes.map(({ process }) => process.ask<Opened>("opened")));
+  return {
+    times: each.flatMap(({ times }) => times).sort((a, b) => a - b),
+    lateMs: Math.max(...each.map(({ lateMs }) => lateMs)),
+  };
 }
 
 /** Most of these moments that lie within any time so long. */

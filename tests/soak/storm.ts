@@ -33,7 +33,7 @@ const SPARE_FILES = 200;
  * find out where it stands, to read, and to do so again where more came meanwhile. For comparison: a
  * topic has hundreds of clients.
  */
-const MOST_PER_TOPIC = 20;
+const MOST_PER_TOPIC = 40;
 
 /**
  * And because of one user: to listen for what is sent to it, and not any more; to count its sessions,

@@ -73,7 +73,7 @@ export class Backlog implements FrameReceiver {
   }
 
   get #fill(): number {
-    return this.#receiver.fill ?? 0;
+    return this.#receiver.backpressure?.fill ?? 0;
   }
 
   #hold(held: Frame[], frame: Frame): void {
@@ -87,7 +87,7 @@ export class Backlog implements FrameReceiver {
 
   async #catchUp(held: Frame[]): Promise<void> {
     do {
-      while (this.#fill > RESUME_AT && !this.#isEnded) await this.#receiver.changed!();
+      while (this.#fill > RESUME_AT && !this.#isEnded) await this.#receiver.backpressure!.changed();
       let count = 0;
       while (count < held.length && this.#fill < PAUSE_AT && !this.#isEnded) {
         this.#receiver.receiveFrame(held[count++]!);

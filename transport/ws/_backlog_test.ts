@@ -7,11 +7,11 @@ function setUp() {
   const log: string[] = [];
   const frames: Frame[] = [];
   let changed = Promise.withResolvers<void>();
+  const backpressure = { fill: 0, changed: () => changed.promise };
   const receiver = {
-    fill: 0,
+    backpressure,
     receiveFrame: (frame: Frame) => void frames.push(frame),
     framesEnded: () => void frames.push("end"),
-    changed: () => changed.promise,
   };
   const backlog = new Backlog(receiver, {
     pause: () => void log.push("pause"),
@@ -19,19 +19,19 @@ function setUp() {
     overflow: () => void log.push("overflow"),
   });
   const setFill = async (fill: number) => {
-    receiver.fill = fill;
+    backpressure.fill = fill;
     changed.resolve();
     changed = Promise.withResolvers();
     for (let i = 0; i < 5; i++) await Promise.resolve();
   };
-  return { backlog, frames, log, receiver, setFill };
+  return { backlog, backpressure, frames, log, receiver, setFill };
 }
 
 Deno.test("Backlog stops the wire at a half, and lets it go on at a quarter", async () => {
-  const { backlog, frames, log, receiver, setFill } = setUp();
+  const { backlog, backpressure, frames, log, setFill } = setUp();
   backlog.receiveFrame("1");
   assertEquals([log, backlog.isPaused], [[], false]);
-  receiver.fill = 0.5;
+  backpressure.fill = 0.5;
   backlog.receiveFrame("2");
   backlog.receiveFrame("3");
   assertEquals([log, backlog.isPaused, frames], [["pause"], true, ["1", "2"]]);
@@ -44,11 +44,11 @@ Deno.test("Backlog stops the wire at a half, and lets it go on at a quarter", as
 });
 
 Deno.test("Backlog hands on no more than fits, and keeps the order", async () => {
-  const { backlog, frames, log, receiver, setFill } = setUp();
+  const { backlog, backpressure, frames, log, receiver, setFill } = setUp();
   const { receiveFrame } = receiver;
   receiver.receiveFrame = (frame) => {
     receiveFrame(frame);
-    receiver.fill += 0.25;
+    backpressure.fill += 0.25;
   };
   for (const frame of ["1", "2", "3", "4", "5"]) backlog.receiveFrame(frame);
   assertEquals(frames, ["1", "2"]);
@@ -59,8 +59,8 @@ Deno.test("Backlog hands on no more than fits, and keeps the order", async () =>
 });
 
 Deno.test("Backlog hands on what is held at the end, and then that it was the last", async () => {
-  const { backlog, frames, log, receiver, setFill } = setUp();
-  receiver.fill = 1;
+  const { backlog, backpressure, frames, log, setFill } = setUp();
+  backpressure.fill = 1;
   for (const frame of ["1", "2", "3"]) backlog.receiveFrame(frame);
   backlog.framesEnded();
   assertEquals(frames, ["1", "2", "3", "end"]);
@@ -76,8 +76,8 @@ Deno.test("Backlog bounds what it holds, by count and beyond the first by bytes"
       4,
     ]] as const
   ) {
-    const { backlog, log, receiver } = setUp();
-    receiver.fill = 1;
+    const { backlog, backpressure, log } = setUp();
+    backpressure.fill = 1;
     backlog.receiveFrame("handed on");
     backlog.receiveFrame(first);
     for (let i = 0; i < count; i++) backlog.receiveFrame(frame);

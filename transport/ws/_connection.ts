@@ -4,24 +4,21 @@
  *
  * @module
  */
-import {
-  type Socket,
-  WebSocketConnection,
-  type WebSocketConnectionOptions,
-} from "../_websocket.ts";
+import { ServerWebSocketConnection, type ServerWebSocketOptions } from "../_server_websocket.ts";
+import type { Socket } from "../_websocket.ts";
 import type { ConnectionCloseInfo, ConnectionStats, FrameReceiver } from "../connection.ts";
 import { Backlog } from "./_backlog.ts";
 import type { HardenedSocket } from "./_socket.ts";
 
 /** A connection on a hardened socket that is open. */
-export class HardenedConnection extends WebSocketConnection {
+export class HardenedConnection extends ServerWebSocketConnection {
   readonly #socket: HardenedSocket;
   #backlog: Backlog | undefined = undefined;
   #isClosed = false;
   #flushing: Promise<void> | undefined = undefined;
 
   /** Wraps a socket. */
-  constructor(socket: HardenedSocket, options: WebSocketConnectionOptions) {
+  constructor(socket: HardenedSocket, options: ServerWebSocketOptions) {
     super(socket as Socket, options);
     this.#socket = socket;
     // It is open by now, but nobody could listen before.
@@ -42,7 +39,7 @@ export class HardenedConnection extends WebSocketConnection {
       resume: () => this.#socket.resume(),
       overflow: () => this.close({ closeCode: 4507, reason: "More frames came than are held" }),
     });
-    this.#backlog = receiver.changed === undefined ? undefined : backlog;
+    this.#backlog = receiver.backpressure === undefined ? undefined : backlog;
     super.receive(this.#backlog ?? receiver);
   }
 

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { openStreams, withStreams } from "../_websocket_streams.ts";
+import { withStreams } from "../_websocket_streams.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
 import {
   type AcceptedWebSocket,
@@ -242,12 +242,7 @@ class Engine implements HardenedWebSocket {
     }
     const maxPayload = this.#maxPayloadBytes ?? messages?.maxFrameBytes ?? DEFAULT_PAYLOAD_BYTES;
     const socket = this.#upgrade(upgrade, protocol, Math.min(maxPayload, MAX_PAYLOAD_BYTES));
-    const connection = new HardenedConnection(socket, {
-      protocol,
-      lease,
-      flowControl,
-      openStreams,
-    });
+    const connection = new HardenedConnection(socket, { protocol, lease, flowControl });
     socket.onTooLarge = (closeCode) => {
       connection.close({ closeCode, reason: `A message has at most ${maxPayload} bytes` });
     };

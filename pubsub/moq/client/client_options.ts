@@ -30,7 +30,7 @@ export type AllowMigration = (to: URL, from: URL | undefined) => boolean;
 /** When to try again, and when to give up. */
 export interface MoqRetryOptions extends BackoffOptions {
   /**
-   * Upper end of the first delay, in milliseconds; every delay is drawn between half of it and the whole.
+   * Upper end of the first delay, in milliseconds; every delay is drawn between nothing and the whole.
    *
    * @default {500}
    */

@@ -402,6 +402,7 @@ Deno.test("MoqCluster refuses loops, and takes the shortest way", async () => {
   await bench.connect(b, c);
   await bench.connect(c, a);
   const publisher = new Publisher();
+  const heard = await listen((await a.join()).client);
   const { client: source } = await a.join(publisher.mux);
   await bench.pass(1_000);
   const [p, viaA] = [publisher.mux.hopId, a.relay.mux.hopId];
@@ -411,11 +412,14 @@ Deno.test("MoqCluster refuses loops, and takes the shortest way", async () => {
   publisher.write("one");
   assertEquals([await read(track), publisher.tracks.length], ["one", 1]);
   track.close();
+  // The others hold it as well, by the ring; it does not come back from there.
+  assertEquals(b.cluster.stats.held, 1);
   source.close();
   await bench.pass(1_000);
   for (const { relay, cluster } of [a, b, c]) {
     assertEquals([relay.mux.size, relay.stats.broadcasts, cluster.stats.held], [0, 0, 0]);
   }
+  assertEquals(heard, ["/live on", "/live off"]);
 });
 
 Deno.test("MoqCluster keeps two relays apart whose publishers tell no hops", async () => {

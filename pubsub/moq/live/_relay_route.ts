@@ -240,7 +240,7 @@ export class RelayRoute implements TrackServer {
     let best = this.#active !== undefined && this.#sources.includes(this.#active)
       ? this.#active
       : undefined;
-    let from = best === undefined ? -1 : this.#sources.indexOf(best);
+    const from = best === undefined ? -1 : this.#sources.indexOf(best);
     for (const [at, source] of this.#sources.entries()) {
       if (best !== undefined) {
         if (source === best || !tellsHops(source)) continue;
@@ -250,7 +250,6 @@ export class RelayRoute implements TrackServer {
         if (difference >= 0 && !isNewer) continue;
       }
       best = source;
-      from = at;
     }
     return best;
   }

@@ -7,6 +7,7 @@
  * @module
  */
 import { type Client, connect } from "../../../mod.ts";
+import { Lateness } from "../lateness.ts";
 import { TextLineStream } from "../lines.ts";
 import { TOPICS } from "./engine.ts";
 import { Recorder } from "./log.ts";
@@ -26,9 +27,12 @@ export interface ClientsState {
   readonly recovered: number;
   /** Losses after which it did not. */
   readonly failed: number;
+  /** How late the process was at worst since this was asked last, in milliseconds. */
+  readonly lateMs: number;
 }
 
 const [name, url, count, topicsEach] = Deno.args;
+const lateness = new Lateness();
 const recorders = new Map<string, { readonly topic: string; readonly recorder: Recorder }>();
 let [sessions, recovered, failed] = [0, 0, 0];
 const failures: string[] = [];
@@ -102,6 +106,7 @@ function state(): ClientsState {
     sessions,
     recovered,
     failed,
+    lateMs: lateness.take(),
   };
 }
 

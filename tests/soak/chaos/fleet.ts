@@ -158,6 +158,7 @@ export class Fleet implements AsyncDisposable {
         sessions: sum.sessions + state.sessions,
         recovered: sum.recovered + state.recovered,
         failed: sum.failed + state.failed,
+        lateMs: Math.max(sum.lateMs, state.lateMs),
       })),
     };
   }

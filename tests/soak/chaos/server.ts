@@ -1,17 +1,30 @@
 /**
- * A node of the chaos test: `server.ts <port> <engine's url> [shared]`. Prints `{}` once it listens. `opened`
- * prints when sessions began, in milliseconds since the Unix epoch, since that was asked last;
- * `drain <ms>` drains it and ends the process. Whoever names a `user` in the URL is that user.
+ * A node of the chaos test: `server.ts <port> <engine's url> [shared]`. Prints `{}` once it
+ * listens. `opened` prints which sessions began since that was asked last; `drain <ms>` drains it and
+ * ends the process. Whoever names a `user` in the URL is that user.
  *
  * @module
  */
-import { serve } from "../../../mod.ts";
+import { type DrainReport, serve } from "../../../mod.ts";
+import { Lateness } from "../lateness.ts";
 import { TextLineStream } from "../lines.ts";
 import { brokerFor, HISTORY, PATTERN } from "./engine.ts";
 
+/** What `opened` prints. */
+export interface Opened {
+  /** When sessions began, in milliseconds since the Unix epoch. */
+  readonly times: readonly number[];
+  /** How late the process was at worst, in milliseconds. */
+  readonly lateMs: number;
+}
+
+/** What `drain` prints. */
+export type Drained = DrainReport & Pick<Opened, "lateMs">;
+
 const [port, url, shared] = Deno.args;
 const broker = brokerFor(url!);
-let opened: number[] = [];
+const lateness = new Lateness();
+let times: number[] = [];
 const server = serve({
   port: Number(port),
   hostname: "127.0.0.1",
@@ -23,7 +36,7 @@ const server = serve({
   // A text is a user; `null` is nobody.
   authenticate: ({ request }) => new URL(request.url).searchParams.get("user"),
   authorize: () => true,
-  onOpen: () => void opened.push(Date.now()),
+  onOpen: () => void times.push(Date.now()),
   limits: { maxSessionsPerAddress: Infinity },
 });
 say({});
@@ -33,13 +46,14 @@ const commands = Deno.stdin.readable.pipeThrough(new TextDecoderStream())
 for await (const line of commands) {
   const [command, withinMs] = line.split(" ");
   if (command === "opened") {
-    say(opened);
-    opened = [];
+    say({ times, lateMs: lateness.take() } satisfies Opened);
+    times = [];
   }
   if (command !== "drain") continue;
+  lateness.take();
   const report = await server.drain({ withinMs: Number(withinMs) });
   await broker.close();
-  say(report);
+  say({ ...report, lateMs: lateness.take() } satisfies Drained);
   break;
 }
 Deno.exit(0);

@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { ConnectionError } from "../errors.ts";
-import { type SocketLease, WebSocketConnection } from "./_websocket.ts";
+import { ServerWebSocketConnection, type SocketLease } from "./_server_websocket.ts";
 
 /** A socket that is open, and whose peer never answers by itself. */
 class Silent extends EventTarget {
@@ -24,11 +24,11 @@ function counted(): { lease: SocketLease; calls: string[] } {
   return { lease, calls };
 }
 
-Deno.test("WebSocketConnection keeps the lease until the socket is gone, not until it gave up", async () => {
+Deno.test("ServerWebSocketConnection keeps the lease until the socket is gone, not until it gave up", async () => {
   using time = new FakeTime();
   const socket = new Silent();
   const { lease, calls } = counted();
-  const connection = new WebSocketConnection(socket, { protocol: "skein.1", lease });
+  const connection = new ServerWebSocketConnection(socket, { protocol: "skein.1", lease });
   connection.close({ closeCode: 4000 });
   assertEquals(calls, ["closing"]);
   await time.tickAsync(5_000);
@@ -39,10 +39,10 @@ Deno.test("WebSocketConnection keeps the lease until the socket is gone, not unt
   assertEquals(calls, ["closing", "gone"]);
 });
 
-Deno.test("WebSocketConnection gives the lease back when its peer closes", async () => {
+Deno.test("ServerWebSocketConnection gives the lease back when its peer closes", async () => {
   const socket = new Silent();
   const { lease, calls } = counted();
-  const connection = new WebSocketConnection(socket, { protocol: "skein.1", lease });
+  const connection = new ServerWebSocketConnection(socket, { protocol: "skein.1", lease });
   socket.dispatchEvent(new CloseEvent("close", { code: 1006 }));
   await assertRejects(() => connection.closed, ConnectionError);
   connection.close();

@@ -1,0 +1,89 @@
+/**
+ * A WebSocket as a server has it: it was told which protocol it chose, and counts until its socket
+ * is gone. A client does nothing of it, and does not load it.
+ *
+ * @module
+ */
+import type { Multiplexer } from "./_multiplexer.ts";
+import { type Socket, WebSocketConnection } from "./_websocket.ts";
+import { openStreams } from "./_websocket_streams.ts";
+import type { ConnectionCloseInfo, FlowControlOptions } from "./connection.ts";
+
+const CLOSING = 2;
+
+/**
+ * What counts for one socket, from its upgrade until it is disposed of: when
+ * the socket is really gone, be its connection over before or not.
+ */
+export interface SocketLease extends Disposable {
+  /** This end closed the socket, and the peer has yet to answer. Idempotent. */
+  closing(): void;
+  /** The socket is gone. Idempotent. */
+  [Symbol.dispose](): void;
+}
+
+/** What a {@linkcode ServerWebSocketConnection} has beside its socket. */
+export interface ServerWebSocketOptions {
+  /** The protocol that the server chose: Deno's socket does not know. */
+  readonly protocol: string;
+  /** Counts for the socket. */
+  readonly lease?: SocketLease | undefined;
+  /** How much the peer may send on streams ahead of who reads them. */
+  readonly flowControl?: FlowControlOptions | undefined;
+}
+
+/** A connection on a WebSocket that was accepted. */
+export class ServerWebSocketConnection extends WebSocketConnection {
+  readonly #socket: Socket;
+  readonly #protocol: string;
+  readonly #lease: SocketLease | undefined;
+
+  /** Wraps a socket. */
+  constructor(socket: Socket, { protocol, lease, flowControl }: ServerWebSocketOptions) {
+    super(socket, { flowControl });
+    this.#socket = socket;
+    this.#protocol = protocol;
+    this.#lease = lease;
+  }
+
+  /** Always `server`. */
+  override get side(): "server" {
+    return "server";
+  }
+
+  /** The subprotocol that the server chose. */
+  override get protocol(): string {
+    return this.#protocol;
+  }
+
+  /** Takes the socket's events. */
+  override handleEvent(event: Event): void {
+    if (event.type === "close") this.#lease?.[Symbol.dispose]();
+    super.handleEvent(event);
+    // It may have been closed before it was open.
+    if (event.type === "open") this.#tellClosing();
+  }
+
+  /** Closes the socket behind what was sent. */
+  override close(info?: ConnectionCloseInfo): void {
+    super.close(info);
+    this.#tellClosing();
+  }
+
+  /** Streams are there at once. */
+  protected override openStreams(): Multiplexer {
+    return openStreams(this);
+  }
+
+  /** The runtime still has the socket: it counts, but holds nothing of the session. */
+  protected override giveUp(): void {
+    super.giveUp();
+    const lease = this.#lease;
+    if (lease === undefined) return;
+    this.#socket.addEventListener("close", () => lease[Symbol.dispose](), { once: true });
+  }
+
+  #tellClosing(): void {
+    if (this.#socket.readyState === CLOSING) this.#lease?.closing();
+  }
+}
