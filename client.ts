@@ -41,7 +41,6 @@ import type { Fresh } from "./session/client_options.ts";
 import type { AnyContract } from "./session/contract.ts";
 import type { Session } from "./session/session.ts";
 import { lateRace } from "./transport/late_race.ts";
-import { isNativeWebTransportAvailable } from "./transport/native_support.ts";
 import type { RacingDialer, TransportOptions } from "./transport/race.ts";
 
 export {
@@ -229,9 +228,7 @@ export async function dial<C extends AnyContract = AnyContract>(
 
 function makeDialer(options: TransportOptions): RacingDialer {
   return lateRace(options, {
-    race: isNativeWebTransportAvailable()
-      ? () => import("./_race_part.ts")
-      : "This platform has no WebTransport",
+    race: () => import("./_race_part.ts"),
     streams: () => import("./_streams_part.ts"),
   });
 }

@@ -9,14 +9,15 @@ import { checkTransports } from "./_transports.ts";
 import type { Connection } from "./connection.ts";
 import { openWebSocket } from "./_dial_websocket.ts";
 import type { LoadStreams } from "./_late_streams.ts";
+import { isNativeWebTransportAvailable } from "./native_support.ts";
 import type { RacingDialer, TransportOptions } from "./race.ts";
 import type { DialWebSocketOptions } from "./websocket_client.ts";
 import { within } from "./within.ts";
 
 /** What a page is made of. */
 export interface PageParts {
-  /** Loads what WebTransport takes; or why the page has none. */
-  readonly race: (() => Promise<typeof import("./_native_leg.ts")>) | string;
+  /** Loads what WebTransport takes. */
+  readonly race: () => Promise<typeof import("./_native_leg.ts")>;
   /** Loads what streams on a WebSocket take. */
   readonly streams: LoadStreams;
 }
@@ -38,12 +39,13 @@ export function lateRace(options: TransportOptions, parts: PageParts): RacingDia
   const checked = checkTransports(options);
   const { transports, headStartMs, flowControl } = checked;
   const isAlone = transports.length === 1;
+  const isAvailable = isNativeWebTransportAvailable();
   let race: RacingDialer | undefined;
   const webSocket = (url: string | URL, options: DialWebSocketOptions) =>
     openWebSocket(url, { ...options, load: parts.streams });
 
   const load = async (signal: AbortSignal | undefined, timeoutMs = Infinity) => {
-    if (typeof parts.race === "string") throw new UnsupportedError(parts.race);
+    if (!isAvailable) throw new UnsupportedError("This platform has no WebTransport");
     try {
       const part = await within(parts.race(), {
         signal,

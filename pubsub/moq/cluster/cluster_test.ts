@@ -1,167 +1,19 @@
-/** Relays that share an engine in memory, and dial each other over memory, at a fake time. */
+/** Which relay holds what, at relays that dial each other over memory, at a fake time. */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { FakeTime } from "@std/testing/time";
+import {
+  ClusterBench as Bench,
+  listen,
+  Publisher,
+  read,
+  type Site,
+} from "../../../tests/moq/cluster.ts";
 import { bytesOf, type LivePair, livePair, textOf } from "../../../tests/moq/pair.ts";
-import { passTime, turns } from "../../../testing/turns.ts";
-import { FaultyEngine } from "../../../tests/faulty_broker.ts";
+import { turns } from "../../../testing/turns.ts";
 import { Nodes } from "../../nodes.ts";
-import { LiveTrack } from "../live/live_track.ts";
-import { MoqRelay, type MoqRelayOptions } from "../live/relay.ts";
 import type { MoqSession } from "../session/session.ts";
 import { TrackMux } from "../track/mux.ts";
-import type { TrackReader } from "../track/track_reader.ts";
-import type { TrackWriter } from "../track/track_writer.ts";
 import { MoqError } from "../wire/errors.ts";
-import type { MoqVersion } from "../wire/versions.ts";
-import { MoqCluster, type MoqClusterOptions } from "./cluster.ts";
-
-/** A relay of the cluster, in a process of its own as far as the others can tell. */
-class Site {
-  readonly pairs: LivePair[] = [];
-  readonly errors: unknown[] = [];
-  readonly broker: ReturnType<FaultyEngine["connect"]>;
-  readonly relay: MoqRelay;
-  readonly nodes: Nodes;
-  readonly cluster: MoqCluster;
-  /** Urls that it dialed. */
-  readonly dialed: string[] = [];
-  isDown = false;
-
-  constructor(
-    bench: Bench,
-    url: string,
-    options: Partial<MoqClusterOptions> & { readonly with?: MoqRelayOptions },
-  ) {
-    const onError = (error: unknown) => void this.errors.push(error);
-    this.broker = bench.engine.connect();
-    this.relay = new MoqRelay({ lingerMs: 1_000, onError, ...options.with });
-    this.nodes = new Nodes({ broker: this.broker });
-    this.cluster = new MoqCluster({
-      relay: this.relay,
-      nodes: this.nodes,
-      url,
-      onError,
-      dial: async (to, { mux }) => {
-        this.dialed.push(to);
-        const site = bench.sites.get(to);
-        if (site === undefined || site.isDown) throw new Error("Nobody is there");
-        const pair = await livePair("moq-lite-05", { server: site.relay.mux, client: mux });
-        this.pairs.push(pair);
-        site.pairs.push(pair);
-        void site.relay.accept(pair.server);
-        return pair.client;
-      },
-      ...options,
-    });
-  }
-
-  /** A client. */
-  async join(mux = new TrackMux(), version: MoqVersion = "moq-lite-05"): Promise<LivePair> {
-    const pair = await livePair(version, { server: this.relay.mux, client: mux });
-    this.pairs.push(pair);
-    void this.relay.accept(pair.server);
-    return pair;
-  }
-
-  /** The process is killed, and nobody says farewell. */
-  kill(): void {
-    this.isDown = true;
-    this.broker.cut();
-    for (const { link } of this.pairs) link.disconnect();
-  }
-
-  /** The hops of what is announced here, by path. */
-  get ways(): Record<string, bigint[]> {
-    return Object.fromEntries(
-      this.relay.mux.announcements("/").map(({ path, hops }) => [path, [...hops]]),
-    );
-  }
-}
-
-class Bench implements AsyncDisposable {
-  readonly time = new FakeTime(0);
-  readonly engine = new FaultyEngine();
-  readonly sites = new Map<string, Site>();
-
-  async start(
-    count: number,
-    options: Partial<MoqClusterOptions> & { readonly with?: MoqRelayOptions } = {},
-  ): Promise<Site[]> {
-    const started = Array.from({ length: count }, () => {
-      const url = `https://relay-${this.sites.size}.test/`;
-      const site = new Site(this, url, options);
-      this.sites.set(url, site);
-      return site;
-    });
-    await this.pass(300);
-    return started;
-  }
-
-  /** Two relays that are connected without the cluster. */
-  async connect(one: Site, other: Site): Promise<LivePair> {
-    const pair = await livePair("moq-lite-05", {
-      server: one.relay.mux,
-      client: other.relay.mux,
-    });
-    one.pairs.push(pair);
-    void one.relay.accept(pair.server);
-    void other.relay.accept(pair.client);
-    return pair;
-  }
-
-  async pass(ms: number): Promise<void> {
-    await passTime(this.time, ms);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const { cluster, nodes, relay, pairs } of this.sites.values()) {
-      await cluster.close();
-      await nodes.close();
-      relay.close();
-      for (const pair of pairs) await pair[Symbol.asyncDispose]();
-    }
-    this.time.restore();
-  }
-}
-
-/** A publisher of one broadcast, which counts its subscriptions. */
-class Publisher {
-  readonly live = new LiveTrack();
-  readonly tracks: TrackWriter[] = [];
-  readonly mux = new TrackMux();
-
-  constructor(path = "/live") {
-    this.mux.publish(path, {
-      serveTrack: (track) => {
-        this.tracks.push(track);
-        return this.live.serve(track);
-      },
-      serveFetch: (request, group) => this.live.serveFetch(request, group),
-      trackInfo: () => ({ timescale: 90_000 }),
-    });
-  }
-
-  write(text: string): void {
-    using group = this.live.openGroup();
-    group.writeFrame(bytesOf(text));
-  }
-}
-
-/** What a session hears of. */
-async function listen(session: MoqSession): Promise<string[]> {
-  const heard: string[] = [];
-  const reader = await session.acceptAnnounce("/");
-  void (async () => {
-    for await (const { path, active } of reader) heard.push(`${path} ${active ? "on" : "off"}`);
-  })().catch(() => {});
-  return heard;
-}
-
-async function read(track: TrackReader): Promise<string> {
-  const group = await track.nextGroup();
-  assert(group !== null, "The track ended");
-  return textOf((await group.readFrame())!);
-}
+import { MoqCluster } from "./cluster.ts";
 
 Deno.test("MoqCluster finds a broadcast of another relay, and subscribes there once for all", async () => {
   await using bench = new Bench();
@@ -196,29 +48,6 @@ Deno.test("MoqCluster finds a broadcast of another relay, and subscribes there o
   const old = await viewer.client.fetch("/live", "x", { group: 1 });
   assertEquals(textOf((await old.readFrame())!), "one");
   for (const track of tracks) track.close();
-});
-
-Deno.test("MoqCluster leaves another relay some time after the last subscription, and dials it again", async () => {
-  await using bench = new Bench();
-  const [a, b] = await bench.start(2, { lingerMs: 2_000 }) as [Site, Site];
-  const publisher = new Publisher();
-  await a.join(publisher.mux);
-  const { client } = await b.join();
-  await bench.pass(100);
-  for (const times of [1, 2]) {
-    const track = await client.subscribe("/live", "x");
-    await bench.pass(10_000);
-    publisher.write("frame");
-    assertEquals([await read(track), b.cluster.stats.links], ["frame", 1]);
-    track.close();
-    // The relay keeps the track for a second.
-    await bench.pass(2_900);
-    assertEquals(b.cluster.stats.links, 1);
-    await bench.pass(1_000 + 2 * 2_000 - 2_900);
-    assertEquals([b.cluster.stats.links, b.dialed.length], [0, times]);
-    assertEquals(a.relay.stats.sessions, 1);
-  }
-  assertEquals(b.ways["/live"]?.length, 2);
 });
 
 Deno.test("MoqCluster tells three relays of each other's broadcasts, late ones too", async () => {
@@ -466,106 +295,6 @@ Deno.test("MoqCluster tells that a broadcast began anew within one batch of chan
   assertEquals(heard, ["/live on", "/live off", "/live on"]);
 });
 
-Deno.test("MoqCluster refuses what is at a relay that can not be reached, and tries again", async () => {
-  await using bench = new Bench();
-  const [a, b] = await bench.start(2) as [Site, Site];
-  const publisher = new Publisher();
-  await a.join(publisher.mux);
-  const { client } = await b.join();
-  await bench.pass(100);
-  a.isDown = true;
-  for (let times = 0; times < 3; times++) {
-    const track = await client.subscribe("/live", "x");
-    const error = await assertRejects(() => track.ready, MoqError);
-    assertEquals(error.reason, "unroutable");
-  }
-  // All of them were told what one attempt found out.
-  assertEquals([b.dialed.length, b.errors.length], [1, 1]);
-  assertEquals(
-    (b.errors[0] as MoqError).message,
-    "Cannot reach the relay at https://relay-0.test/",
-  );
-  a.isDown = false;
-  await bench.pass(1_000);
-  const track = await client.subscribe("/live", "x");
-  await bench.pass(10);
-  publisher.write("frame");
-  assertEquals(await read(track), "frame");
-  track.close();
-});
-
-Deno.test("MoqCluster gives up a relay that does not answer, and closes what comes of it later", async () => {
-  await using bench = new Bench();
-  const late = Promise.withResolvers<MoqSession>();
-  const signals: AbortSignal[] = [];
-  const muxes: TrackMux[] = [];
-  const [a, b] = await bench.start(2, {
-    dial: (_url, { mux, signal }) => {
-      muxes.push(mux);
-      signals.push(signal);
-      return late.promise;
-    },
-  }) as [Site, Site];
-  await a.join(new Publisher().mux);
-  const { client } = await b.join();
-  await bench.pass(100);
-  const track = await client.subscribe("/live", "x");
-  const refused = assertRejects(() => track.ready, MoqError);
-  await bench.pass(10_100);
-  await refused;
-  assertEquals([signals[0]?.aborted, b.cluster.stats.links], [true, 0]);
-  await using pair = await livePair("moq-lite-05", { client: muxes[0]! });
-  late.resolve(pair.client);
-  await turns();
-  assert(pair.client.isClosed);
-});
-
-Deno.test("MoqCluster takes no session that has another mux or version", async () => {
-  await using bench = new Bench();
-  const pairs: LivePair[] = [];
-  const [a, b] = await bench.start(2, {
-    dial: async (_url, { mux }) => {
-      const isFirst = pairs.length === 0;
-      const pair = await livePair(isFirst ? "moq-lite-05" : "moq-lite-04", {
-        client: isFirst ? new TrackMux() : mux,
-      });
-      pairs.push(pair);
-      return pair.client;
-    },
-  }) as [Site, Site];
-  await a.join(new Publisher().mux);
-  const { client } = await b.join();
-  await bench.pass(100);
-  for (const at of [0, 1]) {
-    const track = await client.subscribe("/live", "x");
-    await assertRejects(() => track.ready, MoqError);
-    assert(pairs[at]!.client.isClosed);
-    assertEquals(((b.errors[at] as MoqError).cause as Error).name, "TypeError");
-    await bench.pass(1_000);
-  }
-  for (const pair of pairs) await pair[Symbol.asyncDispose]();
-});
-
-Deno.test("MoqCluster leaves a relay that winds up once its tracks have ended", async () => {
-  await using bench = new Bench();
-  const [a, b] = await bench.start(2) as [Site, Site];
-  const publisher = new Publisher();
-  const { client: source } = await a.join(publisher.mux);
-  const { client } = await b.join();
-  await bench.pass(100);
-  const track = await client.subscribe("/live", "x");
-  await bench.pass(10);
-  const link = b.pairs.at(-1)!;
-  const left = link.server.goaway();
-  await bench.pass(100);
-  publisher.write("still here");
-  assertEquals([await read(track), b.cluster.stats.links], ["still here", 1]);
-  source.close();
-  await bench.pass(100);
-  await left;
-  assertEquals(b.cluster.stats.links, 0);
-});
-
 Deno.test("MoqCluster lets what a program publishes itself go first, and what others hold after that", async () => {
   await using bench = new Bench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
@@ -616,34 +345,6 @@ Deno.test("MoqCluster goes on with what it knows while the engine is away, and i
   bench.engine.comeBack();
   await bench.pass(1_000);
   assertEquals(Object.keys(b.ways), ["/next"]);
-});
-
-Deno.test("MoqCluster leaves nothing behind after a thousand broadcasts came and went", async () => {
-  await using bench = new Bench();
-  const [a, b] = await bench.start(2) as [Site, Site];
-  const mux = new TrackMux();
-  await a.join(mux);
-  const { client } = await b.join();
-  for (let round = 0; round < 10; round++) {
-    const all = Array.from(
-      { length: 100 },
-      (_, at) =>
-        mux.publish(`/live/${round}/${at}`, async (track) => {
-          await using group = await track.openGroup();
-          await group.writeFrame(bytesOf(`${at}`));
-        }),
-    );
-    await bench.pass(200);
-    assertEquals(b.relay.mux.size, 100);
-    const track = await client.subscribe(`/live/${round}/7`, "x");
-    assertEquals(await read(track), "7");
-    for (const one of all) one.end();
-    await bench.pass(200);
-    assertEquals([b.relay.stats.broadcasts, a.cluster.stats.held], [0, 0]);
-  }
-  assertEquals(b.dialed.length, 1);
-  await bench.pass(15_000);
-  assertEquals([b.relay.stats.tracks, b.cluster.stats], [0, { held: 0, relays: 0, links: 0 }]);
 });
 
 Deno.test("MoqCluster ignores what makes no sense in what another relay tells", async () => {
