@@ -71,7 +71,7 @@ export async function dialBy<C extends AnyContract>(
   url: string | URL,
   options: DialOptions<C>,
 ): Promise<Session<unknown, C, "client">> {
-  const { protocols = [SKEIN_PROTOCOL], headers, token, signal, instrumentation } = options;
+  const { protocols = [SKEIN_PROTOCOL], token } = options;
   const timeoutMs = checkConnectTimeout(options.connectTimeoutMs);
   if (token !== undefined && !protocols.includes(SKEIN_PROTOCOL)) {
     throw new TypeError(
@@ -83,6 +83,6 @@ export async function dialBy<C extends AnyContract>(
   const settings = sessionSettings<unknown, C, "client">({ ...options, side: "client" });
   const dial = makeDialer(options);
   return await openSession(
-    { url, dial, protocols, settings, token, headers, timeoutMs, signal, instrumentation },
+    { ...options, url, dial, protocols, settings, timeoutMs },
   ) as Session<unknown, C, "client">;
 }

@@ -94,10 +94,11 @@ export class Numbers extends Changing implements Acknowledged {
 
   /** See {@linkcode Acknowledged}. */
   acknowledge(): void {
-    const { kept } = this.#client!;
-    if (kept <= this.#acknowledged || this.#isOver) return;
-    this.#acknowledged = kept;
-    this.#host.post({ ack: kept });
+    // What comes again later on this session is acknowledged then.
+    const n = Math.min(this.#client!.kept, this.#last);
+    if (n <= this.#acknowledged || this.#isOver) return;
+    this.#acknowledged = n;
+    this.#host.post({ ack: n });
   }
 
   /** The session is over: what was not begun is not handled any more. */

@@ -5,19 +5,15 @@
  */
 import { UnsupportedError } from "../errors.ts";
 import { coreOf, MAX_PINGS } from "./_inside.ts";
-import type { Asks } from "./asks.ts";
+import { Asks } from "./asks.ts";
 import type { WaitOptions } from "./session.ts";
 import type { SessionBase } from "./session_base.ts";
 
 /** How long `ping` waits, in milliseconds. */
 const PING_TIMEOUT_MS = 10_000;
 
-/** See `ping` of a session, which hands over the class that is loaded already. */
-export async function ping(
-  base: SessionBase,
-  options: WaitOptions,
-  Questions: typeof Asks,
-): Promise<number> {
+/** See `ping` of a session. */
+export async function ping(base: SessionBase, options: WaitOptions): Promise<number> {
   const { timeoutMs = PING_TIMEOUT_MS, signal } = options;
   const core = coreOf(base);
   if (!core.joins) {
@@ -26,7 +22,7 @@ export async function ping(
     );
   }
   core.checkOpen("ping");
-  core.pings ??= new Questions(core.settings.maxRequests);
+  core.pings ??= new Asks(core.settings.maxRequests);
   let sentAt = 0;
   await core.pings.ask({
     what: "the pong",

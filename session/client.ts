@@ -6,6 +6,7 @@
  */
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import type { Life } from "./_life.ts";
+import { checkLoop } from "./_one_loop.ts";
 import { Backoff } from "./backoff.ts";
 import type {
   ClientOptions,
@@ -23,6 +24,7 @@ import type {
   SendData,
   SendTopic,
 } from "./contract.ts";
+import { closedError } from "./core.ts";
 import { encodeMessage } from "./encoded.ts";
 import { checkLimits } from "./limits.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
@@ -292,13 +294,7 @@ export class Client<C extends AnyContract = AnyContract>
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, "client">, void, undefined> {
     const unread = this.#unread;
-    const isHandled = this.#settings.handlers.onMessage !== undefined;
-    if (isHandled || unread.isRead) {
-      throw new TypeError(
-        "Cannot iterate over client: its messages go to " +
-          (isHandled ? "the onMessage handler" : "another loop"),
-      );
-    }
+    checkLoop("client", unread.isRead, this.#settings.handlers.onMessage !== undefined);
     unread.isRead = true;
     try {
       unread.begin(this.#session);
@@ -361,19 +357,16 @@ export class Client<C extends AnyContract = AnyContract>
 
   /** One session, from dialling to its end. */
   async #live(): Promise<{ info: CloseInfo; wasReady: boolean }> {
-    const { token, headers } = this.#options;
     let dialed: unknown;
     let session: Session;
     try {
       session = await openSession({
+        ...this.#options,
         url: this.#url,
-        token,
-        headers,
         protocols: [SKEIN_PROTOCOL],
         settings: this.#settings,
         timeoutMs: this.#connectTimeoutMs,
         signal: this.#stop.signal,
-        instrumentation: this.#options.instrumentation,
         dial: async (url, options) => {
           try {
             const connection = await this.#dial(url, options);
@@ -464,10 +457,6 @@ export class Client<C extends AnyContract = AnyContract>
   #ended(verb: string): SessionClosedError {
     const { current } = this.status;
     const info = "cause" in current ? current.cause : undefined;
-    const why = info && ` (${info.code}${info.reason && ` ${info.reason}`})`;
-    return new SessionClosedError(
-      `Cannot ${verb}: the client is ${current.name}${why ?? ""}`,
-      info === undefined ? {} : { info },
-    );
+    return closedError(`Cannot ${verb}: the client is ${current.name}`, info);
   }
 }

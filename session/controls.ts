@@ -10,7 +10,7 @@ import { type Asks, toRequestError } from "./asks.ts";
 import type { Hello, OutgoingEnvelope } from "./envelope.ts";
 import type { SessionEventMap } from "./events.ts";
 import type { Control, Inbound } from "./inbound.ts";
-import type { ServiceEnvelope } from "./services.ts";
+import type { Serving } from "./services.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 
@@ -24,6 +24,9 @@ export interface ControlStats {
   readonly refusedByPeer: number;
 }
 
+/** Where nothing came. */
+export const NO_CONTROLS: ControlStats = { lateAnswers: 0, droppedByPeer: 0, refusedByPeer: 0 };
+
 /** What the control half needs from its session. */
 export interface ControlHost {
   /** The session, for services and handlers. */
@@ -31,46 +34,34 @@ export interface ControlHost {
   /** Questions of this end. */
   readonly asks: Asks;
   /** What came, for who subscribed. */
-  readonly inbound: Pick<Inbound, "note">;
+  readonly inbound: Pick<Inbound, "countInvalid" | "note">;
+  /** What is done for the peer, if this end has services. */
+  readonly serving: Serving | undefined;
   /** Told up to which number the peer handled messages. */
   readonly onAck: ((n: number) => void) | undefined;
   /** Sends an envelope that is never dropped. */
   post(envelope: OutgoingEnvelope): void;
-  /** Counts an input that makes no sense. */
-  countInvalid(what: string): void;
   /** Takes the answer to a ping. */
   pong(n: number): void;
   /** Tells who listens. */
   emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void;
   /** The session is established. */
   connected(hello?: Hello): void;
-  /** The peer asks its server for something. */
-  serve(envelope: ServiceEnvelope): void;
   /** The application failed: it is told of it, and the session ends. */
   handlerFailed(error: unknown, reason: string): void;
 }
 
 /** The control half of a session. */
 export class Controls {
+  /** Counters, which go on. */
+  readonly stats: { -readonly [Name in keyof ControlStats]: number } = { ...NO_CONTROLS };
   readonly #host: ControlHost;
   readonly #settings: SessionSettings;
-  #lateAnswers = 0;
-  #droppedByPeer = 0;
-  #refusedByPeer = 0;
 
   /** Creates the control half. */
   constructor(host: ControlHost, settings: SessionSettings) {
     this.#host = host;
     this.#settings = settings;
-  }
-
-  /** Counters, read when asked for. */
-  get stats(): ControlStats {
-    return {
-      lateAnswers: this.#lateAnswers,
-      droppedByPeer: this.#droppedByPeer,
-      refusedByPeer: this.#refusedByPeer,
-    };
   }
 
   /** Acts on one envelope. */
@@ -88,13 +79,13 @@ export class Controls {
         if (this.#settings.side === "client" && session.state === "connecting") {
           return this.#host.connected(envelope.hello);
         }
-        return this.#host.countInvalid("Expected no hello");
+        return this.#host.inbound.countInvalid("Expected no hello");
       case "goaway":
         this.#host.emit("goaway", envelope.goaway);
         this.#host.emit("draining", null);
         return this.#notify(() => handlers.onGoAway?.(envelope.goaway, session));
       case "dropped":
-        this.#droppedByPeer += envelope.count;
+        this.stats.droppedByPeer += envelope.count;
         this.#host.inbound.note(envelope);
         return this.#notify(() => handlers.onDropped?.(envelope.count, envelope.topic, session));
       case "gap":
@@ -109,18 +100,18 @@ export class Controls {
         return this.#host.post({ reply: envelope.id, error });
       }
       default:
-        return this.#host.serve(envelope);
+        return this.#host.serving?.receive(envelope);
     }
   }
 
   #receiveAnswer(id: number | null, data: unknown, failure: RequestFailure | undefined): void {
     if (id === null) this.refused(failure);
-    else if (!this.#host.asks.answer(id, data, failure)) this.#lateAnswers++;
+    else if (!this.#host.asks.answer(id, data, failure)) this.stats.lateAnswers++;
   }
 
   /** A message that asked for no answer is refused. */
   refused(failure: RequestFailure | undefined): void {
-    this.#refusedByPeer++;
+    this.stats.refusedByPeer++;
     if (failure === undefined) return;
     const { session } = this.#host;
     this.#notify(() => this.#settings.handlers.onRefused?.(toRequestError(failure), session));

@@ -32,9 +32,9 @@ import { EventsOfSession, type SessionEventMap, type SessionEvents } from "./eve
 import { type Heart, Heartbeat } from "./heartbeat.ts";
 import type { IncomingLoop } from "./incoming_streams.ts";
 import type { HistoryOptions } from "./recovery.ts";
-import { type Control, Inbound, type InboundHost, report } from "./inbound.ts";
+import { Inbound, type InboundHost, report } from "./inbound.ts";
 import { SendQueue, type SendQueueOwner } from "./send_queue.ts";
-import type { ServiceEnvelope, ServiceHost, Serving } from "./services.ts";
+import type { ServiceHost, Serving } from "./services.ts";
 import type { Session, SessionIdentity, SessionState, WaitOptions } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { checkTopic } from "./topic_pattern.ts";
@@ -68,29 +68,29 @@ export class SessionCore
   /** Where the session is in its life. */
   state: SessionState = "connecting";
   /** The close that this end began. */
-  ending: CloseInfo | undefined = undefined;
+  ending: CloseInfo | undefined;
   /** How the session ended. */
-  info: CloseInfo | undefined = undefined;
+  info: CloseInfo | undefined;
   /** Written by whoever hears the peer; see {@linkcode Heart}. */
   lastHeard = 0;
   /** When it was established; see `createdAt`. */
-  readyAt: number | undefined = undefined;
+  readyAt: number | undefined;
   /** When it was over; see `createdAt`. */
-  closedAt: number | undefined = undefined;
+  closedAt: number | undefined;
   /** When it began to wind up; see `createdAt`. */
-  drainingAt: number | undefined = undefined;
+  drainingAt: number | undefined;
   /** The last measured round trip, in milliseconds. */
-  roundTripMs: number | undefined = undefined;
+  roundTripMs: number | undefined;
   /** Whether a close ends what carries the connection too. */
   closesConnection = false;
   /** Envelopes of this end that are no messages. */
   posted = 0;
   /** Calls that wait for a stream to open. */
-  openings: Record<StreamDirection, number> | undefined = undefined;
+  openings: Record<StreamDirection, number> | undefined;
   /** Merges the streams that come, for who loops over them. */
-  incoming: IncomingLoop | undefined = undefined;
+  incoming: IncomingLoop | undefined;
   /** Pings that somebody waits for, beside those of the heartbeat. */
-  pings: Asks | undefined = undefined;
+  pings: Asks | undefined;
   /** Those who look at it again and again; only declared, as hardly any session has them. */
   declare monitors: Set<() => void> | undefined;
   /** What the server offers beside; only declared, as a server's sessions have it not. */
@@ -101,15 +101,15 @@ export class SessionCore
   declare onAck: ((n: number) => void) | undefined;
 
   // Made when first needed: a session that only gets messages needs neither.
-  #asks: Asks | undefined = undefined;
-  #controls: Controls | undefined = undefined;
-  #served: Serving | undefined = undefined;
-  #heartbeat: Heartbeat | undefined = undefined;
-  #timer: ReturnType<typeof setTimeout> | undefined = undefined;
-  #ready: PromiseWithResolvers<void> | undefined = undefined;
-  #closed: PromiseWithResolvers<CloseInfo> | undefined = undefined;
-  #onEnd: ((session: Session) => void)[] | undefined = undefined;
-  #events: EventsOfSession | undefined = undefined;
+  #asks: Asks | undefined;
+  #controls: Controls | undefined;
+  #served: Serving | undefined;
+  #heartbeat: Heartbeat | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #ready: PromiseWithResolvers<void> | undefined;
+  #closed: PromiseWithResolvers<CloseInfo> | undefined;
+  #onEnd: ((session: Session) => void)[] | undefined;
+  #events: EventsOfSession | undefined;
   #awaitsToken: boolean;
   #wasOpen = false;
   #pings = 0;
@@ -374,24 +374,9 @@ export class SessionCore
     this.post({ reply: id, error: failure });
   }
 
-  /** Acts on an envelope that is no message. */
-  control(envelope: Control): void {
-    this.controls.receive(envelope);
-  }
-
-  /** Does what the peer asks for. */
-  serve(envelope: ServiceEnvelope): void {
-    this.serving?.receive(envelope);
-  }
-
   /** What is done for the peer, if this end has services. */
   get serving(): Serving | undefined {
     return this.#served ??= this.settings.services?.serve(this, this.settings);
-  }
-
-  /** Counts an input that makes no sense; see {@linkcode Inbound.countInvalid}. */
-  countInvalid(what: string): void {
-    this.inbound.countInvalid(what);
   }
 
   /** The session is established. */
@@ -515,11 +500,7 @@ export class SessionCore
 
   /** The error of whoever wanted something of a session that is over. */
   closedError(message: string): SessionClosedError {
-    const info = this.info ?? this.ending;
-    if (info === undefined) return new SessionClosedError(message);
-    const { code, reason, by, error } = info;
-    const why = `${message} (${code}${reason && ` ${reason}`}, by ${by})`;
-    return new SessionClosedError(why, { info, ...(error === undefined ? {} : { cause: error }) });
+    return closedError(message, this.info ?? this.ending);
   }
 
   #greet(token: string | undefined): void {
@@ -617,6 +598,14 @@ export class SessionCore
       this.#ready.reject(this.closedError("The session closed before it was ready"));
     } else this.#ready.resolve();
   }
+}
+
+/** The error of whoever wanted something of what is over, and how it ended, if that is known. */
+export function closedError(message: string, info: CloseInfo | undefined): SessionClosedError {
+  if (info === undefined) return new SessionClosedError(message);
+  const { code, reason, by, error } = info;
+  const why = `${message} (${code}${reason && ` ${reason}`}, by ${by})`;
+  return new SessionClosedError(why, { info, ...(error === undefined ? {} : { cause: error }) });
 }
 
 /** What sending throws when the peer left, or did not keep up and was closed for it. */

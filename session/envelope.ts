@@ -132,7 +132,7 @@ export function readEnvelope(text: string, readService?: ServiceReader): Envelop
   const { topic, id, data } = value;
   if (topic !== undefined && value.dropped === undefined) {
     if (!isTopic(topic)) return badTopic("topic", topic, id);
-    if (value.offset !== undefined) return readPlaced(topic, value);
+    if (value.offset !== undefined) return readPlaced("message", topic, value);
     if (value.seq !== undefined && readService) return readService("message", topic, value);
     if (id === undefined) return { kind: "message", topic, data };
     return isId(id) ? { kind: "message", topic, data, id } : badId("topic", id);
@@ -180,11 +180,8 @@ function readControl(kind: Exclude<typeof KINDS[number], ServiceKind>, raw: Raw)
       return readGoAway(value);
     case "gap":
       return readGap(raw);
-    case "skip": {
-      const { offset, prev } = raw;
-      if (!isTopic(value)) return badTopic(kind, value, undefined);
-      return isId(offset) && isId(prev) ? { kind, topic: value, offset, prev } : badPlace();
-    }
+    case "skip":
+      return isTopic(value) ? readPlaced(kind, value, raw) : badTopic(kind, value, undefined);
   }
   if (!isId(value)) return badId(kind, value);
   if (kind === "cancel") return { kind, id: value };
@@ -226,14 +223,17 @@ function readGoAway(goaway: unknown): Envelope {
   return { kind: "goaway", goaway: { retryAfterMs, reason: textOf(reason) } };
 }
 
-/** A publication of a topic with a history; nobody asks by one. */
-function readPlaced(topic: string, { data, offset, prev }: Raw): Envelope {
-  if (isId(offset) && isId(prev)) return { kind: "message", topic, data, offset, prev };
-  return badPlace();
-}
-
-function badPlace(): Envelope {
-  return malformed('Expected "offset" and "prev" to be whole numbers from 0');
+/** A publication of a topic with a history, which nobody asks by, or its place alone. */
+function readPlaced(
+  kind: "message" | "skip",
+  topic: string,
+  { data, offset, prev }: Raw,
+): Envelope {
+  if (!isId(offset) || !isId(prev)) {
+    return malformed('Expected "offset" and "prev" to be whole numbers from 0');
+  }
+  const place = { topic, offset, prev };
+  return kind === "skip" ? { kind, ...place } : { kind, data, ...place };
 }
 
 function readGap({ gap: topic, reason, epoch, offset }: Raw): Envelope {

@@ -8,6 +8,7 @@ import { CloseCode, RequestError, type RequestFailure, SkeinError } from "../err
 import type { Frame } from "../transport/connection.ts";
 import { attempt } from "./_attempt.ts";
 import { decodeBinary, isBinaryMessage } from "./_binary.ts";
+import type { Controls } from "./controls.ts";
 import type { ContractMatch, ContractVerdict } from "./contract.ts";
 import { MAX_JOINED_BYTES } from "./entry.ts";
 import { type Envelope, readEnvelope } from "./envelope.ts";
@@ -67,8 +68,8 @@ export interface InboundHost extends Answerer {
   readonly now: number;
   /** Tells who listens. */
   emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void;
-  /** Acts on an envelope that is no message; throws `RequestError` if it is not allowed here. */
-  control(envelope: Control): void;
+  /** What acts on envelopes that are no messages. */
+  readonly controls: Pick<Controls, "receive">;
   /** The application failed: it is told of it, and the session ends. */
   handlerFailed(error: unknown, reason: string): void;
   /** Ends the session at once. */
@@ -303,9 +304,9 @@ export class Inbound {
         this.#unknownEnvelopes++;
         return;
       case "reply":
-        return this.#host.control(envelope);
+        return this.#host.controls.receive(envelope);
       default:
-        if (this.#host.joins) return this.#host.control(envelope);
+        if (this.#host.joins) return this.#host.controls.receive(envelope);
         return this.#malformed(
           `Expected a message: a plain WebSocket carries no ${envelope.kind}`,
           "id" in envelope ? envelope.id ?? null : null,

@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { report } from "./inbound.ts";
 import type { Instrumentation } from "./instrumentation.ts";
 import type { SessionSettings } from "./settings.ts";
 import { Watching } from "./watching.ts";
@@ -33,6 +32,6 @@ export function instrument(
   settings: SessionSettings,
   instrumentation: Instrumentation | undefined,
 ): SessionSettings {
-  settings.watch = instrumentation && new Watching(instrumentation, settings, report);
+  settings.watch = instrumentation && new Watching(instrumentation, settings);
   return settings;
 }

@@ -6,7 +6,6 @@
 import { CloseCode, ConnectionError, SessionClosedError, TimeoutError } from "../errors.ts";
 import type { TransportFallback } from "../transport/race.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
-import { report } from "./inbound.ts";
 import type { Instrumentation } from "./instrumentation.ts";
 import { more } from "./session_base.ts";
 import { coreOf, Session, SKEIN_PROTOCOL } from "./session.ts";
@@ -25,15 +24,15 @@ export interface OpenOptions {
   /** Settings of the session. */
   readonly settings: SessionSettings;
   /** Sent in band before anything else. */
-  readonly token: Fresh<string> | undefined;
+  readonly token?: Fresh<string> | undefined;
   /** Request headers. */
-  readonly headers: HeadersInit | undefined;
+  readonly headers?: HeadersInit | undefined;
   /** How long all of it may take, in milliseconds; `Infinity` is for ever. */
   readonly timeoutMs: number;
   /** Gives up. */
-  readonly signal: AbortSignal | undefined;
+  readonly signal?: AbortSignal | undefined;
   /** Watches it. */
-  readonly instrumentation: Instrumentation | undefined;
+  readonly instrumentation?: Instrumentation | undefined;
 }
 
 /**
@@ -48,7 +47,7 @@ export interface OpenOptions {
 export async function openSession(options: OpenOptions): Promise<Session> {
   // Where the part that watches does not load, nobody watches.
   const part = options.instrumentation && await more().catch(() => undefined);
-  return await (part ? part.openWatched(options, { open, report, withoutToken }) : open(options));
+  return await (part ? part.openWatched(options, open) : open(options));
 }
 
 async function open(options: OpenOptions): Promise<Session> {
@@ -71,7 +70,7 @@ async function open(options: OpenOptions): Promise<Session> {
       onFallback: (told) => fallback = told,
       ...(headers === undefined ? {} : { headers }),
     }).catch((error) => {
-      throw isRefusal(error) ? refused(error) : error;
+      throw refusalOf(error) ?? error;
     });
     if (token !== undefined && connection.protocol !== SKEIN_PROTOCOL) {
       connection.close();
@@ -110,14 +109,11 @@ export function checkConnectTimeout(connectTimeoutMs: number = 10_000): number {
   );
 }
 
-/** Whether a dialer failed because the server refused, and said so. */
-function isRefusal(error: unknown): error is ConnectionError & { readonly status: number } {
-  return error instanceof ConnectionError && error.status !== undefined && error.status >= 400;
-}
-
-/** The same as a close, which says it on every wire. */
-function refused(error: ConnectionError & { readonly status: number }): SessionClosedError {
-  const { message: reason, status } = error;
+/** Where a dialer failed because the server refused, and said so: the same as a close, as on every wire. */
+function refusalOf(error: unknown): SessionClosedError | undefined {
+  if (!(error instanceof ConnectionError)) return undefined;
+  const { message: reason, status = 0 } = error;
+  if (status < 400) return undefined;
   return new SessionClosedError(reason, {
     cause: error,
     info: { code: 4000 + status, reason, by: "remote", error },

@@ -182,7 +182,9 @@ export class Sequences implements Disposable {
     const deadline = Date.now() + MAX_WAIT_MS;
     try {
       let now = Date.now();
-      while (!await this.#store.claim(client.key) && now < deadline && client.sessions.size > 0) {
+      while (!await this.#store.claim(client.key) && now < deadline) {
+        // Nobody waits any more; who comes next has to claim.
+        if (client.sessions.size === 0) return;
         await settlesWithin(client.changed(), POLL_MS);
         now = Date.now();
       }

@@ -1,11 +1,13 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import "./_lasting.ts";
-import { BrokerError, RequestError, UnsupportedError } from "../errors.ts";
+import { flushed } from "./_lasting.ts";
+import { BrokerError, RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
 import { Network } from "../tests/clients.ts";
 import { type HELLO, type Peer, serverByHand, turns } from "../tests/sessions.ts";
 import type { Client } from "./client.ts";
-import type { SequenceStore } from "./sequences.ts";
+import { encodeMessage } from "./encoded.ts";
+import { Outbox } from "./outbox.ts";
+import { Sequences, type SequenceStore } from "./sequences.ts";
 import { type PublicationNumber, ServiceDesk, type SessionServices } from "./services.ts";
 
 /** What nodes share, in memory; an engine that can be away, or slow. */
@@ -182,6 +184,62 @@ Deno.test("A message whose acknowledgement was lost is not handled again, here o
     await client.flushed();
     assertEquals(seen, [1, 2]);
   }
+});
+
+Deno.test("Publications that were kept while their client was away are all acknowledged, also those that it sends later", async () => {
+  using time = new FakeTime();
+  const engine = new Engine();
+  const gate = Promise.withResolvers<void>();
+  engine.gate = gate.promise;
+  const published: unknown[] = [];
+  const network = new Network(node(engine.node("a"), () => {}, {
+    publish: (_session, _topic, data, number) => {
+      if (!number!.isRepeated) published.push(data);
+      return {};
+    },
+  }));
+  await using client = network.client(atLeastOnce);
+  // More than a client has on the way at once.
+  const count = 80;
+  const done = Array.from({ length: count }, (_, i) => client.publish("t", i));
+  await Promise.all(done);
+  network.cut();
+  gate.resolve();
+  await turns(20);
+  assertEquals([[...engine.numbers.values()], client.outbox.messages], [[count], count]);
+  await reconnect(time);
+  assertEquals([published.length, client.outbox.messages], [count, 0]);
+});
+
+Deno.test("A session that ended while another node handled leaves nothing claimed to the next one", async () => {
+  using time = new FakeTime();
+  const engine = new Engine();
+  const store = engine.node("b");
+  const read = Promise.withResolvers<void>();
+  const sequences = new Sequences({
+    ...store,
+    newest: async (client) => {
+      await read.promise;
+      return await store.newest(client);
+    },
+  });
+  engine.claims.set("ann", { node: "a", until: Date.now() + 4_000 });
+  const [first, second] = [{ acknowledge() {} }, { acknowledge() {} }];
+  const client = sequences.open("ann", first);
+  const left = client.takeTurn();
+  await turns();
+  sequences.close(client, first);
+  await turns();
+  assertEquals(sequences.open("ann", second), client);
+  read.resolve();
+  (await left)();
+  let isTaken = false;
+  const turn = client.takeTurn().finally(() => isTaken = true);
+  await time.tickAsync(3_900);
+  assertEquals(isTaken, false, "The other node still has it");
+  await time.tickAsync(200);
+  (await turn)();
+  sequences.close(client, second);
 });
 
 Deno.test("A client that comes to another node waits for what the first one still handles", async () => {
@@ -453,6 +511,17 @@ Deno.test("Client.flushed() rejects for what a closed client leaves, and so does
   await idle.whenConnected();
   await idle.close();
   await idle.flushed();
+});
+
+Deno.test("An outbox that ended before it knew how to deliver still says so", async () => {
+  await using hand = serverByHand();
+  const outbox = new Outbox({}, true);
+  outbox.add(encodeMessage("t", 1));
+  const handing = outbox.handTo(hand.session);
+  outbox.end(new SessionClosedError("The client is closed"));
+  await hand.session.close();
+  await handing;
+  await assertRejects(() => flushed(outbox, 1), SessionClosedError, "The client is closed");
 });
 
 Deno.test("Client.flushed() with at-most-once waits until a session took what was sent", async () => {

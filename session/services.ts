@@ -163,8 +163,8 @@ export interface ServiceHost {
   readonly session: Session;
   /** Sends an envelope that is never dropped. */
   post(envelope: OutgoingEnvelope): void;
-  /** Counts an input that makes no sense. */
-  countInvalid(what: string): void;
+  /** What came, to count in it what makes no sense. */
+  readonly inbound: Pick<Inbound, "countInvalid">;
   /** Who the peer is: what `authenticate` returned. */
   value: unknown;
   /** Who the peer is, if somebody said so. */
@@ -261,7 +261,7 @@ export class Serving {
     const numbered = this.#numbers.take(seq, client);
     if (typeof numbered === "string") {
       this.#fail(id ?? null, { code: "malformed", message: numbered });
-      this.#host.countInvalid(numbered);
+      this.#host.inbound.countInvalid(numbered);
       return null;
     }
     if (isRead) return numbered;
@@ -283,7 +283,7 @@ export class Serving {
         this.#fail(envelope.id, { code: "too-many", message: "Too many requests wait already" });
       }
       void numbered?.run(() => {});
-      return this.#host.countInvalid(
+      return this.#host.inbound.countInvalid(
         `Expected at most ${this.#settings.maxRequests} requests at once`,
       );
     }
@@ -363,7 +363,7 @@ export class Serving {
       // A refusal is an answer, and no fault of the peer; but tokens are not to be guessed.
       const { authenticate } = this.#services;
       if (envelope.kind === "auth" && authenticate !== undefined) {
-        this.#host.countInvalid("Expected a token that is accepted");
+        this.#host.inbound.countInvalid("Expected a token that is accepted");
       }
       return;
     }

@@ -8,6 +8,7 @@ import { CloseCode, type CloseInfo } from "../errors.ts";
 import { checkCloseInfo } from "../transport/close_info.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { TransportFallback } from "../transport/race.ts";
+import { checkLoop } from "./_one_loop.ts";
 import type {
   AnyContract,
   MessageOf,
@@ -432,12 +433,7 @@ export class Session<
    * @throws {TypeError} If messages go to an `onMessage` handler, or another loop runs.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, S>, void, undefined> {
-    if (this.#core.inbound.isHandled || this.#isIterated) {
-      throw new TypeError(
-        "Cannot iterate over session: its messages go to " +
-          (this.#isIterated ? "another loop" : "the onMessage handler"),
-      );
-    }
+    checkLoop("session", this.#isIterated, this.#core.inbound.isHandled);
     this.#isIterated = true;
     try {
       while (true) {

@@ -16,7 +16,6 @@ import type {
   StreamDirection,
 } from "../transport/connection.ts";
 import { coreOf, reachBy } from "./_inside.ts";
-import { Asks } from "./asks.ts";
 import { SessionCore } from "./core.ts";
 import type { HealthOptions, SessionHealth, SessionIssue, SessionSummary } from "./health.ts";
 import type { SessionDebugState, SessionDiagnostics } from "./diagnostics.ts";
@@ -288,7 +287,7 @@ export abstract class SessionBase {
    * ```
    */
   async ping(options: WaitOptions = {}): Promise<number> {
-    return await (await life()).ping(this, options, Asks);
+    return await (await life()).ping(this, options);
   }
 
   /**

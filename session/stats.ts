@@ -4,7 +4,7 @@
  * @module
  */
 import type { ConnectionCounters } from "../transport/connection.ts";
-import type { ControlStats } from "./controls.ts";
+import { type ControlStats, NO_CONTROLS } from "./controls.ts";
 import type { SessionCore } from "./core.ts";
 import type { InboundStats } from "./inbound.ts";
 import type { SendQueueStats } from "./send_queue.ts";
@@ -95,8 +95,6 @@ const NO_QUEUE: SendQueueStats = {
   sentBytes: 0,
   droppedMessages: 0,
 };
-
-const NO_CONTROLS: ControlStats = { lateAnswers: 0, droppedByPeer: 0, refusedByPeer: 0 };
 
 /** What the counters of a session have beside their numbers. */
 class Snapshot {

@@ -4,6 +4,7 @@
  * @module
  */
 import { QueueFullError } from "../errors.ts";
+import { checkLoop } from "./_one_loop.ts";
 import type { Progress, Resume } from "./_resume.ts";
 import type { AnyContract, SendTopic, TopicMessage } from "./contract.ts";
 import type { Incoming, TopicNote, TopicSink } from "./inbound.ts";
@@ -203,9 +204,7 @@ export class Subscription<
    * @throws What ended it: a refusal, or that the reader fell behind.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<TopicMessage<C, T>, void, undefined> {
-    if (this.#isIterated) {
-      throw new TypeError("Cannot iterate over subscription: its messages go to another loop");
-    }
+    checkLoop("subscription", this.#isIterated);
     this.#isIterated = true;
     try {
       while (true) {

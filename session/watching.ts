@@ -1,11 +1,11 @@
 /**
  * Calls the hooks of an instrumentation, so that nothing that they do changes a session.
- *
- * A client loads this when it is watched: what it needs of the rest is handed to it.
+ * A client loads this when it is watched.
  *
  * @module
  */
 import type { CloseInfo } from "../errors.ts";
+import { report } from "./inbound.ts";
 import type {
   HandshakeInfo,
   HandshakeOutcome,
@@ -16,21 +16,17 @@ import type { Message } from "./message.ts";
 import type { OpenOptions } from "./open.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
-
-/** Tells the application of what a hook threw. */
-export type Report = (settings: SessionSettings, error: unknown, session: Session) => void;
+import { withoutToken } from "./url.ts";
 
 /** The instrumentation of all sessions of the same settings. */
 export class Watching {
   readonly #hooks: Instrumentation;
   readonly #settings: SessionSettings;
-  readonly #report: Report;
 
   /** Hands on what happens to an instrumentation. */
-  constructor(hooks: Instrumentation, settings: SessionSettings, report: Report) {
+  constructor(hooks: Instrumentation, settings: SessionSettings) {
     this.#hooks = hooks;
     this.#settings = settings;
-    this.#report = report;
   }
 
   /** A handshake begins; `undefined` if nobody follows it. */
@@ -98,7 +94,7 @@ export class Watching {
   }
 
   #failed(session: Session | undefined, error: unknown): void {
-    if (session !== undefined) return this.#report(this.#settings, error, session);
+    if (session !== undefined) return report(this.#settings, error, session);
     // There is no session yet whose handlers could be told.
     // deno-lint-ignore no-console
     console.error("A hook of the instrumentation failed:", error);
@@ -132,23 +128,13 @@ export class Handshake {
   }
 }
 
-/** What the part of a client that is loaded at first hands to this one. */
-export interface OpeningTools {
-  /** Opens a session that nobody watches. */
-  readonly open: (options: OpenOptions) => Promise<Session>;
-  /** Tells the application of what a hook threw. */
-  readonly report: Report;
-  /** Takes the token out of a URL. */
-  readonly withoutToken: (url: string) => string;
-}
-
-/** Opens a client's session, and has it watched. */
+/** Opens a client's session as `open` does, and has it watched. */
 export async function openWatched(
   options: OpenOptions,
-  { open, report, withoutToken }: OpeningTools,
+  open: (options: OpenOptions) => Promise<Session>,
 ): Promise<Session> {
   const { settings, instrumentation } = options;
-  settings.watch ??= instrumentation && new Watching(instrumentation, settings, report);
+  settings.watch ??= instrumentation && new Watching(instrumentation, settings);
   let handshake: Handshake | undefined;
   let isOver = false;
   try {

@@ -192,13 +192,9 @@ Deno.test("openWatched() begins no handshake where the attempt was over before t
     instrumentation: { handshake: () => void begun++ },
   } as unknown as OpenOptions;
   let asked: unknown;
-  const opening = openWatched(options, {
-    open: ({ url }) => {
-      asked = (url as () => Promise<string>)();
-      return Promise.reject(gaveUp);
-    },
-    report: () => {},
-    withoutToken: String,
+  const opening = openWatched(options, ({ url }) => {
+    asked = (url as () => Promise<string>)();
+    return Promise.reject(gaveUp);
   });
   assertStrictEquals(await opening.catch((error) => error), gaveUp);
   url.resolve("wss://a.example/");

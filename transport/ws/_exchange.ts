@@ -28,14 +28,16 @@ export function requestOf(
   message: IncomingMessage,
   options: { readonly isSecure: boolean; readonly hasBody: boolean; readonly signal: AbortSignal },
 ): Request | undefined {
-  const url = urlOf(message, options.isSecure);
-  if (url === undefined) return undefined;
   const { method = "GET", rawHeaders } = message;
+  const url = urlOf(message, options.isSecure);
+  // node:http takes the first of several hosts.
+  const hosts = rawHeaders.filter((name, i) => i % 2 === 0 && name.toLowerCase() === "host");
+  if (url === undefined || hosts.length > 1) return undefined;
   const mayHaveBody = options.hasBody && method !== "GET" && method !== "HEAD";
-  const body = mayHaveBody
-    ? Readable.toWeb(message) as unknown as ReadableStream<Uint8Array<ArrayBuffer>>
-    : null;
   try {
+    const body = mayHaveBody
+      ? Readable.toWeb(message) as unknown as ReadableStream<Uint8Array<ArrayBuffer>>
+      : null;
     const headers = new Headers();
     for (let i = 0; i < rawHeaders.length; i += 2) {
       headers.append(rawHeaders[i]!, rawHeaders[i + 1]!);

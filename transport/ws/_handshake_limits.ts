@@ -33,7 +33,7 @@ export interface HandshakeStats {
   readonly addresses: number;
   /** Connections that were dropped, or answered with 429, since their address opens too many. */
   readonly tooFrequent: number;
-  /** Connections that were dropped, since there were too many without a request. */
+  /** Connections that were dropped for another one, or at once, since too many had no request. */
   readonly tooManyPending: number;
   /** Connections that were dropped, since there were too many. */
   readonly tooMany: number;
@@ -57,22 +57,32 @@ export class Admitted implements Disposable {
   readonly retryAfterS: number;
   readonly #limits: HandshakeLimits;
   readonly #account: Account;
-  #isPending = true;
+  readonly #drop: () => void;
   #isOver = false;
 
   /** Counts a connection; called by {@linkcode HandshakeLimits.admit}. */
-  constructor(limits: HandshakeLimits, account: Account, retryAfterS: number) {
+  constructor(
+    limits: HandshakeLimits,
+    account: Account,
+    { retryAfterS, drop }: { readonly retryAfterS: number; readonly drop: () => void },
+  ) {
     this.#limits = limits;
     this.#account = account;
+    this.#drop = drop;
     this.retryAfterS = retryAfterS;
-    limits.count(account, 1, 1);
+    limits.count(account, 1);
+    limits.await(this, account);
   }
 
   /** Its request came. Idempotent. */
   asked(): void {
-    if (!this.#isPending) return;
-    this.#isPending = false;
-    this.#limits.count(this.#account, 0, -1);
+    this.#limits.heard(this, this.#account);
+  }
+
+  /** Drops the connection, and counts it no more. */
+  drop(): void {
+    this[Symbol.dispose]();
+    this.#drop();
   }
 
   /** It is closed. Idempotent. */
@@ -80,7 +90,7 @@ export class Admitted implements Disposable {
     this.asked();
     if (this.#isOver) return;
     this.#isOver = true;
-    this.#limits.count(this.#account, -1, 0);
+    this.#limits.count(this.#account, -1);
   }
 }
 
@@ -92,6 +102,8 @@ export class Admitted implements Disposable {
  *   tokens. Of those without a connection at most `maxIdleAddresses` are
  *   remembered, and the oldest is forgotten first.
  * - **No timer:** tokens are counted when somebody connects.
+ * - **Crowded:** where too many have no request yet, the oldest of them is dropped for the newest:
+ *   who means to ask does so at once, and who only holds the place does not.
  */
 export class HandshakeLimits {
   readonly #options: HandshakeLimitsOptions;
@@ -99,8 +111,9 @@ export class HandshakeLimits {
   readonly #active = new Map<string, Account>();
   /** Those without one, in the order in which they lost it. */
   readonly #idle = new Map<string, Account>();
+  /** Those without a request yet, the oldest first: bounded by `maxPending`. */
+  readonly #pending = new Set<Admitted>();
   #connections = 0;
-  #pending = 0;
   #tooFrequent = 0;
   #tooManyPending = 0;
   #tooMany = 0;
@@ -115,7 +128,7 @@ export class HandshakeLimits {
   get stats(): HandshakeStats {
     return {
       connections: this.#connections,
-      pending: this.#pending,
+      pending: this.#pending.size,
       addresses: this.#active.size + this.#idle.size,
       tooFrequent: this.#tooFrequent,
       tooManyPending: this.#tooManyPending,
@@ -129,10 +142,11 @@ export class HandshakeLimits {
    *
    * @param address Where it comes from.
    * @param now The time in milliseconds.
+   * @param drop Drops it later, for one that is newer.
    * @returns What counts for it; `undefined` if it has to be dropped.
    */
-  admit(address: string, now: number): Admitted | undefined {
-    const { handshakesPerSecond, handshakeBurst } = this.#options;
+  admit(address: string, now: number, drop: () => void): Admitted | undefined {
+    const { handshakesPerSecond, handshakeBurst, maxPending } = this.#options;
     const account = this.#accountOf(addressKey(address), now);
     const elapsedS = Math.max(0, now - account.at) / 1_000;
     account.at = now;
@@ -145,7 +159,14 @@ export class HandshakeLimits {
     if (missing === 0) account.tokens--;
     else this.#tooFrequent++;
     this.#active.set(account.key, account);
-    return new Admitted(this, account, Math.ceil(missing / handshakesPerSecond));
+    const retryAfterS = Math.ceil(missing / handshakesPerSecond);
+    const admitted = new Admitted(this, account, { retryAfterS, drop });
+    if (this.#pending.size > maxPending) {
+      const [oldest] = this.#pending;
+      this.#tooManyPending++;
+      oldest!.drop();
+    }
+    return admitted;
   }
 
   /** Counts one whose request took too long. */
@@ -153,12 +174,21 @@ export class HandshakeLimits {
     this.#tooSlow++;
   }
 
-  /** Counts more or fewer for an address; what {@linkcode Admitted} does. */
-  count(account: Account, connections: number, pending: number): void {
+  /** Waits for the request of a connection; called by {@linkcode Admitted}. */
+  await(admitted: Admitted, account: Account): void {
+    this.#pending.add(admitted);
+    account.pending++;
+  }
+
+  /** Waits for it no more. Idempotent; called by {@linkcode Admitted}. */
+  heard(admitted: Admitted, account: Account): void {
+    if (this.#pending.delete(admitted)) account.pending--;
+  }
+
+  /** Counts connections of an address; called by {@linkcode Admitted}. */
+  count(account: Account, connections: number): void {
     this.#connections += connections;
-    this.#pending += pending;
     account.connections += connections;
-    account.pending += pending;
     if (account.connections > 0) return;
     this.#active.delete(account.key);
     this.#remember(account);
@@ -174,7 +204,7 @@ export class HandshakeLimits {
       this.#tooMany++;
       return true;
     }
-    if (this.#pending >= maxPending || pending >= maxPendingPerAddress) {
+    if (pending >= maxPendingPerAddress) {
       this.#tooManyPending++;
       return true;
     }

@@ -14,6 +14,7 @@ import {
 import { createServer as createSecureServer } from "node:https";
 import net, { type Socket } from "node:net";
 import type { Duplex } from "node:stream";
+import { UnsupportedError } from "../../errors.ts";
 import { Deadlines } from "../deadlines.ts";
 import { type Origin, originOf, requestOf, respond } from "./_exchange.ts";
 import {
@@ -24,6 +25,14 @@ import {
 
 /** How often node:http looks for requests that take too long, in milliseconds. */
 const CHECK_INTERVAL_MS = 1_000;
+
+/** Requests of one connection that wait for their answers: few clients send a second one before. */
+const MAX_PIPELINED = 16;
+
+/** What node:http knows, and its types here do not: what it says is no upgrade is a request as any. */
+interface Settings extends ServerOptions {
+  readonly shouldUpgradeCallback: (message: IncomingMessage) => boolean;
+}
 
 /** Answers a request. */
 export type Handler = (request: Request, origin: Origin) => Response | Promise<Response>;
@@ -70,6 +79,8 @@ interface Peer {
   readonly admitted: Admitted;
   /** Requests that are not answered yet. */
   answering: number;
+  /** Whether what comes is not to be trusted, or not to be answered any more. */
+  isOver: boolean;
 }
 
 /** Listens, from its construction to its shutdown. */
@@ -90,6 +101,7 @@ export class Listener {
    * Listens.
    *
    * @throws {Deno.errors.AddrInUse} If the port is taken.
+   * @throws {UnsupportedError} If the runtime can not listen at once.
    */
   constructor(options: ListenerOptions, handler: Handler) {
     const { hostname, port, tls, requestTimeoutMs, handshakeTimeoutMs } = options;
@@ -100,12 +112,13 @@ export class Listener {
       this.limits.late();
       socket.destroy();
     });
-    const settings: ServerOptions = {
+    const settings: Settings = {
       maxHeaderSize: options.maxHeaderBytes,
       headersTimeout: Math.min(handshakeTimeoutMs, requestTimeoutMs),
       requestTimeout: requestTimeoutMs,
       keepAliveTimeout: options.keepAliveTimeoutMs,
       connectionsCheckingInterval: CHECK_INTERVAL_MS,
+      shouldUpgradeCallback: (message) => this.#isUpgrade(message),
     };
     const server = this.#server = tls === undefined
       ? createServer(settings)
@@ -139,9 +152,13 @@ export class Listener {
   }
 
   #connected(socket: Socket): void {
-    const admitted = this.limits.admit(socket.remoteAddress ?? "", Date.now());
+    // Of a connection that carries TLS nobody else listens.
+    socket.on("error", () => {});
+    const admitted = this.limits.admit(socket.remoteAddress ?? "", Date.now(), () => {
+      socket.destroy();
+    });
     // What is dear about a handshake is TLS: who is one too many is not told after it.
-    const isDropped = admitted === undefined ||
+    const isDropped = admitted === undefined || this.#closing !== undefined ||
       admitted.retryAfterS > 0 && this.#options.tls !== undefined;
     if (isDropped) {
       admitted?.[Symbol.dispose]();
@@ -149,11 +166,12 @@ export class Listener {
       return;
     }
     const key = keyOf(socket);
-    const peer = { socket, admitted, answering: 0 };
+    const peer: Peer = { socket, admitted, answering: 0, isOver: false };
     this.#peers.set(key, peer);
     this.#handshakes.add(peer);
     socket.on("close", () => {
-      this.#peers.delete(key);
+      // Its port may be that of a new connection already.
+      if (this.#peers.get(key) === peer) this.#peers.delete(key);
       this.#handshakes.delete(peer);
       admitted[Symbol.dispose]();
     });
@@ -161,25 +179,41 @@ export class Listener {
 
   async #request(message: IncomingMessage, out: ServerResponse): Promise<void> {
     const peer = this.#asked(message);
+    // What was read by then is still parsed.
+    if (peer === undefined || peer.isOver) return;
+    if (++peer.answering > MAX_PIPELINED) {
+      peer.isOver = true;
+      peer.socket.destroy();
+      return;
+    }
     const leaving = new AbortController();
     out.on("close", () => out.writableFinished || leaving.abort());
-    if (peer !== undefined) peer.answering++;
     await respond(
       await this.#answer(message, peer, { hasBody: true, signal: leaving.signal }),
       out,
     );
     // What was not read of its body is not waited for.
     if (!message.complete) message.destroy();
-    if (peer === undefined) return;
     peer.answering--;
     if (this.#closing !== undefined && peer.answering === 0) peer.socket.destroySoon();
   }
 
+  /**
+   * Others are answered as requests are, in their turn: what waits for an answer would be answered
+   * into a WebSocket, and where a body ends somebody in between may see otherwise.
+   */
+  #isUpgrade({ headers, socket }: IncomingMessage): boolean {
+    const { upgrade = "", "content-length": length = "0", "transfer-encoding": coding } = headers;
+    return upgrade.toLowerCase() === "websocket" && length === "0" && coding === undefined &&
+      this.#peers.get(keyOf(socket))?.answering === 0;
+  }
+
   async #upgrade(message: IncomingMessage, socket: Duplex, head: Uint8Array): Promise<void> {
-    const peer = this.#asked(message);
-    const leaving = new AbortController();
     // Nobody else listens by now.
     socket.on("error", () => {});
+    const peer = this.#asked(message);
+    if (peer === undefined) return void socket.destroy();
+    const leaving = new AbortController();
     socket.on("close", () => leaving.abort());
     const upgrade: Upgrade = { message, socket, head, isTaken: false };
     const response = await this.#answer(message, peer, { upgrade, signal: leaving.signal });
@@ -193,14 +227,14 @@ export class Listener {
 
   async #answer(
     message: IncomingMessage,
-    peer: Peer | undefined,
+    peer: Peer,
     asked: {
       readonly hasBody?: boolean;
       readonly upgrade?: Upgrade;
       readonly signal: AbortSignal;
     },
   ): Promise<Response> {
-    const { retryAfterS = 0 } = peer?.admitted ?? {};
+    const { retryAfterS } = peer.admitted;
     if (retryAfterS > 0) {
       const headers = { "retry-after": `${retryAfterS}`, connection: "close" };
       return new Response("Too many connections", { status: 429, headers });
@@ -208,7 +242,11 @@ export class Listener {
     const { hasBody = false, upgrade, signal } = asked;
     const isSecure = this.#options.tls !== undefined;
     const request = requestOf(message, { isSecure, hasBody, signal });
-    if (request === undefined) return new Response("Malformed request", { status: 400 });
+    if (request === undefined) {
+      peer.isOver = true;
+      const headers = { connection: "close" };
+      return new Response("Malformed request", { status: 400, headers });
+    }
     if (upgrade !== undefined) this.#options.onUpgrade(request, upgrade);
     try {
       return await this.#handler(request, originOf(message));
@@ -255,7 +293,12 @@ interface SynchronousNet {
 /** Listens, and knows where: with a host, `listen` would tell that in a later turn. */
 function bind(server: Server, hostname: string, port: number): Deno.NetAddr {
   const address = net.isIP(hostname) > 0 ? hostname : resolve(hostname);
-  const { _createServerHandle } = net as unknown as SynchronousNet;
+  const { _createServerHandle } = net as unknown as Partial<SynchronousNet>;
+  if (_createServerHandle === undefined) {
+    throw new UnsupportedError(
+      "Cannot listen: the hardened WebSocket engine needs _createServerHandle of node:net, which this runtime does not have",
+    );
+  }
   const handle = _createServerHandle(address, port, net.isIPv6(address) ? 6 : 4);
   if (typeof handle === "object") {
     // What it says in a later turn is thrown below.

@@ -59,7 +59,8 @@ export class HardenedSocket extends NodeWebSocket {
    * too large, that has the code that Skein has for it.
    */
   override close(code?: number, reason?: string): void {
-    if (code === WS_TOO_LARGE) return this.onTooLarge(CloseCode.tooLarge);
+    // With a reason it is the peer's own close, which `ws` answers with the same.
+    if (code === WS_TOO_LARGE && reason === undefined) return this.onTooLarge(CloseCode.tooLarge);
     super.close(code, reason);
     if (this.readyState === WebSocket.CLOSED) return;
     this.#timer ??= setTimeout(() => this.terminate(), this.#closeTimeoutMs);

@@ -1,22 +1,15 @@
 /** Which relay holds what, at relays that dial each other over memory, at a fake time. */
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import {
-  ClusterBench as Bench,
-  listen,
-  Publisher,
-  read,
-  type Site,
-} from "../../../tests/moq/cluster.ts";
-import { bytesOf, type LivePair, livePair, textOf } from "../../../tests/moq/pair.ts";
+import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { ClusterBench, listen, Publisher, read, type Site } from "../../../tests/moq/cluster.ts";
+import { textOf } from "../../../tests/moq/pair.ts";
 import { turns } from "../../../testing/turns.ts";
 import { Nodes } from "../../nodes.ts";
-import type { MoqSession } from "../session/session.ts";
 import { TrackMux } from "../track/mux.ts";
 import { MoqError } from "../wire/errors.ts";
 import { MoqCluster } from "./cluster.ts";
 
 Deno.test("MoqCluster finds a broadcast of another relay, and subscribes there once for all", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   const publisher = new Publisher();
   await a.join(publisher.mux);
@@ -51,7 +44,7 @@ Deno.test("MoqCluster finds a broadcast of another relay, and subscribes there o
 });
 
 Deno.test("MoqCluster tells three relays of each other's broadcasts, late ones too", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   const [one, two] = [new Publisher("/one"), new Publisher("/two")];
   await a.join(one.mux);
@@ -70,7 +63,7 @@ Deno.test("MoqCluster tells three relays of each other's broadcasts, late ones t
 });
 
 Deno.test("MoqCluster ends what ended at another relay, and its subscriptions", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   const publisher = new Publisher();
   const { client: source } = await a.join(publisher.mux);
@@ -92,7 +85,7 @@ Deno.test("MoqCluster ends what ended at another relay, and its subscriptions", 
 });
 
 Deno.test("MoqCluster ends within the time what a relay held that died without a word", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   const publisher = new Publisher();
   await a.join(publisher.mux);
@@ -113,7 +106,7 @@ Deno.test("MoqCluster ends within the time what a relay held that died without a
 });
 
 Deno.test("MoqCluster ends at once what a relay held that left", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   await a.join(new Publisher().mux);
   await b.join(new Publisher("/other").mux);
@@ -134,7 +127,7 @@ Deno.test("MoqCluster ends at once what a relay held that left", async () => {
 });
 
 Deno.test("MoqCluster follows a broadcast that moves to another relay", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   const { client: source } = await a.join(new Publisher().mux);
   const { client } = await c.join();
@@ -159,7 +152,7 @@ Deno.test("MoqCluster follows a broadcast that moves to another relay", async ()
 });
 
 Deno.test("MoqCluster goes over to where a publisher came back before its old session is known to be gone", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   const publisher = new Publisher();
   const dead = await a.join(publisher.mux);
@@ -184,7 +177,7 @@ Deno.test("MoqCluster goes over to where a publisher came back before its old se
 });
 
 Deno.test("MoqCluster takes the newer of two broadcasts of one path on every other relay", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   const [old, fresh] = [new Publisher(), new Publisher()];
   const first = await b.join(old.mux);
@@ -208,7 +201,7 @@ Deno.test("MoqCluster takes the newer of two broadcasts of one path on every oth
 });
 
 Deno.test("MoqCluster is right about what began last although clocks are not", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   await using ahead = new Nodes({ broker: bench.engine.connect() });
   await bench.pass(300);
@@ -224,7 +217,7 @@ Deno.test("MoqCluster is right about what began last although clocks are not", a
 });
 
 Deno.test("MoqCluster refuses loops, and takes the shortest way", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   // A ring that the cluster knows nothing of.
   await bench.connect(a, b);
@@ -252,7 +245,7 @@ Deno.test("MoqCluster refuses loops, and takes the shortest way", async () => {
 });
 
 Deno.test("MoqCluster keeps two relays apart whose publishers tell no hops", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   const [one, two] = [new Publisher(), new Publisher()];
   const first = await a.join(one.mux, "gomoqt-dev");
@@ -280,7 +273,7 @@ Deno.test("MoqCluster keeps two relays apart whose publishers tell no hops", asy
 });
 
 Deno.test("MoqCluster tells that a broadcast began anew within one batch of changes", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   const publisher = new Publisher();
   const publication = new TrackMux();
@@ -296,7 +289,7 @@ Deno.test("MoqCluster tells that a broadcast began anew within one batch of chan
 });
 
 Deno.test("MoqCluster lets what a program publishes itself go first, and what others hold after that", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   const own = b.relay.mux.publish("/live", () => {});
   await bench.pass(100);
@@ -313,7 +306,7 @@ Deno.test("MoqCluster lets what a program publishes itself go first, and what ot
 });
 
 Deno.test("MoqCluster relays what is below the prefix of its relay", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a] = await bench.start(1) as [Site];
   const [b] = await bench.start(1, { with: { prefix: "/public" } }) as [Site];
   await a.join(new Publisher("/public/one").mux);
@@ -326,7 +319,7 @@ Deno.test("MoqCluster relays what is below the prefix of its relay", async () =>
 });
 
 Deno.test("MoqCluster goes on with what it knows while the engine is away, and is right afterwards", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   const publisher = new Publisher();
   const { client: source } = await a.join(publisher.mux);
@@ -348,7 +341,7 @@ Deno.test("MoqCluster goes on with what it knows while the engine is away, and i
 });
 
 Deno.test("MoqCluster ignores what makes no sense in what another relay tells", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [a] = await bench.start(1) as [Site];
   await using liar = new Nodes({ broker: bench.engine.connect() });
   await bench.pass(300);
@@ -371,7 +364,7 @@ Deno.test("MoqCluster ignores what makes no sense in what another relay tells", 
 });
 
 Deno.test("new MoqCluster() rejects what makes no sense", async () => {
-  await using bench = new Bench();
+  await using bench = new ClusterBench();
   const [{ relay, nodes }] = await bench.start(1) as [Site];
   for (const lingerMs of [0, -1, 1.5, NaN]) {
     assertThrows(

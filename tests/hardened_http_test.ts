@@ -1,0 +1,229 @@
+/**
+ * HTTP on the hardened WebSocket engine, from peers that mean no good: two requests where one is
+ * meant, requests by the thousand, bodies where none belongs.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
+import { devCertificate } from "../transport/dev_certificate.ts";
+import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/ws/mod.ts";
+import type { ServeOptions } from "../server.ts";
+import { frameOf, listen, portOf, RawSocket, until } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+const HOST = "Host: localhost\r\n";
+const UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +
+  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+/** A server whose sessions are at `/session`. */
+function listenHardened(options: ServeOptions = {}, limits: HardenedWebSocketOptions = {}) {
+  const engine = hardenedWebSocket(limits);
+  const server = listen({ webSocket: engine, webTransport: false, path: "/session", ...options });
+  return { engine, server };
+}
+
+/** A connection that writes text, and reads it. */
+class Plain implements Disposable {
+  /** What came so far. */
+  text = "";
+  readonly conn: Deno.TcpConn;
+
+  private constructor(conn: Deno.TcpConn) {
+    this.conn = conn;
+  }
+
+  static async say(port: number, text: string | Uint8Array): Promise<Plain> {
+    const plain = new Plain(await Deno.connect({ hostname: "127.0.0.1", port }));
+    await plain.write(text);
+    return plain;
+  }
+
+  async write(text: string | Uint8Array): Promise<void> {
+    const bytes = typeof text === "string" ? new TextEncoder().encode(text) : text;
+    for (let at = 0; at < bytes.length;) at += await this.conn.write(bytes.subarray(at));
+  }
+
+  /** Reads on until a text came, or to the end. */
+  async until(end?: string): Promise<string> {
+    const chunk = new Uint8Array(65_536);
+    while (end === undefined || !this.text.includes(end)) {
+      const count = await soon(this.conn.read(chunk).catch(() => null));
+      if (count === null) break;
+      this.text += new TextDecoder("latin1").decode(chunk.subarray(0, count));
+    }
+    return this.text;
+  }
+
+  [Symbol.dispose](): void {
+    this.conn.close();
+  }
+}
+
+Deno.test("hardened engine survives an upgrade that is refused behind a request without answer", async () => {
+  const gate = Promise.withResolvers<void>();
+  const { engine, server } = listenHardened({
+    fetch: async (request) => {
+      if (request.url.endsWith("/slow")) await gate.promise;
+      return new Response("plain");
+    },
+  });
+  await using _server = server;
+  const slow = `GET /slow HTTP/1.1\r\n${HOST}\r\n`;
+  for (const path of ["/elsewhere", "/session"]) {
+    using plain = await Plain.say(
+      portOf(server),
+      `${slow}GET ${path} HTTP/1.1\r\n${HOST}${UPGRADE}\r\n`,
+    );
+    await until(() => engine.stats().connections > 0);
+    gate.resolve();
+    // Answers come in order, and none of them into a WebSocket.
+    const text = await plain.until("HTTP/1.1 4");
+    assertMatch(text, /^HTTP\/1\.1 200 .*plain.*HTTP\/1\.1 4\d\d /s);
+    assert(!text.includes("101"), text);
+  }
+  assertEquals(server.manager.count, 0);
+});
+
+Deno.test("hardened engine bounds the requests of one connection that wait for their answers", async () => {
+  const gate = Promise.withResolvers<void>();
+  let running = 0;
+  const { engine, server } = listenHardened({
+    fetch: async () => {
+      running++;
+      await gate.promise;
+      return new Response("hello");
+    },
+  });
+  await using _server = server;
+  using few = await Plain.say(portOf(server), `GET / HTTP/1.1\r\n${HOST}\r\n`.repeat(4));
+  await until(() => running === 4);
+  using many = await Plain.say(portOf(server), `GET / HTTP/1.1\r\n${HOST}\r\n`.repeat(2_000));
+  assertEquals(await many.until(), "");
+  assertLess(running, 40);
+  await until(() => engine.stats().connections === 1);
+  gate.resolve();
+  const text = await few.until("hello\r\n0\r\n\r\nHTTP/1.1 200 OK");
+  assertMatch(text, /^HTTP\/1\.1 200 /);
+});
+
+Deno.test("hardened engine hands on the body of a request that offers another upgrade", async () => {
+  const { server } = listenHardened({
+    fetch: async (request) => new Response(await request.text()),
+  });
+  await using _server = server;
+  // As clients do that would rather speak HTTP/2.
+  using plain = await Plain.say(
+    portOf(server),
+    `POST / HTTP/1.1\r\n${HOST}Upgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: 5\r\n\r\nhello`,
+  );
+  assertMatch(await plain.until("hello"), /^HTTP\/1\.1 200 .*hello/s);
+});
+
+Deno.test("hardened engine refuses an upgrade with a body", async () => {
+  const { server } = listenHardened();
+  await using _server = server;
+  const frame = frameOf('{"topic":"t"}');
+  for (
+    const [header, body] of [
+      ["Content-Length: 5", "hello"],
+      ["Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n"],
+    ]
+  ) {
+    using plain = await Plain.say(
+      portOf(server),
+      `GET /session HTTP/1.1\r\n${HOST}${UPGRADE}${header}\r\n\r\n${body}`,
+    );
+    await plain.write(frame).catch(() => {});
+    assertMatch(await plain.until("\r\n\r\n"), /^HTTP\/1\.1 400 /, header);
+  }
+  using raw = await RawSocket.open(portOf(server), {
+    path: "/session",
+    headers: { "content-length": "0" },
+  });
+  assertEquals(raw.status, 101);
+});
+
+Deno.test("hardened engine refuses heads that could be read in two ways", async () => {
+  const urls: string[] = [];
+  const { server } = listenHardened({
+    fetch: async (request) => {
+      urls.push(request.url);
+      return new Response(await request.text());
+    },
+  });
+  await using _server = server;
+  const smuggled = `GET /smuggled HTTP/1.1\r\n${HOST}\r\n`;
+  const heads = [
+    `POST / HTTP/1.1\r\n${HOST}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`,
+    `POST / HTTP/1.1\r\n${HOST}Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello`,
+    `POST / HTTP/1.1\r\n${HOST}Content-Length: +5\r\n\r\nhello`,
+    `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: chunked\r\n\r\nxyz\r\n`,
+    `GET / HTTP/1.1\r\nHost : localhost\r\n\r\n`,
+    `GET / HTTP/1.1\r\n${HOST}X: a\0b\r\n\r\n`,
+    `GET / HTTP/1.1\n${HOST}\n\n`,
+    `GET / HTTP/1.1\r\n${HOST}Host: evil.test\r\n\r\n`,
+    `GET / HTTP/1.1\r\n\r\n`,
+    `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`,
+  ];
+  const { error } = console;
+  // A handler whose request breaks off throws, which is told as the runtime's server does.
+  console.error = () => {};
+  try {
+    for (const head of heads) {
+      using plain = await Plain.say(portOf(server), head + smuggled);
+      assertMatch(await plain.until(), /^HTTP\/1\.1 400 /, head);
+      assert(!urls.some((url) => url.includes("smuggled")), head);
+    }
+  } finally {
+    console.error = error;
+  }
+});
+
+Deno.test("hardened engine ends later requests of a connection that take too long, too", async () => {
+  const { engine, server } = listenHardened({ fetch: () => new Response("hello") }, {
+    handshakeTimeoutMs: 300,
+    keepAliveTimeoutMs: 60_000,
+  });
+  await using _server = server;
+  using plain = await Plain.say(portOf(server), `GET / HTTP/1.1\r\n${HOST}\r\n`);
+  await plain.until("0\r\n\r\n");
+  await plain.write(`GET / HTTP/1.1\r\n${HOST}X: `);
+  let isOver = false;
+  const over = plain.until().then(() => isOver = true);
+  while (!isOver) {
+    await plain.write("y").catch(() => {});
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  await over;
+  await until(() => engine.stats().connections === 0);
+});
+
+Deno.test("hardened engine answers a request whose body nobody read", async () => {
+  const { server } = listenHardened({ fetch: () => new Response(null, { status: 403 }) });
+  await using _server = server;
+  const body = new Uint8Array(3_000_000);
+  for (let i = 0; i < 5; i++) {
+    const response = await fetch(`http://127.0.0.1:${portOf(server)}/`, { method: "POST", body });
+    assertEquals([response.status, await response.text()], [403, ""]);
+  }
+});
+
+Deno.test("hardened engine survives what is no TLS, and what breaks off in its handshake", async () => {
+  const { cert, key } = devCertificate({ cacheFolder: null });
+  const { engine, server } = listenHardened({
+    tls: { cert, key },
+    fetch: () => new Response("hello"),
+  });
+  await using _server = server;
+  for (const bytes of [`GET / HTTP/1.1\r\n${HOST}\r\n`, "\x16\x03\x01\x02\x00\x01\x00", ""]) {
+    for (const isRead of [true, false]) {
+      using plain = await Plain.say(portOf(server), bytes);
+      await until(() => engine.stats().connections <= 1);
+      if (isRead && bytes.startsWith("GET")) assert(!(await plain.until()).includes("HTTP"));
+    }
+  }
+  await until(() => engine.stats().connections === 0);
+  using client = Deno.createHttpClient({ caCerts: [cert] });
+  const response = await fetch(`https://127.0.0.1:${portOf(server)}/`, { client });
+  assertEquals(await response.text(), "hello");
+});

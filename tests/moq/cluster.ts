@@ -1,0 +1,185 @@
+/**
+ * Relays that share an engine in memory, and dial each other over memory, at a fake time; for the
+ * tests of clusters.
+ *
+ * @module
+ */
+import { assert } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { MoqCluster, type MoqClusterOptions } from "../../pubsub/moq/cluster/cluster.ts";
+import { LiveTrack } from "../../pubsub/moq/live/live_track.ts";
+import { MoqRelay, type MoqRelayOptions } from "../../pubsub/moq/live/relay.ts";
+import type { MoqSession } from "../../pubsub/moq/session/session.ts";
+import { TrackMux } from "../../pubsub/moq/track/mux.ts";
+import type { TrackReader } from "../../pubsub/moq/track/track_reader.ts";
+import type { TrackWriter } from "../../pubsub/moq/track/track_writer.ts";
+import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
+import { Nodes } from "../../pubsub/nodes.ts";
+import { turns } from "../../testing/turns.ts";
+import { FaultyEngine } from "../faulty_broker.ts";
+import type { Random } from "../random.ts";
+import { bytesOf, type LivePair, livePair, textOf } from "./pair.ts";
+
+/** The shortest step of time: half of what changes are gathered for, in milliseconds. */
+const STEP_MS = 25;
+
+/** A relay of the cluster, in a process of its own as far as the others can tell. */
+export class Site {
+  readonly pairs: LivePair[] = [];
+  readonly errors: unknown[] = [];
+  readonly broker: ReturnType<FaultyEngine["connect"]>;
+  readonly relay: MoqRelay;
+  readonly nodes: Nodes;
+  readonly cluster: MoqCluster;
+  /** Urls that it dialed. */
+  readonly dialed: string[] = [];
+  isDown = false;
+
+  constructor(
+    bench: ClusterBench,
+    url: string,
+    options: Partial<MoqClusterOptions> & { readonly with?: MoqRelayOptions },
+  ) {
+    const onError = (error: unknown) => void this.errors.push(error);
+    this.broker = bench.engine.connect();
+    this.relay = new MoqRelay({ lingerMs: 1_000, onError, ...options.with });
+    this.nodes = new Nodes({ broker: this.broker });
+    this.cluster = new MoqCluster({
+      relay: this.relay,
+      nodes: this.nodes,
+      url,
+      onError,
+      dial: async (to, { mux }) => {
+        this.dialed.push(to);
+        const site = bench.sites.get(to);
+        if (site === undefined || site.isDown) throw new Error("Nobody is there");
+        const pair = await livePair("moq-lite-05", { server: site.relay.mux, client: mux });
+        this.pairs.push(pair);
+        site.pairs.push(pair);
+        void site.relay.accept(pair.server);
+        return pair.client;
+      },
+      ...options,
+    });
+  }
+
+  /** A client. */
+  async join(mux = new TrackMux(), version: MoqVersion = "moq-lite-05"): Promise<LivePair> {
+    const pair = await livePair(version, { server: this.relay.mux, client: mux });
+    this.pairs.push(pair);
+    void this.relay.accept(pair.server);
+    return pair;
+  }
+
+  /** The process is killed, and nobody says farewell. */
+  kill(): void {
+    this.isDown = true;
+    this.broker.cut();
+    for (const { link } of this.pairs) link.disconnect();
+  }
+
+  /** The hops of what is announced here, by path. */
+  get ways(): Record<string, bigint[]> {
+    return Object.fromEntries(
+      this.relay.mux.announcements("/").map(({ path, hops }) => [path, [...hops]]),
+    );
+  }
+}
+
+/** Relays of one engine. */
+export class ClusterBench implements AsyncDisposable {
+  readonly time = new FakeTime(0);
+  readonly engine: FaultyEngine;
+  readonly sites = new Map<string, Site>();
+
+  constructor(random?: Random) {
+    this.engine = new FaultyEngine(random);
+  }
+
+  /** Starts relays that know one another. */
+  async start(
+    count: number,
+    options: Partial<MoqClusterOptions> & { readonly with?: MoqRelayOptions } = {},
+  ): Promise<Site[]> {
+    const started = Array.from({ length: count }, () => {
+      const url = `https://relay-${this.sites.size}.test/`;
+      const site = new Site(this, url, options);
+      this.sites.set(url, site);
+      return site;
+    });
+    await this.pass(300);
+    return started;
+  }
+
+  /** Two relays that are connected without the cluster. */
+  async connect(one: Site, other: Site): Promise<LivePair> {
+    const pair = await livePair("moq-lite-05", {
+      server: one.relay.mux,
+      client: other.relay.mux,
+    });
+    one.pairs.push(pair);
+    void one.relay.accept(pair.server);
+    void other.relay.accept(pair.client);
+    return pair;
+  }
+
+  /** Lets time pass in steps, and everything happen in between. */
+  async pass(ms: number): Promise<void> {
+    await turns();
+    const stepMs = Math.max(STEP_MS, Math.ceil(ms / 100));
+    for (let left = ms; left > 0; left -= stepMs) {
+      await this.time.tickAsync(Math.min(stepMs, left));
+      await turns();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const { cluster, nodes, relay, pairs } of this.sites.values()) {
+      await cluster.close();
+      await nodes.close();
+      relay.close();
+      for (const pair of pairs) await pair[Symbol.asyncDispose]();
+    }
+    this.time.restore();
+  }
+}
+
+/** A publisher of one broadcast, which counts its subscriptions. */
+export class Publisher {
+  readonly live = new LiveTrack();
+  readonly tracks: TrackWriter[] = [];
+  readonly mux = new TrackMux();
+
+  constructor(path = "/live") {
+    this.mux.publish(path, {
+      serveTrack: (track) => {
+        this.tracks.push(track);
+        return this.live.serve(track);
+      },
+      serveFetch: (request, group) => this.live.serveFetch(request, group),
+      trackInfo: () => ({ timescale: 90_000 }),
+    });
+  }
+
+  write(text: string): void {
+    using group = this.live.openGroup();
+    group.writeFrame(bytesOf(text));
+  }
+}
+
+/** What a session hears of. */
+export async function listen(session: MoqSession): Promise<string[]> {
+  const heard: string[] = [];
+  const reader = await session.acceptAnnounce("/");
+  void (async () => {
+    for await (const { path, active } of reader) heard.push(`${path} ${active ? "on" : "off"}`);
+  })().catch(() => {});
+  return heard;
+}
+
+/** Reads the first frame of the next group. */
+export async function read(track: TrackReader): Promise<string> {
+  const group = await track.nextGroup();
+  assert(group !== null, "The track ended");
+  return textOf((await group.readFrame())!);
+}
