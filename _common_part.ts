@@ -4,5 +4,5 @@
  *
  * @module
  */
-import "./session/client.ts";
+import "./session/connecting.ts";
 import "./transport/late_race.ts";

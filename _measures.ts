@@ -1,10 +1,24 @@
 /**
- * What a session manager counted, as metrics: one list, for OpenTelemetry and
- * for the text that Prometheus reads.
+ * What a session manager, topics and their broker counted, as metrics: one list, for
+ * OpenTelemetry and for the text that Prometheus reads.
  *
  * @module
  */
 import type { ManagerStats } from "./manager/mod.ts";
+import type { BrokerStats, BrokerStatus, TopicsStats } from "./pubsub/mod.ts";
+
+/** What has the counters of topics. */
+export interface CountedTopics {
+  /** Counters of the topics. */
+  readonly stats: TopicsStats;
+  /** What carries them between nodes. */
+  readonly broker: {
+    /** How it is doing. */
+    readonly status: { readonly current: BrokerStatus };
+    /** Its counters. */
+    readonly stats: BrokerStats;
+  };
+}
 
 /** One number of a metric. */
 export interface Measurement {
@@ -180,6 +194,66 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
     }),
     sum(["skein.draining", "1", "Whether new sessions are refused: 1 if so"], {
       value: stats.isDraining ? 1 : 0,
+    }),
+  ];
+}
+
+/** What only the topics of a server know. */
+export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
+  const { stats: carried, status } = broker;
+  return [
+    sum(["skein.topics", "{topic}", "Topics with subscribers on this node"], {
+      value: stats.topics,
+    }),
+    gauge(["skein.broker.connected", "1", "Whether the engine is there: 1 if so"], {
+      value: status.current.name === "connected" ? 1 : 0,
+    }),
+    counter(["skein.broker.interruptions", "{interruption}", "Times that the engine went away"], {
+      value: carried.interruptions,
+    }),
+    counter(["skein.broker.published", "{publication}", "Publications that the broker took"], {
+      value: carried.published,
+    }),
+    counter(["skein.broker.received", "{publication}", "Publications that came from the engine"], {
+      value: carried.received,
+    }),
+    sum(["skein.broker.waiting", "{publication}", "Publications that wait for the engine"], {
+      value: carried.waiting,
+    }),
+    counter(["skein.broker.dropped", "{publication}", "Publications that the broker gave up"], {
+      value: carried.dropped,
+    }),
+    counter(["skein.broker.reads", "{page}", "Pages of histories read from the engine"], {
+      value: carried.reads,
+    }),
+    counter(
+      ["skein.history.failed", "{publication}", "Publications that publish() could not keep"],
+      { value: stats.failedPublications },
+    ),
+    counter(
+      ["skein.history.recovered", "{publication}", "Publications read, as they did not come"],
+      {
+        value: stats.recovered,
+      },
+    ),
+    counter(["skein.history.duplicates", "{publication}", "Publications that came again"], {
+      value: stats.duplicates,
+    }),
+    counter([
+      "skein.history.gaps",
+      "{gap}",
+      "Times that a session was told of missing publications",
+    ], {
+      value: stats.gaps,
+    }),
+    counter(["skein.history.replays", "{replay}", "Times that a session began in the past"], {
+      value: stats.replays,
+    }),
+    counter(["skein.history.replayed", "{publication}", "Publications sent to such sessions"], {
+      value: stats.replayed,
+    }),
+    sum(["skein.history.tail.size", "By", "Bytes of the newest publications that are kept ready"], {
+      value: stats.tailBytes,
     }),
   ];
 }

@@ -6,7 +6,7 @@
 import type { RequestInfo } from "./_admission_options.ts";
 import { DEFAULT_MAX_SESSIONS } from "./manager/limits.ts";
 import type { SessionManager } from "./manager/mod.ts";
-import { PROMETHEUS_CONTENT_TYPE, prometheusText } from "./metrics.ts";
+import { type CountedTopics, PROMETHEUS_CONTENT_TYPE, prometheusText } from "./metrics.ts";
 import { LOCAL_HOSTS } from "./transport/origins.ts";
 
 /** How a server says how it is. */
@@ -43,6 +43,8 @@ export interface MetricsOptions {
 export interface Measured {
   /** Knows all sessions. */
   readonly manager: SessionManager;
+  /** Knows what is carried between nodes. */
+  readonly topics: CountedTopics;
   /** How many sessions there may be. */
   readonly maxSessions?: number | undefined;
 }

@@ -5,7 +5,13 @@
  * @module
  */
 import type { BatchObservableCallback, Histogram, Meter, Observable } from "@opentelemetry/api";
-import { managerMeasures, type Measure, sessionMeasures } from "./_measures.ts";
+import {
+  type CountedTopics,
+  managerMeasures,
+  type Measure,
+  sessionMeasures,
+  topicMeasures,
+} from "./_measures.ts";
 import { errorType, Few, OTHER, transportAttributes } from "./_otel_attributes.ts";
 import { CloseCode, type CloseInfo, RequestError } from "./errors.ts";
 import type { SessionManager } from "./manager/mod.ts";
@@ -23,7 +29,30 @@ const SESSION_S = [1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400];
 /** Values of an attribute that are told apart, where a peer can send any. */
 const MAX_FOREIGN = 64;
 
+/** What topics count before anything happened. */
+const NO_TOPICS: CountedTopics = {
+  stats: {
+    topics: 0,
+    failedPublications: 0,
+    lastFailure: undefined,
+    duplicates: 0,
+    recovered: 0,
+    gaps: 0,
+    reads: 0,
+    replays: 0,
+    replayed: 0,
+    waitingPages: 0,
+    tailBytes: 0,
+  },
+  broker: {
+    status: { current: { name: "connecting" } },
+    stats: { published: 0, received: 0, waiting: 0, dropped: 0, interruptions: 0, reads: 0 },
+  },
+};
+
 const KNOWN_CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
+
+export type { CountedTopics };
 
 /** What has the counters of a server's sessions. */
 export type Counted = Pick<SessionManager, "stats">;
@@ -65,6 +94,7 @@ export class OtelMetrics implements Disposable {
   readonly #errorTypes = new Few({ max: MAX_FOREIGN, other: OTHER });
   readonly #stop: () => void;
   #manager: Counted | undefined;
+  #topics: CountedTopics | undefined;
 
   /** Creates the instruments. */
   constructor(meter: Meter) {
@@ -106,9 +136,10 @@ export class OtelMetrics implements Disposable {
     return error instanceof RequestError ? this.#errorTypes.of(type) : type;
   }
 
-  /** Also tells what a server's manager knows. */
-  observe(manager: Counted): void {
+  /** Also tells what a server's manager, and its topics, know. */
+  observe(manager: Counted, topics?: CountedTopics): void {
     this.#manager = manager;
+    this.#topics = topics;
   }
 
   /** Observes no more. */
@@ -131,7 +162,11 @@ export class OtelMetrics implements Disposable {
   /** One reading of the sessions for all instruments. */
   #observe(): () => void {
     const nothing = new Census().read();
-    const kinds = [...sessionMeasures(nothing), ...managerMeasures(nothing)];
+    const kinds = [
+      ...sessionMeasures(nothing),
+      ...managerMeasures(nothing),
+      ...topicMeasures(NO_TOPICS),
+    ];
     const instruments = new Map(kinds.map((kind) => [kind.name, this.#instrument(kind)]));
     const observe: BatchObservableCallback = (result) => {
       const tell = (measures: readonly Measure[], side: Side) => {
@@ -143,6 +178,7 @@ export class OtelMetrics implements Disposable {
       };
       for (const [side, census] of this.#census) tell(sessionMeasures(census.read()), side);
       if (this.#manager !== undefined) tell(managerMeasures(this.#manager.stats()), "server");
+      if (this.#topics !== undefined) tell(topicMeasures(this.#topics), "server");
     };
     const all = [...instruments.values()];
     this.#meter.addBatchObservableCallback(observe, all);

@@ -24,7 +24,7 @@ import {
   requestAttributes,
   transportAttributes,
 } from "./_otel_attributes.ts";
-import type { Counted, OtelMetrics } from "./_otel_metrics.ts";
+import type { Counted, CountedTopics, OtelMetrics } from "./_otel_metrics.ts";
 import type { CloseInfo } from "./errors.ts";
 import type { UntypedMessage } from "./session/contract.ts";
 import type {
@@ -57,8 +57,8 @@ export class OtelInstrumentation implements Instrumentation, Disposable {
     this.#metrics = metrics;
   }
 
-  observe(manager: Counted): void {
-    this.#metrics.observe(manager);
+  observe(manager: Counted, topics?: CountedTopics): void {
+    this.#metrics.observe(manager, topics);
   }
 
   handshake(info: HandshakeInfo): HandshakeWatch {

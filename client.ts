@@ -35,9 +35,9 @@
  *
  * @module
  */
-import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./_connecting.ts";
 import type { Client } from "./session/client.ts";
 import type { Fresh } from "./session/client_options.ts";
+import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./session/connecting.ts";
 import type { AnyContract } from "./session/contract.ts";
 import type { Session } from "./session/session.ts";
 import { lateRace } from "./transport/late_race.ts";

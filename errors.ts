@@ -350,6 +350,8 @@ export interface RequestFailure {
   readonly message: string;
   /** Where in the input, for example `["user", "name"]`. */
   readonly path?: readonly (string | number)[];
+  /** When to try again, in milliseconds, if that is known. */
+  readonly retryAfterMs?: number;
 }
 
 /**
@@ -358,7 +360,8 @@ export interface RequestFailure {
  *
  * Skein's own failure codes: `malformed`, `invalid` (the data does not fit the
  * contract; `path` says where), `unknown-topic`, `unauthenticated`,
- * `forbidden`, `too-large`, `too-many`, `unanswered`, `failed`.
+ * `forbidden`, `too-large`, `too-many` (`retryAfterMs` may say when to try again), `unavailable`,
+ * `unanswered`, `failed`.
  *
  * @example Usage
  * ```ts
@@ -378,16 +381,20 @@ export class RequestError extends SkeinError {
    *
    * @param failureCode Stable code for the asker to branch on.
    * @param message For people.
-   * @param options Where in the input, and standard error options.
+   * @param options Where in the input, when to try again, and standard error options.
    */
   constructor(
     failureCode: string,
     message: string,
-    options: ErrorOptions & { path?: readonly (string | number)[] } = {},
+    options: ErrorOptions & Pick<RequestFailure, "path" | "retryAfterMs"> = {},
   ) {
     super("request", message, options);
-    this.failure = options.path === undefined
-      ? { code: failureCode, message }
-      : { code: failureCode, message, path: options.path };
+    const { path, retryAfterMs } = options;
+    this.failure = {
+      code: failureCode,
+      message,
+      ...(path && { path }),
+      ...(retryAfterMs !== undefined && { retryAfterMs }),
+    };
   }
 }

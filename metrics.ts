@@ -3,8 +3,16 @@
  *
  * @module
  */
-import { managerMeasures, type Measure, sessionMeasures } from "./_measures.ts";
+import {
+  type CountedTopics,
+  managerMeasures,
+  type Measure,
+  sessionMeasures,
+  topicMeasures,
+} from "./_measures.ts";
 import type { SessionManager } from "./manager/mod.ts";
+
+export type { CountedTopics };
 
 /** The type of {@linkcode prometheusText}'s text, for the header of a response. */
 export const PROMETHEUS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
@@ -29,14 +37,18 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
  * assertStringIncludes(await answer().text(), 'skein_sessions{state="connected"} 0\n');
  * ```
  *
- * @param server A server, or whatever has a manager.
+ * @param server A server, or whatever has a manager; with `topics`, also what those and their broker counted.
  * @returns The text.
  */
 export function prometheusText(
-  { manager }: { readonly manager: Pick<SessionManager, "stats"> },
+  { manager, topics }: {
+    readonly manager: Pick<SessionManager, "stats">;
+    readonly topics?: CountedTopics;
+  },
 ): string {
   const stats = manager.stats();
-  return [...sessionMeasures(stats), ...managerMeasures(stats)].map(textOf).join("");
+  const ofTopics = topics === undefined ? [] : topicMeasures(topics);
+  return [...sessionMeasures(stats), ...managerMeasures(stats), ...ofTopics].map(textOf).join("");
 }
 
 function textOf({ name, description, unit, kind, values }: Measure): string {

@@ -133,6 +133,7 @@ export {
   type AuthenticationContext,
   type AuthorizedAction,
   type Certificate,
+  type CountedTopics,
   createServer,
   type DisconnectReport,
   type ListenInfo,

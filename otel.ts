@@ -18,7 +18,7 @@
  *   instrumentation: telemetry,
  *   onMessage: (message) => message.reply("pong"),
  * });
- * telemetry.observe(server.manager);
+ * telemetry.observe(server.manager, server.topics);
  * await using session = await dial(server.url, { instrumentation: telemetry });
  * assertEquals(await session.request("ping"), "pong");
  * ```
@@ -26,11 +26,11 @@
  * @module
  */
 import { type Meter, metrics as globalMetrics, trace, type Tracer } from "@opentelemetry/api";
-import { type Counted, OtelMetrics } from "./_otel_metrics.ts";
+import { type Counted, type CountedTopics, OtelMetrics } from "./_otel_metrics.ts";
 import { OtelInstrumentation } from "./_otel_spans.ts";
 import type { Instrumentation } from "./session/instrumentation.ts";
 
-export type { Counted, Instrumentation };
+export type { Counted, CountedTopics, Instrumentation };
 
 /** Makes spans: a `TracerProvider` of `@opentelemetry/api`. */
 export interface TracerSource {
@@ -66,8 +66,9 @@ export interface Telemetry extends Instrumentation, Disposable {
    * Also tells what only a server's manager knows: users, addresses, sockets, refusals by limit.
    *
    * @param manager The `manager` of a server; another one replaces it.
+   * @param topics The `topics` of the same server, to be told of histories and of the broker too.
    */
-  observe(manager: Counted): void;
+  observe(manager: Counted, topics?: CountedTopics): void;
 }
 
 /** The name of the instrumentation's scope. */

@@ -9,6 +9,7 @@ import type {
   Tracer,
 } from "@opentelemetry/api";
 import { RequestError } from "./errors.ts";
+import { Topics } from "./pubsub/topics.ts";
 import { defineContract } from "./session/contract.ts";
 import { instrument } from "./session/instrument.ts";
 import { Session } from "./session/session.ts";
@@ -152,6 +153,10 @@ Deno.test("otel() reads sessions of both sides when somebody collects, until it 
   const { manager } = { manager: { stats: () => ({ ...emptyStats, users: 7 }) } };
   telemetry.observe(manager as never);
   assertEquals(recorder.collect().get("skein.users server"), 7);
+  assertEquals(recorder.collect().get("skein.broker.connected server"), undefined);
+  await using topics = new Topics();
+  telemetry.observe(manager as never, topics);
+  assertEquals(recorder.collect().get("skein.broker.connected server"), 1);
   telemetry[Symbol.dispose]();
   assertEquals(recorder.collect().size, 0);
 });

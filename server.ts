@@ -77,7 +77,7 @@ export type { AuthorizedAction } from "./_client_services.ts";
 export type { DisconnectReport, NodeOptions, RoomPatterns, SessionInfo } from "./_cluster.ts";
 export type { ListenInfo } from "./_listening.ts";
 export type { MetricsOptions } from "./_metrics_endpoint.ts";
-export { PROMETHEUS_CONTENT_TYPE, prometheusText } from "./metrics.ts";
+export { type CountedTopics, PROMETHEUS_CONTENT_TYPE, prometheusText } from "./metrics.ts";
 export type {
   WebTransportEngine,
   WebTransportServeOptions,
@@ -419,11 +419,6 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     const { maxTopicsPerSession, ...managerLimits } = limits;
     const rates = { shared: sharedCounts(broker), ...options.rates };
     this.manager = new SessionManager({ ...managerLimits, rates });
-    const { metrics = false } = options;
-    if (metrics !== false) {
-      const measured = { manager: this.manager, maxSessions: limits.maxSessions };
-      this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, measured);
-    }
     this.topics = new Topics({
       turn,
       maxMessageBytes: settings.maxMessageBytes,
@@ -431,7 +426,12 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
       ...(options.history === undefined ? {} : { history: options.history }),
       ...(maxTopicsPerSession === undefined ? {} : { maxTopicsPerSession }),
     });
-    const { manager } = this;
+    const { manager, topics } = this;
+    const { metrics = false } = options;
+    if (metrics !== false) {
+      const measured = { manager, topics, maxSessions: limits.maxSessions };
+      this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, measured);
+    }
     this.#admission = new Admission(options, settings, {
       manager,
       claim: (user) => this.#claims?.claim(user),

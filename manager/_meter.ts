@@ -5,8 +5,9 @@
  */
 import { CloseCode, type RequestFailure } from "../errors.ts";
 import type { Envelope } from "../session/envelope.ts";
-import type { Meter } from "../session/inbound.ts";
+import { isInTurn, type ServerMeter } from "../session/server_inbound.ts";
 import { coreOf, type Session } from "../session/session.ts";
+import { MAX_TIMER_MS } from "../session/wait.ts";
 import type { Account, RateScope, RateUnit } from "./_accounts.ts";
 
 /** Refusals are counted anew after so many milliseconds. */
@@ -14,6 +15,16 @@ export const REFUSAL_WINDOW_MS = 10_000;
 
 /** What asked for no answer is told of at most once in so many milliseconds, with a count. */
 const NOTICE_INTERVAL_MS = 1_000;
+
+/** Who waits for tokens looks again after so many milliseconds at the soonest. */
+const MIN_WAIT_MS = 10;
+
+/** Which bucket has too little. */
+interface Shortage {
+  readonly account: Account;
+  readonly unit: RateUnit;
+  readonly waitMs: number;
+}
 
 /** What a peer is told of what was refused. */
 interface Refusal extends RequestFailure {
@@ -34,7 +45,7 @@ export interface MeterHost {
 }
 
 /** The meter of one session. Disposed of, it counts no more. */
-export class SessionMeter implements Meter, Disposable {
+export class SessionMeter implements ServerMeter, Disposable {
   /** The user whose account is held. */
   readonly user: string | undefined;
   /** The address whose account is held. */
@@ -46,6 +57,11 @@ export class SessionMeter implements Meter, Disposable {
   #windowAt = 0;
   #refusals = 0;
   #untold = 0;
+  /** Why the last of them was refused, and when there will be room. */
+  #why = { rate: "", retryAfterMs: 0 };
+  /** Ends the waits for tokens; as many as the session handles at once. */
+  readonly #waits = new Set<() => void>();
+  #isOver = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   /** Begins to count. */
@@ -63,45 +79,69 @@ export class SessionMeter implements Meter, Disposable {
     coreOf(session).inbound.meter = this;
   }
 
-  /** See {@linkcode Meter}. */
+  /** See {@linkcode ServerMeter}. */
   refuses(envelope: Envelope, size: number): boolean {
-    // What can not be read has a bound of its own, which is much lower.
-    if (envelope.kind === "malformed") return false;
+    // What can not be read has a bound of its own, which is much lower; what has a turn waits in it.
+    if (envelope.kind === "malformed" || isInTurn(envelope)) return false;
     const unit = unitOf(envelope);
     const now = Date.now();
-    for (const account of this.#accounts) {
-      const waitMs = unit && account[unit]?.waitMs(1, now);
-      if (waitMs) return this.#refuse(envelope, { account, unit, waitMs, now });
-      const bytesWaitMs = account.bytes?.waitMs(size, now);
-      if (bytesWaitMs) {
-        return this.#refuse(envelope, { account, unit: "bytes", waitMs: bytesWaitMs, now });
-      }
-    }
-    for (const account of this.#accounts) {
-      if (unit) account[unit]?.take(1, now);
-      account.bytes?.take(size, now);
-    }
+    const shortage = this.#missing(unit, size, now);
+    if (shortage !== undefined) return this.#refuse(envelope, shortage, now);
+    this.#take(unit, size, now);
     return false;
+  }
+
+  /** See {@linkcode ServerMeter}. */
+  async admit(size: number): Promise<void> {
+    while (!this.#isOver) {
+      const now = Date.now();
+      const shortage = this.#missing("messages", size, now);
+      if (shortage === undefined) return this.#take("messages", size, now);
+      await this.#wait(shortage.waitMs);
+    }
   }
 
   /** Ends with the session. Idempotent. */
   [Symbol.dispose](): void {
-    const { inbound } = coreOf(this.#session);
-    if (inbound.meter !== this) return;
-    inbound.meter = undefined;
+    if (this.#isOver) return;
+    this.#isOver = true;
+    coreOf(this.#session).inbound.meter = undefined;
     clearTimeout(this.#timer);
+    for (const end of this.#waits) end();
     this.#host.released(this);
   }
 
-  #refuse(
-    envelope: Envelope,
-    { account, unit, waitMs, now }: {
-      readonly account: Account;
-      readonly unit: RateUnit;
-      readonly waitMs: number;
-      readonly now: number;
-    },
-  ): boolean {
+  #missing(unit: RateUnit | undefined, size: number, now: number): Shortage | undefined {
+    for (const account of this.#accounts) {
+      const waitMs = unit && account[unit]?.waitMs(1, now);
+      if (waitMs) return { account, unit, waitMs };
+      const bytesWaitMs = account.bytes?.waitMs(size, now);
+      if (bytesWaitMs) return { account, unit: "bytes", waitMs: bytesWaitMs };
+    }
+    return undefined;
+  }
+
+  #take(unit: RateUnit | undefined, size: number, now: number): void {
+    for (const account of this.#accounts) {
+      if (unit) account[unit]?.take(1, now);
+      account.bytes?.take(size, now);
+    }
+  }
+
+  #wait(waitMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const end = () => {
+        clearTimeout(timer);
+        this.#waits.delete(end);
+        resolve();
+      };
+      const timer = setTimeout(end, Math.min(Math.max(waitMs, MIN_WAIT_MS), MAX_TIMER_MS));
+      this.#waits.add(end);
+    });
+  }
+
+  #refuse(envelope: Envelope, shortage: Shortage, now: number): boolean {
+    const { account, unit, waitMs } = shortage;
     const { maxRefusals } = this.#host;
     const rate = this.#host.refused(account.scope, unit);
     // A clock that was set back begins a window, too.
@@ -125,14 +165,15 @@ export class SessionMeter implements Meter, Disposable {
   /** Tells what asked for no answer at once, or together with others a moment later. */
   #note(rate: string, retryAfterMs: number): void {
     this.#untold++;
+    this.#why = { rate, retryAfterMs };
     if (this.#timer !== undefined) return;
     const tell = () => {
       const count = this.#untold;
       this.#untold = 0;
       this.#timer = count === 0 ? undefined : setTimeout(tell, NOTICE_INTERVAL_MS);
       if (count === 0) return;
-      const message = `${count} refused: ${rate}`;
-      this.#tell(null, { code: "too-many", message, retryAfterMs });
+      const { rate, retryAfterMs } = this.#why;
+      this.#tell(null, { code: "too-many", message: `${count} refused: ${rate}`, retryAfterMs });
     };
     tell();
   }

@@ -50,6 +50,8 @@ export interface AddressRates extends SessionRates {
  * - **Refused first:** what is too much is not handled. A request is answered by `too-many` with
  *   `retryAfterMs`; of messages that asked for no answer the peer is told once a second.
  * - **Then closed:** a session that goes on is closed with 4429.
+ * - **Numbered messages wait:** what a client sends at least once is handled as the rates allow, and
+ *   acknowledged then. Its publications are refused.
  * - **In any case** answers, cancels, pongs and unsubscribing are done; those who send too many are
  *   closed just so. Invalid input has a bound of its own, `maxInvalidMessages`.
  */

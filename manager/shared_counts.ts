@@ -63,7 +63,9 @@ export class Engine implements Disposable {
 
   /** Whether it is not to be asked now. */
   isAway(now: number): boolean {
-    return now < this.#awayUntil;
+    const leftMs = this.#awayUntil - now;
+    // After a clock was set back, more would be left than it ever is.
+    return this.#closing.signal.aborted || leftMs > 0 && leftMs <= ENGINE_PAUSE_MS;
   }
 
   /** Takes tokens; `undefined` if the engine does not answer. Never rejects. */
@@ -93,7 +95,6 @@ export class Engine implements Disposable {
 
   /** Waits for nothing any more. */
   [Symbol.dispose](): void {
-    this.#awayUntil = Infinity;
     this.#closing.abort();
   }
 }
@@ -130,8 +131,8 @@ export class SharedBucket implements Bucket {
   waitMs(amount: number, now: number): number {
     const wait = this.#own.waitMs(amount, now);
     if (this.#deniedUntil === undefined || this.#engine.isAway(now)) return wait;
-    // Once it is asked again, the answer is close.
-    return Math.max(wait, this.#deniedUntil - now, 1);
+    // Once it is asked again, the answer is close. A clock that was set back makes no wait longer.
+    return Math.max(wait, Math.min(this.#deniedUntil - now, this.#fillMs), 1);
   }
 
   /** See {@linkcode Bucket}. */
@@ -152,10 +153,14 @@ export class SharedBucket implements Bucket {
     return this.#owed >= this.#rate.burst * SETTLED_PART;
   }
 
+  /** How long an empty bucket takes to fill, in whole milliseconds. */
+  get #fillMs(): number {
+    return Math.ceil(this.#rate.burst / this.#rate.perSecond * 1_000);
+  }
+
   /** A debt that is older than an empty bucket takes to fill was paid by time. */
   #isPaid(now: number): boolean {
-    const { perSecond, burst } = this.#rate;
-    return now - this.#takenAt >= burst / perSecond * 1_000;
+    return now - this.#takenAt >= this.#fillMs;
   }
 
   async #settle(): Promise<void> {

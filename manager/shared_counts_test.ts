@@ -134,6 +134,31 @@ Deno.test("SharedBucket counts alone when the engine does not answer in time", a
   assertEquals(send(bucket, 1_000), 55);
 });
 
+Deno.test("SharedBucket asks the engine again soon, and says when to come back, where the clock is set back", async () => {
+  using time = new FakeTime(3_600_000);
+  const counts = new FakeCounts();
+  const { engine, bucket } = nodeOf(counts);
+  using _engine = engine;
+  counts.state = "away";
+  send(bucket, 20);
+  await passTime(time, 100);
+  assert(engine.isAway(Date.now()));
+  counts.state = "there";
+  assertEquals(engine.isAway(Date.now() - 3_600_000), false);
+  // Another node uses up the tokens.
+  const other = nodeOf(counts);
+  using _other = other.engine;
+  await passTime(time, 2_000);
+  send(other.bucket, 100);
+  await passTime(time, 100);
+  send(bucket, 100);
+  await passTime(time, 100);
+  const waitMs = bucket.waitMs(1, Date.now());
+  assert(waitMs > 100, `${waitMs} ms`);
+  const later = bucket.waitMs(1, Date.now() - 3_600_000);
+  assert(later > 0 && later <= 10_000, `${later} ms`);
+});
+
 Deno.test("SharedBucket is not forgotten while it owes something that the engine should know", async () => {
   using time = new FakeTime();
   const { engine, bucket } = nodeOf(new FakeCounts());

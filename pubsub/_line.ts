@@ -22,10 +22,25 @@ export class Line {
     return this.#waiting.size;
   }
 
-  /** Resolves when there is room; call `leave` afterwards, whatever happened. */
-  enter(): Promise<void> {
+  /**
+   * Waits for room; call `leave` afterwards, whatever happened.
+   *
+   * @param signal Gives up waiting.
+   * @returns Whether there is room; false if it was given up, and nothing is to be left.
+   */
+  enter(signal?: AbortSignal): Promise<boolean> {
     return new Promise((resolve) => {
-      this.#waiting.add(resolve);
+      if (signal?.aborted) return resolve(false);
+      const giveUp = () => {
+        this.#waiting.delete(admit);
+        resolve(false);
+      };
+      const admit = () => {
+        signal?.removeEventListener("abort", giveUp);
+        resolve(true);
+      };
+      signal?.addEventListener("abort", giveUp);
+      this.#waiting.add(admit);
       this.#wake();
     });
   }

@@ -24,3 +24,18 @@ Deno.test("Line lets so many in at the end of a turn, in order, and the next as 
   line.leave();
   assertEquals(turns.length, 0);
 });
+
+Deno.test("Line.enter() is given up by its signal, and takes no room then", async () => {
+  const turns: (() => void)[] = [];
+  const line = new Line(1, (callback) => void turns.push(callback));
+  const abort = new AbortController();
+  const [first, second, third] = [line.enter(), line.enter(abort.signal), line.enter()];
+  abort.abort();
+  assertEquals([await second, line.waiting], [false, 2]);
+  assertEquals(await line.enter(abort.signal), false);
+  turns.shift()!();
+  assertEquals(await first, true);
+  line.leave();
+  turns.shift()!();
+  assertEquals([await third, line.waiting], [true, 0]);
+});

@@ -217,7 +217,8 @@ export class Places implements Disposable {
     }
     if (isEarlier) {
       stay.joinedAt = joinedAt;
-      stay.share();
+      // Not before: the other node would take it for a user who came here at the very same time.
+      if (place.isSettled) stay.share();
     }
     if (known !== undefined || !place.isSettled) return;
     this.#owner.changed({ type: "join", topic: place.topic, user, at: Date.now() });

@@ -11,6 +11,14 @@ const MAX_LATE = 256;
 /** Entries that one node may have in one scope; more are left out. */
 const MAX_ENTRIES = 100_000;
 
+/** Pages that came, of those that a node sends in a row. */
+interface Pages {
+  readonly n: number;
+  readonly entries: (readonly [key: string, value: unknown])[];
+  /** Which one comes next. */
+  next: number;
+}
+
 /** Told of each change; `value` is `undefined` for what is no more. */
 export type EntryListener = (key: string, value: unknown) => void;
 
@@ -22,7 +30,7 @@ export class RemoteEntries {
   n = 0;
   readonly #tell: EntryListener;
   readonly #late = new Map<number, Delta>();
-  #pages: { readonly n: number; readonly parts: Entries[] } | undefined;
+  #pages: Pages | undefined;
 
   /** Creates a copy of nothing. */
   constructor(tell: EntryListener) {
@@ -52,16 +60,19 @@ export class RemoteEntries {
    */
   takePage({ n, page, pages, entries }: Page): boolean {
     if (n < this.n) return true;
-    if (page === 0) this.#pages = { n, parts: [] };
+    if (page === 0) this.#pages = { n, entries: [], next: 0 };
     const collected = this.#pages;
-    if (collected === undefined || collected.n !== n || collected.parts.length !== page) {
+    if (collected === undefined || collected.n !== n || collected.next !== page) {
       this.#pages = undefined;
       return false;
     }
-    collected.parts.push(entries);
-    if (page + 1 < pages) return true;
+    collected.next++;
+    for (const entry of entries) {
+      if (collected.entries.length < MAX_ENTRIES) collected.entries.push(entry);
+    }
+    if (collected.next < pages) return true;
     this.#pages = undefined;
-    this.#replace(n, collected.parts.flat());
+    this.#replace(n, collected.entries);
     return this.#takeLate();
   }
 

@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { Backoff } from "../session/backoff.ts";
 import { Broadcast } from "../session/broadcast.ts";
 import type { RecoveryReason, SubscribeAnswer } from "../session/recovery.ts";
 import { coreOf, type Session } from "../session/session.ts";
@@ -37,8 +36,9 @@ import {
 /** Publications that are read when a topic gets its first session, for those who come next. */
 const OPENING_MESSAGES = 128;
 
-/** Publications that wait for others that are missing before them. */
+/** Publications that wait for others that are missing before them, and their bytes. */
 const MAX_HELD = 256;
+const MAX_HELD_BYTES = 1_048_576;
 
 /** More publications than this at once, or bytes, go to slow sessions at their own pace. */
 const MAX_BURST = 32;
@@ -47,8 +47,12 @@ const MAX_BURST_BYTES = 65_536;
 /** Epochs that are over and remembered. */
 const MAX_OVER_EPOCHS = 16;
 
-/** How often a read is tried before it is given up: about five seconds, if the engine refuses at once. */
-const MAX_ATTEMPTS = 9;
+/**
+ * After how long a read that failed is tried again, in milliseconds; then it is given up, after seven
+ * seconds if the engine refuses at once. Not by chance: who waits longer is told of fewer gaps, and
+ * how many read at once is bounded.
+ */
+const RETRIES_MS = [100, 200, 400, 800, 1_600, 2_000, 2_000];
 
 /** How long the engine may take to let this node subscribe, before clients are told, in milliseconds. */
 const OPEN_TIMEOUT_MS = 10_000;
@@ -170,10 +174,13 @@ export class Feed implements Replayable {
 
   /** Lets a session in, or has one that is in begin at another place. */
   admit(session: Session, { since, last, onAnswer }: SubscribeOptions): void {
-    const isIn = this.#replays.has(session) || this.#members.has(session);
+    const before = this.#replays.get(session);
+    const isIn = before !== undefined || this.#members.has(session);
     if (since !== undefined || last !== undefined || !isIn && onAnswer !== undefined) {
-      this.delete(session);
-      return this.#replay(session, { since, last, onAnswer });
+      this.#members.delete(session);
+      this.#replay(session, { since, last, onAnswer });
+      // Last, for it calls the application, which may have the session leave.
+      return before?.end();
     }
     if (!isIn) this.#addMember(session);
     else if (onAnswer !== undefined) {
@@ -232,12 +239,20 @@ export class Feed implements Replayable {
   }
 
   #addMember(session: Session): void {
-    const { maxMessages, maxBytes } = coreOf(session).settings.sendQueue;
-    this.#reader.narrow({ maxMessages: Math.ceil(maxMessages / 2), maxBytes: maxBytes / 2 });
+    this.#narrowFor(session);
     this.#members.add(session);
   }
 
+  #narrowFor(session: Session): void {
+    const { maxMessages, maxBytes } = coreOf(session).settings.sendQueue;
+    this.#reader.narrow({
+      maxMessages: Math.ceil(maxMessages / 2),
+      maxBytes: Math.ceil(maxBytes / 2),
+    });
+  }
+
   #replay(session: Session, request: ReplayRequest): void {
+    this.#narrowFor(session);
     const replay = new Replay(this, session, { request, host: this.#host });
     this.#replays.set(session, replay);
     replay.start();
@@ -284,10 +299,19 @@ export class Feed implements Replayable {
       this.#deliver(publication);
       return true;
     }
-    this.#held.push(publication);
-    if (this.#held.length > MAX_HELD) this.#held.shift();
+    this.#hold(publication);
     void this.sync();
     return false;
+  }
+
+  /** The oldest are let go of first: they are read. */
+  #hold(publication: Positioned): void {
+    const held = this.#held;
+    held.push(publication);
+    let bytes = bytesOf(held);
+    while (held.length > MAX_HELD || bytes > MAX_HELD_BYTES && held.length > 1) {
+      bytes -= held.shift()!.payload.length;
+    }
   }
 
   #deliver(publication: Positioned): void {
@@ -297,8 +321,9 @@ export class Feed implements Replayable {
     if (this.#members.size === 0) return;
     const { except } = item;
     const excepted = except === undefined ? undefined : this.#host.sessionOf(except);
-    this.#members.send(item.message, excepted);
+    // First, for sending may flush, and a policy of the application's publish what comes next.
     if (excepted !== undefined && this.#members.has(excepted)) tellSkip(excepted, item);
+    this.#members.send(item.message, excepted);
   }
 
   /** Delivers of what was held all that is next; the rest is held again. */
@@ -311,11 +336,16 @@ export class Feed implements Replayable {
   async #sync(): Promise<void> {
     if (this.#isSyncing) return;
     this.#isSyncing = true;
+    const { signal } = this.#closing;
     while (this.#nextSync !== undefined) {
-      await this.#host.catchingUp.enter();
+      const isIn = await this.#host.catchingUp.enter(signal);
       // Who asks from here on wants another read.
       const { resolve } = this.#nextSync;
       this.#nextSync = undefined;
+      if (!isIn) {
+        resolve(false);
+        continue;
+      }
       try {
         resolve(await this.#catchUp());
       } finally {
@@ -327,12 +357,7 @@ export class Feed implements Replayable {
 
   async #catchUp(): Promise<boolean> {
     const { signal } = this.#closing;
-    const backoff = new Backoff({
-      firstDelayMs: 100,
-      maxDelayMs: 2_000,
-      maxAttempts: MAX_ATTEMPTS - 1,
-    });
-    while (!signal.aborted) {
+    for (let i = 0; !signal.aborted; i++) {
       const waiting = new Set(this.#held);
       try {
         await this.#readAll();
@@ -345,7 +370,7 @@ export class Feed implements Replayable {
       } catch {
         if (signal.aborted) return false;
       }
-      const delayMs = backoff.next();
+      const delayMs = RETRIES_MS[i];
       if (delayMs === undefined) break;
       await sleep(delayMs, signal);
     }
@@ -367,13 +392,17 @@ export class Feed implements Replayable {
   }
 
   async #readAll(): Promise<void> {
+    // What comes as the feed is closed is passed over, each time.
+    const { signal } = this.#closing;
     if (this.#epoch === undefined) {
       const page = await this.#reader.read({ last: OPENING_MESSAGES });
+      signal.throwIfAborted();
       this.#takeOpening(page);
       if (page.epoch === this.#epoch && page.head <= this.#known) return;
     }
     for (let isOldest = false, isWhole = false; !isWhole;) {
       const page = await this.#reader.read(isOldest ? {} : { after: this.#known });
+      signal.throwIfAborted();
       const { epoch, head, publications } = page;
       if (epoch !== this.#epoch && !isOldest) {
         isOldest = true;
@@ -407,8 +436,7 @@ export class Feed implements Replayable {
       return;
     }
     if (first.prev > this.#known) this.#tellGap("too-old", first.prev);
-    const bytes = missing.reduce((sum, { payload }) => sum + payload.length, 0);
-    if (missing.length > MAX_BURST || bytes > MAX_BURST_BYTES) this.#spareSlow();
+    if (missing.length > MAX_BURST || bytesOf(missing) > MAX_BURST_BYTES) this.#spareSlow();
     this.#host.counts.recovered += missing.length;
     for (const publication of missing) this.#take(publication);
   }
@@ -433,6 +461,10 @@ export class Feed implements Replayable {
 
 function byOffset(a: Positioned, b: Positioned): number {
   return a.position.offset - b.position.offset;
+}
+
+function bytesOf(publications: readonly Positioned[]): number {
+  return publications.reduce((sum, { payload }) => sum + payload.length, 0);
 }
 
 function sleep(ms: number, signal: AbortSignal): Promise<void> {

@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { coreOf } from "../session/session.ts";
 import { passTime, turns } from "../testing/turns.ts";
 import { assertRun, Client, Clients } from "./_clients_test.ts";
 import { away, type ScriptedBroker, ScriptedEngine } from "./_scripted_broker_test.ts";
@@ -380,4 +381,95 @@ Deno.test("Feed passes over publications without a place", async () => {
   engine.publish(1);
   await turns();
   assertEquals(client.take(), [[1, 1, 0]]);
+});
+
+Deno.test("Feed answers in time while the engine takes a question and never answers", async () => {
+  using time = new FakeTime();
+  await using node = await bench(3);
+  const { broker, topics } = node;
+  broker.onRead = () => new Promise(() => {});
+  await using clients = Clients.on(topics.turn, {}, {});
+  const [ahead, behind] = clients as unknown as [Client, Client];
+  ahead.subscribe(topics, "t", { since: { epoch: "e1", offset: 9 } });
+  behind.subscribe(topics, "t", { since: { epoch: "e0", offset: 1 } });
+  await passTime(time, 10_500);
+  assertEquals(ahead.take(), [
+    { epoch: "e1", offset: 9, head: 9, recovered: false, reason: "unavailable" },
+  ]);
+  assertEquals(behind.take(), [
+    { epoch: "e1", offset: 3, head: 3, recovered: false, reason: "new-epoch" },
+  ]);
+});
+
+Deno.test("Feed holds a bounded number of bytes, too", async () => {
+  using time = new FakeTime();
+  await using node = await bench();
+  const { engine, broker, topics, client } = node;
+  broker.onRead = away;
+  broker.onLive = (one, deliver) => one.position!.offset !== 1 && deliver(one);
+  const text = "x".repeat(200_000);
+  for (let i = 1; i <= 20; i++) engine.publish({ i, text });
+  await passTime(time, 50);
+  broker.onRead = () => {};
+  await passTime(time, 5_000);
+  assertRun(client.takeData().map((data) => (data as { i: number }).i), 1, 20);
+  // What was held came again with the pages.
+  assert(topics.stats.duplicates <= 5, `${topics.stats.duplicates} were held`);
+});
+
+Deno.test("Feed keeps nothing of a page that comes as its last session leaves", async () => {
+  for (let steps = 0; steps < 30; steps++) {
+    await using node = await bench();
+    const { engine, broker, topics, client } = node;
+    broker.onLive = () => {};
+    engine.publish(1);
+    const gate = Promise.withResolvers<void>();
+    broker.onRead = (at) => at === "after" ? gate.promise : undefined;
+    broker.interrupt();
+    await turns();
+    gate.resolve();
+    for (let i = 0; i < steps; i++) await Promise.resolve();
+    topics.unsubscribe(client.session, "t");
+    await turns();
+    assertEquals(topics.stats.tailBytes, 0, `after ${steps} steps`);
+  }
+});
+
+Deno.test("Feed tells of what a session does not get before what comes after it", async () => {
+  await using node = await bench();
+  const { engine, topics, client } = node;
+  let isArmed = false;
+  const policy = () => {
+    if (isArmed) engine.publish("after");
+    isArmed = false;
+    return "drop-oldest" as const;
+  };
+  await using stalled = new Client(topics.turn, { sendQueue: { policy } });
+  topics.subscribe(stalled.session, "t");
+  stalled.pair.link.stall("to-client");
+  for (let i = 0; i < 2; i++) engine.publish("x".repeat(60_000));
+  await turns();
+  isArmed = true;
+  client.take();
+  // The last of them has the turn flushed: its gathering is full.
+  for (let i = 0; i < 255; i++) engine.publish(i);
+  engine.publish("left out", client.session.id);
+  await turns();
+  assert(!isArmed);
+  let known = 2;
+  for (const { offset, prev } of client.lines as { offset: number; prev: number }[]) {
+    assertEquals(prev, known);
+    known = offset;
+  }
+  assertEquals(known, 259);
+});
+
+Deno.test("Feed's sessions get what was sent before they are closed, in order", async () => {
+  await using node = await bench();
+  const { engine, client } = node;
+  engine.publish(1);
+  engine.publish(2, client.session.id);
+  coreOf(client.session).abort(4000, "over");
+  await turns();
+  assertEquals(client.take(), [[1, 1, 0], { skip: "t", offset: 2, prev: 1 }]);
 });

@@ -91,6 +91,8 @@ export class Feeds {
       catchingUp: new Line(MAX_SYNCS),
       replaying: new Line(MAX_REPLAYS),
       counts: this.counts,
+      underWay: new Map(),
+      aheadBytes: 0,
       sessionOf,
     };
   }
@@ -103,6 +105,11 @@ export class Feeds {
   /** Bytes that are kept ready. */
   get tailBytes(): number {
     return this.#host?.tails.bytes ?? 0;
+  }
+
+  /** How many subscriptions of a session wait for the engine, or are replayed. */
+  underWay(session: Session): number {
+    return this.#host?.underWay.get(session) ?? 0;
   }
 
   /** Pages that wait to be replayed. */

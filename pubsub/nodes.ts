@@ -36,6 +36,9 @@ const MAX_NODES = 1_000;
 /** Nodes that said farewell and are remembered, so that what comes late does not bring them back. */
 const MAX_DEPARTED = 1_000;
 
+/** A node that hears nothing of what it says itself for more ticks than this can not hear others either. */
+const MAX_DEAF_TICKS = 3;
+
 /** How long a node that starts waits for the others to say that they are there, in milliseconds. */
 const DISCOVERY_MS = 300;
 
@@ -51,8 +54,8 @@ interface Peer {
  * - **Alive:** each node says every `heartbeatMs` that it is there. One that says nothing for
  *   `goneAfterMs` is gone: it is declared so within that time, and not more than half a heartbeat
  *   before it. One that closes says farewell, and is gone at once.
- * - **Outages:** while the engine is away nobody is declared gone; when it is back, or this process
- *   was suspended, everybody has the whole time again.
+ * - **Outages:** while the engine is away, or does not even bring what this node said itself, nobody
+ *   is declared gone; when it is back, or this process was suspended, everybody has the whole time again.
  * - **Asking:** a question goes to all nodes that are alive, and is over when all answered or the
  *   time is.
  * - **Bounds:** 1,000 nodes, and 1,000 questions at once. What makes no sense is ignored and counted.
@@ -96,6 +99,8 @@ export class Nodes implements AsyncDisposable {
   #tickedAt = Date.now();
   /** Ticks since anything may have been missed. */
   #calmTicks = 0;
+  /** Ticks since this node heard itself. */
+  #deafTicks = 0;
   #ignored = 0;
   #isReady = false;
   #isClosed = false;
@@ -277,7 +282,10 @@ export class Nodes implements AsyncDisposable {
     const wasSuspended = now - this.#tickedAt > 3 * this.#tickMs;
     this.#tickedAt = now;
     this.#ticks++;
-    if (this.broker.status.current.name !== "connected") this.#beCalm();
+    this.#deafTicks++;
+    // An engine that hangs, or a network that is cut, is noticed by the broker much later.
+    const isDeaf = this.#deafTicks > MAX_DEAF_TICKS;
+    if (isDeaf || this.broker.status.current.name !== "connected") this.#beCalm();
     else if (wasSuspended) this.#restore();
     else {
       this.#calmTicks++;
@@ -298,8 +306,16 @@ export class Nodes implements AsyncDisposable {
     for (const peer of this.#peers.values()) peer.silentTicks = 0;
   }
 
+  #hearItself(): void {
+    const wasDeaf = this.#deafTicks > MAX_DEAF_TICKS;
+    this.#deafTicks = 0;
+    if (wasDeaf) this.#restore();
+  }
+
+  /** Anything may have been missed until now. */
   #restore(): void {
     if (this.#isClosed) return;
+    this.#deafTicks = 0;
     this.#beCalm();
     this.#beat(true);
     this.#emit({ type: "restored" });
@@ -312,7 +328,8 @@ export class Nodes implements AsyncDisposable {
       return;
     }
     const { node } = message;
-    if (node === this.id || this.#departed.has(node)) return;
+    if (node === this.id) return this.#hearItself();
+    if (this.#departed.has(node)) return;
     const peer = this.#peers.get(node);
     if (peer !== undefined) {
       peer.silentTicks = 0;

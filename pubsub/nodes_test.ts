@@ -85,11 +85,8 @@ Deno.test("Nodes take a node back that was cut off", async () => {
   await bench.pass(8_000);
   b.broker.mend();
   await bench.pass(2_000);
-  assertEquals([a.events, b.events], [["join b", "leave b", "join b"], [
-    "join a",
-    "leave a",
-    "join a",
-  ]]);
+  // Who hears not even itself knows nothing of others.
+  assertEquals([a.events, b.events], [["join b", "leave b", "join b"], ["join a", "restored"]]);
 });
 
 Deno.test("Nodes declare nobody gone because the engine was away", async () => {
@@ -105,6 +102,23 @@ Deno.test("Nodes declare nobody gone because the engine was away", async () => {
   await bench.pass(5_900);
   assertEquals(a.events, ["join b", "restored"]);
   await bench.pass(1_100);
+  assertEquals(a.events, ["join b", "restored", "leave b"]);
+});
+
+Deno.test("Nodes declare nobody gone because the engine hangs, and nobody noticed", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
+  await bench.pass(10_300);
+  // The broker says that it is connected, and brings nothing.
+  bench.engine.isAway = true;
+  await bench.pass(60_000);
+  assertEquals([a.events, b.events], [["join b"], ["join a"]]);
+  assert(!a.nodes.isGone("somebody"));
+  b.broker.cut();
+  bench.engine.isAway = false;
+  await bench.pass(2_000);
+  assertEquals(a.events, ["join b", "restored"]);
+  await bench.pass(7_000);
   assertEquals(a.events, ["join b", "restored", "leave b"]);
 });
 

@@ -4,19 +4,24 @@
  * @module
  */
 import { QueueFullError } from "../errors.ts";
-import type {
-  HistoryOptions,
-  HistoryPosition,
-  RecoveryReason,
-  SubscribeAnswer,
-} from "../session/recovery.ts";
+import type { HistoryOptions, RecoveryReason, SubscribeAnswer } from "../session/recovery.ts";
 import { coreOf, type Session } from "../session/session.ts";
-import type { HistoryQuery, PlacedPage } from "./_history_reader.ts";
+import { settlesWithin } from "../session/wait.ts";
+import {
+  type Beginning,
+  beginWithout,
+  type Followed,
+  refusal,
+  ReplayReader,
+} from "./_beginning.ts";
 import type { Line } from "./_line.ts";
-import { cutPage, type PageBounds, type Placed, type Tail } from "./_tail.ts";
+import { cutPage, type PageBounds, type Placed } from "./_tail.ts";
 
-/** How often a page is asked for, if the engine answers in between. */
-const MAX_READS = 3;
+/** How long the answer may take, in milliseconds: a client waits for 30 s by default. */
+const ANSWER_TIMEOUT_MS = 10_000;
+
+/** Most bytes of pages that wait for their sessions, of a node; past it they are read again. */
+const MAX_AHEAD_BYTES = 67_108_864;
 
 /** Options for subscribing: where it begins, on a topic with a history. */
 export interface SubscribeOptions extends HistoryOptions {
@@ -33,25 +38,11 @@ export type ReplayRequest =
   | { readonly at: number };
 
 /** What a replay needs from the feed of its topic. */
-export interface Replayable {
-  /** The topic. */
-  readonly topic: string;
-  /** The epoch; `undefined` until it is known. */
-  readonly epoch: string | undefined;
+export interface Replayable extends Followed {
   /** The offset behind which this node began to follow the epoch. */
   readonly start: number;
-  /** The newest offset that is known; the members have everything up to it. */
-  readonly known: number;
-  /** The newest publications. */
-  readonly tail: Tail;
   /** Resolves once something is known, or never will be. */
   readonly begun: Promise<void>;
-  /** Waits until it is known where the topic stands, or until that took too long. */
-  whenOpen(): Promise<void>;
-  /** Reads what is newer than what is known, and tells whether the engine answered. */
-  sync(): Promise<boolean>;
-  /** Reads a page; rejects if the engine does not answer. */
-  read(query: HistoryQuery): Promise<PlacedPage>;
   /** The session has caught up. */
   join(session: Session): void;
 }
@@ -72,10 +63,11 @@ export interface ReplayHost {
   readonly replaying: Line;
   /** What happened so far. */
   readonly counts: ReplayCounts;
+  /** How many replays of a session are under way, those included that ended and still wait for the engine. */
+  readonly underWay: Map<Session, number>;
+  /** Bytes of pages that were read and wait for their sessions. */
+  aheadBytes: number;
 }
-
-/** Why a page can not be had. */
-type Missing = Extract<RecoveryReason, "unavailable" | "new-epoch">;
 
 /**
  * Brings one session to where its feed stands: the answer first, then page by page as fast as the
@@ -89,8 +81,11 @@ export class Replay {
   readonly #host: ReplayHost;
   readonly #request: ReplayRequest;
   readonly #bounds: PageBounds;
-  /** A page that was read already. */
-  #ahead: { readonly after: number; readonly items: readonly Placed[] } | undefined;
+  readonly #reader: ReplayReader;
+  #finding: Promise<Beginning | undefined> | undefined;
+  /** What comes next, where it was read already. */
+  #ahead: readonly Placed[] | undefined;
+  #aheadBytes = 0;
   #at: number | undefined;
   #epoch: string | undefined;
   #isAnswered = false;
@@ -113,6 +108,8 @@ export class Replay {
       maxMessages: Math.max(1, maxMessages >> 1),
       maxBytes: Math.max(1, maxBytes >> 1),
     };
+    const line = options.host.replaying;
+    this.#reader = new ReplayReader(feed, { line, isOver: () => this.#isEnded });
   }
 
   /** The offset up to which the session has everything; `undefined` before the answer. */
@@ -122,142 +119,71 @@ export class Replay {
 
   /** Begins, in a later step than this one. */
   start(): void {
-    this.#host.counts.replays++;
+    const { counts, underWay } = this.#host;
+    const session = this.#session;
+    counts.replays++;
+    underWay.set(session, (underWay.get(session) ?? 0) + 1);
+    const over = () => {
+      this.#keep(undefined);
+      const left = underWay.get(session)! - 1;
+      if (left > 0) underWay.set(session, left);
+      else underWay.delete(session);
+    };
     // Now it would stand where the feed does, if it makes room for a page that is not delivered yet.
     Promise.resolve().then(() => this.#run()).catch((error) => {
       // A queue that is full closed its session already.
-      if (error instanceof QueueFullError || this.#session.isClosed) return;
-      coreOf(this.#session).handlerFailed(error, "The replay failed");
-    });
+      if (error instanceof QueueFullError || session.isClosed) return;
+      coreOf(session).handlerFailed(error, "The replay failed");
+    }).then(() => this.#finding).then(over, over);
   }
 
-  /** Ends it where it is. */
+  /** Ends it where it is; calls the application, if it is owed an answer. */
   end(): void {
     this.#isEnded = true;
-    this.#answer(this.#refusal("unavailable"));
+    this.#keep(undefined);
+    if (this.#request.at === undefined) this.#answer(refusal(this.#request, "unavailable"));
   }
 
   async #run(): Promise<void> {
-    if (this.#at === undefined) await this.#begin();
+    if (this.#request.at === undefined) await this.#begin(this.#request);
     const feed = this.#feed;
     const queue = coreOf(this.#session).queue!;
     while (!this.#isEnded && !queue.isOver) {
       this.#followEpoch();
       if (this.#at! >= feed.known) return feed.join(this.#session);
-      const items = await this.#nextPage();
-      if (this.#isEnded || items === undefined || feed.epoch !== this.#epoch) continue;
-      // Looked at right before sending, so that the pages of several topics do not add up.
-      if (queue.isFlushed) {
-        this.#ahead = undefined;
-        this.#send(items);
-      } else {
-        this.#ahead = { after: this.#at!, items };
-        await queue.flushed();
-      }
+      if (!await this.#step()) await queue.flushed();
     }
   }
 
-  /** Finds out where it begins, and answers. */
-  async #begin(): Promise<void> {
+  /** Finds out where it begins, and answers in time. */
+  async #begin(options: SubscribeOptions): Promise<void> {
     const feed = this.#feed;
-    await feed.whenOpen();
+    let found: Beginning | undefined;
+    this.#finding = this.#reader.find(options);
+    const finding = this.#finding.then((one) => void (found = one));
+    const isInTime = await settlesWithin(finding, ANSWER_TIMEOUT_MS);
     if (this.#isEnded) return;
-    if (feed.epoch === undefined) {
-      this.#answer(this.#refusal("unavailable"));
+    if (!isInTime && feed.epoch !== undefined) {
+      found = beginWithout(feed, options, { reason: "unavailable" });
+    }
+    if (found === undefined) {
+      this.#answer(refusal(options, "unavailable"));
       await feed.begun;
       if (this.#isEnded) return;
       this.#beginAt(feed.start);
       return tellGap(feed, this.#session, { reason: "unavailable", offset: feed.start });
     }
-    const { since, last } = this.#request as SubscribeOptions;
-    this.#epoch = feed.epoch;
-    const reason = since && await this.#whyNotFrom(since);
-    if (this.#isEnded) return;
-    if (since !== undefined && reason === undefined) {
-      this.#at = since.offset;
-      return this.#answer({ recovered: true });
-    }
-    this.#epoch = feed.epoch;
-    const offset = last === undefined ? undefined : await this.#beforeNewest(last);
-    if (this.#isEnded) return;
-    if (offset === undefined) this.#beginAt(feed.known);
-    else this.#at = offset;
-    if (reason === "unavailable" && since?.epoch === this.#epoch) {
-      // Whether it is ahead of the engine nobody knows; what it has is not to come again.
-      this.#at = Math.max(this.#at!, since!.offset);
-    }
-    if (since !== undefined && reason !== undefined) {
-      // A new epoch may have begun while this was found out.
-      const isOver = since.epoch !== this.#epoch;
-      return this.#answer({ recovered: false, reason: isOver ? "new-epoch" : reason });
-    }
-    this.#answer(last === undefined || offset !== undefined ? {} : { reason: "unavailable" });
+    const { epoch, at, ahead, answer } = found;
+    this.#epoch = epoch;
+    this.#at = at;
+    this.#keep(ahead);
+    this.#answer(answer);
   }
 
   #beginAt(offset: number): void {
     this.#epoch = this.#feed.epoch;
     this.#at = offset;
-    this.#ahead = undefined;
-  }
-
-  /** Why not everything after a position is here; `undefined` if it is. */
-  async #whyNotFrom(since: HistoryPosition): Promise<RecoveryReason | undefined> {
-    const feed = this.#feed;
-    if (since.epoch !== feed.epoch || since.offset > feed.known) {
-      // Another node may have told the client what this one has yet to hear.
-      if (!await feed.sync()) return "unavailable";
-      if (since.epoch !== feed.epoch) return "new-epoch";
-      if (since.offset > feed.known) return "beyond-head";
-    }
-    this.#epoch = since.epoch;
-    if (since.offset >= feed.tail.after) return undefined;
-    const page = await this.#read({ after: since.offset });
-    if (typeof page === "string") return page;
-    const [first] = page.items;
-    if (first === undefined || first.prev > since.offset) return "too-old";
-    this.#ahead = { after: since.offset, items: page.items };
-    return undefined;
-  }
-
-  /** The offset before the newest so many; `undefined` if it can not be found out. */
-  async #beforeNewest(last: number): Promise<number | undefined> {
-    const feed = this.#feed;
-    for (let i = 0; i < MAX_READS; i++) {
-      this.#epoch = feed.epoch;
-      const known = feed.tail.before(last);
-      if (known !== undefined) return known;
-      const page = await this.#read({ last });
-      if (page === "unavailable") return undefined;
-      // Of an epoch that began meanwhile it is the newest too.
-      if (page === "new-epoch" || feed.epoch !== this.#epoch) continue;
-      const { items, head } = page;
-      // What came live since the page was read is not in it.
-      const after = Math.min(items[0]?.prev ?? head, feed.known);
-      if (items.length > 0) this.#ahead = { after, items };
-      return after;
-    }
-    return undefined;
-  }
-
-  /** Reads a page of the epoch that the session is in. */
-  async #read(query: HistoryQuery): Promise<PlacedPage | Missing> {
-    const feed = this.#feed;
-    const { replaying } = this.#host;
-    for (let i = 0; i < MAX_READS; i++) {
-      await replaying.enter();
-      try {
-        if (this.#isEnded) return "unavailable";
-        const page = await feed.read(query);
-        if (page.epoch === this.#epoch) return page;
-      } catch {
-        // Whether the engine is back, the feed finds out for all.
-      } finally {
-        replaying.leave();
-      }
-      if (this.#isEnded || !await feed.sync()) return "unavailable";
-      if (feed.epoch !== this.#epoch) return "new-epoch";
-    }
-    return "unavailable";
+    this.#keep(undefined);
   }
 
   /** The history began anew: so does the session. */
@@ -268,11 +194,22 @@ export class Replay {
     tellGap(feed, this.#session, { reason: "new-epoch", offset: feed.start });
   }
 
+  /** Sends the next page if there is one and the session takes it; false if it does not. */
+  async #step(): Promise<boolean> {
+    const page = await this.#nextPage();
+    if (this.#isEnded || page === undefined || this.#feed.epoch !== this.#epoch) return true;
+    // Looked at right before sending, so that the pages of several topics do not add up.
+    const isTaken = coreOf(this.#session).queue!.isFlushed;
+    this.#keep(isTaken ? undefined : page);
+    if (isTaken) this.#send(page);
+    return isTaken;
+  }
+
   /** What comes next; `undefined` if that is to be looked at again. */
   async #nextPage(): Promise<readonly Placed[] | undefined> {
     const feed = this.#feed;
+    if (this.#ahead !== undefined) return cutPage(this.#ahead, this.#bounds);
     const after = this.#at!;
-    if (this.#ahead?.after === after) return cutPage(this.#ahead.items, this.#bounds);
     if (after >= feed.tail.after) {
       const { replaying } = this.#host;
       await replaying.enter();
@@ -280,9 +217,20 @@ export class Replay {
       // It may have been let go of while this waited.
       return feed.tail.page(after, this.#bounds);
     }
-    const page = await this.#read({ after });
+    const page = await this.#reader.read(this.#epoch, { after });
     if (page === "unavailable" && !this.#isEnded) this.#skipTo("unavailable", feed.known);
     return typeof page === "string" ? undefined : cutPage(page.items, this.#bounds);
+  }
+
+  /** Keeps what comes next until the session takes it. */
+  #keep(page: readonly Placed[] | undefined): void {
+    const host = this.#host;
+    host.aheadBytes -= this.#aheadBytes;
+    const bytes = page?.reduce((sum, { message }) => sum + message.size, 0) ?? 0;
+    const isKept = page !== undefined && host.aheadBytes + bytes <= MAX_AHEAD_BYTES;
+    this.#ahead = isKept ? page : undefined;
+    this.#aheadBytes = isKept ? bytes : 0;
+    host.aheadBytes += this.#aheadBytes;
   }
 
   #send(page: readonly Placed[]): void {
@@ -306,30 +254,15 @@ export class Replay {
 
   #skipTo(reason: RecoveryReason, offset: number): void {
     this.#at = offset;
+    this.#keep(undefined);
     this.#host.counts.gaps++;
     tellGap(this.#feed, this.#session, { reason, offset });
   }
 
-  #refusal(reason: RecoveryReason): Pick<SubscribeAnswer, "recovered" | "reason"> {
-    if (this.#request.at !== undefined) return {};
-    const { since, last } = this.#request;
-    if (since !== undefined) return { recovered: false, reason };
-    return last === undefined ? {} : { reason };
-  }
-
-  /** Answers, with where the session stands if that is known. */
   #answer(answer: SubscribeAnswer): void {
-    if (this.#isAnswered || this.#request.at !== undefined) return;
+    if (this.#isAnswered) return;
     this.#isAnswered = true;
-    const epoch = this.#epoch;
-    const offset = this.#at;
-    tellAnswer(
-      this.#session,
-      this.#request.onAnswer,
-      epoch === undefined || offset === undefined
-        ? answer
-        : { epoch, offset, head: Math.max(offset, this.#feed.known), ...answer },
-    );
+    tellAnswer(this.#session, (this.#request as SubscribeOptions).onAnswer, answer);
   }
 }
 

@@ -33,6 +33,12 @@ import type {
 
 export type { AppendPublicationOptions, PublishOptions, TopicsOptions, TopicsStats };
 
+/**
+ * Subscriptions of a session to topics with a history that may be under way, for each topic that it
+ * may have: one that was left, or begun anew, ends when the engine answers.
+ */
+const UNDER_WAY_FACTOR = 4;
+
 /** A topic with subscribers: one with a history has a feed, another one a subscription. */
 type Channel =
   | { readonly feed: Feed; readonly members?: undefined }
@@ -187,7 +193,8 @@ export class Topics implements AsyncDisposable {
    * @returns Whether the session was not subscribed before, and is now.
    * @throws {TypeError} If the topic is no topic.
    * @throws {RangeError} If the topic is longer than `maxTopicBytes`, or `last` is no number from 0.
-   * @throws {QueueFullError} If the session has `maxTopicsPerSession` topics already.
+   * @throws {QueueFullError} If the session has `maxTopicsPerSession` topics already, or left and
+   * came to topics with a history over and over while their engine does not answer.
    * @throws {UnsupportedError} If the session's connection carries no messages, or the
    * broker is closed.
    */
@@ -201,6 +208,12 @@ export class Topics implements AsyncDisposable {
     if (isNew && known !== undefined && known.topics.size >= this.#maxTopics) {
       throw new QueueFullError(
         `Cannot subscribe: a session has at most ${this.#maxTopics} topics`,
+      );
+    }
+    if (this.#feeds.underWay(session) >= this.#maxTopics * UNDER_WAY_FACTOR) {
+      throw new QueueFullError(
+        `Cannot subscribe: at most ${this.#maxTopics * UNDER_WAY_FACTOR} subscriptions of a ` +
+          "session may be under way",
       );
     }
     // What can fail comes first, so that a failure leaves nothing behind.
@@ -238,10 +251,7 @@ export class Topics implements AsyncDisposable {
    * @param session Any session.
    */
   leaveAll(session: Session): void {
-    const topics = this.#subscribers.get(session)?.topics;
-    if (topics === undefined) return;
-    for (const topic of topics) this.#leave(session, topic);
-    topics.clear();
+    for (const topic of this.topicsOf(session)) this.unsubscribe(session, topic);
   }
 
   /**
@@ -258,7 +268,7 @@ export class Topics implements AsyncDisposable {
    */
   publish(topic: string, data?: unknown, options: PublishOptions = {}): void {
     const bounds = this.historyOf(topic);
-    const publication = this.#encode(topic, data, { ...options, verb: "publish" });
+    const publication = this.#encode(topic, data, { ...options, bounds, verb: "publish" });
     if (bounds === undefined) return this.broker.publish(publication);
     if (this.broker.status.current.name === "closed") {
       throw new UnsupportedError("Cannot publish: the broker is closed");
@@ -299,8 +309,8 @@ export class Topics implements AsyncDisposable {
     options: AppendPublicationOptions = {},
   ): Promise<Appended> {
     const { key, signal } = options;
-    const publication = this.#encode(topic, data, { ...options, verb: "append" });
     const bounds = this.historyOf(topic);
+    const publication = this.#encode(topic, data, { ...options, bounds, verb: "append" });
     if (bounds === undefined) {
       throw new UnsupportedError(`Cannot append: the topic "${topic}" has no history`);
     }
@@ -386,10 +396,13 @@ export class Topics implements AsyncDisposable {
   #encode(
     topic: string,
     data: unknown,
-    { except, verb }: PublishOptions & { readonly verb: string },
+    { except, verb, bounds }: PublishOptions & {
+      readonly verb: string;
+      readonly bounds: HistoryBounds | undefined;
+    },
   ): Publication {
     checkPublic(topic, verb);
-    const reserved = this.historyOf(topic) === undefined ? 0 : MAX_PLACE_BYTES;
+    const reserved = bounds === undefined ? 0 : MAX_PLACE_BYTES;
     const maxBytes = this.#maxMessageBytes - reserved;
     const { frame: payload } = encodeMessage(topic, data, { verb, maxBytes });
     return except === undefined ? { topic, payload } : { topic, payload, except: except.id };

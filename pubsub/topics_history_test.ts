@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { BrokerError, UnsupportedError } from "../errors.ts";
+import { BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
 import type { SubscribeAnswer } from "../session/recovery.ts";
 import { coreOf } from "../session/session.ts";
 import { turns } from "../testing/turns.ts";
@@ -506,6 +506,61 @@ Deno.test("Topics[Symbol.asyncDispose]() ends replays and reads that are under w
   await turns();
   assertEquals(client.take(), [{ reason: "unavailable" }]);
   assertEquals(broker.subscriptions, 0);
+});
+
+Deno.test("Topics bound what a session begins again and again while the engine does not answer", async () => {
+  const { broker, topics } = scripted();
+  await using _topics = topics;
+  await using client = new Client(topics.turn);
+  await using other = new Client(topics.turn);
+  other.subscribe(topics);
+  await turns();
+  broker.onRead = () => new Promise(() => {});
+  const since = { epoch: "other", offset: 1 };
+  const begin = (i: number) => {
+    if (i % 3 === 0) topics.unsubscribe(client.session, "t");
+    topics.subscribe(client.session, "t", { since });
+  };
+  assertThrows(
+    () => {
+      for (let i = 1; i <= 10_000; i++) begin(i);
+    },
+    QueueFullError,
+    "Cannot subscribe: at most 512 subscriptions of a session may be under way",
+  );
+  assert(other.subscribe(topics, "t", { last: 1 }) === false);
+  assert(topics.stats.replays < 520);
+});
+
+Deno.test("Topics let a session leave from within an answer", async () => {
+  const { broker, topics } = scripted();
+  await using _topics = topics;
+  await using client = new Client(topics.turn);
+  await using other = new Client(topics.turn);
+  other.subscribe(topics);
+  await turns();
+  broker.onRead = () => new Promise(() => {});
+  const since = { epoch: "other", offset: 1 };
+  const { session } = client;
+  topics.subscribe(session, "t", {
+    since,
+    onAnswer: () => void topics.unsubscribe(session, "t"),
+  });
+  await turns();
+  // The first subscription is over, and answered; its application has had enough of the topic.
+  topics.subscribe(session, "t", { since });
+  assertEquals([topics.has(session, "t"), topics.subscribers("t")], [false, [other.session]]);
+  // One that comes back from within the answer is back.
+  topics.subscribe(session, "t", {
+    since,
+    onAnswer: () => void topics.subscribe(session, "t"),
+  });
+  await turns();
+  topics.leaveAll(session);
+  assertEquals(topics.has(session, "t"), true);
+  client.pair.link.disconnect();
+  await session.closed;
+  assertEquals(topics.subscribers("t"), [other.session]);
 });
 
 /** Topics on an engine by hand. */

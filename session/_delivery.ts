@@ -51,7 +51,7 @@ export class Delivery {
 
   /** Hands over what waits and what comes; resolves once the session is over. */
   async handTo(session: Session): Promise<void> {
-    if (session.isClosed) return;
+    if (!session.isReady) return;
     const outbox = this.#outbox;
     const core = coreOf(session);
     const isNumbered = core.features?.includes("seq") === true;

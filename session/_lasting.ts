@@ -5,7 +5,8 @@
  * @module
  */
 import "../transport/late_race.ts";
-import "./client.ts";
+import "./connecting.ts";
 
+export { Again } from "./_again.ts";
 export { Delivery, flushed } from "./_delivery.ts";
 export { Resume } from "./_resume.ts";

@@ -6,7 +6,7 @@
  * @module
  */
 import "../transport/late_race.ts";
-import "./client.ts";
+import "./connecting.ts";
 
 export { Life } from "./_life.ts";
 export { ping } from "./_ping.ts";

@@ -5,7 +5,7 @@
  * @module
  */
 import "../transport/late_race.ts";
-import "./client.ts";
+import "./connecting.ts";
 
 export { debugState, diagnostics } from "./diagnostics.ts";
 export { issues, monitorHealth, summary } from "./health.ts";

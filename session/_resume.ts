@@ -68,8 +68,9 @@ export class Resume {
     this.#subscription = subscription;
     this.#owner = owner;
     this.#options = options;
-    this.#known = subscription.position = options.since;
-    this.#isAgain = options.since !== undefined;
+    // `null` is what a page reads that stored none yet.
+    this.#known = subscription.position = options.since ?? undefined;
+    this.#isAgain = this.#known !== undefined;
   }
 
   /** From where on the server is to be asked. */

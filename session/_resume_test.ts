@@ -101,6 +101,14 @@ Deno.test("Resume of a position that was handed in discards what comes before th
   assertEquals(topic.got, ["recovered", 3, 4, 5]);
 });
 
+Deno.test("Resume takes null for no position: nothing was stored yet", () => {
+  const topic = follow({ since: JSON.parse("null") });
+  assertEquals([topic.resume.from.since, topic.progress.position], [undefined, undefined]);
+  topic.answer({ epoch: "e", offset: 3, head: 3 });
+  topic.take(4);
+  assertEquals([topic.got, topic.told], [[4], []]);
+});
+
 Deno.test("Resume with last takes the newest from the answer on, not those before it", () => {
   const topic = follow({ last: 2 });
   topic.take(9);

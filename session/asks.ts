@@ -114,9 +114,5 @@ export class Asks extends Changing {
 
 /** Makes the error that an asker, or the application, gets to see. */
 export function toRequestError(failure: RequestFailure): RequestError {
-  return new RequestError(
-    failure.code,
-    failure.message,
-    failure.path === undefined ? {} : { path: failure.path },
-  );
+  return new RequestError(failure.code, failure.message, failure);
 }

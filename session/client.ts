@@ -5,6 +5,7 @@
  * @module
  */
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
+import { within } from "../transport/within.ts";
 import type { Life } from "./_life.ts";
 import { checkLoop } from "./_one_loop.ts";
 import { Backoff } from "./backoff.ts";
@@ -442,7 +443,7 @@ export class Client<C extends AnyContract = AnyContract>
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#skipDelay = resolve;
     const { signal } = this.#stop;
-    await waitFor(promise, { timeoutMs, signal, what: "the delay" }).catch(() => {});
+    await within(promise, { timeoutMs, signal }).catch(() => {});
     this.#skipDelay = undefined;
   }
 

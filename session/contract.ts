@@ -5,15 +5,11 @@
  *
  * @module
  */
-import { RequestError, type RequestFailure } from "../errors.ts";
+import { RequestError } from "../errors.ts";
+import { type Checked, type CheckedMessage, checkIncoming } from "./_contract_check.ts";
+import type { Incoming } from "./inbound.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "./presence_notice.ts";
-import {
-  type InputOf,
-  type OutputOf,
-  type StandardSchema,
-  validate,
-  type Validation,
-} from "./standard_schema.ts";
+import { type InputOf, type OutputOf, type StandardSchema, validate } from "./standard_schema.ts";
 import { type ParamsOf, type RouteMatch, type TopicOf, TopicRouter } from "./topic_pattern.ts";
 
 /** Which end of a session this is. */
@@ -291,33 +287,14 @@ export interface ContractRoute {
 /** What a contract says of a topic: the route's fields, and `params`. */
 export type ContractMatch = RouteMatch<ContractRoute>;
 
-/** What a contract says of a message that came: what it fits, with its data, or why it does not. */
-export type ContractVerdict =
-  | {
-    /** The pattern that the topic fits. */
-    readonly match: ContractMatch;
-    /** The data, as the schema gives it. */
-    readonly data: unknown;
-  }
-  | {
-    /** Why it does not fit. */
-    readonly failure: RequestFailure;
-  };
-
 /** Finds what a contract says of a topic, and checks what came; see {@linkcode compileContract}. */
 export interface ContractRouter extends Pick<TopicRouter<ContractRoute>, "match"> {
   /**
-   * Checks a message, or a request if it has a number.
+   * Checks a message, or a request if it has a number, and has its session accept or refuse it.
    *
-   * @param incoming What came.
-   * @returns The verdict; later, where the schema takes its time.
-   * @throws What the schema throws.
+   * @ignore
    */
-  check(incoming: {
-    readonly topic: string;
-    readonly data: unknown;
-    readonly id?: number | undefined;
-  }): ContractVerdict | Promise<ContractVerdict>;
+  check(incoming: Incoming, session: Checked): CheckedMessage;
   /**
    * Checks the answer to a request.
    *
@@ -403,25 +380,9 @@ export function compileContract(contract: AnyContract, side: Side): ContractRout
 
 const VERB = "define contract";
 
-/** Checks here, not in the session: a page without a contract loads nothing of it. */
 class Router extends TopicRouter<ContractRoute> implements ContractRouter {
-  check(
-    { topic, data, id }: Parameters<ContractRouter["check"]>[0],
-  ): ContractVerdict | Promise<ContractVerdict> {
-    const match = this.match(topic);
-    if (match === undefined) {
-      const message = `No message of the contract fits the topic "${topic}"`;
-      return { failure: { code: "unknown-topic", message } };
-    }
-    if (match.kind === "request" && id === undefined) {
-      const message = `"${topic}" is a request: it needs an id`;
-      return { failure: { code: "invalid", message } };
-    }
-    if (match.input === undefined) return { match, data };
-    const outcome = validate(match.input, data);
-    return outcome instanceof Promise
-      ? outcome.then((done) => verdict(match, done))
-      : verdict(match, outcome);
+  check(incoming: Incoming, session: Checked): CheckedMessage {
+    return checkIncoming(this.match(incoming.topic), incoming, session);
   }
 
   async checkAnswer(topic: string, answer: unknown): Promise<unknown> {
@@ -433,12 +394,6 @@ class Router extends TopicRouter<ContractRoute> implements ContractRouter {
     const text = `The answer to "${topic}" does not fit the contract: ${message}`;
     throw new RequestError("invalid", text, { path });
   }
-}
-
-function verdict(match: ContractMatch, outcome: Validation<unknown>): ContractVerdict {
-  if (outcome.ok) return { match, data: outcome.value };
-  const { message, path } = outcome;
-  return { failure: { code: "invalid", message, path } };
 }
 
 class CompiledContract<D extends ContractDefinition> implements Contract<D> {

@@ -69,8 +69,12 @@ export class Controls {
     const { handlers } = this.#settings;
     const { session } = this.#host;
     switch (envelope.kind) {
-      case "reply":
-        return this.#receiveAnswer(envelope.id, envelope.data, envelope.error);
+      case "reply": {
+        const { id, data, error } = envelope;
+        if (id === null) this.refused(error);
+        else if (!this.#host.asks.answer(id, data, error)) this.stats.lateAnswers++;
+        return;
+      }
       case "ping":
         return this.#host.post({ pong: envelope.n });
       case "pong":
@@ -102,11 +106,6 @@ export class Controls {
       default:
         return this.#host.serving?.receive(envelope);
     }
-  }
-
-  #receiveAnswer(id: number | null, data: unknown, failure: RequestFailure | undefined): void {
-    if (id === null) this.refused(failure);
-    else if (!this.#host.asks.answer(id, data, failure)) this.stats.lateAnswers++;
   }
 
   /** A message that asked for no answer is refused. */

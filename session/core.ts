@@ -362,7 +362,6 @@ export class SessionCore
     const answer = encodeData({ reply: id, data }, {
       maxBytes: this.maxSendBytes,
       verb: "reply",
-      topic: "",
     });
     this.inbound.answered(id);
     this.#post(answer);
@@ -483,7 +482,8 @@ export class SessionCore
   abort(code: number, reason: string, error?: unknown, by: ClosedBy = "local"): void {
     if (this.state === "closed") return;
     if (error !== undefined) this.emit("error", error);
-    // What the peer is told of it, if it still listens.
+    // What the peer is told of it, if it still listens: with what broadcasts sent before, in order.
+    this.settings.turn.flush();
     this.queue?.flush();
     this.connection.close({ closeCode: code, reason });
     this.inbound.queue.clear();

@@ -65,16 +65,16 @@ type DataEnvelope = Extract<OutgoingEnvelope, { readonly data?: unknown }>;
  * Encodes an envelope with its data. A `Uint8Array` makes a binary message of it.
  *
  * @param envelope The envelope; its topic was checked.
- * @param options The most bytes that it may have; what is being done, for errors; for policies its topic.
+ * @param options The most bytes that it may have; what is being done, for errors; for policies its topic, none by default.
  * @returns The message, ready for any number of sessions.
  * @throws {TypeError} If JSON can not hold the data.
  * @throws {RangeError} If the message is larger than `maxBytes`.
  */
 export function encodeData(
   envelope: DataEnvelope,
-  options: { readonly maxBytes: number; readonly verb: string; readonly topic: string },
+  options: { readonly maxBytes: number; readonly verb: string; readonly topic?: string },
 ): EncodedMessage {
-  const { maxBytes, verb, topic } = options;
+  const { maxBytes, verb, topic = "" } = options;
   const { data } = envelope;
   const frame = data instanceof Uint8Array
     ? encodeBinary(encodeEnvelope({ ...envelope, data: undefined }, verb), data)

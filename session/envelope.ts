@@ -195,12 +195,16 @@ function readReply({ reply: id, data, error }: Raw): Envelope {
   if (!isObject(error) || typeof error.code !== "string") {
     return malformed(`Expected "error" to have a code, received ${describe(error)}`);
   }
-  const { code, message, path } = error;
-  const failure = { code, message: textOf(message) };
+  const { code, message, path, retryAfterMs } = error;
   return {
     kind: "reply",
     id,
-    error: Array.isArray(path) ? { ...failure, path } : failure,
+    error: {
+      code,
+      message: textOf(message),
+      ...(Array.isArray(path) && { path }),
+      ...(isId(retryAfterMs) && { retryAfterMs }),
+    },
   };
 }
 
@@ -232,8 +236,7 @@ function readPlaced(
   if (!isId(offset) || !isId(prev)) {
     return malformed('Expected "offset" and "prev" to be whole numbers from 0');
   }
-  const place = { topic, offset, prev };
-  return kind === "skip" ? { kind, ...place } : { kind, data, ...place };
+  return kind === "skip" ? { kind, topic, offset, prev } : { kind, topic, data, offset, prev };
 }
 
 function readGap({ gap: topic, reason, epoch, offset }: Raw): Envelope {

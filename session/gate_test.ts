@@ -40,7 +40,7 @@ Deno.test("Session is not found dead while its wire is not read, but afterwards"
   assertEquals([session.state, (await session.closed).code], ["closed", 4408]);
 });
 
-Deno.test("Session tells its wire how full it is, if somebody handles what comes", async () => {
+Deno.test("Session of a server tells its wire how full it is, if somebody handles what comes", async () => {
   const gate = Promise.withResolvers<void>();
   const { core, send, session } = paused({ onMessage: () => gate.promise });
   await session.ready;
@@ -51,6 +51,25 @@ Deno.test("Session tells its wire how full it is, if somebody handles what comes
   await changed;
   while (core.backpressure!.fill > 0) await core.backpressure!.changed();
   await session.close();
+});
+
+Deno.test("Session is as full as by the limit of its receive queue that is nearer", async () => {
+  const size = '{"topic":"t"}'.length;
+  for (
+    const [maxBytes, expected] of [[8 * size, 2 / 4], [4 * size, 2 / 4], [2 * size, 1]] as const
+  ) {
+    const gate = Promise.withResolvers<void>();
+    const { core, send, session } = paused({
+      receiveQueue: { maxMessages: 4, maxBytes },
+      onMessage: () => gate.promise,
+    });
+    await session.ready;
+    assertEquals(core.backpressure!.fill, 0);
+    await send(3);
+    assertEquals([session.stats.waitingMessages, core.backpressure!.fill], [2, expected]);
+    gate.resolve();
+    await session.close();
+  }
 });
 
 Deno.test("Session that nobody reads lets its wire go on: the oldest are discarded", async () => {

@@ -4,12 +4,13 @@
  *
  * @module
  */
-import { CloseCode, RequestError, type RequestFailure, SkeinError } from "../errors.ts";
+import { CloseCode, RequestError, SkeinError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
 import { attempt } from "./_attempt.ts";
 import { decodeBinary, isBinaryMessage } from "./_binary.ts";
+import type { Checked, CheckedMessage } from "./_contract_check.ts";
 import type { Controls } from "./controls.ts";
-import type { ContractMatch, ContractVerdict } from "./contract.ts";
+import type { ContractMatch } from "./contract.ts";
 import { MAX_JOINED_BYTES } from "./entry.ts";
 import { type Envelope, readEnvelope } from "./envelope.ts";
 import type { SessionEventMap } from "./events.ts";
@@ -59,7 +60,7 @@ export interface Meter {
 export type Control = Exclude<Envelope, { kind: "message" | "malformed" | "unknown" | "cancel" }>;
 
 /** What the receiving half needs from its session. */
-export interface InboundHost extends Answerer {
+export interface InboundHost extends Answerer, Checked {
   /** The session, for the application's handlers. */
   readonly session: Session;
   /** Whether this is `skein.1`: joined frames, binary messages, control. */
@@ -70,8 +71,6 @@ export interface InboundHost extends Answerer {
   emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void;
   /** What acts on envelopes that are no messages. */
   readonly controls: Pick<Controls, "receive">;
-  /** The application failed: it is told of it, and the session ends. */
-  handlerFailed(error: unknown, reason: string): void;
   /** Ends the session at once. */
   abort(code: number, reason: string): void;
 }
@@ -139,7 +138,7 @@ export class Inbound {
 
   /** Whether the peer waits for answers. */
   get owesAnswers(): boolean {
-    return this.#answering !== undefined && this.#answering.size > 0;
+    return (this.#answering?.size ?? 0) > 0;
   }
 
   /** Whether every message was handled, and every request answered. */
@@ -205,7 +204,7 @@ export class Inbound {
   }
 
   /** The loop is done with the message that it took last. */
-  release(): void {}
+  release?(): void;
 
   /** Waits until every message was handled. */
   async idle(): Promise<void> {
@@ -228,20 +227,17 @@ export class Inbound {
   }
 
   /** Checks a message against the contract; `undefined` if it was refused. */
-  check(incoming: Incoming): Message | undefined | Promise<Message | undefined> {
+  check(incoming: Incoming): CheckedMessage {
     const { router } = this.#settings;
-    if (router === undefined) return this.#accept(incoming, undefined);
-    let verdict: ContractVerdict | Promise<ContractVerdict>;
-    try {
-      verdict = router.check(incoming);
-    } catch (error) {
-      return this.#schemaFailed(incoming, error);
-    }
-    if (!(verdict instanceof Promise)) return this.#judged(incoming, verdict);
-    return verdict.then(
-      (done) => this.#judged(incoming, done),
-      (error) => this.#schemaFailed(incoming, error),
-    );
+    return router ? router.check(incoming, this.#host) : this.accept(incoming, undefined);
+  }
+
+  /** Takes a message that fits the contract, if there is one. */
+  accept(incoming: Incoming, match: ContractMatch | undefined): Message {
+    const message = new Message(incoming, match, this.#host);
+    if (incoming.cancelled !== undefined) message.cancel(incoming.cancelled);
+    else if (incoming.id !== undefined) (this.#answering ??= new Map()).set(incoming.id, message);
+    return message;
   }
 
   /**
@@ -280,9 +276,8 @@ export class Inbound {
       return this.#malformed("Expected a binary message, received a frame that is not whole", null);
     }
     const envelope = this.#read(parts.head);
-    if (envelope.kind === "message" || envelope.kind === "reply" || envelope.kind === "publish") {
-      this.receiveEnvelope({ ...envelope, data: parts.data }, frame.length);
-    } else this.receiveEnvelope(envelope, frame.length);
+    const whole = "data" in envelope ? { ...envelope, data: parts.data } : envelope;
+    this.receiveEnvelope(whole, frame.length);
   }
 
   /** A client is asked for nothing, and need not read it. */
@@ -405,30 +400,6 @@ export class Inbound {
     if (error instanceof RequestError) return message.fail(error.failure);
     if (message.isRequest) message.fail({ code: "failed", message: "The handler failed" });
     this.#host.handlerFailed(error, "The handler failed");
-  }
-
-  #judged(incoming: Incoming, verdict: ContractVerdict): Message | undefined {
-    if ("failure" in verdict) return this.#refuse(incoming, verdict.failure);
-    return this.#accept({ ...incoming, data: verdict.data }, verdict.match);
-  }
-
-  #accept(incoming: Incoming, match: ContractMatch | undefined): Message {
-    const message = new Message(incoming, match, this.#host);
-    if (incoming.cancelled !== undefined) message.cancel(incoming.cancelled);
-    else if (incoming.id !== undefined) (this.#answering ??= new Map()).set(incoming.id, message);
-    return message;
-  }
-
-  #refuse(incoming: Incoming, failure: RequestFailure): undefined {
-    this.#host.fail(incoming.id ?? null, failure);
-    this.countInvalid(failure.message);
-  }
-
-  #schemaFailed(incoming: Incoming, error: unknown): undefined {
-    if (incoming.id !== undefined) {
-      this.#host.fail(incoming.id, { code: "failed", message: "The schema failed" });
-    }
-    this.#host.handlerFailed(error, "The schema failed");
   }
 
   #malformed(message: string, id: number | null): void {

@@ -39,7 +39,6 @@ export {
   type ContractMessage,
   type ContractRoute,
   type ContractRouter,
-  type ContractVerdict,
   defineContract,
   type EntrySchema,
   type InputFor,

@@ -5,13 +5,13 @@
  */
 import { CloseCode, ConnectionError, SessionClosedError, TimeoutError } from "../errors.ts";
 import type { TransportFallback } from "../transport/race.ts";
+import { startTimer, within } from "../transport/within.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
 import type { Instrumentation } from "./instrumentation.ts";
 import { more } from "./session_base.ts";
 import { coreOf, Session, SKEIN_PROTOCOL } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { withoutToken } from "./url.ts";
-import { startTimer, waitFor } from "./wait.ts";
 
 /** How a session is opened. */
 export interface OpenOptions {
@@ -60,8 +60,8 @@ async function open(options: OpenOptions): Promise<Session> {
   let session: Session | undefined;
   try {
     signal.throwIfAborted();
-    const url = await waitFor(fresh(options.url), { signal, what: "the URL" });
-    const token = await waitFor(fresh(options.token), { signal, what: "the token" });
+    const url = await within(fresh(options.url), { signal });
+    const token = await within(fresh(options.token), { signal });
     let fallback: TransportFallback | undefined;
     const connection = await options.dial(url, {
       protocols,
@@ -81,9 +81,9 @@ async function open(options: OpenOptions): Promise<Session> {
     session = new Session(connection, settings, {
       url: withoutToken(String(url)),
       fallback,
-      ...(token === undefined ? {} : { token }),
+      token,
     });
-    await waitFor(session.ready, { signal, what: "the session" });
+    await within(session.ready, { signal });
     return session;
   } catch (error) {
     const isLate = late.signal.aborted;

@@ -102,18 +102,3 @@ Deno.test("ReceiveQueue.clear() forgets what waits, and its bytes", async () => 
   await changed;
   assertEquals([queue.size, queue.offer(2, 10), queue.offer(3, 0)], [0, true, true]);
 });
-
-Deno.test("ReceiveQueue.fill is that of the limit which is nearer", async () => {
-  const queue = new ReceiveQueue<number>({ maxMessages: 4, maxBytes: 100 }, 1);
-  assertEquals(queue.fill, 0);
-  queue.offer(1, 10);
-  assertEquals(queue.fill, 0.25);
-  queue.offer(2, 190);
-  assertEquals([queue.size, queue.fill], [1, 0.25]);
-  const changed = queue.changed();
-  queue.take();
-  await changed;
-  assertEquals(queue.fill, 0);
-  queue.offer(3, 200);
-  assertEquals(queue.fill, 2);
-});

@@ -159,10 +159,7 @@ export class SendQueue extends Changing implements Sender {
       this.fail();
       throw error;
     }
-    if (!this.isMarked && !this.#isHeld) {
-      this.isMarked = true;
-      this.#turn.mark(this);
-    }
+    if (!this.#isHeld) this.#turn.mark(this);
   }
 
   /** Adds an entry; what waits for the end of the turn only, makes room for it at once. */
@@ -198,11 +195,8 @@ export class SendQueue extends Changing implements Sender {
 
   /** Takes out what was added later than an entry of a broadcast, to be put in order with it. */
   takeBack(sequence: number): Entry[] {
-    let from = this.#entries.length;
-    while (from > 0 && this.#entries[from - 1]!.sequence > sequence) from--;
-    const later = this.#entries.splice(from);
-    for (const entry of later) this.#discount(entry);
-    return later;
+    const last = this.#entries.findLastIndex((entry) => entry.sequence <= sequence);
+    return this.#remove(last + 1, Infinity);
   }
 
   /** Hands a frame to the wire at once, with how many messages it holds. */
@@ -235,9 +229,7 @@ export class SendQueue extends Changing implements Sender {
       from = packed.end;
     }
     if (from === entries.length) this.#clear();
-    else if (from > 0) {
-      for (const sent of entries.splice(0, from)) this.#discount(sent);
-    }
+    else this.#remove(0, from);
     if (this.isFlushed) this.notify();
     return true;
   }
@@ -272,10 +264,7 @@ export class SendQueue extends Changing implements Sender {
       this.#handed = this.#frames.bufferedAmount;
       if (this.#isEnded) return;
       if (this.#entries.length === 0) this.notify();
-      else if (!this.isMarked) {
-        this.isMarked = true;
-        this.#turn.mark(this);
-      }
+      else this.#turn.mark(this);
     });
   }
 
@@ -315,20 +304,18 @@ export class SendQueue extends Changing implements Sender {
     const at = end === "oldest" ? 0 : last;
     const other = this.#entries[at];
     if (other instanceof DropNotice) {
-      this.#remove(at);
+      this.#remove(at, 1);
       this.#add(other.and(notice), at);
     } else this.#add(notice, end === "oldest" ? 0 : last + 1);
   }
 
-  #remove(at: number): Entry {
-    const entry = this.#entries.splice(at, 1)[0]!;
-    this.#discount(entry);
-    return entry;
-  }
-
-  #discount(entry: Entry): void {
-    if (entry instanceof DropNotice) this.#notices--;
-    else this.#bytes -= entry.size;
+  #remove(from: number, count: number): Entry[] {
+    const removed = this.#entries.splice(from, count);
+    for (const entry of removed) {
+      if (entry instanceof DropNotice) this.#notices--;
+      else this.#bytes -= entry.size;
+    }
+    return removed;
   }
 
   #clear(): void {
@@ -337,21 +324,21 @@ export class SendQueue extends Changing implements Sender {
     this.#notices = 0;
   }
 
-  #dropOlder(topic: string): void {
-    for (let i = this.#entries.length - 1; i >= 0; i--) {
-      const entry = this.#entries[i]!;
-      if (entry.topic === topic && !entry.isProtected) {
-        this.#remove(i);
-        this.#noteDrop(topic, "oldest");
-        return;
-      }
-    }
+  #dropOlder(topic: string): boolean {
+    return this.#drop(
+      this.#entries.findLastIndex((entry) => entry.topic === topic && !entry.isProtected),
+    );
   }
 
   #dropOldest(): boolean {
-    const at = this.#entries.findIndex((entry) => !entry.isProtected);
+    return this.#drop(this.#entries.findIndex((entry) => !entry.isProtected));
+  }
+
+  /** Drops what stands at an index; false if that is none. */
+  #drop(at: number): boolean {
     if (at < 0) return false;
-    this.#noteDrop(this.#remove(at).topic, "oldest");
+    const [entry] = this.#remove(at, 1);
+    this.#noteDrop(entry!.topic, "oldest");
     return true;
   }
 

@@ -519,7 +519,7 @@ Deno.test("An outbox that ended before it knew how to deliver still says so", as
   outbox.add(encodeMessage("t", 1));
   const handing = outbox.handTo(hand.session);
   outbox.end(new SessionClosedError("The client is closed"));
-  await hand.session.close();
+  void hand.session.close();
   await handing;
   await assertRejects(() => flushed(outbox, 1), SessionClosedError, "The client is closed");
 });

@@ -8,7 +8,7 @@ import type { Backpressure } from "../transport/connection.ts";
 import type { Numbered } from "./_numbered.ts";
 import type { SessionCore } from "./core.ts";
 import type { Envelope } from "./envelope.ts";
-import { Inbound, type Incoming } from "./inbound.ts";
+import { Inbound, type Incoming, type Meter } from "./inbound.ts";
 import type { Message } from "./message.ts";
 
 /** Envelopes that may have a number. */
@@ -16,10 +16,23 @@ export type NumberedEnvelope = Extract<Envelope, { kind: "message" | "publish" }
 
 interface NumberedIncoming extends Incoming {
   readonly numbered?: Numbered | undefined;
+  readonly size?: number;
+}
+
+/** A meter of a server: what has a number is not refused, but waits. */
+export interface ServerMeter extends Meter {
+  /** Waits until a message of a size may be handled, and counts it; or until it counts no more. */
+  admit(size: number): Promise<void>;
+}
+
+/** Whether an envelope is a message that is handled in its turn; a meter lets it come. */
+export function isInTurn(envelope: Envelope): boolean {
+  return envelope.kind === "message" && (envelope as NumberedIncoming).numbered !== undefined;
 }
 
 /** The receiving half of a server's session, which tells the wire how far it is behind. */
 export class ServerInbound extends Inbound implements Backpressure {
+  declare meter: ServerMeter | undefined;
   readonly #core: SessionCore;
   /** Of the message that the loop took last. */
   #taken: Numbered | undefined;
@@ -60,8 +73,8 @@ export class ServerInbound extends Inbound implements Backpressure {
     }
     const numbered = this.#number(envelope, this.isHandled || this.isRead);
     if (numbered === null) return;
-    const incoming: Envelope & NumberedIncoming = { ...envelope, numbered };
-    if (super.receiveEnvelope(incoming, size) === false) void numbered?.run(() => {});
+    const incoming: Envelope & NumberedIncoming = { ...envelope, numbered, size };
+    super.receiveEnvelope(incoming, size);
   }
 
   /** See {@linkcode Inbound}. */
@@ -91,7 +104,12 @@ export class ServerInbound extends Inbound implements Backpressure {
     this.#taken = undefined;
   }
 
-  async #checkInTurn(incoming: Incoming, numbered: Numbered): Promise<Message | undefined> {
+  async #checkInTurn(
+    incoming: NumberedIncoming,
+    numbered: Numbered,
+  ): Promise<Message | undefined> {
+    // Refused, it would be lost: the next number that is acknowledged would count for it, too.
+    await this.meter?.admit(incoming.size!);
     const isOurs = await numbered.begin() === "handle";
     const message = isOurs ? await super.check(incoming) : undefined;
     if (message === undefined) numbered.end();

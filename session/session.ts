@@ -48,7 +48,7 @@ export interface SessionIdentity<V = unknown> {
   /** The peer's network address. */
   readonly address?: string | undefined;
   /** A client's token, sent as the first envelope. */
-  readonly token?: string;
+  readonly token?: string | undefined;
   /** On a server: the session begins with the peer's token, and nothing is read before it. */
   readonly awaitsToken?: boolean;
   /** On a client: why it is not on the transport that was preferred. */
@@ -443,7 +443,7 @@ export class Session<
       }
     } finally {
       this.#isIterated = false;
-      this.#core.inbound.release();
+      this.#core.inbound.release?.();
     }
   }
 }

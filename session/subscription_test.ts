@@ -331,6 +331,135 @@ Deno.test("Subscription of a topic that is left and taken again stays the new on
   assertThrows(() => client.subscribe("news"), TypeError, "already");
 });
 
+Deno.test("Subscription outlives a session that the application closes while it is asked for", async () => {
+  using time = new FakeTime();
+  const network = new Network({
+    services: new ServiceDesk({ hasHistory: true, subscribe: () => ({}) }),
+  });
+  await using client = network.client();
+  const session = await client.whenConnected();
+  const { link } = network.pairs[0]!;
+  link.stall("to-server");
+  for (let i = 0; i < 10; i++) session.send("other", "x".repeat(50_000));
+  await turns(20);
+  const news = client.subscribe("news");
+  const closing = session.close({ code: 4000 });
+  await turns(20);
+  assertEquals([session.isReady, session.isClosed, news.isEnded], [false, false, false]);
+  link.resume("to-server");
+  await closing;
+  await turns();
+  await time.tickAsync(250);
+  await turns();
+  await news.ready;
+});
+
+Deno.test("Subscription that was in force is asked for again, if it is refused for now", async () => {
+  using time = new FakeTime();
+  const log: string[] = [];
+  const failures = [
+    new RequestError("too-many", "Too fast", { retryAfterMs: 2_000 }),
+    new RequestError("too-many", "Too fast", { retryAfterMs: 60_000 }),
+    new RequestError("unavailable", "Later"),
+  ];
+  let isRefused = false;
+  const network = new Network(services(log, () => {
+    const failure = isRefused && failures.shift();
+    if (failure) throw failure;
+    return {};
+  }));
+  await using client = network.client();
+  const news = client.subscribe("news");
+  await news.ready;
+  isRefused = true;
+  network.cut();
+  await turns(20);
+  await time.tickAsync(250);
+  await turns(20);
+  assertEquals([log.length, news.status.current], [2, "lost"]);
+  for (const [pauseMs, asked] of [[1_999, 2], [1, 3], [59_999, 3], [1, 4]] as const) {
+    await time.tickAsync(pauseMs);
+    await turns(20);
+    assertEquals([log.length, news.status.current], [asked, "lost"]);
+  }
+  await time.tickAsync(400);
+  await turns(20);
+  assertEquals([log.length, news.status.current], [5, "subscribed"]);
+});
+
+Deno.test("Subscriptions that were refused for now are asked for one after the other, as fast as the server says", async () => {
+  using time = new FakeTime();
+  const log: string[] = [];
+  let room = Infinity;
+  const network = new Network(services(log, () => {
+    if (room-- > 0) return {};
+    throw new RequestError("too-many", "Too fast", { retryAfterMs: 1_000 });
+  }));
+  await using client = network.client();
+  const all = Array.from({ length: 20 }, (_, i) => client.subscribe(`t${i}`));
+  await Promise.all(all.map(({ ready }) => ready));
+  room = 5;
+  network.cut();
+  await turns(20);
+  await time.tickAsync(250);
+  await turns(20);
+  for (let left = 15; left > 0; left--) {
+    assertEquals(all.filter(({ status }) => status.current === "lost").length, left);
+    room = 1;
+    await time.tickAsync(1_000);
+    await turns(20);
+  }
+  assert(all.every(({ status }) => status.current === "subscribed"));
+  assertEquals(log.length, 20 + 20 + 15);
+});
+
+Deno.test("Subscription that is refused for now, and left meanwhile, or closed, leaves nothing behind", async () => {
+  using time = new FakeTime();
+  const log: string[] = [];
+  let isRefused = false;
+  const network = new Network(services(log, () => {
+    if (!isRefused) return {};
+    throw new RequestError("too-many", "Too fast", { retryAfterMs: 1_000 });
+  }));
+  const client = network.client();
+  const [one, two] = [client.subscribe("one"), client.subscribe("two")];
+  await Promise.all([one.ready, two.ready]);
+  isRefused = true;
+  network.cut();
+  await turns(20);
+  await time.tickAsync(250);
+  await turns(20);
+  await one.unsubscribe();
+  for (let i = 0; i < 2; i++) {
+    await time.tickAsync(1_000);
+    await turns(20);
+  }
+  assertEquals(log.slice(4), ["-one", "+two"]);
+  await client.close();
+  assertEquals(await Array.fromAsync(two), []);
+});
+
+Deno.test("Subscription that was in force ends with a refusal that is final, and at first with any", async () => {
+  using time = new FakeTime();
+  let code = "too-many";
+  const network = new Network(services([], (_session, topic) => {
+    if (topic === "first" || code === "forbidden") throw new RequestError(code, "No");
+    return {};
+  }));
+  await using client = network.client();
+  const [first, news] = [client.subscribe("first"), client.subscribe("news")];
+  const error = await assertRejects(() => first.ready, RequestError);
+  assertEquals(error.failure.code, "too-many");
+  await news.ready;
+  code = "forbidden";
+  network.cut();
+  await turns(20);
+  await time.tickAsync(250);
+  await turns(20);
+  assertEquals(news.status.current, "ended");
+  await assertRejects(() => Array.fromAsync(news), RequestError, "No");
+});
+
 Deno.test("Client.subscribe() refuses a second one of a topic, and what is no topic", async () => {
   const network = new Network(services([]));
   await using client = network.client();

@@ -3,9 +3,10 @@
  *
  * @module
  */
-import { QueueFullError } from "../errors.ts";
+import type { Again } from "./_again.ts";
 import type { AnyContract } from "./contract.ts";
 import type { SubscribeAnswer } from "./recovery.ts";
+import { lasting } from "./session_base.ts";
 import { coreOf, type Session } from "./session.ts";
 import {
   type ClientSubscribeOptions,
@@ -26,7 +27,11 @@ export class Subscriptions<C extends AnyContract> {
   /** Those that the session is still to be asked for, the first to go first. */
   #waiting: Subscription<C>[] = [];
   #asking = 0;
+  /** Topics that an earlier subscription of the session leaves: what is on its way is not for the next one. */
+  readonly #leaving = new Set<string>();
+  #again: Again | undefined;
   #session: Session | undefined;
+  #hasHistories: boolean | undefined;
   /** Checks what subscriptions still hold, also once it is closed. */
   #last: Session | undefined;
 
@@ -57,6 +62,7 @@ export class Subscriptions<C extends AnyContract> {
   /** Asks a new session for all of them. */
   resume(session: Session): void {
     this.#session = this.#last = session;
+    this.#hasHistories = coreOf(session).features?.includes("history");
     this.#waiting = [...this.#all.values()];
     // Before anything is asked: what the server sends at once is theirs already.
     for (const subscription of this.#waiting) {
@@ -69,6 +75,7 @@ export class Subscriptions<C extends AnyContract> {
   lose(): void {
     this.#session = undefined;
     this.#waiting = [];
+    this.#leaving.clear();
     for (const subscription of this.#all.values()) subscription.lose();
   }
 
@@ -82,40 +89,48 @@ export class Subscriptions<C extends AnyContract> {
   #pump(): void {
     const session = this.#session;
     if (!session?.isReady) return;
-    const hasHistories = coreOf(session).features?.includes("history");
-    while (this.#asking < (hasHistories ? MAX_RESUMED_AT_ONCE : MAX_ASKED_AT_ONCE)) {
+    while (this.#asking < (this.#hasHistories ? MAX_RESUMED_AT_ONCE : MAX_ASKED_AT_ONCE)) {
       const next = this.#waiting.shift();
       if (next === undefined) return;
       this.#asking++;
-      void this.#ask(session, next, hasHistories).finally(() => {
+      void this.#ask(session, next).finally(() => {
         this.#asking--;
         this.#pump();
       });
     }
   }
 
-  async #ask(
-    session: Session,
-    subscription: Subscription<C>,
-    hasHistories: boolean | undefined,
-  ): Promise<void> {
+  /** Asks for one; true if that was answered. */
+  async #ask(session: Session, subscription: Subscription<C>): Promise<boolean> {
     const { topic } = subscription;
+    const isLeft = () => this.#all.get(topic) !== subscription;
+    const route = () => this.#route(session, topic, subscription);
     try {
-      const from = await subscription.from(hasHistories);
+      const from = await subscription.from(this.#hasHistories);
       // It may have been left while others were asked for.
-      if (this.#all.get(topic) !== subscription) return;
-      this.#route(session, topic, subscription);
+      if (isLeft()) return false;
+      if (!this.#leaving.has(topic)) route();
       await coreOf(session).askTopic("subscribe", topic, {
         ...from,
-        onAnswer: (answer) => subscription.offer({ ...answer as SubscribeAnswer, kind: "answer" }),
+        onAnswer: (answer) => {
+          route();
+          subscription.offer({ ...answer as SubscribeAnswer, kind: "answer" });
+        },
       });
+      return true;
     } catch (error) {
+      // One that was in force is asked for again, unless it is refused for good.
+      const wasInForce = subscription.status.current !== "pending";
+      const part = wasInForce ? await lasting().catch(() => undefined) : undefined;
       // Lost on the way: the next session asks again.
-      if (session.isClosed) return;
-      subscription.end(error);
-      if (this.#all.get(topic) !== subscription) return;
+      if (!session.isReady || isLeft()) return false;
+      const ask = () => this.#ask(session, subscription);
+      const refused = { session, subscription, ask };
+      if (part && (this.#again ??= new part.Again()).takes(error, refused)) return false;
       this.#all.delete(topic);
       this.#route(session, topic, undefined);
+      subscription.end(error);
+      return false;
     }
   }
 
@@ -124,17 +139,17 @@ export class Subscriptions<C extends AnyContract> {
     if (this.#all.get(topic) !== subscription) return;
     this.#all.delete(topic);
     const session = this.#session;
-    if (session === undefined || !session.isReady) return;
+    if (!session?.isReady) return;
+    this.#leaving.add(topic);
     try {
-      await session.unsubscribe(topic);
+      // With `onAnswer` also where as many answers are awaited as may be.
+      await coreOf(session).askTopic("unsubscribe", topic, { onAnswer() {} });
     } catch (error) {
       // With the session the server's side of it is gone too.
-      if (session.isClosed) return;
-      if (!(error instanceof QueueFullError)) throw error;
-      // Too many answers are awaited: numbers begin at 1, and nobody waits for the answer to 0.
-      return coreOf(session).post({ unsubscribe: topic, id: 0 });
+      if (session.isReady) throw error;
     }
     // Until here it took, and discarded, what was on its way.
+    if (this.#session === session) this.#leaving.delete(topic);
     if (!this.#all.has(topic)) this.#route(session, topic, undefined);
   }
 

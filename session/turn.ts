@@ -61,12 +61,14 @@ export class Turn {
   }
 
   /**
-   * Flushes a queue when the turn ends.
+   * Flushes a queue when the turn ends. Idempotent.
    *
    * @ignore
-   * @param queue A queue that has something to send; mark it once.
+   * @param queue A queue that has something to send.
    */
   mark(queue: Sender): void {
+    if (queue.isMarked) return;
+    queue.isMarked = true;
     this.#queues.push(queue);
     this.wake();
   }

@@ -461,6 +461,21 @@ Deno.test("A node that learns of a room by a user who was in it elsewhere tells 
   assertEquals(events.flat(), ["join ann", "join eve"]);
 });
 
+Deno.test("A user who comes to two nodes that open a room at once joins once, whoever asks first", async () => {
+  await using cluster = new Cluster();
+  // By their ids, which decide between two who came at the very same time.
+  const [a, b] = (await cluster.start(2)).sort((a, b) => a.nodes!.id < b.nodes!.id ? -1 : 1);
+  const events = [eventsOf(a!), eventsOf(b!)];
+  const [one, two] = [await cluster.dial(a!, "eve"), await cluster.dial(b!, "eve")];
+  using _following = a!.presence.follow("room:b");
+  await cluster.pass(1);
+  b!.rooms.join(b!.manager.get(two.session.id)!, "room:b");
+  await cluster.pass(1);
+  a!.rooms.join(a!.manager.get(one.session.id)!, "room:b");
+  await cluster.pass(1_000);
+  assertEquals(events, [[], ["join eve"]]);
+});
+
 Deno.test("Presence.follow() knows a topic in which this node has nobody", async () => {
   await using cluster = new Cluster();
   const [a, b] = await cluster.start(2);

@@ -129,6 +129,40 @@ Deno.test("serve() answers /metrics with text that Prometheus reads", async () =
   }
 });
 
+Deno.test("serve() answers /metrics with what its broker counted", async () => {
+  await using server = listen({ metrics: true });
+  await using session = await dial(server.url, { transports: ["websocket"] });
+  server.subscribe(server.manager.get(session.id) as never, "news");
+  server.publish("news", "hello");
+  const families = parse((await ask(server, "/metrics")).body);
+  assertEquals(valueOf(families, "skein_topics"), 1);
+  assertEquals(valueOf(families, "skein_broker_connected"), 1);
+  assertEquals(valueOf(families, "skein_broker_published_total"), 1);
+});
+
+Deno.test("prometheusText() tells that the engine is away", async () => {
+  await using server = createServer();
+  const { manager, topics } = server;
+  const { stats } = topics.broker;
+  const broker = {
+    status: { current: { name: "interrupted", since: 0 } },
+    stats: { ...stats, waiting: 3, interruptions: 1 },
+  } as const;
+  const families = parse(prometheusText({ manager, topics: { stats: topics.stats, broker } }));
+  assertEquals(valueOf(families, "skein_broker_connected"), 0);
+  assertEquals(valueOf(families, "skein_broker_waiting"), 3);
+  assertEquals(valueOf(families, "skein_broker_interruptions_total"), 1);
+});
+
+Deno.test("prometheusText() tells how often histories were needed", async () => {
+  await using server = createServer({ history: { news: {} } });
+  await server.topics.append("news", 1);
+  const families = parse(prometheusText(server));
+  assertEquals(valueOf(families, "skein_broker_published_total"), 1);
+  assertEquals(valueOf(families, "skein_history_failed_total"), 0);
+  assertEquals(valueOf(families, "skein_history_gaps_total"), 0);
+});
+
 Deno.test("prometheusText() escapes what a label holds", () => {
   const stats = new SessionManager().stats();
   const text = prometheusText({

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { dial } from "../client.ts";
+import { connect, dial } from "../client.ts";
 import { type CloseInfo, RequestError, SessionClosedError } from "../errors.ts";
 import type { SharedCount, SharedCounts } from "../manager/mod.ts";
 import { TokenBucket } from "../manager/token_bucket.ts";
@@ -253,4 +253,52 @@ Deno.test("Server counts alone without a broker, where that is asked for, and wh
   assertEquals(await answeredByTwo(() => ({ broker, rates: own })), [50, 50]);
   const away = { perUser: PER_USER, shared: { take: () => Promise.reject(new Error("Away")) } };
   assertEquals(await answeredByTwo(() => ({ rates: away })), [50, 50]);
+});
+
+Deno.test("Server has numbered messages wait for the rate, and loses none of them", async () => {
+  const handled: number[] = [];
+  const refused: string[] = [];
+  await using server = listen({
+    onMessage: ({ data }) => void handled.push(data as number),
+    rates: { perSession: { messages: { perSecond: 200, burst: 5 } }, maxRefusals: 10 },
+  });
+  await using client = connect(server.url, {
+    transports: ["websocket"],
+    delivery: "at-least-once",
+    onRefused: ({ message }) => void refused.push(message),
+  });
+  for (let i = 0; i < 60; i++) client.send("say", i);
+  await soon(client.flushed());
+  assertEquals(handled, Array.from({ length: 60 }, (_, i) => i));
+  assertEquals([refused, server.manager.stats().rates.refused.session], [[], 0]);
+});
+
+Deno.test("Server lets no message wait for the rate longer than its session, and has it sent again", async () => {
+  const handled: unknown[] = [];
+  const rates = { perSession: { messages: { perSecond: SLOW, burst: 2 } } };
+  await using server = listen({
+    onMessage: (message) => {
+      handled.push(message.data);
+      if (message.isRequest) message.reply("done");
+    },
+    rates,
+  });
+  await using client = connect(server.url, {
+    transports: ["websocket"],
+    delivery: "at-least-once",
+    backoff: { firstDelayMs: 1 },
+  });
+  for (let i = 0; i < 3; i++) client.send("say", i);
+  await until(() => handled.length === 2);
+  await until(() => client.outbox.messages === 1);
+  // What has no number is told at once.
+  const session = client.session!;
+  const error = await assertRejects(() => session.request("ask"), RequestError);
+  assertEquals(error.failure.code, "too-many");
+  assertEquals([handled, client.outbox.messages], [[0, 1], 1]);
+  // The next session has a bucket of its own.
+  const [waiting] = server.manager.all();
+  waiting!.connection.close({ closeCode: 4507 });
+  await soon(client.flushed());
+  assertEquals(handled, [0, 1, 2]);
 });

@@ -5,7 +5,7 @@
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { type Client, connect, dial } from "../client.ts";
-import { UnsupportedError } from "../errors.ts";
+import { RequestError, UnsupportedError } from "../errors.ts";
 import { MemoryBroker, Topics } from "../pubsub/mod.ts";
 import type { ServeOptions, Server } from "../server.ts";
 import type { HistoryPosition, Recovery } from "../session/recovery.ts";
@@ -208,6 +208,40 @@ Deno.test("Subscription gets what the server's send queue dropped, once and in o
   await done;
 });
 
+Deno.test("Subscription that follows one of its topic gets nothing that was on its way for that one", async () => {
+  const turn = new Turn();
+  await using topics = new Topics({ turn, history });
+  const network = new Network({
+    turn,
+    sendQueue: { maxMessages: 20 },
+    services: new ServiceDesk({
+      hasHistory: true,
+      subscribe: (session, topic, request) => void topics.subscribe(session, topic, request),
+      unsubscribe: (session, topic) => {
+        topics.unsubscribe(session, topic);
+        return {};
+      },
+    }),
+  });
+  for (let i = 1; i <= 200; i++) topics.publish("room:a", i);
+  await using client = network.client();
+  const old = client.subscribe("room:a", { last: 200 });
+  await old.ready;
+  network.pairs[0]!.link.stall("to-client");
+  await turns(20);
+  const leaving = old.unsubscribe();
+  const fresh = client.subscribe("room:a");
+  await turns(20);
+  network.pairs[0]!.link.resume("to-client");
+  await leaving;
+  await fresh.ready;
+  topics.publish("room:a", 201);
+  for await (const { data } of fresh) {
+    assertEquals(data, 201);
+    break;
+  }
+});
+
 Deno.test("Subscriptions to 128 topics come back at once, behind what a client asks meanwhile", async () => {
   await using server = listen({
     authorize,
@@ -230,6 +264,40 @@ Deno.test("Subscriptions to 128 topics come back at once, behind what a client a
   }
   assertEquals(await soon(Promise.all(asked)), asked.map((_, i) => i));
   assertEquals(server.manager.all()[0]!.stats.invalidMessages, 0);
+  await client.close();
+  for (const { done } of readers) await done;
+});
+
+Deno.test("Subscriptions come back to a server that refuses most of them for now, and end where it does for good", async () => {
+  await using broker = new MemoryBroker();
+  const common = { broker, history, webTransport: false } as const;
+  await using first = listen({ ...common, authorize });
+  await using second = listen({
+    ...common,
+    authorize: (_session, topic) => topic !== "room:secret",
+    rates: { maxRefusals: 40, perSession: { subscriptions: { perSecond: 100, burst: 4 } } },
+  });
+  await using cable = new Cable(portOf(first));
+  await using client = connect(cable.url, options);
+  const secret = client.subscribe("room:secret");
+  const readers = Array.from({ length: 30 }, (_, i) => reading(client, `room:${i}`));
+  await Promise.all([secret, ...readers.map(({ subscription }) => subscription)]
+    .map(({ ready }) => soon(ready)));
+  cable.port = portOf(second);
+  cable.cut();
+  await until(() => secret.status.current === "lost");
+  for (const { subscription } of readers) first.publish(subscription.topic, 1);
+  await until(() => readers.every(({ got }) => got.length === 2));
+  for (const { got, subscription } of readers) {
+    assertEquals([(got[0] as Recovery).recovered, got[1]], [true, 1]);
+    assertEquals(subscription.status.current, "subscribed");
+  }
+  const error = await assertRejects(() => Array.fromAsync(secret), RequestError);
+  assertEquals(error.failure.code, "forbidden");
+  const { refused, closed } = second.manager.stats().rates;
+  // One round of all, and hardly one for each after it.
+  assert(refused.session >= 27 && refused.session < 40, `${refused.session} refusals`);
+  assertEquals(closed, 0);
   await client.close();
   for (const { done } of readers) await done;
 });

@@ -12,11 +12,13 @@
 import { headers, type Msg, type NatsConnection } from "@nats-io/transport-node";
 import { BrokerError } from "../../errors.ts";
 import { Changing } from "../../session/changing.ts";
+import type { Schedule } from "../../session/schedule.ts";
 import type { Appended } from "../history.ts";
 import { type Ack, parseAck } from "./_ack.ts";
 import type { Link } from "./_link.ts";
 import type { Log } from "./_log.ts";
 import { type Budget, Queue } from "./_queue.ts";
+import { Turn } from "./_turn.ts";
 
 /** Publications under way at once, and their bytes: enough to keep a stream busy. */
 const MAX_UNDER_WAY = 1_024;
@@ -59,13 +61,15 @@ export class Appends {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #heardOn: NatsConnection | undefined;
   readonly #changes = new Changing();
+  readonly #turn: Turn;
 
-  constructor(link: Link, log: Log, budget: Budget, giveUpMs: number) {
+  constructor(link: Link, log: Log, budget: Budget, giveUpMs: number, schedule?: Schedule) {
     this.#link = link;
     this.#log = log;
     this.#budget = budget;
     this.#giveUpMs = giveUpMs;
     this.#inbox = link.inbox();
+    this.#turn = new Turn(() => this.#pump(), schedule);
   }
 
   /** Appends a message; see `BrokerHistory.append`. */
@@ -86,7 +90,7 @@ export class Appends {
       sentMs: 0,
       wasSent: false,
     });
-    this.#pump();
+    this.#turn.gather(message.length);
     this.#timer ??= setTimeout(() => this.#look(), Math.min(ACK_TIMEOUT_MS, this.#giveUpMs));
     return result.promise;
   }

@@ -48,6 +48,7 @@ class FakeStream {
     } as unknown as Log,
     new Budget(100, 10_000),
     30_000,
+    (callback) => callback(),
   );
 
   add(topic: string, id: string): Promise<number | undefined> {

@@ -3,27 +3,91 @@
  *
  * @module
  */
-import type { NatsConnection, NodeConnectionOptions } from "@nats-io/transport-node";
-
 /** Repetitions are recognized for two minutes, and nothing may be sent again after that. */
 const MAX_GIVE_UP_MS = 110_000;
 
 /** A stream keeps its messages at least as long as it recognizes repetitions. */
 const MIN_REMEMBER_MS = 120_000;
 
+/** Answers a server that asks who it is; those that the client library makes are such. */
+export type NatsAuthenticator = (nonce?: string) => object | void;
+
+/** How a connection is encrypted; PEM as text, or the names of files. */
+export interface NatsTls {
+  /** Whether TLS begins before the server says anything. */
+  readonly handshakeFirst?: boolean;
+  /** Certificates of authorities that are trusted. */
+  readonly ca?: string;
+  /** The file of `ca`. */
+  readonly caFile?: string;
+  /** The certificate of this client. */
+  readonly cert?: string;
+  /** The file of `cert`. */
+  readonly certFile?: string;
+  /** The private key of this client. */
+  readonly key?: string;
+  /** The file of `key`. */
+  readonly keyFile?: string;
+  /** Whether a server with another certificate is refused. */
+  readonly rejectUnauthorized?: boolean;
+}
+
+/** Servers, and how to connect: handed on to `connect` of the client library as it is. */
+export interface NatsServers {
+  /** One server or several of a cluster, each as `host:port`. */
+  readonly servers: string | string[];
+  /** What the connection is called in what the server tells of it. */
+  readonly name?: string;
+  /** A user's name. */
+  readonly user?: string;
+  /** The user's password. */
+  readonly pass?: string;
+  /** A token, in the place of a user. */
+  readonly token?: string;
+  /** Credentials of other kinds, such as a JWT. */
+  readonly authenticator?: NatsAuthenticator | NatsAuthenticator[];
+  /** How to encrypt; `null` for not at all. Without it, as the server wants it. */
+  readonly tls?: NatsTls | null;
+  /** What subjects for answers begin with, where permissions ask for that. */
+  readonly inboxPrefix?: string;
+  /** Whether servers are tried in their order. */
+  readonly noRandomize?: boolean;
+  /** Whether only `servers` are tried, and not those that a cluster tells of. */
+  readonly ignoreClusterUpdates?: boolean;
+  /** How long an attempt to connect may take, in milliseconds. */
+  readonly timeout?: number;
+  /** How often the server is asked whether it is alive, in milliseconds. */
+  readonly pingInterval?: number;
+  /** How many times it may leave that unanswered. */
+  readonly maxPingOut?: number;
+  /** How long to wait between two attempts to connect to a server again, in milliseconds. */
+  readonly reconnectTimeWait?: number;
+  /** Most that is added to that at random, in milliseconds. */
+  readonly reconnectJitter?: number;
+  /** The same, with TLS. */
+  readonly reconnectJitterTLS?: number;
+}
+
+/** A `NatsConnection` of the client library, by any of its transports. */
+export interface NatsClient {
+  /** Whether it has ended. */
+  isClosed(): boolean;
+  /** Resolves once the server has what was sent. */
+  flush(): Promise<void>;
+  /** What happens to it. */
+  status(): AsyncIterable<object>;
+  /** Ends it; the broker never does. */
+  close(): Promise<void>;
+}
+
 /** Where NATS is. */
-export type NatsSource =
-  | NodeConnectionOptions & {
-    /** One server or several of a cluster, each as `host:port`. */
-    readonly servers: string | string[];
-  }
-  | {
-    /**
-     * A connection that was made elsewhere, by any transport of the client library. The broker does
-     * not close it. It must hear its own publications, and should reconnect for ever.
-     */
-    readonly connection: NatsConnection;
-  };
+export type NatsSource = NatsServers | {
+  /**
+   * A connection that was made elsewhere. It must hear its own publications, and should reconnect
+   * for ever.
+   */
+  readonly connection: NatsClient;
+};
 
 /** Options for {@linkcode NatsBroker}. */
 export interface NatsBrokerOptions {

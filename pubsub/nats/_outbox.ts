@@ -5,6 +5,7 @@
  */
 import type { Link } from "./_link.ts";
 import { type Budget, Queue } from "./_queue.ts";
+import { Turn } from "./_turn.ts";
 
 /**
  * Bytes that the server may not have taken yet. The client library holds what the socket does not
@@ -18,7 +19,7 @@ interface Waiting {
   readonly atMs: number;
 }
 
-/** Sends at once where it can; what has to wait keeps its order, and is given up after a time. */
+/** Sends turn by turn where it can; what has to wait keeps its order, and is given up after a time. */
 export class Outbox {
   /** Publications that were given up. */
   dropped = 0;
@@ -30,6 +31,7 @@ export class Outbox {
   #isConfirming = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #refusal: unknown;
+  readonly #turn = new Turn(() => this.#pump());
 
   constructor(link: Link, budget: Budget, giveUpMs: number) {
     this.#link = link;
@@ -42,13 +44,22 @@ export class Outbox {
     return this.#refusal;
   }
 
-  /** Sends a message, or has it wait. */
+  /** Sends a message with all others of the turn, or has it wait. */
   publish(subject: string, message: Uint8Array): void {
-    if (this.#canSend) this.#send(subject, message);
-    else if (this.#budget.take(message.length)) {
+    if (this.#budget.take(message.length)) {
       this.#waiting.push({ subject, message, atMs: performance.now() });
-      this.#timer ??= setTimeout(() => this.#giveUp(), this.#giveUpMs);
-    } else this.dropped++;
+      if (this.#hasRoom) this.#turn.gather(message.length);
+      else this.#watch();
+      return;
+    }
+    this.send();
+    if (this.#hasRoom) this.#send(subject, message);
+    else this.dropped++;
+  }
+
+  /** Sends what was published in this turn so far. */
+  send(): void {
+    this.#turn.end();
   }
 
   /** The server is there: what waited goes. */
@@ -59,6 +70,7 @@ export class Outbox {
 
   /** Resolves once the server has everything, or went. */
   async idle(): Promise<void> {
+    this.send();
     while (await this.#link.flush() && this.#waiting.length > 0);
   }
 
@@ -69,8 +81,8 @@ export class Outbox {
     for (const { message } of this.#waiting.clear()) this.#drop(message);
   }
 
-  get #canSend(): boolean {
-    return this.#link.isUp && this.#waiting.length === 0 && this.#unconfirmed < WINDOW_BYTES;
+  get #hasRoom(): boolean {
+    return this.#link.isUp && this.#unconfirmed < WINDOW_BYTES;
   }
 
   #send(subject: string, message: Uint8Array): void {
@@ -98,7 +110,7 @@ export class Outbox {
   }
 
   #pump(): void {
-    while (this.#link.isUp && this.#unconfirmed < WINDOW_BYTES) {
+    while (this.#hasRoom) {
       const next = this.#waiting.shift();
       if (next === undefined) {
         clearTimeout(this.#timer);
@@ -108,6 +120,12 @@ export class Outbox {
       this.#budget.give(next.message.length);
       this.#send(next.subject, next.message);
     }
+    if (this.#waiting.length > 0) this.#watch();
+  }
+
+  /** What waits is given up after a time. */
+  #watch(): void {
+    this.#timer ??= setTimeout(() => this.#giveUp(), this.#giveUpMs);
   }
 
   #giveUp(): void {

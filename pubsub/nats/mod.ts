@@ -13,5 +13,12 @@
  * @module
  */
 export { NatsBroker } from "./nats_broker.ts";
-export type { NatsBrokerOptions, NatsSource } from "./_options.ts";
+export type {
+  NatsAuthenticator,
+  NatsBrokerOptions,
+  NatsClient,
+  NatsServers,
+  NatsSource,
+  NatsTls,
+} from "./_options.ts";
 export { escapeTopic } from "./subjects.ts";

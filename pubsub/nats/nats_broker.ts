@@ -20,7 +20,7 @@ import type { BrokerStore } from "../store.ts";
 import { Channel } from "./_channel.ts";
 import { encode } from "./_codec.ts";
 import { NatsHistory, textOf } from "./_history.ts";
-import { Link } from "./_link.ts";
+import { Link, type LinkTarget } from "./_link.ts";
 import {
   type NatsBrokerOptions,
   type NatsSettings,
@@ -90,7 +90,11 @@ export class NatsBroker implements Broker {
   constructor(source: NatsSource, options: NatsBrokerOptions = {}) {
     const settings = natsSettings(options);
     const names = new Names(settings.prefix);
-    const link = new Link(source, { up: (isAgain) => this.#up(isAgain), down: () => this.#down() });
+    // What stands in the types of the broker is a part of what the client library has in its own.
+    const link = new Link(source as LinkTarget, {
+      up: (isAgain) => this.#up(isAgain),
+      down: () => this.#down(),
+    });
     const budget = new Budget(settings.maxWaiting, settings.maxWaitingBytes);
     this.#settings = settings;
     this.#names = names;
@@ -168,6 +172,8 @@ export class NatsBroker implements Broker {
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
     this.#checkOpen("subscribe");
+    // What was published before is not for who subscribes now.
+    this.#outbox.send();
     const channel = options.history === undefined
       ? this.#channel(topic)
       : this.#history.channel(topic, options.history);

@@ -10,7 +10,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { type JetStreamManager, jetstreamManager, type StreamInfo } from "@nats-io/jetstream";
-import { connect } from "@nats-io/transport-node";
+import { connect, type MsgHdrs, type Subscription } from "@nats-io/transport-node";
 import { stub } from "@std/testing/mock";
 import { BrokerError } from "../../errors.ts";
 import type { Broker, Publication } from "../../pubsub/broker.ts";
@@ -433,13 +433,112 @@ test("drops what is larger than the server takes, and says so", async ({ servers
   await statusIs(broker, "connected");
   assertMatch(broker.issues().join(), /The server takes 10000 bytes a message/);
   broker.publish({ topic: "news", payload: "x".repeat(10_000) });
-  assertEquals(broker.stats.dropped, 1);
+  await until(() => broker.stats.dropped === 1);
   assertMatch(broker.issues().join(), /A publication was not taken/);
   const large = { topic: "kept", payload: "x".repeat(10_000) };
   await append(broker, "kept", 1);
   await assertRejects(() => broker.history.append(large, { bounds: BOUNDS }), BrokerError);
   assertEquals((await append(broker, "kept", 1)).length, 1);
 }, { settings: "max_payload: 10000" });
+
+test("ignores and counts what something else publishes, whatever it is", async ({ servers }) => {
+  await using broker = new NatsBroker({ servers });
+  await using plain = new Hearing(broker, "news");
+  await using kept = new Hearing(broker, "kept", BOUNDS);
+  await Promise.all([plain.ready, kept.ready]);
+  await append(broker, "kept", 1);
+  const bounds = `${BOUNDS.size}_${BOUNDS.ttlMs}_${BOUNDS.bytes}`;
+  const other = await connect({ servers });
+  const illegal = { encode: () => new TextEncoder().encode("NATS/1.0\r\n\x01 : 1\r\n\r\n") };
+  for (
+    const [headers, payload] of [[illegal, "noise"], [illegal, ""], [undefined, "{}"]] as const
+  ) {
+    const options = headers === undefined ? {} : { headers: headers as unknown as MsgHdrs };
+    for (const subject of ["pub.news", `live.${bounds}.kept`, `live.${bounds}.=epoch`]) {
+      other.publish(`skein.${subject}`, payload, options);
+    }
+    other.publish(`skein.log.${bounds}.kept`, payload, options);
+  }
+  await other.flush();
+  const reading = () => broker.history.read("kept", { ...PAGE, after: 0 });
+  await reading().catch(() => {});
+  broker.publish({ topic: "news", payload: "after" });
+  await append(broker, "kept", 2);
+  await Promise.all([plain.count(1), kept.count(3)]);
+  assertEquals([plain.payloads, kept.payloads], [["after"], ["0", "0", "1"]]);
+  assertEquals((await reading()).publications.map(({ payload }) => payload), ["0", "0", "1"]);
+  assertEquals([broker.stats.interruptions, broker.stats.ignored], [0, 9]);
+  assertMatch(broker.issues().join(), /9 messages .* ignored/);
+  await other.close();
+});
+
+test("takes a topic that was refused once it is allowed", async (server) => {
+  const options = { servers: server.servers, user: "node", pass: "secret" };
+  await using broker = new NatsBroker(options);
+  await using allowed = new Hearing(broker, "allowed");
+  await using denied = new Hearing(broker, "denied");
+  let isReady = false;
+  denied.ready.then(() => isReady = true);
+  await allowed.ready;
+  await until(() => broker.issues().some((issue) => /refused.*denied/.test(issue)));
+  assertEquals(isReady, false);
+  await server.kill();
+  await server.restart({ settings: settingsOf("nothing") });
+  await denied.ready;
+  broker.publish({ topic: "denied", payload: "1" });
+  await denied.count(1);
+  await server.kill();
+  await server.restart({ settings: settingsOf("denied") });
+  await allowed.interrupted(2);
+  await server.kill();
+  await server.restart({ settings: settingsOf("nothing") });
+  await denied.interrupted(2);
+  broker.publish({ topic: "denied", payload: "2" });
+  await denied.count(2);
+}, { settings: settingsOf("denied") });
+
+function settingsOf(denied: string): string {
+  return `authorization: { users: [{ user: node, password: secret,
+    permissions: { subscribe: { deny: "skein.pub.${denied}" } } }] }`;
+}
+
+test("leaves nothing on a connection that was handed in", async ({ servers }) => {
+  const connection = await connect({ servers });
+  const subscriptions: Subscription[] = [];
+  const subscribe = connection.subscribe.bind(connection);
+  using _spy = stub(connection, "subscribe", (...args) => {
+    const subscription = subscribe(...args);
+    subscriptions.push(subscription);
+    return subscription;
+  });
+  const broker = new NatsBroker({ connection });
+  await using hearing = new Hearing(broker, "kept", BOUNDS);
+  await hearing.ready;
+  await append(broker, "kept", 1);
+  await broker.close();
+  assert(subscriptions.length > 0);
+  assertEquals(subscriptions.filter((one) => !one.isClosed()).map((one) => one.getSubject()), []);
+  await connection.close();
+});
+
+test("connects again though whoever tells its credentials fails", async (server) => {
+  let failures = 0;
+  let isBroken = false;
+  const authenticator = () => {
+    if (!isBroken) return { user: "node", pass: "secret" };
+    failures++;
+    throw new Error("no credentials");
+  };
+  await using broker = new NatsBroker({ servers: server.servers, authenticator });
+  await statusIs(broker, "connected");
+  isBroken = true;
+  await server.kill();
+  await server.restart();
+  await until(() => failures > 1);
+  assertMatch(broker.issues().join(), /no credentials/);
+  isBroken = false;
+  await statusIs(broker, "connected");
+}, { settings: "authorization: { user: node, password: secret }" });
 
 test("reads ten times a page and more, forward from anywhere", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });

@@ -95,7 +95,7 @@ export interface HardenedWebSocketOptions {
    */
   readonly maxPendingPerAddress?: number;
   /**
-   * Connections of all addresses without a request yet; one more is dropped.
+   * Connections of all addresses without a request yet; for one more the oldest of them is dropped.
    *
    * @default {2048}
    */

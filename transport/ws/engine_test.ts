@@ -1,4 +1,6 @@
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import net from "node:net";
+import { UnsupportedError } from "../../errors.ts";
 import { RawSocket, until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { dialWebSocket } from "../websocket_client.ts";
@@ -124,6 +126,20 @@ Deno.test("listen() resolves names, and tells a free port at once", async () => 
   assertEquals(await (await fetch(`http://localhost:${server.addr.port}/`)).text(), "hello");
   await Promise.all([server.shutdown(), server.shutdown()]);
   assertEquals(engine.stats().connections, 0);
+});
+
+Deno.test("listen() says so where the runtime can not listen at once", () => {
+  const descriptor = Object.getOwnPropertyDescriptor(net, "_createServerHandle")!;
+  Object.defineProperty(net, "_createServerHandle", { ...descriptor, value: undefined });
+  try {
+    assertThrows(
+      () => hardenedWebSocket().listen(anyPort, () => new Response()),
+      UnsupportedError,
+      "needs _createServerHandle of node:net",
+    );
+  } finally {
+    Object.defineProperty(net, "_createServerHandle", descriptor);
+  }
 });
 
 Deno.test("frames.drained() waits for the system, and not for a timer", async () => {

@@ -1,25 +1,25 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { connectBy, dialBy, type MakeDialer } from "./_connecting.ts";
 import {
   CloseCode,
   ConnectionError,
   SessionClosedError,
   TimeoutError,
   UnsupportedError,
-} from "./errors.ts";
-import { Session } from "./session/session.ts";
-import { sessionSettings } from "./session/settings.ts";
-import { NativePlatform } from "./tests/native.ts";
-import { listen } from "./tests/servers.ts";
-import { soon, turns } from "./tests/sessions.ts";
-import type { Connection } from "./transport/connection.ts";
-import { memoryPair } from "./transport/memory.ts";
-import { withMessages } from "./transport/message_stream.ts";
-import { dialNativeWebTransport } from "./transport/native_client.ts";
-import { raceTransports, type TransportPlatform } from "./transport/race.ts";
-import { dialWebSocket } from "./transport/websocket_client.ts";
-import { webTransportLeg } from "./transport/webtransport_leg.ts";
+} from "../errors.ts";
+import { NativePlatform } from "../tests/native.ts";
+import { listen } from "../tests/servers.ts";
+import { soon, turns } from "../tests/sessions.ts";
+import type { Connection } from "../transport/connection.ts";
+import { memoryPair } from "../transport/memory.ts";
+import { withMessages } from "../transport/message_stream.ts";
+import { dialNativeWebTransport } from "../transport/native_client.ts";
+import { raceTransports, type TransportPlatform } from "../transport/race.ts";
+import { dialWebSocket } from "../transport/websocket_client.ts";
+import { webTransportLeg } from "../transport/webtransport_leg.ts";
+import { connectBy, dialBy, type MakeDialer } from "./connecting.ts";
+import { Session } from "./session.ts";
+import { sessionSettings } from "./settings.ts";
 
 const URL_OF_SERVER = "https://example.com/";
 

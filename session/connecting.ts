@@ -3,14 +3,14 @@
  *
  * @module
  */
-import { Client } from "./session/client.ts";
-import type { ClientOptions, Fresh } from "./session/client_options.ts";
-import type { AnyContract } from "./session/contract.ts";
-import type { Instrumentation } from "./session/instrumentation.ts";
-import { checkConnectTimeout, openSession } from "./session/open.ts";
-import { type Session, SKEIN_PROTOCOL } from "./session/session.ts";
-import { sessionSettings, type SessionSettingsOptions } from "./session/settings.ts";
-import type { RacingDialer, TransportOptions } from "./transport/race.ts";
+import type { RacingDialer, TransportOptions } from "../transport/race.ts";
+import { Client } from "./client.ts";
+import type { ClientOptions, Fresh } from "./client_options.ts";
+import type { AnyContract } from "./contract.ts";
+import type { Instrumentation } from "./instrumentation.ts";
+import { checkConnectTimeout, openSession } from "./open.ts";
+import { type Session, SKEIN_PROTOCOL } from "./session.ts";
+import { sessionSettings, type SessionSettingsOptions } from "./settings.ts";
 
 /**
  * Options for `connect()`.

@@ -1,0 +1,52 @@
+/**
+ * Subscriptions that are refused for now, and asked for again: loaded when that happens first.
+ *
+ * @module
+ */
+import { RequestError, TimeoutError } from "../errors.ts";
+import { Backoff } from "./backoff.ts";
+import type { Session } from "./session.ts";
+import { settlesWithin } from "./wait.ts";
+
+/** Refusals that say nothing of the next time; all others are final. */
+const FOR_NOW: ReadonlySet<string> = new Set(["too-many", "unavailable"]);
+
+/** Upper end of the first pause, in milliseconds, where the server says nothing. */
+const FIRST_PAUSE_MS = 100;
+
+/** What is to be asked for again. */
+export interface Refused {
+  /** Who refused it. */
+  readonly session: Session;
+  /** What was refused. */
+  readonly subscription: { readonly isEnded: boolean };
+  /** Asks; tells whether that was answered, and comes back here if not. Never rejects. */
+  readonly ask: () => Promise<boolean>;
+}
+
+/**
+ * Asks again for what a server refused for now, one after the other: a rate that refused many
+ * lets them through one by one, and is asked no more often than it said.
+ */
+export class Again {
+  readonly #backoff = new Backoff({ firstDelayMs: FIRST_PAUSE_MS });
+  #line: Promise<void> = Promise.resolve();
+
+  /**
+   * Has a subscription asked for again, for as long as its session lasts.
+   *
+   * @param error Why it was refused, or not answered.
+   * @param refused What, and by whom.
+   * @returns False if the refusal is final.
+   */
+  takes(error: unknown, { session, subscription, ask }: Refused): boolean {
+    const { code = "", retryAfterMs = 0 } = error instanceof RequestError ? error.failure : {};
+    if (!(error instanceof TimeoutError) && !FOR_NOW.has(code)) return false;
+    this.#line = this.#line.then(async () => {
+      if (session.isClosed || subscription.isEnded) return;
+      const pauseMs = Math.max(retryAfterMs, this.#backoff.next()!);
+      if (!await settlesWithin(session.closed, pauseMs) && await ask()) this.#backoff.reset();
+    });
+    return true;
+  }
+}

@@ -1,0 +1,309 @@
+/**
+ * Frames that RFC 6455 forbids, and those that it allows but nobody sends in good faith, on the
+ * hardened WebSocket engine, over bare TCP.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
+import { once } from "node:events";
+import { connect as connectTcp, type Socket } from "node:net";
+import type { CloseInfo } from "../errors.ts";
+import type { ServeOptions } from "../server.ts";
+import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/ws/mod.ts";
+import { frameOf, listen, portOf, RawSocket, until } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+/** First bytes of frames: FIN is 0x80. */
+const CONTINUATION = 0x00, TEXT = 0x01, CLOSE = 0x88, PING = 0x89;
+const LAST = 0x80;
+
+function listenHardened(options: ServeOptions = {}, limits: HardenedWebSocketOptions = {}) {
+  const engine = hardenedWebSocket(limits);
+  return { engine, server: listen({ webSocket: engine, webTransport: false, ...options }) };
+}
+
+function join(...frames: readonly Uint8Array[]): Uint8Array {
+  return new Uint8Array(frames.flatMap((frame) => [...frame]));
+}
+
+/** The head of a masked frame that says it has so many bytes. */
+function headOf(length: bigint): Uint8Array {
+  const head = new Uint8Array(14);
+  head.set([0x81, 0xff]);
+  new DataView(head.buffer).setBigUint64(2, length);
+  return head;
+}
+
+function closeOf(code: number, ...reason: readonly number[]): Uint8Array {
+  return frameOf(new Uint8Array([code >> 8, code & 0xff, ...reason]), { head: CLOSE });
+}
+
+const bytes = (...values: readonly number[]) => new Uint8Array(values);
+
+/** What a peer sends, and with which code it is closed. */
+const FORBIDDEN: readonly (readonly [string, number, Uint8Array])[] = [
+  ["a frame that is not masked", 1002, frameOf("{}", { masked: false })],
+  ["a close that is not masked", 1002, frameOf("", { masked: false, head: CLOSE })],
+  ["RSV1, which compression would have", 1002, frameOf("{}", { head: 0xc1 })],
+  ["RSV2", 1002, frameOf("{}", { head: 0xa1 })],
+  ["RSV3 of a ping", 1002, frameOf("", { head: 0x99 })],
+  ["an opcode that is reserved for data", 1002, frameOf("", { head: 0x83 })],
+  ["an opcode that is reserved for control", 1002, frameOf("", { head: 0x8b })],
+  ["a ping in fragments", 1002, frameOf("a", { head: 0x09 })],
+  ["a close in fragments", 1002, frameOf("", { head: 0x08 })],
+  ["a ping of 126 bytes", 1002, frameOf("a".repeat(126), { head: PING })],
+  ["a close of 126 bytes", 1002, frameOf("a".repeat(126), { head: CLOSE })],
+  ["a continuation of nothing", 1002, frameOf("a", { head: LAST | CONTINUATION })],
+  [
+    "a continuation after the last one",
+    1002,
+    join(
+      frameOf('"', { head: TEXT }),
+      frameOf('"', { head: LAST | CONTINUATION }),
+      frameOf("", { head: CONTINUATION }),
+    ),
+  ],
+  ["a message in a message", 1002, join(frameOf("a", { head: TEXT }), frameOf("b"))],
+  ["a length of 2^63", 4413, headOf(2n ** 63n)],
+  ["a length of 2^64 - 1", 4413, headOf(2n ** 64n - 1n)],
+  ["a length of 2^53", 4413, headOf(2n ** 53n)],
+  ["a length of 2^32", 4413, headOf(2n ** 32n)],
+  ["a length of 2^31", 4413, headOf(2n ** 31n)],
+  [
+    "a length that is too large with those before",
+    4413,
+    join(frameOf("a".repeat(65_000), { head: TEXT }), headOf(200_000n).with(0, CONTINUATION)),
+  ],
+  ["a byte that is no UTF-8", 1007, frameOf(bytes(0xff))],
+  ["half of a surrogate pair", 1007, frameOf(bytes(0xed, 0xa0, 0x80))],
+  ["a slash that is too long", 1007, frameOf(bytes(0xc0, 0xaf))],
+  ["a character that breaks off at the end", 1007, frameOf(bytes(0x22, 0xe2, 0x82))],
+  [
+    "a character that goes wrong in the next frame",
+    1007,
+    join(
+      frameOf(bytes(0x22, 0xe2, 0x82), { head: TEXT }),
+      frameOf(bytes(0x41), { head: LAST | CONTINUATION }),
+    ),
+  ],
+  ["a close of one byte", 1002, frameOf(bytes(3), { head: CLOSE })],
+  ["a close whose reason is no UTF-8", 1007, closeOf(1000, 0xff)],
+  ...[0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535].map((code) =>
+    [`a close with ${code}`, 1002, closeOf(code)] as const
+  ),
+];
+
+Deno.test("hardened engine closes who breaks RFC 6455, and lets go of the socket", async (t) => {
+  const messages: unknown[] = [];
+  const { engine, server } = listenHardened({ onMessage: ({ data }) => void messages.push(data) }, {
+    handshakeBurst: Infinity,
+  });
+  await using _server = server;
+  await Promise.all(FORBIDDEN.map(([name, code, frames]) =>
+    t.step({
+      name,
+      sanitizeOps: false,
+      sanitizeResources: false,
+      sanitizeExit: false,
+      async fn() {
+        using raw = await RawSocket.open(portOf(server));
+        // What stands behind it in the same write is not handled.
+        await raw.write(join(frames, frameOf('{"topic":"t","data":"late"}')));
+        assertEquals((await raw.closed())?.code, code);
+        // Nobody waits long for it to go.
+        assertEquals(await raw.read(), undefined);
+      },
+    })
+  ));
+  await until(() => engine.stats().connections === 0);
+  await until(() => server.manager.count === 0);
+  assertEquals(messages, []);
+  assertEquals(server.manager.stats().sockets.open, 0);
+});
+
+Deno.test("hardened engine takes what RFC 6455 allows", async () => {
+  const messages: unknown[] = [];
+  const { server } = listenHardened({ onMessage: ({ data }) => void messages.push(data) });
+  await using _server = server;
+  using raw = await RawSocket.open(portOf(server));
+  const whole = new TextEncoder().encode('{"topic":"t","data":"€"}');
+  // Every byte a frame, a character over three of them, with empty frames and pings in between.
+  const frames = [...whole].flatMap((byte, i) => [
+    frameOf(bytes(byte), { head: i === 0 ? TEXT : CONTINUATION }),
+    frameOf("", { head: CONTINUATION }),
+    ...(i % 8 === 0 ? [frameOf(`${i}`, { head: PING })] : []),
+  ]);
+  await raw.write(join(...frames, frameOf("", { head: LAST | CONTINUATION })));
+  for (const expected of ["0", "8", "16"]) {
+    const { opcode, payload } = (await raw.read())!;
+    assertEquals([opcode, new TextDecoder().decode(payload)], [10, expected]);
+  }
+  await until(() => messages.length === 1);
+  // A byte a write.
+  raw.conn.setNoDelay(true);
+  for (const byte of frameOf('{"topic":"t","data":2}')) await raw.write(bytes(byte));
+  await until(() => messages.length === 2);
+  // A length in more bytes than it takes, and a mask that is none.
+  const { length } = whole;
+  await raw.write(join(bytes(0x81, 0xff, 0, 0, 0, 0, 0, 0, 0, length, 0, 0, 0, 0), whole));
+  await until(() => messages.length === 3);
+  assertEquals(messages, ["€", 2, "€"]);
+  // A pong that nobody asked for.
+  await raw.write(join(frameOf("x", { head: 0x8a }), frameOf("", { head: CLOSE })));
+  assertEquals(await raw.closed(), { code: 1005, reason: "" });
+});
+
+Deno.test("hardened engine answers the close of a peer with the peer's own code", async () => {
+  let closed = Promise.withResolvers<CloseInfo>();
+  const { server } = listenHardened({ onClose: (_session, info) => closed.resolve(info) });
+  await using _server = server;
+  // 1009 says that a message of this end is too large, not that one of the peer's is.
+  for (const code of [1001, 1009, 1011, 3000, 4999]) {
+    closed = Promise.withResolvers();
+    using raw = await RawSocket.open(portOf(server));
+    await raw.write(join(closeOf(code, 0x6f, 0x6b), frameOf('{"topic":"t"}')));
+    assertEquals(await raw.closed(), { code, reason: "ok" });
+    raw[Symbol.dispose]();
+    assertEquals(await soon(closed.promise), { code, reason: "ok", by: "remote" });
+  }
+  closed = Promise.withResolvers();
+  using raw = await RawSocket.open(portOf(server));
+  await raw.write(closeOf(1009));
+  assertEquals(await raw.closed(), { code: 1009, reason: "" });
+  raw[Symbol.dispose]();
+  assertEquals((await soon(closed.promise)).code, 1009);
+});
+
+Deno.test("hardened engine drops who pings on, and does not read the answers", async () => {
+  const { engine, server } = listenHardened();
+  await using _server = server;
+  using raw = await RawSocket.open(portOf(server));
+  await until(() => server.manager.count === 1);
+  const pings = join(
+    ...Array.from({ length: 500 }, () => frameOf("x".repeat(125), { head: PING })),
+  );
+  let sent = 0;
+  try {
+    while (sent < 100_000_000) {
+      await soon(raw.write(pings));
+      sent += pings.length;
+    }
+  } catch { /* It was dropped. */ }
+  assertLess(sent, 100_000_000);
+  await until(() => engine.stats().connections === 0);
+  await until(() => server.manager.count === 0);
+});
+
+Deno.test("hardened engine drops who takes too long over a frame, and is silent else", async () => {
+  const engine = hardenedWebSocket();
+  const server = engine.listen(
+    { hostname: "127.0.0.1", port: 0 },
+    (request) => engine.accept(request, { idleTimeoutMs: 400 }).response,
+  );
+  using raw = await RawSocket.open(server.addr.port);
+  let isOver = false;
+  const over = raw.closed().then(() => isOver = true);
+  for (const byte of frameOf("x".repeat(10_000))) {
+    if (isOver) break;
+    await raw.write(bytes(byte)).catch(() => {});
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  await over;
+  await until(() => engine.stats().connections === 0);
+  await server.shutdown();
+});
+
+Deno.test("hardened engine drops peers that do not read, be they many, and holds little for them", async () => {
+  const count = 50;
+  const { engine, server } = listenHardened({
+    session: { sendQueue: { maxMessages: 16, maxBytes: 100_000 }, closeTimeoutMs: 100 },
+  }, { closeTimeoutMs: 500, handshakeBurst: Infinity });
+  await using _server = server;
+  const stalled = await Promise.all(
+    Array.from({ length: count }, () => RawSocket.open(portOf(server))),
+  );
+  using reading = await RawSocket.open(portOf(server));
+  await until(() => server.manager.count === count + 1);
+  let heard = 0;
+  const listening = (async () => {
+    while (await reading.read() !== undefined) heard++;
+  })();
+  const data = "x".repeat(60_000);
+  let held = 0;
+  let rounds = 0;
+  const sessions = [...server.manager.all()];
+  while (server.manager.count > 1 && rounds++ < 500) {
+    for (const session of sessions) {
+      try {
+        if (session.isReady) session.send("t", data);
+      } catch { /* Its queue is full, and it is closed for that. */ }
+    }
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    held = Math.max(
+      held,
+      ...sessions.map(({ connection, stats }) =>
+        connection.frames!.bufferedAmount + stats.queuedBytes
+      ),
+    );
+  }
+  assertEquals(server.manager.count, 1);
+  assertLess(held, 400_000);
+  await until(() => engine.stats().connections === 1);
+  assert(heard > 10);
+  for (const raw of stalled) raw[Symbol.dispose]();
+  await server.close();
+  await listening;
+});
+
+Deno.test("Connection.terminate() leaves nothing behind while writes are under way", async () => {
+  const { engine, server } = listenHardened();
+  await using _server = server;
+  for (const isPaused of [false, true]) {
+    using raw = await RawSocket.open(portOf(server));
+    await until(() => server.manager.count === 1);
+    const [session] = server.manager.all();
+    const { connection } = session!;
+    const frames = connection.frames!;
+    for (let i = 0; i < 300; i++) frames.send("x".repeat(60_000));
+    const drained = frames.drained();
+    if (isPaused) session!.close({ code: 4001 });
+    connection.terminate!();
+    connection.terminate!();
+    frames.send("after the end");
+    await soon(drained);
+    await frames.drained();
+    connection.close();
+    await connection.closed.catch(() => {});
+    await until(() => engine.stats().connections === 0);
+    await until(() => server.manager.count === 0);
+  }
+});
+
+/** Connects from one of this machine's addresses. */
+async function connectFrom(localAddress: string, port: number): Promise<Socket & Disposable> {
+  const socket = connectTcp({ host: "127.0.0.1", port, localAddress });
+  socket.on("error", () => {});
+  await once(socket, "connect");
+  return Object.assign(socket, { [Symbol.dispose]: () => void socket.destroy() });
+}
+
+Deno.test({
+  name: "hardened engine lets others in where a few addresses hold every place and ask for nothing",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    const { engine, server } = listenHardened({}, { maxPending: 8, maxPendingPerAddress: 4 });
+    await using _server = server;
+    using sockets = new DisposableStack();
+    for (const host of [2, 3]) {
+      for (let i = 0; i < 4; i++) {
+        sockets.use(await connectFrom(`127.0.0.${host}`, portOf(server)));
+      }
+    }
+    await until(() => engine.stats().pending === 8);
+    using raw = await RawSocket.open(portOf(server));
+    assertEquals(raw.status, 101);
+    assertMatch(raw.head, /^HTTP\/1\.1 101 /);
+    await until(() => engine.stats().pending === 7);
+    assertEquals(engine.stats().tooManyPending, 1);
+  },
+});
