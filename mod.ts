@@ -9,6 +9,9 @@
  * | connect, and stay connected | {@linkcode connect} |
  * | open one session | {@linkcode dial} |
  * | share types and checks between both ends | {@linkcode defineContract} |
+ * | keep what clients miss, and tell them if it is gone | `history` of {@linkcode ServeOptions}, `onRecovery` of {@linkcode ClientSubscribeOptions} |
+ * | run many nodes as one service | `broker` of {@linkcode ServeOptions}: `RedisBroker` of `@skein/skein/redis`, `NatsBroker` of `@skein/skein/nats` |
+ * | test without sockets | `@skein/skein/testing` |
  *
  * Browsers import from `@skein/skein/client`, which needs nothing of Deno. What the
  * parts are made of is under `@skein/skein/session`, `/transport`, `/pubsub` and `/manager`.

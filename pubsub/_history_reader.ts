@@ -78,7 +78,10 @@ export class HistoryReader {
       this.#history.read(this.#topic, options),
       { what: "the history", timeoutMs: READ_TIMEOUT_MS, signal },
     );
-    return { epoch, head, publications: publications.filter(isPositioned) };
+    // What was not asked for would be asked for again and again.
+    const { after = -1 } = query;
+    const asked = publications.filter(isPositioned).filter((one) => one.position.offset > after);
+    return { epoch, head, publications: asked };
   }
 
   /** Reads a page for a replay; who asks for the same one meanwhile gets the same. */

@@ -3,11 +3,11 @@
  *
  * @module
  */
-import { Broadcast } from "../session/broadcast.ts";
-import type { RecoveryReason, SubscribeAnswer } from "../session/recovery.ts";
-import { coreOf, type Session } from "../session/session.ts";
-import type { Turn } from "../session/turn.ts";
+import { Changing } from "../session/changing.ts";
+import type { RecoveryReason } from "../session/recovery.ts";
+import type { Session } from "../session/session.ts";
 import { startTimer, waitFor } from "../session/wait.ts";
+import { Audience, type AudienceHost, type Stage } from "./_audience.ts";
 import {
   type HistoryQuery,
   HistoryReader,
@@ -18,20 +18,10 @@ import {
   type PositionedPage,
 } from "./_history_reader.ts";
 import type { Line } from "./_line.ts";
-import { Tail, type Tails } from "./_tail.ts";
+import { type PageBounds, Tail, type Tails } from "./_tail.ts";
 import type { Broker, BrokerSubscription, Publication } from "./broker.ts";
 import type { BrokerHistory, HistoryBounds } from "./history.ts";
-import {
-  Replay,
-  type Replayable,
-  type ReplayCounts,
-  type ReplayHost,
-  type ReplayRequest,
-  type SubscribeOptions,
-  tellAnswer,
-  tellGap,
-  tellSkip,
-} from "./replay.ts";
+import type { ReplayCounts, SubscribeOptions } from "./replay.ts";
 
 /** Publications that are read when a topic gets its first session, for those who come next. */
 const OPENING_MESSAGES = 128;
@@ -58,21 +48,17 @@ const RETRIES_MS = [100, 200, 400, 800, 1_600, 2_000, 2_000];
 const OPEN_TIMEOUT_MS = 10_000;
 
 /** What the feeds of a node share. */
-export interface FeedHost extends ReplayHost {
+export interface FeedHost extends AudienceHost {
   /** Where publications come from. */
   readonly broker: Broker;
   /** Where they are kept. */
   readonly history: BrokerHistory;
-  /** The turn of all sessions. */
-  readonly turn: Turn;
   /** What is kept ready. */
   readonly tails: Tails;
   /** For topics that catch up with the engine. */
   readonly catchingUp: Line;
   /** What happened so far. */
   readonly counts: FeedCounts;
-  /** Finds a session by its id. */
-  sessionOf(id: string): Session | undefined;
 }
 
 /** What happened to the topics with a history. */
@@ -86,24 +72,21 @@ export interface FeedCounts extends ReplayCounts {
 }
 
 /**
- * Follows one topic: gives its members each publication once and in order, reads what did not come,
+ * Follows one topic: gives its audience each publication once and in order, reads what did not come,
  * and tells of a gap where that can not be read any more.
- *
- * Every session of the topic is either a member, and stands where the feed stands, or has a
- * {@linkcode Replay}, and stands before it.
  */
-export class Feed implements Replayable {
+export class Feed implements Stage {
   /** The topic. */
   readonly topic: string;
   /** The newest publications. */
   readonly tail: Tail;
   readonly #host: FeedHost;
   readonly #reader: HistoryReader;
-  readonly #members: Broadcast;
-  readonly #replays = new Map<Session, Replay>();
+  readonly #audience: Audience;
   readonly #closing = new AbortController();
   readonly #subscription: BrokerSubscription;
   readonly #begun = Promise.withResolvers<void>();
+  readonly #changing = new Changing();
   /** Until this node is subscribed and knows where the topic stands, or that took too long. */
   #opening: Promise<unknown> | undefined;
   #epoch: string | undefined;
@@ -123,7 +106,7 @@ export class Feed implements Replayable {
     this.tail = new Tail(host.tails);
     this.#host = host;
     this.#reader = new HistoryReader(topic, bounds, { ...host, signal });
-    this.#members = new Broadcast(host.turn);
+    this.#audience = new Audience(this, host);
     this.#subscription = host.broker.subscribe(topic, (publication) => this.#receive(publication), {
       history: bounds,
       onInterrupted: () => void this.sync(),
@@ -154,15 +137,19 @@ export class Feed implements Replayable {
     return this.#begun.promise;
   }
 
+  /** Resolves when more is known, or the engine answered. */
+  changed(): Promise<void> {
+    return this.#changing.changed();
+  }
+
   /** How many sessions there are. */
   get size(): number {
-    return this.#members.size + this.#replays.size;
+    return this.#audience.size;
   }
 
   /** The sessions; those whose replay runs come last. */
-  *sessions(): Generator<Session, void, undefined> {
-    yield* this.#members.members();
-    yield* this.#replays.keys();
+  sessions(): Iterable<Session> {
+    return this.#audience.sessions();
   }
 
   /** Whether a publication came since this was last asked. */
@@ -173,33 +160,23 @@ export class Feed implements Replayable {
   }
 
   /** Lets a session in, or has one that is in begin at another place. */
-  admit(session: Session, { since, last, onAnswer }: SubscribeOptions): void {
-    const before = this.#replays.get(session);
-    const isIn = before !== undefined || this.#members.has(session);
-    if (since !== undefined || last !== undefined || !isIn && onAnswer !== undefined) {
-      this.#members.delete(session);
-      this.#replay(session, { since, last, onAnswer });
-      // Last, for it calls the application, which may have the session leave.
-      return before?.end();
-    }
-    if (!isIn) this.#addMember(session);
-    else if (onAnswer !== undefined) {
-      queueMicrotask(() => tellAnswer(session, onAnswer, this.#standingOf(session)));
-    }
+  admit(session: Session, options: SubscribeOptions): void {
+    this.#audience.admit(session, options);
   }
 
   /** Lets a session out. */
   delete(session: Session): void {
-    this.#members.delete(session);
-    const replay = this.#replays.get(session);
-    this.#replays.delete(session);
-    replay?.end();
+    this.#audience.delete(session);
   }
 
   /** A replay has caught up. */
   join(session: Session): void {
-    this.#replays.delete(session);
-    this.#addMember(session);
+    this.#audience.join(session);
+  }
+
+  /** Keeps pages within what a session takes at once. */
+  narrow(bounds: PageBounds): void {
+    this.#reader.narrow(bounds);
   }
 
   /** Waits until it is known where the topic stands, or until that took too long. */
@@ -233,43 +210,18 @@ export class Feed implements Replayable {
   close(): void {
     this.#closing.abort();
     this.#begun.resolve();
+    this.#changing.notify();
     this.#held = [];
     this.tail.reset(0);
     void this.#subscription[Symbol.asyncDispose]();
   }
 
-  #addMember(session: Session): void {
-    this.#narrowFor(session);
-    this.#members.add(session);
-  }
-
-  #narrowFor(session: Session): void {
-    const { maxMessages, maxBytes } = coreOf(session).settings.sendQueue;
-    this.#reader.narrow({
-      maxMessages: Math.ceil(maxMessages / 2),
-      maxBytes: Math.ceil(maxBytes / 2),
-    });
-  }
-
-  #replay(session: Session, request: ReplayRequest): void {
-    this.#narrowFor(session);
-    const replay = new Replay(this, session, { request, host: this.#host });
-    this.#replays.set(session, replay);
-    replay.start();
-  }
-
-  #standingOf(session: Session): SubscribeAnswer {
-    const replay = this.#replays.get(session);
-    const offset = replay === undefined ? this.#known : replay.at;
-    if (this.#epoch === undefined || offset === undefined) return {};
-    return { epoch: this.#epoch, offset, head: this.#known };
-  }
-
   #receive(publication: Publication): void {
     if (this.#closing.signal.aborted || !isPositioned(publication)) return;
-    this.#wasHeard = true;
     const { epoch, prev } = publication.position;
     if (this.#epoch === undefined) this.#enter(epoch, prev);
+    // Others say nothing of where the topic stands now.
+    if (epoch === this.#epoch) this.#wasHeard = true;
     if (this.#take(publication) && this.#held.length > 0) this.#release();
   }
 
@@ -286,6 +238,7 @@ export class Feed implements Replayable {
   #skipTo(offset: number): void {
     this.#known = offset;
     this.tail.reset(offset);
+    this.#changing.notify();
   }
 
   /** Delivers a publication if it is the next one, and holds it if others are missing before it. */
@@ -318,12 +271,8 @@ export class Feed implements Replayable {
     const item = place(publication);
     this.#known = item.offset;
     this.tail.push(item);
-    if (this.#members.size === 0) return;
-    const { except } = item;
-    const excepted = except === undefined ? undefined : this.#host.sessionOf(except);
-    // First, for sending may flush, and a policy of the application's publish what comes next.
-    if (excepted !== undefined && this.#members.has(excepted)) tellSkip(excepted, item);
-    this.#members.send(item.message, excepted);
+    this.#changing.notify();
+    this.#audience.give(item);
   }
 
   /** Delivers of what was held all that is next; the rest is held again. */
@@ -361,6 +310,7 @@ export class Feed implements Replayable {
       const waiting = new Set(this.#held);
       try {
         await this.#readAll();
+        this.#changing.notify();
         // The engine knows best: what it does not place in its epoch is of one that is over.
         this.#held = this.#held.filter((one) =>
           !waiting.has(one) || one.position.epoch === this.#epoch
@@ -436,26 +386,18 @@ export class Feed implements Replayable {
       return;
     }
     if (first.prev > this.#known) this.#tellGap("too-old", first.prev);
-    if (missing.length > MAX_BURST || bytesOf(missing) > MAX_BURST_BYTES) this.#spareSlow();
+    if (missing.length > MAX_BURST || bytesOf(missing) > MAX_BURST_BYTES) {
+      this.#audience.spareSlow();
+    }
     this.#host.counts.recovered += missing.length;
     for (const publication of missing) this.#take(publication);
-  }
-
-  /** Members whose wire is behind get what was missed page by page. */
-  #spareSlow(): void {
-    this.#host.turn.flush();
-    for (const session of [...this.#members.members()]) {
-      if (coreOf(session).queue!.isFlushed) continue;
-      this.#members.delete(session);
-      this.#replay(session, { at: this.#known });
-    }
   }
 
   /** Goes on behind an offset, and says so. */
   #tellGap(reason: RecoveryReason, offset: number): void {
     this.#skipTo(offset);
     this.#host.counts.gaps++;
-    for (const session of [...this.#members.members()]) tellGap(this, session, { reason, offset });
+    this.#audience.tellGap(reason, offset);
   }
 }
 

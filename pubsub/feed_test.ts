@@ -172,6 +172,34 @@ Deno.test("Feed passes over what comes late from an epoch that is over", async (
   assertEquals(client.take(), [[3, 3, 2]]);
 });
 
+Deno.test("Feed follows an engine that is back at an epoch that was over", async () => {
+  using time = new FakeTime();
+  await using node = await bench();
+  const { engine, client } = node;
+  engine.publish(1);
+  engine.beginEpoch("e2", 1);
+  engine.publish("other");
+  await turns();
+  client.take();
+  engine.beginEpoch("e1");
+  for (let i = 2; i <= 4; i++) {
+    engine.publish(i);
+    await passTime(time, 14_000);
+  }
+  assertEquals(client.takeData(), ["other", 2, 3, 4]);
+});
+
+Deno.test("Feed does not ask again and again for what an engine has, and does not give", async () => {
+  await using node = await bench(3);
+  const { engine, broker, client } = node;
+  const read = engine.read.bind(engine);
+  engine.read = (options) => ({ ...read({ ...options, after: 0 }), head: 9 });
+  broker.interrupt();
+  await turns();
+  assert(broker.reads.length < 10, `${broker.reads.length} reads`);
+  assertEquals(client.take(), [{ gap: "t", reason: "too-old", epoch: "e1", offset: 9 }]);
+});
+
 Deno.test("Feed waits for an engine that is away, and holds what comes meanwhile", async () => {
   using time = new FakeTime();
   await using node = await bench();
@@ -332,8 +360,7 @@ Deno.test("Feed sends nothing again to a client that knows more, though the engi
   for (const one of late) broker.deliver(one);
   await turns();
   assertRun(client.takeData(), 2, 4);
-  // Those up to 3 are known by their offsets.
-  assertEquals(back.take(), [[2, 2, 1], [3, 3, 2], [4, 4, 3]]);
+  assertEquals(back.take(), [[4, 4, 3]]);
 });
 
 Deno.test("Feed moves those whose replay runs to a new epoch too", async () => {
@@ -472,4 +499,64 @@ Deno.test("Feed's sessions get what was sent before they are closed, in order", 
   coreOf(client.session).abort(4000, "over");
   await turns();
   assertEquals(client.take(), [[1, 1, 0], { skip: "t", offset: 2, prev: 1 }]);
+});
+
+Deno.test("Feed has those who know more than it does wait for it, and tells them of no gap before that", async () => {
+  using time = new FakeTime();
+  await using node = await bench(1);
+  const { engine, broker, topics, client } = node;
+  const live: Publication[] = [];
+  broker.onLive = (one) => void live.push(one);
+  for (let i = 2; i <= 6; i++) engine.publish(i);
+  broker.onRead = away;
+  await using clients = Clients.on(topics.turn, {}, {});
+  const [ahead, beyond] = clients as unknown as [Client, Client];
+  ahead.subscribe(topics, "t", { since: { epoch: "e1", offset: 5 } });
+  beyond.subscribe(topics, "t", { since: { epoch: "e1", offset: 99 } });
+  await passTime(time, 10_500);
+  for (const one of [ahead, beyond]) {
+    const [{ reason, offset }] = one.take() as [{ reason: string; offset: number }];
+    assertEquals([reason, offset], ["unavailable", one === ahead ? 5 : 99]);
+  }
+  for (const one of live.slice(2)) broker.deliver(one);
+  await passTime(time, 15_000);
+  assertEquals(client.take(), [
+    { gap: "t", reason: "unavailable", epoch: "e1", offset: 3 },
+    [4, 4, 3],
+    [5, 5, 4],
+    [6, 6, 5],
+  ]);
+  assertEquals([ahead.take(), beyond.take()], [[[6, 6, 5]], []]);
+  // Once the engine answers it is clear that there is nothing beyond.
+  broker.onRead = () => {};
+  broker.onLive = (one, deliver) => deliver(one);
+  broker.interrupt();
+  await passTime(time, 3_000);
+  engine.publish(7);
+  await turns();
+  assertEquals(beyond.take(), [
+    { gap: "t", reason: "beyond-head", epoch: "e1", offset: 6 },
+    [7, 7, 6],
+  ]);
+  assertEquals(ahead.take(), [[7, 7, 6]]);
+});
+
+Deno.test("Feed that knows nothing yet begins nobody before what it has", async () => {
+  using time = new FakeTime();
+  const engine = new ScriptedEngine();
+  for (let i = 1; i <= 3; i++) engine.publish(i);
+  const broker = engine.node();
+  await using topics = new Topics({ broker, history: { t: {} } });
+  await using client = new Client(topics.turn);
+  broker.onRead = away;
+  client.subscribe(topics, "t", { since: { epoch: "e1", offset: 2 } });
+  await passTime(time, 10_500);
+  assertEquals(client.take(), [{ recovered: false, reason: "unavailable" }]);
+  broker.deliver(engine.kept[1]!);
+  broker.deliver(engine.kept[2]!);
+  await turns();
+  assertEquals(client.take(), [
+    { gap: "t", reason: "unavailable", epoch: "e1", offset: 2 },
+    [3, 3, 2],
+  ]);
 });

@@ -1,7 +1,7 @@
 /**
- * Many peers: topics and their subscribers, the brokers that carry what is
- * published from node to node, who is present, and rooms, which are all of it
- * in one.
+ * Many peers: topics and their subscribers, what is kept of them, the brokers that
+ * carry what is published from node to node, the nodes themselves, who is present,
+ * and rooms, which are all of it in one.
  *
  * @example A chat room
  * ```ts

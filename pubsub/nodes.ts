@@ -39,6 +39,9 @@ const MAX_DEPARTED = 1_000;
 /** A node that hears nothing of what it says itself for more ticks than this can not hear others either. */
 const MAX_DEAF_TICKS = 3;
 
+/** Questions of others that are being answered at once; others are ignored. */
+const MAX_ANSWERING = 1_000;
+
 /** How long a node that starts waits for the others to say that they are there, in milliseconds. */
 const DISCOVERY_MS = 300;
 
@@ -58,7 +61,8 @@ interface Peer {
  *   is declared gone; when it is back, or this process was suspended, everybody has the whole time again.
  * - **Asking:** a question goes to all nodes that are alive, and is over when all answered or the
  *   time is.
- * - **Bounds:** 1,000 nodes, and 1,000 questions at once. What makes no sense is ignored and counted.
+ * - **Bounds:** 1,000 nodes, and 1,000 questions at once each way. What makes no sense is ignored and
+ *   counted, and so is what is too much.
  *
  * @example Two nodes
  * ```ts
@@ -101,6 +105,7 @@ export class Nodes implements AsyncDisposable {
   #calmTicks = 0;
   /** Ticks since this node heard itself. */
   #deafTicks = 0;
+  #answering = 0;
   #ignored = 0;
   #isReady = false;
   #isClosed = false;
@@ -140,7 +145,7 @@ export class Nodes implements AsyncDisposable {
     return this.#peers.size;
   }
 
-  /** How many messages were ignored because they made no sense, or there were too many nodes. */
+  /** How many messages were ignored because they made no sense, or there were too many nodes or questions. */
   get ignored(): number {
     return this.#ignored;
   }
@@ -402,7 +407,10 @@ export class Nodes implements AsyncDisposable {
     from: string,
     message: { readonly kind: string; readonly data?: unknown; readonly id: number },
   ): Promise<void> {
+    if (this.#answering >= MAX_ANSWERING) return void this.#ignored++;
+    this.#answering++;
     const answer = await this.#handle(from, message);
+    this.#answering--;
     const { id } = message;
     try {
       this.#publish(from, { type: "answer", id, isDone: answer !== undefined, data: answer?.data });

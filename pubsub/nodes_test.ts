@@ -263,6 +263,25 @@ Deno.test("Nodes know at most a thousand others", async () => {
   assertEquals([nodes.size, nodes.ignored], [1_000, 5]);
 });
 
+Deno.test("Nodes answer at most a thousand questions at once", async () => {
+  await using bench = new Bench();
+  const { nodes } = bench.join();
+  await bench.pass(300);
+  const answer = Promise.withResolvers<void>();
+  let handled = 0;
+  nodes.handle("slow", () => (handled++, answer.promise));
+  const ask = (id: number) => {
+    const question = { node: "other", type: "ask", kind: "slow", id };
+    bench.engine.publish({ topic: "$skein:nodes", payload: JSON.stringify(question) });
+  };
+  for (let id = 0; id < 1_005; id++) ask(id);
+  assertEquals([handled, nodes.ignored], [1_000, 5]);
+  answer.resolve();
+  await bench.pass(0);
+  ask(1_005);
+  assertEquals(handled, 1_001);
+});
+
 Deno.test("Nodes survive a listener that throws, and a broker that was closed first", async () => {
   using time = new FakeTime();
   const broker = new MemoryBroker();

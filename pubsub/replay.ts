@@ -43,6 +43,8 @@ export interface Replayable extends Followed {
   readonly start: number;
   /** Resolves once something is known, or never will be. */
   readonly begun: Promise<void>;
+  /** Resolves when more is known, or the engine answered. */
+  changed(): Promise<void>;
   /** The session has caught up. */
   join(session: Session): void;
 }
@@ -150,8 +152,9 @@ export class Replay {
     const queue = coreOf(this.#session).queue!;
     while (!this.#isEnded && !queue.isOver) {
       this.#followEpoch();
-      if (this.#at! >= feed.known) return feed.join(this.#session);
-      if (!await this.#step()) await queue.flushed();
+      if (this.#at === feed.known) return feed.join(this.#session);
+      if (this.#at! > feed.known) await this.#waitForFeed();
+      else if (!await this.#step()) await queue.flushed();
     }
   }
 
@@ -170,8 +173,7 @@ export class Replay {
       this.#answer(refusal(options, "unavailable"));
       await feed.begun;
       if (this.#isEnded) return;
-      this.#beginAt(feed.start);
-      return tellGap(feed, this.#session, { reason: "unavailable", offset: feed.start });
+      return this.#beginAnew("unavailable");
     }
     const { epoch, at, ahead, answer } = found;
     this.#epoch = epoch;
@@ -180,18 +182,28 @@ export class Replay {
     this.#answer(answer);
   }
 
-  #beginAt(offset: number): void {
-    this.#epoch = this.#feed.epoch;
-    this.#at = offset;
-    this.#keep(undefined);
-  }
-
   /** The history began anew: so does the session. */
   #followEpoch(): void {
+    if (this.#epoch !== this.#feed.epoch) this.#beginAnew("new-epoch");
+  }
+
+  /** Goes on where this node began to follow the epoch, unless the client has more of it. */
+  #beginAnew(reason: RecoveryReason): void {
+    const { epoch, start } = this.#feed;
+    const since = this.#request.at === undefined ? this.#request.since : undefined;
+    const offset = since?.epoch === epoch ? Math.max(start, since!.offset) : start;
+    this.#epoch = epoch;
+    this.#at = offset;
+    this.#keep(undefined);
+    tellGap(this.#feed, this.#session, { reason, offset });
+  }
+
+  /** The client has more than this node knows, and the engine could not be asked. */
+  async #waitForFeed(): Promise<void> {
     const feed = this.#feed;
-    if (this.#epoch === feed.epoch) return;
-    this.#beginAt(feed.start);
-    tellGap(feed, this.#session, { reason: "new-epoch", offset: feed.start });
+    await feed.changed();
+    const isAhead = () => !this.#isEnded && this.#epoch === feed.epoch && this.#at! > feed.known;
+    if (isAhead() && await feed.sync() && isAhead()) this.#skipTo("beyond-head", feed.known);
   }
 
   /** Sends the next page if there is one and the session takes it; false if it does not. */

@@ -21,7 +21,7 @@ export interface Refused {
   /** What was refused. */
   readonly subscription: { readonly isEnded: boolean };
   /** Asks; tells whether that was answered, and comes back here if not. Never rejects. */
-  readonly ask: () => Promise<boolean>;
+  readonly ask: () => Promise<true | void>;
 }
 
 /**

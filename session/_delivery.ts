@@ -12,7 +12,8 @@ import type { SessionCore } from "./core.ts";
 import { type EncodedMessage, framed } from "./encoded.ts";
 import { report } from "./inbound.ts";
 import { isBehind, isTooLarge, type Outbox, type OutboxEntry } from "./outbox.ts";
-import type { Session } from "./session.ts";
+import type { Session, WaitOptions } from "./session.ts";
+import { waitFor } from "./wait.ts";
 
 /** Messages that may be on their way at once: well below what a server lets wait for its handler. */
 const MAX_ON_THE_WAY = 1024;
@@ -128,14 +129,18 @@ export class Delivery {
 }
 
 /** Waits until everything up to a number was acknowledged, or handed over where nothing is. */
-export async function flushed(outbox: Outbox, last: number): Promise<void> {
-  while (true) {
-    const { error, first } = outbox;
-    const isDone = first === undefined || first.seq > last;
-    if (error !== undefined && !(isDone && error instanceof SessionClosedError)) throw error;
-    if (isDone) return;
-    await outbox.changed();
-  }
+export function flushed(outbox: Outbox, last: number, options: WaitOptions): Promise<void> {
+  let isAwaited = true;
+  const done = async () => {
+    while (isAwaited) {
+      const { error, first } = outbox;
+      const isDone = first === undefined || first.seq > last;
+      if (error !== undefined && !(isDone && error instanceof SessionClosedError)) throw error;
+      if (isDone) return;
+      await outbox.changed();
+    }
+  };
+  return waitFor(done(), { ...options, what: "the outbox" }).finally(() => isAwaited = false);
 }
 
 function complete({ frame, topic, answer }: OutboxEntry, keys: Keys): EncodedMessage {

@@ -47,6 +47,8 @@ export class Numbers extends Changing implements Acknowledged {
   /** What came and was not handled, in order. */
   readonly #waiting: number[] = [];
   #last = -1;
+  /** The newest that is done with. */
+  #ended = -1;
   #acknowledged = -1;
   #isOver = false;
 
@@ -77,6 +79,7 @@ export class Numbers extends Changing implements Acknowledged {
       },
       end: () => {
         if (endTurn === undefined) return;
+        this.#ended = seq;
         if (seq > this.#client!.handled) this.#client!.advance(seq);
         else this.acknowledge();
         this.#waiting.shift();
@@ -94,8 +97,8 @@ export class Numbers extends Changing implements Acknowledged {
 
   /** See {@linkcode Acknowledged}. */
   acknowledge(): void {
-    // What comes again later on this session is acknowledged then.
-    const n = Math.min(this.#client!.kept, this.#last);
+    // What comes again is acknowledged in its turn, after its answer.
+    const n = Math.min(this.#client!.kept, this.#ended);
     if (n <= this.#acknowledged || this.#isOver) return;
     this.#acknowledged = n;
     this.#host.post({ ack: n });

@@ -68,8 +68,7 @@ export class Resume {
     this.#subscription = subscription;
     this.#owner = owner;
     this.#options = options;
-    // `null` is what a page reads that stored none yet.
-    this.#known = subscription.position = options.since ?? undefined;
+    this.#known = subscription.position;
     this.#isAgain = this.#known !== undefined;
   }
 

@@ -22,7 +22,7 @@ export interface AskOptions {
   /** How long to wait, in milliseconds. */
   readonly timeoutMs: number;
   /** Gives up. */
-  readonly signal: AbortSignal | undefined;
+  readonly signal?: AbortSignal | undefined;
   /**
    * Called with the answer before anything that came after it is read. Who asks so has a bound of
    * its own: such questions do not count among the others.

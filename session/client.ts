@@ -175,11 +175,9 @@ export class Client<C extends AnyContract = AnyContract>
    * @throws {UnsupportedError} If the server does not tell what it handled.
    * @throws {TimeoutError} If it takes longer than `timeoutMs`.
    */
-  flushed(options: WaitOptions = {}): Promise<void> {
-    const outbox = this.#outbox;
-    const { last } = outbox;
-    const flushed = lasting().then((part) => part.flushed(outbox, last));
-    return waitFor(flushed, { ...options, what: "the outbox" });
+  async flushed(options: WaitOptions = {}): Promise<void> {
+    const { last } = this.#outbox;
+    return (await lasting()).flushed(this.#outbox, last, options);
   }
 
   /**

@@ -297,10 +297,9 @@ export class SessionCore
     options: WaitOptions & Pick<AskOptions, "onAnswer">,
   ): Promise<unknown> {
     return this.asks.ask({
+      ...options,
       what,
       timeoutMs: options.timeoutMs ?? this.settings.requestTimeoutMs,
-      signal: options.signal,
-      onAnswer: options.onAnswer,
       send: (id) => {
         // Before the session is established only a token is asked about.
         if (this.state === "closed" || this.ending !== undefined) this.checkOpen("ask");
@@ -487,7 +486,7 @@ export class SessionCore
     this.queue?.flush();
     this.connection.close({ closeCode: code, reason });
     this.inbound.queue.clear();
-    this.#finish({ code, reason, by, ...(error === undefined ? {} : { error }) });
+    this.#finish({ code, reason, by, ...(error !== undefined && { error }) });
   }
 
   /** The application failed: it is told of it, and the session ends. */
@@ -532,13 +531,14 @@ export class SessionCore
 
   #sayHello(): void {
     const { heartbeat, maxMessageBytes } = this.settings;
-    const hello: Hello = {
-      session: this.id,
-      heartbeatMs: heartbeat.intervalMs,
-      maxMessageBytes,
-      features: this.settings.services?.features ?? [],
-    };
-    this.post({ hello });
+    this.post({
+      hello: {
+        session: this.id,
+        heartbeatMs: heartbeat.intervalMs,
+        maxMessageBytes,
+        features: this.settings.services?.features ?? [],
+      },
+    });
   }
 
   #callOnOpen(): void {
@@ -605,7 +605,7 @@ export function closedError(message: string, info: CloseInfo | undefined): Sessi
   if (info === undefined) return new SessionClosedError(message);
   const { code, reason, by, error } = info;
   const why = `${message} (${code}${reason && ` ${reason}`}, by ${by})`;
-  return new SessionClosedError(why, { info, ...(error === undefined ? {} : { cause: error }) });
+  return new SessionClosedError(why, { info, ...(error !== undefined && { cause: error }) });
 }
 
 /** What sending throws when the peer left, or did not keep up and was closed for it. */

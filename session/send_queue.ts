@@ -153,19 +153,13 @@ export class SendQueue extends Changing implements Sender {
    */
   push(entry: Entry): void {
     if (this.#isEnded) return;
-    if (this.#entries.length > 0 && !this.#isHeld && this.#isFullFor(entry)) this.#turn.flush();
+    if (this.#entries.length > 0 && !this.#isHeld && this.isFullFor(entry)) this.#turn.flush();
     if (this.#failure !== undefined || !this.admit(entry)) {
       const error = this.#failure!;
       this.fail();
       throw error;
     }
     if (!this.#isHeld) this.#turn.mark(this);
-  }
-
-  /** Adds an entry; what waits for the end of the turn only, makes room for it at once. */
-  put(entry: Entry): boolean {
-    if (!this.#isHeld && this.#isFullFor(entry) && !this.flush()) return false;
-    return this.admit(entry);
   }
 
   /** Adds an entry, making room by policy; false if there is none. */
@@ -176,7 +170,7 @@ export class SendQueue extends Changing implements Sender {
     }
     const policy = this.#policyOf(entry);
     if (this.#isHeld && policy === "latest" && !entry.isProtected) this.#dropOlder(entry.topic);
-    while (this.#isFullFor(entry)) {
+    while (this.isFullFor(entry)) {
       if (policy === "drop-newest") {
         this.#noteDrop(entry.topic, "newest");
         return true;
@@ -268,7 +262,8 @@ export class SendQueue extends Changing implements Sender {
     });
   }
 
-  #isFullFor(entry: Entry): boolean {
+  /** Whether there is no room for an entry. */
+  isFullFor(entry: Entry): boolean {
     return this.#entries.length - this.#notices >= this.#limits.maxMessages ||
       (this.#entries.length > this.#notices &&
         this.#bytes + entry.size > this.#limits.maxBytes);

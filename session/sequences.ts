@@ -142,6 +142,8 @@ export class Sequences implements Disposable {
   readonly #clients = new Map<string, ClientSequence>();
   /** Those whose number the store could not take, the oldest first. */
   readonly #late = new Set<ClientSequence>();
+  /** Claims that are being given up: what is claimed meanwhile would be given up with them. */
+  readonly #releasing = new Map<string, Promise<void>>();
   #sessions = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #isDisposed = false;
@@ -180,6 +182,7 @@ export class Sequences implements Disposable {
   async catchUp(client: ClientSequence): Promise<void> {
     const { claimMs } = this.#store;
     const deadline = Date.now() + MAX_WAIT_MS;
+    await this.#releasing.get(client.key);
     try {
       let now = Date.now();
       while (!await this.#store.claim(client.key) && now < deadline) {
@@ -203,8 +206,7 @@ export class Sequences implements Disposable {
     client.timer = setTimeout(() => {
       client.timer = undefined;
       if (client.isBusy) return void this.#renew(client);
-      client.claimedUntil = 0;
-      void this.#store.release(client.key).catch(() => {});
+      this.#release(client);
     }, this.#store.claimMs / 2);
   }
 
@@ -243,8 +245,16 @@ export class Sequences implements Disposable {
     if (client.sessions.size === 0 && !client.isHandling) clearTimeout(client.timer);
     if (!client.isIdle) return;
     this.#clients.delete(client.key);
-    if (client.claimedUntil > 0) void this.#store.release(client.key).catch(() => {});
+    if (client.claimedUntil > 0) this.#release(client);
+  }
+
+  #release(client: ClientSequence): void {
+    const { key } = client;
     client.claimedUntil = 0;
+    const releasing = this.#store.release(key).catch(() => {}).finally(() => {
+      if (this.#releasing.get(key) === releasing) this.#releasing.delete(key);
+    });
+    this.#releasing.set(key, releasing);
   }
 
   /** What the store took now, it takes of the others too. */

@@ -1,7 +1,13 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { flushed } from "./_lasting.ts";
-import { BrokerError, RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import {
+  BrokerError,
+  RequestError,
+  SessionClosedError,
+  TimeoutError,
+  UnsupportedError,
+} from "../errors.ts";
 import { Network } from "../tests/clients.ts";
 import { type HELLO, type Peer, serverByHand, turns } from "../tests/sessions.ts";
 import type { Client } from "./client.ts";
@@ -211,6 +217,46 @@ Deno.test("Publications that were kept while their client was away are all ackno
   assertEquals([published.length, client.outbox.messages], [count, 0]);
 });
 
+Deno.test("Publications that come again are acknowledged after their answers", async () => {
+  const sequences = {
+    ...new Engine().node("a"),
+    newest: () => Promise.resolve(9),
+  };
+  await using hand = serverByHand({
+    services: new ServiceDesk({ sequences, publish: () => ({}) }),
+  });
+  for (let n = 1; n <= 3; n++) {
+    hand.peer.say({ publish: "t", data: n, id: n, seq: n, client: "ann" });
+  }
+  await turns(20);
+  const said = hand.peer.envelopes.filter(({ hello }) => hello === undefined);
+  assertEquals(
+    said.map(({ reply, ack }) => reply === undefined ? `ack ${ack}` : `reply ${reply}`),
+    [1, 2, 3].flatMap((n) => [`reply ${n}`, `ack ${n}`]),
+  );
+});
+
+Deno.test("A client counts for its user alone: nobody else's numbers are dropped for its", async () => {
+  const engine = new Engine();
+  const seen: unknown[] = [];
+  const services = new ServiceDesk({ sequences: engine.node("a") });
+  const settings = {
+    services,
+    onMessage: ({ data }: { data: unknown }) => void seen.push(data),
+  };
+  // A name with a colon is not taken for a user and a client.
+  for (const user of ["ann", "bob", "3:ann", undefined]) {
+    for (const _again of [false, true]) {
+      await using hand = serverByHand(settings, user === undefined ? {} : { identity: { user } });
+      hand.peer.say({ topic: "t", data: user ?? "nobody", seq: 5, client: "same" });
+      await turns(20);
+      assertEquals(hand.peer.envelopes.at(-1), { ack: 5 });
+    }
+  }
+  assertEquals(seen, ["ann", "bob", "3:ann", "nobody"]);
+  assertEquals(engine.numbers.size, 4);
+});
+
 Deno.test("A session that ended while another node handled leaves nothing claimed to the next one", async () => {
   using time = new FakeTime();
   const engine = new Engine();
@@ -240,6 +286,32 @@ Deno.test("A session that ended while another node handled leaves nothing claime
   await time.tickAsync(200);
   (await turn)();
   sequences.close(client, second);
+});
+
+Deno.test("A claim that is made while the one before it is given up is not given up with it", async () => {
+  const engine = new Engine();
+  const store = engine.node("a");
+  const gate = Promise.withResolvers<void>();
+  const sequences = new Sequences({
+    ...store,
+    release: async (client) => {
+      await gate.promise;
+      await store.release(client);
+    },
+  });
+  const session = { acknowledge() {} };
+  const before = sequences.open("ann", session);
+  (await before.takeTurn())();
+  sequences.close(before, session);
+  const after = sequences.open("ann", session);
+  const turn = after.takeTurn();
+  await turns();
+  gate.resolve();
+  const endTurn = await turn;
+  await turns();
+  assertEquals(engine.claims.get("ann")?.node, "a");
+  endTurn();
+  sequences.close(after, session);
 });
 
 Deno.test("A client that comes to another node waits for what the first one still handles", async () => {
@@ -521,7 +593,29 @@ Deno.test("An outbox that ended before it knew how to deliver still says so", as
   outbox.end(new SessionClosedError("The client is closed"));
   void hand.session.close();
   await handing;
-  await assertRejects(() => flushed(outbox, 1), SessionClosedError, "The client is closed");
+  await assertRejects(() => flushed(outbox, 1, {}), SessionClosedError, "The client is closed");
+});
+
+Deno.test("Client.flushed() gives up by signal and by time, and what waits still goes out", async () => {
+  using time = new FakeTime();
+  const seen: unknown[] = [];
+  const network = new Network(node(new Engine().node("a"), (data) => void seen.push(data)));
+  network.answers.push(network.nobody);
+  await using client = network.client(atLeastOnce);
+  client.send("t", 1);
+  const abort = new AbortController();
+  const aborted = assertRejects(() => client.flushed({ signal: abort.signal }), Error, "Enough");
+  const late = assertRejects(() => client.flushed({ timeoutMs: 100 }), TimeoutError, "the outbox");
+  await turns();
+  abort.abort(new Error("Enough"));
+  await aborted;
+  await time.tickAsync(100);
+  await late;
+  await assertRejects(() => client.flushed({ signal: abort.signal }), Error, "Enough");
+  await time.tickAsync(150);
+  await turns(20);
+  await client.flushed();
+  assertEquals(seen, [1]);
 });
 
 Deno.test("Client.flushed() with at-most-once waits until a session took what was sent", async () => {

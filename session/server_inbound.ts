@@ -67,8 +67,10 @@ export class ServerInbound extends Inbound implements Backpressure {
       return super.receiveEnvelope(envelope, size);
     }
     if (kind === "publish") {
-      // Its turn is the services' matter, unless it was refused: then it is over.
-      if (super.receiveEnvelope(envelope, size) === false) this.#number(envelope, false);
+      // Its turn is the services' matter, unless it was refused: then it is over. Where the session
+      // was closed for it, it is to come again.
+      const isRefused = super.receiveEnvelope(envelope, size) === false;
+      if (isRefused && this.#core.state !== "closed") this.#number(envelope, false);
       return;
     }
     const numbered = this.#number(envelope, this.isHandled || this.isRead);

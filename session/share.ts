@@ -96,7 +96,7 @@ export class Share {
     // What its session sent by itself in this turn, after the first of these.
     const later = queue.takeBack(incoming[0]!.sequence);
     for (const entry of later.length === 0 ? incoming : mergeEntries(later, incoming)) {
-      if (!queue.put(entry)) return false;
+      if (!put(queue, entry)) return false;
     }
     return queue.flush();
   }
@@ -183,6 +183,12 @@ export class Sharing {
     }
     for (const queue of queues) queue.share = undefined;
   }
+}
+
+/** Adds an entry; what waits for the end of the turn only, makes room for it at once. */
+function put(queue: SendQueue, entry: Entry): boolean {
+  if (!queue.isHeld && queue.isFullFor(entry) && !queue.flush()) return false;
+  return queue.admit(entry);
 }
 
 /** Gives a queue an entry, or hands it to the wire at once, if the wire is not behind. */

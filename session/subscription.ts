@@ -61,6 +61,8 @@ export interface SubscriptionOwner {
  *
  * - **Apart:** its messages do not also reach the client's own iterator.
  * - **Reader:** one loop at a time.
+ * - **Refused:** once it was in force, a refusal that holds for now (`too-many`, `unavailable`, no
+ *   answer in time) is followed by another attempt. Every other one ends it, and so does any before.
  * - **History:** of a topic that has one, what was missed during a loss follows, each message once
  *   and in order, or `onRecovery` is told that it does not.
  * - **Bound:** a reader who falls more than 4,096 messages or 1 MiB behind gets
@@ -110,6 +112,8 @@ export class Subscription<
     this.topic = topic;
     this.#owner = owner;
     this.#options = options;
+    // `null` is what a page reads that stored none yet.
+    this.position = options.since ?? undefined;
     this.ready = this.#ready.promise;
     this.ready.catch(() => {});
   }

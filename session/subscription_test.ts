@@ -331,6 +331,28 @@ Deno.test("Subscription of a topic that is left and taken again stays the new on
   assertThrows(() => client.subscribe("news"), TypeError, "already");
 });
 
+Deno.test("Subscription stands where it is to begin before anything came of it; null is nowhere", async () => {
+  const since: unknown[] = [];
+  const network = new Network({
+    services: new ServiceDesk({
+      hasHistory: true,
+      subscribe: (_session, _topic, request) => {
+        since.push(request.since);
+        return { epoch: "e", offset: 3, head: 3, ...(request.since && { recovered: true }) };
+      },
+    }),
+  });
+  await using client = network.client();
+  const position = { epoch: "e", offset: 3 };
+  const news = client.subscribe("news", { since: position });
+  // As `JSON.parse(localStorage.getItem("position"))` gives it to a page that stored none.
+  const nowhere = client.subscribe("nowhere", { since: JSON.parse("null") });
+  assertEquals([news.position, nowhere.position], [position, undefined]);
+  await Promise.all([news.ready, nowhere.ready]);
+  assertEquals(since, [position, undefined]);
+  assertEquals([nowhere.position, nowhere.recovery], [position, undefined]);
+});
+
 Deno.test("Subscription outlives a session that the application closes while it is asked for", async () => {
   using time = new FakeTime();
   const network = new Network({

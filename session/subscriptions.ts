@@ -101,14 +101,14 @@ export class Subscriptions<C extends AnyContract> {
   }
 
   /** Asks for one; true if that was answered. */
-  async #ask(session: Session, subscription: Subscription<C>): Promise<boolean> {
+  async #ask(session: Session, subscription: Subscription<C>): Promise<true | void> {
     const { topic } = subscription;
     const isLeft = () => this.#all.get(topic) !== subscription;
     const route = () => this.#route(session, topic, subscription);
     try {
       const from = await subscription.from(this.#hasHistories);
       // It may have been left while others were asked for.
-      if (isLeft()) return false;
+      if (isLeft()) return;
       if (!this.#leaving.has(topic)) route();
       await coreOf(session).askTopic("subscribe", topic, {
         ...from,
@@ -121,16 +121,15 @@ export class Subscriptions<C extends AnyContract> {
     } catch (error) {
       // One that was in force is asked for again, unless it is refused for good.
       const wasInForce = subscription.status.current !== "pending";
-      const part = wasInForce ? await lasting().catch(() => undefined) : undefined;
+      const part = wasInForce && await lasting().catch(() => {});
       // Lost on the way: the next session asks again.
-      if (!session.isReady || isLeft()) return false;
+      if (!session.isReady || isLeft()) return;
       const ask = () => this.#ask(session, subscription);
       const refused = { session, subscription, ask };
-      if (part && (this.#again ??= new part.Again()).takes(error, refused)) return false;
+      if (part && (this.#again ??= new part.Again()).takes(error, refused)) return;
       this.#all.delete(topic);
-      this.#route(session, topic, undefined);
+      this.#route(session, topic);
       subscription.end(error);
-      return false;
     }
   }
 
@@ -150,10 +149,10 @@ export class Subscriptions<C extends AnyContract> {
     }
     // Until here it took, and discarded, what was on its way.
     if (this.#session === session) this.#leaving.delete(topic);
-    if (!this.#all.has(topic)) this.#route(session, topic, undefined);
+    if (!this.#all.has(topic)) this.#route(session, topic);
   }
 
-  #route(session: Session, topic: string, sink: Subscription<C> | undefined): void {
+  #route(session: Session, topic: string, sink?: Subscription<C>): void {
     coreOf(session).inbound.route(topic, sink);
   }
 }

@@ -259,7 +259,7 @@ Deno.test("Connection.terminate() leaves nothing behind while writes are under w
   const { engine, server } = listenHardened();
   await using _server = server;
   for (const isPaused of [false, true]) {
-    using raw = await RawSocket.open(portOf(server));
+    using _raw = await RawSocket.open(portOf(server));
     await until(() => server.manager.count === 1);
     const [session] = server.manager.all();
     const { connection } = session!;

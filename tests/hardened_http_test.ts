@@ -84,6 +84,17 @@ Deno.test("hardened engine survives an upgrade that is refused behind a request 
   assertEquals(server.manager.count, 0);
 });
 
+Deno.test("hardened engine upgrades a connection on which everything was answered", async () => {
+  const { server } = listenHardened({ fetch: () => new Response("hello") });
+  await using _server = server;
+  for (let i = 0; i < 20; i++) {
+    using plain = await Plain.say(portOf(server), `GET / HTTP/1.1\r\n${HOST}\r\n`);
+    await plain.until("hello\r\n0\r\n\r\n");
+    await plain.write(`GET /session HTTP/1.1\r\n${HOST}${UPGRADE}\r\n`);
+    assertMatch(await plain.until("-Accept: "), /HTTP\/1\.1 101 /);
+  }
+});
+
 Deno.test("hardened engine bounds the requests of one connection that wait for their answers", async () => {
   const gate = Promise.withResolvers<void>();
   let running = 0;
@@ -205,6 +216,28 @@ Deno.test("hardened engine answers a request whose body nobody read", async () =
     const response = await fetch(`http://127.0.0.1:${portOf(server)}/`, { method: "POST", body });
     assertEquals([response.status, await response.text()], [403, ""]);
   }
+});
+
+Deno.test("hardened engine ends a connection whose body was not read to its end", async () => {
+  const paths: string[] = [];
+  const { server } = listenHardened({
+    fetch: async ({ url, body }) => {
+      const { pathname } = new URL(url);
+      paths.push(pathname);
+      if (pathname === "/cancelled") await body!.cancel();
+      if (pathname === "/partly") await body!.getReader().read();
+      return new Response("hello");
+    },
+  }, { keepAliveTimeoutMs: 60_000 });
+  await using _server = server;
+  for (const path of ["/cancelled", "/partly", "/unread"]) {
+    const head = `POST ${path} HTTP/1.1\r\n${HOST}Content-Length: 100000\r\n\r\nabc`;
+    using plain = await Plain.say(portOf(server), head);
+    await plain.until("0\r\n\r\n");
+    await plain.write(`GET /smuggled HTTP/1.1\r\n${HOST}\r\n`).catch(() => {});
+    assertMatch(await plain.until(), /^HTTP\/1\.1 200 .*hello/s);
+  }
+  assertEquals(paths, ["/cancelled", "/partly", "/unread"]);
 });
 
 Deno.test("hardened engine survives what is no TLS, and what breaks off in its handshake", async () => {

@@ -40,7 +40,7 @@ export class NativePlatform implements Disposable {
   /** Resolves when the handshake is done; at once, if it is not set. */
   ready: Promise<void> = Promise.resolve();
   /** Listeners of `pagehide` now. */
-  readonly pageHide: Set<(event: Event) => void> = new Set();
+  readonly pageHide: Set<EventListenerOrEventListenerObject> = new Set();
   readonly #before: [string, PropertyDescriptor | undefined][];
 
   /**
@@ -129,10 +129,10 @@ export class NativePlatform implements Disposable {
       WebTransport,
       WebTransportError: NativeError,
       isSecureContext: traits.page,
-      addEventListener: (type: string, listener: (event: Event) => void) => {
+      addEventListener: (type: string, listener: EventListenerOrEventListenerObject) => {
         if (type === "pagehide") pageHide.add(listener);
       },
-      removeEventListener: (type: string, listener: (event: Event) => void) => {
+      removeEventListener: (type: string, listener: EventListenerOrEventListenerObject) => {
         if (type === "pagehide") pageHide.delete(listener);
       },
     };
@@ -147,7 +147,11 @@ export class NativePlatform implements Disposable {
 
   /** The page is left. */
   leavePage(): void {
-    for (const listener of [...this.pageHide]) listener(new Event("pagehide"));
+    const event = new Event("pagehide");
+    for (const listener of [...this.pageHide]) {
+      if (typeof listener === "function") listener(event);
+      else listener.handleEvent(event);
+    }
   }
 
   /** Puts the globals back. */

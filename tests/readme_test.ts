@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { isRedisMissing, RedisServer } from "./brokers/redis_server.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const readme = await Deno.readTextFile(new URL("README.md", ROOT));
@@ -39,6 +40,18 @@ Deno.test("the README's server and client of ten lines talk to each other", asyn
     block("client.ts").replace('"ws://localhost:8000"', "server.url");
   const output = await runUntil(both, "lobby");
   assertStringIncludes(output, 'lobby { from: "ann", text: "Hello!" }');
+});
+
+Deno.test({
+  name: "the README's node on Redis says hello to all of them",
+  ignore: isRedisMissing,
+  fn: async () => {
+    await using redis = await RedisServer.start();
+    const code = block("nodes.ts").replace("redis://127.0.0.1:6379", redis.url)
+      .replace("serve({ port: 8000", "const server = serve({ port: 0")
+      .replace('"ws://localhost:8000"', "server.url");
+    assertStringIncludes(await runUntil(code, "Hello"), "Hello, all nodes!");
+  },
 });
 
 Deno.test("the README's clock over Media over QUIC ticks", async () => {

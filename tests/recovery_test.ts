@@ -5,7 +5,7 @@
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { type Client, connect, dial } from "../client.ts";
-import { RequestError, UnsupportedError } from "../errors.ts";
+import { QueueFullError, RequestError, UnsupportedError } from "../errors.ts";
 import { MemoryBroker, Topics } from "../pubsub/mod.ts";
 import type { ServeOptions, Server } from "../server.ts";
 import type { HistoryPosition, Recovery } from "../session/recovery.ts";
@@ -171,6 +171,58 @@ Deno.test("Subscription waits for onRecovery, between the messages before and th
   assertEquals(log, ["recovered true", "loaded", "1", "2"]);
   await client.close();
   await done;
+});
+
+Deno.test("Subscription whose onRecovery throws throws it to its loop, and goes on in the next one", async () => {
+  await using cluster = nodes(1);
+  const [server] = cluster.servers as [Server];
+  await using cable = new Cable(portOf(server));
+  await using client = connect(cable.url, options);
+  let failures = 1;
+  const room = client.subscribe("room:a", {
+    onRecovery() {
+      if (failures-- > 0) throw new Error("Cannot load the state");
+    },
+  });
+  await soon(room.ready);
+  cable.cut();
+  await until(() => room.status.current === "lost");
+  for (const data of [1, 2]) server.publish("room:a", data);
+  await assertRejects(() => soon(Array.fromAsync(room)), Error, "Cannot load the state");
+  assertEquals([room.isEnded, room.recovery?.recovered], [false, true]);
+  const got: unknown[] = [];
+  for await (const { data } of room) if (got.push(data) === 2) break;
+  assertEquals(got, [1, 2]);
+});
+
+Deno.test("Subscription whose reader is slower than the replay ends, and the next one goes on from its position", async () => {
+  await using cluster = nodes(1);
+  const [server] = cluster.servers as [Server];
+  await using client = connect(server.url, options);
+  const first = client.subscribe("room:a");
+  await soon(first.ready);
+  const count = 10_000;
+  const since = first.position;
+  await first.unsubscribe();
+  for (let i = 0; i < count; i++) server.publish("room:a", i);
+  const got: unknown[] = [];
+  let [position, ends] = [since, 0];
+  while (got.length < count) {
+    const room = client.subscribe("room:a", { since: position });
+    // Nothing is read until it fell behind, or all is there.
+    await until(() => room.isEnded || room.head === count && got.length + 4_096 >= count);
+    try {
+      for await (const { data } of room) {
+        if (got.push(data) === count) break;
+      }
+    } catch (error) {
+      assert(error instanceof QueueFullError);
+      ends++;
+    }
+    position = room.position;
+  }
+  assertEquals(got, Array.from({ length: count }, (_, i) => i));
+  assertEquals(ends, 2);
 });
 
 Deno.test("Subscription gets what the server's send queue dropped, once and in order", async () => {
@@ -357,6 +409,45 @@ for (const [seed, size] of [[1, 10_000], [2, 10_000], [3, 4]] as const) {
     for (const client of clients) await client.close();
     for (const { done } of readers) await done;
     for (const cable of cables) await cable[Symbol.asyncDispose]();
+  });
+}
+
+for (const seed of [5, 6]) {
+  Deno.test(`Subscriptions that are left and taken again from their position miss nothing: seed ${seed}`, async () => {
+    const random = new Random(seed);
+    await using cluster = nodes(2, { session: { sendQueue: { maxMessages: 16 } } });
+    const { servers } = cluster;
+    await using cable = new Cable(portOf(servers[0]!));
+    await using client = connect(cable.url, options);
+    const got: unknown[] = [];
+    const left: Promise<void>[] = [];
+    let [reader, count] = [reading(client, "room:a"), 0];
+    await soon(reader.subscription.ready);
+    for (let step = 0; step < 200; step++) {
+      for (let i = random.below(12); i > 0; i--) random.pick(servers).publish("room:a", count++);
+      if (random.below(4) === 0) {
+        const { subscription, done } = reader;
+        const leaving = subscription.unsubscribe();
+        // What came before is read to its end; what is on its way by now is for nobody.
+        await done;
+        got.push(...reader.got);
+        reader = reading(client, "room:a", subscription.position);
+        left.push(leaving.catch(() => {}));
+      }
+      if (random.below(12) === 0) {
+        cable.port = portOf(random.pick(servers));
+        cable.cut();
+      }
+      if (random.below(2) === 0) {
+        await new Promise((resolve) => setTimeout(resolve, random.below(3)));
+      }
+    }
+    await until(() => reader.subscription.position?.offset === count);
+    await Promise.all(left);
+    got.push(...reader.got);
+    assertEquals(check(got, count).gaps, 0);
+    await client.close();
+    await reader.done;
   });
 }
 

@@ -5,6 +5,9 @@
  * errors <- transport <- session <- pubsub, manager <- server.ts, client.ts, deno_client.ts <- mod.ts
  * ```
  *
+ * The arrows bind every import. No imports make a cycle, but for those of types, and for `import()`: a
+ * part that is loaded later may import who loads it, as those of the client do.
+ *
  * @module
  */
 import { codeOf, importsOf, lineAt } from "./_source.ts";

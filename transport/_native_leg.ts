@@ -4,10 +4,15 @@
  * @module
  */
 import { dialNativeWebTransport } from "./native_client.ts";
-import type { WebTransportLeg } from "./race.ts";
+import { race } from "./_race.ts";
+import type { CheckedTransports } from "./_transports.ts";
+import type { RacingDialer, TransportPlatform } from "./race.ts";
 import { webTransportLeg } from "./webtransport_leg.ts";
 
-export { race } from "./_race.ts";
-
-/** Finds the WebTransport of a server, and opens it with the platform's own. */
-export const openNativeWebTransport: WebTransportLeg = webTransportLeg(dialNativeWebTransport);
+/** Races the platform's own WebTransport, found at the server, and a WebSocket. */
+export function raceNative(
+  webSocket: TransportPlatform["webSocket"],
+  options: CheckedTransports,
+): RacingDialer {
+  return race({ webSocket, webTransport: webTransportLeg(dialNativeWebTransport) }, options);
+}

@@ -41,6 +41,8 @@ export class ServerWebSocketConnection extends WebSocketConnection {
   /** Wraps a socket. */
   constructor(socket: Socket, { protocol, lease, flowControl }: ServerWebSocketOptions) {
     super(socket, { flowControl });
+    // The close event tells enough, and there are many of them.
+    socket.removeEventListener("error", this);
     this.#socket = socket;
     this.#protocol = protocol;
     this.#lease = lease;

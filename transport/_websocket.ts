@@ -138,10 +138,7 @@ export class WebSocketConnection
     this.#loadStreams = loadStreams;
     this.flowControl = flowControl;
     socket.binaryType = "arraybuffer";
-    for (const type of EVENTS) {
-      // On a server the close event tells enough, and there are many of them.
-      if (type !== "error" || this.side === "client") socket.addEventListener(type, this);
-    }
+    for (const type of EVENTS) socket.addEventListener(type, this);
   }
 
   /** Streams and datagrams too, with `skein.1`. */

@@ -51,8 +51,7 @@ export function lateRace(options: TransportOptions, parts: PageParts): RacingDia
         signal,
         timeoutMs: isAlone ? timeoutMs : Math.min(headStartMs, timeoutMs / 2),
       });
-      const { openNativeWebTransport: webTransport } = part;
-      return race = part.race({ webSocket, webTransport }, checked);
+      return race = part.raceNative(webSocket, checked);
     } catch (cause) {
       throw new ConnectionError("Cannot load WebTransport", { cause });
     }

@@ -80,7 +80,8 @@ export class Cluster implements AsyncDisposable {
     const args = [`${node.number}`, `${node.port}`, name, url, this.#origin];
     const process = node.process = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", "--quiet", file, ...args],
-      stdin: "null",
+      // Never written to: where it ends, so does the node.
+      stdin: "piped",
       stdout: "piped",
     }).spawn();
     this.#set(node, "starting");

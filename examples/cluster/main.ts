@@ -19,21 +19,27 @@ import { serveControl } from "./control.ts";
 import { type Engine, type EngineName, startEngine } from "./engine.ts";
 import { showOnce } from "./once.ts";
 
-if (import.meta.main) await main(Deno.args);
+if (import.meta.main) {
+  await main(Deno.args);
+  Deno.exit(); // What listens for signals would go on.
+}
 
 async function main(args: readonly string[]): Promise<void> {
   const port = Number(valueOf(args, "--port") ?? 8003);
   await using engine = await engineOf(args);
   await using cluster = await Cluster.start(engine, `http://localhost:${port}`);
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    if (Deno.build.os === "windows" && signal === "SIGTERM") continue;
+    Deno.addSignalListener(signal, async () => {
+      await cluster[Symbol.asyncDispose]();
+      await engine[Symbol.asyncDispose]();
+      Deno.exit(1);
+    });
+  }
   if (args.includes("--once")) return await showOnce(cluster);
   await serveControl(cluster, port);
   console.log(`A room on two nodes at http://localhost:${port} (Ctrl-C ends it)`);
   console.log("kill 1, drain 1 and start 1 do that, with 2 as well");
-  Deno.addSignalListener("SIGINT", async () => {
-    await cluster[Symbol.asyncDispose]();
-    await engine[Symbol.asyncDispose]();
-    Deno.exit();
-  });
   await obey(cluster);
   // Nobody types any more; pages still have their buttons.
   await new Promise(() => {});

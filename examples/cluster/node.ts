@@ -54,3 +54,7 @@ Deno.addSignalListener("SIGTERM", async () => {
 });
 
 console.log("up");
+
+// Whoever started it is gone.
+for await (const _ of Deno.stdin.readable);
+Deno.exit();

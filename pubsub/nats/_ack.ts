@@ -17,8 +17,16 @@ export type Ack =
   | { readonly name: "stored"; readonly seq: number; readonly isDuplicate: boolean }
   | { readonly name: "conflict" | "away" | "refused"; readonly error: BrokerError };
 
-/** Reads an answer. */
+/** Reads an answer; what is none counts as a refusal. */
 export function parseAck(message: Msg): Ack {
+  try {
+    return parse(message);
+  } catch {
+    return failure("refused", "what can not be read");
+  }
+}
+
+function parse(message: Msg): Ack {
   if (message.data.length === 0) {
     const isAway = message.headers?.code === NO_RESPONDERS;
     return failure(isAway ? "away" : "refused", message.headers?.status ?? "nothing");

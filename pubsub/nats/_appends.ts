@@ -9,7 +9,7 @@
  *
  * @module
  */
-import { headers, type Msg, type NatsConnection } from "@nats-io/transport-node";
+import { headers, type Msg, type NatsConnection, type Subscription } from "@nats-io/transport-node";
 import { BrokerError } from "../../errors.ts";
 import { Changing } from "../../session/changing.ts";
 import type { Schedule } from "../../session/schedule.ts";
@@ -60,6 +60,7 @@ export class Appends {
   #settling: AbortSignal | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #heardOn: NatsConnection | undefined;
+  #hearing: Subscription | undefined;
   readonly #changes = new Changing();
   readonly #turn: Turn;
 
@@ -109,7 +110,7 @@ export class Appends {
       const callback = (error: unknown, message: Msg) => {
         if (!error) this.#answered(message);
       };
-      connection!.subscribe(`${this.#inbox}.*`, { callback });
+      this.#hearing = connection!.subscribe(`${this.#inbox}.*`, { callback });
     }
     this.#settling = period;
     void this.#settle(period).finally(() => {
@@ -127,6 +128,7 @@ export class Appends {
     this.#canSend = false;
     clearTimeout(this.#timer);
     this.#timer = undefined;
+    this.#link.leave(this.#hearing);
     this.rejectAll(new BrokerError("Cannot append: the broker is closed"));
   }
 

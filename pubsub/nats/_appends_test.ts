@@ -21,6 +21,7 @@ class FakeStream {
     {
       period: new AbortController().signal,
       inbox: () => "_INBOX.test",
+      leave: () => {},
       connection: {
         subscribe: (_: string, { callback }: { callback: (error: null, message: Msg) => void }) => {
           this.#answer = callback;

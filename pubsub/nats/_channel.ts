@@ -11,9 +11,14 @@ import type {
   PublicationListener,
 } from "../broker.ts";
 import { decode } from "./_codec.ts";
+import { headerOf, sequenceOf } from "./_headers.ts";
 import { InOrder } from "./_in_order.ts";
 import type { Link } from "./_link.ts";
 import type { Log } from "./_log.ts";
+import { pause } from "./_pause.ts";
+
+/** Between attempts to take a topic that is not allowed, plus up to as much again. */
+const RETRY_MS = 1_000;
 
 interface Entry {
   readonly listener: PublicationListener;
@@ -38,6 +43,8 @@ export interface ChannelOptions {
   readonly onEmpty: () => void;
   /** A publication came. */
   readonly onReceived: () => void;
+  /** Something came that is no publication. */
+  readonly onIgnored: () => void;
 }
 
 /** One subscription at the server, for all listeners of a topic. */
@@ -96,7 +103,7 @@ export class Channel {
     this.#order.close();
     for (const entry of this.#entries) entry.isActive = false;
     this.#entries = [];
-    if (this.#options.link.connection?.isClosed() === false) this.#subscription?.unsubscribe();
+    this.#options.link.leave(this.#subscription);
     this.#over.resolve();
   }
 
@@ -121,8 +128,12 @@ export class Channel {
         break;
       }
       if (!await link.flush()) continue;
+      if (this.#subscription === undefined) {
+        await pause(RETRY_MS * (1 + Math.random()), link.period ?? AbortSignal.abort());
+        continue;
+      }
       if (log !== undefined && !await log.whenOpen()) break;
-      if (!link.isUp) continue;
+      if (!link.isUp || this.#subscription === undefined) continue;
       this.#isReady = true;
       this.#place = { last: undefined };
       return;
@@ -135,32 +146,46 @@ export class Channel {
     const { link, subject } = this.#options;
     return link.open.subscribe(subject, {
       callback: (error, message) => {
-        if (error) link.refusal = error;
+        if (error) this.#refused(error);
         else this.#receive(message);
       },
     });
   }
 
+  /** The server does not allow it: for the client library it is over, and here it is tried again. */
+  #refused(error: unknown): void {
+    const { link } = this.#options;
+    link.refusal = error;
+    this.#subscription = undefined;
+    if (!this.#isReady) return;
+    this.#isReady = false;
+    this.#place = undefined;
+    void this.#subscribe().then(() => {
+      if (!this.#isOver) this.reopened();
+    });
+  }
+
   #receive(message: Msg): void {
-    const { topic, log, onReceived } = this.#options;
+    const { topic, log, onReceived, onIgnored } = this.#options;
     if (log !== undefined) return this.#receiveKept(message, log);
     const publication = decode(topic, message.data);
-    if (publication === undefined) return;
+    if (publication === undefined) return onIgnored();
     onReceived();
     this.#deliver(publication);
   }
 
   #receiveKept(message: Msg, log: Log): void {
-    const { topic, onReceived } = this.#options;
+    const { topic, onReceived, onIgnored } = this.#options;
     const { epoch, start } = log.epoch ?? {};
     // What comes before the epoch is known again is read by whoever is told of the interruption.
     if (epoch === undefined || start === undefined) return;
-    const offset = Number(message.headers?.get("Nats-Sequence"));
-    const before = Number(message.headers?.get("Nats-Last-Sequence"));
-    if (!(offset > start)) return;
+    const offset = sequenceOf(message);
+    if (offset === 0) return onIgnored();
+    if (offset <= start) return;
+    const before = Number(headerOf(message, "Nats-Last-Sequence"));
     const prev = before > start ? before : 0;
     const publication = decode(topic, message.data, { epoch, offset, prev });
-    if (publication === undefined) return;
+    if (publication === undefined) return onIgnored();
     onReceived();
     log.saw(offset);
     this.#order.take(publication, this.#place?.last ?? 0);

@@ -39,6 +39,8 @@ export interface NatsHistoryOptions {
   readonly settings: NatsSettings;
   /** A publication came. */
   readonly onReceived: () => void;
+  /** Something came that is no publication. */
+  readonly onIgnored: () => void;
 }
 
 /** The histories of one broker. There are as many streams as there are different bounds. */
@@ -122,6 +124,7 @@ export class NatsHistory implements BrokerHistory {
         log,
         onEmpty: () => channels.delete(topic),
         onReceived: this.#options.onReceived,
+        onIgnored: this.#options.onIgnored,
       });
       channels.set(topic, channel);
     }

@@ -4,18 +4,20 @@
  * @module
  */
 import {
+  type Authenticator,
   connect,
   createInbox,
   type Msg,
   type MsgHdrs,
   type NatsConnection,
   type NodeConnectionOptions,
+  type Subscription,
 } from "@nats-io/transport-node";
 import { type JetStreamManager, jetstreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
 import { Changing } from "../../session/changing.ts";
 import { StatusFeed } from "../../session/status_feed.ts";
-import { waitFor } from "../../session/wait.ts";
+import { settlesWithin, waitFor } from "../../session/wait.ts";
 import type { BrokerStatus } from "../broker.ts";
 import { pause } from "./_pause.ts";
 
@@ -24,6 +26,9 @@ export const REQUEST_TIMEOUT_MS = 5_000;
 
 /** Between attempts to connect, plus up to as much again. */
 const RETRY_MS = 250;
+
+/** How long the connection may take to end. */
+const CLOSE_TIMEOUT_MS = 1_000;
 
 /** A server that is frozen is noticed after two of them. */
 const PING_INTERVAL_MS = 10_000;
@@ -125,6 +130,11 @@ export class Link {
     return this.#flushing;
   }
 
+  /** Ends a subscription, unless the connection ended with all of them. */
+  leave(subscription: Subscription | undefined): void {
+    if (this.#connection?.isClosed() === false) subscription?.unsubscribe();
+  }
+
   /** A subject for answers, that nobody else has. */
   inbox(): string {
     return createInbox(this.#inboxPrefix);
@@ -138,7 +148,10 @@ export class Link {
     });
   }
 
-  /** Ends the connection, if it is the link's own. */
+  /**
+   * Ends the connection, if it is the link's own. An attempt to connect that hangs is not waited
+   * for: it can not be stopped, and what comes of it is ended.
+   */
   async close(): Promise<void> {
     if (!this.#ended.signal.aborted) {
       this.#ended.abort();
@@ -147,7 +160,7 @@ export class Link {
       this.#changes.notify();
       this.status.end({ name: "closed" });
     }
-    await this.#running;
+    await settlesWithin(this.#running, CLOSE_TIMEOUT_MS);
   }
 
   async #run(target: LinkTarget): Promise<void> {
@@ -162,6 +175,7 @@ export class Link {
     const { signal } = this.#ended;
     while (!signal.aborted) {
       try {
+        const { authenticator } = options;
         return await connect({
           noAsyncTraces: true,
           pingInterval: PING_INTERVAL_MS,
@@ -169,6 +183,7 @@ export class Link {
           reconnectTimeWait: RETRY_MS,
           timeout: REQUEST_TIMEOUT_MS,
           ...options,
+          ...(authenticator !== undefined && { authenticator: this.#lasting(authenticator) }),
           // What ended for ever could not heal by itself.
           ignoreAuthErrorAbort: true,
           maxReconnectAttempts: -1,
@@ -182,6 +197,17 @@ export class Link {
       }
     }
     return undefined;
+  }
+
+  /** The client library ends for good where credentials can not be told: so the server refuses. */
+  #lasting(authenticator: Authenticator | Authenticator[]): Authenticator[] {
+    return [authenticator].flat().map((tell) => (nonce?: string) => {
+      try {
+        return tell(nonce);
+      } catch (error) {
+        this.refusal = error;
+      }
+    });
   }
 
   /** Follows the connection until the link is closed. */

@@ -15,11 +15,12 @@ import {
   StorageType,
   type StreamConfig,
 } from "@nats-io/jetstream";
-import { headers, type Msg } from "@nats-io/transport-node";
+import { headers, type Msg, type Subscription } from "@nats-io/transport-node";
 import { Changing } from "../../session/changing.ts";
 import type { HistoryBounds } from "../history.ts";
 import type { Link } from "./_link.ts";
 import { parseAck } from "./_ack.ts";
+import { sequenceOf } from "./_headers.ts";
 import { pause } from "./_pause.ts";
 import { EPOCH_TOKEN, type StreamNames } from "./subjects.ts";
 
@@ -91,7 +92,7 @@ export class Log {
   #newest = 0;
   #opening: AbortSignal | undefined;
   #repeatAtMs = 0;
-  #isFollowing = false;
+  #following: Subscription | undefined;
   #isClosed = false;
   readonly #changes = new Changing();
 
@@ -146,6 +147,7 @@ export class Log {
   close(): void {
     this.shut();
     this.#isClosed = true;
+    this.#link.leave(this.#following);
     this.#changes.notify();
   }
 
@@ -206,11 +208,13 @@ export class Log {
 
   /** Hears of epochs that others begin. */
   #follow(): void {
-    if (this.#isFollowing) return;
-    this.#link.open.subscribe(`${this.names.live}.${EPOCH_TOKEN}`, {
+    if (this.#following !== undefined) return;
+    this.#following = this.#link.open.subscribe(`${this.names.live}.${EPOCH_TOKEN}`, {
       callback: (error, message) => {
-        const seq = Number(message?.headers?.get("Nats-Sequence"));
-        if (error || !Number.isSafeInteger(seq)) return;
+        // One that was refused is over for the client library.
+        if (error) return void (this.#following = undefined);
+        const seq = sequenceOf(message);
+        if (seq === 0) return;
         const record = parseRecord(message, seq);
         if (record === undefined) return;
         if (this.#epoch === undefined || this.#epoch.epoch === record.epoch) {
@@ -224,7 +228,6 @@ export class Log {
         this.#adopt(record);
       },
     });
-    this.#isFollowing = true;
   }
 
   #note(record: Found): void {
@@ -320,7 +323,7 @@ export class Log {
 function parseRecord(message: Pick<Msg, "json">, seq: number): Found | undefined {
   try {
     const { epoch, start = seq, server } = message.json<EpochRecord>();
-    return { epoch, start, seq, server };
+    return typeof epoch === "string" ? { epoch, start, seq, server } : undefined;
   } catch {
     return undefined;
   }

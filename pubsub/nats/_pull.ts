@@ -5,6 +5,7 @@
  */
 import { AckPolicy, DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
+import { headerOf } from "./_headers.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./_link.ts";
 
 /** A consumer that nobody ended goes by itself, in nanoseconds. */
@@ -82,10 +83,10 @@ function fetch(
     const timer = setTimeout(late, REQUEST_TIMEOUT_MS);
     const subscription = connection.subscribe(inbox, {
       callback: (error, message) => {
-        // A status says that there is no more, or no room for more.
-        if (error || message.headers?.hasError) return done(error ?? undefined);
-        const place = placeOf(message.reply ?? "");
-        const size = message.headers?.get("Nats-Msg-Size");
+        // A status, which has no place, says that there is no more, or no room for more.
+        if (error || !message.reply?.startsWith("$JS.ACK.")) return done(error ?? undefined);
+        const place = placeOf(message.reply);
+        const size = headerOf(message, "Nats-Msg-Size");
         pending = place.pending;
         messages.push({
           seq: place.seq,

@@ -77,6 +77,7 @@ export class NatsBroker implements Broker {
   readonly #channels = new Map<string, Channel>();
   #published = 0;
   #received = 0;
+  #ignored = 0;
   #closing: Promise<void> | undefined;
 
   /**
@@ -102,7 +103,8 @@ export class NatsBroker implements Broker {
     this.#budget = budget;
     this.#outbox = new Outbox(link, budget, settings.giveUpMs);
     const onReceived = () => void this.#received++;
-    this.#history = new NatsHistory({ link, names, budget, settings, onReceived });
+    const onIgnored = () => void this.#ignored++;
+    this.#history = new NatsHistory({ link, names, budget, settings, onReceived, onIgnored });
     this.status = link.status;
     this.history = this.#history;
     this.store = new NatsStore(link, names, settings);
@@ -117,6 +119,7 @@ export class NatsBroker implements Broker {
       dropped: this.#outbox.dropped + this.#history.dropped,
       interruptions: this.#link.interruptions,
       reads: this.#history.reads,
+      ignored: this.#ignored,
     };
   }
 
@@ -136,6 +139,9 @@ export class NatsBroker implements Broker {
     issues.push(...this.#history.issues());
     if (this.#outbox.refusal !== undefined) {
       issues.push(`A publication was not taken: ${textOf(this.#outbox.refusal)}`);
+    }
+    if (this.#ignored > 0) {
+      issues.push(`${this.#ignored} messages of something else were ignored`);
     }
     const { maxWaiting } = this.#settings;
     const waiting = this.#budget.messages;
@@ -227,6 +233,7 @@ export class NatsBroker implements Broker {
         subject: this.#names.plain(topic),
         onEmpty: () => this.#channels.delete(topic),
         onReceived: () => void this.#received++,
+        onIgnored: () => void this.#ignored++,
       });
       this.#channels.set(topic, channel);
     }

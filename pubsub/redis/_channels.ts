@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { HistoryPosition } from "../../session/recovery.ts";
 import type { Publication, PublicationListener } from "../broker.ts";
 
 /** One subscription. */
@@ -23,6 +24,8 @@ export interface Channel {
   readonly topic: string;
   readonly isKept: boolean;
   isConfirmed: boolean;
+  /** The newest position that was heard, if it has a history. */
+  heard: HistoryPosition | undefined;
   /** Replaced by a change, so that a delivery under way does not see it. */
   entries: readonly Entry[];
 }
@@ -41,9 +44,13 @@ export class Channels {
    *
    * @returns Whether it is the first one of its channel.
    */
-  add({ name, topic, isKept }: Omit<Channel, "entries" | "isConfirmed">, entry: Entry): boolean {
+  add(
+    { name, topic, isKept }: Pick<Channel, "name" | "topic" | "isKept">,
+    entry: Entry,
+  ): boolean {
     const known = this.#byName.get(name);
-    const channel = known ?? { name, topic, isKept, isConfirmed: false, entries: [] };
+    const channel = known ??
+      { name, topic, isKept, isConfirmed: false, heard: undefined, entries: [] };
     channel.entries = [...channel.entries, entry];
     if (channel.isConfirmed) goLive(entry);
     this.#byName.set(name, channel);
@@ -94,6 +101,21 @@ export function deliver({ entries }: Channel, publications: readonly Publication
   for (const publication of publications) {
     for (const entry of entries) if (entry.isActive) entry.listener(publication);
   }
+}
+
+/**
+ * Notes where a topic stands.
+ *
+ * @returns Whether its history went on; one that went back lost something, and nothing it has
+ * counts any more.
+ */
+export function note(channel: Channel, publications: readonly Publication[]): boolean {
+  const [first, last] = [publications[0]?.position, publications.at(-1)?.position];
+  if (first === undefined || last === undefined) return true;
+  const { epoch } = last;
+  const isBehind = channel.heard?.epoch === epoch && first.offset <= channel.heard.offset;
+  channel.heard = { epoch, offset: isBehind ? Number.MAX_SAFE_INTEGER : last.offset };
+  return !isBehind;
 }
 
 function goLive(entry: Entry): void {

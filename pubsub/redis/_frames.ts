@@ -52,7 +52,7 @@ export function decodeKept(topic: string, message: Buffer): Publication[] {
   const end = message.indexOf(0x0a);
   const [epoch, offset] = message.toString("latin1", 0, Math.max(end, 0)).split(" ");
   const first = Number(offset);
-  if (!epoch || !Number.isSafeInteger(first)) return [];
+  if (!epoch || !Number.isSafeInteger(first) || first < 1) return [];
   return decodeFrames(topic, message, end + 1, { epoch, offset: first });
 }
 

@@ -4,6 +4,7 @@
  * @module
  */
 import type { Buffer } from "node:buffer";
+import type { HistoryPosition } from "../../session/recovery.ts";
 import type { Publication } from "../broker.ts";
 import type { Appended, HistoryBounds, HistoryPage, ReadHistoryOptions } from "../history.ts";
 import { decodeStored } from "./_frames.ts";
@@ -22,6 +23,9 @@ export interface RedisHistoriesOptions {
   readonly isSharded: boolean;
   readonly rememberMs: number;
   readonly giveUpMs: number;
+  readonly survivesRestart: boolean;
+  /** What this node has heard of a topic, if it listens. */
+  readonly heardOf: (topic: string) => HistoryPosition | undefined;
 }
 
 /** Writes and reads histories. */
@@ -31,8 +35,13 @@ export class RedisHistories {
   readonly #publish: string;
   readonly #rememberMs: number;
   readonly #repetitionMs: number;
+  readonly #survivesRestart: boolean;
+  readonly #heardOf: (topic: string) => HistoryPosition | undefined;
 
-  constructor({ scripts, names, isSharded, rememberMs, giveUpMs }: RedisHistoriesOptions) {
+  constructor(options: RedisHistoriesOptions) {
+    const { scripts, names, isSharded, rememberMs, giveUpMs, survivesRestart, heardOf } = options;
+    this.#survivesRestart = survivesRestart;
+    this.#heardOf = heardOf;
     this.#scripts = scripts;
     this.#names = names;
     this.#publish = isSharded ? "SPUBLISH" : "PUBLISH";
@@ -61,7 +70,7 @@ export class RedisHistories {
     const [epoch, head, taken] = await this.#scripts.skeinAppend(
       keys.length,
       ...keys,
-      ...this.#opening(parcels.at(-1)!.kept.bounds),
+      ...this.#opening(topic, parcels.at(-1)!.kept.bounds),
       this.#publish,
       this.#repetitionMs,
       ...items,
@@ -81,7 +90,7 @@ export class RedisHistories {
       2,
       this.#names.meta(topic),
       this.#names.stream(topic),
-      ...this.#opening(bounds),
+      ...this.#opening(topic, bounds),
       after ?? "",
       last ?? "",
       maxMessages,
@@ -96,9 +105,19 @@ export class RedisHistories {
   }
 
   /** What a script needs to open a history. */
-  #opening({ ttlMs, size, bytes }: HistoryBounds): (string | number)[] {
+  #opening(topic: string, { ttlMs, size, bytes }: HistoryBounds): (string | number)[] {
     const epoch = crypto.randomUUID().slice(0, 8);
     const rememberMs = Math.max(this.#rememberMs, Math.ceil(ttlMs) + 60_000);
-    return [epoch, ttlMs, size, bytes, rememberMs];
+    const heard = this.#heardOf(topic);
+    return [
+      epoch,
+      ttlMs,
+      size,
+      bytes,
+      rememberMs,
+      this.#survivesRestart ? 1 : 0,
+      heard?.epoch ?? "",
+      heard?.offset ?? "",
+    ];
   }
 }

@@ -45,6 +45,8 @@ export class Link {
   readonly #confirmed = new Set<string>();
   /** What was confirmed before the connection was lost, and is not again. */
   readonly #lost = new Set<string>();
+  /** What is being left: who wants it again meanwhile hears nothing of the former subscription. */
+  readonly #leaving = new Set<string>();
   /** Channels that may be wanted and not confirmed, or the other way round. */
   readonly #changed = new Set<string>();
   #isChanging = false;
@@ -59,7 +61,9 @@ export class Link {
     redis.on(slotOf === undefined ? "messageBuffer" : "smessageBuffer", (bytes, message) => {
       const channel = bytes.toString();
       // What was left is another connection's, or nobody's.
-      if (this.#wanted.has(channel)) events.onMessage(channel, message);
+      if (this.#wanted.has(channel) && !this.#leaving.has(channel)) {
+        events.onMessage(channel, message);
+      }
     });
     redis.on("ready", () => {
       this.#isFresh = false;
@@ -163,7 +167,12 @@ export class Link {
 
   async #send(verb: "subscribe" | "unsubscribe", channels: string[]): Promise<boolean> {
     const { redis } = this;
-    if (verb === "unsubscribe") { for (const channel of channels) this.#confirmed.delete(channel); }
+    if (verb === "unsubscribe") {
+      for (const channel of channels) {
+        this.#confirmed.delete(channel);
+        this.#leaving.add(channel);
+      }
+    }
     try {
       if (this.#slotOf !== undefined) await redis[`s${verb}`](...channels);
       else await redis[verb](...channels);
@@ -172,6 +181,8 @@ export class Link {
       for (const channel of channels) this.#changed.add(channel);
       this.#events.onChange(error);
       return false;
+    } finally {
+      if (verb === "unsubscribe") { for (const channel of channels) this.#leaving.delete(channel); }
     }
     if (verb === "unsubscribe" || redis.status !== "ready") return true;
     for (const channel of channels) {

@@ -67,6 +67,13 @@ export interface RedisBrokerOptions {
    * @default {86400000}
    */
   readonly rememberMs?: number;
+  /**
+   * Whether a restart of Redis loses nothing that it acknowledged: one server without replicas, with
+   * `appendonly yes` and `appendfsync always`. Then epochs outlive restarts.
+   *
+   * @default {false}
+   */
+  readonly survivesRestart?: boolean;
 }
 
 /** The options, each with its value. */
@@ -81,6 +88,7 @@ export function redisSettings(options: RedisBrokerOptions): RedisSettings {
     giveUpMs = 30_000,
     heartbeatMs = 3_000,
     rememberMs = 86_400_000,
+    survivesRestart = false,
   } = options;
   if (typeof prefix !== "string" || prefix === "" || /[{}]/.test(prefix)) {
     throw new TypeError(
@@ -89,13 +97,12 @@ export function redisSettings(options: RedisBrokerOptions): RedisSettings {
       }`,
     );
   }
-  const settings = { prefix, maxWaiting, maxWaitingBytes, giveUpMs, heartbeatMs, rememberMs };
-  const { prefix: _, ...numbers } = settings;
+  const numbers = { maxWaiting, maxWaitingBytes, giveUpMs, heartbeatMs, rememberMs };
   for (const [name, value] of Object.entries(numbers)) {
     if (Number.isSafeInteger(value) && value > 0) continue;
     throw new RangeError(
       `Cannot create broker: ${name} must be a positive whole number, received ${value}`,
     );
   }
-  return settings;
+  return { prefix, survivesRestart, ...numbers };
 }

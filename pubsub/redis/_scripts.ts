@@ -18,20 +18,30 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 /**
  * Opens a history: `KEYS[1]` is its meta hash, `KEYS[2]` its stream, `ARGV[1]` the name of a new
- * epoch, `ARGV[2]` to `ARGV[5]` are ttlMs, size, bytes and how long the place is remembered.
+ * epoch, `ARGV[2]` to `ARGV[5]` are ttlMs, size, bytes and how long the place is remembered,
+ * `ARGV[6]` is `1` if a restart loses nothing, and `ARGV[7]` and `ARGV[8]` are an epoch and the
+ * newest offset that whoever asks has heard of it, or empty.
  *
  * It is new if the server is not the one that wrote it last: a restart and a failover change the
  * replication id, and either may have lost what was acknowledged. It is new as well if the stream
- * has not what the hash says, since keys can be evicted one by one.
+ * has not what the hash says, since keys can be evicted one by one, or less than was heard of it.
+ *
+ * A server without replicas, which never was one since its start, can only have restarted.
  */
 const HISTORY = TEXT + NOW + `
 local meta, stream = KEYS[1], KEYS[2]
 local ttl, size, most, remembered = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local mark = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+local info = redis.call('INFO', 'replication')
+local mark = string.match(info, 'master_replid:(%x+)')
+local isAlone = string.find(info, 'connected_slaves:0') and string.find(info, 'master_replid2:0+%s')
 if not mark then return redis.error_reply('SKEIN INFO does not tell master_replid') end
 local known = redis.call('HMGET', meta, 'epoch', 'mark', 'head', 'oldest', 'bytes', 'until')
 local epoch, head, oldest, bytes = known[1], tonumber(known[3]), tonumber(known[4]), tonumber(known[5])
-local isNew = not epoch or known[2] ~= mark
+local isNew = not epoch or ARGV[7] == epoch and head < tonumber(ARGV[8])
+if not isNew and known[2] ~= mark then
+  isNew = ARGV[6] ~= '1' or not isAlone
+  if not isNew then redis.call('HSET', meta, 'mark', mark) end
+end
 if not isNew and redis.call('XLEN', stream) ~= head - oldest + 1 then
   if now < tonumber(known[6]) then isNew = true else oldest, bytes = head + 1, 0 end
 end
@@ -66,13 +76,13 @@ end
 
 /**
  * Appends a batch. Besides those of a history: `KEYS[3]` is the channel, further keys are those of
- * producers; `ARGV[6]` is the command that publishes, `ARGV[7]` how long numbers of producers are
+ * producers; `ARGV[9]` is the command that publishes, `ARGV[10]` how long numbers of producers are
  * known; then come, for each publication, which key is its producer's, its number and its frame.
  * Answers the epoch, the head, and `1` or `0` for each: kept, or a repetition.
  */
 const APPEND = HISTORY + `
 local newest, taken, frames = {}, {}, {}
-for i = 8, #ARGV, 3 do
+for i = 11, #ARGV, 3 do
   local key, number, frame = KEYS[tonumber(ARGV[i])], tonumber(ARGV[i + 1]), ARGV[i + 2]
   local last = newest[key] or tonumber(redis.call('GET', key) or -1)
   if number > last then
@@ -87,25 +97,25 @@ if #frames > 0 then
   local first = head - #frames + 1
   trim(#frames + 64)
   note(text(now + ttl))
-  for key, number in pairs(newest) do redis.call('SET', key, text(number), 'PX', ARGV[7]) end
+  for key, number in pairs(newest) do redis.call('SET', key, text(number), 'PX', ARGV[10]) end
   redis.call('PEXPIRE', stream, text(ttl + 1000))
-  redis.call(ARGV[6], KEYS[3], epoch .. ' ' .. text(first) .. '\\n' .. table.concat(frames))
+  redis.call(ARGV[9], KEYS[3], epoch .. ' ' .. text(first) .. '\\n' .. table.concat(frames))
 end
 redis.call('PEXPIRE', meta, remembered)
 return { epoch, text(head), table.concat(taken) }
 `;
 
 /**
- * Reads a page. Besides those of a history: `ARGV[6]` is the offset after which it begins, or empty;
- * `ARGV[7]` how many of the newest, or empty; `ARGV[8]` and `ARGV[9]` bound the page. Answers the
+ * Reads a page. Besides those of a history: `ARGV[9]` is the offset after which it begins, or empty;
+ * `ARGV[10]` how many of the newest, or empty; `ARGV[11]` and `ARGV[12]` bound the page. Answers the
  * epoch, the head, the first offset, and the frames.
  */
 const READ = HISTORY + `
 trim(256)
 if not isNew and text(oldest) ~= known[4] then note(known[6]) end
 redis.call('PEXPIRE', meta, remembered)
-local after, last = tonumber(ARGV[6]), tonumber(ARGV[7])
-local count, room = tonumber(ARGV[8]), tonumber(ARGV[9])
+local after, last = tonumber(ARGV[9]), tonumber(ARGV[10])
+local count, room = tonumber(ARGV[11]), tonumber(ARGV[12])
 local from = math.max(oldest, head - size + 1)
 if after then from = math.max(from, after + 1) elseif last then from = math.max(from, head - last + 1) end
 local frames, first = {}, from

@@ -24,9 +24,10 @@ import type {
   ReadHistoryOptions,
 } from "../history.ts";
 import type { BrokerStore } from "../store.ts";
-import { Channels, deliver, type Entry } from "./_channels.ts";
+import { Channels, deliver, type Entry, note } from "./_channels.ts";
 import { endClient, Gathering, Heartbeat, isCluster, openClient } from "./_clients.ts";
 import { Condition, textOf } from "./_condition.ts";
+import { evictingPolicies } from "./_eviction.ts";
 import { decodeKept, decodePlain, encodeFrame } from "./_frames.ts";
 import { RedisHistories } from "./_histories.ts";
 import { type Links, openLinks } from "./_links.ts";
@@ -93,6 +94,9 @@ export class RedisBroker implements Broker {
   #published = 0;
   #received = 0;
   #reads = 0;
+  #ignored = 0;
+  /** Policies under which Redis lets go of what it keeps. */
+  #evicting: readonly string[] = [];
   #closing: Promise<void> | undefined;
 
   /**
@@ -118,12 +122,14 @@ export class RedisBroker implements Broker {
       scripts,
       names,
       isSharded: isCluster(client),
+      heardOf: (topic) => this.#channels.get(names.keptChannel(topic))?.heard,
     });
     this.store = new RedisStore(client, scripts, names, (what, run) => this.#run(what, run));
     this.#outbox = this.#openOutbox();
     client.on("ready", () => {
       this.#outbox.wake();
       this.#condition.update();
+      void this.#lookAtPolicies();
     });
     client.on("close", () => this.#condition.update());
     client.on("error", (error: unknown) => this.#condition.update(error));
@@ -148,13 +154,20 @@ export class RedisBroker implements Broker {
       dropped: this.#outbox.dropped,
       interruptions: this.#condition.interruptions,
       reads: this.#reads,
+      ignored: this.#ignored,
     };
   }
 
-  /** What is wrong at the moment: that Redis is away, or that much waits for it. */
+  /** What is wrong at the moment, such as that Redis is away, or that much waits for it. */
   issues(): string[] {
     const away = this.#condition.issue();
     const issues = away === undefined ? [] : [away];
+    for (const policy of this.#evicting) {
+      issues.push(`Redis may let go of histories: its maxmemory-policy is ${policy}`);
+    }
+    if (this.#ignored > 0) {
+      issues.push(`${this.#ignored} messages of something else were ignored`);
+    }
     const { maxWaiting } = this.#settings;
     const { waiting } = this.#outbox;
     if (waiting > maxWaiting / 2) {
@@ -285,8 +298,18 @@ export class RedisBroker implements Broker {
     if (!channel.isConfirmed) this.#channels.confirm([name]);
     const { topic, isKept } = channel;
     const publications = isKept ? decodeKept(topic, message) : decodePlain(topic, message);
+    if (publications.length === 0) this.#ignored++;
     this.#received += publications.length;
+    const goesOn = note(channel, publications);
     deliver(channel, publications);
+    if (goesOn) return;
+    // Whoever reads now learns that the epoch is over.
+    this.#channels.lose([name]);
+    this.#channels.confirm([name]);
+  }
+
+  async #lookAtPolicies(): Promise<void> {
+    this.#evicting = await evictingPolicies(this.#client);
   }
 
   async #append(publication: Publication, options: AppendOptions): Promise<Appended> {

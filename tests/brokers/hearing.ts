@@ -5,6 +5,7 @@
  */
 import { deadline } from "@std/async/deadline";
 import { delay } from "@std/async/delay";
+import process from "node:process";
 import type { Broker, BrokerStatus, BrokerSubscription, Publication } from "../../pubsub/broker.ts";
 import type { Appended, HistoryBounds } from "../../pubsub/history.ts";
 
@@ -96,4 +97,16 @@ export async function until(holds: () => boolean | Promise<boolean>): Promise<vo
     while (!await holds()) await delay(10);
   };
   await deadline(reached(), PATIENCE_MS);
+}
+
+/**
+ * Resolves once no timer runs: client libraries have some that end by themselves. After large
+ * replies the parser of Redis has one that all connections share; an attempt to connect to NATS can
+ * not be stopped.
+ */
+export async function noTimers(): Promise<void> {
+  const before = performance.now() + PATIENCE_MS;
+  while (process.getActiveResourcesInfo().includes("Timeout") && performance.now() < before) {
+    await delay(20);
+  }
 }

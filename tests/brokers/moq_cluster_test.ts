@@ -16,7 +16,8 @@ import {
 } from "../../pubsub/moq/mod.ts";
 import { Nodes } from "../../pubsub/nodes.ts";
 import { RedisBroker } from "../../pubsub/redis/mod.ts";
-import { isRedisMissing, noTimers, RedisServer } from "./redis_server.ts";
+import { noTimers } from "./hearing.ts";
+import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
 /** How long something may take, in milliseconds. */
 const PATIENCE_MS = 10_000;

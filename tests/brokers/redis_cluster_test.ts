@@ -5,8 +5,8 @@ import { assertEquals, assertNotEquals } from "@std/assert";
 import { Cluster } from "ioredis";
 import { testBroker } from "../../pubsub/broker_conformance.ts";
 import { RedisBroker } from "../../pubsub/redis/mod.ts";
-import { append, BOUNDS, Hearing, statusIs, until } from "./hearing.ts";
-import { isRedisMissing, noTimers, RedisCluster } from "./redis_server.ts";
+import { append, BOUNDS, Hearing, noTimers, statusIs, until } from "./hearing.ts";
+import { isRedisMissing, RedisCluster } from "./redis_server.ts";
 
 const ignore = isRedisMissing;
 

@@ -5,7 +5,6 @@
  */
 import { deadline } from "@std/async/deadline";
 import { delay } from "@std/async/delay";
-import process from "node:process";
 
 /** How long a server may take to answer, in milliseconds. */
 const PATIENCE_MS = 10_000;
@@ -38,17 +37,6 @@ async function isMissing(): Promise<boolean> {
   if (Deno.env.get("CI") === "true") throw new Error(`${PROGRAM} is not installed`);
   console.warn(`Tests with Redis are ignored: ${PROGRAM} is not installed`);
   return true;
-}
-
-/**
- * Resolves once no timer runs: after large replies the parser of the client library has one of its
- * own, which all connections share and which ends by itself.
- */
-export async function noTimers(): Promise<void> {
-  const before = performance.now() + PATIENCE_MS;
-  while (process.getActiveResourcesInfo().includes("Timeout") && performance.now() < before) {
-    await delay(20);
-  }
 }
 
 /** A server, with a folder of its own that goes with it. */

@@ -4,11 +4,12 @@
 import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { Redis } from "ioredis";
+import { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
 import { testBroker } from "../../pubsub/broker_conformance.ts";
 import { RedisBroker, type RedisBrokerOptions } from "../../pubsub/redis/mod.ts";
-import { append, BOUNDS, Hearing, statusIs, until } from "./hearing.ts";
-import { isRedisMissing, noTimers, RedisServer, type RedisServerOptions } from "./redis_server.ts";
+import { append, BOUNDS, Hearing, noTimers, statusIs, until } from "./hearing.ts";
+import { isRedisMissing, RedisServer, type RedisServerOptions } from "./redis_server.ts";
 
 const ignore = isRedisMissing;
 
@@ -354,6 +355,103 @@ test("begins a new epoch when an older snapshot is restored", async (server) => 
   const after = await broker.history.read("chat", page);
   assertEquals([after.head, after.publications], [0, []]);
   assertNotEquals(after.epoch, before.epoch);
+});
+
+const SURVIVES: RedisBrokerOptions = { ...QUICK, survivesRestart: true };
+
+test(
+  "keeps its epoch when Redis loses nothing with its process, as its operator says",
+  async (server) => {
+    await using near = new RedisBroker({ url: server.url }, SURVIVES);
+    await using far = new RedisBroker({ url: server.url }, SURVIVES);
+    await using hearing = new Hearing(far, "chat", BOUNDS);
+    await hearing.ready;
+    const appends: Promise<unknown>[] = [];
+    for (let i = 0; i < 3; i++) {
+      const under = range(500).map((n) =>
+        near.history.append({ topic: "chat", payload: `${500 * i + n}` }, { bounds: BOUNDS })
+      );
+      appends.push(...under);
+      await under[0];
+      // The other batches are on their way.
+      await server.kill();
+      await server.restart();
+      await hearing.interrupted(i + 1);
+    }
+    await Promise.all(appends);
+    const page = { bounds: BOUNDS, after: 0, maxMessages: 2_000, maxBytes: 1_000_000 };
+    const { head, publications, epoch } = await far.history.read("chat", page);
+    assertEquals(publications.map(({ payload }) => payload), numbers(0, 1_500));
+    assertEquals([head, hearing.epochs], [1_500, [epoch]]);
+  },
+  { append: "always" },
+);
+
+test("notices what was lost all the same where a node knows of it", async (server) => {
+  await using broker = new RedisBroker({ url: server.url }, SURVIVES);
+  await using hearing = new Hearing(broker, "chat", BOUNDS);
+  await using other = new RedisBroker({ url: server.url }, SURVIVES);
+  await hearing.ready;
+  await append(broker, "chat", 5);
+  await server.run("save");
+  await append(broker, "chat", 5);
+  await hearing.count(10);
+  const [epoch] = hearing.epochs;
+  await server.kill();
+  await server.restart();
+  await hearing.interrupted(1);
+  // This one knows nothing: it goes on behind what is left.
+  const [appended] = await append(other, "chat", 1);
+  assertEquals(appended!.position, { epoch, offset: 6 });
+  await hearing.interrupted(2);
+  const page = { bounds: BOUNDS, maxMessages: 10, maxBytes: 1_000 };
+  const read = await broker.history.read("chat", page);
+  assertNotEquals(read.epoch, epoch);
+  assertEquals(read.head, 0);
+});
+
+test("begins a new epoch after a restart that others may have gone on without", async (server) => {
+  await using replica = await RedisServer.start();
+  await replica.run("replicaof", "127.0.0.1", `${server.port}`);
+  await until(async () => (await server.run("info", "replication")).includes("state=online"));
+  await using broker = new RedisBroker({ url: server.url }, SURVIVES);
+  const [before] = await append(broker, "chat", 1);
+  await server.run("wait", "1", "5000");
+  await replica.run("replicaof", "no", "one");
+  await using promoted = new RedisBroker({ url: replica.url }, SURVIVES);
+  const [after] = await append(promoted, "chat", 1);
+  assertNotEquals(after!.position!.epoch, before!.position!.epoch);
+}, { append: "always" });
+
+test("warns of a policy that lets go of histories", async (server) => {
+  await server.run("config", "set", "maxmemory-policy", "allkeys-lru");
+  await using unbounded = new RedisBroker({ url: server.url });
+  await append(unbounded, "chat", 1);
+  assertEquals(unbounded.issues(), []);
+  await server.run("config", "set", "maxmemory", "100mb");
+  await using broker = new RedisBroker({ url: server.url });
+  await until(() => broker.issues().some((issue) => issue.includes("allkeys-lru")));
+});
+
+test("ignores and counts what something else publishes", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  await using plain = new Hearing(broker, "news");
+  await using kept = new Hearing(broker, "chat", BOUNDS);
+  await Promise.all([plain.ready, kept.ready]);
+  const noise = ["", "noise", "x 1\n", "x 0.5\nnoise", "\0\0\0\0", "\xff\xff\xff\xff\0\xff\xff"];
+  const client = new Redis(server.url);
+  for (const one of noise) {
+    const bytes = Buffer.from(one, "latin1");
+    await client.publish("skein:pub:{/news}", bytes);
+    await client.publish("skein:log:{/chat}", bytes);
+  }
+  broker.publish({ topic: "news", payload: "after" });
+  await append(broker, "chat", 1);
+  await Promise.all([plain.count(1), kept.count(1)]);
+  assertEquals([plain.payloads, kept.payloads], [["after"], ["0"]]);
+  assertEquals(broker.stats.ignored, 2 * noise.length);
+  assertEquals(broker.issues().length, 1);
+  await client.quit();
 });
 
 test("begins a new epoch when a replica takes over, and when the first one comes back", async (server) => {

@@ -12,13 +12,17 @@ import { type Browser, type Page, PATIENCE_MS, testInBrowsers } from "./_browser
 
 /** What functions that run in a page can name. */
 declare global {
-  /** What the page's subscription got: data, and what it was told after each loss. */
-  var heard: unknown[];
-  /** What can be done with the page's client. */
-  var say: (data: unknown) => void;
-  var publish: (data: unknown) => Promise<void>;
-  var flushed: () => Promise<void>;
-  var closeClient: () => Promise<void>;
+  /** What the page heard and shows, and what it can be told to do. */
+  var chatPage: {
+    /** What its subscription got: data, and what it was told after each loss. */
+    readonly heard: unknown[];
+    /** The text that it shows. */
+    readonly shown: string;
+    say(data: unknown): void;
+    publish(data: unknown): Promise<void>;
+    flushed(): Promise<void>;
+    close(): Promise<void>;
+  };
 }
 
 const TOPIC = "chat:lobby";
@@ -26,25 +30,30 @@ const TOPIC = "chat:lobby";
 /** A page whose subscription goes on where the page was before it was loaded anew. */
 const HTML = `<!doctype html><title>Page</title><output></output><script type="module">
 import { connect } from "/client.js";
-globalThis.heard = [];
-const show = document.querySelector("output");
+const output = document.querySelector("output");
+const heard = [];
 const client = connect(location.origin.replace("http", "ws"), {
   transports: ["websocket"],
   backoff: { firstDelayMs: 50, maxDelayMs: 100 },
   delivery: "at-least-once",
 });
-globalThis.say = (data) => client.send("say", data);
-globalThis.publish = (data) => client.publish("${TOPIC}", data);
-globalThis.flushed = () => client.flushed();
-globalThis.closeClient = () => client.close();
+globalThis.chatPage = {
+  heard,
+  get shown() { return output.textContent; },
+  say: (data) => client.send("say", data),
+  publish: (data) => client.publish("${TOPIC}", data),
+  flushed: () => client.flushed(),
+  close: () => client.close(),
+};
 const chat = client.subscribe("${TOPIC}", {
   since: JSON.parse(localStorage.getItem("position")),
   onRecovery(recovery) {
+    const { recovered, reason = "" } = recovery;
     heard.push(recovery);
-    show.textContent = "recovered: " + recovery.recovered + (recovery.reason ? " " + recovery.reason : "");
+    output.textContent = ("recovered: " + recovered + " " + reason).trim();
   },
 });
-chat.ready.then(() => show.textContent = "ready");
+chat.ready.then(() => output.textContent ||= "ready");
 for await (const { data } of chat) {
   heard.push(data);
   localStorage.setItem("position", JSON.stringify(chat.position));
@@ -120,17 +129,27 @@ class Site implements AsyncDisposable {
 
 /** Waits until the page shows a text. */
 async function shows(page: Page, text: string): Promise<void> {
-  await page.waitForFunction(
-    (text) => document.querySelector("output")?.textContent === text,
-    { polling: 10 },
-    text,
-  );
+  await page.waitForFunction((text) => chatPage.shown === text, { polling: 10 }, text);
 }
 
 /** Waits until the page has heard something, and returns all that it heard. */
-async function heard(page: Page, last: unknown): Promise<unknown[]> {
-  await page.waitForFunction((last) => heard.includes(last), { polling: 10 }, last);
-  return await page.evaluate(() => heard);
+async function heardUpTo(page: Page, last: unknown): Promise<unknown[]> {
+  await page.waitForFunction((last) => chatPage.heard.includes(last), { polling: 10 }, last);
+  return await page.evaluate(() => chatPage.heard);
+}
+
+/** Has the page send numbers, and publish every tenth. */
+async function speak(page: Page, from: number, to: number): Promise<void> {
+  await page.evaluate(
+    (from, to) => {
+      for (let i = from; i <= to; i++) {
+        if (i % 10 === 0) void chatPage.publish(i);
+        else chatPage.say(i);
+      }
+    },
+    from,
+    to,
+  );
 }
 
 const numbers = (from: number, to: number) =>
@@ -149,7 +168,7 @@ testInBrowsers(
     site.use(one);
     const page = await site.page(browser);
     publish(one, 1, 3);
-    assertEquals(await heard(page, 3), [1, 2, 3]);
+    assertEquals(await heardUpTo(page, 3), [1, 2, 3]);
 
     // Nobody takes connections for a while: more is missed than a send queue holds.
     site.balancer.use([]);
@@ -160,17 +179,17 @@ testInBrowsers(
     site.use(two);
     await shows(page, "recovered: true");
     publish(two, 704, 705);
-    const all = await heard(page, 705);
+    const all = await heardUpTo(page, 705);
     const recovery = all.splice(3, 1)[0] as Recovery;
     assertEquals([recovery.recovered, recovery.position?.offset], [true, 3]);
     assertEquals(all, numbers(1, 705));
 
     // Loaded anew it goes on there too.
-    await page.evaluate(() => closeClient());
+    await page.evaluate(() => chatPage.close());
     publish(two, 706, 709);
     await page.reload();
     await shows(page, "recovered: true");
-    const after = await heard(page, 709);
+    const after = await heardUpTo(page, 709);
     assertEquals((after[0] as Recovery).position?.offset, 705);
     assertEquals(after.slice(1), numbers(706, 709));
   },
@@ -185,14 +204,14 @@ testInBrowsers(
     site.use(one);
     const page = await site.page(browser);
     publish(one, 1, 2);
-    await heard(page, 2);
+    await heardUpTo(page, 2);
     site.balancer.use([]);
     await one.close();
     publish(two, 3, 20);
     site.use(two);
     await shows(page, "recovered: false too-old");
     publish(two, 21, 21);
-    const [, , recovery, ...rest] = await heard(page, 21);
+    const [, , recovery, ...rest] = await heardUpTo(page, 21);
     assertEquals(rest, [21]);
     assertEquals((recovery as Recovery).position?.offset, 20);
 
@@ -203,7 +222,7 @@ testInBrowsers(
     await two.close();
     await shows(page, "recovered: false new-epoch");
     publish(other, 111, 111);
-    const all = await heard(page, 111);
+    const all = await heardUpTo(page, 111);
     assertEquals(all.at(-1), 111);
     assertEquals((all.at(-2) as Recovery).position?.offset, 11);
   },
@@ -218,36 +237,23 @@ testInBrowsers(
     const [one, two, three] = nodes as [Server, Server, Server];
     site.use(one);
     const page = await site.page(browser);
-    const speak = (from: number, to: number) =>
-      page.evaluate(
-        (from, to) => {
-          for (let i = from; i <= to; i++) {
-            if (i % 10 === 0) publish(i);
-            else say(i);
-          }
-        },
-        from,
-        to,
-      );
-    await speak(1, 60);
+    await speak(page, 1, 60);
     await until(() => site.handled.length > 10);
     // Its connection breaks while the handlers run, then its server goes.
     site.use(two);
     site.balancer.cut(Infinity);
-    await speak(61, 90);
+    await speak(page, 61, 90);
     await one.close();
-    await page.evaluate(() => flushed());
-    await speak(91, 120);
+    await page.evaluate(() => chatPage.flushed());
+    await speak(page, 91, 120);
     site.use(three);
     await two.close();
-    await page.evaluate(() => flushed());
+    await page.evaluate(() => chatPage.flushed());
     const isSaid = (i: number) => i % 10 !== 0;
     assertEquals(site.handled, numbers(1, 120).filter(isSaid));
-    const published = (await heard(page, 120)).filter((item) => typeof item === "number");
-    assertEquals(published, numbers(1, 120).filter((i) => !isSaid(i)));
-    const recoveries = (await page.evaluate(() => heard)).filter((item) =>
-      typeof item === "object"
-    );
-    assert(recoveries.every((recovery) => (recovery as Recovery).recovered));
+    const heard = await heardUpTo(page, 120);
+    assertEquals(heard.filter(Number.isInteger), numbers(1, 120).filter((i) => !isSaid(i)));
+    const recoveries = heard.filter((item) => typeof item === "object") as Recovery[];
+    assert(recoveries.length > 0 && recoveries.every(({ recovered }) => recovered));
   },
 );

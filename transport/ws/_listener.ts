@@ -77,8 +77,8 @@ export interface ListenerOptions {
 interface Peer {
   readonly socket: Socket;
   readonly admitted: Admitted;
-  /** Requests that are not answered yet. */
-  answering: number;
+  /** Answers that are not out yet; bounded by `MAX_PIPELINED`. */
+  readonly answers: Set<ServerResponse>;
   /** Whether what comes is not to be trusted, or not to be answered any more. */
   isOver: boolean;
 }
@@ -125,8 +125,13 @@ export class Listener {
       : createSecureServer({ ...settings, ...tls });
     server.on("connection", (socket: Socket) => this.#connected(socket));
     server.on("clientError", refuse);
-    server.on("request", (message, response) => void this.#request(message, response));
-    server.on("upgrade", (message, socket, head) => void this.#upgrade(message, socket, head));
+    // Whatever goes wrong costs one connection, and not the process.
+    server.on("request", (message, response) => {
+      this.#request(message, response).catch(() => response.destroy());
+    });
+    server.on("upgrade", (message, socket, head) => {
+      this.#upgrade(message, socket, head).catch(() => socket.destroy());
+    });
     this.addr = bind(server, hostname, port);
   }
 
@@ -139,9 +144,9 @@ export class Listener {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#server.close(() => resolve());
     this.#handshakes.clear();
-    const answering = [...this.#peers.values()].filter(({ socket, answering }) => {
-      if (answering === 0) socket.destroy();
-      return answering > 0;
+    const answering = [...this.#peers.values()].filter(({ socket, answers }) => {
+      if (answers.size === 0) socket.destroy();
+      return answers.size > 0;
     });
     if (answering.length === 0) return await promise;
     const timer = setTimeout(() => {
@@ -166,7 +171,7 @@ export class Listener {
       return;
     }
     const key = keyOf(socket);
-    const peer: Peer = { socket, admitted, answering: 0, isOver: false };
+    const peer: Peer = { socket, admitted, answers: new Set(), isOver: false };
     this.#peers.set(key, peer);
     this.#handshakes.add(peer);
     socket.on("close", () => {
@@ -178,14 +183,17 @@ export class Listener {
   }
 
   async #request(message: IncomingMessage, out: ServerResponse): Promise<void> {
+    // Gone from the message once that is destroyed.
+    const { socket } = message;
     const peer = this.#asked(message);
     // What was read by then is still parsed.
     if (peer === undefined || peer.isOver) return;
-    if (++peer.answering > MAX_PIPELINED) {
+    if (peer.answers.size === MAX_PIPELINED) {
       peer.isOver = true;
       peer.socket.destroy();
       return;
     }
+    peer.answers.add(out);
     const leaving = new AbortController();
     out.on("close", () => out.writableFinished || leaving.abort());
     await respond(
@@ -193,9 +201,9 @@ export class Listener {
       out,
     );
     // What was not read of its body is not waited for.
-    if (!message.complete) message.destroy();
-    peer.answering--;
-    if (this.#closing !== undefined && peer.answering === 0) peer.socket.destroySoon();
+    if (!message.complete) socket.destroySoon();
+    peer.answers.delete(out);
+    if (this.#closing !== undefined && peer.answers.size === 0) peer.socket.destroySoon();
   }
 
   /**
@@ -204,8 +212,11 @@ export class Listener {
    */
   #isUpgrade({ headers, socket }: IncomingMessage): boolean {
     const { upgrade = "", "content-length": length = "0", "transfer-encoding": coding } = headers;
+    const [answer, next] = this.#peers.get(keyOf(socket))?.answers ?? [];
+    // Who has all of an answer may go on before the system says that it took it.
+    const isAnswered = next === undefined && answer?.writableEnded !== false;
     return upgrade.toLowerCase() === "websocket" && length === "0" && coding === undefined &&
-      this.#peers.get(keyOf(socket))?.answering === 0;
+      isAnswered;
   }
 
   async #upgrade(message: IncomingMessage, socket: Duplex, head: Uint8Array): Promise<void> {

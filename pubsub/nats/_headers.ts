@@ -1,0 +1,24 @@
+/**
+ * Reading headers that anybody may have written.
+ *
+ * @module
+ */
+import type { Msg } from "@nats-io/transport-node";
+
+/**
+ * A header of a message; empty if it has none. The client library throws where headers are none,
+ * and stops reading for good if a callback throws.
+ */
+export function headerOf(message: Msg, name: string): string {
+  try {
+    return message.headers?.get(name) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+/** The sequence that a stream gave to a message which it published again; 0 if none did. */
+export function sequenceOf(message: Msg): number {
+  const seq = Number(headerOf(message, "Nats-Sequence"));
+  return Number.isSafeInteger(seq) && seq > 0 ? seq : 0;
+}

@@ -1,0 +1,103 @@
+import { assertEquals } from "@std/assert";
+import { Buffer } from "node:buffer";
+import { EventEmitter } from "node:events";
+import type { Redis } from "ioredis";
+import { Link } from "./_link.ts";
+
+/** A connection that answers when it is told to. */
+class FakeRedis extends EventEmitter {
+  status = "ready";
+  readonly commands: string[] = [];
+  readonly #answers: (() => void)[] = [];
+
+  subscribe(...channels: string[]): Promise<void> {
+    return this.#send("subscribe", channels);
+  }
+
+  unsubscribe(...channels: string[]): Promise<void> {
+    return this.#send("unsubscribe", channels);
+  }
+
+  /** Answers the oldest command, and waits until what follows from that was done. */
+  async answer(): Promise<void> {
+    this.#answers.shift()!();
+    await settled();
+  }
+
+  message(channel: string, text: string): void {
+    this.emit("messageBuffer", Buffer.from(channel), Buffer.from(text));
+  }
+
+  #send(verb: string, channels: string[]): Promise<void> {
+    this.commands.push(`${verb} ${channels}`);
+    return new Promise((resolve) => this.#answers.push(resolve));
+  }
+}
+
+async function settled(): Promise<void> {
+  for (let i = 0; i < 20; i++) await Promise.resolve();
+}
+
+function makeLink(): { redis: FakeRedis; link: Link; told: string[] } {
+  const redis = new FakeRedis();
+  const told: string[] = [];
+  const link = new Link({
+    redis: redis as unknown as Redis,
+    events: {
+      onMessage: (channel, message) => told.push(`${channel}: ${message}`),
+      onConfirmed: (channels) => told.push(`confirmed ${channels}`),
+      onLost: (channels) => told.push(`lost ${channels}`),
+      onChange: () => {},
+    },
+  });
+  return { redis, link, told };
+}
+
+Deno.test("Link hears nothing of a subscription that is being ended, though its topic is taken again", async () => {
+  const { redis, link, told } = makeLink();
+  link.want("a");
+  await settled();
+  await redis.answer();
+  link.unwant("a");
+  await settled();
+  link.want("a");
+  redis.message("a", "of the former one");
+  assertEquals(told, ["confirmed a"]);
+  await redis.answer();
+  redis.message("a", "before its confirmation was read");
+  await redis.answer();
+  assertEquals(redis.commands, ["subscribe a", "unsubscribe a", "subscribe a"]);
+  assertEquals(told.slice(1), ["a: before its confirmation was read", "confirmed a"]);
+  link.stop();
+});
+
+Deno.test("Link keeps a subscription that is left and taken again while it is under way", async () => {
+  const { redis, link, told } = makeLink();
+  link.want("a");
+  await settled();
+  link.unwant("a");
+  link.want("a");
+  await redis.answer();
+  assertEquals([redis.commands, told.at(-1)], [["subscribe a"], "confirmed a"]);
+  link.unwant("a");
+  await settled();
+  assertEquals(redis.commands, ["subscribe a", "unsubscribe a"]);
+  link.stop();
+});
+
+Deno.test("Link takes again what it lost with its connection", async () => {
+  const { redis, link, told } = makeLink();
+  redis.emit("ready");
+  link.want("a");
+  await settled();
+  await redis.answer();
+  redis.status = "reconnecting";
+  redis.emit("close");
+  assertEquals([told.at(-1), link.isUp], ["lost a", false]);
+  redis.status = "ready";
+  redis.emit("ready");
+  await settled();
+  await redis.answer();
+  assertEquals([told.at(-1), link.isUp], ["confirmed a", true]);
+  link.stop();
+});
