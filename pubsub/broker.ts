@@ -40,7 +40,7 @@ export interface BrokerSubscribeOptions {
   readonly onInterrupted?: () => void;
 }
 
-/** A node's subscription to a topic at its broker. */
+/** A node's subscription to a topic at its broker; disposing of it never rejects. */
 export interface BrokerSubscription extends AsyncDisposable {
   /** Resolves once publications of other nodes reach this one; never rejects. */
   readonly ready: Promise<void>;

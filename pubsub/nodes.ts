@@ -5,6 +5,7 @@
  */
 import { UnsupportedError } from "../errors.ts";
 import { MAX_TIMER_MS, settlesWithin, startTimer } from "../session/wait.ts";
+import { Alive } from "./_alive.ts";
 import { NodeAsks } from "./_node_asks.ts";
 import { type NodeMessage, parseNodeMessage } from "./_node_message.ts";
 import {
@@ -30,26 +31,11 @@ const ALL = `${INTERNAL_PREFIX}nodes`;
 /** One node hears what begins so; its id follows. */
 const ONE = `${INTERNAL_PREFIX}node:`;
 
-/** Nodes that are known at once; others are ignored. */
-const MAX_NODES = 1_000;
-
-/** Nodes that said farewell and are remembered, so that what comes late does not bring them back. */
-const MAX_DEPARTED = 1_000;
-
-/** A node that hears nothing of what it says itself for more ticks than this can not hear others either. */
-const MAX_DEAF_TICKS = 3;
-
 /** Questions of others that are being answered at once; others are ignored. */
 const MAX_ANSWERING = 1_000;
 
 /** How long a node that starts waits for the others to say that they are there, in milliseconds. */
 const DISCOVERY_MS = 300;
-
-interface Peer {
-  info: NodeInfo;
-  /** Ticks of the clock since it was heard. */
-  silentTicks: number;
-}
 
 /**
  * The nodes that share a broker.
@@ -87,11 +73,9 @@ export class Nodes implements AsyncDisposable {
   readonly broker: Broker;
   /** Resolves once the others had the time to say that they are there; never rejects. */
   readonly ready: Promise<void>;
-  readonly #goneTicks: number;
+  readonly #alive: Alive;
   readonly #onError: (error: unknown) => void;
   readonly #subscriptions: BrokerSubscription[];
-  readonly #peers = new Map<string, Peer>();
-  readonly #departed = new Set<string>();
   readonly #handlers = new Map<string, NodeHandler>();
   readonly #asks = new NodeAsks();
   // Objects of their own, so that one listener can subscribe twice.
@@ -101,10 +85,6 @@ export class Nodes implements AsyncDisposable {
   readonly #closed = Promise.withResolvers<void>();
   #ticks = 0;
   #tickedAt = Date.now();
-  /** Ticks since anything may have been missed. */
-  #calmTicks = 0;
-  /** Ticks since this node heard itself. */
-  #deafTicks = 0;
   #answering = 0;
   #ignored = 0;
   #isReady = false;
@@ -125,7 +105,7 @@ export class Nodes implements AsyncDisposable {
     this.#onError = options.onError ?? print;
     // Every second tick is a heartbeat.
     this.#tickMs = heartbeatMs / 2;
-    this.#goneTicks = Math.floor(goneAfterMs / this.#tickMs);
+    this.#alive = new Alive(Math.floor(goneAfterMs / this.#tickMs));
     const listener = (publication: Publication) => this.#receive(publication);
     this.#subscriptions = [
       broker.subscribe(ALL, listener, { onInterrupted: () => this.#restore() }),
@@ -142,7 +122,7 @@ export class Nodes implements AsyncDisposable {
 
   /** How many other nodes are alive. */
   get size(): number {
-    return this.#peers.size;
+    return this.#alive.size;
   }
 
   /** How many messages were ignored because they made no sense, or there were too many nodes or questions. */
@@ -156,7 +136,7 @@ export class Nodes implements AsyncDisposable {
    * @returns The nodes, in the order in which they were heard first.
    */
   others(): NodeInfo[] {
-    return Array.from(this.#peers.values(), ({ info }) => info);
+    return this.#alive.infos();
   }
 
   /**
@@ -166,7 +146,7 @@ export class Nodes implements AsyncDisposable {
    * @returns Whether it is.
    */
   has(id: string): boolean {
-    return this.#peers.has(id);
+    return this.#alive.has(id);
   }
 
   /**
@@ -177,8 +157,7 @@ export class Nodes implements AsyncDisposable {
    * @returns Whether it is so.
    */
   isGone(id: string): boolean {
-    if (id === this.id || this.#peers.has(id)) return false;
-    return this.#departed.has(id) || this.#calmTicks > this.#goneTicks;
+    return id !== this.id && this.#alive.isGone(id);
   }
 
   /**
@@ -231,10 +210,10 @@ export class Nodes implements AsyncDisposable {
   async ask(kind: string, data?: unknown, options: NodeAskOptions = {}): Promise<NodeAnswers> {
     const { timeoutMs = 2_000 } = options;
     if (!this.#isReady) await settlesWithin(this.ready, timeoutMs);
-    if (this.#peers.size === 0) return { answers: [], isComplete: this.#isReady };
+    if (this.size === 0) return { answers: [], isComplete: this.#isReady };
     if (this.#isClosed) return { answers: [], isComplete: false };
     const send = (id: number) => this.#publish(undefined, { type: "ask", kind, data, id });
-    return await this.#asks.ask(this.#peers.keys(), send, timeoutMs);
+    return await this.#asks.ask(this.#alive.ids(), send, timeoutMs);
   }
 
   /** Says farewell and listens no more. Idempotent. */
@@ -247,7 +226,7 @@ export class Nodes implements AsyncDisposable {
     this.#asks.end();
     this.#listeners.clear();
     this.#handlers.clear();
-    this.#peers.clear();
+    this.#alive.clear();
     await Promise.all(this.#subscriptions.map((one) => one[Symbol.asyncDispose]()));
   }
 
@@ -287,41 +266,25 @@ export class Nodes implements AsyncDisposable {
     const wasSuspended = now - this.#tickedAt > 3 * this.#tickMs;
     this.#tickedAt = now;
     this.#ticks++;
-    this.#deafTicks++;
-    // An engine that hangs, or a network that is cut, is noticed by the broker much later.
-    const isDeaf = this.#deafTicks > MAX_DEAF_TICKS;
-    if (isDeaf || this.broker.status.current.name !== "connected") this.#beCalm();
+    if (this.broker.status.current.name !== "connected") this.#alive.beCalm();
     else if (wasSuspended) this.#restore();
     else {
-      this.#calmTicks++;
-      this.#sweep();
+      this.#alive.tick();
+      for (const id of this.#alive.silent()) this.#forget(id);
     }
     if (this.#ticks % 2 === 0) this.#beat(false);
   }
 
-  #sweep(): void {
-    for (const [id, peer] of this.#peers) {
-      if (++peer.silentTicks >= this.#goneTicks) this.#forget(id);
-    }
-  }
-
-  /** Nobody's silence until now says anything. */
-  #beCalm(): void {
-    this.#calmTicks = 0;
-    for (const peer of this.#peers.values()) peer.silentTicks = 0;
-  }
-
   #hearItself(): void {
-    const wasDeaf = this.#deafTicks > MAX_DEAF_TICKS;
-    this.#deafTicks = 0;
+    const wasDeaf = this.#alive.isDeaf;
+    this.#alive.hearItself();
     if (wasDeaf) this.#restore();
   }
 
   /** Anything may have been missed until now. */
   #restore(): void {
     if (this.#isClosed) return;
-    this.#deafTicks = 0;
-    this.#beCalm();
+    this.#alive.beCalm();
     this.#beat(true);
     this.#emit({ type: "restored" });
   }
@@ -334,19 +297,16 @@ export class Nodes implements AsyncDisposable {
     }
     const { node } = message;
     if (node === this.id) return this.#hearItself();
-    if (this.#departed.has(node)) return;
-    const peer = this.#peers.get(node);
-    if (peer !== undefined) {
-      peer.silentTicks = 0;
-      peer.info = { ...peer.info, lastHeardAt: Date.now() };
-    }
+    if (this.#alive.hasDeparted(node)) return;
+    const isKnown = this.#alive.hear(node);
     switch (message.type) {
       case "beat":
-        if (peer === undefined) this.#meet(node, message.name);
+        if (!isKnown) this.#meet(node, message.name);
         if (message.isHello) this.#beat(false);
         return;
       case "bye":
-        return this.#part(node);
+        this.#alive.depart(node);
+        return this.#forget(node);
       case "answer":
         return this.#asks.answered(
           message.id,
@@ -361,32 +321,16 @@ export class Nodes implements AsyncDisposable {
   }
 
   #meet(id: string, name: string): void {
-    if (this.#peers.size >= MAX_NODES) {
-      this.#ignored++;
-      return;
-    }
-    const info = { id, name, lastHeardAt: Date.now() };
-    this.#peers.set(id, { info, silentTicks: 0 });
-    this.#emit({ type: "join", node: info });
-  }
-
-  #part(id: string): void {
-    this.#departed.add(id);
-    if (this.#departed.size > MAX_DEPARTED) {
-      for (const oldest of this.#departed) {
-        this.#departed.delete(oldest);
-        break;
-      }
-    }
-    this.#forget(id);
+    const node = this.#alive.meet(id, name);
+    if (node === undefined) this.#ignored++;
+    else this.#emit({ type: "join", node });
   }
 
   #forget(id: string): void {
-    const peer = this.#peers.get(id);
-    if (peer === undefined) return;
-    this.#peers.delete(id);
+    const node = this.#alive.forget(id);
+    if (node === undefined) return;
     this.#asks.gone(id);
-    this.#emit({ type: "leave", node: peer.info });
+    this.#emit({ type: "leave", node });
   }
 
   async #handle(

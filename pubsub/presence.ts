@@ -58,7 +58,8 @@ export let observePresence: (presence: Presence, observer: PresenceObserver) => 
  *   them and leaves with the last, and moving from one to another within the grace is neither. A node
  *   knows the topics in which it has somebody, and those that it follows; of others, which have it
  *   from their own, its listeners hear nothing. Users of a node that died leave after the time in
- *   which it is found gone, and the grace: 12 s by default.
+ *   which it is found gone, and the grace: 12 s by default. Times are by the clocks of the nodes where
+ *   it happened; no wait depends on them.
  *
  * @example Usage
  * ```ts

@@ -116,7 +116,6 @@ class Reader {
   counts = { messages: 0, recovered: 0, refused: 0, gaps: 0 };
   #asked: { since?: HistoryPosition | undefined; last?: number | undefined } = {};
   #seen = 0;
-  #isAhead = false;
 
   constructor(truth: Truth, name: string) {
     this.#truth = truth;
@@ -174,7 +173,6 @@ class Reader {
     }
     if (epoch === undefined || offset === undefined) return void (this.place = undefined);
     assert(head! >= offset, told);
-    this.#isAhead = reason === "unavailable" && offset === since?.offset;
     this.place = { epoch, offset };
   }
 
@@ -215,9 +213,6 @@ class Reader {
       this.#seen = Infinity;
       return;
     }
-    // The server, which could not ask the engine, is behind what this one has.
-    if (this.#isAhead && (line.offset as number) <= place.offset) return;
-    this.#isAhead = false;
     const truth = this.#truth.at(place.epoch, line.offset as number)!;
     const isExcepted = truth.except === this.client!.session.id;
     assertEquals(line.skip, isExcepted ? "t" : undefined, told);

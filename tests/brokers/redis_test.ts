@@ -404,6 +404,7 @@ test("notices what was lost all the same where a node knows of it", async (serve
   const [appended] = await append(other, "chat", 1);
   assertEquals(appended!.position, { epoch, offset: 6 });
   await hearing.interrupted(2);
+  await statusIs(broker, "connected");
   const page = { bounds: BOUNDS, maxMessages: 10, maxBytes: 1_000 };
   const read = await broker.history.read("chat", page);
   assertNotEquals(read.epoch, epoch);

@@ -34,6 +34,9 @@ const WINDOWS_MS = [100, 1_000] as const;
  */
 const TOLERANCE_MS = 100;
 
+/** How long the last ones may take to come back. */
+const PATIENCE_MS = 10_000;
+
 /** Runs it on Redis and on NATS. */
 export async function soakRolling(check: Check, isShort: boolean): Promise<void> {
   const clients = isShort ? 200 : 400;
@@ -66,9 +69,7 @@ async function roll(
     await fleet.ask<ClientsState>("state");
     const drained = await node.process.ask<Drained>(`drain ${withinMs}`);
     await node.process.end();
-    // The last ones to be closed are on their way.
-    await sleep(500);
-    const { times, lateMs } = await opened(others);
+    const { times, lateMs } = await openedSoon(others, drained.closed + drained.cut);
     const clientsLateMs = (await fleet.ask<ClientsState>("state")).map((state) => state.lateMs);
     await fleet.restart(node);
     fleet.use(fleet.nodes);
@@ -130,6 +131,18 @@ async function opened(nodes: readonly FleetNode[]): Promise<{ times: number[]; l
     times: each.flatMap(({ times }) => times).sort((a, b) => a - b),
     lateMs: Math.max(...each.map(({ lateMs }) => lateMs)),
   };
+}
+
+/** The same, once there are so many, or it took too long: the last ones are on their way. */
+async function openedSoon(nodes: readonly FleetNode[], count: number): ReturnType<typeof opened> {
+  const until = Date.now() + PATIENCE_MS;
+  let found = await opened(nodes);
+  while (found.times.length < count && Date.now() < until) {
+    await sleep(100);
+    const { times, lateMs } = await opened(nodes);
+    found = { times: [...found.times, ...times], lateMs: Math.max(found.lateMs, lateMs) };
+  }
+  return found;
 }
 
 /** Most of these moments that lie within any time so long. */
