@@ -42,6 +42,7 @@ const NO_TOPICS: CountedTopics = {
     replays: 0,
     replayed: 0,
     waitingPages: 0,
+    waitingBytes: 0,
     tailBytes: 0,
   },
   broker: {

@@ -560,3 +560,28 @@ Deno.test("Feed that knows nothing yet begins nobody before what it has", async 
     [3, 3, 2],
   ]);
 });
+
+Deno.test("Feed keeps a bounded number of bytes for sessions that do not take them", async () => {
+  await using node = await bench();
+  const { engine, topics } = node;
+  const text = "x".repeat(100_000);
+  for (let i = 1; i <= 20; i++) engine.publish({ i, text });
+  await using slow = Clients.on(topics.turn, ...Array.from({ length: 200 }, () => ({})));
+  for (const { pair, session } of slow) {
+    pair.link.stall("to-client");
+    session.send("filler", text);
+  }
+  await turns();
+  for (const one of slow) one.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
+  await turns(100);
+  const { waitingBytes } = topics.stats;
+  assert(waitingBytes > 60_000_000 && waitingBytes <= 67_108_864, `${waitingBytes} bytes`);
+  for (const { pair } of slow) pair.link.resume("to-client");
+  for (let i = 0; i < 100 && topics.stats.replayed < 4_000; i++) await turns();
+  await turns();
+  for (const one of slow) {
+    const data = one.takeData() as { i: number }[];
+    assertRun(data.map(({ i }) => i).filter((i) => i !== undefined), 1, 20);
+  }
+  assertEquals(topics.stats.waitingBytes, 0);
+});

@@ -112,6 +112,11 @@ export class Feeds {
     return this.#host?.underWay.get(session) ?? 0;
   }
 
+  /** Bytes of pages that wait for slow sessions. */
+  get waitingBytes(): number {
+    return this.#host?.aheadBytes ?? 0;
+  }
+
   /** Pages that wait to be replayed. */
   get waiting(): number {
     return this.#host?.replaying.waiting ?? 0;

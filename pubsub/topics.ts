@@ -130,13 +130,14 @@ export class Topics implements AsyncDisposable {
 
   /** Counters. */
   get stats(): TopicsStats {
-    const { counts, waiting, tailBytes } = this.#feeds;
+    const { counts, waiting, waitingBytes, tailBytes } = this.#feeds;
     return {
       ...counts,
       topics: this.size,
       failedPublications: this.#failedPublications,
       lastFailure: this.#lastFailure,
       waitingPages: waiting,
+      waitingBytes,
       tailBytes,
     };
   }

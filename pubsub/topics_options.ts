@@ -86,6 +86,8 @@ export interface TopicsStats {
   readonly replayed: number;
   /** Pages that wait for their turn now. */
   readonly waitingPages: number;
+  /** Bytes of pages that were read, and wait for slow sessions now. */
+  readonly waitingBytes: number;
   /** Bytes of the newest publications that are kept ready now. */
   readonly tailBytes: number;
 }

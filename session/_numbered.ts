@@ -24,6 +24,8 @@ export interface Numbered {
   begin(): Promise<NumberedTurn>;
   /** It is done with, whatever the turn was. Idempotent. */
   end(): void;
+  /** It could not be handled, and its session is over for it: the client sends it again. */
+  giveBack(): void;
   /** Calls the handler in its turn, if it is to be handled. */
   run(handle: () => void | Promise<void>): Promise<void>;
 }
@@ -82,6 +84,10 @@ export class Numbers extends Changing implements Acknowledged {
         this.#ended = seq;
         if (seq > this.#client!.handled) this.#client!.advance(seq);
         else this.acknowledge();
+        numbered.giveBack();
+      },
+      giveBack: () => {
+        if (endTurn === undefined) return;
         this.#waiting.shift();
         endTurn();
         endTurn = undefined;

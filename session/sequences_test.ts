@@ -432,6 +432,26 @@ Deno.test("A message whose handler failed counts as handled: it does not come fo
   assertEquals([seen, client.outbox.messages], [[1, 2], 0]);
 });
 
+Deno.test("A message whose handler failed for the engine comes again, and what follows after it", async () => {
+  using time = new FakeTime();
+  const seen: unknown[] = [];
+  let isAway = true;
+  const network = new Network({
+    ...node(new Engine().node("a"), (data) => {
+      seen.push(data);
+      if (data === 1 && isAway) throw new BrokerError("Cannot append: the engine was away");
+    }),
+    onError: () => {},
+  });
+  await using client = network.client(atLeastOnce);
+  for (const data of [0, 1, 2]) client.send("t", data);
+  await turns(20);
+  assertEquals([seen, client.outbox.messages], [[0, 1], 2]);
+  isAway = false;
+  await reconnect(time);
+  assertEquals([seen, client.outbox.messages], [[0, 1, 1, 2], 0]);
+});
+
 Deno.test("A loop has handled a message when it takes the next one, or is left", async () => {
   const desk = new ServiceDesk({ sequences: new Engine().node("a") });
   const network = new Network({ services: desk });

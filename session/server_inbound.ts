@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { BrokerError } from "../errors.ts";
 import type { Backpressure } from "../transport/connection.ts";
 import type { Numbered } from "./_numbered.ts";
 import type { SessionCore } from "./core.ts";
@@ -91,7 +92,7 @@ export class ServerInbound extends Inbound implements Backpressure {
   protected override handle(incoming: NumberedIncoming): void | Promise<void> {
     const running = super.handle(incoming);
     const { numbered } = incoming;
-    return numbered ? Promise.resolve(running).then(() => numbered.end()) : running;
+    return numbered ? Promise.resolve(running).then(() => this.#handled(numbered)) : running;
   }
 
   /** See {@linkcode Inbound}. */
@@ -104,6 +105,12 @@ export class ServerInbound extends Inbound implements Backpressure {
   override release(): void {
     this.#taken?.end();
     this.#taken = undefined;
+  }
+
+  /** Also by an error, or what fails would come for ever; but an engine that was away comes back. */
+  #handled(numbered: Numbered): void {
+    if (this.#core.info?.error instanceof BrokerError) numbered.giveBack();
+    else numbered.end();
   }
 
   async #checkInTurn(
