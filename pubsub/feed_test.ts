@@ -419,7 +419,7 @@ Deno.test("Feed answers in time while the engine takes a question and never answ
   const [ahead, behind] = clients as unknown as [Client, Client];
   ahead.subscribe(topics, "t", { since: { epoch: "e1", offset: 9 } });
   behind.subscribe(topics, "t", { since: { epoch: "e0", offset: 1 } });
-  await passTime(time, 10_500);
+  await passTime(time, 20_500);
   assertEquals(ahead.take(), [
     { epoch: "e1", offset: 9, head: 9, recovered: false, reason: "unavailable" },
   ]);

@@ -18,7 +18,7 @@ import type { Line } from "./_line.ts";
 import { cutPage, type PageBounds, type Placed } from "./_tail.ts";
 
 /** How long the answer may take, in milliseconds: a client waits for 30 s by default. */
-const ANSWER_TIMEOUT_MS = 10_000;
+const ANSWER_TIMEOUT_MS = 20_000;
 
 /** Most bytes of pages that wait for their sessions, of a node; past it they are read again. */
 const MAX_AHEAD_BYTES = 67_108_864;

@@ -288,7 +288,11 @@ for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as Overfl
     const { code } = await endOf(session as Session);
     assertEquals(code, policy === "close" ? 4507 : 4000);
     await soon(closed.promise);
-    assertEquals([server.manager.count, server.topics.size, server.manager.sessionsOf("ann")], [0, 0, []]);
+    assertEquals([server.manager.count, server.topics.size, server.manager.sessionsOf("ann")], [
+      0,
+      0,
+      [],
+    ]);
     await until(() => server.presence.members("room:a").length === 0);
     raw[Symbol.dispose]();
   });

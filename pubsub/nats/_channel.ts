@@ -147,7 +147,7 @@ export class Channel {
     return link.open.subscribe(subject, {
       callback: (error, message) => {
         if (error) this.#refused(error);
-        else this.#receive(message);
+        else link.pace.take(message.data.length, () => this.#receive(message));
       },
     });
   }
@@ -166,6 +166,7 @@ export class Channel {
   }
 
   #receive(message: Msg): void {
+    if (this.#isOver) return;
     const { topic, log, onReceived, onIgnored } = this.#options;
     if (log !== undefined) return this.#receiveKept(message, log);
     const publication = decode(topic, message.data);

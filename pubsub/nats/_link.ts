@@ -19,6 +19,7 @@ import { Changing } from "../../session/changing.ts";
 import { StatusFeed } from "../../session/status_feed.ts";
 import { settlesWithin, waitFor } from "../../session/wait.ts";
 import type { BrokerStatus } from "../broker.ts";
+import { Pace } from "../pace.ts";
 import { pause } from "./_pause.ts";
 
 /** How long the server may take to answer. */
@@ -48,6 +49,8 @@ export interface LinkEvents {
 export class Link {
   /** How it is doing. */
   readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connecting" });
+  /** Hands on what comes on subscriptions. */
+  readonly pace: Pace = new Pace();
   /** How often the server went. */
   interruptions = 0;
   /** What the server refused lately, such as a subject without permission. */

@@ -213,21 +213,25 @@ export class Log {
       callback: (error, message) => {
         // One that was refused is over for the client library.
         if (error) return void (this.#following = undefined);
-        const seq = sequenceOf(message);
-        if (seq === 0) return;
-        const record = parseRecord(message, seq);
-        if (record === undefined) return;
-        if (this.#epoch === undefined || this.#epoch.epoch === record.epoch) {
-          this.saw(seq);
-          this.#note(record);
-          return;
-        }
-        // It may be that of a new stream, whose sequence begins again.
-        this.#newest = seq;
-        this.#found = { record, created: this.#created };
-        this.#adopt(record);
+        this.#link.pace.take(message.data.length, () => this.#hear(message));
       },
     });
+  }
+
+  #hear(message: Msg): void {
+    const seq = sequenceOf(message);
+    if (seq === 0) return;
+    const record = parseRecord(message, seq);
+    if (record === undefined) return;
+    if (this.#epoch === undefined || this.#epoch.epoch === record.epoch) {
+      this.saw(seq);
+      this.#note(record);
+      return;
+    }
+    // It may be that of a new stream, whose sequence begins again.
+    this.#newest = seq;
+    this.#found = { record, created: this.#created };
+    this.#adopt(record);
   }
 
   #note(record: Found): void {

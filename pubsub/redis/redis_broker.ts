@@ -23,8 +23,9 @@ import type {
   HistoryPage,
   ReadHistoryOptions,
 } from "../history.ts";
+import { Pace } from "../pace.ts";
 import type { BrokerStore } from "../store.ts";
-import { Channels, deliver, type Entry, note } from "./_channels.ts";
+import { type Channel, Channels, deliver, type Entry, note } from "./_channels.ts";
 import { endClient, Gathering, Heartbeat, isCluster, openClient } from "./_clients.ts";
 import { Condition, textOf } from "./_condition.ts";
 import { evictingPolicies } from "./_eviction.ts";
@@ -88,6 +89,7 @@ export class RedisBroker implements Broker {
   readonly #outbox: Outbox;
   readonly #channels = new Channels();
   readonly #condition: Condition;
+  readonly #pace = new Pace();
   /** Who appends where the publisher said nothing of it. */
   readonly #producer = crypto.randomUUID();
   #number = 0;
@@ -294,6 +296,14 @@ export class RedisBroker implements Broker {
   #receive(name: string, message: Buffer): void {
     const channel = this.#channels.get(name);
     if (channel === undefined) return;
+    this.#pace.take(message.length, () => {
+      // Whoever left meanwhile, and took it again, has a channel of its own.
+      if (this.#channels.get(name) === channel) this.#handOn(channel, message);
+    });
+  }
+
+  #handOn(channel: Channel, message: Buffer): void {
+    const { name } = channel;
     // Redis confirms many channels together, and publications of the first come before that.
     if (!channel.isConfirmed) this.#channels.confirm([name]);
     const { topic, isKept } = channel;

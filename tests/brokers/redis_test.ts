@@ -304,6 +304,29 @@ test("tells a subscription that was cut off since it was too slow", async (serve
   await hearing.until(() => hearing.payloads.at(-1) === "after");
 });
 
+test("hands on in several turns what came while the node was busy", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  let inTurn = 0;
+  let most = 0;
+  let count = 0;
+  const all = Promise.withResolvers<void>();
+  await using subscription = broker.subscribe("news", () => {
+    if (inTurn++ === 0) setImmediate(() => inTurn = 0);
+    most = Math.max(most, inTurn);
+    if (++count === 5_000) all.resolve();
+  });
+  await subscription.ready;
+  const script = `local text = string.rep('x', 100)
+    local frame = struct.pack('>I4BH', 3 + #text, 0, 0) .. text
+    for i = 1, 5000 do redis.call('PUBLISH', ARGV[1], frame) end`;
+  // Nothing is read while this runs: it waits for its end without turning the event loop.
+  new Deno.Command("redis-cli", {
+    args: ["-p", `${server.port}`, "eval", script, "0", "skein:pub:{/news}"],
+  }).outputSync();
+  await all.promise;
+  assert(most < 256, `${most} in one turn`);
+});
+
 test("waits where Redis is not to be written, and goes on after it", async (server) => {
   await using master = await RedisServer.start();
   await using broker = new RedisBroker({ url: server.url }, QUICK);

@@ -1,0 +1,59 @@
+import { assert, assertEquals } from "@std/assert";
+import { Pace } from "./pace.ts";
+
+/** Turns that end when they are told to. */
+function makePace(): { pace: Pace; endTurn(): void; isScheduled(): boolean } {
+  let ended: (() => void) | undefined;
+  return {
+    pace: new Pace((callback) => ended = callback),
+    endTurn() {
+      const callback = ended;
+      ended = undefined;
+      callback?.();
+    },
+    isScheduled: () => ended !== undefined,
+  };
+}
+
+Deno.test("Pace hands on at once what is little", () => {
+  const { pace, endTurn, isScheduled } = makePace();
+  const got: number[] = [];
+  for (let i = 0; i < 3; i++) pace.take(100, () => got.push(i));
+  assertEquals(got, [0, 1, 2]);
+  endTurn();
+  assertEquals(isScheduled(), false);
+});
+
+Deno.test("Pace divides into turns what is much, and keeps its order", () => {
+  const { pace, endTurn, isScheduled } = makePace();
+  const got: number[] = [];
+  for (let i = 0; i < 1_000; i++) pace.take(200, () => got.push(i));
+  const counts: number[] = [];
+  for (let last = -1; last < got.length; endTurn()) {
+    last = got.length;
+    counts.push(last);
+    // What comes meanwhile waits behind what is held.
+    if (counts.length === 2) pace.take(200, () => got.push(1_000));
+  }
+  assertEquals(got, Array.from({ length: 1_001 }, (_, i) => i));
+  assert(counts.every((count, i) => count - (counts[i - 1] ?? 0) <= 128), `${counts}`);
+  assertEquals(isScheduled(), false);
+});
+
+Deno.test("Pace hands on what is larger than a turn, one by one", () => {
+  const { pace, endTurn } = makePace();
+  const got: number[] = [];
+  for (let i = 0; i < 3; i++) pace.take(100_000, () => got.push(i));
+  assertEquals(got, [0]);
+  endTurn();
+  assertEquals(got, [0, 1]);
+  endTurn();
+  assertEquals(got, [0, 1, 2]);
+});
+
+Deno.test("Pace holds no more than its bound, and loses nothing", () => {
+  const { pace } = makePace();
+  let got = 0;
+  for (let i = 0; i < 200; i++) pace.take(1_000_000, () => got++);
+  assert(got > 100, `${got}`);
+});
