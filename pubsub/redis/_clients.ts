@@ -57,8 +57,16 @@ export function isCluster(client: Redis | Cluster): client is Cluster {
 
 /** Connects for commands. */
 export function openClient(source: RedisSource): Redis | Cluster {
-  if ("url" in source) return new Redis(source.url, OWN);
-  const client = source.client as Redis | Cluster;
+  if ("url" in source) {
+    if (/^rediss?:\/\//.test(source.url)) return new Redis(source.url, OWN);
+    throw new TypeError(
+      `Cannot create broker: url must begin with redis:// or rediss://, received "${source.url}"`,
+    );
+  }
+  const client = source.client as Redis | Cluster | undefined;
+  if (typeof client?.duplicate !== "function") {
+    throw new TypeError("Cannot create broker: expected a url, or a client of ioredis");
+  }
   if (!isCluster(client)) return client.duplicate(OWN);
   const { retryStrategy: _, enableOfflineQueue: __, ...own } = OWN;
   const redisOptions = { ...client.options.redisOptions, ...own };

@@ -106,7 +106,8 @@ export class RedisBroker implements Broker {
    *
    * @param source Where Redis is.
    * @param options See {@linkcode RedisBrokerOptions}.
-   * @throws {TypeError} If `prefix` is empty or has braces.
+   * @throws {TypeError} If the URL is none of Redis, there is neither one nor a client, or `prefix`
+   * is empty or has braces.
    * @throws {RangeError} If a number is not a positive whole one.
    */
   constructor(source: RedisSource, options: RedisBrokerOptions = {}) {

@@ -17,3 +17,11 @@ Deno.test("RedisBroker() rejects bounds that are not positive whole numbers", ()
     }
   }
 });
+
+Deno.test("RedisBroker() rejects what is neither a URL of Redis nor a client", () => {
+  const url = "http://127.0.0.1:6379";
+  assertThrows(() => new RedisBroker({ url }), TypeError, `received "${url}"`);
+  for (const source of [{}, { client: {} }]) {
+    assertThrows(() => new RedisBroker(source as never), TypeError, "expected a url, or a client");
+  }
+});
