@@ -27,7 +27,11 @@ function listen(wire: string, options: ListenMoqOptions): MoqServer {
   return listenMoq({ hostname: "127.0.0.1", transports, ...tls, ...options });
 }
 
-function connect(urlOf: () => string, wire: string, options: ConnectMoqOptions = {}): MoqClient {
+function connect(
+  urlOf: () => string | Promise<string>,
+  wire: string,
+  options: ConnectMoqOptions = {},
+): MoqClient {
   return connectMoq(urlOf, {
     retry: { firstDelayMs: 20, maxDelayMs: 100 },
     ...(wire === "websocket" ? {} : { serverCertificateHashes: hashes }),
@@ -49,7 +53,10 @@ for (const wire of Object.keys(URLS)) {
     const sessions: MoqSession[] = [];
     const onSession = (session: MoqSession) => void sessions.push(session);
     let server = listen(wire, { mux, onSession });
-    await using client = connect(() => URLS[wire]!(server), wire, { mux: clientMux });
+    // A client may be back before the server: it asks for the URL of one that listens.
+    let listening = Promise.resolve();
+    const urlOf = () => listening.then(() => URLS[wire]!(server));
+    await using client = connect(urlOf, wire, { mux: clientMux });
     const reader = client.subscribe("/room/server", "video");
     const announcements = client.acceptAnnounce("/room");
     try {
@@ -63,10 +70,13 @@ for (const wire of Object.keys(URLS)) {
         assertEquals(group?.sequence, 10 * round);
         assertEquals(reader.resumptions, round);
         if (round === 2) break;
+        const { promise, resolve } = Promise.withResolvers<void>();
+        listening = promise;
         // A graceful close, and one with a last wish.
         if (round === 0) await server.close();
         else await server.drain({ timeoutMs: 50 });
         server = listen(wire, { mux, onSession });
+        resolve();
       }
       // What stayed was told once.
       assertEquals((await soon(announcements.next()))?.path, "/room/server");
