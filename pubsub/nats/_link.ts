@@ -202,14 +202,18 @@ export class Link {
     return undefined;
   }
 
-  /** The client library ends for good where credentials can not be told: so the server refuses. */
+  /** The client library ends for good where credentials can not be told: so those told before are used. */
   #lasting(authenticator: Authenticator | Authenticator[]): Authenticator[] {
-    return [authenticator].flat().map((tell) => (nonce?: string) => {
-      try {
-        return tell(nonce);
-      } catch (error) {
-        this.refusal = error;
-      }
+    return [authenticator].flat().map((tell) => {
+      let last: ReturnType<Authenticator>;
+      return (nonce?: string) => {
+        try {
+          last = tell(nonce);
+        } catch (error) {
+          this.refusal = error;
+        }
+        return last;
+      };
     });
   }
 
