@@ -383,17 +383,19 @@ for (const [seed, size] of [[1, 10_000], [2, 10_000], [3, 4]] as const) {
     const readers = clients.flatMap((client) => topics.map((topic) => reading(client, topic)));
     await Promise.all(readers.map(({ subscription }) => soon(subscription.ready)));
     const counts = new Map(topics.map((topic) => [topic, 0]));
+    const publish = (topic: string) => {
+      const n = counts.get(topic)!;
+      counts.set(topic, n + 1);
+      random.pick(servers).publish(topic, n);
+    };
     for (let step = 0; step < 300; step++) {
-      for (let i = random.below(8); i > 0; i--) {
-        const topic = random.pick(topics);
-        const n = counts.get(topic)!;
-        counts.set(topic, n + 1);
-        random.pick(servers).publish(topic, n);
-      }
+      for (let i = random.below(8); i > 0; i--) publish(random.pick(topics));
       if (random.below(10) === 0) {
         const cable = random.pick(cables);
         cable.port = portOf(random.pick(servers));
         cable.cut();
+        // More than is kept, before anybody can be back.
+        for (let i = 0; size < 10 && i <= size; i++) topics.forEach(publish);
       }
       await new Promise((resolve) => setTimeout(resolve, random.below(4)));
     }
