@@ -402,6 +402,7 @@ test(
       await hearing.interrupted(i + 1);
     }
     await Promise.all(appends);
+    await statusIs(far, "connected");
     const page = { bounds: BOUNDS, after: 0, maxMessages: 2_000, maxBytes: 1_000_000 };
     const { head, publications, epoch } = await far.history.read("chat", page);
     assertEquals(publications.map(({ payload }) => payload), numbers(0, 1_500));
