@@ -5,6 +5,7 @@
  */
 import { deadline } from "@std/async/deadline";
 import { delay } from "@std/async/delay";
+import { isMissing } from "./programs.ts";
 
 /** How long a server may take to answer, in milliseconds. */
 const PATIENCE_MS = 10_000;
@@ -24,20 +25,7 @@ export interface RedisServerOptions {
 }
 
 /** Whether tests without Redis are left out; where all must run, they fail in place of that. */
-export const isRedisMissing: boolean = await isMissing();
-
-async function isMissing(): Promise<boolean> {
-  try {
-    const { success } = await new Deno.Command(PROGRAM, { args: ["--version"], stdout: "null" })
-      .output();
-    if (success) return false;
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-  }
-  if (Deno.env.get("CI") === "true") throw new Error(`${PROGRAM} is not installed`);
-  console.warn(`Tests with Redis are ignored: ${PROGRAM} is not installed`);
-  return true;
-}
+export const isRedisMissing: boolean = await isMissing(PROGRAM, "Redis");
 
 /** A server, with a folder of its own that goes with it. */
 export class RedisServer implements AsyncDisposable {

@@ -1,0 +1,22 @@
+/**
+ * Whether the engines' servers are installed.
+ *
+ * @module
+ */
+
+/** Whether tests with a server are left out; where all must run, they fail in place of that. */
+export async function isMissing(program: string, engine: string): Promise<boolean> {
+  try {
+    const { success } = await new Deno.Command(program, {
+      args: ["--version"],
+      stdout: "null",
+      stderr: "null",
+    }).output();
+    if (success) return false;
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+  if (Deno.env.get("CI") === "true") throw new Error(`${program} is not installed`);
+  console.warn(`Tests with ${engine} are ignored: ${program} is not installed`);
+  return true;
+}
