@@ -63,7 +63,7 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
 };
 
 const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:test|bench)\.ts$/;
-const FOLDERS = /^(transport|session|pubsub|manager|testing)\//;
+const FOLDERS = /^(transport|session|pubsub|manager|server|testing)\//;
 
 /** An import of a file of the repository. */
 interface Edge {
