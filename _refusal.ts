@@ -6,12 +6,10 @@
 import type { AdmissionOptions } from "./_admission_options.ts";
 import { LimitError, type RefusalStatus } from "./errors.ts";
 import type { SessionManager } from "./manager/mod.ts";
+import { ConsoleReport } from "./session/console_report.ts";
 
-/** One line is printed in so many milliseconds: anybody can be refused as often as they like. */
-const PRINT_INTERVAL_MS = 1_000;
-
-/** Where a line that is printed is cut. */
-const MAX_PRINTED_LENGTH = 300;
+/** One fault is printed in so many milliseconds: anybody can be refused as often as they like. */
+const FAULT_SILENT_MS = 1_000;
 
 /** What a {@linkcode Refused} has beside its status and text. */
 export interface RefusedOptions extends ErrorOptions {
@@ -55,8 +53,7 @@ export interface RefusedPeer {
 /** Tells the application of refusals: by `onRefusal`, or by printing what may be its own fault. */
 export class RefusalReport {
   readonly #onRefusal: AdmissionOptions<never>["onRefusal"];
-  #printedAt = -Infinity;
-  #unprinted = 0;
+  readonly #console = new ConsoleReport();
 
   /** Tells `onRefusal`, if there is one. */
   constructor(onRefusal: AdmissionOptions<never>["onRefusal"]) {
@@ -73,21 +70,12 @@ export class RefusalReport {
   }
 
   #print(status: RefusalStatus, error: unknown, token: string | undefined): void {
-    const now = Date.now();
-    // A clock that was set back does not silence it.
-    if (Math.abs(now - this.#printedAt) < PRINT_INTERVAL_MS) {
-      this.#unprinted++;
-      return;
-    }
-    const more = this.#unprinted === 0 ? "" : `, and ${this.#unprinted} before`;
-    this.#printedAt = now;
-    this.#unprinted = 0;
     let text = textOf(error);
     if (token) text = text.replaceAll(token, "<token>");
-    // There is nobody else to tell.
-    // deno-lint-ignore no-console
-    console.error(
-      `Authentication failed, a session was refused with ${status}${more}: ${oneLine(text)}`,
+    this.#console.tell(
+      "authenticate",
+      `authentication failed, a session was refused with ${status}: ${text}`,
+      { silentMs: FAULT_SILENT_MS },
     );
   }
 }
@@ -95,9 +83,4 @@ export class RefusalReport {
 function textOf(error: unknown): string {
   if (error instanceof Error) return `${error.name}: ${error.message}`;
   return typeof error === "string" ? error : `a throw of ${typeof error}`;
-}
-
-/** What a peer said may be in it: no line of its own, and nothing that moves a terminal's cursor. */
-function oneLine(text: string): string {
-  return text.slice(0, MAX_PRINTED_LENGTH).replace(/[\s\p{Cc}]+/gu, " ");
 }

@@ -1,5 +1,4 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { stub } from "@std/testing/mock";
 import { connect, dial } from "../client.ts";
 import {
   AuthenticationError,
@@ -9,6 +8,7 @@ import {
 } from "../errors.ts";
 import { type AuthenticationContext, createServer, type Refusal } from "../server.ts";
 import type { Session } from "../session/session.ts";
+import { captureConsole } from "./console_lines.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
 
@@ -92,7 +92,7 @@ Deno.test("Server refuses with 401 and no text of whatever else authenticate thr
 });
 
 Deno.test("Server prints what may be its own fault in authenticate, if nobody is told", async () => {
-  using print = stub(console, "error");
+  using printed = captureConsole();
   let isDown = true;
   await using server = listen({
     authenticate: ({ token }) => {
@@ -110,9 +110,9 @@ Deno.test("Server prints what may be its own fault in authenticate, if nobody is
   }
   assertEquals(statuses, [401, 401, 401, 401]);
   // Nobody can fill the disk: the second one within a second is only counted.
-  assertEquals(print.calls.map(({ args }) => args), [[
-    "Authentication failed, a session was refused with 401: Error: No row for <token> [2J",
-  ]]);
+  assertEquals(printed.lines, [
+    "Skein: authentication failed, a session was refused with 401: Error: No row for <token> [2J",
+  ]);
   isDown = false;
   await using session = await dial(`${server.url}?token=${SECRET}`);
   assert(session.isReady);
