@@ -61,7 +61,8 @@ const FINAL_CODES: ReadonlySet<number> = new Set([
  * - **Outbox:** what is sent while not connected goes out after reconnecting, in order, and no
  *   faster than the server takes it. A message that is larger than the server's limit is dropped,
  *   and told to `onRefused` with the code `too-large`.
- * - **Refused:** 4400, 4401, 4403 and 4404 end it; a server's normal close does too.
+ * - **Refused:** 4400, 4401, 4403 and 4404 end it; a server's normal close does too. What waits then,
+ *   such as a loop, a request or a publication, is rejected at once; after a normal close loops end.
  *
  * What was handed to a connection that broke may be lost: for what must arrive, there is
  * `delivery: "at-least-once"`, and for requests `resend`.
@@ -278,18 +279,22 @@ export class Client<C extends AnyContract = AnyContract>
   }
 
   /**
-   * Yields the messages of one session after the other, until the client is
-   * closed. Those of subscriptions are not among them.
+   * Yields the messages of one session after the other, until the client ends.
+   * Those of subscriptions are not among them.
    *
    * - **First:** the first loop begins with the session that there is then. From
    *   it on nothing is missed, also between one loop and the next.
    * - **Bound:** a reader who falls behind, by the receive queue of a session or
    *   by more than 8 sessions with messages, gets a {@linkcode QueueFullError},
    *   never a silent gap. The next loop goes on after the gap.
+   * - **End:** a normal close of either end ends the loop. Every other end is thrown, after the
+   *   messages that came before it.
    *
    * @returns The messages, checked against the contract.
    * @throws {TypeError} If messages go to an `onMessage` handler, or another loop runs.
    * @throws {QueueFullError} If the reader fell behind, and messages are missing.
+   * @throws {SessionClosedError} If the server refused the client for good, or the client gave up; `info`
+   * has code and reason.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, "client">, void, undefined> {
     const unread = this.#unread;
@@ -301,7 +306,10 @@ export class Client<C extends AnyContract = AnyContract>
         for (let session; (session = unread.next()) !== undefined; unread.done(session)) {
           yield* session as AsyncIterable<MessageOf<C, "client">>;
         }
-        if (this.status.isEnded) return;
+        if (this.status.isEnded) {
+          if (this.#hasFailed) throw this.#ended("receive");
+          return;
+        }
         for await (const _ of this.status) if (unread.size > 0) break;
       }
     } finally {
@@ -421,8 +429,7 @@ export class Client<C extends AnyContract = AnyContract>
     const isOwn = this.#stop.signal.aborted;
     const cause = isOwn ? { code: CloseCode.normal, reason: "", by: "local" } as const : last;
     this.status.end({ name, cause });
-    const error = isOwn ? undefined : this.#ended("receive");
-    this.#subscriptions.end(error);
+    this.#subscriptions.end(this.#hasFailed ? this.#ended("receive") : undefined);
     this.#outbox.end(this.#ended("deliver"));
     return cause;
   }
@@ -451,6 +458,12 @@ export class Client<C extends AnyContract = AnyContract>
       if (name === "connected" && session?.isReady) return session;
     }
     throw this.#ended("wait for the connection");
+  }
+
+  /** Whether the client ended in another way than by a normal close. */
+  get #hasFailed(): boolean {
+    const { current } = this.status;
+    return "cause" in current && current.cause.code !== CloseCode.normal;
   }
 
   #ended(verb: string): SessionClosedError {

@@ -72,8 +72,68 @@ Deno.test("Client stops at what the server means for good, and comes back from a
     for (const wait of [() => client.whenConnected(), () => client.request("a")]) {
       await assertRejects(wait, SessionClosedError, name);
     }
-    assertEquals(await Array.fromAsync(client), []);
+    if (name === "closed") assertEquals(await Array.fromAsync(client), []);
+    else await assertRejects(() => Array.fromAsync(client), SessionClosedError, `(${code} No, by`);
   }
+});
+
+Deno.test("Client rejects what waits, and throws in loops, once the server refuses it for good", async () => {
+  const network = new Network();
+  network.answers.push(network.nobody, network.refuse(4403));
+  await using client = network.client();
+  await using topic = client.subscribe("a");
+  const waiting = [
+    Array.fromAsync(client),
+    Array.fromAsync(topic),
+    client.request("a"),
+    client.request("a", 1, { resend: true, timeoutMs: Infinity }),
+    client.publish("a"),
+    client.whenConnected(),
+    topic.ready,
+  ].map((wait) => assertRejects(() => wait, SessionClosedError, "the client is refused (4403 No"));
+  assertEquals(await settled(client), "reconnecting");
+  client.retryNow();
+  await Promise.all(waiting);
+});
+
+Deno.test("Client throws the refusal in a loop after what came before it", async () => {
+  const network = new Network({ onOpen: (session) => session.send("m", 1) });
+  await using client = network.client();
+  const got: unknown[] = [];
+  const loop = (async () => {
+    for await (const { data } of client) got.push(data);
+  })();
+  assertEquals(await settled(client), "connected");
+  const request = client.request("never answered");
+  await Promise.all([
+    assertRejects(() => loop, SessionClosedError, "(4403 Banned, by remote)"),
+    assertRejects(() => request, SessionClosedError, "(4403 Banned, by remote)"),
+    network.last.close({ code: 4403, reason: "Banned" }),
+  ]);
+  assertEquals(got, [1]);
+});
+
+Deno.test("Client ends its loops on a normal close of either end", async () => {
+  for (const end of ["server", "client"]) {
+    const network = new Network({ services: new ServiceDesk({ subscribe: () => ({}) }) });
+    await using client = network.client();
+    const topic = client.subscribe("a");
+    const loops = [Array.fromAsync(client), Array.fromAsync(topic)];
+    assertEquals(await settled(client), "connected");
+    await (end === "server" ? network.last : client).close();
+    for (const loop of loops) assertEquals(await loop, [], end);
+    assertEquals(client.status.current.name, "closed");
+  }
+});
+
+Deno.test("Client throws in its loop that it gave up", async () => {
+  const network = new Network();
+  network.answers.push(network.nobody, network.nobody);
+  await using client = network.client({ backoff: { maxAttempts: 1 } });
+  const loop = Array.fromAsync(client);
+  assertEquals(await settled(client), "reconnecting");
+  client.retryNow();
+  await assertRejects(() => loop, SessionClosedError, "Nobody is there");
 });
 
 Deno.test("Client asks for a token anew each time, and gives an expired one another try", async () => {
