@@ -1,0 +1,181 @@
+/**
+ * The test vectors of the wire: their shape, and how frames are compared.
+ *
+ * @module
+ */
+import { assertEquals } from "@std/assert";
+import type { Frame } from "../../transport/connection.ts";
+
+/** An envelope in a vector; a text that begins with `$` is a name for a value that is not fixed. */
+export type Template = { readonly [key: string]: unknown };
+
+/** One step of a vector. Exactly one key is there. */
+export type Step =
+  /** One text frame of these envelopes comes in. */
+  | { readonly receive: readonly Template[] }
+  /** One text frame comes in, as it is. */
+  | { readonly receiveText: string }
+  /** One binary frame comes in, in hexadecimal. */
+  | { readonly receiveBinary: string }
+  /** These envelopes go out next, in any number of text frames. */
+  | { readonly send: readonly Template[] }
+  /** This binary frame goes out next. */
+  | { readonly sendBinary: string }
+  /** The application does something. */
+  | { readonly do: { readonly [verb: string]: unknown } }
+  /** The application has seen exactly this since it was last asked. */
+  | { readonly sees: readonly unknown[] }
+  /** The positions of the client, by topic. */
+  | { readonly state: { readonly [topic: string]: unknown } }
+  /** This end closes with the code. */
+  | { readonly closes: number }
+  /** The peer closes with the code. */
+  | { readonly closed: number }
+  /** The connection is lost without a close. */
+  | { readonly lost: true }
+  /** The client connects, and offers these subprotocols. */
+  | { readonly connect: readonly string[] }
+  /** Time passes, in milliseconds. */
+  | { readonly waitMs: number };
+
+/** One vector: frames in, frames out, and the state after. */
+export interface Vector {
+  /** Names what it shows. */
+  readonly name: string;
+  /** The numbered rules of the protocol that it shows. */
+  readonly rules: readonly string[];
+  /** How the end under test is set up. */
+  readonly given?: Readonly<Record<string, unknown>>;
+  /** In their order. */
+  readonly steps: readonly Step[];
+}
+
+/** A file of vectors. */
+export interface VectorFile {
+  /** The end that is tested. */
+  readonly end: "client" | "server";
+  /** The vectors, each on connections of its own. */
+  readonly vectors: readonly Vector[];
+}
+
+const FOLDER = new URL("../../docs/protocol/vectors/", import.meta.url);
+
+/**
+ * Reads all files of vectors for one end.
+ *
+ * @param end The end.
+ * @returns The file names and what they hold.
+ */
+export function vectorFiles(end: VectorFile["end"]): [name: string, file: VectorFile][] {
+  return [...Deno.readDirSync(FOLDER)].map(({ name }) => name).sort()
+    .filter((name) => name.endsWith(".json"))
+    .map((name): [string, VectorFile] => [
+      name,
+      JSON.parse(Deno.readTextFileSync(new URL(name, FOLDER))),
+    ])
+    .filter(([, file]) => file.end === end);
+}
+
+/** The values that the names of one vector stand for. */
+export class Names {
+  readonly #values = new Map<string, unknown>();
+
+  /** Puts the values in the place of their names. */
+  fill(template: unknown): unknown {
+    if (typeof template === "string") {
+      return template.startsWith("$") ? this.#values.get(template) : template;
+    }
+    if (Array.isArray(template)) return template.map((item) => this.fill(item));
+    if (typeof template !== "object" || template === null) return template;
+    return Object.fromEntries(
+      Object.entries(template).map(([key, value]) => [key, this.fill(value)]),
+    );
+  }
+
+  /**
+   * Checks a value against a template. A name that has no value takes the one that it meets.
+   * `"...": true` in an object allows other keys.
+   *
+   * @param actual The value.
+   * @param template What is expected.
+   * @param where Says what is checked, for people.
+   */
+  check(actual: unknown, template: unknown, where: string): void {
+    this.#bind(actual, template);
+    assertEquals(reduce(actual, template), this.fill(withoutRest(template)), where);
+  }
+
+  #bind(actual: unknown, template: unknown): void {
+    if (typeof template === "string" && template.startsWith("$") && !this.#values.has(template)) {
+      if (actual !== undefined) this.#values.set(template, actual);
+    } else if (typeof template === "object" && template !== null) {
+      if (typeof actual !== "object" || actual === null) return;
+      for (const [key, value] of Object.entries(template)) {
+        this.#bind((actual as Template)[key], value);
+      }
+    }
+  }
+}
+
+/** Leaves out what a template with a rest does not name. */
+function reduce(actual: unknown, template: unknown): unknown {
+  if (Array.isArray(actual) && Array.isArray(template)) {
+    return actual.map((item, i) => reduce(item, template[i]));
+  }
+  if (!isObject(actual) || !isObject(template)) return actual;
+  const keys = template["..."] === true ? Object.keys(template) : Object.keys(actual);
+  return Object.fromEntries(
+    keys.filter((key) => key !== "..." && key in actual)
+      .map((key) => [key, reduce(actual[key], template[key])]),
+  );
+}
+
+function withoutRest(template: unknown): unknown {
+  if (Array.isArray(template)) return template.map(withoutRest);
+  if (!isObject(template)) return template;
+  return Object.fromEntries(
+    Object.entries(template).filter(([key]) => key !== "...")
+      .map(([key, value]) => [key, withoutRest(value)]),
+  );
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** Reads what goes out one by one: envelopes of text frames, or whole binary frames. */
+export class Outgoing {
+  readonly #frames: readonly Frame[];
+  #frame = 0;
+  #lines: string[] = [];
+
+  /**
+   * Reads frames that are still coming.
+   *
+   * @param frames The list that grows.
+   */
+  constructor(frames: readonly Frame[]) {
+    this.#frames = frames;
+  }
+
+  /** The next envelope or binary frame; `undefined` if there is none yet. */
+  next(): Template | Uint8Array | undefined {
+    while (this.#lines.length === 0) {
+      const frame = this.#frames[this.#frame];
+      if (frame === undefined) return undefined;
+      this.#frame++;
+      if (typeof frame !== "string") return frame;
+      this.#lines = frame.split("\n");
+    }
+    return JSON.parse(this.#lines.shift()!);
+  }
+
+  /** Everything that is left. */
+  rest(): (Template | string)[] {
+    const all: (Template | string)[] = [];
+    for (let next; (next = this.next()) !== undefined;) {
+      all.push(next instanceof Uint8Array ? next.toHex() : next);
+    }
+    return all;
+  }
+}
