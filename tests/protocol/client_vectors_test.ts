@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { RequestError } from "../../errors.ts";
 // Loaded ahead, so that no vector waits for a module.
 import "../../session/_lasting.ts";
 import { Client } from "../../session/client.ts";
@@ -19,6 +20,11 @@ interface Given {
 
 /** The longest wait of a client between two attempts, in milliseconds. */
 const MAX_DELAY_MS = 30_000;
+
+/** The code that the application sees: that of the answer, or the kind of error. */
+function codeOf(error: unknown): string {
+  return error instanceof RequestError ? error.failure.code : (error as Error).name;
+}
 
 async function run({ given = {}, steps }: Vector): Promise<void> {
   using time = new FakeTime();
@@ -107,7 +113,7 @@ async function run({ given = {}, steps }: Vector): Promise<void> {
   function settle(name: string, promise: Promise<unknown>): void {
     promise.then(
       (value) => void seen.push({ [name]: value ?? null }),
-      (error: Error & { code?: string }) => void seen.push({ error: error.code ?? error.name }),
+      (error) => void seen.push({ error: codeOf(error) }),
     );
   }
 
@@ -116,7 +122,7 @@ async function run({ given = {}, steps }: Vector): Promise<void> {
       for await (const message of subscription) seen.push({ topic, data: message.data });
       seen.push({ ended: topic });
     } catch (error) {
-      seen.push({ ended: topic, error: (error as { code?: string }).code });
+      seen.push({ ended: topic, error: codeOf(error) });
     }
   }
 }

@@ -128,7 +128,10 @@ async function run({ given = {}, steps }: Vector): Promise<void> {
       else if (verb === "request") {
         session!.request(topic, data).then(
           (answer: unknown) => void seen.push({ answer }),
-          (error: Error & { code?: string }) => void seen.push({ error: error.code }),
+          (error) =>
+            void seen.push({
+              error: error instanceof RequestError ? error.failure.code : error.name,
+            }),
         );
       } else throw new TypeError(`Cannot do: ${verb} is no verb of a server`);
     }

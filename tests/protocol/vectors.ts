@@ -6,7 +6,10 @@
 import { assertEquals } from "@std/assert";
 import type { Frame } from "../../transport/connection.ts";
 
-/** An envelope in a vector; a text that begins with `$` is a name for a value that is not fixed. */
+/**
+ * An envelope in a vector. A text that begins with `$` names a value that is not fixed; `$any` stands
+ * for any value.
+ */
 export type Template = { readonly [key: string]: unknown };
 
 /** One step of a vector. Exactly one key is there. */
@@ -58,6 +61,9 @@ export interface VectorFile {
   readonly vectors: readonly Vector[];
 }
 
+/** Stands for any value. */
+const ANY = "$any";
+
 const FOLDER = new URL("../../docs/protocol/vectors/", import.meta.url);
 
 /**
@@ -83,7 +89,7 @@ export class Names {
   /** Puts the values in the place of their names. */
   fill(template: unknown): unknown {
     if (typeof template === "string") {
-      return template.startsWith("$") ? this.#values.get(template) : template;
+      return template.startsWith("$") && template !== ANY ? this.#values.get(template) : template;
     }
     if (Array.isArray(template)) return template.map((item) => this.fill(item));
     if (typeof template !== "object" || template === null) return template;
@@ -107,6 +113,7 @@ export class Names {
 
   #bind(actual: unknown, template: unknown): void {
     if (typeof template === "string" && template.startsWith("$") && !this.#values.has(template)) {
+      if (template === ANY) return;
       if (actual !== undefined) this.#values.set(template, actual);
     } else if (typeof template === "object" && template !== null) {
       if (typeof actual !== "object" || actual === null) return;
@@ -119,6 +126,7 @@ export class Names {
 
 /** Leaves out what a template with a rest does not name. */
 function reduce(actual: unknown, template: unknown): unknown {
+  if (template === ANY && actual !== undefined) return ANY;
   if (Array.isArray(actual) && Array.isArray(template)) {
     return actual.map((item, i) => reduce(item, template[i]));
   }
