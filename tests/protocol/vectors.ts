@@ -89,7 +89,7 @@ export class Names {
   /** Puts the values in the place of their names. */
   fill(template: unknown): unknown {
     if (typeof template === "string") {
-      return template.startsWith("$") && template !== ANY ? this.#values.get(template) : template;
+      return this.#values.get(template) ?? template;
     }
     if (Array.isArray(template)) return template.map((item) => this.fill(item));
     if (typeof template !== "object" || template === null) return template;
