@@ -7,6 +7,7 @@ import type { Session } from "../../session/session.ts";
 import { passTime, turns } from "../../testing/turns.ts";
 import { type TestServer, testServer } from "../../testing/test_server.ts";
 import { Peer } from "../sessions.ts";
+import { Envelopes } from "./asyncapi.ts";
 import { Names, Outgoing, type Vector, vectorFiles } from "./vectors.ts";
 
 /** The settings that vectors for servers use. */
@@ -30,6 +31,8 @@ interface Given {
   /** Patterns of topics that are rooms. */
   readonly rooms?: readonly string[];
 }
+
+const envelopes = new Envelopes();
 
 type ServerSession = Session<string | undefined, AnyContract, "server">;
 
@@ -113,6 +116,9 @@ async function run({ given = {}, steps }: Vector): Promise<void> {
     await turns();
   }
   assertEquals(outgoing.rest(), [], "Nothing else went out");
+  for (const envelope of peer.envelopes) {
+    assertEquals(envelopes.faults("server", envelope), [], JSON.stringify(envelope));
+  }
 
   function act(
     verbs: Readonly<Record<string, unknown>>,

@@ -1,0 +1,79 @@
+/**
+ * The machine-readable form of the protocol, to check envelopes against.
+ *
+ * @module
+ */
+import { Ajv, type ValidateFunction } from "npm:ajv@8";
+
+const FILE = new URL("../../docs/protocol/asyncapi.json", import.meta.url);
+
+/** The parts of an AsyncAPI document that are read here. */
+interface AsyncApi {
+  readonly operations: Readonly<
+    Record<string, { readonly messages: readonly { readonly $ref: string }[] }>
+  >;
+  readonly components: {
+    readonly messages: Readonly<
+      Record<string, { readonly examples: readonly { readonly payload: unknown }[] }>
+    >;
+  };
+}
+
+/** The envelopes of `docs/protocol/asyncapi.json`. */
+export class Envelopes {
+  readonly #document: AsyncApi = JSON.parse(Deno.readTextFileSync(FILE));
+  readonly #ajv = new Ajv({ strict: false, allErrors: true });
+  readonly #validators = new Map<string, ValidateFunction>();
+
+  /** Reads the document. */
+  constructor() {
+    this.#ajv.addSchema(this.#document, "asyncapi");
+  }
+
+  /**
+   * Lists the envelopes that one end sends.
+   *
+   * @param end The end.
+   * @returns The name of each, and its example.
+   */
+  sentBy(end: "client" | "server"): { readonly name: string; readonly example: unknown }[] {
+    const { operations, components } = this.#document;
+    const operation = operations[end === "client" ? "toServer" : "toClient"]!;
+    return operation.messages.map(({ $ref }) => {
+      const name = $ref.split("/").at(-1)!;
+      return { name, example: components.messages[name]!.examples[0]!.payload };
+    });
+  }
+
+  /**
+   * Checks an envelope that an end sent.
+   *
+   * @param end The end.
+   * @param envelope The envelope.
+   * @returns The faults against the closest envelope; none if it fits one.
+   */
+  faults(end: "client" | "server", envelope: unknown): string[] {
+    let closest: string[] = ["no envelope is known"];
+    let fewest = Infinity;
+    for (const { name } of this.sentBy(end)) {
+      const validate = this.#validatorOf(name);
+      if (validate(envelope)) return [];
+      const errors = validate.errors ?? [];
+      if (errors.length >= fewest) continue;
+      fewest = errors.length;
+      closest = errors.map(({ instancePath, message, params }) =>
+        `${name}${instancePath}: ${message} ${JSON.stringify(params)}`
+      );
+    }
+    return closest;
+  }
+
+  #validatorOf(name: string): ValidateFunction {
+    let validate = this.#validators.get(name);
+    if (validate === undefined) {
+      validate = this.#ajv.compile({ $ref: `asyncapi#/components/messages/${name}/payload` });
+      this.#validators.set(name, validate);
+    }
+    return validate;
+  }
+}
