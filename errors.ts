@@ -38,7 +38,7 @@ export const CloseCode = {
   tooLarge: 4413,
   /** A limit of sessions, per server, user or address, was reached; or a rate, again and again. */
   tooMany: 4429,
-  /** A handler of the application failed. */
+  /** The application's `onOpen` failed, or its handlers fail again and again; see `onHandlerError`. */
   handlerFailed: 4500,
   /** The server is going away; come back later. */
   draining: 4503,

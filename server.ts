@@ -797,13 +797,14 @@ export function serve<V = unknown, C extends AnyContract = AnyContract>(
 function pickHandlers<V, C extends AnyContract>(
   options: ServerOptions<V, C>,
 ): SessionHandlers<V, C, "server"> {
-  const { onMessage, onClose, onError, onRefused } = options;
+  const { onMessage, onClose, onError, onHandlerError, onRefused } = options;
   const onOpen = openHandler(options);
   return {
     ...(onOpen === undefined ? {} : { onOpen }),
     ...(onMessage === undefined ? {} : { onMessage }),
     ...(onClose === undefined ? {} : { onClose }),
     ...(onError === undefined ? {} : { onError }),
+    ...(onHandlerError === undefined ? {} : { onHandlerError }),
     ...(onRefused === undefined ? {} : { onRefused }),
   };
 }

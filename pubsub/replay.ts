@@ -135,7 +135,7 @@ export class Replay {
     Promise.resolve().then(() => this.#run()).catch((error) => {
       // A queue that is full closed its session already.
       if (error instanceof QueueFullError || session.isClosed) return;
-      coreOf(session).handlerFailed(error, "The replay failed");
+      coreOf(session).endByFailure(error, "The replay failed");
     }).then(() => this.#finding).then(over, over);
   }
 
@@ -278,7 +278,7 @@ export class Replay {
   }
 }
 
-/** Answers; a function of the application that throws ends its session, and nothing else. */
+/** Answers; a function of the application that throws is a handler that failed. */
 export function tellAnswer(
   session: Session,
   onAnswer: SubscribeOptions["onAnswer"],

@@ -16,7 +16,7 @@ export interface Checked {
   readonly inbound: Pick<Inbound, "accept" | "countInvalid">;
   /** Sends an answer that is a failure; `null` answers a message without id. */
   fail(id: number | null, failure: RequestFailure): void;
-  /** The application failed: it is told of it, and the session ends. */
+  /** Reports a failed schema to the application. */
   handlerFailed(error: unknown, reason: string): void;
 }
 
@@ -42,7 +42,7 @@ export function checkIncoming(
     session.inbound.countInvalid(failure.message);
   };
   const schemaFailed = (error: unknown): undefined => {
-    if (id !== undefined) session.fail(id, { code: "failed", message: "The schema failed" });
+    session.fail(id ?? null, { code: "failed", message: "The schema failed" });
     session.handlerFailed(error, "The schema failed");
   };
   if (match === undefined) {

@@ -216,6 +216,7 @@ const GROWING = [
   "datagramsDropped",
   "droppedByPeer",
   "droppedMessages",
+  "handlerFailures",
   "invalidMessages",
   "protocolErrors",
   "receivedMessages",
@@ -251,6 +252,10 @@ function checkCounters(core: SessionCore, stats: Growth, add: Add): void {
       `${invalidMessages} messages were invalid, and ${maxInvalidMessages} within a minute end the ` +
         "session: see that both ends have the same contract",
     );
+  }
+  if (stats.handlerFailures > 0) {
+    const what = count(stats.handlerFailures, "handler", "handlers");
+    add("warning", "failing-handlers", `${what} failed: look at what onError was told`);
   }
   if (stats.unreadMessages > 0) {
     add(

@@ -47,7 +47,7 @@ export interface ControlHost {
   emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void;
   /** The session is established. */
   connected(hello?: Hello): void;
-  /** The application failed: it is told of it, and the session ends. */
+  /** Reports a failed handler to the application. */
   handlerFailed(error: unknown, reason: string): void;
 }
 

@@ -42,6 +42,14 @@ import { settlesWithin } from "./wait.ts";
 
 export { SKEIN_PROTOCOL };
 
+/** Failures of handlers within a minute that a session survives: a handler that always fails serves no peer. */
+const MAX_FAILURES = 20;
+
+/** The span of time in which failures count together, in milliseconds. */
+const FAILURES_WINDOW_MS = 60_000;
+
+const TOO_MANY_FAILURES = `More than ${MAX_FAILURES} failures of handlers in a minute`;
+
 /** The works of one session. */
 export class SessionCore
   implements InboundHost, ControlHost, ServiceHost, SendQueueOwner, Heart, FrameReceiver {
@@ -85,6 +93,8 @@ export class SessionCore
   closesConnection = false;
   /** Envelopes of this end that are no messages. */
   posted = 0;
+  /** Handlers of the application that failed. */
+  handlerFailures = 0;
   /** Calls that wait for a stream to open. */
   openings: Record<StreamDirection, number> | undefined;
   /** Merges the streams that come, for who loops over them. */
@@ -93,6 +103,8 @@ export class SessionCore
   pings: Asks | undefined;
   /** Those who look at it again and again; only declared, as hardly any session has them. */
   declare monitors: Set<() => void> | undefined;
+  /** Times of the newest failures of handlers, at most `MAX_FAILURES`; only declared, see `monitors`. */
+  declare failedAt: number[] | undefined;
   /** What the server offers beside; only declared, as a server's sessions have it not. */
   declare features: readonly string[] | undefined;
   /** How far a server is behind; only declared, as a client does not tell. */
@@ -489,12 +501,33 @@ export class SessionCore
     this.#finish({ code, reason, by, ...(error !== undefined && { error }) });
   }
 
-  /** The application failed: it is told of it, and the session ends. */
+  /** Reports a failed handler to the application; the session ends only by `onHandlerError`, or if that recurs. */
   handlerFailed(error: unknown, reason: string): void {
-    // The session ended meanwhile, or by this: what was to be sent has nobody to go to.
+    this.#failed(error, () => {
+      if (this.settings.onHandlerError === "close") return reason;
+      return this.#failsTooOften() ? TOO_MANY_FAILURES : undefined;
+    });
+  }
+
+  /** Reports a failure that the session cannot go on after, and ends the session. */
+  endByFailure(error: unknown, reason: string): void {
+    this.#failed(error, () => reason);
+  }
+
+  #failed(error: unknown, end: () => string | undefined): void {
+    // The session ended meanwhile, or by this: the message of the handler has no receiver.
     if (this.state === "closed" && isOfClosing(error)) return;
+    this.handlerFailures++;
     report(this.settings, error, this.session);
-    this.abort(CloseCode.handlerFailed, reason, error);
+    const reason = end();
+    if (reason === undefined) this.emit("error", error);
+    else this.abort(CloseCode.handlerFailed, reason, error);
+  }
+
+  #failsTooOften(): boolean {
+    const now = Date.now();
+    const failedAt = this.failedAt ??= [];
+    return failedAt.push(now) > MAX_FAILURES && now - failedAt.shift()! < FAILURES_WINDOW_MS;
   }
 
   /** The error of whoever wanted something of a session that is over. */
@@ -545,7 +578,7 @@ export class SessionCore
     const { onOpen } = this.settings.handlers;
     const done = attempt(
       () => onOpen!(this.session),
-      (error) => this.handlerFailed(error, "The handler failed"),
+      (error) => this.endByFailure(error, "The handler failed"),
     );
     if (done !== undefined && this.inbound.isHandled) this.inbound.queue.holdFor(done);
   }

@@ -40,6 +40,7 @@ export interface HealthOptions {
  * - `error-rate`: more than 10 % of at least 50 messages and streams.
  * - `invalid-messages`: half as many as close the session when they come in a minute.
  * - `unread-messages`, `messages-dropped`, `datagrams-dropped`: lost.
+ * - `failing-handlers`: the application threw, and `onError` was told.
  * - `idle`: an hour without anything.
  */
 export type SessionIssueCode =
@@ -58,6 +59,7 @@ export type SessionIssueCode =
   | "unread-messages"
   | "messages-dropped"
   | "datagrams-dropped"
+  | "failing-handlers"
   | "idle";
 
 /** Something that is wrong. */

@@ -353,12 +353,12 @@ export class Inbound {
   protected handle(incoming: Incoming): void | Promise<void> {
     const message = this.check(incoming);
     if (message instanceof Promise) {
-      return message.then((checked) => checked && this.#call(checked));
+      return message.then((checked) => checked && this.#call(checked, incoming));
     }
-    if (message !== undefined) return this.#call(message);
+    if (message !== undefined) return this.#call(message, incoming);
   }
 
-  #call(message: Message): void | Promise<void> {
+  #call(message: Message, incoming: Incoming): void | Promise<void> {
     const { handlers: { onMessage }, watch } = this.#settings;
     const { session } = this.#host;
     try {
@@ -370,11 +370,14 @@ export class Inbound {
           | undefined;
       if (typeof running?.then === "function") {
         (this.#running ??= new Map()).set(message, this.#host.now);
-        return running.then(() => this.#done(message), (error) => this.#failed(error, message));
+        return running.then(
+          () => this.#done(message),
+          (error) => this.#failed(error, message, incoming),
+        );
       }
       this.#done(message);
     } catch (error) {
-      this.#failed(error, message);
+      this.#failed(error, message, incoming);
     }
   }
 
@@ -395,10 +398,15 @@ export class Inbound {
     });
   }
 
-  #failed(error: unknown, message: Message): void {
+  #failed(error: unknown, message: Message, incoming: Incoming): void {
     this.#running?.delete(message);
     if (error instanceof RequestError) return message.fail(error.failure);
-    if (message.isRequest) message.fail({ code: "failed", message: "The handler failed" });
+    message.fail({ code: "failed", message: "The handler failed" });
+    this.failed(error, incoming);
+  }
+
+  /** The handler of a message failed, by no fault of the peer. */
+  protected failed(error: unknown, _incoming: Incoming): void {
     this.#host.handlerFailed(error, "The handler failed");
   }
 

@@ -9,7 +9,7 @@ import {
   UnsupportedError,
 } from "../errors.ts";
 import { Network } from "../tests/clients.ts";
-import { type HELLO, type Peer, serverByHand, turns } from "../tests/sessions.ts";
+import { endOf, type HELLO, type Peer, serverByHand, turns } from "../tests/sessions.ts";
 import type { Client } from "./client.ts";
 import { encodeMessage } from "./encoded.ts";
 import { Outbox } from "./outbox.ts";
@@ -428,8 +428,24 @@ Deno.test("A message whose handler failed counts as handled: it does not come fo
   });
   await using client = network.client(atLeastOnce);
   for (const data of [1, 2]) client.send("t", data);
+  await client.flushed();
+  // Nothing is left for the next session.
   await reconnect(time);
   assertEquals([seen, client.outbox.messages], [[1, 2], 0]);
+});
+
+Deno.test("A message that is not numbered and fails for the engine leaves its session open", async () => {
+  const network = new Network({
+    ...node(new Engine().node("a"), () => {
+      throw new BrokerError("Cannot append: the engine was away");
+    }),
+    onError: () => {},
+  });
+  await using client = network.client({});
+  const session = await client.whenConnected();
+  client.send("t", 1);
+  await turns(20);
+  assertEquals([session.state, network.last.stats.handlerFailures], ["connected", 1]);
 });
 
 Deno.test("A message whose handler failed for the engine comes again, and what follows after it", async () => {
@@ -447,6 +463,7 @@ Deno.test("A message whose handler failed for the engine comes again, and what f
   for (const data of [0, 1, 2]) client.send("t", data);
   await turns(20);
   assertEquals([seen, client.outbox.messages], [[0, 1], 2]);
+  assertEquals((await endOf(network.last)).code, 4500);
   isAway = false;
   await reconnect(time);
   assertEquals([seen, client.outbox.messages], [[0, 1, 1, 2], 0]);

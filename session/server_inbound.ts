@@ -92,7 +92,19 @@ export class ServerInbound extends Inbound implements Backpressure {
   protected override handle(incoming: NumberedIncoming): void | Promise<void> {
     const running = super.handle(incoming);
     const { numbered } = incoming;
-    return numbered ? Promise.resolve(running).then(() => this.#handled(numbered)) : running;
+    // Also after a failure, or the message would come for ever.
+    return numbered ? Promise.resolve(running).then(() => numbered.end()) : running;
+  }
+
+  /** See {@linkcode Inbound}. */
+  protected override failed(error: unknown, incoming: NumberedIncoming): void {
+    const { numbered } = incoming;
+    if (numbered === undefined || !(error instanceof BrokerError)) {
+      return super.failed(error, incoming);
+    }
+    // An engine that was away comes back, and only the next session sends the message again.
+    this.#core.endByFailure(error, "The handler failed");
+    numbered.giveBack();
   }
 
   /** See {@linkcode Inbound}. */
@@ -105,12 +117,6 @@ export class ServerInbound extends Inbound implements Backpressure {
   override release(): void {
     this.#taken?.end();
     this.#taken = undefined;
-  }
-
-  /** Also by an error, or what fails would come for ever; but an engine that was away comes back. */
-  #handled(numbered: Numbered): void {
-    if (this.#core.info?.error instanceof BrokerError) numbered.giveBack();
-    else numbered.end();
   }
 
   async #checkInTurn(

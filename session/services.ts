@@ -175,7 +175,7 @@ export interface ServiceHost {
   connected(): void;
   /** Says why, flushes, and ends the session. */
   refuse(code: number, reason: string): void;
-  /** The application failed: it is told of it, and the session ends. */
+  /** Reports a failed handler to the application. */
   handlerFailed(error: unknown, reason: string): void;
 }
 

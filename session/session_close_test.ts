@@ -2,8 +2,18 @@ import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows }
 import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import { type CloseInfo, ConnectionError, SessionClosedError, TimeoutError } from "../errors.ts";
-import { clientByHand, endOf, ends, HELLO, serverByHand, soon, turns } from "../tests/sessions.ts";
+import {
+  clientByHand,
+  endOf,
+  ends,
+  HELLO,
+  PLAIN,
+  serverByHand,
+  soon,
+  turns,
+} from "../tests/sessions.ts";
 import type { OverflowPolicy } from "./send_queue.ts";
+import { sessionSettings } from "./settings.ts";
 
 const NORMAL = { code: 0, reason: "" };
 
@@ -147,13 +157,123 @@ Deno.test("Session runs onClose in spite of a handler that never ends", async ()
   assertEquals([closes, hand.session.stats.waitingMessages], [1, 0]);
 });
 
-Deno.test("Session closes with 4500 when a handler throws, and onClose runs once", async () => {
+Deno.test("Session answers failed when a handler throws, tells onError, and goes on", async () => {
+  const failure = new Error("s3cret");
+  const fail = () => {
+    throw failure;
+  };
+  const refusal = { reply: null, error: { code: "x", message: "" } };
+  const goaway = { goaway: { retryAfterMs: 1, reason: "" } };
+  const answer = (reply: number | null) => ({
+    reply,
+    error: { code: "failed", message: "The handler failed" },
+  });
+  const cases = [
+    ["onMessage", fail, { topic: "a", id: 1 }, [answer(1)]],
+    ["onMessage", () => Promise.reject(failure), { topic: "a", id: 1 }, [answer(1)]],
+    ["onMessage", fail, { topic: "a" }, [answer(null)]],
+    ["onRefused", fail, refusal, []],
+    ["onRefused", () => Promise.reject(failure), refusal, []],
+    ["onDropped", fail, { dropped: 1 }, []],
+    ["onGoAway", fail, goaway, []],
+  ] as const;
+  for (const [name, handler, envelope, answers] of cases) {
+    const errors: unknown[] = [];
+    const told: unknown[] = [];
+    await using hand = serverByHand({
+      [name]: handler,
+      onError: (error) => void errors.push(error),
+    });
+    hand.session.events.addEventListener("error", ({ detail }) => told.push(detail));
+    await hand.peer.reach(1);
+    hand.peer.say(envelope);
+    hand.peer.say({ ping: 1 });
+    await turns();
+    assertEquals(hand.peer.envelopes.slice(1).filter(({ pong }) => pong === undefined), [
+      ...answers,
+    ]);
+    assertEquals([errors, told], [[failure], [failure]], name);
+    const { state, stats } = hand.session;
+    assertEquals([state, stats.handlerFailures, stats.waitingMessages], ["connected", 1, 0], name);
+    const issues = await hand.session.issues();
+    assert(issues.some(({ code }) => code === "failing-handlers"), name);
+    assertEquals(JSON.stringify(hand.peer.frames).includes("s3cret"), false);
+  }
+});
+
+Deno.test("Session handles the messages behind one whose handler fails", async () => {
+  const handled: unknown[] = [];
+  await using hand = serverByHand({
+    async onMessage({ data }) {
+      await Promise.resolve();
+      handled.push(data);
+      if (data === 1) throw new Error("no");
+    },
+    onError: () => {},
+  });
+  for (const data of [0, 1, 2, 3]) hand.peer.say({ topic: "a", data });
+  await turns();
+  assertEquals([handled, hand.session.state], [[0, 1, 2, 3], "connected"]);
+});
+
+Deno.test("Message.reply() to a message that asks for nothing fails its handler alone", async () => {
+  const errors: unknown[] = [];
+  await using hand = serverByHand({
+    onMessage: (message) => message.reply("pong"),
+    onError: (error) => void errors.push(error),
+  });
+  await hand.peer.reach(1);
+  hand.peer.say({ topic: "a" });
+  hand.peer.say({ topic: "a", id: 1 });
+  await turns();
+  assertEquals(hand.peer.envelopes.slice(1), [
+    { reply: null, error: { code: "failed", message: "The handler failed" } },
+    { reply: 1, data: "pong" },
+  ]);
+  assertEquals(
+    errors.map(String),
+    ['TypeError: Cannot reply: the message on "a" asks for no answer'],
+  );
+});
+
+Deno.test("Session closes with 4500 at the 21st failure of a handler within a minute", async () => {
+  using time = new FakeTime();
+  // A plain wire, whose peer has no heartbeat to answer meanwhile.
+  const wire = PLAIN;
+  const errors: unknown[] = [];
+  await using hand = serverByHand({
+    onMessage: ({ data }) => {
+      throw new Error(String(data));
+    },
+    onError: (error) => void errors.push(error),
+  }, { wire });
+  const fail = async (count: number) => {
+    for (let i = 0; i < count; i++) hand.peer.say({ topic: "a", data: i });
+    await turns();
+  };
+  // The window moves: no minute of these has more than 20.
+  await fail(10);
+  await time.tickAsync(30_000);
+  await fail(10);
+  await time.tickAsync(30_000);
+  await fail(10);
+  assertEquals([hand.session.state, hand.session.stats.handlerFailures], ["connected", 30]);
+  await fail(1);
+  assertEquals(await endOf(hand.session), {
+    code: 4500,
+    reason: "More than 20 failures of handlers in a minute",
+    by: "local",
+  });
+  assertEquals(errors.length, 31);
+  assertStrictEquals(hand.session.closeError, errors.at(-1));
+});
+
+Deno.test("Session closes at the first failure where onHandlerError is close, and onClose runs once", async () => {
   const failure = new Error("s3cret");
   const cases = {
     onMessage: () => {
       throw failure;
     },
-    onOpen: () => Promise.reject(failure),
     onRefused: () => {
       throw failure;
     },
@@ -163,6 +283,7 @@ Deno.test("Session closes with 4500 when a handler throws, and onClose runs once
     let closes = 0;
     await using hand = serverByHand({
       [name]: handler,
+      onHandlerError: "close",
       onError: (error) => void errors.push(error),
       onClose: () => void closes++,
     });
@@ -180,18 +301,29 @@ Deno.test("Session closes with 4500 when a handler throws, and onClose runs once
   }
 });
 
-Deno.test("Session closes with 4500 when onOpen throws at once", async () => {
-  let closes = 0;
-  await using hand = serverByHand({
-    onOpen: () => {
-      throw new Error("no");
-    },
-    onError: () => {},
-    onClose: () => void closes++,
-  });
-  assertEquals((await endOf(hand.session)).code, 4500);
-  await turns();
-  assertEquals([closes, (await hand.peer.closed).closeCode], [1, 4500]);
+Deno.test("Session closes with 4500 when onOpen fails, at once or later", async () => {
+  const fail = () => {
+    throw new Error("no");
+  };
+  for (const onOpen of [fail, () => Promise.reject(new Error("no"))]) {
+    let closes = 0;
+    await using hand = serverByHand({ onOpen, onError: () => {}, onClose: () => void closes++ });
+    assertEquals(await endOf(hand.session), {
+      code: 4500,
+      reason: "The handler failed",
+      by: "local",
+    });
+    await turns();
+    assertEquals([closes, (await hand.peer.closed).closeCode], [1, 4500]);
+  }
+});
+
+Deno.test("sessionSettings() refuses a policy of failed handlers that is none", () => {
+  assertThrows(
+    () => sessionSettings({ side: "server", onHandlerError: "ignore" as "close" }),
+    TypeError,
+    'Cannot create session: onHandlerError must be "answer" or "close", received ignore',
+  );
 });
 
 Deno.test("Session survives handlers whose promise rejects where none is awaited", async () => {
@@ -202,8 +334,8 @@ Deno.test("Session survives handlers whose promise rejects where none is awaited
     onError: (error) => void errors.push(error),
   });
   hand.peer.say({ reply: null, error: { code: "x", message: "" } });
-  assertEquals((await endOf(hand.session)).code, 4500);
-  assertEquals(errors, [failure]);
+  await turns();
+  assertEquals([errors, hand.session.state], [[failure], "connected"]);
 });
 
 Deno.test("Session survives an onError that fails, at once or later, and prints it all", async () => {
@@ -217,7 +349,6 @@ Deno.test("Session survives an onError that fails, at once or later, and prints 
     using print = stub(console, "error");
     await using hand = serverByHand({ onMessage: () => Promise.reject(new Error("a")), onError });
     hand.peer.say({ topic: "a" });
-    await endOf(hand.session);
     await turns();
     assert(print.calls.some(({ args }) => String(args).includes("onError failed")));
   }
@@ -227,7 +358,7 @@ Deno.test("Session prints what a handler threw where there is no onError", async
   using print = stub(console, "error");
   await using hand = serverByHand({ onMessage: () => Promise.reject(new Error("a")) });
   hand.peer.say({ topic: "a" });
-  await endOf(hand.session);
+  await turns();
   assertEquals(print.calls.length, 1);
   assert(String(print.calls[0]?.args[0]).includes(hand.session.id));
 });

@@ -145,23 +145,25 @@ Deno.test("Session iteration validates too, and skips what does not fit", async 
   assertEquals([got, hand.session.stats.invalidMessages], [[1, 2], 1]);
 });
 
-Deno.test("Session closes with 4500 when a schema fails, and tells the application", async () => {
+Deno.test("Session answers failed when a schema fails, tells the application, and goes on", async () => {
   const fail = () => {
     throw new Error("s3cret");
   };
   for (const validate of [fail, () => Promise.reject(new Error("s3cret"))]) {
     const errors: unknown[] = [];
-    let closes = 0;
     await using hand = serverByHand({
       contract: defineContract({ toServer: { a: schemaOf(validate) } }),
       onMessage: () => {},
       onError: (error) => void errors.push(error),
-      onClose: () => void closes++,
     });
+    await hand.peer.reach(1);
+    hand.peer.say({ topic: "a", id: 1 });
     hand.peer.say({ topic: "a" });
-    assertEquals((await endOf(hand.session)).code, 4500);
     await turns();
-    assertEquals([String(errors), closes], ["Error: s3cret", 1]);
+    const error = { code: "failed", message: "The schema failed" };
+    assertEquals(hand.peer.envelopes.slice(1), [{ reply: 1, error }, { reply: null, error }]);
+    assertEquals(errors.map(String), ["Error: s3cret", "Error: s3cret"]);
+    assertEquals([hand.session.state, hand.session.stats.invalidMessages], ["connected", 0]);
     assertEquals(JSON.stringify(hand.peer.frames).includes("s3cret"), false);
   }
 });

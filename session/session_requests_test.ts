@@ -60,11 +60,25 @@ Deno.test("Session.request() is told when the handler gave no answer", async () 
   });
 });
 
-Deno.test("Session.request() is told that the handler failed, not how, and the session ends", async () => {
+Deno.test("Session.request() is told that the handler failed, not how, and the session goes on", async () => {
   const errors: unknown[] = [];
   const failure = new Error("s3cret");
   await using both = await ends({
     onMessage: () => Promise.reject(failure),
+    onError: (error) => void errors.push(error),
+  });
+  const error = await assertRejects(() => both.client.request("ask"), RequestError);
+  assertEquals(error.failure, { code: "failed", message: "The handler failed" });
+  assertEquals([both.server.state, both.client.state], ["connected", "connected"]);
+  assertStrictEquals(errors[0], failure);
+});
+
+Deno.test("Session.request() is told that the handler failed before onHandlerError closes", async () => {
+  const errors: unknown[] = [];
+  const failure = new Error("s3cret");
+  await using both = await ends({
+    onMessage: () => Promise.reject(failure),
+    onHandlerError: "close",
     onError: (error) => void errors.push(error),
   });
   const error = await assertRejects(() => both.client.request("ask"));
@@ -301,8 +315,12 @@ Deno.test("Session survives a service whose answer JSON can not hold", async () 
     onError: (error) => void errors.push(error),
   });
   hand.peer.say({ subscribe: "a", id: 1 });
-  assertEquals((await endOf(hand.session)).code, 4500);
-  assert(errors[0] instanceof TypeError);
+  await turns();
+  assertEquals(hand.peer.envelopes.at(-1), {
+    reply: 1,
+    error: { code: "failed", message: "The handler failed" },
+  });
+  assert(errors[0] instanceof TypeError && hand.session.isReady);
 });
 
 Deno.test("Session on a plain wire answers requests", async () => {

@@ -229,6 +229,7 @@ Deno.test("Session.stats counts, and holds no secret", async () => {
     lateAnswers: 1,
     droppedByPeer: 3,
     refusedByPeer: 1,
+    handlerFailures: 0,
     awaitedAnswers: 0,
     streamsCreated: 0,
     streamsClosed: 0,

@@ -115,8 +115,22 @@ export interface SessionHandlers<
   ) => void | Promise<void>;
   /** Called once, when a session that was open is over. */
   readonly onClose?: (session: Session<V, C, S>, info: CloseInfo) => void | Promise<void>;
-  /** Sees what a handler threw; the session closes with 4500. */
+  /** Sees the error of a handler that failed, which is printed by default. */
   readonly onError?: (error: unknown, session: Session<V, C, S>) => void;
+  /**
+   * Effect of a handler that throws, or whose promise rejects, with anything but a `RequestError`:
+   *
+   * - `"answer"`: the peer is told `failed` and no text, and the session goes on. More than 20
+   *   failures within a minute close it with 4500.
+   * - `"close"`: the first failure closes the session with 4500, and drops the messages that wait.
+   *
+   * An `onOpen` that fails closes the session in any case; so does an `onMessage` that throws a
+   * `BrokerError` for a message that is sent at least once, since only the next session sends that
+   * message again.
+   *
+   * @default {"answer"}
+   */
+  readonly onHandlerError?: "answer" | "close";
   /** Called when the peer says that it will go away. */
   readonly onGoAway?: (goaway: GoAway, session: Session<V, C, S>) => void;
   /** Called when the peer refuses a message that asked for no answer. */
@@ -157,6 +171,8 @@ export interface SessionSettings {
   readonly heartbeat: Heartbeat;
   /** What the application does. */
   readonly handlers: SessionHandlers;
+  /** Effect of a handler that failed. */
+  readonly onHandlerError: "answer" | "close";
   /**
    * Watches the sessions from outside; `instrument` sets it.
    *
@@ -203,20 +219,25 @@ const POLICIES: readonly OverflowPolicy[] = ["close", "drop-oldest", "drop-newes
  * @param options See {@linkcode SessionSettingsOptions}.
  * @returns The settings, complete.
  * @throws {RangeError} If a limit is not a positive integer.
- * @throws {TypeError} If the policy is none of the four.
+ * @throws {TypeError} If the policy is none of the four, or `onHandlerError` none of the two.
  */
 export function sessionSettings<
   V = unknown,
   C extends AnyContract = AnyContract,
   S extends Side = Side,
 >(options: SessionSettingsOptions<V, C, S>): SessionSettings {
-  const { sendQueue = {}, receiveQueue = {} } = options;
+  const { sendQueue = {}, receiveQueue = {}, onHandlerError = "answer" } = options;
   const { policy = "close" } = sendQueue;
   if (typeof policy !== "function" && !POLICIES.includes(policy)) {
     throw new TypeError(
       `Cannot create session: sendQueue.policy must be one of ${
         POLICIES.join(", ")
       } or a function, received ${policy}`,
+    );
+  }
+  if (onHandlerError !== "answer" && onHandlerError !== "close") {
+    throw new TypeError(
+      `Cannot create session: onHandlerError must be "answer" or "close", received ${onHandlerError}`,
     );
   }
   return {
@@ -226,6 +247,7 @@ export function sessionSettings<
     heartbeat: new Heartbeat(options.heartbeat),
     // The types were checked where the handlers were written; from here on they are erased.
     handlers: options as SessionHandlers<never, never, never> as SessionHandlers,
+    onHandlerError,
     watch: undefined,
     services: options.services,
     sendQueue: { ...checkLimits(SEND_QUEUE, sendQueue, { of: "session: sendQueue." }), policy },

@@ -57,6 +57,8 @@ export interface SessionStats extends
   readonly closedAt: number | undefined;
   /** How long it is, or was, established, in milliseconds. */
   readonly uptimeMs: number;
+  /** Handlers of the application that failed, for which `onError` was called. */
+  readonly handlerFailures: number;
   /** Requests of this end that wait for their answers. */
   readonly awaitedAnswers: number;
   /** Streams that were opened, by either end. */
@@ -125,6 +127,7 @@ export function statsOf(core: SessionCore): SessionStats {
     ...(core.queue?.stats ?? NO_QUEUE),
     ...core.inbound.stats,
     ...(core.controlStats ?? NO_CONTROLS),
+    handlerFailures: core.handlerFailures,
     awaitedAnswers: core.awaitedAnswers,
     ...streams,
     streamsCreated,

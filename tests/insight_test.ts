@@ -98,6 +98,7 @@ const CASES: Readonly<Record<Exclude<Counter, "createdAt">, Case>> = {
   lateAnswers: { ...said(`{"reply":99}`), by: 1 },
   droppedByPeer: { ...said(`{"dropped":3}`), by: 3 },
   refusedByPeer: { ...said(`{"reply":null,"error":{"code":"a","message":"b"}}`), by: 1 },
+  handlerFailures: { ...said(`{"goaway":{"retryAfterMs":60000,"reason":""}}`), by: 1 },
   awaitedAnswers: {
     of: "client",
     act: ({ client }) => void client.request("question").catch(() => {}),
@@ -131,7 +132,13 @@ const DATAGRAM = new Uint8Array(4);
 function insight(wire: Wire): Promise<Both> {
   return endsOn(wire, {
     server: { receiveQueue: { maxMessages: 2 } },
-    client: { sendQueue: { maxMessages: 2, policy: "drop-newest" } },
+    client: {
+      sendQueue: { maxMessages: 2, policy: "drop-newest" },
+      onGoAway: () => {
+        throw new Error("A handler that fails");
+      },
+      onError() {},
+    },
   });
 }
 

@@ -56,7 +56,7 @@ await tracer.startActiveSpan("work", async (span) => {
 await session.request("sum:2", []).catch(() => {});
 await dial(server.url, options).catch(() => {});
 session.send("note:1", "fail");
-await session.closed;
+await session.close({ code: 4500 });
 console.log("done");
 // Metrics are collected while the second session is open; the test ends this by its input.
 for await (const _ of Deno.stdin.readable) break;

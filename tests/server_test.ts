@@ -184,19 +184,31 @@ Deno.test("Server refuses a publication that grows past the limit, and the sessi
   assertEquals(server.manager.count, 1);
 });
 
-Deno.test("Server closes with 4500 when authorize throws, and goes on", async () => {
+Deno.test("Server answers failed when authorize throws, and the session goes on", async () => {
   const errors: unknown[] = [];
   await using server = listen({
     authorize: () => Promise.reject(new Error("s3cret")),
     onError: (error) => void errors.push(error),
   });
+  await using session = await dial(server.url);
+  const error = await assertRejects(() => session.subscribe("a"), RequestError);
+  assertEquals(error.failure, { code: "failed", message: "The handler failed" });
+  await assertRejects(() => session.publish("a"), RequestError);
+  assertEquals([session.state, errors.map(String)], [
+    "connected",
+    ["Error: s3cret", "Error: s3cret"],
+  ]);
+});
+
+Deno.test("Server closes with 4500 where onHandlerError is close", async () => {
+  await using server = listen({
+    authorize: () => Promise.reject(new Error("s3cret")),
+    onHandlerError: "close",
+    onError() {},
+  });
   const session = await dial(server.url);
-  const error = await assertRejects(() => session.subscribe("a"));
-  assertEquals(String(error).includes("s3cret"), false);
+  await assertRejects(() => session.subscribe("a"), RequestError);
   assertEquals((await endOf(session)).code, 4500);
-  assertEquals(String(errors), "Error: s3cret");
-  await using other = await dial(server.url);
-  assert(other.isReady);
 });
 
 Deno.test("Server lets clients into rooms, and tells who is there", async () => {

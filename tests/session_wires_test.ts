@@ -220,19 +220,22 @@ function testCloses(wire: Wire): void {
     assertEquals((await endOf(both.client)).code, 4503);
   });
 
-  Deno.test(`Session over ${wire.name} closes with 4500 when a handler fails`, async () => {
+  Deno.test(`Session over ${wire.name} goes on when a handler fails, and closes with 4500 at the 21st`, async () => {
     const errors: unknown[] = [];
     await using both = await endsOn(wire, {
       server: {
-        onMessage: () => {
+        onMessage: (message) => {
+          if (message.topic === "b") return message.reply(1);
           throw new Error("broken");
         },
         onError: (error) => void errors.push(error),
       },
     });
     both.client.send("a");
+    assertEquals([await soon(both.client.request("b")), errors.length], [1, 1]);
+    for (let i = 0; i < 20; i++) both.client.send("a");
     assertEquals((await endOf(both.client)).code, 4500);
-    assertEquals(errors.length, 1);
+    assertEquals(errors.length, 21);
   });
 
   Deno.test(`Session over ${wire.name} closes a peer that sends too large a message`, async () => {
