@@ -66,8 +66,8 @@ export interface AdmissionOptions<V> extends OriginRules {
   /**
    * Says which user a value stands for: for presence, limits and `server.to`.
    * By default the value itself if it is a string, and each session its own user otherwise.
-   * If it throws, or returns no string, the session is refused with 503, and that is
-   * told like a throw of `authenticate`.
+   * If it throws, or returns no string, the session is refused with 503, and with 403 if the user
+   * has more than 255 bytes in UTF-8; that is told like a throw of `authenticate`.
    */
   readonly userOf?: (value: V) => string;
   /**

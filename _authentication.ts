@@ -6,7 +6,11 @@
 import type { AdmissionOptions } from "./_admission_options.ts";
 import { Refused } from "./_refusal.ts";
 import { AuthenticationError } from "./errors.ts";
+import { exceedsBytes, utf8Length } from "./session/utf8.ts";
 import { startTimer } from "./session/wait.ts";
+
+/** Most bytes of a user in UTF-8: engines have it in the names of topics, rows and buckets. */
+export const MAX_USER_BYTES = 255;
 
 /** Who a peer is. */
 export interface Identity<V> {
@@ -69,8 +73,20 @@ export class Authenticator<V> {
     }
   }
 
-  /** A value that stands for nobody is no fault of the peer: it may come back once it is mended. */
   #userOf(value: V): string | undefined {
+    const user = this.#askedUser(value);
+    if (user === undefined || !exceedsBytes(user, MAX_USER_BYTES)) return user;
+    const cause = new RangeError(
+      `Cannot identify: a user must have at most ${MAX_USER_BYTES} bytes in UTF-8, received ${
+        utf8Length(user)
+      }`,
+    );
+    // With 503 the client would come back for ever.
+    throw new Refused(403, `A user has at most ${MAX_USER_BYTES} bytes`, { cause, isFault: true });
+  }
+
+  /** A fault of `userOf` is none of the peer, which may come back once it is mended. */
+  #askedUser(value: V): string | undefined {
     const { userOf } = this.#options;
     if (userOf === undefined) return typeof value === "string" ? value : undefined;
     try {

@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { MAX_USER_BYTES } from "./_authentication.ts";
 import { QueueFullError } from "./errors.ts";
 import type { SessionManager } from "./manager/mod.ts";
 import { type BrokerSubscription, INTERNAL_PREFIX, type Publication } from "./pubsub/broker.ts";
@@ -14,6 +15,7 @@ import type { Topics } from "./pubsub/topics.ts";
 import type { AnyContract } from "./session/contract.ts";
 import { type EncodedMessage, framed } from "./session/encoded.ts";
 import { coreOf, type Session, type SessionCloseOptions } from "./session/session.ts";
+import { exceedsBytes } from "./session/utf8.ts";
 import { checkCloseInfo } from "./transport/close_info.ts";
 
 /** Sessions that one node lists of one user. */
@@ -123,6 +125,8 @@ export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
    * @returns How many sessions of this node got it.
    */
   send(user: string, message: EncodedMessage): number {
+    // No session has a user of more bytes, and the engine may refuse its topic.
+    if (exceedsBytes(user, MAX_USER_BYTES)) return 0;
     const nodes = this.#nodes;
     // A node that is new does not know yet whether there are others.
     if (nodes !== undefined && (nodes.size > 0 || !nodes.isReady)) {

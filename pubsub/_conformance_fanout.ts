@@ -3,7 +3,16 @@
  *
  * @module
  */
-import { type Heard, same, show, type Test, throws } from "./_conformance_kit.ts";
+import {
+  type Heard,
+  HUGE_NAMES,
+  isTaken,
+  same,
+  show,
+  type Test,
+  throws,
+  undisturbed,
+} from "./_conformance_kit.ts";
 
 /** Publications of the burst: more than any engine takes in one go. */
 const BURST = 10_000;
@@ -191,6 +200,22 @@ export const ONE_NODE: Record<string, Test> = {
     await heard.until("2");
     same(heard.payloads, ["1", "2"], "what was heard");
     await first[Symbol.asyncDispose]();
+  },
+
+  async "disturbs nobody with a topic of 8 KiB, taken or refused"(bench) {
+    const { id, near, far, listen } = bench;
+    await undisturbed(bench, async () => {
+      for (const [i, name] of HUGE_NAMES.entries()) {
+        const topic = `${id}${i}${name}`;
+        let heard: Heard | undefined;
+        const subscribed = await isTaken(async () => heard = await listen(far, topic));
+        // In one turn with a publication of another topic, as a busy node has it.
+        near.publish({ topic: id, payload: "beside" });
+        const published = await isTaken(() => near.publish({ topic, payload: "huge" }));
+        await heard?.until("huge");
+        same(published, subscribed, "whether a huge topic can be published on, as subscribed to");
+      }
+    });
   },
 
   async "closes more than once"({ id, near, listen }) {

@@ -4,7 +4,15 @@
  * @module
  */
 import { BrokerError } from "../errors.ts";
-import { same, show, type Test, type TestKit } from "./_conformance_kit.ts";
+import {
+  HUGE_NAMES,
+  isTaken,
+  same,
+  show,
+  type Test,
+  type TestKit,
+  undisturbed,
+} from "./_conformance_kit.ts";
 import { unusualTopics } from "./_conformance_fanout.ts";
 import type { Publication } from "./broker.ts";
 import type { BrokerHistory, HistoryBounds, HistoryPage, ReadHistoryOptions } from "./history.ts";
@@ -39,6 +47,28 @@ export const HISTORY: Record<string, Test> = {
       "3",
     ], "what is read");
   }),
+
+  "disturbs nobody with a kept topic of 8 KiB, taken or refused": withHistory(
+    async (bench, near, far) => {
+      const { id } = bench;
+      await undisturbed(bench, async () => {
+        for (const [i, name] of HUGE_NAMES.entries()) {
+          const topic = `${id}${i}${name}`;
+          const publication = { topic, payload: "huge" };
+          const [isAppended, ...others] = await Promise.all([
+            isTaken(() => near.append(publication, { bounds: BOUNDS })),
+            isTaken(() => page(far, topic)),
+            isTaken(() => bench.listen(bench.far, topic, { history: BOUNDS })),
+          ]);
+          same(others, [isAppended, isAppended], "which operations take a huge topic");
+          const key = { producer: name, number: i };
+          await isTaken(() => near.append({ topic: id, payload: name }, { bounds: BOUNDS, key }));
+        }
+        await near.append({ topic: id, payload: "end" }, { bounds: BOUNDS });
+        same((await readAll(far, id)).at(-1)?.payload, "end", "what another topic keeps");
+      });
+    },
+  ),
 
   "keeps the order of appends that were not waited for": withHistory(async (bench, near, far) => {
     const heard = await bench.listen(bench.far, bench.id, { history: BOUNDS });

@@ -105,6 +105,42 @@ export function throws(act: () => unknown): void {
   throw new Error('Expected a SkeinError with code "unsupported", but nothing was thrown');
 }
 
+/** Names of 8 KiB: of ASCII, of characters that engines escape, and of many parts. */
+export const HUGE_NAMES: readonly [string, string, string] = [
+  "x".repeat(8_192),
+  "ü".repeat(4_096),
+  "x:".repeat(4_096),
+];
+
+/** Whether a call is done; `false` if it is refused with a `RangeError`, as what is too long must be. */
+export async function isTaken(act: () => unknown): Promise<boolean> {
+  try {
+    await act();
+    return true;
+  } catch (error) {
+    if (error instanceof RangeError) return false;
+    throw new Error("Expected a RangeError or none", { cause: error });
+  }
+}
+
+/** Throws if topics beside it lose publications, or a connection, while something runs. */
+export async function undisturbed(
+  { id, near, far, listen }: TestKit,
+  act: () => Promise<void>,
+): Promise<void> {
+  const heard = await listen(far, id);
+  near.publish({ topic: id, payload: "before" });
+  await heard.until("before");
+  await act();
+  near.publish({ topic: id, payload: "after" });
+  await heard.until("after");
+  for (const broker of new Set([near, far])) {
+    same(broker.status.current.name, "connected", "the status");
+    same(broker.stats.interruptions, 0, "how often the engine went away");
+    same(broker.stats.dropped, 0, "how many publications were given up");
+  }
+}
+
 /** A value, for an error. */
 export function show(value: unknown): string {
   const text = value instanceof Uint8Array ? `${value.length} bytes` : JSON.stringify(value);

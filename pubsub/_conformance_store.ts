@@ -3,7 +3,14 @@
  *
  * @module
  */
-import { same, type Test, type TestKit } from "./_conformance_kit.ts";
+import {
+  HUGE_NAMES,
+  isTaken,
+  same,
+  type Test,
+  type TestKit,
+  undisturbed,
+} from "./_conformance_kit.ts";
 import type { BrokerStore } from "./store.ts";
 
 const HOUR = { max: 3, ttlMs: 3_600_000 };
@@ -60,6 +67,32 @@ export const STORE: Record<string, Test> = {
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
     same(await near.claims(id), ["next"], "who holds the claim");
+  }),
+
+  "disturbs nobody with a key of 8 KiB, taken or refused": withStore(async (bench, near, far) => {
+    await undisturbed(bench, async () => {
+      for (const [i, name] of HUGE_NAMES.entries()) {
+        const key = `${bench.id}${i}${name}`;
+        const acts = [
+          () => near.advance(key, 7, 60_000),
+          () => far.newest(key),
+          () => near.claim(key, "a", HOUR),
+          () => far.claims(key),
+          () => near.release(key, "a"),
+          () => near.take?.(key, 1, { perSecond: 1, burst: 1 }),
+        ];
+        const taken = await Promise.all(acts.map(isTaken));
+        const [isAdvanced] = taken;
+        same(taken.slice(0, 5), Array(5).fill(isAdvanced), "which operations take a huge key");
+      }
+      same(await near.advance(bench.id, 7, 60_000), true, "whether another row goes on");
+      same(
+        await near.claim(bench.id, HUGE_NAMES[1], HOUR),
+        true,
+        "whether a huge member may claim",
+      );
+      same(await far.claims(bench.id), [HUGE_NAMES[1]], "who holds the claim");
+    });
   }),
 
   "takes tokens from one bucket": withStore(async ({ id }, near, far) => {

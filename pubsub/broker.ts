@@ -96,6 +96,9 @@ export interface BrokerStats {
  * - A listener MUST get each publication at most once per subscription, and none after its
  *   subscription was disposed. Where the engine was away, `onInterrupted` MUST be called.
  * - `publish` and `subscribe` MUST throw a `SkeinError` with code `unsupported` after `close`.
+ * - A topic or key that the engine cannot take MUST be refused with a `RangeError`, for that one call
+ *   and before it reaches the connection: other topics MUST NOT notice. Topics of 255 bytes of UTF-8
+ *   behind a prefix of 32 MUST be taken.
  * - A broker MUST NOT end a client library that was handed in by its user.
  * - A broker MUST NOT hold publications without a bound.
  * - `history` and `store` are for engines that can keep things; without them topics have no

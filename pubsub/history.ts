@@ -89,6 +89,7 @@ export interface BrokerHistory {
    * @returns Resolves once the engine has it.
    * @throws {BrokerError} If it was given up: too many waited, or the engine was away for too long,
    * or the broker was closed.
+   * @throws {RangeError} If the engine cannot take the topic or the producer.
    */
   append(publication: Publication, options: AppendOptions): Promise<Appended>;
   /**
@@ -98,6 +99,7 @@ export interface BrokerHistory {
    * @param options See {@linkcode ReadHistoryOptions}.
    * @returns What is kept.
    * @throws {BrokerError} If the engine is away.
+   * @throws {RangeError} If the engine cannot take the topic.
    */
   read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage>;
 }

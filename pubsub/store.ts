@@ -22,8 +22,9 @@ export interface TakenTokens {
 }
 
 /**
- * Facts that hold on all nodes. Every operation MUST be atomic in the engine, and reject with a
- * `BrokerError` while that is away.
+ * Facts that hold on all nodes. Every operation MUST be atomic in the engine, MUST reject with a
+ * `BrokerError` while that is away, and MUST reject with a `RangeError` for a key or scope that the
+ * engine cannot take.
  */
 export interface BrokerStore {
   /**

@@ -156,6 +156,44 @@ Deno.test("Server refuses with 503 when userOf throws or returns no string, and 
   }
 });
 
+Deno.test("Server takes a user of 255 bytes, and refuses a longer one for good with 403", async () => {
+  const told: Refusal[] = [];
+  await using server = listen({
+    authenticate: ({ token = "" }) => ({ name: token }),
+    userOf: ({ name }) => name,
+    acceptsTokenInBand: true,
+    onRefusal: (one) => void told.push(one),
+  });
+  const longest = `${"ü".repeat(127)}x`;
+  await using session = await dial(`${server.url}?token=${encodeURIComponent(longest)}`);
+  assertEquals(server.manager.sessionsOf(longest).length, 1);
+  for (const user of [`${longest}x`, "x".repeat(256), "ü".repeat(1_000)]) {
+    const path = `/?token=${encodeURIComponent(user)}`;
+    using plain = await RawSocket.open(server.address!.port, { path });
+    assertEquals(plain.status, 403);
+    const { info } = await assertRejects(
+      () => dial(server.url + path.slice(1)),
+      SessionClosedError,
+    );
+    assertEquals([info?.code, info?.reason], [4403, "A user has at most 255 bytes"]);
+    const inBand = await assertRejects(
+      () => dial(server.url, { token: user }),
+      SessionClosedError,
+    );
+    assertEquals(inBand.info?.code, 4403);
+    const bytes = new TextEncoder().encode(user).length;
+    const error = "RangeError: Cannot identify: a user must have at most 255 bytes in UTF-8, " +
+      `received ${bytes}`;
+    assertEquals(
+      told.splice(0).map((one) => [one.status, `${one.error}`]),
+      Array(3).fill([403, error]),
+    );
+  }
+  await assertRejects(() => session.authenticate("x".repeat(256)), RequestError);
+  assertEquals([session.state, server.manager.count], ["connected", 1]);
+  assertEquals(server.to("x".repeat(10_000)).send("news"), 0);
+});
+
 Deno.test("createServer() refuses options for admission that make no sense", () => {
   for (const authenticateTimeoutMs of [-1, NaN, -Infinity, "5" as never]) {
     assertThrows(

@@ -22,7 +22,7 @@ import { Log } from "./_log.ts";
 import type { NatsSettings } from "./_options.ts";
 import type { Budget } from "./_queue.ts";
 import { readPage } from "./_reading.ts";
-import { escapeTopic, type Names } from "./subjects.ts";
+import { escapeTopic, type Names, subjectPart } from "./subjects.ts";
 
 /** All topics with the same bounds. */
 interface Shelf {
@@ -114,13 +114,14 @@ export class NatsHistory implements BrokerHistory {
 
   /** The channel of a topic. */
   channel(topic: string, bounds: HistoryBounds): Channel {
+    const part = subjectPart(topic);
     const { log, channels } = this.#shelf(bounds);
     let channel = channels.get(topic);
     if (channel === undefined) {
       channel = new Channel({
         link: this.#options.link,
         topic,
-        subject: `${log.names.live}.${escapeTopic(topic)}`,
+        subject: `${log.names.live}.${part}`,
         log,
         onEmpty: () => channels.delete(topic),
         onReceived: this.#options.onReceived,
@@ -131,20 +132,26 @@ export class NatsHistory implements BrokerHistory {
     return channel;
   }
 
-  append(publication: Publication, { bounds, key }: AppendOptions): Promise<Appended> {
-    if (this.#isClosed) return Promise.reject(closed("append"));
+  async append(publication: Publication, { bounds, key }: AppendOptions): Promise<Appended> {
+    if (this.#isClosed) throw closed("append");
+    const topic = subjectPart(publication.topic);
     this.published++;
     const { log, appends } = this.#shelf(bounds);
     log.touch();
-    const topic = escapeTopic(publication.topic);
     const id = key === undefined
       ? `${this.#producer}:${this.#number++}`
       : `${topic}:${escapeTopic(key.producer)}:${key.number}`;
-    return appends.add(`${log.names.log}.${topic}`, encode(publication), id, key !== undefined);
+    return await appends.add(
+      `${log.names.log}.${topic}`,
+      encode(publication),
+      id,
+      key !== undefined,
+    );
   }
 
   async read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
     if (this.#isClosed) throw closed("read history");
+    const part = subjectPart(topic);
     const { link } = this.#options;
     const { bounds, signal } = options;
     const { log, channels } = this.#shelf(bounds);
@@ -155,7 +162,7 @@ export class NatsHistory implements BrokerHistory {
       await waitFor(log.whenOpen(), { what, timeoutMs: REQUEST_TIMEOUT_MS, signal });
       log.touch();
       this.reads++;
-      const subject = `${log.names.log}.${escapeTopic(topic)}`;
+      const subject = `${log.names.log}.${part}`;
       const place = channels.get(topic)?.place;
       return await readPage({ link, log, topic, subject, place }, options);
     } catch (cause) {

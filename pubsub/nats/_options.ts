@@ -1,8 +1,10 @@
 /**
- * What a {@linkcode NatsBroker} can be told, checked.
+ * Options of a {@linkcode NatsBroker}, checked.
  *
  * @module
  */
+import { checkKeys } from "../../session/option_keys.ts";
+
 /** Repetitions are recognized for two minutes, and nothing may be sent again after that. */
 const MAX_GIVE_UP_MS = 110_000;
 
@@ -176,6 +178,7 @@ export function natsSettings(options: NatsBrokerOptions): NatsSettings {
     survivesRestart: options.survivesRestart ?? false,
     storeTtlMs: options.storeTtlMs ?? 3_600_000,
   };
+  checkKeys(options, settings, "create broker: options");
   const { maxWaiting, maxWaitingBytes, giveUpMs, replicas, rememberMs, storeTtlMs } = settings;
   check("maxWaiting", maxWaiting, 1);
   check("maxWaitingBytes", maxWaitingBytes, 1);
@@ -190,6 +193,26 @@ export function natsSettings(options: NatsBrokerOptions): NatsSettings {
     );
   }
   return settings;
+}
+
+/**
+ * Checks where NATS is. Keys for the client library pass, but none that belongs elsewhere: without
+ * `servers` the library would connect to its default.
+ */
+export function checkSource(source: NatsSource): void {
+  const { servers, connection } = source as Partial<NatsServers & { connection: NatsClient }>;
+  if ((servers === undefined) === (connection === undefined)) {
+    const keys = Object.keys(source).join(", ");
+    throw new TypeError(
+      `Cannot create broker: either servers or a connection is needed, received ${keys || "{}"}`,
+    );
+  }
+  for (const key of Object.keys(source)) {
+    if (!(key in natsSettings({}))) continue;
+    throw new TypeError(
+      `Cannot create broker: ${key} must stand in the second argument, received it in the first`,
+    );
+  }
 }
 
 function check(name: string, value: number, from: number, to = Number.MAX_SAFE_INTEGER): void {

@@ -14,7 +14,7 @@ import type { BrokerStore } from "../store.ts";
 import type { Link } from "./_link.ts";
 import type { NatsSettings } from "./_options.ts";
 import { pause } from "./_pause.ts";
-import { escapeTopic, type Names } from "./subjects.ts";
+import { type Names, subjectPart } from "./subjects.ts";
 
 /** How often others may change a row first. */
 const MAX_ATTEMPTS = 64;
@@ -164,11 +164,11 @@ export class NatsStore implements BrokerStore {
 }
 
 function numberKey(key: string): string {
-  return `number.${escapeTopic(key)}`;
+  return `number.${subjectPart(key)}`;
 }
 
 function claimsKey(scope: string): string {
-  return `claims.${escapeTopic(scope)}`;
+  return `claims.${subjectPart(scope)}`;
 }
 
 /** The number of a row that is still remembered; -1 if it is not. */

@@ -22,6 +22,7 @@ import { encode } from "./_codec.ts";
 import { NatsHistory, textOf } from "./_history.ts";
 import { Link, type LinkTarget } from "./_link.ts";
 import {
+  checkSource,
   type NatsBrokerOptions,
   type NatsSettings,
   natsSettings,
@@ -47,6 +48,9 @@ const LARGEST_MESSAGE_BYTES = 262_144 + 4_096;
  *   the server that keeps it started anew.
  * - **Outages:** nothing throws. What waits is bounded, sent in order once NATS is back, and given up
  *   after `giveUpMs`; subscriptions come back by themselves and are told of the interruption.
+ * - **Names:** a topic or key that has more than 2,048 characters as a part of a subject
+ *   ({@linkcode escapeTopic}) is refused for that one call: the server would close the connection of
+ *   the whole node at a line of more than 4,096 bytes.
  *
  * @example Two nodes
  * ```ts ignore
@@ -85,11 +89,13 @@ export class NatsBroker implements Broker {
    *
    * @param source Where NATS is.
    * @param options See {@linkcode NatsBrokerOptions}.
-   * @throws {TypeError} If `prefix` has other characters than it may, or `storage` is neither.
+   * @throws {TypeError} If a key of `options` is unknown, `source` has neither `servers` nor a
+   * `connection`, `prefix` has other characters than it may, or `storage` is neither.
    * @throws {RangeError} If a number is out of its range.
    */
   constructor(source: NatsSource, options: NatsBrokerOptions = {}) {
     const settings = natsSettings(options);
+    checkSource(source);
     const names = new Names(settings.prefix);
     // What stands in the types of the broker is a part of what the client library has in its own.
     const link = new Link(source as LinkTarget, {
@@ -156,11 +162,13 @@ export class NatsBroker implements Broker {
    *
    * @param publication What to publish.
    * @throws {UnsupportedError} If the broker is closed.
+   * @throws {RangeError} If the topic has more than 2,048 characters as a part of a subject.
    */
   publish(publication: Publication): void {
     this.#checkOpen("publish");
+    const subject = this.#names.plain(publication.topic);
     this.#published++;
-    this.#outbox.publish(this.#names.plain(publication.topic), encode(publication));
+    this.#outbox.publish(subject, encode(publication));
   }
 
   /**
@@ -171,6 +179,7 @@ export class NatsBroker implements Broker {
    * @param options Whether the topic has a history, and who is told of interruptions.
    * @returns The subscription, in force once its `ready` resolves.
    * @throws {UnsupportedError} If the broker is closed.
+   * @throws {RangeError} If the topic has more than 2,048 characters as a part of a subject.
    */
   subscribe(
     topic: string,
@@ -178,7 +187,7 @@ export class NatsBroker implements Broker {
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
     this.#checkOpen("subscribe");
-    // What was published before is not for who subscribes now.
+    // What was published before is not for subscribers of now.
     this.#outbox.send();
     const channel = options.history === undefined
       ? this.#channel(topic)

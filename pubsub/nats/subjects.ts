@@ -15,6 +15,14 @@ const PLAIN = /^[A-Za-z0-9_/-]+(?::[A-Za-z0-9_/-]+)*$/;
 const SAFE = /^[A-Za-z0-9_/-]$/;
 const PREFIX = /^[A-Za-z0-9_-]{1,32}$/;
 
+/**
+ * Most characters of a topic or key as a part of a subject. The server closes a connection at a line
+ * of more than 4,096 bytes (`max_control_line`): the subject with its prefix, one for the answer,
+ * and two lengths; JetStream's own subjects for a key have some 150 bytes in front of it. A topic of
+ * 255 bytes, Skein's most, takes 765.
+ */
+const MAX_PART_LENGTH = 2_048;
+
 const encoder = new TextEncoder();
 
 /**
@@ -59,6 +67,25 @@ export function escapeTopic(topic: string): string {
   return escaped;
 }
 
+/**
+ * Makes a topic or key a part of a subject, as {@linkcode escapeTopic} does, unless it is too long
+ * for the server.
+ *
+ * @param topic Any text.
+ * @returns The part.
+ * @throws {RangeError} If it has more than 2,048 characters.
+ */
+export function subjectPart(topic: string): string {
+  const { length } = topic;
+  // Escaping makes nothing shorter: a long text is refused before it is made longer.
+  const part = length > MAX_PART_LENGTH ? topic : escapeTopic(topic);
+  if (part.length <= MAX_PART_LENGTH) return part;
+  throw new RangeError(
+    `Cannot name a subject: a topic or key must have at most ${MAX_PART_LENGTH} characters once ` +
+      `escaped, received ${part === topic ? `${length} before that` : part.length}`,
+  );
+}
+
 function hex(number: number, digits: number): string {
   return number.toString(16).padStart(digits, "0");
 }
@@ -99,7 +126,7 @@ export class Names {
 
   /** Where a topic without history is published. */
   plain(topic: string): string {
-    return `${this.#prefix}.pub.${escapeTopic(topic)}`;
+    return `${this.#prefix}.pub.${subjectPart(topic)}`;
   }
 
   /** The names of the stream with these bounds. */

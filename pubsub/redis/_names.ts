@@ -8,6 +8,13 @@
  * @module
  */
 import { Buffer } from "node:buffer";
+import { exceedsBytes, utf8Length } from "../../session/utf8.ts";
+
+/**
+ * Most bytes of a topic or key. Redis closes a connection at a name of more than 512 MiB, and every
+ * command repeats the name; a topic of Skein has at most 255.
+ */
+const MAX_NAME_BYTES = 65_536;
 
 /** Slots of a cluster. */
 const SLOTS = 16_384;
@@ -65,6 +72,16 @@ export class Names {
     const name = what.isWellFormed() ? `/${what}` : `~${JSON.stringify(what)}`;
     return `${this.#prefix}:${kind}:{${name}}`;
   }
+}
+
+/** Refuses a topic or key that is too long, before anything of the call is done. */
+export function checkName(what: string): void {
+  if (!exceedsBytes(what, MAX_NAME_BYTES)) return;
+  throw new RangeError(
+    `Cannot name a key: a topic or key must have at most ${MAX_NAME_BYTES} bytes, received ${
+      utf8Length(what)
+    }`,
+  );
 }
 
 /** The slot of a name, as a cluster counts it. */

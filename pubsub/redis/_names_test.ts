@@ -1,5 +1,5 @@
-import { assertEquals, assertNotEquals } from "@std/assert";
-import { Names, slotOf } from "./_names.ts";
+import { assertEquals, assertNotEquals, assertThrows } from "@std/assert";
+import { checkName, Names, slotOf } from "./_names.ts";
 
 Deno.test("slotOf() is the slot that a cluster has for a name", () => {
   // What `redis-cli cluster keyslot` prints.
@@ -39,4 +39,11 @@ Deno.test("Names keeps topics apart that are no text in Unicode", () => {
   const bytes = (topic: string) => new TextEncoder().encode(names.channel(topic));
   assertNotEquals(bytes("\ud800"), bytes("\ud801"));
   assertNotEquals(bytes("\ud800"), bytes('"\\ud800"'));
+});
+
+Deno.test("checkName() refuses names of more than 64 KiB", () => {
+  checkName("ü".repeat(32_768));
+  for (const name of [`${"ü".repeat(32_768)}x`, "x".repeat(65_537)]) {
+    assertThrows(() => checkName(name), RangeError, "at most 65536 bytes, received 65537");
+  }
 });

@@ -1,8 +1,9 @@
 /**
- * What a {@linkcode RedisBroker} can be told, checked.
+ * Options of a {@linkcode RedisBroker}, checked.
  *
  * @module
  */
+import { checkKeys } from "../../session/option_keys.ts";
 
 /** A client of ioredis: a `Redis`, for one server or behind Sentinel, or a `Cluster`. */
 export interface RedisClient {
@@ -104,5 +105,19 @@ export function redisSettings(options: RedisBrokerOptions): RedisSettings {
       `Cannot create broker: ${name} must be a positive whole number, received ${value}`,
     );
   }
-  return { prefix, survivesRestart, ...numbers };
+  const settings = { prefix, survivesRestart, ...numbers };
+  checkKeys(options, settings, "create broker: options");
+  return settings;
+}
+
+/** Checks where Redis is: a key that belongs elsewhere would be ignored. */
+export function checkSource(source: RedisSource): void {
+  const options = redisSettings({});
+  const misplaced = Object.keys(source).find((key) => key in options);
+  if (misplaced !== undefined) {
+    throw new TypeError(
+      `Cannot create broker: ${misplaced} must stand in the second argument, received it in the first`,
+    );
+  }
+  checkKeys(source, "url" in source ? { url: true } : { client: true }, "create broker: source");
 }

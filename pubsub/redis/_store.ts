@@ -5,7 +5,7 @@
  */
 import type { Cluster, Redis } from "ioredis";
 import type { BrokerStore, TakenTokens, TokenRate } from "../store.ts";
-import type { Names } from "./_names.ts";
+import { checkName, type Names } from "./_names.ts";
 import type { Scripts } from "./_scripts.ts";
 
 /** Runs a command; its errors become those of the broker. */
@@ -26,6 +26,7 @@ export class RedisStore implements BrokerStore {
   }
 
   async advance(key: string, number: number, windowMs: number): Promise<boolean> {
+    checkName(key);
     const row = this.#names.row(key);
     return await this.#run(
       "note a number",
@@ -35,6 +36,7 @@ export class RedisStore implements BrokerStore {
   }
 
   async newest(key: string): Promise<number> {
+    checkName(key);
     const row = this.#names.row(key);
     return Number(await this.#run("read a number", () => this.#client.get(row)) ?? -1);
   }
@@ -44,6 +46,7 @@ export class RedisStore implements BrokerStore {
     member: string,
     { max, ttlMs }: { readonly max: number; readonly ttlMs: number },
   ): Promise<boolean> {
+    checkName(scope);
     const claims = this.#names.claims(scope);
     return await this.#run(
       "claim",
@@ -53,17 +56,20 @@ export class RedisStore implements BrokerStore {
   }
 
   async release(scope: string, member: string): Promise<void> {
+    checkName(scope);
     await this.#run("release a claim", () => this.#client.zrem(this.#names.claims(scope), member));
   }
 
-  claims(scope: string): Promise<string[]> {
-    return this.#run(
+  async claims(scope: string): Promise<string[]> {
+    checkName(scope);
+    return await this.#run(
       "list claims",
       () => this.#scripts.skeinClaims(this.#names.claims(scope)),
     );
   }
 
   async take(key: string, amount: number, { perSecond, burst }: TokenRate): Promise<TakenTokens> {
+    checkName(key);
     const bucket = this.#names.tokens(key);
     const retryAfterMs = Number(
       await this.#run(

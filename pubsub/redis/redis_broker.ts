@@ -32,8 +32,9 @@ import { evictingPolicies } from "./_eviction.ts";
 import { decodeKept, decodePlain, encodeFrame } from "./_frames.ts";
 import { RedisHistories } from "./_histories.ts";
 import { type Links, openLinks } from "./_links.ts";
-import { Names } from "./_names.ts";
+import { checkName, Names } from "./_names.ts";
 import {
+  checkSource,
   type RedisBrokerOptions,
   type RedisSettings,
   redisSettings,
@@ -106,12 +107,13 @@ export class RedisBroker implements Broker {
    *
    * @param source Where Redis is.
    * @param options See {@linkcode RedisBrokerOptions}.
-   * @throws {TypeError} If the URL is none of Redis, there is neither one nor a client, or `prefix`
-   * is empty or has braces.
+   * @throws {TypeError} If a key of `source` or `options` is unknown, the URL is none of Redis, there
+   * is neither one nor a client, or `prefix` is empty or has braces.
    * @throws {RangeError} If a number is not a positive whole one.
    */
   constructor(source: RedisSource, options: RedisBrokerOptions = {}) {
     const settings = redisSettings(options);
+    checkSource(source);
     const client = openClient(source);
     const names = new Names(settings.prefix);
     const scripts = defineScripts(client);
@@ -184,9 +186,11 @@ export class RedisBroker implements Broker {
    *
    * @param publication What to publish.
    * @throws {UnsupportedError} If the broker is closed.
+   * @throws {RangeError} If the topic has more than 65,536 bytes.
    */
   publish(publication: Publication): void {
     this.#checkOpen("publish");
+    checkName(publication.topic);
     if (this.#outbox.push(publication.topic, encodeFrame(publication))) this.#published++;
   }
 
@@ -198,6 +202,7 @@ export class RedisBroker implements Broker {
    * @param options Whether the topic has a history, and who is told of interruptions.
    * @returns The subscription, ready once Redis confirmed it.
    * @throws {UnsupportedError} If the broker is closed.
+   * @throws {RangeError} If the topic has more than 65,536 bytes.
    */
   subscribe(
     topic: string,
@@ -325,6 +330,8 @@ export class RedisBroker implements Broker {
 
   async #append(publication: Publication, options: AppendOptions): Promise<Appended> {
     if (this.#closing) throw new BrokerError("Cannot append: the broker is closed");
+    checkName(publication.topic);
+    if (options.key !== undefined) checkName(options.key.producer);
     const { bounds, key = { producer: this.#producer, number: this.#number++ } } = options;
     const appended = Promise.withResolvers<Appended>();
     const kept = { bounds, key, appended };
@@ -335,6 +342,7 @@ export class RedisBroker implements Broker {
   async #read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
     const { signal } = options;
     signal?.throwIfAborted();
+    checkName(topic);
     const aborted = Promise.withResolvers<never>();
     const abort = () => aborted.reject(signal!.reason);
     signal?.addEventListener("abort", abort);

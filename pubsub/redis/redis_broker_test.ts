@@ -25,3 +25,14 @@ Deno.test("RedisBroker() rejects what is neither a URL of Redis nor a client", (
     assertThrows(() => new RedisBroker(source as never), TypeError, "expected a url, or a client");
   }
 });
+
+Deno.test("RedisBroker() rejects options that it does not know or that stand elsewhere", () => {
+  const cases: [source: object, options: object, text: string][] = [
+    [SOURCE, { prefx: "a" }, 'received "prefx"; "prefix" may be meant'],
+    [{ ...SOURCE, prefix: "a" }, {}, "prefix must stand in the second argument"],
+    [{ ...SOURCE, host: "a" }, {}, 'source must have known keys, received "host"'],
+  ];
+  for (const [source, options, text] of cases) {
+    assertThrows(() => new RedisBroker(source as typeof SOURCE, options), TypeError, text);
+  }
+});

@@ -12,11 +12,14 @@ import {
 import { type JetStreamManager, jetstreamManager, type StreamInfo } from "@nats-io/jetstream";
 import { connect, type MsgHdrs, type Subscription } from "@nats-io/transport-node";
 import { stub } from "@std/testing/mock";
-import { BrokerError } from "../../errors.ts";
+import { dial } from "../../client.ts";
+import { BrokerError, SessionClosedError } from "../../errors.ts";
 import type { Broker, Publication } from "../../pubsub/broker.ts";
 import { testBroker } from "../../pubsub/broker_conformance.ts";
 import type { Appended } from "../../pubsub/history.ts";
 import { NatsBroker, type NatsBrokerOptions } from "../../pubsub/nats/mod.ts";
+import type { Refusal } from "../../server.ts";
+import { listen } from "../servers.ts";
 import { append, BOUNDS, Hearing, noTimers, statusIs, until } from "./hearing.ts";
 import { isNatsMissing, NatsServer, type NatsServerOptions } from "./nats_server.ts";
 
@@ -126,6 +129,63 @@ test("does not meet brokers with another prefix", async ({ servers }) => {
   assertEquals((await other.history.read("news", PAGE)).head, 0);
   assertEquals(await one.store.advance("row", 1, 60_000), true);
   assertEquals(await other.store.newest("row"), -1);
+});
+
+test("keeps its connection where a client has a user longer than a subject", async ({ servers }) => {
+  await using broker = new NatsBroker({ servers });
+  const told: Refusal[] = [];
+  await using server = listen({
+    broker,
+    authenticate: ({ token = "" }) => token,
+    onRefusal: (one) => void told.push(one),
+  });
+  await using hearing = new Hearing(broker, "news");
+  await hearing.ready;
+  const attack = `${server.url}?token=${encodeURIComponent("ü".repeat(1_000))}`;
+  for (let i = 0; i < 20; i++) {
+    const { info } = await assertRejects(() => dial(attack), SessionClosedError);
+    assertEquals(info?.code, 4403);
+    broker.publish({ topic: "news", payload: `${i}` });
+  }
+  await hearing.count(20);
+  assertEquals(told.map(({ status }) => status), Array(20).fill(403));
+  assertEquals([broker.status.current.name, broker.stats.interruptions], ["connected", 0]);
+  assertEquals(server.to("ü".repeat(1_000)).send("news"), 0);
+});
+
+test("takes names up to its bound behind the longest prefix, and refuses one more", async ({ servers }) => {
+  await using broker = new NatsBroker({ servers }, { prefix: "p".repeat(32) });
+  const longest = "x".repeat(2_048);
+  const bounds = { size: 1_000_000_000, ttlMs: 1_000_000_000, bytes: 1_000_000_000 };
+  await using heard = new Hearing(broker, longest);
+  await heard.ready;
+  broker.publish({ topic: longest, payload: "1" });
+  await heard.count(1);
+  await broker.history.append({ topic: longest, payload: "1" }, { bounds });
+  assertEquals((await broker.history.read(longest, { ...PAGE, bounds })).publications.length, 1);
+  assertEquals(await broker.store.advance(longest, 1, 60_000), true);
+  assertEquals(await broker.store.claim(longest, "a", { max: 1, ttlMs: 60_000 }), true);
+  assertEquals(await broker.store.claims(longest), ["a"]);
+  await broker.store.release(longest, "a");
+  for (const topic of [`${longest}x`, "ü".repeat(342), "\ud800".repeat(342)]) {
+    assertThrows(() => broker.publish({ topic, payload: "1" }), RangeError, "2048 characters");
+    assertThrows(() => broker.subscribe(topic, () => {}), RangeError, "2048 characters");
+    await assertRejects(() => broker.store.newest(topic), RangeError, "2048 characters");
+  }
+  assertEquals([broker.status.current.name, broker.stats.interruptions], ["connected", 0]);
+});
+
+Deno.test("NatsBroker() refuses options that it does not know or that stand elsewhere", () => {
+  const servers = "127.0.0.1:1";
+  const cases: [source: object, options: object, text: string][] = [
+    [{ servers }, { maxWaitng: 1 }, 'received "maxWaitng"; "maxWaiting" may be meant'],
+    [{ servers, prefix: "a" }, {}, "prefix must stand in the second argument"],
+    [{ server: servers }, {}, "either servers or a connection is needed, received server"],
+    [{}, {}, "either servers or a connection is needed, received {}"],
+  ];
+  for (const [source, options, text] of cases) {
+    assertThrows(() => new NatsBroker(source as { servers: string }, options), TypeError, text);
+  }
 });
 
 test("sends what is published right before its close", async ({ servers }) => {
