@@ -102,8 +102,9 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     async subscribe(session, topic, request) {
       await check(session, topic, "subscribe");
       try {
-        if (isRoom(topic)) parts().rooms.join(session, topic, request);
-        else parts().topics.subscribe(session, topic, request);
+        const options = { ...request, isRequested: true };
+        if (isRoom(topic)) parts().rooms.join(session, topic, options);
+        else parts().topics.subscribe(session, topic, options);
       } catch (error) {
         if (error instanceof QueueFullError) throw new RequestError("too-many", error.message);
         if (error instanceof RangeError || error instanceof TypeError) {
@@ -114,8 +115,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     },
 
     unsubscribe(session, topic) {
-      if (isRoom(topic)) parts().rooms.leave(session, topic);
-      else parts().topics.unsubscribe(session, topic);
+      parts().topics.unsubscribe(session, topic, { isSilent: true });
       return {};
     },
 

@@ -146,6 +146,7 @@ export type {
   SubscriptionStatus,
   TopicMessage,
   TypeIn,
+  Unsubscribed,
   UntypedMessage,
   WaitOptions,
 } from "./session/mod.ts";

@@ -129,6 +129,9 @@ export {
   Topics,
   type TopicsOptions,
   type TopicsStats,
+  type TopicSubscribeOptions,
+  type TopicUnsubscribeOptions,
+  type UnsubscribeOptions,
 } from "./pubsub/mod.ts";
 export {
   type AcceptOptions,
@@ -262,6 +265,7 @@ export {
   type TopicsOf,
   Turn,
   type TypeIn,
+  type Unsubscribed,
   type UntypedMessage,
   type WaitOptions,
 } from "./session/mod.ts";

@@ -52,6 +52,7 @@ import { SOCKETS_PER_SESSION } from "./manager/sockets.ts";
 import type { Broker } from "./pubsub/broker.ts";
 import type { HistoryBounds } from "./pubsub/history.ts";
 import type { SubscribeOptions } from "./pubsub/replay.ts";
+import type { UnsubscribeOptions } from "./pubsub/topics_options.ts";
 import { type Nodes, type Presence, type Rooms, Topics } from "./pubsub/mod.ts";
 import type { MoqServer } from "./pubsub/moq/server/server.ts";
 import type { AnyContract, SendData, SendTopic } from "./session/contract.ts";
@@ -76,6 +77,7 @@ export type {
 export type { AuthorizedAction } from "./_client_services.ts";
 export type { DisconnectReport, NodeOptions, RoomPatterns, SessionInfo } from "./_cluster.ts";
 export type { ListenInfo } from "./_listening.ts";
+export type { UnsubscribeOptions } from "./pubsub/topics_options.ts";
 export type { MetricsOptions } from "./_metrics_endpoint.ts";
 export { type CountedTopics, PROMETHEUS_CONTENT_TYPE, prometheusText } from "./metrics.ts";
 export type {
@@ -527,14 +529,42 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   }
 
   /**
-   * Takes a session off a topic. Idempotent.
+   * Takes a session off a topic, and out of the room where the topic is one, however it came there.
+   * Idempotent. The client's subscription ends with a `RequestError` of the code; a plain page is
+   * told nothing.
+   *
+   * @example A member who is removed
+   * ```ts
+   * import { connect, RequestError, serve } from "@skein/skein";
+   * import { assertEquals, assertRejects } from "@std/assert";
+   *
+   * await using server = serve({ port: 0, onListen() {}, authorize: () => true });
+   * await using client = connect(server.url);
+   * const chat = client.subscribe("chat");
+   * await chat.ready;
+   * for (const session of server.topics.subscribers("chat")) {
+   *   server.unsubscribe(session, "chat", { code: "banned", reason: "Be kind" });
+   * }
+   * const error = await assertRejects(() => Array.fromAsync(chat), RequestError, "Be kind");
+   * assertEquals(error.failure.code, "banned");
+   * ```
    *
    * @param session One of this server's sessions.
    * @param topic The topic.
+   * @param options What the client is told: by default that it was `removed`.
    * @returns Whether the session was subscribed.
+   * @throws {TypeError} If the code is no text of 1 to 64 characters.
    */
-  unsubscribe(session: Session<V, C, "server">, topic: string): boolean {
-    return this.topics.unsubscribe(session as Session, topic);
+  unsubscribe(
+    session: Session<V, C, "server">,
+    topic: string,
+    options: UnsubscribeOptions = {},
+  ): boolean {
+    const { code, reason } = options;
+    return this.topics.unsubscribe(session as Session, topic, {
+      ...(code !== undefined && { code }),
+      ...(reason !== undefined && { reason }),
+    });
   }
 
   /**

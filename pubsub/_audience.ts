@@ -10,7 +10,6 @@ import {
   type ReplayHost,
   type ReplayRequest,
   type SubscribeOptions,
-  tellAnswer,
   tellGap,
   tellSkip,
 } from "./replay.ts";
@@ -57,20 +56,27 @@ export class Audience {
     yield* this.#replays.keys();
   }
 
-  /** Lets a session in, or has one that is in begin at another place. */
-  admit(session: Session, { since, last, onAnswer }: SubscribeOptions): void {
+  /**
+   * Lets a session in, or has one that is in begin at another place.
+   *
+   * @returns Tells where the session stands, if the caller is to answer.
+   */
+  admit(
+    session: Session,
+    { since, last, onAnswer }: SubscribeOptions,
+  ): (() => SubscribeAnswer) | undefined {
     const before = this.#replays.get(session);
     const isIn = before !== undefined || this.#members.has(session);
     if (since !== undefined || last !== undefined || !isIn && onAnswer !== undefined) {
       this.#members.delete(session);
       this.#replay(session, { since, last, onAnswer });
       // Last, for it calls the application, which may have the session leave.
-      return before?.end();
+      before?.end();
+      return undefined;
     }
-    if (!isIn) this.join(session);
-    else if (onAnswer !== undefined) {
-      queueMicrotask(() => tellAnswer(session, onAnswer, this.#standingOf(session)));
-    }
+    if (isIn) return () => this.#standingOf(session);
+    this.join(session);
+    return undefined;
   }
 
   /** Lets a session out. */

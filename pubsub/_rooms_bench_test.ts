@@ -1,5 +1,6 @@
 /** What the tests of rooms share. */
 import { FakeTime } from "@std/testing/time";
+import type { Unsubscribed } from "../session/recovery.ts";
 import { type Peer, Peers } from "./_peers_test.ts";
 import { Presence, type PresenceOptions } from "./presence.ts";
 import { Rooms, type RoomsOptions } from "./rooms.ts";
@@ -36,6 +37,7 @@ export class Bench implements AsyncDisposable {
 /** What a peer got, notices in short. */
 export function heard(peer: Peer): unknown[] {
   return peer.take().map((message) => {
+    if (!Array.isArray(message)) return `off ${(message as Unsubscribed).unsubscribed}`;
     const [topic, data] = message as [string, Record<string, unknown>];
     if (!topic.startsWith("presence:")) return data;
     switch (data.type) {

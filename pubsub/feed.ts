@@ -4,7 +4,7 @@
  * @module
  */
 import { Changing } from "../session/changing.ts";
-import type { RecoveryReason } from "../session/recovery.ts";
+import type { RecoveryReason, SubscribeAnswer } from "../session/recovery.ts";
 import type { Session } from "../session/session.ts";
 import { startTimer, waitFor } from "../session/wait.ts";
 import { Audience, type AudienceHost, type Stage } from "./_audience.ts";
@@ -159,9 +159,13 @@ export class Feed implements Stage {
     return wasHeard;
   }
 
-  /** Lets a session in, or has one that is in begin at another place. */
-  admit(session: Session, options: SubscribeOptions): void {
-    this.#audience.admit(session, options);
+  /**
+   * Lets a session in, or has one that is in begin at another place.
+   *
+   * @returns Tells where the session stands, if the caller is to answer.
+   */
+  admit(session: Session, options: SubscribeOptions): (() => SubscribeAnswer) | undefined {
+    return this.#audience.admit(session, options);
   }
 
   /** Lets a session out. */

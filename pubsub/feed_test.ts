@@ -397,7 +397,7 @@ Deno.test("Feed lets go of everything when its last session leaves, also while i
   gate.resolve();
   engine.publish(11);
   await passTime(time, 60_000);
-  assertEquals(client.take(), []);
+  assertEquals(client.take(), [{ unsubscribed: "t", code: "removed", reason: "" }]);
   assertEquals(broker.reads.length, 2);
 });
 

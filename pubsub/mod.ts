@@ -37,7 +37,10 @@ export type {
   PublishOptions,
   TopicsOptions,
   TopicsStats,
+  TopicSubscribeOptions,
+  TopicUnsubscribeOptions,
 } from "./topics.ts";
+export type { UnsubscribeOptions } from "./topics_options.ts";
 export type { SubscribeOptions } from "./replay.ts";
 
 export type {

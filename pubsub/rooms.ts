@@ -10,8 +10,8 @@ import { utf8Length } from "../session/utf8.ts";
 import { MAX_TIMER_MS } from "../session/wait.ts";
 import { Room, type RoomOptions } from "./_room.ts";
 import { observePresence, type Presence } from "./presence.ts";
-import type { SubscribeOptions } from "./replay.ts";
-import type { PublishOptions, Topics } from "./topics.ts";
+import type { PublishOptions, Topics, TopicSubscribeOptions } from "./topics.ts";
+import type { UnsubscribeOptions } from "./topics_options.ts";
 
 export type { RoomOptions };
 
@@ -123,11 +123,19 @@ export class Rooms implements Disposable {
    * is full and the policy `close`; it is not a member then.
    * @throws {SessionClosedError} If the session is not established yet.
    */
-  join(session: Session, room: string, options: SubscribeOptions = {}): boolean {
+  join(
+    session: Session,
+    room: string,
+    options: Omit<TopicSubscribeOptions, "onLeft"> = {},
+  ): boolean {
     this.#check(room, "join");
     const isEnding = session.state === "draining" && !session.isReady;
     if (session.isClosed || isEnding) return false;
-    const isNew = this.#topics.subscribe(session, room, options);
+    const isNew = this.#topics.subscribe(session, room, {
+      ...options,
+      // A member is subscribed: whatever takes it off the topic takes it out of the room.
+      onLeft: () => this.#left(session, room),
+    });
     if (this.isMember(session, room)) return false;
     const known = this.#rooms.get(room) ?? this.#open(room);
     try {
@@ -139,25 +147,23 @@ export class Rooms implements Disposable {
     } catch (error) {
       this.#roomsOf.get(session)?.delete(room);
       this.#forget(session, room);
-      if (isNew) this.#topics.unsubscribe(session, room);
+      if (isNew) this.#topics.unsubscribe(session, room, { isSilent: true });
       throw error;
     }
   }
 
   /**
-   * Lets a session out of a room. The others are told when its user has left:
+   * Takes a session out of a room, and off its topic. The others are told when its user has left:
    * with the last of the user's sessions, after the grace. Idempotent.
    *
    * @param session Any session.
    * @param room The room.
+   * @param options What the client is told.
    * @returns Whether the session was a member.
+   * @throws {TypeError} If the code is no text of 1 to 64 characters.
    */
-  leave(session: Session, room: string): boolean {
-    if (!this.#roomsOf.get(session)?.delete(room)) return false;
-    this.#forget(session, room);
-    this.#topics.unsubscribe(session, room);
-    this.#presence.leave(session, room);
-    return true;
+  leave(session: Session, room: string, options: UnsubscribeOptions = {}): boolean {
+    return this.isMember(session, room) && this.#topics.unsubscribe(session, room, options);
   }
 
   /**
@@ -233,6 +239,12 @@ export class Rooms implements Disposable {
     const room = new Room(name, options, { presence: this.#presence, turn: this.#topics.turn });
     this.#rooms.set(name, room);
     return room;
+  }
+
+  #left(session: Session, room: string): void {
+    if (!this.#roomsOf.get(session)?.delete(room)) return;
+    this.#forget(session, room);
+    this.#presence.leave(session, room);
   }
 
   #forget(session: Session, name: string): void {

@@ -165,7 +165,7 @@ Deno.test("Rooms.leave() stops messages and notices, and does not tell the leave
   assert(!rooms.leave(ada.session, "other"));
   rooms.publish("chat", "after");
   await peers.endTurn();
-  assertEquals(heard(ada), ["members bob*1 ada*1", "before"]);
+  assertEquals(heard(ada), ["members bob*1 ada*1", "before", "off chat"]);
   assertEquals(heard(bob).slice(1), ["join ada", "before", "leave ada", "after"]);
   assertEquals([topics.topicsOf(ada.session), rooms.isMember(ada.session, "chat")], [[], false]);
 });
@@ -179,7 +179,7 @@ Deno.test("Rooms.join() is idempotent, and possible again after a leave", async 
   rooms.leave(ada.session, "chat");
   assert(rooms.join(ada.session, "chat"));
   await peers.endTurn();
-  assertEquals(heard(ada), ["members ada*1", "members ada*1"]);
+  assertEquals(heard(ada), ["members ada*1", "off chat", "members ada*1"]);
 });
 
 Deno.test("Rooms.publish() leaves one session out", async () => {

@@ -6,13 +6,14 @@
 import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { Broadcast } from "../session/broadcast.ts";
 import { encodeMessage, framed, MAX_MESSAGE_BYTES } from "../session/encoded.ts";
-import { MAX_TOPIC_BYTES } from "../session/envelope.ts";
+import { isName, MAX_NAME_LENGTH, MAX_TOPIC_BYTES } from "../session/envelope.ts";
 import { MAX_PLACE_BYTES } from "../session/placed.ts";
 import type { SubscribeAnswer } from "../session/recovery.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/topic_pattern.ts";
 import { Turn } from "../session/turn.ts";
 import { waitFor } from "../session/wait.ts";
+import { cutReason } from "../transport/close_info.ts";
 import {
   type Broker,
   type BrokerSubscription,
@@ -23,15 +24,27 @@ import type { Feed } from "./feed.ts";
 import { Feeds } from "./feeds.ts";
 import type { Appended, HistoryBounds } from "./history.ts";
 import { MemoryBroker } from "./memory_broker.ts";
-import { type SubscribeOptions, tellAnswer } from "./replay.ts";
+import { tellAnswer } from "./replay.ts";
 import type {
   AppendPublicationOptions,
   PublishOptions,
   TopicsOptions,
   TopicsStats,
+  TopicSubscribeOptions,
+  TopicUnsubscribeOptions,
 } from "./topics_options.ts";
 
-export type { AppendPublicationOptions, PublishOptions, TopicsOptions, TopicsStats };
+export type {
+  AppendPublicationOptions,
+  PublishOptions,
+  TopicsOptions,
+  TopicsStats,
+  TopicSubscribeOptions,
+  TopicUnsubscribeOptions,
+};
+
+/** Bytes of the reason that a session is told as it is taken off a topic: as much as of a close. */
+const MAX_REASON_BYTES = 1_024;
 
 /**
  * Subscriptions of a session to topics with a history that may be under way, for each topic that it
@@ -51,7 +64,17 @@ type Channel =
 interface Subscriber {
   /** Its id when it came; a client's session gets another by its server's hello. */
   readonly id: string;
-  readonly topics: Set<string>;
+  readonly topics: Map<string, Membership>;
+}
+
+/** A session's part in a topic. */
+interface Membership {
+  /** Whether its client asked for it, and the application did not. */
+  isRequested: boolean;
+  /** Called once the session is off the topic. */
+  onLeft: (() => void) | undefined;
+  /** Answers the client now, where that waits for the end of the current step. */
+  answer: (() => void) | undefined;
 }
 
 /**
@@ -61,6 +84,8 @@ interface Subscriber {
  * - **Order:** subscribers get publications in order, each once.
  * - **Members:** who subscribes gets nothing that was published before, not even
  *   in the same turn; who leaves gets all that was.
+ * - **Told:** a client that is taken off a topic is told so on `skein.1`, after all that was
+ *   published before.
  * - **Close:** a session that closes leaves everything; subscribing one that is
  *   closed does nothing.
  * - **Cost:** a topic without subscribers here costs nothing and is not
@@ -190,7 +215,7 @@ export class Topics implements AsyncDisposable {
    *
    * @param session A session of the same turn.
    * @param topic The topic.
-   * @param options See {@linkcode SubscribeOptions}.
+   * @param options See {@linkcode TopicSubscribeOptions}.
    * @returns Whether the session was not subscribed before, and is now.
    * @throws {TypeError} If the topic is no topic.
    * @throws {RangeError} If the topic is longer than `maxTopicBytes`, or `last` is no number from 0.
@@ -199,7 +224,7 @@ export class Topics implements AsyncDisposable {
    * @throws {UnsupportedError} If the session's connection carries no messages, or the
    * broker is closed.
    */
-  subscribe(session: Session, topic: string, options: SubscribeOptions = {}): boolean {
+  subscribe(session: Session, topic: string, options: TopicSubscribeOptions = {}): boolean {
     checkTopic(topic, "subscribe", this.maxTopicBytes);
     checkPublic(topic, "subscribe");
     checkLast(options.last);
@@ -220,29 +245,55 @@ export class Topics implements AsyncDisposable {
     // What can fail comes first, so that a failure leaves nothing behind.
     coreOf(session).messages("subscribe");
     const { feed, members } = this.#open(topic);
-    if (feed !== undefined) feed.admit(session, options);
+    const { since, onAnswer, onLeft, isRequested = false } = options;
+    const { topics } = known ?? this.#remember(session);
+    const membership = topics.get(topic) ?? { isRequested, onLeft, answer: undefined };
+    topics.set(topic, membership);
+    if (!isRequested) membership.isRequested = false;
+    membership.onLeft = onLeft ?? membership.onLeft;
+    let standing: (() => SubscribeAnswer) | undefined;
+    if (feed !== undefined) standing = feed.admit(session, options);
     else {
       members.add(session);
-      const { onAnswer, since } = options;
-      const answer: SubscribeAnswer = since === undefined
-        ? {}
-        : { recovered: false, reason: "no-history" };
-      if (onAnswer !== undefined) queueMicrotask(() => tellAnswer(session, onAnswer, answer));
+      standing = () => since === undefined ? {} : { recovered: false, reason: "no-history" };
     }
-    if (isNew) (known ?? this.#remember(session)).topics.add(topic);
+    if (standing !== undefined && onAnswer !== undefined) {
+      answerSoon(membership, () => tellAnswer(session, onAnswer, standing()));
+    }
     return isNew;
   }
 
   /**
-   * Takes a session off a topic; what was published before still reaches it. Idempotent.
+   * Takes a session off a topic; what was published before still reaches it. Idempotent. Its client
+   * is told by what code and for what reason, after all of that; a plain page is not.
    *
    * @param session Any session.
    * @param topic The topic.
+   * @param options See {@linkcode TopicUnsubscribeOptions}.
    * @returns Whether the session was subscribed.
+   * @throws {TypeError} If the code is no text of 1 to 64 characters.
    */
-  unsubscribe(session: Session, topic: string): boolean {
-    if (!this.#subscribers.get(session)?.topics.delete(topic)) return false;
+  unsubscribe(session: Session, topic: string, options: TopicUnsubscribeOptions = {}): boolean {
+    const { code = "removed", reason = "", isSilent = false } = options;
+    if (!isName(code)) {
+      throw new TypeError(
+        `Cannot unsubscribe: code must have 1 to ${MAX_NAME_LENGTH} characters, received "${code}"`,
+      );
+    }
+    const topics = this.#subscribers.get(session)?.topics;
+    const membership = topics?.get(topic);
+    if (topics === undefined || membership === undefined) return false;
+    // Before the client is told of the end, it is told of the beginning.
+    membership.answer?.();
+    if (topics.get(topic) !== membership) return true;
     this.#leave(session, topic);
+    // A replay that ends answers the application, which may have subscribed the session again.
+    if (topics.has(topic)) return true;
+    const core = coreOf(session);
+    if (!isSilent && core.joins) {
+      core.post({ unsubscribed: topic, code, reason: cutReason(reason, MAX_REASON_BYTES) });
+    }
+    membership.onLeft?.();
     return true;
   }
 
@@ -250,9 +301,11 @@ export class Topics implements AsyncDisposable {
    * Takes a session off all its topics.
    *
    * @param session Any session.
+   * @param options See {@linkcode TopicUnsubscribeOptions}.
+   * @throws {TypeError} If the code is no text of 1 to 64 characters.
    */
-  leaveAll(session: Session): void {
-    for (const topic of this.topicsOf(session)) this.unsubscribe(session, topic);
+  leaveAll(session: Session, options: TopicUnsubscribeOptions = {}): void {
+    for (const topic of this.topicsOf(session)) this.unsubscribe(session, topic, options);
   }
 
   /**
@@ -352,12 +405,24 @@ export class Topics implements AsyncDisposable {
    * @returns The topics, in the order in which it came to them.
    */
   topicsOf(session: Session): string[] {
-    return [...this.#subscribers.get(session)?.topics ?? []];
+    return [...this.#subscribers.get(session)?.topics.keys() ?? []];
+  }
+
+  /**
+   * Lists the topics of a session for which its client asked, and the application did not: those
+   * that depend on what the client may do.
+   *
+   * @param session Any session.
+   * @returns The topics, in the order in which it came to them.
+   */
+  requestedBy(session: Session): string[] {
+    return [...this.#subscribers.get(session)?.topics ?? []]
+      .filter(([, { isRequested }]) => isRequested).map(([topic]) => topic);
   }
 
   /** Takes everybody off everything, and closes the broker unless it was handed in. */
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const session of this.#subscribers.keys()) this.leaveAll(session);
+    for (const session of this.#subscribers.keys()) this.#leaveAll(session);
     if (this.#ownsBroker) await this.broker.close();
   }
 
@@ -383,7 +448,12 @@ export class Topics implements AsyncDisposable {
     return { members, subscription };
   }
 
+  #leaveAll(session: Session): void {
+    for (const topic of this.topicsOf(session)) this.#leave(session, topic);
+  }
+
   #leave(session: Session, topic: string): void {
+    this.#subscribers.get(session)?.topics.delete(topic);
     const channel = this.#channels.get(topic);
     if (channel === undefined) return;
     const sessions = channel.feed ?? channel.members;
@@ -416,7 +486,7 @@ export class Topics implements AsyncDisposable {
   }
 
   #remember(session: Session): Subscriber {
-    const subscriber: Subscriber = { id: session.id, topics: new Set() };
+    const subscriber: Subscriber = { id: session.id, topics: new Map() };
     this.#subscribers.set(session, subscriber);
     this.#byId.set(subscriber.id, session);
     coreOf(session).whenEnded(this.#onEnd);
@@ -425,7 +495,7 @@ export class Topics implements AsyncDisposable {
 
   #forget(session: Session): void {
     const { id } = this.#subscribers.get(session)!;
-    this.leaveAll(session);
+    this.#leaveAll(session);
     this.#subscribers.delete(session);
     if (this.#byId.get(id) === session) this.#byId.delete(id);
   }
@@ -437,6 +507,18 @@ function checkPublic(topic: string, verb: string): void {
   throw new TypeError(
     `Cannot ${verb}: a topic must not begin with "${INTERNAL_PREFIX}", received "${topic}"`,
   );
+}
+
+/** Answers once the application's call is over, or earlier if the next answer or the end comes first. */
+function answerSoon(membership: Membership, tell: () => void): void {
+  membership.answer?.();
+  const answer = () => {
+    if (membership.answer !== answer) return;
+    membership.answer = undefined;
+    tell();
+  };
+  membership.answer = answer;
+  queueMicrotask(answer);
 }
 
 /** Without a history nobody knows what was missed. Plain sessions are told nothing. */

@@ -184,6 +184,7 @@ Deno.test("Topics.subscribe() with a `since` whose time is over says so", async 
   const { epoch } = client.take()[0] as { epoch: string };
   topics.unsubscribe(client.session, "t");
   await time.tickAsync(1_000);
+  client.take();
   client.subscribe(topics, "t", { since: { epoch, offset: 1 } });
   await turns();
   assertEquals(client.take(), [
@@ -306,6 +307,8 @@ Deno.test("Topics.subscribe() joins live without a hole or a double while it is 
   assertRun(data, data[0] as number, next - 1);
 });
 
+const REMOVED = { unsubscribed: "t", code: "removed", reason: "" };
+
 Deno.test("Topics.unsubscribe() ends a replay, which answers all the same", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using client = new Client(topics.turn);
@@ -313,11 +316,11 @@ Deno.test("Topics.unsubscribe() ends a replay, which answers all the same", asyn
   client.subscribe(topics, "t", { last: 5 });
   assert(topics.unsubscribe(client.session, "t"));
   await turns();
-  assertEquals(client.take(), [{ reason: "unavailable" }]);
+  assertEquals(client.take(), [{ reason: "unavailable" }, REMOVED]);
   client.subscribe(topics, "t", { since: { epoch: "e", offset: 1 } });
   topics.unsubscribe(client.session, "t");
   await turns();
-  assertEquals(client.take(), [{ recovered: false, reason: "unavailable" }]);
+  assertEquals(client.take(), [{ recovered: false, reason: "unavailable" }, REMOVED]);
   assertEquals([topics.size, topics.stats.waitingPages], [0, 0]);
 });
 

@@ -7,6 +7,7 @@ import type { Session } from "../session/session.ts";
 import type { Turn } from "../session/turn.ts";
 import type { Broker } from "./broker.ts";
 import type { HistoryBounds, PublicationKey } from "./history.ts";
+import type { SubscribeOptions } from "./replay.ts";
 
 /** Options for `Topics`. */
 export interface TopicsOptions {
@@ -48,6 +49,49 @@ export interface TopicsOptions {
    * @default {{}}
    */
   readonly history?: Readonly<Record<string, Partial<HistoryBounds>>>;
+}
+
+/** Options for `Topics.subscribe`. */
+export interface TopicSubscribeOptions extends SubscribeOptions {
+  /**
+   * Whether the client asked for the topic by itself: `Topics.requestedBy` lists it, unless the
+   * application subscribes the session too.
+   *
+   * @default {false}
+   */
+  readonly isRequested?: boolean;
+  /**
+   * Called once the session is off the topic again, by whatever call. Not called when the session
+   * is over. A later subscription that has one replaces it.
+   */
+  readonly onLeft?: (() => void) | undefined;
+}
+
+/** What a session is told as it is taken off a topic. */
+export interface UnsubscribeOptions {
+  /**
+   * Stable code by which the client goes on: `too-many` and `unavailable` have it ask again after a
+   * while, every other one ends its subscription. At most 64 characters.
+   *
+   * @default {"removed"}
+   */
+  readonly code?: string;
+  /**
+   * Why, for people; cut to 1,024 bytes.
+   *
+   * @default {""}
+   */
+  readonly reason?: string;
+}
+
+/** Options for `Topics.unsubscribe`. */
+export interface TopicUnsubscribeOptions extends UnsubscribeOptions {
+  /**
+   * Whether the session is told nothing, since its client asked for it.
+   *
+   * @default {false}
+   */
+  readonly isSilent?: boolean;
 }
 
 /** Options for publishing. */

@@ -190,7 +190,99 @@ Deno.test("Topics.unsubscribe() still delivers what was published before, and no
   assert(!topics.unsubscribe(goes.session, "a"));
   assert(!topics.unsubscribe(goes.session, "never"));
   await peers.endTurn();
-  assertEquals([stays, goes].map(numbers), [[1, 2], [1]]);
+  assertEquals(numbers(stays), [1, 2]);
+  assertEquals(goes.take(), [["a", 1], { unsubscribed: "a", code: "removed", reason: "" }]);
+});
+
+Deno.test("Topics.unsubscribe() tells the client why, in order with all messages, and a plain page nothing", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const [skein, plain] = [await peers.connect(), await peers.connect({ protocol: "" })];
+  for (const { session } of [skein, plain]) {
+    topics.subscribe(session, "a");
+    topics.publish("a", 1);
+    session.send("own", 2);
+    topics.unsubscribe(session, "a", { code: "banned", reason: "Be kind" });
+    session.send("own", 3);
+  }
+  await peers.endTurn();
+  assertEquals(skein.take(), [
+    ["a", 1],
+    ["own", 2],
+    { unsubscribed: "a", code: "banned", reason: "Be kind" },
+    ["own", 3],
+  ]);
+  assertEquals(numbers(plain), [1, 2, 3]);
+});
+
+Deno.test("Topics.unsubscribe() is told to a session whose queue drops messages", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const sendQueue = { maxMessages: 2, policy: "drop-oldest" } as const;
+  const { session, pair, take } = await peers.connect({ sendQueue });
+  topics.subscribe(session, "a");
+  pair.link.stall("to-client");
+  // What the wire takes before it is behind.
+  session.send("own", "x".repeat(70_000));
+  await peers.endTurn();
+  topics.unsubscribe(session, "a");
+  for (let i = 0; i < 9; i++) session.send("own", i);
+  await peers.endTurn();
+  pair.link.resume("to-client");
+  await peers.endTurn();
+  const [, ...got] = take();
+  // A notice of drops, which this wire reads as a message without data, and one that was kept.
+  assertEquals(got, [
+    ["own", undefined],
+    { unsubscribed: "a", code: "removed", reason: "" },
+    ["own", 8],
+  ]);
+});
+
+Deno.test("Topics.unsubscribe() answers the client before it tells of the end", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const { session, take } = await peers.connect();
+  const onAnswer = () => void session.send("answer");
+  topics.subscribe(session, "a", { onAnswer });
+  topics.subscribe(session, "a", { onAnswer });
+  topics.unsubscribe(session, "a", { code: "forbidden" });
+  await peers.endTurn();
+  assertEquals(take(), [
+    ["answer", undefined],
+    ["answer", undefined],
+    { unsubscribed: "a", code: "forbidden", reason: "" },
+  ]);
+});
+
+Deno.test("Topics.unsubscribe() refuses a code that the wire has no room for, and cuts a reason", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const { session, take } = await peers.connect();
+  topics.subscribe(session, "a");
+  for (const code of ["", "x".repeat(65)]) {
+    assertThrows(() => topics.unsubscribe(session, "a", { code }), TypeError, "1 to 64 characters");
+  }
+  assert(topics.has(session, "a"));
+  topics.unsubscribe(session, "a", { code: "x".repeat(64), reason: "ü".repeat(600) });
+  await peers.endTurn();
+  const [{ reason }] = take() as [{ reason: string }];
+  assertEquals(reason, "ü".repeat(512));
+});
+
+Deno.test("Topics.requestedBy() lists what the client asked for, and the application did not", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const { session } = await peers.connect();
+  topics.subscribe(session, "given");
+  topics.subscribe(session, "given", { isRequested: true });
+  topics.subscribe(session, "asked", { isRequested: true });
+  topics.subscribe(session, "both", { isRequested: true });
+  topics.subscribe(session, "both");
+  assertEquals(topics.requestedBy(session), ["asked"]);
+  topics.unsubscribe(session, "given");
+  topics.subscribe(session, "given", { isRequested: true });
+  assertEquals(topics.requestedBy(session), ["asked", "given"]);
 });
 
 Deno.test("Topics.subscribe() is idempotent: one message each", async () => {

@@ -5,11 +5,9 @@
  */
 import { RequestError, TimeoutError } from "../errors.ts";
 import { Backoff } from "./backoff.ts";
+import { CODES_FOR_NOW } from "./recovery.ts";
 import type { Session } from "./session.ts";
 import { settlesWithin } from "./wait.ts";
-
-/** Refusals that say nothing of the next time; all others are final. */
-const FOR_NOW: ReadonlySet<string> = new Set(["too-many", "unavailable"]);
 
 /** Upper end of the first pause, in milliseconds, where the server says nothing. */
 const FIRST_PAUSE_MS = 100;
@@ -41,7 +39,7 @@ export class Again {
    */
   takes(error: unknown, { session, subscription, ask }: Refused): boolean {
     const { code = "", retryAfterMs = 0 } = error instanceof RequestError ? error.failure : {};
-    if (!(error instanceof TimeoutError) && !FOR_NOW.has(code)) return false;
+    if (!(error instanceof TimeoutError) && !CODES_FOR_NOW.has(code)) return false;
     this.#line = this.#line.then(async () => {
       if (session.isClosed || subscription.isEnded) return;
       const pauseMs = Math.max(retryAfterMs, this.#backoff.next()!);

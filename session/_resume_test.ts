@@ -1,8 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { Resume, type Resumed } from "./_resume.ts";
-import type { TopicNote } from "./inbound.ts";
 import type { Gap, Recovery, SubscribeAnswer } from "./recovery.ts";
-import type { ClientSubscribeOptions } from "./subscription.ts";
+import type { ClientSubscribeOptions, TopicEvent } from "./subscription.ts";
 
 /** A subscription whose reader takes everything at once. */
 function follow(options: ClientSubscribeOptions = {}) {
@@ -47,7 +46,7 @@ function follow(options: ClientSubscribeOptions = {}) {
 const at = (offset: number, epoch = "e") => ({ epoch, offset });
 
 const dropped = { kind: "dropped", count: 1, topic: "t" } as const;
-const gap = (gap: Omit<Gap, "gap">): TopicNote => ({
+const gap = (gap: Omit<Gap, "gap">): TopicEvent => ({
   kind: "gap",
   topic: "t",
   gap: { gap: "t", ...gap },

@@ -95,6 +95,9 @@ export class Controls {
       case "gap":
         this.#host.emit("gap", envelope.gap);
         return this.#host.inbound.note(envelope);
+      case "unsubscribed":
+        this.#host.emit("unsubscribed", envelope.unsubscribed);
+        return this.#host.inbound.note(envelope);
       case "skip":
         return this.#host.inbound.note(envelope);
       case "ack":

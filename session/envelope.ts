@@ -9,7 +9,7 @@
  * @module
  */
 import type { RequestFailure } from "../errors.ts";
-import type { Gap, HistoryPosition, RecoveryReason } from "./recovery.ts";
+import type { Gap, HistoryPosition, RecoveryReason, Unsubscribed } from "./recovery.ts";
 import { exceedsBytes } from "./utf8.ts";
 
 /** What the server says first on `skein.1`. */
@@ -87,6 +87,11 @@ export type Envelope =
     readonly offset: number;
     readonly prev: number;
   }
+  | {
+    readonly kind: "unsubscribed";
+    readonly topic: string;
+    readonly unsubscribed: Unsubscribed;
+  }
   | { readonly kind: "ack"; readonly n: number }
   | { readonly kind: "service"; readonly service: ServiceKind; readonly id: number | null }
   | { readonly kind: "unknown" }
@@ -108,7 +113,7 @@ export type ServiceReader = (
 /** Bytes that a topic may have by default. */
 export const MAX_TOPIC_BYTES = 255;
 
-/** Characters that the id of a client, or of an epoch, may have. */
+/** Characters that the id of a client, an epoch, or the code of an `unsubscribed` may have. */
 export const MAX_NAME_LENGTH = 64;
 
 /**
@@ -166,6 +171,7 @@ const KINDS = [
   "dropped",
   "gap",
   "skip",
+  "unsubscribed",
   "ack",
 ] as const;
 
@@ -180,6 +186,8 @@ function readControl(kind: Exclude<typeof KINDS[number], ServiceKind>, raw: Raw)
       return readGoAway(value);
     case "gap":
       return readGap(raw);
+    case "unsubscribed":
+      return readUnsubscribed(raw);
     case "skip":
       return isTopic(value) ? readPlaced(kind, value, raw) : badTopic(kind, value, undefined);
   }
@@ -247,6 +255,18 @@ function readGap({ gap: topic, reason, epoch, offset }: Raw): Envelope {
   return { kind: "gap", topic, gap: { ...gap, epoch, offset } };
 }
 
+function readUnsubscribed({ unsubscribed: topic, code, reason }: Raw): Envelope {
+  if (!isTopic(topic)) return badTopic("unsubscribed", topic, undefined);
+  if (!isName(code)) {
+    return malformed(`Expected "unsubscribed" to have a code, received ${describe(code)}`);
+  }
+  return {
+    kind: "unsubscribed",
+    topic,
+    unsubscribed: { unsubscribed: topic, code, reason: textOf(reason) },
+  };
+}
+
 /** An envelope to be written; keys that are `undefined` are left out. */
 export type OutgoingEnvelope =
   | {
@@ -282,6 +302,7 @@ export type OutgoingEnvelope =
   | { readonly dropped: number; readonly topic?: string }
   | Gap
   | { readonly skip: string; readonly offset: number; readonly prev: number }
+  | Unsubscribed
   | { readonly ack: number };
 
 /**
@@ -397,7 +418,7 @@ export function isId(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
-/** Whether it can be the id of a client, or of an epoch. */
+/** Tells whether a value can be the id of a client, an epoch, or the code of an `unsubscribed`. */
 export function isName(value: unknown): value is string {
   return typeof value === "string" && value !== "" && value.length <= MAX_NAME_LENGTH;
 }

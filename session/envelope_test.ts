@@ -64,6 +64,16 @@ const READ: readonly [text: string, envelope: Envelope][] = [
     topic: "a",
     gap: { gap: "a", reason: "new-epoch", epoch: "e", offset: 3 },
   }],
+  ['{"unsubscribed":"a","code":"forbidden","reason":"No","x":1}', {
+    kind: "unsubscribed",
+    topic: "a",
+    unsubscribed: { unsubscribed: "a", code: "forbidden", reason: "No" },
+  }],
+  ['{"unsubscribed":"a","code":"removed"}', {
+    kind: "unsubscribed",
+    topic: "a",
+    unsubscribed: { unsubscribed: "a", code: "removed", reason: "" },
+  }],
   ['{"gap":"a","reason":"interrupted"}', {
     kind: "gap",
     topic: "a",
@@ -167,6 +177,12 @@ const MALFORMED: readonly [text: string, message: string, id?: number][] = [
     2,
   ],
   ['{"gap":1}', TOPIC("gap", "1")],
+  ['{"unsubscribed":1,"code":"removed"}', TOPIC("unsubscribed", "1")],
+  ['{"unsubscribed":"a"}', 'Expected "unsubscribed" to have a code, received undefined'],
+  [
+    `{"unsubscribed":"a","code":"${"x".repeat(65)}"}`,
+    'Expected "unsubscribed" to have a code, received a string',
+  ],
   ['{"skip":"","offset":3,"prev":2}', TOPIC("skip", "an empty string")],
   ['{"skip":"a","offset":3}', 'Expected "offset" and "prev" to be whole numbers from 0'],
   ['{"ack":"1"}', NUMBER("ack", "a string")],

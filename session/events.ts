@@ -8,7 +8,7 @@ import type { Connection, ConnectionEvent } from "../transport/connection.ts";
 import { attempt } from "./_attempt.ts";
 import type { GoAway } from "./envelope.ts";
 import { report } from "./inbound.ts";
-import type { Gap } from "./recovery.ts";
+import type { Gap, Unsubscribed } from "./recovery.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 
@@ -22,6 +22,11 @@ export interface SessionEventMap {
   goaway: CustomEvent<GoAway>;
   /** Messages of a topic are missing here, or may be. */
   gap: CustomEvent<Gap>;
+  /**
+   * The server took this session off a topic, without being asked. One that crosses a question of
+   * this end for the topic is told of too: the answer is newer.
+   */
+  unsubscribed: CustomEvent<Unsubscribed>;
   /** It is over; the last event. */
   closed: CustomEvent<CloseInfo>;
   /** The peer sent what makes no sense; `detail` says what. */

@@ -41,8 +41,11 @@ export interface Incoming {
   cancelled?: unknown;
 }
 
-/** What comes of a topic beside messages: some are missing, or one is not for this end. */
-export type TopicNote = Extract<Envelope, { kind: "gap" | "skip" | "dropped" }>;
+/**
+ * Notes on a topic beside its messages: some are missing, one is not for this end, or the server
+ * took this end off the topic.
+ */
+export type TopicNote = Extract<Envelope, { kind: "gap" | "skip" | "dropped" | "unsubscribed" }>;
 
 /** Takes what comes of one topic off the session's own queue. */
 export interface TopicSink {

@@ -115,6 +115,7 @@ export type {
   Recovery,
   RecoveryReason,
   SubscribeAnswer,
+  Unsubscribed,
 } from "./recovery.ts";
 export type { Registry, StructuredInput, StructuredMessage, TypeIn } from "./registry.ts";
 export { platformSchedule, type Schedule } from "./schedule.ts";

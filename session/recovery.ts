@@ -58,6 +58,24 @@ export interface Gap {
   readonly offset?: number;
 }
 
+/** The server took this session off a topic: nothing of it follows. */
+export interface Unsubscribed {
+  /** The topic. */
+  readonly unsubscribed: string;
+  /**
+   * Stable code to branch on: `removed` by the application, `forbidden` since its rights changed,
+   * `too-many` and `unavailable` for now, or one of the application's own.
+   */
+  readonly code: string;
+  /** Why, for people; may be empty. */
+  readonly reason: string;
+}
+
+/**
+ * Codes of refusals that hold for now: a client asks again after a while. All others are final.
+ */
+export const CODES_FOR_NOW: ReadonlySet<string> = new Set(["too-many", "unavailable"]);
+
 /** From where on the messages of a topic with a history are wanted. */
 export interface HistoryOptions {
   /** What is known already: what came after it follows; by default what is published from now on. */

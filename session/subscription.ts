@@ -9,7 +9,13 @@ import type { Progress, Resume } from "./_resume.ts";
 import type { AnyContract, SendTopic, TopicMessage } from "./contract.ts";
 import type { Incoming, TopicNote, TopicSink } from "./inbound.ts";
 import { ReceiveQueue } from "./receive_queue.ts";
-import type { HistoryOptions, HistoryPosition, Recovery, SubscribeAnswer } from "./recovery.ts";
+import type {
+  HistoryOptions,
+  HistoryPosition,
+  Recovery,
+  SubscribeAnswer,
+  Unsubscribed,
+} from "./recovery.ts";
 import { lasting } from "./session_base.ts";
 import { StatusFeed } from "./status_feed.ts";
 
@@ -36,11 +42,14 @@ export interface ClientSubscribeOptions extends HistoryOptions {
 /** All that comes of a topic, in order. */
 export type TopicEvent =
   | Incoming
-  | TopicNote
+  | Exclude<TopicNote, Removal>
   /** The server answered. */
   | { readonly kind: "answer" } & SubscribeAnswer
   /** The session is over, and the client will ask again. */
   | { readonly kind: "lost" };
+
+/** The server took this client off the topic. */
+type Removal = Extract<TopicNote, { readonly kind: "unsubscribed" }>;
 
 /** What waits for the reader: a message, or what is to be done when it is its turn. */
 export type Waiting = Incoming & { readonly position?: HistoryPosition } | (() => unknown);
@@ -53,6 +62,8 @@ export interface SubscriptionOwner {
   ask(): void;
   /** Ends the subscription at the server; rejects if that is not answered. */
   end(): Promise<void>;
+  /** Acts on the server's word that it took this client off the topic. */
+  removed(why: Unsubscribed): void;
 }
 
 /**
@@ -63,6 +74,9 @@ export interface SubscriptionOwner {
  * - **Reader:** one loop at a time.
  * - **Refused:** once it was in force, a refusal that holds for now (`too-many`, `unavailable`, no
  *   answer in time) is followed by another attempt. Every other one ends it, and so does any before.
+ * - **Removed:** where the server takes the client off the topic, the loop ends with a
+ *   {@linkcode RequestError} of the server's code after what came before. The codes `too-many` and
+ *   `unavailable` are followed by another attempt.
  * - **History:** of a topic that has one, what was missed during a loss follows, each message once
  *   and in order, or `onRecovery` is told that it does not.
  * - **Bound:** a reader who falls more than 4,096 messages or 1 MiB behind gets
@@ -128,8 +142,9 @@ export class Subscription<
    *
    * @ignore
    */
-  offer(event: TopicEvent, size: number = 0): void {
-    if (this.#resume) this.#resume.receive(event, size);
+  offer(event: TopicEvent | Removal, size: number = 0): void {
+    if (event.kind === "unsubscribed") this.#owner.removed(event.unsubscribed);
+    else if (this.#resume) this.#resume.receive(event, size);
     else if (event.kind === "message") this.put(event, size);
     else if (event.kind === "answer") this.confirm();
   }

@@ -2,6 +2,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
 import "./_lasting.ts";
+import { coreOf } from "./_inside.ts";
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { HELLO, type Peer, turns } from "../tests/sessions.ts";
@@ -286,6 +287,79 @@ Deno.test("Subscription that is left while away is not asked for again", async (
   await time.tickAsync(250);
   assertEquals(await settled(client), "connected");
   assertEquals(log, ["+news"]);
+});
+
+Deno.test("Subscription that the server ends throws its code after what came before, and can be taken again", async () => {
+  const network = new Network(services([]));
+  await using client = network.client();
+  const news = client.subscribe("news");
+  await news.ready;
+  const told: unknown[] = [];
+  client.session!.events.addEventListener("unsubscribed", ({ detail }) => told.push(detail));
+  network.last.send("news", 1);
+  coreOf(network.last).post({ unsubscribed: "news", code: "banned", reason: "Be kind" });
+  network.last.send("news", 2);
+  await turns();
+  const got: unknown[] = [];
+  const error = await assertRejects(
+    async () => {
+      for await (const { data } of news) got.push(data);
+    },
+    RequestError,
+    "Be kind",
+  );
+  assertEquals([got, error.failure.code, news.status.current], [[1], "banned", "ended"]);
+  assertEquals(told, [{ unsubscribed: "news", code: "banned", reason: "Be kind" }]);
+  // What comes later is nobody's but the client's own.
+  for await (const { topic, data } of client) {
+    assertEquals([topic, data], ["news", 2]);
+    break;
+  }
+  await client.subscribe("news").ready;
+});
+
+Deno.test("Subscription that the server ends for now is asked for again", async () => {
+  using time = new FakeTime();
+  for (const code of ["unavailable", "too-many"]) {
+    const log: string[] = [];
+    const network = new Network(services(log));
+    await using client = network.client();
+    const news = client.subscribe("news");
+    await news.ready;
+    coreOf(network.last).post({ unsubscribed: "news", code, reason: "" });
+    await turns();
+    assertEquals([log, news.status.current], [["+news"], "lost"]);
+    for (let i = 0; i < 10 && news.status.current === "lost"; i++) await time.tickAsync(100);
+    assertEquals([log, news.status.current], [["+news", "+news"], "subscribed"]);
+  }
+});
+
+Deno.test("Subscription passes over the server's word while a question of its own is unanswered", async () => {
+  const log: string[] = [];
+  const gates = [Promise.withResolvers<object>(), Promise.withResolvers<object>()];
+  const network = new Network(services(log, () => gates[log.length - 1]!.promise));
+  await using client = network.client();
+  const news = client.subscribe("news");
+  await turns();
+  const word = { unsubscribed: "news", code: "removed", reason: "" };
+  coreOf(network.last).post(word);
+  await turns();
+  assertEquals([news.isEnded, log], [false, ["+news"]]);
+  gates[0]!.resolve({});
+  await news.ready;
+  // One that was answered is over, also where another session answered before.
+  network.cut();
+  for await (const status of news.status) if (status === "lost") break;
+  client.retryNow();
+  while (log.length < 2) await turns();
+  coreOf(network.last).post(word);
+  await turns();
+  assertEquals(news.isEnded, false);
+  gates[1]!.resolve({});
+  await turns();
+  assertEquals(news.status.current, "subscribed");
+  coreOf(network.last).post(word);
+  await assertRejects(() => Array.fromAsync(news), RequestError, 'took this client off "news"');
 });
 
 Deno.test("Subscription that is left while others are asked for is not asked for", async () => {

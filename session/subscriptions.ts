@@ -3,9 +3,10 @@
  *
  * @module
  */
+import { RequestError } from "../errors.ts";
 import type { Again } from "./_again.ts";
 import type { AnyContract } from "./contract.ts";
-import type { SubscribeAnswer } from "./recovery.ts";
+import { CODES_FOR_NOW, type SubscribeAnswer, type Unsubscribed } from "./recovery.ts";
 import { lasting } from "./session_base.ts";
 import { coreOf, type Session } from "./session.ts";
 import {
@@ -29,6 +30,8 @@ export class Subscriptions<C extends AnyContract> {
   #asking = 0;
   /** Topics that an earlier subscription of the session leaves: what is on its way is not for the next one. */
   readonly #leaving = new Set<string>();
+  /** Those that the session answered and is not asked for again: for them the server's word counts. */
+  readonly #inForce = new Set<Subscription<C>>();
   #again: Again | undefined;
   #session: Session | undefined;
   #hasHistories: boolean | undefined;
@@ -52,6 +55,7 @@ export class Subscriptions<C extends AnyContract> {
         this.#pump();
       },
       end: () => this.#leave(subscription),
+      removed: (why) => this.#removed(subscription, why),
     };
     const subscription: Subscription<C> = new Subscription(topic, owner, options);
     this.#all.set(topic, subscription);
@@ -76,6 +80,7 @@ export class Subscriptions<C extends AnyContract> {
     this.#session = undefined;
     this.#waiting = [];
     this.#leaving.clear();
+    this.#inForce.clear();
     for (const subscription of this.#all.values()) subscription.lose();
   }
 
@@ -83,6 +88,7 @@ export class Subscriptions<C extends AnyContract> {
   end(error: unknown): void {
     for (const subscription of this.#all.values()) subscription.end(error);
     this.#all.clear();
+    this.#inForce.clear();
     this.#waiting = [];
   }
 
@@ -105,38 +111,65 @@ export class Subscriptions<C extends AnyContract> {
     const { topic } = subscription;
     const isLeft = () => this.#all.get(topic) !== subscription;
     const route = () => this.#route(session, topic, subscription);
+    let wasInForce = false;
     try {
       const from = await subscription.from(this.#hasHistories);
       // It may have been left while others were asked for.
       if (isLeft()) return;
       if (!this.#leaving.has(topic)) route();
+      wasInForce = this.#inForce.delete(subscription);
       await coreOf(session).askTopic("subscribe", topic, {
         ...from,
         onAnswer: (answer) => {
           route();
+          if (!isLeft()) this.#inForce.add(subscription);
           subscription.offer({ ...answer as SubscribeAnswer, kind: "answer" });
         },
       });
       return true;
     } catch (error) {
-      // One that was in force is asked for again, unless it is refused for good.
-      const wasInForce = subscription.status.current !== "pending";
-      const part = wasInForce && await lasting().catch(() => {});
-      // Lost on the way: the next session asks again.
-      if (!session.isReady || isLeft()) return;
-      const ask = () => this.#ask(session, subscription);
-      const refused = { session, subscription, ask };
-      if (part && (this.#again ??= new part.Again()).takes(error, refused)) return;
-      this.#all.delete(topic);
-      this.#route(session, topic);
-      subscription.end(error);
+      // At the server it is in force still.
+      if (wasInForce && this.#session === session && !isLeft()) this.#inForce.add(subscription);
+      await this.#refused(session, subscription, error);
     }
+  }
+
+  /** Asks again for one that was in force, unless it is refused for good. */
+  async #refused(session: Session, subscription: Subscription<C>, error: unknown): Promise<void> {
+    const isKnown = subscription.status.current !== "pending";
+    const part = isKnown && await lasting().catch(() => {});
+    // Lost on the way: the next session asks again.
+    if (!session.isReady || this.#all.get(subscription.topic) !== subscription) return;
+    const ask = () => this.#ask(session, subscription);
+    const refused = { session, subscription, ask };
+    if (part && (this.#again ??= new part.Again()).takes(error, refused)) return;
+    this.#drop(session, subscription, error);
+  }
+
+  /** Acts on the server's word, unless a question is unanswered: its answer is newer. */
+  #removed(subscription: Subscription<C>, { code, reason }: Unsubscribed): void {
+    const session = this.#session;
+    if (session === undefined || !this.#inForce.delete(subscription)) return;
+    const { topic } = subscription;
+    const error = new RequestError(code, reason || `The server took this client off "${topic}"`);
+    if (!CODES_FOR_NOW.has(code)) return this.#drop(session, subscription, error);
+    subscription.lose();
+    void this.#refused(session, subscription, error);
+  }
+
+  /** Ends a subscription that the server does not have. */
+  #drop(session: Session, subscription: Subscription<C>, error: unknown): void {
+    this.#all.delete(subscription.topic);
+    this.#inForce.delete(subscription);
+    this.#route(session, subscription.topic);
+    subscription.end(error);
   }
 
   async #leave(subscription: Subscription<C>): Promise<void> {
     const { topic } = subscription;
     if (this.#all.get(topic) !== subscription) return;
     this.#all.delete(topic);
+    this.#inForce.delete(subscription);
     const session = this.#session;
     if (!session?.isReady) return;
     this.#leaving.add(topic);

@@ -541,3 +541,20 @@ Deno.test("Client with at-least-once says so where nothing is acknowledged", asy
   await client.close();
   await server.shutdown();
 });
+
+Deno.test("Server.unsubscribe() with a code that holds for now loses nothing of a history", async () => {
+  await using cluster = nodes(1);
+  const [server] = cluster.servers;
+  await using client = connect(server!.url, options);
+  const { got, subscription } = reading(client, "room:a");
+  await subscription.ready;
+  server!.publish("room:a", 1);
+  const [session] = server!.topics.subscribers("room:a");
+  assert(server!.unsubscribe(session!, "room:a", { code: "unavailable" }));
+  server!.publish("room:a", 2);
+  await until(() => server!.topics.subscribers("room:a").length === 1);
+  server!.publish("room:a", 3);
+  await until(() => got.includes(3));
+  assertEquals(got.filter((item) => !isRecovery(item)), [1, 2, 3]);
+  assertEquals(got.filter(isRecovery).map(({ recovered }) => recovered), [true]);
+});

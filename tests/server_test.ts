@@ -3,7 +3,7 @@ import { z } from "zod";
 import { connect, dial } from "../client.ts";
 import { RequestError, SessionClosedError } from "../errors.ts";
 import { createServer, type Server } from "../server.ts";
-import { defineContract } from "../session/contract.ts";
+import { type AnyContract, defineContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
@@ -236,6 +236,66 @@ Deno.test("Server lets clients into rooms, and tells who is there", async () => 
   function nextJoin(): Promise<{ type: string; at: number }> {
     const at = server.presence.members("room:a").at(-1)!.joinedAt;
     return Promise.resolve({ type: "join", at });
+  }
+});
+
+Deno.test("Server.unsubscribe() of a room leaves it, whoever let the session in and whatever the patterns say", async () => {
+  const sessions = new Map<string, Session<string, AnyContract, "server">>();
+  await using server = listen({
+    ...named,
+    rooms: ["room:{name}"],
+    authorize: () => true,
+    presenceGraceMs: 0,
+    onOpen: (session) => void sessions.set(session.user, session),
+  });
+  await using ann = await dial(as(server, "ann"));
+  await using bob = await dial(as(server, "bob"));
+  for (const room of ["room:asked", "room:joined", "other"]) {
+    const near = sessions.get("ann")!;
+    const far = sessions.get("bob") as Session;
+    server.rooms.join(far, room);
+    if (room === "room:asked") await ann.subscribe(room);
+    else server.rooms.join(near as Session, room);
+    const heard: unknown[] = [];
+    const isOff = new Promise((resolve) => {
+      ann.events.addEventListener("unsubscribed", ({ detail }) => resolve(detail), { once: true });
+    });
+    assertEquals(server.unsubscribe(near, room, { code: "banned", reason: "Be kind" }), true);
+    assertEquals(server.unsubscribe(near, room), false);
+    assertEquals(server.rooms.members(room).map(({ user }) => user), ["bob"], room);
+    assertEquals(server.rooms.roomsOf(near as Session), []);
+    assertEquals(await soon(isOff), { unsubscribed: room, code: "banned", reason: "Be kind" });
+    // Nobody's coming or going is told any more: the next message is the one behind it.
+    server.rooms.leave(far, room);
+    near.send("end", room);
+    for await (const { topic, data } of ann) {
+      if (topic === "end") break;
+      const { type, user } = data as { type: string; user?: string };
+      heard.push([type, user]);
+    }
+    assertEquals(heard.filter((one) => String(one).includes("leave")), [], room);
+  }
+  await bob.close();
+});
+
+Deno.test("Session.unsubscribe() from a room that the server joined it to leaves no ghost", async () => {
+  let near: Session | undefined;
+  await using server = listen({
+    ...named,
+    rooms: ["room:{name}"],
+    presenceGraceMs: 0,
+    onOpen: (session) => {
+      near = session as Session;
+      for (const room of ["room:a", "other"]) server.rooms.join(near, room);
+    },
+  });
+  await using ann = await dial(as(server, "ann"));
+  for (const room of ["room:a", "other"]) {
+    let isTold = false;
+    ann.events.addEventListener("unsubscribed", () => isTold = true);
+    await ann.unsubscribe(room);
+    assertEquals([server.rooms.members(room), server.rooms.isMember(near!, room)], [[], false]);
+    assertEquals([server.topics.has(near!, room), isTold], [false, false], "it asked for it");
   }
 });
 
