@@ -29,11 +29,12 @@ export type { ConnectOptions, DialOptions };
  * another one. Which, and why not the preferred one, is in its `status`.
  *
  * @typeParam C The contract.
- * @param url `ws:`, `wss:`, `http:` or `https:`, or a function that says so for each connection.
+ * @param url `ws:`, `wss:`, `http:` or `https:`, in a page also a relative one, such as `"/chat"`; or a
+ * function that says so for each connection.
  * @param options See {@linkcode ConnectOptions}.
  * @returns The client, which connects in the background.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
- * @throws {TypeError} If `transports` is empty, or one of them is none.
+ * @throws {TypeError} If the URL is none of these, `transports` is empty, or one of them is none.
  *
  * @example Usage
  * ```ts

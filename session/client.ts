@@ -5,6 +5,7 @@
  * @module
  */
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
+import { publicUrl } from "../transport/url.ts";
 import { within } from "../transport/within.ts";
 import type { Life } from "./_life.ts";
 import { checkLoop } from "./_one_loop.ts";
@@ -90,6 +91,8 @@ export class Client<C extends AnyContract = AnyContract>
   readonly #onAbort = () => void this.close();
   #session: Session | undefined;
   #life: Life | undefined;
+  /** Where the last attempt went, without secrets. */
+  #place = "";
   #retryAt = 0;
   #skipDelay: (() => void) | undefined;
 
@@ -375,6 +378,7 @@ export class Client<C extends AnyContract = AnyContract>
         timeoutMs: this.#connectTimeoutMs,
         signal: this.#stop.signal,
         dial: async (url, options) => {
+          this.#place = publicUrl(url);
           try {
             const connection = await this.#dial(url, options);
             dialed = connection;
@@ -469,6 +473,7 @@ export class Client<C extends AnyContract = AnyContract>
   #ended(verb: string): SessionClosedError {
     const { current } = this.status;
     const info = "cause" in current ? current.cause : undefined;
-    return closedError(`Cannot ${verb}: the client is ${current.name}`, info);
+    const by = current.name === "refused" ? ` by ${this.#place}` : "";
+    return closedError(`Cannot ${verb}: the client is ${current.name}${by}`, info);
   }
 }

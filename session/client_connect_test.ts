@@ -34,7 +34,7 @@ Deno.test("Client gives a whole attempt connectTimeoutMs, whatever it waits for"
     const { current } = client.status;
     assert(current.name === "reconnecting", what);
     assert(current.cause.error instanceof TimeoutError && current.cause.error.timeoutMs === 1_000);
-    assertEquals(current.cause.reason, "Cannot connect within 1000 ms");
+    assertEquals(current.cause.reason, "Cannot connect to memory://server/ within 1000 ms");
   }
 });
 

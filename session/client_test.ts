@@ -90,7 +90,7 @@ Deno.test("Client rejects what waits, and throws in loops, once the server refus
     client.publish("a"),
     client.whenConnected(),
     topic.ready,
-  ].map((wait) => assertRejects(() => wait, SessionClosedError, "the client is refused (4403 No"));
+  ].map((wait) => assertRejects(() => wait, SessionClosedError, "(4403 No, by remote)"));
   assertEquals(await settled(client), "reconnecting");
   client.retryNow();
   await Promise.all(waiting);

@@ -4,6 +4,7 @@
  * @module
  */
 import type { RacingDialer, TransportOptions } from "../transport/race.ts";
+import { parseServerUrl } from "../transport/url.ts";
 import { Client } from "./client.ts";
 import type { ClientOptions, Fresh } from "./client_options.ts";
 import type { AnyContract } from "./contract.ts";
@@ -56,13 +57,17 @@ export interface DialOptions<C extends AnyContract = AnyContract>
 /** Makes what a client of a platform dials with. */
 export type MakeDialer = (options: TransportOptions) => RacingDialer;
 
-/** Makes a client of a platform. */
+/** Makes a client of a platform. A URL that no attempt could use is refused at once. */
 export function connectBy<C extends AnyContract>(
   makeDialer: MakeDialer,
   url: Fresh<string | URL>,
   options: ConnectOptions<C>,
 ): Client<C> {
-  return new Client(url, makeDialer(options), options);
+  return new Client(
+    typeof url === "function" ? url : parseServerUrl(url),
+    makeDialer(options),
+    options,
+  );
 }
 
 /** Opens one session of a platform. */

@@ -4,6 +4,7 @@ import {
   CloseCode,
   ConnectionError,
   SessionClosedError,
+  SkeinError,
   TimeoutError,
   UnsupportedError,
 } from "../errors.ts";
@@ -142,12 +143,88 @@ Deno.test("dialBy() gives up in time while WebTransport hangs", async () => {
   );
   dialing.catch(() => {});
   await time.tickAsync(5_000);
-  await assertRejects(() => dialing, TimeoutError, "Cannot connect within 5000 ms");
+  await assertRejects(
+    () => dialing,
+    TimeoutError,
+    "Cannot connect to https://example.com/ within 5000 ms",
+  );
   assert(given!.aborted);
 });
 
 Deno.test("connectBy() refuses transports that are none", () => {
   assertThrows(() => connectBy(by("None"), URL_OF_SERVER, { transports: [] }), TypeError);
+});
+
+Deno.test("connectBy() throws at once for a URL that can never work", () => {
+  const urls = ["", "/chat", "example.com", "ftp://example.com/", "ws://", "https://a:b:c/"];
+  for (const url of urls) {
+    assertThrows(
+      () => connectBy(by("None"), url, {}),
+      TypeError,
+      `Cannot connect: url must begin with ws:, wss:, http: or https:, received "${url}"`,
+    );
+  }
+  const secret = "ftp://ann:hush@example.com/?token=hush";
+  const error = assertThrows(() => connectBy(by("None"), secret, {}), TypeError);
+  assert(error.message.endsWith('received "ftp://example.com/"'), error.message);
+});
+
+Deno.test("connectBy() takes a relative URL against that of the page, also one that a function tells", async () => {
+  const place = Object.getOwnPropertyDescriptor(globalThis, "location")!;
+  Object.defineProperty(globalThis, "location", {
+    value: { href: "https://example.com/app/page?a=b#c" },
+    configurable: true,
+  });
+  try {
+    for (const url of ["/chat?a=1", () => "/chat?a=1", () => Promise.resolve("../chat?a=1")]) {
+      await using client = connectBy(inMemory(), url, { transports: ["webtransport"] });
+      assertEquals((await soon(client.whenConnected())).url, "https://example.com/chat?a=1");
+    }
+  } finally {
+    Object.defineProperty(globalThis, "location", place);
+  }
+});
+
+Deno.test("connectBy() and dialBy() name the URL in every error, without its secrets", async () => {
+  const url = "https://ann:hush@example.com/chat?token=hush";
+  const closing = by(() => {
+    const pair = memoryPair();
+    pair.server.close({ closeCode: 4503, reason: "Full" });
+    return Promise.resolve(pair.client);
+  });
+  const cases: [make: MakeDialer, message: string][] = [
+    [refusing(403), "Cannot connect to https://example.com/chat (4403 The server answered 403"],
+    [closing, "Cannot connect to https://example.com/chat (4503 Full, by remote)"],
+    [
+      by(() => Promise.reject(new ConnectionError("The handshake failed", { status: 302 }))),
+      "Cannot connect to https://example.com/chat: The handshake failed",
+    ],
+    [by("It has no flag"), "Cannot connect to https://example.com/chat: It has no flag"],
+    [
+      by(() => new Promise(() => {})),
+      "Cannot connect to https://example.com/chat within 20 ms",
+    ],
+  ];
+  for (const [make, message] of cases) {
+    const transports = ["webtransport"] as const;
+    const connectTimeoutMs = message.endsWith("ms") ? 20 : 10_000;
+    const options = { transports, connectTimeoutMs };
+    const error = await assertRejects(() => dialBy(make, url, options), SkeinError, message);
+    assert(!error.message.includes("hush"), error.message);
+    await using client = connectBy(make, url, options);
+    for await (const status of client.status) {
+      if (!("cause" in status)) continue;
+      if (status.cause.by !== "remote") assert(status.cause.reason.startsWith(message), message);
+      if (status.name === "refused") {
+        await assertRejects(
+          () => client.whenConnected(),
+          SessionClosedError,
+          "the client is refused by https://example.com/chat (4403",
+        );
+      }
+      break;
+    }
+  }
 });
 
 Deno.test("connectBy() comes back when a page comes back that was left", async () => {

@@ -3,10 +3,18 @@
  *
  * @module
  */
-import { CloseCode, ConnectionError, SessionClosedError, TimeoutError } from "../errors.ts";
+import {
+  CloseCode,
+  type CloseInfo,
+  ConnectionError,
+  SessionClosedError,
+  TimeoutError,
+} from "../errors.ts";
 import type { TransportFallback } from "../transport/race.ts";
+import { absoluteUrl, publicUrl, withUrl } from "../transport/url.ts";
 import { startTimer, within } from "../transport/within.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
+import { closedError } from "./core.ts";
 import type { Instrumentation } from "./instrumentation.ts";
 import { more } from "./session_base.ts";
 import { coreOf, Session, SKEIN_PROTOCOL } from "./session.ts";
@@ -53,14 +61,17 @@ export async function openSession(options: OpenOptions): Promise<Session> {
 async function open(options: OpenOptions): Promise<Session> {
   const { protocols, headers, timeoutMs, settings } = options;
   const late = new AbortController();
+  let place: string | undefined;
   const timer = startTimer(timeoutMs, (ms) => {
-    late.abort(new TimeoutError(`Cannot connect within ${ms} ms`, ms));
+    const to = place === undefined ? "" : ` to ${publicUrl(place)}`;
+    late.abort(new TimeoutError(`Cannot connect${to} within ${ms} ms`, ms));
   });
   const signal = options.signal ? AbortSignal.any([options.signal, late.signal]) : late.signal;
   let session: Session | undefined;
   try {
     signal.throwIfAborted();
     const url = await within(fresh(options.url), { signal });
+    place = absoluteUrl(url)?.href ?? String(url);
     const token = await within(fresh(options.token), { signal });
     let fallback: TransportFallback | undefined;
     const connection = await options.dial(url, {
@@ -70,20 +81,24 @@ async function open(options: OpenOptions): Promise<Session> {
       onFallback: (told) => fallback = told,
       ...(headers === undefined ? {} : { headers }),
     }).catch((error) => {
-      throw refusalOf(error) ?? error;
+      throw refusalOf(error, url) ?? withUrl(error, url);
     });
     if (token !== undefined && connection.protocol !== SKEIN_PROTOCOL) {
       connection.close();
       throw new ConnectionError(
-        `Cannot connect: the server does not speak ${SKEIN_PROTOCOL}, which the token needs`,
+        `Cannot connect to ${
+          publicUrl(place)
+        }: the server does not speak ${SKEIN_PROTOCOL}, which the token needs`,
       );
     }
     session = new Session(connection, settings, {
-      url: withoutToken(String(url)),
+      url: withoutToken(place),
       fallback,
       token,
     });
-    await within(session.ready, { signal });
+    await within(session.ready, { signal }).catch((error) => {
+      throw error instanceof SessionClosedError ? refusedAt(url, error.info) : error;
+    });
     return session;
   } catch (error) {
     const isLate = late.signal.aborted;
@@ -110,14 +125,15 @@ export function checkConnectTimeout(connectTimeoutMs: number = 10_000): number {
 }
 
 /** Where a dialer failed because the server refused, and said so: the same as a close, as on every wire. */
-function refusalOf(error: unknown): SessionClosedError | undefined {
+function refusalOf(error: unknown, url: string | URL): SessionClosedError | undefined {
   if (!(error instanceof ConnectionError)) return undefined;
   const { message: reason, status = 0 } = error;
   if (status < 400) return undefined;
-  return new SessionClosedError(reason, {
-    cause: error,
-    info: { code: 4000 + status, reason, by: "remote", error },
-  });
+  return refusedAt(url, { code: 4000 + status, reason, by: "remote", error });
+}
+
+function refusedAt(url: string | URL, info: CloseInfo | undefined): SessionClosedError {
+  return closedError(`Cannot connect to ${publicUrl(absoluteUrl(url) ?? url)}`, info);
 }
 
 async function fresh<T>(value: Fresh<T>): Promise<T> {

@@ -5,9 +5,9 @@
  */
 import { ConnectionError } from "../errors.ts";
 import type { LoadStreams } from "./_late_streams.ts";
-import { parseServerUrl } from "./_url.ts";
 import { WebSocketConnection } from "./_websocket.ts";
 import type { Connection } from "./connection.ts";
+import { parseServerUrl, publicUrl } from "./url.ts";
 import type { DialWebSocketOptions } from "./websocket_client.ts";
 import { within } from "./within.ts";
 
@@ -41,7 +41,8 @@ export async function openWebSocket(
     return withStreams(connection, { side: "client", flowControl });
   };
   try {
-    return await within(open(), { late: "Cannot open WebSocket within", signal, timeoutMs });
+    const late = `Cannot open WebSocket to ${publicUrl(target)} within`;
+    return await within(open(), { late, signal, timeoutMs });
   } catch (error) {
     connection.abandon();
     throw error;

@@ -5,7 +5,7 @@
  */
 import { ConnectionError, TimeoutError, UnsupportedError } from "../errors.ts";
 import type { CheckedTransports } from "./_transports.ts";
-import { parseServerUrl } from "./_url.ts";
+import { parseServerUrl } from "./url.ts";
 import type { Connection } from "./connection.ts";
 import type { RacingDialer, TransportName, TransportPlatform, WebTransportLeg } from "./race.ts";
 import { within } from "./within.ts";

@@ -26,6 +26,7 @@ import type {
   ReceiveStream,
   SendStream,
 } from "./connection.ts";
+import { publicUrl } from "./url.ts";
 import { within } from "./within.ts";
 
 /** Below this many bytes held, the socket counts as drained. */
@@ -47,6 +48,9 @@ const MAX_EARLY_BYTES = 65_536;
 /** The largest datagram that one end of Skein takes from the other, in bytes. */
 const MAX_DATAGRAM_BYTES = 16_379;
 
+/** A server on this machine. */
+const LOOPBACK = /^wss:\/\/(localhost|127(\.\d+){3}|\[::1\])[:/]/;
+
 const FRAMES_ONLY: ConnectionCapabilities = Object.freeze({
   streams: false,
   datagrams: "none",
@@ -64,17 +68,19 @@ const FRAMES_AND_STREAMS: ConnectionCapabilities = Object.freeze({
 });
 
 /** The part of a socket that a connection needs; Deno's and the browser's both fit. */
-export type Socket = Pick<
-  WebSocket,
-  | "addEventListener"
-  | "binaryType"
-  | "bufferedAmount"
-  | "close"
-  | "protocol"
-  | "readyState"
-  | "removeEventListener"
-  | "send"
->;
+export type Socket =
+  & Pick<
+    WebSocket,
+    | "addEventListener"
+    | "binaryType"
+    | "bufferedAmount"
+    | "close"
+    | "protocol"
+    | "readyState"
+    | "removeEventListener"
+    | "send"
+  >
+  & Partial<Pick<WebSocket, "url">>;
 
 const EVENTS = ["open", "message", "close", "error"] as const;
 
@@ -433,17 +439,35 @@ export class WebSocketConnection
 
   #broken(): ConnectionError {
     const cause = this.#failure;
-    const failed = "The WebSocket connection failed";
-    if (cause === undefined) return new ConnectionError(failed);
-    const why = cause instanceof Error ? cause.message : String(cause);
+    const { url } = this.#socket;
+    // A server's socket has no URL.
+    const failed = !url
+      ? "The WebSocket connection failed"
+      : this.#wasOpen
+      ? `The WebSocket to ${publicUrl(url)} failed`
+      : `Cannot open WebSocket to ${publicUrl(url)}`;
+    const why = cause instanceof Error ? cause.message : String(cause ?? "");
     // Browsers do not say why; what Deno says begins in the same way.
-    const detail = why.replace(/^failed to connect to WebSocket: |^unknown$/i, "");
-    return new ConnectionError(detail === "" ? failed : `${failed}: ${detail}`, { cause });
+    let detail = why.replace(/^failed to connect to WebSocket: |^unknown$/i, "");
+    if (!this.#wasOpen && isPlain(url ?? "", detail)) {
+      detail = `${detail || "no reason is told"}; a server without TLS has a URL of ws: or http:`;
+    }
+    const message = detail === "" ? failed : `${failed}: ${detail}`;
+    return new ConnectionError(message, cause === undefined ? {} : { cause });
   }
 }
 
 /** The part of a close event that counts. */
 type CloseDetails = Pick<CloseEvent, "code" | "reason" | "wasClean">;
+
+/**
+ * Tells whether a server that was dialed with TLS may have none. Deno says that it is so. Browsers
+ * say nothing; then it is likely on a developer's own machine alone.
+ */
+function isPlain(url: string, detail: string): boolean {
+  if (!url.startsWith("wss:")) return false;
+  return detail === "" ? LOOPBACK.test(url) : /InvalidContentType/.test(detail);
+}
 
 /** 1000 normal, 1005 no code given. */
 function isNormal(code: number): boolean {

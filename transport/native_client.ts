@@ -22,6 +22,7 @@ import type {
   StreamDirection,
   StreamSide,
 } from "./connection.ts";
+import { publicUrl } from "./url.ts";
 import type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";
 import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "./wire_close.ts";
 import { within } from "./within.ts";
@@ -106,9 +107,10 @@ export async function dialNativeWebTransport(
     target.search += `${target.search ? "&" : "?"}protocol=${encodeURIComponent(assumed)}`;
   }
   const native = new WebTransport(target.href, { protocols, serverCertificateHashes });
-  const connection = new NativeConnection(native, assumed, BROWSER);
+  const failed = `Cannot open WebTransport to ${publicUrl(target)}`;
+  const connection = new NativeConnection(native, assumed, BROWSER, failed);
   try {
-    await within(connection.ready, { late: "Cannot open WebTransport within", signal, timeoutMs });
+    await within(connection.ready, { late: `${failed} within`, signal, timeoutMs });
     return connection;
   } catch (error) {
     connection.close();
@@ -167,12 +169,13 @@ class NativeConnection implements Connection, MessageCarrier {
     native: NativeWebTransport,
     assumed: string | undefined,
     capabilities: ConnectionCapabilities,
+    failed = "Cannot open WebTransport",
   ) {
     this.capabilities = capabilities;
     this.#native = native;
     this.#assumed = assumed;
     this.ready = native.ready.catch((error) => {
-      throw broken("Cannot open WebTransport", error);
+      throw broken(failed, error);
     });
     this.ready.catch(() => {});
     this.closed = this.#closing.promise;

@@ -92,7 +92,7 @@ Deno.test("dialNativeWebTransport() rejects with what the platform says", async 
   const error = await assertRejects(
     () => dialNativeWebTransport(URL_OF_SERVER),
     ConnectionError,
-    "Cannot open WebTransport: Opening handshake failed.",
+    "Cannot open WebTransport to https://example.com:8443/a: Opening handshake failed.",
   );
   assertStrictEquals(error.cause, cause);
   await assertRejects(

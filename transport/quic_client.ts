@@ -9,6 +9,7 @@ import type { ConnectQuicOptions } from "./h3/quic.ts";
 import { dialFailure, requireQuic } from "./h3/quic.ts";
 import { type QuicConnection, RawQuicConnection } from "./quic/connection.ts";
 import { checkProtocols, quicTarget } from "./quic/options.ts";
+import { publicUrl } from "./url.ts";
 import { type CertificateHash, checkHashes } from "./webtransport.ts";
 import { within } from "./within.ts";
 
@@ -90,7 +91,7 @@ export async function dialQuic(
     endpoint.close({ closeCode: 0, reason: "" });
     if (signal?.aborted || cause instanceof Error && cause.name === "TimeoutError") throw cause;
     const reason = dialFailure(cause, options.serverCertificateHashes);
-    throw new ConnectionError(`Cannot connect to ${new URL(url).host}: ${reason}`, { cause });
+    throw new ConnectionError(`Cannot connect to ${publicUrl(url)}: ${reason}`, { cause });
   }
 }
 

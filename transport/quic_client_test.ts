@@ -61,7 +61,7 @@ Deno.test("dialQuic() rejects when the server speaks none of the protocols", asy
   const error = await assertRejects(
     () => soon(dialQuic(url, { ...OPTIONS, protocols: ["another"] })),
     ConnectionError,
-    `Cannot connect to 127.0.0.1:${server.port}: `,
+    `Cannot connect to moqt://127.0.0.1:${server.port}/: `,
   );
   assert(error.cause instanceof Error);
 });

@@ -7,6 +7,7 @@ import { within } from "./within.ts";
 import { Http3Dialer } from "./h3/dialer.ts";
 import { requireQuic } from "./h3/quic.ts";
 import type { Connection } from "./connection.ts";
+import { withUrl } from "./url.ts";
 import type { DialWebTransportOptions } from "./webtransport.ts";
 
 export { isQuicAvailable as isWebTransportAvailable } from "./h3/quic.ts";
@@ -58,6 +59,6 @@ export async function dialWebTransport(
     return await within(dialer.session(), { late: "Cannot dial within", signal, timeoutMs });
   } catch (error) {
     dialer.abort();
-    throw error;
+    throw withUrl(error, url);
   }
 }

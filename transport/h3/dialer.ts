@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { publicUrl } from "../url.ts";
 import { checkHashes, type DialWebTransportOptions } from "../webtransport.ts";
 import { ClientEndpoints } from "../_endpoints.ts";
 import { flowLimitsOf } from "./_flow_limits.ts";
@@ -142,7 +143,10 @@ export class Http3Dialer {
       const reason = dialFailure(cause, serverCertificateHashes);
       // RFC 9000 section 10.2: a server that drains says so before there is any HTTP.
       const status = /refused to accept a new connection/.test(reason) ? { status: 503 } : {};
-      throw errors.session(`Cannot connect to ${this.#url.host}: ${reason}`, { cause, ...status });
+      throw errors.session(`Cannot connect to ${publicUrl(this.#url)}: ${reason}`, {
+        cause,
+        ...status,
+      });
     }
     const isPooled = pool !== undefined;
     const connection = new Http3Connection(conn, { side: "client", isPooled, flowControl });
