@@ -72,6 +72,12 @@ function node(
   };
 }
 
+/** Notes what a service is asked for, and answers. */
+function noted(log: unknown[], what: unknown): object {
+  log.push(what);
+  return {};
+}
+
 async function reconnect(time: FakeTime): Promise<void> {
   await turns(20);
   await time.tickAsync(250);
@@ -499,6 +505,87 @@ Deno.test("Messages that nobody reads are acknowledged, and publications behind 
   await client.publish("news", 2);
   await client.flushed();
   assertEquals(published, [2]);
+});
+
+Deno.test("Subscriptions and tokens pass a publication that waits for a handler; publications do not", async () => {
+  const log: unknown[] = [];
+  const gate = Promise.withResolvers<void>();
+  const services: SessionServices = {
+    subscribe: (_session, topic) => noted(log, `subscribe ${topic}`),
+    unsubscribe: (_session, topic) => noted(log, `unsubscribe ${topic}`),
+    publish: (_session, _topic, data) => noted(log, `publish ${data}`),
+    authenticate: (_session, token) => {
+      log.push(`auth ${token}`);
+      return Promise.resolve({ value: token, user: undefined });
+    },
+  };
+  const network = new Network(node(new Engine().node("a"), () => gate.promise, services));
+  await using client = network.client(atLeastOnce);
+  const session = await client.whenConnected();
+  client.send("t", "hangs");
+  const numbered = [client.publish("news", 1), client.publish("news", 2)];
+  await turns(20);
+  const plain = session.publish("news", 3);
+  await session.subscribe("a");
+  await session.unsubscribe("a");
+  await session.authenticate("fresh");
+  await turns(20);
+  assertEquals(log, ["subscribe a", "unsubscribe a", "auth fresh"]);
+  gate.resolve();
+  await Promise.all([...numbered, plain, client.flushed()]);
+  assertEquals(log.slice(3), ["publish 1", "publish 2", "publish 3"]);
+  // What nothing holds up is done in its order again.
+  await Promise.all([session.publish("news", 4), session.subscribe("b")]);
+  assertEquals(log.slice(6), ["publish 4", "subscribe b"]);
+});
+
+Deno.test("A publication comes after the subscriptions before it, also with a number", async () => {
+  const log: unknown[] = [];
+  const gate = Promise.withResolvers<void>();
+  const services: SessionServices = {
+    subscribe: async (_session, topic) => {
+      await gate.promise;
+      log.push(`subscribe ${topic}`);
+      return {};
+    },
+    publish: (_session, _topic, data) => noted(log, `publish ${data}`),
+  };
+  const network = new Network(node(new Engine().node("a"), () => {}, services));
+  await using client = network.client(atLeastOnce);
+  const session = await client.whenConnected();
+  const subscribing = session.subscribe("a");
+  const publishing = client.publish("news", 1);
+  await turns(20);
+  assertEquals(log, []);
+  gate.resolve();
+  await Promise.all([subscribing, publishing]);
+  assertEquals(log, ["subscribe a", "publish 1"]);
+});
+
+Deno.test("Publications that wait for a handler are bounded with the other requests, and end with the session", async () => {
+  const published: unknown[] = [];
+  const gate = Promise.withResolvers<void>();
+  await using hand = serverByHand({
+    ...node(new Engine().node("a"), () => gate.promise, {
+      publish: (_session, _topic, data) => noted(published, data),
+    }),
+    maxRequests: 3,
+  });
+  await hand.peer.reach(1);
+  hand.peer.say({ topic: "t", seq: 1, client: "c" });
+  for (const seq of [2, 3]) hand.peer.say({ publish: "news", data: seq, id: seq, seq });
+  hand.peer.say({ publish: "news", data: 4, id: 4 });
+  hand.peer.say({ publish: "news", data: 5, id: 5 });
+  await turns(20);
+  assertEquals(hand.peer.envelopes.slice(1), [{
+    reply: 5,
+    error: { code: "too-many", message: "Too many requests wait already" },
+  }]);
+  hand.peer.connection.close();
+  await endOf(hand.session);
+  gate.resolve();
+  await turns(20);
+  assertEquals(published, []);
 });
 
 Deno.test("Client.publish() with at-least-once keeps its order with messages, and is made once", async () => {

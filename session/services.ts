@@ -179,13 +179,19 @@ export interface ServiceHost {
   handlerFailed(error: unknown, reason: string): void;
 }
 
-/** The services of one session: one at a time, in order, beside the messages. */
+/**
+ * The services of one session: one at a time, in order, beside the messages. A publication with a
+ * number waits for the messages before it, whose handlers may hang: all but publications pass it.
+ */
 export class Serving {
   readonly #host: ServiceHost;
   readonly #settings: SessionSettings;
   readonly #services: SessionServices;
   readonly #sequences: Sequences | undefined;
   #waiting: ReceiveQueue<() => void | Promise<void>> | undefined;
+  /** Publications that left the queue to wait for a number, and how many they are. */
+  #publishing: Promise<void> | undefined;
+  #publications = 0;
   // Made when first needed: most clients do not number.
   #numbers: Numbers | undefined;
   #abort: AbortController | undefined;
@@ -278,7 +284,7 @@ export class Serving {
       this.#waiting.consume((serve) => serve());
     }
     const beside = this.#services.hasHistory ? MAX_RESUMED_AT_ONCE : 0;
-    if (this.#waiting.size >= this.#settings.maxRequests + beside) {
+    if (this.#waiting.size + this.#publications >= this.#settings.maxRequests + beside) {
       if (envelope.id !== undefined) {
         this.#fail(envelope.id, { code: "too-many", message: "Too many requests wait already" });
       }
@@ -287,12 +293,23 @@ export class Serving {
         `Expected at most ${this.#settings.maxRequests} requests at once`,
       );
     }
-    this.#waiting.offer(
-      numbered
-        ? () => this.#serveNumbered(envelope, numbered)
-        : () => this.#serve(envelope, undefined),
-      0,
-    );
+    this.#waiting.offer(() => {
+      const serve = () =>
+        numbered ? this.#serveNumbered(envelope, numbered) : this.#serve(envelope, undefined);
+      if (envelope.kind !== "publish") return serve();
+      return numbered || this.#publishing ? this.#publishBeside(serve) : serve();
+    }, 0);
+  }
+
+  /** Publishes after the publications before it, while the queue goes on. */
+  #publishBeside(serve: () => void | Promise<void>): void {
+    this.#publications++;
+    const publishing = Promise.resolve(this.#publishing).then(async () => {
+      if (!this.#host.session.isClosed) await serve();
+      this.#publications--;
+      if (this.#publishing === publishing) this.#publishing = undefined;
+    });
+    this.#publishing = publishing;
   }
 
   async #serveNumbered(envelope: ServiceEnvelope, numbered: Numbered): Promise<void> {
