@@ -74,6 +74,10 @@ export class Audience {
       before?.end();
       return undefined;
     }
+    if (before !== undefined && before.at === undefined) {
+      if (onAnswer !== undefined) before.tellToo(onAnswer);
+      return undefined;
+    }
     if (isIn) return () => this.#standingOf(session);
     this.join(session);
     return undefined;

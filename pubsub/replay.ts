@@ -92,6 +92,8 @@ export class Replay {
   #epoch: string | undefined;
   #isAnswered = false;
   #isEnded = false;
+  /** Another question of the session, which asked only where it stands. */
+  #asker: SubscribeOptions["onAnswer"];
 
   /** Creates a replay; `start` sets it going. */
   constructor(
@@ -119,6 +121,13 @@ export class Replay {
     return this.#at;
   }
 
+  /** Answers another question together with the first; of several, only the newest waits. */
+  tellToo(onAnswer: SubscribeOptions["onAnswer"]): void {
+    const before = this.#asker;
+    this.#asker = onAnswer;
+    tellAnswer(this.#session, before, { isSuperseded: true });
+  }
+
   /** Begins, in a later step than this one. */
   start(): void {
     const { counts, underWay } = this.#host;
@@ -139,11 +148,11 @@ export class Replay {
     }).then(() => this.#finding).then(over, over);
   }
 
-  /** Ends it where it is; calls the application, if it is owed an answer. */
+  /** Ends it where it is; an answer that is owed says that the question was superseded. */
   end(): void {
     this.#isEnded = true;
     this.#keep(undefined);
-    if (this.#request.at === undefined) this.#answer(refusal(this.#request, "unavailable"));
+    if (this.#request.at === undefined) this.#answer({ isSuperseded: true });
   }
 
   async #run(): Promise<void> {
@@ -275,6 +284,8 @@ export class Replay {
     if (this.#isAnswered) return;
     this.#isAnswered = true;
     tellAnswer(this.#session, (this.#request as SubscribeOptions).onAnswer, answer);
+    const { recovered: _recovered, reason: _reason, ...standing } = answer;
+    tellAnswer(this.#session, this.#asker, standing);
   }
 }
 

@@ -309,18 +309,18 @@ Deno.test("Topics.subscribe() joins live without a hole or a double while it is 
 
 const REMOVED = { unsubscribed: "t", code: "removed", reason: "" };
 
-Deno.test("Topics.unsubscribe() ends a replay, which answers all the same", async () => {
+Deno.test("Topics.unsubscribe() ends a replay, whose answer is superseded", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using client = new Client(topics.turn);
   publishRun(topics, 1, 200);
   client.subscribe(topics, "t", { last: 5 });
   assert(topics.unsubscribe(client.session, "t"));
   await turns();
-  assertEquals(client.take(), [{ reason: "unavailable" }, REMOVED]);
+  assertEquals(client.take(), [{ isSuperseded: true }, REMOVED]);
   client.subscribe(topics, "t", { since: { epoch: "e", offset: 1 } });
   topics.unsubscribe(client.session, "t");
   await turns();
-  assertEquals(client.take(), [{ recovered: false, reason: "unavailable" }, REMOVED]);
+  assertEquals(client.take(), [{ isSuperseded: true }, REMOVED]);
   assertEquals([topics.size, topics.stats.waitingPages], [0, 0]);
 });
 
@@ -507,7 +507,7 @@ Deno.test("Topics[Symbol.asyncDispose]() ends replays and reads that are under w
   await turns();
   await topics[Symbol.asyncDispose]();
   await turns();
-  assertEquals(client.take(), [{ reason: "unavailable" }]);
+  assertEquals(client.take(), [{ isSuperseded: true }]);
   assertEquals(broker.subscriptions, 0);
 });
 

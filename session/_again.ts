@@ -18,6 +18,8 @@ export interface Refused {
   readonly session: Session;
   /** What was refused. */
   readonly subscription: { readonly isEnded: boolean };
+  /** Whether it was in force before: then whoever reads it would miss messages by its end. */
+  readonly wasInForce: boolean;
   /** Asks; tells whether that was answered, and comes back here if not. Never rejects. */
   readonly ask: () => Promise<true | void>;
 }
@@ -37,9 +39,10 @@ export class Again {
    * @param refused What, and by whom.
    * @returns False if the refusal is final.
    */
-  takes(error: unknown, { session, subscription, ask }: Refused): boolean {
+  takes(error: unknown, { session, subscription, wasInForce, ask }: Refused): boolean {
     const { code = "", retryAfterMs = 0 } = error instanceof RequestError ? error.failure : {};
-    if (!(error instanceof TimeoutError) && !CODES_FOR_NOW.has(code)) return false;
+    const isForNow = error instanceof TimeoutError || CODES_FOR_NOW.has(code);
+    if (!isForNow || !wasInForce && code !== "superseded") return false;
     this.#line = this.#line.then(async () => {
       if (session.isClosed || subscription.isEnded) return;
       const pauseMs = Math.max(retryAfterMs, this.#backoff.next()!);

@@ -44,6 +44,11 @@ export interface SubscribeAnswer {
   readonly recovered?: boolean;
   /** Why it does not. */
   readonly reason?: RecoveryReason;
+  /**
+   * Present, and alone, where the session asked for the topic again, or left it, before this
+   * question was answered. Clients get the failure `superseded` for it.
+   */
+  readonly isSuperseded?: true;
 }
 
 /** Messages of a topic are missing here, or may be. */
@@ -74,7 +79,11 @@ export interface Unsubscribed {
 /**
  * Codes of refusals that hold for now: a client asks again after a while. All others are final.
  */
-export const CODES_FOR_NOW: ReadonlySet<string> = new Set(["too-many", "unavailable"]);
+export const CODES_FOR_NOW: ReadonlySet<string> = new Set([
+  "too-many",
+  "unavailable",
+  "superseded",
+]);
 
 /** From where on the messages of a topic with a history are wanted. */
 export interface HistoryOptions {

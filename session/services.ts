@@ -25,6 +25,12 @@ const MAX_TOKEN_BYTES = 8_192;
 /** Of a client that comes back so many subscriptions may wait beside other requests: all that it has by default. */
 const MAX_RESUMED_AT_ONCE = 128;
 
+/** The answer to a subscription that was replaced or ended before it was answered. */
+const SUPERSEDED: RequestFailure = {
+  code: "superseded",
+  message: "The topic was asked for again, or left, before this was answered",
+};
+
 /** Envelopes by which a peer asks its server for something. */
 export type ServiceEnvelope = Extract<
   Control,
@@ -352,7 +358,10 @@ export class Serving {
         return services.unsubscribe!(session, envelope.topic);
       case "subscribe": {
         const { topic, id, since, last } = envelope;
-        const onAnswer = (data: SubscribeAnswer) => this.#host.post({ reply: id, data });
+        const onAnswer = (data: SubscribeAnswer) => {
+          if (data.isSuperseded) return this.#fail(id, SUPERSEDED);
+          this.#host.post({ reply: id, data });
+        };
         return services.subscribe!(session, topic, { since, last, onAnswer });
       }
     }

@@ -77,6 +77,7 @@ export interface SubscriptionOwner {
  * - **Removed:** where the server takes the client off the topic, the loop ends with a
  *   {@linkcode RequestError} of the server's code after what came before. The codes `too-many` and
  *   `unavailable` are followed by another attempt.
+ * - **Superseded:** where the server began the subscription anew meanwhile, the client asks again.
  * - **History:** of a topic that has one, what was missed during a loss follows, each message once
  *   and in order, or `onRecovery` is told that it does not.
  * - **Bound:** a reader who falls more than 4,096 messages or 1 MiB behind gets

@@ -535,6 +535,23 @@ Deno.test("Subscription that is refused for now, and left meanwhile, or closed, 
   assertEquals(await Array.fromAsync(two), []);
 });
 
+Deno.test("Subscription whose question was superseded is asked for again, also at first", async () => {
+  using time = new FakeTime();
+  const log: string[] = [];
+  const network = new Network(services(log, () => {
+    if (log.length === 1) throw new RequestError("superseded", "Asked for again");
+    return {};
+  }));
+  await using client = network.client();
+  const news = client.subscribe("news");
+  await turns(20);
+  assertEquals([log, news.status.current], [["+news"], "pending"]);
+  await time.tickAsync(200);
+  await turns(20);
+  await news.ready;
+  assertEquals(log, ["+news", "+news"]);
+});
+
 Deno.test("Subscription that was in force ends with a refusal that is final, and at first with any", async () => {
   using time = new FakeTime();
   let code = "too-many";

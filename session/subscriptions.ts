@@ -128,20 +128,21 @@ export class Subscriptions<C extends AnyContract> {
       });
       return true;
     } catch (error) {
-      // At the server it is in force still.
-      if (wasInForce && this.#session === session && !isLeft()) this.#inForce.add(subscription);
+      // At the server it is in force still, or another subscription of this session is.
+      const isInForce = wasInForce || codeOf(error) === "superseded";
+      if (isInForce && this.#session === session && !isLeft()) this.#inForce.add(subscription);
       await this.#refused(session, subscription, error);
     }
   }
 
   /** Asks again for one that was in force, unless it is refused for good. */
   async #refused(session: Session, subscription: Subscription<C>, error: unknown): Promise<void> {
-    const isKnown = subscription.status.current !== "pending";
-    const part = isKnown && await lasting().catch(() => {});
+    const wasInForce = subscription.status.current !== "pending";
+    const part = await lasting().catch(() => {});
     // Lost on the way: the next session asks again.
     if (!session.isReady || this.#all.get(subscription.topic) !== subscription) return;
     const ask = () => this.#ask(session, subscription);
-    const refused = { session, subscription, ask };
+    const refused = { session, subscription, wasInForce, ask };
     if (part && (this.#again ??= new part.Again()).takes(error, refused)) return;
     this.#drop(session, subscription, error);
   }
@@ -188,4 +189,8 @@ export class Subscriptions<C extends AnyContract> {
   #route(session: Session, topic: string, sink?: Subscription<C>): void {
     coreOf(session).inbound.route(topic, sink);
   }
+}
+
+function codeOf(error: unknown): string | undefined {
+  return error instanceof RequestError ? error.failure.code : undefined;
 }

@@ -72,8 +72,9 @@ Deno.test("A client subscribes with `last` and with `since`, and is answered bef
   const answers = (await page.take(3)).map((text) => JSON.parse(text));
   const fourth = answers.find(({ reply }) => reply === 4);
   assertEquals(JSON.stringify(fourth.data), `{${at},"recovered":false,"reason":"new-epoch"}`);
-  const third = answers.find(({ reply }) => reply === 3).data;
-  assert(["beyond-head", "unavailable"].includes(third.reason), JSON.stringify(third));
+  const third = answers.find(({ reply }) => reply === 3);
+  const why = third.error?.code ?? third.data.reason;
+  assert(["beyond-head", "superseded"].includes(why), JSON.stringify(third));
   page.socket.send('{"subscribe":"other","id":6,"since":{"epoch":"e","offset":1}}');
   page.socket.send('{"subscribe":"more","id":7,"last":1}');
   page.socket.send('{"publish":"chat:x","data":"d","id":8}');
@@ -84,6 +85,40 @@ Deno.test("A client subscribes with `last` and with `since`, and is answered bef
     '{"reply":8,"data":{}}',
     '{"topic":"chat:x","data":"d","offset":4,"prev":3}',
   ]);
+});
+
+Deno.test("A question that is replaced or ended before its answer is answered by `superseded`", async () => {
+  await using broker = new MemoryBroker();
+  const { read } = broker.history;
+  const gate = Promise.withResolvers<void>();
+  broker.history.read = async (...args) => {
+    await gate.promise;
+    return await read(...args);
+  };
+  await using server = listen({ broker, authorize: () => true, history: { "{any}": {} } });
+  await using page = new Page(server.url);
+  await page.open;
+  page.socket.send('{"subscribe":"a","id":1}');
+  page.socket.send('{"subscribe":"a","id":2,"since":{"epoch":"e","offset":1}}');
+  page.socket.send('{"subscribe":"a","id":3,"last":1}');
+  page.socket.send('{"subscribe":"b","id":4,"last":1}');
+  page.socket.send('{"unsubscribe":"b","id":5}');
+  const early = (await page.take(4)).map((text) => JSON.parse(text));
+  // One that asks only where it stands replaces nothing, and is answered when that is known.
+  page.socket.send('{"subscribe":"a","id":6}');
+  page.socket.send('{"subscribe":"a","id":7}');
+  const [sixth] = (await page.take(1)).map((text) => JSON.parse(text));
+  gate.resolve();
+  const [late, standing] = (await page.take(2)).map((text) => JSON.parse(text));
+  assertEquals(early.map(({ reply, error }) => [reply, error?.code]), [
+    [1, "superseded"],
+    [2, "superseded"],
+    [4, "superseded"],
+    [5, undefined],
+  ]);
+  assertEquals([sixth.reply, sixth.error?.code], [6, "superseded"]);
+  assertEquals([late.reply, late.data.head, late.data.reason], [3, 0, undefined]);
+  assertEquals(standing, { reply: 7, data: late.data });
 });
 
 Deno.test("A client that comes back, to another server, gets exactly what it missed", async () => {
