@@ -17,6 +17,7 @@ import {
 import { INTERNAL_PREFIX } from "./pubsub/broker.ts";
 import type { Presence, Rooms, Topics } from "./pubsub/mod.ts";
 import type { SessionManager } from "./manager/mod.ts";
+import type { ConsoleReport } from "./session/console_report.ts";
 import { type AnyContract, compileContract } from "./session/contract.ts";
 import { encodeMessage } from "./session/encoded.ts";
 import { PRESENCE_PREFIX } from "./session/presence_notice.ts";
@@ -46,6 +47,8 @@ export interface ClientServicesOptions {
   readonly roomPatterns: readonly string[];
   /** What was handled of clients that number their messages. */
   readonly sequences: SequenceStore;
+  /** Prints what a developer may have meant otherwise. */
+  readonly console: ConsoleReport;
   /** Whether there are topics with a history. */
   readonly hasHistory: boolean;
   /** The server's parts; a function, since they are made after the settings. */
@@ -70,8 +73,16 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     // Notices are the server's to give, and go to those who are in the room; what nodes tell one
     // another is nobody else's.
     const isOwn = topic.startsWith(PRESENCE_PREFIX) || topic.startsWith(INTERNAL_PREFIX);
+    if (!isOwn) checkKnown(topic, action);
     if (!isOwn && authorize !== undefined && await authorize(session, topic, action)) return;
     throw new RequestError("forbidden", `This session may not ${action} "${topic}"`);
+  }
+
+  /** Only what the contract knows can come on a topic; a room has its notices beside. */
+  function checkKnown(topic: string, action: AuthorizedAction): void {
+    if (router === undefined || router.match(topic)?.kind === "message") return;
+    if (action === "subscribe" && isRoom(topic)) return;
+    throw new RequestError("unknown-topic", `No message of the contract fits the topic "${topic}"`);
   }
 
   return new ServiceDesk({
@@ -101,6 +112,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
 
     async subscribe(session, topic, request) {
       await check(session, topic, "subscribe");
+      tellLiteral(options.console, topic);
       try {
         const options = { ...request, isRequested: true };
         if (isRoom(topic)) parts().rooms.join(session, topic, options);
@@ -121,15 +133,8 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
 
     async publish(session, topic, data, number) {
       await check(session, topic, "publish");
-      const match = router?.match(topic);
-      // What is asked, not told, would be invalid for everybody who gets it.
-      if (router !== undefined && match?.kind !== "message") {
-        throw new RequestError(
-          "unknown-topic",
-          `No message of the contract fits the topic "${topic}"`,
-        );
-      }
-      const outcome = match?.input && await validate(match.input, data);
+      const input = router?.match(topic)?.input;
+      const outcome = input && await validate(input, data);
       if (outcome?.ok === false) {
         throw new RequestError("invalid", outcome.message, { path: outcome.path });
       }
@@ -171,6 +176,22 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       return identity;
     },
   });
+}
+
+/**
+ * Prints that topics are literal, where one looks like a pattern.
+ *
+ * @param console Prints it once.
+ * @param topic The topic to which a session is subscribed.
+ */
+export function tellLiteral(console: ConsoleReport, topic: string): void {
+  if (!/\*|\{[^{}]+\}/.test(topic)) return;
+  console.tell(
+    "literal-topic",
+    `A session subscribed to "${topic}". Topics are literal: it hears what is published on exactly ` +
+      "this topic, and nothing else",
+    { about: topic },
+  );
 }
 
 /** Whether a message can hold it. */

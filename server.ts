@@ -32,7 +32,12 @@ import {
   type RoomPatterns,
   type SessionInfo,
 } from "./_cluster.ts";
-import { type Authorize, type AuthorizedAction, clientServices } from "./_client_services.ts";
+import {
+  type Authorize,
+  type AuthorizedAction,
+  clientServices,
+  tellLiteral,
+} from "./_client_services.ts";
 import { type ConnectionLimits, type ListenInfo, Listening } from "./_listening.ts";
 import { MetricsEndpoint, type MetricsOptions } from "./_metrics_endpoint.ts";
 import type { WebTransportServeOptions } from "./_webtransport_options.ts";
@@ -55,6 +60,7 @@ import type { SubscribeOptions } from "./pubsub/replay.ts";
 import type { UnsubscribeOptions } from "./pubsub/topics_options.ts";
 import { type Nodes, type Presence, type Rooms, Topics } from "./pubsub/mod.ts";
 import type { MoqServer } from "./pubsub/moq/server/server.ts";
+import { ConsoleReport } from "./session/console_report.ts";
 import type { AnyContract, SendData, SendTopic } from "./session/contract.ts";
 import { encodeMessage } from "./session/encoded.ts";
 import { instrument } from "./session/instrument.ts";
@@ -367,6 +373,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   /** The nodes of the broker; `undefined` if none was handed in. */
   readonly nodes: Nodes | undefined;
 
+  readonly #console = new ConsoleReport();
   readonly #admission: Admission<V>;
   readonly #cluster: Cluster<V, C>;
   readonly #claims: UserClaims | undefined;
@@ -402,6 +409,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
           isShared: broker !== undefined,
           windowMs: options.dedupeWindowMs,
         }),
+        console: this.#console,
         hasHistory: Object.keys(options.history ?? {}).length > 0,
         parts: () => ({
           admission: this.#admission as Admission<unknown>,
@@ -513,7 +521,8 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   }
 
   /**
-   * Subscribes a session to a topic. Idempotent; a closed session is left out.
+   * Subscribes a session to a topic. Idempotent; a closed session is left out. The topic is taken
+   * literally: `chat:*` is one topic, and no pattern.
    *
    * @param session One of this server's sessions.
    * @param topic The topic.
@@ -525,6 +534,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     topic: string,
     options: SubscribeOptions = {},
   ): boolean {
+    tellLiteral(this.#console, topic);
     return this.topics.subscribe(session as Session, topic, options);
   }
 

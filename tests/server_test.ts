@@ -5,6 +5,7 @@ import { RequestError, SessionClosedError } from "../errors.ts";
 import { createServer, type Server } from "../server.ts";
 import { type AnyContract, defineContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
+import { captureConsole } from "./console_lines.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
 
@@ -160,6 +161,46 @@ Deno.test("Server checks what clients publish, and passes it on as it came", asy
     assertEquals(message.data, 4, "transformed once, by the receiver");
     break;
   }
+});
+
+Deno.test("Server with a contract lets clients subscribe to what is in it, and to rooms", async () => {
+  const contract = defineContract({
+    toClient: { "count:{name}": z.number() },
+    requests: { "ask:{name}": { input: z.string(), output: z.string() } },
+  });
+  const asked: string[] = [];
+  await using server = listen({
+    contract,
+    rooms: ["room:{name}"],
+    authorize: (_session, topic) => asked.push(topic) > 0,
+  });
+  await using session = await dial(server.url);
+  for (const topic of ["cuont:a", "ask:a", "room", "count:"]) {
+    const error = await assertRejects(() => session.subscribe(topic), RequestError, `"${topic}"`);
+    assertEquals(error.failure.code, "unknown-topic", topic);
+  }
+  assertEquals([asked, server.topics.size], [[], 0]);
+  for (const topic of ["count:a", "room:a"]) await session.subscribe(topic);
+  assertEquals(asked, ["count:a", "room:a"]);
+});
+
+Deno.test("Server takes a topic that looks like a pattern as it is, and says so in one line", async () => {
+  using console = captureConsole();
+  await using server = listen({
+    authorize: () => true,
+    onOpen: (session) => void server.subscribe(session, "news:*"),
+  });
+  await using session = await dial(server.url);
+  for (const topic of ["chat:{room}", "chat:{room}", "chat:{}", "plain"]) {
+    await session.subscribe(topic);
+  }
+  server.publish("chat:lobby", 1);
+  server.publish("chat:{room}", 2);
+  assertEquals(await next(session), ["chat:{room}", 2]);
+  assertEquals(
+    console.lines.map((line) => [line.includes("Topics are literal"), line.match(/"(.*?)"/)?.[1]]),
+    [[true, "news:*"], [true, "chat:{room}"]],
+  );
 });
 
 Deno.test("Server refuses to publish presence notices for a client without a contract too", async () => {
