@@ -103,6 +103,11 @@ export class Places implements Disposable {
     return place;
   }
 
+  /** Id of this node, where there can be others. */
+  get #nodeId(): string {
+    return this.#nodes?.id ?? "";
+  }
+
   #make(topic: string | undefined, isShared: boolean): Place {
     const place: Place = {
       topic,
@@ -145,7 +150,14 @@ export class Places implements Disposable {
       const { untold: session, user } = stay;
       stay.untold = undefined;
       if (session !== undefined) {
-        this.#owner.changed({ type: "join", topic, user, at: Date.now(), session });
+        this.#owner.changed({
+          type: "join",
+          topic,
+          user,
+          at: Date.now(),
+          session,
+          ...dataOf(stay),
+        });
       }
     }
     if (topic !== undefined) this.#owner.settled(topic);
@@ -157,33 +169,67 @@ export class Places implements Disposable {
    *
    * @returns The stay, and whether the user was not there before.
    */
-  arrive(place: Place, user: string, session: Session): { stay: Stay; hasCome: boolean } {
+  arrive(
+    place: Place,
+    session: Session,
+    { user, data }: { readonly user: string; readonly data: unknown },
+  ): { stay: Stay; hasCome: boolean } {
     const { topic } = place;
     const at = Date.now();
     const known = place.stays.get(user);
     const stay = known ?? this.#add(place, user, at);
     if (stay.here === undefined) {
-      stay.here = { stay, node: undefined, connections: 0, lastSeenAt: 0 };
+      stay.here = { stay, node: undefined, connections: 0, lastSeenAt: 0, data: undefined };
       place.here++;
     } else this.#graces.delete(stay.here);
-    stay.here.connections++;
+    if (stay.here.connections++ === 0) stay.forgetData();
+    if (data !== undefined) stay.setData(session, this.#nodeId, data);
     stay.share();
-    if (known !== undefined) return { stay, hasCome: false };
-    if (place.isSettled) this.#owner.changed({ type: "join", topic, user, at, session });
-    else stay.untold = session;
+    if (known !== undefined) {
+      this.#refresh(stay, session);
+      return { stay, hasCome: false };
+    }
+    stay.refresh();
+    if (place.isSettled) {
+      this.#owner.changed({ type: "join", topic, user, at, session, ...dataOf(stay) });
+    } else stay.untold = session;
     return { stay, hasCome: true };
   }
 
-  /** One has gone. */
-  depart(stay: Stay): void {
+  /** A session that is there sets its data; `undefined` takes it back. */
+  setData(stay: Stay, session: Session, data: unknown): void {
+    stay.setData(session, this.#nodeId, data);
+    stay.share();
+    this.#refresh(stay);
+  }
+
+  /** A connection of a user has gone. */
+  depart(stay: Stay, session: Session): void {
     const here = stay.here!;
     here.connections--;
+    stay.dropData(session);
     if (here.connections === 0) {
       here.lastSeenAt = Date.now();
       if (this.#graceMs === 0) return this.#end(here);
       this.#graces.add(here);
     }
     stay.share();
+    this.#refresh(stay);
+  }
+
+  /** Tells of it if the data that stands for a user is other than before. */
+  #refresh(stay: Stay, session?: Session): void {
+    const { user, place: { topic, isSettled } } = stay;
+    // Before the other nodes are heard nothing was told of; the list that follows has it.
+    if (!stay.refresh() || topic === undefined || !isSettled) return;
+    this.#owner.changed({
+      type: "update",
+      topic,
+      user,
+      at: Date.now(),
+      ...dataOf(stay),
+      ...(session && { session }),
+    });
   }
 
   /** Takes what another node has of a user. */
@@ -202,13 +248,14 @@ export class Places implements Disposable {
     user: string,
     { node, value }: { readonly node: string; readonly value: StayEntry },
   ): void {
-    const [connections, joinedAt, lastSeenAt = 0] = value;
+    const [connections, joinedAt, lastSeenAt = 0, setAt, data] = value;
     const known = place.stays.get(user);
     const stay = known ?? this.#add(place, user, joinedAt);
     const part = stay.partOf(node);
     this.#graces.delete(part);
     part.connections = connections;
     part.lastSeenAt = lastSeenAt;
+    part.data = setAt === undefined ? undefined : { setAt, node, value: data };
     const isEarlier = joinedAt < stay.joinedAt;
     if (stay.untold !== undefined) {
       // Of those who came to several nodes at once, one is the first for all.
@@ -220,8 +267,11 @@ export class Places implements Disposable {
       // Not before: the other node would take it for a user who came here at the very same time.
       if (place.isSettled) stay.share();
     }
-    if (known !== undefined || !place.isSettled) return;
-    this.#owner.changed({ type: "join", topic: place.topic, user, at: Date.now() });
+    if (known !== undefined) return this.#refresh(stay);
+    stay.refresh();
+    if (!place.isSettled) return;
+    const { topic } = place;
+    this.#owner.changed({ type: "join", topic, user, at: Date.now(), ...dataOf(stay) });
   }
 
   #losePart(part: Part, isSwept: boolean): void {
@@ -229,8 +279,10 @@ export class Places implements Disposable {
     if (part.connections > 0) part.lastSeenAt = isSwept ? this.#lastHeardAt : Date.now();
     part.connections = 0;
     // A node that takes it back waited for the grace itself; one that is gone can not.
-    if (isSwept && this.#graceMs > 0) this.#graces.add(part);
-    else this.#end(part);
+    if (isSwept && this.#graceMs > 0) {
+      this.#graces.add(part);
+      this.#refresh(part.stay);
+    } else this.#end(part);
   }
 
   /** A node has nothing of a user any more. */
@@ -244,6 +296,7 @@ export class Places implements Disposable {
       place.scope?.delete(stay.user);
     } else stay.others?.delete(node);
     if (stay.isOver) this.#remove(stay);
+    else this.#refresh(stay);
     this.release(place);
   }
 
@@ -264,7 +317,8 @@ export class Places implements Disposable {
     this.#unlist(stay);
     // Who came and went before the other nodes were heard was never told of.
     if (!isSettled) return;
-    this.#owner.changed({ type: "leave", topic, user, at: Date.now(), lastSeenAt });
+    const at = Date.now();
+    this.#owner.changed({ type: "leave", topic, user, at, lastSeenAt, ...dataOf(stay) });
   }
 
   #unlist({ place: { topic }, user }: Stay): void {
@@ -273,4 +327,9 @@ export class Places implements Disposable {
     topics.delete(topic);
     if (topics.size === 0) this.#topicsOf.delete(user);
   }
+}
+
+/** The data of a user as events carry it. */
+function dataOf({ data }: Stay): { readonly data?: unknown } {
+  return data === undefined ? {} : { data: data.value };
 }

@@ -24,6 +24,15 @@ const MAX_NOTICE_BYTES = 60_000;
 /** What a notice has beside its members, in bytes; the topic comes on top. */
 const FRAME_BYTES = 100;
 
+/**
+ * Most bytes of data that the changes of one interval carry; the data of other users follows with
+ * the next. It bounds what each member of a room gets, whatever its users set.
+ */
+const MAX_DATA_BYTES = 65_536;
+
+/** How long updates of data are gathered in a room that gathers nothing else, in milliseconds. */
+const UPDATE_MS = 50;
+
 /** Notices that wait while a session still gets the list; past it the session gets a new list. */
 const MAX_HELD = 16;
 
@@ -48,6 +57,12 @@ export interface RoomOptions {
    * @default {1000}
    */
   readonly gatherMs?: number;
+  /**
+   * Most bytes of the data with which a user is present, as JSON: from 0, for none, to 4,096.
+   *
+   * @default {512}
+   */
+  readonly maxDataBytes?: number;
 }
 
 /** What a room is part of. */
@@ -57,7 +72,10 @@ export interface RoomParts {
 }
 
 type Joined = PresenceChangesNotice["joined"][number];
-type Left = PresenceChangesNotice["left"][number];
+type Updated = NonNullable<PresenceChangesNotice["updated"]>[number];
+
+/** A user who left; `hadData` if members may know of its data. */
+type Left = PresenceChangesNotice["left"][number] & { readonly hadData: boolean };
 
 /** The members of a room on this node, and what they are told. */
 export class Room {
@@ -74,6 +92,7 @@ export class Room {
   readonly #getting = new Map<Session, EncodedMessage[]>();
   readonly #joined = new Map<string, Joined>();
   readonly #left = new Map<string, Left>();
+  readonly #updated = new Map<string, Updated>();
   #maxBytes = MAX_NOTICE_BYTES;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #gatheredAt = -Infinity;
@@ -94,12 +113,13 @@ export class Room {
   }
 
   /**
-   * Takes a session in that is about to enter. It gets the list now, or soon in a large room.
+   * Takes a session in that is about to enter, with its data. It gets the list now, or soon in a
+   * large room.
    *
    * @throws {QueueFullError} If the session has no room for it.
    * @throws {SessionClosedError} If the session is not established yet.
    */
-  admit(session: Session): void {
+  admit(session: Session, data: unknown): void {
     const core = coreOf(session);
     core.checkOpen("join");
     const { sendQueue, maxMessageBytes } = core.settings;
@@ -107,7 +127,7 @@ export class Room {
     const isNew = !this.#presence.has(session.user, this.name);
     const users = this.#presence.count(this.name) + (isNew ? 1 : 0);
     if (!this.#gathers(users)) {
-      const [first, ...rest] = this.#list(this.#membersWith(session));
+      const [first, ...rest] = this.#list(this.#membersWith(session, data));
       if (rest.length === 0) {
         core.push(first!, false);
         this.#told.add(session);
@@ -126,18 +146,23 @@ export class Room {
     if (this.isEmpty) this.close();
   }
 
-  /** A user came or went. */
+  /** A user came or went, or has other data. */
   note(event: PresenceEvent): void {
+    if (event.type === "update" && this.#options.members === "count") return;
     const users = this.#presence.count(this.name);
-    if (this.#gathers(users)) {
+    if (this.#gathers(users) || this.#comesTooSoon(event)) {
       this.#gather(event);
       return this.#schedule();
     }
     const { user, at } = event;
-    if (event.type === "join") {
-      return this.#told.send(this.#encode({ type: "join", user, at }), event.session);
+    if (event.type === "leave") {
+      const { lastSeenAt } = event;
+      return this.#told.send(this.#encode({ type: "leave", user, at, lastSeenAt }));
     }
-    this.#told.send(this.#encode({ type: "leave", user, at, lastSeenAt: event.lastSeenAt }));
+    const { type, session } = event;
+    if (type === "update") this.#gatheredAt = Date.now();
+    // The list of the session that came has it already.
+    this.#told.send(this.#encode({ type, ...withData({ user, at }, event) }), session);
   }
 
   /** The other nodes said who is in it: who waits for that, waits no more. */
@@ -160,21 +185,45 @@ export class Room {
     return this.#options.members === "count" || users > this.#options.gatherAbove;
   }
 
+  /** Whether data changes faster than members are told of it; what comes with a session does not wait. */
+  #comesTooSoon({ type, session }: PresenceEvent & { readonly session?: Session }): boolean {
+    return type === "update" && session === undefined && Date.now() - this.#gatheredAt < UPDATE_MS;
+  }
+
   #gather(event: PresenceEvent): void {
     const { user, at } = event;
-    if (event.type === "join") {
-      if (!this.#left.delete(user)) this.#joined.set(user, { user, at });
-    } else if (!this.#joined.delete(user)) {
-      this.#left.set(user, { user, at, lastSeenAt: event.lastSeenAt });
+    if (event.type === "leave") {
+      const hadData = this.#updated.delete(user) || event.data !== undefined;
+      if (this.#joined.delete(user)) return;
+      this.#left.set(user, { user, at, lastSeenAt: event.lastSeenAt, hadData });
+    } else if (event.type === "update") {
+      const joined = this.#joined.get(user);
+      if (joined === undefined) this.#updated.set(user, withData({ user, at }, event));
+      else this.#joined.set(user, withData({ user, at: joined.at }, event));
+    } else {
+      const left = this.#left.get(user);
+      if (left === undefined) return void this.#joined.set(user, withData({ user, at }, event));
+      // For members the user was there all the time; of the data they may know another.
+      this.#left.delete(user);
+      if (!left.hadData && event.data === undefined) return;
+      this.#updated.set(user, withData({ user, at }, event));
     }
   }
 
   /** Soon where nothing was told for a while, else when the time is over. */
   #schedule(): void {
     if (this.#timer !== undefined) return;
-    const { gatherMs } = this.#options;
+    const { gatherMs: longest } = this.#options;
+    const gatherMs = this.#isLively ? Math.min(UPDATE_MS, longest) : longest;
     const leftMs = this.#gatheredAt + gatherMs - Date.now();
     this.#timer = setTimeout(() => this.#flush(), Math.max(0, Math.min(leftMs, gatherMs)));
+  }
+
+  /** Whether only updates of data are gathered: the room is small, and no session waits for its list. */
+  get #isLively(): boolean {
+    const { members, gatherAbove } = this.#options;
+    if (members === "count" || this.#waiting.size > 0 || this.#getting.size > 0) return false;
+    return this.#presence.count(this.name) <= gatherAbove;
   }
 
   #flush(): void {
@@ -182,6 +231,8 @@ export class Room {
     this.#timer = undefined;
     this.#gatheredAt = Date.now();
     const changes = this.#takeChanges();
+    // What found no room in them.
+    if (this.#updated.size > 0) this.#schedule();
     for (const message of changes) this.#told.send(message);
     for (const [session, held] of this.#getting) {
       held.push(...changes);
@@ -205,25 +256,57 @@ export class Room {
   #takeChanges(): EncodedMessage[] {
     const { members, gatherAbove } = this.#options;
     const users = this.#presence.count(this.name);
-    const joined = [...this.#joined.values()];
-    const left = [...this.#left.values()];
-    this.#joined.clear();
+    const { joined, updated } = this.#takeData();
+    const left = Array.from(this.#left.values(), ({ hadData: _, ...one }) => one);
     this.#left.clear();
     if (members === "count") {
       if (users === this.#toldUsers) return [];
       this.#toldUsers = users;
       return [this.#encode({ type: "count", users })];
     }
-    if (users <= gatherAbove && joined.length + left.length <= gatherAbove) {
+    const count = joined.length + left.length + updated.length;
+    if (users <= gatherAbove && count <= gatherAbove && this.#getting.size === 0) {
       return [
         ...left.map((one) => this.#encode({ type: "leave", ...one })),
         ...joined.map((one) => this.#encode({ type: "join", ...one })),
+        ...updated.map((one) => this.#encode({ type: "update", ...one })),
       ];
     }
     return [
       ...this.#split(left).map((left) => this.#encode({ type: "changes", joined: [], left })),
       ...this.#split(joined).map((joined) => this.#encode({ type: "changes", joined, left: [] })),
+      ...this.#split(updated).map((updated) =>
+        this.#encode({ type: "changes", joined: [], left: [], updated })
+      ),
     ];
+  }
+
+  /**
+   * Takes users who came and whose data changed, as much data as one interval may carry. Data of
+   * users who came that finds no room becomes an update, and waits with the others for the next.
+   */
+  #takeData(): { readonly joined: Joined[]; readonly updated: Updated[] } {
+    let leftBytes = MAX_DATA_BYTES;
+    const fits = ({ data }: Updated) => {
+      if (data === undefined) return true;
+      leftBytes -= utf8Length(JSON.stringify(data));
+      return leftBytes >= 0;
+    };
+    const late: Updated[] = [];
+    const joined = Array.from(this.#joined.values(), (one) => {
+      if (fits(one)) return one;
+      late.push(one);
+      return { user: one.user, at: one.at };
+    });
+    this.#joined.clear();
+    const updated: Updated[] = [];
+    for (const [user, one] of this.#updated) {
+      if (leftBytes < 0 || !fits(one)) break;
+      updated.push(one);
+      this.#updated.delete(user);
+    }
+    for (const one of late) this.#updated.set(one.user, one);
+    return { joined, updated };
   }
 
   /** Sends the list to a session, a part at a time, then what changed meanwhile. */
@@ -250,15 +333,21 @@ export class Room {
     }
   }
 
-  /** The members as they are once the session is in. */
-  #membersWith(session: Session): PresenceMember[] {
+  /** The members as they are once the session is in, with its data. */
+  #membersWith(session: Session, data: unknown): PresenceMember[] {
     const members = this.#presence.members(this.name);
     if (this.#presence.has(session, this.name)) return members;
     const { user } = session;
     const at = members.findIndex((member) => member.user === user);
     const known = members[at];
-    if (known === undefined) members.push({ user, connections: 1, joinedAt: Date.now() });
-    else members[at] = { ...known, connections: known.connections + 1 };
+    if (known === undefined) {
+      members.push(withData({ user, connections: 1, joinedAt: Date.now() }, { data }));
+      return members;
+    }
+    const { connections, joinedAt } = known;
+    // What was set before the grace is over with the first session that is back.
+    const now = data ?? (connections > 0 ? known.data : undefined);
+    members[at] = withData({ user, connections: connections + 1, joinedAt }, { data: now });
     return members;
   }
 
@@ -291,4 +380,12 @@ export class Room {
   #encode(notice: PresenceNotice): EncodedMessage {
     return encodeMessage(this.#topic, notice, { maxBytes: Infinity });
   }
+}
+
+/** Adds data, if there is any. */
+function withData<T extends object>(
+  to: T,
+  { data }: { readonly data?: unknown },
+): T & { readonly data?: unknown } {
+  return data === undefined ? to : { ...to, data };
 }

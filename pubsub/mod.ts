@@ -83,16 +83,17 @@ export type {
   DirectoryOptions,
   DirectoryScope,
 } from "./directory.ts";
-export { Presence } from "./presence.ts";
+export { Presence, type PresenceDataOptions } from "./presence.ts";
 export type {
   PresenceEvent,
   PresenceJoinEvent,
   PresenceLeaveEvent,
   PresenceListener,
   PresenceOptions,
+  PresenceUpdateEvent,
 } from "./presence.ts";
 export { Rooms } from "./rooms.ts";
-export type { RoomOptions, RoomsOptions } from "./rooms.ts";
+export type { RoomJoinOptions, RoomOptions, RoomsOptions } from "./rooms.ts";
 
 export type {
   PresenceChangesNotice,
@@ -102,4 +103,5 @@ export type {
   PresenceMember,
   PresenceMembersNotice,
   PresenceNotice,
+  PresenceUpdateNotice,
 } from "../session/presence_notice.ts";

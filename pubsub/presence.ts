@@ -3,8 +3,10 @@
  *
  * @module
  */
+import { encodeEnvelope } from "../session/envelope.ts";
 import type { PresenceMember } from "../session/presence_notice.ts";
 import { coreOf, type Session } from "../session/session.ts";
+import { utf8Length } from "../session/utf8.ts";
 import { MAX_TIMER_MS } from "../session/wait.ts";
 import { checkTopic } from "../session/topic_pattern.ts";
 import { Places } from "./_places.ts";
@@ -15,6 +17,7 @@ import type {
   PresenceLeaveEvent,
   PresenceListener,
   PresenceOptions,
+  PresenceUpdateEvent,
 } from "./presence_types.ts";
 
 export type {
@@ -23,7 +26,20 @@ export type {
   PresenceLeaveEvent,
   PresenceListener,
   PresenceOptions,
+  PresenceUpdateEvent,
 };
+
+/** Most bytes of the data with which a user can be present: each node keeps it for each user. */
+export const MAX_PRESENCE_DATA_BYTES = 4_096;
+
+/** The data with which a session is present. */
+export interface PresenceDataOptions {
+  /**
+   * Any value that JSON can hold, of at most 4,096 bytes as JSON; it is copied. Left out, the session
+   * has no data.
+   */
+  readonly data?: unknown;
+}
 
 /** What a session takes part in. Its user is the one it came with. */
 interface Visit {
@@ -51,7 +67,11 @@ export let observePresence: (presence: Presence, observer: PresenceObserver) => 
  *   leave nor a join, and the user counts as present all the time, with 0 connections.
  * - **Close:** a session that closes leaves everything; one that is closed can
  *   not enter.
- * - **Events:** each listener sees joins and leaves in their order, after the
+ * - **Data:** a session may be present in a topic with data. The user's is what was set last by a
+ *   session that is there, on any node: by the clocks of the nodes, and what is set after something
+ *   else was known is newer in any case. When that session goes, the newest of the others stands
+ *   again; within the grace, when no session is there, the last one stays.
+ * - **Events:** each listener sees joins, updates of data and leaves in their order, after the
  *   change; what a listener changes itself is told when it returned.
  * - **Bounds:** one timer for all graces, none while nobody is away.
  * - **Nodes:** with `nodes`, a user's connections are those on all nodes, it came with the first of
@@ -141,13 +161,16 @@ export class Presence implements Disposable {
    *
    * @param session The session; its user is kept until it leaves.
    * @param topic The topic; left out, the session is online and no more.
+   * @param options The data with which the session is present in the topic; of one that is there
+   * already it stays as it is unless it is given.
    * @returns Whether the user was not present there before, as far as it is known here.
-   * @throws {TypeError} If the topic is no topic.
-   * @throws {RangeError} If the topic is longer than 255 bytes.
+   * @throws {TypeError} If the topic is no topic, or JSON cannot hold the data.
+   * @throws {RangeError} If the topic is longer than 255 bytes, or the data than 4,096.
    * @throws {UnsupportedError} If the nodes' broker is closed.
    */
-  enter(session: Session, topic?: string): boolean {
+  enter(session: Session, topic?: string, options: PresenceDataOptions = {}): boolean {
     if (topic !== undefined) checkTopic(topic, "enter");
+    const data = copyPresenceData(options.data, { verb: "enter" });
     if (session.isClosed || this.#isDisposed) return false;
     const place = topic === undefined ? undefined : this.#places.open(topic);
     let visit = this.#visits.get(session);
@@ -156,10 +179,43 @@ export class Presence implements Disposable {
       this.#visits.set(session, visit);
       this.#watch(session);
     }
-    let hasCome = this.#arrive(session, visit, this.#places.online);
-    if (place !== undefined) hasCome = this.#arrive(session, visit, place);
+    let hasCome = this.#arrive(session, visit, this.#places.online, undefined);
+    if (place !== undefined) hasCome = this.#arrive(session, visit, place, data);
     this.#tell();
     return hasCome;
+  }
+
+  /**
+   * Sets the data with which a session is present in a topic. Listeners are told if the data of its
+   * user changes by that.
+   *
+   * @example A user who is away
+   * ```ts
+   * import { memoryPair, Presence, Session, sessionSettings } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const settings = sessionSettings({ side: "server" });
+   * await using session = new Session(memoryPair().server, settings, { user: "ada" });
+   * using presence = new Presence({ graceMs: 0 });
+   * presence.enter(session, "chat", { data: { is: "here" } });
+   * presence.update(session, "chat", { data: { is: "away" } });
+   * assertEquals(presence.members("chat").map(({ data }) => data), [{ is: "away" }]);
+   * ```
+   *
+   * @param session Any session.
+   * @param topic The topic.
+   * @param options The data; without it the session has none any more.
+   * @returns Whether the session is present there; if not, nothing changes.
+   * @throws {TypeError} If JSON cannot hold the data.
+   * @throws {RangeError} If the data has more than 4,096 bytes as JSON.
+   */
+  update(session: Session, topic: string, options: PresenceDataOptions = {}): boolean {
+    const data = copyPresenceData(options.data, { verb: "update" });
+    const stay = this.#visits.get(session)?.stays.get(topic);
+    if (stay === undefined) return false;
+    this.#places.setData(stay, session, data);
+    this.#tell();
+    return true;
   }
 
   /**
@@ -176,13 +232,13 @@ export class Presence implements Disposable {
       const stay = visit.stays.get(topic);
       if (stay === undefined) return false;
       visit.stays.delete(topic);
-      this.#places.depart(stay);
+      this.#places.depart(stay, session);
     } else {
       this.#visits.delete(session);
       const [online, ...stays] = visit.stays.values();
-      for (const stay of stays) this.#places.depart(stay);
+      for (const stay of stays) this.#places.depart(stay, session);
       // Last: who is in a topic is online.
-      this.#places.depart(online!);
+      this.#places.depart(online!, session);
     }
     this.#tell();
     return true;
@@ -311,7 +367,7 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Calls a function when users come and go.
+   * Calls a function when users come and go, and when their data changes.
    *
    * @param listener Gets the events.
    * @returns Disposing of it ends the calls at once.
@@ -338,9 +394,13 @@ export class Presence implements Disposable {
     coreOf(session).whenEnded(this.#onEnd);
   }
 
-  #arrive(session: Session, { user, stays }: Visit, place: Place): boolean {
-    if (stays.has(place.topic)) return false;
-    const { stay, hasCome } = this.#places.arrive(place, user, session);
+  #arrive(session: Session, { user, stays }: Visit, place: Place, data: unknown): boolean {
+    const known = stays.get(place.topic);
+    if (known !== undefined) {
+      if (data !== undefined) this.#places.setData(known, session, data);
+      return false;
+    }
+    const { stay, hasCome } = this.#places.arrive(place, session, { user, data });
     stays.set(place.topic, stay);
     return hasCome;
   }
@@ -358,7 +418,7 @@ export class Presence implements Disposable {
   #note(event: PresenceEvent): void {
     if (event.topic === undefined) {
       if (event.type === "join") this.#lastSeen.delete(event.user);
-      else this.#remember(event.user, event.lastSeenAt);
+      else if (event.type === "leave") this.#remember(event.user, event.lastSeenAt);
     }
     if (this.#listeners.size > 0) this.#events.push(event);
     for (const observer of this.#observers) this.#call(() => observer.changed(event));
@@ -393,6 +453,31 @@ export class Presence implements Disposable {
       print(failure);
     }
   }
+}
+
+/**
+ * Copies the data of a presence as JSON holds it, so that a later change of the original changes
+ * nothing.
+ *
+ * @param data The data; `undefined` is none.
+ * @param options Bounds, and what is done, for the errors.
+ * @returns The copy.
+ * @throws {TypeError} If JSON cannot hold the data.
+ * @throws {RangeError} If it has more than `maxBytes` as JSON.
+ */
+export function copyPresenceData(
+  data: unknown,
+  options: { readonly verb: string; readonly maxBytes?: number },
+): unknown {
+  if (data === undefined) return undefined;
+  const { verb, maxBytes = MAX_PRESENCE_DATA_BYTES } = options;
+  const { data: copy } = JSON.parse(encodeEnvelope({ topic: "presence", data }, verb));
+  const bytes = utf8Length(JSON.stringify(copy));
+  if (bytes <= maxBytes) return copy;
+  throw new RangeError(
+    `Cannot ${verb}: the data of a presence must have at most ${maxBytes} bytes as JSON, ` +
+      `received ${bytes} bytes`,
+  );
 }
 
 function print(error: unknown): void {

@@ -16,7 +16,25 @@ export interface PresenceJoinEvent {
   readonly user: string;
   /** When, in milliseconds since the Unix epoch. */
   readonly at: number;
+  /** The data with which the user is present; absent where there is none. */
+  readonly data?: unknown;
   /** The session that came; absent where it came to another node. */
+  readonly session?: Session;
+}
+
+/** The data of a user who is present is other than before. */
+export interface PresenceUpdateEvent {
+  /** Tells the events apart. */
+  readonly type: "update";
+  /** The topic. */
+  readonly topic: string;
+  /** The user. */
+  readonly user: string;
+  /** When it changed, in milliseconds since the Unix epoch. */
+  readonly at: number;
+  /** The data now; absent where the user has none any more. */
+  readonly data?: unknown;
+  /** The session that changed it by coming; absent where none did. */
   readonly session?: Session;
 }
 
@@ -32,10 +50,12 @@ export interface PresenceLeaveEvent {
   readonly at: number;
   /** When the last session went; earlier than `at` by the grace. */
   readonly lastSeenAt: number;
+  /** The data with which the user was present last; absent where there was none. */
+  readonly data?: unknown;
 }
 
-/** Somebody came or went; branch on `type`. */
-export type PresenceEvent = PresenceJoinEvent | PresenceLeaveEvent;
+/** A user came or went, or is present with other data; branch on `type`. */
+export type PresenceEvent = PresenceJoinEvent | PresenceUpdateEvent | PresenceLeaveEvent;
 
 /** Gets the events of a {@linkcode Presence}. */
 export type PresenceListener = (event: PresenceEvent) => void;

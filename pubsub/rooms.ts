@@ -3,17 +3,31 @@
  *
  * @module
  */
+import { QueueFullError } from "../errors.ts";
 import { PRESENCE_PREFIX, type PresenceMember } from "../session/presence_notice.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import { checkTopic, TopicRouter } from "../session/topic_pattern.ts";
 import { utf8Length } from "../session/utf8.ts";
 import { MAX_TIMER_MS } from "../session/wait.ts";
 import { Room, type RoomOptions } from "./_room.ts";
-import { observePresence, type Presence } from "./presence.ts";
+import {
+  copyPresenceData,
+  MAX_PRESENCE_DATA_BYTES,
+  observePresence,
+  type Presence,
+  type PresenceDataOptions,
+} from "./presence.ts";
 import type { PublishOptions, Topics, TopicSubscribeOptions } from "./topics.ts";
 import type { UnsubscribeOptions } from "./topics_options.ts";
 
 export type { RoomOptions };
+
+/** Rooms for which one session may have data, whether or not it joined them. */
+const MAX_ROOMS_WITH_DATA = 32;
+
+/** Options for {@linkcode Rooms.join}: where the history begins, and the data of the session. */
+export interface RoomJoinOptions
+  extends Omit<TopicSubscribeOptions, "onLeft">, PresenceDataOptions {}
 
 /** Options for {@linkcode Rooms}. */
 export interface RoomsOptions {
@@ -39,10 +53,14 @@ export interface RoomsOptions {
  *   leave, and a reload within the grace of {@linkcode Presence} neither.
  * - **First:** a session that joins gets `members` first, itself included; then
  *   every change once, in order, and none that the list has already.
+ * - **Data:** a session may be present with data, which `members`, `join` and `update` notices
+ *   carry; see {@linkcode Presence} for which of several sessions of a user stands. In a small room
+ *   an update is told at once, and at most 20 times a second.
  * - **Close:** a session that closes leaves its rooms; the others are told
  *   when the grace is over.
  * - **Large rooms:** above 100 users changes are gathered for up to a second into one notice, and who
  *   joins gets its list with the next of them, in parts where it is long; see {@linkcode RoomOptions}.
+ *   They carry at most 64 KiB of data at a time; what is more follows with the next.
  * - **Limits:** the name of a room must not begin with `presence:`, and has at most 246 bytes, so
  *   that the notices' topic fits.
  * - **Nodes:** members are those of all nodes that the presence knows. Each node tells its own; who
@@ -79,6 +97,8 @@ export class Rooms implements Disposable {
   /** Rooms with members of this node. */
   readonly #rooms = new Map<string, Room>();
   readonly #roomsOf = new Map<Session, Set<string>>();
+  /** The data of sessions, by room; also of rooms that they have yet to join. */
+  readonly #dataOf = new Map<Session, Map<string, unknown>>();
   readonly #onEnd = (session: Session) => {
     for (const room of this.#roomsOf.get(session) ?? []) this.#forget(session, room);
     this.#roomsOf.delete(session);
@@ -115,22 +135,21 @@ export class Rooms implements Disposable {
    *
    * @param session A session of the topics' turn.
    * @param room The room.
-   * @param options Where in the history of the room to begin, if it has one.
+   * @param options Where in the history of the room to begin, if it has one, and the data with which
+   * the session is present; what {@linkcode Rooms.update} set before stays unless it is given.
    * @returns Whether the session was not a member before, and is now.
-   * @throws {TypeError} If the name is no topic, or begins with `presence:`.
-   * @throws {RangeError} If the name is longer than 246 bytes.
-   * @throws {QueueFullError} If the session has no topic left, or its send queue
-   * is full and the policy `close`; it is not a member then.
+   * @throws {TypeError} If the name is no topic, or begins with `presence:`, or JSON cannot hold the
+   * data.
+   * @throws {RangeError} If the name is longer than 246 bytes, or the data than the room allows.
+   * @throws {QueueFullError} If the session has no topic left, or data in 32 other rooms, or its send
+   * queue is full and the policy `close`; it is not a member then.
    * @throws {SessionClosedError} If the session is not established yet.
    */
-  join(
-    session: Session,
-    room: string,
-    options: Omit<TopicSubscribeOptions, "onLeft"> = {},
-  ): boolean {
+  join(session: Session, room: string, options: RoomJoinOptions = {}): boolean {
     this.#check(room, "join");
     const isEnding = session.state === "draining" && !session.isReady;
     if (session.isClosed || isEnding) return false;
+    if (options.data !== undefined) this.update(session, room, options);
     const isNew = this.#topics.subscribe(session, room, {
       ...options,
       // A member is subscribed: whatever takes it off the topic takes it out of the room.
@@ -138,11 +157,12 @@ export class Rooms implements Disposable {
     });
     if (this.isMember(session, room)) return false;
     const known = this.#rooms.get(room) ?? this.#open(room);
+    const data = this.#dataOf.get(session)?.get(room);
     try {
       // What `enter` makes others do comes after this: so the list is first.
-      known.admit(session);
+      known.admit(session, data);
       this.#remember(session, room);
-      this.#presence.enter(session, room);
+      this.#presence.enter(session, room, { data });
       return true;
     } catch (error) {
       this.#roomsOf.get(session)?.delete(room);
@@ -167,6 +187,27 @@ export class Rooms implements Disposable {
   }
 
   /**
+   * Sets the data with which a session is present in a room: now, if it is a member, and whenever it
+   * joins. It is kept until the session is over, also where the session leaves the room.
+   *
+   * @param session Any session.
+   * @param room The room.
+   * @param options The data; without it the session has none any more.
+   * @returns Whether the session is a member, so that the others are told.
+   * @throws {TypeError} If the name is no topic, or begins with `presence:`, or JSON cannot hold the
+   * data.
+   * @throws {RangeError} If the name is longer than 246 bytes, or the data than the room allows.
+   * @throws {QueueFullError} If the session has data in 32 other rooms.
+   */
+  update(session: Session, room: string, options: PresenceDataOptions = {}): boolean {
+    this.#check(room, "update");
+    const { maxDataBytes: maxBytes } = this.#optionsOf(room);
+    const data = copyPresenceData(options.data, { verb: "update", maxBytes });
+    this.#keep(session, room, data);
+    return this.isMember(session, room) && this.#presence.update(session, room, { data });
+  }
+
+  /**
    * Publishes in a room; the publisher need not be a member.
    *
    * @param room The room.
@@ -181,7 +222,7 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Lists the users in a room, those within their grace included.
+   * Lists the users in a room, those within their grace included, with their data.
    *
    * @param room The room.
    * @returns The members, in the order in which they came.
@@ -234,9 +275,15 @@ export class Rooms implements Disposable {
     }
   }
 
+  #optionsOf(room: string): Required<RoomOptions> {
+    return this.#options.match(room) ?? checkOptions({});
+  }
+
   #open(name: string): Room {
-    const options = this.#options.match(name) ?? checkOptions({});
-    const room = new Room(name, options, { presence: this.#presence, turn: this.#topics.turn });
+    const room = new Room(name, this.#optionsOf(name), {
+      presence: this.#presence,
+      turn: this.#topics.turn,
+    });
     this.#rooms.set(name, room);
     return room;
   }
@@ -253,6 +300,22 @@ export class Rooms implements Disposable {
     if (room?.isEmpty) this.#rooms.delete(name);
   }
 
+  /** Keeps the data of a session for a room. */
+  #keep(session: Session, room: string, data: unknown): void {
+    const known = this.#dataOf.get(session);
+    if (data === undefined) return void known?.delete(room);
+    if (known === undefined) {
+      this.#dataOf.set(session, new Map([[room, data]]));
+      return coreOf(session).whenEnded((ended) => void this.#dataOf.delete(ended));
+    }
+    if (known.size >= MAX_ROOMS_WITH_DATA && !known.has(room)) {
+      throw new QueueFullError(
+        `Cannot update: a session may have data in at most ${MAX_ROOMS_WITH_DATA} rooms, received one more`,
+      );
+    }
+    known.set(room, data);
+  }
+
   #remember(session: Session, room: string): void {
     const rooms = this.#roomsOf.get(session);
     if (rooms !== undefined) return void rooms.add(room);
@@ -262,7 +325,7 @@ export class Rooms implements Disposable {
 }
 
 function checkOptions(options: RoomOptions): Required<RoomOptions> {
-  const { members = "list", gatherAbove = 100, gatherMs = 1_000 } = options;
+  const { members = "list", gatherAbove = 100, gatherMs = 1_000, maxDataBytes = 512 } = options;
   if (members !== "list" && members !== "count") {
     throw new TypeError(
       `Cannot create rooms: members must be "list" or "count", received ${members}`,
@@ -274,5 +337,13 @@ function checkOptions(options: RoomOptions): Required<RoomOptions> {
       `Cannot create rooms: ${name} must be a whole number from 0, received ${value}`,
     );
   }
-  return { members, gatherAbove, gatherMs };
+  const isDataFine = Number.isInteger(maxDataBytes) && maxDataBytes >= 0 &&
+    maxDataBytes <= MAX_PRESENCE_DATA_BYTES;
+  if (!isDataFine) {
+    throw new RangeError(
+      `Cannot create rooms: maxDataBytes must be a whole number from 0 to ${MAX_PRESENCE_DATA_BYTES}, ` +
+        `received ${maxDataBytes}`,
+    );
+  }
+  return { members, gatherAbove, gatherMs, maxDataBytes };
 }

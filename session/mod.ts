@@ -106,6 +106,7 @@ export type {
   PresenceMember,
   PresenceMembersNotice,
   PresenceNotice,
+  PresenceUpdateNotice,
 } from "./presence_notice.ts";
 export type { QueueState, SessionQueues } from "./queue_state.ts";
 export type {

@@ -68,7 +68,7 @@ class User {
   /** What it was told twice, or of somebody who was not there. */
   readonly faults: string[] = [];
   readonly #heard: string[] = [];
-  readonly #present = new Map<string, Set<string>>();
+  readonly #present = new Map<string, Map<string, unknown>>();
 
   constructor(session: unknown) {
     this.session = session as Session<unknown, never, "client">;
@@ -80,8 +80,8 @@ class User {
     return this.#heard.splice(0);
   }
 
-  /** Who is in a room, by what this one was told. */
-  present(room: string): string[] {
+  /** Users in a room and their data, by the notices that came. */
+  present(room: string): [user: string, data: unknown][] {
     return [...this.#present.get(room) ?? []].sort();
   }
 
@@ -96,24 +96,29 @@ class User {
   }
 
   #note(room: string, notice: PresenceNotice): void {
-    const present = this.#present.get(room) ?? new Set<string>();
+    const present = this.#present.get(room) ?? new Map<string, unknown>();
     this.#present.set(room, present);
     if (notice.type === "members") {
       present.clear();
-      for (const { user } of notice.members) present.add(user);
+      for (const { user, data } of notice.members) present.set(user, data);
       return;
     }
     if (notice.type === "count") return;
     const changes = notice.type === "changes" ? notice : {
       joined: notice.type === "join" ? [notice] : [],
       left: notice.type === "leave" ? [notice] : [],
+      updated: notice.type === "update" ? [notice] : [],
     };
-    for (const { user } of changes.joined) {
+    for (const { user, data } of changes.joined) {
       if (present.has(user)) this.faults.push(`a second join of ${user}`);
-      present.add(user);
+      present.set(user, data);
     }
     for (const { user } of changes.left) {
       if (!present.delete(user)) this.faults.push(`a second leave of ${user}`);
+    }
+    for (const { user, data } of changes.updated ?? []) {
+      if (!present.has(user)) this.faults.push(`an update of ${user}, who is not there`);
+      present.set(user, data);
     }
   }
 }
@@ -383,7 +388,10 @@ Deno.test("All nodes end with one view of who is there, whatever they went throu
     const random = new Random(seed);
     await using cluster = new Cluster(random);
     let servers = await cluster.start(3);
-    const users: { server: TestServer<string>; user: User; rooms: Set<string> }[] = [];
+    const users: { server: TestServer<string>; user: User }[] = [];
+    /** The data that each session set, and when it came to hold: by setting or by joining. */
+    const set = new Map<string, { data: unknown; at: number }>();
+    const keyOf = (session: { id: string }, room: string) => `${session.id} ${room}`;
     cluster.engine.faults = { lost: 30, repeated: 30, late: 60, lateMs: 300 };
     for (let step = 0; step < 250; step++) {
       const kind = random.below(100);
@@ -391,11 +399,24 @@ Deno.test("All nodes end with one view of who is there, whatever they went throu
       if (kind < 25) {
         const server = random.pick(servers);
         const user = await cluster.dial(server, `user-${random.below(12)}`);
-        users.push({ server, user, rooms: new Set() });
+        users.push({ server, user });
       } else if (kind < 55) {
         const room = `room:${random.below(3)}`;
         const near = one?.server.manager.get(one.user.session.id);
-        if (near !== undefined) one!.server.rooms.join(near, room);
+        if (near === undefined) continue;
+        const isData = kind < 40;
+        const known = set.get(keyOf(near, room));
+        const isNew = !one!.server.rooms.isMember(near, room);
+        // A millisecond apart, so that the order of all that is set is known.
+        await cluster.pass(1);
+        if (isData) {
+          const data = step % 7 === 0 ? undefined : step;
+          one!.server.rooms.update(near, room, { data });
+          set.set(keyOf(near, room), { data, at: step });
+        } else {
+          one!.server.rooms.join(near, room);
+          if (isNew && known) set.set(keyOf(near, room), { ...known, at: step });
+        }
       } else if (kind < 65) {
         const near = one?.server.manager.get(one.user.session.id);
         const [room] = near === undefined ? [] : one!.server.rooms.roomsOf(near);
@@ -412,28 +433,43 @@ Deno.test("All nodes end with one view of who is there, whatever they went throu
       } else if (kind === 80 && servers.length < 4) servers.push(...await cluster.start(1));
       else await cluster.pass(random.below(1_000));
     }
+    // Users with several sessions, on one node or more, have data of each.
+    for (const [n, { server, user }] of users.toReversed().entries()) {
+      const near = server.manager.get(user.session.id);
+      for (const room of near === undefined ? [] : server.rooms.roomsOf(near)) {
+        await cluster.pass(1);
+        server.rooms.update(near!, room, { data: `last ${n}` });
+        set.set(keyOf(near!, room), { data: `last ${n}`, at: 1_000 + n });
+      }
+    }
     cluster.engine.faults = {};
     // In steps, so that sessions can answer their pings.
     for (let i = 0; i < 40; i++) await cluster.pass(1_000);
     assertEquals(users.flatMap(({ user }) => user.faults), [], `seed ${seed}`);
     for (const room of ["room:0", "room:1", "room:2"]) {
-      const truth = new Map<string, number>();
+      const truth = new Map<string, { count: number; at: number; data: unknown }>();
       for (const server of servers) {
-        for (const { user } of server.topics.subscribers(room)) {
-          truth.set(user, (truth.get(user) ?? 0) + 1);
+        for (const session of server.topics.subscribers(room)) {
+          const { user } = session;
+          const one = truth.get(user) ?? { count: 0, at: -1, data: undefined };
+          one.count++;
+          const own = set.get(keyOf(session, room));
+          if (own?.data !== undefined && own.at > one.at) Object.assign(one, own);
+          truth.set(user, one);
         }
       }
-      const expected = [...truth].sort();
+      const expected = [...truth].map(([user, one]) => [user, one.count, one.data]).sort();
       for (const server of servers) {
         if (server.topics.subscribers(room).length === 0) continue;
         const seen = server.rooms.members(room)
-          .map(({ user, connections }) => [user, connections] as [string, number]).sort();
+          .map(({ user, connections, data }) => [user, connections, data]).sort();
         assertEquals(seen, expected, `seed ${seed}, ${room}, ${server.nodes!.name}`);
         // What the members were told adds up to the same.
         for (const { server: own, user } of users) {
           const near = own === server ? server.manager.get(user.session.id) : undefined;
           if (near === undefined || !server.rooms.isMember(near, room)) continue;
-          assertEquals(user.present(room), expected.map(([name]) => name), `seed ${seed}, ${room}`);
+          const present = expected.map(([name, , data]) => [name, data]);
+          assertEquals(user.present(room), present, `seed ${seed}, ${room}`);
         }
       }
     }

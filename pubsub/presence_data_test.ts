@@ -1,0 +1,385 @@
+/** The data with which users are present: whose stands, who is told of it, and how much at a time. */
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { QueueFullError } from "../errors.ts";
+import type { PresenceMember, PresenceNotice } from "../session/presence_notice.ts";
+import { utf8Length } from "../session/utf8.ts";
+import type { Peer } from "./_peers_test.ts";
+import { Bench } from "./_rooms_bench_test.ts";
+import { Directory } from "./directory.ts";
+import { MemoryBroker } from "./memory_broker.ts";
+import { Nodes } from "./nodes.ts";
+import { Presence } from "./presence.ts";
+import { Rooms } from "./rooms.ts";
+
+const PATTERNS = { "chat": { maxDataBytes: 4_096 }, "few": { gatherAbove: 2 } };
+
+/** The notices that a peer got since the last call, in short. */
+function told(peer: Peer): string[] {
+  // Beside messages: that a session was taken out of a room.
+  return peer.take().filter(Array.isArray).map(([, notice]) => inShort(notice as PresenceNotice));
+}
+
+function inShort(notice: PresenceNotice): string {
+  const list = (all: readonly Pick<PresenceMember, "user" | "data">[]) =>
+    all.map(({ user, data }) => `${user}:${data ?? "-"}`).join(" ");
+  switch (notice.type) {
+    case "members":
+      return `members ${list(notice.members)}`;
+    case "changes": {
+      const { joined, left, updated = [] } = notice;
+      return `changes +${list(joined)} -${left.map(({ user }) => user)} =${list(updated)}`;
+    }
+    case "count":
+      return `count ${notice.users}`;
+    case "leave":
+      return `leave ${notice.user}`;
+    default:
+      return `${notice.type} ${notice.user}:${notice.data ?? "-"}`;
+  }
+}
+
+async function pass(bench: Bench, ms: number): Promise<void> {
+  bench.time.tick(ms);
+  await bench.peers.endTurn();
+  await bench.peers.endTurn();
+}
+
+function dataOf(bench: Bench, user: string, room = "chat"): unknown {
+  return bench.rooms.members(room).find((member) => member.user === user)?.data;
+}
+
+Deno.test("Rooms tells of a user's data in members, join and update notices", async () => {
+  await using bench = new Bench({ graceMs: 0, patterns: PATTERNS });
+  const [ann, bob] = [await bench.connect("ann"), await bench.connect("bob")];
+  bench.rooms.join(ann.session, "chat", { data: "here" });
+  bench.rooms.join(bob.session, "chat", { data: 0 });
+  await pass(bench, 100);
+  assert(bench.rooms.update(ann.session, "chat", { data: { is: "away" } }));
+  await pass(bench, 100);
+  bench.rooms.update(ann.session, "chat");
+  await pass(bench, 0);
+  assertEquals(ann.take(), [
+    ["presence:chat", {
+      type: "members",
+      members: [{ user: "ann", connections: 1, joinedAt: 0, data: "here" }],
+    }],
+    ["presence:chat", { type: "join", user: "bob", at: 0, data: 0 }],
+    ["presence:chat", { type: "update", user: "ann", at: 100, data: { is: "away" } }],
+    ["presence:chat", { type: "update", user: "ann", at: 200 }],
+  ]);
+  assertEquals(told(bob)[0], "members ann:here bob:0");
+  assertEquals(bench.rooms.members("chat").map(({ data }) => data), [undefined, 0]);
+});
+
+Deno.test("Rooms.update() before a join goes with it, also with the next one", async () => {
+  await using bench = new Bench({ graceMs: 0, patterns: PATTERNS });
+  const [ann, bob] = [await bench.connect("ann"), await bench.connect("bob")];
+  bench.rooms.join(ann.session, "chat");
+  assert(!bench.rooms.update(bob.session, "chat", { data: 1 }));
+  bench.rooms.join(bob.session, "chat");
+  await pass(bench, 100);
+  bench.rooms.leave(bob.session, "chat");
+  bench.rooms.update(bob.session, "chat", { data: 2 });
+  bench.rooms.join(bob.session, "chat");
+  await pass(bench, 100);
+  assertEquals(told(ann), ["members ann:-", "join bob:1", "leave bob", "join bob:2"]);
+});
+
+Deno.test("Rooms shows the data that was set last, and falls back when that session goes", async () => {
+  await using bench = new Bench({ patterns: PATTERNS });
+  const [ann, tab1, tab2] = [
+    await bench.connect("ann"),
+    await bench.connect("bob"),
+    await bench.connect("bob"),
+  ];
+  bench.rooms.join(ann.session, "chat");
+  bench.rooms.join(tab1.session, "chat", { data: "tab1" });
+  // Without data of its own the second tab changes nothing.
+  bench.rooms.join(tab2.session, "chat");
+  await pass(bench, 100);
+  bench.rooms.update(tab2.session, "chat", { data: "tab2" });
+  await pass(bench, 100);
+  // The same again is no change.
+  bench.rooms.update(tab2.session, "chat", { data: "tab2" });
+  await pass(bench, 100);
+  bench.rooms.leave(tab2.session, "chat");
+  await pass(bench, 100);
+  assertEquals(told(ann), ["members ann:-", "join bob:tab1", "update bob:tab2", "update bob:tab1"]);
+  assertEquals(dataOf(bench, "bob"), "tab1");
+});
+
+Deno.test("Rooms keeps the data of who is away within the grace, until a session is back", async () => {
+  await using bench = new Bench({ graceMs: 1_000, patterns: PATTERNS });
+  const [ann, bob, back] = [
+    await bench.connect("ann"),
+    await bench.connect("bob"),
+    await bench.connect("bob"),
+  ];
+  bench.rooms.join(ann.session, "chat");
+  bench.rooms.join(bob.session, "chat", { data: "old" });
+  await pass(bench, 100);
+  bench.rooms.leave(bob.session, "chat");
+  await pass(bench, 100);
+  assertEquals(dataOf(bench, "bob"), "old");
+  bench.rooms.join(back.session, "chat", { data: "old" });
+  await pass(bench, 100);
+  // Set again with the join: nobody is told of anything.
+  assertEquals(told(ann), ["members ann:-", "join bob:old"]);
+  bench.rooms.leave(back.session, "chat");
+  await pass(bench, 100);
+  bench.rooms.join(bob.session, "chat", { data: "new" });
+  await pass(bench, 100);
+  bench.rooms.leave(bob.session, "chat");
+  bench.rooms.update(bob.session, "chat");
+  bench.rooms.join(bob.session, "chat");
+  await pass(bench, 100);
+  assertEquals(told(ann), ["update bob:new", "update bob:-"]);
+  // Their own lists have what they came with, and no update repeats it.
+  assertEquals(told(back), ["members ann:- bob:old"]);
+});
+
+Deno.test("Rooms gives a list that has the data of the joiner, who gets no update of it", async () => {
+  await using bench = new Bench({ patterns: PATTERNS });
+  const [tab1, tab2] = [await bench.connect("ann"), await bench.connect("ann")];
+  bench.rooms.join(tab1.session, "chat", { data: 1 });
+  bench.rooms.join(tab2.session, "chat", { data: 2 });
+  await pass(bench, 100);
+  assertEquals([told(tab1), told(tab2)], [["members ann:1", "update ann:2"], ["members ann:2"]]);
+});
+
+Deno.test("Rooms tells of updates at once, and at most twenty times a second, the last one of each", async () => {
+  await using bench = new Bench({ patterns: PATTERNS });
+  const [ann, bob] = [await bench.connect("ann"), await bench.connect("bob")];
+  bench.rooms.join(ann.session, "chat");
+  bench.rooms.join(bob.session, "chat");
+  await pass(bench, 1_000);
+  told(ann);
+  const heard: string[] = [];
+  for (let i = 0; i < 100; i++) {
+    bench.rooms.update(bob.session, "chat", { data: i });
+    await pass(bench, 10);
+    heard.push(...told(ann));
+  }
+  await pass(bench, 100);
+  heard.push(...told(ann));
+  assertEquals([heard[0], heard.at(-1)], ["update bob:0", "update bob:99"]);
+  assert(heard.length >= 20 && heard.length <= 22, `${heard.length}`);
+  // What waited for the next interval is told before those who come and go after it.
+  bench.rooms.update(bob.session, "chat", { data: "a" });
+  bench.rooms.update(bob.session, "chat", { data: "b" });
+  bench.rooms.leave(bob.session, "chat");
+  await pass(bench, 2_000);
+  assertEquals(told(ann), ["update bob:a", "update bob:b", "leave bob"]);
+});
+
+Deno.test("Rooms gathers the data of a large room like its joins, net effect only", async () => {
+  await using bench = new Bench({ graceMs: 0, patterns: PATTERNS });
+  const peers: Peer[] = [];
+  for (const user of ["a", "b", "c", "d", "e"]) peers.push(await bench.connect(user));
+  const [a, b, c, d, e] = peers as [Peer, Peer, Peer, Peer, Peer];
+  for (const { session } of [a, b, c, e]) bench.rooms.join(session, "few", { data: 0 });
+  await pass(bench, 1_000);
+  told(a);
+  // Changes before it joins count no more than the last one.
+  bench.rooms.join(d.session, "few", { data: 1 });
+  bench.rooms.update(d.session, "few", { data: 2 });
+  bench.rooms.update(b.session, "few", { data: 1 });
+  bench.rooms.update(b.session, "few", { data: 2 });
+  bench.rooms.update(c.session, "few", { data: 1 });
+  bench.rooms.leave(c.session, "few");
+  await pass(bench, 1_000);
+  // Who left and is back with other data was there all the time.
+  bench.rooms.leave(b.session, "few");
+  bench.rooms.join(b.session, "few", { data: 3 });
+  await pass(bench, 1_000);
+  assertEquals(told(a), [
+    "changes + -c =",
+    "changes +d:2 - =",
+    "changes + - =b:2",
+    "changes + - =b:3",
+  ]);
+  assertEquals(told(d), ["members a:0 b:2 e:0 d:2", "changes + - =b:3"]);
+});
+
+Deno.test("Rooms tells at most 64 KiB of data at a time, and all of it in the end", async () => {
+  await using bench = new Bench({
+    graceMs: 0,
+    patterns: { "big": { gatherAbove: 10, maxDataBytes: 4_096 } },
+  });
+  const ann = await bench.connect("ann");
+  bench.rooms.join(ann.session, "big");
+  const users = Array.from({ length: 60 }, (_, i) => `user-${i}`);
+  const known = new Map<string, unknown>();
+  const heardBytes: number[] = [];
+  const hear = () => {
+    let bytes = 0;
+    for (const frame of ann.frames) {
+      for (const line of String(frame).split("\n")) {
+        assert(utf8Length(line) <= 60_000);
+        const { data } = JSON.parse(line) as { data: PresenceNotice };
+        const all = data.type === "members"
+          ? data.members
+          : data.type === "changes"
+          ? [...data.joined, ...data.updated ?? []]
+          : data.type === "join" || data.type === "update"
+          ? [data]
+          : [];
+        for (const { user, data } of all) {
+          known.set(user, data);
+          if (data !== undefined) bytes += utf8Length(JSON.stringify(data));
+        }
+      }
+    }
+    ann.frames.length = 0;
+    heardBytes.push(bytes);
+  };
+  const peers: Peer[] = [];
+  for (const user of users) {
+    const peer = await bench.connect(user, { sendQueue: { maxMessages: 10_000 } });
+    peers.push(peer);
+    bench.rooms.join(peer.session, "big", { data: "x".repeat(4_000) });
+  }
+  await pass(bench, 0);
+  hear();
+  for (let i = 0; i < 6; i++) {
+    await pass(bench, 1_000);
+    hear();
+  }
+  for (const { session } of peers) bench.rooms.update(session, "big", { data: "y".repeat(4_000) });
+  bench.rooms.leave(peers[59]!.session, "big");
+  await pass(bench, 0);
+  hear();
+  for (let i = 0; i < 6; i++) {
+    await pass(bench, 1_000);
+    hear();
+  }
+  const [first, ...rest] = heardBytes;
+  // Until the room was large, each join was told by itself.
+  assert(first! <= 65_536 + 10 * 4_002, `${first}`);
+  for (const bytes of rest) assert(bytes <= 65_536, `${bytes}`);
+  assertEquals(known.size, 61);
+  for (const user of users.slice(0, 59)) assertEquals(known.get(user), "y".repeat(4_000), user);
+});
+
+Deno.test("Rooms that only count keep data, and tell nobody of it", async () => {
+  await using bench = new Bench({ patterns: { "chat": { members: "count" } } });
+  const [ann, bob] = [await bench.connect("ann"), await bench.connect("bob")];
+  bench.rooms.join(ann.session, "chat");
+  bench.rooms.join(bob.session, "chat", { data: 1 });
+  await pass(bench, 1_000);
+  bench.rooms.update(bob.session, "chat", { data: 2 });
+  await pass(bench, 5_000);
+  assertEquals([told(ann), dataOf(bench, "bob")], [["count 2"], 2]);
+});
+
+Deno.test("Rooms.update() bounds data by the room, and rooms by the session", async () => {
+  await using bench = new Bench({ patterns: { "none": { maxDataBytes: 0 }, ...PATTERNS } });
+  const { session } = await bench.connect("ann");
+  const { rooms } = bench;
+  const update = (room: string, data: unknown) => () => rooms.update(session, room, { data });
+  const text = (bytes: number) => "ü".repeat((bytes - 2) / 2);
+  update("other", text(512))();
+  assertThrows(update("other", text(514)), RangeError, "at most 512 bytes as JSON, received 514");
+  update("chat", text(4_096))();
+  assertThrows(update("chat", text(4_098)), RangeError, "at most 4096 bytes");
+  assertThrows(update("none", 1), RangeError, "at most 0 bytes");
+  assertThrows(() => rooms.join(session, "none", { data: 1 }), RangeError);
+  assert(!rooms.isMember(session, "none"));
+  for (const data of [new Uint8Array(1), 1n, NaN, () => {}, new Map()]) {
+    assertThrows(update("chat", data), TypeError, "data must be a value that JSON can hold");
+  }
+  for (let i = 0; i < 30; i++) update(`room ${i}`, i)();
+  assertThrows(update("one more", 1), QueueFullError, "at most 32 rooms");
+  update("chat", undefined)();
+  update("one more", 1)();
+  assertThrows(
+    () => bench.presence.enter(session, "x", { data: text(4_098) }),
+    RangeError,
+    "at most 4096 bytes",
+  );
+  for (const maxDataBytes of [-1, 1.5, 4_097]) {
+    const { topics, presence } = bench;
+    const patterns = { a: { maxDataBytes } };
+    assertThrows(() => new Rooms({ topics, presence, patterns }), RangeError, "from 0 to 4096");
+  }
+});
+
+Deno.test("Rooms.update() copies what it is given, and forgets it with the session", async () => {
+  await using bench = new Bench({ graceMs: 0, patterns: PATTERNS });
+  const ann = await bench.connect("ann");
+  const data = { at: [1] };
+  bench.rooms.join(ann.session, "chat", { data });
+  data.at.push(2);
+  assertEquals(dataOf(bench, "ann"), { at: [1] });
+  ann.pair.link.disconnect();
+  await ann.session.closed;
+  assert(!bench.rooms.update(ann.session, "chat", { data }));
+  assertEquals(bench.rooms.members("chat"), []);
+});
+
+Deno.test("Presence.update() tells listeners of what changed, and of nothing else", async () => {
+  await using bench = new Bench({ graceMs: 0 });
+  const { presence } = bench;
+  const [{ session: ann }, { session: bob }] = [
+    await bench.connect("ann"),
+    await bench.connect("bob"),
+  ];
+  const events: unknown[] = [];
+  presence.subscribe(({ type, topic, user, ...rest }) => {
+    if (topic === "chat") events.push([type, user, "data" in rest ? rest.data : "none"]);
+  });
+  assert(!presence.update(ann, "chat", { data: 1 }));
+  presence.enter(ann, "chat", { data: 1 });
+  presence.enter(bob, "chat");
+  assert(presence.update(ann, "chat", { data: [1] }));
+  presence.update(ann, "chat", { data: [1] });
+  presence.enter(ann, "chat", { data: 2 });
+  presence.enter(ann, "chat");
+  presence.update(ann, "chat");
+  presence.update(ann, "chat", { data: null });
+  presence.leave(ann, "chat");
+  presence.leave(bob, "chat");
+  assertEquals(events, [
+    ["join", "ann", 1],
+    ["join", "bob", "none"],
+    ["update", "ann", [1]],
+    ["update", "ann", 2],
+    ["update", "ann", "none"],
+    ["update", "ann", null],
+    ["leave", "ann", null],
+    ["leave", "bob", "none"],
+  ]);
+});
+
+Deno.test("Presence sets data that wins over what it knew, where another node's clock is ahead", async () => {
+  await using bench = new Bench();
+  await using broker = new MemoryBroker();
+  await using here = new Nodes({ broker });
+  await using there = new Nodes({ broker });
+  using presence = new Presence({ nodes: here });
+  // Another node, by hand: what it tells, and what it is told.
+  const read = (value: unknown) => value as unknown[];
+  using directory = new Directory<unknown[]>({ nodes: there, name: "presence", read });
+  using scope = directory.open("in:chat");
+  const { session } = await bench.connect("ann");
+  await bench.time.tickAsync(1_000);
+  presence.enter(session, "chat", { data: "first" });
+  scope.set("ann", [1, 500, 0, 90_000, "ahead"]);
+  scope.set("bob", [1, 500]);
+  scope.set("cora", [1, 500, 0, -1, "nonsense"]);
+  await bench.time.tickAsync(1_000);
+  assertEquals(presence.members("chat"), [
+    { user: "ann", connections: 2, joinedAt: 500, data: "ahead" },
+    { user: "bob", connections: 1, joinedAt: 500 },
+  ]);
+  presence.update(session, "chat", { data: "later" });
+  assertEquals(presence.members("chat")[0]!.data, "later");
+  await bench.time.tickAsync(1_000);
+  const told = [...scope.entries()].find(({ node, key }) => node === here.id && key === "ann");
+  assertEquals(told?.value, [1, 500, 0, 90_001, "later"]);
+  // Of two that were set at the same time, the nodes' ids decide, alike on each of them.
+  scope.set("ann", [1, 500, 0, 90_001, "same time"]);
+  await bench.time.tickAsync(1_000);
+  const winner = there.id > here.id ? "same time" : "later";
+  assertEquals(presence.members("chat")[0]!.data, winner);
+});
