@@ -45,6 +45,7 @@ import { hostOf, quicOf } from "./_moq.ts";
 import { sequenceStore } from "./_sequences.ts";
 import { UserClaims } from "./_user_claims.ts";
 import { handleStreams, type StreamHandler } from "./_stream_handler.ts";
+import { checkServerOptions } from "./server/known_options.ts";
 import { type DrainOptions, type DrainReport, SessionManager } from "./manager/mod.ts";
 import {
   DEFAULT_MAX_SESSIONS,
@@ -65,6 +66,7 @@ import type { AnyContract, SendData, SendTopic } from "./session/contract.ts";
 import { encodeMessage } from "./session/encoded.ts";
 import { instrument } from "./session/instrument.ts";
 import type { Instrumentation } from "./session/instrumentation.ts";
+import type { OptionKeys } from "./session/option_keys.ts";
 import type { IncomingStream } from "./session/incoming_streams.ts";
 import type { Session, SessionCloseOptions } from "./session/session.ts";
 import { type SessionHandlers, type SessionLimits, sessionSettings } from "./session/settings.ts";
@@ -390,8 +392,11 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    * Creates a server that does not listen: hand requests to `fetch`.
    *
    * @param options See {@linkcode ServerOptions}.
+   * @throws {TypeError} If a key of the options is unknown, or one makes no sense.
+   * @throws {RangeError} If a number is out of its range.
    */
   constructor(options: ServerOptions<V, C> = {}) {
+    checkServerOptions("create server", options, { keys: SERVER_KEYS, limits: LIMIT_KEYS });
     const { contract, authorize, limits = {}, rooms = [], broker } = options;
     const turn = new Turn();
     const settings = sessionSettings<V, C, "server">({
@@ -672,8 +677,18 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
 
   /** Listens; called by {@linkcode serve}. */
   static listen<V, C extends AnyContract>(options: ServeOptions<V, C>): Server<V, C> {
-    const { port = 8000, hostname = "0.0.0.0", tls, webTransport, onListen, signal } = options;
-    const { webSocket, reusePort = false } = options;
+    checkServerOptions("serve", options, { keys: SERVE_KEYS, limits: LIMIT_KEYS });
+    const {
+      port = 8000,
+      hostname = "0.0.0.0",
+      tls,
+      webTransport,
+      onListen,
+      signal,
+      webSocket,
+      reusePort = false,
+      ...serverOptions
+    } = options;
     signal?.throwIfAborted();
     if (reusePort && webSocket !== undefined) {
       throw new TypeError("Cannot serve: reusePort must be false with a webSocket, received true");
@@ -681,7 +696,9 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     // What is meant as a certificate and is none must not be served in the clear.
     if (tls !== undefined) checkCertificate(tls, "serve: tls");
     const server = new Server(
-      webSocket === undefined ? options : { webSocketEngine: webSocket.accept, ...options },
+      webSocket === undefined
+        ? serverOptions
+        : { webSocketEngine: webSocket.accept, ...serverOptions },
     );
     const { origins, hosts } = options;
     try {
@@ -734,6 +751,67 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   }
 }
 
+/** Known keys of {@linkcode ServerLimits}. */
+const LIMIT_KEYS: OptionKeys<ServerLimits> = {
+  cleanupIntervalMs: true,
+  maxSessions: true,
+  maxSessionsPerAddress: true,
+  maxSessionsPerUser: true,
+  maxTopicsPerSession: true,
+};
+
+/** Known keys of {@linkcode ServerOptions}. */
+const SERVER_KEYS: OptionKeys<ServerOptions> = {
+  acceptsTokenInBand: true,
+  authenticate: true,
+  authenticateTimeoutMs: true,
+  authorize: true,
+  broker: true,
+  clientAddress: true,
+  contract: true,
+  dedupeWindowMs: true,
+  fetch: true,
+  flowControl: true,
+  history: true,
+  hosts: true,
+  instrumentation: true,
+  keepsHeaders: true,
+  limits: true,
+  metrics: true,
+  moq: true,
+  node: true,
+  onClose: true,
+  onError: true,
+  onHandlerError: true,
+  onMessage: true,
+  onOpen: true,
+  onRefusal: true,
+  onRefused: true,
+  onStream: true,
+  origins: true,
+  path: true,
+  presenceGraceMs: true,
+  presenceSharesOnline: true,
+  rates: true,
+  rooms: true,
+  session: true,
+  userOf: true,
+  webSocketEngine: true,
+};
+
+/** Known keys of {@linkcode ServeOptions}. */
+const SERVE_KEYS: OptionKeys<ServeOptions> = {
+  ...SERVER_KEYS,
+  hostname: true,
+  onListen: true,
+  port: true,
+  reusePort: true,
+  signal: true,
+  tls: true,
+  webSocket: true,
+  webTransport: true,
+};
+
 /** As many connections as there may be sockets. */
 function connectionLimits(
   {
@@ -775,6 +853,8 @@ const FAREWELL_MS = 500;
  * @typeParam C The contract.
  * @param options See {@linkcode ServerOptions}.
  * @returns The server; hand requests to its `fetch`.
+ * @throws {TypeError} If a key of the options is unknown, or one makes no sense.
+ * @throws {RangeError} If a number is out of its range.
  *
  * @example Mounted in `Deno.serve`
  * ```ts
@@ -806,8 +886,8 @@ export function createServer<V = unknown, C extends AnyContract = AnyContract>(
  * @typeParam C The contract.
  * @param options See {@linkcode ServeOptions}.
  * @returns The server, listening.
- * @throws {TypeError} If `tls` is given and is not a certificate and its key in PEM, or `reusePort`
- *   stands beside `webSocket`.
+ * @throws {TypeError} If a key of the options is unknown, if `tls` is given and is not a certificate
+ *   and its key in PEM, or if `reusePort` stands beside `webSocket`.
  *
  * @example Authenticated, with a direct message
  * ```ts

@@ -418,6 +418,7 @@ Deno.test("Secrets are in no statistics, no refusal and no error text", async ()
   await using server = listen({
     ...named,
     onMessage: () => Promise.reject(new Error("Broken")),
+    onHandlerError: "close",
     onError: note,
     onRefusal: ({ status, reason, address }) => note({ status, reason, address }),
   });
