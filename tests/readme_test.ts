@@ -1,7 +1,9 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { fileURLToPath } from "node:url";
 import { isRedisMissing, RedisServer } from "./brokers/redis_server.ts";
 
 const ROOT = new URL("../", import.meta.url);
+const CONFIG = fileURLToPath(new URL("deno.json", ROOT));
 const readme = await Deno.readTextFile(new URL("README.md", ROOT));
 
 /** A block of the README, by the name behind its language. */
@@ -13,33 +15,76 @@ function block(name: string): string {
   return found[1]!;
 }
 
-/** Runs a program of the README until a line says what is waited for. */
-async function runUntil(code: string, says: string): Promise<string> {
-  const file = await Deno.makeTempFile({ dir: new URL("tests/", ROOT).pathname, suffix: ".ts" });
-  await Deno.writeTextFile(file, code);
-  await using child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--check", file],
-    stdout: "piped",
-    stderr: "inherit",
-  }).spawn();
-  try {
-    let output = "";
-    for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
-      output += text;
-      if (output.includes(says)) break;
-    }
-    return output;
-  } finally {
-    await Deno.remove(file);
+/** Each program with both of its ends in one process, on ports of its own. */
+const PROGRAMS = {
+  // Both in one process, so that nothing has to be waited for.
+  tenLines: block("server.ts").replace("port: 8000", "port: 0") +
+    block("client.ts").replace('"ws://localhost:8000"', "server.url"),
+  nodes: 'import process from "node:process";\n' +
+    block("nodes.ts").replace('"redis://127.0.0.1:6379"', 'process.env["REDIS"]!')
+      .replace("serve({ port: 8000", "const server = serve({ port: 0")
+      .replace('"ws://localhost:8000"', "server.url"),
+  moq: block("moq.ts").replace("listenMoq({ port: 4443", "const server = listenMoq({ port: 0")
+    .replace('"http://127.0.0.1:4443"', 'server.webSocketUrl.replace("ws:", "http:")'),
+} as const;
+
+type Program = keyof typeof PROGRAMS;
+
+/** A folder with the programs. */
+class Folder implements AsyncDisposable {
+  readonly #path: string;
+
+  private constructor(path: string) {
+    this.#path = path;
+  }
+
+  static async make(...programs: Program[]): Promise<Folder> {
+    const folder = new Folder(await Deno.makeTempDir());
+    for (const name of programs) await Deno.writeTextFile(folder.file(name), PROGRAMS[name]);
+    return folder;
+  }
+
+  file(name: Program): string {
+    return `${this.#path}/${name}.ts`;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Deno.remove(this.#path, { recursive: true });
   }
 }
 
+/** Runs a program of the README until it prints a text. */
+async function runUntil(name: Program, text: string, env: Record<string, string> = {}) {
+  await using folder = await Folder.make(name);
+  await using child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", "--config", CONFIG, folder.file(name)],
+    env,
+    stdout: "piped",
+    stderr: "inherit",
+  }).spawn();
+  let output = "";
+  for await (const piece of child.stdout.pipeThrough(new TextDecoderStream())) {
+    output += piece;
+    if (output.includes(text)) break;
+  }
+  return output;
+}
+
+Deno.test("the README's programs are free of type errors", async () => {
+  const names = Object.keys(PROGRAMS) as Program[];
+  await using folder = await Folder.make(...names);
+  // In one go: most of it is checking what they import.
+  const { success, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["check", "--quiet", "--config", CONFIG, ...names.map((name) => folder.file(name))],
+  }).output();
+  assert(success, new TextDecoder().decode(stderr));
+});
+
 Deno.test("the README's server and client of ten lines talk to each other", async () => {
-  // A port of its own, and both in one process, so that nothing has to be waited for.
-  const both = block("server.ts").replace("port: 8000", "port: 0") +
-    block("client.ts").replace('"ws://localhost:8000"', "server.url");
-  const output = await runUntil(both, "lobby");
-  assertStringIncludes(output, 'lobby { from: "ann", text: "Hello!" }');
+  assertStringIncludes(
+    await runUntil("tenLines", "lobby"),
+    'lobby { from: "ann", text: "Hello!" }',
+  );
 });
 
 Deno.test({
@@ -47,20 +92,14 @@ Deno.test({
   ignore: isRedisMissing,
   fn: async () => {
     await using redis = await RedisServer.start();
-    const code = block("nodes.ts").replace("redis://127.0.0.1:6379", redis.url)
-      .replace("serve({ port: 8000", "const server = serve({ port: 0")
-      .replace('"ws://localhost:8000"', "server.url");
-    assertStringIncludes(await runUntil(code, "Hello"), "Hello, all nodes!");
+    const output = await runUntil("nodes", "Hello", { REDIS: redis.url });
+    assertStringIncludes(output, "Hello, all nodes!");
   },
 });
 
 Deno.test("the README's clock over Media over QUIC ticks", async () => {
-  const code = block("moq.ts").replace(
-    "listenMoq({ port: 4443",
-    "const server = listenMoq({ port: 0",
-  )
-    .replace('"http://127.0.0.1:4443"', 'server.webSocketUrl.replace("ws:", "http:")');
-  assertMatch(await runUntil(code, "Z"), /^1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/m);
+  const output = await runUntil("moq", "Z");
+  assertMatch(output, /^1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/m);
 });
 
 Deno.test("the README names exactly two set-up commands, which are tasks", async () => {

@@ -19,7 +19,7 @@ import type { Connection, ConnectionCloseInfo, Frame } from "../transport/connec
 import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory.ts";
 
 /** How long anything may take, in milliseconds. */
-const PATIENCE_MS = 10_000;
+const PATIENCE_MS = 30_000;
 
 export { turns } from "../testing/turns.ts";
 export type { EndOptions };

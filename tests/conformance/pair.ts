@@ -8,7 +8,7 @@ import { deadline } from "@std/async/deadline";
 import type { Connection, ConnectionCapabilities, Frame } from "../../transport/connection.ts";
 
 /** How long anything in the suite may take. */
-const PATIENCE_MS = 10_000;
+const PATIENCE_MS = 30_000;
 
 /** Two ends of one connection; disposing it closes them and what carries them. */
 export interface ConnectionPair extends AsyncDisposable {

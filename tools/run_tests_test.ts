@@ -1,0 +1,175 @@
+import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
+import { delay } from "@std/async/delay";
+import { FakeTime } from "@std/testing/time";
+import { fileURLToPath } from "node:url";
+import { withDeadline, withDeadlineIn } from "./deadline.ts";
+import { Journal, runTests } from "./run_tests.ts";
+
+const RUN_TESTS = fileURLToPath(new URL("run_tests.ts", import.meta.url));
+
+/** A folder with a module of tests. */
+class Module implements Disposable {
+  readonly folder = Deno.makeTempDirSync();
+  readonly path = `${this.folder}/some_test.ts`;
+
+  constructor(source: string) {
+    Deno.writeTextFileSync(this.path, source);
+  }
+
+  /** Runs it; temporary files of the run lie in the folder as well. */
+  spawn(...args: string[]): Deno.ChildProcess {
+    return new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", RUN_TESTS, "--no-check", "--no-config", ...args, this.path],
+      cwd: this.folder,
+      env: { NO_COLOR: "1", TMPDIR: this.folder, TEMP: this.folder, TMP: this.folder },
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+  }
+
+  [Symbol.dispose](): void {
+    Deno.removeSync(this.folder, { recursive: true });
+  }
+}
+
+async function ended(child: Deno.ChildProcess) {
+  const { code, stdout, stderr } = await child.output();
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  return { code, output: text(stdout), errors: text(stderr) };
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    Deno.kill(pid, "SIGCONT");
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+const entries = (folder: string) => [...Deno.readDirSync(folder)].map(({ name }) => name);
+
+Deno.test("runTests() fails what never settles by name and place, and goes on", async () => {
+  using module = new Module(`
+    Deno.test("waits for ever", () => new Promise(() => {}));
+    Deno.test("is fine", () => {});
+    Deno.test.each([[1]])("case %d waits as well", () => new Promise(() => {}));
+    /**
+     * \`\`\`ts
+     * await new Promise((resolve) => setTimeout(resolve, 60_000));
+     * \`\`\`
+     */
+    export const documented = 1;
+  `);
+  const { code, output } = await ended(module.spawn("--deadline=0.2", "--doc"));
+  assertEquals(code, 1);
+  assertStringIncludes(output, 'Cannot finish test: "waits for ever" still runs after 0.2 s');
+  assertMatch(output, /waits for ever => \.\/some_test\.ts:2:/);
+  assertMatch(output, /Cannot finish test: "case .* waits as well" still runs/);
+  assertMatch(output, /Cannot finish test: "file:.*some_test\.ts#6-9\.ts" still runs/);
+  assertMatch(output, /FAILED \| 1 passed \| 3 failed/);
+  assertEquals(entries(module.folder), ["some_test.ts"]);
+});
+
+Deno.test({
+  name: "runTests() leaves no file and no process behind when a signal ends it",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    using module = new Module(`
+      Deno.test("is under way", async () => {
+        Deno.makeTempDirSync();
+        const child = new Deno.Command("sleep", { args: ["600"] }).spawn();
+        console.log("process " + child.pid + ".");
+        await new Promise((resolve) => setTimeout(resolve, 600_000));
+      });
+    `);
+    const child = module.spawn();
+    let output = "";
+    for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
+      const before = output;
+      output += text;
+      if (output.includes(".\n") && !before.includes(".\n")) child.kill("SIGTERM");
+    }
+    await child.stderr.cancel();
+    assertEquals((await child.status).code, 130);
+    assertStringIncludes(output, "is under way");
+    assertEquals(entries(module.folder), ["some_test.ts"]);
+    const pid = Number(/process (\d+)\./.exec(output)![1]);
+    // The system takes a moment to bury it.
+    while (isAlive(pid)) await delay(10);
+  },
+});
+
+Deno.test("runTests() rejects a deadline that is none", async () => {
+  for (const value of ["0", "-1", "soon", "Infinity"]) {
+    await assertRejects(() => runTests([`--deadline=${value}`]), RangeError, "--deadline");
+  }
+});
+
+Deno.test("Journal.stuck() names tests that do not end, and the module loaded last in silence", () => {
+  const journal = new Journal();
+  assertEquals(journal.stuck(1_000), []);
+  journal.read('["load","a_test.ts",""]\n["begin","a_test.ts","one"]\n["begin","b.md#1', 0);
+  journal.read('-5.ts","b.md#1-5.ts"]\n', 10);
+  assertEquals(journal.stuck(0), ["a_test.ts => one"]);
+  assertEquals(journal.stuck(10), ["a_test.ts => one", "b.md#1-5.ts"]);
+  journal.read('["end","a_test.ts","one"]\n["end","b.md#1-5.ts","b.md#1-5.ts"]\n', 20);
+  assertEquals(journal.stuck(19), []);
+  assertEquals(journal.stuck(20), ["a_test.ts, outside of its tests,"]);
+});
+
+Deno.test("withDeadline() counts real time, and leaves no timer", async () => {
+  using time = new FakeTime();
+  const events: string[] = [];
+  const options = {
+    deadlineMs: 20,
+    onEvent: (event: string, name: string) => void events.push(`${event} ${name}`),
+  };
+  await assertRejects(
+    async () => await withDeadline("waits", () => new Promise(() => {}), options)(),
+    Error,
+    'Cannot finish test: "waits" still runs after 0.02 s',
+  );
+  assertEquals(await withDeadline("ends", (n) => n, options)(3), 3);
+  await assertRejects(
+    async () =>
+      await withDeadline("throws", () => {
+        throw new TypeError("its own");
+      }, options)(),
+    TypeError,
+    "its own",
+  );
+  assertEquals(time.now, time.start);
+  assertEquals(events, [
+    "begin waits",
+    "end waits",
+    "begin ends",
+    "end ends",
+    "begin throws",
+    "end throws",
+  ]);
+});
+
+Deno.test("withDeadlineIn() wraps the function in every form of Deno.test()", async () => {
+  const fn = function body() {};
+  const forms: [unknown[], string][] = [
+    [["name", fn], "name"],
+    [[fn], "body"],
+    [["name", { ignore: false }, fn], "name"],
+    [[{ name: "name" }, fn], "name"],
+    [[{ name: "name", fn }], "name"],
+    [[{ fn }], "body"],
+  ];
+  for (const [args, expected] of forms) {
+    const names: string[] = [];
+    const onEvent = (_: string, name: string) => void names.push(name);
+    const wrapped = withDeadlineIn(args, { deadlineMs: 1_000, onEvent });
+    assertEquals(wrapped.length, args.length);
+    const last = wrapped.at(-1) as { name?: string; fn?: () => unknown } & (() => unknown);
+    const found = last.fn ?? last;
+    assertEquals(found.name, "body");
+    await found();
+    assertEquals(names, [expected, expected]);
+  }
+});
