@@ -9,6 +9,7 @@ import { waitFor } from "./wait.ts";
 
 interface Ask extends Omit<PromiseWithResolvers<unknown>, "promise"> {
   readonly onAnswer: ((data: unknown) => void) | undefined;
+  readonly isRequest: boolean;
 }
 
 /** How one question is asked. */
@@ -28,6 +29,8 @@ export interface AskOptions {
    * its own: such questions do not count among the others.
    */
   readonly onAnswer?: ((data: unknown) => void) | undefined;
+  /** Whether a handler of the peer's application answers; others are answered by Skein itself. */
+  readonly isRequest?: boolean;
 }
 
 /** The questions of one session: numbered from 1, at most `max` at once. */
@@ -37,6 +40,7 @@ export class Asks extends Changing {
   #waiting: Map<number, Ask> | undefined;
   #last = 0;
   #uncounted = 0;
+  #requests = 0;
 
   /** Creates an empty list. */
   constructor(max: number) {
@@ -49,6 +53,11 @@ export class Asks extends Changing {
     return this.#waiting?.size ?? 0;
   }
 
+  /** How many of them wait for a handler of the peer's application. */
+  get requests(): number {
+    return this.#requests;
+  }
+
   /**
    * Asks, and waits for the answer.
    *
@@ -57,7 +66,7 @@ export class Asks extends Changing {
    * @throws {RequestError} If the answer is a failure.
    */
   ask(options: AskOptions): Promise<unknown> {
-    const { signal, timeoutMs, what, onAnswer } = options;
+    const { signal, timeoutMs, what, onAnswer, isRequest = false } = options;
     if (signal?.aborted) return Promise.reject(signal.reason);
     if (onAnswer) this.#uncounted++;
     else if (this.size - this.#uncounted >= this.#max) {
@@ -67,7 +76,8 @@ export class Asks extends Changing {
     }
     const id = ++this.#last;
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
-    (this.#waiting ??= new Map()).set(id, { resolve, reject, onAnswer });
+    (this.#waiting ??= new Map()).set(id, { resolve, reject, onAnswer, isRequest });
+    if (isRequest) this.#requests++;
     const answer = waitFor(promise, { what, signal, timeoutMs }).catch((error) => {
       // Nobody waits any more, and the peer has not answered.
       if (this.#forget(id) !== undefined) options.cancel(id, error);
@@ -107,6 +117,7 @@ export class Asks extends Changing {
     if (ask === undefined) return undefined;
     this.#waiting?.delete(id);
     if (ask.onAnswer) this.#uncounted--;
+    if (ask.isRequest) this.#requests--;
     this.notify();
     return ask;
   }

@@ -201,6 +201,11 @@ export class SessionCore
     return this.#asks?.size ?? 0;
   }
 
+  /** See {@linkcode InboundHost}. */
+  get awaitedRequests(): number {
+    return this.#asks?.requests ?? 0;
+  }
+
   /** Counters of what came and is no message. */
   get controlStats(): ControlStats | undefined {
     return this.#controls?.stats;
@@ -306,7 +311,7 @@ export class SessionCore
   ask(
     what: string,
     encode: (id: number) => EncodedMessage,
-    options: WaitOptions & Pick<AskOptions, "onAnswer">,
+    options: WaitOptions & Pick<AskOptions, "onAnswer" | "isRequest">,
   ): Promise<unknown> {
     return this.asks.ask({
       ...options,
@@ -316,7 +321,10 @@ export class SessionCore
         // Before the session is established only a token is asked about.
         if (this.state === "closed" || this.ending !== undefined) this.checkOpen("ask");
         this.push(encode(id), true);
-        this.inbound.queue.notify();
+        const { queue } = this.inbound;
+        queue.notify();
+        // Later: a handler is not to run within the call of another one.
+        if (options.isRequest && queue.size > 0) queueMicrotask(() => queue.pump());
       },
       cancel: (id, reason) => {
         this.post({ cancel: id });

@@ -15,13 +15,19 @@ import { MAX_JOINED_BYTES } from "./entry.ts";
 import { type Envelope, readEnvelope } from "./envelope.ts";
 import type { SessionEventMap } from "./events.ts";
 import { type Answerer, Message } from "./message.ts";
-import { ReceiveQueue } from "./receive_queue.ts";
+import { type Overtaking, ReceiveQueue } from "./receive_queue.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { exceedsBytes } from "./utf8.ts";
 
 /** Invalid messages are counted anew after so many milliseconds. */
 const INVALID_WINDOW_MS = 60_000;
+
+/**
+ * Requests of the peer that are handled beside handlers which wait for the peer: requests within
+ * requests hardly go deeper, and an endless recursion is to end.
+ */
+const MAX_NESTED = 8;
 
 /** A message that was read, but not checked. */
 export interface Incoming {
@@ -33,6 +39,8 @@ export interface Incoming {
   readonly data: unknown;
   /** Present where an answer is owed. */
   readonly id?: number | undefined;
+  /** Its number, where it is to be handled in its turn. */
+  readonly seq?: number | undefined;
   /** Where it stands in the history of its topic, if that has one; never without `prev`. */
   readonly offset?: number | undefined;
   /** The offset before it. */
@@ -70,6 +78,8 @@ export interface InboundHost extends Answerer, Checked {
   readonly joins: boolean;
   /** The time in milliseconds since the Unix epoch, as exact as the heartbeat. */
   readonly now: number;
+  /** Requests of this end that wait for a handler of the peer. */
+  readonly awaitedRequests: number;
   /** Tells who listens. */
   emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void;
   /** What acts on envelopes that are no messages. */
@@ -99,7 +109,7 @@ export interface InboundStats {
 }
 
 /** The receiving half of a session. */
-export class Inbound {
+export class Inbound implements Overtaking<Incoming> {
   /** Counts what comes; only declared, as most sessions have none. */
   declare meter: Meter | undefined;
   /** What came and was not handled yet. */
@@ -131,12 +141,25 @@ export class Inbound {
     this.#settings = settings;
     this.queue = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
     this.#maxFrameLength = Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes);
-    if (this.isHandled) this.queue.consume((incoming) => this.handle(incoming));
+    if (this.isHandled) this.queue.consume((incoming) => this.handle(incoming), this);
   }
 
   /** Whether messages go to a handler. */
   get isHandled(): boolean {
     return this.#settings.handlers.onMessage !== undefined;
+  }
+
+  /**
+   * A handler that waits for an answer of the peer takes no place: the peer may have to ask this end
+   * before it can answer.
+   */
+  get extraRoom(): number {
+    return Math.min(MAX_NESTED, this.#host.awaitedRequests);
+  }
+
+  /** Requests alone: messages, and all that has a number, keep their order. */
+  mayOvertake({ id, seq }: Incoming): boolean {
+    return id !== undefined && seq === undefined;
   }
 
   /** Whether the peer waits for answers. */
@@ -323,6 +346,10 @@ export class Inbound {
       return this.countInvalid(`Expected at most ${this.#settings.maxRequests} requests at once`);
     }
     if (id !== undefined && !this.#owe(id, incoming)) return;
+    if (id !== undefined && this.#isTooDeep(incoming)) {
+      const message = `Requests are nested more than ${MAX_NESTED} deep`;
+      return this.#host.fail(id, { code: "too-many", message });
+    }
     const sink = this.#sinks?.get(topic);
     if (sink !== undefined && id === undefined) return sink.offer(incoming, size);
     while (!this.queue.offer(incoming, size)) {
@@ -333,6 +360,13 @@ export class Inbound {
       // Nobody ever read one: they are as unwanted as events without a listener.
       this.#discard(this.queue.take()!);
     }
+  }
+
+  /** Whether all handlers may wait for the peer, and there is no room for one more beside them. */
+  #isTooDeep(incoming: Incoming): boolean {
+    return this.isHandled && this.mayOvertake(incoming) &&
+      this.#host.awaitedRequests > MAX_NESTED &&
+      this.queue.running >= this.#settings.concurrency + MAX_NESTED;
   }
 
   #discard({ topic, id }: Incoming): void {

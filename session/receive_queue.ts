@@ -13,6 +13,14 @@ interface Item<T> {
 /** Handles one item. MUST NOT throw or reject. */
 export type Consumer<T> = (item: T) => void | Promise<void>;
 
+/** Lets items overtake others while consumers wait for something that those items may bring about. */
+export interface Overtaking<T> {
+  /** Items that may run now beyond the concurrency of the queue. */
+  readonly extraRoom: number;
+  /** Returns whether an item may take that room. */
+  mayOvertake(item: T): boolean;
+}
+
 /**
  * A bounded queue with one reader: a consumer that is called, or one who
  * takes. A consumer that is done at once is called without a detour. It changes
@@ -27,6 +35,7 @@ export class ReceiveQueue<T> extends Changing {
   /** Whether the consumer is kept waiting. */
   isHeld = false;
   #consumer: Consumer<T> | undefined;
+  #overtaking: Overtaking<T> | undefined;
   #isEnded = false;
 
   /** Creates an empty queue. */
@@ -42,6 +51,11 @@ export class ReceiveQueue<T> extends Changing {
   /** How many items wait. */
   get size(): number {
     return this.#items.length;
+  }
+
+  /** How many items the consumer is busy with. */
+  get running(): number {
+    return this.#running;
   }
 
   /** Bytes that wait. */
@@ -62,9 +76,9 @@ export class ReceiveQueue<T> extends Changing {
   /** Adds an item; false if there is no room for it. */
   offer(item: T, size: number): boolean {
     if (this.#isEnded) return true;
-    if (
-      this.#consumer !== undefined && this.#items.length === 0 && this.#mayRun
-    ) {
+    const isNext = this.#items.length === 0 && this.#mayRun;
+    const mayRun = isNext || this.#hasExtraRoom && this.#overtaking!.mayOvertake(item);
+    if (this.#consumer !== undefined && mayRun) {
       this.#run(item);
       return true;
     }
@@ -79,10 +93,21 @@ export class ReceiveQueue<T> extends Changing {
     return true;
   }
 
-  /** Sets who is called with each item. */
-  consume(consumer: Consumer<T>): void {
+  /** Sets who is called with each item, and which items may overtake others; none by default. */
+  consume(consumer: Consumer<T>, overtaking?: Overtaking<T>): void {
     this.#consumer = consumer;
-    this.#pump();
+    this.#overtaking = overtaking;
+    this.pump();
+  }
+
+  /** Runs what may run; to be called when the room for overtaking has grown. */
+  pump(): void {
+    if (this.#consumer === undefined) return;
+    while (this.#items.length > 0 && this.#mayRun) this.#run(this.take()!);
+    for (let i = 0; i < this.#items.length && this.#hasExtraRoom;) {
+      if (this.#overtaking!.mayOvertake(this.#items[i]!.item)) this.#run(this.#takeAt(i)!);
+      else i++;
+    }
   }
 
   /** Keeps the consumer waiting until something else is done. */
@@ -90,18 +115,14 @@ export class ReceiveQueue<T> extends Changing {
     this.isHeld = true;
     done.finally(() => {
       this.isHeld = false;
-      this.#pump();
+      this.pump();
       this.notify();
     });
   }
 
   /** Takes the next item that waits. */
   take(): T | undefined {
-    const first = this.#items.shift();
-    if (first === undefined) return undefined;
-    this.#bytes -= first.size;
-    this.notify();
-    return first.item;
+    return this.#takeAt(0);
   }
 
   /** Takes no more; what waits stays for its reader. Idempotent. */
@@ -121,19 +142,29 @@ export class ReceiveQueue<T> extends Changing {
     return this.#running < this.#concurrency && !this.isHeld;
   }
 
+  get #hasExtraRoom(): boolean {
+    const overtaking = this.#overtaking;
+    return overtaking !== undefined && !this.isHeld &&
+      this.#running < this.#concurrency + overtaking.extraRoom;
+  }
+
+  #takeAt(index: number): T | undefined {
+    // A shift is cheap, and by far the most frequent case.
+    const taken = index === 0 ? this.#items.shift() : this.#items.splice(index, 1)[0];
+    if (taken === undefined) return undefined;
+    this.#bytes -= taken.size;
+    this.notify();
+    return taken.item;
+  }
+
   #run(item: T): void {
     const running = this.#consumer!(item);
     if (running === undefined) return;
     this.#running++;
     running.then(() => {
       this.#running--;
-      this.#pump();
+      this.pump();
       this.notify();
     });
-  }
-
-  #pump(): void {
-    if (this.#consumer === undefined) return;
-    while (this.#items.length > 0 && this.#mayRun) this.#run(this.take()!);
   }
 }

@@ -297,7 +297,7 @@ export class Session<
     const asked = core.ask(
       `the answer to "${topic}"`,
       (id) => encodeMessage(topic, data, { id, maxBytes }),
-      options,
+      { ...options, isRequest: true },
     );
     const answer = await (core.settings.watch?.asked(core.session, topic, asked) ?? asked);
     const { router } = core.settings;

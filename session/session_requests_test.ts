@@ -347,6 +347,121 @@ Deno.test("Session on a plain wire takes messages and answers, and nothing else"
   assertEquals(hand.session.stats.receivedMessages, 1);
 });
 
+/** A server whose handler of `ask` asks its client back; the others are noted. */
+function askingBack(settings: Parameters<typeof serverByHand>[0] = {}): {
+  readonly log: string[];
+  readonly hand: ReturnType<typeof serverByHand>;
+} {
+  const log: string[] = [];
+  const hand = serverByHand({
+    ...settings,
+    onMessage: async (message, session) => {
+      const { topic, isRequest } = message;
+      log.push(topic);
+      if (topic === "ask") await session.request("back");
+      else await turns(2);
+      log.push(`/${topic}`);
+      if (isRequest) message.reply(topic);
+    },
+  });
+  return { log, hand };
+}
+
+Deno.test("Session handles a request beside a handler that waits for the peer, and messages after it", async () => {
+  const { log, hand } = askingBack();
+  await using _ = hand;
+  await hand.peer.reach(1);
+  hand.peer.say({ topic: "ask", id: 1 });
+  hand.peer.say({ topic: "first" });
+  hand.peer.say({ topic: "nested", id: 2 });
+  hand.peer.say({ topic: "second" });
+  await turns();
+  assertEquals(log, ["ask", "nested", "/nested"]);
+  assertEquals(hand.peer.envelopes.slice(1), [
+    { topic: "back", id: 1 },
+    { reply: 2, data: "nested" },
+  ]);
+  hand.peer.say({ reply: 1 });
+  await turns();
+  assertEquals(log.slice(3), ["/ask", "first", "/first", "second", "/second"]);
+});
+
+Deno.test("Session handles a request that waits once a handler asks the peer", async () => {
+  const gate = Promise.withResolvers<void>();
+  const log: string[] = [];
+  await using hand = serverByHand({
+    onMessage: async (message, session) => {
+      log.push(message.topic);
+      if (message.topic === "nested") return message.reply(1);
+      await gate.promise;
+      message.reply(await session.request("back"));
+    },
+  });
+  await hand.peer.reach(1);
+  hand.peer.say({ topic: "ask", id: 1 });
+  hand.peer.say({ topic: "nested", id: 2 });
+  await turns();
+  assertEquals([log, hand.session.stats.waitingMessages], [["ask"], 1]);
+  gate.resolve();
+  await turns();
+  assertEquals([log, hand.session.stats.waitingMessages], [["ask", "nested"], 0]);
+});
+
+Deno.test("Session handles as many requests beside as it waits for answers, and the others after them", async () => {
+  const { log, hand } = askingBack();
+  await using _ = hand;
+  await hand.peer.reach(1);
+  hand.peer.say({ topic: "ask", id: 1 });
+  for (let id = 2; id <= 40; id++) hand.peer.say({ topic: `t${id}`, id });
+  await turns(1);
+  assertEquals(log, ["ask", "t2"]);
+  await turns(200);
+  // Nothing is refused, and each was handled by itself.
+  const others = Array.from({ length: 39 }, (_, i) => [`t${i + 2}`, `/t${i + 2}`]).flat();
+  assertEquals(log, ["ask", ...others]);
+  assertEquals(hand.peer.envelopes.filter(({ error }) => error !== undefined), []);
+  assertEquals(hand.session.stats.invalidMessages, 0);
+});
+
+Deno.test("Session keeps a request with a number in its turn, whatever its handler waits for", async () => {
+  const sequences = {
+    claimMs: Infinity,
+    claim: () => Promise.resolve(true),
+    release: () => Promise.resolve(),
+    newest: () => Promise.resolve(-1),
+    advance: () => Promise.resolve(),
+  };
+  const { log, hand } = askingBack({ services: new ServiceDesk({ sequences }) });
+  await using _ = hand;
+  await hand.peer.reach(1);
+  hand.peer.say({ topic: "ask", id: 1, seq: 1, client: "c" });
+  hand.peer.say({ topic: "numbered", id: 2, seq: 2 });
+  hand.peer.say({ topic: "nested", id: 3 });
+  await turns();
+  assertEquals(log, ["ask", "nested", "/nested"]);
+  hand.peer.say({ reply: 1 });
+  await turns();
+  assertEquals(log.slice(3), ["/ask", "numbered", "/numbered"]);
+});
+
+Deno.test("Session has requests wait for onOpen, also while that asks the peer", async () => {
+  const log: string[] = [];
+  await using hand = serverByHand({
+    onOpen: async (session) => {
+      await session.request("back");
+      log.push("opened");
+    },
+    onMessage: (message) => void log.push(message.topic),
+  });
+  await hand.peer.reach(1);
+  hand.peer.say({ topic: "early", id: 1 });
+  await turns();
+  assertEquals(log, []);
+  hand.peer.say({ reply: 1 });
+  await turns();
+  assertEquals(log, ["opened", "early"]);
+});
+
 Deno.test("Session refuses a number whose answer is owed already", async () => {
   const answers: (() => void)[] = [];
   await using hand = serverByHand({

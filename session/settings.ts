@@ -108,6 +108,9 @@ export interface SessionHandlers<
   /**
    * Handles a message. One at a time, in order; a promise is awaited. Without
    * this handler, iterate over the session.
+   *
+   * While a `request` of this end waits for the peer, requests of the peer are handled beside, one
+   * for each and at most 8: the peer may have to ask before it can answer. Messages wait.
    */
   readonly onMessage?: (
     message: MessageOf<C, S>,

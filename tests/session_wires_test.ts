@@ -8,8 +8,9 @@ import { QueueFullError, RequestError, TimeoutError } from "../errors.ts";
 import { Presence } from "../pubsub/presence.ts";
 import { Rooms } from "../pubsub/rooms.ts";
 import { Topics } from "../pubsub/topics.ts";
-import type { AnyContract } from "../session/contract.ts";
+import type { AnyContract, UntypedMessage } from "../session/contract.ts";
 import type { OverflowPolicy } from "../session/send_queue.ts";
+import type { Session } from "../session/session.ts";
 import { Turn } from "../session/turn.ts";
 import { endOf, soon, turns } from "./sessions.ts";
 import { endsOn, Log, type Wire, type WireEnds, wires } from "./wires.ts";
@@ -237,6 +238,23 @@ function testCloses(wire: Wire): void {
     assertEquals((await endOf(both.client)).code, 4500);
     assertEquals(errors.length, 21);
   });
+
+  for (const side of ["client", "server"] as const) {
+    Deno.test(`Session over ${wire.name} answers requests within requests of the ${side}, up to a depth`, async () => {
+      const onMessage = async (message: UntypedMessage, session: Session) => {
+        const rest = message.data as number;
+        const below = rest === 0 ? -1 : await session.request("down", rest - 1) as number;
+        message.reply(below + 1);
+      };
+      await using both = await endsOn(wire, { server: { onMessage }, client: { onMessage } });
+      const request = (rest: number) => soon(both[side].request("down", rest));
+      // Nine handlers at each end: one, and eight beside it.
+      assertEquals(await request(17), 17);
+      const error = await assertRejects(() => request(18), RequestError);
+      assertEquals(error.failure.code, "too-many");
+      assertEquals(await request(17), 17);
+    });
+  }
 
   Deno.test(`Session over ${wire.name} closes a peer that sends too large a message`, async () => {
     await using both = await endsOn(wire, { server: { maxMessageBytes: 100_000 } });
