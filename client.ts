@@ -36,7 +36,7 @@
  * @module
  */
 import type { Client } from "./session/client.ts";
-import type { Fresh } from "./session/client_options.ts";
+import type { ServerUrl } from "./session/client_options.ts";
 import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./session/connecting.ts";
 import type { AnyContract } from "./session/contract.ts";
 import type { Session } from "./session/session.ts";
@@ -114,6 +114,7 @@ export type {
   SendData,
   SendQueueOptions,
   SendTopic,
+  ServerUrl,
   SessionBase,
   SessionCloseOptions,
   SessionDebugState,
@@ -163,8 +164,8 @@ export type { ConnectOptions, DialOptions };
  * why not the preferred one, is in its `status`.
  *
  * @typeParam C The contract.
- * @param url `ws:`, `wss:`, `http:` or `https:`, in a page also a relative one, such as `"/chat"`; or a
- * function that says so for each connection.
+ * @param url `ws:`, `wss:`, `http:` or `https:`, in a page also a relative one, such as `"/chat"`;
+ * several of one service; or a function that tells one for each connection. See {@linkcode ServerUrl}.
  * @param options See {@linkcode ConnectOptions}.
  * @returns The client, which connects in the background.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
@@ -187,7 +188,7 @@ export type { ConnectOptions, DialOptions };
  * ```
  */
 export function connect<C extends AnyContract = AnyContract>(
-  url: Fresh<string | URL>,
+  url: ServerUrl,
   options: ConnectOptions<C> = {},
 ): Client<C> {
   return connectBy(makeDialer, url, options);

@@ -225,6 +225,7 @@ export {
   type SendData,
   type SendQueueOptions,
   type SendTopic,
+  type ServerUrl,
   Session,
   type SessionBase,
   type SessionCloseOptions,

@@ -15,7 +15,7 @@ import type {
   ClientRequestOptions,
   ClientStatus,
   Dialer,
-  Fresh,
+  ServerUrl,
 } from "./client_options.ts";
 import type {
   AnyContract,
@@ -38,6 +38,7 @@ import { StatusFeed } from "./status_feed.ts";
 import type { ClientSubscribeOptions, Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import { UnreadSessions } from "./unread_sessions.ts";
+import { ServerUrls } from "./url.ts";
 import { MAX_TIMER_MS, waitFor } from "./wait.ts";
 
 /** A session that held for this long was a success: delays begin anew after it. */
@@ -78,7 +79,7 @@ export class Client<C extends AnyContract = AnyContract>
   readonly closed: Promise<CloseInfo>;
 
   readonly #dial: Dialer;
-  readonly #url: Fresh<string | URL>;
+  readonly #urls: ServerUrls;
   readonly #options: ClientOptions<C>;
   readonly #settings: SessionSettings;
   readonly #backoff: Backoff;
@@ -99,13 +100,13 @@ export class Client<C extends AnyContract = AnyContract>
   /**
    * Creates a client and begins to connect; `connect()` does.
    *
-   * @param url Where to, or what says so for each connection.
+   * @param url Where to; see {@linkcode ServerUrl}.
    * @param dial Opens connections.
    * @param options See {@linkcode ClientOptions}.
    * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
    */
-  constructor(url: Fresh<string | URL>, dial: Dialer, options: ClientOptions<C> = {}) {
-    this.#url = url;
+  constructor(url: ServerUrl, dial: Dialer, options: ClientOptions<C> = {}) {
+    this.#urls = new ServerUrls(url);
     this.#dial = dial;
     this.#options = options;
     this.#settings = sessionSettings<unknown, C, "client">({
@@ -340,7 +341,8 @@ export class Client<C extends AnyContract = AnyContract>
         const { info, wasReady } = await this.#live();
         const end = this.#endOf(info, wasReady);
         if (end !== undefined) return this.#finish(end, info);
-        const delayMs = this.#delay();
+        const mayMove = this.#retryAt === 0 && !isOffline();
+        const delayMs = this.#urls.failed() && mayMove ? 0 : this.#delay();
         if (delayMs === undefined) return this.#finish("closed", info);
         this.status.set({
           name: "reconnecting",
@@ -350,13 +352,20 @@ export class Client<C extends AnyContract = AnyContract>
           cause: info,
         });
         void this.#lookAfter();
-        await this.#wait(delayMs);
+        // The answer is for the next attempt, so it must not grow old.
+        if (wasReady && mayMove && this.#backoff.attempt === 1) void this.#askElsewhere();
+        if (delayMs > 0) await this.#wait(delayMs);
         if (!this.#stop.signal.aborted) this.status.set({ name: "connecting" });
       }
     } finally {
       this.#life?.[Symbol.dispose]();
       this.#options.signal?.removeEventListener("abort", this.#onAbort);
     }
+  }
+
+  /** Does not wait where the next connection goes to another host. */
+  async #askElsewhere(): Promise<void> {
+    if (await this.#urls.isElsewhere(this.#place)) this.retryNow();
   }
 
   /** Looks after page and machine, once what does so is loaded; where it is not, the next time. */
@@ -372,7 +381,7 @@ export class Client<C extends AnyContract = AnyContract>
     try {
       session = await openSession({
         ...this.#options,
-        url: this.#url,
+        url: this.#urls.next(),
         protocols: [SKEIN_PROTOCOL],
         settings: this.#settings,
         timeoutMs: this.#connectTimeoutMs,
@@ -403,7 +412,10 @@ export class Client<C extends AnyContract = AnyContract>
     const info = await session.closed;
     this.#session = undefined;
     this.#subscriptions.lose();
-    if (Date.now() - since >= STABLE_MS) this.#backoff.reset();
+    if (Date.now() - since >= STABLE_MS) {
+      this.#backoff.reset();
+      this.#urls.held();
+    }
     return { info, wasReady: true };
   }
 
@@ -439,8 +451,7 @@ export class Client<C extends AnyContract = AnyContract>
   }
 
   #delay(): number | undefined {
-    const { navigator } = globalThis as { navigator?: { onLine?: boolean } };
-    const delayMs = this.#backoff.next(navigator?.onLine === false);
+    const delayMs = this.#backoff.next(isOffline());
     const retryAt = this.#retryAt;
     this.#retryAt = 0;
     if (delayMs === undefined || retryAt === 0) return delayMs;
@@ -476,4 +487,9 @@ export class Client<C extends AnyContract = AnyContract>
     const by = current.name === "refused" ? ` by ${this.#place}` : "";
     return closedError(`Cannot ${verb}: the client is ${current.name}${by}`, info);
   }
+}
+
+/** Where a page says so; elsewhere nothing is known. */
+function isOffline(): boolean {
+  return (globalThis as { navigator?: { onLine?: boolean } }).navigator?.onLine === false;
 }

@@ -5,7 +5,7 @@ import { Network, settled } from "../tests/clients.ts";
 import { HELLO, type Peer, turns } from "../tests/sessions.ts";
 import { memoryPair } from "../transport/memory.ts";
 import { Client } from "./client.ts";
-import type { ClientOptions } from "./client_options.ts";
+import type { ClientOptions, Dialer } from "./client_options.ts";
 
 const late = { handshakeTimeoutMs: 3_600_000, requestTimeoutMs: 3_600_000 };
 
@@ -102,6 +102,119 @@ Deno.test("Client's session shows no token of its URL", async () => {
   assertEquals([session.url, session.path], ["memory://server/a?b=1", "/a"]);
   assertEquals(network.dials[0]?.url, "memory://server/a?token=secret&b=1");
   assert(!Deno.inspect(session, { depth: 20 }).includes("secret"));
+});
+
+/** Where the clients of several URLs dial to; the server of each answers unless it is down. */
+function service(down: Set<string> = new Set()) {
+  const network = new Network();
+  const dial: Dialer = async (url, options) => {
+    if (down.has(new URL(url).host)) network.answers.unshift(network.nobody);
+    return await network.dial(url, options);
+  };
+  const dialed = () => network.dials.map(({ url, at }) => `${new URL(url).host} ${at}`);
+  return { network, dial, down, dialed };
+}
+
+const steady = { backoff: { random: () => 0.5 } };
+
+Deno.test("Client with several URLs tries the next one at once, and waits after each round", async () => {
+  using time = new FakeTime(0);
+  const { network, dial, down, dialed } = service(new Set(["b", "c"]));
+  await using client = new Client(["m://a/", "m://b/", "m://c/"], dial, steady);
+  assertEquals(await settled(client), "connected");
+  await time.tickAsync(10_000);
+  down.add("a");
+  network.cut();
+  assertEquals(await settled(client), "reconnecting");
+  assertEquals(dialed(), ["a 0", "b 10000", "c 10000"]);
+  await time.tickAsync(250);
+  assertEquals(await settled(client), "reconnecting");
+  assertEquals(dialed().slice(3), ["a 10250", "b 10250", "c 10250"]);
+  down.delete("b");
+  await time.tickAsync(500);
+  assertEquals(await settled(client), "connected");
+  assertEquals(dialed().slice(6), ["a 10750", "b 10750"]);
+  await time.tickAsync(10_000);
+  network.cut();
+  await turns();
+  // All others are worth an attempt again, and the first one comes after the last.
+  assertEquals(dialed().slice(8), ["c 20750", "a 20750"]);
+  await time.tickAsync(250);
+  assertEquals(await settled(client), "connected");
+  assertEquals(dialed().slice(10), ["b 21000"]);
+});
+
+Deno.test("Client with several URLs does not run in circles where sessions do not hold", async () => {
+  using time = new FakeTime(0);
+  const { network, dial } = service();
+  await using client = new Client(["m://a/", "m://b/"], dial, steady);
+  for (let i = 0; i < 6; i++) {
+    assertEquals(await settled(client), "connected");
+    network.cut();
+    await turns();
+    if (i % 2 === 1) await time.tickAsync(250 * 2 ** ((i - 1) / 2));
+  }
+  await turns();
+  assertEquals(network.dials.map(({ at }) => at), [0, 0, 250, 250, 750, 750, 1_750]);
+});
+
+Deno.test("Client with several URLs comes back when a server that drains said, to the next one", async () => {
+  using time = new FakeTime(0);
+  const { network, dial, dialed } = service();
+  await using client = new Client(["m://a/", "m://b/"], dial, steady);
+  assertEquals(await settled(client), "connected");
+  await time.tickAsync(10_000);
+  network.last.goAway({ retryAfterMs: 700, reason: "Restart" });
+  await turns();
+  void network.last.close({ code: 4503, reason: "Restart" });
+  assertEquals(await settled(client), "reconnecting");
+  await time.tickAsync(700);
+  assertEquals(await settled(client), "connected");
+  assertEquals(dialed(), ["a 0", "b 10700"]);
+});
+
+Deno.test("Client whose function tells another host after a loss goes there at once", async () => {
+  for (const isAsync of [false, true]) {
+    using time = new FakeTime(0);
+    const { network, dial, dialed } = service();
+    const urls = ["m://a/", "m://b/?ticket=1", "m://b/?ticket=2", "m://b/?ticket=3"];
+    let asked = 0;
+    const tell = () => urls[asked++]!;
+    await using client = new Client(isAsync ? () => Promise.resolve(tell()) : tell, dial, steady);
+    assertEquals(await settled(client), "connected");
+    await time.tickAsync(10_000);
+    network.cut();
+    await turns();
+    assertEquals(await settled(client), "connected");
+    assertEquals([dialed(), asked], [["a 0", "b 10000"], 2]);
+    await time.tickAsync(10_000);
+    network.cut();
+    assertEquals(await settled(client), "reconnecting");
+    assertEquals(asked, 3, "asked ahead of time");
+    await time.tickAsync(250);
+    assertEquals(await settled(client), "connected");
+    // The same host is left alone for the delay; the answer is used, and not asked for again.
+    assertEquals([dialed()[2], network.dials[2]!.url, asked], ["b 20250", urls[2], 3]);
+  }
+});
+
+Deno.test("Client asks its function again where that failed after a loss", async () => {
+  using time = new FakeTime(0);
+  const { network, dial, dialed } = service();
+  let asked = 0;
+  const tell = () => ++asked === 2 ? Promise.reject(new Error("No ticket")) : "m://a/";
+  await using client = new Client(tell, dial, steady);
+  assertEquals(await settled(client), "connected");
+  await time.tickAsync(10_000);
+  network.cut();
+  assertEquals(await settled(client), "reconnecting");
+  await time.tickAsync(250);
+  await turns();
+  const { current } = client.status;
+  assert(current.name === "reconnecting" && current.cause.reason === "No ticket");
+  await time.tickAsync(500);
+  assertEquals(await settled(client), "connected");
+  assertEquals([dialed(), asked], [["a 0", "a 10750"], 3]);
 });
 
 Deno.test("Client tries again when the page is back online or looked at again, and lets go then", async () => {

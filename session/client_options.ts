@@ -16,6 +16,17 @@ import type { SessionHandlers, SessionLimits } from "./settings.ts";
 /** A value, or what makes one anew for each connection. */
 export type Fresh<T> = T | (() => T | Promise<T>);
 
+/**
+ * Where a client connects to: one URL, several of one service, or a function that tells one for each
+ * connection.
+ *
+ * - **Several** are tried in turn, the first one first. After a loss, and after an attempt that
+ *   failed, the next one is tried at once; the client waits once all of them were tried.
+ * - **A function** is asked at once after the loss of a session that held. Where it tells another
+ *   host, the client connects there without waiting.
+ */
+export type ServerUrl = Fresh<string | URL> | readonly (string | URL)[];
+
 /** How a client is doing. */
 export type ClientStatus =
   | { readonly name: "connecting" }
@@ -28,7 +39,7 @@ export type ClientStatus =
   }
   | {
     readonly name: "reconnecting";
-    /** Attempts since the last session that held. */
+    /** Attempts since the last session that held; of several URLs, rounds through all of them. */
     readonly attempt: number;
     /** How long the client waits, in milliseconds. */
     readonly delayMs: number;

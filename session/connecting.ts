@@ -6,7 +6,7 @@
 import type { RacingDialer, TransportOptions } from "../transport/race.ts";
 import { parseServerUrl } from "../transport/url.ts";
 import { Client } from "./client.ts";
-import type { ClientOptions, Fresh } from "./client_options.ts";
+import type { ClientOptions, ServerUrl } from "./client_options.ts";
 import type { AnyContract } from "./contract.ts";
 import type { Instrumentation } from "./instrumentation.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
@@ -60,14 +60,18 @@ export type MakeDialer = (options: TransportOptions) => RacingDialer;
 /** Makes a client of a platform. A URL that no attempt could use is refused at once. */
 export function connectBy<C extends AnyContract>(
   makeDialer: MakeDialer,
-  url: Fresh<string | URL>,
+  url: ServerUrl,
   options: ConnectOptions<C>,
 ): Client<C> {
-  return new Client(
-    typeof url === "function" ? url : parseServerUrl(url),
-    makeDialer(options),
-    options,
-  );
+  return new Client(checkUrl(url), makeDialer(options), options);
+}
+
+/** Makes URLs absolute; those of a function are checked as they are told. */
+function checkUrl(url: ServerUrl): ServerUrl {
+  if (typeof url === "function") return url;
+  if (typeof url === "string" || url instanceof URL) return parseServerUrl(url);
+  if (url.length > 0) return url.map(parseServerUrl);
+  throw new TypeError("Cannot connect: urls must not be empty");
 }
 
 /** Opens one session of a platform. */

@@ -164,6 +164,11 @@ Deno.test("connectBy() throws at once for a URL that can never work", () => {
       `Cannot connect: url must begin with ws:, wss:, http: or https:, received "${url}"`,
     );
   }
+  for (
+    const [urls, message] of [[[], "must not be empty"], [[URL_OF_SERVER, "x"], '"x"']] as const
+  ) {
+    assertThrows(() => connectBy(by("None"), urls, {}), TypeError, message);
+  }
   const secret = "ftp://ann:hush@example.com/?token=hush";
   const error = assertThrows(() => connectBy(by("None"), secret, {}), TypeError);
   assert(error.message.endsWith('received "ftp://example.com/"'), error.message);

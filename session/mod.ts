@@ -29,6 +29,7 @@ export type {
   ClientStatus,
   Dialer,
   Fresh,
+  ServerUrl,
 } from "./client_options.ts";
 export {
   type AnyContract,

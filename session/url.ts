@@ -1,8 +1,10 @@
 /**
- * What a session may keep of the URL that it came to.
+ * The URLs of a client's service, and the part of a URL that a session may keep.
  *
  * @module
  */
+import { absoluteUrl } from "../transport/url.ts";
+import type { Fresh, ServerUrl } from "./client_options.ts";
 
 /**
  * Takes the token out of a URL's query: a session remembers where it goes, not by which secret.
@@ -16,4 +18,67 @@ export function withoutToken(url: string): string {
     const kept = query.slice(1).split("&").filter((pair) => !pair.startsWith("token="));
     return kept.length === 0 ? "" : `?${kept.join("&")}`;
   });
+}
+
+/**
+ * The URLs of one service: a list that is tried in turn, or one URL that is known, or told for each
+ * connection.
+ */
+export class ServerUrls {
+  readonly #urls: readonly (string | URL)[];
+  readonly #tell: (() => string | URL | Promise<string | URL>) | undefined;
+  #index = 0;
+  /** URLs of the list in a row that were of no use. */
+  #failed = 0;
+  /** An answer of the function that the next attempt is to use. */
+  #told: Promise<string | URL> | undefined;
+
+  /** Begins with the first one. */
+  constructor(url: ServerUrl) {
+    this.#tell = typeof url === "function" ? url : undefined;
+    this.#urls = typeof url === "string" || url instanceof URL
+      ? [url]
+      : typeof url === "function"
+      ? []
+      : url;
+  }
+
+  /** The URL for the next attempt. */
+  next(): Fresh<string | URL> {
+    const told = this.#told;
+    this.#told = undefined;
+    if (told !== undefined) return () => told;
+    return this.#tell ?? this.#urls[this.#index]!;
+  }
+
+  /** A session held: each URL of the list is worth an attempt again. */
+  held(): void {
+    this.#failed = 0;
+  }
+
+  /**
+   * A session was lost, or an attempt failed.
+   *
+   * @returns Whether the list has another URL that was not tried since the last delay.
+   */
+  failed(): boolean {
+    const { length } = this.#urls;
+    this.#index = (this.#index + 1) % length || 0;
+    if (++this.#failed < length) return true;
+    this.#failed = 0;
+    return false;
+  }
+
+  /**
+   * Asks the function for the next attempt's URL ahead of time.
+   *
+   * @param lost Where the session was that was lost.
+   * @returns Whether the URL has another host. Never rejects: the attempt will.
+   */
+  async isElsewhere(lost: string | URL): Promise<boolean> {
+    if (this.#tell === undefined) return false;
+    const told = this.#told = (async () => await this.#tell!())();
+    const url = await told.catch(() => lost);
+    return absoluteUrl(url)?.host !== absoluteUrl(lost)?.host;
+  }
 }
