@@ -10,7 +10,7 @@ import {
   checkAdmissionOptions,
   type RequestInfo,
 } from "./_admission_options.ts";
-import { Authenticator, type Identity, namingInBand } from "./_authentication.ts";
+import { Authenticator, type Identity, namingInBand, TAKES_NO_TOKEN } from "./_authentication.ts";
 import { ServerHandshake } from "./_handshake.ts";
 import type { Invitation } from "./_invitation.ts";
 import { Openings } from "./_openings.ts";
@@ -41,8 +41,23 @@ const DEFAULT_HEADERS: readonly string[] = [
   "x-forwarded-for",
 ];
 
-const ANYBODY = { value: undefined, user: undefined, awaitsToken: false };
-const AWAITED = { ...ANYBODY, awaitsToken: true };
+/** Bytes of headers that are kept for `authenticate` while a token is awaited: cookies fit. */
+const MAX_AWAITED_HEADER_BYTES = 16_384;
+
+/** Statuses of `authenticate` that a token may still turn into a yes. */
+const OPEN_STATUSES: ReadonlySet<number> = new Set([400, 401, 403, 404]);
+
+const ANYBODY = { value: undefined, user: undefined };
+
+/** A request whose token follows in band, until it came. */
+interface Awaited {
+  /** Its headers, cookies included. */
+  readonly headers: Headers;
+  /** How `authenticate` refused the request as it was; `undefined` if it was not asked, or a token came. */
+  refusal: Refused | undefined;
+  /** Its session, once there is one. */
+  session?: Session;
+}
 
 /** What an admission works with. */
 export interface AdmissionParts {
@@ -69,7 +84,7 @@ export class Admission<V> {
   // Both are bounded by the places that the manager gave.
   readonly #openings: Openings;
   readonly #reservations = new Map<Connection, Reservation>();
-  readonly #awaited = new Set<Session>();
+  readonly #awaited = new Map<Connection, Awaited>();
 
   /**
    * Admits sessions of these settings, as the manager's limits allow.
@@ -135,14 +150,17 @@ export class Admission<V> {
   async close(options: SessionCloseOptions): Promise<void> {
     this.#openings[Symbol.dispose]();
     const info = { code: CloseCode.draining, ...options };
-    await Promise.all([...this.#awaited].map((session) => session.close(info)));
+    await Promise.all([...this.#awaited.values()].map(({ session }) => session?.close(info)));
   }
 
   /** Runs `authenticate` for a token that came in band; of its errors only the refusal is left. */
   async renew(session: Session, token: string, signal: AbortSignal): Promise<Identity<V>> {
-    const { url, headers, address } = session;
+    const { url, address, connection } = session;
+    const awaited = this.#awaited.get(connection);
+    // From now on the token's refusal counts.
+    if (awaited !== undefined) awaited.refusal = undefined;
     try {
-      const request = new Request(url, { headers });
+      const request = new Request(url, { headers: awaited?.headers ?? session.headers });
       const identity = await this.#authenticator.identify(request, token, signal);
       if (session.state === "connecting") {
         this.#count({ user: identity.user });
@@ -180,16 +198,24 @@ export class Admission<V> {
       );
     }
     this.#count({ address });
-    const reservation = this.#reserve(address, undefined);
     const { authenticate, acceptsTokenInBand = false } = this.#options;
-    if (authenticate === undefined) {
-      return this.#accept(invitation, reservation, { ...ANYBODY, handshake });
+    const takesInBand = acceptsTokenInBand && authenticate !== undefined;
+    if (invitation.announcesToken && !takesInBand) {
+      throw new Refused(401, TAKES_NO_TOKEN, { isToldByClose: true });
+    }
+    const awaited = invitation.announcesToken ? awaitedOf(invitation) : undefined;
+    if (invitation.announcesToken && awaited === undefined) {
+      throw new Refused(
+        400,
+        `Cannot wait for a token: the headers have more than ${MAX_AWAITED_HEADER_BYTES} bytes`,
+      );
+    }
+    const reservation = this.#reserve(address, undefined);
+    if (authenticate === undefined || awaited !== undefined) {
+      return this.#accept(invitation, reservation, { ...ANYBODY, awaited, handshake });
     }
     const token = tokenOf(invitation);
-    const mayAwait = acceptsTokenInBand && isSkein && token === undefined;
-    if (mayAwait && !headers.has("cookie") && !headers.has("authorization")) {
-      return this.#accept(invitation, reservation, { ...AWAITED, handshake });
-    }
+    const mayAwait = takesInBand && isSkein && token === undefined;
     const identified = () =>
       this.#identified(invitation, reservation, { token, mayAwait, handshake });
     return handshake === undefined ? identified() : handshake.during(identified);
@@ -207,22 +233,26 @@ export class Admission<V> {
     const { request, address, isSkein, signal } = invitation;
     let reservation = byAddress;
     let claim: Disposable | undefined;
+    let awaited: Awaited | undefined;
     try {
-      const { value, user } = await this.#authenticator.identify(request, token, signal);
+      const { value, user } = await this.#authenticator.identify(request, token, signal)
+        .catch((error) => {
+          // A client of 0.1 does not announce the token that it sends next.
+          if (mayAwait) awaited = stillAwaited(invitation, error);
+          if (awaited === undefined) throw error;
+          return ANYBODY;
+        });
       if (user !== undefined) {
         this.#count({ user });
         byAddress[Symbol.dispose]();
         reservation = this.#reserve(address, user);
         claim = await this.#claimFor(user);
       }
-      const who = { value, user, awaitsToken: false };
+      // A client of 0.1 may say a token all the same, which it did not announce.
+      const maySignIn = mayAwait && awaited === undefined && saysNothing(invitation);
+      const who = { value, user, awaited, maySignIn };
       return this.#accept(invitation, reservation, { ...who, handshake, claim });
     } catch (error) {
-      // Who has a cookie of something else may still say a token.
-      const isUnknown = error instanceof Refused && error.status === 401;
-      if (mayAwait && isUnknown) {
-        return this.#accept(invitation, reservation, { ...AWAITED, handshake });
-      }
       reservation[Symbol.dispose]();
       claim?.[Symbol.dispose]();
       const hadNone = isSkein && token === undefined && !this.#options.acceptsTokenInBand;
@@ -233,10 +263,11 @@ export class Admission<V> {
   #accept<A>(
     invitation: Invitation<A>,
     reservation: Reservation,
-    { handshake, claim, ...who }: {
+    { handshake, claim, awaited, maySignIn = false, ...who }: {
       readonly value: unknown;
       readonly user: string | undefined;
-      readonly awaitsToken: boolean;
+      readonly awaited?: Awaited | undefined;
+      readonly maySignIn?: boolean;
       readonly handshake: ServerHandshake | undefined;
       readonly claim?: Disposable | undefined;
     },
@@ -249,7 +280,9 @@ export class Admission<V> {
       const { connection, isReady, answer, held } = invitation.accept();
       const open = () => {
         if (reservation.isHeld) {
-          const session = this.#open(connection, reservation, { ...who, url, headers, address });
+          const peer = { ...who, url, headers, address };
+          const identity = maySignIn ? this.#guest(connection, peer) : peer;
+          const session = this.#open(connection, reservation, { identity, awaited });
           if (claim !== undefined) coreOf(session).whenEnded(() => claim[Symbol.dispose]());
           return handshake?.opened(session);
         }
@@ -270,23 +303,61 @@ export class Admission<V> {
   #open(
     connection: Connection,
     reservation: Reservation,
-    identity: SessionIdentity,
+    { identity, awaited }: {
+      readonly identity: SessionIdentity;
+      readonly awaited: Awaited | undefined;
+    },
   ): Session {
     // Its constructor establishes most sessions, and the manager takes this then.
     this.#reservations.set(connection, reservation);
-    const session = new Session(connection, this.#settings, identity);
+    const awaitsToken = awaited !== undefined;
+    if (awaitsToken) this.#awaited.set(connection, awaited);
+    const session = new Session(connection, this.#settings, { ...identity, awaitsToken });
     if (session.state !== "connecting") {
       // One that ended at once never got as far as the manager.
       this.takeReservation(connection)?.[Symbol.dispose]();
+      this.#awaited.delete(connection);
       return session;
     }
-    // One that never says its token gives its place back.
-    this.#awaited.add(session);
-    session.ready.then(() => this.#awaited.delete(session), () => {
-      this.#awaited.delete(session);
+    this.#await(session);
+    return session;
+  }
+
+  /** The identity of a guest whose first frame may be a token: then another session follows. */
+  #guest(connection: Connection, identity: SessionIdentity): SessionIdentity {
+    const id = crypto.randomUUID();
+    const { url = "", address, headers = [] } = identity;
+    const successor = () => {
+      const awaited = { headers: new Headers(headers), refusal: undefined };
+      try {
+        const reservation = this.#reserve(address, undefined);
+        const heir = { id, url, address, headers, inherits: true };
+        return this.#open(connection, reservation, { identity: heir, awaited });
+      } catch (error) {
+        if (!(error instanceof Refused)) throw error;
+        connection.close({ closeCode: 4000 + error.status, reason: error.message });
+        return undefined;
+      }
+    };
+    return { ...identity, id, successor };
+  }
+
+  /** Looks after a session that is not established yet, until it is, or is over. */
+  #await(session: Session): void {
+    const { connection, address } = session;
+    const awaited = this.#awaited.get(connection);
+    if (awaited !== undefined) awaited.session = session;
+    session.ready.then(() => this.#awaited.delete(connection), () => {
+      // Where no token came, the first answer of `authenticate` was the last.
+      const refusal = this.#awaited.get(connection)?.refusal;
+      this.#awaited.delete(connection);
+      if (refusal !== undefined) this.#report.tell(refusal, { address, token: undefined });
       this.takeReservation(connection)?.[Symbol.dispose]();
     });
-    return session;
+    const { refusal } = awaited ?? {};
+    if (refusal === undefined) return;
+    // A client that has no token would else wait for nothing.
+    coreOf(session).post({ expects: "auth", reason: refusal.message });
   }
 
   /** Counts an attempt to connect, as soon as it is known whose it is. */
@@ -357,6 +428,30 @@ function tokenOf({ url, headers }: Invitation<unknown>): string | undefined {
   // As it is spelled, and as `withoutToken` finds it: what was read stays in no session's URL.
   const pair = new URL(url).search.slice(1).split("&").find((one) => one.startsWith("token="));
   return new URLSearchParams(pair).get("token") ?? undefined;
+}
+
+/** Whether a request has nothing that says who it is of, beside a token. */
+function saysNothing({ headers }: Invitation<unknown>): boolean {
+  return !headers.has("cookie") && !headers.has("authorization");
+}
+
+/** Keeps what a token needs to be checked, where one may turn a refusal into a yes. */
+function stillAwaited(invitation: Invitation<unknown>, error: unknown): Awaited | undefined {
+  if (!(error instanceof Refused)) return undefined;
+  // A cookie may be of something else.
+  const isOpen = saysNothing(invitation) ? OPEN_STATUSES.has(error.status) : error.status === 401;
+  return isOpen ? awaitedOf(invitation, error) : undefined;
+}
+
+/**
+ * Keeps the headers of a request, since the runtime cannot read them after an upgrade; `undefined`
+ * if they are too many.
+ */
+function awaitedOf({ headers }: Invitation<unknown>, refusal?: Refused): Awaited | undefined {
+  let bytes = 0;
+  for (const [name, value] of headers) bytes += name.length + value.length;
+  if (bytes > MAX_AWAITED_HEADER_BYTES) return undefined;
+  return { headers: new Headers(headers), refusal };
 }
 
 function pathMatcher(path: string | undefined): (url: string) => boolean {

@@ -17,12 +17,12 @@ export interface RequestInfo {
 /** What `authenticate` gets to see. */
 export interface AuthenticationContext {
   /**
-   * The request that began the session: its URL, headers and cookies. For a
-   * token that comes in band, it has the headers that the session keeps
-   * (`keepsHeaders`), and no cookies unless they are among them.
+   * The request that began the session: its URL, headers and cookies, also for a token that comes in
+   * band. For a renewal it has the headers that the session keeps (`keepsHeaders`), and no cookies
+   * unless they are among them.
    */
   readonly request: Request;
-  /** The bearer token, from the header, from `?token=`, or sent in band. */
+  /** The bearer token, from the header, from `?token=`, or sent in band; `undefined` without one. */
   readonly token: string | undefined;
   /** Aborted when the answer takes longer than `authenticateTimeoutMs`, or the session ended meanwhile. */
   readonly signal: AbortSignal;
@@ -53,7 +53,8 @@ export interface AdmissionOptions<V> extends OriginRules {
   readonly path?: string;
   /**
    * Says who a peer is; what it returns becomes `session.value`, and whoever it
-   * returns for is in. A throw refuses the session:
+   * returns for is in, such as a guest without a token. It is asked once for each session: before the
+   * upgrade, or when the token is there that the client announced. A throw refuses the session:
    *
    * - An {@linkcode AuthenticationError} refuses with its status and text: 401
    *   by default, and 503 has clients come back later, such as when a database
@@ -71,9 +72,9 @@ export interface AdmissionOptions<V> extends OriginRules {
    */
   readonly userOf?: (value: V) => string;
   /**
-   * Lets a `skein.1` client that has no token, and no cookie that `authenticate`
-   * takes, connect and say its token first: within `session.handshakeTimeoutMs` (5
-   * seconds) and 8 KiB, before anything else is read.
+   * Lets a `skein.1` client that announces a token, as `connect()` does with its option `token`,
+   * connect and say it first: within `session.handshakeTimeoutMs` (5 seconds) and 8 KiB, before
+   * anything else is read. Without this such a client is refused with 401, for good.
    *
    * @default {false}
    */

@@ -23,7 +23,11 @@ export interface Identity<V> {
 /** The refusal of who is nobody: no words about why. */
 const UNAUTHENTICATED = "Unauthenticated";
 
-/** A client of this protocol offers its token in band, if anywhere. */
+/** Refuses a client that announced a token in band, at a server that reads none there. */
+export const TAKES_NO_TOKEN =
+  "No token is taken in band: the server needs authenticate and acceptsTokenInBand";
+
+/** Told to clients of 0.1, which may have a token in band and do not announce it. */
 const NOT_IN_BAND = `${UNAUTHENTICATED}: this server takes no token in band`;
 
 /** Asks the application who a peer is. */
@@ -100,7 +104,7 @@ export class Authenticator<V> {
   }
 }
 
-/** Says to Skein's client, which had a token to offer or not, why none was asked for. */
+/** Names the reason to a client that did not announce a token, and may have one all the same. */
 export function namingInBand(error: unknown): unknown {
   if (!(error instanceof Refused) || error.status !== 401) return error;
   const { cause, isFault } = error;

@@ -15,6 +15,8 @@ const FAULT_SILENT_MS = 1_000;
 export interface RefusedOptions extends ErrorOptions {
   /** Whether the application may be at fault, and should hear of it. */
   readonly isFault?: boolean;
+  /** Whether WebTransport tells it by a close with the text; pages see no status of a refusal. */
+  readonly isToldByClose?: boolean;
 }
 
 /** Thrown inside, turned into an answer at the edge; the message is told to the peer. */
@@ -23,12 +25,15 @@ export class Refused extends Error {
   readonly status: RefusalStatus;
   /** Whether the application may be at fault, and should hear of it. */
   readonly isFault: boolean;
+  /** Whether WebTransport tells it by a close with the text; pages see no status of a refusal. */
+  readonly isToldByClose: boolean;
 
   /** Creates a refusal. */
   constructor(status: RefusalStatus, message: string, options: RefusedOptions = {}) {
     super(message, options);
     this.status = status;
     this.isFault = options.isFault ?? false;
+    this.isToldByClose = options.isToldByClose ?? false;
   }
 }
 

@@ -12,6 +12,7 @@ import type { FlowControlOptions } from "./transport/connection.ts";
 import type { MessageStreamOptions } from "./transport/message_stream.ts";
 import { isOriginAllowed, type OriginRules } from "./transport/origins.ts";
 import { parseQmuxProtocol } from "./transport/qmux/versions.ts";
+import { TOKEN_MARK } from "./transport/webtransport.ts";
 import {
   type AcceptedWebSocket,
   offeredProtocols,
@@ -43,6 +44,7 @@ export class WebSocketInvitation implements Invitation<Response> {
   readonly request: Request;
   readonly address: string | undefined;
   readonly isSkein: boolean;
+  readonly announcesToken: boolean;
   readonly #door: WebSocketDoor;
   readonly #protocol: string;
 
@@ -51,9 +53,11 @@ export class WebSocketInvitation implements Invitation<Response> {
     this.headers = request.headers;
     this.request = request;
     this.address = address;
-    const protocol = this.#protocol = chosenOf(offeredProtocols(request));
+    const offered = offeredProtocols(request);
+    const protocol = this.#protocol = chosenOf(offered);
     this.isSkein = protocol === SKEIN_PROTOCOL ||
       parseQmuxProtocol(protocol)?.protocol === SKEIN_PROTOCOL;
+    this.announcesToken = this.isSkein && offered.includes(TOKEN_MARK);
     this.#door = door;
   }
 

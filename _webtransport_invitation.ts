@@ -9,6 +9,7 @@ import { SKEIN_PROTOCOL } from "./session/session.ts";
 import type { Connection } from "./transport/connection.ts";
 import { type MessageStreamOptions, withMessages } from "./transport/message_stream.ts";
 import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "./transport/origins.ts";
+import { TOKEN_MARK, TOKEN_MARK_QUERY } from "./transport/webtransport.ts";
 import type { WebTransportRequest } from "./transport/webtransport_server.ts";
 
 /** Where this server's own pages come from, as seen by its WebTransport. */
@@ -46,6 +47,7 @@ export class WebTransportInvitation implements Invitation<void> {
   readonly headers: Headers;
   readonly address: string | undefined;
   readonly isSkein: boolean;
+  readonly announcesToken: boolean;
   readonly #asked: WebTransportRequest;
   readonly #options: WebTransportInvitationOptions;
   readonly #isOffered: boolean;
@@ -59,8 +61,10 @@ export class WebTransportInvitation implements Invitation<void> {
     this.headers = asked.headers;
     this.#isOffered = asked.protocols.includes(SKEIN_PROTOCOL);
     // Not every browser can offer protocols.
-    this.isSkein = this.#isOffered ||
-      url.search !== "" && url.searchParams.get("protocol") === SKEIN_PROTOCOL;
+    const isNamed = url.search !== "" && url.searchParams.get("protocol") === SKEIN_PROTOCOL;
+    this.isSkein = this.#isOffered || isNamed;
+    this.announcesToken = this.#isOffered && asked.protocols.includes(TOKEN_MARK) ||
+      isNamed && url.search.slice(1).split("&").includes(TOKEN_MARK_QUERY);
     this.address = options.addressOf(() => this.request);
   }
 
@@ -93,10 +97,16 @@ export class WebTransportInvitation implements Invitation<void> {
   refuse(refused: Refused): void {
     if (this.signal.aborted) return;
     try {
+      if (refused.isToldByClose) return this.#refuseByClose(refused);
       this.#asked.refuse(refused.status, { headers: refusalHeaders(refused) });
     } catch {
       // It left meanwhile.
     }
+  }
+
+  #refuseByClose({ status, message: reason }: Refused): void {
+    this.#asked.accept(this.#isOffered ? { protocol: SKEIN_PROTOCOL } : {})
+      .close({ closeCode: 4000 + status, reason });
   }
 
   #withMessages(raw: Connection): Connection {

@@ -46,7 +46,7 @@ const STABLE_MS = 5_000;
 
 const TIMES_MS = { wakeTimeoutMs: 5_000 };
 
-/** Close codes by which a server says that trying again is no use. */
+/** Close codes that say that trying again is no use, whichever end sends them. */
 const FINAL_CODES: ReadonlySet<number> = new Set([
   CloseCode.malformed,
   CloseCode.unauthenticated,
@@ -63,8 +63,10 @@ const FINAL_CODES: ReadonlySet<number> = new Set([
  * - **Outbox:** what is sent while not connected goes out after reconnecting, in order, and no
  *   faster than the server takes it. A message that is larger than the server's limit is dropped,
  *   and told to `onRefused` with the code `too-large`.
- * - **Refused:** 4400, 4401, 4403 and 4404 end it; a server's normal close does too. What waits then,
- *   such as a loop, a request or a publication, is rejected at once; after a normal close loops end.
+ * - **Refused:** 4400, 4401, 4403 and 4404 end it, whichever end closed so; a server's normal close
+ *   does too. After a session that held, a server's 4401 gets one more try, with a fresh token. What
+ *   waits then, such as a loop, a request or a publication, is rejected at once; after a normal close
+ *   loops end.
  *
  * What was handed to a connection that broke may be lost: for what must arrive, there is
  * `delivery: "at-least-once"`, and for requests `resend`.
@@ -434,9 +436,10 @@ export class Client<C extends AnyContract = AnyContract>
     }
     // What can not be dialled, such as a URL that is none, never can.
     if (info.by === "local" && !wasReady && info.error instanceof TypeError) return "closed";
-    if (info.by !== "remote") return undefined;
+    if (info.by === "network") return undefined;
     // A token that expired gets one more try, with a fresh one.
-    if (wasReady && info.code === CloseCode.unauthenticated) return undefined;
+    const isExpired = wasReady && info.by === "remote" && info.code === CloseCode.unauthenticated;
+    if (isExpired) return undefined;
     if (FINAL_CODES.has(info.code)) return "refused";
     return info.code === CloseCode.normal ? "closed" : undefined;
   }

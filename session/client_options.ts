@@ -80,10 +80,10 @@ export interface ClientOptions<C extends AnyContract = AnyContract>
   /** Topics and their schemas, the same as the server's; without one, every topic is let through. */
   readonly contract?: C;
   /**
-   * Token of at most 8,192 bytes, sent in band before anything else; none by
-   * default. A function is asked anew for each connection.
+   * Token of at most 8,192 bytes, sent in band before anything else; none by default. A function is
+   * asked anew for each connection; where it returns `undefined`, the client comes as a guest.
    */
-  readonly token?: Fresh<string>;
+  readonly token?: Fresh<string | undefined>;
   /** Request headers, none by default; Deno only: in a browser the client closes with a `TypeError`. */
   readonly headers?: HeadersInit;
   /**

@@ -54,6 +54,9 @@ export interface DialOptions<C extends AnyContract = AnyContract>
   readonly signal?: AbortSignal;
 }
 
+/** Subprotocols that carry envelopes: {@linkcode SKEIN_PROTOCOL} on the frames of a wire, or on QMux. */
+const SPEAKS_SKEIN = /^(qmux-\d\d\.)?skein\.1$/;
+
 /** Makes what a client of a platform dials with. */
 export type MakeDialer = (options: TransportOptions) => RacingDialer;
 
@@ -82,7 +85,7 @@ export async function dialBy<C extends AnyContract>(
 ): Promise<Session<unknown, C, "client">> {
   const { protocols = [SKEIN_PROTOCOL], token } = options;
   const timeoutMs = checkConnectTimeout(options.connectTimeoutMs);
-  if (token !== undefined && !protocols.includes(SKEIN_PROTOCOL)) {
+  if (token !== undefined && !protocols.some((name) => SPEAKS_SKEIN.test(name))) {
     throw new TypeError(
       `Cannot dial: a token in band needs ${SKEIN_PROTOCOL} among the protocols, received ${
         JSON.stringify(protocols)

@@ -47,6 +47,8 @@ export interface ControlHost {
   emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void;
   /** The session is established. */
   connected(hello?: Hello): void;
+  /** The server lets nobody in without a token, and waits for one. */
+  tokenExpected(reason: string): void;
   /** Reports a failed handler to the application. */
   handlerFailed(error: unknown, reason: string): void;
 }
@@ -102,6 +104,8 @@ export class Controls {
         return this.#host.inbound.note(envelope);
       case "ack":
         return this.#host.onAck?.(envelope.n);
+      case "expects":
+        return this.#host.tokenExpected(envelope.reason);
       case "service": {
         const error = { code: "forbidden", message: `This end offers no ${envelope.service}` };
         return this.#host.post({ reply: envelope.id, error });

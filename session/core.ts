@@ -107,6 +107,10 @@ export class SessionCore
   declare failedAt: number[] | undefined;
   /** What the server offers beside; only declared, as a server's sessions have it not. */
   declare features: readonly string[] | undefined;
+  /** See `SessionIdentity`; only declared, as hardly any session has one. */
+  declare successor: SessionIdentity["successor"];
+  /** Takes what comes after the end of this session; only declared, see `successor`. */
+  declare heir: FrameReceiver | undefined;
   /** How far a server is behind; only declared, as a client does not tell. */
   declare backpressure: Backpressure | undefined;
   /** Told up to which number the server handled messages; only declared, see `features`. */
@@ -123,6 +127,8 @@ export class SessionCore
   #onEnd: ((session: Session) => void)[] | undefined;
   #events: EventsOfSession | undefined;
   #awaitsToken: boolean;
+  #hasToken = false;
+  #inherits: boolean;
   #wasOpen = false;
   #pings = 0;
   #pingedAt = 0;
@@ -142,6 +148,8 @@ export class SessionCore
     this.value = identity.value;
     this.user = identity.user;
     this.#awaitsToken = identity.awaitsToken === true;
+    this.#inherits = identity.inherits === true;
+    if (identity.successor) this.successor = identity.successor;
     this.joins = connection.frames !== undefined && connection.protocol === SKEIN_PROTOCOL;
     this.inbound = settings.services?.inbound(this) ?? new Inbound(this, settings);
     const { frames } = connection;
@@ -156,12 +164,12 @@ export class SessionCore
       return this.connected();
     }
     this.#greet(token);
-    frames.receive(this);
+    if (!this.#inherits) frames.receive(this);
   }
 
   /** Takes a frame; see {@linkcode FrameReceiver}. */
   receiveFrame(frame: Frame): void {
-    if (this.state === "closed") return;
+    if (this.state === "closed") return this.heir?.receiveFrame(frame);
     if (this.#heartbeat !== undefined) this.lastHeard = this.#heartbeat.now;
     if (this.#awaitsToken) void this.serving?.receiveToken(frame);
     else this.inbound.receive(frame);
@@ -169,6 +177,7 @@ export class SessionCore
 
   /** Learns how the connection ended; see {@linkcode FrameReceiver}. */
   framesEnded(): void {
+    if (this.heir) return this.heir.framesEnded();
     this.connection.closed.then(
       ({ closeCode = 0, reason = "" }) => this.#finish({ code: closeCode, reason, by: "remote" }),
       (error) =>
@@ -414,7 +423,7 @@ export class SessionCore
       this.id = hello.session;
       this.#peerMaxBytes = hello.maxMessageBytes;
       this.features = hello.features;
-    } else if (this.joins && side === "server") this.#sayHello();
+    } else if (this.joins && side === "server" && !this.#inherits) this.#sayHello();
     if (this.joins) {
       this.#heartbeat = hello === undefined ? this.settings.heartbeat : heartbeatOf(hello);
       this.#heartbeat.add(this);
@@ -509,6 +518,16 @@ export class SessionCore
     this.#finish({ code, reason, by, ...(error !== undefined && { error }) });
   }
 
+  /** Ends the session, and leaves the connection to another one. */
+  leaveTo(makeHeir: () => FrameReceiver | undefined): void {
+    // `hello` goes first, as ever.
+    this.settings.turn.flush();
+    this.queue?.flush();
+    this.#finish({ code: CloseCode.normal, reason: "The peer signed in", by: "remote" });
+    this.heir = makeHeir();
+    this.backpressure = this.heir?.backpressure;
+  }
+
   /** Reports a failed handler to the application; the session ends only by `onHandlerError`, or if that recurs. */
   handlerFailed(error: unknown, reason: string): void {
     this.#failed(error, () => {
@@ -551,11 +570,18 @@ export class SessionCore
     if (!awaitsHello) return this.giveUpAfter(handshakeTimeoutMs, "token");
     this.giveUpAfter(token === undefined ? handshakeTimeoutMs : requestTimeoutMs, "hello");
     if (token === undefined) return;
+    this.#hasToken = true;
     this.authenticate(token, {}).catch((error) => {
       // A server that refuses closes too, and its code says whether to try again.
       if (error instanceof RequestError && this.state === "connecting") return;
       this.abort(CloseCode.unauthenticated, "The token was not accepted", error);
     });
+  }
+
+  /** A client without a token gives up for good, as if it were refused. */
+  tokenExpected(reason: string): void {
+    if (this.settings.side === "server" || this.state !== "connecting" || this.#hasToken) return;
+    this.abort(CloseCode.unauthenticated, reason || "The server expects a token");
   }
 
   /** Gives what it waits for to be established another time. */

@@ -93,6 +93,8 @@ export type Envelope =
     readonly unsubscribed: Unsubscribed;
   }
   | { readonly kind: "ack"; readonly n: number }
+  /** The server waits for a token, since it refused the request that came without one. */
+  | { readonly kind: "expects"; readonly what: "auth"; readonly reason: string }
   | { readonly kind: "service"; readonly service: ServiceKind; readonly id: number | null }
   | { readonly kind: "unknown" }
   | { readonly kind: "malformed"; readonly message: string; readonly id: number | null };
@@ -173,6 +175,7 @@ const KINDS = [
   "skip",
   "unsubscribed",
   "ack",
+  "expects",
 ] as const;
 
 function readControl(kind: Exclude<typeof KINDS[number], ServiceKind>, raw: Raw): Envelope {
@@ -190,6 +193,9 @@ function readControl(kind: Exclude<typeof KINDS[number], ServiceKind>, raw: Raw)
       return readUnsubscribed(raw);
     case "skip":
       return isTopic(value) ? readPlaced(kind, value, raw) : badTopic(kind, value, undefined);
+    case "expects":
+      if (value !== "auth") return { kind: "unknown" };
+      return { kind, what: value, reason: textOf(raw.reason) };
   }
   if (!isId(value)) return badId(kind, value);
   if (kind === "cancel") return { kind, id: value };
@@ -303,7 +309,8 @@ export type OutgoingEnvelope =
   | Gap
   | { readonly skip: string; readonly offset: number; readonly prev: number }
   | Unsubscribed
-  | { readonly ack: number };
+  | { readonly ack: number }
+  | { readonly expects: "auth"; readonly reason: string };
 
 /**
  * Writes an envelope, or says why that can not be.

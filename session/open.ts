@@ -12,6 +12,7 @@ import {
 } from "../errors.ts";
 import type { TransportFallback } from "../transport/race.ts";
 import { absoluteUrl, publicUrl, withUrl } from "../transport/url.ts";
+import { TOKEN_MARK } from "../transport/webtransport.ts";
 import { startTimer, within } from "../transport/within.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
 import { closedError } from "./core.ts";
@@ -32,7 +33,7 @@ export interface OpenOptions {
   /** Settings of the session. */
   readonly settings: SessionSettings;
   /** Sent in band before anything else. */
-  readonly token?: Fresh<string> | undefined;
+  readonly token?: Fresh<string | undefined> | undefined;
   /** Request headers. */
   readonly headers?: HeadersInit | undefined;
   /** How long all of it may take, in milliseconds; `Infinity` is for ever. */
@@ -75,7 +76,8 @@ async function open(options: OpenOptions): Promise<Session> {
     const token = await within(fresh(options.token), { signal });
     let fallback: TransportFallback | undefined;
     const connection = await options.dial(url, {
-      protocols,
+      // The server waits for a token only where it was told that one follows.
+      protocols: token === undefined ? protocols : [...protocols, TOKEN_MARK],
       signal,
       timeoutMs,
       onFallback: (told) => fallback = told,

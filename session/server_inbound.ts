@@ -4,13 +4,21 @@
  *
  * @module
  */
-import { BrokerError } from "../errors.ts";
-import type { Backpressure } from "../transport/connection.ts";
+import { BrokerError, CloseCode } from "../errors.ts";
+import type { Backpressure, Frame, FrameReceiver } from "../transport/connection.ts";
+import { coreOf } from "./_inside.ts";
 import type { Numbered } from "./_numbered.ts";
 import type { SessionCore } from "./core.ts";
 import type { Envelope } from "./envelope.ts";
 import { Inbound, type Incoming, type Meter } from "./inbound.ts";
 import type { Message } from "./message.ts";
+import { parseEnvelope } from "./service_envelope.ts";
+
+/** Frames that a client may send while its late token is checked: those that subscribe it again. */
+const MAX_HELD_FRAMES = 256;
+
+/** Bytes of them, beside the first one: as much as one frame of several envelopes. */
+const MAX_HELD_BYTES = 65_536;
 
 /** Envelopes that may have a number. */
 export type NumberedEnvelope = Extract<Envelope, { kind: "message" | "publish" }>;
@@ -58,6 +66,23 @@ export class ServerInbound extends Inbound implements Backpressure {
   /** Resolves when that may have changed. */
   changed(): Promise<void> {
     return this.queue.changed();
+  }
+
+  /** See {@linkcode Inbound}. */
+  override receive(frame: Frame): void {
+    const core = this.#core;
+    const { successor } = core;
+    if (successor === undefined) return super.receive(frame);
+    core.successor = undefined;
+    // What begins with a token: the client was told `hello` already, so more may be joined to it.
+    const [first = "", ...rest] = typeof frame === "string" ? frame.split("\n") : [];
+    if (parseEnvelope(first).kind !== "auth") return super.receive(frame);
+    core.leaveTo(() => {
+      const session = successor();
+      return session && new LateToken(coreOf(session));
+    });
+    core.heir?.receiveFrame(first);
+    if (rest.length > 0) core.heir?.receiveFrame(rest.join("\n"));
   }
 
   /** See {@linkcode Inbound}. */
@@ -134,5 +159,50 @@ export class ServerInbound extends Inbound implements Backpressure {
 
   #number(envelope: NumberedEnvelope, isRead: boolean): Numbered | null | undefined {
     return this.#core.serving?.number(envelope, isRead);
+  }
+}
+
+/**
+ * Holds what comes behind a token that the client did not announce: it was told `hello` already, and
+ * need not wait for the answer.
+ */
+class LateToken implements FrameReceiver {
+  readonly #core: SessionCore;
+  #held: Frame[] | undefined;
+  #heldBytes = 0;
+
+  constructor(core: SessionCore) {
+    this.#core = core;
+  }
+
+  get backpressure(): Backpressure | undefined {
+    return this.#core.backpressure;
+  }
+
+  receiveFrame(frame: Frame): void {
+    const core = this.#core;
+    if (this.#held !== undefined) return this.#hold(this.#held, frame);
+    if (core.state !== "connecting") return core.receiveFrame(frame);
+    this.#held = [];
+    core.ready.then(() => this.#release(), () => this.#held = undefined);
+    core.receiveFrame(frame);
+  }
+
+  framesEnded(): void {
+    this.#release();
+    this.#core.framesEnded();
+  }
+
+  #hold(held: Frame[], frame: Frame): void {
+    held.push(frame);
+    if (held.length > 1) this.#heldBytes += frame.length;
+    if (held.length <= MAX_HELD_FRAMES && this.#heldBytes <= MAX_HELD_BYTES) return;
+    this.#core.refuse(CloseCode.queueFull, "Too much came before the token was checked");
+  }
+
+  #release(): void {
+    const held = this.#held ?? [];
+    this.#held = undefined;
+    if (this.#core.state !== "connecting") held.forEach((frame) => this.#core.receiveFrame(frame));
   }
 }

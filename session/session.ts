@@ -51,6 +51,14 @@ export interface SessionIdentity<V = unknown> {
   readonly token?: string | undefined;
   /** On a server: the session begins with the peer's token, and nothing is read before it. */
   readonly awaitsToken?: boolean;
+  /**
+   * On a server: makes the session that takes the connection over where the peer's first frame is a
+   * token all the same, as that of a client of 0.1 may be; its identity `inherits`. Without one the
+   * connection is closed.
+   */
+  readonly successor?: (() => Session | undefined) | undefined;
+  /** On a server: the peer was told `hello` already, by the session of the same id before it. */
+  readonly inherits?: boolean;
   /** On a client: why it is not on the transport that was preferred. */
   readonly fallback?: TransportFallback | undefined;
 }

@@ -1,21 +1,26 @@
 /**
+/**
  * The URLs of a client's service, and the part of a URL that a session may keep.
  *
  * @module
  */
 import { absoluteUrl } from "../transport/url.ts";
+import { TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
 import type { Fresh, ServerUrl } from "./client_options.ts";
 
 /**
- * Takes the token out of a URL's query: a session remembers where it goes, not by which secret.
+ * Takes the token out of a URL's query, and the mark of a token in band: a session remembers its
+ * place, not its secret.
  *
  * @param url A URL, absolute or relative.
- * @returns The URL without its `token` parameters, otherwise as it was.
+ * @returns The URL without `token` and `auth=in-band`, otherwise as it was.
  */
 export function withoutToken(url: string): string {
-  if (!url.includes("token=")) return url;
+  if (!url.includes("token=") && !url.includes(TOKEN_MARK_QUERY)) return url;
   return url.replace(/\?[^#]*/, (query) => {
-    const kept = query.slice(1).split("&").filter((pair) => !pair.startsWith("token="));
+    const kept = query.slice(1).split("&").filter((pair) =>
+      !pair.startsWith("token=") && pair !== TOKEN_MARK_QUERY
+    );
     return kept.length === 0 ? "" : `?${kept.join("&")}`;
   });
 }

@@ -90,10 +90,13 @@ Deno.test("Client.close() while it dials leaves nothing open", async () => {
 });
 
 Deno.test("dial() rejects, and leaves nothing open, when it is given up", async () => {
-  await using server = listen({ acceptsTokenInBand: true, authenticate: () => 1 });
+  await using server = listen({
+    acceptsTokenInBand: true,
+    authenticate: () => new Promise(() => {}),
+  });
   const reason = new Error("enough");
   const controller = new AbortController();
-  const dialing = dial(server.url, { signal: controller.signal });
+  const dialing = dial(server.url, { token: "x", signal: controller.signal });
   await until(() => server.manager.stats().reserved === 1);
   controller.abort(reason);
   assertEquals(await assertRejects(() => dialing), reason);

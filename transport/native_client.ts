@@ -23,7 +23,12 @@ import type {
   StreamSide,
 } from "./connection.ts";
 import { publicUrl } from "./url.ts";
-import type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";
+import {
+  type CertificateHash,
+  type DialWebTransportOptions,
+  TOKEN_MARK,
+  TOKEN_MARK_QUERY,
+} from "./webtransport.ts";
 import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "./wire_close.ts";
 import { within } from "./within.ts";
 
@@ -74,8 +79,9 @@ interface Globals {
 /**
  * Opens a WebTransport connection with the platform's own `WebTransport`.
  *
- * - **Protocols:** a platform that can not offer any gets the first one in the URL's query
- *   (`?protocol=`), and the server is taken to have agreed.
+ * - **Protocols:** a platform that cannot offer any gets the first one in the URL's query
+ *   (`?protocol=`), and the server is taken to have agreed. The mark of a token in band
+ *   (`skein.auth`) stands beside it, as `auth=in-band`.
  * - **Page:** a page that is left closes the connection, so that the server need not time it out;
  *   `closed` rejects, and a client connects anew if the page comes back from the browser's cache.
  * - **Stopping to read:** Firefox 153 does not tell the server that a stream is read no more.
@@ -104,7 +110,9 @@ export async function dialNativeWebTransport(
   }
   const assumed = "protocol" in WebTransport.prototype ? undefined : protocols[0];
   if (assumed !== undefined) {
-    target.search += `${target.search ? "&" : "?"}protocol=${encodeURIComponent(assumed)}`;
+    const query = [`protocol=${encodeURIComponent(assumed)}`];
+    if (protocols.includes(TOKEN_MARK)) query.push(TOKEN_MARK_QUERY);
+    target.search += (target.search ? "&" : "?") + query.join("&");
   }
   const native = new WebTransport(target.href, { protocols, serverCertificateHashes });
   const failed = `Cannot open WebTransport to ${publicUrl(target)}`;

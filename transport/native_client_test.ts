@@ -50,6 +50,12 @@ Deno.test("dialNativeWebTransport() hands over protocols and hashes", async () =
 Deno.test("dialNativeWebTransport() asks by the query where no protocol can be offered", async () => {
   const cases: [string, string[], string, string][] = [
     [URL_OF_SERVER, ["skein.1", "b"], `${URL_OF_SERVER}&protocol=skein.1`, "skein.1"],
+    [
+      "https://example.com/",
+      ["skein.1", "skein.auth"],
+      "https://example.com/?protocol=skein.1&auth=in-band",
+      "skein.1",
+    ],
     ["https://example.com/", ["a b"], "https://example.com/?protocol=a%20b", "a b"],
     ["https://example.com/", [], "https://example.com/", ""],
   ];

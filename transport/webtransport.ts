@@ -6,6 +6,12 @@
 
 import type { FlowControlOptions } from "./connection.ts";
 
+/** Offered beside `skein.1` by a client whose token follows in band; no server ever chooses it. */
+export const TOKEN_MARK = "skein.auth";
+
+/** Stands for {@linkcode TOKEN_MARK} in the query of a client that cannot offer subprotocols. */
+export const TOKEN_MARK_QUERY = "auth=in-band";
+
 /** A certificate by its hash, as the W3C's constructor takes it. */
 export interface CertificateHash {
   /** Always `sha-256`. */

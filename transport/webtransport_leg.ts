@@ -9,7 +9,7 @@ import { locateWebTransport } from "./_well_known.ts";
 import type { Connection } from "./connection.ts";
 import { withMessages } from "./message_stream.ts";
 import type { WebTransportLeg } from "./race.ts";
-import type { DialWebTransportOptions } from "./webtransport.ts";
+import { type DialWebTransportOptions, TOKEN_MARK } from "./webtransport.ts";
 
 /** Opens WebTransport at its own URL, of `https:`; its connections have no messages. */
 export type WebTransportDialer = (
@@ -66,7 +66,9 @@ export function webTransportLeg(dial: WebTransportDialer): WebTransportLeg {
     if (protocol || protocols.length === 0) return connection;
     connection.close();
     throw new ConnectionError(
-      `The server does not speak ${protocols.join(" or ")} over WebTransport`,
+      `The server does not speak ${
+        protocols.filter((name) => name !== TOKEN_MARK).join(" or ")
+      } over WebTransport`,
     );
   };
 }

@@ -1,0 +1,349 @@
+/**
+ * Guests beside signed-in users: one hook decides, asked once for each session with all that the
+ * client has, the same on every wire.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { connect, dial } from "../deno_client.ts";
+import { AuthenticationError, type CloseInfo, SessionClosedError } from "../errors.ts";
+import type { AuthenticationContext, Refusal, ServerOptions } from "../server.ts";
+import type { Client } from "../session/client.ts";
+import type { Session } from "../session/session.ts";
+import { sessionSettings } from "../session/settings.ts";
+import { Session as ClientSession } from "../session/session.ts";
+import { testServer } from "../testing/test_server.ts";
+import { withMessages } from "../transport/message_stream.ts";
+import { dialWebTransport } from "../transport/webtransport_client.ts";
+import { listen, portOf, RawSocket, until } from "./servers.ts";
+import { soon, turns } from "./sessions.ts";
+
+const TOKEN = "s3cret-t0ken";
+
+/** How a client came in, or was refused. */
+interface Outcome {
+  /** Who it is at the server; `undefined` if it was refused. */
+  readonly user?: string | undefined;
+  /** The code and the reason of a refusal. */
+  readonly refused?: Pick<CloseInfo, "code" | "reason">;
+}
+
+/** One way to a server. */
+interface Way {
+  readonly name: string;
+  /** Whether a token goes in band; else it goes in the URL. */
+  readonly isInBand: boolean;
+  /** Connects once, and tells what became of it. */
+  come(options: ServerOptions<string>, token: string | undefined): Promise<Outcome>;
+}
+
+/** A client that comes back by itself: it ends connected, or refused for good. */
+async function outcomeOf(client: Client, opened: readonly Session[]): Promise<Outcome> {
+  for await (const status of client.status) {
+    assert(status.name !== "reconnecting", "a client that is let in or refused does not come back");
+    if (status.name !== "connected") continue;
+    await until(() => opened.length > 0);
+    return { user: opened[0]!.user };
+  }
+  const { code, reason } = await client.closed;
+  assertEquals(client.status.current.name, "refused");
+  return { refused: { code, reason } };
+}
+
+async function over(
+  transport: "websocket" | "webtransport",
+  options: ServerOptions<string>,
+  token: string | undefined,
+): Promise<Outcome> {
+  const opened: Session[] = [];
+  const onOpen = (session: Session) => void opened.push(session);
+  await using server = listen({ ...options, onOpen });
+  await using client = connect(server.url, {
+    transports: [transport],
+    ...(token !== undefined && { token }),
+  });
+  return await soon(outcomeOf(client, opened));
+}
+
+const WAYS: readonly Way[] = [
+  { name: "WebSocket skein.1", isInBand: true, come: over.bind(null, "websocket") },
+  { name: "WebTransport", isInBand: true, come: over.bind(null, "webtransport") },
+  {
+    name: "memory",
+    isInBand: true,
+    async come(options, token) {
+      const opened: Session[] = [];
+      const onOpen = (session: Session) => void opened.push(session);
+      await using server = testServer({ ...options, onOpen });
+      await using client = server.connect(token === undefined ? {} : { token });
+      return await soon(outcomeOf(client as Client, opened));
+    },
+  },
+  {
+    name: "a plain page",
+    isInBand: false,
+    async come(options, token) {
+      const opened: Session[] = [];
+      const onOpen = (session: Session) => void opened.push(session);
+      await using server = listen({ ...options, onOpen });
+      const path = token === undefined ? "/" : `/?token=${token}`;
+      using raw = await RawSocket.open(portOf(server), { path });
+      if (raw.status !== 101) return { refused: { code: 4000 + raw.status, reason: "" } };
+      await until(() => opened.length > 0);
+      return { user: opened[0]!.user };
+    },
+  },
+];
+
+/** Knows one token; whoever has none is a guest, or nobody. */
+function hook(takesGuests: boolean, asked: (string | undefined)[]) {
+  return ({ token }: AuthenticationContext): string => {
+    asked.push(token);
+    if (token === TOKEN) return "ann";
+    if (takesGuests && token === undefined) return "guest";
+    throw new AuthenticationError("No token");
+  };
+}
+
+for (const way of WAYS) {
+  for (const hasToken of [true, false]) {
+    for (const acceptsTokenInBand of [true, false]) {
+      for (const takesGuests of [true, false]) {
+        const who = `${hasToken ? "a token" : "no token"}, ${
+          acceptsTokenInBand ? "" : "not "
+        }in band, ${takesGuests ? "guests" : "no guests"}`;
+        Deno.test(`Server asks authenticate once over ${way.name}: ${who}`, async () => {
+          const asked: (string | undefined)[] = [];
+          const told: Refusal[] = [];
+          const token = hasToken ? TOKEN : undefined;
+          const { user, refused } = await way.come({
+            acceptsTokenInBand,
+            authenticate: hook(takesGuests, asked),
+            onRefusal: (refusal) => void told.push(refusal),
+          }, token);
+          const isMisplaced = hasToken && way.isInBand && !acceptsTokenInBand;
+          if (isMisplaced) {
+            // Nothing was asked, and the client knows what the server lacks.
+            assertEquals([user, refused?.code, asked, told.length], [undefined, 4401, [], 1]);
+            assertStringIncludes(refused!.reason, "acceptsTokenInBand");
+          } else if (hasToken || takesGuests) {
+            assertEquals([user, refused], [hasToken ? "ann" : "guest", undefined]);
+            assertEquals([asked, told], [[token], []]);
+          } else {
+            assertEquals([user, refused?.code, asked], [undefined, 4401, [undefined]]);
+            assertEquals(told.map(({ status, reason }) => [status, reason]), [
+              [401, told[0]!.reason],
+            ]);
+            assertStringIncludes(told[0]!.reason, "No token");
+          }
+        });
+      }
+    }
+  }
+}
+
+Deno.test("Server refuses a token in band for good where it has no authenticate", async () => {
+  let opened = 0;
+  await using server = listen({ onOpen: () => void opened++ });
+  await using client = connect(server.url, { token: TOKEN });
+  const { code, reason } = await soon(client.closed);
+  assertEquals([code, opened, client.status.current.name], [4401, 0, "refused"]);
+  assertStringIncludes(reason, "acceptsTokenInBand");
+});
+
+Deno.test("Server asks about a token in band with the cookies of the request", async () => {
+  const asked: unknown[] = [];
+  await using server = listen({
+    acceptsTokenInBand: true,
+    authenticate: ({ request, token }) => {
+      asked.push([token, request.headers.get("cookie"), request.headers.get("x-build")]);
+      return "ann";
+    },
+  });
+  const headers = { cookie: "sid=1", "x-build": "7" };
+  await using session = await dial(server.url, { token: TOKEN, headers });
+  const near = server.manager.sessionsOf("ann")[0]!;
+  assertEquals([asked, near.headers.get("cookie")], [[[TOKEN, "sid=1", "7"]], null]);
+  // A renewal has what the session keeps, and no more.
+  await session.authenticate("again");
+  assertEquals(asked[1], ["again", null, null]);
+});
+
+Deno.test("Server takes the token in band of a client that has one in its URL too", async () => {
+  const asked: unknown[] = [];
+  await using server = listen({
+    acceptsTokenInBand: true,
+    authenticate: ({ token, request }) => {
+      asked.push([token, new URL(request.url).search]);
+      return token!;
+    },
+  });
+  await using _session = await dial(`${server.url}/?room=a&token=other`, { token: TOKEN });
+  assertEquals(asked, [[TOKEN, "?room=a"]]);
+  assertEquals(server.manager.sessionsOf(TOKEN).length, 1);
+});
+
+Deno.test("Server keeps no more than 16 KiB of headers for a token that follows", async () => {
+  await using server = testServer({ acceptsTokenInBand: true, authenticate: () => "ann" });
+  const refused = await server.dial({ token: TOKEN, headers: { cookie: "x".repeat(16_384) } })
+    .catch((error) => error);
+  assert(refused instanceof SessionClosedError);
+  assertEquals(refused.info?.code, 4400);
+});
+
+Deno.test("Server reads the mark of a token in band from the query, and keeps neither", async () => {
+  const asked: unknown[] = [];
+  await using server = listen({
+    acceptsTokenInBand: true,
+    authenticate: ({ token }) => {
+      asked.push(token);
+      return token ?? "guest";
+    },
+  });
+  const connection = await soon(dialWebTransport(
+    `${server.webTransportUrl}?protocol=skein.1&room=a&auth=in-band`,
+    { serverCertificateHashes: server.certificateHashes! },
+  ));
+  // What a browser does that can offer no subprotocols.
+  Object.defineProperty(connection, "protocol", { value: "skein.1" });
+  await using session = new ClientSession(
+    withMessages(connection, { side: "client" }),
+    sessionSettings({ side: "client" }),
+    { token: TOKEN },
+  );
+  await soon(session.ready);
+  const near = server.manager.sessionsOf(TOKEN)[0]!;
+  assertEquals([asked, new URL(near.url).search], [[TOKEN], "?protocol=skein.1&room=a"]);
+});
+
+Deno.test("Server never chooses the mark of a token in band", async () => {
+  await using server = listen({ acceptsTokenInBand: true, authenticate: () => "ann" });
+  const cases: [offered: string, chosen: string | undefined][] = [
+    ["skein.auth, skein.1", "skein.1"],
+    ["skein.auth, qmux-02.skein.1", "qmux-02.skein.1"],
+    ["skein.auth", undefined],
+  ];
+  for (const [protocol, chosen] of cases) {
+    using raw = await RawSocket.open(portOf(server), { protocol });
+    assertEquals(raw.status, 101);
+    assertEquals(/sec-websocket-protocol: (.*)\r/i.exec(raw.head)?.[1], chosen);
+  }
+});
+
+Deno.test("Client without a token comes as a guest where its function says so", async () => {
+  const users: string[] = [];
+  const tokens = [undefined, "ann"];
+  await using server = testServer({
+    acceptsTokenInBand: true,
+    authenticate: ({ token }) => token ?? "guest",
+    onOpen: ({ user }) => void users.push(user),
+  });
+  await using client = server.connect({ token: () => tokens.shift() });
+  await soon(client.whenConnected());
+  server.network.disconnect();
+  await until(() => users.length === 2);
+  assertEquals(users, ["guest", "ann"]);
+});
+
+Deno.test("Client does not come back after a close of its own with a code that is final", async () => {
+  for (const code of [4400, 4401, 4403, 4404]) {
+    await using server = testServer();
+    await using client = server.connect();
+    const session = await soon(client.whenConnected());
+    await session.close({ code, reason: "enough" });
+    const info = await soon(client.closed);
+    assertEquals([info.code, info.by, client.status.current.name], [code, "local", "refused"]);
+  }
+});
+
+Deno.test("Server takes the token of a client of 0.1, which does not announce it", async () => {
+  const hooks = [hook(true, []), hook(false, []), (context: AuthenticationContext): string => {
+    if (context.token === TOKEN) return "ann";
+    throw new AuthenticationError("Guests are not allowed", { status: 403 });
+  }];
+  for (const authenticate of hooks) {
+    await using server = listen({ acceptsTokenInBand: true, authenticate });
+    using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+    await raw.frame(`{"auth":"${TOKEN}","id":1}`);
+    const lines: string[] = [];
+    while (!lines.includes('{"reply":1}')) {
+      lines.push(...new TextDecoder().decode((await raw.read())?.payload).split("\n"));
+      assert(lines.length < 5, lines.join());
+    }
+    await until(() => server.manager.sessionsOf("ann").length === 1);
+    assertEquals(server.manager.count, 1);
+  }
+});
+
+Deno.test("Server begins the session of a client of 0.1 anew, where it came as a guest", async () => {
+  const told: string[] = [];
+  const streams: string[] = [];
+  const { promise: taken, resolve } = Promise.withResolvers<void>();
+  const gate = Promise.withResolvers<void>();
+  await using server = testServer({
+    acceptsTokenInBand: true,
+    authenticate: async ({ token }) => {
+      if (token !== undefined) await gate.promise;
+      return token === undefined ? "guest" : "ann";
+    },
+    onOpen: ({ user }) => void told.push(`${user} is there`),
+    onClose: ({ user }, { code }) => void told.push(`${user} left with ${code}`),
+    onMessage: ({ topic, data }, { user }) => void told.push(`${user}: ${topic} ${data}`),
+    onStream: async ({ readable }, { user }) => {
+      streams.push(`${user}: ${await new Response(readable).text()}`);
+      resolve();
+    },
+  });
+  const connection = await server.open();
+  const settings = sessionSettings({ side: "client" });
+  await using session = new ClientSession(connection, settings, { token: TOKEN });
+  await soon(session.ready);
+  // It was told `hello` already, and does not wait for the answer to its token.
+  session.send("say", 1);
+  session.send("say", 2);
+  await turns();
+  gate.resolve();
+  await until(() => told.length === 5);
+  assertEquals(told, [
+    "guest is there",
+    "guest left with 0",
+    "ann is there",
+    "ann: say 1",
+    "ann: say 2",
+  ]);
+  const near = server.manager.sessionsOf("ann")[0]!;
+  assertEquals([near.id, server.manager.count, session.stats.invalidMessages], [session.id, 1, 0]);
+  const writer = (await session.createUnidirectionalStream()).getWriter();
+  await writer.write(new TextEncoder().encode("hello"));
+  await writer.close();
+  await soon(taken);
+  assertEquals(streams, ["ann: hello"]);
+});
+
+Deno.test("Server closes a client of 0.1 that says too much before its token is checked", async () => {
+  await using server = listen({
+    acceptsTokenInBand: true,
+    authenticate: ({ token }) => token === undefined ? "guest" : new Promise<string>(() => {}),
+  });
+  using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+  await raw.frame(`{"auth":"${TOKEN}","id":1}`);
+  for (let i = 0; i < 257; i++) await raw.frame('{"topic":"a"}');
+  assertEquals((await raw.closed())?.code, 4507);
+  await until(() => server.manager.stats().reserved === 0);
+});
+
+Deno.test("Server tells a client that does not announce a token what it expects, and waits", async () => {
+  const told: Refusal[] = [];
+  await using server = listen({
+    acceptsTokenInBand: true,
+    authenticate: hook(false, []),
+    onRefusal: (refusal) => void told.push(refusal),
+  });
+  {
+    using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+    assertEquals(await raw.envelope(), { expects: "auth", reason: "No token" });
+    assertEquals([told.length, server.manager.stats().reserved], [0, 1]);
+  }
+  await until(() => server.manager.stats().reserved === 0);
+  assertEquals(told.map(({ status, reason }) => [status, reason]), [[401, "No token"]]);
+});
