@@ -107,27 +107,11 @@ export type OutputFor<M, T extends string> = T extends string ? {
   : never;
 
 /**
- * A type that no topic fits, in place of the topics of a section that a contract does not have: the
- * compiler's message then tells the reason.
- *
- * @typeParam Reason The reason, in words.
- */
-export interface NoTopic<Reason extends string> {
-  /** The reason, in words. */
-  readonly reason: Reason;
-}
-
-/**
  * The topics of a section: `chat:{room}` stands for every `chat:${string}`.
  *
  * @typeParam M The section, keyed by pattern.
- * @typeParam None The type for a section without topics.
  */
-export type TopicsOf<M, None = never> = {
-  // A member: the compiler's messages would name an alias of the topics in their place.
-  readonly any: [keyof M & string] extends [never] ? None
-    : { [P in keyof M & string]: TopicOf<P> }[keyof M & string];
-}["any"];
+export type TopicsOf<M> = { [P in keyof M & string]: TopicOf<P> }[keyof M & string];
 
 /**
  * The schemas of what one side sends.
@@ -141,15 +125,12 @@ export type SentBy<C extends AnyContract, S extends Side> = SectionOf<
 >;
 
 /**
- * The topics that one side may send on; {@linkcode NoTopic} where the contract has none.
+ * The topics that one side may send on.
  *
  * @typeParam C The contract.
  * @typeParam S The side that sends.
  */
-export type SendTopic<C extends AnyContract, S extends Side> = TopicsOf<
-  SentBy<C, S>,
-  string & NoTopic<`the contract has no ${S extends "server" ? "toClient" : "toServer"}`>
->;
+export type SendTopic<C extends AnyContract, S extends Side> = TopicsOf<SentBy<C, S>>;
 
 /**
  * What one side has to send on a topic. For a union of topics, what fits each.
@@ -164,14 +145,11 @@ export type SendData<C extends AnyContract, S extends Side, T extends string> = 
 >;
 
 /**
- * The topics that either side may ask on; {@linkcode NoTopic} where the contract has none.
+ * The topics that either side may ask on.
  *
  * @typeParam C The contract.
  */
-export type RequestTopic<C extends AnyContract> = TopicsOf<
-  SectionOf<C, "requests">,
-  string & NoTopic<"the contract has no requests">
->;
+export type RequestTopic<C extends AnyContract> = TopicsOf<SectionOf<C, "requests">>;
 
 /**
  * What has to be asked with on a topic. For a union of topics, what fits each.
@@ -213,16 +191,13 @@ export interface ContractMessage<P extends string, Data, Reply = unknown> {
   readonly data: Data;
   /** Whether an answer is owed. */
   readonly isRequest: boolean;
-  /** Whether the asker gave up, or the session closed: an answer goes nowhere. */
-  readonly isCancelled: boolean;
   /** Aborted when the asker gave up, or the session closed. */
   readonly signal: AbortSignal;
   /**
-   * Answers. After the asker gave up, or the session closed, the answer goes nowhere, which
-   * `isCancelled` says.
+   * Answers. After the asker gave up, or the session closed, the answer goes nowhere.
    *
    * @param data The answer: what JSON can hold, or a `Uint8Array`.
-   * @throws {TypeError} If no answer is owed, or `reply` was called already.
+   * @throws {TypeError} If no answer is owed, or it was given already.
    */
   reply(data: Reply): void;
 }
@@ -265,7 +240,7 @@ export type MessagesIn<M> = {
  * }
  * const [topic, params] = ["chat:a", { room: "a" }] as const;
  * const { signal } = new AbortController();
- * const more = { data: "!", isRequest: false, isCancelled: false, signal, reply() {} };
+ * const more = { data: "!", isRequest: false, signal, reply() {} };
  * assertEquals(tell({ pattern: "chat:{room}", topic, params, ...more }), "a!");
  * ```
  *

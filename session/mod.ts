@@ -46,7 +46,6 @@ export {
   type IsUntyped,
   type MessageOf,
   type MessagesIn,
-  type NoTopic,
   type OutputFor,
   type PresenceMessage,
   type RequestInput,
@@ -140,7 +139,6 @@ export {
   Session,
   type SessionCloseOptions,
   type SessionDrainOptions,
-  type SessionFallback,
   type SessionIdentity,
   type SessionState,
   SKEIN_PROTOCOL,
@@ -171,7 +169,7 @@ export {
   type Validation,
 } from "./standard_schema.ts";
 export type { SessionStats } from "./stats.ts";
-export { StatusFeed, type Unsubscribe } from "./status_feed.ts";
+export { StatusFeed } from "./status_feed.ts";
 export type {
   InvalidPolicy,
   StructuredOptions,

@@ -63,12 +63,6 @@ export interface SessionIdentity<V = unknown> {
   readonly fallback?: TransportFallback | undefined;
 }
 
-/** Why a session is not on the transport that was preferred, as it is printed and serialised. */
-export interface SessionFallback extends TransportFallback {
-  /** The message of `error`, which is not enumerable: it would be serialised without its message. */
-  readonly message: string;
-}
-
 /** Options for closing a session. */
 export interface SessionCloseOptions {
   /**
@@ -146,10 +140,10 @@ export class Session<
   /** The peer's network address, where it is known. */
   readonly address: string | undefined;
   /** On a client: why it is not on the transport that was preferred; `undefined` if it is. */
-  readonly fallback: SessionFallback | undefined;
+  readonly fallback: TransportFallback | undefined;
 
   readonly #core: SessionCore;
-  readonly #headers: HeadersInit | undefined;
+  #headers: HeadersInit | undefined;
   #isIterated = false;
 
   /**
@@ -167,7 +161,7 @@ export class Session<
     super(connection, settings, identity);
     this.url = identity.url ?? "";
     this.address = identity.address;
-    this.fallback = identity.fallback && withMessage(identity.fallback);
+    this.fallback = identity.fallback;
     this.#headers = identity.headers;
     this.#core = coreOf(this);
     this.#core.begin(identity.token);
@@ -188,12 +182,11 @@ export class Session<
     return this.#core.user ?? this.#core.id;
   }
 
-  /**
-   * A copy of the request headers that the server keeps (`keepsHeaders`); snapshots show them
-   * without secrets.
-   */
+  /** Request headers that the server keeps (`keepsHeaders`); snapshots show them without secrets. */
   get headers(): Headers {
-    return new Headers(this.#headers);
+    const headers = this.#headers instanceof Headers ? this.#headers : new Headers(this.#headers);
+    this.#headers = headers;
+    return headers;
   }
 
   /** The path of `url`. */
@@ -461,9 +454,4 @@ export class Session<
       this.#core.inbound.release?.();
     }
   }
-}
-
-function withMessage({ transport, error }: TransportFallback): SessionFallback {
-  const message = error instanceof Error ? error.message : String(error);
-  return Object.defineProperty({ transport, message, error }, "error", { enumerable: false });
 }

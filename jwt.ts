@@ -1,0 +1,332 @@
+/**
+ * Sign-in by JSON Web Token: signature, times, issuer and audience are checked before a session
+ * opens. In a module of its own, so that nothing else loads the package behind it, `npm:jose`.
+ *
+ * @example Tokens of an identity provider
+ * ```ts ignore
+ * import { serve } from "@skein/skein";
+ * import { jwt } from "@skein/skein/jwt";
+ *
+ * await using server = serve({
+ *   ...jwt({
+ *     jwks: "https://login.example.com/.well-known/jwks.json",
+ *     issuer: "https://login.example.com/",
+ *     audience: "chat",
+ *   }),
+ *   acceptsTokenInBand: true,
+ * });
+ * ```
+ *
+ * @module
+ */
+import {
+  createRemoteJWKSet,
+  customFetch,
+  errors,
+  jwtVerify,
+  type JWTVerifyGetKey,
+  type JWTVerifyOptions,
+} from "jose";
+import { AuthenticationError } from "./errors.ts";
+import { checkKeys, type OptionKeys } from "./session/option_keys.ts";
+
+/** How long the server of the keys may take to answer, in milliseconds. */
+const FETCH_TIMEOUT_MS = 5_000;
+
+/** Keys are fetched at most so often because of a token whose key is unknown, in milliseconds. */
+const COOLDOWN_MS = 10_000;
+
+/** A key that was withdrawn counts for so long at most, in milliseconds. */
+const MAX_AGE_MS = 600_000;
+
+/** Keys that are tried for a token that does not name its own. */
+const MAX_TRIED_KEYS = 16;
+
+/** Bytes that a secret has at least, by algorithm (RFC 7518, 3.2): fewer can be found by trying. */
+const MIN_SECRET_BYTES: Readonly<Record<string, number>> = { HS256: 32, HS384: 48, HS512: 64 };
+
+const PUBLIC_KEY_ALGORITHM = /^(?:[RPE]S(?:256|384|512)|EdDSA|Ed25519)$/;
+
+/** The newest time that a `Date` can have. */
+const MAX_TIME_MS = 8.64e15;
+
+/** Options for {@linkcode jwt}. */
+export interface JwtOptions {
+  /**
+   * URL of the issuer's public keys (a JSON Web Key Set). They are fetched when the first token
+   * comes, kept for ten minutes, and fetched again for a token whose key is unknown, at most every
+   * ten seconds. Either this or `secret`.
+   */
+  readonly jwks?: string | URL;
+  /**
+   * Secret that the issuer shares, as bytes or as text in UTF-8: at least 32 bytes for HS256, 48
+   * for HS384, 64 for HS512. Either this or `jwks`.
+   */
+  readonly secret?: string | Uint8Array;
+  /**
+   * Algorithms that a signature may have. Required with `secret`: HS256, HS384 or HS512. With
+   * `jwks`, every algorithm of public keys that fits the key, if left out.
+   */
+  readonly algorithms?: readonly string[];
+  /** Issuer that tokens must name (`iss`); not checked if left out. */
+  readonly issuer?: string;
+  /** Audience that tokens must name (`aud`), or several of which one is enough; not checked if left out. */
+  readonly audience?: string | readonly string[];
+  /**
+   * How far the clocks of issuer and server may differ, in milliseconds.
+   *
+   * @default {0}
+   */
+  readonly clockToleranceMs?: number;
+}
+
+/** Claims of a token that was accepted. */
+export interface JwtClaims {
+  /** The user. */
+  readonly sub: string;
+  /** When the token ends, in seconds since the Unix epoch. */
+  readonly exp: number;
+  /** Any other claim, as the issuer wrote it. */
+  readonly [claim: string]: unknown;
+}
+
+/** Options of a server that {@linkcode jwt} makes. */
+export interface JwtAuthentication {
+  /**
+   * Checks a token.
+   *
+   * @param context The token, as `authenticate` of a server has it.
+   * @returns The claims; they become `session.value`.
+   * @throws {AuthenticationError} With 401 if there is no token or it is not accepted, and with 503
+   * if the keys cannot be fetched now, so that clients come back.
+   */
+  readonly authenticate: (context: { readonly token: string | undefined }) => Promise<JwtClaims>;
+  /** Names the user: the claim `sub`. */
+  readonly userOf: (claims: JwtClaims) => string;
+  /** Tells when the token ends, in milliseconds since the Unix epoch. */
+  readonly expiresAt: (claims: JwtClaims) => number;
+}
+
+const KEYS: OptionKeys<JwtOptions> = {
+  algorithms: true,
+  audience: true,
+  clockToleranceMs: true,
+  issuer: true,
+  jwks: true,
+  secret: true,
+};
+
+type Claims = Readonly<Record<string, unknown>>;
+
+/** Verifies a token, and gives its claims. */
+type Verify = (token: string) => Promise<Claims>;
+
+/**
+ * Makes the options of a server that signs users in by JSON Web Token: spread them into `serve()`.
+ *
+ * - **Checked:** the signature, `exp`, `nbf`, and `iss` and `aud` where they are given. A token has
+ *   to name a user (`sub`) and to end (`exp`); `alg: none` is never accepted.
+ * - **Rotation:** a new key of the issuer counts at once, an old one for ten minutes at most.
+ * - **Outages:** where keys cannot be fetched, sessions are refused with 503, and clients come back.
+ *
+ * @param options See {@linkcode JwtOptions}.
+ * @returns `authenticate`, `userOf` and `expiresAt`.
+ * @throws {TypeError} If a key of the options is unknown, if not exactly one of `jwks` and `secret` is
+ * given, if `jwks` is no URL of HTTP, or if `algorithms` do not fit it.
+ * @throws {RangeError} If `secret` is too short, or `clockToleranceMs` is negative or no number.
+ *
+ * @example Tokens with a shared secret
+ * ```ts
+ * import { dial, serve } from "@skein/skein";
+ * import { jwt } from "@skein/skein/jwt";
+ * import { assertEquals } from "@std/assert";
+ * import { SignJWT } from "jose";
+ *
+ * const secret = crypto.getRandomValues(new Uint8Array(32));
+ * const { authenticate, userOf } = jwt({ secret, algorithms: ["HS256"], audience: "chat" });
+ * await using server = serve({
+ *   port: 0,
+ *   onListen() {},
+ *   authenticate,
+ *   userOf,
+ *   onMessage: (message, session) => message.reply(session.user),
+ * });
+ *
+ * const token = await new SignJWT().setProtectedHeader({ alg: "HS256" })
+ *   .setSubject("ann").setAudience("chat").setExpirationTime("1h").sign(secret);
+ * await using session = await dial(server.url, { headers: { authorization: `Bearer ${token}` } });
+ * assertEquals(await session.request("who"), "ann");
+ * ```
+ */
+export function jwt(options: JwtOptions): JwtAuthentication {
+  checkKeys(options, KEYS, "create jwt: options");
+  const { jwks, secret, clockToleranceMs = 0 } = options;
+  if (typeof clockToleranceMs !== "number" || !(clockToleranceMs >= 0)) {
+    throw new RangeError(
+      `Cannot create jwt: clockToleranceMs must be from 0, received ${clockToleranceMs}`,
+    );
+  }
+  if ((jwks === undefined) === (secret === undefined)) {
+    throw new TypeError(
+      `Cannot create jwt: either jwks or secret is needed, received ${
+        jwks === undefined ? "neither" : "both"
+      }`,
+    );
+  }
+  const rules = rulesOf(options);
+  const verify = secret === undefined
+    ? byKeySet(urlOf(jwks!), rules, options.algorithms)
+    : bySecret(secret, rules, options.algorithms);
+  return {
+    authenticate: async ({ token }) => {
+      if (token === undefined) throw new AuthenticationError("A token is needed");
+      return checkedClaims(await verified(verify, token));
+    },
+    userOf: ({ sub }) => sub,
+    // What is accepted up to then lasts up to then.
+    expiresAt: ({ exp }) => Math.min(Math.floor(exp * 1_000) + clockToleranceMs, MAX_TIME_MS),
+  };
+}
+
+function rulesOf(
+  { algorithms, issuer, audience, clockToleranceMs = 0 }: JwtOptions,
+): JWTVerifyOptions {
+  return {
+    requiredClaims: ["exp", "sub"],
+    clockTolerance: clockToleranceMs / 1_000,
+    ...(algorithms !== undefined && { algorithms: [...algorithms] }),
+    ...(issuer !== undefined && { issuer }),
+    ...(audience !== undefined && {
+      audience: typeof audience === "string" ? audience : [...audience],
+    }),
+  };
+}
+
+function urlOf(jwks: string | URL): URL {
+  const url = URL.parse(jwks);
+  if (url?.protocol === "https:" || url?.protocol === "http:") return url;
+  throw new TypeError(`Cannot create jwt: jwks must be a URL of HTTP, received "${jwks}"`);
+}
+
+function bySecret(
+  secret: string | Uint8Array,
+  rules: JWTVerifyOptions,
+  algorithms: readonly string[] = [],
+): Verify {
+  const key = typeof secret === "string" ? new TextEncoder().encode(secret) : secret.slice();
+  if (algorithms.length === 0) {
+    throw new TypeError("Cannot create jwt: algorithms must be given with a secret, received none");
+  }
+  for (const algorithm of algorithms) {
+    if (!Object.hasOwn(MIN_SECRET_BYTES, algorithm)) {
+      throw new TypeError(
+        "Cannot create jwt: algorithms must be HS256, HS384 or HS512 with a secret, received " +
+          `"${algorithm}"`,
+      );
+    }
+    const least = MIN_SECRET_BYTES[algorithm]!;
+    if (key.length >= least) continue;
+    throw new RangeError(
+      `Cannot create jwt: secret must have at least ${least} bytes for ${algorithm}, received ` +
+        `${key.length}`,
+    );
+  }
+  return async (token) => (await jwtVerify(token, key, rules)).payload;
+}
+
+function byKeySet(
+  url: URL,
+  rules: JWTVerifyOptions,
+  algorithms: readonly string[] | undefined,
+): Verify {
+  const unfit = algorithms?.find((algorithm) => !PUBLIC_KEY_ALGORITHM.test(algorithm));
+  if (unfit !== undefined || algorithms?.length === 0) {
+    throw new TypeError(
+      "Cannot create jwt: algorithms must be those of public keys with jwks, such as RS256, received " +
+        (unfit === undefined ? "none" : `"${unfit}"`),
+    );
+  }
+  const keySet = createRemoteJWKSet(url, {
+    cacheMaxAge: MAX_AGE_MS,
+    cooldownDuration: COOLDOWN_MS,
+    timeoutDuration: FETCH_TIMEOUT_MS,
+    [customFetch]: fetchKeys,
+  });
+  const keyOf: JWTVerifyGetKey = async (...asked) => {
+    const mayFetch = !keySet.coolingDown;
+    try {
+      return await keySet(...asked);
+    } catch (cause) {
+      const isOfToken = cause instanceof errors.JWKSNoMatchingKey && mayFetch ||
+        cause instanceof errors.JWKSMultipleMatchingKeys ||
+        cause instanceof errors.JOSENotSupported;
+      if (isOfToken) throw cause;
+      // The key may be newer than the key set, or the key set out of reach: no fault of the token.
+      throw new AuthenticationError("Tokens cannot be checked now, try again later", {
+        status: 503,
+        cause,
+      });
+    }
+  };
+  return async (token) => {
+    try {
+      return (await jwtVerify(token, keyOf, rules)).payload;
+    } catch (error) {
+      if (!(error instanceof errors.JWKSMultipleMatchingKeys)) throw error;
+      return await tryEach(error, token, rules);
+    }
+  };
+}
+
+/** Fetches a key set; the body of any other answer would stay open. */
+async function fetchKeys(url: string, options: RequestInit): Promise<Response> {
+  const response = await fetch(url, options);
+  if (response.status !== 200) await response.body?.cancel();
+  return response;
+}
+
+/** Tries the keys that fit a token which names none. */
+async function tryEach(
+  keys: errors.JWKSMultipleMatchingKeys,
+  token: string,
+  rules: JWTVerifyOptions,
+): Promise<Claims> {
+  let tried = 0;
+  for await (const key of keys) {
+    if (++tried > MAX_TRIED_KEYS) break;
+    try {
+      return (await jwtVerify(token, key, rules)).payload;
+    } catch (error) {
+      if (!(error instanceof errors.JWSSignatureVerificationFailed)) throw error;
+    }
+  }
+  throw keys;
+}
+
+/** Verifies a token; of a failure only the kind crosses the wire. */
+async function verified(verify: Verify, token: string): Promise<Claims> {
+  try {
+    return await verify(token);
+  } catch (cause) {
+    if (cause instanceof AuthenticationError) throw cause;
+    throw new AuthenticationError(refusalOf(cause), { cause });
+  }
+}
+
+function refusalOf(error: unknown): string {
+  if (error instanceof errors.JWTExpired) return "The token has expired";
+  if (error instanceof errors.JWTClaimValidationFailed) {
+    const { claim, reason } = error;
+    if (reason === "missing") return `The token must have the claim ${claim}`;
+    if (claim === "nbf") return "The token is not valid yet";
+    if (claim === "iss") return "The token is of another issuer";
+    if (claim === "aud") return "The token is for another audience";
+  }
+  return "The token was not accepted";
+}
+
+function checkedClaims(claims: Claims): JwtClaims {
+  const { sub } = claims;
+  if (typeof sub === "string" && sub !== "") return claims as unknown as JwtClaims;
+  throw new AuthenticationError("The token must name a user in the claim sub");
+}
