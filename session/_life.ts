@@ -115,7 +115,7 @@ export class Life implements Disposable {
   /** Skips the delay before the next attempt, unless there is a session before it. */
   async #hurry(lost: Session | undefined): Promise<void> {
     const client = this.#client;
-    for await (const { name } of client.status) {
+    for await (const { name } of client.status.follow()) {
       if (name === "reconnecting") return client.retryNow();
       if (client.session !== undefined && client.session !== lost) return;
     }

@@ -75,7 +75,7 @@ const FINAL_CODES: ReadonlySet<number> = new Set([
  */
 export class Client<C extends AnyContract = AnyContract>
   implements AsyncIterable<MessageOf<C, "client">>, AsyncDisposable {
-  /** How the client is doing: `current`, and each change as an async iterable. */
+  /** How the client is doing: `current`, and each change for a loop or by `subscribe`. */
   readonly status: StatusFeed<ClientStatus> = new StatusFeed<ClientStatus>({ name: "connecting" });
   /** Resolves with the end of the last session once the client is closed or refused. */
   readonly closed: Promise<CloseInfo>;
@@ -316,7 +316,7 @@ export class Client<C extends AnyContract = AnyContract>
           if (this.#hasFailed) throw this.#ended("receive");
           return;
         }
-        for await (const _ of this.status) if (unread.size > 0) break;
+        for await (const _ of this.status.follow()) if (unread.size > 0) break;
       }
     } finally {
       unread.isRead = false;
@@ -471,7 +471,7 @@ export class Client<C extends AnyContract = AnyContract>
   }
 
   async #nextSession(): Promise<Session<unknown, C, "client">> {
-    for await (const { name } of this.status) {
+    for await (const { name } of this.status.follow()) {
       const { session } = this;
       if (name === "connected" && session?.isReady) return session;
     }

@@ -10,7 +10,7 @@ import type { BackoffOptions } from "./backoff.ts";
 import type { AnyContract } from "./contract.ts";
 import type { Instrumentation } from "./instrumentation.ts";
 import type { OutboxOptions } from "./outbox.ts";
-import type { WaitOptions } from "./session.ts";
+import type { SessionFallback, WaitOptions } from "./session.ts";
 import type { SessionHandlers, SessionLimits } from "./settings.ts";
 
 /** A value, or what makes one anew for each connection. */
@@ -35,7 +35,7 @@ export type ClientStatus =
     readonly session: string;
     readonly transport: string;
     /** Why the session is not on the transport that was preferred; absent if it is. */
-    readonly fallback?: TransportFallback;
+    readonly fallback?: SessionFallback;
   }
   | {
     readonly name: "reconnecting";

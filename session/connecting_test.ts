@@ -126,6 +126,9 @@ Deno.test("dialBy() says that the platform has no WebTransport, and takes WebSoc
   assertEquals(transport, "webtransport");
   assert(error instanceof UnsupportedError);
   assertEquals(error.message, "Run it with a flag");
+  const told = { transport: "webtransport", message: "Run it with a flag" };
+  assertEquals(JSON.parse(JSON.stringify(session.fallback)), told);
+  assertEquals(Deno.inspect(session.fallback), Deno.inspect(told));
   await using preferred = await dialBy(by("Unused"), server.url, { transports: ["websocket"] });
   assertEquals(preferred.fallback, undefined);
 });

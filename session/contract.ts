@@ -191,13 +191,16 @@ export interface ContractMessage<P extends string, Data, Reply = unknown> {
   readonly data: Data;
   /** Whether an answer is owed. */
   readonly isRequest: boolean;
+  /** Whether the asker gave up, or the session closed: an answer goes nowhere. */
+  readonly isCancelled: boolean;
   /** Aborted when the asker gave up, or the session closed. */
   readonly signal: AbortSignal;
   /**
-   * Answers. After the asker gave up, or the session closed, the answer goes nowhere.
+   * Answers. After the asker gave up, or the session closed, the answer goes nowhere, which
+   * `isCancelled` says.
    *
    * @param data The answer: what JSON can hold, or a `Uint8Array`.
-   * @throws {TypeError} If no answer is owed, or it was given already.
+   * @throws {TypeError} If no answer is owed, or `reply` was called already.
    */
   reply(data: Reply): void;
 }
@@ -240,7 +243,7 @@ export type MessagesIn<M> = {
  * }
  * const [topic, params] = ["chat:a", { room: "a" }] as const;
  * const { signal } = new AbortController();
- * const more = { data: "!", isRequest: false, signal, reply() {} };
+ * const more = { data: "!", isRequest: false, isCancelled: false, signal, reply() {} };
  * assertEquals(tell({ pattern: "chat:{room}", topic, params, ...more }), "a!");
  * ```
  *

@@ -58,6 +58,11 @@ export class Message implements UntypedMessage {
     return this.#isAnswered;
   }
 
+  /** Whether the asker gave up, or the session closed: an answer goes nowhere. */
+  get isCancelled(): boolean {
+    return this.#cancelled !== undefined;
+  }
+
   /** Aborted when the asker gave up, or the session closed. */
   get signal(): AbortSignal {
     this.#abort ??= new AbortController();
@@ -73,10 +78,11 @@ export class Message implements UntypedMessage {
   }
 
   /**
-   * Answers. After the asker gave up, or the session closed, the answer goes nowhere.
+   * Answers. After the asker gave up, or the session closed, the answer goes nowhere, which
+   * `isCancelled` says.
    *
    * @param data Any value that JSON can hold, or a `Uint8Array`.
-   * @throws {TypeError} If no answer is owed, it was given, or JSON can not hold the data.
+   * @throws {TypeError} If no answer is owed, `reply` was called already, or JSON can not hold the data.
    * @throws {RangeError} If the answer is larger than `maxMessageBytes`.
    */
   reply(data: unknown): void {
@@ -84,7 +90,8 @@ export class Message implements UntypedMessage {
       throw new TypeError(`Cannot reply: the message on "${this.topic}" asks for no answer`);
     }
     if (this.#isAnswered) {
-      throw new TypeError(`Cannot reply: the request on "${this.topic}" was answered already`);
+      const why = this.#cancelled ? "cancelled" : "answered already";
+      throw new TypeError(`Cannot reply: the request on "${this.topic}" was ${why}`);
     }
     if (!this.#cancelled) this.#answerer.answer(this.#id, data);
     this.#isAnswered = true;

@@ -75,9 +75,11 @@ Deno.test("Message.fail() answers a request by its id and a message by null, onc
 Deno.test("Message says nothing to an asker who gave up", () => {
   const log = answers();
   const replied = new Message(request, undefined, log);
+  assertEquals(replied.isCancelled, false);
   replied.cancel(new Error("gone"));
+  assertEquals(replied.isCancelled, true);
   replied.reply(1);
-  assertThrows(() => replied.reply(2), TypeError, "answered already");
+  assertThrows(() => replied.reply(2), TypeError, "was cancelled");
   const failed = new Message(request, undefined, log);
   failed.cancel(new Error("gone"));
   failed.fail(failure);

@@ -139,6 +139,7 @@ export {
   Session,
   type SessionCloseOptions,
   type SessionDrainOptions,
+  type SessionFallback,
   type SessionIdentity,
   type SessionState,
   SKEIN_PROTOCOL,
@@ -169,7 +170,7 @@ export {
   type Validation,
 } from "./standard_schema.ts";
 export type { SessionStats } from "./stats.ts";
-export { StatusFeed } from "./status_feed.ts";
+export { StatusFeed, type Unsubscribe } from "./status_feed.ts";
 export type {
   InvalidPolicy,
   StructuredOptions,

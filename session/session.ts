@@ -63,6 +63,12 @@ export interface SessionIdentity<V = unknown> {
   readonly fallback?: TransportFallback | undefined;
 }
 
+/** Why a session is not on the transport that was preferred, as it is printed and serialised. */
+export interface SessionFallback extends TransportFallback {
+  /** The message of `error`, which is not enumerable: it would be serialised without its message. */
+  readonly message: string;
+}
+
 /** Options for closing a session. */
 export interface SessionCloseOptions {
   /**
@@ -140,10 +146,10 @@ export class Session<
   /** The peer's network address, where it is known. */
   readonly address: string | undefined;
   /** On a client: why it is not on the transport that was preferred; `undefined` if it is. */
-  readonly fallback: TransportFallback | undefined;
+  readonly fallback: SessionFallback | undefined;
 
   readonly #core: SessionCore;
-  #headers: HeadersInit | undefined;
+  readonly #headers: HeadersInit | undefined;
   #isIterated = false;
 
   /**
@@ -161,7 +167,7 @@ export class Session<
     super(connection, settings, identity);
     this.url = identity.url ?? "";
     this.address = identity.address;
-    this.fallback = identity.fallback;
+    this.fallback = identity.fallback && withMessage(identity.fallback);
     this.#headers = identity.headers;
     this.#core = coreOf(this);
     this.#core.begin(identity.token);
@@ -182,11 +188,12 @@ export class Session<
     return this.#core.user ?? this.#core.id;
   }
 
-  /** Request headers that the server keeps (`keepsHeaders`); snapshots show them without secrets. */
+  /**
+   * A copy of the request headers that the server keeps (`keepsHeaders`); snapshots show them
+   * without secrets.
+   */
   get headers(): Headers {
-    const headers = this.#headers instanceof Headers ? this.#headers : new Headers(this.#headers);
-    this.#headers = headers;
-    return headers;
+    return new Headers(this.#headers);
   }
 
   /** The path of `url`. */
@@ -454,4 +461,9 @@ export class Session<
       this.#core.inbound.release?.();
     }
   }
+}
+
+function withMessage({ transport, error }: TransportFallback): SessionFallback {
+  const message = error instanceof Error ? error.message : String(error);
+  return Object.defineProperty({ transport, message, error }, "error", { enumerable: false });
 }

@@ -1,3 +1,4 @@
+import { captureConsole } from "../tests/console_lines.ts";
 import { assertEquals } from "@std/assert";
 import { StatusFeed } from "./status_feed.ts";
 
@@ -54,4 +55,58 @@ Deno.test("StatusFeed wakes a reader that waits when it ends", async () => {
   await Promise.resolve();
   feed.end("over");
   assertEquals((await all).at(-1), "over");
+});
+
+Deno.test("StatusFeed.subscribe() tells the value at once, then each change until its end", () => {
+  const feed = new StatusFeed("a");
+  const seen: string[] = [];
+  const unsubscribe = feed.subscribe((value) => seen.push(value));
+  assertEquals(seen, ["a"]);
+  feed.set("b");
+  feed.set("b");
+  feed.end("c");
+  feed.set("d");
+  assertEquals(seen, ["a", "b", "b", "c"]);
+  unsubscribe();
+  feed.subscribe((value) => seen.push(`late ${value}`));
+  assertEquals(seen.at(-1), "late c");
+});
+
+Deno.test("StatusFeed.subscribe() ends by its function and by using, one subscription alone", () => {
+  const feed = new StatusFeed(0);
+  const seen: number[] = [];
+  const callback = (value: number) => seen.push(value);
+  const first = feed.subscribe(callback);
+  {
+    using _second = feed.subscribe(callback);
+    feed.set(1);
+  }
+  feed.set(2);
+  first();
+  first();
+  feed.set(3);
+  assertEquals(seen, [0, 0, 1, 1, 2]);
+});
+
+Deno.test("StatusFeed.subscribe() goes on where a callback fails, or changes who is subscribed", async () => {
+  const feed = new StatusFeed(0);
+  const seen: unknown[] = [];
+  using printed = captureConsole();
+  feed.subscribe(() => {
+    throw new Error("thrown");
+  });
+  feed.subscribe(() => Promise.reject(new Error("rejected")));
+  const unsubscribe = feed.subscribe((value) => {
+    seen.push(value);
+    if (value === 1) {
+      unsubscribe();
+      feed.subscribe((value) => seen.push(`new ${value}`));
+    }
+  });
+  feed.set(1);
+  feed.set(2);
+  await Promise.resolve();
+  assertEquals(seen, [0, 1, "new 1", "new 2"]);
+  assertEquals(printed.lines.filter((line) => line.includes("thrown")).length, 3);
+  assertEquals(printed.lines.filter((line) => line.includes("rejected")).length, 3);
 });

@@ -94,7 +94,7 @@ export class Subscription<
   readonly topic: string;
   /** Resolves once the server confirmed it first; rejects if it refused. */
   readonly ready: Promise<void>;
-  /** How it is doing: `current`, and each change as an async iterable. */
+  /** How it is doing: `current`, and each change for a loop or by `subscribe`. */
   readonly status: StatusFeed<SubscriptionStatus> = new StatusFeed<SubscriptionStatus>("pending");
 
   /**
