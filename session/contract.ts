@@ -107,11 +107,27 @@ export type OutputFor<M, T extends string> = T extends string ? {
   : never;
 
 /**
+ * A type that no topic fits, in place of the topics of a section that a contract does not have: the
+ * compiler's message then tells the reason.
+ *
+ * @typeParam Reason The reason, in words.
+ */
+export interface NoTopic<Reason extends string> {
+  /** The reason, in words. */
+  readonly reason: Reason;
+}
+
+/**
  * The topics of a section: `chat:{room}` stands for every `chat:${string}`.
  *
  * @typeParam M The section, keyed by pattern.
+ * @typeParam None The type for a section without topics.
  */
-export type TopicsOf<M> = { [P in keyof M & string]: TopicOf<P> }[keyof M & string];
+export type TopicsOf<M, None = never> = {
+  // A member: the compiler's messages would name an alias of the topics in their place.
+  readonly any: [keyof M & string] extends [never] ? None
+    : { [P in keyof M & string]: TopicOf<P> }[keyof M & string];
+}["any"];
 
 /**
  * The schemas of what one side sends.
@@ -125,12 +141,15 @@ export type SentBy<C extends AnyContract, S extends Side> = SectionOf<
 >;
 
 /**
- * The topics that one side may send on.
+ * The topics that one side may send on; {@linkcode NoTopic} where the contract has none.
  *
  * @typeParam C The contract.
  * @typeParam S The side that sends.
  */
-export type SendTopic<C extends AnyContract, S extends Side> = TopicsOf<SentBy<C, S>>;
+export type SendTopic<C extends AnyContract, S extends Side> = TopicsOf<
+  SentBy<C, S>,
+  string & NoTopic<`the contract has no ${S extends "server" ? "toClient" : "toServer"}`>
+>;
 
 /**
  * What one side has to send on a topic. For a union of topics, what fits each.
@@ -145,11 +164,14 @@ export type SendData<C extends AnyContract, S extends Side, T extends string> = 
 >;
 
 /**
- * The topics that either side may ask on.
+ * The topics that either side may ask on; {@linkcode NoTopic} where the contract has none.
  *
  * @typeParam C The contract.
  */
-export type RequestTopic<C extends AnyContract> = TopicsOf<SectionOf<C, "requests">>;
+export type RequestTopic<C extends AnyContract> = TopicsOf<
+  SectionOf<C, "requests">,
+  string & NoTopic<"the contract has no requests">
+>;
 
 /**
  * What has to be asked with on a topic. For a union of topics, what fits each.

@@ -8,6 +8,7 @@ import {
   type ContractMessage,
   defineContract,
   type MessageOf,
+  type NoTopic,
   type PresenceMessage,
   type RequestInput,
   type RequestOutput,
@@ -217,6 +218,7 @@ Deno.test("topics and data to send are typed by side", () => {
     Equal<SendData<C, "client", "cursor" | "chat:a">, { x: number } & { text: string; at: string }>
   >();
   expectType<Equal<TopicsOf<{ a: unknown; "b:{c}": unknown }>, "a" | `b:${string}`>>();
+  expectType<Equal<TopicsOf<Record<never, never>>, never>>();
 });
 
 Deno.test("requests are typed for either side", () => {
@@ -231,11 +233,14 @@ Deno.test("requests are typed for either side", () => {
 Deno.test("a section that is left out has no topics", () => {
   type P = typeof onlyToServer;
   expectType<Equal<SendTopic<P, "client">, "ping">>();
-  expectType<Equal<SendTopic<P, "server">, never>>();
-  expectType<Equal<RequestTopic<P>, never>>();
+  expectType<Equal<SendTopic<P, "server">, string & NoTopic<"the contract has no toClient">>>();
+  expectType<Equal<RequestTopic<P>, string & NoTopic<"the contract has no requests">>>();
+  expectType<Equal<SendData<P, "server", SendTopic<P, "server">>, never>>();
   expectType<Equal<MessageOf<P, "server">, ContractMessage<"ping", null>>>();
   expectType<Equal<MessageOf<P, "client">, PresenceMessage>>();
-  expectType<Equal<SendTopic<typeof empty, Side>, never>>();
+  expectType<
+    Equal<SendTopic<typeof empty, "client">, string & NoTopic<"the contract has no toServer">>
+  >();
   expectType<Equal<MessageOf<typeof empty, "server">, never>>();
   expectType<Equal<MessageOf<typeof empty, "client">, PresenceMessage>>();
 });
@@ -377,4 +382,93 @@ Deno.test("send and request can be written against the contract's types", () => 
     const _all = [joined, score, either];
   }
   assertEquals(check.length, 3);
+});
+
+/** Mistakes in the use of a contract, each with the compiler's message. */
+const MISTAKES: readonly (readonly [code: string, message: string])[] = [
+  [
+    `client.subscribe("chta:a")`,
+    "Argument of type '\"chta:a\"' is not assignable to parameter of type '\"news\" | `chat:${string}`'.",
+  ],
+  [
+    `client.publish("chta:a", "hi")`,
+    "Argument of type '\"chta:a\"' is not assignable to parameter of type '\"news\" | `chat:${string}`'.",
+  ],
+  [
+    `session.subscribe("chta:a")`,
+    "Argument of type '\"chta:a\"' is not assignable to parameter of type '\"news\" | `chat:${string}`'.",
+  ],
+  [
+    `server.publish("nwes", "hi")`,
+    "Argument of type '\"nwes\"' is not assignable to parameter of type '\"news\" | `chat:${string}`'.",
+  ],
+  [
+    `server.to("ann").send("nwes", "hi")`,
+    "Argument of type '\"nwes\"' is not assignable to parameter of type '\"news\" | `chat:${string}`'.",
+  ],
+  [
+    `client.request("jion:a")`,
+    "Argument of type '\"jion:a\"' is not assignable to parameter of type '\"count\" | `join:${string}`'.",
+  ],
+  [
+    `client.send("chat:a", "hi")`,
+    `Argument of type 'string' is not assignable to parameter of type 'string & NoTopic<"the contract has no toServer">'.`,
+  ],
+  [
+    `session.send("chat:a", "hi")`,
+    `Argument of type 'string' is not assignable to parameter of type 'string & NoTopic<"the contract has no toServer">'.`,
+  ],
+  [
+    `bare.request("count")`,
+    `Argument of type 'string' is not assignable to parameter of type 'string & NoTopic<"the contract has no requests">'.`,
+  ],
+  [
+    `bare.subscribe("news")`,
+    `Argument of type 'string' is not assignable to parameter of type 'string & NoTopic<"the contract has no toClient">'.`,
+  ],
+  [
+    `server.publish("news", 7)`,
+    "Argument of type 'number' is not assignable to parameter of type 'string'.",
+  ],
+];
+
+Deno.test("the compiler lists the topics where one is mistyped, and names a section that is not there", async () => {
+  const from = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
+  const program = [
+    `import type { Client } from ${from("./client.ts")};`,
+    `import type { Contract } from ${from("./contract.ts")};`,
+    `import type { Session } from ${from("./session.ts")};`,
+    `import type { StandardSchema } from ${from("./standard_schema.ts")};`,
+    `import type { Server } from ${from("../server.ts")};`,
+    "type Text = StandardSchema<string>;",
+    "type C = Contract<{",
+    '  toClient: { news: Text; "chat:{room}": Text };',
+    '  requests: { count: { input: Text; output: Text }; "join:{room}": { input: Text; output: Text } };',
+    "}>;",
+    "declare const client: Client<C>;",
+    'declare const session: Session<unknown, C, "client">;',
+    "declare const server: Server<unknown, C>;",
+    "declare const bare: Client<Contract<{ toServer: { say: Text } }>>;",
+  ];
+  const first = program.length + 1;
+  const file = await Deno.makeTempFile({ suffix: ".ts" });
+  try {
+    await Deno.writeTextFile(file, [...program, ...MISTAKES.map(([code]) => code)].join("\n"));
+    const { stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["check", "--no-lock", file],
+      env: { NO_COLOR: "1" },
+    }).output();
+    const text = new TextDecoder().decode(stderr);
+    // A block for each error; the line of the mistake is in the last line of it.
+    const told = new Map<number, string>();
+    for (const block of text.split("\n\n")) {
+      const [, message] = block.match(/^(?:.*\n)*?TS\d+ \[ERROR\]: (.*)$/m) ?? [];
+      const [, line] = block.match(/\.ts:(\d+):\d+/) ?? [];
+      if (message !== undefined) told.set(Number(line), message);
+    }
+    const expected = MISTAKES.map(([, message], i) => [first + i, message] as const);
+    assertEquals([...told].toSorted(([a], [b]) => a - b), expected, text);
+  } finally {
+    await Deno.remove(file);
+  }
 });

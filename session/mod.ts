@@ -46,6 +46,7 @@ export {
   type IsUntyped,
   type MessageOf,
   type MessagesIn,
+  type NoTopic,
   type OutputFor,
   type PresenceMessage,
   type RequestInput,
