@@ -77,8 +77,9 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     assertEquals((await readAll(await next(b.incomingUnidirectionalStreams))).byteLength, 0);
   });
 
-  test("opens 250 streams one after the other", async ({ a, b }) => {
-    for (let i = 0; i < 250; i++) {
+  test("opens 150 streams one after the other", async ({ a, b }) => {
+    // More than any wire grants at first, which is 128.
+    for (let i = 0; i < 150; i++) {
       const near = await soon(a.createBidirectionalStream());
       await writeAll(near.writable, Uint8Array.of(i));
       const far = await next(b.incomingBidirectionalStreams);
@@ -106,7 +107,8 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
   });
 
   test("holds back a writer whose peer does not read", async ({ a, b }) => {
-    const CHUNKS = 256;
+    // Deno's QUIC alone holds 10 MiB that were not sent.
+    const CHUNKS = traits.independentStreams ? 256 : 64;
     const writable = await soon(a.createUnidirectionalStream());
     const writer = writable.getWriter();
     let written = 0;
@@ -118,7 +120,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     })();
     const incoming = await next(b.incomingUnidirectionalStreams);
     await delay(100);
-    assert(written < CHUNKS, "16 MiB were taken although nobody read");
+    assert(written < CHUNKS, `${CHUNKS / 16} MiB were taken although nobody read`);
     const bytes = await readAll(incoming);
     await soon(writing);
     assertEquals(bytes.byteLength, CHUNKS * 64 * 1024);

@@ -1,8 +1,7 @@
-/** Storms: very many announcements and subscriptions at once, with limits of time and memory. */
+/** Storms: very many announcements and subscriptions at once, with a limit of memory. */
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { ALL_VERSIONS } from "../../../tests/moq/network.ts";
 import { LIVE_VERSIONS } from "../../../tests/moq/pair.ts";
 import { openStreams, type WiredEnds, wiredEnds } from "../../../tests/moq/wires.ts";
 import { soon, turns } from "../../../tests/sessions.ts";
@@ -10,27 +9,24 @@ import { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
 import { VERSIONS } from "../wire/versions.ts";
 
-const STORM = 10_000;
-
-/** What one storm may take: many times what it takes on two slow cores. */
-const MAX_STORM_MS = 30_000;
+const STORM = 4_000;
 
 /** What may be left in memory of one that is over: 100 bytes of each broadcast or subscription. */
-const MAX_LEFT_BYTES = 1_000_000;
+const MAX_LEFT_BYTES = 100 * STORM;
+
+/** One of each way to announce: moq-lite-01 does it as moq-lite-02 does. */
+const ANNOUNCING = [...LIVE_VERSIONS, "moq-lite-02"] as const;
 
 setFlagsFromString("--expose-gc");
 const collectGarbage: () => void = runInNewContext("gc");
 
 const nobody = () => {};
 
-/** Runs a small storm and a large one, each in its time: of the large one nothing is left behind. */
+/** Runs a small storm and a large one: of the large one nothing is left behind. */
 async function storm(ends: WiredEnds, run: (count: number) => Promise<void>): Promise<void> {
   let before = 0;
   for (let round = 0; round < 2; round++) {
-    const start = performance.now();
     await run(round === 0 ? STORM / 10 : STORM);
-    const tookMs = performance.now() - start;
-    assert(tookMs < MAX_STORM_MS, `the storm took ${Math.round(tookMs)} ms`);
     await assertClean(ends);
     let after = await heapBytes();
     // What finalizers hold is let go of some turns later.
@@ -63,7 +59,7 @@ async function assertClean({ server, client }: WiredEnds): Promise<void> {
   assertEquals(state(), expected);
 }
 
-for (const version of ALL_VERSIONS) {
+for (const version of ANNOUNCING) {
   Deno.test(`${version}: a storm of ${STORM} broadcasts is announced, withdrawn and announced again`, async () => {
     const mux = new TrackMux();
     await using ends = await wiredEnds(version, { mux });
@@ -76,7 +72,6 @@ for (const version of ALL_VERSIONS) {
         paths.add(announcement!.path);
       }
     };
-    const start = performance.now();
     for (let at = 0; at < 2; at++) {
       const publications = Array.from(
         { length: STORM },
@@ -88,7 +83,6 @@ for (const version of ALL_VERSIONS) {
       await take(false);
       assertEquals(reader.active, []);
     }
-    assert(performance.now() - start < MAX_STORM_MS);
   });
 
   Deno.test(`${version}: ${STORM} broadcasts that are there already come whole`, async () => {
