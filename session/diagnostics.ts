@@ -22,6 +22,10 @@ import type { SessionStats } from "./stats.ts";
  * A snapshot of a session: a plain object, of which JSON holds all. Times are milliseconds since the
  * Unix epoch. What a wire does not count is `undefined`, and not zero. Values of headers and of
  * parameters that can hold secrets are replaced.
+ *
+ * Streams and bytes that were counted are the application's, as in `session.stats`. The credit of the
+ * peers (`localMax…`, `peerMax…`) is the wire's: where messages travel on a stream, that stream uses
+ * some of it, which `debugState().credit` shows.
  */
 export interface SessionDiagnostics {
   /** Id of the session. */
@@ -176,17 +180,17 @@ export function diagnostics(base: SessionBase): SessionDiagnostics {
     lastHeardAt: core.lastHeard === 0 ? undefined : core.lastHeard,
     roundTripMs: core.roundTripMs,
     localMaxData: data?.granted,
-    localDataSent: data?.sent ?? counters?.streamBytesSent ?? 0,
+    localDataSent: counters?.streamBytesSent ?? 0,
     peerMaxData: data?.allowed,
-    peerDataSent: data?.received ?? counters?.streamBytesReceived ?? 0,
+    peerDataSent: counters?.streamBytesReceived ?? 0,
     localMaxStreamsBidi: bidi?.granted,
-    localStreamsBidiOpened: bidi?.sent ?? counters?.localBidirectionalOpened ?? 0,
+    localStreamsBidiOpened: counters?.localBidirectionalOpened ?? 0,
     peerMaxStreamsBidi: bidi?.allowed,
-    peerStreamsBidiOpened: bidi?.received ?? counters?.remoteBidirectionalOpened ?? 0,
+    peerStreamsBidiOpened: counters?.remoteBidirectionalOpened ?? 0,
     localMaxStreamsUni: uni?.granted,
-    localStreamsUniOpened: uni?.sent ?? counters?.localUnidirectionalOpened ?? 0,
+    localStreamsUniOpened: counters?.localUnidirectionalOpened ?? 0,
     peerMaxStreamsUni: uni?.allowed,
-    peerStreamsUniOpened: uni?.received ?? counters?.remoteUnidirectionalOpened ?? 0,
+    peerStreamsUniOpened: counters?.remoteUnidirectionalOpened ?? 0,
     pendingBidiStreams: Math.max(bidi?.waiting ?? 0, openings?.bidirectional ?? 0),
     pendingUniStreams: Math.max(uni?.waiting ?? 0, openings?.unidirectional ?? 0),
     unreadStreams,

@@ -142,6 +142,23 @@ function insight(wire: Wire): Promise<Both> {
   });
 }
 
+/** Names that mean the same in counters and diagnostics. */
+const SHARED = [
+  "id",
+  "createdAt",
+  "readyAt",
+  "closedAt",
+  "datagramsSent",
+  "datagramBytesSent",
+  "datagramsReceived",
+  "datagramBytesReceived",
+  "datagramsDropped",
+] as const;
+
+function pick<T, K extends keyof T>(from: T, keys: readonly K[]): Pick<T, K> {
+  return Object.fromEntries(keys.map((key) => [key, from[key]])) as Pick<T, K>;
+}
+
 /** Waits for something that other events bring about. */
 async function until(isSo: () => boolean): Promise<void> {
   const end = performance.now() + 5_000;
@@ -202,6 +219,55 @@ for (const wire of wires) {
     assert(localStreamsBidiOpened >= 1);
     assertEquals(controlStreamId, wire.name === "WebTransport" ? 0 : undefined);
     await writer.close();
+  });
+
+  Deno.test(`Session.stats and diagnostics() agree on ${wire.name}`, async () => {
+    await using both = await insight(wire);
+    const { client, server } = both;
+    await soon(server.ready);
+    const agree = async () => {
+      for (const end of [client, server]) {
+        const { stats } = end;
+        const told = await end.diagnostics();
+        assertEquals({
+          state: told.state,
+          bidirectionalStreams: told.localStreamsBidiOpened + told.peerStreamsBidiOpened,
+          unidirectionalStreams: told.localStreamsUniOpened + told.peerStreamsUniOpened,
+          streamBytesSent: told.localDataSent,
+          streamBytesReceived: told.peerDataSent,
+          queuedMessages: told.queues.send?.messages,
+          queuedBytes: told.queues.send?.bytes,
+          waitingMessages: told.queues.receive.messages,
+          waitingBytes: told.queues.receive.bytes,
+          ...pick(told, SHARED),
+        }, {
+          ...pick(stats, [
+            "state",
+            "bidirectionalStreams",
+            "unidirectionalStreams",
+            "streamBytesSent",
+            "streamBytesReceived",
+            "queuedMessages",
+            "queuedBytes",
+            "waitingMessages",
+            "waitingBytes",
+          ]),
+          ...pick(stats, SHARED),
+        });
+      }
+    };
+    await agree();
+    const writer = await open(both);
+    await openAndEnd({ ...both, client: server, server: client } as unknown as Both);
+    await sendDatagram(both);
+    client.send("a", "hello");
+    await until(() => server.stats.waitingMessages + server.stats.datagramsReceived === 2);
+    await agree();
+    assertEquals(client.stats.bidirectionalStreams, 1);
+    await writer.close();
+    await client.close();
+    await server.closed;
+    await agree();
   });
 
   Deno.test(`Session.ping() measures on ${wire.name}`, async () => {
