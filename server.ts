@@ -52,7 +52,7 @@ import {
   DEFAULT_MAX_SESSIONS_PER_ADDRESS,
   DEFAULT_MAX_SESSIONS_PER_USER,
 } from "./manager/limits.ts";
-import type { RateLimitsOptions } from "./manager/rate_limits.ts";
+import { defaultSubscriptions, type RateLimitsOptions } from "./manager/rate_limits.ts";
 import type { SharedCounts } from "./manager/shared_counts.ts";
 import { SOCKETS_PER_SESSION } from "./manager/sockets.ts";
 import type { Broker } from "./pubsub/broker.ts";
@@ -185,8 +185,8 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
   /** Limits of the server. */
   readonly limits?: ServerLimits;
   /**
-   * How fast clients may send, subscribe and connect; of these only connections have a rate by
-   * default. Rates of users and addresses hold on all nodes together if the `store` of the broker
+   * How fast clients may send, subscribe and connect. Connections have a rate by default, and each
+   * session's subscriptions: 256 at once, then 20 a second. Rates of users and addresses hold on all nodes together if the `store` of the broker
    * can count, and by node if `shared` is `undefined`.
    */
   readonly rates?: RateLimitsOptions;
@@ -432,7 +432,13 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     this.#heartbeat = settings.heartbeat;
     this.#services = settings.services;
     const { maxTopicsPerSession, ...managerLimits } = limits;
-    const rates = { shared: sharedCounts(broker), ...options.rates };
+    const { perSession } = options.rates ?? {};
+    const subscriptions = perSession?.subscriptions ?? defaultSubscriptions(maxTopicsPerSession);
+    const rates = {
+      shared: sharedCounts(broker),
+      ...options.rates,
+      perSession: { ...perSession, subscriptions },
+    };
     this.manager = new SessionManager({ ...managerLimits, rates });
     this.topics = new Topics({
       turn,

@@ -54,6 +54,8 @@ export class SessionMeter implements ServerMeter, Disposable {
   readonly #host: MeterHost;
   /** Those of the session, the user and the address: the first that has not enough refuses. */
   readonly #accounts: readonly Account[];
+  /** What some account counts; all else passes at once. */
+  readonly #counted: Readonly<Record<"messages" | "subscriptions" | "bytes", boolean>>;
   #windowAt = 0;
   #refusals = 0;
   #untold = 0;
@@ -75,6 +77,11 @@ export class SessionMeter implements ServerMeter, Disposable {
     this.address = who.address;
     this.#session = session;
     this.#accounts = accounts;
+    this.#counted = {
+      messages: accounts.some(({ messages }) => messages !== undefined),
+      subscriptions: accounts.some(({ subscriptions }) => subscriptions !== undefined),
+      bytes: accounts.some(({ bytes }) => bytes !== undefined),
+    };
     this.#host = host;
     coreOf(session).inbound.meter = this;
   }
@@ -84,6 +91,7 @@ export class SessionMeter implements ServerMeter, Disposable {
     // What can not be read has a bound of its own, which is much lower; what has a turn waits in it.
     if (envelope.kind === "malformed" || isInTurn(envelope)) return false;
     const unit = unitOf(envelope);
+    if (!this.#counted.bytes && (unit === undefined || !this.#counted[unit])) return false;
     const now = Date.now();
     const shortage = this.#missing(unit, size, now);
     if (shortage !== undefined) return this.#refuse(envelope, shortage, now);

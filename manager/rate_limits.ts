@@ -17,13 +17,23 @@ const MIN_CONNECTION_BURST = 100;
 /** Connections that may come back each second, as a part of those that may come at once. */
 const CONNECTION_REFILL_PART = 0.1;
 
-/** What one session may send. No rate is set unless it is given. */
+/** Subscriptions that a session may ask for at once at least, unless a rate is given. */
+const MIN_SUBSCRIPTION_BURST = 256;
+
+/** Subscriptions that a session may ask for each second, unless a rate is given. */
+const SUBSCRIPTIONS_PER_SECOND = 20;
+
+/** What one session may send. A rate is set only where it is given, or has a default. */
 export interface SessionRates {
   /** Messages, requests and publications, and whatever else asks for something. */
   readonly messages?: Rate;
   /** Bytes of everything that comes as a message or an answer; of text, its length in UTF-16 units. */
   readonly bytes?: Rate;
-  /** Subscriptions and their ends. A client that comes back asks for all of its topics at once. */
+  /**
+   * Subscriptions and their ends. A client that comes back asks for all of its topics at once. Unless
+   * it is given, a session of a server may ask for twice `maxTopicsPerSession` at once, at least 256,
+   * and for 20 each second; `{ perSecond: Infinity }` is no limit.
+   */
   readonly subscriptions?: Rate;
 }
 
@@ -234,6 +244,19 @@ function checkRates(
 /** Whether anything of what sessions send is counted. */
 function isMetered({ messages, bytes, subscriptions }: Rates): boolean {
   return messages !== undefined || bytes !== undefined || subscriptions !== undefined;
+}
+
+/**
+ * The rate of subscriptions of a session, unless one is given: whoever comes back may ask for all of
+ * its topics, and leave them again, at once.
+ *
+ * @param maxTopics Topics that a session may have, where another number than the default.
+ * @returns The rate.
+ */
+export function defaultSubscriptions(maxTopics: number = 0): Rate {
+  // A number that is none is refused where topics are created.
+  const burst = Math.max(MIN_SUBSCRIPTION_BURST, 2 * maxTopics || 0);
+  return { perSecond: SUBSCRIPTIONS_PER_SECOND, burst };
 }
 
 /** Whoever fits behind one address may come back all at once, and then again ten seconds later. */

@@ -82,6 +82,8 @@ export interface BrokerStats {
   readonly interruptions: number;
   /** Pages of histories that were read from the engine. */
   readonly reads: number;
+  /** Histories with publications that were forgotten, since there were too many topics. */
+  readonly forgotten?: number;
   /** Messages that something else published where publications are, and that were ignored. */
   readonly ignored?: number;
 }

@@ -93,6 +93,7 @@ export class MemoryBroker implements Broker {
       dropped: 0,
       interruptions: 0,
       reads: this.#reads,
+      forgotten: this.#histories.forgotten,
     };
   }
 
@@ -155,11 +156,13 @@ export class MemoryBroker implements Broker {
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
     this.#checkOpen("subscribe");
-    const channels = options.history === undefined ? this.#channels : this.#kept;
+    const isKept = options.history !== undefined;
+    const channels = isKept ? this.#kept : this.#channels;
     let channel = channels.get(topic);
     if (channel === undefined) {
       channel = { listeners: [], waiting: [], isDelivering: false };
       channels.set(topic, channel);
+      if (isKept) this.#histories.follow(topic);
     }
     // An object of its own, so that one listener can subscribe twice.
     const entry: Entry = { listener, isActive: true };
@@ -167,7 +170,7 @@ export class MemoryBroker implements Broker {
     return {
       ready: Promise.resolve(),
       [Symbol.asyncDispose]: () => {
-        remove(channels, topic, entry);
+        if (remove(channels, topic, entry) && isKept) this.#histories.unfollow(topic);
         return Promise.resolve();
       },
     };
@@ -198,12 +201,13 @@ export class MemoryBroker implements Broker {
   }
 }
 
-function remove(channels: Map<string, Channel>, topic: string, entry: Entry): void {
-  if (!entry.isActive) return;
+/** Whether it was the last listener of its topic. */
+function remove(channels: Map<string, Channel>, topic: string, entry: Entry): boolean {
+  if (!entry.isActive) return false;
   entry.isActive = false;
   const channel = channels.get(topic)!;
   channel.listeners = channel.listeners.filter((other) => other !== entry);
-  if (channel.listeners.length === 0) channels.delete(topic);
+  return channel.listeners.length === 0 && channels.delete(topic);
 }
 
 /** Whoever subscribes meanwhile is not in the list; whoever leaves is not active. */

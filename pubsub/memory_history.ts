@@ -13,11 +13,20 @@ import type {
   ReadHistoryOptions,
 } from "./history.ts";
 
-/** Topics whose history, or place in it, is remembered; the one that is idle longest goes first. */
+/** Topics whose history, or place in it, is remembered. */
 const MAX_LOGS = 10_000;
+
+/**
+ * Topics with listeners that are remembered before those without: half of all, so that whoever
+ * listens to many topics leaves room for those that nobody listens to at the moment.
+ */
+const MAX_KEPT_FOR_LISTENERS = MAX_LOGS / 2;
 
 /** Producers of a topic whose last number is remembered. */
 const MAX_PRODUCERS = 10_000;
+
+/** How often expired publications of all topics are dropped at most, in milliseconds. */
+const TIDY_INTERVAL_MS = 1_000;
 
 interface Kept {
   readonly publication: Publication;
@@ -25,15 +34,30 @@ interface Kept {
   readonly at: number;
 }
 
-/** One topic. Offsets are 1, 2, 3 and so on. */
+/** One topic. Its offsets are consecutive. */
 class Log {
-  readonly epoch = crypto.randomUUID().slice(0, 8);
+  readonly topic: string;
+  readonly #epoch: string;
   readonly #producers = new Map<string, number>();
+  /** The newest offset; everything of the topic before the log's first publication is forgotten. */
+  head: number;
+  bounds: HistoryBounds;
+  /** Numbers the publications of all topics; the log with the lowest is the quietest. */
+  usedAt = 0;
   #kept: Kept[] = [];
-  /** Where the oldest stands in `#kept`: what is before it is cut off now and then. */
+  /** Index of the oldest in `#kept`; what is before it is cut off now and then. */
   #start = 0;
   #bytes = 0;
-  #head = 0;
+
+  constructor(
+    topic: string,
+    from: { readonly epoch: string; readonly head: number; readonly bounds: HistoryBounds },
+  ) {
+    this.topic = topic;
+    this.#epoch = from.epoch;
+    this.head = from.head;
+    this.bounds = from.bounds;
+  }
 
   /** Whether nothing is kept. */
   get isEmpty(): boolean {
@@ -46,26 +70,28 @@ class Log {
     if (last !== undefined && number <= last) return false;
     this.#producers.delete(producer);
     this.#producers.set(producer, number);
-    if (this.#producers.size > MAX_PRODUCERS) deleteFirst(this.#producers);
+    if (this.#producers.size > MAX_PRODUCERS) {
+      const [oldest] = this.#producers.keys();
+      this.#producers.delete(oldest!);
+    }
     return true;
   }
 
   /** Keeps a publication, and gives it its place. */
-  add(publication: Publication, bounds: HistoryBounds, now: number): Publication {
-    const prev = this.#head++;
-    const placed: Publication = {
-      ...publication,
-      position: { epoch: this.epoch, offset: this.#head, prev },
-    };
+  add(publication: Publication, now: number): Publication {
+    const prev = this.head++;
+    const position = { epoch: this.#epoch, offset: this.head, prev };
+    const placed: Publication = { ...publication, position };
     const bytes = publication.payload.length;
     this.#kept.push({ publication: placed, bytes, at: now });
     this.#bytes += bytes;
-    this.trim(bounds, now);
+    this.trim(now);
     return placed;
   }
 
-  /** Lets go of what is beyond the bounds. */
-  trim({ size, ttlMs, bytes }: HistoryBounds, now: number): void {
+  /** Drops what is beyond the bounds. */
+  trim(now: number): void {
+    const { size, ttlMs, bytes } = this.bounds;
     const kept = this.#kept;
     while (this.#start < kept.length) {
       const oldest = kept[this.#start]!;
@@ -84,7 +110,7 @@ class Log {
   /** Reads a page. */
   read({ after, last, maxMessages, maxBytes }: ReadHistoryOptions): HistoryPage {
     const kept = this.#kept;
-    const oldest = this.#head - (kept.length - this.#start) + 1;
+    const oldest = this.head - (kept.length - this.#start) + 1;
     let from = this.#start;
     if (after !== undefined) from += Math.max(0, after + 1 - oldest);
     else if (last !== undefined) from = Math.max(from, kept.length - last);
@@ -95,63 +121,140 @@ class Log {
       if (bytes > maxBytes && publications.length > 0) break;
       publications.push(kept[i]!.publication);
     }
-    return { epoch: this.epoch, head: this.#head, publications };
+    return { epoch: this.#epoch, head: this.head, publications };
   }
 }
 
-/** The histories of a {@linkcode MemoryBroker}; what they keep is bounded by topic, and topics are. */
+/**
+ * The histories of a {@linkcode MemoryBroker}; what they keep is bounded by topic, and topics are.
+ *
+ * - **Reading makes nothing:** a topic that has no log begins where the newest forgotten log of any
+ *   topic ended. So one epoch holds for all topics, and no pair of epoch and offset ever stands for
+ *   two publications.
+ * - **Forgotten first:** logs without publications, then those without listeners, the quietest
+ *   first; beyond {@linkcode MAX_KEPT_FOR_LISTENERS} those with listeners too.
+ * - **Listeners** notice nothing: as long as a topic has some, its offsets go on where they were.
+ */
 export class MemoryHistories {
-  /** In the order of their last publication. */
-  readonly #logs = new Map<string, { readonly log: Log; readonly bounds: HistoryBounds }>();
+  /** Of all topics, for as long as the process lives. */
+  readonly #epoch = crypto.randomUUID().slice(0, 8);
+  readonly #logs = new Map<string, Log>();
+  /** Each log is in one of these three, in the order of the last publication. */
+  readonly #empty = new Set<Log>();
+  readonly #unheard = new Set<Log>();
+  readonly #heard = new Set<Log>();
+  /** Where topics with listeners and without a log go on; bounded by the listeners. */
+  readonly #followed = new Map<string, number>();
+  /** No forgotten log had a higher offset. */
+  #floor = 0;
+  #forgotten = 0;
+  #uses = 0;
+  #tidiedAt = 0;
+
+  /** Logs with publications that were forgotten, since there were too many. */
+  get forgotten(): number {
+    return this.#forgotten;
+  }
+
+  /** The topic has listeners from now on. */
+  follow(topic: string): void {
+    const log = this.#logs.get(topic);
+    this.#followed.set(topic, log?.head ?? this.#floor);
+    if (log !== undefined && this.#unheard.delete(log)) this.#heard.add(log);
+  }
+
+  /** The last listener of the topic has left. */
+  unfollow(topic: string): void {
+    const log = this.#logs.get(topic);
+    this.#followed.delete(topic);
+    if (log !== undefined && this.#heard.delete(log)) this.#unheard.add(log);
+  }
 
   /** Keeps a publication; `undefined` if it is a repetition. */
   append(publication: Publication, { bounds, key }: AppendOptions): Publication | undefined {
-    const { topic } = publication;
-    const log = this.#logs.get(topic)?.log ?? new Log();
-    this.#logs.delete(topic);
-    this.#logs.set(topic, { log, bounds });
-    if (this.#logs.size > MAX_LOGS) deleteFirst(this.#logs);
-    if (key !== undefined && !log.admit(key)) return undefined;
     const now = Date.now();
-    this.#trimIdlest(now);
-    return log.add(publication, bounds, now);
+    const log = this.#logs.get(publication.topic) ?? this.#begin(publication.topic, bounds);
+    if (key !== undefined && !log.admit(key)) return undefined;
+    log.bounds = bounds;
+    log.usedAt = ++this.#uses;
+    const placed = log.add(publication, now);
+    this.#sort(log);
+    if (Math.abs(now - this.#tidiedAt) >= TIDY_INTERVAL_MS) this.#tidy(now);
+    if (this.#logs.size > MAX_LOGS) this.#forgetOne();
+    return placed;
   }
 
-  /** Reads a page; a topic that nobody published on begins its history by that. */
+  /** Reads a page; a topic without a log is empty. */
   read(topic: string, options: ReadHistoryOptions): HistoryPage {
-    let entry = this.#logs.get(topic);
-    if (entry === undefined) {
-      entry = { log: new Log(), bounds: options.bounds };
-      this.#logs.set(topic, entry);
-      if (this.#logs.size > MAX_LOGS) deleteFirst(this.#logs);
+    const log = this.#logs.get(topic);
+    if (log === undefined) {
+      return { epoch: this.#epoch, head: this.#floorOf(topic), publications: [] };
     }
-    entry.log.trim(options.bounds, Date.now());
-    return entry.log.read(options);
+    log.bounds = options.bounds;
+    log.trim(Date.now());
+    return log.read(options);
   }
 
   /** Forgets everything. */
   clear(): void {
     this.#logs.clear();
+    this.#followed.clear();
+    for (const logs of [this.#empty, this.#unheard, this.#heard]) logs.clear();
   }
 
-  /** So that what nobody reads or writes any more is let go of when its time is over. */
-  #trimIdlest(now: number): void {
-    for (const { log, bounds } of this.#logs.values()) {
-      if (log.isEmpty) continue;
-      log.trim(bounds, now);
-      return;
+  #begin(topic: string, bounds: HistoryBounds): Log {
+    const log = new Log(topic, { epoch: this.#epoch, head: this.#floorOf(topic), bounds });
+    this.#logs.set(topic, log);
+    return log;
+  }
+
+  #floorOf(topic: string): number {
+    return this.#followed.get(topic) ?? this.#floor;
+  }
+
+  /** Puts a log behind all others of its kind. */
+  #sort(log: Log): void {
+    this.#empty.delete(log);
+    this.#unheard.delete(log);
+    this.#heard.delete(log);
+    if (log.isEmpty) this.#empty.add(log);
+    else if (this.#followed.has(log.topic)) this.#heard.add(log);
+    else this.#unheard.add(log);
+  }
+
+  /** Drops what has expired, also of topics that nobody reads or writes any more. */
+  #tidy(now: number): void {
+    this.#tidiedAt = now;
+    for (const logs of [this.#unheard, this.#heard]) {
+      for (const log of logs) {
+        log.trim(now);
+        if (!log.isEmpty) continue;
+        logs.delete(log);
+        this.#empty.add(log);
+      }
     }
+  }
+
+  #forgetOne(): void {
+    const log = this.#mostDispensable();
+    this.#logs.delete(log.topic);
+    if (!this.#empty.delete(log)) this.#forgotten++;
+    this.#unheard.delete(log);
+    this.#heard.delete(log);
+    this.#floor = Math.max(this.#floor, log.head);
+    if (this.#followed.has(log.topic)) this.#followed.set(log.topic, log.head);
+  }
+
+  #mostDispensable(): Log {
+    const [empty] = this.#empty;
+    if (empty !== undefined) return empty;
+    const [[unheard], [heard]] = [this.#unheard, this.#heard];
+    if (heard === undefined || this.#heard.size <= MAX_KEPT_FOR_LISTENERS) return unheard!;
+    return unheard !== undefined && unheard.usedAt < heard.usedAt ? unheard : heard;
   }
 }
 
 /** What became of an append that the memory took. */
 export function appended(placed: Publication | undefined): Appended {
   return placed?.position === undefined ? {} : { position: placed.position };
-}
-
-function deleteFirst(map: Map<string, unknown>): void {
-  for (const key of map.keys()) {
-    map.delete(key);
-    return;
-  }
 }

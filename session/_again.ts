@@ -12,6 +12,12 @@ import { settlesWithin } from "./wait.ts";
 /** Upper end of the first pause, in milliseconds, where the server says nothing. */
 const FIRST_PAUSE_MS = 100;
 
+/**
+ * Longest time, in milliseconds, after which a subscription that was never in force is asked for
+ * again, as long as a server has to answer; whoever waits for it is told of a longer one.
+ */
+const MAX_FIRST_PAUSE_MS = 30_000;
+
 /** What is to be asked for again. */
 export interface Refused {
   /** Who refused it. */
@@ -42,7 +48,8 @@ export class Again {
   takes(error: unknown, { session, subscription, wasInForce, ask }: Refused): boolean {
     const { code = "", retryAfterMs = 0 } = error instanceof RequestError ? error.failure : {};
     const isForNow = error instanceof TimeoutError || CODES_FOR_NOW.has(code);
-    if (!isForNow || !wasInForce && code !== "superseded") return false;
+    const isBrief = code === "superseded" || retryAfterMs > 0 && retryAfterMs <= MAX_FIRST_PAUSE_MS;
+    if (!isForNow || !wasInForce && !isBrief) return false;
     this.#line = this.#line.then(async () => {
       if (session.isClosed || subscription.isEnded) return;
       const pauseMs = Math.max(retryAfterMs, this.#backoff.next()!);

@@ -73,7 +73,8 @@ export interface SubscriptionOwner {
  * - **Apart:** its messages do not also reach the client's own iterator.
  * - **Reader:** one loop at a time.
  * - **Refused:** once it was in force, a refusal that holds for now (`too-many`, `unavailable`, no
- *   answer in time) is followed by another attempt. Every other one ends it, and so does any before.
+ *   answer in time) is followed by another attempt. Every other one ends it, and so does any before,
+ *   unless it is that of a rate which says when to come back, within 30 s.
  * - **Removed:** where the server takes the client off the topic, the loop ends with a
  *   {@linkcode RequestError} of the server's code after what came before. The codes `too-many` and
  *   `unavailable` are followed by another attempt.

@@ -552,6 +552,30 @@ Deno.test("Subscription whose question was superseded is asked for again, also a
   assertEquals(log, ["+news", "+news"]);
 });
 
+Deno.test("Subscription that a rate refuses is asked for again when the rate says, also at first", async () => {
+  using time = new FakeTime();
+  const log: string[] = [];
+  let retryAfterMs = 30_001;
+  const network = new Network(services(log, () => {
+    if (log.length > 2) return {};
+    throw new RequestError("too-many", "Too fast", { retryAfterMs });
+  }));
+  await using client = network.client();
+  const first = client.subscribe("first");
+  const error = await assertRejects(() => first.ready, RequestError);
+  assertEquals(error.failure.retryAfterMs, 30_001);
+  retryAfterMs = 30_000;
+  const second = client.subscribe("second");
+  await turns(20);
+  await time.tickAsync(29_999);
+  await turns(20);
+  assertEquals([log, second.status.current], [["+first", "+second"], "pending"]);
+  await time.tickAsync(1);
+  await turns(20);
+  await second.ready;
+  assertEquals(log.length, 3);
+});
+
 Deno.test("Subscription that was in force ends with a refusal that is final, and at first with any", async () => {
   using time = new FakeTime();
   let code = "too-many";

@@ -114,6 +114,45 @@ Deno.test("Server refuses publications and subscriptions beyond their rates", as
   assertEquals(server.topics.subscribers("second").length, 0, "To leave is always allowed");
 });
 
+/** How many subscriptions are answered before the first one that is refused, at most so many. */
+async function subscribed(raw: RawSocket, most: number): Promise<number> {
+  for (let id = 0; id < most; id++) {
+    await raw.frame(`{"subscribe":"t${id % 100}","id":${id}}`);
+    const { error } = await raw.envelope() as { error?: { code: string; retryAfterMs: number } };
+    if (error === undefined) continue;
+    assertEquals([error.code, error.retryAfterMs > 0], ["too-many", true]);
+    return id;
+  }
+  return most;
+}
+
+async function openRaw(options: ServeOptions): Promise<AsyncDisposable & { raw: RawSocket }> {
+  const stack = new AsyncDisposableStack();
+  const server = stack.use(listen({ authorize: () => true, ...options }));
+  const raw = stack.use(await RawSocket.open(portOf(server), { protocol: "skein.1" }));
+  await raw.envelope();
+  return { raw, [Symbol.asyncDispose]: () => stack.disposeAsync() };
+}
+
+Deno.test("Server has a rate of subscriptions by default, whose refusals are no invalid input", async () => {
+  await using server = listen({ authorize: () => true });
+  using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+  await raw.envelope();
+  // 256 at once, and 20 for each second that it took.
+  const count = await subscribed(raw, 10_000);
+  assert(count >= 256 && count < 10_000, `${count} were answered`);
+  const [session] = server.manager.all();
+  assertEquals([session!.stats.invalidMessages, session!.isReady], [0, true]);
+});
+
+Deno.test("Server lets a session ask for twice its topics at once, and for any number where it is told so", async () => {
+  await using many = await openRaw({ limits: { maxTopicsPerSession: 200 } });
+  assertEquals(await subscribed(many.raw, 400), 400);
+  const rates = { perSession: { subscriptions: { perSecond: Infinity } } };
+  await using free = await openRaw({ rates });
+  assertEquals(await subscribed(free.raw, 1_000), 1_000);
+});
+
 Deno.test("Server counts two sessions of a user together, and another user apart", async () => {
   await using server = listen({
     ...ANSWERING,
