@@ -55,6 +55,8 @@ interface Awaited {
   readonly headers: Headers;
   /** How `authenticate` refused the request as it was; `undefined` if it was not asked, or a token came. */
   refusal: Refused | undefined;
+  /** Resolves once its token was accepted. */
+  readonly admitted: PromiseWithResolvers<void>;
   /** Its session, once there is one. */
   session?: Session;
 }
@@ -277,7 +279,7 @@ export class Admission<V> {
     // After an upgrade the runtime can not read them any more.
     const headers = this.#keptHeaders(invitation.headers);
     try {
-      const { connection, isReady, answer, held } = invitation.accept();
+      const { connection, isReady, answer, held } = invitation.accept(awaited?.admitted.promise);
       const open = () => {
         if (reservation.isHeld) {
           const peer = { ...who, url, headers, address };
@@ -328,7 +330,8 @@ export class Admission<V> {
     const id = crypto.randomUUID();
     const { url = "", address, headers = [] } = identity;
     const successor = () => {
-      const awaited = { headers: new Headers(headers), refusal: undefined };
+      const admitted = Promise.withResolvers<void>();
+      const awaited = { headers: new Headers(headers), refusal: undefined, admitted };
       try {
         const reservation = this.#reserve(address, undefined);
         const heir = { id, url, address, headers, inherits: true };
@@ -347,7 +350,10 @@ export class Admission<V> {
     const { connection, address } = session;
     const awaited = this.#awaited.get(connection);
     if (awaited !== undefined) awaited.session = session;
-    session.ready.then(() => this.#awaited.delete(connection), () => {
+    session.ready.then(() => {
+      this.#awaited.delete(connection);
+      awaited?.admitted.resolve();
+    }, () => {
       // Where no token came, the first answer of `authenticate` was the last.
       const refusal = this.#awaited.get(connection)?.refusal;
       this.#awaited.delete(connection);
@@ -451,7 +457,7 @@ function awaitedOf({ headers }: Invitation<unknown>, refusal?: Refused): Awaited
   let bytes = 0;
   for (const [name, value] of headers) bytes += name.length + value.length;
   if (bytes > MAX_AWAITED_HEADER_BYTES) return undefined;
-  return { headers: new Headers(headers), refusal };
+  return { headers: new Headers(headers), refusal, admitted: Promise.withResolvers() };
 }
 
 function pathMatcher(path: string | undefined): (url: string) => boolean {

@@ -37,9 +37,10 @@ export interface Invitation<Answer> {
   /**
    * Lets it in. What it took is freed where it throws.
    *
+   * @param admitted Resolves once its token was accepted, where that is to come first.
    * @throws {Refused} If there is no room for one more.
    */
-  accept(): Accepted<Answer>;
+  accept(admitted: Promise<unknown> | undefined): Accepted<Answer>;
   /** Turns it away. Never throws. */
   refuse(refused: Refused): Answer;
 }

@@ -65,10 +65,11 @@ export class WebSocketInvitation implements Invitation<Response> {
     return isOriginAllowed(this.headers, rules);
   }
 
-  accept(): Accepted<Response> {
+  accept(admitted: Promise<unknown> | undefined): Accepted<Response> {
     const { isSkein } = this;
     // `skein.1` has a heartbeat of its own; a plain peer is pinged by the runtime.
-    const { lease, connection, response } = this.#upgrade(isSkein ? 0 : this.#door.idleTimeoutMs);
+    const idleTimeoutMs = isSkein ? 0 : this.#door.idleTimeoutMs;
+    const { lease, connection, response } = this.#upgrade(idleTimeoutMs, admitted);
     return { connection, isReady: false, answer: response, held: [lease] };
   }
 
@@ -95,7 +96,10 @@ export class WebSocketInvitation implements Invitation<Response> {
     }
   }
 
-  #upgrade(idleTimeoutMs: number): AcceptedWebSocket & { readonly lease: SocketLease } {
+  #upgrade(
+    idleTimeoutMs: number,
+    admitted?: Promise<unknown>,
+  ): AcceptedWebSocket & { readonly lease: SocketLease } {
     const { engine, manager, flowControl, messages } = this.#door;
     const lease = withinLimits(manager, () => manager.admitSocket({ address: this.address }));
     try {
@@ -105,6 +109,7 @@ export class WebSocketInvitation implements Invitation<Response> {
         lease,
         flowControl,
         messages,
+        admitted,
       });
       return { connection, response, lease };
     } catch (cause) {

@@ -84,10 +84,11 @@ export class WebTransportInvitation implements Invitation<void> {
     );
   }
 
-  accept(): Accepted<void> {
+  accept(admitted: Promise<unknown> | undefined): Accepted<void> {
     try {
-      const raw = this.#asked.accept(this.#isOffered ? { protocol: SKEIN_PROTOCOL } : {});
-      const connection = this.isSkein ? this.#withMessages(raw) : raw;
+      const protocol = this.#isOffered ? { protocol: SKEIN_PROTOCOL } : {};
+      const raw = this.#asked.accept({ ...protocol, admitted });
+      const connection = this.isSkein ? this.#withMessages(raw, admitted) : raw;
       return { connection, isReady: true, answer: undefined, held: [] };
     } catch (cause) {
       throw new Refused(400, "The request can not be answered", { cause });
@@ -109,8 +110,9 @@ export class WebTransportInvitation implements Invitation<void> {
       .close({ closeCode: 4000 + status, reason });
   }
 
-  #withMessages(raw: Connection): Connection {
-    const connection = withMessages(raw, { side: "server", ...this.#options.messages });
+  #withMessages(raw: Connection, admitted: Promise<unknown> | undefined): Connection {
+    const { messages } = this.#options;
+    const connection = withMessages(raw, { side: "server", ...messages, admitted });
     // It was agreed on in the URL, which the wire does not read.
     if (connection.protocol === "") {
       Object.defineProperty(connection, "protocol", { value: SKEIN_PROTOCOL });

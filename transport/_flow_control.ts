@@ -164,7 +164,7 @@ export class SendCredit {
 
 /** What this end grants: a window that moves as the peer's bytes are read, or its streams end. */
 export class ReceiveCredit {
-  readonly #window: number;
+  #window: number;
   readonly #grant: (limit: number) => void;
   readonly #isAutomatic: boolean;
   #limit: number;
@@ -194,6 +194,23 @@ export class ReceiveCredit {
   /** The total that this end granted. */
   get limit(): number {
     return this.#limit;
+  }
+
+  /** How much the peer may be ahead of who reads. */
+  get window(): number {
+    return this.#window;
+  }
+
+  /**
+   * Makes the window larger, or smaller before the peer was told of it.
+   *
+   * @param window How much the peer may be ahead of who reads.
+   */
+  resize(window: number): void {
+    const total = this.#limit + window - this.#window;
+    this.#window = window;
+    if (total > this.#limit) this.grant(total);
+    else this.#limit = total;
   }
 
   /** What the peer used of it. */

@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { CloseCode } from "../errors.ts";
 import type { Multiplexer } from "./_multiplexer.ts";
 import { type Socket, WebSocketConnection } from "./_websocket.ts";
 import { openStreams } from "./_websocket_streams.ts";
@@ -30,6 +31,8 @@ export interface ServerWebSocketOptions {
   readonly lease?: SocketLease | undefined;
   /** How much the peer may send on streams ahead of who reads them. */
   readonly flowControl?: FlowControlOptions | undefined;
+  /** Resolves once the peer is admitted: until then it may send no streams and datagrams. At once by default. */
+  readonly admitted?: Promise<unknown> | undefined;
 }
 
 /** A connection on a WebSocket that was accepted. */
@@ -37,10 +40,14 @@ export class ServerWebSocketConnection extends WebSocketConnection {
   readonly #socket: Socket;
   readonly #protocol: string;
   readonly #lease: SocketLease | undefined;
+  #isAdmitted: boolean;
 
   /** Wraps a socket. */
-  constructor(socket: Socket, { protocol, lease, flowControl }: ServerWebSocketOptions) {
+  constructor(socket: Socket, options: ServerWebSocketOptions) {
+    const { protocol, lease, flowControl, admitted } = options;
     super(socket, { flowControl });
+    this.#isAdmitted = admitted === undefined;
+    admitted?.then(() => this.#isAdmitted = true, () => {});
     // The close event tells enough, and there are many of them.
     socket.removeEventListener("error", this);
     this.#socket = socket;
@@ -70,6 +77,14 @@ export class ServerWebSocketConnection extends WebSocketConnection {
   override close(info?: ConnectionCloseInfo): void {
     super.close(info);
     this.#tellClosing();
+  }
+
+  /** A stranger may say its token, in a message. */
+  protected override refusesRecords(): boolean {
+    if (this.#isAdmitted) return false;
+    const reason = "Expected a token and nothing else";
+    this.close({ closeCode: CloseCode.unauthenticated, reason });
+    return true;
   }
 
   /** Streams are there at once. */

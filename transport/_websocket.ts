@@ -339,6 +339,9 @@ export class WebSocketConnection
     this.#socket.close();
   }
 
+  /** Whether the peer may send no record yet; on an end that knows, which closes then. */
+  protected refusesRecords?(): boolean;
+
   /** Makes what streams take, on an end that has it at hand. */
   protected openStreams?(): Multiplexer;
 
@@ -396,7 +399,7 @@ export class WebSocketConnection
   }
 
   #onRecord(record: Uint8Array): void {
-    if (this.#closing !== undefined) return;
+    if (this.#closing !== undefined || this.refusesRecords?.()) return;
     if (this.#now !== undefined) return this.#now.receive(record);
     this.#earlyBytes += record.byteLength;
     if (this.#earlyBytes > MAX_EARLY_BYTES) this.#overflow();

@@ -55,8 +55,8 @@ export function withStreams(connection: Connection, options: WithStreamsOptions)
     connection.close();
     throw new ConnectionError(`The server chose ${connection.protocol}, which is not spoken here`);
   }
-  const { side, flowControl } = options;
-  const streams = withQmux(connection, { ...agreed, side, flowControl });
+  const { side, flowControl, admitted } = options;
+  const streams = withQmux(connection, { ...agreed, side, flowControl, admitted });
   return agreed.protocol === MESSAGE_PROTOCOL ? withMessages(streams, options) : streams;
 }
 

@@ -57,6 +57,9 @@ const LINGER_MS = 250;
  */
 const GREETING_BYTES = [0, 0];
 
+/** What is read of the stream until the peer is admitted, in bytes: a token has at most half of it. */
+const MAX_EARLY_BYTES = 16_384;
+
 /** Options for {@linkcode withMessages}. */
 export interface MessageStreamOptions {
   /** Which end this is: the client opens the stream. */
@@ -82,6 +85,11 @@ export interface MessageStreamOptions {
    * @default {4194304}
    */
   readonly maxFrameBytes?: number;
+  /**
+   * Resolves once the peer is admitted: until then it may send 16 KiB, and more closes with 4401. At
+   * once by default.
+   */
+  readonly admitted?: Promise<unknown> | undefined;
 }
 
 /**
@@ -162,6 +170,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   #framesReceived = 0;
   #bytesSent = 0;
   #bytesReceived = 0;
+  #maxBytes = Infinity;
 
   constructor(inner: Connection, options: MessageStreamOptions) {
     const { side, streamTimeoutMs = STREAM_TIMEOUT_MS, closeTimeoutMs = CLOSE_TIMEOUT_MS } =
@@ -171,6 +180,11 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
     this.#closeTimeoutMs = closeTimeoutMs;
     this.#parser = new FrameParser(this, options.maxFrameBytes ?? MAX_FRAME_BYTES);
     this.#closed.promise.catch(() => {}); // Nobody has to look at it.
+    const { admitted } = options;
+    if (admitted !== undefined) {
+      this.#maxBytes = MAX_EARLY_BYTES;
+      admitted.then(() => this.#maxBytes = Infinity, () => {});
+    }
     // Where the wire counts streams, this one is not its user's.
     (inner as Partial<MessageCarrier>).carryMessages?.(side === "client" ? "local" : "remote");
     this.#first = new FirstStream(inner, side);
@@ -405,7 +419,8 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
     try {
       for (let bytes; (bytes = await stream.read()) !== null;) {
         this.#bytesReceived += bytes.length;
-        this.#parser.push(bytes);
+        if (this.#bytesReceived <= this.#maxBytes) this.#parser.push(bytes);
+        else this.onRefused(CloseCode.unauthenticated, "Expected a token and nothing else");
       }
     } catch (error) {
       cause = error;

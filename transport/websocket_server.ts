@@ -38,6 +38,12 @@ export interface AcceptWebSocketOptions {
   readonly flowControl?: FlowControlOptions | undefined;
   /** Bounds of the stream that carries the messages of `qmux-NN.skein.1`. */
   readonly messages?: Pick<MessageStreamOptions, "maxFrameBytes" | "streamTimeoutMs">;
+  /**
+   * Resolves once the peer is admitted, where its token is to come first. Until then an engine SHOULD
+   * take no more than that: no streams and datagrams of `skein.1`, and 16 KiB of the first stream of
+   * `qmux-NN.skein.1`. At once by default.
+   */
+  readonly admitted?: Promise<unknown> | undefined;
 }
 
 /** A WebSocket that was accepted. */
@@ -123,7 +129,7 @@ export function acceptWebSocket(
   request: Request,
   options: AcceptWebSocketOptions = {},
 ): AcceptedWebSocket {
-  const { protocol = "", idleTimeoutMs = 60_000, lease, flowControl } = options;
+  const { protocol = "", idleTimeoutMs = 60_000, lease, flowControl, admitted } = options;
   const isOffered = protocol === "" || offeredProtocols(request).includes(protocol);
   if (!isOffered) {
     throw new TypeError(
@@ -135,9 +141,10 @@ export function acceptWebSocket(
   });
   // Not by the runtime's own option: it does not find a protocol behind a comma without a space.
   if (protocol !== "") response.headers.set("sec-websocket-protocol", protocol);
-  const connection = new ServerWebSocketConnection(socket, { protocol, lease, flowControl });
+  const wire = { lease, flowControl, admitted };
+  const connection = new ServerWebSocketConnection(socket, { protocol, ...wire });
   if (parseQmuxProtocol(protocol) === undefined) return { connection, response };
-  const streams = withStreams(connection, { ...options.messages, side: "server", flowControl });
+  const streams = withStreams(connection, { ...options.messages, ...wire, side: "server" });
   return { connection: streams, response };
 }
 

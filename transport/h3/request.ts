@@ -17,6 +17,11 @@ export interface AcceptOptions {
   readonly protocol?: string;
   /** Response headers; none by default. */
   readonly headers?: HeadersInit;
+  /**
+   * Resolves once the client is admitted, where its token is to come first. Until then it may have 16
+   * streams, of which none is read but the first, and no datagrams. At once by default.
+   */
+  readonly admitted?: Promise<unknown> | undefined;
 }
 
 /** How a request is refused. */
@@ -123,7 +128,7 @@ export class Http3Request implements WebTransportRequest {
 
   /** See {@linkcode WebTransportRequest.accept}. */
   accept(options: AcceptOptions = {}): Connection {
-    const { protocol = "", headers } = options;
+    const { protocol = "", headers, admitted } = options;
     if (protocol !== "" && !this.protocols.includes(protocol)) {
       throw new TypeError(
         `Cannot accept request: protocol must be one of ${
@@ -138,6 +143,7 @@ export class Http3Request implements WebTransportRequest {
     if (!this.#session.isOver) {
       const frame = fields.length === 0 ? ACCEPTED : acceptance(fields);
       this.#connect.writer.write(frame).catch(() => {}); // The session is told by its reader.
+      if (admitted !== undefined) this.#session.holdUntil(admitted);
       this.#session.establish(protocol);
     }
     return this.#session;

@@ -140,6 +140,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
   #lingering: ReturnType<typeof setTimeout> | undefined = undefined;
   #ending: Ending | undefined = undefined;
   #onResponse: ((payload: Uint8Array) => void) | undefined = undefined;
+  #isHeld = false;
 
   /**
    * Creates a session that is asked for and not answered yet, and begins to read its stream.
@@ -375,6 +376,12 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     await this.closed.catch(() => {});
   }
 
+  /** Takes no datagrams, and few streams, until the peer is admitted. */
+  holdUntil(admitted: Promise<unknown>): void {
+    this.#isHeld = true;
+    admitted.then(() => this.#isHeld = false, () => {});
+  }
+
   /** The request was accepted: by this end, or by the peer. */
   establish(protocol: string): void {
     if (this.#state !== "pending") return;
@@ -410,7 +417,10 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     const account = this.#account("bidirectional", "remote");
     const receive = new ReceiveHalf(this, reader, { held, isFull, onEnd, account });
     const send = new SendHalf(this, stream.writable, { onEnd, account });
-    this.#bidirectional.push(new Http3Stream(receive, send));
+    const accepted = new Http3Stream(receive, send);
+    // Without an account it carries the messages, and with them the token.
+    if (account !== undefined && this.#isFull) return BIDIRECTIONAL.onDropped!(accepted);
+    this.#bidirectional.push(accepted);
   }
 
   /** Takes a unidirectional stream that the peer opened. */
@@ -420,12 +430,14 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     const { reader, held, isFull } = head;
     const account = this.#account("unidirectional", "remote");
     const half = new ReceiveHalf(this, reader, { held, isFull, onEnd, account });
-    if (this.#receiver === undefined) this.#unidirectional.push(half);
+    if (this.#isFull) half.cancel();
+    else if (this.#receiver === undefined) this.#unidirectional.push(half);
     else this.#receiver(half);
   }
 
   /** Takes a datagram; the bytes are its own. */
   receiveDatagram(payload: Uint8Array): void {
+    if (this.#isHeld) return this.ledger.droppedDatagram(payload.byteLength);
     if (this.#state !== "over") this.#ownDatagrams.deliver(payload);
   }
 
@@ -444,6 +456,11 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     this.#broken(
       new H3ProtocolError(H3Error.flowControlError, "The peer sent more than its credit"),
     );
+  }
+
+  /** A stranger may have few streams; those of both kinds count. */
+  get #isFull(): boolean {
+    return this.#isHeld && this.unreadStreams >= MAX_UNREAD_STREAMS;
   }
 
   get #ownDatagrams(): SessionDatagrams {

@@ -21,7 +21,7 @@ import type {
   SendStream,
   StreamDirection,
 } from "../connection.ts";
-import { type CreditHost, QmuxCredit } from "./_credit.ts";
+import { CREDIT_KINDS, type CreditHost, QmuxCredit } from "./_credit.ts";
 import { NO_FRAME, Outlet, type OutletSources } from "./_outlet.ts";
 import { Pings } from "./_pings.ts";
 import { type RegistryHost, StreamRegistry } from "./_registry.ts";
@@ -60,6 +60,9 @@ export const MAX_DATAGRAM_FRAME_BYTES: number = DEFAULT_MAX_RECORD_SIZE;
 
 /** Bytes that nobody read yet, where the peer does not count them: past it the connection ends. */
 export const MAX_UNCOUNTED_BYTES = 16_777_216;
+
+/** Ahead of who reads it, until the peer is admitted: the stream of its token, and few others. */
+const HELD = { data: 16_384, bidirectional: 8, unidirectional: 8 };
 
 /** What a {@linkcode Qmux} may be told by its wire, beside the rest. */
 export interface QmuxLink extends MultiplexerLink {
@@ -107,6 +110,7 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
   #isStarted = false;
   #isOpen = false;
   #isFaulty = false;
+  #isHeld = false;
   #end: { readonly error: Error; readonly isBroken: boolean } | undefined = undefined;
   #isCounting = false;
 
@@ -154,6 +158,26 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
    */
   carryMessages(): void {
     this.#streams.carryMessages();
+  }
+
+  /**
+   * Takes no datagrams, and only a little of streams, until the peer is admitted; to be called before
+   * the start.
+   *
+   * @param admitted Resolves once it is.
+   */
+  holdUntil(admitted: Promise<unknown>): void {
+    const windows = CREDIT_KINDS.map((kind) => {
+      const { receive } = this.#credit!.of(kind);
+      const { window } = receive;
+      receive.resize(Math.min(window, HELD[kind]));
+      return () => receive.resize(window);
+    });
+    this.#isHeld = true;
+    admitted.then(() => {
+      this.#isHeld = false;
+      if (this.#end === undefined) windows.forEach((open) => open());
+    }, () => {});
   }
 
   /** Streams of the peer that nobody took yet. */
@@ -505,6 +529,7 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
         } bytes, received one of ${frameSize}`,
       );
     }
+    if (this.#isHeld) return this.ledger.droppedDatagram(data.byteLength);
     this.#allDatagrams.deliver(isOwn && fills(data) ? data : data.slice());
   }
 

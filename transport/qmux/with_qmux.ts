@@ -44,6 +44,8 @@ export interface WithQmuxOptions {
   readonly protocol?: string;
   /** How much the peer may send ahead of who reads it. */
   readonly flowControl?: FlowControlOptions | undefined;
+  /** Resolves once the peer is admitted: until then it may send little. At once by default. */
+  readonly admitted?: Promise<unknown> | undefined;
 }
 
 /**
@@ -105,7 +107,7 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
   #ending: Required<ConnectionCloseInfo> | ConnectionError | undefined = undefined;
 
   constructor(carrier: Connection, frames: MessageFrames, options: WithQmuxOptions) {
-    const { side, version, protocol = "", flowControl } = options;
+    const { side, version, protocol = "", flowControl, admitted } = options;
     this.#carrier = carrier;
     this.#frames = frames;
     this.side = side;
@@ -123,6 +125,7 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
       isLenient: true,
       onOpen: () => this.#ready.resolve(),
     });
+    if (admitted !== undefined && this.capabilities.credit) this.#qmux.holdUntil(admitted);
     this.ready = this.#ready.promise;
     this.ready.catch(() => {});
     this.closed = this.#run();

@@ -228,7 +228,8 @@ class Engine implements HardenedWebSocket {
     request: Request,
     options: AcceptWebSocketOptions = {},
   ): AcceptedWebSocket => {
-    const { protocol = "", idleTimeoutMs = 60_000, lease, flowControl, messages } = options;
+    const { protocol = "", idleTimeoutMs = 60_000, lease, flowControl, messages, admitted } =
+      options;
     const upgrade = this.#upgrades.get(request);
     if (upgrade === undefined || upgrade.isTaken) {
       throw new TypeError(
@@ -242,14 +243,15 @@ class Engine implements HardenedWebSocket {
     }
     const maxPayload = this.#maxPayloadBytes ?? messages?.maxFrameBytes ?? DEFAULT_PAYLOAD_BYTES;
     const socket = this.#upgrade(upgrade, protocol, Math.min(maxPayload, MAX_PAYLOAD_BYTES));
-    const connection = new HardenedConnection(socket, { protocol, lease, flowControl });
+    const wire = { lease, flowControl, admitted };
+    const connection = new HardenedConnection(socket, { protocol, ...wire });
     socket.onTooLarge = (closeCode) => {
       connection.close({ closeCode, reason: `A message has at most ${maxPayload} bytes` });
     };
     if (idleTimeoutMs > 0) this.#livenessOf(idleTimeoutMs).add(socket);
     const response = new Response(null);
     if (parseQmuxProtocol(protocol) === undefined) return { connection, response };
-    const streams = withStreams(connection, { ...messages, side: "server", flowControl });
+    const streams = withStreams(connection, { ...messages, ...wire, side: "server" });
     return { connection: streams, response };
   };
 
