@@ -30,17 +30,29 @@ import { TopicPattern } from "./session/topic_pattern.ts";
 /** What a client wants to do with a topic. */
 export type AuthorizedAction = "subscribe" | "publish";
 
+/** What `authorize` allows, in place of `true`. */
+export interface Permission {
+  /**
+   * Whether the publication carries `from`: the user of the session.
+   *
+   * @default {false, or `namesPublishers` of the server}
+   */
+  readonly from?: boolean;
+}
+
 /** Decides what a client may do with a topic. */
 export type Authorize = (
   session: Session,
   topic: string,
   action: AuthorizedAction,
-) => boolean | Promise<boolean>;
+) => boolean | Permission | Promise<boolean | Permission>;
 
 /** What the services work on. */
 export interface ClientServicesOptions {
   /** Decides; everything is denied without it. */
   readonly authorize: Authorize | undefined;
+  /** Whether publications of clients carry their users, unless `authorize` says otherwise. */
+  readonly namesPublishers: boolean;
   /** Topics and their schemas. */
   readonly contract: AnyContract | undefined;
   /** Patterns of topics that are rooms. */
@@ -69,12 +81,17 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
   const isRoom = (topic: string) => rooms.some((pattern) => pattern.match(topic) !== undefined);
   const router = contract && compileContract(contract, "client");
 
-  async function check(session: Session, topic: string, action: AuthorizedAction): Promise<void> {
+  async function check(
+    session: Session,
+    topic: string,
+    action: AuthorizedAction,
+  ): Promise<Permission> {
     // Notices are the server's to give, and go to those who are in the room; what nodes tell one
     // another is nobody else's.
     const isOwn = topic.startsWith(PRESENCE_PREFIX) || topic.startsWith(INTERNAL_PREFIX);
     if (!isOwn) checkKnown(topic, action);
-    if (!isOwn && authorize !== undefined && await authorize(session, topic, action)) return;
+    const answer = !isOwn && await authorize?.(session, topic, action);
+    if (answer) return typeof answer === "object" ? answer : {};
     throw new RequestError("forbidden", `This session may not ${action} "${topic}"`);
   }
 
@@ -131,8 +148,10 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       return {};
     },
 
-    async publish(session, topic, data, number) {
-      await check(session, topic, "publish");
+    introduced: (session) => parts().topics.introduced(session),
+
+    async publish(session, topic, data, { number, echo }) {
+      const { from = options.namesPublishers } = await check(session, topic, "publish");
       const input = router?.match(topic)?.input;
       const outcome = input && await validate(input, data);
       if (outcome?.ok === false) {
@@ -140,11 +159,16 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       }
       if (number?.isRepeated) return {};
       const { topics } = parts();
+      const publishing = {
+        ...(!echo && { except: session }),
+        // A session that is nobody's has its own id for a user.
+        ...(from && session.user !== session.id && { from: session.user }),
+      };
       try {
         // As it came: whoever receives it applies the schema, once.
         if (topics.historyOf(topic) !== undefined) {
-          await topics.append(topic, data, number === undefined ? {} : { key: number });
-        } else topics.publish(topic, data);
+          await topics.append(topic, data, { ...publishing, ...(number && { key: number }) });
+        } else topics.publish(topic, data, publishing);
       } catch (error) {
         // Written anew, `9e20` has 21 digits: what came within the limit may not leave within it.
         if (error instanceof RangeError) throw new RequestError("too-large", error.message);

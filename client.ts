@@ -75,6 +75,7 @@ export type {
   AnyContract,
   BackoffOptions,
   ClientOptions,
+  ClientPublishOptions,
   ClientRequestOptions,
   ClientStatus,
   ClientSubscribeOptions,

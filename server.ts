@@ -36,6 +36,7 @@ import {
   type Authorize,
   type AuthorizedAction,
   clientServices,
+  type Permission,
   tellLiteral,
 } from "./_client_services.ts";
 import { type ConnectionLimits, type ListenInfo, Listening } from "./_listening.ts";
@@ -82,7 +83,7 @@ export type {
   Refusal,
   RequestInfo,
 } from "./_admission_options.ts";
-export type { AuthorizedAction } from "./_client_services.ts";
+export type { AuthorizedAction, Permission } from "./_client_services.ts";
 export type { DisconnectReport, NodeOptions, RoomPatterns, SessionInfo } from "./_cluster.ts";
 export type { ListenInfo } from "./_listening.ts";
 export type { UnsubscribeOptions } from "./pubsub/topics_options.ts";
@@ -175,13 +176,44 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
     session: Session<V, C, "server">,
   ) => void | Promise<void>;
   /**
-   * Decides whether a client may subscribe or publish by itself. Everything is denied without it.
+   * Decides whether a client may subscribe or publish by itself. Everything is denied without it. A
+   * {@linkcode Permission} in place of `true` says how.
    */
   readonly authorize?: (
     session: Session<V, C, "server">,
     topic: string,
     action: AuthorizedAction,
-  ) => boolean | Promise<boolean>;
+  ) => boolean | Permission | Promise<boolean | Permission>;
+  /**
+   * Whether what clients publish carries `from`: the user that `userOf` returned. What `authorize`
+   * says of one publication goes first. A client without a user has no `from`.
+   *
+   * @example A chat whose lines have names that nobody can forge
+   * ```ts
+   * import { connect, serve } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   authenticate: ({ token = "guest" }) => token,
+   *   authorize: () => true,
+   *   namesPublishers: true,
+   * });
+   * await using ann = connect(`${server.url}?token=ann`);
+   * await using bob = connect(`${server.url}?token=bob`);
+   * const chat = bob.subscribe("chat");
+   * await chat.ready;
+   * await ann.publish("chat", "hello");
+   * for await (const { from, data } of chat) {
+   *   assertEquals([from, data], ["ann", "hello"]);
+   *   break;
+   * }
+   * ```
+   *
+   * @default {false}
+   */
+  readonly namesPublishers?: boolean;
   /** Limits of the server. */
   readonly limits?: ServerLimits;
   /**
@@ -407,6 +439,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
       turn,
       services: clientServices({
         authorize: authorize as Authorize | undefined,
+        namesPublishers: options.namesPublishers ?? false,
         contract,
         roomPatterns: Array.isArray(rooms) ? rooms : Object.keys(rooms),
         sequences: sequenceStore({
@@ -519,16 +552,17 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    *
    * @param topic The topic.
    * @param data The data.
-   * @param options A session that does not get it.
-   * @throws {TypeError} If JSON can not hold the data, or the topic is no topic.
+   * @param options A session whose client does not get it, and the user who publishes.
+   * @throws {TypeError} If JSON can not hold the data, the topic is no topic, or `from` no user.
    * @throws {RangeError} If the message is too large.
    */
   publish<T extends SendTopic<C, "server">>(
     topic: T,
     data?: SendData<C, "server", T>,
-    options: { readonly except?: Session<V, C, "server"> } = {},
+    options: { readonly except?: Session<V, C, "server">; readonly from?: string } = {},
   ): void {
-    this.topics.publish(topic, data, { except: options.except as Session | undefined });
+    const { except, from } = options;
+    this.topics.publish(topic, data, { except: except as Session | undefined, from });
   }
 
   /**
@@ -785,6 +819,7 @@ const SERVER_KEYS: OptionKeys<ServerOptions> = {
   limits: true,
   metrics: true,
   moq: true,
+  namesPublishers: true,
   node: true,
   onClose: true,
   onError: true,

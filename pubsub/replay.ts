@@ -264,7 +264,7 @@ export class Replay {
     const session = this.#session;
     const core = coreOf(session);
     for (const item of items) {
-      if (item.except === session.id) tellSkip(session, item);
+      if (isLeftOut(session, item.except)) tellSkip(session, item);
       // Protected: the client was told that it would get it.
       else core.push(item.message, true);
       if (this.#isEnded) return;
@@ -311,6 +311,18 @@ export function tellGap(
 ): void {
   const core = coreOf(session);
   if (core.joins) core.post({ gap: topic, reason: gap.reason, epoch: epoch!, offset: gap.offset });
+}
+
+/**
+ * Names a session in the publications that it does not get: by its client, which stays the same over
+ * reconnects, or by its own id where the client said none.
+ */
+export function exceptionOf(session: Session): string {
+  return coreOf(session).client ?? session.id;
+}
+
+function isLeftOut(session: Session, except: string | undefined): boolean {
+  return except !== undefined && (except === coreOf(session).client || except === session.id);
 }
 
 /** Tells a session of a publication that it does not get, so that it does not miss it. */

@@ -6,7 +6,13 @@
 import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { Broadcast } from "../session/broadcast.ts";
 import { encodeMessage, framed, MAX_MESSAGE_BYTES } from "../session/encoded.ts";
-import { isName, MAX_NAME_LENGTH, MAX_TOPIC_BYTES } from "../session/envelope.ts";
+import {
+  describe,
+  isName,
+  isTopic,
+  MAX_NAME_LENGTH,
+  MAX_TOPIC_BYTES,
+} from "../session/envelope.ts";
 import { MAX_PLACE_BYTES } from "../session/placed.ts";
 import type { SubscribeAnswer } from "../session/recovery.ts";
 import { coreOf, type Session } from "../session/session.ts";
@@ -24,7 +30,7 @@ import type { Feed } from "./feed.ts";
 import { Feeds } from "./feeds.ts";
 import type { Appended, HistoryBounds } from "./history.ts";
 import { MemoryBroker } from "./memory_broker.ts";
-import { tellAnswer } from "./replay.ts";
+import { exceptionOf, tellAnswer } from "./replay.ts";
 import type {
   AppendPublicationOptions,
   PublishOptions,
@@ -62,8 +68,8 @@ type Channel =
   };
 
 interface Subscriber {
-  /** Its id when it came; a client's session gets another by its server's hello. */
-  readonly id: string;
+  /** Its names in publications that it does not get. */
+  readonly ids: string[];
   readonly topics: Map<string, Membership>;
 }
 
@@ -314,8 +320,8 @@ export class Topics implements AsyncDisposable {
    *
    * @param topic The topic.
    * @param data Any value that JSON can hold, or a `Uint8Array` for `skein.1` subscribers.
-   * @param options A session that does not get it.
-   * @throws {TypeError} If JSON can not hold the data, or the topic is no topic.
+   * @param options A session that does not get it, and who publishes.
+   * @throws {TypeError} If JSON can not hold the data, the topic is no topic, or `from` no user.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`, or the topic too long.
    * On a topic with a history 52 bytes are for its place in it.
    * @throws {UnsupportedError} If the broker is closed.
@@ -409,6 +415,18 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
+   * Notes that the client of a session said its id: publications that leave the client out leave
+   * this session out from now on.
+   *
+   * @ignore
+   * @param session Any session.
+   */
+  introduced(session: Session): void {
+    const subscriber = this.#subscribers.get(session);
+    if (subscriber !== undefined) this.#index(session, subscriber);
+  }
+
+  /**
    * Lists the topics of a session for which its client asked, and the application did not: those
    * that depend on what the client may do.
    *
@@ -467,7 +485,7 @@ export class Topics implements AsyncDisposable {
   #encode(
     topic: string,
     data: unknown,
-    { except, verb, bounds }: PublishOptions & {
+    { except, from, verb, bounds }: PublishOptions & {
       readonly verb: string;
       readonly bounds: HistoryBounds | undefined;
     },
@@ -475,8 +493,14 @@ export class Topics implements AsyncDisposable {
     checkPublic(topic, verb);
     const reserved = bounds === undefined ? 0 : MAX_PLACE_BYTES;
     const maxBytes = this.#maxMessageBytes - reserved;
-    const { frame: payload } = encodeMessage(topic, data, { verb, maxBytes });
-    return except === undefined ? { topic, payload } : { topic, payload, except: except.id };
+    if (from !== undefined && !isTopic(from)) {
+      throw new TypeError(
+        `Cannot ${verb}: from must have 1 to ${MAX_TOPIC_BYTES} bytes, received ${describe(from)}`,
+      );
+    }
+    const { frame: payload } = encodeMessage(topic, data, { verb, maxBytes, from });
+    if (except === undefined) return { topic, payload };
+    return { topic, payload, except: exceptionOf(except) };
   }
 
   #deliver(members: Broadcast, { topic, payload, except }: Publication): void {
@@ -486,18 +510,25 @@ export class Topics implements AsyncDisposable {
   }
 
   #remember(session: Session): Subscriber {
-    const subscriber: Subscriber = { id: session.id, topics: new Map() };
+    const subscriber: Subscriber = { ids: [], topics: new Map() };
     this.#subscribers.set(session, subscriber);
-    this.#byId.set(subscriber.id, session);
+    this.#index(session, subscriber);
     coreOf(session).whenEnded(this.#onEnd);
     return subscriber;
   }
 
+  /** A client's newest session is found by its id: what an older one still gets goes nowhere. */
+  #index(session: Session, { ids }: Subscriber): void {
+    const id = exceptionOf(session);
+    ids.push(id);
+    this.#byId.set(id, session);
+  }
+
   #forget(session: Session): void {
-    const { id } = this.#subscribers.get(session)!;
+    const { ids } = this.#subscribers.get(session)!;
     this.#leaveAll(session);
     this.#subscribers.delete(session);
-    if (this.#byId.get(id) === session) this.#byId.delete(id);
+    for (const id of ids) if (this.#byId.get(id) === session) this.#byId.delete(id);
   }
 }
 

@@ -96,8 +96,13 @@ export interface TopicUnsubscribeOptions extends UnsubscribeOptions {
 
 /** Options for publishing. */
 export interface PublishOptions {
-  /** A session that does not get it; what it becomes when its client reconnects is another one. */
+  /**
+   * A session that does not get it. Where its client said its id, as Skein's own do when they
+   * subscribe, no later session of that client gets it either.
+   */
   readonly except?: Session | undefined;
+  /** The verified user who publishes, told to every subscriber; 1 to 255 bytes. */
+  readonly from?: string | undefined;
 }
 
 /** Options for `Topics.append`. */

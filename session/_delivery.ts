@@ -29,6 +29,7 @@ interface Keys {
   readonly seq?: number;
   readonly client?: string;
   readonly id?: number;
+  readonly echo?: false;
 }
 
 /**
@@ -37,7 +38,6 @@ interface Keys {
  */
 export class Delivery {
   readonly #outbox: Outbox;
-  readonly #client: string = crypto.getRandomValues(new Uint32Array(4)).join("-");
   /** How many of the outbox are on their way, the first ones, and their bytes. */
   #handed = 0;
   #bytes = 0;
@@ -64,14 +64,14 @@ export class Delivery {
     if (!isNumbered) report(core.settings, outbox.error, session);
     core.onAck = (n) => this.#acked(n);
     void session.closed.then(() => outbox.notify());
-    for (let isFirst = true; session.isReady;) {
+    while (session.isReady) {
       const next = outbox.waiting[this.#handed];
       if (next === undefined || this.#isFull(next)) await outbox.changed();
       else if (isBehind(core, next)) await session.flushed();
       else {
-        const keys = isNumbered ? { seq: next.seq, ...(isFirst && { client: this.#client }) } : {};
+        const keys = keysOf(next, core, isNumbered);
         if (!this.#hand(core, next, keys)) continue;
-        isFirst = false;
+        if (keys.client !== undefined) core.isIntroduced = true;
         if (isNumbered) {
           this.#handed++;
           this.#bytes += next.size;
@@ -80,21 +80,21 @@ export class Delivery {
     }
   }
 
-  #isFull({ answer, size }: OutboxEntry): boolean {
-    if (answer && this.#publishing.size >= MAX_PUBLICATIONS_ON_THE_WAY) return true;
+  #isFull({ publication, size }: OutboxEntry): boolean {
+    if (publication && this.#publishing.size >= MAX_PUBLICATIONS_ON_THE_WAY) return true;
     if (this.#handed === 0) return false;
     return this.#handed >= MAX_ON_THE_WAY || this.#bytes + size > MAX_BYTES_ON_THE_WAY;
   }
 
   /** Hands over one message; false if the server does not take it. */
   #hand(core: SessionCore, entry: OutboxEntry, keys: Keys): boolean {
-    const { answer, topic } = entry;
+    const { publication, topic } = entry;
+    const answer = publication?.answer;
     const message = complete(entry, answer ? { ...keys, id: Number.MAX_SAFE_INTEGER } : keys);
-    if (isTooLarge(core, message)) {
+    const refusal = refusalOf(core, message, keys);
+    if (refusal !== undefined) {
       this.#outbox.shift(this.#handed);
-      answer?.reject(
-        new RequestError("too-large", `The server does not take "${topic}": it is too large`),
-      );
+      answer?.reject(refusal);
       return false;
     }
     if (answer === undefined) {
@@ -143,8 +143,26 @@ export function flushed(outbox: Outbox, last: number, options: WaitOptions): Pro
   return waitFor(done(), { ...options, what: "the outbox" }).finally(() => isAwaited = false);
 }
 
-function complete({ frame, topic, answer }: OutboxEntry, keys: Keys): EncodedMessage {
-  return framed(extend(frame, keys, answer !== undefined), topic);
+function keysOf({ seq, publication }: OutboxEntry, core: SessionCore, isNumbered: boolean): Keys {
+  const isQuiet = publication?.echo === false;
+  const isSaid = !core.isIntroduced && (isNumbered || isQuiet && core.canOmitEcho);
+  return {
+    ...(isNumbered && { seq }),
+    ...(isSaid && { client: core.settings.client }),
+    ...(isQuiet && { echo: false as const }),
+  };
+}
+
+/** Tells why a server does not take a message; `undefined` if it may. */
+function refusalOf(core: SessionCore, message: EncodedMessage, keys: Keys): Error | undefined {
+  if (keys.echo === false && core.echoError !== undefined) return core.echoError;
+  if (!isTooLarge(core, message)) return undefined;
+  const text = `The server does not take "${message.topic}": it is too large`;
+  return new RequestError("too-large", text);
+}
+
+function complete({ frame, topic, publication }: OutboxEntry, keys: Keys): EncodedMessage {
+  return framed(extend(frame, keys, publication !== undefined), topic);
 }
 
 /** Puts keys at the end of a message, and makes a publication of it where it is to be one. */

@@ -54,7 +54,7 @@ export class Numbers extends Changing implements Acknowledged {
   #acknowledged = -1;
   #isOver = false;
 
-  /** Creates them; the first message says whose they are. */
+  /** Creates them, before the client is known. */
   constructor(host: NumbersHost, sequences: Sequences) {
     super();
     this.#host = host;
@@ -63,10 +63,8 @@ export class Numbers extends Changing implements Acknowledged {
 
   /** Takes the next number; what is wrong with it comes back as text. */
   take(seq: number, client: string | undefined): Numbered | string {
-    if (this.#client === undefined) {
-      if (client === undefined) return 'Expected the first "seq" of a session with its "client"';
-      this.#client = this.#sequences.open(keyOf(this.#host.session, client), this);
-    }
+    if (client === undefined) return 'Expected the first "seq" of a session with its "client"';
+    this.#client ??= this.#sequences.open(client, this);
     if (seq <= this.#last) return `Expected "seq" above ${this.#last}, received ${seq}`;
     this.#last = seq;
     this.#waiting.push(seq);
@@ -126,10 +124,4 @@ export class Numbers extends Changing implements Acknowledged {
     endTurn();
     return undefined;
   }
-}
-
-/** A client is told from another one of the same id by its user; one that is nobody's, by its id alone. */
-function keyOf(session: Session, client: string): string {
-  const user = session.user === session.id ? "" : session.user;
-  return `${user.length}:${user}:${client}`;
 }

@@ -30,9 +30,15 @@ import { closedError } from "./core.ts";
 import { encodeMessage } from "./encoded.ts";
 import { checkLimits } from "./limits.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
-import { Outbox, type OutboxState } from "./outbox.ts";
+import { Outbox, type OutboxPublication, type OutboxState } from "./outbox.ts";
 import { lasting, life } from "./session_base.ts";
-import { coreOf, type Session, SKEIN_PROTOCOL, type WaitOptions } from "./session.ts";
+import {
+  type ClientPublishOptions,
+  coreOf,
+  type Session,
+  SKEIN_PROTOCOL,
+  type WaitOptions,
+} from "./session.ts";
 import { type SessionSettings, sessionSettings } from "./settings.ts";
 import { StatusFeed } from "./status_feed.ts";
 import type { ClientSubscribeOptions, Subscription } from "./subscription.ts";
@@ -243,20 +249,22 @@ export class Client<C extends AnyContract = AnyContract>
    * @typeParam T The topic: with a contract, one of those that go to clients.
    * @param topic The topic.
    * @param data The data.
-   * @param options Gives up by signal or time.
+   * @param options Gives up by signal or time, and leaves this client out.
    * @throws {RequestError} With code `forbidden`, if it may not.
+   * @throws {UnsupportedError} If there is to be no echo, and the server cannot tell clients apart.
    */
   async publish<T extends SendTopic<C, "server">>(
     topic: T,
     data?: SendData<C, "server", T>,
-    options: WaitOptions = {},
+    options: ClientPublishOptions = {},
   ): Promise<void> {
+    const { echo = true, ...wait } = options;
     if (this.#outbox.isKept) {
       const answer = Promise.withResolvers<void>();
-      this.#keep("publish", topic, data, answer);
-      return await waitFor(answer.promise, { ...options, what: `the publication on "${topic}"` });
+      this.#keep("publish", topic, data, { answer, echo });
+      return await waitFor(answer.promise, { ...wait, what: `the publication on "${topic}"` });
     }
-    const session = await this.whenConnected(options);
+    const session = await this.whenConnected(wait);
     await session.publish(topic, data, options);
   }
 
@@ -323,18 +331,18 @@ export class Client<C extends AnyContract = AnyContract>
     }
   }
 
-  /** Has a message wait in the outbox; with `answer` as what is to be published. */
+  /** Has a message wait in the outbox; with `publication` as what is to be published. */
   #keep(
     verb: string,
     topic: string,
     data: unknown,
-    answer?: PromiseWithResolvers<void>,
+    publication?: OutboxPublication,
   ): void {
     if (this.status.isEnded) throw this.#ended(verb);
     const core = this.#session?.isReady ? coreOf(this.#session) : undefined;
     core?.checkData(verb, data);
     const maxBytes = core?.maxSendBytes ?? this.#settings.maxMessageBytes;
-    this.#outbox.add(encodeMessage(topic, data, { maxBytes, verb }), answer);
+    this.#outbox.add(encodeMessage(topic, data, { maxBytes, verb }), publication);
   }
 
   async #run(): Promise<CloseInfo> {

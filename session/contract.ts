@@ -211,6 +211,11 @@ export interface ContractMessage<P extends string, Data, Reply = unknown> {
   readonly params: ParamsOf<P>;
   /** The data, checked. */
   readonly data: Data;
+  /**
+   * The verified user whose client published it, where the server names publishers. Never there on
+   * a server: what a client sends comes with its session.
+   */
+  readonly from?: string | undefined;
   /** Whether an answer is owed. */
   readonly isRequest: boolean;
   /** Whether the asker gave up, or the session closed: an answer goes nowhere. */

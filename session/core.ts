@@ -113,6 +113,10 @@ export class SessionCore
   declare heir: FrameReceiver | undefined;
   /** How far a server is behind; only declared, as a client does not tell. */
   declare backpressure: Backpressure | undefined;
+  /** The client at the other end, over all its sessions: user and id; only declared, as many never say. */
+  declare client: string | undefined;
+  /** Whether this client told the server its id; only declared, see `features`. */
+  declare isIntroduced: boolean | undefined;
   /** Told up to which number the server handled messages; only declared, see `features`. */
   declare onAck: ((n: number) => void) | undefined;
 
@@ -361,6 +365,26 @@ export class SessionCore
     }
   }
 
+  /** Whether the server can leave the client that publishes out. */
+  get canOmitEcho(): boolean {
+    return this.features?.includes("echo") === true;
+  }
+
+  /** The error of publishing without an echo where the server cannot do so. */
+  get echoError(): UnsupportedError | undefined {
+    if (this.canOmitEcho) return undefined;
+    return new UnsupportedError(
+      "Cannot publish without an echo: the server does not tell clients apart",
+    );
+  }
+
+  /** Gives the id of this client once, to a server that tells clients apart by it. */
+  introduce(): { readonly client?: string } {
+    if (this.isIntroduced || !this.canOmitEcho) return {};
+    this.isIntroduced = true;
+    return { client: this.settings.client };
+  }
+
   /** Asks about a topic. */
   askTopic(
     kind: "subscribe" | "unsubscribe",
@@ -371,7 +395,10 @@ export class SessionCore
     const { since, last } = options;
     return this.ask(
       `the answer to ${kind} "${topic}"`,
-      (id) => encodeControl({ [kind]: topic, id, since, last } as OutgoingEnvelope),
+      (id) => {
+        const client = kind === "subscribe" ? this.introduce() : {};
+        return encodeControl({ [kind]: topic, id, since, last, ...client } as OutgoingEnvelope);
+      },
       options,
     );
   }

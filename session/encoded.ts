@@ -28,6 +28,8 @@ export interface EncodeOptions {
   readonly verb?: string;
   /** Present where an answer is owed. */
   readonly id?: number;
+  /** The verified user whose client publishes it. */
+  readonly from?: string | undefined;
 }
 
 /**
@@ -53,9 +55,9 @@ export function encodeMessage(
   data: unknown,
   options: EncodeOptions = {},
 ): EncodedMessage {
-  const { maxBytes = MAX_MESSAGE_BYTES, verb = "send", id } = options;
+  const { maxBytes = MAX_MESSAGE_BYTES, verb = "send", id, from } = options;
   checkTopic(topic, verb);
-  return encodeData({ topic, data, id }, { maxBytes, verb, topic });
+  return encodeData({ topic, data, id, from }, { maxBytes, verb, topic });
 }
 
 /** An envelope with data, which may be bytes. */

@@ -45,8 +45,10 @@ export type Envelope =
     readonly prev?: number;
     /** Its number, where each is to be handled once. */
     readonly seq?: number;
-    /** Whose numbers those are; with the first one of a session. */
+    /** The id of the client, said once a session. */
     readonly client?: string;
+    /** The verified user whose client published it; a server says so, a client never. */
+    readonly from?: string;
   }
   | {
     readonly kind: "reply";
@@ -63,6 +65,8 @@ export type Envelope =
     readonly since?: HistoryPosition;
     /** How many of the newest messages it wants to begin with. */
     readonly last?: number;
+    /** The id of the client, said once a session. */
+    readonly client?: string;
   }
   | { readonly kind: "unsubscribe"; readonly topic: string; readonly id: number }
   | {
@@ -71,7 +75,10 @@ export type Envelope =
     readonly data: unknown;
     readonly id?: number;
     readonly seq?: number;
+    /** The id of the client, said once a session. */
     readonly client?: string;
+    /** There if the client that publishes does not get the publication. */
+    readonly echo?: false;
   }
   | { readonly kind: "hello"; readonly hello: Hello }
   | { readonly kind: "auth"; readonly token: string; readonly id: number }
@@ -139,10 +146,14 @@ export function readEnvelope(text: string, readService?: ServiceReader): Envelop
   const { topic, id, data } = value;
   if (topic !== undefined && value.dropped === undefined) {
     if (!isTopic(topic)) return badTopic("topic", topic, id);
-    if (value.offset !== undefined) return readPlaced("message", topic, value);
+    // A server's word only: its peers are known by their sessions.
+    const sender = !readService && typeof value.from === "string"
+      ? { from: value.from }
+      : undefined;
+    if (value.offset !== undefined) return readPlaced("message", topic, value, sender);
     if (value.seq !== undefined && readService) return readService("message", topic, value);
-    if (id === undefined) return { kind: "message", topic, data };
-    return isId(id) ? { kind: "message", topic, data, id } : badId("topic", id);
+    if (id === undefined) return { kind: "message", topic, data, ...sender };
+    return isId(id) ? { kind: "message", topic, data, id, ...sender } : badId("topic", id);
   }
   const kind = KINDS.find((key) => value[key] !== undefined);
   if (kind === undefined) return { kind: "unknown" };
@@ -246,11 +257,13 @@ function readPlaced(
   kind: "message" | "skip",
   topic: string,
   { data, offset, prev }: Raw,
+  sender?: { readonly from: string },
 ): Envelope {
   if (!isId(offset) || !isId(prev)) {
     return malformed('Expected "offset" and "prev" to be whole numbers from 0');
   }
-  return kind === "skip" ? { kind, topic, offset, prev } : { kind, topic, data, offset, prev };
+  if (kind === "skip") return { kind, topic, offset, prev };
+  return { kind, topic, data, offset, prev, ...sender };
 }
 
 function readGap({ gap: topic, reason, epoch, offset }: Raw): Envelope {
@@ -279,6 +292,7 @@ export type OutgoingEnvelope =
     readonly topic: string;
     readonly data?: unknown;
     readonly id?: number | undefined;
+    readonly from?: string | undefined;
     readonly offset?: number;
     readonly prev?: number;
     readonly seq?: number | undefined;
@@ -291,12 +305,14 @@ export type OutgoingEnvelope =
     readonly id: number;
     readonly seq?: number | undefined;
     readonly client?: string | undefined;
+    readonly echo?: false | undefined;
   }
   | {
     readonly subscribe: string;
     readonly id: number;
     readonly since?: HistoryPosition | undefined;
     readonly last?: number | undefined;
+    readonly client?: string | undefined;
   }
   | { readonly unsubscribe: string; readonly id: number }
   | { readonly cancel: number }

@@ -37,6 +37,8 @@ export interface Incoming {
   readonly topic: string;
   /** Its data, as it came. */
   readonly data: unknown;
+  /** The verified user whose client published it, as a server says. */
+  readonly from?: string | undefined;
   /** Present where an answer is owed. */
   readonly id?: number | undefined;
   /** Its number, where it is to be handled in its turn. */
@@ -260,7 +262,13 @@ export class Inbound implements Overtaking<Incoming> {
 
   /** Takes a message that fits the contract, if there is one. */
   accept(incoming: Incoming, match: ContractMatch | undefined): Message {
-    const message = new Message(incoming, match, this.#host);
+    // A peer of a server is known by its session, whatever it says.
+    const isTold = this.#settings.side === "client" || incoming.from === undefined;
+    const message = new Message(
+      isTold ? incoming : { ...incoming, from: undefined },
+      match,
+      this.#host,
+    );
     if (incoming.cancelled !== undefined) message.cancel(incoming.cancelled);
     else if (incoming.id !== undefined) (this.#answering ??= new Map()).set(incoming.id, message);
     return message;

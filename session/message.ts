@@ -26,6 +26,8 @@ export class Message implements UntypedMessage {
   readonly pattern: string | undefined;
   /** The parameters of the topic. */
   readonly params: Readonly<Record<string, string>>;
+  /** The verified user whose client published it, as the server says. */
+  readonly from: string | undefined;
   readonly #id: number | undefined;
   readonly #answerer: Answerer;
   #isAnswered = false;
@@ -34,17 +36,23 @@ export class Message implements UntypedMessage {
 
   /** Creates a message; `id` means that an answer is owed. */
   constructor(
-    from: { readonly topic: string; readonly data: unknown; readonly id?: number | undefined },
+    incoming: {
+      readonly topic: string;
+      readonly data: unknown;
+      readonly id?: number | undefined;
+      readonly from?: string | undefined;
+    },
     match:
       | { readonly pattern: string; readonly params: Readonly<Record<string, string>> }
       | undefined,
     answerer: Answerer,
   ) {
-    this.topic = from.topic;
-    this.data = from.data;
+    this.topic = incoming.topic;
+    this.data = incoming.data;
+    this.from = incoming.from;
     this.pattern = match?.pattern;
     this.params = match?.params ?? NO_PARAMS;
-    this.#id = from.id;
+    this.#id = incoming.id;
     this.#answerer = answerer;
   }
 

@@ -132,11 +132,13 @@ export type { SequenceStore } from "./sequences.ts";
 export { parseEnvelope } from "./service_envelope.ts";
 export {
   type PublicationNumber,
+  type PublishRequest,
   ServiceDesk,
   type SessionServices,
   type SubscribeRequest,
 } from "./services.ts";
 export {
+  type ClientPublishOptions,
   Session,
   type SessionCloseOptions,
   type SessionDrainOptions,

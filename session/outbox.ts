@@ -39,12 +39,20 @@ export interface OutboxState {
   readonly bytes: number;
 }
 
+/** How a message in an outbox is to be published. */
+export interface OutboxPublication {
+  /** Settled by the answer of the server. */
+  readonly answer: PromiseWithResolvers<void>;
+  /** Whether this client gets the publication too. */
+  readonly echo: boolean;
+}
+
 /** A message in an outbox. */
 export interface OutboxEntry extends EncodedMessage {
   /** Its number, from 1. */
   readonly seq: number;
-  /** Who waits for its end, if it is to be published. */
-  readonly answer: PromiseWithResolvers<void> | undefined;
+  /** There if it is to be published. */
+  readonly publication: OutboxPublication | undefined;
 }
 
 /**
@@ -86,10 +94,10 @@ export class Outbox extends Changing {
    * Keeps a message.
    *
    * @param message The message, encoded.
-   * @param answer Who waits for its end, if it is to be published.
+   * @param publication There if it is to be published.
    * @throws {QueueFullError} If there is no room for it.
    */
-  add(message: EncodedMessage, answer?: PromiseWithResolvers<void>): void {
+  add(message: EncodedMessage, publication?: OutboxPublication): void {
     const { maxMessages, maxBytes } = this.#limits;
     if (
       this.waiting.length >= maxMessages || this.#bytes + message.size > maxBytes
@@ -98,7 +106,7 @@ export class Outbox extends Changing {
         `Cannot send: the outbox is full (${this.waiting.length} messages, ${this.#bytes} bytes)`,
       );
     }
-    this.waiting.push({ ...message, seq: ++this.last, answer });
+    this.waiting.push({ ...message, seq: ++this.last, publication });
     this.#bytes += message.size;
     this.notify();
   }
@@ -117,7 +125,7 @@ export class Outbox extends Changing {
   /** Nothing is sent any more. */
   end(error: unknown): void {
     this.error ??= error;
-    for (const { answer } of this.waiting) answer?.reject(error);
+    for (const { publication } of this.waiting) publication?.answer.reject(error);
     this.notify();
   }
 

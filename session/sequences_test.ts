@@ -205,7 +205,7 @@ Deno.test("Publications that were kept while their client was away are all ackno
   engine.gate = gate.promise;
   const published: unknown[] = [];
   const network = new Network(node(engine.node("a"), () => {}, {
-    publish: (_session, _topic, data, number) => {
+    publish: (_session, _topic, data, { number }) => {
       if (!number!.isRepeated) published.push(data);
       return {};
     },
@@ -593,7 +593,7 @@ Deno.test("Client.publish() with at-least-once keeps its order with messages, an
   const log: unknown[] = [];
   const numbers: (PublicationNumber | undefined)[] = [];
   const services: SessionServices = {
-    publish: (_session, topic, data, number) => {
+    publish: (_session, topic, data, { number }) => {
       numbers.push(number);
       if (topic === "secret") throw new RequestError("forbidden", "Not you");
       if (!number?.isRepeated) log.push(`published ${data}`);

@@ -23,6 +23,9 @@ const MAX_HELD_BYTES = 65_536;
 /** Envelopes that may have a number. */
 export type NumberedEnvelope = Extract<Envelope, { kind: "message" | "publish" }>;
 
+/** Envelopes by which a client may say who it is. */
+export type IntroducingEnvelope = Extract<Envelope, { readonly client?: string }>;
+
 interface NumberedIncoming extends Incoming {
   readonly numbered?: Numbered | undefined;
   readonly size?: number;
@@ -87,6 +90,10 @@ export class ServerInbound extends Inbound implements Backpressure {
 
   /** See {@linkcode Inbound}. */
   protected override receiveEnvelope(envelope: Envelope, size: number): void | false {
+    // Before a meter may refuse it: the client says its id once.
+    if (this.#core.joins && "client" in envelope && !this.#core.serving?.introduce(envelope)) {
+      return;
+    }
     const { kind } = envelope;
     const mayHave = kind === "message" || kind === "publish";
     if (!mayHave || envelope.seq === undefined || !this.#core.joins) {

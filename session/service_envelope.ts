@@ -44,7 +44,7 @@ export function parseEnvelope(text: string): Envelope {
 }
 
 function readService(kind: ServiceKind | "message", value: unknown, raw: Raw): Envelope {
-  const { id, data, seq } = raw;
+  const { id, data, seq, echo, client } = raw;
   if (kind === "auth") {
     if (typeof value !== "string") {
       return malformed(`Expected "auth" to be a token, received ${describe(value)}`, id);
@@ -52,15 +52,26 @@ function readService(kind: ServiceKind | "message", value: unknown, raw: Raw): E
     return isId(id) ? { kind, token: value, id } : badId(kind, id);
   }
   if (!isTopic(value)) return badTopic(kind, value, id);
+  if (client !== undefined && kind !== "unsubscribe" && !isName(client)) {
+    return malformed(`Expected "client" to be a name, received ${describe(client)}`, id);
+  }
+  const introduced = isName(client) ? { client } : undefined;
   switch (kind) {
     case "message":
-      return readNumbered({ kind, topic: value, data }, raw);
-    case "publish":
-      if (seq !== undefined) return readNumbered({ kind, topic: value, data }, raw);
-      if (id === undefined) return { kind, topic: value, data };
-      return isId(id) ? { kind, topic: value, data, id } : badId(kind, id);
+      return readNumbered({ kind, topic: value, data, ...introduced }, raw);
+    case "publish": {
+      if (echo !== undefined && typeof echo !== "boolean") {
+        return malformed(`Expected "echo" to be true or false, received ${describe(echo)}`, id);
+      }
+      const quiet = echo === false ? { echo } as const : undefined;
+      const publication = { kind, topic: value, data, ...introduced, ...quiet };
+      if (seq !== undefined) return readNumbered(publication, raw);
+      if (id === undefined) return publication;
+      return isId(id) ? { ...publication, id } : badId(kind, id);
+    }
     case "subscribe":
-      return isId(id) ? readSubscribe({ kind, topic: value, id }, raw) : badId(kind, id);
+      if (!isId(id)) return badId(kind, id);
+      return readSubscribe({ kind, topic: value, id, ...introduced }, raw);
     case "unsubscribe":
       return isId(id) ? { kind, topic: value, id } : badId(kind, id);
   }
@@ -68,17 +79,13 @@ function readService(kind: ServiceKind | "message", value: unknown, raw: Raw): E
 
 type Numbered = Pick<
   Extract<Envelope, { kind: "message" | "publish" }>,
-  "kind" | "topic" | "data"
+  "kind" | "topic" | "data" | "client"
 >;
 
-function readNumbered(of: Numbered, { id, seq, client }: Raw): Envelope {
+function readNumbered(of: Numbered, { id, seq }: Raw): Envelope {
   if (id !== undefined && !isId(id)) return badId(of.kind === "publish" ? of.kind : "topic", id);
   if (!isId(seq)) return badId("seq", seq, id);
-  if (client !== undefined && !isName(client)) {
-    return malformed(`Expected "client" to be a name, received ${describe(client)}`, id);
-  }
-  const numbered = id === undefined ? { ...of, seq } : { ...of, id, seq };
-  return client === undefined ? numbered : { ...numbered, client };
+  return id === undefined ? { ...of, seq } : { ...of, id, seq };
 }
 
 function readSubscribe(

@@ -14,7 +14,11 @@ import { ReceiveQueue } from "./receive_queue.ts";
 import type { HistoryPosition, SubscribeAnswer } from "./recovery.ts";
 import { Sequences, type SequenceStore } from "./sequences.ts";
 import { parseEnvelope } from "./service_envelope.ts";
-import { type NumberedEnvelope, ServerInbound } from "./server_inbound.ts";
+import {
+  type IntroducingEnvelope,
+  type NumberedEnvelope,
+  ServerInbound,
+} from "./server_inbound.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { exceedsBytes } from "./utf8.ts";
@@ -52,13 +56,15 @@ export interface SessionServices {
   readonly subscribe?: (session: Session, topic: string, request: SubscribeRequest) => unknown;
   /** Takes the session off a topic. */
   readonly unsubscribe?: (session: Session, topic: string) => unknown;
-  /** Publishes on behalf of the session; `number` is there if the publication has one. */
+  /** Publishes on behalf of the session. */
   readonly publish?: (
     session: Session,
     topic: string,
     data: unknown,
-    number?: PublicationNumber,
+    request: PublishRequest,
   ) => unknown;
+  /** Called once the client of the session said its id, before what it said it with. MUST NOT throw. */
+  readonly introduced?: (session: Session) => void;
   /** Whether there are topics with a history. */
   readonly hasHistory?: boolean;
   /** Keeps which messages with numbers were handled; without it, numbers are ignored. */
@@ -79,6 +85,14 @@ export interface SubscribeRequest {
   readonly last: number | undefined;
   /** Answers. */
   readonly onAnswer: (answer: SubscribeAnswer) => void;
+}
+
+/** How a client wants something published. */
+export interface PublishRequest {
+  /** Its number, if the client numbers what it publishes. */
+  readonly number: PublicationNumber | undefined;
+  /** Whether the client gets the publication itself, where it is subscribed. */
+  readonly echo: boolean;
 }
 
 /** The number of a publication that a client makes at least once. */
@@ -120,6 +134,7 @@ export class ServiceDesk implements Disposable {
     this.features = [
       ...(services.hasHistory ? ["history"] : []),
       ...(sequences ? ["seq"] : []),
+      ...(services.publish ? ["echo"] : []),
     ];
   }
 
@@ -175,6 +190,8 @@ export interface ServiceHost {
   value: unknown;
   /** Who the peer is, if somebody said so. */
   user: string | undefined;
+  /** The client of the peer, over all its sessions. */
+  client: string | undefined;
   /** Gives what it waits for to be established another time. */
   giveUpAfter(timeoutMs: number, what: string): void;
   /** The session is established. */
@@ -261,16 +278,36 @@ export class Serving {
   }
 
   /**
+   * Takes the id by which the client is known over all its sessions.
+   *
+   * @returns False if it said another one before, which was refused.
+   */
+  introduce({ id, client }: IntroducingEnvelope): boolean {
+    if (client === undefined) return true;
+    const host = this.#host;
+    const key = keyOf(host.session, client);
+    if (host.client === undefined) {
+      host.client = key;
+      this.#services.introduced?.(host.session);
+    }
+    if (host.client === key) return true;
+    const message = 'Expected "client" to be what it was before in this session';
+    this.#fail(id ?? null, { code: "malformed", message });
+    host.inbound.countInvalid(message);
+    return false;
+  }
+
+  /**
    * Gives what has a number its turn; `undefined` if it has none, or nobody reads messages, so that
    * it counts as handled; `null` if its number is wrong.
    */
   number(
-    { id, seq, client }: NumberedEnvelope,
+    { id, seq }: NumberedEnvelope,
     isRead: boolean,
   ): Numbered | null | undefined {
     if (seq === undefined || this.#sequences === undefined) return undefined;
     this.#numbers ??= new Numbers(this.#host, this.#sequences);
-    const numbered = this.#numbers.take(seq, client);
+    const numbered = this.#numbers.take(seq, this.#host.client);
     if (typeof numbered === "string") {
       this.#fail(id ?? null, { code: "malformed", message: numbered });
       this.#host.inbound.countInvalid(numbered);
@@ -351,7 +388,10 @@ export class Serving {
     }
     switch (envelope.kind) {
       case "publish":
-        return services.publish!(session, envelope.topic, envelope.data, number);
+        return services.publish!(session, envelope.topic, envelope.data, {
+          number,
+          echo: envelope.echo !== false,
+        });
       case "auth":
         return this.#authenticate(envelope.token);
       case "unsubscribe":
@@ -399,6 +439,12 @@ export class Serving {
   #fail(id: number | null, error: RequestFailure): void {
     this.#host.post({ reply: id, error });
   }
+}
+
+/** A client is told from another one of the same id by its user; one that is nobody's, by its id alone. */
+function keyOf(session: Session, client: string): string {
+  const user = session.user === session.id ? "" : session.user;
+  return `${user.length}:${user}:${client}`;
 }
 
 /** What the peer is told: the text of other errors stays here. */

@@ -96,6 +96,17 @@ export interface WaitOptions {
   readonly timeoutMs?: number;
 }
 
+/** Options for publishing through the server. */
+export interface ClientPublishOptions extends WaitOptions {
+  /**
+   * Whether this client gets the publication too, where it is subscribed. Without an echo it never
+   * does, also after a reconnect and when it reads the history; others do as ever.
+   *
+   * @default {true}
+   */
+  readonly echo?: boolean;
+}
+
 /** Options for draining a session. */
 export interface SessionDrainOptions extends SessionCloseOptions {
   /** Told to the peer first: when to come back, in milliseconds. Without it, it is told nothing. */
@@ -351,25 +362,32 @@ export class Session<
    *
    * @param topic The topic.
    * @param data What to publish.
-   * @param options Gives up by signal or time.
+   * @param options Gives up by signal or time, and leaves this client out.
    * @returns Resolves once the server published it.
    * @throws {RequestError} With code `forbidden`, if it may not.
    * @throws {TypeError} If JSON can not hold the data, or the topic is no topic.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`.
+   * @throws {UnsupportedError} If there is to be no echo, and the server cannot tell clients apart.
    */
   async publish<T extends SendTopic<C, "server">>(
     topic: T,
     data?: SendData<C, "server", T>,
-    options: WaitOptions = {},
+    options: ClientPublishOptions = {},
   ): Promise<void> {
     const core = this.#core;
     checkTopic(topic, "publish");
     core.checkData("publish", data);
+    const { echo = true, ...wait } = options;
+    const echoError = echo ? undefined : core.echoError;
+    if (echoError !== undefined) throw echoError;
     const limits = { maxBytes: core.maxSendBytes, verb: "publish", topic };
     await core.ask(
       `the publication on "${topic}"`,
-      (id) => encodeData({ publish: topic, data, id }, limits),
-      options,
+      (id) => {
+        const quiet = echo ? {} : { echo: false, ...core.introduce() } as const;
+        return encodeData({ publish: topic, data, id, ...quiet }, limits);
+      },
+      wait,
     );
   }
 

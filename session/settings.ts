@@ -184,6 +184,12 @@ export interface SessionSettings {
   watch: Watching | undefined;
   /** What this end does for its peers. */
   readonly services: ServiceDesk | undefined;
+  /**
+   * Names this client to servers, over all its sessions: 128 random bits; empty on a server.
+   *
+   * @ignore
+   */
+  readonly client: string;
   /** Bounds of what waits to be sent. */
   readonly sendQueue: Required<SendQueueOptions>;
   /** Bounds of what waits to be handled. */
@@ -253,6 +259,7 @@ export function sessionSettings<
     onHandlerError,
     watch: undefined,
     services: options.services,
+    client: options.side === "client" ? crypto.getRandomValues(new Uint32Array(4)).join("-") : "",
     sendQueue: { ...checkLimits(SEND_QUEUE, sendQueue, { of: "session: sendQueue." }), policy },
     receiveQueue: checkLimits(RECEIVE_QUEUE, receiveQueue, { of: "session: receiveQueue." }),
     ...checkLimits(LIMITS, options, { of: "session: " }),

@@ -4,6 +4,7 @@ import { RequestError } from "../../errors.ts";
 // Loaded ahead, so that no vector waits for a module.
 import "../../session/_lasting.ts";
 import { Client } from "../../session/client.ts";
+import type { ClientPublishOptions } from "../../session/session.ts";
 import type { Subscription } from "../../session/subscription.ts";
 import { memoryPair } from "../../transport/memory.ts";
 import { passTime, turns } from "../../testing/turns.ts";
@@ -102,9 +103,9 @@ async function run({ given = {}, steps }: Vector): Promise<void> {
       } else if (verb === "unsubscribe") {
         void subscriptions.get(value as string)!.unsubscribe();
       } else {
-        const [topic, data] = value as [string, unknown];
+        const [topic, data, options] = value as [string, unknown, ClientPublishOptions?];
         if (verb === "send") client.send(topic, data);
-        else if (verb === "publish") settle("published", client.publish(topic, data));
+        else if (verb === "publish") settle("published", client.publish(topic, data, options));
         else if (verb === "request") settle("answer", client.request(topic, data));
         else throw new TypeError(`Cannot do: ${verb} is no verb of a client`);
       }
@@ -120,7 +121,9 @@ async function run({ given = {}, steps }: Vector): Promise<void> {
 
   async function read(topic: string, subscription: Subscription): Promise<void> {
     try {
-      for await (const message of subscription) seen.push({ topic, data: message.data });
+      for await (const { data, from } of subscription) {
+        seen.push({ topic, data, ...(from !== undefined && { from }) });
+      }
       seen.push({ ended: topic });
     } catch (error) {
       seen.push({ ended: topic, error: codeOf(error) });

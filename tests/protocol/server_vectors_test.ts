@@ -28,6 +28,8 @@ interface Given {
   readonly allowed?: readonly string[];
   /** Patterns of topics with a history, with the number of messages that each keeps. */
   readonly history?: Readonly<Record<string, number>>;
+  /** Whether what clients publish carries their users. */
+  readonly namesPublishers?: boolean;
   /** Patterns of topics that are rooms. */
   readonly rooms?: readonly string[];
 }
@@ -47,6 +49,7 @@ function serverOf(
     onError() {},
     onOpen: (session) => void onOpen(session),
     rooms: [...rooms],
+    namesPublishers: given.namesPublishers ?? false,
     history: Object.fromEntries(
       Object.entries(history).map(([pattern, size]) => [pattern, { size }]),
     ),
