@@ -6,7 +6,9 @@
 import {
   type Attributes,
   context,
+  createTraceState,
   type Histogram,
+  isSpanContextValid,
   type Link,
   ROOT_CONTEXT,
   type Span,
@@ -27,6 +29,7 @@ import {
 import type { Counted, CountedTopics, OtelMetrics } from "./_otel_metrics.ts";
 import type { CloseInfo } from "./errors.ts";
 import type { UntypedMessage } from "./session/contract.ts";
+import type { TraceContext } from "./session/envelope.ts";
 import type {
   HandshakeInfo,
   HandshakeOutcome,
@@ -48,13 +51,15 @@ interface Timed {
 export class OtelInstrumentation implements Instrumentation, Disposable {
   readonly #tracer: Tracer;
   readonly #metrics: OtelMetrics;
+  readonly #continuesTraces: boolean;
   /** The handshake of each session, to which its handlers are linked. */
   readonly #handshakes = new WeakMap<Session, SpanContext>();
 
-  /** Makes spans and metrics. */
-  constructor(tracer: Tracer, metrics: OtelMetrics) {
+  /** Makes spans and metrics; whether handlers go on with the traces of peers, or link to them. */
+  constructor(tracer: Tracer, metrics: OtelMetrics, continuesTraces: boolean) {
     this.#tracer = tracer;
     this.#metrics = metrics;
+    this.#continuesTraces = continuesTraces;
   }
 
   observe(manager: Counted, topics?: CountedTopics): void {
@@ -101,6 +106,7 @@ export class OtelInstrumentation implements Instrumentation, Disposable {
     });
     const end = timer({ span, histogram: this.#metrics.requests, attributes });
     return {
+      trace: traceOf(span),
       ended: ({ error }) =>
         end(() => {
           if (error === undefined) return {};
@@ -111,16 +117,27 @@ export class OtelInstrumentation implements Instrumentation, Disposable {
     };
   }
 
+  send(): TraceContext | undefined {
+    return traceOf(trace.getActiveSpan());
+  }
+
   handle(
     session: Session,
     message: UntypedMessage,
     run: () => void | Promise<void>,
+    remote?: TraceContext,
   ): void | Promise<void> {
     const { topic, pattern = topic, isRequest } = message;
     const attributes = messageAttributes(message);
     const handshake = this.#handshakes.get(session);
     const links: Link[] = handshake === undefined ? [] : [{ context: handshake }];
-    // A trace of its own: a session can last for days, and nobody would end its trace.
+    // Without a trace of the peer one of its own: a session can last for days, and its trace too.
+    let parent = ROOT_CONTEXT;
+    if (remote !== undefined) {
+      const sender = spanContextOf(remote);
+      if (this.#continuesTraces) parent = trace.setSpanContext(ROOT_CONTEXT, sender);
+      else links.push({ context: sender });
+    }
     const span = this.#tracer.startSpan(`${isRequest ? "handle" : "process"} ${pattern}`, {
       kind: isRequest ? SpanKind.SERVER : SpanKind.CONSUMER,
       attributes: {
@@ -132,7 +149,7 @@ export class OtelInstrumentation implements Instrumentation, Disposable {
         }),
       },
       links,
-    }, ROOT_CONTEXT);
+    }, parent);
     const histogram = isRequest ? this.#metrics.answers : this.#metrics.messages;
     const end = timer({ span, histogram, attributes });
     const running = context.with(trace.setSpan(ROOT_CONTEXT, span), run);
@@ -194,6 +211,27 @@ function failed(span: Span, error: unknown): void {
   span.setAttribute("error.type", errorType(error));
   span.recordException(error instanceof Error ? error : String(error));
   span.setStatus({ code: SpanStatusCode.ERROR, message });
+}
+
+/** The place of a span in its trace, as it goes over the wire; `undefined` where nothing records. */
+function traceOf(span: Span | undefined): TraceContext | undefined {
+  const own = span?.spanContext();
+  if (own === undefined || !isSpanContextValid(own)) return undefined;
+  const flags = own.traceFlags.toString(16).padStart(2, "0");
+  const tracestate = own.traceState?.serialize() ?? "";
+  return {
+    traceparent: `00-${own.traceId}-${own.spanId}-${flags}`,
+    ...(tracestate === "" ? {} : { tracestate }),
+  };
+}
+
+/** The span of a peer. */
+function spanContextOf({ traceparent, tracestate }: TraceContext): SpanContext {
+  const [, traceId, spanId, flags] = traceparent.split("-") as [string, string, string, string];
+  const remote = { traceId, spanId, traceFlags: parseInt(flags, 16), isRemote: true };
+  return tracestate === undefined
+    ? remote
+    : { ...remote, traceState: createTraceState(tracestate) };
 }
 
 function ofSession(session: Session): Attributes {

@@ -148,6 +148,7 @@ export type {
   SubscribeAnswer,
   SubscriptionStatus,
   TopicMessage,
+  TraceContext,
   TypeIn,
   Unsubscribe,
   Unsubscribed,

@@ -271,6 +271,7 @@ export {
   type TopicOf,
   type TopicSchemas,
   type TopicsOf,
+  type TraceContext,
   Turn,
   type TypeIn,
   type Unsubscribe,

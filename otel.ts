@@ -1,6 +1,6 @@
 /**
  * Traces and metrics by OpenTelemetry: spans for handshakes, requests and
- * handlers; metrics of sessions, messages, queues and ends.
+ * handlers, in one trace at both ends; metrics of sessions, messages, queues and ends.
  *
  * Deno exports them by itself when it runs with `OTEL_DENO=true`; with any other
  * SDK, set that up before `otel()` is called. Without either, nothing is recorded.
@@ -58,6 +58,17 @@ export interface OtelOptions {
   readonly tracerProvider?: TracerSource;
   /** Makes metrics; that which is registered globally, if left out. */
   readonly meterProvider?: MeterSource;
+  /**
+   * Use of the trace that a peer sends with a message or a request:
+   *
+   * - `"continue"`: the handler's span belongs to the peer's trace, so that two ends make one trace,
+   *   and the peer's flag says whether it is sampled.
+   * - `"link"`: the handler's span begins a trace of its own, with a link to the span of the peer. For
+   *   servers whose clients are not to decide what is sampled.
+   *
+   * @default {"continue"}
+   */
+  readonly remoteTraces?: "continue" | "link";
 }
 
 /** Telemetry for `serve`, `connect` and `dial`; one can be shared by all of them. */
@@ -79,6 +90,7 @@ const SCOPE = "@skein/skein";
  *
  * @param options See {@linkcode OtelOptions}.
  * @returns What `serve`, `connect` and `dial` take as their `instrumentation`.
+ * @throws {TypeError} If `remoteTraces` is neither `"continue"` nor `"link"`.
  *
  * @example Its own providers
  * ```ts
@@ -95,9 +107,16 @@ export function otel(options: OtelOptions = {}): Telemetry {
   const {
     tracerProvider = trace.getTracerProvider(),
     meterProvider = globalMetrics.getMeterProvider(),
+    remoteTraces = "continue",
   } = options;
+  if (remoteTraces !== "continue" && remoteTraces !== "link") {
+    throw new TypeError(
+      `Cannot make telemetry: remoteTraces must be "continue" or "link", received ${remoteTraces}`,
+    );
+  }
   return new OtelInstrumentation(
     tracerProvider.getTracer(SCOPE) as Tracer,
     new OtelMetrics(meterProvider.getMeter(SCOPE) as Meter),
+    remoteTraces === "continue",
   );
 }

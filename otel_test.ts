@@ -1,20 +1,26 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
-import type {
-  Attributes,
-  BatchObservableCallback,
-  Meter,
-  Observable,
-  Span,
-  SpanOptions,
-  Tracer,
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import {
+  type Attributes,
+  type BatchObservableCallback,
+  type Context,
+  createTraceState,
+  type Link,
+  type Meter,
+  type Observable,
+  type Span,
+  type SpanContext,
+  type SpanOptions,
+  trace,
+  type Tracer,
 } from "@opentelemetry/api";
 import { RequestError } from "./errors.ts";
 import { Topics } from "./pubsub/topics.ts";
-import { defineContract } from "./session/contract.ts";
+import { defineContract, type UntypedMessage } from "./session/contract.ts";
 import { instrument } from "./session/instrument.ts";
-import { Session } from "./session/session.ts";
+import { coreOf, Session } from "./session/session.ts";
 import { type SessionHandlers, sessionSettings } from "./session/settings.ts";
-import { turns } from "./tests/sessions.ts";
+import { soon, turns } from "./tests/sessions.ts";
+import { endsOn, wires } from "./tests/wires.ts";
 import { memoryPair } from "./transport/memory.ts";
 import { otel, type Telemetry } from "./otel.ts";
 import { z } from "zod";
@@ -202,7 +208,7 @@ Deno.test("otel() tells why a request or a handler failed", async () => {
   });
   await far.request("hangs", null, { timeoutMs: 1 }).catch(() => {});
   await far.request("fails").catch(() => {});
-  await near.closed;
+  await near.close();
   await far.closed;
   const told = recorder.spans.map(({ name, attributes, status }) =>
     `${name}: ${attributes["error.type"] ?? "no error"}, ${status}`
@@ -277,4 +283,98 @@ Deno.test("otel() measures few of the codes that peers choose apart", async () =
     true,
     true,
   ]);
+});
+
+/** A span that is in a trace. */
+interface Traced {
+  readonly name: string;
+  readonly own: SpanContext;
+  readonly parent: SpanContext | undefined;
+  readonly links: readonly Link[];
+}
+
+/** A tracer that gives ids, as a real one does, and keeps its spans in memory. */
+class MemoryTracer {
+  readonly spans: Traced[] = [];
+  #last = 0;
+
+  /** A provider for one end of a session, which is one process. */
+  get provider(): { getTracer(): Pick<Tracer, "startSpan"> } {
+    return { getTracer: () => ({ startSpan: (...args) => this.#start(...args) }) };
+  }
+
+  named(name: string): Traced {
+    const found = this.spans.filter((span) => span.name === name);
+    assertEquals(found.length, 1, name);
+    return found[0]!;
+  }
+
+  #start(name: string, { links = [] }: SpanOptions = {}, within?: Context): Span {
+    const parent = within && trace.getSpanContext(within);
+    const own: SpanContext = {
+      traceId: parent?.traceId ?? (++this.#last).toString(16).padStart(32, "a"),
+      spanId: (++this.#last).toString(16).padStart(16, "b"),
+      traceFlags: parent?.traceFlags ?? 1,
+      traceState: parent?.traceState ?? createTraceState("vendor=1"),
+    };
+    this.spans.push({ name, own, parent, links });
+    return trace.wrapSpanContext(own);
+  }
+}
+
+const meterProvider = new Recorder().meterProvider;
+
+for (const wire of wires) {
+  Deno.test(`otel() makes one trace of a request and its handler over ${wire.name}, both ways`, async () => {
+    const tracer = new MemoryTracer();
+    using telemetry = otel({ tracerProvider: tracer.provider, meterProvider });
+    const onMessage = (message: UntypedMessage) =>
+      message.isRequest ? message.reply(message.data) : undefined;
+    await using both = await endsOn(wire, { server: { onMessage }, client: { onMessage } });
+    for (const end of [both.client, both.server] as Session[]) {
+      instrument(coreOf(end).settings, telemetry);
+    }
+    assertEquals(await soon(both.client.request("up", 1)), 1);
+    assertEquals(await soon(both.server.request("down", 2)), 2);
+    assertEquals(
+      await soon(both.client.request("bytes", Uint8Array.of(3))),
+      Uint8Array.of(3),
+    );
+    for (const topic of ["up", "down", "bytes"]) {
+      const asked = tracer.named(`request ${topic}`);
+      const handled = tracer.named(`handle ${topic}`);
+      assertEquals(asked.parent, undefined);
+      assertEquals(handled.parent?.spanId, asked.own.spanId);
+      assertEquals(handled.own.traceId, asked.own.traceId);
+      assertEquals([handled.parent?.isRemote, handled.parent?.traceFlags], [true, 1]);
+      assertEquals(handled.parent?.traceState?.serialize(), "vendor=1");
+    }
+    assertEquals(new Set(tracer.spans.map(({ own }) => own.traceId)).size, 3);
+  });
+}
+
+Deno.test("otel() links to the trace of a peer, and begins one of its own, where it is told to", async () => {
+  const near = new MemoryTracer();
+  const far = new MemoryTracer();
+  using server = otel({ tracerProvider: near.provider, meterProvider, remoteTraces: "link" });
+  using client = otel({ tracerProvider: far.provider, meterProvider });
+  const pair = memoryPair();
+  const settings = sessionSettings({ side: "server", onMessage: (message) => message.reply(1) });
+  await using _ = new Session(pair.server, instrument(settings, server));
+  await using asking = new Session(
+    pair.client,
+    instrument(sessionSettings({ side: "client" }), client),
+  );
+  await asking.request("up");
+  const asked = far.named("request up");
+  const handled = near.named("handle up");
+  assertEquals(handled.parent, undefined);
+  assertEquals(handled.links.map(({ context }) => [context.traceId, context.spanId]), [
+    [asked.own.traceId, asked.own.spanId],
+  ]);
+  assertThrows(
+    () => otel({ remoteTraces: "ignore" as "link" }),
+    TypeError,
+    'remoteTraces must be "continue" or "link", received ignore',
+  );
 });

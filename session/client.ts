@@ -342,7 +342,8 @@ export class Client<C extends AnyContract = AnyContract>
     const core = this.#session?.isReady ? coreOf(this.#session) : undefined;
     core?.checkData(verb, data);
     const maxBytes = core?.maxSendBytes ?? this.#settings.maxMessageBytes;
-    this.#outbox.add(encodeMessage(topic, data, { maxBytes, verb }), publication);
+    const trace = publication ? undefined : this.#settings.watch?.sending(topic, this.#session);
+    this.#outbox.add(encodeMessage(topic, data, { maxBytes, verb, trace }), publication);
   }
 
   async #run(): Promise<CloseInfo> {

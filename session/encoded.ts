@@ -6,7 +6,7 @@
 import type { Frame } from "../transport/connection.ts";
 import { encodeBinary } from "./_binary.ts";
 import type { Entry } from "./entry.ts";
-import { encodeEnvelope, type OutgoingEnvelope } from "./envelope.ts";
+import { encodeEnvelope, type OutgoingEnvelope, type TraceContext } from "./envelope.ts";
 import { checkTopic } from "./topic_pattern.ts";
 import { utf8Length } from "./utf8.ts";
 
@@ -30,6 +30,8 @@ export interface EncodeOptions {
   readonly id?: number;
   /** The verified user whose client publishes it. */
   readonly from?: string | undefined;
+  /** Where the message belongs in a trace; left out where the message would be too large with it. */
+  readonly trace?: TraceContext | undefined;
 }
 
 /**
@@ -55,9 +57,9 @@ export function encodeMessage(
   data: unknown,
   options: EncodeOptions = {},
 ): EncodedMessage {
-  const { maxBytes = MAX_MESSAGE_BYTES, verb = "send", id, from } = options;
+  const { maxBytes = MAX_MESSAGE_BYTES, verb = "send", id, from, trace } = options;
   checkTopic(topic, verb);
-  return encodeData({ topic, data, id, from }, { maxBytes, verb, topic });
+  return encodeData({ topic, data, id, from, trace }, { maxBytes, verb, topic });
 }
 
 /** An envelope with data, which may be bytes. */
@@ -83,6 +85,9 @@ export function encodeData(
     : encodeEnvelope(envelope, verb);
   const message = framed(frame, topic);
   if (message.size <= maxBytes) return message;
+  if ("trace" in envelope && envelope.trace) {
+    return encodeData({ ...envelope, trace: undefined }, options);
+  }
   throw new RangeError(
     `Cannot ${verb}: a message must have at most ${maxBytes} bytes, received ${message.size}`,
   );

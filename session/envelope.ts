@@ -32,6 +32,17 @@ export interface GoAway {
   readonly reason: string;
 }
 
+/**
+ * The place of a message in a trace: the headers of the same names in W3C Trace Context, by which two
+ * ends of a session make one trace.
+ */
+export interface TraceContext {
+  /** Version, trace id, span id and flags: 55 characters. */
+  readonly traceparent: string;
+  /** What vendors add, at most 512 characters. */
+  readonly tracestate?: string;
+}
+
 /** One envelope, read. `unknown` has no key that this version knows. */
 export type Envelope =
   | {
@@ -49,6 +60,8 @@ export type Envelope =
     readonly client?: string;
     /** The verified user whose client published it; a server says so, a client never. */
     readonly from?: string;
+    /** Where it belongs in a trace of its sender. */
+    readonly trace?: TraceContext;
   }
   | {
     readonly kind: "reply";
@@ -143,17 +156,12 @@ export function readEnvelope(text: string, readService?: ServiceReader): Envelop
   if (!isObject(value) || Array.isArray(value)) {
     return malformed(`Expected a JSON object, received ${describe(value)}`);
   }
-  const { topic, id, data } = value;
+  const { topic, id } = value;
   if (topic !== undefined && value.dropped === undefined) {
-    if (!isTopic(topic)) return badTopic("topic", topic, id);
-    // A server's word only: its peers are known by their sessions.
-    const sender = !readService && typeof value.from === "string"
-      ? { from: value.from }
-      : undefined;
-    if (value.offset !== undefined) return readPlaced("message", topic, value, sender);
-    if (value.seq !== undefined && readService) return readService("message", topic, value);
-    if (id === undefined) return { kind: "message", topic, data, ...sender };
-    return isId(id) ? { kind: "message", topic, data, id, ...sender } : badId("topic", id);
+    const message = readMessage(topic, value, readService);
+    if (message.kind !== "message" || value.trace === undefined) return message;
+    const trace = readTrace(value.trace);
+    return trace === undefined ? message : { ...message, trace };
   }
   const kind = KINDS.find((key) => value[key] !== undefined);
   if (kind === undefined) return { kind: "unknown" };
@@ -167,6 +175,38 @@ export function readEnvelope(text: string, readService?: ServiceReader): Envelop
     default:
       return readControl(kind, value);
   }
+}
+
+function readMessage(topic: unknown, raw: Raw, readService?: ServiceReader): Envelope {
+  const { id, data, from } = raw;
+  if (!isTopic(topic)) return badTopic("topic", topic, id);
+  // A server's word only: its peers are known by their sessions.
+  const sender = !readService && typeof from === "string" ? { from } : undefined;
+  if (raw.offset !== undefined) return readPlaced("message", topic, raw, sender);
+  if (raw.seq !== undefined && readService) return readService("message", topic, raw);
+  if (id === undefined) return { kind: "message", topic, data, ...sender };
+  return isId(id) ? { kind: "message", topic, data, id, ...sender } : badId("topic", id);
+}
+
+/** A version but ff, and ids that are not all zeros. */
+const TRACEPARENT = /^(?!ff)[\da-f]{2}-(?!0{32})[\da-f]{32}-(?!0{16})[\da-f]{16}-[\da-f]{2}$/;
+
+/** Printable ASCII within the length that W3C Trace Context has everybody hand on. */
+const TRACESTATE = /^[ -~]{1,512}$/;
+
+/**
+ * Reads a trace context. One that is wrong is none: no message is refused for its trace.
+ *
+ * @param trace Any value.
+ * @returns The trace context, without keys that are not known; `undefined` if it is none.
+ */
+export function readTrace(trace: unknown): TraceContext | undefined {
+  if (!isObject(trace)) return undefined;
+  const { traceparent, tracestate } = trace;
+  if (typeof traceparent !== "string" || !TRACEPARENT.test(traceparent)) return undefined;
+  return typeof tracestate === "string" && TRACESTATE.test(tracestate)
+    ? { traceparent, tracestate }
+    : { traceparent };
 }
 
 /** The keys of all other envelopes; the first that is there says what it is. */
@@ -293,6 +333,7 @@ export type OutgoingEnvelope =
     readonly data?: unknown;
     readonly id?: number | undefined;
     readonly from?: string | undefined;
+    readonly trace?: TraceContext | undefined;
     readonly offset?: number;
     readonly prev?: number;
     readonly seq?: number | undefined;

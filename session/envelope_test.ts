@@ -1,9 +1,11 @@
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
-import { describe, encodeEnvelope, type Envelope, readEnvelope } from "./envelope.ts";
+import { describe, encodeEnvelope, type Envelope, readEnvelope, readTrace } from "./envelope.ts";
 import { parseEnvelope } from "./service_envelope.ts";
 
 const HELLO = { session: "s", heartbeatMs: 25_000, maxMessageBytes: 262_144, features: ["x"] };
 const FAILURE = { code: "invalid", message: "No", path: ["a", 0] };
+
+const TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 const READ: readonly [text: string, envelope: Envelope][] = [
   ['{"topic":"a"}', { kind: "message", topic: "a", data: undefined }],
@@ -29,6 +31,20 @@ const READ: readonly [text: string, envelope: Envelope][] = [
     id: 2,
     seq: 4,
     client: "c",
+  }],
+  [`{"topic":"a","id":2,"trace":{"traceparent":"${TRACEPARENT}","x":1}}`, {
+    kind: "message",
+    topic: "a",
+    data: undefined,
+    id: 2,
+    trace: { traceparent: TRACEPARENT },
+  }],
+  [`{"topic":"a","seq":4,"trace":{"traceparent":"${TRACEPARENT}","tracestate":"a=1,b=2"}}`, {
+    kind: "message",
+    topic: "a",
+    data: undefined,
+    seq: 4,
+    trace: { traceparent: TRACEPARENT, tracestate: "a=1,b=2" },
   }],
   ['{"reply":3,"data":"x"}', { kind: "reply", id: 3, data: "x" }],
   ['{"reply":3}', { kind: "reply", id: 3, data: undefined }],
@@ -411,4 +427,35 @@ Deno.test("readEnvelope() knows what a server is asked for, and reads no more of
     topic: "a",
     data: undefined,
   });
+});
+
+Deno.test("readTrace() takes what W3C Trace Context allows within bounds, and nothing else", () => {
+  const traceparent = TRACEPARENT;
+  const wrong = [
+    null,
+    7,
+    TRACEPARENT,
+    [TRACEPARENT],
+    {},
+    { traceparent: 7 },
+    { traceparent: "" },
+    { traceparent: TRACEPARENT + "-more" },
+    { traceparent: TRACEPARENT.toUpperCase() },
+    { traceparent: "ff" + TRACEPARENT.slice(2) },
+    { traceparent: `00-${"0".repeat(32)}-00f067aa0ba902b7-01` },
+    { traceparent: `00-4bf92f3577b34da6a3ce929d0e0e4736-${"0".repeat(16)}-01` },
+  ];
+  for (const trace of wrong) {
+    assertEquals(readTrace(trace), undefined);
+    const text = JSON.stringify({ topic: "a", trace });
+    assertEquals(readEnvelope(text), { kind: "message", topic: "a", data: undefined });
+  }
+  const longest = "a=" + "x".repeat(510);
+  assertEquals(readTrace({ traceparent, tracestate: longest }), {
+    traceparent,
+    tracestate: longest,
+  });
+  for (const tracestate of [longest + "x", "", "a=\n", "a=é", 7, null]) {
+    assertEquals(readTrace({ traceparent, tracestate }), { traceparent });
+  }
 });

@@ -12,7 +12,7 @@ import type { Checked, CheckedMessage } from "./_contract_check.ts";
 import type { Controls } from "./controls.ts";
 import type { ContractMatch } from "./contract.ts";
 import { MAX_JOINED_BYTES } from "./entry.ts";
-import { type Envelope, readEnvelope } from "./envelope.ts";
+import { type Envelope, readEnvelope, type TraceContext } from "./envelope.ts";
 import type { SessionEventMap } from "./events.ts";
 import { type Answerer, Message } from "./message.ts";
 import { type Overtaking, ReceiveQueue } from "./receive_queue.ts";
@@ -47,6 +47,8 @@ export interface Incoming {
   readonly offset?: number | undefined;
   /** The offset before it. */
   readonly prev?: number | undefined;
+  /** Where it belongs in a trace of its sender. */
+  readonly trace?: TraceContext | undefined;
   /** Why nobody waits for the answer any more; written while the message waits. */
   cancelled?: unknown;
 }
@@ -408,15 +410,17 @@ export class Inbound implements Overtaking<Incoming> {
     const { session } = this.#host;
     try {
       // A program without types may return anything.
-      const running =
-        (watch ? watch.handle(message, session) : onMessage!(message as never, session)) as
+      const running = (watch
+        ? watch.handle(message, session, incoming.trace)
+        : onMessage!(message as never, session)) as
           | Promise<void>
           | null
           | undefined;
       if (typeof running?.then === "function") {
         (this.#running ??= new Map()).set(message, this.#host.now);
         return running.then(
-          () => this.#done(message),
+          () =>
+            this.#done(message),
           (error) => this.#failed(error, message, incoming),
         );
       }

@@ -5,6 +5,7 @@
  */
 import type { CloseInfo } from "../errors.ts";
 import type { Side, UntypedMessage } from "./contract.ts";
+import type { TraceContext } from "./envelope.ts";
 import type { Session } from "./session.ts";
 
 /** A handshake that began. */
@@ -50,6 +51,8 @@ export interface HandshakeWatch {
 
 /** Follows a request. */
 export interface RequestWatch {
+  /** Sent with the request, for the peer to go on with; nothing by default. */
+  readonly trace?: TraceContext | undefined;
   /**
    * The request is over; called once.
    *
@@ -102,13 +105,21 @@ export interface Instrumentation {
    */
   sessionClosed?(session: Session, info: CloseInfo): void;
   /**
-   * This end asks the peer.
+   * This end asks the peer; called before the request is sent.
    *
    * @param session The session.
    * @param topic What is asked.
    * @returns What follows it.
    */
   request?(session: Session, topic: string): RequestWatch | undefined | void;
+  /**
+   * This end sends a message that asks for no answer: by `send` of a session, or of a client, which
+   * may have no session yet. Called for each message, but not for publications.
+   *
+   * @param topic The topic.
+   * @returns Sent with the message, for the peer to go on with; nothing by default.
+   */
+  send?(topic: string): TraceContext | undefined | void;
   /**
    * Runs the `onMessage` handler of a message. A handler that throws at once is seen as one whose
    * promise rejects.
@@ -117,6 +128,12 @@ export interface Instrumentation {
    * @param message The message.
    * @param run The handler; the first call runs it, each call returns its result. It runs in any
    * case: after this, if not in it.
+   * @param trace What the peer sent with the message. Nothing says that it tells the truth.
    */
-  handle?(session: Session, message: UntypedMessage, run: () => void | Promise<void>): void;
+  handle?(
+    session: Session,
+    message: UntypedMessage,
+    run: () => void | Promise<void>,
+    trace?: TraceContext,
+  ): void;
 }

@@ -79,6 +79,7 @@ export {
   type Hello,
   MAX_TOPIC_BYTES,
   type ServiceKind,
+  type TraceContext,
 } from "./envelope.ts";
 export type { SessionEventMap, SessionEvents, SessionListener } from "./events.ts";
 export type {

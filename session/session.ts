@@ -21,7 +21,7 @@ import type {
 } from "./contract.ts";
 import { type SessionCore, SKEIN_PROTOCOL } from "./core.ts";
 import { encodeData, encodeMessage } from "./encoded.ts";
-import type { GoAway } from "./envelope.ts";
+import type { GoAway, TraceContext } from "./envelope.ts";
 import { coreOf, SessionBase } from "./session_base.ts";
 import type { HistoryOptions, SubscribeAnswer } from "./recovery.ts";
 import type { SessionSettings } from "./settings.ts";
@@ -283,7 +283,9 @@ export class Session<
     const core = this.#core;
     core.checkData("send", data);
     core.checkOpen("send");
-    core.push(encodeMessage(topic, data, { maxBytes: core.maxSendBytes }), false);
+    const { joins, maxSendBytes: maxBytes, settings: { watch } } = core;
+    const trace = joins ? watch?.sending(topic, core.session) : undefined;
+    core.push(encodeMessage(topic, data, { maxBytes, trace }), false);
   }
 
   /**
@@ -320,12 +322,13 @@ export class Session<
     const core = this.#core;
     const { maxSendBytes: maxBytes } = core;
     core.checkData("ask", data);
-    const asked = core.ask(
-      `the answer to "${topic}"`,
-      (id) => encodeMessage(topic, data, { id, maxBytes }),
-      { ...options, isRequest: true },
-    );
-    const answer = await (core.settings.watch?.asked(core.session, topic, asked) ?? asked);
+    const ask = (trace?: TraceContext) =>
+      core.ask(
+        `the answer to "${topic}"`,
+        (id) => encodeMessage(topic, data, { id, maxBytes, trace: core.joins ? trace : undefined }),
+        { ...options, isRequest: true },
+      );
+    const answer = await (core.settings.watch?.asking(core.session, topic, ask) ?? ask());
     const { router } = core.settings;
     return (router ? await router.checkAnswer(topic, answer) : answer) as RequestOutput<C, T>;
   }

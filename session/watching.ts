@@ -5,6 +5,7 @@
  * @module
  */
 import type { CloseInfo } from "../errors.ts";
+import { readTrace, type TraceContext } from "./envelope.ts";
 import { report } from "./inbound.ts";
 import type {
   HandshakeInfo,
@@ -47,11 +48,15 @@ export class Watching {
     this.#tell(session, () => this.#hooks.sessionClosed?.(session, info));
   }
 
-  /** The peer was asked. */
-  async asked<T>(session: Session, topic: string, answer: Promise<T>): Promise<T> {
+  /** The peer is asked, by a function that gets the trace to send with the request. */
+  async asking<T>(
+    session: Session,
+    topic: string,
+    ask: (trace: TraceContext | undefined) => Promise<T>,
+  ): Promise<T> {
     const watch = this.#tell(session, () => this.#hooks.request?.(session, topic));
     try {
-      const data = await answer;
+      const data = await ask(readTrace(this.#tell(session, () => watch?.trace)));
       this.#tell(session, () => watch?.ended({}));
       return data;
     } catch (error) {
@@ -60,8 +65,18 @@ export class Watching {
     }
   }
 
+  /** The trace to send with a message. */
+  sending(topic: string, session: Session | undefined): TraceContext | undefined {
+    if (this.#hooks.send === undefined) return undefined;
+    return readTrace(this.#tell(session, () => this.#hooks.send?.(topic)));
+  }
+
   /** Runs the handler of a message, in the hook or after it. */
-  handle(message: Message, session: Session): void | Promise<void> {
+  handle(
+    message: Message,
+    session: Session,
+    trace: TraceContext | undefined,
+  ): void | Promise<void> {
     const handler = () => this.#settings.handlers.onMessage!(message as never, session);
     if (this.#hooks.handle === undefined) return handler();
     const run = once(() => {
@@ -71,7 +86,7 @@ export class Watching {
         return Promise.reject(error);
       }
     });
-    this.#tell(session, () => this.#hooks.handle?.(session, message, run), run);
+    this.#tell(session, () => this.#hooks.handle?.(session, message, run, trace), run);
     return run();
   }
 

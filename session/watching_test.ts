@@ -1,11 +1,15 @@
 import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
 import { RequestError } from "../errors.ts";
+import { Network } from "../tests/clients.ts";
 import { turns } from "../tests/sessions.ts";
 import { memoryPair } from "../transport/memory.ts";
+import type { UntypedMessage } from "./contract.ts";
 import { instrument } from "./instrument.ts";
 import type { Instrumentation } from "./instrumentation.ts";
 import type { OpenOptions } from "./open.ts";
-import { Session } from "./session.ts";
+import { ServiceDesk } from "./services.ts";
+import { coreOf, Session } from "./session.ts";
 import { type SessionHandlers, sessionSettings } from "./settings.ts";
 import { openWatched } from "./watching.ts";
 
@@ -200,4 +204,96 @@ Deno.test("openWatched() begins no handshake where the attempt was over before t
   assertStrictEquals(await opening.catch((error) => error), gaveUp);
   url.resolve("wss://a.example/");
   assertEquals([await asked, begun], ["wss://a.example/", 0]);
+});
+
+const TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+Deno.test("instrument() sends a trace with messages and requests, and hands it to the peer's hook", async () => {
+  const traces: unknown[] = [];
+  const settings = (side: "server" | "client", more: Parameters<typeof instrument>[1]) =>
+    instrument(sessionSettings({ side, onMessage: (message) => void answer(message) }), more);
+  const answer = (message: UntypedMessage) => message.isRequest && message.reply(1);
+  const pair = memoryPair();
+  await using _near = new Session(
+    pair.server,
+    settings("server", {
+      handle: (_session, message, _run, trace) => void traces.push([message.topic, trace]),
+    }),
+  );
+  const tracestate = "x".repeat(513);
+  await using far = new Session(
+    pair.client,
+    settings("client", {
+      request: () => ({ ended() {}, trace: { traceparent: TRACEPARENT, tracestate } }),
+      send: (topic) => topic === "wrong" ? { traceparent: "no" } : { traceparent: TRACEPARENT },
+    }),
+  );
+  await far.ready;
+  far.send("told");
+  far.send("wrong");
+  far.send("bytes", new Uint8Array(2));
+  await far.request("asked");
+  const trace = { traceparent: TRACEPARENT };
+  assertEquals(traces, [["told", trace], ["wrong", undefined], ["bytes", trace], ["asked", trace]]);
+});
+
+Deno.test("instrument() sends no trace that would make a message too large, and none to a plain peer", async () => {
+  const traced = { send: () => ({ traceparent: TRACEPARENT }) };
+  const frames: string[] = [];
+  for (const protocol of ["skein.1", ""]) {
+    const pair = memoryPair({ protocol });
+    pair.client.frames!.receive({
+      receiveFrame: (frame) => void frames.push(String(frame)),
+      framesEnded() {},
+    });
+    const settings = sessionSettings({ side: "server", maxMessageBytes: 100 });
+    await using near = new Session(pair.server, instrument(settings, traced));
+    near.send("a", "x".repeat(60));
+    near.send("a");
+    await turns();
+  }
+  assertEquals(frames.join("\n").split("\n").filter((text) => !text.includes("hello")), [
+    `{"topic":"a","data":"${"x".repeat(60)}"}`,
+    `{"topic":"a","trace":{"traceparent":"${TRACEPARENT}"}}`,
+    `{"topic":"a","data":"${"x".repeat(60)}"}`,
+    '{"topic":"a"}',
+  ]);
+});
+
+Deno.test("instrument() sends the trace of when a client sent, also where a message waited", async () => {
+  const sequences = {
+    claimMs: Infinity,
+    claim: () => Promise.resolve(true),
+    release: () => Promise.resolve(),
+    newest: () => Promise.resolve(-1),
+    advance: () => Promise.resolve(),
+  };
+  for (const delivery of ["at-most-once", "at-least-once"] as const) {
+    using time = new FakeTime();
+    const traces: unknown[] = [];
+    const network = new Network({ services: new ServiceDesk({ sequences }), onMessage: () => {} });
+    const accept = () => {
+      const connection = network.accept();
+      instrument(coreOf(network.last).settings, {
+        handle: (_session, { data }, _run, trace) => void traces.push([data, trace]),
+      });
+      return connection;
+    };
+    network.answers.push(accept, accept);
+    await using client = network.client({
+      delivery,
+      instrumentation: { send: () => ({ traceparent: TRACEPARENT }) },
+    });
+    await client.whenConnected();
+    client.send("t", 1);
+    await turns(20);
+    network.cut();
+    await turns(20);
+    client.send("t", 2);
+    await time.tickAsync(250);
+    await client.flushed();
+    await turns(20);
+    const trace = { traceparent: TRACEPARENT };
+    assertEquals(traces, [[1, trace], [2, trace]], delivery);
+  }
 });

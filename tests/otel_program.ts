@@ -55,7 +55,10 @@ await tracer.startActiveSpan("work", async (span) => {
 });
 await session.request("sum:2", []).catch(() => {});
 await dial(server.url, options).catch(() => {});
-session.send("note:1", "fail");
+tracer.startActiveSpan("tell", (span) => {
+  session.send("note:1", "fail");
+  span.end();
+});
 await session.close({ code: 4500 });
 console.log("done");
 // Metrics are collected while the second session is open; the test ends this by its input.

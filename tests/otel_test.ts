@@ -213,6 +213,7 @@ Deno.test("otel() tells a collector of handshakes, requests, handlers and metric
   assertEquals([failed && attributesOf(failed)["error.type"], others.length], ["401", 0]);
 
   const work = one("work");
+  const tell = one("tell");
   const asked = named("request sum:{id}");
   assertEquals(asked.map(({ kind }) => kind), [CLIENT, CLIENT]);
   assertEquals(asked.filter(({ parentSpanId }) => parentSpanId === work.spanId).length, 1);
@@ -223,15 +224,20 @@ Deno.test("otel() tells a collector of handshakes, requests, handlers and metric
     handled.map(({ spanId }) => spanId).sort(),
     "What a handler does later is part of its span",
   );
+  assertEquals(
+    handled.map(({ parentSpanId }) => parentSpanId).sort(),
+    asked.map(({ spanId }) => spanId).sort(),
+    "The two ends of a request are one trace",
+  );
+  assert(handled.some(({ traceId }) => traceId === work.traceId));
   for (const span of handled) {
-    assertEquals(span.parentSpanId, "");
     assert(accepted.some(({ spanId }) => spanId === span.links[0]?.spanId));
   }
   for (const spans of [asked, handled]) {
     assertEquals(spans.filter((span) => attributesOf(span)["error.type"] === "empty").length, 1);
   }
   const processed = one("process note:{id}");
-  assertEquals(processed.kind, CONSUMER);
+  assertEquals([processed.kind, processed.parentSpanId], [CONSUMER, tell.spanId]);
   assertEquals(processed.status.code, ERROR);
   const attributes = attributesOf(processed);
   assertEquals(attributes["error.type"], "TypeError");
