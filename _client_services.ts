@@ -27,8 +27,8 @@ import { ServiceDesk } from "./session/services.ts";
 import { validate } from "./session/standard_schema.ts";
 import { TopicPattern } from "./session/topic_pattern.ts";
 
-/** What a client wants to do with a topic. */
-export type AuthorizedAction = "subscribe" | "publish";
+/** What a client wants to do with a topic; `presence` sets the data with which it is present in a room. */
+export type AuthorizedAction = "subscribe" | "publish" | "presence";
 
 /** What `authorize` allows, in place of `true`. */
 export interface Permission {
@@ -80,6 +80,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
   const rooms = options.roomPatterns.map((pattern) => new TopicPattern(pattern, "create server"));
   const isRoom = (topic: string) => rooms.some((pattern) => pattern.match(topic) !== undefined);
   const router = contract && compileContract(contract, "client");
+  const presence = contract && compileContract(contract, "presence");
 
   async function check(
     session: Session,
@@ -92,13 +93,19 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     if (!isOwn) checkKnown(topic, action);
     const answer = !isOwn && await authorize?.(session, topic, action);
     if (answer) return typeof answer === "object" ? answer : {};
-    throw new RequestError("forbidden", `This session may not ${action} "${topic}"`);
+    const what = action === "presence" ? "be present with data in" : action;
+    throw new RequestError("forbidden", `This session may not ${what} "${topic}"`);
   }
 
   /** Only what the contract knows can come on a topic; a room has its notices beside. */
   function checkKnown(topic: string, action: AuthorizedAction): void {
-    if (router === undefined || router.match(topic)?.kind === "message") return;
+    if (router === undefined) return;
+    if (action !== "presence" && router.match(topic)?.kind === "message") return;
     if (action === "subscribe" && isRoom(topic)) return;
+    if (action === "presence") {
+      if (presence?.match(topic) !== undefined) return;
+      throw new RequestError("unknown-topic", `No presence of the contract fits "${topic}"`);
+    }
     throw new RequestError("unknown-topic", `No message of the contract fits the topic "${topic}"`);
   }
 
@@ -179,6 +186,30 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
         // While `authorize` was asked the server closed, and its broker with it: nobody's fault.
         if (error instanceof UnsupportedError && session.isClosed) return {};
         if (error instanceof BrokerError) throw new RequestError("unavailable", error.message);
+        throw error;
+      }
+      return {};
+    },
+
+    async presence(session, room, data) {
+      await check(session, room, "presence");
+      const { rooms } = parts();
+      if (!isRoom(room) && !rooms.isMember(session, room)) {
+        throw new RequestError("unknown-topic", `"${room}" is no room`);
+      }
+      if (data instanceof Uint8Array || !isEncodable(room, data)) {
+        throw new RequestError("malformed", "Expected data that JSON can hold");
+      }
+      const input = data === undefined ? undefined : presence?.match(room)?.input;
+      const outcome = input && await validate(input, data);
+      if (outcome?.ok === false) {
+        throw new RequestError("invalid", outcome.message, { path: outcome.path });
+      }
+      try {
+        rooms.update(session, room, { data: outcome === undefined ? data : outcome.value });
+      } catch (error) {
+        if (error instanceof RangeError) throw new RequestError("too-large", error.message);
+        if (error instanceof QueueFullError) throw new RequestError("too-many", error.message);
         throw error;
       }
       return {};

@@ -20,12 +20,15 @@ import type {
 import type {
   AnyContract,
   MessageOf,
+  PresenceInput,
+  PresenceTopic,
   RequestInput,
   RequestOutput,
   RequestTopic,
   SendData,
   SendTopic,
 } from "./contract.ts";
+import { ClientPresence } from "./client_presence.ts";
 import { closedError } from "./core.ts";
 import { encodeMessage } from "./encoded.ts";
 import { checkLimits } from "./limits.ts";
@@ -66,6 +69,8 @@ const FINAL_CODES: ReadonlySet<number> = new Set([
  *
  * - **Subscriptions** are asked for again on every new session, and go on where they were if the
  *   topic has a history.
+ * - **Presence:** the data with which the client is present in rooms goes with it from session to
+ *   session.
  * - **Outbox:** what is sent while not connected goes out after reconnecting, in order, and no
  *   faster than the server takes it. A message that is larger than the server's limit is dropped,
  *   and told to `onRefused` with the code `too-large`.
@@ -94,6 +99,7 @@ export class Client<C extends AnyContract = AnyContract>
   readonly #outbox: Outbox;
   readonly #stop = new AbortController();
   readonly #subscriptions = new Subscriptions<C>();
+  readonly #presence = new ClientPresence();
   readonly #unread = new UnreadSessions();
   readonly #connectTimeoutMs: number;
   readonly #wakeTimeoutMs: number;
@@ -269,6 +275,61 @@ export class Client<C extends AnyContract = AnyContract>
   }
 
   /**
+   * Sets the data with which this client is present in a room, if the server's `authorize` lets it:
+   * at once, if it is in the room, and whenever it joins, also after a reconnect. Members are told by
+   * notices on `presence:<room>`; of several clients of a user the one that set it last stands.
+   *
+   * @example Who is here, and how
+   * ```ts
+   * import { connect, type PresenceNotice, serve } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   authenticate: () => "ann",
+   *   authorize: () => true,
+   *   rooms: ["room:{name}"],
+   * });
+   * await using client = connect(server.url);
+   * await client.presence("room:a", { is: "here" });
+   * client.subscribe("room:a");
+   * for await (const { data } of client) {
+   *   const notice = data as PresenceNotice;
+   *   if (notice.type === "members") {
+   *     assertEquals(notice.members[0]?.data, { is: "here" });
+   *     void client.presence("room:a", { is: "away" });
+   *   } else if (notice.type === "update") {
+   *     assertEquals(notice.data, { is: "away" });
+   *     break;
+   *   }
+   * }
+   * ```
+   *
+   * @typeParam T The room: with a contract, one that its `presence` names.
+   * @param room The room; at most 32 have data.
+   * @param data Any value that JSON can hold, of at most 512 bytes unless the server allows more;
+   * `undefined` takes it back.
+   * @param options Gives up by signal or time; the data is kept for the next session all the same.
+   * @returns Resolves once the server has it.
+   * @throws {RequestError} With code `forbidden`, if it may not; `too-large`, or `invalid` where the
+   * data does not fit the contract.
+   * @throws {QueueFullError} If there is data for 32 other rooms.
+   * @throws {TypeError} If JSON cannot hold the data, or the room is no topic.
+   * @throws {UnsupportedError} If the server takes no data of presence.
+   * @throws {SessionClosedError} If the client is closed, or the server refused it.
+   */
+  presence<T extends PresenceTopic<C>>(
+    room: T,
+    data?: PresenceInput<C, T>,
+    options: WaitOptions = {},
+  ): Promise<void> {
+    const next = () =>
+      this.#session?.isReady ? this.#session : this.#nextSession() as Promise<Session>;
+    return this.#presence.set(room, data, { ...options, next });
+  }
+
+  /**
    * Tries again now, if the client waits for its next attempt. A page that comes back online,
    * wakes or is looked at again does so too.
    */
@@ -432,6 +493,7 @@ export class Client<C extends AnyContract = AnyContract>
 
   #resume(session: Session): void {
     this.#unread.add(session);
+    this.#presence.resume(session);
     this.#subscriptions.resume(session);
     void this.#outbox.handTo(session);
     const { id, transport, fallback } = session;

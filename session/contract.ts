@@ -34,6 +34,11 @@ export interface ContractDefinition {
   readonly toClient?: TopicSchemas;
   /** What either end may ask the other. */
   readonly requests?: Readonly<Record<string, RequestSchemas>>;
+  /**
+   * With which data clients may be present, by room. The server applies the schema, once: notices
+   * and `members` have what it gave, which must be a value that JSON can hold.
+   */
+  readonly presence?: TopicSchemas;
 }
 
 /**
@@ -196,6 +201,38 @@ export type RequestOutput<C extends AnyContract, T extends string> = OutputFor<
 >;
 
 /**
+ * The rooms in which a client may be present with data; {@linkcode NoTopic} where the contract has
+ * none.
+ *
+ * @typeParam C The contract.
+ */
+export type PresenceTopic<C extends AnyContract> = TopicsOf<
+  SectionOf<C, "presence">,
+  string & NoTopic<"the contract has no presence">
+>;
+
+/**
+ * The data with which a client may be present in a room.
+ *
+ * @typeParam C The contract.
+ * @typeParam T The room.
+ */
+export type PresenceInput<C extends AnyContract, T extends string> = InputFor<
+  SectionOf<C, "presence">,
+  T
+>;
+
+/**
+ * The data with which users are present, in any room; `unknown` where the contract does not say.
+ *
+ * @typeParam C The contract.
+ */
+export type PresenceData<C extends AnyContract> = IsUntyped<C> extends true ? unknown
+  : SectionOf<C, "presence"> extends infer M ? [keyof M] extends [never] ? unknown
+    : { [P in keyof M & string]: OutputOf<EntrySchema<M[P], "input">> }[keyof M & string]
+  : never;
+
+/**
  * A message as the receiving side sees it, for one pattern of the contract.
  *
  * @typeParam P The pattern, as a literal.
@@ -238,8 +275,15 @@ export interface UntypedMessage extends Omit<ContractMessage<string, unknown>, "
   readonly pattern: string | undefined;
 }
 
-/** Who is present in a topic, told to its subscribers; part of every contract. */
-export type PresenceMessage = ContractMessage<"presence:{topic}", PresenceNotice>;
+/**
+ * Who is present in a topic, told to its subscribers; part of every contract.
+ *
+ * @typeParam C The contract, which says with which data.
+ */
+export type PresenceMessage<C extends AnyContract = AnyContract> = ContractMessage<
+  "presence:{topic}",
+  PresenceNotice<PresenceData<C>>
+>;
 
 /**
  * The messages of a section: a union, told apart by `pattern`.
@@ -282,7 +326,7 @@ export type MessageOf<C extends AnyContract, S extends Side> = IsUntyped<C> exte
   :
     | MessagesIn<SentBy<C, S extends "server" ? "client" : "server">>
     | MessagesIn<SectionOf<C, "requests">>
-    | (S extends "client" ? PresenceMessage : never);
+    | (S extends "client" ? PresenceMessage<C> : never);
 
 /**
  * The messages that a subscriber to a topic may get: those whose pattern the
@@ -355,6 +399,7 @@ export interface ContractRouter extends Pick<TopicRouter<ContractRoute>, "match"
  *   toServer: { "chat:{room}": text },
  *   toClient: { "chat:{room}": text.extend({ from: z.string() }) },
  *   requests: { join: { input: z.string(), output: z.array(z.string()) } },
+ *   presence: { "chat:{room}": z.object({ isTyping: z.boolean() }) },
  * });
  * assertThrows(
  *   () => defineContract({ toServer: { "chat:{room}": text, "chat:lobby": text } }),
@@ -394,12 +439,15 @@ export function defineContract<D extends ContractDefinition>(
  * ```
  *
  * @param contract The contract.
- * @param side The side that receives.
+ * @param side The side that receives; or `presence`, for the rooms in which clients have data.
  * @returns The router: the topics that the other side sends, the requests, and on
  * the client the presence notices.
  * @throws {TypeError} If the contract is not one.
  */
-export function compileContract(contract: AnyContract, side: Side): ContractRouter {
+export function compileContract(
+  contract: AnyContract,
+  side: Side | "presence",
+): ContractRouter {
   // Asked of the contract itself: a page without one does not load what compiles them.
   const { router } = contract as Partial<CompiledContract<ContractDefinition>>;
   if (typeof router === "function") return router.call(contract, side);
@@ -429,32 +477,33 @@ class Router extends TopicRouter<ContractRoute> implements ContractRouter {
 class CompiledContract<D extends ContractDefinition> implements Contract<D> {
   readonly definition: D;
   // Made here, since overlaps are looked for anyway; all sessions share the caches.
-  readonly #routers: Readonly<Record<Side, ContractRouter>>;
+  readonly #routers: Readonly<Record<Side | "presence", ContractRouter>>;
 
   constructor(definition: D) {
     if (!definition) refuse("a definition must be an object", definition);
-    const { toServer = {}, toClient = {}, requests = {}, ...rest } = definition;
-    for (const name in rest) refuse("sections are toServer, toClient and requests", name);
+    const { toServer = {}, toClient = {}, requests = {}, presence = {}, ...rest } = definition;
+    for (const name in rest) refuse("sections are toServer, toClient, requests and presence", name);
     const asked = Object.entries(requests).map(([pattern, entry]) =>
       routeOf("request", pattern, entry?.input, entry?.output)
     );
     const sent = (section: TopicSchemas) =>
       Object.entries(section).map(([pattern, input]) => routeOf("message", pattern, input));
-    const presence = { pattern: PRESENCE_PREFIX + "{topic}", kind: "message" } as const;
+    const notices = { pattern: PRESENCE_PREFIX + "{topic}", kind: "message" } as const;
     this.#routers = {
       server: new Router([...sent(toServer), ...asked], VERB),
       client: new Router([
-        [presence.pattern, { ...presence, input: undefined, output: undefined }],
+        [notices.pattern, { ...notices, input: undefined, output: undefined }],
         ...sent(toClient),
         ...asked,
       ], VERB),
+      presence: new Router(sent(presence), VERB),
     };
     this.definition = Object.freeze({ ...definition });
     Object.freeze(this);
   }
 
   /** By name: a contract of another copy of Skein, as bundlers may leave it, is as good. */
-  router(side: Side): ContractRouter {
+  router(side: Side | "presence"): ContractRouter {
     return this.#routers[side];
   }
 }

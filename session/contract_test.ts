@@ -9,7 +9,9 @@ import {
   defineContract,
   type MessageOf,
   type NoTopic,
+  type PresenceInput,
   type PresenceMessage,
+  type PresenceTopic,
   type RequestInput,
   type RequestOutput,
   type RequestTopic,
@@ -116,7 +118,7 @@ Deno.test("defineContract() refuses what is not a definition", () => {
   const cases: [definition: unknown, part: string][] = [
     [undefined, "a definition must be an object, received undefined"],
     [null, "a definition must be an object, received null"],
-    [{ toSever: {} }, 'toServer, toClient and requests, received "toSever"'],
+    [{ toSever: {} }, 'toServer, toClient, requests and presence, received "toSever"'],
     [{ toServer: { a: {} } }, 'a message topic must have a schema, received "a"'],
     [{ toServer: { a: undefined } }, 'a message topic must have a schema, received "a"'],
     [{ requests: { a: z.string() } }, "an input and an output schema"],
@@ -330,6 +332,22 @@ Deno.test("MessageOf includes presence notices on the client", () => {
     at: 0,
   });
   assertEquals(name(message), "ada");
+});
+
+Deno.test("PresenceMessage has the data that the contract says, in whichever room", () => {
+  const contract = defineContract({
+    presence: { "room:{name}": z.object({ n: z.number().default(1) }), lobby: z.string() },
+  });
+  type P = typeof contract;
+  expectType<Equal<PresenceTopic<P>, `room:${string}` | "lobby">>();
+  expectType<Equal<PresenceInput<P, "room:a">, { n?: number | undefined }>>();
+  expectType<Equal<PresenceInput<P, "lobby">, string>>();
+  expectType<Equal<MessageOf<P, "client">["data"], PresenceNotice<{ n: number } | string>>>();
+  expectType<Equal<PresenceTopic<C>, string & NoTopic<"the contract has no presence">>>();
+  expectType<Equal<PresenceTopic<AnyContract>, string>>();
+  assertEquals(compileContract(contract, "presence").match("room:a")?.params, { name: "a" });
+  assertEquals(compileContract(contract, "presence").match("hall"), undefined);
+  assertEquals(compileContract(contract, "server").match("lobby"), undefined);
 });
 
 Deno.test("TopicMessage is what a subscriber to a topic may get", () => {

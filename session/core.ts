@@ -403,6 +403,21 @@ export class SessionCore
     );
   }
 
+  /** Tells the peer with which data this end is present in a room. */
+  async askPresence(room: string, data: unknown, options: WaitOptions): Promise<void> {
+    checkTopic(room, "set presence");
+    this.checkOpen("set presence");
+    if (!this.features?.includes("presence")) {
+      throw new UnsupportedError("Cannot set presence: the peer takes no data of presence");
+    }
+    await this.ask(
+      `the answer to the presence in "${room}"`,
+      (id) => encodeControl({ presence: room, data, id }, "set presence"),
+      // As many as a client may have data for; so they need no place among the other questions.
+      { ...options, onAnswer() {} },
+    );
+  }
+
   /** Offers a token. */
   async authenticate(token: string, options: WaitOptions): Promise<void> {
     if (typeof token !== "string") {

@@ -97,10 +97,12 @@ export function encodeData(
  * Encodes an envelope that is control, and has no topic to go by.
  *
  * @param envelope The envelope.
+ * @param verb What is being done, for errors.
  * @returns What goes to the peer.
+ * @throws {TypeError} If JSON cannot hold its data.
  */
-export function encodeControl(envelope: OutgoingEnvelope): EncodedMessage {
-  return framed(encodeEnvelope(envelope), "");
+export function encodeControl(envelope: OutgoingEnvelope, verb?: string): EncodedMessage {
+  return framed(encodeEnvelope(envelope, verb), "");
 }
 
 /**

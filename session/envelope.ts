@@ -93,6 +93,13 @@ export type Envelope =
     /** There if the client that publishes does not get the publication. */
     readonly echo?: false;
   }
+  | {
+    readonly kind: "presence";
+    readonly topic: string;
+    /** With what the session is to be present; `undefined` takes it back. */
+    readonly data: unknown;
+    readonly id: number;
+  }
   | { readonly kind: "hello"; readonly hello: Hello }
   | { readonly kind: "auth"; readonly token: string; readonly id: number }
   | { readonly kind: "ping"; readonly n: number }
@@ -123,7 +130,7 @@ export type Envelope =
 export type Raw = Readonly<Record<string, unknown>>;
 
 /** Envelopes by which a peer asks its server for something. */
-export type ServiceKind = "auth" | "publish" | "subscribe" | "unsubscribe";
+export type ServiceKind = "auth" | "presence" | "publish" | "subscribe" | "unsubscribe";
 
 /** Reads what only a server gets: a service that is asked for, or a message with a number. */
 export type ServiceReader = (
@@ -167,6 +174,7 @@ export function readEnvelope(text: string, readService?: ServiceReader): Envelop
   if (kind === undefined) return { kind: "unknown" };
   switch (kind) {
     case "auth":
+    case "presence":
     case "publish":
     case "subscribe":
     case "unsubscribe":
@@ -216,6 +224,7 @@ const KINDS = [
   "subscribe",
   "unsubscribe",
   "publish",
+  "presence",
   "hello",
   "auth",
   "ping",
@@ -356,6 +365,7 @@ export type OutgoingEnvelope =
     readonly client?: string | undefined;
   }
   | { readonly unsubscribe: string; readonly id: number }
+  | { readonly presence: string; readonly data?: unknown; readonly id: number }
   | { readonly cancel: number }
   | { readonly hello: Hello }
   | { readonly auth: string; readonly id: number }

@@ -65,6 +65,13 @@ const READ: readonly [text: string, envelope: Envelope][] = [
     last: 5,
   }],
   ['{"unsubscribe":"a","id":2}', { kind: "unsubscribe", topic: "a", id: 2 }],
+  ['{"presence":"a","data":{"b":1},"id":4}', {
+    kind: "presence",
+    topic: "a",
+    data: { b: 1 },
+    id: 4,
+  }],
+  ['{"presence":"a","id":4}', { kind: "presence", topic: "a", data: undefined, id: 4 }],
   ['{"publish":"a","data":1}', { kind: "publish", topic: "a", data: 1 }],
   ['{"publish":"a","data":1,"id":3}', { kind: "publish", topic: "a", data: 1, id: 3 }],
   ['{"publish":"a","data":1,"id":3,"seq":0,"client":"c"}', {

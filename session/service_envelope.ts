@@ -74,6 +74,8 @@ function readService(kind: ServiceKind | "message", value: unknown, raw: Raw): E
       return readSubscribe({ kind, topic: value, id, ...introduced }, raw);
     case "unsubscribe":
       return isId(id) ? { kind, topic: value, id } : badId(kind, id);
+    case "presence":
+      return isId(id) ? { kind, topic: value, data, id } : badId(kind, id);
   }
 }
 

@@ -29,6 +29,9 @@ const MAX_TOKEN_BYTES = 8_192;
 /** Of a client that comes back so many subscriptions may wait beside other requests: all that it has by default. */
 const MAX_RESUMED_AT_ONCE = 128;
 
+/** Rooms with data that a client that comes back tells of at once, beside its other requests. */
+const MAX_PRESENCES_AT_ONCE = 32;
+
 /** The answer to a subscription that was replaced or ended before it was answered. */
 const SUPERSEDED: RequestFailure = {
   code: "superseded",
@@ -65,6 +68,8 @@ export interface SessionServices {
   ) => unknown;
   /** Called once the client of the session said its id, before what it said it with. MUST NOT throw. */
   readonly introduced?: (session: Session) => void;
+  /** Sets the data with which the session is present in a room; `undefined` takes it back. */
+  readonly presence?: (session: Session, room: string, data: unknown) => unknown;
   /** Whether there are topics with a history. */
   readonly hasHistory?: boolean;
   /** Keeps which messages with numbers were handled; without it, numbers are ignored. */
@@ -129,12 +134,13 @@ export class ServiceDesk implements Disposable {
    */
   constructor(services: SessionServices) {
     this.services = services;
-    const { sequences } = services;
+    const { sequences, presence } = services;
     this.sequences = sequences && new Sequences(sequences);
     this.features = [
       ...(services.hasHistory ? ["history"] : []),
       ...(sequences ? ["seq"] : []),
       ...(services.publish ? ["echo"] : []),
+      ...(presence ? ["presence"] : []),
     ];
   }
 
@@ -326,7 +332,8 @@ export class Serving {
       this.#waiting = new ReceiveQueue(this.#settings.receiveQueue, 1);
       this.#waiting.consume((serve) => serve());
     }
-    const beside = this.#services.hasHistory ? MAX_RESUMED_AT_ONCE : 0;
+    const { hasHistory, presence } = this.#services;
+    const beside = (hasHistory ? MAX_RESUMED_AT_ONCE : 0) + (presence ? MAX_PRESENCES_AT_ONCE : 0);
     if (this.#waiting.size + this.#publications >= this.#settings.maxRequests + beside) {
       if (envelope.id !== undefined) {
         this.#fail(envelope.id, { code: "too-many", message: "Too many requests wait already" });
@@ -396,6 +403,8 @@ export class Serving {
         return this.#authenticate(envelope.token);
       case "unsubscribe":
         return services.unsubscribe!(session, envelope.topic);
+      case "presence":
+        return services.presence!(session, envelope.topic, envelope.data);
       case "subscribe": {
         const { topic, id, since, last } = envelope;
         const onAnswer = (data: SubscribeAnswer) => {

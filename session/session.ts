@@ -12,6 +12,8 @@ import { checkLoop } from "./_one_loop.ts";
 import type {
   AnyContract,
   MessageOf,
+  PresenceInput,
+  PresenceTopic,
   RequestInput,
   RequestOutput,
   RequestTopic,
@@ -392,6 +394,27 @@ export class Session<
       },
       wait,
     );
+  }
+
+  /**
+   * Sets the data with which this session is present in a room, if the server's `authorize` lets it:
+   * now, if it is in the room, and whenever it joins.
+   *
+   * @param room The room.
+   * @param data Any value that JSON can hold, of at most 512 bytes unless the server allows more;
+   * `undefined` takes it back.
+   * @param options Gives up by signal or time.
+   * @throws {RequestError} With code `forbidden`, if it may not; `too-large`, or `invalid` where the
+   * data does not fit the contract.
+   * @throws {TypeError} If JSON cannot hold the data, or the room is no topic.
+   * @throws {UnsupportedError} If the server takes no data of presence.
+   */
+  async presence<T extends PresenceTopic<C>>(
+    room: T,
+    data?: PresenceInput<C, T>,
+    options: WaitOptions = {},
+  ): Promise<void> {
+    await this.#core.askPresence(room, data, options);
   }
 
   /**

@@ -1,0 +1,116 @@
+/**
+ * The data with which a client is present in rooms, carried from one session to the next.
+ *
+ * @module
+ */
+import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
+import { encodeEnvelope } from "./envelope.ts";
+import { CODES_FOR_NOW } from "./recovery.ts";
+import { coreOf, type Session, type WaitOptions } from "./session.ts";
+import { checkTopic } from "./topic_pattern.ts";
+import { settlesWithin, waitFor } from "./wait.ts";
+
+/** Rooms in which one client may have data: as many as a server keeps for one session. */
+const MAX_ROOMS = 32;
+
+/** How long the client waits before it gives data again that was refused for now, in milliseconds. */
+const PAUSE_MS = 1_000;
+
+const VERB = "set presence";
+
+/** What was given to a session, and its answer. */
+interface Given {
+  readonly session: Session;
+  readonly data: unknown;
+  readonly answer: Promise<void>;
+}
+
+/** The data of one client, by room. */
+export class ClientPresence {
+  readonly #data = new Map<string, unknown>();
+  readonly #given = new Map<string, Given>();
+  /** What a server took last: it stands again where what is set next is refused. */
+  readonly #taken = new Map<string, unknown>();
+
+  /**
+   * Sets the data for a room, and gives it to the session that there is, or to the next one.
+   *
+   * @throws {QueueFullError} If there is data for 32 other rooms.
+   */
+  async set(
+    room: string,
+    data: unknown,
+    { next, ...options }: WaitOptions & { readonly next: () => Session | Promise<Session> },
+  ): Promise<void> {
+    checkTopic(room, VERB);
+    if (data === undefined) this.#data.delete(room);
+    else if (this.#data.has(room) || this.#data.size < MAX_ROOMS) {
+      // A copy: the next session gets what was set, whatever became of it since.
+      this.#data.set(room, JSON.parse(encodeEnvelope({ topic: room, data }, VERB)).data);
+    } else {
+      throw new QueueFullError(
+        `Cannot set presence: a client may have data in at most ${MAX_ROOMS} rooms, received one more`,
+      );
+    }
+    const done = async () => {
+      while (true) {
+        // At once where there is a session: a room that is subscribed to next is joined with the data.
+        const found = next();
+        const session = found instanceof Promise ? await found : found;
+        try {
+          return await this.#give(session, room);
+        } catch (error) {
+          // Where the session was lost, the next one gets it.
+          if (!(error instanceof SessionClosedError)) throw error;
+        }
+      }
+    };
+    await waitFor(done(), { ...options, what: `the answer to the presence in "${room}"` });
+  }
+
+  /** Gives a new session all of it, before anything else is asked for. */
+  resume(session: Session): void {
+    for (const room of this.#data.keys()) void this.#giveAgain(session, room);
+  }
+
+  /** What is refused for now is given again; every other refusal is told, as nothing else waits for it. */
+  async #giveAgain(session: Session, room: string): Promise<void> {
+    while (session.isReady && this.#data.has(room)) {
+      try {
+        return await this.#give(session, room);
+      } catch (error) {
+        if (!(error instanceof RequestError)) return;
+        const { failure } = error;
+        if (!CODES_FOR_NOW.has(failure.code)) return coreOf(session).controls.refused(failure);
+        await settlesWithin(session.closed, Math.max(failure.retryAfterMs ?? 0, PAUSE_MS));
+      }
+    }
+  }
+
+  /** Gives a session what there is for a room, once. */
+  #give(session: Session, room: string): Promise<void> {
+    const data = this.#data.get(room);
+    const known = this.#given.get(room);
+    if (known?.session === session && known.data === data) return known.answer;
+    const answer = session.presence(room as never, data as never);
+    const given = { session, data, answer };
+    this.#given.set(room, given);
+    const isNewest = () => this.#given.get(room) === given;
+    answer.then(() => {
+      if (data !== undefined) return void this.#taken.set(room, data);
+      this.#taken.delete(room);
+      if (isNewest()) this.#given.delete(room);
+    }, (error) => {
+      if (!isNewest()) return;
+      this.#given.delete(room);
+      const isFinal = error instanceof RequestError && !CODES_FOR_NOW.has(error.failure.code);
+      if (!isFinal || this.#data.get(room) !== data) return;
+      // What is refused for good is not given again.
+      const taken = this.#taken.get(room);
+      if (taken !== undefined && taken !== data) return void this.#data.set(room, taken);
+      this.#data.delete(room);
+      this.#taken.delete(room);
+    });
+    return answer;
+  }
+}

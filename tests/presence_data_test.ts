@@ -1,0 +1,294 @@
+/** Clients that are present in rooms with data, from `client.presence()` to the notices. */
+import { assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { z } from "zod";
+import { QueueFullError, RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import { encodeBinary } from "../session/_binary.ts";
+import type { Client } from "../session/client.ts";
+import { type AnyContract, defineContract } from "../session/contract.ts";
+import type { PresenceNotice } from "../session/presence_notice.ts";
+import { memorySessions, passTime, testServer, type TestServerOptions } from "../testing.ts";
+import { turns } from "../testing/turns.ts";
+import { Peer } from "./sessions.ts";
+
+const OPTIONS: TestServerOptions<string> = {
+  authenticate: ({ token }) => token ?? "nobody",
+  authorize: () => true,
+  rooms: { "room:{name}": {} },
+};
+
+const as = (user: string) => ({ headers: { authorization: `Bearer ${user}` } });
+
+/** The notices that a client gets, in short. */
+function hear(client: Client<AnyContract>): string[] {
+  const heard: string[] = [];
+  void (async () => {
+    for await (const { data } of client) {
+      const notice = data as PresenceNotice;
+      if (notice.type === "members") {
+        heard.push(`members ${notice.members.map((one) => `${one.user}:${one.data}`).join(" ")}`);
+      } else if (notice.type === "join" || notice.type === "update") {
+        heard.push(`${notice.type} ${notice.user}:${notice.data}`);
+      } else heard.push(notice.type);
+    }
+  })();
+  return heard;
+}
+
+Deno.test("Client.presence() goes with the join, changes later, and comes back after a loss", async () => {
+  using time = new FakeTime();
+  await using server = testServer(OPTIONS);
+  await using ann = server.connect(as("ann"));
+  await using bob = server.connect(as("bob"));
+  const [toAnn, toBob] = [hear(ann), hear(bob)];
+  await ann.subscribe("room:a").ready;
+  // Before there is a session, and in whatever order.
+  const joining = bob.subscribe("room:a");
+  await Promise.all([bob.presence("room:a", "here"), joining.ready]);
+  await passTime(time, 100);
+  await bob.presence("room:a", "away");
+  await passTime(time, 100);
+  server.network.disconnect();
+  const returning = bob.presence("room:a", "back");
+  await passTime(time, 2_000);
+  await Promise.all([ann.whenConnected(), returning, joining.ready]);
+  await passTime(time, 100);
+  await bob.presence("room:a");
+  await passTime(time, 100);
+  assertEquals(toAnn.slice(0, 3), ["members ann:undefined", "join bob:here", "update bob:away"]);
+  assertEquals(toAnn.at(-1), "update bob:undefined");
+  assertEquals(toBob[0], "members ann:undefined bob:here");
+  assertEquals(toBob.filter((one) => one.startsWith("members")).at(-1)!.includes("bob:back"), true);
+  assertEquals(server.rooms.members("room:a").map(({ data }) => data), [undefined, undefined]);
+});
+
+Deno.test("Client.presence() gives what was set last, once, to a session that begins", async () => {
+  using time = new FakeTime();
+  const asked: string[] = [];
+  await using server = testServer({
+    ...OPTIONS,
+    authorize: (_, topic, action) => {
+      asked.push(`${action} ${topic}`);
+      return true;
+    },
+  });
+  await using client = server.connect(as("ann"));
+  const data = { n: 1 };
+  const [first, second] = [
+    client.presence("room:a", data),
+    client.presence("room:a", Object.assign(data, { n: 2 })),
+  ];
+  data.n = 3;
+  client.subscribe("room:a");
+  await Promise.all([first, second]);
+  await passTime(time, 10);
+  assertEquals(asked, ["presence room:a", "subscribe room:a"]);
+  assertEquals(server.rooms.members("room:a")[0]!.data, { n: 2 });
+});
+
+Deno.test("Client.presence() is there when a server lets the client into a room by itself", async () => {
+  await using server = testServer({
+    ...OPTIONS,
+    onOpen: async (session) => {
+      await turns();
+      server.rooms.join(session as never, "room:a");
+    },
+  });
+  await using client = server.connect(as("ann"));
+  await client.presence("room:a", "here");
+  await turns(200);
+  assertEquals(server.rooms.members("room:a").map(({ data }) => data), ["here"]);
+});
+
+Deno.test("Client.presence() is refused by authorize, size, contract and rooms", async () => {
+  const contract = defineContract({
+    toClient: { "room:{name}": z.string(), "wall": z.string() },
+    presence: {
+      "room:{name}": z.object({ n: z.number(), at: z.string().default("home") }),
+      "wall": z.string(),
+    },
+  });
+  await using server = testServer<string, typeof contract>({
+    contract,
+    authenticate: ({ token }) => token ?? "nobody",
+    authorize: (_, topic, action) => action !== "presence" || topic !== "room:closed",
+    rooms: { "room:{name}": { maxDataBytes: 30 } },
+  });
+  await using client = server.connect({ contract, ...as("ann") });
+  const untyped = client as unknown as Client;
+  const codeOf = async (room: string, data: unknown) =>
+    (await assertRejects(() => untyped.presence(room, data), RequestError)).failure.code;
+  assertEquals(await codeOf("room:closed", { n: 1 }), "forbidden");
+  assertEquals(await codeOf("room:a", { n: "1" }), "invalid");
+  assertEquals(await codeOf("hall", { n: 1 }), "unknown-topic");
+  assertEquals(await codeOf("wall", "not a room"), "unknown-topic");
+  assertEquals(await codeOf("room:a", { n: 1, at: "x".repeat(20) }), "too-large");
+  assertEquals(await codeOf("presence:room:a", { n: 1 }), "forbidden");
+  await assertRejects(() => untyped.presence("room:a", new Uint8Array(1)), TypeError);
+  await assertRejects(() => untyped.presence("", 1), TypeError);
+  // What is refused is not given to the next session.
+  await client.subscribe("room:a").ready;
+  assertEquals(server.rooms.members("room:a")[0]!.data, undefined);
+  // The schema is applied once, by the server.
+  await client.presence("room:a", { n: 1 });
+  assertEquals(server.rooms.members("room:a")[0]!.data, { n: 1, at: "home" });
+  for await (const message of client) {
+    if (message.pattern !== "presence:{topic}" || message.data.type !== "update") continue;
+    const data: string | { n: number; at: string } | undefined = message.data.data;
+    assertEquals(data, { n: 1, at: "home" });
+    break;
+  }
+});
+
+Deno.test("Client.presence() that is refused leaves what was taken before, also for later sessions", async () => {
+  using time = new FakeTime();
+  await using server = testServer(OPTIONS);
+  await using client = server.connect(as("ann"));
+  await client.subscribe("room:a").ready;
+  await client.presence("room:a", "here");
+  await assertRejects(() => client.presence("room:a", "x".repeat(600)), RequestError, "512 bytes");
+  assertEquals(server.rooms.members("room:a")[0]!.data, "here");
+  server.network.disconnect();
+  await passTime(time, 7_000);
+  assertEquals(server.rooms.members("room:a").map(({ data }) => data), ["here"]);
+});
+
+Deno.test("Client.presence() is denied without authorize, and unknown without a schema", async () => {
+  await using closed = testServer({ rooms: ["a"] });
+  await using client = closed.connect();
+  const denied = await assertRejects(() => client.presence("a", 1), RequestError);
+  assertEquals([denied.failure.code, denied.message], [
+    "forbidden",
+    'This session may not be present with data in "a"',
+  ]);
+  const contract = defineContract({ toClient: { a: z.string() } });
+  await using server = testServer({ contract, rooms: ["a"], authorize: () => true });
+  await using other = server.connect();
+  // @ts-expect-error The contract names no room in which there is data.
+  const unknown = await assertRejects(() => other.presence("a", 1), RequestError);
+  assertEquals(unknown.failure.code, "unknown-topic");
+});
+
+Deno.test("Client.presence() has at most 32 rooms, which all come back at once", async () => {
+  using time = new FakeTime();
+  await using server = testServer(OPTIONS);
+  await using client = server.connect(as("ann"));
+  const rooms = Array.from({ length: 32 }, (_, i) => `room:${i}`);
+  const subscriptions = rooms.map((room) => client.subscribe(room));
+  await Promise.all(rooms.map((room, i) => client.presence(room, i)));
+  await Promise.all(subscriptions.map(({ ready }) => ready));
+  await assertRejects(() => client.presence("room:32", 1), QueueFullError, "at most 32 rooms");
+  server.network.disconnect();
+  await passTime(time, 7_000);
+  for (const [i, room] of rooms.entries()) {
+    assertEquals(server.rooms.members(room).map(({ data }) => data), [i]);
+  }
+  await client.presence("room:0");
+  await client.presence("room:32", 1);
+});
+
+Deno.test("Client.presence() tells what a later session is refused, and waits where it is too many", async () => {
+  using time = new FakeTime();
+  const refused: string[] = [];
+  let isAllowed = true;
+  await using server = testServer({
+    ...OPTIONS,
+    authorize: () => isAllowed,
+    rates: { perSession: { messages: { perSecond: 1, burst: 1 } } },
+  });
+  await using client = server.connect({
+    ...as("ann"),
+    onRefused: ({ failure }) => void refused.push(failure.code),
+  });
+  await client.presence("room:a", 1);
+  await passTime(time, 2_000);
+  await client.presence("room:b", 2);
+  server.network.disconnect();
+  // Of two the second is too many at first, and comes a second later.
+  await passTime(time, 3_000);
+  const [session] = server.manager.sessionsOf("ann");
+  server.rooms.join(session!, "room:a");
+  server.rooms.join(session!, "room:b");
+  const data = ["room:a", "room:b"].map((room) => server.rooms.members(room)[0]!.data);
+  assertEquals([data, refused], [[1, 2], []]);
+  isAllowed = false;
+  server.network.disconnect();
+  await passTime(time, 3_000);
+  assertEquals(refused, ["forbidden", "forbidden"]);
+  // What was refused for good is not asked for any more.
+  server.network.disconnect();
+  await passTime(time, 3_000);
+  assertEquals(refused.length, 2);
+});
+
+Deno.test("Client.presence() fails with the client, or where the server knows nothing of it", async () => {
+  await using server = testServer(OPTIONS);
+  const client = server.connect(as("ann"));
+  await client.close();
+  await assertRejects(() => client.presence("room:a", 1), SessionClosedError);
+  await using pair = memorySessions();
+  await pair.client.whenReady();
+  await assertRejects(() => pair.client.presence("room:a", 1), UnsupportedError);
+});
+
+Deno.test("Two clients of a user are one member, with the data that was set last", async () => {
+  using time = new FakeTime();
+  await using server = testServer(OPTIONS);
+  await using ann = server.connect(as("ann"));
+  const heard = hear(ann);
+  await ann.subscribe("room:a").ready;
+  const laptop = server.connect(as("bob"));
+  await laptop.presence("room:a", "laptop");
+  await laptop.subscribe("room:a").ready;
+  await using phone = server.connect(as("bob"));
+  await phone.presence("room:a", "phone");
+  await phone.subscribe("room:a").ready;
+  await passTime(time, 100);
+  await phone.presence("room:a");
+  await passTime(time, 100);
+  await phone.presence("room:a", "phone again");
+  await passTime(time, 100);
+  const closing = phone.close();
+  await passTime(time, 100);
+  await closing;
+  assertEquals(heard, [
+    "members ann:undefined",
+    "join bob:laptop",
+    "update bob:phone",
+    "update bob:laptop",
+    "update bob:phone again",
+    "update bob:laptop",
+  ]);
+  await laptop.close();
+});
+
+/** What a peer was answered: numbers and codes. */
+function answersOf(peer: Peer): unknown[] {
+  return peer.envelopes.flatMap((envelope) => {
+    const { reply, error } = envelope as { reply?: number | null; error?: { code: string } };
+    return reply === undefined ? [] : [[reply, error?.code ?? "done"]];
+  });
+}
+
+Deno.test("{presence} is read strictly, and not on a plain WebSocket", async () => {
+  await using server = testServer(OPTIONS);
+  const peer = new Peer(await server.open());
+  await turns();
+  peer.say('{"presence":"room:a","data":1}');
+  peer.say('{"presence":5,"id":1}');
+  peer.say('{"presence":"room:a","data":1e999,"id":2}');
+  peer.say(encodeBinary('{"presence":"room:a","id":3}', new Uint8Array(2)));
+  peer.say('{"presence":"room:a","id":4}');
+  await turns();
+  assertEquals(answersOf(peer), [
+    [null, "malformed"],
+    [1, "malformed"],
+    [2, "malformed"],
+    [3, "malformed"],
+    [4, "done"],
+  ]);
+  const plain = new Peer(await server.open({ protocols: [] }));
+  plain.say('{"presence":"room:a","data":1,"id":5}');
+  await turns();
+  assertEquals(answersOf(plain), [[5, "malformed"]]);
+});
