@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { RequestError, TimeoutError } from "../errors.ts";
+import { RequestError, type RequestFailure, TimeoutError } from "../errors.ts";
 import { Backoff } from "./backoff.ts";
 import { CODES_FOR_NOW } from "./recovery.ts";
 import type { Session } from "./session.ts";
@@ -23,9 +23,7 @@ export interface Refused {
   /** Who refused it. */
   readonly session: Session;
   /** What was refused. */
-  readonly subscription: { readonly isEnded: boolean };
-  /** Whether it was in force before: then whoever reads it would miss messages by its end. */
-  readonly wasInForce: boolean;
+  readonly readers: { readonly isEnded: boolean };
   /** Asks; tells whether that was answered, and comes back here if not. Never rejects. */
   readonly ask: () => Promise<true | void>;
 }
@@ -39,22 +37,35 @@ export class Again {
   #line: Promise<void> = Promise.resolve();
 
   /**
-   * Has a subscription asked for again, for as long as its session lasts.
+   * Tells whether a subscription that was refused is to be asked for again.
+   *
+   * @param error Why it was refused, or not answered.
+   * @param wasInForce Whether it was in force before: its reader would miss messages by its end.
+   * @returns False if the refusal is final.
+   */
+  isForNow(error: unknown, wasInForce: boolean): boolean {
+    const { code = "", retryAfterMs = 0 } = failureOf(error);
+    const isForNow = error instanceof TimeoutError || CODES_FOR_NOW.has(code);
+    const isBrief = code === "superseded" || retryAfterMs > 0 && retryAfterMs <= MAX_FIRST_PAUSE_MS;
+    return isForNow && (wasInForce || isBrief);
+  }
+
+  /**
+   * Has a topic asked for again, for as long as its session lasts.
    *
    * @param error Why it was refused, or not answered.
    * @param refused What, and by whom.
-   * @returns False if the refusal is final.
    */
-  takes(error: unknown, { session, subscription, wasInForce, ask }: Refused): boolean {
-    const { code = "", retryAfterMs = 0 } = error instanceof RequestError ? error.failure : {};
-    const isForNow = error instanceof TimeoutError || CODES_FOR_NOW.has(code);
-    const isBrief = code === "superseded" || retryAfterMs > 0 && retryAfterMs <= MAX_FIRST_PAUSE_MS;
-    if (!isForNow || !wasInForce && !isBrief) return false;
+  take(error: unknown, { session, readers, ask }: Refused): void {
+    const { retryAfterMs = 0 } = failureOf(error);
     this.#line = this.#line.then(async () => {
-      if (session.isClosed || subscription.isEnded) return;
+      if (session.isClosed || readers.isEnded) return;
       const pauseMs = Math.max(retryAfterMs, this.#backoff.next()!);
       if (!await settlesWithin(session.closed, pauseMs) && await ask()) this.#backoff.reset();
     });
-    return true;
   }
+}
+
+function failureOf(error: unknown): Partial<RequestFailure> {
+  return error instanceof RequestError ? error.failure : {};
 }

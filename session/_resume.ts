@@ -102,6 +102,40 @@ export class Resume {
     }
   }
 
+  /**
+   * Takes an answer of the server to another subscription of the topic.
+   *
+   * @returns Whether all that this one is to get follows; if not, it needs an answer of its own.
+   */
+  serve(answer: SubscribeAnswer): boolean {
+    const { epoch, offset = 0, head = 0 } = answer;
+    const known = this.#known;
+    const newest = epoch === undefined ? undefined : { epoch, offset: Math.max(offset, head) };
+    if (known === undefined) {
+      // Of several histories, or of none, it wants the newest.
+      if (this.#isNew && newest && this.#options.last !== undefined) return false;
+      if (this.#isNew) this.#begin(newest ? { ...newest, head } : {});
+      else if (newest) this.#goTo(newest);
+      return true;
+    }
+    // What is above the head will be given to other publications.
+    if (known.epoch === epoch && offset <= known.offset && known.offset <= head) {
+      if (this.#isNew) this.#begin({ epoch, offset: known.offset, head, recovered: true });
+      this.#isRepairing = false;
+      return true;
+    }
+    if (this.#isNew || this.#isRepairing) return false;
+    this.#isRepairing = ++this.#repairs <= MAX_REPAIRS;
+    if (!this.#isRepairing) this.#lost("dropped", newest);
+    return !this.#isRepairing;
+  }
+
+  /** Goes on behind what is not for this subscription. */
+  #goTo(position: HistoryPosition): void {
+    this.#known = position;
+    this.#put(() => this.#subscription.position = position);
+  }
+
   #begin({ epoch, offset = 0, head, recovered, reason }: SubscribeAnswer): void {
     const wasNew = this.#isNew;
     const isAgain = this.#isAgain;

@@ -235,10 +235,10 @@ export class Client<C extends AnyContract = AnyContract>
    * Subscribes to a topic, for as long as the client lives or until it is left.
    *
    * @typeParam T The topic: with a contract, one of those that the server sends.
-   * @param topic The topic; one subscription each.
+   * @param topic The topic. Several subscriptions of one topic get each message.
    * @param options For a topic with a history: from where on, and who is told of what is missing.
    * @returns The subscription; `await subscription.ready` waits for the server's word.
-   * @throws {TypeError} If there is a subscription to the topic already.
+   * @throws {TypeError} If the topic is none.
    * @throws {SessionClosedError} If the client is closed.
    */
   subscribe<T extends SendTopic<C, "server">>(

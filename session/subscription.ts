@@ -7,15 +7,9 @@ import { QueueFullError } from "../errors.ts";
 import { checkLoop } from "./_one_loop.ts";
 import type { Progress, Resume } from "./_resume.ts";
 import type { AnyContract, SendTopic, TopicMessage } from "./contract.ts";
-import type { Incoming, TopicNote, TopicSink } from "./inbound.ts";
+import type { Incoming, TopicNote } from "./inbound.ts";
 import { ReceiveQueue } from "./receive_queue.ts";
-import type {
-  HistoryOptions,
-  HistoryPosition,
-  Recovery,
-  SubscribeAnswer,
-  Unsubscribed,
-} from "./recovery.ts";
+import type { HistoryOptions, HistoryPosition, Recovery, SubscribeAnswer } from "./recovery.ts";
 import { lasting } from "./session_base.ts";
 import { StatusFeed } from "./status_feed.ts";
 
@@ -42,14 +36,11 @@ export interface ClientSubscribeOptions extends HistoryOptions {
 /** All that comes of a topic, in order. */
 export type TopicEvent =
   | Incoming
-  | Exclude<TopicNote, Removal>
+  | Exclude<TopicNote, { readonly kind: "unsubscribed" }>
   /** The server answered. */
   | { readonly kind: "answer" } & SubscribeAnswer
   /** The session is over, and the client will ask again. */
   | { readonly kind: "lost" };
-
-/** The server took this client off the topic. */
-type Removal = Extract<TopicNote, { readonly kind: "unsubscribed" }>;
 
 /** What waits for the reader: a message, or what is to be done when it is its turn. */
 export type Waiting = Incoming & { readonly position?: HistoryPosition } | (() => unknown);
@@ -62,8 +53,6 @@ export interface SubscriptionOwner {
   ask(): void;
   /** Ends the subscription at the server; rejects if that is not answered. */
   end(): Promise<void>;
-  /** Acts on the server's word that it took this client off the topic. */
-  removed(why: Unsubscribed): void;
 }
 
 /**
@@ -71,6 +60,8 @@ export interface SubscriptionOwner {
  * `unsubscribe`, with `await using`, or with its client.
  *
  * - **Apart:** its messages do not also reach the client's own iterator.
+ * - **Several** of one topic get each message, and share its data. The last one that ends leaves the
+ *   topic. One with `last` or `since` asks the server again, and the others see nothing twice.
  * - **Reader:** one loop at a time.
  * - **Refused:** once it was in force, a refusal that holds for now (`too-many`, `unavailable`, no
  *   answer in time) is followed by another attempt. Every other one ends it, and so does any before,
@@ -90,7 +81,7 @@ export interface SubscriptionOwner {
 export class Subscription<
   C extends AnyContract = AnyContract,
   T extends string = SendTopic<C, "server">,
-> implements AsyncIterable<TopicMessage<C, T>>, AsyncDisposable, TopicSink {
+> implements AsyncIterable<TopicMessage<C, T>>, AsyncDisposable {
   /** The topic. */
   readonly topic: string;
   /** Resolves once the server confirmed it first; rejects if it refused. */
@@ -121,6 +112,8 @@ export class Subscription<
   /** Puts in order what comes of a topic with a history. */
   #resume: Resume | undefined;
   #error: unknown;
+  /** Whether it knows if it needs to put in order what comes. */
+  #isPrepared = false;
   #isIterated = false;
 
   /** Creates a subscription; `client.subscribe` does. */
@@ -144,11 +137,23 @@ export class Subscription<
    *
    * @ignore
    */
-  offer(event: TopicEvent | Removal, size: number = 0): void {
-    if (event.kind === "unsubscribed") this.#owner.removed(event.unsubscribed);
-    else if (this.#resume) this.#resume.receive(event, size);
+  offer(event: TopicEvent, size: number = 0): void {
+    if (this.#resume) this.#resume.receive(event, size);
     else if (event.kind === "message") this.put(event, size);
     else if (event.kind === "answer") this.confirm();
+  }
+
+  /**
+   * Takes an answer of the server to another subscription of the topic.
+   *
+   * @returns Whether all that this one is to get follows; if not, it needs an answer of its own.
+   * @ignore
+   */
+  serve(answer: SubscribeAnswer): boolean {
+    if (this.#resume) return this.#resume.serve(answer);
+    // What histories need is loaded for its own question, and may be needed.
+    if (this.#isPrepared) this.confirm();
+    return this.#isPrepared;
   }
 
   /** The session is over, and the client will ask again; called by the client. */
@@ -190,6 +195,7 @@ export class Subscription<
       const { Resume } = await lasting();
       this.#resume ??= new Resume(this, this.#owner, this.#options);
     }
+    this.#isPrepared = true;
     return this.#resume?.from ?? {};
   }
 

@@ -15,6 +15,7 @@ import {
   type SubscriptionOwner,
 } from "./subscription.ts";
 import { checkTopic } from "./topic_pattern.ts";
+import { type Question, TopicReaders } from "./topic_readers.ts";
 
 /** Subscriptions asked for at once: half of what any server lets wait by default. */
 const MAX_ASKED_AT_ONCE = 32;
@@ -24,41 +25,36 @@ const MAX_RESUMED_AT_ONCE = 128;
 
 /** All subscriptions of one client. */
 export class Subscriptions<C extends AnyContract> {
-  readonly #all = new Map<string, Subscription<C>>();
-  /** Those that the session is still to be asked for, the first to go first. */
-  #waiting: Subscription<C>[] = [];
+  readonly #all = new Map<string, TopicReaders<C>>();
+  /** Topics that the session is still to be asked for, the first to go first. */
+  #waiting: TopicReaders<C>[] = [];
   #asking = 0;
-  /** Topics that an earlier subscription of the session leaves: what is on its way is not for the next one. */
+  /** Topics that the session is told to leave: what is on its way is not for the next subscription. */
   readonly #leaving = new Set<string>();
-  /** Those that the session answered and is not asked for again: for them the server's word counts. */
-  readonly #inForce = new Set<Subscription<C>>();
+  /** Topics that the session answered and is not asked for again: for them the server's word counts. */
+  readonly #inForce = new Set<TopicReaders<C>>();
   #again: Again | undefined;
   #session: Session | undefined;
   #hasHistories: boolean | undefined;
   /** Checks what subscriptions still hold, also once it is closed. */
   #last: Session | undefined;
 
-  /**
-   * Subscribes, now or once there is a session.
-   *
-   * @throws {TypeError} If there is a subscription to the topic already.
-   */
+  /** Subscribes, now or once there is a session. */
   add(topic: string, options: ClientSubscribeOptions): Subscription<C> {
     checkTopic(topic, "subscribe");
-    if (this.#all.has(topic)) {
-      throw new TypeError(`Cannot subscribe: there is a subscription to "${topic}" already`);
-    }
+    const readers = this.#all.get(topic) ??
+      new TopicReaders<C>(topic, (why) => this.#removed(readers, why));
+    this.#all.set(topic, readers);
     const owner: SubscriptionOwner = {
       check: (incoming) => coreOf(this.#last!).inbound.check(incoming),
       ask: () => {
-        this.#waiting.push(subscription);
-        this.#pump();
+        if (subscription.isEnded) return;
+        readers.ask(subscription);
+        this.#later(readers);
       },
-      end: () => this.#leave(subscription),
-      removed: (why) => this.#removed(subscription, why),
+      end: () => this.#leave(readers, subscription),
     };
     const subscription: Subscription<C> = new Subscription(topic, owner, options);
-    this.#all.set(topic, subscription);
     owner.ask();
     return subscription;
   }
@@ -69,8 +65,9 @@ export class Subscriptions<C extends AnyContract> {
     this.#hasHistories = coreOf(session).features?.includes("history");
     this.#waiting = [...this.#all.values()];
     // Before anything is asked: what the server sends at once is theirs already.
-    for (const subscription of this.#waiting) {
-      this.#route(session, subscription.topic, subscription);
+    for (const readers of this.#waiting) {
+      readers.resume();
+      this.#route(session, readers.topic, readers);
     }
     this.#pump();
   }
@@ -81,15 +78,20 @@ export class Subscriptions<C extends AnyContract> {
     this.#waiting = [];
     this.#leaving.clear();
     this.#inForce.clear();
-    for (const subscription of this.#all.values()) subscription.lose();
+    for (const readers of this.#all.values()) readers.lose();
   }
 
   /** Ends all of them. */
   end(error: unknown): void {
-    for (const subscription of this.#all.values()) subscription.end(error);
+    for (const readers of this.#all.values()) readers.end(error);
     this.#all.clear();
     this.#inForce.clear();
     this.#waiting = [];
+  }
+
+  #later(readers: TopicReaders<C>): void {
+    if (!this.#waiting.includes(readers)) this.#waiting.push(readers);
+    this.#pump();
   }
 
   #pump(): void {
@@ -106,71 +108,94 @@ export class Subscriptions<C extends AnyContract> {
     }
   }
 
-  /** Asks for one; true if that was answered. */
-  async #ask(session: Session, subscription: Subscription<C>): Promise<true | void> {
-    const { topic } = subscription;
-    const isLeft = () => this.#all.get(topic) !== subscription;
-    const route = () => this.#route(session, topic, subscription);
+  /** Asks for one topic; true if that was answered. */
+  async #ask(session: Session, readers: TopicReaders<C>): Promise<true | void> {
+    // One question a topic at a time: the end of this one asks on.
+    if (readers.askedOf === session) return;
+    readers.askedOf = session;
+    const { topic } = readers;
+    const isLeft = () => this.#all.get(topic) !== readers || this.#session !== session;
+    const route = () => this.#route(session, topic, readers);
+    let question: Question<C> | undefined;
     let wasInForce = false;
     try {
-      const from = await subscription.from(this.#hasHistories);
-      // It may have been left while others were asked for.
+      question = await readers.question(this.#hasHistories);
+      // The topic may have been left while others were asked for.
       if (isLeft()) return;
-      if (!this.#leaving.has(topic)) route();
-      wasInForce = this.#inForce.delete(subscription);
-      await coreOf(session).askTopic("subscribe", topic, {
-        ...from,
-        onAnswer: (answer) => {
-          route();
-          if (!isLeft()) this.#inForce.add(subscription);
-          subscription.offer({ ...answer as SubscribeAnswer, kind: "answer" });
-        },
-      });
+      if (question !== undefined) {
+        const { asker, from } = question;
+        if (!this.#leaving.has(topic)) route();
+        wasInForce = this.#inForce.delete(readers);
+        await coreOf(session).askTopic("subscribe", topic, {
+          ...from,
+          onAnswer: (answer) => {
+            route();
+            if (!isLeft()) this.#inForce.add(readers);
+            readers.answered(asker, answer as SubscribeAnswer);
+          },
+        });
+      }
+      readers.askedOf = undefined;
+      if (readers.isWaiting && !isLeft()) this.#later(readers);
       return true;
     } catch (error) {
       // At the server it is in force still, or another subscription of this session is.
-      const isInForce = wasInForce || codeOf(error) === "superseded";
-      if (isInForce && this.#session === session && !isLeft()) this.#inForce.add(subscription);
-      await this.#refused(session, subscription, error);
+      const isSuperseded = codeOf(error) === "superseded";
+      if ((wasInForce || isSuperseded) && !isLeft()) this.#inForce.add(readers);
+      if (isSuperseded) readers.isServed = false;
+      if (readers.askedOf === session) readers.askedOf = undefined;
+      await this.#refused(session, readers, error, question?.waiting ?? []);
     }
   }
 
-  /** Asks again for one that was in force, unless it is refused for good. */
-  async #refused(session: Session, subscription: Subscription<C>, error: unknown): Promise<void> {
-    const wasInForce = subscription.status.current !== "pending";
-    const part = await lasting().catch(() => {});
+  /** Asks again for those that were in force, unless they are refused for good. */
+  async #refused(
+    session: Session,
+    readers: TopicReaders<C>,
+    error: unknown,
+    refused: readonly Subscription<C>[],
+  ): Promise<void> {
+    const wasInForce = refused.map(({ status }) => status.current !== "pending");
+    const part = await lasting().catch(() => undefined);
     // Lost on the way: the next session asks again.
-    if (!session.isReady || this.#all.get(subscription.topic) !== subscription) return;
-    const ask = () => this.#ask(session, subscription);
-    const refused = { session, subscription, wasInForce, ask };
-    if (part && (this.#again ??= new part.Again()).takes(error, refused)) return;
-    this.#drop(session, subscription, error);
+    if (!session.isReady || this.#all.get(readers.topic) !== readers) return;
+    const again = this.#again ??= part && new part.Again();
+    const ended = refused.filter((_, i) => !again?.isForNow(error, wasInForce[i]!));
+    for (const subscription of ended) readers.refuse(subscription, error);
+    if (readers.isEnded) this.#drop(session, readers);
+    else if (ended.length < refused.length) {
+      again?.take(error, { session, readers, ask: () => this.#ask(session, readers) });
+    } else if (readers.isWaiting) this.#later(readers); // Those that came meanwhile.
   }
 
   /** Acts on the server's word, unless a question is unanswered: its answer is newer. */
-  #removed(subscription: Subscription<C>, { code, reason }: Unsubscribed): void {
+  #removed(readers: TopicReaders<C>, { code, reason }: Unsubscribed): void {
     const session = this.#session;
-    if (session === undefined || !this.#inForce.delete(subscription)) return;
-    const { topic } = subscription;
+    if (session === undefined || !this.#inForce.delete(readers)) return;
+    const { topic } = readers;
     const error = new RequestError(code, reason || `The server took this client off "${topic}"`);
-    if (!CODES_FOR_NOW.has(code)) return this.#drop(session, subscription, error);
-    subscription.lose();
-    void this.#refused(session, subscription, error);
+    if (!CODES_FOR_NOW.has(code)) {
+      readers.end(error);
+      return this.#drop(session, readers);
+    }
+    readers.lose();
+    void this.#refused(session, readers, error, [...readers.all]);
   }
 
-  /** Ends a subscription that the server does not have. */
-  #drop(session: Session, subscription: Subscription<C>, error: unknown): void {
-    this.#all.delete(subscription.topic);
-    this.#inForce.delete(subscription);
-    this.#route(session, subscription.topic);
-    subscription.end(error);
+  /** Forgets a topic that has no subscription left, and that the server does not have. */
+  #drop(session: Session, readers: TopicReaders<C>): void {
+    this.#all.delete(readers.topic);
+    this.#inForce.delete(readers);
+    this.#route(session, readers.topic);
   }
 
-  async #leave(subscription: Subscription<C>): Promise<void> {
-    const { topic } = subscription;
-    if (this.#all.get(topic) !== subscription) return;
+  /** Lets go of a subscription; the last one leaves the topic. */
+  async #leave(readers: TopicReaders<C>, subscription: Subscription<C>): Promise<void> {
+    const { topic } = readers;
+    readers.delete(subscription);
+    if (!readers.isEnded || this.#all.get(topic) !== readers) return;
     this.#all.delete(topic);
-    this.#inForce.delete(subscription);
+    this.#inForce.delete(readers);
     const session = this.#session;
     if (!session?.isReady) return;
     this.#leaving.add(topic);
@@ -186,7 +211,7 @@ export class Subscriptions<C extends AnyContract> {
     if (!this.#all.has(topic)) this.#route(session, topic);
   }
 
-  #route(session: Session, topic: string, sink?: Subscription<C>): void {
+  #route(session: Session, topic: string, sink?: TopicReaders<C>): void {
     coreOf(session).inbound.route(topic, sink);
   }
 }

@@ -1,0 +1,283 @@
+/**
+ * Several subscriptions of one client to one topic: one on the wire, each with a place of its own.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { type Client, connect } from "../client.ts";
+import { QueueFullError, RequestError } from "../errors.ts";
+import type { ClientSubscribeOptions, Subscription } from "../session/subscription.ts";
+import { passTime, testServer, type TestServerOptions } from "../testing.ts";
+import { Random } from "./random.ts";
+import { listen, until } from "./servers.ts";
+import { soon, turns } from "./sessions.ts";
+
+const history = { "room:{name}": { size: 1_000 } };
+
+/** A server that notes the questions about topics. */
+function serving(options: TestServerOptions = {}) {
+  const asked: string[] = [];
+  const server = testServer({
+    history,
+    authorize: (_session, topic, action) => {
+      if (action === "subscribe") asked.push(topic);
+      return true;
+    },
+    ...options,
+  });
+  return { server, asked };
+}
+
+/** Reads a topic, and keeps what came: data, and reasons of losses. */
+function read(client: Client, topic: string, options: ClientSubscribeOptions = {}) {
+  const got: unknown[] = [];
+  const subscription: Subscription = client.subscribe(topic, {
+    ...options,
+    onRecovery: ({ recovered, reason }) => {
+      if (!recovered) got.push(reason);
+    },
+  });
+  const done = (async () => {
+    for await (const { data } of subscription) got.push(data);
+  })();
+  done.catch(() => {});
+  return { got, subscription, done };
+}
+
+const numbers = (from: number, to: number) =>
+  Array.from({ length: to - from + 1 }, (_, i) => from + i);
+
+Deno.test("Client.subscribe() twice to a topic gives both each message, and asks the server once", async () => {
+  const { server, asked } = serving();
+  await using _server = server;
+  await using client = server.connect();
+  const one = read(client, "plain");
+  const two = read(client, "plain");
+  await Promise.all([one.subscription.ready, two.subscription.ready]);
+  const three = read(client, "plain");
+  await soon(three.subscription.ready);
+  for (const data of [1, 2]) server.publish("plain", data);
+  await turns(20);
+  for (const { got } of [one, two, three]) assertEquals(got, [1, 2]);
+  assertEquals(asked, ["plain"]);
+});
+
+Deno.test("Client.subscribe() twice to a topic leaves it with the last that ends", async () => {
+  const { server, asked } = serving();
+  await using _server = server;
+  await using client = server.connect();
+  const [one, two] = [read(client, "plain"), read(client, "plain")];
+  await Promise.all([one.subscription.ready, two.subscription.ready]);
+  await one.subscription.unsubscribe();
+  assertEquals(server.topics.subscribers("plain").length, 1);
+  server.publish("plain", 1);
+  await turns(20);
+  assertEquals([one.got, two.got], [[], [1]]);
+  await two.subscription.unsubscribe();
+  assertEquals(server.topics.subscribers("plain").length, 0);
+  const again = read(client, "plain");
+  await soon(again.subscription.ready);
+  server.publish("plain", 2);
+  await turns(20);
+  assertEquals([again.got, asked.length], [[2], 2]);
+  await Promise.all([one.done, two.done]);
+});
+
+Deno.test("Client.subscribe() with last or since to a topic that is read gets its own history, and no loop a repeat", async () => {
+  const { server, asked } = serving();
+  await using _server = server;
+  for (const data of numbers(1, 300)) server.publish("room:a", data);
+  await using client = server.connect();
+  const whole = read(client, "room:a", { last: 1_000 });
+  await soon(whole.subscription.ready);
+  // Its replay is under way still.
+  const newest = read(client, "room:a", { last: 3 });
+  const plain = read(client, "room:a");
+  await Promise.all([newest.subscription.ready, plain.subscription.ready]);
+  await turns(100);
+  server.publish("room:a", 301);
+  await turns(100);
+  const { epoch } = whole.subscription.position!;
+  const since = read(client, "room:a", { since: { epoch, offset: 290 } });
+  await soon(since.subscription.ready);
+  server.publish("room:a", 302);
+  await turns(100);
+  assertEquals(whole.got, numbers(1, 302));
+  assertEquals(newest.got, numbers(298, 302));
+  assertEquals(plain.got, [301, 302]);
+  assertEquals(since.got, numbers(291, 302));
+  for (const { subscription } of [whole, newest, plain, since]) {
+    assertEquals(subscription.position, { epoch, offset: 302 });
+  }
+  assert(asked.length >= 3 && asked.length <= 6, `${asked.length} questions`);
+});
+
+Deno.test("Client.subscribe() of a history that is gone tells that loop alone", async () => {
+  const { server } = serving();
+  await using _server = server;
+  await using client = server.connect();
+  const live = read(client, "room:a");
+  await soon(live.subscription.ready);
+  server.publish("room:a", 1);
+  await turns(20);
+  const lost = read(client, "room:a", { since: { epoch: "another", offset: 7 } });
+  await soon(lost.subscription.ready);
+  server.publish("room:a", 2);
+  await turns(20);
+  assertEquals([live.got, lost.got], [[1, 2], ["new-epoch", 2]]);
+});
+
+Deno.test("Client.subscribe() twice to a topic goes on after a loss with one question", async () => {
+  using time = new FakeTime();
+  const { server, asked } = serving();
+  await using _server = server;
+  await using client = server.connect();
+  const readers = [
+    read(client, "room:a"),
+    read(client, "room:a", { last: 5 }),
+    read(client, "plain"),
+    read(client, "plain"),
+  ];
+  await turns(50);
+  server.publish("room:a", 1);
+  server.publish("plain", 1);
+  await turns(50);
+  asked.length = 0;
+  server.network.disconnect();
+  await turns(20);
+  for (const data of [2, 3]) server.publish("room:a", data);
+  await passTime(time, 1_000);
+  await turns(50);
+  for (const topic of ["room:a", "plain"]) server.publish(topic, 4);
+  await turns(50);
+  assertEquals(readers.map(({ got }) => got), [
+    [1, 2, 3, 4],
+    [1, 2, 3, 4],
+    [1, "no-history", 4],
+    [1, "no-history", 4],
+  ]);
+  assertEquals(asked.sort(), ["plain", "room:a"]);
+});
+
+Deno.test("Client.subscribe() twice to a topic ends one alone whose reader falls behind", async () => {
+  const { server } = serving({ session: { sendQueue: { maxMessages: 10_000 } } });
+  await using _server = server;
+  await using client = server.connect();
+  const slow = client.subscribe("plain");
+  const fast = read(client, "plain");
+  await Promise.all([slow.ready, fast.subscription.ready]);
+  for (const data of numbers(1, 4_097)) {
+    server.publish("plain", data);
+    if (data % 512 === 0) await turns(5);
+  }
+  await turns(50);
+  await assertRejects(() => Array.fromAsync(slow), QueueFullError, "fell behind");
+  assertEquals(fast.got.length, 4_097);
+  assertEquals(server.topics.subscribers("plain").length, 1);
+});
+
+Deno.test("Client.subscribe() twice to a topic ends both where the server refuses or removes", async () => {
+  let isAllowed = false;
+  const { server, asked } = serving({
+    authorize: (_session, topic) => {
+      asked.push(topic);
+      return isAllowed;
+    },
+  });
+  await using _server = server;
+  await using client = server.connect();
+  const refused = [client.subscribe("room:a"), client.subscribe("room:a", { last: 1 })];
+  for (const { ready } of refused) await assertRejects(() => soon(ready), RequestError, "may not");
+  assertEquals(asked.length, 1);
+
+  isAllowed = true;
+  const removed = [client.subscribe("room:a"), client.subscribe("room:a", { last: 1 })];
+  await Promise.all(removed.map(({ ready }) => soon(ready)));
+  const [session] = server.manager.all();
+  server.unsubscribe(session!, "room:a", { code: "banned", reason: "Be kind" });
+  for (const subscription of removed) {
+    await assertRejects(() => soon(Array.fromAsync(subscription)), RequestError, "Be kind");
+  }
+});
+
+Deno.test("Client.subscribe() any number of times: each loop gets each message once and in order", async () => {
+  for (let seed = 1; seed <= 8; seed++) {
+    using time = new FakeTime();
+    const random = new Random(seed);
+    const { server } = serving();
+    await using _server = server;
+    await using client = server.connect({ backoff: { firstDelayMs: 20, maxDelayMs: 20 } });
+    const readers: { from: number; until: number; reader: ReturnType<typeof read> }[] = [];
+    let published = 0;
+    let epoch: string | undefined;
+    const publish = () => void server.publish("room:a", ++published);
+    for (const _ of numbers(1, 30)) publish();
+    for (let step = 0; step < 60; step++) {
+      for (let count = random.below(4); count > 0; count--) publish();
+      switch (random.below(6)) {
+        case 0: {
+          const last = random.below(40);
+          // The newest are those of the moment in which the server reads them.
+          if (last === 0) break;
+          readers.push({ from: -1, until: 0, reader: read(client, "room:a", { last }) });
+          break;
+        }
+        case 1: {
+          if (epoch === undefined) break;
+          const offset = random.below(published);
+          const reader = read(client, "room:a", { since: { epoch, offset } });
+          readers.push({ from: offset + 1, until: 0, reader });
+          break;
+        }
+        case 2:
+          readers.push({ from: -1, until: 0, reader: read(client, "room:a") });
+          break;
+        case 3: {
+          const open = readers.filter(({ until }) => until === 0);
+          if (open.length < 3) break;
+          const left = random.pick(open);
+          left.until = published;
+          void left.reader.subscription.unsubscribe();
+          break;
+        }
+        case 4:
+          if (random.below(3) === 0) server.network.disconnect();
+      }
+      if (random.below(2) === 0) await time.tickAsync(random.below(60));
+      await turns(random.below(8));
+      epoch ??= readers.find(({ reader }) => reader.subscription.position)
+        ?.reader.subscription.position?.epoch;
+    }
+    const settle = async () => {
+      for (let i = 0; i < 8; i++) {
+        await time.tickAsync(50);
+        await turns();
+      }
+    };
+    await settle();
+    publish();
+    await settle();
+    for (const { from, until, reader: { got } } of readers) {
+      const first = (got[0] ?? published + 1) as number;
+      const last = until === 0 ? published : first + got.length - 1;
+      assertEquals(got, numbers(first, last), `seed ${seed}`);
+      if (from > 0 && got.length > 0) assertEquals(first, from, `seed ${seed}`);
+      if (until === 0) assert(got.length > 0, `seed ${seed}`);
+    }
+    assert(readers.length > 10 && epoch !== undefined);
+  }
+});
+
+Deno.test("Client.subscribe() twice to a topic works over a WebSocket too", async () => {
+  await using server = listen({ history, authorize: () => true, webTransport: false });
+  for (const data of [1, 2, 3]) server.publish("room:a", data);
+  await using client = connect(server.url, { transports: ["websocket"] });
+  const one = read(client, "room:a");
+  await soon(one.subscription.ready);
+  const two = read(client, "room:a", { last: 2 });
+  await soon(two.subscription.ready);
+  server.publish("room:a", 4);
+  await until(() => two.got.length === 3 && one.got.length === 1);
+  assertEquals([one.got, two.got], [[4], [2, 3, 4]]);
+});
