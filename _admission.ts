@@ -19,6 +19,7 @@ import { type WebSocketDoor, WebSocketInvitation } from "./_websocket_invitation
 import { type PagePlace, urlOf, WebTransportInvitation } from "./_webtransport_invitation.ts";
 import { AuthenticationError, CloseCode, LimitError } from "./errors.ts";
 import type { AdmitOptions, Reservation, SessionManager } from "./manager/mod.ts";
+import type { ConsoleReport } from "./session/console_report.ts";
 import { MAX_JOINED_BYTES } from "./session/entry.ts";
 import {
   coreOf,
@@ -70,6 +71,8 @@ export interface AdmissionParts {
    * Rejects with a {@linkcode LimitError} if there are too many.
    */
   readonly claim: (user: string) => Promise<Disposable> | undefined;
+  /** Prints refusals that no handler is told of. */
+  readonly console: ConsoleReport;
 }
 
 /** Admits sessions. */
@@ -97,7 +100,7 @@ export class Admission<V> {
   constructor(
     options: AdmissionOptions<V>,
     settings: SessionSettings,
-    { manager, claim }: AdmissionParts,
+    { manager, claim, console }: AdmissionParts,
   ) {
     checkAdmissionOptions(options);
     this.#claim = claim;
@@ -119,7 +122,7 @@ export class Admission<V> {
     };
     this.#matches = pathMatcher(options.path);
     this.#authenticator = new Authenticator(options);
-    this.#report = new RefusalReport(options.onRefusal);
+    this.#report = new RefusalReport(options.onRefusal, console);
   }
 
   /** Hands over the place that was kept for a connection's session, to the manager. */
@@ -173,7 +176,9 @@ export class Admission<V> {
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       const { status, message, cause, isFault } = error;
-      if (session.state === "connecting" || isFault) this.#report.tell(error, { address, token });
+      if (session.state === "connecting" || isFault) {
+        this.#report.tell(error, { address, token: () => token });
+      }
       throw new AuthenticationError(message, { status, cause });
     }
   }
@@ -354,10 +359,13 @@ export class Admission<V> {
       this.#awaited.delete(connection);
       awaited?.admitted.resolve();
     }, () => {
+      const { code, by } = coreOf(session).info ?? {};
+      const isLate = code === CloseCode.timedOut && by === "local";
       // Where no token came, the first answer of `authenticate` was the last.
-      const refusal = this.#awaited.get(connection)?.refusal;
+      const refusal = this.#awaited.get(connection)?.refusal ??
+        (isLate ? new Refused(408, "No token in time") : undefined);
       this.#awaited.delete(connection);
-      if (refusal !== undefined) this.#report.tell(refusal, { address, token: undefined });
+      if (refusal !== undefined) this.#report.tell(refusal, { address });
       this.takeReservation(connection)?.[Symbol.dispose]();
     });
     const { refusal } = awaited ?? {};
@@ -403,8 +411,7 @@ export class Admission<V> {
     const { address, signal } = invitation;
     // Who left is told nothing, and is nobody's fault.
     if (signal?.aborted !== true) {
-      // A token is looked for only where it could be printed.
-      this.#report.tell(error, { address, token: error.isFault ? tokenOf(invitation) : undefined });
+      this.#report.tell(error, { address, token: () => tokenOf(invitation) });
     }
     return invitation.refuse(error);
   }

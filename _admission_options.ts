@@ -61,7 +61,7 @@ export interface AdmissionOptions<V> extends OriginRules {
    *   is down.
    * - Anything else refuses with 401, which has clients give up. Its text never
    *   crosses; it goes to `onRefusal` as `error`, or is printed without one.
-   *   `Promise.reject()`, with nothing at all, is a plain refusal and not printed.
+   *   `Promise.reject()`, with nothing at all, is a plain refusal and no fault.
    */
   readonly authenticate?: (context: AuthenticationContext) => V | Promise<V>;
   /**
@@ -104,8 +104,8 @@ export interface AdmissionOptions<V> extends OriginRules {
   readonly fetch?: (request: Request, info: RequestInfo) => Response | Promise<Response>;
   /**
    * Sees every session that was refused, and every token renewal that failed by
-   * something else than an `AuthenticationError`. Without it, what may be a fault
-   * of the application is printed: one line, at most every second.
+   * something else than an `AuthenticationError`. Without it, refusals are printed: a line for each
+   * cause once an hour, and what may be a fault of the application at most every second.
    */
   readonly onRefusal?: (refusal: Refusal) => void;
   /** What upgrades; the runtime's own by default. */

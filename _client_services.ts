@@ -47,6 +47,13 @@ export type Authorize = (
   action: AuthorizedAction,
 ) => boolean | Permission | Promise<boolean | Permission>;
 
+/** Actions in words. */
+const VERBS: Readonly<Record<AuthorizedAction, string>> = {
+  presence: "be present with data in",
+  publish: "publish on",
+  subscribe: "subscribe to",
+};
+
 /** What the services work on. */
 export interface ClientServicesOptions {
   /** Decides; everything is denied without it. */
@@ -61,6 +68,8 @@ export interface ClientServicesOptions {
   readonly sequences: SequenceStore;
   /** Prints what a developer may have meant otherwise. */
   readonly console: ConsoleReport;
+  /** Whether failures of sessions are not printed, since the application has a handler for them. */
+  readonly isSilent: boolean;
   /** Whether there are topics with a history. */
   readonly hasHistory: boolean;
   /** The server's parts; a function, since they are made after the settings. */
@@ -93,8 +102,10 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     if (!isOwn) checkKnown(topic, action);
     const answer = !isOwn && await authorize?.(session, topic, action);
     if (answer) return typeof answer === "object" ? answer : {};
-    const what = action === "presence" ? "be present with data in" : action;
-    throw new RequestError("forbidden", `This session may not ${what} "${topic}"`);
+    const what = `${VERBS[action]} "${topic}"`;
+    const why = isOwn || authorize !== undefined ? "" : ": the server has no authorize";
+    if (!isOwn && !options.isSilent) tellDenied(options.console, what, authorize !== undefined);
+    throw new RequestError("forbidden", `This session may not ${what}${why}`);
   }
 
   /** Only what the contract knows can come on a topic; a room has its notices beside. */
@@ -132,6 +143,14 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       if (session.user === session.id) return;
       parts().presence.enter(session);
       parts().cluster.opened(session);
+    },
+
+    unhandled(topic) {
+      if (options.isSilent) return;
+      options.console.tell(
+        "unhandled",
+        `Messages on "${topic}" wait in vain: the server has no onMessage, and no loop reads the session`,
+      );
     },
 
     async subscribe(session, topic, request) {
@@ -231,6 +250,17 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       return identity;
     },
   });
+}
+
+/** Prints that a client was denied something: most often `authorize` is missing or has a mistake. */
+function tellDenied(console: ConsoleReport, what: string, wasAsked: boolean): void {
+  if (wasAsked) {
+    return console.tell("denied", `authorize denied a client to ${what}`, { about: what });
+  }
+  console.tell(
+    "no-authorize",
+    `A client may not ${what}: the server has no authorize, and denies everything without it`,
+  );
 }
 
 /**

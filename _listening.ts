@@ -8,6 +8,7 @@ import { answerWellKnown } from "./_well_known.ts";
 import { hostOf, isAnyAddress, WebTransportHalf } from "./_webtransport.ts";
 import type { PagePlace } from "./_webtransport_invitation.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./_webtransport_options.ts";
+import { listenAt } from "./transport/address_in_use.ts";
 import type { OriginRules } from "./transport/origins.ts";
 import type { HttpListener, WebSocketHost } from "./transport/websocket_server.ts";
 import type {
@@ -126,7 +127,7 @@ export class Listening {
       : local;
     const too = webTransportUrl === "" ? "" : `, WebTransport on ${webTransportUrl}`;
     print(`Listening on ${all}${too}`);
-    if (this.#error !== undefined) print(`WebTransport is off: ${causeOf(this.#error)}`);
+    if (this.#error !== undefined) print(`WebTransport is off: ${this.#error.message}`);
   }
 
   /** Takes no new WebTransport sessions. */
@@ -152,7 +153,9 @@ export class Listening {
     if (webSocket !== undefined) {
       return webSocket.listen({ ...connectionLimits, port, hostname, tls }, answer);
     }
-    return Deno.serve({ port, hostname, reusePort, ...tls, onListen() {} }, answer);
+    return listenAt({ hostname, port, transport: "TCP" }, () => {
+      return Deno.serve({ port, hostname, reusePort, ...tls, onListen() {} }, answer);
+    });
   }
 
   /** Finds a port that is free over both, if it may be any. */
@@ -201,12 +204,6 @@ export class Listening {
     const { wellKnown = true } = typeof webTransport === "object" ? webTransport : {};
     return wellKnown ? answerWellKnown(request, this.#webTransport, this.#options) : undefined;
   }
-}
-
-function causeOf(error: Error): string {
-  return error instanceof Deno.errors.AddrInUse
-    ? `its UDP port is taken (${error.message})`
-    : error.message;
 }
 
 function print(line: string): void {

@@ -4,9 +4,10 @@
  * @module
  */
 import type { AdmissionOptions } from "./_admission_options.ts";
-import { LimitError, type RefusalStatus } from "./errors.ts";
+import { AuthenticationError, LimitError, type RefusalStatus } from "./errors.ts";
 import type { SessionManager } from "./manager/mod.ts";
-import { ConsoleReport } from "./session/console_report.ts";
+import { attempt } from "./session/_attempt.ts";
+import type { ConsoleReport } from "./session/console_report.ts";
 
 /** One fault is printed in so many milliseconds: anybody can be refused as often as they like. */
 const FAULT_SILENT_MS = 1_000;
@@ -47,41 +48,51 @@ export function withinLimits<T>(manager: SessionManager, take: () => T): T {
   }
 }
 
-/** Who was refused. */
+/** The peer of a refusal. */
 export interface RefusedPeer {
   /** The network address, where it is known. */
   readonly address: string | undefined;
-  /** The token, which is never printed. */
-  readonly token: string | undefined;
+  /** Finds the token, which is never printed. */
+  readonly token?: () => string | undefined;
 }
 
-/** Tells the application of refusals: by `onRefusal`, or by printing what may be its own fault. */
+/** Tells the application of refusals: by `onRefusal`, or else on the console. */
 export class RefusalReport {
   readonly #onRefusal: AdmissionOptions<never>["onRefusal"];
-  readonly #console = new ConsoleReport();
+  readonly #console: ConsoleReport;
 
   /** Tells `onRefusal`, if there is one. */
-  constructor(onRefusal: AdmissionOptions<never>["onRefusal"]) {
+  constructor(onRefusal: AdmissionOptions<never>["onRefusal"], console: ConsoleReport) {
     this.#onRefusal = onRefusal;
+    this.#console = console;
   }
 
   /** Tells of one refusal. */
-  tell({ status, message: reason, cause, isFault }: Refused, peer: RefusedPeer): void {
-    const { address, token } = peer;
-    if (this.#onRefusal !== undefined) {
-      const error = cause === undefined ? {} : { error: cause };
-      this.#onRefusal({ status, reason, address, ...error });
-    } else if (isFault) this.#print(status, cause, token);
+  tell(refused: Refused, { address, token }: RefusedPeer): void {
+    const { status, message: reason, cause } = refused;
+    const onRefusal = this.#onRefusal;
+    if (onRefusal === undefined) return this.#print(refused, token?.());
+    const error = cause === undefined ? {} : { error: cause };
+    attempt(() => onRefusal({ status, reason, address, ...error }), (failure) => {
+      this.#console.tell("onRefusal", `onRefusal failed: ${textOf(failure)}`, {
+        silentMs: FAULT_SILENT_MS,
+      });
+    });
   }
 
-  #print(status: RefusalStatus, error: unknown, token: string | undefined): void {
-    let text = textOf(error);
-    if (token) text = text.replaceAll(token, "<token>");
-    this.#console.tell(
-      "authenticate",
-      `authentication failed, a session was refused with ${status}: ${text}`,
-      { silentMs: FAULT_SILENT_MS },
-    );
+  #print({ status, message, cause, isFault }: Refused, token: string | undefined): void {
+    // A server that winds up refuses everybody, as it was told to.
+    if (status === 503 && cause instanceof LimitError) return;
+    const isOwnText = !(cause instanceof AuthenticationError);
+    const behind = isOwnText ? cause : cause.cause;
+    const isTold = isFault || behind !== undefined && !(behind instanceof LimitError);
+    // What the application wrote may have the token in it.
+    const mask = (text: string) => token ? text.replaceAll(token, "<token>") : text;
+    const reason = isOwnText ? message : mask(message);
+    const more = isTold ? `: ${mask(textOf(behind))}` : "";
+    const line = `A session was refused with ${status}: ${reason}${more}`;
+    if (isFault) this.#console.tell("fault", line, { silentMs: FAULT_SILENT_MS });
+    else this.#console.tell(`refusal-${status}`, line, { about: reason });
   }
 }
 

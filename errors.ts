@@ -312,7 +312,7 @@ export class LimitError extends SkeinError {
 }
 
 /** HTTP statuses with which a session can be refused. */
-export type RefusalStatus = 400 | 401 | 403 | 404 | 429 | 503;
+export type RefusalStatus = 400 | 401 | 403 | 404 | 408 | 429 | 503;
 
 /**
  * Refuses a session. Thrown by the application's `authenticate`; its message

@@ -46,6 +46,7 @@ import { hostOf, quicOf } from "./_moq.ts";
 import { sequenceStore } from "./_sequences.ts";
 import { UserClaims } from "./_user_claims.ts";
 import { handleStreams, type StreamHandler } from "./_stream_handler.ts";
+import { reportEngine } from "./server/engine_report.ts";
 import { checkServerOptions } from "./server/known_options.ts";
 import { type DrainOptions, type DrainReport, SessionManager } from "./manager/mod.ts";
 import {
@@ -414,6 +415,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   readonly #maxMessageBytes: number;
   readonly #closeTimeoutMs: number;
   readonly #heartbeat: Disposable;
+  readonly #engine: Disposable | undefined;
   readonly #services: Disposable | undefined;
   readonly #metrics: MetricsEndpoint | undefined;
   readonly #moq: MoqServer | undefined;
@@ -448,6 +450,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
           windowMs: options.dedupeWindowMs,
         }),
         console: this.#console,
+        isSilent: options.onError !== undefined,
         hasHistory: Object.keys(options.history ?? {}).length > 0,
         parts: () => ({
           admission: this.#admission as Admission<unknown>,
@@ -489,6 +492,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     this.#admission = new Admission(options, settings, {
       manager,
       claim: (user) => this.#claims?.claim(user),
+      console: this.#console,
     });
     const { presenceGraceMs: graceMs, presenceSharesOnline: sharesOnline = true } = options;
     const { nodes, presence, rooms: joined } = makePresence({
@@ -504,6 +508,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     this.#cluster = new Cluster({ nodes, manager });
     this.#claims = userClaims(nodes, limits);
     this.#moq = options.moq;
+    this.#engine = broker && reportEngine(broker, this.#console);
   }
 
   /** What serves Media over QUIC on the same ports, if anything does. */
@@ -779,6 +784,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
       this.#moq?.close(),
     ]);
     this.#heartbeat[Symbol.dispose]();
+    this.#engine?.[Symbol.dispose]();
     this.#services?.[Symbol.dispose]();
     this.rooms[Symbol.dispose]();
     this.presence[Symbol.dispose]();

@@ -326,7 +326,7 @@ export class Inbound implements Overtaking<Incoming> {
     if (this.meter?.refuses(envelope, size)) return false;
     switch (envelope.kind) {
       case "message":
-        return this.#receiveMessage(envelope, size);
+        return this.receiveMessage(envelope, size);
       case "cancel":
         return this.#cancelled(envelope.id);
       case "malformed":
@@ -345,7 +345,8 @@ export class Inbound implements Overtaking<Incoming> {
     }
   }
 
-  #receiveMessage(incoming: Incoming, size: number): void {
+  /** Takes a message, unless it is refused. */
+  protected receiveMessage(incoming: Incoming, size: number): void {
     const { topic, id } = incoming;
     this.#receivedMessages++;
     if (id !== undefined && (this.#answering?.size ?? 0) >= this.#settings.maxRequests) {

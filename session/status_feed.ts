@@ -114,6 +114,15 @@ export class StatusFeed<T> implements AsyncIterable<T> {
    */
   subscribe(callback: (value: T) => unknown): Unsubscribe {
     this.#isObserved = true;
+    return this.observe(callback);
+  }
+
+  /**
+   * Has a callback of the library told the same, which does not count as one of the application.
+   *
+   * @ignore
+   */
+  observe(callback: (value: T) => unknown): Unsubscribe {
     // The same function may subscribe twice.
     const entry = { call: callback };
     if (!this.#isEnded) (this.#callbacks ??= new Set()).add(entry);

@@ -445,7 +445,10 @@ Deno.test("serve() says at once that a port is taken on the hardened engine", as
     async () => await listenHardened({}, { port: portOf(server) }).server.close(),
     Deno.errors.AddrInUse,
   );
-  assert(error instanceof Error);
+  assertEquals(
+    error.message,
+    `Cannot listen on 127.0.0.1:${portOf(server)} (TCP): the address is in use`,
+  );
 });
 
 Deno.test("serve() serves Media over QUIC on the hardened engine, too", async () => {

@@ -159,7 +159,7 @@ Deno.test("Client.presence() is denied without authorize, and unknown without a 
   const denied = await assertRejects(() => client.presence("a", 1), RequestError);
   assertEquals([denied.failure.code, denied.message], [
     "forbidden",
-    'This session may not be present with data in "a"',
+    'This session may not be present with data in "a": the server has no authorize',
   ]);
   const contract = defineContract({ toClient: { a: z.string() } });
   await using server = testServer({ contract, rooms: ["a"], authorize: () => true });

@@ -21,6 +21,19 @@ async function next(session: Session): Promise<[topic: string, data: unknown]> {
   throw new Error("The session ended");
 }
 
+Deno.test("serve() names the address that is in use", async () => {
+  for (const hostname of ["127.0.0.1", "::1"]) {
+    await using server = listen({ hostname, webTransport: false });
+    const port = portOf(server);
+    const host = hostname === "::1" ? "[::1]" : hostname;
+    assertThrows(
+      () => listen({ hostname, port, webTransport: false }),
+      Deno.errors.AddrInUse,
+      `Cannot listen on ${host}:${port} (TCP): the address is in use`,
+    );
+  }
+});
+
 Deno.test("serve() listens on a free port and says where", async () => {
   await using server = listen();
   assert(portOf(server) > 0);

@@ -324,7 +324,10 @@ Deno.test("serve() goes on with WebSocket where the UDP port is taken, unless it
     await using server = listen({ port, onListen: (_address, info) => void told.push(info) });
     assertEquals([server.webTransportUrl, server.certificateHashes], ["", []]);
     assertEquals(told[0]?.webTransportUrl, "");
-    assert(told[0]?.webTransportError instanceof Deno.errors.AddrInUse);
+    const { webTransportError } = told[0]!;
+    assert(webTransportError instanceof Deno.errors.AddrInUse);
+    const text = `Cannot listen on 127.0.0.1:${port} (UDP): the address is in use`;
+    assertEquals(webTransportError.message, text);
     assertThrows(
       () => server.rotateCertificate(devCertificate({ cacheFolder: null })),
       TypeError,

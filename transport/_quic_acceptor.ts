@@ -5,6 +5,7 @@
  * @module
  */
 import { addressKey } from "./address.ts";
+import { listenAt } from "./address_in_use.ts";
 import { type Certificate, checkCertificate } from "./certificate.ts";
 import { requireQuic } from "./h3/quic.ts";
 
@@ -118,7 +119,10 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     this.#options = options;
     this.#handlers = handlers;
     const { hostname = "0.0.0.0", port = 0 } = options;
-    const endpoint = this.#endpoint = new Deno.QuicEndpoint({ hostname, port });
+    const endpoint = this.#endpoint = listenAt(
+      { hostname, port, transport: "UDP" },
+      () => new Deno.QuicEndpoint({ hostname, port }),
+    );
     try {
       this.address = endpoint.addr;
       this.rotate(options);

@@ -48,7 +48,11 @@ Deno.test("listenQuic() throws when protocols, certificate or signal make no sen
 
 Deno.test("listenQuic() throws when the port is taken", async () => {
   await using server = new QuicServer();
-  assertThrows(() => new QuicServer({ port: server.port }), Deno.errors.AddrInUse);
+  assertThrows(
+    () => new QuicServer({ port: server.port }),
+    Deno.errors.AddrInUse,
+    `:${server.port} (UDP): the address is in use`,
+  );
 });
 
 Deno.test("QuicListener agrees on its first protocol that the client has", async () => {

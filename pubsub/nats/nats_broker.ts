@@ -139,7 +139,7 @@ export class NatsBroker implements Broker {
     if (current.name === "interrupted") {
       issues.push(`NATS is away since ${new Date(current.since).toISOString()}${said}`);
     } else if (connection === undefined && said !== "") {
-      issues.push(`NATS can not be reached${said}`);
+      issues.push(`NATS has not been reached since the start${said}`);
     } else if (said !== "") issues.push(`NATS refused something${said}`);
     if (current.name === "connected") issues.push(...this.#lacks());
     issues.push(...this.#history.issues());

@@ -11,6 +11,7 @@ export class Condition {
   readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connecting" });
   readonly #isUp: () => boolean;
   #interruptions = 0;
+  #wasUp = false;
   /** What the client library said last of a connection. */
   #error: unknown;
   /** What Redis answered last, if it did not do what it was asked for. */
@@ -37,6 +38,7 @@ export class Condition {
     const { current } = this.status;
     if (this.#isUp() && this.#trouble === undefined) {
       this.#error = undefined;
+      this.#wasUp = true;
       if (current.name !== "connected") this.status.set({ name: "connected" });
     } else if (current.name === "connected" || (current.name === "connecting" && error)) {
       this.#interruptions++;
@@ -58,7 +60,7 @@ export class Condition {
 
   /** Resolves once it is known whether Redis can be reached at all. */
   async reached(): Promise<void> {
-    for await (const { name } of this.status) if (name !== "connecting") return;
+    for await (const { name } of this.status.follow()) if (name !== "connecting") return;
   }
 
   /** What is wrong, in words. */
@@ -66,7 +68,10 @@ export class Condition {
     const { current } = this.status;
     if (current.name !== "interrupted") return undefined;
     const seconds = Math.round((Date.now() - current.since) / 1_000);
-    return `Redis has been away for ${seconds} s: ${textOf(current.error)}`;
+    const what = this.#wasUp
+      ? `Redis has been away for ${seconds} s`
+      : `Redis has not been reached since the start, ${seconds} s ago`;
+    return `${what}: ${textOf(current.error)}`;
   }
 
   /** The broker is closed: nothing counts any more. */

@@ -15,6 +15,7 @@ import { createServer as createSecureServer } from "node:https";
 import net, { type Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { UnsupportedError } from "../../errors.ts";
+import { listenAt } from "../address_in_use.ts";
 import { Deadlines } from "../deadlines.ts";
 import { type Origin, originOf, requestOf, respond } from "./_exchange.ts";
 import {
@@ -321,7 +322,7 @@ function bind(server: Server, hostname: string, port: number): Deno.NetAddr {
     }
   }
   // Says why it is impossible, in the words of the runtime.
-  Deno.listen({ hostname, port }).close();
+  listenAt({ hostname, port, transport: "TCP" }, () => Deno.listen({ hostname, port }).close());
   throw new Deno.errors.AddrNotAvailable(`Cannot listen on ${hostname}:${port}`);
 }
 

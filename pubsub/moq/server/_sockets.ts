@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { listenAt } from "../../../transport/address_in_use.ts";
 import { type Certificate, checkCertificate } from "../../../transport/certificate.ts";
 import { certificateHashes, type Sha256Hash } from "../../../transport/certificate_hash.ts";
 import type { DevCertificateOptions } from "../../../transport/dev_certificate.ts";
@@ -137,10 +138,11 @@ export class Sockets implements MoqHost {
 
   #serve(): Deno.HttpServer<Deno.NetAddr> {
     const { port, hostname, tls } = this.#options;
-    return Deno.serve(
-      { port, hostname, ...tls, onListen() {} },
-      (request, info) => this.#handlers.fetch(request, info),
-    );
+    return listenAt({ hostname, port, transport: "TCP" }, () =>
+      Deno.serve(
+        { port, hostname, ...tls, onListen() {} },
+        (request, info) => this.#handlers.fetch(request, info),
+      ));
   }
 
   /** Finds a port that is free over both, if it may be any. */

@@ -1,0 +1,49 @@
+/**
+ * Lines on the console about the engine of a broker, where nothing else hears of its status.
+ *
+ * @module
+ */
+import type { Broker } from "../pubsub/broker.ts";
+import type { ConsoleReport } from "../session/console_report.ts";
+
+/** How long an engine may take to answer for the first time, in milliseconds. */
+const START_MS = 5_000;
+
+/**
+ * Prints that the engine cannot be reached, from the start or later, unless the application iterates
+ * over the broker's `status` or subscribed to it.
+ *
+ * @param broker The broker; it is not closed.
+ * @param console Prints each cause once.
+ * @returns Ends the watch.
+ */
+export function reportEngine(broker: Broker, console: ConsoleReport): Disposable {
+  const { status, name } = broker;
+  let wasThere = false;
+  const tell = () => {
+    if (status.isObserved) return;
+    const why = broker.issues().join("; ");
+    const what = wasThere
+      ? `The engine of the broker went away`
+      : `The engine of the broker has not been reached since the start`;
+    console.tell(
+      wasThere ? "engine-away" : "engine-unreached",
+      `${what} (${name}${why === "" ? "" : `: ${why}`}). What is published waits within the ` +
+        "broker's bounds, and the broker tries on",
+    );
+  };
+  const timer = setTimeout(() => {
+    if (status.current.name === "connecting") tell();
+  }, START_MS);
+  const unsubscribe = status.observe((now) => {
+    if (now.name === "interrupted") tell();
+    if (now.name === "connected") wasThere = true;
+    if (now.name !== "connecting") clearTimeout(timer);
+  });
+  return {
+    [Symbol.dispose]: () => {
+      clearTimeout(timer);
+      unsubscribe();
+    },
+  };
+}

@@ -1,0 +1,211 @@
+/** Lines on the console of a server about failures that no handler of it hears. */
+import { assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { dial } from "../client.ts";
+import { AuthenticationError, RequestError, SessionClosedError } from "../errors.ts";
+import type { BrokerStatus } from "../pubsub/broker.ts";
+import { MemoryBroker } from "../pubsub/memory_broker.ts";
+import { createServer, type ServerOptions } from "../server.ts";
+import { StatusFeed } from "../session/status_feed.ts";
+import { TestServer } from "../testing/test_server.ts";
+import { captureConsole, type ConsoleLines } from "./console_lines.ts";
+import { listen, RawSocket } from "./servers.ts";
+
+/** What is printed, without what stands in front of each line. */
+function linesOf({ lines }: ConsoleLines): string[] {
+  return lines.map((line) => line.replace(/^Skein: /, ""));
+}
+
+/** An engine whose status the test sets. */
+class DistantBroker extends MemoryBroker {
+  override readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({
+    name: "connecting",
+  });
+
+  override issues(): string[] {
+    return this.status.current.name === "connected" ? [] : ["connection refused"];
+  }
+}
+
+Deno.test("Server prints each cause of a refusal once, without the token, and tells onRefusal instead", async () => {
+  const options: ServerOptions<string> = {
+    path: "/chat",
+    origins: ["https://example.com"],
+    authenticate: ({ token }) => {
+      if (token === undefined) return Promise.reject();
+      if (token === "cause") {
+        throw new AuthenticationError("Try again", {
+          status: 503,
+          cause: new Error("no database"),
+        });
+      }
+      throw new AuthenticationError(`Unknown token ${token}`);
+    },
+  };
+  const refuse = async (options: ServerOptions<string>) => {
+    await using server = listen(options);
+    const port = server.address!.port;
+    const asked: [path: string, origin?: string][] = [
+      ["/chat", "https://evil.example"],
+      ["/chat", "https://evil.example"],
+      ["/elsewhere"],
+      ["/chat"],
+      ["/chat?token=s3cret"],
+      ["/chat?token=s3cret"],
+      ["/chat?token=cause"],
+    ];
+    for (const [path, origin] of asked) {
+      using _raw = await RawSocket.open(port, {
+        path,
+        ...(origin !== undefined && { headers: { origin } }),
+      });
+    }
+  };
+  {
+    using printed = captureConsole();
+    await refuse(options);
+    const origin = "Origin not allowed: add it to origins, or its host to hosts";
+    assertEquals(linesOf(printed), [
+      `A session was refused with 403: ${origin} (https://evil.example)`,
+      "A session was refused with 404: No session is served at this path",
+      "A session was refused with 401: Unauthenticated",
+      "A session was refused with 401: Unknown token <token>",
+      "A session was refused with 503: Try again: Error: no database",
+    ]);
+  }
+  using printed = captureConsole();
+  const told: number[] = [];
+  await refuse({ ...options, onRefusal: ({ status }) => void told.push(status) });
+  assertEquals([linesOf(printed), told], [[], [403, 403, 404, 401, 401, 401, 503]]);
+});
+
+Deno.test("Server tells that no token came in time", async () => {
+  using time = new FakeTime();
+  for (const isTold of [false, true]) {
+    using printed = captureConsole();
+    const told: unknown[] = [];
+    const onRefusal: ServerOptions["onRefusal"] = ({ status, reason }) =>
+      void told.push([status, reason]);
+    await using server = new TestServer({
+      acceptsTokenInBand: true,
+      authenticate: ({ token }) => token ?? Promise.reject(),
+      ...(isTold && { onRefusal }),
+    });
+    await using page = await server.open({ protocols: ["skein.auth", "skein.1"] });
+    await time.tickAsync(5_000);
+    assertEquals((await page.closed).closeCode, 4408);
+    assertEquals(told, isTold ? [[408, "No token in time"]] : []);
+    const line = "A session was refused with 408: No token in time";
+    assertEquals(linesOf(printed), isTold ? [] : [line]);
+  }
+});
+
+Deno.test("Server survives an onRefusal that fails, and prints that it did", async () => {
+  using printed = captureConsole();
+  await using server = listen({
+    authenticate: () => Promise.reject(new AuthenticationError("No")),
+    onRefusal: () => {
+      throw new Error("Broken");
+    },
+  });
+  const { info } = await assertRejects(() => dial(server.url), SessionClosedError);
+  assertEquals(info?.code, 4401);
+  assertEquals(linesOf(printed), ["onRefusal failed: Error: Broken"]);
+});
+
+Deno.test("Server says that authorize is missing, to the client and on the console", async () => {
+  for (const onError of [undefined, () => {}]) {
+    using printed = captureConsole();
+    await using server = new TestServer({ ...(onError && { onError }) });
+    await using client = server.connect();
+    await assertRejects(
+      () => client.subscribe("news").ready,
+      RequestError,
+      'This session may not subscribe to "news": the server has no authorize',
+    );
+    await assertRejects(
+      () => client.publish("news", 1),
+      RequestError,
+      'This session may not publish on "news": the server has no authorize',
+    );
+    assertEquals(
+      linesOf(printed),
+      onError ? [] : [
+        'A client may not subscribe to "news": the server has no authorize, and denies everything ' +
+        "without it",
+      ],
+    );
+  }
+});
+
+Deno.test("Server prints what authorize denies, each topic once", async () => {
+  using printed = captureConsole();
+  await using server = new TestServer({ authorize: (_, topic) => topic === "news" });
+  await using session = await server.dial();
+  await session.publish("news", 1);
+  for (const topic of ["secret", "secret", "presence:room"]) {
+    const error = await assertRejects(() => session.publish(topic, 1), RequestError);
+    assertEquals(error.message, `This session may not publish on "${topic}"`);
+  }
+  assertEquals(linesOf(printed), ['authorize denied a client to publish on "secret"']);
+});
+
+Deno.test("Server prints that nothing handles its messages, where no loop begins either", async () => {
+  using time = new FakeTime();
+  using printed = captureConsole();
+  const read: unknown[] = [];
+  await using server = new TestServer({
+    authenticate: ({ token }) => token ?? "anybody",
+    onOpen: async (session) => {
+      if (session.user !== "late") return;
+      await new Promise((resolve) => setTimeout(resolve, 4_000));
+      for await (const { data } of session) read.push(data);
+    },
+  });
+  const silent = [await server.dial(), await server.dial()];
+  const late = await server.dial({ headers: { authorization: "Bearer late" } });
+  for (const session of [...silent, late]) session.send("chat", "hello");
+  for (const ms of [4_500, 499]) await time.tickAsync(ms);
+  assertEquals([linesOf(printed), read], [[], ["hello"]]);
+  await time.tickAsync(1);
+  assertEquals(linesOf(printed), [
+    'Messages on "chat" wait in vain: the server has no onMessage, and no loop reads the session',
+  ]);
+  await time.tickAsync(10_000);
+  assertEquals(printed.lines.length, 1);
+  for (const session of [...silent, late]) void session.close();
+  await time.tickAsync(1_000);
+});
+
+Deno.test("Server prints that the engine of its broker cannot be reached at the start, or went away", async () => {
+  using time = new FakeTime();
+  using printed = captureConsole();
+  await using broker = new DistantBroker();
+  await using _server = createServer({ broker });
+  time.tick(4_999);
+  assertEquals(linesOf(printed), []);
+  time.tick(1);
+  const rest =
+    "(memory: connection refused). What is published waits within the broker's bounds, " +
+    "and the broker tries on";
+  assertEquals(linesOf(printed), [
+    `The engine of the broker has not been reached since the start ${rest}`,
+  ]);
+  broker.status.set({ name: "connected" });
+  broker.status.set({ name: "interrupted", since: Date.now() });
+  assertEquals(linesOf(printed)[1], `The engine of the broker went away ${rest}`);
+  assertEquals(printed.lines.length, 2);
+});
+
+Deno.test("Server prints nothing of an engine whose status the application follows", async () => {
+  using time = new FakeTime();
+  using printed = captureConsole();
+  await using broker = new DistantBroker();
+  await using server = createServer({ broker });
+  const seen: string[] = [];
+  using _follows = broker.status.subscribe(({ name }) => seen.push(name));
+  time.tick(5_000);
+  broker.status.set({ name: "interrupted", since: Date.now() });
+  assertEquals([linesOf(printed), seen], [[], ["connecting", "interrupted"]]);
+  await server.close();
+});
