@@ -47,6 +47,9 @@ export function withDeadline(name: string, body: Body, options: DeadlineOptions)
         ),
       deadlineMs,
     );
+    // Where nothing else keeps the event loop going, Deno fails the test at once; and a test may
+    // look for timers that run.
+    Deno.unrefTimer(timer);
     onEvent?.("begin", name);
     // Errors of an awaited `Promise.race()` keep the stack of the test alone.
     const running = new Promise((resolve) => resolve(body(...args)));

@@ -1,6 +1,7 @@
 import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { FakeTime } from "@std/testing/time";
+import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { withDeadline, withDeadlineIn } from "./deadline.ts";
 import { Journal, runTests } from "./run_tests.ts";
@@ -48,13 +49,17 @@ function isAlive(pid: number): boolean {
   }
 }
 
+const nothing = () => {};
+
 const entries = (folder: string) => [...Deno.readDirSync(folder)].map(({ name }) => name);
 
 Deno.test("runTests() fails what never settles by name and place, and goes on", async () => {
   using module = new Module(`
-    Deno.test("waits for ever", () => new Promise(() => {}));
+    const wait = () => new Promise((resolve) => setTimeout(resolve, 60_000));
+    Deno.test("waits for nothing", () => new Promise(() => {}));
+    Deno.test("waits for ever", wait);
     Deno.test("is fine", () => {});
-    Deno.test.each([[1]])("case %d waits as well", () => new Promise(() => {}));
+    Deno.test.each([[1]])("case %d waits as well", wait);
     /**
      * \`\`\`ts
      * await new Promise((resolve) => setTimeout(resolve, 60_000));
@@ -65,10 +70,11 @@ Deno.test("runTests() fails what never settles by name and place, and goes on", 
   const { code, output } = await ended(module.spawn("--deadline=0.2", "--doc"));
   assertEquals(code, 1);
   assertStringIncludes(output, 'Cannot finish test: "waits for ever" still runs after 0.2 s');
-  assertMatch(output, /waits for ever => \.\/some_test\.ts:2:/);
+  assertMatch(output, /waits for ever => \.\/some_test\.ts:4:/);
+  assertStringIncludes(output, "Promise resolution is still pending");
   assertMatch(output, /Cannot finish test: "case .* waits as well" still runs/);
-  assertMatch(output, /Cannot finish test: "file:.*some_test\.ts#6-9\.ts" still runs/);
-  assertMatch(output, /FAILED \| 1 passed \| 3 failed/);
+  assertMatch(output, /Cannot finish test: "file:.*some_test\.ts#8-11\.ts" still runs/);
+  assertMatch(output, /FAILED \| 1 passed \| 4 failed/);
   assertEquals(entries(module.folder), ["some_test.ts"]);
 });
 
@@ -120,6 +126,8 @@ Deno.test("Journal.stuck() names tests that do not end, and the module loaded la
 });
 
 Deno.test("withDeadline() counts real time, and leaves no timer", async () => {
+  const { clearInterval } = globalThis;
+  const alive = setInterval(nothing, 1_000);
   using time = new FakeTime();
   const events: string[] = [];
   const options = {
@@ -140,6 +148,9 @@ Deno.test("withDeadline() counts real time, and leaves no timer", async () => {
     TypeError,
     "its own",
   );
+  clearInterval(alive);
+  const timers = () => process.getActiveResourcesInfo().filter((name) => name === "Timeout");
+  assertEquals(await withDeadline("looks", timers, options)(), []);
   assertEquals(time.now, time.start);
   assertEquals(events, [
     "begin waits",
@@ -148,6 +159,8 @@ Deno.test("withDeadline() counts real time, and leaves no timer", async () => {
     "end ends",
     "begin throws",
     "end throws",
+    "begin looks",
+    "end looks",
   ]);
 });
 
