@@ -5,14 +5,15 @@
  * ```text
  * frame   = length(u32) flags(u8) exceptLength(u16) except payload    length counts what follows it
  * plain   = frame...
- * kept    = epoch " " offset "\n" frame...                            offset is that of the first one
+ * kept    = epoch " " offset [" " prev] "\n" frame...                 offset is that of the first one;
+ *                                                                     prev is there if it is not offset - 1
  * ```
  *
  * @module
  */
 import { Buffer } from "node:buffer";
 import type { Publication } from "../broker.ts";
-import type { HistoryPosition } from "../../session/recovery.ts";
+import type { PublicationPosition } from "../history.ts";
 
 /** Bytes in front of a frame's `except`. */
 const HEAD_BYTES = 7;
@@ -50,20 +51,23 @@ export function decodePlain(topic: string, message: Buffer): Publication[] {
 /** The publications of a kept message, each with its position. */
 export function decodeKept(topic: string, message: Buffer): Publication[] {
   const end = message.indexOf(0x0a);
-  const [epoch, offset] = message.toString("latin1", 0, Math.max(end, 0)).split(" ");
-  const first = Number(offset);
-  if (!epoch || !Number.isSafeInteger(first) || first < 1) return [];
-  return decodeFrames(topic, message, end + 1, { epoch, offset: first });
+  const [epoch, first, before] = message.toString("latin1", 0, Math.max(end, 0)).split(" ");
+  const offset = Number(first);
+  const prev = before === undefined ? offset - 1 : Number(before);
+  if (!epoch || !Number.isSafeInteger(offset) || offset < 1) return [];
+  if (!Number.isSafeInteger(prev) || prev < 0 || prev >= offset) return [];
+  return decodeFrames(topic, message, end + 1, { epoch, offset, prev });
 }
 
-/** The publications of a page: one frame each, one after the other from `first` on. */
+/** The publications of a page: one frame each, one after the other from the place of the first on. */
 export function decodeStored(
   topic: string,
   frames: readonly Buffer[],
-  { epoch, offset }: HistoryPosition,
+  { epoch, offset: first, prev }: PublicationPosition,
 ): Publication[] {
   return frames.flatMap((frame, i) => {
-    return decodeFrames(topic, frame, 0, { epoch, offset: offset + i });
+    const offset = first + i;
+    return decodeFrames(topic, frame, 0, { epoch, offset, prev: i === 0 ? prev : offset - 1 });
   });
 }
 
@@ -71,7 +75,7 @@ function decodeFrames(
   topic: string,
   message: Buffer,
   start: number,
-  first: HistoryPosition | undefined,
+  first: PublicationPosition | undefined,
 ): Publication[] {
   const publications: Publication[] = [];
   for (let at = start; at + HEAD_BYTES <= message.length;) {
@@ -88,9 +92,13 @@ function decodeFrames(
       ...(body > at + HEAD_BYTES
         ? { except: message.toString("utf8", at + HEAD_BYTES, body) }
         : {}),
-      ...(first === undefined
-        ? {}
-        : { position: { epoch: first.epoch, offset, prev: offset - 1 } }),
+      ...(first === undefined ? {} : {
+        position: {
+          epoch: first.epoch,
+          offset,
+          prev: publications.length === 0 ? first.prev : offset - 1,
+        },
+      }),
     });
     at = end;
   }

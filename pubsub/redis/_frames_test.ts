@@ -29,8 +29,10 @@ Deno.test("decodeKept() counts offsets on from the first one", () => {
 });
 
 Deno.test("decodeStored() gives each frame of a page its place", () => {
-  const page = decodeStored("chat", PUBLICATIONS.map(encodeFrame), { epoch: "e", offset: 7 });
+  const first = { epoch: "e", offset: 7, prev: 2 };
+  const page = decodeStored("chat", PUBLICATIONS.map(encodeFrame), first);
   assertEquals(page.map(({ position }) => position?.offset), [7, 8, 9, 10]);
+  assertEquals(page.map(({ position }) => position?.prev), [2, 7, 8, 9]);
   assertEquals(page.map(({ payload }) => payload), PUBLICATIONS.map(({ payload }) => payload));
 });
 
@@ -47,9 +49,11 @@ Deno.test("decodePlain() and decodeKept() stop at what is no frame", () => {
     const cut = Buffer.concat([frame, frame.subarray(0, length)]);
     assertEquals(decodePlain("chat", cut), [PUBLICATIONS[0]!], `${length}`);
   }
-  for (const head of ["", "\n", "epoch\n", "epoch x\n", " 1\n", "epoch 1"]) {
-    assertEquals(decodeKept("chat", Buffer.from(head)), [], head);
+  for (const head of ["", "\n", "epoch\n", "epoch x\n", " 1\n", "epoch 1", "e 1 1\n", "e 1 x\n"]) {
+    assertEquals(decodeKept("chat", Buffer.concat([Buffer.from(head), frame])), [], head);
   }
+  const [after] = decodeKept("chat", Buffer.concat([Buffer.from("e 9 3\n"), frame]));
+  assertEquals(after!.position, { epoch: "e", offset: 9, prev: 3 });
   const wrong = Buffer.from(frame);
   wrong.writeUInt16BE(65_535, 5);
   assertEquals(decodePlain("chat", wrong), []);

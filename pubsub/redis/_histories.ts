@@ -86,7 +86,7 @@ export class RedisHistories {
   /** Reads a page. */
   async read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
     const { bounds, after, last, maxMessages, maxBytes } = options;
-    const [epochBytes, head, first, frames] = await this.#scripts.skeinReadBuffer(
+    const [epochBytes, head, first, prev, frames] = await this.#scripts.skeinReadBuffer(
       2,
       this.#names.meta(topic),
       this.#names.stream(topic),
@@ -100,6 +100,7 @@ export class RedisHistories {
     const publications: Publication[] = decodeStored(topic, frames, {
       epoch,
       offset: Number(first),
+      prev: Number(prev),
     });
     return { epoch, head: Number(head), publications };
   }

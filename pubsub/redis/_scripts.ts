@@ -16,15 +16,29 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 `;
 
+/** Begin of the time that offsets start at, in seconds since the Unix epoch: that of 2026. */
+const FIRST_SECOND = 1_767_225_600;
+
+/**
+ * Microseconds for each offset: a topic would have to publish 250,000 times a second, more than Redis
+ * takes, for its offsets to overtake the clock.
+ */
+const MICROS_OF_OFFSET = 4;
+
 /**
  * Opens a history: `KEYS[1]` is its meta hash, `KEYS[2]` its stream, `ARGV[1]` the name of a new
  * epoch, `ARGV[2]` to `ARGV[5]` are ttlMs, size, bytes and how long the place is remembered,
  * `ARGV[6]` is `1` if a restart loses nothing, and `ARGV[7]` and `ARGV[8]` are an epoch and the
  * newest offset that whoever asks has heard of it, or empty.
  *
- * It is new if the server is not the one that wrote it last: a restart and a failover change the
- * replication id, and either may have lost what was acknowledged. It is new as well if the stream
- * has not what the hash says, since keys can be evicted one by one, or less than was heard of it.
+ * It begins anew if the server is not the one that wrote it last: a restart and a failover change
+ * the replication id, and either may have lost what was acknowledged. It begins anew as well if the
+ * stream has not what the hash says, since keys can be evicted one by one, or less than was heard.
+ *
+ * A history without a hash is empty, and is not written before the first publication: its epoch is
+ * named by the replication id. Then its offsets start at the time of that publication, above all
+ * that an earlier history of the topic, forgotten meanwhile, can have had; `behind` is what the
+ * first publication names as the offset before it.
  *
  * A server without replicas, which never was one since its start, can only have restarted.
  */
@@ -35,18 +49,23 @@ local info = redis.call('INFO', 'replication')
 local mark = string.match(info, 'master_replid:(%x+)')
 local isAlone = string.find(info, 'connected_slaves:0') and string.find(info, 'master_replid2:0+%s')
 if not mark then return redis.error_reply('SKEIN INFO does not tell master_replid') end
-local known = redis.call('HMGET', meta, 'epoch', 'mark', 'head', 'oldest', 'bytes', 'until')
+local known = redis.call('HMGET', meta, 'epoch', 'mark', 'head', 'oldest', 'bytes', 'until', 'start', 'behind')
 local epoch, head, oldest, bytes = known[1], tonumber(known[3]), tonumber(known[4]), tonumber(known[5])
-local isNew = not epoch or ARGV[7] == epoch and head < tonumber(ARGV[8])
-if not isNew and known[2] ~= mark then
-  isNew = ARGV[6] ~= '1' or not isAlone
-  if not isNew then redis.call('HSET', meta, 'mark', mark) end
-end
-if not isNew and redis.call('XLEN', stream) ~= head - oldest + 1 then
-  if now < tonumber(known[6]) then isNew = true else oldest, bytes = head + 1, 0 end
+local start, behind = tonumber(known[7] or 0), tonumber(known[8] or 0)
+local isEmpty, isNew = not epoch and ARGV[7] == '', not epoch and ARGV[7] ~= ''
+if isEmpty then epoch, head, oldest, bytes = string.sub(mark, 1, 8), 0, 1, 0
+elseif not isNew then
+  isNew = ARGV[7] == epoch and head < tonumber(ARGV[8])
+  if not isNew and known[2] ~= mark then
+    isNew = ARGV[6] ~= '1' or not isAlone
+    if not isNew then redis.call('HSET', meta, 'mark', mark) end
+  end
+  if not isNew and redis.call('XLEN', stream) ~= head - oldest + 1 then
+    if now < tonumber(known[6]) then isNew = true else oldest, bytes = head + 1, 0 end
+  end
 end
 if isNew then
-  epoch, head, oldest, bytes = ARGV[1], 0, 1, 0
+  epoch, head, oldest, bytes, start, behind = ARGV[1], 0, 1, 0, 0, 0
   redis.call('DEL', meta, stream)
   redis.call('HSET', meta, 'epoch', epoch, 'mark', mark, 'head', 0, 'oldest', 1, 'bytes', 0, 'until', 0)
 end
@@ -81,6 +100,13 @@ end
  * Answers the epoch, the head, and `1` or `0` for each: kept, or a repetition.
  */
 const APPEND = HISTORY + `
+if isEmpty then
+  start = math.max(0, math.floor(((time[1] - ${FIRST_SECOND}) * 1000000 + time[2]) / ${MICROS_OF_OFFSET}))
+  head, oldest = start, start + 1
+  local isWhole = string.find(redis.call('INFO', 'stats'), 'evicted_keys:0%s')
+    and not string.find(redis.call('INFO', 'commandstats'), 'cmdstat_flush')
+  if not isWhole then behind = start end
+end
 local newest, taken, frames = {}, {}, {}
 for i = 11, #ARGV, 3 do
   local key, number, frame = KEYS[tonumber(ARGV[i])], tonumber(ARGV[i + 1]), ARGV[i + 2]
@@ -97,9 +123,13 @@ if #frames > 0 then
   local first = head - #frames + 1
   trim(#frames + 64)
   note(text(now + ttl))
+  if isEmpty then
+    redis.call('HSET', meta, 'epoch', epoch, 'mark', mark, 'start', text(start), 'behind', text(behind))
+  end
   for key, number in pairs(newest) do redis.call('SET', key, text(number), 'PX', ARGV[10]) end
   redis.call('PEXPIRE', stream, text(ttl + 1000))
-  redis.call(ARGV[9], KEYS[3], epoch .. ' ' .. text(first) .. '\\n' .. table.concat(frames))
+  local place = epoch .. ' ' .. text(first) .. (isEmpty and ' ' .. text(behind) or '')
+  redis.call(ARGV[9], KEYS[3], place .. '\\n' .. table.concat(frames))
 end
 redis.call('PEXPIRE', meta, remembered)
 return { epoch, text(head), table.concat(taken) }
@@ -108,9 +138,10 @@ return { epoch, text(head), table.concat(taken) }
 /**
  * Reads a page. Besides those of a history: `ARGV[9]` is the offset after which it begins, or empty;
  * `ARGV[10]` how many of the newest, or empty; `ARGV[11]` and `ARGV[12]` bound the page. Answers the
- * epoch, the head, the first offset, and the frames.
+ * epoch, the head, the first offset, the one before it, and the frames.
  */
 const READ = HISTORY + `
+if isEmpty then return { epoch, '0', '1', '0', {} } end
 trim(256)
 if not isNew and text(oldest) ~= known[4] then note(known[6]) end
 redis.call('PEXPIRE', meta, remembered)
@@ -133,7 +164,9 @@ while count > 0 and from <= head do
     end
   end
 end
-return { epoch, text(head), text(first), frames }
+local prev = first - 1
+if first == start + 1 and (after or 0) == 0 then prev = behind end
+return { epoch, text(head), text(first), text(prev), frames }
 `;
 
 const ADVANCE = `
@@ -178,7 +211,7 @@ export interface Scripts {
   skeinReadBuffer(
     keys: number,
     ...args: Arg[]
-  ): Promise<[epoch: Buffer, head: Buffer, first: Buffer, frames: Buffer[]]>;
+  ): Promise<[epoch: Buffer, head: Buffer, first: Buffer, prev: Buffer, frames: Buffer[]]>;
   skeinAdvance(key: string, number: number, windowMs: number): Promise<number>;
   skeinClaim(key: string, member: string, max: number, ttlMs: number): Promise<number>;
   skeinClaims(key: string): Promise<string[]>;

@@ -88,11 +88,10 @@ test("goes on in a new epoch when a master is lost", async () => {
   await statusIs(far, "interrupted");
   const [first] = await appended;
   assertNotEquals(first!.position!.epoch, kept.epochs[0]);
-  assertEquals(first!.position!.offset, 1);
   await kept.interrupted(1);
   await plain.interrupted(1);
   const page = { bounds: BOUNDS, maxMessages: 100, maxBytes: 100_000 };
-  assertEquals((await far.history.read("chat", page)).head, 10);
+  assertEquals((await far.history.read("chat", page)).head, first!.position!.offset + 9);
 
   near.publish({ topic: "chat", payload: "after" });
   await plain.until(() => plain.payloads.at(-1) === "after");
