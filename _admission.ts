@@ -48,7 +48,7 @@ const MAX_AWAITED_HEADER_BYTES = 16_384;
 /** Statuses of `authenticate` that a token may still turn into a yes. */
 const OPEN_STATUSES: ReadonlySet<number> = new Set([400, 401, 403, 404]);
 
-const ANYBODY = { value: undefined, user: undefined };
+const ANYBODY = { value: undefined, user: undefined, credentials: undefined };
 
 /** A request whose token follows in band, until it came. */
 interface Awaited {
@@ -242,13 +242,14 @@ export class Admission<V> {
     let claim: Disposable | undefined;
     let awaited: Awaited | undefined;
     try {
-      const { value, user } = await this.#authenticator.identify(request, token, signal)
+      const identity = await this.#authenticator.identify(request, token, signal)
         .catch((error) => {
           // A client of 0.1 does not announce the token that it sends next.
           if (mayAwait) awaited = stillAwaited(invitation, error);
           if (awaited === undefined) throw error;
           return ANYBODY;
         });
+      const { user } = identity;
       if (user !== undefined) {
         this.#count({ user });
         byAddress[Symbol.dispose]();
@@ -257,7 +258,7 @@ export class Admission<V> {
       }
       // A client of 0.1 may say a token all the same, which it did not announce.
       const maySignIn = mayAwait && awaited === undefined && saysNothing(invitation);
-      const who = { value, user, awaited, maySignIn };
+      const who = { ...identity, awaited, maySignIn };
       return this.#accept(invitation, reservation, { ...who, handshake, claim });
     } catch (error) {
       reservation[Symbol.dispose]();
@@ -273,6 +274,7 @@ export class Admission<V> {
     { handshake, claim, awaited, maySignIn = false, ...who }: {
       readonly value: unknown;
       readonly user: string | undefined;
+      readonly credentials: SessionIdentity["credentials"];
       readonly awaited?: Awaited | undefined;
       readonly maySignIn?: boolean;
       readonly handshake: ServerHandshake | undefined;

@@ -72,6 +72,14 @@ export interface AdmissionOptions<V> extends OriginRules {
    */
   readonly userOf?: (value: V) => string;
   /**
+   * Says when the credentials behind a value end, in milliseconds since the Unix epoch; `undefined` and
+   * `Infinity` are never. A client that came with a token is asked for a new one 30 s before, or at half
+   * of the time that is left; `connect()` renews by itself if its `token` is a function. A session that
+   * was not renewed is closed with 4401 then, and so are plain pages and logins by cookie. Credentials
+   * that ended already are refused with 401. A throw counts as one of `userOf`.
+   */
+  readonly expiresAt?: (value: V) => number | undefined;
+  /**
    * Lets a `skein.1` client that announces a token, as `connect()` does with its option `token`,
    * connect and say it first: within `session.handshakeTimeoutMs` (5 seconds) and 8 KiB, before
    * anything else is read. Without this such a client is refused with 401, for good.

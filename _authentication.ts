@@ -7,6 +7,7 @@ import type { AdmissionOptions } from "./_admission_options.ts";
 import { Refused } from "./_refusal.ts";
 import { AuthenticationError } from "./errors.ts";
 import { exceedsBytes, utf8Length } from "./session/utf8.ts";
+import type { SessionIdentity } from "./session/session.ts";
 import { startTimer } from "./session/wait.ts";
 
 /** Most bytes of a user in UTF-8: engines have it in the names of topics, rows and buckets. */
@@ -18,6 +19,8 @@ export interface Identity<V> {
   readonly value: V;
   /** The user, if the value stands for one. */
   readonly user: string | undefined;
+  /** When the credentials end, if they do. */
+  readonly credentials: SessionIdentity["credentials"];
 }
 
 /** The refusal of who is nobody: no words about why. */
@@ -26,6 +29,9 @@ const UNAUTHENTICATED = "Unauthenticated";
 /** Refuses a client that announced a token in band, at a server that reads none there. */
 export const TAKES_NO_TOKEN =
   "No token is taken in band: the server needs authenticate and acceptsTokenInBand";
+
+/** Refuses credentials that ended already. */
+const EXPIRED = "The credentials have expired";
 
 /** Told to clients of 0.1, which may have a token in band and do not announce it. */
 const NOT_IN_BAND = `${UNAUTHENTICATED}: this server takes no token in band`;
@@ -67,7 +73,12 @@ export class Authenticator<V> {
     const ask = async () => await authenticate?.({ request, token, signal: ended.signal }) as V;
     try {
       const value = await Promise.race([ask(), late]);
-      return { value, user: this.#userOf(value) };
+      const user = this.#userOf(value);
+      const endsAt = this.#endOf(value);
+      if (endsAt <= Date.now()) throw new Refused(401, EXPIRED);
+      const isRenewable = token !== undefined;
+      const credentials = endsAt === Infinity ? undefined : { endsAt, isRenewable };
+      return { value, user, credentials };
     } catch (error) {
       // Who left is told nothing, and is nobody's fault.
       throw refusalOf(error, !signal?.aborted);
@@ -89,14 +100,34 @@ export class Authenticator<V> {
     throw new Refused(403, `A user has at most ${MAX_USER_BYTES} bytes`, { cause, isFault: true });
   }
 
-  /** A fault of `userOf` is none of the peer, which may come back once it is mended. */
+  /** When the credentials end, in milliseconds since the Unix epoch; `Infinity` if they do not. */
+  #endOf(value: V): number {
+    const { expiresAt } = this.#options;
+    return this.#asked(() => {
+      const endsAt: unknown = expiresAt?.(value) ?? Infinity;
+      if (typeof endsAt === "number" && !Number.isNaN(endsAt)) return endsAt;
+      throw new TypeError(
+        `Cannot identify: expiresAt must return a number or undefined, received ${
+          typeof endsAt === "number" ? endsAt : typeof endsAt
+        }`,
+      );
+    });
+  }
+
   #askedUser(value: V): string | undefined {
     const { userOf } = this.#options;
     if (userOf === undefined) return typeof value === "string" ? value : undefined;
-    try {
+    return this.#asked(() => {
       const user: unknown = userOf(value);
       if (typeof user === "string") return user;
       throw new TypeError(`Cannot identify: userOf must return a string, received ${typeof user}`);
+    });
+  }
+
+  /** A fault of the application is none of the peer, which may come back once it is mended. */
+  #asked<T>(ask: () => T): T {
+    try {
+      return ask();
     } catch (cause) {
       if (cause instanceof AuthenticationError) throw cause;
       throw new Refused(503, "Authentication failed, try again later", { cause, isFault: true });

@@ -16,16 +16,19 @@ import {
 } from "./errors.ts";
 import { INTERNAL_PREFIX } from "./pubsub/broker.ts";
 import type { Presence, Rooms, Topics } from "./pubsub/mod.ts";
+import { Expiry } from "./server/expiry.ts";
 import type { SessionManager } from "./manager/mod.ts";
 import type { ConsoleReport } from "./session/console_report.ts";
 import { type AnyContract, compileContract } from "./session/contract.ts";
 import { encodeMessage } from "./session/encoded.ts";
+import { report } from "./session/inbound.ts";
 import { PRESENCE_PREFIX } from "./session/presence_notice.ts";
-import type { Session } from "./session/session.ts";
+import { coreOf, type Session } from "./session/session.ts";
 import type { SequenceStore } from "./session/sequences.ts";
 import { ServiceDesk } from "./session/services.ts";
 import { validate } from "./session/standard_schema.ts";
 import { TopicPattern } from "./session/topic_pattern.ts";
+import { within } from "./transport/within.ts";
 
 /** What a client wants to do with a topic; `presence` sets the data with which it is present in a room. */
 export type AuthorizedAction = "subscribe" | "publish" | "presence";
@@ -54,10 +57,15 @@ const VERBS: Readonly<Record<AuthorizedAction, string>> = {
   subscribe: "subscribe to",
 };
 
+/** Hears of a token that a client renewed. */
+export type RenewedHandler = (session: Session, before: unknown) => void | Promise<void>;
+
 /** What the services work on. */
 export interface ClientServicesOptions {
   /** Decides; everything is denied without it. */
   readonly authorize: Authorize | undefined;
+  /** Called when a client has renewed its token, with the value before it. */
+  readonly onRenewed: RenewedHandler | undefined;
   /** Whether publications of clients carry their users, unless `authorize` says otherwise. */
   readonly namesPublishers: boolean;
   /** Topics and their schemas. */
@@ -85,6 +93,7 @@ export interface ClientServicesOptions {
 
 /** Makes the services of a server's sessions. */
 export function clientServices(options: ClientServicesOptions): ServiceDesk {
+  const expiry = new Expiry();
   const { authorize, contract, parts } = options;
   const rooms = options.roomPatterns.map((pattern) => new TopicPattern(pattern, "create server"));
   const isRoom = (topic: string) => rooms.some((pattern) => pattern.match(topic) !== undefined);
@@ -139,6 +148,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     },
 
     opened(session) {
+      expiry.watch(session);
       // A session that is nobody's is no user who could be online.
       if (session.user === session.id) return;
       parts().presence.enter(session);
@@ -249,7 +259,41 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       }
       return identity;
     },
+
+    async renewed(session, before) {
+      expiry.watch(session);
+      await Promise.all([hearRenewed(session, before), takeOffDenied(session)]);
+    },
   });
+
+  async function hearRenewed(session: Session, before: unknown): Promise<void> {
+    const core = coreOf(session);
+    const hear = async () => await options.onRenewed?.(session, before);
+    const { requestTimeoutMs: timeoutMs } = core.settings;
+    await within(hear(), { timeoutMs, late: "Cannot wait for onRenewed longer than" })
+      .catch((error) => core.handlerFailed(error, "A handler failed"));
+  }
+
+  /** Asks again about all topics that the client asked for; those of the application stay. */
+  async function takeOffDenied(session: Session): Promise<void> {
+    const { settings } = coreOf(session);
+    const { requestTimeoutMs: timeoutMs } = settings;
+    const faults: unknown[] = [];
+    await Promise.all(
+      parts().topics.requestedBy(session).map(async (topic) => {
+        try {
+          const late = `Cannot wait for authorize of "${topic}" longer than`;
+          await within(check(session, topic, "subscribe"), { timeoutMs, late });
+        } catch (error) {
+          if (!(error instanceof RequestError)) faults.push(error);
+          const reason = error instanceof RequestError ? error.message : "The rights are unknown";
+          parts().topics.unsubscribe(session, topic, { code: "forbidden", reason });
+        }
+      }),
+    );
+    // One hook that is down fails for all topics.
+    if (faults.length > 0) report(settings, faults[0], session);
+  }
 }
 
 /** Prints that a client was denied something: most often `authorize` is missing or has a mistake. */

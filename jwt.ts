@@ -143,12 +143,11 @@ type Verify = (token: string) => Promise<Claims>;
  * import { SignJWT } from "jose";
  *
  * const secret = crypto.getRandomValues(new Uint8Array(32));
- * const { authenticate, userOf } = jwt({ secret, algorithms: ["HS256"], audience: "chat" });
+ * const tokens = jwt({ secret, algorithms: ["HS256"], audience: "chat" });
  * await using server = serve({
  *   port: 0,
  *   onListen() {},
- *   authenticate,
- *   userOf,
+ *   ...tokens,
  *   onMessage: (message, session) => message.reply(session.user),
  * });
  *

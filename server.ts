@@ -37,6 +37,7 @@ import {
   type AuthorizedAction,
   clientServices,
   type Permission,
+  type RenewedHandler,
   tellLiteral,
 } from "./_client_services.ts";
 import { type ConnectionLimits, type ListenInfo, Listening } from "./_listening.ts";
@@ -215,6 +216,36 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
    * @default {false}
    */
   readonly namesPublishers?: boolean;
+  /**
+   * Called when a client has renewed its token: `session.value` is the new one already, `before` what
+   * it was. At the same time `authorize` is asked again for every topic that the client subscribed to,
+   * and takes it off what it denies now; topics of `server.subscribe` stay. What this throws is told
+   * to `onError`, and the session goes on.
+   *
+   * @example A role that is taken back
+   * ```ts
+   * import { connect, RequestError, serve } from "@skein/skein";
+   * import { assertEquals, assertRejects } from "@std/assert";
+   *
+   * const changes: string[] = [];
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   acceptsTokenInBand: true,
+   *   authenticate: ({ token = "" }) => ({ name: "ann", role: token }),
+   *   userOf: ({ name }) => name,
+   *   authorize: ({ value }) => value.role === "editor",
+   *   onRenewed: ({ value }, before) => void changes.push(`${before.role} to ${value.role}`),
+   * });
+   * await using client = connect(server.url, { token: "editor" });
+   * const drafts = client.subscribe("drafts");
+   * await drafts.ready;
+   * await client.session?.authenticate("reader");
+   * const error = await assertRejects(() => Array.fromAsync(drafts), RequestError);
+   * assertEquals([changes, error.failure.code], [["editor to reader"], "forbidden"]);
+   * ```
+   */
+  readonly onRenewed?: (session: Session<V, C, "server">, before: V) => void | Promise<void>;
   /** Limits of the server. */
   readonly limits?: ServerLimits;
   /**
@@ -441,6 +472,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
       turn,
       services: clientServices({
         authorize: authorize as Authorize | undefined,
+        onRenewed: options.onRenewed as RenewedHandler | undefined,
         namesPublishers: options.namesPublishers ?? false,
         contract,
         roomPatterns: Array.isArray(rooms) ? rooms : Object.keys(rooms),
@@ -816,6 +848,7 @@ const SERVER_KEYS: OptionKeys<ServerOptions> = {
   clientAddress: true,
   contract: true,
   dedupeWindowMs: true,
+  expiresAt: true,
   fetch: true,
   flowControl: true,
   history: true,
@@ -834,6 +867,7 @@ const SERVER_KEYS: OptionKeys<ServerOptions> = {
   onOpen: true,
   onRefusal: true,
   onRefused: true,
+  onRenewed: true,
   onStream: true,
   origins: true,
   path: true,

@@ -496,9 +496,22 @@ export class Client<C extends AnyContract = AnyContract>
     this.#presence.resume(session);
     this.#subscriptions.resume(session);
     void this.#outbox.handTo(session);
+    coreOf(session).onRenew = () => void this.#renew(session);
     const { id, transport, fallback } = session;
     this.status.set({ name: "connected", session: id, transport, ...(fallback && { fallback }) });
     void this.#lookAfter();
+  }
+
+  /** Offers a new token. Where that fails the server ends the session, and the next one begins with one. */
+  async #renew(session: Session): Promise<void> {
+    const { token } = this.#options;
+    if (typeof token !== "function") return;
+    try {
+      const renewed = await token();
+      if (renewed !== undefined && !session.isClosed) await session.authenticate(renewed);
+    } catch (error) {
+      coreOf(session).emit("error", error);
+    }
   }
 
   #endOf(info: CloseInfo, wasReady: boolean): "refused" | "closed" | undefined {

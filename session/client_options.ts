@@ -81,7 +81,8 @@ export interface ClientOptions<C extends AnyContract = AnyContract>
   readonly contract?: C;
   /**
    * Token of at most 8,192 bytes, sent in band before anything else; none by default. A function is
-   * asked anew for each connection; where it returns `undefined`, the client comes as a guest.
+   * asked anew for each connection, and when the server asks for a new token before the old one
+   * ends; where it returns `undefined`, the client comes as a guest.
    */
   readonly token?: Fresh<string | undefined>;
   /** Request headers, none by default; Deno only: in a browser the client closes with a `TypeError`. */

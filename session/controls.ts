@@ -37,6 +37,8 @@ export interface ControlHost {
   readonly inbound: Pick<Inbound, "countInvalid" | "note">;
   /** What is done for the peer, if this end has services. */
   readonly serving: Serving | undefined;
+  /** Asked for a new token. */
+  readonly onRenew: (() => void) | undefined;
   /** Told up to which number the peer handled messages. */
   readonly onAck: ((n: number) => void) | undefined;
   /** Sends an envelope that is never dropped. */
@@ -104,6 +106,9 @@ export class Controls {
         return this.#host.inbound.note(envelope);
       case "ack":
         return this.#host.onAck?.(envelope.n);
+      case "renew":
+        this.#host.emit("renew", { withinMs: envelope.withinMs });
+        return this.#host.onRenew?.();
       case "expects":
         return this.#host.tokenExpected(envelope.reason);
       case "service": {

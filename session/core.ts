@@ -107,6 +107,10 @@ export class SessionCore
   declare failedAt: number[] | undefined;
   /** What the server offers beside; only declared, as a server's sessions have it not. */
   declare features: readonly string[] | undefined;
+  /** See `SessionIdentity`; only declared, as a client does not know. */
+  declare credentials: SessionIdentity["credentials"];
+  /** Asked for a new token; only declared, see `onAck`. */
+  declare onRenew: (() => void) | undefined;
   /** See `SessionIdentity`; only declared, as hardly any session has one. */
   declare successor: SessionIdentity["successor"];
   /** Takes what comes after the end of this session; only declared, see `successor`. */
@@ -154,6 +158,7 @@ export class SessionCore
     this.#awaitsToken = identity.awaitsToken === true;
     this.#inherits = identity.inherits === true;
     if (identity.successor) this.successor = identity.successor;
+    if (identity.credentials) this.credentials = identity.credentials;
     this.joins = connection.frames !== undefined && connection.protocol === SKEIN_PROTOCOL;
     this.inbound = settings.services?.inbound(this) ?? new Inbound(this, settings);
     const { frames } = connection;

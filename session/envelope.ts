@@ -120,6 +120,8 @@ export type Envelope =
     readonly unsubscribed: Unsubscribed;
   }
   | { readonly kind: "ack"; readonly n: number }
+  /** The credentials end, and the server asks for a new token. */
+  | { readonly kind: "renew"; readonly withinMs: number }
   /** The server waits for a token, since it refused the request that came without one. */
   | { readonly kind: "expects"; readonly what: "auth"; readonly reason: string }
   | { readonly kind: "service"; readonly service: ServiceKind; readonly id: number | null }
@@ -236,6 +238,7 @@ const KINDS = [
   "unsubscribed",
   "ack",
   "expects",
+  "renew",
 ] as const;
 
 function readControl(kind: Exclude<typeof KINDS[number], ServiceKind>, raw: Raw): Envelope {
@@ -253,6 +256,11 @@ function readControl(kind: Exclude<typeof KINDS[number], ServiceKind>, raw: Raw)
       return readUnsubscribed(raw);
     case "skip":
       return isTopic(value) ? readPlaced(kind, value, raw) : badTopic(kind, value, undefined);
+    case "renew":
+      if (!isObject(value) || !isId(value.withinMs)) {
+        return malformed('Expected "renew" to have withinMs');
+      }
+      return { kind, withinMs: value.withinMs };
     case "expects":
       if (value !== "auth") return { kind: "unknown" };
       return { kind, what: value, reason: textOf(raw.reason) };
@@ -377,6 +385,7 @@ export type OutgoingEnvelope =
   | { readonly skip: string; readonly offset: number; readonly prev: number }
   | Unsubscribed
   | { readonly ack: number }
+  | { readonly renew: { readonly withinMs: number } }
   | { readonly expects: "auth"; readonly reason: string };
 
 /**

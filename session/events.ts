@@ -27,6 +27,11 @@ export interface SessionEventMap {
    * this end for the topic is told of too: the answer is newer.
    */
   unsubscribed: CustomEvent<Unsubscribed>;
+  /**
+   * The server asks for a new token: `session.authenticate()` within so many milliseconds keeps the
+   * session. A client whose `token` is a function does so by itself.
+   */
+  renew: CustomEvent<{ readonly withinMs: number }>;
   /** It is over; the last event. */
   closed: CustomEvent<CloseInfo>;
   /** The peer sent what makes no sense; `detail` says what. */

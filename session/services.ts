@@ -19,7 +19,7 @@ import {
   type NumberedEnvelope,
   ServerInbound,
 } from "./server_inbound.ts";
-import type { Session } from "./session.ts";
+import type { Session, SessionIdentity } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { exceedsBytes } from "./utf8.ts";
 
@@ -81,7 +81,16 @@ export interface SessionServices {
     session: Session,
     token: string,
     signal: AbortSignal,
-  ) => Promise<{ value: unknown; user: string | undefined }>;
+  ) => Promise<{
+    value: unknown;
+    user: string | undefined;
+    credentials?: SessionIdentity["credentials"];
+  }>;
+  /**
+   * Called once the peer has renewed its token and the session has what that stands for; the answer
+   * to the peer waits for the promise. MUST NOT throw.
+   */
+  readonly renewed?: (session: Session, before: unknown) => void | Promise<void>;
 }
 
 /** Where a subscription is to begin. */
@@ -198,6 +207,8 @@ export interface ServiceHost {
   value: unknown;
   /** Who the peer is, if somebody said so. */
   user: string | undefined;
+  /** When the credentials end, if they do. */
+  credentials: SessionIdentity["credentials"];
   /** The client of the peer, over all its sessions. */
   client: string | undefined;
   /** Gives what it waits for to be established another time. */
@@ -419,12 +430,16 @@ export class Serving {
   }
 
   async #authenticate(token: string): Promise<undefined> {
-    const { session } = this.#host;
-    const { authenticate } = this.#services;
+    const { session, value: before } = this.#host;
+    const { authenticate, renewed } = this.#services;
     if (authenticate === undefined) throw new RequestError("forbidden", "This end takes no token");
+    const isRenewal = session.state !== "connecting";
     this.#abort ??= new AbortController();
-    const { value, user } = await authenticate(session, token, this.#abort.signal);
-    if (!session.isClosed) Object.assign(this.#host, { value, user });
+    const identity = await authenticate(session, token, this.#abort.signal);
+    if (session.isClosed) return;
+    const { value, user, credentials } = identity;
+    Object.assign(this.#host, { value, user, credentials });
+    if (isRenewal) await renewed?.(session, before);
   }
 
   #served(envelope: ServiceEnvelope, data: unknown): void {

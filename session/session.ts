@@ -43,6 +43,13 @@ export interface SessionIdentity<V = unknown> {
   readonly value?: V;
   /** Who it is; the session's id if nobody says. */
   readonly user?: string | undefined;
+  /** On a server: the credentials of the peer, where they end. */
+  readonly credentials?: {
+    /** When they end, in milliseconds since the Unix epoch. */
+    readonly endsAt: number;
+    /** Whether they are a token, which the client can renew. */
+    readonly isRenewable: boolean;
+  } | undefined;
   /** Where the peer connected to. */
   readonly url?: string;
   /** Request headers. */

@@ -1,0 +1,278 @@
+/**
+ * Tokens that end, and rights that change while a session goes on.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { AuthenticationError, RequestError, SessionClosedError } from "../errors.ts";
+import type { AuthenticationContext, Refusal } from "../server.ts";
+import { RENEW_MARGIN_MS } from "../server/expiry.ts";
+import type { Session } from "../session/session.ts";
+import { passTime, turns } from "../testing/turns.ts";
+import { testServer, type TestServerOptions } from "../testing/test_server.ts";
+import { endOf, Peer, soon } from "./sessions.ts";
+
+const MINUTE_MS = 60_000;
+const DAY_MS = 86_400_000;
+
+interface Login {
+  readonly name: string;
+  readonly role: string;
+  readonly endsAt: number;
+}
+
+/** Reads a token such as `ann editor 60000`, which ends so many milliseconds from now. */
+function login({ token, request }: AuthenticationContext): Login {
+  const text = token ?? request.headers.get("cookie");
+  if (text === null) throw new AuthenticationError("No token");
+  const [name = "", role = "", lastsMs] = text.split(" ");
+  return { name, role, endsAt: Date.now() + Number(lastsMs) };
+}
+
+const LOGIN: TestServerOptions<Login> = {
+  acceptsTokenInBand: true,
+  authenticate: login,
+  userOf: ({ name }) => name,
+  expiresAt: ({ endsAt }) => endsAt,
+};
+
+/** The envelopes of a kind that a session was asked by. */
+function renewals(session: Pick<Session, "events">): number[] {
+  const asked: number[] = [];
+  session.events.addEventListener("renew", ({ detail }) => void asked.push(detail.withinMs));
+  return asked;
+}
+
+Deno.test("Server asks for a new token in time, and a client with a function renews by itself", async () => {
+  using time = new FakeTime();
+  const values: string[] = [];
+  await using server = testServer({
+    ...LOGIN,
+    onRenewed: ({ value }, before) => void values.push(`${before.role} to ${value.role}`),
+  });
+  let count = 0;
+  await using client = server.connect({ token: () => `ann ${++count} ${10 * MINUTE_MS}` });
+  const session = await client.whenConnected();
+  const asked = renewals(session);
+  await passTime(time, 10 * MINUTE_MS - RENEW_MARGIN_MS - 1);
+  assertEquals([asked, count], [[], 1]);
+  await passTime(time, 1);
+  assertEquals([asked, values], [[RENEW_MARGIN_MS], ["1 to 2"]]);
+  await passTime(time, 30 * MINUTE_MS);
+  // It is the same session, an hour of tokens later.
+  assertEquals([client.session, session.isReady], [session, true]);
+  assertEquals(values, ["1 to 2", "2 to 3", "3 to 4", "4 to 5"]);
+});
+
+Deno.test("Server asks half of the time before a token ends that lasts less than a minute", async () => {
+  using time = new FakeTime();
+  await using server = testServer(LOGIN);
+  await using session = await server.dial({ token: "ann reader 8000" });
+  const asked = renewals(session);
+  await passTime(time, 3_999);
+  assertEquals(asked, []);
+  await passTime(time, 1);
+  assertEquals(asked, [4_000]);
+});
+
+Deno.test("Server closes with 4401 what does not renew, when its credentials end", async () => {
+  using time = new FakeTime();
+  await using server = testServer(LOGIN);
+  const token = `ann reader ${MINUTE_MS}`;
+  const path = `/?token=${encodeURIComponent(token)}`;
+  const headers = { cookie: token };
+  const sessions = [
+    await server.dial({ token }),
+    await server.dial({ path }),
+    await server.dial({ headers }),
+    await server.dial({ path, protocols: [] }),
+    await server.dial({ path, protocols: ["qmux-02"] }),
+  ];
+  const asked = sessions.map((session) => renewals(session));
+  await passTime(time, MINUTE_MS - 1);
+  assertEquals(sessions.map(({ isReady }) => isReady), sessions.map(() => true));
+  // A cookie cannot be renewed by a token, and a plain page is promised messages alone.
+  assertEquals(asked.map(({ length }) => length), [1, 1, 0, 0, 0]);
+  await passTime(time, 1);
+  for (const session of sessions) {
+    const { code, reason, by } = await endOf(session);
+    assertEquals([code, reason, by], [4401, "The credentials have expired", "remote"]);
+  }
+  assertEquals(server.manager.count, 0);
+});
+
+Deno.test("Client whose renewal failed comes back with a fresh token", async () => {
+  using time = new FakeTime();
+  await using server = testServer(LOGIN);
+  let count = 0;
+  const errors: unknown[] = [];
+  await using client = server.connect({
+    token: () => {
+      if (++count === 2) throw new Error("The provider is down");
+      return `ann reader ${MINUTE_MS}`;
+    },
+  });
+  const session = await client.whenConnected();
+  session.events.addEventListener("error", ({ detail }) => void errors.push(`${detail}`));
+  await passTime(time, MINUTE_MS + 1_000);
+  assertEquals([session.isClosed, client.isConnected, count], [true, true, 3]);
+  assertEquals(errors, ["Error: The provider is down"]);
+});
+
+Deno.test("Server waits for an end that is further away than a timer can be", async () => {
+  using time = new FakeTime();
+  await using server = testServer({ ...LOGIN, limits: { cleanupIntervalMs: DAY_MS } });
+  const path = `/?token=${encodeURIComponent(`ann reader ${60 * DAY_MS}`)}`;
+  const session = await server.dial({ path, protocols: [] });
+  await passTime(time, 60 * DAY_MS - 1);
+  assertEquals(session.isReady, true);
+  await passTime(time, 1);
+  assertEquals((await endOf(session)).code, 4401);
+});
+
+Deno.test("Server never closes a session whose credentials do not end", async () => {
+  using time = new FakeTime();
+  for (const endsAt of [Infinity, undefined]) {
+    await using server = testServer({ authenticate: () => "ann", expiresAt: () => endsAt });
+    await using session = await server.dial();
+    await passTime(time, 60 * MINUTE_MS);
+    assertEquals(session.isReady, true);
+  }
+});
+
+Deno.test("Server has one end for a session, however often it renews", async () => {
+  using time = new FakeTime();
+  await using server = testServer(LOGIN);
+  await using session = await server.dial({ token: `ann reader ${MINUTE_MS}` });
+  const asked = renewals(session);
+  for (let i = 0; i < 50; i++) await session.authenticate(`ann reader ${2 * MINUTE_MS + i}`);
+  await passTime(time, 2 * MINUTE_MS - 1_000);
+  assertEquals([session.isReady, asked.length], [true, 1]);
+  // A token that ends no later is taken, and not asked for again.
+  await session.authenticate("ann reader 900");
+  await passTime(time, 899);
+  assertEquals([session.isReady, asked.length], [true, 1]);
+  await passTime(time, 1);
+  assertEquals((await endOf(session)).code, 4401);
+});
+
+Deno.test("Session whose renewal is refused goes on up to its end", async () => {
+  using time = new FakeTime();
+  await using server = testServer(LOGIN);
+  await using session = await server.dial({ token: `ann reader ${MINUTE_MS}` });
+  for (const token of ["bob reader 90000", "ann reader -1"]) {
+    await assertRejects(() => session.authenticate(token), RequestError);
+  }
+  await passTime(time, MINUTE_MS - 1);
+  assertEquals(session.isReady, true);
+  await passTime(time, 1);
+  assertEquals((await endOf(session)).code, 4401);
+});
+
+Deno.test("Server refuses credentials that ended already, and answers 503 where expiresAt fails", async () => {
+  const told: Refusal[] = [];
+  const failures: [expiresAt: () => number, code: number, error: string][] = [
+    [() => Date.now() - 1, 4401, "undefined"],
+    [
+      () => NaN,
+      4503,
+      "TypeError: Cannot identify: expiresAt must return a number or undefined, received NaN",
+    ],
+    [
+      () => "soon" as never,
+      4503,
+      "TypeError: Cannot identify: expiresAt must return a number or undefined, received string",
+    ],
+    [
+      () => {
+        throw new Error("Broken");
+      },
+      4503,
+      "Error: Broken",
+    ],
+  ];
+  for (const [expiresAt, code, error] of failures) {
+    await using server = testServer({
+      authenticate: () => "ann",
+      expiresAt,
+      onRefusal: (refusal) => void told.push(refusal),
+    });
+    const refused = await assertRejects(() => server.dial(), SessionClosedError);
+    assertEquals([refused.info?.code, `${told.at(-1)?.error}`], [code, error]);
+  }
+});
+
+Deno.test("Server takes a client off what it may not hear any more, before it answers the token", async () => {
+  const errors: unknown[] = [];
+  await using server = testServer({
+    ...LOGIN,
+    rooms: ["room:{name}"],
+    authorize: ({ value }, topic) => {
+      if (value.role === "broken" && topic === "faulty") throw new Error("No rights table");
+      return value.role === "editor" || topic.startsWith("open");
+    },
+    onError: (error) => void errors.push(`${error}`),
+    onOpen: (session) => void server.subscribe(session, "forced"),
+  });
+  const peer = new Peer(await server.open({ protocols: ["skein.1", "skein.auth"] }));
+  const answered = async (id: number) => {
+    while (!peer.envelopes.some(({ reply }) => reply === id)) await turns();
+  };
+  peer.say({ auth: "ann editor 90000", id: 0 });
+  await soon(answered(0));
+  const topics = ["drafts", "faulty", "open", "room:a", "forced"];
+  topics.forEach((subscribe, i) => peer.say({ subscribe, id: i + 1 }));
+  await soon(answered(topics.length));
+  for (const topic of topics) server.publish(topic, "before");
+  await turns();
+  const { length } = peer.envelopes;
+  peer.say({ auth: "ann broken 90000", id: 9 });
+  await soon(answered(9));
+  for (const topic of topics) server.publish(topic, "after");
+  await turns();
+  const reason = (topic: string) => `This session may not subscribe to "${topic}"`;
+  const after = peer.envelopes.slice(length);
+  // Rights are asked for side by side.
+  const left = after.splice(0, 3).sort((a, b) =>
+    `${a.unsubscribed}` < `${b.unsubscribed}` ? -1 : 1
+  );
+  assertEquals([...left, ...after], [
+    { unsubscribed: "drafts", code: "forbidden", reason: reason("drafts") },
+    { unsubscribed: "faulty", code: "forbidden", reason: "The rights are unknown" },
+    { unsubscribed: "room:a", code: "forbidden", reason: reason("room:a") },
+    { reply: 9 },
+    { topic: "open", data: "after" },
+    { topic: "forced", data: "after" },
+  ]);
+  assertEquals(errors, ["Error: No rights table"]);
+  // Its user may come back unnoticed for a while.
+  assertEquals(server.rooms.members("room:a").map(({ connections }) => connections), [0]);
+  peer.connection.close();
+});
+
+Deno.test("Server answers a renewal although onRenewed fails, and denies what authorize does not say in time", async () => {
+  using time = new FakeTime();
+  const errors: unknown[] = [];
+  let isHanging = false;
+  await using server = testServer({
+    ...LOGIN,
+    authorize: () => isHanging ? new Promise<boolean>(() => {}) : true,
+    onRenewed: () => Promise.reject(new Error("No audit log")),
+    onError: (error) => void errors.push(`${error}`),
+  });
+  await using client = server.connect({ token: "ann reader 3600000" });
+  const session = await client.whenConnected();
+  const news = client.subscribe("news");
+  await news.ready;
+  await session.authenticate("ann editor 3600000");
+  assertEquals(errors, ["Error: No audit log"]);
+  assertEquals(server.manager.sessionsOf("ann")[0]?.isReady, true);
+  isHanging = true;
+  const renewing = session.authenticate("ann reader 3600000", { timeoutMs: MINUTE_MS });
+  await passTime(time, 30_000);
+  await renewing;
+  const error = await assertRejects(() => Array.fromAsync(news), RequestError);
+  assertEquals(error.failure.code, "forbidden");
+  assert(`${errors.at(-1)}`.includes('authorize of "news"'));
+});
