@@ -2,15 +2,15 @@
  * Skein for browsers and for Deno clients: nothing below this file needs Deno.
  *
  * What not every page needs is loaded when it is first needed. Bundled with code splitting,
- * minified and gzipped, a page that connects loads at most 20 KiB at first, or 22 KiB with all that
+ * minified and gzipped, a page that connects loads at most 26 KiB at first, or 28 KiB with all that
  * is exported here, contracts among it. Then come at most
  *
- * - 8.5 KiB when it first tries WebTransport,
+ * - 9 KiB when it first tries WebTransport,
  * - 19 KiB when it first opens or gets a stream or a datagram on a WebSocket,
  * - 10 KiB when a session is first asked for something that it has beside messages, such as its
  *   diagnostics.
  *
- * Bundled as one file all of it is at most 54 KiB.
+ * Bundled as one file all of it is at most 60 KiB.
  *
  * @example Usage
  * ```ts

@@ -74,6 +74,8 @@ const FINAL_CODES: ReadonlySet<number> = new Set([
  * - **Outbox:** what is sent while not connected goes out after reconnecting, in order, and no
  *   faster than the server takes it. A message that is larger than the server's limit is dropped,
  *   and told to `onRefused` with the code `too-large`.
+ * - **Console:** a client that cannot connect, or is refused, says so in a line, once a URL, unless
+ *   `status` was read or subscribed to, or there is an `onError`.
  * - **Refused:** 4400, 4401, 4403 and 4404 end it, whichever end closed so; a server's normal close
  *   does too. After a session that held, a server's 4401 gets one more try, with a fresh token. What
  *   waits then, such as a loop, a request or a publication, is rejected at once; after a normal close
@@ -412,6 +414,7 @@ export class Client<C extends AnyContract = AnyContract>
       while (true) {
         const { info, wasReady } = await this.#live();
         const end = this.#endOf(info, wasReady);
+        if (end !== undefined || !wasReady) this.#report(info, end);
         if (end !== undefined) return this.#finish(end, info);
         const mayMove = this.#retryAt === 0 && !isOffline();
         const delayMs = this.#urls.failed() && mayMove ? 0 : this.#delay();
@@ -433,6 +436,19 @@ export class Client<C extends AnyContract = AnyContract>
       this.#life?.[Symbol.dispose]();
       this.#options.signal?.removeEventListener("abort", this.#onAbort);
     }
+  }
+
+  /** Prints a failure that neither a handler nor a reader of the status hears of. */
+  #report({ code, reason, error }: CloseInfo, end: "refused" | "closed" | undefined): void {
+    const isNormal = code === CloseCode.normal || this.#stop.signal.aborted;
+    if (isNormal || this.status.isObserved || this.#options.onError) return;
+    const why = error === undefined ? `${code}${reason && ` ${reason}`}` : reason;
+    const line = end === undefined
+      ? `${why.includes(this.#place) ? why : `Cannot connect to ${this.#place}: ${why}`}; ` +
+        "the client tries again, and its status tells how that goes"
+      : `The client of ${this.#place} has ended (${end}): ${why}`;
+    const cure = code === CloseCode.unauthenticated ? "; give connect() a token that is valid" : "";
+    this.#settings.console.tell(end ?? "unreachable", line + cure, { about: this.#place });
   }
 
   /** Does not wait where the next connection goes to another host. */

@@ -2,6 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
+import { captureConsole } from "../tests/console_lines.ts";
 import { HELLO, type Peer, turns } from "../tests/sessions.ts";
 import { memoryPair } from "../transport/memory.ts";
 import { Client } from "./client.ts";
@@ -243,4 +244,49 @@ Deno.test("Client tries again when the page is back online or looked at again, a
   dispatchEvent(new Event("online"));
   await time.tickAsync(60_000);
   assertEquals(network.dials.length, 3);
+});
+
+Deno.test("Client prints once for each URL that it cannot reach it, and once that it was refused", async () => {
+  using time = new FakeTime();
+  using printed = captureConsole();
+  const { network, dial } = service(new Set(["a", "b"]));
+  await using _client = new Client(["m://a/?token=hush", "m://b/"], dial, steady);
+  for (let i = 0; i < 5; i++) await time.tickAsync(10_000);
+  assertEquals(printed.lines, [
+    "Skein: Cannot connect to m://a/: Nobody is there; the client tries again, and its status tells " +
+    "how that goes",
+    "Skein: Cannot connect to m://b/: Nobody is there; the client tries again, and its status tells " +
+    "how that goes",
+  ]);
+  network.answers.push(...[4503, 4401].map((code) => network.refuse(code)));
+  const refused = new Client("m://c/?token=hush", network.dial, steady);
+  await turns();
+  await time.tickAsync(500);
+  await refused.closed;
+  assertEquals(printed.lines.slice(2), [
+    "Skein: Cannot connect to m://c/: 4503 No; the client tries again, and its status tells how " +
+    "that goes",
+    "Skein: The client of m://c/ has ended (refused): 4401 No; give connect() a token that is valid",
+  ]);
+});
+
+Deno.test("Client prints nothing where its status is read or subscribed to, or onError is set, or it is closed", async () => {
+  using time = new FakeTime();
+  using printed = captureConsole();
+  const { dial } = service(new Set(["a"]));
+  const clients = [
+    new Client("m://a/", dial, { ...steady, onError() {} }),
+    ...Array.from({ length: 3 }, () => new Client("m://a/", dial, steady)),
+  ];
+  clients[1]!.status.subscribe(() => {});
+  void clients[2]!.status[Symbol.asyncIterator]().next();
+  await clients[3]!.close();
+  await time.tickAsync(20_000);
+  assertEquals(clients.slice(0, 3).map(({ status }) => status.current.name), [
+    "reconnecting",
+    "reconnecting",
+    "reconnecting",
+  ]);
+  for (const client of clients) await client.close();
+  assertEquals(printed.lines, []);
 });

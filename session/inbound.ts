@@ -20,6 +20,12 @@ import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { exceedsBytes } from "./utf8.ts";
 
+/**
+ * How long the first message may wait, in milliseconds, before the application is told that nothing
+ * handles messages: a loop may begin late.
+ */
+const UNHANDLED_MS = 5_000;
+
 /** Invalid messages are counted anew after so many milliseconds. */
 const INVALID_WINDOW_MS = 60_000;
 
@@ -138,6 +144,7 @@ export class Inbound implements Overtaking<Incoming> {
   #unreadMessages = 0;
   #unknownEnvelopes = 0;
   #protocolErrors = 0;
+  #unhandledTimer: ReturnType<typeof setTimeout> | undefined;
 
   /** Creates the receiving half; with an `onMessage` handler, messages go to it. */
   constructor(host: InboundHost, settings: SessionSettings) {
@@ -222,6 +229,7 @@ export class Inbound implements Overtaking<Incoming> {
   /** The next message, for an iterator: `undefined` at the end. */
   async next(): Promise<Message | undefined> {
     this.isRead = true;
+    clearTimeout(this.#unhandledTimer);
     while (true) {
       const incoming = this.queue.take();
       if (incoming !== undefined) {
@@ -243,6 +251,7 @@ export class Inbound implements Overtaking<Incoming> {
 
   /** Takes no more. What came before is still handled, unless the queue is cleared. */
   end(reason: unknown): void {
+    clearTimeout(this.#unhandledTimer);
     this.queue.end();
     for (const owed of this.#answering?.values() ?? []) cancel(owed, reason);
     for (const message of this.#running?.keys() ?? []) message.cancel(reason);
@@ -326,7 +335,7 @@ export class Inbound implements Overtaking<Incoming> {
     if (this.meter?.refuses(envelope, size)) return false;
     switch (envelope.kind) {
       case "message":
-        return this.receiveMessage(envelope, size);
+        return this.#receiveMessage(envelope, size);
       case "cancel":
         return this.#cancelled(envelope.id);
       case "malformed":
@@ -346,7 +355,7 @@ export class Inbound implements Overtaking<Incoming> {
   }
 
   /** Takes a message, unless it is refused. */
-  protected receiveMessage(incoming: Incoming, size: number): void {
+  #receiveMessage(incoming: Incoming, size: number): void {
     const { topic, id } = incoming;
     this.#receivedMessages++;
     if (id !== undefined && (this.#answering?.size ?? 0) >= this.#settings.maxRequests) {
@@ -371,6 +380,18 @@ export class Inbound implements Overtaking<Incoming> {
       // Nobody ever read one: they are as unwanted as events without a listener.
       this.#discard(this.queue.take()!);
     }
+    if (this.isHandled || this.isRead || topic.startsWith("presence:")) return;
+    this.#unhandledTimer ??= setTimeout(() => this.unhandled(topic), UNHANDLED_MS);
+  }
+
+  /** Nothing handles messages, such as one of a topic; who is present need not concern anybody. */
+  protected unhandled(topic: string): void {
+    if (this.#settings.handlers.onError !== undefined) return;
+    const reader = this.#settings.side === "client" ? "client, or subscribe to it" : "session";
+    this.#settings.console.tell(
+      "unhandled",
+      `Messages on "${topic}" wait in vain: set onMessage, or loop over the ${reader}`,
+    );
   }
 
   /** Whether all handlers may wait for the peer, and there is no room for one more beside them. */

@@ -20,9 +20,6 @@ const MAX_HELD_FRAMES = 256;
 /** Bytes of them, beside the first one: as much as one frame of several envelopes. */
 const MAX_HELD_BYTES = 65_536;
 
-/** How long a session may begin its loop after a first message, before that is told of, in milliseconds. */
-const UNHANDLED_MS = 5_000;
-
 /** Envelopes that may have a number. */
 export type NumberedEnvelope = Extract<Envelope, { kind: "message" | "publish" }>;
 
@@ -51,8 +48,6 @@ export class ServerInbound extends Inbound implements Backpressure {
   readonly #core: SessionCore;
   /** Of the message that the loop took last. */
   #taken: Numbered | undefined;
-  /** Looks whether the first message is still there; only declared, as most sessions have none. */
-  declare unhandledTimer: ReturnType<typeof setTimeout> | undefined;
 
   /** Creates the receiving half. */
   constructor(core: SessionCore) {
@@ -118,17 +113,9 @@ export class ServerInbound extends Inbound implements Backpressure {
   }
 
   /** See {@linkcode Inbound}. */
-  protected override receiveMessage(incoming: Incoming, size: number): void {
-    super.receiveMessage(incoming, size);
-    const unhandled = this.#core.settings.services?.services.unhandled;
-    if (unhandled === undefined || this.isHandled || this.isRead || this.queue.size !== 1) return;
-    this.unhandledTimer ??= setTimeout(() => unhandled(incoming.topic), UNHANDLED_MS);
-  }
-
-  /** See {@linkcode Inbound}. */
-  override end(reason: unknown): void {
-    clearTimeout(this.unhandledTimer);
-    super.end(reason);
+  protected override unhandled(topic: string): void {
+    const { services } = this.#core.settings.services!;
+    services.unhandled?.(topic);
   }
 
   /** See {@linkcode Inbound}. */
@@ -160,7 +147,6 @@ export class ServerInbound extends Inbound implements Backpressure {
 
   /** See {@linkcode Inbound}. */
   override next(): Promise<Message | undefined> {
-    clearTimeout(this.unhandledTimer);
     this.release();
     return super.next();
   }

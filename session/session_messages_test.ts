@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, UnsupportedError } from "../errors.ts";
+import { captureConsole } from "../tests/console_lines.ts";
 import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand, turns } from "../tests/sessions.ts";
 import { encodeBinary } from "./_binary.ts";
 import { MAX_JOINED_BYTES } from "./entry.ts";
@@ -399,4 +400,43 @@ Deno.test("Session.send() throws when the queue is full, and the session is over
     by: "local",
   });
   assert(session.closeError instanceof QueueFullError);
+});
+
+Deno.test("Session prints once that nothing reads its messages, whoever sends them", async () => {
+  using time = new FakeTime();
+  using printed = captureConsole();
+  await using pair = await ends();
+  pair.client.send("say", 1);
+  pair.client.send("say", 2);
+  pair.server.send("tell", 1);
+  await turns();
+  await time.tickAsync(4_999);
+  assertEquals(printed.lines, []);
+  await time.tickAsync(1);
+  pair.client.send("say", 3);
+  await turns();
+  await time.tickAsync(10_000);
+  assertEquals(printed.lines.sort(), [
+    'Skein: Messages on "say" wait in vain: set onMessage, or loop over the session',
+    'Skein: Messages on "tell" wait in vain: set onMessage, or loop over the client, or subscribe to ' +
+    "it",
+  ]);
+});
+
+Deno.test("Session prints nothing of messages that a loop reads in time, of presence, and after its end", async () => {
+  using time = new FakeTime();
+  using printed = captureConsole();
+  await using read = await ends();
+  read.client.send("say", 1);
+  read.server.send("presence:room", { type: "leave" });
+  await turns();
+  const reading = read.server[Symbol.asyncIterator]();
+  assertEquals((await reading.next()).value?.data, 1);
+  const ended = await ends();
+  ended.client.send("say", 1);
+  await turns();
+  await ended.client.close();
+  await time.tickAsync(10_000);
+  assertEquals(printed.lines, []);
+  await reading.return();
 });

@@ -11,6 +11,7 @@ import {
   type MessageOf,
   type Side,
 } from "./contract.ts";
+import { ConsoleReport } from "./console_report.ts";
 import { MAX_MESSAGE_BYTES } from "./encoded.ts";
 import type { GoAway } from "./envelope.ts";
 import { Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
@@ -185,6 +186,12 @@ export interface SessionSettings {
   /** What this end does for its peers. */
   readonly services: ServiceDesk | undefined;
   /**
+   * Tells failures that no handler hears of.
+   *
+   * @ignore
+   */
+  readonly console: ConsoleReport;
+  /**
    * Names this client to servers, over all its sessions: 128 random bits; empty on a server.
    *
    * @ignore
@@ -259,6 +266,7 @@ export function sessionSettings<
     onHandlerError,
     watch: undefined,
     services: options.services,
+    console: new ConsoleReport(),
     client: options.side === "client" ? crypto.getRandomValues(new Uint32Array(4)).join("-") : "",
     sendQueue: { ...checkLimits(SEND_QUEUE, sendQueue, { of: "session: sendQueue." }), policy },
     receiveQueue: checkLimits(RECEIVE_QUEUE, receiveQueue, { of: "session: receiveQueue." }),
