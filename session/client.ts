@@ -5,7 +5,7 @@
  * @module
  */
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
-import { publicUrl } from "../transport/url.ts";
+import { absoluteUrl, publicUrl } from "../transport/url.ts";
 import { within } from "../transport/within.ts";
 import type { Life } from "./_life.ts";
 import { checkLoop } from "./_one_loop.ts";
@@ -443,11 +443,14 @@ export class Client<C extends AnyContract = AnyContract>
     const isNormal = code === CloseCode.normal || this.#stop.signal.aborted;
     if (isNormal || this.status.isObserved || this.#options.onError) return;
     const why = error === undefined ? `${code}${reason && ` ${reason}`}` : reason;
+    // Its own errors name the server already, by another scheme perhaps.
+    const isNamed = why.includes(absoluteUrl(this.#place)?.host ?? this.#place);
     const line = end === undefined
-      ? `${why.includes(this.#place) ? why : `Cannot connect to ${this.#place}: ${why}`}; ` +
+      ? `${isNamed ? why : `Cannot connect to ${this.#place}: ${why}`}; ` +
         "the client tries again, and its status tells how that goes"
       : `The client of ${this.#place} has ended (${end}): ${why}`;
-    const cure = code === CloseCode.unauthenticated ? "; give connect() a token that is valid" : "";
+    const isUnexplained = code === CloseCode.unauthenticated && !/token/i.test(reason);
+    const cure = isUnexplained ? "; give connect() a token that is valid" : "";
     this.#settings.console.tell(end ?? "unreachable", line + cure, { about: this.#place });
   }
 

@@ -8,6 +8,7 @@ import {
   TimeoutError,
   UnsupportedError,
 } from "../errors.ts";
+import { captureConsole } from "../tests/console_lines.ts";
 import { NativePlatform } from "../tests/native.ts";
 import { listen } from "../tests/servers.ts";
 import { soon, turns } from "../tests/sessions.ts";
@@ -233,6 +234,24 @@ Deno.test("connectBy() and dialBy() name the URL in every error, without its sec
       break;
     }
   }
+});
+
+Deno.test("connectBy() names a server that cannot be reached once in the line on the console", async () => {
+  using printed = captureConsole();
+  const client = connectBy(
+    () => (url) =>
+      Promise.reject(
+        new ConnectionError(`Cannot open WebSocket to ${String(url).replace("https", "wss")}`),
+      ),
+    "https://example.com/chat",
+    {},
+  );
+  await turns();
+  await client.close();
+  assertEquals(printed.lines, [
+    "Skein: Cannot open WebSocket to wss://example.com/chat; the client tries again, and its " +
+    "status tells how that goes",
+  ]);
 });
 
 Deno.test("connectBy() comes back when a page comes back that was left", async () => {
