@@ -40,6 +40,7 @@ export class Expiry {
    */
   watch(session: Session): void {
     const core = coreOf(session);
+    if (session.isClosed) return;
     const known = this.#watched.get(core);
     clearTimeout(known?.timer);
     const { endsAt = Infinity, isRenewable = false } = core.credentials ?? {};

@@ -230,6 +230,19 @@ Deno.test("Server never chooses the mark of a token in band", async () => {
   }
 });
 
+Deno.test("dial() says a token in band over qmux-02.skein.1", async () => {
+  await using server = listen({
+    acceptsTokenInBand: true,
+    authenticate: ({ token }) => token ?? "guest",
+  });
+  await using session = await dial(server.url, {
+    protocols: ["qmux-02.skein.1"],
+    token: "ann",
+    transports: ["websocket"],
+  });
+  assertEquals(server.manager.sessionsOf("ann").map(({ id }) => id), [session.id]);
+});
+
 Deno.test("Client without a token comes as a guest where its function says so", async () => {
   const users: string[] = [];
   const tokens = [undefined, "ann"];
