@@ -252,9 +252,11 @@ export class Admission<V> {
       const { user } = identity;
       if (user !== undefined) {
         this.#count({ user });
+        // Only then a place among the user's sessions of this node: who waits, perhaps in vain, takes
+        // it from nobody.
+        claim = await this.#claimFor(user);
         byAddress[Symbol.dispose]();
         reservation = this.#reserve(address, user);
-        claim = await this.#claimFor(user);
       }
       // A client of 0.1 may say a token all the same, which it did not announce.
       const maySignIn = mayAwait && awaited === undefined && saysNothing(invitation);

@@ -20,12 +20,26 @@ const BATCH = 100;
 /** How long a client waits for the engine; then its node counts alone, in milliseconds. */
 const PATIENCE_MS = 2_000;
 
+/**
+ * Pauses before a place is asked for again that was refused, in milliseconds: of a client that moves
+ * from one node to another, the first node may just be giving up the place.
+ */
+const ASK_AGAIN_MS = [50, 200];
+
 /** A session's place among those of its user; disposing of it gives it up. */
 export type UserClaim = Disposable;
 
 interface Held {
   readonly scope: string;
   readonly member: string;
+}
+
+/** The sessions of one user on this node. */
+interface OfUser {
+  /** Places that are held. */
+  held: number;
+  /** Places that are being given up, one after the other. */
+  releasing: Promise<void> | undefined;
 }
 
 /** What {@linkcode UserClaims} need. */
@@ -43,6 +57,9 @@ export interface UserClaimsOptions {
  *
  * - **Engine away:** a session is let in then, and its claim made later; the manager's own limit, of
  *   this node, holds all the time.
+ * - **All that fit:** a place counts as taken until its session ended and the engine knows of it. A
+ *   claim waits for places of the same user that this node gives up, and asks twice more, within a
+ *   quarter of a second, for those that others do.
  * - **Nodes that died:** their claims are given up by who needs the place, once the node is surely
  *   gone; else they end by themselves after two minutes.
  * - **Cost:** one call for each session that begins, ends, and lives for another 40 s.
@@ -53,7 +70,9 @@ export class UserClaims {
   readonly #max: number;
   // Bounded by the sessions that the manager admits.
   readonly #held = new Set<Held>();
-  readonly #releasing = new Set<Promise<unknown>>();
+  readonly #users = new Map<string, OfUser>();
+  /** Ends the pauses of those that will ask again. */
+  readonly #pauses = new Set<() => void>();
   readonly #restoring: Disposable;
   #timer: ReturnType<typeof setInterval> | undefined;
   #isRenewing = false;
@@ -79,15 +98,14 @@ export class UserClaims {
    */
   async claim(user: string): Promise<UserClaim> {
     const held = { scope: `sessions:${user}`, member: `${this.#nodes.id}/${++this.#last}` };
-    const isRefused = await this.#isRefused(held);
-    if (isRefused) {
-      this.#release(held);
+    if (await this.#isRefused(held)) {
       throw new LimitError(
         "maxSessionsPerUser",
         `Cannot admit session: at most ${this.#max} sessions per user, received one more`,
       );
     }
     this.#held.add(held);
+    this.#userOf(held).held++;
     this.#timer ??= setInterval(() => void this.#renew(), RENEW_MS);
     return { [Symbol.dispose]: () => this.#end(held) };
   }
@@ -96,13 +114,41 @@ export class UserClaims {
   async close(): Promise<void> {
     this.#restoring[Symbol.dispose]();
     clearInterval(this.#timer);
-    await settlesWithin(Promise.all(this.#releasing), PATIENCE_MS);
+    for (const end of this.#pauses) end();
+    const releasing = Array.from(this.#users.values(), (user) => user.releasing);
+    await settlesWithin(Promise.all(releasing), PATIENCE_MS);
   }
 
   async #isRefused(held: Held): Promise<boolean> {
+    const { scope } = held;
+    // Each of them is a session that goes on: no engine has to be asked.
+    const isFull = () => (this.#users.get(scope)?.held ?? 0) >= this.#max;
+    const { releasing } = this.#users.get(scope) ?? {};
+    if (isFull()) return true;
+    // An engine that is so slow is away.
+    if (releasing !== undefined && !await settlesWithin(releasing, PATIENCE_MS)) return false;
     if (await this.#claims(held) !== false) return false;
-    if (!await this.#freeOfTheDead(held.scope)) return true;
-    return await this.#claims(held) === false;
+    await this.#freeOfTheDead(scope);
+    if (await this.#claims(held) !== false) return false;
+    for (const pauseMs of ASK_AGAIN_MS) {
+      if (isFull()) break;
+      await this.#pause(pauseMs);
+      if (await this.#claims(held) !== false) return false;
+    }
+    this.#release(held);
+    return true;
+  }
+
+  #pause(pauseMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const end = () => {
+        clearTimeout(timer);
+        this.#pauses.delete(end);
+        resolve();
+      };
+      const timer = setTimeout(end, pauseMs);
+      this.#pauses.add(end);
+    });
   }
 
   /** Whether it is claimed; `undefined` where the engine does not say. */
@@ -114,18 +160,15 @@ export class UserClaims {
     return isClaimed;
   }
 
-  /** Gives up what nodes hold that are gone; whether there was something. */
-  async #freeOfTheDead(scope: string): Promise<boolean> {
-    let isFreed = false;
+  /** Gives up what nodes hold that are gone. */
+  async #freeOfTheDead(scope: string): Promise<void> {
     const freeing = async () => {
       for (const member of await this.#store.claims(scope)) {
         if (!this.#nodes.isGone(member.slice(0, member.indexOf("/")))) continue;
         await this.#store.release(scope, member);
-        isFreed = true;
       }
     };
     await settlesWithin(freeing().catch(() => {}), PATIENCE_MS);
-    return isFreed;
   }
 
   #end(held: Held): void {
@@ -134,14 +177,34 @@ export class UserClaims {
       clearInterval(this.#timer);
       this.#timer = undefined;
     }
+    this.#userOf(held).held--;
     this.#release(held);
   }
 
-  #release({ scope, member }: Held): void {
-    // Where the engine is away, the claim ends by itself.
-    const releasing = this.#store.release(scope, member).catch(() => {});
-    this.#releasing.add(releasing);
-    void releasing.then(() => this.#releasing.delete(releasing));
+  #userOf({ scope }: Held): OfUser {
+    let user = this.#users.get(scope);
+    if (user === undefined) {
+      user = { held: 0, releasing: undefined };
+      this.#users.set(scope, user);
+    }
+    return user;
+  }
+
+  /** One after the other: in engines that compare and set, many at once would hinder one another. */
+  #release(held: Held): void {
+    const { scope, member } = held;
+    const user = this.#userOf(held);
+    const before = user.releasing;
+    const release = async () => {
+      await before;
+      // Where the engine is away, the claim ends by itself.
+      await this.#store.release(scope, member).catch(() => {});
+      if (user.releasing !== releasing) return;
+      user.releasing = undefined;
+      if (user.held === 0) this.#users.delete(scope);
+    };
+    const releasing = release();
+    user.releasing = releasing;
   }
 
   /** Some at a time, so that the engine has other things to do. */

@@ -39,9 +39,25 @@ class Cluster implements AsyncDisposable {
   /** A user's session, and what it hears. */
   async dial(server: TestServer<string>, user: string): Promise<User> {
     const dialing = server.dial({ headers: { authorization: `Bearer ${user}` } });
-    dialing.catch(() => {});
+    let isPending = true;
+    dialing.catch(() => {}).finally(() => isPending = false);
     await this.pass(0);
+    // Where a place of the user is only just given up, it is asked for again.
+    if (isPending) await this.askAgain();
     return new User(await dialing);
+  }
+
+  /** How a user's session is refused, once the nodes were asked for a place again. */
+  async refused(server: TestServer<string>, user: string): Promise<SessionClosedError> {
+    const dialing = server.dial({ headers: { authorization: `Bearer ${user}` } });
+    const refused = assertRejects(() => dialing, SessionClosedError);
+    await this.askAgain();
+    return await refused;
+  }
+
+  /** Time for places that are asked for again. */
+  async askAgain(): Promise<void> {
+    for (let i = 0; i < 8; i++) await this.pass(50);
   }
 
   async pass(ms: number): Promise<void> {
@@ -545,7 +561,7 @@ Deno.test("maxSessionsPerUser holds on all nodes together", async () => {
   const one = await cluster.dial(a!, "ann");
   await cluster.dial(b!, "ann");
   await cluster.dial(b!, "bob");
-  const refused = await assertRejects(() => cluster.dial(a!, "ann"), SessionClosedError);
+  const refused = await cluster.refused(a!, "ann");
   assertEquals([refused.info?.code, refused.info?.reason], [
     4429,
     "Cannot admit session: at most 2 sessions per user, received one more",
@@ -557,7 +573,7 @@ Deno.test("maxSessionsPerUser holds on all nodes together", async () => {
   // Long sessions keep their places.
   for (let i = 0; i < 60; i++) await cluster.pass(10_000);
   assert(four.session.isReady && two!.isReady && three === undefined);
-  await assertRejects(() => cluster.dial(a!, "ann"), SessionClosedError);
+  await cluster.refused(a!, "ann");
 });
 
 Deno.test("maxSessionsPerUser holds for tokens in band, too", async () => {
@@ -571,11 +587,77 @@ Deno.test("maxSessionsPerUser holds for tokens in band, too", async () => {
     return await dialing;
   };
   const one = await dial(a!);
-  const refused = await assertRejects(() => dial(b!), SessionClosedError);
-  assertEquals(refused.info?.code, 4429);
+  const refused = assertRejects(() => dial(b!), SessionClosedError);
+  await cluster.askAgain();
+  assertEquals((await refused).info?.code, 4429);
   await one.close();
   await cluster.pass(0);
   await dial(b!);
+});
+
+Deno.test("maxSessionsPerUser lets in all that fit, while others give up their places", async () => {
+  await using cluster = new Cluster();
+  const limits = { maxSessionsPerUser: 5 };
+  const [a, b] = await cluster.start(2, { limits });
+  // An engine that takes its time to free a place, one after the other.
+  const { store } = cluster.engine;
+  const { release } = store;
+  let line: Promise<unknown> = Promise.resolve();
+  store.release = (...args) => {
+    const freed = line.then(() => new Promise((resolve) => setTimeout(resolve, 5)))
+      .then(() => release.apply(store, args));
+    line = freed;
+    return freed;
+  };
+  const come = async (servers: TestServer<string>[]) => {
+    const dialing = servers.map((server) =>
+      server.dial({ headers: { authorization: "Bearer ann" } })
+    );
+    const settled = Promise.allSettled(dialing);
+    for (let i = 0; i < 60; i++) await cluster.pass(5);
+    return (await settled).flatMap((one) => one.status === "fulfilled" ? [one.value] : []);
+  };
+  for (const servers of [[a!], [a!, b!]]) {
+    let sessions = await come(Array.from({ length: 8 }, (_, i) => servers[i % servers.length]!));
+    assertEquals(sessions.length, 5);
+    // All of them leave, and come again at once.
+    for (const session of sessions) void session.close();
+    await cluster.pass(0);
+    sessions = await come(Array.from({ length: 5 }, (_, i) => servers[i % servers.length]!));
+    assertEquals(sessions.length, 5);
+    for (const session of sessions) void session.close();
+    for (let i = 0; i < 20; i++) await cluster.pass(5);
+  }
+});
+
+Deno.test("Who waits for a place of maxSessionsPerUser takes none from others", async () => {
+  await using cluster = new Cluster();
+  const limits = { maxSessionsPerUser: 2 };
+  const [a, b] = await cluster.start(2, { limits });
+  const there = [await cluster.dial(b!, "ann"), await cluster.dial(b!, "ann")];
+  const coming = Promise.allSettled(
+    [1, 2, 3].map(() => a!.dial({ headers: { authorization: "Bearer ann" } })),
+  );
+  await cluster.pass(100);
+  for (const { session } of there) void session.close();
+  await cluster.askAgain();
+  const statuses = (await coming).map(({ status }) => status).sort();
+  assertEquals(statuses, ["fulfilled", "fulfilled", "rejected"]);
+});
+
+Deno.test("A node that is full with a user's sessions refuses another without asking the engine", async () => {
+  await using cluster = new Cluster();
+  const [a] = await cluster.start(1, { limits: { maxSessionsPerUser: 1 } });
+  await cluster.dial(a!, "ann");
+  let asked = 0;
+  const { store } = cluster.engine;
+  const { claim } = store;
+  store.claim = (...args) => {
+    asked++;
+    return claim.apply(store, args);
+  };
+  await assertRejects(() => cluster.dial(a!, "ann"), SessionClosedError);
+  assertEquals(asked, 0);
 });
 
 Deno.test("The places of a killed node's sessions are free once it is gone", async () => {
@@ -585,7 +667,7 @@ Deno.test("The places of a killed node's sessions are free once it is gone", asy
   await cluster.pass(10_000);
   await cluster.dial(a!, "ann");
   await cluster.kill(a!);
-  await assertRejects(() => cluster.dial(b!, "ann"), SessionClosedError);
+  await cluster.refused(b!, "ann");
   await cluster.pass(7_000);
   await cluster.dial(b!, "ann");
 });
@@ -599,10 +681,10 @@ Deno.test("While the engine is away sessions are counted by node, and claimed la
   store.claim = () => Promise.reject(new Error("away"));
   await cluster.dial(a!, "ann");
   await cluster.dial(a!, "ann");
-  await assertRejects(() => cluster.dial(a!, "ann"), SessionClosedError);
+  await cluster.refused(a!, "ann");
   store.claim = claim;
   await cluster.pass(40_000);
-  await assertRejects(() => cluster.dial(b!, "ann"), SessionClosedError);
+  await cluster.refused(b!, "ann");
 });
 
 Deno.test("An engine that lost everything is told of all sessions again once it is back", async () => {
@@ -614,7 +696,7 @@ Deno.test("An engine that lost everything is told of all sessions again once it 
   cluster.engine.store.clear();
   cluster.engine.comeBack();
   await cluster.pass(100);
-  await assertRejects(() => cluster.dial(b!, "ann"), SessionClosedError);
+  await cluster.refused(b!, "ann");
 });
 
 Deno.test("Clients can neither hear nor say what nodes tell one another", async () => {
