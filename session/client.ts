@@ -444,7 +444,7 @@ export class Client<C extends AnyContract = AnyContract>
     if (isNormal || this.status.isObserved || this.#options.onError) return;
     const why = error === undefined ? `${code}${reason && ` ${reason}`}` : reason;
     // Its own errors name the server already, by another scheme perhaps.
-    const isNamed = why.includes(absoluteUrl(this.#place)?.host ?? this.#place);
+    const isNamed = why.includes(`//${absoluteUrl(this.#place)?.host}`);
     const line = end === undefined
       ? `${isNamed ? why : `Cannot connect to ${this.#place}: ${why}`}; ` +
         "the client tries again, and its status tells how that goes"
