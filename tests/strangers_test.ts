@@ -65,9 +65,11 @@ for (const webSocket of [undefined, hardenedWebSocket({ handshakeBurst: Infinity
     // The runtime may drop a socket whose peer sends while it closes.
     assertEquals(closes.filter((code) => code !== 4401 && code !== undefined), []);
     assertEquals(granted, 0);
-    using raw = await RawSocket.open(portOf(server), { protocol: MARKED });
-    await raw.frame(records[0]!, { head: 0x82 });
-    assertEquals(await raw.closed(), { code: 4401, reason: REASON });
+    {
+      using raw = await RawSocket.open(portOf(server), { protocol: MARKED });
+      await raw.frame(records[0]!, { head: 0x82 });
+      assertEquals(await raw.closed(), { code: 4401, reason: REASON });
+    }
     await until(() => server.manager.stats().reserved === 0);
   });
 }
