@@ -167,23 +167,24 @@ for (const [what, [more, expected]] of Object.entries(PERMISSIONS)) {
   });
 }
 
-/** How long `connect()` waits before it tries WebSocket, and then may take. */
-const HEAD_START_MS = 500;
-const SLACK_MS = 300;
+/** How long WebTransport may take to open: nothing here waits for that. */
+const WEBTRANSPORT_MS = 10_000;
 
 for (const isSilent of [true, false]) {
   const what = isSilent ? "drops every packet" : "is closed";
-  Deno.test(`connect() is up over WebSocket within the head start and 300 ms where the UDP port ${what}`, async () => {
+  Deno.test(`connect() is up over WebSocket long before WebTransport gives up where the UDP port ${what}`, async () => {
     // It takes packets and answers none; closed, the system says that nobody is there.
     const hole = createSocket("udp4");
     await new Promise<void>((resolve) => hole.bind(0, "127.0.0.1", resolve));
     const { port } = hole.address();
     const closed = new Promise<void>((resolve) => hole.once("close", resolve));
     if (!isSilent) hole.close();
+    let asked = 0;
     await using server = listen({
       webTransport: false,
       fetch(request) {
         if (!request.url.endsWith("/.well-known/skein/webtransport")) return new Response("");
+        asked++;
         const value = new Uint8Array(32).toBase64();
         return Response.json({ port, serverCertificateHashes: [{ algorithm: "sha-256", value }] });
       },
@@ -194,16 +195,17 @@ for (const isSilent of [true, false]) {
     const tookMs = performance.now() - before;
     assertEquals(session.transport, "websocket");
     assertEquals(session.fallback!.transport, "webtransport");
-    assert(tookMs <= HEAD_START_MS + SLACK_MS, `it took ${tookMs} ms`);
+    // The head start alone, which is 500 ms.
+    assert(tookMs < WEBTRANSPORT_MS / 2, `it took ${tookMs} ms`);
 
     // It is remembered: the next session does not wait.
-    const again = performance.now();
+    const questions = asked;
     for (const each of server.manager.all()) await each.close({ code: 4000 });
     while (client.session === session || !client.isConnected) {
       client.retryNow();
       await turns(1);
     }
-    assert(performance.now() - again < HEAD_START_MS, `it took ${performance.now() - again} ms`);
+    assertEquals(asked, questions);
     assertEquals(client.session!.transport, "websocket");
     if (isSilent) hole.close();
     await closed;

@@ -231,9 +231,9 @@ export function frameOf(
  * @param holds Whether it is so.
  */
 export async function until(holds: () => boolean): Promise<void> {
-  const end = Date.now() + 10_000;
+  const end = Date.now() + 40_000;
   while (!holds()) {
-    assert(Date.now() < end, `not so after 10 s: ${holds}`);
+    assert(Date.now() < end, `not so after 40 s: ${holds}`);
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
 }

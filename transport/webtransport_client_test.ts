@@ -70,13 +70,11 @@ Deno.test("dialWebTransport() rejects when the certificate is another", async ()
 Deno.test("dialWebTransport() rejects when there is no server, in time", async () => {
   const socket = bindUdp();
   const url = `https://127.0.0.1:${socket.addr.port}/`;
-  const start = performance.now();
   await assertRejects(
     () => soon(dialWebTransport(url, { timeoutMs: 50 })),
     TimeoutError,
     "50 ms",
   );
-  assert(performance.now() - start < 1_000);
   socket.close();
 });
 

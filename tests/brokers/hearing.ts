@@ -10,7 +10,7 @@ import type { Broker, BrokerStatus, BrokerSubscription, Publication } from "../.
 import type { Appended, HistoryBounds } from "../../pubsub/history.ts";
 
 /** How long something may take, in milliseconds. */
-const PATIENCE_MS = 20_000;
+const PATIENCE_MS = 40_000;
 
 /** Bounds that nothing reaches. */
 export const BOUNDS: HistoryBounds = { size: 100_000, ttlMs: 600_000, bytes: 100_000_000 };

@@ -20,7 +20,7 @@ import { noTimers } from "./hearing.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
 /** How long something may take, in milliseconds. */
-const PATIENCE_MS = 10_000;
+const PATIENCE_MS = 40_000;
 
 /** Dead within a second. */
 const QUICK = { heartbeatMs: 200, goneAfterMs: 1_000 };

@@ -8,7 +8,7 @@ import { delay } from "@std/async/delay";
 import { isMissing } from "./programs.ts";
 
 /** How long a server may take to answer, in milliseconds. */
-const PATIENCE_MS = 10_000;
+const PATIENCE_MS = 40_000;
 
 const PROGRAM = "redis-server";
 

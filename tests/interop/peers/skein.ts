@@ -26,7 +26,7 @@ const BIG_BYTES = 5_000_000;
 export const MAX_STREAMS = 128;
 
 /** A step that takes longer than this has stalled. */
-const STALL_MS = 2_000;
+const STALL_MS = 20_000;
 
 /** Subprotocols that the clients offer. */
 export const OFFERED: readonly string[] = ["skein.2", "skein.1"];

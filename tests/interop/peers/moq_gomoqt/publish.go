@@ -10,7 +10,7 @@ import (
 )
 
 // groupGap is the time between two groups: without it, a reader would have to be as fast as this.
-const groupGap = 2 * time.Millisecond
+const groupGap = 10 * time.Millisecond
 
 // publisher serves the broadcasts, and notes what is asked of it.
 type publisher struct {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// stall is how long a step may take.
-const stall = 5 * time.Second
+// stall is how long a step may take, on a machine that does much else.
+const stall = 15 * time.Second
 
 // subscribe does everything that a publisher has something for, one after the other.
 func subscribe(ctx context.Context, session *session) (result, error) {

@@ -130,16 +130,16 @@ const SECOND_PRIORITY = 200;
 const CLOSE: Close = { closeCode: 42, reason: "grüße" };
 
 /** The time between two groups: without it, a reader would have to be as fast as the writer. */
-const GROUP_GAP_MS = 2;
+const GROUP_GAP_MS = 10;
 
 /** What was written still has to arrive, and nothing says when it has. */
 const ARRIVAL_MS = 200;
 
-/** How long a step may take. */
-const STALL_MS = 5_000;
+/** How long a step may take, on a machine that does much else. */
+const STALL_MS = 15_000;
 
 /** How long an update may take, which not all can. */
-const UPDATE_MS = 1_000;
+const UPDATE_MS = 3_000;
 
 /**
  * Plays one end of a session until that is over.

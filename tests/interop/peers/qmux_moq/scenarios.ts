@@ -71,10 +71,10 @@ const BIG_BYTES = 5_000_000;
 /** More than the window of one stream, less than that of the connection. */
 const STALLED_BYTES = 700_000;
 /** How long nothing is said: several times the idle timeout of who plays `ping`. */
-const SILENCE_MS = 2_000;
+const SILENCE_MS = 6_000;
 
 /** The idle timeout of the peer in `ping`, in milliseconds. */
-export const PING_IDLE_MS = 600;
+export const PING_IDLE_MS = 2_000;
 
 const encode = (text: string) => new TextEncoder().encode(text);
 

@@ -22,7 +22,7 @@ const DATAGRAMS: usize = 200;
 const BIG_BYTES: usize = 5_000_000;
 /// More than the window of one stream, less than that of the connection.
 const STALLED_BYTES: usize = 700_000;
-const SILENCE: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_secs(6);
 
 /// Plays a scenario; returns a JSON line of what was seen.
 pub async fn dial(url: &str, protocols: Option<&str>, scenario: &str) -> Result<String> {
