@@ -21,7 +21,7 @@ import {
   toHttp3StreamCode,
 } from "../../transport/h3/error_codes.ts";
 import { decodeIdPayload, encodeFrame, FrameParser, FrameType } from "../../transport/h3/frames.ts";
-import { refusalOf } from "../../transport/h3/_request_fields.ts";
+import { refusalOf } from "../../transport/h3/_message_fields.ts";
 import { decodeFields, encodeFields, type Field } from "../../transport/h3/qpack.ts";
 import {
   decodeSettings,

@@ -19,7 +19,7 @@ import type {
   OpenStreamOptions,
   StreamDirection,
 } from "../connection.ts";
-import { CapsuleType, decodeVarintCapsule } from "./capsules.ts";
+import { CapsuleType, decodeStreamCount, decodeVarintCapsule } from "./capsules.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import type { FlowControlLimits } from "./settings.ts";
 import type { DataCredit } from "./stream_halves.ts";
@@ -149,9 +149,10 @@ export class SessionCredit implements ConnectionCredit {
    */
   receiveCapsule(type: number, payload: Uint8Array): void {
     for (const kind of ["data", "bidirectional", "unidirectional"] as const) {
-      if (type === KINDS[kind].grant) return this.#raise(kind, decodeVarintCapsule(payload));
+      const decode = kind === "data" ? decodeVarintCapsule : decodeStreamCount;
+      if (type === KINDS[kind].grant) return this.#raise(kind, decode(payload));
       if (type !== KINDS[kind].blocked) continue;
-      const limit = decodeVarintCapsule(payload);
+      const limit = decode(payload);
       this.#host.tell({ type: "blocked", what: kind, by: "remote", limit });
       return this.#kinds[kind].receive.peerBlocked(limit);
     }

@@ -29,12 +29,13 @@ export interface StreamHead {
  *
  * @param reader Reads the stream.
  * @param sessionType The type that is followed by a session.
- * @returns The beginning; `undefined` if the stream ends before.
+ * @returns The beginning; `empty` if the stream ends without a byte, `undefined` if it ends inside of
+ * the head, or breaks.
  */
 export async function readHead(
   reader: ReadableStreamBYOBReader,
   sessionType: number,
-): Promise<StreamHead | undefined> {
+): Promise<StreamHead | "empty" | undefined> {
   let bytes: Uint8Array | undefined;
   while (true) {
     let result;
@@ -43,7 +44,7 @@ export async function readHead(
     } catch {
       return undefined; // Reset, or the connection is over.
     }
-    if (result.done) return undefined;
+    if (result.done) return bytes === undefined ? "empty" : undefined;
     bytes = bytes === undefined ? result.value : concat(bytes, result.value);
     const head = parseHead(bytes, reader, sessionType);
     if (head !== undefined) return head;

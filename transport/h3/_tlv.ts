@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { readVarint, varintLength, varintLengthAt, writeVarint } from "./varint.ts";
+import { readBigVarint, readVarint, varintLength, varintLengthAt, writeVarint } from "./varint.ts";
 
 /** One frame or capsule, or a piece of it. */
 export interface Tlv {
@@ -62,6 +62,17 @@ export function encodeTlv(type: number, payload: Uint8Array): Uint8Array<ArrayBu
 export function readOnlyVarint(payload: Uint8Array): number | undefined {
   if (payload.length === 0 || payload.length !== varintLengthAt(payload[0]!)) return undefined;
   return readVarint(payload, 0);
+}
+
+/**
+ * Reads a payload that is one varint and nothing else, without rounding.
+ *
+ * @param payload The payload.
+ * @returns The value; `undefined` if the payload is shorter or longer than one varint.
+ */
+export function readOnlyBigVarint(payload: Uint8Array): bigint | undefined {
+  const value = readOnlyVarint(payload);
+  return value === undefined ? undefined : readBigVarint(payload, 0);
 }
 
 /**

@@ -4,7 +4,13 @@
  * @module
  */
 import { cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
-import { encodeTlv, readOnlyVarint, type TlvHandling, TlvParser } from "./_tlv.ts";
+import {
+  encodeTlv,
+  readOnlyBigVarint,
+  readOnlyVarint,
+  type TlvHandling,
+  TlvParser,
+} from "./_tlv.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import { encodeVarint } from "./varint.ts";
 
@@ -55,6 +61,9 @@ export interface CloseCapsule {
  * what is held for a reader is bound by its number.
  */
 export const MAX_DATAGRAM_CAPSULE_BYTES = 1_500;
+
+/** The most streams of one kind that a session has: the numbers of streams end at 2^62 - 1. */
+export const MAX_STREAM_COUNT = 2n ** 60n;
 
 const CLOSE_CODE_BYTES = 4;
 const MAX_VARINT_BYTES = 8;
@@ -110,7 +119,25 @@ export function encodeVarintCapsule(type: number, value: number): Uint8Array<Arr
 export function decodeVarintCapsule(payload: Uint8Array): number {
   const value = readOnlyVarint(payload);
   if (value !== undefined) return value;
-  throw malformed(`payload must be one varint, received ${payload.length} bytes`);
+  throw notOneVarint(payload);
+}
+
+/**
+ * Reads the payload of a capsule that carries a number of streams.
+ *
+ * @param payload The payload.
+ * @returns The number; above 2^53 - 1 it is rounded.
+ * @throws {H3ProtocolError} If the payload is not exactly one varint, or with `flowControlError` if
+ * it is more than {@linkcode MAX_STREAM_COUNT}.
+ */
+export function decodeStreamCount(payload: Uint8Array): number {
+  const count = readOnlyBigVarint(payload);
+  if (count === undefined) throw notOneVarint(payload);
+  if (count <= MAX_STREAM_COUNT) return Number(count);
+  throw new H3ProtocolError(
+    H3Error.flowControlError,
+    `Cannot read capsule: a number of streams must be at most 2^60, received ${count}`,
+  );
 }
 
 /**
@@ -218,6 +245,10 @@ function handlingOf(type: number, length: number): TlvHandling {
   throw malformed(
     `type 0x${type.toString(16)} may have ${maxBytes} bytes, received ${length}`,
   );
+}
+
+function notOneVarint(payload: Uint8Array): H3ProtocolError {
+  return malformed(`payload must be one varint, received ${payload.length} bytes`);
 }
 
 function malformed(message: string, options?: ErrorOptions): H3ProtocolError {

@@ -10,21 +10,22 @@ import type { FlowControlOptions } from "../connection.ts";
 import type { Deadlines } from "../deadlines.ts";
 import { type EarlyStream, EarlyStreams } from "./_early_streams.ts";
 import { flowLimitsOf } from "./_flow_limits.ts";
-import { refusalOf } from "./_request_fields.ts";
+import { refusalOf, statusOf } from "./_message_fields.ts";
 import { readHead, type StreamHead } from "./_stream_head.ts";
-import { H3Error, H3ProtocolError } from "./error_codes.ts";
-import { decodeIdPayload, encodeFrame, FrameParser, FrameType } from "./frames.ts";
+import { ControlFrames } from "./control.ts";
+import { H3Error, H3ProtocolError, STREAM_ERRORS } from "./error_codes.ts";
+import { encodeFrame, FrameParser, FrameType } from "./frames.ts";
 import { decodeFields, encodeFields, type Field } from "./qpack.ts";
+import { checkEncoderInstructions, DecoderInstructions } from "./qpack_instructions.ts";
 import { type QuicEnding, quicEnding } from "./quic.ts";
 import { Http3Request } from "./request.ts";
 import { UNIDIRECTIONAL_STREAM } from "./_opening.ts";
 import type { SessionCreditPair } from "./_session_credit.ts";
 import { Http3Session } from "./session.ts";
 import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
-import type { ConnectStream, SessionLink } from "./session_link.ts";
+import type { ConnectStream, SessionEnding, SessionLink } from "./session_link.ts";
 import {
   clientSettings,
-  decodeSettings,
   encodeSettings,
   flowControlOf,
   serverSettings,
@@ -48,6 +49,9 @@ const MAX_QUARTER_ID = 2 ** 60;
 
 /** Control frames are small and rare; this is pinned for as long as a connection is idle. */
 const CONTROL_READ_BYTES = 256;
+
+/** With tables of capacity 0 nearly nothing comes; this is pinned like the above. */
+const QPACK_READ_BYTES = 16;
 
 /** Types of unidirectional streams: RFC 9114 section 6.2, RFC 9204 section 4.2. */
 const StreamType = { control: 0, push: 1, qpackEncoder: 2, qpackDecoder: 3 } as const;
@@ -99,7 +103,7 @@ export class Http3Connection implements SessionLink {
   #peerSettings: Settings | undefined;
   /** Client-opened bidirectional streams whose first frame did not come yet. */
   readonly #unread = new Set<number>();
-  /** They have to live as long as the connection; nothing is ever read from them. */
+  /** They have to live as long as the connection. */
   readonly #critical: unknown[] = [];
   readonly #uniqueTypes = new Set<number>();
   readonly #early = new EarlyStreams();
@@ -123,6 +127,11 @@ export class Http3Connection implements SessionLink {
     this.#settings.promise.catch(() => {}); // Not all wait for it.
     this.ending = this.#run();
     options.firstRequests?.add(this);
+  }
+
+  /** Which end this is. */
+  get side(): "client" | "server" {
+    return this.#options.side;
   }
 
   /** What this end did to the connection, if it closed it for a fault. */
@@ -199,7 +208,7 @@ export class Http3Connection implements SessionLink {
       id,
       reader: stream.readable.getReader({ mode: "byob" }),
       writer: stream.writable.getWriter(),
-      frames: new FrameParser(),
+      frames: new FrameParser({ stream: "request" }),
     };
     const session: Http3Session = new Http3Session(this, connect, {
       errors,
@@ -257,7 +266,10 @@ export class Http3Connection implements SessionLink {
   }
 
   /** See {@linkcode SessionLink.sessionEnded}. */
-  sessionEnded(session: Http3Session, closeConnection: boolean): Promise<void> | undefined {
+  sessionEnded(
+    session: Http3Session,
+    { closeConnection, fault }: SessionEnding,
+  ): Promise<void> | undefined {
     if (!this.#sessions.delete(session.id)) return undefined;
     this.#early.refuse(session.id);
     if (closeConnection && !this.#isOver) {
@@ -270,7 +282,8 @@ export class Http3Connection implements SessionLink {
       this.#closeAfter(GRACE_MS);
       return undefined;
     }
-    this.close();
+    if (fault === undefined) this.close();
+    else this.close(fault.h3Code, fault.message);
     return this.ending.then(() => {});
   }
 
@@ -342,7 +355,7 @@ export class Http3Connection implements SessionLink {
   async #classifyUnidirectional(stream: Deno.QuicReceiveStream): Promise<void> {
     const reader = stream.getReader({ mode: "byob" });
     const head = await readHead(reader, UNIDIRECTIONAL_STREAM);
-    if (head === undefined) return;
+    if (head === undefined || head === "empty") return;
     const { type, held } = head;
     switch (type) {
       case UNIDIRECTIONAL_STREAM: {
@@ -355,15 +368,28 @@ export class Http3Connection implements SessionLink {
           refuse: () => void reader.cancel().catch(() => {}),
         });
       }
-      case StreamType.control:
-        this.#critical.push(reader);
+      case StreamType.control: {
         this.#checkOnce("control stream", StreamType.control);
-        return await this.#readControl(reader, held);
+        const read = this.#controlReader();
+        return await this.#readCritical(reader, "control stream", {
+          read,
+          held,
+          size: CONTROL_READ_BYTES,
+        });
+      }
       case StreamType.qpackEncoder:
-      case StreamType.qpackDecoder:
-        // With a table of capacity 0 nothing of use comes.
-        this.#critical.push(reader);
-        return this.#checkOnce("QPACK stream", type);
+      case StreamType.qpackDecoder: {
+        this.#checkOnce("QPACK stream", type);
+        const decoder = new DecoderInstructions();
+        const read = type === StreamType.qpackEncoder
+          ? checkEncoderInstructions
+          : (bytes: Uint8Array) => decoder.check(bytes);
+        return await this.#readCritical(reader, "QPACK stream", {
+          read,
+          held,
+          size: QPACK_READ_BYTES,
+        });
+      }
       case StreamType.push:
         throw new H3ProtocolError(
           this.#options.side === "server" ? H3Error.streamCreationError : H3Error.idError,
@@ -381,62 +407,50 @@ export class Http3Connection implements SessionLink {
     this.#uniqueTypes.add(type);
   }
 
-  async #readControl(
+  /** Reads a stream that has to live as long as the connection. */
+  async #readCritical(
     reader: ReadableStreamBYOBReader,
-    held: Uint8Array | undefined,
+    what: string,
+    { read, held, size }: {
+      readonly read: (bytes: Uint8Array) => void;
+      readonly held: Uint8Array | undefined;
+      readonly size: number;
+    },
   ): Promise<void> {
-    const frames = new FrameParser();
-    if (held !== undefined) frames.push(held);
-    let isFirst = true;
+    this.#critical.push(reader);
+    if (held !== undefined) read(held);
     while (true) {
-      for (let frame; (frame = frames.next()) !== undefined;) {
-        this.#receiveControl(frame.type, frame.payload, isFirst);
-        isFirst = false;
-      }
       let result;
       try {
-        result = await reader.read(new Uint8Array(CONTROL_READ_BYTES));
+        result = await reader.read(new Uint8Array(size));
       } catch (error) {
         if (/\breset by peer\b/.test(String(error))) break;
         return; // The connection is over; `ending` tells how.
       }
       if (result.done) break;
-      frames.push(result.value);
+      read(result.value);
     }
     if (this.#isOver) return;
-    throw new H3ProtocolError(H3Error.closedCriticalStream, "The peer closed its control stream");
+    throw new H3ProtocolError(H3Error.closedCriticalStream, `The peer closed its ${what}`);
   }
 
-  #receiveControl(type: number, payload: Uint8Array, isFirst: boolean): void {
-    if (isFirst !== (type === FrameType.settings)) {
-      throw new H3ProtocolError(
-        isFirst ? H3Error.missingSettings : H3Error.frameUnexpected,
-        isFirst
-          ? `Expected SETTINGS first, received a frame of type ${type}`
-          : "The peer sent a second SETTINGS frame",
-      );
-    }
-    switch (type) {
-      case FrameType.settings:
-        this.#peerSettings = decodeSettings(payload);
-        return this.#settings.resolve(this.#peerSettings);
-      case FrameType.cancelPush:
-      case FrameType.maxPushId:
-        return void decodeIdPayload(payload); // Nothing is ever pushed.
-      case FrameType.goaway:
-        decodeIdPayload(payload);
-        // RFC 9114 section 5.2: no request may follow, and a pool makes another connection.
-        this.#isRefusing ||= this.#options.side === "client";
-        for (const session of this.#sessions.values()) session.windUp();
-        return;
-      case FrameType.data:
-      case FrameType.headers:
-      case FrameType.pushPromise:
-        throw new H3ProtocolError(
-          H3Error.frameUnexpected,
-          `Expected no frame of type ${type} on the control stream`,
-        );
-    }
+  #controlReader(): (bytes: Uint8Array) => void {
+    const frames = new FrameParser({ stream: "control" });
+    const control = new ControlFrames(this.#options.side);
+    return (bytes) => {
+      frames.push(bytes);
+      for (let frame; (frame = frames.next()) !== undefined;) {
+        const event = control.receive(frame);
+        if (event === "goaway") this.#windUp();
+        else if (event !== undefined) this.#settings.resolve(this.#peerSettings = event);
+      }
+    };
+  }
+
+  #windUp(): void {
+    // RFC 9114 section 5.2: no request may follow, and a pool makes another connection.
+    this.#isRefusing ||= this.#options.side === "client";
+    for (const session of this.#sessions.values()) session.windUp();
   }
 
   async #classifyBidirectional(stream: Deno.QuicBidirectionalStream, id: number): Promise<void> {
@@ -445,8 +459,10 @@ export class Http3Connection implements SessionLink {
     this.#unread.add(id);
     try {
       const head = await readHead(reader, FrameType.webTransportStream);
-      if (head === undefined) return void stream.writable.abort().catch(() => {});
-      if (head.type === FrameType.webTransportStream) {
+      if (head === undefined || head === "empty" && side === "client") {
+        return void stream.writable.abort().catch(() => {});
+      }
+      if (head !== "empty" && head.type === FrameType.webTransportStream) {
         this.#unread.delete(id);
         return this.#deliver(stream, head);
       }
@@ -456,17 +472,17 @@ export class Http3Connection implements SessionLink {
           "The server opened a request stream",
         );
       }
-      const frames = new FrameParser();
-      frames.push(head.whole);
+      const frames = new FrameParser({ stream: "request" });
+      if (head !== "empty") frames.push(head.whole);
       const connect = { id, reader, frames, writer: stream.writable.getWriter() };
       try {
         await this.#request(connect, await readFields(reader, frames));
       } catch (error) {
         connect.writer.closed.catch(() => {});
-        // RFC 9114 sections 4.1 and 4.1.2: a malformed request is a fault of its stream.
-        const isOfStream = error instanceof H3ProtocolError &&
-          (error.h3Code === H3Error.messageError || error.h3Code === H3Error.requestIncomplete);
-        if (isOfStream) return Http3Request.refuse(connect, 400);
+        if (error instanceof H3ProtocolError && STREAM_ERRORS.has(error.h3Code)) {
+          const isTooLarge = error.h3Code === H3Error.excessiveLoad;
+          return Http3Request.refuse(connect, isTooLarge ? 431 : 400);
+        }
         connect.writer.abort().catch(() => {}); // It would stay open, and count.
         throw error;
       }
@@ -529,10 +545,7 @@ export class Http3Connection implements SessionLink {
     fields: readonly Field[],
     { protocolOf, errors = SKEIN_ERRORS }: Pick<ConnectOptions, "protocolOf" | "errors">,
   ): void {
-    const status = Number(fields.find(([name]) => name === ":status")?.[1]);
-    if (!(status >= 100 && status < 600)) {
-      throw new H3ProtocolError(H3Error.messageError, "Expected a status in the response");
-    }
+    const status = statusOf(fields);
     if (status < 200) return;
     if (status >= 300) {
       const headers = new Headers();

@@ -27,6 +27,15 @@ import { SettingId } from "./settings.ts";
 const GREASE = 0x1f * 7 + 0x21;
 
 const NOTHING = new Uint8Array();
+
+/** What follows a full prefix for the largest integer of QPACK. */
+const LONGEST_INTEGER = new Uint8Array(9).fill(0xff, 0, 8).fill(0x7f, 8);
+
+/** A static field of more than a thousand bytes takes one. */
+const LARGE_SECTION = encodeFrame(
+  FrameType.headers,
+  bytesOf(0, 0, new Uint8Array(3_000).fill(0xd6)),
+);
 const TEXT = new TextEncoder().encode("hello");
 
 /** What a peer does, and the code that it is told. */
@@ -41,6 +50,10 @@ const FAULTS_OF_BOTH: Faults = {
   "begins its control stream with GOAWAY": [
     H3Error.missingSettings,
     (peer) => peer.uni(0, encodeFrame(FrameType.goaway, Uint8Array.of(0)), settingsFrame()),
+  ],
+  "begins its control stream with a reserved frame": [
+    H3Error.missingSettings,
+    (peer) => peer.uni(0, encodeFrame(GREASE, TEXT), settingsFrame()),
   ],
   "begins its control stream with DATA": [
     H3Error.missingSettings,
@@ -101,6 +114,74 @@ const FAULTS_OF_BOTH: Faults = {
     H3Error.frameError,
     (peer) => peer.uni(0, settingsFrame(), encodeFrame(FrameType.goaway, NOTHING)),
   ],
+  "raises GOAWAY": [
+    H3Error.idError,
+    (peer) => peer.uni(0, settingsFrame(), frameOfId("goaway", 4n), frameOfId("goaway", 8n)),
+  ],
+  "raises GOAWAY where doubles are equal": [
+    H3Error.idError,
+    (peer) =>
+      peer.uni(
+        0,
+        settingsFrame(),
+        frameOfId("goaway", 2n ** 62n - 8n),
+        frameOfId("goaway", 2n ** 62n - 4n),
+      ),
+  ],
+  "cancels a push that was never promised": [
+    H3Error.idError,
+    (peer) => peer.uni(0, settingsFrame(), frameOfId("cancelPush", 0n)),
+  ],
+  "ends its QPACK encoder stream": [H3Error.closedCriticalStream, async (peer) => {
+    await (await peer.uni(2)).end();
+  }],
+  "ends its QPACK decoder stream": [H3Error.closedCriticalStream, async (peer) => {
+    await (await peer.uni(3)).end();
+  }],
+  "sets the capacity of a dynamic table": [
+    H3Error.qpackEncoderStreamError,
+    (peer) => peer.uni(2, Uint8Array.of(0x21)),
+  ],
+  "sets a large capacity of a dynamic table": [
+    H3Error.qpackEncoderStreamError,
+    (peer) => peer.uni(2, Uint8Array.of(0x20, 0x3f, 0xe1, 0x1f)),
+  ],
+  "inserts by the name of a static field": [
+    H3Error.qpackEncoderStreamError,
+    (peer) => peer.uni(2, Uint8Array.of(0xc0, 1, 0x61)),
+  ],
+  "inserts a field into the dynamic table": [
+    H3Error.qpackEncoderStreamError,
+    (peer) => peer.uni(2, Uint8Array.of(0x41, 0x61, 1, 0x62)),
+  ],
+  "duplicates a field of the dynamic table": [
+    H3Error.qpackEncoderStreamError,
+    (peer) => peer.uni(2, Uint8Array.of(0x00)),
+  ],
+  "inserts a field long after its stream began": [
+    H3Error.qpackEncoderStreamError,
+    async (peer) => {
+      await peer.control();
+      const encoder = await peer.uni(2, Uint8Array.of(0x20));
+      await encoder.trickle(Uint8Array.of(0x20, 0x41, 0x61, 1, 0x62));
+    },
+  ],
+  "acknowledges a section that has no dynamic field": [
+    H3Error.qpackDecoderStreamError,
+    (peer) => peer.uni(3, Uint8Array.of(0x80)),
+  ],
+  "acknowledges an insertion that never was": [
+    H3Error.qpackDecoderStreamError,
+    (peer) => peer.uni(3, Uint8Array.of(0x44, 0x01)),
+  ],
+  "acknowledges nothing": [
+    H3Error.qpackDecoderStreamError,
+    (peer) => peer.uni(3, Uint8Array.of(0x00)),
+  ],
+  "cancels a stream whose number has no end": [
+    H3Error.qpackDecoderStreamError,
+    (peer) => peer.uni(3, new Uint8Array(12).fill(0xff, 1).fill(0x7f, 0, 1)),
+  ],
   "opens a second QPACK encoder stream": [H3Error.streamCreationError, async (peer) => {
     await peer.uni(2);
     await peer.uni(2);
@@ -113,8 +194,31 @@ const FAULTS_OF_BOTH: Faults = {
   "opens a bidirectional stream for the session 6": [H3Error.idError, (peer) => peer.bidi(0x41, 6)],
 };
 
+/** A frame that carries one id. */
+function frameOfId(type: "goaway" | "cancelPush" | "maxPushId", id: bigint): Uint8Array {
+  const payload = new Uint8Array(8);
+  new DataView(payload.buffer).setBigUint64(0, 0b11n << 62n | id);
+  return encodeFrame(FrameType[type], payload);
+}
+
 /** Faults of a client. */
 const FAULTS_OF_CLIENT: Faults = {
+  "lowers MAX_PUSH_ID": [
+    H3Error.idError,
+    (peer) => peer.uni(0, settingsFrame(), frameOfId("maxPushId", 8n), frameOfId("maxPushId", 7n)),
+  ],
+  "sends PUSH_PROMISE on a request": [
+    H3Error.frameUnexpected,
+    (peer) => peer.bidi(encodeFrame(FrameType.pushPromise, TEXT)),
+  ],
+  "sends GOAWAY on a request": [
+    H3Error.frameUnexpected,
+    (peer) => peer.bidi(frameOfId("goaway", 0n)),
+  ],
+  "sends SETTINGS of 2^40 bytes on a request": [
+    H3Error.frameUnexpected,
+    (peer) => peer.bidi(FrameType.settings, 2 ** 40),
+  ],
   "opens a push stream": [H3Error.streamCreationError, (peer) => peer.uni(1, 0)],
   "sends DATA before HEADERS": [
     H3Error.frameUnexpected,
@@ -132,16 +236,6 @@ const FAULTS_OF_CLIENT: Faults = {
   "sends no QPACK at all": [
     H3Error.qpackDecompressionFailed,
     (peer) => peer.bidi(encodeFrame(FrameType.headers, NOTHING)),
-  ],
-  "sends HEADERS of 2^40 bytes": [
-    H3Error.excessiveLoad,
-    (peer) => peer.bidi(FrameType.headers, 2 ** 40, TEXT),
-  ],
-  "sends fields that are too large": [
-    H3Error.excessiveLoad,
-    // A static field of more than a thousand bytes takes one.
-    (peer) =>
-      peer.bidi(encodeFrame(FrameType.headers, bytesOf(0, 0, new Uint8Array(3_000).fill(0xd6)))),
   ],
   "ends a request inside its HEADERS": [H3Error.frameError, async (peer) => {
     const request = await peer.bidi(headersFrame(REQUEST_FIELDS).subarray(0, -1));
@@ -171,16 +265,26 @@ for (const [fault, [code, act]] of Object.entries({ ...FAULTS_OF_BOTH, ...FAULTS
   });
 }
 
-Deno.test("Http3Connection closes with 0x104 when the control stream is reset", async () => {
+for (
+  const [name, head] of Object.entries({
+    "the control stream": bytesOf(0, settingsFrame()),
+    "QPACK's encoder stream": bytesOf(2),
+    "QPACK's decoder stream": bytesOf(3),
+  })
+) {
+  Deno.test(`Http3Connection closes with 0x104 when ${name} is reset`, () => isReset(head));
+}
+
+/** Resets a stream of the peer behind its head. */
+async function isReset(head: Uint8Array): Promise<void> {
   const { promise: closed, resolve } = Promise.withResolvers<Deno.QuicCloseInfo>();
   let pulls = 0;
   const control = new ReadableStream({
     type: "bytes",
     pull(controller) {
       if (pulls++ > 0) return controller.error(new Error("stream reset by peer: error 256"));
-      const bytes = bytesOf(0, settingsFrame());
-      (controller.byobRequest!.view as Uint8Array).set(bytes);
-      controller.byobRequest!.respond(bytes.length);
+      (controller.byobRequest!.view as Uint8Array).set(head);
+      controller.byobRequest!.respond(head.length);
     },
   });
   // The runtime can not reset a stream, so that nobody here can be such a peer.
@@ -194,7 +298,7 @@ Deno.test("Http3Connection closes with 0x104 when the control stream is reset", 
   const connection = new Http3Connection(conn as unknown as Deno.QuicConn, { side: "server" });
   assertEquals((await soon(connection.ending)).closeCode, H3Error.closedCriticalStream);
   assertEquals(connection.fault?.h3Code, H3Error.closedCriticalStream);
-});
+}
 
 /** Datagrams that belong to no session that could be. */
 const BAD_DATAGRAMS: Record<string, Uint8Array> = {
@@ -229,21 +333,73 @@ const FAULTS_OF_SERVER: Faults = {
     H3Error.requirementsNotMet,
     (peer) => peer.control([[SettingId.webTransportEnabled, 1]]),
   ],
-  "answers with DATA first": [H3Error.frameUnexpected, async (peer) => {
-    await peer.control();
-    await (await peer.nextBidi()).send.write(encodeFrame(FrameType.data, TEXT));
-  }],
-  "answers with garbage in place of QPACK": [H3Error.qpackDecompressionFailed, async (peer) => {
-    await peer.control();
-    await (await peer.nextBidi()).send.write(
-      encodeFrame(FrameType.headers, new Uint8Array(40).fill(0xff)),
-    );
-  }],
-  "answers with HEADERS of 2^40 bytes": [H3Error.excessiveLoad, async (peer) => {
-    await peer.control();
-    await (await peer.nextBidi()).send.write(FrameType.headers, 2 ** 40);
-  }],
+  "sends GOAWAY of a stream that is no request": [
+    H3Error.idError,
+    (peer) => peer.uni(0, settingsFrame(), frameOfId("goaway", 2n)),
+  ],
+  "sends GOAWAY of a number that doubles round to a request": [
+    H3Error.idError,
+    (peer) => peer.uni(0, settingsFrame(), frameOfId("goaway", 2n ** 62n - 1n)),
+  ],
+  "sends MAX_PUSH_ID": [
+    H3Error.frameUnexpected,
+    (peer) => peer.uni(0, settingsFrame(), frameOfId("maxPushId", 8n)),
+  ],
+  "promises a push": answering(H3Error.idError, encodeFrame(FrameType.pushPromise, TEXT)),
+  "answers with SETTINGS": answering(H3Error.frameUnexpected, settingsFrame()),
+  "answers with DATA first": answering(
+    H3Error.frameUnexpected,
+    encodeFrame(FrameType.data, TEXT),
+  ),
+  "answers with garbage in place of QPACK": answering(
+    H3Error.qpackDecompressionFailed,
+    encodeFrame(FrameType.headers, new Uint8Array(40).fill(0xff)),
+  ),
+  // The rest is malformed or too large: a fault of the session, which is the only one.
+  "answers with HEADERS of 2^40 bytes": answering(
+    H3Error.excessiveLoad,
+    bytesOf(FrameType.headers, 2 ** 40),
+  ),
+  "answers with fields that are too large": answering(H3Error.excessiveLoad, LARGE_SECTION),
+  "answers without a status": answeringWith([["server", "raw"]]),
+  "answers with two statuses": answeringWith([[":status", "200"], [":status", "200"]]),
+  "answers with a status behind a header": answeringWith([["server", "raw"], [":status", "200"]]),
+  "answers with the pseudo-headers of a request": answeringWith([
+    [":status", "200"],
+    [":path", "/"],
+  ]),
+  "answers with an unknown pseudo-header": answeringWith([[":status", "200"], [":secret", "1"]]),
+  "answers with a header of HTTP/1.1": answeringWith([[":status", "200"], ["connection", "close"]]),
+  "answers in chunks of HTTP/1.1": answeringWith([
+    [":status", "200"],
+    ["transfer-encoding", "chunked"],
+  ]),
+  "answers with te": answeringWith([[":status", "200"], ["te", "trailers"]]),
+  "answers with 101": answeringWith([[":status", "101"]]),
+  "answers with the status 2e2": answeringWith([[":status", "2e2"]]),
+  "answers with the status 0200": answeringWith([[":status", "0200"]]),
+  "answers with the status 600": answeringWith([[":status", "600"]]),
+  "answers with a name in upper case": answering(
+    H3Error.messageError,
+    encodeFrame(
+      FrameType.headers,
+      bytesOf(encodeFields([[":status", "200"]]), Uint8Array.of(0x22, 0x58, 0x59, 1, 0x31)),
+    ),
+  ),
 };
+
+/** A server that answers the request of a session with these bytes. */
+function answering(code: number, answer: Uint8Array): Faults[string] {
+  return [code, async (peer) => {
+    await peer.control();
+    await (await peer.nextBidi()).send.write(answer);
+  }];
+}
+
+/** A server that answers with malformed fields. */
+function answeringWith(fields: readonly Field[]): Faults[string] {
+  return answering(H3Error.messageError, headersFrame(fields));
+}
 
 const certificate = devCertificate({ cacheFolder: null });
 
@@ -274,12 +430,16 @@ const ODDITIES: Record<string, (peer: RawPeer) => Promise<unknown>> = {
     await peer.uni(GREASE, TEXT);
     await peer.uni(2 ** 50, TEXT);
   },
-  "MAX_PUSH_ID and GOAWAY": (peer) =>
+  "MAX_PUSH_ID that rises, and GOAWAY that falls": (peer) =>
     peer.uni(
       0,
       settingsFrame(),
-      encodeFrame(FrameType.maxPushId, Uint8Array.of(8)),
-      encodeFrame(FrameType.goaway, Uint8Array.of(0)),
+      frameOfId("maxPushId", 8n),
+      frameOfId("maxPushId", 8n),
+      frameOfId("maxPushId", 9n),
+      frameOfId("goaway", 3n),
+      frameOfId("goaway", 3n),
+      frameOfId("goaway", 0n),
     ),
   "a control stream byte by byte": async (peer) => {
     const stream = await peer.uni();
@@ -291,8 +451,10 @@ const ODDITIES: Record<string, (peer: RawPeer) => Promise<unknown>> = {
   },
   "QPACK streams": async (peer) => {
     await peer.control();
-    await peer.uni(2, 0x20);
-    await peer.uni(3);
+    await peer.uni(2, Uint8Array.of(0x20, 0x20));
+    // Streams are cancelled by numbers of one byte, of two, and of all ten.
+    const decoder = await peer.uni(3, Uint8Array.of(0x44));
+    await decoder.trickle(bytesOf(Uint8Array.of(0x7f, 0x81, 0x01, 0x7f), LONGEST_INTEGER));
   },
   "streams that end before their head": async (peer) => {
     await peer.control();
@@ -301,7 +463,7 @@ const ODDITIES: Record<string, (peer: RawPeer) => Promise<unknown>> = {
     await (await peer.uni(0x54)).end();
     const empty = await peer.bidi();
     await empty.send.end();
-    assertEquals(await empty.receive.readAll(), NOTHING);
+    assertEquals(await empty.status(), 400);
     const half = await peer.bidi(0x41);
     await half.send.end();
     assertEquals(await half.receive.readAll(), NOTHING);
@@ -362,6 +524,11 @@ const REFUSALS: Record<string, [status: number, fields: readonly Field[]]> = {
   "a pseudo-header behind a header": [400, [["accept", "*/*"], ...REQUEST_FIELDS]],
   "a header of HTTP/1.1": [400, [...REQUEST_FIELDS, ["connection", "upgrade"]]],
   "chunks of HTTP/1.1": [400, [...REQUEST_FIELDS, ["transfer-encoding", "chunked"]]],
+  "te that is not trailers": [400, [...REQUEST_FIELDS, ["te", "gzip"]]],
+  "te with trailers and more": [400, [...REQUEST_FIELDS, ["te", "trailers, gzip"]]],
+  "a host that is not the authority": [400, [...REQUEST_FIELDS, ["host", "elsewhere"]]],
+  "an empty host": [400, [...REQUEST_FIELDS, ["host", ""]]],
+  "two hosts": [400, [...REQUEST_FIELDS, ["host", "localhost"], ["host", "elsewhere"]]],
 };
 
 function with_(changes: Record<string, string | undefined>): Field[] {
@@ -409,15 +576,35 @@ for (const [what, field] of Object.entries(MALFORMED_FIELDS)) {
   });
 }
 
-Deno.test("Http3Connection answers a request that ends before its head", async () => {
+/** Requests that end before their head, or have one that is too large. */
+const UNREADABLE: Record<string, [status: number, request: Uint8Array, ends?: boolean]> = {
+  "that ends at once": [400, NOTHING, true],
+  "that ends before its head": [400, encodeFrame(GREASE, TEXT), true],
+  "whose HEADERS have 2^40 bytes": [431, bytesOf(FrameType.headers, 2 ** 40, TEXT)],
+  "whose fields are too large": [431, LARGE_SECTION],
+};
+
+for (const [what, [status, bytes, ends = false]] of Object.entries(UNREADABLE)) {
+  Deno.test(`Http3Connection refuses a request with ${status} ${what}`, async () => {
+    await using server = new TestServer();
+    await using first = await server.open();
+    const request = await first.peer.bidi(bytes);
+    if (ends) await request.send.end();
+    assertEquals(await soon(request.status()), status);
+    assertEquals(await soon(request.receive.read()), undefined);
+    // The sessions beside it stay.
+    await first.connect.send.write(capsuleFrame(GREASE, TEXT));
+    await soon(server.ask(first.peer));
+  });
+}
+
+Deno.test("Http3Connection accepts te: trailers, and a host that is the authority", async () => {
   await using server = new TestServer();
-  await using first = await server.open();
-  const request = await first.peer.bidi(encodeFrame(GREASE, TEXT));
-  await request.send.end();
-  await soon(request.receive.readAll());
-  // The sessions beside it stay.
-  await first.connect.send.write(capsuleFrame(GREASE, TEXT));
-  await soon(server.ask(first.peer));
+  await using peer = await server.dial();
+  await peer.control();
+  const request = await peer.request({ more: [["te", "trailers"], ["host", "LocalHost"]] });
+  (await soon(server.request())).accept();
+  assertEquals(await soon(request.status()), 200);
 });
 
 Deno.test("Http3Connection accepts the protocol webtransport-h3", async () => {

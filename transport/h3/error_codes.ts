@@ -81,6 +81,16 @@ export class H3ProtocolError extends ProtocolError {
   }
 }
 
+/**
+ * Codes of faults that end a request and not its connection: a malformed message, one that is not
+ * whole, and one that is too large (RFC 9114 sections 4.1, 4.1.2 and 4.2.2).
+ */
+export const STREAM_ERRORS: ReadonlySet<number> = new Set([
+  H3Error.messageError,
+  H3Error.requestIncomplete,
+  H3Error.excessiveLoad,
+]);
+
 /** The HTTP/3 code of the application's stream code 0. */
 const FIRST_STREAM_CODE = 0x52e4_a40f_a8db;
 

@@ -12,7 +12,7 @@ import { soon } from "../../tests/sessions.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { directReadable, directStream, directWritable } from "../direct.ts";
 import type { DirectReadable, DirectStream } from "../connection.ts";
-import { CapsuleParser, CapsuleType } from "./capsules.ts";
+import { CapsuleParser, CapsuleType, decodeCloseCapsule } from "./capsules.ts";
 import { H3Error } from "./error_codes.ts";
 import { FrameType } from "./frames.ts";
 import { SettingId } from "./settings.ts";
@@ -335,13 +335,51 @@ Deno.test("Http3Session counts nothing for a peer that announced no credit", asy
   assertEquals(capsules, 0);
 });
 
-Deno.test("Http3Session takes limits of 2^62 - 1 for no limit", async () => {
+for (
+  const [what, settings] of Object.entries({
+    "credit counts": counting({ data: 50, bidi: 50, uni: 50 }),
+    "it does not": undefined,
+  })
+) {
+  Deno.test(`Http3Session fails for more than 2^60 streams where ${what}`, async () => {
+    await using server = new TestServer();
+    for (
+      const type of [
+        CapsuleType.maxStreamsBidi,
+        CapsuleType.maxStreamsUni,
+        CapsuleType.streamsBlockedBidi,
+        CapsuleType.streamsBlockedUni,
+      ]
+    ) {
+      await using raw = await server.open(settings);
+      const { connect, session } = raw;
+      // The largest that there is, and the next one, which is the same as a double.
+      for (const count of [2n ** 60n, 2n ** 60n + 1n]) {
+        const payload = new Uint8Array(8);
+        new DataView(payload.buffer).setBigUint64(0, 0b11n << 62n | count);
+        await connect.send.write(capsuleFrame(type, payload));
+      }
+      const error = await assertRejects(() => soon(session.closed), ConnectionError);
+      assertEquals((error.cause as { h3Code: number }).h3Code, H3Error.flowControlError);
+      const capsules = new CapsuleParser();
+      let close;
+      while ((close = capsules.next()) === undefined) {
+        capsules.push((await soon(connect.receive.frame()))!.payload);
+      }
+      assertEquals(close.type, CapsuleType.close);
+      assertEquals(decodeCloseCapsule(close.payload).closeCode, H3Error.flowControlError);
+      await soon(server.ask(raw.peer));
+    }
+  });
+}
+
+Deno.test("Http3Session takes limits of 2^62 - 1 bytes and 2^60 streams for no limit", async () => {
   await using server = new TestServer();
   await using raw = await server.open(counting({ data: 1, bidi: 1, uni: 1 }));
-  const most = new Uint8Array(8).fill(0xff);
-  for (const type of [CapsuleType.maxData, CapsuleType.maxStreamsUni]) {
-    await raw.connect.send.write(capsuleFrame(type, most));
-  }
+  await raw.connect.send.write(
+    capsuleFrame(CapsuleType.maxData, new Uint8Array(8).fill(0xff)),
+    capsuleFrame(CapsuleType.maxStreamsUni, Uint8Array.of(0xd0, 0, 0, 0, 0, 0, 0, 0)),
+  );
   for (let i = 0; i < 20; i++) {
     const stream = directWritable(await soon(raw.session.createUnidirectionalStream()));
     await soon(stream.write(new Uint8Array(1_000)));

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { encodeTlv, readOnlyVarint, TlvParser, type TlvPolicy } from "./_tlv.ts";
+import { encodeTlv, readOnlyBigVarint, TlvParser, type TlvPolicy } from "./_tlv.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 
 /** The types of frames that are known here. */
@@ -45,6 +45,14 @@ export interface FrameParserOptions {
    * @default {65_536}
    */
   readonly maxPayloadBytes?: number;
+  /**
+   * The stream that the frames are on. A frame that has no place there (RFC 9114 section 7) is
+   * refused as soon as its type came. Any stream by default.
+   *
+   * - `control` begins with SETTINGS, which come once, and has no DATA, HEADERS or PUSH_PROMISE.
+   * - `request` has DATA, HEADERS and PUSH_PROMISE alone.
+   */
+  readonly stream?: "control" | "request" | undefined;
 }
 
 /** Longest payload of a frame other than DATA, unless said otherwise. */
@@ -80,11 +88,11 @@ export function encodeFrame(type: number, payload: Uint8Array): Uint8Array<Array
  * Reads the payload of a GOAWAY, CANCEL_PUSH or MAX_PUSH_ID frame: one id.
  *
  * @param payload The payload.
- * @returns The id; above 2^53 - 1 it is rounded.
+ * @returns The id; exact, since ids are compared with each other.
  * @throws {H3ProtocolError} If the payload is not exactly one varint.
  */
-export function decodeIdPayload(payload: Uint8Array): number {
-  const id = readOnlyVarint(payload);
+export function decodeIdPayload(payload: Uint8Array): bigint {
+  const id = readOnlyBigVarint(payload);
   if (id !== undefined) return id;
   throw new H3ProtocolError(
     H3Error.frameError,
@@ -113,14 +121,15 @@ export class FrameParser {
    * @throws {RangeError} If `maxPayloadBytes` is not a positive integer.
    */
   constructor(options: FrameParserOptions = {}) {
-    const { maxPayloadBytes = DEFAULT_MAX_PAYLOAD_BYTES } = options;
+    const { maxPayloadBytes = DEFAULT_MAX_PAYLOAD_BYTES, stream } = options;
     if (!Number.isSafeInteger(maxPayloadBytes) || maxPayloadBytes < 1) {
       throw new RangeError(
         `Cannot create frame parser: maxPayloadBytes must be a positive integer, received ${maxPayloadBytes}`,
       );
     }
     const isDefault = maxPayloadBytes === DEFAULT_MAX_PAYLOAD_BYTES;
-    this.#parser = new TlvParser(isDefault ? DEFAULT_POLICY : policyOf(maxPayloadBytes));
+    if (stream === "request" && isDefault) this.#parser = new TlvParser(REQUEST_POLICY);
+    else this.#parser = new TlvParser(placed(policyOf(maxPayloadBytes), stream));
   }
 
   /** Whether the stream may end here; an end inside a frame is {@linkcode H3Error.frameError}. */
@@ -141,7 +150,8 @@ export class FrameParser {
    * Takes the next frame, or the next piece of a DATA frame.
    *
    * @returns It, or `undefined` if more bytes are needed first.
-   * @throws {H3ProtocolError} If a frame is too long, malformed or of HTTP/2.
+   * @throws {H3ProtocolError} If a frame is too long, malformed, of HTTP/2, or has no place on the
+   * stream.
    */
   next(): Frame | undefined {
     return this.#parser.next();
@@ -188,8 +198,63 @@ function policyOf(maxPayloadBytes: number): TlvPolicy {
   };
 }
 
+/** Types that stand on a control stream alone, RFC 9114 section 7. */
+const CONTROL_TYPES: ReadonlySet<number> = new Set([
+  FrameType.cancelPush,
+  FrameType.settings,
+  FrameType.goaway,
+  FrameType.maxPushId,
+]);
+
+/** Types that stand on a request alone, RFC 9114 section 7. */
+const REQUEST_TYPES: ReadonlySet<number> = new Set([
+  FrameType.data,
+  FrameType.headers,
+  FrameType.pushPromise,
+]);
+
+/** Refuses the frames that have no place on a stream, whatever else the policy says of them. */
+function placed(policy: TlvPolicy, stream: FrameParserOptions["stream"]): TlvPolicy {
+  switch (stream) {
+    case undefined:
+      return policy;
+    case "request":
+      return (type, length) => {
+        if (CONTROL_TYPES.has(type)) throw misplaced(type, "a request");
+        return policy(type, length);
+      };
+    case "control": {
+      let hasSettings = false;
+      return (type, length) => {
+        if (!hasSettings && type !== FrameType.settings) {
+          throw new H3ProtocolError(
+            H3Error.missingSettings,
+            `Expected SETTINGS first, received a frame of type ${type}`,
+          );
+        }
+        if (hasSettings && type === FrameType.settings) {
+          throw new H3ProtocolError(
+            H3Error.frameUnexpected,
+            "Expected SETTINGS once, received them twice",
+          );
+        }
+        hasSettings = true;
+        if (REQUEST_TYPES.has(type)) throw misplaced(type, "the control stream");
+        return policy(type, length);
+      };
+    }
+  }
+}
+
 /** By far the most frequent; a function of each parser's own would be waste. */
-const DEFAULT_POLICY: TlvPolicy = policyOf(DEFAULT_MAX_PAYLOAD_BYTES);
+const REQUEST_POLICY: TlvPolicy = placed(policyOf(DEFAULT_MAX_PAYLOAD_BYTES), "request");
+
+function misplaced(type: number, place: string): H3ProtocolError {
+  return new H3ProtocolError(
+    H3Error.frameUnexpected,
+    `Expected no frame of type ${type} on ${place}`,
+  );
+}
 
 function tooLong(type: number, length: number, maxBytes: number): H3ProtocolError {
   return new H3ProtocolError(

@@ -235,9 +235,38 @@ Deno.test("FrameParser() refuses a bound that is no positive integer", () => {
   }
 });
 
+/** Frames that have no place on a stream: the code is told before their payload comes. */
+const MISPLACED: readonly [stream: "control" | "request", types: number[], code: number][] = [
+  ["control", [0x0, 0x1, 0x3, 0x5, 0x7, 0xd, 0x21, 0x41], H3Error.missingSettings],
+  ["control", [0x4, 0x0], H3Error.frameUnexpected],
+  ["control", [0x4, 0x1], H3Error.frameUnexpected],
+  ["control", [0x4, 0x4], H3Error.frameUnexpected],
+  ["control", [0x4, 0x5], H3Error.frameUnexpected],
+  ["request", [0x3], H3Error.frameUnexpected],
+  ["request", [0x4], H3Error.frameUnexpected],
+  ["request", [0x7], H3Error.frameUnexpected],
+  ["request", [0xd], H3Error.frameUnexpected],
+];
+
+Deno.test("FrameParser.next() refuses frames that have no place on their stream", () => {
+  for (const [stream, types, code] of MISPLACED) {
+    const alternatives = code === H3Error.missingSettings ? types.map((type) => [type]) : [types];
+    for (const sequence of alternatives) {
+      const parser = new FrameParser({ stream });
+      for (const type of sequence.slice(0, -1)) parser.push(encodeFrame(type, new Uint8Array(0)));
+      const last = encodeFrame(sequence.at(-1)!, new Uint8Array(9));
+      parser.push(last.subarray(0, -9));
+      const error = assertThrows(() => {
+        while (parser.next() !== undefined);
+      }, H3ProtocolError);
+      assertEquals(error.h3Code, code, `${stream} ${sequence}`);
+    }
+  }
+});
+
 Deno.test("decodeIdPayload() reads one varint and nothing else", () => {
-  assertEquals(decodeIdPayload(Uint8Array.of(8)), 8);
-  assertEquals(decodeIdPayload(Uint8Array.fromHex("fffffffffffffffc")), 2 ** 62);
+  assertEquals(decodeIdPayload(Uint8Array.of(8)), 8n);
+  assertEquals(decodeIdPayload(Uint8Array.fromHex("fffffffffffffffc")), 2n ** 62n - 4n);
   for (const hex of ["", "40", "0800", "c0000000000000"]) {
     const error = assertThrows(() => decodeIdPayload(Uint8Array.fromHex(hex)), H3ProtocolError);
     assertEquals(error.h3Code, H3Error.frameError);

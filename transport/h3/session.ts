@@ -38,13 +38,20 @@ import {
   CapsuleParser,
   CapsuleType,
   decodeCloseCapsule,
+  decodeStreamCount,
   decodeVarintCapsule,
   encodeCapsule,
   encodeCloseCapsule,
   encodeVarintCapsule,
 } from "./capsules.ts";
 import { SessionDatagrams } from "./datagrams.ts";
-import { fromHttp3StreamCode, H3Error, H3ProtocolError, isHttp3Code } from "./error_codes.ts";
+import {
+  fromHttp3StreamCode,
+  H3Error,
+  H3ProtocolError,
+  isHttp3Code,
+  STREAM_ERRORS,
+} from "./error_codes.ts";
 import { encodeFrame, FrameType } from "./frames.ts";
 import type { StreamFailure } from "./quic.ts";
 import { ReceiveHalf } from "./receive_half.ts";
@@ -565,6 +572,12 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
   }
 
   #receive({ type, payload }: { readonly type: number; readonly payload: Uint8Array }): void {
+    if (type === FrameType.pushPromise && this.#link.side === "client") {
+      throw new H3ProtocolError(
+        H3Error.idError,
+        "Expected no PUSH_PROMISE where no push is allowed, received one",
+      );
+    }
     if (type === FrameType.headers && this.#onResponse !== undefined) {
       return this.#onResponse(payload);
     }
@@ -597,10 +610,16 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
           H3Error.messageError,
           "Expected the credit of single streams from QUIC, received a capsule for it",
         );
+      // What is malformed is malformed, whether or not credit counts here.
       case CapsuleType.maxData:
+      case CapsuleType.dataBlocked:
+        decodeVarintCapsule(payload);
+        break;
       case CapsuleType.maxStreamsBidi:
       case CapsuleType.maxStreamsUni:
-        decodeVarintCapsule(payload); // Malformed is malformed, whether or not credit counts here.
+      case CapsuleType.streamsBlockedBidi:
+      case CapsuleType.streamsBlockedUni:
+        decodeStreamCount(payload);
     }
     this.#credit?.receiveCapsule(type, payload);
   }
@@ -628,14 +647,15 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
 
   /** The peer broke the protocol, on this stream or on all of the connection. */
   #broken(error: H3ProtocolError): void {
-    const isOfSession = error.h3Code === H3Error.messageError ||
+    const isOfSession = STREAM_ERRORS.has(error.h3Code) ||
       error.h3Code === H3Error.flowControlError;
     if (!isOfSession) this.#link.fail(error);
     else if (this.#state === "open") {
       // A reset would say the code, and the runtime can not send one.
       this.#sendCapsule(encodeCloseCapsule({ closeCode: error.h3Code, reason: error.message }));
     }
-    this.#fail(this.#errors.session("The peer broke the protocol", { cause: error }));
+    const message = `The peer broke the protocol: ${error.message}`;
+    this.#fail(this.#errors.session(message, { cause: error }), error);
   }
 
   /** The stream was reset, or the connection is over. */
@@ -665,14 +685,14 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     this.#fail(this.#errors.session(message, { cause }));
   }
 
-  /** The session broke. */
-  #fail(error: Error): void {
+  /** The session broke; by a fault of the peer, if there is one. */
+  #fail(error: Error, fault?: H3ProtocolError): void {
     if (this.#isSettled) return;
     if (this.#closing !== undefined) return this.#settle();
     this.#over({ message: error.message, error, isBroken: true });
     this.#endConnect();
     this.#connect.reader.cancel().catch(() => {});
-    this.#settleWith(() => this.#closed.reject(error));
+    this.#settleWith(() => this.#closed.reject(error), fault);
   }
 
   /** Nothing goes in or out any more. */
@@ -711,13 +731,16 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     this.#settleWith(() => this.#closed.resolve(this.#closing!));
   }
 
-  #settleWith(settle: () => void): void {
+  #settleWith(settle: () => void, fault?: H3ProtocolError): void {
     if (this.#isSettled) return;
     this.#isSettled = true;
     clearTimeout(this.#lingering);
     for (const half of this.#failed) half.release();
     this.#failed = [];
-    const gone = this.#link.sessionEnded(this, this.#closesConnection);
+    const gone = this.#link.sessionEnded(this, {
+      closeConnection: this.#closesConnection,
+      fault,
+    });
     if (gone === undefined) settle();
     else gone.then(settle);
   }

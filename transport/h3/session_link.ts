@@ -11,6 +11,8 @@ import type { Http3Session } from "./session.ts";
 
 /** What a session needs of its connection. */
 export interface SessionLink {
+  /** Which end this is. */
+  readonly side: "client" | "server";
   /** The QUIC connection. */
   readonly conn: Deno.QuicConn;
   /** Resolves with how the connection ended. */
@@ -23,11 +25,16 @@ export interface SessionLink {
   flushSoon(half: SendHalf): void;
   /** Ends the connection: the peer broke the protocol. */
   fail(error: H3ProtocolError): void;
-  /**
-   * The session is over, and shall take the connection with it if it says so; resolves once
-   * nothing of it is left.
-   */
-  sessionEnded(session: Http3Session, closeConnection: boolean): Promise<void> | undefined;
+  /** The session is over; resolves once nothing of it is left. */
+  sessionEnded(session: Http3Session, ending: SessionEnding): Promise<void> | undefined;
+}
+
+/** How a session ended, as far as its connection has to know. */
+export interface SessionEnding {
+  /** Whether the connection has to end with it. */
+  readonly closeConnection: boolean;
+  /** The fault of the peer that ended it. A connection that ends with it says its code. */
+  readonly fault: H3ProtocolError | undefined;
 }
 
 /** The stream of a CONNECT request, whose head was read or written already. */

@@ -133,6 +133,17 @@ for (const [what, bytes] of Object.entries(FAULTS)) {
   });
 }
 
+Deno.test("Http3Session fails, and the next one does not, when HEADERS are too large", async () => {
+  await using server = new TestServer();
+  await using raw = await server.open();
+  const { peer, session, connect } = raw;
+  await connect.send.write(FrameType.headers, 2 ** 40);
+  const error = await assertRejects(() => soon(session.closed), ConnectionError);
+  assertEquals((error.cause as { h3Code: number }).h3Code, H3Error.excessiveLoad);
+  await soon(connect.receive.readAll());
+  await isAlive(await server.ask(peer));
+});
+
 Deno.test("Http3Session fails when the CONNECT stream ends inside a capsule", async () => {
   await using server = new TestServer();
   await using raw = await server.open();
@@ -148,7 +159,7 @@ const FATAL: Record<string, [code: number, bytes: Uint8Array]> = {
   "GOAWAY": [H3Error.frameUnexpected, encodeFrame(FrameType.goaway, Uint8Array.of(0))],
   "a frame of HTTP/2": [H3Error.frameUnexpected, encodeFrame(0x2, TEXT)],
   "the head of a stream": [H3Error.frameError, bytesOf(0x41, 0)],
-  "HEADERS of 2^40 bytes": [H3Error.excessiveLoad, bytesOf(FrameType.headers, 2 ** 40)],
+  "PUSH_PROMISE": [H3Error.frameUnexpected, encodeFrame(FrameType.pushPromise, TEXT)],
 };
 
 for (const [what, [code, bytes]] of Object.entries(FATAL)) {
@@ -405,7 +416,10 @@ for (const [what, [answer, message]] of Object.entries(RESPONSES)) {
       await connect.send.end();
       await soon(session.closed);
     } else await assertRejects(() => soon(dialing), ConnectionError, message);
-    assertEquals((await soon(peer.ending)).closeCode, H3Error.noError);
+    // A fault of the only session is told by the connection: no stream can be reset with a code.
+    const isMalformed = message === "broke the protocol";
+    const code = isMalformed ? H3Error.messageError : H3Error.noError;
+    assertEquals((await soon(peer.ending)).closeCode, code);
   });
 }
 

@@ -112,6 +112,20 @@ export function readVarint(bytes: Uint8Array, at: number): number {
   }
 }
 
+/**
+ * Reads a varint without rounding, where a value above {@linkcode MAX_VARINT} has to be exact. The
+ * caller MUST have seen with {@linkcode varintLengthAt} that all of it is there.
+ *
+ * @param bytes Where from.
+ * @param at Offset of the first byte.
+ * @returns The value.
+ */
+export function readBigVarint(bytes: Uint8Array, at: number): bigint {
+  if (bytes[at]! >>> 6 < 3) return BigInt(readVarint(bytes, at));
+  const high = BigInt(readUint32(bytes, at) & 0x3fff_ffff);
+  return high << 32n | BigInt(readUint32(bytes, at + 4) >>> 0);
+}
+
 function writeUint32(target: Uint8Array, at: number, value: number): void {
   target[at] = value >>> 24;
   target[at + 1] = value >>> 16;
