@@ -155,14 +155,6 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       parts().cluster.opened(session);
     },
 
-    unhandled(topic) {
-      if (options.isSilent) return;
-      options.console.tell(
-        "unhandled",
-        `Messages on "${topic}" wait in vain: the server has no onMessage, and no loop reads the session`,
-      );
-    },
-
     async subscribe(session, topic, request) {
       await check(session, topic, "subscribe");
       tellLiteral(options.console, topic);

@@ -4,7 +4,7 @@ import { base64url, errors, exportJWK, generateKeyPair, type JWTPayload, SignJWT
 import { dial } from "./client.ts";
 import { AuthenticationError, RequestError, SessionClosedError } from "./errors.ts";
 import { jwt, type JwtAuthentication, type JwtOptions } from "./jwt.ts";
-import type { ServerOptions } from "./server.ts";
+import { TestServer } from "./testing/test_server.ts";
 import { listen } from "./tests/servers.ts";
 
 const ISSUER = "https://login.example.com/";
@@ -311,15 +311,14 @@ Deno.test("jwt() refuses options that make no sense", () => {
     [{ jwks, clockToleranceMs: NaN }, "received NaN"],
   ];
   for (const [options, text] of ranges) assertThrows(() => jwt(options), RangeError, text);
-  // The shape that a server takes.
-  const _options: Pick<ServerOptions<unknown>, "authenticate"> = jwt({ jwks });
 });
 
 Deno.test("serve() takes the users of tokens, in a header and in band, and refuses others", async () => {
   const key = await makeKey("a");
   await using keys = new KeyServer(key);
-  const { authenticate, userOf } = jwt({ jwks: keys.url, issuer: ISSUER, audience: "chat" });
-  await using server = listen({ authenticate, userOf, acceptsTokenInBand: true });
+  const tokens = jwt({ jwks: keys.url, issuer: ISSUER, audience: "chat" });
+  const onRefusal = () => {};
+  await using server = listen({ ...tokens, acceptsTokenInBand: true, onRefusal });
   const token = await sign(key);
   await using byHeader = await dial(server.url, { headers: { authorization: `Bearer ${token}` } });
   await using inBand = await dial(server.url, { token });
@@ -338,4 +337,31 @@ Deno.test("serve() takes the users of tokens, in a header and in band, and refus
     SessionClosedError,
   );
   assertEquals([info?.code, info?.reason], [4401, "The token is for another audience"]);
+});
+
+Deno.test("serve() closes the session of a token that ends, and asks a client that can renew", async () => {
+  // A millisecond behind the second, half of the time that is left is no whole number.
+  using time = new FakeTime(Math.ceil(Date.now() / 1_000) * 1_000 + 1);
+  const tokens = jwt({ secret: SECRET, algorithms: ["HS256"] });
+  const lasting = () => signBySecret(claimsOf({ exp: Math.floor(Date.now() / 1_000) + 60 }));
+  await using server = new TestServer({ ...tokens, acceptsTokenInBand: true, onRefusal() {} });
+  await using fixed = await server.dial({
+    headers: { authorization: `Bearer ${await lasting()}` },
+  });
+  let asked = 0;
+  await using client = server.connect({
+    token: () => {
+      asked++;
+      return lasting();
+    },
+  });
+  const session = await client.whenConnected();
+  assertEquals(asked, 1);
+  // Signing and verifying take turns of the event loop, and no timers.
+  for (let passed = 0; passed < 90_000; passed += 5_000) {
+    await time.tickAsync(5_000);
+    for (let turn = 0; turn < 20; turn++) await signBySecret();
+  }
+  const { code } = await fixed.closed;
+  assertEquals([code, session.state, asked >= 3], [4401, "connected", true]);
 });

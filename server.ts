@@ -470,6 +470,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
       side: "server",
       contract,
       turn,
+      console: this.#console,
       services: clientServices({
         authorize: authorize as Authorize | undefined,
         onRenewed: options.onRenewed as RenewedHandler | undefined,

@@ -22,14 +22,11 @@ export function reportEngine(broker: Broker, console: ConsoleReport): Disposable
   let wasThere = false;
   const tell = () => {
     if (status.isObserved) return;
-    const why = broker.issues().join("; ");
-    const what = wasThere
-      ? `The engine of the broker went away`
-      : `The engine of the broker has not been reached since the start`;
+    const since = wasThere ? "went away" : "has not been reached since the start";
+    const what = broker.issues().join("; ") || `The engine of the broker ${name} ${since}`;
     console.tell(
       wasThere ? "engine-away" : "engine-unreached",
-      `${what} (${name}${why === "" ? "" : `: ${why}`}). What is published waits within the ` +
-        "broker's bounds, and the broker tries on",
+      `${what}. What is published waits within the broker's bounds, and the broker tries on`,
     );
   };
   const timer = setTimeout(() => {

@@ -61,7 +61,8 @@ export class Expiry {
   #wait(core: SessionCore, watched: Watched): void {
     const dueAt = watched.asksAt ?? watched.endsAt;
     if (dueAt === Infinity) return;
-    const waitMs = Math.min(MAX_TIMER_MS, Math.max(0, dueAt - Date.now()));
+    // Timers cut fractions off: one that is early would be set again and again until it is due.
+    const waitMs = Math.min(MAX_TIMER_MS, Math.max(0, Math.ceil(dueAt - Date.now())));
     watched.timer = setTimeout(() => this.#due(core, watched), waitMs);
   }
 

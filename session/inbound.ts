@@ -381,11 +381,11 @@ export class Inbound implements Overtaking<Incoming> {
       this.#discard(this.queue.take()!);
     }
     if (this.isHandled || this.isRead || topic.startsWith("presence:")) return;
-    this.#unhandledTimer ??= setTimeout(() => this.unhandled(topic), UNHANDLED_MS);
+    this.#unhandledTimer ??= setTimeout(() => this.#unhandled(topic), UNHANDLED_MS);
   }
 
   /** Nothing handles messages, such as one of a topic; who is present need not concern anybody. */
-  protected unhandled(topic: string): void {
+  #unhandled(topic: string): void {
     if (this.#settings.handlers.onError !== undefined) return;
     const reader = this.#settings.side === "client" ? "client, or subscribe to it" : "session";
     this.#settings.console.tell(

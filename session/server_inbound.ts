@@ -113,12 +113,6 @@ export class ServerInbound extends Inbound implements Backpressure {
   }
 
   /** See {@linkcode Inbound}. */
-  protected override unhandled(topic: string): void {
-    const { services } = this.#core.settings.services!;
-    services.unhandled?.(topic);
-  }
-
-  /** See {@linkcode Inbound}. */
   override check(
     incoming: NumberedIncoming,
   ): Message | undefined | Promise<Message | undefined> {

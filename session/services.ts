@@ -70,8 +70,6 @@ export interface SessionServices {
   readonly introduced?: (session: Session) => void;
   /** Sets the data with which the session is present in a room; `undefined` takes it back. */
   readonly presence?: (session: Session, room: string, data: unknown) => unknown;
-  /** Told of the topic of a message that waits for seconds where nothing handles messages. */
-  readonly unhandled?: (topic: string) => void;
   /** Whether there are topics with a history. */
   readonly hasHistory?: boolean;
   /** Keeps which messages with numbers were handled; without it, numbers are ignored. */

@@ -161,6 +161,12 @@ export interface SessionSettingsOptions<
   readonly turn?: Turn;
   /** What this end does for its peers; without it, they are refused. */
   readonly services?: ServiceDesk;
+  /**
+   * Tells failures that no handler hears of.
+   *
+   * @ignore
+   */
+  readonly console?: ConsoleReport;
 }
 
 /** Options, checked and complete; made once for any number of sessions. */
@@ -266,7 +272,7 @@ export function sessionSettings<
     onHandlerError,
     watch: undefined,
     services: options.services,
-    console: new ConsoleReport(),
+    console: options.console ?? new ConsoleReport(),
     client: options.side === "client" ? crypto.getRandomValues(new Uint32Array(4)).join("-") : "",
     sendQueue: { ...checkLimits(SEND_QUEUE, sendQueue, { of: "session: sendQueue." }), policy },
     receiveQueue: checkLimits(RECEIVE_QUEUE, receiveQueue, { of: "session: receiveQueue." }),

@@ -22,8 +22,10 @@ class DistantBroker extends MemoryBroker {
     name: "connecting",
   });
 
+  problem: string | undefined;
+
   override issues(): string[] {
-    return this.status.current.name === "connected" ? [] : ["connection refused"];
+    return this.problem === undefined ? [] : [this.problem];
   }
 }
 
@@ -169,7 +171,7 @@ Deno.test("Server prints that nothing handles its messages, where no loop begins
   assertEquals([linesOf(printed), read], [[], ["hello"]]);
   await time.tickAsync(1);
   assertEquals(linesOf(printed), [
-    'Messages on "chat" wait in vain: the server has no onMessage, and no loop reads the session',
+    'Messages on "chat" wait in vain: set onMessage, or loop over the session',
   ]);
   await time.tickAsync(10_000);
   assertEquals(printed.lines.length, 1);
@@ -185,15 +187,14 @@ Deno.test("Server prints that the engine of its broker cannot be reached at the 
   time.tick(4_999);
   assertEquals(linesOf(printed), []);
   time.tick(1);
-  const rest =
-    "(memory: connection refused). What is published waits within the broker's bounds, " +
-    "and the broker tries on";
+  const rest = "What is published waits within the broker's bounds, and the broker tries on";
   assertEquals(linesOf(printed), [
-    `The engine of the broker has not been reached since the start ${rest}`,
+    `The engine of the broker memory has not been reached since the start. ${rest}`,
   ]);
   broker.status.set({ name: "connected" });
+  broker.problem = "Redis has been away for 0 s: the connection was lost";
   broker.status.set({ name: "interrupted", since: Date.now() });
-  assertEquals(linesOf(printed)[1], `The engine of the broker went away ${rest}`);
+  assertEquals(linesOf(printed)[1], `${broker.problem}. ${rest}`);
   assertEquals(printed.lines.length, 2);
 });
 

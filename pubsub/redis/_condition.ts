@@ -68,10 +68,8 @@ export class Condition {
     const { current } = this.status;
     if (current.name !== "interrupted") return undefined;
     const seconds = Math.round((Date.now() - current.since) / 1_000);
-    const what = this.#wasUp
-      ? `Redis has been away for ${seconds} s`
-      : `Redis has not been reached since the start, ${seconds} s ago`;
-    return `${what}: ${textOf(current.error)}`;
+    const since = this.#wasUp ? `been away for ${seconds} s` : "not been reached since the start";
+    return `Redis has ${since}: ${textOf(current.error)}`;
   }
 
   /** The broker is closed: nothing counts any more. */
