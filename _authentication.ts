@@ -97,7 +97,7 @@ export class Authenticator<V> {
       }`,
     );
     // With 503 the client would come back for ever.
-    throw new Refused(403, `A user has at most ${MAX_USER_BYTES} bytes`, { cause, isFault: true });
+    throw new Refused(403, `A user has at most ${MAX_USER_BYTES} bytes`, { cause });
   }
 
   /** When the credentials end, in milliseconds since the Unix epoch; `Infinity` if they do not. */

@@ -35,6 +35,7 @@ Deno.test("Server prints each cause of a refusal once, without the token, and te
     origins: ["https://example.com"],
     authenticate: ({ token }) => {
       if (token === undefined) return Promise.reject();
+      if (token === "long") return "x".repeat(256);
       if (token === "cause") {
         throw new AuthenticationError("Try again", {
           status: 503,
@@ -55,6 +56,8 @@ Deno.test("Server prints each cause of a refusal once, without the token, and te
       ["/chat?token=s3cret"],
       ["/chat?token=s3cret"],
       ["/chat?token=cause"],
+      ["/chat?token=long"],
+      ["/chat?token=long"],
     ];
     for (const [path, origin] of asked) {
       using _raw = await RawSocket.open(port, {
@@ -73,12 +76,14 @@ Deno.test("Server prints each cause of a refusal once, without the token, and te
       "A session was refused with 401: Unauthenticated",
       "A session was refused with 401: Unknown token <token>",
       "A session was refused with 503: Try again: Error: no database",
+      "A session was refused with 403: A user has at most 255 bytes: RangeError: Cannot identify: " +
+      "a user must have at most 255 bytes in UTF-8, received 256",
     ]);
   }
   using printed = captureConsole();
   const told: number[] = [];
   await refuse({ ...options, onRefusal: ({ status }) => void told.push(status) });
-  assertEquals([linesOf(printed), told], [[], [403, 403, 404, 401, 401, 401, 503]]);
+  assertEquals([linesOf(printed), told], [[], [403, 403, 404, 401, 401, 401, 503, 403, 403]]);
 });
 
 Deno.test("Server tells that no token came in time", async () => {
