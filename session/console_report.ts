@@ -70,7 +70,7 @@ export class ConsoleReport {
     }
     told.add(cause);
     known.untold = 0;
-    const more = untold === 0 ? "" : ` (and ${untold} more like this since the last line)`;
+    const more = untold === 0 ? "" : ` (and ${untold} more of this kind since the last line)`;
     // deno-lint-ignore no-console
     console.warn(`Skein: ${line.slice(0, MAX_LENGTH).replace(/[\s\p{Cc}]+/gu, " ")}${more}`);
   }

@@ -13,13 +13,13 @@ Deno.test("ConsoleReport.tell() prints a cause once, and an hour later how often
   report.tell("origin", "an origin was refused", { about: "a" });
   assertEquals(printed.lines, [
     "Skein: an origin was refused",
-    "Skein: another origin was refused (and 4 more like this since the last line)",
+    "Skein: another origin was refused (and 4 more of this kind since the last line)",
   ]);
   time.tick(1);
   report.tell("origin", "an origin was refused", { about: "a" });
   assertEquals(
     printed.lines[2],
-    "Skein: an origin was refused (and 1 more like this since the last line)",
+    "Skein: an origin was refused (and 1 more of this kind since the last line)",
   );
 });
 
@@ -36,7 +36,7 @@ Deno.test("ConsoleReport.tell() prints 16 causes of a kind an hour, and those of
   assertEquals(printed.lines.length, 33);
   assertEquals(
     printed.lines[17],
-    "Skein: origin 0 (and 9984 more like this since the last line)",
+    "Skein: origin 0 (and 9984 more of this kind since the last line)",
   );
 });
 

@@ -77,7 +77,8 @@ Deno.test("Server prints each cause of a refusal once, without the token, and te
       "A session was refused with 401: Unknown token <token>",
       "A session was refused with 503: Try again: Error: no database",
       "A session was refused with 403: A user has at most 255 bytes: RangeError: Cannot identify: " +
-      "a user must have at most 255 bytes in UTF-8, received 256",
+      "a user must have at most 255 bytes in UTF-8, received 256 " +
+      "(and 1 more of this kind since the last line)",
     ]);
   }
   using printed = captureConsole();
