@@ -1,130 +1,175 @@
-import { assert, assertEquals } from "@std/assert";
+import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { RequestError } from "../../errors.ts";
+import { RequestError, SessionClosedError, TimeoutError, UnsupportedError } from "../../errors.ts";
 // Loaded ahead, so that no vector waits for a module.
 import "../../session/_lasting.ts";
 import { Client } from "../../session/client.ts";
 import type { ClientPublishOptions } from "../../session/session.ts";
 import type { Subscription } from "../../session/subscription.ts";
+import { turns } from "../../testing/turns.ts";
 import { memoryPair } from "../../transport/memory.ts";
-import { passTime, turns } from "../../testing/turns.ts";
 import { Peer } from "../sessions.ts";
-import { Names, Outgoing, type Vector, vectorFiles } from "./vectors.ts";
+import { Envelopes } from "./asyncapi.ts";
+import {
+  checkBinary,
+  checkClosed,
+  elapse,
+  frameOf,
+  fromVector,
+  Names,
+  Outgoing,
+  type Vector,
+  vectorFiles,
+  withHex,
+} from "./vectors.ts";
 
-/** The settings that vectors for clients use. */
+/** The settings that vectors for clients use: section 22 of docs/protocol.md says what they mean. */
 interface Given {
-  /** Sent in band before anything else. */
   readonly token?: string;
-  /** Whether messages and publications are numbered. */
+  readonly tokens?: readonly string[];
   readonly delivery?: "at-most-once" | "at-least-once";
 }
 
 /** The longest wait of a client between two attempts, in milliseconds. */
 const MAX_DELAY_MS = 30_000;
 
+const envelopes = new Envelopes();
+
 /** The code that the application sees: that of the answer, or the kind of error. */
 function codeOf(error: unknown): string {
-  return error instanceof RequestError ? error.failure.code : (error as Error).name;
+  if (error instanceof RequestError) return error.failure.code;
+  if (error instanceof TimeoutError) return "timeout";
+  if (error instanceof UnsupportedError) return "unsupported";
+  return error instanceof SessionClosedError ? "closed" : (error as Error).name;
 }
 
-async function run({ given = {}, steps }: Vector): Promise<void> {
-  using time = new FakeTime();
-  const names = new Names();
-  const seen: unknown[] = [];
-  const subscriptions = new Map<string, Subscription>();
-  const dials: (readonly string[])[] = [];
-  const pairs: ReturnType<typeof memoryPair>[] = [];
-  let peer: Peer | undefined;
-  let outgoing = new Outgoing([]);
-  const client = new Client("memory://server/", (_, { protocols }) => {
-    dials.push(protocols);
-    const pair = memoryPair();
-    pairs.push(pair);
-    peer = new Peer(pair.server);
-    outgoing = new Outgoing(peer.frames);
-    return Promise.resolve(pair.client);
-  }, {
-    ...given as Given,
-    // A constant would not be asked for again.
-    ...(typeof given.token === "string" && { token: () => given.token as string }),
-    backoff: { random: () => 0.5 },
-    onMessage: (message) => {
-      seen.push({ topic: message.topic, data: message.data });
-      if (message.topic === "echo") message.reply(message.data);
-    },
-  });
-  try {
+/** One vector on its way. */
+class Run {
+  readonly time: FakeTime;
+  readonly seen: unknown[] = [];
+  readonly names = new Names();
+  readonly client: Client;
+  readonly pairs: ReturnType<typeof memoryPair>[] = [];
+  readonly #subscriptions = new Map<string, Subscription>();
+  readonly #dials: (readonly string[])[] = [];
+  readonly #peers: Peer[] = [];
+  /** Connections that steps came to. */
+  #connections = 0;
+  #outgoing = new Outgoing([]);
+
+  constructor({ given = {} }: Vector, time: FakeTime) {
+    this.time = time;
+    this.client = this.#connect(given as Given);
+  }
+
+  /** Does the steps, then checks that nothing else went out. */
+  async run({ steps }: Vector): Promise<void> {
+    const { names, seen, time } = this;
     for (const [i, step] of steps.entries()) {
       const where = `step ${i}: ${JSON.stringify(step)}`;
       await turns();
-      if ("connect" in step) {
-        for (let waited = 0; dials.length === 0 && waited < MAX_DELAY_MS; waited += 500) {
-          await time.tickAsync(500);
-          await turns();
-        }
-        assertEquals(dials.shift(), step.connect, where);
-      } else if ("receive" in step) {
-        peer!.say(step.receive.map((template) => JSON.stringify(names.fill(template))).join("\n"));
-      } else if ("receiveText" in step) peer!.say(step.receiveText);
-      else if ("receiveBinary" in step) peer!.say(Uint8Array.fromHex(step.receiveBinary));
-      else if ("send" in step) {
-        for (const template of step.send) names.check(outgoing.next(), template, where);
+      const peer = this.#peers[this.#connections - 1];
+      const frame = frameOf(step, names);
+      if (frame !== undefined) peer!.say(frame);
+      else if ("connect" in step) {
+        assertEquals(this.#outgoing.rest(), [], `${where}: nothing else went out`);
+        await this.#whenDialed();
+        assertEquals(this.#dials.shift(), step.connect, where);
+        this.#outgoing = new Outgoing(this.#peers[this.#connections++]!.frames);
+      } else if ("send" in step) {
+        for (const template of step.send) names.check(this.#outgoing.next(), template, where);
+        if (step.send.length === 0) assertEquals(this.#outgoing.rest(), [], where);
       } else if ("sendBinary" in step) {
-        const frame = outgoing.next();
-        assert(frame instanceof Uint8Array, `${where}: a binary frame`);
-        assertEquals(frame.toHex(), step.sendBinary, where);
+        checkBinary(this.#outgoing.next(), step.sendBinary, { names, where });
       } else if ("sees" in step) names.check(seen.splice(0), step.sees, where);
       else if ("state" in step) {
         for (const [topic, expected] of Object.entries(step.state)) {
-          names.check(subscriptions.get(topic)?.position, expected, where);
+          names.check(this.#subscriptions.get(topic)?.position ?? null, expected, where);
         }
       } else if ("closes" in step) {
-        assertEquals((await peer!.closed).closeCode, step.closes, where);
+        await checkClosed(peer!.connection, step.closes, where);
       } else if ("closed" in step) {
         peer!.connection.close({ closeCode: step.closed, reason: "" });
-      } else if ("lost" in step) pairs.at(-1)!.link.disconnect();
-      else if ("waitMs" in step) await passTime(time, step.waitMs);
-      else act(step.do);
+      } else if ("lost" in step) this.pairs[this.#connections - 1]!.link.disconnect();
+      else if ("waitMs" in step) await elapse(time, step.waitMs);
+      else if ("do" in step) this.#act(step.do);
     }
     await turns();
-    assertEquals(outgoing.rest(), [], "Nothing else went out");
-    assertEquals(dials, [], "No other connection was opened");
-  } finally {
-    const closing = client.close();
-    for (const { link } of pairs) link.disconnect();
-    await closing;
+    assertEquals(this.#outgoing.rest(), [], "Nothing else went out");
+    assertEquals(this.#dials, [], "No other connection was opened");
+    for (const envelope of this.#peers.flatMap((peer) => peer.envelopes)) {
+      assertEquals(envelopes.faults("client", envelope), [], JSON.stringify(envelope));
+    }
   }
 
-  function act(verbs: Readonly<Record<string, unknown>>): void {
+  #connect({ token, tokens, delivery }: Given): Client {
+    const left = [...tokens ?? []];
+    return new Client("memory://server/", (_, { protocols }) => {
+      this.#dials.push(protocols);
+      const pair = memoryPair();
+      this.pairs.push(pair);
+      this.#peers.push(new Peer(pair.server));
+      return Promise.resolve(pair.client);
+    }, {
+      // A constant would not be asked for again.
+      ...(token && { token: () => token }),
+      ...(tokens && { token: () => left.shift() }),
+      ...(delivery && { delivery }),
+      onError() {},
+      backoff: { random: () => 0.5 },
+      onMessage: async (message) => {
+        const { topic, data } = message;
+        this.seen.push({ topic, ...withHex({ data }) });
+        if (topic === "echo") message.reply(data);
+        if (topic === "ask") message.reply(await this.client.request("back", data));
+        if (topic === "deny") throw new RequestError("denied", "Not today");
+        if (topic === "fail") throw new Error("Internal detail");
+      },
+    });
+  }
+
+  async #whenDialed(): Promise<void> {
+    for (let waited = 0; this.#dials.length === 0 && waited < MAX_DELAY_MS; waited += 500) {
+      await this.time.tickAsync(500);
+      await turns();
+    }
+  }
+
+  #act(verbs: Readonly<Record<string, unknown>>): void {
+    const { client } = this;
     for (const [verb, value] of Object.entries(verbs)) {
       if (verb === "subscribe") {
         const { topic, ...options } = value as { topic: string };
         const subscription = client.subscribe(topic, options);
-        subscriptions.set(topic, subscription);
-        void read(topic, subscription);
+        this.#subscriptions.set(topic, subscription);
+        void this.#read(topic, subscription);
       } else if (verb === "unsubscribe") {
-        void subscriptions.get(value as string)!.unsubscribe();
+        void this.#subscriptions.get(value as string)!.unsubscribe();
       } else {
-        const [topic, data, options] = value as [string, unknown, ClientPublishOptions?];
-        if (verb === "send") client.send(topic, data);
-        else if (verb === "publish") settle("published", client.publish(topic, data, options));
-        else if (verb === "request") settle("answer", client.request(topic, data));
+        const [topic, data, options = {}] = value as [string, unknown, ClientPublishOptions?];
+        if (verb === "send") client.send(topic, fromVector(data));
+        else if (verb === "publish") {
+          this.#settle("published", client.publish(topic, fromVector(data), options));
+        } else if (verb === "request") {
+          this.#settle("answer", client.request(topic, data, options));
+        } else if (verb === "presence") this.#settle("present", client.presence(topic, data));
         else throw new TypeError(`Cannot do: ${verb} is no verb of a client`);
       }
     }
   }
 
-  function settle(name: string, promise: Promise<unknown>): void {
+  #settle(name: string, promise: Promise<unknown>): void {
     promise.then(
-      (value) => void seen.push({ [name]: value ?? null }),
-      (error) => void seen.push({ error: codeOf(error) }),
+      (data) => void this.seen.push({ [name]: withHex({ data }).data ?? null }),
+      (error) => void this.seen.push({ error: codeOf(error) }),
     );
   }
 
-  async function read(topic: string, subscription: Subscription): Promise<void> {
+  async #read(topic: string, subscription: Subscription): Promise<void> {
+    const { seen } = this;
     try {
       for await (const { data, from } of subscription) {
-        seen.push({ topic, data, ...(from !== undefined && { from }) });
+        seen.push({ topic, ...withHex({ data }), ...(from !== undefined && { from }) });
       }
       seen.push({ ended: topic });
     } catch (error) {
@@ -135,6 +180,16 @@ async function run({ given = {}, steps }: Vector): Promise<void> {
 
 for (const [file, { vectors }] of vectorFiles("client")) {
   for (const vector of vectors) {
-    Deno.test(`Client passes ${file}: ${vector.name}`, () => run(vector));
+    Deno.test(`Client passes ${file}: ${vector.name}`, async () => {
+      using time = new FakeTime();
+      const run = new Run(vector, time);
+      try {
+        await run.run(vector);
+      } finally {
+        const closing = run.client.close();
+        for (const { link } of run.pairs) link.disconnect();
+        await closing;
+      }
+    });
   }
 }

@@ -1,141 +1,219 @@
-import { assert, assertEquals } from "@std/assert";
+import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import type { DrainOptions } from "../../manager/drain.ts";
+import { z } from "zod";
 import { AuthenticationError, RequestError } from "../../errors.ts";
-import type { AnyContract } from "../../session/contract.ts";
+import type { DrainOptions } from "../../manager/drain.ts";
+import type { Rate } from "../../manager/token_bucket.ts";
+import { away, ScriptedBroker, ScriptedEngine } from "../../pubsub/_scripted_broker_test.ts";
+import type {
+  BrokerSubscribeOptions,
+  BrokerSubscription,
+  PublicationListener,
+} from "../../pubsub/broker.ts";
+import { type AnyContract, defineContract } from "../../session/contract.ts";
+import type { SendQueueOptions } from "../../session/send_queue.ts";
 import type { Session } from "../../session/session.ts";
-import { passTime, turns } from "../../testing/turns.ts";
 import { type TestServer, testServer } from "../../testing/test_server.ts";
+import { turns } from "../../testing/turns.ts";
 import { Peer } from "../sessions.ts";
 import { Envelopes } from "./asyncapi.ts";
-import { Names, Outgoing, type Vector, vectorFiles } from "./vectors.ts";
+import {
+  checkBinary,
+  checkClosed,
+  elapse,
+  frameOf,
+  fromVector,
+  Names,
+  Outgoing,
+  type Vector,
+  vectorFiles,
+  withHex,
+} from "./vectors.ts";
 
-/** The settings that vectors for servers use. */
-interface Given {
-  /** Offered by the client; `skein.1` where it is left out. */
-  readonly protocols?: readonly string[];
-  /** In the upgrade request. */
-  readonly headers?: Readonly<Record<string, string>>;
-  /** Path and query of the upgrade request. */
-  readonly path?: string;
-  /** Tokens that are accepted, with the user of each; without them no token is asked for. */
-  readonly tokens?: Readonly<Record<string, string>>;
-  /** Whether tokens are taken in band. */
-  readonly acceptsTokenInBand?: boolean;
-  /** The user of a client without a token; without one it is refused. */
-  readonly guest?: string;
-  /** Topics that clients may subscribe to and publish on. */
-  readonly allowed?: readonly string[];
-  /** Patterns of topics with a history, with the number of messages that each keeps. */
-  readonly history?: Readonly<Record<string, number>>;
-  /** Whether what clients publish carries their users. */
-  readonly namesPublishers?: boolean;
-  /** Patterns of topics that are rooms. */
-  readonly rooms?: readonly string[];
+/** Topics by section, with the JSON type of their data. */
+interface GivenContract {
+  readonly toServer?: Readonly<Record<string, keyof typeof SCHEMAS>>;
+  readonly toClient?: Readonly<Record<string, keyof typeof SCHEMAS>>;
 }
 
+/** The settings that vectors for servers use: section 22 of docs/protocol.md says what they mean. */
+interface Given {
+  readonly protocols?: readonly string[];
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly path?: string;
+  readonly tokens?: Readonly<Record<string, string>>;
+  readonly acceptsTokenInBand?: boolean;
+  readonly endsAfterMs?: number;
+  readonly guest?: string;
+  readonly allowed?: readonly string[];
+  readonly history?: Readonly<Record<string, number>>;
+  readonly engine?: boolean;
+  readonly namesPublishers?: boolean;
+  readonly rooms?: readonly string[];
+  readonly contract?: GivenContract;
+  readonly maxMessageBytes?: number;
+  readonly maxTopics?: number;
+  readonly rate?: Rate;
+  readonly sendQueue?: SendQueueOptions;
+}
+
+const SCHEMAS = { string: z.string(), number: z.number() };
 const envelopes = new Envelopes();
 
-type ServerSession = Session<string | undefined, AnyContract, "server">;
+type TestSession = Session<string | undefined, AnyContract, "server">;
 
-/** The server of all vectors: what its application does is in the README of the vectors. */
-function serverOf(
-  given: Given,
-  { seen, onOpen }: { seen: unknown[]; onOpen: (session: ServerSession) => void },
-): TestServer<string | undefined> {
-  const { tokens, guest, allowed, history = {}, rooms = [] } = given;
-  return testServer<string | undefined>({
-    onRefusal() {},
-    onError() {},
-    onOpen: (session) => void onOpen(session),
-    rooms: [...rooms],
-    namesPublishers: given.namesPublishers ?? false,
-    history: Object.fromEntries(
-      Object.entries(history).map(([pattern, size]) => [pattern, { size }]),
-    ),
-    ...(allowed && { authorize: (_, topic) => allowed.includes(topic) }),
-    ...(tokens && {
-      authenticate: ({ token }) => {
-        const user = token === undefined ? guest : tokens[token];
-        if (user === undefined) throw new AuthenticationError("Unknown token");
-        return user;
-      },
-    }),
-    acceptsTokenInBand: given.acceptsTokenInBand ?? false,
-    onMessage: async (message) => {
-      seen.push({ topic: message.topic, data: message.data });
-      switch (message.topic) {
-        case "echo":
-          return void message.reply(message.data);
-        case "deny":
-          throw new RequestError("denied", "Not today");
-        case "fail":
-          throw new Error("Internal detail");
-        case "hang":
-          await new Promise<void>((resolve) =>
-            message.signal.addEventListener("abort", () => resolve(), { once: true })
-          );
-      }
-    },
-  });
+/** The broker of a server whose engine fails where a step says so. There are no other nodes. */
+class Node extends ScriptedBroker {
+  override publish(): void {}
+
+  override subscribe(
+    topic: string,
+    listener: PublicationListener,
+    options?: BrokerSubscribeOptions,
+  ): BrokerSubscription {
+    const own: PublicationListener = (publication) => {
+      if (publication.topic === topic) listener(publication);
+    };
+    return super.subscribe(topic, own, options);
+  }
 }
 
-async function run({ given = {}, steps }: Vector): Promise<void> {
-  using time = new FakeTime();
-  const seen: unknown[] = [];
-  let session: ServerSession | undefined;
-  const names = new Names();
-  const setup = given as Given;
-  await using server = serverOf(setup, { seen, onOpen: (opened) => session = opened });
-  const connection = await server.open({
-    ...(setup.headers && { headers: setup.headers }),
-    ...(setup.path && { path: setup.path }),
-    ...(setup.protocols && { protocols: setup.protocols }),
-  });
-  const peer = new Peer(connection);
-  const outgoing = new Outgoing(peer.frames);
-  await turns();
-  for (const [i, step] of steps.entries()) {
-    const where = `step ${i}: ${JSON.stringify(step)}`;
-    if ("receive" in step) {
-      peer.say(step.receive.map((template) => JSON.stringify(names.fill(template))).join("\n"));
-    } else if ("receiveText" in step) peer.say(step.receiveText);
-    else if ("receiveBinary" in step) peer.say(Uint8Array.fromHex(step.receiveBinary));
-    else if ("send" in step) {
-      for (const template of step.send) names.check(outgoing.next(), template, where);
-    } else if ("sendBinary" in step) {
-      const frame = outgoing.next();
-      assert(frame instanceof Uint8Array, `${where}: a binary frame`);
-      assertEquals(frame.toHex(), step.sendBinary, where);
-    } else if ("sees" in step) names.check(seen.splice(0), step.sees, where);
-    else if ("closes" in step) {
-      await turns();
-      assertEquals((await peer.closed).closeCode, step.closes, where);
-    } else if ("closed" in step) {
-      connection.close({ closeCode: step.closed, reason: "" });
-    } else if ("waitMs" in step) await passTime(time, step.waitMs);
-    else if ("do" in step) act(step.do, server);
-    else throw new TypeError(`Cannot run a step for a server: ${where}`);
-    await turns();
-  }
-  assertEquals(outgoing.rest(), [], "Nothing else went out");
-  for (const envelope of peer.envelopes) {
-    assertEquals(envelopes.faults("server", envelope), [], JSON.stringify(envelope));
+/** One vector on its way. */
+class Run {
+  readonly time: FakeTime;
+  readonly seen: unknown[] = [];
+  readonly names = new Names();
+  readonly given: Given;
+  readonly node: Node | undefined;
+  readonly server: TestServer<string | undefined>;
+  readonly others = new Map<string, Peer>();
+  #session: TestSession | undefined;
+  #allowed: readonly string[];
+
+  constructor({ given = {} }: Vector, time: FakeTime) {
+    this.time = time;
+    this.given = given as Given;
+    this.#allowed = this.given.allowed ?? [];
+    this.node = this.given.engine ? new Node(new ScriptedEngine()) : undefined;
+    this.node?.engine.nodes.push(this.node);
+    this.server = this.#serve();
   }
 
-  function act(
-    verbs: Readonly<Record<string, unknown>>,
-    server: TestServer<string | undefined>,
-  ): void {
+  /** Does the steps, then checks that nothing else went out. */
+  async run({ steps }: Vector): Promise<void> {
+    const { headers, path, protocols } = this.given;
+    const connection = await this.server.open({
+      ...(headers && { headers }),
+      ...(path && { path }),
+      ...(protocols && { protocols }),
+    });
+    const peer = new Peer(connection);
+    const outgoing = new Outgoing(peer.frames);
+    const { names, seen, time } = this;
+    await turns();
+    for (const [i, step] of steps.entries()) {
+      const where = `step ${i}: ${JSON.stringify(step)}`;
+      const frame = frameOf(step, names);
+      if (frame !== undefined) peer.say(frame);
+      else if ("send" in step) {
+        for (const template of step.send) names.check(outgoing.next(), template, where);
+        if (step.send.length === 0) assertEquals(outgoing.rest(), [], where);
+      } else if ("sendBinary" in step) {
+        checkBinary(outgoing.next(), step.sendBinary, { names, where });
+      } else if ("sees" in step) names.check(seen.splice(0), step.sees, where);
+      else if ("closes" in step) {
+        await checkClosed(peer.connection, step.closes, where);
+      } else if ("closed" in step) connection.close({ closeCode: step.closed, reason: "" });
+      else if ("stalled" in step) {
+        if (step.stalled) this.server.network.stall("to-client");
+        else this.server.network.resume("to-client");
+      } else if ("waitMs" in step) await elapse(time, step.waitMs);
+      else if ("do" in step) await this.#act(step.do);
+      else throw new TypeError(`Cannot run a step for a server: ${where}`);
+      await turns();
+    }
+    assertEquals(outgoing.rest(), [], "Nothing else went out");
+    for (const envelope of peer.envelopes) {
+      assertEquals(envelopes.faults("server", envelope), [], JSON.stringify(envelope));
+    }
+  }
+
+  #serve(): TestServer<string | undefined> {
+    const { given } = this;
+    const { tokens, guest, contract, maxMessageBytes, maxTopics, rate, sendQueue } = given;
+    return testServer<string | undefined>({
+      onRefusal() {},
+      onError() {},
+      onOpen: (session) => void (this.#session ??= session),
+      onMessage: (message, session) => this.#handle(message, session),
+      rooms: [...given.rooms ?? []],
+      namesPublishers: given.namesPublishers ?? false,
+      history: Object.fromEntries(
+        Object.entries(given.history ?? {}).map(([pattern, size]) => [pattern, { size }]),
+      ),
+      ...(this.node && { broker: this.node }),
+      ...(given.allowed && { authorize: (_, topic) => this.#allowed.includes(topic) }),
+      ...(contract && { contract: contractOf(contract) }),
+      ...(tokens && {
+        authenticate: ({ token }) => {
+          const user = token === undefined ? guest : tokens[token];
+          if (user === undefined) throw new AuthenticationError("Unknown token");
+          return user;
+        },
+      }),
+      ...(given.endsAfterMs && { expiresAt: () => Date.now() + given.endsAfterMs! }),
+      acceptsTokenInBand: given.acceptsTokenInBand ?? false,
+      session: { ...(maxMessageBytes && { maxMessageBytes }), ...(sendQueue && { sendQueue }) },
+      ...(maxTopics && { limits: { maxTopicsPerSession: maxTopics } }),
+      ...(rate && { rates: { perSession: { messages: rate } } }),
+    });
+  }
+
+  async #handle(
+    message: {
+      readonly topic: string;
+      readonly data: unknown;
+      readonly signal: AbortSignal;
+      reply(data: unknown): void;
+    },
+    session: TestSession,
+  ): Promise<void> {
+    const { topic, data, signal } = message;
+    this.seen.push({ topic, ...withHex({ data }) });
+    switch (topic) {
+      case "echo":
+        return message.reply(data);
+      case "ask":
+        return message.reply(await session.request("back", data));
+      case "deny":
+        throw new RequestError("denied", "Not today");
+      case "fail":
+        throw new Error("Internal detail");
+      case "hang":
+        await new Promise<void>((resolve) =>
+          signal.addEventListener("abort", () => resolve(), { once: true })
+        );
+    }
+  }
+
+  async #act(verbs: Readonly<Record<string, unknown>>): Promise<void> {
+    const { server, seen } = this;
+    const session = this.#session!;
     for (const [verb, value] of Object.entries(verbs)) {
-      const [topic, data] = value as [string, unknown];
-      if (verb === "publish") server.publish(topic, data);
-      else if (verb === "send") session!.send(topic, data);
-      else if (verb === "subscribe") server.subscribe(session!, topic);
-      else if (verb === "unsubscribe") server.unsubscribe(session!, topic);
+      const [topic, data] = (Array.isArray(value) ? value : []) as [string, unknown];
+      if (verb === "publish") server.publish(topic, fromVector(data));
+      else if (verb === "publishAll") {
+        for (const [topic, data] of value as [string, unknown][]) server.publish(topic, data);
+      } else if (verb === "send") session.send(topic, fromVector(data));
+      else if (verb === "subscribe") server.subscribe(session, topic);
+      else if (verb === "unsubscribe") server.unsubscribe(session, topic, data as object);
+      else if (verb === "allow") this.#allowed = value as string[];
       else if (verb === "drain") void server.drain(value as DrainOptions);
+      else if (verb === "enter") await this.#enter(...value as [string, string, unknown]);
+      else if (verb === "leave") this.others.get(topic)!.connection.close();
+      else if (verb === "engine") this.#script(value as Record<string, unknown>);
       else if (verb === "request") {
-        session!.request(topic, data).then(
+        session.request(topic, data).then(
           (answer: unknown) => void seen.push({ answer }),
           (error) =>
             void seen.push({
@@ -145,10 +223,50 @@ async function run({ given = {}, steps }: Vector): Promise<void> {
       } else throw new TypeError(`Cannot do: ${verb} is no verb of a server`);
     }
   }
+
+  /** Another client enters a room. */
+  async #enter(user: string, room: string, data: unknown): Promise<void> {
+    const token = Object.entries(this.given.tokens ?? {}).find(([, name]) => name === user)?.[0];
+    const peer = new Peer(await this.server.open({ path: `/?token=${token}` }));
+    this.others.set(user, peer);
+    if (data !== undefined) peer.say({ presence: room, data, id: 1 });
+    peer.say({ subscribe: room, id: 2 });
+  }
+
+  /** Has the engine go away, come back, forget, begin anew, or get something from another node. */
+  #script({ state, publish, keeps, epoch, loses = 0 }: Record<string, unknown>): void {
+    const node = this.node!;
+    const { engine } = node;
+    if (state !== undefined) {
+      node.onRead = node.onAppend = state === "back" ? () => {} : away;
+      node.onLive = state === "away" ? () => {} : (publication, deliver) => deliver(publication);
+    }
+    if (Array.isArray(publish)) {
+      const [topic, data] = publish;
+      engine.append({ topic, payload: JSON.stringify({ topic, data }) });
+    }
+    if (typeof keeps === "number") engine.trim(keeps);
+    if (typeof epoch === "string") engine.beginEpoch(epoch, loses as number);
+    if (state === "back") node.interrupt();
+  }
+}
+
+function contractOf({ toServer = {}, toClient = {} }: GivenContract): AnyContract {
+  const schemas = (section: Readonly<Record<string, keyof typeof SCHEMAS>>) =>
+    Object.fromEntries(Object.entries(section).map(([topic, type]) => [topic, SCHEMAS[type]]));
+  const requests = Object.fromEntries(
+    Object.entries(schemas(toServer)).map(([topic, input]) => [topic, { input, output: z.any() }]),
+  );
+  return defineContract({ toClient: schemas(toClient), requests });
 }
 
 for (const [file, { vectors }] of vectorFiles("server")) {
   for (const vector of vectors) {
-    Deno.test(`Server passes ${file}: ${vector.name}`, () => run(vector));
+    Deno.test(`Server passes ${file}: ${vector.name}`, async () => {
+      using time = new FakeTime();
+      const run = new Run(vector, time);
+      await using _server = run.server;
+      await run.run(vector);
+    });
   }
 }

@@ -3,8 +3,10 @@
  *
  * @module
  */
-import { assertEquals } from "@std/assert";
-import type { Frame } from "../../transport/connection.ts";
+import { assert, assertEquals } from "@std/assert";
+import { decodeBinary } from "../../session/_binary.ts";
+import { settlesSoon, type TickingTime, turns } from "../../testing/turns.ts";
+import type { Connection, Frame } from "../../transport/connection.ts";
 
 /**
  * An envelope in a vector. A text that begins with `$` names a value that is not fixed; `$any` stands
@@ -18,12 +20,14 @@ export type Step =
   | { readonly receive: readonly Template[] }
   /** One text frame comes in, as it is. */
   | { readonly receiveText: string }
+  /** One text frame comes in: a text, so many times. */
+  | { readonly receiveRepeated: { readonly text: string; readonly times: number } }
   /** One binary frame comes in, in hexadecimal. */
   | { readonly receiveBinary: string }
   /** These envelopes go out next, in any number of text frames. */
   | { readonly send: readonly Template[] }
-  /** This binary frame goes out next. */
-  | { readonly sendBinary: string }
+  /** This binary frame goes out next: in hexadecimal, or taken apart. */
+  | { readonly sendBinary: string | { readonly head: Template; readonly data: string } }
   /** The application does something. */
   | { readonly do: { readonly [verb: string]: unknown } }
   /** The application has seen exactly this since it was last asked. */
@@ -38,6 +42,8 @@ export type Step =
   | { readonly lost: true }
   /** The client connects, and offers these subprotocols. */
   | { readonly connect: readonly string[] }
+  /** Whether the peer takes nothing of what this end sends, from now on. */
+  | { readonly stalled: boolean }
   /** Time passes, in milliseconds. */
   | { readonly waitMs: number };
 
@@ -61,8 +67,20 @@ export interface VectorFile {
   readonly vectors: readonly Vector[];
 }
 
+/** Steps in which time passes: the shortest pauses of an end are some hundred milliseconds. */
+const STEPS = 25;
+
 /** Stands for any value. */
 const ANY = "$any";
+
+/** Steps by which a frame comes in. */
+type Receiving = Extract<
+  Step,
+  | { readonly receive: unknown }
+  | { readonly receiveText: unknown }
+  | { readonly receiveRepeated: unknown }
+  | { readonly receiveBinary: unknown }
+>;
 
 const FOLDER = new URL("../../docs/protocol/vectors/", import.meta.url);
 
@@ -124,6 +142,73 @@ export class Names {
   }
 }
 
+/**
+ * Makes the frame of a step by which one comes in.
+ *
+ * @param step The step.
+ * @param names What the names in it stand for.
+ * @returns The frame; `undefined` if it is another step.
+ */
+export function frameOf(step: Step, names: Names): Frame | undefined {
+  if (!isReceiving(step)) return undefined;
+  if ("receive" in step) {
+    return step.receive.map((template) => JSON.stringify(names.fill(template))).join("\n");
+  }
+  if ("receiveText" in step) return step.receiveText;
+  if ("receiveRepeated" in step) {
+    return step.receiveRepeated.text.repeat(step.receiveRepeated.times);
+  }
+  return Uint8Array.fromHex(step.receiveBinary);
+}
+
+function isReceiving(step: Step): step is Receiving {
+  return Object.keys(step).some((key) => key.startsWith("receive"));
+}
+
+/**
+ * Checks a binary frame that went out.
+ *
+ * @param frame What went out.
+ * @param expected The frame in hexadecimal, or its head and its data.
+ * @param options What names stand for, and what is checked, for people.
+ */
+export function checkBinary(
+  frame: Template | Uint8Array | undefined,
+  expected: string | { readonly head: Template; readonly data: string },
+  { names, where }: { readonly names: Names; readonly where: string },
+): void {
+  assert(frame instanceof Uint8Array, `${where}: expected a binary frame, received ${frame}`);
+  if (typeof expected === "string") return assertEquals(frame.toHex(), expected, where);
+  const parts = decodeBinary(frame);
+  assert(parts !== undefined, `${where}: expected a binary message, received ${frame.toHex()}`);
+  names.check(JSON.parse(parts.head), expected.head, where);
+  assertEquals(parts.data.toHex(), expected.data, where);
+}
+
+/**
+ * Makes the data of a vector what the application has: `{"hex"}` is bytes, `{"text", "times"}` a text
+ * so many times.
+ *
+ * @param data Data of a vector.
+ * @returns Data of the application.
+ */
+export function fromVector(data: unknown): unknown {
+  if (!isObject(data)) return data;
+  if (typeof data.hex === "string") return Uint8Array.fromHex(data.hex);
+  return typeof data.times === "number" ? String(data.text).repeat(data.times) : data;
+}
+
+/**
+ * Writes data as vectors have it: bytes are `{"hex"}`, and what is absent is left out.
+ *
+ * @param event The data of the application.
+ * @returns What a vector has for it.
+ */
+export function withHex({ data }: { readonly data: unknown }): { readonly data?: unknown } {
+  if (data === undefined) return {};
+  return { data: data instanceof Uint8Array ? { hex: data.toHex() } : data };
+}
+
 /** Leaves out what a template with a rest does not name. */
 function reduce(actual: unknown, template: unknown): unknown {
   if (template === ANY && actual !== undefined) return ANY;
@@ -149,6 +234,37 @@ function withoutRest(template: unknown): unknown {
 
 function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/**
+ * Lets time pass, in few steps: what a timer sends is answered before the next one.
+ *
+ * @param time The time of the test.
+ * @param ms How long, in milliseconds.
+ */
+export async function elapse(time: TickingTime, ms: number): Promise<void> {
+  await turns();
+  const step = Math.max(1, Math.ceil(ms / STEPS));
+  for (let left = ms; left > 0; left -= step) {
+    await time.tickAsync(Math.min(step, left));
+    await turns();
+  }
+}
+
+/**
+ * Checks that a connection was closed by now.
+ *
+ * @param connection The connection.
+ * @param code The code that it was closed with.
+ * @param where Says what is checked, for people.
+ */
+export async function checkClosed(
+  { closed }: Pick<Connection, "closed">,
+  code: number,
+  where: string,
+): Promise<void> {
+  assert(await settlesSoon(closed), `${where}: the connection is open`);
+  assertEquals((await closed).closeCode, code, where);
 }
 
 /** Reads what goes out one by one: envelopes of text frames, or whole binary frames. */

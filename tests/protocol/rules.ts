@@ -1,0 +1,59 @@
+/**
+ * The numbered rules of `docs/protocol.md`, and those that no vector can show.
+ *
+ * @module
+ */
+
+const FILE = new URL("../../docs/protocol.md", import.meta.url);
+
+/** A rule begins a paragraph, or an item of a list, with its number. */
+const RULE = /^(?:- )?\*\*(\d+\.\d+)\b/gm;
+
+/** Reasons why no vector cites the rules of a whole section, by its number. */
+export const UNSHOWN_SECTIONS: Readonly<Record<string, string>> = {
+  "16": "WebTransport has no frames: tests/webtransport_server_test.ts",
+  "17": "typed messages are on streams: session/structured_test.ts",
+  "18": "records of QMux are below the frames: tests/websocket_streams_test.ts",
+  "20": "MoQ has no envelopes",
+  "21": "advice",
+  "22": "the vectors themselves",
+};
+
+/** Reasons why no vector cites a rule. */
+export const UNSHOWN: Readonly<Record<string, string>> = {
+  "1.3": "QMux is below the frames: tests/websocket_streams_test.ts",
+  "2.2": "HTTP, before the first frame: tests/origins_test.ts",
+  "2.9": "HTTP, before the first frame: tests/handshakes_test.ts",
+  "2.10": "HTTP, before the first frame: tests/rate_limits_test.ts",
+  "2.11": "HTTP, before the first frame: tests/bad_input_test.ts",
+  "2.12": "HTTP, before the first frame: tests/handshakes_test.ts",
+  "4.4": "a record is taken off below the frames: tests/websocket_streams_test.ts",
+  "7.9": "advice for pages that slept: session/_life_test.ts",
+  "8.4": "streams before the token: tests/strangers_test.ts",
+  "11.11": "every server of Skein 0.2 has numbers",
+  "12.9": "needs several nodes: pubsub/presence_data_test.ts",
+  "12.10": "needs a room of more than 100 users: pubsub/rooms_test.ts",
+  "12.11": "needs more than 20 updates a second: pubsub/presence_data_test.ts",
+  "12.12": "needs a list of more than one page: pubsub/rooms_test.ts",
+  "15.5": "a fault of an engine: tests/session_wires_test.ts",
+  "19.1": "nothing is sent",
+};
+
+/**
+ * Reads the rules.
+ *
+ * @returns Their numbers, as they stand in the document.
+ */
+export function rulesOfProtocol(): string[] {
+  return Array.from(Deno.readTextFileSync(FILE).matchAll(RULE), ([, number]) => number!);
+}
+
+/**
+ * Tells whether a rule stands in one of the two lists.
+ *
+ * @param rule The number of the rule.
+ * @returns Whether no vector is to cite it.
+ */
+export function isUnshown(rule: string): boolean {
+  return rule in UNSHOWN || rule.split(".")[0]! in UNSHOWN_SECTIONS;
+}
