@@ -145,3 +145,36 @@ testInBrowsers("chat refuses a name that is none, and says why", async (browser)
     "A name has 1 to 24 letters and digits",
   );
 });
+
+testInBrowsers(
+  "chat signs a second tab in as the same user, and colours users apart",
+  async (browser) => {
+    await using chat = await ChatProcess.start();
+    const context = await browser.createBrowserContext();
+    const ann = await ChatPage.enter(context, chat.url, { name: "ann" });
+    const bob = await ChatPage.enter(await browser.createBrowserContext(), chat.url, {
+      name: "bob",
+    });
+    const tab = await context.newPage();
+    await tab.goto(chat.url);
+    await tab.waitForSelector('#status[data-name="connected"]');
+    // One user with two tabs, who came once.
+    for (const page of [ann, bob]) await page.seesHere("2 here: ann, bob");
+    const colours = await ann.page.$$eval(
+      "#people .face",
+      (faces) => faces.map((face) => (face as unknown as Face).style.getPropertyValue("--hue")),
+    );
+    assertEquals(new Set(colours).size, 2);
+    // Another name is that of one tab.
+    await Promise.all([tab.waitForNavigation(), tab.click("#change-name")]);
+    await tab.waitForSelector("#enter", { visible: true });
+    await tab.type("#name", "eve");
+    await tab.keyboard.press("Enter");
+    await bob.seesHere("3 here: ann, bob, eve");
+  },
+);
+
+/** The little of an element that is named above. */
+interface Face {
+  readonly style: { getPropertyValue(name: string): string };
+}

@@ -5,6 +5,7 @@ import { Inspected } from "./_inspect_page.ts";
 
 /** The page's own; functions that name it run there. */
 declare const document: {
+  readonly documentElement: { readonly scrollWidth: number };
   readonly activeElement: { readonly id: string; readonly textContent: string };
 };
 
@@ -65,7 +66,25 @@ testInBrowsers(
   },
 );
 
+testInBrowsers("inspector fits a phone, and can be touched there", async (browser) => {
+  await using inspected = await Inspected.start();
+  const { page } = await inspected.open(await browser.createBrowserContext());
+  await page.setViewport({ width: 320, height: 640 });
+  await page.waitForSelector("#rows .open");
+  assertEquals(await page.evaluate(() => document.documentElement.scrollWidth), 320);
+  const heights = await page.$$eval(
+    "#close, #filter, .toggle",
+    (all) => all.map((one) => (one as unknown as Box).offsetHeight),
+  );
+  // The button that closes the detail is not there yet.
+  for (const height of heights) assert(height === 0 || height >= 44, `${height}`);
+});
+
 /** The little of the DOM that is named above. */
 interface Document {
   querySelectorAll(selector: string): Iterable<unknown>;
+}
+
+interface Box {
+  readonly offsetHeight: number;
 }

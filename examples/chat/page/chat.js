@@ -58,7 +58,9 @@ async function start(name) {
     if (status.name === "refused" && !wasConnected) return refuse(status.cause.reason);
     if (status.name === "connected" && !wasConnected) {
       wasConnected = true;
+      // A reload of this tab stays who it is; a new tab is the user who came last.
       sessionStorage.setItem("name", name);
+      localStorage.setItem("name", name);
       open("#lobby");
     }
     // Letters that came while this page was away; rooms are asked for in `notePresence`.
@@ -70,6 +72,7 @@ async function start(name) {
 
 function refuse(reason) {
   sessionStorage.removeItem("name");
+  localStorage.removeItem("name");
   state.me = "";
   showError(reason || "The server refused this name");
   redraw();
@@ -106,6 +109,7 @@ function notePresence(place, notice) {
     return void recallRoom(place);
   }
   const { type, user, at } = notice;
+  if (type !== "join" && type !== "leave") return;
   if (type === "join") place.members.add(user);
   else place.members.delete(user);
   // Whoever was here before the server went away is not announced again.
@@ -275,7 +279,8 @@ elements.enter.addEventListener("submit", (event) => {
 });
 
 elements["change-name"].addEventListener("click", () => {
-  sessionStorage.removeItem("name");
+  // Asked for in this tab alone; others go on as they are.
+  sessionStorage.setItem("name", "");
   location.reload();
 });
 
@@ -306,6 +311,6 @@ elements.say.addEventListener("submit", (event) => {
 // The delay before the next attempt counts down.
 setInterval(() => drawStatus(state.status), 250);
 
-const known = sessionStorage.getItem("name");
-if (known === null) redraw();
+const known = sessionStorage.getItem("name") ?? localStorage.getItem("name") ?? "";
+if (known === "") redraw();
 else void start(known);

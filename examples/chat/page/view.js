@@ -262,12 +262,30 @@ function make(tag, className = "", text = "") {
   return element;
 }
 
+/** Hues that are told apart at a glance. */
+const HUES = [25, 265, 150, 330, 60, 205, 110, 295, 0, 180, 235, 85];
+
+/** The colour of each name that this page showed, as a place in `HUES`. */
+const colours = new Map();
+
+/** A colour that follows from the name; another one where somebody has it already. */
+function hueOf(user) {
+  let colour = colours.get(user);
+  if (colour === undefined) {
+    let sum = 0;
+    for (const letter of user) sum = (sum * 31 + letter.codePointAt(0)) % 9_973;
+    const taken = new Set(colours.values());
+    colour = sum % HUES.length;
+    for (let i = 0; i < HUES.length && taken.has(colour); i++) colour = (colour + 1) % HUES.length;
+    colours.set(user, colour);
+  }
+  return HUES[colour];
+}
+
 /** A circle with the first letter of a name, in the name's own colour. */
 function face(user) {
   const element = make("span", "face", [...user][0].toUpperCase());
-  let hue = 0;
-  for (const letter of user) hue = (hue * 97 + letter.codePointAt(0) * 137) % 360;
-  element.style.setProperty("--hue", hue);
+  element.style.setProperty("--hue", hueOf(user));
   element.ariaHidden = "true";
   return element;
 }

@@ -45,13 +45,13 @@ class Line {
     // One burst shall not flatten two minutes: the highest few are cut off.
     const sorted = [...values].sort((a, b) => a - b);
     const most = Math.max(1e-9, sorted[Math.floor(sorted.length * 0.98) - 1] ?? sorted[0]) * 1.12;
-    // New points come in at the right; before the first there is nothing.
-    const x = (i) => 120 - (values.length - 1 - i) * (120 / 119);
+    // From the left on, until there are two minutes; from then on they move.
+    const x = (i) => i * (120 / 119);
     const y = (value) => 34 - Math.min(1, value / most) * 31;
     const points = values.map((value, i) => `${x(i).toFixed(2)} ${y(value).toFixed(2)}`);
     const line = points.length === 0 ? "" : `M${points.join("L")}`;
     this.path.setAttribute("d", line);
-    this.area.setAttribute("d", line && `${line}L120 36L${x(0).toFixed(2)} 36Z`);
+    this.area.setAttribute("d", line && `${line}L${x(values.length - 1).toFixed(2)} 36L0 36Z`);
   }
 }
 

@@ -116,14 +116,12 @@ export function drawNumbers(numbers) {
   put(elements.skipped, skipped ? `${skipped} skipped` : "none skipped");
   // The highest of the last minute is the top, and at least 50 ms are.
   const top = Math.max(50, ...history) * 1.1;
-  const step = 120 / 59;
-  const first = 120 - (history.length - 1) * step;
-  const points = history.map((ms, at) =>
-    `${(first + at * step).toFixed(1)} ${(38 - 36 * ms / top).toFixed(1)}`
-  );
+  // From the left on, until there is a minute; from then on they move.
+  const x = (at) => (at * (120 / 59)).toFixed(1);
+  const points = history.map((ms, at) => `${x(at)} ${(38 - 36 * ms / top).toFixed(1)}`);
   const line = points.length > 1 ? `M${points.join("L")}` : "";
   elements["latency-line"].setAttribute("d", line);
-  elements["latency-area"].setAttribute("d", line && `${line}L120 40L${first.toFixed(1)} 40Z`);
+  elements["latency-area"].setAttribute("d", line && `${line}L${x(history.length - 1)} 40L0 40Z`);
 }
 
 /** Draws the form, and what is sent. */
