@@ -141,9 +141,11 @@ export class Audience {
   }
 
   #standingOf(session: Session): SubscribeAnswer {
-    const { epoch, known } = this.#feed;
+    const { epoch, known, tail } = this.#feed;
     const replay = this.#replays.get(session);
     const offset = replay === undefined ? known : replay.at;
-    return epoch === undefined || offset === undefined ? {} : { epoch, offset, head: known };
+    if (epoch === undefined || offset === undefined) return {};
+    const tag = tail.tagAt(offset);
+    return tag === undefined ? { epoch, offset, head: known } : { epoch, offset, tag, head: known };
   }
 }

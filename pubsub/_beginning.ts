@@ -18,6 +18,10 @@ export interface Followed {
   readonly topic: string;
   /** The epoch; `undefined` until it is known. */
   readonly epoch: string | undefined;
+  /** Counts how often the history began anew: it may do so under the name that it had. */
+  readonly era: number;
+  /** For how long a place before the first publication is trusted, in milliseconds. */
+  readonly remembersMs: number;
   /** The newest offset that is known; the members have everything up to it. */
   readonly known: number;
   /** The newest publications. */
@@ -34,12 +38,16 @@ export interface Followed {
 interface Start {
   readonly epoch: string;
   readonly at: number;
+  /** The tag of the publication there, where that is known. */
+  readonly tag?: string | undefined;
   /** What comes next, if it was read already. */
   readonly ahead?: readonly Placed[] | undefined;
 }
 
 /** Where a replay begins. */
 export interface Beginning extends Start {
+  /** The era of the feed. */
+  readonly era: number;
   readonly answer: SubscribeAnswer;
 }
 
@@ -86,9 +94,10 @@ export class ReplayReader {
     if (feed.epoch === undefined) return undefined;
     let reason: RecoveryReason | undefined;
     if (since !== undefined) {
-      const after = await this.#after(since);
+      const after = isForgotten(feed, since) ? "too-old" : await this.#after(since);
       if (typeof after !== "string") {
-        return beginAt(feed, { ...after, ...since, at: since.offset }, { recovered: true });
+        const { epoch, offset: at, tag } = since;
+        return beginAt(feed, { ...after, epoch, at, tag }, { recovered: true });
       }
       reason = after;
     }
@@ -106,10 +115,22 @@ export class ReplayReader {
       if (since.epoch !== feed.epoch) return "new-epoch";
       if (since.offset > feed.known) return "beyond-head";
     }
-    if (since.offset >= feed.tail.after) return {};
+    // A place before the first publication has none that it could be told by.
+    const tag = since.offset === 0 ? undefined : since.tag;
+    const isHere = since.offset >= feed.tail.after;
+    if (isHere && (tag === undefined || feed.tail.knows(since.offset))) {
+      const { offset } = since;
+      return tag !== undefined && feed.tail.contradicts({ offset, tag }) ? "new-epoch" : {};
+    }
     const page = await this.read(since.epoch, { after: since.offset });
     if (typeof page === "string") return page;
-    const [first] = page.items;
+    const { anchor, items: [first] } = page;
+    if (tag !== undefined) {
+      if (anchor !== undefined && anchor !== tag) return "new-epoch";
+      // Between the two offsets of what comes next nothing has ever stood.
+      if (first !== undefined && first.prev < since.offset) return "new-epoch";
+    }
+    if (isHere) return {};
     return first === undefined || first.prev > since.offset ? "too-old" : { ahead: page.items };
   }
 
@@ -119,7 +140,7 @@ export class ReplayReader {
     for (let i = 0; i < MAX_READS; i++) {
       const epoch = feed.epoch!;
       const before = feed.tail.before(last);
-      if (before !== undefined) return { epoch, at: before };
+      if (before !== undefined) return { epoch, at: before, tag: feed.tail.tagAt(before) };
       const page = await this.read(epoch, { last });
       if (page === "unavailable") return undefined;
       // Of an epoch that began meanwhile it is the newest too.
@@ -127,7 +148,12 @@ export class ReplayReader {
       const { items, head } = page;
       // What came live since the page was read is not in it.
       const at = Math.min(items[0]?.prev ?? head, feed.known);
-      return { epoch, at, ahead: items[0]?.prev === at ? items : undefined };
+      return {
+        epoch,
+        at,
+        tag: feed.tail.tagAt(at),
+        ahead: items[0]?.prev === at ? items : undefined,
+      };
     }
     return undefined;
   }
@@ -141,14 +167,16 @@ export function beginWithout(
 ): Beginning {
   const { since } = options;
   const { reason, newest } = why;
-  const start: Start = newest ?? { epoch: feed.epoch!, at: feed.known };
+  const start: Start = newest ??
+    { epoch: feed.epoch!, at: feed.known, tag: feed.tail.tagAt(feed.known) };
   const { epoch, at } = start;
   if (since === undefined) return beginAt(feed, start, refusal(options, reason));
   // A new epoch may have begun while this was found out.
   if (since.epoch !== epoch) return beginAt(feed, start, refusal(options, "new-epoch"));
   // Whether it is ahead of the engine nobody knows; what it has is not to come again.
   const isAhead = reason === "unavailable" && since.offset > at;
-  return beginAt(feed, isAhead ? { epoch, at: since.offset } : start, refusal(options, reason));
+  const { offset, tag } = since;
+  return beginAt(feed, isAhead ? { epoch, at: offset, tag } : start, refusal(options, reason));
 }
 
 /** What is answered where the asker does not get what it asked for. */
@@ -163,9 +191,30 @@ export function refusal(
 
 function beginAt(
   feed: Followed,
-  { epoch, at, ahead }: Start,
+  { epoch, at, tag, ahead }: Start,
   answer: Pick<SubscribeAnswer, "recovered" | "reason">,
 ): Beginning {
   const head = Math.max(at, feed.known);
-  return { epoch, at, ahead, answer: { epoch, offset: at, head, ...answer } };
+  const named = at === 0 && feed.remembersMs < Infinity ? stamp(Date.now()) : tag;
+  const place = named === undefined ? { epoch, offset: at } : { epoch, offset: at, tag: named };
+  return { epoch, at, ahead, era: feed.era, answer: { ...place, head, ...answer } };
+}
+
+/** In front of the minute at which a place before the first publication was told; no tag has it. */
+const STAMP = "~";
+
+const MINUTE_MS = 60_000;
+
+function stamp(now: number): string {
+  return STAMP + Math.floor(now / MINUTE_MS).toString(36);
+}
+
+/**
+ * Whether a place before the first publication is so old that a history of the topic may have come
+ * and gone since: half of the time that the engine remembers one leaves room for clocks that differ.
+ */
+function isForgotten({ remembersMs }: Followed, { offset, tag }: HistoryPosition): boolean {
+  if (offset !== 0 || !tag?.startsWith(STAMP) || remembersMs === Infinity) return false;
+  const ageMs = Date.now() - parseInt(tag.slice(STAMP.length), 36) * MINUTE_MS;
+  return !(ageMs <= remembersMs / 2);
 }

@@ -48,10 +48,16 @@ export class Client implements AsyncDisposable {
     return topics.subscribe(this.session, topic, { onAnswer, ...options });
   }
 
-  /** What came since the last call: answers, messages as `[data, offset, prev]`, and the rest as it is. */
+  /**
+   * What came since the last call: answers, messages as `[data, offset, prev]`, and the rest as it is.
+   * Tags are left out, since they are never the same.
+   */
   take(): unknown[] {
-    return this.lines.splice(0).map(({ topic, data, ...rest }) => {
-      if (topic === "answer") return data;
+    return this.lines.splice(0).map(({ topic, data, tag: _tag, ...rest }) => {
+      if (topic === "answer") {
+        const { tag: _tag, ...answer } = data as SubscribeAnswer;
+        return answer;
+      }
       return topic === undefined ? rest : [data, rest.offset, rest.prev];
     });
   }

@@ -70,6 +70,39 @@ export const HISTORY: Record<string, Test> = {
     },
   ),
 
+  "names each publication by a tag, the same wherever it is met": withHistory(
+    async (bench, near, far) => {
+      const all = [
+        await bench.listen(bench.near, bench.id, { history: BOUNDS }),
+        await bench.listen(bench.far, bench.id, { history: BOUNDS }),
+      ];
+      const appended: unknown[] = [];
+      // The payloads are the same, so that no tag can be made of them.
+      for (const payload of ["same", "same", "same", "end"]) {
+        const { position } = await near.append({ topic: bench.id, payload }, { bounds: BOUNDS });
+        appended.push(position!.tag);
+      }
+      const tagsOf = (of: readonly Publication[]) => of.map(({ position }) => position!.tag);
+      const kept = await readAll(far, bench.id);
+      for (const tag of tagsOf(kept)) {
+        if (!/^[\w-]{6,8}$/.test(tag ?? "")) {
+          throw new Error(`Expected a tag, received ${show(tag)}`);
+        }
+      }
+      same(new Set(tagsOf(kept)).size, 4, "number of tags");
+      same(appended, tagsOf(kept), "the tags of the appends");
+      for (const heard of all) {
+        await heard.until("end");
+        same(tagsOf(heard.publications), tagsOf(kept), "the tags that were heard");
+      }
+      for (const { position } of kept) {
+        const { anchor } = await page(near, bench.id, { after: position!.offset });
+        same(anchor, position!.tag, `the tag at ${position!.offset}`);
+      }
+      same((await page(near, bench.id)).anchor, undefined, "the tag at no offset");
+    },
+  ),
+
   "keeps the order of appends that were not waited for": withHistory(async (bench, near, far) => {
     const heard = await bench.listen(bench.far, bench.id, { history: BOUNDS });
     const payloads = Array.from({ length: MANY }, (_, i) => `${i}`);

@@ -1,12 +1,15 @@
 /** Pages of one topic's history, read from the engine. */
-import { placed } from "../session/placed.ts";
+import { MAX_TAG_LENGTH, placed } from "../session/placed.ts";
 import { waitFor } from "../session/wait.ts";
 import type { PageBounds, Placed } from "./_tail.ts";
 import type { Publication } from "./broker.ts";
-import type { BrokerHistory, HistoryBounds, PublicationPosition } from "./history.ts";
+import type { BrokerHistory, HistoryBounds, HistoryPage, PublicationPosition } from "./history.ts";
 
 /** Most publications and bytes of a page, also where send queues are larger. */
 const MAX_PAGE = { maxMessages: 128, maxBytes: 524_288 };
+
+/** What an engine may give as a tag. */
+const TAG = new RegExp(`^[\\w-]{1,${MAX_TAG_LENGTH}}$`);
 
 /** How long one read may take, in milliseconds. */
 const READ_TIMEOUT_MS = 5_000;
@@ -24,6 +27,8 @@ export interface HistoryQuery {
 export interface PositionedPage {
   readonly epoch: string;
   readonly head: number;
+  /** See {@linkcode HistoryPage.anchor}. */
+  readonly anchor: HistoryPage["anchor"];
   readonly publications: readonly Positioned[];
 }
 
@@ -32,6 +37,8 @@ export interface PlacedPage {
   readonly epoch: string;
   /** The newest offset there was. */
   readonly head: number;
+  /** See {@linkcode HistoryPage.anchor}. */
+  readonly anchor: HistoryPage["anchor"];
   readonly items: readonly Placed[];
 }
 
@@ -74,14 +81,14 @@ export class HistoryReader {
     this.#counts.reads++;
     const signal = this.#signal;
     const options = { ...query, ...this.#page, bounds: this.#bounds, signal };
-    const { epoch, head, publications } = await waitFor(
+    const { epoch, head, anchor, publications } = await waitFor(
       this.#history.read(this.#topic, options),
       { what: "the history", timeoutMs: READ_TIMEOUT_MS, signal },
     );
     // What was not asked for would be asked for again and again.
     const { after = -1 } = query;
     const asked = publications.filter(isPositioned).filter((one) => one.position.offset > after);
-    return { epoch, head, publications: asked };
+    return { epoch, head, anchor, publications: asked };
   }
 
   /** Reads a page for a replay; who asks for the same one meanwhile gets the same. */
@@ -90,9 +97,10 @@ export class HistoryReader {
     let reading = this.#shared.get(key);
     if (reading === undefined) {
       reading = this.read(query)
-        .then(({ epoch, head, publications }) => ({
+        .then(({ epoch, head, anchor, publications }) => ({
           epoch,
           head,
+          anchor,
           items: publications.map(place),
         }))
         .finally(() => this.#shared.delete(key));
@@ -110,5 +118,8 @@ export function isPositioned(publication: Publication): publication is Positione
 /** Writes its place into a publication, once for all who get it. */
 export function place({ topic, payload, position, except }: Positioned): Placed {
   const { offset, prev } = position;
-  return { message: placed(payload, topic, { offset, prev }), offset, prev, except };
+  // It stands in JSON as it is.
+  const tag = position.tag !== undefined && TAG.test(position.tag) ? position.tag : undefined;
+  const message = placed(payload, topic, { offset, prev, tag });
+  return { message, offset, prev, tag, except };
 }

@@ -11,6 +11,7 @@ import type {
   PublicationListener,
 } from "./broker.ts";
 import type { Appended, BrokerHistory, HistoryPage, ReadHistoryOptions } from "./history.ts";
+import { Tags } from "./tag.ts";
 
 /** Keeps one topic. Offsets go up by `step`. */
 export class ScriptedEngine {
@@ -18,6 +19,9 @@ export class ScriptedEngine {
   head = 0;
   step = 1;
   kept: Publication[] = [];
+  /** Whether publications have tags, as those of every engine do. */
+  hasTags = false;
+  readonly #tags = new Tags();
   readonly nodes: ScriptedBroker[] = [];
 
   /** Makes the broker of a node. */
@@ -30,7 +34,8 @@ export class ScriptedEngine {
   append(publication: Publication): Publication {
     const prev = this.head;
     this.head += this.step;
-    const position = { epoch: this.epoch, offset: this.head, prev };
+    const place = { epoch: this.epoch, offset: this.head, prev };
+    const position = this.hasTags ? { ...place, tag: this.#tags.next() } : place;
     const placed = { ...publication, position };
     this.kept.push(placed);
     for (const node of this.nodes) node.onLive(placed, (one) => node.deliver(one));
@@ -41,6 +46,20 @@ export class ScriptedEngine {
   publish(data: unknown, except?: string): Publication {
     const payload = JSON.stringify({ topic: "t", data });
     return this.append({ topic: "t", payload, ...(except === undefined ? {} : { except }) });
+  }
+
+  /** Has another publication with the same payload where one stood: that one was lost. */
+  rewrite(offset: number): void {
+    this.kept = this.kept.map((one) =>
+      one.position!.offset === offset
+        ? { ...one, position: { ...one.position!, tag: this.#tags.next() } }
+        : one
+    );
+  }
+
+  /** The tag of the publication at an offset. */
+  tagAt(offset: number | undefined): string | undefined {
+    return this.kept.find(({ position }) => position!.offset === offset)?.position?.tag;
   }
 
   /** Keeps the newest so many only. */
@@ -69,7 +88,8 @@ export class ScriptedEngine {
       if (bytes > maxBytes && publications.length > 0) break;
       publications.push(publication);
     }
-    return { epoch: this.epoch, head: this.head, publications };
+    const anchor = this.tagAt(after);
+    return { epoch: this.epoch, head: this.head, publications, anchor };
   }
 }
 

@@ -15,6 +15,8 @@ export interface Placed {
   readonly message: EncodedMessage;
   readonly offset: number;
   readonly prev: number;
+  /** Names it; `undefined` if its engine gave it no tag. */
+  readonly tag: string | undefined;
   /** Id of a session that does not get it. */
   readonly except: string | undefined;
 }
@@ -67,6 +69,8 @@ export class Tail {
   #start = 0;
   #bytes = 0;
   #after = 0;
+  /** Of the publication at `#after`, where that is known. */
+  #afterTag: string | undefined;
 
   constructor(tails: Tails) {
     this.#tails = tails;
@@ -89,12 +93,16 @@ export class Tail {
     this.#start = 0;
     this.#bytes = 0;
     this.#after = after;
+    this.#afterTag = undefined;
     this.#tails.shrank(this, bytes);
   }
 
   /** Lets go of everything. */
   drop(): void {
-    this.reset(this.#items.at(-1)?.offset ?? this.#after);
+    const newest = this.#items.at(-1);
+    const tag = newest === undefined ? this.#afterTag : newest.tag;
+    this.reset(newest?.offset ?? this.#after);
+    this.#afterTag = tag;
   }
 
   /** Adds the next one. */
@@ -106,6 +114,7 @@ export class Tail {
       const oldest = this.#items[this.#start++]!;
       cut += oldest.message.size;
       this.#after = oldest.offset;
+      this.#afterTag = oldest.tag;
     }
     this.#bytes -= cut;
     if (this.#start * 2 > this.#items.length) {
@@ -125,14 +134,45 @@ export class Tail {
   /** What comes after an offset; `undefined` if not all of it is here. */
   page(after: number, { maxMessages, maxBytes }: PageBounds): Placed[] | undefined {
     if (after < this.#after) return undefined;
+    return cutPage(this.#items, { maxMessages, maxBytes, from: this.#indexBehind(after) });
+  }
+
+  /** The tag of the publication at an offset, where that is known. */
+  tagAt(offset: number): string | undefined {
+    return offset === this.#after ? this.#afterTag : this.#at(offset)?.tag;
+  }
+
+  /** Whether it is known what stands at an offset, or that nothing does. */
+  knows(offset: number): boolean {
+    return offset > this.#after || offset === this.#after && this.#afterTag !== undefined;
+  }
+
+  /**
+   * Whether the history has another publication, or none, where a position with a tag stands; false
+   * where that cannot be told.
+   */
+  contradicts({ offset, tag }: { readonly offset: number; readonly tag: string }): boolean {
+    if (offset > this.#after && this.#at(offset) === undefined) return true;
+    const here = this.tagAt(offset);
+    return here !== undefined && here !== tag;
+  }
+
+  #at(offset: number): Placed | undefined {
+    const index = this.#indexBehind(offset) - 1;
+    const item = index < this.#start ? undefined : this.#items[index];
+    return item?.offset === offset ? item : undefined;
+  }
+
+  /** Index of the first item behind an offset. */
+  #indexBehind(offset: number): number {
     const items = this.#items;
     let low = this.#start;
     for (let high = items.length; low < high;) {
       const middle = (low + high) >>> 1;
-      if (items[middle]!.offset > after) high = middle;
+      if (items[middle]!.offset > offset) high = middle;
       else low = middle + 1;
     }
-    return cutPage(items, { maxMessages, maxBytes, from: low });
+    return low;
   }
 
   /** The offset before the newest so many; `undefined` if they are not all here. */

@@ -5,7 +5,13 @@ import { cutPage, type Placed, Tail, Tails } from "./_tail.ts";
 const ALL = { maxMessages: 10_000, maxBytes: Infinity };
 
 function item(offset: number, bytes = 10, prev = offset - 1): Placed {
-  return { message: framed("x".repeat(bytes), "t"), offset, prev, except: undefined };
+  return {
+    message: framed("x".repeat(bytes), "t"),
+    offset,
+    prev,
+    tag: `t${offset}`,
+    except: undefined,
+  };
 }
 
 function offsets(items: readonly Placed[] | undefined): number[] | undefined {

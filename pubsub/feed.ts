@@ -92,6 +92,7 @@ export class Feed implements Stage {
   #epoch: string | undefined;
   /** The epochs before; what comes late of them is passed over. */
   #overEpochs: string[] = [];
+  #era = 0;
   #start = 0;
   #known = 0;
   #held: Positioned[] = [];
@@ -120,6 +121,16 @@ export class Feed implements Stage {
   /** The epoch; `undefined` until it is known. */
   get epoch(): string | undefined {
     return this.#epoch;
+  }
+
+  /** Counts how often the history began anew: it may do so under the name that it had. */
+  get era(): number {
+    return this.#era;
+  }
+
+  /** For how long a place before the first publication is trusted, in milliseconds. */
+  get remembersMs(): number {
+    return this.#host.history.remembersMs ?? Infinity;
   }
 
   /** The offset behind which this node began to follow the epoch. */
@@ -234,6 +245,7 @@ export class Feed implements Stage {
     if (this.#epoch !== undefined) this.#overEpochs.push(this.#epoch);
     this.#overEpochs = this.#overEpochs.filter((one) => one !== epoch).slice(-MAX_OVER_EPOCHS);
     this.#epoch = epoch;
+    this.#era++;
     this.#start = offset;
     this.#skipTo(offset);
     this.#begun.resolve();
@@ -354,22 +366,31 @@ export class Feed implements Stage {
       this.#takeOpening(page);
       if (page.epoch === this.#epoch && page.head <= this.#known) return;
     }
-    for (let isOldest = false, isWhole = false; !isWhole;) {
-      const page = await this.#reader.read(isOldest ? {} : { after: this.#known });
+    for (let isAnew = false, isOldest = false, isWhole = false; !isWhole;) {
+      const after = this.#known;
+      const page = await this.#reader.read(isOldest ? {} : { after });
       signal.throwIfAborted();
       const { epoch, head, publications } = page;
-      if (epoch !== this.#epoch && !isOldest) {
+      isAnew ||= !isOldest && this.#isOther(after, page.anchor);
+      if ((isAnew || epoch !== this.#epoch) && !isOldest) {
         isOldest = true;
         continue;
       }
-      if (epoch !== this.#epoch) {
+      if (isAnew || epoch !== this.#epoch) {
         this.#enter(epoch, publications[0]?.position.prev ?? head);
         this.#tellGap("new-epoch", this.#known);
       }
+      isAnew = false;
       isOldest = false;
       this.#takePage(page);
       isWhole = (publications.at(-1)?.position.offset ?? head) >= head;
     }
+  }
+
+  /** Whether the history has another publication at an offset than this node. */
+  #isOther(offset: number, tag: string | null | undefined): boolean {
+    const known = this.tail.tagAt(offset);
+    return tag !== undefined && known !== undefined && tag !== known;
   }
 
   /** The newest publications, read when nothing was known: nobody gets them now. */

@@ -324,7 +324,8 @@ Deno.test("Feed answers `unavailable` if the engine does not let it subscribe in
   await passTime(time, 9_000);
   assertEquals(client.take(), []);
   await passTime(time, 1_500);
-  assertEquals(client.take(), [{ reason: "unavailable" }]);
+  // A read that the feed makes now and then may have found its place by now, which is told next.
+  assertEquals(client.take()[0], { reason: "unavailable" });
 });
 
 Deno.test("Feed asks the engine whether a client knows more than it does", async () => {

@@ -66,6 +66,11 @@ export interface HistoryPage {
   readonly epoch: string;
   /** The newest offset of the topic; 0 if nothing is known of any. */
   readonly head: number;
+  /**
+   * The tag of the publication at `after`, if that is still kept and has one; `null` if the engine is
+   * sure that none stands there.
+   */
+  readonly anchor?: string | null | undefined;
   /** Oldest first, each with its position. The page is the last one if it ends with the head, or is empty. */
   readonly publications: readonly Publication[];
 }
@@ -79,8 +84,19 @@ export interface HistoryPage {
  * - `append` MUST keep the order in which one node called it on one topic, also while the engine
  *   was away; it MUST send again what the engine did not acknowledge, in a way that counts once.
  * - The epoch MUST change whenever the engine may have lost what it acknowledged.
+ * - Each position MUST have a `tag` of 6 to 8 characters (letters, digits, `-` and `_`), made of at
+ *   least 32 bits of an id that no other publication has, never of the payload. It is the same
+ *   wherever the publication is heard or read, and a page MUST tell that of the publication at
+ *   `after`, if that is kept: so a client that comes back to another copy of the history is told.
+ * - `read` MUST make nothing: a topic that nobody published on costs the engine nothing.
  */
 export interface BrokerHistory {
+  /**
+   * For how long a history without publications is told from an earlier one of the topic, in
+   * milliseconds: a place before the first publication is not trusted for longer. For ever, if it is
+   * left out.
+   */
+  readonly remembersMs?: number;
   /**
    * Publishes on a topic with a history.
    *

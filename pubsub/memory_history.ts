@@ -4,6 +4,7 @@
  * @module
  */
 import type { Publication } from "./broker.ts";
+import { Tags } from "./tag.ts";
 import type {
   Appended,
   AppendOptions,
@@ -78,9 +79,9 @@ class Log {
   }
 
   /** Keeps a publication, and gives it its place. */
-  add(publication: Publication, now: number): Publication {
+  add(publication: Publication, tag: string, now: number): Publication {
     const prev = this.head++;
-    const position = { epoch: this.#epoch, offset: this.head, prev };
+    const position = { epoch: this.#epoch, offset: this.head, prev, tag };
     const placed: Publication = { ...publication, position };
     const bytes = publication.payload.length;
     this.#kept.push({ publication: placed, bytes, at: now });
@@ -112,6 +113,7 @@ class Log {
     const kept = this.#kept;
     const oldest = this.head - (kept.length - this.#start) + 1;
     let from = this.#start;
+    const anchor = after === undefined || after < oldest ? undefined : kept[from + after - oldest];
     if (after !== undefined) from += Math.max(0, after + 1 - oldest);
     else if (last !== undefined) from = Math.max(from, kept.length - last);
     const publications: Publication[] = [];
@@ -121,7 +123,8 @@ class Log {
       if (bytes > maxBytes && publications.length > 0) break;
       publications.push(kept[i]!.publication);
     }
-    return { epoch: this.#epoch, head: this.head, publications };
+    const tag = anchor?.publication.position?.tag;
+    return { epoch: this.#epoch, head: this.head, publications, anchor: tag };
   }
 }
 
@@ -138,6 +141,7 @@ class Log {
 export class MemoryHistories {
   /** Of all topics, for as long as the process lives. */
   readonly #epoch = crypto.randomUUID().slice(0, 8);
+  readonly #tags = new Tags();
   readonly #logs = new Map<string, Log>();
   /** Each log is in one of these three, in the order of the last publication. */
   readonly #empty = new Set<Log>();
@@ -177,7 +181,7 @@ export class MemoryHistories {
     if (key !== undefined && !log.admit(key)) return undefined;
     log.bounds = bounds;
     log.usedAt = ++this.#uses;
-    const placed = log.add(publication, now);
+    const placed = log.add(publication, this.#tags.next(), now);
     this.#sort(log);
     if (Math.abs(now - this.#tidiedAt) >= TIDY_INTERVAL_MS) this.#tidy(now);
     if (this.#logs.size > MAX_LOGS) this.#forgetOne();
@@ -256,5 +260,7 @@ export class MemoryHistories {
 
 /** What became of an append that the memory took. */
 export function appended(placed: Publication | undefined): Appended {
-  return placed?.position === undefined ? {} : { position: placed.position };
+  if (placed?.position === undefined) return {};
+  const { prev: _prev, ...position } = placed.position;
+  return { position };
 }

@@ -88,7 +88,7 @@ Deno.test("MemoryHistories gives no pair of epoch and offset twice, though it fo
   for (const topic of names("other", MAX_LOGS)) publish(histories, topic);
   assertEquals(countKept(histories, ["t"]), 0);
   const again = publish(histories, "t", 6);
-  assertEquals(again[0], { epoch: first!.epoch, offset: 6, prev: 5 });
+  assertEquals(again[0], { epoch: first!.epoch, offset: 6, prev: 5, tag: again[0]!.tag });
   // A client with the five has everything; one that has less does not.
   assert(hasAllAfter(histories, "t", 5));
   assert(!hasAllAfter(histories, "t", 4));
@@ -166,5 +166,5 @@ Deno.test("MemoryHistories cannot be filled by listeners: beyond half of all the
   const before = read(histories, pinned[0]!);
   const [next] = publish(histories, pinned[0]!);
   assertEquals([before.head, before.publications], [1, []]);
-  assertEquals(next, { epoch: before.epoch, offset: 2, prev: 1 });
+  assertEquals(next, { epoch: before.epoch, offset: 2, prev: 1, tag: next!.tag });
 });

@@ -159,6 +159,8 @@ class Reader {
   }
 
   #onAnswer(answer: SubscribeAnswer): void {
+    // The next question was asked already, and this is not the answer to it.
+    if (answer.isSuperseded) return;
     const { since, last } = this.#asked;
     const { epoch, offset, head, recovered, reason } = answer;
     const told = `${this.#name}: ${JSON.stringify({ since, last, answer, place: this.place })}`;

@@ -90,6 +90,7 @@ export class Replay {
   #aheadBytes = 0;
   #at: number | undefined;
   #epoch: string | undefined;
+  #era: number;
   #isAnswered = false;
   #isEnded = false;
   /** Another question of the session, which asked only where it stands. */
@@ -107,6 +108,7 @@ export class Replay {
     this.#request = options.request;
     this.#at = options.request.at;
     this.#epoch = feed.epoch;
+    this.#era = feed.era;
     const { maxMessages, maxBytes } = coreOf(session).settings.sendQueue;
     this.#bounds = {
       maxMessages: Math.max(1, maxMessages >> 1),
@@ -184,8 +186,9 @@ export class Replay {
       if (this.#isEnded) return;
       return this.#beginAnew("unavailable");
     }
-    const { epoch, at, ahead, answer } = found;
+    const { epoch, era, at, ahead, answer } = found;
     this.#epoch = epoch;
+    this.#era = era;
     this.#at = at;
     this.#keep(ahead);
     this.#answer(answer);
@@ -193,15 +196,18 @@ export class Replay {
 
   /** The history began anew: so does the session. */
   #followEpoch(): void {
-    if (this.#epoch !== this.#feed.epoch) this.#beginAnew("new-epoch");
+    if (this.#era !== this.#feed.era) this.#beginAnew("new-epoch");
   }
 
   /** Goes on where this node began to follow the epoch, unless the client has more of it. */
   #beginAnew(reason: RecoveryReason): void {
     const { epoch, start } = this.#feed;
     const since = this.#request.at === undefined ? this.#request.since : undefined;
-    const offset = since?.epoch === epoch ? Math.max(start, since!.offset) : start;
+    // Another history of the same name has not what the client has.
+    const isAhead = since?.epoch === epoch && this.#epoch !== epoch;
+    const offset = isAhead ? Math.max(start, since!.offset) : start;
     this.#epoch = epoch;
+    this.#era = this.#feed.era;
     this.#at = offset;
     this.#keep(undefined);
     tellGap(this.#feed, this.#session, { reason, offset });
@@ -211,14 +217,14 @@ export class Replay {
   async #waitForFeed(): Promise<void> {
     const feed = this.#feed;
     await feed.changed();
-    const isAhead = () => !this.#isEnded && this.#epoch === feed.epoch && this.#at! > feed.known;
+    const isAhead = () => !this.#isEnded && this.#era === feed.era && this.#at! > feed.known;
     if (isAhead() && await feed.sync() && isAhead()) this.#skipTo("beyond-head", feed.known);
   }
 
   /** Sends the next page if there is one and the session takes it; false if it does not. */
   async #step(): Promise<boolean> {
     const page = await this.#nextPage();
-    if (this.#isEnded || page === undefined || this.#feed.epoch !== this.#epoch) return true;
+    if (this.#isEnded || page === undefined || this.#feed.era !== this.#era) return true;
     // Looked at right before sending, so that the pages of several topics do not add up.
     const isTaken = coreOf(this.#session).queue!.isFlushed;
     this.#keep(isTaken ? undefined : page);
@@ -305,12 +311,14 @@ export function tellAnswer(
 
 /** Tells a session that publications are missing, and where it goes on; a plain one is not told. */
 export function tellGap(
-  { topic, epoch }: Pick<Replayable, "topic" | "epoch">,
+  { topic, epoch, tail }: Pick<Replayable, "topic" | "epoch" | "tail">,
   session: Session,
   gap: { readonly reason: RecoveryReason; readonly offset: number },
 ): void {
   const core = coreOf(session);
-  if (core.joins) core.post({ gap: topic, reason: gap.reason, epoch: epoch!, offset: gap.offset });
+  const { reason, offset } = gap;
+  const tag = tail.tagAt(offset);
+  if (core.joins) core.post({ gap: topic, reason, epoch: epoch!, offset, tag });
 }
 
 /**
@@ -326,7 +334,8 @@ function isLeftOut(session: Session, except: string | undefined): boolean {
 }
 
 /** Tells a session of a publication that it does not get, so that it does not miss it. */
-export function tellSkip(session: Session, { message: { topic }, offset, prev }: Placed): void {
+export function tellSkip(session: Session, item: Placed): void {
   const core = coreOf(session);
-  if (core.joins) core.post({ skip: topic, offset, prev });
+  const { message: { topic }, offset, prev, tag } = item;
+  if (core.joins) core.post({ skip: topic, offset, prev, tag });
 }

@@ -323,7 +323,7 @@ export class Topics implements AsyncDisposable {
    * @param options A session that does not get it, and who publishes.
    * @throws {TypeError} If JSON can not hold the data, the topic is no topic, or `from` no user.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`, or the topic too long.
-   * On a topic with a history 52 bytes are for its place in it.
+   * On a topic with a history 69 bytes are for its place in it.
    * @throws {UnsupportedError} If the broker is closed.
    */
   publish(topic: string, data?: unknown, options: PublishOptions = {}): void {

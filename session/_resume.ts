@@ -85,15 +85,15 @@ export class Resume {
       case "answer":
         return this.#begin(event);
       case "skip": {
-        const position = this.#moveTo(event.offset, event.prev);
+        const position = this.#moveTo(event);
         if (position !== undefined) this.#put(() => this.#subscription.position = position);
         return;
       }
       case "dropped":
         return this.#repair();
       case "gap": {
-        const { reason, epoch, offset = 0 } = event.gap;
-        return this.#lost(reason, epoch === undefined ? undefined : { epoch, offset });
+        const { reason, epoch, offset = 0, tag } = event.gap;
+        return this.#lost(reason, epoch === undefined ? undefined : at(epoch, offset, tag));
       }
       case "lost":
         this.#isNew = true;
@@ -108,9 +108,11 @@ export class Resume {
    * @returns Whether all that this one is to get follows; if not, it needs an answer of its own.
    */
   serve(answer: SubscribeAnswer): boolean {
-    const { epoch, offset = 0, head = 0 } = answer;
+    const { epoch, offset = 0, tag, head = 0 } = answer;
     const known = this.#known;
-    const newest = epoch === undefined ? undefined : { epoch, offset: Math.max(offset, head) };
+    const newest = epoch === undefined
+      ? undefined
+      : at(epoch, Math.max(offset, head), head > offset ? undefined : tag);
     if (known === undefined) {
       // Of several histories, or of none, it wants the newest.
       if (this.#isNew && newest && this.#options.last !== undefined) return false;
@@ -118,9 +120,12 @@ export class Resume {
       else if (newest) this.#goTo(newest);
       return true;
     }
+    // Only the server can tell whether the publication of a tag is the one that it has there.
+    const isSure = known.tag === undefined || !this.#isNew ||
+      offset === known.offset && tag === known.tag;
     // What is above the head will be given to other publications.
-    if (known.epoch === epoch && offset <= known.offset && known.offset <= head) {
-      if (this.#isNew) this.#begin({ epoch, offset: known.offset, head, recovered: true });
+    if (known.epoch === epoch && offset <= known.offset && known.offset <= head && isSure) {
+      if (this.#isNew) this.#begin({ ...known, head, recovered: true });
       this.#isRepairing = false;
       return true;
     }
@@ -136,39 +141,42 @@ export class Resume {
     this.#put(() => this.#subscription.position = position);
   }
 
-  #begin({ epoch, offset = 0, head, recovered, reason }: SubscribeAnswer): void {
+  #begin({ epoch, offset = 0, tag, head, recovered, reason }: SubscribeAnswer): void {
     const wasNew = this.#isNew;
     const isAgain = this.#isAgain;
     this.#isNew = this.#isRepairing = false;
     this.#isAgain = true;
     this.#subscription.head = head;
     const known = this.#known;
-    const position = epoch === undefined ? undefined : { epoch, offset };
+    let position = epoch === undefined ? undefined : at(epoch, offset, tag);
     if (recovered && known?.epoch === epoch) {
       if (wasNew) this.#tell({ recovered }, known);
     } else if (isAgain) {
       // Of the same epoch, what was there before is not to come again by `last`.
       const isAhead = position && known?.epoch === epoch && known!.offset <= (head ?? 0);
-      if (isAhead && known!.offset > offset) position.offset = known!.offset;
+      // In a history that is another one under the same name, nothing of it was there.
+      if (isAhead && known!.offset > offset && reason !== "new-epoch") position = known;
       this.#lost(reason ?? (position ? "unavailable" : "no-history"), position);
     } else this.#known = this.#subscription.position = position;
     if (wasNew) this.#subscription.confirm();
   }
 
   #take(message: Incoming, size: number): void {
-    const { offset, prev = 0 } = message;
+    const { offset } = message;
     if (offset === undefined || this.#known === undefined) {
       // The newest of a new session come again by `last`.
       const comesAgain = offset !== undefined && this.#isNew && this.#options.last !== undefined;
       if (!comesAgain) this.#put(message, size);
       return;
     }
-    const position = this.#moveTo(offset, prev);
+    const position = this.#moveTo({ ...message, offset });
     if (position !== undefined) this.#put({ ...message, position }, size);
   }
 
   /** Goes on to an offset; `undefined` if it was there before, or is not to be there yet. */
-  #moveTo(offset: number, prev: number): HistoryPosition | undefined {
+  #moveTo(
+    { offset, prev = 0, tag }: Pick<Incoming, "prev" | "tag"> & { readonly offset: number },
+  ): HistoryPosition | undefined {
     const known = this.#known;
     if (known === undefined || this.#isNew || offset <= known.offset) return undefined;
     const { epoch } = known;
@@ -178,7 +186,7 @@ export class Resume {
       this.#lost("dropped", { epoch, offset: prev });
     }
     this.#repairs = 0;
-    return this.#known = { epoch, offset };
+    return this.#known = at(epoch, offset, tag);
   }
 
   /** Has the server give what is missing. */
@@ -206,4 +214,8 @@ export class Resume {
   #put(next: Waiting, size = 0): void {
     this.#subscription.put(next, size);
   }
+}
+
+function at(epoch: string, offset: number, tag: string | undefined): HistoryPosition {
+  return tag === undefined ? { epoch, offset } : { epoch, offset, tag };
 }

@@ -54,6 +54,8 @@ export type Envelope =
     readonly offset?: number;
     /** The offset before it. */
     readonly prev?: number;
+    /** Names the publication. */
+    readonly tag?: string;
     /** Its number, where each is to be handled once. */
     readonly seq?: number;
     /** The id of the client, said once a session. */
@@ -113,6 +115,7 @@ export type Envelope =
     readonly topic: string;
     readonly offset: number;
     readonly prev: number;
+    readonly tag?: string;
   }
   | {
     readonly kind: "unsubscribed";
@@ -313,22 +316,24 @@ function readGoAway(goaway: unknown): Envelope {
 function readPlaced(
   kind: "message" | "skip",
   topic: string,
-  { data, offset, prev }: Raw,
+  { data, offset, prev, tag }: Raw,
   sender?: { readonly from: string },
 ): Envelope {
   if (!isId(offset) || !isId(prev)) {
     return malformed('Expected "offset" and "prev" to be whole numbers from 0');
   }
-  if (kind === "skip") return { kind, topic, offset, prev };
-  return { kind, topic, data, offset, prev, ...sender };
+  if (!isTag(tag)) return badTag(tag);
+  const place = tag === undefined ? { offset, prev } : { offset, prev, tag };
+  return kind === "skip" ? { kind, topic, ...place } : { kind, topic, data, ...place, ...sender };
 }
 
-function readGap({ gap: topic, reason, epoch, offset }: Raw): Envelope {
+function readGap({ gap: topic, reason, epoch, offset, tag }: Raw): Envelope {
   if (!isTopic(topic)) return badTopic("gap", topic, undefined);
   // A reason that a later version adds is passed on as it came.
   const gap = { gap: topic, reason: textOf(reason) as RecoveryReason };
   if (!isName(epoch) || !isId(offset)) return { kind: "gap", topic, gap };
-  return { kind: "gap", topic, gap: { ...gap, epoch, offset } };
+  if (!isTag(tag)) return badTag(tag);
+  return { kind: "gap", topic, gap: { ...gap, epoch, offset, ...(tag && { tag }) } };
 }
 
 function readUnsubscribed({ unsubscribed: topic, code, reason }: Raw): Envelope {
@@ -353,6 +358,7 @@ export type OutgoingEnvelope =
     readonly trace?: TraceContext | undefined;
     readonly offset?: number;
     readonly prev?: number;
+    readonly tag?: string | undefined;
     readonly seq?: number | undefined;
     readonly client?: string | undefined;
   }
@@ -382,7 +388,12 @@ export type OutgoingEnvelope =
   | { readonly goaway: GoAway }
   | { readonly dropped: number; readonly topic?: string }
   | Gap
-  | { readonly skip: string; readonly offset: number; readonly prev: number }
+  | {
+    readonly skip: string;
+    readonly offset: number;
+    readonly prev: number;
+    readonly tag?: string | undefined;
+  }
   | Unsubscribed
   | { readonly ack: number }
   | { readonly renew: { readonly withinMs: number } }
@@ -504,6 +515,16 @@ export function isId(value: unknown): value is number {
 /** Tells whether a value can be the id of a client, an epoch, or the code of an `unsubscribed`. */
 export function isName(value: unknown): value is string {
   return typeof value === "string" && value !== "" && value.length <= MAX_NAME_LENGTH;
+}
+
+/** Whether it can be the tag of a publication, or there is none. */
+export function isTag(value: unknown): value is string | undefined {
+  return value === undefined || isName(value);
+}
+
+/** What comes of something that is no tag. */
+export function badTag(tag: unknown, id?: unknown): Envelope {
+  return malformed(`Expected "tag" to be a name, received ${describe(tag)}`, id);
 }
 
 /** Whether it has keys. */

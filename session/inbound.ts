@@ -53,6 +53,8 @@ export interface Incoming {
   readonly offset?: number | undefined;
   /** The offset before it. */
   readonly prev?: number | undefined;
+  /** Names the publication. */
+  readonly tag?: string | undefined;
   /** Where it belongs in a trace of its sender. */
   readonly trace?: TraceContext | undefined;
   /** Why nobody waits for the answer any more; written while the message waits. */

@@ -7,8 +7,11 @@ import type { Frame } from "../transport/connection.ts";
 import { decodeBinary, encodeBinary } from "./_binary.ts";
 import { type EncodedMessage, framed } from "./encoded.ts";
 
-/** Bytes that its place adds to a message at most: both keys, and numbers of 16 digits. */
-export const MAX_PLACE_BYTES = 52;
+/** Characters that a tag may have. */
+export const MAX_TAG_LENGTH = 8;
+
+/** Bytes that its place adds to a message at most: the three keys, numbers of 16 digits, and a tag. */
+export const MAX_PLACE_BYTES = 69;
 
 /** Where a message stands in the history of its topic. */
 export interface MessagePlace {
@@ -16,6 +19,8 @@ export interface MessagePlace {
   readonly offset: number;
   /** The number of the one before it. */
   readonly prev: number;
+  /** Names the publication; at most {@linkcode MAX_TAG_LENGTH} characters that JSON does not escape. */
+  readonly tag?: string | undefined;
 }
 
 /**
@@ -34,6 +39,7 @@ export function placed(frame: Frame, topic: string, place: MessagePlace): Encode
 }
 
 /** An envelope has a topic at least, so that a comma is in place. */
-function withPlace(envelope: string, { offset, prev }: MessagePlace): string {
-  return `${envelope.slice(0, -1)},"offset":${offset},"prev":${prev}}`;
+function withPlace(envelope: string, { offset, prev, tag }: MessagePlace): string {
+  const end = tag === undefined ? "}" : `,"tag":"${tag}"}`;
+  return `${envelope.slice(0, -1)},"offset":${offset},"prev":${prev}${end}`;
 }

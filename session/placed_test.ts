@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { decodeBinary } from "./_binary.ts";
 import { encodeMessage } from "./encoded.ts";
-import { MAX_PLACE_BYTES, placed } from "./placed.ts";
+import { MAX_PLACE_BYTES, MAX_TAG_LENGTH, placed } from "./placed.ts";
 import { parseEnvelope } from "./service_envelope.ts";
 
 Deno.test("placed() writes the place at the end of an envelope", () => {
@@ -17,6 +17,12 @@ Deno.test("placed() writes the place at the end of an envelope", () => {
     prev: 9,
   };
   assertEquals(parseEnvelope(text), envelope);
+});
+
+Deno.test("placed() writes the tag behind the place", () => {
+  const { frame } = encodeMessage("t", 1);
+  const message = placed(frame, "t", { offset: 2, prev: 1, tag: "aZ3_x-" });
+  assertEquals(message.frame, '{"topic":"t","data":1,"offset":2,"prev":1,"tag":"aZ3_x-"}');
 });
 
 Deno.test("placed() writes the place into the head of a binary message", () => {
@@ -35,8 +41,10 @@ Deno.test("placed() adds no more than MAX_PLACE_BYTES", () => {
   const most = Number.MAX_SAFE_INTEGER;
   for (const data of ["x", Uint8Array.of(1)]) {
     const message = encodeMessage("a".repeat(55), data);
-    const { size } = placed(message.frame, message.topic, { offset: most, prev: most });
-    assertEquals(size - message.size <= MAX_PLACE_BYTES, true);
+    const place = { offset: most, prev: most, tag: "x".repeat(MAX_TAG_LENGTH) };
+    const { size } = placed(message.frame, message.topic, place);
+    const added = size - message.size;
+    assertEquals([added <= MAX_PLACE_BYTES, added >= MAX_PLACE_BYTES - 2], [true, true]);
   }
 });
 

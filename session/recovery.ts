@@ -10,6 +10,11 @@ export interface HistoryPosition {
   readonly epoch: string;
   /** The number of the newest publication that is known; 0 before the first one. */
   readonly offset: number;
+  /**
+   * Names the publication at the offset: a history that has another one there is told apart by it.
+   * Absent where none stands there, or its engine gave it no tag.
+   */
+  readonly tag?: string | undefined;
 }
 
 /**
@@ -38,6 +43,8 @@ export interface SubscribeAnswer {
   readonly epoch?: string;
   /** What follows comes after this offset: the first message that follows has it as its `prev`. */
   readonly offset?: number;
+  /** Names the publication at `offset`, where that is known. */
+  readonly tag?: string | undefined;
   /** The newest offset there was; whoever has it has caught up. */
   readonly head?: number;
   /** Whether everything since the position that was asked for follows. */
@@ -61,6 +68,8 @@ export interface Gap {
   readonly epoch?: string;
   /** What follows comes after this offset. */
   readonly offset?: number;
+  /** Names the publication at `offset`, where that is known. */
+  readonly tag?: string | undefined;
 }
 
 /** The server took this session off a topic: nothing of it follows. */

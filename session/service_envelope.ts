@@ -6,12 +6,14 @@
  */
 import {
   badId,
+  badTag,
   badTopic,
   describe,
   type Envelope,
   isId,
   isName,
   isObject,
+  isTag,
   isTopic,
   malformed,
   type Raw,
@@ -102,5 +104,7 @@ function readSubscribe(
   if (!isObject(since) || !isName(since.epoch) || !isId(since.offset)) {
     return malformed('Expected "since" to have epoch and offset', id);
   }
-  return { ...newest, since: { epoch: since.epoch, offset: since.offset } };
+  const { epoch, offset, tag } = since;
+  if (!isTag(tag)) return badTag(tag, id);
+  return { ...newest, since: tag === undefined ? { epoch, offset } : { epoch, offset, tag } };
 }

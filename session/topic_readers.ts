@@ -133,9 +133,13 @@ export class TopicReaders<C extends AnyContract> implements TopicSink {
 
   /** Takes the answer to a question. */
   answered(asker: Subscription<C>, answer: SubscribeAnswer): void {
-    const { epoch, offset = 0, head = 0 } = answer;
+    const { epoch, offset = 0, tag, head = 0 } = answer;
     this.isServed = true;
-    this.#newest = epoch === undefined ? undefined : { epoch, offset: Math.max(offset, head) };
+    this.#newest = epoch === undefined
+      ? undefined
+      : head > offset
+      ? { epoch, offset: head }
+      : { epoch, offset, tag };
     const others = [...this.#all].filter((other) => other !== asker);
     if (this.#all.has(asker)) {
       this.#reading.add(asker);
@@ -167,11 +171,11 @@ export class TopicReaders<C extends AnyContract> implements TopicSink {
 
   #move(event: Exclude<Incoming | TopicNote, { kind: "unsubscribed" }>): void {
     if (event.kind === "gap") {
-      const { epoch, offset = 0 } = event.gap;
-      this.#newest = epoch === undefined ? undefined : { epoch, offset };
+      const { epoch, offset = 0, tag } = event.gap;
+      this.#newest = epoch === undefined ? undefined : { epoch, offset, tag };
     } else if (event.kind !== "dropped" && this.#newest && event.offset !== undefined) {
       const { epoch, offset } = this.#newest;
-      this.#newest = { epoch, offset: Math.max(offset, event.offset) };
+      if (event.offset >= offset) this.#newest = { epoch, offset: event.offset, tag: event.tag };
     }
   }
 }

@@ -31,8 +31,13 @@ class Page implements AsyncDisposable {
     return soon(this.#open.promise);
   }
 
-  /** Waits for so many envelopes, and takes them. */
+  /** Waits for so many envelopes, and takes them; without their tags, which are never the same. */
   async take(count: number): Promise<string[]> {
+    return (await this.takeWhole(count)).map((text) => text.replace(/,"tag":"[\w-]{6}"/, ""));
+  }
+
+  /** Waits for so many envelopes, and takes them. */
+  async takeWhole(count: number): Promise<string[]> {
     await until(() => this.texts.length >= count);
     return this.texts.splice(0, count);
   }
@@ -85,6 +90,31 @@ Deno.test("A client subscribes with `last` and with `since`, and is answered bef
     '{"reply":8,"data":{}}',
     '{"topic":"chat:x","data":"d","offset":4,"prev":3}',
   ]);
+});
+
+Deno.test("A position carries the tag of its publication, and another one there is a new epoch", async () => {
+  await using server = listen({ authorize: () => true, history: { t: {} } });
+  await using page = new Page(server.url);
+  await page.open;
+  for (const text of ["a", "b", "c"]) server.publish("t", text);
+  const ask = async (id: number, question: object, count: number) => {
+    page.socket.send(JSON.stringify({ subscribe: "t", id, ...question }));
+    const [answer, ...rest] = (await page.takeWhole(count)).map((text) => JSON.parse(text));
+    return [answer.data, ...rest];
+  };
+  const [{ epoch }, a, b, c] = await ask(1, { last: 3 }, 4);
+  assertEquals(new Set([a.tag, b.tag, c.tag]).size, 3);
+  assertEquals(await ask(2, { since: { epoch, offset: 2, tag: b.tag } }, 2), [
+    { epoch, offset: 2, tag: b.tag, head: 3, recovered: true },
+    c,
+  ]);
+  const lost = { epoch, offset: 3, tag: c.tag, head: 3, recovered: false, reason: "new-epoch" };
+  assertEquals(await ask(3, { since: { epoch, offset: 2, tag: a.tag } }, 1), [lost]);
+  // A position of 0.1, without a tag, holds as it did.
+  assertEquals((await ask(4, { since: { epoch, offset: 2 } }, 2))[0].recovered, true);
+  page.socket.send(`{"subscribe":"t","id":5,"since":{"epoch":"${epoch}","offset":2,"tag":7}}`);
+  const [malformed] = (await page.take(1)).map((text) => JSON.parse(text));
+  assertEquals([malformed.reply, malformed.error.code], [5, "malformed"]);
 });
 
 Deno.test("A question that is replaced or ended before its answer is answered by `superseded`", async () => {

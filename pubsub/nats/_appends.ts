@@ -14,7 +14,9 @@ import { BrokerError } from "../../errors.ts";
 import { Changing } from "../../session/changing.ts";
 import type { Schedule } from "../../session/schedule.ts";
 import type { Appended } from "../history.ts";
+import { tagOf } from "../tag.ts";
 import { type Ack, parseAck } from "./_ack.ts";
+import { ID_HEADER } from "./_headers.ts";
 import type { Link } from "./_link.ts";
 import type { Log } from "./_log.ts";
 import { type Budget, Queue } from "./_queue.ts";
@@ -269,7 +271,10 @@ export class Appends {
     const epoch = this.#log.epoch;
     // One of an epoch that is over stands nowhere in this one.
     if (isRepetition || epoch === undefined || seq <= epoch.start) entry.result.resolve({});
-    else entry.result.resolve({ position: { epoch: epoch.epoch, offset: seq } });
+    else {
+      const position = { epoch: epoch.epoch, offset: seq, tag: tagOf(entry.id) };
+      entry.result.resolve({ position });
+    }
   }
 
   #reject(entry: Entry, error: BrokerError): void {
@@ -282,7 +287,7 @@ export class Appends {
 
 function idHeaders({ id }: Entry): ReturnType<typeof headers> {
   const made = headers();
-  made.set("Nats-Msg-Id", id);
+  made.set(ID_HEADER, id);
   return made;
 }
 

@@ -11,7 +11,7 @@ import type {
   PublicationListener,
 } from "../broker.ts";
 import { decode } from "./_codec.ts";
-import { headerOf, sequenceOf } from "./_headers.ts";
+import { headerOf, sequenceOf, tagIn } from "./_headers.ts";
 import { InOrder } from "./_in_order.ts";
 import type { Link } from "./_link.ts";
 import type { Log } from "./_log.ts";
@@ -185,7 +185,8 @@ export class Channel {
     if (offset <= start) return;
     const before = Number(headerOf(message, "Nats-Last-Sequence"));
     const prev = before > start ? before : 0;
-    const publication = decode(topic, message.data, { epoch, offset, prev });
+    const tag = tagIn(message);
+    const publication = decode(topic, message.data, { epoch, offset, prev, tag });
     if (publication === undefined) return onIgnored();
     onReceived();
     log.saw(offset);

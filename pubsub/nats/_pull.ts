@@ -5,7 +5,7 @@
  */
 import { AckPolicy, DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
-import { headerOf } from "./_headers.ts";
+import { headerOf, tagIn } from "./_headers.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./_link.ts";
 
 /** A consumer that nobody ended goes by itself, in nanoseconds. */
@@ -33,6 +33,8 @@ export interface Stored {
   readonly data: Uint8Array;
   /** How long `data` is, also where it was left out. */
   readonly bytes: number;
+  /** Names it, if it has an id. */
+  readonly tag: string | undefined;
 }
 
 /** What was read. */
@@ -93,6 +95,7 @@ function fetch(
           atMs: place.atMs,
           data: message.data,
           bytes: size ? Number(size) : message.data.length,
+          tag: tagIn(message),
         });
         if (messages.length === wanted) done();
       },

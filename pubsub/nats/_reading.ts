@@ -12,8 +12,10 @@ import type { JetStreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
 import type { HistoryPage, ReadHistoryOptions } from "../history.ts";
 import type { Publication } from "../broker.ts";
+import { tagOf } from "../tag.ts";
 import type { Place } from "./_channel.ts";
 import { decode } from "./_codec.ts";
+import { ID_HEADER } from "./_headers.ts";
 import type { Link } from "./_link.ts";
 import type { Epoch, Log } from "./_log.ts";
 import { pull, type Pulled, type PullOptions, type Stored } from "./_pull.ts";
@@ -82,9 +84,12 @@ class PageReader {
 
   async read(): Promise<HistoryPage | undefined> {
     const { after, last } = this.#options;
-    const head = await this.#newest();
-    if (head === undefined) return await this.#readEmpty();
-    if (after !== undefined ? after >= head : last === 0) return this.#page(head, []);
+    const newest = await this.#newest();
+    if (newest === undefined) return await this.#readEmpty();
+    const { seq: head, tag } = newest;
+    if (after !== undefined ? after >= head : last === 0) {
+      return this.#page(head, [], after === head ? tag : undefined);
+    }
     return await this.#readBehind(head) ?? await this.#readSearched(head);
   }
 
@@ -115,7 +120,7 @@ class PageReader {
     const skipped = this.#countTooOld(messages, isWhole ? bounds.bytes : Infinity);
     if (skipped === messages.length && !isWhole) return undefined;
     const before = messages[skipped - 1]?.seq ?? after;
-    return this.#page(head, this.#placed(messages.slice(skipped), before));
+    return this.#page(head, this.#placed(messages.slice(skipped), before), anchor.tag);
   }
 
   /** Finds the page by the headers of all that is kept. */
@@ -134,11 +139,18 @@ class PageReader {
       first,
       first + countWithin(index.slice(first), maxMessages, maxBytes),
     );
-    if (found.length === 0) return this.#page(head, []);
-    const before = index[first - 1]?.seq ?? await this.#before(found[0]!.seq);
+    const anchor = after === undefined ? undefined : index.find(({ seq }) => seq === after);
+    if (found.length === 0) return this.#page(head, [], anchor?.tag);
+    const isMissing = after !== undefined && anchor === undefined;
+    const known = index[first - 1]?.seq;
+    const firstSeq = known === undefined || isMissing ? (await this.#state()).first_seq : 0;
+    const before = known ?? this.#before(found[0]!.seq, firstSeq);
+    // What is within the stream, and not there, was lost or never of this topic.
+    const isNone = isMissing && after >= firstSeq;
     const { messages } = await this.#pull({ from: found[0]!.seq, count: found.length });
     const isSame = messages.length === found.length && messages[0]!.seq === found[0]!.seq;
-    return isSame ? this.#page(head, this.#placed(messages, before)) : undefined;
+    if (!isSame) return undefined;
+    return this.#page(head, this.#placed(messages, before), isNone ? null : anchor?.tag);
   }
 
   /** How many of the oldest are beyond the time and the bytes that are kept. */
@@ -152,11 +164,10 @@ class PageReader {
   }
 
   /** What came before the oldest that is kept: at most what the stream let go of. */
-  async #before(seq: number): Promise<number> {
+  #before(seq: number, firstSeq: number): number {
     const { after = 0 } = this.#options;
-    const { first_seq } = await this.#state();
-    if (this.#isWhole(first_seq)) return 0;
-    return after >= first_seq - 1 && after < seq ? after : Math.min(first_seq, seq) - 1;
+    if (this.#isWhole(firstSeq)) return 0;
+    return after >= firstSeq - 1 && after < seq ? after : Math.min(firstSeq, seq) - 1;
   }
 
   /** Whether the stream has all topics since the epoch began. */
@@ -164,15 +175,17 @@ class PageReader {
     return firstSeq <= this.#epoch.start + 1;
   }
 
-  /** The newest sequence of the topic; `undefined` if nothing of it is kept. */
-  async #newest(): Promise<number | undefined> {
+  /** The newest publication of the topic; `undefined` if nothing of it is kept. */
+  async #newest(): Promise<{ readonly seq: number; readonly tag: string | undefined } | undefined> {
     const { log, subject } = this.#reading;
     const query = { last_by_subj: subject };
     // A replica may be behind, and answers directly all the same.
     const found = log.isReplicated
       ? await this.#manager.streams.getMessage(log.names.stream, query)
       : await this.#manager.direct.getMessage(log.names.stream, query);
-    return found && found.seq > this.#epoch.start ? found.seq : undefined;
+    if (!found || found.seq <= this.#epoch.start) return undefined;
+    const id = found.header.get(ID_HEADER);
+    return { seq: found.seq, tag: id === "" ? undefined : tagOf(id) };
   }
 
   async #state(): Promise<{ readonly first_seq: number; readonly last_seq: number }> {
@@ -184,8 +197,12 @@ class PageReader {
     return pull(link, this.#manager, { stream: log.names.stream, subject, ...part });
   }
 
-  #page(head: number, publications: readonly Publication[]): HistoryPage {
-    return { epoch: this.#epoch.epoch, head, publications };
+  #page(
+    head: number,
+    publications: readonly Publication[],
+    anchor?: string | null,
+  ): HistoryPage {
+    return { epoch: this.#epoch.epoch, head, publications, anchor };
   }
 
   #placed(messages: readonly Stored[], before: number): Publication[] {
@@ -194,8 +211,8 @@ class PageReader {
     const count = countWithin(messages, maxMessages, maxBytes);
     const publications: Publication[] = [];
     let prev = before;
-    for (const { seq, data } of messages.slice(0, count)) {
-      const publication = decode(this.#reading.topic, data, { epoch, offset: seq, prev });
+    for (const { seq, data, tag } of messages.slice(0, count)) {
+      const publication = decode(this.#reading.topic, data, { epoch, offset: seq, prev, tag });
       // What something else put there is not counted.
       if (publication === undefined) continue;
       publications.push(publication);

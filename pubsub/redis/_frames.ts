@@ -4,6 +4,7 @@
  *
  * ```text
  * frame   = length(u32) flags(u8) exceptLength(u16) except payload    length counts what follows it
+ * except  = the session that does not get it [NUL tag]                the tag of one that is kept
  * plain   = frame...
  * kept    = epoch " " offset [" " prev] "\n" frame...                 offset is that of the first one;
  *                                                                     prev is there if it is not offset - 1
@@ -23,8 +24,13 @@ const BINARY = 1;
 
 const MAX_EXCEPT_BYTES = 65_535;
 
-/** One publication's frame. */
-export function encodeFrame({ payload, except = "" }: Publication): Buffer {
+/** Characters of a tag. */
+const TAG_BYTES = 6;
+
+/** One publication's frame; `tag` names one that is kept. */
+export function encodeFrame(publication: Publication, tag?: string): Buffer {
+  const { payload } = publication;
+  const except = (publication.except ?? "") + (tag === undefined ? "" : `\0${tag}`);
   const exceptBytes = Buffer.byteLength(except);
   if (exceptBytes > MAX_EXCEPT_BYTES) {
     throw new RangeError(
@@ -82,6 +88,9 @@ function decodeFrames(
     const end = at + 4 + message.readUInt32BE(at);
     const body = at + HEAD_BYTES + message.readUInt16BE(at + 5);
     if (end > message.length || body > end) break;
+    const tagAt = body - TAG_BYTES;
+    const isTagged = first !== undefined && tagAt > at + HEAD_BYTES && message[tagAt - 1] === 0;
+    const exceptEnd = isTagged ? tagAt - 1 : body;
     const offset = first === undefined ? 0 : first.offset + publications.length;
     publications.push({
       topic,
@@ -89,14 +98,15 @@ function decodeFrames(
       payload: message[at + 4] === BINARY
         ? Uint8Array.from(message.subarray(body, end))
         : message.toString("utf8", body, end),
-      ...(body > at + HEAD_BYTES
-        ? { except: message.toString("utf8", at + HEAD_BYTES, body) }
+      ...(exceptEnd > at + HEAD_BYTES
+        ? { except: message.toString("utf8", at + HEAD_BYTES, exceptEnd) }
         : {}),
       ...(first === undefined ? {} : {
         position: {
           epoch: first.epoch,
           offset,
           prev: publications.length === 0 ? first.prev : offset - 1,
+          ...(isTagged ? { tag: message.toString("latin1", tagAt, body) } : {}),
         },
       }),
     });

@@ -11,12 +11,12 @@ const PUBLICATIONS: readonly Publication[] = [
 ];
 
 Deno.test("decodePlain() reads what encodeFrame() wrote, many in one message", () => {
-  const message = Buffer.concat(PUBLICATIONS.map(encodeFrame));
+  const message = Buffer.concat(PUBLICATIONS.map((one) => encodeFrame(one)));
   assertEquals(decodePlain("chat", message), [...PUBLICATIONS]);
 });
 
 Deno.test("decodeKept() counts offsets on from the first one", () => {
-  const frames = PUBLICATIONS.map(encodeFrame);
+  const frames = PUBLICATIONS.map((one) => encodeFrame(one));
   const message = Buffer.concat([Buffer.from("1a2b 9007199254740980\n"), ...frames]);
   const first = 9_007_199_254_740_980;
   assertEquals(
@@ -30,10 +30,21 @@ Deno.test("decodeKept() counts offsets on from the first one", () => {
 
 Deno.test("decodeStored() gives each frame of a page its place", () => {
   const first = { epoch: "e", offset: 7, prev: 2 };
-  const page = decodeStored("chat", PUBLICATIONS.map(encodeFrame), first);
+  const page = decodeStored("chat", PUBLICATIONS.map((one) => encodeFrame(one)), first);
   assertEquals(page.map(({ position }) => position?.offset), [7, 8, 9, 10]);
   assertEquals(page.map(({ position }) => position?.prev), [2, 7, 8, 9]);
   assertEquals(page.map(({ payload }) => payload), PUBLICATIONS.map(({ payload }) => payload));
+});
+
+Deno.test("encodeFrame() gives a frame a tag, which nodes of 0.1 take for a session that is not theirs", () => {
+  const frames = PUBLICATIONS.map((one, i) => encodeFrame(one, `tag-0${i}`));
+  const page = decodeStored("chat", frames, { epoch: "e", offset: 7, prev: 6 });
+  assertEquals(page.map(({ position }) => position?.tag), ["tag-00", "tag-01", "tag-02", "tag-03"]);
+  assertEquals(page.map(({ position: _position, ...rest }) => rest), [...PUBLICATIONS]);
+  // An `except` of 0.1 is none, as long as a tag as it may be.
+  const old = encodeFrame({ topic: "chat", payload: "", except: "session" });
+  const [read] = decodeStored("chat", [old], { epoch: "e", offset: 7, prev: 6 });
+  assertEquals([read!.except, read!.position!.tag], ["session", undefined]);
 });
 
 Deno.test("decodePlain() copies bytes, so that they do not hold what came with them", () => {

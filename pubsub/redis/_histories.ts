@@ -76,17 +76,17 @@ export class RedisHistories {
       ...items,
     );
     let offset = Number(head) - taken.replaceAll("0", "").length;
-    return parcels.map((_, i) => {
+    return parcels.map(({ kept: { tag } }, i) => {
       if (taken[i] !== "1") return {};
       offset++;
-      return { position: { epoch, offset } };
+      return { position: { epoch, offset, tag } };
     });
   }
 
   /** Reads a page. */
   async read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
     const { bounds, after, last, maxMessages, maxBytes } = options;
-    const [epochBytes, head, first, prev, frames] = await this.#scripts.skeinReadBuffer(
+    const [epochBytes, head, first, prev, anchor, frames] = await this.#scripts.skeinReadBuffer(
       2,
       this.#names.meta(topic),
       this.#names.stream(topic),
@@ -102,7 +102,12 @@ export class RedisHistories {
       offset: Number(first),
       prev: Number(prev),
     });
-    return { epoch, head: Number(head), publications };
+    return {
+      epoch,
+      head: Number(head),
+      publications,
+      ...(anchor.length > 0 ? { anchor: anchor.toString("latin1") } : {}),
+    };
   }
 
   /** What a script needs to open a history. */

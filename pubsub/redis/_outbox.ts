@@ -24,6 +24,8 @@ const CHECKS = 10;
 export interface KeptParcel {
   readonly bounds: HistoryBounds;
   readonly key: PublicationKey;
+  /** Names it; stands in the frame too. */
+  readonly tag: string;
   readonly appended: PromiseWithResolvers<Appended>;
 }
 

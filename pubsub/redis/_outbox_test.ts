@@ -51,7 +51,8 @@ function open(limits: Partial<typeof LIMITS> = {}) {
     publish: (frame: string, topic = "chat") => outbox.push(topic, Buffer.from(frame)),
     append: (frame: string, topic = "chat") => {
       const appended = Promise.withResolvers<Appended>();
-      const kept = { bounds: BOUNDS, key: { producer: "p", number: ++number }, appended };
+      const key = { producer: "p", number: ++number };
+      const kept = { bounds: BOUNDS, key, tag: "", appended };
       outbox.push(topic, Buffer.from(frame), kept);
       return appended.promise;
     },

@@ -138,10 +138,11 @@ return { epoch, text(head), table.concat(taken) }
 /**
  * Reads a page. Besides those of a history: `ARGV[9]` is the offset after which it begins, or empty;
  * `ARGV[10]` how many of the newest, or empty; `ARGV[11]` and `ARGV[12]` bound the page. Answers the
- * epoch, the head, the first offset, the one before it, and the frames.
+ * epoch, the head, the first offset, the one before it, the tag of what stands where it begins, and
+ * the frames.
  */
 const READ = HISTORY + `
-if isEmpty then return { epoch, '0', '1', '0', {} } end
+if isEmpty then return { epoch, '0', '1', '0', '', {} } end
 trim(256)
 if not isNew and text(oldest) ~= known[4] then note(known[6]) end
 redis.call('PEXPIRE', meta, remembered)
@@ -166,7 +167,14 @@ while count > 0 and from <= head do
 end
 local prev = first - 1
 if first == start + 1 and (after or 0) == 0 then prev = behind end
-return { epoch, text(head), text(first), text(prev), frames }
+local anchor = ''
+if after and after >= oldest and after <= head then
+  local entry = redis.call('XRANGE', stream, text(after), '+', 'COUNT', 1)[1]
+  local frame = entry and entry[2][2] or ''
+  local last = #frame < 7 and 0 or 7 + string.byte(frame, 6) * 256 + string.byte(frame, 7)
+  if last >= 14 and string.byte(frame, last - 6) == 0 then anchor = string.sub(frame, last - 5, last) end
+end
+return { epoch, text(head), text(first), text(prev), anchor, frames }
 `;
 
 const ADVANCE = `
@@ -211,7 +219,9 @@ export interface Scripts {
   skeinReadBuffer(
     keys: number,
     ...args: Arg[]
-  ): Promise<[epoch: Buffer, head: Buffer, first: Buffer, prev: Buffer, frames: Buffer[]]>;
+  ): Promise<
+    [epoch: Buffer, head: Buffer, first: Buffer, prev: Buffer, anchor: Buffer, frames: Buffer[]]
+  >;
   skeinAdvance(key: string, number: number, windowMs: number): Promise<number>;
   skeinClaim(key: string, member: string, max: number, ttlMs: number): Promise<number>;
   skeinClaims(key: string): Promise<string[]>;

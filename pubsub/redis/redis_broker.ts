@@ -25,6 +25,7 @@ import type {
 } from "../history.ts";
 import { Pace } from "../pace.ts";
 import type { BrokerStore } from "../store.ts";
+import { Tags } from "../tag.ts";
 import { type Channel, Channels, deliver, type Entry, note } from "./_channels.ts";
 import { endClient, Gathering, Heartbeat, isCluster, openClient } from "./_clients.ts";
 import { Condition, textOf } from "./_condition.ts";
@@ -75,10 +76,7 @@ export class RedisBroker implements Broker {
   /** How Redis is doing. */
   readonly status: StatusFeed<BrokerStatus>;
   /** Keeps publications in streams. */
-  readonly history: BrokerHistory = {
-    append: (publication, options) => this.#append(publication, options),
-    read: (topic, options) => this.#read(topic, options),
-  };
+  readonly history: BrokerHistory;
   /** Holds for all nodes with the same prefix. */
   readonly store: BrokerStore;
   readonly #settings: RedisSettings;
@@ -94,6 +92,7 @@ export class RedisBroker implements Broker {
   /** Who appends where the publisher said nothing of it. */
   readonly #producer = crypto.randomUUID();
   #number = 0;
+  readonly #tags = new Tags();
   #published = 0;
   #received = 0;
   #reads = 0;
@@ -118,6 +117,11 @@ export class RedisBroker implements Broker {
     const names = new Names(settings.prefix);
     const scripts = defineScripts(client);
     this.#settings = settings;
+    this.history = {
+      remembersMs: settings.rememberMs,
+      append: (publication, options) => this.#append(publication, options),
+      read: (topic, options) => this.#read(topic, options),
+    };
     this.#condition = new Condition(() => this.#isReady && this.#links.isUp);
     this.status = this.#condition.status;
     this.#client = client;
@@ -334,8 +338,10 @@ export class RedisBroker implements Broker {
     if (options.key !== undefined) checkName(options.key.producer);
     const { bounds, key = { producer: this.#producer, number: this.#number++ } } = options;
     const appended = Promise.withResolvers<Appended>();
-    const kept = { bounds, key, appended };
-    if (this.#outbox.push(publication.topic, encodeFrame(publication), kept)) this.#published++;
+    const tag = this.#tags.next();
+    const kept = { bounds, key, tag, appended };
+    const frame = encodeFrame(publication, tag);
+    if (this.#outbox.push(publication.topic, frame, kept)) this.#published++;
     return await appended.promise;
   }
 

@@ -71,16 +71,25 @@ export class Hearing implements AsyncDisposable {
   }
 }
 
-/** Appends numbers, from 0 on. */
+/** A position without its tag, which is never the same. */
+export function untagged(appended: Appended | undefined): Appended {
+  const { position } = appended ?? {};
+  return position === undefined
+    ? {}
+    : { position: { epoch: position.epoch, offset: position.offset } };
+}
+
+/** Appends numbers, from 0 on. The positions have no tags. */
 export async function append(
   broker: Broker,
   topic: string,
   count: number,
   { bounds = BOUNDS } = {},
 ): Promise<Appended[]> {
-  return await Promise.all(Array.from({ length: count }, (_, i) => {
+  const appended = await Promise.all(Array.from({ length: count }, (_, i) => {
     return broker.history!.append({ topic, payload: `${i}` }, { bounds });
   }));
+  return appended.map(untagged);
 }
 
 /** Waits until a broker is doing so. */

@@ -1,0 +1,137 @@
+/** Histories whose engine lost a publication, and has another one with the same place. */
+import { assert, assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import type { HistoryPosition, SubscribeAnswer } from "../session/recovery.ts";
+import { turns } from "../testing/turns.ts";
+import { Random } from "../tests/random.ts";
+import { Client, type Line } from "./_clients_test.ts";
+import { ScriptedEngine } from "./_scripted_broker_test.ts";
+import { Topics } from "./topics.ts";
+
+const HISTORY = { t: { size: 1_000_000 } };
+
+/** Reads what a client is answered to a position, by a node that follows the topic for it alone. */
+async function ask(
+  topics: Topics,
+  client: Client,
+  since: HistoryPosition,
+): Promise<SubscribeAnswer> {
+  client.lines.length = 0;
+  const answer = () => client.lines.find(({ topic }) => topic === "answer");
+  client.subscribe(topics, "t", { since });
+  for (let i = 0; i < 100 && answer() === undefined; i++) await turns(1);
+  topics.unsubscribe(client.session, "t", { isSilent: true });
+  return answer()!.data as SubscribeAnswer;
+}
+
+Deno.test("Clients whose publication was rewritten below the head, 10,000 times, are never told recovered", async () => {
+  const engine = new ScriptedEngine();
+  engine.hasTags = true;
+  await using topics = new Topics({ broker: engine.node(), history: HISTORY });
+  await using client = new Client(topics.turn);
+  const random = new Random(13);
+  for (let i = 0; i < 300; i++) engine.publish("the same");
+  const told = { recovered: 0, newEpoch: 0, recoveredWithoutTag: 0, recoveredUnharmed: 0 };
+  for (let i = 0; i < 10_000; i++) {
+    const offset = 1 + random.below(engine.head - 1);
+    const since = { epoch: engine.epoch, offset, tag: engine.tagAt(offset) };
+    engine.rewrite(offset);
+    const answer = await ask(topics, client, since);
+    if (answer.recovered) told.recovered++;
+    if (answer.reason === "new-epoch") told.newEpoch++;
+    // Now and then, what shows that the test would see it, and that nothing else is refused.
+    if (i % 50 > 0) continue;
+    const { recovered: isBlind } = await ask(topics, client, { ...since, tag: undefined });
+    if (isBlind) told.recoveredWithoutTag++;
+    const now = { ...since, tag: engine.tagAt(offset) };
+    if ((await ask(topics, client, now)).recovered) told.recoveredUnharmed++;
+  }
+  assertEquals(told, {
+    recovered: 0,
+    newEpoch: 10_000,
+    recoveredWithoutTag: 200,
+    recoveredUnharmed: 200,
+  });
+});
+
+Deno.test("Feed tells its members that the history is another one where they stand, though its name is not", async () => {
+  using time = new FakeTime();
+  const engine = new ScriptedEngine();
+  engine.hasTags = true;
+  const broker = engine.node();
+  await using topics = new Topics({ broker, history: HISTORY });
+  await using client = new Client(topics.turn);
+  client.subscribe(topics);
+  await turns();
+  for (const data of ["a", "b"]) engine.publish(data);
+  await turns();
+  assertEquals(client.take().slice(1), [["a", 1, 0], ["b", 2, 1]]);
+  engine.rewrite(2);
+  broker.onLive = () => {};
+  engine.publish("c");
+  broker.interrupt();
+  await time.tickAsync(100);
+  await turns();
+  // All that is known of the other one follows, from its oldest on.
+  const gap = { gap: "t", reason: "new-epoch", epoch: "e1", offset: 0 };
+  assertEquals(client.take(), [gap, ["a", 1, 0], ["b", 2, 1], ["c", 3, 2]]);
+  broker.interrupt();
+  await time.tickAsync(100);
+  await turns();
+  assertEquals(client.take(), []);
+});
+
+Deno.test("Feed tells a session whose replay runs that its history is another one", async () => {
+  const engine = new ScriptedEngine();
+  engine.hasTags = true;
+  const broker = engine.node();
+  await using topics = new Topics({ broker, history: HISTORY });
+  await using keeper = new Client(topics.turn);
+  await using slow = new Client(topics.turn, { sendQueue: { maxMessages: 20 } });
+  for (let i = 1; i <= 100; i++) engine.publish("x".repeat(3_000));
+  keeper.subscribe(topics);
+  await turns();
+  slow.pair.link.stall("to-client");
+  slow.subscribe(topics, "t", { last: 100 });
+  await turns();
+  engine.rewrite(100);
+  broker.interrupt();
+  await turns();
+  slow.pair.link.resume("to-client");
+  await turns(100);
+  const lines: Line[] = slow.lines;
+  const gapAt = lines.findIndex(({ gap }) => gap !== undefined);
+  assertEquals([lines[gapAt]!.reason, lines[gapAt]!.offset], ["new-epoch", 0]);
+  assert(gapAt > 0 && gapAt < 60, `the gap is line ${gapAt}`);
+  const after = lines.slice(gapAt + 1).map(({ offset }) => offset);
+  assertEquals(after, Array.from({ length: 100 }, (_, i) => i + 1));
+});
+
+Deno.test("Replay does not trust a position whose publication is not there any more, nor one before all that is too old", async () => {
+  using time = new FakeTime();
+  const engine = new ScriptedEngine();
+  engine.hasTags = true;
+  engine.step = 2;
+  const broker = engine.node();
+  Object.assign(broker.history, { remembersMs: 3_600_000 });
+  await using topics = new Topics({ broker, history: HISTORY });
+  const askAnew = async (since: HistoryPosition) => {
+    await using client = new Client(topics.turn);
+    return await ask(topics, client, since);
+  };
+  const empty = await askAnew({ epoch: "e1", offset: 0 });
+  assertEquals(empty.recovered, true);
+  // A place before the first publication says when it was told.
+  const start = { epoch: "e1", offset: 0, tag: empty.tag };
+  assert(empty.tag!.startsWith("~"));
+  for (let i = 0; i < 300; i++) engine.publish(i);
+  await time.tickAsync(1_700_000);
+  assertEquals((await askAnew(start)).recovered, true);
+  await time.tickAsync(200_000);
+  assertEquals((await askAnew(start)).reason, "too-old");
+  // Between two offsets there never was a publication.
+  for (const offset of [3, 501]) {
+    const since = { epoch: "e1", offset, tag: "abcdef" };
+    assertEquals((await askAnew(since)).reason, "new-epoch");
+  }
+});
