@@ -17,7 +17,7 @@
 import { deadline } from "@std/async/deadline";
 
 /** How long a peer may take for one answer, in milliseconds. */
-export const PATIENCE_MS = 40_000;
+export const PATIENCE_MS = 100_000;
 
 const SOURCES = new URL("./peers/", import.meta.url);
 
@@ -50,6 +50,8 @@ interface Recipe {
   command(folders: Folders): readonly string[];
   /** What it is told behind everything else. */
   readonly options?: readonly string[];
+  /** How it is made, beside its source and its version: with another one it is made anew. */
+  readonly flags?: readonly string[];
 }
 
 interface Folders {
@@ -138,6 +140,9 @@ const STRUCTURED_RECIPES: readonly Recipe[] = [
   pythonRecipe("pywebtransport", { version: "0.6.1", folder: "pywebtransport" }),
 ];
 
+/** QUIC and WebSocket: its other transports are most of what it takes to build it. */
+const RELAY_FLAGS = ["--no-default-features", "--features", "noq,websocket"];
+
 const MOQ_RECIPES: readonly Recipe[] = [
   goRecipe("gomoqt 0.11", {
     version: "0.11.0",
@@ -157,11 +162,13 @@ const MOQ_RECIPES: readonly Recipe[] = [
     folder: "moq_relay",
     tool: "cargo",
     toolchain: "Rust 1.95",
+    flags: RELAY_FLAGS,
     async build({ source, into, shared }) {
       const install = ["cargo", "install", "moq-relay", "--version", "0.17.10", "--debug"];
       // Not --locked: the lock in the crate names versions that not every mirror of crates has.
       const folders = ["--root", into, "--target-dir", shared, "--no-track", "--force"];
-      await run([...install, "--quiet", ...folders], source, { CARGO_PROFILE_DEV_DEBUG: "0" });
+      const settings = { CARGO_PROFILE_DEV_DEBUG: "0", CARGO_INCREMENTAL: "0" };
+      await run([...install, "--quiet", ...RELAY_FLAGS, ...folders], source, settings);
     },
     command: ({ into }) => [`${into}/bin/moq-relay`],
   },
@@ -283,10 +290,10 @@ async function build(recipes: readonly Recipe[]): Promise<Build[]> {
 
 /** Makes a peer unless it is made; returns the command that runs it. */
 async function make(recipe: Recipe): Promise<readonly string[]> {
-  const { name, version, folder } = recipe;
+  const { name, version, folder, flags = [] } = recipe;
   const source = new URL(folder, SOURCES).pathname;
   const stem = `${cacheFolder()}/${folder}-${version}`;
-  const into = `${stem}-${await hashOf(source)}`;
+  const into = `${stem}-${await hashOf(source, flags)}`;
   const folders = { source, into, shared: `${stem}-shared` };
   await Deno.mkdir(into, { recursive: true });
   // Another process may be at it, or may have been ended half-way.
@@ -309,9 +316,9 @@ function cacheFolder(): string {
   return `${folder}/skein/peers`;
 }
 
-/** A hash of the names and contents of all files in a folder. */
-async function hashOf(folder: string): Promise<string> {
-  const parts: string[] = [];
+/** A hash of the names and contents of all files in a folder, and of how they are used. */
+async function hashOf(folder: string, flags: readonly string[]): Promise<string> {
+  const parts = [...flags];
   const visit = async (path: string) => {
     const entries = await Array.fromAsync(Deno.readDir(path));
     for (const { name, isDirectory } of entries.sort((a, b) => a.name < b.name ? -1 : 1)) {

@@ -136,7 +136,7 @@ const GROUP_GAP_MS = 10;
 const ARRIVAL_MS = 200;
 
 /** How long a step may take, on a machine that does much else. */
-const STALL_MS = 15_000;
+const STALL_MS = 8_000;
 
 /** How long an update may take, which not all can. */
 const UPDATE_MS = 3_000;
