@@ -44,6 +44,38 @@ export function testCredit(test: ConnectionTest): void {
     });
   }
 
+  test("gives back the credit of streams that are accepted, and end unread", async (pair) => {
+    await begin(pair);
+    for (const [from, to] of [[pair.a, pair.b], [pair.b, pair.a]] as const) {
+      const accepted: unknown[] = []; // None is collected as garbage.
+      const accepting = [
+        (async () => {
+          for await (const stream of to.incomingUnidirectionalStreams) accepted.push(stream);
+        })(),
+        (async () => {
+          for await (const stream of to.incomingBidirectionalStreams) {
+            accepted.push(stream);
+            stream.writable.close().catch(() => {}); // This end writes nothing.
+          }
+        })(),
+      ];
+      for (const loop of accepting) loop.catch(() => {}); // They end with the connection.
+      const uni = from.credit!.state("unidirectional").allowed;
+      for (let i = 0; i < uni + 60; i++) {
+        const writer = (await soon(from.createUnidirectionalStream())).getWriter();
+        if (i % 2 === 0) await soon(writer.write(Uint8Array.of(1, 2, 3)));
+        await soon(writer.close());
+      }
+      const bidi = from.credit!.state("bidirectional").allowed;
+      for (let i = 0; i < bidi + 60; i++) {
+        const { writable } = await soon(from.createBidirectionalStream());
+        const writer = writable.getWriter();
+        if (i % 2 === 0) await soon(writer.write(Uint8Array.of(1, 2, 3)));
+        await soon(writer.close());
+      }
+    }
+  });
+
   test("counts what both ends used of their credit", async (pair) => {
     await begin(pair);
     const { a, b } = pair;

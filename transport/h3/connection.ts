@@ -35,7 +35,7 @@ import {
 } from "./settings.ts";
 import { concat } from "./bytes.ts";
 import { FIRST_READ_BYTES } from "./receive_half.ts";
-import type { SendHalf } from "./send_half.ts";
+import { TurnEnd } from "./stream_halves.ts";
 import { readVarint, varintLengthAt } from "./varint.ts";
 
 /** How long a request waits for the client's settings, in milliseconds. */
@@ -96,6 +96,8 @@ export class Http3Connection implements SessionLink {
   readonly conn: Deno.QuicConn;
   /** Resolves with how it ended. */
   readonly ending: Promise<QuicEnding>;
+  /** See {@linkcode SessionLink.turnEnd}. */
+  readonly turnEnd: TurnEnd = new TurnEnd();
 
   readonly #options: Http3ConnectionOptions;
   readonly #sessions = new Map<number, Http3Session>();
@@ -112,7 +114,6 @@ export class Http3Connection implements SessionLink {
   #isOver = false;
   #isReadingDatagrams = false;
   #isRefusing = false;
-  #toFlush: SendHalf[] | undefined;
   #idle: ReturnType<typeof setTimeout> | undefined;
 
   /**
@@ -253,16 +254,6 @@ export class Http3Connection implements SessionLink {
     if (this.#isReadingDatagrams) return;
     this.#isReadingDatagrams = true;
     void this.#readDatagrams();
-  }
-
-  /** See {@linkcode SessionLink.flushSoon}. */
-  flushSoon(half: SendHalf): void {
-    if (this.#toFlush !== undefined) return void this.#toFlush.push(half);
-    const halves = this.#toFlush = [half];
-    setImmediate(() => {
-      this.#toFlush = undefined;
-      for (const one of halves) one.flushHead();
-    });
   }
 
   /** See {@linkcode SessionLink.sessionEnded}. */

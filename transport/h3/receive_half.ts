@@ -6,7 +6,8 @@
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
 import type { StreamAccount } from "../_ledger.ts";
 import { FIRST_READ_BYTES, nextReadBytes, ReadBuffers } from "./_read_buffers.ts";
-import { errorOf, type StreamHalf, type StreamOwner } from "./stream_halves.ts";
+import { streamFailure } from "./quic.ts";
+import { errorOf, type StreamHalf, type StreamOwner, type TurnWatcher } from "./stream_halves.ts";
 
 export { FIRST_READ_BYTES };
 
@@ -19,8 +20,21 @@ const MAX_UNREAD_BYTES = 1_250_000;
 /** After so many small reads in a row a stream carries messages, and no large buffer waits for them. */
 const MAX_SMALL_READS = 16;
 
-/** The direction that the peer writes. */
-export class ReceiveHalf implements StreamHalf, DirectReadable {
+/**
+ * Bytes that are read of a stream before its user asks for any: enough to see the end of most
+ * messages, and little beside what the runtime holds.
+ */
+const MAX_EARLY_BYTES = 16_384;
+
+/**
+ * The direction that the peer writes.
+ *
+ * - **End:** {@linkcode ReceiveHalf.endTurn} reads ahead of a user that does not read, so that the
+ *   peer gets back its credit for a stream that it ended.
+ * - **Session:** a stream that did not end before its session fails with it. One whose end was
+ *   seen can still be read.
+ */
+export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher {
   /** See {@linkcode StreamHalf}. */
   previous: StreamHalf | undefined = undefined;
   /** See {@linkcode StreamHalf}. */
@@ -31,6 +45,10 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
   readonly #onEnd: (() => void) | undefined;
   #account: StreamAccount | undefined;
   #held: Uint8Array | undefined;
+  /** Bytes that were read before they were asked for, while there may be more of them. */
+  #early: Uint8Array[] | undefined = undefined;
+  #reading: Promise<void> | undefined = undefined;
+  #isWanted = false;
   #size: number;
   #smallReads = 0;
   #isEnded = false;
@@ -76,19 +94,27 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
 
   /** See {@linkcode DirectStream.read}. */
   read(used?: Uint8Array | null): Promise<Uint8Array | null> {
+    this.#isWanted = true;
     const held = this.#held;
     if (held !== undefined) {
       this.#held = undefined;
       this.#release(held.byteLength);
       return Promise.resolve(held);
     }
-    return this.#read(used);
+    return this.#early === undefined ? this.#read(used) : this.#readEarly(used);
+  }
+
+  /** Begins to read, if its user has not: the turn in which the stream was accepted is over. */
+  endTurn(): void {
+    if (this.#isWanted || this.#isEnded || this.#early !== undefined) return;
+    this.#early = [];
+    this.#reading = this.#readAhead(this.#early);
   }
 
   /** See {@linkcode DirectStream.cancel}. */
   cancel(reason?: unknown): void {
     this.#isFinished = true;
-    if (this.#isEnded) return;
+    if (this.#isEnded) return this.#drop();
     this.#account?.cut(reason, "stopped reading");
     this.#cut();
     this.#reader.cancel(reason).catch(() => {}); // The connection may be gone.
@@ -109,9 +135,9 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
   discard(): StreamAccount | undefined {
     const account = this.#account;
     if (account === undefined) return undefined;
-    const { byteLength = 0 } = this.#held ?? {};
-    account.ledger.streamBytesReceived -= byteLength;
-    this.#owner.bytesReceived += byteLength;
+    const unreadBytes = this.#unreadBytes;
+    account.ledger.streamBytesReceived -= unreadBytes;
+    this.#owner.bytesReceived += unreadBytes;
     this.#account = undefined;
     return account;
   }
@@ -135,7 +161,41 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
     );
   }
 
-  async #read(used?: Uint8Array | null): Promise<Uint8Array | null> {
+  /** Bytes that came, and that nobody took. */
+  get #unreadBytes(): number {
+    let unread = this.#held?.byteLength ?? 0;
+    for (const { byteLength } of this.#early ?? []) unread += byteLength;
+    return unread;
+  }
+
+  async #readAhead(early: Uint8Array[]): Promise<void> {
+    try {
+      for (let left = MAX_EARLY_BYTES; left > 0 && !this.#isWanted;) {
+        const bytes = await this.#read(null, true);
+        if (bytes === null) return;
+        early.push(bytes);
+        left -= bytes.byteLength;
+      }
+    } catch {
+      // Its user is told by a read, or its session by its own end.
+    } finally {
+      this.#reading = undefined;
+    }
+  }
+
+  /** Gives what was read ahead, and then goes on as if nothing had been. */
+  async #readEarly(used: Uint8Array | null | undefined): Promise<Uint8Array | null> {
+    if (this.#early?.length === 0) await this.#reading;
+    const bytes = this.#early?.shift();
+    if (bytes === undefined) {
+      this.#early = undefined;
+      return await this.#read(used);
+    }
+    this.#release(bytes.byteLength);
+    return bytes;
+  }
+
+  async #read(used?: Uint8Array | null, isEarly = false): Promise<Uint8Array | null> {
     if (this.#failure !== undefined) throw this.#failure.cause;
     if (this.#isEnded) return null;
     const isLent = !isLarge(used, this.#size);
@@ -147,6 +207,8 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
       if (!result.done) bytes = isLent ? ReadBuffers.settle(result.value) : result.value;
       else if (result.value !== undefined) ReadBuffers.giveBack(result.value.buffer);
     } catch (error) {
+      // A lost connection is told by whoever knows why.
+      if (isEarly && streamFailure(error) === undefined) throw error;
       this.#failure ??= { cause: errorOf(this.#owner, error) };
       if (!this.#isEnded) this.#account?.ended(this.#failure.cause);
       this.#cut();
@@ -163,7 +225,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
     this.#smallReads = byteLength < MIN_READ_BYTES ? this.#smallReads + 1 : 0;
     if (this.#smallReads > MAX_SMALL_READS) this.#size = MIN_READ_BYTES;
     this.#count(byteLength);
-    this.#release(byteLength);
+    if (!isEarly) this.#release(byteLength);
     return bytes;
   }
 
@@ -210,18 +272,22 @@ export class ReceiveHalf implements StreamHalf, DirectReadable {
    */
   #cut(): void {
     if (this.#isEnded) return;
-    const held = this.#held?.byteLength ?? 0;
     this.#end();
-    const receive = this.#owner.dataCredit?.receive;
-    if (receive === undefined) return;
-    receive.release(held);
-    receive.lose(MAX_UNREAD_BYTES);
+    this.#drop();
+    this.#owner.dataCredit?.receive.lose(MAX_UNREAD_BYTES);
   }
 
+  /** Drops what nobody took. */
+  #drop(): void {
+    const unreadBytes = this.#unreadBytes;
+    this.#held = this.#early = undefined;
+    if (unreadBytes > 0) this.#owner.dataCredit?.receive.release(unreadBytes);
+  }
+
+  /** Nothing more comes. What was read ahead stays for the user, also when the session ends. */
   #end(): void {
     if (this.#isEnded) return;
     this.#isEnded = true;
-    this.#held = undefined;
     this.#owner.halves.delete(this);
     this.#onEnd?.();
   }

@@ -8,12 +8,12 @@ import type { DirectWritable, SendStream } from "../connection.ts";
 import type { StreamAccount } from "../_ledger.ts";
 import { concat } from "./bytes.ts";
 import { wireOrder } from "./_send_order.ts";
-import { errorOf, type StreamHalf, type StreamOwner } from "./stream_halves.ts";
+import { errorOf, type StreamHalf, type StreamOwner, type TurnWatcher } from "./stream_halves.ts";
 
 const EMPTY = new Uint8Array();
 
 /** The direction that this end writes. */
-export class SendHalf implements StreamHalf, DirectWritable {
+export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
   /** See {@linkcode StreamHalf}. */
   previous: StreamHalf | undefined = undefined;
   /** See {@linkcode StreamHalf}. */
@@ -83,6 +83,11 @@ export class SendHalf implements StreamHalf, DirectWritable {
     const isFree = credit === undefined ||
       this.#waiting === undefined && credit.takeNow(bytes.byteLength);
     return isFree ? this.#write(bytes) : this.#writeInTurn(bytes);
+  }
+
+  /** See {@linkcode TurnWatcher}; the peer learns of a stream that is not written to. */
+  endTurn(): void {
+    this.flushHead();
   }
 
   /** Sends the head by itself, if nothing was written yet. */

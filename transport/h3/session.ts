@@ -64,6 +64,7 @@ import {
   type StreamHalf,
   StreamHalves,
   type StreamOwner,
+  type TurnWatcher,
 } from "./stream_halves.ts";
 
 /** How long the peer may take to confirm a close, in milliseconds. */
@@ -124,10 +125,13 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
   #ready: PromiseWithResolvers<void> | undefined = undefined;
   readonly #closed: PromiseWithResolvers<ConnectionCloseInfo> = Promise.withResolvers();
   #draining: PromiseWithResolvers<void> | undefined = undefined;
-  readonly #bidirectional: Arrivals<Http3Stream> = new Arrivals(BIDIRECTIONAL);
+  readonly #bidirectional: Arrivals<Http3Stream> = new Arrivals(
+    BIDIRECTIONAL,
+    (stream) => this.#taken(stream),
+  );
   readonly #unidirectional: Arrivals<ReceiveHalf, ReceiveStream> = new Arrivals(
     UNIDIRECTIONAL,
-    readableOf,
+    (half) => this.#taken(half).readable,
   );
   #receiver: ((stream: DirectReadable) => void) | undefined = undefined;
   #datagrams: SessionDatagrams | undefined = undefined;
@@ -314,7 +318,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
       throw new TypeError("Cannot receive streams: there is a receiver already");
     }
     this.#receiver = receiver;
-    for (const held of this.#unidirectional.takeHeld()) receiver(held);
+    for (const held of this.#unidirectional.takeHeld()) receiver(this.#taken(held));
   }
 
   /** Closes with code and reason; the peer has a second to confirm it. */
@@ -439,7 +443,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     const half = new ReceiveHalf(this, reader, { held, isFull, onEnd, account });
     if (this.#isFull) half.cancel();
     else if (this.#receiver === undefined) this.#unidirectional.push(half);
-    else this.#receiver(half);
+    else this.#receiver(this.#taken(half));
   }
 
   /** Takes a datagram; the bytes are its own. */
@@ -463,6 +467,12 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     this.#broken(
       new H3ProtocolError(H3Error.flowControlError, "The peer sent more than its credit"),
     );
+  }
+
+  /** A stream that the application has: its end is looked for, even if the application does not. */
+  #taken<T extends TurnWatcher>(stream: T): T {
+    this.#link.turnEnd.add(stream);
+    return stream;
   }
 
   /** A stranger may have few streams; those of both kinds count. */
@@ -500,7 +510,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     }
     const type = isOneWay ? UNIDIRECTIONAL_STREAM : FrameType.webTransportStream;
     const half = new SendHalf(this, stream, { head: headOf(type, this.id), account });
-    if (sendOrder === undefined) this.#link.flushSoon(half);
+    if (sendOrder === undefined) this.#link.turnEnd.add(half);
     else {
       // Ahead of all payload: the head of an earlier stream must not be overtaken.
       half.flushHead();
@@ -756,8 +766,4 @@ interface Ending {
 function refuseStream(reader: ReadableStreamBYOBReader, writable?: WritableStream): void {
   reader.cancel().catch(() => {});
   writable?.abort().catch(() => {});
-}
-
-function readableOf(half: ReceiveHalf): ReceiveStream {
-  return half.readable;
 }

@@ -6,8 +6,8 @@
 import type { H3ProtocolError } from "./error_codes.ts";
 import type { FrameParser } from "./frames.ts";
 import type { QuicEnding } from "./quic.ts";
-import type { SendHalf } from "./send_half.ts";
 import type { Http3Session } from "./session.ts";
+import type { TurnEnd } from "./stream_halves.ts";
 
 /** What a session needs of its connection. */
 export interface SessionLink {
@@ -21,8 +21,8 @@ export interface SessionLink {
   readonly fault: H3ProtocolError | undefined;
   /** Begins to read datagrams; until somebody wants some, the runtime holds the newest. */
   readDatagrams(): void;
-  /** Sends the head of a stream soon, if its user does not write first. */
-  flushSoon(half: SendHalf): void;
+  /** Acts at the end of this turn for the halves of streams that their users leave alone until then. */
+  readonly turnEnd: TurnEnd;
   /** Ends the connection: the peer broke the protocol. */
   fail(error: H3ProtocolError): void;
   /** The session is over; resolves once nothing of it is left. */

@@ -12,9 +12,10 @@
 import type { BidirectionalStream, DirectStream } from "../connection.ts";
 import type { ReceiveHalf } from "./receive_half.ts";
 import type { SendHalf } from "./send_half.ts";
+import type { TurnWatcher } from "./stream_halves.ts";
 
 /** A bidirectional stream: both halves, by plain calls or as web streams. */
-export class Http3Stream implements BidirectionalStream, DirectStream {
+export class Http3Stream implements BidirectionalStream, DirectStream, TurnWatcher {
   readonly #receive: ReceiveHalf;
   readonly #send: SendHalf;
 
@@ -48,6 +49,11 @@ export class Http3Stream implements BidirectionalStream, DirectStream {
   discard(): void {
     this.#receive.discard()?.discard();
     this.#send.discard();
+  }
+
+  /** See {@linkcode TurnWatcher}. */
+  endTurn(): void {
+    this.#receive.endTurn();
   }
 
   /** Higher goes first. */

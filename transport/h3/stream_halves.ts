@@ -20,6 +20,31 @@ export interface StreamHalf extends Linked<StreamHalf> {
   release(): void;
 }
 
+/** Acts at the end of a turn of the event loop. */
+export interface TurnWatcher {
+  /** Called once the turn in which it was added is over. */
+  endTurn(): void;
+}
+
+/** Watchers of this turn; one timer of the runtime serves them all. */
+export class TurnEnd {
+  #watchers: TurnWatcher[] | undefined = undefined;
+
+  /**
+   * Adds a watcher, for this turn alone.
+   *
+   * @param watcher Is called at the end of it.
+   */
+  add(watcher: TurnWatcher): void {
+    if (this.#watchers !== undefined) return void this.#watchers.push(watcher);
+    const watchers = this.#watchers = [watcher];
+    setImmediate(() => {
+      this.#watchers = undefined;
+      for (const one of watchers) one.endTurn();
+    });
+  }
+}
+
 /** The halves that are open. */
 export class StreamHalves extends LinkedList<StreamHalf> {}
 

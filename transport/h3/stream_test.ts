@@ -435,3 +435,97 @@ Deno.test("ReceiveHalf.read() reads into memory that is used no more, if there i
   assertEquals(await half.read(third), new Uint8Array(5).fill(3));
   assertEquals(await half.read(null), null);
 });
+
+/** A half whose reads give chunks of so many bytes, and then the end. */
+function ending(sizes: readonly number[]): ReturnType<typeof receiving> & { pulls: () => number } {
+  let pulls = 0;
+  const made = receiving((controller) => {
+    const size = sizes[pulls++];
+    if (size === undefined) {
+      controller.close();
+      return controller.byobRequest?.respond(0);
+    }
+    const view = controller.byobRequest!.view as Uint8Array;
+    controller.byobRequest!.respond(Math.min(size, view.byteLength));
+  });
+  return { ...made, pulls: () => pulls };
+}
+
+/** Lets pending reads go on. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+Deno.test("ReceiveHalf.endTurn() sees the end, and leaves all bytes to a later read", async () => {
+  for (const sizes of [[], [5], [5, 7, 9]]) {
+    const { owner, half, ends } = ending(sizes);
+    owner.dataCredit = {
+      send: new SendCredit("bytes", 0, () => {}),
+      receive: new ReceiveCredit(100, () => {}),
+    };
+    half.endTurn();
+    await turn();
+    assertEquals([ends(), owner.halves.size], [1, 0]);
+    const total = sizes.reduce((sum, size) => sum + size, 0);
+    assertEquals([owner.bytesReceived, owner.dataCredit.receive.received], [total, total]);
+    for (const size of sizes) assertEquals((await half.read())!.length, size);
+    assertEquals([await half.read(), await half.read(), ends()], [null, null, 1]);
+  }
+});
+
+Deno.test("ReceiveHalf.endTurn() leaves a stream alone that is read", async () => {
+  const { half, pulls } = ending([5, 5, 5]);
+  const first = half.read();
+  half.endTurn();
+  assertEquals((await first)!.length, 5);
+  await turn();
+  assertEquals(pulls(), 1);
+});
+
+Deno.test("ReceiveHalf.endTurn() reads ahead a bounded number of bytes", async () => {
+  const { half, pulls } = ending(new Array(10_000).fill(256));
+  half.endTurn();
+  await turn();
+  const early = pulls();
+  assert(early >= 2 && early <= 70, `${early} reads`);
+  let count = 0;
+  while (await half.read() !== null) count++;
+  assertEquals(count, 10_000);
+});
+
+Deno.test("ReceiveHalf.endTurn() stops reading ahead once the stream is read", async () => {
+  const { half, pulls } = ending(new Array(40).fill(200));
+  half.endTurn();
+  const [first, second] = [half.read(), half.read()];
+  assertEquals([(await first)!.length, (await second)!.length], [200, 200]);
+  await turn();
+  assertEquals(pulls(), 2);
+});
+
+Deno.test("ReceiveHalf.endTurn() sees a reset, and not the end of the connection", async () => {
+  for (const [text, ended] of [["stream reset by peer: error 77", 1], ["connection lost", 0]]) {
+    const { half, ends } = receiving((controller) => controller.error(new Error(`${text}`)));
+    half.endTurn();
+    await turn();
+    assertEquals(ends(), ended);
+    const { name } = await assertRejects(() => half.read(), Error);
+    assertEquals(name, ended === 1 ? "StreamError" : "ConnectionError");
+    assertEquals(ends(), 1);
+  }
+});
+
+Deno.test("ReceiveHalf.cancel() gives back the credit of what was read ahead", async () => {
+  const granted: number[] = [];
+  const { owner, half } = ending([60]);
+  owner.dataCredit = {
+    send: new SendCredit("bytes", 0, () => {}),
+    receive: new ReceiveCredit(100, (limit) => granted.push(limit)),
+  };
+  half.endTurn();
+  await turn();
+  assertEquals(granted, []);
+  half.cancel();
+  half.cancel();
+  assertEquals(granted, [160]);
+  assertEquals(await half.read(), null);
+});

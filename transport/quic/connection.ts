@@ -30,7 +30,13 @@ import { type QuicEnding, quicEnding, type StreamFailure } from "../h3/quic.ts";
 import { FIRST_READ_BYTES, ReceiveHalf } from "../h3/receive_half.ts";
 import { SendHalf } from "../h3/send_half.ts";
 import { Http3Stream } from "../h3/stream.ts";
-import { type StreamHalf, StreamHalves, type StreamOwner } from "../h3/stream_halves.ts";
+import {
+  type StreamHalf,
+  StreamHalves,
+  type StreamOwner,
+  TurnEnd,
+  type TurnWatcher,
+} from "../h3/stream_halves.ts";
 import { PeerStreams } from "./_peer_streams.ts";
 
 const CAPABILITIES: ConnectionCapabilities = {
@@ -84,7 +90,7 @@ export class RawQuicConnection
         const receive = this.#receiveHalf(readable, account);
         return new Http3Stream(receive, new SendHalf(this, writable, { account }));
       },
-      present: (stream) => stream,
+      present: (stream) => this.#taken(stream),
       drop(stream) {
         stream.cancel();
         stream.abort();
@@ -94,9 +100,10 @@ export class RawQuicConnection
     new PeerStreams({
       streams: () => this.#conn.incomingUnidirectionalStreams,
       take: (stream) => this.#receiveHalf(stream, this.#account("unidirectional", "remote")),
-      present: (half) => half.readable,
+      present: (half) => this.#taken(half).readable,
       drop: (half) => half.cancel(),
     });
+  readonly #turnEnd = new TurnEnd();
   #draining: Promise<void> | undefined = undefined;
   #datagrams: SessionDatagrams | undefined = undefined;
   #ledger: Ledger | undefined = undefined;
@@ -214,7 +221,7 @@ export class RawQuicConnection
 
   /** See {@linkcode DirectStreams.receiveUnidirectional}. */
   receiveUnidirectional(receiver: (stream: DirectReadable) => void): void {
-    this.#unidirectional.receive(receiver);
+    this.#unidirectional.receive((half) => receiver(this.#taken(half)));
   }
 
   /** Closes at once: what is not at the peer yet is lost. */
@@ -331,6 +338,12 @@ export class RawQuicConnection
     if (this.#error === undefined) return stream;
     late(stream);
     throw this.#error;
+  }
+
+  /** A stream that the application has: its end is looked for, even if the application does not. */
+  #taken<T extends TurnWatcher>(stream: T): T {
+    this.#turnEnd.add(stream);
+    return stream;
   }
 
   #receiveHalf(stream: Deno.QuicReceiveStream, account: StreamAccount | undefined): ReceiveHalf {
