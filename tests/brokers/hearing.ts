@@ -7,7 +7,10 @@ import { deadline } from "@std/async/deadline";
 import { delay } from "@std/async/delay";
 import process from "node:process";
 import type { Broker, BrokerStatus, BrokerSubscription, Publication } from "../../pubsub/broker.ts";
+import { Client } from "../../pubsub/_clients_test.ts";
 import type { Appended, HistoryBounds } from "../../pubsub/history.ts";
+import { Topics } from "../../pubsub/topics.ts";
+import type { HistoryPosition, SubscribeAnswer } from "../../session/recovery.ts";
 
 /** How long something may take, in milliseconds. */
 const PATIENCE_MS = 40_000;
@@ -84,12 +87,26 @@ export async function append(
   broker: Broker,
   topic: string,
   count: number,
-  { bounds = BOUNDS } = {},
+  { bounds = BOUNDS, payloadOf = (i: number): string => `${i}` } = {},
 ): Promise<Appended[]> {
   const appended = await Promise.all(Array.from({ length: count }, (_, i) => {
-    return broker.history!.append({ topic, payload: `${i}` }, { bounds });
+    return broker.history!.append({ topic, payload: payloadOf(i) }, { bounds });
   }));
   return appended.map(untagged);
+}
+
+/** What a client with a position is answered by a node that has nothing of the topic yet. */
+export async function recover(
+  broker: Broker,
+  topic: string,
+  since: HistoryPosition,
+): Promise<SubscribeAnswer> {
+  await using topics = new Topics({ broker, history: { [topic]: BOUNDS } });
+  await using client = new Client(topics.turn);
+  client.subscribe(topics, topic, { since });
+  const answer = () => client.lines.find((line) => line.topic === "answer");
+  await until(() => answer() !== undefined);
+  return answer()!.data as SubscribeAnswer;
 }
 
 /** Waits until a broker is doing so. */

@@ -9,7 +9,12 @@ import {
   assertRejects,
   assertThrows,
 } from "@std/assert";
-import { type JetStreamManager, jetstreamManager, type StreamInfo } from "@nats-io/jetstream";
+import {
+  type JetStreamManager,
+  jetstreamManager,
+  type StoredMsg,
+  type StreamInfo,
+} from "@nats-io/jetstream";
 import { connect, type MsgHdrs, type Subscription } from "@nats-io/transport-node";
 import { stub } from "@std/testing/mock";
 import { dial } from "../../client.ts";
@@ -17,10 +22,20 @@ import { BrokerError, SessionClosedError } from "../../errors.ts";
 import type { Broker, Publication } from "../../pubsub/broker.ts";
 import { testBroker } from "../../pubsub/broker_conformance.ts";
 import type { Appended } from "../../pubsub/history.ts";
+import type { HistoryPosition } from "../../session/recovery.ts";
 import { NatsBroker, type NatsBrokerOptions } from "../../pubsub/nats/mod.ts";
 import type { Refusal } from "../../server.ts";
 import { listen } from "../servers.ts";
-import { append, BOUNDS, Hearing, noTimers, statusIs, untagged, until } from "./hearing.ts";
+import {
+  append,
+  BOUNDS,
+  Hearing,
+  noTimers,
+  recover,
+  statusIs,
+  untagged,
+  until,
+} from "./hearing.ts";
 import { isNatsMissing, NatsServer, type NatsServerOptions } from "./nats_server.ts";
 
 const ignore = isNatsMissing;
@@ -388,6 +403,48 @@ test("begins a new epoch when an operator deletes the stream", async (server) =>
   assertEquals([untagged({ position: position! }), rest], [appended, []]);
   assertEquals(position!.prev, 0);
 });
+
+test("is never said to have recovered a client whose publication was rewritten", async (server) => {
+  const { servers } = server;
+  const payloadOf = () => '{"topic":"kept","data":"the same"}';
+  const positions: HistoryPosition[] = [];
+  {
+    await using broker = new NatsBroker({ servers });
+    await append(broker, "kept", 10, { payloadOf });
+    for (const { position } of await readAll(broker, "kept")) positions.push(position!);
+  }
+  for (const [i, since] of positions.entries()) {
+    await operate(server, (manager) => rewrite(manager, since.offset));
+    await using node = new NatsBroker({ servers });
+    const { recovered, reason } = await recover(node, "kept", since);
+    assertEquals([recovered, reason], [false, "new-epoch"], `publication ${i}`);
+    const { tag: _tag, ...untagged } = since;
+    assertEquals((await recover(node, "kept", untagged)).recovered, true);
+    const kept = (await readAll(node, "kept"))[i]!;
+    assertEquals([kept.payload, kept.position!.epoch], [payloadOf(), since.epoch]);
+    assertEquals((await recover(node, "kept", kept.position!)).recovered, true);
+  }
+});
+
+/** Makes the only stream anew, with the same messages; one of them has another id. */
+async function rewrite(manager: JetStreamManager, seq: number): Promise<void> {
+  const { streams } = manager;
+  const [stream] = await Array.fromAsync(streams.list());
+  const { config, state } = stream as StreamInfo;
+  const messages: StoredMsg[] = [];
+  for (let at = state.first_seq; at <= state.last_seq; at++) {
+    messages.push((await streams.getMessage(config.name, { seq: at }))!);
+  }
+  await streams.delete(config.name);
+  await streams.add(config);
+  for (const { seq: at, subject, data, header } of messages) {
+    const id = header?.get("Nats-Msg-Id") ?? "";
+    const msgID = at === seq ? `other:${id}` : id;
+    const options = msgID === "" ? {} : { msgID };
+    const { seq: now } = await manager.jetstream().publish(subject, data, options);
+    assertEquals(now, at);
+  }
+}
 
 test("gives up what waits for too long, and says so", async (server) => {
   await using broker = new NatsBroker({ servers: server.servers }, { giveUpMs: 300 });

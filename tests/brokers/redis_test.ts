@@ -8,8 +8,18 @@ import { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
 import { testBroker } from "../../pubsub/broker_conformance.ts";
 import type { HistoryPosition } from "../../session/recovery.ts";
+import { encodeFrame } from "../../pubsub/redis/_frames.ts";
 import { RedisBroker, type RedisBrokerOptions } from "../../pubsub/redis/mod.ts";
-import { append, BOUNDS, Hearing, noTimers, statusIs, untagged, until } from "./hearing.ts";
+import {
+  append,
+  BOUNDS,
+  Hearing,
+  noTimers,
+  recover,
+  statusIs,
+  untagged,
+  until,
+} from "./hearing.ts";
 import { isRedisMissing, RedisServer, type RedisServerOptions } from "./redis_server.ts";
 
 const ignore = isRedisMissing;
@@ -567,6 +577,62 @@ test("writes nothing when topics are read that nobody published on", async (serv
   const { tag, ...place } = page.publications[0]!.position!;
   assertEquals([place, typeof tag], [{ ...first!.position!, prev: 0 }, "string"]);
   assertEquals([page.epoch, await server.run("dbsize")], [epoch, "3"]);
+});
+
+test("is never said to have recovered a client whose publication was rewritten", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const payload = '{"topic":"chat","data":"the same"}';
+  await append(broker, "chat", 20, { payloadOf: () => payload });
+  const client = new Redis(server.url);
+  const key = "skein:stream:{/chat}";
+  for (let i = 0; i < 20; i++) {
+    const { publications } = await broker.history.read("chat", PAGE);
+    const since = publications[i]!.position!;
+    // A failover that nothing shows: the same places, the same data, another publication.
+    const entries = await client.xrangeBuffer(key, "-", "+");
+    await client.del(key);
+    for (const [at, [id, [, frame]]] of entries.entries()) {
+      // Its tag stands in front of the data.
+      if (at === i) frame!.write("other-", frame!.length - payload.length - 6, "latin1");
+      await client.xadd(key, id, "f", frame!);
+    }
+    await using node = new RedisBroker({ url: server.url });
+    const { recovered, reason } = await recover(node, "chat", since);
+    assertEquals([recovered, reason], [false, "new-epoch"], `publication ${i}`);
+    const { tag: _tag, ...untagged } = since;
+    assertEquals((await recover(node, "chat", untagged)).recovered, true);
+    const kept = (await node.history.read("chat", PAGE)).publications[i]!;
+    assertEquals([kept.payload, kept.position!.tag], [payload, "other-"]);
+    assertEquals((await recover(node, "chat", kept.position!)).recovered, true);
+  }
+  await client.quit();
+});
+
+test("goes on with what 0.1 kept, which has no tags", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const frame = encodeFrame({ topic: "chat", payload: '{"topic":"chat"}' });
+  const client = new Redis(server.url);
+  const mark = /master_replid:(\w+)/.exec(await client.info("replication"))![1]!;
+  const until = `${Date.now() + 600_000}`;
+  await client.hset("skein:meta:{/chat}", {
+    epoch: "old",
+    mark,
+    head: 2,
+    oldest: 1,
+    bytes: 32,
+    until,
+  });
+  for (const offset of [1, 2]) {
+    await client.xadd("skein:stream:{/chat}", `${offset}-${Date.now()}`, "f", frame);
+  }
+  await client.quit();
+  assertEquals((await recover(broker, "chat", { epoch: "old", offset: 0 })).recovered, true);
+  assertEquals((await recover(broker, "chat", { epoch: "old", offset: 1 })).recovered, true);
+  const [next] = await append(broker, "chat", 1);
+  assertEquals(next!.position, { epoch: "old", offset: 3 });
+  const page = await broker.history.read("chat", { ...PAGE, after: 0 });
+  const tags = page.publications.map(({ position }) => typeof position!.tag);
+  assertEquals(tags, ["undefined", "undefined", "string"]);
 });
 
 test("tells who listens of the first publication without a gap, and of a Redis that evicts with one", async (server) => {
