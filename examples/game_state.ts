@@ -8,6 +8,8 @@
  * deno run -N --unstable-net examples/game_state.ts --transport websocket
  * ```
  *
+ * In a page, with a network whose loss and delay are dialled, it is `examples/game_state/server.ts`.
+ *
  * The server loses each fifth state on purpose. With `--once` it plays a short game over each
  * transport, and ends.
  *

@@ -113,6 +113,11 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "  events: ann joined, bob joined, bob turned round at 61",
     "  without state 35, ann is drawn at 34, 35, 35.5, 36, 36.5, 37",
   ]],
+  ["game_state/server.ts", ["-N"], [
+    "ann is on the field",
+    "at 0 %: states, and none is missing",
+    "at 100 %: no states",
+  ]],
   ["file_transfer/main.ts", ["-N", "-R", "-W"], [
     ...["webtransport", "websocket   "].flatMap((transport) => [
       `${transport} [#####...............]  25 %`,

@@ -1,0 +1,164 @@
+/**
+ * The game's page: states come by datagrams, what the player does goes as messages.
+ *
+ * @module
+ */
+import { connect } from "@skein/skein/client";
+import { States } from "./states.js";
+
+const elements = Object.fromEntries(
+  [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
+);
+
+const NAMES = ["ann", "eve", "kim", "leo", "mia", "noa", "ole", "pia", "tom"];
+
+/** How far an arrow key goes. */
+const STEP = 12;
+
+const DATAGRAMS = { unreliable: "unreliable datagrams", reliable: "reliable datagrams" };
+
+/** The server checks what it gets; this page takes what it is sent. */
+const asItComes = { "~standard": { version: 1, vendor: "page", validate: (value) => ({ value }) } };
+
+const name = new URLSearchParams(location.search).get("name") ??
+  NAMES[Math.floor(Math.random() * NAMES.length)] + Math.floor(Math.random() * 90 + 10);
+
+let game;
+let states;
+
+const client = connect(new URL(`/session?name=${encodeURIComponent(name)}`, location.href), {
+  onMessage({ data }) {
+    game = data;
+    states = new States(game.tickMs);
+    // A new session begins with a good network.
+    dial();
+  },
+});
+
+for (
+  const [id, say] of Object.entries({
+    loss: (value) => `${value} %`,
+    delay: (value) => value === 0 ? "not at all" : `by up to ${value} ms`,
+  })
+) {
+  elements[id].addEventListener("input", () => {
+    elements[`${id}-value`].textContent = say(Number(elements[id].value));
+    dial();
+  });
+}
+
+function dial() {
+  const [lossPercent, delayMs] = [elements.loss, elements.delay].map(({ value }) => Number(value));
+  if (client.isConnected) client.send("network", { lossPercent, delayMs });
+}
+
+/* Moving */
+
+function steer(x, y) {
+  if (!client.isConnected || game === undefined) return;
+  const { width, height } = game.field;
+  client.send("steer", [Math.min(width, Math.max(0, x)), Math.min(height, Math.max(0, y))]);
+}
+
+elements.field.addEventListener("pointermove", (event) => {
+  if (event.pointerType !== "mouse" && event.buttons === 0) return;
+  const box = elements.field.getBoundingClientRect();
+  const { width, height } = game?.field ?? { width: 0, height: 0 };
+  steer(
+    (event.clientX - box.left) / box.width * width,
+    (event.clientY - box.top) / box.height * height,
+  );
+});
+
+elements.field.addEventListener("keydown", (event) => {
+  const [x, y] = states?.newest?.players[name] ?? [0, 0];
+  const to = {
+    ArrowLeft: [x - STEP, y],
+    ArrowRight: [x + STEP, y],
+    ArrowUp: [x, y - STEP],
+    ArrowDown: [x, y + STEP],
+  }[event.key];
+  if (to === undefined) return;
+  event.preventDefault();
+  steer(...to);
+});
+
+/* States */
+
+void (async () => {
+  for await (const { name: status, cause } of client.status) {
+    const { session } = client;
+    const by = session && DATAGRAMS[session.connection.capabilities.datagrams];
+    elements.status.textContent = status === "connected"
+      ? `You are ${name}, over ${session.transport} with ${by}`
+      : status === "refused"
+      ? `Refused: ${cause.reason}`
+      : "Connecting";
+    if (status === "connected") void listen(session);
+  }
+})();
+
+async function listen(session) {
+  const datagrams = await session.structuredDatagrams({ registry: { 1: asItComes } });
+  for await (const { data } of datagrams) states?.add(data, performance.now());
+}
+
+/* Drawing */
+
+const colours = new Map();
+
+function colourOf(player) {
+  if (!colours.has(player)) colours.set(player, `oklch(0.62 0.15 ${colours.size * 67 % 360})`);
+  return colours.get(player);
+}
+
+function draw(now) {
+  requestAnimationFrame(draw);
+  const { field, smooth } = elements;
+  const context = field.getContext("2d");
+  context.clearRect(0, 0, field.width, field.height);
+  const newest = states?.newest;
+  if (newest === undefined) return;
+  const scale = field.width / game.field.width;
+  const time = states.timeAt(now);
+  const drawn = smooth.checked ? states.at(time) : newest.players;
+  // As large as other text, however small the field is.
+  const size = 14 * field.width / field.clientWidth;
+  context.font = `600 ${size}px system-ui, sans-serif`;
+  context.textAlign = "center";
+  for (const [player, [x, y]] of Object.entries(newest.players)) {
+    context.strokeStyle = colourOf(player);
+    context.lineWidth = 2;
+    context.beginPath();
+    context.arc(x * scale, y * scale, 22, 0, 2 * Math.PI);
+    context.stroke();
+  }
+  for (const [player, [x, y]] of Object.entries(drawn)) {
+    context.fillStyle = colourOf(player);
+    context.beginPath();
+    context.arc(x * scale, y * scale, 16, 0, 2 * Math.PI);
+    context.fill();
+    context.fillStyle = getComputedStyle(field).color;
+    const label = player === name ? `${player} (you)` : player;
+    const half = context.measureText(label).width / 2 + 4;
+    const above = y * scale - 28;
+    context.fillText(
+      label,
+      Math.min(field.width - half, Math.max(half, x * scale)),
+      above > size ? above : y * scale + 28 + size,
+    );
+  }
+}
+requestAnimationFrame(draw);
+
+setInterval(() => {
+  if (states?.newest === undefined) return;
+  const { came, lost, late, behindMs } = states;
+  const all = came + lost || 1;
+  elements.came.textContent = String(came);
+  elements.lost.textContent = `${lost} (${Math.round(lost / all * 100)} %)`;
+  elements.late.textContent = String(late);
+  elements.behind.textContent = elements.smooth.checked
+    ? `${Math.round(behindMs / 10) * 10} ms`
+    : "not at all";
+}, 500);

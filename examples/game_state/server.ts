@@ -1,0 +1,135 @@
+/**
+ * A game in a page, with a network whose loss and delay are dialled: states go by datagrams, of which
+ * only the newest counts, and players are drawn between two of them.
+ *
+ * ```sh
+ * deno run -A --unstable-net examples/game_state/server.ts          # then open http://localhost:8004
+ * deno run -A --unstable-net examples/game_state/server.ts --port 9004
+ * deno run -N examples/game_state/server.ts --once                  # plays by itself, and ends
+ * ```
+ *
+ * Without `--unstable-net` the page is served over WebSocket, where datagrams are reliable: what is
+ * lost is lost by the dial alone. `examples/game_state.ts` is the same in a terminal.
+ *
+ * @module
+ */
+import { z } from "zod";
+import {
+  AuthenticationError,
+  defineContract,
+  dial,
+  serve,
+  type Server,
+  type Session,
+} from "../../mod.ts"; // jsr:@skein/skein
+import { bundleClient, type Page, servePage } from "../chat/page.ts";
+import { FIELD, networkSchema, states, World } from "./world.ts";
+
+const contract = defineContract({
+  toServer: {
+    steer: z.tuple([z.number().min(0).max(FIELD.width), z.number().min(0).max(FIELD.height)]),
+    network: networkSchema,
+  },
+  toClient: {
+    game: z.object({
+      me: z.string(),
+      field: z.object({ width: z.number(), height: z.number() }),
+      tickMs: z.number(),
+    }),
+  },
+});
+
+const NAME = /^[a-z]{1,12}\d{0,4}$/;
+
+const FILES = {
+  "/": ["index.html", "text/html"],
+  "/game.css": ["game.css", "text/css"],
+  "/game.js": ["game.js", "text/javascript"],
+  "/states.js": ["states.js", "text/javascript"],
+} as const;
+
+if (import.meta.main) await main(Deno.args);
+
+async function main(args: readonly string[]): Promise<void> {
+  if (args.includes("--once")) return await playOnce();
+  const at = args.indexOf("--port");
+  const page = await readPage();
+  serveGame(new World(100), {
+    port: at < 0 ? 8004 : Number(args[at + 1]),
+    fetch: (request) => servePage(page, request),
+    onListen: ({ port }) => console.log(`Game at http://localhost:${port} (Ctrl-C ends it)`),
+  });
+}
+
+function serveGame(
+  world: World,
+  options: {
+    readonly port: number;
+    readonly fetch?: (request: Request) => Response;
+    readonly onListen: (address: { readonly port: number }) => void;
+  },
+): Server<string, typeof contract> {
+  return serve({
+    ...options,
+    hostname: "127.0.0.1",
+    path: "/session",
+    contract,
+    // A game among friends: who one is, one says oneself.
+    authenticate({ request }) {
+      const name = new URL(request.url).searchParams.get("name") ?? "";
+      if (!NAME.test(name)) {
+        throw new AuthenticationError("A name has up to 12 small letters", { status: 400 });
+      }
+      return name;
+    },
+    // Not awaited: messages would wait for it.
+    onOpen: (session) => void world.welcome(session as Session).catch(console.error),
+    onMessage(message, session) {
+      if (message.pattern === "steer") world.steer(session as Session, message.data);
+      else world.dial(session as Session, message.data);
+    },
+  });
+}
+
+async function readPage(): Promise<Page> {
+  const page = new Map<string, { type: string; body: string }>();
+  for (const [path, [name, type]] of Object.entries(FILES)) {
+    const body = await Deno.readTextFile(new URL(`page/${name}`, import.meta.url));
+    page.set(path, { type, body });
+  }
+  const client = await bundleClient(new URL("../../client.ts", import.meta.url));
+  return page.set("/skein-client.js", { type: "text/javascript", body: client });
+}
+
+/** A player on a good network, then on one that loses everything. */
+async function playOnce(): Promise<void> {
+  using world = new World(20);
+  await using server = serveGame(world, { port: 0, onListen() {} });
+  await using session = await dial(`${server.url}session?name=ann`, {
+    contract,
+    transports: ["websocket"],
+  });
+  await using datagrams = await session.structuredDatagrams({ registry: states });
+  const numbers: number[] = [];
+  void (async () => {
+    for await (const { data } of datagrams) numbers.push(data.sequence);
+  })();
+  for await (const { data } of session) {
+    if ("me" in data) console.log(`${data.me} is on the field`);
+    break;
+  }
+  const count = async (what: string) => {
+    numbers.length = 0;
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const isWhole = numbers.every((number, i) => number === numbers[0]! + i);
+    console.log(
+      `${what}: ${numbers.length === 0 ? "no states" : "states"}${
+        numbers.length > 0 && isWhole ? ", and none is missing" : ""
+      }`,
+    );
+  };
+  await count("at 0 %");
+  session.send("network", { lossPercent: 100, delayMs: 0 });
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  await count("at 100 %");
+}

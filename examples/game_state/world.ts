@@ -1,0 +1,141 @@
+/**
+ * The game: players who move to where they point, and a network for each of them that loses and
+ * delays states as it is told to.
+ *
+ * @module
+ */
+import { z } from "zod";
+import type { Session, StructuredDatagrams } from "../../mod.ts"; // jsr:@skein/skein
+
+/** The field, in its own units. */
+export const FIELD = { width: 160, height: 90 };
+
+/** How far a player gets in a second. */
+const SPEED = 45;
+
+/** Players that nobody plays. */
+const BOTS = ["bo", "cy", "di"];
+
+/** In datagrams: the number says which state is newer; a player is a place. */
+export const states = {
+  1: z.object({
+    sequence: z.int(),
+    players: z.record(z.string(), z.tuple([z.number(), z.number()])),
+  }),
+};
+
+/** The network of one player. */
+export const networkSchema = z.object({
+  lossPercent: z.number().min(0).max(100),
+  delayMs: z.number().min(0).max(1_000),
+});
+
+/** How bad a network is: what it loses, and how long a state is on its way at most. */
+export type Network = z.infer<typeof networkSchema>;
+
+interface Player {
+  x: number;
+  y: number;
+  target: readonly [x: number, y: number];
+}
+
+interface Watcher {
+  readonly datagrams: StructuredDatagrams<typeof states>;
+  readonly timers: Set<ReturnType<typeof setTimeout>>;
+  network: Network;
+}
+
+/** Everybody on the field. */
+export class World implements Disposable {
+  readonly #tickMs: number;
+  readonly #timer: ReturnType<typeof setInterval>;
+  readonly #players = new Map<string, Player>();
+  readonly #watchers = new Map<Session, Watcher>();
+  #sequence = 0;
+
+  /** Begins to play. */
+  constructor(tickMs: number) {
+    this.#tickMs = tickMs;
+    for (const name of BOTS) this.#players.set(name, newPlayer());
+    this.#timer = setInterval(() => this.#tick(), tickMs);
+  }
+
+  /** Takes a player in, until its session ends. */
+  async welcome(session: Session): Promise<void> {
+    await using datagrams = await session.structuredDatagrams({ registry: states });
+    const watcher: Watcher = { datagrams, timers: new Set(), network: GOOD };
+    this.#watchers.set(session, watcher);
+    this.#players.set(session.user, newPlayer());
+    session.send("game", { me: session.user, field: FIELD, tickMs: this.#tickMs });
+    await session.closed;
+    this.#watchers.delete(session);
+    for (const timer of watcher.timers) clearTimeout(timer);
+    // Two pages of one player move the same one.
+    const isLast = ![...this.#watchers.keys()].some(({ user }) => user === session.user);
+    if (isLast) this.#players.delete(session.user);
+  }
+
+  /** Has a player go somewhere. */
+  steer(session: Session, target: readonly [x: number, y: number]): void {
+    const player = this.#players.get(session.user);
+    if (player !== undefined) player.target = target;
+  }
+
+  /** Makes the network of a player better or worse. */
+  dial(session: Session, network: Network): void {
+    const watcher = this.#watchers.get(session);
+    if (watcher !== undefined) watcher.network = network;
+  }
+
+  /** Ends the game. */
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
+  }
+
+  #tick(): void {
+    const step = SPEED * this.#tickMs / 1_000;
+    for (const [name, player] of this.#players) {
+      const [x, y] = player.target;
+      const distance = Math.hypot(x - player.x, y - player.y);
+      const part = Math.min(1, step / (distance || 1));
+      player.x += (x - player.x) * part;
+      player.y += (y - player.y) * part;
+      if (distance < 1 && BOTS.includes(name)) player.target = somewhere();
+    }
+    const round = (value: number) => Math.round(value * 100) / 100;
+    const state = {
+      sequence: ++this.#sequence,
+      players: Object.fromEntries(
+        [...this.#players].map((
+          [name, { x, y }],
+        ) => [name, [round(x), round(y)] as [number, number]]),
+      ),
+    };
+    for (const watcher of this.#watchers.values()) {
+      const { datagrams, network: { lossPercent, delayMs }, timers } = watcher;
+      if (Math.random() * 100 < lossPercent) continue;
+      // It has just left, or is behind: the next state says it all again.
+      const send = () => void datagrams.send(1, state).catch(() => {});
+      if (delayMs === 0) send();
+      else {
+        // From half of it to all of it: so states overtake one another.
+        const timer = setTimeout(() => {
+          timers.delete(timer);
+          send();
+        }, delayMs * (0.5 + Math.random() / 2));
+        timers.add(timer);
+      }
+    }
+  }
+}
+
+const GOOD: Network = { lossPercent: 0, delayMs: 0 };
+
+function newPlayer(): Player {
+  const [x, y] = somewhere();
+  return { x, y, target: somewhere() };
+}
+
+function somewhere(): [x: number, y: number] {
+  return [Math.random() * FIELD.width, Math.random() * FIELD.height];
+}
