@@ -12,6 +12,9 @@ export const TOKEN_MARK = "skein.auth";
 /** Stands for {@linkcode TOKEN_MARK} in the query of a client that cannot offer subprotocols. */
 export const TOKEN_MARK_QUERY = "auth=in-band";
 
+/** Time from the start of a dial to the server's answer in Deno, unless said otherwise. */
+export const DIAL_TIMEOUT_MS = 10_000;
+
 /** A certificate by its hash, as the W3C's constructor takes it. */
 export interface CertificateHash {
   /** Always `sha-256`. */
@@ -57,7 +60,12 @@ export interface DialWebTransportOptions {
   readonly idleTimeoutMs?: number;
   /** Gives up dialing; once connected it does nothing. None by default. */
   readonly signal?: AbortSignal;
-  /** Gives up after this many milliseconds; the transport's own time by default. */
+  /**
+   * Gives up after this many milliseconds, from the start to the server's answer. `Infinity` waits for
+   * as long as the connection lives. A browser has no deadline of its own choice by default.
+   *
+   * @default {10000}
+   */
   readonly timeoutMs?: number;
 }
 

@@ -8,7 +8,7 @@ import { Http3Dialer } from "./h3/dialer.ts";
 import { requireQuic } from "./h3/quic.ts";
 import type { Connection } from "./connection.ts";
 import { withUrl } from "./url.ts";
-import type { DialWebTransportOptions } from "./webtransport.ts";
+import { DIAL_TIMEOUT_MS, type DialWebTransportOptions } from "./webtransport.ts";
 
 export { isQuicAvailable as isWebTransportAvailable } from "./h3/quic.ts";
 export {
@@ -52,7 +52,7 @@ export async function dialWebTransport(
   options: DialWebTransportOptions = {},
 ): Promise<Connection> {
   requireQuic();
-  const { signal, timeoutMs } = options;
+  const { signal, timeoutMs = DIAL_TIMEOUT_MS } = options;
   signal?.throwIfAborted();
   const dialer = new Http3Dialer(url, options);
   try {

@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
 import { bindUdp, RawServer, TestServer } from "../tests/raw_http3.ts";
 import { until } from "../tests/servers.ts";
 import { soon } from "../tests/sessions.ts";
@@ -77,6 +78,31 @@ Deno.test("dialWebTransport() rejects when there is no server, in time", async (
   );
   socket.close();
 });
+
+for (const at of ["the handshake", "the answer"]) {
+  Deno.test(`dialWebTransport() gives up after ten seconds without ${at}`, async () => {
+    await using server = new RawServer(certificate);
+    const silent = bindUdp();
+    using time = new FakeTime();
+    const port = at === "the answer" ? server.port : silent.addr.port;
+    const dialing = dialWebTransport(`https://127.0.0.1:${port}/`, {
+      serverCertificateHashes: certificate.hashes,
+    });
+    let state = "pending";
+    dialing.catch(() => state = "rejected");
+    if (at === "the handshake") await silent.receive(new Uint8Array(2_048));
+    else {
+      const peer = await server.accept();
+      await peer.control();
+      await (await peer.nextBidi()).receive.fields();
+    }
+    await time.tickAsync(9_999);
+    assertEquals(state, "pending");
+    await time.tickAsync(1);
+    await assertRejects(() => dialing, TimeoutError, "10000 ms");
+    silent.close();
+  });
+}
 
 Deno.test("dialWebTransport() rejects when the server speaks something else", async () => {
   await using server = new RawServer(certificate, { alpn: "h2" });

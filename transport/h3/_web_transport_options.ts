@@ -3,13 +3,16 @@
  *
  * @module
  */
-import type { CertificateHash } from "../webtransport.ts";
+import { type CertificateHash, DIAL_TIMEOUT_MS } from "../webtransport.ts";
 
 /** Longest subprotocol, in characters. */
 const MAX_PROTOCOL_LENGTH = 512;
 
 /** What a structured field's string may hold, RFC 9651 section 3.3.3. */
 const PRINTABLE = /^[\x20-\x7e]+$/;
+
+/** Length of a hash of SHA-256. */
+const HASH_BYTES = 32;
 
 /** The largest hint of how many streams the server will open. */
 const MAX_ANTICIPATED = 0xffff;
@@ -76,6 +79,13 @@ export interface WebTransportOptions {
   readonly protocols?: readonly string[];
   /** `bytes` for datagrams that can be read with a BYOB reader; not so by default. */
   readonly datagramsReadableType?: "bytes";
+  /**
+   * Deadline for the server's answer from the constructor on, in milliseconds: past it `ready` and
+   * `closed` reject. `Infinity` waits for as long as the connection lives. Browsers have no such option.
+   *
+   * @default {10000}
+   */
+  readonly timeoutMs?: number;
 }
 
 /** Options that kept the rules. */
@@ -86,7 +96,7 @@ export interface CheckedOptions {
   readonly allowPooling: boolean;
   /** What is sent of the headers. */
   readonly headers: Headers;
-  /** Those that can be used; `undefined` if none were asked for. */
+  /** Those that can match a certificate; `undefined` if none were asked for. */
   readonly serverCertificateHashes: readonly CertificateHash[] | undefined;
   /** See {@linkcode WebTransportOptions.congestionControl}. */
   readonly congestionControl: WebTransportCongestionControl;
@@ -94,6 +104,10 @@ export interface CheckedOptions {
   readonly protocols: readonly string[];
   /** See {@linkcode WebTransportOptions.datagramsReadableType}. */
   readonly datagramsReadableType: "bytes" | undefined;
+  /** See {@linkcode WebTransportOptions.timeoutMs}. */
+  readonly timeoutMs: number;
+  /** The reason why no certificate can be trusted; `undefined` if one can be. */
+  readonly distrust: string | undefined;
 }
 
 /**
@@ -108,7 +122,9 @@ export interface CheckedOptions {
 export function checkOptions(url: string | URL, options: WebTransportOptions): CheckedOptions {
   const target = checkUrl(url);
   const { allowPooling = false, congestionControl = "default", datagramsReadableType } = options;
-  const serverCertificateHashes = checkHashes(options.serverCertificateHashes ?? []);
+  const { usable: serverCertificateHashes, distrust } = checkHashes(
+    options.serverCertificateHashes ?? [],
+  );
   if (allowPooling && serverCertificateHashes !== undefined) {
     throw new DOMException(
       "Cannot create WebTransport: a shared connection takes no certificate hashes",
@@ -134,6 +150,8 @@ export function checkOptions(url: string | URL, options: WebTransportOptions): C
     congestionControl,
     protocols: checkProtocols(options.protocols ?? []),
     datagramsReadableType,
+    timeoutMs: checkTimeout(options.timeoutMs),
+    distrust,
   };
 }
 
@@ -181,9 +199,22 @@ function checkUrl(url: string | URL): URL {
   );
 }
 
-/** None are asked for, or those that can be used: an empty list trusts no certificate at all. */
-function checkHashes(hashes: readonly WebTransportHash[]): readonly CertificateHash[] | undefined {
+function checkTimeout(timeoutMs: number = DIAL_TIMEOUT_MS): number {
+  if (timeoutMs >= 0) return timeoutMs;
+  throw new TypeError(
+    `Cannot create WebTransport: timeoutMs must be a number from 0, received ${timeoutMs}`,
+  );
+}
+
+/**
+ * Sorts out the hashes that can match a certificate. To the W3C the others are no error: they match
+ * none. Where that leaves no hash, no certificate can be trusted, and the reason tells.
+ */
+function checkHashes(
+  hashes: readonly WebTransportHash[],
+): Pick<CheckedOptions, "distrust"> & { readonly usable: readonly CertificateHash[] | undefined } {
   const usable: CertificateHash[] = [];
+  let distrust = "a certificate hash must be of the algorithm sha-256, received none of it";
   let count = 0;
   for (const { algorithm, value } of hashes) {
     count++;
@@ -195,14 +226,15 @@ function checkHashes(hashes: readonly WebTransportHash[]): readonly CertificateH
       );
     }
     if (String(algorithm).toLowerCase() !== "sha-256") continue;
-    if (bytes.byteLength !== 32) {
-      throw new TypeError(
-        `Cannot create WebTransport: a hash of sha-256 must be 32 bytes, received ${bytes.byteLength}`,
-      );
+    if (bytes.byteLength === HASH_BYTES) {
+      usable.push({ algorithm: "sha-256", value: bytes.slice() });
+    } else {
+      distrust =
+        `a certificate hash of sha-256 must be ${HASH_BYTES} bytes, received ${bytes.byteLength}`;
     }
-    usable.push({ algorithm: "sha-256", value: bytes.slice() });
   }
-  return count === 0 ? undefined : usable;
+  if (count === 0) return { usable: undefined, distrust: undefined };
+  return { usable, distrust: usable.length === 0 ? distrust : undefined };
 }
 
 function checkProtocols(protocols: readonly string[]): readonly string[] {

@@ -9,6 +9,7 @@ import { Http3Dialer } from "./dialer.ts";
 import { Http3Pool } from "./pool.ts";
 import type { Field } from "./qpack.ts";
 import { requireQuic } from "./quic.ts";
+import { startTimer } from "../within.ts";
 import type { Http3Session } from "./session.ts";
 import type { Http3Stream } from "./stream.ts";
 import {
@@ -111,8 +112,9 @@ export interface WebTransportConnectionStats {
  * - **Groups:** send groups are counted, and not scheduled.
  *
  * And since this is no page: `headers` takes any header, a URL must be absolute,
- * `closed` settles once the server knows, a second later at most, and
- * `await using` closes a session.
+ * `closed` settles once the server knows, a second later at most, `ready` has a
+ * deadline, and `await using` closes a session. Without QUIC in the runtime
+ * `ready` and `closed` reject, and the message names the flag.
  *
  * @example In place of the global one
  * ```ts
@@ -187,7 +189,6 @@ export class WebTransport implements AsyncDisposable {
    * @param options See {@linkcode WebTransportOptions}.
    * @throws {DOMException} `SyntaxError` if the URL or the subprotocols are wrong, `NotSupportedError` if certificate hashes come with pooling.
    * @throws {TypeError} If an option is of the wrong type.
-   * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
    */
   constructor(url: string | URL, options: WebTransportOptions = {}) {
     const checked = this.#options = checkOptions(url, options);
@@ -197,7 +198,6 @@ export class WebTransport implements AsyncDisposable {
     this.#anticipatedBidirectional = checkAnticipated(
       options.anticipatedConcurrentIncomingBidirectionalStreams,
     );
-    requireQuic();
     const { serverCertificateHashes, congestionControl, protocols, headers } = checked;
     this.#dialer = new Http3Dialer(checked.url, {
       errors: W3C_ERRORS,
@@ -367,9 +367,7 @@ export class WebTransport implements AsyncDisposable {
     const info = { closeCode: closeCode >>> 0, reason: String(reason).toWellFormed() };
     if (this.#isOver) return;
     if (this.#state === "connecting") {
-      this.#fail(W3C_ERRORS.session("The session was closed before it was ready"));
-      this.#dialer.abort();
-      return;
+      return this.#giveUp("The session was closed before it was ready");
     }
     this.#session!.closeWith(info);
     this.#close(info);
@@ -403,19 +401,24 @@ export class WebTransport implements AsyncDisposable {
   }
 
   async #run(): Promise<void> {
+    const { distrust, timeoutMs } = this.#options;
+    const timer = startTimer(timeoutMs, (ms) => {
+      this.#giveUp(`Cannot connect within ${ms} ms: the server did not answer`);
+    });
     try {
-      if (this.#options.serverCertificateHashes?.length === 0) {
-        throw W3C_ERRORS.session("No certificate hash has a known algorithm");
-      }
+      requireQuic();
+      if (distrust !== undefined) throw W3C_ERRORS.session(`Cannot connect: ${distrust}`);
       const session = this.#session = await this.#dialer.request();
       if (this.#state === "connecting") this.#attach(session);
       await session.ready;
+      clearTimeout(timer);
       if (this.#state === "connecting") this.#establish();
       const info = await session.closed;
       this.#close(info);
     } catch (error) {
       this.#fail(sessionError(error));
     } finally {
+      clearTimeout(timer);
       await this.#session?.closed.catch(() => {});
       this.#gone.resolve();
     }
@@ -437,6 +440,12 @@ export class WebTransport implements AsyncDisposable {
     this.#responseHeaders = new ResponseHeaders(this.#answer);
     this.#queues.connect(this.#session!.datagrams);
     this.#ready.resolve();
+  }
+
+  /** Ends dialing. */
+  #giveUp(message: string): void {
+    this.#fail(W3C_ERRORS.session(message));
+    this.#dialer.abort();
   }
 
   /** Either end closed the session. */

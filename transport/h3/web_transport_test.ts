@@ -5,9 +5,11 @@ import {
   assertInstanceOf,
   assertRejects,
   assertStrictEquals,
+  assertStringIncludes,
   assertThrows,
 } from "@std/assert";
-import { headersFrame, RawServer } from "../../tests/raw_http3.ts";
+import { FakeTime } from "@std/testing/time";
+import { bindUdp, headersFrame, RawServer } from "../../tests/raw_http3.ts";
 import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { acceptEcho, WebTransportPeer } from "../../tests/webtransport_peer.ts";
@@ -16,6 +18,14 @@ import { H3Error } from "./error_codes.ts";
 import { WebTransport, WebTransportError, type WebTransportOptions } from "./web_transport.ts";
 
 const NOBODY = "https://127.0.0.1:1/";
+
+const certificate = devCertificate({ cacheFolder: null });
+
+/** Deadlines, how they are asked for, and what they are in milliseconds. */
+const TIMEOUTS: readonly [what: string, options: WebTransportOptions, timeoutMs: number][] = [
+  ["ten seconds", {}, 10_000],
+  ["its timeoutMs", { timeoutMs: 250 }, 250],
+];
 
 /** What a promise rejects with: the error of a session. */
 async function sessionErrorOf(promise: Promise<unknown>): Promise<WebTransportError> {
@@ -74,7 +84,6 @@ Deno.test("WebTransport() refuses options of the wrong type", () => {
       { serverCertificateHashes: [{ algorithm: "sha-256", value: "00" }] },
       { serverCertificateHashes: [{ algorithm: "sha-256", value: shared }] },
       { serverCertificateHashes: [{ algorithm: "sha-256", value: new Uint8Array(shared) }] },
-      { serverCertificateHashes: [{ algorithm: "sha-256", value: new Uint8Array(31) }] },
       { congestionControl: "fast" },
       { datagramsReadableType: "text" },
       { headers: [["only-one"]] },
@@ -82,10 +91,91 @@ Deno.test("WebTransport() refuses options of the wrong type", () => {
       { anticipatedConcurrentIncomingBidirectionalStreams: -1 },
       { anticipatedConcurrentIncomingUnidirectionalStreams: 65_536 },
       { anticipatedConcurrentIncomingUnidirectionalStreams: NaN },
+      { timeoutMs: -1 },
+      { timeoutMs: NaN },
     ]
   ) {
     assertThrows(create(NOBODY, options), TypeError);
   }
+});
+
+Deno.test("WebTransport.ready rejects when no certificate hash can match, and says why", async () => {
+  const cases: [hashes: [algorithm: string, length: number][], message: string][] = [
+    [[["sha-256", 31]], "a certificate hash of sha-256 must be 32 bytes, received 31"],
+    [[["sha-256", 0]], "must be 32 bytes, received 0"],
+    [[["sha-512", 64], ["SHA-256", 33]], "must be 32 bytes, received 33"],
+    [[["sha-512", 64]], "must be of the algorithm sha-256, received none of it"],
+  ];
+  for (const [hashes, message] of cases) {
+    const transport = new WebTransport(NOBODY, {
+      serverCertificateHashes: hashes.map(([algorithm, length]) => ({
+        algorithm,
+        value: new Uint8Array(length),
+      })),
+    });
+    for (const promise of [transport.ready, transport.closed]) {
+      assertStringIncludes((await sessionErrorOf(promise)).message, message);
+    }
+  }
+  // Beside one that matches they are no fault.
+  await using peer = new WebTransportPeer();
+  const short = { algorithm: "sha-256", value: new Uint8Array(31) };
+  await using transport = new WebTransport(peer.url, {
+    serverCertificateHashes: [short, ...peer.trust.serverCertificateHashes],
+  });
+  await soon(transport.ready);
+});
+
+for (const at of ["the handshake", "the answer"]) {
+  for (const [what, options, timeoutMs] of TIMEOUTS) {
+    Deno.test(`WebTransport.ready rejects after ${what} without ${at}`, async () => {
+      await using server = new RawServer(certificate);
+      const silent = bindUdp();
+      const port = at === "the answer" ? server.port : silent.addr.port;
+      using time = new FakeTime();
+      const transport = new WebTransport(`https://127.0.0.1:${port}/`, {
+        serverCertificateHashes: certificate.hashes,
+        ...options,
+      });
+      let state = "pending";
+      transport.ready.catch(() => state = "rejected");
+      if (at === "the handshake") await silent.receive(new Uint8Array(2_048));
+      else {
+        const peer = await server.accept();
+        await peer.control();
+        await (await peer.nextBidi()).receive.fields();
+      }
+      await time.tickAsync(timeoutMs - 1);
+      assertEquals(state, "pending");
+      await time.tickAsync(1);
+      assertEquals(state, "rejected");
+      // The wire lets go of it, or a second passes.
+      await time.tickAsync(1_000);
+      const error = await assertRejects(() => transport.closed);
+      assertInstanceOf(error, WebTransportError);
+      assertEquals(error.source, "session");
+      assertStringIncludes(error.message, `within ${timeoutMs} ms`);
+      silent.close();
+    });
+  }
+}
+
+Deno.test("WebTransport.ready names the flag where the runtime has no QUIC", async () => {
+  const code = `
+    import { WebTransport } from ${JSON.stringify(import.meta.resolve("./web_transport.ts"))};
+    const transport = new WebTransport("https://localhost/");
+    for (const promise of [transport.ready, transport.closed]) {
+      console.log(await promise.catch(({ name, message }) => name + ": " + message));
+    }
+  `;
+  const { stdout, success } = await new Deno.Command(Deno.execPath(), {
+    args: ["eval", "--no-config", "--no-check", code],
+    env: { NO_COLOR: "1" },
+  }).output();
+  assert(success);
+  const lines = new TextDecoder().decode(stdout).trim().split("\n");
+  assertEquals(lines.length, 2);
+  for (const line of lines) assert(/^WebTransportError: .*--unstable-net/.test(line), line);
 });
 
 Deno.test("WebTransport() refuses certificate hashes together with pooling", () => {
@@ -245,7 +335,6 @@ Deno.test("WebTransport.closed resolves with how the server closed", async () =>
 });
 
 Deno.test("WebTransport.closed rejects with the error of all streams if the connection breaks", async () => {
-  const certificate = devCertificate({ cacheFolder: null });
   await using server = new RawServer(certificate);
   const transport = new WebTransport(`https://127.0.0.1:${server.port}/`, {
     serverCertificateHashes: certificate.hashes,
