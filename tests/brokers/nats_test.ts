@@ -283,7 +283,7 @@ test("appends everything once and in order while the server is killed again and 
     await server.kill();
     await until(() => near.stats.waiting > 500);
     await server.restart();
-    await statusIs(near, "connected");
+    for (const broker of [near, far]) await statusIs(broker, "connected");
   }
   clearInterval(timer);
   const appended = await Promise.all(appending);
