@@ -210,8 +210,8 @@ function stamp(now: number): string {
 }
 
 /**
- * Whether a place before the first publication is so old that a history of the topic may have come
- * and gone since: half of the time that the engine remembers one leaves room for clocks that differ.
+ * True for a place before the first publication that is so old that a history of the topic may have
+ * come and gone since: half of the time that the engine remembers one leaves room for clocks that differ.
  */
 function isForgotten({ remembersMs }: Followed, { offset, tag }: HistoryPosition): boolean {
   if (offset !== 0 || !tag?.startsWith(STAMP) || remembersMs === Infinity) return false;

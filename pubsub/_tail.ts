@@ -142,14 +142,14 @@ export class Tail {
     return offset === this.#after ? this.#afterTag : this.#at(offset)?.tag;
   }
 
-  /** Whether it is known what stands at an offset, or that nothing does. */
+  /** True where the publication at an offset is known, or that there is none. */
   knows(offset: number): boolean {
     return offset > this.#after || offset === this.#after && this.#afterTag !== undefined;
   }
 
   /**
-   * Whether the history has another publication, or none, where a position with a tag stands; false
-   * where that cannot be told.
+   * True where the history has another publication, or none, at a position with a tag; false where
+   * that cannot be told.
    */
   contradicts({ offset, tag }: { readonly offset: number; readonly tag: string }): boolean {
     if (offset > this.#after && this.#at(offset) === undefined) return true;

@@ -387,7 +387,7 @@ export class Feed implements Stage {
     }
   }
 
-  /** Whether the history has another publication at an offset than this node. */
+  /** True where the history has another publication at an offset than this node. */
   #isOther(offset: number, tag: string | null | undefined): boolean {
     const known = this.tail.tagAt(offset);
     return tag !== undefined && known !== undefined && tag !== known;

@@ -201,7 +201,7 @@ export class MemoryBroker implements Broker {
   }
 }
 
-/** Whether it was the last listener of its topic. */
+/** Removes a listener; true if it was the last one of its topic. */
 function remove(channels: Map<string, Channel>, topic: string, entry: Entry): boolean {
   if (!entry.isActive) return false;
   entry.isActive = false;

@@ -60,12 +60,12 @@ class Log {
     this.bounds = from.bounds;
   }
 
-  /** Whether nothing is kept. */
+  /** True while nothing is kept. */
   get isEmpty(): boolean {
     return this.#start === this.#kept.length;
   }
 
-  /** Whether this is no repetition; notes it. */
+  /** Notes a number; false for a repetition. */
   admit({ producer, number }: PublicationKey): boolean {
     const last = this.#producers.get(producer);
     if (last !== undefined && number <= last) return false;

@@ -517,7 +517,7 @@ export function isName(value: unknown): value is string {
   return typeof value === "string" && value !== "" && value.length <= MAX_NAME_LENGTH;
 }
 
-/** Whether it can be the tag of a publication, or there is none. */
+/** True for the tag of a publication, and where there is none. */
 export function isTag(value: unknown): value is string | undefined {
   return value === undefined || isName(value);
 }
