@@ -95,7 +95,7 @@ export async function append(
   return appended.map(untagged);
 }
 
-/** What a client with a position is answered by a node that has nothing of the topic yet. */
+/** Reads the answer to a position, of a node that has nothing of the topic yet. */
 export async function recover(
   broker: Broker,
   topic: string,
