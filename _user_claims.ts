@@ -21,8 +21,8 @@ const BATCH = 100;
 const PATIENCE_MS = 2_000;
 
 /**
- * Pauses before a place is asked for again that was refused, in milliseconds: of a client that moves
- * from one node to another, the first node may just be giving up the place.
+ * Pauses before a place is asked for again that was refused, in milliseconds: a client that comes back,
+ * or moves from one node to another, may be here before its last session is over.
  */
 const ASK_AGAIN_MS = [50, 200];
 
@@ -121,21 +121,21 @@ export class UserClaims {
 
   async #isRefused(held: Held): Promise<boolean> {
     const { scope } = held;
-    // Each of them is a session that goes on: no engine has to be asked.
-    const isFull = () => (this.#users.get(scope)?.held ?? 0) >= this.#max;
-    const { releasing } = this.#users.get(scope) ?? {};
-    if (isFull()) return true;
-    // An engine that is so slow is away.
-    if (releasing !== undefined && !await settlesWithin(releasing, PATIENCE_MS)) return false;
-    if (await this.#claims(held) !== false) return false;
-    await this.#freeOfTheDead(scope);
-    if (await this.#claims(held) !== false) return false;
-    for (const pauseMs of ASK_AGAIN_MS) {
-      if (isFull()) break;
-      await this.#pause(pauseMs);
+    let isAsked = false;
+    for (const pauseMs of [0, ...ASK_AGAIN_MS]) {
+      if (pauseMs > 0) await this.#pause(pauseMs);
+      const { held: here, releasing } = this.#users.get(scope) ?? { held: 0 };
+      // Each of them is a session that goes on: no engine has to be asked.
+      if (here >= this.#max) continue;
+      // An engine that is so slow is away.
+      if (releasing !== undefined && !await settlesWithin(releasing, PATIENCE_MS)) return false;
+      if (await this.#claims(held) !== false) return false;
+      if (isAsked) continue;
+      isAsked = true;
+      await this.#freeOfTheDead(scope);
       if (await this.#claims(held) !== false) return false;
     }
-    this.#release(held);
+    if (isAsked) this.#release(held);
     return true;
   }
 

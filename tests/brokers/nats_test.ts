@@ -25,6 +25,7 @@ import type { Appended } from "../../pubsub/history.ts";
 import type { HistoryPosition } from "../../session/recovery.ts";
 import { NatsBroker, type NatsBrokerOptions } from "../../pubsub/nats/mod.ts";
 import type { Refusal } from "../../server.ts";
+import { testServer } from "../../testing.ts";
 import { listen } from "../servers.ts";
 import {
   append,
@@ -800,4 +801,28 @@ Deno.test("NatsBroker refuses options that are out of range", () => {
     const make = () => new NatsBroker({ servers: "127.0.0.1:1" }, options);
     assertThrows(make, kind, "Cannot create");
   }
+});
+
+Deno.test({
+  name: "maxSessionsPerUser on NATS lets in all that fit, also right after others ended",
+  ignore,
+  async fn() {
+    await using stack = new AsyncDisposableStack();
+    const user = `ann-${crypto.randomUUID()}`;
+    const broker = stack.use(new NatsBroker({ servers: shared.servers }));
+    const server = stack.use(testServer<string>({
+      broker,
+      limits: { maxSessionsPerUser: 5 },
+      authenticate: () => user,
+      onRefusal() {},
+    }));
+    await server.nodes!.ready;
+    for (let round = 0; round < 4; round++) {
+      const coming = Array.from({ length: 8 }, () => server.dial());
+      const sessions = (await Promise.allSettled(coming))
+        .flatMap((one) => one.status === "fulfilled" ? [one.value] : []);
+      assertEquals(sessions.length, 5, `round ${round}`);
+      await Promise.all(sessions.map((session) => session.close()));
+    }
+  },
 });
