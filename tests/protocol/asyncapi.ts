@@ -56,7 +56,7 @@ export class Envelopes {
     let closest: string[] = ["no envelope is known"];
     let fewest = Infinity;
     for (const { name } of this.sentBy(end)) {
-      const validate = this.#validatorOf(name);
+      const validate = this.#validatorAt(`messages/${name}/payload`);
       if (validate(envelope)) return [];
       const errors = validate.errors ?? [];
       if (errors.length >= fewest) continue;
@@ -68,11 +68,26 @@ export class Envelopes {
     return closest;
   }
 
-  #validatorOf(name: string): ValidateFunction {
-    let validate = this.#validators.get(name);
+  /**
+   * Checks a value against one of the schemas that envelopes are made of.
+   *
+   * @param schema The name of the schema.
+   * @param value The value.
+   * @returns The faults; none if it fits.
+   */
+  schemaFaults(schema: string, value: unknown): string[] {
+    const validate = this.#validatorAt(`schemas/${schema}`);
+    if (validate(value)) return [];
+    return (validate.errors ?? []).map(({ instancePath, message }) =>
+      `${schema}${instancePath}: ${message}`
+    );
+  }
+
+  #validatorAt(path: string): ValidateFunction {
+    let validate = this.#validators.get(path);
     if (validate === undefined) {
-      validate = this.#ajv.compile({ $ref: `asyncapi#/components/messages/${name}/payload` });
-      this.#validators.set(name, validate);
+      validate = this.#ajv.compile({ $ref: `asyncapi#/components/${path}` });
+      this.#validators.set(path, validate);
     }
     return validate;
   }

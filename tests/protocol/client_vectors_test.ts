@@ -18,6 +18,7 @@ import {
   fromVector,
   Names,
   Outgoing,
+  unrolled,
   type Vector,
   vectorFiles,
   withHex,
@@ -65,8 +66,7 @@ class Run {
   /** Does the steps, then checks that nothing else went out. */
   async run({ steps }: Vector): Promise<void> {
     const { names, seen, time } = this;
-    for (const [i, step] of steps.entries()) {
-      const where = `step ${i}: ${JSON.stringify(step)}`;
+    for (const [step, where] of unrolled(steps)) {
       await turns();
       const peer = this.#peers[this.#connections - 1];
       const frame = frameOf(step, names);

@@ -25,6 +25,7 @@ import {
   fromVector,
   Names,
   Outgoing,
+  unrolled,
   type Vector,
   vectorFiles,
   withHex,
@@ -111,8 +112,7 @@ class Run {
     const outgoing = new Outgoing(peer.frames);
     const { names, seen, time } = this;
     await turns();
-    for (const [i, step] of steps.entries()) {
-      const where = `step ${i}: ${JSON.stringify(step)}`;
+    for (const [step, where] of unrolled(steps)) {
       const frame = frameOf(step, names);
       if (frame !== undefined) peer.say(frame);
       else if ("send" in step) {

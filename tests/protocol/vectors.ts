@@ -14,7 +14,7 @@ import type { Connection, Frame } from "../../transport/connection.ts";
  */
 export type Template = { readonly [key: string]: unknown };
 
-/** One step of a vector. Exactly one key is there. */
+/** One step of a vector. */
 export type Step =
   /** One text frame of these envelopes comes in. */
   | { readonly receive: readonly Template[] }
@@ -45,7 +45,9 @@ export type Step =
   /** Whether the peer takes nothing of what this end sends, from now on. */
   | { readonly stalled: boolean }
   /** Time passes, in milliseconds. */
-  | { readonly waitMs: number };
+  | { readonly waitMs: number }
+  /** Steps that are done so many times. */
+  | { readonly times: number; readonly steps: readonly Step[] };
 
 /** One vector: frames in, frames out, and the state after. */
 export interface Vector {
@@ -98,6 +100,26 @@ export function vectorFiles(end: VectorFile["end"]): [name: string, file: Vector
       JSON.parse(Deno.readTextFileSync(new URL(name, FOLDER))),
     ])
     .filter(([, file]) => file.end === end);
+}
+
+/**
+ * Takes apart the steps that are done several times.
+ *
+ * @param steps Steps of a vector.
+ * @returns Steps that are done once, each with what it is for people.
+ */
+export function unrolled(steps: readonly Step[]): [step: Step, where: string][] {
+  return steps.flatMap((step, i): [Step, string][] => {
+    if (!("times" in step)) return [[step, `step ${i}: ${JSON.stringify(step)}`]];
+    return Array.from(
+      { length: step.times },
+      (_, time) =>
+        unrolled(step.steps).map(([one, where]): [Step, string] => [
+          one,
+          `step ${i}, time ${time}, ${where}`,
+        ]),
+    ).flat();
+  });
 }
 
 /** The values that the names of one vector stand for. */

@@ -1,0 +1,122 @@
+/**
+ * A WebSocket between a client and its server, which notes every envelope.
+ *
+ * @module
+ */
+import { assert } from "@std/assert";
+import { decodeBinary } from "../../session/_binary.ts";
+
+/** What a cut connection ends with: a code of the application, after which clients come back. */
+const LOST = 3_001;
+
+/** An envelope on its way. */
+export interface Tapped {
+  /** The number of the connection, from 1. */
+  readonly connection: number;
+  /** The end that sent it. */
+  readonly end: "client" | "server";
+  /** The envelope; that of a binary message is without its data. */
+  readonly envelope: Readonly<Record<string, unknown>>;
+}
+
+/** Stands before a server, and hands on what comes from either end. */
+export class Tap implements AsyncDisposable {
+  /** Everything so far, in order. */
+  readonly tapped: Tapped[] = [];
+  readonly #server: Deno.HttpServer<Deno.NetAddr>;
+  readonly #target: string;
+  readonly #sockets = new Set<WebSocket>();
+  readonly #closing = new Set<Promise<unknown>>();
+  #connections = 0;
+
+  /**
+   * Listens on a free port.
+   *
+   * @param target URL of the server.
+   */
+  constructor(target: string | URL) {
+    this.#target = String(target);
+    this.#server = Deno.serve(
+      { port: 0, hostname: "127.0.0.1", onListen() {} },
+      (request) => this.#accept(request),
+    );
+  }
+
+  /** Where clients connect. */
+  get url(): string {
+    return `ws://127.0.0.1:${this.#server.addr.port}/`;
+  }
+
+  /** Loses all connections, as a network does. */
+  cut(): void {
+    for (const socket of this.#sockets) socket.close(LOST, "Cut");
+  }
+
+  /** Stops listening; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.cut();
+    await Promise.all(this.#closing);
+    await this.#server.shutdown();
+  }
+
+  async #accept(request: Request): Promise<Response> {
+    const connection = ++this.#connections;
+    const offered = request.headers.get("sec-websocket-protocol") ?? "";
+    const { search } = new URL(request.url);
+    const protocols = offered.split(", ").filter((name) => name !== "");
+    const up = new WebSocket(this.#target + search, protocols);
+    this.#watch(up);
+    const early: (string | ArrayBuffer)[] = [];
+    up.onmessage = ({ data }) => void early.push(data);
+    await new Promise((resolve) => up.onopen = up.onclose = resolve);
+    const { socket: down, response } = Deno.upgradeWebSocket(
+      request,
+      up.protocol === "" ? {} : { protocol: up.protocol },
+    );
+    this.#watch(down);
+    down.onopen = () => {
+      for (const data of early) this.#hand(data, { connection, end: "server", to: down });
+      up.onmessage = ({ data }) => this.#hand(data, { connection, end: "server", to: down });
+      down.onmessage = ({ data }) => this.#hand(data, { connection, end: "client", to: up });
+      if (up.readyState !== WebSocket.OPEN) down.close();
+    };
+    up.addEventListener("close", ({ code, reason }) => {
+      if (down.readyState !== WebSocket.OPEN) return;
+      if (code === 1000 || code >= 3000) down.close(code, reason);
+      else down.close();
+    });
+    down.addEventListener("close", () => up.close());
+    return response;
+  }
+
+  #watch(socket: WebSocket): void {
+    socket.binaryType = "arraybuffer";
+    // A socket that was lost says so by an error as well.
+    socket.onerror = (event) => event.preventDefault();
+    this.#sockets.add(socket);
+    const closed = new Promise((resolve) => socket.addEventListener("close", resolve));
+    this.#closing.add(closed);
+    void closed.then(() => {
+      this.#sockets.delete(socket);
+      this.#closing.delete(closed);
+    });
+  }
+
+  #hand(
+    data: string | ArrayBuffer,
+    { to, ...from }: Omit<Tapped, "envelope"> & { readonly to: WebSocket },
+  ): void {
+    if (typeof data === "string") {
+      for (const line of data.split("\n")) this.#note(line, from);
+    } else {
+      const parts = decodeBinary(new Uint8Array(data));
+      assert(parts !== undefined, "No end of this test sends records of streams");
+      this.#note(parts.head, from);
+    }
+    if (to.readyState === WebSocket.OPEN) to.send(data);
+  }
+
+  #note(text: string, from: Omit<Tapped, "envelope">): void {
+    this.tapped.push({ ...from, envelope: JSON.parse(text) });
+  }
+}

@@ -1,0 +1,194 @@
+import { assert, assertEquals } from "@std/assert";
+import { connect } from "../../client.ts";
+import { AuthenticationError, RequestError } from "../../errors.ts";
+import type { Client } from "../../session/client.ts";
+import type { UntypedMessage } from "../../session/contract.ts";
+import type { Session } from "../../session/session.ts";
+import { listen, until } from "../servers.ts";
+import { Envelopes } from "./asyncapi.ts";
+import { Tap, type Tapped } from "./tap.ts";
+
+/** How long a token holds, in milliseconds: the server asks for the next one at half of that. */
+const TOKEN_MS = 60_000;
+
+const envelopes = new Envelopes();
+const users: Readonly<Record<string, string>> = { a: "ann", b: "bob" };
+
+/** A server with all that it offers, and a tap before it. */
+function serveAll() {
+  const sessions: Session<{ user: string; until: number }>[] = [];
+  let endsIn = TOKEN_MS;
+  const server = listen<{ user: string; until: number }>({
+    webTransport: false,
+    acceptsTokenInBand: true,
+    authenticate: ({ token }) => {
+      const user = users[token ?? ""];
+      if (user === undefined) throw new AuthenticationError("Unknown token");
+      return { user, until: Date.now() + endsIn };
+    },
+    userOf: ({ user }) => user,
+    expiresAt: ({ until }) => until,
+    authorize: (_, topic) => topic !== "secret",
+    namesPublishers: true,
+    rooms: ["room:{name}"],
+    history: { "chat:{room}": { size: 3 } },
+    rates: { perSession: { messages: { perSecond: 1_000, burst: 100 } } },
+    onRefusal() {},
+    onError() {},
+    onOpen: (session) => void sessions.push(session as never),
+    onMessage: async (message, session) => {
+      if (message.topic === "ask") {
+        message.reply(await session.request("back", message.data, { signal: message.signal }));
+      } else if (message.topic === "deny") {
+        throw new RequestError("denied", "No", { path: ["a", 0] });
+      } else if (message.topic === "fail") throw new Error("Internal detail");
+      else if (message.isRequest) message.reply(message.data);
+    },
+  });
+  return { server, sessions, endSoon: (ms: number) => endsIn = ms };
+}
+
+/** Reads subscriptions, so that positions advance. */
+function follow(client: Client, topic: string, options = {}): unknown[] {
+  const seen: unknown[] = [];
+  const subscription = client.subscribe(topic, options);
+  void (async () => {
+    try {
+      for await (const { data } of subscription) seen.push(data);
+    } catch (error) {
+      seen.push(error);
+    }
+  })();
+  return seen;
+}
+
+/** Names what an envelope is. */
+function kindOf({ envelope }: Tapped): string {
+  const { topic, error } = envelope;
+  if (typeof topic === "string" && topic.startsWith("presence:")) return "notice";
+  if (topic !== undefined && envelope.offset !== undefined) return "publication";
+  if (error !== undefined) return "refusal";
+  return Object.keys(envelope).find((key) => key !== "id")!;
+}
+
+/** The answers to services that were done: the schema of each, and its data. */
+function answersIn(tapped: readonly Tapped[]): [schema: string, data: unknown][] {
+  const asked = new Map<string, string>();
+  return tapped.flatMap(({ end, connection, envelope }): [string, unknown][] => {
+    const { id, reply, error, data } = envelope;
+    if (end === "client" && id !== undefined) {
+      const kind = ["subscribe", "unsubscribe", "publish", "presence"].find((key) =>
+        key in envelope
+      );
+      asked.set(`${connection}:${id}`, kind ?? "");
+    }
+    if (end === "client" || reply === undefined || error !== undefined) return [];
+    const kind = asked.get(`${connection}:${reply}`);
+    if (!kind) return [];
+    return [[kind === "subscribe" ? "subscribed" : "done", data]];
+  });
+}
+
+Deno.test("asyncapi.json knows everything that a server and its clients send", async () => {
+  const { server, sessions, endSoon } = serveAll();
+  await using _server = server;
+  await using tap = new Tap(server.url);
+  const has = (end: Tapped["end"], kind: string, count = 1) =>
+    until(() =>
+      tap.tapped.filter((one) => one.end === end && kindOf(one) === kind).length >= count
+    );
+  const left = new AbortController();
+  const options = {
+    transports: ["websocket"],
+    backoff: { firstDelayMs: 4, maxDelayMs: 8 },
+    onMessage: async (message: UntypedMessage) => {
+      if (!message.isRequest) return;
+      if (message.data !== "later") return message.reply(message.data);
+      // The server is asked no more, so it asks no more.
+      left.abort();
+      await new Promise((resolve) => message.signal.addEventListener("abort", resolve));
+    },
+  } as const;
+  await using ann = connect(tap.url, {
+    ...options,
+    token: () => "a",
+    delivery: "at-least-once",
+  });
+  await using bob = connect(tap.url, { ...options, token: () => "b" });
+
+  // Messages, requests both ways, and their failures.
+  assertEquals(await bob.request("echo", 1), 1);
+  assertEquals(await bob.request("ask", 2), 2);
+  for (const topic of ["deny", "fail"]) await bob.request(topic, 1).catch(() => {});
+  ann.send("note", new Uint8Array([1, 2]));
+  ann.send("note", { a: null });
+  await ann.flushed();
+  await until(() => sessions.length === 2);
+  sessions.find(({ user }) => user === "ann")!.send("note", new Uint8Array([3]));
+  await bob.request("ask", "later", { signal: left.signal }).catch(() => {});
+  await has("server", "cancel");
+
+  // Topics, publishers, presence.
+  const chat = follow(ann, "chat:a", { last: 2 });
+  const own = follow(bob, "chat:a");
+  const news = follow(bob, "news");
+  await bob.subscribe("secret").ready.catch(() => {});
+  await ann.presence("room:a", { is: "here" });
+  follow(ann, "room:a");
+  follow(bob, "room:a");
+  await has("server", "notice", 3);
+  await bob.presence("room:a", "away");
+  await bob.publish("chat:a", "one");
+  await bob.publish("chat:a", "two", { echo: false });
+  await ann.publish("chat:a", "three");
+  server.publish("news", { to: "all" });
+  await until(() => chat.length === 3 && own.length === 2 && news.length === 1);
+
+  // Recovery, of some and of too much.
+  const epoch = ann.session!.id;
+  tap.cut();
+  await until(() => ann.isConnected && ann.session!.id !== epoch);
+  server.publish("chat:a", "four");
+  await until(() => chat.length === 4 && own.length === 3);
+  tap.cut();
+  for (let i = 0; i < 9; i++) server.publish("chat:a", i);
+  await until(() => sessions.length === 6);
+  server.publish("chat:a", "last");
+  await until(() => chat.at(-1) === "last" && own.at(-1) === "last");
+
+  // Taken off, renewed, and told to go.
+  const session = sessions.findLast(({ user }) => user === "bob")!;
+  server.unsubscribe(session, "news", { code: "moved", reason: "To the archive" });
+  await until(() => news.at(-1) instanceof RequestError);
+  await bob.session!.authenticate("b");
+  endSoon(1_000);
+  await ann.session!.authenticate("a");
+  await has("server", "renew");
+  endSoon(TOKEN_MS);
+  await has("client", "auth", 8);
+
+  // A client of version 0.1, then the end.
+  const old = new WebSocket(tap.url, "skein.1");
+  await has("server", "expects");
+  const closed = new Promise((resolve) => old.onclose = resolve);
+  old.close();
+  await closed;
+  void server.drain({ withinMs: 1_000, reason: "New version" });
+  await has("server", "goaway", 2);
+
+  for (const { end, envelope } of tap.tapped) {
+    assertEquals(envelopes.faults(end, envelope), [], JSON.stringify(envelope));
+  }
+  for (const [answer, data] of answersIn(tap.tapped)) {
+    assertEquals(envelopes.schemaFaults(answer, data), [], JSON.stringify(data));
+  }
+  const kinds = (end: Tapped["end"]) =>
+    new Set(tap.tapped.filter((one) => one.end === end).map(kindOf));
+  for (
+    const kind of ["hello", "topic", "reply", "refusal", "cancel", "publication", "notice", "skip"]
+      .concat("unsubscribed", "ack", "renew", "expects", "goaway")
+  ) assert(kinds("server").has(kind), `No ${kind} came from the server`);
+  for (
+    const kind of ["topic", "reply", "cancel", "subscribe", "publish", "presence", "auth"]
+  ) assert(kinds("client").has(kind), `No ${kind} came from a client`);
+});
