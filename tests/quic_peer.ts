@@ -51,6 +51,7 @@ export class QuicServer implements AsyncDisposable {
   /** Ours. */
   readonly listener: QuicListener;
   readonly #connections: AsyncGenerator<QuicConnection, void, undefined>;
+  readonly #peers: Deno.QuicConn[] = [];
 
   /**
    * Listens.
@@ -87,11 +88,13 @@ export class QuicServer implements AsyncDisposable {
    */
   async open(options?: Partial<ConnectQuicOptions>): Promise<QuicEnds> {
     const [connection, peer] = await Promise.all([this.next(), connectBare(this.port, options)]);
+    this.#peers.push(peer);
     return { connection, peer };
   }
 
-  /** Closes everything. */
+  /** Closes everything, and waits until the other ends know. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.listener.close();
+    await Promise.all(this.#peers.map(({ closed }) => soon(closed.catch(() => {}))));
   }
 }

@@ -76,6 +76,7 @@ Deno.test("WebTransportListener refuses who speaks neither protocol", async () =
   const both = await connectBare(port, { alpnProtocols: ["another", PROTOCOL] });
   assertEquals(both.protocol, PROTOCOL);
   both.close({ closeCode: 0, reason: "" });
+  await soon(both.closed);
 });
 
 Deno.test("WebTransportListener without raw QUIC refuses its protocols", async () => {
@@ -104,6 +105,8 @@ Deno.test("WebTransportListener lets a raw peer open 1024 unidirectional streams
       assertEquals(await soon(direct.read()), null);
       if (++count === max) break;
     }
+    await listener.close();
+    await soon(peer.closed);
   }
 });
 
@@ -119,7 +122,10 @@ Deno.test("WebTransportListener counts both kinds against its limits", async () 
     assertEquals(closeCode, CloseCode.tooMany);
   }
   await until(() => listener.connectionCount === 0);
-  await connectBare(port);
+  const { closed } = await connectBare(port);
+  await until(() => listener.connectionCount === 1);
+  await listener.close();
+  await soon(closed);
 });
 
 Deno.test("WebTransportListener closes a raw connection with 4500 when its handler fails", async (t) => {
