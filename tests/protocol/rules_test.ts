@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { isUnshown, rulesOfProtocol, UNSHOWN } from "./rules.ts";
+import { isUnshown, rulesOfProtocol, UNSHOWN, UNSHOWN_SECTIONS } from "./rules.ts";
 import { vectorFiles } from "./vectors.ts";
 
 const FILES = [...vectorFiles("client"), ...vectorFiles("server")];
@@ -43,4 +43,11 @@ Deno.test("vectors show every rule but those that are listed with a reason", () 
   assertEquals(unshown.filter((rule) => !isUnshown(rule)), []);
   const stale = Object.keys(UNSHOWN).filter((rule) => !unshown.includes(rule));
   assertEquals(stale, [], "Shown by now, or gone");
+});
+
+Deno.test("reasons why a rule is not shown name tests that there are", () => {
+  for (const reason of Object.values({ ...UNSHOWN, ...UNSHOWN_SECTIONS })) {
+    const file = /\S+_test\.ts$/.exec(reason)?.[0];
+    if (file !== undefined) assert(Deno.statSync(new URL(`../../${file}`, import.meta.url)).isFile);
+  }
 });
