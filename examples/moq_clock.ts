@@ -28,7 +28,11 @@ async function serve(): Promise<void> {
     group.writeFrame(new TextEncoder().encode(new Date().toISOString()));
   }, 1000);
 
-  await using server = listenMoq({ port: isOnce ? 0 : 4443, mux });
+  await using server = listenMoq({
+    port: isOnce ? 0 : 4443,
+    mux,
+    authorize: (_session, _path, action) => action !== "publish",
+  });
   // Clients that dial http: find the hash of the development certificate there.
   const url = server.webSocketUrl.replace("ws:", "http:");
   if (isOnce) {

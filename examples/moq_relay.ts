@@ -14,6 +14,9 @@
  * nats://127.0.0.1` (and `-A`, for the client libraries): what is published at one is there at all.
  * With `--advertise http://192.0.2.7:4443` they are on several machines.
  *
+ * With `--token SECRET` clients publish that dial `…/?token=SECRET`, as these relays do, and others
+ * only watch. Without it everybody who reaches the relay publishes, up to 2 % of its places each.
+ *
  * With `--once` a publisher, two relays of a cluster and two viewers meet in one process, and it ends.
  *
  * @module
@@ -24,6 +27,7 @@ import {
   dialMoq,
   listenMoq,
   LiveBroadcast,
+  type MoqAuthorize,
   type MoqClient,
   MoqCluster,
   MoqRelay,
@@ -39,6 +43,8 @@ interface RelayOptions {
   readonly broker?: Broker | undefined;
   /** Where these reach this one; on this machine by default. */
   readonly advertise?: string | undefined;
+  /** What publishers and other relays show. */
+  readonly token?: string | undefined;
 }
 
 if (Deno.args.includes("--once")) await show();
@@ -48,12 +54,13 @@ else {
     upstreams: valuesOf("--upstream"),
     broker: await brokerAt(valuesOf("--broker")[0]),
     advertise: valuesOf("--advertise")[0],
+    token: valuesOf("--token")[0],
   });
   console.log(`A relay at ${url} (Ctrl-C ends it)`);
   await new Promise(() => {});
 }
 
-function startRelay({ port, upstreams = [], broker, advertise }: RelayOptions) {
+function startRelay({ port, upstreams = [], broker, advertise, token }: RelayOptions) {
   // Video that is half a second late is of no use: who is slower loses the oldest groups.
   const relay = new MoqRelay({ track: { maxLatencyMs: 500 }, onError: console.error });
   const server = listenMoq({
@@ -62,12 +69,19 @@ function startRelay({ port, upstreams = [], broker, advertise }: RelayOptions) {
       ? { hostname: "0.0.0.0", names: [new URL(advertise).hostname] }
       : { hostname: "127.0.0.1" }),
     mux: relay.mux,
+    authorize: authorizeBy(token),
     onSession: (session) => relay.accept(session),
   });
   const url = advertise ?? `http://127.0.0.1:${server.address?.port}`;
-  const clients = upstreams.map((upstream) => follow(relay, upstream));
+  const clients = upstreams.map((upstream) => follow(relay, withToken(upstream, token)));
   const nodes = broker && new Nodes({ broker });
-  const cluster = nodes && new MoqCluster({ relay, nodes, url, onError: console.error });
+  const cluster = nodes && new MoqCluster({
+    relay,
+    nodes,
+    url,
+    dial: (to, options) => dialMoq(withToken(to, token), { ...options, versions: ["moq-lite-05"] }),
+    onError: console.error,
+  });
   return {
     url,
     async [Symbol.asyncDispose]() {
@@ -78,6 +92,21 @@ function startRelay({ port, upstreams = [], broker, advertise }: RelayOptions) {
       await server.close();
     },
   };
+}
+
+/** Who shows the token may publish, and have all places of the relay: it may be a relay, too. */
+function authorizeBy(token: string | undefined): MoqAuthorize {
+  return ({ path }, _path, action) => {
+    if (token === undefined) return true;
+    const shown = new URLSearchParams(path.replace(/^[^?]*/, "")).get("token");
+    return shown === token ? { share: 1 } : action !== "publish";
+  };
+}
+
+function withToken(url: string, token: string | undefined): string {
+  return token === undefined
+    ? url
+    : `${url.replace(/\/?$/, "/")}?token=${encodeURIComponent(token)}`;
 }
 
 /** Keeps a session with another relay, or with a publisher. */
@@ -114,8 +143,9 @@ function valuesOf(flag: string): string[] {
 /** Publisher -> relay -> relay -> two viewers. */
 async function show(): Promise<void> {
   await using broker = new MemoryBroker();
-  await using first = startRelay({ port: 0, broker });
-  await using second = startRelay({ port: 0, broker });
+  const token = crypto.randomUUID();
+  await using first = startRelay({ port: 0, broker, token });
+  await using second = startRelay({ port: 0, broker, token });
 
   await using broadcast = new LiveBroadcast();
   let subscribers = 0;
@@ -126,7 +156,7 @@ async function show(): Promise<void> {
   });
   const mux = new TrackMux();
   mux.publish("/clock", broadcast);
-  await using publisher = await dialMoq(first.url, { mux });
+  await using publisher = await dialMoq(withToken(first.url, token), { mux });
 
   await using ann = await dialMoq(second.url);
   await using bob = await dialMoq(second.url);

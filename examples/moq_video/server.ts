@@ -37,6 +37,7 @@ function serveVideo({ port, page }: { readonly port: number; readonly page?: Pag
     hostname: "127.0.0.1",
     port,
     mux: relay.mux,
+    authorize: (_session, path, action) => action !== "publish" || path.startsWith("/live/"),
     onSession: (session) => relay.accept(session),
     fetch: (request) => servePage(page ?? new Map(), request),
   });

@@ -110,6 +110,7 @@ export type {
 } from "./track/mux.ts";
 export { type BroadcastPath, broadcastPath, suffixOf } from "./wire/path.ts";
 export { MoqRelay, type MoqRelayOptions, type MoqRelayStats } from "./live/relay.ts";
+export { type MoqRelayNotice, type MoqRelayRefusal, relayNotices } from "./live/relay_notices.ts";
 export { listenMoq, MoqServer } from "./server/server.ts";
 export type {
   ListenMoqOptions,

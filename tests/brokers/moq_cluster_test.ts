@@ -28,7 +28,7 @@ const QUICK = { heartbeatMs: 200, goneAfterMs: 1_000 };
 /** A relay, with a connection of its own to Redis. */
 class Site implements AsyncDisposable {
   readonly broker: RedisBroker;
-  readonly relay = new MoqRelay({ lingerMs: 100 });
+  readonly relay = new MoqRelay({ lingerMs: 100, allowAnonymousPublish: true });
   readonly server: MoqServer;
   readonly nodes: Nodes;
   readonly cluster: MoqCluster;

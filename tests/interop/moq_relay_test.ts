@@ -83,7 +83,7 @@ function partOf(relay: Peer, other: Peer, { wire, version, scenario }: {
 /** Our relay, between versions that can not talk to each other. */
 function partOfOurs(publisher: Peer, subscriber: Peer): Part {
   const fn = async () => {
-    await using relay = new MoqRelay();
+    await using relay = new MoqRelay({ allowAnonymousPublish: true });
     await using server = listenMoq({
       hostname: "127.0.0.1",
       port: 0,

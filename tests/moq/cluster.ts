@@ -42,7 +42,13 @@ export class Site {
   ) {
     const onError = (error: unknown) => void this.errors.push(error);
     this.broker = bench.engine.connect();
-    this.relay = new MoqRelay({ lingerMs: 1_000, onError, ...options.with });
+    const allowAnonymousPublish = true;
+    this.relay = new MoqRelay({
+      lingerMs: 1_000,
+      allowAnonymousPublish,
+      onError,
+      ...options.with,
+    });
     this.nodes = new Nodes({ broker: this.broker });
     this.cluster = new MoqCluster({
       relay: this.relay,

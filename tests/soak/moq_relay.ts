@@ -29,6 +29,7 @@ const [stallTimeoutMs] = Deno.args;
 let errors = 0;
 const relay = new MoqRelay({
   lingerMs: 500,
+  allowAnonymousPublish: true,
   track: { stallTimeoutMs: Number(stallTimeoutMs), maxLatencyMs: 2_000 },
   onError: () => void errors++,
 });

@@ -69,7 +69,9 @@ export interface MoqClusterStats {
  *   that closed its cluster; what one held that died, within `goneAfterMs` of the nodes.
  * - **Outages:** while the engine is away nothing new is heard of, and what is known goes on.
  *
- * Relays of a cluster trust each other, and whoever can write to the broker.
+ * Relays of a cluster trust each other, and whoever can write to the broker. One that dials another is a
+ * session as any other there: it may be subscribed to 2 % of its `maxTracks`, unless `authorize` gives it
+ * `{ share: 1 }`, by a token that `dial` adds.
  *
  * @example Two relays in one process
  * ```ts
@@ -80,7 +82,11 @@ export interface MoqClusterStats {
  * await using broker = new MemoryBroker();
  * function start() {
  *   const relay = new MoqRelay();
- *   const server = listenMoq({ mux: relay.mux, onSession: (session) => relay.accept(session) });
+ *   const server = listenMoq({
+ *     mux: relay.mux,
+ *     authorize: () => true, // For all on this machine; elsewhere `dial` shows a token.
+ *     onSession: (session) => relay.accept(session),
+ *   });
  *   const nodes = new Nodes({ broker });
  *   const cluster = new MoqCluster({ relay, nodes, url: `http://127.0.0.1:${server.address?.port}` });
  *   return {

@@ -375,3 +375,27 @@ Deno.test("new MoqCluster() rejects what makes no sense", async () => {
   assertThrows(() => new MoqCluster({ relay, nodes, url: "/relay" }), TypeError);
   assertThrows(() => new MoqCluster({ relay, nodes, url: "https://x.test" }), TypeError, "moq");
 });
+
+Deno.test("MoqCluster keeps a broadcast of another relay that has no place, until there is room", async () => {
+  await using bench = new ClusterBench();
+  const [a] = await bench.start(1) as [Site];
+  const [b] = await bench.start(1, { with: { maxBroadcasts: 1, maxShare: 1 } }) as [Site];
+  const local = await b.join(new Publisher("/local").mux);
+  await bench.pass(100);
+  for (const path of ["/one", "/two"]) await a.join(new Publisher(path).mux);
+  await bench.pass(100);
+  assertEquals([Object.keys(b.ways), b.relay.stats.waiting], [["/local"], 1]);
+  local.client.close();
+  await bench.pass(100);
+  assertEquals([Object.keys(b.ways).length, b.relay.stats.waiting], [1, 0]);
+  // What the other relay does not hold any more waits no longer.
+  const again = await b.join(new Publisher("/again").mux);
+  await bench.pass(100);
+  assertEquals(b.relay.stats.waiting, 1);
+  again.client.close();
+  await bench.pass(100);
+  assertEquals(b.relay.stats.waiting, 0);
+  a.kill();
+  await bench.pass(10_000);
+  assertEquals([b.ways, b.relay.stats.broadcasts], [{}, 0]);
+});

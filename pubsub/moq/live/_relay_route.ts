@@ -20,6 +20,7 @@ import type { TrackInfoMessage } from "../wire/messages.ts";
 import type { FetchRequest, Publication, TrackMux, TrackServer } from "../track/mux.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
+import type { SubscriberSession } from "../track/track_writer_link.ts";
 import { VERSIONS } from "../wire/versions.ts";
 
 /**
@@ -39,10 +40,16 @@ export interface RelayRouteLink {
   readonly lingerMs: number;
   /** What the fan-out of a track may hold. */
   readonly live: LiveTrackOptions;
-  /** Counts one track more; not if there are too many. */
+  /** Counts one track more; not if there are too many that have subscribers. */
   takeTrack(): boolean;
   /** One less. */
-  giveTrack(): void;
+  giveTrack(track: RelayTrack): void;
+  /** A track lost its last subscriber, or has one again. */
+  onIdle(track: RelayTrack, isIdle: boolean): void;
+  /** Counts one track more for a session; not if it has its share already. */
+  takeShare(session: SubscriberSession): boolean;
+  /** One less. */
+  giveShare(session: SubscriberSession): void;
   /** Counts one fetch more that is sent on; not if there are too many. */
   takeFetch(): boolean;
   /** One less. */
@@ -116,15 +123,31 @@ export class RelayRoute implements TrackServer {
 
   /** See {@linkcode TrackServer}. */
   async serveTrack(track: TrackWriter): Promise<void> {
-    const { name } = track;
+    const { name, session } = track;
     let relayed = this.#tracks.get(name);
+    const source = this.#active;
+    if (relayed === undefined && source === undefined) return track.closeWithError("notFound");
+    const count = relayed?.watchers.get(session) ?? 0;
+    if (count === 0 && !this.#link.takeShare(session)) return track.closeWithError("internal");
     if (relayed === undefined) {
-      const source = this.#active;
-      if (source === undefined) return track.closeWithError("notFound");
-      if (!this.#link.takeTrack()) return track.closeWithError("internal");
-      relayed = this.#trackOf(name, source);
+      if (!this.#link.takeTrack()) {
+        this.#link.giveShare(session);
+        return track.closeWithError("internal");
+      }
+      relayed = this.#trackOf(name, source!);
     }
-    await relayed.serve(track);
+    const { watchers } = relayed;
+    watchers.set(session, count + 1);
+    try {
+      await relayed.serve(track);
+    } finally {
+      const left = watchers.get(session)! - 1;
+      if (left > 0) watchers.set(session, left);
+      else {
+        watchers.delete(session);
+        this.#link.giveShare(session);
+      }
+    }
   }
 
   /** See {@linkcode TrackServer}: from the cache, or from the source. */
@@ -167,9 +190,10 @@ export class RelayRoute implements TrackServer {
       live,
       next: (failed) =>
         this.#sources.find((other) => isSameOrigin(other, source) && !failed.has(other)),
+      onIdle: (idle, isIdle) => this.#link.onIdle(idle, isIdle),
       onOver: (ended) => {
         if (this.#tracks.get(name) === ended) this.#tracks.delete(name);
-        this.#link.giveTrack();
+        this.#link.giveTrack(ended);
       },
     }, source);
     this.#tracks.set(name, track);

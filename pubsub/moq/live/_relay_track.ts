@@ -12,6 +12,7 @@ import type { BroadcastPath } from "../wire/path.ts";
 import type { RelaySource } from "./relay_source.ts";
 import type { TrackReader } from "../track/track_reader.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
+import type { SubscriberSession } from "../track/track_writer_link.ts";
 
 /** How long a source that was replaced may finish the groups that it has begun, in milliseconds. */
 const RETIRE_MS = 5_000;
@@ -28,6 +29,8 @@ export interface RelayTrackLink {
   readonly live: LiveTrackOptions;
   /** A source failed: another one to try, if any. */
   next(failed: ReadonlySet<RelaySource>): RelaySource | undefined;
+  /** Called when its last subscriber left, and when another one came after that. */
+  onIdle(track: RelayTrack, isIdle: boolean): void;
   /** Called once, when it is over. */
   onOver(track: RelayTrack): void;
 }
@@ -46,6 +49,8 @@ interface Upstream {
 export class RelayTrack {
   /** Its subscribers. */
   readonly live: LiveTrack;
+  /** How many subscriptions each session has of it. */
+  readonly watchers: Map<SubscriberSession, number> = new Map();
 
   readonly #link: RelayTrackLink;
   readonly #schedule = platformSchedule();
@@ -94,6 +99,13 @@ export class RelayTrack {
     if (old === undefined) return;
     this.#resume();
     void this.#retire(old);
+  }
+
+  /** Ends it if it has no subscriber, for another track that needs its place. */
+  yieldPlace(): boolean {
+    if (this.live.demand !== undefined) return false;
+    this.end(undefined);
+    return true;
   }
 
   /** Ends it: its subscribers are told why. */
@@ -230,6 +242,7 @@ export class RelayTrack {
   #follow(): void {
     clearTimeout(this.#lingerTimer);
     const { demand } = this.live;
+    this.#link.onIdle(this, demand === undefined);
     if (demand === undefined) {
       this.#lingerTimer = setTimeout(() => {
         // Who came in this very turn is not counted yet.

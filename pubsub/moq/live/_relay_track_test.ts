@@ -29,6 +29,7 @@ Deno.test("RelayTrack stays for who subscribes in the turn in which it would hav
     lingerMs: 1_000,
     live: {},
     next: () => undefined,
+    onIdle() {},
     onOver: () => isOver = true,
   }, { session: upstream.client, hops: [] });
 

@@ -4,13 +4,20 @@
  * @module
  */
 import { platformSchedule } from "../../../session/schedule.ts";
+import { ConsoleReport } from "../../../session/console_report.ts";
 import { RelayRoute, type RelayRouteLink } from "./_relay_route.ts";
+import type { RelayTrack } from "./_relay_track.ts";
+import { RelayMember } from "./_relay_member.ts";
+import { type MoqRelayRefusal, NOTICES_PATH, NOTICES_TRACK } from "./relay_notices.ts";
 import type { RelayedFrom, RelaySource } from "./relay_source.ts";
-import type { Announcement } from "../track/announcement.ts";
+import type { Announcement, AnnouncementReader } from "../track/announcement.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { LiveTrackOptions } from "./live_track.ts";
 import { TrackMux } from "../track/mux.ts";
+import type { TrackWriter } from "../track/track_writer.ts";
+import type { SubscriberSession } from "../track/track_writer_link.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
+import { checkShare } from "../session/limits.ts";
 import type { MoqSession } from "../session/session.ts";
 
 /** Options for {@linkcode MoqRelay}. */
@@ -27,6 +34,14 @@ export interface MoqRelayOptions {
    */
   readonly prefix?: string;
   /**
+   * Whether sessions that dialed in may publish although they have no `authorize`, so that anybody who
+   * reaches the relay publishes under any path. Without it their announcements are refused. The address
+   * of a client makes no difference: behind a proxy all of them come from this machine.
+   *
+   * @default {false}
+   */
+  readonly allowAnonymousPublish?: boolean;
+  /**
    * How long a track stays subscribed upstream, and its cache warm, after its last subscriber left, in
    * milliseconds.
    *
@@ -34,17 +49,28 @@ export interface MoqRelayOptions {
    */
   readonly lingerMs?: number;
   /**
-   * Broadcasts of all sessions; those beyond are not relayed.
+   * Broadcasts of all sessions. Those beyond wait for a place, as many again at most; see
+   * {@linkcode relayNotices}.
    *
    * @default {100000}
    */
   readonly maxBroadcasts?: number;
   /**
-   * Tracks that are subscribed upstream at once; one more is refused.
+   * Tracks that are subscribed upstream at once; one more takes the place of one without subscribers, or
+   * is refused.
    *
    * @default {10000}
    */
   readonly maxTracks?: number;
+  /**
+   * The part of `maxBroadcasts` that one session may have relayed, of as many that it may have wait, and
+   * of `maxTracks` that it may be subscribed to: one place at least. It is for sessions that dialed in;
+   * those that this program dialed may have all. `authorize` gives a session more by the `share` of its
+   * grant, such as `{ share: 1 }` for another relay.
+   *
+   * @default {0.02}
+   */
+  readonly maxShare?: number;
   /**
    * Fetches that are sent on upstream at once; one more is refused.
    *
@@ -53,7 +79,11 @@ export interface MoqRelayOptions {
   readonly maxFetches?: number;
   /** What the fan-out of each track may hold; see {@linkcode LiveTrackOptions}. */
   readonly track?: Omit<LiveTrackOptions, "info" | "onDemand">;
-  /** Gets what went wrong with a broadcast or an announcement. Lost by default. */
+  /**
+   * Gets what went wrong with a broadcast or an announcement. What is refused for want of a place is told
+   * once for each session and reason, until the session has all its broadcasts relayed. Lost by default,
+   * but for sessions without `authorize`, of which one line is printed.
+   */
   readonly onError?: (error: unknown) => void;
 }
 
@@ -63,6 +93,8 @@ export interface MoqRelayStats {
   readonly sessions: number;
   /** Broadcasts that a session announced, or another relay of the cluster holds. */
   readonly broadcasts: number;
+  /** Broadcasts that wait for a place. */
+  readonly waiting: number;
   /** Tracks that are subscribed upstream. */
   readonly tracks: number;
 }
@@ -80,6 +112,9 @@ export interface MoqRelayStats {
  * - **Loops** are refused by the `hopId` of the mux. In versions without hops nobody can see them: relays
  *   speak moq-lite-04 or -05 to each other. A source without hops never replaces another one, and takes
  *   over a second after that is gone: it may be an echo of this relay.
+ * - **Strangers:** a session that dialed in publishes only where `authorize` decides, and takes 2 % of the
+ *   places at most. What finds no place waits for one, and its publisher can ask why: see
+ *   {@linkcode relayNotices}.
  * - **Behind:** a subscriber that falls behind loses the oldest groups, explicitly; one that takes nothing
  *   is ended, and, where only that frees what it holds, so is its session.
  *
@@ -94,7 +129,7 @@ export interface MoqRelayStats {
  *   const pair = memoryPair({ protocol: "moq-lite-05" });
  *   const [mine, theirs] = await Promise.all([
  *     MoqSession.open(pair.client, { side: "client", mux }),
- *     MoqSession.open(pair.server, { side: "server", mux: relay.mux }),
+ *     MoqSession.open(pair.server, { side: "server", mux: relay.mux, authorize: () => true }),
  *   ]);
  *   void relay.accept(theirs);
  *   return mine;
@@ -128,8 +163,22 @@ export class MoqRelay implements AsyncDisposable {
   readonly #routeLink: RelayRouteLink;
   readonly #onError: ((error: unknown) => void) | undefined;
   readonly #schedule = platformSchedule();
+  readonly #allowsAnonymous: boolean;
+  readonly #maxShare: number;
+  readonly #notices: Disposable;
+  readonly #console = new ConsoleReport();
   readonly #routes = new Map<BroadcastPath, RelayRoute>();
-  readonly #sessions = new Map<MoqSession, Set<BroadcastPath>>();
+  readonly #sessions = new Map<SubscriberSession, RelayMember>();
+  /** Other relays of the cluster that hold something. */
+  readonly #far = new Map<RelayedFrom, RelayMember>();
+  /** Those with broadcasts that wait for a place of the relay, the next one first. */
+  readonly #queue = new Set<RelayMember>();
+  /** Tracks of each session; gone with it. */
+  readonly #tracksOf = new WeakMap<SubscriberSession, number>();
+  /** Tracks that wait to be unsubscribed, the oldest first. */
+  readonly #idle = new Set<RelayTrack>();
+  #waiting = 0;
+  #isFilling = false;
   #tracks = 0;
   #fetches = 0;
   #isClosed = false;
@@ -143,7 +192,8 @@ export class MoqRelay implements AsyncDisposable {
   constructor(options: MoqRelayOptions = {}) {
     const { mux = new TrackMux(), prefix = "/", track = {}, onError } = options;
     const { lingerMs = 5_000, maxTracks = 10_000, maxFetches = 256 } = options;
-    const { maxBroadcasts = 100_000 } = options;
+    const { maxBroadcasts = 100_000, maxShare = 0.02, allowAnonymousPublish = false } = options;
+    checkShare("create relay: maxShare", maxShare);
     const limits = { lingerMs, maxBroadcasts, maxTracks, maxFetches };
     for (const [name, value] of Object.entries(limits)) {
       const least = name === "lingerMs" ? 0 : 1;
@@ -157,17 +207,39 @@ export class MoqRelay implements AsyncDisposable {
     this.#maxBroadcasts = maxBroadcasts;
     this.#maxTracks = maxTracks;
     this.#maxFetches = maxFetches;
+    this.#maxShare = maxShare;
+    this.#allowsAnonymous = allowAnonymousPublish;
     this.#onError = onError;
+    this.#notices = mux.handle(NOTICES_PATH, {
+      serveTrack: (track) => this.#serveNotices(track),
+    });
     this.#routeLink = {
       mux,
       lingerMs,
       live: track,
-      takeTrack: () => this.#tracks < this.#maxTracks && ++this.#tracks > 0,
-      giveTrack: () => void this.#tracks--,
+      takeTrack: () => this.#takeTrack(),
+      giveTrack: (track) => {
+        this.#tracks--;
+        this.#idle.delete(track);
+      },
+      onIdle: (track, isIdle) => {
+        this.#idle.delete(track);
+        if (isIdle) this.#idle.add(track);
+      },
+      takeShare: (session) => {
+        const count = this.#tracksOf.get(session) ?? 0;
+        if (count >= this.#shareOf(session, this.#maxTracks)) return false;
+        this.#tracksOf.set(session, count + 1);
+        return true;
+      },
+      giveShare: (session) => void this.#tracksOf.set(session, this.#tracksOf.get(session)! - 1),
       takeFetch: () => this.#fetches < this.#maxFetches && ++this.#fetches > 0,
       giveFetch: () => void this.#fetches--,
       report: (error) => this.#report(error),
-      onEmpty: (route) => void this.#routes.delete(route.path),
+      onEmpty: (route) => {
+        this.#routes.delete(route.path);
+        this.#fillSoon();
+      },
     };
   }
 
@@ -176,6 +248,7 @@ export class MoqRelay implements AsyncDisposable {
     return {
       sessions: this.#sessions.size,
       broadcasts: this.#routes.size,
+      waiting: this.#waiting,
       tracks: this.#tracks,
     };
   }
@@ -198,7 +271,7 @@ export class MoqRelay implements AsyncDisposable {
     }
     if (this.#isClosed) throw new TypeError("Cannot accept session: the relay is closed");
     if (session.isClosed) return Promise.resolve();
-    this.#sessions.set(session, new Set());
+    this.#sessions.set(session, new RelayMember(session, this.#schedule));
     session.signal.addEventListener("abort", () => this.#left(session), { once: true });
     return this.#follow(session);
   }
@@ -209,7 +282,13 @@ export class MoqRelay implements AsyncDisposable {
    * @ignore
    */
   addSource(path: BroadcastPath, source: RelaySource): void {
-    if (!this.#isClosed) this.#routeOf(path)?.add(source);
+    if (this.#isClosed) return;
+    const { session } = source;
+    let member = this.#far.get(session);
+    if (member === undefined) {
+      this.#far.set(session, member = new RelayMember(session, this.#schedule));
+    }
+    this.#take(member, path, source);
   }
 
   /**
@@ -218,7 +297,12 @@ export class MoqRelay implements AsyncDisposable {
    * @ignore
    */
   removeSource(path: BroadcastPath, from: RelayedFrom): void {
-    this.#routes.get(path)?.remove(from);
+    const member = this.#far.get(from);
+    if (member === undefined) return;
+    if (this.#unwait(member, path)) this.#queue.delete(member);
+    if (member.paths.delete(path)) this.#routes.get(path)?.remove(from);
+    if (member.waiting.size > 0) this.#fillSoon(member);
+    else if (member.paths.size === 0) this.#far.delete(from);
   }
 
   /**
@@ -243,8 +327,13 @@ export class MoqRelay implements AsyncDisposable {
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    for (const route of [...this.#routes.values()]) route.close();
+    this.#notices[Symbol.dispose]();
+    for (const member of this.#sessions.values()) member.end();
     this.#sessions.clear();
+    this.#far.clear();
+    this.#queue.clear();
+    this.#waiting = 0;
+    for (const route of [...this.#routes.values()]) route.close();
   }
 
   /** Ends all that is relayed; called by `await using`. */
@@ -258,7 +347,7 @@ export class MoqRelay implements AsyncDisposable {
       const reader = await session.acceptAnnounce(this.prefix);
       for await (const announcement of reader) {
         if (this.#isClosed) break;
-        this.#announced(session, announcement);
+        this.#announced(session, announcement, reader);
       }
     } catch (error) {
       // A peer may have nothing to announce.
@@ -268,44 +357,181 @@ export class MoqRelay implements AsyncDisposable {
     await session.closed;
   }
 
-  #announced(session: MoqSession, { path, active, hops }: Announcement): void {
-    const paths = this.#sessions.get(session);
-    if (paths === undefined) return;
+  #announced(
+    session: MoqSession,
+    { path, active, hops }: Announcement,
+    reader: AnnouncementReader,
+  ): void {
+    const member = this.#sessions.get(session);
+    if (member === undefined) return;
     if (active) {
-      const route = this.#routeOf(path);
-      if (route === undefined) return;
-      paths.add(path);
-      return route.add({ session, hops });
+      if (this.#mayPublish(session)) return this.#take(member, path, { session, hops });
+      this.#refuse(member, path, "anonymous");
+      return reader.close("bannedPrefix");
     }
-    paths.delete(path);
+    if (this.#unwait(member, path)) return this.#tell(member);
+    if (!member.paths.delete(path)) return;
+    if (member.paths.size === 0 && member.waiting.size === 0) member.ignored = 0;
     // What ends and begins in the same turn comes by another way.
     this.#schedule(() => {
-      if (!this.#sessions.get(session)?.has(path)) this.#routes.get(path)?.remove(session);
+      const current = this.#sessions.get(session);
+      if (current?.paths.has(path)) return;
+      this.#routes.get(path)?.remove(session);
+      if (current === undefined) return;
+      if (current.waiting.size > 0) this.#fillSoon(current);
+      this.#tell(current);
     });
   }
 
-  /** The route of a broadcast, made if need be; `undefined` if there are too many. */
-  #routeOf(path: BroadcastPath): RelayRoute | undefined {
-    let route = this.#routes.get(path);
-    if (route !== undefined) return route;
-    if (this.#routes.size >= this.#maxBroadcasts) {
-      const message = `Cannot relay ${path}: there are ${this.#maxBroadcasts} broadcasts already`;
-      this.#report(new MoqError("announce", "internal", message));
-      return undefined;
+  /** Whether an application decides about what a session publishes, or nobody has to. */
+  #mayPublish(session: MoqSession): boolean {
+    return session.side === "client" || session.hasAuthorize || this.#allowsAnonymous;
+  }
+
+  /** How many of all places a session may have. */
+  #shareOf({ side, share }: SubscriberSession, places: number): number {
+    const part = share ?? (side === "client" ? 1 : this.#maxShare);
+    return Math.max(1, Math.floor(part * places));
+  }
+
+  /** How many broadcasts may come from a session, or from another relay. */
+  #placesOf({ from }: RelayMember): number {
+    // What the relays of a cluster hold is bounded there.
+    return "side" in from
+      ? this.#shareOf(from as MoqSession, this.#maxBroadcasts)
+      : this.#maxBroadcasts;
+  }
+
+  #hasRoom(path: BroadcastPath): boolean {
+    return this.#routes.has(path) || this.#routes.size < this.#maxBroadcasts;
+  }
+
+  /** Relays a broadcast, or has it wait for a place. */
+  #take(member: RelayMember, path: BroadcastPath, source: RelaySource): void {
+    const { paths, waiting } = member;
+    const places = this.#placesOf(member);
+    const isFull = !paths.has(path) && paths.size >= places;
+    if (!isFull && this.#hasRoom(path)) {
+      this.#unwait(member, path);
+      this.#place(member, path, source);
+      // Its share may be larger than it was.
+      if (waiting.size > 0) this.#fillSoon(member);
+      return this.#tell(member);
     }
-    route = new RelayRoute(path, this.#routeLink);
-    this.#routes.set(path, route);
-    return route;
+    if (waiting.has(path)) waiting.set(path, source);
+    else if (waiting.size < places && this.#waiting < this.#maxBroadcasts) {
+      waiting.set(path, source);
+      this.#waiting++;
+      if (!isFull) this.#queue.add(member);
+    } else member.ignored++;
+    this.#refuse(member, path, isFull ? "share" : "full");
+  }
+
+  #place(member: RelayMember, path: BroadcastPath, source: RelaySource): void {
+    member.paths.add(path);
+    let route = this.#routes.get(path);
+    if (route === undefined) {
+      route = new RelayRoute(path, this.#routeLink);
+      this.#routes.set(path, route);
+    }
+    route.add(source);
+  }
+
+  #unwait(member: RelayMember, path: BroadcastPath): boolean {
+    if (!member.waiting.delete(path)) return false;
+    this.#waiting--;
+    return true;
+  }
+
+  /** A place is free: at the end of this turn broadcasts that wait are relayed, in turns by session. */
+  #fillSoon(member?: RelayMember): void {
+    if (member !== undefined) this.#queue.add(member);
+    if (this.#isFilling || this.#queue.size === 0) return;
+    this.#isFilling = true;
+    this.#schedule(() => {
+      this.#isFilling = false;
+      if (!this.#isClosed) this.#fill();
+    });
+  }
+
+  #fill(): void {
+    // One that is added again is visited again, behind the others.
+    for (const member of this.#queue) {
+      const [next] = member.waiting;
+      const hasShare = member.paths.size < this.#placesOf(member);
+      if (next !== undefined && hasShare && !this.#hasRoom(next[0])) return;
+      this.#queue.delete(member);
+      // Without a share it comes back when one of its own broadcasts ends.
+      if (next === undefined || !hasShare) continue;
+      const [path, source] = next;
+      this.#unwait(member, path);
+      this.#place(member, path, source);
+      if (member.waiting.size > 0) this.#queue.add(member);
+      this.#tell(member);
+    }
+  }
+
+  /** Tells why a broadcast is not relayed: the application here, and the publisher if it asks. */
+  #refuse(member: RelayMember, path: BroadcastPath, reason: MoqRelayRefusal): void {
+    const isNew = member.reason !== reason;
+    member.reason = reason;
+    this.#tell(member);
+    if (!isNew) return;
+    const rule = {
+      anonymous:
+        "the session must have authorize, of listenMoq() or MoqSession.open(), or the relay allowAnonymousPublish",
+      share: `its session has ${this.#placesOf(member)} broadcasts already, see maxShare`,
+      full: `there are ${this.#maxBroadcasts} broadcasts already, see maxBroadcasts`,
+    }[reason];
+    const message = `Cannot relay ${path}: ${rule}`;
+    if (reason === "anonymous" && this.#onError === undefined) {
+      this.#console.tell("anonymous", message);
+    }
+    const name = reason === "anonymous" ? "bannedPrefix" : "internal";
+    this.#report(new MoqError("announce", name, message));
+  }
+
+  #tell(member: RelayMember): void {
+    if (member.waiting.size === 0 && member.ignored === 0 && member.reason !== "anonymous") {
+      member.reason = undefined;
+    }
+    member.changed(() => this.#placesOf(member));
+  }
+
+  /** Tells a session what became of its broadcasts. */
+  async #serveNotices(track: TrackWriter): Promise<void> {
+    const member = this.#sessions.get(track.session);
+    if (member === undefined || track.name !== NOTICES_TRACK) {
+      return track.closeWithError("notFound");
+    }
+    await member.serve(track, () => this.#placesOf(member));
+  }
+
+  #takeTrack(): boolean {
+    if (this.#tracks >= this.#maxTracks) {
+      for (const track of this.#idle) {
+        this.#idle.delete(track);
+        if (track.yieldPlace()) break;
+      }
+    }
+    if (this.#tracks >= this.#maxTracks) return false;
+    this.#tracks++;
+    return true;
   }
 
   #left(session: MoqSession): void {
     this.#forget(session);
+    this.#sessions.get(session)?.end();
     this.#sessions.delete(session);
   }
 
   #forget(session: MoqSession): void {
-    const paths = this.#sessions.get(session);
-    if (paths === undefined) return;
+    const member = this.#sessions.get(session);
+    if (member === undefined) return;
+    const { paths, waiting } = member;
+    this.#queue.delete(member);
+    this.#waiting -= waiting.size;
+    waiting.clear();
     for (const path of paths) this.#routes.get(path)?.remove(session);
     paths.clear();
   }

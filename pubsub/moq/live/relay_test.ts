@@ -1,5 +1,6 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { ProtocolError } from "../../../errors.ts";
 import {
   bytesOf,
   LIVE_VERSIONS,
@@ -13,7 +14,8 @@ import { MoqError } from "../wire/errors.ts";
 import { LiveTrack } from "./live_track.ts";
 import { TrackMux } from "../track/mux.ts";
 import { MoqRelay, type MoqRelayOptions } from "./relay.ts";
-import type { MoqSession } from "../session/session.ts";
+import { type MoqRelayNotice, NOTICES_PATH, relayNotices } from "./relay_notices.ts";
+import type { MoqSession, MoqSessionOptions } from "../session/session.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 import type { MoqVersion } from "../wire/versions.ts";
 
@@ -39,14 +41,18 @@ class Net implements AsyncDisposable {
   }
 
   relay(options: MoqRelayOptions = {}): MoqRelay {
-    const relay = new MoqRelay(options);
+    const relay = new MoqRelay({ allowAnonymousPublish: true, ...options });
     this.#relays.push(relay);
     return relay;
   }
 
   /** A client of a relay. */
-  async join(relay: MoqRelay, mux = new TrackMux()): Promise<LivePair> {
-    const pair = await livePair(this.version, { server: relay.mux, client: mux });
+  async join(
+    relay: MoqRelay,
+    mux = new TrackMux(),
+    options: Partial<MoqSessionOptions> = {},
+  ): Promise<LivePair> {
+    const pair = await livePair(this.version, { server: relay.mux, client: mux, options });
     void relay.accept(pair.server);
     this.#pairs.push(pair);
     return pair;
@@ -190,7 +196,7 @@ for (const version of LIVE_VERSIONS) {
     fresh.write("fresh");
     const group = await again.nextGroup();
     assertEquals(textOf((await group!.readFrame())!), "fresh");
-    assertEquals(relay.stats, { sessions: 2, broadcasts: 1, tracks: 1 });
+    assertEquals(relay.stats, { sessions: 2, broadcasts: 1, waiting: 0, tracks: 1 });
   });
 
   Deno.test(`MoqRelay hands on over three hops over ${version}`, async () => {
@@ -448,20 +454,275 @@ Deno.test("MoqRelay sees the end of a loop that nobody can see, where versions h
   }
 });
 
-Deno.test("MoqRelay relays no more broadcasts than it may", async () => {
+/** A mux with broadcasts that serve nothing. */
+function muxOf(...paths: readonly string[]): TrackMux {
+  const mux = new TrackMux();
+  for (const path of paths) mux.publish(path, () => {});
+  return mux;
+}
+
+/** What a relay announces. */
+function announced({ mux }: MoqRelay): string[] {
+  return mux.announcements("/").map(({ path }) => `${path}`);
+}
+
+function messages(errors: readonly unknown[]): string[] {
+  return errors.map((error) => (error as Error).message);
+}
+
+Deno.test("MoqRelay relays no more broadcasts than it may, and takes what waits when there is room", async () => {
   await using net = new Net("moq-lite-05");
   const errors: unknown[] = [];
-  const relay = net.relay({ maxBroadcasts: 1, onError: (error) => void errors.push(error) });
-  const mux = new TrackMux();
+  const relay = net.relay({
+    maxBroadcasts: 2,
+    maxShare: 1,
+    onError: (error) => void errors.push(error),
+  });
+  const mux = muxOf();
   const one = mux.publish("/one", () => {});
-  mux.publish("/two", () => {});
+  for (const path of ["/two", "/three", "/four", "/five"]) mux.publish(path, () => {});
   await net.join(relay, mux);
-  await until(() => errors.length === 1);
-  assertEquals(relay.mux.announcements("/").map(({ path }) => `${path}`), ["/one"]);
+  await until(() => relay.stats.waiting === 2);
+  await turns(10);
+  assertEquals(announced(relay), ["/one", "/two"]);
+  // As many wait as have a place, and the fifth is not kept; each reason is told once.
+  assertEquals([relay.stats.waiting, messages(errors)], [2, [
+    "Cannot relay /three: its session has 2 broadcasts already, see maxShare",
+  ]]);
   one.end();
-  await until(() => relay.stats.broadcasts === 0);
-  mux.publish("/three", () => {});
+  await until(() => announced(relay).includes("/three"));
+  assertEquals([announced(relay), relay.stats.waiting], [["/two", "/three"], 1]);
+});
+
+Deno.test("MoqRelay takes broadcasts that wait in turns by session, and forgets those that ended", async () => {
+  await using net = new Net("moq-lite-05");
+  const errors: unknown[] = [];
+  const relay = net.relay({
+    maxBroadcasts: 3,
+    maxShare: 1,
+    onError: (error) => void errors.push(error),
+  });
+  const first = muxOf();
+  const held = ["/1", "/2", "/3"].map((path) => first.publish(path, () => {}));
+  await net.join(relay, first);
+  await until(() => relay.mux.size === 3);
+  const second = muxOf("/a");
+  const gone = second.publish("/gone", () => {});
+  second.publish("/b", () => {});
+  await net.join(relay, second);
+  await until(() => relay.stats.waiting === 3);
+  const third = await net.join(relay, muxOf("/c"));
+  const fourth = await net.join(relay, muxOf("/d"));
+  await turns(20);
+  // Three wait already, as many as there are places.
+  assertEquals([relay.stats.waiting, messages(errors).map((text) => text.split(":")[0])], [3, [
+    "Cannot relay /a",
+    "Cannot relay /c",
+    "Cannot relay /d",
+  ]]);
+  gone.end();
+  await until(() => relay.stats.waiting === 2);
+  fourth.client.mux.publish("/e", () => {});
+  await until(() => relay.stats.waiting === 3);
+  for (const { end } of held) end();
+  await until(() => relay.stats.waiting === 0);
+  assertEquals(announced(relay).sort(), ["/a", "/b", "/e"]);
+  assertEquals(relay.stats.broadcasts, 3);
+  third.client.close();
+});
+
+Deno.test("MoqRelay keeps nothing of a session that left while its broadcasts wait", async () => {
+  await using net = new Net("moq-lite-05");
+  const relay = net.relay({ maxBroadcasts: 1, onError() {} });
+  const first = await net.join(relay, muxOf("/one"));
   await until(() => relay.mux.size === 1);
+  const second = await net.join(relay, muxOf("/two"));
+  await until(() => relay.stats.waiting === 1);
+  second.client.close();
+  await until(() => relay.stats.waiting === 0);
+  first.client.close();
+  await until(() => relay.stats.broadcasts === 0);
+  await turns(10);
+  assertEquals(announced(relay), []);
+});
+
+Deno.test("MoqRelay finds an honest publisher beside sessions that announce all they can", async () => {
+  await using net = new Net("moq-lite-05");
+  let told = 0;
+  const relay = net.relay({ maxBroadcasts: 500, onError: () => void told++ });
+  const flood = Array.from({ length: 1_000 }, (_, at) => `/flood/${at}`);
+  const floods = await Promise.all(
+    [1, 2, 3].map((at) => net.join(relay, muxOf(...flood.map((path) => `${path}/${at}`)))),
+  );
+  const viewer = await net.join(relay);
+  const reader = await viewer.client.acceptAnnounce("/live");
+  const publisher = new Publisher("/live");
+  await net.join(relay, publisher.mux);
+  assertEquals((await reader.next())?.path, "/live");
+  const track = await viewer.client.subscribe("/live", "x");
+  await until(() => publisher.live.subscribers === 1);
+  publisher.write("hello");
+  assertEquals((await track.nextGroup())?.sequence, 1);
+  await until(() => relay.stats.broadcasts === 31);
+  // 2 % of 500 for each, and as many that wait; one line for each.
+  assertEquals([relay.stats.broadcasts, relay.stats.waiting, told], [31, 30, 3]);
+  for (const { client } of floods) client.close();
+  await until(() => relay.stats.broadcasts === 1);
+  assertEquals([announced(relay), relay.stats.waiting], [["/live"], 0]);
+});
+
+Deno.test("MoqRelay gives a session the share that authorize says, and all to one that was dialed", async () => {
+  await using net = new Net("moq-lite-05");
+  const relay = net.relay({ maxBroadcasts: 100, onError() {} });
+  const paths = (name: string) => Array.from({ length: 40 }, (_, at) => `/${name}/${at}`);
+  const count = (name: string) =>
+    announced(relay).filter((path) => path.startsWith(`/${name}/`)).length;
+  await net.join(relay, muxOf(...paths("stranger")), { authorize: () => true });
+  await net.join(relay, muxOf(...paths("guest")), { authorize: () => ({ share: 0.1 }) });
+  const expiry = new Date(Date.now() + 60_000);
+  await net.join(relay, muxOf(...paths("relay")), {
+    authorize: () => ({ share: 1, until: expiry }),
+  });
+  await until(() => count("relay") === 40);
+  await until(() => count("guest") === 10 && count("stranger") === 2);
+  const dialed = await livePair("moq-lite-05", {
+    server: muxOf(...paths("upstream")),
+    client: relay.mux,
+  });
+  await using _dialed = dialed;
+  void relay.accept(dialed.client);
+  await until(() => count("upstream") === 40);
+});
+
+Deno.test("MoqRelay takes what waits once authorize gives its session a larger share", async () => {
+  await using net = new Net("moq-lite-05");
+  const relay = net.relay({ maxBroadcasts: 100, maxShare: 0.01, onError() {} });
+  let share = 0.01;
+  const mux = muxOf("/one", "/two");
+  await net.join(relay, mux, { authorize: () => ({ share }) });
+  await until(() => relay.stats.waiting === 1);
+  share = 1;
+  mux.publish("/three", () => {});
+  await until(() => relay.mux.size === 3);
+  assertEquals(relay.stats.waiting, 0);
+});
+
+for (const version of LIVE_VERSIONS) {
+  Deno.test(`MoqRelay lets nobody publish without authorize over ${version}`, async () => {
+    await using net = new Net(version);
+    const errors: unknown[] = [];
+    const relay = net.relay({
+      allowAnonymousPublish: false,
+      onError: (error) => void errors.push(error),
+    });
+    const anonymous = await net.join(relay, muxOf("/anonymous", "/another"));
+    await until(() => errors.length === 1);
+    const [error] = errors as [MoqError];
+    assertEquals([error.scope, error.reason, error.message], [
+      "announce",
+      "bannedPrefix",
+      "Cannot relay /anonymous: the session must have authorize, of listenMoq() or " +
+      "MoqSession.open(), or the relay allowAnonymousPublish",
+    ]);
+    await net.join(relay, muxOf("/known"), {
+      authorize: (_session, _path, action) => action === "publish",
+    });
+    await until(() => relay.mux.size === 1);
+    await turns(20);
+    assertEquals([announced(relay), relay.stats.broadcasts], [["/known"], 1]);
+    // It is refused its broadcasts, and nothing else.
+    const viewer = await anonymous.client.acceptAnnounce("/");
+    assertEquals((await viewer.next())?.path, "/known");
+    for await (const notice of relayNotices(anonymous.client)) {
+      assertEquals([notice.relayed, notice.reason], [0, "anonymous"]);
+      break;
+    }
+  });
+}
+
+Deno.test("MoqRelay prints that authorize is missing, once, where onError is not set", async () => {
+  await using net = new Net("moq-lite-05");
+  const relay = net.relay({ allowAnonymousPublish: false });
+  const lines: unknown[] = [];
+  const { warn } = console;
+  console.warn = (line: unknown) => void lines.push(line);
+  try {
+    for (const path of ["/one", "/two"]) {
+      const { client } = await net.join(relay, muxOf(path));
+      for await (const { reason } of relayNotices(client)) if (reason === "anonymous") break;
+    }
+  } finally {
+    console.warn = warn;
+  }
+  assertEquals(lines, [
+    "Skein: Cannot relay /one: the session must have authorize, of listenMoq() or " +
+    "MoqSession.open(), or the relay allowAnonymousPublish",
+  ]);
+});
+
+for (const version of LIVE_VERSIONS) {
+  Deno.test(`relayNotices() tells a publisher why its broadcasts are not relayed over ${version}`, async () => {
+    await using net = new Net(version);
+    const relay = net.relay({ maxBroadcasts: 1, onError() {} });
+    const other = await net.join(relay, muxOf("/other"));
+    await until(() => relay.mux.size === 1);
+    const mux = muxOf();
+    const { client } = await net.join(relay, mux);
+    const notices = relayNotices(client);
+    const notice = async (isRight: (notice: MoqRelayNotice) => boolean) => {
+      while (true) {
+        const { value, done } = await notices.next();
+        if (done) throw new Error("There are no more notices");
+        if (isRight(value)) return value;
+      }
+    };
+    const none = { relayed: 0, places: 1, waiting: [], waitingCount: 0, ignored: 0, reason: null };
+    assertEquals(await notice(() => true), none);
+    const one = mux.publish("/one", () => {});
+    assertEquals(await notice(({ reason }) => reason !== null), {
+      ...none,
+      waiting: ["/one"],
+      waitingCount: 1,
+      reason: "full",
+    });
+    mux.publish("/two", () => {});
+    assertEquals((await notice(({ ignored }) => ignored === 1)).waiting, ["/one"]);
+    other.client.close();
+    assertEquals((await notice(({ relayed }) => relayed === 1)).waitingCount, 0);
+    one.end();
+    assertEquals(await notice(({ relayed }) => relayed === 0), none);
+    await notices.return?.();
+  });
+}
+
+Deno.test("relayNotices() tells each session of its own broadcasts, and others nothing", async () => {
+  await using net = new Net("moq-lite-05");
+  const relay = net.relay();
+  const { client } = await net.join(relay);
+  const wrong = await client.subscribe(NOTICES_PATH, "other");
+  assertEquals((await assertRejects(() => wrong.ready, MoqError)).reason, "notFound");
+  // A session that was not accepted has nothing relayed.
+  const stranger = await livePair("moq-lite-05", { server: relay.mux });
+  await using _stranger = stranger;
+  await assertRejects(() => relayNotices(stranger.client).next(), MoqError);
+  const notices = relayNotices(client);
+  assertEquals((await notices.next()).value.relayed, 0);
+  relay.close();
+  await assertRejects(() => notices.next(), MoqError);
+  assertEquals(relay.mux.route(NOTICES_PATH), undefined);
+});
+
+Deno.test("relayNotices() rejects what is no notice", async () => {
+  const frames = ["?", "null", "{}", `{"relayed":-1}`];
+  for (const frame of frames) {
+    const mux = new TrackMux();
+    mux.handle(NOTICES_PATH, async (track) => {
+      await using group = await track.openGroup();
+      await group.writeFrame(bytesOf(frame));
+    });
+    await using pair = await livePair("moq-lite-05", { server: mux });
+    await assertRejects(() => relayNotices(pair.client).next(), ProtocolError);
+  }
 });
 
 Deno.test("MoqRelay unsubscribes where the subscriber left before it was served", async () => {
@@ -496,6 +757,51 @@ Deno.test("MoqRelay refuses more tracks than it may have", async () => {
   one.close();
 });
 
+Deno.test("MoqRelay refuses a session more tracks than its share, and no other session", async () => {
+  await using net = new Net("moq-lite-04");
+  const relay = net.relay({ maxTracks: 100 });
+  const publisher = new Publisher("/live");
+  await net.join(relay, publisher.mux);
+  await until(() => relay.mux.size === 1);
+  const greedy = await net.join(relay);
+  const [one, same, two, three] = await Promise.all(
+    ["one", "one", "two", "three"].map((name) => greedy.client.subscribe("/live", name)),
+  );
+  for (const track of [one, same, two]) await track!.ready;
+  assertEquals((await assertRejects(() => three!.ready, MoqError)).reason, "internal");
+  // One of the two subscriptions of a track is not all of them.
+  same!.close();
+  await turns(20);
+  await assertRejects(async () => (await greedy.client.subscribe("/live", "four")).ready, MoqError);
+  one!.close();
+  await turns(20);
+  await (await greedy.client.subscribe("/live", "four")).ready;
+  const other = await net.join(relay);
+  await (await other.client.subscribe("/live", "three")).ready;
+  const relayed = await net.join(relay, new TrackMux(), { authorize: () => ({ share: 1 }) });
+  for (let at = 0; at < 20; at++) await (await relayed.client.subscribe("/live", `${at}`)).ready;
+});
+
+Deno.test("MoqRelay gives the place of a track without subscribers to one that needs it", async () => {
+  await using net = new Net("moq-lite-04");
+  const relay = net.relay({ maxTracks: 2, maxShare: 1, lingerMs: 3_600_000 });
+  const publisher = new Publisher("/live");
+  await net.join(relay, publisher.mux);
+  await until(() => relay.mux.size === 1);
+  const { client } = await net.join(relay);
+  const [old, used] = await Promise.all(
+    ["old", "used"].map((name) => client.subscribe("/live", name)),
+  );
+  await Promise.all([old!.ready, used!.ready]);
+  old!.close();
+  await until(() => publisher.live.subscribers === 2);
+  await turns(20);
+  await (await client.subscribe("/live", "new")).ready;
+  await until(() => publisher.live.subscribers === 2);
+  assertEquals([relay.stats.tracks], [2]);
+  await assertRejects(async () => (await client.subscribe("/live", "more")).ready, MoqError);
+});
+
 Deno.test("Publication.reannounce() tells another way, and subscriptions stay", async () => {
   const mux = new TrackMux();
   const live = new LiveTrack();
@@ -527,6 +833,13 @@ Deno.test("MoqRelay.accept() refuses what makes no sense", async () => {
   assertThrows(() => relay.accept(client), TypeError);
   relay.close();
   assertThrows(() => new MoqRelay({ maxTracks: 0 }), RangeError);
+  for (const maxShare of [0, -1, 1.1, NaN]) {
+    assertThrows(
+      () => new MoqRelay({ maxShare }),
+      RangeError,
+      `Cannot create relay: maxShare must be above 0 and up to 1, received ${maxShare}`,
+    );
+  }
 });
 
 function served(pairs: readonly LivePair[]): number {

@@ -384,7 +384,7 @@ export class MoqServer implements AsyncDisposable {
  *   await group.writeFrame(new TextEncoder().encode("hello"));
  *   await group.close();
  * });
- * await using server = listenMoq({ mux });
+ * await using server = listenMoq({ mux, authorize: (_session, _path, action) => action !== "publish" });
  * const serverCertificateHashes = server.certificateHashes;
  * for (const url of [server.url, server.quicUrl, server.webSocketUrl]) {
  *   await using session = await dialMoq(url, { serverCertificateHashes });

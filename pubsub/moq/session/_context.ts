@@ -36,6 +36,8 @@ export interface SessionContext {
   mux: TrackMux;
   /** Decides what the peer may do; everything without it. */
   readonly authorize: MoqAuthorize | undefined;
+  /** The part of a relay's places that `authorize` gave to the peer; the relay's default without it. */
+  share: number | undefined;
   /** Its limits. */
   readonly limits: Required<MoqLimits>;
   /** Calls back at the end of this turn of the event loop. */

@@ -3,9 +3,11 @@
  *
  * @module
  */
+import { describe } from "../../../session/envelope.ts";
 import { MAX_TIMER_MS } from "../../../transport/within.ts";
 import type { SessionContext } from "./_context.ts";
 import type { MoqAction, MoqGrant } from "./access.ts";
+import { checkShare } from "./limits.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 
 /**
@@ -15,7 +17,8 @@ import type { BroadcastPath } from "../wire/path.ts";
  * @returns Whether it does.
  */
 export function isGranted(grant: MoqGrant): boolean {
-  return typeof grant === "boolean" ? grant : grant.until.getTime() > Date.now();
+  if (typeof grant === "boolean") return grant;
+  return !("until" in grant) || grant.until.getTime() > Date.now();
 }
 
 /**
@@ -26,7 +29,7 @@ export function isGranted(grant: MoqGrant): boolean {
  * @returns Dispose of it when nobody needs the grant any more.
  */
 export function watchGrant(grant: MoqGrant, onExpired: () => void): Disposable {
-  if (typeof grant === "boolean") return { [Symbol.dispose]() {} };
+  if (typeof grant === "boolean" || !("until" in grant)) return { [Symbol.dispose]() {} };
   let timer: ReturnType<typeof setTimeout> | undefined;
   const wait = () => {
     const leftMs = grant.until.getTime() - Date.now();
@@ -43,7 +46,7 @@ export function watchGrant(grant: MoqGrant, onExpired: () => void): Disposable {
  * @param context The session.
  * @param path What it is about.
  * @param action What the peer wants.
- * @returns The grant; no, where the application threw.
+ * @returns The grant; no, where the application threw, or gave a grant that makes no sense.
  */
 export async function decide(
   context: SessionContext,
@@ -53,11 +56,32 @@ export async function decide(
   const { authorize, session } = context;
   if (authorize === undefined) return true;
   try {
-    return await authorize(session, path, action);
+    const grant = await authorize(session, path, action);
+    checkGrant(grant);
+    if (typeof grant !== "boolean" && grant.share !== undefined) context.share = grant.share;
+    return grant;
   } catch (error) {
     context.report(error);
     return false;
   }
+}
+
+/** A program without types may answer anything: what cannot be read is a no. */
+function checkGrant(grant: MoqGrant): void {
+  if (typeof grant === "boolean") return;
+  const given: unknown = grant;
+  if (typeof given !== "object" || given === null || !("until" in given || "share" in given)) {
+    throw new TypeError(
+      `Cannot authorize: a grant must be a boolean or have until or share, received ${
+        describe(given)
+      }`,
+    );
+  }
+  const { until, share } = given as { readonly until?: unknown; readonly share?: unknown };
+  if ("until" in given && !(until instanceof Date)) {
+    throw new TypeError(`Cannot authorize: until must be a Date, received ${describe(until)}`);
+  }
+  if (share !== undefined) checkShare("authorize: share", share);
 }
 
 /** The grants of the paths that a peer announced, each until it is over, or nobody needs it. */

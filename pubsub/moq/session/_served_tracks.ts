@@ -161,6 +161,7 @@ export class ServedTracks {
     };
     let isOk = false;
     return {
+      session: context.session,
       timestamps: traits.timestamps,
       resets: connection.capabilities.resetCodes,
       buffers: context.mux.buffers,

@@ -13,12 +13,20 @@ import type { MoqSession } from "./session.ts";
 export type MoqAction = "publish" | "subscribe" | "announce";
 
 /**
- * Yes, no, or yes until then. What was allowed ends with it, and nothing else: a subscription is refused
- * as `unauthorized`, a fetch breaks off, announcements are told as ended. A broadcast that the peer
- * announced is told as ended here, and the stream that it came by is closed as `bannedPrefix`: no
- * version has a word for one path.
+ * Yes, no, or yes with conditions.
+ *
+ * - **`until`:** the end of the grant. What was allowed ends with it, and nothing else: a subscription is
+ *   refused as `unauthorized`, a fetch breaks off, announcements are told as ended. A broadcast that the
+ *   peer announced is told as ended here, and the stream that it came by is closed as `bannedPrefix`: no
+ *   version has a word for one path.
+ * - **`share`:** the part of a relay's `maxBroadcasts` and `maxTracks` that the session may take from now
+ *   on, above 0 and up to 1, in place of the relay's `maxShare`; 1 for another relay. It holds until
+ *   another grant of the session says otherwise.
  */
-export type MoqGrant = boolean | { readonly until: Date };
+export type MoqGrant =
+  | boolean
+  | { readonly until: Date; readonly share?: number }
+  | { readonly share: number };
 
 /**
  * Decides what a peer may do: asked for each subscription, fetch and question about a track
@@ -30,7 +38,7 @@ export type MoqGrant = boolean | { readonly until: Date };
  *   since a code would end a session of moq-rs.
  * - **Slow** decisions hold up nothing but what they are about, and the announcements behind it on the same
  *   stream. After the end of the session they count for nothing.
- * - **What it throws** is a no, and goes to `onError`.
+ * - **What it throws** is a no, and goes to `onError`; so is a grant that makes no sense.
  *
  * @example Everybody watches, for an hour; nobody publishes
  * ```ts

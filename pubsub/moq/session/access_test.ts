@@ -322,3 +322,40 @@ Deno.test("authorize gets the session that asks", async () => {
   await turns();
   assertEquals(sessions, [ends.server]);
 });
+
+Deno.test("authorize that answers what is no grant refuses, and is reported", async () => {
+  const cases: [unknown, string][] = [
+    [undefined, "a grant must be a boolean or have until or share, received undefined"],
+    ["yes", "a grant must be a boolean or have until or share, received a string"],
+    [{}, "a grant must be a boolean or have until or share, received Object"],
+    [{ until: undefined }, "until must be a Date, received undefined"],
+    [{ until: undefined, share: 1 }, "until must be a Date, received undefined"],
+    [{ share: 0 }, "share must be above 0 and up to 1, received 0"],
+    [{ share: 2 }, "share must be above 0 and up to 1, received 2"],
+  ];
+  for (const [grant, rule] of cases) {
+    const errors: unknown[] = [];
+    const { mux } = published("/live");
+    await using ends = await moqEnds("moq-lite-04", {
+      mux,
+      authorize: () => grant as MoqGrant,
+      onError: (error) => void errors.push(error),
+    });
+    const track = await ends.client.subscribe("/live", "x");
+    assertEquals((await assertRejects(() => track.ready, MoqError)).reason, "unauthorized");
+    assertEquals(errors.map((error) => (error as Error).message), [`Cannot authorize: ${rule}`]);
+    assertEquals(ends.server.share, undefined);
+  }
+});
+
+Deno.test("authorize gives a session a share, which holds until another one is given", async () => {
+  const { mux } = published("/one", "/two");
+  const { authorize } = rule({ "subscribe /one": { share: 0.5 }, "subscribe /two": true });
+  await using ends = await moqEnds("moq-lite-04", { mux, authorize });
+  assertEquals([ends.server.hasAuthorize, ends.client.hasAuthorize], [true, false]);
+  assertEquals(ends.server.share, undefined);
+  for (const path of ["/one", "/two"]) {
+    await (await ends.client.subscribe(path, "x")).ready;
+    assertEquals(ends.server.share, 0.5);
+  }
+});

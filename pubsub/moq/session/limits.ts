@@ -50,3 +50,15 @@ export function sessionLimits(limits: MoqLimits = {}): Required<MoqLimits> {
   }
   return all;
 }
+
+/**
+ * Checks a part of the places of a relay.
+ *
+ * @param what Names it in the error.
+ * @param share The part.
+ * @throws {RangeError} If it is not a number above 0 and up to 1.
+ */
+export function checkShare(what: string, share: unknown): void {
+  if (typeof share === "number" && share > 0 && share <= 1) return;
+  throw new RangeError(`Cannot ${what} must be above 0 and up to 1, received ${String(share)}`);
+}

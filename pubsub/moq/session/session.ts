@@ -117,6 +117,7 @@ export class MoqSession implements AsyncDisposable {
       traits,
       mux,
       authorize,
+      share: undefined,
       limits: sessionLimits(limits),
       schedule: platformSchedule(),
       signal: this.#controller.signal,
@@ -254,6 +255,16 @@ export class MoqSession implements AsyncDisposable {
   /** Whether the session is over. */
   get isClosed(): boolean {
     return this.#controller.signal.aborted;
+  }
+
+  /** Whether an `authorize` decides what the peer may do. */
+  get hasAuthorize(): boolean {
+    return this.#context.authorize !== undefined;
+  }
+
+  /** The part of a relay's places that `authorize` gave to the peer; `undefined` for the relay's default. */
+  get share(): number | undefined {
+    return this.#context.share;
   }
 
   /** Subscriptions of the peer that are served now. */

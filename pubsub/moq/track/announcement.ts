@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { MoqErrorName } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 import { Waiters } from "./_waiters.ts";
@@ -63,7 +64,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
   readonly settled: Promise<void>;
 
   readonly #settled: PromiseWithResolvers<void> = Promise.withResolvers();
-  readonly #leave: (reason: "uninterested") => void;
+  readonly #leave: (reason: MoqErrorName) => void;
   readonly #known = new Map<BroadcastPath, Announcement>();
   readonly #pending = new Map<BroadcastPath, Announcement[]>();
   /** Stays where it is: from the front a map would be searched past all that was taken. */
@@ -74,7 +75,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
   #isOver = false;
 
   /** Is made by `MoqSession.acceptAnnounce()`. */
-  constructor(prefix: BroadcastPath, leave: (reason: "uninterested") => void) {
+  constructor(prefix: BroadcastPath, leave: (reason: MoqErrorName) => void) {
     this.prefix = prefix;
     this.settled = this.#settled.promise;
     this.#leave = leave;
@@ -106,12 +107,16 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
     return this.#waiters.loop(() => this.close());
   }
 
-  /** Wants no more. Idempotent. */
-  close(): void {
+  /**
+   * Wants no more. Idempotent.
+   *
+   * @param reason Told to the peer, where the wire can.
+   */
+  close(reason: MoqErrorName = "uninterested"): void {
     if (this.#isOver) return;
     this.#pending.clear();
     this.end();
-    this.#leave("uninterested");
+    this.#leave(reason);
   }
 
   /** Wants no more; called by `await using`. */

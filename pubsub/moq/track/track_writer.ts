@@ -13,7 +13,7 @@ import { LinkedList } from "../../../transport/linked_list.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { type MissedGroups, MoqError } from "../wire/errors.ts";
 import { GroupWriter, type GroupWriterOptions } from "./group_writer.ts";
-import type { TrackWriterLink } from "./track_writer_link.ts";
+import type { SubscriberSession, TrackWriterLink } from "./track_writer_link.ts";
 import { encodeGroupHead, type SubscribeFields } from "../wire/messages.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 
@@ -116,6 +116,15 @@ export class TrackWriter implements AsyncDisposable {
   /** Aborted when the subscriber left, the track was closed here, or the session ended; its reason says which. */
   get signal(): AbortSignal {
     return this.#controller.signal;
+  }
+
+  /**
+   * The session of the subscriber.
+   *
+   * @ignore
+   */
+  get session(): SubscriberSession {
+    return this.#link.session;
   }
 
   /** Whether nothing more can be written. */

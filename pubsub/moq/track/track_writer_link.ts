@@ -9,8 +9,18 @@ import type { MissedGroups } from "../wire/errors.ts";
 import type { SubscribeFields } from "../wire/messages.ts";
 import type { WriteBuffers } from "./write_buffers.ts";
 
+/** The session of a subscriber, as far as a relay asks. */
+export interface SubscriberSession {
+  /** Which end of it this is. */
+  readonly side: "client" | "server";
+  /** The part of a relay's places that `authorize` gave to the peer; `undefined` for the relay's default. */
+  readonly share: number | undefined;
+}
+
 /** What a subscription needs of its session. */
 export interface TrackWriterLink {
+  /** The session. */
+  readonly session: SubscriberSession;
   /** Frames carry timestamps. */
   readonly timestamps: boolean;
   /** The wire tells the peer of a reset. */

@@ -1,0 +1,123 @@
+/**
+ * A track by which a relay tells a publisher why its broadcasts are not relayed.
+ *
+ * @module
+ */
+import { ProtocolError } from "../../../errors.ts";
+import type { MoqSession } from "../session/session.ts";
+import { MoqError } from "../wire/errors.ts";
+import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
+
+/** The broadcast of the notices; it is not announced. */
+export const NOTICES_PATH: BroadcastPath = broadcastPath("/.skein/relay");
+
+/** The track of the notices. */
+export const NOTICES_TRACK = "notices";
+
+/** Paths in one notice; `waitingCount` counts all. */
+export const MAX_NOTICE_PATHS = 64;
+
+/**
+ * Why a relay does not relay a broadcast: the session has as many as its share (`share`), the relay has as
+ * many as it may (`full`), or no `authorize` decides about the session (`anonymous`).
+ */
+export type MoqRelayRefusal = "share" | "full" | "anonymous";
+
+/** What a relay made of the announcements of one session. */
+export interface MoqRelayNotice {
+  /** Broadcasts of the session that are relayed. */
+  readonly relayed: number;
+  /** Broadcasts that the session may have relayed at once. */
+  readonly places: number;
+  /** Broadcasts that are relayed as soon as there is room: the oldest 64. */
+  readonly waiting: readonly string[];
+  /** All of these. */
+  readonly waitingCount: number;
+  /** Announcements that were not kept: they have to be made again. */
+  readonly ignored: number;
+  /** Why the last one was not relayed; `null` while all are. */
+  readonly reason: MoqRelayRefusal | null;
+}
+
+/**
+ * Asks a relay of Skein what became of the broadcasts that this session announced: the state of now, and
+ * then each change. The relay answers the session that asks about its own broadcasts alone.
+ *
+ * @example A relay without room
+ * ```ts
+ * import { MoqRelay, MoqSession, relayNotices, TrackMux } from "@skein/skein/moq";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using relay = new MoqRelay({ maxBroadcasts: 1 });
+ * const mux = new TrackMux();
+ * const one = mux.publish("/one", () => {});
+ * mux.publish("/two", () => {});
+ * const pair = memoryPair({ protocol: "moq-lite-05" });
+ * const [publisher, relayed] = await Promise.all([
+ *   MoqSession.open(pair.client, { side: "client", mux }),
+ *   MoqSession.open(pair.server, { side: "server", mux: relay.mux, authorize: () => true }),
+ * ]);
+ * await using _publisher = publisher;
+ * void relay.accept(relayed);
+ *
+ * for await (const { waiting, relayed } of relayNotices(publisher)) {
+ *   if (waiting.includes("/two")) one.end(); // Makes room for it.
+ *   else if (!one.isActive && relayed === 1) break;
+ * }
+ * assertEquals(relay.mux.announcements("/").map(({ path }) => `${path}`), ["/two"]);
+ * ```
+ *
+ * @param session The session with the relay.
+ * @param options Ends it.
+ * @returns The notices; a slow reader gets the newest one.
+ * @throws {MoqError} If the peer is no relay of Skein, its `authorize` refuses `/.skein/relay`, or the
+ * session ends.
+ * @throws {ProtocolError} If a notice makes no sense.
+ */
+export async function* relayNotices(
+  session: Pick<MoqSession, "subscribe">,
+  options: { readonly signal?: AbortSignal } = {},
+): AsyncIterableIterator<MoqRelayNotice> {
+  await using track = await session.subscribe(NOTICES_PATH, NOTICES_TRACK, {
+    ...options,
+    maxQueuedGroups: 16,
+  });
+  let last = -1;
+  while (true) {
+    try {
+      const group = await track.nextGroup();
+      if (group === null) return;
+      if (group.sequence < last) continue; // A newer one overtook it.
+      const frame = await group.readFrame();
+      if (frame === null) continue;
+      last = group.sequence;
+      yield readNotice(frame);
+    } catch (error) {
+      // An old notice was given up for a newer one.
+      if (!(error instanceof MoqError && error.scope === "group")) throw error;
+    }
+  }
+}
+
+function readNotice(frame: Uint8Array): MoqRelayNotice {
+  let value: unknown;
+  try {
+    value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(frame));
+  } catch (cause) {
+    throw new ProtocolError("Cannot read notice: it must be JSON", { cause });
+  }
+  const { relayed, places, waiting, waitingCount, ignored, reason } =
+    (typeof value === "object" && value !== null ? value : {}) as Partial<MoqRelayNotice>;
+  const isRight = [relayed, places, waitingCount, ignored].every(isCount) &&
+    Array.isArray(waiting) && waiting.every((path) => typeof path === "string") &&
+    (reason === null || ["share", "full", "anonymous"].includes(reason as string));
+  if (!isRight) {
+    throw new ProtocolError("Cannot read notice: a member is missing, or of a wrong type");
+  }
+  return { relayed, places, waiting, waitingCount, ignored, reason } as MoqRelayNotice;
+}
+
+function isCount(value: unknown): boolean {
+  return Number.isSafeInteger(value) && value as number >= 0;
+}
