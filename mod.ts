@@ -343,4 +343,5 @@ export {
   WebTransportSendStream,
   type WebTransportSendStreamOptions,
   type WebTransportSendStreamStats,
+  WebTransportWriter,
 } from "./transport/webtransport_client.ts";

@@ -107,6 +107,7 @@ export {
   WebTransportSendStream,
   type WebTransportSendStreamOptions,
   type WebTransportSendStreamStats,
+  WebTransportWriter,
 } from "./webtransport_client.ts";
 export { webTransportLeg } from "./webtransport_leg.ts";
 export type { WebTransportDialer } from "./webtransport_leg.ts";

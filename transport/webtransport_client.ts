@@ -31,6 +31,7 @@ export {
   WebTransportSendStream,
   type WebTransportSendStreamOptions,
   type WebTransportSendStreamStats,
+  WebTransportWriter,
 } from "./h3/web_transport.ts";
 export type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";
 

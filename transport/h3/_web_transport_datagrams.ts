@@ -7,6 +7,7 @@ import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
 import type { DatagramQueues } from "./_web_transport_datagram_queues.ts";
 import { invalidState } from "./_web_transport_error.ts";
 import { toInteger } from "./_send_order.ts";
+import { constructible, defineInterface } from "./_web_idl.ts";
 import { viewOf } from "./_web_transport_options.ts";
 import type {
   ForeignGroupError,
@@ -92,16 +93,24 @@ export class DatagramSink implements UnderlyingSink<Uint8Array> {
 
 /** A writable end for datagrams. Its chunks are bytes: anything that is a `BufferSource`. */
 export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
+  static {
+    defineInterface(this, {
+      name: "WebTransportDatagramsWritable",
+      members: ["sendGroup", "sendOrder"],
+    });
+  }
+
   readonly #sink: DatagramSink;
 
   /**
-   * @ignore Creates a writable end; `createWritable()` does.
+   * @ignore Creates a writable end; only `createWritable()` can.
    *
    * @param sink What is behind it.
    */
-  constructor(sink: DatagramSink) {
-    super(sink);
-    this.#sink = sink;
+  constructor(sink: DatagramSink | undefined = undefined) {
+    const checked = constructible(sink, DatagramSink);
+    super(checked);
+    this.#sink = checked;
   }
 
   /** Higher goes first, among datagrams. */
@@ -133,16 +142,19 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
   }
 }
 
-/** Datagrams in both directions. */
-export class WebTransportDatagramDuplexStream implements DatagramDuplex {
-  readonly #owner: DatagramsOwner;
-  readonly #queues: DatagramQueues;
-  readonly #open: Set<DatagramSink>;
-  readonly #readable: ReadableStream<Uint8Array>;
-  #writable: WebTransportDatagramsWritable | undefined = undefined;
+/** What is behind the datagrams of a session. */
+export class DatagramEnds {
+  /** What they are part of. */
+  readonly owner: DatagramsOwner;
+  /** Those that came. */
+  readonly readable: ReadableStream<Uint8Array>;
+  /** Where datagrams wait. */
+  readonly queues: DatagramQueues;
+  /** Lists the writable ends that are open. */
+  readonly open: Set<DatagramSink>;
 
   /**
-   * @ignore Creates the datagrams of a session; `datagrams` of a `WebTransport` has them.
+   * Joins both directions.
    *
    * @param owner What they are part of.
    * @param readable Those that came.
@@ -153,10 +165,47 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
     readable: ReadableStream<Uint8Array>,
     behind: { readonly queues: DatagramQueues; readonly open: Set<DatagramSink> },
   ) {
+    this.owner = owner;
+    this.readable = readable;
+    this.queues = behind.queues;
+    this.open = behind.open;
+  }
+}
+
+/** Datagrams in both directions. */
+export class WebTransportDatagramDuplexStream implements DatagramDuplex {
+  static {
+    defineInterface(this, {
+      name: "WebTransportDatagramDuplexStream",
+      members: [
+        "createWritable",
+        "readable",
+        "maxDatagramSize",
+        "incomingMaxAge",
+        "outgoingMaxAge",
+        "incomingMaxBufferedDatagrams",
+        "outgoingMaxBufferedDatagrams",
+      ],
+    });
+  }
+
+  readonly #owner: DatagramsOwner;
+  readonly #queues: DatagramQueues;
+  readonly #open: Set<DatagramSink>;
+  readonly #readable: ReadableStream<Uint8Array>;
+  #writable: WebTransportDatagramsWritable | undefined = undefined;
+
+  /**
+   * @ignore Creates the datagrams of a session; only a `WebTransport` can.
+   *
+   * @param ends What is behind them.
+   */
+  constructor(ends: DatagramEnds | undefined = undefined) {
+    const { owner, readable, queues, open } = constructible(ends, DatagramEnds);
     this.#owner = owner;
     this.#readable = readable;
-    this.#queues = behind.queues;
-    this.#open = behind.open;
+    this.#queues = queues;
+    this.#open = open;
   }
 
   /** Datagrams that came; the oldest unread are dropped. */

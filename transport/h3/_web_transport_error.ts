@@ -5,6 +5,7 @@
  */
 import { H3Error } from "./error_codes.ts";
 import type { SessionErrors } from "./session_errors.ts";
+import { defineInterface } from "./_web_idl.ts";
 
 /** The largest code there is. */
 const MAX_CODE = 0xffff_ffff;
@@ -41,6 +42,13 @@ export interface WebTransportErrorOptions extends ErrorOptions {
  * @see {@link https://www.w3.org/TR/webtransport/#web-transport-error-interface | WebTransport}
  */
 export class WebTransportError extends DOMException {
+  static {
+    defineInterface(this, {
+      name: "WebTransportError",
+      members: ["source", "streamErrorCode"],
+    });
+  }
+
   readonly #source: "stream" | "session";
   readonly #streamErrorCode: number | null;
 

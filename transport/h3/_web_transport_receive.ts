@@ -5,6 +5,7 @@
  */
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
 import type { StreamHalf } from "./stream_halves.ts";
+import { constructible, defineInterface } from "./_web_idl.ts";
 import type { StreamsOwner } from "./_web_transport_send.ts";
 
 /** Counters of a stream that receives. */
@@ -118,17 +119,26 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
 /** A stream that receives: a byte stream, so that it can be read with a BYOB reader too. */
 export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBuffer>>
   implements ReceiveStream {
+  static {
+    defineInterface(this, {
+      name: "WebTransportReceiveStream",
+      members: ["getStats"],
+      promises: ["getStats"],
+    });
+  }
+
   readonly #source: ReceiveSource;
 
   /**
-   * @ignore Creates a stream; the session does.
+   * @ignore Creates a stream; only the session can.
    *
    * @param source What is behind it.
    */
-  constructor(source: ReceiveSource) {
+  constructor(source: ReceiveSource | undefined = undefined) {
+    const checked = constructible(source, ReceiveSource);
     // The types know no class of byte streams.
-    super(source as unknown as UnderlyingDefaultSource, { highWaterMark: 0 });
-    this.#source = source;
+    super(checked as unknown as UnderlyingDefaultSource, { highWaterMark: 0 });
+    this.#source = checked;
   }
 
   /** The same without a web stream; use either. */

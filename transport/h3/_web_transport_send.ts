@@ -7,6 +7,7 @@
 import type { DirectWritable, SendStream } from "../connection.ts";
 import { toInteger, wireOrder } from "./_send_order.ts";
 import type { StreamHalf, StreamHalves } from "./stream_halves.ts";
+import { constructible, defineInterface } from "./_web_idl.ts";
 import { viewOf } from "./_web_transport_options.ts";
 
 /** Counters of a stream that sends; what the runtime does not tell is absent. */
@@ -43,11 +44,11 @@ export interface WebTransportSendStreamOptions extends WebTransportSendOptions {
 }
 
 /** What the streams of a group have in common. */
-export interface GroupState {
+export class GroupState {
   /** Those that are open. */
-  readonly streams: Set<SendSource>;
+  readonly streams: Set<SendSource> = new Set();
   /** Bytes written to those that ended. */
-  endedBytes: number;
+  endedBytes = 0;
 }
 
 /** What it is to name the group of another session: as an option, or set later. */
@@ -69,6 +70,8 @@ export interface StreamsOwner {
 export interface OrderedWritable extends DirectWritable {
   /** Higher goes first. */
   sendOrder: number;
+  /** Writes bytes if there is credit for all of them now; `undefined` if there is not. */
+  writeAtOnce(bytes: Uint8Array): Promise<void> | undefined;
 }
 
 /**
@@ -76,15 +79,23 @@ export interface OrderedWritable extends DirectWritable {
  * one sequence of numbers for all, and `sendOrder` decides across groups.
  */
 export class WebTransportSendGroup {
+  static {
+    defineInterface(this, {
+      name: "WebTransportSendGroup",
+      members: ["getStats"],
+      promises: ["getStats"],
+    });
+  }
+
   readonly #state: GroupState;
 
   /**
-   * @ignore Creates a group; `createSendGroup()` does.
+   * @ignore Creates a group; only `createSendGroup()` can.
    *
    * @param state What its streams have in common.
    */
-  constructor(state: GroupState) {
-    this.#state = state;
+  constructor(state: GroupState | undefined = undefined) {
+    this.#state = constructible(state, GroupState);
   }
 
   /**
@@ -96,6 +107,18 @@ export class WebTransportSendGroup {
     let bytesWritten = this.#state.endedBytes;
     for (const { bytes } of this.#state.streams) bytesWritten += bytes;
     return Promise.resolve({ bytesWritten });
+  }
+}
+
+/** A chunk of which all is sent, or nothing. */
+class AtomicChunk {
+  /** The chunk, as it was given. */
+  readonly chunk: unknown;
+  /** Set if it was not sent. */
+  failure: DOMException | undefined = undefined;
+
+  constructor(chunk: unknown) {
+    this.chunk = chunk;
   }
 }
 
@@ -113,6 +136,10 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
 
   readonly #owner: StreamsOwner;
   readonly #half: OrderedWritable;
+  /** Chunks that wait for the one under way. */
+  #pending = 0;
+  /** Atomic writes among them. */
+  readonly #atomic = new Set<AtomicChunk>();
   #controller: WritableStreamDefaultController | undefined = undefined;
   #closing: PromiseWithResolvers<void> | undefined = undefined;
   #group: GroupState | undefined;
@@ -135,6 +162,17 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     this.#group = owner.groupOf(sendGroup, "TypeError");
     this.#group?.streams.add(this);
     owner.halves.add(this);
+  }
+
+  /** The usual strategy, which counts the chunks. */
+  get strategy(): QueuingStrategy<Uint8Array> {
+    return {
+      highWaterMark: 1,
+      size: () => {
+        this.#pending++;
+        return 1;
+      },
+    };
   }
 
   /** The half, for who wants no web stream. */
@@ -179,8 +217,26 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     }, { once: true });
   }
 
+  /** Has all of a chunk sent, or nothing; see {@linkcode WebTransportWriter.atomicWrite}. */
+  async writeAtomic(given: unknown, writer: WebTransportWriter): Promise<void> {
+    const atomic = new AtomicChunk(given);
+    this.#atomic.add(atomic);
+    try {
+      // The stream itself looks at no chunk.
+      await writer.write(atomic as unknown as Uint8Array);
+    } finally {
+      this.#atomic.delete(atomic);
+    }
+    if (atomic.failure !== undefined) throw atomic.failure;
+  }
+
   /** Called by the stream. */
-  async write(chunk: unknown): Promise<void> {
+  async write(given: unknown): Promise<void> {
+    const behind = --this.#pending;
+    const atomic = given instanceof AtomicChunk ? given : undefined;
+    if (atomic !== undefined) this.#atomic.delete(atomic);
+    if (atomic?.failure !== undefined) return; // One ahead of it did not fit.
+    const chunk = atomic === undefined ? given : atomic.chunk;
     const view = viewOf(chunk);
     if (view === undefined) {
       this.abort(); // The stream errors.
@@ -190,8 +246,13 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     }
     const { byteLength } = view;
     if (byteLength === 0) return;
+    const bytes = view.slice();
     try {
-      await this.#half.write(view.slice());
+      const writing = atomic === undefined
+        ? this.#half.write(bytes)
+        : this.#half.writeAtOnce(bytes);
+      if (writing === undefined) return this.#refuseAtomic(atomic!, behind);
+      await writing;
       this.bytes += byteLength;
     } catch (error) {
       this.#end();
@@ -223,6 +284,21 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
   /** There is nothing left of it. */
   release(): void {}
 
+  /** Refuses a chunk that does not fit, and all behind it: the order of writes is kept. */
+  #refuseAtomic(first: AtomicChunk, behind: number): void {
+    const failure = new DOMException(
+      "Cannot write at once: the server's flow control allows less for now",
+      "AbortError",
+    );
+    if (behind > this.#atomic.size) {
+      // A write that is not atomic waits too, and cannot fail alone.
+      this.abort(failure);
+      this.#controller!.error(failure);
+      throw failure;
+    }
+    for (const atomic of [first, ...this.#atomic]) atomic.failure = failure;
+  }
+
   #end(): void {
     if (this.#isOver) return;
     this.#isOver = true;
@@ -240,16 +316,26 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
 
 /** A stream that sends. Its chunks are bytes: anything that is a `BufferSource`. */
 export class WebTransportSendStream extends WritableStream<Uint8Array> implements SendStream {
+  static {
+    defineInterface(this, {
+      name: "WebTransportSendStream",
+      members: ["sendGroup", "sendOrder", "getStats", "getWriter"],
+      promises: ["getStats"],
+    });
+  }
+
   readonly #source: SendSource;
 
   /**
-   * @ignore Creates a stream; `createUnidirectionalStream()` and `createBidirectionalStream()` do.
+   * @ignore Creates a stream; only `createUnidirectionalStream()` and `createBidirectionalStream()`
+   * can.
    *
    * @param source What is behind it.
    */
-  constructor(source: SendSource) {
-    super(source);
-    this.#source = source;
+  constructor(source: SendSource | undefined = undefined) {
+    const checked = constructible(source, SendSource);
+    super(checked, checked.strategy);
+    this.#source = checked;
   }
 
   /** The same without a web stream; use either. */
@@ -276,11 +362,91 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
   }
 
   /**
+   * Locks the stream for a writer.
+   *
+   * @returns The writer.
+   * @throws {TypeError} If the stream is locked.
+   */
+  override getWriter(): WebTransportWriter {
+    return new WebTransportWriter(this.#source, this);
+  }
+
+  /**
    * Counts what was written.
    *
    * @returns The counters.
    */
   getStats(): Promise<WebTransportSendStreamStats> {
     return Promise.resolve({ bytesWritten: this.#source.bytes });
+  }
+}
+
+/**
+ * Writes to a stream that sends.
+ *
+ * @example All of a message, or nothing
+ * ```ts
+ * import type { WebTransport } from "@skein/skein";
+ *
+ * async function tell(transport: WebTransport, message: Uint8Array<ArrayBuffer>): Promise<boolean> {
+ *   const writer = (await transport.createUnidirectionalStream()).getWriter();
+ *   try {
+ *     await writer.atomicWrite(message);
+ *     return true;
+ *   } catch {
+ *     return false;
+ *   } finally {
+ *     writer.close().catch(() => {});
+ *   }
+ * }
+ * ```
+ */
+export class WebTransportWriter extends WritableStreamDefaultWriter<Uint8Array> {
+  static {
+    defineInterface(this, {
+      name: "WebTransportWriter",
+      members: ["atomicWrite", "commit"],
+      promises: ["atomicWrite"],
+    });
+  }
+
+  readonly #source: SendSource;
+
+  /**
+   * @ignore Creates a writer; only `getWriter()` can.
+   *
+   * @param source What is behind the stream.
+   * @param stream The stream, which is locked.
+   */
+  constructor(source: SendSource | undefined = undefined, stream?: WebTransportSendStream) {
+    const checked = constructible(source, SendSource);
+    super(stream!);
+    this.#source = checked;
+  }
+
+  /**
+   * Writes a chunk if the server's flow control of the session has room for all of it when its turn
+   * comes, and fails otherwise, so that a transaction never stops in the middle.
+   *
+   * - **Failure:** all atomic writes that wait behind it fail too, and the stream goes on. Where others
+   *   wait behind it the stream errors, since their order cannot be kept.
+   * - **Known credit:** the session's, where both ends count. The runtime does not tell how much room
+   *   a single QUIC stream has: where only that is missing the write waits like any other.
+   *
+   * @param chunk Anything that is a `BufferSource`.
+   * @throws {DOMException} `AbortError` if there is no room for all of it.
+   * @throws {TypeError} If the chunk is no `BufferSource`, which errors the stream, or the writer was
+   * released.
+   */
+  atomicWrite(chunk: unknown = undefined): Promise<void> {
+    return this.#source.writeAtomic(chunk, this);
+  }
+
+  /**
+   * Has the bytes that were written so far delivered even if the stream is aborted. On this runtime
+   * they are in any case: it resets no streams, and an abort looks like an end.
+   */
+  commit(): void {
+    if (!(#source in this)) throw new TypeError("Illegal invocation");
   }
 }

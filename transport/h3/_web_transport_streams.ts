@@ -12,20 +12,22 @@ import {
   type WebTransportSendOptions,
   WebTransportSendStream,
 } from "./_web_transport_send.ts";
+import { constructible, defineInterface } from "./_web_idl.ts";
 
-/** A stream that both ends write to. Its web streams are made when they are asked for. */
-export class WebTransportBidirectionalStream implements BidirectionalStream {
-  readonly #owner: StreamsOwner;
-  readonly #stream: DirectStream & OrderedWritable;
-  readonly #options: WebTransportSendOptions | undefined;
-  #readable: WebTransportReceiveStream | undefined = undefined;
-  #writable: WebTransportSendStream | undefined = undefined;
+/** What is behind a stream that both ends write to. */
+export class BidirectionalSource {
+  /** Whose it is. */
+  readonly owner: StreamsOwner;
+  /** The stream by plain calls. */
+  readonly stream: DirectStream & OrderedWritable;
+  /** Its group and its place in the order, if it was opened with any. */
+  readonly options: WebTransportSendOptions | undefined;
 
   /**
-   * @ignore Creates a stream; the session does.
+   * Takes over a stream.
    *
    * @param owner Whose it is.
-   * @param stream The same by plain calls.
+   * @param stream The stream by plain calls.
    * @param options Its group and its place in the order, if it was opened with any.
    */
   constructor(
@@ -33,28 +35,49 @@ export class WebTransportBidirectionalStream implements BidirectionalStream {
     stream: DirectStream & OrderedWritable,
     options?: WebTransportSendOptions,
   ) {
-    this.#owner = owner;
-    this.#stream = stream;
-    this.#options = options;
+    this.owner = owner;
+    this.stream = stream;
+    this.options = options;
+  }
+}
+
+/** A stream that both ends write to. Its web streams are made when they are asked for. */
+export class WebTransportBidirectionalStream implements BidirectionalStream {
+  static {
+    defineInterface(this, {
+      name: "WebTransportBidirectionalStream",
+      members: ["readable", "writable"],
+    });
+  }
+
+  readonly #source: BidirectionalSource;
+  #readable: WebTransportReceiveStream | undefined = undefined;
+  #writable: WebTransportSendStream | undefined = undefined;
+
+  /**
+   * @ignore Creates a stream; only the session can.
+   *
+   * @param source What is behind it.
+   */
+  constructor(source: BidirectionalSource | undefined = undefined) {
+    this.#source = constructible(source, BidirectionalSource);
   }
 
   /** What the server writes. */
   get readable(): WebTransportReceiveStream {
-    return this.#readable ??= new WebTransportReceiveStream(
-      new ReceiveSource(this.#owner, this.#stream),
-    );
+    const { owner, stream } = this.#source;
+    return this.#readable ??= new WebTransportReceiveStream(new ReceiveSource(owner, stream));
   }
 
   /** What this end writes. */
   get writable(): WebTransportSendStream {
-    return this.#writable ??= new WebTransportSendStream(
-      new SendSource(this.#owner, this.#stream, this.#options),
-    );
+    const { owner, stream, options } = this.#source;
+    return this.#writable ??= new WebTransportSendStream(new SendSource(owner, stream, options));
   }
 
   /** The same without web streams; use either it or those. */
   get direct(): DirectStream {
-    return this.#stream;
+    return this.#source.stream;
   }
 }
 

@@ -15,6 +15,7 @@ import {
   WebTransportReceiveStream,
   WebTransportSendGroup,
   WebTransportSendStream,
+  WebTransportWriter,
 } from "./web_transport.ts";
 
 const HELLO = new TextEncoder().encode("hello");
@@ -352,4 +353,105 @@ Deno.test("WebTransportReceiveStream rejects a read of wider elements that the e
   await sent.write(HELLO);
   const received = await first(transport.incomingUnidirectionalStreams);
   assertEquals((await soon(received.getReader().read())).value, HELLO);
+});
+
+/** A session with a server that grants so many bytes, and no more by itself. */
+async function openWithCredit(maxData: number): Promise<
+  {
+    readonly transport: WebTransport;
+    readonly writer: WebTransportWriter;
+    /** Grants bytes beyond what was granted first. */
+    grant(bytes: number): void;
+    /** What the server gets until the end of the stream. */
+    received(): Promise<string>;
+  } & AsyncDisposable
+> {
+  const peer = new WebTransportPeer({ flowControl: { maxData, automatic: false } });
+  const transport = new WebTransport(peer.url, peer.trust);
+  const session = await peer.session();
+  await soon(transport.ready);
+  const stream = await soon(transport.createUnidirectionalStream());
+  return {
+    transport,
+    writer: stream.getWriter(),
+    grant: (bytes) => session.credit!.grant("data", maxData + bytes),
+    async received() {
+      const incoming = await first(session.incomingUnidirectionalStreams);
+      return await soon(new Response(incoming).text());
+    },
+    async [Symbol.asyncDispose]() {
+      await transport[Symbol.asyncDispose]();
+      await peer[Symbol.asyncDispose]();
+    },
+  };
+}
+
+function text(letter: string, count: number): Uint8Array<ArrayBuffer> {
+  return new TextEncoder().encode(letter.repeat(count));
+}
+
+/** The name of what a write rejects with; `undefined` if it does not. */
+function failureOf(writing: Promise<void>): Promise<string | undefined> {
+  return soon(writing.then(() => undefined, ({ name }) => name));
+}
+
+Deno.test("WebTransportWriter.atomicWrite() sends all of a chunk, or nothing", async () => {
+  await using ends = await openWithCredit(10);
+  const { writer } = ends;
+  assertInstanceOf(writer, WebTransportWriter);
+  assertInstanceOf(writer, WritableStreamDefaultWriter);
+  assertEquals(await failureOf(writer.atomicWrite(text("a", 6))), undefined);
+  assertEquals(await failureOf(writer.atomicWrite(text("b", 5))), "AbortError");
+  // The stream goes on, in order.
+  assertEquals(await failureOf(writer.atomicWrite(text("c", 3))), undefined);
+  const plain = writer.write(text("d", 4));
+  const behind = writer.atomicWrite(text("e", 2));
+  ends.grant(5);
+  assertEquals(await failureOf(plain), undefined);
+  assertEquals(await failureOf(behind), undefined);
+  writer.commit();
+  await soon(writer.close());
+  assertEquals(await ends.received(), "aaaaaacccddddee");
+});
+
+Deno.test("WebTransportWriter.atomicWrite() fails with those that wait behind it", async () => {
+  await using ends = await openWithCredit(10);
+  const { writer } = ends;
+  const writes = [9, 2, 1, 1].map((size) => writer.atomicWrite(text("a", size)));
+  assertEquals(await Promise.all(writes.map(failureOf)), [
+    undefined,
+    "AbortError",
+    "AbortError",
+    "AbortError",
+  ]);
+  assertEquals(await failureOf(writer.atomicWrite(text("b", 1))), undefined);
+  await soon(writer.close());
+  assertEquals(await ends.received(), "aaaaaaaaab");
+});
+
+Deno.test("WebTransportWriter.atomicWrite() errors the stream if other writes wait behind it", async () => {
+  await using ends = await openWithCredit(10);
+  const { writer } = ends;
+  const closed = failureOf(writer.closed.then(() => {}));
+  const writes = [
+    writer.write(text("a", 5)),
+    writer.atomicWrite(text("b", 6)),
+    writer.write(text("c", 1)),
+  ];
+  assertEquals(await Promise.all(writes.map(failureOf)), [undefined, "AbortError", "AbortError"]);
+  assertEquals(await closed, "AbortError");
+  assertEquals(await ends.received(), "aaaaa");
+});
+
+Deno.test("WebTransportWriter.atomicWrite() rejects what is no bytes, and a writer that was released", async () => {
+  await using echo = await openEcho();
+  const stream = await soon(echo.transport.createUnidirectionalStream());
+  assertThrows(() => [stream.getWriter(), stream.getWriter()], TypeError);
+  const other = (await soon(echo.transport.createUnidirectionalStream())).getWriter();
+  other.releaseLock();
+  assertEquals(await failureOf(other.atomicWrite(HELLO)), "TypeError");
+  const { writable } = await soon(echo.transport.createBidirectionalStream());
+  const writer = writable.getWriter();
+  assertEquals(await failureOf(writer.atomicWrite()), "TypeError");
+  assertEquals(await failureOf(writer.write(HELLO)), "TypeError");
 });

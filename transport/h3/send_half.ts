@@ -77,12 +77,17 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
 
   /** See {@linkcode DirectStream.write}. */
   write(bytes: Uint8Array): Promise<void> {
+    return this.writeAtOnce(bytes) ?? this.#writeInTurn(bytes);
+  }
+
+  /** Writes bytes if there is credit for all of them now; `undefined` if there is not. */
+  writeAtOnce(bytes: Uint8Array): Promise<void> | undefined {
     if (this.#failure !== undefined) return Promise.reject(this.#failure.cause);
     if (this.#isClosing) return Promise.reject(new TypeError("Cannot write: the stream is closed"));
     const credit = this.#owner.dataCredit?.send;
     const isFree = credit === undefined ||
       this.#waiting === undefined && credit.takeNow(bytes.byteLength);
-    return isFree ? this.#write(bytes) : this.#writeInTurn(bytes);
+    return isFree ? this.#write(bytes) : undefined;
   }
 
   /** See {@linkcode TurnWatcher}; the peer learns of a stream that is not written to. */

@@ -75,6 +75,11 @@ export class Http3Stream implements BidirectionalStream, DirectStream, TurnWatch
     return this.#send.write(bytes);
   }
 
+  /** Writes bytes if there is credit for all of them now; `undefined` if there is not. */
+  writeAtOnce(bytes: Uint8Array): Promise<void> | undefined {
+    return this.#send.writeAtOnce(bytes);
+  }
+
   /** See {@linkcode DirectStream.close}. */
   close(): Promise<void> {
     return this.#send.close();

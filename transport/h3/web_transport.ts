@@ -17,6 +17,7 @@ import {
   type WebTransportDatagramStats,
 } from "./_web_transport_datagram_queues.ts";
 import {
+  DatagramEnds,
   type DatagramSink,
   DatagramSource,
   WebTransportDatagramDuplexStream,
@@ -26,6 +27,7 @@ import {
   checkAnticipated,
   type CheckedOptions,
   checkOptions,
+  viewOf,
   type WebTransportCongestionControl,
   type WebTransportOptions,
 } from "./_web_transport_options.ts";
@@ -33,14 +35,19 @@ import { wireOrder } from "./_send_order.ts";
 import { ReceiveSource, WebTransportReceiveStream } from "./_web_transport_receive.ts";
 import {
   type ForeignGroupError,
-  type GroupState,
+  GroupState,
   SendSource,
   type StreamsOwner,
   WebTransportSendGroup,
   WebTransportSendStream,
   type WebTransportSendStreamOptions,
 } from "./_web_transport_send.ts";
-import { IncomingStreams, WebTransportBidirectionalStream } from "./_web_transport_streams.ts";
+import {
+  BidirectionalSource,
+  IncomingStreams,
+  WebTransportBidirectionalStream,
+} from "./_web_transport_streams.ts";
+import { defineInterface } from "./_web_idl.ts";
 
 export { type WebTransportDatagramStats } from "./_web_transport_datagram_queues.ts";
 export {
@@ -63,11 +70,18 @@ export {
   WebTransportSendStream,
   type WebTransportSendStreamOptions,
   type WebTransportSendStreamStats,
+  WebTransportWriter,
 } from "./_web_transport_send.ts";
 export { WebTransportBidirectionalStream } from "./_web_transport_streams.ts";
 
 /** How long the wire may take to let go of a session that was given up, in milliseconds. */
 const GIVE_UP_TIMEOUT_MS = 1_000;
+
+/** Longest label and context of an export, as the W3C has it. */
+const MAX_EXPORTER_BYTES = 255;
+
+/** The most keying material of one export, as the W3C has it at least. */
+const MAX_KEYING_BYTES = 4_096;
 
 /** How a session is, or was, closed. */
 export interface WebTransportCloseInfo {
@@ -106,9 +120,10 @@ export interface WebTransportConnectionStats {
  *   `abort()` or `cancel()` is not sent. To the server an aborted stream looks
  *   like one that ended.
  * - **Stop:** that the server stopped reading is noticed by the next write.
- * - **Absent:** `exportKeyingMaterial()`, the writer's `atomicWrite()` and
- *   `commit()`, and counters that the runtime does not tell, such as the
- *   round-trip time.
+ * - **Absent:** counters that the runtime does not tell, such as the round-trip
+ *   time, and keying material: `exportKeyingMaterial()` rejects.
+ * - **Atomic writes:** they know the credit of the session, where both ends count,
+ *   and not that of a single QUIC stream.
  * - **Groups:** send groups are counted, and not scheduled.
  *
  * And since this is no page: `headers` takes any header, a URL must be absolute,
@@ -156,6 +171,42 @@ export interface WebTransportConnectionStats {
  * @see {@link https://www.w3.org/TR/webtransport/ | WebTransport}
  */
 export class WebTransport implements AsyncDisposable {
+  static {
+    defineInterface(this, {
+      name: "WebTransport",
+      members: [
+        "getStats",
+        "exportKeyingMaterial",
+        "ready",
+        "reliability",
+        "congestionControl",
+        "anticipatedConcurrentIncomingUnidirectionalStreams",
+        "anticipatedConcurrentIncomingBidirectionalStreams",
+        "responseHeaders",
+        "protocol",
+        "closed",
+        "draining",
+        "close",
+        "datagrams",
+        "createBidirectionalStream",
+        "incomingBidirectionalStreams",
+        "createUnidirectionalStream",
+        "incomingUnidirectionalStreams",
+        "createSendGroup",
+        "supportsReliableOnly",
+      ],
+      promises: [
+        "getStats",
+        "exportKeyingMaterial",
+        "ready",
+        "closed",
+        "draining",
+        "createBidirectionalStream",
+        "createUnidirectionalStream",
+      ],
+    });
+  }
+
   /** Connections that are shared; it holds those that live. */
   static readonly #pool = new Http3Pool();
 
@@ -191,6 +242,10 @@ export class WebTransport implements AsyncDisposable {
    * @throws {TypeError} If an option is of the wrong type.
    */
   constructor(url: string | URL, options: WebTransportOptions = {}) {
+    if (arguments.length === 0) {
+      throw new TypeError("Cannot create WebTransport: a URL must be given");
+    }
+    options ??= {}; // To Web IDL null is an empty dictionary too.
     const checked = this.#options = checkOptions(url, options);
     this.#anticipatedUnidirectional = checkAnticipated(
       options.anticipatedConcurrentIncomingUnidirectionalStreams,
@@ -214,7 +269,8 @@ export class WebTransport implements AsyncDisposable {
     this.#closed.promise.catch(() => {});
     this.#bidirectional = new IncomingStreams(
       async () => (await this.#live("receive streams")).incomingBidirectionalStreams,
-      (stream) => new WebTransportBidirectionalStream(this.#streams!, stream),
+      (stream) =>
+        new WebTransportBidirectionalStream(new BidirectionalSource(this.#streams!, stream)),
     );
     this.#unidirectional = new IncomingStreams(
       async () => (await this.#live("receive streams")).incomingUnidirectionalStreams,
@@ -223,12 +279,14 @@ export class WebTransport implements AsyncDisposable {
     );
     this.#source = new DatagramSource(this.#queues, checked.datagramsReadableType);
     this.#datagrams = new WebTransportDatagramDuplexStream(
-      {
-        isOver: () => this.#isOver,
-        groupOf: (group, error) => this.#groupOf(group, error),
-      },
-      this.#source.readable(),
-      { queues: this.#queues, open: this.#sinks },
+      new DatagramEnds(
+        {
+          isOver: () => this.#isOver,
+          groupOf: (group, error) => this.#groupOf(group, error),
+        },
+        this.#source.readable(),
+        { queues: this.#queues, open: this.#sinks },
+      ),
     );
     void this.#run();
   }
@@ -321,7 +379,9 @@ export class WebTransport implements AsyncDisposable {
       options,
       (session, wireOptions) => session.createBidirectionalStream(wireOptions),
     );
-    return new WebTransportBidirectionalStream(this.#streams!, stream, options);
+    return new WebTransportBidirectionalStream(
+      new BidirectionalSource(this.#streams!, stream, options),
+    );
   }
 
   /**
@@ -350,7 +410,7 @@ export class WebTransport implements AsyncDisposable {
    */
   createSendGroup(): WebTransportSendGroup {
     if (this.#isOver) throw invalidState("create group");
-    const state: GroupState = { streams: new Set(), endedBytes: 0 };
+    const state = new GroupState();
     const group = new WebTransportSendGroup(state);
     this.#groups.set(group, state);
     return group;
@@ -386,6 +446,54 @@ export class WebTransport implements AsyncDisposable {
     const datagrams = this.#queues.stats;
     // What others do on a shared connection is theirs.
     return this.#options.allowPooling ? { datagrams } : { bytesSent, bytesReceived, datagrams };
+  }
+
+  /**
+   * Exports keying material of the TLS session. The runtime's QUIC does not tell it, so that this always
+   * rejects: with what the arguments or the state call for, or else with `NotSupportedError`.
+   *
+   * @param label Up to 255 bytes.
+   * @param context Up to 255 bytes.
+   * @param outputLength Bytes to export, from 1 to 4096.
+   * @returns Never resolves.
+   * @throws {TypeError} If an argument is missing, or the label or the context is no `BufferSource`.
+   * @throws {RangeError} If a length is too large, or 0 bytes are to be exported.
+   * @throws {DOMException} `InvalidStateError` if the session is over, and `NotSupportedError` otherwise.
+   */
+  // deno-lint-ignore require-await
+  async exportKeyingMaterial(
+    label: BufferSource,
+    context: BufferSource,
+    outputLength: number,
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    const isOver = this.#isOver; // A foreign object is told first.
+    for (const [name, value] of Object.entries({ label, context })) {
+      const bytes = viewOf(value);
+      if (bytes === undefined) {
+        throw new TypeError(
+          `Cannot export keying material: ${name} must be a BufferSource, received ${typeof value}`,
+        );
+      }
+      if (bytes.byteLength > MAX_EXPORTER_BYTES) {
+        throw new RangeError(
+          `Cannot export keying material: ${name} may have ${MAX_EXPORTER_BYTES} bytes, received ${bytes.byteLength}`,
+        );
+      }
+    }
+    if (outputLength === undefined) {
+      throw new TypeError("Cannot export keying material: outputLength must be given");
+    }
+    const length = outputLength >>> 0;
+    if (length === 0 || length > MAX_KEYING_BYTES) {
+      throw new RangeError(
+        `Cannot export keying material: outputLength must be from 1 to ${MAX_KEYING_BYTES}, received ${outputLength}`,
+      );
+    }
+    if (isOver) throw invalidState("export keying material");
+    throw new DOMException(
+      "Cannot export keying material: the runtime's QUIC does not tell it",
+      "NotSupportedError",
+    );
   }
 
   /** Closes, and waits for it; called by `await using`. */
