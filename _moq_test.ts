@@ -1,4 +1,4 @@
-import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { dial } from "./deno_client.ts";
 import { ConnectionError } from "./errors.ts";
 import { createServer, serve, type ServeOptions, type Server } from "./server.ts";
@@ -67,6 +67,32 @@ Deno.test("serve() serves MoQ beside messages, over every wire", async () => {
     assertEquals([session.transport, await session.request("ping")], [transport, "pong"]);
   }
   assertEquals(moq.sessions.size, 0);
+});
+
+Deno.test("serve() tells clients of MoQ the bitrate that it sends", async () => {
+  const { promise, resolve } = Promise.withResolvers<MoqSession>();
+  const { moq, server: _server } = mounted({
+    bitrate: { intervalMs: 10, minSamples: 1 },
+    versions: ["moq-lite-02"],
+    onSession: resolve,
+  });
+  await using _ = _server;
+  await using session = await dialMoq(moq.webSocketUrl, { versions: ["moq-lite-02"] });
+  const { connection } = await promise;
+  let bitrate: number | undefined;
+  const reading = (async () => {
+    for await (const update of session.updated) {
+      bitrate = update.bitrate;
+      break;
+    }
+  })();
+  const writer = connection.datagrams.writable.getWriter();
+  while (bitrate === undefined) {
+    await writer.write(new Uint8Array(500));
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  await reading;
+  assert(bitrate > 0);
 });
 
 Deno.test("serve() takes clients of MoQ that offer no version, at its path alone", async () => {

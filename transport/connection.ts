@@ -62,6 +62,9 @@ export interface DirectReadable {
   /**
    * Reads what came next. One call at a time.
    *
+   * Over Deno's QUIC a session that closes, and a peer that gives the stream up, end it like a clean
+   * end: data that has to be whole tells its length.
+   *
    * @param used Bytes of an earlier read that nobody needs any more: their memory may be read
    * into, which saves an allocation of up to 64 KiB. They are empty afterwards.
    * @returns Bytes, which are the caller's to keep; `null` once the peer ended its direction.
@@ -102,7 +105,10 @@ export interface DirectWritable {
 /** Both ends of a stream, by plain calls. */
 export interface DirectStream extends DirectReadable, DirectWritable {}
 
-/** A unidirectional stream that the peer opened. */
+/**
+ * A unidirectional stream that the peer opened. Over Deno's QUIC a session that closes, and a peer that
+ * gives the stream up, end it like a clean end: data that has to be whole tells its length.
+ */
 export interface ReceiveStream extends ReadableStream<Uint8Array> {
   /** The same without a web stream, where the wire has that; use either. */
   readonly direct?: DirectReadable;
@@ -118,7 +124,10 @@ export interface SendStream extends WritableStream<Uint8Array> {
 
 /** A stream that both ends write to. */
 export interface BidirectionalStream {
-  /** What the peer writes. */
+  /**
+   * What the peer writes. Over Deno's QUIC a session that closes, and a peer that gives the stream up, end
+   * it like a clean end: data that has to be whole tells its length.
+   */
   readonly readable: ReadableStream<Uint8Array>;
   /** What this end writes. */
   readonly writable: WritableStream<Uint8Array>;

@@ -17,19 +17,26 @@ const WIRES: readonly MoqWire[] = ["webtransport", "quic", "websocket"];
  * @param options See {@linkcode ListenMoqOptions}.
  * @param protocols The protocols of raw QUIC, the best first.
  * @returns The options of the sockets.
- * @throws {TypeError} If `transports` is empty, or one of them is none.
+ * @throws {TypeError} If `transports` is empty, one of them is none, or `webSocket` is without its own.
  * @throws {UnsupportedError} If the platform can not listen.
  */
 export function socketsOptions(
   options: ListenMoqOptions,
   protocols: readonly string[],
 ): SocketsOptions {
-  const { port = 0, tls, transports = WIRES, names, cacheFolder, limits = {} } = options;
+  const { port = 0, tls, transports = WIRES, names, cacheFolder, limits = {}, webSocket } = options;
   const { hostname = tls === undefined ? "127.0.0.1" : "0.0.0.0" } = options;
   const wires = [...new Set(transports)];
   if (wires.length === 0 || !wires.every((wire) => WIRES.includes(wire))) {
     throw new TypeError(
       `Cannot serve MoQ: transports must be some of ${WIRES.join(", ")}, received ${
+        JSON.stringify(transports)
+      }`,
+    );
+  }
+  if (webSocket !== undefined && !wires.includes("websocket")) {
+    throw new TypeError(
+      `Cannot serve MoQ: transports must have websocket where there is a webSocket, received ${
         JSON.stringify(transports)
       }`,
     );
@@ -49,6 +56,7 @@ export function socketsOptions(
     },
     wires,
     protocols,
+    webSocket,
     limits: {
       maxConnections: connectionsFor(maxSessions),
       maxConnectionsPerAddress: connectionsFor(Math.min(maxSessions, maxSessionsPerAddress)),

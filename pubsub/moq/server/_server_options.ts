@@ -6,6 +6,7 @@
 import type { Certificate } from "../../../transport/certificate.ts";
 import type { FlowControlOptions } from "../../../transport/connection.ts";
 import type { OriginRules } from "../../../transport/origins.ts";
+import type { WebSocketHost } from "../../../transport/websocket_server.ts";
 import type { MoqServerLimits } from "./_places.ts";
 import type { MoqWire } from "./_sockets.ts";
 import type { TrackMux } from "../track/mux.ts";
@@ -28,7 +29,14 @@ export interface MoqServerOptions extends
   OriginRules,
   Pick<
     MoqSessionOptions,
-    "versions" | "mux" | "extensions" | "authorize" | "family" | "setupTimeoutMs" | "onError"
+    | "versions"
+    | "mux"
+    | "extensions"
+    | "authorize"
+    | "bitrate"
+    | "family"
+    | "setupTimeoutMs"
+    | "onError"
   > {
   /** What is published to one client, in place of `mux`; asked once it is let in. */
   readonly muxOf?: (request: SetupRequest, client: MoqClientInfo) => TrackMux;
@@ -104,6 +112,12 @@ export interface ListenMoqOptions extends MoqServerOptions {
    * @default {["webtransport", "quic", "websocket"]}
    */
   readonly transports?: readonly MoqWire[];
+  /**
+   * Listens on TCP, and upgrades, in place of the runtime's own server: `hardenedWebSocket()` of
+   * `@skein/skein/ws`, for a server that faces the internet without a proxy. Only with the transport
+   * `websocket`.
+   */
+  readonly webSocket?: WebSocketHost;
   /**
    * Bidirectional streams that a client may have open on a connection: its subscriptions and questions.
    * Each may hold up to 1.25 MB that nobody reads.

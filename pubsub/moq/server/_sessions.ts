@@ -113,7 +113,7 @@ export class Sessions {
     client: MoqClientInfo,
     { place, isAdmitted }: Admission,
   ): Promise<MoqSession | undefined> {
-    const { extensions, authorize, family, setupTimeoutMs } = this.#options;
+    const { extensions, authorize, bitrate, family, setupTimeoutMs } = this.#options;
     const { sessionLimits: limits, mux, muxOf } = this.#options;
     const parsed = URL.parse(client.url);
     let isOpen = false;
@@ -136,6 +136,7 @@ export class Sessions {
         ...(muxOf && { muxOf: (request) => muxOf(request, client) }),
         ...(extensions && { extensions }),
         ...(authorize && { authorize }),
+        ...(bitrate !== undefined && { bitrate }),
         ...(family && { family }),
         ...(limits && { limits }),
         ...(setupTimeoutMs !== undefined && { setupTimeoutMs }),

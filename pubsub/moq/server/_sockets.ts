@@ -16,6 +16,11 @@ import {
   type WebTransportListener,
   type WebTransportRequest,
 } from "../../../transport/webtransport_server.ts";
+import type {
+  HttpListener,
+  WebSocketEngine,
+  WebSocketHost,
+} from "../../../transport/websocket_server.ts";
 import type { MoqHost } from "./_server_host.ts";
 
 /** A wire that a server of MoQ listens on. */
@@ -40,14 +45,19 @@ export interface SocketsOptions {
   readonly wires: readonly MoqWire[];
   /** The protocols of raw QUIC, the best first. */
   readonly protocols: readonly string[];
-  /** Limits of the UDP socket. */
+  /** Listens on TCP in place of the runtime's own server. */
+  readonly webSocket: WebSocketHost | undefined;
+  /** Limits of the UDP socket; those of connections are for TCP too where they are counted. */
   readonly limits: Partial<ListenWebTransportOptions>;
 }
 
 /** Who takes what comes in. */
 export interface SocketsHandlers {
   /** Answers an HTTP request. */
-  fetch(request: Request, info: Deno.ServeHandlerInfo): Response | Promise<Response>;
+  fetch(
+    request: Request,
+    info: { readonly remoteAddr: Deno.NetAddr },
+  ): Response | Promise<Response>;
   /** Answers a request for a WebTransport session; never rejects. */
   take(request: WebTransportRequest): Promise<void>;
   /** Takes a connection of raw QUIC; never rejects. */
@@ -59,7 +69,7 @@ export class Sockets implements MoqHost {
   readonly #options: SocketsOptions;
   readonly #handlers: SocketsHandlers;
   readonly #closings: Promise<void>[] = []; // At most `MAX_ATTEMPTS`, and the last one.
-  #http: Deno.HttpServer<Deno.NetAddr> | undefined;
+  #http: HttpListener | undefined;
   #udp: WebTransportListener | undefined;
   #renewal: DevRenewal | undefined;
   #loop: Promise<void> | undefined;
@@ -103,6 +113,11 @@ export class Sockets implements MoqHost {
     return `${scheme}://${name.includes(":") ? `[${name}]` : name}:${port}/`;
   }
 
+  /** Upgrades in place of the runtime. */
+  get webSocketEngine(): WebSocketEngine | undefined {
+    return this.#options.webSocket?.accept;
+  }
+
   /** Whether the hashes are told in the clear. */
   get isDevelopment(): boolean {
     return this.#options.tls === undefined;
@@ -136,8 +151,15 @@ export class Sockets implements MoqHost {
     await this.#loop;
   }
 
-  #serve(): Deno.HttpServer<Deno.NetAddr> {
-    const { port, hostname, tls } = this.#options;
+  #serve(): HttpListener {
+    const { port, hostname, tls, webSocket, limits } = this.#options;
+    if (webSocket !== undefined) {
+      const { maxConnections, maxConnectionsPerAddress } = limits;
+      return webSocket.listen(
+        { port, hostname, tls, maxConnections, maxConnectionsPerAddress },
+        (request, info) => this.#handlers.fetch(request, info),
+      );
+    }
     return listenAt({ hostname, port, transport: "TCP" }, () =>
       Deno.serve(
         { port, hostname, ...tls, onListen() {} },

@@ -31,6 +31,7 @@ import { Sessions } from "./_sessions.ts";
 import { Sockets } from "./_sockets.ts";
 import { checkVersions, chooseWebSocket, chooseWebTransport } from "../wire/wires.ts";
 import { MoqLiteSessionCode } from "../wire/error_codes.ts";
+import { checkBitrateOptions } from "../session/bitrate_monitor.ts";
 import { sessionLimits } from "../session/limits.ts";
 import type { MoqSession } from "../session/session.ts";
 import { DEFAULT_VERSIONS, type MoqVersion, protocolsOf } from "../wire/versions.ts";
@@ -78,12 +79,13 @@ export class MoqServer implements AsyncDisposable {
    *
    * @param options See {@linkcode MoqServerOptions}.
    * @throws {TypeError} If the versions, the path or the origins make no sense.
-   * @throws {RangeError} If a limit is not a positive integer.
+   * @throws {RangeError} If a limit is not a positive integer, or `bitrate` makes no sense.
    */
   constructor(options: MoqServerOptions = {}) {
     const { versions = DEFAULT_VERSIONS } = options;
     checkVersions(versions, "serve MoQ");
     sessionLimits(options.sessionLimits);
+    if (options.bitrate) checkBitrateOptions(options.bitrate);
     this.#options = options;
     this.#versions = versions;
     const door = this.#door = new Door(options);

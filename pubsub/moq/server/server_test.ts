@@ -4,6 +4,8 @@ import { AuthenticationError, ConnectionError } from "../../../errors.ts";
 import { soon } from "../../../tests/sessions.ts";
 import { directStream } from "../../../transport/direct.ts";
 import { dialQuic } from "../../../transport/quic_client.ts";
+import { hardenedWebSocket } from "../../../transport/ws/mod.ts";
+import type { WebSocketHost } from "../../../transport/websocket_server.ts";
 import { dialWebSocket } from "../../../transport/websocket_client.ts";
 import { dialWebTransport } from "../../../transport/webtransport_client.ts";
 import { memoryPair } from "../../../transport/memory.ts";
@@ -692,6 +694,7 @@ Deno.test("listenMoq() rejects options that make no sense", () => {
     [{ transports: [] }, "transports"],
     [{ transports: ["carrier-pigeon"] }, "transports"],
     [{ tls: { cert: "", key: "" } }, "tls"],
+    [{ webSocket: hardenedWebSocket(), transports: ["quic"] }, "webSocket"],
   ];
   for (const [options, name] of cases) {
     assertThrows(() => listenMoq(options as ListenMoqOptions), TypeError, name);
@@ -711,4 +714,68 @@ Deno.test("listenMoq() listens on the wires that were named", async () => {
     await using session = await dial(server, wire);
     assert(!session.isClosed);
   }
+});
+
+Deno.test("listenMoq() listens and upgrades with a WebSocket engine that it is given", async () => {
+  const webSocket = hardenedWebSocket();
+  let upgrades = 0;
+  const counted: WebSocketHost = {
+    listen: (options, handler) => webSocket.listen(options, handler),
+    accept: (request, options) => {
+      upgrades++;
+      return webSocket.accept(request, options);
+    },
+  };
+  const { mux } = clock();
+  await using server = listen({ mux, webSocket: counted, limits: { maxSessionsPerAddress: 2 } });
+  await using session = await dial(server, "websocket");
+  assertEquals(await textsOf(session), ["tick", "tock", "tick", "tock", "tick", "tock"]);
+  assertEquals([upgrades, webSocket.stats().connections > 0], [1, true]);
+  // The hash is told by it, and the other wires stand on the same port number.
+  await using other = await dialMoq(server.webSocketUrl.replace("ws:", "http:"));
+  assertEquals(other.connection.transport, "webtransport");
+  await assertRejects(() => dial(server, "websocket"), ConnectionError);
+  await session[Symbol.asyncDispose]();
+  await other[Symbol.asyncDispose]();
+});
+
+Deno.test("listenMoq() with a WebSocket engine alone gives its port back", async () => {
+  const server = listen({ webSocket: hardenedWebSocket(), transports: ["websocket"] });
+  const { port } = server.address!;
+  await using session = await dial(server, "websocket");
+  await server.close();
+  assertEquals((await session.closed).by, "remote");
+  await using again = listen({ webSocket: hardenedWebSocket(), transports: ["websocket"], port });
+  assertEquals(again.address?.port, port);
+});
+
+for (const [version, wire] of [["moq-lite-05", "quic"], ["moq-lite-02", "websocket"]] as const) {
+  Deno.test(`listenMoq() tells its clients the bitrate that it sends, over ${version}`, async () => {
+    const { next, onSession } = arrivals();
+    await using server = listen({
+      versions: [version],
+      bitrate: { intervalMs: 10, minSamples: 1 },
+      onSession,
+    });
+    await using session = await dial(server, wire);
+    const end = await next();
+    const updates = session.updated[Symbol.asyncIterator]();
+    let isTold = false;
+    const told = updates.next().then((result) => {
+      isTold = true;
+      return result;
+    });
+    const writer = end.connection.datagrams.writable.getWriter();
+    while (!isTold) {
+      await writer.write(new Uint8Array(500));
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    assert((await told).value.bitrate > 0);
+    await updates.return?.();
+  });
+}
+
+Deno.test("new MoqServer() rejects a bitrate that makes no sense", () => {
+  assertThrows(() => new MoqServer({ bitrate: { alpha: 2 } }), RangeError, "alpha");
+  new MoqServer({ bitrate: false });
 });

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { ConnectionError } from "../../../errors.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import {
   moqErrorCode,
@@ -32,6 +33,14 @@ export function localEnd(
   return { code, reason: name, message, by: "local" };
 }
 
+/** The end of a connection. */
+export interface RemoteEnd {
+  /** How it ended. */
+  readonly info: MoqCloseInfo;
+  /** The error of the connection, or its close by the peer. */
+  readonly cause: unknown;
+}
+
 /**
  * Waits for the end of a connection, and says how it ended.
  *
@@ -42,21 +51,30 @@ export function localEnd(
 export async function remoteEnd(
   { closed }: Connection,
   familyOf: () => MoqErrorFamily,
-): Promise<MoqCloseInfo> {
+): Promise<RemoteEnd> {
   try {
     const { closeCode: code = 0, reason: message = "" } = await closed;
-    return { code, reason: moqErrorName("session", code, familyOf()), message, by: "remote" };
-  } catch (error) {
-    const message = error instanceof Error ? error.message : String(error);
-    return { code: 0, reason: "unknown", message, by: "network" };
+    const reason = moqErrorName("session", code, familyOf());
+    const words = `The peer closed the connection with code ${code}${message && `: ${message}`}`;
+    return { info: { code, reason, message, by: "remote" }, cause: new ConnectionError(words) };
+  } catch (cause) {
+    const message = cause instanceof Error ? cause.message : String(cause);
+    return { info: { code: 0, reason: "unknown", message, by: "network" }, cause };
   }
 }
 
-/** Makes the error of everything that ends with a session. */
-export function endError(info: MoqCloseInfo): MoqError {
+/**
+ * Makes the error of everything that ends with a session.
+ *
+ * @param info How the session ended.
+ * @param cause The raw error, if there was one.
+ * @returns The error.
+ */
+export function endError(info: MoqCloseInfo, cause?: unknown): MoqError {
   const { code: moqCode, reason, message, by } = info;
   const words = `The session is over: ${message || wordsOf(info)}`;
-  return new MoqError("session", reason, words, { moqCode, by });
+  const options = cause === undefined ? {} : { cause };
+  return new MoqError("session", reason, words, { ...options, moqCode, by });
 }
 
 /** Says how a session ended, where nobody said it in words. */

@@ -247,7 +247,11 @@ export class MoqSession implements AsyncDisposable {
     return { path: this.path, versions: this.versions, extensions: this.clientExtensions };
   }
 
-  /** Aborted when the session is over. */
+  /**
+   * Aborted when the session is over. Its reason is a {@linkcode MoqError}, whose `cause` is the raw error:
+   * a `ConnectionError` where the connection broke or the peer closed it, or what the peer got wrong. A
+   * session that this end closed has none.
+   */
   get signal(): AbortSignal {
     return this.#controller.signal;
   }
@@ -430,10 +434,7 @@ export class MoqSession implements AsyncDisposable {
    * @throws {RangeError} If the wire can not carry the number: every wire can carry those from 0 to 2^32 - 1.
    */
   closeWithError(reason: MoqErrorName | number, message: string): void {
-    if (this.isClosed) return;
-    const info = localEnd(reason, message, this.#context.family);
-    this.connection.close({ closeCode: info.code, reason: message });
-    this.#over(info);
+    this.#close(reason, message);
   }
 
   /** Ends the session; called by `await using`. */
@@ -464,20 +465,28 @@ export class MoqSession implements AsyncDisposable {
     });
   }
 
+  #close(reason: MoqErrorName | number, message: string, cause?: unknown): void {
+    if (this.isClosed) return;
+    const info = localEnd(reason, message, this.#context.family);
+    this.connection.close({ closeCode: info.code, reason: message });
+    this.#over(info, cause);
+  }
+
   async #run(): Promise<void> {
     const { connection } = this;
     connection.draining.then(() => this.#draining.resolve({ uri: "" }), () => {});
-    this.#over(await remoteEnd(connection, () => this.#context.family));
+    const { info, cause } = await remoteEnd(connection, () => this.#context.family);
+    this.#over(info, cause);
   }
 
   #violated(error: unknown): void {
     const reason = error instanceof MoqError ? error.moqCode ?? error.reason : "protocolViolation";
-    this.closeWithError(reason, error instanceof Error ? error.message : String(error));
+    this.#close(reason, error instanceof Error ? error.message : String(error), error);
   }
 
-  #over(info: MoqCloseInfo): void {
+  #over(info: MoqCloseInfo, cause: unknown): void {
     if (this.isClosed) return;
-    const error = endError(info);
+    const error = endError(info, cause);
     this.#controller.abort(error);
     this.#letGo();
     this.#peerSetup.end(error);

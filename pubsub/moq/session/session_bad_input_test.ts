@@ -55,6 +55,8 @@ for (const [what, hex, versions] of VIOLATIONS) {
       await peer.ask(hex);
       assertEquals(await peer.closed(), VIOLATION);
       assertEquals(peer.session.servedSubscriptions, 0);
+      const { cause } = peer.session.signal.reason;
+      assert(cause instanceof ProtocolError || cause instanceof MoqError, String(cause));
     });
   }
 }

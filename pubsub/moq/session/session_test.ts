@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { TimeoutError, UnsupportedError } from "../../../errors.ts";
+import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors.ts";
 import { ALL_VERSIONS, protocolOf } from "../../../tests/moq/network.ts";
 import { testWire, wiredEnds } from "../../../tests/moq/wires.ts";
 import { soon, turns } from "../../../tests/sessions.ts";
@@ -68,6 +68,10 @@ for (const version of ALL_VERSIONS) {
       assert(client.isClosed && client.signal.aborted && server.signal.aborted);
       const { reason, moqCode, by } = server.signal.reason as MoqError;
       assertEquals([reason, moqCode, by], [name, number, "remote"]);
+      const { cause } = server.signal.reason;
+      assert(cause instanceof ConnectionError);
+      assertEquals(cause.message, `The peer closed the connection with code ${number}: enough`);
+      assertEquals(client.signal.reason.cause, undefined);
     }
   });
 
@@ -114,6 +118,9 @@ for (const version of ALL_VERSIONS) {
     for (const session of [server, client]) {
       const { by, reason } = await soon(session.closed);
       assertEquals([by, reason], ["network", "unknown"]);
+      const error = session.signal.reason as MoqError;
+      const raw = await assertRejects(() => session.connection.closed);
+      assertEquals([error.scope, error.by, error.cause], ["session", "network", raw]);
       assertEquals([session.subscriptions, session.servedSubscriptions], [[], 0]);
     }
   });

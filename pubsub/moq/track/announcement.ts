@@ -27,7 +27,8 @@ export const MAX_ANNOUNCED = 100_000;
  * - **Slow readers** do not hold up the peer: of a broadcast that came and went meanwhile they get
  *   nothing, of others the last state.
  * - **Bounded:** a peer that announces more than {@linkcode MAX_ANNOUNCED} broadcasts ends it.
- * - **Leaving** the loop ends it; so does the end of the session, with an error.
+ * - **Leaving** the loop ends it; so does the end of the session, with an error. Over Deno's QUIC a
+ *   session that closes ends its streams like a clean end, and the loop may end without an error then.
  *
  * @example What is there, and what goes
  * ```ts

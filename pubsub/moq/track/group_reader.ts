@@ -29,7 +29,9 @@ export interface GroupReaderOptions {
  * A group: the frames of one stream, in order. Read it by one loop.
  *
  * A group that its publisher gave up ends with a {@linkcode MoqError}. On wires without resets that is
- * told by a frame that ends before its length; see `docs/moq.md`.
+ * told by a frame that ends before its length; see `docs/moq.md`. Over Deno's QUIC a session that closes
+ * ends its streams like a clean end: a group that was cut between two frames may look whole. Where the
+ * number of frames matters, the first one tells it.
  */
 export class GroupReader implements AsyncIterable<Uint8Array> {
   /** The number of the group; groups may come in another order, and some may be missing. */

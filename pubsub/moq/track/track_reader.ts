@@ -35,7 +35,9 @@ export interface TrackReaderLink {
  *   and can go on with another loop.
  * - **Once:** a group that comes a second time, or after it was told as missed, is refused.
  * - **End:** the loop ends once the publisher ended the track, or the last group that was asked for
- *   came, and throws where it was refused or broke, each time that somebody asks.
+ *   came, and throws where it was refused or broke, each time that somebody asks. Over Deno's QUIC a session
+ *   that closes ends its streams like a clean end: on versions other than `moq-lite-05`, which tells the
+ *   end of a track, that may look like the end of the track.
  *
  * @example A range of groups, in order
  * ```ts

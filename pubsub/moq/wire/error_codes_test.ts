@@ -1,14 +1,19 @@
 import { assertEquals } from "@std/assert";
 import {
   FIRST_APPLICATION_CODE,
+  MoqAnnounceCode,
   moqErrorCode,
   type MoqErrorFamily,
   type MoqErrorName,
   moqErrorName,
   type MoqErrorScope,
+  MoqFetchCode,
+  MoqGroupCode,
   MoqLiteSessionCode,
   MoqLiteStreamCode,
+  MoqProbeCode,
   MoqSessionCode,
+  MoqSubscribeCode,
 } from "./error_codes.ts";
 
 const SCOPES: readonly MoqErrorScope[] = [
@@ -34,27 +39,55 @@ Deno.test("moqErrorName() finds every number that moqErrorCode() gives, by scope
 });
 
 Deno.test("moqErrorCode() gives the numbers of gomoqt", () => {
+  // All of them, in hexadecimal, as the documents of gomoqt have them.
   const cases: [MoqErrorScope, MoqErrorName, number][] = [
-    ["session", "none", 0],
-    ["session", "protocolViolation", 3],
-    ["session", "tooManySubscribes", 6],
+    ["session", "none", 0x0],
+    ["session", "internal", 0x1],
+    ["session", "unauthorized", 0x2],
+    ["session", "protocolViolation", 0x3],
+    ["session", "parameterLength", 0x5],
+    ["session", "tooManySubscribes", 0x6],
+    ["session", "goawayTimeout", 0x10],
     ["session", "unsupportedVersion", 0x12],
     ["session", "setupFailed", 0x13],
-    ["announce", "duplicated", 1],
-    ["announce", "uninterested", 3],
-    ["announce", "bannedPrefix", 4],
-    ["subscribe", "notFound", 3],
-    ["subscribe", "timeout", 5],
-    ["group", "outOfRange", 2],
-    ["group", "expired", 3],
-    ["group", "publishAborted", 5],
-    ["fetch", "timeout", 1],
-    ["probe", "notSupported", 2],
+    ["announce", "internal", 0x0],
+    ["announce", "duplicated", 0x1],
+    ["announce", "invalidStatus", 0x2],
+    ["announce", "uninterested", 0x3],
+    ["announce", "bannedPrefix", 0x4],
+    ["announce", "invalidPrefix", 0x5],
+    ["subscribe", "internal", 0x0],
+    ["subscribe", "invalidRange", 0x1],
+    ["subscribe", "duplicateId", 0x2],
+    ["subscribe", "notFound", 0x3],
+    ["subscribe", "unauthorized", 0x4],
+    ["subscribe", "timeout", 0x5],
+    ["group", "internal", 0x0],
+    ["group", "outOfRange", 0x2],
+    ["group", "expired", 0x3],
+    ["group", "subscribeCancelled", 0x4],
+    ["group", "publishAborted", 0x5],
+    ["group", "sessionClosed", 0x6],
+    ["group", "invalidSubscribeId", 0x7],
+    ["fetch", "internal", 0x0],
+    ["fetch", "timeout", 0x1],
+    ["probe", "internal", 0x0],
+    ["probe", "timeout", 0x1],
+    ["probe", "notSupported", 0x2],
   ];
   for (const [scope, name, code] of cases) {
     assertEquals(moqErrorCode(scope, name, "gomoqt"), code, `${scope} ${name}`);
     assertEquals(moqErrorName(scope, code, "gomoqt"), name);
   }
+  const tables = [
+    MoqSessionCode,
+    MoqAnnounceCode,
+    MoqSubscribeCode,
+    MoqGroupCode,
+    MoqFetchCode,
+    MoqProbeCode,
+  ];
+  assertEquals(cases.length, tables.flatMap((table) => Object.keys(table)).length);
 });
 
 Deno.test("moqErrorCode() gives the numbers of moq-lite, one table for sessions and one for streams", () => {
