@@ -140,6 +140,11 @@ const STRUCTURED_RECIPES: readonly Recipe[] = [
   pythonRecipe("pywebtransport", { version: "0.6.1", folder: "pywebtransport" }),
 ];
 
+const PYTHON_CLIENT_RECIPES: readonly Recipe[] = [
+  // The client itself is part of the tests; the version is that of its WebSocket library.
+  pythonRecipe("a client in Python", { version: "17.4", folder: "python_client" }),
+];
+
 /** QUIC and WebSocket: its other transports are most of what it takes to build it. */
 const RELAY_FLAGS = ["--no-default-features", "--features", "noq,websocket"];
 
@@ -271,6 +276,11 @@ export function buildMoqPeers(names?: readonly string[]): Promise<Build[]> {
 /** The same for the peers that have structured messages. */
 export function buildStructuredPeers(): Promise<Build[]> {
   return build(STRUCTURED_RECIPES);
+}
+
+/** The same for the client of `skein.1` in Python, which is written from the specification. */
+export function buildPythonClient(): Promise<Build[]> {
+  return build(PYTHON_CLIENT_RECIPES);
 }
 
 async function build(recipes: readonly Recipe[]): Promise<Build[]> {
@@ -498,7 +508,13 @@ async function* linesOf(output: ReadableStream<Uint8Array>): AsyncGenerator<stri
 }
 
 if (import.meta.main) {
-  const all = [buildPeers(), buildQmuxPeers(), buildMoqPeers(), buildStructuredPeers()];
+  const all = [
+    buildPeers(),
+    buildQmuxPeers(),
+    buildMoqPeers(),
+    buildStructuredPeers(),
+    buildPythonClient(),
+  ];
   for (const build of (await Promise.all(all)).flat()) {
     if ("peer" in build) console.log(`${build.name} ${build.peer.version}: built`);
     else if ("missing" in build) console.log(`${build.name}: ${build.missing}`);

@@ -1,0 +1,84 @@
+/**
+ * A client in Python, written from docs/protocol.md alone: the vectors for clients, and two nodes on
+ * one Redis, of which one is killed under it.
+ */
+import { assert, assertEquals } from "@std/assert";
+import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
+import { buildPythonClient, type Peer, PeerServer } from "./peers.ts";
+
+const VECTORS = new URL("../../docs/protocol/vectors/", import.meta.url);
+const NODE = new URL("./peers/python_client/node.ts", import.meta.url);
+
+const CLIENTS = 6;
+
+/** What `peer.py live` prints at its end. */
+interface Outcome {
+  readonly published: number;
+  readonly received: number;
+}
+
+/** Counts the vectors for clients. */
+async function countVectors(): Promise<number> {
+  let count = 0;
+  for await (const { name } of Deno.readDir(VECTORS)) {
+    const { end, vectors } = JSON.parse(await Deno.readTextFile(new URL(name, VECTORS)));
+    if (end === "client") count += vectors.length;
+  }
+  return count;
+}
+
+/** Starts a node in a process of its own. */
+function startNode(name: string, redis: RedisServer): PeerServer {
+  const args = ["run", "-A", "--quiet", NODE.pathname, name, redis.url];
+  const options = { args, stdin: "null", stdout: "piped", stderr: "piped" } as const;
+  return new PeerServer(new Deno.Command(Deno.execPath(), options).spawn());
+}
+
+function testClient(peer: Peer): void {
+  Deno.test("a client in Python passes the vectors for clients", async () => {
+    await using program = new PeerServer(peer.start(["vectors", VECTORS.pathname]));
+    assertEquals(await program.next(), { passed: await countVectors(), failed: [] });
+  });
+
+  Deno.test({
+    name: "clients in Python lose nothing, and get nothing twice, where their node is killed",
+    ignore: isRedisMissing,
+    async fn() {
+      await using redis = await RedisServer.start();
+      await using one = startNode("one", redis);
+      await using two = startNode("two", redis);
+      const nodes = await Promise.all([one.next(), two.next()]) as { url: string }[];
+      await using program = new PeerServer(peer.start(["live", ...nodes.map(({ url }) => url)]));
+      const { published } = await program.next() as Outcome; // So many, and it goes on.
+      await one[Symbol.asyncDispose](); // SIGKILL: no close, no farewell.
+      const { published: all, received, ...rest } = await program.next() as Outcome;
+      assert(all > published, `${all} publications in all, ${published} before the kill`);
+      assertEquals(received, all * CLIENTS);
+      assertEquals(rest, {
+        gaps: 0,
+        missing: 0,
+        duplicates: 0,
+        unordered: 0,
+        // Twice: three answers and a refusal for each client, and one question of the server.
+        answered: 2 * 4 * CLIENTS,
+        asked: 2 * CLIENTS,
+        nodes: [{ one: CLIENTS / 2, two: CLIENTS / 2 }, { two: CLIENTS }],
+      });
+    },
+  });
+}
+
+for (const build of await buildPythonClient()) {
+  if ("peer" in build) {
+    testClient(build.peer);
+    continue;
+  }
+  const skipped = "missing" in build && Deno.env.get("CI") !== "true";
+  Deno.test({
+    name: `${build.name} is built${skipped ? ` (skipped: ${build.missing})` : ""}`,
+    ignore: skipped,
+    fn: () => {
+      throw "failed" in build ? build.failed : new Error(build.missing);
+    },
+  });
+}
