@@ -18,8 +18,8 @@ from skein import Record
 
 TOPIC = "chat:live"
 CLIENTS = 6
-BEFORE, AFTER = 400, 800  # Publications before the kill is asked for; about as many behind it.
-IN_FLIGHT = 20  # Publications that wait for their answers together.
+# Publications of the client on the node that is killed: before that, from then on, and together.
+BEFORE, AFTER, IN_FLIGHT = 400, 800, 20
 WITHIN_S = 60
 
 
@@ -32,7 +32,7 @@ class Listener:
 
     def __init__(self, urls: list[str], name: str) -> None:
         self.client = Client(urls, self.handle, token=lambda: name, at_least_once=True)
-        self.numbers: list[int] = []
+        self.numbers: dict[str, list[int]] = {"one": [], "two": []}  # By publisher.
         self.gaps = self.asked = self.answered = 0
         self.is_subscribed = asyncio.Event()
 
@@ -71,51 +71,60 @@ class Listener:
             elif event["data"] == "end":
                 return
             else:
-                self.numbers.append(event["data"])
+                publisher, number = event["data"]
+                self.numbers[publisher].append(number)
 
 
 async def live(urls: list[str]) -> dict[str, Any]:
     # Half of the clients begin on the first node, the others on the second.
     listeners = [Listener(urls if n % 2 == 0 else urls[::-1], f"user{n}") for n in range(CLIENTS)]
-    publisher = listeners[0].client
+    publishers = {"one": listeners[0].client, "two": listeners[1].client}
+    published = {"one": 0, "two": 0}
+
+    async def publish(name: str, count: int) -> None:
+        numbers = range(published[name], published[name] + count)
+        published[name] += count
+        publisher = publishers[name]
+        await asyncio.gather(*(publisher.append(TOPIC, [name, number]) for number in numbers))
+
+    async def publish_beside(is_over: asyncio.Event) -> None:
+        """Publishes on the node that lives, so that clients miss some while they come back."""
+        while not is_over.is_set():
+            await publish("two", 1)
+
     async with asyncio.TaskGroup() as tasks:
         for listener in listeners:
             await listener.client.__aenter__()
-        await publisher.append(TOPIC, "begin")
+        await publishers["one"].append(TOPIC, "begin")
         for listener in listeners:
             tasks.create_task(listener.listen(last=1))
         first = [await listener.ask() for listener in listeners]
         await asyncio.gather(*(listener.is_subscribed.wait() for listener in listeners))
-
-        published = 0
-
-        async def publish_some() -> None:
-            nonlocal published
-            numbers = range(published, published + IN_FLIGHT)
-            published += IN_FLIGHT
-            await asyncio.gather(*(publisher.append(TOPIC, number) for number in numbers))
-
-        while published < BEFORE:
-            await publish_some()
-        url = publisher.urls[0]
-        print_line({"published": published})
+        is_over = asyncio.Event()
+        beside = asyncio.create_task(publish_beside(is_over))
+        while published["one"] < BEFORE:
+            await publish("one", IN_FLIGHT)
+        url = publishers["one"].urls[0]
+        print_line({"published": sum(published.values())})
         # It goes on while its node is killed, until it is back on the other one.
-        while publisher.urls[0] == url:
-            await publish_some()
-        while published < BEFORE + AFTER:
-            await publish_some()
+        while publishers["one"].urls[0] == url:
+            await publish("one", IN_FLIGHT)
+        while published["one"] < BEFORE + AFTER:
+            await publish("one", IN_FLIGHT)
+        is_over.set()
+        await beside
         second = [await listener.ask() for listener in listeners]
-        await publisher.append(TOPIC, "end")
+        await publishers["one"].append(TOPIC, "end")
     for listener in listeners:
         await listener.client.__aexit__()
-    all_numbers = [listener.numbers for listener in listeners]
+    runs = [(published[name], numbers) for l in listeners for name, numbers in l.numbers.items()]
     return {
-        "published": published,
-        "received": sum(map(len, all_numbers)),
+        "published": sum(published.values()),
+        "received": sum(len(numbers) for _, numbers in runs),
         "gaps": sum(listener.gaps for listener in listeners),
-        "missing": sum(published - len(set(numbers)) for numbers in all_numbers),
-        "duplicates": sum(len(numbers) - len(set(numbers)) for numbers in all_numbers),
-        "unordered": sum(numbers != sorted(numbers) for numbers in all_numbers),
+        "missing": sum(count - len(set(numbers)) for count, numbers in runs),
+        "duplicates": sum(len(numbers) - len(set(numbers)) for _, numbers in runs),
+        "unordered": sum(numbers != sorted(numbers) for _, numbers in runs),
         "answered": sum(listener.answered for listener in listeners),
         "asked": sum(listener.asked for listener in listeners),
         "nodes": [dict(Counter(first)), dict(Counter(second))],
