@@ -18,6 +18,7 @@ import { INTERNAL_PREFIX } from "./pubsub/broker.ts";
 import type { Presence, Rooms, Topics } from "./pubsub/mod.ts";
 import { Expiry } from "./server/expiry.ts";
 import type { SessionManager } from "./manager/mod.ts";
+import { type Rate, TokenBucket } from "./manager/token_bucket.ts";
 import type { ConsoleReport } from "./session/console_report.ts";
 import { type AnyContract, compileContract } from "./session/contract.ts";
 import { encodeMessage } from "./session/encoded.ts";
@@ -57,6 +58,12 @@ const VERBS: Readonly<Record<AuthorizedAction, string>> = {
   subscribe: "subscribe to",
 };
 
+/**
+ * Renewals of one session: each asks `authenticate` once, and `authorize` for each topic that the
+ * client subscribed to.
+ */
+const RENEWALS: Required<Rate> = { perSecond: 1, burst: 16 };
+
 /** Hears of a token that a client renewed. */
 export type RenewedHandler = (session: Session, before: unknown) => void | Promise<void>;
 
@@ -94,6 +101,7 @@ export interface ClientServicesOptions {
 /** Makes the services of a server's sessions. */
 export function clientServices(options: ClientServicesOptions): ServiceDesk {
   const expiry = new Expiry();
+  const renewals = new WeakMap<Session, TokenBucket>();
   const { authorize, contract, parts } = options;
   const rooms = options.roomPatterns.map((pattern) => new TopicPattern(pattern, "create server"));
   const isRoom = (topic: string) => rooms.some((pattern) => pattern.match(topic) !== undefined);
@@ -238,6 +246,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
 
     async authenticate(session, token, signal) {
       const isNew = session.state === "connecting";
+      if (!isNew) countRenewal(session);
       const identity = await parts().admission.renew(session, token, signal);
       // Without users nobody can tell whether it is still the same one.
       if (!isNew && identity.user === undefined) {
@@ -257,6 +266,21 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       await Promise.all([hearRenewed(session, before), takeOffDenied(session)]);
     },
   });
+
+  function countRenewal(session: Session): void {
+    const now = Date.now();
+    let bucket = renewals.get(session);
+    if (bucket === undefined) {
+      bucket = new TokenBucket(RENEWALS, now);
+      renewals.set(session, bucket);
+    }
+    const retryAfterMs = bucket.waitMs(1, now);
+    if (retryAfterMs > 0) {
+      const message = `At most ${RENEWALS.perSecond} renewal a second`;
+      throw new RequestError("too-many", message, { retryAfterMs });
+    }
+    bucket.take(1, now);
+  }
 
   async function hearRenewed(session: Session, before: unknown): Promise<void> {
     const core = coreOf(session);

@@ -146,7 +146,7 @@ Deno.test("Server has one end for a session, however often it renews", async () 
   await using server = testServer(LOGIN);
   await using session = await server.dial({ token: `ann reader ${MINUTE_MS}` });
   const asked = renewals(session);
-  for (let i = 0; i < 50; i++) await session.authenticate(`ann reader ${2 * MINUTE_MS + i}`);
+  for (let i = 0; i < 16; i++) await session.authenticate(`ann reader ${2 * MINUTE_MS + i}`);
   await passTime(time, 2 * MINUTE_MS - 1_000);
   assertEquals([session.isReady, asked.length], [true, 1]);
   // A token that ends no later is taken, and not asked for again.
@@ -275,4 +275,27 @@ Deno.test("Server answers a renewal although onRenewed fails, and denies what au
   const error = await assertRejects(() => Array.fromAsync(news), RequestError);
   assertEquals(error.failure.code, "forbidden");
   assert(`${errors.at(-1)}`.includes('authorize of "news"'));
+});
+
+Deno.test("Server takes 16 renewals of a session at once, then one a second, whatever they cost it", async () => {
+  using time = new FakeTime();
+  let asked = 0;
+  await using server = testServer({ ...LOGIN, authorize: () => ++asked > 0 });
+  await using peer = await server.dial({ token: `ann editor ${MINUTE_MS}` });
+  for (let i = 0; i < 10; i++) await peer.subscribe(`topic-${i}`);
+  asked = 0;
+  const renew = () => peer.authenticate(`ann editor ${MINUTE_MS}`);
+  for (let i = 0; i < 16; i++) await renew();
+  for (let i = 0; i < 5; i++) {
+    const error = await assertRejects(renew, RequestError, "At most 1 renewal a second");
+    assertEquals(error.failure, {
+      code: "too-many",
+      message: "At most 1 renewal a second",
+      retryAfterMs: 1_000,
+    });
+  }
+  assertEquals(asked, 160);
+  await passTime(time, 1_000);
+  await renew();
+  assertEquals([asked, peer.isReady], [170, true]);
 });
