@@ -39,7 +39,8 @@ interface Kind {
  *   many there were.
  * - **Bounded:** 16 lines of one kind an hour, each of at most 400 characters; kinds do not silence
  *   each other.
- * - **One line:** a peer's words cannot begin a line of their own or move a terminal's cursor.
+ * - **One line:** a peer's words cannot begin a line of their own, move a terminal's cursor, or turn the
+ *   direction of the text around.
  *
  * The caller keeps secrets out, and asks first whether a handler is set.
  */
@@ -72,6 +73,6 @@ export class ConsoleReport {
     known.untold = 0;
     const more = untold === 0 ? "" : ` (and ${untold} more of this kind since the last line)`;
     // deno-lint-ignore no-console
-    console.warn(`Skein: ${line.slice(0, MAX_LENGTH).replace(/[\s\p{Cc}]+/gu, " ")}${more}`);
+    console.warn(`Skein: ${line.slice(0, MAX_LENGTH).replace(/[\s\p{Cc}\p{Cf}]+/gu, " ")}${more}`);
   }
 }

@@ -60,9 +60,11 @@ Deno.test("ConsoleReport.tell() prints one line, cut, without control characters
   using printed = captureConsole();
   const report = new ConsoleReport();
   report.tell("peer", "said\r\nSkein: all is well\x1b[2J\x9b2J");
+  report.tell("direction", "topic \u202egnp.exe\u2066");
   report.tell("long", "x".repeat(1_000));
   assertEquals(printed.lines, [
     "Skein: said Skein: all is well [2J 2J",
+    "Skein: topic gnp.exe ",
     `Skein: ${"x".repeat(400)}`,
   ]);
 });

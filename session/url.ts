@@ -1,5 +1,4 @@
 /**
-/**
  * The URLs of a client's service, and the part of a URL that a session may keep.
  *
  * @module
