@@ -315,6 +315,44 @@ Deno.test("LiveTrack holds no more than its bounds", () => {
   ]);
 });
 
+for (const [less, most] of [[0, 3], [1, 2]] as const) {
+  Deno.test(`LiveTrack holds maxLagBytes for who is behind, to the byte: ${most} groups`, async () => {
+    const probe = new LiveTrack();
+    probe.openGroup().writeFrame(new Uint8Array(LARGE));
+    const size = probe.heldBytes;
+    const { live, mux } = liveMux({
+      maxCachedGroups: 1,
+      maxCachedBytes: 1,
+      maxLagGroups: 1_000,
+      maxLagBytes: 3 * size - less,
+    });
+    await using pair = await livePair("moq-lite-04", { server: mux });
+    const missed = new Set<number>();
+    const track = await pair.client.subscribe("/live", "x", {
+      onMissed: ({ first, last }) => {
+        for (let at = first; at <= last; at++) missed.add(at);
+      },
+    });
+    await until(() => live.subscribers === 1);
+    pair.link.stall("to-client");
+    const held: number[] = [];
+    for (let at = 1; at <= 6; at++) {
+      using group = live.openGroup();
+      group.writeFrame(new Uint8Array(LARGE));
+      group.close();
+      await turns(20);
+      held.push(live.heldBytes / size);
+    }
+    assertEquals(held, [1, 2, most, most, most, most]);
+    pair.link.resume("to-client");
+    live.close();
+    const whole = (await readAll(track)).filter((group) => !/^\d+: \w+$/.test(group))
+      .map((group) => Number(group.split(":")[0])).toSorted();
+    assertEquals(whole, [4, 5, 6].slice(-most));
+    assertEquals([...missed].filter((at) => at > 6 - most), []);
+  });
+}
+
 Deno.test("LiveTrack lets go of the beginning of a group that is too large", async () => {
   const { live, mux } = liveMux({ maxCachedBytes: 100_000, maxLagBytes: 100_000 });
   await using pair = await livePair("moq-lite-04", { server: mux });

@@ -802,6 +802,75 @@ Deno.test("MoqRelay gives the place of a track without subscribers to one that n
   await assertRejects(async () => (await client.subscribe("/live", "more")).ready, MoqError);
 });
 
+for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
+  Deno.test(`MoqRelay holds maxLagBytes of a track for who is behind over ${version}`, async () => {
+    await using net = new Net(version);
+    const bytes = 200_000;
+    const relay = net.relay({ track: { maxCachedBytes: 1, maxLagBytes: 2.5 * bytes } });
+    const publisher = new Publisher("/live");
+    await net.join(relay, publisher.mux);
+    await until(() => relay.mux.size === 1);
+    const slow = await net.join(relay);
+    const quick = await net.join(relay);
+    const missed = new Set<number>();
+    const late = await slow.client.subscribe("/live", "x", {
+      onMissed: ({ first, last }) => {
+        for (let at = first; at <= last; at++) missed.add(at);
+      },
+    });
+    const good = await quick.client.subscribe("/live", "x", { ordered: true });
+    await until(() => publisher.live.subscribers === 1 && served([slow, quick]) === 2);
+    await turns(20);
+    slow.link.stall("to-client");
+    for (let at = 1; at <= 6; at++) {
+      using group = publisher.live.openGroup();
+      group.writeFrame(new Uint8Array(bytes));
+      group.close();
+      // The other one has it: so has the relay.
+      const next = (await good.nextGroup())!;
+      assertEquals([next.sequence, (await next.readFrame())?.byteLength], [at, bytes]);
+      await next.readFrame();
+      await turns(20);
+    }
+    slow.link.resume("to-client");
+    publisher.live.close();
+    const whole: number[] = [];
+    for (let group; (group = await late.nextGroup()) !== null;) {
+      const { sequence } = group;
+      try {
+        while (await group.readFrame() !== null);
+        whole.push(sequence);
+      } catch (error) {
+        assertEquals((error as MoqError).scope, "group");
+        missed.add(sequence);
+      }
+    }
+    assertEquals(whole.toSorted(), [5, 6]);
+    assertEquals([...missed].toSorted(), [1, 2, 3, 4]);
+  });
+
+  Deno.test(`MoqRelay passes on no broadcast that passed 32 relays over ${version}`, async () => {
+    await using net = new Net(version);
+    const relay = net.relay();
+    const hops = (count: number) => Array.from({ length: count }, (_, at) => BigInt(at + 1));
+    // The relay that announces it is one more; what this one announces has its own id, too.
+    const mux = new TrackMux();
+    mux.publish("/near", () => {}, { hops: hops(30) });
+    const far = mux.publish("/far", () => {}, { hops: hops(31) });
+    mux.publish("/too-far", () => {}, { hops: hops(32) });
+    await net.join(relay, mux);
+    const heard = await listen((await net.join(relay)).client);
+    await turns(50);
+    assertEquals([announced(relay), heard], [["/near", "/far"], ["/near active"]]);
+    // A shorter way brings it within reach, and a longer one takes it away again.
+    far.reannounce(hops(3));
+    await turns(50);
+    far.reannounce(hops(31));
+    await turns(50);
+    assertEquals(heard, ["/near active", "/far active", "/far ended"]);
+  });
+}
+
 Deno.test("Publication.reannounce() tells another way, and subscriptions stay", async () => {
   const mux = new TrackMux();
   const live = new LiveTrack();

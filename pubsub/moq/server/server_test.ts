@@ -446,6 +446,32 @@ Deno.test("listenMoq() refuses sessions beyond its limits, and takes others when
   }
 });
 
+Deno.test("listenMoq() refuses more setups at once than it may have, on every wire", async () => {
+  for (const wire of WIRES) {
+    const asked = Promise.withResolvers<void>();
+    const answer = Promise.withResolvers<void>();
+    let setups = 0;
+    await using server = listen({
+      limits: { maxPendingSetups: 1 },
+      async onSetup() {
+        setups++;
+        asked.resolve();
+        await answer.promise;
+      },
+    });
+    const waiting = dial(server, wire, { versions: ["gomoqt-dev"] });
+    await asked.promise;
+    const error = await assertRejects(() => dial(server, wire, { versions: ["gomoqt-dev"] }));
+    if (wire === "webtransport") assertEquals((error as ConnectionError).status, 503);
+    if (wire === "quic") assertEquals((error as MoqError).moqCode, 4503);
+    assertEquals(setups, 1);
+    answer.resolve();
+    await using _session = await waiting;
+    await using _other = await dial(server, wire, { versions: ["gomoqt-dev"] });
+    assertEquals(setups, 2);
+  }
+});
+
 Deno.test("listenMoq() frees the place of who leaves before the answer", async () => {
   for (const wire of ["webtransport", "websocket"] as const) {
     const asked = Promise.withResolvers<void>();
