@@ -224,7 +224,10 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       await check(session, room, "presence");
       const { rooms } = parts();
       if (!isRoom(room) && !rooms.isMember(session, room)) {
-        throw new RequestError("unknown-topic", `"${room}" is no room`);
+        throw new RequestError(
+          "unknown-topic",
+          `"${room}" is no room: none of the rooms of the server fits it`,
+        );
       }
       if (data instanceof Uint8Array || !isEncodable(room, data)) {
         throw new RequestError("malformed", "Expected data that JSON can hold");

@@ -125,7 +125,13 @@ export class Controls {
     this.stats.refusedByPeer++;
     if (failure === undefined) return;
     const { session } = this.#host;
-    this.#notify(() => this.#settings.handlers.onRefused?.(toRequestError(failure), session));
+    const { onRefused, onError } = this.#settings.handlers;
+    if (onRefused) return this.#notify(() => onRefused(toRequestError(failure), session));
+    if (onError) return;
+    const { code, message } = failure;
+    const peer = this.#settings.side === "client" ? "server" : "client";
+    const line = `The ${peer} refused a message (${code}): ${message}; onRefused is told of each`;
+    this.#settings.console.tell("refused-message", line, { about: message });
   }
 
   #notify(call: () => unknown): void {

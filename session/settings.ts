@@ -137,7 +137,10 @@ export interface SessionHandlers<
   readonly onHandlerError?: "answer" | "close";
   /** Called when the peer says that it will go away. */
   readonly onGoAway?: (goaway: GoAway, session: Session<V, C, S>) => void;
-  /** Called when the peer refuses a message that asked for no answer. */
+  /**
+   * Called when the peer refuses a message that asked for no answer. Without it, and without
+   * `onError`, a line is printed, once a cause.
+   */
   readonly onRefused?: (error: RequestError, session: Session<V, C, S>) => void;
   /** Called when the peer says that it dropped messages for this end; `topic` is absent for several topics. */
   readonly onDropped?: (

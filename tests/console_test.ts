@@ -1,15 +1,18 @@
 /** Lines on the console of a server about failures that no handler of it hears. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { z } from "zod";
 import { dial } from "../client.ts";
 import { AuthenticationError, RequestError, SessionClosedError } from "../errors.ts";
 import type { BrokerStatus } from "../pubsub/broker.ts";
 import { MemoryBroker } from "../pubsub/memory_broker.ts";
 import { createServer, type ServerOptions } from "../server.ts";
+import { defineContract } from "../session/contract.ts";
+import type { Session } from "../session/session.ts";
 import { StatusFeed } from "../session/status_feed.ts";
 import { TestServer } from "../testing/test_server.ts";
 import { captureConsole, type ConsoleLines } from "./console_lines.ts";
-import { listen, RawSocket } from "./servers.ts";
+import { listen, RawSocket, until } from "./servers.ts";
 
 /** What is printed, without what stands in front of each line. */
 function linesOf({ lines }: ConsoleLines): string[] {
@@ -183,6 +186,38 @@ Deno.test("Server prints that nothing handles its messages, where no loop begins
   assertEquals(printed.lines.length, 1);
   for (const session of [...silent, late]) void session.close();
   await time.tickAsync(1_000);
+});
+
+Deno.test("Session prints what its peer refused, each cause once, unless a handler is told", async () => {
+  const contract = defineContract({
+    toServer: { chat: z.string() },
+    toClient: { news: z.string() },
+  });
+  for (const handlers of [{}, { onRefused() {} }, { onError() {} }]) {
+    using printed = captureConsole();
+    const opened: Session[] = [];
+    await using server = new TestServer({
+      contract,
+      onMessage() {},
+      onOpen: (session) => void opened.push(session as Session),
+      ...handlers,
+    });
+    await using client = await server.dial({ contract, ...handlers });
+    const loop = client[Symbol.asyncIterator]();
+    void loop.next();
+    for (let i = 0; i < 2; i++) client.send("chta" as "chat", "hello");
+    opened[0]!.send("news", 5);
+    await until(() => client.stats.refusedByPeer === 2 && opened[0]!.stats.refusedByPeer === 1);
+    const told = "onRefused is told of each";
+    const isSilent = Object.keys(handlers).length > 0;
+    assertEquals(
+      linesOf(printed).sort(),
+      isSilent ? [] : [
+        `The client refused a message (invalid): Invalid input: expected string, received number; ${told}`,
+        `The server refused a message (unknown-topic): No message of the contract fits the topic "chta"; ${told}`,
+      ],
+    );
+  }
 });
 
 Deno.test("Server prints that the engine of its broker cannot be reached at the start, or went away", async () => {
