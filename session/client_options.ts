@@ -1,5 +1,5 @@
 /**
- * What a client can be told, and what it tells.
+ * Options of a client, and its status.
  *
  * @module
  */
@@ -12,20 +12,9 @@ import type { Instrumentation } from "./instrumentation.ts";
 import type { OutboxOptions } from "./outbox.ts";
 import type { SessionFallback, WaitOptions } from "./session.ts";
 import type { SessionHandlers, SessionLimits } from "./settings.ts";
+import type { Fresh, ServerUrl } from "./url.ts";
 
-/** A value, or what makes one anew for each connection. */
-export type Fresh<T> = T | (() => T | Promise<T>);
-
-/**
- * Where a client connects to: one URL, several of one service, or a function that tells one for each
- * connection.
- *
- * - **Several** are tried in turn, the first one first. After a loss, and after an attempt that
- *   failed, the next one is tried at once; the client waits once all of them were tried.
- * - **A function** is asked at once after the loss of a session that held. Where it tells another
- *   host, the client connects there without waiting.
- */
-export type ServerUrl = Fresh<string | URL> | readonly (string | URL)[];
+export type { Fresh, ServerUrl };
 
 /** How a client is doing. */
 export type ClientStatus =

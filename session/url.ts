@@ -5,7 +5,20 @@
  */
 import { absoluteUrl } from "../transport/url.ts";
 import { TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
-import type { Fresh, ServerUrl } from "./client_options.ts";
+
+/** A value, or a function that makes one anew for each connection. */
+export type Fresh<T> = T | (() => T | Promise<T>);
+
+/**
+ * Where a client connects to: one URL, several of one service, or a function that tells one for each
+ * connection.
+ *
+ * - **Several** are tried in turn, the first one first. After a loss, and after an attempt that
+ *   failed, the next one is tried at once; the client waits once all of them were tried.
+ * - **A function** is asked at once after the loss of a session that held. Where it tells another
+ *   host, the client connects there without waiting.
+ */
+export type ServerUrl = Fresh<string | URL> | readonly (string | URL)[];
 
 /**
  * Takes the token out of a URL's query, and the mark of a token in band: a session remembers its
