@@ -252,8 +252,7 @@ export class Admission<V> {
       const { user } = identity;
       if (user !== undefined) {
         this.#count({ user });
-        // Only then a place among the user's sessions of this node: who waits, perhaps in vain, takes
-        // it from nobody.
+        // The claim first: an attempt that waits for it takes no place of the user on this node.
         claim = await this.#claimFor(user);
         byAddress[Symbol.dispose]();
         reservation = this.#reserve(address, user);
@@ -447,7 +446,7 @@ function tokenOf({ url, headers }: Invitation<unknown>): string | undefined {
   return new URLSearchParams(pair).get("token") ?? undefined;
 }
 
-/** Whether a request has nothing that says who it is of, beside a token. */
+/** Tells whether a request has neither a cookie nor `Authorization`, which could name its user. */
 function saysNothing({ headers }: Invitation<unknown>): boolean {
   return !headers.has("cookie") && !headers.has("authorization");
 }

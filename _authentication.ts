@@ -124,7 +124,7 @@ export class Authenticator<V> {
     });
   }
 
-  /** A fault of the application is none of the peer, which may come back once it is mended. */
+  /** Refuses with 503 where the application fails: the peer may come back once that is mended. */
   #asked<T>(ask: () => T): T {
     try {
       return ask();

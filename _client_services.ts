@@ -31,13 +31,13 @@ import { validate } from "./session/standard_schema.ts";
 import { TopicPattern } from "./session/topic_pattern.ts";
 import { within } from "./transport/within.ts";
 
-/** What a client wants to do with a topic; `presence` sets the data with which it is present in a room. */
+/** Action of a client on a topic; `presence` sets the data with which it is present in a room. */
 export type AuthorizedAction = "subscribe" | "publish" | "presence";
 
-/** What `authorize` allows, in place of `true`. */
+/** Answer of `authorize` that says more than `true`. */
 export interface Permission {
   /**
-   * Whether the publication carries `from`: the user of the session.
+   * Has the publication carry `from`: the user of the session.
    *
    * @default {false, or `namesPublishers` of the server}
    */
@@ -73,7 +73,7 @@ export interface ClientServicesOptions {
   readonly authorize: Authorize | undefined;
   /** Called when a client has renewed its token, with the value before it. */
   readonly onRenewed: RenewedHandler | undefined;
-  /** Whether publications of clients carry their users, unless `authorize` says otherwise. */
+  /** Has publications of clients carry their users, unless `authorize` says otherwise. */
   readonly namesPublishers: boolean;
   /** Topics and their schemas. */
   readonly contract: AnyContract | undefined;
@@ -83,7 +83,7 @@ export interface ClientServicesOptions {
   readonly sequences: SequenceStore;
   /** Prints what a developer may have meant otherwise. */
   readonly console: ConsoleReport;
-  /** Whether failures of sessions are not printed, since the application has a handler for them. */
+  /** True if failures of sessions are not printed, since the application has a handler for them. */
   readonly isSilent: boolean;
   /** Whether there are topics with a history. */
   readonly hasHistory: boolean;
@@ -197,7 +197,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       const { topics } = parts();
       const publishing = {
         ...(!echo && { except: session }),
-        // A session that is nobody's has its own id for a user.
+        // A session without a user has its own id in that place.
         ...(from && session.user !== session.id && { from: session.user }),
       };
       try {

@@ -28,7 +28,7 @@ export interface Invitation<Answer> {
   readonly address: string | undefined;
   /** Whether it speaks Skein's own protocol. */
   readonly isSkein: boolean;
-  /** Whether it speaks that, and said by its mark that its token follows in band. */
+  /** True if it speaks `skein.1` and announced a token in band. */
   readonly announcesToken: boolean;
   /** Aborted when it gives up before an answer, on wires that tell. */
   readonly signal?: AbortSignal;

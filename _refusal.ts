@@ -16,7 +16,7 @@ const FAULT_SILENT_MS = 1_000;
 export interface RefusedOptions extends ErrorOptions {
   /** Whether the application may be at fault, and should hear of it. */
   readonly isFault?: boolean;
-  /** Whether WebTransport tells it by a close with the text; pages see no status of a refusal. */
+  /** Has WebTransport tell it by a close with the text: pages see no status of a refusal. */
   readonly isToldByClose?: boolean;
 }
 
@@ -26,7 +26,7 @@ export class Refused extends Error {
   readonly status: RefusalStatus;
   /** Whether the application may be at fault, and should hear of it. */
   readonly isFault: boolean;
-  /** Whether WebTransport tells it by a close with the text; pages see no status of a refusal. */
+  /** Has WebTransport tell it by a close with the text: pages see no status of a refusal. */
   readonly isToldByClose: boolean;
 
   /** Creates a refusal. */
@@ -86,7 +86,7 @@ export class RefusalReport {
     const isOwnText = !(cause instanceof AuthenticationError);
     const behind = isOwnText ? cause : cause.cause;
     const isTold = isFault || behind !== undefined && !(behind instanceof LimitError);
-    // What the application wrote may have the token in it.
+    // A text of the application may have the token in it.
     const mask = (text: string) => token ? text.replaceAll(token, "<token>") : text;
     const reason = isOwnText ? message : mask(message);
     const more = isTold ? `: ${mask(textOf(behind))}` : "";

@@ -60,7 +60,7 @@ export interface UserClaimsOptions {
  * - **All that fit:** a place counts as taken until its session ended and the engine knows of it. A
  *   claim waits for places of the same user that this node gives up, and asks twice more, within a
  *   quarter of a second, for those that others do.
- * - **Nodes that died:** their claims are given up by who needs the place, once the node is surely
+ * - **Nodes that died:** a node that needs the place gives their claims up, once they are surely
  *   gone; else they end by themselves after two minutes.
  * - **Cost:** one call for each session that begins, ends, and lives for another 40 s.
  */

@@ -182,7 +182,7 @@ export function jwt(options: JwtOptions): JwtAuthentication {
       return checkedClaims(await verified(verify, token));
     },
     userOf: ({ sub }) => sub,
-    // What is accepted up to then lasts up to then.
+    // A token that is accepted up to then lasts up to then.
     expiresAt: ({ exp }) => Math.min(Math.floor(exp * 1_000) + clockToleranceMs, MAX_TIME_MS),
   };
 }

@@ -187,8 +187,8 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
     action: AuthorizedAction,
   ) => boolean | Permission | Promise<boolean | Permission>;
   /**
-   * Whether what clients publish carries `from`: the user that `userOf` returned. What `authorize`
-   * says of one publication goes first. A client without a user has no `from`.
+   * Has publications of clients carry `from`: the user that `userOf` returned. The answer of
+   * `authorize` to one publication goes first. A client without a user has no `from`.
    *
    * @example A chat whose lines have names that nobody can forge
    * ```ts
@@ -249,9 +249,10 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
   /** Limits of the server. */
   readonly limits?: ServerLimits;
   /**
-   * How fast clients may send, subscribe and connect. Connections have a rate by default, and each
-   * session's subscriptions: 256 at once, then 20 a second. Rates of users and addresses hold on all nodes together if the `store` of the broker
-   * can count, and by node if `shared` is `undefined`.
+   * Rates at which clients may send, subscribe and connect. Connections have a rate by default, and
+   * so have the subscriptions of each session: 256 at once, then 20 a second. Rates of users and
+   * addresses hold on all nodes together if the `store` of the broker can count, and by node if
+   * `shared` is `undefined`.
    */
   readonly rates?: RateLimitsOptions;
   /** Limits and times of each session. */
@@ -591,7 +592,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    * @param topic The topic.
    * @param data The data.
    * @param options A session whose client does not get it, and the user who publishes.
-   * @throws {TypeError} If JSON can not hold the data, the topic is no topic, or `from` no user.
+   * @throws {TypeError} If JSON cannot hold the data, the topic is no topic, or `from` no user.
    * @throws {RangeError} If the message is too large.
    */
   publish<T extends SendTopic<C, "server">>(

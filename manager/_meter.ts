@@ -54,7 +54,7 @@ export class SessionMeter implements ServerMeter, Disposable {
   readonly #host: MeterHost;
   /** Those of the session, the user and the address: the first that has not enough refuses. */
   readonly #accounts: readonly Account[];
-  /** What some account counts; all else passes at once. */
+  /** Units that some account counts; all others pass at once. */
   readonly #counted: Readonly<Record<"messages" | "subscriptions" | "bytes", boolean>>;
   #windowAt = 0;
   #refusals = 0;

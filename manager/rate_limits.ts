@@ -23,7 +23,7 @@ const MIN_SUBSCRIPTION_BURST = 256;
 /** Subscriptions that a session may ask for each second, unless a rate is given. */
 const SUBSCRIPTIONS_PER_SECOND = 20;
 
-/** What one session may send. A rate is set only where it is given, or has a default. */
+/** Rates of one session. Only subscriptions have one unless it is given. */
 export interface SessionRates {
   /** Messages, requests and publications, and whatever else asks for something. */
   readonly messages?: Rate;
@@ -247,8 +247,8 @@ function isMetered({ messages, bytes, subscriptions }: Rates): boolean {
 }
 
 /**
- * The rate of subscriptions of a session, unless one is given: whoever comes back may ask for all of
- * its topics, and leave them again, at once.
+ * The rate of subscriptions of a session, unless one is given: a client that comes back may ask for
+ * all of its topics, and leave them again, at once.
  *
  * @param maxTopics Topics that a session may have, where another number than the default.
  * @returns The rate.

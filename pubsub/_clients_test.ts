@@ -49,7 +49,7 @@ export class Client implements AsyncDisposable {
   }
 
   /**
-   * What came since the last call: answers, messages as `[data, offset, prev]`, and the rest as it is.
+   * Takes all that came since the last call: answers, messages as `[data, offset, prev]`, and the rest as it is.
    * Tags are left out, since they are never the same.
    */
   take(): unknown[] {

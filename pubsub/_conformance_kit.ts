@@ -112,7 +112,7 @@ export const HUGE_NAMES: readonly [string, string, string] = [
   "x:".repeat(4_096),
 ];
 
-/** Whether a call is done; `false` if it is refused with a `RangeError`, as what is too long must be. */
+/** Tells whether a call is done; `false` if it is refused with a `RangeError`, as a long name must be. */
 export async function isTaken(act: () => unknown): Promise<boolean> {
   try {
     await act();

@@ -185,7 +185,7 @@ export class Room {
     return this.#options.members === "count" || users > this.#options.gatherAbove;
   }
 
-  /** Whether data changes faster than members are told of it; what comes with a session does not wait. */
+  /** Tells whether data changes faster than members are told of it; a session that joins does not wait. */
   #comesTooSoon({ type, session }: PresenceEvent & { readonly session?: Session }): boolean {
     return type === "update" && session === undefined && Date.now() - this.#gatheredAt < UPDATE_MS;
   }
@@ -219,7 +219,7 @@ export class Room {
     this.#timer = setTimeout(() => this.#flush(), Math.max(0, Math.min(leftMs, gatherMs)));
   }
 
-  /** Whether only updates of data are gathered: the room is small, and no session waits for its list. */
+  /** True if only updates of data are gathered: the room is small, and no session waits for its list. */
   get #isLively(): boolean {
     const { members, gatherAbove } = this.#options;
     if (members === "count" || this.#waiting.size > 0 || this.#getting.size > 0) return false;

@@ -19,7 +19,7 @@ export class ScriptedEngine {
   head = 0;
   step = 1;
   kept: Publication[] = [];
-  /** Whether publications have tags, as those of every engine do. */
+  /** Has publications carry tags, as those of every engine do. */
   hasTags = false;
   readonly #tags = new Tags();
   readonly nodes: ScriptedBroker[] = [];

@@ -9,7 +9,7 @@ import { isNumber } from "./_node_message.ts";
 import type { DirectoryScope } from "./directory.ts";
 
 /**
- * What a node tells of a user: connections, since when, without connections when there was one last,
+ * Entry of a node about a user: connections, since when, without connections when there was one last,
  * and the newest data of its sessions. Nodes before 0.2 leave out an entry that has data.
  */
 export type StayEntry =
@@ -28,7 +28,7 @@ export interface StayData {
   readonly setAt: number;
   /** The node on which it was set, which decides between two of the same time. */
   readonly node: string;
-  /** What was set, as JSON holds it. */
+  /** The data, as JSON holds it. */
   readonly value: unknown;
 }
 
@@ -80,7 +80,7 @@ export class Stay {
   lastSeenAt = 0;
   /** The data that stands for the user; {@linkcode Stay.refresh} finds it. */
   data: StayData | undefined = undefined;
-  /** What each session of this node set. */
+  /** Data of each session of this node. */
   #own: Map<Session, StayData> | undefined = undefined;
 
   /** Creates a stay of which no node has anything yet. */

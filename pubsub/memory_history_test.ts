@@ -32,7 +32,7 @@ function read(
   return histories.read(topic, { bounds: BOUNDS, maxMessages: 100, maxBytes: 100_000, ...options });
 }
 
-/** Whether everything of a topic after an offset is there. */
+/** Tells whether everything of a topic after an offset is there. */
 function hasAllAfter(histories: MemoryHistories, topic: string, after: number): boolean {
   const { head, publications: [first] } = read(histories, topic, { after });
   return first === undefined ? head === after : first.position!.prev <= after;

@@ -75,7 +75,7 @@ interface Subscriber {
 
 /** A session's part in a topic. */
 interface Membership {
-  /** Whether its client asked for it, and the application did not. */
+  /** True if its client asked for the topic, and the application did not. */
   isRequested: boolean;
   /** Called once the session is off the topic. */
   onLeft: (() => void) | undefined;
@@ -321,7 +321,7 @@ export class Topics implements AsyncDisposable {
    * @param topic The topic.
    * @param data Any value that JSON can hold, or a `Uint8Array` for `skein.1` subscribers.
    * @param options A session that does not get it, and who publishes.
-   * @throws {TypeError} If JSON can not hold the data, the topic is no topic, or `from` no user.
+   * @throws {TypeError} If JSON cannot hold the data, the topic is no topic, or `from` no user.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`, or the topic too long.
    * On a topic with a history 69 bytes are for its place in it.
    * @throws {UnsupportedError} If the broker is closed.

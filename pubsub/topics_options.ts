@@ -54,7 +54,7 @@ export interface TopicsOptions {
 /** Options for `Topics.subscribe`. */
 export interface TopicSubscribeOptions extends SubscribeOptions {
   /**
-   * Whether the client asked for the topic by itself: `Topics.requestedBy` lists it, unless the
+   * Marks a topic that the client asked for by itself: `Topics.requestedBy` lists it, unless the
    * application subscribes the session too.
    *
    * @default {false}
@@ -67,7 +67,7 @@ export interface TopicSubscribeOptions extends SubscribeOptions {
   readonly onLeft?: (() => void) | undefined;
 }
 
-/** What a session is told as it is taken off a topic. */
+/** Code and reason that a session is told as it is taken off a topic. */
 export interface UnsubscribeOptions {
   /**
    * Stable code by which the client goes on: `too-many` and `unavailable` have it ask again after a
@@ -87,7 +87,7 @@ export interface UnsubscribeOptions {
 /** Options for `Topics.unsubscribe`. */
 export interface TopicUnsubscribeOptions extends UnsubscribeOptions {
   /**
-   * Whether the session is told nothing, since its client asked for it.
+   * Tells the session nothing, since its client asked for the end.
    *
    * @default {false}
    */

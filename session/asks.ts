@@ -29,7 +29,7 @@ export interface AskOptions {
    * its own: such questions do not count among the others.
    */
   readonly onAnswer?: ((data: unknown) => void) | undefined;
-  /** Whether a handler of the peer's application answers; others are answered by Skein itself. */
+  /** True if a handler of the peer's application answers; Skein itself answers all others. */
   readonly isRequest?: boolean;
 }
 

@@ -581,7 +581,7 @@ export class Client<C extends AnyContract = AnyContract>
     throw this.#ended("wait for the connection");
   }
 
-  /** Whether the client ended in another way than by a normal close. */
+  /** True if the client ended in another way than by a normal close. */
   get #hasFailed(): boolean {
     const { current } = this.status;
     return "cause" in current && current.cause.code !== CloseCode.normal;

@@ -18,7 +18,7 @@ const PAUSE_MS = 1_000;
 
 const VERB = "set presence";
 
-/** What was given to a session, and its answer. */
+/** Data that was given to a session, and the answer. */
 interface Given {
   readonly session: Session;
   readonly data: unknown;
@@ -29,7 +29,7 @@ interface Given {
 export class ClientPresence {
   readonly #data = new Map<string, unknown>();
   readonly #given = new Map<string, Given>();
-  /** What a server took last: it stands again where what is set next is refused. */
+  /** Data that a server took last: it stands again where the next one is refused. */
   readonly #taken = new Map<string, unknown>();
 
   /**
@@ -73,7 +73,7 @@ export class ClientPresence {
     for (const room of this.#data.keys()) void this.#giveAgain(session, room);
   }
 
-  /** What is refused for now is given again; every other refusal is told, as nothing else waits for it. */
+  /** Gives data again that was refused for now; tells every other refusal, as no caller waits for it. */
   async #giveAgain(session: Session, room: string): Promise<void> {
     while (session.isReady && this.#data.has(room)) {
       try {
@@ -105,7 +105,7 @@ export class ClientPresence {
       this.#given.delete(room);
       const isFinal = error instanceof RequestError && !CODES_FOR_NOW.has(error.failure.code);
       if (!isFinal || this.#data.get(room) !== data) return;
-      // What is refused for good is not given again.
+      // Data that is refused for good is not given again.
       const taken = this.#taken.get(room);
       if (taken !== undefined && taken !== data) return void this.#data.set(room, taken);
       this.#data.delete(room);

@@ -255,7 +255,7 @@ export interface ContractMessage<P extends string, Data, Reply = unknown> {
   readonly from?: string | undefined;
   /** Whether an answer is owed. */
   readonly isRequest: boolean;
-  /** Whether the asker gave up, or the session closed: an answer goes nowhere. */
+  /** True once the asker gave up, or the session closed: an answer goes nowhere. */
   readonly isCancelled: boolean;
   /** Aborted when the asker gave up, or the session closed. */
   readonly signal: AbortSignal;
@@ -276,7 +276,7 @@ export interface UntypedMessage extends Omit<ContractMessage<string, unknown>, "
 }
 
 /**
- * Who is present in a topic, told to its subscribers; part of every contract.
+ * Notice of the users in a topic, for its subscribers; part of every contract.
  *
  * @typeParam C The contract, which says with which data.
  */

@@ -119,7 +119,7 @@ export class SessionCore
   declare backpressure: Backpressure | undefined;
   /** The client at the other end, over all its sessions: user and id; only declared, as many never say. */
   declare client: string | undefined;
-  /** Whether this client told the server its id; only declared, see `features`. */
+  /** True if this client told the server its id; only declared, see `features`. */
   declare isIntroduced: boolean | undefined;
   /** Told up to which number the server handled messages; only declared, see `features`. */
   declare onAck: ((n: number) => void) | undefined;
@@ -370,7 +370,7 @@ export class SessionCore
     }
   }
 
-  /** Whether the server can leave the client that publishes out. */
+  /** True if the server can leave the client that publishes out. */
   get canOmitEcho(): boolean {
     return this.features?.includes("echo") === true;
   }

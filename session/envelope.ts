@@ -39,7 +39,7 @@ export interface GoAway {
 export interface TraceContext {
   /** Version, trace id, span id and flags: 55 characters. */
   readonly traceparent: string;
-  /** What vendors add, at most 512 characters. */
+  /** Additions of vendors, at most 512 characters. */
   readonly tracestate?: string;
 }
 

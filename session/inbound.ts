@@ -386,7 +386,7 @@ export class Inbound implements Overtaking<Incoming> {
     this.#unhandledTimer ??= setTimeout(() => this.#unhandled(topic), UNHANDLED_MS);
   }
 
-  /** Nothing handles messages, such as one of a topic; who is present need not concern anybody. */
+  /** Prints that nothing handles messages. Presence notices do not count: not every client needs them. */
   #unhandled(topic: string): void {
     if (this.#settings.handlers.onError !== undefined) return;
     const reader = this.#settings.side === "client" ? "client, or subscribe to it" : "session";
@@ -396,7 +396,7 @@ export class Inbound implements Overtaking<Incoming> {
     );
   }
 
-  /** Whether all handlers may wait for the peer, and there is no room for one more beside them. */
+  /** Tells whether all handlers may wait for the peer, with no room for one more beside them. */
   #isTooDeep(incoming: Incoming): boolean {
     return this.isHandled && this.mayOvertake(incoming) &&
       this.#host.awaitedRequests > MAX_NESTED &&

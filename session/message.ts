@@ -66,7 +66,7 @@ export class Message implements UntypedMessage {
     return this.#isAnswered;
   }
 
-  /** Whether the asker gave up, or the session closed: an answer goes nowhere. */
+  /** True once the asker gave up, or the session closed: an answer goes nowhere. */
   get isCancelled(): boolean {
     return this.#cancelled !== undefined;
   }
@@ -90,7 +90,7 @@ export class Message implements UntypedMessage {
    * `isCancelled` says.
    *
    * @param data Any value that JSON can hold, or a `Uint8Array`.
-   * @throws {TypeError} If no answer is owed, `reply` was called already, or JSON can not hold the data.
+   * @throws {TypeError} If no answer is owed, `reply` was called already, or JSON cannot hold the data.
    * @throws {RangeError} If the answer is larger than `maxMessageBytes`.
    */
   reply(data: unknown): void {

@@ -25,7 +25,7 @@ export function checkKeys(options: unknown, known: object, place: string): void 
   }
 }
 
-/** Whether two names differ by case, or by one letter that is other, missing, added or swapped. */
+/** Tells whether two names differ by case, or by one letter that is other, missing, added or swapped. */
 function isNear(a: string, b: string): boolean {
   const [one, other] = [a.toLowerCase(), b.toLowerCase()];
   if (one === other) return true;

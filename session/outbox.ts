@@ -43,7 +43,7 @@ export interface OutboxState {
 export interface OutboxPublication {
   /** Settled by the answer of the server. */
   readonly answer: PromiseWithResolvers<void>;
-  /** Whether this client gets the publication too. */
+  /** False if this client does not get the publication. */
   readonly echo: boolean;
 }
 

@@ -77,7 +77,7 @@ export class ServerInbound extends Inbound implements Backpressure {
     const { successor } = core;
     if (successor === undefined) return super.receive(frame);
     core.successor = undefined;
-    // What begins with a token: the client was told `hello` already, so more may be joined to it.
+    // The frame begins with a token: the client was told `hello` already, so more may be joined to it.
     const [first = "", ...rest] = typeof frame === "string" ? frame.split("\n") : [];
     if (parseEnvelope(first).kind !== "auth") return super.receive(frame);
     core.leaveTo(() => {
@@ -170,8 +170,8 @@ export class ServerInbound extends Inbound implements Backpressure {
 }
 
 /**
- * Holds what comes behind a token that the client did not announce: it was told `hello` already, and
- * need not wait for the answer.
+ * Holds the frames behind a token that the client did not announce: the client was told `hello`
+ * already, and need not wait for the answer.
  */
 class LateToken implements FrameReceiver {
   readonly #core: SessionCore;

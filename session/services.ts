@@ -105,7 +105,7 @@ export interface SubscribeRequest {
 export interface PublishRequest {
   /** Its number, if the client numbers what it publishes. */
   readonly number: PublicationNumber | undefined;
-  /** Whether the client gets the publication itself, where it is subscribed. */
+  /** False if the client does not get the publication itself. */
   readonly echo: boolean;
 }
 
@@ -465,7 +465,7 @@ export class Serving {
   }
 }
 
-/** A client is told from another one of the same id by its user; one that is nobody's, by its id alone. */
+/** Key of a client: its user and its id; of a client without a user, its id alone. */
 function keyOf(session: Session, client: string): string {
   const user = session.user === session.id ? "" : session.user;
   return `${user.length}:${user}:${client}`;

@@ -47,7 +47,7 @@ export interface SessionIdentity<V = unknown> {
   readonly credentials?: {
     /** When they end, in milliseconds since the Unix epoch. */
     readonly endsAt: number;
-    /** Whether they are a token, which the client can renew. */
+    /** True if they are a token, which the client can renew. */
     readonly isRenewable: boolean;
   } | undefined;
   /** Where the peer connected to. */
@@ -108,8 +108,8 @@ export interface WaitOptions {
 /** Options for publishing through the server. */
 export interface ClientPublishOptions extends WaitOptions {
   /**
-   * Whether this client gets the publication too, where it is subscribed. Without an echo it never
-   * does, also after a reconnect and when it reads the history; others do as ever.
+   * Sends the publication to this client too, where it is subscribed. Without an echo it never gets
+   * it, also after a reconnect and when it reads the history; others do as ever.
    *
    * @default {true}
    */

@@ -56,7 +56,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   }
 
   /**
-   * Whether a loop or a callback of the application was ever told.
+   * True once a loop or a callback of the application was told.
    *
    * @ignore
    */

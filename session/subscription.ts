@@ -112,7 +112,7 @@ export class Subscription<
   /** Puts in order what comes of a topic with a history. */
   #resume: Resume | undefined;
   #error: unknown;
-  /** Whether it knows if it needs to put in order what comes. */
+  /** True once it knows if it has to put messages in order. */
   #isPrepared = false;
   #isIterated = false;
 

@@ -30,7 +30,7 @@ export interface Question<C extends AnyContract> {
 export class TopicReaders<C extends AnyContract> implements TopicSink {
   /** The topic. */
   readonly topic: string;
-  /** Whether the session's stream of the topic is known: by an answer that nothing replaced. */
+  /** True if the session's stream of the topic is known: by an answer that nothing replaced. */
   isServed = false;
   /** The session whose answer is awaited; later ones do not wait for it. */
   askedOf: Session | undefined;
@@ -59,12 +59,12 @@ export class TopicReaders<C extends AnyContract> implements TopicSink {
     return this.#all;
   }
 
-  /** Whether there is no subscription left. */
+  /** True if no subscription is left. */
   get isEnded(): boolean {
     return this.#all.size === 0;
   }
 
-  /** Whether an answer has yet to serve a subscription. */
+  /** True if an answer has yet to serve a subscription. */
   get isWaiting(): boolean {
     return this.#waiting.size > 0;
   }
@@ -184,7 +184,7 @@ function isPlain({ since, last }: HistoryOptions): boolean {
   return since === undefined && last === undefined;
 }
 
-/** Whether a question is to be asked before another: its answer may serve both. */
+/** Tells whether a question is to be asked before another: its answer may serve both. */
 function isBefore(one: HistoryOptions, other: HistoryOptions): boolean {
   if (one.since && other.since) {
     return one.since.epoch === other.since.epoch && one.since.offset < other.since.offset;

@@ -14,7 +14,7 @@ import { TestServer } from "../testing/test_server.ts";
 import { captureConsole, type ConsoleLines } from "./console_lines.ts";
 import { listen, RawSocket, until } from "./servers.ts";
 
-/** What is printed, without what stands in front of each line. */
+/** Printed lines without their prefix. */
 function linesOf({ lines }: ConsoleLines): string[] {
   return lines.map((line) => line.replace(/^Skein: /, ""));
 }

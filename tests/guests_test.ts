@@ -22,7 +22,7 @@ const TOKEN = "s3cret-t0ken";
 
 /** How a client came in, or was refused. */
 interface Outcome {
-  /** Who it is at the server; `undefined` if it was refused. */
+  /** Its user at the server; `undefined` if it was refused. */
   readonly user?: string | undefined;
   /** The code and the reason of a refusal. */
   readonly refused?: Pick<CloseInfo, "code" | "reason">;
@@ -31,7 +31,7 @@ interface Outcome {
 /** One way to a server. */
 interface Way {
   readonly name: string;
-  /** Whether a token goes in band; else it goes in the URL. */
+  /** True if a token goes in band; else it goes in the URL. */
   readonly isInBand: boolean;
   /** Connects once, and tells what became of it. */
   come(options: ServerOptions<string>, token: string | undefined): Promise<Outcome>;

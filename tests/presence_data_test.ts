@@ -262,7 +262,7 @@ Deno.test("Two clients of a user are one member, with the data that was set last
   await laptop.close();
 });
 
-/** What a peer was answered: numbers and codes. */
+/** Answers that a peer got: numbers and codes. */
 function answersOf(peer: Peer): unknown[] {
   return peer.envelopes.flatMap((envelope) => {
     const { reply, error } = envelope as { reply?: number | null; error?: { code: string } };

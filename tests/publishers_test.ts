@@ -1,5 +1,5 @@
 /**
- * Who publishes: the user that a publication names, and the client that does not get it.
+ * Publishers: the user that a publication names, and the client that does not get it.
  *
  * @module
  */
@@ -39,7 +39,7 @@ function connect(
   return server.connect({ path: `/?token=${user}`, backoff, ...options }) as unknown as Client;
 }
 
-/** What a subscription got: the data, and who published it. */
+/** Data that a subscription got, and the user who published it. */
 async function reading(subscription: Subscription): Promise<[unknown, string | undefined][]> {
   const got: [unknown, string | undefined][] = [];
   await subscription.ready;

@@ -1,5 +1,5 @@
 /**
- * What a peer may make a server hold before its token was accepted.
+ * Bounds of a peer before its token was accepted.
  *
  * @module
  */
@@ -92,7 +92,7 @@ Deno.test("Server grants credit for streams of skein.1 once the token was accept
   await connection[Symbol.asyncDispose]();
 });
 
-/** What a server allows its peer to send. */
+/** Credit that a server grants its peer. */
 function allowedBy(connection: Connection): number[] {
   return (["data", "bidirectional", "unidirectional"] as const)
     .map((kind) => connection.credit!.state(kind).allowed);

@@ -15,7 +15,7 @@ type Body = (...args: unknown[]) => unknown;
 /** Any of the forms of `Deno.test()`. */
 type Register = (...args: unknown[]) => unknown;
 
-/** What {@linkcode withDeadline} needs besides a test. */
+/** Options of {@linkcode withDeadline}, besides a test. */
 export interface DeadlineOptions {
   /** Milliseconds until the test fails. */
   readonly deadlineMs: number;

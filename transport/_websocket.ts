@@ -339,7 +339,7 @@ export class WebSocketConnection
     this.#socket.close();
   }
 
-  /** Whether the peer may send no record yet; on an end that knows, which closes then. */
+  /** Refuses a record of a peer that may send none yet, and closes; on an end that knows. */
   protected refusesRecords?(): boolean;
 
   /** Makes what streams take, on an end that has it at hand. */

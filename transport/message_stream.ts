@@ -57,7 +57,7 @@ const LINGER_MS = 250;
  */
 const GREETING_BYTES = [0, 0];
 
-/** What is read of the stream until the peer is admitted, in bytes: a token has at most half of it. */
+/** Most bytes that are read of the stream until the peer is admitted: a token has at most half of it. */
 const MAX_EARLY_BYTES = 16_384;
 
 /** Options for {@linkcode withMessages}. */

@@ -187,7 +187,7 @@ export class NatsBroker implements Broker {
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
     this.#checkOpen("subscribe");
-    // What was published before is not for subscribers of now.
+    // Publications from before this call are not for the new subscriber.
     this.#outbox.send();
     const channel = options.history === undefined
       ? this.#channel(topic)

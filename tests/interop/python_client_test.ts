@@ -11,7 +11,7 @@ const NODE = new URL("./peers/python_client/node.ts", import.meta.url);
 
 const CLIENTS = 6;
 
-/** What `peer.py live` prints at its end. */
+/** Result that `peer.py live` prints at its end. */
 interface Outcome {
   readonly published: number;
   readonly received: number;

@@ -6,7 +6,7 @@
 import { assert } from "@std/assert";
 import { decodeBinary } from "../../session/_binary.ts";
 
-/** What a cut connection ends with: a code of the application, after which clients come back. */
+/** Close code of a cut connection: one of the application, after which clients come back. */
 const LOST = 3_001;
 
 /** An envelope on its way. */

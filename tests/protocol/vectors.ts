@@ -42,7 +42,7 @@ export type Step =
   | { readonly lost: true }
   /** The client connects, and offers these subprotocols. */
   | { readonly connect: readonly string[] }
-  /** Whether the peer takes nothing of what this end sends, from now on. */
+  /** True if the peer takes no more of this end. */
   | { readonly stalled: boolean }
   /** Time passes, in milliseconds. */
   | { readonly waitMs: number }
