@@ -35,6 +35,12 @@ const INVALID_WINDOW_MS = 60_000;
  */
 const MAX_NESTED = 8;
 
+/**
+ * How long requests beyond those wait for one of the handlers to end, in milliseconds, before they
+ * count as nested: of requests that the peer sends at once, handlers end as it answers.
+ */
+const NESTED_MS = 1_000;
+
 /** A message that was read, but not checked. */
 export interface Incoming {
   /** What it is among all that comes of a topic. */
@@ -147,6 +153,9 @@ export class Inbound implements Overtaking<Incoming> {
   #unknownEnvelopes = 0;
   #protocolErrors = 0;
   #unhandledTimer: ReturnType<typeof setTimeout> | undefined;
+  #nestedTimer: ReturnType<typeof setTimeout> | undefined;
+  /** Handlers that ended. */
+  #finished = 0;
 
   /** Creates the receiving half; with an `onMessage` handler, messages go to it. */
   constructor(host: InboundHost, settings: SessionSettings) {
@@ -254,6 +263,7 @@ export class Inbound implements Overtaking<Incoming> {
   /** Takes no more. What came before is still handled, unless the queue is cleared. */
   end(reason: unknown): void {
     clearTimeout(this.#unhandledTimer);
+    clearTimeout(this.#nestedTimer);
     this.queue.end();
     for (const owed of this.#answering?.values() ?? []) cancel(owed, reason);
     for (const message of this.#running?.keys() ?? []) message.cancel(reason);
@@ -368,10 +378,6 @@ export class Inbound implements Overtaking<Incoming> {
       return this.countInvalid(`Expected at most ${this.#settings.maxRequests} requests at once`);
     }
     if (id !== undefined && !this.#owe(id, incoming)) return;
-    if (id !== undefined && this.#isTooDeep(incoming)) {
-      const message = `Requests are nested more than ${MAX_NESTED} deep`;
-      return this.#host.fail(id, { code: "too-many", message });
-    }
     const sink = this.#sinks?.get(topic);
     if (sink !== undefined && id === undefined) return sink.offer(incoming, size);
     while (!this.queue.offer(incoming, size)) {
@@ -382,6 +388,7 @@ export class Inbound implements Overtaking<Incoming> {
       // Nobody ever read one: they are as unwanted as events without a listener.
       this.#discard(this.queue.take()!);
     }
+    if (this.#isStuck) this.#watchNested();
     if (this.isHandled || this.isRead || topic.startsWith("presence:")) return;
     this.#unhandledTimer ??= setTimeout(() => this.#unhandled(topic), UNHANDLED_MS);
   }
@@ -396,11 +403,24 @@ export class Inbound implements Overtaking<Incoming> {
     );
   }
 
-  /** Tells whether all handlers may wait for the peer, with no room for one more beside them. */
-  #isTooDeep(incoming: Incoming): boolean {
-    return this.isHandled && this.mayOvertake(incoming) &&
-      this.#host.awaitedRequests > MAX_NESTED &&
+  /** True if all handlers may wait for the peer, with no room for one more beside them. */
+  get #isStuck(): boolean {
+    return this.isHandled && this.#host.awaitedRequests > MAX_NESTED &&
       this.queue.running >= this.#settings.concurrency + MAX_NESTED;
+  }
+
+  /** Refuses the requests that wait if no handler ends for a while: the peer may wait for them. */
+  #watchNested(): void {
+    const finished = this.#finished;
+    this.#nestedTimer ??= setTimeout(() => {
+      this.#nestedTimer = undefined;
+      if (!this.#isStuck) return;
+      if (finished !== this.#finished) return this.#watchNested();
+      const message = `Requests are nested more than ${MAX_NESTED} deep`;
+      for (const { id, cancelled } of this.queue.takeOvertaking()) {
+        if (cancelled === undefined) this.#host.fail(id!, { code: "too-many", message });
+      }
+    }, NESTED_MS);
   }
 
   #discard({ topic, id }: Incoming): void {
@@ -463,6 +483,7 @@ export class Inbound implements Overtaking<Incoming> {
   }
 
   #done(message: Message): void {
+    this.#finished++;
     this.#running?.delete(message);
     if (!message.isRequest || message.isAnswered) return;
     message.fail({
@@ -472,6 +493,7 @@ export class Inbound implements Overtaking<Incoming> {
   }
 
   #failed(error: unknown, message: Message, incoming: Incoming): void {
+    this.#finished++;
     this.#running?.delete(message);
     if (error instanceof RequestError) return message.fail(error.failure);
     message.fail({ code: "failed", message: "The handler failed" });

@@ -120,6 +120,16 @@ export class ReceiveQueue<T> extends Changing {
     });
   }
 
+  /** Takes all items that wait and may overtake others. */
+  takeOvertaking(): T[] {
+    const taken: T[] = [];
+    for (let i = 0; i < this.#items.length;) {
+      if (this.#overtaking?.mayOvertake(this.#items[i]!.item)) taken.push(this.#takeAt(i)!);
+      else i++;
+    }
+    return taken;
+  }
+
   /** Takes the next item that waits. */
   take(): T | undefined {
     return this.#takeAt(0);

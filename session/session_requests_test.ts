@@ -423,6 +423,37 @@ Deno.test("Session handles as many requests beside as it waits for answers, and 
   assertEquals(hand.session.stats.invalidMessages, 0);
 });
 
+Deno.test("Session answers more requests at once than it handles beside, whose handlers all ask back", async () => {
+  await using both = await ends({
+    onMessage: async (message, session) => message.reply(await session.request("back")),
+  }, { onMessage: (message) => message.reply("yes") });
+  const answers = Array.from({ length: 40 }, () => both.client.request("ask"));
+  assertEquals(await soon(Promise.all(answers)), Array(40).fill("yes"));
+});
+
+Deno.test("Session lets requests wait beyond those it handles beside as long as handlers end", async () => {
+  using time = new FakeTime();
+  await using hand = serverByHand({
+    onMessage: async (message, session) => message.reply(await session.request("back")),
+  });
+  const { peer } = hand;
+  for (let id = 1; id <= 12; id++) peer.say({ topic: "ask", id });
+  await turns();
+  const codes = () => peer.envelopes.filter(({ error }) => error !== undefined).length;
+  for (let id = 1; id <= 2; id++) {
+    await time.tickAsync(900);
+    peer.say({ reply: id });
+    await turns();
+    assertEquals(codes(), 0);
+  }
+  // One of them still waits.
+  await time.tickAsync(1_999);
+  await turns();
+  assertEquals([codes(), hand.session.isReady], [1, true]);
+  const refused = peer.envelopes.find(({ error }) => error !== undefined);
+  assertEquals([refused?.reply, (refused?.error as { code: string }).code], [12, "too-many"]);
+});
+
 Deno.test("Session keeps a request with a number in its turn, whatever its handler waits for", async () => {
   const sequences = {
     claimMs: Infinity,

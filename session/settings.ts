@@ -111,7 +111,8 @@ export interface SessionHandlers<
    * this handler, iterate over the session.
    *
    * While a `request` of this end waits for the peer, requests of the peer are handled beside, one
-   * for each and at most 8: the peer may have to ask before it can answer. Messages wait.
+   * for each and at most 8: the peer may have to ask before it can answer. More of them wait, and are
+   * refused as nested too deep if no handler ends within a second. Messages wait.
    */
   readonly onMessage?: (
     message: MessageOf<C, S>,
