@@ -21,6 +21,7 @@ interface Outcome {
 async function countVectors(): Promise<number> {
   let count = 0;
   for await (const { name } of Deno.readDir(VECTORS)) {
+    if (!name.endsWith(".json")) continue;
     const { end, vectors } = JSON.parse(await Deno.readTextFile(new URL(name, VECTORS)));
     if (end === "client") count += vectors.length;
   }

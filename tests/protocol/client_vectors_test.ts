@@ -4,6 +4,7 @@ import { RequestError, SessionClosedError, TimeoutError, UnsupportedError } from
 // Loaded ahead, so that no vector waits for a module.
 import "../../session/_lasting.ts";
 import { Client } from "../../session/client.ts";
+import type { Message } from "../../session/message.ts";
 import type { ClientPublishOptions } from "../../session/session.ts";
 import type { Subscription } from "../../session/subscription.ts";
 import { turns } from "../../testing/turns.ts";
@@ -79,6 +80,10 @@ class Run {
       } else if ("send" in step) {
         for (const template of step.send) names.check(this.#outgoing.next(), template, where);
         if (step.send.length === 0) assertEquals(this.#outgoing.rest(), [], where);
+      } else if ("maySend" in step) {
+        for (const template of step.maySend) {
+          this.#outgoing.take((next) => names.check(next, template, where));
+        }
       } else if ("sendBinary" in step) {
         checkBinary(this.#outgoing.next(), step.sendBinary, { names, where });
       } else if ("sees" in step) names.check(seen.splice(0), step.sees, where);
@@ -92,7 +97,10 @@ class Run {
         peer!.connection.close({ closeCode: step.closed, reason: "" });
       } else if ("lost" in step) this.pairs[this.#connections - 1]!.link.disconnect();
       else if ("waitMs" in step) await elapse(time, step.waitMs);
-      else if ("do" in step) this.#act(step.do);
+      else if ("awayMs" in step) {
+        await elapse(time, step.awayMs);
+        assertEquals(this.#dials, [], `${where}: no connection was opened`);
+      } else if ("do" in step) this.#act(step.do);
     }
     await turns();
     assertEquals(this.#outgoing.rest(), [], "Nothing else went out");
@@ -121,11 +129,17 @@ class Run {
         const { topic, data } = message;
         this.seen.push({ topic, ...withHex({ data }) });
         if (topic === "echo") message.reply(data);
+        if (topic === "hang") await this.#untilCancelled(message);
         if (topic === "ask") message.reply(await this.client.request("back", data));
         if (topic === "deny") throw new RequestError("denied", "Not today");
         if (topic === "fail") throw new Error("Internal detail");
       },
     });
+  }
+
+  async #untilCancelled({ topic, signal }: Pick<Message, "topic" | "signal">): Promise<void> {
+    await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+    this.seen.push({ cancelled: topic });
   }
 
   async #whenDialed(): Promise<void> {

@@ -30,7 +30,6 @@ export const UNSHOWN: Readonly<Record<string, string>> = {
   "4.4": "a record is taken off below the frames: tests/websocket_streams_test.ts",
   "7.9": "advice for pages that slept: session/_life_test.ts",
   "8.4": "streams before the token: tests/strangers_test.ts",
-  "11.11": "every server of Skein 0.2 has numbers",
   "12.9": "needs several nodes: pubsub/presence_data_test.ts",
   "12.10": "needs a room of more than 100 users: pubsub/_room_test.ts",
   "12.11": "needs more than 20 updates a second: pubsub/presence_data_test.ts",

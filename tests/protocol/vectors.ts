@@ -26,6 +26,8 @@ export type Step =
   | { readonly receiveBinary: string }
   /** These envelopes go out next, in any number of text frames. */
   | { readonly send: readonly Template[] }
+  /** These envelopes may go out next; it is no fault where they do not. */
+  | { readonly maySend: readonly Template[] }
   /** This binary frame goes out next: in hexadecimal, or taken apart. */
   | { readonly sendBinary: string | { readonly head: Template; readonly data: string } }
   /** The application does something. */
@@ -44,6 +46,8 @@ export type Step =
   | { readonly connect: readonly string[] }
   /** True if the peer takes no more of this end. */
   | { readonly stalled: boolean }
+  /** Time passes, in milliseconds, in which the client opens no connection. */
+  | { readonly awayMs: number }
   /** Time passes, in milliseconds. */
   | { readonly waitMs: number }
   /** Steps that are done so many times. */
@@ -314,6 +318,22 @@ export class Outgoing {
       this.#lines = frame.split("\n");
     }
     return JSON.parse(this.#lines.shift()!);
+  }
+
+  /**
+   * Takes the next envelope, if it fits.
+   *
+   * @param fits Checks it, and throws where it does not fit.
+   */
+  take(fits: (next: Template | Uint8Array | undefined) => void): void {
+    const frame = this.#frame;
+    const lines = [...this.#lines];
+    try {
+      fits(this.next());
+    } catch {
+      this.#frame = frame;
+      this.#lines = lines;
+    }
   }
 
   /** Everything that is left. */

@@ -60,6 +60,8 @@ class Runner(Core):
                 self.settle(message, error=failure("denied", "Not today"))
             case "fail":
                 self.settle(message, error=failure("failed", "The handler failed"))
+            case "hang":
+                message.cancel = lambda: self.seen.append({"cancelled": message.topic})
             case "ask":
                 answer = lambda error, data: self.settle(message, data, error)
                 self.request("back", message.data, answer)
@@ -140,6 +142,10 @@ class Runner(Core):
                     self.expect_sent(template)
                 if not value:
                     expect(self.sent, [], "sent")
+            case "maySend":
+                for template in value:
+                    if self.sent and self.fits(template, self.sent[0]):
+                        self.sent.pop(0)
             case "sendBinary" if isinstance(value, str):
                 self.expect_sent(bytes.fromhex(value))
             case "sendBinary":
@@ -168,6 +174,9 @@ class Runner(Core):
                 self.closed(1006)
             case "waitMs":
                 self.pass_time(value)
+            case "awayMs":
+                self.pass_time(value)
+                expect(self.connects, [], "connects")
             case _:
                 raise Mismatch(f"Unknown step {kind}")
         self.tick()
@@ -184,6 +193,13 @@ class Runner(Core):
         if isinstance(template, list):
             return [self.filled(value) for value in template]
         return self.names.get(template, template) if isinstance(template, str) else template
+
+    def fits(self, template: Any, value: Any) -> bool:
+        try:
+            self.match(template, value)
+        except Mismatch:
+            return False
+        return True
 
     def match(self, template: Any, value: Any) -> None:
         if isinstance(template, str) and template.startswith("$"):
