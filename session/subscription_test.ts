@@ -378,6 +378,37 @@ Deno.test("Subscription that is left while others are asked for is not asked for
   assertEquals(log.filter((entry) => entry.startsWith("+")).length, 32);
 });
 
+Deno.test("Subscriptions that are left all at once stay within what a slow server lets wait", async () => {
+  const log: string[] = [];
+  const gate = Promise.withResolvers<object>();
+  const network = new Network(services(log, () => gate.promise));
+  await using client = network.client();
+  const all = Array.from({ length: 128 }, (_, i) => client.subscribe(`t${i}`));
+  await turns();
+  const leaving = Promise.all(all.map((subscription) => subscription.unsubscribe()));
+  const again = client.subscribe("t0");
+  await turns();
+  gate.resolve({});
+  await leaving;
+  await again.ready;
+  assertEquals([network.sessions.length, network.last.isClosed], [1, false]);
+  assertEquals(log.filter((entry) => entry.startsWith("-")).length, 128);
+  assertEquals(log.filter((entry) => entry.endsWith("t0")), ["+t0", "-t0", "+t0"]);
+});
+
+Deno.test("Subscription that waits to be left does so no more once its session is lost", async () => {
+  const log: string[] = [];
+  const network = new Network(services(log, () => new Promise(() => {})));
+  await using client = network.client();
+  const all = Array.from({ length: 64 }, (_, i) => client.subscribe(`t${i}`));
+  await turns();
+  const leaving = Promise.all(all.map((subscription) => subscription.unsubscribe()));
+  await turns();
+  network.cut();
+  await leaving;
+  assertEquals(log, ["+t0"]);
+});
+
 Deno.test("Subscription of a topic that is left and taken again stays the new one", async () => {
   const log: string[] = [];
   let refuse = true;

@@ -28,6 +28,9 @@ export class Subscriptions<C extends AnyContract> {
   readonly #all = new Map<string, TopicReaders<C>>();
   /** Topics that the session is still to be asked for, the first to go first. */
   #waiting: TopicReaders<C>[] = [];
+  /** Topics that are to be left, before any is asked for: each sends its question. */
+  #leaves: (() => Promise<unknown>)[] = [];
+  /** Questions without an answer, of both kinds: a server ends a session that has too many. */
   #asking = 0;
   /** Topics that the session is told to leave: what is on its way is not for the next subscription. */
   readonly #leaving = new Set<string>();
@@ -77,6 +80,7 @@ export class Subscriptions<C extends AnyContract> {
     this.#session = undefined;
     this.#waiting = [];
     this.#leaving.clear();
+    this.#giveUpLeaving();
     this.#inForce.clear();
     for (const readers of this.#all.values()) readers.lose();
   }
@@ -85,6 +89,7 @@ export class Subscriptions<C extends AnyContract> {
   end(error: unknown): void {
     for (const readers of this.#all.values()) readers.end(error);
     this.#all.clear();
+    this.#giveUpLeaving();
     this.#inForce.clear();
     this.#waiting = [];
   }
@@ -98,14 +103,19 @@ export class Subscriptions<C extends AnyContract> {
     const session = this.#session;
     if (!session?.isReady) return;
     while (this.#asking < (this.#hasHistories ? MAX_RESUMED_AT_ONCE : MAX_ASKED_AT_ONCE)) {
-      const next = this.#waiting.shift();
-      if (next === undefined) return;
+      const answer = this.#leaves.shift()?.() ?? this.#askNext(session);
+      if (answer === undefined) return;
       this.#asking++;
-      void this.#ask(session, next).finally(() => {
+      void answer.catch(() => {}).finally(() => {
         this.#asking--;
         this.#pump();
       });
     }
+  }
+
+  #askNext(session: Session): Promise<unknown> | undefined {
+    const next = this.#waiting.shift();
+    return next && this.#ask(session, next);
   }
 
   /** Asks for one topic; true if that was answered. */
@@ -199,9 +209,16 @@ export class Subscriptions<C extends AnyContract> {
     const session = this.#session;
     if (!session?.isReady) return;
     this.#leaving.add(topic);
-    try {
+    const { promise, resolve } = Promise.withResolvers<unknown>();
+    this.#leaves.push(() => {
       // With `onAnswer` also where as many answers are awaited as may be.
-      await coreOf(session).askTopic("unsubscribe", topic, { onAnswer() {} });
+      const answer = coreOf(session).askTopic("unsubscribe", topic, { onAnswer() {} });
+      resolve(answer);
+      return answer;
+    });
+    this.#pump();
+    try {
+      await promise;
     } catch (error) {
       // With the session the server's side of it is gone too.
       if (session.isReady) throw error;
@@ -209,6 +226,11 @@ export class Subscriptions<C extends AnyContract> {
     // Until here it took, and discarded, what was on its way.
     if (this.#session === session) this.#leaving.delete(topic);
     if (!this.#all.has(topic)) this.#route(session, topic);
+  }
+
+  /** Ends what waits to leave a topic: on a session that is over, each question fails at once. */
+  #giveUpLeaving(): void {
+    for (const leave of this.#leaves.splice(0)) void leave().catch(() => {});
   }
 
   #route(session: Session, topic: string, sink?: TopicReaders<C>): void {
