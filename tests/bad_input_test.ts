@@ -294,6 +294,8 @@ for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as Overfl
       [],
     ]);
     await until(() => server.presence.members("room:a").length === 0);
+    // Reads up to the close: the runtime's own operation of closing waits until it is written.
+    await raw.closed();
     raw[Symbol.dispose]();
     // The runtime closes its end once it sees that.
     await until(() => server.manager.stats().sockets.open === 0);
