@@ -22,7 +22,7 @@ function listen(port: number): ReturnType<typeof listenMoq> {
   return listenMoq({
     port,
     mux: relay.mux,
-    // Whoever reaches this server may join; a chat with users would look at the session's token.
+    // Every client that reaches this server may join; a chat with users looks at the session's token.
     authorize: (_session, path, action) => action !== "publish" || path.startsWith(`${LOBBY}/`),
     onSession: (session) => relay.accept(session),
   });

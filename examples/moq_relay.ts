@@ -43,7 +43,7 @@ interface RelayOptions {
   readonly broker?: Broker | undefined;
   /** Where these reach this one; on this machine by default. */
   readonly advertise?: string | undefined;
-  /** What publishers and other relays show. */
+  /** Token that publishers and other relays present. */
   readonly token?: string | undefined;
 }
 
@@ -94,7 +94,7 @@ function startRelay({ port, upstreams = [], broker, advertise, token }: RelayOpt
   };
 }
 
-/** Who shows the token may publish, and have all places of the relay: it may be a relay, too. */
+/** Lets holders of the token publish and take all places of the relay: they may be relays, too. */
 function authorizeBy(token: string | undefined): MoqAuthorize {
   return ({ path }, _path, action) => {
     if (token === undefined) return true;

@@ -8,7 +8,7 @@ import type { BrokerHistory, HistoryBounds, HistoryPage, PublicationPosition } f
 /** Most publications and bytes of a page, also where send queues are larger. */
 const MAX_PAGE = { maxMessages: 128, maxBytes: 524_288 };
 
-/** What an engine may give as a tag. */
+/** Form of a tag that an engine may give. */
 const TAG = new RegExp(`^[\\w-]{1,${MAX_TAG_LENGTH}}$`);
 
 /** How long one read may take, in milliseconds. */

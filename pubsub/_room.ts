@@ -231,7 +231,7 @@ export class Room {
     this.#timer = undefined;
     this.#gatheredAt = Date.now();
     const changes = this.#takeChanges();
-    // What found no room in them.
+    // Updates that found no room in these changes.
     if (this.#updated.size > 0) this.#schedule();
     for (const message of changes) this.#told.send(message);
     for (const [session, held] of this.#getting) {
@@ -345,7 +345,7 @@ export class Room {
       return members;
     }
     const { connections, joinedAt } = known;
-    // What was set before the grace is over with the first session that is back.
+    // Data that was set before the grace ends with the first session that is back.
     const now = data ?? (connections > 0 ? known.data : undefined);
     members[at] = withData({ user, connections: connections + 1, joinedAt }, { data: now });
     return members;

@@ -123,7 +123,7 @@ export class Resume {
     // Only the server can tell whether the publication of a tag is the one that it has there.
     const isSure = known.tag === undefined || !this.#isNew ||
       offset === known.offset && tag === known.tag;
-    // What is above the head will be given to other publications.
+    // Offsets above the head will be given to other publications.
     if (known.epoch === epoch && offset <= known.offset && known.offset <= head && isSure) {
       if (this.#isNew) this.#begin({ ...known, head, recovered: true });
       this.#isRepairing = false;

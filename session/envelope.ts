@@ -522,7 +522,7 @@ export function isTag(value: unknown): value is string | undefined {
   return value === undefined || isName(value);
 }
 
-/** What comes of something that is no tag. */
+/** Makes the malformed envelope for a value that is no tag. */
 export function badTag(tag: unknown, id?: unknown): Envelope {
   return malformed(`Expected "tag" to be a name, received ${describe(tag)}`, id);
 }

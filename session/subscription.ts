@@ -151,7 +151,7 @@ export class Subscription<
    */
   serve(answer: SubscribeAnswer): boolean {
     if (this.#resume) return this.#resume.serve(answer);
-    // What histories need is loaded for its own question, and may be needed.
+    // The code for histories is loaded with the first question of its own.
     if (this.#isPrepared) this.confirm();
     return this.#isPrepared;
   }

@@ -125,7 +125,7 @@ export interface SendStream extends WritableStream<Uint8Array> {
 /** A stream that both ends write to. */
 export interface BidirectionalStream {
   /**
-   * What the peer writes. Over Deno's QUIC a session that closes, and a peer that gives the stream up, end
+   * Bytes that the peer writes. Over Deno's QUIC a session that closes, and a peer that gives the stream up, end
    * it like a clean end: data that has to be whole tells its length.
    */
   readonly readable: ReadableStream<Uint8Array>;

@@ -145,7 +145,7 @@ class PageReader {
     const known = index[first - 1]?.seq;
     const firstSeq = known === undefined || isMissing ? (await this.#state()).first_seq : 0;
     const before = known ?? this.#before(found[0]!.seq, firstSeq);
-    // What is within the stream, and not there, was lost or never of this topic.
+    // A number within the stream without a message was lost, or was never of this topic.
     const isNone = isMissing && after >= firstSeq;
     const { messages } = await this.#pull({ from: found[0]!.seq, count: found.length });
     const isSame = messages.length === found.length && messages[0]!.seq === found[0]!.seq;

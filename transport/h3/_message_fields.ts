@@ -99,7 +99,7 @@ function pseudoHeadersOf(
   return pseudo;
 }
 
-/** Whether they make a URL, without a user in it, that means just them. */
+/** Tells whether authority and path make a URL that means just them, without a user in it. */
 function isTarget(authority = "", path = ""): boolean {
   if (authority === "" || /[@/?#\\]/.test(authority) || !path.startsWith("/")) return false;
   return URL.canParse(`https://${authority}${path}`);

@@ -142,9 +142,9 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
   }
 }
 
-/** What is behind the datagrams of a session. */
+/** Queues and owner behind the datagrams of a session. */
 export class DatagramEnds {
-  /** What they are part of. */
+  /** The session they belong to. */
   readonly owner: DatagramsOwner;
   /** Those that came. */
   readonly readable: ReadableStream<Uint8Array>;

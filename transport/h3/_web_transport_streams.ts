@@ -14,7 +14,7 @@ import {
 } from "./_web_transport_send.ts";
 import { constructible, defineInterface } from "./_web_idl.ts";
 
-/** What is behind a stream that both ends write to. */
+/** Source behind a stream that both ends write to. */
 export class BidirectionalSource {
   /** Whose it is. */
   readonly owner: StreamsOwner;

@@ -28,7 +28,7 @@ const GREASE = 0x1f * 7 + 0x21;
 
 const NOTHING = new Uint8Array();
 
-/** What follows a full prefix for the largest integer of QPACK. */
+/** Bytes behind a full prefix, for the largest integer of QPACK. */
 const LONGEST_INTEGER = new Uint8Array(9).fill(0xff, 0, 8).fill(0x7f, 8);
 
 /** A static field of more than a thousand bytes takes one. */

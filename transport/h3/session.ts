@@ -620,7 +620,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
           H3Error.messageError,
           "Expected the credit of single streams from QUIC, received a capsule for it",
         );
-      // What is malformed is malformed, whether or not credit counts here.
+      // A malformed capsule is a fault even where credit does not count.
       case CapsuleType.maxData:
       case CapsuleType.dataBlocked:
         decodeVarintCapsule(payload);

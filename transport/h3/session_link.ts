@@ -31,7 +31,7 @@ export interface SessionLink {
 
 /** How a session ended, as far as its connection has to know. */
 export interface SessionEnding {
-  /** Whether the connection has to end with it. */
+  /** True if the connection has to end with the session. */
   readonly closeConnection: boolean;
   /** The fault of the peer that ended it. A connection that ends with it says its code. */
   readonly fault: H3ProtocolError | undefined;

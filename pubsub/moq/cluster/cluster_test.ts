@@ -388,7 +388,7 @@ Deno.test("MoqCluster keeps a broadcast of another relay that has no place, unti
   local.client.close();
   await bench.pass(100);
   assertEquals([Object.keys(b.ways).length, b.relay.stats.waiting], [1, 0]);
-  // What the other relay does not hold any more waits no longer.
+  // A broadcast that the other relay no longer holds waits no longer.
   const again = await b.join(new Publisher("/again").mux);
   await bench.pass(100);
   assertEquals(b.relay.stats.waiting, 1);

@@ -34,8 +34,8 @@ export interface MoqRelayOptions {
    */
   readonly prefix?: string;
   /**
-   * Whether sessions that dialed in may publish although they have no `authorize`, so that anybody who
-   * reaches the relay publishes under any path. Without it their announcements are refused. The address
+   * Lets sessions that dialed in publish although they have no `authorize`: every client that reaches
+   * the relay may publish under any path. Without it their announcements are refused. The address
    * of a client makes no difference: behind a proxy all of them come from this machine.
    *
    * @default {false}
@@ -383,7 +383,7 @@ export class MoqRelay implements AsyncDisposable {
     });
   }
 
-  /** Whether an application decides about what a session publishes, or nobody has to. */
+  /** Tells whether a session may publish: an application decides, or none has to. */
   #mayPublish(session: MoqSession): boolean {
     return session.side === "client" || session.hasAuthorize || this.#allowsAnonymous;
   }
@@ -396,7 +396,7 @@ export class MoqRelay implements AsyncDisposable {
 
   /** How many broadcasts may come from a session, or from another relay. */
   #placesOf({ from }: RelayMember): number {
-    // What the relays of a cluster hold is bounded there.
+    // The cluster bounds the broadcasts of its relays.
     return "side" in from
       ? this.#shareOf(from as MoqSession, this.#maxBroadcasts)
       : this.#maxBroadcasts;

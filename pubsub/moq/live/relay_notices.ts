@@ -23,7 +23,7 @@ export const MAX_NOTICE_PATHS = 64;
  */
 export type MoqRelayRefusal = "share" | "full" | "anonymous";
 
-/** What a relay made of the announcements of one session. */
+/** Fate of the announcements of one session at a relay. */
 export interface MoqRelayNotice {
   /** Broadcasts of the session that are relayed. */
   readonly relayed: number;

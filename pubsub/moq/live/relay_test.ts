@@ -461,7 +461,7 @@ function muxOf(...paths: readonly string[]): TrackMux {
   return mux;
 }
 
-/** What a relay announces. */
+/** Announcements of a relay. */
 function announced({ mux }: MoqRelay): string[] {
   return mux.announcements("/").map(({ path }) => `${path}`);
 }

@@ -261,7 +261,7 @@ export class MoqSession implements AsyncDisposable {
     return this.#controller.signal.aborted;
   }
 
-  /** Whether an `authorize` decides what the peer may do. */
+  /** True if an `authorize` decides about the peer's rights. */
   get hasAuthorize(): boolean {
     return this.#context.authorize !== undefined;
   }
