@@ -1,5 +1,6 @@
 /**
- * Skein for browsers and for Deno clients: nothing below this file needs Deno.
+ * Skein for browsers, and for clients in Deno, Node 22 and later, and Bun: nothing below this file
+ * needs Deno.
  *
  * What not every page needs is loaded when it is first needed. Bundled with code splitting,
  * minified and gzipped, a page that connects loads at most 26 KiB at first, or 28 KiB with all that
@@ -40,6 +41,7 @@ import type { ServerUrl } from "./session/client_options.ts";
 import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./session/connecting.ts";
 import type { AnyContract } from "./session/contract.ts";
 import type { Session } from "./session/session.ts";
+import { UnsupportedError } from "./errors.ts";
 import { lateRace } from "./transport/late_race.ts";
 import type { RacingDialer, TransportOptions } from "./transport/race.ts";
 
@@ -176,6 +178,7 @@ export type { ConnectOptions, DialOptions };
  * @returns The client, which connects in the background.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
  * @throws {TypeError} If the URL is none of these, `transports` is empty, or one of them is none.
+ * @throws {UnsupportedError} If the runtime is too old, such as Node 20; the message names the missing globals.
  *
  * @example Which transport was taken
  * ```ts
@@ -197,6 +200,7 @@ export function connect<C extends AnyContract = AnyContract>(
   url: ServerUrl,
   options: ConnectOptions<C> = {},
 ): Client<C> {
+  checkRuntime();
   return connectBy(makeDialer, url, options);
 }
 
@@ -212,6 +216,7 @@ export function connect<C extends AnyContract = AnyContract>(
  * @throws {TimeoutError} If it takes longer than `connectTimeoutMs`.
  * @throws {TypeError} If there is a token, but no `skein.1` among the protocols, or `transports` is empty.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
+ * @throws {UnsupportedError} If the runtime is too old, such as Node 20; the message names the missing globals.
  *
  * @example Usage
  * ```ts
@@ -232,6 +237,7 @@ export async function dial<C extends AnyContract = AnyContract>(
   url: string | URL,
   options: DialOptions<C> = {},
 ): Promise<Session<unknown, C, "client">> {
+  checkRuntime();
   return await dialBy(makeDialer, url, options);
 }
 
@@ -240,4 +246,17 @@ function makeDialer(options: TransportOptions): RacingDialer {
     race: () => import("./_race_part.ts"),
     streams: () => import("./_streams_part.ts"),
   });
+}
+
+/** Refuses a runtime without the globals that the client needs and that came last. */
+function checkRuntime(): void {
+  const needed = {
+    WebSocket: globalThis.WebSocket,
+    "URL.parse": URL.parse,
+    "Promise.withResolvers": Promise.withResolvers,
+  };
+  const missing = Object.entries(needed).flatMap(([name, value]) => value ? [] : name);
+  if (missing.length > 0) {
+    throw new UnsupportedError(`Cannot connect: this runtime has no ${missing.join(", ")}`);
+  }
 }

@@ -1,5 +1,6 @@
-import { assert, assertEquals } from "@std/assert";
-import { dial } from "../client.ts";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { connect, dial } from "../client.ts";
+import { UnsupportedError } from "../errors.ts";
 import { createServer, type Server } from "../server.ts";
 import type { OverflowPolicy } from "../session/send_queue.ts";
 import type { Session } from "../session/session.ts";
@@ -321,4 +322,21 @@ Deno.test("Server subscribes nobody who is gone by the time that authorize is do
   gate.resolve(true);
   await assertWell(server);
   assertEquals([server.topics.size, server.presence.members("room:a")], [0, []]);
+});
+
+Deno.test("connect() and dial() refuse a runtime that is too old, and name the missing globals", async () => {
+  const { WebSocket } = globalThis;
+  const { withResolvers } = Promise;
+  const url = "ws://127.0.0.1:9";
+  let dialed: Promise<unknown>;
+  try {
+    Object.assign(globalThis, { WebSocket: undefined });
+    Object.assign(Promise, { withResolvers: undefined });
+    dialed = assertRejects(() => dial(url), UnsupportedError, "no WebSocket, Promise.withRes");
+    assertThrows(() => connect(url), UnsupportedError, "no WebSocket, Promise.withResolvers");
+  } finally {
+    Object.assign(globalThis, { WebSocket });
+    Object.assign(Promise, { withResolvers });
+  }
+  await dialed;
 });

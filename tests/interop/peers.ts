@@ -197,6 +197,44 @@ const MOQ_RECIPES: readonly Recipe[] = [
   }),
 ];
 
+const RUNTIME_RECIPES: readonly Recipe[] = [
+  ...["20.20.2", "22.23.3", "24.21.0"].map((version) =>
+    runtimeRecipe(`Node ${parseInt(version)}`, { version, binary: "node", scope: "node-" })
+  ),
+  runtimeRecipe("Bun", { version: "1.4.5", binary: "bun", scope: "@oven/bun-" }),
+];
+
+/**
+ * A runtime from npm: the package of one platform, which holds the binary itself and needs no
+ * install script.
+ */
+function runtimeRecipe(
+  name: string,
+  { version, binary, scope }: {
+    readonly version: string;
+    readonly binary: string;
+    readonly scope: string;
+  },
+): Recipe {
+  const { os, arch } = Deno.build;
+  // Node's packages say "arm64", those of Bun and Deno "aarch64".
+  const cpu = arch === "x86_64" ? "x64" : binary === "node" ? "arm64" : arch;
+  const library = `${scope}${os}-${cpu}`;
+  return {
+    name,
+    version,
+    folder: "runtimes",
+    tool: "npm",
+    toolchain: "npm",
+    flags: [library],
+    async build({ source, into }) {
+      const quiet = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"];
+      await run(["npm", "install", ...quiet, "--prefix", into, `${library}@${version}`], source);
+    },
+    command: ({ into }) => [`${into}/node_modules/${library}/bin/${binary}`],
+  };
+}
+
 /** A program with its libraries in an environment of its own. */
 function pythonRecipe(
   name: string,
@@ -281,6 +319,11 @@ export function buildStructuredPeers(): Promise<Build[]> {
 /** The same for the client of `skein.1` in Python, which is written from the specification. */
 export function buildPythonClient(): Promise<Build[]> {
   return build(PYTHON_CLIENT_RECIPES);
+}
+
+/** The same for the runtimes that run the client beside Deno: supported versions of Node, one too old, and Bun. */
+export function buildRuntimes(): Promise<Build[]> {
+  return build(RUNTIME_RECIPES);
 }
 
 async function build(recipes: readonly Recipe[]): Promise<Build[]> {
@@ -514,6 +557,7 @@ if (import.meta.main) {
     buildMoqPeers(),
     buildStructuredPeers(),
     buildPythonClient(),
+    buildRuntimes(),
   ];
   for (const build of (await Promise.all(all)).flat()) {
     if ("peer" in build) console.log(`${build.name} ${build.peer.version}: built`);
