@@ -1,300 +1,301 @@
-"""A client of the Skein protocol (`skein.1` over WebSocket), written from docs/protocol.md alone.
+"""A client of Skein, written from docs/protocol.md alone; numbers in comments are its rules."""
 
-`Core` has neither socket nor clock: frames in, frames out. `client.py` runs it on asyncio. Times
-are in milliseconds; numbers in comments are rules of the protocol.
-"""
-
+import asyncio
+import json
+import logging
 import random
-import secrets
-import time
-from types import SimpleNamespace
-from typing import Any, Callable
+from contextlib import nullcontext, suppress
+from typing import Any, Callable, Self
 
-from subscription import Subscription
-from wire import NOTHING, decode, encode, failure, kind_of, size
+import websockets
 
-INF = float("inf")
-MAX_MESSAGE_BYTES, MAX_QUESTIONS, MAX_NUMBERED_PUBLICATIONS = 262_144, 64, 32  # (14.1, 6.8, 11.9)
-MAX_WAITING = 4_096  # Messages to be sent, and those of a subscription that nobody read.
-HELD_MS = 5_000  # A session that lasted so long lets the backoff begin anew (15.4).
+NOTHING: Any = object()  # Absent data, which is not null (5.8).
+MAX_BYTES, MAX_QUESTIONS, MAX_WAITING = 262_144, 64, 4_096  # (14.1, 6.8)
+CLOSE_WITHIN_S, HELD_S = 2, 5  # A session that held so long lets the backoff begin anew (15.4).
 FINAL_CODES = {1000, 4400, 4401, 4403, 4404}  # (15.2)
+TOPIC_KEYS = ("topic", "gap", "skip", "unsubscribed")
+LOSSES = (OSError, EOFError, websockets.WebSocketException)
 
 
-class Record(SimpleNamespace):
-    """An envelope to be sent, or a message that came; compared by identity."""
+class SkeinError(Exception):
+    """A refusal of the server, of the client, or of a handler, with its code."""
+    def __init__(self, code: str, message: str = "") -> None:
+        super().__init__(message or code)
+        self.code = code
 
-    __eq__, __hash__ = object.__eq__, object.__hash__
+
+class Subscription:
+    """A topic and its position. `deliver` takes messages, `{"gap"}`, and `{"ended"}`."""
+    def __init__(self, topic: str, deliver: Any, since: Any, last: int | None) -> None:
+        self.topic, self.position, self.last, self.deliver = topic, since, last, deliver
+        self.refusals, self._questions, self.waits = 0, 0, True  # For an answer (10.10, 10.21).
+
+    def move(self, place: dict[str, Any]) -> None:  # All of it or nothing (10.17, 10.26).
+        keys = [key for key in ("epoch", "offset", "tag") if key in place]
+        self.position = {key: place[key] for key in keys} if "epoch" in place else None
+
+    def answered(self, data: dict[str, Any]) -> None:
+        self.waits, self.refusals, own = False, 0, self.position
+        self.move(data)
+        if own and not data.get("recovered"):
+            reason = data.get("reason", "unavailable")
+            if reason != "new-epoch" and own["epoch"] == data.get("epoch"):  # (10.18, 10.19)
+                self.move(own if data["offset"] < own["offset"] <= data["head"] else data)
+            self.deliver({"gap": reason})
+
+    def asks(self) -> bool:  # Whether to ask for what is missing here: at most five times (10.21).
+        self._questions += 1
+        if not (is_asked := self.position is not None and self._questions <= 5):
+            self.deliver({"gap": "dropped"})
+        return is_asked
+
+    def take(self, envelope: dict[str, Any]) -> bool:  # Returns whether to ask for a hole (10.20).
+        if self.position and "offset" in envelope:
+            if envelope["offset"] <= self.position["offset"]:
+                return False
+            if envelope["prev"] > self.position["offset"] and self.asks():
+                return True
+            self.move({**envelope, "epoch": self.position["epoch"]})
+            self._questions = 0
+        if "topic" in envelope:
+            self.deliver({k: envelope[k] for k in ("topic", "data", "from") if k in envelope})
+        return False
 
 
-class Core:
-    """A client without a socket: `tick` begins, then `opened`, `received`, `closed` drive it.
-
-    `act` is told `connect` with a URL and subprotocols, `send` with a frame, and `close` with a
-    code, after which `closed` MUST NOT be called. Messages outside of subscriptions come to
-    `on_message`, and each MUST be handed to `settle`. `done` takes an error, or else the answer.
-    """
-
-    clock: Callable[[], float] = staticmethod(lambda: time.monotonic() * 1_000)
-    draw: Callable[[], float] = staticmethod(random.random)
-
-    def __init__(self, urls: list[str], token: Callable[[], str] | None = None,
-                 at_least_once: bool = False) -> None:
-        self.urls, self.token, self.at_least_once = urls, token, at_least_once
-        self.name, self.state = secrets.token_hex(16), "waiting"  # (9.13)
+class Client:
+    """A client that comes back. What `handler` returns, or raises as a `SkeinError`, answers."""
+    draw = staticmethod(random.random)
+    def __init__(self, urls: list[str], handler: Callable[[Any], Any], token: Any = None) -> None:
+        self.urls, self.handler, self.token = urls, handler, token
         self.topics: dict[str, Subscription] = {}
-        self.rooms: dict[str, Record] = {}  # Data of presence.
-        self.outbox: list[Record] = []
-        self.kept: list[Record] = []  # Numbered and sent, not acknowledged.
-        self._timers: dict[Any, tuple[float, Callable[[], Any]]] = {}
-        self._tried = self._attempts = self._seq = 0
-        self._max_bytes, self._ready_at = MAX_MESSAGE_BYTES, INF
-        self._begin()
-        self._after("life", 0, self._connect)
+        self._outbox: list[Any] = []  # Each: envelope, future of (error, answer), subscription.
+        self._tasks, self._auth = set(), ["skein.auth"] if token else []
+        self._is_stopped = self._is_ready = False
+        self._turn, self._retry = asyncio.Lock(), asyncio.Lock()
 
-    def _begin(self) -> None:
-        self._ids, self._back_at, self._is_named = 0, 0.0, False
-        self._asked: dict[int, Record] = {}  # Questions without an answer.
-        self._owed: dict[int, Record] = {}  # Those of the server.
-        self._left: set[str] = set()  # Topics whose `unsubscribe` has no answer.
+    async def connect(self, url: str, protocols: list[Any]) -> Any:
+        """Opens a socket: an object with `send`, `recv`, `close`, and `close_code`."""
+        return await websockets.connect(url, subprotocols=protocols, ping_interval=None, proxy=None,
+                                        max_size=None, close_timeout=CLOSE_WITHIN_S)
 
-    def _after(self, key: Any, ms: float, action: Callable[[], Any]) -> None:
-        self._timers[key] = (self.clock() + ms, action)
+    async def __aenter__(self) -> Self:
+        self._running = self._spawn(self._run())
+        return self
 
-    def tick(self) -> float:
-        """Does what it is time for. Returns the time of the next call, unless something comes."""
-        for key, (at, action) in list(self._timers.items()):
-            if at <= self.clock() and self._timers.get(key) == (at, action):
-                del self._timers[key]
-                action()
-        return min((at for at, _ in self._timers.values()), default=INF)
+    async def __aexit__(self, *_: Any) -> None:
+        self._running.cancel()
+        await asyncio.wait([*self._tasks, self._running], timeout=CLOSE_WITHIN_S)
 
-    def _connect(self) -> None:
-        self.state = "opening"
-        self.act("connect", self.urls[0], ["skein.1"] + ["skein.auth"] * bool(self.token))
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-    def opened(self) -> None:
-        self.state = "greeting"
-        # Before `hello` the server may check a token for 30 s (7.4, 8.6).
-        self._after("life", 35_000 if self.token else 5_000, lambda: self.close(4408))
-        self._authenticate()
+    async def _run(self) -> None:
+        tried = 0
+        try:
+            # A session that was in force may have ended with its token: one more attempt (15.2).
+            while (code := await self._session()) not in FINAL_CODES or code == 4401 and self._held:
+                now = asyncio.get_running_loop().time()
+                is_new = self._held and now - self._held >= HELD_S
+                self.urls, tried = [*self.urls[1:], self.urls[0]], 1 if is_new else tried + 1
+                rounds, rest = divmod(tried, len(self.urls))  # The next URL at once, if any (15.4).
+                wait_s = 0 if rest else self.draw() * min(0.5 * 2 ** min(rounds - 1, 6), 30)
+                await asyncio.sleep(max(0, self._back_at - now) if self._back_at else wait_s)
+        finally:
+            self._is_stopped = True
+            for question in self._outbox:
+                self._end(question, {"code": "closed"})
+            for topic in list(self.topics):
+                self._leave(topic, "closed")
 
-    def _authenticate(self) -> None:
-        if self.token:
-            self._put(Record(data=NOTHING, done=lambda *_: None, seq=None), {"auth": self.token()})
+    async def _session(self) -> int:  # Returns the code that the connection ended with.
+        self._out: asyncio.Queue[Any] = asyncio.Queue()
+        self._owed: dict[Any, asyncio.Task[None]] = {}  # Handlers by id, and topics asked again.
+        self._asked, self._left = {}, set()  # Questions, and topics left, without an answer.
+        self._ids, self._back_at, self._held, self._code, is_quiet = 0, 0.0, 0.0, 0, False
+        clock, socket = asyncio.get_running_loop().time, None
+        try:
+            socket = await self.connect(self.urls[0], ["skein.1", *self._auth])
+            self._spawn(self._write(socket, self._out))
+            hello_by = clock() + (35 if self.token else 5)  # (7.4, 8.6)
+            if self.token:
+                self._put({"auth": self.token(), "id": 0})
+            while not self._code:
+                wait_s = 1.2 * self._beat_s if self._is_ready else hello_by - clock()
+                try:
+                    async with asyncio.timeout(wait_s):
+                        frame = await socket.recv()
+                    is_quiet = False
+                    if len(frame if isinstance(frame, bytes) else frame.encode()) > MAX_BYTES:
+                        self._code, frame = 4413, ""
+                    for line in frame.split("\n") if isinstance(frame, str) else ():
+                        with suppress(KeyError, TypeError, ValueError, RecursionError):  # (6.10)
+                            self._take(json.loads(line))
+                    self._flush()
+                except TimeoutError:  # The second one is after 2.4 heartbeats (7.7).
+                    if is_quiet or not self._is_ready:
+                        self._code = 4408
+                    else:
+                        self._put({"ping": 0})
+                    is_quiet = True
+        except LOSSES:
+            self._code = getattr(socket, "close_code", None) or 1006
+        finally:
+            self._out.put_nowait(self._code or 1000)
+            self._is_ready, asked = False, list(self._asked.values())
+            # Messages go to the next session; topics are asked for anew.
+            self._outbox = [item for item in self._outbox if item[0].keys() & {"topic", "publish"}]
+            for task in self._owed.values():
+                task.cancel()
+            for question in asked:
+                self._end(question, {"code": "closed"})
+        return self._code
 
-    def closed(self, code: int) -> None:
-        """The connection ended, or could not be opened (1006)."""
-        if self.clock() - self._ready_at >= HELD_MS:
-            self._tried = self._attempts = 0
-        # A session that was in force may have ended with its token: one more attempt (15.2).
-        stops = code in FINAL_CODES and not (code == 4401 and self.state == "ready")
-        self.urls, self._tried = [*self.urls[1:], self.urls[0]], self._tried + 1
-        wait = max(0, self._back_at - self.clock())
-        if not self._back_at and self._tried >= len(self.urls):  # The next URL at once, if any.
-            wait, self._tried = self._pause(500, self._attempts), 0
-            self._attempts += 1
-        ended = [*self._asked.values(), *(self.kept + self.outbox if stops else ())]
-        self.state, self._ready_at = "stopped" if stops else "waiting", INF
-        owed = self._owed.values()
-        self._timers = {} if stops else {k: v for k, v in self._timers.items() if k in self.outbox}
-        self._begin()
-        if not stops:
-            self._after("life", wait, self._connect)
-        # What was not sent goes to the next session; topics are asked for anew.
-        self.outbox = [item for item in self.outbox if item.envelope.keys() & {"topic", "publish"}]
-        for message in owed:
-            message.cancel()
-        for item in ended:
-            if stops or item.seq is None:
-                self._end(item, failure("closed", f"The session ended with code {code}"))
-        for topic in list(self.topics) if stops else ():
-            self.end(topic, "closed")
+    async def _write(self, socket: Any, out: asyncio.Queue[Any]) -> None:
+        with suppress(*LOSSES):
+            while not isinstance(frame := await out.get(), int):
+                await socket.send(frame)
+            await socket.close(frame)
 
-    def close(self, code: int = 1000) -> None:
-        if self.state != "stopped":
-            self.act("close", code)
-            self.closed(code)
-
-    def _pause(self, first_ms: int, attempts: int) -> float:
-        return self.draw() * min(first_ms * 2**attempts, 30_000)  # (10.23, 15.4)
-
-    def received(self, frame: str | bytes) -> None:
-        if self.state == "ready":
-            self._hear()
-        if size(frame) > MAX_MESSAGE_BYTES:
-            return self.close(4413)
-        for envelope in decode(frame):
-            try:
-                if self.state in ("greeting", "ready"):
-                    self._take(envelope)
-            except (KeyError, TypeError, ValueError):
-                pass  # No envelope of this protocol: a client may ignore it (6.10).
-        self._flush()
-
-    def _hear(self) -> None:
-        self._after("ping", 1.2 * self._heartbeat, lambda: self.act("send", encode({"ping": 0})))
-        self._after("life", 2.4 * self._heartbeat, lambda: self.close(4408))  # (7.7)
+    def _put(self, envelope: dict[str, Any]) -> None:
+        self._out.put_nowait(json.dumps(envelope, ensure_ascii=False))
 
     def _take(self, envelope: dict[str, Any]) -> None:
-        kind, value = kind_of(envelope)
-        entry = self.topics.get(value) if kind in ("topic", "gap", "skip", "unsubscribed") else None
+        topic = next((envelope[key] for key in TOPIC_KEYS if key in envelope), None)
+        entry = self.topics.get(topic)
         in_force = entry is not None and not entry.waits
-        match kind:
-            case "topic" if "id" in envelope or entry is None and value not in self._left:
-                data, sender = envelope.get("data", NOTHING), envelope.get("from")
-                message = Record(topic=value, data=data, sender=sender, id=envelope.get("id"))
-                message.cancel = lambda: None
-                self._owed |= {message.id: message} if "id" in envelope else {}
-                self.on_message(message)
-            case "topic" | "skip" if in_force and entry.take(envelope):
-                self._ask(entry)
-            case "reply" if value in self._asked:
-                error, data = envelope.get("error"), envelope.get("data", NOTHING)
-                self._end(self._asked.pop(value), error, data)
-            case "cancel" if message := self._owed.pop(value, None):
-                message.cancel()
-            case "hello" if self.state == "greeting":
-                self.state, self._ready_at, self.features = "ready", self.clock(), value["features"]
-                self._heartbeat, self._max_bytes = value["heartbeatMs"], value["maxMessageBytes"]
-                self._hear()
-                rest, self.outbox, self.kept = self.kept + self.outbox, [], []
-                for room, presence in self.rooms.items():  # Before its topic (12.7).
-                    self._queue({"presence": room}, presence.data, presence.done)
+        match envelope:
+            case {"dropped": _}:
+                for other in self.topics.values():  # Without a topic, of any (7.12).
+                    if topic in (None, other.topic) and not other.waits and other.asks():
+                        self._ask(other)
+            case {"topic": _} if "id" in envelope or entry is None and topic not in self._left:
+                task = self._spawn(self._handle(envelope))
+                self._owed |= {envelope["id"]: task} if "id" in envelope else {}
+            case {"topic": _} | {"skip": _}:
+                if in_force and entry.take(envelope):
+                    self._ask(entry)
+            case {"reply": number} if number in self._asked:
+                self._end(self._asked.pop(number), envelope.get("error"), envelope.get("data"))
+            case {"cancel": number} if number in self._owed:
+                self._owed.pop(number).cancel()
+            case {"hello": hello} if not self._is_ready:
+                self._beat_s = hello["heartbeatMs"] / 1_000
                 for entry in self.topics.values():
                     self._ask(entry)
-                self.outbox += rest  # What is not acknowledged before anything newer (11.8).
-            case "ping":
-                self.act("send", encode({"pong": value}))
-            case "goaway":
-                self._back_at = self.clock() + value["retryAfterMs"]
-            case "dropped":
-                for entry in self.topics.values():  # Without a topic, of any (7.12).
-                    is_meant = envelope.get("topic", entry.topic) == entry.topic and not entry.waits
-                    if is_meant and entry.dropped():
-                        self._ask(entry)
-            case "gap" if in_force:
-                entry.gap(envelope)
-            case "unsubscribed" if in_force and envelope["code"] in ("unavailable", "too-many"):
+                self._outbox.sort(key=lambda item: "subscribe" not in item[0])
+                self._is_ready, self._held = True, asyncio.get_running_loop().time()
+            case {"ping": number}:
+                self._put({"pong": number})
+            case {"goaway": goaway}:
+                self._back_at = asyncio.get_running_loop().time() + goaway["retryAfterMs"] / 1_000
+            case {"gap": _, "reason": reason} if in_force:
+                entry.move(envelope)
+                entry.deliver({"gap": reason})
+            case {"unsubscribed": _, "code": "unavailable" | "too-many"} if in_force:
                 entry.waits = True
-                self._after(entry, self._pause(100, 0), lambda: self._ask(entry))
-            case "unsubscribed" if in_force:  # (9.9, 9.10)
-                self.end(value, envelope["code"])
-            case "ack":
-                self.kept = [item for item in self.kept if item.seq > value]
-            case "renew":
-                self._authenticate()
-            case "expects" if not self.token:
-                self.close(4401)  # (8.9)
+                self._end(({}, None, entry), {"code": "too-many"})
+            case {"unsubscribed": _, "code": code} if in_force:  # (9.9, 9.10)
+                self._leave(topic, code)
+            case {"renew": _} if self.token:
+                self._put({"auth": self.token(), "id": 0})
+            case {"expects": "auth"} if not self.token:
+                self._code = 4401  # (8.9)
 
-    def _ask(self, entry: Subscription) -> None:
-        self._queue(entry.question(), done=lambda *answer: self._answered(entry, *answer))
+    async def _handle(self, message: dict[str, Any]) -> None:  # Requests beside others (6.7).
+        number, answer = message.get("id"), {}
+        try:
+            async with self._turn if number is None else nullcontext():
+                data = await self.handler(message)
+            answer = {} if data is NOTHING else {"data": data}
+        except SkeinError as refusal:
+            answer = {"error": {"code": refusal.code, "message": str(refusal)}}
+        except Exception:
+            logging.exception("A handler failed")
+            answer = {"error": {"code": "failed", "message": "The handler failed"}}
+        is_told = number is None and "error" in answer and self._is_ready  # (6.6)
+        if is_told or number is not None and self._owed.get(number) is asyncio.current_task():
+            self._owed.pop(number, None)
+            self._put({"reply": number} | answer)
 
-    def _answered(self, entry: Subscription, error: Any, data: Any) -> None:
-        if self.topics.get(entry.topic) is not entry or error and error["code"] == "closed":
-            pass
-        elif not error:
+    def _ask(self, entry: Subscription) -> asyncio.Future[Any]:
+        entry.waits = True
+        question = {"subscribe": entry.topic, "since": entry.position, "last": entry.last}
+        return self._queue({k: v for k, v in question.items() if v is not None}, entry)  # (10.5)
+
+    async def _ask_later(self, entry: Subscription, wait_s: float) -> None:
+        async with self._retry:  # One topic after the other (10.23).
+            await asyncio.sleep(wait_s)
+            if self.topics.get(entry.topic) is entry:
+                await self._ask(entry)
+
+    def _end(self, question: Any, error: Any, data: Any = None) -> None:
+        _, future, entry = question
+        if future and not future.done():
+            future.set_result((error, data))
+        if not entry or self.topics.get(entry.topic) is not entry:
+            return
+        if not error:
             entry.answered(data)
         elif error["code"] in ("too-many", "unavailable", "superseded"):
-            wait_ms = max(self._pause(100, entry.refusals), error.get("retryAfterMs", 0))
-            entry.refusals += 1
-            self._after(entry, wait_ms, lambda: self._ask_again(entry))
-        else:
-            self.end(entry.topic, error["code"])
+            wait_s = self.draw() * min(0.1 * 2**entry.refusals, 30)  # (10.23)
+            wait_s = max(wait_s, error.get("retryAfterMs", 0) / 1_000)
+            entry.refusals = min(entry.refusals + 1, 9)
+            self._owed[entry] = self._spawn(self._ask_later(entry, wait_s))
+        elif error["code"] != "closed":
+            self._leave(entry.topic, error["code"])
 
-    def _ask_again(self, entry: Subscription) -> None:
-        others = (other for other in self.topics.values() if other.refusals and other is not entry)
-        if any(other.waits and other not in self._timers for other in others):  # (10.23)
-            self._after(entry, 100, lambda: self._ask_again(entry))
-        else:
-            self._ask(entry)
-
-    def settle(self, message: Record, data: Any = NOTHING, error: Any = None) -> None:
-        """Answers a request. Without one, the peer is told of an error alone (6.6)."""
-        is_told = message.id is None and error and self.state == "ready"
-        if self._owed.get(message.id) is message or is_told:
-            self._owed.pop(message.id, None)
-            answer = {"reply": message.id} | ({"error": error} if error else {})
-            self.act("send", encode(answer, data))
-
-    def _queue(self, envelope: dict[str, Any], data: Any = NOTHING, done: Any = None,
-               is_numbered: bool = False) -> Record:
-        item = Record(envelope=envelope, data=data, done=done, id=None, seq=None)
-        if len(self.outbox) >= MAX_WAITING or size(encode(envelope, data)) > self._max_bytes:
-            raise OverflowError("Cannot send: the outbox is full, or the message is too large")
-        if is_numbered and self.at_least_once:
-            self._seq = item.seq = self._seq + 1
-        self.outbox.append(item)
+    def _queue(self, envelope: dict[str, Any], entry: Any = None) -> asyncio.Future[Any]:
+        if self._is_stopped or len(self._outbox) >= MAX_WAITING:
+            raise SkeinError("closed" if self._is_stopped else "full")
+        future = asyncio.get_running_loop().create_future()
+        self._outbox.append((envelope, future, entry))
         self._flush()
-        return item
+        return future
 
     def _flush(self) -> None:
-        """Sends what waits, as far as questions without an answer leave room."""
-        while self.state == "ready" and self.outbox and len(self._asked) < MAX_QUESTIONS:
-            item, envelope = self.outbox[0], self.outbox[0].envelope
-            publications = sum(other.seq is not None for other in self._asked.values())
-            if item.seq and "publish" in envelope and publications >= MAX_NUMBERED_PUBLICATIONS:
-                break
-            self.outbox.pop(0)
-            lacks = envelope.keys() & {"echo", "presence"} - set(self.features)
-            if lacks:
-                self._end(item, failure("unsupported", f"The server does not offer {lacks}"))
-                continue
-            if item.seq and "seq" in self.features:
-                self.kept.append(item)
-                envelope = {**envelope, "seq": item.seq}
-            names = "echo" in self.features and envelope.keys() & {"subscribe", "echo"}
-            if not self._is_named and (names or "seq" in envelope):  # (9.14, 11.2)
-                envelope, self._is_named = {**envelope, "client": self.name}, True
-            self._put(item, envelope)
+        while self._is_ready and self._outbox and len(self._asked) < MAX_QUESTIONS:
+            envelope, _, entry = question = self._outbox.pop(0)
+            if entry is not False:  # It asks something.
+                self._ids += 1
+                self._asked[self._ids], envelope = question, {**envelope, "id": self._ids}
+            self._put(envelope)
 
-    def _put(self, item: Record, envelope: dict[str, Any]) -> None:
-        if item.done:
-            self._ids = item.id = self._ids + 1
-            self._asked[item.id], envelope = item, {**envelope, "id": item.id}
-        self.act("send", encode(envelope, item.data))
+    def _leave(self, topic: str, code: str | None = None) -> None:
+        self.topics.pop(topic).deliver({"ended": topic} | ({"error": code} if code else {}))
 
-    def _end(self, item: Record, error: Any, data: Any = None) -> None:
-        self._timers.pop(item, None)
-        if item.done:
-            item.done(error, data)
+    async def request(self, topic: str, data: Any = NOTHING, wait_s: Any = 30, kind: Any = "topic"):
+        future = self._queue({kind: topic} | ({} if data is NOTHING else {"data": data}))
+        try:
+            await asyncio.wait([future], timeout=wait_s)
+        finally:
+            if not future.done():  # (6.5)
+                future.set_result(({"code": "timeout"}, None))
+                self._outbox = [item for item in self._outbox if item[1] is not future]
+                for number in [n for n, item in self._asked.items() if item[1] is future]:
+                    del self._asked[number]
+                    self._put({"cancel": number})
+                self._flush()
+        error, answer = future.result()
+        if error:
+            raise SkeinError(error["code"], error.get("message", ""))
+        return answer
 
-    def cancel(self, item: Record, code: str) -> None:
-        """Gives up a request, sent or not (6.5)."""
-        if item in self.outbox:
-            self.outbox.remove(item)
-        elif self._asked.pop(item.id, None):
-            self.act("send", encode({"cancel": item.id}))
-        self._end(item, failure(code))
+    async def publish(self, topic: str, data: Any = NOTHING) -> None:
+        await self.request(topic, data, None, "publish")
 
     def send(self, topic: str, data: Any = NOTHING) -> None:
-        self._queue({"topic": topic}, data, is_numbered=True)
+        self._queue({"topic": topic} | ({} if data is NOTHING else {"data": data}), False)
 
-    def request(self, topic: str, data: Any, done: Any, wait_ms: float = 30_000) -> None:
-        item = self._queue({"topic": topic}, data, done)
-        self._after(item, wait_ms, lambda: self.cancel(item, "timeout"))
-
-    def publish(self, topic: str, data: Any, done: Any, echo: bool = True) -> None:
-        self._queue({"publish": topic} | ({} if echo else {"echo": False}), data, done, True)
-
-    def presence(self, room: str, data: Any, done: Any) -> None:
-        self.rooms[room] = Record(data=data, done=done)
-        if self.state == "ready":
-            self._queue({"presence": room}, data, done)
-
-    def subscribe(self, topic: str, deliver: Callable[[dict[str, Any]], Any],
-                  since: dict[str, Any] | None = None, last: int | None = None) -> None:
-        """Subscribes once. `deliver` takes messages, `{"gap": reason}`, and `{"ended": topic}`."""
+    def subscribe(self, topic: str, deliver: Any, since: Any = None, last: Any = None) -> None:
         entry = self.topics[topic] = Subscription(topic, deliver, since, last)
-        if self.state == "ready":
+        if self._is_ready:
             self._ask(entry)
 
     def unsubscribe(self, topic: str) -> None:
-        if self.state == "ready":
-            self._left.add(topic)
-            self._queue({"unsubscribe": topic}, done=lambda *_: self._left.discard(topic))
-        self.end(topic)
-
-    def end(self, topic: str, code: str | None = None) -> None:
-        entry = self.topics.pop(topic)
-        self._timers.pop(entry, None)
-        entry.deliver({"ended": topic} | ({"error": code} if code else {}))
+        if self._is_ready:
+            (left := self._left).add(topic)
+            self._queue({"unsubscribe": topic}).add_done_callback(lambda _: left.discard(topic))
+        self._leave(topic)
