@@ -13,8 +13,7 @@ NOTHING: Any = object()  # Absent data, which is not null (5.8).
 MAX_BYTES, MAX_QUESTIONS, MAX_WAITING = 262_144, 64, 4_096  # (14.1, 6.8)
 CLOSE_WITHIN_S, HELD_S = 2, 5  # A session that held so long lets the backoff begin anew (15.4).
 FINAL_CODES = {1000, 4400, 4401, 4403, 4404}  # (15.2)
-TOPIC_KEYS = ("topic", "gap", "skip", "unsubscribed")
-LOSSES = (OSError, EOFError, websockets.WebSocketException)
+TOPIC_KEYS, LOSSES = ("topic", "gap", "skip", "unsubscribed"), (OSError, EOFError, websockets.WebSocketException)
 
 
 class SkeinError(Exception):
@@ -240,10 +239,10 @@ class Client:
         if not error:
             entry.answered(data)
         elif error["code"] in ("too-many", "unavailable", "superseded"):
-            wait_s = self.draw() * min(0.1 * 2**entry.refusals, 30)  # (10.23)
-            wait_s = max(wait_s, error.get("retryAfterMs", 0) / 1_000)
+            least_s, most_s = error.get("retryAfterMs", 0) / 1_000, min(0.1 * 2**entry.refusals, 30)
             entry.refusals = min(entry.refusals + 1, 9)
-            self._owed[entry] = self._spawn(self._ask_later(entry, wait_s))
+            work = self._ask_later(entry, max(least_s, self.draw() * most_s))  # (10.23)
+            self._owed[entry] = self._spawn(work)
         elif error["code"] != "closed":
             self._leave(entry.topic, error["code"])
 
