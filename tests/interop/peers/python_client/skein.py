@@ -7,13 +7,13 @@ import random
 from contextlib import nullcontext, suppress
 from typing import Any, Callable, Self
 
-import websockets
+from websockets import WebSocketException as SocketError, connect as open_socket
 
 NOTHING: Any = object()  # Absent data, which is not null (5.8).
 MAX_BYTES, MAX_QUESTIONS, MAX_WAITING = 262_144, 64, 4_096  # (14.1, 6.8)
 CLOSE_WITHIN_S, HELD_S = 2, 5  # A session that held so long lets the backoff begin anew (15.4).
 FINAL_CODES = {1000, 4400, 4401, 4403, 4404}  # (15.2)
-TOPIC_KEYS, LOSSES = ("topic", "gap", "skip", "unsubscribed"), (OSError, EOFError, websockets.WebSocketException)
+TOPIC_KEYS, LOSSES = "topic gap skip unsubscribed".split(), (OSError, EOFError, SocketError)
 
 
 class SkeinError(Exception):
@@ -74,8 +74,8 @@ class Client:
 
     async def connect(self, url: str, protocols: list[Any]) -> Any:
         """Opens a socket: an object with `send`, `recv`, `close`, and `close_code`."""
-        return await websockets.connect(url, subprotocols=protocols, ping_interval=None, proxy=None,
-                                        max_size=None, close_timeout=CLOSE_WITHIN_S)
+        return await open_socket(url, subprotocols=protocols, ping_interval=None, proxy=None,
+                                 max_size=None, close_timeout=CLOSE_WITHIN_S)
 
     async def __aenter__(self) -> Self:
         self._running = self._spawn(self._run())
