@@ -210,6 +210,8 @@ async function survivesKill(server: RedisServer): Promise<void> {
     assert([0, first!.offset - 1].includes(first!.prev));
     assert(rest.every(({ offset, prev }) => offset === prev + 1));
   }
+  await statusIs(near, "connected");
+  await statusIs(far, "connected");
   const page = await far.history.read("kept", {
     bounds: BOUNDS,
     maxMessages: 5_000,
@@ -218,8 +220,6 @@ async function survivesKill(server: RedisServer): Promise<void> {
   assertEquals(page.epoch, kept.epochs[1]);
   assertEquals(page.publications.at(-1)?.payload, `${sent - 1}`);
   assertEquals(near.stats.dropped < 200, true, `${near.stats.dropped} were dropped`);
-  await statusIs(near, "connected");
-  await statusIs(far, "connected");
   assertEquals([near.stats.waiting, near.stats.interruptions], [0, 1]);
 }
 
