@@ -27,52 +27,83 @@ const STATIC = new RegExp(
   "g",
 );
 
+/** A stretch of TypeScript of one kind. */
+interface Piece {
+  readonly kind: "code" | "comment" | "string" | "template" | "regex";
+  readonly text: string;
+}
+
 /**
- * Blanks what is not code; line breaks stay, so that positions do.
+ * Blanks everything but code; line breaks stay, and so do all positions.
  *
  * @param source TypeScript.
  * @param options `strings: true` keeps the content of quoted strings.
  * @returns The code, of the same length.
  */
 export function codeOf(source: string, options: { strings?: boolean } = {}): string {
-  const blank = (text: string) => text.replace(/[^\n]/g, " ");
+  return piecesOf(source).map(({ kind, text }) =>
+    kind === "code" || (kind === "string" && options.strings === true)
+      ? text
+      : text.replace(/[^\n]/g, " ")
+  ).join("");
+}
+
+/**
+ * Lists the comments of a module without their marks.
+ *
+ * @param source TypeScript.
+ * @returns The text of each comment, in the order of the source.
+ */
+export function commentsOf(source: string): string[] {
+  return piecesOf(source).filter(({ kind }) => kind === "comment").map(({ text }) =>
+    text.startsWith("//")
+      ? text.slice(2).trim()
+      : text.slice(2, -2).replace(/^[ \t]*\*+ ?/gm, "").trim()
+  );
+}
+
+/** Splits a source into stretches; joined again they are the source. */
+function piecesOf(source: string): Piece[] {
+  const pieces: Piece[] = [];
   /** For each open template, how many braces are open in its current `${`. */
   const templates: number[] = [];
-  let out = "";
+  /** The end of the code so far, from which the meaning of a slash follows. */
+  let before = "";
   let at = 0;
-  const take = (end: number, keep: boolean) => {
+  const take = (end: number, kind: Piece["kind"]) => {
     const text = source.slice(at, end);
-    out += keep ? text : blank(text);
+    pieces.push({ kind, text });
+    before = (before + (kind === "code" ? text : text.replace(/[^\n]/g, " "))).slice(-40);
     at = end;
   };
 
   while (at < source.length) {
     const two = source.slice(at, at + 2);
     const one = two.charAt(0);
-    if (two === "//") take(endOf(source.indexOf("\n", at), source), false);
-    else if (two === "/*") take(endOf(source.indexOf("*/", at + 2), source, 2), false);
+    if (two === "//") take(endOf(source.indexOf("\n", at), source), "comment");
+    else if (two === "/*") take(endOf(source.indexOf("*/", at + 2), source, 2), "comment");
     else if (one === '"' || one === "'") {
       const end = closing(source, at + 1, one);
-      take(at + 1, true);
-      take(Math.max(at, end - 1), options.strings === true);
-      take(end, true);
+      take(at + 1, "code");
+      take(Math.max(at, end - 1), "string");
+      take(end, "code");
     } else if (one === "`" || (one === "}" && templates.at(-1) === 0)) {
       if (one === "}") templates.pop();
-      take(at + 1, true);
+      take(at + 1, "code");
       const end = templateEnd(source, at);
       if (source.startsWith("${", end)) templates.push(0);
-      take(end, false);
-      take(Math.min(source.length, at + (source.startsWith("${", at) ? 2 : 1)), true);
-    } else if (one === "/" && startsRegex(out)) take(regexEnd(source, at + 1), false);
+      take(end, "template");
+      take(Math.min(source.length, at + (source.startsWith("${", at) ? 2 : 1)), "code");
+    } else if (one === "/" && startsRegex(before)) take(regexEnd(source, at + 1), "regex");
     else {
       if (templates.length > 0) {
         if (one === "{") templates[templates.length - 1]!++;
         if (one === "}") templates[templates.length - 1]!--;
       }
-      take(at + 1, true);
+      take(at + 1, "code");
     }
   }
-  return out;
+  return pieces;
 }
 
 /**
@@ -136,7 +167,7 @@ function templateEnd(source: string, from: number): number {
 }
 
 function startsRegex(before: string): boolean {
-  const text = before.slice(-40).trimEnd();
+  const text = before.trimEnd();
   if (text === "" || BEFORE_REGEX.test(text)) return true;
   return /[(,=:[!&|?{};+\-*%~^<>]$/.test(text);
 }

@@ -66,11 +66,16 @@ const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:test|bench)\.ts$/;
 const FOLDERS = /^(transport|session|pubsub|manager|server|testing)\//;
 
 /** An import of a file of the repository. */
-interface Edge {
+export interface Edge {
+  /** The file that imports. */
   readonly from: string;
+  /** The imported file. */
   readonly to: string;
+  /** Line number, from 1. */
   readonly line: number;
+  /** Whether only types are imported. */
   readonly isTypeOnly: boolean;
+  /** Whether the import is an `import()`, or the type of one. */
   readonly isLate: boolean;
 }
 
@@ -83,14 +88,10 @@ interface Edge {
 export function checkArrows(repository: Repository): Violation[] {
   const { files } = repository;
   const violations: Violation[] = [];
-  const edges = new Map<string, Edge[]>();
+  const edges = importGraph(repository);
   for (const [path, source] of files) {
     const imports = importsOf(source);
-    const local = imports.flatMap(({ specifier, ...rest }) => {
-      const to = resolve(path, specifier);
-      return to === undefined ? [] : [{ from: path, to, ...rest }];
-    });
-    edges.set(path, local);
+    const local = edges.get(path) ?? [];
     if (isExample(path)) violations.push(...checkExample(repository, path, local));
     if (!isLibrary(path)) continue;
     violations.push(...local.flatMap(checkEdge), ...checkExports(path, source));
@@ -105,6 +106,22 @@ export function checkArrows(repository: Repository): Violation[] {
   }
   violations.push(...checkClient(files, edges), ...findCycles(edges));
   return violations.sort((a, b) => a.path < b.path ? -1 : a.path > b.path ? 1 : a.line - b.line);
+}
+
+/**
+ * Lists the imports between the files of a repository.
+ *
+ * @param repository See {@linkcode Repository}.
+ * @returns Path of each file to its imports of other files, in the order of the source.
+ */
+export function importGraph({ files }: Repository): Map<string, Edge[]> {
+  return new Map([...files].map(([from, source]) => [
+    from,
+    importsOf(source).flatMap(({ specifier, ...rest }) => {
+      const to = resolve(from, specifier);
+      return to === undefined ? [] : [{ from, to, ...rest }];
+    }),
+  ]));
 }
 
 /** The place of a file. What lies at the root and is nothing else belongs to the server. */
