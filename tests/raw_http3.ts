@@ -420,11 +420,8 @@ export interface RawSession extends AsyncDisposable {
   readonly session: Connection;
 }
 
-/** Larger than what QUIC sends. */
-const MAX_PACKET_BYTES = 2_048;
-
 /** A socket of the runtime's unstable interface. */
-interface DatagramSocket {
+export interface DatagramSocket {
   readonly addr: Deno.NetAddr;
   receive(buffer: Uint8Array): Promise<[Uint8Array, Deno.NetAddr]>;
   send(bytes: Uint8Array, to: Deno.NetAddr): Promise<number>;
@@ -441,77 +438,4 @@ export function bindUdp(): DatagramSocket {
     }): DatagramSocket;
   };
   return listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
-}
-
-/** A path between one client and a server that can be cut, or held up. */
-export class UdpRelay implements AsyncDisposable {
-  readonly #front = bindUdp();
-  readonly #back = bindUdp();
-  readonly #server: Deno.NetAddr;
-  readonly #loops: Promise<void[]>;
-  readonly #held: Uint8Array[] = [];
-  #client: Deno.NetAddr | undefined;
-  #state: "open" | "held" | "cut" = "open";
-
-  /** Relays to a port of this machine. */
-  constructor(port: number) {
-    this.#server = { transport: "udp", hostname: "127.0.0.1", port };
-    this.#loops = Promise.all([
-      this.#relay(this.#front, async (packet, from) => {
-        this.#client = from;
-        if (this.#state === "held") this.#held.push(packet.slice());
-        else await this.#back.send(packet, this.#server);
-      }),
-      this.#relay(this.#back, async (packet) => {
-        if (this.#client !== undefined) await this.#front.send(packet, this.#client);
-      }),
-    ]);
-  }
-
-  /** Where to dial. */
-  get port(): number {
-    return this.#front.addr.port;
-  }
-
-  /** How many packets of the client are held up. */
-  get heldCount(): number {
-    return this.#held.length;
-  }
-
-  /** Loses all packets from now on. */
-  cut(): void {
-    this.#state = "cut";
-  }
-
-  /** Holds up what the client sends. */
-  hold(): void {
-    this.#state = "held";
-  }
-
-  /** Lets go of what was held up, at once. */
-  async release(): Promise<void> {
-    this.#state = "open";
-    for (const packet of this.#held.splice(0)) await this.#back.send(packet, this.#server);
-  }
-
-  /** Closes the sockets. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#front.close();
-    this.#back.close();
-    await this.#loops;
-  }
-
-  async #relay(
-    socket: DatagramSocket,
-    pass: (packet: Uint8Array, from: Deno.NetAddr) => Promise<void>,
-  ): Promise<void> {
-    try {
-      while (true) {
-        const [packet, from] = await socket.receive(new Uint8Array(MAX_PACKET_BYTES));
-        if (this.#state !== "cut") await pass(packet, from);
-      }
-    } catch {
-      // It was closed.
-    }
-  }
 }

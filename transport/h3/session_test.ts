@@ -7,10 +7,10 @@ import {
   RawServer,
   type RawSession,
   TestServer,
-  UdpRelay,
 } from "../../tests/raw_http3.ts";
 import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
+import { UdpPath } from "../../tests/udp_path.ts";
 import { ConnectionError } from "../../errors.ts";
 import { devCertificate } from "../dev_certificate.ts";
 import type { DirectReadable } from "../connection.ts";
@@ -314,7 +314,7 @@ Deno.test("Http3Session.close() rejects what waits for the peer to read, soon", 
 Deno.test("Http3Session tells code and reason when the connection ends with them", async () => {
   await using server = new TestServer();
   for (let i = 0; i < 5; i++) {
-    await using relay = new UdpRelay(server.port);
+    await using relay = new UdpPath(server.port);
     await using peer = await RawPeer.dial(relay.port, { hashes: server.hashes });
     await peer.control();
     const { connect, session } = await server.ask(peer);
@@ -353,7 +353,7 @@ for (const [what, [code, outcome]] of Object.entries(ENDINGS)) {
 
 Deno.test("Http3Session.closed rejects when the peer is silent", async () => {
   await using server = new TestServer({ idleTimeoutMs: 300, keepAliveIntervalMs: 100 });
-  await using relay = new UdpRelay(server.port);
+  await using relay = new UdpPath(server.port);
   await using peer = await RawPeer.dial(relay.port, { hashes: server.hashes });
   await peer.control();
   const { session } = await server.ask(peer);

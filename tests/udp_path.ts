@@ -1,0 +1,157 @@
+/**
+ * A path of UDP between clients and a server, on which a test loses packets.
+ *
+ * @module
+ */
+import { bindUdp, type DatagramSocket } from "./raw_http3.ts";
+
+/** Larger than any packet that QUIC sends; the runtime cuts a packet to its buffer. */
+const MAX_PACKET_BYTES = 2_048;
+
+/** One UDP packet on its way. */
+export interface UdpPacket {
+  /** The end that sent it. */
+  readonly from: "client" | "server";
+  /** Its place among all packets of the path, both directions together, from 1 on. */
+  readonly place: number;
+  /** Its place among the packets of its direction, from 1 on. */
+  readonly placeOfSide: number;
+  /** Its size; QUIC pads the first packets of a handshake to 1,200 bytes. */
+  readonly byteLength: number;
+}
+
+/** Packets of one direction, in numbers. */
+export interface UdpCount {
+  /** Packets that came, the lost ones included. */
+  readonly packets: number;
+  /** Packets that were lost. */
+  readonly lost: number;
+  /** Bytes that came, those of lost packets included. */
+  readonly bytes: number;
+}
+
+/**
+ * Carries UDP between any number of clients and one port of this machine. Each client has a port of
+ * its own towards the server, as behind a router.
+ *
+ * @example The first packet of each handshake is lost
+ * ```ts ignore
+ * await using path = new UdpPath(listener.address.port);
+ * path.loses = ({ place }) => place === 1;
+ * ```
+ */
+export class UdpPath implements AsyncDisposable {
+  /** Tells whether a packet is lost; none is at first. May be set at any time. */
+  loses: (packet: UdpPacket) => boolean = () => false;
+  readonly #server: Deno.NetAddr;
+  readonly #near: DatagramSocket = bindUdp();
+  /** The sockets towards the server, by the client's port. */
+  readonly #far = new Map<number, DatagramSocket>();
+  readonly #running: Promise<void>[] = [];
+  readonly #held: (() => Promise<unknown>)[] = [];
+  #isHolding = false;
+  #place = 0;
+  #counts = noPackets();
+
+  /**
+   * Opens a path.
+   *
+   * @param port The server's port on this machine.
+   */
+  constructor(port: number) {
+    this.#server = { transport: "udp", hostname: "127.0.0.1", port };
+    this.#running.push(this.#carry("client", this.#near, ({ port }) => this.#farOf(port)));
+  }
+
+  /** The port that clients dial in place of the server's. */
+  get port(): number {
+    return this.#near.addr.port;
+  }
+
+  /** The packets so far, by the end that sent them. */
+  get counts(): Readonly<Record<UdpPacket["from"], UdpCount>> {
+    return this.#counts;
+  }
+
+  /** Packets of clients that are held up. */
+  get heldCount(): number {
+    return this.#held.length;
+  }
+
+  /** Counts places and packets from the start again, for the next handshake. */
+  restart(): void {
+    this.#place = 0;
+    this.#counts = noPackets();
+  }
+
+  /** Loses all packets from now on. */
+  cut(): void {
+    this.loses = () => true;
+  }
+
+  /** Holds up what clients send. */
+  hold(): void {
+    this.#isHolding = true;
+  }
+
+  /** Lets go of what was held up, at once. */
+  async release(): Promise<void> {
+    this.#isHolding = false;
+    for (const send of this.#held.splice(0)) await send();
+  }
+
+  /** Takes the path away. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const socket of [this.#near, ...this.#far.values()]) socket.close();
+    await Promise.all(this.#running);
+  }
+
+  /** Finds the socket of a client, or binds one that carries the answers back. */
+  #farOf(client: number): Hop {
+    let socket = this.#far.get(client);
+    if (socket === undefined) {
+      socket = bindUdp();
+      this.#far.set(client, socket);
+      const back: Hop = { by: this.#near, to: { ...this.#server, port: client } };
+      this.#running.push(this.#carry("server", socket, () => back));
+    }
+    return { by: socket, to: this.#server };
+  }
+
+  async #carry(
+    from: UdpPacket["from"],
+    socket: DatagramSocket,
+    next: (sender: Deno.NetAddr) => Hop,
+  ): Promise<void> {
+    try {
+      while (true) {
+        const [packet, sender] = await socket.receive(new Uint8Array(MAX_PACKET_BYTES));
+        const count = this.#counts[from];
+        count.packets++;
+        count.bytes += packet.byteLength;
+        const place = ++this.#place;
+        const { byteLength } = packet;
+        if (this.loses({ from, place, placeOfSide: count.packets, byteLength })) {
+          count.lost++;
+          continue;
+        }
+        const { by, to } = next(sender);
+        if (this.#isHolding && from === "client") this.#held.push(() => by.send(packet, to));
+        else await by.send(packet, to).catch(() => {});
+      }
+    } catch {
+      // It was taken away.
+    }
+  }
+}
+
+/** The socket that sends a packet on, and its destination. */
+interface Hop {
+  readonly by: DatagramSocket;
+  readonly to: Deno.NetAddr;
+}
+
+function noPackets() {
+  const none = () => ({ packets: 0, lost: 0, bytes: 0 });
+  return { client: none(), server: none() };
+}
