@@ -5,11 +5,13 @@
  * @module
  */
 import type * as crypto from "node:crypto";
+import type * as dns from "node:dns";
 import type * as path from "node:path";
 import type * as url from "node:url";
 
 interface Builtins {
   readonly "node:crypto": typeof crypto;
+  readonly "node:dns": typeof dns;
   readonly "node:path": typeof path;
   readonly "node:url": typeof url;
 }

@@ -3,11 +3,10 @@
  *
  * @module
  */
-import { ConnectionError } from "../errors.ts";
-import { ClientEndpoints } from "./_endpoints.ts";
-import type { ConnectQuicOptions } from "./h3/quic.ts";
+import { ConnectionError, TimeoutError } from "../errors.ts";
 import { dialFailure, requireQuic } from "./h3/quic.ts";
 import { type QuicConnection, RawQuicConnection } from "./quic/connection.ts";
+import { QuicDial, type QuicDialOptions } from "./quic/dial.ts";
 import { checkProtocols, quicTarget } from "./quic/options.ts";
 import { publicUrl } from "./url.ts";
 import { type CertificateHash, checkHashes } from "./webtransport.ts";
@@ -54,6 +53,10 @@ export interface DialQuicOptions {
 /**
  * Dials a QUIC connection on which every stream is the application's.
  *
+ * - **Every address** of a name is tried, IPv6 and IPv4 by turns, 250 ms apart (RFC 8305); the first
+ *   that answers is taken, and the certificate is checked against the name. An error names each
+ *   address that was tried.
+ *
  * @param url Any scheme with a host, such as `moqt://example.com:4443/`. The port is 443 unless the
  * URL names another; path and query are for the protocol on top, and are not sent.
  * @param options See {@linkcode DialQuicOptions}.
@@ -74,28 +77,19 @@ export async function dialQuic(
   const connectOptions = optionsOf(options);
   const { signal, timeoutMs } = options;
   signal?.throwIfAborted();
-  const endpoint = ClientEndpoints.take();
+  const dial = new QuicDial({ ...connectOptions, ...target });
   try {
-    const dialing = Deno.connectQuic({ ...connectOptions, ...target, endpoint });
-    const conn = await within(dialing, {
-      late: "Cannot dial within",
-      signal,
-      timeoutMs,
-      discard: (late) => late.close({ closeCode: 0, reason: "" }),
-    });
-    const connection = new RawQuicConnection(conn);
-    const giveBack = () => ClientEndpoints.giveBack(endpoint);
-    connection.closed.then(giveBack, giveBack);
-    return connection;
+    const conn = await within(dial.connect(), { late: "Cannot dial within", signal, timeoutMs });
+    return new RawQuicConnection(conn);
   } catch (cause) {
-    endpoint.close({ closeCode: 0, reason: "" });
-    if (signal?.aborted || cause instanceof Error && cause.name === "TimeoutError") throw cause;
+    dial.abort();
+    if (signal?.aborted || cause instanceof TimeoutError) throw dial.explain(cause);
     const reason = dialFailure(cause, options.serverCertificateHashes);
     throw new ConnectionError(`Cannot connect to ${publicUrl(url)}: ${reason}`, { cause });
   }
 }
 
-function optionsOf(options: DialQuicOptions): Omit<ConnectQuicOptions, "hostname" | "port"> {
+function optionsOf(options: DialQuicOptions): Omit<QuicDialOptions, "hostname" | "port"> {
   const {
     protocols,
     serverCertificateHashes,

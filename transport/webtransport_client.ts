@@ -39,6 +39,10 @@ export type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts
  * Dials WebTransport. The session has a connection of its own; those of
  * {@linkcode WebTransport} can share one, with `allowPooling`.
  *
+ * - **Every address** of a name is tried, IPv6 and IPv4 by turns, 250 ms apart (RFC 8305); the first
+ *   that answers is taken, and the certificate is checked against the name. An error names each
+ *   address that was tried.
+ *
  * @param url `https:`.
  * @param options See {@linkcode DialWebTransportOptions}.
  * @returns The connection, established.
@@ -60,6 +64,6 @@ export async function dialWebTransport(
     return await within(dialer.session(), { late: "Cannot dial within", signal, timeoutMs });
   } catch (error) {
     dialer.abort();
-    throw withUrl(error, url);
+    throw withUrl(dialer.explain(error), url);
   }
 }

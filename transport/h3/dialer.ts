@@ -6,9 +6,9 @@
  */
 import { publicUrl } from "../url.ts";
 import { checkHashes, type DialWebTransportOptions } from "../webtransport.ts";
-import { ClientEndpoints } from "../_endpoints.ts";
+import { QuicDial, type QuicDialOptions } from "../quic/dial.ts";
 import { flowLimitsOf } from "./_flow_limits.ts";
-import { type ConnectQuicOptions, dialFailure } from "./quic.ts";
+import { dialFailure } from "./quic.ts";
 import { Http3Connection } from "./connection.ts";
 import type { Field } from "./qpack.ts";
 import type { Http3Session } from "./session.ts";
@@ -38,7 +38,7 @@ export interface Http3DialOptions extends DialWebTransportOptions {
 export class Http3Dialer {
   readonly #url: URL;
   readonly #options: Http3DialOptions;
-  #endpoint: Deno.QuicEndpoint | undefined;
+  #dial: QuicDial | undefined;
   #session: Http3Session | undefined;
   #isAborted = false;
 
@@ -108,7 +108,22 @@ export class Http3Dialer {
   abort(): void {
     this.#isAborted = true;
     if (this.#session !== undefined) this.#session.closeWith({});
-    else if (this.#options.pool === undefined) this.#closeEndpoint();
+    else if (this.#options.pool === undefined) this.#dial?.abort();
+  }
+
+  /**
+   * Adds the addresses of the server that were tried to the error of a dial that took too long.
+   *
+   * @param error An error; those of other kinds stay as they are.
+   * @returns The error.
+   */
+  explain(error: unknown): unknown {
+    return this.#dial?.explain(error) ?? error;
+  }
+
+  /** The addresses of the server that were tried in vain, with why; empty if there is but one. */
+  get outcome(): string {
+    return this.#dial?.outcome ?? "";
   }
 
   async #connect(): Promise<Http3Connection> {
@@ -118,13 +133,10 @@ export class Http3Dialer {
       this.#options;
     const { idleTimeoutMs = IDLE_TIMEOUT_MS } = this.#options;
     const { hostname, port } = this.#url;
-    const host = hostname.replace(/^\[|\]$/g, "");
-    this.#endpoint = ClientEndpoints.take();
-    const options: ConnectQuicOptions = {
-      hostname: host,
+    const options: QuicDialOptions = {
+      hostname: hostname.replace(/^\[|\]$/g, ""),
       port: Number(port || 443),
       alpnProtocols: ["h3"],
-      endpoint: this.#endpoint,
       maxIdleTimeout: idleTimeoutMs,
       keepAliveInterval: Math.max(1, Math.round(idleTimeoutMs / 3)),
       maxConcurrentBidirectionalStreams: maxBidirectionalStreams,
@@ -135,11 +147,15 @@ export class Http3Dialer {
         ? {}
         : { serverCertificateHashes: [...serverCertificateHashes] }),
     };
-    let conn: Deno.QuicConn;
+    const dial = this.#dial = new QuicDial(options);
     try {
-      conn = await Deno.connectQuic(options);
+      const conn = await dial.connect();
+      return new Http3Connection(conn, {
+        side: "client",
+        isPooled: pool !== undefined,
+        flowControl,
+      });
     } catch (cause) {
-      this.#closeEndpoint();
       const reason = dialFailure(cause, serverCertificateHashes);
       // RFC 9000 section 10.2: a server that drains says so before there is any HTTP.
       const status = /refused to accept a new connection/.test(reason) ? { status: 503 } : {};
@@ -148,19 +164,6 @@ export class Http3Dialer {
         ...status,
       });
     }
-    const isPooled = pool !== undefined;
-    const connection = new Http3Connection(conn, { side: "client", isPooled, flowControl });
-    connection.ending.then(() => {
-      if (this.#endpoint !== undefined) ClientEndpoints.giveBack(this.#endpoint);
-      this.#endpoint = undefined;
-    });
-    return connection;
-  }
-
-  #closeEndpoint(): void {
-    const endpoint = this.#endpoint;
-    this.#endpoint = undefined;
-    endpoint?.close({ closeCode: 0, reason: "" });
   }
 }
 

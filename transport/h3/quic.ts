@@ -68,6 +68,16 @@ export function dialFailure(cause: unknown, hashes: readonly unknown[] = []): st
 }
 
 /**
+ * Tells an answer of the peer that ends a handshake from silence, and from faults of this machine.
+ *
+ * @param cause What `Deno.connectQuic` rejected with.
+ * @returns Whether a peer refused: the connection, its protocols or, at our end, its certificate.
+ */
+export function isPeerAnswer(cause: unknown): boolean {
+  return cause instanceof Error && /\bpeer\b|\bhandshake failed\b/.test(cause.message);
+}
+
+/**
  * Finds the address that this process may bind without asking for permission.
  *
  * @returns `::`, which reaches IPv4 too, or `0.0.0.0`; `undefined` if it may bind neither.

@@ -511,7 +511,9 @@ export class WebTransport implements AsyncDisposable {
   async #run(): Promise<void> {
     const { distrust, timeoutMs } = this.#options;
     const timer = startTimer(timeoutMs, (ms) => {
-      this.#giveUp(`Cannot connect within ${ms} ms: the server did not answer`);
+      const { outcome } = this.#dialer;
+      const tried = outcome && ` (${outcome})`;
+      this.#giveUp(`Cannot connect within ${ms} ms: the server did not answer${tried}`);
     });
     try {
       requireQuic();
