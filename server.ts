@@ -151,7 +151,8 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
   /**
    * Gets each stream that a client opens, while others go on. What it throws ends that stream with
    * code 4500 and is told to `onError`; the session lives. Without it, take them from
-   * `session.incomingStreams()`.
+   * `session.incomingStreams()`. Over QUIC a session that closes ends its streams like a clean end: data that
+   * has to be whole tells its length, or its end.
    *
    * @example An echo
    * ```ts
@@ -342,7 +343,10 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
    *   await group.writeFrame(new TextEncoder().encode("hello"));
    *   await group.close();
    * });
-   * const moq = new MoqServer({ mux });
+   * const moq = new MoqServer({
+   *   mux,
+   *   authorize: (_session, _path, action) => action !== "publish",
+   * });
    * await using server = serve({ port: 0, onListen() {}, moq });
    *
    * await using session = await dial(server.url);

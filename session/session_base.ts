@@ -94,7 +94,8 @@ export abstract class SessionBase {
   }
 
   /**
-   * Opens a bidirectional stream.
+   * Opens a bidirectional stream. Over Deno's QUIC a session that closes, and a peer that gives the stream
+   * up, end it like a clean end: an answer that has to be whole tells its length, or its end.
    *
    * @param options See {@linkcode OpenStreamOptions}.
    * @returns The stream.
@@ -125,7 +126,8 @@ export abstract class SessionBase {
   /**
    * Yields the streams that the peer opens, of both kinds: each kind in the order in which they
    * came, in turns where both wait. What nobody takes waits, within the connection's bounds; leaving
-   * the loop leaves it there.
+   * the loop leaves it there. Over Deno's QUIC a session that closes, and a peer that gives a stream up, end
+   * the stream like a clean end: data that has to be whole tells its length, or its end.
    *
    * @param options Gives up waiting by a signal.
    * @returns The streams; it ends with the session, however that ends, and at once where the wire has none.

@@ -119,6 +119,8 @@ export interface WebTransportConnectionStats {
  * - **Codes:** the codes of the server's resets are read; the code of an own
  *   `abort()` or `cancel()` is not sent. To the server an aborted stream looks
  *   like one that ended.
+ * - **Ends:** a session that closes ends its streams like a clean end: data that
+ *   has to be whole tells its length.
  * - **Stop:** that the server stopped reading is noticed by the next write.
  * - **Absent:** counters that the runtime does not tell, such as the round-trip
  *   time, and keying material: `exportKeyingMaterial()` rejects.

@@ -30,7 +30,11 @@ export interface ConnectMoqOptions
  *   await group.writeFrame(new TextEncoder().encode("12:00"));
  *   await group.close();
  * });
- * await using server = listenMoq({ hostname: "127.0.0.1", mux });
+ * await using server = listenMoq({
+ *   hostname: "127.0.0.1",
+ *   mux,
+ *   authorize: (_session, _path, action) => action !== "publish",
+ * });
  *
  * await using client = connectMoq(server.url, {
  *   serverCertificateHashes: server.certificateHashes,

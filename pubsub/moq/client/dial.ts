@@ -135,7 +135,11 @@ const SCHEMES: readonly string[] = ["moqt:", "https:", "http:", "wss:", "ws:"];
  *   await group.writeFrame(new TextEncoder().encode("12:00"));
  *   await group.close();
  * });
- * await using server = listenMoq({ hostname: "127.0.0.1", mux });
+ * await using server = listenMoq({
+ *   hostname: "127.0.0.1",
+ *   mux,
+ *   authorize: (_session, _path, action) => action !== "publish",
+ * });
  *
  * await using session = await dialMoq(server.url, {
  *   serverCertificateHashes: server.certificateHashes,
