@@ -8,6 +8,7 @@ import { addressKey } from "./address.ts";
 import { listenAt } from "./address_in_use.ts";
 import { type Certificate, checkCertificate } from "./certificate.ts";
 import { requireQuic } from "./h3/quic.ts";
+import { KEEP_ALIVE_MS } from "./quic/options.ts";
 
 /** Handshakes at a time; more are refused, which costs nothing. */
 const MAX_HANDSHAKES = 1_024;
@@ -31,7 +32,8 @@ export interface QuicListenOptions extends Certificate {
   readonly port?: number;
   /**
    * How long a connection may be silent before it is given up, in milliseconds.
-   * A peer that vanished is noticed within this and `keepAliveIntervalMs`.
+   * A peer that vanished is noticed within this and `keepAliveIntervalMs`; the client's time counts if
+   * it is less.
    *
    * @default {15000}
    */
@@ -149,7 +151,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     if (this.#endpoint === undefined) {
       throw new TypeError("Cannot rotate certificate: the listener is closed");
     }
-    const { idleTimeoutMs = 15_000, keepAliveIntervalMs = 5_000 } = this.#options;
+    const { idleTimeoutMs = 15_000, keepAliveIntervalMs = KEEP_ALIVE_MS } = this.#options;
     const { protocols, maxBidirectionalStreams, maxUnidirectionalStreams } = this.#handlers;
     const listener = this.#endpoint.listen({
       cert,

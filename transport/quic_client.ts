@@ -7,7 +7,7 @@ import { ConnectionError, TimeoutError } from "../errors.ts";
 import { dialFailure, requireQuic } from "./h3/quic.ts";
 import { type QuicConnection, RawQuicConnection } from "./quic/connection.ts";
 import { QuicDial, type QuicDialOptions } from "./quic/dial.ts";
-import { checkProtocols, quicTarget } from "./quic/options.ts";
+import { checkProtocols, KEEP_ALIVE_MS, quicTarget } from "./quic/options.ts";
 import { publicUrl } from "./url.ts";
 import { type CertificateHash, checkHashes } from "./webtransport.ts";
 import { within } from "./within.ts";
@@ -33,7 +33,7 @@ export interface DialQuicOptions {
   readonly maxUnidirectionalStreams?: number;
   /**
    * How long the connection may be silent before it is given up, in milliseconds; the server's time
-   * counts if it is less.
+   * counts if it is less. A server that vanished is noticed within this and `keepAliveIntervalMs`.
    *
    * @default {30000}
    */
@@ -41,7 +41,7 @@ export interface DialQuicOptions {
   /**
    * How often a silent connection is asked whether it is still there, in milliseconds.
    *
-   * @default {10000}
+   * @default {5000}
    */
   readonly keepAliveIntervalMs?: number;
   /** Gives up dialing; once connected it does nothing. None by default. */
@@ -96,7 +96,7 @@ function optionsOf(options: DialQuicOptions): Omit<QuicDialOptions, "hostname" |
     maxBidirectionalStreams = 128,
     maxUnidirectionalStreams = 1_024,
     idleTimeoutMs = 30_000,
-    keepAliveIntervalMs = 10_000,
+    keepAliveIntervalMs = KEEP_ALIVE_MS,
   } = options;
   checkProtocols(protocols, "dial QUIC");
   checkHashes(serverCertificateHashes, "dial QUIC");

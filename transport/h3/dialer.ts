@@ -6,6 +6,7 @@
  */
 import { publicUrl } from "../url.ts";
 import { checkHashes, type DialWebTransportOptions } from "../webtransport.ts";
+import { KEEP_ALIVE_MS } from "../quic/options.ts";
 import { QuicDial, type QuicDialOptions } from "../quic/dial.ts";
 import { flowLimitsOf } from "./_flow_limits.ts";
 import { dialFailure } from "./quic.ts";
@@ -138,7 +139,7 @@ export class Http3Dialer {
       port: Number(port || 443),
       alpnProtocols: ["h3"],
       maxIdleTimeout: idleTimeoutMs,
-      keepAliveInterval: Math.max(1, Math.round(idleTimeoutMs / 3)),
+      keepAliveInterval: Math.min(KEEP_ALIVE_MS, Math.max(1, Math.round(idleTimeoutMs / 3))),
       maxConcurrentBidirectionalStreams: maxBidirectionalStreams,
       // Beside those of sessions there are the control streams.
       maxConcurrentUnidirectionalStreams: maxUnidirectionalStreams + 3,

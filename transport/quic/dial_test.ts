@@ -163,15 +163,17 @@ Deno.test("raceAddresses() gives up by signal", async () => {
   assertEquals([attempts.begun, attempts.aborted], [["a", "b"], ["a", "b"]]);
 });
 
-/** Notes the hosts that are dialed. */
+/** Notes the attempts. */
 class Dialed implements Disposable {
   readonly #connectQuic = Deno.connectQuic;
   readonly hosts: string[] = [];
+  readonly keepAlives: (number | undefined)[] = [];
   #wake = Promise.withResolvers<void>();
 
   constructor() {
     const record = (options: Deno.ConnectQuicOptions<false>) => {
       this.hosts.push(options.hostname);
+      this.keepAlives.push(options.keepAliveInterval);
       this.#wake.resolve();
       this.#wake = Promise.withResolvers();
       return this.#connectQuic(options);
@@ -304,4 +306,18 @@ Deno.test("dialQuic() rejects when a name has no address", async () => {
     ConnectionError,
     "nothing.invalid",
   );
+});
+
+Deno.test("dialQuic() and dialWebTransport() ask a silent server for a sign of life as often as it asks", async () => {
+  await using server = new QuicServer();
+  using dialed = new Dialed();
+  const url = `https://127.0.0.1:${server.port}/`;
+  for (const idleTimeoutMs of [undefined, 60_000, 3_000]) {
+    const options = { ...OPTIONS, ...(idleTimeoutMs && { idleTimeoutMs }) };
+    const [connection] = await Promise.all([soon(dialQuic(url, options)), server.next()]);
+    connection.close();
+    await assertRejects(() => soon(dialWebTransport(url, options)), ConnectionError);
+  }
+  // Of the second, a third of the silence that it bears.
+  assertEquals(dialed.keepAlives, [5_000, 5_000, 5_000, 5_000, 5_000, 1_000]);
 });

@@ -4,6 +4,13 @@
  * @module
  */
 
+/**
+ * How often each end asks a silent connection for a sign of life, in milliseconds. A network that
+ * vanished is noticed within this and the idle time, since the first unanswered packet begins that
+ * anew (RFC 9000 section 10.1): both ends have the same, so that both notice as soon.
+ */
+export const KEEP_ALIVE_MS = 5_000;
+
 /** The longest name of a protocol, in bytes (RFC 7301 section 3.1). */
 const MAX_PROTOCOL_BYTES = 255;
 

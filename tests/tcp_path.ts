@@ -1,0 +1,190 @@
+/**
+ * A path of TCP between clients and a server, on which a test stops bytes, and answers in the server's place.
+ *
+ * @module
+ */
+
+/** Read at a time, in bytes. */
+const BUFFER_BYTES = 65_536;
+
+/** Longest head of a request that is looked at, in bytes. */
+const MAX_HEAD_BYTES = 65_536;
+
+/** Options for {@linkcode TcpPath}. */
+export interface TcpPathOptions {
+  /**
+   * The port that clients dial.
+   *
+   * @default {0}
+   */
+  readonly port?: number;
+}
+
+/** One connection: both of its sockets, and how much it carried. */
+interface Carried {
+  readonly near: Deno.TcpConn;
+  readonly far: Deno.TcpConn;
+  /** Bytes from the server so far. */
+  received: number;
+  /** Whether nothing passes any more, in either direction, the end of the connection included. */
+  isSilent: boolean;
+}
+
+/**
+ * Carries TCP between any number of clients and one port of this machine.
+ *
+ * @example An HTTP proxy that does not know WebSocket
+ * ```ts ignore
+ * await using path = new TcpPath(portOf(server));
+ * path.upgrades = 400;
+ * ```
+ */
+export class TcpPath implements AsyncDisposable {
+  /** Bytes from the server after which a connection is silent. */
+  stallsAfterBytes: number = Infinity;
+  /** How long the first bytes of the server are held up on each connection, in milliseconds. */
+  answerDelayMs: number = 0;
+  /** Requests for an upgrade are passed on, passed on without asking for it, or answered with a status. */
+  upgrades: "pass" | "strip" | number = "pass";
+  readonly #server: Deno.ConnectOptions;
+  readonly #listener: Deno.TcpListener;
+  readonly #carried = new Set<Carried>();
+  readonly #sockets = new Set<Deno.TcpConn>();
+  readonly #timers = new Set<ReturnType<typeof setTimeout>>();
+  readonly #running = new Set<Promise<void>>();
+  #isCut = false;
+
+  /**
+   * Opens a path.
+   *
+   * @param port The server's port on this machine.
+   * @param options See {@linkcode TcpPathOptions}.
+   */
+  constructor(port: number, { port: own = 0 }: TcpPathOptions = {}) {
+    this.#server = { hostname: "127.0.0.1", port };
+    this.#listener = Deno.listen({ hostname: "127.0.0.1", port: own });
+    this.#run(this.#accept());
+  }
+
+  /** The port that clients dial in place of the server's. */
+  get port(): number {
+    return (this.#listener.addr as Deno.NetAddr).port;
+  }
+
+  /** Silences all connections, those to come included. */
+  cut(): void {
+    this.#isCut = true;
+    for (const carried of this.#carried) carried.isSilent = true;
+  }
+
+  /** Carries new connections again; those that are silent stay so. */
+  restore(): void {
+    this.#isCut = false;
+    this.stallsAfterBytes = Infinity;
+    this.answerDelayMs = 0;
+    this.upgrades = "pass";
+  }
+
+  /** Takes the path away. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#listener.close();
+    for (const timer of this.#timers) clearTimeout(timer);
+    for (const socket of this.#sockets) close(socket);
+    await Promise.all(this.#running);
+  }
+
+  #run(running: Promise<void>): void {
+    const settled = running.catch(() => {}).finally(() => this.#running.delete(settled));
+    this.#running.add(settled);
+  }
+
+  async #accept(): Promise<void> {
+    for await (const near of this.#listener) {
+      this.#sockets.add(near);
+      near.setNoDelay(true);
+      if (!this.#isCut) this.#run(this.#open(near));
+    }
+  }
+
+  async #open(near: Deno.TcpConn): Promise<void> {
+    const head = this.upgrades === "pass" ? undefined : await readHead(near);
+    if (head !== undefined && /^upgrade:/im.test(head) && typeof this.upgrades === "number") {
+      const answer = `HTTP/1.1 ${this.upgrades} From a proxy\r\ncontent-length: 0\r\n` +
+        "connection: close\r\n\r\n";
+      await writeAll(near, new TextEncoder().encode(answer));
+      return this.#close(near);
+    }
+    const far = await Deno.connect(this.#server).catch(() => this.#close(near));
+    if (far === undefined) return;
+    this.#sockets.add(far);
+    far.setNoDelay(true);
+    const carried = { near, far, received: 0, isSilent: this.#isCut };
+    this.#carried.add(carried);
+    if (head !== undefined) {
+      const lines = head.split("\r\n").filter((line) => !/^(?:upgrade|connection):/i.test(line));
+      await writeAll(far, new TextEncoder().encode(lines.join("\r\n")));
+    }
+    this.#run(this.#carry(carried, near, far));
+    this.#run(this.#carry(carried, far, near));
+  }
+
+  async #carry(carried: Carried, from: Deno.TcpConn, to: Deno.TcpConn): Promise<void> {
+    const buffer = new Uint8Array(BUFFER_BYTES);
+    const isFromServer = from === carried.far;
+    try {
+      // What is not read any more fills the sender's own buffers, as where the network vanished.
+      while (!carried.isSilent) {
+        const length = await from.read(buffer);
+        if (isFromServer && carried.received === 0) await this.#delay();
+        if (carried.isSilent) return;
+        if (length === null) break;
+        if (isFromServer) carried.received += length;
+        if (carried.received > this.stallsAfterBytes) carried.isSilent = true;
+        else await writeAll(to, buffer.subarray(0, length));
+      }
+    } catch {
+      // One end broke the connection: the other one hears of it.
+    }
+    if (carried.isSilent) return;
+    this.#carried.delete(carried);
+    this.#close(from);
+    this.#close(to);
+  }
+
+  async #delay(): Promise<void> {
+    if (this.answerDelayMs === 0) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, this.answerDelayMs);
+    this.#timers.add(timer);
+    await promise;
+    this.#timers.delete(timer);
+  }
+
+  #close(socket: Deno.TcpConn): void {
+    this.#sockets.delete(socket);
+    close(socket);
+  }
+}
+
+async function readHead(conn: Deno.TcpConn): Promise<string> {
+  const buffer = new Uint8Array(MAX_HEAD_BYTES);
+  let head = "";
+  while (!head.includes("\r\n\r\n")) {
+    const length = await conn.read(buffer);
+    if (length === null || head.length > MAX_HEAD_BYTES) throw new Error("no head of a request");
+    head += new TextDecoder().decode(buffer.subarray(0, length));
+  }
+  return head;
+}
+
+async function writeAll(conn: Deno.TcpConn, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.length;) at += await conn.write(bytes.subarray(at));
+}
+
+function close(socket: Deno.TcpConn): void {
+  try {
+    socket.close();
+  } catch {
+    // It is closed already.
+  }
+}

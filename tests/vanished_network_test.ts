@@ -1,0 +1,82 @@
+/**
+ * How long it takes until both ends notice that the network between them is gone: nothing is said any
+ * more, and nothing is refused.
+ *
+ * @module
+ */
+import { assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { dial } from "../deno_client.ts";
+import { CloseCode } from "../errors.ts";
+import type { Session } from "../session/session.ts";
+import { dialQuic } from "../transport/quic_client.ts";
+import { dialWebTransport } from "../transport/webtransport_client.ts";
+import { certificate, PROTOCOL, QuicServer } from "./quic_peer.ts";
+import { TestServer } from "./raw_http3.ts";
+import { listen, portOf } from "./servers.ts";
+import { soon } from "./sessions.ts";
+import { TcpPath } from "./tcp_path.ts";
+import { UdpPath } from "./udp_path.ts";
+
+/** Short times for QUIC: a network that vanished is noticed within their sum. */
+const SHORT = { idleTimeoutMs: 600, keepAliveIntervalMs: 200 };
+
+/** A session at both ends. */
+function arrivals(): {
+  readonly onOpen: (session: Session) => void;
+  readonly first: Promise<Session>;
+} {
+  const { promise, resolve } = Promise.withResolvers<Session>();
+  return { onOpen: resolve, first: promise };
+}
+
+Deno.test("a vanished network under a WebSocket is noticed by both ends after a minute of silence", async () => {
+  const { onOpen, first } = arrivals();
+  await using server = listen({ webTransport: false, onOpen });
+  await using path = new TcpPath(portOf(server));
+  using time = new FakeTime();
+  await using near = await dial(`ws://127.0.0.1:${path.port}/`);
+  const far = await first;
+  path.cut();
+  await time.tickAsync(59_000);
+  assertEquals([near.isClosed, far.isClosed], [false, false]);
+  // The clock of a heartbeat ticks once a second.
+  await time.tickAsync(2_000);
+  for (const { closed } of [near, far]) {
+    const { code, by } = await closed;
+    assertEquals([code, by], [CloseCode.timedOut, "network"]);
+  }
+});
+
+Deno.test("a vanished network under a session over WebTransport is noticed by both ends", async () => {
+  const { onOpen, first } = arrivals();
+  await using server = listen({ webTransport: { cacheFolder: null, ...SHORT }, onOpen });
+  await using path = new UdpPath(Number(new URL(server.webTransportUrl!).port));
+  await using near = await soon(dial(`https://127.0.0.1:${path.port}/`, {
+    transports: ["webtransport"],
+    serverCertificateHashes: server.certificateHashes!,
+  }));
+  const far = await soon(first);
+  path.cut();
+  for (const { closed } of [near, far]) assertEquals((await soon(closed)).by, "network");
+});
+
+Deno.test("a vanished network under WebTransport and raw QUIC is noticed by both ends", async () => {
+  await using webTransport = new TestServer(SHORT);
+  await using quic = new QuicServer(SHORT);
+  await using webTransportPath = new UdpPath(webTransport.port);
+  await using quicPath = new UdpPath(quic.port);
+  const dialing = [
+    dialWebTransport(`https://127.0.0.1:${webTransportPath.port}/`, {
+      serverCertificateHashes: webTransport.hashes,
+    }),
+    dialQuic(`moqt://127.0.0.1:${quicPath.port}/`, {
+      protocols: [PROTOCOL],
+      serverCertificateHashes: certificate.hashes,
+    }),
+  ];
+  const ends = await soon(Promise.all([webTransport.accept(), quic.next(), ...dialing]));
+  webTransportPath.cut();
+  quicPath.cut();
+  for (const { closed } of ends) await soon(closed.then(() => {}, () => {}));
+});
