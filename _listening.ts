@@ -13,6 +13,7 @@ import type { OriginRules } from "./transport/origins.ts";
 import type { HttpListener, WebSocketHost } from "./transport/websocket_server.ts";
 import type {
   Certificate,
+  QuicHandshakeStats,
   RawQuicOptions,
   WebTransportRequest,
 } from "./transport/webtransport_server.ts";
@@ -27,6 +28,15 @@ export interface ListenInfo {
   /** Why WebTransport is off, where it was not turned off. */
   readonly webTransportError: Error | undefined;
 }
+
+/** Counters of a server's WebTransport; see `webTransportStats` of `Server`. */
+export interface WebTransportStats {
+  /** Handshakes of QUIC, also those of other protocols on the port. */
+  readonly handshakes: QuicHandshakeStats;
+}
+
+/** An engine of WebTransport that counts no handshakes. */
+const NO_HANDSHAKES: QuicHandshakeStats = { pending: 0, ignored: 0, replaced: 0, tooSlow: 0 };
 
 /** How many connections there may be on UDP, and on TCP where these are counted; what a client may send ahead. */
 export type ConnectionLimits = Pick<
@@ -111,6 +121,12 @@ export class Listening {
   /** WebTransport, unless it is off. */
   get webTransport(): WebTransportHalf | undefined {
     return this.#webTransport;
+  }
+
+  /** Counters of WebTransport; `undefined` if it is off. */
+  get stats(): WebTransportStats | undefined {
+    if (this.#webTransport === undefined) return undefined;
+    return { handshakes: this.#webTransport.handshakes ?? NO_HANDSHAKES };
   }
 
   /** Tells where the server listens: `onListen`, or the terminal. */

@@ -4,6 +4,7 @@
  *
  * @module
  */
+import type { WebTransportStats } from "./_listening.ts";
 import type { ManagerStats } from "./manager/mod.ts";
 import type { BrokerStats, BrokerStatus, TopicsStats } from "./pubsub/mod.ts";
 
@@ -18,6 +19,12 @@ export interface CountedTopics {
     /** Its counters. */
     readonly stats: BrokerStats;
   };
+}
+
+/** Counters of a server's WebTransport. */
+export interface CountedWebTransport {
+  /** The counters; `undefined` if WebTransport is off. */
+  readonly webTransportStats?: WebTransportStats | undefined;
 }
 
 /** One number of a metric. */
@@ -255,5 +262,18 @@ export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
     sum(["skein.history.tail.size", "By", "Bytes of the newest publications that are kept ready"], {
       value: stats.tailBytes,
     }),
+  ];
+}
+
+/** Handshakes of QUIC; nothing if WebTransport is off. */
+export function webTransportMeasures({ webTransportStats }: CountedWebTransport): Measure[] {
+  if (webTransportStats === undefined) return [];
+  const { pending, ...dropped } = webTransportStats.handshakes;
+  return [
+    sum(["skein.quic.handshakes", "{handshake}", "QUIC handshakes under way"], { value: pending }),
+    counter(
+      ["skein.quic.handshakes.dropped", "{handshake}", "QUIC handshakes dropped by their bounds"],
+      ...each(dropped, "skein.handshake.reason"),
+    ),
   ];
 }

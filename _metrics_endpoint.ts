@@ -6,7 +6,12 @@
 import type { RequestInfo } from "./_admission_options.ts";
 import { DEFAULT_MAX_SESSIONS } from "./manager/limits.ts";
 import type { SessionManager } from "./manager/mod.ts";
-import { type CountedTopics, PROMETHEUS_CONTENT_TYPE, prometheusText } from "./metrics.ts";
+import {
+  type CountedTopics,
+  type CountedWebTransport,
+  PROMETHEUS_CONTENT_TYPE,
+  prometheusText,
+} from "./metrics.ts";
 import { LOCAL_HOSTS } from "./transport/origins.ts";
 
 /** How a server says how it is. */
@@ -41,10 +46,13 @@ export interface MetricsOptions {
 
 /** Whose metrics they are. */
 export interface Measured {
-  /** Knows all sessions. */
-  readonly manager: SessionManager;
-  /** Knows what is carried between nodes. */
-  readonly topics: CountedTopics;
+  /** The server, whose counters are read for each answer. */
+  readonly server: CountedWebTransport & {
+    /** Knows all sessions. */
+    readonly manager: SessionManager;
+    /** Knows what is carried between nodes. */
+    readonly topics: CountedTopics;
+  };
   /** How many sessions there may be. */
   readonly maxSessions?: number | undefined;
 }
@@ -93,7 +101,9 @@ export class MetricsEndpoint {
       return text("Method not allowed\n", 405, { allow: "GET, HEAD" });
     }
     const answer = path === this.#path
-      ? text(prometheusText(this.#measured), 200, { "content-type": PROMETHEUS_CONTENT_TYPE })
+      ? text(prometheusText(this.#measured.server), 200, {
+        "content-type": PROMETHEUS_CONTENT_TYPE,
+      })
       : this.#health();
     return request.method === "HEAD" ? new Response(null, answer) : answer;
   }
@@ -106,8 +116,8 @@ export class MetricsEndpoint {
   }
 
   #health(): Response {
-    const { manager, maxSessions = DEFAULT_MAX_SESSIONS } = this.#measured;
-    const { count, isDraining } = manager;
+    const { server, maxSessions = DEFAULT_MAX_SESSIONS } = this.#measured;
+    const { count, isDraining } = server.manager;
     const status = isDraining ? "draining" : count >= maxSessions ? "full" : "ok";
     return text(`${JSON.stringify({ status, sessions: count })}\n`, status === "ok" ? 200 : 503, {
       "content-type": "application/json",

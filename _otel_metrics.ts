@@ -7,10 +7,12 @@
 import type { BatchObservableCallback, Histogram, Meter, Observable } from "@opentelemetry/api";
 import {
   type CountedTopics,
+  type CountedWebTransport,
   managerMeasures,
   type Measure,
   sessionMeasures,
   topicMeasures,
+  webTransportMeasures,
 } from "./_measures.ts";
 import { errorType, Few, OTHER, transportAttributes } from "./_otel_attributes.ts";
 import { CloseCode, type CloseInfo, RequestError } from "./errors.ts";
@@ -19,6 +21,11 @@ import { SessionLimiter } from "./manager/limits.ts";
 import { type ManagerStats, Tally } from "./manager/stats.ts";
 import type { Side } from "./session/contract.ts";
 import { coreOf, type Session } from "./session/session.ts";
+
+/** The counters of WebTransport before anything happened. */
+const NO_WEBTRANSPORT: CountedWebTransport = {
+  webTransportStats: { handshakes: { pending: 0, ignored: 0, replaced: 0, tooSlow: 0 } },
+};
 
 /** Boundaries of what takes milliseconds or seconds, as the conventions advise for calls. */
 const CALL_S = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10];
@@ -53,7 +60,7 @@ const NO_TOPICS: CountedTopics = {
 
 const KNOWN_CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
 
-export type { CountedTopics };
+export type { CountedTopics, CountedWebTransport };
 
 /** What has the counters of a server's sessions. */
 export type Counted = Pick<SessionManager, "stats">;
@@ -96,6 +103,7 @@ export class OtelMetrics implements Disposable {
   readonly #stop: () => void;
   #manager: Counted | undefined;
   #topics: CountedTopics | undefined;
+  #webTransport: CountedWebTransport = {};
 
   /** Creates the instruments. */
   constructor(meter: Meter) {
@@ -137,10 +145,11 @@ export class OtelMetrics implements Disposable {
     return error instanceof RequestError ? this.#errorTypes.of(type) : type;
   }
 
-  /** Also tells what a server's manager, and its topics, know. */
-  observe(manager: Counted, topics?: CountedTopics): void {
+  /** Also tells the counters of a server's manager, of its topics, and of its WebTransport. */
+  observe(manager: Counted, topics?: CountedTopics, webTransport: CountedWebTransport = {}): void {
     this.#manager = manager;
     this.#topics = topics;
+    this.#webTransport = webTransport;
   }
 
   /** Observes no more. */
@@ -167,6 +176,7 @@ export class OtelMetrics implements Disposable {
       ...sessionMeasures(nothing),
       ...managerMeasures(nothing),
       ...topicMeasures(NO_TOPICS),
+      ...webTransportMeasures(NO_WEBTRANSPORT),
     ];
     const instruments = new Map(kinds.map((kind) => [kind.name, this.#instrument(kind)]));
     const observe: BatchObservableCallback = (result) => {
@@ -180,6 +190,7 @@ export class OtelMetrics implements Disposable {
       for (const [side, census] of this.#census) tell(sessionMeasures(census.read()), side);
       if (this.#manager !== undefined) tell(managerMeasures(this.#manager.stats()), "server");
       if (this.#topics !== undefined) tell(topicMeasures(this.#topics), "server");
+      tell(webTransportMeasures(this.#webTransport), "server");
     };
     const all = [...instruments.values()];
     this.#meter.addBatchObservableCallback(observe, all);

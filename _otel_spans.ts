@@ -26,7 +26,7 @@ import {
   requestAttributes,
   transportAttributes,
 } from "./_otel_attributes.ts";
-import type { Counted, CountedTopics, OtelMetrics } from "./_otel_metrics.ts";
+import type { Counted, CountedTopics, CountedWebTransport, OtelMetrics } from "./_otel_metrics.ts";
 import type { CloseInfo } from "./errors.ts";
 import type { UntypedMessage } from "./session/contract.ts";
 import type { TraceContext } from "./session/envelope.ts";
@@ -62,8 +62,8 @@ export class OtelInstrumentation implements Instrumentation, Disposable {
     this.#continuesTraces = continuesTraces;
   }
 
-  observe(manager: Counted, topics?: CountedTopics): void {
-    this.#metrics.observe(manager, topics);
+  observe(manager: Counted, topics?: CountedTopics, webTransport?: CountedWebTransport): void {
+    this.#metrics.observe(manager, topics, webTransport);
   }
 
   handshake(info: HandshakeInfo): HandshakeWatch {

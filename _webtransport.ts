@@ -13,6 +13,7 @@ import {
   isWebTransportAvailable,
   listenWebTransport,
   type ListenWebTransportOptions,
+  type QuicHandshakeStats,
   type RawQuicOptions,
   type WebTransportRequest,
 } from "./transport/webtransport_server.ts";
@@ -91,6 +92,11 @@ export class WebTransportHalf implements AsyncDisposable {
   /** Where it listens. */
   get address(): Deno.NetAddr {
     return this.#listener.address;
+  }
+
+  /** Counters of handshakes, where the engine has them. */
+  get handshakes(): QuicHandshakeStats | undefined {
+    return this.#listener.handshakes;
   }
 
   /** The URL for clients on this machine. */
@@ -180,6 +186,7 @@ const LIMITS = [
   "keepAliveIntervalMs",
   "maxConnections",
   "maxConnectionsPerAddress",
+  "maxHandshakes",
   "maxSessionsPerConnection",
   "maxStreams",
 ] as const;

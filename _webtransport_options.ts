@@ -6,6 +6,7 @@
 import type {
   Certificate,
   ListenWebTransportOptions,
+  QuicHandshakeStats,
   WebTransportRequest,
 } from "./transport/webtransport_server.ts";
 
@@ -16,6 +17,8 @@ import type {
 export interface WebTransportSource extends AsyncIterable<WebTransportRequest> {
   /** Where it listens. */
   readonly address: Deno.NetAddr;
+  /** Counters of handshakes, for the metrics; an engine that does not count has none. */
+  readonly handshakes?: QuicHandshakeStats;
   /**
    * Has new handshakes get another certificate. Sessions stay.
    *
@@ -44,6 +47,7 @@ export interface WebTransportServeOptions extends
     | "keepAliveIntervalMs"
     | "maxConnections"
     | "maxConnectionsPerAddress"
+    | "maxHandshakes"
     | "maxSessionsPerConnection"
     | "maxStreams"
   > {

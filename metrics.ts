@@ -5,14 +5,16 @@
  */
 import {
   type CountedTopics,
+  type CountedWebTransport,
   managerMeasures,
   type Measure,
   sessionMeasures,
   topicMeasures,
+  webTransportMeasures,
 } from "./_measures.ts";
 import type { SessionManager } from "./manager/mod.ts";
 
-export type { CountedTopics };
+export type { CountedTopics, CountedWebTransport };
 
 /** The type of {@linkcode prometheusText}'s text, for the header of a response. */
 export const PROMETHEUS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
@@ -37,18 +39,24 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
  * assertStringIncludes(await answer().text(), 'skein_sessions{state="connected"} 0\n');
  * ```
  *
- * @param server A server, or whatever has a manager; with `topics`, also what those and their broker counted.
+ * @param server A server, or an object that has a manager; with `topics`, also what those and their
+ *   broker counted; with `webTransportStats`, also the handshakes of QUIC.
  * @returns The text.
  */
 export function prometheusText(
-  { manager, topics }: {
+  { manager, topics, webTransportStats }: CountedWebTransport & {
     readonly manager: Pick<SessionManager, "stats">;
     readonly topics?: CountedTopics;
   },
 ): string {
   const stats = manager.stats();
   const ofTopics = topics === undefined ? [] : topicMeasures(topics);
-  return [...sessionMeasures(stats), ...managerMeasures(stats), ...ofTopics].map(textOf).join("");
+  return [
+    ...sessionMeasures(stats),
+    ...managerMeasures(stats),
+    ...ofTopics,
+    ...webTransportMeasures({ webTransportStats }),
+  ].map(textOf).join("");
 }
 
 function textOf({ name, description, unit, kind, values }: Measure): string {

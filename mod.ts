@@ -143,6 +143,7 @@ export {
   type AuthorizedAction,
   type Certificate,
   type CountedTopics,
+  type CountedWebTransport,
   createServer,
   type DisconnectReport,
   type ListenInfo,
@@ -152,6 +153,7 @@ export {
   type Permission,
   PROMETHEUS_CONTENT_TYPE,
   prometheusText,
+  type QuicHandshakeStats,
   type Refusal,
   type RefuseOptions,
   type RequestInfo,
@@ -168,6 +170,7 @@ export {
   type WebTransportRequest,
   type WebTransportServeOptions,
   type WebTransportSource,
+  type WebTransportStats,
 } from "./server.ts";
 export {
   type AnyContract,

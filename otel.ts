@@ -18,7 +18,7 @@
  *   instrumentation: telemetry,
  *   onMessage: (message) => message.reply("pong"),
  * });
- * telemetry.observe(server.manager, server.topics);
+ * telemetry.observe(server.manager, server.topics, server);
  * await using session = await dial(server.url, { instrumentation: telemetry });
  * assertEquals(await session.request("ping"), "pong");
  * ```
@@ -26,11 +26,16 @@
  * @module
  */
 import { type Meter, metrics as globalMetrics, trace, type Tracer } from "@opentelemetry/api";
-import { type Counted, type CountedTopics, OtelMetrics } from "./_otel_metrics.ts";
+import {
+  type Counted,
+  type CountedTopics,
+  type CountedWebTransport,
+  OtelMetrics,
+} from "./_otel_metrics.ts";
 import { OtelInstrumentation } from "./_otel_spans.ts";
 import type { Instrumentation } from "./session/instrumentation.ts";
 
-export type { Counted, CountedTopics, Instrumentation };
+export type { Counted, CountedTopics, CountedWebTransport, Instrumentation };
 
 /** Makes spans: a `TracerProvider` of `@opentelemetry/api`. */
 export interface TracerSource {
@@ -78,8 +83,9 @@ export interface Telemetry extends Instrumentation, Disposable {
    *
    * @param manager The `manager` of a server; another one replaces it.
    * @param topics The `topics` of the same server, to be told of histories and of the broker too.
+   * @param server The same server, to be told of its QUIC handshakes too.
    */
-  observe(manager: Counted, topics?: CountedTopics): void;
+  observe(manager: Counted, topics?: CountedTopics, server?: CountedWebTransport): void;
 }
 
 /** The name of the instrumentation's scope. */

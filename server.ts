@@ -40,7 +40,12 @@ import {
   type RenewedHandler,
   tellLiteral,
 } from "./_client_services.ts";
-import { type ConnectionLimits, type ListenInfo, Listening } from "./_listening.ts";
+import {
+  type ConnectionLimits,
+  type ListenInfo,
+  Listening,
+  type WebTransportStats,
+} from "./_listening.ts";
 import { MetricsEndpoint, type MetricsOptions } from "./_metrics_endpoint.ts";
 import type { WebTransportServeOptions } from "./_webtransport_options.ts";
 import { hostOf, quicOf } from "./_moq.ts";
@@ -87,10 +92,15 @@ export type {
 } from "./_admission_options.ts";
 export type { AuthorizedAction, Permission } from "./_client_services.ts";
 export type { DisconnectReport, NodeOptions, RoomPatterns, SessionInfo } from "./_cluster.ts";
-export type { ListenInfo } from "./_listening.ts";
+export type { ListenInfo, WebTransportStats } from "./_listening.ts";
 export type { UnsubscribeOptions } from "./pubsub/topics_options.ts";
 export type { MetricsOptions } from "./_metrics_endpoint.ts";
-export { type CountedTopics, PROMETHEUS_CONTENT_TYPE, prometheusText } from "./metrics.ts";
+export {
+  type CountedTopics,
+  type CountedWebTransport,
+  PROMETHEUS_CONTENT_TYPE,
+  prometheusText,
+} from "./metrics.ts";
 export type {
   WebTransportEngine,
   WebTransportServeOptions,
@@ -101,6 +111,7 @@ export type {
   AcceptOptions,
   Certificate,
   ListenWebTransportOptions,
+  QuicHandshakeStats,
   RefuseOptions,
   WebTransportRequest,
 } from "./transport/webtransport_server.ts";
@@ -521,11 +532,12 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
       ...(options.history === undefined ? {} : { history: options.history }),
       ...(maxTopicsPerSession === undefined ? {} : { maxTopicsPerSession }),
     });
-    const { manager, topics } = this;
+    const { manager } = this;
     const { metrics = false } = options;
     if (metrics !== false) {
-      const measured = { manager, topics, maxSessions: limits.maxSessions };
-      this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, measured);
+      const { maxSessions } = limits;
+      const endpoint = metrics === true ? {} : metrics;
+      this.#metrics = new MetricsEndpoint(endpoint, { server: this, maxSessions });
     }
     this.#admission = new Admission(options, settings, {
       manager,
@@ -567,6 +579,11 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   /** The same for WebTransport; empty if it is off. */
   get webTransportUrl(): string {
     return this.#listening?.webTransport?.url ?? "";
+  }
+
+  /** Counters of WebTransport, which the metrics have too; `undefined` if it is off. */
+  get webTransportStats(): WebTransportStats | undefined {
+    return this.#listening?.stats;
   }
 
   /**

@@ -99,6 +99,7 @@ const WEB_TRANSPORT: OptionKeys<WebTransportServeOptions> = {
   keepAliveIntervalMs: true,
   maxConnections: true,
   maxConnectionsPerAddress: true,
+  maxHandshakes: true,
   maxSessionsPerConnection: true,
   maxStreams: true,
   names: true,

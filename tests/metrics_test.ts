@@ -129,6 +129,31 @@ Deno.test("serve() answers /metrics with text that Prometheus reads", async () =
   }
 });
 
+Deno.test("serve() answers /metrics with handshakes of QUIC, where WebTransport is on", async () => {
+  await using server = listen({ metrics: true, webTransport: { cacheFolder: null } });
+  const families = parse((await ask(server, "/metrics")).body);
+  assertEquals(server.webTransportStats?.handshakes.pending, 0);
+  assertEquals(valueOf(families, "skein_quic_handshakes"), 0);
+  for (const reason of ["ignored", "replaced", "tooSlow"]) {
+    assertEquals(valueOf(families, "skein_quic_handshakes_dropped_total", { reason }), 0);
+  }
+  await using bare = listen({ metrics: true, webTransport: false });
+  assertEquals(parse((await ask(bare, "/metrics")).body).has("skein_quic_handshakes"), false);
+});
+
+Deno.test("prometheusText() tells of dropped handshakes by reason", () => {
+  const handshakes = { pending: 3, ignored: 4, replaced: 5, tooSlow: 6 };
+  const families = parse(prometheusText({
+    manager: new SessionManager(),
+    webTransportStats: { handshakes },
+  }));
+  assertEquals(valueOf(families, "skein_quic_handshakes"), 3);
+  const dropped = "skein_quic_handshakes_dropped_total";
+  assertEquals(valueOf(families, dropped, { reason: "ignored" }), 4);
+  assertEquals(valueOf(families, dropped, { reason: "replaced" }), 5);
+  assertEquals(valueOf(families, dropped, { reason: "tooSlow" }), 6);
+});
+
 Deno.test("serve() answers /metrics with what its broker counted", async () => {
   await using server = listen({ metrics: true });
   await using session = await dial(server.url, { transports: ["websocket"] });

@@ -7,6 +7,7 @@ import { type DevCertificate, devCertificate } from "../transport/dev_certificat
 import type { ConnectQuicOptions } from "../transport/h3/quic.ts";
 import type { QuicConnection } from "../transport/quic/connection.ts";
 import { listenQuic, type ListenQuicOptions, type QuicListener } from "../transport/quic_server.ts";
+import { bindUdp } from "./raw_http3.ts";
 import { soon } from "./sessions.ts";
 
 /** What test servers show, and clients trust by its hash. */
@@ -44,6 +45,33 @@ export async function connectBare(
   const conn = await Deno.connectQuic(all);
   conn.closed.catch(() => {});
   return conn;
+}
+
+/**
+ * Captures the first packets of handshakes that nobody finishes, such as an attacker sends from
+ * forged addresses.
+ *
+ * @param count How many, each of another connection.
+ * @returns The packets.
+ */
+export async function firstPackets(count: number): Promise<readonly Uint8Array[]> {
+  const sink = bindUdp();
+  const { port } = sink.addr;
+  const endpoint = new Deno.QuicEndpoint({ hostname: "127.0.0.1", port: 0 });
+  const dials = Array.from(
+    { length: count },
+    () => connectBare(port, { endpoint }).catch(() => {}),
+  );
+  const packets = new Map<string, Uint8Array>();
+  while (packets.size < count) {
+    const [packet] = await sink.receive(new Uint8Array(2_048));
+    // By the identifier of the connection: those that get no answer are sent again.
+    packets.set(packet.subarray(6, 6 + packet[5]!).toHex(), packet.slice());
+  }
+  endpoint.close({ closeCode: 0, reason: "" });
+  sink.close();
+  await Promise.all(dials);
+  return [...packets.values()];
 }
 
 /** A listener of ours on a free port. */

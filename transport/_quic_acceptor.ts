@@ -7,11 +7,22 @@
 import { addressKey } from "./address.ts";
 import { listenAt } from "./address_in_use.ts";
 import { type Certificate, checkCertificate } from "./certificate.ts";
+import { Deadlines } from "./deadlines.ts";
 import { requireQuic } from "./h3/quic.ts";
 import { KEEP_ALIVE_MS } from "./quic/options.ts";
 
-/** Handshakes at a time; more are refused, which costs nothing. */
+/** Handshakes at once by default: that of an honest peer takes a round trip, so this is 10,000 a second. */
 const MAX_HANDSHAKES = 1_024;
+
+/** A handshake that takes longer is given up, in milliseconds: packets that trickle in would hold its place. */
+const HANDSHAKE_TIMEOUT_MS = 10_000;
+
+/**
+ * A handshake keeps its place this long, in milliseconds, where others want it: enough for a round
+ * trip to anywhere and one lost packet. It bounds the work of a flood too, to `maxHandshakes` in
+ * this time.
+ */
+const HANDSHAKE_GRACE_MS = 2_000;
 
 /** The farewell packets leave before the socket is closed, in milliseconds. */
 const FAREWELL_MS = 10;
@@ -57,11 +68,30 @@ export interface QuicListenOptions extends Certificate {
    * @default {10000}
    */
   readonly maxConnectionsPerAddress?: number;
+  /**
+   * Handshakes at once. For one more the oldest is given up once it took two seconds; until then
+   * the first packet of the new one is ignored, and an honest peer sends it again.
+   *
+   * @default {1024}
+   */
+  readonly maxHandshakes?: number;
   /** Closes the listener. None by default. */
   readonly signal?: AbortSignal;
 }
 
-/** What became of a connection. */
+/** Handshakes under way, and those that a listener's bounds kept from ending. */
+export interface QuicHandshakeStats {
+  /** Handshakes now. */
+  readonly pending: number;
+  /** First packets that were ignored, as there were too many handshakes; their peers send them again. */
+  readonly ignored: number;
+  /** Handshakes that were given up for newer ones. */
+  readonly replaced: number;
+  /** Handshakes that were given up as they took ten seconds. */
+  readonly tooSlow: number;
+}
+
+/** A connection that was taken. */
 export interface AcceptedConnection {
   /** Settles when it is over; never rejects. */
   readonly ending: Promise<unknown>;
@@ -88,6 +118,7 @@ export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
  *
  * - **Robust:** a handshake that fails ends nothing but itself.
  * - **Bound:** connections, those of one address, and handshakes have limits.
+ * - **Open under a flood:** handshakes that nobody finishes give way to newer ones.
  *
  * @typeParam C What a connection becomes.
  */
@@ -99,7 +130,12 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   readonly #listeners: Deno.QuicListener[] = [];
   readonly #connections = new Map<C, string>();
   readonly #perAddress = new Map<string, number>();
-  #handshakes = 0;
+  /** When each began, the oldest first. Bounded by `maxHandshakes`. */
+  readonly #handshakes = new Map<Deno.QuicConn, number>();
+  readonly #slow = new Deadlines<Deno.QuicConn>(HANDSHAKE_TIMEOUT_MS, (conn) => {
+    if (this.#handshakes.has(conn)) this.#giveUp(conn, "tooSlow");
+  });
+  readonly #counts = { ignored: 0, replaced: 0, tooSlow: 0 };
   #isStopped = false;
 
   /** Where it listens. */
@@ -113,9 +149,10 @@ export class QuicAcceptor<C extends AcceptedConnection> {
    */
   constructor(options: QuicListenOptions, handlers: QuicAcceptorHandlers<C>) {
     requireQuic();
-    const { idleTimeoutMs, keepAliveIntervalMs, maxConnections, maxConnectionsPerAddress } =
-      options;
-    checkLimits({ idleTimeoutMs, keepAliveIntervalMs, maxConnections, maxConnectionsPerAddress });
+    const { idleTimeoutMs, keepAliveIntervalMs, maxHandshakes } = options;
+    const { maxConnections, maxConnectionsPerAddress } = options;
+    checkLimits({ idleTimeoutMs, keepAliveIntervalMs, maxHandshakes });
+    checkLimits({ maxConnections, maxConnectionsPerAddress });
     checkCertificate(options, "listen: the certificate");
     options.signal?.throwIfAborted();
     this.#options = options;
@@ -142,6 +179,11 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   /** How many there are. */
   get connectionCount(): number {
     return this.#connections.size;
+  }
+
+  /** Counters of handshakes. */
+  get handshakes(): QuicHandshakeStats {
+    return { pending: this.#handshakes.size, ...this.#counts };
   }
 
   /** Has new handshakes get another certificate. */
@@ -178,6 +220,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
    */
   async close(closeCode: number): Promise<void> {
     this.stop();
+    this.#slow.clear();
     const connections = [...this.#connections.keys()];
     for (const connection of connections) connection.close();
     await Promise.all(connections.map(({ ending }) => ending));
@@ -197,31 +240,67 @@ export class QuicAcceptor<C extends AcceptedConnection> {
         return; // The endpoint was closed.
       }
       const { maxConnections = 10_000 } = this.#options;
-      const isFull = this.#connections.size + this.#handshakes >= maxConnections ||
-        this.#handshakes >= MAX_HANDSHAKES;
-      if (isFull || this.#isStopped) {
-        incoming.refuse();
-        continue;
+      // `incoming.remoteAddr` and its like destroy the handshake in Deno 2.8.3 to 2.9.6, so that
+      // addresses are not told apart here; a forged packet has any address it likes.
+      if (this.#isStopped || this.#connections.size >= maxConnections) incoming.refuse();
+      else if (this.#hasPlace(maxConnections)) void this.#accept(incoming);
+      else {
+        // A peer that is refused gives up; one that hears nothing tries again.
+        this.#counts.ignored++;
+        incoming.ignore();
       }
-      void this.#accept(incoming);
     }
   }
 
+  /** Tells whether one more handshake may begin; the oldest gives way to it if it took long enough. */
+  #hasPlace(maxConnections: number): boolean {
+    const { maxHandshakes = MAX_HANDSHAKES } = this.#options;
+    const handshakes = this.#handshakes;
+    const places = Math.min(maxHandshakes, maxConnections - this.#connections.size);
+    if (handshakes.size < places) return true;
+    const [oldest] = handshakes;
+    if (oldest === undefined || Date.now() - oldest[1] < HANDSHAKE_GRACE_MS) return false;
+    this.#giveUp(oldest[0], "replaced");
+    return handshakes.size < places;
+  }
+
+  #giveUp(conn: Deno.QuicConn, why: "replaced" | "tooSlow"): void {
+    this.#counts[why]++;
+    this.#handshakes.delete(conn);
+    this.#slow.delete(conn);
+    conn.close({ closeCode: 0, reason: "" });
+  }
+
+  /** Waits for the end of a handshake, and tells whether there is a connection. */
+  async #shakeHands(conn: Deno.QuicConn): Promise<boolean> {
+    let isOpen = true;
+    const lost = () => {
+      isOpen = false;
+    };
+    conn.closed.then(lost, lost);
+    this.#handshakes.set(conn, Date.now());
+    this.#slow.add(conn);
+    // It resolves for a handshake that failed, too: `closed` settles with it then, but behind it.
+    await conn.handshake;
+    await Promise.resolve();
+    this.#slow.delete(conn);
+    return this.#handshakes.delete(conn) && isOpen;
+  }
+
   async #accept(incoming: Deno.QuicIncoming): Promise<void> {
-    this.#handshakes++;
     let conn: Deno.QuicConn;
     try {
-      conn = await incoming.accept();
+      // With 0-RTT there is a connection at once, which can be closed before its handshake ends.
+      // Nothing of it is read until then.
+      conn = incoming.accept({ zeroRtt: true });
     } catch {
-      return; // A handshake that failed is the peer's matter.
-    } finally {
-      this.#handshakes--;
+      return; // Such as one without a common protocol.
     }
+    if (!await this.#shakeHands(conn)) return;
     const { maxConnectionsPerAddress = 10_000 } = this.#options;
     const address = addressKey(conn.remoteAddr.hostname);
     const count = this.#perAddress.get(address) ?? 0;
     if (this.#isStopped || count >= maxConnectionsPerAddress) {
-      conn.closed.catch(() => {});
       return this.#handlers.refuse(conn);
     }
     const connection = this.#handlers.accept(conn);

@@ -73,7 +73,7 @@ export type { AcceptedNativeWebTransport, NativeServerDefect } from "./native_se
 export { dialQuic } from "./quic_client.ts";
 export type { DialQuicOptions } from "./quic_client.ts";
 export { listenQuic, QuicListener } from "./quic_server.ts";
-export type { ListenQuicOptions, QuicListenOptions } from "./quic_server.ts";
+export type { ListenQuicOptions, QuicHandshakeStats, QuicListenOptions } from "./quic_server.ts";
 export type { QuicConnection } from "./quic/connection.ts";
 export { raceTransports } from "./race.ts";
 export type {

@@ -8,6 +8,7 @@ import {
   type AcceptedConnection,
   checkLimits,
   QuicAcceptor,
+  type QuicHandshakeStats,
   type QuicListenOptions,
 } from "./_quic_acceptor.ts";
 import type { Certificate } from "./certificate.ts";
@@ -16,7 +17,7 @@ import { checkProtocols } from "./quic/options.ts";
 import { type QuicConnection, RawQuicConnection } from "./quic/connection.ts";
 
 export type { Certificate } from "./certificate.ts";
-export type { QuicListenOptions } from "./_quic_acceptor.ts";
+export type { QuicHandshakeStats, QuicListenOptions } from "./_quic_acceptor.ts";
 
 /** Connections that nobody took yet; more are closed. */
 const MAX_WAITING_CONNECTIONS = 1_024;
@@ -44,7 +45,7 @@ export interface ListenQuicOptions extends QuicListenOptions {
  *
  * - **Robust:** a handshake that fails ends nothing but itself.
  * - **Bound:** connections, those of one address, handshakes and connections
- *   that wait have limits; what is beyond is refused.
+ *   that wait have limits; what is beyond is refused, or ignored where handshakes are too many.
  */
 export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposable {
   readonly #acceptor: QuicAcceptor<Accepted>;
@@ -78,6 +79,11 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
   /** Where it listens. */
   get address(): Deno.NetAddr {
     return this.#acceptor.address;
+  }
+
+  /** Counters of handshakes. */
+  get handshakes(): QuicHandshakeStats {
+    return this.#acceptor.handshakes;
   }
 
   /** How many connections there are. */

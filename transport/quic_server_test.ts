@@ -1,5 +1,13 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { certificate, connectBare, PROTOCOL, QuicServer } from "../tests/quic_peer.ts";
+import { stub } from "@std/testing/mock";
+import {
+  certificate,
+  connectBare,
+  firstPackets,
+  PROTOCOL,
+  QuicServer,
+} from "../tests/quic_peer.ts";
+import { bindUdp } from "../tests/raw_http3.ts";
 import { until } from "../tests/servers.ts";
 import { soon } from "../tests/sessions.ts";
 import { CloseCode } from "../errors.ts";
@@ -17,6 +25,7 @@ Deno.test("listenQuic() throws when a limit is not a positive integer", () => {
     "keepAliveIntervalMs",
     "maxConnections",
     "maxConnectionsPerAddress",
+    "maxHandshakes",
     "maxBidirectionalStreams",
     "maxUnidirectionalStreams",
   ];
@@ -77,6 +86,27 @@ Deno.test("QuicListener refuses more connections than it may have", async () => 
   peer.close({ closeCode: 0, reason: "" });
   await until(() => server.listener.connectionCount === 0);
   await server.open();
+});
+
+Deno.test("QuicListener takes honest peers beside a flood of handshakes that nobody finishes", async () => {
+  const maxHandshakes = 8;
+  await using server = new QuicServer({ maxHandshakes });
+  const { listener } = server;
+  const attacker = bindUdp();
+  for (const packet of await firstPackets(maxHandshakes + 4)) {
+    await attacker.send(packet, listener.address);
+  }
+  attacker.close();
+  await until(() => listener.handshakes.ignored === 4);
+  // Ignored at first, and sent again by the runtime.
+  const opening = server.open();
+  await until(() => listener.handshakes.ignored > 4);
+  const now = Date.now() + 2_000;
+  using _later = stub(Date, "now", () => now);
+  const { connection } = await opening;
+  assertEquals(connection.protocol, PROTOCOL);
+  const { pending, replaced, tooSlow } = listener.handshakes;
+  assertEquals({ pending, replaced, tooSlow }, { pending: 7, replaced: 1, tooSlow: 0 });
 });
 
 Deno.test("QuicListener closes more connections of one address than it may have", async () => {

@@ -8,6 +8,7 @@ import {
   type AcceptedConnection,
   checkLimits,
   QuicAcceptor,
+  type QuicHandshakeStats,
   type QuicListenOptions,
 } from "./_quic_acceptor.ts";
 import type { Certificate } from "./certificate.ts";
@@ -24,6 +25,7 @@ import { type QuicConnection, RawQuicConnection } from "./quic/connection.ts";
 import { checkProtocols } from "./quic/options.ts";
 import { acceptedQuic, refuseQuic } from "./quic_server.ts";
 
+export type { QuicHandshakeStats } from "./_quic_acceptor.ts";
 export { type Certificate, checkCertificate } from "./certificate.ts";
 export { isQuicAvailable as isWebTransportAvailable } from "./h3/quic.ts";
 export type { AcceptOptions, RefuseOptions, WebTransportRequest } from "./h3/request.ts";
@@ -91,6 +93,8 @@ export interface RawQuicOptions {
  *   that is replayed is never seen.
  * - **Bound:** connections, handshakes, requests that wait and sessions a
  *   connection have limits; what is beyond is refused.
+ * - **Open under a flood:** handshakes beyond their limit are ignored, which honest clients answer by
+ *   trying again, and those that nobody finishes give way to newer ones.
  * - **Grace:** a connection without a session is closed after two seconds,
  *   since browsers keep theirs.
  */
@@ -150,6 +154,11 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   /** Where it listens. */
   get address(): Deno.NetAddr {
     return this.#acceptor.address;
+  }
+
+  /** Counters of handshakes. */
+  get handshakes(): QuicHandshakeStats {
+    return this.#acceptor.handshakes;
   }
 
   /** How many connections there are. */

@@ -28,6 +28,7 @@ Deno.test("listenWebTransport() throws when a limit is not a positive integer", 
     "keepAliveIntervalMs",
     "maxConnections",
     "maxConnectionsPerAddress",
+    "maxHandshakes",
     "maxSessionsPerConnection",
     "maxStreams",
   ];
