@@ -30,8 +30,8 @@ import {
 import type { SessionSettings } from "./session/settings.ts";
 import { withoutToken } from "./session/url.ts";
 import type { Connection } from "./transport/connection.ts";
-import { acceptWebSocket, isWebSocketUpgrade } from "./transport/websocket_server.ts";
-import type { WebTransportRequest } from "./transport/webtransport_server.ts";
+import { acceptWebSocket, isWebSocketUpgrade } from "./transport/websocket/server.ts";
+import type { WebTransportRequest } from "./transport/h3/server.ts";
 
 /** Headers that tell where a session comes from, and hold no secret. */
 const DEFAULT_HEADERS: readonly string[] = [

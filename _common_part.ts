@@ -5,4 +5,4 @@
  * @module
  */
 import "./session/connecting.ts";
-import "./transport/late_race.ts";
+import "./transport/race/lazy_race.ts";

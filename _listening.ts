@@ -10,13 +10,13 @@ import type { PagePlace } from "./_webtransport_invitation.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./_webtransport_options.ts";
 import { listenAt } from "./transport/address_in_use.ts";
 import type { OriginRules } from "./transport/origins.ts";
-import type { HttpListener, WebSocketHost } from "./transport/websocket_server.ts";
+import type { HttpListener, WebSocketHost } from "./transport/websocket/server.ts";
 import type {
   Certificate,
   QuicHandshakeStats,
   RawQuicOptions,
   WebTransportRequest,
-} from "./transport/webtransport_server.ts";
+} from "./transport/h3/server.ts";
 
 /** How often a free TCP port is tried whose UDP sibling turns out to be taken. */
 const MAX_ATTEMPTS = 10;

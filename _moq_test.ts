@@ -6,7 +6,7 @@ import { dialMoq } from "./pubsub/moq/client/dial.ts";
 import { TrackMux } from "./pubsub/moq/track/mux.ts";
 import { MoqServer, type MoqServerOptions } from "./pubsub/moq/server/server.ts";
 import type { MoqSession } from "./pubsub/moq/session/session.ts";
-import { dialQuic } from "./transport/quic_client.ts";
+import { dialQuic } from "./transport/quic/client.ts";
 
 function muxOf(): TrackMux {
   const mux = new TrackMux();

@@ -6,4 +6,4 @@
  */
 import "./_common_part.ts";
 
-export { raceNative } from "./transport/_native_leg.ts";
+export { raceNative } from "./transport/race/native_leg.ts";

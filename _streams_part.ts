@@ -5,4 +5,4 @@
  */
 import "./_common_part.ts";
 
-export { openStreams, withStreams } from "./transport/_websocket_streams.ts";
+export { openStreams, withStreams } from "./transport/websocket/streams.ts";

@@ -9,7 +9,7 @@ import { Refused, withinLimits } from "./_refusal.ts";
 import type { SessionManager } from "./manager/mod.ts";
 import { SKEIN_PROTOCOL } from "./session/session.ts";
 import type { FlowControlOptions } from "./transport/connection.ts";
-import type { MessageStreamOptions } from "./transport/message_stream.ts";
+import type { MessageStreamOptions } from "./transport/message_stream/message_stream.ts";
 import { isOriginAllowed, type OriginRules } from "./transport/origins.ts";
 import { parseQmuxProtocol } from "./transport/qmux/versions.ts";
 import { TOKEN_MARK } from "./transport/webtransport.ts";
@@ -18,7 +18,7 @@ import {
   offeredProtocols,
   type SocketLease,
   type WebSocketEngine,
-} from "./transport/websocket_server.ts";
+} from "./transport/websocket/server.ts";
 
 /** What all invitations of a server have in common. */
 export interface WebSocketDoor {

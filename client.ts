@@ -42,8 +42,8 @@ import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./sess
 import type { AnyContract } from "./session/contract.ts";
 import type { Session } from "./session/session.ts";
 import { UnsupportedError } from "./errors.ts";
-import { lateRace } from "./transport/late_race.ts";
-import type { RacingDialer, TransportOptions } from "./transport/race.ts";
+import { lateRace } from "./transport/race/lazy_race.ts";
+import type { RacingDialer, TransportOptions } from "./transport/race/race.ts";
 
 export {
   AuthenticationError,
@@ -160,7 +160,7 @@ export type {
   WaitOptions,
 } from "./session/mod.ts";
 
-export type { TransportFallback, TransportName, TransportOptions } from "./transport/race.ts";
+export type { TransportFallback, TransportName, TransportOptions } from "./transport/race/race.ts";
 export type { CertificateHash } from "./transport/webtransport.ts";
 export type { ConnectOptions, DialOptions };
 

@@ -324,7 +324,7 @@ export {
   type WebSocketEngine,
   type WebSocketHost,
 } from "./transport/mod.ts";
-export type { TransportFallback, TransportName, TransportOptions } from "./transport/race.ts";
+export type { TransportFallback, TransportName, TransportOptions } from "./transport/race/race.ts";
 export type { CertificateHash } from "./transport/webtransport.ts";
 export {
   WebTransport,
@@ -347,4 +347,4 @@ export {
   type WebTransportSendStreamOptions,
   type WebTransportSendStreamStats,
   WebTransportWriter,
-} from "./transport/webtransport_client.ts";
+} from "./transport/h3/client.ts";

@@ -21,7 +21,7 @@ import { coreOf, Session } from "./session/session.ts";
 import { type SessionHandlers, sessionSettings } from "./session/settings.ts";
 import { soon, turns } from "./tests/sessions.ts";
 import { endsOn, wires } from "./tests/wires.ts";
-import { memoryPair } from "./transport/memory.ts";
+import { memoryPair } from "./transport/memory/memory.ts";
 import { otel, type Telemetry } from "./otel.ts";
 import { z } from "zod";
 

@@ -80,9 +80,9 @@ import type { Session, SessionCloseOptions } from "./session/session.ts";
 import { type SessionHandlers, type SessionLimits, sessionSettings } from "./session/settings.ts";
 import { Turn } from "./session/turn.ts";
 import { settlesWithin } from "./session/wait.ts";
-import type { Sha256Hash } from "./transport/certificate_hash.ts";
-import type { WebSocketHost } from "./transport/websocket_server.ts";
-import { type Certificate, checkCertificate } from "./transport/webtransport_server.ts";
+import type { Sha256Hash } from "./transport/certificate/certificate_hash.ts";
+import type { WebSocketHost } from "./transport/websocket/server.ts";
+import { type Certificate, checkCertificate } from "./transport/h3/server.ts";
 
 export type {
   AdmissionOptions,
@@ -106,7 +106,7 @@ export type {
   WebTransportServeOptions,
   WebTransportSource,
 } from "./_webtransport_options.ts";
-export type { Sha256Hash } from "./transport/certificate_hash.ts";
+export type { Sha256Hash } from "./transport/certificate/certificate_hash.ts";
 export type {
   AcceptOptions,
   Certificate,
@@ -114,7 +114,7 @@ export type {
   QuicHandshakeStats,
   RefuseOptions,
   WebTransportRequest,
-} from "./transport/webtransport_server.ts";
+} from "./transport/h3/server.ts";
 
 /**
  * Limits of a server, beside those of each session.

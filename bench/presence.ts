@@ -11,7 +11,7 @@ import { argument, numberArgument } from "./args.ts";
 import type { Broker, Publication } from "../pubsub/broker.ts";
 import { MemoryBroker, Nodes, Presence, Rooms, Topics } from "../pubsub/mod.ts";
 import { Session, sessionSettings, Turn } from "../session/mod.ts";
-import { memoryPair } from "../transport/memory.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
 
 const { args } = Deno;
 const IS_QUICK = args.includes("--quick");

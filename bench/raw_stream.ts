@@ -6,7 +6,7 @@
  */
 import type { Connection, DirectStream } from "../transport/connection.ts";
 import { directStream } from "../transport/direct.ts";
-import { dialWebTransport } from "../transport/webtransport_client.ts";
+import { dialWebTransport } from "../transport/h3/client.ts";
 import type { RawClose } from "./raw_socket.ts";
 import type { Target } from "./webtransport_target.ts";
 

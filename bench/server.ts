@@ -17,7 +17,7 @@
  */
 import { z } from "zod";
 import { defineContract, serve } from "../mod.ts";
-import { hardenedWebSocket } from "../transport/ws/mod.ts";
+import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { portOf } from "./args.ts";
 
 const text = z.string();

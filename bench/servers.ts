@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { devCertificate } from "../transport/dev_certificate.ts";
+import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import type { DialectName } from "./dialects.ts";
 import { MOQ_VERSION } from "./moq.ts";
 

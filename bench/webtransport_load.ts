@@ -18,7 +18,7 @@
  */
 import type { Connection, DirectReadable, DirectWritable } from "../transport/connection.ts";
 import { directDatagrams, directStream, directWritable } from "../transport/direct.ts";
-import { dialWebTransport } from "../transport/webtransport_client.ts";
+import { dialWebTransport } from "../transport/h3/client.ts";
 import { argument, numberArgument, portOf } from "./args.ts";
 import { Histogram } from "./histogram.ts";
 import { type LoadResult, memoryOf, Meter, nowUs, quantilesOf, sleep } from "./meter.ts";

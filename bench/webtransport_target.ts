@@ -5,7 +5,7 @@
  * @module
  */
 import type { CertificateHash } from "../transport/webtransport.ts";
-import { dialWebTransport } from "../transport/webtransport_client.ts";
+import { dialWebTransport } from "../transport/h3/client.ts";
 import { sleep } from "./meter.ts";
 
 /** How long a server may take to start, in milliseconds. */

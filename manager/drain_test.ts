@@ -4,7 +4,7 @@ import { CloseCode, LimitError } from "../errors.ts";
 import { Session } from "../session/session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session/settings.ts";
 import type { Connection, ConnectionCloseInfo } from "../transport/connection.ts";
-import { type MemoryPair, memoryPair, type MemoryPairOptions } from "../transport/memory.ts";
+import { type MemoryPair, memoryPair, type MemoryPairOptions } from "../transport/memory/memory.ts";
 import { spreadDelays } from "./drain.ts";
 import { SessionManager } from "./session_manager.ts";
 

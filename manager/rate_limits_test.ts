@@ -5,7 +5,7 @@ import { Session, type SessionIdentity } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
 import { passTime } from "../testing/turns.ts";
 import { Peer, turns } from "../tests/sessions.ts";
-import { memoryPair } from "../transport/memory.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
 import { MAX_IDLE_ACCOUNTS } from "./_accounts.ts";
 import type { RateLimitsOptions } from "./rate_limits.ts";
 import { SessionManager } from "./session_manager.ts";

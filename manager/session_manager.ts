@@ -13,7 +13,7 @@ import {
 import { diagnostics, type SessionDiagnostics } from "../session/diagnostics.ts";
 import { issues, type SessionIssue } from "../session/health.ts";
 import { MAX_TIMER_MS } from "../session/wait.ts";
-import type { SocketLease } from "../transport/websocket_server.ts";
+import type { SocketLease } from "../transport/websocket/server.ts";
 import { addressKey } from "../transport/address.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
 import { type Claim, type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";

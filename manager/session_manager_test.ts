@@ -4,7 +4,7 @@ import { CloseCode, LimitError } from "../errors.ts";
 import { defineContract } from "../session/contract.ts";
 import { coreOf, Session, type SessionIdentity } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
-import { memoryPair } from "../transport/memory.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
 import { SessionManager } from "./session_manager.ts";
 
 const settings = sessionSettings({ side: "server" });

@@ -8,7 +8,7 @@
  * @module
  */
 import { LimitError } from "../errors.ts";
-import type { SocketLease } from "../transport/websocket_server.ts";
+import type { SocketLease } from "../transport/websocket/server.ts";
 import { addTo, countOf } from "./_counts.ts";
 
 /** Sockets for each session that a limit allows: as many may linger as may be in use. */

@@ -3,7 +3,7 @@ import { CloseCode, LimitError } from "../errors.ts";
 import { Session } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
 import { turns } from "../tests/sessions.ts";
-import { type MemoryPair, memoryPair } from "../transport/memory.ts";
+import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import { SessionManager } from "./session_manager.ts";
 
 const settings = sessionSettings({ side: "server" });

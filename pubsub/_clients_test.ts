@@ -4,7 +4,7 @@ import { Session } from "../session/session.ts";
 import { type SessionLimits, sessionSettings } from "../session/settings.ts";
 import type { SubscribeAnswer } from "../session/recovery.ts";
 import type { Turn } from "../session/turn.ts";
-import { type MemoryPair, memoryPair } from "../transport/memory.ts";
+import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import type { SubscribeOptions } from "./replay.ts";
 import type { Topics } from "./topics.ts";
 

@@ -4,7 +4,7 @@ import { Session } from "../session/session.ts";
 import { type SessionLimits, sessionSettings } from "../session/settings.ts";
 import { Turn } from "../session/turn.ts";
 import type { Frame } from "../transport/connection.ts";
-import { type MemoryPair, memoryPair } from "../transport/memory.ts";
+import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 
 /** Options for {@linkcode Peers.connect}. */
 interface PeerOptions extends SessionLimits {

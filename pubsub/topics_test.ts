@@ -2,7 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { Session } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
-import { memoryPair } from "../transport/memory.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
 import { type Peer, Peers } from "./_peers_test.ts";
 import type { Publication } from "./broker.ts";
 import { MemoryBroker } from "./memory_broker.ts";

@@ -5,7 +5,7 @@
  *
  * @module
  */
-import "../transport/late_race.ts";
+import "../transport/race/lazy_race.ts";
 import "./connecting.ts";
 
 export { Life } from "./_life.ts";

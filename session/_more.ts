@@ -4,7 +4,7 @@
  *
  * @module
  */
-import "../transport/late_race.ts";
+import "../transport/race/lazy_race.ts";
 import "./connecting.ts";
 
 export { debugState, diagnostics } from "./diagnostics.ts";

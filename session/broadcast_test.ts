@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { UnsupportedError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
-import { memoryPair } from "../transport/memory.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
 import { Broadcast } from "./broadcast.ts";
 import { encodeMessage } from "./encoded.ts";
 import { Session } from "./session.ts";

@@ -4,7 +4,7 @@ import { TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { captureConsole } from "../tests/console_lines.ts";
 import { HELLO, type Peer, turns } from "../tests/sessions.ts";
-import { memoryPair } from "../transport/memory.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
 import { Client } from "./client.ts";
 import type { ClientOptions, Dialer } from "./client_options.ts";
 

@@ -5,7 +5,7 @@
  */
 import type { CloseInfo } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
-import type { TransportFallback } from "../transport/race.ts";
+import type { TransportFallback } from "../transport/race/race.ts";
 import type { BackoffOptions } from "./backoff.ts";
 import type { AnyContract } from "./contract.ts";
 import type { Instrumentation } from "./instrumentation.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { RacingDialer, TransportOptions } from "../transport/race.ts";
+import type { RacingDialer, TransportOptions } from "../transport/race/race.ts";
 import { parseServerUrl } from "../transport/url.ts";
 import { Client } from "./client.ts";
 import type { ClientOptions, ServerUrl } from "./client_options.ts";

@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { ends, PLAIN, serverByHand, turns } from "../tests/sessions.ts";
-import { memoryPair } from "../transport/memory.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
 import { Session } from "./session.ts";
 import type { SessionDiagnostics } from "./diagnostics.ts";
 import { sessionSettings } from "./settings.ts";

@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { Peer, turns } from "../tests/sessions.ts";
-import { memoryPair } from "../transport/memory.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
 import type { AnyContract } from "./contract.ts";
 import { ServiceDesk } from "./services.ts";
 import { coreOf, Session } from "./session.ts";

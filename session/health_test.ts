@@ -4,7 +4,7 @@ import { QueueFullError, SessionClosedError, TimeoutError, UnsupportedError } fr
 import { NO_COUNTERS } from "../tests/counters.ts";
 import { clientByHand, ends, HELLO, PLAIN, serverByHand, soon, turns } from "../tests/sessions.ts";
 import type { Connection, CreditState } from "../transport/connection.ts";
-import { memoryPair } from "../transport/memory.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
 import type { SessionHealth, SessionIssue } from "./health.ts";
 import { coreOf, Session } from "./session.ts";
 import type { SessionBase } from "./session_base.ts";

@@ -10,7 +10,7 @@ import {
   SessionClosedError,
   TimeoutError,
 } from "../errors.ts";
-import type { TransportFallback } from "../transport/race.ts";
+import type { TransportFallback } from "../transport/race/race.ts";
 import { absoluteUrl, publicUrl, withUrl } from "../transport/url.ts";
 import { TOKEN_MARK } from "../transport/webtransport.ts";
 import { startTimer, within } from "../transport/within.ts";

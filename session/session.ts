@@ -7,7 +7,7 @@
 import { CloseCode, type CloseInfo } from "../errors.ts";
 import { checkCloseInfo } from "../transport/close_info.ts";
 import type { Connection } from "../transport/connection.ts";
-import type { TransportFallback } from "../transport/race.ts";
+import type { TransportFallback } from "../transport/race/race.ts";
 import { checkLoop } from "./_one_loop.ts";
 import type {
   AnyContract,

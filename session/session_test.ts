@@ -11,7 +11,7 @@ import {
   serverByHand,
   turns,
 } from "../tests/sessions.ts";
-import { memoryPair } from "../transport/memory.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
 import { Session, SKEIN_PROTOCOL } from "./session.ts";
 import { sessionSettings } from "./settings.ts";
 import { ServiceDesk } from "./services.ts";

@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { RequestError } from "../errors.ts";
 import { Network } from "../tests/clients.ts";
 import { turns } from "../tests/sessions.ts";
-import { memoryPair } from "../transport/memory.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
 import type { UntypedMessage } from "./contract.ts";
 import { instrument } from "./instrument.ts";
 import type { Instrumentation } from "./instrumentation.ts";

@@ -6,7 +6,7 @@
 import type { AnyContract, Side } from "../session/contract.ts";
 import { Session, type SessionIdentity } from "../session/session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session/settings.ts";
-import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory.ts";
+import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory/memory.ts";
 import { settlesSoon } from "./turns.ts";
 
 /**

@@ -14,7 +14,7 @@ import {
   type MemoryPair,
   memoryPair,
   type MemoryPairOptions,
-} from "../transport/memory.ts";
+} from "../transport/memory/memory.ts";
 
 /**
  * The network of a {@linkcode TestServer}. What is done to it is done to every

@@ -13,9 +13,9 @@ import { checkConnectTimeout, openSession } from "../session/open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session/settings.ts";
 import type { Connection } from "../transport/connection.ts";
-import type { MemoryPairOptions } from "../transport/memory.ts";
+import type { MemoryPairOptions } from "../transport/memory/memory.ts";
 import { parseQmuxProtocol } from "../transport/qmux/versions.ts";
-import type { WebSocketEngine } from "../transport/websocket_server.ts";
+import type { WebSocketEngine } from "../transport/websocket/server.ts";
 import { settlesSoon } from "./turns.ts";
 import { TestNetwork } from "./network.ts";
 

@@ -5,7 +5,7 @@ import { createServer, type Server } from "../server.ts";
 import type { OverflowPolicy } from "../session/send_queue.ts";
 import type { Session } from "../session/session.ts";
 import { testServer, turns } from "../testing.ts";
-import { type MemoryPair, memoryPair } from "../transport/memory.ts";
+import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import { frameOf, listen, portOf, RawSocket, until } from "./servers.ts";
 import { endOf, Peer, soon } from "./sessions.ts";
 

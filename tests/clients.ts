@@ -9,7 +9,7 @@ import type { ClientOptions, Dialer } from "../session/client_options.ts";
 import { Session } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
 import type { Connection } from "../transport/connection.ts";
-import { type MemoryPair, memoryPair } from "../transport/memory.ts";
+import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import { type EndOptions, Peer, turns } from "./sessions.ts";
 
 /** One attempt to connect. */

@@ -7,7 +7,7 @@ import { assert, assertEquals } from "@std/assert";
 import { dial } from "../mod.ts";
 import type { CertificateHash } from "../transport/webtransport.ts";
 import { directDatagrams, directStream } from "../transport/direct.ts";
-import { dialWebTransport } from "../transport/webtransport_client.ts";
+import { dialWebTransport } from "../transport/h3/client.ts";
 import { soon } from "./sessions.ts";
 
 /** The example, in a process of its own. */

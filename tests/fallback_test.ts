@@ -10,7 +10,7 @@ import { connect, dial } from "../deno_client.ts";
 import { AuthenticationError, SessionClosedError, UnsupportedError } from "../errors.ts";
 import { Session } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
-import { withMessages } from "../transport/message_stream.ts";
+import { withMessages } from "../transport/message_stream/message_stream.ts";
 import { NativePlatform } from "./native.ts";
 import { listen, portOf } from "./servers.ts";
 import { soon, turns } from "./sessions.ts";

@@ -13,8 +13,8 @@ import type { Session } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
 import { Session as ClientSession } from "../session/session.ts";
 import { testServer } from "../testing/test_server.ts";
-import { withMessages } from "../transport/message_stream.ts";
-import { dialWebTransport } from "../transport/webtransport_client.ts";
+import { withMessages } from "../transport/message_stream/message_stream.ts";
+import { dialWebTransport } from "../transport/h3/client.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 import { soon, turns } from "./sessions.ts";
 

@@ -9,7 +9,7 @@ import { once } from "node:events";
 import { connect as connectTcp, type Socket } from "node:net";
 import type { CloseInfo } from "../errors.ts";
 import type { ServeOptions } from "../server.ts";
-import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/ws/mod.ts";
+import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
 import { frameOf, listen, portOf, RawSocket, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 

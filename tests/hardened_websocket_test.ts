@@ -11,8 +11,8 @@ import { SessionClosedError } from "../errors.ts";
 import { dialMoq, MoqServer, TrackMux } from "../pubsub/moq/mod.ts";
 import type { ServeOptions } from "../server.ts";
 import type { Session } from "../session/session.ts";
-import { devCertificate } from "../transport/dev_certificate.ts";
-import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/ws/mod.ts";
+import { devCertificate } from "../transport/certificate/dev_certificate.ts";
+import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
 import { frameOf, listen, portOf, RawSocket, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 

@@ -5,7 +5,7 @@
  */
 import { ConnectionError, StreamError } from "../errors.ts";
 import type { BidirectionalStream, Connection } from "../transport/connection.ts";
-import { type MemoryPair, memoryPair } from "../transport/memory.ts";
+import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 
 /** What a browser has of the standard. */
 export interface NativeTraits {

@@ -3,10 +3,10 @@
  *
  * @module
  */
-import { type DevCertificate, devCertificate } from "../transport/dev_certificate.ts";
-import type { ConnectQuicOptions } from "../transport/h3/quic.ts";
+import { type DevCertificate, devCertificate } from "../transport/certificate/dev_certificate.ts";
+import type { ConnectQuicOptions } from "../transport/quic/runtime.ts";
 import type { QuicConnection } from "../transport/quic/connection.ts";
-import { listenQuic, type ListenQuicOptions, type QuicListener } from "../transport/quic_server.ts";
+import { listenQuic, type ListenQuicOptions, type QuicListener } from "../transport/quic/server.ts";
 import { bindUdp } from "./raw_http3.ts";
 import { soon } from "./sessions.ts";
 

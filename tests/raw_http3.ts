@@ -7,16 +7,16 @@
 import { encodeFrame, FrameParser, FrameType } from "../transport/h3/frames.ts";
 import { decodeFields, encodeFields, type Field } from "../transport/h3/qpack.ts";
 import { encodeSettings, SettingId } from "../transport/h3/settings.ts";
-import { encodeVarint } from "../transport/h3/varint.ts";
+import { encodeVarint } from "../transport/quic/varint.ts";
 import type { Connection } from "../transport/connection.ts";
-import { devCertificate } from "../transport/dev_certificate.ts";
+import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import type { CertificateHash } from "../transport/webtransport.ts";
 import {
   listenWebTransport,
   type ListenWebTransportOptions,
   type WebTransportListener,
   type WebTransportRequest,
-} from "../transport/webtransport_server.ts";
+} from "../transport/h3/server.ts";
 
 /** How the other end saw a connection end. */
 export interface RawEnding {

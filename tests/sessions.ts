@@ -16,7 +16,7 @@ import {
   memorySessions,
 } from "../testing/memory_sessions.ts";
 import type { Connection, ConnectionCloseInfo, Frame } from "../transport/connection.ts";
-import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory.ts";
+import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory/memory.ts";
 
 /** How long anything may take, in milliseconds. */
 const PATIENCE_MS = 30_000;

@@ -5,7 +5,7 @@
  */
 import { assert, assertEquals, assertInstanceOf, assertThrows } from "@std/assert";
 import { dial, serve, type Session } from "../mod.ts";
-import { hardenedWebSocket } from "../transport/ws/mod.ts";
+import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 
 const HOST = "127.0.0.1";
 

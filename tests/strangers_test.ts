@@ -5,14 +5,14 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import type { ServeOptions } from "../server.ts";
-import { devCertificate } from "../transport/dev_certificate.ts";
+import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import type { Connection } from "../transport/connection.ts";
 import { directStream } from "../transport/direct.ts";
-import { withMessages } from "../transport/message_stream.ts";
-import { dialWebSocket } from "../transport/websocket_client.ts";
-import { dialWebTransport } from "../transport/webtransport_client.ts";
-import { listenWebTransport } from "../transport/webtransport_server.ts";
-import { hardenedWebSocket } from "../transport/ws/mod.ts";
+import { withMessages } from "../transport/message_stream/message_stream.ts";
+import { dialWebSocket } from "../transport/websocket/client.ts";
+import { dialWebTransport } from "../transport/h3/client.ts";
+import { listenWebTransport } from "../transport/h3/server.ts";
+import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 

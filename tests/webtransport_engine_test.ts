@@ -13,12 +13,9 @@ import {
   type WebTransportSource,
 } from "../server.ts";
 import type { Connection } from "../transport/connection.ts";
-import { devCertificate } from "../transport/dev_certificate.ts";
-import { memoryPair } from "../transport/memory.ts";
-import type {
-  ListenWebTransportOptions,
-  WebTransportRequest,
-} from "../transport/webtransport_server.ts";
+import { devCertificate } from "../transport/certificate/dev_certificate.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
+import type { ListenWebTransportOptions, WebTransportRequest } from "../transport/h3/server.ts";
 import { listen, portOf, until, untilFree } from "./servers.ts";
 import { soon } from "./sessions.ts";
 

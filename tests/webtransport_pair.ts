@@ -4,9 +4,9 @@
  * @module
  */
 import type { Connection } from "../transport/connection.ts";
-import { devCertificate } from "../transport/dev_certificate.ts";
-import { dialWebTransport } from "../transport/webtransport_client.ts";
-import { listenWebTransport } from "../transport/webtransport_server.ts";
+import { devCertificate } from "../transport/certificate/dev_certificate.ts";
+import { dialWebTransport } from "../transport/h3/client.ts";
+import { listenWebTransport } from "../transport/h3/server.ts";
 
 /** Two ends of one session. */
 export interface WebTransportPair extends AsyncDisposable {

@@ -4,14 +4,14 @@
  * @module
  */
 import type { Connection } from "../transport/connection.ts";
-import { devCertificate } from "../transport/dev_certificate.ts";
-import type { WebTransportHash } from "../transport/h3/web_transport.ts";
+import { devCertificate } from "../transport/certificate/dev_certificate.ts";
+import type { WebTransportHash } from "../transport/w3c/web_transport.ts";
 import {
   listenWebTransport,
   type ListenWebTransportOptions,
   type WebTransportListener,
   type WebTransportRequest,
-} from "../transport/webtransport_server.ts";
+} from "../transport/h3/server.ts";
 import { soon } from "./sessions.ts";
 
 /** Options for {@linkcode WebTransportPeer}. */

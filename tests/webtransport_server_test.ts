@@ -16,13 +16,10 @@ import { type ListenInfo, type Refusal, serve, type Server } from "../server.ts"
 import { Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
 import type { Connection } from "../transport/connection.ts";
-import { devCertificate } from "../transport/dev_certificate.ts";
+import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { directStream } from "../transport/direct.ts";
-import { withMessages } from "../transport/message_stream.ts";
-import {
-  dialWebTransport,
-  type DialWebTransportOptions,
-} from "../transport/webtransport_client.ts";
+import { withMessages } from "../transport/message_stream/message_stream.ts";
+import { dialWebTransport, type DialWebTransportOptions } from "../transport/h3/client.ts";
 import { listen, portOf, until, untilFree } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
 

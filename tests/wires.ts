@@ -8,10 +8,10 @@ import type { AnyContract } from "../session/contract.ts";
 import { Session, type SessionIdentity } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
 import type { Connection } from "../transport/connection.ts";
-import { type MemoryLink, memoryPair } from "../transport/memory.ts";
-import { withMessages } from "../transport/message_stream.ts";
-import { dialWebSocket } from "../transport/websocket_client.ts";
-import { acceptWebSocket } from "../transport/websocket_server.ts";
+import { type MemoryLink, memoryPair } from "../transport/memory/memory.ts";
+import { withMessages } from "../transport/message_stream/message_stream.ts";
+import { dialWebSocket } from "../transport/websocket/client.ts";
+import { acceptWebSocket } from "../transport/websocket/server.ts";
 import { type EndOptions, soon } from "./sessions.ts";
 import { webTransportPair } from "./webtransport_pair.ts";
 

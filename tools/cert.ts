@@ -8,7 +8,7 @@
  *
  * @module
  */
-import { type DevCertificate, devCertificate } from "../transport/dev_certificate.ts";
+import { type DevCertificate, devCertificate } from "../transport/certificate/dev_certificate.ts";
 
 /** What the command line says. */
 interface Arguments {

@@ -4,7 +4,7 @@
  * @module
  */
 import { UnsupportedError } from "../errors.ts";
-import type { Multiplexer } from "./_multiplexer.ts";
+import type { Multiplexer } from "./qmux/multiplexer.ts";
 import type { DatagramDuplex } from "./connection.ts";
 
 /**

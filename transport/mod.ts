@@ -50,12 +50,12 @@ export type {
   StreamDirection,
   StreamSide,
 } from "./connection.ts";
-export type { Sha256Hash } from "./certificate_hash.ts";
-export { devCertificate } from "./dev_certificate.ts";
-export type { DevCertificate, DevCertificateOptions } from "./dev_certificate.ts";
+export type { Sha256Hash } from "./certificate/certificate_hash.ts";
+export { devCertificate } from "./certificate/dev_certificate.ts";
+export type { DevCertificate, DevCertificateOptions } from "./certificate/dev_certificate.ts";
 export { directDatagrams, directReadable, directStream, directWritable } from "./direct.ts";
 export { openUnidirectional, receiveUnidirectional } from "./direct_streams.ts";
-export { memoryPair } from "./memory.ts";
+export { memoryPair } from "./memory/memory.ts";
 export type {
   DisconnectOptions,
   MemoryDirection,
@@ -63,19 +63,19 @@ export type {
   MemoryLink,
   MemoryPair,
   MemoryPairOptions,
-} from "./memory.ts";
-export { withMessages } from "./message_stream.ts";
-export type { MessageStreamOptions } from "./message_stream.ts";
-export { dialNativeWebTransport } from "./native_client.ts";
-export { isNativeWebTransportAvailable } from "./native_support.ts";
-export { acceptNativeWebTransport, nativeServerDefects } from "./native_server.ts";
-export type { AcceptedNativeWebTransport, NativeServerDefect } from "./native_server.ts";
-export { dialQuic } from "./quic_client.ts";
-export type { DialQuicOptions } from "./quic_client.ts";
-export { listenQuic, QuicListener } from "./quic_server.ts";
-export type { ListenQuicOptions, QuicHandshakeStats, QuicListenOptions } from "./quic_server.ts";
+} from "./memory/memory.ts";
+export { withMessages } from "./message_stream/message_stream.ts";
+export type { MessageStreamOptions } from "./message_stream/message_stream.ts";
+export { dialNativeWebTransport } from "./native/client.ts";
+export { isNativeWebTransportAvailable } from "./native/support.ts";
+export { acceptNativeWebTransport, nativeServerDefects } from "./native/server.ts";
+export type { AcceptedNativeWebTransport, NativeServerDefect } from "./native/server.ts";
+export { dialQuic } from "./quic/client.ts";
+export type { DialQuicOptions } from "./quic/client.ts";
+export { listenQuic, QuicListener } from "./quic/server.ts";
+export type { ListenQuicOptions, QuicHandshakeStats, QuicListenOptions } from "./quic/server.ts";
 export type { QuicConnection } from "./quic/connection.ts";
-export { raceTransports } from "./race.ts";
+export { raceTransports } from "./race/race.ts";
 export type {
   RaceOptions,
   RacingDialer,
@@ -84,7 +84,7 @@ export type {
   TransportOptions,
   TransportPlatform,
   WebTransportLeg,
-} from "./race.ts";
+} from "./race/race.ts";
 export {
   dialWebTransport,
   isWebTransportAvailable,
@@ -108,13 +108,13 @@ export {
   type WebTransportSendStreamOptions,
   type WebTransportSendStreamStats,
   WebTransportWriter,
-} from "./webtransport_client.ts";
-export { webTransportLeg } from "./webtransport_leg.ts";
-export type { WebTransportDialer } from "./webtransport_leg.ts";
+} from "./h3/client.ts";
+export { webTransportLeg } from "./race/webtransport_leg.ts";
+export type { WebTransportDialer } from "./race/webtransport_leg.ts";
 export type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";
-export { dialWebSocket } from "./websocket_client.ts";
-export type { DialWebSocketOptions } from "./websocket_client.ts";
-export { acceptWebSocket, isWebSocketUpgrade, offeredProtocols } from "./websocket_server.ts";
+export { dialWebSocket } from "./websocket/client.ts";
+export type { DialWebSocketOptions } from "./websocket/client.ts";
+export { acceptWebSocket, isWebSocketUpgrade, offeredProtocols } from "./websocket/server.ts";
 export type {
   AcceptedWebSocket,
   AcceptWebSocketOptions,
@@ -124,10 +124,10 @@ export type {
   SocketLease,
   WebSocketEngine,
   WebSocketHost,
-} from "./websocket_server.ts";
+} from "./websocket/server.ts";
 export { isOriginAllowed } from "./origins.ts";
 export type { OriginRules } from "./origins.ts";
-export { listenWebTransport, WebTransportListener } from "./webtransport_server.ts";
+export { listenWebTransport, WebTransportListener } from "./h3/server.ts";
 export type {
   AcceptOptions,
   Certificate,
@@ -135,4 +135,4 @@ export type {
   RawQuicOptions,
   RefuseOptions,
   WebTransportRequest,
-} from "./webtransport_server.ts";
+} from "./h3/server.ts";

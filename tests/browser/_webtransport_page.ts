@@ -4,14 +4,14 @@
  * @module
  */
 import type { Connection } from "../../transport/connection.ts";
-import { devCertificate } from "../../transport/dev_certificate.ts";
+import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
 import {
   type AcceptOptions,
   listenWebTransport,
   type ListenWebTransportOptions,
   type WebTransportListener,
   type WebTransportRequest,
-} from "../../transport/webtransport_server.ts";
+} from "../../transport/h3/server.ts";
 import { type Browser, type BrowserContext, type Page, PATIENCE_MS } from "./_browsers.ts";
 
 /** What a page's `dial` may be told. */

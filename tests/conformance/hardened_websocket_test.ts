@@ -1,4 +1,4 @@
-import { hardenedWebSocket } from "../../transport/ws/mod.ts";
+import { hardenedWebSocket } from "../../transport/hardened/mod.ts";
 import { testWebSocket } from "./websocket.ts";
 
 testWebSocket("hardened WebSocket", hardenedWebSocket({ maxPayloadBytes: 2 ** 20 }));

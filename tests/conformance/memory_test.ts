@@ -1,4 +1,4 @@
-import { memoryPair, type MemoryPairOptions } from "../../transport/memory.ts";
+import { memoryPair, type MemoryPairOptions } from "../../transport/memory/memory.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
 
 const everything: ConnectionTraits = {

@@ -1,4 +1,4 @@
-import { dialNativeWebTransport } from "../../transport/native_client.ts";
+import { dialNativeWebTransport } from "../../transport/native/client.ts";
 import { NativePlatform, type NativeTraits } from "../native.ts";
 import { type ConnectionPair, testConnection } from "./connection.ts";
 

@@ -1,4 +1,4 @@
-import { memoryPair, type MemoryPairOptions } from "../../transport/memory.ts";
+import { memoryPair, type MemoryPairOptions } from "../../transport/memory/memory.ts";
 import type { QmuxVersion } from "../../transport/qmux/versions.ts";
 import { withQmux } from "../../transport/qmux/with_qmux.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";

@@ -1,7 +1,7 @@
-import { devCertificate } from "../../transport/dev_certificate.ts";
-import { WebTransport, WebTransportError } from "../../transport/h3/web_transport.ts";
-import { dialNativeWebTransport } from "../../transport/native_client.ts";
-import { listenWebTransport } from "../../transport/webtransport_server.ts";
+import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
+import { WebTransport, WebTransportError } from "../../transport/w3c/web_transport.ts";
+import { dialNativeWebTransport } from "../../transport/native/client.ts";
+import { listenWebTransport } from "../../transport/h3/server.ts";
 import { type ConnectionPair, testConnection } from "./connection.ts";
 
 const certificate = devCertificate({ cacheFolder: null });

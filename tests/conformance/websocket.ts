@@ -6,8 +6,8 @@
 import { assertRejects } from "@std/assert";
 import { ConnectionError } from "../../errors.ts";
 import type { Connection } from "../../transport/connection.ts";
-import { dialWebSocket } from "../../transport/websocket_client.ts";
-import type { WebSocketHost } from "../../transport/websocket_server.ts";
+import { dialWebSocket } from "../../transport/websocket/client.ts";
+import type { WebSocketHost } from "../../transport/websocket/server.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
 import { soon } from "./pair.ts";
 

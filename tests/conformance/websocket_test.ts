@@ -1,7 +1,7 @@
 import { assertRejects } from "@std/assert";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
-import { dialWebSocket } from "../../transport/websocket_client.ts";
-import { acceptWebSocket } from "../../transport/websocket_server.ts";
+import { dialWebSocket } from "../../transport/websocket/client.ts";
+import { acceptWebSocket } from "../../transport/websocket/server.ts";
 import { soon } from "./pair.ts";
 import { testWebSocket } from "./websocket.ts";
 

@@ -12,10 +12,10 @@ import { checkTopic, TopicPattern, TopicRouter } from "../../session/topic_patte
 import { withoutToken } from "../../session/url.ts";
 import { exceedsBytes, utf8Length } from "../../session/utf8.ts";
 import { addressKey } from "../../transport/address.ts";
-import { certificateHashes } from "../../transport/certificate_hash.ts";
+import { certificateHashes } from "../../transport/certificate/certificate_hash.ts";
 import { checkCloseInfo, cutReason } from "../../transport/close_info.ts";
-import { selfSign } from "../../transport/_x509.ts";
-import { readVarint, varintLengthAt } from "../../transport/h3/varint.ts";
+import { selfSign } from "../../transport/certificate/x509.ts";
+import { readVarint, varintLengthAt } from "../../transport/quic/varint.ts";
 import { isOriginAllowed } from "../../transport/origins.ts";
 import type { Random } from "../random.ts";
 import { failsOnlyBy } from "./expect.ts";

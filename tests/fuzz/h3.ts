@@ -42,9 +42,9 @@ import {
   readVarint,
   varintLength,
   varintLengthAt,
-} from "../../transport/h3/varint.ts";
-import { FrameParser as MessageParser } from "../../transport/_message_stream_parser.ts";
-import { lengthBytes, writeHead } from "../../transport/_message_stream_format.ts";
+} from "../../transport/quic/varint.ts";
+import { FrameParser as MessageParser } from "../../transport/message_stream/parser.ts";
+import { lengthBytes, writeHead } from "../../transport/message_stream/format.ts";
 import type { Frame } from "../../transport/connection.ts";
 import type { Random } from "../random.ts";
 import { failsOnlyBy, Steps } from "./expect.ts";

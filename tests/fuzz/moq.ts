@@ -23,7 +23,7 @@ import {
   wirePrefix,
 } from "../../pubsub/moq/wire/path.ts";
 import { VERSIONS } from "../../pubsub/moq/wire/versions.ts";
-import { encodeVarint } from "../../transport/h3/varint.ts";
+import { encodeVarint } from "../../transport/quic/varint.ts";
 import { ALL_TRAITS, cutMessage, MOQ_CODECS } from "../moq/messages.ts";
 import type { Random } from "../random.ts";
 import { HandStream } from "../structured.ts";

@@ -9,7 +9,7 @@ import { MoqError } from "../../pubsub/moq/wire/errors.ts";
 import { TrackMux } from "../../pubsub/moq/track/mux.ts";
 import type { MoqSession } from "../../pubsub/moq/session/session.ts";
 import { type MoqVersion, VERSIONS, type VersionTraits } from "../../pubsub/moq/wire/versions.ts";
-import { encodeVarint } from "../../transport/h3/varint.ts";
+import { encodeVarint } from "../../transport/quic/varint.ts";
 import { MOQ_CODECS, type MoqCodec } from "../moq/messages.ts";
 import { type HandExchange, HandPeer } from "../moq/peer.ts";
 import type { Random } from "../random.ts";

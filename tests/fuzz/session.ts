@@ -14,7 +14,7 @@ import { sessionSettings, type SessionSettingsOptions } from "../../session/sett
 import type { Side } from "../../session/contract.ts";
 import { memorySessions, turns } from "../../testing.ts";
 import type { Frame } from "../../transport/connection.ts";
-import { type MemoryLink, memoryPair } from "../../transport/memory.ts";
+import { type MemoryLink, memoryPair } from "../../transport/memory/memory.ts";
 import type { Random } from "../random.ts";
 import { HELLO } from "../sessions.ts";
 import { ENVELOPES } from "./envelopes.ts";

@@ -14,9 +14,9 @@ import { type Codec, jsonCodec } from "../../session/codec.ts";
 import type { StructuredMessage } from "../../session/registry.ts";
 import { Session } from "../../session/session.ts";
 import { sessionSettings } from "../../session/settings.ts";
-import { devCertificate } from "../../transport/dev_certificate.ts";
-import { dialWebTransport } from "../../transport/webtransport_client.ts";
-import { listenWebTransport } from "../../transport/webtransport_server.ts";
+import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
+import { dialWebTransport } from "../../transport/h3/client.ts";
+import { listenWebTransport } from "../../transport/h3/server.ts";
 import { buildStructuredPeers, PATIENCE_MS, type Peer } from "./peers.ts";
 import { CertificateFolder } from "./peers/skein.ts";
 

@@ -5,8 +5,8 @@
 import { assertEquals, assertInstanceOf } from "@std/assert";
 import { CloseCode, ConnectionError } from "../../errors.ts";
 import type { Connection } from "../../transport/connection.ts";
-import { dialWebSocket } from "../../transport/websocket_client.ts";
-import { acceptWebSocket, offeredProtocols } from "../../transport/websocket_server.ts";
+import { dialWebSocket } from "../../transport/websocket/client.ts";
+import { acceptWebSocket, offeredProtocols } from "../../transport/websocket/server.ts";
 import { buildQmuxPeers, type Peer, type PeerServer } from "./peers.ts";
 import { answer, play, type Scenario, type Seen } from "./peers/qmux_moq/scenarios.ts";
 

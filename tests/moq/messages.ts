@@ -57,7 +57,7 @@ import {
   type TrackRequest,
 } from "../../pubsub/moq/wire/messages.ts";
 import { VERSIONS, type VersionTraits } from "../../pubsub/moq/wire/versions.ts";
-import { encodeVarint, readVarint, varintLengthAt } from "../../transport/h3/varint.ts";
+import { encodeVarint, readVarint, varintLengthAt } from "../../transport/quic/varint.ts";
 import type { Random } from "../random.ts";
 
 /** All versions. */

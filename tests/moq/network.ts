@@ -16,7 +16,7 @@ import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/ses
 import type { TrackWriter } from "../../pubsub/moq/track/track_writer.ts";
 import { Changing } from "../../session/changing.ts";
 import { turns } from "../../testing/turns.ts";
-import { type MemoryPair, memoryPair } from "../../transport/memory.ts";
+import { type MemoryPair, memoryPair } from "../../transport/memory/memory.ts";
 
 /** All versions. */
 export const ALL_VERSIONS: readonly MoqVersion[] = [

@@ -4,7 +4,7 @@
  * @module
  */
 import type { Connection } from "../../transport/connection.ts";
-import { type MemoryLink, memoryPair } from "../../transport/memory.ts";
+import { type MemoryLink, memoryPair } from "../../transport/memory/memory.ts";
 import { TrackMux } from "../../pubsub/moq/track/mux.ts";
 import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/session.ts";
 import type { TrackReader } from "../../pubsub/moq/track/track_reader.ts";

@@ -8,7 +8,7 @@ import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/ses
 import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
 import type { Connection, DirectReadable, DirectStream } from "../../transport/connection.ts";
 import { directReadable, directStream, directWritable } from "../../transport/direct.ts";
-import { memoryPair } from "../../transport/memory.ts";
+import { memoryPair } from "../../transport/memory/memory.ts";
 import { soon } from "../sessions.ts";
 
 const bytesOf = (hex: string) => Uint8Array.fromHex(hex.replaceAll(" ", ""));

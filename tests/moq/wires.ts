@@ -12,7 +12,7 @@ import type {
   DirectWritable,
 } from "../../transport/connection.ts";
 import { directStream, directWritable } from "../../transport/direct.ts";
-import { memoryPair } from "../../transport/memory.ts";
+import { memoryPair } from "../../transport/memory/memory.ts";
 import { protocolOf } from "./network.ts";
 
 /** What a wire is to be. */

@@ -8,7 +8,7 @@ import type { Message } from "../../session/message.ts";
 import type { ClientPublishOptions } from "../../session/session.ts";
 import type { Subscription } from "../../session/subscription.ts";
 import { turns } from "../../testing/turns.ts";
-import { memoryPair } from "../../transport/memory.ts";
+import { memoryPair } from "../../transport/memory/memory.ts";
 import { Peer } from "../sessions.ts";
 import { Envelopes } from "./asyncapi.ts";
 import {

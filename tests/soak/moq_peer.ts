@@ -17,7 +17,7 @@ import {
 } from "../../pubsub/moq/mod.ts";
 import type { CertificateHash } from "../../transport/webtransport.ts";
 import type { Connection } from "../../transport/connection.ts";
-import { dialQuic } from "../../transport/quic_client.ts";
+import { dialQuic } from "../../transport/quic/client.ts";
 import { TextLineStream } from "./lines.ts";
 
 /** The one broadcast, and its track. */

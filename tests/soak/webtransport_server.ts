@@ -6,9 +6,9 @@
  * @module
  */
 import type { Connection } from "../../transport/connection.ts";
-import { devCertificate } from "../../transport/dev_certificate.ts";
+import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
 import { directStream } from "../../transport/direct.ts";
-import { listenWebTransport } from "../../transport/webtransport_server.ts";
+import { listenWebTransport } from "../../transport/h3/server.ts";
 import { TextLineStream } from "./lines.ts";
 
 /** What the server tells of itself. */

@@ -4,7 +4,7 @@
  * @module
  */
 import type { OpenStreamOptions } from "../connection.ts";
-import { varintLength, writeVarint } from "./varint.ts";
+import { varintLength, writeVarint } from "../quic/varint.ts";
 
 /** Type of a unidirectional WebTransport stream. */
 export const UNIDIRECTIONAL_STREAM = 0x54;

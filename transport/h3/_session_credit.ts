@@ -22,7 +22,7 @@ import type {
 import { CapsuleType, decodeStreamCount, decodeVarintCapsule } from "./capsules.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import type { FlowControlLimits } from "./settings.ts";
-import type { DataCredit } from "./stream_halves.ts";
+import type { DataCredit } from "../quic/stream_halves.ts";
 
 /** What both ends grant at first. */
 export interface SessionCreditPair {

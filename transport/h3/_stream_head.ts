@@ -4,9 +4,9 @@
  *
  * @module
  */
-import { concat } from "./bytes.ts";
-import { FIRST_READ_BYTES } from "./receive_half.ts";
-import { readVarint, varintLengthAt } from "./varint.ts";
+import { concat } from "../quic/bytes.ts";
+import { FIRST_READ_BYTES } from "../quic/receive_half.ts";
+import { readVarint, varintLengthAt } from "../quic/varint.ts";
 
 /** The beginning of a stream. */
 export interface StreamHead {

@@ -4,7 +4,13 @@
  *
  * @module
  */
-import { readBigVarint, readVarint, varintLength, varintLengthAt, writeVarint } from "./varint.ts";
+import {
+  readBigVarint,
+  readVarint,
+  varintLength,
+  varintLengthAt,
+  writeVarint,
+} from "../quic/varint.ts";
 
 /** One frame or capsule, or a piece of it. */
 export interface Tlv {

@@ -12,7 +12,7 @@ import {
   TlvParser,
 } from "./_tlv.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
-import { encodeVarint } from "./varint.ts";
+import { encodeVarint } from "../quic/varint.ts";
 
 /** The types of capsules that are known here. */
 export const CapsuleType = {

@@ -12,7 +12,7 @@ import {
   MAX_DATAGRAM_CAPSULE_BYTES,
 } from "./capsules.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
-import { encodeVarint } from "./varint.ts";
+import { encodeVarint } from "../quic/varint.ts";
 
 const VARINT_TYPES: readonly number[] = [
   CapsuleType.maxData,

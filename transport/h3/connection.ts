@@ -17,7 +17,7 @@ import { H3Error, H3ProtocolError, STREAM_ERRORS } from "./error_codes.ts";
 import { encodeFrame, FrameParser, FrameType } from "./frames.ts";
 import { decodeFields, encodeFields, type Field } from "./qpack.ts";
 import { checkEncoderInstructions, DecoderInstructions } from "./qpack_instructions.ts";
-import { type QuicEnding, quicEnding } from "./quic.ts";
+import { type QuicEnding, quicEnding } from "../quic/runtime.ts";
 import { Http3Request } from "./request.ts";
 import { UNIDIRECTIONAL_STREAM } from "./_opening.ts";
 import type { SessionCreditPair } from "./_session_credit.ts";
@@ -33,10 +33,10 @@ import {
   type Settings,
   supportsWebTransport,
 } from "./settings.ts";
-import { concat } from "./bytes.ts";
-import { FIRST_READ_BYTES } from "./receive_half.ts";
-import { TurnEnd } from "./stream_halves.ts";
-import { readVarint, varintLengthAt } from "./varint.ts";
+import { concat } from "../quic/bytes.ts";
+import { FIRST_READ_BYTES } from "../quic/receive_half.ts";
+import { TurnEnd } from "../quic/stream_halves.ts";
+import { readVarint, varintLengthAt } from "../quic/varint.ts";
 
 /** How long a request waits for the client's settings, in milliseconds. */
 const SETTINGS_TIMEOUT_MS = 5_000;

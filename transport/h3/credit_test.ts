@@ -17,9 +17,9 @@ import type {
   FlowControlOptions,
 } from "../connection.ts";
 import { directReadable, directStream, directWritable } from "../direct.ts";
-import { withMessages } from "../message_stream.ts";
-import { dialWebTransport } from "../webtransport_client.ts";
-import { listenWebTransport } from "../webtransport_server.ts";
+import { withMessages } from "../message_stream/message_stream.ts";
+import { dialWebTransport } from "./client.ts";
+import { listenWebTransport } from "./server.ts";
 import { CapsuleType } from "./capsules.ts";
 import { H3Error } from "./error_codes.ts";
 import { SettingId } from "./settings.ts";

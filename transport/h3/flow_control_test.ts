@@ -16,7 +16,7 @@ import { CapsuleParser, CapsuleType, decodeCloseCapsule } from "./capsules.ts";
 import { H3Error } from "./error_codes.ts";
 import { FrameType } from "./frames.ts";
 import { SettingId } from "./settings.ts";
-import { readVarint } from "./varint.ts";
+import { readVarint } from "../quic/varint.ts";
 
 /** A peer that counts. */
 function counting(limits: { data?: number; bidi?: number; uni?: number }): [number, number][] {

@@ -4,7 +4,7 @@ import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { acceptFirst, WebTransportPeer } from "../../tests/webtransport_peer.ts";
 import type { CertificateHash } from "../webtransport.ts";
-import { devCertificate } from "../dev_certificate.ts";
+import { devCertificate } from "../certificate/dev_certificate.ts";
 import { Http3Dialer } from "./dialer.ts";
 import { encodeFrame, FrameType } from "./frames.ts";
 import { Http3Pool } from "./pool.ts";

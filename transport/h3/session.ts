@@ -44,7 +44,7 @@ import {
   encodeCloseCapsule,
   encodeVarintCapsule,
 } from "./capsules.ts";
-import { SessionDatagrams } from "./datagrams.ts";
+import { SessionDatagrams } from "../quic/datagrams.ts";
 import {
   fromHttp3StreamCode,
   H3Error,
@@ -53,19 +53,19 @@ import {
   STREAM_ERRORS,
 } from "./error_codes.ts";
 import { encodeFrame, FrameType } from "./frames.ts";
-import type { StreamFailure } from "./quic.ts";
-import { ReceiveHalf } from "./receive_half.ts";
-import { SendHalf } from "./send_half.ts";
+import type { StreamFailure } from "../quic/runtime.ts";
+import { ReceiveHalf } from "../quic/receive_half.ts";
+import { SendHalf } from "../quic/send_half.ts";
 import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
 import type { ConnectStream, SessionLink } from "./session_link.ts";
-import { Http3Stream } from "./stream.ts";
+import { Http3Stream } from "../quic/stream.ts";
 import {
   type DataCredit,
   type StreamHalf,
   StreamHalves,
   type StreamOwner,
   type TurnWatcher,
-} from "./stream_halves.ts";
+} from "../quic/stream_halves.ts";
 
 /** How long the peer may take to confirm a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;

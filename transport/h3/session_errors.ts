@@ -4,7 +4,7 @@
  * @module
  */
 import { ConnectionError, StreamError } from "../../errors.ts";
-import type { StreamFailure } from "./quic.ts";
+import type { StreamFailure } from "../quic/runtime.ts";
 
 /** Makes the errors that users see: Skein's own, or the W3C's. */
 export interface SessionErrors {

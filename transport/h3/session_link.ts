@@ -5,9 +5,9 @@
  */
 import type { H3ProtocolError } from "./error_codes.ts";
 import type { FrameParser } from "./frames.ts";
-import type { QuicEnding } from "./quic.ts";
+import type { QuicEnding } from "../quic/runtime.ts";
 import type { Http3Session } from "./session.ts";
-import type { TurnEnd } from "./stream_halves.ts";
+import type { TurnEnd } from "../quic/stream_halves.ts";
 
 /** What a session needs of its connection. */
 export interface SessionLink {

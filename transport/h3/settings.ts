@@ -5,7 +5,13 @@
  * @module
  */
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
-import { MAX_VARINT, readVarint, varintLength, varintLengthAt, writeVarint } from "./varint.ts";
+import {
+  MAX_VARINT,
+  readVarint,
+  varintLength,
+  varintLengthAt,
+  writeVarint,
+} from "../quic/varint.ts";
 
 /**
  * The settings that are known here. WebTransport was announced under another

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { readVarint, varintLengthAt } from "../h3/varint.ts";
+import { readVarint, varintLengthAt } from "../quic/varint.ts";
 import { QmuxError } from "./error_codes.ts";
 
 /** A place in some bytes. */

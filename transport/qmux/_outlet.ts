@@ -4,7 +4,7 @@
  *
  * @module
  */
-import type { MultiplexerLink } from "../_multiplexer.ts";
+import type { MultiplexerLink } from "./multiplexer.ts";
 import type { QmuxCredit } from "./_credit.ts";
 import { SendQueue } from "./_send_queue.ts";
 import type { QmuxDatagrams } from "./datagrams.ts";

@@ -6,9 +6,9 @@
  */
 import { ReceiveCredit } from "../_flow_control.ts";
 import { Ledger } from "../_ledger.ts";
-import type { Multiplexer, MultiplexerLink } from "../_multiplexer.ts";
+import type { Multiplexer, MultiplexerLink } from "./multiplexer.ts";
 import { noDatagrams } from "../_unsupported.ts";
-import { varintLength } from "../h3/varint.ts";
+import { varintLength } from "../quic/varint.ts";
 import type {
   ConnectionCloseInfo,
   ConnectionCounters,

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { varintLength, writeVarint } from "../h3/varint.ts";
+import { varintLength, writeVarint } from "../quic/varint.ts";
 import { FrameType, StreamBit } from "./frames.ts";
 import { encodeTransportParameters, type TransportParameters } from "./transport_parameters.ts";
 

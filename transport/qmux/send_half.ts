@@ -6,7 +6,7 @@
 import { StreamError, TimeoutError } from "../../errors.ts";
 import { writableOf } from "../_send_writable.ts";
 import type { DirectWritable, OpenStreamOptions, SendStream } from "../connection.ts";
-import { MAX_VARINT } from "../h3/varint.ts";
+import { MAX_VARINT } from "../quic/varint.ts";
 import { startTimer } from "../within.ts";
 import { FrameType } from "./frames.ts";
 import type { RecordWriter } from "./record.ts";

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { encodeVarint } from "../h3/varint.ts";
+import { encodeVarint } from "../quic/varint.ts";
 import { Cursor } from "./_cursor.ts";
 import { QmuxError, QuicError } from "./error_codes.ts";
 

@@ -4,7 +4,7 @@
  * @module
  */
 import { CloseCode, ConnectionError } from "../../errors.ts";
-import { EarlyDrain } from "../_early_drain.ts";
+import { EarlyDrain } from "../websocket/early_drain.ts";
 import type {
   BidirectionalStream,
   CloseOptions,

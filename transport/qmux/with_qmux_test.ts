@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { turn } from "../../tests/qmux_wire.ts";
 import { ConnectionError } from "../../errors.ts";
-import { memoryPair } from "../memory.ts";
+import { memoryPair } from "../memory/memory.ts";
 import { decodeRecord, PARAMETERS_TYPE } from "./frames.ts";
 import { RecordWriter } from "./record.ts";
 import { DEFAULT_PARAMETERS } from "./transport_parameters.ts";

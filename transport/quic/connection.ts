@@ -25,18 +25,18 @@ import type {
   StreamSide,
 } from "../connection.ts";
 import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
-import { SessionDatagrams } from "../h3/datagrams.ts";
-import { type QuicEnding, quicEnding, type StreamFailure } from "../h3/quic.ts";
-import { FIRST_READ_BYTES, ReceiveHalf } from "../h3/receive_half.ts";
-import { SendHalf } from "../h3/send_half.ts";
-import { Http3Stream } from "../h3/stream.ts";
+import { SessionDatagrams } from "./datagrams.ts";
+import { type QuicEnding, quicEnding, type StreamFailure } from "./runtime.ts";
+import { FIRST_READ_BYTES, ReceiveHalf } from "./receive_half.ts";
+import { SendHalf } from "./send_half.ts";
+import { Http3Stream } from "./stream.ts";
 import {
   type StreamHalf,
   StreamHalves,
   type StreamOwner,
   TurnEnd,
   type TurnWatcher,
-} from "../h3/stream_halves.ts";
+} from "./stream_halves.ts";
 import { PeerStreams } from "./_peer_streams.ts";
 
 const CAPABILITIES: ConnectionCapabilities = {

@@ -5,9 +5,9 @@
  */
 import type * as dns from "node:dns";
 import { TimeoutError } from "../../errors.ts";
-import { builtin } from "../_builtins.ts";
-import { ClientEndpoints } from "../_endpoints.ts";
-import { type ConnectQuicOptions, isPeerAnswer } from "../h3/quic.ts";
+import { builtin } from "../certificate/builtins.ts";
+import { ClientEndpoints } from "./endpoints.ts";
+import { type ConnectQuicOptions, isPeerAnswer } from "./runtime.ts";
 import { within } from "../within.ts";
 
 /** Time between the attempts at two addresses, in milliseconds (RFC 8305 section 5). */

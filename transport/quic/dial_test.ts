@@ -10,10 +10,10 @@ import { certificate, PROTOCOL, QuicServer } from "../../tests/quic_peer.ts";
 import { bindUdp, TestServer } from "../../tests/raw_http3.ts";
 import { soon } from "../../tests/sessions.ts";
 import { ConnectionError } from "../../errors.ts";
-import { isPeerAnswer } from "../h3/quic.ts";
-import { WebTransport } from "../h3/web_transport.ts";
-import { dialQuic } from "../quic_client.ts";
-import { dialWebTransport } from "../webtransport_client.ts";
+import { isPeerAnswer } from "./runtime.ts";
+import { WebTransport } from "../w3c/web_transport.ts";
+import { dialQuic } from "./client.ts";
+import { dialWebTransport } from "../h3/client.ts";
 import {
   AFTER_REFUSAL_MS,
   ATTEMPT_DELAY_MS,

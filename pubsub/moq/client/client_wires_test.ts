@@ -2,7 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import { AuthenticationError } from "../../../errors.ts";
 import { HandTrack } from "../../../tests/moq/network.ts";
 import { soon } from "../../../tests/sessions.ts";
-import { devCertificate } from "../../../transport/dev_certificate.ts";
+import { devCertificate } from "../../../transport/certificate/dev_certificate.ts";
 import type { MoqClient } from "./client.ts";
 import { connectMoq, type ConnectMoqOptions } from "./connect.ts";
 import type { MoqClientStatus } from "./client_options.ts";

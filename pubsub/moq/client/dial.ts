@@ -5,10 +5,10 @@
  */
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors.ts";
 import type { Connection } from "../../../transport/connection.ts";
-import { dialNativeWebTransport } from "../../../transport/native_client.ts";
-import { isNativeWebTransportAvailable } from "../../../transport/native_support.ts";
-import { raceTransports, type TransportFallback } from "../../../transport/race.ts";
-import { dialWebSocket } from "../../../transport/websocket_client.ts";
+import { dialNativeWebTransport } from "../../../transport/native/client.ts";
+import { isNativeWebTransportAvailable } from "../../../transport/native/support.ts";
+import { raceTransports, type TransportFallback } from "../../../transport/race/race.ts";
+import { dialWebSocket } from "../../../transport/websocket/client.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../../../transport/webtransport.ts";
 import { within } from "../../../transport/within.ts";
 import { placeOf } from "./_place.ts";
@@ -239,7 +239,7 @@ async function dialRaw(target: URL, options: Dialing): Promise<Connection> {
   if (options.headers !== undefined) {
     throw new TypeError("Cannot dial MoQ: moqt: has no headers, received some");
   }
-  const { dialQuic } = await import("../../../transport/quic_client.ts");
+  const { dialQuic } = await import("../../../transport/quic/client.ts");
   const { versions, serverCertificateHashes, maxUnidirectionalStreams, signal } = options;
   const { idleTimeoutMs } = options;
   const protocols = protocolsOf(versions, "quic");
@@ -302,7 +302,7 @@ async function webTransportOf(target: URL, options: Dialing): Promise<Connection
   }
   // Flags are no help on a page.
   if (!("Deno" in globalThis)) throw new UnsupportedError("This platform has no WebTransport");
-  const { dialWebTransport } = await import("../../../transport/webtransport_client.ts");
+  const { dialWebTransport } = await import("../../../transport/h3/client.ts");
   return await dialWebTransport(url, dialOptions);
 }
 

@@ -1,8 +1,8 @@
 import { assertEquals, assertInstanceOf, assertRejects, assertStringIncludes } from "@std/assert";
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors.ts";
-import { devCertificate } from "../../../transport/dev_certificate.ts";
-import { listenQuic } from "../../../transport/quic_server.ts";
-import { listenWebTransport } from "../../../transport/webtransport_server.ts";
+import { devCertificate } from "../../../transport/certificate/dev_certificate.ts";
+import { listenQuic } from "../../../transport/quic/server.ts";
+import { listenWebTransport } from "../../../transport/h3/server.ts";
 import { dialMoq } from "./dial.ts";
 import { MoqError } from "../wire/errors.ts";
 import { listenMoq, type ListenMoqOptions, type MoqServer } from "../server/server.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { varintLength, writeVarint } from "../../../transport/h3/varint.ts";
+import { varintLength, writeVarint } from "../../../transport/quic/varint.ts";
 
 /** A frame, and when it was taken. */
 export interface TimedFrame {

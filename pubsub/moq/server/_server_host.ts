@@ -4,8 +4,8 @@
  * @module
  */
 import { parseQmuxProtocol } from "../../../transport/qmux/versions.ts";
-import type { Sha256Hash } from "../../../transport/certificate_hash.ts";
-import type { WebSocketEngine } from "../../../transport/websocket_server.ts";
+import type { Sha256Hash } from "../../../transport/certificate/certificate_hash.ts";
+import type { WebSocketEngine } from "../../../transport/websocket/server.ts";
 import { HASH_PATH } from "../wire/wires.ts";
 import type { MoqWire } from "./_sockets.ts";
 import { type MoqVersion, protocolsOf, VERSIONS } from "../wire/versions.ts";

@@ -3,10 +3,10 @@
  *
  * @module
  */
-import type { Certificate } from "../../../transport/certificate.ts";
+import type { Certificate } from "../../../transport/certificate/certificate.ts";
 import type { FlowControlOptions } from "../../../transport/connection.ts";
 import type { OriginRules } from "../../../transport/origins.ts";
-import type { WebSocketHost } from "../../../transport/websocket_server.ts";
+import type { WebSocketHost } from "../../../transport/websocket/server.ts";
 import type { MoqServerLimits } from "./_places.ts";
 import type { MoqWire } from "./_sockets.ts";
 import type { TrackMux } from "../track/mux.ts";

@@ -5,22 +5,25 @@
  * @module
  */
 import { listenAt } from "../../../transport/address_in_use.ts";
-import { type Certificate, checkCertificate } from "../../../transport/certificate.ts";
-import { certificateHashes, type Sha256Hash } from "../../../transport/certificate_hash.ts";
-import type { DevCertificateOptions } from "../../../transport/dev_certificate.ts";
-import { DevRenewal } from "../../../transport/dev_renewal.ts";
+import { type Certificate, checkCertificate } from "../../../transport/certificate/certificate.ts";
+import {
+  certificateHashes,
+  type Sha256Hash,
+} from "../../../transport/certificate/certificate_hash.ts";
+import type { DevCertificateOptions } from "../../../transport/certificate/dev_certificate.ts";
+import { DevRenewal } from "../../../transport/certificate/dev_renewal.ts";
 import type { QuicConnection } from "../../../transport/quic/connection.ts";
 import {
   listenWebTransport,
   type ListenWebTransportOptions,
   type WebTransportListener,
   type WebTransportRequest,
-} from "../../../transport/webtransport_server.ts";
+} from "../../../transport/h3/server.ts";
 import type {
   HttpListener,
   WebSocketEngine,
   WebSocketHost,
-} from "../../../transport/websocket_server.ts";
+} from "../../../transport/websocket/server.ts";
 import type { MoqHost } from "./_server_host.ts";
 
 /** A wire that a server of MoQ listens on. */

@@ -5,15 +5,15 @@
  */
 import { settlesWithin } from "../../../session/wait.ts";
 import type { Connection } from "../../../transport/connection.ts";
-import type { Sha256Hash } from "../../../transport/certificate_hash.ts";
-import type { Certificate } from "../../../transport/certificate.ts";
+import type { Sha256Hash } from "../../../transport/certificate/certificate_hash.ts";
+import type { Certificate } from "../../../transport/certificate/certificate.ts";
 import type { QuicConnection } from "../../../transport/quic/connection.ts";
 import {
   acceptWebSocket,
   isWebSocketUpgrade,
   offeredProtocols,
-} from "../../../transport/websocket_server.ts";
-import type { WebTransportRequest } from "../../../transport/webtransport_server.ts";
+} from "../../../transport/websocket/server.ts";
+import type { WebTransportRequest } from "../../../transport/h3/server.ts";
 import { Door } from "./_door.ts";
 import { flowControlOf, socketsOptions } from "./_listen_options.ts";
 import type { Place } from "./_places.ts";

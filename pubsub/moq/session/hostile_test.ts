@@ -2,7 +2,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { HandPeer } from "../../../tests/moq/peer.ts";
 import { soon, turns } from "../../../tests/sessions.ts";
-import { encodeVarint } from "../../../transport/h3/varint.ts";
+import { encodeVarint } from "../../../transport/quic/varint.ts";
 import { MAX_RANGES } from "../track/_sequences.ts";
 import { MAX_ANNOUNCED } from "../track/announcement.ts";
 import { MoqError } from "../wire/errors.ts";

@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { memoryPair } from "../../../transport/memory.ts";
+import { memoryPair } from "../../../transport/memory/memory.ts";
 import { MoqServer } from "../server/server.ts";
 import { sessionLimits } from "./limits.ts";
 import { MoqSession } from "./session.ts";

@@ -5,7 +5,7 @@ import { HandPeer } from "../../../tests/moq/peer.ts";
 import { wiredEnds } from "../../../tests/moq/wires.ts";
 import { soon, turns } from "../../../tests/sessions.ts";
 import { directStream } from "../../../transport/direct.ts";
-import { memoryPair } from "../../../transport/memory.ts";
+import { memoryPair } from "../../../transport/memory/memory.ts";
 import { MoqError } from "../wire/errors.ts";
 import { encodeProbe, encodeSubscribe } from "../wire/messages.ts";
 import { VERSIONS } from "../wire/versions.ts";

@@ -5,7 +5,7 @@ import { ALL_VERSIONS } from "../../../tests/moq/network.ts";
 import { openStreams, wiredEnds } from "../../../tests/moq/wires.ts";
 import { soon, turns } from "../../../tests/sessions.ts";
 import { directStream } from "../../../transport/direct.ts";
-import { memoryPair } from "../../../transport/memory.ts";
+import { memoryPair } from "../../../transport/memory/memory.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
 import { MoqError } from "../wire/errors.ts";
 import { type FetchRequest, TrackMux } from "../track/mux.ts";

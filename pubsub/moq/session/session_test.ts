@@ -3,7 +3,7 @@ import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors
 import { ALL_VERSIONS, protocolOf } from "../../../tests/moq/network.ts";
 import { testWire, wiredEnds } from "../../../tests/moq/wires.ts";
 import { soon, turns } from "../../../tests/sessions.ts";
-import { memoryPair } from "../../../transport/memory.ts";
+import { memoryPair } from "../../../transport/memory/memory.ts";
 import { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
 import { MoqSession, type SetupRequest } from "./session.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { varintLength, writeVarint } from "../../../transport/h3/varint.ts";
+import { varintLength, writeVarint } from "../../../transport/quic/varint.ts";
 import type { WriteBuffers } from "./write_buffers.ts";
 
 /** Frames that are encoded already, for many subscribers at once; a group pulls them as the wire takes them. */

@@ -9,7 +9,7 @@ import {
   varintLength,
   varintLengthAt,
   writeVarint,
-} from "../../../transport/h3/varint.ts";
+} from "../../../transport/quic/varint.ts";
 
 const encoder = new TextEncoder();
 // A mark of byte order is part of a name as any other character.

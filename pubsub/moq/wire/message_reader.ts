@@ -5,7 +5,7 @@
  */
 import { ProtocolError } from "../../../errors.ts";
 import type { DirectReadable } from "../../../transport/connection.ts";
-import { readVarint, varintLengthAt } from "../../../transport/h3/varint.ts";
+import { readVarint, varintLengthAt } from "../../../transport/quic/varint.ts";
 import { MAX_MESSAGE_BYTES } from "./stream_types.ts";
 
 const NOTHING = new Uint8Array(0);

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { ProtocolError, StreamError } from "../../../errors.ts";
 import { Random } from "../../../tests/random.ts";
 import { HandStream } from "../../../tests/structured.ts";
-import { encodeVarint } from "../../../transport/h3/varint.ts";
+import { encodeVarint } from "../../../transport/quic/varint.ts";
 import { MessageReader, TruncatedError } from "./message_reader.ts";
 import { MAX_MESSAGE_BYTES } from "./stream_types.ts";
 

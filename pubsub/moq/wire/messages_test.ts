@@ -2,7 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { ProtocolError } from "../../../errors.ts";
 import { ALL_TRAITS, cutMessage, MOQ_CODECS, NO_RANGE } from "../../../tests/moq/messages.ts";
 import { Random } from "../../../tests/random.ts";
-import { encodeVarint } from "../../../transport/h3/varint.ts";
+import { encodeVarint } from "../../../transport/quic/varint.ts";
 import {
   decodeAnnounce,
   decodeAnnounceInit,

@@ -6,7 +6,7 @@
  *
  * @module
  */
-import { varintLength, writeVarint } from "../../../transport/h3/varint.ts";
+import { varintLength, writeVarint } from "../../../transport/quic/varint.ts";
 import { decodeMessage, FieldWriter } from "./bytes.ts";
 import { UniType } from "./stream_types.ts";
 

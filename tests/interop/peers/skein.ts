@@ -5,13 +5,13 @@
  */
 import { deadline } from "@std/async/deadline";
 import type { Connection, ConnectionCloseInfo } from "../../../transport/connection.ts";
-import { type DevCertificate, devCertificate } from "../../../transport/dev_certificate.ts";
-import { ConnectionError, TimeoutError } from "../../../errors.ts";
-import { dialWebTransport } from "../../../transport/webtransport_client.ts";
 import {
-  listenWebTransport,
-  type WebTransportListener,
-} from "../../../transport/webtransport_server.ts";
+  type DevCertificate,
+  devCertificate,
+} from "../../../transport/certificate/dev_certificate.ts";
+import { ConnectionError, TimeoutError } from "../../../errors.ts";
+import { dialWebTransport } from "../../../transport/h3/client.ts";
+import { listenWebTransport, type WebTransportListener } from "../../../transport/h3/server.ts";
 import type { Scenario } from "../peers.ts";
 
 const SEQUENTIAL_ECHOES = 500;

@@ -1,0 +1,210 @@
+/**
+ * A certificate for development: browsers trust it by its hash alone, without
+ * an authority, as long as it is ECDSA and valid for at most 14 days.
+ *
+ * @see {@link https://www.w3.org/TR/webtransport/#custom-certificate-requirements | WebTransport}
+ *
+ * @module
+ */
+import { builtin } from "./builtins.ts";
+import { CertificateFile, userCacheFolder } from "./file.ts";
+import { selfSign, subjectAltName } from "./x509.ts";
+import { hashOf, type Sha256Hash } from "./certificate_hash.ts";
+
+/** Options for {@linkcode devCertificate}. */
+export interface DevCertificateOptions {
+  /**
+   * Who the certificate is for: DNS names and IP addresses, at most 100.
+   *
+   * @default {["localhost", "127.0.0.1", "::1"]}
+   */
+  readonly names?: readonly string[];
+  /**
+   * Folder in which it is kept; `null` keeps it in memory alone. By default it is
+   * the user's own: `$XDG_CACHE_HOME/skein` or `~/.cache/skein`,
+   * `~/Library/Caches/skein`, `%LOCALAPPDATA%\skein`.
+   */
+  readonly cacheFolder?: string | URL | null;
+  /**
+   * Days until it ends, 1 to 13. It began an hour ago, for clocks that are late.
+   *
+   * @default {13}
+   */
+  readonly days?: number;
+  /**
+   * Makes a new one, even where the one that is kept is still good.
+   *
+   * @default {false}
+   */
+  readonly renew?: boolean;
+  /** What time it is; that of the clock by default. */
+  readonly now?: Date;
+}
+
+/** A certificate for development. */
+export interface DevCertificate {
+  /** The certificate in PEM. */
+  readonly cert: string;
+  /** The private key, PKCS#8 in PEM. */
+  readonly key: string;
+  /** Who it is for. */
+  readonly names: readonly string[];
+  /** From when on it is valid. */
+  readonly notBefore: Date;
+  /** Until when it is valid. */
+  readonly notAfter: Date;
+  /** From when on {@linkcode devCertificate} makes another: two days before the end, or when a quarter of its days is left. */
+  readonly renewAt: Date;
+  /** What a client trusts it by: `serverCertificateHashes`. */
+  readonly hashes: readonly Sha256Hash[];
+  /** The file that keeps certificate and key; `undefined` if it is in memory alone. */
+  readonly file: string | undefined;
+}
+
+/** Options with every default. */
+interface Wanted {
+  readonly names: readonly string[];
+  readonly days: number;
+  readonly now: number;
+}
+
+const DEFAULT_NAMES: readonly string[] = ["localhost", "127.0.0.1", "::1"];
+const MAX_NAMES = 100;
+
+/** The W3C's bound is 14 days in all. */
+const MAX_DAYS = 13;
+const DAY_MS = 86_400_000;
+const LATE_CLOCK_MS = 3_600_000;
+
+/** Renewed when so much is left. */
+const RENEW_DAYS = 2;
+
+/**
+ * Gives the development certificate: the one that is kept, or a new one where
+ * there is none, it ends soon, or it is for other names.
+ *
+ * It never prompts: where the environment, or the folder, may not be read and
+ * written, the certificate is in memory alone. Its key is readable for the user
+ * alone. It is for development: nobody but who was given its hash trusts it.
+ *
+ * @param options See {@linkcode DevCertificateOptions}.
+ * @returns The certificate, its key, and the hash by which a client trusts it.
+ * @throws {TypeError} If a name is neither a DNS name nor an IP address, or an option has the wrong type.
+ * @throws {RangeError} If there are no names or too many, or `days` is not an integer from 1 to 13.
+ *
+ * @example Usage
+ * ```ts
+ * import { devCertificate } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const { hashes, notAfter } = devCertificate({ cacheFolder: null });
+ * assertEquals(hashes[0]?.value.length, 32);
+ * assertEquals(notAfter.getTime() > Date.now(), true);
+ * ```
+ */
+export function devCertificate(options: DevCertificateOptions = {}): DevCertificate {
+  const wanted = checked(options);
+  const { cacheFolder = userCacheFolder(), renew = false } = options;
+  const file = cacheFolder == null ? undefined : new CertificateFile(cacheFolder);
+  if (file === undefined) return made(wanted).certificate;
+
+  const kept = () => parsed(file.read(), wanted, file.path);
+  const found = renew ? undefined : kept();
+  if (found !== undefined) return found;
+
+  const { certificate, text } = made(wanted);
+  let theirs: DevCertificate | undefined;
+  // Of several processes that start at once, one is first; the others take its certificate.
+  const isKept = file.write(text, () => !renew && (theirs = kept()) !== undefined);
+  return theirs ?? { ...certificate, file: isKept ? file.path : undefined };
+}
+
+function checked(options: DevCertificateOptions): Wanted {
+  const { names = DEFAULT_NAMES, days = MAX_DAYS, cacheFolder, now = new Date() } = options;
+  const fail = (rule: string) => `Cannot make certificate: ${rule}`;
+  if (!Array.isArray(names) || names.some((name) => typeof name !== "string")) {
+    throw new TypeError(fail(`names must be an array of strings, received ${typeof names}`));
+  }
+  if (names.length === 0 || names.length > MAX_NAMES) {
+    throw new RangeError(fail(`names must be 1 to ${MAX_NAMES}, received ${names.length}`));
+  }
+  if (!Number.isInteger(days) || days < 1 || days > MAX_DAYS) {
+    throw new RangeError(fail(`days must be an integer from 1 to ${MAX_DAYS}, received ${days}`));
+  }
+  const isFolder = cacheFolder == null || typeof cacheFolder === "string" && cacheFolder !== "" ||
+    cacheFolder instanceof URL && cacheFolder.protocol === "file:";
+  if (!isFolder) {
+    throw new TypeError(fail(`cacheFolder must be a path or file URL, received ${cacheFolder}`));
+  }
+  if (!(now instanceof Date) || Number.isNaN(now.getTime())) {
+    throw new TypeError(fail(`now must be a valid Date, received ${now}`));
+  }
+  // The names throw here, before anything is read.
+  subjectAltName(names);
+  return { names, days, now: now.getTime() };
+}
+
+function made(
+  { names, days, now }: Wanted,
+): { readonly certificate: DevCertificate; readonly text: string } {
+  // A certificate tells whole seconds.
+  const second = Math.floor(now / 1_000) * 1_000;
+  const notBefore = new Date(second - LATE_CLOCK_MS);
+  const notAfter = new Date(second + days * DAY_MS);
+  const { der, key } = selfSign({ names, notBefore, notAfter });
+  const cert = pem("CERTIFICATE", der);
+  return {
+    certificate: described({ cert, key, names, notBefore, notAfter, der, file: undefined }),
+    text: cert + key,
+  };
+}
+
+/** Reads what was kept; `undefined` if it is not what is wanted, ends soon, or is broken. */
+function parsed(
+  text: string | undefined,
+  { names, days, now }: Wanted,
+  file: string,
+): DevCertificate | undefined {
+  const [cert, key] = [block(text, "CERTIFICATE"), block(text, "PRIVATE KEY")];
+  if (cert === undefined || key === undefined) return undefined;
+  try {
+    const { createPrivateKey, X509Certificate } = builtin("node:crypto");
+    const certificate = new X509Certificate(cert);
+    const der = new Uint8Array(certificate.raw);
+    if (certificate.ca || !contains(der, subjectAltName(names))) return undefined;
+    if (!certificate.checkPrivateKey(createPrivateKey(key))) return undefined;
+    const notBefore = new Date(certificate.validFrom);
+    const notAfter = new Date(certificate.validTo);
+    const found = described({ cert, key, names, notBefore, notAfter, der, file });
+    const isTooLong = notAfter.getTime() - now > days * DAY_MS;
+    const isGood = notBefore.getTime() <= now && now < found.renewAt.getTime() && !isTooLong;
+    return isGood ? found : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function described(
+  { der, ...certificate }: Omit<DevCertificate, "hashes" | "renewAt"> & {
+    readonly der: Uint8Array;
+  },
+): DevCertificate {
+  const { notBefore, notAfter } = certificate;
+  const lastsMs = notAfter.getTime() - notBefore.getTime() - LATE_CLOCK_MS;
+  const renewAt = new Date(notAfter.getTime() - Math.min(RENEW_DAYS * DAY_MS, lastsMs / 4));
+  return { ...certificate, renewAt, hashes: [hashOf(der)] };
+}
+
+function pem(label: string, der: Uint8Array): string {
+  const lines = der.toBase64().match(/.{1,64}/g) ?? [];
+  return [`-----BEGIN ${label}-----`, ...lines, `-----END ${label}-----`, ""].join("\n");
+}
+
+function block(text: string | undefined, label: string): string | undefined {
+  const found = text?.match(new RegExp(`-----BEGIN ${label}-----[^-]+-----END ${label}-----`));
+  return found == null ? undefined : `${found[0]}\n`;
+}
+
+function contains(bytes: Uint8Array, part: Uint8Array): boolean {
+  return bytes.toHex().includes(part.toHex());
+}

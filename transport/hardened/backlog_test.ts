@@ -1,0 +1,88 @@
+import { assertEquals } from "@std/assert";
+import type { Frame } from "../connection.ts";
+import { Backlog, MAX_HELD_BYTES, MAX_HELD_FRAMES } from "./backlog.ts";
+
+/** A receiver that is as full as it is told, and a wire that notes what is asked of it. */
+function setUp() {
+  const log: string[] = [];
+  const frames: Frame[] = [];
+  let changed = Promise.withResolvers<void>();
+  const backpressure = { fill: 0, changed: () => changed.promise };
+  const receiver = {
+    backpressure,
+    receiveFrame: (frame: Frame) => void frames.push(frame),
+    framesEnded: () => void frames.push("end"),
+  };
+  const backlog = new Backlog(receiver, {
+    pause: () => void log.push("pause"),
+    resume: () => void log.push("resume"),
+    overflow: () => void log.push("overflow"),
+  });
+  const setFill = async (fill: number) => {
+    backpressure.fill = fill;
+    changed.resolve();
+    changed = Promise.withResolvers();
+    for (let i = 0; i < 5; i++) await Promise.resolve();
+  };
+  return { backlog, backpressure, frames, log, receiver, setFill };
+}
+
+Deno.test("Backlog stops the wire at a half, and lets it go on at a quarter", async () => {
+  const { backlog, backpressure, frames, log, setFill } = setUp();
+  backlog.receiveFrame("1");
+  assertEquals([log, backlog.isPaused], [[], false]);
+  backpressure.fill = 0.5;
+  backlog.receiveFrame("2");
+  backlog.receiveFrame("3");
+  assertEquals([log, backlog.isPaused, frames], [["pause"], true, ["1", "2"]]);
+  await setFill(0.3);
+  assertEquals([log, frames], [["pause"], ["1", "2"]]);
+  await setFill(0.25);
+  assertEquals([log, backlog.isPaused], [["pause", "resume"], false]);
+  backlog.receiveFrame("4");
+  assertEquals(frames, ["1", "2", "3", "4"]);
+});
+
+Deno.test("Backlog hands on no more than fits, and keeps the order", async () => {
+  const { backlog, backpressure, frames, log, receiver, setFill } = setUp();
+  const { receiveFrame } = receiver;
+  receiver.receiveFrame = (frame) => {
+    receiveFrame(frame);
+    backpressure.fill += 0.25;
+  };
+  for (const frame of ["1", "2", "3", "4", "5"]) backlog.receiveFrame(frame);
+  assertEquals(frames, ["1", "2"]);
+  await setFill(0);
+  assertEquals([frames, log], [["1", "2", "3", "4"], ["pause"]]);
+  await setFill(0);
+  assertEquals([frames, log], [["1", "2", "3", "4", "5"], ["pause", "resume"]]);
+});
+
+Deno.test("Backlog hands on what is held at the end, and then that it was the last", async () => {
+  const { backlog, backpressure, frames, log, setFill } = setUp();
+  backpressure.fill = 1;
+  for (const frame of ["1", "2", "3"]) backlog.receiveFrame(frame);
+  backlog.framesEnded();
+  assertEquals(frames, ["1", "2", "3", "end"]);
+  await setFill(0);
+  assertEquals([frames.length, log], [4, ["pause"]]);
+});
+
+Deno.test("Backlog bounds what it holds, by count and beyond the first by bytes", () => {
+  for (
+    const [first, frame, count] of [["", "", MAX_HELD_FRAMES - 1], [
+      new Uint8Array(MAX_HELD_BYTES * 4),
+      new Uint8Array(MAX_HELD_BYTES / 4),
+      4,
+    ]] as const
+  ) {
+    const { backlog, backpressure, log } = setUp();
+    backpressure.fill = 1;
+    backlog.receiveFrame("handed on");
+    backlog.receiveFrame(first);
+    for (let i = 0; i < count; i++) backlog.receiveFrame(frame);
+    assertEquals(log, ["pause"]);
+    backlog.receiveFrame("x");
+    assertEquals(log, ["pause", "overflow"]);
+  }
+});

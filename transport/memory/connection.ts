@@ -1,0 +1,376 @@
+/**
+ * One end of a memory pair.
+ *
+ * @module
+ */
+import { CloseCode, ConnectionError } from "../../errors.ts";
+import { Arrivals } from "../_arrivals.ts";
+import { FrameInbox } from "../websocket/frame_inbox.ts";
+import { Ledger, type MessageCarrier, type StreamAccount } from "../_ledger.ts";
+import type { MemoryPath } from "./path.ts";
+import { type MemoryStream, memoryStream, StreamOwner } from "./stream.ts";
+import { StreamSlots } from "./stream_slots.ts";
+import { noDatagrams, noStreams, refuseStream } from "../_unsupported.ts";
+import type {
+  BidirectionalStream,
+  CloseOptions,
+  Connection,
+  ConnectionCapabilities,
+  ConnectionCloseInfo,
+  ConnectionCounters,
+  ConnectionObserver,
+  ConnectionStats,
+  DatagramDuplex,
+  Frame,
+  MessageFrames,
+  OpenStreamOptions,
+  StreamDirection,
+  StreamSide,
+} from "../connection.ts";
+import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
+
+/** Streams of one kind that the peer has not accepted yet; opening one more waits. */
+const MAX_UNACCEPTED_STREAMS = 100;
+
+/** Datagrams held for a reader; past it the oldest is dropped. */
+const MAX_HELD_DATAGRAMS = 256;
+
+/** Largest datagram: what fits a QUIC packet on any path. */
+const MAX_DATAGRAM_BYTES = 1200;
+
+/** `drained` resolves at or below this many bytes. */
+const LOW_WATER_MARK = 16 * 1024;
+
+const encoder = new TextEncoder();
+
+/** What a memory wire has. */
+export interface MemoryWire {
+  /** The subprotocol. */
+  readonly protocol: string;
+  /** Message frames of its own. */
+  readonly frames: boolean;
+  /** Streams. */
+  readonly streams: boolean;
+  /** Datagrams. */
+  readonly datagrams: boolean;
+}
+
+/** A bidirectional stream that the other end opened: what it writes, and what this end does. */
+type IncomingStream = Pick<MemoryStream, "reader" | "writer">;
+
+/** A connection whose wire is a {@linkcode MemoryPath} in each direction. */
+export class MemoryConnection implements Connection, MessageCarrier {
+  readonly #out: MemoryPath;
+  readonly #in: MemoryPath;
+  readonly #inbox: FrameInbox = new FrameInbox();
+  readonly #owner: StreamOwner = new StreamOwner();
+  readonly #closing: PromiseWithResolvers<ConnectionCloseInfo> = Promise.withResolvers();
+  readonly #windingUp: PromiseWithResolvers<void> = Promise.withResolvers();
+  readonly #bidirectional: Arrivals<IncomingStream, BidirectionalStream>;
+  readonly #unidirectional: Arrivals<ReadableStream<Uint8Array>>;
+  readonly #datagrams: Arrivals<Uint8Array>;
+  readonly #bidirectionalSlots: StreamSlots = new StreamSlots(MAX_UNACCEPTED_STREAMS);
+  readonly #unidirectionalSlots: StreamSlots = new StreamSlots(MAX_UNACCEPTED_STREAMS);
+  #peer!: MemoryConnection;
+  #closeError: ConnectionError | undefined = undefined;
+  #drain: PromiseWithResolvers<void> | undefined = undefined;
+  #datagramWriter: WritableStreamDefaultController | undefined = undefined;
+  #framesSent = 0;
+  #framesReceived = 0;
+  #ledger: Ledger | undefined = undefined;
+  /** Whose next bidirectional stream carries messages. */
+  #carrier: StreamSide | undefined = undefined;
+
+  /** Always `memory`. */
+  readonly transport: string = "memory";
+  /** What the options of the pair gave it. */
+  readonly capabilities: ConnectionCapabilities;
+  /** The subprotocol of the pair. */
+  readonly protocol: string;
+  /** Resolved from the start. */
+  readonly ready: Promise<void> = Promise.resolve();
+  /** Settles at once at the end that closes. */
+  readonly closed: Promise<ConnectionCloseInfo> = this.#closing.promise;
+  /** Resolves on the link's `drain`. */
+  readonly draining: Promise<void> = this.#windingUp.promise;
+  /** Unreliable as the faults say; the oldest unread are dropped. */
+  readonly datagrams: DatagramDuplex;
+  /** Bidirectional streams that the other end opened. */
+  readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
+  /** Unidirectional streams that the other end opened. */
+  readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
+  /** Message frames, where the wire has them. */
+  readonly frames?: MessageFrames;
+
+  /**
+   * Creates one end; it is whole once {@linkcode MemoryConnection.link} was called.
+   *
+   * @param wire What the wire has.
+   * @param out The path to the other end.
+   * @param inward The path from the other end.
+   */
+  constructor(wire: MemoryWire, out: MemoryPath, inward: MemoryPath) {
+    this.#out = out;
+    this.#in = inward;
+    this.protocol = wire.protocol;
+    this.capabilities = {
+      streams: wire.streams,
+      datagrams: wire.datagrams ? "unreliable" : "none",
+      resetCodes: wire.streams,
+      credit: false,
+      independentStreams: true,
+    };
+    this.closed.catch(() => {}); // Nobody has to look at it.
+    out.onShrink = () => {
+      if (out.bufferedBytes <= LOW_WATER_MARK) this.#endDrain();
+    };
+    this.#bidirectional = new Arrivals({
+      capacity: MAX_UNACCEPTED_STREAMS,
+      onTaken: () => out.send(() => this.#peer.#bidirectionalSlots.release()),
+      onDropped: ({ reader, writer }) => {
+        reader.readable.cancel().catch(() => {});
+        writer.writable.abort().catch(() => {});
+      },
+    }, ({ reader, writer }) => ({ readable: reader.readable, writable: writer.writable }));
+    this.#unidirectional = new Arrivals({
+      capacity: MAX_UNACCEPTED_STREAMS,
+      onTaken: () => out.send(() => this.#peer.#unidirectionalSlots.release()),
+      onDropped: (readable) => void readable.cancel().catch(() => {}),
+    });
+    this.#datagrams = new Arrivals({
+      capacity: MAX_HELD_DATAGRAMS,
+      onDropped: ({ byteLength }) => this.#ownLedger.droppedDatagram(byteLength),
+    });
+    this.incomingBidirectionalStreams = wire.streams ? this.#bidirectional.readable : noStreams();
+    this.incomingUnidirectionalStreams = wire.streams ? this.#unidirectional.readable : noStreams();
+    this.datagrams = wire.datagrams ? this.#makeDatagrams() : noDatagrams(this.transport);
+    if (wire.frames) this.frames = this.#makeFrames();
+  }
+
+  /**
+   * Says who the other end is.
+   *
+   * @param peer The other end.
+   */
+  link(peer: MemoryConnection): void {
+    this.#peer = peer;
+  }
+
+  /** The network broke: `closed` rejects. */
+  break(): void {
+    if (this.#closeError !== undefined) return;
+    const error = new ConnectionError("The connection broke: the network was disconnected");
+    this.#closing.reject(error);
+    this.#end(error);
+    for (const arrivals of [this.#bidirectional, this.#unidirectional, this.#datagrams]) {
+      arrivals.fail(error);
+    }
+  }
+
+  /** The other end asked to wind up. */
+  windUp(): void {
+    this.#windingUp.resolve();
+  }
+
+  /** Streams of the other end that nobody took yet. */
+  get unreadStreams(): number {
+    return this.#bidirectional.size + this.#unidirectional.size;
+  }
+
+  /** What was counted; made with the first stream or datagram, or with who observes. */
+  get counters(): ConnectionCounters | undefined {
+    return this.#ledger;
+  }
+
+  /** Opens a stream, waiting while too many are not accepted yet. */
+  async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<BidirectionalStream> {
+    if (!this.capabilities.streams) return await refuseStream(this.transport);
+    await this.#bidirectionalSlots.take("bidirectional", options);
+    if (this.#closeError !== undefined) throw this.#closeError;
+    const peer = this.#peer;
+    const there = memoryStream(this.#out, this.#in, this.#owner, peer.#owner);
+    const back = memoryStream(this.#in, this.#out, peer.#owner, this.#owner);
+    const theirs: IncomingStream = { reader: there.reader, writer: back.writer };
+    there.writer.account = back.reader.account = this.#account("bidirectional", "local");
+    this.#out.send(() => {
+      const account = peer.#account("bidirectional", "remote");
+      theirs.reader.account = theirs.writer.account = account;
+      peer.#bidirectional.push(theirs);
+    });
+    return { readable: back.reader.readable, writable: there.writer.writable };
+  }
+
+  /** Opens a stream, waiting while too many are not accepted yet. */
+  async createUnidirectionalStream(
+    options: OpenStreamOptions = {},
+  ): Promise<WritableStream<Uint8Array>> {
+    if (!this.capabilities.streams) return await refuseStream(this.transport);
+    await this.#unidirectionalSlots.take("unidirectional", options);
+    if (this.#closeError !== undefined) throw this.#closeError;
+    const peer = this.#peer;
+    const { writer, reader } = memoryStream(this.#out, this.#in, this.#owner, peer.#owner);
+    writer.account = this.#account("unidirectional", "local");
+    this.#out.send(() => {
+      reader.account = peer.#account("unidirectional", "remote");
+      peer.#unidirectional.push(reader.readable);
+    });
+    return writer.writable;
+  }
+
+  /** Closes this end at once, and the other behind what was sent. */
+  close(info?: CloseOptions): void {
+    const checked = checkWireClose(info, MAX_QUIC_CLOSE_CODE);
+    if (this.#closeError !== undefined) return;
+    const peer = this.#peer;
+    this.#out.send(() => peer.#finish(checked));
+    this.#finish(checked);
+  }
+
+  /** What was counted, over frames, streams and datagrams. */
+  getStats(): Promise<ConnectionStats> {
+    let { bytesSent, bytesReceived } = this.#owner;
+    if (this.#ledger !== undefined) {
+      bytesSent += this.#ledger.streamBytesSent + this.#ledger.datagramBytesSent;
+      bytesReceived += this.#ledger.streamBytesReceived + this.#ledger.datagramBytesReceived;
+    }
+    const stats = { bytesSent, bytesReceived };
+    return Promise.resolve(
+      this.frames === undefined ? stats : {
+        ...stats,
+        framesSent: this.#framesSent,
+        framesReceived: this.#framesReceived,
+      },
+    );
+  }
+
+  /** Sets who is told what happens. */
+  observe(observer: ConnectionObserver | undefined): void {
+    if (observer !== undefined) this.#ownLedger.observer = observer;
+    else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
+  }
+
+  /** See {@linkcode MessageCarrier}. */
+  carryMessages(by: StreamSide): void {
+    const held = by === "remote" ? this.#bidirectional.takeHeld() : [];
+    const [first] = held;
+    if (first === undefined) this.#carrier = by;
+    else this.#discard(first);
+    for (const stream of held) this.#bidirectional.push(stream);
+  }
+
+  /** Closes; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    await this.closed.catch(() => {});
+  }
+
+  /** A close with code and reason, by either end. */
+  #finish(info: Required<ConnectionCloseInfo>): void {
+    if (this.#closeError !== undefined) return;
+    this.#closing.resolve(info);
+    this.#end(new ConnectionError(`The connection was closed with code ${info.closeCode}`));
+    for (const arrivals of [this.#bidirectional, this.#unidirectional, this.#datagrams]) {
+      arrivals.end();
+    }
+  }
+
+  /** What every end has in common; nothing comes in any more. */
+  #end(error: ConnectionError): void {
+    this.#closeError = error;
+    this.#in.cut();
+    this.#inbox.close();
+    this.#owner.fail(error);
+    this.#bidirectionalSlots.fail(error);
+    this.#unidirectionalSlots.fail(error);
+    this.#datagramWriter?.error(error);
+    this.#endDrain();
+  }
+
+  get #ownLedger(): Ledger {
+    return this.#ledger ??= new Ledger();
+  }
+
+  /** Counts a stream, but the one that carries messages. */
+  #account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
+    if (direction === "unidirectional" || this.#carrier !== by) {
+      return this.#ownLedger.opened(direction, by);
+    }
+    this.#carrier = undefined;
+    return undefined;
+  }
+
+  /** A stream that came, and was not read, carries messages. */
+  #discard({ reader, writer }: IncomingStream): void {
+    const { account, heldBytes } = reader;
+    if (account === undefined) return;
+    account.discard();
+    account.ledger.streamBytesReceived -= heldBytes;
+    this.#owner.bytesReceived += heldBytes;
+    reader.account = writer.account = undefined;
+  }
+
+  #endDrain(): void {
+    this.#drain?.resolve();
+    this.#drain = undefined;
+  }
+
+  #makeFrames(): MessageFrames {
+    const out = this.#out;
+    return {
+      lowWaterMark: LOW_WATER_MARK,
+      get bufferedAmount(): number {
+        return out.bufferedBytes;
+      },
+      send: (frame) => this.#send(frame),
+      drained: () => {
+        if (this.#closeError !== undefined || out.bufferedBytes <= LOW_WATER_MARK) {
+          return Promise.resolve();
+        }
+        this.#drain ??= Promise.withResolvers();
+        return this.#drain.promise;
+      },
+      receive: (receiver) => this.#inbox.receive(receiver),
+    };
+  }
+
+  #send(frame: Frame): void {
+    if (this.#closeError !== undefined) return;
+    const peer = this.#peer;
+    const sent = typeof frame === "string" ? frame.toWellFormed() : new Uint8Array(frame);
+    const size = typeof sent === "string" ? encoder.encode(sent).byteLength : sent.byteLength;
+    this.#framesSent++;
+    this.#owner.bytesSent += size;
+    this.#out.send(() => peer.#receive(sent, size), size);
+  }
+
+  #receive(frame: Frame, size: number): void {
+    this.#framesReceived++;
+    this.#owner.bytesReceived += size;
+    if (this.#inbox.deliver(frame)) return;
+    this.close({
+      closeCode: CloseCode.queueFull,
+      reason: "Too many frames before there was a receiver",
+    });
+  }
+
+  #makeDatagrams(): DatagramDuplex {
+    const writable = new WritableStream<Uint8Array>({
+      start: (controller) => {
+        this.#datagramWriter = controller;
+      },
+      write: (datagram) => {
+        // One that is too large is lost, as the W3C's WebTransport has it.
+        const { byteLength } = datagram;
+        if (byteLength > MAX_DATAGRAM_BYTES) return this.#ownLedger.droppedDatagram(byteLength);
+        const peer = this.#peer;
+        const sent = new Uint8Array(datagram);
+        this.#ownLedger.sentDatagram(sent);
+        this.#out.sendDatagram(() => {
+          peer.#ownLedger.receivedDatagram(sent);
+          peer.#datagrams.push(sent);
+        });
+      },
+    });
+    return { readable: this.#datagrams.readable, writable, maxDatagramSize: MAX_DATAGRAM_BYTES };
+  }
+}

@@ -1,0 +1,244 @@
+/**
+ * Two connections in one process, for tests: with delay, loss, reordering,
+ * disconnects and peers that do not read.
+ *
+ * @example Usage
+ * ```ts
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using pair = memoryPair();
+ * const received = new Promise((resolve) => pair.server.frames?.receive({ receiveFrame: resolve, framesEnded() {} }));
+ * pair.client.frames?.send("hello");
+ * assertEquals(await received, "hello");
+ * ```
+ *
+ * @module
+ */
+import { type MemoryFaults, MemoryPath, seededRandom } from "./path.ts";
+import { MemoryConnection, type MemoryWire } from "./connection.ts";
+import type { Connection } from "../connection.ts";
+
+export type { MemoryFaults };
+
+/** A direction of the link between the two ends of a pair. */
+export type MemoryDirection = "to-server" | "to-client";
+
+/**
+ * Options for {@linkcode memoryPair}. A WebSocket with any page is
+ * `{ protocol: "", streams: false, datagrams: false }`, WebTransport is
+ * `{ frames: false }`.
+ */
+export interface MemoryPairOptions {
+  /**
+   * The subprotocol that both ends agreed on.
+   *
+   * @default {"skein.1"}
+   */
+  protocol?: string;
+  /**
+   * Whether the wire has message frames of its own, as WebSocket has.
+   *
+   * @default {true}
+   */
+  frames?: boolean;
+  /**
+   * Whether the wire has streams.
+   *
+   * @default {true}
+   */
+  streams?: boolean;
+  /**
+   * Whether the wire has datagrams.
+   *
+   * @default {true}
+   */
+  datagrams?: boolean;
+  /** Faults from the start on, in both directions; see {@linkcode MemoryLink.setFaults}. */
+  faults?: MemoryFaults;
+  /**
+   * A seed, or a function from 0 to below 1: decides on jitter, loss and
+   * order. The same seed gives the same run.
+   *
+   * @default {1}
+   */
+  random?: number | (() => number);
+}
+
+/** Options for {@linkcode MemoryLink.disconnect}. */
+export interface DisconnectOptions {
+  /**
+   * Tells nobody: what is sent vanishes, and only silence shows it, as with a
+   * cable pulled far away.
+   *
+   * @default {false}
+   */
+  silent?: boolean;
+}
+
+/**
+ * The network between the two ends of a pair: what can go wrong with it.
+ *
+ * @example A peer that does not read
+ * ```ts
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using pair = memoryPair();
+ * pair.link.stall("to-client");
+ * pair.server.frames?.send("waits");
+ * await Promise.resolve();
+ * assertEquals(pair.server.frames?.bufferedAmount, 5);
+ * ```
+ */
+export interface MemoryLink {
+  /**
+   * Changes some of the faults; the others, and what is under way, stay.
+   *
+   * @param faults Those to change.
+   * @param direction Only in this direction; both if left out.
+   * @throws {RangeError} If a time is negative or a rate is not from 0 to 1.
+   */
+  setFaults(faults: MemoryFaults, direction?: MemoryDirection): void;
+  /**
+   * The receiving end stops reading: what is sent to it stays with the sender.
+   *
+   * @param direction Only in this direction; both if left out.
+   */
+  stall(direction?: MemoryDirection): void;
+  /**
+   * The receiving end reads again.
+   *
+   * @param direction Only in this direction; both if left out.
+   */
+  resume(direction?: MemoryDirection): void;
+  /**
+   * Breaks the network for good; what is under way is lost. `closed` of both
+   * ends rejects at once, unless `silent`.
+   *
+   * @param options See {@linkcode DisconnectOptions}.
+   */
+  disconnect(options?: DisconnectOptions): void;
+  /**
+   * Asks the receiving end to wind up: its `draining` resolves.
+   *
+   * @param direction Only in this direction; both if left out.
+   */
+  drain(direction?: MemoryDirection): void;
+}
+
+/** What {@linkcode memoryPair} makes: two ends, and the network between them. */
+export interface MemoryPair extends AsyncDisposable {
+  /** The end that dialed. */
+  readonly client: Connection;
+  /** The end that accepted. */
+  readonly server: Connection;
+  /** The network between them. */
+  readonly link: MemoryLink;
+}
+
+/** The one {@linkcode MemoryLink}: acts on the path of each direction. */
+class PairLink implements MemoryLink {
+  readonly #paths: Readonly<Record<MemoryDirection, MemoryPath>>;
+  readonly #ends: Readonly<Record<MemoryDirection, MemoryConnection>>;
+
+  constructor(
+    paths: Readonly<Record<MemoryDirection, MemoryPath>>,
+    ends: Readonly<Record<MemoryDirection, MemoryConnection>>,
+  ) {
+    this.#paths = paths;
+    this.#ends = ends;
+  }
+
+  setFaults(faults: MemoryFaults, direction?: MemoryDirection): void {
+    for (const path of this.#select(direction)) path.setFaults(faults);
+  }
+
+  stall(direction?: MemoryDirection): void {
+    for (const path of this.#select(direction)) path.stall();
+  }
+
+  resume(direction?: MemoryDirection): void {
+    for (const path of this.#select(direction)) path.resume();
+  }
+
+  disconnect(options: DisconnectOptions = {}): void {
+    const { silent = false } = options;
+    for (const path of this.#select()) path.cut();
+    if (silent) return;
+    for (const end of Object.values(this.#ends)) end.break();
+  }
+
+  drain(direction?: MemoryDirection): void {
+    for (const name of this.#names(direction)) {
+      const end = this.#ends[name];
+      this.#paths[name].send(() => end.windUp());
+    }
+  }
+
+  #names(direction?: MemoryDirection): MemoryDirection[] {
+    return direction === undefined ? ["to-server", "to-client"] : [direction];
+  }
+
+  #select(direction?: MemoryDirection): MemoryPath[] {
+    return this.#names(direction).map((name) => this.#paths[name]);
+  }
+}
+
+/**
+ * Makes two connections that are each other's peer, established already.
+ *
+ * - **Delivery:** in a microtask, in order, without timers; with a delay by
+ *   `setTimeout` and `Date`, so fake time drives it.
+ * - **Bounds:** frames without a receiver, unread stream bytes, streams that
+ *   nobody accepts and unread datagrams are all bounded.
+ * - **Close:** `closed` settles at once at the end that closes; the other end
+ *   gets what was sent before, then the close. No timer is left once both ends
+ *   are closed; disposing the pair closes both.
+ *
+ * @example A delay, driven by fake time
+ * ```ts
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ * import { FakeTime } from "@std/testing/time";
+ *
+ * using time = new FakeTime();
+ * await using pair = memoryPair({ faults: { delayMs: 50 } });
+ * const frames: unknown[] = [];
+ * pair.client.frames?.receive({ receiveFrame: (frame) => frames.push(frame), framesEnded() {} });
+ * pair.server.frames?.send("late");
+ * await time.tickAsync(49);
+ * assertEquals(frames, []);
+ * await time.tickAsync(1);
+ * assertEquals(frames, ["late"]);
+ * ```
+ *
+ * @param options See {@linkcode MemoryPairOptions}.
+ * @returns Both ends and the link between them.
+ * @throws {RangeError} If a fault is out of range.
+ */
+export function memoryPair(options: MemoryPairOptions = {}): MemoryPair {
+  const { protocol = "skein.1", frames = true, streams = true, datagrams = true } = options;
+  const { faults = {}, random = 1 } = options;
+  const wire: MemoryWire = { protocol, frames, streams, datagrams };
+  const draw = typeof random === "function" ? random : seededRandom(random);
+  const toServer = new MemoryPath(draw);
+  const toClient = new MemoryPath(draw);
+  const client = new MemoryConnection(wire, toServer, toClient);
+  const server = new MemoryConnection(wire, toClient, toServer);
+  client.link(server);
+  server.link(client);
+  const link = new PairLink(
+    { "to-server": toServer, "to-client": toClient },
+    { "to-server": server, "to-client": client },
+  );
+  link.setFaults(faults);
+  return {
+    client,
+    server,
+    link,
+    async [Symbol.asyncDispose](): Promise<void> {
+      await Promise.all([client[Symbol.asyncDispose](), server[Symbol.asyncDispose]()]);
+    },
+  };
+}

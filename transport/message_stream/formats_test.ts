@@ -1,0 +1,193 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { seededRandom } from "../memory/path.ts";
+import { FrameParser } from "./parser.ts";
+import { FrameQueue, MAX_WRITE_BYTES } from "./queue.ts";
+import type { Frame } from "../connection.ts";
+
+/** Everything that a queue has to write. */
+function drain(queue: FrameQueue): Uint8Array[] {
+  const pieces: Uint8Array[] = [];
+  for (let bytes; (bytes = queue.next()) !== undefined;) {
+    pieces.push(bytes.slice());
+    queue.confirm();
+  }
+  return pieces;
+}
+
+function encode(...frames: Frame[]): Uint8Array {
+  const queue = new FrameQueue();
+  for (const frame of frames) queue.add(frame);
+  return new Uint8Array(drain(queue).flatMap((piece) => [...piece]));
+}
+
+/** What a parser finds in chunks; `end` and refusals stand among the frames. */
+function parse(chunks: Iterable<Uint8Array>, maxFrameBytes = 1 << 20): unknown[] {
+  const found: unknown[] = [];
+  const parser = new FrameParser({
+    onFrame: (frame) => found.push(frame),
+    onEnd: () => found.push("end"),
+    onRefused: (code, reason) => found.push({ code, reason }),
+  }, maxFrameBytes);
+  for (const chunk of chunks) parser.push(chunk.slice());
+  return found;
+}
+
+function* cut(bytes: Uint8Array, size: number): Generator<Uint8Array> {
+  for (let at = 0; at < bytes.length; at += size) yield bytes.slice(at, at + size);
+}
+
+function binary(length: number): Uint8Array {
+  const frame = new Uint8Array(length + 2).map((_, i) => i * 7);
+  frame.set([0x40, 0x53]);
+  return frame;
+}
+
+const SAMPLES: Frame[] = [
+  "",
+  "a",
+  "é𝄞",
+  "\uFEFF with a mark of its own",
+  "x".repeat(63),
+  "x".repeat(64),
+  // Few characters, but a longer length in bytes: the guess has to be corrected.
+  "é".repeat(40),
+  "x".repeat(16_383),
+  "x".repeat(16_384),
+  "𝄞".repeat(5_000),
+  binary(0),
+  binary(61),
+  binary(64),
+  binary(16_383),
+  binary(16_384),
+  "last",
+];
+
+Deno.test("FrameQueue writes length, kind and body", () => {
+  const cases: [Frame, string][] = [
+    ["", "0000"],
+    ["hi", "02006869"],
+    ["é\n1", "0400c3a90a31"],
+    [Uint8Array.of(0x40, 0x53), "0001"],
+    [Uint8Array.of(0x40, 0x53, 1, 2, 255), "03010102ff"],
+    ["x".repeat(64), "404000" + "78".repeat(64)],
+    ["x".repeat(16_384), "8000400000" + "78".repeat(16_384)],
+  ];
+  for (const [frame, hex] of cases) assertEquals(encode(frame).toHex(), hex);
+  const queue = new FrameQueue();
+  queue.addEnd();
+  assertEquals(drain(queue)[0]!.toHex(), "0002");
+});
+
+Deno.test("FrameQueue.add() refuses bytes without the mark of a binary message", () => {
+  for (const bytes of [Uint8Array.of(), Uint8Array.of(0x40), Uint8Array.of(1, 2, 3)]) {
+    const error = assertThrows(() => new FrameQueue().add(bytes), TypeError);
+    assert(error.message.includes("must be a binary message, which begins with 40 53"));
+  }
+});
+
+Deno.test("FrameQueue joins what waits, counts it, and splits what is large", () => {
+  const queue = new FrameQueue();
+  for (let i = 0; i < 1000; i++) queue.add("x".repeat(98));
+  assertEquals(queue.bytes, 1000 * 101);
+  assertEquals(drain(queue).map(({ length }) => length), [101_000]);
+  assertEquals(queue.bytes, 0);
+  queue.add("y".repeat(1_000_000));
+  queue.add(binary(600_000));
+  queue.add("z");
+  const pieces = drain(queue);
+  assert(pieces.every(({ length }) => length <= MAX_WRITE_BYTES + 16));
+  assertEquals(pieces.reduce((sum, { length }) => sum + length, 0), 1_000_005 + 600_005 + 3);
+  assertEquals(queue.bytes, 0);
+});
+
+Deno.test("FrameQueue does not touch what is being written", () => {
+  const queue = new FrameQueue();
+  for (let round = 0; round < 10; round++) {
+    const text = `${round}`.repeat(300);
+    queue.add(text);
+    const bytes = queue.next()!;
+    queue.add("other".repeat(100));
+    assertEquals(parse([bytes]), [text]);
+    queue.confirm();
+    assertEquals(parse([queue.next()!]), ["other".repeat(100)]);
+    queue.confirm();
+  }
+});
+
+Deno.test("FrameQueue.clear() forgets what waits and what is being written", () => {
+  const queue = new FrameQueue();
+  queue.add("one");
+  queue.next();
+  queue.add("two");
+  queue.clear();
+  assertEquals(queue.bytes, 0);
+  queue.confirm();
+  assertEquals([queue.bytes, queue.next()], [0, undefined]);
+});
+
+Deno.test("FrameParser finds frames wherever their bytes are cut", () => {
+  const bytes = encode(...SAMPLES);
+  for (const size of [1, 2, 3, 7, 100, 4096, 65_536, bytes.length]) {
+    assertEquals(parse(cut(bytes, size)), SAMPLES, `chunks of ${size}`);
+  }
+  const few = encode("ab", binary(3), "𝄞", "");
+  for (let at = 0; at <= few.length; at++) {
+    const found = parse([few.subarray(0, at), few.subarray(at)]);
+    assertEquals(found, ["ab", binary(3), "𝄞", ""], `cut at ${at}`);
+  }
+});
+
+Deno.test("FrameParser gives each binary message a buffer of its own", () => {
+  const [first, second] = parse([encode(binary(4), binary(5))]) as Uint8Array[];
+  assertEquals([first!.buffer.byteLength, second!.buffer.byteLength], [6, 7]);
+});
+
+Deno.test("FrameParser takes a length in more bytes than it needs", () => {
+  for (const length of ["02", "4002", "80000002", "c000000000000002"]) {
+    for (const [kind, frame] of [["00", "hi"], ["01", Uint8Array.of(0x40, 0x53, 0x68, 0x69)]]) {
+      assertEquals(parse([Uint8Array.fromHex(`${length}${kind}6869`)]), [frame]);
+    }
+  }
+});
+
+Deno.test("FrameParser ends at the end mark", () => {
+  assertEquals(parse([Uint8Array.fromHex("0100610002010062")]), ["a", "end"]);
+});
+
+Deno.test("FrameParser refuses what it can not read, and reads no further", () => {
+  const cases: [string, number, string][] = [
+    ["4401", 4413, "A frame has more than 1024 bytes"],
+    ["c0ffffffffffffff", 4413, "A frame has more than 1024 bytes"],
+    ["0003", 4400, "A frame is of kind 3, which is not known"],
+    ["05ff", 4400, "A frame is of kind 255, which is not known"],
+    ["0102", 4400, "An end mark has a body"],
+    ["0200c328", 4400, "A text frame is not UTF-8"],
+    ["0200ed41", 4400, "A text frame is not UTF-8"],
+  ];
+  for (const [hex, code, reason] of cases) {
+    const bytes = Uint8Array.fromHex(`010061${hex}00010062`);
+    assertEquals(parse([bytes], 1024), ["a", { code, reason }], hex);
+    assertEquals(parse(cut(bytes, 1), 1024), ["a", { code, reason }], hex);
+  }
+  assertEquals(parse([encode("x".repeat(1024))], 1024).length, 1);
+});
+
+Deno.test("FrameQueue and FrameParser agree on random frames in random chunks", () => {
+  const draw = seededRandom(7);
+  const random = (below: number) => Math.floor(draw() * below);
+  const letters = ["a", "é", "€", "𝄞", "\n", "\0"];
+  for (let round = 0; round < 200; round++) {
+    const frames = Array.from({ length: 1 + random(10) }, (): Frame => {
+      const length = random(round % 10 === 0 ? 40_000 : 200);
+      if (random(3) === 0) return binary(length);
+      return Array.from({ length }, () => letters[random(letters.length)]).join("");
+    });
+    const bytes = encode(...frames);
+    const chunks: Uint8Array[] = [];
+    for (let at = 0; at < bytes.length;) {
+      const size = 1 + random(random(2) === 0 ? 5 : 20_000);
+      chunks.push(bytes.slice(at, at += size));
+    }
+    assertEquals(parse(chunks), frames);
+  }
+});

@@ -1,0 +1,487 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { ConnectionError } from "../../errors.ts";
+import type {
+  BidirectionalStream,
+  Connection,
+  ConnectionCloseInfo,
+  DirectStream,
+  Frame,
+} from "../connection.ts";
+import { directStream } from "../direct.ts";
+import { type MemoryLink, memoryPair } from "../memory/memory.ts";
+import { type MessageStreamOptions, withMessages } from "./message_stream.ts";
+
+/** One end with messages; the other speaks the bytes by hand. */
+interface Half extends AsyncDisposable {
+  readonly end: Connection;
+  readonly peer: Connection;
+  readonly link: MemoryLink;
+  /** The peer's side of the message stream. */
+  readonly stream: DirectStream;
+  /** What the end received; `undefined` is the end of all frames. */
+  readonly received: (Frame | undefined)[];
+}
+
+async function half(options: MessageStreamOptions): Promise<Half> {
+  const { client, server, link } = memoryPair({ frames: false });
+  const [inner, peer] = options.side === "client" ? [client, server] : [server, client];
+  const end = withMessages(inner, options);
+  const received: (Frame | undefined)[] = [];
+  end.frames!.receive({
+    receiveFrame: (frame) => void received.push(frame),
+    framesEnded: () => void received.push(undefined),
+  });
+  const stream = options.side === "client"
+    ? await firstOf(peer)
+    : directStream(await peer.createBidirectionalStream());
+  return {
+    end,
+    peer,
+    link,
+    stream,
+    received,
+    async [Symbol.asyncDispose](): Promise<void> {
+      peer.close();
+      await end.closed.catch(() => {});
+      await peer.closed.catch(() => {});
+    },
+  };
+}
+
+async function firstOf(connection: Connection): Promise<DirectStream> {
+  const reader = connection.incomingBidirectionalStreams.getReader();
+  const { value } = await reader.read();
+  reader.releaseLock();
+  return directStream(value!);
+}
+
+/** Reads until there are so many bytes; fewer at the end. */
+async function read(stream: DirectStream, count = Infinity): Promise<string> {
+  let hex = "";
+  while (hex.length < count * 2) {
+    const bytes = await stream.read();
+    if (bytes === null) return hex + "|";
+    hex += bytes.toHex();
+  }
+  return hex;
+}
+
+const write = (stream: DirectStream, hex: string) => stream.write(Uint8Array.fromHex(hex));
+
+/** A connection that opens its first stream, and reads those of the peer, only once a gate is open. */
+function slowed(inner: Connection, gate: Promise<void>): Connection {
+  let opened = 0;
+  const incoming = inner.incomingBidirectionalStreams.pipeThrough(
+    new TransformStream<BidirectionalStream, BidirectionalStream>({
+      transform(stream, controller): void {
+        const direct = directStream(stream);
+        const read = () => gate.then(() => direct.read());
+        // Web streams are not used where there is a direct one.
+        controller.enqueue({ ...stream, direct: { ...direct, read } });
+      },
+    }),
+  );
+  return {
+    capabilities: inner.capabilities,
+    transport: inner.transport,
+    protocol: inner.protocol,
+    ready: inner.ready,
+    closed: inner.closed,
+    draining: inner.draining,
+    datagrams: inner.datagrams,
+    incomingBidirectionalStreams: incoming,
+    incomingUnidirectionalStreams: inner.incomingUnidirectionalStreams,
+    async createBidirectionalStream(options): Promise<BidirectionalStream> {
+      if (opened++ === 0) await gate;
+      return await inner.createBidirectionalStream(options);
+    },
+    createUnidirectionalStream: (options) => inner.createUnidirectionalStream(options),
+    close: (info) => inner.close(info),
+    getStats: () => inner.getStats(),
+    [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
+  };
+}
+
+/** A few turns, in which everything that needs no timer happens. */
+async function turns(): Promise<void> {
+  for (let i = 0; i < 5; i++) await new Promise<void>((resolve) => setImmediate(resolve));
+}
+
+const CLOSE: ConnectionCloseInfo = { closeCode: 3000, reason: "moved" };
+
+Deno.test("withMessages() writes a greeting, frames, an end mark and a FIN, then the code", async () => {
+  await using hand = await half({ side: "client" });
+  const { end, peer, stream } = hand;
+  end.frames!.send("hi");
+  end.frames!.send(Uint8Array.of(0x40, 0x53, 1, 255));
+  end.close(CLOSE);
+  end.frames!.send("too late");
+  let isClosed = false;
+  void peer.closed.then(() => isClosed = true);
+  assertEquals(await read(stream), "0000" + "02006869" + "020101ff" + "0002" + "|");
+  await turns();
+  assert(!isClosed, "the code came before the peer had ended its half");
+  await write(stream, "010061" + "0002");
+  assertEquals(await peer.closed, CLOSE);
+  assertEquals(await end.closed, CLOSE);
+  // What came after its own close is nobody's.
+  assertEquals(hand.received, [undefined]);
+});
+
+Deno.test("withMessages() writes as a server on the client's stream, without a greeting", async () => {
+  await using hand = await half({ side: "server" });
+  hand.end.frames!.send("one");
+  hand.end.frames!.send("two");
+  assertEquals(await read(hand.stream, 10), "03006f6e65" + "030074776f");
+});
+
+Deno.test("withMessages() joins what is sent in one turn, or during a write", async () => {
+  await using hand = await half({ side: "server" });
+  const { frames } = hand.end;
+  for (let i = 0; i < 1000; i++) frames!.send("x");
+  assertEquals((await hand.stream.read())!.length, 3000);
+  hand.link.stall("to-client");
+  frames!.send("y".repeat(70_000));
+  await turns();
+  for (let i = 0; i < 1000; i++) frames!.send("x");
+  await turns();
+  assertEquals(frames!.bufferedAmount, 73_005);
+  hand.link.resume("to-client");
+  const sizes: number[] = [];
+  while (sizes.reduce((a, b) => a + b, 0) < 73_005) sizes.push((await hand.stream.read())!.length);
+  assertEquals(sizes, [70_005, 3000]);
+  await turns();
+  assertEquals(frames!.bufferedAmount, 0);
+});
+
+Deno.test("withMessages() keeps what is sent before the stream is there", async () => {
+  const pair = memoryPair({ frames: false });
+  await using server = withMessages(pair.server, { side: "server" });
+  server.frames!.send("early");
+  await turns();
+  assertEquals(server.frames!.bufferedAmount, 7);
+  const stream = directStream(await pair.client.createBidirectionalStream());
+  assertEquals(await read(stream, 7), "05006561726c79");
+  server.close();
+  assertEquals(await read(stream), "0002|");
+  await write(stream, "0002");
+});
+
+Deno.test("withMessages() delivers frames wherever their bytes are cut", async () => {
+  const bytes = Uint8Array.fromHex("0000" + "02006869" + "020101ff" + "0000" + "0200c3a9");
+  await using hand = await half({ side: "server" });
+  const { stream, received } = hand;
+  for (const byte of bytes) await stream.write(Uint8Array.of(byte));
+  await turns();
+  // The first frame, being empty, was a greeting; the second empty one is not.
+  assertEquals(received, ["hi", Uint8Array.of(0x40, 0x53, 1, 255), "", "é"]);
+});
+
+Deno.test("withMessages() answers the peer's end behind what it has to say", async () => {
+  await using hand = await half({ side: "server" });
+  const { end, peer, stream, received } = hand;
+  await write(stream, "010061");
+  await turns();
+  end.frames!.send("b");
+  await write(stream, "0002");
+  await stream.close();
+  assertEquals(await read(stream), "010062" + "0002" + "|");
+  end.frames!.send("to nobody");
+  assertEquals(received, ["a"]);
+  peer.close(CLOSE);
+  assertEquals(await end.closed, CLOSE);
+  assertEquals(received, ["a", undefined]);
+});
+
+Deno.test("withMessages() refuses what it can not read", async () => {
+  const cases: [string, number][] = [
+    ["8001000100", 4413],
+    ["0003", 4400],
+    ["0102", 4400],
+    ["0200c328", 4400],
+  ];
+  for (const [hex, closeCode] of cases) {
+    await using hand = await half({ side: "server", maxFrameBytes: 65_536 });
+    await write(hand.stream, `010061${hex}`);
+    await write(hand.stream, "010062");
+    await hand.stream.close();
+    assertEquals((await hand.end.closed).closeCode, closeCode, hex);
+    assertEquals((await hand.peer.closed).closeCode, closeCode, hex);
+    assertEquals(hand.received, ["a", undefined]);
+  }
+});
+
+Deno.test("withMessages() breaks when the stream ends without its mark", async () => {
+  for (const how of ["close", "abort"] as const) {
+    using time = new FakeTime();
+    await using hand = await half({ side: "server" });
+    await write(hand.stream, "0100610500");
+    await time.tickAsync(1);
+    void hand.stream[how]();
+    const broken = assertRejects(() => hand.end.closed, ConnectionError, "without its end mark");
+    await time.tickAsync(249);
+    assertEquals(hand.received, ["a"]);
+    await time.tickAsync(1);
+    await broken;
+    assertEquals((await hand.peer.closed).closeCode, 4400);
+    assertEquals(hand.received, ["a", undefined]);
+  }
+});
+
+Deno.test("withMessages() breaks when the peer does not take the stream", async () => {
+  using time = new FakeTime();
+  await using hand = await half({ side: "client" });
+  hand.stream.cancel();
+  const broken = assertRejects(() => hand.end.closed, ConnectionError, "not taken by the peer");
+  hand.end.frames!.send("a");
+  await time.tickAsync(250);
+  hand.end.frames!.send("to nobody");
+  assertEquals(hand.end.frames!.bufferedAmount, 0);
+  await broken;
+});
+
+Deno.test("withMessages() lets the connection say why the stream ended", async () => {
+  for (const how of ["close", "abort"] as const) {
+    await using hand = await half({ side: "server" });
+    await write(hand.stream, "010061");
+    void hand.stream[how]();
+    await turns();
+    hand.peer.close(CLOSE);
+    assertEquals(await hand.end.closed, CLOSE);
+    assertEquals(hand.received, ["a", undefined]);
+  }
+});
+
+Deno.test("withMessages() delivers what came before a code that overtook it", async () => {
+  await using hand = await half({ side: "server" });
+  const text = "x".repeat(1000);
+  for (let i = 0; i < 20; i++) await write(hand.stream, "43e800" + "78".repeat(1000));
+  await write(hand.stream, "0002");
+  await hand.stream.close();
+  hand.peer.close(CLOSE);
+  assertEquals(await hand.end.closed, CLOSE);
+  await turns();
+  assertEquals(hand.received, [...Array(20).fill(text), undefined]);
+});
+
+for (const readAfterMs of [200, Infinity]) {
+  const title = readAfterMs === Infinity ? "waits no longer than 250 ms" : "waits";
+  Deno.test(`withMessages() ${title} for what came before the code and was not read yet`, async () => {
+    using time = new FakeTime();
+    const pair = memoryPair({ frames: false });
+    const gate = Promise.withResolvers<void>();
+    const end = withMessages(slowed(pair.server, gate.promise), { side: "server" });
+    const received: (Frame | undefined)[] = [];
+    end.frames!.receive({
+      receiveFrame: (frame) => void received.push(frame),
+      framesEnded: () => void received.push(undefined),
+    });
+    const stream = directStream(await pair.client.createBidirectionalStream());
+    await write(stream, "010061" + "010062" + "0002");
+    await stream.close();
+    pair.client.close(CLOSE);
+    let closedAt = NaN;
+    const start = Date.now();
+    void end.closed.then(() => closedAt = Date.now() - start);
+    if (readAfterMs < Infinity) setTimeout(() => gate.resolve(), readAfterMs);
+    for (let i = 0; i < 20; i++) await time.tickAsync(50);
+    assertEquals(closedAt, Math.min(readAfterMs, 250));
+    assertEquals(await end.closed, CLOSE);
+    assertEquals(received, readAfterMs === Infinity ? [undefined] : ["a", "b", undefined]);
+    gate.resolve();
+  });
+}
+
+Deno.test("MessageFrames.drained() resolves when the connection breaks", async () => {
+  await using hand = await half({ side: "client" });
+  hand.link.stall("to-server");
+  hand.end.frames!.send("x".repeat(100_000));
+  await turns();
+  const drained = hand.end.frames!.drained();
+  hand.link.disconnect();
+  await drained;
+  assertEquals(hand.end.frames!.bufferedAmount, 0);
+});
+
+Deno.test("withMessages() opens its own stream before any other", async () => {
+  const pair = memoryPair({ frames: false });
+  const gate = Promise.withResolvers<void>();
+  await using client = withMessages(slowed(pair.client, gate.promise), { side: "client" });
+  const reason = new Error("changed my mind");
+  const controller = new AbortController();
+  const aborted = client.createBidirectionalStream({ signal: controller.signal });
+  const rejected = assertRejects(() => aborted, Error, reason.message);
+  controller.abort(reason);
+  await rejected;
+  const opening = client.createBidirectionalStream();
+  await turns();
+  gate.resolve();
+  await directStream(await opening).write(Uint8Array.of(9));
+  assertEquals(await read(await firstOf(pair.server), 2), "0000");
+  assertEquals(await (await firstOf(pair.server)).read(), Uint8Array.of(9));
+  pair.server.close();
+});
+
+Deno.test("withMessages() rejects closed when the network breaks", async () => {
+  await using hand = await half({ side: "client" });
+  hand.link.disconnect();
+  await assertRejects(() => hand.end.closed, ConnectionError, "the network was disconnected");
+  assertEquals(hand.received, [undefined]);
+});
+
+Deno.test("withMessages() closes a connection whose client opens no stream", async () => {
+  using time = new FakeTime();
+  await using pair = memoryPair({ frames: false });
+  const server = withMessages(pair.server, { side: "server" });
+  await time.tickAsync(9_999);
+  assert(pair.client.frames === undefined);
+  const expected = { closeCode: 4408, reason: "No message stream in time" };
+  await time.tickAsync(1);
+  assertEquals(await pair.client.closed, expected);
+  assertEquals(await server.closed, expected);
+});
+
+Deno.test("withMessages() closes at once when there is no stream and nothing to say", async () => {
+  using _time = new FakeTime();
+  await using pair = memoryPair({ frames: false });
+  const server = withMessages(pair.server, { side: "server" });
+  server.close(CLOSE);
+  assertEquals(await server.closed, CLOSE);
+  assertEquals(await pair.client.closed, CLOSE);
+});
+
+Deno.test("withMessages() does not let a peer that reads nothing delay the close", async () => {
+  using time = new FakeTime();
+  await using hand = await half({ side: "server", closeTimeoutMs: 700 });
+  const { end, peer } = hand;
+  for (let i = 0; i < 20; i++) end.frames!.send("x".repeat(20_000));
+  end.close(CLOSE);
+  let isClosed = false;
+  void end.closed.then(() => isClosed = true);
+  await time.tickAsync(699);
+  assert(!isClosed);
+  await time.tickAsync(1);
+  assertEquals(await end.closed, CLOSE);
+  assertEquals(await peer.closed, CLOSE);
+  assertEquals(end.frames!.bufferedAmount, 0);
+  await end.frames!.drained();
+});
+
+Deno.test("withMessages() closes normally when the peer ends its stream and no more", async () => {
+  using time = new FakeTime();
+  await using hand = await half({ side: "server" });
+  await write(hand.stream, "0002");
+  await hand.stream.close();
+  await time.tickAsync(1_999);
+  let isClosed = false;
+  void hand.end.closed.then(() => isClosed = true);
+  await time.tickAsync(0);
+  assert(!isClosed);
+  await time.tickAsync(1);
+  assertEquals(await hand.end.closed, { closeCode: 0, reason: "" });
+});
+
+Deno.test("withMessages() tells both ends the same when the peer was first to close", async () => {
+  await using hand = await half({ side: "server" });
+  await write(hand.stream, "0002");
+  await turns();
+  hand.end.close({ closeCode: 3002 });
+  hand.peer.close(CLOSE);
+  assertEquals(await hand.end.closed, CLOSE);
+});
+
+Deno.test("withMessages() keeps its stream from who opens and accepts others", async () => {
+  const pair = memoryPair({ frames: false });
+  await using client = withMessages(pair.client, { side: "client" });
+  await using server = withMessages(pair.server, { side: "server" });
+  // Both before the first stream is open.
+  const incoming = server.incomingBidirectionalStreams;
+  const opening = client.createBidirectionalStream();
+  assert(server.incomingBidirectionalStreams === incoming);
+  const near = directStream(await opening);
+  await near.write(Uint8Array.of(7));
+  const reader = incoming.getReader();
+  const far = directStream((await reader.read()).value!);
+  assertEquals(await far.read(), Uint8Array.of(7));
+  const second = directStream(await client.createBidirectionalStream());
+  await second.write(Uint8Array.of(8));
+  assertEquals(await directStream((await reader.read()).value!).read(), Uint8Array.of(8));
+});
+
+Deno.test("withMessages() hands out the inner streams once its own is there", async () => {
+  const pair = memoryPair({ frames: false });
+  await using _client = withMessages(pair.client, { side: "client" });
+  await using server = withMessages(pair.server, { side: "server" });
+  await turns();
+  assert(server.incomingBidirectionalStreams === pair.server.incomingBidirectionalStreams);
+});
+
+Deno.test("MessageFrames.send() refuses bytes that are no binary message", async () => {
+  await using hand = await half({ side: "client" });
+  const send = () => hand.end.frames!.send(Uint8Array.of(1, 2, 3));
+  assertThrows(send, TypeError, "Cannot send frame");
+  hand.end.close();
+  send();
+});
+
+Deno.test("withMessages() keeps its stream out of the counters, also where it came before", async () => {
+  await using pair = memoryPair({ frames: false });
+  const client = withMessages(pair.client, { side: "client" });
+  client.frames!.send("early");
+  while ((pair.server.counters?.streamBytesReceived ?? 0) === 0) await Promise.resolve();
+  const events: string[] = [];
+  const server = withMessages(pair.server, { side: "server" });
+  server.observe!(({ type }) => void events.push(type));
+  const received = new Promise((resolve) => {
+    server.frames!.receive({ receiveFrame: resolve, framesEnded() {} });
+  });
+  assertEquals(await received, "early");
+  const { bytesSent } = await client.getStats();
+  assertEquals((await server.getStats()).bytesReceived, bytesSent);
+  assert(bytesSent! > 5);
+  assertEquals(client.counters, undefined);
+  const { remoteBidirectionalOpened, streamBytesReceived } = server.counters!;
+  assertEquals([remoteBidirectionalOpened, streamBytesReceived], [0, 0]);
+  await directStream(await client.createBidirectionalStream()).write(new Uint8Array(4));
+  while (events.length === 0) await Promise.resolve();
+  await Promise.all([client, server].map((end) => end[Symbol.asyncDispose]()));
+  assertEquals(server.counters!.streamBytesReceived, 4);
+  // Of the other stream alone.
+  assertEquals(events, ["streamopened", "streamclosed"]);
+});
+
+Deno.test("withMessages() passes on credit, and that the connection shall close", () => {
+  const credit = { state: () => ({}), grant() {} };
+  const closes: unknown[] = [];
+  const { client } = memoryPair({ frames: false });
+  const inner = Object.create(client, {
+    credit: { value: credit },
+    close: { value: (options: unknown) => void closes.push(options) },
+    closed: { value: client.closed },
+    incomingBidirectionalStreams: { value: client.incomingBidirectionalStreams },
+    createBidirectionalStream: { value: () => new Promise(() => {}) },
+    carryMessages: { value: undefined },
+  });
+  const connection = withMessages(inner as Connection, { side: "client" });
+  assertEquals(connection.credit as unknown, credit);
+  connection.close({ closeCode: 4001, reason: "bye", closeConnection: true });
+  assertEquals(closes, [{ closeCode: 4001, reason: "bye", closeConnection: true }]);
+  client.close();
+});
+
+Deno.test("withMessages() says all before it closes, though the peer has ended already", async () => {
+  await using pair = memoryPair({ frames: false });
+  const client = withMessages(pair.client, { side: "client" });
+  for (let i = 0; i < 20; i++) client.frames?.send("x".repeat(1_000));
+  client.close({ closeCode: 4000 });
+  const incoming = pair.server.incomingBidirectionalStreams.getReader();
+  const { readable, writable } = (await incoming.read()).value!;
+  const writer = writable.getWriter();
+  await writer.write(Uint8Array.of(0, 2));
+  await writer.close();
+  const bytes = await new Response(readable).bytes();
+  // The greeting, one frame of all of it with its head, and the end mark.
+  assertEquals([bytes.length > 20_000, [...bytes.subarray(-2)]], [true, [0, 2]]);
+  assertEquals((await pair.server.closed).closeCode, 4000);
+});

@@ -1,0 +1,215 @@
+import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { ConnectionError, StreamError, TimeoutError, UnsupportedError } from "../../errors.ts";
+import { NativePlatform } from "../../tests/native.ts";
+import { dialNativeWebTransport } from "./client.ts";
+import { isNativeWebTransportAvailable } from "./support.ts";
+import type { CertificateHash } from "../webtransport.ts";
+
+const URL_OF_SERVER = "https://example.com:8443/a?b=c%20d";
+
+Deno.test("isNativeWebTransportAvailable() asks what the platform's WebTransport can do", () => {
+  for (
+    const [protocol, page, expected] of [
+      [true, undefined, true],
+      [true, true, true],
+      [false, true, true],
+      // Deno's own, which never sees a close.
+      [false, undefined, false],
+      [false, false, false],
+    ] as const
+  ) {
+    using _platform = new NativePlatform({ protocol, ...(page !== undefined && { page }) });
+    assertEquals(isNativeWebTransportAvailable(), expected, `${protocol} ${page}`);
+  }
+  assertEquals(isNativeWebTransportAvailable(), false, "This runtime's own is no browser's");
+});
+
+Deno.test("dialNativeWebTransport() says that the platform has no WebTransport", async () => {
+  using _platform = new NativePlatform();
+  Object.defineProperty(globalThis, "WebTransport", { value: undefined });
+  assertEquals(isNativeWebTransportAvailable(), false);
+  await assertRejects(() => dialNativeWebTransport(URL_OF_SERVER), UnsupportedError);
+});
+
+Deno.test("dialNativeWebTransport() hands over protocols and hashes", async () => {
+  using platform = new NativePlatform();
+  const serverCertificateHashes: CertificateHash[] = [
+    { algorithm: "sha-256", value: new Uint8Array(32) },
+  ];
+  await using connection = await dialNativeWebTransport(URL_OF_SERVER, {
+    protocols: ["a", "b"],
+    serverCertificateHashes,
+  });
+  const [call] = platform.calls;
+  assertEquals(call!.url, URL_OF_SERVER);
+  assertEquals(call!.options, { protocols: ["a", "b"], serverCertificateHashes });
+  assertEquals(connection.protocol, "a");
+});
+
+Deno.test("dialNativeWebTransport() asks by the query where no protocol can be offered", async () => {
+  const cases: [string, string[], string, string][] = [
+    [URL_OF_SERVER, ["skein.1", "b"], `${URL_OF_SERVER}&protocol=skein.1`, "skein.1"],
+    [
+      "https://example.com/",
+      ["skein.1", "skein.auth"],
+      "https://example.com/?protocol=skein.1&auth=in-band",
+      "skein.1",
+    ],
+    ["https://example.com/", ["a b"], "https://example.com/?protocol=a%20b", "a b"],
+    ["https://example.com/", [], "https://example.com/", ""],
+  ];
+  for (const [url, protocols, expected, protocol] of cases) {
+    using platform = new NativePlatform({ protocol: false, page: true });
+    await using connection = await dialNativeWebTransport(url, { protocols });
+    assertEquals(platform.calls[0]!.url, expected);
+    assertEquals(connection.protocol, protocol);
+  }
+});
+
+Deno.test("dialNativeWebTransport() closes what it gave up, by signal and by time", async () => {
+  using time = new FakeTime();
+  using platform = new NativePlatform();
+  platform.ready = new Promise(() => {});
+  const giveUp = new AbortController();
+  const dialing = [
+    dialNativeWebTransport(URL_OF_SERVER, { signal: giveUp.signal }),
+    dialNativeWebTransport(URL_OF_SERVER, { timeoutMs: 100, signal: giveUp.signal }),
+    dialNativeWebTransport(URL_OF_SERVER, { timeoutMs: Infinity, signal: giveUp.signal }),
+  ];
+  const errors = dialing.map((dialed) => dialed.catch((error) => error));
+  await time.tickAsync(100);
+  giveUp.abort("enough");
+  assertEquals(await errors[0], "enough");
+  assert(await errors[1] instanceof TimeoutError);
+  assertEquals(await errors[2], "enough");
+  for (const { pair } of platform.calls) {
+    assertEquals(await pair.server.closed, { closeCode: 0, reason: "" });
+  }
+  assertEquals(platform.pageHide.size, 0);
+  await assertRejects(() => dialNativeWebTransport(URL_OF_SERVER, { signal: giveUp.signal }));
+  assertEquals(platform.calls.length, 3);
+});
+
+Deno.test("dialNativeWebTransport() rejects with what the platform says", async () => {
+  using platform = new NativePlatform();
+  const cause = new DOMException("Opening handshake failed.", "WebTransportError");
+  platform.ready = Promise.reject(cause);
+  const error = await assertRejects(
+    () => dialNativeWebTransport(URL_OF_SERVER),
+    ConnectionError,
+    "Cannot open WebTransport to https://example.com:8443/a: Opening handshake failed.",
+  );
+  assertStrictEquals(error.cause, cause);
+  await assertRejects(
+    () => dialNativeWebTransport(URL_OF_SERVER, { headers: { a: "b" } }),
+    TypeError,
+    "a browser sends no headers",
+  );
+  assertEquals(platform.pageHide.size, 0);
+});
+
+Deno.test("NativeConnection closes when the page is left, and breaks here", async () => {
+  using platform = new NativePlatform();
+  const connection = await dialNativeWebTransport(URL_OF_SERVER);
+  platform.leavePage();
+  await assertRejects(() => connection.closed, ConnectionError, "The page was left");
+  const { server } = platform.calls[0]!.pair;
+  assertEquals(await server.closed, { closeCode: 0, reason: "" });
+  assertEquals(platform.pageHide.size, 0);
+  connection.close({ closeCode: 3000 });
+  await assertRejects(() => connection.closed, ConnectionError);
+});
+
+Deno.test("NativeConnection listens to the page no more once it is over", async () => {
+  using platform = new NativePlatform();
+  for (const end of ["client", "server", "network"] as const) {
+    const connection = await dialNativeWebTransport(URL_OF_SERVER);
+    assertEquals(platform.pageHide.size, 1);
+    const { pair } = platform.calls.at(-1)!;
+    if (end === "client") connection.close();
+    else if (end === "server") pair.server.close();
+    else pair.link.disconnect();
+    const error = await connection.closed.catch((error) => error);
+    assertEquals(error instanceof ConnectionError, end === "network");
+    assertEquals(platform.pageHide.size, 0, end);
+    platform.leavePage();
+  }
+});
+
+Deno.test("NativeConnection aborts a stream that comes after nobody waits for it", async () => {
+  using time = new FakeTime();
+  using platform = new NativePlatform();
+  const connection = await dialNativeWebTransport(URL_OF_SERVER);
+  const { server } = platform.calls[0]!.pair;
+  // The other end takes a hundred streams before one is accepted.
+  for (let i = 0; i < 100; i++) {
+    await connection.createBidirectionalStream();
+    await connection.createUnidirectionalStream();
+  }
+  const giveUp = new AbortController();
+  const { signal } = giveUp;
+  const opening = [
+    connection.createBidirectionalStream({ signal }),
+    connection.createUnidirectionalStream({ signal, timeoutMs: 50 }),
+  ];
+  const errors = opening.map((opened) => opened.catch((error: unknown) => error));
+  await time.tickAsync(50);
+  giveUp.abort("enough");
+  assertEquals(await errors[0], "enough");
+  assert(await errors[1] instanceof TimeoutError);
+  const bidirectional = server.incomingBidirectionalStreams.getReader();
+  const unidirectional = server.incomingUnidirectionalStreams.getReader();
+  for (let i = 0; i < 100; i++) {
+    await bidirectional.read();
+    await unidirectional.read();
+  }
+  const late = (await bidirectional.read()).value!;
+  await assertRejects(() => late.readable.getReader().read(), StreamError);
+  await assertRejects(() => late.writable.getWriter().closed, StreamError);
+  await assertRejects(
+    async () => await (await unidirectional.read()).value!.getReader().read(),
+    StreamError,
+  );
+  connection.close();
+});
+
+Deno.test("NativeConnection tells the errors of a broken connection apart from a peer's", async () => {
+  using platform = new NativePlatform();
+  const connection = await dialNativeWebTransport(URL_OF_SERVER);
+  const { link } = platform.calls[0]!.pair;
+  const { readable, writable } = await connection.createBidirectionalStream();
+  const reading = readable.getReader().read();
+  const incoming = connection.incomingBidirectionalStreams.getReader().read();
+  const datagram = connection.datagrams.readable.getReader().read();
+  link.disconnect();
+  for (const failed of [reading, writable.getWriter().closed, incoming, datagram]) {
+    await assertRejects(() => failed as Promise<unknown>, ConnectionError);
+  }
+});
+
+Deno.test("NativeConnection reads into the reader's own buffer", async () => {
+  using platform = new NativePlatform();
+  await using connection = await dialNativeWebTransport(URL_OF_SERVER);
+  const { server } = platform.calls[0]!.pair;
+  const writer = (await server.createUnidirectionalStream()).getWriter();
+  const incoming = await connection.incomingUnidirectionalStreams.getReader().read();
+  const reader = incoming.value!.getReader({ mode: "byob" });
+  await writer.write(Uint8Array.of(1, 2, 3));
+  assertEquals((await reader.read(new Uint8Array(2))).value, Uint8Array.of(1, 2));
+  assertEquals((await reader.read(new Uint8Array(2))).value, Uint8Array.of(3));
+  await writer.close();
+  assertEquals((await reader.read(new Uint8Array(2))).done, true);
+});
+
+Deno.test("NativeConnection gives the counters that it knows, and hears that the server winds up", async () => {
+  using platform = new NativePlatform();
+  await using connection = await dialNativeWebTransport(URL_OF_SERVER);
+  const { bytesSent, bytesReceived } = await connection.getStats();
+  assertEquals({ bytesSent, bytesReceived }, { bytesSent: 0, bytesReceived: 0 });
+  platform.calls[0]!.pair.link.drain();
+  await connection.draining;
+  using _poor = new NativePlatform({ stats: false, draining: false });
+  await using other = await dialNativeWebTransport(URL_OF_SERVER);
+  assertEquals(await other.getStats(), {});
+});

@@ -1,0 +1,181 @@
+import { assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { turns } from "../../testing/turns.ts";
+import { certificate, PROTOCOL } from "../../tests/quic_peer.ts";
+import { type AcceptedConnection, QuicAcceptor, type QuicListenOptions } from "./acceptor.ts";
+
+/** A handshake that is ended by hand. */
+class HandHandshake {
+  readonly #handshake = Promise.withResolvers<void>();
+  readonly #closed = Promise.withResolvers<Deno.QuicCloseInfo>();
+  readonly handshake = this.#handshake.promise;
+  readonly closed = this.#closed.promise;
+  readonly remoteAddr = { transport: "udp", hostname: "192.0.2.1", port: 50_000 };
+  isClosed = false;
+
+  async finish(): Promise<void> {
+    this.#handshake.resolve();
+    await turns(1);
+  }
+
+  /** As the runtime does: the handshake resolves, and then the connection is lost. */
+  async fail(): Promise<void> {
+    this.#handshake.resolve();
+    this.#closed.reject(new Error("The handshake failed"));
+    await turns(1);
+  }
+
+  close(): void {
+    this.isClosed = true;
+    this.#handshake.resolve();
+    this.#closed.resolve({ closeCode: 0, reason: "" });
+  }
+}
+
+/** A UDP socket whose handshakes are begun by hand. */
+class HandEndpoint {
+  static last: HandEndpoint;
+  readonly addr = { transport: "udp", hostname: "127.0.0.1", port: 4433 };
+  /** Handshakes that were accepted. */
+  readonly accepted: HandHandshake[] = [];
+  readonly answers = { refused: 0, ignored: 0 };
+  readonly #waiting: PromiseWithResolvers<unknown>[] = [];
+
+  constructor() {
+    HandEndpoint.last = this;
+  }
+
+  /** So many clients begin a handshake. */
+  async begin(count: number): Promise<void> {
+    for (let begun = 0; begun < count; begun++) {
+      while (this.#waiting.length === 0) await Promise.resolve();
+      this.#waiting.shift()!.resolve({
+        accept: () => {
+          const handshake = new HandHandshake();
+          this.accepted.push(handshake);
+          return handshake;
+        },
+        refuse: () => this.answers.refused++,
+        ignore: () => this.answers.ignored++,
+      });
+    }
+    await turns(1);
+  }
+
+  listen() {
+    return {
+      incoming: () => {
+        const waiting = Promise.withResolvers<unknown>();
+        this.#waiting.push(waiting);
+        return waiting.promise;
+      },
+      stop() {},
+    };
+  }
+
+  close(): void {
+    for (const { reject } of this.#waiting.splice(0)) reject(new Error("The endpoint is closed"));
+  }
+}
+
+/** An acceptor on a socket that is moved by hand. */
+class HandAcceptor implements AsyncDisposable {
+  readonly acceptor: QuicAcceptor<AcceptedConnection>;
+  readonly endpoint: HandEndpoint;
+  readonly #descriptor = Object.getOwnPropertyDescriptor(Deno, "QuicEndpoint")!;
+  readonly #time: FakeTime | undefined;
+
+  constructor(options: Partial<QuicListenOptions> = {}, time?: FakeTime) {
+    this.#time = time;
+    // The runtime has it behind a getter.
+    Object.defineProperty(Deno, "QuicEndpoint", { configurable: true, get: () => HandEndpoint });
+    this.acceptor = new QuicAcceptor<AcceptedConnection>({ ...certificate, ...options }, {
+      protocols: [PROTOCOL],
+      maxBidirectionalStreams: 1,
+      maxUnidirectionalStreams: 1,
+      accept: (conn) => {
+        const ending = Promise.withResolvers<void>();
+        return {
+          ending: ending.promise,
+          close() {
+            conn.close();
+            ending.resolve();
+          },
+        };
+      },
+      refuse() {},
+    });
+    this.endpoint = HandEndpoint.last;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    Object.defineProperty(Deno, "QuicEndpoint", this.#descriptor);
+    let isOver = false;
+    const closing = this.acceptor.close(0).then(() => {
+      isOver = true;
+    });
+    while (this.#time !== undefined && !isOver) await this.#time.tickAsync(10);
+    await closing;
+  }
+}
+
+Deno.test("QuicAcceptor ignores handshakes beyond 1,024, and takes one for each that ended", async () => {
+  await using hand = new HandAcceptor();
+  const { endpoint: { accepted, answers }, endpoint, acceptor } = hand;
+  await endpoint.begin(1_030);
+  assertEquals([accepted.length, answers], [1_024, { refused: 0, ignored: 6 }]);
+  await accepted[0]!.fail();
+  await endpoint.begin(2);
+  assertEquals([accepted.length, acceptor.connectionCount], [1_025, 0]);
+  await accepted[1]!.finish();
+  await endpoint.begin(2);
+  assertEquals([accepted.length, acceptor.connectionCount], [1_026, 1]);
+  assertEquals(acceptor.handshakes, { pending: 1_024, ignored: 8, replaced: 0, tooSlow: 0 });
+});
+
+Deno.test("QuicAcceptor gives the place of the oldest handshake to a new one after two seconds", async () => {
+  using time = new FakeTime();
+  await using hand = new HandAcceptor({ maxHandshakes: 2 }, time);
+  const { endpoint: { accepted, answers }, endpoint, acceptor } = hand;
+  await endpoint.begin(1);
+  await time.tickAsync(1_000);
+  await endpoint.begin(1);
+  await time.tickAsync(999);
+  await endpoint.begin(1);
+  assertEquals([accepted.length, answers.ignored], [2, 1]);
+  await time.tickAsync(1);
+  await endpoint.begin(2);
+  assertEquals([accepted.length, answers.ignored], [3, 2]);
+  assertEquals(accepted.map(({ isClosed }) => isClosed), [true, false, false]);
+  await accepted[1]!.finish();
+  await accepted[2]!.finish();
+  assertEquals(acceptor.connectionCount, 2);
+  assertEquals(acceptor.handshakes, { pending: 0, ignored: 2, replaced: 1, tooSlow: 0 });
+});
+
+Deno.test("QuicAcceptor gives a handshake up after ten seconds", async () => {
+  using time = new FakeTime();
+  await using hand = new HandAcceptor({}, time);
+  const { endpoint: { accepted }, endpoint, acceptor } = hand;
+  await endpoint.begin(1);
+  await time.tickAsync(9_999);
+  assertEquals(accepted[0]!.isClosed, false);
+  await time.tickAsync(1);
+  assertEquals(accepted[0]!.isClosed, true);
+  assertEquals(acceptor.handshakes, { pending: 0, ignored: 0, replaced: 0, tooSlow: 1 });
+  assertEquals(acceptor.connectionCount, 0);
+});
+
+Deno.test("QuicAcceptor refuses what connections leave no place for, and ignores what handshakes do", async () => {
+  await using hand = new HandAcceptor({ maxConnections: 2 });
+  const { endpoint: { accepted, answers }, endpoint, acceptor } = hand;
+  await endpoint.begin(3);
+  assertEquals([accepted.length, answers], [2, { refused: 0, ignored: 1 }]);
+  await accepted[0]!.finish();
+  await accepted[1]!.finish();
+  await endpoint.begin(1);
+  assertEquals([acceptor.connectionCount, answers], [2, { refused: 1, ignored: 1 }]);
+  acceptor.stop();
+  await endpoint.begin(1);
+  assertEquals(answers, { refused: 2, ignored: 1 });
+});

@@ -1,0 +1,18 @@
+/**
+ * WebTransport of the platform, and the race of the two transports.
+ *
+ * @module
+ */
+import { dialNativeWebTransport } from "../native/client.ts";
+import { race } from "./run.ts";
+import type { CheckedTransports } from "./transports.ts";
+import type { RacingDialer, TransportPlatform } from "./race.ts";
+import { webTransportLeg } from "./webtransport_leg.ts";
+
+/** Races the platform's own WebTransport, found at the server, and a WebSocket. */
+export function raceNative(
+  webSocket: TransportPlatform["webSocket"],
+  options: CheckedTransports,
+): RacingDialer {
+  return race({ webSocket, webTransport: webTransportLeg(dialNativeWebTransport) }, options);
+}

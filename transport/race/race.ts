@@ -1,0 +1,94 @@
+/**
+ * Which transport a client takes: the preferred one with a head start, and the
+ * other one beside it when that fails or is late.
+ *
+ * @module
+ */
+import { race } from "./run.ts";
+import { checkTransports } from "./transports.ts";
+import type { Connection, FlowControlOptions } from "../connection.ts";
+import type { DialWebSocketOptions } from "../websocket/client.ts";
+import type { CertificateHash, DialWebTransportOptions } from "../webtransport.ts";
+
+/** A transport that a client can be told to take. */
+export type TransportName = "webtransport" | "websocket";
+
+/** Which transports a client takes, and how. */
+export interface TransportOptions {
+  /**
+   * The transports to try, the preferred one first. Both race: the first that is up is taken.
+   *
+   * @default {["webtransport", "websocket"]}
+   */
+  readonly transports?: readonly TransportName[];
+  /**
+   * Certificates of the server that WebTransport trusts without an authority: short-lived ones,
+   * for development. A server on this machine tells its own by itself. None by default.
+   */
+  readonly serverCertificateHashes?: readonly CertificateHash[];
+  /**
+   * How long the preferred transport is tried alone, in milliseconds; at most half of the time for
+   * the whole attempt. When it fails sooner, the other one is tried at once.
+   *
+   * @default {500}
+   */
+  readonly headStartMs?: number;
+  /** How much the server may send on streams ahead of who reads them. */
+  readonly flowControl?: FlowControlOptions;
+}
+
+/** Why a session is not on the transport that was preferred. */
+export interface TransportFallback {
+  /** The transport that was preferred. */
+  readonly transport: TransportName;
+  /** Why it was not taken; browsers tell little of that. */
+  readonly error: unknown;
+}
+
+/** What dials on a platform. */
+export interface TransportPlatform {
+  /** Opens a WebSocket. */
+  readonly webSocket: (url: URL, options: DialWebSocketOptions) => Promise<Connection>;
+  /** Opens WebTransport; or why this platform can not. */
+  readonly webTransport: WebTransportLeg | string;
+}
+
+/**
+ * Finds the WebTransport of a server, and opens it.
+ *
+ * The URL is the application's own: `ws:`, `wss:`, `http:` or `https:`, without a fragment. A
+ * server that has no WebTransport SHOULD be told by {@linkcode UnsupportedError}, which is not
+ * remembered.
+ */
+export type WebTransportLeg = (url: URL, options: DialWebTransportOptions) => Promise<Connection>;
+
+/** Options for one connection. */
+export interface RaceOptions extends DialWebSocketOptions {
+  /** Called before it is up, when another transport than the preferred one was taken. MUST NOT throw. */
+  readonly onFallback?: (fallback: TransportFallback) => void;
+}
+
+/** Opens connections; what it learned of a server it keeps for the next time. */
+export type RacingDialer = (url: string | URL, options?: RaceOptions) => Promise<Connection>;
+
+export { LAST_LEG_MS, MAX_REMEMBERED, REMEMBER_MS } from "./run.ts";
+
+/**
+ * Makes what a client dials with.
+ *
+ * - **Race:** the preferred transport starts, the other one after the head start, or as soon as the
+ *   first failed. The first that is up wins; the other one is given up, and closed if it comes late.
+ * - **Memory:** where the preferred one lost, the other one is tried first for 10 minutes.
+ *
+ * @param platform Dials.
+ * @param options See {@linkcode TransportOptions}.
+ * @returns The dialer; one for each client.
+ * @throws {TypeError} If `transports` is empty, or one of them is none.
+ * @throws {RangeError} If `headStartMs` is negative, or no number.
+ */
+export function raceTransports(
+  platform: TransportPlatform,
+  options: TransportOptions = {},
+): RacingDialer {
+  return race(platform, checkTransports(options));
+}

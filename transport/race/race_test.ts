@@ -1,0 +1,425 @@
+import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
+import type { Connection } from "../connection.ts";
+import { type MemoryPair, memoryPair } from "../memory/memory.ts";
+import {
+  LAST_LEG_MS,
+  MAX_REMEMBERED,
+  type RaceOptions,
+  raceTransports,
+  type RacingDialer,
+  REMEMBER_MS,
+  type TransportFallback,
+  type TransportName,
+  type TransportOptions,
+  type TransportPlatform,
+} from "./race.ts";
+import type { CertificateHash, DialWebTransportOptions } from "../webtransport.ts";
+
+const HASHES: readonly CertificateHash[] = [{ algorithm: "sha-256", value: Uint8Array.of(1, 2) }];
+
+/** One dial that waits for its answer. */
+interface Leg {
+  readonly name: TransportName;
+  readonly url: string;
+  readonly at: number;
+  readonly options: DialWebTransportOptions;
+  readonly pair: MemoryPair;
+  up(): void;
+  fail(error?: unknown): void;
+}
+
+/** A platform whose dials are answered by hand. */
+class Legs implements TransportPlatform {
+  readonly all: Leg[] = [];
+  readonly fallbacks: TransportFallback[] = [];
+
+  readonly webSocket: TransportPlatform["webSocket"] = this.#dialer("websocket");
+  webTransport: TransportPlatform["webTransport"] = this.#dialer("webtransport");
+
+  /** The legs so far, by name. */
+  get names(): TransportName[] {
+    return this.all.map(({ name }) => name);
+  }
+
+  /** The last leg. */
+  get last(): Leg {
+    return this.all.at(-1)!;
+  }
+
+  /** Makes a dialer, and something that dials with it. */
+  racing(options?: TransportOptions): (url?: string, more?: RaceOptions) => Promise<Connection> {
+    const dial: RacingDialer = raceTransports(this, options);
+    return (url = "wss://example.com/", more = {}) =>
+      dial(url, { onFallback: (fallback) => void this.fallbacks.push(fallback), ...more });
+  }
+
+  #dialer(name: TransportName) {
+    return (url: URL, options: DialWebTransportOptions) => {
+      const { promise, resolve, reject } = Promise.withResolvers<Connection>();
+      options.signal!.addEventListener("abort", () => reject(options.signal!.reason));
+      const pair = memoryPair();
+      this.all.push({
+        name,
+        url: url.href,
+        at: Date.now(),
+        options,
+        pair,
+        up: () => resolve(pair.client),
+        fail: (error = new ConnectionError(`No ${name}`)) => reject(error),
+      });
+      return promise;
+    };
+  }
+}
+
+/** Lets everything happen that needs no time. */
+async function turns(): Promise<void> {
+  for (let i = 0; i < 20; i++) await Promise.resolve();
+}
+
+Deno.test("raceTransports() gives WebTransport a head start, and takes it without a word", async () => {
+  using time = new FakeTime();
+  const legs = new Legs();
+  const dialing = legs.racing()("wss://example.com:8443/a/b?c=d%20e#f");
+  await time.tickAsync(499);
+  assertEquals(legs.names, ["webtransport"]);
+  assertEquals(legs.last.url, "wss://example.com:8443/a/b?c=d%20e");
+  legs.last.up();
+  assertStrictEquals(await dialing, legs.last.pair.client);
+  await time.tickAsync(60_000);
+  assertEquals(legs.names, ["webtransport"]);
+  assertEquals(legs.fallbacks, []);
+});
+
+Deno.test("raceTransports() starts WebSocket after the head start, and the first that is up wins", async () => {
+  for (const winner of [0, 1]) {
+    using time = new FakeTime();
+    const legs = new Legs();
+    const dialing = legs.racing({ headStartMs: 200 })();
+    await time.tickAsync(200);
+    assertEquals(legs.names, ["webtransport", "websocket"]);
+    const [won, lost] = [legs.all[winner]!, legs.all[1 - winner]!];
+    won.up();
+    assertStrictEquals(await dialing, won.pair.client);
+    // A WebSocket that is dropped in its handshake leaves a server with a socket that never opens.
+    if (winner === 0) await time.tickAsync(1_999);
+    assertEquals(lost.options.signal!.aborted, winner === 1);
+    await time.tickAsync(1);
+    assert(lost.options.signal!.aborted, "the loser goes on");
+    const names = legs.fallbacks.map(({ transport }) => transport);
+    assertEquals(names, winner === 0 ? [] : ["webtransport"]);
+    if (winner === 1) assert(legs.fallbacks[0]!.error instanceof TimeoutError);
+  }
+});
+
+Deno.test("raceTransports() leaves half of a short time to WebSocket", async () => {
+  using time = new FakeTime();
+  const legs = new Legs();
+  const dialing = legs.racing()("wss://example.com/", { timeoutMs: 300 });
+  await time.tickAsync(150);
+  assertEquals(legs.names, ["webtransport", "websocket"]);
+  legs.last.up();
+  await dialing;
+  assertEquals(
+    String(legs.fallbacks[0]!.error),
+    "TimeoutError: Cannot open webtransport within 150 ms",
+  );
+});
+
+Deno.test("raceTransports() starts WebSocket at once when WebTransport fails", async () => {
+  using _time = new FakeTime();
+  const legs = new Legs();
+  const dialing = legs.racing()();
+  await turns();
+  const error = new ConnectionError("Opening handshake failed");
+  legs.last.fail(error);
+  await turns();
+  assertEquals(legs.names, ["webtransport", "websocket"]);
+  legs.last.up();
+  assertStrictEquals(await dialing, legs.last.pair.client);
+  assertEquals(legs.fallbacks, [{ transport: "webtransport", error }]);
+});
+
+Deno.test("raceTransports() starts WebSocket at once where there is no WebTransport, and says why", async () => {
+  using _time = new FakeTime();
+  const legs = new Legs();
+  legs.webTransport = "Run it with a flag";
+  const dial = legs.racing();
+  // What was never tried is not remembered: the reason is told each time.
+  for (const url of ["wss://example.com/", "wss://example.com/", "ws://127.0.0.1:8000/"]) {
+    const dialing = dial(url);
+    await turns();
+    legs.last.up();
+    await dialing;
+    const { error } = legs.fallbacks.at(-1)!;
+    assert(error instanceof UnsupportedError);
+    assertEquals(error.message, "Run it with a flag");
+  }
+  assertEquals(legs.names, ["websocket", "websocket", "websocket"]);
+});
+
+Deno.test("raceTransports() closes a loser that comes up in spite of its signal", async () => {
+  using time = new FakeTime();
+  const legs = new Legs();
+  const late = memoryPair();
+  const { promise, resolve } = Promise.withResolvers<Connection>();
+  legs.webTransport = () => promise;
+  const dialing = legs.racing()();
+  await time.tickAsync(500);
+  legs.last.up();
+  await dialing;
+  resolve(late.client);
+  assertEquals(await late.server.closed, { closeCode: 0, reason: "" });
+});
+
+Deno.test("raceTransports() gives up by its signal at each stage, and leaves nothing behind", async () => {
+  const stages: [what: string, names: TransportName[], act: (legs: Legs) => void, ms: number][] = [
+    ["before all", [], () => {}, -1],
+    ["during the head start", ["webtransport"], () => {}, 100],
+    ["during the race", ["webtransport", "websocket"], () => {}, 600],
+    [
+      "when one has failed",
+      ["webtransport", "websocket"],
+      (legs) => legs.all[0]!.fail(),
+      100,
+    ],
+    [
+      "when WebSocket has failed",
+      ["webtransport", "websocket"],
+      (legs) => legs.all[1]!.fail(),
+      600,
+    ],
+  ];
+  for (const [what, names, act, ms] of stages) {
+    using time = new FakeTime();
+    const legs = new Legs();
+    const giveUp = new AbortController();
+    if (ms < 0) giveUp.abort("enough");
+    const dialing = legs.racing()("wss://example.com/", { signal: giveUp.signal });
+    dialing.catch(() => {});
+    if (ms >= 0) await time.tickAsync(ms);
+    act(legs);
+    await turns();
+    giveUp.abort("enough");
+    assertEquals(await dialing.catch((reason) => reason), "enough", what);
+    await time.tickAsync(REMEMBER_MS);
+    assertEquals(legs.names, names, what);
+    assert(legs.all.every(({ options }) => options.signal!.aborted), what);
+  }
+});
+
+Deno.test("raceTransports() remembers for ten minutes which server has WebSocket only", async () => {
+  using time = new FakeTime();
+  const legs = new Legs();
+  const dial = legs.racing();
+  const error = new ConnectionError("Blocked");
+  const first = dial();
+  await turns();
+  legs.last.fail(error);
+  await turns();
+  legs.last.up();
+  await first;
+
+  await time.tickAsync(REMEMBER_MS - 1);
+  const second = dial("wss://example.com/other?path");
+  await time.tickAsync(1);
+  assertEquals(legs.names.slice(2), ["websocket"]);
+  // No head start: a slow WebSocket is waited for.
+  await time.tickAsync(5_000);
+  assertEquals(legs.names.slice(2), ["websocket"]);
+  legs.last.up();
+  await second;
+  assertEquals(legs.fallbacks[1], { transport: "webtransport", error });
+
+  const elsewhere = dial("wss://example.com:8443/");
+  await turns();
+  assertEquals(legs.last.name, "webtransport");
+  legs.last.up();
+  await elsewhere;
+
+  const third = dial();
+  await turns();
+  assertEquals(legs.last.name, "webtransport");
+  legs.last.up();
+  await third;
+  assertEquals(legs.fallbacks.length, 2);
+});
+
+Deno.test("raceTransports() tries WebTransport after all when the remembered WebSocket fails", async () => {
+  using time = new FakeTime();
+  const legs = new Legs();
+  const dial = legs.racing();
+  const first = dial();
+  await time.tickAsync(500);
+  legs.last.up();
+  await first;
+
+  const second = dial();
+  await turns();
+  legs.last.fail();
+  await turns();
+  assertEquals(legs.names.slice(2), ["websocket", "webtransport"]);
+  legs.last.up();
+  await second;
+  // It holds again, and what was remembered is not true any more.
+  void dial();
+  await turns();
+  assertEquals(legs.last.name, "webtransport");
+  legs.last.up();
+});
+
+Deno.test("raceTransports() remembers 64 servers, and forgets the oldest", async () => {
+  using _time = new FakeTime();
+  const legs = new Legs();
+  const dial = legs.racing();
+  const lose = async (url: string) => {
+    const dialing = dial(url);
+    await turns();
+    legs.last.fail();
+    await turns();
+    legs.last.up();
+    await dialing;
+  };
+  const firstOf = async (url: string) => {
+    void dial(url);
+    await turns();
+    legs.last.up();
+    return legs.last.name;
+  };
+  for (let i = 0; i <= MAX_REMEMBERED; i++) await lose(`wss://host-${i}/`);
+  assertEquals(await firstOf("wss://host-0/"), "webtransport");
+  assertEquals(await firstOf("wss://host-1/"), "websocket");
+  assertEquals(await firstOf(`wss://host-${MAX_REMEMBERED}/`), "websocket");
+});
+
+Deno.test("raceTransports() tells both causes when both fail, whichever was first", async () => {
+  for (const first of [0, 1]) {
+    using time = new FakeTime();
+    const legs = new Legs();
+    const dialing = legs.racing()();
+    dialing.catch(() => {});
+    await time.tickAsync(500);
+    const [h3, ws] = [new ConnectionError("No answer"), new ConnectionError("No socket")];
+    const fail = [() => legs.all[0]!.fail(h3), () => legs.all[1]!.fail(ws)];
+    fail[first]!();
+    await turns();
+    fail[1 - first]!();
+    const error = await assertRejects(() => dialing, ConnectionError, "No socket; No answer");
+    assert(error.cause instanceof AggregateError);
+    assertEquals(error.cause.errors, [h3, ws]);
+    assertEquals(legs.all.length, 2);
+  }
+});
+
+Deno.test("raceTransports() does not wait long for WebTransport once WebSocket failed", async () => {
+  using time = new FakeTime();
+  const legs = new Legs();
+  const dialing = legs.racing()();
+  dialing.catch(() => {});
+  await time.tickAsync(500);
+  legs.last.fail();
+  await time.tickAsync(LAST_LEG_MS - 1);
+  assert(!legs.all[0]!.options.signal!.aborted);
+  await time.tickAsync(1);
+  await assertRejects(() => dialing, ConnectionError, `within ${LAST_LEG_MS} ms`);
+  assert(legs.all[0]!.options.signal!.aborted);
+});
+
+Deno.test("raceTransports() fails as the only transport does that was tried", async () => {
+  const error = new ConnectionError("Refused", { status: 403 });
+  const cases: [TransportOptions, (legs: Legs) => void][] = [
+    [{ transports: ["websocket"] }, () => {}],
+    [{ transports: ["webtransport"] }, () => {}],
+    [{}, (legs) => legs.webTransport = "None"],
+  ];
+  for (const [options, prepare] of cases) {
+    using time = new FakeTime();
+    const legs = new Legs();
+    prepare(legs);
+    const dialing = legs.racing(options)();
+    dialing.catch(() => {});
+    await time.tickAsync(10_000);
+    assertEquals(legs.all.length, 1);
+    legs.last.fail(error);
+    assertStrictEquals(await dialing.catch((error) => error), error);
+  }
+});
+
+Deno.test("raceTransports() can prefer WebSocket", async () => {
+  using time = new FakeTime();
+  const legs = new Legs();
+  const dial = legs.racing({ transports: ["websocket", "webtransport"] });
+  const first = dial();
+  await time.tickAsync(500);
+  assertEquals(legs.names, ["websocket", "webtransport"]);
+  legs.all[0]!.up();
+  await first;
+  assertEquals(legs.fallbacks, []);
+  const second = dial();
+  await time.tickAsync(500);
+  legs.last.up();
+  await second;
+  assertEquals(legs.fallbacks[0]!.transport, "websocket");
+});
+
+Deno.test("raceTransports() hands over the URL, what was asked for, and the certificates", async () => {
+  const legs = new Legs();
+  const dialing = legs.racing({ serverCertificateHashes: HASHES })("ws://example.com/x?y#z", {
+    protocols: ["skein.1"],
+    headers: { a: "b" },
+    timeoutMs: 10_000,
+  });
+  await turns();
+  const { url, options: { signal, ...options } } = legs.last;
+  assertEquals(url, "ws://example.com/x?y");
+  assertEquals(options, {
+    protocols: ["skein.1"],
+    headers: { a: "b" },
+    timeoutMs: 10_000,
+    serverCertificateHashes: HASHES,
+  });
+  assert(!signal!.aborted);
+  legs.last.up();
+  await dialing;
+});
+
+Deno.test("raceTransports() does not remember a server that does not offer WebTransport", async () => {
+  const legs = new Legs();
+  const dial = legs.racing({ headStartMs: 1_000_000 });
+  const first = dial();
+  await turns();
+  const error = new UnsupportedError("The server does not offer it");
+  legs.last.fail(error);
+  await turns();
+  assertEquals(legs.last.name, "websocket");
+  legs.last.up();
+  await first;
+  assertEquals(legs.fallbacks, [{ transport: "webtransport", error }]);
+  // A server that is started anew may have it.
+  const second = dial();
+  await turns();
+  assertEquals(legs.last.name, "webtransport");
+  legs.last.up();
+  await second;
+});
+
+Deno.test("raceTransports() refuses arguments that make no sense", async () => {
+  const legs = new Legs();
+  for (const transports of [[], ["h3"], ["websocket", "tcp"]]) {
+    assertThrows(
+      () => raceTransports(legs, { transports: transports as TransportName[] }),
+      TypeError,
+      `received ${JSON.stringify(transports)}`,
+    );
+  }
+  for (const headStartMs of [-1, NaN]) {
+    assertThrows(() => raceTransports(legs, { headStartMs }), RangeError, `${headStartMs}`);
+  }
+  for (const url of ["", "example.com", "ftp://example.com/?secret", "memory://x/"]) {
+    const error = await assertRejects(() => legs.racing()(url), TypeError, "url must begin with");
+    assert(!error.message.includes("secret"));
+  }
+  assertEquals(legs.all, []);
+});

@@ -1,0 +1,46 @@
+import { assertEquals, assertFalse, assertInstanceOf, assertThrows } from "@std/assert";
+import { H3Error, toHttp3StreamCode } from "../h3/error_codes.ts";
+import { W3C_ERRORS, WebTransportError } from "./error.ts";
+
+Deno.test("WebTransportError() is a DOMException with a source and a code", () => {
+  const plain = new WebTransportError();
+  assertInstanceOf(plain, DOMException);
+  assertInstanceOf(plain, Error);
+  assertEquals([plain.name, plain.message, plain.code], ["WebTransportError", "", 0]);
+  assertEquals([plain.source, plain.streamErrorCode], ["stream", null]);
+  assertFalse("cause" in plain);
+
+  const error = new WebTransportError("lost", {
+    source: "session",
+    streamErrorCode: 7,
+    cause: plain,
+  });
+  assertEquals([error.message, error.source, error.streamErrorCode], ["lost", "session", 7]);
+  assertEquals(error.cause, plain);
+  // As older browsers have it.
+  const old = new WebTransportError({ streamErrorCode: 139, message: "enough" });
+  assertEquals([old.message, old.streamErrorCode], ["enough", 139]);
+});
+
+Deno.test("WebTransportError() cuts a code to 32 bits, and refuses an unknown source", () => {
+  for (const [given, code] of [[-1, 0], [2 ** 40, 2 ** 32 - 1], [NaN, 0], [1.4, 1]] as const) {
+    assertEquals(new WebTransportError("", { streamErrorCode: given }).streamErrorCode, code);
+  }
+  assertThrows(() => new WebTransportError("", { source: "page" as "stream" }), TypeError);
+});
+
+Deno.test("W3C_ERRORS.stream() carries the code of the server", () => {
+  for (const [code, expected] of [[0, 0], [0xffff_ffff, 0xffff_ffff], [undefined, 0]] as const) {
+    const http3Code = code === undefined ? H3Error.internalError : toHttp3StreamCode(code);
+    for (const kind of ["reset", "stopped"] as const) {
+      const error = W3C_ERRORS.stream({ kind, code: http3Code }, code) as WebTransportError;
+      assertEquals([error.source, error.streamErrorCode], ["stream", expected]);
+    }
+  }
+});
+
+Deno.test("W3C_ERRORS.stream() takes the end of a session for what it is", () => {
+  const failure = { kind: "reset", code: H3Error.sessionGone } as const;
+  const error = W3C_ERRORS.stream(failure, undefined) as WebTransportError;
+  assertEquals([error.source, error.streamErrorCode], ["session", null]);
+});
