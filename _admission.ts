@@ -19,8 +19,8 @@ import { type WebSocketDoor, WebSocketInvitation } from "./_websocket_invitation
 import { type PagePlace, urlOf, WebTransportInvitation } from "./_webtransport_invitation.ts";
 import { AuthenticationError, CloseCode, LimitError } from "./errors.ts";
 import type { AdmitOptions, Reservation, SessionManager } from "./manager/mod.ts";
-import type { ConsoleReport } from "./session/console_report.ts";
-import { MAX_JOINED_BYTES } from "./session/entry.ts";
+import type { ConsoleReport } from "./session/insight/console_report.ts";
+import { MAX_JOINED_BYTES } from "./session/queue/packing.ts";
 import {
   coreOf,
   Session,

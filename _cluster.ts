@@ -13,9 +13,9 @@ import { Presence, type PresenceOptions } from "./pubsub/presence.ts";
 import { type RoomOptions, Rooms } from "./pubsub/rooms.ts";
 import type { Topics } from "./pubsub/topics.ts";
 import type { AnyContract } from "./session/contract.ts";
-import { type EncodedMessage, framed } from "./session/encoded.ts";
+import { type EncodedMessage, framed } from "./session/wire/encode.ts";
 import { coreOf, type Session, type SessionCloseOptions } from "./session/session.ts";
-import { exceedsBytes } from "./session/utf8.ts";
+import { exceedsBytes } from "./session/wire/utf8.ts";
 import { checkCloseInfo } from "./transport/close_info.ts";
 
 /** Sessions that one node lists of one user. */

@@ -9,7 +9,7 @@ import { ConnectionError } from "./errors.ts";
 import type { Session } from "./session/session.ts";
 import type { SessionSettings } from "./session/settings.ts";
 import { withoutToken } from "./session/url.ts";
-import { type Handshake, refusalStatus } from "./session/watching.ts";
+import { type Handshake, refusalStatus } from "./session/insight/watch.ts";
 
 /** A handshake that somebody follows. Disposed of, it counts as one whose peer vanished. */
 export class ServerHandshake implements Disposable {

@@ -29,14 +29,14 @@ import {
 import type { Counted, CountedTopics, CountedWebTransport, OtelMetrics } from "./_otel_metrics.ts";
 import type { CloseInfo } from "./errors.ts";
 import type { UntypedMessage } from "./session/contract.ts";
-import type { TraceContext } from "./session/envelope.ts";
+import type { TraceContext } from "./session/wire/envelope.ts";
 import type {
   HandshakeInfo,
   HandshakeOutcome,
   HandshakeWatch,
   Instrumentation,
   RequestWatch,
-} from "./session/instrumentation.ts";
+} from "./session/insight/instrumentation.ts";
 import type { Session } from "./session/session.ts";
 
 /** What a span and its measurement have in common. */

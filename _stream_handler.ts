@@ -5,8 +5,8 @@
  */
 import { CloseCode } from "./errors.ts";
 import { report } from "./session/inbound.ts";
-import { coreOf } from "./session/_inside.ts";
-import type { IncomingStream } from "./session/incoming_streams.ts";
+import { coreOf } from "./session/reach.ts";
+import type { IncomingStream } from "./session/streams/incoming_streams.ts";
 import type { Session } from "./session/session.ts";
 import { directReadable, directStream } from "./transport/direct.ts";
 

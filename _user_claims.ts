@@ -6,7 +6,7 @@
 import { LimitError } from "./errors.ts";
 import type { Nodes } from "./pubsub/nodes.ts";
 import type { BrokerStore } from "./pubsub/store.ts";
-import { settlesWithin } from "./session/wait.ts";
+import { settlesWithin } from "./session/base/wait.ts";
 
 /** How long a claim holds that nobody renews, in milliseconds. */
 const CLAIM_MS = 120_000;

@@ -33,7 +33,7 @@ import {
   OtelMetrics,
 } from "./_otel_metrics.ts";
 import { OtelInstrumentation } from "./_otel_spans.ts";
-import type { Instrumentation } from "./session/instrumentation.ts";
+import type { Instrumentation } from "./session/insight/instrumentation.ts";
 
 export type { Counted, CountedTopics, CountedWebTransport, Instrumentation };
 

@@ -16,7 +16,7 @@ import {
 import { RequestError } from "./errors.ts";
 import { Topics } from "./pubsub/topics.ts";
 import { defineContract, type UntypedMessage } from "./session/contract.ts";
-import { instrument } from "./session/instrument.ts";
+import { instrument } from "./session/insight/instrument.ts";
 import { coreOf, Session } from "./session/session.ts";
 import { type SessionHandlers, sessionSettings } from "./session/settings.ts";
 import { soon, turns } from "./tests/sessions.ts";

@@ -4,10 +4,10 @@
  * @module
  */
 import { CloseCode, type RequestFailure } from "../errors.ts";
-import type { Envelope } from "../session/envelope.ts";
-import { isInTurn, type ServerMeter } from "../session/server_inbound.ts";
+import type { Envelope } from "../session/wire/envelope.ts";
+import { isInTurn, type ServerMeter } from "../session/serving/server_inbound.ts";
 import { coreOf, type Session } from "../session/session.ts";
-import { MAX_TIMER_MS } from "../session/wait.ts";
+import { MAX_TIMER_MS } from "../session/base/wait.ts";
 import type { Account, RateScope, RateUnit } from "./_accounts.ts";
 
 /** Refusals are counted anew after so many milliseconds. */

@@ -6,7 +6,7 @@
  */
 import { CloseCode } from "../errors.ts";
 import { coreOf, type Session } from "../session/session.ts";
-import { MAX_TIMER_MS } from "../session/wait.ts";
+import { MAX_TIMER_MS } from "../session/base/wait.ts";
 
 /** The part of the time over which the closes are spread; the rest is for the last ones to finish. */
 const SPREAD = 0.8;

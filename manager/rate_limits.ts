@@ -4,7 +4,7 @@
  * @module
  */
 import { LimitError } from "../errors.ts";
-import { checkLimits } from "../session/limits.ts";
+import { checkLimits } from "../session/base/limits.ts";
 import type { Session } from "../session/session.ts";
 import { Account, Accounts, type Rates, type RateScope, type RateUnit } from "./_accounts.ts";
 import { type MeterHost, SessionMeter } from "./_meter.ts";

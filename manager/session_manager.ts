@@ -10,9 +10,9 @@ import {
   type SessionCloseOptions,
   type SessionState,
 } from "../session/session.ts";
-import { diagnostics, type SessionDiagnostics } from "../session/diagnostics.ts";
-import { issues, type SessionIssue } from "../session/health.ts";
-import { MAX_TIMER_MS } from "../session/wait.ts";
+import { diagnostics, type SessionDiagnostics } from "../session/insight/diagnostics.ts";
+import { issues, type SessionIssue } from "../session/insight/health.ts";
+import { MAX_TIMER_MS } from "../session/base/wait.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 import { addressKey } from "../transport/address.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";

@@ -5,7 +5,7 @@
  */
 import { CloseCode } from "../errors.ts";
 import { coreOf, type Session, type SessionState } from "../session/session.ts";
-import type { SessionStats } from "../session/stats.ts";
+import type { SessionStats } from "../session/insight/stats.ts";
 import type { ConnectionCounters } from "../transport/connection.ts";
 import type { RefusalReason, SessionLimiter } from "./limits.ts";
 import type { RateStats } from "./rate_limits.ts";

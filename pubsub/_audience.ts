@@ -1,8 +1,8 @@
 /** The sessions of one topic with a history, on one node. */
-import { Broadcast } from "../session/broadcast.ts";
-import type { RecoveryReason, SubscribeAnswer } from "../session/recovery.ts";
+import { Broadcast } from "../session/queue/broadcast.ts";
+import type { RecoveryReason, SubscribeAnswer } from "../session/wire/recovery.ts";
 import { coreOf, type Session } from "../session/session.ts";
-import type { Turn } from "../session/turn.ts";
+import type { Turn } from "../session/queue/turn.ts";
 import type { PageBounds, Placed } from "./_tail.ts";
 import {
   Replay,

@@ -4,7 +4,7 @@ import type {
   HistoryPosition,
   RecoveryReason,
   SubscribeAnswer,
-} from "../session/recovery.ts";
+} from "../session/wire/recovery.ts";
 import type { HistoryQuery, PlacedPage } from "./_history_reader.ts";
 import type { Line } from "./_line.ts";
 import type { Placed, Tail } from "./_tail.ts";

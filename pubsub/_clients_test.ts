@@ -2,8 +2,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { Session } from "../session/session.ts";
 import { type SessionLimits, sessionSettings } from "../session/settings.ts";
-import type { SubscribeAnswer } from "../session/recovery.ts";
-import type { Turn } from "../session/turn.ts";
+import type { SubscribeAnswer } from "../session/wire/recovery.ts";
+import type { Turn } from "../session/queue/turn.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import type { SubscribeOptions } from "./replay.ts";
 import type { Topics } from "./topics.ts";

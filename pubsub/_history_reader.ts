@@ -1,6 +1,6 @@
 /** Pages of one topic's history, read from the engine. */
-import { MAX_TAG_LENGTH, placed } from "../session/placed.ts";
-import { waitFor } from "../session/wait.ts";
+import { MAX_TAG_LENGTH, placed } from "../session/wire/history_place.ts";
+import { waitFor } from "../session/base/wait.ts";
 import type { PageBounds, Placed } from "./_tail.ts";
 import type { Publication } from "./broker.ts";
 import type { BrokerHistory, HistoryBounds, HistoryPage, PublicationPosition } from "./history.ts";

@@ -1,5 +1,5 @@
 /** Work that is bounded: so much of it at once, the rest waits in order. */
-import { platformSchedule, type Schedule } from "../session/schedule.ts";
+import { platformSchedule, type Schedule } from "../session/queue/schedule.ts";
 
 /**
  * Lets so many in at once. Whoever waits gets in at the end of a turn of the event loop, so

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { settlesWithin } from "../session/wait.ts";
+import { settlesWithin } from "../session/base/wait.ts";
 import type { NodeAnswers } from "./node_types.ts";
 
 /** Questions that wait for answers at once. */

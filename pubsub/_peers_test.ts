@@ -2,7 +2,7 @@
 import { assert } from "@std/assert";
 import { Session } from "../session/session.ts";
 import { type SessionLimits, sessionSettings } from "../session/settings.ts";
-import { Turn } from "../session/turn.ts";
+import { Turn } from "../session/queue/turn.ts";
 import type { Frame } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 

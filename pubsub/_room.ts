@@ -4,17 +4,17 @@
  * @module
  */
 import { QueueFullError } from "../errors.ts";
-import { Broadcast } from "../session/broadcast.ts";
-import { type EncodedMessage, encodeMessage } from "../session/encoded.ts";
+import { Broadcast } from "../session/queue/broadcast.ts";
+import { type EncodedMessage, encodeMessage } from "../session/wire/encode.ts";
 import {
   PRESENCE_PREFIX,
   type PresenceChangesNotice,
   type PresenceMember,
   type PresenceNotice,
-} from "../session/presence_notice.ts";
+} from "../session/wire/presence_notice.ts";
 import { coreOf, type Session } from "../session/session.ts";
-import type { Turn } from "../session/turn.ts";
-import { utf8Length } from "../session/utf8.ts";
+import type { Turn } from "../session/queue/turn.ts";
+import { utf8Length } from "../session/wire/utf8.ts";
 import type { Presence } from "./presence.ts";
 import type { PresenceEvent } from "./presence_types.ts";
 

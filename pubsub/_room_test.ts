@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import type { Peer } from "./_peers_test.ts";
 import { Bench, heard } from "./_rooms_bench_test.ts";
-import type { PresenceNotice } from "../session/presence_notice.ts";
+import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import { type RoomOptions, Rooms } from "./rooms.ts";
 
 const SMALL: RoomOptions = { gatherAbove: 2, gatherMs: 1_000 };

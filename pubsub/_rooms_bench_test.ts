@@ -1,6 +1,6 @@
 /** What the tests of rooms share. */
 import { FakeTime } from "@std/testing/time";
-import type { Unsubscribed } from "../session/recovery.ts";
+import type { Unsubscribed } from "../session/wire/recovery.ts";
 import { type Peer, Peers } from "./_peers_test.ts";
 import { Presence, type PresenceOptions } from "./presence.ts";
 import { Rooms, type RoomsOptions } from "./rooms.ts";

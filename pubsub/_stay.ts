@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { PresenceMember } from "../session/presence_notice.ts";
+import type { PresenceMember } from "../session/wire/presence_notice.ts";
 import type { Session } from "../session/session.ts";
 import { isNumber } from "./_node_message.ts";
 import type { DirectoryScope } from "./directory.ts";

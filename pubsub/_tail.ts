@@ -1,5 +1,5 @@
 /** The newest publications of topics, kept ready for clients that come back. */
-import type { EncodedMessage } from "../session/encoded.ts";
+import type { EncodedMessage } from "../session/wire/encode.ts";
 
 /** Most publications of one topic. */
 const MAX_TAIL_MESSAGES = 512;

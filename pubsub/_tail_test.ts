@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { framed } from "../session/encoded.ts";
+import { framed } from "../session/wire/encode.ts";
 import { cutPage, type Placed, Tail, Tails } from "./_tail.ts";
 
 const ALL = { maxMessages: 10_000, maxBytes: Infinity };

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import type { StatusFeed } from "../session/status_feed.ts";
+import type { StatusFeed } from "../session/base/status_feed.ts";
 import type { BrokerHistory, HistoryBounds, PublicationPosition } from "./history.ts";
 import type { BrokerStore } from "./store.ts";
 

@@ -4,7 +4,7 @@
  * @module
  */
 import { UnsupportedError } from "../errors.ts";
-import { settlesWithin, startTimer } from "../session/wait.ts";
+import { settlesWithin, startTimer } from "../session/base/wait.ts";
 import { type Check, type Page, readCheck, readPage } from "./_directory_message.ts";
 import { OpenScope, type Works } from "./_open_scope.ts";
 import { INTERNAL_PREFIX } from "./broker.ts";

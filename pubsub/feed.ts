@@ -3,10 +3,10 @@
  *
  * @module
  */
-import { Changing } from "../session/changing.ts";
-import type { RecoveryReason, SubscribeAnswer } from "../session/recovery.ts";
+import { Changing } from "../session/base/signal.ts";
+import type { RecoveryReason, SubscribeAnswer } from "../session/wire/recovery.ts";
 import type { Session } from "../session/session.ts";
-import { startTimer, waitFor } from "../session/wait.ts";
+import { startTimer, waitFor } from "../session/base/wait.ts";
 import { Audience, type AudienceHost, type Stage } from "./_audience.ts";
 import {
   type HistoryQuery,

@@ -4,11 +4,11 @@
  * @module
  */
 import { UnsupportedError } from "../errors.ts";
-import { PRESENCE_PREFIX } from "../session/presence_notice.ts";
+import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
 import type { Session } from "../session/session.ts";
-import { checkLimits } from "../session/limits.ts";
-import { TopicRouter } from "../session/topic_pattern.ts";
-import type { Turn } from "../session/turn.ts";
+import { checkLimits } from "../session/base/limits.ts";
+import { TopicRouter } from "../session/base/topic_pattern.ts";
+import type { Turn } from "../session/queue/turn.ts";
 import { Line } from "./_line.ts";
 import { Tails } from "./_tail.ts";
 import type { Broker } from "./broker.ts";

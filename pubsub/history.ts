@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { HistoryPosition } from "../session/recovery.ts";
+import type { HistoryPosition } from "../session/wire/recovery.ts";
 import type { Publication } from "./broker.ts";
 
 /** How much of a topic is kept. Whichever bound is reached first counts. */

@@ -104,4 +104,4 @@ export type {
   PresenceMembersNotice,
   PresenceNotice,
   PresenceUpdateNotice,
-} from "../session/presence_notice.ts";
+} from "../session/wire/presence_notice.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 import { UnsupportedError } from "../errors.ts";
-import { MAX_TIMER_MS, settlesWithin, startTimer } from "../session/wait.ts";
+import { MAX_TIMER_MS, settlesWithin, startTimer } from "../session/base/wait.ts";
 import { Alive } from "./_alive.ts";
 import { NodeAsks } from "./_node_asks.ts";
 import { type NodeMessage, parseNodeMessage } from "./_node_message.ts";

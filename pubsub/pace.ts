@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { platformSchedule, type Schedule } from "../session/schedule.ts";
+import { platformSchedule, type Schedule } from "../session/queue/schedule.ts";
 
 /**
  * Bytes of one turn: half of what a session's wire holds before its queue fills. A node that was

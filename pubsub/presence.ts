@@ -3,12 +3,12 @@
  *
  * @module
  */
-import { encodeEnvelope } from "../session/envelope.ts";
-import type { PresenceMember } from "../session/presence_notice.ts";
+import { encodeEnvelope } from "../session/wire/envelope.ts";
+import type { PresenceMember } from "../session/wire/presence_notice.ts";
 import { coreOf, type Session } from "../session/session.ts";
-import { utf8Length } from "../session/utf8.ts";
-import { MAX_TIMER_MS } from "../session/wait.ts";
-import { checkTopic } from "../session/topic_pattern.ts";
+import { utf8Length } from "../session/wire/utf8.ts";
+import { MAX_TIMER_MS } from "../session/base/wait.ts";
+import { checkTopic } from "../session/base/topic_pattern.ts";
 import { Places } from "./_places.ts";
 import type { Place, Stay } from "./_stay.ts";
 import type {

@@ -1,8 +1,8 @@
 /** The data with which users are present: whose stands, who is told of it, and how much at a time. */
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError } from "../errors.ts";
-import type { PresenceMember, PresenceNotice } from "../session/presence_notice.ts";
-import { utf8Length } from "../session/utf8.ts";
+import type { PresenceMember, PresenceNotice } from "../session/wire/presence_notice.ts";
+import { utf8Length } from "../session/wire/utf8.ts";
 import type { Peer } from "./_peers_test.ts";
 import { Bench } from "./_rooms_bench_test.ts";
 import { Directory } from "./directory.ts";

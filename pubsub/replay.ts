@@ -4,9 +4,9 @@
  * @module
  */
 import { QueueFullError } from "../errors.ts";
-import type { HistoryOptions, RecoveryReason, SubscribeAnswer } from "../session/recovery.ts";
+import type { HistoryOptions, RecoveryReason, SubscribeAnswer } from "../session/wire/recovery.ts";
 import { coreOf, type Session } from "../session/session.ts";
-import { settlesWithin } from "../session/wait.ts";
+import { settlesWithin } from "../session/base/wait.ts";
 import {
   type Beginning,
   beginWithout,

@@ -1,7 +1,7 @@
 /** Histories whose engine lost a publication, and has another one with the same place. */
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import type { HistoryPosition, SubscribeAnswer } from "../session/recovery.ts";
+import type { HistoryPosition, SubscribeAnswer } from "../session/wire/recovery.ts";
 import { turns } from "../testing/turns.ts";
 import { Random } from "../tests/random.ts";
 import { Client, type Line } from "./_clients_test.ts";

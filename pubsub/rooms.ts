@@ -4,11 +4,11 @@
  * @module
  */
 import { QueueFullError } from "../errors.ts";
-import { PRESENCE_PREFIX, type PresenceMember } from "../session/presence_notice.ts";
+import { PRESENCE_PREFIX, type PresenceMember } from "../session/wire/presence_notice.ts";
 import { coreOf, type Session } from "../session/session.ts";
-import { checkTopic, TopicRouter } from "../session/topic_pattern.ts";
-import { utf8Length } from "../session/utf8.ts";
-import { MAX_TIMER_MS } from "../session/wait.ts";
+import { checkTopic, TopicRouter } from "../session/base/topic_pattern.ts";
+import { utf8Length } from "../session/wire/utf8.ts";
+import { MAX_TIMER_MS } from "../session/base/wait.ts";
 import { Room, type RoomOptions } from "./_room.ts";
 import {
   copyPresenceData,

@@ -4,21 +4,21 @@
  * @module
  */
 import { QueueFullError, UnsupportedError } from "../errors.ts";
-import { Broadcast } from "../session/broadcast.ts";
-import { encodeMessage, framed, MAX_MESSAGE_BYTES } from "../session/encoded.ts";
+import { Broadcast } from "../session/queue/broadcast.ts";
+import { encodeMessage, framed, MAX_MESSAGE_BYTES } from "../session/wire/encode.ts";
 import {
   describe,
   isName,
   isTopic,
   MAX_NAME_LENGTH,
   MAX_TOPIC_BYTES,
-} from "../session/envelope.ts";
-import { MAX_PLACE_BYTES } from "../session/placed.ts";
-import type { SubscribeAnswer } from "../session/recovery.ts";
+} from "../session/wire/envelope.ts";
+import { MAX_PLACE_BYTES } from "../session/wire/history_place.ts";
+import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import { coreOf, type Session } from "../session/session.ts";
-import { checkTopic } from "../session/topic_pattern.ts";
-import { Turn } from "../session/turn.ts";
-import { waitFor } from "../session/wait.ts";
+import { checkTopic } from "../session/base/topic_pattern.ts";
+import { Turn } from "../session/queue/turn.ts";
+import { waitFor } from "../session/base/wait.ts";
 import { cutReason } from "../transport/close_info.ts";
 import {
   type Broker,

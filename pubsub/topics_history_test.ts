@@ -1,8 +1,8 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { decodeBinary } from "../session/_binary.ts";
+import { decodeBinary } from "../session/wire/binary.ts";
 import { BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
-import type { SubscribeAnswer } from "../session/recovery.ts";
+import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import { coreOf } from "../session/session.ts";
 import { turns } from "../testing/turns.ts";
 import { assertRun, Client, Clients } from "./_clients_test.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 import type { Session } from "../session/session.ts";
-import type { Turn } from "../session/turn.ts";
+import type { Turn } from "../session/queue/turn.ts";
 import type { Broker } from "./broker.ts";
 import type { HistoryBounds, PublicationKey } from "./history.ts";
 import type { SubscribeOptions } from "./replay.ts";

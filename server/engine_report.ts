@@ -4,7 +4,7 @@
  * @module
  */
 import type { Broker } from "../pubsub/broker.ts";
-import type { ConsoleReport } from "../session/console_report.ts";
+import type { ConsoleReport } from "../session/insight/console_report.ts";
 
 /** How long an engine may take to answer for the first time, in milliseconds. */
 const START_MS = 5_000;

@@ -6,7 +6,7 @@
 import { CloseCode } from "../errors.ts";
 import type { SessionCore } from "../session/core.ts";
 import { coreOf, type Session } from "../session/session.ts";
-import { MAX_TIMER_MS } from "../session/wait.ts";
+import { MAX_TIMER_MS } from "../session/base/wait.ts";
 
 /**
  * How long before the end a client is asked for a new token, in milliseconds: time for its own call

@@ -12,8 +12,8 @@ import type { Rate } from "../manager/token_bucket.ts";
 import type { HistoryBounds } from "../pubsub/history.ts";
 import type { RoomOptions } from "../pubsub/rooms.ts";
 import type { HeartbeatOptions } from "../session/heartbeat.ts";
-import { checkKeys, type OptionKeys } from "../session/option_keys.ts";
-import type { SendQueueOptions } from "../session/send_queue.ts";
+import { checkKeys, type OptionKeys } from "../session/base/option_keys.ts";
+import type { SendQueueOptions } from "../session/queue/send_queue.ts";
 import type { ReceiveQueueOptions, SessionLimits } from "../session/settings.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
 

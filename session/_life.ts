@@ -4,7 +4,7 @@
  * @module
  */
 import { CloseCode, TimeoutError } from "../errors.ts";
-import { coreOf } from "./_inside.ts";
+import { coreOf } from "./reach.ts";
 import type { Client } from "./client.ts";
 import type { Session } from "./session.ts";
 

@@ -9,4 +9,4 @@ import "../transport/race/lazy_race.ts";
 import "./connecting.ts";
 
 export { Life } from "./_life.ts";
-export { ping } from "./_ping.ts";
+export { ping } from "./insight/ping.ts";

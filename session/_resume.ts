@@ -11,7 +11,7 @@ import type {
   Recovery,
   RecoveryReason,
   SubscribeAnswer,
-} from "./recovery.ts";
+} from "./wire/recovery.ts";
 import type {
   ClientSubscribeOptions,
   SubscriptionOwner,

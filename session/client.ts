@@ -8,8 +8,8 @@ import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import { absoluteUrl, publicUrl } from "../transport/url.ts";
 import { within } from "../transport/within.ts";
 import type { Life } from "./_life.ts";
-import { checkLoop } from "./_one_loop.ts";
-import { Backoff } from "./backoff.ts";
+import { checkLoop } from "./one_loop.ts";
+import { Backoff } from "./base/backoff.ts";
 import type {
   ClientOptions,
   ClientRequestOptions,
@@ -30,8 +30,8 @@ import type {
 } from "./contract.ts";
 import { ClientPresence } from "./client_presence.ts";
 import { closedError } from "./core.ts";
-import { encodeMessage } from "./encoded.ts";
-import { checkLimits } from "./limits.ts";
+import { encodeMessage } from "./wire/encode.ts";
+import { checkLimits } from "./base/limits.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { Outbox, type OutboxPublication, type OutboxState } from "./outbox.ts";
 import { lasting, life } from "./session_base.ts";
@@ -43,12 +43,12 @@ import {
   type WaitOptions,
 } from "./session.ts";
 import { type SessionSettings, sessionSettings } from "./settings.ts";
-import { StatusFeed } from "./status_feed.ts";
+import { StatusFeed } from "./base/status_feed.ts";
 import type { ClientSubscribeOptions, Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import { UnreadSessions } from "./unread_sessions.ts";
 import { ServerUrls } from "./url.ts";
-import { MAX_TIMER_MS, waitFor } from "./wait.ts";
+import { MAX_TIMER_MS, waitFor } from "./base/wait.ts";
 
 /** A session that held for this long was a success: delays begin anew after it. */
 const STABLE_MS = 5_000;

@@ -6,9 +6,9 @@
 import type { CloseInfo } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { TransportFallback } from "../transport/race/race.ts";
-import type { BackoffOptions } from "./backoff.ts";
+import type { BackoffOptions } from "./base/backoff.ts";
 import type { AnyContract } from "./contract.ts";
-import type { Instrumentation } from "./instrumentation.ts";
+import type { Instrumentation } from "./insight/instrumentation.ts";
 import type { OutboxOptions } from "./outbox.ts";
 import type { SessionFallback, WaitOptions } from "./session.ts";
 import type { SessionHandlers, SessionLimits } from "./settings.ts";

@@ -8,7 +8,7 @@ import { parseServerUrl } from "../transport/url.ts";
 import { Client } from "./client.ts";
 import type { ClientOptions, ServerUrl } from "./client_options.ts";
 import type { AnyContract } from "./contract.ts";
-import type { Instrumentation } from "./instrumentation.ts";
+import type { Instrumentation } from "./insight/instrumentation.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { type Session, SKEIN_PROTOCOL } from "./session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "./settings.ts";

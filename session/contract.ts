@@ -6,11 +6,16 @@
  * @module
  */
 import { RequestError } from "../errors.ts";
-import { type Checked, type CheckedMessage, checkIncoming } from "./_contract_check.ts";
+import { type Checked, type CheckedMessage, checkIncoming } from "./contract_check.ts";
 import type { Incoming } from "./inbound.ts";
-import { PRESENCE_PREFIX, type PresenceNotice } from "./presence_notice.ts";
-import { type InputOf, type OutputOf, type StandardSchema, validate } from "./standard_schema.ts";
-import { type ParamsOf, type RouteMatch, type TopicOf, TopicRouter } from "./topic_pattern.ts";
+import { PRESENCE_PREFIX, type PresenceNotice } from "./wire/presence_notice.ts";
+import {
+  type InputOf,
+  type OutputOf,
+  type StandardSchema,
+  validate,
+} from "./base/standard_schema.ts";
+import { type ParamsOf, type RouteMatch, type TopicOf, TopicRouter } from "./base/topic_pattern.ts";
 
 /** Which end of a session this is. */
 export type Side = "server" | "client";

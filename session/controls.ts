@@ -5,12 +5,12 @@
  * @module
  */
 import type { RequestFailure } from "../errors.ts";
-import { attempt } from "./_attempt.ts";
-import { type Asks, toRequestError } from "./asks.ts";
-import type { Hello, OutgoingEnvelope } from "./envelope.ts";
+import { attempt } from "./base/call_safely.ts";
+import { type Asks, toRequestError } from "./pending_requests.ts";
+import type { Hello, OutgoingEnvelope } from "./wire/envelope.ts";
 import type { SessionEventMap } from "./events.ts";
 import type { Control, Inbound } from "./inbound.ts";
-import type { Serving } from "./services.ts";
+import type { Serving } from "./serving/services.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 

@@ -22,23 +22,23 @@ import type {
   FrameReceiver,
   StreamDirection,
 } from "../transport/connection.ts";
-import { attempt } from "./_attempt.ts";
-import { MAX_PINGS, SKEIN_PROTOCOL } from "./_inside.ts";
-import { type AskOptions, Asks } from "./asks.ts";
+import { attempt } from "./base/call_safely.ts";
+import { MAX_PINGS, SKEIN_PROTOCOL } from "./reach.ts";
+import { type AskOptions, Asks } from "./pending_requests.ts";
 import { type ControlHost, Controls, type ControlStats } from "./controls.ts";
-import { encodeControl, encodeData, type EncodedMessage } from "./encoded.ts";
-import type { Hello, OutgoingEnvelope } from "./envelope.ts";
+import { encodeControl, encodeData, type EncodedMessage } from "./wire/encode.ts";
+import type { Hello, OutgoingEnvelope } from "./wire/envelope.ts";
 import { EventsOfSession, type SessionEventMap, type SessionEvents } from "./events.ts";
 import { type Heart, Heartbeat } from "./heartbeat.ts";
-import type { IncomingLoop } from "./incoming_streams.ts";
-import type { HistoryOptions } from "./recovery.ts";
+import type { IncomingLoop } from "./streams/incoming_streams.ts";
+import type { HistoryOptions } from "./wire/recovery.ts";
 import { Inbound, type InboundHost, report } from "./inbound.ts";
-import { SendQueue, type SendQueueOwner } from "./send_queue.ts";
-import type { ServiceHost, Serving } from "./services.ts";
+import { SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
+import type { ServiceHost, Serving } from "./serving/services.ts";
 import type { Session, SessionIdentity, SessionState, WaitOptions } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
-import { checkTopic } from "./topic_pattern.ts";
-import { settlesWithin } from "./wait.ts";
+import { checkTopic } from "./base/topic_pattern.ts";
+import { settlesWithin } from "./base/wait.ts";
 
 export { SKEIN_PROTOCOL };
 

@@ -5,10 +5,10 @@
  */
 import type { CloseInfo } from "../errors.ts";
 import type { Connection, ConnectionEvent } from "../transport/connection.ts";
-import { attempt } from "./_attempt.ts";
-import type { GoAway } from "./envelope.ts";
+import { attempt } from "./base/call_safely.ts";
+import type { GoAway } from "./wire/envelope.ts";
 import { report } from "./inbound.ts";
-import type { Gap, Unsubscribed } from "./recovery.ts";
+import type { Gap, Unsubscribed } from "./wire/recovery.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 

@@ -6,19 +6,19 @@
  */
 import { CloseCode, RequestError, SkeinError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
-import { attempt } from "./_attempt.ts";
-import { decodeBinary, isBinaryMessage } from "./_binary.ts";
-import type { Checked, CheckedMessage } from "./_contract_check.ts";
+import { attempt } from "./base/call_safely.ts";
+import { decodeBinary, isBinaryMessage } from "./wire/binary.ts";
+import type { Checked, CheckedMessage } from "./contract_check.ts";
 import type { Controls } from "./controls.ts";
 import type { ContractMatch } from "./contract.ts";
-import { MAX_JOINED_BYTES } from "./entry.ts";
-import { type Envelope, readEnvelope, type TraceContext } from "./envelope.ts";
+import { MAX_JOINED_BYTES } from "./queue/packing.ts";
+import { type Envelope, readEnvelope, type TraceContext } from "./wire/envelope.ts";
 import type { SessionEventMap } from "./events.ts";
 import { type Answerer, Message } from "./message.ts";
-import { type Overtaking, ReceiveQueue } from "./receive_queue.ts";
+import { type Overtaking, ReceiveQueue } from "./queue/receive_queue.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
-import { exceedsBytes } from "./utf8.ts";
+import { exceedsBytes } from "./wire/utf8.ts";
 
 /**
  * How long the first message may wait, in milliseconds, before the application is told that nothing

@@ -20,8 +20,8 @@
  *
  * @module
  */
-export { Backoff, type BackoffOptions } from "./backoff.ts";
-export { Broadcast } from "./broadcast.ts";
+export { Backoff, type BackoffOptions } from "./base/backoff.ts";
+export { Broadcast } from "./queue/broadcast.ts";
 export { Client } from "./client.ts";
 export type {
   ClientOptions,
@@ -66,16 +66,20 @@ export {
   type TopicsOf,
   type UntypedMessage,
 } from "./contract.ts";
-export { type Codec, jsonCodec } from "./codec.ts";
+export { type Codec, jsonCodec } from "./streams/codec.ts";
 export type { ControlStats } from "./controls.ts";
-export type { SessionDebugState, SessionDiagnostics, SessionLimitState } from "./diagnostics.ts";
+export type {
+  SessionDebugState,
+  SessionDiagnostics,
+  SessionLimitState,
+} from "./insight/diagnostics.ts";
 export {
   type EncodedMessage,
   encodeMessage,
   type EncodeOptions,
   MAX_MESSAGE_BYTES,
-} from "./encoded.ts";
-export { type Entry, MAX_JOINED_BYTES } from "./entry.ts";
+} from "./wire/encode.ts";
+export { type Entry, MAX_JOINED_BYTES } from "./queue/packing.ts";
 export {
   type Envelope,
   type GoAway,
@@ -83,7 +87,7 @@ export {
   MAX_TOPIC_BYTES,
   type ServiceKind,
   type TraceContext,
-} from "./envelope.ts";
+} from "./wire/envelope.ts";
 export type { SessionEventMap, SessionEvents, SessionListener } from "./events.ts";
 export type {
   HealthOptions,
@@ -91,18 +95,18 @@ export type {
   SessionIssue,
   SessionIssueCode,
   SessionSummary,
-} from "./health.ts";
+} from "./insight/health.ts";
 export { type Heart, Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
 export type { InboundStats, Incoming, TopicNote, TopicSink } from "./inbound.ts";
-export type { IncomingStream } from "./incoming_streams.ts";
-export { instrument } from "./instrument.ts";
+export type { IncomingStream } from "./streams/incoming_streams.ts";
+export { instrument } from "./insight/instrument.ts";
 export type {
   HandshakeInfo,
   HandshakeOutcome,
   HandshakeWatch,
   Instrumentation,
   RequestWatch,
-} from "./instrumentation.ts";
+} from "./insight/instrumentation.ts";
 export { type OutboxOptions, type OutboxState } from "./outbox.ts";
 export type {
   PresenceChangesNotice,
@@ -113,8 +117,8 @@ export type {
   PresenceMembersNotice,
   PresenceNotice,
   PresenceUpdateNotice,
-} from "./presence_notice.ts";
-export type { QueueState, SessionQueues } from "./queue_state.ts";
+} from "./wire/presence_notice.ts";
+export type { QueueState, SessionQueues } from "./insight/queue_state.ts";
 export type {
   Gap,
   HistoryOptions,
@@ -123,24 +127,24 @@ export type {
   RecoveryReason,
   SubscribeAnswer,
   Unsubscribed,
-} from "./recovery.ts";
-export type { Registry, StructuredInput, StructuredMessage, TypeIn } from "./registry.ts";
-export { platformSchedule, type Schedule } from "./schedule.ts";
+} from "./wire/recovery.ts";
+export type { Registry, StructuredInput, StructuredMessage, TypeIn } from "./streams/registry.ts";
+export { platformSchedule, type Schedule } from "./queue/schedule.ts";
 export {
   HIGH_WATER_MARK,
   type OverflowPolicy,
   type SendQueueOptions,
   type SendQueueStats,
-} from "./send_queue.ts";
-export type { SequenceStore } from "./sequences.ts";
-export { parseEnvelope } from "./service_envelope.ts";
+} from "./queue/send_queue.ts";
+export type { SequenceStore } from "./serving/sequences.ts";
+export { parseEnvelope } from "./wire/server_envelope.ts";
 export {
   type PublicationNumber,
   type PublishRequest,
   ServiceDesk,
   type SessionServices,
   type SubscribeRequest,
-} from "./services.ts";
+} from "./serving/services.ts";
 export {
   type ClientPublishOptions,
   Session,
@@ -175,20 +179,20 @@ export {
   type Valid,
   validate,
   type Validation,
-} from "./standard_schema.ts";
-export type { SessionStats } from "./stats.ts";
-export { StatusFeed, type Unsubscribe } from "./status_feed.ts";
+} from "./base/standard_schema.ts";
+export type { SessionStats } from "./insight/stats.ts";
+export { StatusFeed, type Unsubscribe } from "./base/status_feed.ts";
 export type {
   InvalidPolicy,
   StructuredOptions,
   StructuredStream,
   StructuredStreamOptions,
-} from "./structured.ts";
+} from "./streams/structured.ts";
 export type {
   StructuredDatagrams,
   StructuredDatagramsOptions,
   StructuredDatagramsStats,
-} from "./structured_datagrams.ts";
+} from "./streams/structured_datagrams.ts";
 export {
   type ClientSubscribeOptions,
   Subscription,
@@ -203,6 +207,6 @@ export {
   type TopicOf,
   TopicPattern,
   TopicRouter,
-} from "./topic_pattern.ts";
-export { Turn } from "./turn.ts";
-export { exceedsBytes, utf8Length } from "./utf8.ts";
+} from "./base/topic_pattern.ts";
+export { Turn } from "./queue/turn.ts";
+export { exceedsBytes, utf8Length } from "./wire/utf8.ts";

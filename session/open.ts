@@ -16,7 +16,7 @@ import { TOKEN_MARK } from "../transport/webtransport.ts";
 import { startTimer, within } from "../transport/within.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
 import { closedError } from "./core.ts";
-import type { Instrumentation } from "./instrumentation.ts";
+import type { Instrumentation } from "./insight/instrumentation.ts";
 import { more } from "./session_base.ts";
 import { coreOf, Session, SKEIN_PROTOCOL } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";

@@ -5,11 +5,11 @@
  */
 import { QueueFullError, SkeinError } from "../errors.ts";
 import type { Delivery } from "./_delivery.ts";
-import { Changing } from "./changing.ts";
+import { Changing } from "./base/signal.ts";
 import type { SessionCore } from "./core.ts";
-import type { EncodedMessage } from "./encoded.ts";
+import type { EncodedMessage } from "./wire/encode.ts";
 import { report } from "./inbound.ts";
-import { checkLimits } from "./limits.ts";
+import { checkLimits } from "./base/limits.ts";
 import { lasting } from "./session_base.ts";
 import { coreOf, type Session } from "./session.ts";
 

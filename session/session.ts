@@ -8,7 +8,7 @@ import { CloseCode, type CloseInfo } from "../errors.ts";
 import { checkCloseInfo } from "../transport/close_info.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { TransportFallback } from "../transport/race/race.ts";
-import { checkLoop } from "./_one_loop.ts";
+import { checkLoop } from "./one_loop.ts";
 import type {
   AnyContract,
   MessageOf,
@@ -22,13 +22,13 @@ import type {
   Side,
 } from "./contract.ts";
 import { type SessionCore, SKEIN_PROTOCOL } from "./core.ts";
-import { encodeData, encodeMessage } from "./encoded.ts";
-import type { GoAway, TraceContext } from "./envelope.ts";
+import { encodeData, encodeMessage } from "./wire/encode.ts";
+import type { GoAway, TraceContext } from "./wire/envelope.ts";
 import { coreOf, SessionBase } from "./session_base.ts";
-import type { HistoryOptions, SubscribeAnswer } from "./recovery.ts";
+import type { HistoryOptions, SubscribeAnswer } from "./wire/recovery.ts";
 import type { SessionSettings } from "./settings.ts";
-import { checkTopic } from "./topic_pattern.ts";
-import { settlesWithin, waitFor } from "./wait.ts";
+import { checkTopic } from "./base/topic_pattern.ts";
+import { settlesWithin, waitFor } from "./base/wait.ts";
 
 export { coreOf, SKEIN_PROTOCOL };
 

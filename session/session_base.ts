@@ -15,18 +15,26 @@ import type {
   SendStream,
   StreamDirection,
 } from "../transport/connection.ts";
-import { coreOf, reachBy } from "./_inside.ts";
+import { coreOf, reachBy } from "./reach.ts";
 import { SessionCore } from "./core.ts";
-import type { HealthOptions, SessionHealth, SessionIssue, SessionSummary } from "./health.ts";
-import type { SessionDebugState, SessionDiagnostics } from "./diagnostics.ts";
+import type {
+  HealthOptions,
+  SessionHealth,
+  SessionIssue,
+  SessionSummary,
+} from "./insight/health.ts";
+import type { SessionDebugState, SessionDiagnostics } from "./insight/diagnostics.ts";
 import type { SessionEvents } from "./events.ts";
-import type { IncomingStream } from "./incoming_streams.ts";
+import type { IncomingStream } from "./streams/incoming_streams.ts";
 import type { Session, SessionIdentity, WaitOptions } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
-import { type SessionStats, statsOf } from "./stats.ts";
-import type { StructuredStream, StructuredStreamOptions } from "./structured.ts";
-import type { StructuredDatagrams, StructuredDatagramsOptions } from "./structured_datagrams.ts";
-import type { Registry } from "./registry.ts";
+import { type SessionStats, statsOf } from "./insight/stats.ts";
+import type { StructuredStream, StructuredStreamOptions } from "./streams/structured.ts";
+import type {
+  StructuredDatagrams,
+  StructuredDatagramsOptions,
+} from "./streams/structured_datagrams.ts";
+import type { Registry } from "./streams/registry.ts";
 
 export { coreOf };
 
@@ -37,7 +45,8 @@ export const life = (): Promise<typeof import("./_life_part.ts")> => import("./_
 export const lasting = (): Promise<typeof import("./_lasting.ts")> => import("./_lasting.ts");
 
 /** Loads what is not about messages. */
-export const more = (): Promise<typeof import("./_more.ts")> => import("./_more.ts");
+export const more = (): Promise<typeof import("./insight/chunk_insight.ts")> =>
+  import("./insight/chunk_insight.ts");
 
 /** The part of a {@linkcode Session} that is not about messages. */
 export abstract class SessionBase {

@@ -12,7 +12,7 @@ import {
   soon,
   turns,
 } from "../tests/sessions.ts";
-import type { OverflowPolicy } from "./send_queue.ts";
+import type { OverflowPolicy } from "./queue/send_queue.ts";
 import { sessionSettings } from "./settings.ts";
 
 const NORMAL = { code: 0, reason: "" };

@@ -12,7 +12,7 @@ import {
   turns,
 } from "../tests/sessions.ts";
 import type { UntypedMessage } from "./contract.ts";
-import { ServiceDesk } from "./services.ts";
+import { ServiceDesk } from "./serving/services.ts";
 
 Deno.test("Session.request() gets the answer, at both ends and of every kind of data", async () => {
   const onMessage = (message: UntypedMessage) => message.reply(message.data);

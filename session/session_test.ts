@@ -14,7 +14,7 @@ import {
 import { memoryPair } from "../transport/memory/memory.ts";
 import { Session, SKEIN_PROTOCOL } from "./session.ts";
 import { sessionSettings } from "./settings.ts";
-import { ServiceDesk } from "./services.ts";
+import { ServiceDesk } from "./serving/services.ts";
 
 Deno.test("Session knows who and where its peer is", async () => {
   const identity = {

@@ -11,17 +11,17 @@ import {
   type MessageOf,
   type Side,
 } from "./contract.ts";
-import { ConsoleReport } from "./console_report.ts";
-import { MAX_MESSAGE_BYTES } from "./encoded.ts";
-import type { GoAway } from "./envelope.ts";
+import { ConsoleReport } from "./insight/console_report.ts";
+import { MAX_MESSAGE_BYTES } from "./wire/encode.ts";
+import type { GoAway } from "./wire/envelope.ts";
 import { Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
-import { checkLimits } from "./limits.ts";
-import type { OverflowPolicy, SendQueueOptions } from "./send_queue.ts";
-import type { ServiceDesk } from "./services.ts";
+import { checkLimits } from "./base/limits.ts";
+import type { OverflowPolicy, SendQueueOptions } from "./queue/send_queue.ts";
+import type { ServiceDesk } from "./serving/services.ts";
 import type { Session } from "./session.ts";
-import { Turn } from "./turn.ts";
-import { MAX_TIMER_MS } from "./wait.ts";
-import type { Watching } from "./watching.ts";
+import { Turn } from "./queue/turn.ts";
+import { MAX_TIMER_MS } from "./base/wait.ts";
+import type { Watching } from "./insight/watch.ts";
 
 /** Bounds of what came and was not handled yet. */
 export interface ReceiveQueueOptions {

@@ -4,14 +4,19 @@
  * @module
  */
 import { QueueFullError } from "../errors.ts";
-import { checkLoop } from "./_one_loop.ts";
+import { checkLoop } from "./one_loop.ts";
 import type { Progress, Resume } from "./_resume.ts";
 import type { AnyContract, SendTopic, TopicMessage } from "./contract.ts";
 import type { Incoming, TopicNote } from "./inbound.ts";
-import { ReceiveQueue } from "./receive_queue.ts";
-import type { HistoryOptions, HistoryPosition, Recovery, SubscribeAnswer } from "./recovery.ts";
+import { ReceiveQueue } from "./queue/receive_queue.ts";
+import type {
+  HistoryOptions,
+  HistoryPosition,
+  Recovery,
+  SubscribeAnswer,
+} from "./wire/recovery.ts";
 import { lasting } from "./session_base.ts";
-import { StatusFeed } from "./status_feed.ts";
+import { StatusFeed } from "./base/status_feed.ts";
 
 /** Messages and bytes that wait for a reader who is slow. */
 const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };

@@ -5,7 +5,12 @@
  */
 import type { AnyContract } from "./contract.ts";
 import type { Incoming, TopicNote, TopicSink } from "./inbound.ts";
-import type { HistoryOptions, HistoryPosition, SubscribeAnswer, Unsubscribed } from "./recovery.ts";
+import type {
+  HistoryOptions,
+  HistoryPosition,
+  SubscribeAnswer,
+  Unsubscribed,
+} from "./wire/recovery.ts";
 import type { Session } from "./session.ts";
 import type { Subscription } from "./subscription.ts";
 

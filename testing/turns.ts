@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { platformSchedule } from "../session/schedule.ts";
+import { platformSchedule } from "../session/queue/schedule.ts";
 
 /** As many turns as what is under way needs: an envelope there, its handler, and the answer back. */
 const TURNS = 10;

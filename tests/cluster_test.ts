@@ -3,7 +3,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { RequestError, SessionClosedError } from "../errors.ts";
 import { FaultyEngine } from "./faulty_broker.ts";
-import type { PresenceNotice } from "../session/presence_notice.ts";
+import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import type { Session } from "../session/session.ts";
 import { Random } from "./random.ts";
 import { type TestServer, testServer, type TestServerOptions } from "../testing.ts";

@@ -9,9 +9,9 @@ import { Presence } from "../pubsub/presence.ts";
 import { Rooms } from "../pubsub/rooms.ts";
 import { Topics } from "../pubsub/topics.ts";
 import type { AnyContract, UntypedMessage } from "../session/contract.ts";
-import type { OverflowPolicy } from "../session/send_queue.ts";
+import type { OverflowPolicy } from "../session/queue/send_queue.ts";
 import type { Session } from "../session/session.ts";
-import { Turn } from "../session/turn.ts";
+import { Turn } from "../session/queue/turn.ts";
 import { endOf, soon, turns } from "./sessions.ts";
 import { endsOn, Log, type Wire, type WireEnds, wires } from "./wires.ts";
 

@@ -7,15 +7,15 @@
 import { assertInstanceOf, assertRejects } from "@std/assert";
 import { z } from "zod";
 import { SkeinError, StreamError } from "../errors.ts";
-import type { Codec } from "../session/codec.ts";
-import type { Registry } from "../session/registry.ts";
+import type { Codec } from "../session/streams/codec.ts";
+import type { Registry } from "../session/streams/registry.ts";
 import type { Session } from "../session/session.ts";
-import type { StandardSchema } from "../session/standard_schema.ts";
+import type { StandardSchema } from "../session/base/standard_schema.ts";
 import {
   type StructuredStream,
   structuredStream,
   type StructuredStreamOptions,
-} from "../session/structured.ts";
+} from "../session/streams/structured.ts";
 import type { BidirectionalStream, DirectStream } from "../transport/connection.ts";
 import { soon } from "./sessions.ts";
 

@@ -11,8 +11,8 @@
  */
 import { headers, type Msg, type NatsConnection, type Subscription } from "@nats-io/transport-node";
 import { BrokerError } from "../../errors.ts";
-import { Changing } from "../../session/changing.ts";
-import type { Schedule } from "../../session/schedule.ts";
+import { Changing } from "../../session/base/signal.ts";
+import type { Schedule } from "../../session/queue/schedule.ts";
 import type { Appended } from "../history.ts";
 import { tagOf } from "../tag.ts";
 import { type Ack, parseAck } from "./_ack.ts";

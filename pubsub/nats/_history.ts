@@ -4,7 +4,7 @@
  * @module
  */
 import { BrokerError } from "../../errors.ts";
-import { waitFor } from "../../session/wait.ts";
+import { waitFor } from "../../session/base/wait.ts";
 import type { Publication } from "../broker.ts";
 import type {
   Appended,

@@ -15,9 +15,9 @@ import {
 } from "@nats-io/transport-node";
 import { type JetStreamManager, jetstreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
-import { Changing } from "../../session/changing.ts";
-import { StatusFeed } from "../../session/status_feed.ts";
-import { settlesWithin, waitFor } from "../../session/wait.ts";
+import { Changing } from "../../session/base/signal.ts";
+import { StatusFeed } from "../../session/base/status_feed.ts";
+import { settlesWithin, waitFor } from "../../session/base/wait.ts";
 import type { BrokerStatus } from "../broker.ts";
 import { Pace } from "../pace.ts";
 import { pause } from "./_pause.ts";

@@ -16,7 +16,7 @@ import {
   type StreamConfig,
 } from "@nats-io/jetstream";
 import { headers, type Msg, type Subscription } from "@nats-io/transport-node";
-import { Changing } from "../../session/changing.ts";
+import { Changing } from "../../session/base/signal.ts";
 import type { HistoryBounds } from "../history.ts";
 import type { Link } from "./_link.ts";
 import { parseAck } from "./_ack.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { checkKeys } from "../../session/option_keys.ts";
+import { checkKeys } from "../../session/base/option_keys.ts";
 
 /** Repetitions are recognized for two minutes, and nothing may be sent again after that. */
 const MAX_GIVE_UP_MS = 110_000;

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { platformSchedule, type Schedule } from "../../session/schedule.ts";
+import { platformSchedule, type Schedule } from "../../session/queue/schedule.ts";
 
 /** Bytes after which it goes at once: more would not make it cheaper. */
 const MAX_GATHERED_BYTES = 32_768;

@@ -4,8 +4,8 @@
  * @module
  */
 import { UnsupportedError } from "../../errors.ts";
-import { settlesWithin } from "../../session/wait.ts";
-import type { StatusFeed } from "../../session/status_feed.ts";
+import { settlesWithin } from "../../session/base/wait.ts";
+import type { StatusFeed } from "../../session/base/status_feed.ts";
 import type {
   Broker,
   BrokerStats,

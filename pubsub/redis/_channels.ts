@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { HistoryPosition } from "../../session/recovery.ts";
+import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type { Publication, PublicationListener } from "../broker.ts";
 
 /** One subscription. */

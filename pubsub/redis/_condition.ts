@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { StatusFeed } from "../../session/status_feed.ts";
+import { StatusFeed } from "../../session/base/status_feed.ts";
 import type { BrokerStatus } from "../broker.ts";
 
 /** Follows the connections, and what Redis answers on them. */

@@ -4,7 +4,7 @@
  * @module
  */
 import type { Buffer } from "node:buffer";
-import type { HistoryPosition } from "../../session/recovery.ts";
+import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type { Publication } from "../broker.ts";
 import type { Appended, HistoryBounds, HistoryPage, ReadHistoryOptions } from "../history.ts";
 import { decodeStored } from "./_frames.ts";

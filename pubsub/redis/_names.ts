@@ -8,7 +8,7 @@
  * @module
  */
 import { Buffer } from "node:buffer";
-import { exceedsBytes, utf8Length } from "../../session/utf8.ts";
+import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 
 /**
  * Most bytes of a topic or key. Redis closes a connection at a name of more than 512 MiB, and every

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { checkKeys } from "../../session/option_keys.ts";
+import { checkKeys } from "../../session/base/option_keys.ts";
 
 /** A client of ioredis: a `Redis`, for one server or behind Sentinel, or a `Cluster`. */
 export interface RedisClient {

@@ -6,7 +6,7 @@
 import { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
 import { BrokerError, UnsupportedError } from "../../errors.ts";
-import type { StatusFeed } from "../../session/status_feed.ts";
+import type { StatusFeed } from "../../session/base/status_feed.ts";
 import type {
   Broker,
   BrokerStats,

@@ -10,7 +10,7 @@ import type { Broker, BrokerStatus, BrokerSubscription, Publication } from "../.
 import { Client } from "../../pubsub/_clients_test.ts";
 import type { Appended, HistoryBounds } from "../../pubsub/history.ts";
 import { Topics } from "../../pubsub/topics.ts";
-import type { HistoryPosition, SubscribeAnswer } from "../../session/recovery.ts";
+import type { HistoryPosition, SubscribeAnswer } from "../../session/wire/recovery.ts";
 
 /** How long something may take, in milliseconds. */
 const PATIENCE_MS = 40_000;

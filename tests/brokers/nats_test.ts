@@ -22,7 +22,7 @@ import { BrokerError, SessionClosedError } from "../../errors.ts";
 import type { Broker, Publication } from "../../pubsub/broker.ts";
 import { testBroker } from "../../pubsub/broker_conformance.ts";
 import type { Appended } from "../../pubsub/history.ts";
-import type { HistoryPosition } from "../../session/recovery.ts";
+import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { NatsBroker, type NatsBrokerOptions } from "../../pubsub/nats/mod.ts";
 import type { Refusal } from "../../server.ts";
 import { testServer } from "../../testing.ts";

@@ -4,13 +4,13 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import { decodeBinary, encodeBinary, isBinaryMessage } from "../../session/_binary.ts";
-import { encodeMessage } from "../../session/encoded.ts";
-import { encodeEnvelope } from "../../session/envelope.ts";
-import { parseEnvelope } from "../../session/service_envelope.ts";
-import { checkTopic, TopicPattern, TopicRouter } from "../../session/topic_pattern.ts";
+import { decodeBinary, encodeBinary, isBinaryMessage } from "../../session/wire/binary.ts";
+import { encodeMessage } from "../../session/wire/encode.ts";
+import { encodeEnvelope } from "../../session/wire/envelope.ts";
+import { parseEnvelope } from "../../session/wire/server_envelope.ts";
+import { checkTopic, TopicPattern, TopicRouter } from "../../session/base/topic_pattern.ts";
 import { withoutToken } from "../../session/url.ts";
-import { exceedsBytes, utf8Length } from "../../session/utf8.ts";
+import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 import { addressKey } from "../../transport/address.ts";
 import { certificateHashes } from "../../transport/certificate/certificate_hash.ts";
 import { checkCloseInfo, cutReason } from "../../transport/close_info.ts";

@@ -5,7 +5,7 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import { encodeEnvelope } from "../../session/envelope.ts";
+import { encodeEnvelope } from "../../session/wire/envelope.ts";
 import {
   CapsuleParser,
   CapsuleType,

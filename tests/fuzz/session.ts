@@ -6,9 +6,9 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { SkeinError } from "../../errors.ts";
-import { encodeMessage } from "../../session/encoded.ts";
-import { parseEnvelope } from "../../session/service_envelope.ts";
-import { HIGH_WATER_MARK, type OverflowPolicy } from "../../session/send_queue.ts";
+import { encodeMessage } from "../../session/wire/encode.ts";
+import { parseEnvelope } from "../../session/wire/server_envelope.ts";
+import { HIGH_WATER_MARK, type OverflowPolicy } from "../../session/queue/send_queue.ts";
 import { Session } from "../../session/session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../../session/settings.ts";
 import type { Side } from "../../session/contract.ts";

@@ -6,11 +6,11 @@
 import { assert, assertEquals } from "@std/assert";
 import { z } from "zod";
 import { StreamError, StructuredError } from "../../errors.ts";
-import { msgpackCodec } from "../../msgpack.ts";
-import { type Codec, jsonCodec } from "../../session/codec.ts";
+import { msgpackCodec } from "../../session/streams/msgpack.ts";
+import { type Codec, jsonCodec } from "../../session/streams/codec.ts";
 import type { Session } from "../../session/session.ts";
-import { structuredStream } from "../../session/structured.ts";
-import { structuredDatagrams } from "../../session/structured_datagrams.ts";
+import { structuredStream } from "../../session/streams/structured.ts";
+import { structuredDatagrams } from "../../session/streams/structured_datagrams.ts";
 import type { Random } from "../random.ts";
 import { END_MARK, framed, HandStream } from "../structured.ts";
 import { rejectsOnlyBy, Steps } from "./expect.ts";

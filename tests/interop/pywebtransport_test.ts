@@ -9,9 +9,9 @@
 import { assert, assertEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import { z } from "zod";
-import { msgpackCodec } from "../../msgpack.ts";
-import { type Codec, jsonCodec } from "../../session/codec.ts";
-import type { StructuredMessage } from "../../session/registry.ts";
+import { msgpackCodec } from "../../session/streams/msgpack.ts";
+import { type Codec, jsonCodec } from "../../session/streams/codec.ts";
+import type { StructuredMessage } from "../../session/streams/registry.ts";
 import { Session } from "../../session/session.ts";
 import { sessionSettings } from "../../session/settings.ts";
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";

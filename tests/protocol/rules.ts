@@ -12,7 +12,7 @@ const RULE = /^(?:- )?\*\*(\d+\.\d+)\b/gm;
 /** Reasons why no vector cites the rules of a whole section, by its number. */
 export const UNSHOWN_SECTIONS: Readonly<Record<string, string>> = {
   "16": "WebTransport has no frames: tests/webtransport_server_test.ts",
-  "17": "typed messages are on streams: session/structured_test.ts",
+  "17": "typed messages are on streams: session/streams/structured_test.ts",
   "18": "records of QMux are below the frames: tests/websocket_streams_test.ts",
   "20": "MoQ has no envelopes",
   "21": "advice",

@@ -11,7 +11,7 @@ import type {
   PublicationListener,
 } from "../../pubsub/broker.ts";
 import { type AnyContract, defineContract } from "../../session/contract.ts";
-import type { SendQueueOptions } from "../../session/send_queue.ts";
+import type { SendQueueOptions } from "../../session/queue/send_queue.ts";
 import type { Session } from "../../session/session.ts";
 import { type TestServer, testServer } from "../../testing/test_server.ts";
 import { turns } from "../../testing/turns.ts";

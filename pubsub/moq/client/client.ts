@@ -5,8 +5,8 @@
  * @module
  */
 import { TimeoutError } from "../../../errors.ts";
-import { Backoff } from "../../../session/backoff.ts";
-import { StatusFeed } from "../../../session/status_feed.ts";
+import { Backoff } from "../../../session/base/backoff.ts";
+import { StatusFeed } from "../../../session/base/status_feed.ts";
 import { startTimer, within } from "../../../transport/within.ts";
 import { migrationTarget } from "./_migration.ts";
 import { askedToLeave, ended, gaveUp, type Outcome, STOPPED } from "./_outcome.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { BackoffOptions } from "../../../session/backoff.ts";
+import type { BackoffOptions } from "../../../session/base/backoff.ts";
 import type { TrackMux } from "../track/mux.ts";
 import type { MoqCloseInfo, MoqSession } from "../session/session.ts";
 

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { Backoff } from "../../../session/backoff.ts";
+import { Backoff } from "../../../session/base/backoff.ts";
 import { pause } from "./_pause.ts";
 import { isOfSession, isPassingForAnnouncements } from "./_retrying.ts";
 import { type Announcement, AnnouncementReader, MAX_ANNOUNCED } from "../track/announcement.ts";

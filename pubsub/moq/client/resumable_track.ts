@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { Backoff } from "../../../session/backoff.ts";
-import { Changing } from "../../../session/changing.ts";
+import { Backoff } from "../../../session/base/backoff.ts";
+import { Changing } from "../../../session/base/signal.ts";
 import { within } from "../../../transport/within.ts";
 import { broadcastReturns } from "./_broadcast_returns.ts";
 import { checkSubscribe, isOfSession, isPassingForTrack } from "./_retrying.ts";

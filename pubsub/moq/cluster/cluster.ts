@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { platformSchedule } from "../../../session/schedule.ts";
+import { platformSchedule } from "../../../session/queue/schedule.ts";
 import { Directory, type DirectoryChange, type DirectoryScope } from "../../directory.ts";
 import type { Nodes } from "../../nodes.ts";
 import { dialMoq } from "../client/dial.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Schedule } from "../../../session/schedule.ts";
+import type { Schedule } from "../../../session/queue/schedule.ts";
 import { LiveTrack } from "./live_track.ts";
 import { MAX_NOTICE_PATHS, type MoqRelayNotice, type MoqRelayRefusal } from "./relay_notices.ts";
 import type { RelayedFrom, RelaySource } from "./relay_source.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { platformSchedule } from "../../../session/schedule.ts";
+import { platformSchedule } from "../../../session/queue/schedule.ts";
 import { type MissedGroups, MoqError, MoqLaggedError } from "../wire/errors.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import type { GroupReader } from "../track/group_reader.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { describe } from "../../../session/envelope.ts";
+import { describe } from "../../../session/wire/envelope.ts";
 import type { Delivery } from "./_delivery.ts";
 import { FrameBatch, type TimedFrame } from "./_frame_batch.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { platformSchedule, type Schedule } from "../../../session/schedule.ts";
+import { platformSchedule, type Schedule } from "../../../session/queue/schedule.ts";
 import { Delivery } from "./_delivery.ts";
 import { LiveSubscriber, STALL_TICKS } from "./_live_subscriber.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";

@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { platformSchedule } from "../../../session/schedule.ts";
-import { ConsoleReport } from "../../../session/console_report.ts";
+import { platformSchedule } from "../../../session/queue/schedule.ts";
+import { ConsoleReport } from "../../../session/insight/console_report.ts";
 import { RelayRoute, type RelayRouteLink } from "./_relay_route.ts";
 import type { RelayTrack } from "./_relay_track.ts";
 import { RelayMember } from "./_relay_member.ts";

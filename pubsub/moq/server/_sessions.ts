@@ -4,7 +4,7 @@
  * @module
  */
 import { ConnectionError, ProtocolError, StreamError, TimeoutError } from "../../../errors.ts";
-import { settlesWithin } from "../../../session/wait.ts";
+import { settlesWithin } from "../../../session/base/wait.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { within } from "../../../transport/within.ts";
 import type { Door } from "./_door.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { settlesWithin } from "../../../session/wait.ts";
+import { settlesWithin } from "../../../session/base/wait.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import type { Sha256Hash } from "../../../transport/certificate/certificate_hash.ts";
 import type { Certificate } from "../../../transport/certificate/certificate.ts";

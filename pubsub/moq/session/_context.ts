@@ -4,7 +4,7 @@
  * @module
  */
 import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts";
-import type { Schedule } from "../../../session/schedule.ts";
+import type { Schedule } from "../../../session/queue/schedule.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { fromHttp3StreamCode } from "../../../transport/h3/error_codes.ts";
 import { within } from "../../../transport/within.ts";

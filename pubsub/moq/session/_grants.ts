@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { describe } from "../../../session/envelope.ts";
+import { describe } from "../../../session/wire/envelope.ts";
 import { MAX_TIMER_MS } from "../../../transport/within.ts";
 import type { SessionContext } from "./_context.ts";
 import type { MoqAction, MoqGrant } from "./access.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts";
-import { platformSchedule } from "../../../session/schedule.ts";
+import { platformSchedule } from "../../../session/queue/schedule.ts";
 import type { BidirectionalStream, Connection } from "../../../transport/connection.ts";
 import { within } from "../../../transport/within.ts";
 import { moqErrorCode, type MoqErrorFamily, moqErrorName } from "../wire/error_codes.ts";

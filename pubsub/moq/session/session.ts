@@ -4,8 +4,8 @@
  * @module
  */
 import { UnsupportedError } from "../../../errors.ts";
-import { describe } from "../../../session/envelope.ts";
-import { platformSchedule } from "../../../session/schedule.ts";
+import { describe } from "../../../session/wire/envelope.ts";
+import { platformSchedule } from "../../../session/queue/schedule.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { startTimer, within } from "../../../transport/within.ts";
 import { Asking } from "./_asking.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { describe } from "../../../session/envelope.ts";
+import { describe } from "../../../session/wire/envelope.ts";
 import type { DirectWritable } from "../../../transport/connection.ts";
 import { within } from "../../../transport/within.ts";
 import { type EncodedSource, FrameBuffer } from "./_frame_buffer.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { describe } from "../../../session/envelope.ts";
+import { describe } from "../../../session/wire/envelope.ts";
 import type { TrackInfoMessage } from "../wire/messages.ts";
 import type { GroupWriter } from "./group_writer.ts";
 import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";

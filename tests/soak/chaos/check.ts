@@ -4,7 +4,7 @@
  *
  * @module
  */
-import type { RecoveryReason } from "../../../session/recovery.ts";
+import type { RecoveryReason } from "../../../session/wire/recovery.ts";
 import {
   type GapNote,
   type Outage,

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { RecoveryReason } from "../../../session/recovery.ts";
+import type { RecoveryReason } from "../../../session/wire/recovery.ts";
 
 /** Numbers that came one after the other: from the first to the last, both included. */
 export type Run = readonly [from: number, to: number];

@@ -1,0 +1,112 @@
+import { captureConsole } from "../../tests/console_lines.ts";
+import { assertEquals } from "@std/assert";
+import { StatusFeed } from "./status_feed.ts";
+
+Deno.test("StatusFeed iteration begins with the value as it is and follows each change", async () => {
+  const feed = new StatusFeed("a");
+  const reader = feed[Symbol.asyncIterator]();
+  assertEquals((await reader.next()).value, "a");
+  const next = reader.next();
+  feed.set("b");
+  assertEquals((await next).value, "b");
+  feed.end("c");
+  assertEquals((await reader.next()).value, "c");
+  assertEquals(await reader.next(), { value: undefined, done: true });
+});
+
+Deno.test("StatusFeed iteration leaves out what a slow reader missed, never the latest", async () => {
+  const feed = new StatusFeed(0);
+  const reader = feed[Symbol.asyncIterator]();
+  await reader.next();
+  for (let value = 1; value <= 1_000; value++) feed.set(value);
+  assertEquals((await reader.next()).value, 1_000);
+});
+
+Deno.test("StatusFeed tells every reader", async () => {
+  const feed = new StatusFeed(0);
+  const readers = [feed[Symbol.asyncIterator](), feed[Symbol.asyncIterator]()];
+  for (const reader of readers) await reader.next();
+  const waiting = readers.map((reader) => reader.next());
+  feed.set(1);
+  assertEquals((await Promise.all(waiting)).map(({ value }) => value), [1, 1]);
+});
+
+Deno.test("StatusFeed tells a change to the same value", async () => {
+  const feed = new StatusFeed("same");
+  const reader = feed[Symbol.asyncIterator]();
+  await reader.next();
+  feed.set("same");
+  assertEquals((await reader.next()).value, "same");
+});
+
+Deno.test("StatusFeed changes no more after its end", async () => {
+  const feed = new StatusFeed("open");
+  feed.end("over");
+  feed.set("again");
+  feed.end("twice");
+  assertEquals([feed.current, feed.isEnded], ["over", true]);
+  assertEquals(await Array.fromAsync(feed), ["over"]);
+  assertEquals(await Array.fromAsync(feed), ["over"]);
+});
+
+Deno.test("StatusFeed wakes a reader that waits when it ends", async () => {
+  const feed = new StatusFeed("open");
+  const all = Array.fromAsync(feed);
+  await Promise.resolve();
+  feed.end("over");
+  assertEquals((await all).at(-1), "over");
+});
+
+Deno.test("StatusFeed.subscribe() tells the value at once, then each change until its end", () => {
+  const feed = new StatusFeed("a");
+  const seen: string[] = [];
+  const unsubscribe = feed.subscribe((value) => seen.push(value));
+  assertEquals(seen, ["a"]);
+  feed.set("b");
+  feed.set("b");
+  feed.end("c");
+  feed.set("d");
+  assertEquals(seen, ["a", "b", "b", "c"]);
+  unsubscribe();
+  feed.subscribe((value) => seen.push(`late ${value}`));
+  assertEquals(seen.at(-1), "late c");
+});
+
+Deno.test("StatusFeed.subscribe() ends by its function and by using, one subscription alone", () => {
+  const feed = new StatusFeed(0);
+  const seen: number[] = [];
+  const callback = (value: number) => seen.push(value);
+  const first = feed.subscribe(callback);
+  {
+    using _second = feed.subscribe(callback);
+    feed.set(1);
+  }
+  feed.set(2);
+  first();
+  first();
+  feed.set(3);
+  assertEquals(seen, [0, 0, 1, 1, 2]);
+});
+
+Deno.test("StatusFeed.subscribe() goes on where a callback fails, or changes who is subscribed", async () => {
+  const feed = new StatusFeed(0);
+  const seen: unknown[] = [];
+  using printed = captureConsole();
+  feed.subscribe(() => {
+    throw new Error("thrown");
+  });
+  feed.subscribe(() => Promise.reject(new Error("rejected")));
+  const unsubscribe = feed.subscribe((value) => {
+    seen.push(value);
+    if (value === 1) {
+      unsubscribe();
+      feed.subscribe((value) => seen.push(`new ${value}`));
+    }
+  });
+  feed.set(1);
+  feed.set(2);
+  await Promise.resolve();
+  assertEquals(seen, [0, 1, "new 1", "new 2"]);
+  assertEquals(printed.lines.filter((line) => line.includes("thrown")).length, 3);
+  assertEquals(printed.lines.filter((line) => line.includes("rejected")).length, 3);
+});

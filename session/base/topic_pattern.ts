@@ -1,0 +1,314 @@
+/**
+ * Topic patterns such as `chat:{room}`, and the router that finds the one
+ * pattern that a topic fits.
+ *
+ * @module
+ */
+import { MAX_TOPIC_BYTES } from "../wire/envelope.ts";
+import { exceedsBytes, utf8Length } from "../wire/utf8.ts";
+
+/**
+ * Topics whose match a {@linkcode TopicRouter} remembers. Enough for the busy
+ * topics of one process; at 255 bytes a topic, about half a mebibyte.
+ */
+export const MAX_CACHED_MATCHES = 1024;
+
+/**
+ * The topics that fit a pattern, as a type: `chat:{room}` is `chat:${string}`.
+ *
+ * @typeParam P The pattern.
+ */
+export type TopicOf<P extends string> = P extends `${infer Head}{${string}}${infer Tail}`
+  ? `${Head}${string}${TopicOf<Tail>}`
+  : P;
+
+/**
+ * The names of a pattern's parameters: `game/{id}/{move}` has `"id" | "move"`.
+ *
+ * @typeParam P The pattern.
+ */
+export type ParamNames<P extends string> = P extends `${string}{${infer Name}}${infer Tail}`
+  ? Name | ParamNames<Tail>
+  : never;
+
+/**
+ * The parameters of a pattern: `chat:{room}` has `{ readonly room: string }`.
+ *
+ * @typeParam P The pattern.
+ */
+export type ParamsOf<P extends string> = string extends P ? Readonly<Record<string, string>>
+  : { readonly [Name in ParamNames<P>]: string };
+
+// How a pattern is read for overlaps: a parameter is one character of any kind,
+// then a run of any length, none included. Other numbers are UTF-16 code units.
+const ONE = -1;
+const RUN = -2;
+
+/**
+ * A compiled topic pattern: literal text with parameters in braces.
+ *
+ * - **Parameters** take one character or more, of any kind, up to the next
+ *   literal text; one that ends the pattern takes all that is left, so that
+ *   `chat:{room}` also fits `chat:a:b`. This is how TypeScript reads
+ *   `chat:${string}`: types and run time agree.
+ * - **Cost:** a topic is walked once, without backtracking and without a regular
+ *   expression, whatever the pattern or the peer's topic hold.
+ *
+ * @example Usage
+ * ```ts
+ * import { TopicPattern } from "@skein/skein/session";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const pattern = new TopicPattern("game/{id}/move");
+ * assertEquals(pattern.match("game/7/move"), { id: "7" });
+ * assertEquals(pattern.match("game//move"), undefined);
+ * ```
+ *
+ * @typeParam P The pattern as a literal type.
+ */
+export class TopicPattern<P extends string = string> {
+  /** The pattern as it was written. */
+  readonly source: P;
+  /** Names of the parameters, in order. */
+  readonly paramNames: readonly string[];
+  readonly #literals: string[] = [];
+
+  /**
+   * Compiles a pattern.
+   *
+   * @param source The pattern.
+   * @param verb What the caller is doing, for the error message.
+   * @throws {TypeError} If the pattern is empty, a brace has no partner, a name
+   * is not a letter followed by letters, digits and `_`, a name comes twice, or
+   * two parameters have no text between them.
+   * @throws {RangeError} If the pattern is longer than 255 bytes.
+   */
+  constructor(source: P, verb: string = "compile topic pattern") {
+    checkTopic(source, verb);
+    const names: string[] = [];
+    // Pieces are in turn literal, name, literal, name, ..., literal.
+    const pieces = source.split(/\{([^{}]*)\}/);
+    for (const [index, piece] of pieces.entries()) {
+      let rule = "";
+      if (index % 2 === 0) {
+        if (/[{}]/.test(piece)) rule = "braces must come in pairs";
+        else if (!piece && index > 0 && index < pieces.length - 1) {
+          rule = "parameters must have text between them";
+        }
+        this.#literals.push(piece);
+      } else {
+        if (!/^[a-z]\w*$/i.test(piece)) {
+          rule = "a parameter name must be a letter, then letters, digits or _";
+        } else if (names.includes(piece)) rule = "parameter names must differ";
+        names.push(piece);
+      }
+      if (rule) throw new TypeError(`Cannot ${verb}: ${rule}, received "${source}"`);
+    }
+    this.source = source;
+    this.paramNames = names;
+  }
+
+  /**
+   * Reads the parameters out of a topic.
+   *
+   * @param topic The topic.
+   * @returns The parameters, or `undefined` if the topic does not fit.
+   */
+  match(topic: string): ParamsOf<P> | undefined {
+    const literals = this.#literals;
+    const last = literals.length - 1;
+    const head = literals[0]!;
+    if (last === 0) return topic === head ? {} as ParamsOf<P> : undefined;
+    const tail = literals[last]!;
+    if (!topic.startsWith(head) || !topic.endsWith(tail)) return undefined;
+    const params: Record<string, string> = {};
+    const end = topic.length - tail.length;
+    let start = head.length;
+    for (let index = 1; index <= last; index++) {
+      // The nearest place is enough: if it leads nowhere, no later one does.
+      const at = index < last ? topic.indexOf(literals[index]!, start + 1) : end;
+      if (at <= start) return undefined;
+      params[this.paramNames[index - 1]!] = topic.slice(start, at);
+      start = at + literals[index]!.length;
+    }
+    return params as ParamsOf<P>;
+  }
+
+  /**
+   * Tells whether some topic fits both this pattern and another.
+   *
+   * @example Usage
+   * ```ts
+   * import { TopicPattern } from "@skein/skein/session";
+   * import { assert, assertFalse } from "@std/assert";
+   *
+   * const rooms = new TopicPattern("chat:{room}");
+   * assert(rooms.overlaps(new TopicPattern("chat:lobby")));
+   * assertFalse(rooms.overlaps(new TopicPattern("game:{id}")));
+   * ```
+   *
+   * @param other The other pattern.
+   * @returns `true` if there is such a topic.
+   */
+  overlaps(other: TopicPattern): boolean {
+    const [head, otherHead] = [this.#literals[0]!, other.#literals[0]!];
+    if (!head.startsWith(otherHead) && !otherHead.startsWith(head)) return false;
+    const [a, b] = [this.#tokens(), other.#tokens()];
+    // row[j]: a from i on and b from j on have a text in common. Beyond the ends
+    // everything reads as undefined, which is no.
+    let below: boolean[] = [];
+    for (let i = a.length; i >= 0; i--) {
+      const row: boolean[] = [];
+      for (let j = b.length; j >= 0; j--) {
+        const [x, y] = [a[i]!, b[j]!];
+        row[j] = (i === a.length && j === b.length) ||
+          ((x === RUN || y === RUN) && (below[j] || row[j + 1])) ||
+          ((x === y || x < 0 || y < 0) && below[j + 1]) || false;
+      }
+      below = row;
+    }
+    return below[0]!;
+  }
+
+  #tokens(): number[] {
+    return this.#literals.flatMap((literal, index) => [
+      ...(index > 0 ? [ONE, RUN] : []),
+      ...Array.from({ length: literal.length }, (_, at) => literal.charCodeAt(at)),
+    ]);
+  }
+}
+
+/**
+ * What {@linkcode TopicRouter.match} finds: the route's own fields, and the
+ * topic's parameters.
+ *
+ * @typeParam Route What stands behind a pattern.
+ */
+export type RouteMatch<Route extends object> = Readonly<Route> & {
+  /** The parameters of the topic; empty for an exact one. */
+  readonly params: Readonly<Record<string, string>>;
+};
+
+/**
+ * Finds the one pattern that a topic fits.
+ *
+ * - **Exact topics** are one look-up; patterns are tried in turn, and the
+ *   matches of the last {@linkcode MAX_CACHED_MATCHES} topics or so are kept.
+ * - **No order of precedence:** overlapping patterns are refused.
+ * - **Matches are shared** between calls, hence frozen.
+ *
+ * @example Usage
+ * ```ts
+ * import { TopicRouter } from "@skein/skein/session";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const router = new TopicRouter([
+ *   ["chat:{room}", { policy: "drop-oldest" }],
+ *   ["cursor", { policy: "latest" }],
+ * ]);
+ * assertEquals(router.match("chat:lobby"), {
+ *   policy: "drop-oldest",
+ *   params: { room: "lobby" },
+ * });
+ * assertEquals(router.match("weather"), undefined);
+ * ```
+ *
+ * @typeParam Route What stands behind a pattern.
+ */
+export class TopicRouter<Route extends object> {
+  readonly #exact = new Map<string, RouteMatch<Route>>();
+  readonly #patterns: [pattern: TopicPattern, route: Route][] = [];
+  readonly #cache = new Map<string, RouteMatch<Route>>();
+
+  /**
+   * Compiles the patterns.
+   *
+   * @param routes Patterns, each with what stands behind it.
+   * @param verb What the caller is doing, for the error message.
+   * @throws {TypeError} If a pattern is malformed, or two of them overlap.
+   * @throws {RangeError} If a pattern is longer than 255 bytes.
+   */
+  constructor(
+    routes: Iterable<readonly [pattern: string, route: Route]>,
+    verb: string = "create topic router",
+  ) {
+    const known: TopicPattern[] = [];
+    for (const [source, route] of routes) {
+      const pattern = new TopicPattern(source, verb);
+      const other = known.find((candidate) => candidate.overlaps(pattern));
+      if (other) {
+        throw new TypeError(
+          `Cannot ${verb}: patterns "${other.source}" and "${source}" overlap, ` +
+            "and a topic may fit one only",
+        );
+      }
+      known.push(pattern);
+      if (pattern.paramNames.length > 0) this.#patterns.push([pattern, route]);
+      else this.#exact.set(source, join(route, {}));
+    }
+  }
+
+  /**
+   * Finds the route of a topic.
+   *
+   * @param topic The topic.
+   * @returns The route and the parameters, or `undefined` if no pattern fits.
+   */
+  match(topic: string): RouteMatch<Route> | undefined {
+    const known = this.#exact.get(topic) ?? this.#cache.get(topic);
+    if (known) return known;
+    for (const [pattern, route] of this.#patterns) {
+      const params = pattern.match(topic);
+      if (!params) continue;
+      const match = join(route, params);
+      // Starting over is cheaper than keeping track of age, and as bounded.
+      if (this.#cache.size >= MAX_CACHED_MATCHES) this.#cache.clear();
+      this.#cache.set(topic, match);
+      return match;
+    }
+    return undefined;
+  }
+}
+
+function join<Route extends object>(
+  route: Route,
+  params: Readonly<Record<string, string>>,
+): RouteMatch<Route> {
+  return Object.freeze({ ...route, params: Object.freeze(params) });
+}
+
+/**
+ * Refuses what can not be a topic. Costs one comparison for a short topic.
+ *
+ * @example Usage
+ * ```ts
+ * import { checkTopic } from "@skein/skein/session";
+ * import { assertThrows } from "@std/assert";
+ *
+ * checkTopic("chat:lobby", "send");
+ * assertThrows(() => checkTopic("", "send"), TypeError, "Cannot send: a topic must be");
+ * ```
+ *
+ * @param topic What was given as a topic.
+ * @param verb What the caller is doing, for the error message.
+ * @param maxBytes The most bytes that it may have in UTF-8.
+ * @throws {TypeError} If it is not a string, or empty.
+ * @throws {RangeError} If it is longer than `maxBytes`.
+ */
+export function checkTopic(
+  topic: unknown,
+  verb: string,
+  maxBytes: number = MAX_TOPIC_BYTES,
+): asserts topic is string {
+  if (typeof topic !== "string" || !topic) {
+    throw new TypeError(refusal(verb, maxBytes, topic === "" ? '""' : typeof topic));
+  }
+  if (exceedsBytes(topic, maxBytes)) {
+    throw new RangeError(refusal(verb, maxBytes, `${utf8Length(topic)} bytes`));
+  }
+}
+
+function refusal(verb: string, maxBytes: number, received: string): string {
+  return `Cannot ${verb}: a topic must be a non-empty string of at most ${maxBytes} bytes, ` +
+    `received ${received}`;
+}

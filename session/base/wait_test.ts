@@ -1,0 +1,73 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { TimeoutError } from "../../errors.ts";
+import { waitFor } from "./wait.ts";
+
+/** A signal that knows how many listen to it. */
+class CountedSignal extends EventTarget {
+  listeners = 0;
+  aborted = false;
+  reason: unknown;
+
+  override addEventListener(...args: Parameters<EventTarget["addEventListener"]>): void {
+    this.listeners++;
+    super.addEventListener(...args);
+  }
+
+  override removeEventListener(...args: Parameters<EventTarget["removeEventListener"]>): void {
+    this.listeners--;
+    super.removeEventListener(...args);
+  }
+}
+
+const asSignal = (signal: CountedSignal) => signal as unknown as AbortSignal;
+const never = new Promise<never>(() => {});
+
+Deno.test("waitFor() gives what the promise gives", async () => {
+  const { signal } = new AbortController();
+  assertEquals(await waitFor(Promise.resolve(1), { what: "it" }), 1);
+  assertEquals(await waitFor(Promise.resolve(2), { what: "it", timeoutMs: 1_000, signal }), 2);
+  const failure = new Error("no");
+  const error = await assertRejects(() =>
+    waitFor(Promise.reject(failure), { what: "it", timeoutMs: 1_000 })
+  );
+  assertEquals(error, failure);
+});
+
+Deno.test("waitFor() gives up at its time and says what it waited for", async () => {
+  using time = new FakeTime();
+  const waiting = waitFor(never, { what: "the tide", timeoutMs: 500 });
+  const outcome = assertRejects(() => waiting, TimeoutError, "the tide longer than 500 ms");
+  let isOver = false;
+  waiting.catch(() => isOver = true);
+  await time.tickAsync(499);
+  assertEquals(isOver, false);
+  await time.tickAsync(1);
+  assertEquals((await outcome).timeoutMs, 500);
+});
+
+Deno.test("waitFor() gives up with the signal's reason, and leaves no timer", async () => {
+  const controller = new AbortController();
+  const waiting = waitFor(never, { what: "it", timeoutMs: 60_000, signal: controller.signal });
+  const reason = new Error("enough");
+  controller.abort(reason);
+  assertEquals(await assertRejects(() => waiting), reason);
+  const late = waitFor(never, { what: "it", timeoutMs: 60_000, signal: controller.signal });
+  assertEquals(await assertRejects(() => late), reason);
+});
+
+Deno.test("waitFor() leaves no listener on a signal that lives on", async () => {
+  using time = new FakeTime();
+  const signal = new CountedSignal();
+  const options = { what: "it", timeoutMs: 10, signal: asSignal(signal) };
+  await waitFor(Promise.resolve(), options);
+  await time.runMicrotasks();
+  assertEquals(signal.listeners, 0, "after success");
+  await waitFor(Promise.reject(new Error()), options).catch(() => {});
+  await time.runMicrotasks();
+  assertEquals(signal.listeners, 0, "after failure");
+  const waiting = waitFor(never, options).catch(() => {});
+  await time.tickAsync(10);
+  await waiting;
+  assertEquals(signal.listeners, 0, "after the time");
+});

@@ -1,0 +1,70 @@
+import { assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { captureConsole } from "../../tests/console_lines.ts";
+import { ConsoleReport } from "./console_report.ts";
+
+Deno.test("ConsoleReport.tell() prints a cause once, and an hour later how often it came", () => {
+  using time = new FakeTime();
+  using printed = captureConsole();
+  const report = new ConsoleReport();
+  for (let i = 0; i < 5; i++) report.tell("origin", "an origin was refused", { about: "a" });
+  report.tell("origin", "another origin was refused", { about: "b" });
+  time.tick(3_599_999);
+  report.tell("origin", "an origin was refused", { about: "a" });
+  assertEquals(printed.lines, [
+    "Skein: an origin was refused",
+    "Skein: another origin was refused (and 4 more of this kind since the last line)",
+  ]);
+  time.tick(1);
+  report.tell("origin", "an origin was refused", { about: "a" });
+  assertEquals(
+    printed.lines[2],
+    "Skein: an origin was refused (and 1 more of this kind since the last line)",
+  );
+});
+
+Deno.test("ConsoleReport.tell() prints 16 causes of a kind an hour, and those of other kinds", () => {
+  using time = new FakeTime();
+  using printed = captureConsole();
+  const report = new ConsoleReport();
+  for (let i = 0; i < 10_000; i++) report.tell("origin", `origin ${i}`, { about: `${i}` });
+  assertEquals(printed.lines.length, 16);
+  report.tell("token", "a token was refused");
+  assertEquals(printed.lines.length, 17);
+  time.tick(3_600_000);
+  for (let i = 0; i < 10_000; i++) report.tell("origin", `origin ${i}`, { about: `${i}` });
+  assertEquals(printed.lines.length, 33);
+  assertEquals(
+    printed.lines[17],
+    "Skein: origin 0 (and 9984 more of this kind since the last line)",
+  );
+});
+
+Deno.test("ConsoleReport.tell() is silent for the time given, and not when a clock is set back", () => {
+  using printed = captureConsole();
+  const report = new ConsoleReport();
+  {
+    using time = new FakeTime(10_000_000);
+    for (const ms of [0, 999, 1]) {
+      time.tick(ms);
+      report.tell("fault", "failed", { silentMs: 1_000 });
+    }
+  }
+  assertEquals(printed.lines.length, 2);
+  using _earlier = new FakeTime(1_000);
+  report.tell("fault", "failed", { silentMs: 1_000 });
+  assertEquals(printed.lines.length, 3);
+});
+
+Deno.test("ConsoleReport.tell() prints one line, cut, without control characters", () => {
+  using printed = captureConsole();
+  const report = new ConsoleReport();
+  report.tell("peer", "said\r\nSkein: all is well\x1b[2J\x9b2J");
+  report.tell("direction", "topic \u202egnp.exe\u2066");
+  report.tell("long", "x".repeat(1_000));
+  assertEquals(printed.lines, [
+    "Skein: said Skein: all is well [2J 2J",
+    "Skein: topic gnp.exe ",
+    `Skein: ${"x".repeat(400)}`,
+  ]);
+});

@@ -1,0 +1,237 @@
+import { assert, assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { ends, PLAIN, serverByHand, turns } from "../../tests/sessions.ts";
+import { memoryPair } from "../../transport/memory/memory.ts";
+import { Session } from "../session.ts";
+import type { SessionDiagnostics } from "./diagnostics.ts";
+import { sessionSettings } from "../settings.ts";
+
+/** Every name of `SessionDiagnostics`; the compiler finds one that is missing or too many. */
+const NAMES: Readonly<Record<keyof SessionDiagnostics, true>> = {
+  id: true,
+  controlStreamId: true,
+  state: true,
+  url: true,
+  path: true,
+  headers: true,
+  user: true,
+  transport: true,
+  protocol: true,
+  fallback: true,
+  createdAt: true,
+  readyAt: true,
+  closedAt: true,
+  closeCode: true,
+  closeReason: true,
+  lastHeardAt: true,
+  roundTripMs: true,
+  localMaxData: true,
+  localDataSent: true,
+  peerMaxData: true,
+  peerDataSent: true,
+  localMaxStreamsBidi: true,
+  localStreamsBidiOpened: true,
+  peerMaxStreamsBidi: true,
+  peerStreamsBidiOpened: true,
+  localMaxStreamsUni: true,
+  localStreamsUniOpened: true,
+  peerMaxStreamsUni: true,
+  peerStreamsUniOpened: true,
+  pendingBidiStreams: true,
+  pendingUniStreams: true,
+  unreadStreams: true,
+  datagramsSent: true,
+  datagramBytesSent: true,
+  datagramsReceived: true,
+  datagramBytesReceived: true,
+  datagramsDropped: true,
+  queues: true,
+};
+
+Deno.test("Session.diagnostics() has every field, on every wire", async () => {
+  for (const wire of [{}, PLAIN, { frames: false }]) {
+    const { server } = memoryPair(wire);
+    const session = new Session(server, sessionSettings({ side: "server" }));
+    assertEquals(
+      Object.keys(await session.diagnostics()).toSorted(),
+      Object.keys(NAMES).toSorted(),
+    );
+    await session.close();
+  }
+});
+
+Deno.test("Session.diagnostics() tells who, where and how it was closed", async () => {
+  using time = new FakeTime(1_000);
+  const error = new Error("Cannot open https://a.example/?token=s3cret");
+  await using hand = serverByHand({}, {
+    identity: {
+      id: "s-1",
+      user: "ann",
+      url: "https://a.example/rooms/a?room=1&token=s3cret",
+      headers: { "user-agent": "a browser", authorization: "Bearer s3cret" },
+      fallback: { transport: "webtransport", error },
+    },
+  });
+  const { session, peer } = hand;
+  await time.tickAsync(10);
+  peer.connection.close({ closeCode: 4401, reason: "see /?token=s3cret" });
+  await session.closed;
+  const { id, user, url, path, headers, fallback, transport, protocol, ...rest } = await session
+    .diagnostics();
+  assertEquals([id, user, path, transport, protocol], [
+    "s-1",
+    "ann",
+    "/rooms/a",
+    "memory",
+    "skein.1",
+  ]);
+  assertEquals(url, "https://a.example/rooms/a?room=1&token=[redacted]");
+  assertEquals(headers, { "user-agent": "a browser", authorization: "[redacted]" });
+  assertEquals(fallback, {
+    transport: "webtransport",
+    reason: "Cannot open https://a.example/?token=[redacted]",
+  });
+  const { state, createdAt, readyAt, closedAt, closeCode, closeReason } = rest;
+  assertEquals([state, createdAt, readyAt, closedAt], ["closed", 1_000, 1_000, 1_010]);
+  assertEquals([closeCode, closeReason], [4401, "see /?token=[redacted]"]);
+});
+
+Deno.test("Session.diagnostics() counts what each end did, and knows no credit where there is none", async () => {
+  await using both = await ends();
+  const { client, server } = both;
+  const first = await client.createBidirectionalStream();
+  await client.createUnidirectionalStream();
+  await client.createUnidirectionalStream();
+  await first.writable.getWriter().write(new Uint8Array(7));
+  await client.sendDatagram(new Uint8Array(5));
+  await turns();
+  const far = await client.diagnostics();
+  const near = await server.diagnostics();
+  for (const { localMaxData, peerMaxData, localMaxStreamsBidi, peerMaxStreamsUni } of [far, near]) {
+    assertEquals(
+      [localMaxData, peerMaxData, localMaxStreamsBidi, peerMaxStreamsUni],
+      [undefined, undefined, undefined, undefined],
+    );
+  }
+  assertEquals([far.localStreamsBidiOpened, far.localStreamsUniOpened], [1, 2]);
+  assertEquals([far.peerStreamsBidiOpened, far.peerStreamsUniOpened], [0, 0]);
+  assertEquals([near.peerStreamsBidiOpened, near.peerStreamsUniOpened], [1, 2]);
+  assertEquals([far.localDataSent, near.peerDataSent, far.peerDataSent], [7, 7, 0]);
+  assertEquals([far.datagramsSent, far.datagramBytesSent], [1, 5]);
+  assertEquals([near.datagramsReceived, near.datagramBytesReceived], [1, 5]);
+  assertEquals([near.unreadStreams, far.unreadStreams], [3, 0]);
+  assert(near.lastHeardAt! > 0);
+});
+
+Deno.test("Session.diagnostics() takes credit from the connection, where both ends count", async () => {
+  await using both = await ends();
+  let next = 0;
+  const states = new Map(["data", "bidirectional", "unidirectional"].map((kind) => [kind, {
+    granted: ++next,
+    received: ++next,
+    allowed: ++next,
+    sent: ++next,
+    waiting: ++next,
+  }]));
+  const credit = { state: (kind: string) => states.get(kind)!, grant() {} };
+  Object.defineProperty(both.client.connection, "credit", { value: credit });
+  const { diagnostics, credit: shown } = await both.client.debugState();
+  assertEquals(shown, Object.fromEntries(states) as never);
+  assertEquals([diagnostics.localMaxData, diagnostics.peerMaxData], [1, 3]);
+  assertEquals([
+    diagnostics.localMaxStreamsBidi,
+    diagnostics.peerMaxStreamsBidi,
+    diagnostics.pendingBidiStreams,
+  ], [6, 8, 10]);
+  assertEquals([
+    diagnostics.localMaxStreamsUni,
+    diagnostics.peerMaxStreamsUni,
+    diagnostics.pendingUniStreams,
+  ], [11, 13, 15]);
+  // What was used is counted without the streams of the wire itself.
+  const { localDataSent, peerDataSent, localStreamsBidiOpened, peerStreamsUniOpened } = diagnostics;
+  assertEquals([localDataSent, peerDataSent, localStreamsBidiOpened, peerStreamsUniOpened], [
+    0,
+    0,
+    0,
+    0,
+  ]);
+});
+
+Deno.test("Session.diagnostics() tells how full the queues are", async () => {
+  await using hand = serverByHand({
+    sendQueue: { maxMessages: 9, maxBytes: 900_000 },
+    receiveQueue: { maxMessages: 8, maxBytes: 800_000 },
+  });
+  const { session, peer, link } = hand;
+  link.stall("to-client");
+  session.send("big", "x".repeat(100_000));
+  await turns();
+  session.send("a", 1);
+  peer.say({ topic: "b" });
+  await turns();
+  assertEquals((await session.diagnostics()).queues, {
+    send: { messages: 1, bytes: 22, maxMessages: 9, maxBytes: 900_000 },
+    receive: { messages: 1, bytes: 13, maxMessages: 8, maxBytes: 800_000 },
+  });
+  await using raw = new Session(
+    memoryPair({ frames: false }).server,
+    sessionSettings({ side: "server" }),
+  );
+  assertEquals((await raw.diagnostics()).queues.send, undefined);
+});
+
+Deno.test("Session.debugState() is one plain object with everything", async () => {
+  using _time = new FakeTime();
+  await using both = await ends({ onMessage() {} });
+  const state = await both.server.debugState();
+  assertEquals(state.diagnostics, await both.server.diagnostics());
+  assertEquals(state.stats, both.server.stats.toJSON());
+  assertEquals([state.issues, state.isHandled, state.owesAnswers], [[], true, false]);
+  assertEquals(state.capabilities, both.server.connection.capabilities);
+  assertEquals(state.wire, await both.server.connection.getStats());
+  assertEquals(state.credit, undefined);
+  const { maxMessageBytes, maxRequests, heartbeatIntervalMs, heartbeatTimeoutMs } = state.limits;
+  assertEquals([maxMessageBytes, maxRequests], [262_144, 64]);
+  assertEquals([heartbeatIntervalMs, heartbeatTimeoutMs], [25_000, 60_000]);
+  // Whatever is `undefined` is left out, and nothing else.
+  const json = JSON.stringify(state);
+  assertEquals(JSON.stringify(JSON.parse(json)), json);
+});
+
+Deno.test("Session.debugState() works on a session that is over, and on a wire that forgot", async () => {
+  await using both = await ends();
+  await both.server.close();
+  Object.defineProperty(both.server.connection, "getStats", {
+    value: () => Promise.reject(new Error("over")),
+  });
+  const { diagnostics, wire } = await both.server.debugState();
+  assertEquals([diagnostics.state, wire], ["closed", {}]);
+});
+
+Deno.test("Session's views have no side effect", async () => {
+  using _time = new FakeTime();
+  await using both = await ends();
+  const made: string[] = [];
+  for (
+    const name of [
+      "datagrams",
+      "incomingBidirectionalStreams",
+      "incomingUnidirectionalStreams",
+      "draining",
+      "observe",
+    ] as const
+  ) {
+    const { connection } = both.server;
+    Object.defineProperty(connection, name, { get: () => void made.push(name) });
+  }
+  const look = async () => [
+    both.server.stats,
+    await both.server.diagnostics(),
+    await both.server.summary(),
+    await both.server.debugState(),
+    await both.server.issues(),
+  ];
+  assertEquals(await look(), await look());
+  assertEquals(made, []);
+});

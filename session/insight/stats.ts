@@ -1,0 +1,139 @@
+/**
+ * What a session counted.
+ *
+ * @module
+ */
+import type { ConnectionCounters } from "../../transport/connection.ts";
+import { type ControlStats, NO_CONTROLS } from "../controls.ts";
+import type { SessionCore } from "../core.ts";
+import type { InboundStats } from "../inbound.ts";
+import type { SendQueueStats } from "../queue/send_queue.ts";
+import type { SessionState } from "../session.ts";
+
+/**
+ * Counters of a session, as they were when they were read; no header, cookie or token is among them.
+ *
+ * @example Usage
+ * ```ts
+ * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const { client, server } = memoryPair();
+ * await using near = new Session(server, sessionSettings({ side: "server" }));
+ * await using far = new Session(client, sessionSettings({ side: "client" }));
+ * await far.ready;
+ * const stream = await far.createUnidirectionalStream();
+ * const { streamsCreated, activeStreams, unidirectionalStreams } = far.stats;
+ * assertEquals([streamsCreated, activeStreams, unidirectionalStreams], [1, 1, 1]);
+ * assertEquals(JSON.parse(JSON.stringify(near.stats)).state, "connected");
+ * await stream.close();
+ * ```
+ */
+export interface SessionStats extends
+  SendQueueStats,
+  InboundStats,
+  ControlStats,
+  Pick<
+    ConnectionCounters,
+    | "datagramBytesReceived"
+    | "datagramBytesSent"
+    | "datagramsDropped"
+    | "datagramsReceived"
+    | "datagramsSent"
+    | "streamBytesReceived"
+    | "streamBytesSent"
+    | "streamErrors"
+    | "streamsClosed"
+  > {
+  /** Id of the session. */
+  readonly id: string;
+  /** Where it is in its life. */
+  readonly state: SessionState;
+  /** When it was created, in milliseconds since the Unix epoch. */
+  readonly createdAt: number;
+  /** When it was established; see `createdAt`. */
+  readonly readyAt: number | undefined;
+  /** When it was over; see `createdAt`. */
+  readonly closedAt: number | undefined;
+  /** How long it is, or was, established, in milliseconds. */
+  readonly uptimeMs: number;
+  /** Handlers of the application that failed, for which `onError` was called. */
+  readonly handlerFailures: number;
+  /** Requests of this end that wait for their answers. */
+  readonly awaitedAnswers: number;
+  /** Streams that were opened, by either end. */
+  readonly streamsCreated: number;
+  /** Of these, streams that are open. */
+  readonly activeStreams: number;
+  /** Bidirectional streams that were opened, by either end. */
+  readonly bidirectionalStreams: number;
+  /** Unidirectional streams that were opened, by either end. */
+  readonly unidirectionalStreams: number;
+  /**
+   * Makes a plain object of them, which JSON can hold.
+   *
+   * @returns All of them.
+   */
+  toJSON(): Omit<SessionStats, "toJSON">;
+}
+
+/** What a session takes from the counters of its connection as it is. */
+const COUNTERS = [
+  "streamsClosed",
+  "streamErrors",
+  "streamBytesSent",
+  "streamBytesReceived",
+  "datagramsSent",
+  "datagramBytesSent",
+  "datagramsReceived",
+  "datagramBytesReceived",
+  "datagramsDropped",
+] as const satisfies readonly (keyof ConnectionCounters)[];
+
+const NO_QUEUE: SendQueueStats = {
+  queuedMessages: 0,
+  queuedBytes: 0,
+  sentMessages: 0,
+  sentBytes: 0,
+  droppedMessages: 0,
+};
+
+/** What the counters of a session have beside their numbers. */
+class Snapshot {
+  toJSON(): object {
+    return { ...this };
+  }
+}
+
+/** Reads the counters of a session. Nothing is made for it but what it returns. */
+export function statsOf(core: SessionCore): SessionStats {
+  const { closedAt, connection, createdAt, id, readyAt, state } = core;
+  const counted = (name: keyof ConnectionCounters) => connection.counters?.[name] ?? 0;
+  const bidirectionalStreams = counted("localBidirectionalOpened") +
+    counted("remoteBidirectionalOpened");
+  const unidirectionalStreams = counted("localUnidirectionalOpened") +
+    counted("remoteUnidirectionalOpened");
+  const streamsCreated = bidirectionalStreams + unidirectionalStreams;
+  const streams = Object.fromEntries(
+    COUNTERS.map((name) => [name, counted(name)]),
+  ) as Record<typeof COUNTERS[number], number>;
+  const stats: Omit<SessionStats, "toJSON"> = {
+    id,
+    state,
+    createdAt,
+    readyAt,
+    closedAt,
+    uptimeMs: readyAt === undefined ? 0 : (closedAt ?? Date.now()) - readyAt,
+    ...(core.queue?.stats ?? NO_QUEUE),
+    ...core.inbound.stats,
+    ...(core.controlStats ?? NO_CONTROLS),
+    handlerFailures: core.handlerFailures,
+    awaitedAnswers: core.awaitedAnswers,
+    ...streams,
+    streamsCreated,
+    activeStreams: streamsCreated - streams.streamsClosed,
+    bidirectionalStreams,
+    unidirectionalStreams,
+  };
+  return Object.assign(new Snapshot(), stats) as SessionStats;
+}

@@ -1,0 +1,299 @@
+import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { RequestError } from "../../errors.ts";
+import { Network } from "../../tests/clients.ts";
+import { turns } from "../../tests/sessions.ts";
+import { memoryPair } from "../../transport/memory/memory.ts";
+import type { UntypedMessage } from "../contract.ts";
+import { instrument } from "./instrument.ts";
+import type { Instrumentation } from "./instrumentation.ts";
+import type { OpenOptions } from "../open.ts";
+import { ServiceDesk } from "../serving/services.ts";
+import { coreOf, Session } from "../session.ts";
+import { type SessionHandlers, sessionSettings } from "../settings.ts";
+import { openWatched } from "./watch.ts";
+
+/** Two sessions, both watched by the same hooks. */
+function watchedPair(
+  hooks: Instrumentation,
+  handlers: SessionHandlers = {},
+): { near: Session; far: Session; failures: unknown[] } {
+  const failures: unknown[] = [];
+  const onError = (error: unknown) => void failures.push(error);
+  const { client, server } = memoryPair();
+  const settings = (side: "server" | "client", more: SessionHandlers) =>
+    instrument(sessionSettings({ side, onError, ...more }), hooks);
+  const near = new Session(server, settings("server", handlers));
+  const far = new Session(client, settings("client", {}));
+  return { near, far, failures };
+}
+
+Deno.test("instrument() tells of sessions, requests and handlers in their order", async () => {
+  const told: string[] = [];
+  const { near, far } = watchedPair({
+    sessionOpened: ({ state }) => void told.push(`opened ${state}`),
+    sessionClosed: ({ state }, { code, by }) => void told.push(`${state} ${code} ${by}`),
+    request(_session, topic) {
+      told.push(`ask ${topic}`);
+      return {
+        ended: ({ error }) => void told.push(error === undefined ? "answered" : `${error}`),
+      };
+    },
+    handle(_session, { topic }, run) {
+      told.push(`handle ${topic}`);
+      run();
+      told.push("handled");
+    },
+  }, {
+    onOpen: () => void told.push("onOpen"),
+    onMessage(message) {
+      told.push("onMessage");
+      if (message.topic === "bad") throw new RequestError("no", "Not this");
+      message.reply(1);
+    },
+    onClose: () => void told.push("onClose"),
+  });
+  await far.ready;
+  assertEquals(told.splice(0), ["opened connected", "onOpen", "opened connected"]);
+  await far.request("good");
+  assertEquals(told.splice(0), ["ask good", "handle good", "onMessage", "handled", "answered"]);
+  await assertRejects(() => far.request("bad"), RequestError, "Not this");
+  assertEquals(told.splice(0), [
+    "ask bad",
+    "handle bad",
+    "onMessage",
+    "handled",
+    "RequestError: Not this",
+  ]);
+  await near.close({ code: 3001 });
+  await far.closed;
+  assertEquals(told.filter((line) => line.startsWith("closed")).sort(), [
+    "closed 3001 local",
+    "closed 3001 remote",
+  ]);
+  assertEquals(told.indexOf("onClose"), told.indexOf("closed 3001 local") + 1);
+});
+
+Deno.test("instrument() reports hooks that throw, and nothing else changes", async () => {
+  const oops = new Error("A hook that throws");
+  const fail = () => {
+    throw oops;
+  };
+  const { near, far, failures } = watchedPair({
+    sessionOpened: fail,
+    sessionClosed: fail,
+    request: () => ({ ended: fail }),
+    handle: fail,
+  }, { onMessage: (message) => message.reply(message.data) });
+  assertEquals(await far.request("echo", 1), 1);
+  await near.close();
+  await far.closed;
+  // Two opened, one answered, one handled, two closed.
+  assertEquals(failures.length, 6);
+  for (const failure of failures) assertStrictEquals(failure, oops);
+
+  const other = watchedPair({ request: fail }, { onMessage: (message) => message.reply(1) });
+  assertEquals(await other.far.request("echo"), 1);
+  assertEquals(other.failures, [oops]);
+  await other.near.close();
+  await other.far.closed;
+});
+
+Deno.test("instrument() reports hooks whose promises reject, each once", async () => {
+  const oops = new Error("A hook that fails later");
+  const fail = () => Promise.reject(oops);
+  const { near, far, failures } = watchedPair({
+    sessionOpened: fail,
+    sessionClosed: fail,
+    request: () => ({ ended: fail }),
+    handle: fail,
+  }, { onMessage: (message) => message.reply(1) });
+  await far.request("anything");
+  await near.close();
+  await far.closed;
+  await turns();
+  // Two opened, one answered, one handled, two closed.
+  assertEquals(failures.length, 6);
+  for (const failure of failures) assertStrictEquals(failure, oops);
+});
+
+Deno.test("instrument() reports a handler's failure once, where a hook awaits it", async () => {
+  const oops = new TypeError("A handler that fails");
+  const { near, far, failures } = watchedPair({
+    async handle(_session, _message, run) {
+      await run();
+    },
+  }, {
+    onMessage: async () => {
+      await Promise.resolve();
+      throw oops;
+    },
+  });
+  await far.ready;
+  far.send("anything");
+  await turns();
+  assertEquals([near.state, failures], ["connected", [oops]]);
+  await near.close();
+  await far.closed;
+});
+
+Deno.test("instrument() runs a handler once, whatever the hook does with it", async () => {
+  for (const times of [0, 1, 3]) {
+    let count = 0;
+    const results: unknown[] = [];
+    const { near, far } = watchedPair({
+      handle(_session, _message, run) {
+        for (let i = 0; i < times; i++) results.push(run());
+      },
+    }, {
+      onMessage: async (message) => {
+        count++;
+        await Promise.resolve();
+        message.reply(count);
+      },
+    });
+    assertEquals(await far.request("count"), 1);
+    assertEquals(count, 1, `${times} times`);
+    assertEquals(new Set(results).size, Math.min(times, 1));
+    await near.close();
+    await far.closed;
+  }
+});
+
+Deno.test("instrument() shows a handler that throws at once as one that rejects", async () => {
+  const oops = new TypeError("A handler that throws");
+  let seen: unknown;
+  const { near, far, failures } = watchedPair({
+    handle(_session, _message, run) {
+      const running = run();
+      running?.then(() => {}, (error) => seen = error);
+    },
+  }, {
+    onMessage: () => {
+      throw oops;
+    },
+  });
+  await far.ready;
+  far.send("anything");
+  await turns();
+  assertEquals([near.state, seen, failures], ["connected", oops, [oops]]);
+  await near.close();
+  await far.closed;
+});
+
+Deno.test("instrument() without hooks has nobody watch any more", () => {
+  const settings = instrument(sessionSettings({ side: "server" }), {});
+  assertEquals(settings.watch === undefined, false);
+  assertStrictEquals(instrument(settings, undefined).watch, undefined);
+});
+
+Deno.test("openWatched() begins no handshake where the attempt was over before there was a URL", async () => {
+  const url = Promise.withResolvers<string>();
+  const gaveUp = new Error("Gave up");
+  let begun = 0;
+  const options = {
+    url: () => url.promise,
+    settings: sessionSettings({ side: "client" }),
+    instrumentation: { handshake: () => void begun++ },
+  } as unknown as OpenOptions;
+  let asked: unknown;
+  const opening = openWatched(options, ({ url }) => {
+    asked = (url as () => Promise<string>)();
+    return Promise.reject(gaveUp);
+  });
+  assertStrictEquals(await opening.catch((error) => error), gaveUp);
+  url.resolve("wss://a.example/");
+  assertEquals([await asked, begun], ["wss://a.example/", 0]);
+});
+
+const TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+Deno.test("instrument() sends a trace with messages and requests, and hands it to the peer's hook", async () => {
+  const traces: unknown[] = [];
+  const settings = (side: "server" | "client", more: Parameters<typeof instrument>[1]) =>
+    instrument(sessionSettings({ side, onMessage: (message) => void answer(message) }), more);
+  const answer = (message: UntypedMessage) => message.isRequest && message.reply(1);
+  const pair = memoryPair();
+  await using _near = new Session(
+    pair.server,
+    settings("server", {
+      handle: (_session, message, _run, trace) => void traces.push([message.topic, trace]),
+    }),
+  );
+  const tracestate = "x".repeat(513);
+  await using far = new Session(
+    pair.client,
+    settings("client", {
+      request: () => ({ ended() {}, trace: { traceparent: TRACEPARENT, tracestate } }),
+      send: (topic) => topic === "wrong" ? { traceparent: "no" } : { traceparent: TRACEPARENT },
+    }),
+  );
+  await far.ready;
+  far.send("told");
+  far.send("wrong");
+  far.send("bytes", new Uint8Array(2));
+  await far.request("asked");
+  const trace = { traceparent: TRACEPARENT };
+  assertEquals(traces, [["told", trace], ["wrong", undefined], ["bytes", trace], ["asked", trace]]);
+});
+
+Deno.test("instrument() sends no trace that would make a message too large, and none to a plain peer", async () => {
+  const traced = { send: () => ({ traceparent: TRACEPARENT }) };
+  const frames: string[] = [];
+  for (const protocol of ["skein.1", ""]) {
+    const pair = memoryPair({ protocol });
+    pair.client.frames!.receive({
+      receiveFrame: (frame) => void frames.push(String(frame)),
+      framesEnded() {},
+    });
+    const settings = sessionSettings({ side: "server", maxMessageBytes: 100 });
+    await using near = new Session(pair.server, instrument(settings, traced));
+    near.send("a", "x".repeat(60));
+    near.send("a");
+    await turns();
+  }
+  assertEquals(frames.join("\n").split("\n").filter((text) => !text.includes("hello")), [
+    `{"topic":"a","data":"${"x".repeat(60)}"}`,
+    `{"topic":"a","trace":{"traceparent":"${TRACEPARENT}"}}`,
+    `{"topic":"a","data":"${"x".repeat(60)}"}`,
+    '{"topic":"a"}',
+  ]);
+});
+
+Deno.test("instrument() sends the trace of when a client sent, also where a message waited", async () => {
+  const sequences = {
+    claimMs: Infinity,
+    claim: () => Promise.resolve(true),
+    release: () => Promise.resolve(),
+    newest: () => Promise.resolve(-1),
+    advance: () => Promise.resolve(),
+  };
+  for (const delivery of ["at-most-once", "at-least-once"] as const) {
+    using time = new FakeTime();
+    const traces: unknown[] = [];
+    const network = new Network({ services: new ServiceDesk({ sequences }), onMessage: () => {} });
+    const accept = () => {
+      const connection = network.accept();
+      instrument(coreOf(network.last).settings, {
+        handle: (_session, { data }, _run, trace) => void traces.push([data, trace]),
+      });
+      return connection;
+    };
+    network.answers.push(accept, accept);
+    await using client = network.client({
+      delivery,
+      instrumentation: { send: () => ({ traceparent: TRACEPARENT }) },
+    });
+    await client.whenConnected();
+    client.send("t", 1);
+    await turns(20);
+    network.cut();
+    await turns(20);
+    client.send("t", 2);
+    await time.tickAsync(250);
+    await client.flushed();
+    await turns(20);
+    const trace = { traceparent: TRACEPARENT };
+    assertEquals(traces, [[1, trace], [2, trace]], delivery);
+  }
+});

@@ -1,0 +1,229 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { UnsupportedError } from "../../errors.ts";
+import type { Frame } from "../../transport/connection.ts";
+import { memoryPair } from "../../transport/memory/memory.ts";
+import { Broadcast } from "./broadcast.ts";
+import { encodeMessage } from "../wire/encode.ts";
+import { Session } from "../session.ts";
+import { type SessionLimits, sessionSettings } from "../settings.ts";
+import { Turn } from "./turn.ts";
+
+/** Sessions of one turn, which ends by hand, and what their peers got. */
+class Bench implements AsyncDisposable {
+  readonly turn = new Turn(() => {});
+  readonly #stack = new AsyncDisposableStack();
+
+  async connect(protocol = "skein.1", limits: SessionLimits = {}) {
+    const pair = memoryPair({ protocol });
+    const session = new Session(
+      pair.server,
+      sessionSettings({ side: "server", turn: this.turn, ...limits }),
+    );
+    this.#stack.defer(async () => {
+      pair.link.disconnect();
+      await session.closed;
+    });
+    const frames: Frame[] = [];
+    pair.client.frames!.receive({
+      receiveFrame: (frame) => void frames.push(frame),
+      framesEnded() {},
+    });
+    await this.endTurn();
+    frames.length = 0;
+    return { session, frames, link: pair.link };
+  }
+
+  async endTurn(): Promise<void> {
+    // Twice, for what was held back until the wire had taken the first part.
+    for (let i = 0; i < 20; i++) {
+      if (i % 10 === 0) this.turn.flush();
+      await Promise.resolve();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#stack.disposeAsync();
+  }
+}
+
+/** The data of all messages in some frames. */
+function dataOf(frames: Frame[]): unknown[] {
+  const lines = frames.flatMap((frame) => (frame as string).split("\n"));
+  return lines.map((line) => JSON.parse(line).data);
+}
+
+function message(data: unknown) {
+  return encodeMessage("t", data);
+}
+
+Deno.test("Broadcast.send() gives all members the same frame when the turn ends", async () => {
+  await using bench = new Bench();
+  const [one, two] = [await bench.connect(), await bench.connect()];
+  const group = new Broadcast(bench.turn);
+  group.add(one.session);
+  group.add(two.session);
+  group.send(message(1));
+  group.send(message(2));
+  assertEquals(one.frames, []);
+  await bench.endTurn();
+  assertEquals(one.frames, ['{"topic":"t","data":1}\n{"topic":"t","data":2}']);
+  assertEquals(two.frames, one.frames);
+  await bench.endTurn();
+  assertEquals(one.frames.length, 1);
+});
+
+Deno.test("Broadcast.send() leaves one member out, and only of that message", async () => {
+  await using bench = new Bench();
+  const peers = [await bench.connect(), await bench.connect(), await bench.connect()];
+  const stranger = await bench.connect();
+  const group = new Broadcast(bench.turn);
+  for (const { session } of peers) group.add(session);
+  group.send(message(1), peers[0]!.session);
+  group.send(message(2), peers[1]!.session);
+  group.send(message(3), stranger.session);
+  await bench.endTurn();
+  assertEquals(peers.map(({ frames }) => dataOf(frames)), [[2, 3], [1, 3], [1, 2, 3]]);
+  assertEquals(stranger.frames, []);
+});
+
+Deno.test("Broadcast keeps the order of overlapping groups and of what members get alone", async () => {
+  await using bench = new Bench();
+  const peers = [await bench.connect(), await bench.connect(), await bench.connect()];
+  const [a, b, c] = peers.map(({ session }) => session);
+  const [left, right] = [new Broadcast(bench.turn), new Broadcast(bench.turn)];
+  for (const session of [a!, b!]) left.add(session);
+  for (const session of [b!, c!]) right.add(session);
+  b!.send("t", 1);
+  right.send(message(2));
+  left.send(message(3));
+  b!.send("t", 4);
+  a!.send("t", 5);
+  right.send(message(6), c);
+  left.send(message(7));
+  await bench.endTurn();
+  assertEquals(peers.map(({ frames }) => dataOf(frames)), [[3, 5, 7], [1, 2, 3, 4, 6, 7], [2]]);
+  assertEquals(peers.map(({ frames }) => frames.length), [1, 1, 1]);
+});
+
+Deno.test("Broadcast.add() and delete() first hand over what was sent before", async () => {
+  await using bench = new Bench();
+  const [one, two] = [await bench.connect(), await bench.connect()];
+  const group = new Broadcast(bench.turn);
+  group.add(one.session);
+  group.send(message(1));
+  group.add(two.session);
+  group.send(message(2));
+  group.delete(one.session);
+  group.send(message(3));
+  await bench.endTurn();
+  assertEquals([dataOf(one.frames), dataOf(two.frames)], [[1, 2], [2, 3]]);
+});
+
+Deno.test("Broadcast.add() and delete() are idempotent, and flush only for a change", async () => {
+  await using bench = new Bench();
+  const [one, two] = [await bench.connect(), await bench.connect()];
+  const group = new Broadcast(bench.turn);
+  group.add(one.session);
+  group.send(message(1));
+  group.add(one.session);
+  group.delete(two.session);
+  group.send(message(2));
+  await bench.endTurn();
+  assertEquals(one.frames.length, 1);
+  assertEquals(dataOf(one.frames), [1, 2]);
+  assertEquals([group.size, group.has(one.session), group.has(two.session)], [1, true, false]);
+  assertEquals([...group.members()], [one.session]);
+});
+
+Deno.test("Broadcast.add() refuses a session that carries no messages", async () => {
+  await using pair = memoryPair({ protocol: "", frames: false });
+  const turn = new Turn(() => {});
+  const session = new Session(pair.server, sessionSettings({ side: "server", turn }));
+  const group = new Broadcast(turn);
+  assertThrows(() => group.add(session), UnsupportedError);
+  assertEquals(group.size, 0);
+  await session.close();
+});
+
+Deno.test("Broadcast.send() flushes early, so that a healthy member never overflows", async () => {
+  await using bench = new Bench();
+  const { session, frames } = await bench.connect("skein.1", { sendQueue: { maxMessages: 16 } });
+  const plain = await bench.connect("", { sendQueue: { maxMessages: 16 } });
+  const group = new Broadcast(bench.turn);
+  group.add(session);
+  group.add(plain.session);
+  const sent = Array.from({ length: 1_000 }, (_, i) => i);
+  for (const i of sent) group.send(message(i), i % 7 === 0 ? plain.session : undefined);
+  session.send("t", 1_000);
+  await bench.endTurn();
+  assertEquals(dataOf(frames), [...sent, 1_000]);
+  assertEquals(dataOf(plain.frames), sent.filter((i) => i % 7 !== 0));
+  assert(!session.isClosed && !plain.session.isClosed);
+});
+
+Deno.test("Broadcast.send() splits what is larger than a joined frame", async () => {
+  await using bench = new Bench();
+  const { session, frames } = await bench.connect();
+  const group = new Broadcast(bench.turn);
+  group.add(session);
+  for (let i = 0; i < 5; i++) group.send(message("x".repeat(30_000)));
+  await bench.endTurn();
+  assertEquals(dataOf(frames).length, 5);
+  assertEquals(frames.map((frame) => frame.length <= 65_536), [true, true, true]);
+});
+
+Deno.test("Broadcast closes a member that does not read, and the others lose nothing", async () => {
+  await using bench = new Bench();
+  const limits = { sendQueue: { maxMessages: 8 } };
+  const [slow, healthy] = [
+    await bench.connect("skein.1", limits),
+    await bench.connect("skein.1", limits),
+  ];
+  const group = new Broadcast(bench.turn);
+  group.add(slow.session);
+  group.add(healthy.session);
+  slow.link.stall("to-client");
+  for (let i = 0; i < 20; i++) {
+    group.send(message("x".repeat(20_000)));
+    await bench.endTurn();
+  }
+  assert(slow.session.isClosed);
+  assertEquals((await slow.session.closed).code, 4507);
+  assertEquals(dataOf(healthy.frames).length, 20);
+  assert(!healthy.session.isClosed);
+});
+
+Deno.test("Broadcast.add() stands while it closes another member that is full", async () => {
+  await using bench = new Bench();
+  const slow = await bench.connect("skein.1", { sendQueue: { maxMessages: 1 } });
+  const late = await bench.connect();
+  const group = new Broadcast(bench.turn);
+  group.add(slow.session);
+  slow.link.stall("to-client");
+  slow.session.send("t", "x".repeat(100_000));
+  await bench.endTurn();
+  group.send(message(1));
+  group.send(message(2));
+  group.add(late.session);
+  assertEquals([group.size, slow.session.isClosed], [2, false]);
+  await Promise.resolve();
+  assert(slow.session.isClosed);
+});
+
+Deno.test("Broadcast.send() keeps what a plain member's wire does not take, in order", async () => {
+  await using bench = new Bench();
+  const [slow, quick] = [await bench.connect(""), await bench.connect("")];
+  const group = new Broadcast(bench.turn);
+  group.add(slow.session);
+  group.add(quick.session);
+  slow.link.stall("to-client");
+  const texts = Array.from({ length: 5 }, (_, i) => `${i}${"x".repeat(30_000)}`);
+  for (const text of texts) group.send(message(text));
+  await bench.endTurn();
+  assertEquals(dataOf(quick.frames), texts);
+  assert(slow.session.stats.queuedMessages > 0);
+  slow.link.resume("to-client");
+  for (let i = 0; i < 5; i++) await bench.endTurn();
+  assertEquals(dataOf(slow.frames), texts);
+  assertEquals(slow.session.stats.queuedMessages, 0);
+});

@@ -1,0 +1,96 @@
+import { assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { Peer, turns } from "../../tests/sessions.ts";
+import { memoryPair } from "../../transport/memory/memory.ts";
+import type { AnyContract } from "../contract.ts";
+import { ServiceDesk } from "../serving/services.ts";
+import { coreOf, Session } from "../session.ts";
+import { sessionSettings, type SessionSettingsOptions } from "../settings.ts";
+
+/** A session with a short queue on a wire that says whether it is read, and its peer. */
+function paused(options: Partial<SessionSettingsOptions<unknown, AnyContract, "server">>) {
+  const pair = memoryPair({ protocol: "skein.1", streams: false, datagrams: false });
+  const wire = { isPaused: false };
+  Object.defineProperty(pair.server.frames!, "isPaused", { get: () => wire.isPaused });
+  const settings = sessionSettings({
+    side: "server",
+    services: new ServiceDesk({}),
+    heartbeat: { intervalMs: 1_000, timeoutMs: 2_000 },
+    receiveQueue: { maxMessages: 4 },
+    ...options,
+  });
+  const peer = new Peer(pair.client);
+  const session = new Session(pair.server, settings, {});
+  const send = async (count: number) => {
+    for (let i = 0; i < count; i++) pair.client.frames!.send('{"topic":"t"}');
+    await turns();
+  };
+  return { peer, session, core: coreOf(session), send, wire };
+}
+
+Deno.test("Session is not found dead while its wire is not read, but afterwards", async () => {
+  using time = new FakeTime();
+  const { session, wire } = paused({});
+  await session.ready;
+  wire.isPaused = true;
+  await time.tickAsync(10_000);
+  assertEquals(session.state, "connected");
+  wire.isPaused = false;
+  await time.tickAsync(4_000);
+  assertEquals([session.state, (await session.closed).code], ["closed", 4408]);
+});
+
+Deno.test("Session of a server tells its wire how full it is, if somebody handles what comes", async () => {
+  const gate = Promise.withResolvers<void>();
+  const { core, send, session } = paused({ onMessage: () => gate.promise });
+  await session.ready;
+  await send(3);
+  assertEquals(core.backpressure!.fill, 2 / 4);
+  const changed = core.backpressure!.changed();
+  gate.resolve();
+  await changed;
+  while (core.backpressure!.fill > 0) await core.backpressure!.changed();
+  await session.close();
+});
+
+Deno.test("Session is as full as by the limit of its receive queue that is nearer", async () => {
+  const size = '{"topic":"t"}'.length;
+  for (
+    const [maxBytes, expected] of [[8 * size, 2 / 4], [4 * size, 2 / 4], [2 * size, 1]] as const
+  ) {
+    const gate = Promise.withResolvers<void>();
+    const { core, send, session } = paused({
+      receiveQueue: { maxMessages: 4, maxBytes },
+      onMessage: () => gate.promise,
+    });
+    await session.ready;
+    assertEquals(core.backpressure!.fill, 0);
+    await send(3);
+    assertEquals([session.stats.waitingMessages, core.backpressure!.fill], [2, expected]);
+    gate.resolve();
+    await session.close();
+  }
+});
+
+Deno.test("Session that nobody reads lets its wire go on: the oldest are discarded", async () => {
+  const { core, send, session } = paused({});
+  await session.ready;
+  await send(10);
+  assertEquals([core.backpressure!.fill, session.stats.unreadMessages], [0, 6]);
+  await session.close();
+});
+
+Deno.test("Session that asks its peer lets its wire go on, for the answer to come", async () => {
+  const { core, peer, send, session } = paused({
+    onMessage: async (_message, session) => void await session.request("sum"),
+  });
+  await session.ready;
+  await send(3);
+  assertEquals([session.stats.waitingMessages, core.backpressure!.fill], [2, 0]);
+  for (let id = 1; core.inbound.isIdle === false && id < 10; id++) {
+    peer.connection.frames!.send(`{"reply":${id},"data":1}`);
+    await turns();
+  }
+  assertEquals(session.stats.waitingMessages, 0);
+  await session.close();
+});

@@ -1,0 +1,99 @@
+/** What tests of send queues have in common. */
+import { assert, assertEquals } from "@std/assert";
+import type { QueueFullError } from "../../errors.ts";
+import type { Frame, MessageFrames } from "../../transport/connection.ts";
+import type { Entry } from "./packing.ts";
+import {
+  HIGH_WATER_MARK,
+  SendQueue,
+  type SendQueueOptions,
+  type SendQueueOwner,
+} from "./send_queue.ts";
+import { Turn } from "./turn.ts";
+
+/** A wire that takes everything, or, once `isStalled`, nothing. */
+export class FakeFrames implements MessageFrames {
+  readonly sent: Frame[] = [];
+  readonly lowWaterMark = 0;
+  isStalled = false;
+  bufferedAmount = 0;
+  #drained = Promise.withResolvers<void>();
+
+  send(frame: Frame): void {
+    this.sent.push(frame);
+    if (this.isStalled) this.bufferedAmount += frame.length;
+  }
+
+  drained(): Promise<void> {
+    return this.#drained.promise;
+  }
+
+  receive(): void {}
+
+  async drain(): Promise<void> {
+    this.isStalled = false;
+    this.bufferedAmount = 0;
+    this.#drained.resolve();
+    this.#drained = Promise.withResolvers();
+    await Promise.resolve();
+  }
+
+  /** The envelopes sent since the last call. */
+  take(): string[] {
+    return this.sent.splice(0).flatMap((frame) => (frame as string).split("\n"));
+  }
+}
+
+/** A queue on such a wire. */
+export interface Bench {
+  readonly frames: FakeFrames;
+  readonly turn: Turn;
+  readonly queue: SendQueue;
+  readonly overflows: QueueFullError[];
+  /** An entry with its place in the order. */
+  entry(frame: Frame, options?: Partial<Entry>): Entry;
+  push(...frames: string[]): void;
+  /** Makes the wire hold as much as it wants. */
+  hold(): void;
+}
+
+/** Makes a queue with these limits. */
+export function bench(limits: SendQueueOptions = {}, joins = true): Bench {
+  const frames = new FakeFrames();
+  const turn = new Turn(() => {});
+  const overflows: QueueFullError[] = [];
+  const owner: SendQueueOwner = {
+    joins,
+    overflow: (error) => {
+      overflows.push(error);
+      queue.end();
+    },
+  };
+  const queue: SendQueue = new SendQueue(frames, owner, {
+    turn,
+    sendQueue: { maxMessages: 256, maxBytes: 1_048_576, policy: "close", ...limits },
+  });
+  const entry = (frame: Frame, options: Partial<Entry> = {}): Entry => ({
+    frame,
+    size: frame.length,
+    topic: String(frame).slice(0, 1),
+    sequence: turn.nextSequence(),
+    isProtected: false,
+    ...options,
+  });
+  return {
+    frames,
+    turn,
+    queue,
+    overflows,
+    entry,
+    push: (...texts) => texts.forEach((text) => queue.push(entry(text))),
+    hold: () => {
+      frames.isStalled = true;
+      queue.push(entry("#".repeat(HIGH_WATER_MARK)));
+      turn.flush();
+      assertEquals(frames.sent.splice(0).length, 1);
+      assert(!queue.isFlushed);
+    },
+  };
+}

@@ -1,0 +1,835 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { flushed } from "../_lasting.ts";
+import {
+  BrokerError,
+  RequestError,
+  SessionClosedError,
+  TimeoutError,
+  UnsupportedError,
+} from "../../errors.ts";
+import { Network } from "../../tests/clients.ts";
+import { endOf, type HELLO, type Peer, serverByHand, turns } from "../../tests/sessions.ts";
+import type { Client } from "../client.ts";
+import { encodeMessage } from "../wire/encode.ts";
+import { Outbox } from "../outbox.ts";
+import { Sequences, type SequenceStore } from "./sequences.ts";
+import { type PublicationNumber, ServiceDesk, type SessionServices } from "./services.ts";
+
+/** What nodes share, in memory; an engine that can be away, or slow. */
+class Engine {
+  readonly numbers = new Map<string, number>();
+  readonly claims = new Map<string, { node: string; until: number }>();
+  readonly calls: string[] = [];
+  isAway = false;
+  /** What keeping a number waits for. */
+  gate: Promise<void> | undefined;
+
+  node(node: string, claimMs = 4_000): SequenceStore {
+    return {
+      claimMs,
+      claim: async (client) => {
+        await this.#reach(`claim ${node}`);
+        const held = this.claims.get(client);
+        if (held !== undefined && held.node !== node && held.until > Date.now()) return false;
+        this.claims.set(client, { node, until: Date.now() + claimMs });
+        return true;
+      },
+      release: async (client) => {
+        await this.#reach(`release ${node}`);
+        if (this.claims.get(client)?.node === node) this.claims.delete(client);
+      },
+      newest: async (client) => {
+        await this.#reach(`newest ${node}`);
+        return this.numbers.get(client) ?? -1;
+      },
+      advance: async (client, number) => {
+        await this.#reach(`advance ${number}`);
+        await this.gate;
+        this.numbers.set(client, Math.max(number, this.numbers.get(client) ?? -1));
+      },
+    };
+  }
+
+  #reach(call: string): Promise<void> {
+    this.calls.push(call);
+    return this.isAway ? Promise.reject(new BrokerError("The engine is away")) : Promise.resolve();
+  }
+}
+
+type Handler = (data: unknown) => void | Promise<void>;
+
+/** A server of one node: settings of its sessions. */
+function node(
+  store: SequenceStore | undefined,
+  handler: Handler,
+  services: SessionServices = {},
+): Network["server"] {
+  const sequences = store && { sequences: store };
+  return {
+    services: new ServiceDesk({ ...services, ...sequences }),
+    onMessage: ({ data }) => handler(data),
+  };
+}
+
+/** Notes what a service is asked for, and answers. */
+function noted(log: unknown[], what: unknown): object {
+  log.push(what);
+  return {};
+}
+
+async function reconnect(time: FakeTime): Promise<void> {
+  await turns(20);
+  await time.tickAsync(250);
+  await turns(20);
+}
+
+const atLeastOnce = { delivery: "at-least-once" } as const;
+
+Deno.test("Client with at-least-once has each message handled once, and lets go of what is acknowledged", async () => {
+  const engine = new Engine();
+  const seen: unknown[] = [];
+  const network = new Network(node(engine.node("a"), (data) => void seen.push(data)));
+  await using client = network.client(atLeastOnce);
+  for (let i = 0; i < 50; i++) client.send("t", i);
+  client.send("t", Uint8Array.of(1, 2));
+  assertEquals(client.outbox.messages, 51);
+  await client.flushed();
+  assertEquals(seen, [...Array.from({ length: 50 }, (_, i) => i), Uint8Array.of(1, 2)]);
+  assertEquals(client.outbox, { messages: 0, bytes: 0 });
+  client.send("t", "later");
+  await client.flushed();
+  assertEquals([seen.at(-1), [...engine.numbers.values()]], ["later", [52]]);
+});
+
+Deno.test("A message that was on its way when the connection broke is handled by the next session", async () => {
+  using time = new FakeTime();
+  const seen: unknown[] = [];
+  const network = new Network(node(new Engine().node("a"), (data) => void seen.push(data)));
+  await using client = network.client(atLeastOnce);
+  await client.whenConnected();
+  network.pairs[0]!.link.stall("to-server");
+  client.send("t", 1);
+  await turns(20);
+  network.cut();
+  client.send("t", 2);
+  await reconnect(time);
+  assertEquals([seen, client.outbox.messages], [[1, 2], 0]);
+});
+
+Deno.test("A message whose handler outlives its session is not handled by the next one", async () => {
+  using time = new FakeTime();
+  const seen: unknown[] = [];
+  const gate = Promise.withResolvers<void>();
+  const network = new Network(node(new Engine().node("a"), (data) => {
+    seen.push(data);
+    return data === 1 ? gate.promise : undefined;
+  }));
+  await using client = network.client(atLeastOnce);
+  for (const data of [1, 2, 3]) client.send("t", data);
+  await turns(20);
+  network.cut();
+  await reconnect(time);
+  assertEquals([network.sessions.length, seen, client.outbox.messages], [2, [1], 3]);
+  gate.resolve();
+  await client.flushed();
+  assertEquals(seen, [1, 2, 3]);
+});
+
+Deno.test("A handler that does not end holds up the next session for 30 s, and no longer", async () => {
+  using time = new FakeTime();
+  const seen: unknown[] = [];
+  const network = new Network(
+    node(new Engine().node("a", Infinity), (data) => {
+      return seen.push(data) === 1 ? new Promise<void>(() => {}) : undefined;
+    }),
+  );
+  network.server = { ...network.server, closeTimeoutMs: 10 };
+  await using client = network.client(atLeastOnce);
+  client.send("t", 1);
+  await turns(20);
+  network.cut();
+  await reconnect(time);
+  await time.tickAsync(29_000);
+  assertEquals(seen, [1]);
+  await time.tickAsync(1_000);
+  await turns(20);
+  assertEquals([seen, client.outbox.messages], [[1, 1], 0]);
+});
+
+Deno.test("A message that was handled and not kept yet is not handled again", async () => {
+  using time = new FakeTime();
+  const engine = new Engine();
+  const gate = Promise.withResolvers<void>();
+  engine.gate = gate.promise;
+  const seen: unknown[] = [];
+  const network = new Network(node(engine.node("a"), (data) => void seen.push(data)));
+  await using client = network.client(atLeastOnce);
+  client.send("t", 1);
+  await turns(20);
+  network.cut();
+  await reconnect(time);
+  assertEquals([seen, client.outbox.messages], [[1], 1]);
+  gate.resolve();
+  await client.flushed();
+  assertEquals(seen, [1]);
+});
+
+Deno.test("A message whose acknowledgement was lost is not handled again, here or on another node", async () => {
+  using time = new FakeTime();
+  for (const next of ["a", "b"]) {
+    const engine = new Engine();
+    const seen: unknown[] = [];
+    const stores = new Map(["a", "b"].map((name) => [name, engine.node(name)]));
+    const network = new Network(node(stores.get("a"), (data) => void seen.push(data)));
+    await using client = network.client(atLeastOnce);
+    await client.whenConnected();
+    network.pairs[0]!.link.stall("to-client");
+    client.send("t", 1);
+    await turns(20);
+    assertEquals([seen, client.outbox.messages], [[1], 1]);
+    if (next === "b") network.server = node(stores.get("b"), (data) => void seen.push(data));
+    network.cut();
+    await reconnect(time);
+    assertEquals([seen, client.outbox.messages], [[1], 0]);
+    client.send("t", 2);
+    await client.flushed();
+    assertEquals(seen, [1, 2]);
+  }
+});
+
+Deno.test("Publications that were kept while their client was away are all acknowledged, also those that it sends later", async () => {
+  using time = new FakeTime();
+  const engine = new Engine();
+  const gate = Promise.withResolvers<void>();
+  engine.gate = gate.promise;
+  const published: unknown[] = [];
+  const network = new Network(node(engine.node("a"), () => {}, {
+    publish: (_session, _topic, data, { number }) => {
+      if (!number!.isRepeated) published.push(data);
+      return {};
+    },
+  }));
+  await using client = network.client(atLeastOnce);
+  // More than a client has on the way at once.
+  const count = 80;
+  const done = Array.from({ length: count }, (_, i) => client.publish("t", i));
+  await Promise.all(done);
+  network.cut();
+  gate.resolve();
+  await turns(20);
+  assertEquals([[...engine.numbers.values()], client.outbox.messages], [[count], count]);
+  await reconnect(time);
+  assertEquals([published.length, client.outbox.messages], [count, 0]);
+});
+
+Deno.test("Publications that come again are acknowledged after their answers", async () => {
+  const sequences = {
+    ...new Engine().node("a"),
+    newest: () => Promise.resolve(9),
+  };
+  await using hand = serverByHand({
+    services: new ServiceDesk({ sequences, publish: () => ({}) }),
+  });
+  for (let n = 1; n <= 3; n++) {
+    hand.peer.say({ publish: "t", data: n, id: n, seq: n, client: "ann" });
+  }
+  await turns(20);
+  const said = hand.peer.envelopes.filter(({ hello }) => hello === undefined);
+  assertEquals(
+    said.map(({ reply, ack }) => reply === undefined ? `ack ${ack}` : `reply ${reply}`),
+    [1, 2, 3].flatMap((n) => [`reply ${n}`, `ack ${n}`]),
+  );
+});
+
+Deno.test("A client counts for its user alone: nobody else's numbers are dropped for its", async () => {
+  const engine = new Engine();
+  const seen: unknown[] = [];
+  const services = new ServiceDesk({ sequences: engine.node("a") });
+  const settings = {
+    services,
+    onMessage: ({ data }: { data: unknown }) => void seen.push(data),
+  };
+  // A name with a colon is not taken for a user and a client.
+  for (const user of ["ann", "bob", "3:ann", undefined]) {
+    for (const _again of [false, true]) {
+      await using hand = serverByHand(settings, user === undefined ? {} : { identity: { user } });
+      hand.peer.say({ topic: "t", data: user ?? "nobody", seq: 5, client: "same" });
+      await turns(20);
+      assertEquals(hand.peer.envelopes.at(-1), { ack: 5 });
+    }
+  }
+  assertEquals(seen, ["ann", "bob", "3:ann", "nobody"]);
+  assertEquals(engine.numbers.size, 4);
+});
+
+Deno.test("A session that ended while another node handled leaves nothing claimed to the next one", async () => {
+  using time = new FakeTime();
+  const engine = new Engine();
+  const store = engine.node("b");
+  const read = Promise.withResolvers<void>();
+  const sequences = new Sequences({
+    ...store,
+    newest: async (client) => {
+      await read.promise;
+      return await store.newest(client);
+    },
+  });
+  engine.claims.set("ann", { node: "a", until: Date.now() + 4_000 });
+  const [first, second] = [{ acknowledge() {} }, { acknowledge() {} }];
+  const client = sequences.open("ann", first);
+  const left = client.takeTurn();
+  await turns();
+  sequences.close(client, first);
+  await turns();
+  assertEquals(sequences.open("ann", second), client);
+  read.resolve();
+  (await left)();
+  let isTaken = false;
+  const turn = client.takeTurn().finally(() => isTaken = true);
+  await time.tickAsync(3_900);
+  assertEquals(isTaken, false, "The other node still has it");
+  await time.tickAsync(200);
+  (await turn)();
+  sequences.close(client, second);
+});
+
+Deno.test("A claim that is made while the one before it is given up is not given up with it", async () => {
+  const engine = new Engine();
+  const store = engine.node("a");
+  const gate = Promise.withResolvers<void>();
+  const sequences = new Sequences({
+    ...store,
+    release: async (client) => {
+      await gate.promise;
+      await store.release(client);
+    },
+  });
+  const session = { acknowledge() {} };
+  const before = sequences.open("ann", session);
+  (await before.takeTurn())();
+  sequences.close(before, session);
+  const after = sequences.open("ann", session);
+  const turn = after.takeTurn();
+  await turns();
+  gate.resolve();
+  const endTurn = await turn;
+  await turns();
+  assertEquals(engine.claims.get("ann")?.node, "a");
+  endTurn();
+  sequences.close(after, session);
+});
+
+Deno.test("A client that comes to another node waits for what the first one still handles", async () => {
+  using time = new FakeTime();
+  const engine = new Engine();
+  const seen: unknown[] = [];
+  const gate = Promise.withResolvers<void>();
+  const network = new Network(node(engine.node("a"), async (data) => {
+    await gate.promise;
+    seen.push(`a ${data}`);
+  }));
+  network.server = { ...network.server, closeTimeoutMs: 60_000 };
+  await using client = network.client(atLeastOnce);
+  for (const data of [1, 2]) client.send("t", data);
+  await turns(20);
+  network.server = node(engine.node("b"), (data) => void seen.push(`b ${data}`));
+  network.cut();
+  await reconnect(time);
+  await time.tickAsync(15_000);
+  assertEquals([network.sessions.length, seen], [2, []]);
+  gate.resolve();
+  await time.tickAsync(1_000);
+  await client.flushed();
+  assertEquals(seen, ["a 1", "b 2"]);
+});
+
+Deno.test("A node that ended without a word holds its clients up for no longer than its claim", async () => {
+  using time = new FakeTime();
+  const engine = new Engine();
+  const seen: unknown[] = [];
+  const network = new Network(node(engine.node("b"), (data) => void seen.push(data)));
+  await using client = network.client(atLeastOnce);
+  client.send("t", 1);
+  await client.flushed();
+  const [key] = engine.numbers.keys();
+  // Another node has it, and its claim is never given up.
+  network.cut();
+  await turns(20);
+  engine.claims.set(key!, { node: "a", until: Date.now() + 4_250 });
+  client.send("t", 2);
+  await reconnect(time);
+  await time.tickAsync(3_900);
+  assertEquals(seen, [1]);
+  await time.tickAsync(200);
+  await client.flushed();
+  assertEquals(seen, [1, 2]);
+});
+
+Deno.test("While the engine is away messages are handled, and acknowledged once it is back", async () => {
+  using time = new FakeTime();
+  const engine = new Engine();
+  engine.isAway = true;
+  const seen: unknown[] = [];
+  const network = new Network(node(engine.node("a"), (data) => void seen.push(data)));
+  await using client = network.client(atLeastOnce);
+  for (const data of [1, 2, 3]) client.send("t", data);
+  await turns(20);
+  assertEquals([seen, client.outbox.messages], [[1, 2, 3], 3]);
+  await time.tickAsync(5_000);
+  // The same node remembers by itself.
+  network.cut();
+  await reconnect(time);
+  assertEquals([seen, client.outbox.messages], [[1, 2, 3], 3]);
+  engine.isAway = false;
+  await time.tickAsync(1_000);
+  await client.flushed();
+  assertEquals([seen, [...engine.numbers.values()]], [[1, 2, 3], [3]]);
+});
+
+Deno.test("Numbers are kept one at a time, and the newest next", async () => {
+  const engine = new Engine();
+  const gate = Promise.withResolvers<void>();
+  engine.gate = gate.promise;
+  const network = new Network(node(engine.node("a"), () => {}));
+  await using client = network.client(atLeastOnce);
+  for (let i = 0; i < 40; i++) client.send("t", i);
+  await turns(200);
+  assertEquals(engine.calls.filter((call) => call.startsWith("advance")), ["advance 1"]);
+  gate.resolve();
+  await client.flushed();
+  assertEquals(engine.calls.filter((call) => call.startsWith("advance")), [
+    "advance 1",
+    "advance 40",
+  ]);
+});
+
+Deno.test("Messages with numbers are handled one at a time, in order with others, whatever the concurrency", async () => {
+  const log: string[] = [];
+  const network = new Network({
+    ...node(new Engine().node("a"), () => {}),
+    concurrency: 4,
+    onMessage: async (message) => {
+      log.push(`+${message.data}`);
+      await turns(1);
+      log.push(`-${message.data}`);
+      if (message.isRequest) message.reply("done");
+    },
+  });
+  await using client = network.client(atLeastOnce);
+  for (const data of [1, 2, 3]) client.send("t", data);
+  await client.flushed();
+  assertEquals(log, ["+1", "-1", "+2", "-2", "+3", "-3"]);
+});
+
+Deno.test("A message whose handler failed counts as handled: it does not come for ever", async () => {
+  using time = new FakeTime();
+  const seen: unknown[] = [];
+  const network = new Network({
+    ...node(new Engine().node("a"), (data) => {
+      seen.push(data);
+      if (data === 1) throw new Error("Never again");
+    }),
+    onError: () => {},
+  });
+  await using client = network.client(atLeastOnce);
+  for (const data of [1, 2]) client.send("t", data);
+  await client.flushed();
+  // Nothing is left for the next session.
+  await reconnect(time);
+  assertEquals([seen, client.outbox.messages], [[1, 2], 0]);
+});
+
+Deno.test("A message that is not numbered and fails for the engine leaves its session open", async () => {
+  const network = new Network({
+    ...node(new Engine().node("a"), () => {
+      throw new BrokerError("Cannot append: the engine was away");
+    }),
+    onError: () => {},
+  });
+  await using client = network.client({});
+  const session = await client.whenConnected();
+  client.send("t", 1);
+  await turns(20);
+  assertEquals([session.state, network.last.stats.handlerFailures], ["connected", 1]);
+});
+
+Deno.test("A message whose handler failed for the engine comes again, and what follows after it", async () => {
+  using time = new FakeTime();
+  const seen: unknown[] = [];
+  let isAway = true;
+  const network = new Network({
+    ...node(new Engine().node("a"), (data) => {
+      seen.push(data);
+      if (data === 1 && isAway) throw new BrokerError("Cannot append: the engine was away");
+    }),
+    onError: () => {},
+  });
+  await using client = network.client(atLeastOnce);
+  for (const data of [0, 1, 2]) client.send("t", data);
+  await turns(20);
+  assertEquals([seen, client.outbox.messages], [[0, 1], 2]);
+  assertEquals((await endOf(network.last)).code, 4500);
+  isAway = false;
+  await reconnect(time);
+  assertEquals([seen, client.outbox.messages], [[0, 1, 1, 2], 0]);
+});
+
+Deno.test("A loop has handled a message when it takes the next one, or is left", async () => {
+  const desk = new ServiceDesk({ sequences: new Engine().node("a") });
+  const network = new Network({ services: desk });
+  await using client = network.client(atLeastOnce);
+  await client.whenConnected();
+  const messages = network.last[Symbol.asyncIterator]();
+  const first = messages.next();
+  for (const data of [1, 2]) client.send("t", data);
+  assertEquals((await first).value?.data, 1);
+  await turns(20);
+  assertEquals(client.outbox.messages, 2);
+  assertEquals((await messages.next()).value?.data, 2);
+  await turns(20);
+  assertEquals(client.outbox.messages, 1);
+  await messages.return();
+  await client.flushed();
+});
+
+Deno.test("Messages that nobody reads are acknowledged, and publications behind them made", async () => {
+  const published: unknown[] = [];
+  const desk = new ServiceDesk({
+    sequences: new Engine().node("a"),
+    publish: (_session, _topic, data) => void published.push(data),
+  });
+  const network = new Network({ services: desk });
+  await using client = network.client(atLeastOnce);
+  client.send("t", 1);
+  await client.publish("news", 2);
+  await client.flushed();
+  assertEquals(published, [2]);
+});
+
+Deno.test("Subscriptions and tokens pass a publication that waits for a handler; publications do not", async () => {
+  const log: unknown[] = [];
+  const gate = Promise.withResolvers<void>();
+  const services: SessionServices = {
+    subscribe: (_session, topic) => noted(log, `subscribe ${topic}`),
+    unsubscribe: (_session, topic) => noted(log, `unsubscribe ${topic}`),
+    publish: (_session, _topic, data) => noted(log, `publish ${data}`),
+    authenticate: (_session, token) => {
+      log.push(`auth ${token}`);
+      return Promise.resolve({ value: token, user: undefined });
+    },
+  };
+  const network = new Network(node(new Engine().node("a"), () => gate.promise, services));
+  await using client = network.client(atLeastOnce);
+  const session = await client.whenConnected();
+  client.send("t", "hangs");
+  const numbered = [client.publish("news", 1), client.publish("news", 2)];
+  await turns(20);
+  const plain = session.publish("news", 3);
+  await session.subscribe("a");
+  await session.unsubscribe("a");
+  await session.authenticate("fresh");
+  await turns(20);
+  assertEquals(log, ["subscribe a", "unsubscribe a", "auth fresh"]);
+  gate.resolve();
+  await Promise.all([...numbered, plain, client.flushed()]);
+  assertEquals(log.slice(3), ["publish 1", "publish 2", "publish 3"]);
+  // What nothing holds up is done in its order again.
+  await Promise.all([session.publish("news", 4), session.subscribe("b")]);
+  assertEquals(log.slice(6), ["publish 4", "subscribe b"]);
+});
+
+Deno.test("A publication comes after the subscriptions before it, also with a number", async () => {
+  const log: unknown[] = [];
+  const gate = Promise.withResolvers<void>();
+  const services: SessionServices = {
+    subscribe: async (_session, topic) => {
+      await gate.promise;
+      log.push(`subscribe ${topic}`);
+      return {};
+    },
+    publish: (_session, _topic, data) => noted(log, `publish ${data}`),
+  };
+  const network = new Network(node(new Engine().node("a"), () => {}, services));
+  await using client = network.client(atLeastOnce);
+  const session = await client.whenConnected();
+  const subscribing = session.subscribe("a");
+  const publishing = client.publish("news", 1);
+  await turns(20);
+  assertEquals(log, []);
+  gate.resolve();
+  await Promise.all([subscribing, publishing]);
+  assertEquals(log, ["subscribe a", "publish 1"]);
+});
+
+Deno.test("Publications that wait for a handler are bounded with the other requests, and end with the session", async () => {
+  const published: unknown[] = [];
+  const gate = Promise.withResolvers<void>();
+  await using hand = serverByHand({
+    ...node(new Engine().node("a"), () => gate.promise, {
+      publish: (_session, _topic, data) => noted(published, data),
+    }),
+    maxRequests: 3,
+  });
+  await hand.peer.reach(1);
+  hand.peer.say({ topic: "t", seq: 1, client: "c" });
+  for (const seq of [2, 3]) hand.peer.say({ publish: "news", data: seq, id: seq, seq });
+  hand.peer.say({ publish: "news", data: 4, id: 4 });
+  hand.peer.say({ publish: "news", data: 5, id: 5 });
+  await turns(20);
+  assertEquals(hand.peer.envelopes.slice(1), [{
+    reply: 5,
+    error: { code: "too-many", message: "Too many requests wait already" },
+  }]);
+  hand.peer.connection.close();
+  await endOf(hand.session);
+  gate.resolve();
+  await turns(20);
+  assertEquals(published, []);
+});
+
+Deno.test("Client.publish() with at-least-once keeps its order with messages, and is made once", async () => {
+  using time = new FakeTime();
+  const log: unknown[] = [];
+  const numbers: (PublicationNumber | undefined)[] = [];
+  const services: SessionServices = {
+    publish: (_session, topic, data, { number }) => {
+      numbers.push(number);
+      if (topic === "secret") throw new RequestError("forbidden", "Not you");
+      if (!number?.isRepeated) log.push(`published ${data}`);
+      return {};
+    },
+  };
+  const network = new Network(
+    node(new Engine().node("a"), (data) => void log.push(`sent ${data}`), services),
+  );
+  await using client = network.client(atLeastOnce);
+  await client.whenConnected();
+  client.send("t", 1);
+  const made = [client.publish("news", 2), client.publish("news", 3)];
+  client.send("t", 4);
+  await Promise.all(made);
+  await client.flushed();
+  assertEquals(log, ["sent 1", "published 2", "published 3", "sent 4"]);
+  await assertRejects(() => client.publish("secret", 5), RequestError, "Not you");
+  await client.flushed();
+
+  // The answer is lost on the way: what was published is not published again, a refusal is told again.
+  network.pairs[0]!.link.stall("to-client");
+  const lost = client.publish("news", 6);
+  const refused = assertRejects(() => client.publish("secret", 7), RequestError, "Not you");
+  await turns(20);
+  network.cut();
+  await reconnect(time);
+  await Promise.all([lost, refused]);
+  assertEquals(log.slice(4), ["published 6"]);
+  assertEquals(numbers.map((n) => [n?.number, n?.isRepeated]), [
+    [2, false],
+    [3, false],
+    [5, false],
+    [6, false],
+    [7, false],
+    [6, true],
+    [7, true],
+  ]);
+  assertEquals(new Set(numbers.map((n) => n?.producer)).size, 1);
+});
+
+Deno.test("Client.publish() with at-least-once asks for no more at once than a server lets wait", async () => {
+  for (const store of [new Engine().node("a"), undefined]) {
+    const published: unknown[] = [];
+    const services: SessionServices = {
+      publish: async (_session, _topic, data) => {
+        await turns(1);
+        published.push(data);
+      },
+    };
+    const network = new Network(node(store, () => {}, services));
+    await using client = network.client({ ...atLeastOnce, onError: () => {} });
+    const all = Array.from({ length: 100 }, (_, i) => i);
+    await Promise.all(all.map((i) => client.publish("news", i)));
+    assertEquals([published, network.last.stats.invalidMessages], [all, 0]);
+  }
+});
+
+Deno.test("Client.publish() that is not waited for any more is made all the same", async () => {
+  const published: unknown[] = [];
+  const gate = Promise.withResolvers<void>();
+  const services: SessionServices = {
+    publish: async (_session, _topic, data) => {
+      await gate.promise;
+      published.push(data);
+    },
+  };
+  const network = new Network(node(new Engine().node("a"), () => {}, services));
+  await using client = network.client(atLeastOnce);
+  const reason = new Error("enough");
+  await assertRejects(
+    () => client.publish("news", 1, { signal: AbortSignal.abort(reason) }),
+    Error,
+    "enough",
+  );
+  gate.resolve();
+  await client.flushed();
+  assertEquals(published, [1]);
+});
+
+Deno.test("A server that acknowledges nothing gets messages once at most, and the client says so", async () => {
+  const seen: unknown[] = [];
+  const errors: unknown[] = [];
+  const services: SessionServices = { publish: (_session, _topic, data) => void seen.push(data) };
+  const network = new Network(node(undefined, (data) => void seen.push(data), services));
+  await using client = network.client({
+    ...atLeastOnce,
+    onError: (error) => void errors.push(error),
+  });
+  client.send("t", 1);
+  await client.publish("news", 2);
+  client.send("t", 3);
+  await turns(20);
+  assertEquals([seen, client.outbox.messages], [[1, 2, 3], 0]);
+  assertEquals(errors.length, 1);
+  assert(errors[0] instanceof UnsupportedError);
+  await assertRejects(() => client.flushed(), UnsupportedError, "acknowledges no messages");
+});
+
+Deno.test("Client.flushed() rejects for what a closed client leaves, and so does publish()", async () => {
+  const network = new Network(node(new Engine().node("a", Infinity), () => new Promise(() => {})));
+  network.server = { ...network.server, closeTimeoutMs: 1 };
+  const client: Client = network.client(atLeastOnce);
+  client.send("t", 1);
+  const flushed = assertRejects(() => client.flushed(), Error, "Cannot deliver");
+  const published = assertRejects(() => client.publish("t"), Error, "Cannot deliver");
+  await turns(20);
+  await client.close();
+  await Promise.all([flushed, published]);
+  const idle = network.client(atLeastOnce);
+  await idle.whenConnected();
+  await idle.close();
+  await idle.flushed();
+});
+
+Deno.test("An outbox that ended before it knew how to deliver still says so", async () => {
+  await using hand = serverByHand();
+  const outbox = new Outbox({}, true);
+  outbox.add(encodeMessage("t", 1));
+  const handing = outbox.handTo(hand.session);
+  outbox.end(new SessionClosedError("The client is closed"));
+  void hand.session.close();
+  await handing;
+  await assertRejects(() => flushed(outbox, 1, {}), SessionClosedError, "The client is closed");
+});
+
+Deno.test("Client.flushed() gives up by signal and by time, and what waits still goes out", async () => {
+  using time = new FakeTime();
+  const seen: unknown[] = [];
+  const network = new Network(node(new Engine().node("a"), (data) => void seen.push(data)));
+  network.answers.push(network.nobody);
+  await using client = network.client(atLeastOnce);
+  client.send("t", 1);
+  const abort = new AbortController();
+  const aborted = assertRejects(() => client.flushed({ signal: abort.signal }), Error, "Enough");
+  const late = assertRejects(() => client.flushed({ timeoutMs: 100 }), TimeoutError, "the outbox");
+  await turns();
+  abort.abort(new Error("Enough"));
+  await aborted;
+  await time.tickAsync(100);
+  await late;
+  await assertRejects(() => client.flushed({ signal: abort.signal }), Error, "Enough");
+  await time.tickAsync(150);
+  await turns(20);
+  await client.flushed();
+  assertEquals(seen, [1]);
+});
+
+Deno.test("Client.flushed() with at-most-once waits until a session took what was sent", async () => {
+  const seen: unknown[] = [];
+  const network = new Network({ onMessage: ({ data }) => void seen.push(data) });
+  await using client = network.client();
+  client.send("t", 1);
+  await client.flushed();
+  await turns();
+  assertEquals(seen, [1]);
+});
+
+Deno.test("A message that the server does not take for its size is dropped, and holds up nothing", async () => {
+  const seen: unknown[] = [];
+  const refused: string[] = [];
+  const network = new Network({
+    ...node(new Engine().node("a"), (data) => void seen.push(data)),
+    maxMessageBytes: 300,
+  });
+  await using client = network.client({
+    ...atLeastOnce,
+    onRefused: ({ failure }) => void refused.push(failure.code),
+  });
+  client.send("t", 1);
+  client.send("t", "x".repeat(300));
+  const tooLarge = assertRejects(() => client.publish("t", "x".repeat(260)), RequestError, "large");
+  client.send("t", 2);
+  await client.flushed();
+  await tooLarge;
+  assertEquals([seen, refused], [[1, 2], ["too-large", "too-large"]]);
+});
+
+/** A session whose client is spoken for by hand, and what was handled of it. */
+function byHand(seen: unknown[]): { peer: Peer } & AsyncDisposable {
+  const { services, onMessage } = node(new Engine().node("a"), (data) => void seen.push(data));
+  return serverByHand({ services: services!, onMessage: onMessage! });
+}
+
+Deno.test("Session acknowledges messages with numbers, and refuses numbers that make no sense", async () => {
+  const seen: unknown[] = [];
+  await using hand = byHand(seen);
+  hand.peer.say({ topic: "t", data: 0, seq: 1 });
+  await turns(20);
+  hand.peer.say({ topic: "t", data: 1, seq: 7, client: "c" });
+  await turns(20);
+  hand.peer.say({ topic: "t", data: 2, seq: 7 });
+  hand.peer.say({ topic: "t", data: 3, seq: 20 });
+  await turns(20);
+  assertEquals(seen, [1, 3]);
+  const [hello, ...others] = hand.peer.envelopes;
+  assertEquals((hello!.hello as typeof HELLO.hello).features, ["seq"]);
+  assertEquals(others.filter((envelope) => "ack" in envelope), [{ ack: 7 }, { ack: 20 }]);
+  const codes = others.filter((envelope) => "error" in envelope)
+    .map(({ error }) => (error as { code: string }).code);
+  assertEquals(codes, ["malformed", "malformed"]);
+});
+
+Deno.test("10,000 messages over a connection that breaks again and again are handled once each, in order", async () => {
+  using time = new FakeTime();
+  let state = 7;
+  const random = () => (state = state * 48_271 % 2_147_483_647) / 2_147_483_647;
+  const engine = new Engine();
+  const seen: unknown[] = [];
+  const handler: Handler = async (data) => {
+    if (random() < 0.3) await turns(Math.ceil(random() * 3));
+    seen.push(data);
+  };
+  const nodes = ["a", "b"].map((name) => ({
+    ...node(engine.node(name), handler),
+    closeTimeoutMs: 100,
+  }));
+  const network = new Network(nodes[0]);
+  await using client = network.client({
+    ...atLeastOnce,
+    outbox: { maxMessages: 300, maxBytes: 1e6 },
+    backoff: { firstDelayMs: 2, maxDelayMs: 4, random: () => 0.5 },
+  });
+  const count = 10_000;
+  for (let i = 0; i < count || client.outbox.messages > 0;) {
+    while (i < count && client.outbox.messages < 300 && random() < 0.95) client.send("t", i++);
+    await turns(Math.ceil(random() * 4));
+    if (random() < 0.05 && client.isConnected) {
+      network.pairs.at(-1)!.link.stall(random() < 0.5 ? "to-client" : "to-server");
+    }
+    if (random() < 0.2) {
+      network.cut();
+      network.server = nodes[Math.floor(random() * 2)]!;
+    }
+    await time.tickAsync(50);
+  }
+  assert(network.sessions.length > 50, `${network.sessions.length} sessions`);
+  assertEquals(seen, Array.from({ length: count }, (_, i) => i));
+});

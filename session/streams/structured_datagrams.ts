@@ -1,0 +1,250 @@
+/**
+ * Typed messages in datagrams.
+ *
+ * @module
+ */
+import { SessionClosedError, StructuredError, UnsupportedError } from "../../errors.ts";
+import type { DatagramDuplex } from "../../transport/connection.ts";
+import {
+  checkCodec,
+  DATAGRAM_HEAD_BYTES,
+  decodeMessage,
+  encodeMessage,
+  refusal,
+  unknownType,
+} from "./structured_format.ts";
+import { type Codec, jsonCodec } from "./codec.ts";
+import {
+  type CompiledRegistry,
+  compileRegistry,
+  type Registry,
+  type StructuredInput,
+  type StructuredMessage,
+  type TypeIn,
+} from "./registry.ts";
+import type { Session } from "../session.ts";
+import type { SessionBase } from "../session_base.ts";
+import type { StructuredOptions } from "./structured.ts";
+
+/** Datagrams that wait for a reader where nobody says otherwise: what is older is stale. */
+const MAX_QUEUED = 256;
+
+/** Writes that a wire without plain calls has not taken yet; past it what is sent is lost. */
+const MAX_WAITING_WRITES = 256;
+
+/** Options for typed messages in datagrams. */
+export interface StructuredDatagramsOptions<R extends Registry> extends StructuredOptions<R> {
+  /**
+   * Datagrams that wait for a reader; past it the oldest is dropped.
+   *
+   * @default {256}
+   */
+  readonly maxQueued?: number;
+  /**
+   * Told of each datagram that can not be taken, as the loop comes to it: it has no type, one that
+   * is unknown, or data that the codec or the schema refuses. It is skipped; what the function
+   * throws ends the loop.
+   */
+  readonly onInvalid?: (error: StructuredError) => void;
+}
+
+/** What was counted; every number only grows. */
+export interface StructuredDatagramsStats {
+  /** Messages handed to the wire. */
+  readonly sent: number;
+  /** Messages that a loop got. */
+  readonly received: number;
+  /** Datagrams that a loop came to, and skipped: they could not be taken. */
+  readonly skipped: number;
+  /** Datagrams that were lost at this end: too many waited, to be read or to be sent. */
+  readonly dropped: number;
+}
+
+/**
+ * Typed messages in datagrams: each arrives whole, or not at all, in any order.
+ *
+ * - **Bounds:** at most `maxQueued` wait for the loop; past it the oldest is dropped and counted.
+ * - **Errors:** a datagram that can not be taken is counted, told to `onInvalid`, and skipped.
+ * - **Loops:** leaving a loop keeps what waits for another one. It ends with the session.
+ * - **Disposal** gives the session's datagrams back; what still waits is gone.
+ *
+ * @typeParam R The registry.
+ */
+export interface StructuredDatagrams<R extends Registry>
+  extends AsyncIterable<StructuredMessage<R>>, AsyncDisposable {
+  /** What was counted so far. */
+  readonly stats: StructuredDatagramsStats;
+  /**
+   * Sends a message, or loses it. It is not checked here but where it arrives.
+   *
+   * @typeParam T The number.
+   * @param type Its number in the registry.
+   * @param data What to send; its bytes are made at once.
+   * @returns Resolves at once: nobody tells whether it arrives.
+   * @throws {RangeError} If it is larger than the session's `datagrams.maxDatagramSize`.
+   * @throws {TypeError} If the registry has no such number, or the codec can not encode it.
+   * @throws {SessionClosedError} If the session is closed, or this was disposed of.
+   */
+  send<T extends TypeIn<R>>(type: T, data: StructuredInput<R, T>): Promise<void>;
+}
+
+/** See `structuredDatagrams` of a session. */
+export function structuredDatagrams<R extends Registry>(
+  session: SessionBase,
+  options: StructuredDatagramsOptions<R>,
+): StructuredDatagrams<R> {
+  const { registry, codec = jsonCodec, maxQueued = MAX_QUEUED, onInvalid } = options;
+  const schemas = compileRegistry(registry);
+  checkCodec(codec, "structured datagrams");
+  if (!Number.isInteger(maxQueued) || maxQueued < 1) {
+    const rule = "maxQueued must be a positive integer";
+    throw new RangeError(`Cannot make structured datagrams: ${rule}, received ${maxQueued}`);
+  }
+  const { connection, datagrams } = session;
+  if (connection.capabilities.datagrams === "none") {
+    throw new UnsupportedError(
+      `Cannot make structured datagrams: a ${connection.transport} connection has none; see capabilities`,
+    );
+  }
+  if (datagrams.readable.locked) {
+    throw new TypeError("Cannot make structured datagrams: somebody reads the session's datagrams");
+  }
+  return new MessageDatagrams<R>(session, { schemas, codec, maxQueued, onInvalid });
+}
+
+interface MessageDatagramsSettings {
+  readonly schemas: CompiledRegistry;
+  readonly codec: Codec;
+  readonly maxQueued: number;
+  readonly onInvalid: ((error: StructuredError) => void) | undefined;
+}
+
+class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
+  readonly #session: Session;
+  readonly #datagrams: DatagramDuplex;
+  readonly #settings: MessageDatagramsSettings;
+  readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
+  readonly #queue: Uint8Array[] = [];
+  readonly #counts = { sent: 0, received: 0, skipped: 0, dropped: 0 };
+  #arrival: PromiseWithResolvers<void> | undefined = undefined;
+  #waitingWrites = 0;
+  #isIterated = false;
+  #isDisposed = false;
+  #isOver = false;
+
+  constructor(session: SessionBase, settings: MessageDatagramsSettings) {
+    this.#session = session as Session; // There is no other.
+    this.#datagrams = session.datagrams;
+    this.#settings = settings;
+    this.#reader = this.#datagrams.readable.getReader();
+    void this.#collect();
+  }
+
+  get stats(): StructuredDatagramsStats {
+    return { ...this.#counts };
+  }
+
+  async send<T extends TypeIn<R>>(type: T, data: StructuredInput<R, T>): Promise<void> {
+    const session = this.#session;
+    if (session.isClosed) {
+      const info = await session.closed;
+      throw new SessionClosedError("Cannot send datagram: the session is closed", { info });
+    }
+    if (this.#isDisposed) {
+      throw new SessionClosedError("Cannot send datagram: the structured datagrams are closed");
+    }
+    const { schemas, codec } = this.#settings;
+    const { maxDatagramSize, direct } = this.#datagrams;
+    const bytes = encodeMessage(type, data, {
+      ...{ schemas, codec },
+      headBytes: DATAGRAM_HEAD_BYTES,
+      maxBytes: Math.max(0, maxDatagramSize - DATAGRAM_HEAD_BYTES),
+    });
+    if (direct !== undefined) direct.send(bytes);
+    else if (!this.#write(bytes)) return void this.#counts.dropped++;
+    this.#counts.sent++;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<StructuredMessage<R>, void, undefined> {
+    if (this.#isIterated) {
+      throw new TypeError("Cannot read structured datagrams: another loop reads them");
+    }
+    this.#isIterated = true;
+    try {
+      for (;;) {
+        const datagram = this.#queue.shift();
+        if (datagram !== undefined) {
+          const message = await this.#decode(datagram);
+          if (message !== undefined) yield message;
+        } else if (this.#isOver) return;
+        else await (this.#arrival = Promise.withResolvers()).promise;
+      }
+    } finally {
+      this.#isIterated = false;
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#isDisposed) {
+      this.#isDisposed = true;
+      this.#queue.length = 0;
+      this.#reader.releaseLock(); // The read that is under way rejects.
+    }
+    return Promise.resolve();
+  }
+
+  /** Takes what comes, so that the bound is this one's on every wire. */
+  async #collect(): Promise<void> {
+    const queue = this.#queue;
+    try {
+      for (;;) {
+        const { value } = await this.#reader.read();
+        if (value === undefined || this.#isDisposed) break;
+        queue.push(value);
+        if (queue.length > this.#settings.maxQueued) {
+          queue.shift();
+          this.#counts.dropped++;
+        }
+        this.#arrival?.resolve();
+      }
+    } catch {
+      // Disposed of, or the connection is over, and its `closed` tells how.
+    }
+    this.#isOver = true;
+    this.#arrival?.resolve();
+  }
+
+  /** A message; `undefined` if it is none. */
+  async #decode(datagram: Uint8Array): Promise<StructuredMessage<R> | undefined> {
+    const { schemas, codec, onInvalid } = this.#settings;
+    try {
+      const { length } = datagram;
+      if (length < DATAGRAM_HEAD_BYTES) {
+        throw refusal("truncated", `expected a type in a datagram, received ${length} bytes`, {});
+      }
+      const type = datagram[0]! << 8 | datagram[1]!;
+      if (!schemas.has(type)) throw unknownType(type, schemas);
+      const payload = datagram.subarray(DATAGRAM_HEAD_BYTES);
+      const message = await decodeMessage(payload, type, { schemas, codec });
+      this.#counts.received++;
+      return message as StructuredMessage<R>;
+    } catch (error) {
+      if (!(error instanceof StructuredError)) throw error;
+      this.#counts.skipped++;
+      onInvalid?.(error);
+      return undefined;
+    }
+  }
+
+  /** Writes where there are no plain calls; false if too much waits. */
+  #write(bytes: Uint8Array): boolean {
+    const { writable } = this.#datagrams;
+    if (this.#waitingWrites >= MAX_WAITING_WRITES || writable.locked) return false;
+    const writer = writable.getWriter();
+    const done = (): void => void this.#waitingWrites--;
+    this.#waitingWrites++;
+    writer.write(bytes).then(done, done);
+    writer.releaseLock(); // For whoever else sends.
+    return true;
+  }
+}

@@ -1,0 +1,68 @@
+import { assert, assertEquals } from "@std/assert";
+import { decodeBinary, encodeBinary, isBinaryMessage } from "./binary.ts";
+
+const bytes = (...values: number[]) => new Uint8Array(values);
+
+Deno.test("encodeBinary() writes the mark, the head's length, the head and the bytes", () => {
+  assertEquals(
+    encodeBinary("{}", bytes(1, 2, 3)),
+    bytes(0x40, 0x53, 2, 0x7b, 0x7d, 1, 2, 3),
+  );
+  assertEquals(encodeBinary("", bytes()), bytes(0x40, 0x53, 0));
+});
+
+Deno.test("encodeBinary() takes the varint that fits the head's bytes, not its characters", () => {
+  const cases: [head: string, prefix: number[]][] = [
+    ["x".repeat(63), [63]],
+    ["x".repeat(64), [0x40, 64]],
+    ["é".repeat(32), [0x40, 64]],
+    ["x".repeat(16_383), [0x7f, 0xff]],
+    ["x".repeat(16_384), [0x80, 0, 0x40, 0]],
+  ];
+  for (const [head, prefix] of cases) {
+    const frame = encodeBinary(head, bytes(7));
+    assertEquals([...frame.subarray(2, 2 + prefix.length)], prefix);
+    assertEquals(decodeBinary(frame), { head, data: bytes(7) });
+  }
+});
+
+Deno.test("decodeBinary() takes a length in more bytes than it needs", () => {
+  for (const length of [[0x40, 2], [0x80, 0, 0, 2]]) {
+    const frame = bytes(0x40, 0x53, ...length, 0x7b, 0x7d, 9);
+    assertEquals(decodeBinary(frame), { head: "{}", data: bytes(9) });
+  }
+});
+
+Deno.test("decodeBinary() gives undefined for a frame that is not whole", () => {
+  const whole = encodeBinary('{"topic":"a"}', bytes());
+  for (let length = 3; length < whole.length; length++) {
+    assertEquals(decodeBinary(whole.subarray(0, length)), undefined, `${length} bytes`);
+  }
+  const cases: [what: string, frame: Uint8Array][] = [
+    ["an eight-byte length", bytes(0x40, 0x53, 0xc0, 0, 0, 0, 0, 0, 0, 0)],
+    ["a length without its second byte", bytes(0x40, 0x53, 0x40)],
+    ["a length above what follows", bytes(0x40, 0x53, 0xbf, 0xff, 0xff, 0xff, 1)],
+    ["a head that is no UTF-8", bytes(0x40, 0x53, 2, 0xff, 0xfe)],
+  ];
+  for (const [what, frame] of cases) assertEquals(decodeBinary(frame), undefined, what);
+});
+
+Deno.test("isBinaryMessage() knows the mark", () => {
+  assert(isBinaryMessage(bytes(0x40, 0x53, 0)));
+  for (const frame of [bytes(), bytes(0x40), bytes(0x40, 0x53), bytes(0x40, 0x54, 0)]) {
+    assertEquals(isBinaryMessage(frame), false, `${frame}`);
+  }
+});
+
+Deno.test("decodeBinary() never throws on bytes that were changed", () => {
+  let seed = 7;
+  const random = (below: number) => (seed = Math.imul(seed, 48_271) >>> 0) % below;
+  for (let round = 0; round < 5_000; round++) {
+    const frame = encodeBinary('{"topic":"a","id":1}', bytes(1, 2, 3));
+    for (let change = 0; change < 3; change++) {
+      frame[2 + random(frame.length - 2)] = random(256);
+    }
+    const parts = decodeBinary(frame.subarray(0, 3 + random(frame.length - 2)));
+    if (parts !== undefined) assertEquals(typeof parts.head, "string");
+  }
+});

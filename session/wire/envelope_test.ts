@@ -1,0 +1,468 @@
+import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
+import { describe, encodeEnvelope, type Envelope, readEnvelope, readTrace } from "./envelope.ts";
+import { parseEnvelope } from "./server_envelope.ts";
+
+const HELLO = { session: "s", heartbeatMs: 25_000, maxMessageBytes: 262_144, features: ["x"] };
+const FAILURE = { code: "invalid", message: "No", path: ["a", 0] };
+
+const TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+const READ: readonly [text: string, envelope: Envelope][] = [
+  ['{"topic":"a"}', { kind: "message", topic: "a", data: undefined }],
+  ['{"topic":"a","data":null}', { kind: "message", topic: "a", data: null }],
+  ['{"topic":"a","data":{"b":[1]},"id":0}', {
+    kind: "message",
+    topic: "a",
+    data: { b: [1] },
+    id: 0,
+  }],
+  ['{"topic":"a","data":1,"offset":7,"prev":5}', {
+    kind: "message",
+    topic: "a",
+    data: 1,
+    offset: 7,
+    prev: 5,
+  }],
+  ['{"topic":"a","data":1,"seq":4}', { kind: "message", topic: "a", data: 1, seq: 4 }],
+  ['{"topic":"a","id":2,"seq":4,"client":"c"}', {
+    kind: "message",
+    topic: "a",
+    data: undefined,
+    id: 2,
+    seq: 4,
+    client: "c",
+  }],
+  [`{"topic":"a","id":2,"trace":{"traceparent":"${TRACEPARENT}","x":1}}`, {
+    kind: "message",
+    topic: "a",
+    data: undefined,
+    id: 2,
+    trace: { traceparent: TRACEPARENT },
+  }],
+  [`{"topic":"a","seq":4,"trace":{"traceparent":"${TRACEPARENT}","tracestate":"a=1,b=2"}}`, {
+    kind: "message",
+    topic: "a",
+    data: undefined,
+    seq: 4,
+    trace: { traceparent: TRACEPARENT, tracestate: "a=1,b=2" },
+  }],
+  ['{"reply":3,"data":"x"}', { kind: "reply", id: 3, data: "x" }],
+  ['{"reply":3}', { kind: "reply", id: 3, data: undefined }],
+  [`{"reply":3,"error":${JSON.stringify(FAILURE)}}`, { kind: "reply", id: 3, error: FAILURE }],
+  ['{"reply":null,"error":{"code":"x"}}', {
+    kind: "reply",
+    id: null,
+    error: { code: "x", message: "" },
+  }],
+  ['{"cancel":1}', { kind: "cancel", id: 1 }],
+  ['{"subscribe":"a","id":1}', { kind: "subscribe", topic: "a", id: 1 }],
+  ['{"subscribe":"a","id":1,"last":0}', { kind: "subscribe", topic: "a", id: 1, last: 0 }],
+  ['{"subscribe":"a","id":1,"since":{"epoch":"e","offset":9,"x":1},"last":5}', {
+    kind: "subscribe",
+    topic: "a",
+    id: 1,
+    since: { epoch: "e", offset: 9 },
+    last: 5,
+  }],
+  ['{"unsubscribe":"a","id":2}', { kind: "unsubscribe", topic: "a", id: 2 }],
+  ['{"presence":"a","data":{"b":1},"id":4}', {
+    kind: "presence",
+    topic: "a",
+    data: { b: 1 },
+    id: 4,
+  }],
+  ['{"presence":"a","id":4}', { kind: "presence", topic: "a", data: undefined, id: 4 }],
+  ['{"publish":"a","data":1}', { kind: "publish", topic: "a", data: 1 }],
+  ['{"publish":"a","data":1,"id":3}', { kind: "publish", topic: "a", data: 1, id: 3 }],
+  ['{"publish":"a","data":1,"id":3,"seq":0,"client":"c"}', {
+    kind: "publish",
+    topic: "a",
+    data: 1,
+    id: 3,
+    seq: 0,
+    client: "c",
+  }],
+  ['{"gap":"a","reason":"new-epoch","epoch":"e","offset":3}', {
+    kind: "gap",
+    topic: "a",
+    gap: { gap: "a", reason: "new-epoch", epoch: "e", offset: 3 },
+  }],
+  ['{"unsubscribed":"a","code":"forbidden","reason":"No","x":1}', {
+    kind: "unsubscribed",
+    topic: "a",
+    unsubscribed: { unsubscribed: "a", code: "forbidden", reason: "No" },
+  }],
+  ['{"subscribe":"a","id":1,"client":"c"}', {
+    kind: "subscribe",
+    topic: "a",
+    id: 1,
+    client: "c",
+  }],
+  ['{"publish":"a","id":1,"client":"c","echo":false}', {
+    kind: "publish",
+    topic: "a",
+    data: undefined,
+    id: 1,
+    client: "c",
+    echo: false,
+  }],
+  ['{"publish":"a","echo":true}', { kind: "publish", topic: "a", data: undefined }],
+  ['{"topic":"a","from":"ann"}', { kind: "message", topic: "a", data: undefined }],
+  ['{"unsubscribed":"a","code":"removed"}', {
+    kind: "unsubscribed",
+    topic: "a",
+    unsubscribed: { unsubscribed: "a", code: "removed", reason: "" },
+  }],
+  ['{"gap":"a","reason":"interrupted"}', {
+    kind: "gap",
+    topic: "a",
+    gap: { gap: "a", reason: "interrupted" },
+  }],
+  ['{"skip":"a","offset":3,"prev":2}', { kind: "skip", topic: "a", offset: 3, prev: 2 }],
+  ['{"ack":12}', { kind: "ack", n: 12 }],
+  [`{"hello":${JSON.stringify(HELLO)}}`, { kind: "hello", hello: HELLO }],
+  ['{"hello":{"session":"s","heartbeatMs":0,"maxMessageBytes":1}}', {
+    kind: "hello",
+    hello: { session: "s", heartbeatMs: 0, maxMessageBytes: 1, features: [] },
+  }],
+  ['{"auth":"t","id":1}', { kind: "auth", token: "t", id: 1 }],
+  ['{"ping":7}', { kind: "ping", n: 7 }],
+  ['{"pong":7}', { kind: "pong", n: 7 }],
+  ['{"goaway":{"retryAfterMs":5,"reason":"bye"}}', {
+    kind: "goaway",
+    goaway: { retryAfterMs: 5, reason: "bye" },
+  }],
+  ['{"goaway":{"retryAfterMs":5}}', { kind: "goaway", goaway: { retryAfterMs: 5, reason: "" } }],
+  ['{"dropped":4}', { kind: "dropped", count: 4 }],
+  ['{"dropped":4,"topic":"a"}', { kind: "dropped", count: 4, topic: "a" }],
+  ['{"dropped":4,"topic":""}', { kind: "dropped", count: 4 }],
+];
+
+function TOPIC(key: string, received: string): string {
+  return `Expected "${key}" to be a topic, received ${received}`;
+}
+
+function NUMBER(key: string, received: string): string {
+  return `Expected the number of "${key}" to be a whole number from 0, received ${received}`;
+}
+
+Deno.test("parseEnvelope() reads every envelope", () => {
+  for (const [text, envelope] of READ) assertEquals(parseEnvelope(text), envelope, text);
+});
+
+Deno.test("parseEnvelope() goes by the first known key of the table, not of the text", () => {
+  const keys = ["reply", "cancel", "hello", "auth", "ping", "pong", "goaway"];
+  const all = { ...Object.fromEntries(keys.map((key) => [key, 1])), topic: "a", data: 1 };
+  assertEquals(parseEnvelope(JSON.stringify(all)).kind, "message");
+  assertEquals(parseEnvelope('{"pong":1,"ping":2}').kind, "ping");
+  assertEquals(parseEnvelope('{"publish":"a","subscribe":"b","id":1}').kind, "subscribe");
+});
+
+Deno.test("parseEnvelope() ignores unknown keys, and knows when it knows none", () => {
+  assertEquals(parseEnvelope('{"x":1,"topic":"a","seq":2}').kind, "message");
+  for (const text of ["{}", '{"x":1}', '{"seq":1}', '{"close":1}', '{"data":1,"id":1}']) {
+    assertEquals(parseEnvelope(text), { kind: "unknown" }, text);
+  }
+});
+
+const MALFORMED: readonly [text: string, message: string, id?: number][] = [
+  ["", "Expected a JSON object, received text that is not JSON"],
+  ["{", "Expected a JSON object, received text that is not JSON"],
+  ['{"topic":"a"}\n{"topic":"b"}', "Expected a JSON object, received text that is not JSON"],
+  ["null", "Expected a JSON object, received null"],
+  ["[]", "Expected a JSON object, received an array"],
+  ["1.5", "Expected a JSON object, received 1.5"],
+  ['""', "Expected a JSON object, received an empty string"],
+  ['"secret"', "Expected a JSON object, received a string"],
+  ["true", "Expected a JSON object, received boolean"],
+  ['{"topic":""}', TOPIC("topic", "an empty string")],
+  ['{"topic":1,"id":9}', TOPIC("topic", "1"), 9],
+  ['{"topic":null,"id":"9"}', TOPIC("topic", "null")],
+  ['{"topic":{}}', TOPIC("topic", "Object")],
+  ['{"topic":"a","id":"1"}', NUMBER("topic", "a string")],
+  ['{"topic":"a","id":-1}', NUMBER("topic", "-1")],
+  ['{"topic":"a","id":1.5}', NUMBER("topic", "1.5")],
+  ['{"topic":"a","id":9007199254740992}', NUMBER("topic", "9007199254740992")],
+  ['{"topic":"a","id":null}', NUMBER("topic", "null")],
+  ['{"reply":"1"}', NUMBER("reply", "a string")],
+  ['{"reply":1,"error":"no"}', 'Expected "error" to have a code, received a string'],
+  ['{"reply":1,"error":null}', 'Expected "error" to have a code, received null'],
+  ['{"reply":1,"error":{"code":1}}', 'Expected "error" to have a code, received Object'],
+  ['{"cancel":null}', NUMBER("cancel", "null")],
+  ['{"subscribe":"a"}', NUMBER("subscribe", "undefined")],
+  ['{"subscribe":[],"id":2}', TOPIC("subscribe", "an array"), 2],
+  ['{"unsubscribe":"","id":2}', TOPIC("unsubscribe", "an empty string"), 2],
+  ['{"publish":5,"id":2}', TOPIC("publish", "5"), 2],
+  ['{"publish":"a","id":{}}', NUMBER("publish", "Object")],
+  [
+    '{"topic":"a","offset":"1","prev":0}',
+    'Expected "offset" and "prev" to be whole numbers from 0',
+  ],
+  ['{"topic":"a","offset":1}', 'Expected "offset" and "prev" to be whole numbers from 0'],
+  ['{"topic":"a","seq":-1}', NUMBER("seq", "-1")],
+  ['{"topic":"a","seq":1,"id":"x"}', NUMBER("topic", "a string")],
+  ['{"topic":"a","seq":1,"client":""}', 'Expected "client" to be a name, received an empty string'],
+  ['{"publish":"a","id":3,"seq":null}', NUMBER("seq", "null"), 3],
+  [
+    `{"publish":"a","id":3,"seq":1,"client":"${"x".repeat(65)}"}`,
+    'Expected "client" to be a name, received a string',
+    3,
+  ],
+  ['{"subscribe":"a","id":2,"client":7}', 'Expected "client" to be a name, received 7', 2],
+  [
+    '{"publish":"a","id":2,"echo":0}',
+    'Expected "echo" to be true or false, received 0',
+    2,
+  ],
+  ['{"subscribe":"a","id":2,"last":1.5}', NUMBER("last", "1.5"), 2],
+  ['{"subscribe":"a","id":2,"since":1}', 'Expected "since" to have epoch and offset', 2],
+  [
+    '{"subscribe":"a","id":2,"since":{"epoch":"","offset":1}}',
+    'Expected "since" to have epoch and offset',
+    2,
+  ],
+  ['{"gap":1}', TOPIC("gap", "1")],
+  ['{"unsubscribed":1,"code":"removed"}', TOPIC("unsubscribed", "1")],
+  ['{"unsubscribed":"a"}', 'Expected "unsubscribed" to have a code, received undefined'],
+  [
+    `{"unsubscribed":"a","code":"${"x".repeat(65)}"}`,
+    'Expected "unsubscribed" to have a code, received a string',
+  ],
+  ['{"skip":"","offset":3,"prev":2}', TOPIC("skip", "an empty string")],
+  ['{"skip":"a","offset":3}', 'Expected "offset" and "prev" to be whole numbers from 0'],
+  ['{"ack":"1"}', NUMBER("ack", "a string")],
+  ['{"hello":null}', 'Expected "hello" to have session, heartbeatMs and maxMessageBytes'],
+  ['{"hello":{"session":1}}', 'Expected "hello" to have session, heartbeatMs and maxMessageBytes'],
+  ['{"auth":1,"id":4}', 'Expected "auth" to be a token, received 1', 4],
+  ['{"auth":"t"}', NUMBER("auth", "undefined")],
+  ['{"ping":true}', NUMBER("ping", "boolean")],
+  ['{"pong":-1}', NUMBER("pong", "-1")],
+  ['{"goaway":1}', 'Expected "goaway" to have retryAfterMs'],
+  ['{"goaway":{"retryAfterMs":-1}}', 'Expected "goaway" to have retryAfterMs'],
+  ['{"dropped":"1"}', NUMBER("dropped", "a string")],
+];
+
+Deno.test("parseEnvelope() says what was expected, and never what the peer wrote", () => {
+  for (const [text, message, id = null] of MALFORMED) {
+    assertEquals(parseEnvelope(text), { kind: "malformed", message, id }, text);
+  }
+});
+
+Deno.test("parseEnvelope() survives objects that can not be turned into text", () => {
+  const trap = '{"toString":1,"valueOf":1}';
+  const texts = [
+    `{"reply":1,"error":{"code":"x","message":${trap}}}`,
+    `{"goaway":{"retryAfterMs":1,"reason":${trap}}}`,
+    `{"hello":{"session":"s","heartbeatMs":1,"maxMessageBytes":1,"features":[${trap}]}}`,
+    `{"topic":{"constructor":{"name":${trap}}}}`,
+    `{"topic":{"constructor":null}}`,
+    `{"__proto__":{"topic":"a"}}`,
+  ];
+  for (const text of texts) assert(typeof parseEnvelope(text).kind === "string", text);
+  assertEquals(parseEnvelope('{"topic":{"constructor":{"name":"forged"}}}'), {
+    kind: "malformed",
+    message: TOPIC("topic", "Object"),
+    id: null,
+  });
+});
+
+Deno.test("parseEnvelope() takes a topic of 255 bytes, and no longer one", () => {
+  assertEquals(parseEnvelope(`{"topic":"${"é".repeat(127)}x"}`).kind, "message");
+  for (const key of ["topic", "subscribe", "unsubscribe", "publish"]) {
+    const parsed = parseEnvelope(`{"${key}":"${"é".repeat(128)}","id":5}`);
+    const message = TOPIC(key, "more than 255 bytes");
+    assertEquals(parsed, { kind: "malformed", message, id: 5 }, key);
+  }
+});
+
+Deno.test("the writers of envelopes write what the wire's table says", () => {
+  const golden: [text: string, expected: string][] = [
+    [encodeEnvelope({ topic: "a" }), '{"topic":"a"}'],
+    [encodeEnvelope({ topic: "a", data: 1 }), '{"topic":"a","data":1}'],
+    [encodeEnvelope({ topic: '"\n', data: 1, id: 0 }), '{"topic":"\\"\\n","data":1,"id":0}'],
+    [encodeEnvelope({ topic: "a", id: 2 }), '{"topic":"a","id":2}'],
+    [encodeEnvelope({ reply: 4, data: null }), '{"reply":4,"data":null}'],
+    [encodeEnvelope({ reply: 4 }), '{"reply":4}'],
+    [
+      encodeEnvelope({ reply: 4, error: FAILURE }),
+      '{"reply":4,"error":{"code":"invalid","message":"No","path":["a",0]}}',
+    ],
+    [
+      encodeEnvelope({ reply: null, error: { code: "x", message: "y" } }),
+      '{"reply":null,"error":{"code":"x","message":"y"}}',
+    ],
+    [encodeEnvelope({ publish: "a", data: [], id: 1 }), '{"publish":"a","data":[],"id":1}'],
+    [encodeEnvelope({ subscribe: "a", id: 1, last: 2 }), '{"subscribe":"a","id":1,"last":2}'],
+    [
+      encodeEnvelope({ topic: "a", data: 1, seq: 2, client: undefined }),
+      '{"topic":"a","data":1,"seq":2}',
+    ],
+    [
+      encodeEnvelope({ gap: "a", reason: "too-old", epoch: "e", offset: 4 }),
+      '{"gap":"a","reason":"too-old","epoch":"e","offset":4}',
+    ],
+    [encodeEnvelope({ skip: "a", offset: 4, prev: 2 }), '{"skip":"a","offset":4,"prev":2}'],
+    [encodeEnvelope({ ack: 3 }), '{"ack":3}'],
+    [encodeEnvelope({ dropped: 2, topic: "a" }), '{"dropped":2,"topic":"a"}'],
+  ];
+  for (const [text, expected] of golden) assertStrictEquals(text, expected);
+});
+
+const EPOCH = "1970-01-01T00:00:00.000Z";
+
+Deno.test("encodeEnvelope() writes data without raw line feeds, and none for none", () => {
+  const write = (data: unknown) => encodeEnvelope({ topic: "a", data });
+  assertEquals(write(undefined), '{"topic":"a"}');
+  assertEquals(write(null), '{"topic":"a","data":null}');
+  assertEquals(write("a\nb\u2028"), '{"topic":"a","data":"a\\nb\u2028"}');
+  assertEquals(write({ toJSON: () => 1 }), '{"topic":"a","data":1}');
+  assertEquals(
+    write({ at: new Date(0), none: undefined }),
+    `{"topic":"a","data":{"at":"${EPOCH}"}}`,
+  );
+});
+
+Deno.test("encodeEnvelope() refuses what JSON would lose, and says what came", () => {
+  const loop: Record<string, unknown> = {};
+  loop.self = loop;
+  const cases: [data: unknown, received: string][] = [
+    [() => {}, "function"],
+    [Symbol(), "symbol"],
+    [1n, "bigint"],
+    [{ deep: [1n] }, "Object"],
+    [NaN, "NaN"],
+    [Infinity, "Infinity"],
+    [new Map(), "Map"],
+    [new Set(), "Set"],
+    [loop, "Object"],
+    [{ toJSON() {} }, "Object"],
+    [{ a: [1, { b: NaN }] }, "NaN at a.1.b"],
+    [[undefined], "undefined at 0"],
+    [{ f: () => {} }, "function at f"],
+    [{ rows: new Map() }, "Map at rows"],
+    [{ bytes: Uint8Array.of(1) }, "Uint8Array at bytes"],
+  ];
+  for (const [data, received] of cases) {
+    assertThrows(
+      () => encodeEnvelope({ topic: "a", data }, "send"),
+      TypeError,
+      `Cannot send: data must be a value that JSON can hold, received ${received}`,
+    );
+  }
+});
+
+Deno.test("describe() names the type of anything", () => {
+  const cases: [value: unknown, word: string][] = [
+    [Object.create(null), "an object"],
+    [Object.create({ constructor: undefined }), "an object"],
+    [new Date(0), "Date"],
+    [new (class {})(), "an object"],
+    [undefined, "undefined"],
+  ];
+  for (const [value, word] of cases) assertEquals(describe(value), word);
+});
+
+/** Deterministic randomness: a failure shows again. */
+class Dice {
+  #state: number;
+  constructor(seed: number) {
+    this.#state = seed;
+  }
+  below(limit: number): number {
+    this.#state = (Math.imul(this.#state, 1_664_525) + 1_013_904_223) >>> 0;
+    return Math.floor((this.#state / 2 ** 32) * limit);
+  }
+  pick<T>(items: readonly T[]): T {
+    return items[this.below(items.length)]!;
+  }
+  text(): string {
+    const units = ["a", '"', "\\", "\n", "\u0000", "é", "€", "😀", "\ud800", "\u2028", "{", "}"];
+    return Array.from({ length: this.below(8) }, () => this.pick(units)).join("");
+  }
+  value(depth = 3): unknown {
+    const kind = this.below(depth > 0 ? 7 : 5);
+    if (kind === 5) return Array.from({ length: this.below(4) }, () => this.value(depth - 1));
+    if (kind === 6) {
+      const keys = Array.from({ length: this.below(4) }, () => this.text());
+      return Object.fromEntries(keys.map((key) => [key, this.value(depth - 1)]));
+    }
+    return [null, true, this.below(2 ** 31) - 2 ** 30, this.below(1_000) / 7, this.text()][kind];
+  }
+}
+
+Deno.test("parseEnvelope() reads back whatever was written, on one line", () => {
+  const dice = new Dice(1);
+  for (let round = 0; round < 5_000; round++) {
+    const topic = `t${dice.text()}`;
+    const data = dice.value();
+    const id = dice.below(2) === 0 ? undefined : dice.below(2 ** 31);
+    const text = encodeEnvelope({ topic, data, id });
+    assert(!text.includes("\n"));
+    const expected = { kind: "message", topic, data, ...(id === undefined ? {} : { id }) };
+    assertEquals(parseEnvelope(text), expected as Envelope);
+    const answer = encodeEnvelope({ reply: round, data });
+    assertEquals(parseEnvelope(answer), { kind: "reply", id: round, data });
+  }
+});
+
+Deno.test("parseEnvelope() never throws on text that was changed", () => {
+  const dice = new Dice(2);
+  const texts = [...READ.map(([text]) => text), ...MALFORMED.map(([text]) => text)];
+  const pieces = ['"', "{", "}", "[", "]", ":", ",", "1", "-", "null", '"topic"', '"id"', "\\u"];
+  const kinds = new Set<string>();
+  for (let round = 0; round < 20_000; round++) {
+    let text = dice.pick(texts);
+    for (let change = 0; change <= dice.below(3); change++) {
+      const at = dice.below(text.length + 1);
+      text = text.slice(0, at) + dice.pick(pieces) + text.slice(at + dice.below(3));
+    }
+    const envelope = parseEnvelope(text);
+    kinds.add(envelope.kind);
+    if (envelope.kind === "malformed") assert(envelope.message.startsWith("Expected"), text);
+  }
+  assert(kinds.size > 10, "the changes leave enough of every kind");
+});
+
+Deno.test("readEnvelope() knows what a server is asked for, and reads no more of it", () => {
+  for (const service of ["auth", "publish", "subscribe", "unsubscribe"] as const) {
+    assertEquals(readEnvelope(`{"${service}":"a","id":3}`), { kind: "service", service, id: 3 });
+    assertEquals(readEnvelope(`{"${service}":1}`), { kind: "service", service, id: null });
+  }
+  // Nobody numbers what goes to a client.
+  assertEquals(readEnvelope('{"topic":"a","seq":-1}'), {
+    kind: "message",
+    topic: "a",
+    data: undefined,
+  });
+});
+
+Deno.test("readTrace() takes what W3C Trace Context allows within bounds, and nothing else", () => {
+  const traceparent = TRACEPARENT;
+  const wrong = [
+    null,
+    7,
+    TRACEPARENT,
+    [TRACEPARENT],
+    {},
+    { traceparent: 7 },
+    { traceparent: "" },
+    { traceparent: TRACEPARENT + "-more" },
+    { traceparent: TRACEPARENT.toUpperCase() },
+    { traceparent: "ff" + TRACEPARENT.slice(2) },
+    { traceparent: `00-${"0".repeat(32)}-00f067aa0ba902b7-01` },
+    { traceparent: `00-4bf92f3577b34da6a3ce929d0e0e4736-${"0".repeat(16)}-01` },
+  ];
+  for (const trace of wrong) {
+    assertEquals(readTrace(trace), undefined);
+    const text = JSON.stringify({ topic: "a", trace });
+    assertEquals(readEnvelope(text), { kind: "message", topic: "a", data: undefined });
+  }
+  const longest = "a=" + "x".repeat(510);
+  assertEquals(readTrace({ traceparent, tracestate: longest }), {
+    traceparent,
+    tracestate: longest,
+  });
+  for (const tracestate of [longest + "x", "", "a=\n", "a=é", 7, null]) {
+    assertEquals(readTrace({ traceparent, tracestate }), { traceparent });
+  }
+});
