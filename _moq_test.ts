@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { dial } from "./deno_client.ts";
+import { dial } from "./client/deno.ts";
 import { ConnectionError } from "./errors.ts";
 import { createServer, serve, type ServeOptions, type Server } from "./server.ts";
 import { dialMoq } from "./pubsub/moq/client/dial.ts";

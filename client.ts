@@ -36,9 +36,9 @@
  *
  * @module
  */
-import type { Client } from "./session/client.ts";
-import type { ServerUrl } from "./session/client_options.ts";
-import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./session/connecting.ts";
+import type { Client } from "./client/client.ts";
+import type { ServerUrl } from "./client/client_options.ts";
+import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./client/connect.ts";
 import type { AnyContract } from "./session/contract.ts";
 import type { Session } from "./session/session.ts";
 import { UnsupportedError } from "./errors.ts";
@@ -68,11 +68,11 @@ export {
   UnsupportedError,
 } from "./errors.ts";
 // By their own modules: what a page loads at first is what these need.
-export { Client } from "./session/client.ts";
+export { Client } from "./client/client.ts";
 export { defineContract } from "./session/contract.ts";
 export { Session, SKEIN_PROTOCOL } from "./session/session.ts";
 export { StatusFeed } from "./session/base/status_feed.ts";
-export { Subscription } from "./session/subscription.ts";
+export { Subscription } from "./client/subscription.ts";
 export type {
   AnyContract,
   BackoffOptions,
@@ -243,8 +243,8 @@ export async function dial<C extends AnyContract = AnyContract>(
 
 function makeDialer(options: TransportOptions): RacingDialer {
   return lateRace(options, {
-    race: () => import("./_race_part.ts"),
-    streams: () => import("./_streams_part.ts"),
+    race: () => import("./client/chunk_webtransport.ts"),
+    streams: () => import("./client/chunk_streams.ts"),
   });
 }
 

@@ -32,7 +32,7 @@
  *
  * @module
  */
-export { connect, type ConnectOptions, dial, type DialOptions } from "./deno_client.ts";
+export { connect, type ConnectOptions, dial, type DialOptions } from "./client/deno.ts";
 export {
   AuthenticationError,
   BrokerError,

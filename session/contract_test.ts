@@ -453,7 +453,7 @@ const MISTAKES: readonly (readonly [code: string, message: string])[] = [
 Deno.test("the compiler lists the topics where one is mistyped, and names a section that is not there", async () => {
   const from = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
   const program = [
-    `import type { Client } from ${from("./client.ts")};`,
+    `import type { Client } from ${from("../client/client.ts")};`,
     `import type { Contract } from ${from("./contract.ts")};`,
     `import type { Session } from ${from("./session.ts")};`,
     `import type { StandardSchema } from ${from("./base/standard_schema.ts")};`,

@@ -22,7 +22,7 @@
  */
 export { Backoff, type BackoffOptions } from "./base/backoff.ts";
 export { Broadcast } from "./queue/broadcast.ts";
-export { Client } from "./client.ts";
+export { Client } from "../client/client.ts";
 export type {
   ClientOptions,
   ClientRequestOptions,
@@ -30,7 +30,7 @@ export type {
   Dialer,
   Fresh,
   ServerUrl,
-} from "./client_options.ts";
+} from "../client/client_options.ts";
 export {
   type AnyContract,
   compileContract,
@@ -107,7 +107,7 @@ export type {
   Instrumentation,
   RequestWatch,
 } from "./insight/instrumentation.ts";
-export { type OutboxOptions, type OutboxState } from "./outbox.ts";
+export { type OutboxOptions, type OutboxState } from "../client/outbox.ts";
 export type {
   PresenceChangesNotice,
   PresenceCountNotice,
@@ -198,7 +198,7 @@ export {
   Subscription,
   type SubscriptionOwner,
   type SubscriptionStatus,
-} from "./subscription.ts";
+} from "../client/subscription.ts";
 export {
   checkTopic,
   type ParamNames,

@@ -39,10 +39,12 @@ import type { Registry } from "./streams/registry.ts";
 export { coreOf };
 
 /** Loads what finds out whether the peer is still there. */
-export const life = (): Promise<typeof import("./_life_part.ts")> => import("./_life_part.ts");
+export const life = (): Promise<typeof import("../client/chunk_life.ts")> =>
+  import("../client/chunk_life.ts");
 
 /** Loads what a client needs to lose nothing. */
-export const lasting = (): Promise<typeof import("./_lasting.ts")> => import("./_lasting.ts");
+export const lasting = (): Promise<typeof import("../client/chunk_lasting.ts")> =>
+  import("../client/chunk_lasting.ts");
 
 /** Loads what is not about messages. */
 export const more = (): Promise<typeof import("./insight/chunk_insight.ts")> =>

@@ -4,7 +4,7 @@
  * @module
  */
 import type { Server } from "../server.ts";
-import type { Client } from "../session/client.ts";
+import type { Client } from "../client/client.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import { turns } from "./turns.ts";
 import { TestServer } from "./test_server.ts";

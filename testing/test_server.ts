@@ -5,11 +5,11 @@
  */
 import { ConnectionError } from "../errors.ts";
 import { Server, type ServerOptions } from "../server.ts";
-import { Client } from "../session/client.ts";
-import type { ClientOptions, Dialer } from "../session/client_options.ts";
+import { Client } from "../client/client.ts";
+import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
-import { checkConnectTimeout, openSession } from "../session/open.ts";
+import { checkConnectTimeout, openSession } from "../client/open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session/settings.ts";
 import type { Connection } from "../transport/connection.ts";

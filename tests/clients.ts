@@ -4,8 +4,8 @@
  * @module
  */
 import type { AnyContract } from "../session/contract.ts";
-import { Client } from "../session/client.ts";
-import type { ClientOptions, Dialer } from "../session/client_options.ts";
+import { Client } from "../client/client.ts";
+import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import { Session } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
 import type { Connection } from "../transport/connection.ts";

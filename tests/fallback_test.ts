@@ -6,7 +6,7 @@
 import { createSocket } from "node:dgram";
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import * as browsers from "../client.ts";
-import { connect, dial } from "../deno_client.ts";
+import { connect, dial } from "../client/deno.ts";
 import { AuthenticationError, SessionClosedError, UnsupportedError } from "../errors.ts";
 import { Session } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
@@ -110,7 +110,7 @@ Deno.test("dial() talks to a WebSocket server that is not Skein", async () => {
 Deno.test("dial() names the flag where this runtime has no QUIC", async () => {
   await using server = listen();
   const code = `
-    import { dial } from ${JSON.stringify(new URL("../deno_client.ts", import.meta.url).href)};
+    import { dial } from ${JSON.stringify(new URL("../client/deno.ts", import.meta.url).href)};
     const session = await dial("ws://127.0.0.1:${portOf(server)}/");
     console.log(session.transport, session.fallback.error.code, session.fallback.error.message);
     await session.close();
@@ -141,7 +141,7 @@ for (const [what, [more, expected]] of Object.entries(PERMISSIONS)) {
         file,
         `
           import { connect } from ${
-          JSON.stringify(new URL("../deno_client.ts", import.meta.url).href)
+          JSON.stringify(new URL("../client/deno.ts", import.meta.url).href)
         };
           const client = connect("ws://127.0.0.1:${portOf(server)}/");
           const { transport, fallback } = await client.whenConnected();

@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertLess, assertMatch, assertRejects } from "@std/assert";
 import { once } from "node:events";
 import { connect as connectTcp, type Socket } from "node:net";
-import { dial } from "../deno_client.ts";
+import { dial } from "../client/deno.ts";
 import { SessionClosedError } from "../errors.ts";
 import { dialMoq, MoqServer, TrackMux } from "../pubsub/moq/mod.ts";
 import type { ServeOptions } from "../server.ts";

@@ -4,7 +4,7 @@ import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
 import { QueueFullError, RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
 import { encodeBinary } from "../session/wire/binary.ts";
-import type { Client } from "../session/client.ts";
+import type { Client } from "../client/client.ts";
 import { type AnyContract, defineContract } from "../session/contract.ts";
 import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import { memorySessions, passTime, testServer, type TestServerOptions } from "../testing.ts";

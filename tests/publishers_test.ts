@@ -5,14 +5,14 @@
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import "../session/_lasting.ts";
+import "../client/chunk_lasting.ts";
 import { RequestError, UnsupportedError } from "../errors.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
-import type { Client } from "../session/client.ts";
+import type { Client } from "../client/client.ts";
 import type { HistoryPosition } from "../session/wire/recovery.ts";
 import { ServiceDesk } from "../session/serving/services.ts";
 import type { Session } from "../session/session.ts";
-import type { Subscription } from "../session/subscription.ts";
+import type { Subscription } from "../client/subscription.ts";
 import { type TestServer, testServer, type TestServerOptions } from "../testing/test_server.ts";
 import { Network } from "./clients.ts";
 import { HELLO, Peer, serverByHand, turns } from "./sessions.ts";

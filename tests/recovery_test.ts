@@ -9,7 +9,7 @@ import { QueueFullError, RequestError, UnsupportedError } from "../errors.ts";
 import { MemoryBroker, Topics } from "../pubsub/mod.ts";
 import type { ServeOptions, Server } from "../server.ts";
 import type { HistoryPosition, Recovery } from "../session/wire/recovery.ts";
-import type { Subscription } from "../session/subscription.ts";
+import type { Subscription } from "../client/subscription.ts";
 import { ServiceDesk } from "../session/serving/services.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { Cable } from "./cable.ts";

@@ -7,7 +7,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { type Client, connect } from "../client.ts";
 import { QueueFullError, RequestError } from "../errors.ts";
-import type { ClientSubscribeOptions, Subscription } from "../session/subscription.ts";
+import type { ClientSubscribeOptions, Subscription } from "../client/subscription.ts";
 import { passTime, testServer, type TestServerOptions } from "../testing.ts";
 import { Random } from "./random.ts";
 import { listen, until } from "./servers.ts";

@@ -6,7 +6,7 @@
  */
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { dial } from "../deno_client.ts";
+import { dial } from "../client/deno.ts";
 import { CloseCode } from "../errors.ts";
 import type { Session } from "../session/session.ts";
 import { dialQuic } from "../transport/quic/client.ts";

@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { dial } from "../deno_client.ts";
+import { dial } from "../client/deno.ts";
 import { TimeoutError, UnsupportedError } from "../errors.ts";
 import type { Session } from "../session/session.ts";
 import { serve, type ServeOptions } from "../server.ts";

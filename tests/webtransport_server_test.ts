@@ -11,7 +11,7 @@ import {
   type RefusalStatus,
   SessionClosedError,
 } from "../errors.ts";
-import { dial } from "../deno_client.ts";
+import { dial } from "../client/deno.ts";
 import { type ListenInfo, type Refusal, serve, type Server } from "../server.ts";
 import { Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";

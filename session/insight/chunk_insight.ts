@@ -5,7 +5,7 @@
  * @module
  */
 import "../../transport/race/lazy_race.ts";
-import "../connecting.ts";
+import "../../client/connect.ts";
 
 export { debugState, diagnostics } from "./diagnostics.ts";
 export { issues, monitorHealth, summary } from "./health.ts";

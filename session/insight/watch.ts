@@ -14,7 +14,7 @@ import type {
   Instrumentation,
 } from "./instrumentation.ts";
 import type { Message } from "../message.ts";
-import type { OpenOptions } from "../open.ts";
+import type { OpenOptions } from "../../client/open.ts";
 import type { Session } from "../session.ts";
 import type { SessionSettings } from "../settings.ts";
 import { withoutToken } from "../url.ts";

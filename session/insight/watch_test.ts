@@ -7,7 +7,7 @@ import { memoryPair } from "../../transport/memory/memory.ts";
 import type { UntypedMessage } from "../contract.ts";
 import { instrument } from "./instrument.ts";
 import type { Instrumentation } from "./instrumentation.ts";
-import type { OpenOptions } from "../open.ts";
+import type { OpenOptions } from "../../client/open.ts";
 import { ServiceDesk } from "../serving/services.ts";
 import { coreOf, Session } from "../session.ts";
 import { type SessionHandlers, sessionSettings } from "../settings.ts";

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { flushed } from "../_lasting.ts";
+import { flushed } from "../../client/chunk_lasting.ts";
 import {
   BrokerError,
   RequestError,
@@ -10,9 +10,9 @@ import {
 } from "../../errors.ts";
 import { Network } from "../../tests/clients.ts";
 import { endOf, type HELLO, type Peer, serverByHand, turns } from "../../tests/sessions.ts";
-import type { Client } from "../client.ts";
+import type { Client } from "../../client/client.ts";
 import { encodeMessage } from "../wire/encode.ts";
-import { Outbox } from "../outbox.ts";
+import { Outbox } from "../../client/outbox.ts";
 import { Sequences, type SequenceStore } from "./sequences.ts";
 import { type PublicationNumber, ServiceDesk, type SessionServices } from "./services.ts";
 

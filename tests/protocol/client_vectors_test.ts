@@ -2,11 +2,11 @@ import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { RequestError, SessionClosedError, TimeoutError, UnsupportedError } from "../../errors.ts";
 // Loaded ahead, so that no vector waits for a module.
-import "../../session/_lasting.ts";
-import { Client } from "../../session/client.ts";
+import "../../client/chunk_lasting.ts";
+import { Client } from "../../client/client.ts";
 import type { Message } from "../../session/message.ts";
 import type { ClientPublishOptions } from "../../session/session.ts";
-import type { Subscription } from "../../session/subscription.ts";
+import type { Subscription } from "../../client/subscription.ts";
 import { turns } from "../../testing/turns.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { Peer } from "../sessions.ts";

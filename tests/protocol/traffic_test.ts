@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { connect } from "../../client.ts";
 import { AuthenticationError, RequestError } from "../../errors.ts";
-import type { Client } from "../../session/client.ts";
+import type { Client } from "../../client/client.ts";
 import type { UntypedMessage } from "../../session/contract.ts";
 import type { Session } from "../../session/session.ts";
 import { listen, until } from "../servers.ts";

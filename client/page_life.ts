@@ -4,9 +4,9 @@
  * @module
  */
 import { CloseCode, TimeoutError } from "../errors.ts";
-import { coreOf } from "./reach.ts";
+import { coreOf } from "../session/reach.ts";
 import type { Client } from "./client.ts";
-import type { Session } from "./session.ts";
+import type { Session } from "../session/session.ts";
 
 /** How often the clock is looked at, in milliseconds. */
 const TICK_MS = 5_000;

@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { QueueFullError, SessionClosedError, TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { HELLO, type Peer, turns } from "../tests/sessions.ts";
-import { ServiceDesk } from "./serving/services.ts";
+import { ServiceDesk } from "../session/serving/services.ts";
 
 Deno.test("Client connects, and tells session and wire", async () => {
   const network = new Network();

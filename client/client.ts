@@ -7,9 +7,9 @@
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import { absoluteUrl, publicUrl } from "../transport/url.ts";
 import { within } from "../transport/within.ts";
-import type { Life } from "./_life.ts";
-import { checkLoop } from "./one_loop.ts";
-import { Backoff } from "./base/backoff.ts";
+import type { Life } from "./page_life.ts";
+import { checkLoop } from "../session/one_loop.ts";
+import { Backoff } from "../session/base/backoff.ts";
 import type {
   ClientOptions,
   ClientRequestOptions,
@@ -27,28 +27,28 @@ import type {
   RequestTopic,
   SendData,
   SendTopic,
-} from "./contract.ts";
-import { ClientPresence } from "./client_presence.ts";
-import { closedError } from "./core.ts";
-import { encodeMessage } from "./wire/encode.ts";
-import { checkLimits } from "./base/limits.ts";
+} from "../session/contract.ts";
+import { ClientPresence } from "./presence.ts";
+import { closedError } from "../session/core.ts";
+import { encodeMessage } from "../session/wire/encode.ts";
+import { checkLimits } from "../session/base/limits.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { Outbox, type OutboxPublication, type OutboxState } from "./outbox.ts";
-import { lasting, life } from "./session_base.ts";
+import { lasting, life } from "../session/session_base.ts";
 import {
   type ClientPublishOptions,
   coreOf,
   type Session,
   SKEIN_PROTOCOL,
   type WaitOptions,
-} from "./session.ts";
-import { type SessionSettings, sessionSettings } from "./settings.ts";
-import { StatusFeed } from "./base/status_feed.ts";
+} from "../session/session.ts";
+import { type SessionSettings, sessionSettings } from "../session/settings.ts";
+import { StatusFeed } from "../session/base/status_feed.ts";
 import type { ClientSubscribeOptions, Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import { UnreadSessions } from "./unread_sessions.ts";
-import { ServerUrls } from "./url.ts";
-import { MAX_TIMER_MS, waitFor } from "./base/wait.ts";
+import { ServerUrls } from "../session/url.ts";
+import { MAX_TIMER_MS, waitFor } from "../session/base/wait.ts";
 
 /** A session that held for this long was a success: delays begin anew after it. */
 const STABLE_MS = 5_000;

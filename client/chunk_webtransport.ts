@@ -4,6 +4,6 @@
  *
  * @module
  */
-import "./_common_part.ts";
+import "./common.ts";
 
-export { raceNative } from "./transport/race/native_leg.ts";
+export { raceNative } from "../transport/race/native_leg.ts";

@@ -5,8 +5,8 @@
  * @module
  */
 import "../transport/race/lazy_race.ts";
-import "./connecting.ts";
+import "./connect.ts";
 
-export { Again } from "./_again.ts";
-export { Delivery, flushed } from "./_delivery.ts";
-export { Resume } from "./_resume.ts";
+export { Again } from "./retry_refused.ts";
+export { Delivery, flushed } from "./outbox_delivery.ts";
+export { Resume } from "./resume.ts";

@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError } from "../errors.ts";
-import { type EncodedMessage, encodeMessage } from "./wire/encode.ts";
+import { type EncodedMessage, encodeMessage } from "../session/wire/encode.ts";
 import { Outbox } from "./outbox.ts";
 
 const message = (topic: string): EncodedMessage => encodeMessage(topic, undefined);

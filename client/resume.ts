@@ -4,14 +4,14 @@
  *
  * @module
  */
-import type { Incoming } from "./inbound.ts";
+import type { Incoming } from "../session/inbound.ts";
 import type {
   HistoryOptions,
   HistoryPosition,
   Recovery,
   RecoveryReason,
   SubscribeAnswer,
-} from "./wire/recovery.ts";
+} from "../session/wire/recovery.ts";
 import type {
   ClientSubscribeOptions,
   SubscriptionOwner,

@@ -3,21 +3,21 @@
  *
  * @module
  */
-import type { Client } from "./session/client.ts";
-import type { ServerUrl } from "./session/client_options.ts";
-import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./session/connecting.ts";
-import type { AnyContract } from "./session/contract.ts";
-import type { Session } from "./session/session.ts";
-import { permittedHost } from "./transport/quic/runtime.ts";
+import type { Client } from "./client.ts";
+import type { ServerUrl } from "./client_options.ts";
+import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./connect.ts";
+import type { AnyContract } from "../session/contract.ts";
+import type { Session } from "../session/session.ts";
+import { permittedHost } from "../transport/quic/runtime.ts";
 import {
   raceTransports,
   type RacingDialer,
   type TransportOptions,
   type TransportPlatform,
-} from "./transport/race/race.ts";
-import { dialWebSocket } from "./transport/websocket/client.ts";
-import { dialWebTransport, isWebTransportAvailable } from "./transport/h3/client.ts";
-import { webTransportLeg } from "./transport/race/webtransport_leg.ts";
+} from "../transport/race/race.ts";
+import { dialWebSocket } from "../transport/websocket/client.ts";
+import { dialWebTransport, isWebTransportAvailable } from "../transport/h3/client.ts";
+import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
 
 export type { ConnectOptions, DialOptions };
 

@@ -6,13 +6,13 @@
 import type { CloseInfo } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { TransportFallback } from "../transport/race/race.ts";
-import type { BackoffOptions } from "./base/backoff.ts";
-import type { AnyContract } from "./contract.ts";
-import type { Instrumentation } from "./insight/instrumentation.ts";
+import type { BackoffOptions } from "../session/base/backoff.ts";
+import type { AnyContract } from "../session/contract.ts";
+import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { OutboxOptions } from "./outbox.ts";
-import type { SessionFallback, WaitOptions } from "./session.ts";
-import type { SessionHandlers, SessionLimits } from "./settings.ts";
-import type { Fresh, ServerUrl } from "./url.ts";
+import type { SessionFallback, WaitOptions } from "../session/session.ts";
+import type { SessionHandlers, SessionLimits } from "../session/settings.ts";
+import type { Fresh, ServerUrl } from "../session/url.ts";
 
 export type { Fresh, ServerUrl };
 

@@ -4,14 +4,14 @@
  * @module
  */
 import { QueueFullError, SkeinError } from "../errors.ts";
-import type { Delivery } from "./_delivery.ts";
-import { Changing } from "./base/signal.ts";
-import type { SessionCore } from "./core.ts";
-import type { EncodedMessage } from "./wire/encode.ts";
-import { report } from "./inbound.ts";
-import { checkLimits } from "./base/limits.ts";
-import { lasting } from "./session_base.ts";
-import { coreOf, type Session } from "./session.ts";
+import type { Delivery } from "./outbox_delivery.ts";
+import { Changing } from "../session/base/signal.ts";
+import type { SessionCore } from "../session/core.ts";
+import type { EncodedMessage } from "../session/wire/encode.ts";
+import { report } from "../session/inbound.ts";
+import { checkLimits } from "../session/base/limits.ts";
+import { lasting } from "../session/session_base.ts";
+import { coreOf, type Session } from "../session/session.ts";
 
 const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
 

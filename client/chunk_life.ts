@@ -6,7 +6,7 @@
  * @module
  */
 import "../transport/race/lazy_race.ts";
-import "./connecting.ts";
+import "./connect.ts";
 
-export { Life } from "./_life.ts";
-export { ping } from "./insight/ping.ts";
+export { Life } from "./page_life.ts";
+export { ping } from "../session/insight/ping.ts";

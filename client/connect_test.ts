@@ -19,9 +19,9 @@ import { dialNativeWebTransport } from "../transport/native/client.ts";
 import { raceTransports, type TransportPlatform } from "../transport/race/race.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
-import { connectBy, dialBy, type MakeDialer } from "./connecting.ts";
-import { Session } from "./session.ts";
-import { sessionSettings } from "./settings.ts";
+import { connectBy, dialBy, type MakeDialer } from "./connect.ts";
+import { Session } from "../session/session.ts";
+import { sessionSettings } from "../session/settings.ts";
 
 const URL_OF_SERVER = "https://example.com/";
 

@@ -4,10 +4,10 @@
  * @module
  */
 import { RequestError, type RequestFailure, TimeoutError } from "../errors.ts";
-import { Backoff } from "./base/backoff.ts";
-import { CODES_FOR_NOW } from "./wire/recovery.ts";
-import type { Session } from "./session.ts";
-import { settlesWithin } from "./base/wait.ts";
+import { Backoff } from "../session/base/backoff.ts";
+import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
+import type { Session } from "../session/session.ts";
+import { settlesWithin } from "../session/base/wait.ts";
 
 /** Upper end of the first pause, in milliseconds, where the server says nothing. */
 const FIRST_PAUSE_MS = 100;

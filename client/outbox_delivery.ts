@@ -6,14 +6,14 @@
  */
 import { RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
-import { decodeBinary, encodeBinary } from "./wire/binary.ts";
-import { coreOf } from "./reach.ts";
-import type { SessionCore } from "./core.ts";
-import { type EncodedMessage, framed } from "./wire/encode.ts";
-import { report } from "./inbound.ts";
+import { decodeBinary, encodeBinary } from "../session/wire/binary.ts";
+import { coreOf } from "../session/reach.ts";
+import type { SessionCore } from "../session/core.ts";
+import { type EncodedMessage, framed } from "../session/wire/encode.ts";
+import { report } from "../session/inbound.ts";
 import { isBehind, isTooLarge, type Outbox, type OutboxEntry } from "./outbox.ts";
-import type { Session, WaitOptions } from "./session.ts";
-import { waitFor } from "./base/wait.ts";
+import type { Session, WaitOptions } from "../session/session.ts";
+import { waitFor } from "../session/base/wait.ts";
 
 /** Messages that may be on their way at once: well below what a server lets wait for its handler. */
 const MAX_ON_THE_WAY = 1024;

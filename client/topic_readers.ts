@@ -3,15 +3,15 @@
  *
  * @module
  */
-import type { AnyContract } from "./contract.ts";
-import type { Incoming, TopicNote, TopicSink } from "./inbound.ts";
+import type { AnyContract } from "../session/contract.ts";
+import type { Incoming, TopicNote, TopicSink } from "../session/inbound.ts";
 import type {
   HistoryOptions,
   HistoryPosition,
   SubscribeAnswer,
   Unsubscribed,
-} from "./wire/recovery.ts";
-import type { Session } from "./session.ts";
+} from "../session/wire/recovery.ts";
+import type { Session } from "../session/session.ts";
 import type { Subscription } from "./subscription.ts";
 
 /** One question to the server, and the subscription that it is for. */

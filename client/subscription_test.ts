@@ -1,15 +1,15 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
-import "./_lasting.ts";
-import { coreOf } from "./reach.ts";
+import "./chunk_lasting.ts";
+import { coreOf } from "../session/reach.ts";
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { HELLO, type Peer, turns } from "../tests/sessions.ts";
 import type { Client } from "./client.ts";
-import { defineContract } from "./contract.ts";
-import type { Session } from "./session.ts";
-import { ServiceDesk, type SessionServices } from "./serving/services.ts";
+import { defineContract } from "../session/contract.ts";
+import type { Session } from "../session/session.ts";
+import { ServiceDesk, type SessionServices } from "../session/serving/services.ts";
 import type { Subscription } from "./subscription.ts";
 
 /** A server's services that note what they are asked for. */

@@ -4,11 +4,11 @@
  * @module
  */
 import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
-import { encodeEnvelope } from "./wire/envelope.ts";
-import { CODES_FOR_NOW } from "./wire/recovery.ts";
-import { coreOf, type Session, type WaitOptions } from "./session.ts";
-import { checkTopic } from "./base/topic_pattern.ts";
-import { settlesWithin, waitFor } from "./base/wait.ts";
+import { encodeEnvelope } from "../session/wire/envelope.ts";
+import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
+import { coreOf, type Session, type WaitOptions } from "../session/session.ts";
+import { checkTopic } from "../session/base/topic_pattern.ts";
+import { settlesWithin, waitFor } from "../session/base/wait.ts";
 
 /** Rooms in which one client may have data: as many as a server keeps for one session. */
 const MAX_ROOMS = 32;

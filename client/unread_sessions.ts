@@ -4,7 +4,7 @@
  * @module
  */
 import { CloseCode, QueueFullError } from "../errors.ts";
-import { coreOf, type Session } from "./session.ts";
+import { coreOf, type Session } from "../session/session.ts";
 
 /** Sessions with messages that wait for a reader who is slow; the receive queue of each is bounded. */
 export const MAX_UNREAD_SESSIONS = 8;

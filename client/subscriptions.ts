@@ -4,17 +4,21 @@
  * @module
  */
 import { RequestError } from "../errors.ts";
-import type { Again } from "./_again.ts";
-import type { AnyContract } from "./contract.ts";
-import { CODES_FOR_NOW, type SubscribeAnswer, type Unsubscribed } from "./wire/recovery.ts";
-import { lasting } from "./session_base.ts";
-import { coreOf, type Session } from "./session.ts";
+import type { Again } from "./retry_refused.ts";
+import type { AnyContract } from "../session/contract.ts";
+import {
+  CODES_FOR_NOW,
+  type SubscribeAnswer,
+  type Unsubscribed,
+} from "../session/wire/recovery.ts";
+import { lasting } from "../session/session_base.ts";
+import { coreOf, type Session } from "../session/session.ts";
 import {
   type ClientSubscribeOptions,
   Subscription,
   type SubscriptionOwner,
 } from "./subscription.ts";
-import { checkTopic } from "./base/topic_pattern.ts";
+import { checkTopic } from "../session/base/topic_pattern.ts";
 import { type Question, TopicReaders } from "./topic_readers.ts";
 
 /** Subscriptions asked for at once: half of what any server lets wait by default. */

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
-import { Resume, type Resumed } from "./_resume.ts";
-import type { Gap, Recovery, SubscribeAnswer } from "./wire/recovery.ts";
+import { Resume, type Resumed } from "./resume.ts";
+import type { Gap, Recovery, SubscribeAnswer } from "../session/wire/recovery.ts";
 import type { ClientSubscribeOptions, TopicEvent } from "./subscription.ts";
 
 /** A subscription whose reader takes everything at once. */

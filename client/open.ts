@@ -15,12 +15,12 @@ import { absoluteUrl, publicUrl, withUrl } from "../transport/url.ts";
 import { TOKEN_MARK } from "../transport/webtransport.ts";
 import { startTimer, within } from "../transport/within.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
-import { closedError } from "./core.ts";
-import type { Instrumentation } from "./insight/instrumentation.ts";
-import { more } from "./session_base.ts";
-import { coreOf, Session, SKEIN_PROTOCOL } from "./session.ts";
-import type { SessionSettings } from "./settings.ts";
-import { withoutToken } from "./url.ts";
+import { closedError } from "../session/core.ts";
+import type { Instrumentation } from "../session/insight/instrumentation.ts";
+import { more } from "../session/session_base.ts";
+import { coreOf, Session, SKEIN_PROTOCOL } from "../session/session.ts";
+import type { SessionSettings } from "../session/settings.ts";
+import { withoutToken } from "../session/url.ts";
 
 /** How a session is opened. */
 export interface OpenOptions {

@@ -4,5 +4,5 @@
  *
  * @module
  */
-import "./session/connecting.ts";
-import "./transport/race/lazy_race.ts";
+import "./connect.ts";
+import "../transport/race/lazy_race.ts";

@@ -4,19 +4,19 @@
  * @module
  */
 import { QueueFullError } from "../errors.ts";
-import { checkLoop } from "./one_loop.ts";
-import type { Progress, Resume } from "./_resume.ts";
-import type { AnyContract, SendTopic, TopicMessage } from "./contract.ts";
-import type { Incoming, TopicNote } from "./inbound.ts";
-import { ReceiveQueue } from "./queue/receive_queue.ts";
+import { checkLoop } from "../session/one_loop.ts";
+import type { Progress, Resume } from "./resume.ts";
+import type { AnyContract, SendTopic, TopicMessage } from "../session/contract.ts";
+import type { Incoming, TopicNote } from "../session/inbound.ts";
+import { ReceiveQueue } from "../session/queue/receive_queue.ts";
 import type {
   HistoryOptions,
   HistoryPosition,
   Recovery,
   SubscribeAnswer,
-} from "./wire/recovery.ts";
-import { lasting } from "./session_base.ts";
-import { StatusFeed } from "./base/status_feed.ts";
+} from "../session/wire/recovery.ts";
+import { lasting } from "../session/session_base.ts";
+import { StatusFeed } from "../session/base/status_feed.ts";
 
 /** Messages and bytes that wait for a reader who is slow. */
 const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };

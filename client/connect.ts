@@ -7,11 +7,11 @@ import type { RacingDialer, TransportOptions } from "../transport/race/race.ts";
 import { parseServerUrl } from "../transport/url.ts";
 import { Client } from "./client.ts";
 import type { ClientOptions, ServerUrl } from "./client_options.ts";
-import type { AnyContract } from "./contract.ts";
-import type { Instrumentation } from "./insight/instrumentation.ts";
+import type { AnyContract } from "../session/contract.ts";
+import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
-import { type Session, SKEIN_PROTOCOL } from "./session.ts";
-import { sessionSettings, type SessionSettingsOptions } from "./settings.ts";
+import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
+import { sessionSettings, type SessionSettingsOptions } from "../session/settings.ts";
 
 /**
  * Options for `connect()`.
