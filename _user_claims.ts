@@ -4,7 +4,7 @@
  * @module
  */
 import { LimitError } from "./errors.ts";
-import type { Nodes } from "./pubsub/nodes.ts";
+import type { Nodes } from "./pubsub/nodes/nodes.ts";
 import type { BrokerStore } from "./pubsub/store.ts";
 import { settlesWithin } from "./session/base/wait.ts";
 

@@ -65,7 +65,7 @@ import type { SharedCounts } from "./manager/shared_counts.ts";
 import { SOCKETS_PER_SESSION } from "./manager/sockets.ts";
 import type { Broker } from "./pubsub/broker.ts";
 import type { HistoryBounds } from "./pubsub/history.ts";
-import type { SubscribeOptions } from "./pubsub/replay.ts";
+import type { SubscribeOptions } from "./pubsub/history/replay.ts";
 import type { UnsubscribeOptions } from "./pubsub/topics_options.ts";
 import { type Nodes, type Presence, type Rooms, Topics } from "./pubsub/mod.ts";
 import type { MoqServer } from "./pubsub/moq/server/server.ts";

@@ -5,7 +5,7 @@ import { type SessionLimits, sessionSettings } from "../session/settings.ts";
 import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import type { Turn } from "../session/queue/turn.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
-import type { SubscribeOptions } from "./replay.ts";
+import type { SubscribeOptions } from "./history/replay.ts";
 import type { Topics } from "./topics.ts";
 
 /** An envelope of the wire. */

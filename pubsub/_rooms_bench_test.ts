@@ -2,8 +2,8 @@
 import { FakeTime } from "@std/testing/time";
 import type { Unsubscribed } from "../session/wire/recovery.ts";
 import { type Peer, Peers } from "./_peers_test.ts";
-import { Presence, type PresenceOptions } from "./presence.ts";
-import { Rooms, type RoomsOptions } from "./rooms.ts";
+import { Presence, type PresenceOptions } from "./presence/presence.ts";
+import { Rooms, type RoomsOptions } from "./presence/rooms.ts";
 import { Topics, type TopicsOptions } from "./topics.ts";
 
 /** Rooms with all that they need, at a fake time that begins at 0. */

@@ -41,7 +41,7 @@ export type {
   TopicUnsubscribeOptions,
 } from "./topics.ts";
 export type { UnsubscribeOptions } from "./topics_options.ts";
-export type { SubscribeOptions } from "./replay.ts";
+export type { SubscribeOptions } from "./history/replay.ts";
 
 export type {
   Broker,
@@ -64,9 +64,9 @@ export type {
   ReadHistoryOptions,
 } from "./history.ts";
 export type { BrokerStore, TakenTokens, TokenRate } from "./store.ts";
-export { MemoryBroker } from "./memory_broker.ts";
+export { MemoryBroker } from "./memory/broker.ts";
 
-export { Nodes } from "./nodes.ts";
+export { Nodes } from "./nodes/nodes.ts";
 export type {
   NodeAnswers,
   NodeAskOptions,
@@ -74,16 +74,16 @@ export type {
   NodeHandler,
   NodeInfo,
   NodesOptions,
-} from "./nodes.ts";
-export { Directory } from "./directory.ts";
+} from "./nodes/nodes.ts";
+export { Directory } from "./nodes/directory.ts";
 export type {
   DirectoryChange,
   DirectoryEntry,
   DirectoryListener,
   DirectoryOptions,
   DirectoryScope,
-} from "./directory.ts";
-export { Presence, type PresenceDataOptions } from "./presence.ts";
+} from "./nodes/directory.ts";
+export { Presence, type PresenceDataOptions } from "./presence/presence.ts";
 export type {
   PresenceEvent,
   PresenceJoinEvent,
@@ -91,9 +91,9 @@ export type {
   PresenceListener,
   PresenceOptions,
   PresenceUpdateEvent,
-} from "./presence.ts";
-export { Rooms } from "./rooms.ts";
-export type { RoomJoinOptions, RoomOptions, RoomsOptions } from "./rooms.ts";
+} from "./presence/presence.ts";
+export { Rooms } from "./presence/rooms.ts";
+export type { RoomJoinOptions, RoomOptions, RoomsOptions } from "./presence/rooms.ts";
 
 export type {
   PresenceChangesNotice,

@@ -5,11 +5,11 @@ import type { PresenceMember, PresenceNotice } from "../session/wire/presence_no
 import { utf8Length } from "../session/wire/utf8.ts";
 import type { Peer } from "./_peers_test.ts";
 import { Bench } from "./_rooms_bench_test.ts";
-import { Directory } from "./directory.ts";
-import { MemoryBroker } from "./memory_broker.ts";
-import { Nodes } from "./nodes.ts";
-import { Presence } from "./presence.ts";
-import { Rooms } from "./rooms.ts";
+import { Directory } from "./nodes/directory.ts";
+import { MemoryBroker } from "./memory/broker.ts";
+import { Nodes } from "./nodes/nodes.ts";
+import { Presence } from "./presence/presence.ts";
+import { Rooms } from "./presence/rooms.ts";
 
 const PATTERNS = { "chat": { maxDataBytes: 4_096 }, "few": { gatherAbove: 2 } };
 

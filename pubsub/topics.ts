@@ -26,11 +26,11 @@ import {
   INTERNAL_PREFIX,
   type Publication,
 } from "./broker.ts";
-import type { Feed } from "./feed.ts";
-import { Feeds } from "./feeds.ts";
+import type { Feed } from "./history/topic_feed.ts";
+import { Feeds } from "./history/feeds.ts";
 import type { Appended, HistoryBounds } from "./history.ts";
-import { MemoryBroker } from "./memory_broker.ts";
-import { exceptionOf, tellAnswer } from "./replay.ts";
+import { MemoryBroker } from "./memory/broker.ts";
+import { exceptionOf, tellAnswer } from "./history/replay.ts";
 import type {
   AppendPublicationOptions,
   PublishOptions,

@@ -7,7 +7,7 @@ import type { Session } from "../session/session.ts";
 import type { Turn } from "../session/queue/turn.ts";
 import type { Broker } from "./broker.ts";
 import type { HistoryBounds, PublicationKey } from "./history.ts";
-import type { SubscribeOptions } from "./replay.ts";
+import type { SubscribeOptions } from "./history/replay.ts";
 
 /** Options for `Topics`. */
 export interface TopicsOptions {

@@ -5,7 +5,7 @@ import { sessionSettings } from "../session/settings.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { type Peer, Peers } from "./_peers_test.ts";
 import type { Publication } from "./broker.ts";
-import { MemoryBroker } from "./memory_broker.ts";
+import { MemoryBroker } from "./memory/broker.ts";
 import { Topics } from "./topics.ts";
 
 /** Topics, and what some peers got; the numbers are the data of all topics. */

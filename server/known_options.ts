@@ -10,7 +10,7 @@ import type { WebTransportServeOptions } from "../_webtransport_options.ts";
 import type { AddressRates, RateLimitsOptions, SessionRates } from "../manager/rate_limits.ts";
 import type { Rate } from "../manager/token_bucket.ts";
 import type { HistoryBounds } from "../pubsub/history.ts";
-import type { RoomOptions } from "../pubsub/rooms.ts";
+import type { RoomOptions } from "../pubsub/presence/rooms.ts";
 import type { HeartbeatOptions } from "../session/heartbeat.ts";
 import { checkKeys, type OptionKeys } from "../session/base/option_keys.ts";
 import type { SendQueueOptions } from "../session/queue/send_queue.ts";

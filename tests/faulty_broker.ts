@@ -15,7 +15,7 @@ import type {
   Publication,
   PublicationListener,
 } from "../pubsub/broker.ts";
-import { MemoryStore } from "../pubsub/memory_store.ts";
+import { MemoryStore } from "../pubsub/memory/store.ts";
 import type { BrokerStore } from "../pubsub/store.ts";
 
 /** How deliveries fail; each is a chance in a thousand. */

@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { BrokerError } from "../errors.ts";
-import { MemoryBroker } from "../pubsub/memory_broker.ts";
+import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { listen, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 

@@ -5,8 +5,8 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, RequestError, TimeoutError } from "../errors.ts";
-import { Presence } from "../pubsub/presence.ts";
-import { Rooms } from "../pubsub/rooms.ts";
+import { Presence } from "../pubsub/presence/presence.ts";
+import { Rooms } from "../pubsub/presence/rooms.ts";
 import { Topics } from "../pubsub/topics.ts";
 import type { AnyContract, UntypedMessage } from "../session/contract.ts";
 import type { OverflowPolicy } from "../session/queue/send_queue.ts";

@@ -14,7 +14,7 @@ import {
   type MoqSession,
   TrackMux,
 } from "../../pubsub/moq/mod.ts";
-import { Nodes } from "../../pubsub/nodes.ts";
+import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { RedisBroker } from "../../pubsub/redis/mod.ts";
 import { noTimers } from "./hearing.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";

@@ -14,7 +14,7 @@ import { TrackMux } from "../../pubsub/moq/track/mux.ts";
 import type { TrackReader } from "../../pubsub/moq/track/track_reader.ts";
 import type { TrackWriter } from "../../pubsub/moq/track/track_writer.ts";
 import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
-import { Nodes } from "../../pubsub/nodes.ts";
+import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { turns } from "../../testing/turns.ts";
 import { FaultyEngine } from "../faulty_broker.ts";
 import type { Random } from "../random.ts";

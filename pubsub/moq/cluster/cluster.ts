@@ -4,8 +4,8 @@
  * @module
  */
 import { platformSchedule } from "../../../session/queue/schedule.ts";
-import { Directory, type DirectoryChange, type DirectoryScope } from "../../directory.ts";
-import type { Nodes } from "../../nodes.ts";
+import { Directory, type DirectoryChange, type DirectoryScope } from "../../nodes/directory.ts";
+import type { Nodes } from "../../nodes/nodes.ts";
 import { dialMoq } from "../client/dial.ts";
 import type { MoqRelay } from "../live/relay.ts";
 import { tellsHops } from "../live/relay_source.ts";

@@ -3,7 +3,7 @@ import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { ClusterBench, listen, Publisher, read, type Site } from "../../../tests/moq/cluster.ts";
 import { textOf } from "../../../tests/moq/pair.ts";
 import { turns } from "../../../testing/turns.ts";
-import { Nodes } from "../../nodes.ts";
+import { Nodes } from "../../nodes/nodes.ts";
 import { TrackMux } from "../track/mux.ts";
 import { MoqError } from "../wire/errors.ts";
 import { MoqCluster } from "./cluster.ts";

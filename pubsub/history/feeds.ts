@@ -1,0 +1,160 @@
+/**
+ * The topics with a history, of one node: which ones, and what their feeds share.
+ *
+ * @module
+ */
+import { UnsupportedError } from "../../errors.ts";
+import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
+import type { Session } from "../../session/session.ts";
+import { checkLimits } from "../../session/base/limits.ts";
+import { TopicRouter } from "../../session/base/topic_pattern.ts";
+import type { Turn } from "../../session/queue/turn.ts";
+import { Line } from "./semaphore.ts";
+import { Tails } from "./tail_cache.ts";
+import type { Broker } from "../broker.ts";
+import { Feed, type FeedCounts, type FeedHost } from "./topic_feed.ts";
+import type { BrokerHistory, HistoryBounds } from "../history.ts";
+
+const DEFAULT_BOUNDS: HistoryBounds = { size: 1_000, ttlMs: 300_000, bytes: 1_048_576 };
+
+/** Pages that are replayed in a turn of the event loop, and read from the engine at once for it. */
+const MAX_REPLAYS = 64;
+
+/** Topics that catch up with the engine at once. */
+const MAX_SYNCS = 64;
+
+/** How often topics that are silent are compared with the engine, in milliseconds: once within it. */
+const CHECK_INTERVAL_MS = 20_000;
+
+/** Topics of the server itself, which no pattern means. */
+const INTERNAL_PREFIXES = [PRESENCE_PREFIX, "$skein:"];
+
+/** What {@linkcode Feeds} work on. */
+export interface FeedsOptions {
+  /** Where publications come from, and are kept. */
+  readonly broker: Broker;
+  /** The turn of all sessions. */
+  readonly turn: Turn;
+  /** Which topics have a history, by pattern. */
+  readonly history: Readonly<Record<string, Partial<HistoryBounds>>>;
+  /** Finds a session by its id. */
+  readonly sessionOf: (id: string) => Session | undefined;
+}
+
+/** All feeds of a node. */
+export class Feeds {
+  /** What happened so far. */
+  readonly counts: FeedCounts = {
+    duplicates: 0,
+    recovered: 0,
+    gaps: 0,
+    reads: 0,
+    replays: 0,
+    replayed: 0,
+  };
+  readonly #router: TopicRouter<{ readonly bounds: HistoryBounds }>;
+  readonly #host: FeedHost | undefined;
+  readonly #feeds = new Set<Feed>();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  /**
+   * Creates none yet.
+   *
+   * @param options See {@linkcode FeedsOptions}.
+   * @throws {TypeError} If a pattern is malformed, or two of them overlap.
+   * @throws {RangeError} If a bound is not a positive integer.
+   * @throws {UnsupportedError} If the broker keeps no history.
+   */
+  constructor({ broker, turn, history, sessionOf }: FeedsOptions) {
+    const routes = Object.entries(history).map(([pattern, bounds]) =>
+      [
+        pattern,
+        {
+          bounds: checkLimits(DEFAULT_BOUNDS as Bounds, bounds, {
+            of: `topics: history of "${pattern}": `,
+          }),
+        },
+      ] as const
+    );
+    this.#router = new TopicRouter(routes, "create topics");
+    if (routes.length === 0) return;
+    if (broker.history === undefined) {
+      throw new UnsupportedError(
+        `Cannot create topics: the ${broker.name} broker keeps no history`,
+      );
+    }
+    this.#host = {
+      broker,
+      history: broker.history,
+      turn,
+      tails: new Tails(),
+      catchingUp: new Line(MAX_SYNCS),
+      replaying: new Line(MAX_REPLAYS),
+      counts: this.counts,
+      underWay: new Map(),
+      aheadBytes: 0,
+      sessionOf,
+    };
+  }
+
+  /** Where publications are kept; `undefined` if no topic has a history. */
+  get history(): BrokerHistory | undefined {
+    return this.#host?.history;
+  }
+
+  /** Bytes that are kept ready. */
+  get tailBytes(): number {
+    return this.#host?.tails.bytes ?? 0;
+  }
+
+  /** How many subscriptions of a session wait for the engine, or are replayed. */
+  underWay(session: Session): number {
+    return this.#host?.underWay.get(session) ?? 0;
+  }
+
+  /** Bytes of pages that wait for slow sessions. */
+  get waitingBytes(): number {
+    return this.#host?.aheadBytes ?? 0;
+  }
+
+  /** Pages that wait to be replayed. */
+  get waiting(): number {
+    return this.#host?.replaying.waiting ?? 0;
+  }
+
+  /** The bounds of a topic's history; `undefined` if it has none. */
+  boundsOf(topic: string): HistoryBounds | undefined {
+    // What is no topic, from a program without types, is refused later.
+    if (this.#host === undefined || typeof topic !== "string") return undefined;
+    if (INTERNAL_PREFIXES.some((prefix) => topic.startsWith(prefix))) return undefined;
+    return this.#router.match(topic)?.bounds;
+  }
+
+  /** Follows a topic. */
+  open(topic: string, bounds: HistoryBounds): Feed {
+    const feed = new Feed(topic, bounds, this.#host!);
+    this.#feeds.add(feed);
+    this.#timer ??= this.#startTimer();
+    return feed;
+  }
+
+  /** Follows it no more. */
+  close(feed: Feed): void {
+    this.#feeds.delete(feed);
+    feed.close();
+    if (this.#feeds.size > 0) return;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
+  /** The last publication before a silence has no successor by which its loss would show. */
+  #startTimer(): ReturnType<typeof setTimeout> {
+    const delayMs = CHECK_INTERVAL_MS * (1 + Math.random()) / 2;
+    return setTimeout(() => {
+      for (const feed of this.#feeds) if (!feed.takeHeard()) void feed.sync();
+      this.#timer = this.#startTimer();
+    }, delayMs);
+  }
+}
+
+type Bounds = Record<keyof HistoryBounds, number>;

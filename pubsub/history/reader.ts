@@ -1,0 +1,125 @@
+/** Pages of one topic's history, read from the engine. */
+import { MAX_TAG_LENGTH, placed } from "../../session/wire/history_place.ts";
+import { waitFor } from "../../session/base/wait.ts";
+import type { PageBounds, Placed } from "./tail_cache.ts";
+import type { Publication } from "../broker.ts";
+import type { BrokerHistory, HistoryBounds, HistoryPage, PublicationPosition } from "../history.ts";
+
+/** Most publications and bytes of a page, also where send queues are larger. */
+const MAX_PAGE = { maxMessages: 128, maxBytes: 524_288 };
+
+/** Form of a tag that an engine may give. */
+const TAG = new RegExp(`^[\\w-]{1,${MAX_TAG_LENGTH}}$`);
+
+/** How long one read may take, in milliseconds. */
+const READ_TIMEOUT_MS = 5_000;
+
+/** A publication of a topic with a history. */
+export type Positioned = Publication & { readonly position: PublicationPosition };
+
+/** What is read. */
+export interface HistoryQuery {
+  readonly after?: number;
+  readonly last?: number;
+}
+
+/** A page of a history. */
+export interface PositionedPage {
+  readonly epoch: string;
+  readonly head: number;
+  /** See {@linkcode HistoryPage.anchor}. */
+  readonly anchor: HistoryPage["anchor"];
+  readonly publications: readonly Positioned[];
+}
+
+/** A page, with each publication's place in it. */
+export interface PlacedPage {
+  readonly epoch: string;
+  /** The newest offset there was. */
+  readonly head: number;
+  /** See {@linkcode HistoryPage.anchor}. */
+  readonly anchor: HistoryPage["anchor"];
+  readonly items: readonly Placed[];
+}
+
+/** Reads the history of one topic. */
+export class HistoryReader {
+  readonly #topic: string;
+  readonly #bounds: HistoryBounds;
+  readonly #history: BrokerHistory;
+  readonly #signal: AbortSignal;
+  readonly #counts: { reads: number };
+  readonly #shared = new Map<string, Promise<PlacedPage>>();
+  #page: PageBounds = MAX_PAGE;
+
+  constructor(
+    topic: string,
+    bounds: HistoryBounds,
+    options: {
+      readonly history: BrokerHistory;
+      readonly counts: { reads: number };
+      readonly signal: AbortSignal;
+    },
+  ) {
+    this.#topic = topic;
+    this.#bounds = bounds;
+    this.#history = options.history;
+    this.#counts = options.counts;
+    this.#signal = options.signal;
+  }
+
+  /** Keeps pages within what somebody takes at once. */
+  narrow({ maxMessages, maxBytes }: PageBounds): void {
+    this.#page = {
+      maxMessages: Math.min(this.#page.maxMessages, maxMessages),
+      maxBytes: Math.min(this.#page.maxBytes, maxBytes),
+    };
+  }
+
+  /** Reads a page, by a read that begins now. */
+  async read(query: HistoryQuery): Promise<PositionedPage> {
+    this.#counts.reads++;
+    const signal = this.#signal;
+    const options = { ...query, ...this.#page, bounds: this.#bounds, signal };
+    const { epoch, head, anchor, publications } = await waitFor(
+      this.#history.read(this.#topic, options),
+      { what: "the history", timeoutMs: READ_TIMEOUT_MS, signal },
+    );
+    // What was not asked for would be asked for again and again.
+    const { after = -1 } = query;
+    const asked = publications.filter(isPositioned).filter((one) => one.position.offset > after);
+    return { epoch, head, anchor, publications: asked };
+  }
+
+  /** Reads a page for a replay; who asks for the same one meanwhile gets the same. */
+  share(query: HistoryQuery): Promise<PlacedPage> {
+    const key = `${query.after} ${query.last}`;
+    let reading = this.#shared.get(key);
+    if (reading === undefined) {
+      reading = this.read(query)
+        .then(({ epoch, head, anchor, publications }) => ({
+          epoch,
+          head,
+          anchor,
+          items: publications.map(place),
+        }))
+        .finally(() => this.#shared.delete(key));
+      this.#shared.set(key, reading);
+    }
+    return reading;
+  }
+}
+
+/** Whether it says where it stands. */
+export function isPositioned(publication: Publication): publication is Positioned {
+  return publication.position !== undefined;
+}
+
+/** Writes its place into a publication, once for all who get it. */
+export function place({ topic, payload, position, except }: Positioned): Placed {
+  const { offset, prev } = position;
+  // It stands in JSON as it is.
+  const tag = position.tag !== undefined && TAG.test(position.tag) ? position.tag : undefined;
+  const message = placed(payload, topic, { offset, prev, tag });
+  return { message, offset, prev, tag, except };
+}

@@ -1,0 +1,83 @@
+import { assert, assertEquals } from "@std/assert";
+import { framed } from "../../session/wire/encode.ts";
+import { cutPage, type Placed, Tail, Tails } from "./tail_cache.ts";
+
+const ALL = { maxMessages: 10_000, maxBytes: Infinity };
+
+function item(offset: number, bytes = 10, prev = offset - 1): Placed {
+  return {
+    message: framed("x".repeat(bytes), "t"),
+    offset,
+    prev,
+    tag: `t${offset}`,
+    except: undefined,
+  };
+}
+
+function offsets(items: readonly Placed[] | undefined): number[] | undefined {
+  return items?.map(({ offset }) => offset);
+}
+
+Deno.test("Tail gives what comes after an offset, if all of it is there", () => {
+  const tail = new Tail(new Tails());
+  tail.reset(4);
+  for (const offset of [6, 8, 10]) tail.push(item(offset, 10, offset - 2));
+  assertEquals([tail.after, tail.size], [4, 3]);
+  assertEquals(offsets(tail.page(4, ALL)), [6, 8, 10]);
+  assertEquals(offsets(tail.page(7, ALL)), [8, 10]);
+  assertEquals(offsets(tail.page(10, ALL)), []);
+  assertEquals(tail.page(3, ALL), undefined);
+  assertEquals(offsets(tail.page(4, { ...ALL, maxMessages: 2 })), [6, 8]);
+  assertEquals(offsets(tail.page(4, { ...ALL, maxBytes: 25 })), [6, 8]);
+  assertEquals(offsets(tail.page(4, { ...ALL, maxBytes: 1 })), [6]);
+  assertEquals([0, 1, 3, 4].map((last) => tail.before(last)), [10, 8, 4, undefined]);
+  tail.reset(20);
+  assertEquals([tail.before(0), tail.before(1), offsets(tail.page(20, ALL))], [20, undefined, []]);
+});
+
+Deno.test("Tail keeps so many publications, and so many bytes", () => {
+  const tails = new Tails();
+  const tail = new Tail(tails);
+  for (let offset = 1; offset <= 2_000; offset++) tail.push(item(offset));
+  assertEquals([tail.size, tail.after, tails.bytes], [512, 1_488, 5_120]);
+  assertEquals(offsets(tail.page(1_997, ALL)), [1_998, 1_999, 2_000]);
+  tail.push(item(2_001, 524_288));
+  assertEquals([tail.size, tail.after, tails.bytes], [1, 2_000, 524_288]);
+  // What is larger than everything that is kept is not kept.
+  tail.push(item(2_002, 524_289));
+  assertEquals([tail.size, tail.after, tails.bytes], [0, 2_002, 0]);
+  tail.push(item(2_003));
+  assertEquals(offsets(tail.page(2_002, ALL)), [2_003]);
+});
+
+Deno.test("Tail takes older ones in front", () => {
+  const tail = new Tail(new Tails());
+  tail.reset(5);
+  tail.push(item(6));
+  tail.prepend([item(4), item(5)], 3);
+  assertEquals([tail.after, offsets(tail.page(3, ALL))], [3, [4, 5, 6]]);
+});
+
+Deno.test("Tails have a bound for all, and let go of those that are silent longest", () => {
+  const tails = new Tails(1_000);
+  const [one, two, three] = [new Tail(tails), new Tail(tails), new Tail(tails)];
+  for (let offset = 1; offset <= 3; offset++) {
+    for (const tail of [one, two, three]) tail.push(item(offset, 100));
+  }
+  assertEquals(tails.bytes, 900);
+  one.push(item(4, 100));
+  two.push(item(4, 100));
+  assertEquals([one.size, two.size, three.size, tails.bytes], [4, 4, 0, 800]);
+  assertEquals([three.after, three.page(2, ALL), three.page(3, ALL)], [3, undefined, []]);
+  for (const tail of [one, two, three]) tail.reset(0);
+  assertEquals(tails.bytes, 0);
+});
+
+Deno.test("cutPage() takes the first, within bounds, and one always", () => {
+  const items = [item(1, 10), item(2, 20), item(3, 30)];
+  assertEquals(offsets(cutPage(items, ALL)), [1, 2, 3]);
+  assertEquals(offsets(cutPage(items, { maxMessages: 3, maxBytes: 30 })), [1, 2]);
+  assertEquals(offsets(cutPage(items, { maxMessages: 3, maxBytes: 5 })), [1]);
+  assertEquals(offsets(cutPage(items, { ...ALL, from: 2 })), [3]);
+  assert(cutPage([], ALL).length === 0);
+});

@@ -1,0 +1,588 @@
+import { assert, assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { coreOf } from "../../session/session.ts";
+import { passTime, turns } from "../../testing/turns.ts";
+import { assertRun, Client, Clients } from "../_clients_test.ts";
+import { away, type ScriptedBroker, ScriptedEngine } from "../_scripted_broker_test.ts";
+import type { Publication } from "../broker.ts";
+import { Topics } from "../topics.ts";
+
+/** A node with one client that follows the topic `t`. */
+interface Bench extends AsyncDisposable {
+  readonly engine: ScriptedEngine;
+  readonly broker: ScriptedBroker;
+  readonly topics: Topics;
+  readonly client: Client;
+}
+
+async function bench(before = 0): Promise<Bench> {
+  const engine = new ScriptedEngine();
+  for (let i = 1; i <= before; i++) engine.publish(i);
+  const broker = engine.node();
+  const topics = new Topics({ broker, history: { t: { size: 1_000_000 } } });
+  const client = new Client(topics.turn);
+  client.subscribe(topics);
+  await turns();
+  assertEquals(client.take(), [{ epoch: "e1", offset: before, head: before }]);
+  return {
+    engine,
+    broker,
+    topics,
+    client,
+    async [Symbol.asyncDispose]() {
+      await client[Symbol.asyncDispose]();
+      await topics[Symbol.asyncDispose]();
+      await turns();
+    },
+  };
+}
+
+Deno.test("Feed reads what did not come, before what came after it", async () => {
+  await using node = await bench(3);
+  const { engine, broker, topics, client } = node;
+  broker.onLive = (one, deliver) => one.position!.offset % 3 === 0 && deliver(one);
+  for (let i = 4; i <= 9; i++) engine.publish(i);
+  await turns();
+  assertRun(client.takeData(), 4, 9);
+  const { recovered, gaps } = topics.stats;
+  assertEquals([recovered, gaps], [6, 0]);
+});
+
+Deno.test("Feed follows offsets that have holes by the one before", async () => {
+  await using node = await bench();
+  const { engine, broker, client } = node;
+  engine.step = 7;
+  broker.onLive = (one, deliver) => one.position!.offset !== 14 && deliver(one);
+  for (let i = 1; i <= 4; i++) engine.publish(i);
+  await turns();
+  assertEquals(client.take(), [[1, 7, 0], [2, 14, 7], [3, 21, 14], [4, 28, 21]]);
+  assertEquals(broker.reads.map(({ after }) => after), [undefined, 7]);
+});
+
+Deno.test("Feed drops what comes twice, and puts in order what does not come so", async () => {
+  await using node = await bench();
+  const { engine, broker, topics, client } = node;
+  const late: Publication[] = [];
+  broker.onLive = (one) => void late.push(one);
+  for (let i = 1; i <= 6; i++) engine.publish(i);
+  // The engine's reads find nothing yet, as on a replica that is behind.
+  const read = engine.read.bind(engine);
+  engine.read = (options) => ({ ...read(options), head: 0, publications: [] });
+  for (const at of [1, 0, 0, 2, 5, 4, 3, 5, 1]) broker.deliver(late[at]!);
+  await turns();
+  assertRun(client.takeData(), 1, 6);
+  assertEquals(topics.stats.duplicates, 3);
+});
+
+Deno.test("Feed reads what it missed when the broker was interrupted", async () => {
+  await using node = await bench();
+  const { engine, broker, client } = node;
+  broker.onLive = () => {};
+  for (let i = 1; i <= 300; i++) engine.publish(i);
+  await turns();
+  assertEquals(client.take(), []);
+  broker.interrupt();
+  await turns(50);
+  assertRun(client.takeData(), 1, 300);
+});
+
+Deno.test("Feed finds the loss of the last publication by asking now and then", async () => {
+  using time = new FakeTime();
+  await using node = await bench();
+  const { engine, broker, client } = node;
+  broker.onLive = (one, deliver) => one.position!.offset === 1 && deliver(one);
+  engine.publish(1);
+  engine.publish(2);
+  const reads = broker.reads.length;
+  await passTime(time, 9_000);
+  assertRun(client.takeData(), 1, 1);
+  assertEquals(broker.reads.length, reads);
+  await passTime(time, 31_500);
+  assertRun(client.takeData(), 2, 2);
+});
+
+Deno.test("Feed tells a gap where what is missing is not kept any more", async () => {
+  await using node = await bench(2);
+  const { engine, broker, topics, client } = node;
+  broker.onLive = (one, deliver) => one.position!.offset === 9 && deliver(one);
+  for (let i = 3; i <= 8; i++) engine.publish(i);
+  engine.trim(2);
+  engine.publish(9);
+  await turns();
+  assertEquals(client.take(), [
+    { gap: "t", reason: "too-old", epoch: "e1", offset: 6 },
+    [7, 7, 6],
+    [8, 8, 7],
+    [9, 9, 8],
+  ]);
+  assertEquals(topics.stats.gaps, 1);
+});
+
+Deno.test("Feed tells a gap where nothing is kept any more", async () => {
+  await using node = await bench(2);
+  const { engine, broker, client } = node;
+  broker.onLive = () => {};
+  engine.publish(3);
+  engine.trim(0);
+  broker.interrupt();
+  await turns();
+  assertEquals(client.take(), [{ gap: "t", reason: "too-old", epoch: "e1", offset: 3 }]);
+  broker.onLive = (one, deliver) => deliver(one);
+  engine.publish(4);
+  await turns();
+  assertEquals(client.take(), [[4, 4, 3]]);
+});
+
+Deno.test("Feed tells of a new epoch, then all that is known of it", async () => {
+  await using node = await bench(5);
+  const { engine, broker, client } = node;
+  engine.trim(3);
+  engine.beginEpoch("e2", 1);
+  engine.publish("new");
+  await turns();
+  assertEquals(client.take(), [
+    { gap: "t", reason: "new-epoch", epoch: "e2", offset: 2 },
+    [3, 3, 2],
+    [4, 4, 3],
+    ["new", 5, 4],
+  ]);
+  engine.publish("next");
+  await turns();
+  assertEquals(client.take(), [["next", 6, 5]]);
+  // After an interruption too, without anything that came.
+  engine.kept = [];
+  engine.beginEpoch("e3");
+  broker.interrupt();
+  await turns();
+  assertEquals(client.take(), [{ gap: "t", reason: "new-epoch", epoch: "e3", offset: 0 }]);
+});
+
+Deno.test("Feed passes over what comes late from an epoch that is over", async () => {
+  await using node = await bench();
+  const { engine, broker, client } = node;
+  const old = engine.publish(1);
+  engine.beginEpoch("e2");
+  engine.publish(2);
+  await turns();
+  client.take();
+  broker.deliver({ ...old, position: { epoch: "e1", offset: 2, prev: 1 } });
+  await turns();
+  engine.publish(3);
+  await turns();
+  assertEquals(client.take(), [[3, 3, 2]]);
+});
+
+Deno.test("Feed follows an engine that is back at an epoch that was over", async () => {
+  using time = new FakeTime();
+  await using node = await bench();
+  const { engine, client } = node;
+  engine.publish(1);
+  engine.beginEpoch("e2", 1);
+  engine.publish("other");
+  await turns();
+  client.take();
+  engine.beginEpoch("e1");
+  for (let i = 2; i <= 4; i++) {
+    engine.publish(i);
+    await passTime(time, 14_000);
+  }
+  assertEquals(client.takeData(), ["other", 2, 3, 4]);
+});
+
+Deno.test("Feed does not ask again and again for what an engine has, and does not give", async () => {
+  await using node = await bench(3);
+  const { engine, broker, client } = node;
+  const read = engine.read.bind(engine);
+  engine.read = (options) => ({ ...read({ ...options, after: 0 }), head: 9 });
+  broker.interrupt();
+  await turns();
+  assert(broker.reads.length < 10, `${broker.reads.length} reads`);
+  assertEquals(client.take(), [{ gap: "t", reason: "too-old", epoch: "e1", offset: 9 }]);
+});
+
+Deno.test("Feed waits for an engine that is away, and holds what comes meanwhile", async () => {
+  using time = new FakeTime();
+  await using node = await bench();
+  const { engine, broker, topics, client } = node;
+  broker.onRead = away;
+  broker.onLive = (one, deliver) => one.position!.offset !== 2 && deliver(one);
+  for (let i = 1; i <= 5; i++) engine.publish(i);
+  await passTime(time, 1_000);
+  assertRun(client.takeData(), 1, 1);
+  const { reads } = topics.stats;
+  assert(reads > 2 && reads < 8, `${reads} reads`);
+  broker.onRead = () => {};
+  await passTime(time, 2_000);
+  assertRun(client.takeData(), 2, 5);
+});
+
+Deno.test("Feed goes on behind a gap if the engine can not be read for long", async () => {
+  using time = new FakeTime();
+  await using node = await bench();
+  const { engine, broker, client } = node;
+  broker.onRead = away;
+  broker.onLive = (one, deliver) => ![2, 5].includes(one.position!.offset) && deliver(one);
+  for (let i = 1; i <= 6; i++) engine.publish(i);
+  await passTime(time, 30_000);
+  assertEquals(client.take(), [
+    [1, 1, 0],
+    { gap: "t", reason: "unavailable", epoch: "e1", offset: 2 },
+    [3, 3, 2],
+    [4, 4, 3],
+    { gap: "t", reason: "unavailable", epoch: "e1", offset: 5 },
+    [6, 6, 5],
+  ]);
+});
+
+Deno.test("Feed gives a read up that does not end", async () => {
+  using time = new FakeTime();
+  await using node = await bench();
+  const { engine, broker, client } = node;
+  let isHanging = true;
+  broker.onRead = () => isHanging ? new Promise(() => {}) : undefined;
+  broker.onLive = (one, deliver) => one.position!.offset !== 1 && deliver(one);
+  engine.publish(1);
+  engine.publish(2);
+  await passTime(time, 1_000);
+  assertEquals(client.take(), []);
+  isHanging = false;
+  await passTime(time, 6_000);
+  assertRun(client.takeData(), 1, 2);
+});
+
+Deno.test("Feed holds a bounded number of publications, and reads the rest again", async () => {
+  using time = new FakeTime();
+  await using node = await bench();
+  const { engine, broker, client } = node;
+  broker.onRead = away;
+  broker.onLive = (one, deliver) => one.position!.offset !== 1 && deliver(one);
+  for (let i = 1; i <= 1_000; i++) engine.publish(i);
+  await passTime(time, 500);
+  broker.onRead = () => {};
+  await passTime(time, 5_000);
+  assertRun(client.takeData(), 1, 1_000);
+});
+
+Deno.test("Feed lets a slow member catch up at its own pace", async () => {
+  await using node = await bench();
+  const { engine, broker, topics, client } = node;
+  const limits = { sendQueue: { maxMessages: 64 } };
+  await using others = Clients.on(topics.turn, limits, limits);
+  const [slow, fast] = others as unknown as [Client, Client];
+  slow.subscribe(topics);
+  fast.subscribe(topics);
+  await turns();
+  const text = "x".repeat(20_000);
+  slow.pair.link.stall("to-client");
+  for (let i = 1; i <= 8; i++) engine.publish({ i, text });
+  await turns();
+  assert(slow.session.stats.queuedMessages > 0);
+  broker.onLive = () => {};
+  for (let i = 9; i <= 500; i++) engine.publish({ i, text });
+  broker.interrupt();
+  await turns(100);
+  const of = (one: Client) =>
+    one.take().filter(Array.isArray).map(([data]) => (data as { i: number }).i);
+  for (const one of [fast, client]) assertRun(of(one), 1, 500);
+  assertEquals(slow.session.state, "connected");
+  slow.pair.link.resume("to-client");
+  await turns(200);
+  assertRun(of(slow), 1, 500);
+});
+
+Deno.test("Feed answers `unavailable` if the engine is away, and says later where it goes on", async () => {
+  using time = new FakeTime();
+  const engine = new ScriptedEngine();
+  engine.publish(1);
+  const broker = engine.node();
+  await using topics = new Topics({ broker, history: { t: {} } });
+  broker.onRead = away;
+  await using clients = Clients.on(topics.turn, {}, {});
+  const [one, two] = clients as unknown as [Client, Client];
+  one.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
+  two.subscribe(topics);
+  await passTime(time, 20_000);
+  assertEquals(one.take(), [{ recovered: false, reason: "unavailable" }]);
+  assertEquals(two.take(), [{}]);
+  broker.onRead = () => {};
+  broker.interrupt();
+  await passTime(time, 100);
+  engine.publish(2);
+  await turns();
+  const rest = [{ gap: "t", reason: "unavailable", epoch: "e1", offset: 1 }, [2, 2, 1]];
+  assertEquals([one.take(), two.take()], [rest, rest]);
+});
+
+Deno.test("Feed answers `unavailable` if the engine does not let it subscribe in time", async () => {
+  using time = new FakeTime();
+  const engine = new ScriptedEngine();
+  const broker = engine.node();
+  broker.ready = new Promise(() => {});
+  await using topics = new Topics({ broker, history: { t: {} } });
+  await using client = new Client(topics.turn);
+  client.subscribe(topics, "t", { last: 3 });
+  await passTime(time, 9_000);
+  assertEquals(client.take(), []);
+  await passTime(time, 1_500);
+  // A read that the feed makes now and then may have found its place by now, which is told next.
+  assertEquals(client.take()[0], { reason: "unavailable" });
+});
+
+Deno.test("Feed asks the engine whether a client knows more than it does", async () => {
+  await using node = await bench(1);
+  const { engine, broker, topics } = node;
+  broker.onLive = () => {};
+  engine.publish(2);
+  engine.publish(3);
+  await using back = new Client(topics.turn);
+  back.subscribe(topics, "t", { since: { epoch: "e1", offset: 2 } });
+  await turns();
+  assertEquals(back.take(), [{ epoch: "e1", offset: 2, head: 3, recovered: true }, [3, 3, 2]]);
+  engine.beginEpoch("e2");
+  back.subscribe(topics, "t", { since: { epoch: "e2", offset: 2 } });
+  await turns();
+  assertEquals(back.take(), [{ epoch: "e2", offset: 2, head: 3, recovered: true }, [3, 3, 2]]);
+});
+
+Deno.test("Feed sends nothing again to a client that knows more, though the engine can not be asked", async () => {
+  using time = new FakeTime();
+  await using node = await bench(1);
+  const { engine, broker, topics, client } = node;
+  const late: Publication[] = [];
+  broker.onLive = (one) => void late.push(one);
+  broker.onRead = away;
+  for (let i = 2; i <= 4; i++) engine.publish(i);
+  await using back = new Client(topics.turn);
+  back.subscribe(topics, "t", { since: { epoch: "e1", offset: 3 } });
+  await passTime(time, 10_000);
+  assertEquals(back.take(), [
+    { epoch: "e1", offset: 3, head: 3, recovered: false, reason: "unavailable" },
+  ]);
+  for (const one of late) broker.deliver(one);
+  await turns();
+  assertRun(client.takeData(), 2, 4);
+  assertEquals(back.take(), [[4, 4, 3]]);
+});
+
+Deno.test("Feed moves those whose replay runs to a new epoch too", async () => {
+  await using node = await bench(400);
+  const { engine, topics } = node;
+  await using client = new Client(topics.turn, { sendQueue: { maxMessages: 20 } });
+  client.pair.link.stall("to-client");
+  const sizes = engine.kept.length;
+  client.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
+  await turns(40);
+  engine.beginEpoch("e2", 50);
+  engine.publish("new");
+  await turns(40);
+  client.pair.link.resume("to-client");
+  await turns(400);
+  const lines = client.take() as unknown[];
+  const at = lines.findIndex((line) => (line as { gap?: string }).gap === "t");
+  assertEquals(lines[at], { gap: "t", reason: "new-epoch", epoch: "e2", offset: 0 });
+  const data = lines.slice(at + 1).map((line) => (line as unknown[])[0]);
+  assertEquals(data.pop(), "new");
+  assertRun(data, 1, sizes - 50);
+});
+
+Deno.test("Feed lets go of everything when its last session leaves, also while it reads", async () => {
+  using time = new FakeTime();
+  await using node = await bench(10);
+  const { engine, broker, topics, client } = node;
+  const gate = Promise.withResolvers<void>();
+  broker.onRead = () => gate.promise;
+  broker.interrupt();
+  await turns();
+  topics.unsubscribe(client.session, "t");
+  assertEquals([broker.subscriptions, topics.stats.tailBytes, topics.size], [0, 0, 0]);
+  gate.resolve();
+  engine.publish(11);
+  await passTime(time, 60_000);
+  assertEquals(client.take(), [{ unsubscribed: "t", code: "removed", reason: "" }]);
+  assertEquals(broker.reads.length, 2);
+});
+
+Deno.test("Feed passes over publications without a place", async () => {
+  await using node = await bench();
+  const { engine, broker, client } = node;
+  broker.deliver({ topic: "t", payload: '{"topic":"t","data":0}' });
+  engine.publish(1);
+  await turns();
+  assertEquals(client.take(), [[1, 1, 0]]);
+});
+
+Deno.test("Feed answers in time while the engine takes a question and never answers", async () => {
+  using time = new FakeTime();
+  await using node = await bench(3);
+  const { broker, topics } = node;
+  broker.onRead = () => new Promise(() => {});
+  await using clients = Clients.on(topics.turn, {}, {});
+  const [ahead, behind] = clients as unknown as [Client, Client];
+  ahead.subscribe(topics, "t", { since: { epoch: "e1", offset: 9 } });
+  behind.subscribe(topics, "t", { since: { epoch: "e0", offset: 1 } });
+  await passTime(time, 20_500);
+  assertEquals(ahead.take(), [
+    { epoch: "e1", offset: 9, head: 9, recovered: false, reason: "unavailable" },
+  ]);
+  assertEquals(behind.take(), [
+    { epoch: "e1", offset: 3, head: 3, recovered: false, reason: "new-epoch" },
+  ]);
+});
+
+Deno.test("Feed holds a bounded number of bytes, too", async () => {
+  using time = new FakeTime();
+  await using node = await bench();
+  const { engine, broker, topics, client } = node;
+  broker.onRead = away;
+  broker.onLive = (one, deliver) => one.position!.offset !== 1 && deliver(one);
+  const text = "x".repeat(200_000);
+  for (let i = 1; i <= 20; i++) engine.publish({ i, text });
+  await passTime(time, 50);
+  broker.onRead = () => {};
+  await passTime(time, 5_000);
+  assertRun(client.takeData().map((data) => (data as { i: number }).i), 1, 20);
+  // What was held came again with the pages.
+  assert(topics.stats.duplicates <= 5, `${topics.stats.duplicates} were held`);
+});
+
+Deno.test("Feed keeps nothing of a page that comes as its last session leaves", async () => {
+  for (let steps = 0; steps < 30; steps++) {
+    await using node = await bench();
+    const { engine, broker, topics, client } = node;
+    broker.onLive = () => {};
+    engine.publish(1);
+    const gate = Promise.withResolvers<void>();
+    broker.onRead = (at) => at === "after" ? gate.promise : undefined;
+    broker.interrupt();
+    await turns();
+    gate.resolve();
+    for (let i = 0; i < steps; i++) await Promise.resolve();
+    topics.unsubscribe(client.session, "t");
+    await turns();
+    assertEquals(topics.stats.tailBytes, 0, `after ${steps} steps`);
+  }
+});
+
+Deno.test("Feed tells of what a session does not get before what comes after it", async () => {
+  await using node = await bench();
+  const { engine, topics, client } = node;
+  let isArmed = false;
+  const policy = () => {
+    if (isArmed) engine.publish("after");
+    isArmed = false;
+    return "drop-oldest" as const;
+  };
+  await using stalled = new Client(topics.turn, { sendQueue: { policy } });
+  topics.subscribe(stalled.session, "t");
+  stalled.pair.link.stall("to-client");
+  for (let i = 0; i < 2; i++) engine.publish("x".repeat(60_000));
+  await turns();
+  isArmed = true;
+  client.take();
+  // The last of them has the turn flushed: its gathering is full.
+  for (let i = 0; i < 255; i++) engine.publish(i);
+  engine.publish("left out", client.session.id);
+  await turns();
+  assert(!isArmed);
+  let known = 2;
+  for (const { offset, prev } of client.lines as { offset: number; prev: number }[]) {
+    assertEquals(prev, known);
+    known = offset;
+  }
+  assertEquals(known, 259);
+});
+
+Deno.test("Feed's sessions get what was sent before they are closed, in order", async () => {
+  await using node = await bench();
+  const { engine, client } = node;
+  engine.publish(1);
+  engine.publish(2, client.session.id);
+  coreOf(client.session).abort(4000, "over");
+  await turns();
+  assertEquals(client.take(), [[1, 1, 0], { skip: "t", offset: 2, prev: 1 }]);
+});
+
+Deno.test("Feed has those who know more than it does wait for it, and tells them of no gap before that", async () => {
+  using time = new FakeTime();
+  await using node = await bench(1);
+  const { engine, broker, topics, client } = node;
+  const live: Publication[] = [];
+  broker.onLive = (one) => void live.push(one);
+  for (let i = 2; i <= 6; i++) engine.publish(i);
+  broker.onRead = away;
+  await using clients = Clients.on(topics.turn, {}, {});
+  const [ahead, beyond] = clients as unknown as [Client, Client];
+  ahead.subscribe(topics, "t", { since: { epoch: "e1", offset: 5 } });
+  beyond.subscribe(topics, "t", { since: { epoch: "e1", offset: 99 } });
+  await passTime(time, 10_500);
+  for (const one of [ahead, beyond]) {
+    const [{ reason, offset }] = one.take() as [{ reason: string; offset: number }];
+    assertEquals([reason, offset], ["unavailable", one === ahead ? 5 : 99]);
+  }
+  for (const one of live.slice(2)) broker.deliver(one);
+  await passTime(time, 15_000);
+  assertEquals(client.take(), [
+    { gap: "t", reason: "unavailable", epoch: "e1", offset: 3 },
+    [4, 4, 3],
+    [5, 5, 4],
+    [6, 6, 5],
+  ]);
+  assertEquals([ahead.take(), beyond.take()], [[[6, 6, 5]], []]);
+  // Once the engine answers it is clear that there is nothing beyond.
+  broker.onRead = () => {};
+  broker.onLive = (one, deliver) => deliver(one);
+  broker.interrupt();
+  await passTime(time, 3_000);
+  engine.publish(7);
+  await turns();
+  assertEquals(beyond.take(), [
+    { gap: "t", reason: "beyond-head", epoch: "e1", offset: 6 },
+    [7, 7, 6],
+  ]);
+  assertEquals(ahead.take(), [[7, 7, 6]]);
+});
+
+Deno.test("Feed that knows nothing yet begins nobody before what it has", async () => {
+  using time = new FakeTime();
+  const engine = new ScriptedEngine();
+  for (let i = 1; i <= 3; i++) engine.publish(i);
+  const broker = engine.node();
+  await using topics = new Topics({ broker, history: { t: {} } });
+  await using client = new Client(topics.turn);
+  broker.onRead = away;
+  client.subscribe(topics, "t", { since: { epoch: "e1", offset: 2 } });
+  await passTime(time, 10_500);
+  assertEquals(client.take(), [{ recovered: false, reason: "unavailable" }]);
+  broker.deliver(engine.kept[1]!);
+  broker.deliver(engine.kept[2]!);
+  await turns();
+  assertEquals(client.take(), [
+    { gap: "t", reason: "unavailable", epoch: "e1", offset: 2 },
+    [3, 3, 2],
+  ]);
+});
+
+Deno.test("Feed keeps a bounded number of bytes for sessions that do not take them", async () => {
+  await using node = await bench();
+  const { engine, topics } = node;
+  const text = "x".repeat(100_000);
+  for (let i = 1; i <= 20; i++) engine.publish({ i, text });
+  await using slow = Clients.on(topics.turn, ...Array.from({ length: 200 }, () => ({})));
+  for (const { pair, session } of slow) {
+    pair.link.stall("to-client");
+    session.send("filler", text);
+  }
+  await turns();
+  for (const one of slow) one.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
+  await turns(100);
+  const { waitingBytes } = topics.stats;
+  assert(waitingBytes > 60_000_000 && waitingBytes <= 67_108_864, `${waitingBytes} bytes`);
+  for (const { pair } of slow) pair.link.resume("to-client");
+  for (let i = 0; i < 100 && topics.stats.replayed < 4_000; i++) await turns();
+  await turns();
+  for (const one of slow) {
+    const data = one.takeData() as { i: number }[];
+    assertRun(data.map(({ i }) => i).filter((i) => i !== undefined), 1, 20);
+  }
+  assertEquals(topics.stats.waitingBytes, 0);
+});

@@ -1,0 +1,216 @@
+/**
+ * The broker of one process.
+ *
+ * @module
+ */
+import { BrokerError, UnsupportedError } from "../../errors.ts";
+import { StatusFeed } from "../../session/base/status_feed.ts";
+import type {
+  Broker,
+  BrokerStats,
+  BrokerStatus,
+  BrokerSubscribeOptions,
+  BrokerSubscription,
+  Publication,
+  PublicationListener,
+} from "../broker.ts";
+import type { Appended, AppendOptions, BrokerHistory } from "../history.ts";
+import { appended, MemoryHistories } from "./history.ts";
+import { MemoryStore } from "./store.ts";
+import type { BrokerStore } from "../store.ts";
+
+interface Entry {
+  readonly listener: PublicationListener;
+  isActive: boolean;
+}
+
+interface Channel {
+  /** Replaced by a change, so that a delivery under way does not see it. */
+  listeners: readonly Entry[];
+  /** Published by a listener of the topic; heard next, so that all listeners see one order. */
+  readonly waiting: Publication[];
+  isDelivering: boolean;
+}
+
+/**
+ * Carries publications within one process, synchronously: the default, and for
+ * several servers in one process the engine that connects them.
+ *
+ * @example Usage
+ * ```ts
+ * import { MemoryBroker } from "@skein/skein/pubsub";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using broker = new MemoryBroker();
+ * const heard: unknown[] = [];
+ * await using subscription = broker.subscribe("news", (publication) => {
+ *   heard.push(publication.payload);
+ * });
+ * await subscription.ready;
+ * broker.publish({ topic: "news", payload: '{"topic":"news"}' });
+ * assertEquals(heard, ['{"topic":"news"}']);
+ * ```
+ */
+export class MemoryBroker implements Broker {
+  /** Always `memory`. */
+  readonly name = "memory";
+  /** A publication reaches whoever is subscribed, and nobody later. */
+  readonly delivery = "at-most-once";
+  /** Always connected, until it is closed. */
+  readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connected" });
+  /** Keeps publications as long as the broker lives. */
+  readonly history: BrokerHistory = {
+    append: (publication, options) => this.#append(publication, options),
+    read: async (topic, options) => {
+      if (this.#isClosed) throw new BrokerError("Cannot read history: the broker is closed");
+      this.#reads++;
+      return await this.#histories.read(topic, options);
+    },
+  };
+  /** Holds for all servers of the process that share the broker. */
+  readonly store: BrokerStore;
+  readonly #memory = new MemoryStore();
+  readonly #histories = new MemoryHistories();
+  readonly #channels = new Map<string, Channel>();
+  /** Those of topics with a history. */
+  readonly #kept = new Map<string, Channel>();
+  #isClosed = false;
+  #published = 0;
+  #reads = 0;
+
+  /** Creates a broker without subscriptions. */
+  constructor() {
+    this.store = this.#memory;
+  }
+
+  /** Counters. */
+  get stats(): BrokerStats {
+    const published = this.#published;
+    return {
+      published,
+      received: published,
+      waiting: 0,
+      dropped: 0,
+      interruptions: 0,
+      reads: this.#reads,
+      forgotten: this.#histories.forgotten,
+    };
+  }
+
+  /** Nothing can be wrong with it. */
+  issues(): string[] {
+    return [];
+  }
+
+  /**
+   * Calls the listeners of the topic before it returns; one that publishes on
+   * the same topic itself is heard after the publication that it was told of.
+   *
+   * @param publication What to publish.
+   * @throws {UnsupportedError} If the broker is closed.
+   */
+  publish(publication: Publication): void {
+    this.#checkOpen("publish");
+    this.#published++;
+    this.#tell(this.#channels.get(publication.topic), publication);
+  }
+
+  async #append(publication: Publication, options: AppendOptions): Promise<Appended> {
+    if (this.#isClosed) throw new BrokerError("Cannot append: the broker is closed");
+    this.#published++;
+    const placed = this.#histories.append(publication, options);
+    if (placed !== undefined) this.#tell(this.#kept.get(publication.topic), placed);
+    return await appended(placed);
+  }
+
+  #tell(channel: Channel | undefined, publication: Publication): void {
+    if (channel === undefined) return;
+    if (channel.isDelivering) {
+      channel.waiting.push(publication);
+      return;
+    }
+    channel.isDelivering = true;
+    try {
+      deliver(channel, publication);
+      for (let next = channel.waiting.shift(); next; next = channel.waiting.shift()) {
+        deliver(channel, next);
+      }
+    } finally {
+      channel.isDelivering = false;
+      channel.waiting.length = 0;
+    }
+  }
+
+  /**
+   * Subscribes to a topic.
+   *
+   * @param topic The topic.
+   * @param listener Gets its publications.
+   * @param options Whether the topic has a history.
+   * @returns The subscription, in force at once.
+   * @throws {UnsupportedError} If the broker is closed.
+   */
+  subscribe(
+    topic: string,
+    listener: PublicationListener,
+    options: BrokerSubscribeOptions = {},
+  ): BrokerSubscription {
+    this.#checkOpen("subscribe");
+    const isKept = options.history !== undefined;
+    const channels = isKept ? this.#kept : this.#channels;
+    let channel = channels.get(topic);
+    if (channel === undefined) {
+      channel = { listeners: [], waiting: [], isDelivering: false };
+      channels.set(topic, channel);
+      if (isKept) this.#histories.follow(topic);
+    }
+    // An object of its own, so that one listener can subscribe twice.
+    const entry: Entry = { listener, isActive: true };
+    channel.listeners = [...channel.listeners, entry];
+    return {
+      ready: Promise.resolve(),
+      [Symbol.asyncDispose]: () => {
+        if (remove(channels, topic, entry) && isKept) this.#histories.unfollow(topic);
+        return Promise.resolve();
+      },
+    };
+  }
+
+  /** Ends all subscriptions. Idempotent. */
+  close(): Promise<void> {
+    this.#isClosed = true;
+    for (const channels of [this.#channels, this.#kept]) {
+      for (const { listeners } of channels.values()) {
+        for (const entry of listeners) entry.isActive = false;
+      }
+      channels.clear();
+    }
+    this.#histories.clear();
+    this.#memory.clear();
+    this.status.end({ name: "closed" });
+    return Promise.resolve();
+  }
+
+  /** Closes the broker; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #checkOpen(verb: string): void {
+    if (this.#isClosed) throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
+  }
+}
+
+/** Removes a listener; true if it was the last one of its topic. */
+function remove(channels: Map<string, Channel>, topic: string, entry: Entry): boolean {
+  if (!entry.isActive) return false;
+  entry.isActive = false;
+  const channel = channels.get(topic)!;
+  channel.listeners = channel.listeners.filter((other) => other !== entry);
+  return channel.listeners.length === 0 && channels.delete(topic);
+}
+
+/** Whoever subscribes meanwhile is not in the list; whoever leaves is not active. */
+function deliver({ listeners }: Channel, publication: Publication): void {
+  for (const entry of listeners) if (entry.isActive) entry.listener(publication);
+}

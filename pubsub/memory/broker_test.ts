@@ -1,0 +1,102 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { StatusFeed } from "../../session/base/status_feed.ts";
+import type {
+  Broker,
+  BrokerStats,
+  BrokerStatus,
+  BrokerSubscription,
+  Publication,
+} from "../broker.ts";
+import { testBroker } from "../broker_conformance.ts";
+import type { BrokerHistory } from "../history.ts";
+import { MemoryBroker } from "./broker.ts";
+import type { BrokerStore } from "../store.ts";
+
+testBroker("MemoryBroker", () => new MemoryBroker(), {
+  makePair: () => {
+    const engine = new MemoryBroker();
+    return [new Node(engine), new Node(engine)];
+  },
+});
+
+/** A node of its own on an engine that several share, as `Topics` of several servers do. */
+class Node implements Broker {
+  readonly name = "memory";
+  readonly delivery = "at-most-once";
+  readonly status = new StatusFeed<BrokerStatus>({ name: "connected" });
+  readonly history: BrokerHistory;
+  readonly store: BrokerStore;
+  readonly #engine: MemoryBroker;
+  readonly #subscriptions = new AsyncDisposableStack();
+  /** Refuses what comes after the close, as every closed broker does. */
+  #open: Broker;
+
+  constructor(engine: MemoryBroker) {
+    this.#engine = this.#open = engine;
+    this.store = engine.store;
+    this.history = {
+      append: (...args) => this.#open.history!.append(...args),
+      read: (...args) => this.#open.history!.read(...args),
+    };
+  }
+
+  get stats(): BrokerStats {
+    return this.#engine.stats;
+  }
+
+  issues(): string[] {
+    return [];
+  }
+
+  publish(publication: Publication): void {
+    this.#open.publish(publication);
+  }
+
+  subscribe(...args: Parameters<Broker["subscribe"]>): BrokerSubscription {
+    return this.#subscriptions.use(this.#open.subscribe(...args));
+  }
+
+  async close(): Promise<void> {
+    const closed = new MemoryBroker();
+    await closed.close();
+    this.#open = closed;
+    await this.#subscriptions.disposeAsync();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+Deno.test("MemoryBroker.publish() delivers before it returns", () => {
+  const broker = new MemoryBroker();
+  const heard: unknown[] = [];
+  broker.subscribe("news", ({ payload }) => heard.push(payload));
+  broker.publish({ topic: "news", payload: "1" });
+  assertEquals(heard, ["1"]);
+});
+
+Deno.test("MemoryBroker.publish() passes over whoever comes or goes while it delivers", () => {
+  const broker = new MemoryBroker();
+  const heard: string[] = [];
+  broker.subscribe("news", () => {
+    void second[Symbol.asyncDispose]();
+    broker.subscribe("news", ({ payload }) => heard.push(`late ${payload}`));
+  });
+  const second = broker.subscribe("news", ({ payload }) => heard.push(`gone ${payload}`));
+  broker.publish({ topic: "news", payload: "1" });
+  assertEquals(heard, []);
+});
+
+Deno.test("MemoryBroker.publish() works on after a listener that threw", () => {
+  const broker = new MemoryBroker();
+  const heard: unknown[] = [];
+  const subscription = broker.subscribe("news", () => {
+    throw new Error("must not");
+  });
+  assertThrows(() => broker.publish({ topic: "news", payload: "1" }), Error, "must not");
+  void subscription[Symbol.asyncDispose]();
+  broker.subscribe("news", ({ payload }) => heard.push(payload));
+  broker.publish({ topic: "news", payload: "2" });
+  assertEquals(heard, ["2"]);
+});

@@ -1,0 +1,266 @@
+/**
+ * Histories of topics in the memory of one process.
+ *
+ * @module
+ */
+import type { Publication } from "../broker.ts";
+import { Tags } from "../tag.ts";
+import type {
+  Appended,
+  AppendOptions,
+  HistoryBounds,
+  HistoryPage,
+  PublicationKey,
+  ReadHistoryOptions,
+} from "../history.ts";
+
+/** Topics whose history, or place in it, is remembered. */
+const MAX_LOGS = 10_000;
+
+/**
+ * Topics with listeners that are remembered before those without: half of all, so that whoever
+ * listens to many topics leaves room for those that nobody listens to at the moment.
+ */
+const MAX_KEPT_FOR_LISTENERS = MAX_LOGS / 2;
+
+/** Producers of a topic whose last number is remembered. */
+const MAX_PRODUCERS = 10_000;
+
+/** How often expired publications of all topics are dropped at most, in milliseconds. */
+const TIDY_INTERVAL_MS = 1_000;
+
+interface Kept {
+  readonly publication: Publication;
+  readonly bytes: number;
+  readonly at: number;
+}
+
+/** One topic. Its offsets are consecutive. */
+class Log {
+  readonly topic: string;
+  readonly #epoch: string;
+  readonly #producers = new Map<string, number>();
+  /** The newest offset; everything of the topic before the log's first publication is forgotten. */
+  head: number;
+  bounds: HistoryBounds;
+  /** Numbers the publications of all topics; the log with the lowest is the quietest. */
+  usedAt = 0;
+  #kept: Kept[] = [];
+  /** Index of the oldest in `#kept`; what is before it is cut off now and then. */
+  #start = 0;
+  #bytes = 0;
+
+  constructor(
+    topic: string,
+    from: { readonly epoch: string; readonly head: number; readonly bounds: HistoryBounds },
+  ) {
+    this.topic = topic;
+    this.#epoch = from.epoch;
+    this.head = from.head;
+    this.bounds = from.bounds;
+  }
+
+  /** True while nothing is kept. */
+  get isEmpty(): boolean {
+    return this.#start === this.#kept.length;
+  }
+
+  /** Notes a number; false for a repetition. */
+  admit({ producer, number }: PublicationKey): boolean {
+    const last = this.#producers.get(producer);
+    if (last !== undefined && number <= last) return false;
+    this.#producers.delete(producer);
+    this.#producers.set(producer, number);
+    if (this.#producers.size > MAX_PRODUCERS) {
+      const [oldest] = this.#producers.keys();
+      this.#producers.delete(oldest!);
+    }
+    return true;
+  }
+
+  /** Keeps a publication, and gives it its place. */
+  add(publication: Publication, tag: string, now: number): Publication {
+    const prev = this.head++;
+    const position = { epoch: this.#epoch, offset: this.head, prev, tag };
+    const placed: Publication = { ...publication, position };
+    const bytes = publication.payload.length;
+    this.#kept.push({ publication: placed, bytes, at: now });
+    this.#bytes += bytes;
+    this.trim(now);
+    return placed;
+  }
+
+  /** Drops what is beyond the bounds. */
+  trim(now: number): void {
+    const { size, ttlMs, bytes } = this.bounds;
+    const kept = this.#kept;
+    while (this.#start < kept.length) {
+      const oldest = kept[this.#start]!;
+      const isWithin = kept.length - this.#start <= size && this.#bytes <= bytes &&
+        now - oldest.at < ttlMs;
+      if (isWithin) break;
+      this.#bytes -= oldest.bytes;
+      this.#start++;
+    }
+    if (this.#start * 2 > kept.length) {
+      this.#kept = kept.slice(this.#start);
+      this.#start = 0;
+    }
+  }
+
+  /** Reads a page. */
+  read({ after, last, maxMessages, maxBytes }: ReadHistoryOptions): HistoryPage {
+    const kept = this.#kept;
+    const oldest = this.head - (kept.length - this.#start) + 1;
+    let from = this.#start;
+    const anchor = after === undefined || after < oldest ? undefined : kept[from + after - oldest];
+    if (after !== undefined) from += Math.max(0, after + 1 - oldest);
+    else if (last !== undefined) from = Math.max(from, kept.length - last);
+    const publications: Publication[] = [];
+    let bytes = 0;
+    for (let i = from; i < kept.length && publications.length < maxMessages; i++) {
+      bytes += kept[i]!.bytes;
+      if (bytes > maxBytes && publications.length > 0) break;
+      publications.push(kept[i]!.publication);
+    }
+    const tag = anchor?.publication.position?.tag;
+    return { epoch: this.#epoch, head: this.head, publications, anchor: tag };
+  }
+}
+
+/**
+ * The histories of a {@linkcode MemoryBroker}; what they keep is bounded by topic, and topics are.
+ *
+ * - **Reading makes nothing:** a topic that has no log begins where the newest forgotten log of any
+ *   topic ended. So one epoch holds for all topics, and no pair of epoch and offset ever stands for
+ *   two publications.
+ * - **Forgotten first:** logs without publications, then those without listeners, the quietest
+ *   first; beyond {@linkcode MAX_KEPT_FOR_LISTENERS} those with listeners too.
+ * - **Listeners** notice nothing: as long as a topic has some, its offsets go on where they were.
+ */
+export class MemoryHistories {
+  /** Of all topics, for as long as the process lives. */
+  readonly #epoch = crypto.randomUUID().slice(0, 8);
+  readonly #tags = new Tags();
+  readonly #logs = new Map<string, Log>();
+  /** Each log is in one of these three, in the order of the last publication. */
+  readonly #empty = new Set<Log>();
+  readonly #unheard = new Set<Log>();
+  readonly #heard = new Set<Log>();
+  /** Where topics with listeners and without a log go on; bounded by the listeners. */
+  readonly #followed = new Map<string, number>();
+  /** No forgotten log had a higher offset. */
+  #floor = 0;
+  #forgotten = 0;
+  #uses = 0;
+  #tidiedAt = 0;
+
+  /** Logs with publications that were forgotten, since there were too many. */
+  get forgotten(): number {
+    return this.#forgotten;
+  }
+
+  /** The topic has listeners from now on. */
+  follow(topic: string): void {
+    const log = this.#logs.get(topic);
+    this.#followed.set(topic, log?.head ?? this.#floor);
+    if (log !== undefined && this.#unheard.delete(log)) this.#heard.add(log);
+  }
+
+  /** The last listener of the topic has left. */
+  unfollow(topic: string): void {
+    const log = this.#logs.get(topic);
+    this.#followed.delete(topic);
+    if (log !== undefined && this.#heard.delete(log)) this.#unheard.add(log);
+  }
+
+  /** Keeps a publication; `undefined` if it is a repetition. */
+  append(publication: Publication, { bounds, key }: AppendOptions): Publication | undefined {
+    const now = Date.now();
+    const log = this.#logs.get(publication.topic) ?? this.#begin(publication.topic, bounds);
+    if (key !== undefined && !log.admit(key)) return undefined;
+    log.bounds = bounds;
+    log.usedAt = ++this.#uses;
+    const placed = log.add(publication, this.#tags.next(), now);
+    this.#sort(log);
+    if (Math.abs(now - this.#tidiedAt) >= TIDY_INTERVAL_MS) this.#tidy(now);
+    if (this.#logs.size > MAX_LOGS) this.#forgetOne();
+    return placed;
+  }
+
+  /** Reads a page; a topic without a log is empty. */
+  read(topic: string, options: ReadHistoryOptions): HistoryPage {
+    const log = this.#logs.get(topic);
+    if (log === undefined) {
+      return { epoch: this.#epoch, head: this.#floorOf(topic), publications: [] };
+    }
+    log.bounds = options.bounds;
+    log.trim(Date.now());
+    return log.read(options);
+  }
+
+  /** Forgets everything. */
+  clear(): void {
+    this.#logs.clear();
+    this.#followed.clear();
+    for (const logs of [this.#empty, this.#unheard, this.#heard]) logs.clear();
+  }
+
+  #begin(topic: string, bounds: HistoryBounds): Log {
+    const log = new Log(topic, { epoch: this.#epoch, head: this.#floorOf(topic), bounds });
+    this.#logs.set(topic, log);
+    return log;
+  }
+
+  #floorOf(topic: string): number {
+    return this.#followed.get(topic) ?? this.#floor;
+  }
+
+  /** Puts a log behind all others of its kind. */
+  #sort(log: Log): void {
+    this.#empty.delete(log);
+    this.#unheard.delete(log);
+    this.#heard.delete(log);
+    if (log.isEmpty) this.#empty.add(log);
+    else if (this.#followed.has(log.topic)) this.#heard.add(log);
+    else this.#unheard.add(log);
+  }
+
+  /** Drops what has expired, also of topics that nobody reads or writes any more. */
+  #tidy(now: number): void {
+    this.#tidiedAt = now;
+    for (const logs of [this.#unheard, this.#heard]) {
+      for (const log of logs) {
+        log.trim(now);
+        if (!log.isEmpty) continue;
+        logs.delete(log);
+        this.#empty.add(log);
+      }
+    }
+  }
+
+  #forgetOne(): void {
+    const log = this.#mostDispensable();
+    this.#logs.delete(log.topic);
+    if (!this.#empty.delete(log)) this.#forgotten++;
+    this.#unheard.delete(log);
+    this.#heard.delete(log);
+    this.#floor = Math.max(this.#floor, log.head);
+    if (this.#followed.has(log.topic)) this.#followed.set(log.topic, log.head);
+  }
+
+  #mostDispensable(): Log {
+    const [empty] = this.#empty;
+    if (empty !== undefined) return empty;
+    const [[unheard], [heard]] = [this.#unheard, this.#heard];
+    if (heard === undefined || this.#heard.size <= MAX_KEPT_FOR_LISTENERS) return unheard!;
+    return unheard !== undefined && unheard.usedAt < heard.usedAt ? unheard : heard;
+  }
+}
+
+/** What became of an append that the memory took. */
+export function appended(placed: Publication | undefined): Appended {
+  if (placed?.position === undefined) return {};
+  const { prev: _prev, ...position } = placed.position;
+  return { position };
+}

@@ -1,0 +1,170 @@
+import { assert, assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { turns } from "../../testing/turns.ts";
+import { Client } from "../_clients_test.ts";
+import type { Publication } from "../broker.ts";
+import type { HistoryBounds, ReadHistoryOptions } from "../history.ts";
+import { MemoryBroker } from "./broker.ts";
+import { MemoryHistories } from "./history.ts";
+import { Topics } from "../topics.ts";
+
+const MAX_LOGS = 10_000;
+const BOUNDS: HistoryBounds = { size: 100, ttlMs: 60_000, bytes: 1_000_000 };
+
+/** Publishes so many times on a topic, and returns the places. */
+function publish(
+  histories: MemoryHistories,
+  topic: string,
+  count = 1,
+  bounds: HistoryBounds = BOUNDS,
+): Publication["position"][] {
+  return Array.from(
+    { length: count },
+    () => histories.append({ topic, payload: topic }, { bounds })?.position,
+  );
+}
+
+function read(
+  histories: MemoryHistories,
+  topic: string,
+  options: Partial<ReadHistoryOptions> = {},
+) {
+  return histories.read(topic, { bounds: BOUNDS, maxMessages: 100, maxBytes: 100_000, ...options });
+}
+
+/** Tells whether everything of a topic after an offset is there. */
+function hasAllAfter(histories: MemoryHistories, topic: string, after: number): boolean {
+  const { head, publications: [first] } = read(histories, topic, { after });
+  return first === undefined ? head === after : first.position!.prev <= after;
+}
+
+/** How many of some topics have publications. */
+function countKept(histories: MemoryHistories, topics: readonly string[]): number {
+  return topics.filter((topic) => read(histories, topic).publications.length > 0).length;
+}
+
+function names(prefix: string, count: number): string[] {
+  return Array.from({ length: count }, (_, i) => `${prefix}:${i}`);
+}
+
+Deno.test("MemoryHistories.read() of topics that nobody published on forgets nothing", () => {
+  const histories = new MemoryHistories();
+  const rooms = names("room", 100);
+  for (const room of rooms) publish(histories, room);
+  for (const topic of names("unknown", 2 * MAX_LOGS)) read(histories, topic);
+  // When each read made a log, all 100 rooms were forgotten here.
+  assertEquals([countKept(histories, rooms), histories.forgotten], [100, 0]);
+});
+
+Deno.test("Topics of a client that reads 20,000 of them evict no history, and tell no listener of a gap", async () => {
+  await using broker = new MemoryBroker();
+  await using topics = new Topics({ broker, history: { "room:{name}": {} } });
+  await using listener = new Client(topics.turn);
+  const rooms = names("room", 100);
+  for (const room of rooms) listener.subscribe(topics, room);
+  await turns();
+  for (const room of rooms) topics.publish(room, 1);
+  await turns();
+  await using reader = new Client(topics.turn);
+  const unknown = names("room:unknown", 2 * MAX_LOGS);
+  while (unknown.length > 0) {
+    for (const topic of unknown.splice(0, 100)) {
+      topics.subscribe(reader.session, topic, { last: 1 });
+    }
+    await turns(2);
+    topics.leaveAll(reader.session);
+  }
+  assert(broker.stats.reads >= 2 * MAX_LOGS);
+  for (const room of rooms) topics.publish(room, 2);
+  await turns();
+  assertEquals(listener.lines.filter(({ gap }) => gap !== undefined), []);
+  assertEquals(listener.lines.filter(({ topic }) => topic !== "answer").length, 200);
+  assertEquals(broker.stats.forgotten, 0);
+});
+
+Deno.test("MemoryHistories gives no pair of epoch and offset twice, though it forgets and begins again", () => {
+  const histories = new MemoryHistories();
+  const [first] = publish(histories, "t", 5);
+  for (const topic of names("other", MAX_LOGS)) publish(histories, topic);
+  assertEquals(countKept(histories, ["t"]), 0);
+  const again = publish(histories, "t", 6);
+  assertEquals(again[0], { epoch: first!.epoch, offset: 6, prev: 5, tag: again[0]!.tag });
+  // A client with the five has everything; one that has less does not.
+  assert(hasAllAfter(histories, "t", 5));
+  assert(!hasAllAfter(histories, "t", 4));
+});
+
+Deno.test("MemoryHistories never says that all is there where something was forgotten: by chance", () => {
+  const histories = new MemoryHistories();
+  const topics = names("t", 40);
+  /** Every publication of each topic, and whether a client that has a position missed some. */
+  const published = new Map(topics.map((topic) => [topic, [] as number[]]));
+  let seed = 7;
+  const below = (most: number) => (seed = (seed * 48_271) % 2_147_483_647) % most;
+  for (let round = 0; round < 30; round++) {
+    for (let i = 0; i < 200; i++) {
+      const topic = topics[below(topics.length)]!;
+      const dice = below(4);
+      if (dice === 0) histories.follow(topic);
+      else if (dice === 1) histories.unfollow(topic);
+      else published.get(topic)!.push(publish(histories, topic)[0]!.offset);
+    }
+    for (const topic of names(`flood:${round}`, MAX_LOGS)) publish(histories, topic);
+    for (const topic of topics) {
+      const all = published.get(topic)!;
+      assertEquals(new Set(all).size, all.length, "an offset was given twice");
+      for (const after of [0, ...all]) {
+        if (!hasAllAfter(histories, topic, after)) continue;
+        const missed = all.filter((offset) => offset > after);
+        const { publications } = read(histories, topic, { after, maxMessages: 10_000 });
+        const newest = publications.map(({ position }) => position!.offset);
+        assertEquals(newest, missed.slice(0, newest.length));
+        assert(missed.length === 0 || newest.length > 0, `${topic} after ${after}`);
+      }
+    }
+  }
+  assert(histories.forgotten > 100_000);
+});
+
+Deno.test("MemoryHistories forgets logs without publications first", () => {
+  using time = new FakeTime();
+  const histories = new MemoryHistories();
+  const [quiet, brief, busy] = [names("quiet", 100), names("brief", 5_000), names("busy", 9_000)];
+  for (const topic of quiet) publish(histories, topic);
+  for (const topic of brief) publish(histories, topic, 1, { ...BOUNDS, ttlMs: 1_000 });
+  time.tick(2_000);
+  for (const topic of busy) publish(histories, topic);
+  assertEquals(countKept(histories, [...quiet, ...busy]), 9_100);
+  assertEquals(histories.forgotten, 0);
+});
+
+Deno.test("MemoryHistories forgets topics without listeners before those with, the quietest first", () => {
+  const histories = new MemoryHistories();
+  const [heard, quiet, busy] = [names("heard", 100), names("quiet", 9_900), names("busy", 1_000)];
+  for (const topic of heard) histories.follow(topic);
+  for (const topic of [...heard, ...quiet, ...busy]) publish(histories, topic);
+  assertEquals(countKept(histories, heard), 100);
+  assertEquals(countKept(histories, quiet.slice(0, 1_000)), 0);
+  assertEquals(countKept(histories, [...quiet.slice(1_000), ...busy]), 9_900);
+  for (const topic of heard) histories.unfollow(topic);
+  for (const topic of busy) publish(histories, topic);
+  for (const topic of names("more", 9_000)) publish(histories, topic);
+  assertEquals(countKept(histories, [...heard, ...quiet]), 0);
+  assertEquals(countKept(histories, busy), 1_000);
+});
+
+Deno.test("MemoryHistories cannot be filled by listeners: beyond half of all they count like others", () => {
+  const histories = new MemoryHistories();
+  const [pinned, rooms] = [names("pinned", MAX_LOGS), names("room", 4_000)];
+  for (const topic of pinned) {
+    histories.follow(topic);
+    publish(histories, topic);
+  }
+  for (const room of rooms) publish(histories, room);
+  assertEquals([countKept(histories, rooms), countKept(histories, pinned)], [4_000, 6_000]);
+  // The listeners of those that were forgotten go on without a gap.
+  const before = read(histories, pinned[0]!);
+  const [next] = publish(histories, pinned[0]!);
+  assertEquals([before.head, before.publications], [1, []]);
+  assertEquals(next, { epoch: before.epoch, offset: 2, prev: 1, tag: next!.tag });
+});

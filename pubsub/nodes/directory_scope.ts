@@ -1,0 +1,231 @@
+/**
+ * A scope of a directory: what this node has in it, and what it knows of others.
+ *
+ * @module
+ */
+import { UnsupportedError } from "../../errors.ts";
+import { type Delta, encodeDelta, type Page, paged, parseDelta } from "./directory_message.ts";
+import { RemoteEntries } from "./remote_entries.ts";
+import type { BrokerSubscription } from "../broker.ts";
+import type { DirectoryEntry, DirectoryListener, DirectoryScope } from "./directory.ts";
+import type { Nodes } from "./nodes.ts";
+
+/** Size of a page and of a change, in characters of JSON. */
+const PAGE_CHARS = 60_000;
+
+/** How long a change may be under way, in milliseconds. */
+const UNDER_WAY_MS = 1_000;
+
+/** Changes of which it is remembered when they were told. */
+const MAX_RECENT = 32;
+
+/** How long a node has to answer before it is asked again, in milliseconds. */
+const ASK_AGAIN_MS = 1_000;
+
+/** What the scopes of a directory do in common. */
+export interface Works<T> {
+  readonly nodes: Nodes;
+  read(value: unknown): T | undefined;
+  nextVersion(): number;
+  touch(scope: OpenScope<T>): void;
+  suspect(scope: string, node: string): void;
+  close(scope: OpenScope<T>): void;
+  ignore(): void;
+}
+
+/** The one {@linkcode DirectoryScope}. */
+export class OpenScope<T> implements DirectoryScope<T> {
+  readonly name: string;
+  readonly ready: Promise<void>;
+  isReady = false;
+  readonly #topic: string;
+  readonly #listener: DirectoryListener<T>;
+  readonly #works: Works<T>;
+  readonly #subscription: BrokerSubscription;
+  readonly #own = new Map<string, T>();
+  readonly #remote = new Map<string, RemoteEntries>();
+  /** Keys that changed since the last change was told. */
+  readonly #changed = new Set<string>();
+  /** When nodes were asked for what was missed. */
+  readonly #askedAt = new Map<string, number>();
+  /** When the change after a number was told. */
+  readonly #recent = new Map<number, number>();
+  readonly #settled = Promise.withResolvers<void>();
+  #n = 0;
+  #isSweeping = false;
+  #isEnded = false;
+
+  constructor(name: string, topic: string, listener: DirectoryListener<T>, works: Works<T>) {
+    this.name = name;
+    this.ready = this.#settled.promise;
+    this.#topic = topic;
+    this.#listener = listener;
+    this.#works = works;
+    this.#subscription = works.nodes.broker.subscribe(
+      topic,
+      ({ payload }) => this.#receive(payload),
+    );
+  }
+
+  /** Resolves once changes at other nodes are heard. */
+  get heard(): Promise<void> {
+    return this.#subscription.ready;
+  }
+
+  set(key: string, value: T): void {
+    if (this.#isEnded) return;
+    this.#own.set(key, value);
+    this.#changed.add(key);
+    this.#works.touch(this);
+  }
+
+  delete(key: string): void {
+    if (this.#isEnded || !this.#own.delete(key)) return;
+    this.#changed.add(key);
+    this.#works.touch(this);
+  }
+
+  *entries(): IterableIterator<DirectoryEntry<T>> {
+    for (const [key, value] of this.#own) yield { node: this.#works.nodes.id, key, value };
+    for (const [node, { entries }] of this.#remote) {
+      for (const [key, raw] of entries) {
+        const value = this.#works.read(raw);
+        if (value !== undefined) yield { node, key, value };
+      }
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#works.close(this);
+  }
+
+  /** Up to which change a node is known. */
+  readonly known = (node: string): number => this.#remote.get(node)?.n ?? 0;
+
+  settle(): void {
+    if (this.isReady) return;
+    this.isReady = true;
+    this.#settled.resolve();
+  }
+
+  end(): void {
+    this.#isEnded = true;
+    this.settle();
+    this.#remote.clear();
+    void this.#subscription[Symbol.asyncDispose]();
+  }
+
+  /** Tells what changed since the last time. */
+  publish(): void {
+    if (this.#changed.size === 0) return;
+    const { nodes } = this.#works;
+    const keys = [...this.#changed];
+    this.#changed.clear();
+    // Nobody is there to hear it: who comes asks for everything.
+    if (nodes.isReady && nodes.size === 0) {
+      this.#n = this.#works.nextVersion();
+      return;
+    }
+    const all = keys.map((key) => [key, this.#own.get(key)] as const);
+    for (const page of paged(all, PAGE_CHARS)) {
+      const set = page.filter(([, value]) => value !== undefined);
+      const del = page.flatMap(([key, value]) => value === undefined ? [key] : []);
+      this.#tell({ set, del, isLast: false });
+    }
+  }
+
+  /** Tells that there is nothing any more. */
+  publishLast(): void {
+    if (this.#n > 0) this.#tell({ set: [], del: [], isLast: true });
+  }
+
+  /** What another node lacks that knows this one up to `n`; nothing if it lacks nothing. */
+  *pagesFor(n: number, isSure: boolean): Generator<Page> {
+    if (isSure) this.publish();
+    if (n === this.#n || !isSure && this.#isUnderWay(n)) return;
+    const pages = [...paged(this.#own, PAGE_CHARS)];
+    for (const [page, entries] of pages.entries()) {
+      yield { scope: this.name, n: this.#n, page, pages: pages.length, entries };
+    }
+  }
+
+  takePage(page: Page, from: string): void {
+    if (page.pages === 0) {
+      // The node has not opened the scope: whatever is known of it is over.
+      if (page.n >= this.known(from)) this.#forget(from);
+    } else if (!this.#remoteOf(from).takePage(page)) this.#suspect(from);
+  }
+
+  sweep(node: string): void {
+    this.#isSweeping = true;
+    this.#forget(node);
+    this.#isSweeping = false;
+  }
+
+  #forget(node: string): void {
+    const remote = this.#remote.get(node);
+    this.#remote.delete(node);
+    this.#askedAt.delete(node);
+    remote?.clear();
+  }
+
+  #receive(payload: string | Uint8Array): void {
+    const delta = parseDelta(payload);
+    const { nodes } = this.#works;
+    if (delta?.node === nodes.id) return;
+    // Who is not known to be alive is asked for everything when it is.
+    if (delta === undefined || !nodes.has(delta.node)) return this.#works.ignore();
+    const { node, isLast, n } = delta;
+    if (isLast) {
+      if (n > this.known(node)) this.#forget(node);
+    } else if (!this.#remoteOf(node).take(delta)) this.#suspect(node);
+  }
+
+  #remoteOf(node: string): RemoteEntries {
+    let remote = this.#remote.get(node);
+    if (remote === undefined) {
+      remote = new RemoteEntries((key, raw) => {
+        const value = raw === undefined ? undefined : this.#works.read(raw);
+        if (raw !== undefined && value === undefined) return this.#works.ignore();
+        if (this.#isEnded) return;
+        this.#listener({ node, key, value, isSwept: this.#isSweeping });
+      });
+      this.#remote.set(node, remote);
+    }
+    return remote;
+  }
+
+  #tell(change: Pick<Delta, "set" | "del" | "isLast">): void {
+    const { nodes, nextVersion } = this.#works;
+    const n = nextVersion();
+    const payload = encodeDelta({ node: nodes.id, n, prev: this.#n, ...change });
+    this.#recent.set(this.#n, Date.now());
+    if (this.#recent.size > MAX_RECENT) {
+      const [oldest] = this.#recent.keys();
+      this.#recent.delete(oldest!);
+    }
+    this.#n = n;
+    try {
+      nodes.broker.publish({ topic: this.#topic, payload });
+    } catch (error) {
+      // The broker may be closed before its directories.
+      if (!(error instanceof UnsupportedError)) throw error;
+    }
+  }
+
+  /** Whether what comes after a change was told a moment ago. */
+  #isUnderWay(n: number): boolean {
+    const at = this.#recent.get(n);
+    return n > 0 && at !== undefined && Math.abs(Date.now() - at) < UNDER_WAY_MS;
+  }
+
+  /** Something of the node was missed: it is asked, but not again while it may be answering. */
+  #suspect(node: string): void {
+    const now = Date.now();
+    if (!this.isReady || Math.abs(now - (this.#askedAt.get(node) ?? -Infinity)) < ASK_AGAIN_MS) {
+      return;
+    }
+    this.#askedAt.set(node, now);
+    this.#works.suspect(this.name, node);
+  }
+}

@@ -1,0 +1,368 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { UnsupportedError } from "../../errors.ts";
+import { Random } from "../../tests/random.ts";
+import { type FaultyBroker, FaultyEngine } from "../../tests/faulty_broker.ts";
+import { Directory, type DirectoryScope } from "./directory.ts";
+import { Nodes } from "./nodes.ts";
+
+const read = (value: unknown) => typeof value === "string" ? value : undefined;
+
+/** A node with a directory. */
+class Node {
+  readonly broker: FaultyBroker;
+  readonly nodes: Nodes;
+  readonly directory: Directory<string>;
+  /** What the listeners were told: what they know by it. */
+  readonly told = new Map<string, Map<string, string>>();
+  readonly changes: string[] = [];
+
+  constructor(engine: FaultyEngine, readonly label: string) {
+    this.broker = engine.connect();
+    this.nodes = new Nodes({ broker: this.broker, name: label });
+    this.directory = new Directory({ nodes: this.nodes, name: "test", read });
+  }
+
+  open(name: string): DirectoryScope<string> {
+    const known = new Map<string, string>();
+    this.told.set(name, known);
+    return this.directory.open(name, ({ node, key, value, isSwept }) => {
+      const at = `${node} ${key}`;
+      if (value === undefined) assert(known.delete(at));
+      else known.set(at, value);
+      this.changes.push(`${key}=${value}${isSwept ? " swept" : ""}`);
+    });
+  }
+
+  async close(): Promise<void> {
+    this.directory[Symbol.dispose]();
+    await this.nodes.close();
+  }
+}
+
+/** Nodes of one engine, at a fake time. */
+class Bench implements AsyncDisposable {
+  readonly time = new FakeTime(0);
+  readonly engine: FaultyEngine;
+  readonly all: Node[] = [];
+
+  constructor(random?: Random) {
+    this.engine = new FaultyEngine(random);
+  }
+
+  /** Nodes that know one another. */
+  async join(...labels: string[]): Promise<Node[]> {
+    const joined = labels.map((label) => new Node(this.engine, label));
+    this.all.push(...joined);
+    await this.pass(300);
+    return joined;
+  }
+
+  async pass(ms: number): Promise<void> {
+    await this.time.tickAsync(ms);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const node of this.all) await node.close();
+    this.time.restore();
+  }
+}
+
+function keysOf(scope: DirectoryScope<string>): string[] {
+  return Array.from(scope.entries(), ({ key, value }) => `${key}=${value}`).sort();
+}
+
+Deno.test("Directory tells what each node has, in batches of the net effect", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.join("a", "b");
+  const [scopeA, scopeB] = [a!.open("s"), b!.open("s")];
+  await bench.pass(100);
+  assert(scopeA.isReady && scopeB.isReady);
+  const before = bench.engine.publications;
+  scopeA.set("x", "1");
+  scopeA.set("x", "2");
+  scopeA.set("y", "1");
+  scopeA.set("gone", "1");
+  scopeA.delete("gone");
+  scopeA.delete("never");
+  await bench.pass(49);
+  assertEquals(b!.changes, []);
+  await bench.pass(1);
+  assertEquals(b!.changes, ["x=2", "y=1"]);
+  assertEquals(bench.engine.publications, before + 1);
+  scopeA.delete("x");
+  scopeB.set("x", "b");
+  await bench.pass(50);
+  assertEquals(keysOf(scopeA), ["x=b", "y=1"]);
+  assertEquals([...scopeB.entries()], [
+    { node: b!.nodes.id, key: "x", value: "b" },
+    { node: a!.nodes.id, key: "y", value: "1" },
+  ]);
+});
+
+Deno.test("Directory gives who opens a scope later what there is, in pages", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.join("a", "b");
+  const scopeA = a!.open("s");
+  for (let i = 0; i < 5_000; i++) scopeA.set(`key ${i}`, "x".repeat(50));
+  await bench.pass(100);
+  const scopeB = b!.open("s");
+  await bench.pass(60);
+  await scopeB.ready;
+  assertEquals([...scopeB.entries()].length, 5_000);
+  // And a node that is new altogether.
+  const [c] = await bench.join("c");
+  const scopeC = c!.open("s");
+  await bench.pass(60);
+  await scopeC.ready;
+  assertEquals(keysOf(scopeC), keysOf(scopeA));
+});
+
+Deno.test("Directory of one node is ready at once, and publishes nothing", async () => {
+  await using bench = new Bench();
+  const [a] = await bench.join("a");
+  const scope = a!.open("s");
+  assert(scope.isReady);
+  const { publications } = bench.engine;
+  scope.set("x", "1");
+  await bench.pass(100);
+  assertEquals(bench.engine.publications, publications);
+  assertEquals(keysOf(scope), ["x=1"]);
+  const [b] = await bench.join("b");
+  const there = b!.open("s");
+  await bench.pass(100);
+  assertEquals(keysOf(there), ["x=1"]);
+  scope.set("y", "1");
+  await bench.pass(100);
+  assertEquals(keysOf(there), ["x=1", "y=1"]);
+});
+
+Deno.test("Directory takes back what a node had that closes the scope, leaves or dies", async () => {
+  await using bench = new Bench();
+  const [a, b, c, d] = await bench.join("a", "b", "c", "d");
+  const scopes = [a!, b!, c!, d!].map((node) => node.open("s"));
+  for (const [i, scope] of scopes.entries()) scope.set(`k${i}`, "1");
+  await bench.pass(100);
+  assertEquals(keysOf(scopes[0]!), ["k0=1", "k1=1", "k2=1", "k3=1"]);
+  a!.changes.length = 0;
+  scopes[1]![Symbol.dispose]();
+  scopes[1]!.set("late", "1");
+  assertEquals(a!.changes, ["k1=undefined"]);
+  await c!.close();
+  assertEquals(a!.changes, ["k1=undefined", "k2=undefined swept"]);
+  d!.broker.cut();
+  await bench.pass(7_000);
+  assertEquals(a!.changes, ["k1=undefined", "k2=undefined swept", "k3=undefined swept"]);
+  assertEquals(keysOf(scopes[0]!), ["k0=1"]);
+  // Opened again, it begins anew.
+  const again = b!.open("s");
+  again.set("k1", "2");
+  await bench.pass(100);
+  assertEquals(keysOf(scopes[0]!), ["k0=1", "k1=2"]);
+  assertEquals(keysOf(again), ["k0=1", "k1=2"]);
+});
+
+Deno.test("Directory keeps to itself what nobody has open", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.join("a", "b");
+  const scope = a!.open("s");
+  b!.open("other");
+  scope.set("x", "1");
+  await bench.pass(100);
+  assertEquals([b!.changes, b!.broker.topics.includes("$skein:test:s")], [[], false]);
+  scope[Symbol.dispose]();
+  assertEquals([a!.directory.size, a!.broker.topics.includes("$skein:test:s")], [0, false]);
+});
+
+Deno.test("Directory notices a lost change by the next one, and a lost last one by asking", async () => {
+  await using bench = new Bench(new Random(1));
+  const [a, b] = await bench.join("a", "b");
+  const [scopeA, scopeB] = [a!.open("s"), b!.open("s")];
+  await bench.pass(100);
+  scopeA.set("x", "1");
+  await bench.pass(60);
+  bench.engine.faults = { lost: 1_000 };
+  scopeA.set("y", "1");
+  await bench.pass(60);
+  bench.engine.faults = {};
+  scopeA.set("z", "1");
+  await bench.pass(120);
+  assertEquals(keysOf(scopeB), ["x=1", "y=1", "z=1"]);
+  bench.engine.faults = { lost: 1_000 };
+  scopeA.delete("x");
+  await bench.pass(60);
+  bench.engine.faults = {};
+  assertEquals(keysOf(scopeB), ["x=1", "y=1", "z=1"]);
+  await bench.pass(4_000);
+  assertEquals(keysOf(scopeB), ["y=1", "z=1"]);
+});
+
+Deno.test("Directory does not give everything again for what is under way", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.join("a", "b");
+  const [scopeA, scopeB] = [a!.open("s"), b!.open("s")];
+  for (let i = 0; i < 1_000; i++) scopeA.set(`key ${i}`, "1");
+  await bench.pass(100);
+  const before = bench.engine.bytes;
+  bench.engine.delayMs = 120;
+  for (let i = 0; i < 300; i++) {
+    scopeA.set(`key ${i}`, "2");
+    await bench.pass(37);
+  }
+  await bench.pass(300);
+  assertEquals(keysOf(scopeB), keysOf(scopeA));
+  // Each change once, and little for heartbeats and checks.
+  assert(bench.engine.bytes - before < 60_000, `${bench.engine.bytes - before} bytes`);
+});
+
+Deno.test("Directory is right again when the engine was away", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.join("a", "b");
+  const [scopeA, scopeB, gone] = [a!.open("s"), b!.open("s"), a!.open("gone")];
+  const goneB = b!.open("gone");
+  gone.set("g", "1");
+  await bench.pass(100);
+  bench.engine.goAway();
+  scopeA.set("x", "1");
+  scopeB.set("y", "1");
+  gone[Symbol.dispose]();
+  await bench.pass(30_000);
+  assertEquals([keysOf(scopeA), keysOf(scopeB), keysOf(goneB)], [["x=1"], ["y=1"], ["g=1"]]);
+  bench.engine.comeBack();
+  await bench.pass(100);
+  assertEquals(keysOf(scopeA), ["x=1", "y=1"]);
+  assertEquals([keysOf(scopeB), keysOf(goneB)], [["x=1", "y=1"], []]);
+});
+
+Deno.test("Directory.open() does not wait for ever for a node that does not answer", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.join("a", "b");
+  b!.broker.cut();
+  const scope = a!.open("s");
+  await bench.pass(999);
+  assert(!scope.isReady);
+  await bench.pass(1);
+  assert(scope.isReady);
+  await scope.ready;
+});
+
+Deno.test("Directory ignores and counts what makes no sense", async () => {
+  await using bench = new Bench();
+  const [a, b] = await bench.join("a", "b");
+  const scope = a!.open("s");
+  await bench.pass(100);
+  const node = b!.nodes.id;
+  const deltas: unknown[] = [
+    "{",
+    7,
+    { node, n: 1 },
+    { node, n: 1, prev: 1 },
+    { node, n: 2, prev: 0, set: "x" },
+    { node, n: 2, prev: 0, set: [["x"]] },
+    { node, n: 2, prev: 0, del: [5] },
+    { node, n: 2, prev: 0, isLast: 1 },
+    { node: "stranger", n: 2, prev: 0, set: [["x", "1"]] },
+    // The value is none of this directory's.
+    { node, n: 2, prev: 0, set: [["x", 5]] },
+  ];
+  for (const delta of deltas) {
+    const payload = typeof delta === "string" ? delta : JSON.stringify(delta);
+    bench.engine.publish({ topic: "$skein:test:s", payload });
+  }
+  const told: [string, unknown][] = [
+    ["page", 5],
+    ["page", { scope: 5 }],
+    ["page", { scope: "s", n: 1, page: 0, pages: 1, entries: [[1, 2]] }],
+    ["check", null],
+    ["check", { id: 1, scopes: [["s"]], isSure: true }],
+    ["check", { id: 1, scopes: [] }],
+  ];
+  for (const [kind, data] of told) b!.nodes.tell(a!.nodes.id, `test:${kind}`, data);
+  b!.nodes.tell(a!.nodes.id, "test:done", "x");
+  assertEquals(a!.directory.ignored, deltas.length + told.length);
+  assertEquals(keysOf(scope), []);
+});
+
+Deno.test("Directory refuses what makes no sense", async () => {
+  await using bench = new Bench();
+  const [a] = await bench.join("a");
+  const { nodes, directory } = a!;
+  for (const option of ["batchMs", "checkMs", "openMs"]) {
+    assertThrows(
+      () => new Directory({ nodes, name: "x", read, [option]: 0 }),
+      RangeError,
+      `${option} must be a positive integer`,
+    );
+  }
+  assertThrows(() => new Directory({ nodes, name: "test", read }), TypeError, "again");
+  directory.open("s");
+  assertThrows(() => directory.open("s"), TypeError, 'received "s"');
+  directory[Symbol.dispose]();
+  assertThrows(() => directory.open("t"), UnsupportedError);
+});
+
+/** What a node ought to know of a scope: the entries of all who have it open. */
+function truth(
+  open: ReadonlyMap<string, Map<Node, DirectoryScope<string>>>,
+  name: string,
+  all: Node[],
+) {
+  return [...open.get(name) ?? []].filter(([node]) => all.includes(node)).flatMap(([node, scope]) =>
+    [...scope.entries()].filter((entry) => entry.node === node.nodes.id)
+      .map(({ key, value }) => `${node.nodes.id} ${key} ${value}`)
+  ).sort();
+}
+
+Deno.test("Directory ends with equal views, whatever was lost, repeated or late, and whoever died", async () => {
+  for (let seed = 1; seed <= 12; seed++) {
+    const random = new Random(seed);
+    await using bench = new Bench(random);
+    let alive = await bench.join("a", "b", "c");
+    const names = ["s", "t", "u"];
+    const open = new Map(names.map((name) => [name, new Map<Node, DirectoryScope<string>>()]));
+    bench.engine.faults = { lost: 60, repeated: 60, late: 120, lateMs: 400 };
+    for (let step = 0; step < 400; step++) {
+      const node = random.pick(alive);
+      const scopes = open.get(random.pick(names))!;
+      const scope = scopes.get(node);
+      const kind = random.below(100);
+      if (kind < 8 && scope !== undefined) {
+        scope[Symbol.dispose]();
+        scopes.delete(node);
+        node.told.delete(scope.name);
+      } else if (kind < 60) {
+        const opened = scope ?? node.open([...open].find(([, held]) => held === scopes)![0]);
+        scopes.set(node, opened);
+        opened.set(`k${random.below(20)}`, `${step}`);
+      } else if (kind < 90) scope?.delete(`k${random.below(20)}`);
+      else if (kind < 92 && alive.length > 1) {
+        alive = alive.filter((other) => other !== node);
+        if (random.below(2) === 0) await node.close();
+        else node.broker.cut();
+      } else if (kind < 94 && alive.length < 5) alive.push(...await bench.join(`n${step}`));
+      else if (kind === 94) {
+        bench.engine.goAway();
+        await bench.pass(random.below(12_000));
+        bench.engine.comeBack();
+      } else if (kind === 95) {
+        node.broker.cut();
+        await bench.pass(random.below(12_000));
+        node.broker.mend();
+      } else await bench.pass(random.below(300));
+    }
+    bench.engine.faults = {};
+    // Who died is gone, and every node had its turn to be asked about.
+    await bench.pass(30_000);
+    for (const [name, scopes] of open) {
+      for (const [node, scope] of scopes) {
+        if (!alive.includes(node)) continue;
+        const seen = Array.from(scope.entries(), (e) => `${e.node} ${e.key} ${e.value}`).sort();
+        const expected = truth(open, name, alive);
+        assertEquals(seen, expected, `seed ${seed}, scope ${name}, node ${node.label}`);
+        const others = expected.filter((entry) => !entry.startsWith(node.nodes.id));
+        const told = Array.from(node.told.get(name)!, ([at, value]) => `${at} ${value}`).sort();
+        assertEquals(told, others, `what the listener knows: seed ${seed}, scope ${name}`);
+      }
+    }
+  }
+});

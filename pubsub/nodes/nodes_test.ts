@@ -1,0 +1,317 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { FaultyEngine } from "../../tests/faulty_broker.ts";
+import { MemoryBroker } from "../memory/broker.ts";
+import { Nodes, type NodesOptions } from "./nodes.ts";
+
+/** Nodes of one engine, at a fake time. */
+class Bench implements AsyncDisposable {
+  readonly time = new FakeTime(0);
+  readonly engine = new FaultyEngine();
+  readonly #nodes: Nodes[] = [];
+
+  join(options: Omit<NodesOptions, "broker"> = {}) {
+    const broker = this.engine.connect();
+    const nodes = new Nodes({ broker, ...options });
+    this.#nodes.push(nodes);
+    const events: string[] = [];
+    nodes.subscribe((event) => {
+      events.push(event.type === "restored" ? "restored" : `${event.type} ${event.node.name}`);
+    });
+    return { nodes, broker, events };
+  }
+
+  async pass(ms: number): Promise<void> {
+    await this.time.tickAsync(ms);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const nodes of this.#nodes) await nodes.close();
+    this.time.restore();
+  }
+}
+
+Deno.test("Nodes know one another at once, and are ready a moment later", async () => {
+  await using bench = new Bench();
+  const a = bench.join({ name: "a" });
+  await bench.pass(300);
+  assert(a.nodes.isReady);
+  const b = bench.join({ name: "b" });
+  await bench.pass(0);
+  assertEquals([a.events, b.events], [["join b"], ["join a"]]);
+  assert(!b.nodes.isReady);
+  await bench.pass(300);
+  assert(b.nodes.isReady);
+  assertEquals(a.nodes.others().map(({ id, name }) => [id, name]), [[b.nodes.id, "b"]]);
+  assert(a.nodes.has(b.nodes.id) && !a.nodes.has(a.nodes.id));
+});
+
+Deno.test("Nodes declare who is silent gone within the time, and nobody who speaks", async () => {
+  await using bench = new Bench();
+  const [a, b, c] = [
+    bench.join({ name: "a" }),
+    bench.join({ name: "b" }),
+    bench.join({ name: "c" }),
+  ];
+  await bench.pass(60_500);
+  assertEquals(a.events, ["join b", "join c"]);
+  b.broker.cut();
+  const cutAt = Date.now();
+  await bench.pass(3_900);
+  assertEquals([a.events.length, c.events.length], [2, 2]);
+  await bench.pass(7_000 - 3_900);
+  assertEquals([a.events.at(-1), c.events.at(-1)], ["leave b", "leave b"]);
+  assert(Date.now() - cutAt <= 7_000);
+  assertEquals(a.nodes.others().map(({ name }) => name), ["c"]);
+});
+
+Deno.test("Nodes hear a farewell at once, and what comes late does not bring the node back", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
+  await bench.pass(300);
+  await b.nodes.close();
+  assertEquals(a.events, ["join b", "leave b"]);
+  assert(a.nodes.isGone(b.nodes.id));
+  const beat = { type: "beat", name: "b", isHello: false, node: b.nodes.id };
+  bench.engine.publish({ topic: "$skein:nodes", payload: JSON.stringify(beat) });
+  assertEquals(a.events.length, 2);
+});
+
+Deno.test("Nodes take a node back that was cut off", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
+  await bench.pass(300);
+  b.broker.cut();
+  await bench.pass(8_000);
+  b.broker.mend();
+  await bench.pass(2_000);
+  // Who hears not even itself knows nothing of others.
+  assertEquals([a.events, b.events], [["join b", "leave b", "join b"], ["join a", "restored"]]);
+});
+
+Deno.test("Nodes declare nobody gone because the engine was away", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
+  await bench.pass(300);
+  bench.engine.goAway();
+  await bench.pass(60_000);
+  b.broker.cut();
+  bench.engine.comeBack();
+  assertEquals(a.events, ["join b", "restored"]);
+  // B died meanwhile: it has the whole time again, and is gone after it.
+  await bench.pass(5_900);
+  assertEquals(a.events, ["join b", "restored"]);
+  await bench.pass(1_100);
+  assertEquals(a.events, ["join b", "restored", "leave b"]);
+});
+
+Deno.test("Nodes declare nobody gone because the engine hangs, and nobody noticed", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
+  await bench.pass(10_300);
+  // The broker says that it is connected, and brings nothing.
+  bench.engine.isAway = true;
+  await bench.pass(60_000);
+  assertEquals([a.events, b.events], [["join b"], ["join a"]]);
+  assert(!a.nodes.isGone("somebody"));
+  b.broker.cut();
+  bench.engine.isAway = false;
+  await bench.pass(2_000);
+  assertEquals(a.events, ["join b", "restored"]);
+  await bench.pass(7_000);
+  assertEquals(a.events, ["join b", "restored", "leave b"]);
+});
+
+Deno.test("Nodes declare nobody gone because this process was suspended", async () => {
+  await using bench = new Bench();
+  const [a] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
+  await bench.pass(500);
+  // The clock went on, and no timer ran.
+  const { Date: Clock } = globalThis;
+  globalThis.Date = class extends Clock {
+    static override now = () => Clock.now() + 60_000;
+  } as DateConstructor;
+  try {
+    await bench.pass(1_000);
+    assert(a.events.includes("restored"));
+    assert(!a.events.some((event) => event.startsWith("leave")));
+  } finally {
+    globalThis.Date = Clock;
+  }
+});
+
+Deno.test("Nodes.isGone() tells only what it can know", async () => {
+  await using bench = new Bench();
+  const a = bench.join({ name: "a" });
+  await bench.pass(5_000);
+  assert(!a.nodes.isGone("somebody"));
+  await bench.pass(4_000);
+  assert(a.nodes.isGone("somebody"));
+  assert(!a.nodes.isGone(a.nodes.id));
+  bench.engine.goAway();
+  await bench.pass(2_000);
+  bench.engine.comeBack();
+  assert(!a.nodes.isGone("somebody"));
+});
+
+Deno.test("Nodes.tell() reaches one node or all, in order", async () => {
+  await using bench = new Bench();
+  const all = [bench.join(), bench.join(), bench.join()];
+  await bench.pass(300);
+  const heard: unknown[][] = [[], [], []];
+  for (const [i, { nodes }] of all.entries()) {
+    nodes.handle("say", (data, from) => void heard[i]!.push([data, from === all[0]!.nodes.id]));
+  }
+  all[0]!.nodes.tell(all[1]!.nodes.id, "say", 1);
+  all[0]!.nodes.tell(undefined, "say", 2);
+  all[0]!.nodes.tell(undefined, "unknown", 3);
+  assertEquals(heard, [[], [[1, true], [2, true]], [[2, true]]]);
+});
+
+Deno.test("Nodes.ask() gathers the answers of all", async () => {
+  await using bench = new Bench();
+  const [a, b, c] = [bench.join(), bench.join(), bench.join()];
+  b.nodes.handle("add", (data) => (data as number) + 1);
+  c.nodes.handle("add", (data) => Promise.resolve((data as number) + 2));
+  const asked = a.nodes.ask("add", 5);
+  await bench.pass(300);
+  assertEquals(await asked, {
+    answers: [{ node: b.nodes.id, data: 6 }, { node: c.nodes.id, data: 7 }],
+    isComplete: true,
+  });
+});
+
+Deno.test("Nodes.ask() says when an answer is missing", async () => {
+  await using bench = new Bench();
+  const errors: unknown[] = [];
+  const [a, b, c, d] = [
+    bench.join(),
+    bench.join(),
+    bench.join({ onError: (error) => errors.push(error) }),
+    bench.join({ onError: (error) => errors.push(error) }),
+  ];
+  await bench.pass(300);
+  b.nodes.handle("q", () => new Promise(() => {}));
+  c.nodes.handle("q", () => {
+    throw new Error("no");
+  });
+  d.nodes.handle("q", () => 1n);
+  const asked = a.nodes.ask("q", undefined, { timeoutMs: 500 });
+  await bench.pass(500);
+  assertEquals(await asked, { answers: [], isComplete: false });
+  assertEquals(errors.length, 2);
+});
+
+Deno.test("Nodes.ask() does not wait for a node that is gone", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join(), bench.join()];
+  await bench.pass(300);
+  b.nodes.handle("q", () => new Promise(() => {}));
+  const asked = a.nodes.ask("q", undefined, { timeoutMs: 60_000 });
+  await b.nodes.close();
+  assertEquals(await asked, { answers: [], isComplete: true });
+});
+
+Deno.test("Nodes.ask() alone is over at once", async () => {
+  await using bench = new Bench();
+  const { nodes } = bench.join();
+  await bench.pass(300);
+  assertEquals(await nodes.ask("q"), { answers: [], isComplete: true });
+  await nodes.close();
+  assertEquals(await nodes.ask("q"), { answers: [], isComplete: true });
+});
+
+Deno.test("Nodes ignore and count what makes no sense", async () => {
+  await using bench = new Bench();
+  const { nodes, events } = bench.join();
+  await bench.pass(300);
+  const node = "somebody";
+  const bad = [
+    new Uint8Array(3),
+    "{",
+    "null",
+    "[]",
+    "7",
+    { type: "beat" },
+    { node, type: "beat" },
+    { node: 5, type: "beat", name: "" },
+    { node: "", type: "beat", name: "" },
+    { node, type: "other" },
+    { node, type: "tell", kind: 5 },
+    { node, type: "ask", kind: "q", id: -1 },
+    { node, type: "ask", kind: 1, id: 1 },
+    { node, type: "answer", id: "x" },
+  ];
+  for (const payload of bad) {
+    const isRaw = typeof payload === "string" || payload instanceof Uint8Array;
+    bench.engine.publish({
+      topic: "$skein:nodes",
+      payload: isRaw ? payload : JSON.stringify(payload),
+    });
+  }
+  assertEquals([nodes.ignored, events, nodes.size], [bad.length, [], 0]);
+});
+
+Deno.test("Nodes know at most a thousand others", async () => {
+  await using bench = new Bench();
+  const { nodes } = bench.join();
+  await bench.pass(300);
+  for (let i = 0; i < 1_005; i++) {
+    const beat = { node: `n${i}`, type: "beat", name: "", isHello: false };
+    bench.engine.publish({ topic: "$skein:nodes", payload: JSON.stringify(beat) });
+  }
+  assertEquals([nodes.size, nodes.ignored], [1_000, 5]);
+});
+
+Deno.test("Nodes answer at most a thousand questions at once", async () => {
+  await using bench = new Bench();
+  const { nodes } = bench.join();
+  await bench.pass(300);
+  const answer = Promise.withResolvers<void>();
+  let handled = 0;
+  nodes.handle("slow", () => (handled++, answer.promise));
+  const ask = (id: number) => {
+    const question = { node: "other", type: "ask", kind: "slow", id };
+    bench.engine.publish({ topic: "$skein:nodes", payload: JSON.stringify(question) });
+  };
+  for (let id = 0; id < 1_005; id++) ask(id);
+  assertEquals([handled, nodes.ignored], [1_000, 5]);
+  answer.resolve();
+  await bench.pass(0);
+  ask(1_005);
+  assertEquals(handled, 1_001);
+});
+
+Deno.test("Nodes survive a listener that throws, and a broker that was closed first", async () => {
+  using time = new FakeTime();
+  const broker = new MemoryBroker();
+  const errors: unknown[] = [];
+  const a = new Nodes({ broker, onError: (error) => errors.push(error) });
+  a.subscribe(() => {
+    throw new Error("listener");
+  });
+  const b = new Nodes({ broker });
+  await time.tickAsync(300);
+  assertEquals(errors.length, 1);
+  await broker.close();
+  await time.tickAsync(10_000);
+  await a.close();
+  await a.close();
+  await b.close();
+});
+
+Deno.test("Nodes refuse times that make no sense, and two handlers of a kind", async () => {
+  await using bench = new Bench();
+  const broker = bench.engine.connect();
+  for (const heartbeatMs of [0, 1, 1.5, NaN, Infinity]) {
+    assertThrows(() => new Nodes({ broker, heartbeatMs }), RangeError, "heartbeatMs must be");
+  }
+  for (const goneAfterMs of [0, 2_000, 2.5, Infinity]) {
+    assertThrows(() => new Nodes({ broker, goneAfterMs }), RangeError, "goneAfterMs must be");
+  }
+  const { nodes } = bench.join();
+  const handling = nodes.handle("q", () => {});
+  assertThrows(() => nodes.handle("q", () => {}), TypeError, 'received "q" again');
+  handling[Symbol.dispose]();
+  nodes.handle("q", () => {});
+});

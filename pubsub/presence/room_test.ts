@@ -1,0 +1,192 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import type { Peer } from "../_peers_test.ts";
+import { Bench, heard } from "../_rooms_bench_test.ts";
+import type { PresenceNotice } from "../../session/wire/presence_notice.ts";
+import { type RoomOptions, Rooms } from "./rooms.ts";
+
+const SMALL: RoomOptions = { gatherAbove: 2, gatherMs: 1_000 };
+
+/** A bench whose rooms gather above two users. */
+function largeRooms(options: RoomOptions = SMALL): Bench {
+  return new Bench({ graceMs: 0, patterns: { "{room}": options } });
+}
+
+async function join(bench: Bench, ...users: string[]): Promise<Peer[]> {
+  const peers = await Promise.all(users.map((user) => bench.connect(user)));
+  for (const { session } of peers) bench.rooms.join(session, "chat");
+  return peers;
+}
+
+async function pass(bench: Bench, ms: number): Promise<void> {
+  bench.time.tick(ms);
+  await bench.peers.endTurn();
+  await bench.peers.endTurn();
+}
+
+Deno.test("Rooms gathers the changes of a large room, net effect only", async () => {
+  await using bench = largeRooms();
+  const [a] = await join(bench, "a", "b", "c", "d");
+  await pass(bench, 0);
+  assertEquals(heard(a!), ["members a*1", "join b", "changes +c d -"]);
+  const [e, f] = await join(bench, "e", "f");
+  bench.rooms.leave(e!.session, "chat");
+  await pass(bench, 999);
+  assertEquals([heard(a!), heard(f!)], [[], []]);
+  await pass(bench, 1);
+  assertEquals(heard(a!), ["changes +f -"]);
+  assertEquals(heard(f!), ["members a*1 b*1 c*1 d*1 f*1"]);
+  assertEquals(heard(e!), ["off chat"]);
+});
+
+Deno.test("Rooms tells nobody of who left a large room and came back meanwhile", async () => {
+  await using bench = largeRooms();
+  const [a, b] = await join(bench, "a", "b", "c", "d");
+  await pass(bench, 0);
+  heard(a!);
+  bench.rooms.leave(b!.session, "chat");
+  bench.rooms.join(b!.session, "chat");
+  await pass(bench, 1_000);
+  assertEquals(heard(a!), []);
+  assertEquals(heard(b!).slice(-2), ["off chat", "members a*1 c*1 d*1 b*1"]);
+});
+
+Deno.test("Rooms begins and ends to gather as a room grows and shrinks, in order", async () => {
+  await using bench = largeRooms();
+  const [a, b, c] = await join(bench, "a", "b", "c");
+  await pass(bench, 0);
+  await pass(bench, 2_000);
+  heard(a!);
+  bench.rooms.leave(c!.session, "chat");
+  await pass(bench, 0);
+  assertEquals(heard(a!), ["leave c"]);
+  bench.rooms.leave(b!.session, "chat");
+  bench.rooms.join(c!.session, "chat");
+  await pass(bench, 0);
+  assertEquals(heard(a!), ["leave b", "join c"]);
+});
+
+Deno.test("Rooms encodes the list of a large room once for all who came meanwhile", async () => {
+  await using bench = largeRooms();
+  const first = await join(bench, "a", "b", "c");
+  await pass(bench, 0);
+  for (const peer of first) heard(peer);
+  const { stringify } = JSON;
+  let lists = 0;
+  JSON.stringify = ((value: { data?: { type?: string } }) => {
+    if (value?.data?.type === "members") lists++;
+    return stringify(value);
+  }) as typeof stringify;
+  try {
+    const late = await join(bench, "d", "e", "f", "g");
+    await pass(bench, 1_000);
+    for (const peer of late) assertEquals(heard(peer), ["members a*1 b*1 c*1 d*1 e*1 f*1 g*1"]);
+  } finally {
+    JSON.stringify = stringify;
+  }
+  assertEquals(lists, 1);
+});
+
+Deno.test("Rooms gives a long list in parts, each half of the queue at most, and changes after it", async () => {
+  await using bench = largeRooms();
+  const sendQueue = { maxBytes: 2_000, maxMessages: 8 };
+  const names = Array.from({ length: 60 }, (_, i) => `user-${i}`);
+  for (const user of names) {
+    const { session } = await bench.connect(user, { sendQueue });
+    bench.rooms.join(session, "chat");
+  }
+  await pass(bench, 2_000);
+  const late = await bench.connect("late", { sendQueue });
+  bench.rooms.join(late.session, "chat");
+  for (let i = 0; i < 20; i++) await pass(bench, 0);
+  const frames = [...late.frames];
+  const parts = heard(late) as string[];
+  assert(parts.length > 3);
+  for (const frame of frames) assert((frame as string).length <= 1_000);
+  assertEquals(parts.map((part) => part.split(" ").slice(0, 2).join(" ")), [
+    ...parts.slice(1).map((_, i) => `members ${i}+`),
+    `members ${parts.length - 1}.`,
+  ]);
+  const users = parts.flatMap((part) => part.split(" ").slice(2));
+  assertEquals(users, [...names, "late"].map((user) => `${user}*1`));
+  const [next] = await join(bench, "next");
+  await pass(bench, 1_000);
+  assertEquals(heard(late), ["changes +next -"]);
+  assert(!next!.session.isClosed);
+});
+
+Deno.test("Rooms gives a new list to who takes it more slowly than the room changes", async () => {
+  await using bench = largeRooms();
+  for (let i = 0; i < 60; i++) {
+    const { session } = await bench.connect(`user-${i}`, { sendQueue: { maxBytes: 2_000 } });
+    bench.rooms.join(session, "chat");
+  }
+  await pass(bench, 2_000);
+  const slow = await bench.connect("slow", { sendQueue: { maxBytes: 2_000 } });
+  slow.pair.link.stall("to-client");
+  // The wire takes no more.
+  slow.session.send("t", "x".repeat(70_000));
+  await bench.peers.endTurn();
+  bench.rooms.join(slow.session, "chat");
+  for (let i = 0; i < 20; i++) {
+    await join(bench, `new-${i}`);
+    await pass(bench, 1_000);
+  }
+  assert(!slow.session.isClosed);
+  slow.pair.link.resume("to-client");
+  for (let i = 0; i < 200; i++) await pass(bench, 100);
+  const present = new Set<string>();
+  let lists = 0;
+  const came = slow.take().filter((one) => Array.isArray(one) && one[0] === "presence:chat");
+  for (const [, data] of came as [string, PresenceNotice][]) {
+    if (data.type === "members") {
+      if (!data.page) {
+        present.clear();
+        lists++;
+      }
+      for (const { user } of data.members) present.add(user);
+    } else if (data.type === "changes") { for (const { user } of data.joined) present.add(user); }
+  }
+  assertEquals([...present].sort(), bench.rooms.members("chat").map(({ user }) => user).sort());
+  assertEquals(lists, 2);
+});
+
+Deno.test("Rooms tells no more than how many there are, where it is so set", async () => {
+  await using bench = largeRooms({ members: "count", gatherMs: 500 });
+  const [a, tab] = await join(bench, "a", "a", "b");
+  await pass(bench, 0);
+  assertEquals([heard(a!), heard(tab!)], [["count 2"], ["count 2"]]);
+  const [c] = await join(bench, "c");
+  await pass(bench, 499);
+  assertEquals(heard(a!), []);
+  await pass(bench, 1);
+  assertEquals([heard(a!), heard(c!)], [["count 3"], ["count 3"]]);
+  bench.rooms.leave(c!.session, "chat");
+  await join(bench, "d");
+  await pass(bench, 500);
+  // Another one, and as many as before.
+  assertEquals(heard(a!), []);
+});
+
+Deno.test("Rooms forgets who leaves before the list came, and leaves no timer behind", async () => {
+  await using bench = largeRooms();
+  const peers = await join(bench, "a", "b", "c", "d");
+  for (const { session } of peers) bench.rooms.leave(session, "chat");
+  await pass(bench, 5_000);
+  assertEquals(heard(peers[3]!), ["off chat"]);
+  assertEquals(bench.rooms.members("chat"), []);
+  const [again] = await join(bench, "a");
+  await pass(bench, 0);
+  assertEquals(heard(again!), ["members a*1"]);
+});
+
+Deno.test("Rooms() refuses options that make no sense", async () => {
+  await using bench = new Bench();
+  const { topics, presence } = bench;
+  const make = (options: RoomOptions) => new Rooms({ topics, presence, patterns: { a: options } });
+  assertThrows(() => make({ gatherAbove: -1 }), RangeError, "gatherAbove must be");
+  assertThrows(() => make({ gatherMs: 1.5 }), RangeError, "gatherMs must be");
+  assertThrows(() => make({ gatherMs: 2 ** 31 }), RangeError, "gatherMs must be");
+  assertThrows(() => make({ members: "all" as "list" }), TypeError, '"list" or "count"');
+  const patterns = { "room:{name}": {}, "room:a": {} };
+  assertThrows(() => new Rooms({ topics, presence, patterns }), TypeError, "overlap");
+});

@@ -1,0 +1,310 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { QueueFullError } from "../../errors.ts";
+import { Bench, heard } from "../_rooms_bench_test.ts";
+
+Deno.test("Rooms.join() tells the joiner who is there, and the others who came", async () => {
+  await using bench = new Bench();
+  const { rooms, peers, time } = bench;
+  const [ada, bob] = [await bench.connect("ada"), await bench.connect("bob")];
+  assert(rooms.join(ada.session, "chat"));
+  time.tick(5);
+  assert(rooms.join(bob.session, "chat"));
+  await peers.endTurn();
+  assertEquals(ada.take(), [
+    ["presence:chat", {
+      type: "members",
+      members: [{ user: "ada", connections: 1, joinedAt: 0 }],
+    }],
+    ["presence:chat", { type: "join", user: "bob", at: 5 }],
+  ]);
+  assertEquals(bob.take(), [
+    ["presence:chat", {
+      type: "members",
+      members: [
+        { user: "ada", connections: 1, joinedAt: 0 },
+        { user: "bob", connections: 1, joinedAt: 5 },
+      ],
+    }],
+  ]);
+});
+
+Deno.test("Rooms.join() loses and doubles nothing among joins and messages of one turn", async () => {
+  await using bench = new Bench();
+  const { rooms, peers } = bench;
+  const all = [await bench.connect("a"), await bench.connect("b"), await bench.connect("c")];
+  for (const [i, { session }] of all.entries()) {
+    rooms.publish("chat", i);
+    rooms.join(session, "chat");
+    rooms.publish("chat", `${i} is in`);
+  }
+  await peers.endTurn();
+  assertEquals(all.map(heard), [
+    ["members a*1", "0 is in", 1, "join b", "1 is in", 2, "join c", "2 is in"],
+    ["members a*1 b*1", "1 is in", 2, "join c", "2 is in"],
+    ["members a*1 b*1 c*1", "2 is in"],
+  ]);
+});
+
+Deno.test("Rooms.join() gives the list that fits what the joiner hears next", async () => {
+  // A member leaves, another comes back and a third comes, before and after, in one turn.
+  await using bench = new Bench({ graceMs: 0 });
+  const { rooms, peers } = bench;
+  const [one, two, three, late] = [
+    await bench.connect("one"),
+    await bench.connect("two"),
+    await bench.connect("three"),
+    await bench.connect("late"),
+  ];
+  rooms.join(one.session, "chat");
+  rooms.join(two.session, "chat");
+  rooms.leave(one.session, "chat");
+  rooms.join(late.session, "chat");
+  rooms.leave(two.session, "chat");
+  rooms.join(one.session, "chat");
+  rooms.join(three.session, "chat");
+  await peers.endTurn();
+  assertEquals(heard(late), [
+    "members two*1 late*1",
+    "leave two",
+    "join one",
+    "join three",
+  ]);
+});
+
+Deno.test("Rooms.join() sends the list before what listeners of the presence publish", async () => {
+  await using bench = new Bench({ graceMs: 0 });
+  const { rooms, peers, presence } = bench;
+  const [kicked, ada] = [await bench.connect("kicked"), await bench.connect("ada")];
+  rooms.join(kicked.session, "chat");
+  presence.subscribe(({ type, user }) => {
+    if (type !== "join" || user !== "ada") return;
+    rooms.leave(kicked.session, "chat");
+    rooms.publish("chat", "welcome");
+  });
+  rooms.join(ada.session, "chat");
+  await peers.endTurn();
+  const [first, ...rest] = heard(ada);
+  assertEquals(first, "members kicked*1 ada*1");
+  assertEquals(rest.filter((text) => text === "leave kicked").length, 1);
+  assert(rest.includes("welcome"));
+  assert(!rest.includes("join ada"));
+});
+
+Deno.test("Rooms tells nobody of a second tab, and of a leave only with the last", async () => {
+  await using bench = new Bench({ graceMs: 0 });
+  const { rooms, peers } = bench;
+  const [bob, tab1, tab2] = [
+    await bench.connect("bob"),
+    await bench.connect("ada"),
+    await bench.connect("ada"),
+  ];
+  for (const { session } of [bob, tab1, tab2]) rooms.join(session, "chat");
+  await peers.endTurn();
+  assertEquals(heard(bob), ["members bob*1", "join ada"]);
+  assertEquals(heard(tab2), ["members bob*1 ada*2"]);
+  assert(rooms.leave(tab1.session, "chat"));
+  await peers.endTurn();
+  assertEquals([heard(bob), rooms.members("chat").map(({ user }) => user)], [[], ["bob", "ada"]]);
+  rooms.leave(tab2.session, "chat");
+  await peers.endTurn();
+  assertEquals(heard(bob), ["leave ada"]);
+});
+
+Deno.test("Rooms tells of a leave after the grace, with when the user was last seen", async () => {
+  await using bench = new Bench();
+  const { rooms, peers, time } = bench;
+  const [bob, ada] = [await bench.connect("bob"), await bench.connect("ada")];
+  for (const { session } of [bob, ada]) rooms.join(session, "chat");
+  await peers.endTurn();
+  bob.take();
+  time.tick(100);
+  void ada.session.close();
+  await peers.endTurn();
+  time.tick(999);
+  await peers.endTurn();
+  assertEquals(bob.take(), []);
+  time.tick(1);
+  await peers.endTurn();
+  const notice = { type: "leave", user: "ada", at: 1_100, lastSeenAt: 100 };
+  assertEquals(bob.take(), [["presence:chat", notice]]);
+  assertEquals(rooms.roomsOf(ada.session), []);
+});
+
+Deno.test("Rooms tells of neither leave nor join when a user comes back within the grace", async () => {
+  await using bench = new Bench();
+  const { rooms, peers, time } = bench;
+  const [bob, before, after, carol] = [
+    await bench.connect("bob"),
+    await bench.connect("ada"),
+    await bench.connect("ada"),
+    await bench.connect("carol"),
+  ];
+  rooms.join(bob.session, "chat");
+  rooms.join(before.session, "chat");
+  before.pair.link.disconnect();
+  await peers.endTurn();
+  assert(before.session.isClosed);
+  time.tick(500);
+  rooms.join(carol.session, "chat");
+  rooms.join(after.session, "chat");
+  time.tick(5_000);
+  await peers.endTurn();
+  assertEquals(heard(bob), ["members bob*1", "join ada", "join carol"]);
+  assertEquals(heard(carol), ["members bob*1 ada*0 carol*1"]);
+  assertEquals(heard(after), ["members bob*1 ada*1 carol*1"]);
+});
+
+Deno.test("Rooms.leave() stops messages and notices, and does not tell the leaver", async () => {
+  await using bench = new Bench({ graceMs: 0 });
+  const { rooms, peers, topics } = bench;
+  const [bob, ada] = [await bench.connect("bob"), await bench.connect("ada")];
+  for (const { session } of [bob, ada]) rooms.join(session, "chat");
+  rooms.publish("chat", "before");
+  assert(rooms.leave(ada.session, "chat"));
+  assert(!rooms.leave(ada.session, "chat"));
+  assert(!rooms.leave(ada.session, "other"));
+  rooms.publish("chat", "after");
+  await peers.endTurn();
+  assertEquals(heard(ada), ["members bob*1 ada*1", "before", "off chat"]);
+  assertEquals(heard(bob).slice(1), ["join ada", "before", "leave ada", "after"]);
+  assertEquals([topics.topicsOf(ada.session), rooms.isMember(ada.session, "chat")], [[], false]);
+});
+
+Deno.test("Rooms.join() is idempotent, and possible again after a leave", async () => {
+  await using bench = new Bench({ graceMs: 0 });
+  const { rooms, peers } = bench;
+  const ada = await bench.connect("ada");
+  rooms.join(ada.session, "chat");
+  assert(!rooms.join(ada.session, "chat"));
+  rooms.leave(ada.session, "chat");
+  assert(rooms.join(ada.session, "chat"));
+  await peers.endTurn();
+  assertEquals(heard(ada), ["members ada*1", "off chat", "members ada*1"]);
+});
+
+Deno.test("Rooms.publish() leaves one session out", async () => {
+  await using bench = new Bench();
+  const { rooms, peers } = bench;
+  const [ada, bob] = [await bench.connect("ada"), await bench.connect("bob")];
+  for (const { session } of [ada, bob]) rooms.join(session, "chat");
+  rooms.publish("chat", "hello", { except: ada.session });
+  await peers.endTurn();
+  assertEquals([heard(ada).includes("hello"), heard(bob).includes("hello")], [false, true]);
+});
+
+Deno.test("Rooms keeps rooms apart, and lists them", async () => {
+  await using bench = new Bench({ graceMs: 0 });
+  const { rooms, peers, presence } = bench;
+  const [ada, bob] = [await bench.connect("ada"), await bench.connect("bob")];
+  rooms.join(ada.session, "one");
+  rooms.join(ada.session, "two");
+  rooms.join(bob.session, "two");
+  presence.enter(bob.session, "no room");
+  assertEquals(rooms.roomsOf(ada.session), ["one", "two"]);
+  assertEquals([rooms.isMember(bob.session, "one"), rooms.isMember(bob.session, "two")], [
+    false,
+    true,
+  ]);
+  assertEquals(rooms.members("one").map(({ user }) => user), ["ada"]);
+  void bob.session.close();
+  await peers.endTurn();
+  assertEquals(heard(ada), ["members ada*1", "members ada*1", "join bob", "leave bob"]);
+});
+
+Deno.test("Rooms tells only those who are in, where one session ends in several rooms", async () => {
+  await using bench = new Bench({ graceMs: 0 });
+  const { rooms, peers } = bench;
+  const [ada, bob] = [await bench.connect("ada"), await bench.connect("bob")];
+  for (const room of ["one", "two"]) {
+    rooms.join(ada.session, room);
+    rooms.join(bob.session, room);
+  }
+  await peers.endTurn();
+  ada.take();
+  bob.pair.link.disconnect();
+  await peers.endTurn();
+  assertEquals(ada.take().map((message) => (message as string[])[0]), [
+    "presence:one",
+    "presence:two",
+  ]);
+  assertEquals([rooms.roomsOf(bob.session), bench.topics.size], [[], 2]);
+});
+
+Deno.test("Rooms.join() leaves out a session that is closed or closing", async () => {
+  await using bench = new Bench();
+  const { rooms, presence, topics } = bench;
+  const ada = await bench.connect("ada");
+  ada.pair.link.stall("to-client");
+  ada.session.send("t", "x".repeat(100_000));
+  const closing = ada.session.close();
+  assert(!ada.session.isClosed);
+  assert(!rooms.join(ada.session, "chat"));
+  ada.pair.link.disconnect();
+  await closing;
+  assert(!rooms.join(ada.session, "chat"));
+  assertEquals([presence.members("chat"), topics.size], [[], 0]);
+});
+
+Deno.test("Rooms.join() takes one topic, and leaves nothing behind where there is none", async () => {
+  await using bench = new Bench({ maxTopicsPerSession: 1 });
+  const { rooms, topics, presence, peers } = bench;
+  const ada = await bench.connect("ada");
+  rooms.join(ada.session, "one");
+  assertThrows(() => rooms.join(ada.session, "two"), QueueFullError, "at most 1 topics");
+  await peers.endTurn();
+  assertEquals(topics.topicsOf(ada.session), ["one"]);
+  assertEquals([rooms.roomsOf(ada.session), presence.topicsOf("ada")], [["one"], ["one"]]);
+  assertEquals(heard(ada), ["members ada*1"]);
+});
+
+Deno.test("Rooms.join() of a session whose queue is full is no join", async () => {
+  await using bench = new Bench({ graceMs: 0 });
+  const { rooms, peers, topics, presence } = bench;
+  const bob = await bench.connect("bob");
+  const slow = await bench.connect("slow", { sendQueue: { maxMessages: 1 } });
+  rooms.join(bob.session, "chat");
+  slow.pair.link.stall("to-client");
+  slow.session.send("t", "x".repeat(100_000));
+  await peers.endTurn();
+  slow.session.send("t", "full");
+  assertThrows(() => rooms.join(slow.session, "chat"), QueueFullError, "the send queue is full");
+  await peers.endTurn();
+  assert(slow.session.isClosed);
+  assertEquals(heard(bob), ["members bob*1"]);
+  assertEquals([topics.topicsOf(slow.session), presence.online()], [[], ["bob"]]);
+});
+
+Deno.test("Rooms refuses names that are no rooms", async () => {
+  await using bench = new Bench();
+  const { rooms } = bench;
+  const { session } = await bench.connect("ada");
+  for (
+    const act of [(name: string) => rooms.join(session, name), (n: string) => rooms.publish(n)]
+  ) {
+    assertThrows(() => act(""), TypeError, "must be a non-empty string");
+    assertThrows(() => act("presence:chat"), TypeError, 'must not begin with "presence:"');
+    assertThrows(() => act("x".repeat(247)), RangeError, "at most 246 bytes");
+    assertThrows(() => act("é".repeat(124)), RangeError, "received 248 bytes");
+    assertThrows(() => act("x".repeat(1_000)), RangeError, "received 1000 bytes");
+  }
+  assert(rooms.join(session, "é".repeat(123)));
+});
+
+Deno.test("Rooms takes shorter names where the topics do", async () => {
+  await using bench = new Bench({ maxTopicBytes: 20 });
+  assertThrows(() => bench.rooms.publish("x".repeat(12)), RangeError, "at most 11 bytes");
+  bench.rooms.publish("x".repeat(11));
+});
+
+Deno.test("Rooms[Symbol.dispose]() ends the notices", async () => {
+  await using bench = new Bench({ graceMs: 0 });
+  const { rooms, peers } = bench;
+  const [ada, bob] = [await bench.connect("ada"), await bench.connect("bob")];
+  for (const { session } of [ada, bob]) rooms.join(session, "chat");
+  await peers.endTurn();
+  ada.take();
+  rooms[Symbol.dispose]();
+  void bob.session.close();
+  await peers.endTurn();
+  assertEquals(heard(ada), []);
+});
