@@ -4,7 +4,7 @@
  *
  * @module
  */
-import type { WebTransportStats } from "./_listening.ts";
+import type { WebTransportStats } from "./server/listener.ts";
 import type { ManagerStats } from "./manager/mod.ts";
 import type { BrokerStats, BrokerStatus, TopicsStats } from "./pubsub/mod.ts";
 

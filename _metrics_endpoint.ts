@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { RequestInfo } from "./_admission_options.ts";
+import type { RequestInfo } from "./server/admission_options.ts";
 import { DEFAULT_MAX_SESSIONS } from "./manager/limits.ts";
 import type { SessionManager } from "./manager/mod.ts";
 import {

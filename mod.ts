@@ -171,7 +171,7 @@ export {
   type WebTransportServeOptions,
   type WebTransportSource,
   type WebTransportStats,
-} from "./server.ts";
+} from "./server/server.ts";
 export {
   type AnyContract,
   type BackoffOptions,

@@ -5,8 +5,8 @@
  * @module
  */
 import type { MetricsOptions } from "../_metrics_endpoint.ts";
-import type { NodeOptions } from "../_cluster.ts";
-import type { WebTransportServeOptions } from "../_webtransport_options.ts";
+import type { NodeOptions } from "./users.ts";
+import type { WebTransportServeOptions } from "./webtransport_options.ts";
 import type { AddressRates, RateLimitsOptions, SessionRates } from "../manager/rate_limits.ts";
 import type { Rate } from "../manager/token_bucket.ts";
 import type { HistoryBounds } from "../pubsub/history.ts";

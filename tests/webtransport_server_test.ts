@@ -12,7 +12,7 @@ import {
   SessionClosedError,
 } from "../errors.ts";
 import { dial } from "../client/deno.ts";
-import { type ListenInfo, type Refusal, serve, type Server } from "../server.ts";
+import { type ListenInfo, type Refusal, serve, type Server } from "../server/server.ts";
 import { Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
 import type { Connection } from "../transport/connection.ts";
@@ -425,7 +425,7 @@ async function run(
 ): Promise<[out: string, err: string]> {
   const path = await Deno.makeTempFile({ suffix: ".ts" });
   try {
-    const server = new URL("../server.ts", import.meta.url).href;
+    const server = new URL("../server/server.ts", import.meta.url).href;
     const client = new URL("../client.ts", import.meta.url).href;
     await Deno.writeTextFile(
       path,

@@ -4,12 +4,12 @@
  *
  * @module
  */
-import type { Invitation } from "./_invitation.ts";
-import { ConnectionError } from "./errors.ts";
-import type { Session } from "./session/session.ts";
-import type { SessionSettings } from "./session/settings.ts";
-import { withoutToken } from "./session/url.ts";
-import { type Handshake, refusalStatus } from "./session/insight/watch.ts";
+import type { Invitation } from "./session_request.ts";
+import { ConnectionError } from "../errors.ts";
+import type { Session } from "../session/session.ts";
+import type { SessionSettings } from "../session/settings.ts";
+import { withoutToken } from "../session/url.ts";
+import { type Handshake, refusalStatus } from "../session/insight/watch.ts";
 
 /** A handshake that somebody follows. Disposed of, it counts as one whose peer vanished. */
 export class ServerHandshake implements Disposable {

@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { type Broker, MemoryBroker } from "./pubsub/mod.ts";
-import type { SequenceStore } from "./session/serving/sequences.ts";
+import { type Broker, MemoryBroker } from "../pubsub/mod.ts";
+import type { SequenceStore } from "../session/serving/sequences.ts";
 
 /** How long a node that ended without a word still counts as handling a client, in milliseconds. */
 const CLAIM_MS = 4_000;

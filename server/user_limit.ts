@@ -3,10 +3,10 @@
  *
  * @module
  */
-import { LimitError } from "./errors.ts";
-import type { Nodes } from "./pubsub/nodes/nodes.ts";
-import type { BrokerStore } from "./pubsub/store.ts";
-import { settlesWithin } from "./session/base/wait.ts";
+import { LimitError } from "../errors.ts";
+import type { Nodes } from "../pubsub/nodes/nodes.ts";
+import type { BrokerStore } from "../pubsub/store.ts";
+import { settlesWithin } from "../session/base/wait.ts";
 
 /** How long a claim holds that nobody renews, in milliseconds. */
 const CLAIM_MS = 120_000;

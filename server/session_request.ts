@@ -4,10 +4,10 @@
  *
  * @module
  */
-import type { Refused } from "./_refusal.ts";
-import { LimitError } from "./errors.ts";
-import type { Connection } from "./transport/connection.ts";
-import type { OriginRules } from "./transport/origins.ts";
+import type { Refused } from "./refusal.ts";
+import { LimitError } from "../errors.ts";
+import type { Connection } from "../transport/connection.ts";
+import type { OriginRules } from "../transport/origins.ts";
 
 /**
  * A peer that asks for a session. Exactly one of `accept` and `refuse` answers

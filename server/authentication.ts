@@ -3,12 +3,12 @@
  *
  * @module
  */
-import type { AdmissionOptions } from "./_admission_options.ts";
-import { Refused } from "./_refusal.ts";
-import { AuthenticationError } from "./errors.ts";
-import { exceedsBytes, utf8Length } from "./session/wire/utf8.ts";
-import type { SessionIdentity } from "./session/session.ts";
-import { startTimer } from "./session/base/wait.ts";
+import type { AdmissionOptions } from "./admission_options.ts";
+import { Refused } from "./refusal.ts";
+import { AuthenticationError } from "../errors.ts";
+import { exceedsBytes, utf8Length } from "../session/wire/utf8.ts";
+import type { SessionIdentity } from "../session/session.ts";
+import { startTimer } from "../session/base/wait.ts";
 
 /** Most bytes of a user in UTF-8: engines have it in the names of topics, rows and buckets. */
 export const MAX_USER_BYTES = 255;

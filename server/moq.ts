@@ -3,10 +3,10 @@
  *
  * @module
  */
-import type { Listening } from "./_listening.ts";
-import type { MoqHost, MoqServer } from "./pubsub/moq/server/server.ts";
-import type { WebSocketEngine } from "./transport/websocket/server.ts";
-import type { RawQuicOptions } from "./transport/h3/server.ts";
+import type { Listening } from "./listener.ts";
+import type { MoqHost, MoqServer } from "../pubsub/moq/server/server.ts";
+import type { WebSocketEngine } from "../transport/websocket/server.ts";
+import type { RawQuicOptions } from "../transport/h3/server.ts";
 
 /** Gives a server of MoQ the connections of raw QUIC, if it speaks a protocol there. */
 export function quicOf(moq: MoqServer | undefined): RawQuicOptions | undefined {

@@ -4,19 +4,19 @@
  *
  * @module
  */
-import { MAX_USER_BYTES } from "./_authentication.ts";
-import { QueueFullError } from "./errors.ts";
-import type { SessionManager } from "./manager/mod.ts";
-import { type BrokerSubscription, INTERNAL_PREFIX, type Publication } from "./pubsub/broker.ts";
-import { Nodes, type NodesOptions } from "./pubsub/nodes/nodes.ts";
-import { Presence, type PresenceOptions } from "./pubsub/presence/presence.ts";
-import { type RoomOptions, Rooms } from "./pubsub/presence/rooms.ts";
-import type { Topics } from "./pubsub/topics.ts";
-import type { AnyContract } from "./session/contract.ts";
-import { type EncodedMessage, framed } from "./session/wire/encode.ts";
-import { coreOf, type Session, type SessionCloseOptions } from "./session/session.ts";
-import { exceedsBytes } from "./session/wire/utf8.ts";
-import { checkCloseInfo } from "./transport/close_info.ts";
+import { MAX_USER_BYTES } from "./authentication.ts";
+import { QueueFullError } from "../errors.ts";
+import type { SessionManager } from "../manager/mod.ts";
+import { type BrokerSubscription, INTERNAL_PREFIX, type Publication } from "../pubsub/broker.ts";
+import { Nodes, type NodesOptions } from "../pubsub/nodes/nodes.ts";
+import { Presence, type PresenceOptions } from "../pubsub/presence/presence.ts";
+import { type RoomOptions, Rooms } from "../pubsub/presence/rooms.ts";
+import type { Topics } from "../pubsub/topics.ts";
+import type { AnyContract } from "../session/contract.ts";
+import { type EncodedMessage, framed } from "../session/wire/encode.ts";
+import { coreOf, type Session, type SessionCloseOptions } from "../session/session.ts";
+import { exceedsBytes } from "../session/wire/utf8.ts";
+import { checkCloseInfo } from "../transport/close_info.ts";
 
 /** Sessions that one node lists of one user. */
 const MAX_LISTED = 1_000;

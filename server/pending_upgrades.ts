@@ -3,8 +3,8 @@
  *
  * @module
  */
-import type { Connection } from "./transport/connection.ts";
-import { Deadlines } from "./transport/deadlines.ts";
+import type { Connection } from "../transport/connection.ts";
+import { Deadlines } from "../transport/deadlines.ts";
 
 /** What is held for a socket that did not open yet. */
 interface Opening {

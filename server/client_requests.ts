@@ -4,8 +4,8 @@
  *
  * @module
  */
-import type { Admission } from "./_admission.ts";
-import type { Cluster } from "./_cluster.ts";
+import type { Admission } from "./admission.ts";
+import type { Cluster } from "./users.ts";
 import {
   BrokerError,
   CloseCode,
@@ -13,23 +13,23 @@ import {
   QueueFullError,
   RequestError,
   UnsupportedError,
-} from "./errors.ts";
-import { INTERNAL_PREFIX } from "./pubsub/broker.ts";
-import type { Presence, Rooms, Topics } from "./pubsub/mod.ts";
-import { Expiry } from "./server/expiry.ts";
-import type { SessionManager } from "./manager/mod.ts";
-import { type Rate, TokenBucket } from "./manager/token_bucket.ts";
-import type { ConsoleReport } from "./session/insight/console_report.ts";
-import { type AnyContract, compileContract } from "./session/contract.ts";
-import { encodeMessage } from "./session/wire/encode.ts";
-import { report } from "./session/inbound.ts";
-import { PRESENCE_PREFIX } from "./session/wire/presence_notice.ts";
-import { coreOf, type Session } from "./session/session.ts";
-import type { SequenceStore } from "./session/serving/sequences.ts";
-import { ServiceDesk } from "./session/serving/services.ts";
-import { validate } from "./session/base/standard_schema.ts";
-import { TopicPattern } from "./session/base/topic_pattern.ts";
-import { within } from "./transport/within.ts";
+} from "../errors.ts";
+import { INTERNAL_PREFIX } from "../pubsub/broker.ts";
+import type { Presence, Rooms, Topics } from "../pubsub/mod.ts";
+import { Expiry } from "./expiry.ts";
+import type { SessionManager } from "../manager/mod.ts";
+import { type Rate, TokenBucket } from "../manager/token_bucket.ts";
+import type { ConsoleReport } from "../session/insight/console_report.ts";
+import { type AnyContract, compileContract } from "../session/contract.ts";
+import { encodeMessage } from "../session/wire/encode.ts";
+import { report } from "../session/inbound.ts";
+import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
+import { coreOf, type Session } from "../session/session.ts";
+import type { SequenceStore } from "../session/serving/sequences.ts";
+import { ServiceDesk } from "../session/serving/services.ts";
+import { validate } from "../session/base/standard_schema.ts";
+import { TopicPattern } from "../session/base/topic_pattern.ts";
+import { within } from "../transport/within.ts";
 
 /** Action of a client on a topic; `presence` sets the data with which it is present in a room. */
 export type AuthorizedAction = "subscribe" | "publish" | "presence";

@@ -3,22 +3,22 @@
  *
  * @module
  */
-import { type Accepted, type Invitation, refusalHeaders } from "./_invitation.ts";
-import type { Openings } from "./_openings.ts";
-import { Refused, withinLimits } from "./_refusal.ts";
-import type { SessionManager } from "./manager/mod.ts";
-import { SKEIN_PROTOCOL } from "./session/session.ts";
-import type { FlowControlOptions } from "./transport/connection.ts";
-import type { MessageStreamOptions } from "./transport/message_stream/message_stream.ts";
-import { isOriginAllowed, type OriginRules } from "./transport/origins.ts";
-import { parseQmuxProtocol } from "./transport/qmux/versions.ts";
-import { TOKEN_MARK } from "./transport/webtransport.ts";
+import { type Accepted, type Invitation, refusalHeaders } from "./session_request.ts";
+import type { Openings } from "./pending_upgrades.ts";
+import { Refused, withinLimits } from "./refusal.ts";
+import type { SessionManager } from "../manager/mod.ts";
+import { SKEIN_PROTOCOL } from "../session/session.ts";
+import type { FlowControlOptions } from "../transport/connection.ts";
+import type { MessageStreamOptions } from "../transport/message_stream/message_stream.ts";
+import { isOriginAllowed, type OriginRules } from "../transport/origins.ts";
+import { parseQmuxProtocol } from "../transport/qmux/versions.ts";
+import { TOKEN_MARK } from "../transport/webtransport.ts";
 import {
   type AcceptedWebSocket,
   offeredProtocols,
   type SocketLease,
   type WebSocketEngine,
-} from "./transport/websocket/server.ts";
+} from "../transport/websocket/server.ts";
 
 /** What all invitations of a server have in common. */
 export interface WebSocketDoor {

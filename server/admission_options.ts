@@ -3,10 +3,10 @@
  *
  * @module
  */
-import type { RefusalStatus } from "./errors.ts";
-import type { FlowControlOptions } from "./transport/connection.ts";
-import { checkOriginRules, type OriginRules } from "./transport/origins.ts";
-import type { WebSocketEngine } from "./transport/websocket/server.ts";
+import type { RefusalStatus } from "../errors.ts";
+import type { FlowControlOptions } from "../transport/connection.ts";
+import { checkOriginRules, type OriginRules } from "../transport/origins.ts";
+import type { WebSocketEngine } from "../transport/websocket/server.ts";
 
 /** What an HTTP server knows of a request beside the request. */
 export interface RequestInfo {

@@ -4,9 +4,9 @@
  *
  * @module
  */
-import type { WebTransportHalf } from "./_webtransport.ts";
-import { hostOf, isAnyAddress } from "./_webtransport.ts";
-import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "./transport/origins.ts";
+import type { WebTransportHalf } from "./webtransport.ts";
+import { hostOf, isAnyAddress } from "./webtransport.ts";
+import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../transport/origins.ts";
 
 /** Where it is asked for. */
 export const WELL_KNOWN_PATH = "/.well-known/skein/webtransport";

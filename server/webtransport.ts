@@ -4,10 +4,10 @@
  *
  * @module
  */
-import type { WebTransportServeOptions, WebTransportSource } from "./_webtransport_options.ts";
-import { UnsupportedError } from "./errors.ts";
-import { certificateHashes, type Sha256Hash } from "./transport/certificate/certificate_hash.ts";
-import { DevRenewal } from "./transport/certificate/dev_renewal.ts";
+import type { WebTransportServeOptions, WebTransportSource } from "./webtransport_options.ts";
+import { UnsupportedError } from "../errors.ts";
+import { certificateHashes, type Sha256Hash } from "../transport/certificate/certificate_hash.ts";
+import { DevRenewal } from "../transport/certificate/dev_renewal.ts";
 import {
   type Certificate,
   isWebTransportAvailable,
@@ -16,7 +16,7 @@ import {
   type QuicHandshakeStats,
   type RawQuicOptions,
   type WebTransportRequest,
-} from "./transport/h3/server.ts";
+} from "../transport/h3/server.ts";
 
 const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
 

@@ -4,19 +4,19 @@
  *
  * @module
  */
-import { answerWellKnown } from "./_well_known.ts";
-import { hostOf, isAnyAddress, WebTransportHalf } from "./_webtransport.ts";
-import type { PagePlace } from "./_webtransport_invitation.ts";
-import { webTransportOptions, type WebTransportServeOptions } from "./_webtransport_options.ts";
-import { listenAt } from "./transport/address_in_use.ts";
-import type { OriginRules } from "./transport/origins.ts";
-import type { HttpListener, WebSocketHost } from "./transport/websocket/server.ts";
+import { answerWellKnown } from "./well_known.ts";
+import { hostOf, isAnyAddress, WebTransportHalf } from "./webtransport.ts";
+import type { PagePlace } from "./webtransport_request.ts";
+import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";
+import { listenAt } from "../transport/address_in_use.ts";
+import type { OriginRules } from "../transport/origins.ts";
+import type { HttpListener, WebSocketHost } from "../transport/websocket/server.ts";
 import type {
   Certificate,
   QuicHandshakeStats,
   RawQuicOptions,
   WebTransportRequest,
-} from "./transport/h3/server.ts";
+} from "../transport/h3/server.ts";
 
 /** How often a free TCP port is tried whose UDP sibling turns out to be taken. */
 const MAX_ATTEMPTS = 10;

@@ -3,11 +3,11 @@
  *
  * @module
  */
-import type { AdmissionOptions } from "./_admission_options.ts";
-import { AuthenticationError, LimitError, type RefusalStatus } from "./errors.ts";
-import type { SessionManager } from "./manager/mod.ts";
-import { attempt } from "./session/base/call_safely.ts";
-import type { ConsoleReport } from "./session/insight/console_report.ts";
+import type { AdmissionOptions } from "./admission_options.ts";
+import { AuthenticationError, LimitError, type RefusalStatus } from "../errors.ts";
+import type { SessionManager } from "../manager/mod.ts";
+import { attempt } from "../session/base/call_safely.ts";
+import type { ConsoleReport } from "../session/insight/console_report.ts";
 
 /** One fault is printed in so many milliseconds: anybody can be refused as often as they like. */
 const FAULT_SILENT_MS = 1_000;

@@ -22,8 +22,8 @@
  *
  * @module
  */
-import { Admission } from "./_admission.ts";
-import type { AdmissionOptions, RequestInfo } from "./_admission_options.ts";
+import { Admission } from "./admission.ts";
+import type { AdmissionOptions, RequestInfo } from "./admission_options.ts";
 import {
   Cluster,
   type DisconnectReport,
@@ -31,7 +31,7 @@ import {
   type NodeOptions,
   type RoomPatterns,
   type SessionInfo,
-} from "./_cluster.ts";
+} from "./users.ts";
 import {
   type Authorize,
   type AuthorizedAction,
@@ -39,74 +39,74 @@ import {
   type Permission,
   type RenewedHandler,
   tellLiteral,
-} from "./_client_services.ts";
+} from "./client_requests.ts";
 import {
   type ConnectionLimits,
   type ListenInfo,
   Listening,
   type WebTransportStats,
-} from "./_listening.ts";
-import { MetricsEndpoint, type MetricsOptions } from "./_metrics_endpoint.ts";
-import type { WebTransportServeOptions } from "./_webtransport_options.ts";
-import { hostOf, quicOf } from "./_moq.ts";
-import { sequenceStore } from "./_sequences.ts";
-import { UserClaims } from "./_user_claims.ts";
-import { handleStreams, type StreamHandler } from "./_stream_handler.ts";
-import { reportEngine } from "./server/engine_report.ts";
-import { checkServerOptions } from "./server/known_options.ts";
-import { type DrainOptions, type DrainReport, SessionManager } from "./manager/mod.ts";
+} from "./listener.ts";
+import { MetricsEndpoint, type MetricsOptions } from "../_metrics_endpoint.ts";
+import type { WebTransportServeOptions } from "./webtransport_options.ts";
+import { hostOf, quicOf } from "./moq.ts";
+import { sequenceStore } from "./sequence_store.ts";
+import { UserClaims } from "./user_limit.ts";
+import { handleStreams, type StreamHandler } from "./stream_handler.ts";
+import { reportEngine } from "./engine_report.ts";
+import { checkServerOptions } from "./known_options.ts";
+import { type DrainOptions, type DrainReport, SessionManager } from "../manager/mod.ts";
 import {
   DEFAULT_MAX_SESSIONS,
   DEFAULT_MAX_SESSIONS_PER_ADDRESS,
   DEFAULT_MAX_SESSIONS_PER_USER,
-} from "./manager/limits.ts";
-import { defaultSubscriptions, type RateLimitsOptions } from "./manager/rate_limits.ts";
-import type { SharedCounts } from "./manager/shared_counts.ts";
-import { SOCKETS_PER_SESSION } from "./manager/sockets.ts";
-import type { Broker } from "./pubsub/broker.ts";
-import type { HistoryBounds } from "./pubsub/history.ts";
-import type { SubscribeOptions } from "./pubsub/history/replay.ts";
-import type { UnsubscribeOptions } from "./pubsub/topics_options.ts";
-import { type Nodes, type Presence, type Rooms, Topics } from "./pubsub/mod.ts";
-import type { MoqServer } from "./pubsub/moq/server/server.ts";
-import { ConsoleReport } from "./session/insight/console_report.ts";
-import type { AnyContract, SendData, SendTopic } from "./session/contract.ts";
-import { encodeMessage } from "./session/wire/encode.ts";
-import { instrument } from "./session/insight/instrument.ts";
-import type { Instrumentation } from "./session/insight/instrumentation.ts";
-import type { OptionKeys } from "./session/base/option_keys.ts";
-import type { IncomingStream } from "./session/streams/incoming_streams.ts";
-import type { Session, SessionCloseOptions } from "./session/session.ts";
-import { type SessionHandlers, type SessionLimits, sessionSettings } from "./session/settings.ts";
-import { Turn } from "./session/queue/turn.ts";
-import { settlesWithin } from "./session/base/wait.ts";
-import type { Sha256Hash } from "./transport/certificate/certificate_hash.ts";
-import type { WebSocketHost } from "./transport/websocket/server.ts";
-import { type Certificate, checkCertificate } from "./transport/h3/server.ts";
+} from "../manager/limits.ts";
+import { defaultSubscriptions, type RateLimitsOptions } from "../manager/rate_limits.ts";
+import type { SharedCounts } from "../manager/shared_counts.ts";
+import { SOCKETS_PER_SESSION } from "../manager/sockets.ts";
+import type { Broker } from "../pubsub/broker.ts";
+import type { HistoryBounds } from "../pubsub/history.ts";
+import type { SubscribeOptions } from "../pubsub/history/replay.ts";
+import type { UnsubscribeOptions } from "../pubsub/topics_options.ts";
+import { type Nodes, type Presence, type Rooms, Topics } from "../pubsub/mod.ts";
+import type { MoqServer } from "../pubsub/moq/server/server.ts";
+import { ConsoleReport } from "../session/insight/console_report.ts";
+import type { AnyContract, SendData, SendTopic } from "../session/contract.ts";
+import { encodeMessage } from "../session/wire/encode.ts";
+import { instrument } from "../session/insight/instrument.ts";
+import type { Instrumentation } from "../session/insight/instrumentation.ts";
+import type { OptionKeys } from "../session/base/option_keys.ts";
+import type { IncomingStream } from "../session/streams/incoming_streams.ts";
+import type { Session, SessionCloseOptions } from "../session/session.ts";
+import { type SessionHandlers, type SessionLimits, sessionSettings } from "../session/settings.ts";
+import { Turn } from "../session/queue/turn.ts";
+import { settlesWithin } from "../session/base/wait.ts";
+import type { Sha256Hash } from "../transport/certificate/certificate_hash.ts";
+import type { WebSocketHost } from "../transport/websocket/server.ts";
+import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
 
 export type {
   AdmissionOptions,
   AuthenticationContext,
   Refusal,
   RequestInfo,
-} from "./_admission_options.ts";
-export type { AuthorizedAction, Permission } from "./_client_services.ts";
-export type { DisconnectReport, NodeOptions, RoomPatterns, SessionInfo } from "./_cluster.ts";
-export type { ListenInfo, WebTransportStats } from "./_listening.ts";
-export type { UnsubscribeOptions } from "./pubsub/topics_options.ts";
-export type { MetricsOptions } from "./_metrics_endpoint.ts";
+} from "./admission_options.ts";
+export type { AuthorizedAction, Permission } from "./client_requests.ts";
+export type { DisconnectReport, NodeOptions, RoomPatterns, SessionInfo } from "./users.ts";
+export type { ListenInfo, WebTransportStats } from "./listener.ts";
+export type { UnsubscribeOptions } from "../pubsub/topics_options.ts";
+export type { MetricsOptions } from "../_metrics_endpoint.ts";
 export {
   type CountedTopics,
   type CountedWebTransport,
   PROMETHEUS_CONTENT_TYPE,
   prometheusText,
-} from "./metrics.ts";
+} from "../metrics.ts";
 export type {
   WebTransportEngine,
   WebTransportServeOptions,
   WebTransportSource,
-} from "./_webtransport_options.ts";
-export type { Sha256Hash } from "./transport/certificate/certificate_hash.ts";
+} from "./webtransport_options.ts";
+export type { Sha256Hash } from "../transport/certificate/certificate_hash.ts";
 export type {
   AcceptOptions,
   Certificate,
@@ -114,7 +114,7 @@ export type {
   QuicHandshakeStats,
   RefuseOptions,
   WebTransportRequest,
-} from "./transport/h3/server.ts";
+} from "../transport/h3/server.ts";
 
 /**
  * Limits of a server, beside those of each session.

@@ -3,17 +3,17 @@
  *
  * @module
  */
-import { type Accepted, type Invitation, refusalHeaders } from "./_invitation.ts";
-import { Refused } from "./_refusal.ts";
-import { SKEIN_PROTOCOL } from "./session/session.ts";
-import type { Connection } from "./transport/connection.ts";
+import { type Accepted, type Invitation, refusalHeaders } from "./session_request.ts";
+import { Refused } from "./refusal.ts";
+import { SKEIN_PROTOCOL } from "../session/session.ts";
+import type { Connection } from "../transport/connection.ts";
 import {
   type MessageStreamOptions,
   withMessages,
-} from "./transport/message_stream/message_stream.ts";
-import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "./transport/origins.ts";
-import { TOKEN_MARK, TOKEN_MARK_QUERY } from "./transport/webtransport.ts";
-import type { WebTransportRequest } from "./transport/h3/server.ts";
+} from "../transport/message_stream/message_stream.ts";
+import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../transport/origins.ts";
+import { TOKEN_MARK, TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
+import type { WebTransportRequest } from "../transport/h3/server.ts";
 
 /** Where this server's own pages come from, as seen by its WebTransport. */
 export interface PagePlace {

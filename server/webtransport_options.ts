@@ -8,7 +8,7 @@ import type {
   ListenWebTransportOptions,
   QuicHandshakeStats,
   WebTransportRequest,
-} from "./transport/h3/server.ts";
+} from "../transport/h3/server.ts";
 
 /**
  * What listens for WebTransport, as `WebTransportListener` does. It MUST go on

@@ -27,8 +27,8 @@ import {
   type JWTVerifyGetKey,
   type JWTVerifyOptions,
 } from "jose";
-import { AuthenticationError } from "./errors.ts";
-import { checkKeys, type OptionKeys } from "./session/base/option_keys.ts";
+import { AuthenticationError } from "../errors.ts";
+import { checkKeys, type OptionKeys } from "../session/base/option_keys.ts";
 
 /** How long the server of the keys may take to answer, in milliseconds. */
 const FETCH_TIMEOUT_MS = 5_000;

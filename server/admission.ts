@@ -9,29 +9,29 @@ import {
   type AdmissionOptions,
   checkAdmissionOptions,
   type RequestInfo,
-} from "./_admission_options.ts";
-import { Authenticator, type Identity, namingInBand, TAKES_NO_TOKEN } from "./_authentication.ts";
-import { ServerHandshake } from "./_handshake.ts";
-import type { Invitation } from "./_invitation.ts";
-import { Openings } from "./_openings.ts";
-import { RefusalReport, Refused, withinLimits } from "./_refusal.ts";
-import { type WebSocketDoor, WebSocketInvitation } from "./_websocket_invitation.ts";
-import { type PagePlace, urlOf, WebTransportInvitation } from "./_webtransport_invitation.ts";
-import { AuthenticationError, CloseCode, LimitError } from "./errors.ts";
-import type { AdmitOptions, Reservation, SessionManager } from "./manager/mod.ts";
-import type { ConsoleReport } from "./session/insight/console_report.ts";
-import { MAX_JOINED_BYTES } from "./session/queue/packing.ts";
+} from "./admission_options.ts";
+import { Authenticator, type Identity, namingInBand, TAKES_NO_TOKEN } from "./authentication.ts";
+import { ServerHandshake } from "./handshake.ts";
+import type { Invitation } from "./session_request.ts";
+import { Openings } from "./pending_upgrades.ts";
+import { RefusalReport, Refused, withinLimits } from "./refusal.ts";
+import { type WebSocketDoor, WebSocketInvitation } from "./websocket_request.ts";
+import { type PagePlace, urlOf, WebTransportInvitation } from "./webtransport_request.ts";
+import { AuthenticationError, CloseCode, LimitError } from "../errors.ts";
+import type { AdmitOptions, Reservation, SessionManager } from "../manager/mod.ts";
+import type { ConsoleReport } from "../session/insight/console_report.ts";
+import { MAX_JOINED_BYTES } from "../session/queue/packing.ts";
 import {
   coreOf,
   Session,
   type SessionCloseOptions,
   type SessionIdentity,
-} from "./session/session.ts";
-import type { SessionSettings } from "./session/settings.ts";
-import { withoutToken } from "./session/url.ts";
-import type { Connection } from "./transport/connection.ts";
-import { acceptWebSocket, isWebSocketUpgrade } from "./transport/websocket/server.ts";
-import type { WebTransportRequest } from "./transport/h3/server.ts";
+} from "../session/session.ts";
+import type { SessionSettings } from "../session/settings.ts";
+import { withoutToken } from "../session/url.ts";
+import type { Connection } from "../transport/connection.ts";
+import { acceptWebSocket, isWebSocketUpgrade } from "../transport/websocket/server.ts";
+import type { WebTransportRequest } from "../transport/h3/server.ts";
 
 /** Headers that tell where a session comes from, and hold no secret. */
 const DEFAULT_HEADERS: readonly string[] = [
