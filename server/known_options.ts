@@ -4,7 +4,7 @@
  *
  * @module
  */
-import type { MetricsOptions } from "../_metrics_endpoint.ts";
+import type { MetricsOptions } from "../telemetry/endpoint.ts";
 import type { NodeOptions } from "./users.ts";
 import type { WebTransportServeOptions } from "./webtransport_options.ts";
 import type { AddressRates, RateLimitsOptions, SessionRates } from "../manager/rate_limits.ts";

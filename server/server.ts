@@ -46,7 +46,7 @@ import {
   Listening,
   type WebTransportStats,
 } from "./listener.ts";
-import { MetricsEndpoint, type MetricsOptions } from "../_metrics_endpoint.ts";
+import { MetricsEndpoint, type MetricsOptions } from "../telemetry/endpoint.ts";
 import type { WebTransportServeOptions } from "./webtransport_options.ts";
 import { hostOf, quicOf } from "./moq.ts";
 import { sequenceStore } from "./sequence_store.ts";
@@ -94,13 +94,13 @@ export type { AuthorizedAction, Permission } from "./client_requests.ts";
 export type { DisconnectReport, NodeOptions, RoomPatterns, SessionInfo } from "./users.ts";
 export type { ListenInfo, WebTransportStats } from "./listener.ts";
 export type { UnsubscribeOptions } from "../pubsub/topics_options.ts";
-export type { MetricsOptions } from "../_metrics_endpoint.ts";
+export type { MetricsOptions } from "../telemetry/endpoint.ts";
 export {
   type CountedTopics,
   type CountedWebTransport,
   PROMETHEUS_CONTENT_TYPE,
   prometheusText,
-} from "../metrics.ts";
+} from "../telemetry/prometheus.ts";
 export type {
   WebTransportEngine,
   WebTransportServeOptions,

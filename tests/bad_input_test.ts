@@ -4,7 +4,7 @@ import { UnsupportedError } from "../errors.ts";
 import { createServer, type Server } from "../server/server.ts";
 import type { OverflowPolicy } from "../session/queue/send_queue.ts";
 import type { Session } from "../session/session.ts";
-import { testServer, turns } from "../testing.ts";
+import { testServer, turns } from "../testing/mod.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import { frameOf, listen, portOf, RawSocket, until } from "./servers.ts";
 import { endOf, Peer, soon } from "./sessions.ts";

@@ -6,7 +6,7 @@ import { FaultyEngine } from "./faulty_broker.ts";
 import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import type { Session } from "../session/session.ts";
 import { Random } from "./random.ts";
-import { type TestServer, testServer, type TestServerOptions } from "../testing.ts";
+import { type TestServer, testServer, type TestServerOptions } from "../testing/mod.ts";
 
 type Options = TestServerOptions<string>;
 

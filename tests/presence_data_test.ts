@@ -7,7 +7,7 @@ import { encodeBinary } from "../session/wire/binary.ts";
 import type { Client } from "../client/client.ts";
 import { type AnyContract, defineContract } from "../session/contract.ts";
 import type { PresenceNotice } from "../session/wire/presence_notice.ts";
-import { memorySessions, passTime, testServer, type TestServerOptions } from "../testing.ts";
+import { memorySessions, passTime, testServer, type TestServerOptions } from "../testing/mod.ts";
 import { turns } from "../testing/turns.ts";
 import { Peer } from "./sessions.ts";
 

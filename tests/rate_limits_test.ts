@@ -6,7 +6,7 @@ import { TokenBucket } from "../manager/token_bucket.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import type { ServeOptions } from "../server/server.ts";
 import type { Session } from "../session/session.ts";
-import { testServer } from "../testing.ts";
+import { testServer } from "../testing/mod.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 import { soon, turns } from "./sessions.ts";
 

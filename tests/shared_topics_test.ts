@@ -8,7 +8,7 @@ import { FakeTime } from "@std/testing/time";
 import { type Client, connect } from "../client.ts";
 import { QueueFullError, RequestError } from "../errors.ts";
 import type { ClientSubscribeOptions, Subscription } from "../client/subscription.ts";
-import { passTime, testServer, type TestServerOptions } from "../testing.ts";
+import { passTime, testServer, type TestServerOptions } from "../testing/mod.ts";
 import { Random } from "./random.ts";
 import { listen, until } from "./servers.ts";
 import { soon, turns } from "./sessions.ts";

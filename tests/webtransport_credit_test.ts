@@ -3,7 +3,7 @@ import { dial } from "../client/deno.ts";
 import { TimeoutError, UnsupportedError } from "../errors.ts";
 import type { Session } from "../session/session.ts";
 import { serve, type ServeOptions } from "../server/server.ts";
-import { memorySessions } from "../testing.ts";
+import { memorySessions } from "../testing/mod.ts";
 import { directReadable, directWritable } from "../transport/direct.ts";
 import { portOf, until } from "./servers.ts";
 import { soon } from "./sessions.ts";

@@ -25,7 +25,7 @@ import type { Appended } from "../../pubsub/history.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { NatsBroker, type NatsBrokerOptions } from "../../pubsub/nats/mod.ts";
 import type { Refusal } from "../../server/server.ts";
-import { testServer } from "../../testing.ts";
+import { testServer } from "../../testing/mod.ts";
 import { listen } from "../servers.ts";
 import {
   append,

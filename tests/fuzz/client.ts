@@ -6,7 +6,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { SkeinError } from "../../errors.ts";
 import type { Client } from "../../client/client.ts";
-import { assertNoLeaks, type TestServer, testServer, turns } from "../../testing.ts";
+import { assertNoLeaks, type TestServer, testServer, turns } from "../../testing/mod.ts";
 import type { Random } from "../random.ts";
 import { failsOnlyBy, rejectsOnlyBy } from "./expect.ts";
 import { anyJson } from "./mutate.ts";

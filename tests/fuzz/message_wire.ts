@@ -7,7 +7,7 @@
 import { CloseCode } from "../../errors.ts";
 import { Session } from "../../session/session.ts";
 import { sessionSettings } from "../../session/settings.ts";
-import { turns } from "../../testing.ts";
+import { turns } from "../../testing/mod.ts";
 import { FrameParser } from "../../transport/message_stream/parser.ts";
 import type { BidirectionalStream, Connection, Frame } from "../../transport/connection.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";

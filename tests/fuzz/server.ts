@@ -6,7 +6,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { AuthenticationError, ConnectionError, SkeinError } from "../../errors.ts";
 import type { Session } from "../../session/session.ts";
-import { assertNoLeaks, testServer, turns } from "../../testing.ts";
+import { assertNoLeaks, testServer, turns } from "../../testing/mod.ts";
 import type { Connection } from "../../transport/connection.ts";
 import type { Random } from "../random.ts";
 import { rejectsOnlyBy } from "./expect.ts";

@@ -12,7 +12,7 @@ import { HIGH_WATER_MARK, type OverflowPolicy } from "../../session/queue/send_q
 import { Session } from "../../session/session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../../session/settings.ts";
 import type { Side } from "../../session/contract.ts";
-import { memorySessions, turns } from "../../testing.ts";
+import { memorySessions, turns } from "../../testing/mod.ts";
 import type { Frame } from "../../transport/connection.ts";
 import { type MemoryLink, memoryPair } from "../../transport/memory/memory.ts";
 import type { Random } from "../random.ts";

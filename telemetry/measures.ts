@@ -4,9 +4,9 @@
  *
  * @module
  */
-import type { WebTransportStats } from "./server/listener.ts";
-import type { ManagerStats } from "./manager/mod.ts";
-import type { BrokerStats, BrokerStatus, TopicsStats } from "./pubsub/mod.ts";
+import type { WebTransportStats } from "../server/listener.ts";
+import type { ManagerStats } from "../manager/mod.ts";
+import type { BrokerStats, BrokerStatus, TopicsStats } from "../pubsub/mod.ts";
 
 /** What has the counters of topics. */
 export interface CountedTopics {

@@ -31,9 +31,9 @@ import {
   type CountedTopics,
   type CountedWebTransport,
   OtelMetrics,
-} from "./_otel_metrics.ts";
-import { OtelInstrumentation } from "./_otel_spans.ts";
-import type { Instrumentation } from "./session/insight/instrumentation.ts";
+} from "./otel_metrics.ts";
+import { OtelInstrumentation } from "./otel_spans.ts";
+import type { Instrumentation } from "../session/insight/instrumentation.ts";
 
 export type { Counted, CountedTopics, CountedWebTransport, Instrumentation };
 

@@ -13,14 +13,14 @@ import {
   sessionMeasures,
   topicMeasures,
   webTransportMeasures,
-} from "./_measures.ts";
-import { errorType, Few, OTHER, transportAttributes } from "./_otel_attributes.ts";
-import { CloseCode, type CloseInfo, RequestError } from "./errors.ts";
-import type { SessionManager } from "./manager/mod.ts";
-import { SessionLimiter } from "./manager/limits.ts";
-import { type ManagerStats, Tally } from "./manager/stats.ts";
-import type { Side } from "./session/contract.ts";
-import { coreOf, type Session } from "./session/session.ts";
+} from "./measures.ts";
+import { errorType, Few, OTHER, transportAttributes } from "./otel_attributes.ts";
+import { CloseCode, type CloseInfo, RequestError } from "../errors.ts";
+import type { SessionManager } from "../manager/mod.ts";
+import { SessionLimiter } from "../manager/limits.ts";
+import { type ManagerStats, Tally } from "../manager/stats.ts";
+import type { Side } from "../session/contract.ts";
+import { coreOf, type Session } from "../session/session.ts";
 
 /** The counters of WebTransport before anything happened. */
 const NO_WEBTRANSPORT: CountedWebTransport = {

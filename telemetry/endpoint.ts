@@ -3,16 +3,16 @@
  *
  * @module
  */
-import type { RequestInfo } from "./server/admission_options.ts";
-import { DEFAULT_MAX_SESSIONS } from "./manager/limits.ts";
-import type { SessionManager } from "./manager/mod.ts";
+import type { RequestInfo } from "../server/admission_options.ts";
+import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
+import type { SessionManager } from "../manager/mod.ts";
 import {
   type CountedTopics,
   type CountedWebTransport,
   PROMETHEUS_CONTENT_TYPE,
   prometheusText,
-} from "./metrics.ts";
-import { LOCAL_HOSTS } from "./transport/origins.ts";
+} from "./prometheus.ts";
+import { LOCAL_HOSTS } from "../transport/origins.ts";
 
 /** How a server says how it is. */
 export interface MetricsOptions {

@@ -11,8 +11,8 @@ import {
   sessionMeasures,
   topicMeasures,
   webTransportMeasures,
-} from "./_measures.ts";
-import type { SessionManager } from "./manager/mod.ts";
+} from "./measures.ts";
+import type { SessionManager } from "../manager/mod.ts";
 
 export type { CountedTopics, CountedWebTransport };
 

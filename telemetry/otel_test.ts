@@ -13,15 +13,15 @@ import {
   trace,
   type Tracer,
 } from "@opentelemetry/api";
-import { RequestError } from "./errors.ts";
-import { Topics } from "./pubsub/topics.ts";
-import { defineContract, type UntypedMessage } from "./session/contract.ts";
-import { instrument } from "./session/insight/instrument.ts";
-import { coreOf, Session } from "./session/session.ts";
-import { type SessionHandlers, sessionSettings } from "./session/settings.ts";
-import { soon, turns } from "./tests/sessions.ts";
-import { endsOn, wires } from "./tests/wires.ts";
-import { memoryPair } from "./transport/memory/memory.ts";
+import { RequestError } from "../errors.ts";
+import { Topics } from "../pubsub/topics.ts";
+import { defineContract, type UntypedMessage } from "../session/contract.ts";
+import { instrument } from "../session/insight/instrument.ts";
+import { coreOf, Session } from "../session/session.ts";
+import { type SessionHandlers, sessionSettings } from "../session/settings.ts";
+import { soon, turns } from "../tests/sessions.ts";
+import { endsOn, wires } from "../tests/wires.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
 import { otel, type Telemetry } from "./otel.ts";
 import { z } from "zod";
 

@@ -25,19 +25,19 @@ import {
   patternOf,
   requestAttributes,
   transportAttributes,
-} from "./_otel_attributes.ts";
-import type { Counted, CountedTopics, CountedWebTransport, OtelMetrics } from "./_otel_metrics.ts";
-import type { CloseInfo } from "./errors.ts";
-import type { UntypedMessage } from "./session/contract.ts";
-import type { TraceContext } from "./session/wire/envelope.ts";
+} from "./otel_attributes.ts";
+import type { Counted, CountedTopics, CountedWebTransport, OtelMetrics } from "./otel_metrics.ts";
+import type { CloseInfo } from "../errors.ts";
+import type { UntypedMessage } from "../session/contract.ts";
+import type { TraceContext } from "../session/wire/envelope.ts";
 import type {
   HandshakeInfo,
   HandshakeOutcome,
   HandshakeWatch,
   Instrumentation,
   RequestWatch,
-} from "./session/insight/instrumentation.ts";
-import type { Session } from "./session/session.ts";
+} from "../session/insight/instrumentation.ts";
+import type { Session } from "../session/session.ts";
 
 /** What a span and its measurement have in common. */
 interface Timed {

@@ -28,22 +28,22 @@
  *
  * @module
  */
-export { type BrokerTestOptions, testBroker } from "./pubsub/broker_conformance.ts";
+export { type BrokerTestOptions, testBroker } from "../pubsub/broker_conformance.ts";
 export {
   assertNoLeaks,
   type LeakOptions,
   type LeakSession,
   type LeakSubject,
   watchLeaks,
-} from "./testing/leaks.ts";
+} from "./leaks.ts";
 export {
   type MemoryEndOptions,
   type MemorySessions,
   memorySessions,
   type MemorySessionsOptions,
-} from "./testing/memory_sessions.ts";
-export { TestNetwork } from "./testing/network.ts";
-export { nextEvent, receive, receiveOne, type ReceiveOptions } from "./testing/receive.ts";
+} from "./memory_sessions.ts";
+export { TestNetwork } from "./network.ts";
+export { nextEvent, receive, receiveOne, type ReceiveOptions } from "./receive.ts";
 export {
   type TestConnectOptions,
   type TestDialOptions,
@@ -51,8 +51,8 @@ export {
   TestServer,
   testServer,
   type TestServerOptions,
-} from "./testing/test_server.ts";
-export { passTime, type TickingTime, turns } from "./testing/turns.ts";
+} from "./test_server.ts";
+export { passTime, type TickingTime, turns } from "./turns.ts";
 export {
   type DisconnectOptions,
   type MemoryDirection,
@@ -61,4 +61,4 @@ export {
   type MemoryPair,
   memoryPair,
   type MemoryPairOptions,
-} from "./transport/mod.ts";
+} from "../transport/mod.ts";
