@@ -4,8 +4,7 @@
  *
  * @module
  */
-import "../transport/race/lazy_race.ts";
-import "./connect.ts";
+import "./common.ts";
 
 export { Again } from "./retry_refused.ts";
 export { Delivery, flushed } from "./outbox_delivery.ts";

@@ -5,8 +5,6 @@
  *
  * @module
  */
-import "../transport/race/lazy_race.ts";
-import "./connect.ts";
+import "./common.ts";
 
 export { Life } from "./page_life.ts";
-export { ping } from "../session/insight/ping.ts";

@@ -34,7 +34,7 @@ import { encodeMessage } from "../session/wire/encode.ts";
 import { checkLimits } from "../session/base/limits.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { Outbox, type OutboxPublication, type OutboxState } from "./outbox.ts";
-import { lasting, life } from "../session/session_base.ts";
+import { lasting, life } from "./chunks.ts";
 import {
   type ClientPublishOptions,
   coreOf,

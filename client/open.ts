@@ -56,7 +56,9 @@ export interface OpenOptions {
 export async function openSession(options: OpenOptions): Promise<Session> {
   // Where the part that watches does not load, nobody watches.
   const part = options.instrumentation && await more().catch(() => undefined);
-  return await (part ? part.openWatched(options, open) : open(options));
+  return await (part
+    ? part.openWatched(options, (url) => open({ ...options, url }))
+    : open(options));
 }
 
 async function open(options: OpenOptions): Promise<Session> {

@@ -10,7 +10,7 @@ import type { SessionCore } from "../session/core.ts";
 import type { EncodedMessage } from "../session/wire/encode.ts";
 import { report } from "../session/inbound.ts";
 import { checkLimits } from "../session/base/limits.ts";
-import { lasting } from "../session/session_base.ts";
+import { lasting } from "./chunks.ts";
 import { coreOf, type Session } from "../session/session.ts";
 
 const LIMITS = { maxMessages: 100, maxBytes: 262_144 };

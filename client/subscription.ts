@@ -15,7 +15,7 @@ import type {
   Recovery,
   SubscribeAnswer,
 } from "../session/wire/recovery.ts";
-import { lasting } from "../session/session_base.ts";
+import { lasting } from "./chunks.ts";
 import { StatusFeed } from "../session/base/status_feed.ts";
 
 /** Messages and bytes that wait for a reader who is slow. */

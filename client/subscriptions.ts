@@ -11,7 +11,7 @@ import {
   type SubscribeAnswer,
   type Unsubscribed,
 } from "../session/wire/recovery.ts";
-import { lasting } from "../session/session_base.ts";
+import { lasting } from "./chunks.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import {
   type ClientSubscribeOptions,

@@ -5,11 +5,8 @@
  *
  * @module
  */
-import {
-  type AdmissionOptions,
-  checkAdmissionOptions,
-  type RequestInfo,
-} from "./admission_options.ts";
+import { type AdmissionOptions, checkAdmissionOptions } from "./admission_options.ts";
+import type { RequestInfo } from "../transport/address.ts";
 import { Authenticator, type Identity, namingInBand, TAKES_NO_TOKEN } from "./authentication.ts";
 import { ServerHandshake } from "./handshake.ts";
 import type { Invitation } from "./session_request.ts";

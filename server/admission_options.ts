@@ -3,16 +3,11 @@
  *
  * @module
  */
+import type { RequestInfo } from "../transport/address.ts";
 import type { RefusalStatus } from "../errors.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
 import { checkOriginRules, type OriginRules } from "../transport/origins.ts";
 import type { WebSocketEngine } from "../transport/websocket/server.ts";
-
-/** What an HTTP server knows of a request beside the request. */
-export interface RequestInfo {
-  /** Where it came from. */
-  readonly remoteAddr?: Deno.Addr;
-}
 
 /** What `authenticate` gets to see. */
 export interface AuthenticationContext {

@@ -1,29 +1,11 @@
 /**
- * The server: sessions, topics, presence and rooms behind one `serve()`. This is
- * the one place where all modules meet.
- *
- * @example Ten lines
- * ```ts
- * import { dial, serve } from "@skein/skein";
- * import { assertEquals } from "@std/assert";
- *
- * await using server = serve({
- *   port: 0,
- *   onOpen: (session) => void server.subscribe(session, "news"),
- *   onMessage: (message) => void server.publish("news", message.data),
- * });
- * await using session = await dial(server.url);
- * session.send("say", "hello");
- * for await (const message of session) {
- *   assertEquals([message.topic, message.data], ["news", "hello"]);
- *   break;
- * }
- * ```
+ * The server: sessions, topics, presence and rooms behind one `serve()`. All modules meet here.
  *
  * @module
  */
 import { Admission } from "./admission.ts";
-import type { AdmissionOptions, RequestInfo } from "./admission_options.ts";
+import type { AdmissionOptions } from "./admission_options.ts";
+import type { RequestInfo } from "../transport/address.ts";
 import {
   Cluster,
   type DisconnectReport,
@@ -83,38 +65,6 @@ import { settlesWithin } from "../session/base/wait.ts";
 import type { Sha256Hash } from "../transport/certificate/certificate_hash.ts";
 import type { WebSocketHost } from "../transport/websocket/server.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
-
-export type {
-  AdmissionOptions,
-  AuthenticationContext,
-  Refusal,
-  RequestInfo,
-} from "./admission_options.ts";
-export type { AuthorizedAction, Permission } from "./client_requests.ts";
-export type { DisconnectReport, NodeOptions, RoomPatterns, SessionInfo } from "./users.ts";
-export type { ListenInfo, WebTransportStats } from "./listener.ts";
-export type { UnsubscribeOptions } from "../pubsub/topics_options.ts";
-export type { MetricsOptions } from "../telemetry/endpoint.ts";
-export {
-  type CountedTopics,
-  type CountedWebTransport,
-  PROMETHEUS_CONTENT_TYPE,
-  prometheusText,
-} from "../telemetry/prometheus.ts";
-export type {
-  WebTransportEngine,
-  WebTransportServeOptions,
-  WebTransportSource,
-} from "./webtransport_options.ts";
-export type { Sha256Hash } from "../transport/certificate/certificate_hash.ts";
-export type {
-  AcceptOptions,
-  Certificate,
-  ListenWebTransportOptions,
-  QuicHandshakeStats,
-  RefuseOptions,
-  WebTransportRequest,
-} from "../transport/h3/server.ts";
 
 /**
  * Limits of a server, beside those of each session.

@@ -457,7 +457,7 @@ Deno.test("the compiler lists the topics where one is mistyped, and names a sect
     `import type { Contract } from ${from("./contract.ts")};`,
     `import type { Session } from ${from("./session.ts")};`,
     `import type { StandardSchema } from ${from("./base/standard_schema.ts")};`,
-    `import type { Server } from ${from("../server/server.ts")};`,
+    `import type { Server } from ${from("../server.ts")};`,
     "type Text = StandardSchema<string>;",
     "type C = Contract<{",
     '  toClient: { news: Text; "chat:{room}": Text };',

@@ -22,15 +22,6 @@
  */
 export { Backoff, type BackoffOptions } from "./base/backoff.ts";
 export { Broadcast } from "./queue/broadcast.ts";
-export { Client } from "../client/client.ts";
-export type {
-  ClientOptions,
-  ClientRequestOptions,
-  ClientStatus,
-  Dialer,
-  Fresh,
-  ServerUrl,
-} from "../client/client_options.ts";
 export {
   type AnyContract,
   compileContract,
@@ -107,7 +98,6 @@ export type {
   Instrumentation,
   RequestWatch,
 } from "./insight/instrumentation.ts";
-export { type OutboxOptions, type OutboxState } from "../client/outbox.ts";
 export type {
   PresenceChangesNotice,
   PresenceCountNotice,
@@ -193,12 +183,6 @@ export type {
   StructuredDatagramsOptions,
   StructuredDatagramsStats,
 } from "./streams/structured_datagrams.ts";
-export {
-  type ClientSubscribeOptions,
-  Subscription,
-  type SubscriptionOwner,
-  type SubscriptionStatus,
-} from "../client/subscription.ts";
 export {
   checkTopic,
   type ParamNames,

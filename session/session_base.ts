@@ -38,14 +38,6 @@ import type { Registry } from "./streams/registry.ts";
 
 export { coreOf };
 
-/** Loads what finds out whether the peer is still there. */
-export const life = (): Promise<typeof import("../client/chunk_life.ts")> =>
-  import("../client/chunk_life.ts");
-
-/** Loads what a client needs to lose nothing. */
-export const lasting = (): Promise<typeof import("../client/chunk_lasting.ts")> =>
-  import("../client/chunk_lasting.ts");
-
 /** Loads what is not about messages. */
 export const more = (): Promise<typeof import("./insight/chunk_insight.ts")> =>
   import("./insight/chunk_insight.ts");
@@ -300,7 +292,7 @@ export abstract class SessionBase {
    * ```
    */
   async ping(options: WaitOptions = {}): Promise<number> {
-    return await (await life()).ping(this, options);
+    return await (await more()).ping(this, options);
   }
 
   /**

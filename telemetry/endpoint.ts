@@ -3,7 +3,6 @@
  *
  * @module
  */
-import type { RequestInfo } from "../server/admission_options.ts";
 import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
 import type { SessionManager } from "../manager/mod.ts";
 import {
@@ -12,6 +11,7 @@ import {
   PROMETHEUS_CONTENT_TYPE,
   prometheusText,
 } from "./prometheus.ts";
+import type { RequestInfo } from "../transport/address.ts";
 import { LOCAL_HOSTS } from "../transport/origins.ts";
 
 /** How a server says how it is. */

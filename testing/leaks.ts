@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Server } from "../server/server.ts";
+import type { Server } from "../server.ts";
 import type { Client } from "../client/client.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import { turns } from "./turns.ts";

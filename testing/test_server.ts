@@ -4,7 +4,7 @@
  * @module
  */
 import { ConnectionError } from "../errors.ts";
-import { Server, type ServerOptions } from "../server/server.ts";
+import { Server, type ServerOptions } from "../server.ts";
 import { Client } from "../client/client.ts";
 import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import type { AnyContract } from "../session/contract.ts";

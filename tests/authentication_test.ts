@@ -6,7 +6,7 @@ import {
   RequestError,
   SessionClosedError,
 } from "../errors.ts";
-import { type AuthenticationContext, createServer, type Refusal } from "../server/server.ts";
+import { type AuthenticationContext, createServer, type Refusal } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import { captureConsole } from "./console_lines.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";

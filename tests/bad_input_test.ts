@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { connect, dial } from "../client.ts";
 import { UnsupportedError } from "../errors.ts";
-import { createServer, type Server } from "../server/server.ts";
+import { createServer, type Server } from "../server.ts";
 import type { OverflowPolicy } from "../session/queue/send_queue.ts";
 import type { Session } from "../session/session.ts";
 import { testServer, turns } from "../testing/mod.ts";

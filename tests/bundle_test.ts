@@ -28,15 +28,15 @@ const MAX_BYTES = {
 /** Most bytes that each part adds when it is loaded as the only one, minified and gzipped, by what is in it. */
 const MAX_PART_BYTES = {
   /** WebTransport, and the race of the two transports. */
-  "_race_part": 9 * KIB,
+  "chunk_webtransport": 9 * KIB,
   /** Streams and datagrams on a WebSocket. */
-  "_streams_part": 19 * KIB,
+  "chunk_streams": 19 * KIB,
   /** What finds out, faster than the heartbeat, whether the server is still there. */
-  "_life_part": 2 * KIB,
+  "chunk_life": 2 * KIB,
   /** What loses nothing: of topics with a history, and of what a client says itself. */
-  "_lasting": 4 * KIB,
+  "chunk_lasting": 4 * KIB,
   /** What a session offers beside messages. */
-  "_more": 11 * KIB,
+  "chunk_insight": 11 * KIB,
 };
 
 /** Most bytes of everything in one file, minified and gzipped. */

@@ -6,7 +6,7 @@ import { dial } from "../client.ts";
 import { AuthenticationError, RequestError, SessionClosedError } from "../errors.ts";
 import type { BrokerStatus } from "../pubsub/broker.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
-import { createServer, type ServerOptions } from "../server/server.ts";
+import { createServer, type ServerOptions } from "../server.ts";
 import { defineContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import { StatusFeed } from "../session/base/status_feed.ts";

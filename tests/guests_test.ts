@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { connect, dial } from "../client/deno.ts";
 import { AuthenticationError, type CloseInfo, SessionClosedError } from "../errors.ts";
-import type { AuthenticationContext, Refusal, ServerOptions } from "../server/server.ts";
+import type { AuthenticationContext, Refusal, ServerOptions } from "../server.ts";
 import type { Client } from "../client/client.ts";
 import type { Session } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";

@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
-import type { ServeOptions } from "../server/server.ts";
+import type { ServeOptions } from "../server.ts";
 import { frameOf, listen, portOf, RawSocket, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 

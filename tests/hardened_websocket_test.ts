@@ -9,7 +9,7 @@ import { connect as connectTcp, type Socket } from "node:net";
 import { dial } from "../client/deno.ts";
 import { SessionClosedError } from "../errors.ts";
 import { dialMoq, MoqServer, TrackMux } from "../pubsub/moq/mod.ts";
-import type { ServeOptions } from "../server/server.ts";
+import type { ServeOptions } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
-import { type MetricsOptions, prometheusText } from "../server/server.ts";
+import { type MetricsOptions, prometheusText } from "../server.ts";
 import { SessionManager } from "../manager/mod.ts";
 import { createServer, dial } from "../mod.ts";
 import { listen, RawSocket } from "./servers.ts";

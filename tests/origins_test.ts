@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { createServer, type Refusal } from "../server/server.ts";
+import { createServer, type Refusal } from "../server.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 
 interface Case {

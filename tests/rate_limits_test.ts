@@ -4,7 +4,7 @@ import { type CloseInfo, RequestError, SessionClosedError } from "../errors.ts";
 import type { SharedCount, SharedCounts } from "../manager/mod.ts";
 import { TokenBucket } from "../manager/token_bucket.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
-import type { ServeOptions } from "../server/server.ts";
+import type { ServeOptions } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import { testServer } from "../testing/mod.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { type Client, connect, dial } from "../client.ts";
 import { ConnectionError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";
-import { serve, type Server } from "../server/server.ts";
+import { serve, type Server } from "../server.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import { listen, portOf, until } from "./servers.ts";
 import { soon } from "./sessions.ts";

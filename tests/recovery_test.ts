@@ -7,7 +7,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { type Client, connect, dial } from "../client.ts";
 import { QueueFullError, RequestError, UnsupportedError } from "../errors.ts";
 import { MemoryBroker, Topics } from "../pubsub/mod.ts";
-import type { ServeOptions, Server } from "../server/server.ts";
+import type { ServeOptions, Server } from "../server.ts";
 import type { HistoryPosition, Recovery } from "../session/wire/recovery.ts";
 import type { Subscription } from "../client/subscription.ts";
 import { ServiceDesk } from "../session/serving/services.ts";

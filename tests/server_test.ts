@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { z } from "zod";
 import { connect, dial } from "../client.ts";
 import { RequestError, SessionClosedError } from "../errors.ts";
-import { createServer, type Server } from "../server/server.ts";
+import { createServer, type Server } from "../server.ts";
 import { type AnyContract, defineContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import { captureConsole } from "./console_lines.ts";

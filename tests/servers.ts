@@ -5,7 +5,7 @@
  * @module
  */
 import { assert } from "@std/assert";
-import { serve, type ServeOptions, type Server } from "../server/server.ts";
+import { serve, type ServeOptions, type Server } from "../server.ts";
 import type { AnyContract } from "../session/contract.ts";
 import { soon } from "./sessions.ts";
 

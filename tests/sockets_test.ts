@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { dial } from "../client.ts";
-import { createServer, type Server } from "../server/server.ts";
+import { createServer, type Server } from "../server.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 
 /** Opens a session whose peer never answers a close, and closes it. */

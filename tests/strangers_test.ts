@@ -4,7 +4,7 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import type { ServeOptions } from "../server/server.ts";
+import type { ServeOptions } from "../server.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import type { Connection } from "../transport/connection.ts";
 import { directStream } from "../transport/direct.ts";

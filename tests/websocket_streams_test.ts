@@ -7,7 +7,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { dial } from "../client.ts";
 import { ConnectionError, SessionClosedError, TimeoutError, UnsupportedError } from "../errors.ts";
-import { createServer, type Server } from "../server/server.ts";
+import { createServer, type Server } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import type { BidirectionalStream, DirectWritable } from "../transport/connection.ts";
 import { directReadable, directStream, directWritable } from "../transport/direct.ts";

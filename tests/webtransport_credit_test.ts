@@ -2,7 +2,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { dial } from "../client/deno.ts";
 import { TimeoutError, UnsupportedError } from "../errors.ts";
 import type { Session } from "../session/session.ts";
-import { serve, type ServeOptions } from "../server/server.ts";
+import { serve, type ServeOptions } from "../server.ts";
 import { memorySessions } from "../testing/mod.ts";
 import { directReadable, directWritable } from "../transport/direct.ts";
 import { portOf, until } from "./servers.ts";

@@ -11,7 +11,7 @@ import {
   serve,
   type WebTransportServeOptions,
   type WebTransportSource,
-} from "../server/server.ts";
+} from "../server.ts";
 import type { Connection } from "../transport/connection.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { memoryPair } from "../transport/memory/memory.ts";

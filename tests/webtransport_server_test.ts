@@ -12,7 +12,7 @@ import {
   SessionClosedError,
 } from "../errors.ts";
 import { dial } from "../client/deno.ts";
-import { type ListenInfo, type Refusal, serve, type Server } from "../server/server.ts";
+import { type ListenInfo, type Refusal, serve, type Server } from "../server.ts";
 import { Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
 import type { Connection } from "../transport/connection.ts";

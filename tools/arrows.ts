@@ -2,7 +2,7 @@
  * Checks which module may import which.
  *
  * ```text
- * errors <- transport <- session <- pubsub, manager <- server.ts, client.ts, deno_client.ts <- mod.ts
+ * errors <- transport <- session <- client, pubsub, manager <- telemetry <- server <- mod
  * ```
  *
  * The arrows bind every import. No imports make a cycle, but for those of types, and for `import()`: a
@@ -40,14 +40,15 @@ type Layer =
   | "pubsub"
   | "manager"
   | "client"
-  | "deno_client"
+  | "telemetry"
   | "server"
   | "testing"
   | "mod"
   | "free";
 
 const BELOW_PUBSUB = ["errors", "transport", "session"] as const;
-const BELOW_SERVER = [...BELOW_PUBSUB, "pubsub", "manager"] as const;
+const BELOW_TELEMETRY = [...BELOW_PUBSUB, "pubsub", "manager"] as const;
+const BELOW_SERVER = [...BELOW_TELEMETRY, "telemetry"] as const;
 
 const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   errors: [],
@@ -55,15 +56,25 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   session: BELOW_PUBSUB,
   pubsub: [...BELOW_PUBSUB, "pubsub"],
   manager: [...BELOW_PUBSUB, "manager"],
-  client: [...BELOW_SERVER, "client"],
-  deno_client: [...BELOW_SERVER, "deno_client"],
+  client: [...BELOW_PUBSUB, "client"],
+  telemetry: [...BELOW_TELEMETRY, "telemetry"],
   server: [...BELOW_SERVER, "server"],
-  testing: [...BELOW_SERVER, "server", "testing"],
-  mod: [...BELOW_SERVER, "client", "deno_client", "server", "mod"],
+  testing: [...BELOW_SERVER, "client", "server", "testing"],
+  mod: [...BELOW_SERVER, "client", "server", "mod"],
 };
 
 const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:test|bench)\.ts$/;
-const FOLDERS = /^(transport|session|pubsub|manager|server|testing)\//;
+const FOLDERS = /^(transport|session|client|pubsub|manager|telemetry|server|testing)\//;
+
+/**
+ * Imports against the arrows that are left; the list may only get shorter.
+ *
+ * A chunk that does not import all that a page loads at first splits that into two files, which
+ * adds 1.2 KiB to the first load.
+ */
+const DEBTS: ReadonlySet<string> = new Set([
+  "session/insight/chunk_insight.ts client/common.ts",
+]);
 
 /** An import of a file of the repository. */
 export interface Edge {
@@ -124,13 +135,13 @@ export function importGraph({ files }: Repository): Map<string, Edge[]> {
   ]));
 }
 
-/** The place of a file. What lies at the root and is nothing else belongs to the server. */
+/** The place of a file. */
 function layerOf(path: string): Layer {
   if (FREE.test(path)) return "free";
   const folder = FOLDERS.exec(path)?.[1];
   if (folder !== undefined) return folder as Layer;
-  const root = /^(errors|client|deno_client|testing|mod)\.ts$/.exec(path)?.[1];
-  return (root as Layer | undefined) ?? "server";
+  const root = /^(errors|client|server)\.ts$/.exec(path)?.[1];
+  return (root as Layer | undefined) ?? "mod";
 }
 
 /**
@@ -151,9 +162,7 @@ function checkEdge({ from, to, line }: Edge): Violation[] {
   const [source, target] = [layerOf(from), layerOf(to)];
   if (source === "free") return [];
   const messages: string[] = [];
-  // A private file of the root serves `server.ts` and both clients, which may not know it.
-  const shared = /client$/.test(source) && /^_[^/]*$/.test(to);
-  if (source !== "errors" && !shared && !MAY_IMPORT[source].includes(target)) {
+  if (!MAY_IMPORT[source].includes(target) && !DEBTS.has(`${from} ${to}`)) {
     messages.push(
       `${source} may import ${MAY_IMPORT[source].join(", ")}; received ${to} (${target})`,
     );
@@ -212,7 +221,7 @@ function checkClient(
       if (specifier.startsWith("node:")) report(line, `imports ${specifier}`);
     }
     for (const { to, line } of edges.get(path) ?? []) {
-      if (to.endsWith("_server.ts") || to === "server.ts") report(line, `imports ${to}`);
+      if (/(?:^|[/_])server\.ts$/.test(to)) report(line, `imports ${to}`);
       else if (!chains.has(to)) chains.set(to, `${chain} > ${to}`);
     }
   }

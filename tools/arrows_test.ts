@@ -27,23 +27,24 @@ Deno.test("checkArrows() accepts a repository that keeps every rule", () => {
     "pubsub/topics.ts": importing("../session/mod.ts"),
     "pubsub/moq/track.ts": importing("../topics.ts"),
     "manager/manager.ts": importing("../session/session.ts", "../transport/connection.ts"),
-    "_origin.ts": importing("./errors.ts"),
-    "server.ts": importing(
-      "./pubsub/topics.ts",
-      "./manager/manager.ts",
-      "./transport/websocket_server.ts",
-      "./transport/_wire.ts",
-      "./_origin.ts",
+    "telemetry/measures.ts": importing("../manager/manager.ts", "../pubsub/topics.ts"),
+    "server/origin.ts": importing("../errors.ts"),
+    "server/server.ts": importing(
+      "../pubsub/topics.ts",
+      "../manager/manager.ts",
+      "../telemetry/measures.ts",
+      "../transport/websocket_server.ts",
+      "./origin.ts",
       "npm:zod@4",
     ),
-    "client.ts": `// Deno is not named here.\n${
-      importing("./session/session.ts", "./_backoff.ts")
-    }`,
-    "_backoff.ts": 'export const text = "Deno";\n',
-    "deno_client.ts": importing("./session/session.ts", "./_backoff.ts", "./transport/quic.ts"),
+    "server.ts": 'export { serve } from "./server/server.ts";\n',
+    "client.ts": `// Deno is not named here.\n${importing("./client/client.ts")}`,
+    "client/client.ts": importing("../session/session.ts", "./backoff.ts"),
+    "client/backoff.ts": 'export const text = "Deno";\n',
+    "client/deno.ts": importing("../session/session.ts", "./backoff.ts", "../transport/quic.ts"),
     "transport/quic.ts": "Deno.connectQuic;\n",
-    "testing.ts": importing("./session/session.ts", "./pubsub/topics.ts", "./server.ts"),
-    "mod.ts": 'export { x } from "./server.ts";\nexport { y } from "./deno_client.ts";\n',
+    "testing/mod.ts": importing("../session/session.ts", "../pubsub/topics.ts", "../server.ts"),
+    "mod.ts": 'export { x } from "./server.ts";\nexport { y } from "./client/deno.ts";\n',
     "session/session_test.ts": importing("../pubsub/topics.ts", "../server.ts", "./_x.ts"),
     "tests/interop/x.ts": `${importing("../../server.ts")}export default {};\n`,
     "examples/chat/server.ts": importing(
@@ -91,37 +92,31 @@ const breaches: [what: string, files: Record<string, string>, found: string[]][]
     ["manager/a.ts:1 manager may import errors, transport, session, manager; received mod.ts (mod)"],
   ],
   [
-    "testing that imports a client, or is imported by the server",
+    "testing that the server imports",
     {
-      "testing/a.ts": importing("../client.ts"),
-      "client.ts": "",
       "server.ts": importing("./testing/b.ts"),
-      "testing/b.ts": "",
+      "testing/b.ts": importing("../client/a.ts"),
+      "client/a.ts": "",
     },
     [
-      "server.ts:1 server may import errors, transport, session, pubsub, manager, server; " +
-      "received testing/b.ts (testing)",
-      "testing/a.ts:1 testing may import errors, transport, session, pubsub, manager, server, " +
-      "testing; received client.ts (client)",
+      "server.ts:1 server may import errors, transport, session, pubsub, manager, telemetry, " +
+      "server; received testing/b.ts (testing)",
     ],
   ],
   [
     "a client that imports the server, or the other way round",
     {
-      "client.ts": importing("./deno_client.ts"),
-      "deno_client.ts": importing("./server.ts"),
-      "_x.ts": importing("./deno_client.ts"),
+      "client.ts": importing("./client/a.ts"),
+      "client/a.ts": importing("../server.ts"),
+      "server/x.ts": importing("../client/a.ts"),
       "server.ts": "",
     },
     [
-      "_x.ts:1 server may import errors, transport, session, pubsub, manager, server; " +
-      "received deno_client.ts (deno_client)",
-      "client.ts:1 client may import errors, transport, session, pubsub, manager, client; " +
-      "received deno_client.ts (deno_client)",
-      "deno_client.ts:1 deno_client may import errors, transport, session, pubsub, manager, " +
-      "deno_client; received server.ts (server)",
-      "deno_client.ts:1 browsers load this file (client.ts > deno_client.ts), " +
-      "and it imports server.ts",
+      "client/a.ts:1 client may import errors, transport, session, client; " +
+      "received server.ts (server)",
+      "client/a.ts:1 browsers load this file (client.ts > client/a.ts), and it imports server.ts",
+      "server/x.ts:1 server may import errors, transport, session, pubsub, manager, telemetry, " +
+      "server; received client/a.ts (client)",
     ],
   ],
   [

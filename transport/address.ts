@@ -66,3 +66,9 @@ function mappedAddress(groups: readonly string[]): string {
     return [value >> 8, value & 0xff];
   }).join(".");
 }
+
+/** What an HTTP server knows of a request beside the request. */
+export interface RequestInfo {
+  /** Where it came from. */
+  readonly remoteAddr?: Deno.Addr;
+}

@@ -4,12 +4,12 @@
  *
  * @module
  */
-import "../../transport/race/lazy_race.ts";
-import "../../client/connect.ts";
+import "../../client/common.ts";
 
 export { debugState, diagnostics } from "./diagnostics.ts";
 export { issues, monitorHealth, summary } from "./health.ts";
 export { grantCredit, incomingStreams, sendDatagram } from "../streams/incoming_streams.ts";
 export { structuredStream } from "../streams/structured.ts";
 export { structuredDatagrams } from "../streams/structured_datagrams.ts";
+export { ping } from "./ping.ts";
 export { openWatched } from "./watch.ts";

@@ -14,7 +14,6 @@ import type {
   Instrumentation,
 } from "./instrumentation.ts";
 import type { Message } from "../message.ts";
-import type { OpenOptions } from "../../client/open.ts";
 import type { Session } from "../session.ts";
 import type { SessionSettings } from "../settings.ts";
 import { withoutToken } from "../url.ts";
@@ -143,25 +142,32 @@ export class Handshake {
   }
 }
 
-/** Opens a client's session as `open` does, and has it watched. */
+/** The part of a client's options that its instrumentation needs. */
+export interface WatchedOpening {
+  /** Where to. */
+  readonly url: string | URL | (() => string | URL | Promise<string | URL>);
+  /** Settings of the session. */
+  readonly settings: SessionSettings;
+  /** Watches the attempt, and then the session. */
+  readonly instrumentation?: Instrumentation | undefined;
+}
+
+/** Opens a client's session by `open`, which gets the function that gives the URL, and has it watched. */
 export async function openWatched(
-  options: OpenOptions,
-  open: (options: OpenOptions) => Promise<Session>,
+  options: WatchedOpening,
+  open: (url: () => Promise<string | URL>) => Promise<Session>,
 ): Promise<Session> {
   const { settings, instrumentation } = options;
   settings.watch ??= instrumentation && new Watching(instrumentation, settings);
   let handshake: Handshake | undefined;
   let isOver = false;
   try {
-    const session = await open({
-      ...options,
-      url: async () => {
-        const url = typeof options.url === "function" ? await options.url() : options.url;
-        const info = { side: "client", url: withoutToken(String(url)) } as const;
-        // Who gave up meanwhile asks nobody any more, and nobody would end it.
-        if (!isOver) handshake = settings.watch?.handshake(info);
-        return url;
-      },
+    const session = await open(async () => {
+      const url = typeof options.url === "function" ? await options.url() : options.url;
+      const info = { side: "client", url: withoutToken(String(url)) } as const;
+      // An attempt that ended meanwhile would leave its handshake open.
+      if (!isOver) handshake = settings.watch?.handshake(info);
+      return url;
     });
     handshake?.ended({ session });
     return session;

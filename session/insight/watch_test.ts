@@ -7,7 +7,6 @@ import { memoryPair } from "../../transport/memory/memory.ts";
 import type { UntypedMessage } from "../contract.ts";
 import { instrument } from "./instrument.ts";
 import type { Instrumentation } from "./instrumentation.ts";
-import type { OpenOptions } from "../../client/open.ts";
 import { ServiceDesk } from "../serving/services.ts";
 import { coreOf, Session } from "../session.ts";
 import { type SessionHandlers, sessionSettings } from "../settings.ts";
@@ -195,10 +194,10 @@ Deno.test("openWatched() begins no handshake where the attempt was over before t
     url: () => url.promise,
     settings: sessionSettings({ side: "client" }),
     instrumentation: { handshake: () => void begun++ },
-  } as unknown as OpenOptions;
+  };
   let asked: unknown;
-  const opening = openWatched(options, ({ url }) => {
-    asked = (url as () => Promise<string>)();
+  const opening = openWatched(options, (url) => {
+    asked = url();
     return Promise.reject(gaveUp);
   });
   assertStrictEquals(await opening.catch((error) => error), gaveUp);

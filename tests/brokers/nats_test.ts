@@ -24,7 +24,7 @@ import { testBroker } from "../../pubsub/broker_conformance.ts";
 import type { Appended } from "../../pubsub/history.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { NatsBroker, type NatsBrokerOptions } from "../../pubsub/nats/mod.ts";
-import type { Refusal } from "../../server/server.ts";
+import type { Refusal } from "../../server.ts";
 import { testServer } from "../../testing/mod.ts";
 import { listen } from "../servers.ts";
 import {

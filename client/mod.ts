@@ -1,0 +1,21 @@
+/**
+ * The client: a session that reconnects, with subscriptions that resume and an outbox.
+ *
+ * @module
+ */
+export { Client } from "./client.ts";
+export type {
+  ClientOptions,
+  ClientRequestOptions,
+  ClientStatus,
+  Dialer,
+  Fresh,
+  ServerUrl,
+} from "./client_options.ts";
+export { type OutboxOptions, type OutboxState } from "./outbox.ts";
+export {
+  type ClientSubscribeOptions,
+  Subscription,
+  type SubscriptionOwner,
+  type SubscriptionStatus,
+} from "./subscription.ts";

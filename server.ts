@@ -1,0 +1,64 @@
+/**
+ * The server: sessions, topics, presence and rooms behind one `serve()`. This is
+ * the one place where all modules meet.
+ *
+ * @example Ten lines
+ * ```ts
+ * import { dial, serve } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = serve({
+ *   port: 0,
+ *   onOpen: (session) => void server.subscribe(session, "news"),
+ *   onMessage: (message) => void server.publish("news", message.data),
+ * });
+ * await using session = await dial(server.url);
+ * session.send("say", "hello");
+ * for await (const message of session) {
+ *   assertEquals([message.topic, message.data], ["news", "hello"]);
+ *   break;
+ * }
+ * ```
+ *
+ * @module
+ */
+export {
+  createServer,
+  serve,
+  type ServeOptions,
+  Server,
+  type ServerLimits,
+  type ServerOptions,
+  type UserSender,
+} from "./server/server.ts";
+export type { RequestInfo } from "./transport/address.ts";
+export type {
+  AdmissionOptions,
+  AuthenticationContext,
+  Refusal,
+} from "./server/admission_options.ts";
+export type { AuthorizedAction, Permission } from "./server/client_requests.ts";
+export type { DisconnectReport, NodeOptions, RoomPatterns, SessionInfo } from "./server/users.ts";
+export type { ListenInfo, WebTransportStats } from "./server/listener.ts";
+export type { UnsubscribeOptions } from "./pubsub/topics_options.ts";
+export type { MetricsOptions } from "./telemetry/endpoint.ts";
+export {
+  type CountedTopics,
+  type CountedWebTransport,
+  PROMETHEUS_CONTENT_TYPE,
+  prometheusText,
+} from "./telemetry/prometheus.ts";
+export type {
+  WebTransportEngine,
+  WebTransportServeOptions,
+  WebTransportSource,
+} from "./server/webtransport_options.ts";
+export type { Sha256Hash } from "./transport/certificate/certificate_hash.ts";
+export type {
+  AcceptOptions,
+  Certificate,
+  ListenWebTransportOptions,
+  QuicHandshakeStats,
+  RefuseOptions,
+  WebTransportRequest,
+} from "./transport/h3/server.ts";
