@@ -39,7 +39,8 @@ export type {
 } from "./server/admission_options.ts";
 export type { AuthorizedAction, Permission } from "./server/client_requests.ts";
 export type { DisconnectReport, NodeOptions, RoomPatterns, SessionInfo } from "./server/users.ts";
-export type { ListenInfo, WebTransportStats } from "./server/listener.ts";
+export type { ListenInfo } from "./server/listener.ts";
+export type { WebTransportStats } from "./telemetry/measures.ts";
 export type { UnsubscribeOptions } from "./pubsub/topics_options.ts";
 export type { MetricsOptions } from "./telemetry/endpoint.ts";
 export {

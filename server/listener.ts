@@ -4,6 +4,7 @@
  *
  * @module
  */
+import type { WebTransportStats } from "../telemetry/measures.ts";
 import { answerWellKnown } from "./well_known.ts";
 import { hostOf, isAnyAddress, WebTransportHalf } from "./webtransport.ts";
 import type { PagePlace } from "./webtransport_request.ts";
@@ -27,12 +28,6 @@ export interface ListenInfo {
   readonly webTransportUrl: string;
   /** Why WebTransport is off, where it was not turned off. */
   readonly webTransportError: Error | undefined;
-}
-
-/** Counters of a server's WebTransport; see `webTransportStats` of `Server`. */
-export interface WebTransportStats {
-  /** Handshakes of QUIC, also those of other protocols on the port. */
-  readonly handshakes: QuicHandshakeStats;
 }
 
 /** An engine of WebTransport that counts no handshakes. */

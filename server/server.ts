@@ -22,12 +22,8 @@ import {
   type RenewedHandler,
   tellLiteral,
 } from "./client_requests.ts";
-import {
-  type ConnectionLimits,
-  type ListenInfo,
-  Listening,
-  type WebTransportStats,
-} from "./listener.ts";
+import { type ConnectionLimits, type ListenInfo, Listening } from "./listener.ts";
+import type { WebTransportStats } from "../telemetry/measures.ts";
 import { MetricsEndpoint, type MetricsOptions } from "../telemetry/endpoint.ts";
 import type { WebTransportServeOptions } from "./webtransport_options.ts";
 import { hostOf, quicOf } from "./moq.ts";

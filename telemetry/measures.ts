@@ -4,9 +4,9 @@
  *
  * @module
  */
-import type { WebTransportStats } from "../server/listener.ts";
 import type { ManagerStats } from "../manager/mod.ts";
 import type { BrokerStats, BrokerStatus, TopicsStats } from "../pubsub/mod.ts";
+import type { QuicHandshakeStats } from "../transport/h3/server.ts";
 
 /** What has the counters of topics. */
 export interface CountedTopics {
@@ -21,7 +21,13 @@ export interface CountedTopics {
   };
 }
 
-/** Counters of a server's WebTransport. */
+/** Counters of a server's WebTransport; see `webTransportStats` of `Server`. */
+export interface WebTransportStats {
+  /** Handshakes of QUIC, also those of other protocols on the port. */
+  readonly handshakes: QuicHandshakeStats;
+}
+
+/** Has the counters of a server's WebTransport. */
 export interface CountedWebTransport {
   /** The counters; `undefined` if WebTransport is off. */
   readonly webTransportStats?: WebTransportStats | undefined;
