@@ -197,6 +197,21 @@ const MOQ_RECIPES: readonly Recipe[] = [
   }),
 ];
 
+/**
+ * Clients from 0.12 on require RESET_STREAM_AT, which the runtime's QUIC does not have; the client of
+ * 0.11 differs from theirs in nothing else.
+ */
+const ENDPOINT_RECIPES: readonly Recipe[] = [
+  endpointRecipe("client", {
+    version: "0.11.1",
+    sum: "h1:rrFQMO+7/52ZDJ04fsrjIaWqn6q1z1MYo9iVFq6JtbA=",
+  }),
+  endpointRecipe("server", {
+    version: "0.13.0",
+    sum: "h1:RJLrTUHlTj8jJaQlQJUy0z0Mf7u1fVM0I6L1b9pe2M0=",
+  }),
+];
+
 const RUNTIME_RECIPES: readonly Recipe[] = [
   ...["20.20.2", "22.23.3", "24.21.0"].map((version) =>
     runtimeRecipe(`Node ${parseInt(version)}`, { version, binary: "node", scope: "node-" })
@@ -232,6 +247,34 @@ function runtimeRecipe(
       await run(["npm", "install", ...quiet, "--prefix", into, `${library}@${version}`], source);
     },
     command: ({ into }) => [`${into}/node_modules/${library}/bin/${binary}`],
+  };
+}
+
+/** One role of webtransport-go's own endpoint for the QUIC interop runner. */
+function endpointRecipe(
+  role: "client" | "server",
+  { version, sum }: { readonly version: string; readonly sum: string },
+): Recipe {
+  return {
+    name: `webtransport-go ${version.slice(0, version.lastIndexOf("."))} endpoint`,
+    version,
+    folder: "webtransport_go_endpoint",
+    tool: "go",
+    toolchain: "Go 1.25",
+    flags: [role, sum],
+    async build({ source, into }) {
+      const program = [
+        Deno.execPath(),
+        "run",
+        "-A",
+        "--no-config",
+        "--quiet",
+        `${source}/build.ts`,
+      ];
+      const module = ["--version", version, "--sum", sum, "--role", role];
+      await run([...program, ...module, "--into", into], source);
+    },
+    command: ({ into }) => [`${into}/endpoint`],
   };
 }
 
@@ -319,6 +362,11 @@ export function buildStructuredPeers(): Promise<Build[]> {
 /** The same for the client of `skein.1` in Python, which is written from the specification. */
 export function buildPythonClient(): Promise<Build[]> {
   return build(PYTHON_CLIENT_RECIPES);
+}
+
+/** The same for endpoints of the QUIC interop runner: a client, and a server. */
+export function buildEndpoints(): Promise<Build[]> {
+  return build(ENDPOINT_RECIPES);
 }
 
 /** The same for the runtimes that run the client beside Deno: supported versions of Node, one too old, and Bun. */
@@ -483,10 +531,10 @@ export class Peer {
     }
   }
 
-  /** Starts it with arguments of its own. */
-  start(args: readonly string[]): Deno.ChildProcess {
+  /** Starts it with arguments, and with variables beside those of this process. */
+  start(args: readonly string[], env: Readonly<Record<string, string>> = {}): Deno.ChildProcess {
     const [program, ...rest] = this.command;
-    const options = { stdin: "null", stdout: "piped", stderr: "piped" } as const;
+    const options = { env, stdin: "null", stdout: "piped", stderr: "piped" } as const;
     const all = [...rest, ...args, ...this.#options];
     return new Deno.Command(program!, { args: all, ...options }).spawn();
   }
@@ -557,6 +605,7 @@ if (import.meta.main) {
     buildMoqPeers(),
     buildStructuredPeers(),
     buildPythonClient(),
+    buildEndpoints(),
     buildRuntimes(),
   ];
   for (const build of (await Promise.all(all)).flat()) {
