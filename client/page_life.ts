@@ -14,6 +14,16 @@ const TICK_MS = 5_000;
 /** A timer that is later than this, in milliseconds, was asleep: its page, or the whole machine. */
 const LATE_MS = 5_000;
 
+/** Bytes between two looks at the clock, from which on messages flow: asking after them costs little beside. */
+const FLOW_BYTES = 4_096;
+
+/**
+ * How long the server may take to give a sign of life once its messages stopped to flow, in
+ * milliseconds. With two looks at the clock and the next session that is one heartbeat, and enough for
+ * a message of 256 KiB at 125 kbit/s.
+ */
+const FLOW_TIMEOUT_MS = 12_000;
+
 /** The part of a page's globals that is used here; elsewhere there is less of it. */
 interface Page extends Partial<EventTarget> {
   readonly document?: EventTarget & { readonly hidden: boolean };
@@ -29,6 +39,8 @@ export type LivingClient = Pick<Client, "retryNow" | "session" | "status">;
  *
  * - **Connected:** the server is asked for a sign of life. One that gives none in time is
  *   given up, and the client reconnects at once.
+ * - **Flowing:** a server whose messages flowed and then stopped is asked too, and has longer to
+ *   answer. The heartbeat alone takes a minute to find that nothing gets through any more.
  * - **Waiting:** the client tries again at once. An attempt that runs goes on; if it fails,
  *   the next one does not wait.
  *
@@ -41,6 +53,9 @@ export class Life implements Disposable {
   readonly #timer: ReturnType<typeof setInterval>;
   #tickedAt = Date.now();
   #isChecking = false;
+  /** Bytes of the session's messages until the last look at the clock, and since the one before. */
+  #received = 0;
+  #flow = 0;
 
   /**
    * Begins to look after a client.
@@ -79,21 +94,26 @@ export class Life implements Disposable {
   #tick(): void {
     const lateMs = Date.now() - this.#tickedAt - TICK_MS;
     this.#tickedAt = Date.now();
+    const received = this.#client.session?.stats.receivedBytes ?? 0;
+    const flow = received - this.#received;
+    const stopped = !flow && this.#flow >= FLOW_BYTES;
+    this.#received = received;
+    this.#flow = flow;
     if (lateMs > LATE_MS) void this.#check();
+    else if (stopped) void this.#check(FLOW_TIMEOUT_MS);
   }
 
   /** Once at a time: what wakes a page comes as several events. */
-  async #check(): Promise<void> {
+  async #check(timeoutMs = this.#timeoutMs): Promise<void> {
     if (this.#isChecking) return;
     this.#isChecking = true;
     const { session } = this.#client;
-    if (session === undefined || await this.#isLost(session)) await this.#hurry(session);
+    if (session === undefined || await this.#isLost(session, timeoutMs)) await this.#hurry(session);
     this.#isChecking = false;
   }
 
   /** Tells whether a session is over, and ends one of which the server is gone. Never rejects. */
-  async #isLost(session: Session): Promise<boolean> {
-    const timeoutMs = this.#timeoutMs;
+  async #isLost(session: Session, timeoutMs: number): Promise<boolean> {
     while (true) {
       const askedAt = Date.now();
       try {
@@ -101,7 +121,7 @@ export class Life implements Disposable {
         return false;
       } catch (error) {
         if (session.isClosed) return true;
-        // It can not be asked, or is asked too often: the heartbeat has to do.
+        // It cannot be asked, or is asked too often: the heartbeat has to do.
         if (!(error instanceof TimeoutError)) return false;
         if (Date.now() - askedAt > timeoutMs + LATE_MS) continue;
         const message = `Cannot reach the server: no answer in ${timeoutMs} ms`;

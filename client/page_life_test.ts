@@ -129,6 +129,57 @@ Deno.test("Life asks nothing when its page is hidden, or shown for the first tim
   assertEquals(client.session!.roundTripMs, undefined);
 });
 
+/** Lets time pass, and everything happen in between. */
+async function pass(time: FakeTime, seconds: number): Promise<void> {
+  for (let i = 0; i < seconds; i++) {
+    await time.tickAsync(1_000);
+    await turns();
+  }
+}
+
+/** A client that got so many bytes of messages, and was looked at since. */
+async function flowing(time: FakeTime, network: Network, bytes: number) {
+  const client = await connected(network, { onMessage() {} });
+  network.last.send("news", "x".repeat(bytes));
+  await pass(time, 5);
+  assert(client.session!.stats.receivedBytes >= bytes);
+  return client;
+}
+
+Deno.test("Life gives up a server whose messages flowed and stopped, within one heartbeat", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  await using client = await flowing(time, network, 4_096);
+  const { session } = client;
+  network.pairs[0]!.link.disconnect({ silent: true });
+  await pass(time, 16);
+  assertEquals(client.session, session);
+  await pass(time, 1);
+  assertEquals(await settled(client), "connected");
+  assertEquals(network.dials.length, 2);
+  assertEquals((await session!.closed).by, "network");
+});
+
+Deno.test("Life goes on with a server whose messages flowed and stopped, when it gives a sign of life", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  await using client = await flowing(time, network, 4_096);
+  await pass(time, 30);
+  assert(client.session!.roundTripMs !== undefined, "It was asked");
+  assertEquals(network.dials.length, 1);
+});
+
+Deno.test("Life leaves a server of few messages to the heartbeat", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  await using _client = await flowing(time, network, 100);
+  network.pairs[0]!.link.disconnect({ silent: true });
+  await pass(time, 54);
+  assertEquals(network.dials.length, 1);
+  await pass(time, 10);
+  assertEquals(network.dials.length, 2);
+});
+
 Deno.test("Life asks when the machine slept, and gives up who does not answer", async () => {
   using time = new FakeTime();
   const network = new Network();
