@@ -41,7 +41,6 @@ export type { AuthorizedAction, Permission } from "./server/client_requests.ts";
 export type { DisconnectReport, NodeOptions, RoomPatterns, SessionInfo } from "./server/users.ts";
 export type { ListenInfo } from "./server/listener.ts";
 export type { WebTransportStats } from "./telemetry/measures.ts";
-export type { UnsubscribeOptions } from "./pubsub/topics_options.ts";
 export type { MetricsOptions } from "./telemetry/endpoint.ts";
 export {
   type CountedTopics,
@@ -63,3 +62,4 @@ export type {
   RefuseOptions,
   WebTransportRequest,
 } from "./transport/h3/server.ts";
+export type { UnsubscribeOptions } from "./pubsub/topics.ts";

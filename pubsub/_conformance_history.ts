@@ -14,8 +14,13 @@ import {
   undisturbed,
 } from "./_conformance_kit.ts";
 import { unusualTopics } from "./_conformance_fanout.ts";
-import type { Publication } from "./broker.ts";
-import type { BrokerHistory, HistoryBounds, HistoryPage, ReadHistoryOptions } from "./history.ts";
+import type {
+  BrokerHistory,
+  HistoryBounds,
+  HistoryPage,
+  Publication,
+  ReadHistoryOptions,
+} from "./broker.ts";
 
 /** Publications of the long history: several pages of any size. */
 const MANY = 500;

@@ -11,7 +11,7 @@ import {
   type TestKit,
   undisturbed,
 } from "./_conformance_kit.ts";
-import type { BrokerStore } from "./store.ts";
+import type { BrokerStore } from "./broker.ts";
 
 const HOUR = { max: 3, ttlMs: 3_600_000 };
 

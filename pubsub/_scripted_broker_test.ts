@@ -2,15 +2,18 @@
 import { BrokerError } from "../errors.ts";
 import { StatusFeed } from "../session/base/status_feed.ts";
 import type {
+  Appended,
   Broker,
+  BrokerHistory,
   BrokerStats,
   BrokerStatus,
   BrokerSubscribeOptions,
   BrokerSubscription,
+  HistoryPage,
   Publication,
   PublicationListener,
+  ReadHistoryOptions,
 } from "./broker.ts";
-import type { Appended, BrokerHistory, HistoryPage, ReadHistoryOptions } from "./history.ts";
 import { Tags } from "./tag.ts";
 
 /** Keeps one topic. Offsets go up by `step`. */

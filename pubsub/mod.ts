@@ -31,7 +31,7 @@
  *
  * @module
  */
-export { Topics } from "./topics.ts";
+export { Topics, type UnsubscribeOptions } from "./topics.ts";
 export type {
   AppendPublicationOptions,
   PublishOptions,
@@ -40,30 +40,29 @@ export type {
   TopicSubscribeOptions,
   TopicUnsubscribeOptions,
 } from "./topics.ts";
-export type { UnsubscribeOptions } from "./topics_options.ts";
 export type { SubscribeOptions } from "./history/replay.ts";
 
 export type {
+  Appended,
+  AppendOptions,
   Broker,
+  BrokerHistory,
   BrokerStats,
   BrokerStatus,
+  BrokerStore,
   BrokerSubscribeOptions,
   BrokerSubscription,
   DeliveryClass,
-  Publication,
-  PublicationListener,
-} from "./broker.ts";
-export type {
-  Appended,
-  AppendOptions,
-  BrokerHistory,
   HistoryBounds,
   HistoryPage,
+  Publication,
   PublicationKey,
+  PublicationListener,
   PublicationPosition,
   ReadHistoryOptions,
-} from "./history.ts";
-export type { BrokerStore, TakenTokens, TokenRate } from "./store.ts";
+  TakenTokens,
+  TokenRate,
+} from "./broker.ts";
 export { MemoryBroker } from "./memory/broker.ts";
 
 export { Nodes } from "./nodes/nodes.ts";
@@ -76,13 +75,7 @@ export type {
   NodesOptions,
 } from "./nodes/nodes.ts";
 export { Directory } from "./nodes/directory.ts";
-export type {
-  DirectoryChange,
-  DirectoryEntry,
-  DirectoryListener,
-  DirectoryOptions,
-  DirectoryScope,
-} from "./nodes/directory.ts";
+export type { DirectoryOptions } from "./nodes/directory.ts";
 export { Presence, type PresenceDataOptions } from "./presence/presence.ts";
 export type {
   PresenceEvent,
@@ -105,3 +98,9 @@ export type {
   PresenceNotice,
   PresenceUpdateNotice,
 } from "../session/wire/presence_notice.ts";
+export type {
+  DirectoryChange,
+  DirectoryEntry,
+  DirectoryListener,
+  DirectoryScope,
+} from "./nodes/directory_types.ts";

@@ -9,13 +9,13 @@ import type { NodeOptions } from "./users.ts";
 import type { WebTransportServeOptions } from "./webtransport_options.ts";
 import type { AddressRates, RateLimitsOptions, SessionRates } from "../manager/rate_limits.ts";
 import type { Rate } from "../manager/token_bucket.ts";
-import type { HistoryBounds } from "../pubsub/history.ts";
 import type { RoomOptions } from "../pubsub/presence/rooms.ts";
 import type { HeartbeatOptions } from "../session/heartbeat.ts";
 import { checkKeys, type OptionKeys } from "../session/base/option_keys.ts";
 import type { SendQueueOptions } from "../session/queue/send_queue.ts";
 import type { ReceiveQueueOptions, SessionLimits } from "../session/settings.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
+import type { HistoryBounds } from "../pubsub/broker.ts";
 
 /** Keys of an object of options, and of the objects within. */
 interface Known {

@@ -41,10 +41,8 @@ import {
 import { defaultSubscriptions, type RateLimitsOptions } from "../manager/rate_limits.ts";
 import type { SharedCounts } from "../manager/shared_counts.ts";
 import { SOCKETS_PER_SESSION } from "../manager/sockets.ts";
-import type { Broker } from "../pubsub/broker.ts";
-import type { HistoryBounds } from "../pubsub/history.ts";
+import type { Broker, HistoryBounds } from "../pubsub/broker.ts";
 import type { SubscribeOptions } from "../pubsub/history/replay.ts";
-import type { UnsubscribeOptions } from "../pubsub/topics_options.ts";
 import { type Nodes, type Presence, type Rooms, Topics } from "../pubsub/mod.ts";
 import type { MoqServer } from "../pubsub/moq/server/server.ts";
 import { ConsoleReport } from "../session/insight/console_report.ts";
@@ -61,6 +59,7 @@ import { settlesWithin } from "../session/base/wait.ts";
 import type { Sha256Hash } from "../transport/certificate/certificate_hash.ts";
 import type { WebSocketHost } from "../transport/websocket/server.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
+import type { UnsubscribeOptions } from "../pubsub/topics.ts";
 
 /**
  * Limits of a server, beside those of each session.

@@ -5,8 +5,8 @@
  */
 import { LimitError } from "../errors.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
-import type { BrokerStore } from "../pubsub/store.ts";
 import { settlesWithin } from "../session/base/wait.ts";
+import type { BrokerStore } from "../pubsub/broker.ts";
 
 /** How long a claim holds that nobody renews, in milliseconds. */
 const CLAIM_MS = 120_000;

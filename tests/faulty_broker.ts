@@ -10,13 +10,13 @@ import type {
   Broker,
   BrokerStats,
   BrokerStatus,
+  BrokerStore,
   BrokerSubscribeOptions,
   BrokerSubscription,
   Publication,
   PublicationListener,
 } from "../pubsub/broker.ts";
 import { MemoryStore } from "../pubsub/memory/store.ts";
-import type { BrokerStore } from "../pubsub/store.ts";
 
 /** How deliveries fail; each is a chance in a thousand. */
 export interface Faults {

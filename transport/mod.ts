@@ -113,7 +113,6 @@ export { webTransportLeg } from "./race/webtransport_leg.ts";
 export type { WebTransportDialer } from "./race/webtransport_leg.ts";
 export type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";
 export { dialWebSocket } from "./websocket/client.ts";
-export type { DialWebSocketOptions } from "./websocket/client.ts";
 export { acceptWebSocket, isWebSocketUpgrade, offeredProtocols } from "./websocket/server.ts";
 export type {
   AcceptedWebSocket,
@@ -136,3 +135,4 @@ export type {
   RefuseOptions,
   WebTransportRequest,
 } from "./h3/server.ts";
+export type { DialWebSocketOptions } from "./websocket/dial.ts";

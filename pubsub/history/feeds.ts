@@ -11,9 +11,8 @@ import { TopicRouter } from "../../session/base/topic_pattern.ts";
 import type { Turn } from "../../session/queue/turn.ts";
 import { Line } from "./semaphore.ts";
 import { Tails } from "./tail_cache.ts";
-import type { Broker } from "../broker.ts";
+import type { Broker, BrokerHistory, HistoryBounds } from "../broker.ts";
 import { Feed, type FeedCounts, type FeedHost } from "./topic_feed.ts";
-import type { BrokerHistory, HistoryBounds } from "../history.ts";
 
 const DEFAULT_BOUNDS: HistoryBounds = { size: 1_000, ttlMs: 300_000, bytes: 1_048_576 };
 

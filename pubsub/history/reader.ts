@@ -2,8 +2,13 @@
 import { MAX_TAG_LENGTH, placed } from "../../session/wire/history_place.ts";
 import { waitFor } from "../../session/base/wait.ts";
 import type { PageBounds, Placed } from "./tail_cache.ts";
-import type { Publication } from "../broker.ts";
-import type { BrokerHistory, HistoryBounds, HistoryPage, PublicationPosition } from "../history.ts";
+import type {
+  BrokerHistory,
+  HistoryBounds,
+  HistoryPage,
+  Publication,
+  PublicationPosition,
+} from "../broker.ts";
 
 /** Most publications and bytes of a page, also where send queues are larger. */
 const MAX_PAGE = { maxMessages: 128, maxBytes: 524_288 };

@@ -19,8 +19,13 @@ import {
 } from "./reader.ts";
 import type { Line } from "./semaphore.ts";
 import { type PageBounds, Tail, type Tails } from "./tail_cache.ts";
-import type { Broker, BrokerSubscription, Publication } from "../broker.ts";
-import type { BrokerHistory, HistoryBounds } from "../history.ts";
+import type {
+  Broker,
+  BrokerHistory,
+  BrokerSubscription,
+  HistoryBounds,
+  Publication,
+} from "../broker.ts";
 import type { ReplayCounts, SubscribeOptions } from "./replay.ts";
 
 /** Publications that are read when a topic gets its first session, for those who come next. */

@@ -6,18 +6,20 @@
 import { BrokerError, UnsupportedError } from "../../errors.ts";
 import { StatusFeed } from "../../session/base/status_feed.ts";
 import type {
+  Appended,
+  AppendOptions,
   Broker,
+  BrokerHistory,
   BrokerStats,
   BrokerStatus,
+  BrokerStore,
   BrokerSubscribeOptions,
   BrokerSubscription,
   Publication,
   PublicationListener,
 } from "../broker.ts";
-import type { Appended, AppendOptions, BrokerHistory } from "../history.ts";
 import { appended, MemoryHistories } from "./history.ts";
 import { MemoryStore } from "./store.ts";
-import type { BrokerStore } from "../store.ts";
 
 interface Entry {
   readonly listener: PublicationListener;

@@ -2,15 +2,15 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { StatusFeed } from "../../session/base/status_feed.ts";
 import type {
   Broker,
+  BrokerHistory,
   BrokerStats,
   BrokerStatus,
+  BrokerStore,
   BrokerSubscription,
   Publication,
 } from "../broker.ts";
 import { testBroker } from "../broker_conformance.ts";
-import type { BrokerHistory } from "../history.ts";
 import { MemoryBroker } from "./broker.ts";
-import type { BrokerStore } from "../store.ts";
 
 testBroker("MemoryBroker", () => new MemoryBroker(), {
   makePair: () => {

@@ -3,16 +3,16 @@
  *
  * @module
  */
-import type { Publication } from "../broker.ts";
-import { Tags } from "../tag.ts";
 import type {
   Appended,
   AppendOptions,
   HistoryBounds,
   HistoryPage,
+  Publication,
   PublicationKey,
   ReadHistoryOptions,
-} from "../history.ts";
+} from "../broker.ts";
+import { Tags } from "../tag.ts";
 
 /** Topics whose history, or place in it, is remembered. */
 const MAX_LOGS = 10_000;

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { BrokerStore, TakenTokens, TokenRate } from "../store.ts";
+import type { BrokerStore, TakenTokens, TokenRate } from "../broker.ts";
 
 /** Rows, scopes and buckets of each kind that are remembered; the one that was used least lately goes first. */
 const MAX_ENTRIES = 100_000;

@@ -13,7 +13,6 @@ import { headers, type Msg, type NatsConnection, type Subscription } from "@nats
 import { BrokerError } from "../../errors.ts";
 import { Changing } from "../../session/base/signal.ts";
 import type { Schedule } from "../../session/queue/schedule.ts";
-import type { Appended } from "../history.ts";
 import { tagOf } from "../tag.ts";
 import { type Ack, parseAck } from "./_ack.ts";
 import { ID_HEADER } from "./_headers.ts";
@@ -21,6 +20,7 @@ import type { Link } from "./_link.ts";
 import type { Log } from "./_log.ts";
 import { type Budget, Queue } from "./_queue.ts";
 import { Turn } from "./_turn.ts";
+import type { Appended } from "../broker.ts";
 
 /** Publications under way at once, and their bytes: enough to keep a stream busy. */
 const MAX_UNDER_WAY = 1_024;

@@ -11,8 +11,7 @@
  *
  * @module
  */
-import type { Publication } from "../broker.ts";
-import type { PublicationPosition } from "../history.ts";
+import type { Publication, PublicationPosition } from "../broker.ts";
 
 const encoder = new TextEncoder();
 /** A text may begin with a byte order mark, and keeps it. */

@@ -5,15 +5,15 @@
  */
 import { BrokerError } from "../../errors.ts";
 import { waitFor } from "../../session/base/wait.ts";
-import type { Publication } from "../broker.ts";
 import type {
   Appended,
   AppendOptions,
   BrokerHistory,
   HistoryBounds,
   HistoryPage,
+  Publication,
   ReadHistoryOptions,
-} from "../history.ts";
+} from "../broker.ts";
 import { Appends } from "./_appends.ts";
 import { Channel } from "./_channel.ts";
 import { encode } from "./_codec.ts";

@@ -17,12 +17,12 @@ import {
 } from "@nats-io/jetstream";
 import { headers, type Msg, type Subscription } from "@nats-io/transport-node";
 import { Changing } from "../../session/base/signal.ts";
-import type { HistoryBounds } from "../history.ts";
 import type { Link } from "./_link.ts";
 import { parseAck } from "./_ack.ts";
 import { sequenceOf } from "./_headers.ts";
 import { pause } from "./_pause.ts";
 import { EPOCH_TOKEN, type StreamNames } from "./subjects.ts";
+import type { HistoryBounds } from "../broker.ts";
 
 /** How long repetitions are recognized, and the longest time that an append may be sent again. */
 const DUPLICATE_WINDOW_MS = 120_000;

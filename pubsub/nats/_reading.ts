@@ -10,8 +10,7 @@
  */
 import type { JetStreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
-import type { HistoryPage, ReadHistoryOptions } from "../history.ts";
-import type { Publication } from "../broker.ts";
+import type { HistoryPage, Publication, ReadHistoryOptions } from "../broker.ts";
 import { tagOf } from "../tag.ts";
 import type { Place } from "./_channel.ts";
 import { decode } from "./_codec.ts";

@@ -10,11 +10,11 @@
 import { JetStreamApiError, StorageType } from "@nats-io/jetstream";
 import { type KV, Kvm } from "@nats-io/kv";
 import { BrokerError } from "../../errors.ts";
-import type { BrokerStore } from "../store.ts";
 import type { Link } from "./_link.ts";
 import type { NatsSettings } from "./_options.ts";
 import { pause } from "./_pause.ts";
 import { type Names, subjectPart } from "./subjects.ts";
+import type { BrokerStore } from "../broker.ts";
 
 /** How often others may change a row first. */
 const MAX_ATTEMPTS = 64;

@@ -8,15 +8,15 @@ import { settlesWithin } from "../../session/base/wait.ts";
 import type { StatusFeed } from "../../session/base/status_feed.ts";
 import type {
   Broker,
+  BrokerHistory,
   BrokerStats,
   BrokerStatus,
+  BrokerStore,
   BrokerSubscribeOptions,
   BrokerSubscription,
   Publication,
   PublicationListener,
 } from "../broker.ts";
-import type { BrokerHistory } from "../history.ts";
-import type { BrokerStore } from "../store.ts";
 import { Channel } from "./_channel.ts";
 import { encode } from "./_codec.ts";
 import { NatsHistory, textOf } from "./_history.ts";

@@ -9,7 +9,7 @@
  *
  * @module
  */
-import type { HistoryBounds } from "../history.ts";
+import type { HistoryBounds } from "../broker.ts";
 
 const PLAIN = /^[A-Za-z0-9_/-]+(?::[A-Za-z0-9_/-]+)*$/;
 const SAFE = /^[A-Za-z0-9_/-]$/;

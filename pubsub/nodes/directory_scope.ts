@@ -7,8 +7,8 @@ import { UnsupportedError } from "../../errors.ts";
 import { type Delta, encodeDelta, type Page, paged, parseDelta } from "./directory_message.ts";
 import { RemoteEntries } from "./remote_entries.ts";
 import type { BrokerSubscription } from "../broker.ts";
-import type { DirectoryEntry, DirectoryListener, DirectoryScope } from "./directory.ts";
 import type { Nodes } from "./nodes.ts";
+import type { DirectoryEntry, DirectoryListener, DirectoryScope } from "./directory_types.ts";
 
 /** Size of a page and of a change, in characters of JSON. */
 const PAGE_CHARS = 60_000;

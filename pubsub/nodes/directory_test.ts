@@ -3,8 +3,9 @@ import { FakeTime } from "@std/testing/time";
 import { UnsupportedError } from "../../errors.ts";
 import { Random } from "../../tests/random.ts";
 import { type FaultyBroker, FaultyEngine } from "../../tests/faulty_broker.ts";
-import { Directory, type DirectoryScope } from "./directory.ts";
+import { Directory } from "./directory.ts";
 import { Nodes } from "./nodes.ts";
+import type { DirectoryScope } from "./directory_types.ts";
 
 const read = (value: unknown) => typeof value === "string" ? value : undefined;
 

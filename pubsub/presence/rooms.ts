@@ -17,8 +17,12 @@ import {
   type Presence,
   type PresenceDataOptions,
 } from "./presence.ts";
-import type { PublishOptions, Topics, TopicSubscribeOptions } from "../topics.ts";
-import type { UnsubscribeOptions } from "../topics_options.ts";
+import type {
+  PublishOptions,
+  Topics,
+  TopicSubscribeOptions,
+  UnsubscribeOptions,
+} from "../topics.ts";
 
 export type { RoomOptions };
 

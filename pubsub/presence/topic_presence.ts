@@ -6,9 +6,10 @@
 import type { Session } from "../../session/session.ts";
 import { Graces } from "./grace_timer.ts";
 import { type Part, type Place, readStayEntry, Stay, type StayEntry } from "./user_presence.ts";
-import { Directory, type DirectoryChange } from "../nodes/directory.ts";
+import { Directory } from "../nodes/directory.ts";
 import type { Nodes } from "../nodes/nodes.ts";
 import type { PresenceEvent } from "./types.ts";
+import type { DirectoryChange } from "../nodes/directory_types.ts";
 
 /** Who is told of what happens. */
 export interface PlacesOwner {

@@ -6,7 +6,7 @@
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
 import type { Session } from "../../session/session.ts";
 import { isNumber } from "../nodes/message.ts";
-import type { DirectoryScope } from "../nodes/directory.ts";
+import type { DirectoryScope } from "../nodes/directory_types.ts";
 
 /**
  * Entry of a node about a user: connections, since when, without connections when there was one last,

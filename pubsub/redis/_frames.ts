@@ -13,8 +13,7 @@
  * @module
  */
 import { Buffer } from "node:buffer";
-import type { Publication } from "../broker.ts";
-import type { PublicationPosition } from "../history.ts";
+import type { Publication, PublicationPosition } from "../broker.ts";
 
 /** Bytes in front of a frame's `except`. */
 const HEAD_BYTES = 7;

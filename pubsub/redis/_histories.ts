@@ -5,8 +5,13 @@
  */
 import type { Buffer } from "node:buffer";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
-import type { Publication } from "../broker.ts";
-import type { Appended, HistoryBounds, HistoryPage, ReadHistoryOptions } from "../history.ts";
+import type {
+  Appended,
+  HistoryBounds,
+  HistoryPage,
+  Publication,
+  ReadHistoryOptions,
+} from "../broker.ts";
 import { decodeStored } from "./_frames.ts";
 import type { Names } from "./_names.ts";
 import type { AppendParcel } from "./_outbox.ts";

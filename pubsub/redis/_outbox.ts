@@ -5,8 +5,8 @@
  */
 import type { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
-import type { Appended, HistoryBounds, PublicationKey } from "../history.ts";
 import { failureOf } from "./_failures.ts";
+import type { Appended, HistoryBounds, PublicationKey } from "../broker.ts";
 
 /** Most publications of one command. */
 const BATCH = 128;

@@ -2,8 +2,8 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
-import type { Appended } from "../history.ts";
 import { type AppendParcel, type Carrier, Outbox, type Parcel } from "./_outbox.ts";
+import type { Appended } from "../broker.ts";
 
 const LIMITS = { maxWaiting: 1_000, maxWaitingBytes: 1_000_000, giveUpMs: 1_000 };
 

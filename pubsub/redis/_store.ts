@@ -4,9 +4,9 @@
  * @module
  */
 import type { Cluster, Redis } from "ioredis";
-import type { BrokerStore, TakenTokens, TokenRate } from "../store.ts";
 import { checkName, type Names } from "./_names.ts";
 import type { Scripts } from "./_scripts.ts";
+import type { BrokerStore, TakenTokens, TokenRate } from "../broker.ts";
 
 /** Runs a command; its errors become those of the broker. */
 export type Run = <T>(what: string, command: () => Promise<T>) => Promise<T>;

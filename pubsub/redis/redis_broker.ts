@@ -8,23 +8,21 @@ import type { Cluster, Redis } from "ioredis";
 import { BrokerError, UnsupportedError } from "../../errors.ts";
 import type { StatusFeed } from "../../session/base/status_feed.ts";
 import type {
-  Broker,
-  BrokerStats,
-  BrokerStatus,
-  BrokerSubscribeOptions,
-  BrokerSubscription,
-  Publication,
-  PublicationListener,
-} from "../broker.ts";
-import type {
   Appended,
   AppendOptions,
+  Broker,
   BrokerHistory,
+  BrokerStats,
+  BrokerStatus,
+  BrokerStore,
+  BrokerSubscribeOptions,
+  BrokerSubscription,
   HistoryPage,
+  Publication,
+  PublicationListener,
   ReadHistoryOptions,
-} from "../history.ts";
+} from "../broker.ts";
 import { Pace } from "../pace.ts";
-import type { BrokerStore } from "../store.ts";
 import { Tags } from "../tag.ts";
 import { type Channel, Channels, deliver, type Entry, note } from "./_channels.ts";
 import { endClient, Gathering, Heartbeat, isCluster, openClient } from "./_clients.ts";

@@ -6,9 +6,15 @@
 import { deadline } from "@std/async/deadline";
 import { delay } from "@std/async/delay";
 import process from "node:process";
-import type { Broker, BrokerStatus, BrokerSubscription, Publication } from "../../pubsub/broker.ts";
+import type {
+  Appended,
+  Broker,
+  BrokerStatus,
+  BrokerSubscription,
+  HistoryBounds,
+  Publication,
+} from "../../pubsub/broker.ts";
 import { Client } from "../../pubsub/_clients_test.ts";
-import type { Appended, HistoryBounds } from "../../pubsub/history.ts";
 import { Topics } from "../../pubsub/topics.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../../session/wire/recovery.ts";
 

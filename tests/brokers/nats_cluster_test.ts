@@ -4,10 +4,10 @@
 import { assert, assertEquals } from "@std/assert";
 import { jetstreamManager, type StreamInfo } from "@nats-io/jetstream";
 import { connect } from "@nats-io/transport-node";
-import type { Appended } from "../../pubsub/history.ts";
 import { NatsBroker } from "../../pubsub/nats/mod.ts";
 import { append, BOUNDS, Hearing, until } from "./hearing.ts";
 import { freePort, isNatsMissing, NatsServer } from "./nats_server.ts";
+import type { Appended } from "../../pubsub/broker.ts";
 
 const PAGE = { bounds: BOUNDS, maxMessages: 1_000_000, maxBytes: 100_000_000 };
 

@@ -19,9 +19,8 @@ import { connect, type MsgHdrs, type Subscription } from "@nats-io/transport-nod
 import { stub } from "@std/testing/mock";
 import { dial } from "../../client.ts";
 import { BrokerError, SessionClosedError } from "../../errors.ts";
-import type { Broker, Publication } from "../../pubsub/broker.ts";
+import type { Appended, Broker, Publication } from "../../pubsub/broker.ts";
 import { testBroker } from "../../pubsub/broker_conformance.ts";
-import type { Appended } from "../../pubsub/history.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { NatsBroker, type NatsBrokerOptions } from "../../pubsub/nats/mod.ts";
 import type { Refusal } from "../../server.ts";

@@ -7,11 +7,10 @@
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import { checkTransports } from "./transports.ts";
 import type { Connection } from "../connection.ts";
-import { openWebSocket } from "../websocket/dial.ts";
+import { type DialWebSocketOptions, openWebSocket } from "../websocket/dial.ts";
 import type { LoadStreams } from "../websocket/lazy_streams.ts";
 import { isNativeWebTransportAvailable } from "../native/support.ts";
 import type { RacingDialer, TransportOptions } from "./race.ts";
-import type { DialWebSocketOptions } from "../websocket/client.ts";
 import { within } from "../within.ts";
 
 /** What a page is made of. */

@@ -7,8 +7,8 @@
 import { race } from "./run.ts";
 import { checkTransports } from "./transports.ts";
 import type { Connection, FlowControlOptions } from "../connection.ts";
-import type { DialWebSocketOptions } from "../websocket/client.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../webtransport.ts";
+import type { DialWebSocketOptions } from "../websocket/dial.ts";
 
 /** A transport that a client can be told to take. */
 export type TransportName = "webtransport" | "websocket";

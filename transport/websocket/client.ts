@@ -4,26 +4,8 @@
  *
  * @module
  */
-import { openWebSocket } from "./dial.ts";
-import type { Connection, FlowControlOptions } from "../connection.ts";
-
-/** Options for {@linkcode dialWebSocket}. */
-export interface DialWebSocketOptions {
-  /** Subprotocols to offer, the best first. */
-  readonly protocols?: readonly string[];
-  /** Request headers; Deno only, a browser sends none of its own. */
-  readonly headers?: HeadersInit;
-  /** How much the server may send on streams ahead of who reads them. */
-  readonly flowControl?: FlowControlOptions | undefined;
-  /** Gives up. */
-  readonly signal?: AbortSignal;
-  /**
-   * Gives up after this many milliseconds; `Infinity` never does.
-   *
-   * @default {10000}
-   */
-  readonly timeoutMs?: number;
-}
+import { type DialWebSocketOptions, openWebSocket } from "./dial.ts";
+import type { Connection } from "../connection.ts";
 
 /**
  * Opens a WebSocket connection.

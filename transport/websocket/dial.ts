@@ -6,9 +6,8 @@
 import { ConnectionError } from "../../errors.ts";
 import type { LoadStreams } from "./lazy_streams.ts";
 import { WebSocketConnection } from "./websocket.ts";
-import type { Connection } from "../connection.ts";
+import type { Connection, FlowControlOptions } from "../connection.ts";
 import { parseServerUrl, publicUrl } from "../url.ts";
-import type { DialWebSocketOptions } from "./client.ts";
 import { within } from "../within.ts";
 
 /** Options for {@linkcode openWebSocket}. */
@@ -65,4 +64,22 @@ function openSocket(
   } catch (cause) {
     throw headers ? new TypeError("Cannot open WebSocket with headers", { cause }) : cause;
   }
+}
+
+/** Options for {@linkcode dialWebSocket}. */
+export interface DialWebSocketOptions {
+  /** Subprotocols to offer, the best first. */
+  readonly protocols?: readonly string[];
+  /** Request headers; Deno only, a browser sends none of its own. */
+  readonly headers?: HeadersInit;
+  /** How much the server may send on streams ahead of who reads them. */
+  readonly flowControl?: FlowControlOptions | undefined;
+  /** Gives up. */
+  readonly signal?: AbortSignal;
+  /**
+   * Gives up after this many milliseconds; `Infinity` never does.
+   *
+   * @default {10000}
+   */
+  readonly timeoutMs?: number;
 }

@@ -4,7 +4,7 @@
  * @module
  */
 import { platformSchedule } from "../../../session/queue/schedule.ts";
-import { Directory, type DirectoryChange, type DirectoryScope } from "../../nodes/directory.ts";
+import { Directory } from "../../nodes/directory.ts";
 import type { Nodes } from "../../nodes/nodes.ts";
 import { dialMoq } from "../client/dial.ts";
 import type { MoqRelay } from "../live/relay.ts";
@@ -14,6 +14,7 @@ import { TrackMux } from "../track/mux.ts";
 import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";
 import { CLUSTER_VERSION, FarRelay, type FarRelayLink, type MoqClusterDial } from "./_far_relay.ts";
 import { type Held, readHeld } from "./_held.ts";
+import type { DirectoryChange, DirectoryScope } from "../../nodes/directory_types.ts";
 
 export type { MoqClusterDial } from "./_far_relay.ts";
 

@@ -3,11 +3,10 @@
  *
  * @module
  */
-import { Delivery, type DeliveryOwner } from "./_delivery.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { type MissedGroups, MoqError } from "../wire/errors.ts";
 import type { GroupWriter } from "../track/group_writer.ts";
-import type { LiveGroup } from "./live_group.ts";
+import { Delivery, type DeliveryOwner, type LiveGroup } from "./live_group.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 
 /** How long after the last group that was asked for earlier ones may still come, in milliseconds. */

@@ -4,12 +4,11 @@
  * @module
  */
 import { platformSchedule, type Schedule } from "../../../session/queue/schedule.ts";
-import { Delivery } from "./_delivery.ts";
 import { LiveSubscriber, STALL_TICKS } from "./_live_subscriber.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { type MissedGroups, MoqError } from "../wire/errors.ts";
 import type { GroupWriter } from "../track/group_writer.ts";
-import { LiveGroup, type LiveGroupLink } from "./live_group.ts";
+import { Delivery, LiveGroup, type LiveGroupLink } from "./live_group.ts";
 import {
   type LiveDemand,
   type LiveTrackLimits,

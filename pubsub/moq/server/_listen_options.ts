@@ -6,8 +6,9 @@
 import { UnsupportedError } from "../../../errors.ts";
 import type { FlowControlOptions } from "../../../transport/connection.ts";
 import type { ListenMoqOptions } from "./_server_options.ts";
-import type { MoqWire, SocketsOptions } from "./_sockets.ts";
+import type { SocketsOptions } from "./_sockets.ts";
 import { MAX_STREAMS } from "../wire/wires.ts";
+import type { MoqWire } from "./_server_host.ts";
 
 const WIRES: readonly MoqWire[] = ["webtransport", "quic", "websocket"];
 

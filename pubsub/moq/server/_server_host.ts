@@ -7,7 +7,6 @@ import { parseQmuxProtocol } from "../../../transport/qmux/versions.ts";
 import type { Sha256Hash } from "../../../transport/certificate/certificate_hash.ts";
 import type { WebSocketEngine } from "../../../transport/websocket/server.ts";
 import { HASH_PATH } from "../wire/wires.ts";
-import type { MoqWire } from "./_sockets.ts";
 import { type MoqVersion, protocolsOf, VERSIONS } from "../wire/versions.ts";
 
 /** What a {@linkcode MoqServer} is told of the server that it is mounted in. */
@@ -63,3 +62,6 @@ export function asksForHash({ url, method }: MoqAsked, host: MoqHost | undefined
   return method === "GET" && host !== undefined && host.isDevelopment && host.hashes.length > 0 &&
     url.includes(HASH_PATH) && URL.parse(url)?.pathname === HASH_PATH;
 }
+
+/** A wire that a server of MoQ listens on. */
+export type MoqWire = "webtransport" | "quic" | "websocket";

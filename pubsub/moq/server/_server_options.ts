@@ -8,9 +8,9 @@ import type { FlowControlOptions } from "../../../transport/connection.ts";
 import type { OriginRules } from "../../../transport/origins.ts";
 import type { WebSocketHost } from "../../../transport/websocket/server.ts";
 import type { MoqServerLimits } from "./_places.ts";
-import type { MoqWire } from "./_sockets.ts";
 import type { TrackMux } from "../track/mux.ts";
 import type { MoqSession, MoqSessionOptions, SetupRequest } from "../session/session.ts";
+import type { MoqWire } from "./_server_host.ts";
 
 /** What is known of a client beside what it says in its setup. */
 export interface MoqClientInfo {

@@ -24,10 +24,7 @@ import type {
   WebSocketEngine,
   WebSocketHost,
 } from "../../../transport/websocket/server.ts";
-import type { MoqHost } from "./_server_host.ts";
-
-/** A wire that a server of MoQ listens on. */
-export type MoqWire = "webtransport" | "quic" | "websocket";
+import type { MoqHost, MoqWire } from "./_server_host.ts";
 
 /** How often a free TCP port is tried whose UDP sibling turns out to be taken. */
 const MAX_ATTEMPTS = 10;

@@ -37,7 +37,7 @@ import type { MoqSession } from "../session/session.ts";
 import { DEFAULT_VERSIONS, type MoqVersion, protocolsOf } from "../wire/versions.ts";
 
 export type { MoqServerLimits } from "./_places.ts";
-export type { MoqAsked, MoqHost } from "./_server_host.ts";
+export type { MoqAsked, MoqHost, MoqWire } from "./_server_host.ts";
 export type {
   ListenMoqOptions,
   MoqClientInfo,
@@ -46,7 +46,6 @@ export type {
   MoqRequestInfo,
   MoqServerOptions,
 } from "./_server_options.ts";
-export type { MoqWire } from "./_sockets.ts";
 
 /** How long what is left may take to end once the server is closed, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 2_000;
