@@ -5,7 +5,7 @@
  */
 import { type Entry, packAll, type PackedFrame } from "./packing.ts";
 import type { SendQueue } from "./send_queue.ts";
-import type { Sender, Turn } from "./turn.ts";
+import type { Sender, Turn, TurnWork } from "./turn.ts";
 
 /** What a broadcast gathered in one turn. */
 export interface Pending {
@@ -119,7 +119,7 @@ export class Share {
  * The broadcasts of one turn: one walk over the members of each, one frame for
  * all members who have nothing else pending.
  */
-export class Sharing {
+export class Sharing implements TurnWork {
   readonly #turn: Turn;
   #gatherings: Gathering[] = [];
 
@@ -129,7 +129,10 @@ export class Sharing {
 
   /** The one of a turn. */
   static of(turn: Turn): Sharing {
-    return turn.sharing ??= new Sharing(turn);
+    if (turn.sharing instanceof Sharing) return turn.sharing;
+    const sharing = new Sharing(turn);
+    turn.sharing = sharing;
+    return sharing;
   }
 
   /** Hands out at the end of the turn what a broadcast gathers; mark it once. */
@@ -148,7 +151,7 @@ export class Sharing {
     for (const pending of all) {
       const alone = new Share(pending.entries, pending.exceptions);
       for (const queue of pending.members) {
-        const { share } = queue;
+        const share = shareOf(queue);
         if (share === undefined) {
           queue.share = alone;
           touched.push(queue);
@@ -157,7 +160,7 @@ export class Sharing {
     }
     const single: SendQueue[] = [];
     for (const queue of touched) {
-      const share = queue.share!;
+      const share = shareOf(queue)!;
       if (share.isSingleFor(queue)) {
         single.push(queue);
         continue;
@@ -173,7 +176,7 @@ export class Sharing {
     for (let i = 0, isDone = false; !isDone; i++) {
       isDone = true;
       for (const queue of queues) {
-        const entry = queue.share?.entries[i];
+        const entry = shareOf(queue)?.entries[i];
         if (entry === undefined) continue;
         isDone = false;
         if (giveOne(queue, entry)) continue;
@@ -183,6 +186,11 @@ export class Sharing {
     }
     for (const queue of queues) queue.share = undefined;
   }
+}
+
+/** The share that a queue gets at the end of this turn. */
+function shareOf(queue: SendQueue): Share | undefined {
+  return queue.share as Share | undefined;
 }
 
 /** Adds an entry; what waits for the end of the turn only, makes room for it at once. */

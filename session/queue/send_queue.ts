@@ -9,7 +9,6 @@ import type { MessageFrames } from "../../transport/connection.ts";
 import { Changing } from "../base/signal.ts";
 import { type Entry, packNext } from "./packing.ts";
 import { encodeEnvelope } from "../wire/envelope.ts";
-import type { Share } from "./fan_out.ts";
 import type { Sender, Turn } from "./turn.ts";
 import { utf8Length } from "../wire/utf8.ts";
 
@@ -78,8 +77,8 @@ export interface SendQueueOwner {
  * no room can be made for one, the session closes.
  */
 export class SendQueue extends Changing implements Sender {
-  /** What it gets from broadcasts; set while they are handed over. */
-  share: Share | undefined = undefined;
+  /** A slot for the code that hands over broadcasts, which sets and clears it within one turn. */
+  share: object | undefined = undefined;
   /** Whether the turn knows that there is something to send. */
   isMarked = false;
 

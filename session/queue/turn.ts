@@ -5,7 +5,6 @@
  * @module
  */
 import { platformSchedule, type Schedule } from "./schedule.ts";
-import type { Sharing } from "./fan_out.ts";
 
 /** Who sends what a turn gathered: the send queue of one session. */
 export interface Sender {
@@ -17,6 +16,12 @@ export interface Sender {
   fail(): void;
 }
 
+/** Work that is done for many queues at once when a turn ends. */
+export interface TurnWork {
+  /** Hands out to the queues; `failed` takes those that have no room. */
+  handOut(failed: Sender[]): void;
+}
+
 /**
  * Gathers what is to be sent until the turn of the event loop ends, then hands
  * it over.
@@ -26,11 +31,12 @@ export interface Sender {
  */
 export class Turn {
   /**
-   * What broadcasts gathered; made by the first of them, so that who has none does not load it.
+   * The broadcasts of the turn; made by the first of them, so that a page without broadcasts does
+   * not load the code.
    *
    * @ignore
    */
-  sharing: Sharing | undefined = undefined;
+  sharing: TurnWork | undefined = undefined;
 
   readonly #schedule: Schedule;
   #queues: Sender[] = [];

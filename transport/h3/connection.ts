@@ -258,11 +258,11 @@ export class Http3Connection implements SessionLink {
 
   /** See {@linkcode SessionLink.sessionEnded}. */
   sessionEnded(
-    session: Http3Session,
+    id: number,
     { closeConnection, fault }: SessionEnding,
   ): Promise<void> | undefined {
-    if (!this.#sessions.delete(session.id)) return undefined;
-    this.#early.refuse(session.id);
+    if (!this.#sessions.delete(id)) return undefined;
+    this.#early.refuse(id);
     if (closeConnection && !this.#isOver) {
       this.close();
       return this.ending.then(() => {});

@@ -747,7 +747,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     clearTimeout(this.#lingering);
     for (const half of this.#failed) half.release();
     this.#failed = [];
-    const gone = this.#link.sessionEnded(this, {
+    const gone = this.#link.sessionEnded(this.id, {
       closeConnection: this.#closesConnection,
       fault,
     });

@@ -6,7 +6,6 @@
 import type { H3ProtocolError } from "./error_codes.ts";
 import type { FrameParser } from "./frames.ts";
 import type { QuicEnding } from "../quic/runtime.ts";
-import type { Http3Session } from "./session.ts";
 import type { TurnEnd } from "../quic/stream_halves.ts";
 
 /** What a session needs of its connection. */
@@ -25,8 +24,8 @@ export interface SessionLink {
   readonly turnEnd: TurnEnd;
   /** Ends the connection: the peer broke the protocol. */
   fail(error: H3ProtocolError): void;
-  /** The session is over; resolves once nothing of it is left. */
-  sessionEnded(session: Http3Session, ending: SessionEnding): Promise<void> | undefined;
+  /** Tells that the session of a number is over; resolves once nothing of it is left. */
+  sessionEnded(id: number, ending: SessionEnding): Promise<void> | undefined;
 }
 
 /** How a session ended, as far as its connection has to know. */

@@ -10,8 +10,7 @@ import { SendQueue } from "./_send_queue.ts";
 import type { QmuxDatagrams } from "./datagrams.ts";
 import { FrameType, PARAMETERS_TYPE, PING_TYPE, PONG_TYPE } from "./frames.ts";
 import { datagramFrameSize, type RecordWriter } from "./record.ts";
-import type { SendHalf } from "./send_half.ts";
-import type { QmuxStream } from "./stream.ts";
+import type { QmuxStream, SendHalf } from "./stream.ts";
 import type { TransportParameters } from "./transport_parameters.ts";
 
 /**

@@ -9,10 +9,7 @@ import { Ledger } from "../_ledger.ts";
 import type { FlowControlOptions, ReceiveStream, StreamDirection } from "../connection.ts";
 import type { QmuxCredit } from "./_credit.ts";
 import { QmuxError, QuicError } from "./error_codes.ts";
-import { ReceiveHalf } from "./receive_half.ts";
-import { SendHalf } from "./send_half.ts";
-import { QmuxStream } from "./stream.ts";
-import type { StreamHost } from "./stream_host.ts";
+import { QmuxStream, ReceiveHalf, SendHalf, type StreamHost } from "./stream.ts";
 import { DEFAULT_PARAMETERS, type TransportParameters } from "./transport_parameters.ts";
 
 /** Streams that nobody accepted yet; past it the oldest is dropped. */

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { SendHalf } from "./send_half.ts";
+import type { SendHalf } from "./stream.ts";
 
 /** Orders that are kept while no stream has them; making one costs more than a small message. */
 const MAX_EMPTY_LEVELS = 8;

@@ -37,8 +37,7 @@ import {
 } from "./frames.ts";
 import { decodeLegacyFrame } from "./legacy_frames.ts";
 import { RecordWriter } from "./record.ts";
-import type { SendHalf } from "./send_half.ts";
-import type { QmuxStream } from "./stream.ts";
+import type { QmuxStream, SendHalf } from "./stream.ts";
 import {
   DEFAULT_MAX_RECORD_SIZE,
   DEFAULT_PARAMETERS,
