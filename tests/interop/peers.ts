@@ -201,16 +201,16 @@ const MOQ_RECIPES: readonly Recipe[] = [
  * Clients from 0.12 on require RESET_STREAM_AT, which the runtime's QUIC does not have; the client of
  * 0.11 differs from theirs in nothing else.
  */
-const ENDPOINT_RECIPES: readonly Recipe[] = [
-  endpointRecipe("client", {
+const ENDPOINT_RECIPES: Readonly<Record<"client" | "server", readonly Recipe[]>> = {
+  client: [endpointRecipe("client", {
     version: "0.11.1",
     sum: "h1:rrFQMO+7/52ZDJ04fsrjIaWqn6q1z1MYo9iVFq6JtbA=",
-  }),
-  endpointRecipe("server", {
+  })],
+  server: [endpointRecipe("server", {
     version: "0.13.0",
     sum: "h1:RJLrTUHlTj8jJaQlQJUy0z0Mf7u1fVM0I6L1b9pe2M0=",
-  }),
-];
+  })],
+};
 
 const RUNTIME_RECIPES: readonly Recipe[] = [
   ...["20.20.2", "22.23.3", "24.21.0"].map((version) =>
@@ -364,14 +364,33 @@ export function buildPythonClient(): Promise<Build[]> {
   return build(PYTHON_CLIENT_RECIPES);
 }
 
-/** The same for endpoints of the QUIC interop runner: a client, and a server. */
-export function buildEndpoints(): Promise<Build[]> {
-  return build(ENDPOINT_RECIPES);
+/** The same for the endpoints of one role that play the cases of the QUIC interop runner. */
+export function buildEndpoints(role: "client" | "server"): Promise<Build[]> {
+  return build(ENDPOINT_RECIPES[role]);
 }
 
 /** The same for the runtimes that run the client beside Deno: supported versions of Node, one too old, and Bun. */
 export function buildRuntimes(): Promise<Build[]> {
   return build(RUNTIME_RECIPES);
+}
+
+/**
+ * The peers that were built. Each of the others gets a test, which fails; it is ignored where the
+ * toolchain is missing, unless `CI` is `true`.
+ */
+export function builtPeers(builds: readonly Build[]): Peer[] {
+  return builds.flatMap((build) => {
+    if ("peer" in build) return [build.peer];
+    const isSkipped = "missing" in build && Deno.env.get("CI") !== "true";
+    Deno.test({
+      name: `${build.name} is built${isSkipped ? ` (skipped: ${build.missing})` : ""}`,
+      ignore: isSkipped,
+      fn: () => {
+        throw "failed" in build ? build.failed : new Error(build.missing);
+      },
+    });
+    return [];
+  });
 }
 
 async function build(recipes: readonly Recipe[]): Promise<Build[]> {
@@ -605,7 +624,8 @@ if (import.meta.main) {
     buildMoqPeers(),
     buildStructuredPeers(),
     buildPythonClient(),
-    buildEndpoints(),
+    buildEndpoints("client"),
+    buildEndpoints("server"),
     buildRuntimes(),
   ];
   for (const build of (await Promise.all(all)).flat()) {

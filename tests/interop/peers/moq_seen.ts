@@ -4,7 +4,7 @@
  * @module
  */
 import type { MoqVersion } from "../../../pubsub/moq/mod.ts";
-import { buildMoqPeers, type Peer } from "../peers.ts";
+import { buildMoqPeers, builtPeers, type Peer } from "../peers.ts";
 import type { Role } from "./moq_js/scenarios.ts";
 
 /** What one end saw. */
@@ -54,23 +54,7 @@ export function testTogether(name: string, parts: readonly Part[]): void {
   });
 }
 
-/** The peers that are there, by name; others fail a test, or are skipped. */
+/** The peers that were built, by name. */
 export async function moqPeers(): Promise<Map<string, Peer>> {
-  const peers = new Map<string, Peer>();
-  for (const build of await buildMoqPeers()) {
-    const { name } = build;
-    if ("peer" in build) {
-      peers.set(name, build.peer);
-      continue;
-    }
-    const skipped = "missing" in build && Deno.env.get("CI") !== "true";
-    Deno.test({
-      name: `${name} is built${skipped ? ` (skipped: ${build.missing})` : ""}`,
-      ignore: skipped,
-      fn: () => {
-        throw "failed" in build ? build.failed : new Error(build.missing);
-      },
-    });
-  }
-  return peers;
+  return new Map(builtPeers(await buildMoqPeers()).map((peer) => [peer.name, peer]));
 }
