@@ -40,6 +40,19 @@ Deno.test("Pace divides into turns what is much, and keeps its order", () => {
   assertEquals(isScheduled(), false);
 });
 
+Deno.test("Pace keeps its order where handing on brings more", () => {
+  const { pace, endTurn } = makePace();
+  const got: number[] = [];
+  pace.take(100_000, () => got.push(0));
+  pace.take(100, () => {
+    got.push(1);
+    pace.take(100, () => got.push(3));
+  });
+  pace.take(100, () => got.push(2));
+  for (let turn = 0; turn < 4; turn++) endTurn();
+  assertEquals(got, [0, 1, 2, 3]);
+});
+
 Deno.test("Pace hands on what is larger than a turn, one by one", () => {
   const { pace, endTurn } = makePace();
   const got: number[] = [];

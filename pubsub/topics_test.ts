@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { Session } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
@@ -319,6 +319,19 @@ Deno.test("Topics.subscribe() refuses what is no topic, and one too many", async
   topics.unsubscribe(session, "a");
   assert(topics.subscribe(session, "b"));
   assertEquals(topics.topicsOf(session), ["éé", "b"]);
+});
+
+Deno.test("Topics refuse the topics by which nodes tell each other, with and without a history", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics({ turn: peers.turn, history: { "{name}": {} } });
+  const { session } = await peers.connect();
+  for (const topic of ["$skein:", "$skein:nodes"]) {
+    const rule = `a topic must not begin with "$skein:", received "${topic}"`;
+    assertThrows(() => topics.subscribe(session, topic), TypeError, `Cannot subscribe: ${rule}`);
+    assertThrows(() => topics.publish(topic, 1), TypeError, `Cannot publish: ${rule}`);
+    await assertRejects(() => topics.append(topic, 1), TypeError, `Cannot append: ${rule}`);
+  }
+  assertEquals([topics.size, topics.topicsOf(session)], [0, []]);
 });
 
 Deno.test("Topics.subscribe() of a session without messages leaves nothing behind", async () => {

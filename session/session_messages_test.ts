@@ -139,6 +139,8 @@ Deno.test("Session closes with 4413 on one message that is too large", async () 
   for (const frame of texts) {
     await using hand = serverByHand({ maxMessageBytes: 100, onMessage: () => {} });
     hand.peer.say(frame);
+    await turns();
+    assertEquals(hand.session.isReady, false);
     assertEquals(await endOf(hand.session), {
       code: 4413,
       reason: "A message has at most 100 bytes",
@@ -281,6 +283,8 @@ Deno.test("Session closes with 4507 when its handler, or its loop, is too slow",
     }
     assertEquals(hand.session.isReady, true);
     hand.peer.say({ topic: "a" });
+    await turns();
+    assertEquals(hand.session.isReady, false);
     assertEquals(await endOf(hand.session), { code: 4507, reason, by: "local" });
   }
   assertEquals((await first).done, false);

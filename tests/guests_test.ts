@@ -338,11 +338,14 @@ Deno.test("Server closes a client of 0.1 that says too much before its token is 
     acceptsTokenInBand: true,
     authenticate: ({ token }) => token === undefined ? "guest" : new Promise<string>(() => {}),
   });
-  using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
-  await raw.frame(`{"auth":"${TOKEN}","id":1}`);
-  for (let i = 0; i < 257; i++) await raw.frame('{"topic":"a"}');
-  assertEquals((await raw.closed())?.code, 4507);
-  await until(() => server.manager.stats().reserved === 0);
+  const large = `{"topic":"a","data":"${"x".repeat(22_000)}"}`;
+  for (const frames of [Array(257).fill('{"topic":"a"}'), Array(4).fill(large)]) {
+    using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
+    await raw.frame(`{"auth":"${TOKEN}","id":1}`);
+    for (const frame of frames) await raw.frame(frame);
+    assertEquals((await raw.closed())?.code, 4507);
+    await until(() => server.manager.stats().reserved === 0);
+  }
 });
 
 Deno.test("Server tells a client that does not announce a token what it expects, and waits", async () => {

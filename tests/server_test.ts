@@ -148,6 +148,19 @@ Deno.test("Server denies clients everything unless authorize allows it", async (
   assertEquals([asked, open.topics.size], [["subscribe open", "publish open", "publish shut"], 0]);
 });
 
+Deno.test("Server asks nobody about topics of presence and of nodes: no client may have them", async () => {
+  const asked: string[] = [];
+  await using server = listen({ authorize: (_session, topic) => asked.push(topic) > 0 });
+  await using session = await dial(server.url);
+  for (const topic of ["$skein:nodes", "presence:lobby"]) {
+    for (const action of [() => session.subscribe(topic), () => session.publish(topic, 1)]) {
+      const error = await assertRejects(action, RequestError, "This session may not");
+      assertEquals(error.failure.code, "forbidden");
+    }
+  }
+  assertEquals([asked, server.topics.size, session.isReady], [[], 0, true]);
+});
+
 Deno.test("Server checks what clients publish, and passes it on as it came", async () => {
   const contract = defineContract({
     toClient: { "count:{name}": z.string().transform((text) => text.length) },

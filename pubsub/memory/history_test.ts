@@ -55,6 +55,22 @@ Deno.test("MemoryHistories.read() of topics that nobody published on forgets not
   assertEquals([countKept(histories, rooms), histories.forgotten], [100, 0]);
 });
 
+Deno.test("MemoryHistories.append() remembers the numbers of the last 10,000 producers of a topic", () => {
+  const histories = new MemoryHistories();
+  const append = (producer: number, number = 1) =>
+    histories.append({ topic: "a", payload: "x" }, {
+      bounds: BOUNDS,
+      key: { producer: `${producer}`, number },
+    });
+  for (let producer = 0; producer < 10_000; producer++) append(producer);
+  // One that publishes again is no older than the others.
+  assert(append(0) === undefined);
+  assert(append(0, 2) !== undefined);
+  append(10_000);
+  assertEquals([0, 2, 9_999, 10_000].map((one) => append(one)), Array(4).fill(undefined));
+  assert(append(1) !== undefined);
+});
+
 Deno.test("Topics of a client that reads 20,000 of them evict no history, and tell no listener of a gap", async () => {
   await using broker = new MemoryBroker();
   await using topics = new Topics({ broker, history: { "room:{name}": {} } });

@@ -387,6 +387,26 @@ Deno.test("While the engine is away messages are handled, and acknowledged once 
   assertEquals([seen, [...engine.numbers.values()]], [[1, 2, 3], [3]]);
 });
 
+Deno.test("Sequences hold the numbers of 10,000 clients that left while the engine is away, and forget the oldest", async () => {
+  const engine = new Engine();
+  engine.isAway = true;
+  using sequences = new Sequences(engine.node("a"));
+  const session = { acknowledge() {} };
+  const stays = sequences.open("stays", session);
+  stays.advance(7);
+  for (let at = 0; at <= 10_000; at++) {
+    const client = sequences.open(`${at}`, session);
+    client.advance(7);
+    sequences.close(client, session);
+  }
+  await turns();
+  const handled = ["stays", "0", "1", "2", "10000"].map((key) =>
+    sequences.open(key, session).handled
+  );
+  // One that is here is not forgotten; of the others there are 10,001, and the one that is here.
+  assertEquals(handled, [7, -1, -1, 7, 7]);
+});
+
 Deno.test("Numbers are kept one at a time, and the newest next", async () => {
   const engine = new Engine();
   const gate = Promise.withResolvers<void>();

@@ -221,6 +221,11 @@ const MALFORMED: readonly [text: string, message: string, id?: number][] = [
     'Expected "since" to have epoch and offset',
     2,
   ],
+  [
+    '{"subscribe":"a","id":2,"since":{"epoch":"e","offset":1,"tag":1}}',
+    'Expected "tag" to be a name, received 1',
+    2,
+  ],
   ['{"gap":1}', TOPIC("gap", "1")],
   ['{"unsubscribed":1,"code":"removed"}', TOPIC("unsubscribed", "1")],
   ['{"unsubscribed":"a"}', 'Expected "unsubscribed" to have a code, received undefined'],

@@ -5,6 +5,7 @@ import {
   CapsuleParser,
   CapsuleType,
   decodeCloseCapsule,
+  decodeStreamCount,
   decodeVarintCapsule,
   encodeCapsule,
   encodeCloseCapsule,
@@ -52,6 +53,17 @@ function assertMalformed(action: () => unknown, message: string): void {
 Deno.test("encodeCapsule() writes type, length and payload", () => {
   assertEquals(encodeCapsule(CapsuleType.datagram, Uint8Array.of(1, 2)).toHex(), "00020102");
   assertEquals(encodeCapsule(CapsuleType.drain, new Uint8Array(0)).toHex(), "800078ae00");
+});
+
+Deno.test("decodeStreamCount() reads at most 2^60 streams", () => {
+  const read = (hex: string) => decodeStreamCount(Uint8Array.fromHex(hex));
+  assertEquals(read("4064"), 100);
+  assertEquals(read("d000000000000000"), 2 ** 60);
+  for (const hex of ["d000000000000001", "ffffffffffffffff"]) {
+    const error = assertThrows(() => read(hex), H3ProtocolError, "must be at most 2^60");
+    assertEquals(error.h3Code, H3Error.flowControlError);
+  }
+  for (const hex of ["", "40", "0000"]) assertMalformed(() => read(hex), "one varint");
 });
 
 Deno.test("encodeVarintCapsule() writes one number", () => {

@@ -416,6 +416,16 @@ Deno.test("Qmux gives the credit back of what is never read", async () => {
   assertEquals(server.qmux.credit!.state("data").received, 100_000);
 });
 
+Deno.test("Qmux gives the credit back of what a reset stream never sent", async () => {
+  using server = serverOf({ flowControl: { maxData: 1_000, maxStreamData: 1_000 } });
+  for (let index = 0; index < 3; index++) {
+    server.qmux.receive(control(0x04, 4 * index + 2, 0, 1_000));
+    const grants = (await sent(server)).filter(({ kind }) => kind === "maxData");
+    assertEquals(grants, [{ kind: "maxData", limit: 1_000 * (index + 2) }]);
+  }
+  assertEquals(server.link.faults, []);
+});
+
 Deno.test("Qmux grants by hand alone where windows do not move", async () => {
   using pair = new TestPair({}, {
     server: { flowControl: { maxData: 100, maxStreamsUni: 1, automatic: false } },
@@ -659,6 +669,16 @@ Deno.test("Qmux speaks the framing from before the drafts, without counting", as
   far.abort({ streamErrorCode: 8 });
   await pair.settle();
   assertEquals((await assertRejects(() => near.read(), StreamError)).streamErrorCode, 8);
+});
+
+Deno.test("Qmux ends a connection of that framing when it has more than 10,000 streams", () => {
+  for (const [index, faults] of [[9_999, []], [10_000, [4]]] as const) {
+    const { qmux, link } = testEnd("server", { version: "webtransport" });
+    // A reset of one stream opens all those before it.
+    qmux.receive(control(0x04, 4 * index + 2, 0, 0));
+    assertEquals(link.faults.map(({ code }) => code), [...faults]);
+    qmux.end(new Error("Over"), false);
+  }
 });
 
 Deno.test("Qmux ends a connection of that framing when too much is unread", () => {

@@ -82,6 +82,8 @@ class HandEndpoint {
 class HandAcceptor implements AsyncDisposable {
   readonly acceptor: QuicAcceptor<AcceptedConnection>;
   readonly endpoint: HandEndpoint;
+  /** Connections that were too many. */
+  refused = 0;
   readonly #descriptor = Object.getOwnPropertyDescriptor(Deno, "QuicEndpoint")!;
   readonly #time: FakeTime | undefined;
 
@@ -103,7 +105,7 @@ class HandAcceptor implements AsyncDisposable {
           },
         };
       },
-      refuse() {},
+      refuse: () => void this.refused++,
     });
     this.endpoint = HandEndpoint.last;
   }
@@ -178,4 +180,27 @@ Deno.test("QuicAcceptor refuses what connections leave no place for, and ignores
   acceptor.stop();
   await endpoint.begin(1);
   assertEquals(answers, { refused: 2, ignored: 1 });
+});
+
+Deno.test("QuicAcceptor refuses an address that has as many connections as it may, until one ends", async () => {
+  await using hand = new HandAcceptor({ maxConnectionsPerAddress: 2 });
+  const { endpoint: { accepted }, endpoint, acceptor } = hand;
+  const connect = async (hostname: string, count = 1) => {
+    for (let connected = 0; connected < count; connected++) {
+      await endpoint.begin(1);
+      const handshake = accepted.at(-1)!;
+      handshake.remoteAddr.hostname = hostname;
+      await handshake.finish();
+    }
+  };
+  await connect("192.0.2.1", 3);
+  await connect("192.0.2.2");
+  assertEquals([acceptor.connectionCount, hand.refused], [3, 1]);
+  const [first, , other] = acceptor.connections;
+  first!.close();
+  await connect("192.0.2.1", 2);
+  assertEquals([acceptor.connectionCount, hand.refused], [3, 2]);
+  for (const connection of acceptor.connections) if (connection !== other) connection.close();
+  await connect("192.0.2.1", 3);
+  assertEquals([acceptor.connectionCount, hand.refused], [3, 3]);
 });

@@ -188,6 +188,36 @@ for (const version of NAMED) {
     assertEquals(peer.session.isClosed, false);
   });
 
+  Deno.test(`${version}: a broadcast that came by this end is not taken from a peer that announces it back`, async () => {
+    const mux = new TrackMux({ hopId: 5n });
+    const { peer, reader, exchange } = await discovering(version, { mux });
+    await using _peer = peer;
+    const by = (suffix: string, hops: bigint[]) =>
+      encodeAnnounce({ active: true, suffix, hops }, traits);
+    await exchange.write(concatHex(by("loop", [7n, 5n]), by("other", [7n])));
+    assertEquals((await soon(reader.next()))?.path, "/other");
+    assertEquals(reader.active.map(({ path }) => path), ["/other"]);
+  });
+
+  Deno.test(`${version}: a broadcast that came by a peer is not announced back to it`, async () => {
+    const mux = new TrackMux();
+    mux.publish("/loop", () => {}, { hops: [7n, 5n] });
+    const other = mux.publish("/other", () => {}, { hops: [7n] });
+    await using peer = await HandPeer.open(version, { mux });
+    const exchange = await peer.ask("01 03 01 2f 05");
+    const [loop, one] = ["loop", "other"].map((name) => new TextEncoder().encode(name).toHex());
+    const hear = async (wanted: string) => {
+      let hex = "";
+      while (!hex.includes(wanted)) hex += await exchange.read();
+      assertEquals(hex.includes(loop!), false);
+    };
+    await hear(one!);
+    // So is one that takes a way by the peer later: to the peer it ends.
+    mux.publish("/loop too", () => {}, { hops: [5n] });
+    other.reannounce([7n, 5n]);
+    await hear(one!);
+  });
+
   Deno.test(`${version}: a peer that announces more than ${MAX_ANNOUNCED} broadcasts ends discovery`, async () => {
     const { peer, reader, exchange } = await discovering(version);
     await using _peer = peer;
