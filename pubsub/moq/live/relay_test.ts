@@ -15,8 +15,10 @@ import { LiveTrack } from "./live_track.ts";
 import { TrackMux } from "../track/mux.ts";
 import { MoqRelay, type MoqRelayOptions } from "./relay.ts";
 import { type MoqRelayNotice, NOTICES_PATH, relayNotices } from "./relay_notices.ts";
+import type { RelayedFrom } from "./relay_source.ts";
 import type { MoqSession, MoqSessionOptions } from "../session/session.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
+import { broadcastPath } from "../wire/path.ts";
 import type { MoqVersion } from "../wire/versions.ts";
 
 /** Waits for what an event loop without timers brings. */
@@ -524,7 +526,10 @@ Deno.test("MoqRelay takes broadcasts that wait in turns by session, and forgets 
   await until(() => relay.stats.waiting === 2);
   fourth.client.mux.publish("/e", () => {});
   await until(() => relay.stats.waiting === 3);
-  for (const { end } of held) end();
+  for (const { end } of held.slice(0, 2)) end();
+  await until(() => relay.stats.waiting === 1);
+  assertEquals(announced(relay).sort(), ["/3", "/a", "/e"]);
+  held[2]!.end();
   await until(() => relay.stats.waiting === 0);
   assertEquals(announced(relay).sort(), ["/a", "/b", "/e"]);
   assertEquals(relay.stats.broadcasts, 3);
@@ -742,6 +747,63 @@ Deno.test("MoqRelay unsubscribes where the subscriber left before it was served"
   await turns(50);
   await time.tickAsync(1_000);
   await until(() => relay.stats.tracks === 0 && publisher.live.subscribers === 0);
+});
+
+Deno.test("MoqRelay sends on as many fetches as it may at once, and others again once those are over", async () => {
+  await using net = new Net("moq-lite-05");
+  const relay = net.relay({ maxFetches: 2 });
+  const publisher = new Publisher("/live");
+  const gate = Promise.withResolvers<void>();
+  let asked = 0;
+  publisher.live.serveFetch = async (_request, group) => {
+    asked++;
+    await gate.promise;
+    await group.writeFrame(bytesOf("one"));
+  };
+  await net.join(relay, publisher.mux);
+  await until(() => relay.mux.size === 1);
+  const { client } = await net.join(relay);
+  const fetch = () => client.fetch("/live", "x", { group: 1 });
+  const held = [await fetch(), await fetch()];
+  await until(() => asked === 2);
+  const refused = await fetch();
+  const answer = refused.readFrame().catch((error) => error);
+  await until(() => asked > 2 || refused.isEnded);
+  gate.resolve();
+  assertEquals((await answer as MoqError).reason, "notFound");
+  for (const group of held) {
+    assertEquals(textOf((await group.readFrame())!), "one");
+    assertEquals(await group.readFrame(), null);
+  }
+  await turns(20);
+  for (let round = 0; round < 4; round++) {
+    const later = await fetch();
+    assertEquals(textOf((await later.readFrame())!), "one");
+    assertEquals(await later.readFrame(), null);
+    await turns(20);
+  }
+  assertEquals(asked, 6);
+});
+
+Deno.test("MoqRelay holds 64 sources of a broadcast, and ignores more", async () => {
+  await using relay = new MoqRelay();
+  const path = broadcastPath("/live");
+  const sources = Array.from({ length: 65 }, (_, at): RelayedFrom => ({
+    version: "moq-lite-05",
+    isClosed: false,
+    closed: new Promise(() => {}),
+    subscribe: () => Promise.reject(new Error(`Nobody subscribes to source ${at}`)),
+    fetch: () => Promise.reject(new Error(`Nobody fetches from source ${at}`)),
+    trackInfo: () => Promise.reject(new Error(`Nobody asks source ${at}`)),
+  }));
+  for (const [at, session] of sources.entries()) {
+    const far = { node: `${at}`, since: at, isBlind: false };
+    relay.addSource(path, { session, hops: [7n], far });
+  }
+  for (const session of sources.slice(1, 64)) relay.removeSource(path, session);
+  assertEquals(announced(relay), ["/live"]);
+  relay.removeSource(path, sources[0]!);
+  assertEquals(announced(relay), []);
 });
 
 Deno.test("MoqRelay refuses more tracks than it may have", async () => {

@@ -2,6 +2,7 @@
 import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { ProtocolError } from "../../../errors.ts";
 import { HandPeer } from "../../../tests/moq/peer.ts";
+import { turns } from "../../../tests/sessions.ts";
 import { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
 import type { TrackReader } from "../track/track_reader.ts";
@@ -108,7 +109,8 @@ for (const version of ALL) {
     if (version !== "moq-lite-05") await first.read();
     const second = await peer.ask(subscribeLive("00", version));
     const code = version === "moq-lite-05" ? 0 : 2;
-    assertEquals(await second.rest(), { hex: "", reset: code });
+    const refused = await Promise.race([second.rest(), turns(100)]);
+    assertEquals(refused, { hex: "", reset: code });
     assertEquals([peer.session.isClosed, peer.session.servedSubscriptions], [false, 1]);
     await first.end();
     await first.rest();
@@ -121,6 +123,8 @@ for (const version of ALL) {
     const first = await peer.ask(subscribeLive("00", version));
     if (version !== "moq-lite-05") await first.read();
     await peer.ask(subscribeLive("01", version));
+    await turns(100);
+    assertEquals(peer.session.isClosed, true);
     const { by } = await peer.closed();
     assertEquals([by, peer.session.servedSubscriptions], ["local", 0]);
   });
