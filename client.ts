@@ -11,7 +11,7 @@
  * - 10 KiB when a session is first asked for something that it has beside messages, such as its
  *   diagnostics.
  *
- * Bundled as one file all of it is at most 60 KiB.
+ * Bundled as one file all of it is at most 62 KiB.
  *
  * @example Usage
  * ```ts

@@ -5,6 +5,7 @@
  * @module
  */
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
+import type { Connection } from "../transport/connection.ts";
 import { absoluteUrl, publicUrl } from "../transport/url.ts";
 import { within } from "../transport/within.ts";
 import type { Life } from "./page_life.ts";
@@ -107,6 +108,11 @@ export class Client<C extends AnyContract = AnyContract>
   readonly #wakeTimeoutMs: number;
   readonly #onAbort = () => void this.close();
   #session: Session | undefined;
+  /** How the session ended that the client had last. */
+  #over = Promise.withResolvers<CloseInfo>();
+  #isMoving = false;
+  /** Waits for the sessions that this client moved from. */
+  #finished: Promise<unknown> | undefined;
   #life: Life | undefined;
   /** Where the last attempt went, without secrets. */
   #place = "";
@@ -340,6 +346,52 @@ export class Client<C extends AnyContract = AnyContract>
   }
 
   /**
+   * Moves to a new session without a gap, if the server can do that: the new one is opened beside the
+   * old one, which is closed once its requests and streams have ended, within 30 s.
+   *
+   * - **Topics with a history** go on at their position: no publication is lost, none comes twice.
+   * - **Other topics** too, on a server of one node: each publication comes in one of the sessions, and
+   *   in order. Where the old one breaks meanwhile, what was on its way there is lost.
+   * - **Messages and publications** that are sent from now on go to the new session. With
+   *   `delivery: "at-least-once"` so do those that are not acknowledged.
+   * - **Requests and streams** end where they began; new ones begin in the new session.
+   *
+   * A client does so by itself where an engine is known to stop a connection after some megabytes.
+   *
+   * @example Usage
+   * ```ts
+   * import { connect, serve } from "@skein/skein";
+   * import { assert, assertNotEquals } from "@std/assert";
+   *
+   * await using server = serve({ port: 0, onListen() {} });
+   * await using client = connect(server.url);
+   * const { id } = await client.whenConnected();
+   * assert(await client.handOver());
+   * assertNotEquals(client.session?.id, id);
+   * ```
+   *
+   * @returns Whether it moved; if not, all is as before.
+   */
+  async handOver(): Promise<boolean> {
+    const from = this.#session;
+    if (!from?.isReady || this.#isMoving) return false;
+    this.#isMoving = true;
+    try {
+      const moved = await (await lasting()).handOver({
+        from,
+        subscriptions: this.#subscriptions,
+        signal: this.#stop.signal,
+        open: (change, signal) => this.#open(change, signal),
+        take: (session, move) => this.#take(session, move),
+      });
+      if (moved) this.#finished = Promise.all([this.#finished, moved.finished]);
+      return moved !== undefined;
+    } finally {
+      this.#isMoving = false;
+    }
+  }
+
+  /**
    * Closes the client for good. What waits in the outbox is not sent.
    *
    * @returns Resolves once the session is closed.
@@ -347,6 +399,7 @@ export class Client<C extends AnyContract = AnyContract>
   async close(): Promise<void> {
     this.#stop.abort();
     await this.#session?.close();
+    await this.#finished;
     await this.closed;
   }
 
@@ -470,23 +523,13 @@ export class Client<C extends AnyContract = AnyContract>
     let dialed: unknown;
     let session: Session;
     try {
-      session = await openSession({
-        ...this.#options,
-        url: this.#urls.next(),
-        protocols: [SKEIN_PROTOCOL],
-        settings: this.#settings,
-        timeoutMs: this.#connectTimeoutMs,
-        signal: this.#stop.signal,
-        dial: async (url, options) => {
-          this.#place = publicUrl(url);
-          try {
-            const connection = await this.#dial(url, options);
-            dialed = connection;
-            return connection;
-          } catch (error) {
-            throw dialed = error;
-          }
-        },
+      session = await this.#open((dial) => async (url, options) => {
+        this.#place = publicUrl(url);
+        try {
+          return dialed = await dial(url, options) as Connection;
+        } catch (error) {
+          throw dialed = error;
+        }
       });
     } catch (error) {
       // The application's functions may fail by a session too, but not by this one.
@@ -498,9 +541,9 @@ export class Client<C extends AnyContract = AnyContract>
       return { info, wasReady: false };
     }
     const since = Date.now();
-    this.#session = session;
-    this.#resume(session);
-    const info = await session.closed;
+    this.#over = Promise.withResolvers();
+    this.#take(session, () => this.#subscriptions.resume(session));
+    const info = await this.#over.promise;
     this.#session = undefined;
     this.#subscriptions.lose();
     if (Date.now() - since >= STABLE_MS) {
@@ -510,10 +553,35 @@ export class Client<C extends AnyContract = AnyContract>
     return { info, wasReady: true };
   }
 
-  #resume(session: Session): void {
+  #open(change: (dial: Dialer) => Dialer, signal = this.#stop.signal): Promise<Session> {
+    return openSession({
+      ...this.#options,
+      url: this.#urls.next(),
+      protocols: [SKEIN_PROTOCOL],
+      settings: this.#settings,
+      timeoutMs: this.#connectTimeoutMs,
+      signal,
+      dial: change(this.#dial),
+      onWorn: () => void this.#replace(),
+    });
+  }
+
+  /** Moves from a session of which the engine takes no more, or ends it; where that cannot be loaded, it stays. */
+  async #replace(): Promise<void> {
+    const session = this.#session;
+    const part = await lasting().catch(() => undefined);
+    if (!part || !session || await this.handOver()) return;
+    if (session === this.#session) await part.giveUp(session);
+  }
+
+  #take(session: Session, move: () => void): void {
+    this.#session = session;
+    void session.closed.then((info) => {
+      if (this.#session === session) this.#over.resolve(info);
+    });
     this.#unread.add(session);
     this.#presence.resume(session);
-    this.#subscriptions.resume(session);
+    move();
     void this.#outbox.handTo(session);
     coreOf(session).onRenew = () => void this.#renew(session);
     const { id, transport, fallback } = session;

@@ -54,6 +54,8 @@ export type Dialer = (
     readonly headers?: HeadersInit;
     /** To be called before the connection is there, if it is not on the transport that was preferred. */
     readonly onFallback?: (fallback: TransportFallback) => void;
+    /** To be called once the connection should be replaced, since its engine is about to take no more. */
+    readonly onWorn?: () => void;
   },
 ) => Promise<Connection>;
 

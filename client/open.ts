@@ -40,6 +40,8 @@ export interface OpenOptions {
   readonly timeoutMs: number;
   /** Gives up. */
   readonly signal?: AbortSignal | undefined;
+  /** See {@linkcode Dialer}. */
+  readonly onWorn?: (() => void) | undefined;
   /** Watches it. */
   readonly instrumentation?: Instrumentation | undefined;
 }
@@ -83,6 +85,7 @@ async function open(options: OpenOptions): Promise<Session> {
       signal,
       timeoutMs,
       onFallback: (told) => fallback = told,
+      ...(options.onWorn && { onWorn: options.onWorn }),
       ...(headers === undefined ? {} : { headers }),
     }).catch((error) => {
       throw refusalOf(error, url) ?? withUrl(error, url);

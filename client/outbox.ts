@@ -69,6 +69,8 @@ export class Outbox extends Changing {
   readonly waiting: OutboxEntry[] = [];
   /** The number of the newest one. */
   last = 0;
+  /** The session that gets what waits. */
+  session: Session | undefined;
   #bytes = 0;
   #delivery: Delivery | undefined;
 
@@ -111,6 +113,11 @@ export class Outbox extends Changing {
     this.notify();
   }
 
+  /** Whether a session is to get what waits. */
+  isFor(session: Session): boolean {
+    return this.session === session && session.isReady;
+  }
+
   /** The message that waits longest. */
   get first(): OutboxEntry | undefined {
     return this.waiting[0];
@@ -139,12 +146,14 @@ export class Outbox extends Changing {
    */
   async handTo(session: Session): Promise<void> {
     const core = coreOf(session);
+    this.session = session;
+    this.notify();
     try {
       if (this.isKept) {
         this.#delivery ??= new (await lasting()).Delivery(this);
         return await this.#delivery.handTo(session);
       }
-      for (let first; session.isReady && (first = this.first) !== undefined;) {
+      for (let first; this.isFor(session) && (first = this.first) !== undefined;) {
         if (isTooLarge(core, first)) this.shift();
         else if (isBehind(core, first)) await session.flushed();
         else {

@@ -52,8 +52,8 @@ export class Delivery {
 
   /** Hands over what waits and what comes; resolves once the session is over. */
   async handTo(session: Session): Promise<void> {
-    if (!session.isReady) return;
     const outbox = this.#outbox;
+    if (!outbox.isFor(session)) return;
     const core = coreOf(session);
     const isNumbered = core.features?.includes("seq") === true;
     this.#handed = this.#bytes = 0;
@@ -64,7 +64,7 @@ export class Delivery {
     if (!isNumbered) report(core.settings, outbox.error, session);
     core.onAck = (n) => this.#acked(n);
     void session.closed.then(() => outbox.notify());
-    while (session.isReady) {
+    while (outbox.isFor(session)) {
       const next = outbox.waiting[this.#handed];
       if (next === undefined || this.#isFull(next)) await outbox.changed();
       else if (isBehind(core, next)) await session.flushed();
@@ -119,7 +119,8 @@ export class Delivery {
 
   /** Publications were answered before. */
   #acked(n: number): void {
-    this.#acknowledged = n;
+    // Of two sessions the earlier one may still tell what it handled.
+    this.#acknowledged = Math.max(this.#acknowledged, n);
     for (let first; this.#handed > 0 && (first = this.#outbox.first!).seq <= n;) {
       this.#handed--;
       this.#bytes -= first.size;

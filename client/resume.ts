@@ -56,6 +56,8 @@ export class Resume {
   #isNew = true;
   /** Whether there was something before what the session answers. */
   #isAgain: boolean;
+  /** Whether nothing was lost: the client moved to another session while it had the one before. */
+  #isMove = false;
   #isRepairing = false;
   #repairs = 0;
 
@@ -95,7 +97,9 @@ export class Resume {
         const { reason, epoch, offset = 0, tag } = event.gap;
         return this.#lost(reason, epoch === undefined ? undefined : at(epoch, offset, tag));
       }
+      case "moved":
       case "lost":
+        this.#isMove = event.kind === "moved";
         this.#isNew = true;
         this.#isRepairing = false;
         this.#repairs = 0;
@@ -150,7 +154,7 @@ export class Resume {
     const known = this.#known;
     let position = epoch === undefined ? undefined : at(epoch, offset, tag);
     if (recovered && known?.epoch === epoch) {
-      if (wasNew) this.#tell({ recovered }, known);
+      if (wasNew && !this.#isMove) this.#tell({ recovered }, known);
     } else if (isAgain) {
       // Of the same epoch, what was there before is not to come again by `last`.
       const isAhead = position && known?.epoch === epoch && known!.offset <= (head ?? 0);

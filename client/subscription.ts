@@ -44,8 +44,8 @@ export type TopicEvent =
   | Exclude<TopicNote, { readonly kind: "unsubscribed" }>
   /** The server answered. */
   | { readonly kind: "answer" } & SubscribeAnswer
-  /** The session is over, and the client will ask again. */
-  | { readonly kind: "lost" };
+  /** The session is over, or the client moves to another one, and the client will ask again. */
+  | { readonly kind: "lost" | "moved" };
 
 /** What waits for the reader: a message, or what is to be done when it is its turn. */
 export type Waiting = Incoming & { readonly position?: HistoryPosition } | (() => unknown);
@@ -162,9 +162,9 @@ export class Subscription<
   }
 
   /** The session is over, and the client will ask again; called by the client. */
-  lose(): void {
-    if (this.status.current === "subscribed") this.status.set("lost");
-    this.offer({ kind: "lost" });
+  lose(isMove?: boolean): void {
+    if (!isMove && this.status.current === "subscribed") this.status.set("lost");
+    this.offer({ kind: isMove ? "moved" : "lost" });
   }
 
   /**

@@ -6,6 +6,7 @@
 import { RequestError } from "../errors.ts";
 import type { Again } from "./retry_refused.ts";
 import type { AnyContract } from "../session/contract.ts";
+import type { TopicSink } from "../session/inbound.ts";
 import {
   CODES_FOR_NOW,
   type SubscribeAnswer,
@@ -79,14 +80,39 @@ export class Subscriptions<C extends AnyContract> {
     this.#pump();
   }
 
-  /** The session is over. */
-  lose(): void {
+  /**
+   * Goes on in another session while there is the one before.
+   *
+   * @param session The session.
+   * @param pass Makes what takes the rest of a topic, and whether the server has the topic in force.
+   */
+  move(session: Session, pass: (readers: TopicReaders<C>, isInForce: boolean) => TopicSink): void {
+    const before = this.#session!;
+    const inForce = new Set(this.#inForce);
+    this.lose(true);
+    for (const readers of this.#all.values()) {
+      this.#route(before, readers.topic, pass(readers, inForce.has(readers)));
+    }
+    this.resume(session);
+  }
+
+  /** Has what comes of a topic go to its readers, without a detour. */
+  arrive(readers: TopicReaders<C>): void {
+    readers.head = readers;
+    const session = this.#session;
+    if (session && this.#all.get(readers.topic) === readers) {
+      this.#route(session, readers.topic, readers);
+    }
+  }
+
+  /** The session is over, or another one is there for it. */
+  lose(isMove?: boolean): void {
     this.#session = undefined;
     this.#waiting = [];
     this.#leaving.clear();
     this.#giveUpLeaving();
     this.#inForce.clear();
-    for (const readers of this.#all.values()) readers.lose();
+    for (const readers of this.#all.values()) readers.lose(isMove);
   }
 
   /** Ends all of them. */
@@ -143,13 +169,15 @@ export class Subscriptions<C extends AnyContract> {
         await coreOf(session).askTopic("subscribe", topic, {
           ...from,
           onAnswer: (answer) => {
+            // The client moved meanwhile, and asked again.
+            if (this.#session !== session) return;
             route();
             if (!isLeft()) this.#inForce.add(readers);
             readers.answered(asker, answer as SubscribeAnswer);
           },
         });
       }
-      readers.askedOf = undefined;
+      if (readers.askedOf === session) readers.askedOf = undefined;
       if (readers.isWaiting && !isLeft()) this.#later(readers);
       return true;
     } catch (error) {
@@ -172,7 +200,8 @@ export class Subscriptions<C extends AnyContract> {
     const wasInForce = refused.map(({ status }) => status.current !== "pending");
     const part = await lasting().catch(() => undefined);
     // Lost on the way: the next session asks again.
-    if (!session.isReady || this.#all.get(readers.topic) !== readers) return;
+    const isLost = !session.isReady || this.#session !== session;
+    if (isLost || this.#all.get(readers.topic) !== readers) return;
     const again = this.#again ??= part && new part.Again();
     const ended = refused.filter((_, i) => !again?.isForNow(error, wasInForce[i]!));
     for (const subscription of ended) readers.refuse(subscription, error);
@@ -237,8 +266,8 @@ export class Subscriptions<C extends AnyContract> {
     for (const leave of this.#leaves.splice(0)) void leave().catch(() => {});
   }
 
-  #route(session: Session, topic: string, sink?: TopicReaders<C>): void {
-    coreOf(session).inbound.route(topic, sink);
+  #route(session: Session, topic: string, sink?: TopicSink): void {
+    coreOf(session).inbound.route(topic, (sink as TopicReaders<C>)?.head ?? sink);
   }
 }
 

@@ -37,6 +37,8 @@ export class TopicReaders<C extends AnyContract> implements TopicSink {
   readonly topic: string;
   /** True if the session's stream of the topic is known: by an answer that nothing replaced. */
   isServed = false;
+  /** Takes what comes in the current session: these readers, unless something of an earlier session comes first. */
+  head: TopicSink = this;
   /** The session whose answer is awaited; later ones do not wait for it. */
   askedOf: Session | undefined;
   readonly #removed: (why: Unsubscribed) => void;
@@ -96,10 +98,15 @@ export class TopicReaders<C extends AnyContract> implements TopicSink {
     }
   }
 
-  /** The server has the topic no longer, and will be asked again. */
-  lose(): void {
+  /** True if the topic has a history, as far as the server told. */
+  get hasHistory(): boolean {
+    return this.#newest !== undefined;
+  }
+
+  /** The server has the topic no longer, and will be asked again; `isMove` if it still has it meanwhile. */
+  lose(isMove?: boolean): void {
     this.resume();
-    for (const subscription of this.#all) subscription.lose();
+    for (const subscription of this.#all) subscription.lose(isMove);
   }
 
   /** Ends all of them. */

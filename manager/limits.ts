@@ -104,6 +104,8 @@ export class SessionLimiter {
   readonly #users = new Map<string, number>();
   readonly #addresses = new Map<string, number>();
   readonly #reservations = new Map<Reservation, Claim>();
+  /** Claims that count once for their user, both ways round: a client that moves has two sessions. */
+  readonly #partners = new Map<Claim, Claim>();
   /** Sockets have bounds that follow from those of sessions. */
   readonly sockets: Sockets;
   /** How fast what is counted here may come, and what it may do. */
@@ -176,23 +178,25 @@ export class SessionLimiter {
    * Counts a session.
    *
    * @param claim What it counts for.
+   * @param beside A claim of the same user, with which it counts once.
    * @throws {LimitError} If there is no room.
    */
-  take(claim: Claim): void {
-    this.#check("add", claim, undefined);
-    this.#count(claim, 1);
+  take(claim: Claim, beside?: Claim): void {
+    this.#check("add", claim, { beside });
+    this.#count(claim, 1, beside);
   }
 
   /**
    * Keeps a place.
    *
    * @param claim What it counts for.
+   * @param beside A claim of the same user, with which it counts once.
    * @returns The place.
    * @throws {LimitError} If there is no room.
    */
-  reserve(claim: Claim): Reservation {
-    this.#check("admit", claim, undefined);
-    this.#count(claim, 1);
+  reserve(claim: Claim, beside?: Claim): Reservation {
+    this.#check("admit", claim, { beside });
+    this.#count(claim, 1, beside);
     const reservation = new Place(this);
     this.#reservations.set(reservation, claim);
     return reservation;
@@ -203,11 +207,12 @@ export class SessionLimiter {
    *
    * @param reservation The place.
    * @param claim What the session counts for; the address of the place comes first.
+   * @param beside A claim of the same user, with which the session counts once.
    * @returns What was counted.
    * @throws {TypeError} If the place is not kept here any more.
    * @throws {LimitError} If the session counts for somebody else, who has no room.
    */
-  redeem(reservation: Reservation, claim: Claim): Claim {
+  redeem(reservation: Reservation, claim: Claim, beside?: Claim): Claim {
     const held = this.#reservations.get(reservation);
     if (held === undefined) {
       throw new TypeError(
@@ -215,10 +220,11 @@ export class SessionLimiter {
       );
     }
     const final = { user: claim.user, address: held.address ?? claim.address };
-    this.#check("add", final, held);
+    const partner = this.#partners.get(held) ?? beside;
+    this.#check("add", final, { held, beside: partner });
     this.#reservations.delete(reservation);
     this.#count(held, -1);
-    this.#count(final, 1);
+    this.#count(final, 1, partner);
     return final;
   }
 
@@ -241,7 +247,11 @@ export class SessionLimiter {
   }
 
   /** Throws if there is no room; `held` is what the same session counts for already. */
-  #check(verb: "add" | "admit", { user, address }: Claim, held: Claim | undefined): void {
+  #check(
+    verb: "add" | "admit",
+    { user, address }: Claim,
+    { held, beside }: { readonly held?: Claim; readonly beside: Claim | undefined },
+  ): void {
     const { maxSessions, maxSessionsPerUser, maxSessionsPerAddress } = this.#limits;
     if (this.#isDraining) {
       this.#refuse("draining", `Cannot ${verb} session: none may begin while draining`);
@@ -249,7 +259,8 @@ export class SessionLimiter {
     if (held === undefined && this.#taken >= maxSessions) {
       this.#refuse("maxSessions", `Cannot ${verb} session: ${atMost(maxSessions, "at once")}`);
     }
-    if (user !== held?.user && countOf(this.#users, user) >= maxSessionsPerUser) {
+    const isCounted = user === held?.user || this.#mayShare(user, beside, held);
+    if (!isCounted && countOf(this.#users, user) >= maxSessionsPerUser) {
       const rule = atMost(maxSessionsPerUser, "per user");
       this.#refuse("maxSessionsPerUser", `Cannot ${verb} session: ${rule}`);
     }
@@ -265,10 +276,25 @@ export class SessionLimiter {
     throw new LimitError(reason, message);
   }
 
-  #count({ user, address }: Claim, step: 1 | -1): void {
+  #count(claim: Claim, step: 1 | -1, beside?: Claim): void {
+    const { user, address } = claim;
     this.#taken += step;
-    addTo(this.#users, user, step);
     addTo(this.#addresses, address, step);
+    const partner = this.#partners.get(claim);
+    if (partner !== undefined) {
+      // The one that is left counts from now on.
+      this.#partners.delete(claim);
+      this.#partners.delete(partner);
+    } else if (step === 1 && this.#mayShare(user, beside)) {
+      this.#partners.set(claim, beside!).set(beside!, claim);
+    } else addTo(this.#users, user, step);
+  }
+
+  /** Two share a place, never three: else a client could have any number of sessions in one. */
+  #mayShare(user: string | undefined, beside: Claim | undefined, held?: Claim): boolean {
+    if (user === undefined || user !== beside?.user) return false;
+    const partner = this.#partners.get(beside);
+    return partner === undefined || partner === held;
   }
 }
 

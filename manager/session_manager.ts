@@ -39,12 +39,16 @@ export interface AdmitOptions {
   readonly user?: string | undefined;
   /** The network address. */
   readonly address?: string | undefined;
+  /** A session of the same user from which its client moves: both count once for the user. */
+  readonly beside?: Session | undefined;
 }
 
 /** Options for {@linkcode SessionManager.add}. */
 export interface AddOptions {
   /** The place that {@linkcode SessionManager.admit} kept for the session. */
   readonly reservation?: Reservation | undefined;
+  /** See {@linkcode AdmitOptions.beside}. */
+  readonly beside?: Session | undefined;
 }
 
 /** Something that is wrong with a session. */
@@ -84,8 +88,9 @@ export interface ManagedDiagnostics {
 }
 
 /** A session, and what it was counted for. */
-interface Slot extends Claim {
+interface Slot {
   readonly session: Session;
+  readonly claim: Claim;
   /** Counts up, from session to session. */
   readonly number: number;
   /** Counts what its peer sends, where that has a limit. */
@@ -201,8 +206,8 @@ export class SessionManager implements AsyncDisposable {
    * ```
    */
   admit(who: AdmitOptions = {}): Reservation {
-    const { user, address } = who;
-    return this.#limiter.reserve({ user, address: keyOf(address) });
+    const { user, address, beside } = who;
+    return this.#limiter.reserve({ user, address: keyOf(address) }, this.#claimOf(beside));
   }
 
   /**
@@ -270,17 +275,19 @@ export class SessionManager implements AsyncDisposable {
   add(session: Session, options: AddOptions = {}): string {
     const { id, user } = session;
     const { reservation } = options;
+    const beside = this.#claimOf(options.beside);
     if (this.#slots.has(id)) {
       throw new TypeError(`Cannot add session: its id must be new, received ${id}`);
     }
     // Who has no user is its own, once: there is nothing to count.
     const wanted = { user: user === id ? undefined : user, address: keyOf(session.address) };
-    const claim = reservation === undefined ? wanted : this.#limiter.redeem(reservation, wanted);
-    if (reservation === undefined) this.#limiter.take(claim);
+    const claim = reservation === undefined
+      ? wanted
+      : this.#limiter.redeem(reservation, wanted, beside);
+    if (reservation === undefined) this.#limiter.take(claim, beside);
     const number = ++this.#lastNumber;
-    const { user: owner, address } = claim;
     const meter = this.#limiter.rates.meter(session, claim);
-    this.#slots.set(id, { session, user: owner, address, number, meter });
+    this.#slots.set(id, { session, claim, number, meter });
     if (claim.user !== undefined) this.#index(claim.user, session);
     this.#tally.added(session, this.#slots.size);
     this.#cleaner ??= setInterval(() => this.cleanup(), this.#cleanupIntervalMs);
@@ -326,7 +333,7 @@ export class SessionManager implements AsyncDisposable {
   sessionsOf(user: string): Session[] {
     const sessions = this.#byUser.get(user) ?? [];
     const anonymous = this.#slots.get(user);
-    return anonymous === undefined || anonymous.user !== undefined
+    return anonymous === undefined || anonymous.claim.user !== undefined
       ? [...sessions]
       : [...sessions, anonymous.session];
   }
@@ -507,12 +514,18 @@ export class SessionManager implements AsyncDisposable {
     await this.shutdown();
   }
 
+  #claimOf(session: Session | undefined): Claim | undefined {
+    const slot = session && this.#slots.get(session.id);
+    return slot?.session === session ? slot?.claim : undefined;
+  }
+
   #forget(id: string): Session | undefined {
     const slot = this.#slots.get(id);
     if (slot === undefined) return undefined;
-    const { session, user, meter } = slot;
+    const { session, claim, meter } = slot;
+    const { user } = claim;
     this.#slots.delete(id);
-    this.#limiter.release(slot);
+    this.#limiter.release(claim);
     meter?.[Symbol.dispose]();
     if (user !== undefined) this.#unindex(user, session);
     if (session.isClosed) this.#tally.ended(session);

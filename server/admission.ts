@@ -25,7 +25,8 @@ import {
   type SessionIdentity,
 } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
-import { withoutToken } from "../session/url.ts";
+import { TICKET_KEY, withoutToken } from "../session/url.ts";
+import { SharedClaims } from "./shared_claims.ts";
 import type { Connection } from "../transport/connection.ts";
 import { acceptWebSocket, isWebSocketUpgrade } from "../transport/websocket/server.ts";
 import type { WebTransportRequest } from "../transport/h3/server.ts";
@@ -55,8 +56,6 @@ interface Awaited {
   refusal: Refused | undefined;
   /** Resolves once its token was accepted. */
   readonly admitted: PromiseWithResolvers<void>;
-  /** Its session, once there is one. */
-  session?: Session;
 }
 
 /** What an admission works with. */
@@ -77,16 +76,18 @@ export class Admission<V> {
   readonly #options: AdmissionOptions<V>;
   readonly #settings: SessionSettings;
   readonly #manager: SessionManager;
-  readonly #claim: AdmissionParts["claim"];
+  readonly #claims: SharedClaims;
   readonly #webSocket: WebSocketDoor;
   readonly #messages: WebSocketDoor["messages"];
   readonly #matches: (url: string) => boolean;
   readonly #authenticator: Authenticator<V>;
   readonly #report: RefusalReport;
-  // Both are bounded by the places that the manager gave.
+  // All are bounded by the places that the manager gave.
   readonly #openings: Openings;
   readonly #reservations = new Map<Connection, Reservation>();
   readonly #awaited = new Map<Connection, Awaited>();
+  /** Sessions that are not established yet. */
+  readonly #pending = new Set<Session>();
 
   /**
    * Admits sessions of these settings, as the manager's limits allow.
@@ -100,7 +101,7 @@ export class Admission<V> {
     { manager, claim, console }: AdmissionParts,
   ) {
     checkAdmissionOptions(options);
-    this.#claim = claim;
+    this.#claims = new SharedClaims(claim);
     this.#options = options;
     this.#settings = settings;
     this.#openings = new Openings(settings.handshakeTimeoutMs);
@@ -148,11 +149,11 @@ export class Admission<V> {
     await this.#answer(new WebTransportInvitation(asked, { url, place, messages, addressOf }));
   }
 
-  /** Closes the sessions that did not say their tokens yet; the manager does not know them. */
+  /** Closes the sessions that did not speak yet; the manager does not know them. */
   async close(options: SessionCloseOptions): Promise<void> {
     this.#openings[Symbol.dispose]();
     const info = { code: CloseCode.draining, ...options };
-    await Promise.all([...this.#awaited.values()].map(({ session }) => session?.close(info)));
+    await Promise.all([...this.#pending].map((session) => session.close(info)));
   }
 
   /** Runs `authenticate` for a token that came in band; of its errors only the refusal is left. */
@@ -166,8 +167,9 @@ export class Admission<V> {
       const identity = await this.#authenticator.identify(request, token, signal);
       if (session.state === "connecting") {
         this.#count({ user: identity.user });
-        const claim = await this.#claimFor(identity.user);
-        if (claim !== undefined) coreOf(session).whenEnded(() => claim[Symbol.dispose]());
+        const { predecessor } = coreOf(session);
+        const claim = await this.#claimFor(identity.user, predecessor);
+        if (claim !== undefined) this.#claims.give(session, claim);
       }
       return identity;
     } catch (error) {
@@ -235,6 +237,7 @@ export class Admission<V> {
     },
   ): Promise<A> {
     const { request, address, isSkein, signal } = invitation;
+    const predecessor = this.#predecessorOf(invitation);
     let reservation = byAddress;
     let claim: Disposable | undefined;
     let awaited: Awaited | undefined;
@@ -250,9 +253,9 @@ export class Admission<V> {
       if (user !== undefined) {
         this.#count({ user });
         // The claim first: an attempt that waits for it takes no place of the user on this node.
-        claim = await this.#claimFor(user);
+        claim = await this.#claimFor(user, predecessor);
         byAddress[Symbol.dispose]();
-        reservation = this.#reserve(address, user);
+        reservation = this.#reserve(address, user, predecessor);
       }
       // A client of 0.1 may say a token all the same, which it did not announce.
       const maySignIn = mayAwait && awaited === undefined && saysNothing(invitation);
@@ -287,10 +290,11 @@ export class Admission<V> {
       const { connection, isReady, answer, held } = invitation.accept(awaited?.admitted.promise);
       const open = () => {
         if (reservation.isHeld) {
-          const peer = { ...who, url, headers, address };
+          const predecessor = this.#predecessorOf(invitation);
+          const peer = { ...who, url, headers, address, ...(predecessor && { predecessor }) };
           const identity = maySignIn ? this.#guest(connection, peer) : peer;
           const session = this.#open(connection, reservation, { identity, awaited });
-          if (claim !== undefined) coreOf(session).whenEnded(() => claim[Symbol.dispose]());
+          if (claim !== undefined) this.#claims.give(session, claim);
           return handshake?.opened(session);
         }
         connection.close({ closeCode: CloseCode.timedOut, reason: "The upgrade took too long" });
@@ -354,13 +358,15 @@ export class Admission<V> {
   #await(session: Session): void {
     const { connection, address } = session;
     const awaited = this.#awaited.get(connection);
-    if (awaited !== undefined) awaited.session = session;
+    this.#pending.add(session);
     session.ready.then(() => {
+      this.#pending.delete(session);
       this.#awaited.delete(connection);
       awaited?.admitted.resolve();
     }, () => {
+      this.#pending.delete(session);
       const { code, by } = coreOf(session).info ?? {};
-      const isLate = code === CloseCode.timedOut && by === "local";
+      const isLate = awaited !== undefined && code === CloseCode.timedOut && by === "local";
       // Where no token came, the first answer of `authenticate` was the last.
       const refusal = this.#awaited.get(connection)?.refusal ??
         (isLate ? new Refused(408, "No token in time") : undefined);
@@ -380,18 +386,32 @@ export class Admission<V> {
   }
 
   /** Asks all nodes, where there are others, for a place among the user's sessions. */
-  async #claimFor(user: string | undefined): Promise<Disposable | undefined> {
-    const claiming = user === undefined ? undefined : this.#claim(user);
+  async #claimFor(
+    user: string | undefined,
+    beside: Session | undefined,
+  ): Promise<Disposable | undefined> {
     try {
-      return await claiming;
+      return user === undefined ? undefined : await this.#claims.claim(user, beside);
     } catch (error) {
       if (!(error instanceof LimitError)) throw error;
       throw new Refused(429, error.message, { cause: error });
     }
   }
 
-  #reserve(address: string | undefined, user: string | undefined): Reservation {
-    return withinLimits(this.#manager, () => this.#manager.admit({ address, user }));
+  #reserve(
+    address: string | undefined,
+    user: string | undefined,
+    beside?: Session,
+  ): Reservation {
+    return withinLimits(this.#manager, () => this.#manager.admit({ address, user, beside }));
+  }
+
+  /** Finds the session of this node from which a client moves, by the secret that it was told. */
+  #predecessorOf({ isSkein, url }: Invitation<unknown>): Session | undefined {
+    if (!isSkein || !url.includes(TICKET_KEY)) return undefined;
+    const ticket = new URL(url).searchParams.get(TICKET_KEY.slice(0, -1)) ?? "";
+    const session = this.#manager.get(ticket.split(".", 1)[0]!);
+    return session?.isReady && coreOf(session).ticket === ticket ? session : undefined;
   }
 
   #keptHeaders(headers: Headers): [string, string][] {

@@ -24,6 +24,7 @@ import { type AnyContract, compileContract } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { report } from "../session/inbound.ts";
 import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
+import { MOVED } from "../session/wire/recovery.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import { ServiceDesk } from "../session/serving/services.ts";
@@ -144,8 +145,12 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     admit(session) {
       const { admission, manager } = parts();
       const reservation = admission.takeReservation(session.connection);
+      const beside = coreOf(session).predecessor;
       try {
-        manager.add(session, reservation === undefined ? {} : { reservation });
+        manager.add(session, {
+          ...(reservation !== undefined && { reservation }),
+          ...(beside !== undefined && { beside }),
+        });
       } catch (error) {
         reservation?.[Symbol.dispose]();
         if (!(error instanceof LimitError)) throw error;
@@ -155,8 +160,11 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       return undefined;
     },
 
+    canMove: true,
+
     opened(session) {
       expiry.watch(session);
+      moveFrom(session);
       // A session that is nobody's is no user who could be online.
       if (session.user === session.id) return;
       parts().presence.enter(session);
@@ -170,6 +178,9 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
         const options = { ...request, isRequested: true };
         if (isRoom(topic)) parts().rooms.join(session, topic, options);
         else parts().topics.subscribe(session, topic, options);
+        const { predecessor } = coreOf(session);
+        // At once, so that each publication goes to one of the two.
+        if (predecessor !== undefined && !session.isClosed) moveOff(predecessor, topic);
       } catch (error) {
         if (error instanceof QueueFullError) throw new RequestError("too-many", error.message);
         if (error instanceof RangeError || error instanceof TypeError) {
@@ -269,6 +280,29 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       await Promise.all([hearRenewed(session, before), takeOffDenied(session)]);
     },
   });
+
+  /** Has a session take the place of the one from which its client moves. */
+  function moveFrom(session: Session): void {
+    const core = coreOf(session);
+    const { predecessor } = core;
+    if (predecessor === undefined) return;
+    const before = coreOf(predecessor);
+    // The token that came is another user's, or the client lost the session before meanwhile.
+    if (!before.isReady || before.user !== core.user) return void (core.predecessor = undefined);
+    before.whenEnded(() => core.predecessor = undefined);
+    before.movedTo = session;
+    if (before.state === "connected") before.startDraining();
+    const { topics } = parts();
+    const requested = new Set(topics.requestedBy(predecessor));
+    // The application subscribes each session by itself: the client would get its publications twice.
+    for (const topic of topics.topicsOf(predecessor)) {
+      if (!requested.has(topic)) moveOff(predecessor, topic);
+    }
+  }
+
+  function moveOff(predecessor: Session, topic: string): void {
+    parts().topics.unsubscribe(predecessor, topic, { code: MOVED });
+  }
 
   function countRenewal(session: Session): void {
     const now = Date.now();

@@ -187,9 +187,11 @@ export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
   #push(user: string, message: EncodedMessage): number {
     let count = 0;
     for (const session of this.#manager.sessionsOf(user)) {
-      if (!session.isReady) continue;
+      const core = coreOf(session);
+      // A client that moved to another session gets it there.
+      if (!core.isReady || core.movedTo?.isReady) continue;
       try {
-        coreOf(session).push(message, false);
+        core.push(message, false);
         count++;
       } catch (error) {
         // This one could not keep up, and was closed for it; the others go on.

@@ -113,6 +113,12 @@ export class SessionCore
   declare onRenew: (() => void) | undefined;
   /** See `SessionIdentity`; only declared, as hardly any session has one. */
   declare successor: SessionIdentity["successor"];
+  /** Names this session to its server, in the request of the next one; only declared, see `features`. */
+  declare ticket: string | undefined;
+  /** See `SessionIdentity`; only declared, as hardly any session has one. */
+  declare predecessor: Session | undefined;
+  /** On a server: the session to which the client moved; only declared, see `predecessor`. */
+  declare movedTo: Session | undefined;
   /** Takes what comes after the end of this session; only declared, see `successor`. */
   declare heir: FrameReceiver | undefined;
   /** How far a server is behind; only declared, as a client does not tell. */
@@ -159,6 +165,7 @@ export class SessionCore
     this.#inherits = identity.inherits === true;
     if (identity.successor) this.successor = identity.successor;
     if (identity.credentials) this.credentials = identity.credentials;
+    if (identity.predecessor) this.predecessor = identity.predecessor;
     this.joins = connection.frames !== undefined && connection.protocol === SKEIN_PROTOCOL;
     this.inbound = settings.services?.inbound(this) ?? new Inbound(this, settings);
     const { frames } = connection;
@@ -172,8 +179,9 @@ export class SessionCore
       this.framesEnded();
       return this.connected();
     }
+    const inherits = this.#inherits;
     this.#greet(token);
-    if (!this.#inherits) frames.receive(this);
+    if (!inherits) frames.receive(this);
   }
 
   /** Takes a frame; see {@linkcode FrameReceiver}. */
@@ -188,9 +196,9 @@ export class SessionCore
   framesEnded(): void {
     if (this.heir) return this.heir.framesEnded();
     this.connection.closed.then(
-      ({ closeCode = 0, reason = "" }) => this.#finish({ code: closeCode, reason, by: "remote" }),
+      ({ closeCode = 0, reason = "" }) => this.finish({ code: closeCode, reason, by: "remote" }),
       (error) =>
-        this.#finish({
+        this.finish({
           code: CloseCode.abnormal,
           reason: "The connection broke",
           by: "network",
@@ -470,6 +478,7 @@ export class SessionCore
       this.id = hello.session;
       this.#peerMaxBytes = hello.maxMessageBytes;
       this.features = hello.features;
+      this.ticket = hello.ticket;
     } else if (this.joins && side === "server" && !this.#inherits) this.#sayHello();
     if (this.joins) {
       this.#heartbeat = hello === undefined ? this.settings.heartbeat : heartbeatOf(hello);
@@ -547,7 +556,7 @@ export class SessionCore
       });
     this.#timer = setTimeout(() => {
       close();
-      this.#finish(ending);
+      this.finish(ending);
     }, closeTimeoutMs);
     if (this.queue === undefined || this.queue.isFlushed) close();
     else this.queue.flushed().then(close);
@@ -562,17 +571,7 @@ export class SessionCore
     this.queue?.flush();
     this.connection.close({ closeCode: code, reason });
     this.inbound.queue.clear();
-    this.#finish({ code, reason, by, ...(error !== undefined && { error }) });
-  }
-
-  /** Ends the session, and leaves the connection to another one. */
-  leaveTo(makeHeir: () => FrameReceiver | undefined): void {
-    // `hello` goes first, as ever.
-    this.settings.turn.flush();
-    this.queue?.flush();
-    this.#finish({ code: CloseCode.normal, reason: "The peer signed in", by: "remote" });
-    this.heir = makeHeir();
-    this.backpressure = this.heir?.backpressure;
+    this.finish({ code, reason, by, ...(error !== undefined && { error }) });
   }
 
   /** Reports a failed handler to the application; the session ends only by `onHandlerError`, or if that recurs. */
@@ -612,7 +611,12 @@ export class SessionCore
   #greet(token: string | undefined): void {
     const { side, handshakeTimeoutMs, requestTimeoutMs } = this.settings;
     const awaitsHello = this.joins && side === "client";
-    if (!awaitsHello && !this.#awaitsToken) return this.connected();
+    if (!awaitsHello && !this.#awaitsToken) {
+      if (!this.predecessor) return this.connected();
+      this.#sayHello();
+      this.#inherits = true;
+      return this.giveUpAfter(handshakeTimeoutMs, "first message");
+    }
     // A server that looks at a token answers in its time.
     if (!awaitsHello) return this.giveUpAfter(handshakeTimeoutMs, "token");
     this.giveUpAfter(token === undefined ? handshakeTimeoutMs : requestTimeoutMs, "hello");
@@ -651,6 +655,7 @@ export class SessionCore
         heartbeatMs: heartbeat.intervalMs,
         maxMessageBytes,
         features: this.settings.services?.features ?? [],
+        ticket: this.settings.services?.ticket(this),
       },
     });
   }
@@ -664,7 +669,8 @@ export class SessionCore
     if (done !== undefined && this.inbound.isHandled) this.inbound.queue.holdFor(done);
   }
 
-  #finish(cause: CloseInfo): void {
+  /** The session is over. Idempotent. */
+  finish(cause: CloseInfo): void {
     if (this.state === "closed") return;
     // A close of ours that the peer, or a cut cable, confirmed stays ours.
     const info = this.ending ?? cause;

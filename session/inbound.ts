@@ -134,6 +134,8 @@ export class Inbound implements Overtaking<Incoming> {
   readonly queue: ReceiveQueue<Incoming>;
   /** Whether a loop began to read messages. */
   isRead = false;
+  /** Gets the messages in place of the loop, which ends; only declared, see `meter`. */
+  declare heir: Inbound | undefined;
   readonly #host: InboundHost;
   readonly #settings: SessionSettings;
   /** Of one message, or of several joined: what is longer is not even taken apart. */
@@ -247,7 +249,7 @@ export class Inbound implements Overtaking<Incoming> {
         const message = await this.check(incoming);
         this.#yielded = message;
         if (message !== undefined) return message;
-      } else if (this.queue.isEnded) return undefined;
+      } else if (this.queue.isEnded || this.heir) return undefined;
       else await this.queue.changed();
     }
   }
@@ -380,13 +382,15 @@ export class Inbound implements Overtaking<Incoming> {
     if (id !== undefined && !this.#owe(id, incoming)) return;
     const sink = this.#sinks?.get(topic);
     if (sink !== undefined && id === undefined) return sink.offer(incoming, size);
-    while (!this.queue.offer(incoming, size)) {
+    // The answer to a request goes the way that the request came.
+    const { queue } = id === undefined && this.heir || this;
+    while (!queue.offer(incoming, size)) {
       if (this.isHandled || this.isRead) {
         const who = this.isHandled ? "handler" : "loop";
         return this.#host.abort(CloseCode.queueFull, `The ${who} over the messages is too slow`);
       }
       // Nobody ever read one: they are as unwanted as events without a listener.
-      this.#discard(this.queue.take()!);
+      this.#discard(queue.take()!);
     }
     if (this.#isStuck) this.#watchNested();
     if (this.isHandled || this.isRead || topic.startsWith("presence:")) return;

@@ -68,6 +68,11 @@ export interface SessionIdentity<V = unknown> {
   readonly successor?: (() => Session | undefined) | undefined;
   /** On a server: the peer was told `hello` already, by the session of the same id before it. */
   readonly inherits?: boolean;
+  /**
+   * On a server: the session from which the client moves to this one. Until the client speaks this one
+   * has told `hello`, and nothing else knows of it.
+   */
+  readonly predecessor?: Session | undefined;
   /** On a client: why it is not on the transport that was preferred. */
   readonly fallback?: TransportFallback | undefined;
 }

@@ -4,7 +4,6 @@
  * @module
  */
 import { absoluteUrl } from "../transport/url.ts";
-import { TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
 
 /** A value, or a function that makes one anew for each connection. */
 export type Fresh<T> = T | (() => T | Promise<T>);
@@ -20,19 +19,21 @@ export type Fresh<T> = T | (() => T | Promise<T>);
  */
 export type ServerUrl = Fresh<string | URL> | readonly (string | URL)[];
 
+/** Names the ticket of a session in the query of the request for the one to which its client moves. */
+export const TICKET_KEY = "ticket=";
+
 /**
- * Takes the token out of a URL's query, and the mark of a token in band: a session remembers its
- * place, not its secret.
+ * Takes the token and a ticket out of a URL's query, and the mark of a token in band: a session
+ * remembers its place, not its secrets.
  *
  * @param url A URL, absolute or relative.
- * @returns The URL without `token` and `auth=in-band`, otherwise as it was.
+ * @returns The URL without `token`, `ticket` and `auth=in-band`, otherwise as it was.
  */
 export function withoutToken(url: string): string {
-  if (!url.includes("token=") && !url.includes(TOKEN_MARK_QUERY)) return url;
   return url.replace(/\?[^#]*/, (query) => {
-    const kept = query.slice(1).split("&").filter((pair) =>
-      !pair.startsWith("token=") && pair !== TOKEN_MARK_QUERY
-    );
+    const pairs = query.slice(1).split("&");
+    const kept = pairs.filter((pair) => !/^(token=|ticket=|auth=in-band$)/.test(pair));
+    if (kept.length === pairs.length) return query;
     return kept.length === 0 ? "" : `?${kept.join("&")}`;
   });
 }

@@ -74,16 +74,24 @@ export class ServerInbound extends Inbound implements Backpressure {
   /** See {@linkcode Inbound}. */
   override receive(frame: Frame): void {
     const core = this.#core;
+    // A client that moves to this session speaks: from now on the session is there.
+    if (core.state === "connecting" && core.predecessor !== undefined) {
+      core.connected();
+      if (core.state === "connecting" || core.ending !== undefined) return;
+    }
     const { successor } = core;
     if (successor === undefined) return super.receive(frame);
     core.successor = undefined;
     // The frame begins with a token: the client was told `hello` already, so more may be joined to it.
     const [first = "", ...rest] = typeof frame === "string" ? frame.split("\n") : [];
     if (parseEnvelope(first).kind !== "auth") return super.receive(frame);
-    core.leaveTo(() => {
-      const session = successor();
-      return session && new LateToken(coreOf(session));
-    });
+    // `hello` goes first, as ever.
+    core.settings.turn.flush();
+    core.queue?.flush();
+    core.finish({ code: CloseCode.normal, reason: "The peer signed in", by: "remote" });
+    const session = successor();
+    core.heir = session && new LateToken(coreOf(session));
+    core.backpressure = core.heir?.backpressure;
     core.heir?.receiveFrame(first);
     if (rest.length > 0) core.heir?.receiveFrame(rest.join("\n"));
   }

@@ -53,6 +53,11 @@ export interface SessionServices {
   /** Called once the session is established, before `onOpen`. MUST NOT throw. */
   readonly opened?: (session: Session) => void;
   /**
+   * Whether a client can move from one session to another: `admit` and `opened` get the second one with
+   * its predecessor, which lives until the client has finished there.
+   */
+  readonly canMove?: boolean;
+  /**
    * Subscribes the session to a topic; returns what the answer carries. `undefined` means that
    * `onAnswer` of the request is called with it, once, now or later.
    */
@@ -143,14 +148,30 @@ export class ServiceDesk implements Disposable {
    */
   constructor(services: SessionServices) {
     this.services = services;
-    const { sequences, presence } = services;
+    const { sequences, presence, canMove } = services;
     this.sequences = sequences && new Sequences(sequences);
     this.features = [
       ...(services.hasHistory ? ["history"] : []),
       ...(sequences ? ["seq"] : []),
       ...(services.publish ? ["echo"] : []),
       ...(presence ? ["presence"] : []),
+      ...(canMove ? ["handover"] : []),
     ];
+  }
+
+  /**
+   * Makes the secret by which the client of a session can move to another one.
+   *
+   * @ignore
+   * @param core The session's works.
+   * @returns The id of the session and 128 random bits; `undefined` where clients cannot move.
+   */
+  ticket(core: SessionCore): string | undefined {
+    if (!this.services.canMove) return undefined;
+    const secret = crypto.getRandomValues(new Uint8Array(16));
+    return core.ticket = `${core.id}.${
+      secret.toBase64({ alphabet: "base64url", omitPadding: true })
+    }`;
   }
 
   /**

@@ -22,6 +22,8 @@ export interface Hello {
   readonly maxMessageBytes: number;
   /** Names of optional features. */
   readonly features: readonly string[];
+  /** Names this session in the request of the one to which its client moves; a secret. */
+  readonly ticket?: string | undefined;
 }
 
 /** What the peer is told before a server goes away. */
@@ -295,10 +297,11 @@ function readReply({ reply: id, data, error }: Raw): Envelope {
 
 function readHello(hello: unknown): Envelope {
   if (isObject(hello)) {
-    const { session, heartbeatMs, maxMessageBytes, features } = hello;
+    const { session, heartbeatMs, maxMessageBytes, features, ticket } = hello;
     if (typeof session === "string" && isId(heartbeatMs) && isId(maxMessageBytes)) {
       const names = Array.isArray(features) ? features.map(textOf) : [];
-      return { kind: "hello", hello: { session, heartbeatMs, maxMessageBytes, features: names } };
+      const read = { session, heartbeatMs, maxMessageBytes, features: names };
+      return { kind: "hello", hello: isName(ticket) ? { ...read, ticket } : read };
     }
   }
   return malformed('Expected "hello" to have session, heartbeatMs and maxMessageBytes');

@@ -94,6 +94,9 @@ export const CODES_FOR_NOW: ReadonlySet<string> = new Set([
   "superseded",
 ]);
 
+/** Code of an `unsubscribed` that says that the topic goes on in the session to which the client moved. */
+export const MOVED = "handover";
+
 /** From where on the messages of a topic with a history are wanted. */
 export interface HistoryOptions {
   /** What is known already: what came after it follows; by default what is published from now on. */

@@ -4,6 +4,7 @@
  * @module
  */
 import type { BidirectionalStream, Connection } from "../connection.ts";
+import { within } from "../within.ts";
 
 /** The first bidirectional stream of the client, and what comes after it. */
 export class FirstStream {
@@ -48,15 +49,7 @@ export class FirstStream {
    */
   async opened(signal: AbortSignal | undefined): Promise<void> {
     if (this.#isSettled || this.#reader !== undefined) return;
-    const aborted = Promise.withResolvers<never>();
-    const onAbort = () => aborted.reject(signal?.reason);
-    signal?.throwIfAborted();
-    signal?.addEventListener("abort", onAbort, { once: true });
-    try {
-      await Promise.race([this.#settled.promise, aborted.promise]);
-    } finally {
-      signal?.removeEventListener("abort", onAbort);
-    }
+    await within(this.#settled.promise, { signal });
   }
 
   /** Nobody has to wait any longer: the stream is there, or the connection is over. */

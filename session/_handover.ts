@@ -1,0 +1,194 @@
+/**
+ * How a client moves to another session while it has the one before: loaded when that happens.
+ *
+ * @module
+ */
+import { CloseCode } from "../errors.ts";
+import { absoluteUrl } from "../transport/url.ts";
+import { within } from "../transport/within.ts";
+import { coreOf } from "./reach.ts";
+import { Changing } from "./base/signal.ts";
+import type { Dialer } from "../client/client_options.ts";
+import type { AnyContract } from "./contract.ts";
+import type { Incoming, TopicNote, TopicSink } from "./inbound.ts";
+import type { Session } from "./session.ts";
+import type { Subscriptions } from "../client/subscriptions.ts";
+import type { TopicReaders } from "../client/topic_readers.ts";
+import { settlesWithin } from "./base/wait.ts";
+
+/** How long requests and streams of the session before may take to end, in milliseconds. */
+const FINISH_MS = 30_000;
+
+/** The same where no other session can be had beside, in milliseconds: the client is to come back soon. */
+const FINISH_ALONE_MS = 5_000;
+
+/** How long no stream may have come or ended before the session counts as done with them, in milliseconds. */
+const QUIET_MS = 1_000;
+
+/** How long the server may take to answer the first envelope of the next session, in milliseconds. */
+const ANSWER_MS = 5_000;
+
+/** What the next session of a topic without history says while the one before goes on: then it waits no longer. */
+const MAX_HELD = { messages: 4_096, bytes: 1_048_576 };
+
+/** What a handover needs of its client. */
+export interface Moving<C extends AnyContract> {
+  /** The session before. */
+  readonly from: Session;
+  /** The client's subscriptions. */
+  readonly subscriptions: Subscriptions<C>;
+  /** Ends with the client. */
+  readonly signal: AbortSignal;
+  /** Opens a session. */
+  readonly open: (change: (dial: Dialer) => Dialer, signal: AbortSignal) => Promise<Session>;
+  /** Makes a session the client's own, which its subscriptions go to by `move`. */
+  readonly take: (session: Session, move: () => void) => void;
+}
+
+/**
+ * Moves a client to another session.
+ *
+ * @param moving See {@linkcode Moving}.
+ * @returns Resolves with what waits for the end of the session before; with nothing if that one goes on.
+ */
+export async function handOver<C extends AnyContract>(
+  { from, open, signal, subscriptions, take }: Moving<C>,
+): Promise<{ readonly finished: Promise<void> } | undefined> {
+  const { ticket, features } = coreOf(from);
+  if (!ticket || !features!.includes("handover")) return;
+  let next: Session | undefined;
+  try {
+    next = await open((dial) => (url, options) => dial(withTicket(url, ticket), options), signal);
+    // By its first envelope the server takes it for one of this client.
+    await next.ping({ timeoutMs: ANSWER_MS, signal });
+  } catch {
+    // The session before goes on.
+  }
+  if (!from.isReady || !next?.isReady) return void await next?.close();
+  const passages: Passage<C>[] = [];
+  const session = next;
+  take(session, () =>
+    subscriptions.move(session, (readers, isInForce) => {
+      // Where a topic has a history, what comes in the session before comes again.
+      if (readers.hasHistory || !isInForce) return { offer() {} };
+      const passage = new Passage(readers, () => subscriptions.arrive(readers));
+      passages.push(passage);
+      return passage;
+    }));
+  return { finished: finish(from, session, { passages, signal }) };
+}
+
+/**
+ * Ends a session of which the engine takes no more, where there can be no other one beside it.
+ *
+ * @param session The session.
+ */
+export async function giveUp(session: Session): Promise<void> {
+  await settlesWithin(idle(session), FINISH_ALONE_MS);
+  // Not as a close of this end, after which the client would not come back.
+  if (!session.isClosed) {
+    coreOf(session).windUp({ code: CloseCode.normal, reason: "", by: "network" });
+  }
+}
+
+/**
+ * Takes the rest of one topic without history in the session before, and holds what comes in the next
+ * one until that is over: the server says so where the rest ends.
+ */
+class Passage<C extends AnyContract> extends Changing implements TopicSink {
+  readonly #readers: TopicReaders<C>;
+  readonly #arrive: () => void;
+  #held: [Incoming | TopicNote, number][] | undefined = [];
+  #heldBytes = 0;
+
+  constructor(readers: TopicReaders<C>, arrive: () => void) {
+    super();
+    this.#readers = readers;
+    this.#arrive = arrive;
+    readers.head = { offer: (event, size) => this.#hold(event, size) };
+  }
+
+  /** See {@linkcode TopicSink}: what the session before says. */
+  offer(event: Incoming | TopicNote, size: number): void {
+    if (event.kind === "unsubscribed") this.end();
+    else if (this.#held) this.#readers.offer(event, size);
+  }
+
+  /** Hands on what was held. Idempotent. */
+  end(): void {
+    const held = this.#held ?? [];
+    this.#held = undefined;
+    this.#arrive();
+    for (const [event, size] of held) this.#readers.offer(event, size);
+    this.notify();
+  }
+
+  /** Waits for the end. */
+  async done(): Promise<void> {
+    if (this.#held) await this.changed();
+  }
+
+  #hold(event: Incoming | TopicNote, size: number): void {
+    this.#heldBytes += size;
+    const count = this.#held!.push([event, size]);
+    if (count >= MAX_HELD.messages || this.#heldBytes > MAX_HELD.bytes) this.end();
+  }
+}
+
+/** Closes the session before once all that it began has ended, or the time is over. */
+async function finish<C extends AnyContract>(
+  from: Session,
+  next: Session,
+  { passages, signal }: {
+    readonly passages: readonly Passage<C>[];
+    readonly signal: AbortSignal;
+  },
+): Promise<void> {
+  const done = async () => {
+    // Behind the pong come only messages of an application that holds on to the session.
+    await from.ping({ timeoutMs: ANSWER_MS, signal });
+    const { inbound } = coreOf(from);
+    if (!inbound.isHandled) {
+      inbound.heir = coreOf(next).inbound;
+      inbound.queue.notify();
+    }
+    await Promise.all([idle(from), ...passages.map((passage) => passage.done())]);
+  };
+  await within(done(), { timeoutMs: FINISH_MS, signal }).catch(() => {});
+  await from.close();
+  for (const passage of passages) passage.end();
+}
+
+/** Waits until a session is over, or has no request, no running handler and no stream. */
+async function idle(session: Session): Promise<void> {
+  const { asks, inbound } = coreOf(session);
+  const answered = async () => {
+    while (inbound.owesAnswers || inbound.isHandled && !inbound.isIdle) {
+      await inbound.queue.changed();
+    }
+  };
+  await Promise.race([
+    session.closed,
+    Promise.all([asks.idle(), answered(), streamsOver(session)]),
+  ]);
+}
+
+/** Waits until the streams of a session are over, and none has come for a while. */
+async function streamsOver({ connection, closed }: Session): Promise<void> {
+  let before = 0;
+  let isOver = false;
+  while (!isOver) {
+    const { counters: all } = connection;
+    const opened = all === undefined ? 0 : all.localBidirectionalOpened +
+      all.localUnidirectionalOpened + all.remoteBidirectionalOpened +
+      all.remoteUnidirectionalOpened;
+    if (opened === before && opened === (all?.streamsClosed ?? 0)) return;
+    before = opened;
+    isOver = await settlesWithin(closed, QUIET_MS);
+  }
+}
+
+function withTicket(url: string | URL, ticket: string): string {
+  const { href } = absoluteUrl(url)!;
+  return `${href}${href.includes("?") ? "&" : "?"}ticket=${ticket}`;
+}

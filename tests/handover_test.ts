@@ -1,0 +1,351 @@
+import { assert, assertEquals, assertNotEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { Client } from "../client/client.ts";
+import type { PresenceNotice } from "../session/wire/presence_notice.ts";
+import { coreOf, type Session } from "../session/session.ts";
+import { passTime, receiveOne, type TestServer, testServer, turns } from "../testing/mod.ts";
+import { memoryPair } from "../transport/memory/memory.ts";
+import { Peer } from "./sessions.ts";
+
+Deno.test("Client.handOver() goes on in another session, and closes the one before", async () => {
+  const opened: Session[] = [];
+  const closed: string[] = [];
+  await using server = testServer({
+    onOpen: (session) => void opened.push(session),
+    onClose: ({ id }, { code, by }) => void closed.push(`${id} ${code} ${by}`),
+  });
+  await using client = server.connect();
+  const first = await client.whenConnected();
+  assert(await client.handOver());
+  assertNotEquals(client.session, first);
+  await first.closed;
+  await turns();
+  assertEquals(opened.map(({ id }) => id), [first.id, client.session!.id]);
+  assertEquals(closed, [`${first.id} 0 remote`]);
+  assertEquals(client.status.current.name, "connected");
+  assertEquals(server.manager.count, 1);
+});
+
+Deno.test("Client.handOver() loses no publication of a topic with a history, and takes none twice", async () => {
+  await using server = testServer({ authorize: () => true, history: { "log:{name}": {} } });
+  await using client = server.connect();
+  const told: unknown[] = [];
+  const log = client.subscribe("log:a", { onRecovery: (recovery) => void told.push(recovery) });
+  await log.ready;
+  const statuses: string[] = [];
+  log.status.subscribe((status) => void statuses.push(status));
+  const seen: unknown[] = [];
+  const reading = (async () => {
+    for await (const { data } of log) if (seen.push(data) === 400) return;
+  })();
+  let next = 0;
+  for (let i = 0; i < 4; i++) {
+    const moving = client.handOver();
+    for (let j = 0; j < 100; j++) {
+      server.publish("log:a", next++);
+      if (j % 10 === 0) await turns(1);
+    }
+    assert(await moving);
+  }
+  await reading;
+  assertEquals(seen, Array.from({ length: 400 }, (_, i) => i));
+  assertEquals(told, []);
+  assertEquals(statuses.filter((status) => status !== "subscribed"), []);
+});
+
+Deno.test("Client.handOver() has each publication of a topic without history come once and in order", async () => {
+  await using server = testServer({ authorize: () => true });
+  await using client = server.connect();
+  const news = client.subscribe("news");
+  await news.ready;
+  const seen: unknown[] = [];
+  const reading = (async () => {
+    for await (const { data } of news) if (seen.push(data) === 400) return;
+  })();
+  let next = 0;
+  for (let i = 0; i < 4; i++) {
+    const moving = client.handOver();
+    for (let j = 0; j < 100; j++) {
+      server.publish("news", next++);
+      if (j % 10 === 0) await turns(1);
+    }
+    assert(await moving);
+  }
+  await reading;
+  assertEquals(seen, Array.from({ length: 400 }, (_, i) => i));
+});
+
+Deno.test("Client.handOver() lets a request end in the session where it was asked", async () => {
+  const gate = Promise.withResolvers<void>();
+  await using server = testServer({
+    async onMessage(message, session) {
+      if (message.topic === "slow") await gate.promise;
+      message.reply(session.id);
+    },
+    session: { concurrency: 4 },
+  });
+  await using client = server.connect();
+  const first = await client.whenConnected();
+  const slow = client.request("slow");
+  await turns();
+  assert(await client.handOver());
+  assertEquals(await client.request("fast"), client.session!.id);
+  assert(!first.isClosed);
+  gate.resolve();
+  assertEquals(await slow, first.id);
+  await first.closed;
+});
+
+Deno.test("Client.handOver() cuts a request off that does not end within 30 s", async () => {
+  using time = new FakeTime();
+  await using server = testServer({ onMessage: () => new Promise(() => {}) });
+  await using client = server.connect();
+  const first = await client.whenConnected();
+  const hanging = client.request("hang", 1, { timeoutMs: 60_000 }).catch((error: Error) =>
+    error.name
+  );
+  await turns();
+  const moving = client.handOver();
+  await passTime(time, 0);
+  assert(await moving);
+  await passTime(time, 29_000);
+  assert(!first.isClosed);
+  await passTime(time, 7_000);
+  assertEquals(await hanging, "SessionClosedError");
+  assertEquals([first.isClosed, client.isConnected], [true, true]);
+});
+
+Deno.test("Client.handOver() delivers each numbered message once, in order", async () => {
+  const handled: unknown[] = [];
+  await using server = testServer({
+    async onMessage({ data }) {
+      await turns(1);
+      handled.push(data);
+    },
+    authorize: () => true,
+  });
+  await using client = server.connect({
+    delivery: "at-least-once",
+    outbox: { maxMessages: 1_000 },
+  });
+  await client.whenConnected();
+  let next = 0;
+  for (let i = 0; i < 4; i++) {
+    for (let j = 0; j < 20; j++) client.send("say", next++);
+    const moving = client.handOver();
+    for (let j = 0; j < 20; j++) client.send("say", next++);
+    assert(await moving);
+  }
+  await client.flushed();
+  assertEquals(handled, Array.from({ length: 160 }, (_, i) => i));
+  assertEquals(client.outbox.messages, 0);
+});
+
+Deno.test("Client.handOver() has what the application sends to the user come once, in order, for a loop", async () => {
+  await using server = testServer({
+    authenticate: () => "ann",
+    authorize: () => true,
+    onOpen: (session) => void server.subscribe(session, "app"),
+  });
+  await using client = server.connect();
+  const first = await client.whenConnected();
+  const seen: unknown[] = [];
+  const reading = (async () => {
+    for await (const { data } of client) if (seen.push(data) === 80) return;
+  })();
+  await turns();
+  // A stream that stays open holds the first session.
+  await first.createBidirectionalStream();
+  const moving = client.handOver();
+  for (let i = 0; i < 80;) {
+    server.publish("app", i++);
+    server.to("ann").send("direct", i++);
+    await turns(1);
+  }
+  assert(await moving);
+  await reading;
+  assertEquals(seen, Array.from({ length: 80 }, (_, i) => i));
+  assert(!first.isClosed);
+});
+
+Deno.test("Client.handOver() takes one place of a user, and others see nothing in a room", async () => {
+  await using server = testServer({
+    authenticate: ({ token }) => token,
+    authorize: () => true,
+    rooms: ["room:{name}"],
+    limits: { maxSessionsPerUser: 1 },
+  });
+  await using bob = server.connect({ path: "/?token=bob" });
+  const notices: PresenceNotice[] = [];
+  void (async () => {
+    for await (const { data } of bob) notices.push(data as PresenceNotice);
+  })();
+  await bob.subscribe("room:a").ready;
+  await using ann = server.connect({ path: "/?token=ann" });
+  const room = ann.subscribe("room:a");
+  await ann.presence("room:a", { is: "here" });
+  await room.ready;
+  await turns();
+  const before = notices.length;
+  for (let i = 0; i < 3; i++) {
+    const first = ann.session!;
+    assert(await ann.handOver());
+    await first.closed;
+    await turns();
+  }
+  assertEquals(notices.slice(before), []);
+  assertEquals(server.manager.sessionsOf("ann").length, 1);
+  server.publish("room:a", "still here");
+  for await (const { data } of room) {
+    assertEquals(data, "still here");
+    break;
+  }
+});
+
+/** Opens the second session of a client by hand. */
+async function openSecond(
+  server: Pick<TestServer, "open">,
+  ticket: string | undefined,
+  path = "/?",
+): Promise<Peer> {
+  return new Peer(await server.open({ path: `${path}ticket=${ticket}` }));
+}
+
+const ticketOf = (session: Session | undefined) => coreOf(session!).ticket;
+
+Deno.test("Server has nothing of a second session that never speaks, and closes it after 5 s", async () => {
+  using time = new FakeTime();
+  const opened: string[] = [];
+  const seen: unknown[] = [];
+  await using server = testServer({
+    authenticate: ({ token = "ann" }) => token,
+    onOpen: ({ id }) => void opened.push(id),
+    rooms: ["room"],
+    authorize: () => true,
+  });
+  await using ann = await server.dial();
+  await ann.subscribe("news");
+  server.presence.subscribe((event) => void seen.push(event.type));
+  await turns();
+  const before = [opened.length, server.manager.count];
+  const second = await openSecond(server, ticketOf(ann));
+  await turns();
+  assertEquals(second.envelopes.map((envelope) => Object.keys(envelope)), [["hello"]]);
+  assertEquals([opened.length, server.manager.count], before);
+  server.publish("news", 1);
+  server.to("ann").send("direct", 2);
+  await passTime(time, 5_000);
+  assertEquals((await second.connection.closed).closeCode, 4408);
+  assertEquals([opened.length, server.manager.count, seen], [...before, []]);
+  assertEquals([(await receiveOne(ann)).data, (await receiveOne(ann)).data], [1, 2]);
+});
+
+Deno.test("Server takes a ticket of another user, and a wrong one, for none", async () => {
+  await using server = testServer({
+    authenticate: ({ token }) => token,
+    authorize: () => true,
+    limits: { maxSessionsPerUser: 1 },
+  });
+  await using ann = await server.dial({ path: "/?token=ann" });
+  await ann.subscribe("news");
+  const ticket = ticketOf(ann)!;
+  // Of the right form, and refused as one session too many.
+  const wrong = await openSecond(server, `${ann.id}.${"A".repeat(22)}`, "/?token=ann&");
+  assertEquals((await wrong.connection.closed).closeCode, 4429);
+  const mallory = await openSecond(server, ticket, "/?token=mallory&");
+  mallory.say('{"subscribe":"news","id":1}');
+  await turns();
+  assertEquals(server.manager.sessionsOf("mallory").length, 1);
+  assertEquals(ann.state, "connected");
+  assertEquals(server.manager.get(ann.id)?.state, "connected");
+  server.publish("news", "hers");
+  assertEquals((await receiveOne(ann)).data, "hers");
+  mallory.connection.close();
+});
+
+Deno.test("Server lets two sessions of a user have one place, and never three", async () => {
+  await using server = testServer({
+    authenticate: () => "ann",
+    limits: { maxSessionsPerUser: 1 },
+  });
+  await using ann = await server.dial();
+  const ticket = ticketOf(ann);
+  const second = await openSecond(server, ticket);
+  second.say('{"ping":1}');
+  await turns();
+  assertEquals(server.manager.sessionsOf("ann").length, 2);
+  const third = await openSecond(server, ticket);
+  assertEquals((await third.connection.closed).closeCode, 4429);
+  const { hello } = second.envelopes[0] as { hello: { ticket: string } };
+  const other = await openSecond(server, hello.ticket);
+  assertEquals((await other.connection.closed).closeCode, 4429);
+  // The one that is left has the place.
+  await ann.close();
+  await turns();
+  const full = await openSecond(server, undefined);
+  assertEquals((await full.connection.closed).closeCode, 4429);
+  const next = await openSecond(server, hello.ticket);
+  next.say('{"ping":1}');
+  await turns();
+  assertEquals(server.manager.sessionsOf("ann").length, 2);
+  second.connection.close();
+  next.connection.close();
+});
+
+Deno.test("Client.handOver() works with a token in band, and with an onOpen that is slow", async () => {
+  await using server = testServer({
+    acceptsTokenInBand: true,
+    authenticate: ({ token }) => token === "t" ? "ann" : Promise.reject(),
+    authorize: () => true,
+    onOpen: () => turns(),
+    history: { log: {} },
+    limits: { maxSessionsPerUser: 1 },
+  });
+  await using client = server.connect({ token: "t" });
+  const log = client.subscribe("log");
+  await log.ready;
+  const first = client.session!;
+  assert(await client.handOver());
+  server.publish("log", 1);
+  assertEquals((await receiveOne(log)).data, 1);
+  await first.closed;
+  assertEquals(server.manager.sessionsOf("ann").length, 1);
+});
+
+Deno.test("Client.handOver() leaves all as it is where the server cannot do it, or refuses", async () => {
+  await using server = testServer({
+    authenticate: () => "ann",
+    limits: { maxSessions: 1 },
+  });
+  await using client = server.connect();
+  const first = await client.whenConnected();
+  assertEquals(await client.handOver(), false);
+  assertEquals([client.session, client.isConnected], [first, true]);
+  // A server of an earlier version.
+  const old = memoryPair();
+  const peer = new Peer(old.server);
+  await using other = new Client("memory://old/", () => Promise.resolve(old.client));
+  await turns();
+  peer.say('{"hello":{"session":"s","heartbeatMs":25000,"maxMessageBytes":9999,"features":[]}}');
+  await other.whenConnected();
+  assertEquals(await other.handOver(), false);
+  assertEquals(other.session?.id, "s");
+  await old[Symbol.asyncDispose]();
+});
+
+Deno.test("Client.handOver() goes on with the next session where the one before breaks meanwhile", async () => {
+  await using server = testServer({ authorize: () => true, history: { log: {} } });
+  await using client = server.connect();
+  const log = client.subscribe("log");
+  const news = client.subscribe("news");
+  await Promise.all([log.ready, news.ready]);
+  const first = client.session!;
+  await first.createBidirectionalStream(); // Holds the first session.
+  assert(await client.handOver());
+  await turns();
+  server.network.linkOf(first).disconnect();
+  server.publish("log", 1);
+  server.publish("news", 2);
+  assertEquals([(await receiveOne(log)).data, (await receiveOne(news)).data], [1, 2]);
+  assertEquals(client.status.current.name, "connected");
+});
