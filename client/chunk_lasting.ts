@@ -8,5 +8,5 @@ import "./common.ts";
 
 export { Again } from "./retry_refused.ts";
 export { Delivery, flushed } from "./outbox_delivery.ts";
-export { giveUp, handOver } from "../session/_handover.ts";
+export { giveUp, handOver } from "./handover.ts";
 export { Resume } from "./resume.ts";

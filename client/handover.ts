@@ -6,15 +6,15 @@
 import { CloseCode } from "../errors.ts";
 import { absoluteUrl } from "../transport/url.ts";
 import { within } from "../transport/within.ts";
-import { coreOf } from "./reach.ts";
-import { Changing } from "./base/signal.ts";
-import type { Dialer } from "../client/client_options.ts";
-import type { AnyContract } from "./contract.ts";
-import type { Incoming, TopicNote, TopicSink } from "./inbound.ts";
-import type { Session } from "./session.ts";
-import type { Subscriptions } from "../client/subscriptions.ts";
-import type { TopicReaders } from "../client/topic_readers.ts";
-import { settlesWithin } from "./base/wait.ts";
+import { coreOf } from "../session/reach.ts";
+import { Changing } from "../session/base/signal.ts";
+import type { Dialer } from "./client_options.ts";
+import type { AnyContract } from "../session/contract.ts";
+import type { Incoming, TopicNote, TopicSink } from "../session/inbound.ts";
+import type { Session } from "../session/session.ts";
+import type { Subscriptions } from "./subscriptions.ts";
+import type { TopicReaders } from "./topic_readers.ts";
+import { settlesWithin } from "../session/base/wait.ts";
 
 /** How long requests and streams of the session before may take to end, in milliseconds. */
 const FINISH_MS = 30_000;
