@@ -42,6 +42,8 @@ interface Carried {
 export class TcpPath implements AsyncDisposable {
   /** Bytes from the server after which a connection is silent. */
   stallsAfterBytes: number = Infinity;
+  /** Called when a connection has become silent by {@linkcode stallsAfterBytes}. */
+  onStall: () => void = () => {};
   /** How long the first bytes of the server are held up on each connection, in milliseconds. */
   answerDelayMs: number = 0;
   /** Requests for an upgrade are passed on, passed on without asking for it, or answered with a status. */
@@ -139,8 +141,10 @@ export class TcpPath implements AsyncDisposable {
         if (carried.isSilent) return;
         if (length === null) break;
         if (isFromServer) carried.received += length;
-        if (carried.received > this.stallsAfterBytes) carried.isSilent = true;
-        else await writeAll(to, buffer.subarray(0, length));
+        if (carried.received > this.stallsAfterBytes) {
+          carried.isSilent = true;
+          this.onStall();
+        } else await writeAll(to, buffer.subarray(0, length));
       }
     } catch {
       // One end broke the connection: the other one hears of it.

@@ -7,7 +7,7 @@
  * ```
  *
  * One line for each check; the exit code is 1 if one failed. `--short` takes some
- * minutes: smaller numbers, the same checks. `idle`, `stalled`, `churn`, `webtransport`, `moq`,
+ * minutes: smaller numbers, the same checks. `idle`, `stalled`, `churn`, `webtransport`, `networks`, `moq`,
  * `chaos`, `rolling` and `storm` run only that; `redis`, `redis-aof`, `redis-snapshot` and `nats` have
  * `chaos` only on these. Up to `churn`, clients are raw sockets in this process, and the server is a
  * process of its own.
@@ -19,6 +19,7 @@ import type { OverflowPolicy } from "../../mod.ts";
 import { ENGINES, soakChaos } from "./chaos.ts";
 import { openMany, Pacer, SoakClient, TIMED } from "./clients.ts";
 import { soakMoq } from "./moq.ts";
+import { soakNetworks } from "./networks.ts";
 import { openFileLimit, sleep, SoakServer } from "./processes.ts";
 import { soakRolling } from "./rolling.ts";
 import { soakStorm } from "./storm.ts";
@@ -324,6 +325,7 @@ const parts: Record<string, () => Promise<void>> = {
   },
   churn: soakChurn,
   webtransport: () => soakWebTransport(check, isShort),
+  networks: () => soakNetworks(check, isShort),
   moq: () => soakMoq(check, isShort),
   chaos: () => soakChaos(check, isShort, ENGINES.filter((name) => Deno.args.includes(name))),
   rolling: () => soakRolling(check, isShort),

@@ -1,0 +1,398 @@
+/**
+ * Networks that do clients harm, as a table: each with how it is at first, how it changes, and which
+ * transport a client has before and after. The tests run it with short times, the soak with those of a
+ * server that was given none.
+ *
+ * @module
+ */
+import { connect, type ConnectOptions } from "../client/deno.ts";
+import type { Client } from "../client/client.ts";
+import type { ClientStatus } from "../client/client_options.ts";
+import type { ServeOptions } from "../server.ts";
+import type { TransportName } from "../transport/race/race.ts";
+import { Random } from "./random.ts";
+import { listen } from "./servers.ts";
+import { TcpPath } from "./tcp_path.ts";
+import { UdpPath } from "./udp_path.ts";
+
+/** How long a client may take beyond what is possible, in milliseconds. */
+export const MOST_MS = 3_000;
+
+/** How often the server publishes, in milliseconds. */
+const PUBLISH_EVERY_MS = 50;
+
+/** Publications that are delivered before a network changes. */
+const DELIVERED_BEFORE = 5;
+
+/** Bytes after which a network stalls. */
+const STALL_BYTES = 1_048_576;
+
+/** Size of a publication where a network is to stall, in bytes. */
+const STALL_PAYLOAD_BYTES = 32_768;
+
+/** All that is missed has to be in the history: more than a minute of it. */
+const HISTORY = { size: 10_000, ttlMs: 600_000, bytes: 64 * 1_048_576 };
+
+/** The two paths to one server. */
+export interface Paths {
+  /** The path of WebSocket. */
+  readonly tcp: TcpPath;
+  /** The path of WebTransport. */
+  readonly udp: UdpPath;
+}
+
+/** One network. */
+export interface HostileNetwork {
+  /** Names it. */
+  readonly name: string;
+  /** Makes the network hostile, before the client connects. */
+  readonly begin?: (paths: Paths, times: HostileTimes) => void;
+  /** Changes it, once the client has what it can have. Without it, nothing changes. */
+  readonly change?: (paths: Paths) => void;
+  /** Has it change by itself: the callback tells when. Publications are large until then. */
+  readonly changeOnce?: (paths: Paths, changed: () => void) => void;
+  /** Transports of the first session, any of these; none where nothing is possible at first. */
+  readonly before: readonly TransportName[];
+  /** Transports of the last session, any of these. */
+  readonly after: readonly TransportName[];
+  /** Whether chance has a part: such a network is worth more than one run. */
+  readonly isRandom?: boolean;
+  /** How late the first session is at best, in milliseconds. */
+  readonly possibleMs?: (times: HostileTimes) => number;
+  /**
+   * How long the client may take beyond that, in milliseconds.
+   *
+   * @default {MOST_MS}
+   */
+  readonly mostMs?: number;
+  /** The transports that the client may take. */
+  readonly transports?: readonly TransportName[];
+}
+
+/** Times of a run. */
+export interface HostileTimes {
+  /** How long the network stays as it is at first, in milliseconds. */
+  readonly holdMs: number;
+  /** How late a slow answer is, in milliseconds. */
+  readonly answerMs: number;
+  /** Tells which packets are lost. */
+  readonly seed?: number;
+  /** Options of the server, for shorter times than its own. */
+  readonly server?: ServeOptions;
+  /** Options of the client. */
+  readonly client?: ConnectOptions;
+}
+
+/** How one network went. */
+export interface HostileResult {
+  /** See {@linkcode HostileNetwork.name}. */
+  readonly name: string;
+  /** How late the first session could be at best, in milliseconds. */
+  readonly possibleMs: number;
+  /** Until the client was connected; `undefined` if that took the change. */
+  readonly connectedMs: number | undefined;
+  /** Until the first publication was delivered, from the start. */
+  readonly deliveredMs: number;
+  /** From the change until something was delivered that was published after it; `undefined` without one. */
+  readonly backMs: number | undefined;
+  /** Transports of the first session and of the last. */
+  readonly transports: readonly [first: TransportName, last: TransportName];
+  /** Sessions that there were. */
+  readonly sessions: number;
+  /** Publications that were delivered. */
+  readonly delivered: number;
+  /** Publications between the first and the last that were never delivered. */
+  readonly lost: number;
+  /** Deliveries of a publication that had been there before. */
+  readonly doubled: number;
+}
+
+const dropAll = ({ udp }: Paths) => udp.cut();
+
+/** Loses one packet of UDP in five. */
+function loseSome({ udp }: Paths, { seed = 20 }: HostileTimes): void {
+  const random = new Random(seed);
+  udp.loses = () => random.below(100) < 20;
+}
+
+/** The table. */
+export const HOSTILE_NETWORKS: readonly HostileNetwork[] = [
+  {
+    name: "UDP dropped from the start",
+    begin: dropAll,
+    change: ({ udp }) => udp.loses = () => false,
+    before: ["websocket"],
+    after: ["websocket", "webtransport"],
+  },
+  {
+    name: "UDP dropped later",
+    change: dropAll,
+    before: ["webtransport"],
+    after: ["websocket"],
+  },
+  {
+    name: "UDP with 20 % loss",
+    isRandom: true,
+    begin: loseSome,
+    change: ({ udp }) => udp.loses = () => false,
+    before: ["webtransport", "websocket"],
+    after: ["webtransport", "websocket"],
+  },
+  {
+    name: "UDP with 20 % loss, without WebSocket",
+    transports: ["webtransport"],
+    // The runtime waits 1, 2 and 4 s for the first packets of a handshake, and the client dials anew
+    // after 10.
+    mostMs: 15_000,
+    isRandom: true,
+    begin: loseSome,
+    change: ({ udp }) => udp.loses = () => false,
+    before: ["webtransport"],
+    after: ["webtransport"],
+  },
+  ...([200, 400, "strip"] as const).map((upgrades): HostileNetwork => ({
+    name: upgrades === "strip" ? "upgrade stripped" : `upgrade answered with ${upgrades}`,
+    begin: ({ tcp }) => tcp.upgrades = upgrades,
+    change: ({ tcp, udp }) => {
+      tcp.restore();
+      udp.cut();
+    },
+    before: ["webtransport"],
+    after: ["websocket"],
+  })),
+  {
+    name: "upgrade answered with 400, UDP dropped",
+    begin: ({ tcp, udp }) => {
+      tcp.upgrades = 400;
+      udp.cut();
+    },
+    change: ({ tcp }) => tcp.restore(),
+    before: [],
+    after: ["websocket"],
+  },
+  {
+    name: "late answer, UDP dropped",
+    begin: ({ tcp, udp }, { answerMs }) => {
+      tcp.answerDelayMs = answerMs;
+      udp.cut();
+    },
+    possibleMs: ({ answerMs }) => answerMs,
+    before: ["websocket"],
+    after: ["websocket"],
+  },
+  {
+    name: "UDP stalls after 1 MiB",
+    changeOnce: ({ udp }, changed) => {
+      udp.loses = () => {
+        const isOver = udp.counts.server.bytes > STALL_BYTES;
+        if (isOver) changed();
+        return isOver;
+      };
+    },
+    before: ["webtransport"],
+    after: ["websocket"],
+  },
+  {
+    name: "TCP stalls after 1 MiB, UDP dropped",
+    begin: dropAll,
+    changeOnce: ({ tcp }, changed) => {
+      tcp.stallsAfterBytes = STALL_BYTES;
+      tcp.onStall = () => {
+        tcp.stallsAfterBytes = Infinity;
+        changed();
+      };
+    },
+    before: ["websocket"],
+    after: ["websocket"],
+  },
+];
+
+/**
+ * Runs one network with a server and a client of its own.
+ *
+ * @param network The network.
+ * @param times Times of the run.
+ * @returns How it went, once the client is back and has caught up.
+ */
+export async function runHostile(
+  network: HostileNetwork,
+  times: HostileTimes,
+): Promise<HostileResult> {
+  await using server = listen({
+    authorize: () => true,
+    history: { news: HISTORY },
+    ...times.server,
+    webTransport: { cacheFolder: null, ...times.server?.webTransport as object },
+  });
+  await using paths = pathsTo(server.url, server.webTransportUrl!);
+  network.begin?.(paths, times);
+  const startedAt = performance.now();
+  await using client = connect(`http://127.0.0.1:${paths.tcp.port}/`, {
+    serverCertificateHashes: server.certificateHashes!,
+    ...(network.transports && { transports: network.transports }),
+    ...times.client,
+  });
+  using publisher = new Publisher((data) => server.publish("news", data));
+  using reader = new Reader(client, publisher);
+
+  let changedAt: number | undefined;
+  const changed = () => changedAt ??= performance.now();
+  if (network.changeOnce !== undefined) publisher.payloadBytes = STALL_PAYLOAD_BYTES;
+  network.changeOnce?.(paths, () => {
+    publisher.payloadBytes = 0;
+    changed();
+  });
+  const isPossible = network.before.length > 0;
+  await reader.until(() => isPossible ? reader.delivered >= DELIVERED_BEFORE : reader.failures > 0);
+  await reader.until(() => performance.now() - startedAt >= times.holdMs);
+  if (network.change !== undefined) {
+    changed();
+    network.change(paths);
+  }
+  const willChange = network.change !== undefined || network.changeOnce !== undefined;
+  if (willChange) await reader.until(() => reader.hasSince(changedAt));
+  // All that was missed comes first.
+  const newest = publisher.at.length;
+  await reader.until(() => reader.has(newest));
+  const { connectedAt, firstAt, transports, delivered, lost, doubled } = reader;
+  return {
+    name: network.name,
+    possibleMs: network.possibleMs?.(times) ?? 0,
+    connectedMs: isPossible ? connectedAt! - startedAt : undefined,
+    deliveredMs: firstAt! - startedAt,
+    backMs: changedAt === undefined ? undefined : reader.firstSince(changedAt)! - changedAt,
+    transports: [transports[0]!, transports.at(-1)!],
+    sessions: transports.length,
+    delivered,
+    lost,
+    doubled,
+  };
+}
+
+/** Opens both paths at one port, as where a server has TCP and UDP behind one name. */
+function pathsTo(url: string, webTransportUrl: string): Paths & AsyncDisposable {
+  const portOf = (url: string) => Number(new URL(url).port);
+  while (true) {
+    const udp = new UdpPath(portOf(webTransportUrl));
+    try {
+      const tcp = new TcpPath(portOf(url), { port: udp.port });
+      const close = async () => {
+        await Promise.all([tcp[Symbol.asyncDispose](), udp[Symbol.asyncDispose]()]);
+      };
+      return { tcp, udp, [Symbol.asyncDispose]: close };
+    } catch (error) {
+      // Somebody else has this port for TCP.
+      void udp[Symbol.asyncDispose]();
+      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    }
+  }
+}
+
+/** A publication, counted from 0 on. */
+interface News {
+  readonly count: number;
+  readonly payload: string;
+}
+
+/** Publishes at a steady rate. */
+class Publisher implements Disposable {
+  /** Size of what is published. */
+  payloadBytes = 0;
+  /** When each was published. */
+  readonly at: number[] = [];
+  readonly #timer: ReturnType<typeof setInterval>;
+
+  constructor(publish: (news: News) => void) {
+    this.#timer = setInterval(() => {
+      const count = this.at.push(performance.now()) - 1;
+      publish({ count, payload: "x".repeat(this.payloadBytes) });
+    }, PUBLISH_EVERY_MS);
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
+  }
+}
+
+/** Reads what is published, and notes when. */
+class Reader implements Disposable {
+  readonly transports: TransportName[] = [];
+  connectedAt: number | undefined;
+  /** Losses, and attempts that failed. */
+  failures = 0;
+  doubled = 0;
+  readonly #published: Publisher;
+  /** When each publication was delivered, by its number. */
+  readonly #at = new Map<number, number>();
+  readonly #ended: Disposable;
+  #wake = Promise.withResolvers<void>();
+  readonly #timer: ReturnType<typeof setInterval>;
+
+  constructor(client: Client, published: Publisher) {
+    this.#published = published;
+    this.#timer = setInterval(() => this.#look(), PUBLISH_EVERY_MS);
+    const observe = (status: ClientStatus) => {
+      if (status.name === "connected") {
+        this.connectedAt ??= performance.now();
+        this.transports.push(status.transport as TransportName);
+      } else if (status.name === "reconnecting") this.failures++;
+      this.#look();
+    };
+    this.#ended = { [Symbol.dispose]: client.status.subscribe(observe) };
+    void this.#read(client);
+  }
+
+  get delivered(): number {
+    return this.#at.size;
+  }
+
+  get firstAt(): number | undefined {
+    return this.#at.values().next().value;
+  }
+
+  /** Publications between the first and the newest that are missing. */
+  get lost(): number {
+    const counts = [...this.#at.keys()];
+    return Math.max(...counts) - Math.min(...counts) + 1 - counts.length;
+  }
+
+  /** Tells whether a publication came. */
+  has(count: number): boolean {
+    return this.#at.has(count);
+  }
+
+  /** Tells whether something came that was published after a time. */
+  hasSince(time: number | undefined): boolean {
+    return time !== undefined && this.firstSince(time) !== undefined;
+  }
+
+  /** When something came for the first time that was published after a time. */
+  firstSince(time: number): number | undefined {
+    for (const [count, at] of this.#at) if (this.#published.at[count]! > time) return at;
+    return undefined;
+  }
+
+  /** Waits until something is so; looked at when something comes, and as time goes by. */
+  async until(condition: () => boolean): Promise<void> {
+    while (!condition()) await this.#wake.promise;
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
+    this.#ended[Symbol.dispose]();
+  }
+
+  async #read(client: Client): Promise<void> {
+    for await (const { data } of client.subscribe("news")) {
+      const { count } = data as News;
+      if (this.#at.has(count)) this.doubled++;
+      else this.#at.set(count, performance.now());
+      this.#look();
+    }
+  }
+
+  #look(): void {
+    this.#wake.resolve();
+    this.#wake = Promise.withResolvers();
+  }
+}

@@ -1,0 +1,32 @@
+/**
+ * Clients on hostile networks, with real servers, in short times. The soak has those of production.
+ *
+ * @module
+ */
+import { assert, assertEquals } from "@std/assert";
+import { HOSTILE_NETWORKS, type HostileTimes, runHostile } from "./hostile_networks.ts";
+import { soon } from "./sessions.ts";
+
+/** Times that do not depend on speed: who is taken for dead comes back. */
+const SHORT: HostileTimes = {
+  holdMs: 0,
+  answerMs: 700,
+  server: {
+    session: { heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 } },
+    webTransport: { idleTimeoutMs: 1_000, keepAliveIntervalMs: 300 },
+  },
+  client: { backoff: { firstDelayMs: 50, maxDelayMs: 500 } },
+};
+
+Deno.test("connect() delivers on hostile networks, and is back when they change", async () => {
+  // Side by side: most of the time they wait for silence.
+  const results = await Promise.all(
+    HOSTILE_NETWORKS.map((network) => soon(runHostile(network, SHORT))),
+  );
+  for (const [i, { name, transports: [first, last], lost, doubled }] of results.entries()) {
+    const { before, after } = HOSTILE_NETWORKS[i]!;
+    assertEquals([lost, doubled], [0, 0], name);
+    assert(before.length === 0 || before.includes(first), `${name}: first by ${first}`);
+    assert(after.includes(last), `${name}: last by ${last}`);
+  }
+});

@@ -1,0 +1,59 @@
+/**
+ * The soak test of hostile networks: how long a client takes to connect, to deliver, and to be back,
+ * with the times of production.
+ *
+ * @module
+ */
+import { HOSTILE_NETWORKS, type HostileResult, MOST_MS, runHostile } from "../hostile_networks.ts";
+import type { Check } from "./webtransport.ts";
+
+/** One heartbeat: how long it may take until a client is back, in milliseconds. */
+const HEARTBEAT_MS = 25_000;
+
+/** Runs of a network in which chance has a part, and in short. */
+const RUNS = 20;
+const SHORT_RUNS = 4;
+
+/** How long a network stays as it is at first, and how late its answers are, in milliseconds. */
+const HOLD_MS = 5_000;
+const ANSWER_MS = 5_000;
+
+/**
+ * Runs each network of the table, side by side: most of the time they wait for silence.
+ *
+ * @param check Tells how each went.
+ * @param isShort Whether it is to take less work.
+ */
+export async function soakNetworks(check: Check, isShort: boolean): Promise<void> {
+  await Promise.all(HOSTILE_NETWORKS.map(async (network) => {
+    const runs = !network.isRandom ? 1 : isShort ? SHORT_RUNS : RUNS;
+    const results: HostileResult[] = [];
+    for (let seed = 1; seed <= runs; seed++) {
+      results.push(await runHostile(network, { holdMs: HOLD_MS, answerMs: ANSWER_MS, seed }));
+    }
+    const { mostMs = MOST_MS } = network;
+    const isRight = results.every((result) => {
+      const { possibleMs, connectedMs, deliveredMs, backMs, transports, lost, doubled } = result;
+      const isFirst = connectedMs === undefined ||
+        network.before.includes(transports[0]) && deliveredMs <= possibleMs + mostMs;
+      const isBack = backMs === undefined || backMs <= HEARTBEAT_MS;
+      return isFirst && isBack && network.after.includes(transports[1]) && lost + doubled === 0;
+    });
+    check(`hostile: ${network.name}`, isRight, detailOf(results));
+  }));
+}
+
+/** The worst of each figure. */
+function detailOf(results: readonly HostileResult[]): string {
+  const worst = (name: "connectedMs" | "deliveredMs" | "backMs") => {
+    const times = results.flatMap(({ [name]: time }) => time === undefined ? [] : [time]);
+    return times.length === 0 ? "-" : `${(Math.max(...times) / 1_000).toFixed(2)} s`;
+  };
+  const sum = (name: "delivered" | "lost" | "doubled") =>
+    results.reduce((total, { [name]: count }) => total + count, 0);
+  const ways = new Set(results.map(({ transports }) => transports.join(", then ")));
+  return `connected ${worst("connectedMs")}, delivered ${worst("deliveredMs")}, ` +
+    `back ${worst("backMs")}; ${[...ways].join(" or ")}; ${sum("delivered")} delivered, ` +
+    `${sum("lost")} lost, ${sum("doubled")} doubled` +
+    (results.length > 1 ? `; the worst of ${results.length}` : "");
+}
