@@ -28,7 +28,11 @@ import type { SessionSettings } from "../session/settings.ts";
 import { TICKET_KEY, withoutToken } from "../session/url.ts";
 import { SharedClaims } from "./shared_claims.ts";
 import type { Connection } from "../transport/connection.ts";
-import { acceptWebSocket, isWebSocketUpgrade } from "../transport/websocket/server.ts";
+import {
+  acceptWebSocket,
+  findUpgradeFault,
+  isWebSocketUpgrade,
+} from "../transport/websocket/server.ts";
 import type { WebTransportRequest } from "../transport/h3/server.ts";
 
 /** Headers that tell where a session comes from, and hold no secret. */
@@ -136,6 +140,12 @@ export class Admission<V> {
     if (!URL.canParse(request.url)) return new Response("Malformed host", { status: 400 });
     if (!isWebSocketUpgrade(request)) return this.#other(request, info);
     const address = this.#addressOf(() => request, info);
+    const fault = findUpgradeFault(request);
+    if (fault !== undefined) {
+      this.#report.tell(new Refused(400, fault.message), { address });
+      // As it is: even a refusal would upgrade, for a client of Skein.
+      return new Response(fault.message, fault);
+    }
     return this.#answer(new WebSocketInvitation(request, address, this.#webSocket));
   }
 

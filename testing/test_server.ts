@@ -299,6 +299,9 @@ function urlOf({ path = "/" }: TestRequestOptions): string {
 function upgradeHeaders(given: HeadersInit | undefined, protocols: readonly string[]): Headers {
   const headers = new Headers(given);
   headers.set("upgrade", "websocket");
+  headers.set("connection", "Upgrade");
+  headers.set("sec-websocket-version", "13");
+  headers.set("sec-websocket-key", crypto.getRandomValues(new Uint8Array(16)).toBase64());
   if (protocols.length > 0) headers.set("sec-websocket-protocol", protocols.join(", "));
   if (!headers.has("host")) headers.set("host", new URL(ORIGIN).host);
   return headers;

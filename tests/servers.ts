@@ -21,8 +21,21 @@ export function listen<V = unknown, C extends AnyContract = AnyContract>(
   return serve<V, C>({ port: 0, hostname: "127.0.0.1", onListen() {}, ...options });
 }
 
+/** Headers of an upgrade. */
+export const UPGRADE_HEADERS = {
+  upgrade: "websocket",
+  connection: "Upgrade",
+  "sec-websocket-version": "13",
+  "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+  host: "localhost",
+};
+
 /** How a raw socket begins. */
 export interface RawOptions {
+  /** Method of the request; GET by default. */
+  readonly method?: string;
+  /** Version of HTTP; 1.1 by default. */
+  readonly version?: string;
   /** Path and query. */
   readonly path?: string;
   /** Headers beside, or instead of, those of an upgrade; an empty one is left out. */
@@ -75,20 +88,18 @@ export class RawSocket implements Disposable {
    * @returns The socket, before any response.
    */
   static async ask(port: number, options: RawOptions = {}): Promise<RawSocket> {
-    const { path = "/", headers = {}, protocol } = options;
+    const { method = "GET", version = "1.1", path = "/", headers = {}, protocol } = options;
     const socket = new RawSocket(await Deno.connect({ hostname: "127.0.0.1", port }));
     const all = {
+      ...UPGRADE_HEADERS,
       host: `127.0.0.1:${port}`,
-      upgrade: "websocket",
-      connection: "Upgrade",
-      "sec-websocket-version": "13",
-      "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
       ...(protocol === undefined ? {} : { "sec-websocket-protocol": protocol }),
       ...headers,
     };
     const lines = Object.entries(all).filter(([, value]) => value !== "")
       .map(([name, value]) => `${name}: ${value}`);
-    await socket.write(encoder.encode(`GET ${path} HTTP/1.1\r\n${lines.join("\r\n")}\r\n\r\n`));
+    const head = `${method} ${path} HTTP/${version}\r\n${lines.join("\r\n")}\r\n\r\n`;
+    await socket.write(encoder.encode(head));
     return socket;
   }
 

@@ -25,7 +25,7 @@ export const UNSHOWN: Readonly<Record<string, string>> = {
   "2.2": "HTTP, before the first frame: tests/origins_test.ts",
   "2.9": "HTTP, before the first frame: tests/server_test.ts",
   "2.10": "HTTP, before the first frame: tests/rate_limits_test.ts",
-  "2.11": "HTTP, before the first frame: tests/bad_input_test.ts",
+  "2.11": "HTTP, before the first frame: tests/websocket_handshakes_test.ts",
   "2.12": "HTTP, before the first frame: tests/server_test.ts",
   "4.4": "a record is taken off below the frames: tests/websocket_streams_test.ts",
   "7.9": "advice for pages that slept: client/page_life_test.ts",

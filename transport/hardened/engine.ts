@@ -260,6 +260,7 @@ class Engine implements HardenedWebSocket {
     const maxPieces = Math.max(64, Math.ceil(maxPayload / MIN_PIECE_BYTES));
     const server = new NodeWebSocketServer({
       noServer: true,
+      autoPong: false,
       clientTracking: false,
       perMessageDeflate: false,
       skipUTF8Validation: false,

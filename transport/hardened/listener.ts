@@ -207,13 +207,13 @@ export class Listener {
    * Others are answered as requests are, in their turn: what waits for an answer would be answered
    * into a WebSocket, and where a body ends somebody in between may see otherwise.
    */
-  #isUpgrade({ headers, socket }: IncomingMessage): boolean {
+  #isUpgrade({ headers, httpVersion, socket }: IncomingMessage): boolean {
     const { upgrade = "", "content-length": length = "0", "transfer-encoding": coding } = headers;
     const [answer, next] = this.#peers.get(keyOf(socket))?.answers ?? [];
     // Who has all of an answer may go on before the system says that it took it.
     const isAnswered = next === undefined && answer?.writableEnded !== false;
-    return upgrade.toLowerCase() === "websocket" && length === "0" && coding === undefined &&
-      isAnswered;
+    return isWebSocket(upgrade) && httpVersion === "1.1" && length === "0" &&
+      coding === undefined && isAnswered;
   }
 
   async #upgrade(message: IncomingMessage, socket: Duplex, head: Uint8Array): Promise<void> {
@@ -246,6 +246,12 @@ export class Listener {
     if (retryAfterS > 0) {
       const headers = { "retry-after": `${retryAfterS}`, connection: "close" };
       return new Response("Too many connections", { status: 429, headers });
+    }
+    const { headers: { upgrade: protocol = "" }, httpVersion } = message;
+    if (isWebSocket(protocol) && httpVersion !== "1.1") {
+      const why =
+        `Cannot upgrade to WebSocket: HTTP must have version 1.1, received ${httpVersion}`;
+      return new Response(why, { status: 400, headers: { connection: "close" } });
     }
     const { hasBody = false, upgrade, signal } = asked;
     const isSecure = this.#options.tls !== undefined;
@@ -286,6 +292,10 @@ function refuse({ code }: Error & { readonly code?: string }, socket: Duplex): v
     : "400 Bad Request";
   socket.write(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);
   (socket as Socket).destroySoon();
+}
+
+function isWebSocket(upgrade: string): boolean {
+  return upgrade.toLowerCase() === "websocket";
 }
 
 function keyOf({ remoteAddress, remotePort }: Socket): string {

@@ -16,7 +16,8 @@ export interface NodeWebSocket {
   binaryType: BinaryType;
   addEventListener: WebSocket["addEventListener"];
   removeEventListener: WebSocket["removeEventListener"];
-  on(event: "message" | "pong" | "ping", listener: () => void): this;
+  on(event: "message" | "pong", listener: () => void): this;
+  on(event: "ping", listener: (data: Uint8Array) => void): this;
   on(event: "error", listener: (error: Error) => void): this;
   on(event: "close", listener: () => void): this;
   close(code?: number, reason?: string): void;
@@ -30,6 +31,7 @@ export interface NodeWebSocket {
 /** Options of {@linkcode NodeWebSocketServer}. */
 export interface NodeWebSocketServerOptions {
   readonly noServer: true;
+  readonly autoPong: false;
   readonly clientTracking: false;
   readonly perMessageDeflate: false;
   readonly skipUTF8Validation: false;

@@ -58,7 +58,8 @@ export interface AcceptedWebSocket {
  * What accepts WebSockets: the seam where another engine can stand beside
  * {@linkcode acceptWebSocket}.
  *
- * - It MUST throw a `TypeError` if the request is no upgrade.
+ * - It MUST throw a `TypeError` if the request is no upgrade. A server hands it only requests that
+ *   are one by RFC 6455: method, host, version and key are checked before.
  * - It MUST NOT read the request's body.
  * - It MUST dispose of `lease` once the socket is really gone, whatever became
  *   of the connection before; who throws, leaves that to the caller.
@@ -164,6 +165,60 @@ export function acceptWebSocket(
  */
 export function isWebSocketUpgrade(request: Request): boolean {
   return request.headers.get("upgrade")?.toLowerCase() === "websocket";
+}
+
+/** The only version of the protocol that there is (RFC 6455). */
+const VERSION = "13";
+
+/** 16 bytes in base64: of its last letter only two bits count, and clients differ in the others. */
+const KEY = /^[A-Za-z0-9+/]{22}==$/;
+
+/** The word among those of a `Connection` header. */
+const CONNECTION_UPGRADE = /(?:^|,)\s*upgrade\s*(?:,|$)/i;
+
+/** A fault of an upgrade request, and its answer. */
+export interface UpgradeFault {
+  /** HTTP status. */
+  readonly status: number;
+  /** The fault in a sentence, which is the body of the answer. */
+  readonly message: string;
+  /** Headers of the answer. */
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+/**
+ * Checks an upgrade request by RFC 6455, section 4.2.1: an engine may take what it forbids.
+ *
+ * @param request An upgrade request; see {@linkcode isWebSocketUpgrade}.
+ * @returns The first fault; `undefined` if there is none.
+ */
+export function findUpgradeFault({ method, headers }: Request): UpgradeFault | undefined {
+  if (method !== "GET") {
+    return faultOf(405, `the method must be GET, received ${method}`, { allow: "GET" });
+  }
+  if (!headers.get("host")) return faultOf(400, "the request must have a Host");
+  if (!CONNECTION_UPGRADE.test(headers.get("connection") ?? "")) {
+    return faultOf(400, "Connection must have upgrade among its words");
+  }
+  const version = headers.get("sec-websocket-version");
+  if (version !== VERSION) {
+    const received = version === null ? "none" : version.slice(0, 20);
+    return faultOf(426, `Sec-WebSocket-Version must be ${VERSION}, received ${received}`, {
+      connection: "upgrade",
+      upgrade: "websocket",
+      "sec-websocket-version": VERSION,
+    });
+  }
+  if (KEY.test(headers.get("sec-websocket-key") ?? "")) return undefined;
+  return faultOf(400, "Sec-WebSocket-Key must be 16 bytes in base64");
+}
+
+function faultOf(
+  status: number,
+  rule: string,
+  headers: UpgradeFault["headers"] = {},
+): UpgradeFault {
+  return { status, message: `Cannot upgrade to WebSocket: ${rule}`, headers };
 }
 
 /**

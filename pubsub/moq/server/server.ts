@@ -10,6 +10,7 @@ import type { Certificate } from "../../../transport/certificate/certificate.ts"
 import type { QuicConnection } from "../../../transport/quic/connection.ts";
 import {
   acceptWebSocket,
+  findUpgradeFault,
   isWebSocketUpgrade,
   offeredProtocols,
 } from "../../../transport/websocket/server.ts";
@@ -137,7 +138,12 @@ export class MoqServer implements AsyncDisposable {
     request: Request,
     info: MoqRequestInfo = {},
   ): Response | Promise<Response> => {
-    if (isWebSocketUpgrade(request)) return this.#upgrade(request, info);
+    if (isWebSocketUpgrade(request)) {
+      const fault = findUpgradeFault(request);
+      return fault === undefined
+        ? this.#upgrade(request, info)
+        : new Response(fault.message, fault);
+    }
     if (asksForHash(request, this.#host)) return this.#tellHash(request);
     const { fetch } = this.#options;
     return fetch?.(request, info) ?? new Response("Expected a WebSocket upgrade", {

@@ -1,0 +1,95 @@
+/**
+ * WebSocket handshakes by the letter of RFC 6455, section 4.2.1, on both engines: what came is
+ * checked before an engine sees it.
+ *
+ * @module
+ */
+import { assertEquals, assertMatch } from "@std/assert";
+import { listenMoq } from "../pubsub/moq/mod.ts";
+import type { Refusal } from "../server.ts";
+import { hardenedWebSocket } from "../transport/hardened/mod.ts";
+import { listen, portOf, type RawOptions, RawSocket } from "./servers.ts";
+
+/** A request, and the status that it gets. */
+interface Handshake extends RawOptions {
+  readonly name: string;
+  readonly status: number;
+  /** Where the hardened engine, on node:http, answers otherwise. */
+  readonly hardened?: number;
+}
+
+const KEY = "sec-websocket-key";
+const VERSION = "sec-websocket-version";
+
+const HANDSHAKES: readonly Handshake[] = [
+  { name: "as it should be", status: 101 },
+  { name: "other letters", status: 101, headers: { upgrade: "WebSocket", connection: "upgrade" } },
+  { name: "many words", status: 101, headers: { connection: "keep-alive, Upgrade" } },
+  { name: "bits behind the key", status: 101, headers: { [KEY]: "dGhlIHNhbXBsZSBub25jZR==" } },
+  { name: "a POST", status: 405, method: "POST" },
+  { name: "a PUT", status: 405, method: "PUT" },
+  { name: "a HEAD", status: 405, method: "HEAD" },
+  { name: "a method that node:http does not know", status: 405, hardened: 400, method: "FOO" },
+  { name: "no Host", status: 400, headers: { host: "" } },
+  { name: "two of them", status: 400, headers: { Host: "localhost" } },
+  { name: "no version", status: 426, headers: { [VERSION]: "" } },
+  { name: "a draft's version", status: 426, headers: { [VERSION]: "8" } },
+  { name: "a version to come", status: 426, headers: { [VERSION]: "14" } },
+  { name: "two versions", status: 426, headers: { [VERSION]: "13, 8" } },
+  { name: "a version with a point", status: 426, headers: { [VERSION]: "13.0" } },
+  { name: "no key", status: 400, headers: { [KEY]: "" } },
+  { name: "a key of 15 bytes", status: 400, headers: { [KEY]: btoa("x".repeat(15)) } },
+  { name: "a key of 17 bytes", status: 400, headers: { [KEY]: btoa("x".repeat(17)) } },
+  { name: "a key that is no base64", status: 400, headers: { [KEY]: "!".repeat(22) + "==" } },
+  { name: "two keys", status: 400, headers: { "Sec-WebSocket-Key": btoa("x".repeat(16)) } },
+  { name: "no Connection", status: 400, headers: { connection: "" } },
+  { name: "another Connection", status: 400, headers: { connection: "close" } },
+  { name: "a body", status: 400, headers: { "content-length": "5" } },
+  // The runtime's server hides the version.
+  { name: "HTTP/1.0", status: 101, hardened: 400, version: "1.0" },
+  { name: "HTTP/2.0 in letters", status: 400, version: "2.0" },
+];
+
+for (const engine of ["runtime", "hardened"] as const) {
+  Deno.test(`serve() on the ${engine} engine checks handshakes of WebSocket`, async () => {
+    const refusals: Refusal[] = [];
+    await using server = listen({
+      webTransport: false,
+      onRefusal: (refusal) => void refusals.push(refusal),
+      ...(engine === "hardened" ? { webSocket: hardenedWebSocket() } : {}),
+    });
+    // A client of Skein is told of other refusals by a close, and so by an upgrade.
+    for (const protocol of [undefined, "skein.1"]) {
+      for (const { name, status, hardened = status, ...options } of HANDSHAKES) {
+        using raw = await RawSocket.open(portOf(server), {
+          ...options,
+          ...(protocol === undefined ? {} : { protocol }),
+        });
+        const about = `${name}, offering ${protocol}`;
+        assertEquals(raw.status, engine === "hardened" ? hardened : status, about);
+        if (raw.status === 426) assertMatch(raw.head, /^sec-websocket-version: 13\r$/mi, about);
+        if (raw.status === 405) assertMatch(raw.head, /^allow: GET\r$/mi, about);
+      }
+    }
+    const told = refusals.find(({ reason }) => reason.includes("received 14"));
+    assertEquals(told, {
+      status: 400,
+      reason: "Cannot upgrade to WebSocket: Sec-WebSocket-Version must be 13, received 14",
+      address: "127.0.0.1",
+    });
+  });
+}
+
+Deno.test("listenMoq() checks handshakes of WebSocket", async () => {
+  await using server = listenMoq({
+    port: 0,
+    hostname: "127.0.0.1",
+    transports: ["websocket"],
+  });
+  const port = Number(new URL(server.webSocketUrl).port);
+  const protocol = "qmux-01.moq-lite-04";
+  for (const { name, status, ...options } of HANDSHAKES) {
+    using raw = await RawSocket.open(port, { ...options, protocol });
+    assertEquals(raw.status, status, name);
+  }
+});
