@@ -16,7 +16,7 @@ import type {
   Publication,
   PublicationListener,
 } from "../pubsub/broker.ts";
-import { MemoryStore } from "../pubsub/memory/store.ts";
+import { MemoryStore } from "../pubsub/memory/broker.ts";
 
 /** How deliveries fail; each is a chance in a thousand. */
 export interface Faults {

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { orderedAs } from "./_ordered.ts";
+import { orderedAs } from "./direct.ts";
 import type { DirectWritable, SendStream } from "./connection.ts";
 
 /**

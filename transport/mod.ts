@@ -53,8 +53,14 @@ export type {
 export type { Sha256Hash } from "./certificate/certificate_hash.ts";
 export { devCertificate } from "./certificate/dev_certificate.ts";
 export type { DevCertificate, DevCertificateOptions } from "./certificate/dev_certificate.ts";
-export { directDatagrams, directReadable, directStream, directWritable } from "./direct.ts";
-export { openUnidirectional, receiveUnidirectional } from "./direct_streams.ts";
+export {
+  directDatagrams,
+  directReadable,
+  directStream,
+  directWritable,
+  openUnidirectional,
+  receiveUnidirectional,
+} from "./direct.ts";
 export { memoryPair } from "./memory/memory.ts";
 export type {
   DisconnectOptions,

@@ -4,12 +4,78 @@
  * @module
  */
 import type { Session } from "../../session/session.ts";
-import { Graces } from "./grace_timer.ts";
 import { type Part, type Place, readStayEntry, Stay, type StayEntry } from "./user_presence.ts";
 import { Directory } from "../nodes/directory.ts";
 import type { Nodes } from "../nodes/nodes.ts";
 import type { PresenceEvent } from "./types.ts";
 import type { DirectoryChange } from "../nodes/directory_types.ts";
+
+/**
+ * Waits the same time for each of them, with one timer, and none while there is nothing.
+ *
+ * @typeParam T What ends.
+ */
+class Graces<T extends object> {
+  readonly #graceMs: number;
+  readonly #onOver: (over: T[]) => void;
+  /** Since when, in the order in which they will be over. */
+  readonly #since = new Map<T, number>();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  /** Creates it; `onOver` gets what was not taken back for `graceMs`. */
+  constructor(graceMs: number, onOver: (over: T[]) => void) {
+    this.#graceMs = graceMs;
+    this.#onOver = onOver;
+  }
+
+  /** From now on it may end. */
+  add(thing: T): void {
+    this.#since.delete(thing);
+    this.#since.set(thing, Date.now());
+    this.#schedule();
+  }
+
+  /** It came back, or is no matter any more. */
+  delete(thing: T): void {
+    if (this.#since.delete(thing)) this.#schedule();
+  }
+
+  /** Forgets everything, and leaves no timer. */
+  clear(): void {
+    this.#since.clear();
+    this.#schedule();
+  }
+
+  #schedule(): void {
+    if (this.#since.size === 0) {
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
+      return;
+    }
+    if (this.#timer !== undefined) return;
+    const [first] = this.#since.values();
+    // A clock that was set back must not make the wait longer.
+    const leftMs = first! + this.#graceMs - Date.now();
+    const waitMs = Math.max(0, Math.min(leftMs, this.#graceMs));
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      this.#expire();
+    }, waitMs);
+  }
+
+  #expire(): void {
+    const now = Date.now();
+    const over: T[] = [];
+    for (const [thing, since] of this.#since) {
+      const isDue = now >= since + this.#graceMs || now < since;
+      if (!isDue) break;
+      this.#since.delete(thing);
+      over.push(thing);
+    }
+    this.#schedule();
+    this.#onOver(over);
+  }
+}
 
 /** Who is told of what happens. */
 export interface PlacesOwner {

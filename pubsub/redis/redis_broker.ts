@@ -6,7 +6,7 @@
 import { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
 import { BrokerError, UnsupportedError } from "../../errors.ts";
-import type { StatusFeed } from "../../session/base/status_feed.ts";
+import { StatusFeed } from "../../session/base/status_feed.ts";
 import type {
   Appended,
   AppendOptions,
@@ -26,8 +26,6 @@ import { Pace } from "../pace.ts";
 import { Tags } from "../tag.ts";
 import { type Channel, Channels, deliver, type Entry, note } from "./_channels.ts";
 import { endClient, Gathering, Heartbeat, isCluster, openClient } from "./_clients.ts";
-import { Condition, textOf } from "./_condition.ts";
-import { evictingPolicies } from "./_eviction.ts";
 import { decodeKept, decodePlain, encodeFrame } from "./_frames.ts";
 import { RedisHistories } from "./_histories.ts";
 import { type Links, openLinks } from "./_links.ts";
@@ -42,6 +40,100 @@ import {
 import { type AppendParcel, Outbox } from "./_outbox.ts";
 import { defineScripts } from "./_scripts.ts";
 import { RedisStore } from "./_store.ts";
+
+/** Follows the connections, and what Redis answers on them. */
+class Condition {
+  readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connecting" });
+  readonly #isUp: () => boolean;
+  #interruptions = 0;
+  #wasUp = false;
+  /** What the client library said last of a connection. */
+  #error: unknown;
+  /** What Redis answered last, if it did not do what it was asked for. */
+  #trouble: unknown;
+
+  /**
+   * Begins as connecting.
+   *
+   * @param isUp Whether all connections are there, with all that comes on them.
+   */
+  constructor(isUp: () => boolean) {
+    this.#isUp = isUp;
+  }
+
+  /** How often Redis went away. */
+  get interruptions(): number {
+    return this.#interruptions;
+  }
+
+  /** A connection came, went, or failed. */
+  update(error?: unknown): void {
+    if (this.status.isEnded) return;
+    if (error !== undefined) this.#error = error;
+    const { current } = this.status;
+    if (this.#isUp() && this.#trouble === undefined) {
+      this.#error = undefined;
+      this.#wasUp = true;
+      if (current.name !== "connected") this.status.set({ name: "connected" });
+    } else if (current.name === "connected" || (current.name === "connecting" && error)) {
+      this.#interruptions++;
+      const told = this.#error ?? this.#trouble;
+      this.status.set({
+        name: "interrupted",
+        since: Date.now(),
+        ...(told === undefined ? {} : { error: told }),
+      });
+    }
+  }
+
+  /** Redis did not do what it was asked for; or did, where nothing is told. */
+  trouble(trouble: unknown): void {
+    if (trouble === this.#trouble) return;
+    this.#trouble = trouble;
+    this.update();
+  }
+
+  /** Resolves once it is known whether Redis can be reached at all. */
+  async reached(): Promise<void> {
+    for await (const { name } of this.status.follow()) if (name !== "connecting") return;
+  }
+
+  /** What is wrong, in words. */
+  issue(): string | undefined {
+    const { current } = this.status;
+    if (current.name !== "interrupted") return undefined;
+    const seconds = Math.round((Date.now() - current.since) / 1_000);
+    const since = this.#wasUp ? `been away for ${seconds} s` : "not been reached since the start";
+    return `Redis has ${since}: ${textOf(current.error)}`;
+  }
+
+  /** The broker is closed: nothing counts any more. */
+  end(): void {
+    this.status.end({ name: "closed" });
+  }
+}
+
+/** What an error says. */
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : "the connection was lost";
+}
+
+/** The policies of a client's servers under which histories are let go of. */
+async function evictingPolicies(client: Redis | Cluster): Promise<string[]> {
+  const nodes = isCluster(client) ? client.nodes("master") : [client];
+  const infos = await Promise.allSettled(nodes.map((node) => node.info("memory")));
+  const policies = infos.flatMap((info) => {
+    return info.status === "fulfilled" ? policyOf(info.value) ?? [] : [];
+  });
+  return [...new Set(policies)];
+}
+
+/** The policy that Redis tells of, if it may ever let go of anything. */
+function policyOf(info: string): string | undefined {
+  const [, policy = "noeviction"] = /^maxmemory_policy:(\S+)/m.exec(info) ?? [];
+  const [, limit = "0"] = /^maxmemory:(\d+)/m.exec(info) ?? [];
+  return policy === "noeviction" || limit === "0" ? undefined : policy;
+}
 
 /** How long what waits may take to reach Redis when the broker is closed, in milliseconds. */
 const FLUSH_TIMEOUT_MS = 1_000;

@@ -7,8 +7,12 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { ConnectionError, StreamError, UnsupportedError } from "../../errors.ts";
 import type { BidirectionalStream } from "../../transport/connection.ts";
-import { directStream, directWritable } from "../../transport/direct.ts";
-import { openUnidirectional, receiveUnidirectional } from "../../transport/direct_streams.ts";
+import {
+  directStream,
+  directWritable,
+  openUnidirectional,
+  receiveUnidirectional,
+} from "../../transport/direct.ts";
 import {
   type ConnectionPair,
   type ConnectionTest,

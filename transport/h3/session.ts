@@ -6,7 +6,7 @@
  */
 import { Arrivals, type ArrivalsOptions } from "../_arrivals.ts";
 import { Ledger, type MessageCarrier, type StreamAccount } from "../_ledger.ts";
-import { opened } from "../_opened.ts";
+import { opened } from "../within.ts";
 import { cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import type {
   CloseOptions,

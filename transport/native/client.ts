@@ -6,7 +6,7 @@
  */
 import { ConnectionError, StreamError, UnsupportedError } from "../../errors.ts";
 import { Ledger, type MessageCarrier, type StreamAccount } from "../_ledger.ts";
-import { orderedAs } from "../_ordered.ts";
+import { orderedAs } from "../direct.ts";
 import type {
   BidirectionalStream,
   CloseOptions,

@@ -6,7 +6,7 @@
  */
 import { ConnectionError, StreamError } from "../../errors.ts";
 import { Ledger, type MessageCarrier, type StreamAccount } from "../_ledger.ts";
-import { opened } from "../_opened.ts";
+import { opened } from "../within.ts";
 import type {
   BidirectionalStream,
   CloseOptions,

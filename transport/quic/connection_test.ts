@@ -4,8 +4,12 @@ import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
-import { directStream, directWritable } from "../direct.ts";
-import { openUnidirectional, receiveUnidirectional } from "../direct_streams.ts";
+import {
+  directStream,
+  directWritable,
+  openUnidirectional,
+  receiveUnidirectional,
+} from "../direct.ts";
 import { type QuicConnection, RawQuicConnection } from "./connection.ts";
 
 const TEXT = new TextEncoder().encode("hello");

@@ -8,11 +8,11 @@ import { TimeoutError } from "../../../errors.ts";
 import { Backoff } from "../../../session/base/backoff.ts";
 import { StatusFeed } from "../../../session/base/status_feed.ts";
 import { startTimer, within } from "../../../transport/within.ts";
-import { migrationTarget } from "./_migration.ts";
-import { askedToLeave, ended, gaveUp, type Outcome, STOPPED } from "./_outcome.ts";
 import { isRefusal } from "./_retrying.ts";
 import { pause } from "./_pause.ts";
 import {
+  type AllowMigration,
+  type MoqClientCause,
   type MoqClientEnd,
   type MoqClientOptions,
   type MoqClientStatus,
@@ -23,7 +23,86 @@ import { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
 import { ResumableAnnouncements } from "./resumable_announcements.ts";
 import { ResumableTrack, type ResumeOptions } from "./resumable_track.ts";
-import type { MoqSession } from "../session/session.ts";
+import type { Goaway, MoqCloseInfo, MoqSession } from "../session/session.ts";
+
+/** What came of it. */
+interface Outcome {
+  /** Why there is no session any more, or not for long. */
+  readonly cause: MoqClientCause;
+  /** Trying again is no use. */
+  readonly isFinal: boolean;
+  /** Where to go instead. */
+  readonly uri?: string | undefined;
+}
+
+/** What comes of an attempt that nobody wants any more. */
+const STOPPED: Outcome = { cause: { error: undefined }, isFinal: false };
+
+/**
+ * Judges a session that ended.
+ *
+ * @param info How it ended.
+ * @param isStable Whether it held: then it may have had a token that expired.
+ */
+function ended(info: MoqCloseInfo, isStable: boolean): Outcome {
+  const { code: moqCode, reason, message, by } = info;
+  const text = `The session ended: ${message || reason}`;
+  const error = new MoqError("session", reason, text, { moqCode, by });
+  const isFinal = by === "remote" && isRefusal(error) && !(isStable && reason === "unauthorized");
+  return { cause: { error, info }, isFinal };
+}
+
+/**
+ * Tells of a session that lives on for a while.
+ *
+ * @param goaway What the server said.
+ * @param uri Where to go; `undefined` for the usual place.
+ */
+function askedToLeave(goaway: Goaway, uri: string | undefined): Outcome {
+  const message = `The server asked to leave${goaway.uri && ` for ${goaway.uri}`}`;
+  const error = new MoqError("session", "goingAway", message, { by: "remote" });
+  return { cause: { error }, isFinal: false, uri };
+}
+
+/** Makes the error of a client that reached one of its limits. */
+function gaveUp({ error }: MoqClientCause, attempts: number, ms: number): MoqError {
+  const why = error instanceof Error ? error.message : String(error);
+  return new MoqError(
+    "session",
+    "timeout",
+    `The client gave up after ${attempts} attempts in ${ms} ms: ${why}`,
+    { cause: error },
+  );
+}
+
+/**
+ * Judges where a server says to go.
+ *
+ * @param uri What stands in GOAWAY: absolute, or relative to where the client is.
+ * @param from Where the client is, if that is known.
+ * @param allow The application's rule; the same origin without one.
+ * @returns Where to go; `undefined` for the usual place.
+ */
+function migrationTarget(
+  uri: string,
+  from: string | URL | undefined,
+  allow: AllowMigration | undefined,
+): string | undefined {
+  const here = from === undefined ? undefined : URL.parse(from) ?? undefined;
+  const there = uri === "" ? null : URL.parse(uri, here);
+  if (there === null) return undefined;
+  try {
+    const isAllowed = allow === undefined ? isSameOrigin(there, here) : allow(there, here);
+    return isAllowed === true ? there.href : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** `origin` says nothing of schemes that the platform does not know, such as `moqt:`. */
+function isSameOrigin(there: URL, here: URL | undefined): boolean {
+  return here !== undefined && there.protocol === here.protocol && there.host === here.host;
+}
 
 /** Subscriptions that a client may have: as many as a server takes by default. */
 export const MAX_CLIENT_TRACKS = 16_384;

@@ -5,18 +5,121 @@
  */
 import { Backoff } from "../../../session/base/backoff.ts";
 import { Changing } from "../../../session/base/signal.ts";
-import { within } from "../../../transport/within.ts";
-import { broadcastReturns } from "./_broadcast_returns.ts";
+import { startTimer, within } from "../../../transport/within.ts";
 import { checkSubscribe, isOfSession, isPassingForTrack } from "./_retrying.ts";
-import { MoqLaggedError } from "../wire/errors.ts";
+import { type MissedGroups, MoqLaggedError } from "../wire/errors.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 import type { MoqSession } from "../session/session.ts";
 import type { SubscribeOptions } from "../track/subscribe_options.ts";
 import type { TrackReader } from "../track/track_reader.ts";
-import { Resumptions, type TrackResumption } from "./track_resumption.ts";
+import { pause } from "./_pause.ts";
 
-export type { TrackResumption } from "./track_resumption.ts";
+/** How a track goes on after a loss: what the first group of the new subscription has to do with those before. */
+export interface TrackResumption {
+  /** The highest number that was yielded before. */
+  readonly after: number;
+  /** The number of the first group since. */
+  readonly sequence: number;
+  /** Groups between the two, which nobody gets any more; `undefined` if there are none, or none can be told. */
+  readonly missed: MissedGroups | undefined;
+  /**
+   * `next`, without a gap; `gap`, with groups missing; `again`, the group that was the last one, whole;
+   * `restarted`, where the numbers are lower: the publisher began anew, and what is missing nobody knows.
+   */
+  readonly kind: "next" | "gap" | "again" | "restarted";
+}
+
+/** Follows the numbers of groups over one subscription after the other. */
+class Resumptions {
+  #reading: TrackReader | undefined = undefined;
+  #last: number | undefined = undefined;
+  #latest: TrackResumption | undefined = undefined;
+  #count = 0;
+
+  /** How the last group follows those before it, if it is the first after a loss. */
+  get latest(): TrackResumption | undefined {
+    return this.#latest;
+  }
+
+  /** How often the track went on after a loss. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /**
+   * Takes note of a group.
+   *
+   * @param reader The subscription that it came by.
+   * @param sequence Its number.
+   * @returns How it follows those before, if it is the first after a loss.
+   */
+  note(reader: TrackReader, sequence: number): TrackResumption | undefined {
+    const after = this.#last;
+    const isSame = reader === this.#reading;
+    this.#reading = reader;
+    this.#latest = undefined;
+    if (isSame || after === undefined) {
+      this.#last = Math.max(after ?? 0, sequence);
+      return undefined;
+    }
+    this.#last = sequence;
+    this.#count++;
+    const kind = kindOf(after, sequence);
+    const missed = kind === "gap" ? { first: after + 1, last: sequence - 1 } : undefined;
+    return this.#latest = { after, sequence, missed, kind };
+  }
+}
+
+function kindOf(after: number, sequence: number): TrackResumption["kind"] {
+  if (sequence === after + 1) return "next";
+  if (sequence === after) return "again";
+  return sequence < after ? "restarted" : "gap";
+}
+
+/** For what, and for how long. */
+interface BroadcastReturnsOptions {
+  /** The broadcast. */
+  readonly path: BroadcastPath;
+  /** When to give up, in milliseconds. */
+  readonly leftMs: number;
+  /** How long at least, in milliseconds: it may be there, and refuse all the same. */
+  readonly delayMs: number;
+  /** Gives up. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Waits until a session announces a broadcast, and at least for a delay.
+ *
+ * @param session Is asked; its end ends the wait.
+ * @param options See {@linkcode BroadcastReturnsOptions}.
+ * @returns Resolves however the wait ended; never rejects.
+ */
+async function broadcastReturns(
+  session: MoqSession,
+  { path, leftMs, delayMs, signal }: BroadcastReturnsOptions,
+): Promise<void> {
+  const since = Date.now();
+  const over = new AbortController();
+  const timer = startTimer(leftMs, () => over.abort());
+  const onEnd = () => over.abort();
+  const signals = [signal, session.signal];
+  for (const one of signals) one.addEventListener("abort", onEnd, { once: true });
+  try {
+    const parent = path.slice(0, path.lastIndexOf("/")) || "/";
+    const announcements = await session.acceptAnnounce(parent, { signal: over.signal });
+    for await (const announcement of announcements) {
+      if (announcement.active && announcement.path === path) break;
+    }
+  } catch {
+    // Who may not ask for announcements tries again by time.
+  } finally {
+    clearTimeout(timer);
+    for (const one of signals) one.removeEventListener("abort", onEnd);
+  }
+  await pause(Math.min(leftMs, delayMs) - (Date.now() - since), signals);
+}
 
 /** How to subscribe for longer than a session. */
 export interface ResumeOptions extends SubscribeOptions {

@@ -13,10 +13,32 @@ import type { Announcement } from "../track/announcement.ts";
 import { TrackMux } from "../track/mux.ts";
 import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";
 import { CLUSTER_VERSION, FarRelay, type FarRelayLink, type MoqClusterDial } from "./_far_relay.ts";
-import { type Held, readHeld } from "./_held.ts";
 import type { DirectoryChange, DirectoryScope } from "../../nodes/directory_types.ts";
+import { MAX_HOPS } from "../wire/announce_messages.ts";
 
 export type { MoqClusterDial } from "./_far_relay.ts";
+
+/** A broadcast, in the words of the relay that holds it. A value that JSON can hold. */
+interface Held {
+  /** Where to dial that relay. */
+  readonly url: string;
+  /** When the broadcast began there, in milliseconds since the Unix epoch; later than all that began before. */
+  readonly since: number;
+  /** The ids of the relays that it passed, that relay the last one; in decimal, for they have 62 bits. */
+  readonly hops: readonly string[];
+  /** Present if who announced it there told no hops. */
+  readonly isBlind?: true;
+}
+
+/** Reads what another relay said; `undefined` if it makes no sense. */
+function readHeld(value: unknown): Held | undefined {
+  if (typeof value !== "object" || value === null) return undefined;
+  const { url, since, hops, isBlind } = value as Partial<Record<keyof Held, unknown>>;
+  if (typeof url !== "string" || !Number.isSafeInteger(since)) return undefined;
+  if (!Array.isArray(hops) || hops.length === 0 || hops.length > MAX_HOPS) return undefined;
+  if (!hops.every((hop) => typeof hop === "string" && /^\d{1,19}$/.test(hop))) return undefined;
+  return { url, since: since as number, hops, ...(isBlind === true ? { isBlind } : {}) };
+}
 
 /** Options for {@linkcode MoqCluster}. */
 export interface MoqClusterOptions {

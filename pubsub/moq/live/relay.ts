@@ -3,22 +3,91 @@
  *
  * @module
  */
-import { platformSchedule } from "../../../session/queue/schedule.ts";
+import { platformSchedule, type Schedule } from "../../../session/queue/schedule.ts";
 import { ConsoleReport } from "../../../session/insight/console_report.ts";
 import { RelayRoute, type RelayRouteLink } from "./_relay_route.ts";
 import type { RelayTrack } from "./_relay_track.ts";
-import { RelayMember } from "./_relay_member.ts";
-import { type MoqRelayRefusal, NOTICES_PATH, NOTICES_TRACK } from "./relay_notices.ts";
+import {
+  MAX_NOTICE_PATHS,
+  type MoqRelayNotice,
+  type MoqRelayRefusal,
+  NOTICES_PATH,
+  NOTICES_TRACK,
+} from "./relay_notices.ts";
 import type { RelayedFrom, RelaySource } from "./relay_source.ts";
 import type { Announcement, AnnouncementReader } from "../track/announcement.ts";
 import { MoqError } from "../wire/errors.ts";
-import type { LiveTrackOptions } from "./live_track.ts";
+import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
 import { TrackMux } from "../track/mux.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 import type { SubscriberSession } from "../track/track_writer_link.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 import { checkShare } from "../session/limits.ts";
 import type { MoqSession } from "../session/session.ts";
+
+/** A session of a relay, or another relay of its cluster. */
+class RelayMember {
+  /** Where its broadcasts come from. */
+  readonly from: RelayedFrom;
+  /** Its broadcasts that are relayed. */
+  readonly paths: Set<BroadcastPath> = new Set();
+  /** Its broadcasts that wait for a place, the oldest first. */
+  readonly waiting: Map<BroadcastPath, RelaySource> = new Map();
+  /** Announcements that were not kept. */
+  ignored = 0;
+  /** Why the last one was not relayed. */
+  reason: MoqRelayRefusal | undefined;
+
+  readonly #schedule: Schedule;
+  /** The notices, once they were asked for. */
+  #notices: LiveTrack | undefined;
+  #isChanged = false;
+
+  /** Begins without broadcasts. */
+  constructor(from: RelayedFrom, schedule: Schedule) {
+    this.from = from;
+    this.#schedule = schedule;
+  }
+
+  /** Tells its notices to a subscriber: the state of now, then each change. */
+  async serve(track: TrackWriter, placesOf: () => number): Promise<void> {
+    if (this.#notices === undefined) {
+      // The newest one says it all.
+      this.#notices = new LiveTrack({ maxCachedGroups: 1, maxLagGroups: 4 });
+      this.#write(placesOf());
+    }
+    await this.#notices.serve(track);
+  }
+
+  /** Its broadcasts came, went or moved: whoever asked is told at the end of this turn. */
+  changed(placesOf: () => number): void {
+    if (this.#notices === undefined || this.#isChanged) return;
+    this.#isChanged = true;
+    this.#schedule(() => {
+      this.#isChanged = false;
+      if (this.#notices?.isClosed === false) this.#write(placesOf());
+    });
+  }
+
+  /** Ends the notices. */
+  end(): void {
+    this.#notices?.close();
+  }
+
+  #write(places: number): void {
+    const { paths, waiting, ignored, reason = null } = this;
+    const notice: MoqRelayNotice = {
+      relayed: paths.size,
+      places,
+      waiting: [...waiting.keys().take(MAX_NOTICE_PATHS)],
+      waitingCount: waiting.size,
+      ignored,
+      reason,
+    };
+    using group = this.#notices!.openGroup();
+    group.writeFrame(new TextEncoder().encode(JSON.stringify(notice)));
+  }
+}
 
 /** Options for {@linkcode MoqRelay}. */
 export interface MoqRelayOptions {

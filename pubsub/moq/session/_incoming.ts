@@ -6,7 +6,7 @@
 import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts";
 import type { BidirectionalStream } from "../../../transport/connection.ts";
 import type { DirectReadable } from "../../../transport/connection.ts";
-import { receiveUnidirectional } from "../../../transport/direct_streams.ts";
+import { receiveUnidirectional } from "../../../transport/direct.ts";
 import type { Asking } from "./_asking.ts";
 import { codeOf, isViolation, type SessionContext } from "./_context.ts";
 import { Exchange } from "./_exchange.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { openUnidirectional } from "../../../transport/direct_streams.ts";
+import { openUnidirectional } from "../../../transport/direct.ts";
 import { codeOf, isViolation, moqErrorOf, noticeStyle, type SessionContext } from "./_context.ts";
 import type { Exchange } from "./_exchange.ts";
 import { decide, isGranted, watchGrant } from "./_grants.ts";

@@ -5,7 +5,7 @@
  */
 import { ProtocolError } from "../../../errors.ts";
 import type { BidirectionalStream, Connection } from "../../../transport/connection.ts";
-import { openUnidirectional } from "../../../transport/direct_streams.ts";
+import { openUnidirectional } from "../../../transport/direct.ts";
 import { FieldWriter } from "../wire/bytes.ts";
 import { Exchange } from "./_exchange.ts";
 import { moqErrorCode, type MoqErrorFamily } from "../wire/error_codes.ts";

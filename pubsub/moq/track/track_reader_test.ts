@@ -6,7 +6,7 @@ import { GroupReader } from "./group_reader.ts";
 import type { SubscribeOptions } from "./subscribe_options.ts";
 import { DEFAULT_ORDER_WAIT_MS } from "./_group_queue.ts";
 import { MAX_RANGES } from "./_sequences.ts";
-import { END_GRACE_MS, END_WAIT_MS } from "./_track_end.ts";
+import { END_GRACE_MS, END_WAIT_MS } from "./track_reader.ts";
 import { TrackReader } from "./track_reader.ts";
 
 /** A track without a session, and what it did. */

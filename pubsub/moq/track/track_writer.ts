@@ -5,9 +5,7 @@
  */
 import { TimeoutError } from "../../../errors.ts";
 import { within } from "../../../transport/within.ts";
-import { GroupRoom } from "./_group_room.ts";
 import { LAST_SEQUENCE } from "./_sequences.ts";
-import { sendOrderOf } from "./_send_order.ts";
 import { Updates } from "./updates.ts";
 import { LinkedList } from "../../../transport/linked_list.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
@@ -16,6 +14,106 @@ import { GroupWriter, type GroupWriterOptions } from "./group_writer.ts";
 import type { SubscriberSession, TrackWriterLink } from "./track_writer_link.ts";
 import { encodeGroupHead, type SubscribeFields } from "../wire/messages.ts";
 import type { BroadcastPath } from "../wire/path.ts";
+
+/**
+ * Groups of a subscription that may wait for a stream, and that may be closed and on their way to the
+ * wire; a writer of more has to wait. A thousand at once would cost more than they weigh.
+ */
+export const MAX_OPENING_GROUPS = 64;
+
+/** Counts the groups of one subscription. */
+export class GroupRoom {
+  #opening = 0;
+  /** Groups that were closed, and that the wire did not take yet. */
+  #unsent = 0;
+  /** In the order in which they came. */
+  readonly #waiters = new Set<() => void>();
+
+  /** Whether another group has to wait. */
+  get isFull(): boolean {
+    return this.#opening >= MAX_OPENING_GROUPS || this.#unsent >= MAX_OPENING_GROUPS;
+  }
+
+  /** A group asks for its stream. */
+  opening(): void {
+    this.#opening++;
+  }
+
+  /** It has its stream, or gets none. */
+  opened(): void {
+    this.#opening--;
+    this.#wakeOne();
+  }
+
+  /** A group was closed. */
+  closing(): void {
+    this.#unsent++;
+  }
+
+  /** The wire took all of a group that was closed, or it was given up. */
+  sent(): void {
+    this.#unsent--;
+    this.#wakeOne();
+  }
+
+  /**
+   * Waits until something changes.
+   *
+   * @param signal Gives up.
+   * @throws What the signal was aborted with.
+   */
+  async wait(signal: AbortSignal | undefined): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const onAbort = () => {
+      // Whoever is woken next shall be one who still waits.
+      this.#waiters.delete(resolve);
+      reject(signal!.reason);
+    };
+    this.#waiters.add(resolve);
+    signal?.addEventListener("abort", onAbort, { once: true });
+    try {
+      await promise;
+    } finally {
+      signal?.removeEventListener("abort", onAbort);
+    }
+  }
+
+  /** Wakes all who wait. */
+  wakeAll(): void {
+    for (const wake of this.#waiters) wake();
+    this.#waiters.clear();
+  }
+
+  #wakeOne(): void {
+    for (const wake of this.#waiters) {
+      this.#waiters.delete(wake);
+      return wake();
+    }
+  }
+}
+
+/**
+ * Places for the groups of one priority. Send orders have 32 bits with a sign in QUIC, those of groups
+ * are below that of everything else, which is 0, and a priority has 8 of the bits.
+ */
+const PLACES = 2 ** 23;
+
+/**
+ * Finds the send order of a group: higher priorities first; then the newest group, or the oldest one
+ * where the order counts. Of eight million groups one follows another that it should not.
+ *
+ * @param distance How far the group is behind the first one of its subscription.
+ * @param subscription What its subscriber asks for.
+ * @returns The send order; higher goes first.
+ */
+function sendOrderOf(
+  distance: number,
+  { priority, ordered }: Pick<SubscribeFields, "priority" | "ordered">,
+): number {
+  const rest = distance % PLACES;
+  const place = rest < 0 ? rest + PLACES : rest;
+  return (priority - 256) * PLACES + (ordered ? PLACES - 1 - place : place);
+}
 
 /** How long a track that is closed waits for its subscriber to take what was written, by default, in milliseconds. */
 export const CLOSE_TIMEOUT_MS = 30_000;

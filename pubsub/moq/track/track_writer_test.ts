@@ -4,7 +4,7 @@ import { turns } from "../../../testing/turns.ts";
 import type { DirectWritable } from "../../../transport/connection.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { SubscribeFields } from "../wire/messages.ts";
-import { MAX_OPENING_GROUPS } from "./_group_room.ts";
+import { MAX_OPENING_GROUPS } from "./track_writer.ts";
 import { CLOSE_TIMEOUT_MS, TrackWriter } from "./track_writer.ts";
 import { WriteBuffers } from "./write_buffers.ts";
 

@@ -1,5 +1,5 @@
 import { assertEquals, assertStrictEquals } from "@std/assert";
-import { FrameBatch } from "./_frame_batch.ts";
+import { FrameBatch } from "./live_group.ts";
 
 const FRAMES = [
   { bytes: Uint8Array.of(1, 2), timestamp: 100 },

@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { GroupRoom, MAX_OPENING_GROUPS } from "./_group_room.ts";
+import { GroupRoom, MAX_OPENING_GROUPS } from "./track_writer.ts";
 
 Deno.test("GroupRoom wakes one who still waits, not one who just gave up", async () => {
   const room = new GroupRoom();

@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { failureOf } from "./_failures.ts";
+import { failureOf } from "./_outbox.ts";
 
 function replyError(message: string): Error {
   return Object.assign(new Error(message), { name: "ReplyError" });

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { InOrder } from "./_in_order.ts";
+import { InOrder } from "./_channel.ts";
 
 /** Takes offsets, each behind the one that is given with it. */
 function bench() {
