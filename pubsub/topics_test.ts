@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { QueueFullError, UnsupportedError } from "../errors.ts";
-import { Session } from "../session/session.ts";
+import { coreOf, Session } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { type Peer, Peers } from "./_peers_test.ts";
@@ -96,6 +96,22 @@ Deno.test("Topics.publish() leaves `except` out on the node that it is on", asyn
   near.publish("a", 3, { except: undefined });
   await peers.endTurn();
   assertEquals([one, two, three].map(numbers), [[1, 3], [2, 3], [1, 2, 3]]);
+});
+
+Deno.test("Topics.publish() leaves a client out that came back before its earlier session ended", async () => {
+  await using peers = new Peers();
+  await using topics = new Topics(peers);
+  const [old, back, other] = [
+    await peers.connect(),
+    await peers.connect(),
+    await peers.connect(),
+  ];
+  for (const { session } of [old, back]) coreOf(session).client = "client";
+  for (const { session } of [old, back, other]) topics.subscribe(session, "a");
+  await old.session.close();
+  topics.publish("a", 1, { except: back.session });
+  await peers.endTurn();
+  assertEquals([back, other].map(numbers), [[], [1]]);
 });
 
 Deno.test("Topics.publish() with an `except` that is not subscribed reaches all", async () => {

@@ -817,6 +817,19 @@ Deno.test("Session acknowledges messages with numbers, and refuses numbers that 
   assertEquals(codes, ["malformed", "malformed"]);
 });
 
+Deno.test("Session refuses a client that gives itself another name later", async () => {
+  const seen: unknown[] = [];
+  await using hand = byHand(seen);
+  hand.peer.say({ topic: "t", data: 1, seq: 1, client: "c" });
+  hand.peer.say({ topic: "t", data: 2, seq: 2, id: 5, client: "other" });
+  hand.peer.say({ topic: "t", data: 3, seq: 2, client: "c" });
+  await turns(20);
+  assertEquals(seen, [1, 3]);
+  const message = 'Expected "client" to be what it was before in this session';
+  const replies = hand.peer.envelopes.filter((envelope) => "reply" in envelope);
+  assertEquals(replies, [{ reply: 5, error: { code: "malformed", message } }]);
+});
+
 Deno.test("10,000 messages over a connection that breaks again and again are handled once each, in order", async () => {
   using time = new FakeTime();
   let state = 7;

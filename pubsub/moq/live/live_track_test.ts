@@ -247,6 +247,22 @@ Deno.test("LiveTrack tells what comes after the last group that was asked for", 
   await until(() => live.subscribers === 0);
 });
 
+Deno.test("LiveTrack.serve() refuses more subscribers than it may have, and takes others once one left", async () => {
+  const { live, mux, ends } = liveMux({ maxSubscribers: 2 });
+  await using pair = await livePair("moq-lite-05", { server: mux });
+  const tracks = await Promise.all([1, 2, 3].map(() => pair.client.subscribe("/live", "x")));
+  await until(() => live.subscribers + ends.length === 3);
+  assertEquals(live.subscribers, 2);
+  const error = await assertRejects(() => tracks[2]!.nextGroup(), MoqError);
+  assertEquals([error.scope, error.reason], ["subscribe", "internal"]);
+  tracks[0]!.close();
+  await until(() => live.subscribers === 1);
+  const later = await pair.client.subscribe("/live", "x");
+  await until(() => live.subscribers === 2);
+  write(live, "one");
+  assertEquals((await later.nextGroup())?.sequence, 1);
+});
+
 Deno.test("LiveTrack ends the session of who holds what can not be reset", async () => {
   using time = new FakeTime();
   const { live, mux } = liveMux({ stallTimeoutMs: 4_000 });

@@ -845,6 +845,34 @@ Deno.test("MoqRelay refuses a session more tracks than its share, and no other s
   for (let at = 0; at < 20; at++) await (await relayed.client.subscribe("/live", `${at}`)).ready;
 });
 
+Deno.test("MoqRelay takes no place of a track that has a subscriber again in the same turn", async () => {
+  await using net = new Net("moq-lite-04");
+  const relay = net.relay({ maxTracks: 1, maxShare: 1, lingerMs: 3_600_000 });
+  const publisher = new Publisher("/live");
+  await net.join(relay, publisher.mux);
+  await until(() => relay.mux.size === 1);
+  const [one, other] = [
+    await net.join(relay),
+    await net.join(relay, new TrackMux(), {
+      authorize: () => ({ share: 1 }),
+    }),
+  ];
+  const first = await one.client.subscribe("/live", "old");
+  await first.ready;
+  first.close();
+  await until(() => served([one]) === 0);
+  await turns(20);
+  const [old, more] = await Promise.all([
+    one.client.subscribe("/live", "old"),
+    other.client.subscribe("/live", "new"),
+  ]);
+  await assertRejects(() => more!.ready, MoqError);
+  await old!.ready;
+  publisher.write("still there");
+  assertEquals((await old!.nextGroup())?.sequence, 1);
+  assertEquals(relay.stats.tracks, 1);
+});
+
 Deno.test("MoqRelay gives the place of a track without subscribers to one that needs it", async () => {
   await using net = new Net("moq-lite-04");
   const relay = net.relay({ maxTracks: 2, maxShare: 1, lingerMs: 3_600_000 });

@@ -141,6 +141,19 @@ for (const version of ALL_VERSIONS) {
     assert(long.error === undefined && ends.server.servedSubscriptions === 1);
   });
 
+  // The sanitizer of timers sees what stays.
+  Deno.test(`authorize leaves nothing behind where a subscription ends before its grant, over ${version}`, async () => {
+    const { mux } = published("/live");
+    const { authorize } = rule({ "subscribe /live": inMs(3_600_000) });
+    await using ends = await moqEnds(version, { mux, authorize });
+    const track = await ends.client.subscribe("/live", "video");
+    await turns();
+    assertEquals(ends.server.servedSubscriptions, 1);
+    track.close();
+    await turns();
+    assertEquals(ends.server.servedSubscriptions, 0);
+  });
+
   Deno.test(`authorize ends announcements when their grant is over, over ${version}`, async () => {
     using time = new FakeTime();
     const { mux } = published("/short/a", "/long/a");
