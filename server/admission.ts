@@ -206,6 +206,7 @@ export class Admission<V> {
   #admit<A>(invitation: Invitation<A>, handshake: ServerHandshake | undefined): A | Promise<A> {
     const { url, headers, address, isSkein } = invitation;
     if (!this.#matches(url)) throw new Refused(404, "No session is served at this path");
+    if (invitation.refusal !== undefined) throw invitation.refusal;
     if (!invitation.isOriginAllowed(this.#options)) {
       // The hint comes first: a close reason is cut at its end.
       throw new Refused(

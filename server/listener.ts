@@ -203,6 +203,7 @@ export class Listening {
           port,
           webTransportPort,
           isDevelopment: tls === undefined,
+          hidesRequests: half.hidesRequests,
         });
       },
     });

@@ -25,7 +25,7 @@ import {
 import { type ConnectionLimits, type ListenInfo, Listening } from "./listener.ts";
 import type { WebTransportStats } from "../telemetry/measures.ts";
 import { MetricsEndpoint, type MetricsOptions } from "../telemetry/endpoint.ts";
-import type { WebTransportServeOptions } from "./webtransport_options.ts";
+import { checkBuiltinEngine, type WebTransportServeOptions } from "./webtransport_options.ts";
 import { hostOf, quicOf } from "./moq.ts";
 import { sequenceStore } from "./sequence_store.ts";
 import { UserClaims } from "./user_limit.ts";
@@ -521,7 +521,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     return this.#listening?.url ?? "";
   }
 
-  /** The same for WebTransport; empty if it is off. */
+  /** The same for WebTransport, with the protocol where the engine is `builtin`; empty if it is off. */
   get webTransportUrl(): string {
     return this.#listening?.webTransport?.url ?? "";
   }
@@ -738,6 +738,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     if (reusePort && webSocket !== undefined) {
       throw new TypeError("Cannot serve: reusePort must be false with a webSocket, received true");
     }
+    checkBuiltinEngine(options);
     // What is meant as a certificate and is none must not be served in the clear.
     if (tls !== undefined) checkCertificate(tls, "serve: tls");
     const server = new Server(

@@ -4,10 +4,16 @@
  *
  * @module
  */
-import type { WebTransportServeOptions, WebTransportSource } from "./webtransport_options.ts";
+import {
+  BUILTIN_ENGINE,
+  type WebTransportServeOptions,
+  type WebTransportSource,
+} from "./webtransport_options.ts";
 import { UnsupportedError } from "../errors.ts";
 import { certificateHashes, type Sha256Hash } from "../transport/certificate/certificate_hash.ts";
+import { SKEIN_PROTOCOL } from "../session/session.ts";
 import { DevRenewal } from "../transport/certificate/dev_renewal.ts";
+import { listenNativeWebTransport } from "../transport/native/server.ts";
 import {
   type Certificate,
   isWebTransportAvailable,
@@ -40,6 +46,8 @@ export interface WebTransportHalfOptions {
 
 /** Listens for WebTransport. */
 export class WebTransportHalf implements AsyncDisposable {
+  /** True if the engine shows no more of a request than its URL: a client names its protocol there. */
+  readonly hidesRequests: boolean;
   readonly #listener: WebTransportSource;
   readonly #take: WebTransportHalfOptions["take"];
   readonly #renewal: DevRenewal | undefined;
@@ -62,7 +70,11 @@ export class WebTransportHalf implements AsyncDisposable {
       port = tcpPort,
       hostname = tls === undefined ? loopback(tcpHostname) : tcpHostname,
     } = options;
-    if (engine === listenWebTransport) checkRuntime(`${hostOf(hostname)}:${port}`, mayPrompt);
+    this.hidesRequests = engine === BUILTIN_ENGINE;
+    const listen = engine === BUILTIN_ENGINE ? listenNativeWebTransport : engine;
+    if (this.hidesRequests || listen === listenWebTransport) {
+      checkRuntime(`${hostOf(hostname)}:${port}`, mayPrompt);
+    }
     this.#take = take;
     if (certificate === undefined) {
       const dev = {
@@ -73,7 +85,7 @@ export class WebTransportHalf implements AsyncDisposable {
     }
     const { cert, key } = certificate ?? this.#renewal!.first;
     try {
-      this.#listener = engine({
+      this.#listener = listen({
         ...limitsOf(options),
         ...(quic && { quic }),
         cert,
@@ -102,7 +114,8 @@ export class WebTransportHalf implements AsyncDisposable {
   /** The URL for clients on this machine. */
   get url(): string {
     const { hostname, port } = this.address;
-    return `https://${hostOf(isAnyAddress(hostname) ? "localhost" : hostname)}:${port}/`;
+    const url = `https://${hostOf(isAnyAddress(hostname) ? "localhost" : hostname)}:${port}/`;
+    return this.hidesRequests ? `${url}?protocol=${SKEIN_PROTOCOL}` : url;
   }
 
   /** By which a client may trust the certificate; none if that takes an authority. */

@@ -3,12 +3,17 @@
  *
  * @module
  */
+import type { AdmissionOptions } from "./admission_options.ts";
+import type { OriginRules } from "../transport/origins.ts";
 import type {
   Certificate,
   ListenWebTransportOptions,
   QuicHandshakeStats,
   WebTransportRequest,
 } from "../transport/h3/server.ts";
+
+/** Name of the runtime's own engine, `Deno.upgradeWebTransport`. */
+export const BUILTIN_ENGINE = "builtin";
 
 /**
  * What listens for WebTransport, as `WebTransportListener` does. It MUST go on
@@ -75,8 +80,36 @@ export interface WebTransportServeOptions extends
    * @default {true}
    */
   readonly wellKnown?: boolean;
-  /** What listens; HTTP/3 on the runtime's QUIC by default. */
-  readonly engine?: WebTransportEngine;
+  /**
+   * The engine that listens: HTTP/3 on the runtime's QUIC by default. `"builtin"` is the runtime's own
+   * WebTransport, `Deno.upgradeWebTransport`, with its defects: see the guide to WebTransport.
+   *
+   * - It shows no headers of a request. So `origins` has to hold `*`, and `authenticate` takes
+   *   `acceptsTokenInBand`; cookies and `Authorization` do not come. Of a page on it, nobody knows the
+   *   origin.
+   * - A client names the protocol in its URL, as `webTransportUrl` does: `?protocol=skein.1`. Others are
+   *   refused with 400.
+   * - `flowControl`, `maxSessionsPerConnection` and `moq` are not for it.
+   *
+   * @example The runtime's own engine
+   * ```ts
+   * import { connect, serve } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = serve({
+   *   port: 0,
+   *   hostname: "127.0.0.1",
+   *   onListen() {},
+   *   origins: ["*"],
+   *   webTransport: { engine: "builtin" },
+   *   onMessage: (message) => message.reply("pong"),
+   * });
+   * await using client = connect(`${server.url}?protocol=skein.1`);
+   * assertEquals(await client.request("ping"), "pong");
+   * assertEquals((await client.whenConnected()).transport, "webtransport");
+   * ```
+   */
+  readonly engine?: WebTransportEngine | "builtin";
 }
 
 /**
@@ -97,9 +130,60 @@ export function webTransportOptions(
       `Cannot serve: webTransport must be a boolean or an object, received ${webTransport}`,
     );
   }
-  const { port = 0 } = webTransport;
+  const { port = 0, engine } = webTransport;
+  if (engine !== undefined && engine !== BUILTIN_ENGINE && typeof engine !== "function") {
+    throw new TypeError(
+      `Cannot serve: engine of webTransport must be "${BUILTIN_ENGINE}" or a function, received ${
+        typeof engine === "string" ? `"${engine}"` : typeof engine
+      }`,
+    );
+  }
   if (!Number.isInteger(port) || port < 0 || port > 65_535) {
     throw new RangeError(`Cannot serve: port must be an integer from 0 to 65535, received ${port}`);
   }
   return webTransport;
+}
+
+/** Options of a server that the built-in engine is checked against. */
+export interface BuiltinEngineOptions
+  extends Pick<OriginRules, "origins">, Pick<AdmissionOptions<never>, "acceptsTokenInBand"> {
+  /** The option `webTransport`. */
+  readonly webTransport?: boolean | WebTransportServeOptions | undefined;
+  /** The option `authenticate`: whether there is one counts. */
+  readonly authenticate?: unknown;
+  /** The option `moq`: whether there is one counts. */
+  readonly moq?: unknown;
+}
+
+/**
+ * Checks that a server needs nothing that the runtime's own engine does not show or hold. Other engines
+ * pass.
+ *
+ * @param options The server's options.
+ * @throws {TypeError} If the server would check what it does not see.
+ */
+export function checkBuiltinEngine(options: BuiltinEngineOptions): void {
+  const { webTransport, origins = [], authenticate, acceptsTokenInBand = false, moq } = options;
+  if (typeof webTransport !== "object" || webTransport?.engine !== BUILTIN_ENGINE) return;
+  const refuse = (rule: string, received: string): never => {
+    throw new TypeError(
+      `Cannot serve: ${rule} with the engine "${BUILTIN_ENGINE}" of webTransport, received ${received}`,
+    );
+  };
+  // A page's Origin is not shown, and none counts as no page.
+  if (!origins.includes("*")) {
+    refuse('origins must hold "*", since no Origin is shown,', JSON.stringify(origins));
+  }
+  if (authenticate !== undefined && !acceptsTokenInBand) {
+    refuse(
+      "acceptsTokenInBand must be true beside authenticate, since no headers are shown,",
+      `${acceptsTokenInBand}`,
+    );
+  }
+  // Each group of a track is a stream, and those give out.
+  if (moq !== undefined) refuse("moq must be left out", typeof moq);
+  for (const name of ["flowControl", "maxSessionsPerConnection"] as const) {
+    if (webTransport[name] === undefined) continue;
+    refuse(`webTransport.${name} must be left out`, JSON.stringify(webTransport[name]));
+  }
 }

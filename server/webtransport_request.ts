@@ -23,6 +23,8 @@ export interface PagePlace {
   readonly webTransportPort: number;
   /** Whether the names of this machine stand for one another: pages were told a number for a name. */
   readonly isDevelopment: boolean;
+  /** True if the engine shows no headers, and accepts a session before it is asked about. */
+  readonly hidesRequests: boolean;
 }
 
 /** What a {@linkcode WebTransportInvitation} has beside what is asked. */
@@ -51,6 +53,7 @@ export class WebTransportInvitation implements Invitation<void> {
   readonly address: string | undefined;
   readonly isSkein: boolean;
   readonly announcesToken: boolean;
+  readonly refusal: Refused | undefined;
   readonly #asked: WebTransportRequest;
   readonly #options: WebTransportInvitationOptions;
   readonly #isOffered: boolean;
@@ -68,6 +71,13 @@ export class WebTransportInvitation implements Invitation<void> {
     this.isSkein = this.#isOffered || isNamed;
     this.announcesToken = this.#isOffered && asked.protocols.includes(TOKEN_MARK) ||
       isNamed && url.search.slice(1).split("&").includes(TOKEN_MARK_QUERY);
+    // A client that offered protocols out of sight would not know that one was agreed on.
+    if (options.place.hidesRequests && !url.searchParams.has("protocol")) {
+      this.refusal = new Refused(
+        400,
+        `Add ?protocol=${SKEIN_PROTOCOL} to the URL: this server sees no offered protocols`,
+      );
+    }
     this.address = options.addressOf(() => this.request);
   }
 
@@ -101,7 +111,9 @@ export class WebTransportInvitation implements Invitation<void> {
   refuse(refused: Refused): void {
     if (this.signal.aborted) return;
     try {
-      if (refused.isToldByClose) return this.#refuseByClose(refused);
+      if (refused.isToldByClose || this.#options.place.hidesRequests) {
+        return this.#refuseByClose(refused);
+      }
       this.#asked.refuse(refused.status, { headers: refusalHeaders(refused) });
     } catch {
       // It left meanwhile.
@@ -115,12 +127,7 @@ export class WebTransportInvitation implements Invitation<void> {
 
   #withMessages(raw: Connection, admitted: Promise<unknown> | undefined): Connection {
     const { messages } = this.#options;
-    const connection = withMessages(raw, { side: "server", ...messages, admitted });
-    // It was agreed on in the URL, which the wire does not read.
-    if (connection.protocol === "") {
-      Object.defineProperty(connection, "protocol", { value: SKEIN_PROTOCOL });
-    }
-    return connection;
+    return withMessages(raw, { side: "server", ...messages, admitted });
   }
 
   /** Other hosts by which a page of this server may have come, where it then was told of this one. */

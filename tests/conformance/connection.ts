@@ -23,11 +23,21 @@ export type { ConnectionPair, ConnectionTraits, MakePair } from "./pair.ts";
  * @param traits What the implementation can do.
  */
 export function testConnection(name: string, makePair: MakePair, traits: ConnectionTraits): void {
-  const test: ConnectionTest = (title, body) =>
-    Deno.test(`Connection over ${name} ${title}`, async () => {
-      await using pair = await makePair();
-      await body(pair);
+  const { skips = {} } = traits;
+  const titles = new Set<string>();
+  const test: ConnectionTest = (title, body) => {
+    titles.add(title);
+    const defect = skips[title];
+    const why = defect === undefined ? "" : ` (skipped: ${defect})`;
+    Deno.test({
+      name: `Connection over ${name} ${title}${why}`,
+      ignore: defect !== undefined,
+      async fn() {
+        await using pair = await makePair();
+        await body(pair);
+      },
     });
+  };
 
   test("is ready and says what it can do", async ({ a, b }) => {
     for (const end of [a, b]) {
@@ -50,4 +60,6 @@ export function testConnection(name: string, makePair: MakePair, traits: Connect
   if (traits.credit) testCredit(test);
   else testNoCredit(test);
   (traits.datagrams === "none" ? testNoDatagrams : testDatagrams)(test, traits);
+  const unknown = Object.keys(skips).filter((title) => !titles.has(title));
+  if (unknown.length > 0) throw new Error(`There is no check to skip: ${unknown.join("; ")}`);
 }

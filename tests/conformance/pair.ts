@@ -33,6 +33,8 @@ export interface ConnectionTraits extends ConnectionCapabilities {
   readonly maxReasonBytes: number;
   /** The subprotocol that both ends report. */
   readonly protocol: string;
+  /** Titles of checks that are skipped, each with the known defect that it is skipped for. */
+  readonly skips?: Readonly<Record<string, string>>;
 }
 
 /** A test of the suite: gets a pair and closes over the traits. */

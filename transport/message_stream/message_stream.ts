@@ -116,6 +116,9 @@ class FirstStream {
   }
 }
 
+/** The protocol whose messages travel on a stream. */
+export const MESSAGE_PROTOCOL = "skein.1";
+
 /** The largest body of a frame that is read, in bytes; a session's own bound is lower, and applies on delivery. */
 export const MAX_FRAME_BYTES = 4 * 1024 * 1024;
 
@@ -295,7 +298,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   }
 
   get protocol(): string {
-    return this.#inner.protocol;
+    return this.#inner.protocol || MESSAGE_PROTOCOL; // The URL may have agreed on it.
   }
 
   get ready(): Promise<void> {

@@ -1,88 +1,392 @@
 /**
- * The server half of WebTransport as the runtime has it, `Deno.upgradeWebTransport`,
- * behind the contract of all wires. `listenWebTransport()` does more; this is for
- * those who want the runtime's own.
+ * The server half of WebTransport as the runtime has it, `Deno.upgradeWebTransport`, behind the
+ * contract of all wires. `listenWebTransport()` does more; this is for those who want the runtime's
+ * own.
  *
  * @module
  */
-import { UnsupportedError } from "../../errors.ts";
-import type { Connection } from "../connection.ts";
-import { QUIC_MISSING } from "../quic/runtime.ts";
+import { ConnectionError, UnsupportedError } from "../../errors.ts";
+import {
+  type AcceptedConnection,
+  checkLimits,
+  QuicAcceptor,
+  type QuicHandshakeStats,
+  type QuicListenOptions,
+} from "../quic/acceptor.ts";
+import { Arrivals } from "../_arrivals.ts";
+import type { Certificate } from "../certificate/certificate.ts";
+import type { Connection, ConnectionCapabilities, ConnectionCloseInfo } from "../connection.ts";
+import { Deadlines } from "../deadlines.ts";
+import { H3Error, isHttp3Code } from "../h3/error_codes.ts";
+import { QUIC_MISSING, type QuicEnding, quicEnding } from "../quic/runtime.ts";
+import type { WebTransportRequest } from "../h3/request.ts";
 import { connectionOf, type NativeWebTransport } from "./client.ts";
+import { type NativeServerDefect, nativeServerDefects } from "./defects.ts";
 
-/** What the runtime's own server side is known to do wrong. */
-export type NativeServerDefect =
-  /** The writable end of a stream sends no end: a peer that reads to the end waits for ever. */
-  | "no-stream-end"
-  /** A peer can open 99 bidirectional streams, and no more. */
-  | "stream-limit"
-  /** A close of the peer is seen as the end of its QUIC connection only, a browser's after some time. */
-  | "close-unseen"
-  /** Code and reason of a close reach no browser. */
-  | "close-code-lost"
-  /** The request's headers can not be read, and it can not be refused with a status. */
-  | "no-request";
+/** Datagrams that wait for their reader, the newest ones. */
+const MAX_WAITING_DATAGRAMS = 1_024;
 
-/** All that Deno 2.9 has. */
-const DEFECTS: readonly NativeServerDefect[] = [
-  "no-stream-end",
-  "stream-limit",
-  "close-unseen",
-  "close-code-lost",
-  "no-request",
-];
+/** Sessions that were not taken yet; the connections of more are closed. */
+const MAX_WAITING_REQUESTS = 1_024;
+
+/** Time in which a client has to ask for its session, in milliseconds. */
+const FIRST_REQUEST_TIMEOUT_MS = 10_000;
+
+const CAPABILITIES: ConnectionCapabilities = {
+  streams: true,
+  datagrams: "unreliable",
+  resetCodes: false,
+  credit: false,
+  independentStreams: true,
+};
 
 /** A session that the runtime accepted. */
 export interface AcceptedNativeWebTransport {
   /** The connection, established. Its QUIC connection carries no other session. */
   readonly connection: Connection;
-  /** What was asked for. */
+  /** The URL of the request. */
   readonly url: string;
-  /** What to expect of it; see {@linkcode nativeServerDefects}. */
+  /** Known defects of the connection; see {@linkcode nativeServerDefects}. */
   readonly defects: readonly NativeServerDefect[];
-}
-
-/**
- * Lists what the runtime's own server side does wrong. It is found out by what
- * its `WebTransport` has: one that knows of subprotocols is newer than those
- * that are known to have these defects.
- *
- * @returns The defects; none if the runtime is newer, or has no WebTransport at all.
- *
- * @example Usage
- * ```ts
- * import { nativeServerDefects } from "@skein/skein/transport";
- *
- * if (nativeServerDefects().includes("stream-limit")) {
- *   console.log("Use listenWebTransport() for more than 99 streams");
- * }
- * ```
- */
-export function nativeServerDefects(): readonly NativeServerDefect[] {
-  const { WebTransport } = globalThis as { WebTransport?: { readonly prototype: object } };
-  return WebTransport === undefined || "protocol" in WebTransport.prototype ? [] : DEFECTS;
 }
 
 /**
  * Accepts a WebTransport session on a QUIC connection with the runtime's own
  * server side.
  *
- * @param conn A connection of a `Deno.QuicListener`, with the ALPN `h3`.
- * @returns The session, and what to expect of it.
+ * - **Close:** code and reason travel as those of the QUIC connection. A peer that ends its session
+ *   closes with 0 here, whatever its code was.
+ *
+ * @param conn A connection of a `Deno.QuicListener`, with the ALPN `h3`; nothing else may use it.
+ * @returns The session, and its known defects.
  * @throws {UnsupportedError} If the runtime has none; the message names the flag.
  */
 export async function acceptNativeWebTransport(
   conn: Deno.QuicConn,
 ): Promise<AcceptedNativeWebTransport> {
-  if (typeof Deno.upgradeWebTransport !== "function") throw new UnsupportedError(QUIC_MISSING);
+  requireUpgrade();
+  const ending = quicEnding(conn);
+  const datagrams = takeDatagrams(conn, ending);
   const native = await Deno.upgradeWebTransport(conn);
   await native.ready;
-  const connection = connectionOf(native as unknown as NativeWebTransport, {
-    streams: true,
-    datagrams: "unreliable",
-    resetCodes: false,
-    credit: false,
-    independentStreams: true,
-  });
+  const session = new AcceptedSession(native, { ending, datagrams });
+  const connection = connectionOf(session, CAPABILITIES);
   return { connection, url: native.url, defects: nativeServerDefects() };
+}
+
+/** Options for {@linkcode listenNativeWebTransport}. */
+export interface ListenNativeWebTransportOptions extends QuicListenOptions {
+  /**
+   * Streams of each kind that a peer may have open on a connection. The runtime counts a stream as
+   * open until it collects its garbage.
+   *
+   * @default {128}
+   */
+  readonly maxStreams?: number;
+}
+
+/**
+ * Listens for WebTransport sessions of the runtime's own engine. Iterate over it to get them as
+ * requests.
+ *
+ * - **Accepted first:** a session is open before its request is here. A refusal closes it with 4000
+ *   more than the status, and headers of an answer are lost.
+ * - **No headers:** a request shows its URL, and `host` as the URL has it.
+ * - **Bound:** connections, handshakes, the time to ask for a session, and requests that wait have
+ *   limits. A connection carries one session.
+ */
+export class NativeWebTransportListener
+  implements AsyncIterable<WebTransportRequest>, AsyncDisposable {
+  readonly #acceptor: QuicAcceptor<NativeHandshake>;
+  readonly #signal: AbortSignal | undefined;
+  readonly #waiting: NativeRequest[] = [];
+  readonly #upgrades = new Deadlines<NativeHandshake>(
+    FIRST_REQUEST_TIMEOUT_MS,
+    (handshake) => handshake.close(),
+  );
+  readonly #onAbort = (): void => void this.close();
+  #wake: PromiseWithResolvers<void> | undefined = undefined;
+  #isStopped = false;
+  #closing: Promise<void> | undefined = undefined;
+
+  /**
+   * Listens; `listenNativeWebTransport()` does.
+   *
+   * @param options See {@linkcode ListenNativeWebTransportOptions}.
+   */
+  constructor(options: ListenNativeWebTransportOptions) {
+    requireUpgrade();
+    const { maxStreams = 128, signal } = options;
+    checkLimits({ maxStreams });
+    this.#signal = signal;
+    this.#acceptor = new QuicAcceptor<NativeHandshake>(options, {
+      protocols: ["h3"],
+      // The request itself is one, and so are the control streams.
+      maxBidirectionalStreams: maxStreams + 1,
+      maxUnidirectionalStreams: maxStreams + 3,
+      accept: (conn) => this.#accept(conn),
+      refuse: (conn) =>
+        conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" }),
+    });
+    signal?.addEventListener("abort", this.#onAbort, { once: true });
+  }
+
+  /** Address of the UDP socket. */
+  get address(): Deno.NetAddr {
+    return this.#acceptor.address;
+  }
+
+  /** Number of connections. */
+  get connectionCount(): number {
+    return this.#acceptor.connectionCount;
+  }
+
+  /** Counters of handshakes. */
+  get handshakes(): QuicHandshakeStats {
+    return this.#acceptor.handshakes;
+  }
+
+  /**
+   * Has new handshakes get another certificate. Sessions stay.
+   *
+   * @param certificate The certificate and its key.
+   * @throws {TypeError} If they make no sense, or the listener is closed.
+   */
+  rotate(certificate: Certificate): void {
+    this.#acceptor.rotate(certificate);
+  }
+
+  /** Takes no new connections, and refuses requests that wait with 503. Sessions stay. */
+  stop(): void {
+    if (this.#isStopped) return;
+    this.#isStopped = true;
+    this.#acceptor.stop();
+    for (const request of this.#waiting.splice(0)) request.refuse(503);
+    this.#wake?.resolve();
+  }
+
+  /**
+   * Closes every connection, and stops listening. Idempotent. The runtime gives
+   * the port back when it collects its garbage, not at once.
+   */
+  close(): Promise<void> {
+    return this.#closing ??= this.#close();
+  }
+
+  /** Closes; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /** Yields requests, until the listener is stopped. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
+    while (true) {
+      for (let request; (request = this.#waiting.shift()) !== undefined;) yield request;
+      if (this.#isStopped) return;
+      this.#wake = Promise.withResolvers();
+      await this.#wake.promise;
+    }
+  }
+
+  #accept(conn: Deno.QuicConn): NativeHandshake {
+    const handshake = new NativeHandshake(conn);
+    this.#upgrades.add(handshake);
+    void this.#upgrade(handshake);
+    return handshake;
+  }
+
+  async #upgrade(handshake: NativeHandshake): Promise<void> {
+    const { conn } = handshake;
+    try {
+      const accepted = await acceptNativeWebTransport(conn);
+      const request = new NativeRequest(accepted, conn.remoteAddr);
+      if (this.#isStopped || this.#waiting.length >= MAX_WAITING_REQUESTS) {
+        return request.refuse(503);
+      }
+      this.#waiting.push(request);
+      this.#wake?.resolve();
+    } catch {
+      // A request that is none is the peer's matter.
+      handshake.close();
+    } finally {
+      this.#upgrades.delete(handshake);
+    }
+  }
+
+  async #close(): Promise<void> {
+    this.stop();
+    this.#signal?.removeEventListener("abort", this.#onAbort);
+    await this.#acceptor.close(H3Error.noError);
+    this.#upgrades.clear();
+  }
+}
+
+/**
+ * Listens for WebTransport sessions with the runtime's own engine.
+ *
+ * @param options See {@linkcode ListenNativeWebTransportOptions}.
+ * @returns The listener; iterate over it to get the requests.
+ * @throws {UnsupportedError} If the runtime has none; the message names the flag.
+ * @throws {Deno.errors.AddrInUse} If the UDP port is taken.
+ * @throws {RangeError} If a limit is not a positive integer.
+ * @throws {TypeError} If the certificate and its key are not texts of PEM.
+ */
+export function listenNativeWebTransport(
+  options: ListenNativeWebTransportOptions,
+): NativeWebTransportListener {
+  return new NativeWebTransportListener(options);
+}
+
+function requireUpgrade(): void {
+  if (typeof Deno.upgradeWebTransport !== "function") throw new UnsupportedError(QUIC_MISSING);
+}
+
+/**
+ * Reads datagrams past the runtime. That keeps one of them, and puts it into a stream of bytes, which
+ * takes no empty chunk: a peer that sends one would end the process by a rejection that nothing handles.
+ */
+function takeDatagrams(conn: Deno.QuicConn, ending: Promise<unknown>): ReadableStream<Uint8Array> {
+  const arrivals = new Arrivals<Uint8Array>({ capacity: MAX_WAITING_DATAGRAMS });
+  const read = conn.readDatagram.bind(conn);
+  // The runtime waits for its first one until the connection is over.
+  conn.readDatagram = () => ending.then(() => read());
+  void deliverDatagrams(read, arrivals);
+  return arrivals.readable;
+}
+
+async function deliverDatagrams(
+  read: () => Promise<Uint8Array>,
+  arrivals: Arrivals<Uint8Array>,
+): Promise<void> {
+  try {
+    while (true) {
+      const datagram = await read();
+      // The id of the one session of a connection is 0, in one byte.
+      if (datagram[0] === 0) arrivals.push(datagram.subarray(1));
+    }
+  } catch {
+    arrivals.end(); // The connection is over, and says why.
+  }
+}
+
+/** A connection before, and behind, its session. */
+class NativeHandshake implements AcceptedConnection {
+  readonly conn: Deno.QuicConn;
+  readonly ending: Promise<QuicEnding>;
+
+  constructor(conn: Deno.QuicConn) {
+    this.conn = conn;
+    this.ending = quicEnding(conn);
+  }
+
+  close(): void {
+    this.conn.close({ closeCode: H3Error.noError, reason: "" });
+  }
+}
+
+/** A session of the runtime, whose end is told in the words of WebTransport. */
+class AcceptedSession implements NativeWebTransport {
+  readonly ready: Promise<void>;
+  readonly closed: Promise<ConnectionCloseInfo>;
+  readonly datagrams: NativeWebTransport["datagrams"];
+  readonly incomingBidirectionalStreams: NativeWebTransport["incomingBidirectionalStreams"];
+  readonly incomingUnidirectionalStreams: NativeWebTransport["incomingUnidirectionalStreams"];
+  readonly #native: NativeWebTransport;
+
+  constructor(native: WebTransport, { ending, datagrams }: {
+    readonly ending: Promise<QuicEnding>;
+    readonly datagrams: ReadableStream<Uint8Array>;
+  }) {
+    const own = this.#native = native as unknown as NativeWebTransport;
+    this.ready = own.ready;
+    this.closed = ending.then(sessionEnding);
+    this.datagrams = {
+      readable: datagrams,
+      writable: own.datagrams.writable!,
+      get maxDatagramSize() {
+        return own.datagrams.maxDatagramSize;
+      },
+    };
+    this.incomingBidirectionalStreams = own.incomingBidirectionalStreams;
+    this.incomingUnidirectionalStreams = own.incomingUnidirectionalStreams;
+  }
+
+  createBidirectionalStream(
+    options: Parameters<NativeWebTransport["createBidirectionalStream"]>[0],
+  ): ReturnType<NativeWebTransport["createBidirectionalStream"]> {
+    return this.#native.createBidirectionalStream(options);
+  }
+
+  createUnidirectionalStream(
+    options: Parameters<NativeWebTransport["createUnidirectionalStream"]>[0],
+  ): ReturnType<NativeWebTransport["createUnidirectionalStream"]> {
+    return this.#native.createUnidirectionalStream(options);
+  }
+
+  close(info: ConnectionCloseInfo): void {
+    this.#native.close(info);
+  }
+}
+
+/** Reads the end of a QUIC connection as that of its session. */
+function sessionEnding({ closeCode, reason }: QuicEnding): ConnectionCloseInfo {
+  // A peer whose session is over closes the connection so, and the runtime shows nothing else of it.
+  if (closeCode === H3Error.noError) return { closeCode: 0, reason: "" };
+  if (closeCode === undefined) throw new ConnectionError(reason);
+  if (!isHttp3Code(closeCode)) return { closeCode, reason };
+  const code = `0x${closeCode.toString(16)}`;
+  throw new ConnectionError(`the peer closed with code ${code}${reason && `: ${reason}`}`);
+}
+
+/** A session that was accepted by the runtime, and is asked about now. */
+class NativeRequest implements WebTransportRequest {
+  readonly url: string;
+  readonly headers: Headers;
+  readonly protocols: readonly string[] = [];
+  readonly remoteAddress: Deno.NetAddr;
+  readonly #connection: Connection;
+  #isAnswered = false;
+  #aborted: AbortController | undefined;
+
+  constructor({ url, connection }: AcceptedNativeWebTransport, remoteAddress: Deno.NetAddr) {
+    this.url = url;
+    this.headers = new Headers({ host: URL.parse(url)?.host ?? "" });
+    this.remoteAddress = remoteAddress;
+    this.#connection = connection;
+  }
+
+  get signal(): AbortSignal {
+    if (this.#aborted !== undefined) return this.#aborted.signal;
+    const aborted = this.#aborted = new AbortController();
+    const giveUp = () => {
+      if (!this.#isAnswered) aborted.abort(new Error("The client gave up"));
+    };
+    this.#connection.closed.then(giveUp, giveUp);
+    return aborted.signal;
+  }
+
+  accept({ protocol = "" }: { readonly protocol?: string } = {}): Connection {
+    if (protocol !== "") {
+      throw new TypeError(
+        `Cannot accept request: protocol must be left out, which the runtime does not agree on, received "${protocol}"`,
+      );
+    }
+    this.#answer();
+    return this.#connection;
+  }
+
+  refuse(status: number): void {
+    if (!Number.isInteger(status) || status < 300 || status > 599) {
+      throw new RangeError(
+        `Cannot refuse request: status must be an integer from 300 to 599, received ${status}`,
+      );
+    }
+    this.#answer();
+    this.#connection.close({ closeCode: 4000 + status, reason: `Refused with ${status}` });
+  }
+
+  #answer(): void {
+    if (this.#isAnswered) throw new TypeError("Cannot answer request: it was answered before");
+    this.#isAnswered = true;
+  }
 }

@@ -2,7 +2,8 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { TimeoutError } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { directDatagrams, directStream } from "../direct.ts";
-import { acceptNativeWebTransport, nativeServerDefects } from "./server.ts";
+import { nativeServerDefects } from "./defects.ts";
+import { acceptNativeWebTransport } from "./server.ts";
 import { dialWebTransport } from "../h3/client.ts";
 
 Deno.test("acceptNativeWebTransport() echoes, and says what it does wrong", async () => {

@@ -7,9 +7,9 @@
 import { ConnectionError } from "../../errors.ts";
 import { locateWebTransport } from "./locate.ts";
 import type { Connection } from "../connection.ts";
-import { withMessages } from "../message_stream/message_stream.ts";
+import { MESSAGE_PROTOCOL, withMessages } from "../message_stream/message_stream.ts";
 import type { WebTransportLeg } from "./race.ts";
-import { type DialWebTransportOptions, TOKEN_MARK } from "../webtransport.ts";
+import { type DialWebTransportOptions, TOKEN_MARK, TOKEN_MARK_QUERY } from "../webtransport.ts";
 
 /** Opens WebTransport at its own URL, of `https:`; its connections have no messages. */
 export type WebTransportDialer = (
@@ -17,16 +17,14 @@ export type WebTransportDialer = (
   options: DialWebTransportOptions,
 ) => Promise<Connection>;
 
-/** The protocol whose messages travel on a stream; sessions speak it. */
-const MESSAGE_PROTOCOL = "skein.1";
-
 /**
  * Makes what a race takes of what a platform dials with.
  *
  * - **Where:** a URL of `wss:` or `https:` has WebTransport at the same host and port. One of `ws:`
  *   or `http:` has it if hashes of certificates are given, or if the server is on this machine and
  *   says so at `/.well-known/skein/webtransport`.
- * - **Messages:** a connection that speaks `skein.1` has them.
+ * - **Messages:** a connection that speaks `skein.1` has them. A URL that asks for it, by
+ *   `?protocol=skein.1`, takes the server to agree where that says nothing.
  * - **Failure:** it rejects with `UnsupportedError` where there is none, with `ConnectionError`
  *   where the server speaks none of the protocols offered, and with what `dial` rejects with.
  *
@@ -57,12 +55,16 @@ export function webTransportLeg(dial: WebTransportDialer): WebTransportLeg {
   return async (url, options) => {
     const { protocols = [], serverCertificateHashes: given, signal } = options;
     const { url: place, hashes } = await locateWebTransport(url, { hashes: given, signal });
+    const isAsked = place.searchParams.get("protocol") === MESSAGE_PROTOCOL;
+    if (isAsked && protocols.includes(TOKEN_MARK)) place.search += `&${TOKEN_MARK_QUERY}`;
     const connection = await dial(place, {
       ...options,
       ...(hashes && { serverCertificateHashes: hashes }),
     });
     const { protocol } = connection;
-    if (protocol === MESSAGE_PROTOCOL) return withMessages(connection, { side: "client" });
+    if (protocol === MESSAGE_PROTOCOL || isAsked && !protocol) {
+      return withMessages(connection, { side: "client" });
+    }
     if (protocol || protocols.length === 0) return connection;
     connection.close();
     throw new ConnectionError(

@@ -1,0 +1,311 @@
+/**
+ * `serve()` on the runtime's own engine of WebTransport.
+ *
+ * @module
+ */
+import {
+  assert,
+  assertEquals,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { connect, dial, type DialOptions } from "../client/deno.ts";
+import { AuthenticationError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import { MoqServer } from "../pubsub/moq/mod.ts";
+import type { Refusal, ServeOptions, Server } from "../server.ts";
+import type { Session } from "../session/session.ts";
+import { devCertificate } from "../transport/certificate/dev_certificate.ts";
+import { directDatagrams, directStream } from "../transport/direct.ts";
+import { listenNativeWebTransport } from "../transport/native/server.ts";
+import { dialWebTransport } from "../transport/h3/client.ts";
+import { bytesOf, RawPeer } from "./raw_http3.ts";
+import { listen, portOf, until } from "./servers.ts";
+import { endOf, soon } from "./sessions.ts";
+
+/** Listens with the engine. */
+function listenBuiltin<V = unknown>(options: ServeOptions<V> = {}): Server<V> {
+  const { webTransport = {} } = options;
+  return listen<V>({
+    origins: ["*"],
+    ...options,
+    webTransport: { cacheFolder: null, ...Object(webTransport), engine: "builtin" },
+  });
+}
+
+/** Dials a session over WebTransport, and nothing else. */
+function dialBuiltin(
+  server: Pick<Server, "webTransportUrl" | "certificateHashes">,
+  options: DialOptions = {},
+): Promise<Session> {
+  return soon(dial(server.webTransportUrl, {
+    transports: ["webtransport"],
+    serverCertificateHashes: server.certificateHashes,
+    ...options,
+  }));
+}
+
+/** Speaks HTTP/3 by hand. */
+function dialPeer(server: Server): Promise<RawPeer> {
+  const { port } = new URL(server.webTransportUrl);
+  return RawPeer.dial(Number(port), { hashes: server.certificateHashes });
+}
+
+Deno.test("serve() carries messages, publications, streams and datagrams on the built-in engine", async () => {
+  await using server = listenBuiltin({
+    authorize: () => true,
+    onMessage: (message) => void message.reply({ back: message.data }),
+    onOpen(session) {
+      const { datagrams } = session.connection;
+      const own = directDatagrams(datagrams);
+      own.receive((datagram) => own.send(datagram));
+    },
+    async onStream(stream) {
+      if (stream.direction === "unidirectional") return;
+      const { readable, writable } = stream;
+      const writer = writable.getWriter();
+      await writer.write(await new Response(readable).bytes());
+    },
+  });
+  assertEquals(new URL(server.webTransportUrl).search, "?protocol=skein.1");
+  await using client = connect(`${server.url}?protocol=skein.1`);
+  const session = await soon(client.whenConnected());
+  assertEquals([session.transport, session.connection.protocol], ["webtransport", "skein.1"]);
+  assertEquals(await soon(client.request("echo", [1])), { back: [1] });
+
+  const news = client.subscribe("news");
+  await soon(news.ready);
+  server.publish("news", "hello");
+  for await (const { data } of news) {
+    assertEquals(data, "hello");
+    break;
+  }
+
+  const stream = directStream(await session.connection.createBidirectionalStream());
+  await stream.write(Uint8Array.of(1, 2, 3));
+  await stream.close();
+  assertEquals(await soon(stream.read()), Uint8Array.of(1, 2, 3));
+
+  const datagrams = directDatagrams(session.connection.datagrams);
+  const { promise, resolve } = Promise.withResolvers<Uint8Array>();
+  datagrams.receive(resolve);
+  datagrams.send(Uint8Array.of(4, 5));
+  assertEquals(await soon(promise), Uint8Array.of(4, 5));
+});
+
+Deno.test("serve() refuses the built-in engine where it would check what that does not show", () => {
+  const certificate = devCertificate({ cacheFolder: null });
+  const authenticate = () => "ann";
+  const base = { origins: ["*"], webTransport: { engine: "builtin", cacheFolder: null } } as const;
+  const cases: [ServeOptions<string>, text: string][] = [
+    [{ origins: [] }, 'origins must hold "*", since no Origin is shown, with'],
+    [{ origins: ["https://a.test"] }, 'received ["https://a.test"]'],
+    [{ authenticate }, "acceptsTokenInBand must be true beside authenticate, since no headers"],
+    [{ authenticate, acceptsTokenInBand: false }, "received false"],
+    [{ moq: new MoqServer({ authorize: () => true }) }, "moq must be left out with the engine"],
+    [
+      { webTransport: { ...base.webTransport, flowControl: { maxData: 1 } } },
+      'webTransport.flowControl must be left out with the engine "builtin" of webTransport, received {"maxData":1}',
+    ],
+    [
+      { webTransport: { ...base.webTransport, maxSessionsPerConnection: 2 } },
+      "webTransport.maxSessionsPerConnection must be left out",
+    ],
+    [{ webTransport: { certificate, maxStreams: 0, ...base.webTransport } }, "maxStreams must be"],
+    [
+      { webTransport: { engine: "native" as "builtin" } },
+      'Cannot serve: engine of webTransport must be "builtin" or a function, received "native"',
+    ],
+  ];
+  for (const [options, text] of cases) {
+    const error = assertThrows(() => listen<string>({ ...base, ...options }), Error, text);
+    assert(error instanceof TypeError || error instanceof RangeError, String(error));
+  }
+});
+
+Deno.test("serve() authenticates in band on the built-in engine, and tells a refusal by its close", async () => {
+  const refusals: Refusal[] = [];
+  await using server = listenBuiltin<string>({
+    acceptsTokenInBand: true,
+    authenticate({ token }) {
+      if (token !== "s3cret") throw new AuthenticationError("Not a token");
+      return "ann";
+    },
+    onRefusal: (refusal) => void refusals.push(refusal),
+    onMessage: (message, session) => void message.reply(session.value),
+  });
+  const session = await dialBuiltin(server, { token: "s3cret" });
+  assertEquals(await soon(session.request("who")), "ann");
+  await session.close();
+  for (const options of [{ token: "wrong" }, {}]) {
+    const error = await assertRejects(() => dialBuiltin(server, options), SessionClosedError);
+    assertEquals(error.info?.code, 4401);
+    await until(() => refusals.length === 1);
+    assertEquals(refusals.pop()?.status, 401);
+  }
+});
+
+Deno.test("serve() refuses a client on the built-in engine whose URL names no protocol", async () => {
+  const refusals: Refusal[] = [];
+  let sessions = 0;
+  await using server = listenBuiltin({
+    onRefusal: (refusal) => void refusals.push(refusal),
+    onOpen: () => void sessions++,
+  });
+  // It comes by WebSocket then, and no session began before.
+  const session = await soon(dial(server.url));
+  assertEquals([session.transport, sessions], ["websocket", 1]);
+  await until(() => refusals.length === 1);
+  assertEquals(refusals[0]!.status, 400);
+  assertStringIncludes(refusals[0]!.reason, "Add ?protocol=skein.1 to the URL");
+  await session.close();
+});
+
+Deno.test("serve() checks path and limits on the built-in engine, by close codes", async () => {
+  await using server = listenBuiltin({
+    path: "/live",
+    limits: { maxSessions: 1 },
+    onRefusal() {},
+    webTransport: { engine: "builtin", maxConnections: 2 },
+  });
+  const url = new URL(server.webTransportUrl);
+  const ask = (pathname: string) =>
+    dialBuiltin({
+      webTransportUrl: new URL(pathname + url.search, url).href,
+      certificateHashes: server.certificateHashes,
+    });
+  const error = await assertRejects(() => ask("/nope"), SessionClosedError);
+  assertEquals(error.info?.code, 4404);
+  const first = await ask("/live");
+  const second = await assertRejects(() => ask("/live"), SessionClosedError);
+  assertEquals(second.info?.code, 4429);
+  await first.close();
+});
+
+Deno.test("serve() drains and closes sessions of the built-in engine with 4503", async () => {
+  const server = listenBuiltin();
+  const session = await dialBuiltin(server);
+  const report = await soon(server.drain({ withinMs: 100 }));
+  assertEquals(report.closed + report.cut, 1);
+  assertEquals(await endOf(session), { code: 4503, reason: "", by: "remote" });
+  const other = listenBuiltin();
+  const late = await dialBuiltin(other);
+  await soon(other.close());
+  assertEquals((await endOf(late)).code, 4503);
+});
+
+Deno.test("serve() names the address where the port of the built-in engine is taken", async () => {
+  await using server = listenBuiltin();
+  const port = portOf(server);
+  assertThrows(
+    () => listenBuiltin({ webTransport: { engine: "builtin", port } }),
+    Deno.errors.AddrInUse,
+    `Cannot listen on 127.0.0.1:${port} (UDP): the address is in use`,
+  );
+});
+
+Deno.test("serve() says how to get the built-in engine where the runtime has none", () => {
+  const { upgradeWebTransport } = Deno;
+  const certificate = devCertificate({ cacheFolder: null });
+  Object.defineProperty(Deno, "upgradeWebTransport", { value: undefined, configurable: true });
+  try {
+    assertThrows(
+      () => listenNativeWebTransport({ ...certificate }),
+      UnsupportedError,
+      "--unstable-net",
+    );
+  } finally {
+    Object.defineProperty(Deno, "upgradeWebTransport", {
+      value: upgradeWebTransport,
+      configurable: true,
+    });
+  }
+});
+
+Deno.test("serve() lives through an empty datagram on the built-in engine", async () => {
+  const received: Uint8Array[] = [];
+  await using server = listenBuiltin({
+    onOpen: ({ connection }) =>
+      directDatagrams(connection.datagrams).receive((datagram) => void received.push(datagram)),
+  });
+  const session = await dialBuiltin(server);
+  const datagrams = directDatagrams(session.connection.datagrams);
+  for (const payload of [[], [1]]) datagrams.send(Uint8Array.from(payload));
+  await until(() => received.length === 2);
+  assertEquals(received.map(({ length }) => length), [0, 1]);
+  await session.close();
+});
+
+Deno.test({
+  name: "serve() survives peers of the built-in engine that send what is no request",
+  sanitizeResources: false, // The defect "request-leak" of the runtime.
+  async fn() {
+    await using server = listenBuiltin({ onMessage: (message) => message.reply(1) });
+    const requests = [
+      (peer: RawPeer) => peer.bidi(Uint8Array.of(1, 2, 0xff, 0xff)),
+      (peer: RawPeer) => peer.request({ fields: [[":method", "GET"], [":path", "/"]] }),
+      (peer: RawPeer) => peer.uni(0x54, 0, 1),
+    ];
+    for (const ask of requests) {
+      await using peer = await dialPeer(server);
+      await peer.control();
+      await ask(peer);
+      // A stream that is no session's, and one that ends before its kind.
+      await (await peer.uni()).end();
+      await peer.uni(bytesOf(0x2222_2222));
+    }
+    const session = await dialBuiltin(server);
+    assertEquals(await soon(session.request("there")), 1);
+    await session.close();
+  },
+});
+
+Deno.test({
+  name: "NativeWebTransportListener closes a connection that asks for no session in ten seconds",
+  sanitizeResources: false, // The defect "request-leak" of the runtime.
+  async fn() {
+    const certificate = devCertificate({ cacheFolder: null });
+    await using listener = listenNativeWebTransport({ hostname: "127.0.0.1", ...certificate });
+    {
+      using time = new FakeTime();
+      await using peer = await RawPeer.dial(listener.address.port, { hashes: certificate.hashes });
+      await peer.control();
+      await peer.nextUni(); // The listener has taken it.
+      await time.tickAsync(9_000);
+      assertEquals(listener.connectionCount, 1);
+      await time.tickAsync(1_001);
+      assertEquals((await peer.ending).closeCode, 0x100);
+    }
+    await until(() => listener.connectionCount === 0);
+  },
+});
+
+Deno.test("NativeWebTransportListener answers a request once, and refuses those that wait when it stops", async () => {
+  const certificate = devCertificate({ cacheFolder: null });
+  await using listener = listenNativeWebTransport({ hostname: "127.0.0.1", ...certificate });
+  const requests = listener[Symbol.asyncIterator]();
+  const ask = (path: string) =>
+    dialWebTransport(`https://127.0.0.1:${listener.address.port}${path}`, {
+      serverCertificateHashes: certificate.hashes,
+    });
+  const [near, next] = await soon(Promise.all([ask("/a?b=1"), requests.next()]));
+  const request = next.value!;
+  assertEquals(new URL(request.url).pathname, "/a");
+  assertEquals(
+    [request.headers.get("host"), request.protocols],
+    [`127.0.0.1:${listener.address.port}`, []],
+  );
+  assertThrows(() => request.accept({ protocol: "skein.1" }), TypeError, 'received "skein.1"');
+  assertThrows(() => request.refuse(200), RangeError, "received 200");
+  request.refuse(404);
+  assertThrows(() => request.accept(), TypeError, "answered before");
+  assertEquals((await soon(near.closed)).closeCode, 4404);
+  assertEquals(request.signal.aborted, false);
+
+  const waiting = await soon(ask("/c"));
+  await until(() => listener.connectionCount === 1);
+  listener.stop();
+  assertEquals((await soon(waiting.closed)).closeCode, 4503);
+  assertEquals((await soon(requests.next())).done, true);
+});

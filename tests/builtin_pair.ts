@@ -1,0 +1,54 @@
+/**
+ * Our client and the runtime's own server of WebTransport, over UDP on this machine.
+ *
+ * @module
+ */
+import { devCertificate } from "../transport/certificate/dev_certificate.ts";
+import { type NativeServerDefect, nativeServerDefects } from "../transport/native/defects.ts";
+import { listenNativeWebTransport } from "../transport/native/server.ts";
+import { dialWebTransport } from "../transport/h3/client.ts";
+import type { WebTransportPair } from "./webtransport_pair.ts";
+
+const certificate = devCertificate({ cacheFolder: null });
+
+/**
+ * Makes a pair; the protocol of the session is in its URL alone.
+ *
+ * @returns The pair; disposing it closes it, and the listener.
+ */
+export async function builtinPair(): Promise<WebTransportPair> {
+  const listener = listenNativeWebTransport({ hostname: "127.0.0.1", ...certificate });
+  const requests = listener[Symbol.asyncIterator]();
+  const dialing = dialWebTransport(
+    `https://127.0.0.1:${listener.address.port}/?protocol=skein.1`,
+    { serverCertificateHashes: certificate.hashes },
+  );
+  const { value: request } = await requests.next();
+  const server = request!.accept();
+  const client = await dialing;
+  return {
+    client,
+    server,
+    async [Symbol.asyncDispose](): Promise<void> {
+      await server[Symbol.asyncDispose](); // A client that closes first waits for an answer.
+      await client[Symbol.asyncDispose]();
+      await listener.close();
+    },
+  };
+}
+
+/**
+ * Finds what this runtime cannot pass.
+ *
+ * @param checks Titles of checks, by the defect that keeps the runtime from passing them.
+ * @returns The titles of those that it fails, each with its defect.
+ */
+export function skipsOf(
+  checks: { readonly [Defect in NativeServerDefect]?: readonly string[] },
+): Record<string, string> {
+  return Object.fromEntries(
+    nativeServerDefects().flatMap((defect) =>
+      (checks[defect] ?? []).map((title): [string, string] => [title, defect])
+    ),
+  );
+}
