@@ -538,8 +538,7 @@ function cancel(owed: Incoming | Message, reason: unknown): void {
 export function report(settings: SessionSettings, error: unknown, session: Session): void {
   const { onError } = settings.handlers;
   const print = (error: unknown) =>
-    // deno-lint-ignore no-console
-    console.error(`A handler of session ${session.id} failed:`, error);
+    settings.console.failed(`A handler of session ${session.id}`, error);
   if (onError === undefined) return print(error);
   attempt(() => onError(error, session), (failure) => {
     print(failure);

@@ -1,10 +1,11 @@
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { captureConsole } from "../tests/console_lines.ts";
 import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand, turns } from "../tests/sessions.ts";
 import { encodeBinary } from "./wire/binary.ts";
 import { MAX_JOINED_BYTES } from "./queue/packing.ts";
+import { ConsoleReport } from "./insight/console_report.ts";
 
 const bytes = (...values: number[]) => new Uint8Array(values);
 
@@ -443,4 +444,24 @@ Deno.test("Session prints nothing of messages that a loop reads in time, of pres
   await time.tickAsync(10_000);
   assertEquals(printed.lines, []);
   await reading.return();
+});
+
+Deno.test("Sessions print 16 errors of their handlers a minute together where onError is not set", async () => {
+  using printed = captureConsole();
+  const settings = {
+    console: new ConsoleReport(),
+    onMessage: () => {
+      throw new Error("broken");
+    },
+  };
+  for (let sessions = 0; sessions < 3; sessions++) {
+    await using hand = serverByHand(settings);
+    for (let i = 0; i < 10; i++) hand.peer.say({ topic: "a" });
+    await turns();
+    assertEquals([hand.session.isReady, hand.session.stats.receivedMessages], [true, 10]);
+  }
+  assertEquals(printed.lines.length, 16);
+  for (const line of printed.lines) {
+    assertMatch(line, /^A handler of session \S+ failed: Error: broken$/);
+  }
 });

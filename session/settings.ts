@@ -120,7 +120,7 @@ export interface SessionHandlers<
   ) => void | Promise<void>;
   /** Called once, when a session that was open is over. */
   readonly onClose?: (session: Session<V, C, S>, info: CloseInfo) => void | Promise<void>;
-  /** Sees the error of a handler that failed, which is printed by default. */
+  /** Sees the error of a handler that failed, which is printed by default, 16 a minute at most. */
   readonly onError?: (error: unknown, session: Session<V, C, S>) => void;
   /**
    * Effect of a handler that throws, or whose promise rejects, with anything but a `RequestError`:

@@ -40,6 +40,27 @@ Deno.test("ConsoleReport.tell() prints 16 causes of a kind an hour, and those of
   );
 });
 
+Deno.test("ConsoleReport.failed() prints 16 errors a minute, and then how many were left out", () => {
+  using time = new FakeTime();
+  using printed = captureConsole();
+  const report = new ConsoleReport();
+  const error = new TypeError("broken");
+  for (let i = 0; i < 10_000; i++) report.failed("A handler", error);
+  assertEquals(printed.lines, Array(16).fill("A handler failed: TypeError: broken"));
+  // Errors silence no lines, and lines no errors.
+  for (let i = 0; i < 20; i++) report.tell("origin", "an origin was refused", { about: `${i}` });
+  assertEquals(printed.lines.length, 32);
+  time.tick(59_999);
+  report.failed("A handler", error);
+  assertEquals(printed.lines.length, 32);
+  time.tick(1);
+  for (let i = 0; i < 2; i++) report.failed("A handler", error);
+  assertEquals(printed.lines.slice(32), [
+    "A handler failed (and 9985 more of this kind since the last line): TypeError: broken",
+    "A handler failed: TypeError: broken",
+  ]);
+});
+
 Deno.test("ConsoleReport.tell() is silent for the time given, and not when a clock is set back", () => {
   using printed = captureConsole();
   const report = new ConsoleReport();
