@@ -48,7 +48,7 @@
  *
  * @module
  */
-export type { MoqAction, MoqAuthorize, MoqGrant } from "./session/access.ts";
+export type { MoqAction, MoqGrant } from "./session/access.ts";
 export { type Announcement, AnnouncementReader, MAX_ANNOUNCED } from "./track/announcement.ts";
 export { dialMoq, type DialMoqOptions } from "./client/dial.ts";
 export {
@@ -130,15 +130,9 @@ export {
   type ResumeOptions,
   type TrackResumption,
 } from "./client/resumable_track.ts";
-export { MoqSession } from "./session/session.ts";
-export type {
-  Goaway,
-  MoqCloseInfo,
-  MoqLimits,
-  MoqSessionOptions,
-  PeerUpdate,
-  SetupRequest,
-} from "./session/session.ts";
+export { type MoqAuthorize, MoqSession } from "./session/session.ts";
+export type { MoqLimits, MoqSessionOptions, SetupRequest } from "./session/session.ts";
+export type { Goaway, MoqCloseInfo, PeerUpdate } from "./session/session_info.ts";
 export type { SubscribeOptions } from "./track/subscribe_options.ts";
 export { TrackReader } from "./track/track_reader.ts";
 export { TrackWriter } from "./track/track_writer.ts";

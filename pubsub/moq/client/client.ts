@@ -23,7 +23,8 @@ import { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
 import { ResumableAnnouncements } from "./resumable_announcements.ts";
 import { ResumableTrack, type ResumeOptions } from "./resumable_track.ts";
-import type { Goaway, MoqCloseInfo, MoqSession } from "../session/session.ts";
+import type { MoqSession } from "../session/session.ts";
+import type { Goaway, MoqCloseInfo } from "../session/session_info.ts";
 
 /** What came of it. */
 interface Outcome {

@@ -5,7 +5,8 @@
  */
 import type { BackoffOptions } from "../../../session/base/backoff.ts";
 import type { TrackMux } from "../track/mux.ts";
-import type { MoqCloseInfo, MoqSession } from "../session/session.ts";
+import type { MoqSession } from "../session/session.ts";
+import type { MoqCloseInfo } from "../session/session_info.ts";
 
 /** What a dial function gets beside its signal. */
 export interface MoqDialContext {

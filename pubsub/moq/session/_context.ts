@@ -10,7 +10,6 @@ import { fromHttp3StreamCode } from "../../../transport/h3/error_codes.ts";
 import { within } from "../../../transport/within.ts";
 import { Exchange } from "./_exchange.ts";
 import { TruncatedError } from "../wire/message_reader.ts";
-import type { MoqAuthorize } from "./access.ts";
 import type { MoqLimits } from "./limits.ts";
 import {
   moqErrorCode,
@@ -21,13 +20,19 @@ import {
 } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { TrackMux } from "../track/mux.ts";
-import type { MoqSession } from "./session.ts";
+import type { BroadcastPath } from "../wire/path.ts";
+import type { MoqAction, MoqGrant } from "./access.ts";
+import type { SubscriberSession } from "../track/track_writer_link.ts";
 import type { VersionTraits } from "../wire/versions.ts";
 
 /** What all parts of a session have in common. */
 export interface SessionContext {
-  /** The session. */
-  readonly session: MoqSession;
+  /** The session, as its subscriptions see it. */
+  readonly session: SubscriberSession;
+  /** Resolves when the session is over. */
+  readonly closed: Promise<unknown>;
+  /** Ends the session with a reason of this end. */
+  closeWithError(reason: MoqErrorName, message: string): void;
   /** What carries it. */
   readonly connection: Connection;
   /** Its version. */
@@ -35,7 +40,9 @@ export interface SessionContext {
   /** What it publishes; chosen before the first stream of the peer is looked at. */
   mux: TrackMux;
   /** Decides what the peer may do; everything without it. */
-  readonly authorize: MoqAuthorize | undefined;
+  readonly authorize:
+    | ((path: BroadcastPath, action: MoqAction) => MoqGrant | Promise<MoqGrant>)
+    | undefined;
   /** The part of a relay's places that `authorize` gave to the peer; the relay's default without it. */
   share: number | undefined;
   /** Its limits. */

@@ -12,7 +12,7 @@ import {
   moqErrorName,
 } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
-import type { MoqCloseInfo } from "./session_options.ts";
+import type { MoqCloseInfo } from "./session_info.ts";
 
 /**
  * Says how this end closes a session.

@@ -53,10 +53,10 @@ export async function decide(
   path: BroadcastPath,
   action: MoqAction,
 ): Promise<MoqGrant> {
-  const { authorize, session } = context;
+  const { authorize } = context;
   if (authorize === undefined) return true;
   try {
-    const grant = await authorize(session, path, action);
+    const grant = await authorize(path, action);
     checkGrant(grant);
     if (typeof grant !== "boolean" && grant.share !== undefined) context.share = grant.share;
     return grant;

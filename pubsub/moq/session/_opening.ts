@@ -10,8 +10,7 @@ import { within } from "../../../transport/within.ts";
 import { moqErrorCode, type MoqErrorFamily, moqErrorName } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
 import { TruncatedError } from "../wire/message_reader.ts";
-import type { MoqSessionOptions } from "./session_options.ts";
-import { GOMOQT_ALPN } from "../wire/versions.ts";
+import { GOMOQT_ALPN, type MoqVersion } from "../wire/versions.ts";
 
 /** How long after the end of its streams a connection may take to say why it ends, in milliseconds. */
 const END_GRACE_MS = 250;
@@ -73,7 +72,10 @@ export async function nextOf(
 /** Whose numbers a peer uses that was not heard of yet. */
 export function familyOf(
   { protocol }: Connection,
-  { family, versions }: MoqSessionOptions,
+  { family, versions }: {
+    readonly family?: MoqErrorFamily;
+    readonly versions?: readonly MoqVersion[];
+  },
 ): MoqErrorFamily {
   if (family !== undefined) return family;
   const isGomoqt = protocol === GOMOQT_ALPN || protocol === "moq-lite-04" ||

@@ -16,7 +16,7 @@ import {
   encodeProbe,
   encodeSessionUpdate,
 } from "../wire/messages.ts";
-import type { PeerUpdate } from "./session_options.ts";
+import type { PeerUpdate } from "./session_info.ts";
 
 /** gomoqt's SESSION_UPDATE counts kilobits, moq-lite's bits. */
 const GOMOQT_UNIT = 1_000;
@@ -214,9 +214,9 @@ export class PeerReports {
 
   /** Ends the session, unless the peer is about to, and says why. */
   async #endSoon(): Promise<void> {
-    const { session } = this.#context;
+    const { closed } = this.#context;
     try {
-      await within(session.closed, { timeoutMs: END_GRACE_MS });
+      await within(closed, { timeoutMs: END_GRACE_MS });
     } catch {
       this.#context.violated(
         new ProtocolError("Expected the session stream to stay, received its end"),

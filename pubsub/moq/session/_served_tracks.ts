@@ -168,7 +168,7 @@ export class ServedTracks {
       schedule: context.schedule,
       codeOf: (scope, reason) => codeOf(context, scope, reason),
       errorOf: (error) => moqErrorOf(context, "group", error),
-      closeSession: (message) => context.session.closeWithError("timeout", message),
+      closeSession: (message) => context.closeWithError("timeout", message),
       open: (sendOrder) => openUnidirectional(connection, { sendOrder }),
       accept(fields, first) {
         if (!isOk) {

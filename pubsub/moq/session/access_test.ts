@@ -2,11 +2,11 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { ALL_VERSIONS, HandTrack, moqEnds } from "../../../tests/moq/network.ts";
 import { turns } from "../../../testing/turns.ts";
-import type { MoqAction, MoqAuthorize, MoqGrant } from "./access.ts";
+import type { MoqAction, MoqGrant } from "./access.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
 import { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
-import type { MoqSession } from "./session.ts";
+import type { MoqAuthorize, MoqSession } from "./session.ts";
 import { type MoqVersion, VERSIONS } from "../wire/versions.ts";
 
 /** Whose numbers a version carries between two ends of Skein. */

@@ -4,7 +4,7 @@
  * @module
  */
 import type { Connection } from "../../../transport/connection.ts";
-import type { PeerUpdate } from "./session.ts";
+import type { PeerUpdate } from "./session_info.ts";
 
 /** Less than this counts as nothing, in bits a second: it is the smallest that gomoqt's SESSION_UPDATE can say. */
 export const MIN_BITRATE = 1_000;

@@ -13,7 +13,7 @@ import type { SessionContext } from "./_context.ts";
 import { endError, localEnd, remoteEnd } from "./_ending.ts";
 import { Incoming } from "./_incoming.ts";
 import { causeOf, familyOf, nextOf, refuse, whileConnected } from "./_opening.ts";
-import { sessionLimits } from "./limits.ts";
+import { type MoqLimits, sessionLimits } from "./limits.ts";
 import { PeerReports } from "./_peer_reports.ts";
 import { PeerSetup } from "./_peer_setup.ts";
 import { Serving } from "./_serving.ts";
@@ -26,7 +26,7 @@ import {
   setUpServer,
 } from "./_setup.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
-import type { MoqErrorName } from "../wire/error_codes.ts";
+import type { MoqErrorFamily, MoqErrorName } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import {
@@ -36,15 +36,116 @@ import {
   type TrackInfoMessage,
 } from "../wire/messages.ts";
 import { TrackMux } from "../track/mux.ts";
-import { broadcastPath } from "../wire/path.ts";
-import type { Goaway, MoqCloseInfo, MoqSessionOptions, PeerUpdate } from "./session_options.ts";
+import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
+import type { Goaway, MoqCloseInfo, PeerUpdate } from "./session_info.ts";
 import type { SubscribeOptions } from "../track/subscribe_options.ts";
 import type { TrackReader } from "../track/track_reader.ts";
 import { DEFAULT_VERSIONS, type MoqVersion } from "../wire/versions.ts";
+import type { MoqAction, MoqGrant } from "./access.ts";
+import type { BitrateMonitorOptions } from "./bitrate_monitor.ts";
 
 export type { MoqLimits } from "./limits.ts";
 export type { SetupRequest } from "./_setup.ts";
-export type { Goaway, MoqCloseInfo, MoqSessionOptions, PeerUpdate } from "./session_options.ts";
+
+/**
+ * Decides what a peer may do: asked for each subscription, fetch and question about a track
+ * (`subscribe`), each request for announcements (`announce`, with the prefix as the path) and each broadcast
+ * that the peer announces (`publish`). Without it a peer may do everything.
+ *
+ * - **At once:** a no is told by the version's code: `unauthorized` (4) and `bannedPrefix` (4) to gomoqt.
+ *   moq-lite has neither: a subscription ends as `notFound` (0x33), and announcements are an empty list,
+ *   since a code would end a session of moq-rs.
+ * - **Slow** decisions hold up nothing but what they are about, and the announcements behind it on the same
+ *   stream. After the end of the session they count for nothing.
+ * - **What it throws** is a no, and goes to `onError`; so is a grant that makes no sense.
+ *
+ * @example Everybody watches, for an hour; nobody publishes
+ * ```ts
+ * import { type MoqAuthorize, MoqError, MoqSession, TrackMux } from "@skein/skein/moq";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals, assertRejects } from "@std/assert";
+ *
+ * const authorize: MoqAuthorize = (_session, path, action) =>
+ *   action !== "publish" && path.startsWith("/public/") &&
+ *   { until: new Date(Date.now() + 3_600_000) };
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/public/clock", (track) => track.close());
+ * mux.publish("/secret/clock", (track) => track.close());
+ * const pair = memoryPair({ protocol: "moq-lite-04" });
+ * const [server, client] = await Promise.all([
+ *   MoqSession.open(pair.server, { side: "server", mux, authorize }),
+ *   MoqSession.open(pair.client, { side: "client" }),
+ * ]);
+ * await using _server = server;
+ * await using _client = client;
+ *
+ * await (await client.subscribe("/public/clock", "seconds")).ready;
+ * const secret = await client.subscribe("/secret/clock", "seconds");
+ * const error = await assertRejects(() => secret.ready, MoqError);
+ * assertEquals(error.reason, "unauthorized");
+ * ```
+ *
+ * @param session The session that asks.
+ * @param path What it is about, without the style of the peer.
+ * @param action What the peer wants.
+ * @returns The grant.
+ */
+export type MoqAuthorize = (
+  session: MoqSession,
+  path: BroadcastPath,
+  action: MoqAction,
+) => MoqGrant | Promise<MoqGrant>;
+
+/** Options for {@linkcode MoqSession.open}. */
+export interface MoqSessionOptions {
+  /** Which end this is. */
+  readonly side: "client" | "server";
+  /**
+   * The versions that may be spoken, the best first.
+   *
+   * @default {["moq-lite-05", "moq-lite-04", "moq-lite-02", "moq-lite-01"]}
+   */
+  readonly versions?: readonly MoqVersion[];
+  /** What is published to the peer; nothing by default. */
+  readonly mux?: TrackMux;
+  /** Chooses the mux for a client, once it was let in, in place of `mux`. A server's only. */
+  readonly muxOf?: (request: SetupRequest) => TrackMux;
+  /**
+   * Where a client wants to be, or came in.
+   *
+   * @default {""}
+   */
+  readonly path?: string;
+  /** Parameters of this end's setup, on versions that have one; none by default. */
+  readonly extensions?: MoqParameters;
+  /** Decides what the peer may do; everything without it. */
+  readonly authorize?: MoqAuthorize;
+  /** Decides about a client before it is answered; what it throws refuses it. A server's only. */
+  readonly onSetup?: (request: SetupRequest) => void | Promise<void>;
+  /** Whose error numbers the peer uses; found out as far as possible by default. */
+  readonly family?: MoqErrorFamily;
+  /**
+   * How this end measures what it sends, and when it tells the peer; see {@linkcode BitrateMonitorOptions}.
+   *
+   * By default it measures while the peer probes, which is on `moq-lite-04` and `-05`. With options it
+   * also sends SESSION_UPDATE, on the versions that have it, where no peer asks for it. With `false` it
+   * does neither, and `report()` is the application's.
+   */
+  readonly bitrate?: BitrateMonitorOptions | false;
+  /** Bounds. */
+  readonly limits?: MoqLimits;
+  /**
+   * Gives up the setup after this many milliseconds.
+   *
+   * @default {10000}
+   */
+  readonly setupTimeoutMs?: number;
+  /** Closes the session, from its setup on. */
+  readonly signal?: AbortSignal;
+  /** Gets what a handler of the application threw. Lost by default. */
+  readonly onError?: (error: unknown) => void;
+}
 
 /**
  * A session with one peer. Both ends may publish, through their mux, and subscribe.
@@ -113,10 +214,12 @@ export class MoqSession implements AsyncDisposable {
     this.#agreement = agreement;
     this.#context = {
       session: this,
+      closed: this.closed,
+      closeWithError: (reason, message) => this.closeWithError(reason, message),
       connection,
       traits,
       mux,
-      authorize,
+      authorize: authorize && ((path, action) => authorize(this, path, action)),
       share: undefined,
       limits: sessionLimits(limits),
       schedule: platformSchedule(),

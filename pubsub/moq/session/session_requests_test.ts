@@ -9,7 +9,8 @@ import { memoryPair } from "../../../transport/memory/memory.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
 import { MoqError } from "../wire/errors.ts";
 import { type FetchRequest, TrackMux } from "../track/mux.ts";
-import { MoqSession, type PeerUpdate } from "./session.ts";
+import { MoqSession } from "./session.ts";
+import type { PeerUpdate } from "./session_info.ts";
 import { VERSIONS } from "../wire/versions.ts";
 
 const nobody = () => {};
