@@ -181,6 +181,17 @@ export const HOSTILE_NETWORKS: readonly HostileNetwork[] = [
     after: ["websocket"],
   },
   {
+    name: "late answer",
+    begin: ({ tcp, udp }, { answerMs }) => {
+      tcp.answerDelayMs = answerMs;
+      udp.hold();
+      setTimeout(() => void udp.release(), answerMs);
+    },
+    possibleMs: ({ answerMs }) => answerMs,
+    before: ["webtransport", "websocket"],
+    after: ["webtransport", "websocket"],
+  },
+  {
     name: "UDP stalls after 1 MiB",
     changeOnce: ({ udp }, changed) => {
       udp.loses = () => {

@@ -52,7 +52,8 @@ export class TcpPath implements AsyncDisposable {
   readonly #listener: Deno.TcpListener;
   readonly #carried = new Set<Carried>();
   readonly #sockets = new Set<Deno.TcpConn>();
-  readonly #timers = new Set<ReturnType<typeof setTimeout>>();
+  /** Answers that are held up: what lets go of each, by its timer. */
+  readonly #heldUp = new Map<ReturnType<typeof setTimeout>, () => void>();
   readonly #running = new Set<Promise<void>>();
   #isCut = false;
 
@@ -90,7 +91,10 @@ export class TcpPath implements AsyncDisposable {
   /** Takes the path away. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#listener.close();
-    for (const timer of this.#timers) clearTimeout(timer);
+    for (const [timer, release] of this.#heldUp) {
+      clearTimeout(timer);
+      release();
+    }
     for (const socket of this.#sockets) close(socket);
     await Promise.all(this.#running);
   }
@@ -159,9 +163,9 @@ export class TcpPath implements AsyncDisposable {
     if (this.answerDelayMs === 0) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     const timer = setTimeout(resolve, this.answerDelayMs);
-    this.#timers.add(timer);
+    this.#heldUp.set(timer, resolve);
     await promise;
-    this.#timers.delete(timer);
+    this.#heldUp.delete(timer);
   }
 
   #close(socket: Deno.TcpConn): void {

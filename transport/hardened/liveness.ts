@@ -6,9 +6,9 @@
 import type { HardenedSocket } from "./socket.ts";
 
 /**
- * Pings sockets that were silent for half of a time, and ends those that were
- * silent for all of it. One timer for all of them: each is ended within one and
- * a half times that time.
+ * Pings sockets that were silent for a third of a time, and ends those that do not answer within
+ * another third. One timer for all of them looks after each third, so that a socket is ended when it
+ * was silent for that time at most.
  */
 export class Liveness {
   readonly #idleTimeoutMs: number;
@@ -24,7 +24,7 @@ export class Liveness {
   /** Watches a socket until it is closed, by either end. */
   add(socket: HardenedSocket): void {
     this.#sockets.set(socket, false);
-    this.#timer ??= setInterval(() => this.#sweep(), this.#idleTimeoutMs / 2);
+    this.#timer ??= setInterval(() => this.#sweep(), this.#idleTimeoutMs / 3);
     socket.on("close", () => {
       this.#sockets.delete(socket);
       if (this.#sockets.size > 0) return;

@@ -32,43 +32,44 @@ function watched(liveness: Liveness): Fake {
   return socket;
 }
 
-Deno.test("Liveness pings a socket that is silent, and ends it where that stays so", () => {
+Deno.test("Liveness pings a socket that is silent, and ends it in time where that stays so", () => {
   using time = new FakeTime();
-  const socket = watched(new Liveness(1_000));
-  time.tick(500);
+  const socket = watched(new Liveness(900));
+  time.tick(300);
+  // It was heard since it was added.
   assertEquals(socket.pings, 0);
-  time.tick(500);
+  time.tick(300);
   assertEquals([socket.pings, socket.isTerminated], [1, false]);
-  time.tick(500);
+  time.tick(300);
   assertEquals([socket.pings, socket.isTerminated], [1, true]);
 });
 
 Deno.test("Liveness leaves a socket alone that is heard", () => {
   using time = new FakeTime();
-  const socket = watched(new Liveness(1_000));
+  const socket = watched(new Liveness(900));
   for (let i = 0; i < 10; i++) {
-    time.tick(500);
+    time.tick(300);
     socket.isHeard = true;
   }
-  time.tick(500);
+  time.tick(300);
   assertEquals([socket.pings, socket.isTerminated], [0, false]);
-  time.tick(500);
+  time.tick(300);
   assertEquals(socket.pings, 1);
   socket.isHeard = true;
-  time.tick(1_000);
+  time.tick(600);
   assertEquals([socket.pings, socket.isTerminated], [2, false]);
   socket.terminate();
 });
 
 Deno.test("Liveness does not end a socket that is not read, or that is closing", () => {
   using time = new FakeTime();
-  const liveness = new Liveness(1_000);
+  const liveness = new Liveness(900);
   const paused = watched(liveness);
   const closing = watched(liveness);
   paused.isPaused = true;
   closing.readyState = 2;
-  time.tick(5_000);
-  // What can not be written ends a socket, too.
+  time.tick(3_000);
+  // What cannot be written ends a socket, too.
   assertEquals([paused.pings, paused.isTerminated], [10, false]);
   assertEquals([closing.pings, closing.isTerminated], [0, false]);
   paused.terminate();
