@@ -165,6 +165,7 @@ export {
   type ServerOptions,
   type SessionInfo,
   type Sha256Hash,
+  type UnreadStreamLimits,
   type UserSender,
   type WebTransportEngine,
   type WebTransportRequest,

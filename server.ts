@@ -54,6 +54,7 @@ export type {
   WebTransportSource,
 } from "./server/webtransport_options.ts";
 export type { Sha256Hash } from "./transport/certificate/certificate_hash.ts";
+export type { UnreadStreamLimits } from "./transport/quic/unread_streams.ts";
 export type {
   AcceptOptions,
   Certificate,

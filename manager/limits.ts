@@ -7,6 +7,7 @@ import { LimitError } from "../errors.ts";
 import { addTo, countOf } from "./_counts.ts";
 import { RateLimits, type RateLimitsOptions } from "./rate_limits.ts";
 import { Sockets } from "./sockets.ts";
+import { UnreadStreams, type UnreadStreamStats } from "../transport/quic/unread_streams.ts";
 
 /** How many sessions there may be, unless it is said. */
 export const DEFAULT_MAX_SESSIONS = 10_000;
@@ -110,6 +111,8 @@ export class SessionLimiter {
   readonly sockets: Sockets;
   /** How fast what is counted here may come, and what it may do. */
   readonly rates: RateLimits;
+  /** Streams that sessions do not read. */
+  readonly unreadStreams: { readonly stats: UnreadStreamStats };
   readonly #refused: Record<RefusalReason, number> = {
     maxSessions: 0,
     maxSessionsPerUser: 0,
@@ -124,9 +127,15 @@ export class SessionLimiter {
    *
    * @param limits See {@linkcode ManagerLimits}.
    * @param rates See {@linkcode RateLimitsOptions}.
+   * @param unreadStreams Counts the streams that sessions do not read; there are none by default.
    * @throws {RangeError} If a limit is not a positive integer, or a rate is not above 0.
    */
-  constructor(limits: ManagerLimits = {}, rates: RateLimitsOptions = {}) {
+  constructor(
+    limits: ManagerLimits = {},
+    rates: RateLimitsOptions = {},
+    unreadStreams: { readonly stats: UnreadStreamStats } = new UnreadStreams(),
+  ) {
+    this.unreadStreams = unreadStreams;
     const {
       maxSessions = DEFAULT_MAX_SESSIONS,
       maxSessionsPerUser = DEFAULT_MAX_SESSIONS_PER_USER,

@@ -40,6 +40,7 @@ export {
 } from "./session_manager.ts";
 export type { SharedCount, SharedCounts } from "./shared_counts.ts";
 export type { SocketStats } from "./sockets.ts";
+export type { UnreadRefusal, UnreadStreamStats } from "../transport/quic/unread_streams.ts";
 export type {
   ByteTotals,
   CreditTotals,

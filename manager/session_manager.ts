@@ -19,6 +19,7 @@ import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
 import { type Claim, type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";
 import type { RateLimitsOptions } from "./rate_limits.ts";
 import { type ManagerStats, Tally } from "./stats.ts";
+import type { UnreadStreamStats } from "../transport/quic/unread_streams.ts";
 
 /** Options for {@linkcode SessionManager}. */
 export interface SessionManagerOptions extends ManagerLimits {
@@ -31,6 +32,8 @@ export interface SessionManagerOptions extends ManagerLimits {
   readonly cleanupIntervalMs?: number;
   /** How fast sessions may send, subscribe and begin. */
   readonly rates?: RateLimitsOptions;
+  /** Counts the streams that sessions do not read, for `stats()`; a server has it. */
+  readonly unreadStreams?: { readonly stats: UnreadStreamStats };
 }
 
 /** Who asks for a session. */
@@ -148,8 +151,8 @@ export class SessionManager implements AsyncDisposable {
    * above 0.
    */
   constructor(options: SessionManagerOptions = {}) {
-    const { cleanupIntervalMs = 60_000, rates, ...limits } = options;
-    this.#limiter = new SessionLimiter(limits, rates);
+    const { cleanupIntervalMs = 60_000, rates, unreadStreams, ...limits } = options;
+    this.#limiter = new SessionLimiter(limits, rates, unreadStreams);
     if (
       !Number.isInteger(cleanupIntervalMs) || cleanupIntervalMs < 1 ||
       cleanupIntervalMs > MAX_TIMER_MS

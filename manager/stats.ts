@@ -10,6 +10,7 @@ import type { ConnectionCounters } from "../transport/connection.ts";
 import type { RefusalReason, SessionLimiter } from "./limits.ts";
 import type { RateStats } from "./rate_limits.ts";
 import type { SocketStats } from "./sockets.ts";
+import type { UnreadStreamStats } from "../transport/quic/unread_streams.ts";
 
 /** Close codes counted apart, beside {@linkcode CloseCode}'s own; a peer can send any. */
 const MAX_FOREIGN_CODES = 64;
@@ -108,6 +109,8 @@ export interface ManagerStats {
   readonly addresses: number;
   /** Sockets now: they can outlive sessions, and have bounds of their own. */
   readonly sockets: SocketStats;
+  /** Streams that peers opened and that this end does not read, over WebTransport and QUIC. */
+  readonly unreadStreams: UnreadStreamStats;
   /** What rates refused. */
   readonly rates: RateStats;
   /** Messages, in sum. */
@@ -238,6 +241,7 @@ export class Tally {
       users,
       addresses,
       sockets: limiter.sockets.stats,
+      unreadStreams: limiter.unreadStreams.stats,
       rates: limiter.rates.stats,
       messages: {
         sent: sums.sentMessages,

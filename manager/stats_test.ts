@@ -31,6 +31,11 @@ Deno.test("SessionManager.stats() begins with nothing", () => {
     users: 0,
     addresses: 0,
     sockets: { open: 0, lingering: 0, refused: 0 },
+    unreadStreams: {
+      count: 0,
+      bytes: 0,
+      refused: { timeout: 0, session: 0, connection: 0, address: 0, server: 0 },
+    },
     rates: {
       refused: { session: 0, user: 0, address: 0 },
       refusedConnections: { user: 0, address: 0 },

@@ -16,6 +16,7 @@ import type { SendQueueOptions } from "../session/queue/send_queue.ts";
 import type { ReceiveQueueOptions, SessionLimits } from "../session/settings.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
 import type { HistoryBounds } from "../pubsub/broker.ts";
+import type { UnreadStreamLimits } from "../transport/quic/unread_streams.ts";
 
 /** Keys of an object of options, and of the objects within. */
 interface Known {
@@ -85,6 +86,13 @@ const ROOM: OptionKeys<RoomOptions> = {
   members: true,
 };
 
+const UNREAD_STREAMS: OptionKeys<UnreadStreamLimits> = {
+  maxBytes: true,
+  maxBytesPerAddress: true,
+  maxBytesPerConnection: true,
+  timeoutMs: true,
+};
+
 const NODE: OptionKeys<NodeOptions> = { goneAfterMs: true, heartbeatMs: true, name: true };
 
 const METRICS: OptionKeys<MetricsOptions> = { allow: true, healthPath: true, path: true };
@@ -149,7 +157,8 @@ export function checkServerOptions(
   known: { readonly keys: object; readonly limits: object },
 ): void {
   const { keys, limits } = known;
-  check(options, { keys, nested: { ...NESTED, limits: { keys: limits } } }, `${verb}: options`);
+  const ofLimits = { keys: limits, nested: { unreadStreams: { keys: UNREAD_STREAMS } } };
+  check(options, { keys, nested: { ...NESTED, limits: ofLimits } }, `${verb}: options`);
 }
 
 function check(options: unknown, { keys, nested, each }: Known, place: string): void {

@@ -14,6 +14,7 @@ import type { OriginRules } from "../transport/origins.ts";
 import type { HttpListener, WebSocketHost } from "../transport/websocket/server.ts";
 import type {
   Certificate,
+  ListenWebTransportOptions,
   QuicHandshakeStats,
   RawQuicOptions,
   WebTransportRequest,
@@ -34,10 +35,9 @@ export interface ListenInfo {
 const NO_HANDSHAKES: QuicHandshakeStats = { pending: 0, ignored: 0, replaced: 0, tooSlow: 0 };
 
 /** How many connections there may be on UDP, and on TCP where these are counted; what a client may send ahead. */
-export type ConnectionLimits = Pick<
-  WebTransportServeOptions,
-  "flowControl" | "maxConnections" | "maxConnectionsPerAddress"
->;
+export type ConnectionLimits =
+  & Pick<WebTransportServeOptions, "flowControl" | "maxConnections" | "maxConnectionsPerAddress">
+  & Pick<ListenWebTransportOptions, "unreadStreams">;
 
 /** How and where to listen. */
 export interface ListeningOptions extends OriginRules {
@@ -197,6 +197,7 @@ export class Listening {
       // Nobody who left it to the server is asked a second time.
       mayPrompt: typeof webTransport === "object",
       quic,
+      unreadStreams: connectionLimits.unreadStreams,
       take: (request) => {
         const webTransportPort = half.address.port;
         return this.#handlers.take(request, {

@@ -57,6 +57,7 @@ import { type SessionHandlers, type SessionLimits, sessionSettings } from "../se
 import { Turn } from "../session/queue/turn.ts";
 import { settlesWithin } from "../session/base/wait.ts";
 import type { Sha256Hash } from "../transport/certificate/certificate_hash.ts";
+import { type UnreadStreamLimits, UnreadStreams } from "../transport/quic/unread_streams.ts";
 import type { WebSocketHost } from "../transport/websocket/server.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
 import type { UnsubscribeOptions } from "../pubsub/topics.ts";
@@ -86,6 +87,11 @@ export interface ServerLimits {
    * @default {128}
    */
   readonly maxTopicsPerSession?: number;
+  /**
+   * Streams over WebTransport and QUIC that clients open and that no handler or loop reads. By default
+   * one is refused 5 s after it came, one address takes at most 80 MB and all take at most 640 MB.
+   */
+  readonly unreadStreams?: UnreadStreamLimits;
   /**
    * How often closed sessions are looked for, in milliseconds: a safety net, since they leave by themselves.
    *
@@ -411,6 +417,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   readonly #services: Disposable | undefined;
   readonly #metrics: MetricsEndpoint | undefined;
   readonly #moq: MoqServer | undefined;
+  readonly #unreadStreams: UnreadStreams;
   #listening: Listening | undefined;
   #closing: Promise<void> | undefined;
 
@@ -461,7 +468,8 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     this.#closeTimeoutMs = settings.closeTimeoutMs;
     this.#heartbeat = settings.heartbeat;
     this.#services = settings.services;
-    const { maxTopicsPerSession, ...managerLimits } = limits;
+    const { maxTopicsPerSession, unreadStreams, ...managerLimits } = limits;
+    this.#unreadStreams = new UnreadStreams(unreadStreams);
     const { perSession } = options.rates ?? {};
     const subscriptions = perSession?.subscriptions ?? defaultSubscriptions(maxTopicsPerSession);
     const rates = {
@@ -469,7 +477,11 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
       ...options.rates,
       perSession: { ...perSession, subscriptions },
     };
-    this.manager = new SessionManager({ ...managerLimits, rates });
+    this.manager = new SessionManager({
+      ...managerLimits,
+      rates,
+      unreadStreams: this.#unreadStreams,
+    });
     this.topics = new Topics({
       turn,
       maxMessageBytes: settings.maxMessageBytes,
@@ -755,7 +767,11 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
         webTransport,
         webSocket,
         reusePort,
-        connectionLimits: { ...connectionLimits(options.limits), flowControl: options.flowControl },
+        connectionLimits: {
+          ...connectionLimits(options.limits),
+          flowControl: options.flowControl,
+          unreadStreams: server.#unreadStreams,
+        },
         quic: quicOf(options.moq),
         onListen,
         ...(origins === undefined ? {} : { origins }),
@@ -805,6 +821,7 @@ const LIMIT_KEYS: OptionKeys<ServerLimits> = {
   maxSessionsPerAddress: true,
   maxSessionsPerUser: true,
   maxTopicsPerSession: true,
+  unreadStreams: true,
 };
 
 /** Known keys of {@linkcode ServerOptions}. */

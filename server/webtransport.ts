@@ -40,6 +40,8 @@ export interface WebTransportHalfOptions {
   readonly mayPrompt: boolean;
   /** Who takes raw QUIC on the same port. */
   readonly quic?: RawQuicOptions | undefined;
+  /** Bounds of streams that are not read. */
+  readonly unreadStreams?: ListenWebTransportOptions["unreadStreams"];
   /** Answers a request. What it throws is printed. */
   readonly take: (request: WebTransportRequest) => Promise<void>;
 }
@@ -62,8 +64,16 @@ export class WebTransportHalf implements AsyncDisposable {
    * @throws {Deno.errors.AddrInUse} If the port is taken.
    */
   constructor(
-    { options, hostname: tcpHostname, port: tcpPort, tls, mayPrompt, quic, take }:
-      WebTransportHalfOptions,
+    {
+      options,
+      hostname: tcpHostname,
+      port: tcpPort,
+      tls,
+      mayPrompt,
+      quic,
+      unreadStreams,
+      take,
+    }: WebTransportHalfOptions,
   ) {
     const { engine = listenWebTransport, certificate = tls, names, cacheFolder } = options;
     const {
@@ -88,6 +98,7 @@ export class WebTransportHalf implements AsyncDisposable {
       this.#listener = listen({
         ...limitsOf(options),
         ...(quic && { quic }),
+        ...(unreadStreams && { unreadStreams }),
         cert,
         key,
         port,

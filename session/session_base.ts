@@ -97,8 +97,9 @@ export abstract class SessionBase {
   }
 
   /**
-   * Opens a bidirectional stream. Over Deno's QUIC a session that closes, and a peer that gives the stream
-   * up, end it like a clean end: an answer that has to be whole tells its length, or its end.
+   * Opens a bidirectional stream. Over Deno's QUIC a session that closes, a peer that gives the stream up,
+   * and a server that refuses it unread, end it like a clean end: an answer that has to be whole tells
+   * its length, or its end.
    *
    * @param options See {@linkcode OpenStreamOptions}.
    * @returns The stream.
@@ -111,7 +112,8 @@ export abstract class SessionBase {
   }
 
   /**
-   * Opens a unidirectional stream.
+   * Opens a unidirectional stream. A server whose application does not take it, or has too many unread,
+   * refuses it; over Deno's QUIC that looks like a stream that ended well.
    *
    * @param options See {@linkcode OpenStreamOptions}.
    * @returns Its writable end.
@@ -128,8 +130,9 @@ export abstract class SessionBase {
 
   /**
    * Yields the streams that the peer opens, of both kinds: each kind in the order in which they
-   * came, in turns where both wait. What nobody takes waits, within the connection's bounds; leaving
-   * the loop leaves it there. Over Deno's QUIC a session that closes, and a peer that gives a stream up, end
+   * came, in turns where both wait. A stream that is not taken waits, within the connection's bounds,
+   * and on a server over WebTransport for 5 s (`limits.unreadStreams`), then it is refused; leaving the
+   * loop leaves it there. Over Deno's QUIC a session that closes, and a peer that gives a stream up, end
    * the stream like a clean end: data that has to be whole tells its length, or its end.
    *
    * @param options Gives up waiting by a signal.

@@ -236,6 +236,7 @@ Deno.test("Session.stats counts, and holds no secret", async () => {
     streamsClosed: 0,
     activeStreams: 0,
     streamErrors: 0,
+    streamsRefused: 0,
     bidirectionalStreams: 0,
     unidirectionalStreams: 0,
     streamBytesSent: 0,

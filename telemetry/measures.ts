@@ -162,7 +162,7 @@ export function sessionMeasures(stats: ManagerStats): Measure[] {
 
 /** What only a server's manager knows. */
 export function managerMeasures(stats: ManagerStats): Measure[] {
-  const { refused, rates, sockets } = stats;
+  const { refused, rates, sockets, unreadStreams } = stats;
   return [
     gauge(["skein.sessions.peak", "{session}", "Most sessions at once so far"], {
       value: stats.peak,
@@ -205,6 +205,16 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
     counter(["skein.sockets.refused", "{socket}", "Upgrades refused for too many sockets"], {
       value: sockets.refused,
     }),
+    sum(["skein.streams.unread", "{stream}", "Streams of peers that this end does not read"], {
+      value: unreadStreams.count,
+    }),
+    sum(["skein.streams.unread.size", "By", "Bytes that the runtime may hold of such streams"], {
+      value: unreadStreams.bytes,
+    }),
+    counter(
+      ["skein.streams.refused", "{stream}", "Streams of peers that were refused unread"],
+      ...each(unreadStreams.refused, "skein.refusal.reason"),
+    ),
     sum(["skein.draining", "1", "Whether new sessions are refused: 1 if so"], {
       value: stats.isDraining ? 1 : 0,
     }),

@@ -176,6 +176,7 @@ const emptyStats = {
   refused: {},
   rates: { refused: {}, refusedConnections: {}, closed: 0, engineFailures: 0 },
   sockets: { open: 0, lingering: 0, refused: 0 },
+  unreadStreams: { count: 0, bytes: 0, refused: {} },
   peak: 0,
   reserved: 0,
   addresses: 0,

@@ -8,8 +8,6 @@
 export interface ArrivalsOptions<T> {
   /** Items held at most; past it the oldest is dropped. */
   capacity: number;
-  /** Items held while nobody has a reader; past it the newest is dropped. As many as `capacity` by default. */
-  unreadCapacity?: number;
   /** Called when a reader took an item. */
   onTaken?: () => void;
   /** Called with an item that nobody will read. */
@@ -94,10 +92,6 @@ export class Arrivals<T, U = T> {
       return waiter.resolve({ done: false, value: this.#present(item) });
     }
     const isRead = this.#readable?.locked ?? false;
-    const { unreadCapacity = Infinity } = this.#options;
-    if (!isRead && this.#items.length >= unreadCapacity) {
-      return void this.#options.onDropped?.(item);
-    }
     this.#items.push(item);
     // A read that was given up may be what is wanted: then nobody would take it from the stream.
     if (this.#wanted && isRead) this.#pull();
@@ -178,6 +172,22 @@ export class Arrivals<T, U = T> {
       else reject(this.#failure.cause);
     }
   }
+}
+
+/**
+ * Takes one item out of a queue, if it is held there.
+ *
+ * @param queue The queue.
+ * @param isMeant Finds the item.
+ * @returns The item; `undefined` if there is none.
+ */
+export function takeOut<T, U>(queue: Arrivals<T, U>, isMeant: (item: T) => boolean): T | undefined {
+  let found: T | undefined;
+  for (const item of queue.takeHeld()) {
+    if (found === undefined && isMeant(item)) found = item;
+    else queue.push(item);
+  }
+  return found;
 }
 
 /** What a loop gets its items from. */

@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { Arrivals } from "./_arrivals.ts";
+import { Arrivals, takeOut } from "./_arrivals.ts";
 
 /** A queue of three, and what happened to its items. */
 function make(): { queue: Arrivals<number, string>; dropped: number[]; taken: () => number } {
@@ -131,25 +131,14 @@ Deno.test("Arrivals goes on after a loop that prevents its cancel", async () => 
   assertEquals(await Array.fromAsync(queue.readable), ["2"]);
 });
 
-Deno.test("Arrivals refuses the newest while nobody has a reader, if it is told to", async () => {
-  const dropped: number[] = [];
-  const queue = new Arrivals<number>({
-    capacity: 4,
-    unreadCapacity: 2,
-    onDropped: (item) => dropped.push(item),
-  });
+Deno.test("takeOut() takes one item out of a queue, and leaves the others in order", async () => {
+  const { queue, dropped } = make();
   for (const item of [1, 2, 3]) queue.push(item);
-  const { readable } = queue;
-  queue.push(4);
-  assertEquals(dropped, [3, 4]);
-  const reader = readable.getReader();
-  for (const item of [5, 6, 7]) queue.push(item);
-  assertEquals(dropped, [3, 4, 1]);
-  reader.releaseLock();
-  queue.push(8);
-  assertEquals(dropped, [3, 4, 1, 8]);
+  assertEquals(takeOut(queue, (item) => item === 2), 2);
+  assertEquals(takeOut(queue, (item) => item === 2), undefined);
   queue.end();
-  assertEquals(await Array.fromAsync(readable), [2, 5, 6, 7]);
+  assertEquals(await Array.fromAsync(queue.readable), ["1", "3"]);
+  assertEquals(dropped, []);
 });
 
 Deno.test("Arrivals counts nothing as taken for a read that was given up", async () => {

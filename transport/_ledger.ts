@@ -33,6 +33,8 @@ export class Ledger implements ConnectionCounters {
   /** See {@linkcode ConnectionCounters}. */
   streamErrors = 0;
   /** See {@linkcode ConnectionCounters}. */
+  streamsRefused = 0;
+  /** See {@linkcode ConnectionCounters}. */
   datagramsSent = 0;
   /** See {@linkcode ConnectionCounters}. */
   datagramBytesSent = 0;

@@ -221,6 +221,8 @@ export interface ConnectionCounters {
   readonly bidirectionalClosed: number;
   /** Directions of streams that were reset, stopped or cut, by either end. */
   readonly streamErrors: number;
+  /** Streams of the peer that this end refused: it did not take them in time, or too many were unread. */
+  readonly streamsRefused: number;
   /** Datagrams handed to the wire. */
   readonly datagramsSent: number;
   /** Their bytes. */

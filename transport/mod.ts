@@ -82,6 +82,7 @@ export { dialQuic } from "./quic/client.ts";
 export type { DialQuicOptions } from "./quic/client.ts";
 export { listenQuic, QuicListener } from "./quic/server.ts";
 export type { ListenQuicOptions, QuicHandshakeStats, QuicListenOptions } from "./quic/server.ts";
+export type { UnreadStreamLimits } from "./quic/unread_streams.ts";
 export type { QuicConnection } from "./quic/connection.ts";
 export { raceTransports } from "./race/race.ts";
 export type {

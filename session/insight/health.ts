@@ -35,6 +35,7 @@ export interface HealthOptions {
  *   that does not return.
  * - `send-queue-nearly-full`, `receive-queue-nearly-full`: above 80 % of a bound.
  * - `unread-streams`: opened by the peer, and nobody takes them.
+ * - `refused-streams`: opened by the peer, and not taken within 5 s, or beyond a bound of unread ones.
  * - `leaking-streams`: 64 or more are open after ten minutes, and fewer ended.
  * - `waiting-for-credit`, `peer-without-credit`: this end waits, or the peer used up what it may.
  * - `error-rate`: more than 10 % of at least 50 messages and streams.
@@ -51,6 +52,7 @@ export type SessionIssueCode =
   | "send-queue-nearly-full"
   | "receive-queue-nearly-full"
   | "unread-streams"
+  | "refused-streams"
   | "leaking-streams"
   | "waiting-for-credit"
   | "peer-without-credit"

@@ -222,6 +222,7 @@ const GROWING = [
   "receivedMessages",
   "streamErrors",
   "streamsCreated",
+  "streamsRefused",
   "unreadMessages",
 ] as const;
 
@@ -256,6 +257,13 @@ function checkCounters(core: SessionCore, stats: Growth, add: Add): void {
   if (stats.handlerFailures > 0) {
     const what = count(stats.handlerFailures, "handler", "handlers");
     add("warning", "failing-handlers", `${what} failed: look at what onError was told`);
+  }
+  if (stats.streamsRefused > 0) {
+    add(
+      "warning",
+      "refused-streams",
+      `${stats.streamsRefused} streams of the peer were refused: loop over incomingStreams(), and read them`,
+    );
   }
   if (stats.unreadMessages > 0) {
     add(

@@ -44,6 +44,7 @@ export interface SessionStats extends
     | "streamBytesSent"
     | "streamErrors"
     | "streamsClosed"
+    | "streamsRefused"
   > {
   /** Id of the session. */
   readonly id: string;
@@ -81,6 +82,7 @@ export interface SessionStats extends
 const COUNTERS = [
   "streamsClosed",
   "streamErrors",
+  "streamsRefused",
   "streamBytesSent",
   "streamBytesReceived",
   "datagramsSent",

@@ -1,8 +1,9 @@
 /**
- * Streams that came before their session: packets overtake each other.
+ * Streams whose CONNECT request has not arrived yet: QUIC may reorder packets.
  *
  * @module
  */
+import type { UnreadShare } from "../quic/unread_streams.ts";
 import type { Http3Session } from "./session.ts";
 
 /** How many; draft-ietf-webtrans-http3, section 4.6, wants a bound. The oldest is refused. */
@@ -23,16 +24,30 @@ export interface EarlyStream {
 
 /** The streams of one connection that wait for their sessions. */
 export class EarlyStreams {
+  readonly #unread: UnreadShare | undefined;
   #streams: (EarlyStream & { readonly since: number })[] = [];
   #timer: ReturnType<typeof setTimeout> | undefined = undefined;
 
   /**
-   * Holds a stream.
+   * Creates an empty queue.
+   *
+   * @param unread Counts the streams that wait here, too.
+   */
+  constructor(unread?: UnreadShare) {
+    this.#unread = unread;
+  }
+
+  /**
+   * Holds a stream; refuses it where it is beyond a bound of unread streams.
    *
    * @param stream The stream.
    */
   hold(stream: EarlyStream): void {
-    if (this.#streams.length >= MAX_EARLY_STREAMS) this.#streams.shift()!.refuse();
+    if (this.#streams.length >= MAX_EARLY_STREAMS) {
+      const [oldest] = this.#streams;
+      for (const { refuse } of this.#take((one) => one === oldest)) refuse();
+    }
+    if (this.#unread?.take() !== undefined) return stream.refuse();
     this.#streams.push({ ...stream, since: Date.now() });
     this.#timer ??= setTimeout(() => this.#expire(), EARLY_TIMEOUT_MS);
   }
@@ -62,13 +77,14 @@ export class EarlyStreams {
   clear(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    for (const { refuse } of this.#streams.splice(0)) refuse();
+    for (const { refuse } of this.#take(() => true)) refuse();
   }
 
   #take(isMeant: (stream: EarlyStream & { readonly since: number }) => boolean): EarlyStream[] {
     if (this.#streams.length === 0) return [];
     const taken = this.#streams.filter(isMeant);
     this.#streams = this.#streams.filter((stream) => !isMeant(stream));
+    for (const _ of taken) this.#unread?.release();
     return taken;
   }
 

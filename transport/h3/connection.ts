@@ -23,6 +23,7 @@ import { UNIDIRECTIONAL_STREAM } from "./_opening.ts";
 import type { SessionCreditPair } from "./_session_credit.ts";
 import { Http3Session } from "./session.ts";
 import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
+import type { UnreadShare } from "../quic/unread_streams.ts";
 import type { ConnectStream, SessionEnding, SessionLink } from "./session_link.ts";
 import {
   clientSettings,
@@ -98,6 +99,8 @@ export class Http3Connection implements SessionLink {
   readonly ending: Promise<QuicEnding>;
   /** See {@linkcode SessionLink.turnEnd}. */
   readonly turnEnd: TurnEnd = new TurnEnd();
+  /** See {@linkcode SessionLink.unread}. */
+  readonly unread: UnreadShare | undefined;
 
   readonly #options: Http3ConnectionOptions;
   readonly #sessions = new Map<number, Http3Session>();
@@ -108,7 +111,7 @@ export class Http3Connection implements SessionLink {
   /** They have to live as long as the connection. */
   readonly #critical: unknown[] = [];
   readonly #uniqueTypes = new Set<number>();
-  readonly #early = new EarlyStreams();
+  readonly #early: EarlyStreams;
   #nextId = 0;
   #fault: H3ProtocolError | undefined;
   #isOver = false;
@@ -121,10 +124,13 @@ export class Http3Connection implements SessionLink {
    *
    * @param conn The connection, past its handshake.
    * @param options See {@linkcode Http3ConnectionOptions}.
+   * @param unread Counts the streams of the peer that are not read; none by default.
    */
-  constructor(conn: Deno.QuicConn, options: Http3ConnectionOptions) {
+  constructor(conn: Deno.QuicConn, options: Http3ConnectionOptions, unread?: UnreadShare) {
     this.conn = conn;
     this.#options = options;
+    this.unread = unread;
+    this.#early = new EarlyStreams(unread);
     this.#settings.promise.catch(() => {}); // Not all wait for it.
     this.ending = this.#run();
     options.firstRequests?.add(this);

@@ -19,6 +19,7 @@ import { H3Error } from "./error_codes.ts";
 import type { WebTransportRequest } from "./request.ts";
 import { type QuicConnection, RawQuicConnection } from "../quic/connection.ts";
 import { checkProtocols } from "../quic/options.ts";
+import type { UnreadShare } from "../quic/unread_streams.ts";
 import { acceptedQuic, refuseQuic } from "../quic/server.ts";
 
 export type { QuicHandshakeStats } from "../quic/acceptor.ts";
@@ -41,8 +42,8 @@ export interface ListenWebTransportOptions extends QuicListenOptions {
    */
   readonly maxSessionsPerConnection?: number;
   /**
-   * Streams of each kind that a peer may have open on a connection. Each may
-   * hold up to 1.25 MB that nobody reads.
+   * Streams of each kind that a peer may have open on a connection. Each may hold up to 1.25 MB
+   * that the application does not read; see `unreadStreams`.
    *
    * @default {128}
    */
@@ -138,7 +139,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
       // The request itself is one, and so are the control streams.
       maxBidirectionalStreams: maxStreams + 1,
       maxUnidirectionalStreams: maxUnidirectionalStreams + 3,
-      accept: (conn) => this.#accept(conn),
+      accept: (conn, unread) => this.#accept(conn, unread),
       refuse(conn) {
         if (conn.protocol !== "h3") return refuseQuic(conn);
         conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" });
@@ -216,11 +217,11 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     }
   }
 
-  #accept(conn: Deno.QuicConn): Http3Connection | AcceptedConnection {
+  #accept(conn: Deno.QuicConn, unread: UnreadShare): Http3Connection | AcceptedConnection {
     if (this.#quic === undefined || conn.protocol === "h3") {
-      return new Http3Connection(conn, this.#connectionOptions);
+      return new Http3Connection(conn, this.#connectionOptions, unread);
     }
-    const connection = new RawQuicConnection(conn);
+    const connection = new RawQuicConnection(conn, unread);
     void handOver(connection, this.#quic);
     return acceptedQuic(connection);
   }

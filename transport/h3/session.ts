@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { Arrivals, type ArrivalsOptions } from "../_arrivals.ts";
+import { Arrivals, type ArrivalsOptions, takeOut } from "../_arrivals.ts";
 import { Ledger, type MessageCarrier, type StreamAccount } from "../_ledger.ts";
 import { opened } from "../within.ts";
 import { cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
@@ -26,6 +26,7 @@ import type {
   StreamSide,
 } from "../connection.ts";
 import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
+import type { UnreadShare, UnreadStream } from "../quic/unread_streams.ts";
 import {
   headOf,
   type OpenSessionStreamOptions,
@@ -64,7 +65,6 @@ import {
   type StreamHalf,
   StreamHalves,
   type StreamOwner,
-  type TurnWatcher,
 } from "../quic/stream_halves.ts";
 
 /** How long the peer may take to confirm a close, in milliseconds. */
@@ -76,7 +76,7 @@ const CONNECT_READ_BYTES = 256;
 /** Streams of one kind that nobody accepted yet: more than QUIC lets the peer open at once. */
 const MAX_UNACCEPTED_STREAMS = 1_024;
 
-/** The same while the application reads none: each may hold 1.25 MB. */
+/** The same while the application has no reader of them: it may never have one. */
 const MAX_UNREAD_STREAMS = 16;
 
 const CAPABILITIES: ConnectionCapabilities = {
@@ -92,16 +92,11 @@ const WITH_CREDIT: ConnectionCapabilities = { ...CAPABILITIES, credit: true };
 
 const BIDIRECTIONAL: ArrivalsOptions<Http3Stream> = {
   capacity: MAX_UNACCEPTED_STREAMS,
-  unreadCapacity: MAX_UNREAD_STREAMS,
-  onDropped(stream) {
-    stream.cancel();
-    stream.abort();
-  },
+  onDropped: (stream) => endStream(stream),
 };
 
 const UNIDIRECTIONAL: ArrivalsOptions<ReceiveHalf> = {
   capacity: MAX_UNACCEPTED_STREAMS,
-  unreadCapacity: MAX_UNREAD_STREAMS,
   onDropped: (half) => half.cancel(),
 };
 
@@ -189,6 +184,11 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
   /** Credit for bytes, where both ends count. */
   get dataCredit(): DataCredit | undefined {
     return this.#credit?.data;
+  }
+
+  /** See {@linkcode StreamOwner.unread}. */
+  get unread(): UnreadShare | undefined {
+    return this.#link.unread;
   }
 
   /** Flow control, where both ends count. */
@@ -430,8 +430,10 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     const send = new SendHalf(this, stream.writable, { onEnd, account });
     const accepted = new Http3Stream(receive, send);
     // Without an account it carries the messages, and with them the token.
-    if (account !== undefined && this.#isFull) return BIDIRECTIONAL.onDropped!(accepted);
+    if (account === undefined) return this.#bidirectional.push(accepted);
+    if (!this.#hasRoom(this.#bidirectional)) return endStream(accepted, this.#tooMany());
     this.#bidirectional.push(accepted);
+    this.#watch(receive);
   }
 
   /** Takes a unidirectional stream that the peer opened. */
@@ -441,9 +443,11 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     const { reader, held, isFull } = head;
     const account = this.#account("unidirectional", "remote");
     const half = new ReceiveHalf(this, reader, { held, isFull, onEnd, account });
-    if (this.#isFull) half.cancel();
-    else if (this.#receiver === undefined) this.#unidirectional.push(half);
-    else this.#receiver(this.#taken(half));
+    if (this.#receiver !== undefined && !this.#isHeld) return this.#receiver(this.#taken(half));
+    if (!this.#hasRoom(this.#unidirectional)) return half.cancel(this.#tooMany());
+    if (this.#receiver !== undefined) return this.#receiver(this.#taken(half));
+    this.#unidirectional.push(half);
+    this.#watch(half);
   }
 
   /** Takes a datagram; the bytes are its own. */
@@ -469,15 +473,39 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     );
   }
 
+  /** See {@linkcode StreamOwner.refuseUnread}. */
+  refuseUnread(half: StreamHalf & UnreadStream, error: Error): void {
+    this.ledger.streamsRefused++;
+    const stream = takeOut(this.#bidirectional, (one) => one.receivesBy(half));
+    if (stream !== undefined) return endStream(stream, error);
+    const receive = takeOut(this.#unidirectional, (one) => one === half);
+    if (receive !== undefined) return receive.cancel(error);
+    // The application has it: a clean end would be a lie.
+    half.fail(error);
+  }
+
   /** A stream that the application has: its end is looked for, even if the application does not. */
-  #taken<T extends TurnWatcher>(stream: T): T {
+  #taken<T extends Http3Stream | ReceiveHalf>(stream: T): T {
+    stream.taken();
     this.#link.turnEnd.add(stream);
     return stream;
   }
 
-  /** A stranger may have few streams; those of both kinds count. */
-  get #isFull(): boolean {
-    return this.#isHeld && this.unreadStreams >= MAX_UNREAD_STREAMS;
+  /** A stream that waits for the application once this turn is over counts as unread. */
+  #watch(half: ReceiveHalf): void {
+    if (this.unread !== undefined) this.#link.turnEnd.add(half);
+  }
+
+  /** Whether one more stream may wait for the application. Of a stranger those of both kinds count. */
+  #hasRoom(queue: Arrivals<Http3Stream> | Arrivals<ReceiveHalf, ReceiveStream>): boolean {
+    if (this.#isHeld) return this.unreadStreams < MAX_UNREAD_STREAMS;
+    return queue.size < MAX_UNREAD_STREAMS || queue.readable.locked;
+  }
+
+  /** Counts a stream that is refused as too many wait. */
+  #tooMany(): Error | undefined {
+    this.ledger.streamsRefused++;
+    return this.unread?.refused();
   }
 
   get #ownDatagrams(): SessionDatagrams {
@@ -761,6 +789,12 @@ interface Ending {
   readonly message: string;
   error?: Error;
   readonly isBroken?: boolean;
+}
+
+/** Ends both directions of a stream that the application will not get. */
+function endStream(stream: Http3Stream, error?: Error): void {
+  stream.cancel(error);
+  stream.abort(error);
 }
 
 function refuseStream(reader: ReadableStreamBYOBReader, writable?: WritableStream): void {

@@ -19,7 +19,12 @@ export const SKEIN_ERRORS: SessionErrors = {
   stream({ kind, code: http3Code }, code) {
     const which = code === undefined ? `HTTP/3 code ${http3Code}` : `code ${code}`;
     const what = kind === "reset" ? "reset" : "stopped reading";
-    return new StreamError(`The peer ${what} the stream with ${which}`, {
+    // A server on Deno's QUIC can say no other code where it refuses a stream.
+    const mayBeUnread = kind !== "reset" && http3Code === 0;
+    const hint = mayBeUnread
+      ? "; its application may not take streams, or have too many unread"
+      : "";
+    return new StreamError(`The peer ${what} the stream with ${which}${hint}`, {
       streamErrorCode: code ?? 0,
       by: "remote",
     });

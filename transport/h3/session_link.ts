@@ -5,6 +5,7 @@
  */
 import type { H3ProtocolError } from "./error_codes.ts";
 import type { FrameParser } from "./frames.ts";
+import type { UnreadShare } from "../quic/unread_streams.ts";
 import type { QuicEnding } from "../quic/runtime.ts";
 import type { TurnEnd } from "../quic/stream_halves.ts";
 
@@ -18,6 +19,8 @@ export interface SessionLink {
   readonly ending: Promise<QuicEnding>;
   /** What this end did to the connection, if it closed it for a fault. */
   readonly fault: H3ProtocolError | undefined;
+  /** Counts the streams of the peer that are not read; on a server. */
+  readonly unread: UnreadShare | undefined;
   /** Begins to read datagrams; until somebody wants some, the runtime holds the newest. */
   readDatagrams(): void;
   /** Acts at the end of this turn for the halves of streams that their users leave alone until then. */

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { Arrivals } from "../_arrivals.ts";
+import { Arrivals, takeOut } from "../_arrivals.ts";
 
 /** What is made of streams. */
 export interface PeerStreamsOptions<S, T, U> {
@@ -13,13 +13,16 @@ export interface PeerStreamsOptions<S, T, U> {
   take(stream: S): T;
   /** Makes what readers get of it, when they get it. */
   present(item: T): U;
+  /** Called with one that waits in the queue. */
+  waits(item: T): void;
   /** Ends one that nobody will read. */
   drop(item: T): void;
 }
 
 /**
- * Streams that the peer opened. They stay in the runtime until somebody asks for them, so that the
- * peer waits where nobody does; QUIC's limit on streams bounds how many there are.
+ * Streams that the peer opened. They stay in the runtime until they are accepted, so that the peer
+ * waits for an application that does not ask for them; QUIC's limit on streams bounds how many there
+ * are.
  *
  * @typeParam S A stream of the runtime.
  * @typeParam T What is made of it.
@@ -47,7 +50,7 @@ export class PeerStreams<S, T, U> {
 
   /** The streams, in order. */
   get readable(): ReadableStream<U> {
-    this.#accept();
+    this.accept();
     return this.#arrivals.readable;
   }
 
@@ -68,7 +71,17 @@ export class PeerStreams<S, T, U> {
     }
     this.#receiver = receiver;
     for (const held of this.#arrivals.takeHeld()) receiver(held);
-    this.#accept();
+    this.accept();
+  }
+
+  /**
+   * Takes one stream out of those that wait.
+   *
+   * @param isMeant Finds it.
+   * @returns The stream; `undefined` if it does not wait.
+   */
+  takeOut(isMeant: (item: T) => boolean): T | undefined {
+    return takeOut(this.#arrivals, isMeant);
   }
 
   /** Has something done to the first stream that is held, if there is one, and says whether. */
@@ -92,7 +105,8 @@ export class PeerStreams<S, T, U> {
     else this.#arrivals.fail(error);
   }
 
-  #accept(): void {
+  /** Takes streams from the runtime, from now on. Idempotent. */
+  accept(): void {
     if (this.#isAccepting || this.#isOver) return;
     this.#isAccepting = true;
     void this.#acceptAll(this.#options.streams().getReader());
@@ -105,8 +119,11 @@ export class PeerStreams<S, T, U> {
         // What comes after the end is of no use to anybody.
         if (done || this.#isOver) return;
         const item = this.#options.take(value);
-        if (this.#receiver === undefined) this.#arrivals.push(item);
-        else this.#receiver(item);
+        if (this.#receiver !== undefined) this.#receiver(item);
+        else {
+          this.#arrivals.push(item);
+          this.#options.waits(item);
+        }
       }
     } catch {
       // The connection is over; its `closed` tells how.

@@ -10,6 +10,7 @@ import { type Certificate, checkCertificate } from "../certificate/certificate.t
 import { Deadlines } from "../deadlines.ts";
 import { requireQuic } from "./runtime.ts";
 import { KEEP_ALIVE_MS } from "./options.ts";
+import { UnreadShare, type UnreadStreamLimits, UnreadStreams } from "./unread_streams.ts";
 
 /** Handshakes at once by default: that of an honest peer takes a round trip, so this is 10,000 a second. */
 const MAX_HANDSHAKES = 1_024;
@@ -75,6 +76,8 @@ export interface QuicListenOptions extends Certificate {
    * @default {1024}
    */
   readonly maxHandshakes?: number;
+  /** Bounds of streams that clients open and that this end does not read. */
+  readonly unreadStreams?: UnreadStreamLimits | undefined;
   /** Closes the listener. None by default. */
   readonly signal?: AbortSignal;
 }
@@ -107,8 +110,8 @@ export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
   readonly maxBidirectionalStreams: number;
   /** Unidirectional streams that a peer may have open. */
   readonly maxUnidirectionalStreams: number;
-  /** Takes a connection past its handshake. MUST NOT throw. */
-  accept(conn: Deno.QuicConn): C;
+  /** Takes a connection past its handshake, whose unread streams are to be counted. MUST NOT throw. */
+  accept(conn: Deno.QuicConn, unread: UnreadShare): C;
   /** Closes one that is too many. */
   refuse(conn: Deno.QuicConn): void;
 }
@@ -136,6 +139,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     if (this.#handshakes.has(conn)) this.#giveUp(conn, "tooSlow");
   });
   readonly #counts = { ignored: 0, replaced: 0, tooSlow: 0 };
+  readonly #unread: UnreadStreams;
   #isStopped = false;
 
   /** Where it listens. */
@@ -154,6 +158,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     checkLimits({ idleTimeoutMs, keepAliveIntervalMs, maxHandshakes });
     checkLimits({ maxConnections, maxConnectionsPerAddress });
     checkCertificate(options, "listen: the certificate");
+    this.#unread = UnreadStreams.of(options.unreadStreams);
     options.signal?.throwIfAborted();
     this.#options = options;
     this.#handlers = handlers;
@@ -303,10 +308,12 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     if (this.#isStopped || count >= maxConnectionsPerAddress) {
       return this.#handlers.refuse(conn);
     }
-    const connection = this.#handlers.accept(conn);
+    const unread = new UnreadShare(this.#unread, address);
+    const connection = this.#handlers.accept(conn, unread);
     this.#connections.set(connection, address);
     this.#perAddress.set(address, count + 1);
     await connection.ending;
+    unread.end();
     this.#connections.delete(connection);
     const left = this.#perAddress.get(address)! - 1;
     if (left === 0) this.#perAddress.delete(address);

@@ -38,6 +38,7 @@ import {
   type TurnWatcher,
 } from "./stream_halves.ts";
 import { PeerStreams } from "./_peer_streams.ts";
+import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
 
 const CAPABILITIES: ConnectionCapabilities = {
   streams: true,
@@ -76,6 +77,8 @@ export class RawQuicConnection
   readonly halves: StreamHalves = new StreamHalves();
   /** QUIC's own flow control is the runtime's matter. */
   readonly dataCredit = undefined;
+  /** See {@linkcode StreamOwner.unread}. */
+  readonly unread: UnreadShare | undefined;
   /** Bytes handed to the stream that carries messages. */
   bytesSent = 0;
   /** Bytes taken from it. */
@@ -91,6 +94,7 @@ export class RawQuicConnection
         return new Http3Stream(receive, new SendHalf(this, writable, { account }));
       },
       present: (stream) => this.#taken(stream),
+      waits: (stream) => this.#watch(stream),
       drop(stream) {
         stream.cancel();
         stream.abort();
@@ -101,6 +105,7 @@ export class RawQuicConnection
       streams: () => this.#conn.incomingUnidirectionalStreams,
       take: (stream) => this.#receiveHalf(stream, this.#account("unidirectional", "remote")),
       present: (half) => this.#taken(half).readable,
+      waits: (half) => this.#watch(half),
       drop: (half) => half.cancel(),
     });
   readonly #turnEnd = new TurnEnd();
@@ -117,11 +122,17 @@ export class RawQuicConnection
    * Takes over a connection.
    *
    * @param conn The connection, past its handshake. Nothing was read of it yet.
+   * @param unread Counts the streams of the peer that are not read, and has them accepted at once;
+   * without it they wait in the runtime until the application asks for them.
    */
-  constructor(conn: Deno.QuicConn) {
+  constructor(conn: Deno.QuicConn, unread?: UnreadShare) {
     this.#conn = conn;
+    this.unread = unread;
     this.closed = this.#run();
     this.closed.catch(() => {}); // Nobody has to look at it.
+    if (unread === undefined) return;
+    this.#bidirectional.accept();
+    this.#unidirectional.accept();
   }
 
   /** The protocol that both ends agreed on in the handshake (ALPN). */
@@ -157,12 +168,12 @@ export class RawQuicConnection
     return this.#datagrams;
   }
 
-  /** Bidirectional streams that the peer opened; until this is asked for they wait in the runtime. */
+  /** Bidirectional streams that the peer opened; on a client they wait in the runtime until this is asked for. */
   get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
     return this.#bidirectional.readable;
   }
 
-  /** Unidirectional streams that the peer opened; until this is asked for they wait in the runtime. */
+  /** Unidirectional streams that the peer opened; on a client they wait in the runtime until this is asked for. */
   get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
     return this.#unidirectional.readable;
   }
@@ -277,6 +288,21 @@ export class RawQuicConnection
   /** See {@linkcode StreamOwner.overrun}; QUIC looks after that. */
   overrun(): void {}
 
+  /** See {@linkcode StreamOwner.refuseUnread}. */
+  refuseUnread(half: StreamHalf & UnreadStream, error: Error): void {
+    this.ledger.streamsRefused++;
+    const stream = this.#bidirectional.takeOut((one) => one.receivesBy(half));
+    if (stream !== undefined) {
+      stream.cancel(error);
+      stream.abort(error);
+      return;
+    }
+    const receive = this.#unidirectional.takeOut((one) => one === half);
+    if (receive !== undefined) return receive.cancel(error);
+    // The application has it: a clean end would be a lie.
+    half.fail(error);
+  }
+
   async #run(): Promise<ConnectionCloseInfo> {
     const ending = await quicEnding(this.#conn);
     const lost = this.#closing === undefined && this.#ended(ending);
@@ -341,9 +367,15 @@ export class RawQuicConnection
   }
 
   /** A stream that the application has: its end is looked for, even if the application does not. */
-  #taken<T extends TurnWatcher>(stream: T): T {
+  #taken<T extends Http3Stream | ReceiveHalf>(stream: T): T {
+    stream.taken();
     this.#turnEnd.add(stream);
     return stream;
+  }
+
+  /** A stream that waits for the application once this turn is over counts as unread. */
+  #watch(stream: TurnWatcher): void {
+    if (this.unread !== undefined) this.#turnEnd.add(stream);
   }
 
   #receiveHalf(stream: Deno.QuicReceiveStream, account: StreamAccount | undefined): ReceiveHalf {

@@ -7,15 +7,13 @@ import type { DirectReadable, ReceiveStream } from "../connection.ts";
 import type { StreamAccount } from "../_ledger.ts";
 import { FIRST_READ_BYTES, nextReadBytes, ReadBuffers } from "./read_buffers.ts";
 import { streamFailure } from "./runtime.ts";
+import { STREAM_WINDOW_BYTES, type UnreadStream } from "./unread_streams.ts";
 import { errorOf, type StreamHalf, type StreamOwner, type TurnWatcher } from "./stream_halves.ts";
 
 export { FIRST_READ_BYTES };
 
 /** After a small message there is most often the end. */
 const MIN_READ_BYTES = 256;
-
-/** What the runtime holds of a stream that nobody reads, at most. */
-const MAX_UNREAD_BYTES = 1_250_000;
 
 /** After so many small reads in a row a stream carries messages, and no large buffer waits for them. */
 const MAX_SMALL_READS = 16;
@@ -31,10 +29,12 @@ const MAX_EARLY_BYTES = 16_384;
  *
  * - **End:** {@linkcode ReceiveHalf.endTurn} reads ahead of a user that does not read, so that the
  *   peer gets back its credit for a stream that it ended.
+ * - **Bound:** it counts as unread while the application does not take it, and while the application
+ *   took it, reads nothing, and the runtime may hold more of it.
  * - **Session:** a stream that did not end before its session fails with it. One whose end was
  *   seen can still be read.
  */
-export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher {
+export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, UnreadStream {
   /** See {@linkcode StreamHalf}. */
   previous: StreamHalf | undefined = undefined;
   /** See {@linkcode StreamHalf}. */
@@ -48,7 +48,9 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher {
   /** Bytes that were read before they were asked for, while there may be more of them. */
   #early: Uint8Array[] | undefined = undefined;
   #reading: Promise<void> | undefined = undefined;
+  #isTaken = false;
   #isWanted = false;
+  #isUnread = false;
   #size: number;
   #smallReads = 0;
   #isEnded = false;
@@ -95,6 +97,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher {
   /** See {@linkcode DirectStream.read}. */
   read(used?: Uint8Array | null): Promise<Uint8Array | null> {
     this.#isWanted = true;
+    if (this.#isUnread) this.#countNoMore();
     const held = this.#held;
     if (held !== undefined) {
       this.#held = undefined;
@@ -104,9 +107,24 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher {
     return this.#early === undefined ? this.#read(used) : this.#readEarly(used);
   }
 
-  /** Begins to read, if its user has not: the turn in which the stream was accepted is over. */
+  /** The application has the stream. */
+  taken(): void {
+    this.#isTaken = true;
+    if (this.#isUnread) this.#owner.unread?.taken(this);
+  }
+
+  /** Refuses the stream, of which nothing was read. */
+  refuse(error: Error): void {
+    this.#owner.refuseUnread(this, error);
+  }
+
+  /**
+   * Begins to read, if its user has not: the turn in which the stream was taken is over. One that
+   * came in this turn, and was not taken, counts as unread from now on.
+   */
   endTurn(): void {
     if (this.#isWanted || this.#isEnded || this.#early !== undefined) return;
+    if (!this.#isTaken) return this.#countUnread();
     this.#early = [];
     this.#reading = this.#readAhead(this.#early);
   }
@@ -135,6 +153,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher {
   discard(): StreamAccount | undefined {
     const account = this.#account;
     if (account === undefined) return undefined;
+    if (this.#isUnread) this.#countNoMore();
     const unreadBytes = this.#unreadBytes;
     account.ledger.streamBytesReceived -= unreadBytes;
     this.#owner.bytesReceived += unreadBytes;
@@ -176,11 +195,29 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher {
         early.push(bytes);
         left -= bytes.byteLength;
       }
+      // The runtime holds from now on what comes.
+      if (!this.#isWanted) this.#countUnread();
     } catch {
       // Its user is told by a read, or its session by its own end.
     } finally {
       this.#reading = undefined;
     }
+  }
+
+  /** Counts it, unless it is no user's stream; refuses it beyond a bound. */
+  #countUnread(): void {
+    const { unread } = this.#owner;
+    if (unread === undefined || this.#isUnread || this.#account === undefined) return;
+    const refusal = unread.take();
+    if (refusal !== undefined) return this.refuse(refusal);
+    this.#isUnread = true;
+    if (!this.#isTaken) unread.expect(this);
+  }
+
+  #countNoMore(): void {
+    this.#isUnread = false;
+    this.#owner.unread?.taken(this);
+    this.#owner.unread?.release();
   }
 
   /** Gives what was read ahead, and then goes on as if nothing had been. */
@@ -274,7 +311,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher {
     if (this.#isEnded) return;
     this.#end();
     this.#drop();
-    this.#owner.dataCredit?.receive.lose(MAX_UNREAD_BYTES);
+    this.#owner.dataCredit?.receive.lose(STREAM_WINDOW_BYTES);
   }
 
   /** Drops what nobody took. */
@@ -288,6 +325,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher {
   #end(): void {
     if (this.#isEnded) return;
     this.#isEnded = true;
+    if (this.#isUnread) this.#countNoMore();
     this.#owner.halves.delete(this);
     this.#onEnd?.();
   }

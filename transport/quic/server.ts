@@ -70,7 +70,7 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
       protocols,
       maxBidirectionalStreams,
       maxUnidirectionalStreams,
-      accept: (conn) => this.#take(new RawQuicConnection(conn)),
+      accept: (conn, unread) => this.#take(new RawQuicConnection(conn, unread)),
       refuse: refuseQuic,
     });
     this.#signal?.addEventListener("abort", this.#onAbort, { once: true });

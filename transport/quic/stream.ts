@@ -51,6 +51,16 @@ export class Http3Stream implements BidirectionalStream, DirectStream, TurnWatch
     this.#send.discard();
   }
 
+  /** The application has the stream. */
+  taken(): void {
+    this.#receive.taken();
+  }
+
+  /** Tells whether a direction is the one of this stream that the peer writes. */
+  receivesBy(half: unknown): boolean {
+    return this.#receive === half;
+  }
+
   /** See {@linkcode TurnWatcher}. */
   endTurn(): void {
     this.#receive.endTurn();

@@ -6,6 +6,7 @@
  */
 import { type StreamFailure, streamFailure } from "./runtime.ts";
 import type { ReceiveCredit, SendCredit } from "../_flow_control.ts";
+import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
 import { type Linked, LinkedList } from "../linked_list.ts";
 
 /** One direction of a stream, which ends with its session at the latest. */
@@ -66,6 +67,15 @@ export interface StreamOwner {
   bytesReceived: number;
   /** Credit for bytes, where both ends count. */
   readonly dataCredit: DataCredit | undefined;
+  /** Counts the streams of the peer that are not read; on a server. */
+  readonly unread: UnreadShare | undefined;
+  /**
+   * Refuses a stream of the peer, which the application may have taken, but did not read.
+   *
+   * @param half The direction that the peer writes.
+   * @param error Why.
+   */
+  refuseUnread(half: StreamHalf & UnreadStream, error: Error): void;
   /** Makes the error of a stream that the peer ended before its end. */
   streamError(failure: StreamFailure): Error;
   /** Makes the error of a stream whose connection is over. */

@@ -9,7 +9,13 @@ import { dialWebTransport } from "../h3/client.ts";
 import { ReceiveCredit, SendCredit } from "../_flow_control.ts";
 import { ReceiveHalf } from "./receive_half.ts";
 import { SendHalf } from "./send_half.ts";
-import { type DataCredit, StreamHalves, type StreamOwner } from "./stream_halves.ts";
+import {
+  type DataCredit,
+  type StreamHalf,
+  StreamHalves,
+  type StreamOwner,
+} from "./stream_halves.ts";
+import type { UnreadShare } from "./unread_streams.ts";
 
 const NOTHING = new Uint8Array();
 const TEXT = new TextEncoder().encode("hello");
@@ -20,7 +26,12 @@ class Owner implements StreamOwner {
   bytesSent = 0;
   bytesReceived = 0;
   dataCredit: DataCredit | undefined = undefined;
+  unread: UnreadShare | undefined = undefined;
   overruns = 0;
+
+  refuseUnread(half: StreamHalf, error: Error): void {
+    half.fail(error);
+  }
 
   streamError({ kind, code }: { kind: string; code: number }): Error {
     return new StreamError(`${kind} ${code}`, { streamErrorCode: code, by: "remote" });
@@ -463,6 +474,7 @@ Deno.test("ReceiveHalf.endTurn() sees the end, and leaves all bytes to a later r
       send: new SendCredit("bytes", 0, () => {}),
       receive: new ReceiveCredit(100, () => {}),
     };
+    half.taken();
     half.endTurn();
     await turn();
     assertEquals([ends(), owner.halves.size], [1, 0]);
@@ -476,6 +488,7 @@ Deno.test("ReceiveHalf.endTurn() sees the end, and leaves all bytes to a later r
 Deno.test("ReceiveHalf.endTurn() leaves a stream alone that is read", async () => {
   const { half, pulls } = ending([5, 5, 5]);
   const first = half.read();
+  half.taken();
   half.endTurn();
   assertEquals((await first)!.length, 5);
   await turn();
@@ -484,6 +497,7 @@ Deno.test("ReceiveHalf.endTurn() leaves a stream alone that is read", async () =
 
 Deno.test("ReceiveHalf.endTurn() reads ahead a bounded number of bytes", async () => {
   const { half, pulls } = ending(new Array(10_000).fill(256));
+  half.taken();
   half.endTurn();
   await turn();
   const early = pulls();
@@ -495,6 +509,7 @@ Deno.test("ReceiveHalf.endTurn() reads ahead a bounded number of bytes", async (
 
 Deno.test("ReceiveHalf.endTurn() stops reading ahead once the stream is read", async () => {
   const { half, pulls } = ending(new Array(40).fill(200));
+  half.taken();
   half.endTurn();
   const [first, second] = [half.read(), half.read()];
   assertEquals([(await first)!.length, (await second)!.length], [200, 200]);
@@ -505,6 +520,7 @@ Deno.test("ReceiveHalf.endTurn() stops reading ahead once the stream is read", a
 Deno.test("ReceiveHalf.endTurn() sees a reset, and not the end of the connection", async () => {
   for (const [text, ended] of [["stream reset by peer: error 77", 1], ["connection lost", 0]]) {
     const { half, ends } = receiving((controller) => controller.error(new Error(`${text}`)));
+    half.taken();
     half.endTurn();
     await turn();
     assertEquals(ends(), ended);
@@ -521,6 +537,7 @@ Deno.test("ReceiveHalf.cancel() gives back the credit of what was read ahead", a
     send: new SendCredit("bytes", 0, () => {}),
     receive: new ReceiveCredit(100, (limit) => granted.push(limit)),
   };
+  half.taken();
   half.endTurn();
   await turn();
   assertEquals(granted, []);

@@ -64,6 +64,7 @@ export function socketsOptions(
       maxStreams: options.maxBidirectionalStreams ?? MAX_STREAMS,
       maxUnidirectionalStreams: options.maxUnidirectionalStreams ?? MAX_STREAMS,
       flowControl: flowControlOf(options),
+      unreadStreams: options.unreadStreams,
       ...(idleTimeoutMs === undefined ? {} : {
         idleTimeoutMs,
         keepAliveIntervalMs: Math.max(1, Math.round(idleTimeoutMs / 3)),

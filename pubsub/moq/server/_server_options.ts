@@ -6,6 +6,7 @@
 import type { Certificate } from "../../../transport/certificate/certificate.ts";
 import type { FlowControlOptions } from "../../../transport/connection.ts";
 import type { OriginRules } from "../../../transport/origins.ts";
+import type { UnreadStreamLimits } from "../../../transport/quic/unread_streams.ts";
 import type { WebSocketHost } from "../../../transport/websocket/server.ts";
 import type { MoqServerLimits } from "./_places.ts";
 import type { TrackMux } from "../track/mux.ts";
@@ -132,6 +133,11 @@ export interface ListenMoqOptions extends MoqServerOptions {
    * @default {1024}
    */
   readonly maxUnidirectionalStreams?: number;
+  /**
+   * Streams over WebTransport and QUIC that clients open and that the server does not read. By default
+   * one is refused 5 s after it came, one address takes at most 80 MB and all take at most 640 MB.
+   */
+  readonly unreadStreams?: UnreadStreamLimits;
   /** Closes the server. */
   readonly signal?: AbortSignal;
 }

@@ -1,0 +1,260 @@
+/**
+ * Streams that a server does not read: how long they may wait, and how many there may be.
+ *
+ * @module
+ */
+import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
+import { prometheusText, type ServeOptions } from "../mod.ts";
+import { listenMoq } from "../pubsub/moq/server/server.ts";
+import type { Session } from "../session/session.ts";
+import { directReadable, directStream } from "../transport/direct.ts";
+import { STREAM_WINDOW_BYTES } from "../transport/quic/unread_streams.ts";
+import { devCertificate } from "../transport/certificate/dev_certificate.ts";
+import { dialQuic } from "../transport/quic/client.ts";
+import { listenQuic } from "../transport/quic/server.ts";
+import { dialWebTransport } from "../transport/h3/client.ts";
+import { RawPeer, type RawSend, type RawStream } from "./raw_http3.ts";
+import { listen, until } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+/** More than is read ahead of a stream that a handler has. */
+const BODY = new Uint8Array(64 * 1024);
+
+/** As many streams fit, of a connection, an address and the server. */
+const LIMITS = {
+  maxBytesPerConnection: 4 * STREAM_WINDOW_BYTES,
+  maxBytesPerAddress: 6 * STREAM_WINDOW_BYTES,
+  timeoutMs: 600_000,
+};
+
+/** A client that is gone is noticed soon, though its last packet was lost. */
+const webTransport = { keepAliveIntervalMs: 100 };
+
+/** A stream of a raw client, and its writing. */
+interface Flooding {
+  readonly stream: RawSend | RawStream;
+  readonly sending: Promise<void>;
+}
+
+/** A client that knows no credit, with a number of sessions on its connection. */
+class Client implements AsyncDisposable {
+  readonly #peer: RawPeer;
+  readonly #sessions: readonly number[];
+  readonly #flood: Flooding[] = [];
+
+  private constructor(peer: RawPeer, sessions: readonly number[]) {
+    this.#peer = peer;
+    this.#sessions = sessions;
+  }
+
+  static async open(server: ReturnType<typeof listen>, sessions = 1): Promise<Client> {
+    const port = Number(new URL(server.webTransportUrl!).port);
+    const peer = await RawPeer.dial(port, { hashes: server.certificateHashes! });
+    await peer.control();
+    const ids: number[] = [];
+    for (let i = 0; i < sessions; i++) {
+      const connect = await peer.request();
+      assertEquals(await connect.status(), 200);
+      ids.push(connect.id);
+    }
+    return new Client(peer, ids);
+  }
+
+  /** Opens streams of both directions, a few bytes too large to be read ahead. */
+  async flood(count: number): Promise<void> {
+    for (let i = 0; i < count; i++) {
+      const id = this.#sessions[i % this.#sessions.length]!;
+      const stream = i % 2 === 0 ? await this.#peer.bidi() : await this.#peer.uni();
+      const send = "send" in stream ? stream.send : stream;
+      const sending = send.write(i % 2 === 0 ? 0x41 : 0x54, id, BODY);
+      sending.catch(() => {}); // It may be refused meanwhile.
+      this.#flood.push({ stream, sending });
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#peer[Symbol.asyncDispose]();
+  }
+}
+
+/** Ways in which an application may not read. */
+const WAYS: readonly (readonly [string, ServeOptions])[] = [
+  ["no line of the program mentions them", {}],
+  ["onStream does not read them", { onStream: () => new Promise(() => {}) }],
+  ["a loop over incomingStreams() stands still", {
+    onOpen(session) {
+      void standStill(session);
+    },
+  }],
+  ["the connection has readers that do not read", {
+    onOpen({ connection }) {
+      connection.incomingBidirectionalStreams.getReader();
+      connection.incomingUnidirectionalStreams.getReader();
+    },
+  }],
+];
+
+async function standStill(session: Session): Promise<void> {
+  for await (const _ of session.incomingStreams()) await new Promise(() => {});
+}
+
+for (const [what, options] of WAYS) {
+  Deno.test(`serve() bounds unread streams by connection and address where ${what}`, async () => {
+    await using server = listen({ ...options, webTransport, limits: { unreadStreams: LIMITS } });
+    const stats = () => server.manager.stats().unreadStreams;
+    const refused = () => Object.values(stats().refused).reduce((sum, count) => sum + count, 0);
+    {
+      // Sessions on one connection have no share of their own.
+      await using first = await Client.open(server, 4);
+      await first.flood(20);
+      await until(() => stats().count + refused() === 20);
+      assertEquals([stats().count, stats().refused.address], [4, 0]);
+      await using second = await Client.open(server);
+      await second.flood(10);
+      await until(() => stats().count + refused() === 30);
+      assertEquals([stats().count, stats().bytes], [6, 6 * STREAM_WINDOW_BYTES]);
+      const { connection, address, session, timeout } = stats().refused;
+      assertEquals({ connection, address, session, timeout }, {
+        connection: 16,
+        address: 8,
+        session: 0,
+        timeout: 0,
+      });
+      const text = prometheusText(server);
+      assertStringIncludes(text, "\nskein_streams_unread 6\n");
+      assertStringIncludes(text, `\nskein_streams_unread_bytes ${6 * STREAM_WINDOW_BYTES}\n`);
+      assertStringIncludes(
+        text,
+        `\nskein_streams_refused_total{reason="connection"} 16\n`,
+      );
+    }
+    await until(() => stats().count === 0);
+  });
+}
+
+Deno.test("serve() refuses a stream that is not taken in time, and issues() says so", async () => {
+  const opened = Promise.withResolvers<Session>();
+  await using server = listen({
+    limits: { unreadStreams: { timeoutMs: 50 } },
+    onOpen: (session) => opened.resolve(session),
+  });
+  await using client = await Client.open(server);
+  const session = await soon(opened.promise);
+  await client.flood(2);
+  const { connection } = session;
+  await until(() => connection.counters?.streamsRefused === 2);
+  assertEquals([connection.unreadStreams, session.stats.streamsRefused], [0, 2]);
+  assertEquals(server.manager.stats().unreadStreams.refused.timeout, 2);
+  assertEquals(server.manager.stats().unreadStreams.count, 0);
+  const [issue] = (await session.issues()).filter(({ code }) => code === "refused-streams");
+  assertEquals(issue?.severity, "warning");
+  assertStringIncludes(issue!.message, "2 streams of the peer were refused");
+  // The session goes on, and takes what comes next.
+  const next = session.incomingStreams().next();
+  await client.flood(1);
+  assertEquals((await soon(next)).value?.direction, "bidirectional");
+});
+
+Deno.test("serve() lets a loop take its time with a stream that it has, and not with the next", async () => {
+  const gate = Promise.withResolvers<void>();
+  const read = Promise.withResolvers<number>();
+  await using server = listen({
+    limits: { unreadStreams: { timeoutMs: 20 } },
+    onOpen: (session) => void readFirst(session),
+  });
+  const readFirst = async (session: Session) => {
+    for await (const { readable } of session.incomingStreams()) {
+      await gate.promise;
+      let bytes = 0;
+      for (const direct = directReadable(readable); bytes < BODY.length;) {
+        bytes += (await direct.read())!.length;
+      }
+      read.resolve(bytes);
+    }
+  };
+  const stats = () => server.manager.stats().unreadStreams;
+  await using client = await Client.open(server);
+  await client.flood(1);
+  await until(() => stats().count === 1);
+  await client.flood(1);
+  await until(() => stats().refused.timeout === 1);
+  assertEquals(stats().count, 1);
+  gate.resolve();
+  assertEquals(await soon(read.promise), BODY.length);
+  assertEquals(stats().count, 0);
+});
+
+Deno.test("serve() fails the read of a stream that a handler has, beyond a bound", async () => {
+  const gate = Promise.withResolvers<void>();
+  const failed = Promise.withResolvers<unknown>();
+  await using server = listen({
+    limits: { unreadStreams: { maxBytes: STREAM_WINDOW_BYTES } },
+    async onStream({ readable }) {
+      await gate.promise;
+      // A clean end would look like all that the peer sent.
+      for (const direct = directReadable(readable); await direct.read() !== null;);
+    },
+    onError: (error) => failed.resolve(error),
+  });
+  const stats = () => server.manager.stats().unreadStreams;
+  await using client = await Client.open(server);
+  await client.flood(2);
+  await until(() => stats().refused.connection === 1);
+  gate.resolve();
+  const error = await soon(
+    assertRejects(() => failed.promise.then((cause) => Promise.reject(cause))),
+  );
+  assertStringIncludes(`${error}`, "unread streams of a connection may take 1250000 bytes");
+});
+
+Deno.test("serve() counts no stream that is read at once, however many there are", async () => {
+  await using server = listen({
+    limits: { unreadStreams: { maxBytes: STREAM_WINDOW_BYTES } },
+    async onStream(stream) {
+      if (stream.direction === "bidirectional") await stream.readable.pipeTo(stream.writable);
+    },
+  });
+  await using session = await dialWebTransport(server.webTransportUrl!, {
+    serverCertificateHashes: server.certificateHashes!,
+  });
+  const echoes = await soon(Promise.all(Array.from({ length: 100 }, async (_, index) => {
+    const stream = directStream(await session.createBidirectionalStream());
+    await stream.write(Uint8Array.of(index));
+    await stream.close();
+    return (await stream.read())?.[0];
+  })));
+  assertEquals(echoes, Array.from({ length: 100 }, (_, index) => index));
+  const { count, refused } = server.manager.stats().unreadStreams;
+  assertEquals([count, refused.connection, refused.session], [0, 0, 0]);
+});
+
+Deno.test("listenQuic() counts unread streams before the application asks for them", async () => {
+  const certificate = devCertificate({ cacheFolder: null });
+  const unreadStreams = { maxBytes: 2 * STREAM_WINDOW_BYTES };
+  const options = { hostname: "127.0.0.1", protocols: ["flood"], ...certificate };
+  await using listener = listenQuic({ ...options, unreadStreams });
+  const accepting = listener[Symbol.asyncIterator]().next();
+  await using client = await dialQuic(`quic://127.0.0.1:${listener.address.port}`, {
+    protocols: ["flood"],
+    serverCertificateHashes: certificate.hashes,
+  });
+  const connection = (await soon(accepting)).value!;
+  for (let i = 0; i < 4; i++) {
+    const stream = directStream(await client.createBidirectionalStream());
+    stream.write(BODY).catch(() => {});
+    const writer = (await client.createUnidirectionalStream()).getWriter();
+    writer.write(BODY).catch(() => {});
+  }
+  // One of each connection, as three quarters of an eighth are less.
+  await until(() => connection.counters?.streamsRefused === 7);
+  assertEquals(connection.unreadStreams, 1);
+});
+
+Deno.test("listenMoq() and serve() reject bounds of unread streams below one window", () => {
+  const unreadStreams = { maxBytes: STREAM_WINDOW_BYTES - 1 };
+  const message = "maxBytes must be an integer from 1250000, or Infinity, received 1249999";
+  assertThrows(() => listenMoq({ unreadStreams }), RangeError, message);
+  assertThrows(() => listen({ limits: { unreadStreams } }), RangeError, message);
+  const misspelt = { limits: { unreadStreams: { timeoutMS: 1 } as object } };
+  assertThrows(() => listen(misspelt), TypeError, "timeoutMS");
+});
