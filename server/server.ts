@@ -954,7 +954,8 @@ export function createServer<V = unknown, C extends AnyContract = AnyContract>(
  * @param options See {@linkcode ServeOptions}.
  * @returns The server, listening.
  * @throws {TypeError} If a key of the options is unknown, if `tls` is given and is not a certificate
- *   and its key in PEM, or if `reusePort` stands beside `webSocket`.
+ *   and its key in PEM, if `reusePort` stands beside `webSocket`, or if an option needs what the engine
+ *   of `webTransport` does not show.
  *
  * @example Authenticated, with a direct message
  * ```ts

@@ -32,7 +32,7 @@ export interface Invitation<Answer> {
   readonly announcesToken: boolean;
   /** Aborted when it gives up before an answer, on wires that tell. */
   readonly signal?: AbortSignal;
-  /** The refusal of a request that lacks what its wire needs; `undefined` if it lacks nothing. */
+  /** The refusal of a request that its transport cannot serve; `undefined` if it can. */
   readonly refusal?: Refused | undefined;
   /** Whether these rules let its page in. */
   isOriginAllowed(rules: OriginRules): boolean;

@@ -48,7 +48,7 @@ export interface WebTransportHalfOptions {
 
 /** Listens for WebTransport. */
 export class WebTransportHalf implements AsyncDisposable {
-  /** True if the engine shows no more of a request than its URL: a client names its protocol there. */
+  /** True if the engine shows the URL of a request alone, which names the protocol then. */
   readonly hidesRequests: boolean;
   readonly #listener: WebTransportSource;
   readonly #take: WebTransportHalfOptions["take"];

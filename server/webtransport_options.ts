@@ -82,14 +82,15 @@ export interface WebTransportServeOptions extends
   readonly wellKnown?: boolean;
   /**
    * The engine that listens: HTTP/3 on the runtime's QUIC by default. `"builtin"` is the runtime's own
-   * WebTransport, `Deno.upgradeWebTransport`, with its defects: see the guide to WebTransport.
+   * WebTransport, `Deno.upgradeWebTransport`, which has defects: the guide to WebTransport lists them.
+   * It shows no headers of a request, so some options are checked when the server starts:
    *
-   * - It shows no headers of a request. So `origins` has to hold `*`, and `authenticate` takes
-   *   `acceptsTokenInBand`; cookies and `Authorization` do not come. Of a page on it, nobody knows the
-   *   origin.
-   * - A client names the protocol in its URL, as `webTransportUrl` does: `?protocol=skein.1`. Others are
-   *   refused with 400.
-   * - `flowControl`, `maxSessionsPerConnection` and `moq` are not for it.
+   * - **Origins:** `origins` has to hold `*`, since the origin of a page is not known.
+   * - **Tokens:** beside `authenticate`, `acceptsTokenInBand` has to be true. Cookies and
+   *   `Authorization` do not arrive over this engine.
+   * - **Protocol:** the URL of a client names it, as `webTransportUrl` does: `?protocol=skein.1`. A
+   *   client that names none is refused with 400.
+   * - **Left out:** `flowControl` and `maxSessionsPerConnection` beside the engine, and `moq`.
    *
    * @example The runtime's own engine
    * ```ts
@@ -113,12 +114,12 @@ export interface WebTransportServeOptions extends
 }
 
 /**
- * Checks the options that nobody else does.
+ * Checks the option `webTransport`, apart from the limits that the listener checks.
  *
  * @param webTransport The option as it was given.
- * @returns Its parts; `undefined` if there shall be no WebTransport.
- * @throws {TypeError} If it is neither a boolean nor an object.
- * @throws {RangeError} If the port is none.
+ * @returns Its parts; `undefined` if WebTransport is off.
+ * @throws {TypeError} If it is neither a boolean nor an object, or the engine is unknown.
+ * @throws {RangeError} If the port is not an integer from 0 to 65535.
  */
 export function webTransportOptions(
   webTransport: boolean | WebTransportServeOptions | undefined,
@@ -144,23 +145,23 @@ export function webTransportOptions(
   return webTransport;
 }
 
-/** Options of a server that the built-in engine is checked against. */
+/** Options of a server that have to fit the built-in engine. */
 export interface BuiltinEngineOptions
   extends Pick<OriginRules, "origins">, Pick<AdmissionOptions<never>, "acceptsTokenInBand"> {
   /** The option `webTransport`. */
   readonly webTransport?: boolean | WebTransportServeOptions | undefined;
-  /** The option `authenticate`: whether there is one counts. */
+  /** The option `authenticate`, of which only the presence counts. */
   readonly authenticate?: unknown;
-  /** The option `moq`: whether there is one counts. */
+  /** The option `moq`, of which only the presence counts. */
   readonly moq?: unknown;
 }
 
 /**
- * Checks that a server needs nothing that the runtime's own engine does not show or hold. Other engines
- * pass.
+ * Checks that no option needs something that the runtime's own engine does not show or do. Options for
+ * another engine pass.
  *
  * @param options The server's options.
- * @throws {TypeError} If the server would check what it does not see.
+ * @throws {TypeError} If one does.
  */
 export function checkBuiltinEngine(options: BuiltinEngineOptions): void {
   const { webTransport, origins = [], authenticate, acceptsTokenInBand = false, moq } = options;
@@ -170,7 +171,7 @@ export function checkBuiltinEngine(options: BuiltinEngineOptions): void {
       `Cannot serve: ${rule} with the engine "${BUILTIN_ENGINE}" of webTransport, received ${received}`,
     );
   };
-  // A page's Origin is not shown, and none counts as no page.
+  // A request without an Origin passes as one of no page, and so would every page.
   if (!origins.includes("*")) {
     refuse('origins must hold "*", since no Origin is shown,', JSON.stringify(origins));
   }

@@ -23,7 +23,7 @@ export interface PagePlace {
   readonly webTransportPort: number;
   /** Whether the names of this machine stand for one another: pages were told a number for a name. */
   readonly isDevelopment: boolean;
-  /** True if the engine shows no headers, and accepts a session before it is asked about. */
+  /** True if the engine shows no headers, and accepts a session before the application is asked. */
   readonly hidesRequests: boolean;
 }
 
@@ -71,7 +71,7 @@ export class WebTransportInvitation implements Invitation<void> {
     this.isSkein = this.#isOffered || isNamed;
     this.announcesToken = this.#isOffered && asked.protocols.includes(TOKEN_MARK) ||
       isNamed && url.search.slice(1).split("&").includes(TOKEN_MARK_QUERY);
-    // A client that offered protocols out of sight would not know that one was agreed on.
+    // The client may have offered protocols, and would get no answer to them.
     if (options.place.hidesRequests && !url.searchParams.has("protocol")) {
       this.refusal = new Refused(
         400,

@@ -18,9 +18,10 @@ import type { Refusal, ServeOptions, Server } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { directDatagrams, directStream } from "../transport/direct.ts";
+import { NATIVE_SERVER_DEFECTS } from "../transport/native/defects.ts";
 import { listenNativeWebTransport } from "../transport/native/server.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
-import { bytesOf, RawPeer } from "./raw_http3.ts";
+import { bytesOf, RawPeer, REQUEST_FIELDS } from "./raw_http3.ts";
 import { listen, portOf, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
 
@@ -193,6 +194,44 @@ Deno.test("serve() drains and closes sessions of the built-in engine with 4503",
   const late = await dialBuiltin(other);
   await soon(other.close());
   assertEquals((await endOf(late)).code, 4503);
+});
+
+Deno.test("serve() ends a session of the built-in engine whose client ended its messages, and stays", async () => {
+  let ended = 0;
+  await using server = listenBuiltin({ onClose: () => void ended++ });
+  await using peer = await dialPeer(server);
+  await peer.control();
+  const fields = REQUEST_FIELDS.map(([name, value]): [string, string] => [
+    name,
+    name === ":path" ? "/?protocol=skein.1" : value,
+  ]);
+  const request = await peer.request({ fields });
+  assertEquals(await request.status(), 200);
+  // A greeting, and the end mark: a browser says no more before its close capsule.
+  const messages = await peer.bidi(0x41, 0, Uint8Array.of(0, 0));
+  await until(() => server.manager.all().length === 1);
+  await messages.send.write(Uint8Array.of(0, 2));
+  await messages.send.end();
+  assertEquals((await soon(peer.ending)).closeCode, 0);
+  await until(() => ended === 1);
+});
+
+Deno.test("NATIVE_SERVER_DEFECTS is what the guide to WebTransport lists", async () => {
+  const guide = await Deno.readTextFile(new URL("../docs/webtransport.md", import.meta.url));
+  const rows = [
+    ...guide.matchAll(/^\| `([a-z-]+)` +\| (.+?) +\| (?:none known|\[.*\]\((.*)\)) +\|$/gm),
+  ]
+    .map(([, name, effect, issue]) => ({
+      name,
+      issue,
+      isWorkedAround: effect!.endsWith("; worked around"),
+    }));
+  const facts = NATIVE_SERVER_DEFECTS.map(({ name, issue, isWorkedAround = false }) => ({
+    name,
+    issue,
+    isWorkedAround,
+  }));
+  assertEquals(rows, facts as typeof rows);
 });
 
 Deno.test("serve() names the address where the port of the built-in engine is taken", async () => {

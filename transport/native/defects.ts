@@ -6,7 +6,7 @@
 
 /** A name of a defect of the runtime's own WebTransport server. */
 export type NativeServerDefect =
-  /** A stream that is closed sends no end: a peer that reads to the end waits until the session is over. */
+  /** A stream that is closed sends no end: its reader waits until the session is over. */
   | "no-stream-end"
   /** A stream that is aborted sends no reset: its reader waits until the session is over. */
   | "no-stream-reset"
@@ -16,7 +16,7 @@ export type NativeServerDefect =
   | "idle-streams-stay"
   /** Streams go back to the peer only when the runtime collects its garbage. */
   | "stream-limit"
-  /** A unidirectional stream that is none of the session's keeps a read that waits from ever ending. */
+  /** A pending read of incoming unidirectional streams never ends once a stream of HTTP/3 came, such as QPACK's. */
   | "foreign-stream-stall"
   /** The close of a peer is noticed as the end of its QUIC connection, without code and reason. */
   | "close-unseen"
@@ -33,7 +33,7 @@ export type NativeServerDefect =
   /** An empty datagram ends the process while a read waits. Worked around. */
   | "empty-datagram-fatal";
 
-/** What is known of a defect. */
+/** Facts about a defect. */
 export interface NativeServerDefectFact {
   /** Its name. */
   readonly name: NativeServerDefect;
@@ -45,7 +45,7 @@ export interface NativeServerDefectFact {
   readonly isMended?: () => boolean;
 }
 
-/** One report has all that goes wrong where a stream ends. */
+/** One issue covers the ends of streams, and their number. */
 const STREAMS_ISSUE = "https://github.com/denoland/deno/issues/36822";
 
 /**

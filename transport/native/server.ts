@@ -1,7 +1,6 @@
 /**
- * The server half of WebTransport as the runtime has it, `Deno.upgradeWebTransport`, behind the
- * contract of all wires. `listenWebTransport()` does more; this is for those who want the runtime's
- * own.
+ * The runtime's own server side of WebTransport, `Deno.upgradeWebTransport`, behind the contract of all
+ * connections.
  *
  * @module
  */
@@ -26,7 +25,7 @@ import { type NativeServerDefect, nativeServerDefects } from "./defects.ts";
 /** Datagrams that wait for their reader, the newest ones. */
 const MAX_WAITING_DATAGRAMS = 1_024;
 
-/** Sessions that were not taken yet; the connections of more are closed. */
+/** Requests that wait for the application; more are refused with 503. */
 const MAX_WAITING_REQUESTS = 1_024;
 
 /** Time in which a client has to ask for its session, in milliseconds. */
@@ -51,11 +50,11 @@ export interface AcceptedNativeWebTransport {
 }
 
 /**
- * Accepts a WebTransport session on a QUIC connection with the runtime's own
- * server side.
+ * Accepts a WebTransport session on a QUIC connection with the runtime's own server side.
  *
- * - **Close:** code and reason travel as those of the QUIC connection. A peer that ends its session
- *   closes with 0 here, whatever its code was.
+ * - **Close:** code and reason are those of the QUIC connection. A peer that closes its session is seen
+ *   to close with 0, whatever its code was.
+ * - **Datagrams:** the newest 1,024 wait for their reader.
  *
  * @param conn A connection of a `Deno.QuicListener`, with the ALPN `h3`; nothing else may use it.
  * @returns The session, and its known defects.
@@ -89,9 +88,9 @@ export interface ListenNativeWebTransportOptions extends QuicListenOptions {
  * Listens for WebTransport sessions of the runtime's own engine. Iterate over it to get them as
  * requests.
  *
- * - **Accepted first:** a session is open before its request is here. A refusal closes it with 4000
- *   more than the status, and headers of an answer are lost.
- * - **No headers:** a request shows its URL, and `host` as the URL has it.
+ * - **Accepted first:** the session is open before its request is yielded. A refusal closes it with
+ *   4000 more than the status; headers of the answer are lost.
+ * - **No headers:** a request has its URL, and `host` as in the URL.
  * - **Bound:** connections, handshakes, the time to ask for a session, and requests that wait have
  *   limits. A connection carries one session.
  */
@@ -206,7 +205,7 @@ export class NativeWebTransportListener
       this.#waiting.push(request);
       this.#wake?.resolve();
     } catch {
-      // A request that is none is the peer's matter.
+      // The peer asked for no session, or broke the protocol.
       handshake.close();
     } finally {
       this.#upgrades.delete(handshake);
@@ -242,13 +241,14 @@ function requireUpgrade(): void {
 }
 
 /**
- * Reads datagrams past the runtime. That keeps one of them, and puts it into a stream of bytes, which
- * takes no empty chunk: a peer that sends one would end the process by a rejection that nothing handles.
+ * Reads datagrams in place of the runtime (`one-datagram`, `empty-datagram-fatal`). The runtime keeps
+ * one of them, and an empty one ends the process: a stream of bytes takes no empty chunk, and nothing
+ * handles the rejection.
  */
 function takeDatagrams(conn: Deno.QuicConn, ending: Promise<unknown>): ReadableStream<Uint8Array> {
   const arrivals = new Arrivals<Uint8Array>({ capacity: MAX_WAITING_DATAGRAMS });
   const read = conn.readDatagram.bind(conn);
-  // The runtime waits for its first one until the connection is over.
+  // The runtime's own read stays pending until the connection is over.
   conn.readDatagram = () => ending.then(() => read());
   void deliverDatagrams(read, arrivals);
   return arrivals.readable;
@@ -269,7 +269,7 @@ async function deliverDatagrams(
   }
 }
 
-/** A connection before, and behind, its session. */
+/** A QUIC connection, from its handshake to its end. */
 class NativeHandshake implements AcceptedConnection {
   readonly conn: Deno.QuicConn;
   readonly ending: Promise<QuicEnding>;
@@ -284,7 +284,7 @@ class NativeHandshake implements AcceptedConnection {
   }
 }
 
-/** A session of the runtime, whose end is told in the words of WebTransport. */
+/** A session of the runtime, with the close of its QUIC connection read as that of the session. */
 class AcceptedSession implements NativeWebTransport {
   readonly ready: Promise<void>;
   readonly closed: Promise<ConnectionCloseInfo>;
@@ -330,7 +330,7 @@ class AcceptedSession implements NativeWebTransport {
 
 /** Reads the end of a QUIC connection as that of its session. */
 function sessionEnding({ closeCode, reason }: QuicEnding): ConnectionCloseInfo {
-  // A peer whose session is over closes the connection so, and the runtime shows nothing else of it.
+  // Peers close the connection with it once their session is over. The session's own code is not shown.
   if (closeCode === H3Error.noError) return { closeCode: 0, reason: "" };
   if (closeCode === undefined) throw new ConnectionError(reason);
   if (!isHttp3Code(closeCode)) return { closeCode, reason };
@@ -338,7 +338,7 @@ function sessionEnding({ closeCode, reason }: QuicEnding): ConnectionCloseInfo {
   throw new ConnectionError(`the peer closed with code ${code}${reason && `: ${reason}`}`);
 }
 
-/** A session that was accepted by the runtime, and is asked about now. */
+/** A session that the runtime accepted, as a request to the application. */
 class NativeRequest implements WebTransportRequest {
   readonly url: string;
   readonly headers: Headers;

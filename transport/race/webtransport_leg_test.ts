@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import { memoryPair } from "../memory/memory.ts";
-import type { CertificateHash, DialWebTransportOptions } from "../webtransport.ts";
+import { type CertificateHash, type DialWebTransportOptions, TOKEN_MARK } from "../webtransport.ts";
 import { webTransportLeg } from "./webtransport_leg.ts";
 
 const HASHES: readonly CertificateHash[] = [{ algorithm: "sha-256", value: Uint8Array.of(1, 2) }];
@@ -60,4 +60,26 @@ Deno.test("webTransportLeg() dials nothing where there is no WebTransport", asyn
   const opening = webTransportLeg(dial)(new URL("ws://example.com/"), {});
   await assertRejects(() => opening, UnsupportedError);
   assertEquals(calls, []);
+});
+
+Deno.test("webTransportLeg() takes a server without an answer to agree where the URL asks for skein.1", async () => {
+  const cases: [url: string, protocols: string[], dialed: string][] = [
+    ["?protocol=skein.1", ["skein.1"], "?protocol=skein.1"],
+    ["?a=b&protocol=skein.1", ["skein.1", TOKEN_MARK], "?a=b&protocol=skein.1&auth=in-band"],
+  ];
+  for (const [query, protocols, dialed] of cases) {
+    const { calls, dial, pair } = dialer("");
+    await using _pair = pair;
+    const url = new URL(`wss://example.com/${query}`);
+    const connection = await webTransportLeg(dial)(url, { protocols });
+    assertEquals([connection.frames !== undefined, connection.protocol], [true, "skein.1"]);
+    assertEquals(calls.map(({ url }) => new URL(url).search), [dialed]);
+    assertEquals(url.search, query);
+  }
+  // What the server says goes first.
+  const { dial, pair } = dialer("chat");
+  await using _pair = pair;
+  const url = new URL("wss://example.com/?protocol=skein.1");
+  const connection = await webTransportLeg(dial)(url, { protocols: ["skein.1", "chat"] });
+  assertEquals([connection.frames, connection.protocol], [undefined, "chat"]);
 });
