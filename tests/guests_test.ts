@@ -16,7 +16,7 @@ import { testServer } from "../testing/test_server.ts";
 import { withMessages } from "../transport/message_stream/message_stream.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
-import { soon, turns } from "./sessions.ts";
+import { Peer, soon, turns } from "./sessions.ts";
 
 const TOKEN = "s3cret-t0ken";
 
@@ -334,17 +334,28 @@ Deno.test("Server begins the session of a client of 0.1 anew, where it came as a
 });
 
 Deno.test("Server closes a client of 0.1 that says too much before its token is checked", async () => {
-  await using server = listen({
+  await using server = testServer({
     acceptsTokenInBand: true,
     authenticate: ({ token }) => token === undefined ? "guest" : new Promise<string>(() => {}),
   });
-  const large = `{"topic":"a","data":"${"x".repeat(22_000)}"}`;
-  for (const frames of [Array(257).fill('{"topic":"a"}'), Array(4).fill(large)]) {
-    using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
-    await raw.frame(`{"auth":"${TOKEN}","id":1}`);
-    for (const frame of frames) await raw.frame(frame);
-    assertEquals((await raw.closed())?.code, 4507);
-    await until(() => server.manager.stats().reserved === 0);
+  const large = { topic: "a", data: "x".repeat(22_000) };
+  for (const frames of [Array(257).fill({ topic: "a" }), Array(4).fill(large)]) {
+    const peer = new Peer(await server.open());
+    await peer.reach(1);
+    let isClosed = false;
+    const closed = peer.closed.then(({ closeCode }) => {
+      isClosed = true;
+      return closeCode;
+    });
+    peer.say({ auth: TOKEN, id: 1 });
+    for (const frame of frames.slice(1)) peer.say(frame);
+    await turns(100);
+    assertEquals(isClosed, false);
+    peer.say(frames[0]);
+    await turns(100);
+    assertEquals(isClosed, true);
+    assertEquals(await closed, 4507);
+    assertEquals(server.manager.stats().reserved, 0);
   }
 });
 
