@@ -86,6 +86,18 @@ Deno.test("ReceiveHalf.read() gives null again after the end", async () => {
   assertEquals(ends(), 1);
 });
 
+Deno.test("ReceiveHalf.read() tells its owner where more came than its credit", async () => {
+  for (const [size, overruns] of [[10, 0], [11, 1]] as const) {
+    const { owner, half } = receiving((controller) => controller.byobRequest!.respond(size));
+    owner.dataCredit = {
+      send: new SendCredit("bytes", 0, () => {}),
+      receive: new ReceiveCredit(10, () => {}),
+    };
+    assertEquals((await half.read())?.byteLength, size);
+    assertEquals(owner.overruns, overruns);
+  }
+});
+
 Deno.test("ReceiveHalf.fail() ends a read that waits", async () => {
   const { owner, half, ends } = receiving(() => {});
   const read = assertRejects(() => half.read(), Error, "enough");
