@@ -61,4 +61,5 @@ export {
   type MemoryPair,
   memoryPair,
   type MemoryPairOptions,
+  type WithheldCredit,
 } from "../transport/mod.ts";

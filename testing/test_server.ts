@@ -13,7 +13,7 @@ import { checkConnectTimeout, openSession } from "../client/open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session/settings.ts";
 import type { Connection } from "../transport/connection.ts";
-import type { MemoryPairOptions } from "../transport/memory/memory.ts";
+import type { MemoryPair, MemoryPairOptions } from "../transport/memory/memory.ts";
 import { parseQmuxProtocol } from "../transport/qmux/versions.ts";
 import type { WebSocketEngine } from "../transport/websocket/server.ts";
 import { settlesSoon } from "./turns.ts";
@@ -99,7 +99,7 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
   /** Clients that were made by `connect` and are not closed. */
   readonly clients: ReadonlySet<Client<C>>;
 
-  readonly #accepted: WeakMap<Response, Connection>;
+  readonly #accepted: WeakMap<Response, MemoryPair>;
   readonly #clients: Set<Client<C>>;
 
   /**
@@ -110,7 +110,7 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
   constructor(options: TestServerOptions<V, C> = {}) {
     const { wire = {}, ...rest } = options;
     const network = new TestNetwork();
-    const accepted = new WeakMap<Response, Connection>();
+    const accepted = new WeakMap<Response, MemoryPair>();
     super({ ...rest, webSocketEngine: memoryEngine(network, accepted, wire) });
     this.network = network;
     this.#accepted = accepted;
@@ -220,12 +220,15 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
     const info = address === undefined
       ? {}
       : { remoteAddr: { transport: "tcp", hostname: address, port: 0 } as const };
-    return async (url, { protocols, headers, signal }) => {
+    return async (url, { protocols, headers, signal, onWorn }) => {
       this.network.checkUp();
       const request = new Request(url, { headers: upgradeHeaders(headers, protocols), signal });
       const response = await this.fetch(request, info);
-      const connection = this.#accepted.get(response);
-      if (connection !== undefined) return connection;
+      const pair = this.#accepted.get(response);
+      if (pair !== undefined) {
+        void pair.worn.then(onWorn);
+        return pair.client;
+      }
       const { status } = response;
       throw new ConnectionError(await response.text(), { status });
     };
@@ -270,13 +273,13 @@ export function testServer<V = unknown, C extends AnyContract = AnyContract>(
 /** Upgrades a request to one end of a memory pair; the other end is found by the response. */
 function memoryEngine(
   network: TestNetwork,
-  accepted: WeakMap<Response, Connection>,
+  accepted: WeakMap<Response, MemoryPair>,
   wire: Omit<MemoryPairOptions, "frames" | "protocol">,
 ): WebSocketEngine {
   return (_request, { protocol = "", lease } = {}) => {
     const pair = network.connect({ ...wire, ...wireOf(protocol) });
     const response = new Response();
-    accepted.set(response, pair.client);
+    accepted.set(response, pair);
     if (lease !== undefined) {
       const over = () => lease[Symbol.dispose]();
       pair.server.closed.then(over, over);

@@ -6,6 +6,7 @@ import { coreOf, type Session } from "../session/session.ts";
 import { passTime, receiveOne, type TestServer, testServer, turns } from "../testing/mod.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { Peer } from "./sessions.ts";
+import { underWithheldCredit } from "./withheld_credit.ts";
 
 Deno.test("Client.handOver() goes on in another session, and closes the one before", async () => {
   const opened: Session[] = [];
@@ -348,4 +349,47 @@ Deno.test("Client.handOver() goes on with the next session where the one before 
   server.publish("news", 2);
   assertEquals([(await receiveOne(log)).data, (await receiveOne(news)).data], [1, 2]);
   assertEquals(client.status.current.name, "connected");
+});
+
+Deno.test("Client moves by itself on an engine that gives no credit back, and nothing is lost or doubled", async () => {
+  const { lost, doubled, sessions, messages } = await underWithheldCredit({
+    bytes: 6 * 1_048_576,
+    messageBytes: 8_192,
+    streams: 2_000,
+    // A sixteenth of what WebKit gives.
+    credit: { bytes: 1_048_576, streams: 475 },
+  });
+  assertEquals({ lost, doubled, messages }, { lost: 0, doubled: 0, messages: 768 });
+  assert(sessions >= 8, `${sessions} sessions`);
+});
+
+Deno.test("Client ends a worn session of a server that has no handover, and comes back", async () => {
+  using time = new FakeTime();
+  const peers: Peer[] = [];
+  const worn: (() => void)[] = [];
+  await using client = new Client("memory://old/", (_url, { onWorn }) => {
+    const { client, server } = memoryPair();
+    peers.push(new Peer(server));
+    worn.push(onWorn!);
+    return Promise.resolve(client);
+  });
+  const hello = (session: string) =>
+    JSON.stringify({ hello: { session, heartbeatMs: 25_000, maxMessageBytes: 999, features: [] } });
+  await turns();
+  peers[0]!.say(hello("first"));
+  await turns();
+  const asked = client.request("slow");
+  await turns();
+  worn[0]!();
+  await passTime(time, 1_000);
+  // What is asked may end, for a while.
+  assertEquals(client.session?.id, "first");
+  peers[0]!.say('{"reply":1,"data":"done"}');
+  assertEquals(await asked, "done");
+  await passTime(time, 1_000);
+  assertEquals((await peers[0]!.connection.closed).closeCode, 0);
+  assertEquals(peers.length, 2);
+  peers[1]!.say(hello("second"));
+  await turns();
+  assertEquals(client.session?.id, "second");
 });

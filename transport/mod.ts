@@ -69,6 +69,7 @@ export type {
   MemoryLink,
   MemoryPair,
   MemoryPairOptions,
+  WithheldCredit,
 } from "./memory/memory.ts";
 export { withMessages } from "./message_stream/message_stream.ts";
 export type { MessageStreamOptions } from "./message_stream/message_stream.ts";

@@ -8,7 +8,7 @@
  *
  * One line for each check; the exit code is 1 if one failed. `--short` takes some
  * minutes: smaller numbers, the same checks. `idle`, `stalled`, `churn`, `webtransport`, `networks`, `moq`,
- * `chaos`, `rolling` and `storm` run only that; `redis`, `redis-aof`, `redis-snapshot` and `nats` have
+ * `chaos`, `rolling`, `storm` and `handover` run only that; `redis`, `redis-aof`, `redis-snapshot` and `nats` have
  * `chaos` only on these. Up to `churn`, clients are raw sockets in this process, and the server is a
  * process of its own.
  *
@@ -24,6 +24,7 @@ import { openFileLimit, sleep, SoakServer } from "./processes.ts";
 import { soakRolling } from "./rolling.ts";
 import { soakStorm } from "./storm.ts";
 import { soakWebTransport } from "./webtransport.ts";
+import { underWithheldCredit } from "../withheld_credit.ts";
 
 const isShort = Deno.args.includes("--short");
 
@@ -56,6 +57,11 @@ const SLACK_MS = 20;
 /** A machine that does other work too stalls now and then: what is only that does not come thrice. */
 const MOST_ATTEMPTS = 3;
 
+/** The most that an engine which gives no credit back takes on one connection, and what is sent through it. */
+const WEBKIT = { bytes: 16 * 1_048_576, streams: 7_600 };
+const MOVED_BYTES = 100 * 1_048_576;
+const MOVED_STREAMS = 50_000;
+
 let passed = 0;
 let failed = 0;
 
@@ -68,6 +74,22 @@ function check(what: string, isRight: boolean, detail: string): void {
 function say(text: string): void {
   // deno-lint-ignore no-console
   console.log(text);
+}
+
+/** A client whose engine stops each connection: it moves in time, and everything comes once. */
+async function soakHandover(): Promise<void> {
+  const share = isShort ? 0.2 : 1;
+  const sentAt = performance.now();
+  const { messages, streams, lost, doubled, sessions } = await underWithheldCredit({
+    bytes: MOVED_BYTES * share,
+    messageBytes: 65_536,
+    streams: MOVED_STREAMS * share,
+    credit: WEBKIT,
+  });
+  const seconds = ((performance.now() - sentAt) / 1_000).toFixed(1);
+  const detail = `${lost} lost, ${doubled} doubled of ${messages} publications of 64 KiB and ` +
+    `${streams} streams, over ${sessions} sessions in ${seconds} s`;
+  check("handover on an engine that gives no credit back", lost + doubled === 0, detail);
 }
 
 function mib(bytes: number): string {
@@ -330,6 +352,7 @@ const parts: Record<string, () => Promise<void>> = {
   chaos: () => soakChaos(check, isShort, ENGINES.filter((name) => Deno.args.includes(name))),
   rolling: () => soakRolling(check, isShort),
   storm: () => soakStorm(check, isShort),
+  handover: () => soakHandover(),
 };
 const named = Deno.args.filter((argument) => Object.hasOwn(parts, argument));
 for (const [name, part] of Object.entries(parts)) {

@@ -141,6 +141,17 @@ export interface MemoryWire {
   readonly datagrams: boolean;
 }
 
+/** Credit that an end gives once, and not again as what it stands for is used up. */
+export interface WithheldCredit {
+  /** Bytes that the peer may send, in all; those of messages count too. */
+  readonly bytes: number;
+  /** Streams of each direction that the peer may open, in all; at least 100. */
+  readonly streams: number;
+}
+
+/** The share of withheld credit that is used up when the connection counts as worn. */
+const WORN = 0.75;
+
 /** A bidirectional stream that the other end opened: what it writes, and what this end does. */
 type IncomingStream = Pick<MemoryStream, "reader" | "writer">;
 
@@ -166,6 +177,10 @@ export class MemoryConnection implements Connection, MessageCarrier {
   #ledger: Ledger | undefined = undefined;
   /** Whose next bidirectional stream carries messages. */
   #carrier: StreamSide | undefined = undefined;
+  readonly #worn: PromiseWithResolvers<void> = Promise.withResolvers();
+  #credit: WithheldCredit | undefined = undefined;
+  #usedBytes = 0;
+  #taken: Record<StreamDirection, number> = { bidirectional: 0, unidirectional: 0 };
 
   /** Always `memory`. */
   readonly transport: string = "memory";
@@ -212,7 +227,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
     };
     this.#bidirectional = new Arrivals({
       capacity: MAX_UNACCEPTED_STREAMS,
-      onTaken: () => out.send(() => this.#peer.#bidirectionalSlots.release()),
+      onTaken: () => this.#take("bidirectional", (peer) => peer.#bidirectionalSlots),
       onDropped: ({ reader, writer }) => {
         reader.readable.cancel().catch(() => {});
         writer.writable.abort().catch(() => {});
@@ -220,7 +235,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
     }, ({ reader, writer }) => ({ readable: reader.readable, writable: writer.writable }));
     this.#unidirectional = new Arrivals({
       capacity: MAX_UNACCEPTED_STREAMS,
-      onTaken: () => out.send(() => this.#peer.#unidirectionalSlots.release()),
+      onTaken: () => this.#take("unidirectional", (peer) => peer.#unidirectionalSlots),
       onDropped: (readable) => void readable.cancel().catch(() => {}),
     });
     this.#datagrams = new Arrivals({
@@ -240,6 +255,32 @@ export class MemoryConnection implements Connection, MessageCarrier {
    */
   link(peer: MemoryConnection): void {
     this.#peer = peer;
+  }
+
+  /**
+   * Gives no credit back from now on, as some engines of browsers do.
+   *
+   * @param credit What the other end may use, in all.
+   * @throws {RangeError} If there are fewer than 100 streams.
+   */
+  withhold(credit: WithheldCredit): void {
+    if (!(credit.streams >= MAX_UNACCEPTED_STREAMS)) {
+      throw new RangeError(
+        `Cannot withhold credit: streams must be from ${MAX_UNACCEPTED_STREAMS}, received ${credit.streams}`,
+      );
+    }
+    this.#credit = credit;
+    this.#owner.onReceived = (bytes) => {
+      this.#usedBytes += bytes;
+      if (this.#usedBytes >= credit.bytes * WORN) this.#worn.resolve();
+      // Nothing more comes, and nobody is told.
+      if (this.#usedBytes >= credit.bytes) this.#in.stall();
+    };
+  }
+
+  /** Resolves once three quarters of the credit that this end withholds are used up. */
+  get worn(): Promise<void> {
+    return this.#worn.promise;
   }
 
   /** The network broke: `closed` rejects. */
@@ -429,9 +470,19 @@ export class MemoryConnection implements Connection, MessageCarrier {
     this.#out.send(() => peer.#receive(sent, size), size);
   }
 
+  /** A stream of the other end was taken: it may open one more, while there is credit. */
+  #take(direction: StreamDirection, slotsOf: (peer: MemoryConnection) => StreamSlots): void {
+    const { streams = Infinity } = this.#credit ?? {};
+    const taken = ++this.#taken[direction];
+    if (taken >= streams * WORN) this.#worn.resolve();
+    if (taken > streams - MAX_UNACCEPTED_STREAMS) return;
+    this.#out.send(() => slotsOf(this.#peer).release());
+  }
+
   #receive(frame: Frame, size: number): void {
     this.#framesReceived++;
     this.#owner.bytesReceived += size;
+    this.#owner.onReceived?.(size);
     if (this.#inbox.deliver(frame)) return;
     this.close({
       closeCode: CloseCode.queueFull,

@@ -16,10 +16,10 @@
  * @module
  */
 import { type MemoryFaults, MemoryPath, seededRandom } from "./path.ts";
-import { MemoryConnection, type MemoryWire } from "./connection.ts";
+import { MemoryConnection, type MemoryWire, type WithheldCredit } from "./connection.ts";
 import type { Connection } from "../connection.ts";
 
-export type { MemoryFaults };
+export type { MemoryFaults, WithheldCredit };
 
 /** A direction of the link between the two ends of a pair. */
 export type MemoryDirection = "to-server" | "to-client";
@@ -56,6 +56,28 @@ export interface MemoryPairOptions {
   datagrams?: boolean;
   /** Faults from the start on, in both directions; see {@linkcode MemoryLink.setFaults}. */
   faults?: MemoryFaults;
+  /**
+   * Credit that the client gives once and never back, as WebKit's WebTransport does: after so many
+   * bytes, or streams of the server, nothing more comes, while both ends look healthy. It has all of
+   * its credit back by default.
+   *
+   * @example After three quarters of it the connection is worn
+   * ```ts
+   * import { memoryPair } from "@skein/skein/transport";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using pair = memoryPair({ withheldCredit: { bytes: 4, streams: 100 } });
+   * const frames: unknown[] = [];
+   * pair.client.frames?.receive({ receiveFrame: (frame) => frames.push(frame), framesEnded() {} });
+   * pair.server.frames?.send("abc");
+   * await pair.worn;
+   * pair.server.frames?.send("d");
+   * pair.server.frames?.send("stays with the server");
+   * await new Promise((resolve) => setTimeout(resolve));
+   * assertEquals(frames, ["abc", "d"]);
+   * ```
+   */
+  withheldCredit?: WithheldCredit | undefined;
   /**
    * A seed, or a function from 0 to below 1: decides on jitter, loss and
    * order. The same seed gives the same run.
@@ -135,6 +157,8 @@ export interface MemoryPair extends AsyncDisposable {
   readonly server: Connection;
   /** The network between them. */
   readonly link: MemoryLink;
+  /** Resolves once three quarters of `withheldCredit` are used up, which is when a client moves. */
+  readonly worn: Promise<void>;
 }
 
 /** The one {@linkcode MemoryLink}: acts on the path of each direction. */
@@ -226,6 +250,7 @@ export function memoryPair(options: MemoryPairOptions = {}): MemoryPair {
   const toClient = new MemoryPath(draw);
   const client = new MemoryConnection(wire, toServer, toClient);
   const server = new MemoryConnection(wire, toClient, toServer);
+  if (options.withheldCredit !== undefined) client.withhold(options.withheldCredit);
   client.link(server);
   server.link(client);
   const link = new PairLink(
@@ -237,6 +262,7 @@ export function memoryPair(options: MemoryPairOptions = {}): MemoryPair {
     client,
     server,
     link,
+    worn: client.worn,
     async [Symbol.asyncDispose](): Promise<void> {
       await Promise.all([client[Symbol.asyncDispose](), server[Symbol.asyncDispose]()]);
     },

@@ -345,3 +345,33 @@ Deno.test("memoryPair() counts each byte once in its statistics", async () => {
   assertEquals((await pair.client.getStats()).bytesSent, 112);
   assertEquals((await pair.server.getStats()).bytesReceived, 112);
 });
+
+Deno.test("memoryPair() with withheldCredit stops at its bytes and at its streams, and says before that it is worn", async () => {
+  await using pair = memoryPair({ withheldCredit: { bytes: 1_000, streams: 120 } });
+  let isWorn = false;
+  void pair.worn.then(() => isWorn = true);
+  const reader = pair.client.incomingUnidirectionalStreams.getReader();
+  for (let i = 0; i < 89; i++) {
+    await pair.server.createUnidirectionalStream();
+    await reader.read();
+  }
+  await new Promise((resolve) => setTimeout(resolve));
+  assertEquals(isWorn, false);
+  for (let i = 89; i < 120; i++) {
+    await pair.server.createUnidirectionalStream();
+    await reader.read();
+  }
+  await new Promise((resolve) => setTimeout(resolve));
+  assertEquals(isWorn, true);
+  await assertRejects(() => pair.server.createUnidirectionalStream({ timeoutMs: 1 }), TimeoutError);
+  const frames: unknown[] = [];
+  pair.client.frames!.receive({ receiveFrame: (frame) => frames.push(frame), framesEnded() {} });
+  for (let i = 0; i < 3; i++) pair.server.frames!.send("x".repeat(500));
+  await new Promise((resolve) => setTimeout(resolve));
+  assertEquals(frames.length, 2);
+  assertThrows(
+    () => memoryPair({ withheldCredit: { bytes: 1, streams: 99 } }),
+    RangeError,
+    "streams must be from 100, received 99",
+  );
+});

@@ -42,6 +42,8 @@ export class StreamOwner {
   bytesSent = 0;
   /** The same of bytes taken from the wire. */
   bytesReceived = 0;
+  /** Told of bytes as they come, whoever has them. */
+  onReceived: ((bytes: number) => void) | undefined = undefined;
 
   /**
    * Fails every live end.
@@ -179,6 +181,7 @@ class StreamReader implements StreamEnd {
   deliver(chunk: Uint8Array<ArrayBuffer>, size: number): void {
     if (this.account === undefined) this.#owner.bytesReceived += size;
     else this.account.ledger.streamBytesReceived += size;
+    this.#owner.onReceived?.(size);
     if (this.#over) {
       this.#path.send(() => this.#writer().taken(size));
       return;

@@ -1,0 +1,130 @@
+/**
+ * A client on an engine that gives no credit back: publications and streams by the megabyte, each of
+ * which has to come once.
+ *
+ * @module
+ */
+import type { Session } from "../session/session.ts";
+import { testServer } from "../testing/mod.ts";
+import type { WithheldCredit } from "../transport/memory/memory.ts";
+
+/** Publications that may be on their way: a fraction of what is left of the credit of a worn session. */
+const WINDOW_BYTES = 1 / 16;
+
+/** Streams that may be on their way. */
+const STREAMS_AT_ONCE = 8;
+
+/** How much is sent, and over what. */
+export interface Load {
+  /** Bytes that are published on a topic with a history. */
+  readonly bytes: number;
+  /** Bytes of each publication. */
+  readonly messageBytes: number;
+  /** Streams that the server opens. */
+  readonly streams: number;
+  /** The engine. */
+  readonly credit: WithheldCredit;
+}
+
+/** What came of it. */
+export interface Outcome {
+  readonly messages: number;
+  readonly streams: number;
+  /** Publications and streams that did not come. */
+  readonly lost: number;
+  /** Publications and streams that came twice. */
+  readonly doubled: number;
+  /** Sessions that the client had. */
+  readonly sessions: number;
+}
+
+/** Sends all of it, and counts. */
+export async function underWithheldCredit(load: Load): Promise<Outcome> {
+  const { credit, messageBytes } = load;
+  const messages = Math.ceil(load.bytes / messageBytes);
+  const opened: Session[] = [];
+  const endings = new Map<Session, AbortSignal>();
+  await using server = testServer({
+    authenticate: () => "ann",
+    authorize: () => true,
+    history: { log: { size: messages, bytes: 2 * load.bytes } },
+    onOpen: (session) => {
+      opened.push(session as Session);
+      const moved = new AbortController();
+      endings.set(session as Session, moved.signal);
+      session.events.addEventListener("draining", () => moved.abort());
+    },
+    session: { maxMessageBytes: 2 * messageBytes + 1_000 },
+    limits: { maxSessionsPerUser: 8 },
+    wire: { withheldCredit: credit },
+  });
+  await using client = server.connect();
+  const log = client.subscribe("log");
+  await log.ready;
+  const seen = new Map<number, number>();
+  const read = new Map<number, number>();
+  const count = (counts: Map<number, number>, key: number) =>
+    void counts.set(key, (counts.get(key) ?? 0) + 1);
+  let progress = Promise.withResolvers<void>();
+  const proceed = () => {
+    progress.resolve();
+    progress = Promise.withResolvers();
+  };
+
+  const readMessages = async () => {
+    for await (const { data } of log) {
+      count(seen, (data as { n: number }).n);
+      proceed();
+      if (seen.size === messages) return;
+    }
+  };
+  const readStreams = async (session: Session) => {
+    for await (const { readable } of session.incomingStreams()) {
+      void new Response(readable).text().then((text) => {
+        count(read, Number(text));
+        proceed();
+        // An end of a stream that was cut is no number.
+      }).catch(() => {});
+    }
+  };
+  const known = new Set<Session>();
+  using _following = client.status.subscribe(() => {
+    const session = client.session as Session | undefined;
+    if (session === undefined || known.has(session)) return;
+    known.add(session);
+    void readStreams(session);
+  });
+
+  const publish = async () => {
+    const text = "x".repeat(messageBytes);
+    for (let n = 0; n < messages; n++) {
+      while ((n - seen.size) * messageBytes > credit.bytes * WINDOW_BYTES) await progress.promise;
+      server.publish("log", { n, text });
+      // A wire has a rate: what comes within a handover has to fit into the rest of the credit.
+      await new Promise((resolve) => setTimeout(resolve));
+    }
+  };
+  const openStreams = async () => {
+    for (let n = 0; n < load.streams; n++) {
+      while (n - read.size >= STREAMS_AT_ONCE) await progress.promise;
+      while (true) {
+        const session = opened.findLast(({ state }) => state === "connected")!;
+        const signal = endings.get(session)!;
+        try {
+          const writer = (await session.createUnidirectionalStream({ signal })).getWriter();
+          await writer.write(new TextEncoder().encode(String(n)));
+          await writer.close();
+          break;
+        } catch {
+          // The client moved meanwhile: the next session has room.
+        }
+      }
+    }
+    while (read.size < load.streams) await progress.promise;
+  };
+
+  await Promise.all([publish(), openStreams(), readMessages()]);
+  const doubled = [...seen.values(), ...read.values()].filter((times) => times > 1).length;
+  const lost = messages - seen.size + load.streams - read.size;
+  return { messages, streams: load.streams, lost, doubled, sessions: opened.length };
+}
