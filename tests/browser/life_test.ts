@@ -8,7 +8,8 @@ import type { ClientStatus, ConnectOptions } from "../../client.ts";
 import { bundleClient } from "../../examples/chat/page.ts";
 import { serve, type ServeOptions, type Server } from "../../mod.ts";
 import type { TransportName } from "../../transport/race/race.ts";
-import { until } from "../servers.ts";
+import { portOf, until } from "../servers.ts";
+import { TcpPath } from "../tcp_path.ts";
 import { type Browser, BROWSERS, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
 
 /** What functions that run in a page can name. */
@@ -171,14 +172,16 @@ testInBrowsers(
 );
 
 testInBrowsers("a page whose network went silent is back once that changes", async (browser) => {
-  using silence = new SilentProxy();
+  let path: TcpPath | undefined;
   const { server, page } = await openSite(browser, {
     transports: ["websocket"],
     wakeTimeoutMs: 500,
-    url: (server) => silence.before(server),
+    url: (server) => `ws://127.0.0.1:${(path = new TcpPath(portOf(server))).port}`,
   }, { session: {}, origins: ["*"] });
-  await using _ = server;
-  silence.fall();
+  await using _path = path!;
+  await using _server = server;
+  path!.cut();
+  path!.restore(); // For new connections.
   await page.evaluate(() => dispatchEvent(new Event("online")));
   await connected(page, 2);
   const reasons = await page.evaluate(() =>
@@ -186,47 +189,3 @@ testInBrowsers("a page whose network went silent is back once that changes", asy
   );
   assertEquals(reasons, ["No sign of life"]);
 });
-
-/** Stands between a page and its server, and can swallow what they say. */
-class SilentProxy implements Disposable {
-  readonly #listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  readonly #connections = new Set<Deno.TcpConn>();
-  #silent = new Set<Deno.TcpConn>();
-
-  /** Begins; where pages are to connect to. */
-  before(server: Server): string {
-    void this.#run(Number(new URL(server.url).port));
-    return `ws://127.0.0.1:${(this.#listener.addr as Deno.NetAddr).port}`;
-  }
-
-  /** Connections that there are carry nothing any more; new ones do. */
-  fall(): void {
-    this.#silent = new Set(this.#connections);
-  }
-
-  [Symbol.dispose](): void {
-    this.#listener.close();
-    for (const connection of this.#connections) connection.close();
-  }
-
-  async #run(port: number): Promise<void> {
-    for await (const near of this.#listener) {
-      const far = await Deno.connect({ hostname: "127.0.0.1", port });
-      this.#connections.add(near).add(far);
-      void this.#pass(near, far);
-      void this.#pass(far, near);
-    }
-  }
-
-  async #pass(from: Deno.TcpConn, to: Deno.TcpConn): Promise<void> {
-    const heard = from.readable.pipeThrough(
-      new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
-        transform: (bytes, controller) => {
-          if (!this.#silent.has(from)) controller.enqueue(bytes);
-        },
-      }),
-    );
-    await heard.pipeTo(to.writable).catch(() => {});
-    this.#connections.delete(from);
-  }
-}

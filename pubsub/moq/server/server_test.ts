@@ -1,7 +1,7 @@
-import { createSocket } from "node:dgram";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { AuthenticationError, ConnectionError } from "../../../errors.ts";
 import { soon } from "../../../tests/sessions.ts";
+import { UdpPath } from "../../../tests/udp_path.ts";
 import { directStream } from "../../../transport/direct.ts";
 import { dialQuic } from "../../../transport/quic/client.ts";
 import { hardenedWebSocket } from "../../../transport/hardened/mod.ts";
@@ -40,28 +40,6 @@ function dial(
     serverCertificateHashes: server.certificateHashes,
     ...options,
   });
-}
-
-/** Stands between one client and a UDP port of this machine, and lets nothing through once it is cut. */
-class UdpRelay implements Disposable {
-  isCut = false;
-  readonly #socket = createSocket("udp4");
-
-  /** Listens, and gives its own port. */
-  async listen(port: number): Promise<number> {
-    const socket = this.#socket;
-    let client = 0;
-    socket.on("message", (bytes, from) => {
-      if (from.port !== port) client = from.port;
-      if (!this.isCut) socket.send(bytes, from.port === port ? client : port, "127.0.0.1");
-    });
-    await new Promise<void>((resolve) => socket.bind(0, "127.0.0.1", resolve));
-    return socket.address().port;
-  }
-
-  [Symbol.dispose](): void {
-    this.#socket.close();
-  }
 }
 
 /** Collects the sessions of a server, in their order. */
@@ -619,14 +597,14 @@ for (const end of ["listenMoq()", "dialMoq()"]) {
     await using server = listen({ onSession, ...isServer ? idle : {} });
     const { port } = server.address!;
     for (const wire of ["webtransport", "quic"] as const) {
-      using relayed = new UdpRelay();
-      const url = urlOf(server, wire).replace(`:${port}`, `:${await relayed.listen(port)}`);
+      await using path = new UdpPath(port);
+      const url = urlOf(server, wire).replace(`:${port}`, `:${path.port}`);
       await using session = await dialMoq(url, {
         serverCertificateHashes: server.certificateHashes,
         ...isServer ? {} : idle,
       });
       const served = await next();
-      relayed.isCut = true;
+      path.cut();
       // Without the option it takes from ten seconds on.
       const ends = await soon(Promise.all([served.closed, session.closed]));
       assertEquals(ends.map(({ by }) => by), ["network", "network"]);
