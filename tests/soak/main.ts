@@ -7,10 +7,10 @@
  * ```
  *
  * One line for each check; the exit code is 1 if one failed. `--short` takes some
- * minutes: smaller numbers, the same checks. `idle`, `stalled`, `churn`, `webtransport`, `networks`, `moq`,
- * `chaos`, `rolling`, `storm` and `handover` run only that; `redis`, `redis-aof`, `redis-snapshot` and `nats` have
- * `chaos` only on these. Up to `churn`, clients are raw sockets in this process, and the server is a
- * process of its own.
+ * minutes: smaller numbers, the same checks. `idle`, `stalled`, `churn`, `webtransport`, `unread`,
+ * `networks`, `moq`, `chaos`, `rolling`, `storm` and `handover` run only that; `redis`, `redis-aof`,
+ * `redis-snapshot` and `nats` have `chaos` only on these. Up to `churn`, clients are raw sockets in
+ * this process, and the server is a process of its own.
  *
  * @module
  */
@@ -23,6 +23,7 @@ import { soakNetworks } from "./networks.ts";
 import { openFileLimit, sleep, SoakServer } from "./processes.ts";
 import { soakRolling } from "./rolling.ts";
 import { soakStorm } from "./storm.ts";
+import { soakUnread } from "./unread.ts";
 import { soakWebTransport } from "./webtransport.ts";
 import { underWithheldCredit } from "../withheld_credit.ts";
 
@@ -347,6 +348,7 @@ const parts: Record<string, () => Promise<void>> = {
   },
   churn: soakChurn,
   webtransport: () => soakWebTransport(check, isShort),
+  unread: () => soakUnread(check, isShort),
   networks: () => soakNetworks(check, isShort),
   moq: () => soakMoq(check, isShort),
   chaos: () => soakChaos(check, isShort, ENGINES.filter((name) => Deno.args.includes(name))),
