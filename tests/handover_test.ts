@@ -5,6 +5,8 @@ import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import { passTime, receiveOne, type TestServer, testServer, turns } from "../testing/mod.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
+import { raceTransports } from "../transport/race/race.ts";
+import type { Dialer } from "../client/client_options.ts";
 import { Peer } from "./sessions.ts";
 import { underWithheldCredit } from "./withheld_credit.ts";
 
@@ -392,4 +394,20 @@ Deno.test("Client ends a worn session of a server that has no handover, and come
   peers[1]!.say(hello("second"));
   await turns();
   assertEquals(client.session?.id, "second");
+});
+
+Deno.test("raceTransports() hands onWorn to what dials", async () => {
+  const onWorn = () => {};
+  const told: unknown[] = [];
+  await using pair = memoryPair();
+  const dial: Dialer = raceTransports({
+    webSocket: () => Promise.reject(new Error("Not asked")),
+    webTransport: (_url, options) => {
+      told.push(options.onWorn);
+      return Promise.resolve(pair.client);
+    },
+  });
+  const { signal } = new AbortController();
+  await dial("https://example.com/", { protocols: [], timeoutMs: 1_000, signal, onWorn });
+  assertEquals(told, [onWorn]);
 });

@@ -59,6 +59,11 @@ export interface DialWebTransportOptions {
    * @default {30000}
    */
   readonly idleTimeoutMs?: number;
+  /**
+   * Called once when the connection should be replaced, since its engine is about to take no more:
+   * WebKit gives no connection credit back, and stops after some megabytes. MUST NOT throw.
+   */
+  readonly onWorn?: () => void;
   /** Gives up dialing; once connected it does nothing. None by default. */
   readonly signal?: AbortSignal;
   /**

@@ -61,8 +61,18 @@ interface NativeStreamOptions {
 const FIRST_RETRY_MS = 2;
 const MAX_RETRY_MS = 64;
 
+/**
+ * Engines that give no connection credit back (webkit.org/b/319818): nothing comes after some 16 MiB or
+ * 7,600 streams. All browsers on iOS are among them; only Chromium names itself besides.
+ */
+const WITHHOLDING = /AppleWebKit\/(?!.*Chrom(?:e|ium)\/)/;
+
+/** Bytes that came and streams of both ends at which a connection of such an engine is to be replaced. */
+const WORN_AT = { bytes: 12 * 1_048_576, streams: 6_000 };
+
 /** What the global scope of a platform may have. */
 interface Globals {
+  readonly navigator?: { readonly userAgent?: string };
   readonly WebTransport?: {
     readonly prototype: object;
     new (url: string, options: {
@@ -98,7 +108,7 @@ export async function dialNativeWebTransport(
   url: string | URL,
   options: DialWebTransportOptions = {},
 ): Promise<Connection> {
-  const { protocols = [], serverCertificateHashes, headers, signal, timeoutMs } = options;
+  const { protocols = [], serverCertificateHashes, headers, signal, timeoutMs, onWorn } = options;
   if (headers !== undefined) {
     throw new TypeError("Cannot open WebTransport: a browser sends no headers of its own");
   }
@@ -117,6 +127,7 @@ export async function dialNativeWebTransport(
   const native = new WebTransport(target.href, { protocols, serverCertificateHashes });
   const failed = `Cannot open WebTransport to ${publicUrl(target)}`;
   const connection = new NativeConnection(native, assumed, BROWSER, failed);
+  if (WITHHOLDING.test(globals().navigator?.userAgent ?? "")) connection.onWorn = onWorn;
   try {
     await within(connection.ready, { late: `${failed} within`, signal, timeoutMs });
     return connection;
@@ -172,6 +183,17 @@ class NativeConnection implements Connection, MessageCarrier {
   #ledger: Ledger | undefined = undefined;
   /** Whose next bidirectional stream carries messages. */
   #carrier: StreamSide | undefined = undefined;
+  /** Called once much was used of what the engine does not give back. */
+  onWorn: (() => void) | undefined = undefined;
+  #used = { bytes: 0, streams: 0 };
+  readonly #use = (bytes: number, streams = 0) => {
+    const used = this.#used;
+    used.bytes += bytes;
+    used.streams += streams;
+    if (used.bytes < WORN_AT.bytes && used.streams < WORN_AT.streams) return;
+    this.onWorn?.();
+    this.onWorn = undefined;
+  };
 
   constructor(
     native: NativeWebTransport,
@@ -200,12 +222,12 @@ class NativeConnection implements Connection, MessageCarrier {
     this.incomingBidirectionalStreams = readFrom(
       native.incomingBidirectionalStreams,
       ended,
-      (stream) => wrap(stream, this.#account("bidirectional", "remote")),
+      (stream) => wrap(stream, this.#use, this.#account("bidirectional", "remote")),
     );
     this.incomingUnidirectionalStreams = readFrom(
       native.incomingUnidirectionalStreams,
       ended,
-      (stream) => readBytes(stream, this.#account("unidirectional", "remote")),
+      (stream) => readBytes(stream, this.#use, this.#account("unidirectional", "remote")),
     );
     const { datagrams } = native;
     this.datagrams = {
@@ -235,7 +257,7 @@ class NativeConnection implements Connection, MessageCarrier {
 
   createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
     const wrapped = (stream: BidirectionalStream) =>
-      wrap(stream, this.#account("bidirectional", "local"));
+      wrap(stream, this.#use, this.#account("bidirectional", "local"));
     return this.#open("createBidirectionalStream", wrapped, options);
   }
 
@@ -277,6 +299,7 @@ class NativeConnection implements Connection, MessageCarrier {
 
   /** Counts a stream, but the one that carries messages. One that came counts once somebody takes it. */
   #account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
+    this.#use(0, 1);
     if (direction === "unidirectional" || this.#carrier !== by) {
       return this.#ownLedger.opened(direction, by);
     }
@@ -395,21 +418,30 @@ function nativeError(reason: unknown): unknown {
   return new WebTransportError("", { streamErrorCode });
 }
 
+/** Counts bytes as they are read. */
+type Use = (bytes: number) => void;
+
 function wrap(
   { readable, writable }: BidirectionalStream,
+  use: Use,
   account: StreamAccount | undefined,
 ): BidirectionalStream {
-  return { readable: readBytes(readable, account), writable: writeBytes(writable, account) };
+  return { readable: readBytes(readable, use, account), writable: writeBytes(writable, account) };
 }
 
 function readBytes(
   source: ReadableStream<Uint8Array>,
+  use: Use,
   account: StreamAccount | undefined,
 ): ReadableStream<Uint8Array> {
   const failed = (error: unknown) => {
     throw streamError(error);
   };
-  return readFrom(source, failed, undefined, account && new HalfAccount(account));
+  const count = (bytes: number) => {
+    if (account) account.ledger.streamBytesReceived += bytes;
+    use(bytes);
+  };
+  return readFrom(source, failed, undefined, account && new HalfAccount(account), count);
 }
 
 function writeBytes(sink: SendStream, account: StreamAccount | undefined): SendStream {
@@ -426,10 +458,6 @@ class HalfAccount {
 
   constructor(account: StreamAccount) {
     this.#account = account;
-  }
-
-  received(bytes: number): void {
-    this.#account.ledger.streamBytesReceived += bytes;
   }
 
   ended(error?: unknown): void {
@@ -451,6 +479,7 @@ function readFrom<T>(
   failed: (error: unknown) => unknown,
   wrap?: (item: T) => T,
   half?: HalfAccount,
+  use?: Use,
 ): ReadableStream<T> {
   const reader = source.getReader();
   // The peer may reset a stream that nobody reads.
@@ -469,7 +498,7 @@ function readFrom<T>(
         controller.close();
         controller.byobRequest?.respond(0);
       } else {
-        half?.received((item.value as Uint8Array).byteLength);
+        use?.((item.value as Uint8Array).byteLength);
         controller.enqueue((wrap ? wrap(item.value) : item.value) as Uint8Array<ArrayBuffer>);
       }
     },

@@ -2,6 +2,7 @@ import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/as
 import { FakeTime } from "@std/testing/time";
 import { ConnectionError, StreamError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { NativePlatform } from "../../tests/native.ts";
+import type { Connection } from "../connection.ts";
 import { dialNativeWebTransport } from "./client.ts";
 import { isNativeWebTransportAvailable } from "./support.ts";
 import type { CertificateHash } from "../webtransport.ts";
@@ -212,4 +213,61 @@ Deno.test("NativeConnection gives the counters that it knows, and hears that the
   using _poor = new NativePlatform({ stats: false, draining: false });
   await using other = await dialNativeWebTransport(URL_OF_SERVER);
   assertEquals(await other.getStats(), {});
+});
+
+const SAFARI = "Mozilla/5.0 (iPhone; CPU iPhone OS 26_4 like Mac OS X) AppleWebKit/605.1.15 " +
+  "(KHTML, like Gecko) Version/26.4 Mobile/15E148 Safari/604.1";
+const CHROMIUM = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) " +
+  "Chrome/140.0.0.0 Safari/537.36";
+
+/** Has the browser call itself so, until disposed of. */
+function userAgent(value: string): Disposable {
+  Object.defineProperty(navigator, "userAgent", { value, configurable: true });
+  return {
+    [Symbol.dispose]: () => void delete (navigator as Partial<{ userAgent: string }>).userAgent,
+  };
+}
+
+/** Has the server write so many bytes on a stream, which the client reads. */
+async function readFromServer(server: Connection, client: Connection, bytes: number) {
+  const writer = (await server.createUnidirectionalStream()).getWriter();
+  void writer.write(new Uint8Array(bytes)).then(() => writer.close());
+  const reader = client.incomingUnidirectionalStreams.getReader();
+  const { value } = await reader.read();
+  reader.releaseLock();
+  assertEquals((await new Response(value).bytes()).byteLength, bytes);
+}
+
+Deno.test("dialNativeWebTransport() tells once that a connection of WebKit is worn after 12 MiB, and never in Chromium", async () => {
+  using platform = new NativePlatform();
+  for (const [name, expected] of [[SAFARI, 1], [CHROMIUM, 0]] as const) {
+    using _agent = userAgent(name);
+    let worn = 0;
+    await using connection = await dialNativeWebTransport(URL_OF_SERVER, { onWorn: () => worn++ });
+    const { server } = platform.calls.at(-1)!.pair;
+    for (let i = 0; i < 11; i++) await readFromServer(server, connection, 1_048_576);
+    await readFromServer(server, connection, 1_048_575);
+    assertEquals(worn, 0);
+    await readFromServer(server, connection, 1);
+    await readFromServer(server, connection, 1_048_576);
+    assertEquals(worn, expected, name);
+  }
+});
+
+Deno.test("dialNativeWebTransport() tells that a connection of WebKit is worn after 6,000 streams of both ends", async () => {
+  using platform = new NativePlatform();
+  using _agent = userAgent(SAFARI);
+  let worn = 0;
+  await using connection = await dialNativeWebTransport(URL_OF_SERVER, { onWorn: () => worn++ });
+  const { server } = platform.calls[0]!.pair;
+  const reader = server.incomingUnidirectionalStreams.getReader();
+  for (let i = 0; i < 3_000; i++) {
+    await readFromServer(server, connection, 1);
+    if (i === 2_999) break;
+    await connection.createUnidirectionalStream();
+    await reader.read();
+  }
+  assertEquals(worn, 0);
+  await connection.createUnidirectionalStream();
+  assertEquals(worn, 1);
 });
