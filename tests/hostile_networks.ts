@@ -1,7 +1,6 @@
 /**
- * Networks that do clients harm, as a table: each with how it is at first, how it changes, and which
- * transport a client has before and after. The tests run it with short times, the soak with those of a
- * server that was given none.
+ * Networks that do clients harm, as a table: the state at first, the change, and the transports of a
+ * client before and after. The tests run it with short times, the soak with the default times.
  *
  * @module
  */
@@ -30,7 +29,7 @@ const STALL_BYTES = 1_048_576;
 /** Size of a publication where a network is to stall, in bytes. */
 const STALL_PAYLOAD_BYTES = 32_768;
 
-/** All that is missed has to be in the history: more than a minute of it. */
+/** Room in the history for all that a client can miss: more than a minute. */
 const HISTORY = { size: 10_000, ttlMs: 600_000, bytes: 64 * 1_048_576 };
 
 /** The two paths to one server. */
@@ -47,15 +46,15 @@ export interface HostileNetwork {
   readonly name: string;
   /** Makes the network hostile, before the client connects. */
   readonly begin?: (paths: Paths, times: HostileTimes) => void;
-  /** Changes it, once the client has what it can have. Without it, nothing changes. */
+  /** Changes the network once the client receives, or has failed where nothing is possible. Nothing changes by default. */
   readonly change?: (paths: Paths) => void;
-  /** Has it change by itself: the callback tells when. Publications are large until then. */
+  /** Has the network change by itself, and tells when. Publications are large until then. */
   readonly changeOnce?: (paths: Paths, changed: () => void) => void;
   /** Transports of the first session, any of these; none where nothing is possible at first. */
   readonly before: readonly TransportName[];
   /** Transports of the last session, any of these. */
   readonly after: readonly TransportName[];
-  /** Whether chance has a part: such a network is worth more than one run. */
+  /** Whether packets are lost at random, so that one run says little. */
   readonly isRandom?: boolean;
   /** How late the first session is at best, in milliseconds. */
   readonly possibleMs?: (times: HostileTimes) => number;
@@ -292,7 +291,7 @@ function pathsTo(url: string, webTransportUrl: string): Paths & AsyncDisposable 
       };
       return { tcp, udp, [Symbol.asyncDispose]: close };
     } catch (error) {
-      // Somebody else has this port for TCP.
+      // The port is taken for TCP.
       void udp[Symbol.asyncDispose]();
       if (!(error instanceof Deno.errors.AddrInUse)) throw error;
     }
@@ -383,7 +382,7 @@ class Reader implements Disposable {
     return undefined;
   }
 
-  /** Waits until something is so; looked at when something comes, and as time goes by. */
+  /** Waits for a condition, which is checked at each delivery and at each publication. */
   async until(condition: () => boolean): Promise<void> {
     while (!condition()) await this.#wake.promise;
   }

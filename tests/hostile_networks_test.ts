@@ -7,7 +7,7 @@ import { assert, assertEquals } from "@std/assert";
 import { HOSTILE_NETWORKS, type HostileTimes, runHostile } from "./hostile_networks.ts";
 import { soon } from "./sessions.ts";
 
-/** Times that do not depend on speed: who is taken for dead comes back. */
+/** Short times. On a machine that stalls for longer a session is lost early, and the client comes back. */
 const SHORT: HostileTimes = {
   holdMs: 0,
   answerMs: 700,

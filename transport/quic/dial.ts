@@ -14,14 +14,14 @@ import { within } from "../within.ts";
 export const ATTEMPT_DELAY_MS = 250;
 
 /**
- * The same where all addresses are this machine's, in milliseconds: it answers itself within a few, and
- * a server in development often has one family of addresses only.
+ * Time between the attempts at two addresses of this machine, in milliseconds. It answers within a few,
+ * and a server in development often listens on one family of addresses only.
  */
 export const LOOPBACK_DELAY_MS = 50;
 
 /**
- * Time that is left to silent addresses once all are tried and another one answered with a refusal, in
- * milliseconds: the refusal is told soon after it came, not at the deadline.
+ * Time left to silent addresses once all are tried and one of them refused, in milliseconds: the caller
+ * learns of a refusal soon after it came, not at the deadline.
  */
 export const AFTER_REFUSAL_MS = 500;
 
@@ -68,7 +68,8 @@ export interface AddressRaceOptions<T> {
  * @param addresses The addresses in their order, at least one.
  * @param options See {@linkcode AddressRaceOptions}.
  * @returns The result of the attempt that succeeded first.
- * @throws {unknown} The reason of the signal, or an array of all causes, in the order in which they came.
+ * @throws {AggregateError} If it failed; the causes are in the order in which they came.
+ * @throws {unknown} The reason of the signal, if that gave up.
  */
 export function raceAddresses<T>(
   addresses: readonly string[],
@@ -89,11 +90,12 @@ export function raceAddresses<T>(
       end();
       reject(reason);
     };
+    const failAll = () => fail(new AggregateError(causes, "Every address failed"));
     const onAbort = () => fail(signal.reason);
     const wait = () => {
       clearTimeout(timer);
       if (started < addresses.length) timer = setTimeout(start, delayMs);
-      else if (isRefused) timer = setTimeout(fail, AFTER_REFUSAL_MS, causes);
+      else if (isRefused) timer = setTimeout(failAll, AFTER_REFUSAL_MS);
     };
     const succeed = (value: T) => {
       if (ending.signal.aborted) return discard(value);
@@ -109,7 +111,7 @@ export function raceAddresses<T>(
         causes.push(cause);
         const wasRefused = isRefused;
         isRefused ||= isPeerAnswer(cause);
-        if (causes.length === addresses.length) fail(causes);
+        if (causes.length === addresses.length) failAll();
         else if (started < addresses.length) start();
         else if (!wasRefused) wait();
       });
@@ -193,9 +195,10 @@ export class QuicDial {
         onAttempt: (address) => this.#tried.set(address, "no answer"),
         onFailure: (address, cause) => this.#tried.set(address, textOf(cause)),
       });
-    } catch (causes) {
-      if (!Array.isArray(causes)) throw causes;
-      throw addresses.length === 1 ? causes[0] : new AggregateError(causes, this.outcome);
+    } catch (error) {
+      if (!(error instanceof AggregateError)) throw error;
+      const { errors } = error;
+      throw addresses.length === 1 ? errors[0] : new AggregateError(errors, this.outcome);
     }
     if (signal.aborted) this.#conn.close({ closeCode: 0, reason: "" });
     return this.#conn;
@@ -268,7 +271,7 @@ async function permittedAddresses(hostname: string, port: number): Promise<reado
     throw error;
   });
   const addresses = [...resolved, ...(isLocal ? LOOPBACKS : [])];
-  return addresses.every(isGranted) ? addresses : [hostname];
+  return addresses.length > 0 && addresses.every(isGranted) ? addresses : [hostname];
 }
 
 /** Asks the system, which knows its hosts file. */

@@ -61,7 +61,8 @@ class Attempts {
     });
     this.result.then(
       (value) => this.settled = value,
-      (reason) => this.settled = [reason].flat().map(({ message }) => message).join("; "),
+      ({ errors }) =>
+        this.settled = errors?.map(({ message }: Error) => message).join("; ") ?? "aborted",
     );
   }
 
