@@ -110,8 +110,7 @@ export class Watching {
   #failed(session: Session | undefined, error: unknown): void {
     if (session !== undefined) return report(this.#settings, error, session);
     // There is no session yet whose handlers could be told.
-    // deno-lint-ignore no-console
-    console.error("A hook of the instrumentation failed:", error);
+    this.#settings.console.failed("A hook of the instrumentation", error);
   }
 }
 

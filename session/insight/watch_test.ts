@@ -1,12 +1,13 @@
 import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { RequestError } from "../../errors.ts";
+import { captureConsole } from "../../tests/console_lines.ts";
 import { Network } from "../../tests/clients.ts";
 import { turns } from "../../tests/sessions.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import type { UntypedMessage } from "../contract.ts";
 import { instrument } from "./instrument.ts";
-import type { Instrumentation } from "./instrumentation.ts";
+import type { HandshakeInfo, Instrumentation } from "./instrumentation.ts";
 import { ServiceDesk } from "../serving/services.ts";
 import { coreOf, Session } from "../session.ts";
 import { type SessionHandlers, sessionSettings } from "../settings.ts";
@@ -96,6 +97,19 @@ Deno.test("instrument() reports hooks that throw, and nothing else changes", asy
   assertEquals(other.failures, [oops]);
   await other.near.close();
   await other.far.closed;
+});
+
+Deno.test("instrument() prints 16 failures of a hook a minute, where there is no session yet", () => {
+  using printed = captureConsole();
+  const settings = instrument(sessionSettings({ side: "server" }), {
+    handshake() {
+      throw new Error("broken");
+    },
+  });
+  const info = { side: "server", url: "https://localhost/" } as HandshakeInfo;
+  for (let i = 0; i < 100; i++) assertEquals(settings.watch?.handshake(info), undefined);
+  const line = "A hook of the instrumentation failed: Error: broken";
+  assertEquals(printed.lines, Array(16).fill(line));
 });
 
 Deno.test("instrument() reports hooks whose promises reject, each once", async () => {
