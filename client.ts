@@ -6,7 +6,7 @@
  * minified and gzipped, a page that connects loads at most 26 KiB at first, or 28 KiB with all that
  * is exported here, contracts among it. Then come at most
  *
- * - 9 KiB when it first tries WebTransport,
+ * - 10 KiB when it first tries WebTransport,
  * - 19 KiB when it first opens or gets a stream or a datagram on a WebSocket,
  * - 10 KiB when a session is first asked for something that it has beside messages, such as its
  *   diagnostics.

@@ -10,6 +10,7 @@ import {
   SessionClosedError,
   TimeoutError,
 } from "../errors.ts";
+import type { Connection } from "../transport/connection.ts";
 import type { TransportFallback } from "../transport/race/race.ts";
 import { absoluteUrl, publicUrl, withUrl } from "../transport/url.ts";
 import { TOKEN_MARK } from "../transport/webtransport.ts";
@@ -72,6 +73,7 @@ async function open(options: OpenOptions): Promise<Session> {
     late.abort(new TimeoutError(`Cannot connect${to} within ${ms} ms`, ms));
   });
   const signal = options.signal ? AbortSignal.any([options.signal, late.signal]) : late.signal;
+  let connection: Connection | undefined;
   let session: Session | undefined;
   try {
     signal.throwIfAborted();
@@ -79,7 +81,7 @@ async function open(options: OpenOptions): Promise<Session> {
     place = absoluteUrl(url)?.href ?? String(url);
     const token = await within(fresh(options.token), { signal });
     let fallback: TransportFallback | undefined;
-    const connection = await options.dial(url, {
+    connection = await options.dial(url, {
       // The server waits for a token only where it was told that one follows.
       protocols: token === undefined ? protocols : [...protocols, TOKEN_MARK],
       signal,
@@ -91,7 +93,6 @@ async function open(options: OpenOptions): Promise<Session> {
       throw refusalOf(error, url) ?? withUrl(error, url);
     });
     if (token !== undefined && connection.protocol !== SKEIN_PROTOCOL) {
-      connection.close();
       throw new ConnectionError(
         `Cannot connect to ${
           publicUrl(place)
@@ -110,7 +111,8 @@ async function open(options: OpenOptions): Promise<Session> {
   } catch (error) {
     const isLate = late.signal.aborted;
     const code = isLate ? CloseCode.timedOut : CloseCode.normal;
-    if (session !== undefined) coreOf(session).abort(code, isLate ? "No hello in time" : "", error);
+    if (session === undefined) connection?.close();
+    else coreOf(session).abort(code, isLate ? "No hello in time" : "", error);
     throw error;
   } finally {
     clearTimeout(timer);

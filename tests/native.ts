@@ -17,6 +17,10 @@ export interface NativeTraits {
   readonly stats?: boolean;
   /** Whether datagrams have `createWritable()` in place of `writable`. */
   readonly createWritable?: boolean;
+  /** Whether there are `datagrams`; WebKit on iOS has none. */
+  readonly datagrams?: boolean;
+  /** What `reliability` says; there is none by default. */
+  readonly reliability?: string;
   /** Whether errors of streams are made as the newer text of the standard has it. */
   readonly newErrors?: boolean;
   /** Whether `isSecureContext` is a global. */
@@ -50,6 +54,7 @@ export class NativePlatform implements Disposable {
    */
   constructor(traits: NativeTraits = {}) {
     const { protocol = true, draining = true, stats = true, createWritable = false } = traits;
+    const { datagrams = true } = traits;
     const NativeError = traits.newErrors ? NewError : OldError;
     const { calls, pageHide } = this;
     const ready = () => this.ready;
@@ -60,6 +65,7 @@ export class NativePlatform implements Disposable {
       readonly ready: Promise<void>;
       readonly closed: Promise<unknown>;
       readonly datagrams: unknown;
+      readonly reliability: string | undefined;
       readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
       readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
 
@@ -77,11 +83,14 @@ export class NativePlatform implements Disposable {
         this.closed.catch(() => {});
         this.ready.catch(() => {});
         const { readable, writable, maxDatagramSize } = end.datagrams;
-        this.datagrams = {
-          readable,
-          maxDatagramSize,
-          ...(createWritable ? { createWritable: () => writable } : { writable }),
-        };
+        this.datagrams = datagrams
+          ? {
+            readable,
+            maxDatagramSize,
+            ...(createWritable ? { createWritable: () => writable } : { writable }),
+          }
+          : undefined;
+        this.reliability = traits.reliability;
         const wrap = (stream: BidirectionalStream) => ({
           readable: reading(stream.readable, NativeError),
           writable: writing(stream.writable, NativeError),

@@ -22,6 +22,7 @@ import type {
   StreamDirection,
   StreamSide,
 } from "../connection.ts";
+import { noDatagrams } from "../_unsupported.ts";
 import { publicUrl } from "../url.ts";
 import {
   type CertificateHash,
@@ -38,12 +39,15 @@ export interface NativeWebTransport {
   readonly closed: Promise<ConnectionCloseInfo>;
   readonly draining?: Promise<void>;
   readonly protocol?: string;
+  /** `reliable-only` where the session runs over TCP. */
+  readonly reliability?: string;
+  /** Undefined in WebKit on iOS (webkit.org/b/322201). */
   readonly datagrams: {
     readonly readable: ReadableStream<Uint8Array>;
     readonly writable?: WritableStream<Uint8Array>;
     createWritable?(): WritableStream<Uint8Array>;
     readonly maxDatagramSize: number;
-  };
+  } | undefined;
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
   readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
   createBidirectionalStream(options: NativeStreamOptions): Promise<BidirectionalStream>;
@@ -95,6 +99,9 @@ interface Globals {
  * - **Page:** a page that is left closes the connection, so that the server need not time it out;
  *   `closed` rejects, and a client connects anew if the page comes back from the browser's cache.
  * - **Stopping to read:** Firefox 153 does not tell the server that a stream is read no more.
+ * - **Datagrams:** none where the platform has none, or reached the server over TCP alone
+ *   (`reliability`); `capabilities` says so.
+ * - **Failure:** whatever rejects, the platform's own session is closed.
  *
  * @param url `https:`, without a fragment.
  * @param options See {@linkcode DialWebTransportOptions}.
@@ -126,13 +133,17 @@ export async function dialNativeWebTransport(
   }
   const native = new WebTransport(target.href, { protocols, serverCertificateHashes });
   const failed = `Cannot open WebTransport to ${publicUrl(target)}`;
-  const connection = new NativeConnection(native, assumed, BROWSER, failed);
-  if (WITHHOLDING.test(globals().navigator?.userAgent ?? "")) connection.onWorn = onWorn;
+  native.closed.catch(() => {}); // It says what `ready` says.
+  const ready = native.ready.catch((error) => {
+    throw broken(failed, error);
+  });
   try {
-    await within(connection.ready, { late: `${failed} within`, signal, timeoutMs });
+    await within(ready, { late: `${failed} within`, signal, timeoutMs });
+    const connection = new NativeConnection(native, assumed, BROWSER);
+    if (WITHHOLDING.test(globals().navigator?.userAgent ?? "")) connection.onWorn = onWorn;
     return connection;
   } catch (error) {
-    connection.close();
+    native.close({});
     throw error;
   }
 }
@@ -199,15 +210,10 @@ class NativeConnection implements Connection, MessageCarrier {
     native: NativeWebTransport,
     assumed: string | undefined,
     capabilities: ConnectionCapabilities,
-    failed = "Cannot open WebTransport",
   ) {
-    this.capabilities = capabilities;
     this.#native = native;
     this.#assumed = assumed;
-    this.ready = native.ready.catch((error) => {
-      throw broken(failed, error);
-    });
-    this.ready.catch(() => {});
+    this.ready = native.ready;
     this.closed = this.#closing.promise;
     this.closed.catch(() => {});
     native.closed.then(
@@ -216,7 +222,6 @@ class NativeConnection implements Connection, MessageCarrier {
       (error) => this.#end(() => this.#closing.reject(broken("The connection broke", error))),
     );
     this.draining = native.draining ?? new Promise(() => {});
-    globalThis.addEventListener?.("pagehide", this.#onPageHide);
     // These end with the connection, and say no more about its end than `closed` does.
     const ended = () => this.closed;
     this.incomingBidirectionalStreams = readFrom(
@@ -229,7 +234,19 @@ class NativeConnection implements Connection, MessageCarrier {
       ended,
       (stream) => readBytes(stream, this.#use, this.#account("unidirectional", "remote")),
     );
+    globalThis.addEventListener?.("pagehide", this.#onPageHide);
     const { datagrams } = native;
+    const isReliable = native.reliability === "reliable-only";
+    if (isReliable || datagrams === undefined) {
+      this.capabilities = {
+        ...capabilities,
+        datagrams: "none",
+        independentStreams: !isReliable,
+      };
+      this.datagrams = noDatagrams(this.transport);
+      return;
+    }
+    this.capabilities = capabilities;
     this.datagrams = {
       readable: readFrom(datagrams.readable, ended, (datagram) => {
         this.#ownLedger.receivedDatagram(datagram);

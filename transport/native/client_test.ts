@@ -271,3 +271,51 @@ Deno.test("dialNativeWebTransport() tells that a connection of WebKit is worn af
   await connection.createUnidirectionalStream();
   assertEquals(worn, 1);
 });
+
+Deno.test("dialNativeWebTransport() has a connection without datagrams where the platform has none", async () => {
+  for (
+    const [traits, independentStreams] of [
+      [{ datagrams: false }, true],
+      // Over TCP a lost packet holds up all streams.
+      [{ reliability: "reliable-only" }, false],
+    ] as const
+  ) {
+    using platform = new NativePlatform(traits);
+    await using connection = await dialNativeWebTransport(URL_OF_SERVER);
+    assertEquals(connection.capabilities, {
+      streams: true,
+      datagrams: "none",
+      resetCodes: true,
+      credit: false,
+      independentStreams,
+    });
+    assertEquals(connection.datagrams.maxDatagramSize, 0);
+    assertEquals((await connection.datagrams.readable.getReader().read()).done, true);
+    const writer = connection.datagrams.writable.getWriter();
+    await assertRejects(() => writer.write(Uint8Array.of(1)), UnsupportedError, "no datagrams");
+    await writer.closed.catch(() => {});
+    // Streams are as ever.
+    const { server } = platform.calls[0]!.pair;
+    await (await connection.createUnidirectionalStream()).close();
+    const { value } = await server.incomingUnidirectionalStreams.getReader().read();
+    assertEquals((await value!.getReader().read()).done, true);
+    assertEquals(platform.pageHide.size, 1);
+  }
+  using _platform = new NativePlatform({ reliability: "supports-unreliable" });
+  await using connection = await dialNativeWebTransport(URL_OF_SERVER);
+  assertEquals(connection.capabilities.datagrams, "unreliable");
+});
+
+Deno.test("dialNativeWebTransport() closes the platform's session when no connection can be built on it", async () => {
+  using platform = new NativePlatform();
+  const { WebTransport } = globalThis as unknown as { WebTransport: { prototype: object } };
+  Object.defineProperty(WebTransport.prototype, "draining", {
+    get() {
+      throw new TypeError("No such member");
+    },
+  });
+  await assertRejects(() => dialNativeWebTransport(URL_OF_SERVER), TypeError, "No such member");
+  const { server } = platform.calls[0]!.pair;
+  assertEquals(await server.closed, { closeCode: 0, reason: "" });
+  assertEquals(platform.pageHide.size, 0);
+});

@@ -302,9 +302,9 @@ class AcceptedSession implements NativeWebTransport {
     this.closed = ending.then(sessionEnding);
     this.datagrams = {
       readable: datagrams,
-      writable: own.datagrams.writable!,
+      writable: own.datagrams!.writable!,
       get maxDatagramSize() {
-        return own.datagrams.maxDatagramSize;
+        return own.datagrams!.maxDatagramSize;
       },
     };
     this.incomingBidirectionalStreams = own.incomingBidirectionalStreams;

@@ -62,15 +62,19 @@ export function webTransportLeg(dial: WebTransportDialer): WebTransportLeg {
       ...(hashes && { serverCertificateHashes: hashes }),
     });
     const { protocol } = connection;
-    if (protocol === MESSAGE_PROTOCOL || isAsked && !protocol) {
-      return withMessages(connection, { side: "client" });
+    try {
+      if (protocol === MESSAGE_PROTOCOL || isAsked && !protocol) {
+        return withMessages(connection, { side: "client" });
+      }
+      if (protocol || protocols.length === 0) return connection;
+      throw new ConnectionError(
+        `The server does not speak ${
+          protocols.filter((name) => name !== TOKEN_MARK).join(" or ")
+        } over WebTransport`,
+      );
+    } catch (error) {
+      connection.close();
+      throw error;
     }
-    if (protocol || protocols.length === 0) return connection;
-    connection.close();
-    throw new ConnectionError(
-      `The server does not speak ${
-        protocols.filter((name) => name !== TOKEN_MARK).join(" or ")
-      } over WebTransport`,
-    );
   };
 }
