@@ -12,13 +12,18 @@ import {
 } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { connect, dial, type DialOptions } from "../client/deno.ts";
-import { AuthenticationError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import {
+  AuthenticationError,
+  type CloseInfo,
+  SessionClosedError,
+  UnsupportedError,
+} from "../errors.ts";
 import { MoqServer } from "../pubsub/moq/mod.ts";
 import type { Refusal, ServeOptions, Server } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { directDatagrams, directStream } from "../transport/direct.ts";
-import { NATIVE_SERVER_DEFECTS } from "../transport/native/defects.ts";
+import { NATIVE_SERVER_DEFECTS, nativeServerDefects } from "../transport/native/defects.ts";
 import { listenNativeWebTransport } from "../transport/native/server.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { bytesOf, RawPeer, REQUEST_FIELDS } from "./raw_http3.ts";
@@ -127,7 +132,9 @@ Deno.test("serve() refuses the built-in engine where it would check what that do
 
 Deno.test("serve() authenticates in band on the built-in engine, and tells a refusal by its close", async () => {
   const refusals: Refusal[] = [];
+  const closes: CloseInfo[] = [];
   await using server = listenBuiltin<string>({
+    onClose: (_session, info) => void closes.push(info),
     acceptsTokenInBand: true,
     authenticate({ token }) {
       if (token !== "s3cret") throw new AuthenticationError("Not a token");
@@ -138,7 +145,11 @@ Deno.test("serve() authenticates in band on the built-in engine, and tells a ref
   });
   const session = await dialBuiltin(server, { token: "s3cret" });
   assertEquals(await soon(session.request("who")), "ann");
-  await session.close();
+  await session.close({ code: 4321, reason: "moved" });
+  await until(() => closes.length === 1);
+  const unseen = { code: 0, reason: "", by: "remote" } as const;
+  const isSeen = !nativeServerDefects().includes("close-unseen");
+  assertEquals(closes, [isSeen ? { code: 4321, reason: "moved", by: "remote" } : unseen]);
   for (const options of [{ token: "wrong" }, {}]) {
     const error = await assertRejects(() => dialBuiltin(server, options), SessionClosedError);
     assertEquals(error.info?.code, 4401);
@@ -177,7 +188,10 @@ Deno.test("serve() checks path and limits on the built-in engine, by close codes
       certificateHashes: server.certificateHashes,
     });
   const error = await assertRejects(() => ask("/nope"), SessionClosedError);
-  assertEquals(error.info?.code, 4404);
+  assertEquals([error.info?.code, error.info?.reason], [
+    4404,
+    "No session is served at this path",
+  ]);
   const first = await ask("/live");
   const second = await assertRejects(() => ask("/live"), SessionClosedError);
   assertEquals(second.info?.code, 4429);
@@ -343,8 +357,12 @@ Deno.test("NativeWebTransportListener answers a request once, and refuses those 
   assertEquals(request.signal.aborted, false);
 
   const waiting = await soon(ask("/c"));
-  await until(() => listener.connectionCount === 1);
+  await using late = await RawPeer.dial(listener.address.port, { hashes: certificate.hashes });
+  await until(() => listener.connectionCount === 2);
   listener.stop();
   assertEquals((await soon(waiting.closed)).closeCode, 4503);
+  await late.control();
+  await late.request();
+  assertEquals((await soon(late.ending)).closeCode, 4503);
   assertEquals((await soon(requests.next())).done, true);
 });
