@@ -3,6 +3,7 @@ import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
 import type { connect, dial } from "../../client.ts";
 import { bundleClient } from "../../examples/chat/page.ts";
 import { serve, type ServeOptions, type Server, type Session } from "../../mod.ts";
+import { directDatagrams, nativeServerDefects } from "../../transport/mod.ts";
 import { until } from "../servers.ts";
 import { type Browser, isFirefox, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
 import { echoStreams } from "./_webtransport_page.ts";
@@ -13,6 +14,8 @@ declare global {
   var skein: { readonly connect: typeof connect; readonly dial: typeof dial };
   /** Whether the page came back as it was. */
   var isRestored: boolean;
+  /** A session that the server closes. */
+  var other: Awaited<ReturnType<typeof dial>>;
 }
 
 /** How long WebTransport is tried alone, and what WebSocket takes then at most, in milliseconds. */
@@ -83,6 +86,53 @@ testInBrowsers("streams past the server's limit wait", async (browser) => {
     return await Promise.all(Array.from({ length: 100 }, (_, i) => ask(`Question ${i}`)));
   });
   assertEquals(answers, Array.from({ length: 100 }, (_, i) => `Question ${i}`));
+});
+
+testInBrowsers("a page has sessions on the runtime's own engine", async (browser) => {
+  const sessions: Session[] = [];
+  await using server = await serveClient({
+    origins: ["*"],
+    webTransport: { engine: "builtin", cacheFolder: null },
+    onOpen(session) {
+      sessions.push(session);
+      const datagrams = directDatagrams(session.connection.datagrams);
+      datagrams.receive((datagram) => datagrams.send(datagram));
+    },
+    async onStream(stream) {
+      if (stream.direction === "unidirectional") return;
+      const bytes = await new Response(stream.readable).bytes();
+      await stream.writable.getWriter().write(bytes);
+    },
+    onMessage: (message) => message.reply(message.data),
+  });
+  const page = await openPage(browser, server);
+  const echoed = await page.evaluate(async () => {
+    const dial = () =>
+      skein.dial(`${location.origin}?protocol=skein.1`, { transports: ["webtransport"] });
+    const session = await dial();
+    globalThis.other = await dial();
+    const { connection } = session;
+    const read = async (
+      readable: ReadableStream<Uint8Array>,
+    ) => [...(await readable.getReader().read()).value!];
+    const datagram = read(connection.datagrams.readable);
+    await connection.datagrams.writable.getWriter().write(Uint8Array.of(3));
+    const { readable, writable } = await connection.createBidirectionalStream();
+    const writer = writable.getWriter();
+    await writer.write(Uint8Array.of(2));
+    void writer.close();
+    const echoed = [await session.request("echo", 1), await read(readable), await datagram];
+    void session.close({ code: 4321, reason: "moved" });
+    return echoed;
+  });
+  assertEquals(echoed, [1, [2], [3]]);
+  const [first, second] = sessions;
+  const defects = nativeServerDefects();
+  assertEquals((await first!.closed).code, defects.includes("close-unseen") ? 0 : 4321);
+  void second!.close({ code: 4322 });
+  const isLost = defects.includes("close-code-lost");
+  const { code, by } = await page.evaluate(() => other.closed);
+  assertEquals({ code, by }, isLost ? { code: 1006, by: "network" } : { code: 4322, by: "remote" });
 });
 
 testInBrowsers(
