@@ -29,7 +29,7 @@ import { VERSIONS } from "../wire/versions.ts";
  */
 export const ECHO_HOLD_MS = 1_000;
 
-/** Sources of one broadcast; more are ignored. */
+/** Sources of one broadcast that are compared; more wait until one of them is gone. */
 export const MAX_SOURCES = 64;
 
 /** What a broadcast needs of its relay. */
@@ -70,6 +70,8 @@ export class RelayRoute implements TrackServer {
   readonly #link: RelayRouteLink;
   /** By age. */
   #sources: RelaySource[] = [];
+  /** Sources beyond, the oldest first: one of each session at most. */
+  readonly #waiting = new Map<RelayedFrom, RelaySource>();
   readonly #tracks = new Map<string, RelayTrack>();
   #active: RelaySource | undefined = undefined;
   #publication: Publication | undefined = undefined;
@@ -94,7 +96,10 @@ export class RelayRoute implements TrackServer {
   /** A session or another relay announced it, anew or by another way. */
   add(source: RelaySource): void {
     const old = this.#sources.find(({ session }) => session === source.session);
-    if (old === undefined && this.#sources.length >= MAX_SOURCES) return;
+    if (old === undefined && this.#sources.length >= MAX_SOURCES) {
+      this.#waiting.set(source.session, source);
+      return;
+    }
     this.#sources = this.#sources.filter((other) => other !== old);
     this.#sources.push(source);
     this.#sources.sort(byAge);
@@ -105,9 +110,17 @@ export class RelayRoute implements TrackServer {
 
   /** A session or another relay does not have it any more. */
   remove(session: RelayedFrom): void {
+    if (this.#waiting.delete(session)) return;
     const count = this.#sources.length;
     this.#sources = this.#sources.filter((source) => source.session !== session);
-    if (this.#sources.length < count) this.#decide();
+    if (this.#sources.length === count) return;
+    const [next] = this.#waiting.values();
+    if (next !== undefined) {
+      this.#waiting.delete(next.session);
+      this.#sources.push(next);
+      this.#sources.sort(byAge);
+    }
+    this.#decide();
   }
 
   /** The path may be free now that was published by other means. */
@@ -117,6 +130,7 @@ export class RelayRoute implements TrackServer {
 
   /** Ends it. */
   close(): void {
+    this.#waiting.clear();
     this.#sources = [];
     this.#decide();
   }

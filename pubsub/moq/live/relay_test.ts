@@ -785,10 +785,10 @@ Deno.test("MoqRelay sends on as many fetches as it may at once, and others again
   assertEquals(asked, 6);
 });
 
-Deno.test("MoqRelay holds 64 sources of a broadcast, and ignores more", async () => {
+Deno.test("MoqRelay compares 64 sources of a broadcast, and takes others once one of them is gone", async () => {
   await using relay = new MoqRelay();
   const path = broadcastPath("/live");
-  const sources = Array.from({ length: 65 }, (_, at): RelayedFrom => ({
+  const sources = Array.from({ length: 67 }, (_, at): RelayedFrom => ({
     version: "moq-lite-05",
     isClosed: false,
     closed: new Promise(() => {}),
@@ -797,13 +797,20 @@ Deno.test("MoqRelay holds 64 sources of a broadcast, and ignores more", async ()
     trackInfo: () => Promise.reject(new Error(`Nobody asks source ${at}`)),
   }));
   for (const [at, session] of sources.entries()) {
-    const far = { node: `${at}`, since: at, isBlind: false };
-    relay.addSource(path, { session, hops: [7n], far });
+    // Each is nearer than those before it.
+    const hops = Array.from({ length: 100 - at }, (_, hop) => 7n + BigInt(hop));
+    relay.addSource(path, { session, hops, far: { node: `${at}`, since: at, isBlind: false } });
   }
-  for (const session of sources.slice(1, 64)) relay.removeSource(path, session);
-  assertEquals(announced(relay), ["/live"]);
+  const from = () => sources.indexOf(relay.sourceOf(path)!.session);
+  assertEquals(from(), 63);
+  relay.removeSource(path, sources[65]!); // While it waits.
+  assertEquals(from(), 63);
   relay.removeSource(path, sources[0]!);
-  assertEquals(announced(relay), []);
+  assertEquals(from(), 64);
+  relay.removeSource(path, sources[1]!);
+  assertEquals(from(), 66);
+  for (const session of sources.slice(2)) relay.removeSource(path, session);
+  assertEquals([announced(relay), relay.stats.broadcasts], [[], 0]);
 });
 
 Deno.test("MoqRelay refuses more tracks than it may have", async () => {
