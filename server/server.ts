@@ -346,7 +346,9 @@ export interface ServeOptions<V = unknown, C extends AnyContract = AnyContract>
    *
    * - `true` offers it where that is possible; where it is not, one line says
    *   why, and WebSocket is served alone. Deno has QUIC with `--unstable-net`.
-   * - An object offers it, and `serve()` throws where it can not.
+   * - An object offers it, and `serve()` throws where it cannot.
+   * - A UDP port that is taken, such as by a predecessor that drains, is tried again in either case
+   *   for as long as the server lives; `onListen` and `webTransportStats` tell.
    * - With `tls` it has the same certificate. Without, this is development: a
    *   short-lived certificate that clients trust by its hash, on this machine only.
    *
@@ -368,8 +370,8 @@ export interface ServeOptions<V = unknown, C extends AnyContract = AnyContract>
    */
   readonly reusePort?: boolean;
   /**
-   * Called once the server listens, with what is known of WebTransport; prints
-   * the addresses by default, and why WebTransport is off.
+   * Called once the server listens, with what is known of WebTransport, and again where its UDP port
+   * was taken and came free; prints the addresses by default, and why WebTransport is off.
    */
   readonly onListen?: (address: Deno.NetAddr, info: ListenInfo) => void;
   /** Closes the server. */
@@ -725,11 +727,10 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    * @throws {TypeError} If WebTransport is off, or they make no sense.
    */
   rotateCertificate(certificate: Certificate): void {
-    const webTransport = this.#listening?.webTransport;
-    if (webTransport === undefined) {
-      throw new TypeError("Cannot rotate certificate: WebTransport must be on, received none");
+    if (this.#listening === undefined) {
+      throw new TypeError("Cannot rotate certificate: the server must listen");
     }
-    webTransport.rotate(certificate);
+    this.#listening.rotate(certificate);
   }
 
   /** Listens; called by {@linkcode serve}. */

@@ -233,8 +233,8 @@ function checkRuntime(address: string, mayPrompt: boolean): void {
   throw new UnsupportedError(`it takes the permission to listen, --allow-net=${address}`);
 }
 
-function printError(what: string, error: unknown): void {
-  // There is nobody else to tell.
+/** Prints a failure that no handler is told of. */
+export function printError(what: string, error: unknown): void {
   // deno-lint-ignore no-console
   console.error(`${what}:`, error);
 }

@@ -23,6 +23,8 @@ export interface CountedTopics {
 
 /** Counters of a server's WebTransport; see `webTransportStats` of `Server`. */
 export interface WebTransportStats {
+  /** Whether the server has its UDP port; false while another listener has it. */
+  readonly isListening: boolean;
   /** Handshakes of QUIC, also those of other protocols on the port. */
   readonly handshakes: QuicHandshakeStats;
 }
@@ -284,8 +286,11 @@ export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
 /** Handshakes of QUIC; nothing if WebTransport is off. */
 export function webTransportMeasures({ webTransportStats }: CountedWebTransport): Measure[] {
   if (webTransportStats === undefined) return [];
-  const { pending, ...dropped } = webTransportStats.handshakes;
+  const { isListening, handshakes: { pending, ...dropped } } = webTransportStats;
   return [
+    sum(["skein.webtransport.listening", "1", "Whether WebTransport has its UDP port: 1 if so"], {
+      value: isListening ? 1 : 0,
+    }),
     sum(["skein.quic.handshakes", "{handshake}", "QUIC handshakes under way"], { value: pending }),
     counter(
       ["skein.quic.handshakes.dropped", "{handshake}", "QUIC handshakes dropped by their bounds"],

@@ -24,7 +24,10 @@ import { coreOf, type Session } from "../session/session.ts";
 
 /** The counters of WebTransport before anything happened. */
 const NO_WEBTRANSPORT: CountedWebTransport = {
-  webTransportStats: { handshakes: { pending: 0, ignored: 0, replaced: 0, tooSlow: 0 } },
+  webTransportStats: {
+    isListening: false,
+    handshakes: { pending: 0, ignored: 0, replaced: 0, tooSlow: 0 },
+  },
 };
 
 /** Boundaries of what takes milliseconds or seconds, as the conventions advise for calls. */

@@ -164,8 +164,11 @@ Deno.test("otel() reads sessions of both sides when somebody collects, until it 
   telemetry.observe(manager as never, topics);
   assertEquals(recorder.collect().get("skein.broker.connected server"), 1);
   const handshakes = { pending: 3, ignored: 4, replaced: 5, tooSlow: 6 };
-  telemetry.observe(manager as never, topics, { webTransportStats: { handshakes } });
+  telemetry.observe(manager as never, topics, {
+    webTransportStats: { isListening: true, handshakes },
+  });
   read = recorder.collect();
+  assertEquals(read.get("skein.webtransport.listening server"), 1);
   assertEquals(read.get("skein.quic.handshakes server"), 3);
   assertEquals(read.get("skein.quic.handshakes.dropped server replaced"), 5);
   telemetry[Symbol.dispose]();

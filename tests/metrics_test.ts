@@ -133,6 +133,7 @@ Deno.test("serve() answers /metrics with handshakes of QUIC, where WebTransport 
   await using server = listen({ metrics: true, webTransport: { cacheFolder: null } });
   const families = parse((await ask(server, "/metrics")).body);
   assertEquals(server.webTransportStats?.handshakes.pending, 0);
+  assertEquals(valueOf(families, "skein_webtransport_listening"), 1);
   assertEquals(valueOf(families, "skein_quic_handshakes"), 0);
   for (const reason of ["ignored", "replaced", "tooSlow"]) {
     assertEquals(valueOf(families, "skein_quic_handshakes_dropped_total", { reason }), 0);
@@ -145,7 +146,7 @@ Deno.test("prometheusText() tells of dropped handshakes by reason", () => {
   const handshakes = { pending: 3, ignored: 4, replaced: 5, tooSlow: 6 };
   const families = parse(prometheusText({
     manager: new SessionManager(),
-    webTransportStats: { handshakes },
+    webTransportStats: { isListening: true, handshakes },
   }));
   assertEquals(valueOf(families, "skein_quic_handshakes"), 3);
   const dropped = "skein_quic_handshakes_dropped_total";

@@ -162,9 +162,88 @@ Deno.test("serve() looks for another port where UDP's is taken, if it may be any
   assertEquals(tried.length, 10);
   const ports = [...tried];
   tried.length = 0;
-  assertThrows(() => listen({ webTransport: { ...webTransport, port: 9 } }), Deno.errors.AddrInUse);
-  assertEquals(tried, [9]);
+  {
+    await using _server = listen({ webTransport: { ...webTransport, port: 9 } });
+    assertEquals(tried, [9]);
+  }
   for (const port of ports) await untilFree(port);
+});
+
+/** An engine whose port is taken so many times. */
+class TakenPort {
+  readonly listeners: FakeListener[] = [];
+  attempts = 0;
+  error: Error = new Deno.errors.AddrInUse("taken");
+
+  constructor(public failures = Infinity) {}
+
+  readonly engine = (options: ListenWebTransportOptions): WebTransportSource => {
+    if (++this.attempts <= this.failures) throw this.error;
+    const listener = new FakeListener(options);
+    this.listeners.push(listener);
+    return listener;
+  };
+
+  /** Options of a server whose UDP port is that of another program. */
+  get options() {
+    return { webTransport: { engine: this.engine, port: 9, cacheFolder: null } };
+  }
+}
+
+Deno.test("serve() tries a UDP port that is taken again, every 5 s in the end, for as long as it lives", async () => {
+  const taken = new TakenPort();
+  let closing: Promise<void>;
+  {
+    using time = new FakeTime();
+    const printed = stub(console, "error", () => {});
+    using _printed = printed;
+    const server = listen({ ...taken.options, onListen: undefined as never });
+    const delays: number[] = [];
+    for (let count = 0; count < 19; count++) {
+      const { attempts } = taken;
+      let ms = 0;
+      for (; taken.attempts === attempts; ms += 50) await time.tickAsync(50);
+      delays.push(ms);
+    }
+    // Ten at once, in ten steps each, where only the collector may be late; then with pauses.
+    assert(delays.slice(0, 10).every((ms) => ms <= 550), `${delays}`);
+    for (const [i, ms] of [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000, 5_000].entries()) {
+      assert(ms <= delays[10 + i]! && delays[10 + i]! <= ms + 600, `${delays}`);
+    }
+    assertEquals(server.webTransportUrl, "");
+    taken.failures = 0;
+    await time.tickAsync(5_000);
+    assertEquals([server.webTransportUrl, taken.listeners.length], ["https://127.0.0.1:9/", 1]);
+    const lines = printed.calls.map(({ args }) => args[0]);
+    assertEquals(lines.slice(1), [
+      "WebTransport is off: taken; it is tried again until it is free",
+      "WebTransport on https://127.0.0.1:9/",
+    ]);
+    closing = server.close();
+    await time.tickAsync(1_000);
+  }
+  await closing;
+});
+
+Deno.test("Server.drain() and Server.close() end the attempts to have a UDP port", async () => {
+  for (const end of ["drain", "close"] as const) {
+    const taken = new TakenPort();
+    const server = listen(taken.options);
+    await server[end]();
+    taken.failures = 0;
+    await server.close();
+    assertEquals(taken.listeners, [], end);
+  }
+});
+
+Deno.test("serve() gives WebTransport up where another fault than a taken port comes up, and says so", async () => {
+  const taken = new TakenPort();
+  using printed = stub(console, "error", () => {});
+  await using server = listen(taken.options);
+  taken.error = new Deno.errors.PermissionDenied("no more");
+  await until(() => server.webTransportStats === undefined);
+  assertEquals(printed.calls[0]?.args, ["WebTransport stays off:", taken.error]);
+  assertThrows(() => server.rotateCertificate({ cert: "", key: "" }), TypeError, "must be on");
 });
 
 Deno.test("Server renews its development certificate while it runs, and rotates it in", async () => {

@@ -20,7 +20,7 @@ import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { directStream } from "../transport/direct.ts";
 import { withMessages } from "../transport/message_stream/message_stream.ts";
 import { dialWebTransport, type DialWebTransportOptions } from "../transport/h3/client.ts";
-import { listen, portOf, until, untilFree } from "./servers.ts";
+import { listen, portOf, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
 
 /** What of a server a client has to know. */
@@ -313,30 +313,56 @@ Deno.test("Server.rotateCertificate() gives new clients another certificate, and
   await assertRejects(() => dialRaw(server, { serverCertificateHashes: first!.hashes }));
 });
 
-Deno.test("serve() goes on with WebSocket where the UDP port is taken, unless it was asked for more", async () => {
-  using taken = takePort();
-  const { port } = taken.addr;
-  const told: ListenInfo[] = [];
-  {
-    await using server = listen({ port, onListen: (_address, info) => void told.push(info) });
+Deno.test("serve() goes on with WebSocket while the UDP port is taken, and offers WebTransport once it is free", async () => {
+  for (const webTransport of [true, { cacheFolder: null }]) {
+    const taken = takePort();
+    const { port } = taken.addr;
+    const told: ListenInfo[] = [];
+    await using server = listen({
+      port,
+      webTransport,
+      onListen: (_address, info) => void told.push(info),
+    });
     assertEquals([server.webTransportUrl, server.certificateHashes], ["", []]);
+    assertEquals(server.webTransportStats?.isListening, false);
     assertEquals(told[0]?.webTransportUrl, "");
     const { webTransportError } = told[0]!;
     assert(webTransportError instanceof Deno.errors.AddrInUse);
     const text = `Cannot listen on 127.0.0.1:${port} (UDP): the address is in use`;
     assertEquals(webTransportError.message, text);
-    assertThrows(
-      () => server.rotateCertificate(devCertificate({ cacheFolder: null })),
-      TypeError,
-      "WebTransport must be on",
-    );
     const http = server.url.replace("ws", "http");
     const response = await fetch(`${http}.well-known/skein/webtransport`);
     assertEquals(response.status, 426);
     await response.body?.cancel();
+    // The certificate of the listener to come.
+    assertThrows(() => server.rotateCertificate({ cert: "no", key: "no" }), TypeError);
+    const certificate = devCertificate({ cacheFolder: null });
+    server.rotateCertificate(certificate);
+    taken[Symbol.dispose]();
+    await until(() => told.length === 2);
+    const webTransportUrl = `https://127.0.0.1:${port}/`;
+    assertEquals(told[1], { webTransportUrl, webTransportError: undefined });
+    assertEquals(server.webTransportStats?.isListening, true);
+    assertEquals(server.certificateHashes, certificate.hashes);
+    await using session = await open(server);
+    assertEquals(session.state, "connected");
   }
-  assertThrows(() => listen({ port, webTransport: {} }), Deno.errors.AddrInUse);
-  await untilFree(port);
+});
+
+Deno.test("serve() has WebTransport on a port that this process served on before, five times of five", async () => {
+  const port = freePort();
+  for (let round = 0; round < 5; round++) {
+    const listening = Promise.withResolvers<void>();
+    await using server = listen({
+      port,
+      webTransport: { cacheFolder: null },
+      onListen: (_address, { webTransportUrl }) => webTransportUrl !== "" && listening.resolve(),
+      onMessage: (message) => message.reply(round),
+    });
+    await soon(listening.promise);
+    await using session = await open(server);
+    assertEquals([session.transport, await session.request("round")], ["webtransport", round]);
+  }
 });
 
 Deno.test("serve() without WebTransport takes no UDP port", async () => {
