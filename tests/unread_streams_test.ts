@@ -4,16 +4,16 @@
  * @module
  */
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { prometheusText, type ServeOptions } from "../mod.ts";
+import { dial, prometheusText, type ServeOptions } from "../mod.ts";
 import { listenMoq } from "../pubsub/moq/server/server.ts";
 import type { Session } from "../session/session.ts";
 import { directReadable, directStream } from "../transport/direct.ts";
-import { STREAM_WINDOW_BYTES } from "../transport/quic/unread_streams.ts";
+import { STREAM_WINDOW_BYTES, UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { dialQuic } from "../transport/quic/client.ts";
 import { listenQuic } from "../transport/quic/server.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
-import { RawPeer, type RawSend, type RawStream } from "./raw_http3.ts";
+import { headersFrame, RawPeer, REQUEST_FIELDS, TestServer } from "./raw_http3.ts";
 import { listen, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 
@@ -30,17 +30,10 @@ const LIMITS = {
 /** A client that is gone is noticed soon, though its last packet was lost. */
 const webTransport = { keepAliveIntervalMs: 100 };
 
-/** A stream of a raw client, and its writing. */
-interface Flooding {
-  readonly stream: RawSend | RawStream;
-  readonly sending: Promise<void>;
-}
-
 /** A client that knows no credit, with a number of sessions on its connection. */
 class Client implements AsyncDisposable {
   readonly #peer: RawPeer;
   readonly #sessions: readonly number[];
-  readonly #flood: Flooding[] = [];
 
   private constructor(peer: RawPeer, sessions: readonly number[]) {
     this.#peer = peer;
@@ -66,9 +59,8 @@ class Client implements AsyncDisposable {
       const id = this.#sessions[i % this.#sessions.length]!;
       const stream = i % 2 === 0 ? await this.#peer.bidi() : await this.#peer.uni();
       const send = "send" in stream ? stream.send : stream;
-      const sending = send.write(i % 2 === 0 ? 0x41 : 0x54, id, BODY);
-      sending.catch(() => {}); // It may be refused meanwhile.
-      this.#flood.push({ stream, sending });
+      // It may be refused meanwhile.
+      send.write(i % 2 === 0 ? 0x41 : 0x54, id, BODY).catch(() => {});
     }
   }
 
@@ -226,6 +218,45 @@ Deno.test("serve() counts no stream that is read at once, however many there are
   assertEquals(echoes, Array.from({ length: 100 }, (_, index) => index));
   const { count, refused } = server.manager.stats().unreadStreams;
   assertEquals([count, refused.connection, refused.session], [0, 0, 0]);
+});
+
+Deno.test("serve() does not count the stream of a session's messages", async () => {
+  const unreadStreams = { maxBytes: STREAM_WINDOW_BYTES };
+  await using server = listen({
+    limits: { unreadStreams },
+    onMessage: (message) => message.reply(message.data),
+  });
+  await using session = await dial(server.webTransportUrl, {
+    serverCertificateHashes: server.certificateHashes,
+  });
+  assertEquals(session.transport, "webtransport");
+  for (let i = 0; i < 3; i++) assertEquals(await soon(session.request("echo", i)), i);
+  const { count, refused } = server.manager.stats().unreadStreams;
+  assertEquals([count, refused.connection, refused.timeout], [0, 0, 0]);
+});
+
+Deno.test("listenWebTransport() counts streams whose session has not been asked for", async () => {
+  const unreadStreams = new UnreadStreams({
+    maxBytes: 8 * STREAM_WINDOW_BYTES,
+    maxBytesPerAddress: 4 * STREAM_WINDOW_BYTES,
+  });
+  await using server = new TestServer({ unreadStreams });
+  await using peer = await server.dial();
+  await peer.control();
+  const first = await peer.bidi(); // Its session follows, once it has written.
+  for (let i = 0; i < 5; i++) {
+    const stream = await peer.uni();
+    stream.write(0x54, first.id, BODY).catch(() => {});
+  }
+  await until(() => unreadStreams.stats.refused.connection === 2);
+  assertEquals(unreadStreams.stats.count, 3);
+  await first.send.write(headersFrame(REQUEST_FIELDS));
+  const streams = (await soon(server.accept())).incomingUnidirectionalStreams.getReader();
+  for (let i = 0; i < 3; i++) {
+    const { value } = await soon(streams.read());
+    await soon(directReadable(value!).read());
+  }
+  assertEquals(unreadStreams.stats.count, 0);
 });
 
 Deno.test("listenQuic() counts unread streams before the application asks for them", async () => {
