@@ -80,6 +80,7 @@ export type {
   ClientSubscribeOptions,
   Dialer,
   Fresh,
+  HandOverOptions,
   OutboxOptions,
   OutboxState,
   ServerUrl,

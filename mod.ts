@@ -180,6 +180,7 @@ export {
   type ClientStatus,
   type ClientSubscribeOptions,
   type Fresh,
+  type HandOverOptions,
   type OutboxOptions,
   type OutboxState,
   type ServerUrl,

@@ -16,6 +16,7 @@ import type {
   ClientRequestOptions,
   ClientStatus,
   Dialer,
+  HandOverOptions,
   ServerUrl,
 } from "./client_options.ts";
 import type {
@@ -370,15 +371,17 @@ export class Client<C extends AnyContract = AnyContract>
    * assertNotEquals(client.session?.id, id);
    * ```
    *
+   * @param options See {@linkcode HandOverOptions}.
    * @returns Whether it moved; if not, all is as before.
    */
-  async handOver(): Promise<boolean> {
+  async handOver({ transport }: HandOverOptions = {}): Promise<boolean> {
     const from = this.#session;
     if (!from?.isReady || this.#isMoving) return false;
     this.#isMoving = true;
     try {
       const moved = await (await lasting()).handOver({
         from,
+        transport,
         subscriptions: this.#subscriptions,
         signal: this.#stop.signal,
         open: (change, signal) => this.#open(change, signal),
@@ -515,7 +518,8 @@ export class Client<C extends AnyContract = AnyContract>
   /** Looks after page and machine, once what does so is loaded; where it is not, the next time. */
   async #lookAfter(): Promise<void> {
     const part = this.#life ? undefined : await life().catch(() => undefined);
-    if (!this.status.isEnded) this.#life ??= part && new part.Life(this, this.#wakeTimeoutMs);
+    const options = { timeoutMs: this.#wakeTimeoutMs, upgrades: this.#options.upgrade };
+    if (!this.status.isEnded) this.#life ??= part && new part.Life(this, options);
   }
 
   /** One session, from dialling to its end. */

@@ -5,7 +5,7 @@
  */
 import type { CloseInfo } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
-import type { TransportFallback } from "../transport/race/race.ts";
+import type { TransportFallback, TransportName } from "../transport/race/race.ts";
 import type { BackoffOptions } from "../session/base/backoff.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
@@ -54,6 +54,8 @@ export type Dialer = (
     readonly headers?: HeadersInit;
     /** To be called before the connection is there, if it is not on the transport that was preferred. */
     readonly onFallback?: (fallback: TransportFallback) => void;
+    /** The one transport to try; all of them if left out. */
+    readonly only?: TransportName | undefined;
     /** To be called once the connection should be replaced, since its engine is about to take no more. */
     readonly onWorn?: () => void;
   },
@@ -113,10 +115,24 @@ export interface ClientOptions<C extends AnyContract = AnyContract>
    * @default {{ maxMessages: 100, maxBytes: 262144 }}
    */
   readonly outbox?: OutboxOptions;
+  /**
+   * Whether a client that is not on its preferred transport tries that again in the background, and
+   * moves there as {@linkcode Client.handOver} does: at most 35 s after its network changed, and every
+   * 10 minutes. A platform or a server that has no such transport is not asked again.
+   *
+   * @default {false}
+   */
+  readonly upgrade?: boolean;
   /** Watches handshakes, sessions and messages from outside, for traces and metrics; nobody by default. */
   readonly instrumentation?: Instrumentation;
   /** Closes the client when it is aborted, for good; none by default. */
   readonly signal?: AbortSignal;
+}
+
+/** Options for moving to another session. */
+export interface HandOverOptions {
+  /** The transport of the new session; by default it is taken as for every session. */
+  readonly transport?: TransportName;
 }
 
 /** Options for a request of a client. */

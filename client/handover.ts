@@ -4,6 +4,7 @@
  * @module
  */
 import { CloseCode } from "../errors.ts";
+import type { TransportName } from "../transport/race/race.ts";
 import { absoluteUrl } from "../transport/url.ts";
 import { within } from "../transport/within.ts";
 import { coreOf } from "../session/reach.ts";
@@ -35,6 +36,8 @@ const MAX_HELD = { messages: 4_096, bytes: 1_048_576 };
 export interface Moving<C extends AnyContract> {
   /** The session before. */
   readonly from: Session;
+  /** The transport to take; as for every other session if left out. */
+  readonly transport: TransportName | undefined;
   /** The client's subscriptions. */
   readonly subscriptions: Subscriptions<C>;
   /** Ends with the client. */
@@ -52,13 +55,16 @@ export interface Moving<C extends AnyContract> {
  * @returns Resolves with what waits for the end of the session before; with nothing if that one goes on.
  */
 export async function handOver<C extends AnyContract>(
-  { from, open, signal, subscriptions, take }: Moving<C>,
+  { from, open, signal, subscriptions, take, transport: only }: Moving<C>,
 ): Promise<{ readonly finished: Promise<void> } | undefined> {
   const { ticket, features } = coreOf(from);
   if (!ticket || !features!.includes("handover")) return;
   let next: Session | undefined;
   try {
-    next = await open((dial) => (url, options) => dial(withTicket(url, ticket), options), signal);
+    next = await open(
+      (dial) => (url, options) => dial(withTicket(url, ticket), { ...options, only }),
+      signal,
+    );
     // By its first envelope the server takes it for one of this client.
     await next.ping({ timeoutMs: ANSWER_MS, signal });
   } catch {

@@ -10,6 +10,7 @@ export type {
   ClientStatus,
   Dialer,
   Fresh,
+  HandOverOptions,
   ServerUrl,
 } from "./client_options.ts";
 export { type OutboxOptions, type OutboxState } from "./outbox.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { CloseCode, TimeoutError } from "../errors.ts";
+import { CloseCode, TimeoutError, UnsupportedError } from "../errors.ts";
 import { coreOf } from "../session/reach.ts";
 import type { Client } from "./client.ts";
 import type { Session } from "../session/session.ts";
@@ -24,6 +24,12 @@ const FLOW_BYTES = 4_096;
  */
 const FLOW_TIMEOUT_MS = 12_000;
 
+/** How often the preferred transport is tried again where the client is not on it, in milliseconds. */
+const UPGRADE_MS = 600_000;
+
+/** The same where the network changed: networks that change over and over are not dialed each time. */
+const CHANGED_MS = 30_000;
+
 /** The part of a page's globals that is used here; elsewhere there is less of it. */
 interface Page extends Partial<EventTarget> {
   readonly document?: EventTarget & { readonly hidden: boolean };
@@ -31,7 +37,15 @@ interface Page extends Partial<EventTarget> {
 }
 
 /** What is needed of a client. */
-export type LivingClient = Pick<Client, "retryNow" | "session" | "status">;
+export type LivingClient = Pick<Client, "handOver" | "retryNow" | "session" | "status">;
+
+/** How a client is looked after. */
+export interface LifeOptions {
+  /** How long the server may take to give a sign of life, in milliseconds. */
+  readonly timeoutMs: number;
+  /** Whether a client that is not on its preferred transport tries that again. */
+  readonly upgrades?: boolean | undefined;
+}
 
 /**
  * Looks after one client. When its page wakes, is looked at again, comes back online or
@@ -44,14 +58,20 @@ export type LivingClient = Pick<Client, "retryNow" | "session" | "status">;
  * - **Waiting:** the client tries again at once. An attempt that runs goes on; if it fails,
  *   the next one does not wait.
  *
+ * - **Upgrade:** where that is wanted, the client tries the preferred transport again if it is on
+ *   another one: some seconds after its network changed, and every 10 minutes.
+ *
  * Timers of a page that nobody looks at are late by up to a minute, or stand still. A session
  * is given up by one that was on time, and asked again after one that was late.
  */
 export class Life implements Disposable {
   readonly #client: LivingClient;
   readonly #timeoutMs: number;
+  readonly #upgrades: boolean;
   readonly #timer: ReturnType<typeof setInterval>;
   #tickedAt = Date.now();
+  #triedAt = Date.now();
+  #tryAt = Date.now() + UPGRADE_MS;
   #isChecking = false;
   /** Bytes of the session's messages until the last look at the clock, and since the one before. */
   #received = 0;
@@ -61,11 +81,12 @@ export class Life implements Disposable {
    * Begins to look after a client.
    *
    * @param client The client.
-   * @param timeoutMs How long the server may take to give a sign of life, in milliseconds.
+   * @param options See {@linkcode LifeOptions}.
    */
-  constructor(client: LivingClient, timeoutMs: number) {
+  constructor(client: LivingClient, { timeoutMs, upgrades = false }: LifeOptions) {
     this.#client = client;
     this.#timeoutMs = timeoutMs;
+    this.#upgrades = upgrades;
     for (const [target, type] of watched()) target?.addEventListener?.(type, this);
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
   }
@@ -74,6 +95,7 @@ export class Life implements Disposable {
   handleEvent(event: Event): void {
     const { type } = event;
     const { document } = globalThis as Page;
+    if (type === "online" || type === "change") this.#tryAt = this.#triedAt + CHANGED_MS;
     if (type === "pagehide") this.#leave();
     else if (type === "pageshow" && !(event as Event & { persisted?: boolean }).persisted) return;
     else if (type !== "visibilitychange" || !document?.hidden) void this.#check();
@@ -101,6 +123,16 @@ export class Life implements Disposable {
     this.#flow = flow;
     if (lateMs > LATE_MS) void this.#check();
     else if (stopped) void this.#check(FLOW_TIMEOUT_MS);
+    if (this.#upgrades && Date.now() >= this.#tryAt) this.#upgrade();
+  }
+
+  /** What the platform or the server does not have is not tried again. */
+  #upgrade(): void {
+    this.#triedAt = Date.now();
+    this.#tryAt = Date.now() + UPGRADE_MS;
+    const { transport, error } = this.#client.session?.fallback ?? {};
+    if (!transport || error instanceof UnsupportedError) return;
+    this.#client.handOver({ transport }).catch(() => {});
   }
 
   /** Once at a time: what wakes a page comes as several events. */

@@ -6,8 +6,13 @@ import { coreOf, type Session } from "../session/session.ts";
 import { passTime, receiveOne, type TestServer, testServer, turns } from "../testing/mod.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { raceTransports } from "../transport/race/race.ts";
-import type { Dialer } from "../client/client_options.ts";
-import { Peer } from "./sessions.ts";
+import { dialWebTransport } from "../transport/h3/client.ts";
+import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
+import { dialWebSocket } from "../transport/websocket/client.ts";
+import type { ClientOptions, Dialer } from "../client/client_options.ts";
+import { ConnectionError } from "../errors.ts";
+import { listen } from "./servers.ts";
+import { Peer, soon } from "./sessions.ts";
 import { underWithheldCredit } from "./withheld_credit.ts";
 
 Deno.test("Client.handOver() goes on in another session, and closes the one before", async () => {
@@ -410,4 +415,111 @@ Deno.test("raceTransports() hands onWorn to what dials", async () => {
   const { signal } = new AbortController();
   await dial("https://example.com/", { protocols: [], timeoutMs: 1_000, signal, onWorn });
   assertEquals(told, [onWorn]);
+});
+
+/** A client on WebSocket whose preferred transport was late; it tells which transport it asked for since. */
+function lateClient(server: Pick<TestServer, "open">, options: ClientOptions) {
+  const asked: (string | undefined)[] = [];
+  const client = new Client("http://localhost/", (url, { only, onFallback }) => {
+    asked.push(only);
+    const { pathname, search } = new URL(url);
+    if (!only) onFallback!({ transport: "webtransport", error: new ConnectionError("Late") });
+    return server.open({ path: pathname + search });
+  }, options);
+  return { client, asked };
+}
+
+Deno.test("Client with upgrade tries its preferred transport every 10 minutes, and moves there", async () => {
+  using time = new FakeTime();
+  await using server = testServer();
+  const { client, asked } = lateClient(server, { upgrade: true });
+  await client.whenConnected();
+  const { id } = client.session!;
+  await passTime(time, 9 * 60_000);
+  assertEquals(asked, [undefined]);
+  await passTime(time, 65_000);
+  assertEquals(asked, [undefined, "webtransport"]);
+  assertNotEquals(client.session?.id, id);
+  // It is where it wants to be.
+  await passTime(time, 11 * 60_000);
+  assertEquals(asked.length, 2);
+  await client.close();
+});
+
+Deno.test("Client with upgrade tries its preferred transport within 35 s of a change of its network", async () => {
+  using time = new FakeTime();
+  await using server = testServer({ limits: { maxSessions: 1 } }); // So that it never moves.
+  const { client, asked } = lateClient(server, { upgrade: true });
+  await client.whenConnected();
+  await passTime(time, 60_000);
+  for (let i = 0; i < 10; i++) globalThis.dispatchEvent(new Event("online"));
+  await passTime(time, 5_000);
+  assertEquals(asked, [undefined, "webtransport"]);
+  globalThis.dispatchEvent(new Event("online"));
+  await passTime(time, 20_000);
+  assertEquals(asked.length, 2);
+  await passTime(time, 15_000);
+  assertEquals(asked, [undefined, "webtransport", "webtransport"]);
+  assertEquals(client.isConnected, true);
+  await client.close();
+});
+
+Deno.test("Client without upgrade stays where it is", async () => {
+  using time = new FakeTime();
+  await using server = testServer();
+  const { client, asked } = lateClient(server, {});
+  await client.whenConnected();
+  globalThis.dispatchEvent(new Event("online"));
+  await passTime(time, 11 * 60_000);
+  assertEquals(asked, [undefined]);
+  await client.close();
+});
+
+Deno.test("Client moves from WebSocket to WebTransport of a real server, with a history and an open request", async () => {
+  const gate = Promise.withResolvers<void>();
+  await using server = listen({
+    webTransport: { cacheFolder: null },
+    authorize: () => true,
+    history: { log: {} },
+    async onMessage(message, session) {
+      if (message.topic === "slow") await gate.promise;
+      message.reply(session.transport);
+    },
+    session: { concurrency: 2 },
+  });
+  let isBlocked = true;
+  const leg = webTransportLeg(dialWebTransport);
+  const dial = raceTransports({
+    webSocket: dialWebSocket,
+    webTransport: (url, options) =>
+      isBlocked ? Promise.reject(new ConnectionError("UDP is blocked")) : leg(url, options),
+  });
+  await using client = new Client(server.url, dial);
+  const log = client.subscribe("log");
+  await soon(log.ready);
+  const first = client.session!;
+  assertEquals([first.transport, first.fallback?.transport], ["websocket", "webtransport"]);
+  const seen: unknown[] = [];
+  const reading = (async () => {
+    for await (const { data } of log) if (seen.push(data) === 300) return;
+  })();
+  const slow = client.request("slow");
+  // What is remembered of the transport does not count.
+  isBlocked = false;
+  const publishing = (async () => {
+    for (let i = 0; i < 300; i++) {
+      server.publish("log", i);
+      if (i % 3 === 0) await new Promise((resolve) => setTimeout(resolve));
+    }
+  })();
+  assert(await soon(client.handOver({ transport: "webtransport" })));
+  assertEquals(client.session!.transport, "webtransport");
+  assertEquals(await soon(client.request("fast")), "webtransport");
+  await soon(Promise.all([publishing, reading]));
+  assertEquals(seen, Array.from({ length: 300 }, (_, i) => i));
+  assertEquals(first.isClosed, false);
+  gate.resolve();
+  assertEquals(await soon(slow), "websocket");
+  await soon(first.closed);
+  assertEquals(server.manager.count, 1);
 });

@@ -63,7 +63,7 @@ export function lateRace(options: TransportOptions, parts: PageParts): RacingDia
       const loaded = race ??
         await load(rest.signal, rest.timeoutMs).catch((cause) => void (error = cause));
       if (loaded) return await loaded(url, dialOptions);
-      if (isAlone) throw error;
+      if (isAlone || rest.only) throw error;
     }
     const connection = await webSocket(url, { ...rest, flowControl });
     const [transport] = transports;

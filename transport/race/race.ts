@@ -64,6 +64,8 @@ export type WebTransportLeg = (url: URL, options: DialWebTransportOptions) => Pr
 
 /** Options for one connection. */
 export interface RaceOptions extends DialWebSocketOptions {
+  /** The one transport to try, whatever is remembered; all of them by default. */
+  readonly only?: TransportName | undefined;
   /** Called before it is up, when another transport than the preferred one was taken. MUST NOT throw. */
   readonly onFallback?: (fallback: TransportFallback) => void;
 }

@@ -49,13 +49,13 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
     });
   };
 
-  return async (url, { onFallback, signal, ...rest } = {}) => {
+  return async (url, { onFallback, only, signal, ...rest } = {}) => {
     const target = parseServerUrl(url);
     const known = losses.get(target.origin);
     const loss = known && known.until > Date.now() ? known : undefined;
     // The other one needs some of the time too.
     const alone = Math.min(headStartMs, (rest.timeoutMs ?? Infinity) / 2);
-    const order = loss ? transports.toReversed() : transports;
+    const order = only ? [only] : loss ? transports.toReversed() : transports;
     const { promise, resolve, reject } = Promise.withResolvers<Connection>();
     // What is still under way, and what ends it.
     const legs = new Map<TransportName, AbortController>();
