@@ -74,6 +74,8 @@ export type {
 export { withMessages } from "./message_stream/message_stream.ts";
 export type { MessageStreamOptions } from "./message_stream/message_stream.ts";
 export { dialNativeWebTransport } from "./native/client.ts";
+export { ENGINE_DEFECTS, engineDefect } from "./native/engines.ts";
+export type { EngineDefect, EngineUse } from "./native/engines.ts";
 export { isNativeWebTransportAvailable } from "./native/support.ts";
 export { nativeServerDefects } from "./native/defects.ts";
 export type { NativeServerDefect } from "./native/defects.ts";
@@ -89,6 +91,7 @@ export { raceTransports } from "./race/race.ts";
 export type {
   RaceOptions,
   RacingDialer,
+  SilentTransport,
   TransportFallback,
   TransportName,
   TransportOptions,

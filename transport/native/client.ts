@@ -22,6 +22,7 @@ import type {
   StreamDirection,
   StreamSide,
 } from "../connection.ts";
+import { hasEngineDefect } from "./engines.ts";
 import { noDatagrams } from "../_unsupported.ts";
 import { publicUrl } from "../url.ts";
 import {
@@ -66,17 +67,13 @@ const FIRST_RETRY_MS = 2;
 const MAX_RETRY_MS = 64;
 
 /**
- * Engines that give no connection credit back (webkit.org/b/319818): nothing comes after some 16 MiB or
- * 7,600 streams. All browsers on iOS are among them; only Chromium names itself besides.
+ * Bytes that came and streams of both ends at which a connection is to be replaced, on an engine that
+ * gives no connection credit back.
  */
-const WITHHOLDING = /AppleWebKit\/(?!.*Chrom(?:e|ium)\/)/;
-
-/** Bytes that came and streams of both ends at which a connection of such an engine is to be replaced. */
 const WORN_AT = { bytes: 12 * 1_048_576, streams: 6_000 };
 
 /** What the global scope of a platform may have. */
 interface Globals {
-  readonly navigator?: { readonly userAgent?: string };
   readonly WebTransport?: {
     readonly prototype: object;
     new (url: string, options: {
@@ -140,7 +137,7 @@ export async function dialNativeWebTransport(
   try {
     await within(ready, { late: `${failed} within`, signal, timeoutMs });
     const connection = new NativeConnection(native, assumed, BROWSER);
-    if (WITHHOLDING.test(globals().navigator?.userAgent ?? "")) connection.onWorn = onWorn;
+    if (hasEngineDefect("no-credit")) connection.onWorn = onWorn;
     return connection;
   } catch (error) {
     native.close({});

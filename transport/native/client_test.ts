@@ -2,6 +2,7 @@ import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/as
 import { FakeTime } from "@std/testing/time";
 import { ConnectionError, StreamError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { NativePlatform } from "../../tests/native.ts";
+import { withUserAgent } from "../../tests/user_agent.ts";
 import type { Connection } from "../connection.ts";
 import { dialNativeWebTransport } from "./client.ts";
 import { isNativeWebTransportAvailable } from "./support.ts";
@@ -220,14 +221,6 @@ const SAFARI = "Mozilla/5.0 (iPhone; CPU iPhone OS 26_4 like Mac OS X) AppleWebK
 const CHROMIUM = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) " +
   "Chrome/140.0.0.0 Safari/537.36";
 
-/** Has the browser call itself so, until disposed of. */
-function userAgent(value: string): Disposable {
-  Object.defineProperty(navigator, "userAgent", { value, configurable: true });
-  return {
-    [Symbol.dispose]: () => void delete (navigator as Partial<{ userAgent: string }>).userAgent,
-  };
-}
-
 /** Has the server write so many bytes on a stream, which the client reads. */
 async function readFromServer(server: Connection, client: Connection, bytes: number) {
   const writer = (await server.createUnidirectionalStream()).getWriter();
@@ -241,7 +234,7 @@ async function readFromServer(server: Connection, client: Connection, bytes: num
 Deno.test("dialNativeWebTransport() tells once that a connection of WebKit is worn after 12 MiB, and never in Chromium", async () => {
   using platform = new NativePlatform();
   for (const [name, expected] of [[SAFARI, 1], [CHROMIUM, 0]] as const) {
-    using _agent = userAgent(name);
+    using _agent = withUserAgent(name);
     let worn = 0;
     await using connection = await dialNativeWebTransport(URL_OF_SERVER, { onWorn: () => worn++ });
     const { server } = platform.calls.at(-1)!.pair;
@@ -256,7 +249,7 @@ Deno.test("dialNativeWebTransport() tells once that a connection of WebKit is wo
 
 Deno.test("dialNativeWebTransport() tells that a connection of WebKit is worn after 6,000 streams of both ends", async () => {
   using platform = new NativePlatform();
-  using _agent = userAgent(SAFARI);
+  using _agent = withUserAgent(SAFARI);
   let worn = 0;
   await using connection = await dialNativeWebTransport(URL_OF_SERVER, { onWorn: () => worn++ });
   const { server } = platform.calls[0]!.pair;

@@ -4,6 +4,7 @@
  * @module
  */
 import { dialNativeWebTransport } from "../native/client.ts";
+import { engineDefect } from "../native/engines.ts";
 import { race } from "./run.ts";
 import type { CheckedTransports } from "./transports.ts";
 import type { RacingDialer, TransportPlatform } from "./race.ts";
@@ -14,5 +15,6 @@ export function raceNative(
   webSocket: TransportPlatform["webSocket"],
   options: CheckedTransports,
 ): RacingDialer {
-  return race({ webSocket, webTransport: webTransportLeg(dialNativeWebTransport) }, options);
+  const webTransport = webTransportLeg(dialNativeWebTransport);
+  return race({ webSocket, webTransport, defect: engineDefect("session") }, options);
 }

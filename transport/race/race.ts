@@ -16,7 +16,9 @@ export type TransportName = "webtransport" | "websocket";
 /** Which transports a client takes, and how. */
 export interface TransportOptions {
   /**
-   * The transports to try, the preferred one first. Both race: the first that is up is taken.
+   * The transports to try, the preferred one first. Both race: the first that is up is taken. Where
+   * it is left out, an engine with a known defect takes WebTransport only where WebSocket fails; see
+   * `engineDefect()`.
    *
    * @default {["webtransport", "websocket"]}
    */
@@ -51,6 +53,11 @@ export interface TransportPlatform {
   readonly webSocket: (url: URL, options: DialWebSocketOptions) => Promise<Connection>;
   /** Opens WebTransport; or why this platform can not. */
   readonly webTransport: WebTransportLeg | string;
+  /**
+   * A defect of the platform's WebTransport, in words: it is tried only where WebSocket fails then,
+   * unless the application chose its `transports`. None by default.
+   */
+  readonly defect?: string | undefined;
 }
 
 /**
@@ -62,25 +69,43 @@ export interface TransportPlatform {
  */
 export type WebTransportLeg = (url: URL, options: DialWebTransportOptions) => Promise<Connection>;
 
+/** A session that opened, and fell silent afterwards. */
+export interface SilentTransport extends TransportFallback {
+  /** The URL that was dialed. */
+  readonly url: string | URL;
+}
+
 /** Options for one connection. */
 export interface RaceOptions extends DialWebSocketOptions {
   /** The one transport to try, whatever is remembered; all of them by default. */
   readonly only?: TransportName | undefined;
   /** Called before it is up, when another transport than the preferred one was taken. MUST NOT throw. */
   readonly onFallback?: (fallback: TransportFallback) => void;
+  /**
+   * Called with the connection of the preferred transport where it opened at most 3 s after the other
+   * one was taken, which still holds. Nothing was sent on it, so it is no session yet; whoever takes
+   * it closes it. Without this it is closed at once. MUST NOT throw.
+   */
+  readonly onLate?: (connection: Connection) => void;
+  /** The session before, where it opened and then fell silent: that counts as a failure of its transport. */
+  readonly silent?: SilentTransport | undefined;
 }
 
 /** Opens connections; what it learned of a server it keeps for the next time. */
 export type RacingDialer = (url: string | URL, options?: RaceOptions) => Promise<Connection>;
 
-export { LAST_LEG_MS, MAX_REMEMBERED, REMEMBER_MS } from "./run.ts";
+export { FIRST_REMEMBER_MS, LATE_LEG_MS, MAX_REMEMBERED, REMEMBER_MS } from "./run.ts";
 
 /**
  * Makes what a client dials with.
  *
  * - **Race:** the preferred transport starts, the other one after the head start, or as soon as the
- *   first failed. The first that is up wins; the other one is given up, and closed if it comes late.
- * - **Memory:** where the preferred one lost, the other one is tried first for 10 minutes.
+ *   first failed. The first that is up wins.
+ * - **Late:** the other one may take 3 s more, while the winner holds. If it opens it is closed, or
+ *   handed to `onLate`; so one lost packet costs no more than this connection.
+ * - **Memory:** where the preferred one failed, did not open in these 3 s, or fell silent once it was
+ *   open, the other one is tried first for 30 s, twice as long after each failure in a row, and 10
+ *   minutes at most. A success forgets it, and refusals and late answers are not remembered.
  *
  * @param platform Dials.
  * @param options See {@linkcode TransportOptions}.

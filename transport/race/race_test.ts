@@ -4,7 +4,8 @@ import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts
 import type { Connection } from "../connection.ts";
 import { type MemoryPair, memoryPair } from "../memory/memory.ts";
 import {
-  LAST_LEG_MS,
+  FIRST_REMEMBER_MS,
+  LATE_LEG_MS,
   MAX_REMEMBERED,
   type RaceOptions,
   raceTransports,
@@ -103,9 +104,8 @@ Deno.test("raceTransports() starts WebSocket after the head start, and the first
     const [won, lost] = [legs.all[winner]!, legs.all[1 - winner]!];
     won.up();
     assertStrictEquals(await dialing, won.pair.client);
-    // A WebSocket that is dropped in its handshake leaves a server with a socket that never opens.
-    if (winner === 0) await time.tickAsync(1_999);
-    assertEquals(lost.options.signal!.aborted, winner === 1);
+    await time.tickAsync(LATE_LEG_MS - 1);
+    assert(!lost.options.signal!.aborted, "the loser has its time");
     await time.tickAsync(1);
     assert(lost.options.signal!.aborted, "the loser goes on");
     const names = legs.fallbacks.map(({ transport }) => transport);
@@ -210,7 +210,7 @@ Deno.test("raceTransports() gives up by its signal at each stage, and leaves not
   }
 });
 
-Deno.test("raceTransports() remembers for ten minutes which server has WebSocket only", async () => {
+Deno.test("raceTransports() remembers for a while which server has WebSocket only", async () => {
   using time = new FakeTime();
   const legs = new Legs();
   const dial = legs.racing();
@@ -222,7 +222,7 @@ Deno.test("raceTransports() remembers for ten minutes which server has WebSocket
   legs.last.up();
   await first;
 
-  await time.tickAsync(REMEMBER_MS - 1);
+  await time.tickAsync(FIRST_REMEMBER_MS - 1);
   const second = dial("wss://example.com/other?path");
   await time.tickAsync(1);
   assertEquals(legs.names.slice(2), ["websocket"]);
@@ -252,7 +252,9 @@ Deno.test("raceTransports() tries WebTransport after all when the remembered Web
   const legs = new Legs();
   const dial = legs.racing();
   const first = dial();
-  await time.tickAsync(500);
+  await turns();
+  legs.last.fail();
+  await time.tickAsync(0);
   legs.last.up();
   await first;
 
@@ -320,10 +322,10 @@ Deno.test("raceTransports() does not wait long for WebTransport once WebSocket f
   dialing.catch(() => {});
   await time.tickAsync(500);
   legs.last.fail();
-  await time.tickAsync(LAST_LEG_MS - 1);
+  await time.tickAsync(LATE_LEG_MS - 1);
   assert(!legs.all[0]!.options.signal!.aborted);
   await time.tickAsync(1);
-  await assertRejects(() => dialing, ConnectionError, `within ${LAST_LEG_MS} ms`);
+  await assertRejects(() => dialing, ConnectionError, `within ${LATE_LEG_MS} ms`);
   assert(legs.all[0]!.options.signal!.aborted);
 });
 
@@ -422,4 +424,177 @@ Deno.test("raceTransports() refuses arguments that make no sense", async () => {
     assert(!error.message.includes("secret"));
   }
   assertEquals(legs.all, []);
+});
+
+/** Has WebSocket win a race that WebTransport is late in. */
+async function beLate(time: FakeTime, dial: () => Promise<Connection>, legs: Legs) {
+  const dialing = dial();
+  await time.tickAsync(500);
+  const [late, taken] = legs.all.slice(-2) as [Leg, Leg];
+  taken.up();
+  await dialing;
+  return { late, taken };
+}
+
+/** The transport that a dialer tries first now. */
+async function firstOf(dial: () => Promise<Connection>, legs: Legs): Promise<TransportName> {
+  const before = legs.all.length;
+  const dialing = dial();
+  await turns();
+  const { name } = legs.all[before]!;
+  legs.all[before]!.up();
+  await (await dialing)[Symbol.asyncDispose]();
+  return name;
+}
+
+Deno.test("raceTransports() closes WebTransport that opens late, and remembers nothing", async () => {
+  using time = new FakeTime();
+  const legs = new Legs();
+  const dial = legs.racing();
+  const { late, taken } = await beLate(time, dial, legs);
+  await time.tickAsync(LATE_LEG_MS - 1);
+  late.up();
+  assertEquals(await late.pair.server.closed, { closeCode: 0, reason: "" });
+  await time.tickAsync(0);
+  assertEquals(late.pair.server.incomingBidirectionalStreams.locked, false);
+  assert(!taken.options.signal!.aborted);
+  assertEquals(await firstOf(dial, legs), "webtransport");
+});
+
+Deno.test("raceTransports() hands WebTransport that opens late to onLate, once", async () => {
+  using time = new FakeTime();
+  const legs = new Legs();
+  const dial = legs.racing();
+  const came: Connection[] = [];
+  const onLate = (connection: Connection) => void came.push(connection);
+  const { late } = await beLate(time, () => dial(undefined, { onLate }), legs);
+  late.up();
+  await turns();
+  assertEquals(came, [late.pair.client]);
+  late.pair.client.close();
+  // One of which the session is over, or whose caller gave up, is closed.
+  const giveUp = new AbortController();
+  for (
+    const end of [
+      (taken: Leg) => taken.pair.client.close(),
+      () => giveUp.abort("enough"),
+    ]
+  ) {
+    const pair = memoryPair();
+    const stubborn = Promise.withResolvers<Connection>();
+    legs.webTransport = () => stubborn.promise;
+    const dialing = legs.racing()(undefined, { onLate, signal: giveUp.signal });
+    await time.tickAsync(500);
+    const taken = legs.last;
+    taken.up();
+    await dialing;
+    end(taken);
+    await time.tickAsync(0);
+    stubborn.resolve(pair.client);
+    assertEquals(await pair.server.closed, { closeCode: 0, reason: "" });
+    assertEquals(came.length, 1);
+  }
+});
+
+Deno.test("raceTransports() ends a late leg with the session that was taken, and remembers nothing", async () => {
+  using time = new FakeTime();
+  const legs = new Legs();
+  const dial = legs.racing();
+  const { late, taken } = await beLate(time, dial, legs);
+  taken.pair.client.close();
+  await time.tickAsync(0);
+  assert(late.options.signal!.aborted);
+  assertEquals(await firstOf(dial, legs), "webtransport");
+});
+
+Deno.test("raceTransports() remembers a late leg that fails, and one that never opens", async () => {
+  for (const fails of [true, false]) {
+    using time = new FakeTime();
+    const legs = new Legs();
+    const dial = legs.racing();
+    const { late } = await beLate(time, dial, legs);
+    if (fails) late.fail();
+    else await time.tickAsync(LATE_LEG_MS);
+    assert(fails || late.options.signal!.aborted);
+    await turns();
+    assertEquals(await firstOf(dial, legs), "websocket");
+    await time.tickAsync(FIRST_REMEMBER_MS);
+    assertEquals(await firstOf(dial, legs), "webtransport");
+  }
+});
+
+Deno.test("raceTransports() remembers twice as long after each failure, up to ten minutes, until a success", async () => {
+  using time = new FakeTime();
+  const legs = new Legs();
+  const dial = legs.racing();
+  const lose = async () => {
+    const dialing = dial();
+    await turns();
+    legs.last.fail();
+    await turns();
+    legs.last.up();
+    await dialing;
+  };
+  for (const seconds of [30, 60, 120, 240, 480, 600, 600]) {
+    await lose();
+    await time.tickAsync(seconds * 1_000 - 1);
+    assertEquals(await firstOf(dial, legs), "websocket", `${seconds} s`);
+    await time.tickAsync(1);
+  }
+  assertEquals(await firstOf(dial, legs), "webtransport");
+  await lose();
+  await time.tickAsync(FIRST_REMEMBER_MS);
+  assertEquals(await firstOf(dial, legs), "webtransport");
+});
+
+Deno.test("raceTransports() takes a session that fell silent for a failure, unless both transports fail then", async () => {
+  using time = new FakeTime();
+  const legs = new Legs();
+  const dial = legs.racing();
+  const error = new TimeoutError("No sign of life", 60_000);
+  const silent = { url: "wss://example.com/chat", transport: "webtransport", error } as const;
+  const next = dial(undefined, { silent });
+  await turns();
+  assertEquals(legs.names, ["websocket"]);
+  legs.last.up();
+  await next;
+  assertEquals(legs.fallbacks, [{ transport: "webtransport", error }]);
+  assertEquals(await firstOf(dial, legs), "websocket");
+  assertEquals(await firstOf(() => dial("wss://elsewhere.com/"), legs), "webtransport");
+  // The network was away.
+  const failing = dial(undefined, { silent });
+  failing.catch(() => {});
+  for (let i = 0; i < 2; i++) {
+    await turns();
+    legs.last.fail();
+  }
+  await assertRejects(() => failing, ConnectionError);
+  assertEquals(await firstOf(dial, legs), "webtransport");
+  // That of the other transport says nothing of this one.
+  const other = { ...silent, transport: "websocket" } as const;
+  assertEquals(await firstOf(() => dial(undefined, { silent: other }), legs), "webtransport");
+  await time.tickAsync(0);
+});
+
+Deno.test("raceTransports() takes a defect's transport only where WebSocket fails, unless it was chosen", async () => {
+  using time = new FakeTime();
+  const legs = Object.assign(new Legs(), { defect: "It stops after 16 MiB" });
+  const first = legs.racing()();
+  await time.tickAsync(60_000);
+  assertEquals(legs.names, ["websocket"]);
+  legs.last.up();
+  await first;
+  const [{ transport, error }] = legs.fallbacks as [TransportFallback];
+  assert(error instanceof UnsupportedError);
+  assertEquals([transport, error.message], ["webtransport", "It stops after 16 MiB"]);
+  const second = legs.racing()();
+  await turns();
+  legs.last.fail();
+  await turns();
+  assertEquals(legs.last.name, "webtransport");
+  legs.last.up();
+  await second;
+  assertEquals(legs.fallbacks.length, 1);
+  const chosen = legs.racing({ transports: ["webtransport", "websocket"] });
+  assertEquals(await firstOf(chosen, legs), "webtransport");
 });

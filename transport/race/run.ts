@@ -10,22 +10,29 @@ import type { Connection } from "../connection.ts";
 import type { RacingDialer, TransportName, TransportPlatform, WebTransportLeg } from "./race.ts";
 import { within } from "../within.ts";
 
-/** How long a WebSocket that is not needed any more may take to come and be closed, in milliseconds. */
-const LOSER_MS = 2_000;
+/**
+ * How long a transport may still take once the other one was taken or failed, in milliseconds: a
+ * handshake of QUIC that lost its first packet sends it again after a second, and a server that is
+ * down does not answer UDP.
+ */
+export const LATE_LEG_MS = 3_000;
 
-/** How long a transport that lost is not tried first again. */
+/** How long a transport that failed is not tried first again, in milliseconds; twice as long each time. */
+export const FIRST_REMEMBER_MS = 30_000;
+
+/** The longest time that a failure is remembered, in milliseconds. */
 export const REMEMBER_MS: number = 10 * 60_000;
 
 /** Servers that are remembered; past it the oldest is forgotten. */
 export const MAX_REMEMBERED = 64;
 
-/** How long WebTransport may still take once WebSocket failed: a server that is down does not answer UDP. */
-export const LAST_LEG_MS = 3_000;
-
-/** What is known of a server: its preferred transport lost, for this reason. */
+/** What is known of a server: its preferred transport failed, for this reason. */
 interface Loss {
-  readonly until: number;
   readonly error: unknown;
+  /** When it is tried first again. */
+  readonly until: number;
+  /** Failures in a row; 0 where it opened, and fell silent afterwards. */
+  readonly failures: number;
 }
 
 /**
@@ -36,8 +43,9 @@ interface Loss {
  * @returns The dialer.
  */
 export function race(platform: TransportPlatform, options: CheckedTransports): RacingDialer {
-  const { transports, serverCertificateHashes, headStartMs, flowControl } = options;
+  const { transports, isChosen, serverCertificateHashes, headStartMs, flowControl } = options;
   const preferred = transports[0]!;
+  const defect = isChosen ? undefined : platform.defect;
   const losses = new Map<string, Loss>();
 
   const dialWebTransport: WebTransportLeg = async (url, options) => {
@@ -49,30 +57,44 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
     });
   };
 
-  return async (url, { onFallback, only, signal, ...rest } = {}) => {
+  /** The preferred transport failed, or fell silent. A refusal says nothing of the wire. */
+  const remember = (origin: string, error: unknown, isSilence = false) => {
+    if ((error as { status?: number } | null)?.status || error instanceof UnsupportedError) return;
+    const failures = isSilence ? 0 : (losses.get(origin)?.failures ?? 0) + 1;
+    const forMs = Math.min(FIRST_REMEMBER_MS * 2 ** Math.max(0, failures - 1), REMEMBER_MS);
+    losses.delete(origin); // The newest is the last.
+    losses.set(origin, { error, failures, until: Date.now() + forMs });
+    if (losses.size > MAX_REMEMBERED) losses.delete(losses.keys().next().value!);
+  };
+
+  return async (url, { onFallback, onLate, only, silent, signal, ...rest } = {}) => {
     const target = parseServerUrl(url);
-    const known = losses.get(target.origin);
-    const loss = known && known.until > Date.now() ? known : undefined;
+    const { origin } = target;
+    if (silent?.transport === preferred) {
+      remember(parseServerUrl(silent.url).origin, silent.error, true);
+    }
+    const known = losses.get(origin);
+    const loss = known && known.until > Date.now()
+      ? known
+      : defect === undefined
+      ? undefined
+      : { error: new UnsupportedError(defect) };
     // The other one needs some of the time too.
     const alone = Math.min(headStartMs, (rest.timeoutMs ?? Infinity) / 2);
     const order = only ? [only] : loss ? transports.toReversed() : transports;
     const { promise, resolve, reject } = Promise.withResolvers<Connection>();
-    // What is still under way, and what ends it.
+    // What is under way, and what ends it.
     const legs = new Map<TransportName, AbortController>();
     const errors = new Map<TransportName, unknown>();
     let started = 0;
     let isOver = false;
     let timer: ReturnType<typeof setTimeout> | undefined;
 
-    const finish = (winner?: TransportName) => {
+    const finish = () => {
       isOver = true;
       clearTimeout(timer);
-      for (const [name, leg] of legs) {
-        const isLate = winner === "webtransport" && name === "websocket" && !errors.has(name);
-        // A server never learns that a WebSocket was dropped in its handshake: it may come, and is closed.
-        if (isLate) timer = setTimeout(() => leg.abort(), LOSER_MS);
-        else leg.abort();
-      }
+      for (const leg of legs.values()) leg.abort();
+      legs.clear();
     };
     const startNext = () => {
       clearTimeout(timer);
@@ -83,42 +105,58 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       const dial = name === "websocket" ? platform.webSocket : dialWebTransport;
       const leg = new AbortController();
       legs.set(name, leg);
-      dial(target, { ...rest, ...(flowControl && { flowControl }), signal: leg.signal })
-        .then((connection) => won(name, connection), (error) => lost(name, error));
+      dial(target, {
+        ...rest,
+        ...(flowControl && { flowControl }),
+        signal: signal ? AbortSignal.any([signal, leg.signal]) : leg.signal,
+      }).then((connection) => won(name, connection), (error) => lost(name, error));
     };
     const won = (name: TransportName, connection: Connection) => {
-      // The other one was there before, or nobody waits any more.
+      const isWanted = legs.delete(name) && !signal?.aborted;
+      const isPreferred = name === preferred;
+      if (isPreferred) losses.delete(origin);
+      clearTimeout(timer);
       if (isOver) {
-        clearTimeout(timer);
-        return connection.close();
+        return isWanted && isPreferred && onLate ? onLate(connection) : connection.close();
       }
-      if (name === preferred) losses.delete(target.origin);
-      else {
-        const error = errors.get(preferred) ?? loss?.error ??
-          tooLate(preferred, alone);
-        // A refusal says nothing of the wire.
-        const isRefusal = (error as { status?: number } | null)?.status;
-        if (!loss && !isRefusal && !(error instanceof UnsupportedError)) {
-          losses.set(target.origin, { until: Date.now() + REMEMBER_MS, error });
-          if (losses.size > MAX_REMEMBERED) losses.delete(losses.keys().next().value!);
-        }
-        onFallback?.({ transport: preferred, error });
+      isOver = true;
+      if (!isPreferred) {
+        const error = errors.get(preferred);
+        if (error) remember(origin, error);
+        onFallback?.({
+          transport: preferred,
+          error: error ?? loss?.error ?? tooLate(preferred, alone),
+        });
       }
-      finish(name);
       resolve(connection);
+      if (legs.size === 0) return;
+      timer = setTimeout(() => {
+        finish();
+        if (!isPreferred) remember(origin, tooLate(preferred, LATE_LEG_MS));
+      }, LATE_LEG_MS);
+      connection.closed.catch(() => {}).then(finish);
     };
     const lost = (name: TransportName, error: unknown) => {
-      if (isOver) return clearTimeout(timer);
+      const isWanted = legs.delete(name) && !signal?.aborted;
+      if (isOver) {
+        clearTimeout(timer);
+        if (isWanted && name === preferred) remember(origin, error);
+        return;
+      }
       errors.set(name, error);
       if (errors.size === order.length) {
         finish();
+        // The network or the server is away: that a session fell silent says nothing of its transport.
+        if (!only && known?.failures === 0) losses.delete(origin);
         return reject(combined(errors));
       }
       startNext();
       if (name !== "websocket") return;
       timer = setTimeout(() => {
-        lost("webtransport", tooLate("webtransport", LAST_LEG_MS));
-      }, LAST_LEG_MS);
+        const last = legs.get("webtransport");
+        lost("webtransport", tooLate("webtransport", LATE_LEG_MS));
+        last?.abort();
+      }, LATE_LEG_MS);
     };
     signal?.throwIfAborted();
     startNext();

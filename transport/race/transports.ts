@@ -11,6 +11,8 @@ const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket"];
 export interface CheckedTransports extends TransportOptions {
   /** Those to try, each once, the preferred one first. */
   readonly transports: readonly TransportName[];
+  /** Whether the application chose them. */
+  readonly isChosen: boolean;
   /** How long the preferred one is tried alone, in milliseconds. */
   readonly headStartMs: number;
 }
@@ -36,5 +38,5 @@ export function checkTransports(options: TransportOptions): CheckedTransports {
   if (!(headStartMs >= 0)) {
     throw new RangeError(`Cannot connect: headStartMs must be from 0, received ${headStartMs}`);
   }
-  return { ...options, transports, headStartMs };
+  return { ...options, transports, isChosen: options.transports !== undefined, headStartMs };
 }

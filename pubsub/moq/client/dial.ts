@@ -6,8 +6,13 @@
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { dialNativeWebTransport } from "../../../transport/native/client.ts";
+import { engineDefect } from "../../../transport/native/engines.ts";
 import { isNativeWebTransportAvailable } from "../../../transport/native/support.ts";
-import { raceTransports, type TransportFallback } from "../../../transport/race/race.ts";
+import {
+  raceTransports,
+  type TransportFallback,
+  type TransportName,
+} from "../../../transport/race/race.ts";
 import { dialWebSocket } from "../../../transport/websocket/client.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../../../transport/webtransport.ts";
 import { within } from "../../../transport/within.ts";
@@ -64,6 +69,14 @@ export interface DialMoqOptions
    * @default {500}
    */
   readonly headStartMs?: number;
+  /**
+   * Which of the two is preferred where there is a {@linkcode DialMoqOptions.fallback}. By default
+   * WebTransport, but for engines with a known defect, which take it only where the WebSocket fails:
+   * WebKit, and Firefox below 153; see `ENGINE_DEFECTS` of `/transport`.
+   *
+   * @default {["webtransport", "websocket"]}
+   */
+  readonly transports?: readonly TransportName[];
   /** Called before the session is there, when the WebSocket was taken; with why WebTransport was not. */
   readonly onFallback?: (fallback: TransportFallback) => void;
   /**
@@ -307,11 +320,15 @@ async function webTransportOf(target: URL, options: Dialing): Promise<Connection
 }
 
 async function raceBoth(target: URL, options: Dialing): Promise<Connection> {
-  const { fallback, headStartMs, onFallback, signal, timeoutMs } = options;
+  const { fallback, headStartMs, transports, onFallback, signal, timeoutMs } = options;
   const webSocketUrl = fallback === true ? target : new URL(fallback as string | URL);
   const dial = raceTransports({
     webSocket: (_url, { signal }) => webSocketOf(webSocketUrl, { ...options, signal: signal! }),
     webTransport: (_url, { signal }) => webTransportOf(target, { ...options, signal: signal! }),
-  }, headStartMs === undefined ? {} : { headStartMs });
+    defect: engineDefect("moq"),
+  }, {
+    ...(headStartMs !== undefined && { headStartMs }),
+    ...(transports && { transports }),
+  });
   return await dial(target, { signal, timeoutMs, ...(onFallback && { onFallback }) });
 }

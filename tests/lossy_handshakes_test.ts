@@ -1,0 +1,69 @@
+/**
+ * Which transport a client takes, and what it remembers, where packets of the handshake are lost.
+ *
+ * @module
+ */
+import { assertEquals } from "@std/assert";
+import { connect } from "../client/deno.ts";
+import type { Client } from "../client/client.ts";
+import type { ServeOptions, Server } from "../server.ts";
+import type { Session } from "../session/session.ts";
+import { listen } from "./servers.ts";
+import { soon, turns } from "./sessions.ts";
+import { type UdpPacket, UdpPath } from "./udp_path.ts";
+
+/** A server whose WebTransport is found at the end of a path. */
+function listenBehind(pathOf: () => UdpPath, options: ServeOptions = {}): Server {
+  const server: Server = listen({
+    ...options,
+    webTransport: { cacheFolder: null, wellKnown: false },
+    fetch(request) {
+      if (!request.url.endsWith("/.well-known/skein/webtransport")) return new Response("");
+      const serverCertificateHashes = server.certificateHashes.map(({ algorithm, value }) => ({
+        algorithm,
+        value: new Uint8Array(value).toBase64(),
+      }));
+      return Response.json({ port: pathOf().port, serverCertificateHashes });
+    },
+  });
+  return server;
+}
+
+/** Has the server end all sessions, and waits until the client has another one. */
+async function comeBack(client: Client, server: Server): Promise<Session<unknown>> {
+  const { session } = client;
+  for (const each of server.manager.all()) await each.close({ code: 4000 });
+  while (client.session === session || !client.isConnected) {
+    client.retryNow();
+    await turns(1);
+  }
+  return client.session!;
+}
+
+/** How the packet that is lost is counted. */
+const COUNTS: Record<string, (packet: UdpPacket) => number> = {
+  "of both ends": ({ place }) => place,
+  "of the client": ({ from, placeOfSide }) => from === "client" ? placeOfSide : 0,
+  "of the server": ({ from, placeOfSide }) => from === "server" ? placeOfSide : 0,
+};
+
+for (const [what, placeOf] of Object.entries(COUNTS)) {
+  for (const place of [1, 2, 4]) {
+    Deno.test(`connect() takes WebTransport again after packet ${place} ${what} was lost`, async () => {
+      let path: UdpPath | undefined = undefined;
+      let asked = 0;
+      const both = Promise.withResolvers<void>();
+      await using server = listenBehind(() => path!, {
+        authenticate: () => void (++asked === 2 && both.resolve()),
+      });
+      await using udp = path = new UdpPath(Number(new URL(server.webTransportUrl).port));
+      udp.loses = (packet) => placeOf(packet) === place;
+      await using client = connect(server.url);
+      const { transport } = await soon(client.whenConnected());
+      // The late one asks for a session as well, once the packet was sent again.
+      if (transport === "websocket") await soon(both.promise);
+      udp.loses = () => false;
+      assertEquals((await soon(comeBack(client, server))).transport, "webtransport");
+    });
+  }
+}

@@ -1,0 +1,90 @@
+/**
+ * The engines of browsers: the WebTransport that they have, and what is wrong with it.
+ *
+ * @module
+ */
+
+/** A known defect of an engine's WebTransport. */
+export interface EngineDefect {
+  /** Its name. */
+  readonly name: "no-credit" | "no-datagrams" | "two-streams";
+  /** Matches `navigator.userAgent` of the engine; its first group is the version. */
+  readonly engine: RegExp;
+  /** The first version without the defect; absent while there is none. */
+  readonly mendedIn?: number;
+  /** The public report, without `https://`. */
+  readonly bug: string;
+  /** The effect, in words. */
+  readonly effect: string;
+  /** The uses that take WebSocket first because of it; none where the defect is found by looking. */
+  readonly avoidedBy: readonly EngineUse[];
+}
+
+/** A use of WebTransport: sessions of Skein, or Media over QUIC, whose server opens many streams. */
+export type EngineUse = "session" | "moq";
+
+/** Also every browser on iOS, and iPadOS that calls itself a Mac: only Chromium says `Chrome/` besides. */
+const WEBKIT = /AppleWebKit\/(?!.*Chrom(?:e|ium)\/)/;
+
+/** The defects that are known; a row goes when the versions that have it are no longer in use. */
+export const ENGINE_DEFECTS: readonly EngineDefect[] = [
+  {
+    name: "no-credit",
+    engine: WEBKIT,
+    bug: "webkit.org/b/319818",
+    effect: "gives no connection credit back: after 16 MiB or 7,600 streams nothing comes any more",
+    avoidedBy: ["session", "moq"],
+  },
+  {
+    name: "no-datagrams",
+    engine: WEBKIT,
+    bug: "webkit.org/b/322201",
+    effect: "has no datagrams on iOS",
+    avoidedBy: [],
+  },
+  {
+    name: "two-streams",
+    engine: /Firefox\/(\d+)/,
+    mendedIn: 153,
+    bug: "bugzil.la/2046262",
+    effect: "takes two streams of the server at a time",
+    avoidedBy: ["moq"],
+  },
+];
+
+/**
+ * Finds a defect for which a use takes WebSocket first on this platform.
+ *
+ * @param use What the connection is for.
+ * @returns The defect in words, with its report; `undefined` where none is known.
+ *
+ * @example On a server there is none
+ * ```ts
+ * import { engineDefect } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(engineDefect("session"), undefined);
+ * ```
+ */
+export function engineDefect(use: EngineUse): string | undefined {
+  const defect = defectsHere().find(({ avoidedBy }) => avoidedBy.includes(use));
+  return defect && `WebTransport of this engine ${defect.effect} (${defect.bug})`;
+}
+
+/**
+ * Tells whether this platform's engine has a defect.
+ *
+ * @param name The defect.
+ * @returns Whether it has it; false outside browsers.
+ */
+export function hasEngineDefect(name: EngineDefect["name"]): boolean {
+  return defectsHere().some((defect) => defect.name === name);
+}
+
+function defectsHere(): EngineDefect[] {
+  const { navigator } = globalThis as { readonly navigator?: { readonly userAgent?: string } };
+  return ENGINE_DEFECTS.filter(({ engine, mendedIn = Infinity }) => {
+    const found = navigator?.userAgent?.match(engine);
+    return found && !(Number(found[1]) >= mendedIn);
+  });
+}
