@@ -17,6 +17,7 @@ import { Deadlines } from "../deadlines.ts";
 import { encodeControlHead, Http3Connection, type Http3ConnectionOptions } from "./connection.ts";
 import { H3Error } from "./error_codes.ts";
 import type { WebTransportRequest } from "./request.ts";
+import { RequestQueue } from "./request_queue.ts";
 import { type QuicConnection, RawQuicConnection } from "../quic/connection.ts";
 import { checkProtocols } from "../quic/options.ts";
 import type { UnreadShare } from "../quic/unread_streams.ts";
@@ -26,9 +27,6 @@ export type { QuicHandshakeStats } from "../quic/acceptor.ts";
 export { type Certificate, checkCertificate } from "../certificate/certificate.ts";
 export { isQuicAvailable as isWebTransportAvailable } from "../quic/runtime.ts";
 export type { AcceptOptions, RefuseOptions, WebTransportRequest } from "./request.ts";
-
-/** Requests that nobody took yet; more are refused with 503. */
-const MAX_WAITING_REQUESTS = 1_024;
 
 /** A client that asked for no session by then is not here for one, in milliseconds. */
 const FIRST_REQUEST_TIMEOUT_MS = 10_000;
@@ -100,14 +98,12 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   readonly #signal: AbortSignal | undefined;
   readonly #quic: RawQuicOptions | undefined;
   readonly #connectionOptions: Http3ConnectionOptions;
-  readonly #waiting: WebTransportRequest[] = [];
+  readonly #requests = new RequestQueue();
   readonly #firstRequests = new Deadlines<Http3Connection>(
     FIRST_REQUEST_TIMEOUT_MS,
     (connection) => connection.close(),
   );
   readonly #onAbort = (): void => void this.close();
-  #wake: PromiseWithResolvers<void> | undefined = undefined;
-  #isStopped = false;
   #closing: Promise<void> | undefined = undefined;
 
   /**
@@ -132,7 +128,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
       flowControl,
       controlHead: encodeControlHead({ side: "server", maxSessions, flowControl }),
       firstRequests: this.#firstRequests,
-      onRequest: (request) => this.#take(request),
+      onRequest: (request) => this.#requests.push(request),
     };
     this.#acceptor = new QuicAcceptor<Http3Connection | AcceptedConnection>(options, {
       protocols: ["h3", ...quic?.protocols ?? []],
@@ -184,14 +180,12 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
 
   /** Takes no new connections, and refuses new requests with 503. Sessions stay. */
   stop(): void {
-    if (this.#isStopped) return;
-    this.#isStopped = true;
+    if (this.#requests.isStopped) return;
     this.#acceptor.stop();
     for (const connection of this.#acceptor.connections) {
       if (connection instanceof Http3Connection) connection.stop();
     }
-    for (const request of this.#waiting.splice(0)) request.refuse(503);
-    this.#wake?.resolve();
+    this.#requests.stop();
   }
 
   /**
@@ -208,13 +202,8 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   }
 
   /** Yields requests, until the listener is stopped. */
-  async *[Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
-    while (true) {
-      for (let request; (request = this.#waiting.shift()) !== undefined;) yield request;
-      if (this.#isStopped) return;
-      this.#wake = Promise.withResolvers();
-      await this.#wake.promise;
-    }
+  [Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
+    return this.#requests[Symbol.asyncIterator]();
   }
 
   #accept(conn: Deno.QuicConn, unread: UnreadShare): Http3Connection | AcceptedConnection {
@@ -224,14 +213,6 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     const connection = new RawQuicConnection(conn, unread);
     void handOver(connection, this.#quic);
     return acceptedQuic(connection);
-  }
-
-  #take(request: WebTransportRequest): void {
-    if (this.#isStopped || this.#waiting.length >= MAX_WAITING_REQUESTS) {
-      return request.refuse(503);
-    }
-    this.#waiting.push(request);
-    this.#wake?.resolve();
   }
 
   async #close(): Promise<void> {

@@ -19,14 +19,12 @@ import { Deadlines } from "../deadlines.ts";
 import { H3Error, isHttp3Code } from "../h3/error_codes.ts";
 import { QUIC_MISSING, type QuicEnding, quicEnding } from "../quic/runtime.ts";
 import type { WebTransportRequest } from "../h3/request.ts";
+import { RequestQueue } from "../h3/request_queue.ts";
 import { connectionOf, type NativeWebTransport } from "./client.ts";
 import { type NativeServerDefect, nativeServerDefects } from "./defects.ts";
 
 /** Datagrams that wait for their reader, the newest ones. */
 const MAX_WAITING_DATAGRAMS = 1_024;
-
-/** Requests that wait for the application; more are refused with 503. */
-const MAX_WAITING_REQUESTS = 1_024;
 
 /** Time in which a client has to ask for its session, in milliseconds. */
 const FIRST_REQUEST_TIMEOUT_MS = 10_000;
@@ -96,16 +94,14 @@ export interface ListenNativeWebTransportOptions extends QuicListenOptions {
  */
 export class NativeWebTransportListener
   implements AsyncIterable<WebTransportRequest>, AsyncDisposable {
-  readonly #acceptor: QuicAcceptor<NativeHandshake>;
+  readonly #acceptor: QuicAcceptor<ListenedConnection>;
   readonly #signal: AbortSignal | undefined;
-  readonly #waiting: NativeRequest[] = [];
-  readonly #upgrades = new Deadlines<NativeHandshake>(
+  readonly #requests = new RequestQueue();
+  readonly #upgrades = new Deadlines<ListenedConnection>(
     FIRST_REQUEST_TIMEOUT_MS,
-    (handshake) => handshake.close(),
+    (connection) => connection.close(),
   );
   readonly #onAbort = (): void => void this.close();
-  #wake: PromiseWithResolvers<void> | undefined = undefined;
-  #isStopped = false;
   #closing: Promise<void> | undefined = undefined;
 
   /**
@@ -118,7 +114,7 @@ export class NativeWebTransportListener
     const { maxStreams = 128, signal } = options;
     checkLimits({ maxStreams });
     this.#signal = signal;
-    this.#acceptor = new QuicAcceptor<NativeHandshake>(options, {
+    this.#acceptor = new QuicAcceptor<ListenedConnection>(options, {
       protocols: ["h3"],
       // The request itself is one, and so are the control streams.
       maxBidirectionalStreams: maxStreams + 1,
@@ -157,11 +153,8 @@ export class NativeWebTransportListener
 
   /** Takes no new connections, and refuses requests that wait with 503. Sessions stay. */
   stop(): void {
-    if (this.#isStopped) return;
-    this.#isStopped = true;
     this.#acceptor.stop();
-    for (const request of this.#waiting.splice(0)) request.refuse(503);
-    this.#wake?.resolve();
+    this.#requests.stop();
   }
 
   /**
@@ -178,37 +171,27 @@ export class NativeWebTransportListener
   }
 
   /** Yields requests, until the listener is stopped. */
-  async *[Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
-    while (true) {
-      for (let request; (request = this.#waiting.shift()) !== undefined;) yield request;
-      if (this.#isStopped) return;
-      this.#wake = Promise.withResolvers();
-      await this.#wake.promise;
-    }
+  [Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
+    return this.#requests[Symbol.asyncIterator]();
   }
 
-  #accept(conn: Deno.QuicConn): NativeHandshake {
-    const handshake = new NativeHandshake(conn);
-    this.#upgrades.add(handshake);
-    void this.#upgrade(handshake);
-    return handshake;
+  #accept(conn: Deno.QuicConn): ListenedConnection {
+    const connection = new ListenedConnection(conn);
+    this.#upgrades.add(connection);
+    void this.#upgrade(connection);
+    return connection;
   }
 
-  async #upgrade(handshake: NativeHandshake): Promise<void> {
-    const { conn } = handshake;
+  async #upgrade(connection: ListenedConnection): Promise<void> {
+    const { conn } = connection;
     try {
       const accepted = await acceptNativeWebTransport(conn);
-      const request = new NativeRequest(accepted, conn.remoteAddr);
-      if (this.#isStopped || this.#waiting.length >= MAX_WAITING_REQUESTS) {
-        return request.refuse(503);
-      }
-      this.#waiting.push(request);
-      this.#wake?.resolve();
+      this.#requests.push(new NativeRequest(accepted, conn.remoteAddr));
     } catch {
       // The peer asked for no session, or broke the protocol.
-      handshake.close();
+      connection.close();
     } finally {
-      this.#upgrades.delete(handshake);
+      this.#upgrades.delete(connection);
     }
   }
 
@@ -269,8 +252,8 @@ async function deliverDatagrams(
   }
 }
 
-/** A QUIC connection, from its handshake to its end. */
-class NativeHandshake implements AcceptedConnection {
+/** A QUIC connection of a listener, to its end. */
+class ListenedConnection implements AcceptedConnection {
   readonly conn: Deno.QuicConn;
   readonly ending: Promise<QuicEnding>;
 

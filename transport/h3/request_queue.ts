@@ -1,0 +1,51 @@
+/**
+ * Requests for sessions that wait for the application.
+ *
+ * @module
+ */
+import type { WebTransportRequest } from "./request.ts";
+
+/** Requests that wait at most; more are refused with 503. */
+const MAX_WAITING_REQUESTS = 1_024;
+
+/** Requests of a listener, in the order in which they came. It ends once it is stopped. */
+export class RequestQueue implements AsyncIterable<WebTransportRequest> {
+  readonly #waiting: WebTransportRequest[] = [];
+  #wake: PromiseWithResolvers<void> | undefined = undefined;
+  #isStopped = false;
+
+  /** True once it was stopped. */
+  get isStopped(): boolean {
+    return this.#isStopped;
+  }
+
+  /**
+   * Adds a request, or refuses it with 503.
+   *
+   * @param request The request.
+   */
+  push(request: WebTransportRequest): void {
+    if (this.#isStopped || this.#waiting.length >= MAX_WAITING_REQUESTS) {
+      return request.refuse(503);
+    }
+    this.#waiting.push(request);
+    this.#wake?.resolve();
+  }
+
+  /** Refuses the requests that wait, and all later ones, with 503. Idempotent. */
+  stop(): void {
+    this.#isStopped = true;
+    for (const request of this.#waiting.splice(0)) request.refuse(503);
+    this.#wake?.resolve();
+  }
+
+  /** Yields requests, until the queue is stopped. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
+    while (true) {
+      for (let request; (request = this.#waiting.shift()) !== undefined;) yield request;
+      if (this.#isStopped) return;
+      this.#wake = Promise.withResolvers();
+      await this.#wake.promise;
+    }
+  }
+}
