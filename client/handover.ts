@@ -29,8 +29,11 @@ const QUIET_MS = 1_000;
 /** How long the server may take to answer the first envelope of the next session, in milliseconds. */
 const ANSWER_MS = 5_000;
 
-/** What the next session of a topic without history says while the one before goes on: then it waits no longer. */
-const MAX_HELD = { messages: 4_096, bytes: 1_048_576 };
+/**
+ * Messages of a topic without history that the next session says while the one before goes on: then they
+ * wait no longer. A quarter of what may wait for the reader of a subscription, which gets all at once.
+ */
+const MAX_HELD = { messages: 1_024, bytes: 262_144 };
 
 /** What a handover needs of its client. */
 export interface Moving<C extends AnyContract> {

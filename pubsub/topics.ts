@@ -623,7 +623,10 @@ export class Topics implements AsyncDisposable {
   #deliver(members: Broadcast, { topic, payload, except }: Publication): void {
     const message = framed(payload, topic);
     if (except === undefined) return members.send(message);
-    members.send(message, this.#byId.get(except));
+    const newest = this.#byId.get(except);
+    // A client that moves has the topic in one of its two sessions.
+    const before = newest && coreOf(newest).predecessor;
+    members.send(message, before && members.has(before) ? before : newest);
   }
 
   #remember(session: Session): Subscriber {

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertNotEquals } from "@std/assert";
+import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { Client } from "../client/client.ts";
 import type { PresenceNotice } from "../session/wire/presence_notice.ts";
@@ -10,7 +10,8 @@ import { dialWebTransport } from "../transport/h3/client.ts";
 import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import type { ClientOptions, Dialer } from "../client/client_options.ts";
-import { ConnectionError } from "../errors.ts";
+import { ConnectionError, SessionClosedError } from "../errors.ts";
+import { MemoryBroker } from "../pubsub/mod.ts";
 import { listen } from "./servers.ts";
 import { Peer, soon } from "./sessions.ts";
 import { underWithheldCredit } from "./withheld_credit.ts";
@@ -522,4 +523,117 @@ Deno.test("Client moves from WebSocket to WebTransport of a real server, with a 
   assertEquals(await soon(slow), "websocket");
   await soon(first.closed);
   assertEquals(server.manager.count, 1);
+});
+
+Deno.test("Client.handOver() keeps the order of a topic whose old session is slow, with and without a history", async () => {
+  using time = new FakeTime();
+  await using server = testServer({ authorize: () => true, history: { log: {} } });
+  await using client = server.connect();
+  const seen: Record<string, unknown[]> = { log: [], news: [] };
+  for (const topic of ["log", "news"]) {
+    const subscription = client.subscribe(topic);
+    await subscription.ready;
+    void (async () => {
+      for await (const { data } of subscription) seen[topic]!.push(data);
+    })();
+  }
+  const first = client.session!;
+  server.network.linkOf(client).setFaults({ delayMs: 2_000 }, "to-client");
+  const moving = client.handOver();
+  for (let i = 0; i < 40; i++) {
+    for (const topic of ["log", "news"]) server.publish(topic, i);
+    await turns(1);
+  }
+  await passTime(time, 0);
+  assert(await moving);
+  await turns();
+  // What has a history does not wait for the old session; the rest keeps its order.
+  const all = Array.from({ length: 40 }, (_, i) => i);
+  assertEquals(seen, { log: all, news: [] });
+  await passTime(time, 2_500);
+  assertEquals(seen, { log: all, news: all });
+  await passTime(time, 3_000);
+  assertEquals(first.isClosed, true);
+});
+
+Deno.test("Client.handOver() holds what the new session says only within bounds, and as long as the old one lasts", async () => {
+  using time = new FakeTime();
+  await using server = testServer({ authorize: () => true });
+  await using client = server.connect();
+  const news = client.subscribe("news");
+  await news.ready;
+  const seen: unknown[] = [];
+  void (async () => {
+    for await (const { data } of news) seen.push((data as { n: number }).n);
+  })();
+  // The old session says nothing any more.
+  server.network.linkOf(client).stall("to-client");
+  const moving = client.handOver();
+  await passTime(time, 0);
+  assert(await moving);
+  await turns();
+  server.publish("news", { n: 1 });
+  await turns();
+  assertEquals(seen, []);
+  for (let n = 2; n <= 3; n++) {
+    server.publish("news", { n, text: "x".repeat(200_000) });
+    await turns();
+  }
+  assertEquals(seen, [1, 2, 3]);
+  server.publish("news", { n: 4 });
+  await turns();
+  assertEquals(seen.at(-1), 4);
+  await passTime(time, 10_500);
+});
+
+Deno.test("Client.handOver() takes one place of a user among all nodes", async () => {
+  await using broker = new MemoryBroker();
+  const options = {
+    broker,
+    authenticate: () => "ann",
+    authorize: () => true,
+    limits: { maxSessionsPerUser: 1 },
+  };
+  await using one = testServer(options);
+  await using two = testServer(options);
+  await Promise.all([one.nodes!.ready, two.nodes!.ready]);
+  await using client = one.connect();
+  await client.whenConnected();
+  for (let i = 0; i < 3; i++) {
+    const first = client.session!;
+    assert(await client.handOver());
+    await first.closed;
+  }
+  const claims = await broker.store.claims("sessions:ann");
+  assertEquals([claims.length, one.manager.count], [1, 1]);
+  const error = await assertRejects(() => two.dial(), SessionClosedError);
+  assertEquals(error.info?.code, 4429);
+  // The place is free once the last session is over.
+  await client.close();
+  await turns();
+  await using other = await two.dial();
+  assertEquals(other.isReady, true);
+});
+
+Deno.test("Server leaves out a client that moves, in whichever session it has the topic", async () => {
+  await using server = testServer({ authenticate: () => "ann", authorize: () => true });
+  const first = new Peer(await server.open());
+  await turns();
+  const { hello } = first.envelopes[0] as { hello: { ticket: string } };
+  first.say('{"subscribe":"news","id":1,"client":"c"}\n{"subscribe":"other","id":2}');
+  await turns();
+  const second = await openSecond(server, hello.ticket);
+  await turns();
+  second.say('{"subscribe":"other","id":1,"client":"c"}');
+  await turns();
+  second.say('{"publish":"news","data":1,"id":2,"echo":false}');
+  second.say('{"publish":"other","data":2,"id":3,"echo":false}');
+  second.say('{"publish":"other","data":3,"id":4}');
+  await turns();
+  const topics = (peer: Peer) =>
+    peer.envelopes.filter((envelope) => "topic" in envelope || "unsubscribed" in envelope);
+  assertEquals(topics(first), [{ unsubscribed: "other", code: "handover", reason: "" }]);
+  assertEquals(topics(second), [{ topic: "other", data: 3 }]);
+  first.connection.close();
+  second.connection.close();
 });
