@@ -10,7 +10,14 @@
  *
  * @module
  */
-import { checkArrows, isLibrary, readRepository, type Repository } from "./arrows.ts";
+import {
+  checkArrows,
+  isLibrary,
+  readRepository,
+  type Repository,
+  type Violation,
+} from "./arrows.ts";
+import { checkProse, readProseDebts } from "./prose.ts";
 
 /** How a step ended. */
 interface Outcome {
@@ -44,8 +51,7 @@ async function lintLibrary(repository: Repository): Promise<Outcome> {
   return await deno("lint", "--rules-tags=", "--rules-include=no-console", ...paths);
 }
 
-function arrows(repository: Repository): Outcome {
-  const violations = checkArrows(repository);
+function listed(violations: readonly Violation[]): Outcome {
   const output = violations.map(({ path, line, message }) => `${path}:${line} ${message}\n`);
   return { passed: violations.length === 0, output: output.join("") };
 }
@@ -68,7 +74,8 @@ function stepsFor(repository: Repository, tests: boolean): Step[] {
     { name: "fmt", run: () => deno("fmt", "--check") },
     { name: "lint", run: () => deno("lint") },
     { name: "lint library", run: () => lintLibrary(repository) },
-    { name: "arrows", run: () => arrows(repository) },
+    { name: "arrows", run: () => listed(checkArrows(repository)) },
+    { name: "prose", run: async () => listed(checkProse(repository, await readProseDebts())) },
     { name: "check", run: () => deno("check") },
     { name: "doc lint", run: () => docs(repository) },
     ...(tests ? [{ name: "tests", run: () => deno("task", "test") }] : []),
