@@ -214,7 +214,7 @@ export function connect<C extends AnyContract = AnyContract>(
  * @param url `ws:`, `wss:`, `http:` or `https:`.
  * @param options See {@linkcode DialOptions}.
  * @returns The session, established.
- * @throws {ConnectionError} If it can not be opened.
+ * @throws {ConnectionError} If it cannot be opened.
  * @throws {SessionClosedError} If the server refused it; `info` has code and reason.
  * @throws {TimeoutError} If it takes longer than `connectTimeoutMs`.
  * @throws {TypeError} If there is a token, but no `skein.1` among the protocols, or `transports` is empty.

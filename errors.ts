@@ -24,7 +24,7 @@ export const CloseCode = {
   goingAway: 1001,
   /** The connection broke without a close. Never sent, only seen. */
   abnormal: 1006,
-  /** The peer sent what this end can not read, or too much of it. */
+  /** The peer sent what this end cannot read, or too much of it. */
   malformed: 4400,
   /** No credentials, or invalid ones. */
   unauthenticated: 4401,
@@ -235,12 +235,12 @@ export type StructuredErrorReason =
   | "malformed";
 
 /**
- * A typed message that came, on a stream or in a datagram, and can not be taken. By `reason`:
+ * A typed message that came, on a stream or in a datagram, and cannot be taken. By `reason`:
  *
  * - `unknown-type`: the registry has no such number.
  * - `too-large`: it is larger than `maxMessageBytes`; none of it was held.
  * - `truncated`: the stream ended inside it.
- * - `malformed`: the codec can not read it, or the framing is wrong.
+ * - `malformed`: the codec cannot read it, or the framing is wrong.
  * - `invalid`: its schema refuses it.
  *
  * @example Usage

@@ -10,7 +10,7 @@ import { type Usage, usageOf } from "./processes.ts";
 export interface LoadResult {
   /** Deliveries, round trips, sessions or megabytes a second. */
   readonly perSecond: number;
-  /** The server's CPU time for one of them, in microseconds; absent where it can not be told. */
+  /** The server's CPU time for one of them, in microseconds; absent where it cannot be told. */
   readonly cpuUs?: number;
   /** The generator's CPU load, in percent of one core; near 100, it is the limit itself. */
   readonly generatorPercent?: number;
@@ -95,7 +95,7 @@ async function cpuOf(pids: readonly number[]): Promise<number | undefined> {
  *
  * @param sessions Their number.
  * @param usage What the server used without them, and with them.
- * @returns The figure; none where memory can not be told.
+ * @returns The figure; none where memory cannot be told.
  */
 export function memoryOf(
   sessions: number,

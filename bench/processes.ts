@@ -9,9 +9,9 @@ const TICKS_PER_SECOND = 100;
 
 /** What a process used so far. */
 export interface Usage {
-  /** User and system time, in microseconds; `undefined` where it can not be told. */
+  /** User and system time, in microseconds; `undefined` where it cannot be told. */
   readonly cpuUs: number | undefined;
-  /** Resident memory, in bytes; `undefined` where it can not be told. */
+  /** Resident memory, in bytes; `undefined` where it cannot be told. */
   readonly rssBytes: number | undefined;
 }
 

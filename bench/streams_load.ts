@@ -55,7 +55,7 @@ interface Options {
   readonly measureMs: number;
 }
 
-/** One client; what it can not do is absent. */
+/** One client; what it cannot do is absent. */
 interface Client {
   /** Asks once. */
   ask(): Promise<void>;

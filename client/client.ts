@@ -184,7 +184,7 @@ export class Client<C extends AnyContract = AnyContract>
    * @param data The data.
    * @throws {QueueFullError} If the outbox, or the session's send queue, is full.
    * @throws {SessionClosedError} If the client is closed.
-   * @throws {TypeError} If JSON can not hold the data.
+   * @throws {TypeError} If JSON cannot hold the data.
    */
   send<T extends SendTopic<C, "client">>(topic: T, data?: SendData<C, "client", T>): void {
     const session = this.#session;
@@ -609,7 +609,7 @@ export class Client<C extends AnyContract = AnyContract>
     if (this.#stop.signal.aborted || info.by === "local" && info.code === CloseCode.normal) {
       return "closed";
     }
-    // What can not be dialled, such as a URL that is none, never can.
+    // What cannot be dialled, such as a URL that is none, never can.
     if (info.by === "local" && !wasReady && info.error instanceof TypeError) return "closed";
     if (info.by === "network") return undefined;
     // A token that expired gets one more try, with a fresh one.

@@ -44,7 +44,7 @@ export interface Resumed extends Progress {
  * - **Known:** what has an offset up to the newest one was there before, and is dropped.
  * - **Hole:** a message whose `prev` is ahead shows one. The server is asked for what is missing, by one
  *   question at a time; what comes before its answer would come after the hole, and comes again.
- * - **Told:** where the server can not give what is missing, the reader learns it in its place.
+ * - **Told:** where the server cannot give what is missing, the reader learns it in its place.
  */
 export class Resume {
   readonly #subscription: Resumed;

@@ -232,7 +232,7 @@ Deno.test("Client.subscribe() and publish() are typed by what the contract sends
     client.subscribe(room);
     // @ts-expect-error The data of another topic.
     void client.publish("room:a", ["ann"]);
-    // @ts-expect-error What clients send can not be published.
+    // @ts-expect-error What clients send cannot be published.
     void client.publish("say", "hi");
     // @ts-expect-error The data of another topic.
     void session.publish("people", 1);

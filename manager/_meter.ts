@@ -88,7 +88,7 @@ export class SessionMeter implements ServerMeter, Disposable {
 
   /** See {@linkcode ServerMeter}. */
   refuses(envelope: Envelope, size: number): boolean {
-    // What can not be read has a bound of its own, which is much lower; what has a turn waits in it.
+    // What cannot be read has a bound of its own, which is much lower; what has a turn waits in it.
     if (envelope.kind === "malformed" || isInTurn(envelope)) return false;
     const unit = unitOf(envelope);
     if (!this.#counted.bytes && (unit === undefined || !this.#counted[unit])) return false;

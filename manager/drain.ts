@@ -132,7 +132,7 @@ export class Drain {
       try {
         session.goAway({ retryAfterMs: this.#delays[i]!, reason: this.#reason });
       } catch {
-        // One that can not be told is closed in its time like the others.
+        // One that cannot be told is closed in its time like the others.
       }
     }
     if (this.#open.size === 0) this.#done.resolve();

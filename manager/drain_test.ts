@@ -294,7 +294,7 @@ Deno.test("SessionManager.drain() tells a plain peer nothing, and closes it all 
   assertEquals(raw!.closed?.closeCode, CloseCode.draining);
 });
 
-Deno.test("SessionManager.drain() goes on when a session can not be told or drained", async () => {
+Deno.test("SessionManager.drain() goes on when a session cannot be told or drained", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
   const [broken, good] = join(manager, 2);

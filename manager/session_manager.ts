@@ -189,7 +189,7 @@ export class SessionManager implements AsyncDisposable {
 
   /**
    * Keeps a place for a session that does not exist yet. Ask before a handshake
-   * is answered, so that many at once can not exceed a limit.
+   * is answered, so that many at once cannot exceed a limit.
    *
    * @param who The user and the network address, as far as they are known.
    * @returns The place: hand it to {@linkcode SessionManager.add}, or dispose of it.

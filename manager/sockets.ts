@@ -1,7 +1,7 @@
 /**
  * How many sockets there may be: they can outlive their sessions.
  *
- * A runtime that can not drop a socket (Deno's) keeps one whose peer never
+ * A runtime that cannot drop a socket (Deno's) keeps one whose peer never
  * answers a close for as long as that peer wants. Its session is over and frees
  * its place, so sockets have a bound of their own.
  *

@@ -21,7 +21,7 @@ export interface MessageTotals {
   readonly sent: number;
   /** Came from peers. */
   readonly received: number;
-  /** Dropped by a send queue's policy, or because the wire can not carry them. */
+  /** Dropped by a send queue's policy, or because the wire cannot carry them. */
   readonly dropped: number;
   /** Wait in send queues now. */
   readonly queued: number;

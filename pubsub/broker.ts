@@ -267,7 +267,7 @@ export interface BrokerStore {
    */
   claims(scope: string): Promise<string[]>;
   /**
-   * Takes tokens from a bucket, which begins full; engines that can not do that fast leave it out.
+   * Takes tokens from a bucket, which begins full; engines that cannot do that fast leave it out.
    *
    * @param key The bucket.
    * @param amount How many.

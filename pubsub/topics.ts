@@ -214,7 +214,7 @@ interface Membership {
  * - **Cost:** a topic without subscribers here costs nothing and is not
  *   subscribed at the broker.
  * - **History:** on a topic that has one, who subscribes can begin in the past, what
- *   did not come is read again, and what can not be read any more is told.
+ *   did not come is read again, and what cannot be read any more is told.
  *
  * @example Usage
  * ```ts
@@ -257,7 +257,7 @@ export class Topics implements AsyncDisposable {
    * @param options See {@linkcode TopicsOptions}.
    * @throws {RangeError} If a limit is not a positive integer, or `maxTopicBytes` above 255.
    * @throws {TypeError} If a pattern of `history` is malformed, or two of them overlap.
-   * @throws {UnsupportedError} If there is a `history`, and the broker can not keep one.
+   * @throws {UnsupportedError} If there is a `history`, and the broker cannot keep one.
    */
   constructor(options: TopicsOptions = {}) {
     this.#ownsBroker = options.broker === undefined;
@@ -477,7 +477,7 @@ export class Topics implements AsyncDisposable {
    * @returns Where it stands; without a position if it had been made before.
    * @throws {BrokerError} If it was given up: the engine was away for too long, or too many waited.
    * @throws {UnsupportedError} If the topic has no history.
-   * @throws {TypeError} If JSON can not hold the data, or the topic is no topic.
+   * @throws {TypeError} If JSON cannot hold the data, or the topic is no topic.
    * @throws {RangeError} If the message is too large, or the topic too long.
    */
   async append(

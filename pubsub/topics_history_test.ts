@@ -114,7 +114,7 @@ Deno.test("Topics.subscribe() with `last` misses nothing that is published while
   assertRun(client.takeData(), 1, 1);
 });
 
-Deno.test("Topics.subscribe() with `since` gives what was missed, and tells why it can not", async () => {
+Deno.test("Topics.subscribe() with `since` gives what was missed, and tells why it cannot", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using keeper = new Client(topics.turn);
   keeper.subscribe(topics);

@@ -141,7 +141,7 @@ Deno.test("Topics.publish() sends bytes to sessions that can have them, and skip
   assertEquals(plain.session.stats.droppedMessages, 1);
 });
 
-Deno.test("Topics.publish() refuses what can not be sent, and delivers nothing of it", async () => {
+Deno.test("Topics.publish() refuses what cannot be sent, and delivers nothing of it", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ turn: peers.turn, maxMessageBytes: 100 });
   const peer = await peers.connect();

@@ -295,7 +295,7 @@ export class Admission<V> {
   ): A {
     const { address } = invitation;
     const url = withoutToken(invitation.url);
-    // After an upgrade the runtime can not read them any more.
+    // After an upgrade the runtime cannot read them any more.
     const headers = this.#keptHeaders(invitation.headers);
     try {
       const { connection, isReady, answer, held } = invitation.accept(awaited?.admitted.promise);

@@ -52,7 +52,7 @@ export class Authenticator<V> {
    * @param token The bearer token.
    * @param signal Ends it: the session is over.
    * @returns Who it is.
-   * @throws {Refused} If it is nobody, or that can not be told now.
+   * @throws {Refused} If it is nobody, or that cannot be told now.
    */
   async identify(
     request: Request,

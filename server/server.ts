@@ -720,7 +720,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   /**
    * Has new WebTransport clients get another certificate; sessions stay.
    * WebSocket keeps the one it has until the server is started again, since the
-   * runtime's HTTP server can not change it. The development certificate is
+   * runtime's HTTP server cannot change it. The development certificate is
    * renewed by the server itself.
    *
    * @param certificate The certificate and its key, in PEM.

@@ -91,7 +91,7 @@ export class WebSocketInvitation implements Invitation<Response> {
       connection.close(info);
       return response;
     } catch {
-      // What can not be upgraded, or not any more, gets the status.
+      // What cannot be upgraded, or not any more, gets the status.
       return undefined;
     }
   }

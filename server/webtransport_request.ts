@@ -104,7 +104,7 @@ export class WebTransportInvitation implements Invitation<void> {
       const connection = this.isSkein ? this.#withMessages(raw, admitted) : raw;
       return { connection, isReady: true, answer: undefined, held: [] };
     } catch (cause) {
-      throw new Refused(400, "The request can not be answered", { cause });
+      throw new Refused(400, "The request cannot be answered", { cause });
     }
   }
 

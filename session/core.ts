@@ -302,7 +302,7 @@ export class SessionCore
     if (!this.isReady) throw this.closedError(`Cannot ${verb}: the session is ${this.state}`);
   }
 
-  /** Throws if the wire can not carry the data. */
+  /** Throws if the wire cannot carry the data. */
   checkData(verb: string, data: unknown): void {
     if (this.joins || !(data instanceof Uint8Array)) return;
     throw new UnsupportedError(

@@ -23,7 +23,7 @@ function heart(heartbeat: Heartbeat, lives: () => boolean = () => false): TestHe
   return self;
 }
 
-Deno.test("Heartbeat() rejects times that can not work", () => {
+Deno.test("Heartbeat() rejects times that cannot work", () => {
   for (const intervalMs of [0, -1_000, 1_500, NaN, Infinity]) {
     assertThrows(() => new Heartbeat({ intervalMs }), RangeError, "multiple of 1000");
   }

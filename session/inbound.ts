@@ -433,7 +433,7 @@ export class Inbound implements Overtaking<Incoming> {
     this.#host.fail(id, { code: "unanswered", message: `Nobody reads "${topic}"` });
   }
 
-  /** Notes that an answer is owed; a number that is in use already can not be told apart. */
+  /** Notes that an answer is owed; a number that is in use already cannot be told apart. */
   #owe(id: number, incoming: Incoming): boolean {
     const owed = this.#answering ??= new Map();
     if (owed.has(id)) {

@@ -89,7 +89,7 @@ Deno.test("Asks.ask() refuses one too many, and has room again after an answer",
   assertEquals(await Promise.all([first, second, third]), ["x", "y", "y"]);
 });
 
-Deno.test("Asks.ask() leaves nothing behind when the question can not be sent", async () => {
+Deno.test("Asks.ask() leaves nothing behind when the question cannot be sent", async () => {
   const asks = new Asks(1);
   const failure = new Error("closed");
   const broken = line({

@@ -290,7 +290,7 @@ export class Session<
    * @param data Any value that JSON can hold; a `Uint8Array` on `skein.1`.
    * @throws {SessionClosedError} If the session is closing or closed.
    * @throws {QueueFullError} If the queue is full and its policy is `close`; the session closes.
-   * @throws {TypeError} If JSON can not hold the data, or the topic is no topic.
+   * @throws {TypeError} If JSON cannot hold the data, or the topic is no topic.
    * @throws {RangeError} If the message is larger than this end sends, or the peer takes.
    */
   send<T extends SendTopic<C, S>>(topic: T, data?: SendData<C, S, T>): void {
@@ -382,7 +382,7 @@ export class Session<
    * @param options Gives up by signal or time, and leaves this client out.
    * @returns Resolves once the server published it.
    * @throws {RequestError} With code `forbidden`, if it may not.
-   * @throws {TypeError} If JSON can not hold the data, or the topic is no topic.
+   * @throws {TypeError} If JSON cannot hold the data, or the topic is no topic.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`.
    * @throws {UnsupportedError} If there is to be no echo, and the server cannot tell clients apart.
    */

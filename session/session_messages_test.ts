@@ -48,7 +48,7 @@ Deno.test("Session.send() on a plain wire sends one envelope a frame, and nothin
   assertEquals(peer.frames, ['{"topic":"a","data":1}', '{"topic":"b"}']);
 });
 
-Deno.test("Session.send() refuses what can not be sent, and sends nothing of it", async () => {
+Deno.test("Session.send() refuses what cannot be sent, and sends nothing of it", async () => {
   await using hand = serverByHand({ maxMessageBytes: 100 });
   const { session, peer } = hand;
   assertThrows(() => session.send("a", 1n), TypeError, "data must be a value that JSON can hold");

@@ -195,7 +195,7 @@ Deno.test("Session refuses a peer that awaits too many answers, and counts it", 
   assertEquals(hand.session.stats.invalidMessages, 1);
 });
 
-Deno.test("Session.request() ends with the session, and can not begin after it", async () => {
+Deno.test("Session.request() ends with the session, and cannot begin after it", async () => {
   await using both = await ends({ onMessage: () => new Promise(() => {}), closeTimeoutMs: 1 });
   const asking = both.client.request("ask");
   await turns();
@@ -253,7 +253,7 @@ Deno.test("Message.reply() refuses an answer that the asker would close over", a
   assertEquals([errors.length, both.client.isReady], [2, true]);
 });
 
-Deno.test("Session.publish() refuses what can not be published, and sends nothing of it", async () => {
+Deno.test("Session.publish() refuses what cannot be published, and sends nothing of it", async () => {
   await using hand = serverByHand({ maxMessageBytes: 100 });
   const { session, peer } = hand;
   await assertRejects(() => session.publish("", 1), TypeError, "Cannot publish");
@@ -308,7 +308,7 @@ Deno.test("Session runs services one at a time, and refuses one too many", async
   ]);
 });
 
-Deno.test("Session survives a service whose answer JSON can not hold", async () => {
+Deno.test("Session survives a service whose answer JSON cannot hold", async () => {
   const errors: unknown[] = [];
   await using hand = serverByHand({
     services: new ServiceDesk({ subscribe: () => Promise.resolve(1n) }),

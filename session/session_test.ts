@@ -183,7 +183,7 @@ Deno.test("Session admits, refuses and tells the application in this order", asy
   assertEquals([log.length, refused.peer.frames], [2, []]);
 });
 
-Deno.test("Session without message frames says what it can not do", async () => {
+Deno.test("Session without message frames says what it cannot do", async () => {
   const pair = memoryPair({ frames: false });
   await using session = new Session(pair.server, sessionSettings({ side: "server" }));
   assertEquals([session.state, session.stats.sentMessages], ["connected", 0]);

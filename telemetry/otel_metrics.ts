@@ -1,5 +1,5 @@
 /**
- * The instruments of telemetry. What a hook can not see is read from the
+ * The instruments of telemetry. What a hook cannot see is read from the
  * sessions when somebody collects: no message pays for it.
  *
  * @module

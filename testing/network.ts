@@ -20,7 +20,7 @@ import {
  * The network of a {@linkcode TestServer}. What is done to it is done to every
  * connection that there is; `setFaults` and `down` concern those to come, too.
  *
- * @example A server that can not be reached for a while
+ * @example A server that cannot be reached for a while
  * ```ts
  * import { passTime, testServer, turns } from "@skein/skein/testing";
  * import { assertEquals } from "@std/assert";
@@ -52,7 +52,7 @@ export class TestNetwork implements MemoryLink {
     return this.#pairs.size;
   }
 
-  /** Whether the server can not be reached. */
+  /** Whether the server cannot be reached. */
   get isDown(): boolean {
     return this.#isDown;
   }
@@ -105,7 +105,7 @@ export class TestNetwork implements MemoryLink {
     return pair;
   }
 
-  /** Throws while the server can not be reached. */
+  /** Throws while the server cannot be reached. */
   checkUp(): void {
     if (this.#isDown) throw new ConnectionError("Cannot connect: the network is down");
   }

@@ -32,7 +32,7 @@ export interface ReceiveOptions {
  * - **In time:** what does not come fails the test with what did come, in real
  *   time, so also in a test whose own time stands still.
  * - **Afterwards** what was not read waits for the next `receive`. After a
- *   failure the source can not be read any more.
+ *   failure the source cannot be read any more.
  *
  * @typeParam T What comes.
  * @param source What messages come from.

@@ -118,7 +118,7 @@ Deno.test("Server prints what may be its own fault in authenticate, if nobody is
   assert(session.isReady);
 });
 
-Deno.test("Client comes back when authenticate says that it can not tell now", async () => {
+Deno.test("Client comes back when authenticate says that it cannot tell now", async () => {
   let failures = 2;
   await using server = listen({
     authenticate: () => {

@@ -223,7 +223,7 @@ Deno.test("Server survives envelopes that are made to trip it", async () => {
   assertEquals(server.manager.count, 1);
 });
 
-Deno.test("Server refuses a publication that JSON can not hold, and blames no handler", async () => {
+Deno.test("Server refuses a publication that JSON cannot hold, and blames no handler", async () => {
   const faults: unknown[] = [];
   await using server = testServer({
     authorize: () => true,

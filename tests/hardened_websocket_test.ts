@@ -1,5 +1,5 @@
 /**
- * `serve()` on the hardened WebSocket engine: what peers that mean no good can, and can not do.
+ * `serve()` on the hardened WebSocket engine: what peers that mean no good can, and cannot do.
  *
  * @module
  */

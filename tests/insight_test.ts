@@ -349,7 +349,7 @@ for (const wire of wires) {
     assertEquals(log.at(-1), "closed");
   });
 
-  Deno.test(`Session grants credit, or says that it can not, on ${wire.name}`, async () => {
+  Deno.test(`Session grants credit, or says that it cannot, on ${wire.name}`, async () => {
     await using both = await insight(wire);
     const { client, server } = both;
     const total = 20_000_000;

@@ -257,7 +257,7 @@ Deno.test("Server closes with 4400 and QUIC's code when a record of a peer is ma
 });
 
 Deno.test("Server closes with 4400 when a peer writes to a stream that the server never opened", async () => {
-  // Stream 0 of the server's own numbers, which the client can not have opened.
+  // Stream 0 of the server's own numbers, which the client cannot have opened.
   const { code, reason } = await closeAfter(PARAMETERS, "0b" + "01" + "01" + "00");
   assertEquals(code, 4400);
   assert(reason.startsWith("Streams failed with QUIC's 0x5: "), reason);

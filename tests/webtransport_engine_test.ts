@@ -88,7 +88,7 @@ class FakeRequest implements WebTransportRequest {
   }
 
   accept({ protocol = "" }: { readonly protocol?: string } = {}): Connection {
-    if (this.connection === undefined) throw new TypeError("It can not be accepted");
+    if (this.connection === undefined) throw new TypeError("It cannot be accepted");
     this.answered.resolve({ status: 200, headers: { protocol } });
     return this.connection;
   }

@@ -143,7 +143,7 @@ Deno.test("ReceiveCredit.lose() gives back all that can have been thrown away, a
   assertEquals(granted, [170, 210, 280]);
 });
 
-Deno.test("ReceiveCredit.peerBlocked() takes back what can not have been thrown away", () => {
+Deno.test("ReceiveCredit.peerBlocked() takes back what cannot have been thrown away", () => {
   const granted: number[] = [];
   const credit = new ReceiveCredit(100, (limit) => granted.push(limit));
   credit.receive(10);

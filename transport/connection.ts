@@ -98,7 +98,7 @@ export interface DirectWritable {
    * @param reason Its `streamErrorCode`, if any, goes to the peer where the wire can carry it.
    */
   abort(reason?: unknown): void;
-  /** Higher goes first; absent where the wire can not order streams. May be set at any time. */
+  /** Higher goes first; absent where the wire cannot order streams. May be set at any time. */
   sendOrder?: number;
 }
 
@@ -116,7 +116,7 @@ export interface ReceiveStream extends ReadableStream<Uint8Array> {
 
 /** A unidirectional stream that this end opened. */
 export interface SendStream extends WritableStream<Uint8Array> {
-  /** Higher goes first; absent where the wire can not order streams. May be set at any time. */
+  /** Higher goes first; absent where the wire cannot order streams. May be set at any time. */
   sendOrder?: number;
   /** The same without a web stream, where the wire has that; use either. */
   readonly direct?: DirectWritable;
@@ -189,7 +189,7 @@ export type StreamDirection = "bidirectional" | "unidirectional";
 /** Which end did something. */
 export type StreamSide = "local" | "remote";
 
-/** Counters of a connection; what a wire can not know is absent. */
+/** Counters of a connection; what a wire cannot know is absent. */
 export interface ConnectionStats {
   /** Bytes handed to the wire. */
   readonly bytesSent?: number;
@@ -396,7 +396,7 @@ export interface MessageFrames {
   drained(): Promise<void>;
   /** `drained` resolves at or below this many bytes. */
   readonly lowWaterMark: number;
-  /** Whether nothing is read, since the receiver is behind; absent where the wire can not stop reading. */
+  /** Whether nothing is read, since the receiver is behind; absent where the wire cannot stop reading. */
   readonly isPaused?: boolean;
   /**
    * Sets the one receiver of incoming frames. It is called synchronously per
@@ -471,12 +471,12 @@ export interface Connection extends AsyncDisposable {
    * Closes the connection; what `send` took before still goes out first.
    *
    * @param options Code and reason.
-   * @throws {RangeError} If the wire can not carry the code.
+   * @throws {RangeError} If the wire cannot carry the code.
    */
   close(options?: CloseOptions): void;
   /**
    * Drops the connection at once, with everything that waits; the peer is told nothing. Absent
-   * where the wire can not do that. Idempotent.
+   * where the wire cannot do that. Idempotent.
    */
   terminate?: (() => void) | undefined;
   /**

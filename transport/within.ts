@@ -7,7 +7,7 @@ import { TimeoutError } from "../errors.ts";
 import type { StreamDirection } from "./connection.ts";
 
 /**
- * Waits for a stream, as long as its user does. The runtime can not be told to
+ * Waits for a stream, as long as its user does. The runtime cannot be told to
  * give up: a stream that comes too late is ended.
  *
  * @typeParam T The stream.

@@ -21,7 +21,7 @@ export const ROOM = z.string().regex(
 /** What somebody wrote: no control characters but line breaks, no halves of characters. */
 const TEXT = z.string().trim().min(1).max(1_000).refine(
   (text) => text.isWellFormed() && !/[^\P{Cc}\n]/u.test(text),
-  "Control characters can not be sent",
+  "Control characters cannot be sent",
 );
 
 /** Made by the page, so that what is sent twice is taken once. */

@@ -51,7 +51,7 @@ export interface Beginning extends Start {
   readonly answer: SubscribeAnswer;
 }
 
-/** Why a page can not be had. */
+/** Why a page cannot be had. */
 type Missing = Extract<RecoveryReason, "unavailable" | "new-epoch">;
 
 /** Reads a topic for one replay, and changes nothing of it. */
@@ -134,7 +134,7 @@ export class ReplayReader {
     return first === undefined || first.prev > since.offset ? "too-old" : { ahead: page.items };
   }
 
-  /** Before the newest so many; `undefined` if that can not be found out. */
+  /** Before the newest so many; `undefined` if that cannot be found out. */
   async #newest(last: number): Promise<Start | undefined> {
     const feed = this.#feed;
     for (let i = 0; i < MAX_READS; i++) {

@@ -78,7 +78,7 @@ export interface FeedCounts extends ReplayCounts {
 
 /**
  * Follows one topic: gives its audience each publication once and in order, reads what did not come,
- * and tells of a gap where that can not be read any more.
+ * and tells of a gap where that cannot be read any more.
  */
 export class Feed implements Stage {
   /** The topic. */

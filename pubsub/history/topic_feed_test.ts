@@ -216,7 +216,7 @@ Deno.test("Feed waits for an engine that is away, and holds what comes meanwhile
   assertRun(client.takeData(), 2, 5);
 });
 
-Deno.test("Feed goes on behind a gap if the engine can not be read for long", async () => {
+Deno.test("Feed goes on behind a gap if the engine cannot be read for long", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, client } = node;
@@ -344,7 +344,7 @@ Deno.test("Feed asks the engine whether a client knows more than it does", async
   assertEquals(back.take(), [{ epoch: "e2", offset: 2, head: 3, recovered: true }, [3, 3, 2]]);
 });
 
-Deno.test("Feed sends nothing again to a client that knows more, though the engine can not be asked", async () => {
+Deno.test("Feed sends nothing again to a client that knows more, though the engine cannot be asked", async () => {
   using time = new FakeTime();
   await using node = await bench(1);
   const { engine, broker, topics, client } = node;

@@ -22,7 +22,7 @@ export function parseAck(message: Msg): Ack {
   try {
     return parse(message);
   } catch {
-    return failure("refused", "what can not be read");
+    return failure("refused", "what cannot be read");
   }
 }
 

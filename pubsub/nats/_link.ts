@@ -153,7 +153,7 @@ export class Link {
 
   /**
    * Ends the connection, if it is the link's own. An attempt to connect that hangs is not waited
-   * for: it can not be stopped, and what comes of it is ended.
+   * for: it cannot be stopped, and what comes of it is ended.
    */
   async close(): Promise<void> {
     if (!this.#ended.signal.aborted) {
@@ -202,7 +202,7 @@ export class Link {
     return undefined;
   }
 
-  /** The client library ends for good where credentials can not be told: so those told before are used. */
+  /** The client library ends for good where credentials cannot be told: so those told before are used. */
   #lasting(authenticator: Authenticator | Authenticator[]): Authenticator[] {
     return [authenticator].flat().map((tell) => {
       let last: ReturnType<Authenticator>;

@@ -249,7 +249,7 @@ export class NatsBroker implements Broker {
     return channel;
   }
 
-  /** What the server that it is connected to can not do. */
+  /** What the server that it is connected to cannot do. */
   #lacks(): string[] {
     const info = this.#link.connection?.info;
     if (info === undefined) return [];

@@ -7,7 +7,7 @@ const MAX_NODES = 1_000;
 /** Nodes that said farewell and are remembered, so that what comes late does not bring them back. */
 const MAX_DEPARTED = 1_000;
 
-/** A node that hears nothing of what it says itself for more ticks than this can not hear others either. */
+/** A node that hears nothing of what it says itself for more ticks than this cannot hear others either. */
 const MAX_DEAF_TICKS = 3;
 
 interface Peer {

@@ -421,7 +421,7 @@ export class Nodes implements AsyncDisposable {
     try {
       this.#publish(from, { type: "answer", id, isDone: answer !== undefined, data: answer?.data });
     } catch (error) {
-      // JSON can not hold what the handler gave.
+      // JSON cannot hold what the handler gave.
       this.#report(error);
       this.#publish(from, { type: "answer", id, isDone: false });
     }

@@ -217,7 +217,7 @@ export class Rooms implements Disposable {
    * @param room The room.
    * @param data Any value that JSON can hold, or a `Uint8Array` for `skein.1` members.
    * @param options A session that does not get it.
-   * @throws {TypeError} If JSON can not hold the data, or the name is no room's.
+   * @throws {TypeError} If JSON cannot hold the data, or the name is no room's.
    * @throws {RangeError} If the message is too large, or the name too long.
    */
   publish(room: string, data?: unknown, options: PublishOptions = {}): void {

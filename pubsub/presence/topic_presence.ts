@@ -345,7 +345,7 @@ export class Places implements Disposable {
     this.#graces.delete(part);
     if (part.connections > 0) part.lastSeenAt = isSwept ? this.#lastHeardAt : Date.now();
     part.connections = 0;
-    // A node that takes it back waited for the grace itself; one that is gone can not.
+    // A node that takes it back waited for the grace itself; one that is gone cannot.
     if (isSwept && this.#graceMs > 0) {
       this.#graces.add(part);
       this.#refresh(part.stay);

@@ -29,7 +29,7 @@ export interface LinkOptions {
   /** The connection; the link ends it. */
   readonly redis: Redis;
   readonly events: LinkEvents;
-  /** The slot of a channel, where those of different slots can not go in one command. */
+  /** The slot of a channel, where those of different slots cannot go in one command. */
   readonly slotOf?: (channel: string) => number;
 }
 
@@ -72,7 +72,7 @@ export class Link {
       events.onChange();
     });
     redis.on("close", () => this.#lose());
-    // The library can not go on from an answer that it did not expect.
+    // The library cannot go on from an answer that it did not expect.
     redis.on("error", (error: unknown) => {
       this.#isFresh = false;
       if (redis.status === "ready") redis.disconnect(true);

@@ -278,7 +278,7 @@ function join<Route extends object>(
 }
 
 /**
- * Refuses what can not be a topic. Costs one comparison for a short topic.
+ * Refuses what cannot be a topic. Costs one comparison for a short topic.
  *
  * @example Usage
  * ```ts

@@ -142,7 +142,7 @@ export interface SessionDebugState {
   readonly limits: SessionLimitState;
   /** What the wire can do. */
   readonly capabilities: ConnectionCapabilities;
-  /** What the wire counted; empty if that can not be read any more. */
+  /** What the wire counted; empty if that cannot be read any more. */
   readonly wire: ConnectionStats;
   /** Flow control, where both ends count. */
   readonly credit: Readonly<Record<CreditKind, CreditState>> | undefined;

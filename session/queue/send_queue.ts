@@ -54,7 +54,7 @@ export interface SendQueueStats {
   readonly sentMessages: number;
   /** Bytes handed to the wire. */
   readonly sentBytes: number;
-  /** Messages dropped by policy, or because the wire can not carry them. */
+  /** Messages dropped by policy, or because the wire cannot carry them. */
   readonly droppedMessages: number;
 }
 

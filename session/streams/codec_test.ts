@@ -7,7 +7,7 @@ Deno.test("jsonCodec keeps what JSON can hold", () => {
   }
 });
 
-Deno.test("jsonCodec.encode() refuses what JSON can not hold", () => {
+Deno.test("jsonCodec.encode() refuses what JSON cannot hold", () => {
   for (const value of [undefined, () => 1, Symbol("a")]) {
     assertThrows(() => jsonCodec.encode(value), TypeError, `received ${typeof value}`);
   }

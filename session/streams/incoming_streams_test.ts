@@ -141,7 +141,7 @@ Deno.test("Session.incomingStreams() yields streams that work", async () => {
   assertEquals(await Array.fromAsync(near.readable), [Uint8Array.of(1, 2, 3)]);
 });
 
-Deno.test("Session.sendDatagram() sends, and says what it can not send", async () => {
+Deno.test("Session.sendDatagram() sends, and says what it cannot send", async () => {
   await using both = await ends();
   const { client, server } = both;
   await client.sendDatagram(Uint8Array.of(7));

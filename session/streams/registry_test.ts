@@ -54,7 +54,7 @@ Deno.test("compileRegistry() takes every number from 0 to 65,534, and copies", (
   assertEquals(schemas.get(7), registry[7]);
 });
 
-Deno.test("compileRegistry() names the number that can not be", () => {
+Deno.test("compileRegistry() names the number that cannot be", () => {
   const cases: [registry: unknown, end: string][] = [
     [{ 65_535: z.null() }, "a type must be an integer from 0 to 65534, received 65535"],
     [{ 70_000: z.null() }, "received 70000"],

@@ -47,8 +47,8 @@ export interface StructuredOptions<R extends Registry> {
 }
 
 /**
- * What becomes of a message whose bytes are whole, and which can not be taken: its type is unknown,
- * the codec can not read it, or its schema refuses it.
+ * What becomes of a message whose bytes are whole, and which cannot be taken: its type is unknown,
+ * the codec cannot read it, or its schema refuses it.
  *
  * - `throw`: the loop throws the error, and the stream is over in both directions.
  * - `skip`: it is counted, and the loop goes on with the next one.
@@ -68,7 +68,7 @@ export interface StructuredStreamOptions<R extends Registry>
    */
   readonly maxMessageBytes?: number;
   /**
-   * What becomes of a message that can not be taken.
+   * What becomes of a message that cannot be taken.
    *
    * @default {"throw"}
    */
@@ -88,7 +88,7 @@ export interface StructuredStreamOptions<R extends Registry>
  * - **Back-pressure:** bytes are read as the loop asks for messages, one chunk at a time; `send`
  *   resolves once the wire took the message.
  * - **Loops:** leaving a loop leaves the stream open, and another loop goes on with the next message.
- * - **Errors:** what can not be read ends the stream in both directions, and the loop throws; the
+ * - **Errors:** what cannot be read ends the stream in both directions, and the loop throws; the
  *   session goes on. See {@linkcode StructuredError}.
  * - **End:** the loop ends once the peer closed its direction. An abort or reset by the peer, or an
  *   end without the mark where that was agreed on, throws a {@linkcode StreamError}; the end of the
@@ -114,7 +114,7 @@ export interface StructuredStream<R extends Registry>
    * @returns Resolves once the wire took it, which is the back-pressure. A failure of the stream
    * that nobody awaits here is told by `closed`.
    * @throws {RangeError} If it is larger than `maxMessageBytes`; nothing was sent of it.
-   * @throws {TypeError} If the registry has no such number, or the codec can not encode it.
+   * @throws {TypeError} If the registry has no such number, or the codec cannot encode it.
    * @throws {QueueFullError} If 4 MiB wait, because nobody awaited; then the stream is aborted.
    * @throws {StreamError} If the stream is closed, or the peer reads no more.
    * @throws {ConnectionError} If the connection is over.

@@ -41,7 +41,7 @@ export interface StructuredDatagramsOptions<R extends Registry> extends Structur
    */
   readonly maxQueued?: number;
   /**
-   * Told of each datagram that can not be taken, as the loop comes to it: it has no type, one that
+   * Told of each datagram that cannot be taken, as the loop comes to it: it has no type, one that
    * is unknown, or data that the codec or the schema refuses. It is skipped; what the function
    * throws ends the loop.
    */
@@ -64,7 +64,7 @@ export interface StructuredDatagramsStats {
  * Typed messages in datagrams: each arrives whole, or not at all, in any order.
  *
  * - **Bounds:** at most `maxQueued` wait for the loop; past it the oldest is dropped and counted.
- * - **Errors:** a datagram that can not be taken is counted, told to `onInvalid`, and skipped.
+ * - **Errors:** a datagram that cannot be taken is counted, told to `onInvalid`, and skipped.
  * - **Loops:** leaving a loop keeps what waits for another one. It ends with the session.
  * - **Disposal** gives the session's datagrams back; what still waits is gone.
  *
@@ -82,7 +82,7 @@ export interface StructuredDatagrams<R extends Registry>
    * @param data What to send; its bytes are made at once.
    * @returns Resolves at once: nobody tells whether it arrives.
    * @throws {RangeError} If it is larger than the session's `datagrams.maxDatagramSize`.
-   * @throws {TypeError} If the registry has no such number, or the codec can not encode it.
+   * @throws {TypeError} If the registry has no such number, or the codec cannot encode it.
    * @throws {SessionClosedError} If the session is closed, or this was disposed of.
    */
   send<T extends TypeIn<R>>(type: T, data: StructuredInput<R, T>): Promise<void>;

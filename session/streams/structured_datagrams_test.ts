@@ -57,7 +57,7 @@ Deno.test("structuredDatagrams() puts the type ahead of the payload", async () =
   assertEquals((await soon(reader.read())).value?.toHex(), "9c40" + "22c3a922");
 });
 
-Deno.test("structuredDatagrams() refuses options that can not be", async () => {
+Deno.test("structuredDatagrams() refuses options that cannot be", async () => {
   await using pair = await ends();
   assertThrows(() => make(pair.client, { registry: {} }), TypeError, "at least one type");
   for (const maxQueued of [0, -1, 1.5, NaN]) {
@@ -89,7 +89,7 @@ Deno.test("StructuredDatagrams.send() refuses what is larger than a datagram", a
   assertEquals(near.stats.sent, 1);
 });
 
-Deno.test("StructuredDatagrams counts, tells and skips what can not be taken", async () => {
+Deno.test("StructuredDatagrams counts, tells and skips what cannot be taken", async () => {
   await using pair = await ends();
   await using near = make(pair.client, { registry });
   const told: StructuredError[] = [];

@@ -1,5 +1,5 @@
 /**
- * How typed messages are framed, and what is told of those that can not be taken.
+ * How typed messages are framed, and what is told of those that cannot be taken.
  *
  * @module
  */
@@ -106,7 +106,7 @@ export interface DecodedMessage {
  * @param type The number of the message; the registry has it.
  * @param format The registry and the codec.
  * @returns The message; a promise of it if the schema is asynchronous.
- * @throws {StructuredError} If the codec can not read it, or its schema refuses it.
+ * @throws {StructuredError} If the codec cannot read it, or its schema refuses it.
  */
 export function decodeMessage(
   payload: Uint8Array,

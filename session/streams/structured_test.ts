@@ -235,7 +235,7 @@ Deno.test("StructuredStream.send() refuses what is too large before anything is 
   await assertRejects(() => usual.send(2, "x".repeat(1024 * 1024 - 1)), RangeError, "1048576");
 });
 
-Deno.test("StructuredStream.send() sends nothing that the codec can not encode", async () => {
+Deno.test("StructuredStream.send() sends nothing that the codec cannot encode", async () => {
   const wire = new HandStream();
   const json = await byHand(wire, { registry: { 1: anything } as unknown as R });
   await assertRejects(() => json.send(1, undefined as never), TypeError, "received undefined");

@@ -41,7 +41,7 @@ export interface EncodeOptions {
  * @param data Any value that JSON can hold, a `Uint8Array`, or `undefined` for none.
  * @param options See {@linkcode EncodeOptions}.
  * @returns The message, ready for any number of sessions.
- * @throws {TypeError} If JSON can not hold the data, or the topic is no topic.
+ * @throws {TypeError} If JSON cannot hold the data, or the topic is no topic.
  * @throws {RangeError} If the message is larger than `maxBytes`.
  *
  * @example Usage
@@ -71,7 +71,7 @@ type DataEnvelope = Extract<OutgoingEnvelope, { readonly data?: unknown }>;
  * @param envelope The envelope; its topic was checked.
  * @param options The most bytes that it may have; what is being done, for errors; for policies its topic, none by default.
  * @returns The message, ready for any number of sessions.
- * @throws {TypeError} If JSON can not hold the data.
+ * @throws {TypeError} If JSON cannot hold the data.
  * @throws {RangeError} If the message is larger than `maxBytes`.
  */
 export function encodeData(

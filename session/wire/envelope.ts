@@ -153,7 +153,7 @@ export const MAX_TOPIC_BYTES = 255;
 export const MAX_NAME_LENGTH = 64;
 
 /**
- * Reads one envelope. Never throws: what can not be read comes back as
+ * Reads one envelope. Never throws: what cannot be read comes back as
  * `malformed`, with what was expected and what came.
  *
  * @param text One JSON object.
@@ -403,12 +403,12 @@ export type OutgoingEnvelope =
   | { readonly expects: "auth"; readonly reason: string };
 
 /**
- * Writes an envelope, or says why that can not be.
+ * Writes an envelope, or says why that cannot be.
  *
  * @param envelope What to write; its `data` may be any value that JSON can hold.
  * @param verb What is being done, for the error.
  * @returns JSON text without raw line feeds.
- * @throws {TypeError} If JSON can not hold the data.
+ * @throws {TypeError} If JSON cannot hold the data.
  */
 export function encodeEnvelope(envelope: OutgoingEnvelope, verb = "send"): string {
   const data = "data" in envelope ? envelope.data : undefined;
@@ -550,7 +550,7 @@ export function badId(key: string, value: unknown, id?: unknown): Envelope {
   );
 }
 
-/** What comes of an envelope that can not be read; `id` is answered. */
+/** What comes of an envelope that cannot be read; `id` is answered. */
 export function malformed(message: string, id?: unknown): Envelope {
   return { kind: "malformed", message, id: isId(id) ? id : null };
 }

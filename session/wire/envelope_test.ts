@@ -253,7 +253,7 @@ Deno.test("parseEnvelope() says what was expected, and never what the peer wrote
   }
 });
 
-Deno.test("parseEnvelope() survives objects that can not be turned into text", () => {
+Deno.test("parseEnvelope() survives objects that cannot be turned into text", () => {
   const trap = '{"toString":1,"valueOf":1}';
   const texts = [
     `{"reply":1,"error":{"code":"x","message":${trap}}}`,

@@ -22,7 +22,7 @@ import {
 } from "./envelope.ts";
 
 /**
- * Reads one envelope. Never throws: what can not be read comes back as
+ * Reads one envelope. Never throws: what cannot be read comes back as
  * `malformed`, with what was expected and what came.
  *
  * @param text One JSON object.

@@ -524,7 +524,7 @@ test("holds what a slow server does not take, with a bound", async (server) => {
   assertEquals(broker.stats.waiting, 0);
 });
 
-test("does without JetStream what can be done, and says what can not", async ({ servers }) => {
+test("does without JetStream what can be done, and says what cannot", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });
   await using hearing = new Hearing(broker, "news");
   await hearing.ready;
@@ -737,7 +737,7 @@ test("knows the place of a quiet topic as long as it listens, and is careful oth
     "who listened knows that nothing came",
   );
   const head = busy.at(-1)!.position!.offset;
-  assertEquals(await read(far, last), [head, 0, undefined], "who did not can not say");
+  assertEquals(await read(far, last), [head, 0, undefined], "who did not cannot say");
   assertEquals(await read(far), [head, 0, undefined]);
   assertEquals(await read(far, head), [head, 0, undefined], "nothing came since then");
   const [next] = await append(far, "quiet", 1);

@@ -29,7 +29,7 @@ testInBrowsers("video is seen by who watches, ends and comes back", async (brows
   for (const transport of TRANSPORTS) await watches(browser, server, transport);
 });
 
-testInBrowsers("video says that a browser can not show it", async (browser) => {
+testInBrowsers("video says that a browser cannot show it", async (browser) => {
   const files = await readPage();
   await using site = new MoqSite({ fetch: (request) => servePage(files, request) });
   const page = await browser.newPage();

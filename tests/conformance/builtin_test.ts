@@ -21,7 +21,7 @@ const CHECKS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = 
     "takes a reason without a code",
     "cuts the reason at a character boundary",
     "ignores every close but the first",
-    "refuses codes that the wire can not carry",
+    "refuses codes that the wire cannot carry",
   ],
   "no-stream-end": [
     "echoes over bidirectional streams that either end opens",

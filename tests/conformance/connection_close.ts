@@ -74,7 +74,7 @@ export function testCloses(test: ConnectionTest, traits: ConnectionTraits): void
     assertEquals(await b.closed, info);
   });
 
-  test("refuses codes that the wire can not carry", async ({ a, b }) => {
+  test("refuses codes that the wire cannot carry", async ({ a, b }) => {
     const never = [-1, 3000.5, NaN, Infinity];
     const [refused, rule] = maxCloseCode === undefined
       ? [[12, 1000, 1006, 2999, 5000, ...never], "0 or 3000 to 4999"]

@@ -138,7 +138,7 @@ export function testFrames(test: ConnectionTest, traits: ConnectionTraits): void
     framesOf(a).send(binary(1, 2, 3));
     await log.reach(2);
     const after = { a: await a.getStats(), b: await b.getStats() };
-    // A counter that the wire can not know is absent.
+    // A counter that the wire cannot know is absent.
     const grew = (from: number | undefined, to: number | undefined, atLeast: number) =>
       assert(to === undefined || to - (from ?? 0) >= atLeast, `${from} to ${to}`);
     grew(before.a.framesSent, after.a.framesSent, 2);

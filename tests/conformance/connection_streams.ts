@@ -154,7 +154,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     const { near, far } = await openPair(pair);
     const writer = near.writable.getWriter();
     await soon(far.readable.cancel({ streamErrorCode: 9 }));
-    // A wire that can not carry codes may notice it by a write only.
+    // A wire that cannot carry codes may notice it by a write only.
     const writing = async () => {
       for (; !traits.resetCodes; await delay(1)) await writer.write(Uint8Array.of(1));
       await writer.closed;

@@ -6,7 +6,7 @@ const traits: ConnectionTraits = {
   frames: false,
   streams: true,
   datagrams: "unreliable",
-  // The runtime can not send the code of a reset.
+  // The runtime cannot send the code of a reset.
   resetCodes: false,
   credit: true,
   independentStreams: true,

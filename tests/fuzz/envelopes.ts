@@ -23,7 +23,7 @@ import { anyJson, mutateBytes, mutateText } from "./mutate.ts";
 
 /** One good envelope of each kind, and some that are almost good. */
 export const ENVELOPES: readonly string[] = [
-  // What is read as Infinity, which JSON can not hold.
+  // What is read as Infinity, which JSON cannot hold.
   '{"publish":"news","data":1e999,"id":4}',
   ...[
     { topic: "chat:lobby", data: { text: "hi" } },
@@ -91,7 +91,7 @@ export function fuzzEnvelopes(random: Random, rounds: number): void {
     if (envelope.kind === "malformed") assert(envelope.message.length < 512, envelope.message);
     if (envelope.kind !== "message") continue;
     const { kind: _, ...rest } = envelope;
-    // A number such as 1e999 is read as one that JSON can not hold.
+    // A number such as 1e999 is read as one that JSON cannot hold.
     const again = failsOnlyBy(() => encodeEnvelope(rest), TypeError);
     if (!again.ok) assert(again.error.message.includes("Infinity"), again.error.message);
     else assertEquals(JSON.stringify(parseEnvelope(again.value)), JSON.stringify(envelope));

@@ -1,6 +1,6 @@
 /**
  * Skein and relays: moq-relay between Skein and JavaScript, Skein's own between implementations that
- * can not talk to each other, and a client that stays while a relay goes.
+ * cannot talk to each other, and a client that stays while a relay goes.
  */
 import { assertEquals } from "@std/assert";
 import {
@@ -29,7 +29,7 @@ import { playSkein, type Wire } from "./peers/skein_moq.ts";
 /** What the relay makes of a refusal by us, for its subscribers. */
 function refusalThrough(wire: Wire, version: MoqVersion): unknown {
   if (wire === "websocket") return 51;
-  // Where streams can not be reset, only this version has a message for it.
+  // Where streams cannot be reset, only this version has a message for it.
   return version === "moq-lite-04" ? 3 : 18;
 }
 
@@ -80,7 +80,7 @@ function partOf(relay: Peer, other: Peer, { wire, version, scenario }: {
   return { name: `${other.name} ${does}, ${wire}`, fn };
 }
 
-/** Our relay, between versions that can not talk to each other. */
+/** Our relay, between versions that cannot talk to each other. */
 function partOfOurs(publisher: Peer, subscriber: Peer): Part {
   const fn = async () => {
     await using relay = new MoqRelay({ allowAnonymousPublish: true });
@@ -108,7 +108,7 @@ function partOfOurs(publisher: Peer, subscriber: Peer): Part {
   return { name: `${publisher.name} publishes, ${subscriber.name} subscribes`, fn };
 }
 
-/** What they make of a refusal by us, where streams can not be reset. */
+/** What they make of a refusal by us, where streams cannot be reset. */
 const REFUSED: Readonly<Record<string, unknown>> = {
   "gomoqt 0.11": {
     track: "failed to read SUBSCRIBE_OK response: EOF",

@@ -1,6 +1,6 @@
 /**
  * Skein beside other implementations of Media over QUIC, on every wire and in every version that
- * they have in common: as publisher and as subscriber, dialing and serving. What can not work is
+ * they have in common: as publisher and as subscriber, dialing and serving. What cannot work is
  * asserted as well.
  */
 import { assertEquals, equal } from "@std/assert";
@@ -43,8 +43,8 @@ interface Case {
   readonly client: "theirs" | "ours";
 }
 
-/** Deno's QUIC can not reset a stream, so a refusal is something else there. */
-const NO_RESETS = "the runtime's QUIC can not reset streams";
+/** Deno's QUIC cannot reset a stream, so a refusal is something else there. */
+const NO_RESETS = "the runtime's QUIC cannot reset streams";
 
 function exceptionsOf({ peer, wire, version, scenario }: Case): Exception[] {
   const exceptions: Exception[] = [];
@@ -76,7 +76,7 @@ function exceptionsOf({ peer, wire, version, scenario }: Case): Exception[] {
   return exceptions;
 }
 
-/** What a subscriber makes of a refusal by us, where streams can not be reset. */
+/** What a subscriber makes of a refusal by us, where streams cannot be reset. */
 function refusalAt(peer: Peer, version: MoqVersion): unknown {
   const both = (text: string) => ({ track: text, broadcast: text });
   if (peer.name === "gomoqt 0.11") return both("failed to read SUBSCRIBE_OK response: EOF");

@@ -1,6 +1,6 @@
 /**
  * Skein beside other implementations of QMux: their clients at our server, and our client at their
- * servers, in every version that they have in common. What can not work is asserted as well.
+ * servers, in every version that they have in common. What cannot work is asserted as well.
  */
 import { assertEquals, assertInstanceOf } from "@std/assert";
 import { CloseCode, ConnectionError } from "../../errors.ts";
@@ -129,10 +129,10 @@ const OLD_CLOSE: Exception = {
   closed: { code: 4010, reason: "" },
 };
 
-/** What clients of before 0.3 can not. */
+/** What clients of before 0.3 cannot. */
 const OLD_CLIENT: Partial<Record<AnyScenario, Exception>> = {
   datagrams: { because: "it has none", seen: { returned: 0, largest: false } },
-  "opened-by-server": { because: "it can not read a close", seen: { opened: 120, code: 1002 } },
+  "opened-by-server": { because: "it cannot read a close", seen: { opened: 120, code: 1002 } },
   reset: { because: "it tells no codes", seen: { reset: null, stopped: null } },
   "reset-by-server": { because: "it tells no codes", seen: { reset: null, stopped: null } },
   close: OLD_CLOSE,
@@ -144,7 +144,7 @@ const CLIENTS: Exceptions = {
   "@moq/qmux 0.1": {
     ...OLD_CLIENT,
     "closed-by-server": {
-      because: "it can not read a close",
+      because: "it cannot read a close",
       seen: { code: 1002, reason: "Protocol violation" },
     },
   },

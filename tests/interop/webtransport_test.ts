@@ -1,6 +1,6 @@
 /**
  * Skein beside other implementations of WebTransport: their clients at our server,
- * and our client at their servers. What can not work is asserted as well.
+ * and our client at their servers. What cannot work is asserted as well.
  */
 import { assertEquals, assertInstanceOf } from "@std/assert";
 import { StreamError } from "../../errors.ts";

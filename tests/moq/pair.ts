@@ -29,7 +29,7 @@ export interface LivePairOptions {
   readonly server?: TrackMux;
   /** What the client publishes. */
   readonly client?: TrackMux;
-  /** The wire can not reset streams, as Deno's QUIC. */
+  /** The wire cannot reset streams, as Deno's QUIC. */
   readonly hasNoResets?: boolean;
   /** More for the server's end. */
   readonly options?: Partial<MoqSessionOptions>;

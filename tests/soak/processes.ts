@@ -141,7 +141,7 @@ export function sleep(ms: number): Promise<void> {
 }
 
 /**
- * Finds out how many files this process may open. A process can not raise its own
+ * Finds out how many files this process may open. A process cannot raise its own
  * limit from JavaScript, so the test asks for a shell that does.
  *
  * @returns The limit; `Infinity` where there is none, or no way to ask.

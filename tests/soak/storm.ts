@@ -145,7 +145,7 @@ async function untilBack(fleet: Fleet, clients: number): Promise<void> {
   }
 }
 
-/** CPU time of nodes so far, in milliseconds; NaN where it can not be told. */
+/** CPU time of nodes so far, in milliseconds; NaN where it cannot be told. */
 async function cpuOf(nodes: readonly FleetNode[]): Promise<number> {
   const each = await Promise.all(nodes.map(({ process }) => usageOf(process.pid)));
   return each.reduce((all, { cpuUs = NaN }) => all + cpuUs / 1_000, 0);

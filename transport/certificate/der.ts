@@ -12,7 +12,7 @@ export const CONSTRUCTED = 0xa0;
 /** A context-specific tag that holds bytes. */
 export const PRIMITIVE = 0x80;
 
-/** The first year that a `UTCTime` can not tell. */
+/** The first year that a `UTCTime` cannot tell. */
 const FIRST_LONG_YEAR = 2050;
 
 /**

@@ -171,7 +171,7 @@ Deno.test({
   },
 });
 
-Deno.test("devCertificate() is in memory alone where the folder can not be made", () => {
+Deno.test("devCertificate() is in memory alone where the folder cannot be made", () => {
   using folder = new Folder();
   Deno.writeTextFileSync(`${folder.path}/file`, "");
   const { file } = devCertificate({ cacheFolder: `${folder.path}/file/cache` });

@@ -2,7 +2,7 @@
  * Where the development certificate is kept: one file for certificate and key,
  * so that nobody ever reads one with the other's predecessor.
  *
- * Nothing here prompts for a permission, and nothing throws: what can not be
+ * Nothing here prompts for a permission, and nothing throws: what cannot be
  * kept is made anew next time.
  *
  * @module

@@ -47,7 +47,7 @@ export type { CertificateHash, DialWebTransportOptions } from "../webtransport.t
  * @param options See {@linkcode DialWebTransportOptions}.
  * @returns The connection, established.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
- * @throws {ConnectionError} If it can not be made; `status` is the server's, if it refused.
+ * @throws {ConnectionError} If it cannot be made; `status` is the server's, if it refused.
  * @throws {TimeoutError} If it takes longer than `timeoutMs`.
  * @throws {TypeError} If the URL is not `https:`.
  * @throws {RangeError} If a limit makes no sense.

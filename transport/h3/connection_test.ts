@@ -287,7 +287,7 @@ async function isReset(head: Uint8Array): Promise<void> {
       controller.byobRequest!.respond(head.length);
     },
   });
-  // The runtime can not reset a stream, so that nobody here can be such a peer.
+  // The runtime cannot reset a stream, so that nobody here can be such a peer.
   const conn = {
     closed,
     close: resolve,

@@ -44,7 +44,7 @@ export const H3Error = {
   versionFallback: 0x110,
   /** A datagram, or its setting, is wrong. */
   datagramError: 0x33,
-  /** A field section can not be decoded. */
+  /** A field section cannot be decoded. */
   qpackDecompressionFailed: 0x200,
   /** An instruction on QPACK's encoder stream is wrong. */
   qpackEncoderStreamError: 0x201,

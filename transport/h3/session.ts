@@ -82,7 +82,7 @@ const MAX_UNREAD_STREAMS = 16;
 const CAPABILITIES: ConnectionCapabilities = {
   streams: true,
   datagrams: "unreliable",
-  // The runtime can not send the code of a reset; those of the peer are read.
+  // The runtime cannot send the code of a reset; those of the peer are read.
   resetCodes: false,
   credit: false,
   independentStreams: true,
@@ -104,7 +104,7 @@ const UNIDIRECTIONAL: ArrivalsOptions<ReceiveHalf> = {
 export class Http3Session implements Connection, DirectStreams, MessageCarrier, StreamOwner {
   /** Always `webtransport`. */
   readonly transport: string = "webtransport";
-  /** No codes of resets, which the runtime can not send; credit where both ends count. */
+  /** No codes of resets, which the runtime cannot send; credit where both ends count. */
   readonly capabilities: ConnectionCapabilities;
   /** Open streams; they end with the session. */
   readonly halves: StreamHalves = new StreamHalves();
@@ -689,7 +689,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
       error.h3Code === H3Error.flowControlError;
     if (!isOfSession) this.#link.fail(error);
     else if (this.#state === "open") {
-      // A reset would say the code, and the runtime can not send one.
+      // A reset would say the code, and the runtime cannot send one.
       this.#sendCapsule(encodeCloseCapsule({ closeCode: error.h3Code, reason: error.message }));
     }
     const message = `The peer broke the protocol: ${error.message}`;

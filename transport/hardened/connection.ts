@@ -1,6 +1,6 @@
 /**
  * A WebSocket connection that can do what those of browsers, and of the runtime,
- * can not: stop reading, know when the wire took everything, and end at once.
+ * cannot: stop reading, know when the wire took everything, and end at once.
  *
  * @module
  */

@@ -128,7 +128,7 @@ Deno.test("listen() resolves names, and tells a free port at once", async () => 
   assertEquals(engine.stats().connections, 0);
 });
 
-Deno.test("listen() says so where the runtime can not listen at once", () => {
+Deno.test("listen() says so where the runtime cannot listen at once", () => {
   const descriptor = Object.getOwnPropertyDescriptor(net, "_createServerHandle")!;
   Object.defineProperty(net, "_createServerHandle", { ...descriptor, value: undefined });
   try {

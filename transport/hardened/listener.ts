@@ -98,7 +98,7 @@ export class Listener {
    * Listens.
    *
    * @throws {Deno.errors.AddrInUse} If the port is taken.
-   * @throws {UnsupportedError} If the runtime can not listen at once.
+   * @throws {UnsupportedError} If the runtime cannot listen at once.
    */
   constructor(options: ListenerOptions, handler: Handler) {
     const { hostname, port, tls, requestTimeoutMs, handshakeTimeoutMs } = options;

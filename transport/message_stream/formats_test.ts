@@ -154,7 +154,7 @@ Deno.test("FrameParser ends at the end mark", () => {
   assertEquals(parse([Uint8Array.fromHex("0100610002010062")]), ["a", "end"]);
 });
 
-Deno.test("FrameParser refuses what it can not read, and reads no further", () => {
+Deno.test("FrameParser refuses what it cannot read, and reads no further", () => {
   const cases: [string, number, string][] = [
     ["4401", 4413, "A frame has more than 1024 bytes"],
     ["c0ffffffffffffff", 4413, "A frame has more than 1024 bytes"],

@@ -194,7 +194,7 @@ Deno.test("withMessages() answers the peer's end behind what it has to say", asy
   assertEquals(received, ["a", undefined]);
 });
 
-Deno.test("withMessages() refuses what it can not read", async () => {
+Deno.test("withMessages() refuses what it cannot read", async () => {
   const cases: [string, number][] = [
     ["8001000100", 4413],
     ["0003", 4400],

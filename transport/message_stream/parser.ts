@@ -19,7 +19,7 @@ export interface FrameSink {
   onFrame(frame: Frame): void;
   /** The end mark. Nothing is found after it. */
   onEnd(): void;
-  /** What came can not be read. Nothing is found after it. */
+  /** What came cannot be read. Nothing is found after it. */
   onRefused(closeCode: number, reason: string): void;
 }
 

@@ -105,7 +105,7 @@ interface Globals {
  * @returns The connection, established.
  * @throws {UnsupportedError} If the platform has none.
  * @throws {TypeError} If headers are given: browsers send none of their own.
- * @throws {ConnectionError} If it can not be opened; browsers do not tell why.
+ * @throws {ConnectionError} If it cannot be opened; browsers do not tell why.
  * @throws {TimeoutError} If it takes longer than `timeoutMs`.
  */
 export async function dialNativeWebTransport(

@@ -15,13 +15,13 @@ export const QuicError = {
   flowControlError: 0x3,
   /** More streams than were allowed. */
   streamLimitError: 0x4,
-  /** A frame for a stream that can not have it. */
+  /** A frame for a stream that cannot have it. */
   streamStateError: 0x5,
   /** A stream that changed its final size. */
   finalSizeError: 0x6,
-  /** A frame that can not be read. */
+  /** A frame that cannot be read. */
   frameEncodingError: 0x7,
-  /** Parameters that can not be read, or are not allowed. */
+  /** Parameters that cannot be read, or are not allowed. */
   transportParameterError: 0x8,
   /** Another breach of the rules. */
   protocolViolation: 0xa,

@@ -182,7 +182,7 @@ export class FrameReader {
     const offset = (type & StreamBit.offset) === 0 ? NaN : cursor.varint();
     const length = (type & StreamBit.length) === 0 ? cursor.left : cursor.varint();
     const data = cursor.take(length);
-    if (offset + length >= 2 ** 62) throw malformed("A stream can not be that long");
+    if (offset + length >= 2 ** 62) throw malformed("A stream cannot be that long");
     return { kind: "stream", id, offset, data, isFin: (type & StreamBit.fin) !== 0 };
   }
 
@@ -264,7 +264,7 @@ export class FrameReader {
  *
  * @param record The record, without a size field.
  * @returns Its frames.
- * @throws {QmuxError} If it can not be read.
+ * @throws {QmuxError} If it cannot be read.
  */
 export function decodeRecord(record: Uint8Array): QmuxFrame[] {
   const reader = new FrameReader(record);

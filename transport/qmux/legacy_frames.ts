@@ -16,7 +16,7 @@ const decoder = new TextDecoder();
  *
  * @param message The message.
  * @returns Its frame.
- * @throws {QmuxError} If it can not be read.
+ * @throws {QmuxError} If it cannot be read.
  */
 export function decodeLegacyFrame(message: Uint8Array): QmuxFrame {
   const cursor = new Cursor(message, QuicError.frameEncodingError);

@@ -273,7 +273,7 @@ export class SendHalf implements DirectWritable {
     if (this.#isOver || this.#failure !== undefined) return;
     const message = `The peer stopped reading the stream with code ${code}`;
     const error = new StreamError(message, { streamErrorCode: code, by: "remote" });
-    // One that is not exact can not be sent back.
+    // One that is not exact cannot be sent back.
     this.#reset(Math.min(code, MAX_VARINT), error);
     this.#controller?.error(error);
   }
@@ -601,7 +601,7 @@ export class ReceiveHalf implements DirectReadable {
    *
    * @param code The application's code.
    * @param finalSize Bytes that it sent of it; `undefined` where the framing does not say.
-   * @throws {QmuxError} If that can not be.
+   * @throws {QmuxError} If that cannot be.
    */
   reset(code: number, finalSize: number = this.#received): void {
     if (finalSize < this.#received || (this.#finalSize ?? finalSize) !== finalSize) {

@@ -92,7 +92,7 @@ export function encodeTransportParameters(parameters: TransportParameters): Uint
  *
  * @param bytes The body of a QX_TRANSPORT_PARAMETERS frame.
  * @returns What was said, and the defaults of the rest.
- * @throws {QmuxError} If they can not be read, or are not allowed.
+ * @throws {QmuxError} If they cannot be read, or are not allowed.
  */
 export function decodeTransportParameters(bytes: Uint8Array): TransportParameters {
   const parameters: { -readonly [Name in keyof TransportParameters]: number } = {

@@ -302,7 +302,7 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
   }
 }
 
-/** What carries it may be a WebSocket, which can not say every code; the frame of QMux has it. */
+/** What carries it may be a WebSocket, which cannot say every code; the frame of QMux has it. */
 function forCarrier(info: Required<ConnectionCloseInfo>): Required<ConnectionCloseInfo> {
   return isPortableCloseCode(info.closeCode) ? info : { ...info, closeCode: 0 };
 }

@@ -122,7 +122,7 @@ Deno.test("withQmux() was ready although a close came first, where nothing has t
   assertEquals(await client.closed, { closeCode: 4009, reason: "bye" });
 });
 
-Deno.test("withQmux() has what carries it close with 0 where a WebSocket can not say the code", async () => {
+Deno.test("withQmux() has what carries it close with 0 where a WebSocket cannot say the code", async () => {
   for (const [closeCode, carried] of [[0x103, 0], [2 ** 40, 0], [1000, 0], [4507, 4507]] as const) {
     const pair = memoryPair(WEBSOCKET);
     const client = withQmux(pair.client, { side: "client", version: 1 });

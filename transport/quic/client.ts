@@ -62,7 +62,7 @@ export interface DialQuicOptions {
  * @param options See {@linkcode DialQuicOptions}.
  * @returns The connection, ready; its `protocol` is the one agreed on.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
- * @throws {ConnectionError} If it can not be made: nobody answers, the certificate is not trusted, or
+ * @throws {ConnectionError} If it cannot be made: nobody answers, the certificate is not trusted, or
  * the server speaks none of the protocols.
  * @throws {TimeoutError} If it takes longer than `timeoutMs`.
  * @throws {TypeError} If the URL has no host, there are no protocols, or a hash makes no sense.

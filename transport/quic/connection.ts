@@ -43,7 +43,7 @@ import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
 const CAPABILITIES: ConnectionCapabilities = {
   streams: true,
   datagrams: "unreliable",
-  // The runtime can not send the code of a reset; those of the peer are read.
+  // The runtime cannot send the code of a reset; those of the peer are read.
   resetCodes: false,
   credit: false,
   independentStreams: true,
@@ -67,7 +67,7 @@ export class RawQuicConnection
   implements QuicConnection, DirectStreams, MessageCarrier, StreamOwner {
   /** Always `quic`. */
   readonly transport: string = "quic";
-  /** No codes of resets, which the runtime can not send. */
+  /** No codes of resets, which the runtime cannot send. */
   readonly capabilities: ConnectionCapabilities = CAPABILITIES;
   /** It is ready from the beginning. */
   readonly ready: Promise<void> = Promise.resolve();

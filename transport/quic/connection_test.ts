@@ -129,7 +129,7 @@ Deno.test("QuicConnection.closed rejects when the peer falls silent", async () =
 });
 
 Deno.test("QuicConnection has the codes of streams that the peer ended as they came", async () => {
-  // The runtime can not send them, so that nobody here can be such a peer.
+  // The runtime cannot send them, so that nobody here can be such a peer.
   for (const [text, code] of [["0", 0], ["77", 77], ["9007199254740991", 2 ** 53 - 1]] as const) {
     const stream = new ReadableStream({
       type: "bytes",

@@ -2,7 +2,7 @@
  * Streams of a WebTransport session over QUIC's own, read with buffers that
  * grow with what comes, and written with their head and first bytes in one.
  *
- * What the runtime's QUIC can not do, and what follows: it can not reset a
+ * What the runtime's QUIC cannot do, and what follows: it cannot reset a
  * stream, so `abort` looks like a normal end to the peer, and it stops reading
  * with code 0 only. The codes of a peer are read. A peer that stops reading is
  * noticed by the next write.

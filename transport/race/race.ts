@@ -51,7 +51,7 @@ export interface TransportFallback {
 export interface TransportPlatform {
   /** Opens a WebSocket. */
   readonly webSocket: (url: URL, options: DialWebSocketOptions) => Promise<Connection>;
-  /** Opens WebTransport; or why this platform can not. */
+  /** Opens WebTransport; or why this platform cannot. */
   readonly webTransport: WebTransportLeg | string;
   /**
    * A defect of the platform's WebTransport, in words: it is tried only where WebSocket fails then,

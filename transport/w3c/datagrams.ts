@@ -84,7 +84,7 @@ export class DatagramSink implements UnderlyingSink<Uint8Array> {
     this.#open.delete(this);
   }
 
-  /** Ends it with the session; a pipe can not be closed from outside, and breaks. */
+  /** Ends it with the session; a pipe cannot be closed from outside, and breaks. */
   end(error: Error, isBroken: boolean): void {
     if (isBroken || this.writer === undefined) return this.#controller?.error(error);
     this.writer.close().catch(() => this.#controller?.error(error));

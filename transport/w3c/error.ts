@@ -118,7 +118,7 @@ export function sessionError(error: unknown): WebTransportError {
 /**
  * Makes the error of a call that comes too late.
  *
- * @param what What can not be done.
+ * @param what What cannot be done.
  * @returns The error.
  */
 export function invalidState(what: string): DOMException {

@@ -322,7 +322,7 @@ export class WebTransport implements AsyncDisposable {
     return this.#responseHeaders === null ? "" : this.#session!.protocol;
   }
 
-  /** Headers of the response, which can not be changed; `null` before `ready`. */
+  /** Headers of the response, which cannot be changed; `null` before `ready`. */
   get responseHeaders(): Headers | null {
     return this.#responseHeaders;
   }
@@ -627,7 +627,7 @@ export class WebTransport implements AsyncDisposable {
   }
 }
 
-/** Headers that can not be changed. */
+/** Headers that cannot be changed. */
 class ResponseHeaders extends Headers {
   constructor(fields: readonly Field[]) {
     const isShown = ([name]: Field) => !name.startsWith(":") && !HIDDEN_HEADERS.includes(name);

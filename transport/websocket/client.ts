@@ -21,7 +21,7 @@ import type { Connection } from "../connection.ts";
  * @returns The connection, open.
  * @throws {TypeError} If the URL is none of a WebSocket, or the runtime does not take the headers.
  * @throws {RangeError} If `timeoutMs` is negative, or no number.
- * @throws {ConnectionError} If it can not be opened.
+ * @throws {ConnectionError} If it cannot be opened.
  * @throws {TimeoutError} If it takes too long.
  *
  * @example Usage

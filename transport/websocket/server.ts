@@ -1,8 +1,8 @@
 /**
  * The server half of the WebSocket connection, on `Deno.upgradeWebSocket`.
  *
- * What the runtime can not do, and what follows: it has no receive limit and no
- * read pause, so size limits apply once a message is there; it can not drop a
+ * What the runtime cannot do, and what follows: it has no receive limit and no
+ * read pause, so size limits apply once a message is there; it cannot drop a
  * peer that stopped reading, or that does not answer a close, so what was handed
  * to it stays with it until that peer reads or leaves. Sessions hand it little
  * for that reason, and are over for the application at once; sockets are counted

@@ -238,7 +238,7 @@ async function enter(place) {
       redraw();
     }
   } catch (error) {
-    const text = `This room can not be entered: ${error.failure?.message ?? error.message}`;
+    const text = `This room cannot be entered: ${error.failure?.message ?? error.message}`;
     add(place, { id: crypto.randomUUID(), isNotice: true, text, at: Date.now() });
     redraw();
   }

@@ -67,7 +67,7 @@ function drawTransport(transport, fallback) {
   else if (badge.title !== why) badge.title = why;
 }
 
-/** Says why one can not enter. */
+/** Says why one cannot enter. */
 export function showError(message) {
   elements["name-error"].textContent = message;
   elements.name.setAttribute("aria-invalid", String(message !== ""));

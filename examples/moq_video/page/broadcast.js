@@ -23,7 +23,7 @@ const MAX_WAITING = 2;
 /** On a slow network, groups that are older than this give way to newer ones, in milliseconds. */
 const MAX_LATENCY_MS = 2_000;
 
-/** Why this browser can not send; `undefined` if it can. */
+/** Why this browser cannot send; `undefined` if it can. */
 export async function whyNotSend() {
   if (!("VideoEncoder" in globalThis)) return "This browser has no VideoEncoder (WebCodecs).";
   const { supported } = await VideoEncoder.isConfigSupported(CONFIG);

@@ -11,7 +11,7 @@ const REST_MS = 150;
 /** It is waited for the broadcast as long as the page is open, and for it to come back. */
 const PATIENT = { waitForBroadcast: true, resumeTimeoutMs: Infinity };
 
-/** Why this browser can not watch; `undefined` if it can. */
+/** Why this browser cannot watch; `undefined` if it can. */
 export function whyNotWatch() {
   return "VideoDecoder" in globalThis
     ? undefined

@@ -121,7 +121,7 @@ export const MAX_CLIENT_PREFIXES = 1_024;
  * - **Delays** double up to `maxDelayMs`, with jitter. They begin anew only after a session that held for
  *   `stableMs`, and so do the limits `maxAttempts` and `giveUpAfterMs`.
  * - **Refused:** `unauthorized`, no common version, a status from 400 (but 408, 425 and 429), and what
- *   can not be dialed at all end the client at once. A session that held, and is then closed as
+ *   cannot be dialed at all end the client at once. A session that held, and is then closed as
  *   unauthorized, gets another attempt: its token may have expired.
  * - **GOAWAY:** the next session is dialed while the last one still lives, and takes over from it.
  *   Where to go instead is the server's wish: see `allowMigration` of {@linkcode MoqClientOptions}.

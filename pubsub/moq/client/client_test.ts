@@ -158,7 +158,7 @@ const REFUSALS: readonly (readonly [string, () => unknown])[] = [
   ["404", () => new ConnectionError("Refused", { status: 404 })],
   ["unauthorized", () => new MoqError("session", "unauthorized", "No", { by: "remote" })],
   ["no common version", () => new MoqError("session", "unsupportedVersion", "No version")],
-  ["what can not be dialed", () => new TypeError("Cannot dial MoQ")],
+  ["what cannot be dialed", () => new TypeError("Cannot dial MoQ")],
   ["what the platform lacks", () => new UnsupportedError("Cannot dial MoQ")],
 ];
 for (const [what, error] of REFUSALS) {

@@ -309,7 +309,7 @@ async function webTransportOf(target: URL, options: Dialing): Promise<Connection
     ...(hashes && { serverCertificateHashes: hashes }),
   };
   if (isNativeWebTransportAvailable()) {
-    // A browser that can not tell what was agreed on gets it told by the first message.
+    // A browser that cannot tell what was agreed on gets it told by the first message.
     const protocols = "protocol" in WebTransport.prototype ? dialOptions.protocols! : [];
     return await dialNativeWebTransport(url, { ...dialOptions, protocols });
   }

@@ -30,7 +30,7 @@ Deno.test("MoqCluster leaves another relay some time after the last subscription
   assertEquals(b.ways["/live"]?.length, 2);
 });
 
-Deno.test("MoqCluster refuses what is at a relay that can not be reached, and tries again", async () => {
+Deno.test("MoqCluster refuses what is at a relay that cannot be reached, and tries again", async () => {
   await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   const publisher = new Publisher();

@@ -143,7 +143,7 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#forget();
     this.#done.reject(new MoqError("subscribe", reason, message));
     if (this.#held === 0) return;
-    // Where a wire can not reset a stream, what the peer does not take is held until the session ends.
+    // Where a wire cannot reset a stream, what the peer does not take is held until the session ends.
     const { stallTimeoutMs } = this.#limits;
     this.#freeTimer = setTimeout(() => {
       this.track.closeSession(

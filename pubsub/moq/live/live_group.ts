@@ -385,7 +385,7 @@ export class Delivery implements EncodedSource {
     this.#owner.released(this);
   }
 
-  /** The group can not be had any more. */
+  /** The group cannot be had any more. */
   giveUp(reason: MoqErrorName): void {
     if (this.isGivenUp) return;
     this.group.deliveries.delete(this);

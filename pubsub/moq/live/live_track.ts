@@ -70,7 +70,7 @@ export interface LiveTrackOptions {
    */
   readonly maxGroupsInFlight?: number;
   /**
-   * Groups of one subscriber that were dropped while the wire has a part of them and can not let go,
+   * Groups of one subscriber that were dropped while the wire has a part of them and cannot let go,
    * as over Deno's QUIC; who has more is ended.
    *
    * @default {64}
@@ -78,7 +78,7 @@ export interface LiveTrackOptions {
   readonly maxStuckGroups?: number;
   /**
    * A subscriber that takes nothing for so long, while there is something, is ended: after this time, or
-   * up to a quarter of it more. Where it holds streams that can not be reset, its session ends
+   * up to a quarter of it more. Where it holds streams that cannot be reset, its session ends
    * after the same time again, for only that frees them.
    *
    * @default {10000}

@@ -263,7 +263,7 @@ Deno.test("LiveTrack.serve() refuses more subscribers than it may have, and take
   assertEquals((await later.nextGroup())?.sequence, 1);
 });
 
-Deno.test("LiveTrack ends the session of who holds what can not be reset", async () => {
+Deno.test("LiveTrack ends the session of who holds what cannot be reset", async () => {
   using time = new FakeTime();
   const { live, mux } = liveMux({ stallTimeoutMs: 4_000 });
   await using pair = await livePair("moq-lite-05", { server: mux, hasNoResets: true });

@@ -19,7 +19,7 @@ const WIRES: readonly MoqWire[] = ["webtransport", "quic", "websocket"];
  * @param protocols The protocols of raw QUIC, the best first.
  * @returns The options of the sockets.
  * @throws {TypeError} If `transports` is empty, one of them is none, or `webSocket` is without its own.
- * @throws {UnsupportedError} If the platform can not listen.
+ * @throws {UnsupportedError} If the platform cannot listen.
  */
 export function socketsOptions(
   options: ListenMoqOptions,

@@ -308,7 +308,7 @@ export class MoqServer implements AsyncDisposable {
 
   async #upgrade(request: Request, info: MoqRequestInfo): Promise<Response> {
     try {
-      // After an upgrade the runtime can not read the request any more.
+      // After an upgrade the runtime cannot read the request any more.
       const { url } = request;
       const headers = new Headers(request.headers);
       const address = this.#door.addressOf(headers, info);
@@ -412,7 +412,7 @@ function accepted<T>(place: Place, accept: () => T): T {
     return accept();
   } catch (cause) {
     place[Symbol.dispose]();
-    throw new MoqRefusal(400, "The request can not be answered", { cause });
+    throw new MoqRefusal(400, "The request cannot be answered", { cause });
   }
 }
 

@@ -49,7 +49,7 @@ export class Exchange {
   }
 
   /**
-   * Writes a message that nobody waits for: if it can not go out, reading tells.
+   * Writes a message that nobody waits for: if it cannot go out, reading tells.
    *
    * @returns Whether it was taken; not so if the peer takes nothing, and too much waits.
    */
@@ -61,7 +61,7 @@ export class Exchange {
     return true;
   }
 
-  /** Ends this direction. Never rejects: if it can not, the stream is over anyway. */
+  /** Ends this direction. Never rejects: if it cannot, the stream is over anyway. */
   async end(): Promise<void> {
     if (this.#isEnded) return;
     this.#isEnded = true;

@@ -97,7 +97,7 @@ export function refuse(connection: Connection, error: unknown, family: MoqErrorF
   try {
     connection.close({ closeCode, reason });
   } catch {
-    // The application chose a number that the wire can not carry.
+    // The application chose a number that the wire cannot carry.
     connection.close({ reason });
   }
 }

@@ -229,7 +229,7 @@ export class PeerReports {
     try {
       for await (const _ of this.probe({ signal }));
     } catch {
-      // A peer that can not measure tells nothing.
+      // A peer that cannot measure tells nothing.
     }
   }
 }

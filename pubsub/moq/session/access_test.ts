@@ -308,7 +308,7 @@ Deno.test("authorize is asked again for a broadcast that comes back, and the new
   await time.tickAsync(6_000);
   first.end();
   await turns();
-  // What nobody announces can not expire.
+  // What nobody announces cannot expire.
   await time.tickAsync(6_000);
   mux.publish("/a", () => {});
   await turns();

@@ -534,7 +534,7 @@ export class MoqSession implements AsyncDisposable {
    *
    * @param reason Why: a name of {@linkcode MoqSessionCode}, or a number of one's own.
    * @param message In words.
-   * @throws {RangeError} If the wire can not carry the number: every wire can carry those from 0 to 2^32 - 1.
+   * @throws {RangeError} If the wire cannot carry the number: every wire can carry those from 0 to 2^32 - 1.
    */
   closeWithError(reason: MoqErrorName | number, message: string): void {
     this.#close(reason, message);

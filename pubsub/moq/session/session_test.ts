@@ -229,7 +229,7 @@ Deno.test("MoqSession closes with its signal, and keeps no listener of it", asyn
   await soon(ends.server.closed);
 });
 
-Deno.test("MoqSession.closeWithError() refuses a number that the wire can not carry, and stays open", async () => {
+Deno.test("MoqSession.closeWithError() refuses a number that the wire cannot carry, and stays open", async () => {
   await using ends = await wiredEnds("moq-lite-05");
   for (const number of [-1, 0.5, NaN, 2 ** 60]) {
     assertThrows(() => ends.client.closeWithError(number, ""), RangeError, "code must be");

@@ -72,7 +72,7 @@ Deno.test("GroupWriter writes timestamps as differences", async () => {
   assertEquals(did[0], "aa" + "0a0101" + "030102" + "c01ffffffffffff8" + "0103");
 });
 
-Deno.test("GroupWriter.writeFrame() refuses what it can not write, and stays whole", async () => {
+Deno.test("GroupWriter.writeFrame() refuses what it cannot write, and stays whole", async () => {
   const { group, stream, did } = hand({ timestamps: true });
   for (const timestamp of [-1, 1.5, NaN, 2 ** 52]) {
     await assertRejects(() => group.writeFrame(frame(1), { timestamp }), RangeError, "timestamp");

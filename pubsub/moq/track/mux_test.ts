@@ -22,7 +22,7 @@ Deno.test("TrackMux() refuses options that make no sense", () => {
   assertEquals(new TrackMux({ hopId: (1n << 62n) - 1n }).hopId, (1n << 62n) - 1n);
 });
 
-Deno.test("TrackMux refuses a handler that can not serve, and announces nothing", () => {
+Deno.test("TrackMux refuses a handler that cannot serve, and announces nothing", () => {
   const mux = new TrackMux();
   for (const [handler, kind] of [[undefined, "undefined"], [new Map(), "Map"]] as const) {
     const rule = `handler must be a function or have serveTrack(), received ${kind}`;

@@ -386,7 +386,7 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Ends the session of the subscriber: where a wire can not reset streams, nothing less frees what
+   * Ends the session of the subscriber: where a wire cannot reset streams, nothing less frees what
    * a subscriber does not take.
    *
    * @ignore
@@ -459,7 +459,7 @@ export class TrackWriter implements AsyncDisposable {
   #groupEnded(group: GroupWriter, error: unknown): void {
     this.#groups.delete(group);
     if (group.isClosed) this.#room.sent();
-    // Nobody else would tell the subscriber, where the wire can not.
+    // Nobody else would tell the subscriber, where the wire cannot.
     if (error instanceof MoqError && error.by === "local") {
       this.drop({ first: group.sequence, last: group.sequence }, error.reason);
     }

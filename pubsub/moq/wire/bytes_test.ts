@@ -60,7 +60,7 @@ Deno.test("FieldReader.varint62() reads every length", () => {
   assertEquals(new FieldReader(bytes, "it").varint62(), 0x25n);
 });
 
-Deno.test("FieldReader.varint() refuses what a number can not hold, limit() takes it for the largest", () => {
+Deno.test("FieldReader.varint() refuses what a number cannot hold, limit() takes it for the largest", () => {
   assertThrows(
     () => new FieldReader(hex("e000000000000000"), "it").varint(),
     ProtocolError,

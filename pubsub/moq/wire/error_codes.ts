@@ -125,7 +125,7 @@ export const MoqProbeCode = {
   internal: 0x0,
   /** The answer took too long. */
   timeout: 0x1,
-  /** The peer can not measure. */
+  /** The peer cannot measure. */
   notSupported: 0x2,
 } as const;
 

@@ -45,7 +45,7 @@ export interface Part {
 
 /**
  * Tests at the same time what does not know of each other: most of it is waiting. What is left open is
- * noticed in the test as a whole, since the parts can not be told apart there.
+ * noticed in the test as a whole, since the parts cannot be told apart there.
  */
 export function testTogether(name: string, parts: readonly Part[]): void {
   const watched = { sanitizeOps: false, sanitizeResources: false, sanitizeExit: false };

@@ -84,7 +84,7 @@ func connect(
 
 // ask has nothing to ask: this version has no messages for it.
 func ask(context.Context, *session) (result, error) {
-	return nil, errors.New("this version can not ask")
+	return nil, errors.New("this version cannot ask")
 }
 
 func openTrack(

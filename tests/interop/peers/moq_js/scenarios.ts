@@ -289,7 +289,7 @@ async function ask(session: AnySession, root: string): Promise<unknown> {
   const fetched = async (path: string) => {
     try {
       const group = await session.fetch?.({ path: root + path, name: "video", sequence: FETCHED });
-      if (group === undefined) return "can not fetch";
+      if (group === undefined) return "cannot fetch";
       const frames: boolean[] = [];
       for (let frame; (frame = await within(group.nextFrame(), STALL_MS)) !== undefined;) {
         frames.push(isSame(frame, frameOf(FETCHED, frames.length)));

@@ -146,7 +146,7 @@ async def stream_scenario(session, serializer) -> dict:
     for message in sent:
         await stream.send_obj(obj=message)
         returned += await stream.receive_obj() == message
-    # This end's direction only, which the structured class can not do by itself.
+    # This end's direction only, which the structured class cannot do by itself.
     await stream._stream.write(data=b"", end_stream=True)
     rest = [message async for message in stream]
     return {"returned": returned, "rest": [vars(message) for message in rest]}
