@@ -6,6 +6,7 @@
  */
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
+import type { SilentTransport } from "../transport/race/race.ts";
 import { absoluteUrl, publicUrl } from "../transport/url.ts";
 import { within } from "../transport/within.ts";
 import type { Life } from "./page_life.ts";
@@ -114,6 +115,8 @@ export class Client<C extends AnyContract = AnyContract>
   #isMoving = false;
   /** Waits for the sessions that this client moved from. */
   #finished: Promise<unknown> | undefined;
+  /** The session before, if it fell silent while nothing happened to the page or its network. */
+  #silent: SilentTransport | undefined;
   #life: Life | undefined;
   /** Where the last attempt went, without secrets. */
   #place = "";
@@ -529,13 +532,16 @@ export class Client<C extends AnyContract = AnyContract>
     try {
       session = await this.#open((dial) => async (url, options) => {
         this.#place = publicUrl(url);
+        const silent = this.#silent;
+        this.#silent = undefined;
         try {
-          return dialed = await dial(url, options) as Connection;
+          return dialed = await dial(url, { ...options, silent }) as Connection;
         } catch (error) {
           throw dialed = error;
         }
       });
     } catch (error) {
+      this.#hear(error, dialed, Infinity);
       // The application's functions may fail by a session too, but not by this one.
       const told = dialed && error instanceof SessionClosedError ? error.info : undefined;
       const reason = error instanceof Error ? error.message : String(error);
@@ -548,6 +554,9 @@ export class Client<C extends AnyContract = AnyContract>
     this.#over = Promise.withResolvers();
     this.#take(session, () => this.#subscriptions.resume(session));
     const info = await this.#over.promise;
+    if (this.#session) {
+      this.#hear(info.error, this.#session, coreOf(this.#session).lastHeard);
+    }
     this.#session = undefined;
     this.#subscriptions.lose();
     if (Date.now() - since >= STABLE_MS) {
@@ -555,6 +564,14 @@ export class Client<C extends AnyContract = AnyContract>
       this.#urls.held();
     }
     return { info, wasReady: true };
+  }
+
+  /** Notes for the next attempt that a session fell silent, unless its page or network explain that. */
+  #hear(error: unknown, on: unknown, lastHeard: number): void {
+    const { transport } = Object(on) as Partial<Connection>;
+    const isExplained = isOffline() || (this.#life?.disturbedAt ?? 0) >= lastHeard;
+    if (!transport || isExplained || !/Timeout|timed out/.test(String(error))) return;
+    this.#silent = { url: this.#place, transport, error };
   }
 
   #open(change: (dial: Dialer) => Dialer, signal = this.#stop.signal): Promise<Session> {

@@ -5,7 +5,7 @@
  */
 import type { CloseInfo } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
-import type { TransportFallback, TransportName } from "../transport/race/race.ts";
+import type { SilentTransport, TransportFallback, TransportName } from "../transport/race/race.ts";
 import type { BackoffOptions } from "../session/base/backoff.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
@@ -54,6 +54,8 @@ export type Dialer = (
     readonly headers?: HeadersInit;
     /** To be called before the connection is there, if it is not on the transport that was preferred. */
     readonly onFallback?: (fallback: TransportFallback) => void;
+    /** The session before, where it opened and then fell silent: its transport counts as one that failed. */
+    readonly silent?: SilentTransport | undefined;
     /** The one transport to try; all of them if left out. */
     readonly only?: TransportName | undefined;
     /** To be called once the connection should be replaced, since its engine is about to take no more. */

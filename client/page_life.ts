@@ -73,6 +73,8 @@ export class Life implements Disposable {
   #triedAt = Date.now();
   #tryAt = Date.now() + UPGRADE_MS;
   #isChecking = false;
+  /** When the page last slept, or its network last changed, in milliseconds since the Unix epoch. */
+  disturbedAt = 0;
   /** Bytes of the session's messages until the last look at the clock, and since the one before. */
   #received = 0;
   #flow = 0;
@@ -96,9 +98,10 @@ export class Life implements Disposable {
     const { type } = event;
     const { document } = globalThis as Page;
     if (type === "online" || type === "change") this.#tryAt = this.#triedAt + CHANGED_MS;
-    if (type === "pagehide") this.#leave();
-    else if (type === "pageshow" && !(event as Event & { persisted?: boolean }).persisted) return;
-    else if (type !== "visibilitychange" || !document?.hidden) void this.#check();
+    if (type === "pagehide") return this.#leave();
+    if (type === "pageshow" && !(event as Event & { persisted?: boolean }).persisted) return;
+    if (type !== "visibilitychange") this.disturbedAt = Date.now();
+    if (type !== "visibilitychange" || !document?.hidden) void this.#check();
   }
 
   /** Looks after it no more. */
@@ -121,6 +124,7 @@ export class Life implements Disposable {
     const stopped = !flow && this.#flow >= FLOW_BYTES;
     this.#received = received;
     this.#flow = flow;
+    if (lateMs > LATE_MS) this.disturbedAt = this.#tickedAt;
     if (lateMs > LATE_MS) void this.#check();
     else if (stopped) void this.#check(FLOW_TIMEOUT_MS);
     if (this.#upgrades && Date.now() >= this.#tryAt) this.#upgrade();

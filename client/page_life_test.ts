@@ -7,6 +7,9 @@ import { HELLO, type Peer, turns } from "../tests/sessions.ts";
 import "./chunk_life.ts";
 import type { Client } from "./client.ts";
 
+/** What the network's server is dialed by. */
+const URL_OF_NETWORK = "memory://server/";
+
 /** What a page has, and the tests' platform has not. */
 const page = globalThis as {
   document?: EventTarget & { hidden: boolean };
@@ -315,4 +318,84 @@ Deno.test("Life lets go of page and clock with its client", async () => {
   dispatchEvent(new Event("online"));
   await time.tickAsync(60_000);
   assertEquals(network.dials.length, 1);
+});
+
+/** A session that is silent from now on. */
+async function silenced(network: Network) {
+  const client = await connected(network, { wakeTimeoutMs: 1_000 });
+  network.pairs.at(-1)!.link.disconnect({ silent: true });
+  return client;
+}
+
+for (
+  const [what, counts, act] of [
+    ["its heartbeat ends it", true, async (time: FakeTime) => await pass(time, 75)],
+    ["its page is looked at again", true, async (time: FakeTime) => {
+      await pass(time, 3);
+      dispatchEvent(new Event("visibilitychange"));
+      await pass(time, 2);
+    }],
+    ["its page is back online", false, async (time: FakeTime) => {
+      await pass(time, 3);
+      dispatchEvent(new Event("online"));
+      await pass(time, 2);
+    }],
+    ["its network changed before the heartbeat ends it", false, async (time: FakeTime) => {
+      await pass(time, 59);
+      dispatchEvent(new Event("online"));
+      await pass(time, 2);
+    }],
+    ["its machine slept", false, async (time: FakeTime) => {
+      using _ = clockAhead(3_600_000);
+      await pass(time, 15);
+    }],
+    ["its page says that it is offline", false, async (time: FakeTime) => {
+      using _navigator = withNavigator({ onLine: false });
+      await pass(time, 120);
+    }],
+  ] as const
+) {
+  Deno.test(`Client ${counts ? "counts" : "does not count"} a session that fell silent as a loss of its transport where ${what}`, async () => {
+    using time = new FakeTime();
+    const network = new Network();
+    await using client = await silenced(network);
+    await act(time);
+    await settled(client);
+    assertEquals(network.dials.length, 2);
+    const { silent } = network.dials[1]!;
+    assertEquals(
+      [silent?.url, silent?.transport],
+      counts ? [URL_OF_NETWORK, "memory"] : [
+        undefined,
+        undefined,
+      ],
+    );
+    assertEquals(silent?.error instanceof TimeoutError, counts);
+    // It is told once.
+    network.pairs.at(-1)!.link.disconnect();
+    await pass(time, 2);
+    await settled(client);
+    assertEquals([network.dials.length, network.dials[2]?.silent], [3, undefined]);
+  });
+}
+
+Deno.test("Client counts a connection on which no hello came as a loss of its transport", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  network.answers.push(network.byHand(() => {}));
+  await using client = network.client({ connectTimeoutMs: 3_000 });
+  await pass(time, 5);
+  await settled(client);
+  assertEquals(network.dials.length, 2);
+  assertEquals(network.dials[1]!.silent?.transport, "memory");
+});
+
+Deno.test("Client does not count an attempt that never opened as a session that fell silent", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  network.answers.push(network.never);
+  await using client = network.client({ connectTimeoutMs: 3_000 });
+  await pass(time, 5);
+  await settled(client);
+  assertEquals([network.dials.length, network.dials[1]?.silent], [2, undefined]);
 });

@@ -10,6 +10,7 @@ import { Session } from "../session/session.ts";
 import { sessionSettings } from "../session/settings.ts";
 import type { Connection } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
+import type { SilentTransport } from "../transport/race/race.ts";
 import { type EndOptions, Peer, turns } from "./sessions.ts";
 
 /** One attempt to connect. */
@@ -20,6 +21,8 @@ export interface Dialed {
   readonly at: number;
   /** What was offered. */
   readonly protocols: readonly string[];
+  /** The session before, if the client says that it fell silent. */
+  readonly silent?: SilentTransport;
 }
 
 /** Answers one attempt: by a connection, or by a throw. */
@@ -53,8 +56,8 @@ export class Network {
   }
 
   /** Dials into this network. */
-  readonly dial: Dialer = async (url, { protocols, signal }) => {
-    this.dials.push({ url: String(url), at: Date.now(), protocols });
+  readonly dial: Dialer = async (url, { protocols, signal, silent }) => {
+    this.dials.push({ url: String(url), at: Date.now(), protocols, ...(silent && { silent }) });
     const answer = this.answers.shift() ?? (() => this.accept());
     return await answer(signal);
   };

@@ -70,9 +70,13 @@ export interface TransportPlatform {
 export type WebTransportLeg = (url: URL, options: DialWebTransportOptions) => Promise<Connection>;
 
 /** A session that opened, and fell silent afterwards. */
-export interface SilentTransport extends TransportFallback {
+export interface SilentTransport {
   /** The URL that was dialed. */
   readonly url: string | URL;
+  /** The transport that it was on. */
+  readonly transport: string;
+  /** How that was noticed. */
+  readonly error: unknown;
 }
 
 /** Options for one connection. */
