@@ -27,7 +27,7 @@ import { NATIVE_SERVER_DEFECTS, nativeServerDefects } from "../transport/native/
 import { listenNativeWebTransport } from "../transport/native/server.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { bytesOf, RawPeer, REQUEST_FIELDS } from "./raw_http3.ts";
-import { listen, portOf, until } from "./servers.ts";
+import { listen, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
 
 /** Listens with the engine. */
@@ -248,14 +248,25 @@ Deno.test("NATIVE_SERVER_DEFECTS is what the guide to WebTransport lists", async
   assertEquals(rows, facts as typeof rows);
 });
 
-Deno.test("serve() names the address where the port of the built-in engine is taken", async () => {
-  await using server = listenBuiltin();
-  const port = portOf(server);
+Deno.test("serve() names the address where the port of the built-in engine is taken, and serves on", async () => {
+  const certificate = devCertificate({ cacheFolder: null });
+  await using taken = listenNativeWebTransport({ hostname: "127.0.0.1", ...certificate });
+  const { port } = taken.address;
+  const text = `Cannot listen on 127.0.0.1:${port} (UDP): the address is in use`;
   assertThrows(
-    () => listenBuiltin({ webTransport: { engine: "builtin", port } }),
+    () => listenNativeWebTransport({ hostname: "127.0.0.1", port, ...certificate }),
     Deno.errors.AddrInUse,
-    `Cannot listen on 127.0.0.1:${port} (UDP): the address is in use`,
+    text,
   );
+  const told: (Error | undefined)[] = [];
+  await using server = listenBuiltin({
+    webTransport: { engine: "builtin", port },
+    onListen: (_address, { webTransportError }) => void told.push(webTransportError),
+    onMessage: (message) => message.reply("pong"),
+  });
+  assertEquals([told.map(String), server.webTransportUrl], [[`AddrInUse: ${text}`], ""]);
+  await using session = await soon(dial(server.url));
+  assertEquals(await soon(session.request("ping")), "pong");
 });
 
 Deno.test("serve() says how to get the built-in engine where the runtime has none", () => {
