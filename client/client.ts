@@ -38,13 +38,7 @@ import { checkLimits } from "../session/base/limits.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { Outbox, type OutboxPublication, type OutboxState } from "./outbox.ts";
 import { lasting, life } from "./chunks.ts";
-import {
-  type ClientPublishOptions,
-  coreOf,
-  type Session,
-  SKEIN_PROTOCOL,
-  type WaitOptions,
-} from "../session/session.ts";
+import { coreOf, type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { type SessionSettings, sessionSettings } from "../session/settings.ts";
 import { StatusFeed } from "../session/base/status_feed.ts";
 import type { ClientSubscribeOptions, Subscription } from "./subscription.ts";
@@ -52,6 +46,7 @@ import { Subscriptions } from "./subscriptions.ts";
 import { UnreadSessions } from "./unread_sessions.ts";
 import { ServerUrls } from "../session/url.ts";
 import { MAX_TIMER_MS, waitFor } from "../session/base/wait.ts";
+import type { ClientPublishOptions, WaitOptions } from "../session/types.ts";
 
 /** A session that held for this long was a success: delays begin anew after it. */
 const STABLE_MS = 5_000;

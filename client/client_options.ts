@@ -10,9 +10,10 @@ import type { BackoffOptions } from "../session/base/backoff.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { OutboxOptions } from "./outbox.ts";
-import type { SessionFallback, WaitOptions } from "../session/session.ts";
+import type { SessionFallback } from "../session/session.ts";
 import type { SessionHandlers, SessionLimits } from "../session/settings.ts";
 import type { Fresh, ServerUrl } from "../session/url.ts";
+import type { WaitOptions } from "../session/types.ts";
 
 export type { Fresh, ServerUrl };
 

@@ -11,11 +11,11 @@ import { coreOf } from "../session/reach.ts";
 import { Changing } from "../session/base/signal.ts";
 import type { Dialer } from "./client_options.ts";
 import type { AnyContract } from "../session/contract.ts";
-import type { Incoming, TopicNote, TopicSink } from "../session/inbound.ts";
 import type { Session } from "../session/session.ts";
 import type { Subscriptions } from "./subscriptions.ts";
 import type { TopicReaders } from "./topic_readers.ts";
 import { settlesWithin } from "../session/base/wait.ts";
+import type { Incoming, TopicNote, TopicSink } from "../session/incoming.ts";
 
 /** How long requests and streams of the session before may take to end, in milliseconds. */
 const FINISH_MS = 30_000;

@@ -8,10 +8,10 @@ import type { Delivery } from "./outbox_delivery.ts";
 import { Changing } from "../session/base/signal.ts";
 import type { SessionCore } from "../session/core.ts";
 import type { EncodedMessage } from "../session/wire/encode.ts";
-import { report } from "../session/inbound.ts";
 import { checkLimits } from "../session/base/limits.ts";
 import { lasting } from "./chunks.ts";
 import { coreOf, type Session } from "../session/session.ts";
+import { report } from "../session/report.ts";
 
 const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
 

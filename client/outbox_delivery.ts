@@ -10,10 +10,11 @@ import { decodeBinary, encodeBinary } from "../session/wire/binary.ts";
 import { coreOf } from "../session/reach.ts";
 import type { SessionCore } from "../session/core.ts";
 import { type EncodedMessage, framed } from "../session/wire/encode.ts";
-import { report } from "../session/inbound.ts";
 import { isBehind, isTooLarge, type Outbox, type OutboxEntry } from "./outbox.ts";
-import type { Session, WaitOptions } from "../session/session.ts";
+import type { Session } from "../session/session.ts";
 import { waitFor } from "../session/base/wait.ts";
+import type { WaitOptions } from "../session/types.ts";
+import { report } from "../session/report.ts";
 
 /** Messages that may be on their way at once: well below what a server lets wait for its handler. */
 const MAX_ON_THE_WAY = 1024;

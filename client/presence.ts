@@ -6,9 +6,10 @@
 import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
 import { encodeEnvelope } from "../session/wire/envelope.ts";
 import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
-import { coreOf, type Session, type WaitOptions } from "../session/session.ts";
+import { coreOf, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/base/topic_pattern.ts";
 import { settlesWithin, waitFor } from "../session/base/wait.ts";
+import type { WaitOptions } from "../session/types.ts";
 
 /** Rooms in which one client may have data: as many as a server keeps for one session. */
 const MAX_ROOMS = 32;

@@ -4,7 +4,6 @@
  *
  * @module
  */
-import type { Incoming } from "../session/inbound.ts";
 import type {
   HistoryOptions,
   HistoryPosition,
@@ -18,6 +17,7 @@ import type {
   TopicEvent,
   Waiting,
 } from "./subscription.ts";
+import type { Incoming } from "../session/incoming.ts";
 
 /** Times that the server is asked in a row for what is missing, while nothing of it comes. */
 const MAX_REPAIRS = 5;

@@ -7,7 +7,6 @@ import { QueueFullError } from "../errors.ts";
 import { checkLoop } from "../session/one_loop.ts";
 import type { Progress, Resume } from "./resume.ts";
 import type { AnyContract, SendTopic, TopicMessage } from "../session/contract.ts";
-import type { Incoming, TopicNote } from "../session/inbound.ts";
 import { ReceiveQueue } from "../session/queue/receive_queue.ts";
 import type {
   HistoryOptions,
@@ -17,6 +16,7 @@ import type {
 } from "../session/wire/recovery.ts";
 import { lasting } from "./chunks.ts";
 import { StatusFeed } from "../session/base/status_feed.ts";
+import type { Incoming, TopicNote } from "../session/incoming.ts";
 
 /** Messages and bytes that wait for a reader who is slow. */
 const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };

@@ -6,7 +6,6 @@
 import { RequestError } from "../errors.ts";
 import type { Again } from "./retry_refused.ts";
 import type { AnyContract } from "../session/contract.ts";
-import type { TopicSink } from "../session/inbound.ts";
 import {
   CODES_FOR_NOW,
   type SubscribeAnswer,
@@ -21,6 +20,7 @@ import {
 } from "./subscription.ts";
 import { checkTopic } from "../session/base/topic_pattern.ts";
 import { type Question, TopicReaders } from "./topic_readers.ts";
+import type { TopicSink } from "../session/incoming.ts";
 
 /** Subscriptions asked for at once: half of what any server lets wait by default. */
 const MAX_ASKED_AT_ONCE = 32;

@@ -4,7 +4,6 @@
  * @module
  */
 import type { AnyContract } from "../session/contract.ts";
-import type { Incoming, TopicNote, TopicSink } from "../session/inbound.ts";
 import type {
   HistoryOptions,
   HistoryPosition,
@@ -13,6 +12,7 @@ import type {
 } from "../session/wire/recovery.ts";
 import type { Session } from "../session/session.ts";
 import type { Subscription } from "./subscription.ts";
+import type { Incoming, TopicNote, TopicSink } from "../session/incoming.ts";
 
 /** One question to the server, and the subscription that it is for. */
 export interface Question<C extends AnyContract> {

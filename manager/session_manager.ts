@@ -4,14 +4,9 @@
  * @module
  */
 import { CloseCode } from "../errors.ts";
-import {
-  coreOf,
-  type Session,
-  type SessionCloseOptions,
-  type SessionState,
-} from "../session/session.ts";
+import { coreOf, type Session } from "../session/session.ts";
 import { diagnostics, type SessionDiagnostics } from "../session/insight/diagnostics.ts";
-import { issues, type SessionIssue } from "../session/insight/health.ts";
+import { issues } from "../session/insight/health.ts";
 import { MAX_TIMER_MS } from "../session/base/wait.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 import { addressKey } from "../transport/address.ts";
@@ -20,6 +15,8 @@ import { type Claim, type ManagerLimits, type Reservation, SessionLimiter } from
 import type { RateLimitsOptions } from "./rate_limits.ts";
 import { type ManagerStats, Tally } from "./stats.ts";
 import type { UnreadStreamStats } from "../transport/quic/unread_streams.ts";
+import type { SessionCloseOptions, SessionState } from "../session/types.ts";
+import type { SessionIssue } from "../session/insight/issue.ts";
 
 /** Options for {@linkcode SessionManager}. */
 export interface SessionManagerOptions extends ManagerLimits {

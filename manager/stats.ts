@@ -4,13 +4,14 @@
  * @module
  */
 import { CloseCode } from "../errors.ts";
-import { coreOf, type Session, type SessionState } from "../session/session.ts";
+import { coreOf, type Session } from "../session/session.ts";
 import type { SessionStats } from "../session/insight/stats.ts";
 import type { ConnectionCounters } from "../transport/connection.ts";
 import type { RefusalReason, SessionLimiter } from "./limits.ts";
 import type { RateStats } from "./rate_limits.ts";
 import type { SocketStats } from "./sockets.ts";
 import type { UnreadStreamStats } from "../transport/quic/unread_streams.ts";
+import type { SessionState } from "../session/types.ts";
 
 /** Close codes counted apart, beside {@linkcode CloseCode}'s own; a peer can send any. */
 const MAX_FOREIGN_CODES = 64;

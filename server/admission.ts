@@ -18,12 +18,7 @@ import { AuthenticationError, CloseCode, LimitError } from "../errors.ts";
 import type { AdmitOptions, Reservation, SessionManager } from "../manager/mod.ts";
 import type { ConsoleReport } from "../session/insight/console_report.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/packing.ts";
-import {
-  coreOf,
-  Session,
-  type SessionCloseOptions,
-  type SessionIdentity,
-} from "../session/session.ts";
+import { coreOf, Session, type SessionIdentity } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { TICKET_KEY, withoutToken } from "../session/url.ts";
 import { SharedClaims } from "./shared_claims.ts";
@@ -34,6 +29,7 @@ import {
   isWebSocketUpgrade,
 } from "../transport/websocket/server.ts";
 import type { WebTransportRequest } from "../transport/h3/server.ts";
+import type { SessionCloseOptions } from "../session/types.ts";
 
 /** Headers that tell where a session comes from, and hold no secret. */
 const DEFAULT_HEADERS: readonly string[] = [

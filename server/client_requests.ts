@@ -22,7 +22,6 @@ import { type Rate, TokenBucket } from "../manager/token_bucket.ts";
 import type { ConsoleReport } from "../session/insight/console_report.ts";
 import { type AnyContract, compileContract } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
-import { report } from "../session/inbound.ts";
 import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
 import { MOVED } from "../session/wire/recovery.ts";
 import { coreOf, type Session } from "../session/session.ts";
@@ -31,6 +30,7 @@ import { ServiceDesk } from "../session/serving/services.ts";
 import { validate } from "../session/base/standard_schema.ts";
 import { TopicPattern } from "../session/base/topic_pattern.ts";
 import { within } from "../transport/within.ts";
+import { report } from "../session/report.ts";
 
 /** Action of a client on a topic; `presence` sets the data with which it is present in a room. */
 export type AuthorizedAction = "subscribe" | "publish" | "presence";

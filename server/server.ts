@@ -52,7 +52,7 @@ import { instrument } from "../session/insight/instrument.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { OptionKeys } from "../session/base/option_keys.ts";
 import type { IncomingStream } from "../session/streams/incoming_streams.ts";
-import type { Session, SessionCloseOptions } from "../session/session.ts";
+import type { Session } from "../session/session.ts";
 import { type SessionHandlers, type SessionLimits, sessionSettings } from "../session/settings.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { settlesWithin } from "../session/base/wait.ts";
@@ -61,6 +61,7 @@ import { type UnreadStreamLimits, UnreadStreams } from "../transport/quic/unread
 import type { WebSocketHost } from "../transport/websocket/server.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
 import type { UnsubscribeOptions } from "../pubsub/topics.ts";
+import type { SessionCloseOptions } from "../session/types.ts";
 
 /**
  * Limits of a server, beside those of each session.

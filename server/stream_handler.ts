@@ -4,11 +4,11 @@
  * @module
  */
 import { CloseCode } from "../errors.ts";
-import { report } from "../session/inbound.ts";
 import { coreOf } from "../session/reach.ts";
 import type { IncomingStream } from "../session/streams/incoming_streams.ts";
 import type { Session } from "../session/session.ts";
 import { directReadable, directStream } from "../transport/direct.ts";
+import { report } from "../session/report.ts";
 
 /** What the application does with a stream. */
 export type StreamHandler = (stream: IncomingStream, session: Session) => void | Promise<void>;

@@ -14,9 +14,10 @@ import { type RoomOptions, Rooms } from "../pubsub/presence/rooms.ts";
 import type { Topics } from "../pubsub/topics.ts";
 import type { AnyContract } from "../session/contract.ts";
 import { type EncodedMessage, framed } from "../session/wire/encode.ts";
-import { coreOf, type Session, type SessionCloseOptions } from "../session/session.ts";
+import { coreOf, type Session } from "../session/session.ts";
 import { exceedsBytes } from "../session/wire/utf8.ts";
 import { checkCloseInfo } from "../transport/close_info.ts";
+import type { SessionCloseOptions } from "../session/types.ts";
 
 /** Sessions that one node lists of one user. */
 const MAX_LISTED = 1_000;

@@ -7,7 +7,6 @@
  */
 import { RequestError } from "../errors.ts";
 import { type Checked, type CheckedMessage, checkIncoming } from "./contract_check.ts";
-import type { Incoming } from "./inbound.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "./wire/presence_notice.ts";
 import {
   type InputOf,
@@ -15,7 +14,9 @@ import {
   type StandardSchema,
   validate,
 } from "./base/standard_schema.ts";
-import { type ParamsOf, type RouteMatch, type TopicOf, TopicRouter } from "./base/topic_pattern.ts";
+import { type RouteMatch, type TopicOf, TopicRouter } from "./base/topic_pattern.ts";
+import type { Incoming } from "./incoming.ts";
+import type { ContractMessage, UntypedMessage } from "./message.ts";
 
 /** Which end of a session this is. */
 export type Side = "server" | "client";
@@ -236,49 +237,6 @@ export type PresenceData<C extends AnyContract> = IsUntyped<C> extends true ? un
   : SectionOf<C, "presence"> extends infer M ? [keyof M] extends [never] ? unknown
     : { [P in keyof M & string]: OutputOf<EntrySchema<M[P], "input">> }[keyof M & string]
   : never;
-
-/**
- * A message as the receiving side sees it, for one pattern of the contract.
- *
- * @typeParam P The pattern, as a literal.
- * @typeParam Data What the schema gave.
- * @typeParam Reply What an answer has to be.
- */
-export interface ContractMessage<P extends string, Data, Reply = unknown> {
-  /** The pattern that the topic fits; narrows the rest. */
-  readonly pattern: P;
-  /** The topic as it was sent. */
-  readonly topic: TopicOf<P>;
-  /** The parameters of the topic. */
-  readonly params: ParamsOf<P>;
-  /** The data, checked. */
-  readonly data: Data;
-  /**
-   * The verified user whose client published it, where the server names publishers. Never there on
-   * a server: what a client sends comes with its session.
-   */
-  readonly from?: string | undefined;
-  /** Whether an answer is owed. */
-  readonly isRequest: boolean;
-  /** True once the asker gave up, or the session closed: an answer goes nowhere. */
-  readonly isCancelled: boolean;
-  /** Aborted when the asker gave up, or the session closed. */
-  readonly signal: AbortSignal;
-  /**
-   * Answers. After the asker gave up, or the session closed, the answer goes nowhere, which
-   * `isCancelled` says.
-   *
-   * @param data The answer: what JSON can hold, or a `Uint8Array`.
-   * @throws {TypeError} If no answer is owed, or `reply` was called already.
-   */
-  reply(data: Reply): void;
-}
-
-/** A message where there is no contract: nothing is known of it, or checked. */
-export interface UntypedMessage extends Omit<ContractMessage<string, unknown>, "pattern"> {
-  /** `undefined` without a contract; the parameters are empty then. */
-  readonly pattern: string | undefined;
-}
 
 /**
  * Notice of the users in a topic, for its subscribers; part of every contract.

@@ -6,9 +6,10 @@
  */
 import type { RequestFailure } from "../errors.ts";
 import type { ContractMatch } from "./contract.ts";
-import type { Inbound, Incoming } from "./inbound.ts";
+import type { Inbound } from "./inbound.ts";
 import type { Message } from "./message.ts";
 import { validate, type Validation } from "./base/standard_schema.ts";
+import type { Incoming } from "./incoming.ts";
 
 /** A session, as its contract meets it. */
 export interface Checked {

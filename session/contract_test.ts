@@ -5,7 +5,6 @@ import {
   compileContract,
   type Contract,
   type ContractDefinition,
-  type ContractMessage,
   defineContract,
   type MessageOf,
   type NoTopic,
@@ -20,10 +19,10 @@ import {
   type Side,
   type TopicMessage,
   type TopicsOf,
-  type UntypedMessage,
 } from "./contract.ts";
 import type { PresenceNotice } from "./wire/presence_notice.ts";
 import { type StandardSchema, validate } from "./base/standard_schema.ts";
+import type { ContractMessage, UntypedMessage } from "./message.ts";
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true
   : false;

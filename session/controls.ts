@@ -9,10 +9,11 @@ import { attempt } from "./base/call_safely.ts";
 import { type Asks, toRequestError } from "./pending_requests.ts";
 import type { Hello, OutgoingEnvelope } from "./wire/envelope.ts";
 import type { SessionEventMap } from "./events.ts";
-import type { Control, Inbound } from "./inbound.ts";
+import type { Inbound } from "./inbound.ts";
 import type { Serving } from "./serving/services.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
+import type { Control } from "./incoming.ts";
 
 /** Counters of control envelopes. */
 export interface ControlStats {

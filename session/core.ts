@@ -32,13 +32,15 @@ import { EventsOfSession, type SessionEventMap, type SessionEvents } from "./eve
 import { type Heart, Heartbeat } from "./heartbeat.ts";
 import type { IncomingLoop } from "./streams/incoming_streams.ts";
 import type { HistoryOptions } from "./wire/recovery.ts";
-import { Inbound, type InboundHost, report } from "./inbound.ts";
+import { Inbound, type InboundHost } from "./inbound.ts";
 import { SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
 import type { ServiceHost, Serving } from "./serving/services.ts";
-import type { Session, SessionIdentity, SessionState, WaitOptions } from "./session.ts";
+import type { Session, SessionIdentity } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { checkTopic } from "./base/topic_pattern.ts";
 import { settlesWithin } from "./base/wait.ts";
+import type { SessionState, WaitOptions } from "./types.ts";
+import { report } from "./report.ts";
 
 export { SKEIN_PROTOCOL };
 

@@ -7,10 +7,10 @@ import type { CloseInfo } from "../errors.ts";
 import type { Connection, ConnectionEvent } from "../transport/connection.ts";
 import { attempt } from "./base/call_safely.ts";
 import type { GoAway } from "./wire/envelope.ts";
-import { report } from "./inbound.ts";
 import type { Gap, Unsubscribed } from "./wire/recovery.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
+import { report } from "./report.ts";
 
 /** The events of a session, by their names. */
 export interface SessionEventMap {

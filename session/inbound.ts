@@ -6,19 +6,19 @@
  */
 import { CloseCode, RequestError, SkeinError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
-import { attempt } from "./base/call_safely.ts";
 import { decodeBinary, isBinaryMessage } from "./wire/binary.ts";
 import type { Checked, CheckedMessage } from "./contract_check.ts";
 import type { Controls } from "./controls.ts";
 import type { ContractMatch } from "./contract.ts";
 import { MAX_JOINED_BYTES } from "./queue/packing.ts";
-import { type Envelope, readEnvelope, type TraceContext } from "./wire/envelope.ts";
+import { type Envelope, readEnvelope } from "./wire/envelope.ts";
 import type { SessionEventMap } from "./events.ts";
 import { type Answerer, Message } from "./message.ts";
 import { type Overtaking, ReceiveQueue } from "./queue/receive_queue.ts";
 import type { Session } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { exceedsBytes } from "./wire/utf8.ts";
+import type { InboundStats, Incoming, Meter, TopicNote, TopicSink } from "./incoming.ts";
 
 /**
  * How long the first message may wait, in milliseconds, before the application is told that nothing
@@ -41,53 +41,6 @@ const MAX_NESTED = 8;
  */
 const NESTED_MS = 1_000;
 
-/** A message that was read, but not checked. */
-export interface Incoming {
-  /** What it is among all that comes of a topic. */
-  readonly kind: "message";
-  /** Its topic. */
-  readonly topic: string;
-  /** Its data, as it came. */
-  readonly data: unknown;
-  /** The verified user whose client published it, as a server says. */
-  readonly from?: string | undefined;
-  /** Present where an answer is owed. */
-  readonly id?: number | undefined;
-  /** Its number, where it is to be handled in its turn. */
-  readonly seq?: number | undefined;
-  /** Where it stands in the history of its topic, if that has one; never without `prev`. */
-  readonly offset?: number | undefined;
-  /** The offset before it. */
-  readonly prev?: number | undefined;
-  /** Names the publication. */
-  readonly tag?: string | undefined;
-  /** Where it belongs in a trace of its sender. */
-  readonly trace?: TraceContext | undefined;
-  /** Why nobody waits for the answer any more; written while the message waits. */
-  cancelled?: unknown;
-}
-
-/**
- * Notes on a topic beside its messages: some are missing, one is not for this end, or the server
- * took this end off the topic.
- */
-export type TopicNote = Extract<Envelope, { kind: "gap" | "skip" | "dropped" | "unsubscribed" }>;
-
-/** Takes what comes of one topic off the session's own queue. */
-export interface TopicSink {
-  /** Takes a message, or what is told in between. */
-  offer(event: Incoming | TopicNote, size: number): void;
-}
-
-/** Counts what the peer sends, and refuses what is too much. */
-export interface Meter {
-  /** Counts an envelope of a size; true if it is not to be handled, and the peer was told. */
-  refuses(envelope: Envelope, size: number): boolean;
-}
-
-/** Envelopes that are not messages. */
-export type Control = Exclude<Envelope, { kind: "message" | "malformed" | "unknown" | "cancel" }>;
-
 /** What the receiving half needs from its session. */
 export interface InboundHost extends Answerer, Checked {
   /** The session, for the application's handlers. */
@@ -104,26 +57,6 @@ export interface InboundHost extends Answerer, Checked {
   readonly controls: Pick<Controls, "receive">;
   /** Ends the session at once. */
   abort(code: number, reason: string): void;
-}
-
-/** Counters of the receiving half. */
-export interface InboundStats {
-  /** Messages that came. */
-  readonly receivedMessages: number;
-  /** Bytes of what came; of text, its length in UTF-16 units, which is less beyond ASCII. */
-  readonly receivedBytes: number;
-  /** Messages that wait to be handled. */
-  readonly waitingMessages: number;
-  /** Their bytes. */
-  readonly waitingBytes: number;
-  /** Messages that were discarded because nobody ever read any. */
-  readonly unreadMessages: number;
-  /** Malformed or invalid messages. */
-  readonly invalidMessages: number;
-  /** Envelopes with no known key. */
-  readonly unknownEnvelopes: number;
-  /** What the peer may not send: invalid messages, and those that are too large. */
-  readonly protocolErrors: number;
 }
 
 /** The receiving half of a session. */
@@ -529,19 +462,4 @@ export class Inbound implements Overtaking<Incoming> {
 function cancel(owed: Incoming | Message, reason: unknown): void {
   if (owed instanceof Message) owed.cancel(reason);
   else owed.cancelled = reason;
-}
-
-/**
- * Tells the application of an error. Without an `onError` handler, and where
- * that handler fails itself, it is printed: never lost, never the process's end.
- */
-export function report(settings: SessionSettings, error: unknown, session: Session): void {
-  const { onError } = settings.handlers;
-  const print = (error: unknown) =>
-    settings.console.failed(`A handler of session ${session.id}`, error);
-  if (onError === undefined) return print(error);
-  attempt(() => onError(error, session), (failure) => {
-    print(failure);
-    print(error);
-  });
 }

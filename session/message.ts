@@ -3,8 +3,8 @@
  *
  * @module
  */
-import type { UntypedMessage } from "./contract.ts";
 import type { RequestFailure } from "../errors.ts";
+import type { ParamsOf, TopicOf } from "./base/topic_pattern.ts";
 
 const NO_PARAMS: Readonly<Record<string, string>> = Object.freeze({});
 
@@ -14,6 +14,49 @@ export interface Answerer {
   answer(id: number, data: unknown): void;
   /** Sends an answer that is a failure; `null` answers a message without id. */
   fail(id: number | null, failure: RequestFailure): void;
+}
+
+/** A message where there is no contract: nothing is known of it, or checked. */
+export interface UntypedMessage extends Omit<ContractMessage<string, unknown>, "pattern"> {
+  /** `undefined` without a contract; the parameters are empty then. */
+  readonly pattern: string | undefined;
+}
+
+/**
+ * A message as the receiving side sees it, for one pattern of the contract.
+ *
+ * @typeParam P The pattern, as a literal.
+ * @typeParam Data What the schema gave.
+ * @typeParam Reply What an answer has to be.
+ */
+export interface ContractMessage<P extends string, Data, Reply = unknown> {
+  /** The pattern that the topic fits; narrows the rest. */
+  readonly pattern: P;
+  /** The topic as it was sent. */
+  readonly topic: TopicOf<P>;
+  /** The parameters of the topic. */
+  readonly params: ParamsOf<P>;
+  /** The data, checked. */
+  readonly data: Data;
+  /**
+   * The verified user whose client published it, where the server names publishers. Never there on
+   * a server: what a client sends comes with its session.
+   */
+  readonly from?: string | undefined;
+  /** Whether an answer is owed. */
+  readonly isRequest: boolean;
+  /** True once the asker gave up, or the session closed: an answer goes nowhere. */
+  readonly isCancelled: boolean;
+  /** Aborted when the asker gave up, or the session closed. */
+  readonly signal: AbortSignal;
+  /**
+   * Answers. After the asker gave up, or the session closed, the answer goes nowhere, which
+   * `isCancelled` says.
+   *
+   * @param data The answer: what JSON can hold, or a `Uint8Array`.
+   * @throws {TypeError} If no answer is owed, or `reply` was called already.
+   */
+  reply(data: Reply): void;
 }
 
 /** One message, checked against the contract if there is one. */

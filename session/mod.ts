@@ -28,7 +28,6 @@ export {
   type Contract,
   type ContractDefinition,
   type ContractMatch,
-  type ContractMessage,
   type ContractRoute,
   type ContractRouter,
   defineContract,
@@ -55,7 +54,6 @@ export {
   type TopicMessage,
   type TopicSchemas,
   type TopicsOf,
-  type UntypedMessage,
 } from "./contract.ts";
 export { type Codec, jsonCodec } from "./streams/codec.ts";
 export type { ControlStats } from "./controls.ts";
@@ -80,15 +78,8 @@ export {
   type TraceContext,
 } from "./wire/envelope.ts";
 export type { SessionEventMap, SessionEvents, SessionListener } from "./events.ts";
-export type {
-  HealthOptions,
-  SessionHealth,
-  SessionIssue,
-  SessionIssueCode,
-  SessionSummary,
-} from "./insight/health.ts";
+export type { HealthOptions, SessionHealth, SessionSummary } from "./insight/health.ts";
 export { type Heart, Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
-export type { InboundStats, Incoming, TopicNote, TopicSink } from "./inbound.ts";
 export type { IncomingStream } from "./streams/incoming_streams.ts";
 export { instrument } from "./insight/instrument.ts";
 export type {
@@ -135,17 +126,7 @@ export {
   type SessionServices,
   type SubscribeRequest,
 } from "./serving/services.ts";
-export {
-  type ClientPublishOptions,
-  Session,
-  type SessionCloseOptions,
-  type SessionDrainOptions,
-  type SessionFallback,
-  type SessionIdentity,
-  type SessionState,
-  SKEIN_PROTOCOL,
-  type WaitOptions,
-} from "./session.ts";
+export { Session, type SessionFallback, type SessionIdentity, SKEIN_PROTOCOL } from "./session.ts";
 export type { SessionBase } from "./session_base.ts";
 export {
   type ReceiveQueueOptions,
@@ -194,3 +175,13 @@ export {
 } from "./base/topic_pattern.ts";
 export { Turn } from "./queue/turn.ts";
 export { exceedsBytes, utf8Length } from "./wire/utf8.ts";
+export type {
+  ClientPublishOptions,
+  SessionCloseOptions,
+  SessionDrainOptions,
+  SessionState,
+  WaitOptions,
+} from "./types.ts";
+export type { SessionIssue, SessionIssueCode } from "./insight/issue.ts";
+export type { InboundStats, Incoming, TopicNote, TopicSink } from "./incoming.ts";
+export type { ContractMessage, UntypedMessage } from "./message.ts";

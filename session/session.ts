@@ -29,11 +29,15 @@ import type { HistoryOptions, SubscribeAnswer } from "./wire/recovery.ts";
 import type { SessionSettings } from "./settings.ts";
 import { checkTopic } from "./base/topic_pattern.ts";
 import { settlesWithin, waitFor } from "./base/wait.ts";
+import type {
+  ClientPublishOptions,
+  SessionCloseOptions,
+  SessionDrainOptions,
+  SessionState,
+  WaitOptions,
+} from "./types.ts";
 
 export { coreOf, SKEIN_PROTOCOL };
-
-/** Where a session is in its life. */
-export type SessionState = "connecting" | "connected" | "draining" | "closed";
 
 /** Who and where the peer of a session is. */
 export interface SessionIdentity<V = unknown> {
@@ -81,56 +85,6 @@ export interface SessionIdentity<V = unknown> {
 export interface SessionFallback extends TransportFallback {
   /** The message of `error`, which is not enumerable: it would be serialised without its message. */
   readonly message: string;
-}
-
-/** Options for closing a session. */
-export interface SessionCloseOptions {
-  /**
-   * 0, or 3000 to 4999.
-   *
-   * @default {0}
-   */
-  readonly code?: number;
-  /** Reason in words; cut at a character boundary to what the wire carries. */
-  readonly reason?: string;
-  /**
-   * Also ends what carries the session, and with that every other session there: only WebTransport
-   * connections over HTTP/3 can be shared; elsewhere this says nothing.
-   *
-   * @default {false}
-   */
-  readonly closeConnection?: boolean;
-}
-
-/** Options for what waits. */
-export interface WaitOptions {
-  /** Gives up. */
-  readonly signal?: AbortSignal;
-  /** Gives up after this many milliseconds. */
-  readonly timeoutMs?: number;
-}
-
-/** Options for publishing through the server. */
-export interface ClientPublishOptions extends WaitOptions {
-  /**
-   * Sends the publication to this client too, where it is subscribed. Without an echo it never gets
-   * it, also after a reconnect and when it reads the history; others do as ever.
-   *
-   * @default {true}
-   */
-  readonly echo?: boolean;
-}
-
-/** Options for draining a session. */
-export interface SessionDrainOptions extends SessionCloseOptions {
-  /** Told to the peer first: when to come back, in milliseconds. Without it, it is told nothing. */
-  readonly retryAfterMs?: number;
-  /**
-   * How long to wait for handlers and answers, in milliseconds.
-   *
-   * @default {5000}
-   */
-  readonly withinMs?: number;
 }
 
 /**

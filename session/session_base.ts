@@ -17,16 +17,11 @@ import type {
 } from "../transport/connection.ts";
 import { coreOf, reachBy } from "./reach.ts";
 import { SessionCore } from "./core.ts";
-import type {
-  HealthOptions,
-  SessionHealth,
-  SessionIssue,
-  SessionSummary,
-} from "./insight/health.ts";
+import type { HealthOptions, SessionHealth, SessionSummary } from "./insight/health.ts";
 import type { SessionDebugState, SessionDiagnostics } from "./insight/diagnostics.ts";
 import type { SessionEvents } from "./events.ts";
 import type { IncomingStream } from "./streams/incoming_streams.ts";
-import type { Session, SessionIdentity, WaitOptions } from "./session.ts";
+import type { Session, SessionIdentity } from "./session.ts";
 import type { SessionSettings } from "./settings.ts";
 import { type SessionStats, statsOf } from "./insight/stats.ts";
 import type { StructuredStream, StructuredStreamOptions } from "./streams/structured.ts";
@@ -35,6 +30,8 @@ import type {
   StructuredDatagramsOptions,
 } from "./streams/structured_datagrams.ts";
 import type { Registry } from "./streams/registry.ts";
+import type { WaitOptions } from "./types.ts";
+import type { SessionIssue } from "./insight/issue.ts";
 
 export { coreOf };
 

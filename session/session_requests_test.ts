@@ -11,8 +11,8 @@ import {
   soon,
   turns,
 } from "../tests/sessions.ts";
-import type { UntypedMessage } from "./contract.ts";
 import { ServiceDesk } from "./serving/services.ts";
+import type { UntypedMessage } from "./message.ts";
 
 Deno.test("Session.request() gets the answer, at both ends and of every kind of data", async () => {
   const onMessage = (message: UntypedMessage) => message.reply(message.data);

@@ -6,9 +6,9 @@
  */
 import type { Attributes } from "@opentelemetry/api";
 import { RequestError } from "../errors.ts";
-import type { UntypedMessage } from "../session/contract.ts";
 import type { HandshakeInfo } from "../session/insight/instrumentation.ts";
 import { coreOf, type Session } from "../session/session.ts";
+import type { UntypedMessage } from "../session/message.ts";
 
 /** What carries the sessions of a transport; nothing carries one in memory. */
 const CARRIERS: Readonly<Record<string, string>> = { websocket: "tcp", webtransport: "quic" };

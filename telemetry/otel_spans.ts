@@ -28,7 +28,6 @@ import {
 } from "./otel_attributes.ts";
 import type { Counted, CountedTopics, CountedWebTransport, OtelMetrics } from "./otel_metrics.ts";
 import type { CloseInfo } from "../errors.ts";
-import type { UntypedMessage } from "../session/contract.ts";
 import type { TraceContext } from "../session/wire/envelope.ts";
 import type {
   HandshakeInfo,
@@ -38,6 +37,7 @@ import type {
   RequestWatch,
 } from "../session/insight/instrumentation.ts";
 import type { Session } from "../session/session.ts";
+import type { UntypedMessage } from "../session/message.ts";
 
 /** What a span and its measurement have in common. */
 interface Timed {

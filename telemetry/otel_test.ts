@@ -15,7 +15,7 @@ import {
 } from "@opentelemetry/api";
 import { RequestError } from "../errors.ts";
 import { Topics } from "../pubsub/topics.ts";
-import { defineContract, type UntypedMessage } from "../session/contract.ts";
+import { defineContract } from "../session/contract.ts";
 import { instrument } from "../session/insight/instrument.ts";
 import { coreOf, Session } from "../session/session.ts";
 import { type SessionHandlers, sessionSettings } from "../session/settings.ts";
@@ -24,6 +24,7 @@ import { endsOn, wires } from "../tests/wires.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { otel, type Telemetry } from "./otel.ts";
 import { z } from "zod";
+import type { UntypedMessage } from "../session/message.ts";
 
 /** A span that was written down. */
 interface Written {

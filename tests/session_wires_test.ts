@@ -8,12 +8,13 @@ import { QueueFullError, RequestError, TimeoutError } from "../errors.ts";
 import { Presence } from "../pubsub/presence/presence.ts";
 import { Rooms } from "../pubsub/presence/rooms.ts";
 import { Topics } from "../pubsub/topics.ts";
-import type { AnyContract, UntypedMessage } from "../session/contract.ts";
+import type { AnyContract } from "../session/contract.ts";
 import type { OverflowPolicy } from "../session/queue/send_queue.ts";
 import type { Session } from "../session/session.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { endOf, soon, turns } from "./sessions.ts";
 import { builtinWire, endsOn, Log, type Wire, type WireEnds, wires } from "./wires.ts";
+import type { UntypedMessage } from "../session/message.ts";
 
 /** A message in short. */
 type Heard = readonly [topic: string, data: unknown];

@@ -11,12 +11,12 @@ import type {
 } from "../../transport/connection.ts";
 import { redactHeaders, redactText } from "./redaction.ts";
 import { issues } from "./issues.ts";
-import type { SessionIssue } from "./health.ts";
 import { queuesOf, type SessionQueues } from "./queue_state.ts";
-import type { SessionState } from "../session.ts";
 import { coreOf } from "../reach.ts";
 import type { SessionBase } from "../session_base.ts";
 import type { SessionStats } from "./stats.ts";
+import type { SessionState } from "../types.ts";
+import type { SessionIssue } from "./issue.ts";
 
 /**
  * A snapshot of a session: a plain object, of which JSON holds all. Times are milliseconds since the

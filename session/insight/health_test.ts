@@ -18,10 +18,11 @@ import {
 } from "../../tests/sessions.ts";
 import type { Connection, CreditState } from "../../transport/connection.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
-import type { SessionHealth, SessionIssue } from "./health.ts";
+import type { SessionHealth } from "./health.ts";
 import { coreOf, Session } from "../session.ts";
 import type { SessionBase } from "../session_base.ts";
 import { sessionSettings } from "../settings.ts";
+import type { SessionIssue } from "./issue.ts";
 
 const HOUR_MS = 3_600_000;
 

@@ -4,9 +4,10 @@
  * @module
  */
 import type { CloseInfo } from "../../errors.ts";
-import type { Side, UntypedMessage } from "../contract.ts";
+import type { Side } from "../contract.ts";
 import type { TraceContext } from "../wire/envelope.ts";
 import type { Session } from "../session.ts";
+import type { UntypedMessage } from "../message.ts";
 
 /** A handshake that began. */
 export interface HandshakeInfo {

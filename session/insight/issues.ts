@@ -5,11 +5,11 @@
  */
 import type { CreditKind, CreditState } from "../../transport/connection.ts";
 import type { SessionCore } from "../core.ts";
-import type { SessionIssue, SessionIssueCode } from "./health.ts";
 import { coreOf } from "../reach.ts";
 import { queuesOf } from "./queue_state.ts";
 import type { SessionBase } from "../session_base.ts";
 import type { SessionStats } from "./stats.ts";
+import type { SessionIssue, SessionIssueCode } from "./issue.ts";
 
 /** A handshake that takes longer is stuck, in milliseconds. */
 const CONNECTING_MS = 10_000;

@@ -6,8 +6,8 @@
 import { UnsupportedError } from "../../errors.ts";
 import { coreOf, MAX_PINGS } from "../reach.ts";
 import { Asks } from "../pending_requests.ts";
-import type { WaitOptions } from "../session.ts";
 import type { SessionBase } from "../session_base.ts";
+import type { WaitOptions } from "../types.ts";
 
 /** How long `ping` waits, in milliseconds. */
 const PING_TIMEOUT_MS = 10_000;

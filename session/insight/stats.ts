@@ -6,9 +6,9 @@
 import type { ConnectionCounters } from "../../transport/connection.ts";
 import { type ControlStats, NO_CONTROLS } from "../controls.ts";
 import type { SessionCore } from "../core.ts";
-import type { InboundStats } from "../inbound.ts";
 import type { SendQueueStats } from "../queue/send_queue.ts";
-import type { SessionState } from "../session.ts";
+import type { SessionState } from "../types.ts";
+import type { InboundStats } from "../incoming.ts";
 
 /**
  * Counters of a session, as they were when they were read; no header, cookie or token is among them.

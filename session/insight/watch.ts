@@ -6,7 +6,6 @@
  */
 import type { CloseInfo } from "../../errors.ts";
 import { readTrace, type TraceContext } from "../wire/envelope.ts";
-import { report } from "../inbound.ts";
 import type {
   HandshakeInfo,
   HandshakeOutcome,
@@ -17,6 +16,7 @@ import type { Message } from "../message.ts";
 import type { Session } from "../session.ts";
 import type { SessionSettings } from "../settings.ts";
 import { withoutToken } from "../url.ts";
+import { report } from "../report.ts";
 
 /** The instrumentation of all sessions of the same settings. */
 export class Watching {

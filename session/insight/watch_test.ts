@@ -5,13 +5,13 @@ import { captureConsole } from "../../tests/console_lines.ts";
 import { Network } from "../../tests/clients.ts";
 import { turns } from "../../tests/sessions.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
-import type { UntypedMessage } from "../contract.ts";
 import { instrument } from "./instrument.ts";
 import type { HandshakeInfo, Instrumentation } from "./instrumentation.ts";
 import { ServiceDesk } from "../serving/services.ts";
 import { coreOf, Session } from "../session.ts";
 import { type SessionHandlers, sessionSettings } from "../settings.ts";
 import { openWatched } from "./watch.ts";
+import type { UntypedMessage } from "../message.ts";
 
 /** Two sessions, both watched by the same hooks. */
 function watchedPair(

@@ -10,9 +10,10 @@ import { coreOf } from "../reach.ts";
 import type { Numbered } from "./numbered.ts";
 import type { SessionCore } from "../core.ts";
 import type { Envelope } from "../wire/envelope.ts";
-import { Inbound, type Incoming, type Meter } from "../inbound.ts";
+import { Inbound } from "../inbound.ts";
 import type { Message } from "../message.ts";
 import { parseEnvelope } from "../wire/server_envelope.ts";
+import type { Incoming, Meter } from "../incoming.ts";
 
 /** Frames that a client may send while its late token is checked: those that subscribe it again. */
 const MAX_HELD_FRAMES = 256;

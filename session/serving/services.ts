@@ -9,7 +9,7 @@ import type { Frame } from "../../transport/connection.ts";
 import type { SessionCore } from "../core.ts";
 import type { Envelope, OutgoingEnvelope, ServiceKind } from "../wire/envelope.ts";
 import { type Numbered, Numbers } from "./numbered.ts";
-import { type Control, type Inbound, report } from "../inbound.ts";
+import type { Inbound } from "../inbound.ts";
 import { ReceiveQueue } from "../queue/receive_queue.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../wire/recovery.ts";
 import { Sequences, type SequenceStore } from "./sequences.ts";
@@ -22,6 +22,8 @@ import {
 import type { Session, SessionIdentity } from "../session.ts";
 import type { SessionSettings } from "../settings.ts";
 import { exceedsBytes } from "../wire/utf8.ts";
+import type { Control } from "../incoming.ts";
+import { report } from "../report.ts";
 
 /** A token is read before its sender is known, so it has a small bound, in bytes. */
 const MAX_TOKEN_BYTES = 8_192;

@@ -12,9 +12,9 @@ import type {
   ReceiveStream,
   StreamDirection,
 } from "../../transport/connection.ts";
-import type { SessionState } from "../session.ts";
 import { coreOf } from "../reach.ts";
 import type { SessionBase } from "../session_base.ts";
+import type { SessionState } from "../types.ts";
 
 /** A stream that the peer opened. */
 export type IncomingStream =

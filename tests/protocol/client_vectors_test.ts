@@ -5,7 +5,6 @@ import { RequestError, SessionClosedError, TimeoutError, UnsupportedError } from
 import "../../client/chunk_lasting.ts";
 import { Client } from "../../client/client.ts";
 import type { Message } from "../../session/message.ts";
-import type { ClientPublishOptions } from "../../session/session.ts";
 import type { Subscription } from "../../client/subscription.ts";
 import { turns } from "../../testing/turns.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
@@ -24,6 +23,7 @@ import {
   vectorFiles,
   withHex,
 } from "./vectors.ts";
+import type { ClientPublishOptions } from "../../session/types.ts";
 
 /** The settings that vectors for clients use: section 22 of docs/protocol.md says what they mean. */
 interface Given {

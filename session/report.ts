@@ -1,0 +1,23 @@
+/**
+ * Reports errors of an application's handlers to the application.
+ *
+ * @module
+ */
+import { attempt } from "./base/call_safely.ts";
+import type { Session } from "./session.ts";
+import type { SessionSettings } from "./settings.ts";
+
+/**
+ * Tells the application of an error. Without an `onError` handler, and where
+ * that handler fails itself, it is printed: never lost, never the process's end.
+ */
+export function report(settings: SessionSettings, error: unknown, session: Session): void {
+  const { onError } = settings.handlers;
+  const print = (error: unknown) =>
+    settings.console.failed(`A handler of session ${session.id}`, error);
+  if (onError === undefined) return print(error);
+  attempt(() => onError(error, session), (failure) => {
+    print(failure);
+    print(error);
+  });
+}
