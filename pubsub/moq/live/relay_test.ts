@@ -463,6 +463,22 @@ Deno.test("MoqRelay sees the end of a loop that nobody can see, where versions h
   assertEquals(told < 1_000, true);
 });
 
+/** A mux that counts who listens to its announcements. */
+class WatchedMux extends TrackMux {
+  watching = 0;
+
+  override watch(...args: Parameters<TrackMux["watch"]>): Disposable {
+    const watch = super.watch(...args);
+    this.watching++;
+    return {
+      [Symbol.dispose]: () => {
+        this.watching--;
+        watch[Symbol.dispose]();
+      },
+    };
+  }
+}
+
 /** A mux with broadcasts that serve nothing. */
 function muxOf(...paths: readonly string[]): TrackMux {
   const mux = new TrackMux();
@@ -627,7 +643,9 @@ for (const version of LIVE_VERSIONS) {
       allowAnonymousPublish: false,
       onError: (error) => void errors.push(error),
     });
-    const anonymous = await net.join(relay, muxOf("/anonymous", "/another"));
+    const mux = new WatchedMux();
+    for (const path of ["/anonymous", "/another"]) mux.publish(path, () => {});
+    const anonymous = await net.join(relay, mux);
     await until(() => errors.length === 1 || relay.stats.broadcasts > 0);
     assertEquals(relay.stats.broadcasts, 0);
     const [error] = errors as [MoqError];
@@ -643,7 +661,8 @@ for (const version of LIVE_VERSIONS) {
     await until(() => relay.mux.size === 1);
     await turns(20);
     assertEquals([announced(relay), relay.stats.broadcasts], [["/known"], 1]);
-    // It is refused its broadcasts, and nothing else.
+    // Its announcements are not read any more. It is refused its broadcasts, and nothing else.
+    assertEquals(mux.watching, 0);
     const viewer = await anonymous.client.acceptAnnounce("/");
     assertEquals((await viewer.next())?.path, "/known");
     for await (const notice of relayNotices(anonymous.client)) {
@@ -707,6 +726,21 @@ for (const version of LIVE_VERSIONS) {
     await notices.return?.();
   });
 }
+
+Deno.test("relayNotices() lists the 64 oldest broadcasts that wait, and counts all", async () => {
+  await using net = new Net("moq-lite-05");
+  const relay = net.relay({ maxBroadcasts: 100, maxShare: 1, onError() {} });
+  const paths = (name: string, count: number) =>
+    Array.from({ length: count }, (_, at) => `/${name}/${at}`);
+  await net.join(relay, muxOf(...paths("other", 100)));
+  await until(() => relay.mux.size === 100);
+  const { client } = await net.join(relay, muxOf(...paths("late", 70)));
+  await until(() => relay.stats.waiting === 70);
+  for await (const { waiting, waitingCount } of relayNotices(client)) {
+    assertEquals([waiting, waitingCount], [paths("late", 64), 70]);
+    break;
+  }
+});
 
 Deno.test("relayNotices() tells each session of its own broadcasts, and others nothing", async () => {
   await using net = new Net("moq-lite-05");

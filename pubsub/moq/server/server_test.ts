@@ -723,8 +723,12 @@ Deno.test("listenMoq() listens on the wires that were named", async () => {
 Deno.test("listenMoq() listens and upgrades with a WebSocket engine that it is given", async () => {
   const webSocket = hardenedWebSocket();
   let upgrades = 0;
+  let limits: (number | undefined)[] = [];
   const counted: WebSocketHost = {
-    listen: (options, handler) => webSocket.listen(options, handler),
+    listen(options, handler) {
+      limits = [options.maxConnections, options.maxConnectionsPerAddress];
+      return webSocket.listen(options, handler);
+    },
     accept: (request, options) => {
       upgrades++;
       return webSocket.accept(request, options);
@@ -735,6 +739,8 @@ Deno.test("listenMoq() listens and upgrades with a WebSocket engine that it is g
   await using session = await dial(server, "websocket");
   assertEquals(await textsOf(session), ["tick", "tock", "tick", "tock", "tick", "tock"]);
   assertEquals([upgrades, webSocket.stats().connections > 0], [1, true]);
+  // Twice as many connections as sessions: one may be refused, or ask for nothing.
+  assertEquals(limits, [20_000, 4]);
   // The hash is told by it, and the other wires stand on the same port number.
   await using other = await dialMoq(server.webSocketUrl.replace("ws:", "http:"));
   assertEquals(other.connection.transport, "webtransport");
@@ -770,10 +776,12 @@ for (const [version, wire] of [["moq-lite-05", "quic"], ["moq-lite-02", "websock
       return result;
     });
     const writer = end.connection.datagrams.writable.getWriter();
-    while (!isTold) {
+    // A rate is measured every 10 ms.
+    for (let round = 0; !isTold && round < 5_000; round++) {
       await writer.write(new Uint8Array(500));
       await new Promise((resolve) => setTimeout(resolve, 1));
     }
+    assert(isTold, "The client was told no bitrate");
     assert((await told).value.bitrate > 0);
     await updates.return?.();
   });
