@@ -87,8 +87,8 @@ export interface RaceOptions extends DialWebSocketOptions {
   readonly onFallback?: (fallback: TransportFallback) => void;
   /**
    * Called with the connection of the preferred transport where it opened at most 3 s after the other
-   * one was taken, which still holds. Nothing was sent on it, so it is no session yet; whoever takes
-   * it closes it. Without this it is closed at once. MUST NOT throw.
+   * one was taken, which still holds. No session was made of it at this end; whoever takes it closes
+   * it. Without this it is closed at once. MUST NOT throw.
    */
   readonly onLate?: (connection: Connection) => void;
   /** The session before, where it opened and then fell silent: that counts as a failure of its transport. */
