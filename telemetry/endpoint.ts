@@ -1,8 +1,4 @@
-/**
- * The paths at which a server says how it is, to those who may know.
- *
- * @module
- */
+/** The paths at which a server reports metrics and health. */
 import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
 import type { SessionManager } from "../manager/mod.ts";
 import {
@@ -14,46 +10,46 @@ import {
 import type { RequestInfo } from "../transport/address.ts";
 import { LOCAL_HOSTS } from "../transport/origins.ts";
 
-/** How a server says how it is. */
+/** Options for the metrics and the health of a server. */
 export interface MetricsOptions {
   /**
-   * Where Prometheus reads; `false` for nowhere.
+   * Path that Prometheus reads; `false` turns this path off.
    *
    * @default {"/metrics"}
    */
   readonly path?: string | false;
   /**
-   * Where a load balancer asks whether new sessions are welcome: 200 if so, 503 while the server
-   * drains or is full; `false` for nowhere.
+   * Path at which a load balancer asks for health: 200 while the server takes new sessions, 503
+   * while the server drains or is full. `false` turns this path off.
    *
    * @default {"/healthz"}
    */
   readonly healthPath?: string | false;
   /**
-   * Who may ask; all others get 403.
+   * Permission to ask; all other requests get 403.
    *
-   * - `loopback`: programs on this machine, by the socket's address. What a proxy handed on is not
-   *   from here, wherever the proxy runs, if it says that it is one: `Forwarded`, `X-Forwarded-For`
-   *   and their like. And the host that was asked has to be one of this machine's names, so that a
-   *   page whose name was pointed here (DNS rebinding) learns nothing.
-   * - `everybody`: whoever reaches the server.
-   * - A function decides by itself.
+   * - `loopback`: programs on this machine, recognized by the socket's address. Two more conditions
+   *   keep others out. A request with headers of a proxy (`Forwarded`, `X-Forwarded-For` and their
+   *   like) is refused, as proxies on this machine pass on requests from elsewhere. The requested
+   *   host has to be one of this machine's names, so that a page with DNS rebinding learns nothing.
+   * - `everybody`: all clients that reach the server.
+   * - A function decides each request.
    *
    * @default {"loopback"}
    */
   readonly allow?: "loopback" | "everybody" | ((request: Request, info: RequestInfo) => boolean);
 }
 
-/** Whose metrics they are. */
+/** Source of the reported figures. */
 export interface Measured {
   /** The server, whose counters are read for each answer. */
   readonly server: CountedWebTransport & {
-    /** Knows all sessions. */
+    /** The manager of all sessions. */
     readonly manager: SessionManager;
-    /** Knows what is carried between nodes. */
+    /** The counters of topics and of their broker. */
     readonly topics: CountedTopics;
   };
-  /** How many sessions there may be. */
+  /** Limit of sessions at once. */
   readonly maxSessions?: number | undefined;
 }
 
@@ -67,7 +63,8 @@ export class MetricsEndpoint {
   /**
    * Answers for a server.
    *
-   * @throws {TypeError} If a path is none, or nobody knows who is allowed.
+   * @throws {TypeError} If a path is not spelled as in a URL, both paths are the same, or `allow`
+   *   is not one of its values.
    */
   constructor(options: MetricsOptions, measured: Measured) {
     const { path = "/metrics", healthPath = "/healthz", allow = "loopback" } = options;
@@ -89,9 +86,9 @@ export class MetricsEndpoint {
     this.#allow = allow;
   }
 
-  /** Answers a request; `undefined` if it is about something else. */
+  /** Answers a request; `undefined` if the path is neither of the two. */
   answer(request: Request, info: RequestInfo): Response | undefined {
-    // Whoever asks for a host that is none shall not make the server throw, on whatever path.
+    // A request for a malformed host must not make the server throw, on any path.
     const path = URL.parse(request.url)?.pathname;
     if (path === undefined || path !== this.#path && path !== this.#healthPath) return undefined;
     if (!this.#isAllowed(request, info)) {
@@ -111,7 +108,7 @@ export class MetricsEndpoint {
   #isAllowed(request: Request, info: RequestInfo): boolean {
     if (this.#allow === "everybody") return true;
     if (this.#allow === "loopback") return isFromHere(request, info);
-    // A promise would be true whatever comes of it.
+    // Compares with `true`, as a promise would always be truthy.
     return this.#allow(request, info) === true;
   }
 
@@ -125,7 +122,7 @@ export class MetricsEndpoint {
   }
 }
 
-/** Headers by which a proxy says that it is one; those that begin with `x-forwarded-` too. */
+/** Headers that proxies add, beside those that begin with `x-forwarded-`. */
 const FORWARDED = [
   "cdn-loop",
   "cf-ray",
@@ -137,11 +134,11 @@ const FORWARDED = [
   "x-real-ip",
 ];
 
-/** Whether a program on this machine asked, and asked this machine. */
+/** Tells if a program on this machine sent the request, and addressed this machine. */
 function isFromHere({ headers, url }: Request, { remoteAddr }: RequestInfo): boolean {
   if (remoteAddr === undefined || !("hostname" in remoteAddr)) return false;
   if (!/^(?:::1|(?:::ffff:)?127(?:\.\d+){3})$/.test(remoteAddr.hostname)) return false;
-  // HTTP/2 has it in the URL alone. Every browser says it.
+  // HTTP/2 has the host in the URL alone. Every browser sends the host.
   const asked = headers.get("host") ?? new URL(url).host;
   const host = URL.parse(`http://${asked}`)?.hostname ?? "";
   if (!LOCAL_HOSTS.includes(host)) return false;
@@ -165,7 +162,7 @@ function text(body: string, status: number, headers: Record<string, string> = {}
 
 function checkPath(name: string, path: unknown): void {
   if (path === false) return;
-  // Another spelling than that of a request's URL would never be asked for.
+  // Paths are compared with `pathname` of a request's URL, so another spelling would never match.
   if (typeof path === "string" && URL.parse(path, "http://localhost")?.pathname === path) return;
   throw new TypeError(
     `Cannot create server: metrics.${name} must be false, or a path as URLs have it, received ${path}`,

@@ -1,35 +1,30 @@
-/**
- * What a session manager, topics and their broker counted, as metrics: one list, for
- * OpenTelemetry and for the text that Prometheus reads.
- *
- * @module
- */
+/** The metrics of sessions, topics and brokers: one list for OpenTelemetry and for Prometheus. */
 import type { ManagerStats } from "../manager/mod.ts";
 import type { BrokerStats, BrokerStatus, TopicsStats } from "../pubsub/mod.ts";
 import type { QuicHandshakeStats } from "../transport/h3/server.ts";
 
-/** What has the counters of topics. */
+/** The counters of topics and of their broker. */
 export interface CountedTopics {
   /** Counters of the topics. */
   readonly stats: TopicsStats;
-  /** What carries them between nodes. */
+  /** The broker that carries publications between nodes. */
   readonly broker: {
-    /** How it is doing. */
+    /** State of the broker's engine. */
     readonly status: { readonly current: BrokerStatus };
-    /** Its counters. */
+    /** Counters of the broker. */
     readonly stats: BrokerStats;
   };
 }
 
 /** Counters of a server's WebTransport; see `webTransportStats` of `Server`. */
 export interface WebTransportStats {
-  /** Whether the server has its UDP port; false while another listener has it. */
+  /** `true` if the server has its UDP port; `false` while another listener has the port. */
   readonly isListening: boolean;
   /** Handshakes of QUIC, also those of other protocols on the port. */
   readonly handshakes: QuicHandshakeStats;
 }
 
-/** Has the counters of a server's WebTransport. */
+/** The counters of a server's WebTransport. */
 export interface CountedWebTransport {
   /** The counters; `undefined` if WebTransport is off. */
   readonly webTransportStats?: WebTransportStats | undefined;
@@ -39,25 +34,28 @@ export interface CountedWebTransport {
 export interface Measurement {
   /** The number. */
   readonly value: number;
-  /** What tells it from others of the metric, by OpenTelemetry's names. */
+  /** Attributes that distinguish this number within the metric, by OpenTelemetry's names. */
   readonly attributes?: Readonly<Record<string, string>>;
 }
 
-/** A metric, and its numbers now. */
+/** A metric, and its current numbers. */
 export interface Measure {
-  /** Its name, by OpenTelemetry's rules. */
+  /** Name, by OpenTelemetry's rules. */
   readonly name: string;
-  /** What it is, in a sentence without a period. */
+  /** A description: one sentence without a period. */
   readonly description: string;
-  /** What is counted, in braces, or a unit such as `By`. */
+  /** The counted noun in braces, or a unit such as `By`. */
   readonly unit: string;
-  /** A `counter` only grows; a `sum` goes up and down, and those of several servers add up; those of a `gauge` do not. */
+  /**
+   * Kind of the metric. A `counter` only grows. A `sum` goes up and down, and the sums of several
+   * servers add up. A `gauge` of several servers does not add up.
+   */
   readonly kind: "counter" | "sum" | "gauge";
   /** The numbers. */
   readonly values: readonly Measurement[];
 }
 
-/** What is written of a metric beside its numbers. */
+/** Name, unit and description of a metric. */
 type About = readonly [name: string, unit: string, description: string];
 
 const counter = ([name, unit, description]: About, ...values: Measurement[]): Measure => ({
@@ -78,7 +76,7 @@ const gauge = (about: About, ...values: Measurement[]): Measure => ({
   kind: "gauge",
 });
 
-/** One number for each key of a record. */
+/** Makes one number for each key of a record. */
 function each(record: Readonly<Record<string, number>>, attribute: string): Measurement[] {
   return Object.entries(record).map(([key, value]) => ({
     value,
@@ -86,7 +84,7 @@ function each(record: Readonly<Record<string, number>>, attribute: string): Meas
   }));
 }
 
-/** What sessions counted: the same for a server and for clients. */
+/** Metrics of sessions, the same for a server and for clients. */
 export function sessionMeasures(stats: ManagerStats): Measure[] {
   const { states, messages, bytes, streams, datagrams, credit } = stats;
   return [
@@ -162,7 +160,7 @@ export function sessionMeasures(stats: ManagerStats): Measure[] {
   ];
 }
 
-/** What only a server's manager knows. */
+/** Metrics that only a server's manager has. */
 export function managerMeasures(stats: ManagerStats): Measure[] {
   const { refused, rates, sockets, unreadStreams } = stats;
   return [
@@ -223,7 +221,7 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
   ];
 }
 
-/** What only the topics of a server know. */
+/** Metrics that only the topics of a server have. */
 export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
   const { stats: carried, status } = broker;
   return [
@@ -283,7 +281,7 @@ export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
   ];
 }
 
-/** Handshakes of QUIC; nothing if WebTransport is off. */
+/** Metrics of QUIC handshakes; empty if WebTransport is off. */
 export function webTransportMeasures({ webTransportStats }: CountedWebTransport): Measure[] {
   if (webTransportStats === undefined) return [];
   const { isListening, handshakes: { pending, ...dropped } } = webTransportStats;

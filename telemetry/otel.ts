@@ -1,9 +1,9 @@
 /**
- * Traces and metrics by OpenTelemetry: spans for handshakes, requests and
- * handlers, in one trace at both ends; metrics of sessions, messages, queues and ends.
+ * Traces and metrics by OpenTelemetry: spans for handshakes, requests and handlers, in one trace at
+ * both ends; metrics of sessions, messages, queues and closes.
  *
- * Deno exports them by itself when it runs with `OTEL_DENO=true`; with any other
- * SDK, set that up before `otel()` is called. Without either, nothing is recorded.
+ * Deno exports traces and metrics when started with `OTEL_DENO=true`; any other SDK has to be set
+ * up before `otel()` is called. Without either, no trace and no metric is recorded.
  *
  * @example A server whose handlers are traced
  * ```ts
@@ -59,9 +59,9 @@ export interface MeterSource {
 
 /** Options for {@linkcode otel}. */
 export interface OtelOptions {
-  /** Makes spans; that which is registered globally, if left out. */
+  /** Tracer provider; by default, the one that is registered globally. */
   readonly tracerProvider?: TracerSource;
-  /** Makes metrics; that which is registered globally, if left out. */
+  /** Meter provider; by default, the one that is registered globally. */
   readonly meterProvider?: MeterSource;
   /**
    * Use of the trace that a peer sends with a message or a request:
@@ -76,14 +76,14 @@ export interface OtelOptions {
   readonly remoteTraces?: "continue" | "link";
 }
 
-/** Telemetry for `serve`, `connect` and `dial`; one can be shared by all of them. */
+/** Telemetry for `serve`, `connect` and `dial`; several servers and clients can share one. */
 export interface Telemetry extends Instrumentation, Disposable {
   /**
-   * Also tells what only a server's manager knows: users, addresses, sockets, refusals by limit.
+   * Also reports the counters of a server's manager: users, addresses, sockets, refusals by limit.
    *
-   * @param manager The `manager` of a server; another one replaces it.
-   * @param topics The `topics` of the same server, to be told of histories and of the broker too.
-   * @param server The same server, to be told of its QUIC handshakes too.
+   * @param manager The `manager` of a server; replaces the one of an earlier call.
+   * @param topics The `topics` of the same server, to report histories and the broker too.
+   * @param server The same server, to report its QUIC handshakes too.
    */
   observe(manager: Counted, topics?: CountedTopics, server?: CountedWebTransport): void;
 }
@@ -92,13 +92,13 @@ export interface Telemetry extends Instrumentation, Disposable {
 const SCOPE = "@skein/skein";
 
 /**
- * Makes telemetry. Disposed of, it ends its metrics; spans go on.
+ * Makes telemetry. Disposal ends its metrics; spans are still made.
  *
  * @param options See {@linkcode OtelOptions}.
- * @returns What `serve`, `connect` and `dial` take as their `instrumentation`.
+ * @returns The `instrumentation` option for `serve`, `connect` and `dial`.
  * @throws {TypeError} If `remoteTraces` is neither `"continue"` nor `"link"`.
  *
- * @example Its own providers
+ * @example With your own providers
  * ```ts
  * import { metrics, trace } from "@opentelemetry/api";
  * import { otel } from "@skein/skein/otel";

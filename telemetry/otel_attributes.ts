@@ -1,8 +1,6 @@
 /**
- * What telemetry says of a session, by the names of OpenTelemetry's semantic
- * conventions; what those have no name for begins with `skein.`.
- *
- * @module
+ * Attributes of sessions by the names of OpenTelemetry's semantic conventions; additions begin with
+ * `skein.`.
  */
 import type { Attributes } from "@opentelemetry/api";
 import { RequestError } from "../errors.ts";
@@ -10,10 +8,10 @@ import type { HandshakeInfo } from "../session/insight/instrumentation.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import type { UntypedMessage } from "../session/message.ts";
 
-/** What carries the sessions of a transport; nothing carries one in memory. */
+/** Protocols below the transports; a connection in memory has none below. */
 const CARRIERS: Readonly<Record<string, string>> = { websocket: "tcp", webtransport: "quic" };
 
-/** What the conventions put where there would be too many values. */
+/** The value of the conventions for all values beyond a bound. */
 export const OTHER = "_OTHER";
 
 /** Names the transport of a session. */
@@ -23,7 +21,7 @@ export function transportAttributes(transport: string | undefined): Attributes {
   return { "network.transport": carrier, "network.protocol.name": transport };
 }
 
-/** Says where a handshake goes. The query is left out: applications put secrets there. */
+/** Describes the target of a handshake. The query is left out: applications put secrets there. */
 export function handshakeAttributes({ url, transport, address }: HandshakeInfo): Attributes {
   const asked = URL.parse(url);
   return {
@@ -38,13 +36,13 @@ export function handshakeAttributes({ url, transport, address }: HandshakeInfo):
   };
 }
 
-/** The contract's pattern for what is asked: of patterns there are few. */
+/** Finds the contract's pattern for a topic; the number of patterns is bounded. */
 export function patternOf(session: Session, topic: string): string | undefined {
-  // Requests are the same for both ends.
+  // Requests are the same in both directions.
   return coreOf(session).settings.router?.match(topic)?.pattern;
 }
 
-/** Names what one end asks the other. */
+/** Describes a request. */
 export function requestAttributes(pattern: string | undefined): Attributes {
   return {
     "rpc.system.name": "skein",
@@ -52,7 +50,7 @@ export function requestAttributes(pattern: string | undefined): Attributes {
   };
 }
 
-/** Names a message that is handled. */
+/** Describes a message under processing. */
 export function messageAttributes({ isRequest, pattern }: UntypedMessage): Attributes {
   if (isRequest) return requestAttributes(pattern);
   return {
@@ -62,26 +60,29 @@ export function messageAttributes({ isRequest, pattern }: UntypedMessage): Attri
   };
 }
 
-/** A short word for an error, of which there are few. */
+/** Describes an error in one short word, out of a small set. */
 export function errorType(error: unknown, status?: number): string {
   if (status !== undefined) return String(status);
   if (error instanceof RequestError) return error.failure.code;
   return error instanceof Error ? error.name : OTHER;
 }
 
-/** Tells values apart up to a bound: of what peers choose, each would be a series of its own for ever. */
+/**
+ * Passes a bounded number of distinct values. A peer can choose any value, and each one would be a
+ * time series for ever.
+ */
 export class Few {
   readonly #max: number;
   readonly #other: string;
   readonly #seen = new Set<string>(); // At most `#max`.
 
-  /** Tells so many apart; `other` stands for all that come later. */
+  /** Passes the first `max` values; `other` replaces all later ones. */
   constructor({ max, other }: { readonly max: number; readonly other: string }) {
     this.#max = max;
     this.#other = other;
   }
 
-  /** The value, or what stands for it. */
+  /** Returns the value, or its replacement. */
   of(value: string): string {
     if (this.#seen.has(value)) return value;
     if (this.#seen.size >= this.#max) return this.#other;

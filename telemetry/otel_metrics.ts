@@ -1,8 +1,6 @@
 /**
- * The instruments of telemetry. What a hook cannot see is read from the
- * sessions when somebody collects: no message pays for it.
- *
- * @module
+ * The instruments of telemetry. Counters are read from the sessions at collection, so that no
+ * message pays.
  */
 import type { BatchObservableCallback, Histogram, Meter, Observable } from "@opentelemetry/api";
 import {
@@ -22,7 +20,7 @@ import { type ManagerStats, Tally } from "../manager/stats.ts";
 import type { Side } from "../session/contract.ts";
 import { coreOf, type Session } from "../session/session.ts";
 
-/** The counters of WebTransport before anything happened. */
+/** The counters of WebTransport before its first handshake. */
 const NO_WEBTRANSPORT: CountedWebTransport = {
   webTransportStats: {
     isListening: false,
@@ -30,16 +28,16 @@ const NO_WEBTRANSPORT: CountedWebTransport = {
   },
 };
 
-/** Boundaries of what takes milliseconds or seconds, as the conventions advise for calls. */
+/** Bucket boundaries for calls of milliseconds to seconds, as the conventions advise. */
 const CALL_S = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10];
 
-/** Boundaries of what takes from a second to days. */
+/** Bucket boundaries for sessions of a second to days. */
 const SESSION_S = [1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400];
 
-/** Values of an attribute that are told apart, where a peer can send any. */
+/** Most distinct values of an attribute that a peer can choose. */
 const MAX_FOREIGN = 64;
 
-/** What topics count before anything happened. */
+/** The counters of topics before the first publication. */
 const NO_TOPICS: CountedTopics = {
   stats: {
     topics: 0,
@@ -65,10 +63,10 @@ const KNOWN_CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
 
 export type { CountedTopics, CountedWebTransport };
 
-/** What has the counters of a server's sessions. */
+/** The session counters of a server. */
 export type Counted = Pick<SessionManager, "stats">;
 
-/** The sessions of one side that this telemetry was told of. */
+/** The open sessions of one side. */
 class Census {
   readonly #sessions = new Set<Session>(); // Those that are open.
   readonly #tally = new Tally();
@@ -90,13 +88,13 @@ class Census {
 
 /** The metrics of any number of servers and clients. */
 export class OtelMetrics implements Disposable {
-  /** How long handshakes take. */
+  /** Durations of handshakes. */
   readonly handshakes: Histogram;
-  /** How long this end waits for answers. */
+  /** Durations of this end's requests, until the reply. */
   readonly requests: Histogram;
-  /** How long requests are handled. */
+  /** Durations of handling requests. */
   readonly answers: Histogram;
-  /** How long messages are handled. */
+  /** Durations of handling messages. */
   readonly messages: Histogram;
   readonly #sessions: Histogram;
   readonly #meter: Meter;
@@ -126,12 +124,12 @@ export class OtelMetrics implements Disposable {
     this.#stop = this.#observe();
   }
 
-  /** A session is established. */
+  /** Counts a session that is established. */
   opened(session: Session): void {
     this.#of(session).add(session);
   }
 
-  /** A session is over. */
+  /** Counts a session that is closed. */
   closed(session: Session, { code, by }: CloseInfo): void {
     this.#of(session).delete(session);
     this.#sessions.record(session.stats.uptimeMs / 1_000, {
@@ -142,20 +140,23 @@ export class OtelMetrics implements Disposable {
     });
   }
 
-  /** A short word for why a peer gave no answer; the code of a failure is the peer's own. */
+  /**
+   * Describes a failed request in a short word. The peer chose the code, so distinct codes are
+   * bounded.
+   */
   errorTypeOf(error: unknown): string {
     const type = errorType(error);
     return error instanceof RequestError ? this.#errorTypes.of(type) : type;
   }
 
-  /** Also tells the counters of a server's manager, of its topics, and of its WebTransport. */
+  /** Also reports the counters of a server's manager, topics and WebTransport. */
   observe(manager: Counted, topics?: CountedTopics, webTransport: CountedWebTransport = {}): void {
     this.#manager = manager;
     this.#topics = topics;
     this.#webTransport = webTransport;
   }
 
-  /** Observes no more. */
+  /** Removes the callback that reads the sessions. */
   [Symbol.dispose](): void {
     this.#stop();
   }
@@ -172,7 +173,7 @@ export class OtelMetrics implements Disposable {
     return this.#meter.createHistogram(name, { description, unit: "s", advice });
   }
 
-  /** One reading of the sessions for all instruments. */
+  /** Registers one callback for all instruments, so that a collection reads the sessions once. */
   #observe(): () => void {
     const nothing = new Census().read();
     const kinds = [

@@ -1,8 +1,4 @@
-/**
- * The hooks of telemetry: what becomes a span, and how long it took.
- *
- * @module
- */
+/** The hooks of telemetry: spans and durations of handshakes, requests and handlers. */
 import {
   type Attributes,
   context,
@@ -39,11 +35,11 @@ import type {
 import type { Session } from "../session/session.ts";
 import type { UntypedMessage } from "../session/message.ts";
 
-/** What a span and its measurement have in common. */
+/** A span, and the histogram of its duration. */
 interface Timed {
   readonly span: Span;
   readonly histogram: Histogram;
-  /** Of the measurement: of them there are few. */
+  /** Attributes of the measurement, from a small set of values. */
   readonly attributes: Attributes;
 }
 
@@ -52,10 +48,13 @@ export class OtelInstrumentation implements Instrumentation, Disposable {
   readonly #tracer: Tracer;
   readonly #metrics: OtelMetrics;
   readonly #continuesTraces: boolean;
-  /** The handshake of each session, to which its handlers are linked. */
+  /** The handshake span of each session; the spans of its handlers link here. */
   readonly #handshakes = new WeakMap<Session, SpanContext>();
 
-  /** Makes spans and metrics; whether handlers go on with the traces of peers, or link to them. */
+  /**
+   * Creates telemetry; `continuesTraces` makes handlers continue the peers' traces instead of
+   * linking.
+   */
   constructor(tracer: Tracer, metrics: OtelMetrics, continuesTraces: boolean) {
     this.#tracer = tracer;
     this.#metrics = metrics;
@@ -111,7 +110,7 @@ export class OtelInstrumentation implements Instrumentation, Disposable {
         end(() => {
           if (error === undefined) return {};
           failed(span, error);
-          // The peer chose the code.
+          // The peer chose the code, so its values are bounded.
           return { "error.type": this.#metrics.errorTypeOf(error) };
         }),
     };
@@ -131,7 +130,8 @@ export class OtelInstrumentation implements Instrumentation, Disposable {
     const attributes = messageAttributes(message);
     const handshake = this.#handshakes.get(session);
     const links: Link[] = handshake === undefined ? [] : [{ context: handshake }];
-    // Without a trace of the peer one of its own: a session can last for days, and its trace too.
+    // Without a trace of the peer, the handler begins its own: a session can last for days, and a
+    // trace of the whole session would too.
     let parent = ROOT_CONTEXT;
     if (remote !== undefined) {
       const sender = spanContextOf(remote);
@@ -154,7 +154,7 @@ export class OtelInstrumentation implements Instrumentation, Disposable {
     const end = timer({ span, histogram, attributes });
     const running = context.with(trace.setSpan(ROOT_CONTEXT, span), run);
     if (running === undefined || typeof running.then !== "function") return end(() => ({}));
-    // Returned, so that what a provider throws is told like what any hook throws.
+    // Returned, so that an error of the telemetry provider is reported like an error of any hook.
     return running.then(() => end(() => ({})), (error) =>
       end(() => {
         failed(span, error);
@@ -179,7 +179,7 @@ function refused(
   { side }: HandshakeInfo,
   { error, status }: Extract<HandshakeOutcome, { readonly error: unknown }>,
 ): Attributes {
-  // By the conventions of HTTP a client's mistake is no failure of the server.
+  // HTTP's conventions do not count a client's mistake as a failure of the server.
   const isFailure = side === "client" || status === undefined || status >= 500;
   if (isFailure) failed(span, error);
   const attributes = {
@@ -191,8 +191,8 @@ function refused(
 }
 
 /**
- * Ends a span and measures how long it took, once told of its end. The span ends whatever a
- * provider throws: one that never ends is never seen.
+ * Starts a duration; the returned function ends the span and records the duration. The span ends
+ * even if the telemetry provider throws: a span without an end is never exported.
  */
 function timer({ span, histogram, attributes }: Timed): (tell: () => Attributes) => void {
   const startedAt = performance.now();
@@ -213,7 +213,7 @@ function failed(span: Span, error: unknown): void {
   span.setStatus({ code: SpanStatusCode.ERROR, message });
 }
 
-/** The place of a span in its trace, as it goes over the wire; `undefined` where nothing records. */
+/** Trace context of a span for the wire; `undefined` where no span is recorded. */
 function traceOf(span: Span | undefined): TraceContext | undefined {
   const own = span?.spanContext();
   if (own === undefined || !isSpanContextValid(own)) return undefined;
@@ -225,7 +225,7 @@ function traceOf(span: Span | undefined): TraceContext | undefined {
   };
 }
 
-/** The span of a peer. */
+/** Reads the span context of a peer. */
 function spanContextOf({ traceparent, tracestate }: TraceContext): SpanContext {
   const [, traceId, spanId, flags] = traceparent.split("-") as [string, string, string, string];
   const remote = { traceId, spanId, traceFlags: parseInt(flags, 16), isRemote: true };

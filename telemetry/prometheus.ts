@@ -1,8 +1,4 @@
-/**
- * What a server counted, in the text that Prometheus reads.
- *
- * @module
- */
+/** The counters of a server in the text format of Prometheus. */
 import {
   type CountedTopics,
   type CountedWebTransport,
@@ -16,15 +12,15 @@ import type { SessionManager } from "../manager/mod.ts";
 
 export type { CountedTopics, CountedWebTransport };
 
-/** The type of {@linkcode prometheusText}'s text, for the header of a response. */
+/** Content type of {@linkcode prometheusText}'s text. */
 export const PROMETHEUS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
-/** OpenTelemetry's units, as Prometheus has them in names; those in braces have none. */
+/** Suffixes of Prometheus' names for OpenTelemetry's units; a unit in braces has no suffix. */
 const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
 
 /**
- * Writes what a server counted in Prometheus' text format, version 0.0.4. It
- * reads every session: made for a scrape, not for every message.
+ * Writes the counters of a server in Prometheus' text format, version 0.0.4. Each call reads every
+ * session: meant for a scrape, not for every message.
  *
  * @example In an HTTP server of your own
  * ```ts
@@ -39,8 +35,8 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
  * assertStringIncludes(await answer().text(), 'skein_sessions{state="connected"} 0\n');
  * ```
  *
- * @param server A server, or an object that has a manager; with `topics`, also what those and their
- *   broker counted; with `webTransportStats`, also the handshakes of QUIC.
+ * @param server A server, or an object that has a manager; `topics` adds the counters of topics and
+ *   of their broker, `webTransportStats` those of QUIC handshakes.
  * @returns The text.
  */
 export function prometheusText(
@@ -70,7 +66,9 @@ function textOf({ name, description, unit, kind, values }: Measure): string {
   }\n${lines.join("")}`;
 }
 
-/** The last word of an attribute's name is enough beside the name of the metric. */
+/**
+ * Writes labels by the last word of an attribute's name, which is enough beside the metric's name.
+ */
 function labelsOf(attributes: Readonly<Record<string, string>>): string {
   const labels = Object.entries(attributes).map(([key, value]) =>
     `${key.slice(key.lastIndexOf(".") + 1)}="${escapeLabel(value)}"`
