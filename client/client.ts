@@ -6,7 +6,7 @@
  */
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
-import type { SilentTransport } from "../transport/race/race.ts";
+import type { SilentTransport, TransportName } from "../transport/race/race.ts";
 import { absoluteUrl, publicUrl } from "../transport/url.ts";
 import { within } from "../transport/within.ts";
 import type { Life } from "./page_life.ts";
@@ -104,6 +104,17 @@ export class Client<C extends AnyContract = AnyContract>
   readonly #connectTimeoutMs: number;
   readonly #wakeTimeoutMs: number;
   readonly #onAbort = () => void this.close();
+  /** What connections tell later. */
+  readonly #hooks = {
+    onWorn: () => void this.#replace(),
+    onLate: (late: Connection) => {
+      // Only a new request can name the session that it is to follow.
+      late.close();
+      const transport = late.transport as TransportName;
+      if (!this.#options.upgrade) return;
+      this.whenConnected().then(() => this.handOver({ transport })).catch(() => {});
+    },
+  };
   #session: Session | undefined;
   /** How the session ended that the client had last. */
   #over = Promise.withResolvers<CloseInfo>();
@@ -578,7 +589,7 @@ export class Client<C extends AnyContract = AnyContract>
       timeoutMs: this.#connectTimeoutMs,
       signal,
       dial: change(this.#dial),
-      onWorn: () => void this.#replace(),
+      hooks: this.#hooks,
     });
   }
 

@@ -57,6 +57,8 @@ export type Dialer = (
     readonly onFallback?: (fallback: TransportFallback) => void;
     /** The session before, where it opened and then fell silent: its transport counts as one that failed. */
     readonly silent?: SilentTransport | undefined;
+    /** See `RaceOptions` of the transports: gets the preferred one where it opens late. */
+    readonly onLate?: (connection: Connection) => void;
     /** The one transport to try; all of them if left out. */
     readonly only?: TransportName | undefined;
     /** To be called once the connection should be replaced, since its engine is about to take no more. */
@@ -120,8 +122,8 @@ export interface ClientOptions<C extends AnyContract = AnyContract>
   readonly outbox?: OutboxOptions;
   /**
    * Whether a client that is not on its preferred transport tries that again in the background, and
-   * moves there as {@linkcode Client.handOver} does: at most 35 s after its network changed, and every
-   * 10 minutes. A platform or a server that has no such transport is not asked again.
+   * moves there as {@linkcode Client.handOver} does: at once where that transport opened after the
+   * other one was taken, at most 35 s after its network changed, and every 10 minutes. A platform or a server that has no such transport is not asked again.
    *
    * @default {false}
    */

@@ -42,7 +42,7 @@ export interface OpenOptions {
   /** Gives up. */
   readonly signal?: AbortSignal | undefined;
   /** See {@linkcode Dialer}. */
-  readonly onWorn?: (() => void) | undefined;
+  readonly hooks?: Pick<Parameters<Dialer>[1], "onLate" | "onWorn"> | undefined;
   /** Watches it. */
   readonly instrumentation?: Instrumentation | undefined;
 }
@@ -87,7 +87,7 @@ async function open(options: OpenOptions): Promise<Session> {
       signal,
       timeoutMs,
       onFallback: (told) => fallback = told,
-      ...(options.onWorn && { onWorn: options.onWorn }),
+      ...options.hooks,
       ...(headers === undefined ? {} : { headers }),
     }).catch((error) => {
       throw refusalOf(error, url) ?? withUrl(error, url);

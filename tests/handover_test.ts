@@ -4,7 +4,7 @@ import { Client } from "../client/client.ts";
 import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import { passTime, receiveOne, type TestServer, testServer, turns } from "../testing/mod.ts";
-import { memoryPair } from "../transport/memory/memory.ts";
+import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import { raceTransports } from "../transport/race/race.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
@@ -636,4 +636,38 @@ Deno.test("Server leaves out a client that moves, in whichever session it has th
   assertEquals(topics(second), [{ topic: "other", data: 3 }]);
   first.connection.close();
   second.connection.close();
+});
+
+Deno.test("Client with upgrade moves to its preferred transport where that opens late, and else closes it", async () => {
+  for (const upgrade of [true, false]) {
+    using time = new FakeTime();
+    await using server = testServer();
+    const pairs: MemoryPair[] = [];
+    const asked: string[] = [];
+    const dial = raceTransports({
+      webSocket: (url) => {
+        asked.push("websocket");
+        return server.open({ path: url.pathname + url.search });
+      },
+      webTransport: async (url) => {
+        asked.push("webtransport");
+        if (url.search !== "") return await server.open({ path: url.pathname + url.search });
+        const pair = memoryPair();
+        pairs.push(pair);
+        await new Promise((resolve) => setTimeout(resolve, 1_500));
+        // The name of its wire, which memory has of its own.
+        Object.defineProperty(pair.client, "transport", { value: "webtransport" });
+        return pair.client;
+      },
+    });
+    await using client = new Client("http://localhost/", dial, { upgrade });
+    await passTime(time, 600);
+    const first = client.session!;
+    assertEquals(first.fallback?.transport, "webtransport");
+    await passTime(time, 1_500);
+    await pairs[0]!.client.closed;
+    await passTime(time, 100);
+    assertEquals(client.session !== first, upgrade);
+    assertEquals(asked, ["webtransport", "websocket", ...upgrade ? ["webtransport"] : []]);
+  }
 });

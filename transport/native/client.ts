@@ -22,7 +22,7 @@ import type {
   StreamDirection,
   StreamSide,
 } from "../connection.ts";
-import { hasEngineDefect } from "./engines.ts";
+import { engineWornAt } from "./engines.ts";
 import { noDatagrams } from "../_unsupported.ts";
 import { publicUrl } from "../url.ts";
 import {
@@ -65,12 +65,6 @@ interface NativeStreamOptions {
 /** How soon, and how often at least, a stream is asked for again that the browser refused, in milliseconds. */
 const FIRST_RETRY_MS = 2;
 const MAX_RETRY_MS = 64;
-
-/**
- * Bytes that came and streams of both ends at which a connection is to be replaced, on an engine that
- * gives no connection credit back.
- */
-const WORN_AT = { bytes: 12 * 1_048_576, streams: 6_000 };
 
 /** What the global scope of a platform may have. */
 interface Globals {
@@ -137,7 +131,7 @@ export async function dialNativeWebTransport(
   try {
     await within(ready, { late: `${failed} within`, signal, timeoutMs });
     const connection = new NativeConnection(native, assumed, BROWSER);
-    if (hasEngineDefect("no-credit")) connection.onWorn = onWorn;
+    connection.onWorn = onWorn;
     return connection;
   } catch (error) {
     native.close({});
@@ -193,12 +187,14 @@ class NativeConnection implements Connection, MessageCarrier {
   #carrier: StreamSide | undefined = undefined;
   /** Called once much was used of what the engine does not give back. */
   onWorn: (() => void) | undefined = undefined;
+  readonly #wornAt = engineWornAt();
   #used = { bytes: 0, streams: 0 };
   readonly #use = (bytes: number, streams = 0) => {
     const used = this.#used;
     used.bytes += bytes;
     used.streams += streams;
-    if (used.bytes < WORN_AT.bytes && used.streams < WORN_AT.streams) return;
+    const wornAt = this.#wornAt;
+    if (!wornAt || used.bytes < wornAt.bytes && used.streams < wornAt.streams) return;
     this.onWorn?.();
     this.onWorn = undefined;
   };

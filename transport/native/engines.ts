@@ -16,6 +16,11 @@ export interface EngineDefect {
   readonly bug: string;
   /** The effect, in words. */
   readonly effect: string;
+  /**
+   * Bytes that came, and streams of both ends, at which a connection is to be replaced because of it;
+   * absent where a connection lasts.
+   */
+  readonly wornAt?: { readonly bytes: number; readonly streams: number };
   /** The uses that take WebSocket first because of it; none where the defect is found by looking. */
   readonly avoidedBy: readonly EngineUse[];
 }
@@ -33,6 +38,7 @@ export const ENGINE_DEFECTS: readonly EngineDefect[] = [
     engine: WEBKIT,
     bug: "webkit.org/b/319818",
     effect: "gives no connection credit back: after 16 MiB or 7,600 streams nothing comes any more",
+    wornAt: { bytes: 12 * 1_048_576, streams: 6_000 },
     avoidedBy: ["session", "moq"],
   },
   {
@@ -72,13 +78,12 @@ export function engineDefect(use: EngineUse): string | undefined {
 }
 
 /**
- * Tells whether this platform's engine has a defect.
+ * Tells when a connection of this platform's engine is to be replaced.
  *
- * @param name The defect.
- * @returns Whether it has it; false outside browsers.
+ * @returns See {@linkcode EngineDefect.wornAt}; `undefined` where a connection lasts.
  */
-export function hasEngineDefect(name: EngineDefect["name"]): boolean {
-  return defectsHere().some((defect) => defect.name === name);
+export function engineWornAt(): EngineDefect["wornAt"] {
+  return defectsHere().find(({ wornAt }) => wornAt)?.wornAt;
 }
 
 function defectsHere(): EngineDefect[] {
