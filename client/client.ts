@@ -597,8 +597,8 @@ export class Client<C extends AnyContract = AnyContract>
   async #replace(): Promise<void> {
     const session = this.#session;
     const part = await lasting().catch(() => undefined);
-    if (!part || !session || await this.handOver()) return;
-    if (session === this.#session) await part.giveUp(session);
+    if (!part || this.#isMoving || await this.handOver()) return;
+    if (session && session === this.#session) await part.giveUp(session);
   }
 
   #take(session: Session, move: () => void): void {

@@ -26,9 +26,6 @@ const FINISH_ALONE_MS = 5_000;
 /** How long no stream may have come or ended before the session counts as done with them, in milliseconds. */
 const QUIET_MS = 1_000;
 
-/** How long the server may take to answer the first envelope of the next session, in milliseconds. */
-const ANSWER_MS = 5_000;
-
 /**
  * Messages of a topic without history that the next session says while the one before goes on: then they
  * wait no longer. A quarter of what may wait for the reader of a subscription, which gets all at once.
@@ -60,16 +57,17 @@ export interface Moving<C extends AnyContract> {
 export async function handOver<C extends AnyContract>(
   { from, open, signal, subscriptions, take, transport: only }: Moving<C>,
 ): Promise<{ readonly finished: Promise<void> } | undefined> {
-  const { ticket, features } = coreOf(from);
-  if (!ticket || !features!.includes("handover")) return;
+  // With a ticket a server says that clients can move.
+  const { ticket } = coreOf(from);
+  if (!ticket) return;
   let next: Session | undefined;
   try {
     next = await open(
       (dial) => (url, options) => dial(withTicket(url, ticket), { ...options, only }),
       signal,
     );
-    // By its first envelope the server takes it for one of this client.
-    await next.ping({ timeoutMs: ANSWER_MS, signal });
+    // By its first envelope the server takes it for one of this client; it has 10 s to answer.
+    await next.ping({ signal });
   } catch {
     // The session before goes on.
   }
@@ -107,6 +105,7 @@ export async function giveUp(session: Session): Promise<void> {
 class Passage<C extends AnyContract> extends Changing implements TopicSink {
   readonly #readers: TopicReaders<C>;
   readonly #arrive: () => void;
+  readonly #head: TopicSink = { offer: (event, size) => this.#hold(event, size) };
   #held: [Incoming | TopicNote, number][] | undefined = [];
   #heldBytes = 0;
 
@@ -114,7 +113,7 @@ class Passage<C extends AnyContract> extends Changing implements TopicSink {
     super();
     this.#readers = readers;
     this.#arrive = arrive;
-    readers.head = { offer: (event, size) => this.#hold(event, size) };
+    readers.head = this.#head;
   }
 
   /** See {@linkcode TopicSink}: what the session before says. */
@@ -127,7 +126,8 @@ class Passage<C extends AnyContract> extends Changing implements TopicSink {
   end(): void {
     const held = this.#held ?? [];
     this.#held = undefined;
-    this.#arrive();
+    // Unless the client moves once more.
+    if (this.#readers.head === this.#head) this.#arrive();
     for (const [event, size] of held) this.#readers.offer(event, size);
     this.notify();
   }
@@ -155,7 +155,7 @@ async function finish<C extends AnyContract>(
 ): Promise<void> {
   const done = async () => {
     // Behind the pong come only messages of an application that holds on to the session.
-    await from.ping({ timeoutMs: ANSWER_MS, signal });
+    await from.ping({ signal });
     const { inbound } = coreOf(from);
     if (!inbound.isHandled) {
       inbound.heir = coreOf(next).inbound;
@@ -168,32 +168,18 @@ async function finish<C extends AnyContract>(
   for (const passage of passages) passage.end();
 }
 
-/** Waits until a session is over, or has no request, no running handler and no stream. */
+/** Waits until a session has no request, no running handler and no stream, and none has come for a while. */
 async function idle(session: Session): Promise<void> {
   const { asks, inbound } = coreOf(session);
-  const answered = async () => {
-    while (inbound.owesAnswers || inbound.isHandled && !inbound.isIdle) {
-      await inbound.queue.changed();
-    }
-  };
-  await Promise.race([
-    session.closed,
-    Promise.all([asks.idle(), answered(), streamsOver(session)]),
-  ]);
-}
-
-/** Waits until the streams of a session are over, and none has come for a while. */
-async function streamsOver({ connection, closed }: Session): Promise<void> {
-  let before = 0;
-  let isOver = false;
-  while (!isOver) {
-    const { counters: all } = connection;
-    const opened = all === undefined ? 0 : all.localBidirectionalOpened +
-      all.localUnidirectionalOpened + all.remoteBidirectionalOpened +
-      all.remoteUnidirectionalOpened;
-    if (opened === before && opened === (all?.streamsClosed ?? 0)) return;
-    before = opened;
-    isOver = await settlesWithin(closed, QUIET_MS);
+  await asks.idle();
+  while (inbound.owesAnswers || inbound.isHandled && !inbound.isIdle) {
+    await inbound.queue.changed();
+  }
+  for (let before = 0;;) {
+    const { activeStreams, streamsCreated } = session.stats;
+    if (activeStreams === 0 && streamsCreated === before) return;
+    before = streamsCreated;
+    if (await settlesWithin(session.closed, QUIET_MS)) return;
   }
 }
 

@@ -583,7 +583,7 @@ Deno.test("Client.handOver() holds what the new session says only within bounds,
   server.publish("news", { n: 4 });
   await turns();
   assertEquals(seen.at(-1), 4);
-  await passTime(time, 10_500);
+  await passTime(time, 16_000);
 });
 
 Deno.test("Client.handOver() takes one place of a user among all nodes", async () => {
