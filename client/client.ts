@@ -560,9 +560,8 @@ export class Client<C extends AnyContract = AnyContract>
     this.#over = Promise.withResolvers();
     this.#take(session, () => this.#subscriptions.resume(session));
     const info = await this.#over.promise;
-    if (this.#session) {
-      this.#hear(info.error, this.#session, coreOf(this.#session).lastHeard);
-    }
+    const last = this.#session!;
+    this.#hear(info.error, last, coreOf(last).lastHeard);
     this.#session = undefined;
     this.#subscriptions.lose();
     if (Date.now() - since >= STABLE_MS) {

@@ -124,9 +124,10 @@ export class Life implements Disposable {
     const stopped = !flow && this.#flow >= FLOW_BYTES;
     this.#received = received;
     this.#flow = flow;
-    if (lateMs > LATE_MS) this.disturbedAt = this.#tickedAt;
-    if (lateMs > LATE_MS) void this.#check();
-    else if (stopped) void this.#check(FLOW_TIMEOUT_MS);
+    if (lateMs > LATE_MS) {
+      this.disturbedAt = this.#tickedAt;
+      void this.#check();
+    } else if (stopped) void this.#check(FLOW_TIMEOUT_MS);
     if (this.#upgrades && Date.now() >= this.#tryAt) this.#upgrade();
   }
 

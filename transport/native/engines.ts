@@ -33,19 +33,21 @@ const WEBKIT = /AppleWebKit\/(?!.*Chrom(?:e|ium)\/)/;
 
 /** The defects that are known; a row goes when the versions that have it are no longer in use. */
 export const ENGINE_DEFECTS: readonly EngineDefect[] = [
+  // Nor after 7,600 streams does anything come.
   {
     name: "no-credit",
     engine: WEBKIT,
     bug: "webkit.org/b/319818",
-    effect: "gives no connection credit back: after 16 MiB or 7,600 streams nothing comes any more",
+    effect: "gives no credit back, and stops after 16 MiB",
     wornAt: { bytes: 12 * 1_048_576, streams: 6_000 },
     avoidedBy: ["session", "moq"],
   },
+  // On iOS alone.
   {
     name: "no-datagrams",
     engine: WEBKIT,
     bug: "webkit.org/b/322201",
-    effect: "has no datagrams on iOS",
+    effect: "has no datagrams",
     avoidedBy: [],
   },
   {
@@ -53,7 +55,7 @@ export const ENGINE_DEFECTS: readonly EngineDefect[] = [
     engine: /Firefox\/(\d+)/,
     mendedIn: 153,
     bug: "bugzil.la/2046262",
-    effect: "takes two streams of the server at a time",
+    effect: "takes two streams of a server",
     avoidedBy: ["moq"],
   },
 ];
@@ -74,7 +76,7 @@ export const ENGINE_DEFECTS: readonly EngineDefect[] = [
  */
 export function engineDefect(use: EngineUse): string | undefined {
   const defect = defectsHere().find(({ avoidedBy }) => avoidedBy.includes(use));
-  return defect && `WebTransport of this engine ${defect.effect} (${defect.bug})`;
+  return defect && `WebTransport here ${defect.effect} (${defect.bug})`;
 }
 
 /**

@@ -61,7 +61,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
   const remember = (origin: string, error: unknown, isSilence = false) => {
     if ((error as { status?: number } | null)?.status || error instanceof UnsupportedError) return;
     const failures = isSilence ? 0 : (losses.get(origin)?.failures ?? 0) + 1;
-    const forMs = Math.min(FIRST_REMEMBER_MS * 2 ** Math.max(0, failures - 1), REMEMBER_MS);
+    const forMs = Math.min(FIRST_REMEMBER_MS * 2 ** ((failures || 1) - 1), REMEMBER_MS);
     losses.delete(origin); // The newest is the last.
     losses.set(origin, { error, failures, until: Date.now() + forMs });
     if (losses.size > MAX_REMEMBERED) losses.delete(losses.keys().next().value!);
@@ -74,11 +74,8 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       remember(parseServerUrl(silent.url).origin, silent.error, true);
     }
     const known = losses.get(origin);
-    const loss = known && known.until > Date.now()
-      ? known
-      : defect === undefined
-      ? undefined
-      : { error: new UnsupportedError(defect) };
+    const isLoss = known && known.until > Date.now();
+    const loss = isLoss ? known : defect ? { error: new UnsupportedError(defect) } : undefined;
     // The other one needs some of the time too.
     const alone = Math.min(headStartMs, (rest.timeoutMs ?? Infinity) / 2);
     const order = only ? [only] : loss ? transports.toReversed() : transports;
