@@ -1,8 +1,4 @@
-/**
- * Who listens on this node.
- *
- * @module
- */
+/** The subscriptions of this node, by channel. */
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type { Publication, PublicationListener } from "../broker.ts";
 
@@ -12,21 +8,21 @@ export interface Entry {
   readonly onInterrupted: (() => void) | undefined;
   readonly ready: PromiseWithResolvers<void>;
   isActive: boolean;
-  /** Whether publications of other nodes have reached it. */
+  /** `true` once publications of other nodes reach the listener. */
   isLive: boolean;
-  /** Whether they may have been missed since. */
+  /** `true` if publications may have been missed since then. */
   isInterrupted: boolean;
 }
 
-/** A topic's channel, and who listens to it. */
+/** A topic's channel and its subscriptions. */
 export interface Channel {
   readonly name: string;
   readonly topic: string;
   readonly isKept: boolean;
   isConfirmed: boolean;
-  /** The newest position that was heard, if it has a history. */
+  /** Newest position received, on a channel with a history. */
   heard: HistoryPosition | undefined;
-  /** Replaced by a change, so that a delivery under way does not see it. */
+  /** Replaced on each change, as a delivery under way still iterates over the old array. */
   entries: readonly Entry[];
 }
 
@@ -34,7 +30,7 @@ export interface Channel {
 export class Channels {
   readonly #byName = new Map<string, Channel>();
 
-  /** The channel of this name, if anybody listens. */
+  /** Finds a channel that has listeners, by name. */
   get(name: string): Channel | undefined {
     return this.#byName.get(name);
   }
@@ -42,7 +38,7 @@ export class Channels {
   /**
    * Adds a subscription.
    *
-   * @returns Whether it is the first one of its channel.
+   * @returns `true` for the first subscription of the channel.
    */
   add(
     { name, topic, isKept }: Pick<Channel, "name" | "topic" | "isKept">,
@@ -60,7 +56,7 @@ export class Channels {
   /**
    * Removes a subscription.
    *
-   * @returns Whether it was the last one of its channel.
+   * @returns `true` for the last subscription of the channel.
    */
   remove(name: string, entry: Entry): boolean {
     if (!end(entry)) return false;
@@ -69,7 +65,7 @@ export class Channels {
     return channel.entries.length === 0 && this.#byName.delete(name);
   }
 
-  /** Publications come from now on. */
+  /** Marks channels whose publications come from now on. */
   confirm(names: readonly string[]): void {
     for (const name of names) {
       const channel = this.#byName.get(name);
@@ -79,7 +75,7 @@ export class Channels {
     }
   }
 
-  /** Publications may be missed from now on. */
+  /** Marks channels whose publications may be missed from now on. */
   lose(names: readonly string[]): void {
     for (const name of names) {
       const channel = this.#byName.get(name);
@@ -96,7 +92,9 @@ export class Channels {
   }
 }
 
-/** Tells listeners. Whoever subscribes meanwhile is not in the list; whoever leaves is not active. */
+/**
+ * Calls the listeners. Listeners added meanwhile are not in the list; removed ones are not active.
+ */
 export function deliver({ entries }: Channel, publications: readonly Publication[]): void {
   for (const publication of publications) {
     for (const entry of entries) if (entry.isActive) entry.listener(publication);
@@ -104,10 +102,9 @@ export function deliver({ entries }: Channel, publications: readonly Publication
 }
 
 /**
- * Notes where a topic stands.
+ * Records the newest position of a channel.
  *
- * @returns Whether its history went on; one that went back lost something, and nothing it has
- * counts any more.
+ * @returns `false` if the history went back. Publications were lost then, and the epoch is over.
  */
 export function note(channel: Channel, publications: readonly Publication[]): boolean {
   const [first, last] = [publications[0]?.position, publications.at(-1)?.position];
@@ -128,7 +125,7 @@ function goLive(entry: Entry): void {
   }
 }
 
-/** Whether it was active. Whoever waits for it waits no more. */
+/** Ends a subscription and resolves `ready`; `false` if the subscription was over before. */
 function end(entry: Entry): boolean {
   const { isActive } = entry;
   entry.isActive = false;

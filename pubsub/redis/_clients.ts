@@ -1,8 +1,4 @@
-/**
- * Connections of a broker's own, made from what it was given.
- *
- * @module
- */
+/** Connections that a broker opens from a URL, or from the settings of a client. */
 import { setImmediate } from "node:timers";
 import { type Cluster, type ClusterOptions, Redis, type RedisOptions } from "ioredis";
 import type { RedisSource } from "./_options.ts";
@@ -10,16 +6,16 @@ import type { RedisSource } from "./_options.ts";
 /** Longest wait between two attempts to connect, in milliseconds. */
 const MAX_RETRY_DELAY_MS = 1_000;
 
-/** How long a connection may take to end, in milliseconds. */
+/** Longest wait for the end of a connection, in milliseconds. */
 const END_TIMEOUT_MS = 3_000;
 
 const retryStrategy = (attempts: number) =>
   Math.min(50 * attempts, MAX_RETRY_DELAY_MS) * (0.5 + Math.random() / 2);
 
 /**
- * The client library keeps nothing and repeats nothing on its own: what waits is bounded and sent
- * again by the broker, which knows what may come twice. Zero retries a request is what makes
- * commands fail when their connection does.
+ * Turns off the queue and the repetition of the client library. The broker bounds the waiting
+ * publications, and knows which of these may be sent again. Zero retries a request make commands
+ * fail together with their connection.
  */
 const OWN: RedisOptions = {
   autoResubscribe: false,
@@ -33,15 +29,15 @@ const OWN: RedisOptions = {
   stringNumbers: false,
   connectionName: "skein",
   retryStrategy,
-  // A server that became a replica is left: Sentinel, or the name, leads to the new one.
+  // Leaves a server that became a replica: Sentinel, or the host name, leads to the new master.
   reconnectOnError: (error) => error.message.startsWith("READONLY"),
 };
 
 const OWN_CLUSTER: ClusterOptions = {
   clusterRetryStrategy: retryStrategy,
-  // A node that is not connected yet keeps what it is given; the broker bounds how much that is.
+  // A node that is still connecting queues commands; the broker bounds their number.
   enableOfflineQueue: true,
-  // What was with a node that is gone may have been done: the broker decides what is repeated.
+  // Commands of a lost node may have run: the broker decides which are repeated.
   retryDelayOnFailover: 0,
   enableAutoPipelining: false,
   shardedSubscribers: false,
@@ -50,12 +46,12 @@ const OWN_CLUSTER: ClusterOptions = {
   lazyConnect: false,
 };
 
-/** Whether a client is one of a cluster; it may come from another copy of the library. */
+/** Recognizes a client of a cluster, also of another copy of the library. */
 export function isCluster(client: Redis | Cluster): client is Cluster {
   return client.isCluster;
 }
 
-/** Connects for commands. */
+/** Opens a connection for commands. */
 export function openClient(source: RedisSource): Redis | Cluster {
   if ("url" in source) {
     if (/^rediss?:\/\//.test(source.url)) return new Redis(source.url, OWN);
@@ -73,12 +69,12 @@ export function openClient(source: RedisSource): Redis | Cluster {
   return client.duplicate([], { ...OWN_CLUSTER, redisOptions });
 }
 
-/** Connects to the same server once more, for subscriptions. */
+/** Opens another connection to the same server, for subscriptions. */
 export function openSubscriber(client: Redis): Redis {
   return client.duplicate(OWN);
 }
 
-/** Ends connections, and waits until they are gone. */
+/** Ends connections, and waits for their ends. */
 export async function endClient(client: Redis | Cluster): Promise<void> {
   const all = isCluster(client) ? [client, ...client.nodes()] : [client];
   const ends = all.filter(({ status }) => !NOT_OPEN.has(status)).map((each) =>
@@ -91,12 +87,12 @@ export async function endClient(client: Redis | Cluster): Promise<void> {
   clearTimeout(timer);
 }
 
-/** States in which there is no socket whose end would be told. */
+/** States without a socket, in which no `end` event would come. */
 const NOT_OPEN: ReadonlySet<string> = new Set(["wait", "reconnecting", "close", "end"]);
 
 /**
- * Gathers what is written in one turn of the event loop, so that many small commands are one write
- * here and one read in Redis.
+ * Gathers the writes of one turn of the event loop, so that many small commands are one write here
+ * and one read in Redis.
  */
 export class Gathering {
   readonly #client: Redis | Cluster;
@@ -106,7 +102,7 @@ export class Gathering {
     this.#client = client;
   }
 
-  /** What is written from now on goes at the end of the turn. */
+  /** Holds back the writes from now on until the end of the turn. */
   begin(): void {
     if (this.#isGathering) return;
     this.#isGathering = true;
@@ -120,16 +116,19 @@ export class Gathering {
   }
 }
 
-/** Heartbeats in a row without an answer after which a connection is dead: one may be our own delay. */
+/**
+ * Heartbeats in a row without an answer after which a connection is dead; a single one may be this
+ * process's own delay.
+ */
 const MAX_SILENT = 2;
 
 /**
- * Asks connections whether they are alive, again and again, and cuts off those that do not answer,
- * since nothing else may ever tell that they are dead.
+ * Pings connections at an interval, and cuts off those that do not answer: a dead connection may
+ * give no other sign.
  */
 export class Heartbeat implements Disposable {
   readonly #timer: ReturnType<typeof setInterval>;
-  /** How often those that were asked have not answered yet. */
+  /** Heartbeats without an answer, for each connection with a ping under way. */
   readonly #silent = new Map<Redis, number>();
 
   constructor(heartbeatMs: number, connections: () => Iterable<Redis>) {

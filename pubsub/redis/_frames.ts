@@ -1,16 +1,13 @@
 /**
- * What stands in channels and streams: publications, and nothing that has to be parsed to carry
- * them.
+ * Frames of publications in channels and streams; payloads are carried without parsing.
  *
  * ```text
- * frame   = length(u32) flags(u8) exceptLength(u16) except payload    length counts what follows it
- * except  = the session that does not get it [NUL tag]                the tag of one that is kept
+ * frame   = length(u32) flags(u8) exceptLength(u16) except payload   length counts the bytes after it
+ * except  = session that is left out [NUL tag]                       a tag if the topic has a history
  * plain   = frame...
- * kept    = epoch " " offset [" " prev] "\n" frame...                 offset is that of the first one;
- *                                                                     prev is there if it is not offset - 1
+ * kept    = epoch " " offset [" " prev] "\n" frame...                offset of the first frame;
+ *                                                                    prev unless it is offset - 1
  * ```
- *
- * @module
  */
 import { Buffer } from "node:buffer";
 import type { Publication, PublicationPosition } from "../broker.ts";
@@ -18,7 +15,7 @@ import type { Publication, PublicationPosition } from "../broker.ts";
 /** Bytes in front of a frame's `except`. */
 const HEAD_BYTES = 7;
 
-/** The flag of a payload that is bytes. */
+/** Flag of a binary payload. */
 const BINARY = 1;
 
 const MAX_EXCEPT_BYTES = 65_535;
@@ -26,7 +23,7 @@ const MAX_EXCEPT_BYTES = 65_535;
 /** Characters of a tag. */
 const TAG_BYTES = 6;
 
-/** One publication's frame; `tag` names one that is kept. */
+/** Encodes one publication; topics with a history need a `tag`. */
 export function encodeFrame(publication: Publication, tag?: string): Buffer {
   const { payload } = publication;
   const except = (publication.except ?? "") + (tag === undefined ? "" : `\0${tag}`);
@@ -48,12 +45,12 @@ export function encodeFrame(publication: Publication, tag?: string): Buffer {
   return frame;
 }
 
-/** The publications of a plain message; nothing of what is no frame. */
+/** Decodes the publications of a plain message; malformed frames are left out. */
 export function decodePlain(topic: string, message: Buffer): Publication[] {
   return decodeFrames(topic, message, 0, undefined);
 }
 
-/** The publications of a kept message, each with its position. */
+/** Decodes the publications of a kept message, each with its position. */
 export function decodeKept(topic: string, message: Buffer): Publication[] {
   const end = message.indexOf(0x0a);
   const [epoch, first, before] = message.toString("latin1", 0, Math.max(end, 0)).split(" ");
@@ -64,7 +61,7 @@ export function decodeKept(topic: string, message: Buffer): Publication[] {
   return decodeFrames(topic, message, end + 1, { epoch, offset, prev });
 }
 
-/** The publications of a page: one frame each, one after the other from the place of the first on. */
+/** Decodes the publications of a page: one frame each, at consecutive offsets from the first. */
 export function decodeStored(
   topic: string,
   frames: readonly Buffer[],
@@ -93,7 +90,7 @@ function decodeFrames(
     const offset = first === undefined ? 0 : first.offset + publications.length;
     publications.push({
       topic,
-      // Bytes are copied, so that keeping them keeps nothing else of what came with them.
+      // Copied, so that a kept payload does not keep the whole message in memory.
       payload: message[at + 4] === BINARY
         ? Uint8Array.from(message.subarray(body, end))
         : message.toString("utf8", body, end),

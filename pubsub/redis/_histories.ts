@@ -1,8 +1,4 @@
-/**
- * Histories of topics in Redis.
- *
- * @module
- */
+/** Histories of topics in Redis. */
 import type { Buffer } from "node:buffer";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type {
@@ -17,19 +13,19 @@ import type { Names } from "./_names.ts";
 import type { AppendParcel } from "./_outbox.ts";
 import type { Scripts } from "./_scripts.ts";
 
-/** How long the number of a producer is known at least, in milliseconds. */
+/** Shortest time that the number of a producer is remembered, in milliseconds. */
 const REPETITION_MS = 180_000;
 
-/** What {@linkcode RedisHistories} works with. */
+/** Collaborators and settings of {@linkcode RedisHistories}. */
 export interface RedisHistoriesOptions {
   readonly scripts: Scripts;
   readonly names: Names;
-  /** Whether publications go to the shard of their topic alone. */
+  /** `true` if publications go to the shard of their topic alone. */
   readonly isSharded: boolean;
   readonly rememberMs: number;
   readonly giveUpMs: number;
   readonly survivesRestart: boolean;
-  /** What this node has heard of a topic, if it listens. */
+  /** Newest position that this node received on a topic, if subscribed. */
   readonly heardOf: (topic: string) => HistoryPosition | undefined;
 }
 
@@ -51,11 +47,11 @@ export class RedisHistories {
     this.#names = names;
     this.#publish = isSharded ? "SPUBLISH" : "PUBLISH";
     this.#rememberMs = rememberMs;
-    // What is sent again must still be known.
+    // A producer's number has to outlive the repetitions of its publication.
     this.#repetitionMs = Math.max(REPETITION_MS, 2 * giveUpMs);
   }
 
-  /** Appends and publishes a batch; answers what became of each. */
+  /** Appends and publishes a batch; returns the result of each publication. */
   async append(topic: string, parcels: readonly AppendParcel[]): Promise<Appended[]> {
     const keys = [
       this.#names.meta(topic),
@@ -115,7 +111,7 @@ export class RedisHistories {
     };
   }
 
-  /** What a script needs to open a history. */
+  /** Arguments with which a script opens a history. */
   #opening(topic: string, { ttlMs, size, bytes }: HistoryBounds): (string | number)[] {
     const epoch = crypto.randomUUID().slice(0, 8);
     const rememberMs = Math.max(this.#rememberMs, Math.ceil(ttlMs) + 60_000);

@@ -1,18 +1,14 @@
-/**
- * One connection on which publications come.
- *
- * @module
- */
+/** One connection for subscriptions. */
 import type { Buffer } from "node:buffer";
 import type { Redis } from "ioredis";
 
 /** Most channels of one command. */
 const BATCH = 1_000;
 
-/** How long to wait before a refused command is sent again, in milliseconds. */
+/** Wait before a refused command is sent again, in milliseconds. */
 const RETRY_MS = 1_000;
 
-/** Who is told of what happens on a {@linkcode Link}. */
+/** Events of a {@linkcode Link}. */
 export interface LinkEvents {
   /** A message came. */
   onMessage(channel: string, message: Buffer): void;
@@ -20,7 +16,7 @@ export interface LinkEvents {
   onConfirmed(channels: readonly string[]): void;
   /** Publications on these channels may be missed from now on. */
   onLost(channels: readonly string[]): void;
-  /** The connection came, went, or refused something. */
+  /** The connection opened, closed, or refused a command. */
   onChange(error?: unknown): void;
 }
 
@@ -29,13 +25,13 @@ export interface LinkOptions {
   /** The connection; the link ends it. */
   readonly redis: Redis;
   readonly events: LinkEvents;
-  /** The slot of a channel, where those of different slots cannot go in one command. */
+  /** Slot of a channel, on a cluster: channels of different slots cannot share a command. */
   readonly slotOf?: (channel: string) => number;
 }
 
 /**
- * Subscribes to what is wanted. One change is on its way at a time; what changes meanwhile goes in
- * the next one, so that a storm of changes is a few commands.
+ * Subscribes to the wanted channels. One change is under way at a time, and further changes join
+ * the next one, so that a storm of changes takes a few commands.
  */
 export class Link {
   readonly redis: Redis;
@@ -43,9 +39,11 @@ export class Link {
   readonly #slotOf: ((channel: string) => number) | undefined;
   readonly #wanted = new Set<string>();
   readonly #confirmed = new Set<string>();
-  /** What was confirmed before the connection was lost, and is not again. */
+  /** Channels that were confirmed before the connection was lost, and are not confirmed again. */
   readonly #lost = new Set<string>();
-  /** What is being left: who wants it again meanwhile hears nothing of the former subscription. */
+  /**
+   * Channels with an unsubscribe under way: a new subscription ignores messages of the former one.
+   */
   readonly #leaving = new Set<string>();
   /** Channels that may be wanted and not confirmed, or the other way round. */
   readonly #changed = new Set<string>();
@@ -60,7 +58,7 @@ export class Link {
     this.#slotOf = slotOf;
     redis.on(slotOf === undefined ? "messageBuffer" : "smessageBuffer", (bytes, message) => {
       const channel = bytes.toString();
-      // What was left is another connection's, or nobody's.
+      // Messages of a channel that was left belong to no subscription.
       if (this.#wanted.has(channel) && !this.#leaving.has(channel)) {
         events.onMessage(channel, message);
       }
@@ -72,22 +70,22 @@ export class Link {
       events.onChange();
     });
     redis.on("close", () => this.#lose());
-    // The library cannot go on from an answer that it did not expect.
+    // The client library cannot continue on a connection after an unexpected answer.
     redis.on("error", (error: unknown) => {
       this.#isFresh = false;
       if (redis.status === "ready") redis.disconnect(true);
       events.onChange(error);
     });
-    // The command that was answered by this one never ends.
+    // The client library never settles a command that is answered with MOVED.
     redis.on("moved", () => redis.disconnect(true));
   }
 
-  /** Whether nothing is missing that came before; one that connects for the first time counts as up. */
+  /** `true` if all earlier subscriptions are confirmed, or the connection never was ready yet. */
   get isUp(): boolean {
     return this.#isFresh || (this.redis.status === "ready" && this.#lost.size === 0);
   }
 
-  /** Whether nothing is wanted. */
+  /** `true` without wanted channels. */
   get isIdle(): boolean {
     return this.#wanted.size === 0;
   }
@@ -105,7 +103,7 @@ export class Link {
     this.#touch(channel);
   }
 
-  /** Stops; the connection is the caller's to end. */
+  /** Stops subscribing; the caller ends the connection. */
   stop(): void {
     this.#isEnded = true;
     clearTimeout(this.#retry);
@@ -129,7 +127,7 @@ export class Link {
   #change(): void {
     if (this.#isChanging) return;
     this.#isChanging = true;
-    // At the end of the turn, so that all that changes in it goes together.
+    // Runs at the end of the turn, so that all changes of one turn go together.
     queueMicrotask(async () => {
       while (!this.#isEnded && this.#changed.size > 0 && this.redis.status === "ready") {
         if (!await this.#changeSome()) break;
@@ -139,7 +137,7 @@ export class Link {
     });
   }
 
-  /** Whether to go on. */
+  /** Sends the next changes; `false` if Redis refused a command. */
   async #changeSome(): Promise<boolean> {
     const coming: string[] = [];
     const going: string[] = [];

@@ -1,16 +1,12 @@
-/**
- * Which connection the publications of a channel come on.
- *
- * @module
- */
+/** The connections for subscriptions, to one server or to the masters of a cluster. */
 import type { Cluster, Redis } from "ioredis";
 import { endClient, isCluster, openSubscriber } from "./_clients.ts";
 import { Link, type LinkEvents } from "./_link.ts";
 import { slotOf } from "./_names.ts";
 
-/** The connections of a broker on which publications come. */
+/** Connections of a broker for subscriptions. */
 export interface Links {
-  /** Whether nothing is missing that came before. */
+  /** `true` if all earlier subscriptions are confirmed. */
   readonly isUp: boolean;
   /** The connections. */
   connections(): Redis[];
@@ -22,12 +18,12 @@ export interface Links {
   close(): Promise<void>;
 }
 
-/** Opens connections beside the one for commands. */
+/** Opens connections for subscriptions, beside the one for commands. */
 export function openLinks(client: Redis | Cluster, events: LinkEvents): Links {
   return isCluster(client) ? new ShardLinks(client, events) : new SingleLink(client, events);
 }
 
-/** One server has one connection for all channels. */
+/** One connection for all channels, on one server. */
 class SingleLink implements Links {
   readonly #link: Link;
 
@@ -57,13 +53,13 @@ class SingleLink implements Links {
   }
 }
 
-/** A cluster has one for each master with channels, since publications stay in their shard. */
+/** One connection for each master with channels, on a cluster: publications stay in their shard. */
 class ShardLinks implements Links {
   readonly #cluster: Cluster;
   readonly #events: LinkEvents;
-  /** By the node's address. */
+  /** By the address of the node. */
   readonly #links = new Map<string, Link>();
-  /** The slot of each channel that is wanted, and the link that has it. */
+  /** The slot and the link of each wanted channel. */
   readonly #channels = new Map<string, { readonly slot: number; link: Link | undefined }>();
   readonly #ending = new Set<Promise<void>>();
   #isClosed = false;
@@ -116,7 +112,7 @@ class ShardLinks implements Links {
     link?.want(channel);
   }
 
-  /** The cluster has told again which node has which slots. */
+  /** Follows the cluster's new map of slots. */
   #assignAll(): void {
     if (this.#isClosed) return;
     for (const [channel, place] of this.#channels) this.#assign(channel, place);
@@ -132,7 +128,7 @@ class ShardLinks implements Links {
     });
     if (node === undefined) return undefined;
     const redis = openSubscriber(node);
-    // Where the connection was cut, or a slot moved, another node may have it.
+    // After a cut, or after a slot moved, another node may serve the channels.
     redis.on("close", () => {
       if (!this.#isClosed && this.#cluster.status === "ready") this.#cluster.refreshSlotsCache();
     });

@@ -1,25 +1,23 @@
-/**
- * What keys and channels are called.
- *
- * All of one topic stand in one slot of a cluster: the topic is in braces, behind a character that
- * keeps the braces from being empty. Only what stands up to the first closing brace counts for the
- * slot, so that topics may have braces too.
- *
- * @module
- */
+/** Names of keys and channels. */
 import { Buffer } from "node:buffer";
 import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 
 /**
  * Most bytes of a topic or key. Redis closes a connection at a name of more than 512 MiB, and every
- * command repeats the name; a topic of Skein has at most 255.
+ * command repeats the name; a topic of Skein has at most 255 bytes.
  */
 const MAX_NAME_BYTES = 65_536;
 
 /** Slots of a cluster. */
 const SLOTS = 16_384;
 
-/** Names keys and channels of one prefix. */
+/**
+ * Names keys and channels of one prefix.
+ *
+ * All names of a topic share one slot of a cluster: the topic is in braces, behind a character that
+ * keeps the braces from being empty. Only the text up to the first closing brace counts for the
+ * slot, so topics may contain braces.
+ */
 export class Names {
   readonly #prefix: string;
 
@@ -27,54 +25,54 @@ export class Names {
     this.#prefix = prefix;
   }
 
-  /** The channel of a topic without history. */
+  /** Channel of a topic without history. */
   channel(topic: string): string {
     return this.#name("pub", topic);
   }
 
-  /** The channel of a topic with one. */
+  /** Channel of a topic with a history. */
   keptChannel(topic: string): string {
     return this.#name("log", topic);
   }
 
-  /** The hash that says where a history stands. */
+  /** Hash with the state of a history. */
   meta(topic: string): string {
     return this.#name("meta", topic);
   }
 
-  /** The stream of what is kept. */
+  /** Stream with the kept publications. */
   stream(topic: string): string {
     return this.#name("stream", topic);
   }
 
-  /** The newest number of a producer on a topic. */
+  /** Key of the newest number of a producer on a topic. */
   producer(topic: string, producer: string): string {
     return this.#name("producer", topic) + producer;
   }
 
-  /** A row of the store. */
+  /** Key of a row of the store. */
   row(key: string): string {
     return this.#name("row", key);
   }
 
-  /** A scope of claims. */
+  /** Key of a scope of claims. */
   claims(scope: string): string {
     return this.#name("claims", scope);
   }
 
-  /** A bucket of tokens. */
+  /** Key of a bucket of tokens. */
   tokens(key: string): string {
     return this.#name("tokens", key);
   }
 
   #name(kind: string, what: string): string {
-    // What is no text in Unicode would lose in UTF-8 what tells it from others.
+    // UTF-8 encodes all lone surrogates alike, so different topics would get the same name.
     const name = what.isWellFormed() ? `/${what}` : `~${JSON.stringify(what)}`;
     return `${this.#prefix}:${kind}:{${name}}`;
   }
 }
 
-/** Refuses a topic or key that is too long, before anything of the call is done. */
+/** Refuses a topic or key that is too long, before the call has any effect. */
 export function checkName(what: string): void {
   if (!exceedsBytes(what, MAX_NAME_BYTES)) return;
   throw new RangeError(
@@ -84,7 +82,7 @@ export function checkName(what: string): void {
   );
 }
 
-/** The slot of a name, as a cluster counts it. */
+/** Computes the slot of a name, as a cluster does. */
 export function slotOf(name: string): number {
   const bytes = Buffer.from(name);
   const open = bytes.indexOf("{");

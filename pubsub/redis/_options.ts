@@ -1,19 +1,15 @@
-/**
- * Options of a {@linkcode RedisBroker}, checked.
- *
- * @module
- */
+/** Options of a `RedisBroker`, and their checks. */
 import { checkKeys } from "../../session/base/option_keys.ts";
 
 /** A client of ioredis: a `Redis`, for one server or behind Sentinel, or a `Cluster`. */
 export interface RedisClient {
-  /** Whether it is a `Cluster`. */
+  /** `true` for a `Cluster`. */
   readonly isCluster: boolean;
-  /** Makes another one with the same settings. */
+  /** Makes another client with the same settings. */
   duplicate(): object;
 }
 
-/** Where Redis is. */
+/** Address of Redis. */
 export type RedisSource =
   | {
     /** One server: `redis://host:port/database`, or `rediss://` for TLS. */
@@ -21,8 +17,8 @@ export type RedisSource =
   }
   | {
     /**
-     * A client whose settings are taken, for one server, Sentinel or a cluster. The broker makes
-     * connections of its own by its `duplicate()`, and neither uses nor ends it.
+     * A client whose settings are taken, for one server, Sentinel or a cluster. The broker opens
+     * its own connections with `duplicate()`, and neither uses nor ends the client.
      */
     readonly client: RedisClient;
   };
@@ -30,14 +26,14 @@ export type RedisSource =
 /** Options for {@linkcode RedisBroker}. */
 export interface RedisBrokerOptions {
   /**
-   * What the names of all keys and channels begin with; brokers with different ones do not meet.
-   * Not empty, and without braces.
+   * Prefix of the names of all keys and channels; brokers with different prefixes do not meet. Not
+   * empty, and without braces.
    *
    * @default {"skein"}
    */
   readonly prefix?: string;
   /**
-   * Most publications that wait for Redis or for its answer; further ones are given up.
+   * Most publications that wait for Redis or for an answer; further ones are given up.
    *
    * @default {65536}
    */
@@ -49,35 +45,35 @@ export interface RedisBrokerOptions {
    */
   readonly maxWaitingBytes?: number;
   /**
-   * How long a publication waits at most, in milliseconds; then it is given up.
+   * Longest wait of a publication, in milliseconds; afterwards the publication is given up.
    *
    * @default {30000}
    */
   readonly giveUpMs?: number;
   /**
-   * How often each connection is asked whether it is alive, in milliseconds; one that has not
-   * answered two times later is replaced.
+   * Interval of pings on each connection, in milliseconds; a connection that is still silent two
+   * intervals later is replaced.
    *
    * @default {3000}
    */
   readonly heartbeatMs?: number;
   /**
-   * How long the place in a topic's history is remembered after it was last written or read, in
-   * milliseconds; then its epoch changes.
+   * Time that the position of a topic's history is remembered after the last write or read, in
+   * milliseconds; afterwards the epoch changes.
    *
    * @default {86400000}
    */
   readonly rememberMs?: number;
   /**
-   * Whether a restart of Redis loses nothing that it acknowledged: one server without replicas, with
-   * `appendonly yes` and `appendfsync always`. Then epochs outlive restarts.
+   * `true` if a restart of Redis loses no acknowledged write: one server without replicas, with
+   * `appendonly yes` and `appendfsync always`. Epochs then outlive restarts.
    *
    * @default {false}
    */
   readonly survivesRestart?: boolean;
 }
 
-/** The options, each with its value. */
+/** The options with all defaults filled in. */
 export type RedisSettings = Required<RedisBrokerOptions>;
 
 /** Checks the options. */
@@ -110,7 +106,7 @@ export function redisSettings(options: RedisBrokerOptions): RedisSettings {
   return settings;
 }
 
-/** Checks where Redis is: a key that belongs elsewhere would be ignored. */
+/** Checks the address: an option in the wrong argument would be ignored. */
 export function checkSource(source: RedisSource): void {
   const options = redisSettings({});
   const misplaced = Object.keys(source).find((key) => key in options);

@@ -1,20 +1,18 @@
-/**
- * Publications on their way to Redis.
- *
- * @module
- */
+/** Publications on their way to Redis. */
 import type { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
 import type { Appended, HistoryBounds, PublicationKey } from "../broker.ts";
 
 /**
- * - `later`: Redis did not do it, and may do it when it is asked again.
- * - `refused`: Redis did not do it, and never will.
- * - `unknown`: nobody knows whether Redis did it.
+ * Result of a command that failed:
+ *
+ * - `later`: Redis did not run the command, and may run a repetition.
+ * - `refused`: Redis did not run the command, and never will.
+ * - `unknown`: Redis may have run the command.
  */
 type Failure = "later" | "refused" | "unknown";
 
-/** How errors of Redis begin that pass: it starts, fails over, moves slots, or is full. */
+/** First words of errors that pass: Redis starts, fails over, moves slots, or is full. */
 const PASSING: ReadonlySet<string> = new Set([
   "ASK",
   "BUSY",
@@ -29,10 +27,10 @@ const PASSING: ReadonlySet<string> = new Set([
   "TRYAGAIN",
 ]);
 
-/** What a client says that could not even write. */
+/** Errors of the client library for commands that were not written. */
 const UNSENT = /^(?:Stream isn't writeable|Cluster isn't ready|Too many Cluster redirections)/;
 
-/** Tells what became of a command that failed. */
+/** Tells if Redis ran a command that failed. */
 export function failureOf(error: unknown): Failure {
   if (!(error instanceof Error)) return "unknown";
   if (UNSENT.test(error.message)) return "later";
@@ -46,17 +44,17 @@ const BATCH = 128;
 /** Most bytes of one command, unless one publication alone has more. */
 const BATCH_BYTES = 262_144;
 
-/** How long to wait before Redis is asked again for what it could not do, in milliseconds. */
+/** Wait before a failed batch is sent again, in milliseconds. */
 const RETRY_MS = 100;
 
-/** How many times within `giveUpMs` it is looked for what has waited for too long. */
+/** Checks for overdue publications in each `giveUpMs`. */
 const CHECKS = 10;
 
-/** What a publication on a topic with a history has besides. */
+/** Additions to a publication on a topic with a history. */
 export interface KeptParcel {
   readonly bounds: HistoryBounds;
   readonly key: PublicationKey;
-  /** Names it; stands in the frame too. */
+  /** Identifies the publication; part of the frame too. */
   readonly tag: string;
   readonly appended: PromiseWithResolvers<Appended>;
 }
@@ -64,25 +62,25 @@ export interface KeptParcel {
 /** One publication on its way. */
 export interface Parcel {
   readonly frame: Buffer;
-  /** After which check it came. */
+  /** Number of checks before this publication came. */
   readonly check: number;
   readonly kept?: KeptParcel;
-  /** Whether it was taken or given up. */
+  /** `true` once the publication was taken or given up. */
   isOver: boolean;
-  /** Called when it is over. */
+  /** Called when the publication is taken or given up. */
   onOver?: () => void;
 }
 
 /** A publication with a history on its way. */
 export type AppendParcel = Parcel & { readonly kept: KeptParcel };
 
-/** Sends batches. */
+/** Sends batches to Redis. */
 export interface Carrier {
-  /** Whether it is worth to try. */
+  /** `true` while commands can reach Redis. */
   readonly isReady: boolean;
   /** Publishes on a topic without history. */
   publish(topic: string, parcels: readonly Parcel[]): Promise<unknown>;
-  /** Appends to a history; answers what became of each. */
+  /** Appends to a history; returns the result of each publication. */
   append(topic: string, parcels: readonly AppendParcel[]): Promise<Appended[]>;
 }
 
@@ -93,7 +91,9 @@ export interface OutboxLimits {
   readonly giveUpMs: number;
 }
 
-/** What one topic has on its way. At most one batch is with Redis, so that the order holds. */
+/**
+ * The waiting publications of one topic. At most one batch is with Redis, which keeps the order.
+ */
 interface Lane {
   readonly topic: string;
   readonly isKept: boolean;
@@ -104,8 +104,8 @@ interface Lane {
 }
 
 /**
- * Keeps publications until Redis took them, in order by topic. The first one of a topic goes at
- * the end of the turn; what comes while it is on its way goes together.
+ * Keeps publications until Redis took them, in order by topic. The first one of a topic goes at the
+ * end of the turn; publications that come while a batch is under way go together in the next one.
  */
 export class Outbox {
   readonly #carrier: Carrier;
@@ -125,11 +125,12 @@ export class Outbox {
   #whenEmpty: (() => void) | undefined;
 
   /**
-   * Creates an empty one.
+   * Creates an empty outbox.
    *
    * @param carrier Sends batches.
    * @param limits See {@linkcode OutboxLimits}.
-   * @param onTrouble Called with each error that passes, and with `undefined` when Redis took a batch or nothing waits.
+   * @param onTrouble Called with each error that passes, and with `undefined` when Redis took a
+   *   batch or no publication waits.
    */
   constructor(carrier: Carrier, limits: OutboxLimits, onTrouble: (error: unknown) => void) {
     this.#carrier = carrier;
@@ -150,7 +151,7 @@ export class Outbox {
   /**
    * Takes a publication, or gives it up at once if too many wait.
    *
-   * @returns Whether it was taken.
+   * @returns `true` if the publication was taken.
    */
   push(topic: string, frame: Buffer, kept?: KeptParcel): boolean {
     const { maxWaiting, maxWaitingBytes } = this.#limits;
@@ -177,8 +178,8 @@ export class Outbox {
   }
 
   /**
-   * Calls back once everything that was published on a topic without history so far is over: in
-   * this turn if nothing is on its way.
+   * Calls back once all publications so far on a topic without history are taken or given up; in
+   * this turn if none is on its way.
    */
   afterPublished(topic: string, then: () => void): void {
     const lane = this.#plain.get(topic);
@@ -191,20 +192,20 @@ export class Outbox {
     };
   }
 
-  /** Sends what waits: Redis is there again. */
+  /** Sends the waiting publications when Redis is back. */
   wake(): void {
     for (const lanes of [this.#plain, this.#kept]) {
       for (const lane of lanes.values()) this.#schedule(lane);
     }
   }
 
-  /** Resolves once nothing waits. */
+  /** Resolves once no publication waits. */
   empty(): Promise<void> {
     if (this.#waiting === 0) return Promise.resolve();
     return new Promise((resolve) => this.#whenEmpty = resolve);
   }
 
-  /** Gives up what waits. */
+  /** Gives up all waiting publications. */
   close(): void {
     this.#isClosed = true;
     clearTimeout(this.#retry);
@@ -245,7 +246,7 @@ export class Outbox {
     (lane.isKept ? this.#kept : this.#plain).delete(lane.topic);
   }
 
-  /** Whether the batch is done with: what is not must be sent again. */
+  /** Sends a batch; `false` if the batch has to be sent again. */
   async #try({ topic, isKept }: Lane, batch: readonly Parcel[]): Promise<boolean> {
     try {
       if (isKept) {
@@ -262,14 +263,14 @@ export class Outbox {
     } catch (error) {
       const failure = failureOf(error);
       this.#onTrouble(failure === "refused" ? undefined : error);
-      // What may have been published already would come twice; what has a key would not.
+      // A plain publication that Redis may have taken would come twice; keys protect the others.
       if (failure === "later" || (failure === "unknown" && isKept)) return false;
       for (const parcel of batch) this.#drop(parcel, "Redis refused it", error);
       return true;
     }
   }
 
-  /** Whether it was not over before. */
+  /** Ends the wait of a publication; `false` if the wait was over before. */
   #settle(parcel: Parcel): boolean {
     if (parcel.isOver) return false;
     parcel.isOver = true;
@@ -308,7 +309,7 @@ export class Outbox {
   }
 }
 
-/** Takes what goes in one command. */
+/** Takes the publications of the next command. */
 function takeBatch(waiting: Parcel[]): Parcel[] {
   let count = 0;
   for (let bytes = 0; count < waiting.length && count < BATCH; count++) {

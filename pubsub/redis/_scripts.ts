@@ -1,12 +1,8 @@
-/**
- * The scripts that run in Redis, each of them in one atomic step.
- *
- * @module
- */
+/** The scripts that run in Redis, each in one atomic step. */
 import type { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
 
-/** A number as text: Lua's own way rounds what is above 14 digits. */
+/** Writes a number as text: Lua's own way rounds numbers of more than 14 digits. */
 const TEXT = `
 local function text(number) return string.format('%.0f', number) end
 `;
@@ -16,31 +12,37 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 `;
 
-/** Begin of the time that offsets start at, in seconds since the Unix epoch: that of 2026. */
+/**
+ * Start of the time that offsets count from, in seconds since the Unix epoch: the beginning of
+ * 2026.
+ */
 const FIRST_SECOND = 1_767_225_600;
 
 /**
- * Microseconds for each offset: a topic would have to publish 250,000 times a second, more than Redis
- * takes, for its offsets to overtake the clock.
+ * Microseconds for each offset: a topic would have to publish 250,000 times a second, more than
+ * Redis takes, for its offsets to overtake the clock.
  */
 const MICROS_OF_OFFSET = 4;
 
 /**
- * Opens a history: `KEYS[1]` is its meta hash, `KEYS[2]` its stream, `ARGV[1]` the name of a new
- * epoch, `ARGV[2]` to `ARGV[5]` are ttlMs, size, bytes and how long the place is remembered,
- * `ARGV[6]` is `1` if a restart loses nothing, and `ARGV[7]` and `ARGV[8]` are an epoch and the
- * newest offset that whoever asks has heard of it, or empty.
+ * Opens a history. `KEYS[1]` is its meta hash, `KEYS[2]` its stream, `ARGV[1]` the name of a new
+ * epoch. `ARGV[2]` to `ARGV[5]` are ttlMs, size, bytes, and how long the position is remembered.
+ * `ARGV[6]` is `1` if a restart loses no acknowledged write. `ARGV[7]` and `ARGV[8]` are the epoch
+ * and the newest offset that the asking node received, or empty.
  *
- * It begins anew if the server is not the one that wrote it last: a restart and a failover change
- * the replication id, and either may have lost what was acknowledged. It begins anew as well if the
- * stream has not what the hash says, since keys can be evicted one by one, or less than was heard.
+ * The history begins anew in three cases:
  *
- * A history without a hash is empty, and is not written before the first publication: its epoch is
- * named by the replication id. Then its offsets start at the time of that publication, above all
- * that an earlier history of the topic, forgotten meanwhile, can have had; `behind` is what the
- * first publication names as the offset before it.
+ * - Another server wrote last. A restart and a failover change the replication id, and either may
+ *   have lost acknowledged writes.
+ * - The stream does not match the hash, since keys can be evicted one by one.
+ * - The head is below the newest offset that the node received.
  *
- * A server without replicas, which never was one since its start, can only have restarted.
+ * A history without a hash is empty, and is not written before the first publication; the
+ * replication id names its epoch. Its offsets start at the time of that publication, above all
+ * offsets of an earlier history of the topic, forgotten meanwhile. `behind` is the offset that the
+ * first publication names as the one before.
+ *
+ * A server that has no replicas, and was no replica since its start, can only have restarted.
  */
 const HISTORY = TEXT + NOW + `
 local meta, stream = KEYS[1], KEYS[2]
@@ -94,10 +96,11 @@ end
 `;
 
 /**
- * Appends a batch. Besides those of a history: `KEYS[3]` is the channel, further keys are those of
- * producers; `ARGV[9]` is the command that publishes, `ARGV[10]` how long numbers of producers are
- * known; then come, for each publication, which key is its producer's, its number and its frame.
- * Answers the epoch, the head, and `1` or `0` for each: kept, or a repetition.
+ * Appends a batch. Keys and arguments beyond those of a history: `KEYS[3]` is the channel, and
+ * further keys are those of producers. `ARGV[9]` is the command that publishes, `ARGV[10]` the time
+ * that producers' numbers are remembered. Three arguments follow for each publication: the index of
+ * its producer's key, its number and its frame. Returns the epoch, the head, and a digit for each
+ * publication: `1` if appended, `0` for a repetition.
  */
 const APPEND = HISTORY + `
 if isEmpty then
@@ -136,10 +139,10 @@ return { epoch, text(head), table.concat(taken) }
 `;
 
 /**
- * Reads a page. Besides those of a history: `ARGV[9]` is the offset after which it begins, or empty;
- * `ARGV[10]` how many of the newest, or empty; `ARGV[11]` and `ARGV[12]` bound the page. Answers the
- * epoch, the head, the first offset, the one before it, the tag of what stands where it begins, and
- * the frames.
+ * Reads a page. Arguments beyond those of a history: `ARGV[9]` is the offset before the page, or
+ * empty; `ARGV[10]` is how many of the newest to read, or empty; `ARGV[11]` and `ARGV[12]` bound
+ * the page. Returns the epoch, the head, the first offset, the offset before the first, the tag of
+ * the publication at `ARGV[9]`, and the frames.
  */
 const READ = HISTORY + `
 if isEmpty then return { epoch, '0', '1', '0', '', {} } end
@@ -197,7 +200,7 @@ const CLAIMS = TEXT + NOW + `
 return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. text(now), '+inf')
 `;
 
-/** Answers how many milliseconds are to wait; 0 if the tokens were taken. */
+/** Takes tokens. Returns 0 if the tokens were taken, else the milliseconds to wait. */
 const TAKE = TEXT + NOW + `
 local amount, rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local known = redis.call('HMGET', KEYS[1], 'tokens', 'at')
@@ -228,7 +231,9 @@ export interface Scripts {
   skeinTake(key: string, amount: number, perSecond: number, burst: number): Promise<string>;
 }
 
-/** Makes the scripts commands of a client: sent in full once a connection, then by their hash. */
+/**
+ * Defines the scripts as commands of a client: sent in full once a connection, then by their hash.
+ */
 export function defineScripts(client: Redis | Cluster): Scripts {
   client.defineCommand("skeinAppend", { lua: APPEND });
   client.defineCommand("skeinRead", { lua: READ });

@@ -1,17 +1,13 @@
-/**
- * What nodes share, in Redis.
- *
- * @module
- */
+/** The state that nodes share in Redis. */
 import type { Cluster, Redis } from "ioredis";
 import { checkName, type Names } from "./_names.ts";
 import type { Scripts } from "./_scripts.ts";
 import type { BrokerStore, TakenTokens, TokenRate } from "../broker.ts";
 
-/** Runs a command; its errors become those of the broker. */
+/** Runs a command, and turns errors into a `BrokerError`. */
 export type Run = <T>(what: string, command: () => Promise<T>) => Promise<T>;
 
-/** The store of a {@linkcode RedisBroker}. Everything in it expires. */
+/** The store of a `RedisBroker`. All entries expire. */
 export class RedisStore implements BrokerStore {
   readonly #client: Redis | Cluster;
   readonly #scripts: Scripts;

@@ -1,8 +1,4 @@
-/**
- * The broker of many processes that share a Redis.
- *
- * @module
- */
+/** The broker of nodes that share a Redis. */
 import { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
 import { BrokerError, UnsupportedError } from "../../errors.ts";
@@ -41,32 +37,32 @@ import { type AppendParcel, Outbox } from "./_outbox.ts";
 import { defineScripts } from "./_scripts.ts";
 import { RedisStore } from "./_store.ts";
 
-/** Follows the connections, and what Redis answers on them. */
+/** Derives the broker's status from the connections and from the answers of Redis. */
 class Condition {
   readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connecting" });
   readonly #isUp: () => boolean;
   #interruptions = 0;
   #wasUp = false;
-  /** What the client library said last of a connection. */
+  /** Last error of a connection. */
   #error: unknown;
-  /** What Redis answered last, if it did not do what it was asked for. */
+  /** Last answer of Redis that a command failed. */
   #trouble: unknown;
 
   /**
-   * Begins as connecting.
+   * Starts as connecting.
    *
-   * @param isUp Whether all connections are there, with all that comes on them.
+   * @param isUp Tells if all connections are ready, with all their subscriptions.
    */
   constructor(isUp: () => boolean) {
     this.#isUp = isUp;
   }
 
-  /** How often Redis went away. */
+  /** Number of times that Redis went away. */
   get interruptions(): number {
     return this.#interruptions;
   }
 
-  /** A connection came, went, or failed. */
+  /** Called when a connection opened, closed, or failed. */
   update(error?: unknown): void {
     if (this.status.isEnded) return;
     if (error !== undefined) this.#error = error;
@@ -77,28 +73,28 @@ class Condition {
       if (current.name !== "connected") this.status.set({ name: "connected" });
     } else if (current.name === "connected" || (current.name === "connecting" && error)) {
       this.#interruptions++;
-      const told = this.#error ?? this.#trouble;
+      const reason = this.#error ?? this.#trouble;
       this.status.set({
         name: "interrupted",
         since: Date.now(),
-        ...(told === undefined ? {} : { error: told }),
+        ...(reason === undefined ? {} : { error: reason }),
       });
     }
   }
 
-  /** Redis did not do what it was asked for; or did, where nothing is told. */
+  /** Records the error of a failed command; `undefined` after a success. */
   trouble(trouble: unknown): void {
     if (trouble === this.#trouble) return;
     this.#trouble = trouble;
     this.update();
   }
 
-  /** Resolves once it is known whether Redis can be reached at all. */
+  /** Resolves once the first attempt to reach Redis succeeded or failed. */
   async reached(): Promise<void> {
     for await (const { name } of this.status.follow()) if (name !== "connecting") return;
   }
 
-  /** What is wrong, in words. */
+  /** Describes an interruption in words. */
   issue(): string | undefined {
     const { current } = this.status;
     if (current.name !== "interrupted") return undefined;
@@ -107,18 +103,17 @@ class Condition {
     return `Redis has ${since}: ${textOf(current.error)}`;
   }
 
-  /** The broker is closed: nothing counts any more. */
+  /** Ends the status when the broker closes. */
   end(): void {
     this.status.end({ name: "closed" });
   }
 }
 
-/** What an error says. */
 function textOf(error: unknown): string {
   return error instanceof Error ? error.message : "the connection was lost";
 }
 
-/** The policies of a client's servers under which histories are let go of. */
+/** Lists the policies under which a client's servers evict histories. */
 async function evictingPolicies(client: Redis | Cluster): Promise<string[]> {
   const nodes = isCluster(client) ? client.nodes("master") : [client];
   const infos = await Promise.allSettled(nodes.map((node) => node.info("memory")));
@@ -128,26 +123,27 @@ async function evictingPolicies(client: Redis | Cluster): Promise<string[]> {
   return [...new Set(policies)];
 }
 
-/** The policy that Redis tells of, if it may ever let go of anything. */
+/** Reads the eviction policy, if Redis can ever evict keys. */
 function policyOf(info: string): string | undefined {
   const [, policy = "noeviction"] = /^maxmemory_policy:(\S+)/m.exec(info) ?? [];
   const [, limit = "0"] = /^maxmemory:(\d+)/m.exec(info) ?? [];
   return policy === "noeviction" || limit === "0" ? undefined : policy;
 }
 
-/** How long what waits may take to reach Redis when the broker is closed, in milliseconds. */
+/** Longest time for waiting publications to reach Redis at a close, in milliseconds. */
 const FLUSH_TIMEOUT_MS = 1_000;
 
 /**
  * Carries publications through Redis 7 or later, on one server, behind Sentinel, or on a cluster.
  *
- * - **Fan-out:** a node subscribes to the topics that it has listeners of; on a cluster, publications
- *   stay in the shard of their topic.
- * - **Delivery:** at most once without a history. With one, what Redis acknowledged has an offset,
- *   counts once however often it was sent, and can be read again; the epoch changes whenever Redis
+ * - **Fan-out:** a node subscribes to the topics with listeners on this node; on a cluster,
+ *   publications stay in the shard of their topic.
+ * - **Delivery:** at most once without a history. With one, each acknowledged publication has an
+ *   offset, counts once even if sent again, and can be read again; the epoch changes whenever Redis
  *   started anew or failed over.
- * - **Outages:** nothing throws. What waits is bounded, sent in order once Redis is back, and given up
- *   after `giveUpMs`; subscriptions come back by themselves and are told of the interruption.
+ * - **Outages:** no call throws. The waiting publications are bounded, sent in order once Redis is
+ *   back, and given up after `giveUpMs`. Subscriptions resume on their own, and `onInterrupted`
+ *   reports the interruption.
  *
  * @example Two nodes
  * ```ts ignore
@@ -161,13 +157,13 @@ const FLUSH_TIMEOUT_MS = 1_000;
 export class RedisBroker implements Broker {
   /** Always `redis`. */
   readonly name = "redis";
-  /** A publication without a history reaches whoever is subscribed, and nobody later. */
+  /** A publication without a history reaches the current subscribers only. */
   readonly delivery = "at-most-once";
-  /** How Redis is doing. */
+  /** State of the connections to Redis. */
   readonly status: StatusFeed<BrokerStatus>;
   /** Keeps publications in streams. */
   readonly history: BrokerHistory;
-  /** Holds for all nodes with the same prefix. */
+  /** State shared by all nodes with the same prefix. */
   readonly store: BrokerStore;
   readonly #settings: RedisSettings;
   readonly #client: Redis | Cluster;
@@ -179,7 +175,7 @@ export class RedisBroker implements Broker {
   readonly #channels = new Channels();
   readonly #condition: Condition;
   readonly #pace = new Pace();
-  /** Who appends where the publisher said nothing of it. */
+  /** Producer of publications without a key. */
   readonly #producer = crypto.randomUUID();
   #number = 0;
   readonly #tags = new Tags();
@@ -187,17 +183,17 @@ export class RedisBroker implements Broker {
   #received = 0;
   #reads = 0;
   #ignored = 0;
-  /** Policies under which Redis lets go of what it keeps. */
+  /** Eviction policies under which Redis may drop histories. */
   #evicting: readonly string[] = [];
   #closing: Promise<void> | undefined;
 
   /**
-   * Connects; what is published meanwhile waits.
+   * Connects; publications wait meanwhile.
    *
-   * @param source Where Redis is.
+   * @param source The address of Redis.
    * @param options See {@linkcode RedisBrokerOptions}.
-   * @throws {TypeError} If a key of `source` or `options` is unknown, the URL is none of Redis, there
-   * is neither one nor a client, or `prefix` is empty or has braces.
+   * @throws {TypeError} If a key of `source` or `options` is unknown, the URL is not one of Redis,
+   *   `source` has neither a URL nor a client, or `prefix` is empty or has braces.
    * @throws {RangeError} If a number is not a positive whole one.
    */
   constructor(source: RedisSource, options: RedisBrokerOptions = {}) {
@@ -257,7 +253,7 @@ export class RedisBroker implements Broker {
     };
   }
 
-  /** What is wrong at the moment, such as that Redis is away, or that much waits for it. */
+  /** Describes the current problems, such as that Redis is away, or that many publications wait. */
   issues(): string[] {
     const away = this.#condition.issue();
     const issues = away === undefined ? [] : [away];
@@ -265,7 +261,7 @@ export class RedisBroker implements Broker {
       issues.push(`Redis may let go of histories: its maxmemory-policy is ${policy}`);
     }
     if (this.#ignored > 0) {
-      issues.push(`${this.#ignored} messages of something else were ignored`);
+      issues.push(`${this.#ignored} messages of other programs were ignored`);
     }
     const { maxWaiting } = this.#settings;
     const { waiting } = this.#outbox;
@@ -278,7 +274,7 @@ export class RedisBroker implements Broker {
   /**
    * Publishes to every node, on a topic without history.
    *
-   * @param publication What to publish.
+   * @param publication The publication.
    * @throws {UnsupportedError} If the broker is closed.
    * @throws {RangeError} If the topic has more than 65,536 bytes.
    */
@@ -292,8 +288,8 @@ export class RedisBroker implements Broker {
    * Subscribes this node to a topic.
    *
    * @param topic The topic.
-   * @param listener Gets its publications.
-   * @param options Whether the topic has a history, and who is told of interruptions.
+   * @param listener Called with each publication.
+   * @param options The bounds of a history, and a callback for interruptions.
    * @returns The subscription, ready once Redis confirmed it.
    * @throws {UnsupportedError} If the broker is closed.
    * @throws {RangeError} If the topic has more than 65,536 bytes.
@@ -325,8 +321,8 @@ export class RedisBroker implements Broker {
   }
 
   /**
-   * Ends all subscriptions and the connections; what waits has a second to reach Redis, and is given
-   * up then. Idempotent.
+   * Ends all subscriptions and the connections. Waiting publications have a second to reach Redis,
+   * and are given up then. Idempotent.
    */
   close(): Promise<void> {
     return this.#closing ??= this.#close();
@@ -379,12 +375,12 @@ export class RedisBroker implements Broker {
       },
     };
     return new Outbox(carrier, this.#settings, (error) => {
-      // Without its connection nothing succeeds; what is wrong with that is told already.
+      // While the connection is away, its own error is reported already.
       this.#condition.trouble(isReady() ? error : undefined);
     });
   }
 
-  /** What was published before is not for who subscribes now, though it may still wait. */
+  /** Subscribes after this node's waiting publications, which precede the subscription. */
   #want(name: string, topic: string, isKept: boolean): void {
     const want = () => {
       if (this.#channels.get(name) !== undefined) this.#links.want(name);
@@ -397,14 +393,14 @@ export class RedisBroker implements Broker {
     const channel = this.#channels.get(name);
     if (channel === undefined) return;
     this.#pace.take(message.length, () => {
-      // Whoever left meanwhile, and took it again, has a channel of its own.
+      // A topic that was left and subscribed again meanwhile has another channel.
       if (this.#channels.get(name) === channel) this.#handOn(channel, message);
     });
   }
 
   #handOn(channel: Channel, message: Buffer): void {
     const { name } = channel;
-    // Redis confirms many channels together, and publications of the first come before that.
+    // Redis confirms many channels together; publications of the first can come before the answer.
     if (!channel.isConfirmed) this.#channels.confirm([name]);
     const { topic, isKept } = channel;
     const publications = isKept ? decodeKept(topic, message) : decodePlain(topic, message);
@@ -413,7 +409,7 @@ export class RedisBroker implements Broker {
     const goesOn = note(channel, publications);
     deliver(channel, publications);
     if (goesOn) return;
-    // Whoever reads now learns that the epoch is over.
+    // Subscribers that read the history now learn that the epoch is over.
     this.#channels.lose([name]);
     this.#channels.confirm([name]);
   }
