@@ -1,5 +1,5 @@
 /**
- * Telling a peer what is published here.
+ * Answers an announce interest: tells a peer which broadcasts are published here.
  *
  * @module
  */
@@ -15,15 +15,16 @@ import {
 } from "../wire/messages.ts";
 import { type BroadcastPath, suffixOf } from "../wire/path.ts";
 
-/** Announcements that go out in one write. */
+/** Announcements in one write, at most. */
 const BATCH = 256;
 
-/** Announcements that a list has at most; the rest follows one by one. */
+/** Announcements in an initial list, at most; further ones follow one by one. */
 const MAX_LISTED = 1_024;
 
 /**
- * Announces what comes and goes below a prefix, until the peer leaves. A peer that reads slowly gets the
- * last state of each broadcast, and holds no more here than one entry for each.
+ * Announces the broadcasts below a prefix as they start and end, until the peer leaves. A peer that
+ * reads slowly gets the last state of each broadcast, and costs at most one queued entry per
+ * broadcast.
  */
 export async function announceTo(
   context: SessionContext,
@@ -32,19 +33,20 @@ export async function announceTo(
 ): Promise<void> {
   const { mux, traits } = context;
   const { below, excludeHop, expired } = asked;
-  // One that passed as many relays as there may be goes no further.
+  // A broadcast that passed the maximum number of relays is not announced further.
   const isWanted = ({ hops }: Announcement) =>
     hops.length < MAX_HOPS && (excludeHop === 0n || !hops.includes(excludeHop));
   const pending = new Map<BroadcastPath, Announcement>();
-  const told = new Set<BroadcastPath>();
+  const announced = new Set<BroadcastPath>();
   let wake: (() => void) | undefined;
   const put = (announcement: Announcement) => {
-    // What comes by the peer itself from now on is gone, as far as the peer is concerned.
+    // For the peer, a broadcast ends when the grant expires, or when the announcement now comes by
+    // way of the peer (see `isWanted`).
     const active = announcement.active && !expired.aborted && isWanted(announcement);
     pending.set(announcement.path, { ...announcement, active });
     wake?.();
   };
-  // moq-lite-05 says its own hop once, in ANNOUNCE_OK.
+  // moq-lite-05 sends the own hop once, in ANNOUNCE_OK.
   const ownHop = traits.announceHead === "ok" ? [] : [mux.hopId];
   const encode = ({ path, active, hops }: Announcement) =>
     encodeAnnounce({
@@ -55,7 +57,7 @@ export async function announceTo(
 
   let isGone = false;
   let isWriting = false;
-  // Whoever left while it takes nothing does not take the rest either.
+  // A peer that leaves during a blocked write will not read the rest: abort the write.
   const gone = readToEnd(exchange).finally(() => {
     isGone = true;
     wake?.();
@@ -73,15 +75,15 @@ export async function announceTo(
     if (context.family === "gomoqt") {
       return exchange.abort(codeOf(context, "announce", "bannedPrefix"));
     }
-    // As `refuseAnnounce` does: from now on there is nothing.
-    for (const path of new Set([...told, ...pending.keys()])) {
+    // moq-rs does not survive a code (see `refuseAnnounce`): announce the end of every broadcast.
+    for (const path of new Set([...announced, ...pending.keys()])) {
       put({ path, active: false, hops: [] });
     }
   };
   expired.addEventListener("abort", onExpired, { once: true });
   if (expired.aborted) onExpired();
   try {
-    await tellInitial();
+    await announceInitial();
     while (!isGone) {
       if (pending.size === 0) {
         await new Promise<void>((resolve) => wake = resolve);
@@ -90,14 +92,14 @@ export async function announceTo(
       const batch: Uint8Array[] = [];
       for (const [path, announcement] of pending) {
         pending.delete(path);
-        const isTold = told.has(path);
+        const isAnnounced = announced.has(path);
         if (announcement.active) {
-          // It went and came while the peer did not read.
-          if (isTold) batch.push(encode({ ...announcement, active: false }));
-          told.add(path);
+          // The broadcast ended and started again while the peer did not read.
+          if (isAnnounced) batch.push(encode({ ...announcement, active: false }));
+          announced.add(path);
           batch.push(encode(announcement));
-        } else if (isTold) {
-          told.delete(path);
+        } else if (isAnnounced) {
+          announced.delete(path);
           batch.push(encode(announcement));
         }
         if (batch.length >= BATCH) break;
@@ -112,9 +114,9 @@ export async function announceTo(
   await gone;
   await exchange.end();
 
-  async function tellInitial(): Promise<void> {
+  async function announceInitial(): Promise<void> {
     const initial = mux.announcements(below).filter(isWanted);
-    for (const { path } of initial) told.add(path);
+    for (const { path } of initial) announced.add(path);
     if (traits.announceHead === "init") {
       const listed = initial.slice(0, MAX_LISTED).map(({ path }) => suffixOf(below, path)!);
       await write(encodeAnnounceInit(listed));
@@ -129,8 +131,8 @@ export async function announceTo(
 }
 
 /**
- * Tells a peer nothing of what is below a prefix, for it may not know. gomoqt is told so by a code;
- * a session of moq-rs would not survive that, and takes an empty list, of which nothing comes, for it.
+ * Refuses an announce interest. gomoqt gets a code; a session of moq-rs would not survive one, and
+ * gets an empty list without later announcements instead.
  */
 export async function refuseAnnounce(context: SessionContext, exchange: Exchange): Promise<void> {
   const { family, mux, traits } = context;
@@ -141,12 +143,15 @@ export async function refuseAnnounce(context: SessionContext, exchange: Exchange
   await exchange.end();
 }
 
-/** A peer that ends its direction wants no more; so does one that resets it. */
+/**
+ * Resolves when the peer ends or resets the stream: either way the peer wants no more
+ * announcements.
+ */
 async function readToEnd(exchange: Exchange): Promise<void> {
   try {
     while (await exchange.reader.message() !== undefined);
   } catch {
-    // It reset the stream, or the session ended, which is told elsewhere.
+    // The peer reset the stream, or the session ended, which is reported elsewhere.
   }
 }
 

@@ -1,5 +1,5 @@
 /**
- * What this end asks of its peer.
+ * Requests of this end to the peer.
  *
  * @module
  */
@@ -25,16 +25,15 @@ import { type BroadcastPath, wirePath } from "../wire/path.ts";
 import type { SubscribeOptions } from "../track/subscribe_options.ts";
 import type { TrackReader } from "../track/track_reader.ts";
 
-/** The requests of this end. */
+/** Sends the requests of this end. */
 export class Asking {
   readonly #context: SessionContext;
   readonly #subscribing: Subscribing;
   readonly #discovering: Discovering;
   readonly #groupOptions: GroupReaderOptions;
-  /** What lets go of the signals of fetches. */
+  /** Removes the signal listeners of fetches. */
   readonly #fetches = new Set<() => void>();
 
-  /** Begins without requests. */
   constructor(context: SessionContext) {
     this.#context = context;
     this.#subscribing = new Subscribing(context);
@@ -47,19 +46,18 @@ export class Asking {
     };
   }
 
-  /** The subscriptions. */
   get tracks(): readonly TrackReader[] {
     return this.#subscribing.tracks;
   }
 
-  /** Ends all of it with the session. */
+  /** Ends all requests with the session. */
   end(error: unknown): void {
     this.#subscribing.end(error);
     this.#discovering.end(error);
-    for (const letGo of [...this.#fetches]) letGo();
+    for (const release of [...this.#fetches]) release();
   }
 
-  /** Opens a stream with its type and first message. */
+  /** Opens a stream with the type and the first message. */
   open(
     type: number,
     message: Uint8Array,
@@ -68,7 +66,7 @@ export class Asking {
     return openExchange(this.#context, type, { message, signal });
   }
 
-  /** Asks what is below a prefix. */
+  /** Asks for the broadcasts below a prefix. */
   announce(
     prefix: BroadcastPath,
     options: { readonly signal?: AbortSignal },
@@ -82,7 +80,7 @@ export class Asking {
     return this.#subscribing.subscribe({ path, name, info }, options);
   }
 
-  /** A group came: whether there is a subscription for it. */
+  /** Hands an incoming group to the matching subscription; returns false without a match. */
   take({ subscribeId, sequence }: GroupHeader, reader: MessageReader): boolean {
     return this.#subscribing.take(
       subscribeId,
@@ -90,7 +88,6 @@ export class Asking {
     );
   }
 
-  /** Fetches a group. */
   async fetch(
     path: BroadcastPath,
     name: string,
@@ -104,25 +101,25 @@ export class Asking {
     const message = encodeFetch({ path: wire, track: name, priority, group });
     const exchange = await openExchange(context, BidiType.fetch, { message, signal });
     const onAbort = () => reader.cancel();
-    const letGo = () => {
-      this.#fetches.delete(letGo);
+    const release = () => {
+      this.#fetches.delete(release);
       signal?.removeEventListener("abort", onAbort);
-      // Not before: to moq-rs, who ends its side has left.
+      // Ended only now: moq-rs takes the end of this direction for the end of interest.
       void exchange.end();
     };
     const reader = new GroupReader(group, exchange.reader, {
       ...this.#groupOptions,
       errorOf: (error) => moqErrorOf(context, "fetch", error),
       codeOf: (reason) => codeOf(context, "fetch", reason),
-      onEnd: letGo,
+      onEnd: release,
     });
-    this.#fetches.add(letGo);
+    this.#fetches.add(release);
     signal?.addEventListener("abort", onAbort, { once: true });
     if (signal?.aborted) reader.cancel();
     return reader;
   }
 
-  /** Asks what stays true of a track. */
+  /** Asks for the fixed properties of a track. */
   async trackInfo(
     path: BroadcastPath,
     name: string,

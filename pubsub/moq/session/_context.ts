@@ -1,5 +1,5 @@
 /**
- * What all parts of a session know of each other.
+ * The state that all parts of a session share, and helpers for streams and errors.
  *
  * @module
  */
@@ -25,57 +25,69 @@ import type { MoqAction, MoqGrant } from "./access.ts";
 import type { SubscriberSession } from "../track/track_writer_link.ts";
 import type { VersionTraits } from "../wire/versions.ts";
 
-/** What all parts of a session have in common. */
+/** The state that all parts of a session share. */
 export interface SessionContext {
-  /** The session, as its subscriptions see it. */
+  /** The session, as the writers of served tracks see a subscriber. */
   readonly session: SubscriberSession;
   /** Resolves when the session is over. */
   readonly closed: Promise<unknown>;
-  /** Ends the session with a reason of this end. */
+  /** Ends the session for a reason of this end. */
   closeWithError(reason: MoqErrorName, message: string): void;
-  /** What carries it. */
+  /** Carries the session. */
   readonly connection: Connection;
-  /** Its version. */
+  /** The negotiated version. */
   readonly traits: VersionTraits;
-  /** What it publishes; chosen before the first stream of the peer is looked at. */
+  /** Broadcasts published to the peer; chosen before the first stream of the peer is read. */
   mux: TrackMux;
-  /** Decides what the peer may do; everything without it. */
+  /** Decides about requests of the peer; without a function, the peer may do everything. */
   readonly authorize:
     | ((path: BroadcastPath, action: MoqAction) => MoqGrant | Promise<MoqGrant>)
     | undefined;
-  /** The part of a relay's places that `authorize` gave to the peer; the relay's default without it. */
+  /**
+   * The part of a relay's places that `authorize` gave to the peer; `undefined` for the relay's
+   * default.
+   */
   share: number | undefined;
-  /** Its limits. */
+  /** Limits of the session, with defaults. */
   readonly limits: Required<MoqLimits>;
   /** Calls back at the end of this turn of the event loop. */
   readonly schedule: Schedule;
-  /** Aborted when the session is over; its reason is why. */
+  /** Aborted with the cause when the session is over. */
   readonly signal: AbortSignal;
-  /** Whose numbers the peer uses, as far as that is known. */
+  /** The error code family of the peer, as far as known. */
   family: MoqErrorFamily;
-  /** Whether paths of the peer may tell whose numbers it uses: both families speak the version. */
+  /**
+   * True if a path of the peer may reveal the family: gomoqt and moq-lite both speak the version.
+   */
   readonly isFamilyOpen: boolean;
-  /** Reports what a handler of the application threw. */
+  /** Reports an error that a handler of the application threw. */
   report(error: unknown): void;
-  /** Ends the session, for the peer broke the protocol. */
+  /** Ends the session after a protocol violation of the peer. */
   violated(error: unknown): void;
 }
 
-/** Learns from a path, as it stands on the wire, whose numbers the peer uses: gomoqt's have a leading slash. */
+/**
+ * Learns the error code family of the peer from a path as sent: paths of gomoqt have a leading
+ * slash.
+ */
 export function noticeStyle(context: SessionContext, path: string): void {
   if (context.isFamilyOpen && !path.startsWith("/")) context.family = "moq-lite";
 }
 
-/** Whether the peer broke the protocol. A stream that ends inside a message was given up by its writer. */
+/**
+ * Tells a protocol violation of the peer from other errors. A stream that ends inside a message is
+ * no violation: the writer gave up the stream.
+ */
 export function isViolation(error: unknown): boolean {
   return error instanceof ProtocolError && !(error instanceof TruncatedError);
 }
 
 /**
- * Opens a stream with its type and first message.
+ * Opens a stream with the type and the first message.
  *
  * @throws {MoqError} If the session is over.
- * @throws What the signal was aborted with, while the peer gives no stream, or takes nothing.
+ * @throws The reason of the signal, if aborted before the peer allows the stream and takes the
+ * message.
  */
 export async function openExchange(
   context: SessionContext,
@@ -102,7 +114,7 @@ export async function openExchange(
   }
 }
 
-/** Finds the number of a reason, for the peer. */
+/** Finds the number of a reason, as the peer reads numbers. */
 export function codeOf(
   { family }: SessionContext,
   scope: MoqErrorScope,
@@ -120,12 +132,12 @@ export function nameOf(
   return moqErrorName(scope, code, family);
 }
 
-/** moq-rs writes codes over raw QUIC as over WebTransport. */
+/** Maps a code of HTTP/3 back to the code of MoQ: moq-rs uses the HTTP/3 form over raw QUIC too. */
 function plainCode(code: number): number {
   return fromHttp3StreamCode(code) ?? code;
 }
 
-/** Makes the error that a user gets of what a stream threw. */
+/** Makes the error for the application from an error of a stream. */
 export function moqErrorOf(
   context: SessionContext,
   scope: MoqErrorScope,
@@ -149,7 +161,7 @@ export function moqErrorOf(
   return error;
 }
 
-/** Makes the error of what ended with its session. */
+/** Makes the error of operations that end with the session. */
 export function sessionClosed(cause: unknown): MoqError {
   if (cause instanceof MoqError && cause.scope === "session") return cause;
   const why = cause instanceof Error ? `: ${cause.message}` : "";

@@ -1,5 +1,5 @@
 /**
- * Asking a peer what it publishes, and hearing what comes and goes.
+ * Asks a peer for the published broadcasts, and follows changes.
  *
  * @module
  */
@@ -19,23 +19,22 @@ import {
 } from "../wire/messages.ts";
 import { type BroadcastPath, joinPath, wirePrefix } from "../wire/path.ts";
 
-/** What this end wants to hear of. */
+/** The announce interests of this end. */
 export class Discovering {
   readonly #context: SessionContext;
   readonly #readers = new Set<AnnouncementReader>();
 
-  /** Begins without readers. */
   constructor(context: SessionContext) {
     this.#context = context;
   }
 
-  /** Ends all of it with the session. */
+  /** Ends all readers with the session. */
   end(error: unknown): void {
     for (const reader of this.#readers) reader.end(error);
     this.#readers.clear();
   }
 
-  /** Asks what is below a prefix. */
+  /** Asks for the broadcasts below a prefix. */
   async announce(
     prefix: BroadcastPath,
     { signal }: { readonly signal?: AbortSignal },
@@ -76,23 +75,23 @@ export class Discovering {
     try {
       let hop = 0n;
       /** Announcements of the initial set that are still to come. */
-      let untold = Infinity;
+      let awaited = Infinity;
       if (traits.announceHead === "init") {
         const body = await exchange.reader.required("ANNOUNCE_INIT", MAX_ANNOUNCE_INIT_BYTES);
         for (const suffix of decodeAnnounceInit(body)) {
           await take({ active: true, suffix, hops: [] });
         }
-        untold = 0;
+        awaited = 0;
       } else if (traits.announceHead === "ok") {
         const ok = decodeAnnounceOk(await exchange.reader.required("ANNOUNCE_OK"));
-        [hop, untold] = [ok.hop, ok.active];
+        [hop, awaited] = [ok.hop, ok.active];
       }
-      if (untold === 0) reader.settle();
+      if (awaited === 0) reader.settle();
       for (let body; (body = await exchange.reader.message()) !== undefined;) {
         const message = decodeAnnounce(body, traits);
         const isPassedOn = hop !== 0n && message.active;
         await take(isPassedOn ? { ...message, hops: [...message.hops, hop] } : message);
-        if (--untold === 0) reader.settle();
+        if (--awaited === 0) reader.settle();
       }
       reader.end();
       await exchange.end();
@@ -110,7 +109,7 @@ export class Discovering {
   ): Promise<void> {
     const context = this.#context;
     const path = joinPath(reader.prefix, suffix);
-    // It came from here: a loop.
+    // The announcement came from this end: a loop.
     if (active && hops.includes(context.mux.hopId)) return;
     if (!active) {
       grants.drop(path);

@@ -1,5 +1,5 @@
 /**
- * How sessions end, in numbers and words.
+ * The end of a session, in numbers and words.
  *
  * @module
  */
@@ -15,12 +15,12 @@ import { MoqError } from "../wire/errors.ts";
 import type { MoqCloseInfo } from "./session_info.ts";
 
 /**
- * Says how this end closes a session.
+ * Describes a close by this end.
  *
  * @param reason A name, or a number of the application.
- * @param message In words.
- * @param family Whose numbers the peer uses.
- * @returns Number and name.
+ * @param message The reason in words.
+ * @param family The error code family of the peer.
+ * @returns The close, with number and name.
  */
 export function localEnd(
   reason: MoqErrorName | number,
@@ -35,18 +35,18 @@ export function localEnd(
 
 /** The end of a connection. */
 export interface RemoteEnd {
-  /** How it ended. */
+  /** The close of the session. */
   readonly info: MoqCloseInfo;
-  /** The error of the connection, or its close by the peer. */
+  /** The error of the connection, or an error for the close by the peer. */
   readonly cause: unknown;
 }
 
 /**
- * Waits for the end of a connection, and says how it ended.
+ * Waits for the end of a connection, and describes the end.
  *
  * @param connection The connection.
- * @param familyOf Finds whose numbers the peer uses; asked at the end.
- * @returns How it ended; never rejects.
+ * @param familyOf Finds the error code family of the peer; called at the end.
+ * @returns The end of the connection; never rejects.
  */
 export async function remoteEnd(
   { closed }: Connection,
@@ -66,8 +66,8 @@ export async function remoteEnd(
 /**
  * Makes the error of everything that ends with a session.
  *
- * @param info How the session ended.
- * @param cause The raw error, if there was one.
+ * @param info The close of the session.
+ * @param cause The raw error, if any.
  * @returns The error.
  */
 export function endError(info: MoqCloseInfo, cause?: unknown): MoqError {
@@ -77,7 +77,7 @@ export function endError(info: MoqCloseInfo, cause?: unknown): MoqError {
   return new MoqError("session", reason, words, { ...options, moqCode, by });
 }
 
-/** Says how a session ended, where nobody said it in words. */
+/** Describes the end of a session that was closed without a message. */
 function wordsOf({ reason, by }: MoqCloseInfo): string {
   if (reason !== "none") return reason;
   return by === "local" ? "it was closed here" : "the peer closed it";

@@ -11,12 +11,12 @@ import type {
 import { directStream } from "../../../transport/direct.ts";
 import { MessageReader } from "../wire/message_reader.ts";
 
-/** What was posted and not taken by the peer, at most, in bytes. */
+/** Posted bytes that the peer has not taken yet, at most. */
 const MAX_POSTED_BYTES = 65_536;
 
-/** Messages both ways. */
+/** A request and the answers to it, on one bidirectional stream. */
 export class Exchange {
-  /** What the peer writes. */
+  /** Reads the messages of the peer. */
   readonly reader: MessageReader;
   readonly #stream: DirectStream;
   #isEnded = false;
@@ -28,30 +28,30 @@ export class Exchange {
     this.reader = new MessageReader(this.#stream);
   }
 
-  /** Whether this end writes no more. */
+  /** True once this end writes no more. */
   get isEnded(): boolean {
     return this.#isEnded;
   }
 
-  /** The direction that this end writes, for who writes more than messages. */
+  /** The direction that this end writes, for data other than messages. */
   get writable(): DirectWritable {
     return this.#stream;
   }
 
-  /** Writes a message; after the end it goes nowhere. */
+  /** Writes a message; ignored after the end. */
   write(bytes: Uint8Array): Promise<void> {
     return this.#isEnded ? Promise.resolve() : this.#stream.write(bytes);
   }
 
-  /** Whether the peer did not take yet what was posted. */
+  /** True while the peer has not taken all posted messages. */
   get isPosting(): boolean {
     return this.#posted > 0;
   }
 
   /**
-   * Writes a message that nobody waits for: if it cannot go out, reading tells.
+   * Writes a message without waiting. A failed write shows when reading.
    *
-   * @returns Whether it was taken; not so if the peer takes nothing, and too much waits.
+   * @returns False if the message was refused, because too many posted bytes wait for the peer.
    */
   post(bytes: Uint8Array): boolean {
     if (this.#posted > MAX_POSTED_BYTES) return false;
@@ -61,20 +61,20 @@ export class Exchange {
     return true;
   }
 
-  /** Ends this direction. Never rejects: if it cannot, the stream is over anyway. */
+  /** Ends this direction. Never rejects: where the close fails, the stream is over anyway. */
   async end(): Promise<void> {
     if (this.#isEnded) return;
     this.#isEnded = true;
     await this.#stream.close().catch(() => {});
   }
 
-  /** Ends this direction, and reads no more. */
+  /** Ends this direction, and stops reading. */
   leave(code: number): void {
     void this.end();
     this.reader.cancel({ streamErrorCode: code });
   }
 
-  /** Gives up both directions. */
+  /** Aborts both directions. */
   abort(code: number): void {
     this.reader.cancel({ streamErrorCode: code });
     if (this.#isEnded) return;

@@ -1,5 +1,5 @@
 /**
- * What a session does with the application's word on who may do what.
+ * Asks the application for grants, and watches when grants expire.
  *
  * @module
  */
@@ -14,7 +14,7 @@ import type { BroadcastPath } from "../wire/path.ts";
  * Tells whether a grant allows anything now.
  *
  * @param grant The grant.
- * @returns Whether it does.
+ * @returns True unless the grant is a refusal or has expired.
  */
 export function isGranted(grant: MoqGrant): boolean {
   if (typeof grant === "boolean") return grant;
@@ -22,11 +22,11 @@ export function isGranted(grant: MoqGrant): boolean {
 }
 
 /**
- * Calls back when a grant is over.
+ * Calls back when a grant expires.
  *
  * @param grant The grant.
  * @param onExpired Called once.
- * @returns Dispose of it when nobody needs the grant any more.
+ * @returns A handle that ends the watch on disposal.
  */
 export function watchGrant(grant: MoqGrant, onExpired: () => void): Disposable {
   if (typeof grant === "boolean" || !("until" in grant)) return { [Symbol.dispose]() {} };
@@ -44,9 +44,9 @@ export function watchGrant(grant: MoqGrant, onExpired: () => void): Disposable {
  * Asks the application, once.
  *
  * @param context The session.
- * @param path What it is about.
- * @param action What the peer wants.
- * @returns The grant; no, where the application threw, or gave a grant that makes no sense.
+ * @param path The path of the request.
+ * @param action The action of the request.
+ * @returns The grant; `false` if the application threw, or returned an invalid grant.
  */
 export async function decide(
   context: SessionContext,
@@ -66,7 +66,10 @@ export async function decide(
   }
 }
 
-/** A program without types may answer anything: what cannot be read is a no. */
+/**
+ * Checks a grant: an application without type checks may return anything, and an invalid grant must
+ * count as a refusal.
+ */
 function checkGrant(grant: MoqGrant): void {
   if (typeof grant === "boolean") return;
   const given: unknown = grant;
@@ -84,7 +87,7 @@ function checkGrant(grant: MoqGrant): void {
   if (share !== undefined) checkShare("authorize: share", share);
 }
 
-/** The grants of the paths that a peer announced, each until it is over, or nobody needs it. */
+/** Watches the grants of the broadcasts that a peer announced. */
 export class Grants {
   readonly #watched = new Map<BroadcastPath, Disposable>();
   #isOver = false;
@@ -93,8 +96,8 @@ export class Grants {
    * Watches a grant, in place of an earlier one for the path.
    *
    * @param path The path.
-   * @param grant What is allowed.
-   * @param onExpired Called once, when it is over.
+   * @param grant The grant.
+   * @param onExpired Called once when the grant expires.
    */
   watch(path: BroadcastPath, grant: MoqGrant, onExpired: () => void): void {
     this.drop(path);
@@ -109,7 +112,7 @@ export class Grants {
   }
 
   /**
-   * Watches the grant of a path no more.
+   * Stops watching the grant of a path.
    *
    * @param path The path.
    */
@@ -118,7 +121,7 @@ export class Grants {
     this.#watched.delete(path);
   }
 
-  /** Watches no more. */
+  /** Stops watching all grants. */
   end(): void {
     this.#isOver = true;
     for (const watched of this.#watched.values()) watched[Symbol.dispose]();

@@ -1,5 +1,5 @@
 /**
- * Streams that the peer opens: each says by its first byte what it is.
+ * Streams that the peer opens; the first byte of each is the type.
  *
  * @module
  */
@@ -24,7 +24,7 @@ import {
   UniType,
 } from "../wire/messages.ts";
 
-/** Who takes what streams bring. */
+/** Receivers for the streams of a peer. */
 export interface IncomingParts {
   /** Gets groups. */
   readonly asking: Asking;
@@ -32,36 +32,35 @@ export interface IncomingParts {
   readonly serving: Serving;
   /** Gets probes. */
   readonly reports: PeerReports;
-  /** Gets SETUP, on versions that have a stream for it. */
+  /** Gets SETUP, on versions that have a stream for SETUP. */
   readonly onSetup: (parameters: MoqParameters) => void;
   /** Gets GOAWAY. */
   readonly onGoaway: (uri: string) => void;
 }
 
-/** Takes the streams of one peer. */
+/** Dispatches the streams of one peer. */
 export class Incoming {
   readonly #context: SessionContext;
   readonly #parts: IncomingParts;
-  /** Bidirectional streams that did not say yet what they are. */
+  /** Bidirectional streams whose type has not arrived yet. */
   #silent = 0;
 
-  /** Takes nothing yet. */
   constructor(context: SessionContext, parts: IncomingParts) {
     this.#context = context;
     this.#parts = parts;
   }
 
-  /** Takes groups from now on, and SETUP. */
+  /** Takes unidirectional streams from now on: groups, and SETUP. */
   takeUnidirectional(): void {
     receiveUnidirectional(this.#context.connection, (stream) => void this.#takeUni(stream));
   }
 
-  /** Takes requests from now on. */
+  /** Takes bidirectional streams from now on: requests. */
   async takeBidirectional(streams: AsyncIterator<BidirectionalStream>): Promise<void> {
     try {
       for (let next; !(next = await streams.next()).done;) void this.#takeBidi(next.value);
     } catch {
-      // The connection is over, and its `closed` tells how.
+      // The connection is over, and `closed` tells how.
     }
   }
 
@@ -70,7 +69,7 @@ export class Incoming {
     const { maxRequests, maxSubscriptions } = context.limits;
     const exchange = new Exchange(stream);
     const refuse = () => exchange.abort(codeOf(context, "subscribe", "internal"));
-    // Each may become the one or the other.
+    // A stream without a type may become a request or a subscription, so both limits add up.
     if (this.#silent >= maxRequests + maxSubscriptions) return refuse();
     this.#silent++;
     let type: number | undefined;
@@ -101,7 +100,7 @@ export class Incoming {
       if (type === BidiType.track && timestamps) return await serving.track(exchange);
     }
     if (type !== undefined && setup === "session") throw unknownStream(type);
-    // A later draft may have it.
+    // A later draft may define this type: refuse the stream, keep the session.
     refuse();
   }
 
@@ -114,7 +113,7 @@ export class Incoming {
       reader.cancel({ streamErrorCode: codeOf(context, "group", reason) });
     try {
       const type = await reader.varint();
-      // Given up before it began.
+      // The peer gave up the stream before the type.
       if (type === undefined) return;
       if (type === UniType.group) {
         const head = decodeGroupHeader(await reader.required("GROUP"));
@@ -131,7 +130,9 @@ export class Incoming {
     }
   }
 
-  /** One stream failed: alone, or with the session if the peer broke the protocol. */
+  /**
+   * Handles a failed stream: a protocol violation ends the session, other errors end the stream.
+   */
   #failed(error: unknown, end: () => void): void {
     const context = this.#context;
     if (error instanceof ConnectionError || context.signal.aborted) return end();

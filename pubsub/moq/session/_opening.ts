@@ -1,5 +1,5 @@
 /**
- * Connections whose setup is not done yet, or failed.
+ * Connections whose setup is under way or failed.
  *
  * @module
  */
@@ -12,14 +12,18 @@ import { MoqError } from "../wire/errors.ts";
 import { TruncatedError } from "../wire/message_reader.ts";
 import { GOMOQT_ALPN, type MoqVersion } from "../wire/versions.ts";
 
-/** How long after the end of its streams a connection may take to say why it ends, in milliseconds. */
+/**
+ * Time after the end of the streams in which a connection may still give the reason, in
+ * milliseconds.
+ */
 const END_GRACE_MS = 250;
 
 /**
- * Waits for a setup, as long as there is a connection, and to the end of the turn in which that ended:
- * a setup that was done by then counts, and what it failed of itself says more.
+ * Waits for a setup, but no longer than for the end of the connection plus the rest of that turn of
+ * the event loop: a setup that is done by then counts, and an error of the setup says more than the
+ * end of the connection.
  *
- * @throws {ConnectionError} If the connection ends before.
+ * @throws {ConnectionError} If the connection ends first.
  */
 export function whileConnected<T>({ closed }: Connection, setup: Promise<T>): Promise<T> {
   let isDone = false;
@@ -34,8 +38,9 @@ export function whileConnected<T>({ closed }: Connection, setup: Promise<T>): Pr
 }
 
 /**
- * Finds what the setup of a client failed of: with what the server closed the connection, if it did. Its
- * streams may tell before that they are over, and no more.
+ * Finds why the setup of a client failed. If the server closed the connection with a code, the
+ * cause is an error with that code. Streams may report the end, without a code, before the
+ * connection does.
  */
 export async function causeOf(
   connection: Connection,
@@ -60,7 +65,7 @@ export async function causeOf(
   );
 }
 
-/** The first stream of a peer. */
+/** Takes the first stream of a peer. */
 export async function nextOf(
   streams: AsyncIterator<BidirectionalStream>,
 ): Promise<BidirectionalStream> {
@@ -69,7 +74,7 @@ export async function nextOf(
   return value;
 }
 
-/** Whose numbers a peer uses that was not heard of yet. */
+/** Guesses the error code family of a peer before the first message of the peer. */
 export function familyOf(
   { protocol }: Connection,
   { family, versions }: {

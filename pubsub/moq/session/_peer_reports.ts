@@ -1,5 +1,5 @@
 /**
- * What both ends tell of the path between them: SESSION_UPDATE, or PROBE.
+ * Measurements of the path that both ends exchange: SESSION_UPDATE, or PROBE.
  *
  * @module
  */
@@ -18,13 +18,16 @@ import {
 } from "../wire/messages.ts";
 import type { PeerUpdate } from "./session_info.ts";
 
-/** gomoqt's SESSION_UPDATE counts kilobits, moq-lite's bits. */
+/** Bits per unit of gomoqt's SESSION_UPDATE, which counts kilobits; moq-lite's counts bits. */
 const GOMOQT_UNIT = 1_000;
 
-/** Probes that a peer may have open. */
+/** Open probes of a peer, at most. */
 const MAX_PROBES = 16;
 
-/** How long after the end of its stream a session of gomoqt may take to say why it ends, in milliseconds. */
+/**
+ * Time after the end of the session stream in which gomoqt may still give the reason, in
+ * milliseconds.
+ */
 const END_GRACE_MS = 250;
 
 const NO_MESSAGE = new Uint8Array(0);
@@ -32,12 +35,12 @@ const NO_MESSAGE = new Uint8Array(0);
 const UNKNOWN: PeerUpdate = { bitrate: undefined, rttMs: undefined };
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
-/** The reports of a session, both ways. */
+/** The reports of a session, in both directions. */
 export class PeerReports {
   readonly #context: SessionContext;
   readonly #exchange: Exchange | undefined;
   readonly #probes = new Set<Exchange>();
-  readonly #told = new Updates(UNKNOWN);
+  readonly #reports = new Updates(UNKNOWN);
   readonly #monitor: BitrateMonitor | undefined;
   #sent: PeerUpdate | undefined = undefined;
   #isOver = false;
@@ -45,10 +48,10 @@ export class PeerReports {
   #asking: AbortController | undefined = undefined;
 
   /**
-   * Begins; the stream of the setup carries SESSION_UPDATE from now on, where there is one.
+   * Starts reading SESSION_UPDATE from the setup stream, where the version has one.
    *
-   * @param bitrate How to measure what this end sends. Without it probes are answered, and SESSION_UPDATE,
-   * for which nobody asks, is not sent; with `false` neither.
+   * @param bitrate How to measure the outgoing bitrate. Without options, probes are answered and
+   * SESSION_UPDATE, which no peer requests, is not sent; with `false`, neither happens.
    */
   constructor(
     context: SessionContext,
@@ -65,9 +68,9 @@ export class PeerReports {
     void this.#readUpdates(exchange);
   }
 
-  /** What the peer told last. */
+  /** The last report of the peer. */
   get latest(): PeerUpdate {
-    return this.#told.latest;
+    return this.#reports.latest;
   }
 
   /** Ends with the session. */
@@ -75,15 +78,15 @@ export class PeerReports {
     this.#isOver = true;
     this.#monitor?.stop();
     this.#probes.clear();
-    this.#told.end();
+    this.#reports.end();
   }
 
-  /** What the peer tells, from now on. */
+  /** Reports of the peer, from now on. */
   updated(): AsyncIterable<PeerUpdate> {
-    // Where there is a probe nothing is told that was not asked for. All loops have one between them.
-    return this.#told.loop({
+    // Versions with PROBE report only on request. One probe serves all loops.
+    return this.#reports.loop({
       onBegin: () => {
-        if (this.#loops++ === 0 && this.#context.traits.requests) void this.#askAlong();
+        if (this.#loops++ === 0 && this.#context.traits.requests) void this.#probeForLoops();
       },
       onEnd: () => {
         if (--this.#loops === 0) this.#asking?.abort();
@@ -91,7 +94,7 @@ export class PeerReports {
     });
   }
 
-  /** Asks the peer what it measures. */
+  /** Asks the peer for measurements. */
   probe(
     options: { readonly targetBitrate?: number; readonly signal?: AbortSignal },
   ): AsyncIterable<PeerUpdate> {
@@ -117,9 +120,9 @@ export class PeerReports {
       }
       signal?.throwIfAborted();
       signal?.addEventListener("abort", leave, { once: true });
-      // To moq-rs, a question is an empty stream: it refuses one with a target.
-      const isTold = targetBitrate !== undefined && context.family === "gomoqt";
-      const message = isTold
+      // In moq-rs, the question is an empty stream: moq-rs refuses a probe with a target.
+      const hasTarget = targetBitrate !== undefined && context.family === "gomoqt";
+      const message = hasTarget
         ? encodeProbe({ bitrate: targetBitrate, rttMs: undefined })
         : NO_MESSAGE;
       return openExchange(context, BidiType.probe, { message, signal: left.signal });
@@ -131,7 +134,7 @@ export class PeerReports {
         const body = await reader.message();
         if (body !== undefined && !left.signal.aborted) {
           const value = decodeProbe(body);
-          this.#told.set(value);
+          this.#reports.set(value);
           return { done: false, value };
         }
       } catch (error) {
@@ -143,7 +146,7 @@ export class PeerReports {
       leave();
       return DONE;
     };
-    /** Each read waits for the one before: two at once would tear a message apart. */
+    /** Each read waits for the previous one: two reads at once would tear a message apart. */
     let last: Promise<unknown> = Promise.resolve();
     const iterator: AsyncIterableIterator<PeerUpdate> = {
       next: () => {
@@ -160,7 +163,7 @@ export class PeerReports {
     return iterator;
   }
 
-  /** Tells the peer. */
+  /** Sends a report to the peer. */
   report(update: PeerUpdate): void {
     if (this.#exchange !== undefined) {
       if (update.bitrate === undefined) return;
@@ -171,11 +174,11 @@ export class PeerReports {
     }
     const message = encodeProbe(update);
     this.#sent = update;
-    // Who does not read the last one does not want another.
+    // Skip a peer that has not read the last report yet.
     for (const probe of this.#probes) if (!probe.isPosting) probe.post(message);
   }
 
-  /** Answers a probe of the peer until it leaves. */
+  /** Answers a probe of the peer until the peer leaves. */
   async serve(exchange: Exchange): Promise<void> {
     if (this.#probes.size >= MAX_PROBES) {
       return exchange.abort(codeOf(this.#context, "probe", "internal"));
@@ -190,7 +193,7 @@ export class PeerReports {
       this.#probes.delete(exchange);
       if (this.#probes.size === 0 && this.#monitor?.isRunning) {
         this.#monitor.stop();
-        // Whoever asks next shall not hear of what was.
+        // The next probe must not get an outdated measurement.
         this.#sent = undefined;
       }
     }
@@ -202,9 +205,9 @@ export class PeerReports {
     try {
       for (let body; (body = await exchange.reader.message()) !== undefined;) {
         const bitrate = decodeSessionUpdate(body) * (isGomoqt ? GOMOQT_UNIT : 1);
-        this.#told.set({ bitrate, rttMs: undefined });
+        this.#reports.set({ bitrate, rttMs: undefined });
       }
-      // gomoqt's session lives as long as this stream.
+      // A session of gomoqt lives as long as this stream.
       if (isGomoqt) await this.#endSoon();
     } catch (error) {
       if (isViolation(error)) context.violated(error);
@@ -212,7 +215,7 @@ export class PeerReports {
     }
   }
 
-  /** Ends the session, unless the peer is about to, and says why. */
+  /** Ends the session, unless the peer closes the connection with a reason first. */
   async #endSoon(): Promise<void> {
     const { closed } = this.#context;
     try {
@@ -224,12 +227,12 @@ export class PeerReports {
     }
   }
 
-  async #askAlong(): Promise<void> {
+  async #probeForLoops(): Promise<void> {
     const { signal } = this.#asking = new AbortController();
     try {
       for await (const _ of this.probe({ signal }));
     } catch {
-      // A peer that cannot measure tells nothing.
+      // A peer that cannot measure sends no reports.
     }
   }
 }

@@ -1,5 +1,5 @@
 /**
- * SETUP of a peer that comes on a stream of its own, some time after the session began.
+ * SETUP of a peer, on a separate stream, some time after the session began.
  *
  * @module
  */
@@ -8,34 +8,33 @@ import { FieldReader } from "../wire/bytes.ts";
 import { HOP_PARAMETER, PATH_PARAMETER } from "./_setup.ts";
 import type { MoqParameters } from "../wire/messages.ts";
 
-/** What a peer says of itself, once it came. */
+/** The SETUP of a peer, once received. */
 export class PeerSetup {
-  /** Resolves once it came; rejects if the session ends before. */
+  /** Resolves when SETUP arrives; rejects if the session ends first. */
   readonly arrived: Promise<void>;
   readonly #arrived: PromiseWithResolvers<void> = Promise.withResolvers();
   #parameters: MoqParameters | undefined = undefined;
   #path: string | undefined = undefined;
 
-  /** Begins without one. */
   constructor() {
     this.arrived = this.#arrived.promise;
-    this.arrived.catch(() => {}); // Most sessions do not wait for it.
+    this.arrived.catch(() => {}); // Most sessions do not wait for SETUP.
   }
 
-  /** What it said; `undefined` before. */
+  /** The parameters; `undefined` before SETUP. */
   get parameters(): MoqParameters | undefined {
     return this.#parameters;
   }
 
-  /** Where it wants to be, if it said so. */
+  /** The path, if SETUP has one. */
   get path(): string | undefined {
     return this.#path;
   }
 
   /**
-   * It came.
+   * Takes SETUP.
    *
-   * @throws {ProtocolError} If one came before, or a parameter is malformed.
+   * @throws {ProtocolError} If SETUP came before, or a parameter is malformed.
    */
   take(parameters: MoqParameters): void {
     if (this.#parameters !== undefined) {
@@ -49,7 +48,7 @@ export class PeerSetup {
     this.#arrived.resolve();
   }
 
-  /** It will not come. */
+  /** Ends the wait for SETUP with the session. */
   end(error: unknown): void {
     this.#arrived.reject(error);
   }

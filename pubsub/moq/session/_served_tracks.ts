@@ -1,5 +1,5 @@
 /**
- * Answering SUBSCRIBE: from the decision to the end of the track.
+ * Answers SUBSCRIBE: from the decision to the end of the track.
  *
  * @module
  */
@@ -26,27 +26,26 @@ import type { TrackWriterLink } from "../track/track_writer_link.ts";
 /** The subscriptions of one peer. */
 export class ServedTracks {
   readonly #context: SessionContext;
-  /** Numbers that are taken, those too of subscriptions that are decided about. */
+  /** Ids in use, including those of subscriptions that `authorize` has yet to decide on. */
   readonly #ids = new Set<number>();
   readonly #tracks = new Set<TrackWriter>();
 
-  /** Begins without subscriptions. */
   constructor(context: SessionContext) {
     this.#context = context;
   }
 
-  /** How many there are. */
+  /** Number of subscriptions. */
   get size(): number {
     return this.#ids.size;
   }
 
-  /** Ends all of them with the session. */
+  /** Ends all subscriptions with the session. */
   end(error: unknown): void {
     for (const track of this.#tracks) track.fail(error);
     this.#ids.clear();
   }
 
-  /** Answers one; resolves once it is over. */
+  /** Answers one SUBSCRIBE; resolves when the subscription is over. */
   async serve(exchange: Exchange): Promise<void> {
     const context = this.#context;
     const { traits, limits, signal } = context;
@@ -84,7 +83,9 @@ export class ServedTracks {
     }
   }
 
-  /** Serves a track until it is over: what its handler does after that is the handler's own matter. */
+  /**
+   * Serves a track until the track is over; the session does not wait for a handler that runs on.
+   */
   async #run(
     exchange: Exchange,
     track: TrackWriter,
@@ -101,7 +102,7 @@ export class ServedTracks {
     try {
       let isHandled = false;
       const handled = this.#handle(track, route).finally(() => isHandled = true);
-      // Who has not refused by the end of this turn accepts.
+      // A handler that has not refused by the end of this turn accepts.
       context.schedule(() => {
         if (!isHandled && route.server.acceptsLater !== true) track.accept();
       });
@@ -120,7 +121,8 @@ export class ServedTracks {
     try {
       await server.serveTrack(track);
     } catch (error) {
-      // What fails because the subscriber left, or wants no more, is no failure.
+      // An error after the subscriber left, or beyond the requested range, is no failure of the
+      // handler.
       const isOutOfRange = error instanceof MoqError && error.scope === "group" &&
         error.reason === "outOfRange";
       if (!track.signal.aborted && !isOutOfRange) throw error;
@@ -133,7 +135,7 @@ export class ServedTracks {
       for (let body; (body = await exchange.reader.message()) !== undefined;) {
         track.update(this.#read(decodeSubscribeUpdate(body, context.traits)));
       }
-      // Where the track is over already this does nothing.
+      // Ignored if the track is over already.
       track.fail(new MoqError("subscribe", "cancelled", "The subscriber left", { by: "remote" }));
       await exchange.end();
     } catch (error) {
@@ -143,7 +145,7 @@ export class ServedTracks {
     }
   }
 
-  /** What a subscriber asks for. Versions that say nothing of a latency have no limit. */
+  /** Converts the fields of a subscriber. Versions without a latency field have no limit. */
   #read(fields: SubscribeFields): SubscribeFields {
     const { family, traits } = this.#context;
     return traits.subscribeRange ? fromWireLatency(fields, family) : fields;
@@ -155,7 +157,7 @@ export class ServedTracks {
     const respond = (response: SubscribeResponse) => {
       const message = encodeSubscribeResponse(response, traits);
       if (message === undefined || exchange.post(message)) return;
-      const text = "The subscriber does not read what it is told";
+      const text = "The subscriber does not read the responses";
       fail(new MoqError("subscribe", "tooFarBehind", text));
       exchange.abort(codeOf(context, "subscribe", "tooFarBehind"));
     };
@@ -194,9 +196,10 @@ export class ServedTracks {
   }
 
   /**
-   * Ends a subscription: by a reset, or, where the wire has none, by dropping all that would come.
+   * Ends a subscription with a code: by a reset or, on a wire without reset codes, by a drop of all
+   * later groups.
    *
-   * @param next The number behind the last group, where it was accepted.
+   * @param next The number after the last group, if the subscription was accepted.
    */
   #refuse(exchange: Exchange, reason: MoqErrorName, next?: number): void {
     const context = this.#context;
@@ -204,8 +207,8 @@ export class ServedTracks {
     const code = codeOf(context, "subscribe", reason);
     if (connection.capabilities.resetCodes) return exchange.abort(code);
     if (next !== undefined && isDeafToDrops(context)) return exchange.leave(code);
-    // An end before the start says that it has none. moq-lite-05 takes an end without END for a fault
-    // of the publisher.
+    // A range that ends before the start tells the peer that no group is dropped. moq-lite-05 takes
+    // a stream that ends without END for a fault of the publisher.
     const start = Math.max(next ?? 0, 1);
     const last: SubscribeResponse[] = [
       { type: "drop", start, end: start - 1, code },
@@ -220,8 +223,8 @@ export class ServedTracks {
 }
 
 /**
- * Whether a subscriber looks for nothing but the end of the stream once it was accepted: the JavaScript
- * of moq-rs, which on moq-lite-04 would never see it behind a message that it does not read.
+ * Tells whether an accepted subscriber reads nothing but the end of the stream. The JavaScript of
+ * moq-rs does so on moq-lite-04, and would never see the end behind another message.
  */
 function isDeafToDrops({ traits, family }: SessionContext): boolean {
   return traits.responses === "ok-drop" && family === "moq-lite";

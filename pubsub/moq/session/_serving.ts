@@ -1,5 +1,5 @@
 /**
- * Answering what a peer asks for: subscriptions, fetches, facts of tracks.
+ * Answers the requests of a peer: subscriptions, announce interests, fetches, track properties.
  *
  * @module
  */
@@ -25,7 +25,7 @@ import { receivedPath } from "../wire/path.ts";
 
 const NO_HEAD = new Uint8Array(0);
 
-/** What a track says of itself by default. */
+/** Track properties, by default. */
 const TRACK_INFO = { priority: 0, ordered: false, maxLatencyMs: 0, timescale: 1_000 } as const;
 
 /** Answers the requests of one peer. */
@@ -34,7 +34,6 @@ export class Serving {
   readonly #tracks: ServedTracks;
   #requests = 0;
 
-  /** Begins without requests. */
   constructor(context: SessionContext) {
     this.#context = context;
     this.#tracks = new ServedTracks(context);
@@ -45,7 +44,7 @@ export class Serving {
     return this.#tracks.size;
   }
 
-  /** Ends all of it with the session. */
+  /** Ends all requests with the session. */
   end(error: unknown): void {
     this.#tracks.end(error);
   }
@@ -55,7 +54,7 @@ export class Serving {
     return this.#tracks.serve(exchange);
   }
 
-  /** Answers announce interest. */
+  /** Answers an announce interest. */
   announce(exchange: Exchange): Promise<void> {
     return this.#bounded(exchange, "announce", () => this.#announce(exchange));
   }
@@ -70,7 +69,7 @@ export class Serving {
     return this.#bounded(exchange, "subscribe", () => this.#track(exchange));
   }
 
-  /** Answers, unless there are too many requests already. */
+  /** Answers, unless the peer has too many open requests. */
   async #bounded(
     exchange: Exchange,
     scope: "announce" | "fetch" | "subscribe",
@@ -139,7 +138,7 @@ export class Serving {
     const expiring = watchGrant(grant, () => group.abort("unauthorized"));
     const onOver = () => group.fail(over.reason);
     over.addEventListener("abort", onOver, { once: true });
-    // What follows FETCH says nothing; that the subscriber gave up does.
+    // Data after FETCH has no meaning; a reset means that the subscriber gave up.
     exchange.reader.varint().catch((error) => group.fail(moqErrorOf(context, "fetch", error)));
     const { track: name, group: sequence, priority } = asked;
     void this.#serveFetch(route, { path, name, sequence, priority, signal: left.signal }, group);

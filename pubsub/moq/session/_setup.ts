@@ -1,5 +1,5 @@
 /**
- * How a session begins, by version; see `VersionTraits.setup`.
+ * The setup of a session, by version; see `VersionTraits.setup`.
  *
  * @module
  */
@@ -23,53 +23,59 @@ import {
 } from "../wire/messages.ts";
 import { type MoqVersion, versionOf, VERSIONS, type VersionTraits } from "../wire/versions.ts";
 
-/** The path, as gomoqt and moq-lite-05 have it in their setup. */
+/** The parameter of the path, in the setup of gomoqt and of moq-lite-05. */
 export const PATH_PARAMETER = { session: 0x1, stream: 0x2 } as const;
 
-/** The id in hops, in the setup of moq-lite-05. */
+/** The parameter of the id in hops, in the setup of moq-lite-05. */
 export const HOP_PARAMETER = 0x5;
 
-/** What an end can do with PROBE, in the setup of moq-lite-05. */
+/** The parameter of the PROBE level, in the setup of moq-lite-05. */
 export const PROBE_PARAMETER = 0x1;
 
-/** It measures, and tells what it measures; it does not send more to find out what would fit. */
+/**
+ * The PROBE level of an end that measures and reports, but does not send more to find out how much
+ * would fit.
+ */
 export const PROBE_LEVEL_REPORT = 1;
 
-/** What a peer asked for at the beginning. */
+/** The setup request of a client. */
 export interface SetupRequest {
-  /** Where it wants to be; empty where nothing said so. */
+  /** The path of the client; empty if the client gave no path. */
   readonly path: string;
-  /** The numbers of the versions that it offered; the one that was agreed on where the version is chosen by name. */
+  /**
+   * Numbers of the versions that the client offered; only the agreed one where ALPN or the
+   * subprotocol selects the version.
+   */
   readonly versions: readonly number[];
-  /** What it said beside that. */
+  /** Other parameters. */
   readonly extensions: MoqParameters;
 }
 
-/** What both ends agreed on. */
+/** The agreement of both ends. */
 export interface Agreement {
   /** The version. */
   readonly traits: VersionTraits;
-  /** What the client asked for. */
+  /** The request of the client. */
   readonly request: SetupRequest;
-  /** What the server said beside the version. */
+  /** Parameters of the server, without the version. */
   readonly serverExtensions: MoqParameters;
-  /** The stream of the setup, which lives as long as the session, on versions that have one. */
+  /** The setup stream, which lives as long as the session, on versions that have one. */
   readonly exchange: Exchange | undefined;
 }
 
-/** What the ends need for their setup. */
+/** Options of both ends for the setup. */
 export interface SetupOptions {
-  /** The versions that may be spoken, the best first. */
+  /** Accepted versions, the best first. */
   readonly versions: readonly MoqVersion[];
-  /** Where the client wants to be; where it came in, at a server whose wire has a URL. */
+  /** The path that the client asks for; at a server whose wire has a URL, the path of that URL. */
   readonly path: string;
   /** Parameters of this end. */
   readonly extensions: MoqParameters;
-  /** Decides about a client, at a server; what it throws refuses it. */
+  /** Decides about a client, at a server; an error refuses the client. */
   readonly onSetup?: ((request: SetupRequest) => void | Promise<void>) | undefined;
 }
 
-/** The client's part. */
+/** Sets up the client's end. */
 export async function setUpClient(
   connection: Connection,
   options: SetupOptions,
@@ -97,7 +103,7 @@ export async function setUpClient(
   const exchange = new Exchange(await connection.createBidirectionalStream());
   if (traits.setup === "session") {
     const parameters = new Map(extensions);
-    // The URL of WebTransport says it already.
+    // The URL of WebTransport has the path already.
     if (connection.transport === "quic" && path !== "") {
       parameters.set(PATH_PARAMETER.session, new TextEncoder().encode(path));
     }
@@ -138,9 +144,10 @@ export async function setUpClient(
 }
 
 /**
- * The server's part.
+ * Sets up the server's end.
  *
- * @param firstStream Takes the first bidirectional stream of the client, which carries the setup of some versions.
+ * @param firstStream Takes the first bidirectional stream of the client, which carries the setup of
+ * some versions.
  */
 export async function setUpServer(
   connection: Connection,
@@ -167,9 +174,9 @@ export async function setUpServer(
     if (!offer.versions.includes(gomoqt.code) || !versions.includes("gomoqt-dev")) {
       throw noVersion(`the client offers ${listOf(offer.versions)}`, "gomoqt");
     }
-    const told = offer.parameters.get(PATH_PARAMETER.session);
+    const offeredPath = offer.parameters.get(PATH_PARAMETER.session);
     const request = {
-      path: told === undefined ? path : new TextDecoder().decode(told),
+      path: offeredPath === undefined ? path : new TextDecoder().decode(offeredPath),
       versions: offer.versions,
       extensions: offer.parameters,
     };
@@ -198,24 +205,24 @@ export async function setUpServer(
   return { traits: agreed, request, serverExtensions: extensions, exchange };
 }
 
-/** Whether a server has to read SETUP to know where the client wants to be: raw QUIC has no URL. */
+/** Tells whether a server learns the path of the client only from SETUP: raw QUIC has no URL. */
 export function isSetupLate(connection: Connection, { setup }: VersionTraits): boolean {
   return setup === "stream" && connection.transport === "quic";
 }
 
-/** What this end says of itself in SETUP of moq-lite-05. */
+/** SETUP of moq-lite-05, as this end sends it. */
 export interface SetupMessage {
-  /** What the application adds. */
+  /** Parameters of the application. */
   readonly extensions?: MoqParameters | undefined;
-  /** Where a client wants to be; said only where there is no URL. */
+  /** The path that a client asks for; sent only on a wire without a URL. */
   readonly path: string;
   /** The id in hops. */
   readonly hopId: bigint;
-  /** Whether probes are answered. */
+  /** True if this end answers probes. */
   readonly isMeasuring: boolean;
 }
 
-/** Sends SETUP of moq-lite-05, alone on its stream. */
+/** Sends SETUP of moq-lite-05, alone on a stream. */
 export async function sendSetupStream(
   connection: Connection,
   { extensions, path, hopId, isMeasuring }: SetupMessage,

@@ -1,5 +1,5 @@
 /**
- * Subscribing to tracks of a peer.
+ * Subscribes to tracks of a peer.
  *
  * @module
  */
@@ -30,11 +30,11 @@ import { type BroadcastPath, wirePath } from "../wire/path.ts";
 import type { SubscribeOptions } from "../track/subscribe_options.ts";
 import { TrackReader } from "../track/track_reader.ts";
 
-/** What a subscription is of. */
+/** The track to subscribe to. */
 interface Wanted {
   readonly path: BroadcastPath;
   readonly name: string;
-  /** Asks for what stays true of the track. */
+  /** Asks for the fixed properties of the track. */
   readonly info: (options: { readonly signal?: AbortSignal }) => Promise<TrackInfoMessage>;
 }
 
@@ -44,23 +44,22 @@ export class Subscribing {
   readonly #tracks = new Map<number, TrackReader>();
   #nextId = 0;
 
-  /** Begins without subscriptions. */
   constructor(context: SessionContext) {
     this.#context = context;
   }
 
-  /** The subscriptions. */
+  /** All open subscriptions. */
   get tracks(): readonly TrackReader[] {
     return [...this.#tracks.values()];
   }
 
-  /** Ends all of them with the session. */
+  /** Ends all subscriptions with the session. */
   end(error: unknown): void {
     for (const track of this.#tracks.values()) track.fail(error);
     this.#tracks.clear();
   }
 
-  /** Hands a group to its subscription; not so if there is none. */
+  /** Hands a group to the matching subscription; returns false without a match. */
   take(subscribeId: number, group: () => GroupReader): boolean {
     const track = this.#tracks.get(subscribeId);
     track?.take(group());
@@ -82,7 +81,7 @@ export class Subscribing {
       {
         update: async (fields) => {
           try {
-            // There, peers take it for the end of the subscription.
+            // On such versions, peers take an update for the end of the subscription.
             if (!traits.subscribeUpdates) return;
             await exchange?.write(encodeSubscribeUpdate(toWireLatency(fields), traits));
           } catch (error) {
@@ -94,7 +93,7 @@ export class Subscribing {
           left = reason;
           const code = codeOf(context, "subscribe", reason);
           if (reason === "cancelled") exchange?.leave(code);
-          // An end has no room for a reason.
+          // Only an abort carries a reason; an end has no room for one.
           else exchange?.abort(code);
         },
         info,
@@ -112,7 +111,7 @@ export class Subscribing {
       },
       traits,
     );
-    // A group may come before the answer.
+    // A group may arrive before the answer.
     this.#tracks.set(id, track);
     try {
       exchange = await openExchange(context, BidiType.subscribe, { message, signal });
@@ -121,7 +120,8 @@ export class Subscribing {
       track.fail(error);
       throw error;
     }
-    // Whoever found it among the session's subscriptions may have closed it before.
+    // The application may have closed the track, found in `subscriptions`, before the stream
+    // opened.
     if (left !== undefined) exchange.leave(codeOf(context, "subscribe", left));
     const onAbort = () => track.close();
     signal?.addEventListener("abort", onAbort, { once: true });
@@ -144,7 +144,7 @@ export class Subscribing {
         if (response.type === "end") end = response.group;
         else this.#respond(track, response);
       }
-      // On moq-lite-05 nothing but a group, or END, says that it was accepted.
+      // On moq-lite-05, acceptance shows only in a group or END.
       if (!isAnswered && !track.hasBegun) {
         throw refusedError(track.path, track.name, { reason: "unknown" });
       }
@@ -176,7 +176,7 @@ export class Subscribing {
     } else if (response.type === "start") track.accept(undefined, response.group);
     else if (response.type === "drop") {
       const { start, end, code } = response;
-      // Nothing is dropped, and all is refused: what a wire says that has no resets.
+      // An empty drop range refuses the subscription, on wires without resets.
       if (end < start) {
         const reason = nameOf(context, "subscribe", code);
         throw refusedError(track.path, track.name, { reason, moqCode: code });
@@ -189,13 +189,13 @@ export class Subscribing {
   }
 }
 
-/** Makes the error of a subscription that its publisher refused or gave up. */
+/** Makes the error of a subscription that the publisher refused or gave up. */
 export function refusedError(
   path: BroadcastPath,
   name: string,
   { reason, moqCode }: { readonly reason: MoqErrorName; readonly moqCode?: number | undefined },
 ): MoqError {
-  const told = moqCode === undefined ? "it was refused without a code" : `${reason} (${moqCode})`;
-  const message = `The subscription to ${path} ${name} ended: ${told}`;
+  const how = moqCode === undefined ? "it was refused without a code" : `${reason} (${moqCode})`;
+  const message = `The subscription to ${path} ${name} ended: ${how}`;
   return new MoqError("subscribe", reason, message, { moqCode, by: "remote" });
 }

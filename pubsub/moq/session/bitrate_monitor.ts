@@ -1,71 +1,79 @@
 /**
- * How much one end of a session sends: measured, smoothed, and told when it shifts.
+ * Measures the outgoing bitrate of a session, smooths the rate, and reports shifts.
  *
  * @module
  */
 import type { Connection } from "../../../transport/connection.ts";
 import type { PeerUpdate } from "./session_info.ts";
 
-/** Less than this counts as nothing, in bits a second: it is the smallest that gomoqt's SESSION_UPDATE can say. */
+/**
+ * Lower rates count as 0, in bits a second: the smallest rate that gomoqt's SESSION_UPDATE can
+ * carry.
+ */
 export const MIN_BITRATE = 1_000;
 
-/** How to measure, and when to tell the peer. */
+/** How to measure, and when to report to the peer. */
 export interface BitrateMonitorOptions {
   /**
-   * How often it is measured, in milliseconds: from the bytes that the connection sent since the last
-   * time. gomoqt's monitor of SESSION_UPDATE has one second as well; its PROBE measures every 100 ms
-   * and does not smooth, so that one large picture looks like a shift.
+   * Time between samples, in milliseconds: a sample counts the bytes that the connection sent since
+   * the last one. gomoqt's monitor of SESSION_UPDATE has one second as well; gomoqt's PROBE
+   * measures every 100 ms without smoothing, so that one large picture looks like a shift.
    *
    * @default {1000}
    */
   readonly intervalMs?: number;
   /**
-   * How much a new sample counts for, above 0 and up to 1: the smoothed rate moves by this part of the
-   * difference. With 0.3 a rate that doubled is told after two to three samples, and one sample that
-   * is a fifth off is not told at all.
+   * The weight of a new sample, above 0 and up to 1: the smoothed rate moves by this part of the
+   * difference. With 0.3, a rate that doubled is reported after two to three samples, and one
+   * sample that is a fifth off is not reported at all.
    *
    * @default {0.3}
    */
   readonly alpha?: number;
   /**
-   * The shift that is told: the smoothed rate differs from what was told last by more than this part of it.
+   * The shift to report: the smoothed rate differs from the last report by more than this part of
+   * the reported rate.
    *
    * @default {0.25}
    */
   readonly threshold?: number;
   /**
-   * Samples before the first report. The first sample counts fully, and after three of them for half:
-   * a peer that waits for its first answer gets it then. Where nobody waits, 10 are steadier.
+   * Samples before the first report. The first sample counts fully, and after three samples for
+   * half: a peer that waits for a first answer gets one then. If no peer waits, 10 are steadier.
    *
    * @default {3}
    */
   readonly minSamples?: number;
   /**
-   * What shifted by less is told after this many milliseconds all the same, if it shifted at all:
-   * otherwise a rate that drifts would be wrong by the threshold for ever.
+   * Time after which a smaller shift is reported too, in milliseconds, if the rate shifted at all:
+   * otherwise a drifting rate would be wrong by the threshold for ever.
    *
    * @default {10000}
    */
   readonly maxAgeMs?: number;
 }
 
-/** Gets a rate that is worth telling, in bits a second, and the round-trip time where the wire knows it. */
+/**
+ * Receives a rate that is worth reporting, in bits a second, and the round-trip time if the wire
+ * knows that time.
+ */
 export type BitrateReport = (update: PeerUpdate) => void;
 
-/** Options with every default filled in, and checked. */
+/** Checked options, with all defaults. */
 type Settings = Readonly<Required<BitrateMonitorOptions>>;
 
 /**
- * Measures what a connection sends, and reports shifts of the smoothed rate.
+ * Measures the bytes that a connection sends, and reports shifts of the smoothed rate.
  *
- * - **Sample:** bytes that the connection sent (`getStats().bytesSent`, or its counters of streams and
- *   datagrams where the wire has no such number) over the time since the last sample. That is what is
- *   sent, not what could be: an idle session reports nothing, and then 0.
- * - **Round-trip time:** `getStats().smoothedRtt` where the platform has it, as browsers do; Deno's
- *   QUIC and WebSocket tell none, and it is `undefined` then.
- * - **Cost:** one timer while it runs, and no memory that grows.
+ * - **Sample:** bytes that the connection sent (`getStats().bytesSent`, or the connection's
+ *   counters of streams and datagrams where the wire has no such number) over the time since the
+ *   last sample. The rate measures traffic, not capacity: an idle session reports no rate, and one
+ *   that falls idle reports 0.
+ * - **Round-trip time:** `getStats().smoothedRtt` where the platform has that figure, as browsers
+ *   do; with Deno's QUIC and WebSocket the time is `undefined`.
+ * - **Cost:** one timer while the monitor runs, and no memory that grows.
  *
- * A session runs one by itself; see the option `bitrate` of `MoqSession.open()`.
+ * Every session has a monitor; see the option `bitrate` of `MoqSession.open()`.
  *
  * @example On a connection of one's own
  * ```ts
@@ -98,15 +106,15 @@ export class BitrateMonitor implements Disposable {
   #sampled: { readonly at: number; readonly bytes: number } | undefined = undefined;
   #samples = 0;
   #rate = 0;
-  #told: { readonly at: number; readonly rate: number } | undefined = undefined;
+  #reported: { readonly at: number; readonly rate: number } | undefined = undefined;
 
   /**
    * Creates a monitor that does not run yet.
    *
-   * @param connection What is measured.
-   * @param report Gets what is worth telling. What it throws is lost.
+   * @param connection The connection to measure.
+   * @param report Receives the reports. Errors of this function are ignored.
    * @param options See {@linkcode BitrateMonitorOptions}.
-   * @throws {RangeError} If an option makes no sense.
+   * @throws {RangeError} If an option is out of range.
    */
   constructor(connection: Connection, report: BitrateReport, options: BitrateMonitorOptions = {}) {
     this.#connection = connection;
@@ -114,7 +122,7 @@ export class BitrateMonitor implements Disposable {
     this.#settings = checkBitrateOptions(options);
   }
 
-  /** Whether it measures now. */
+  /** True while the monitor measures. */
   get isRunning(): boolean {
     return this.#isRunning;
   }
@@ -124,23 +132,23 @@ export class BitrateMonitor implements Disposable {
     return this.#samples === 0 ? undefined : this.#rate;
   }
 
-  /** Begins to measure, from nothing. Idempotent. */
+  /** Starts to measure, without earlier samples. Idempotent. */
   start(): void {
     if (this.#isRunning) return;
     this.#isRunning = true;
     this.#samples = this.#rate = 0;
-    this.#sampled = this.#told = undefined;
+    this.#sampled = this.#reported = undefined;
     void this.#sample(++this.#run);
   }
 
-  /** Measures no more. Idempotent. */
+  /** Stops measuring. Idempotent. */
   stop(): void {
     this.#isRunning = false;
     this.#run++;
     clearTimeout(this.#timer);
   }
 
-  /** Measures no more; called by `using`. */
+  /** Stops measuring; called by `using`. */
   [Symbol.dispose](): void {
     this.stop();
   }
@@ -152,14 +160,14 @@ export class BitrateMonitor implements Disposable {
     const now = Date.now();
     const bytes = stats.bytesSent ?? this.#counted();
     const before = this.#sampled;
-    // A clock that was set back, or two calls at once, say nothing of a rate.
+    // A clock that was set back, or two calls at once, give no rate.
     if (before !== undefined && now <= before.at) return;
     this.#sampled = { at: now, bytes };
     if (before === undefined) return;
     this.#take(Math.max(0, bytes - before.bytes) * 8_000 / (now - before.at));
     const { smoothedRtt } = stats;
     const rttMs = smoothedRtt !== undefined && smoothedRtt > 0 ? smoothedRtt : undefined;
-    if (this.#isWorthTelling(now)) this.#tell(now, rttMs);
+    if (this.#isWorthReporting(now)) this.#deliver(now, rttMs);
   }
 
   #counted(): number {
@@ -173,40 +181,41 @@ export class BitrateMonitor implements Disposable {
     this.#samples++;
   }
 
-  #isWorthTelling(now: number): boolean {
+  #isWorthReporting(now: number): boolean {
     const { minSamples, threshold, maxAgeMs } = this.#settings;
     if (this.#samples < minSamples) return false;
     const rate = roundedRate(this.#rate);
-    // That nothing is sent is what a peer takes for granted.
-    if (this.#told === undefined) return rate > 0;
-    const shift = Math.abs(rate - this.#told.rate);
-    return shift > threshold * this.#told.rate || shift > 0 && now - this.#told.at >= maxAgeMs;
+    // A peer assumes a rate of 0 without a report.
+    if (this.#reported === undefined) return rate > 0;
+    const shift = Math.abs(rate - this.#reported.rate);
+    return shift > threshold * this.#reported.rate ||
+      shift > 0 && now - this.#reported.at >= maxAgeMs;
   }
 
-  #tell(at: number, rttMs: number | undefined): void {
+  #deliver(at: number, rttMs: number | undefined): void {
     const rate = roundedRate(this.#rate);
-    this.#told = { at, rate };
+    this.#reported = { at, rate };
     try {
       this.#report({ bitrate: rate, rttMs });
     } catch {
-      // The next one may get through.
+      // The next report may succeed.
     }
   }
 }
 
-/** What a platform may tell beside the contract. */
+/** Statistics that a platform may give beyond the contract. */
 interface WireStats {
   readonly bytesSent?: number;
-  /** Of the W3C's WebTransport, in milliseconds. */
+  /** From the W3C's WebTransport, in milliseconds. */
   readonly smoothedRtt?: number;
 }
 
 /**
- * Checks how to measure.
+ * Checks the options of a monitor.
  *
  * @param options The options.
- * @returns All of them, with their defaults.
- * @throws {RangeError} If one makes no sense.
+ * @returns All options, with defaults.
+ * @throws {RangeError} If an option is out of range.
  */
 export function checkBitrateOptions(options: BitrateMonitorOptions): Settings {
   const { intervalMs = 1_000, alpha = 0.3, threshold = 0.25 } = options;

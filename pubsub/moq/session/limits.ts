@@ -1,10 +1,10 @@
 /**
- * The bounds of a session.
+ * Limits of a session.
  *
  * @module
  */
 
-/** The limits of a session. */
+/** Limits of a session. */
 export interface MoqLimits {
   /**
    * Subscriptions of the peer at once; one more ends the session with `tooManySubscribes`.
@@ -13,14 +13,14 @@ export interface MoqLimits {
    */
   readonly maxSubscriptions?: number;
   /**
-   * Other requests of the peer at once: announce interests, fetches, questions about tracks, and streams
-   * that did not say yet what they are. One more is refused with `internal`.
+   * Other requests of the peer at once: announce interests, fetches, questions about tracks, and
+   * streams whose type has not arrived yet. One more is refused with `internal`.
    *
    * @default {1024}
    */
   readonly maxRequests?: number;
   /**
-   * The largest frame that is read, in bytes.
+   * The largest frame to read, in bytes.
    *
    * @default {16777216}
    */
@@ -36,8 +36,8 @@ const DEFAULTS: Required<MoqLimits> = {
 /**
  * Fills in the defaults.
  *
- * @param limits Those that are given.
- * @returns All of them.
+ * @param limits The given limits.
+ * @returns All limits.
  * @throws {RangeError} If a limit is not a positive integer.
  */
 export function sessionLimits(limits: MoqLimits = {}): Required<MoqLimits> {
@@ -52,11 +52,11 @@ export function sessionLimits(limits: MoqLimits = {}): Required<MoqLimits> {
 }
 
 /**
- * Checks a part of the places of a relay.
+ * Checks a share of the places of a relay.
  *
- * @param what Names it in the error.
- * @param share The part.
- * @throws {RangeError} If it is not a number above 0 and up to 1.
+ * @param what The name of the share in the error.
+ * @param share The share.
+ * @throws {RangeError} If the share is not a number above 0 and up to 1.
  */
 export function checkShare(what: string, share: unknown): void {
   if (typeof share === "number" && share > 0 && share <= 1) return;

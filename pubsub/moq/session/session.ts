@@ -1,5 +1,5 @@
 /**
- * A session of MoQ: what both ends ask of each other, over any connection that has streams.
+ * A session of MoQ: requests in both directions, over any connection that has streams.
  *
  * @module
  */
@@ -48,16 +48,17 @@ export type { MoqLimits } from "./limits.ts";
 export type { SetupRequest } from "./_setup.ts";
 
 /**
- * Decides what a peer may do: asked for each subscription, fetch and question about a track
- * (`subscribe`), each request for announcements (`announce`, with the prefix as the path) and each broadcast
- * that the peer announces (`publish`). Without it a peer may do everything.
+ * Decides about the actions of a peer. Called for each subscription, fetch and question about a
+ * track (`subscribe`), each request for announcements (`announce`, with the prefix as the path) and
+ * each broadcast that the peer announces (`publish`). Without this function a peer may do
+ * everything.
  *
- * - **At once:** a no is told by the version's code: `unauthorized` (4) and `bannedPrefix` (4) to gomoqt.
- *   moq-lite has neither: a subscription ends as `notFound` (0x33), and announcements are an empty list,
- *   since a code would end a session of moq-rs.
- * - **Slow** decisions hold up nothing but what they are about, and the announcements behind it on the same
- *   stream. After the end of the session they count for nothing.
- * - **What it throws** is a no, and goes to `onError`; so is a grant that makes no sense.
+ * - **Refusal:** the peer gets the version's code: `unauthorized` (4) and `bannedPrefix` (4) on
+ *   gomoqt. moq-lite has neither: a subscription ends as `notFound` (0x33), and announcements are
+ *   an empty list, since a code would end a session of moq-rs.
+ * - **Slow decision:** delays only the request in question, and later announcements on the same
+ *   stream. A decision after the end of the session has no effect.
+ * - **Error:** counts as a refusal, and goes to `onError`; so does an invalid grant.
  *
  * @example Everybody watches, for an hour; nobody publishes
  * ```ts
@@ -86,9 +87,9 @@ export type { SetupRequest } from "./_setup.ts";
  * assertEquals(error.reason, "unauthorized");
  * ```
  *
- * @param session The session that asks.
- * @param path What it is about, without the style of the peer.
- * @param action What the peer wants.
+ * @param session The session of the peer.
+ * @param path The path in question, without the style of the peer.
+ * @param action The action that the peer asks for.
  * @returns The grant.
  */
 export type MoqAuthorize = (
@@ -99,56 +100,57 @@ export type MoqAuthorize = (
 
 /** Options for {@linkcode MoqSession.open}. */
 export interface MoqSessionOptions {
-  /** Which end this is. */
+  /** The end of the session that this process is. */
   readonly side: "client" | "server";
   /**
-   * The versions that may be spoken, the best first.
+   * Accepted versions, the best first.
    *
    * @default {["moq-lite-05", "moq-lite-04", "moq-lite-02", "moq-lite-01"]}
    */
   readonly versions?: readonly MoqVersion[];
-  /** What is published to the peer; nothing by default. */
+  /** Broadcasts to publish to the peer; an empty mux by default. */
   readonly mux?: TrackMux;
-  /** Chooses the mux for a client, once it was let in, in place of `mux`. A server's only. */
+  /** Chooses the mux for an admitted client, in place of `mux`. Servers only. */
   readonly muxOf?: (request: SetupRequest) => TrackMux;
   /**
-   * Where a client wants to be, or came in.
+   * The path that a client asks for, or under which a server accepted the client.
    *
    * @default {""}
    */
   readonly path?: string;
-  /** Parameters of this end's setup, on versions that have one; none by default. */
+  /** Parameters of this end's setup, on versions that have a setup; empty by default. */
   readonly extensions?: MoqParameters;
-  /** Decides what the peer may do; everything without it. */
+  /** Decides about requests of the peer; without this function, the peer may do everything. */
   readonly authorize?: MoqAuthorize;
-  /** Decides about a client before it is answered; what it throws refuses it. A server's only. */
+  /** Decides about a client before the answer; an error refuses the client. Servers only. */
   readonly onSetup?: (request: SetupRequest) => void | Promise<void>;
-  /** Whose error numbers the peer uses; found out as far as possible by default. */
+  /** The error code family of the peer; detected as far as possible by default. */
   readonly family?: MoqErrorFamily;
   /**
-   * How this end measures what it sends, and when it tells the peer; see {@linkcode BitrateMonitorOptions}.
+   * How this end measures the outgoing bitrate, and when to report to the peer; see
+   * {@linkcode BitrateMonitorOptions}.
    *
-   * By default it measures while the peer probes, which is on `moq-lite-04` and `-05`. With options it
-   * also sends SESSION_UPDATE, on the versions that have it, where no peer asks for it. With `false` it
-   * does neither, and `report()` is the application's.
+   * By default this end measures while the peer probes, which `moq-lite-04` and `-05` can do. With
+   * options this end also sends SESSION_UPDATE, which no peer requests, on the versions that have
+   * that message. With `false` this end does neither, and the application calls `report()`.
    */
   readonly bitrate?: BitrateMonitorOptions | false;
-  /** Bounds. */
+  /** Limits of the session. */
   readonly limits?: MoqLimits;
   /**
-   * Gives up the setup after this many milliseconds.
+   * Time limit of the setup, in milliseconds.
    *
    * @default {10000}
    */
   readonly setupTimeoutMs?: number;
-  /** Closes the session, from its setup on. */
+  /** Closes the session, during the setup too. */
   readonly signal?: AbortSignal;
-  /** Gets what a handler of the application threw. Lost by default. */
+  /** Gets errors that handlers of the application threw. Ignored by default. */
   readonly onError?: (error: unknown) => void;
 }
 
 /**
- * A session with one peer. Both ends may publish, through their mux, and subscribe.
+ * A session with one peer. Both ends may publish, through a mux, and subscribe.
  *
  * @example Both ends in one process
  * ```ts
@@ -178,13 +180,13 @@ export interface MoqSessionOptions {
  * ```
  */
 export class MoqSession implements AsyncDisposable {
-  /** What carries it. */
+  /** Carries the session. */
   readonly connection: Connection;
-  /** Which end this is. */
+  /** The end of the session that this process is. */
   readonly side: "client" | "server";
-  /** Resolves when the session is over, with how it ended; never rejects. */
+  /** Resolves with the close when the session is over; never rejects. */
   readonly closed: Promise<MoqCloseInfo>;
-  /** Resolves when the peer wants to end. */
+  /** Resolves when the peer asks to end the session. */
   readonly draining: Promise<Goaway>;
 
   readonly #context: SessionContext;
@@ -197,9 +199,9 @@ export class MoqSession implements AsyncDisposable {
   readonly #closed: PromiseWithResolvers<MoqCloseInfo> = Promise.withResolvers();
   readonly #draining: PromiseWithResolvers<Goaway> = Promise.withResolvers();
   readonly #peerSetup = new PeerSetup();
-  readonly #letGo: () => void;
+  readonly #removeAbortListener: () => void;
 
-  /** Is made by {@linkcode MoqSession.open}. */
+  /** Called by {@linkcode MoqSession.open}. */
   private constructor(
     connection: Connection,
     agreement: Agreement,
@@ -224,14 +226,15 @@ export class MoqSession implements AsyncDisposable {
       limits: sessionLimits(limits),
       schedule: platformSchedule(),
       signal: this.#controller.signal,
-      // Who speaks moq-lite-04 and shows no other style is gomoqt, or Skein, which does as gomoqt there.
+      // A peer on moq-lite-04 that shows no other style is gomoqt, or Skein, which does as gomoqt
+      // there.
       family: options.family ?? (traits.slashedPaths ? "gomoqt" : "moq-lite"),
       isFamilyOpen: options.family === undefined && traits.setup === "none",
       report: (error) => {
         try {
           onError?.(error);
         } catch {
-          // There is nobody left to tell.
+          // The error handler itself failed.
         }
       },
       violated: (error) => this.#violated(error),
@@ -248,23 +251,23 @@ export class MoqSession implements AsyncDisposable {
     });
     const onAbort = () => this.close();
     signal?.addEventListener("abort", onAbort, { once: true });
-    this.#letGo = () => signal?.removeEventListener("abort", onAbort);
+    this.#removeAbortListener = () => signal?.removeEventListener("abort", onAbort);
     this.#incoming.takeUnidirectional();
     void this.#run();
   }
 
   /**
-   * Begins a session: agrees on a version, and exchanges what its setup has.
+   * Opens a session: agrees on a version, and exchanges the setup of that version.
    *
-   * @param connection Has streams; its `protocol` says the version, or SETUP does.
+   * @param connection Must have streams; `protocol` selects the version, or SETUP does.
    * @param options See {@linkcode MoqSessionOptions}.
    * @returns The session.
    * @throws {UnsupportedError} If the connection has no streams.
    * @throws {RangeError} If a limit is not a positive integer.
    * @throws {MoqError} If there is no common version, or the peer refused.
-   * @throws {ProtocolError} If the peer's setup makes no sense.
+   * @throws {ProtocolError} If the peer's setup is malformed.
    * @throws {ConnectionError} If the connection ended before.
-   * @throws {TimeoutError} If it takes too long.
+   * @throws {TimeoutError} If the setup takes too long.
    */
   static async open(connection: Connection, options: MoqSessionOptions): Promise<MoqSession> {
     const { setupTimeoutMs = 10_000, side, signal } = options;
@@ -278,8 +281,8 @@ export class MoqSession implements AsyncDisposable {
       });
     } catch (error) {
       const family = familyOf(connection, options);
-      const isTold = side === "client" && !signal?.aborted;
-      const cause = isTold ? await causeOf(connection, error, family) : error;
+      const mayKnowCause = side === "client" && !signal?.aborted;
+      const cause = mayKnowCause ? await causeOf(connection, error, family) : error;
       refuse(connection, cause, family);
       throw cause;
     }
@@ -310,7 +313,7 @@ export class MoqSession implements AsyncDisposable {
     }
   }
 
-  /** What is published to the peer. */
+  /** Broadcasts published to the peer. */
   get mux(): TrackMux {
     return this.#context.mux;
   }
@@ -325,19 +328,25 @@ export class MoqSession implements AsyncDisposable {
     return this.#agreement.request.versions;
   }
 
-  /** Where the client wanted to be. */
+  /** The path that the client asked for. */
   get path(): string {
     const { path } = this.#agreement.request;
     return this.side === "server" ? this.#peerSetup.path ?? path : path;
   }
 
-  /** What the client said in its setup; empty on versions without one, and until it came. */
+  /**
+   * Parameters of the client's setup; empty on versions without a setup, and before the setup
+   * arrived.
+   */
   get clientExtensions(): MoqParameters {
     const { extensions } = this.#agreement.request;
     return this.side === "server" ? this.#peerSetup.parameters ?? extensions : extensions;
   }
 
-  /** What the server said in its setup; empty on versions without one, and until it came. */
+  /**
+   * Parameters of the server's setup; empty on versions without a setup, and before the setup
+   * arrived.
+   */
   get serverExtensions(): MoqParameters {
     const { serverExtensions } = this.#agreement;
     return this.side === "client"
@@ -345,21 +354,21 @@ export class MoqSession implements AsyncDisposable {
       : serverExtensions;
   }
 
-  /** All that the client asked for. */
+  /** The whole setup request of the client. */
   get setupRequest(): SetupRequest {
     return { path: this.path, versions: this.versions, extensions: this.clientExtensions };
   }
 
   /**
-   * Aborted when the session is over. Its reason is a {@linkcode MoqError}, whose `cause` is the raw error:
-   * a `ConnectionError` where the connection broke or the peer closed it, or what the peer got wrong. A
-   * session that this end closed has none.
+   * Aborted with a {@linkcode MoqError} when the session is over. The `cause` of that error is the
+   * raw error: a `ConnectionError` if the connection broke or the peer closed the connection, or
+   * the protocol violation of the peer. After a close by this end there is no `cause`.
    */
   get signal(): AbortSignal {
     return this.#controller.signal;
   }
 
-  /** Whether the session is over. */
+  /** True once the session is over. */
   get isClosed(): boolean {
     return this.#controller.signal.aborted;
   }
@@ -369,7 +378,10 @@ export class MoqSession implements AsyncDisposable {
     return this.#context.authorize !== undefined;
   }
 
-  /** The part of a relay's places that `authorize` gave to the peer; `undefined` for the relay's default. */
+  /**
+   * The part of a relay's places that `authorize` gave to the peer; `undefined` for the relay's
+   * default.
+   */
   get share(): number | undefined {
     return this.#context.share;
   }
@@ -384,25 +396,25 @@ export class MoqSession implements AsyncDisposable {
     return this.#asking.tracks;
   }
 
-  /** What the peer told last of the path to it. */
+  /** The last report of the peer about the path to the peer. */
   get peer(): PeerUpdate {
     return this.#reports.latest;
   }
 
   /**
-   * What the peer tells of the path to it, each time that it does; a slow reader gets the last of it.
-   * Over SESSION_UPDATE, or, where the version has it, over a probe that is opened by the first loop.
+   * Reports of the peer about the path to the peer; a slow reader gets the latest one. The reports
+   * come by SESSION_UPDATE or, where the version has PROBE, by a probe that the first loop opens.
    */
   get updated(): AsyncIterable<PeerUpdate> {
     return this.#reports.updated();
   }
 
   /**
-   * Asks what the peer has below a prefix.
+   * Asks for the peer's broadcasts below a prefix.
    *
    * @param prefix The prefix; `/` for all.
-   * @param options Ends it.
-   * @returns What is there, and then what comes and goes.
+   * @param options A signal that ends the reader.
+   * @returns The current broadcasts, and then every start and end.
    * @throws {MoqError} If the session is over.
    * @throws {RangeError} If the prefix has too many parts or bytes.
    */
@@ -414,14 +426,15 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Subscribes to a track. It resolves once that is asked for; `ready` of the track tells the answer.
+   * Subscribes to a track. Resolves once the request is sent; `ready` of the track tells the
+   * answer.
    *
    * @param path The broadcast.
    * @param name The track.
    * @param options See {@linkcode SubscribeOptions}.
    * @returns The groups of the track.
    * @throws {MoqError} If the session is over.
-   * @throws {RangeError} If an option makes no sense.
+   * @throws {RangeError} If an option is out of range.
    * @throws {TypeError} If the path or the name is no string.
    */
   subscribe(path: string, name: string, options: SubscribeOptions = {}): Promise<TrackReader> {
@@ -436,7 +449,7 @@ export class MoqSession implements AsyncDisposable {
    *
    * @param path The broadcast.
    * @param name The track.
-   * @param options Which group, how urgent, and when to give up.
+   * @param options The number of the group, the priority, and a signal to give up.
    * @returns The group.
    * @throws {UnsupportedError} If the version has no FETCH.
    */
@@ -449,12 +462,12 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Asks what stays true of a track.
+   * Asks for the fixed properties of a track.
    *
    * @param path The broadcast.
    * @param name The track.
-   * @param options Gives up waiting.
-   * @returns Its priority, order, cache and timescale.
+   * @param options A signal to give up waiting.
+   * @returns The priority, order, cache and timescale of the track.
    * @throws {UnsupportedError} If the version has no such question.
    */
   trackInfo(
@@ -466,10 +479,10 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Asks the peer how much the path to it carries, again and again, until the loop is left.
+   * Asks the peer repeatedly how much the path to the peer carries, until the loop is left.
    *
-   * @param options What would be needed, in bits a second, and when to stop.
-   * @returns What the peer measures.
+   * @param options The needed bitrate, in bits a second, and a signal to stop.
+   * @returns Measurements of the peer.
    * @throws {UnsupportedError} If the version has no PROBE.
    */
   probe(
@@ -479,9 +492,9 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Tells the peer how much this end sends: by SESSION_UPDATE, or to all its probes.
+   * Reports the outgoing bitrate to the peer: by SESSION_UPDATE, or to all probes of the peer.
    *
-   * @param update What was measured.
+   * @param update The measurement.
    */
   report(update: PeerUpdate): void {
     this.#reports.report(update);
@@ -490,10 +503,10 @@ export class MoqSession implements AsyncDisposable {
   /**
    * Asks the peer to end the session.
    *
-   * @param options Where to go instead, after how long the session is closed from here (never by
-   * default), and what gives up waiting; the session stays then.
+   * @param options A URL to go to instead, a time in milliseconds after which this end closes the
+   * session (never by default), and a signal that gives up waiting but keeps the session.
    * @returns Resolves when the peer left.
-   * @throws {UnsupportedError} If neither the version nor the wire can say so.
+   * @throws {UnsupportedError} If neither the version nor the wire has such a request.
    */
   async goaway(
     options: {
@@ -524,17 +537,18 @@ export class MoqSession implements AsyncDisposable {
     }
   }
 
-  /** Ends the session: nothing went wrong. Idempotent. */
+  /** Ends the session without an error. Idempotent. */
   close(): void {
     this.closeWithError("none", "");
   }
 
   /**
-   * Ends the session, and everything in it. Idempotent.
+   * Ends the session, and everything on the session. Idempotent.
    *
-   * @param reason Why: a name of {@linkcode MoqSessionCode}, or a number of one's own.
-   * @param message In words.
-   * @throws {RangeError} If the wire cannot carry the number: every wire can carry those from 0 to 2^32 - 1.
+   * @param reason A name of {@linkcode MoqSessionCode}, or a number of the application.
+   * @param message The reason in words.
+   * @throws {RangeError} If the wire cannot carry the number: every wire can carry those from 0 to
+   * 2^32 - 1.
    */
   closeWithError(reason: MoqErrorName | number, message: string): void {
     this.#close(reason, message);
@@ -546,7 +560,7 @@ export class MoqSession implements AsyncDisposable {
     await this.connection.closed.catch(() => {});
   }
 
-  /** What is left to do before the first request of the peer is looked at. */
+  /** Finishes the setup before the first request of the peer is read. */
   async #setUp(options: MoqSessionOptions): Promise<void> {
     const { extensions, onSetup, muxOf, bitrate } = options;
     const { connection, side } = this;
@@ -559,7 +573,7 @@ export class MoqSession implements AsyncDisposable {
       if (muxOf !== undefined) context.mux = muxOf(this.setupRequest);
     }
     if (context.traits.setup !== "stream") return;
-    // Nobody waits for the other's, but where only it tells the path.
+    // Only a server on raw QUIC waits for SETUP of the other end, which tells the path.
     await sendSetupStream(connection, {
       extensions,
       path: side === "client" ? this.path : "",
@@ -591,7 +605,7 @@ export class MoqSession implements AsyncDisposable {
     if (this.isClosed) return;
     const error = endError(info, cause);
     this.#controller.abort(error);
-    this.#letGo();
+    this.#removeAbortListener();
     this.#peerSetup.end(error);
     this.#asking.end(error);
     this.#serving.end(error);

@@ -1,32 +1,32 @@
 /**
- * The end of a session of MoQ, and reports of its peer.
+ * The end of a session of MoQ, and reports of the peer.
  *
  * @module
  */
 import type { MoqErrorName } from "../wire/error_codes.ts";
 
-/** How a session ended. */
+/** The end of a session. */
 export interface MoqCloseInfo {
-  /** The number as it stood on the wire. */
+  /** The number, as on the wire. */
   readonly code: number;
-  /** What it says; `unknown` if it is in no table. */
+  /** The name of the number; `unknown` for a number in no table. */
   readonly reason: MoqErrorName;
-  /** In words; may be empty. */
+  /** The reason in words; may be empty. */
   readonly message: string;
-  /** Who ended it. */
+  /** The end that closed the session, or the network. */
   readonly by: "local" | "remote" | "network";
 }
 
-/** What the peer told of the path to it. */
+/** A report of the peer about the path to the peer. */
 export interface PeerUpdate {
-  /** Bits a second that it sends; `undefined` if it did not say. */
+  /** Bits a second that the peer sends; `undefined` if unknown. */
   readonly bitrate: number | undefined;
-  /** Round-trip time in milliseconds; `undefined` if it did not say. */
+  /** Round-trip time in milliseconds; `undefined` if unknown. */
   readonly rttMs: number | undefined;
 }
 
-/** What a peer said when it wants to end. */
+/** The request of a peer to end the session. */
 export interface Goaway {
-  /** Where to go instead; empty for the same place. */
+  /** The URL to go to instead; empty for the same place. */
   readonly uri: string;
 }
