@@ -1,6 +1,6 @@
 /**
- * Credit of a QMux connection: bytes over all streams, and streams of both
- * directions, RFC 9000 section 4.
+ * Flow control of a QMux connection: bytes over all streams, and streams of both directions (RFC
+ * 9000 section 4).
  *
  * @module
  */
@@ -20,19 +20,19 @@ import type {
 import { FrameType } from "./frames.ts";
 import type { RecordWriter } from "./record.ts";
 
-/** Bytes of all streams that the peer may be ahead of who reads, by default. */
+/** Default bytes of all streams that the peer may send ahead of the readers. */
 const MAX_DATA = 1_048_576;
 
-/** Bytes of one stream that the peer may be ahead of who reads, by default. */
+/** Default bytes of one stream that the peer may send ahead of the reader. */
 const MAX_STREAM_DATA = 262_144;
 
-/** Streams of a direction that the peer may have open, by default. */
+/** Default number of streams that the peer may have open in one direction. */
 const MAX_STREAMS = 100;
 
 /** All kinds of credit. */
 export const CREDIT_KINDS: readonly CreditKind[] = ["data", "bidirectional", "unidirectional"];
 
-/** How each kind is called: in messages, and on the wire. */
+/** Names of each kind in messages, and frame types on the wire. */
 const NAMES = {
   data: { what: "bytes", grant: FrameType.maxData, blocked: FrameType.dataBlocked },
   bidirectional: {
@@ -47,35 +47,34 @@ const NAMES = {
   },
 } as const;
 
-/** One kind, and what the peer has to be told of it. */
+/** Credit of one kind, with the frames to send about the totals. */
 export interface Account extends CreditPair {
-  /** A new total to tell. */
+  /** New total to announce in a MAX frame. */
   grant: number | undefined;
-  /** The total that this end used up, to tell. */
+  /** Used-up total to announce in a BLOCKED frame. */
   blocked: number | undefined;
-  /** The total that this end was last found to have used up. */
+  /** Last total announced as used up. */
   toldBlocked: number;
 }
 
-/** What the credit needs of its connection. */
+/** The connection, as the credit sees it. */
 export interface CreditHost {
-  /** There is something to tell the peer. */
+  /** Called when a frame about credit has to go out. */
   creditChanged(): void;
-  /** This end waits for more. */
+  /** Called when this end has used up the credit of a kind. */
   creditBlocked(kind: CreditKind, limit: number): void;
-  /** How many writes wait for bytes. */
+  /** Number of writes that wait for bytes. */
   readonly waitingWrites: number;
 }
 
-/** The credit of one connection. Before the peer said what it grants, there is none. */
+/** Credit of one connection; zero in every kind until the peer's parameters arrive. */
 export class QmuxCredit implements ConnectionCredit {
-  /** Bytes of one stream. */
+  /** Window of one stream, in bytes. */
   readonly maxStreamData: number;
   readonly #kinds: Readonly<Record<CreditKind, Account>>;
   readonly #host: CreditHost;
   #hasNews = false;
 
-  /** Begins to count. */
   constructor(options: FlowControlOptions, host: CreditHost) {
     this.#host = host;
     this.maxStreamData = options.maxStreamData ?? MAX_STREAM_DATA;
@@ -107,20 +106,18 @@ export class QmuxCredit implements ConnectionCredit {
     return this.#kinds[kind];
   }
 
-  /** See {@linkcode ConnectionCredit.state}. */
   state(kind: CreditKind): CreditState {
     const state = creditState(this.#kinds[kind]);
-    // Bytes are waited for by writes, which do not stand in line for credit.
+    // Writes wait in their streams, not in the queue of the credit.
     return kind === "data" ? { ...state, waiting: this.#host.waitingWrites } : state;
   }
 
-  /** See {@linkcode ConnectionCredit.grant}. */
   grant(kind: CreditKind, total: number): void {
     checkTotal(total);
     this.#kinds[kind].receive.grant(total);
   }
 
-  /** This end waits for more; the peer is told once for each total. */
+  /** Announces that this end waits for more, once for each total. */
   block(kind: CreditKind, limit: number): void {
     const account = this.#kinds[kind];
     if (account.toldBlocked === limit) return;
@@ -129,12 +126,12 @@ export class QmuxCredit implements ConnectionCredit {
     this.#host.creditBlocked(kind, limit);
   }
 
-  /** Whether there is something to tell the peer. */
+  /** Tells whether a frame about credit has to go out. */
   get hasNews(): boolean {
     return this.#hasNews;
   }
 
-  /** Puts one frame with news into a record, if there is any. */
+  /** Puts one frame about credit into a record, if one is due. */
   fill(record: RecordWriter): boolean {
     for (const kind of CREDIT_KINDS) {
       const account = this.#kinds[kind];
@@ -146,7 +143,7 @@ export class QmuxCredit implements ConnectionCredit {
       }
       if (blocked === undefined) continue;
       account.blocked = undefined;
-      if (account.send.limit !== blocked) continue; // There came more meanwhile.
+      if (account.send.limit !== blocked) continue; // The peer has granted more meanwhile.
       record.control(NAMES[kind].blocked, blocked);
       return true;
     }
@@ -154,12 +151,12 @@ export class QmuxCredit implements ConnectionCredit {
     return false;
   }
 
-  /** Nothing has to be told: the peer was told of all totals at once. */
+  /** Drops pending grants: the transport parameters announce all totals. */
   allTold(): void {
     for (const kind of CREDIT_KINDS) this.#kinds[kind].grant = undefined;
   }
 
-  /** Refuses everybody who waits. */
+  /** Rejects all waiters. */
   fail(error: unknown): void {
     for (const kind of CREDIT_KINDS) this.#kinds[kind].send.fail(error);
   }

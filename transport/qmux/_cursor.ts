@@ -1,31 +1,30 @@
 /**
- * Reads through the bytes of a record, and never past their end.
+ * Bounded reader for the bytes of a record.
  *
  * @module
  */
 import { readVarint, varintLengthAt } from "../quic/varint.ts";
 import { QmuxError } from "./error_codes.ts";
 
-/** A place in some bytes. */
+/** Reading position in a byte array; reading past the end throws. */
 export class Cursor {
-  /** The bytes. */
   readonly bytes: Uint8Array;
-  /** Offset of what is read next. */
+  /** Offset of the next byte. */
   at = 0;
   readonly #code: number;
 
   /**
-   * Begins at the start.
+   * Creates a cursor at the start.
    *
-   * @param bytes What to read.
-   * @param code QUIC's code of the fault, if they end too early.
+   * @param bytes Bytes to read.
+   * @param code QUIC error code to throw when the bytes end too early.
    */
   constructor(bytes: Uint8Array, code: number) {
     this.bytes = bytes;
     this.#code = code;
   }
 
-  /** Bytes that are left. */
+  /** Bytes left to read. */
   get left(): number {
     return this.bytes.byteLength - this.at;
   }

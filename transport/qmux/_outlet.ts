@@ -1,6 +1,6 @@
 /**
- * The way out: what is to be sent, in which order, and never more than the wire
- * should hold.
+ * Scheduler of outgoing records: priorities, fairness between streams, and a bound on the bytes
+ * that the wire holds.
  *
  * @module
  */
@@ -12,33 +12,33 @@ import { datagramFrameSize, type RecordWriter } from "./record.ts";
 import type { QmuxStream, SendHalf } from "./stream.ts";
 import type { TransportParameters } from "./transport_parameters.ts";
 
-/** Orders that are kept while no stream has them; making one costs more than a small message. */
+/** Most empty levels kept for reuse; making a level costs more than a small message. */
 const MAX_EMPTY_LEVELS = 8;
 
-/** From so many streams that are gone on, a level makes room for those behind them. */
+/** Consumed entries at which a level may shrink the array. */
 const COMPACT_AT = 1_024;
 
-/** Streams of one order, in the order in which they came. */
+/** Streams of one send order, first in, first out. */
 interface Level {
   readonly order: number;
   halves: SendHalf[];
   head: number;
 }
 
-/** Streams that have something to send: of a higher order first, of the same one after the other. */
+/** Streams with data to send: the higher send order first, round-robin within one order. */
 class SendQueue {
   #levels: Level[] = [];
   #size = 0;
 
-  /** How many streams have something to send. */
+  /** Number of streams with data to send. */
   get size(): number {
     return this.#size;
   }
 
   /**
-   * Adds a stream behind those of its order.
+   * Adds a stream behind the others of the same order.
    *
-   * @param half One that is in no queue.
+   * @param half A stream that is in no queue.
    */
   add(half: SendHalf): void {
     this.#size++;
@@ -55,7 +55,7 @@ class SendQueue {
     this.#levels.splice(at, 0, { order, halves: [half], head: 0 });
   }
 
-  /** Takes the next stream out. */
+  /** Removes and returns the next stream. */
   take(): SendHalf | undefined {
     for (const level of this.#levels) {
       const half = level.halves[level.head];
@@ -73,7 +73,7 @@ class SendQueue {
     return undefined;
   }
 
-  /** Forgets all of them. */
+  /** Removes all streams. */
   clear(): void {
     this.#levels = [];
     this.#size = 0;
@@ -81,38 +81,41 @@ class SendQueue {
 }
 
 /**
- * While the wire holds more bytes than this it gets no record. So it holds at most this and one
- * record, and messages beside streams do not wait for long. It is the mark at which a WebSocket
- * counts as drained: below it streams would have a socket for themselves.
+ * Bytes held by the wire above which no further record is sent. The wire thus holds at most this
+ * plus one record, and messages beside streams do not wait for long. A WebSocket counts as drained
+ * at the same mark.
  */
 export const MAX_BUFFERED_BYTES = 32_768;
 
-/** Bytes of one stream in a row, while another of the same order waits. */
+/** Bytes that one stream sends in a row while another of the same order waits. */
 const QUANTUM_BYTES = 16_384;
 
 const { setImmediate } = globalThis as { setImmediate?: (callback: () => void) => unknown };
 
 /**
- * When a record goes out: at the end of the turn of the event loop, where the platform has a word
- * for that. Who writes in a loop, and waits for each write, fills records; and who ends a stream and
- * opens the next has both in one. Two small records in a row would be 40 ms apart where a client's
- * TCP waits for more, as Deno's does.
+ * Delays a record to the end of the turn of the event loop, where the platform has a call for that.
+ * A loop of awaited writes then fills records, and the end of one stream shares a record with the
+ * start of the next. Two small records in a row would be 40 ms apart where the TCP stack of the
+ * client delays small segments, as Deno's does.
  */
 const nextTurn: (callback: () => void) => unknown = setImmediate ?? queueMicrotask;
 
-/** In a browser, whose TCP does not wait: when nothing was put into it for so many microtasks. */
+/**
+ * Microtasks without a new frame before a record goes out in a browser, where TCP does not delay
+ * segments.
+ */
 const IDLE_TURNS = setImmediate === undefined ? 8 : 1;
 
-/** From so many streams on with frames without a payload, those that are over meanwhile are looked for. */
+/** Number of streams with pending control frames at which ended streams are swept out. */
 const SWEEP_AT = 1_024;
 
-/** What is to be sent, beside streams. */
+/** Sources of frames other than streams. */
 export interface OutletSources {
-  /** Flow control; absent where nobody counts. */
+  /** Flow control; absent in the framing without credit. */
   readonly credit: QmuxCredit | undefined;
-  /** Datagrams; absent while there were none. */
+  /** Datagrams; absent until the first use. */
   readonly ownDatagrams: QmuxDatagrams | undefined;
-  /** A record goes out: bytes of datagrams were counted. */
+  /** Counts the bytes of a datagram that goes out. */
   sentDatagram(datagram: Uint8Array): void;
 }
 
@@ -147,15 +150,14 @@ export class Outlet {
     if (!this.#isOver && byteLength > 0) this.#send();
   };
 
-  /** How many records were sent. */
+  /** Records sent so far. */
   records = 0;
 
   /**
-   * Creates it; nothing but parameters and credit goes out before {@linkcode Outlet.open}.
+   * Creates an outlet that sends only parameters and credit before {@linkcode Outlet.open}.
    *
-   * @param link The wire.
-   * @param record Where frames are put together.
-   * @param sources What is to be sent, beside streams.
+   * @param record Writer that frames go into.
+   * @param sources Sources of frames other than streams.
    */
   constructor(link: MultiplexerLink, record: RecordWriter, sources: OutletSources) {
     this.#link = link;
@@ -163,24 +165,24 @@ export class Outlet {
     this.#sources = sources;
   }
 
-  /** Streams that are kept for a frame without a payload. */
+  /** Streams with pending frames that have no payload. */
   get waitingStreams(): number {
     return this.#control.length;
   }
 
-  /** Whether a datagram or a stream can go out at once. */
+  /** Tells whether a datagram or a stream can go out at once. */
   get #isFree(): boolean {
     return this.#isOpen && !this.#isOver && !this.#isFilling && !this.#isWaiting &&
       this.#queue.size === 0;
   }
 
-  /** Sends parameters, ahead of everything else. */
+  /** Sends the parameters ahead of all other frames. */
   begin(parameters: TransportParameters): void {
     this.#parameters = parameters;
     this.fill();
   }
 
-  /** The peer said what it takes: streams and datagrams go out now. */
+  /** Lets streams and datagrams go out: the peer has announced the limits. */
   open(limit: number, maxPayload: number): void {
     this.#record.limit = limit;
     this.#record.maxPayload = maxPayload;
@@ -188,18 +190,18 @@ export class Outlet {
     this.fill();
   }
 
-  /** Collects what comes up, until {@linkcode Outlet.release}. */
+  /** Collects frames without sending, until {@linkcode Outlet.release}. */
   hold(): void {
     this.#holds++;
   }
 
-  /** See {@linkcode Outlet.hold}. */
+  /** Ends a {@linkcode Outlet.hold} and sends the collected frames. */
   release(): void {
     this.#holds--;
     this.fill();
   }
 
-  /** Puts bytes of a stream into records at once, if nothing is ahead of them; tells how many. */
+  /** Puts bytes of a stream into records at once if no frame is ahead, and returns the count. */
   sendNow(half: SendHalf, bytes: Uint8Array): number {
     if (!this.#isFree) return 0;
     const record = this.#record;
@@ -215,7 +217,7 @@ export class Outlet {
     return at;
   }
 
-  /** Puts a datagram into a record at once, if nothing is ahead of it. */
+  /** Puts a datagram into a record at once, if no frame is ahead. */
   sendDatagramNow(datagram: Uint8Array): boolean {
     const record = this.#record;
     if (!this.#isFree || !this.#makeRoom(datagramFrameSize(datagram.byteLength))) return false;
@@ -226,7 +228,7 @@ export class Outlet {
     return true;
   }
 
-  /** A stream has something to send. */
+  /** Queues a stream that has bytes, or an end, to send. */
   wantsToSend(half: SendHalf): void {
     if (half.waitsFor !== "nothing") return;
     half.waitsFor = "wire";
@@ -234,14 +236,14 @@ export class Outlet {
     this.fill();
   }
 
-  /** A stream has nothing to send any more. */
+  /** Removes a stream that has no more to send. */
   withdrawn(half: SendHalf): void {
     if (half.waitsFor === "wire") return;
     this.#blocked.delete(half);
     half.waitsFor = "nothing";
   }
 
-  /** A stream has a frame without a payload to send. */
+  /** Queues a stream that has a frame without a payload to send. */
   wantsControl(stream: QmuxStream): void {
     if (stream.hasControl || this.#isOver) return;
     stream.hasControl = true;
@@ -249,7 +251,7 @@ export class Outlet {
     this.fill();
   }
 
-  /** The peer granted bytes of the connection. */
+  /** Queues the blocked streams again: the peer granted bytes of the connection. */
   unblock(): void {
     if (this.#blocked.size === 0) return;
     for (const half of this.#blocked) {
@@ -260,19 +262,19 @@ export class Outlet {
     this.fill();
   }
 
-  /** Answers a ping; the last of several. */
+  /** Answers a ping; of several pending pings only the last is answered. */
   pong(sequence: bigint): void {
     this.#pong = sequence;
     this.fill();
   }
 
-  /** Asks for an answer. */
+  /** Sends a ping. */
   ping(sequence: bigint): void {
     this.#ping = sequence;
     this.fill();
   }
 
-  /** Sends a close behind what was put into a record, and nothing more. */
+  /** Sends a close behind the current record, and nothing more. */
   close(code: number, reason: string, frameType?: number): void {
     if (this.#isOver) return;
     if (this.#record.byteLength > 0) this.#send();
@@ -282,7 +284,7 @@ export class Outlet {
     this.stop();
   }
 
-  /** Sends what a write has told to be done, and nothing more. */
+  /** Sends the current record, of which writes were already reported as done, and stops. */
   stop(): void {
     if (!this.#isOver && this.#record.byteLength > 0) this.#send();
     this.#isOver = true;
@@ -291,7 +293,7 @@ export class Outlet {
     this.#control = [];
   }
 
-  /** Puts into records what there is, as far as the wire takes it. */
+  /** Fills and sends records as far as the wire takes them. */
   fill(): void {
     if (this.#isOver || this.#isFilling || this.#holds > 0) return;
     this.#isFilling = true;
@@ -314,7 +316,7 @@ export class Outlet {
       this.#parameters !== undefined || (this.#sources.credit?.hasNews ?? false);
   }
 
-  /** Fills the record; true if it has to go out before more does. */
+  /** Fills the record; true if the record has to go out first. */
   #fillRecord(): boolean {
     const record = this.#record;
     do {
@@ -343,7 +345,7 @@ export class Outlet {
     half.waitsFor = "nothing";
     const hasMore = half.fill(this.#record, this.#queue.size > 0 ? QUANTUM_BYTES : Infinity);
     if (!hasMore) return;
-    // What `fill` found is in there now; nobody else changed it.
+    // `fill` has set this field; no other code runs in between.
     const waitsFor = half.waitsFor as SendHalf["waitsFor"];
     if (waitsFor === "connection") {
       this.#blocked.add(half);
@@ -355,7 +357,7 @@ export class Outlet {
     }
   }
 
-  /** Puts one frame without a payload into the record, if there is any. */
+  /** Puts one frame without a payload into the record, if one is due. */
   #fillControl(): boolean {
     const record = this.#record;
     if (this.#parameters !== undefined) {
@@ -372,7 +374,10 @@ export class Outlet {
     return true;
   }
 
-  /** A peer that reads nothing, and opens and cuts streams, would make this end keep all of them. */
+  /**
+   * Drops ended streams. Without this, a peer that reads nothing but opens and resets streams would
+   * make this end keep all of them.
+   */
   #sweepControl(): void {
     this.#control = this.#control.filter((stream) => stream.hasControl = !stream.isOver);
     this.#sweepAt = Math.max(SWEEP_AT, this.#control.length * 2);
@@ -381,7 +386,7 @@ export class Outlet {
   #fillStreamControl(): boolean {
     const stream = this.#control.at(-1);
     if (stream === undefined) return false;
-    // One at a time: in draft 00 each has a record for itself.
+    // One frame per call: draft 00 has one frame per record.
     if (stream.receive?.hasControl) stream.receive.fillControl(this.#record);
     else if (stream.send?.hasControl) stream.send.fillControl(this.#record);
     if (!(stream.receive?.hasControl || stream.send?.hasControl)) {
@@ -396,7 +401,7 @@ export class Outlet {
     this.#parameters = undefined;
   }
 
-  /** Makes room for a frame, if the wire has some. */
+  /** Makes room for a frame, if the wire takes another record. */
   #makeRoom(byteLength: number): boolean {
     const record = this.#record;
     if (record.byteLength > 0 && record.room < byteLength) this.#send();
@@ -412,7 +417,8 @@ export class Outlet {
     this.#isWaiting = true;
     void this.#link.drained().then(() => {
       this.#isWaiting = false;
-      // What the wire calls little is enough for one, or this would turn in a circle.
+      // One record passes after each drain, even if the wire still holds more than the mark.
+      // Otherwise the wait would start again at once, without end.
       this.#isDrained = true;
       this.fill();
     });
@@ -424,7 +430,7 @@ export class Outlet {
     this.#link.send(this.#record.take());
   }
 
-  /** What is put into a record without a pause goes out together. */
+  /** Sends the record soon, so that frames written without a pause share a record. */
   #flushSoon(): void {
     if (this.#isFlushing || this.#isOver || this.#record.byteLength === 0) return;
     this.#isFlushing = true;
@@ -433,5 +439,5 @@ export class Outlet {
   }
 }
 
-/** A fault has no frame that it is about. */
+/** Frame type in a CONNECTION_CLOSE that concerns no frame. */
 export const NO_FRAME: number = FrameType.padding;

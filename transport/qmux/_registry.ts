@@ -1,6 +1,6 @@
 /**
- * The streams of one connection: which there are, who opened them, and which of
- * them nobody took yet (RFC 9000 section 2.1).
+ * Streams of one connection: open streams, counters by opener, and streams that await acceptance
+ * (RFC 9000 section 2.1).
  *
  * @module
  */
@@ -12,26 +12,25 @@ import { QmuxError, QuicError } from "./error_codes.ts";
 import { QmuxStream, ReceiveHalf, SendHalf, type StreamHost } from "./stream.ts";
 import { DEFAULT_PARAMETERS, type TransportParameters } from "./transport_parameters.ts";
 
-/** Streams that nobody accepted yet; past it the oldest is dropped. */
+/** Most streams held for acceptance; beyond, the oldest is dropped. */
 export const MAX_UNACCEPTED_STREAMS = 1_000;
 
-/** Streams of the peer that are open, where it does not count them: past it the connection ends. */
+/** Most open streams of a peer without stream credit; beyond, the connection ends. */
 export const MAX_UNCOUNTED_STREAMS = 10_000;
 
-/** What the registry needs of its connection. */
+/** The connection, as the registry sees it. */
 export interface RegistryHost extends StreamHost {
-  /** Counts. */
   readonly ledger: Ledger;
-  /** Flow control; absent where nobody counts. */
+  /** Flow control; absent in the framing without credit. */
   readonly credit: QmuxCredit | undefined;
 }
 
-/** How many streams of each direction there were. */
+/** Streams opened so far in each direction. */
 type Opened = Record<StreamDirection, number>;
 
 /** All streams of a connection. */
 export class StreamRegistry {
-  /** What the peer takes of a stream at first. */
+  /** Parameters of the peer; the source of the first limit of each stream. */
   peer: TransportParameters = DEFAULT_PARAMETERS;
 
   readonly #host: RegistryHost;
@@ -46,11 +45,11 @@ export class StreamRegistry {
   #messages: Ledger | undefined = undefined;
 
   /**
-   * Creates one without streams.
+   * Creates an empty registry.
    *
-   * @param host Its connection.
-   * @param side Which end this is.
-   * @param flowControl How many streams may wait for who accepts them, if those are more than usual.
+   * @param side This end's role.
+   * @param flowControl Stream limits; limits above the usual one raise the number of streams held
+   * for acceptance.
    */
   constructor(host: RegistryHost, side: "client" | "server", flowControl: FlowControlOptions) {
     this.#host = host;
@@ -70,24 +69,24 @@ export class StreamRegistry {
     );
   }
 
-  /** Streams that are open. */
+  /** Number of open streams. */
   get size(): number {
     return this.#streams.size;
   }
 
-  /** Streams of the peer that nobody took yet. */
+  /** Streams of the peer that the application has not accepted yet. */
   get unread(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
 
-  /** Bytes that came and were not read. */
+  /** Bytes received and not yet read. */
   get heldBytes(): number {
     let held = 0;
     for (const { receive } of this.#streams.values()) held += receive?.heldBytes ?? 0;
     return held;
   }
 
-  /** How many writes wait for bytes that the peer grants. */
+  /** Number of writes that wait for bytes granted by the peer. */
   get waitingWrites(): number {
     let waiting = 0;
     for (const { send } of this.#streams.values()) {
@@ -107,8 +106,8 @@ export class StreamRegistry {
   }
 
   /**
-   * Leaves the first bidirectional stream of the client out of what is counted, as it carries
-   * messages; and gives that one although the application may give none.
+   * Excludes the client's first bidirectional stream from the counters, because that stream carries
+   * messages. The stream is allowed even if the application grants none.
    */
   carryMessages(): void {
     this.#messages = new Ledger();
@@ -117,11 +116,11 @@ export class StreamRegistry {
   }
 
   /**
-   * Opens a stream of this end, for which credit was taken.
+   * Opens a stream of this end, after credit for the stream was taken.
    *
-   * @param direction Which way it goes.
-   * @param sendOrder Its order.
-   * @returns The stream; the peer hears of it soon.
+   * @param direction Direction of the stream.
+   * @param sendOrder Priority; the higher order is sent first.
+   * @returns The stream, announced to the peer soon.
    */
   open(direction: StreamDirection, sendOrder: number | undefined): QmuxStream {
     const stream = this.#add(this.#local[direction]++, direction, { isRemote: false });
@@ -135,12 +134,13 @@ export class StreamRegistry {
   }
 
   /**
-   * The stream of a frame that came. If the peer opens one by it, it is there now, and all before it.
+   * Finds the stream of a received frame. A frame for a new stream of the peer opens that stream
+   * and all earlier ones.
    *
-   * @param id Its number.
-   * @param half The direction that the frame is about.
-   * @returns The stream; `undefined` if it is over.
-   * @throws {QmuxError} If there can be no such frame.
+   * @param id Stream number.
+   * @param half Direction that the frame concerns.
+   * @returns The stream; `undefined` if the stream is over.
+   * @throws {QmuxError} If the stream cannot have such a frame.
    */
   find(id: number, half: "send" | "receive"): QmuxStream | undefined {
     const stream = this.#streams.get(id);
@@ -151,14 +151,14 @@ export class StreamRegistry {
     if (lacksHalf || !isRemote && index >= this.#local[direction]) {
       throw new QmuxError(
         QuicError.streamStateError,
-        `Expected no such frame of stream ${id}`,
+        `Received a frame that is invalid for stream ${id}`,
       );
     }
     if (stream !== undefined || !isRemote) return stream;
     return index < this.#remote[direction] ? undefined : this.#arrive(direction, index);
   }
 
-  /** A direction of a stream is over; once all of it is, the peer may open another one. */
+  /** Removes a stream once both directions are over; the peer may then open another one. */
   halfEnded(stream: QmuxStream): void {
     if (!stream.isOver || !stream.isAccepted || !this.#streams.delete(stream.id)) return;
     if (stream.isRemote && !stream.carriesMessages) {
@@ -167,10 +167,10 @@ export class StreamRegistry {
   }
 
   /**
-   * Ends every stream. Those that nobody took can still be taken after a clean end.
+   * Ends every stream. After a clean end, unaccepted streams can still be accepted.
    *
-   * @param error What their users get.
-   * @param isBroken Whether incoming streams end with it too.
+   * @param error Error for readers and writers.
+   * @param isBroken Whether the lists of incoming streams fail with the error too.
    */
   end(error: Error, isBroken: boolean): void {
     clearTimeout(this.#announcing);
@@ -183,7 +183,7 @@ export class StreamRegistry {
     }
   }
 
-  /** The peer should know of a stream, even if nothing is written to it at first. */
+  /** Announces a stream to the peer soon, even if nothing is written to the stream at first. */
   #announceSoon(half: SendHalf): void {
     this.#unannounced.push(half);
     this.#announcing ??= setTimeout(() => {
@@ -192,7 +192,7 @@ export class StreamRegistry {
     });
   }
 
-  /** The peer opened a stream, and with it all before it. */
+  /** Adds a stream that the peer opened, and all earlier ones. */
   #arrive(direction: StreamDirection, index: number): QmuxStream {
     const credit = this.#host.credit?.of(direction).receive;
     const opened = this.#remote;
@@ -209,7 +209,7 @@ export class StreamRegistry {
     while (opened[direction] <= index) {
       credit?.receive(1);
       stream = this.#add(opened[direction]++, direction, { isRemote: true });
-      // It is given beside those of the application, and is none of them.
+      // The stream of the messages is allowed beyond those of the application.
       if (stream.carriesMessages) credit?.release(1);
       stream.receive = this.#receiveHalf(stream);
       if (direction === "unidirectional") this.#unidirectional.push(stream);
@@ -228,7 +228,7 @@ export class StreamRegistry {
   ): QmuxStream {
     const id = index * 4 + (direction === "bidirectional" ? 0 : 2) +
       (this.#isClient === isRemote ? 1 : 0);
-    // The stream of the messages is no user's: it is counted where nobody looks.
+    // The stream of the messages has a ledger of its own, outside the application's counters.
     const messages = id === 0 ? this.#messages : undefined;
     const ledger = messages ?? this.#host.ledger;
     const account = ledger.opened(direction, isRemote ? "remote" : "local");
@@ -247,7 +247,7 @@ export class StreamRegistry {
     return new ReceiveHalf(stream, this.#host, this.#host.credit?.maxStreamData);
   }
 
-  /** The application takes a stream; only now may the peer open another one for it. */
+  /** Accepts a stream for the application; only then may the peer open a replacement. */
   #accept(stream: QmuxStream): QmuxStream {
     stream.isAccepted = true;
     this.halfEnded(stream);

@@ -1,6 +1,6 @@
 /**
- * Datagrams of QMux, RFC 9221. The wire loses none of them; this end does,
- * where too many wait.
+ * Datagrams of QMux (RFC 9221). The wire is reliable; datagrams are lost only in the full queues of
+ * this end.
  *
  * @module
  */
@@ -8,30 +8,29 @@ import { Arrivals } from "../_arrivals.ts";
 import type { Ledger } from "../_ledger.ts";
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
 
-/** Datagrams held for a reader; past it the oldest is dropped. */
+/** Most datagrams held for a reader; beyond, the oldest is dropped. */
 export const MAX_HELD_DATAGRAMS = 256;
 
-/** Datagrams that wait for the wire; past it the oldest is dropped. */
+/** Most datagrams that wait for the wire; beyond, the oldest is dropped. */
 export const MAX_WAITING_DATAGRAMS = 256;
 
-/** From so many on that wait, a write to the web stream waits too. */
+/** Number of waiting datagrams from which a write to the web stream waits. */
 const HIGH_WATER_DATAGRAMS = MAX_WAITING_DATAGRAMS / 2;
 
-/** What datagrams need of their connection. */
+/** The connection, as datagrams see it. */
 export interface DatagramHost {
-  /** Counts. */
   readonly ledger: Ledger;
-  /** Largest datagram that the peer takes. */
+  /** Largest datagram that the peer accepts. */
   readonly maxDatagramSize: number;
-  /** Whether the peer takes a datagram of so many bytes. */
+  /** Tells whether the peer accepts a datagram of the given size. */
   takesDatagram(byteLength: number): boolean;
-  /** Puts a datagram into a record at once, if nothing is ahead of it. */
+  /** Puts a datagram into a record at once, if no frame is ahead. */
   sendDatagramNow(datagram: Uint8Array): boolean;
-  /** Datagrams wait. */
+  /** Called when a datagram waits for the wire. */
   wantsDatagrams(): void;
 }
 
-/** The datagrams of one connection. */
+/** Datagrams of one connection. */
 export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   readonly #host: DatagramHost;
   readonly #arrivals: Arrivals<Uint8Array>;
@@ -43,7 +42,6 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   #controller: WritableStreamDefaultController | undefined = undefined;
   #failure: { readonly cause: unknown } | undefined = undefined;
 
-  /** Creates them. */
   constructor(host: DatagramHost) {
     this.#host = host;
     this.#arrivals = new Arrivals({
@@ -52,17 +50,20 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     });
   }
 
-  /** The largest datagram; before the peer said what it takes, what Skein takes. */
+  /**
+   * Largest datagram that the peer accepts; Skein's own limit until the peer's parameters arrive,
+   * and 0 after the end.
+   */
   get maxDatagramSize(): number {
     return this.#failure === undefined ? this.#host.maxDatagramSize : 0;
   }
 
-  /** Datagrams that came; the oldest unread are dropped. */
+  /** Received datagrams; the oldest unread ones are dropped. */
   get readable(): ReadableStream<Uint8Array> {
     return this.#arrivals.readable;
   }
 
-  /** Datagrams to send; a write waits where many do. One that is too large is lost. */
+  /** Datagrams to send. A write waits while many datagrams do. An oversize datagram is dropped. */
   get writable(): WritableStream<Uint8Array> {
     return this.#writable ??= new WritableStream<Uint8Array>({
       start: (controller) => {
@@ -73,7 +74,6 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     });
   }
 
-  /** Datagrams by plain calls. */
   get direct(): DirectDatagrams {
     return this;
   }
@@ -83,7 +83,6 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     return this.#waiting.length - this.#head;
   }
 
-  /** See {@linkcode DirectDatagrams.send}. */
   send(datagram: Uint8Array): void {
     if (this.#failure !== undefined) return;
     const { ledger } = this.#host;
@@ -96,7 +95,6 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     this.#host.wantsDatagrams();
   }
 
-  /** See {@linkcode DirectDatagrams.receive}. */
   receive(receiver: (datagram: Uint8Array) => void): void {
     if (this.#receiver !== undefined) {
       throw new TypeError("Cannot receive datagrams: there is a receiver already");
@@ -105,7 +103,9 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     for (const held of this.#arrivals.takeHeld()) receiver(held);
   }
 
-  /** The peer said what it takes: the rest of what waits is lost. */
+  /**
+   * Drops waiting datagrams that the peer does not accept, once the peer's parameters have arrived.
+   */
   opened(): void {
     const waiting = this.#waiting.slice(this.#head);
     this.#waiting = [];
@@ -117,12 +117,12 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     }
   }
 
-  /** The next one that waits for the wire, which stays where it is. */
+  /** The next datagram for the wire, left in the queue. */
   get first(): Uint8Array | undefined {
     return this.#waiting[this.#head];
   }
 
-  /** Takes the next one that waits for the wire. There MUST be one. */
+  /** Removes and returns the next datagram for the wire. The queue MUST NOT be empty. */
   take(): Uint8Array {
     const datagram = this.#waiting[this.#head++]!;
     if (this.#head >= MAX_WAITING_DATAGRAMS || this.#head === this.#waiting.length) {
@@ -137,9 +137,9 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   }
 
   /**
-   * Takes a datagram that came.
+   * Delivers a received datagram.
    *
-   * @param datagram The bytes, which are its own.
+   * @param datagram Bytes in memory of their own.
    */
   deliver(datagram: Uint8Array): void {
     this.#host.ledger.receivedDatagram(datagram);
@@ -148,10 +148,10 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   }
 
   /**
-   * Ends them with the connection.
+   * Ends the datagrams with the connection.
    *
-   * @param error What writers get.
-   * @param isBroken Whether readers get it too.
+   * @param error Error for writers.
+   * @param isBroken Whether readers get the error too.
    */
   end(error: unknown, isBroken: boolean): void {
     this.#failure = { cause: error };
@@ -163,7 +163,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     else this.#arrivals.end();
   }
 
-  /** The writer may change its bytes afterwards. */
+  /** Sends a copy if the datagram has to wait, because the writer may reuse the bytes. */
   #write(datagram: Uint8Array): Promise<void> | void {
     if (this.waiting === 0 && this.#host.sendDatagramNow(datagram)) return;
     this.send(new Uint8Array(datagram));

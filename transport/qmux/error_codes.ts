@@ -1,33 +1,33 @@
 /**
- * Error codes of QUIC that QMux closes a connection with, RFC 9000 section 20.1.
+ * QUIC error codes that QMux closes a connection with (RFC 9000 section 20.1).
  *
  * @module
  */
 import { ProtocolError } from "../../errors.ts";
 
-/** Codes of QUIC's transport. */
+/** QUIC transport error codes. */
 export const QuicError = {
-  /** Nothing went wrong. */
+  /** Close without an error. */
   noError: 0x0,
-  /** This end failed by itself. */
+  /** Internal failure of the sending end. */
   internalError: 0x1,
-  /** More bytes than were allowed. */
+  /** More bytes received than granted. */
   flowControlError: 0x3,
-  /** More streams than were allowed. */
+  /** More streams opened than granted. */
   streamLimitError: 0x4,
-  /** A frame for a stream that cannot have it. */
+  /** Frame for a stream in a state that does not allow the frame. */
   streamStateError: 0x5,
-  /** A stream that changed its final size. */
+  /** Changed final size of a stream. */
   finalSizeError: 0x6,
-  /** A frame that cannot be read. */
+  /** Undecodable frame. */
   frameEncodingError: 0x7,
-  /** Parameters that cannot be read, or are not allowed. */
+  /** Undecodable or forbidden transport parameters. */
   transportParameterError: 0x8,
-  /** Another breach of the rules. */
+  /** Any other protocol violation. */
   protocolViolation: 0xa,
 } as const;
 
-/** What the peer did wrong, with QUIC's code of it. */
+/** Protocol violation by the peer, with the QUIC error code. */
 export class QmuxError extends ProtocolError {
   /** One of {@linkcode QuicError}. */
   readonly quicCode: number;
@@ -36,7 +36,7 @@ export class QmuxError extends ProtocolError {
    * Creates the error.
    *
    * @param quicCode One of {@linkcode QuicError}.
-   * @param message What was expected, and what came.
+   * @param message Expected and received input.
    */
   constructor(quicCode: number, message: string) {
     super(message);

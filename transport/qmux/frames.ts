@@ -1,6 +1,6 @@
 /**
- * Frames of QMux: those of RFC 9000 section 19 and RFC 9221 that it has, and
- * its own (draft-ietf-quic-qmux).
+ * Frames of QMux: a subset of RFC 9000 section 19 and RFC 9221, plus frames of
+ * draft-ietf-quic-qmux.
  *
  * @module
  */
@@ -13,110 +13,113 @@ import {
   type TransportParameters,
 } from "./transport_parameters.ts";
 
-/** Types of frames that fit one byte. */
+/** One-byte frame types. */
 export const FrameType = {
-  /** Nothing. */
+  /** Padding. */
   padding: 0x00,
-  /** A stream was cut by who writes it. */
+  /** RESET_STREAM: the writer abandoned a stream. */
   resetStream: 0x04,
-  /** Who reads a stream wants no more of it. */
+  /** STOP_SENDING: the reader wants no more of a stream. */
   stopSending: 0x05,
-  /** Bytes of a stream; the low bits say what the frame has. */
+  /** STREAM: bytes of a stream; the low bits are {@linkcode StreamBit}. */
   stream: 0x08,
-  /** Bytes of all streams that may be sent. */
+  /** MAX_DATA: bytes of all streams that may be sent. */
   maxData: 0x10,
-  /** Bytes of one stream that may be sent. */
+  /** MAX_STREAM_DATA: bytes of one stream that may be sent. */
   maxStreamData: 0x11,
-  /** Bidirectional streams that may be opened. */
+  /** MAX_STREAMS: bidirectional streams that may be opened. */
   maxStreamsBidi: 0x12,
-  /** Unidirectional streams that may be opened. */
+  /** MAX_STREAMS: unidirectional streams that may be opened. */
   maxStreamsUni: 0x13,
-  /** The bytes of all streams are used up. */
+  /** DATA_BLOCKED: the bytes of all streams are used up. */
   dataBlocked: 0x14,
-  /** The bytes of one stream are used up. */
+  /** STREAM_DATA_BLOCKED: the bytes of one stream are used up. */
   streamDataBlocked: 0x15,
-  /** The bidirectional streams are used up. */
+  /** STREAMS_BLOCKED: the bidirectional streams are used up. */
   streamsBlockedBidi: 0x16,
-  /** The unidirectional streams are used up. */
+  /** STREAMS_BLOCKED: the unidirectional streams are used up. */
   streamsBlockedUni: 0x17,
-  /** The connection ends by a fault. */
+  /** CONNECTION_CLOSE because of a protocol violation. */
   connectionClose: 0x1c,
-  /** The connection ends because an application says so. */
+  /** CONNECTION_CLOSE by the application. */
   applicationClose: 0x1d,
-  /** A datagram up to the end of the record. */
+  /** DATAGRAM up to the end of the record. */
   datagram: 0x30,
-  /** A datagram with its length. */
+  /** DATAGRAM with a length. */
   datagramWithLength: 0x31,
 } as const;
 
-/** Bits of a STREAM frame's type. */
+/** Bits in the type of a STREAM frame. */
 export const StreamBit = {
-  /** It is the end of the stream. */
+  /** The stream ends with this frame. */
   fin: 0x01,
-  /** It says how long it is. */
+  /** A length field is present. */
   length: 0x02,
-  /** It says where it is in the stream. */
+  /** An offset field is present. */
   offset: 0x04,
 } as const;
 
-/** QX_TRANSPORT_PARAMETERS. */
+/** QX_TRANSPORT_PARAMETERS frame. */
 export const PARAMETERS_TYPE = 0x3f5153300d0a0d0an;
 
-/** QX_PING that asks for an answer. */
+/** QX_PING frame that requests an answer. */
 export const PING_TYPE = 0x348c67529ef8c7bdn;
 
-/** QX_PING that is the answer. */
+/** QX_PING frame that answers. */
 export const PONG_TYPE = 0x348c67529ef8c7ben;
 
-/** Bytes of a stream. */
+/** STREAM frame. */
 export interface StreamFrame {
-  /** Tells the kinds of frames apart. */
+  /** Discriminator. */
   readonly kind: "stream";
-  /** The stream. */
+  /** Stream number. */
   readonly id: number;
-  /** Where its bytes are in the stream; `NaN` if it does not say, and they follow on what came before. */
+  /**
+   * Offset of the bytes in the stream; `NaN` in a frame without an offset, where the bytes follow
+   * those received before.
+   */
   readonly offset: number;
-  /** Its bytes; a part of the record. */
+  /** Payload; a view of the record. */
   readonly data: Uint8Array;
-  /** Whether the stream ends behind them. */
+  /** True if the stream ends behind the payload. */
   readonly isFin: boolean;
 }
 
-/** A stream that was cut by who writes it. */
+/** RESET_STREAM frame. */
 export interface ResetFrame {
-  /** Tells the kinds of frames apart. */
+  /** Discriminator. */
   readonly kind: "reset";
-  /** The stream. */
+  /** Stream number. */
   readonly id: number;
-  /** The application's code. */
+  /** Application error code. */
   readonly code: number;
-  /** Bytes of the stream up to its end; `undefined` where the framing has none. */
+  /** Total bytes of the stream; `undefined` in the framing without this field. */
   readonly finalSize: number | undefined;
 }
 
-/** The connection's end. */
+/** CONNECTION_CLOSE frame. */
 export interface CloseFrame {
-  /** Tells the kinds of frames apart. */
+  /** Discriminator. */
   readonly kind: "close";
-  /** Whether an application says so, and it is no fault. */
+  /** True if the application closed the connection, as opposed to a protocol violation. */
   readonly isApplication: boolean;
-  /** The application's code, or QUIC's. */
+  /** Application close code, or QUIC error code. */
   readonly code: number;
-  /** In words. */
+  /** Reason in words. */
   readonly reason: string;
 }
 
-/** A datagram. */
+/** DATAGRAM frame. */
 export interface DatagramFrame {
-  /** Tells the kinds of frames apart. */
+  /** Discriminator. */
   readonly kind: "datagram";
-  /** Its bytes; a part of the record. */
+  /** Payload; a view of the record. */
   readonly data: Uint8Array;
   /** Bytes of the whole frame. */
   readonly frameSize: number;
 }
 
-/** Any frame; padding is none. */
+/** Any frame but padding. */
 export type QmuxFrame =
   | StreamFrame
   | ResetFrame
@@ -139,12 +142,12 @@ export type QmuxFrame =
 
 const decoder = new TextDecoder();
 
-/** Reads the frames of one record, one after the other. */
+/** Reader for the frames of one record. */
 export class FrameReader {
   readonly #cursor: Cursor;
 
   /**
-   * Begins at the first frame.
+   * Creates a reader at the first frame.
    *
    * @param record The record, without a size field.
    */
@@ -152,7 +155,7 @@ export class FrameReader {
     this.#cursor = new Cursor(record, QuicError.frameEncodingError);
   }
 
-  /** Whether nothing is left of the record. */
+  /** Tells whether the whole record is read. */
   get isAtEnd(): boolean {
     return this.#cursor.left === 0;
   }
@@ -161,13 +164,13 @@ export class FrameReader {
    * Reads the next frame; padding is skipped.
    *
    * @returns The frame; `undefined` at the end of the record.
-   * @throws {QmuxError} If there is none that can be read.
+   * @throws {QmuxError} If the bytes are no valid frame.
    */
   next(): QmuxFrame | undefined {
     const cursor = this.#cursor;
     const { bytes } = cursor;
     while (cursor.at < bytes.byteLength && bytes[cursor.at] === FrameType.padding) cursor.at++;
-    // Whoever got the last frame may have handed the memory of the record on.
+    // The receiver of the last frame may have transferred the memory of the record.
     if (cursor.left <= 0) return undefined;
     const first = bytes[cursor.at]!;
     if (first >= 0x40) return this.#own();
@@ -178,7 +181,8 @@ export class FrameReader {
   #stream(type: number): StreamFrame {
     const cursor = this.#cursor;
     const id = cursor.varint();
-    // QUIC would mean 0. Older peers never say it: nothing is lost or comes twice on such a wire.
+    // QUIC defines an absent offset as 0. Older peers never send an offset: their wire neither
+    // loses nor repeats bytes.
     const offset = (type & StreamBit.offset) === 0 ? NaN : cursor.varint();
     const length = (type & StreamBit.length) === 0 ? cursor.left : cursor.varint();
     const data = cursor.take(length);
@@ -235,12 +239,12 @@ export class FrameReader {
   #close(isApplication: boolean): CloseFrame {
     const cursor = this.#cursor;
     const code = cursor.varint();
-    if (!isApplication) cursor.varint(); // The type of the frame at fault.
+    if (!isApplication) cursor.varint(); // Type of the offending frame.
     const reason = decoder.decode(cursor.take(cursor.varint()));
     return { kind: "close", isApplication, code, reason };
   }
 
-  /** A frame of QMux itself, whose types are long. */
+  /** Reads a frame of QMux itself; these types are longer than one byte. */
   #own(): QmuxFrame {
     const cursor = this.#cursor;
     const type = cursor.exactVarint();
@@ -263,8 +267,8 @@ export class FrameReader {
  * Reads all frames of a record.
  *
  * @param record The record, without a size field.
- * @returns Its frames.
- * @throws {QmuxError} If it cannot be read.
+ * @returns Frames of the record.
+ * @throws {QmuxError} If a frame cannot be decoded.
  */
 export function decodeRecord(record: Uint8Array): QmuxFrame[] {
   const reader = new FrameReader(record);
@@ -273,7 +277,7 @@ export function decodeRecord(record: Uint8Array): QmuxFrame[] {
   return frames;
 }
 
-/** All types of frames of streams in pairs: the even one is of bidirectional streams. */
+/** Derives the direction from a frame type: of each pair, the even type is bidirectional. */
 function directionOf(type: number): StreamDirection {
   return (type & 1) === 0 ? "bidirectional" : "unidirectional";
 }

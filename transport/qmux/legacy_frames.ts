@@ -1,6 +1,6 @@
 /**
- * The framing from before the drafts, whose subprotocol is `webtransport`: one
- * frame a message, and no lengths in it.
+ * Framing from before the drafts, with the subprotocol `webtransport`: one frame per message,
+ * without lengths.
  *
  * @module
  */
@@ -11,17 +11,15 @@ import { FrameType, type QmuxFrame, StreamBit } from "./frames.ts";
 const decoder = new TextDecoder();
 
 /**
- * Reads the frame of a message. A STREAM frame has no offset: its bytes follow
- * those that came before, which is said by `NaN`.
+ * Decodes the frame of a message. A STREAM frame has no offset field and follows the bytes received
+ * before; its `offset` is `NaN`.
  *
- * @param message The message.
- * @returns Its frame.
- * @throws {QmuxError} If it cannot be read.
+ * @throws {QmuxError} If the frame cannot be decoded.
  */
 export function decodeLegacyFrame(message: Uint8Array): QmuxFrame {
   const cursor = new Cursor(message, QuicError.frameEncodingError);
   const type = cursor.varint();
-  const first = cursor.varint(); // A stream, or the code of a close.
+  const first = cursor.varint(); // Stream number, or the code of a close.
   switch (type) {
     case FrameType.stream:
     case FrameType.stream | StreamBit.fin: {

@@ -1,6 +1,6 @@
 /**
- * What puts streams and datagrams onto a wire of frames: the seam between a
- * WebSocket and QMux, which a page loads only when it needs it.
+ * Contract between a WebSocket connection and QMux. Pages load the implementation only when streams
+ * or datagrams are used.
  *
  * @module
  */
@@ -11,7 +11,7 @@ import type {
   FlowControlOptions,
 } from "../connection.ts";
 
-/** Streams, datagrams and their flow control; a part of a connection. */
+/** Streams, datagrams and flow control, as a part of a connection. */
 export interface Multiplexer extends
   Pick<
     Connection,
@@ -26,52 +26,52 @@ export interface Multiplexer extends
     | "unreadStreams"
   > {
   /**
-   * Takes a record. MUST NOT throw: what the peer may not send is told to the link.
+   * Handles a received record. MUST NOT throw: protocol violations of the peer go to the link.
    *
-   * @param record The bytes of a binary frame, its own.
+   * @param record Bytes of a binary frame, in memory of their own.
    */
   receive(record: Uint8Array): void;
   /**
-   * Ends every stream: the connection is over.
+   * Ends every stream with the connection.
    *
-   * @param error What their users get.
-   * @param isBroken Whether incoming streams and datagrams end with the error too; without it they just end.
+   * @param error Error for readers and writers.
+   * @param isBroken Whether incoming streams and datagrams fail with the error; otherwise they end.
    */
   end(error: Error, isBroken: boolean): void;
 }
 
-/** What a multiplexer needs of its wire. */
+/** The wire, as a multiplexer sees it. */
 export interface MultiplexerLink {
-  /** Which end this is: the client opens streams 0, 4, 8 and so on. */
+  /** This end's role: the client opens streams 0, 4, 8 and so on. */
   readonly side: "client" | "server";
   /** Hands a record to the wire. Never blocks; watch `bufferedAmount`. */
   send(record: Uint8Array): void;
   /** Bytes that the wire still holds. */
   readonly bufferedAmount: number;
-  /** Waits until the wire holds little, or is over. Never rejects. */
+  /** Waits until the wire holds little, or has ended. Never rejects. */
   drained(): Promise<void>;
-  /** The peer closed the connection by a frame of its own, with a code of its application. */
+  /** Called when the peer closed the connection by a frame with an application close code. */
   peerClosed(info: Required<ConnectionCloseInfo>): void;
   /**
-   * Ends the connection: the peer broke the protocol.
+   * Ends the connection because the peer violated the protocol.
    *
-   * @param code QUIC's code of the fault, RFC 9000 section 20.1.
-   * @param reason In words.
+   * @param code QUIC error code (RFC 9000 section 20.1).
+   * @param reason Reason in words.
    */
   fail(code: number, reason: string): void;
 }
 
-/** A connection whose multiplexer is made when it is first needed. */
+/** A connection that creates the multiplexer on first use. */
 export interface StreamsHost extends Pick<MultiplexerLink, "bufferedAmount" | "drained" | "send"> {
-  /** The wire's name, for errors. */
+  /** Name of the transport, for errors. */
   readonly transport: string;
-  /** Which end this is. */
+  /** This end's role. */
   readonly side: "client" | "server";
-  /** Whether the wire carries streams and datagrams at all. */
+  /** True if the wire can carry streams and datagrams. */
   readonly hasStreams: boolean;
-  /** How much the peer may send ahead of who reads it. */
+  /** Limits on data that the peer may send ahead of the readers. */
   readonly flowControl: FlowControlOptions | undefined;
-  /** Gets what happens. */
+  /** Observer of the connection's events. */
   readonly observer: ConnectionObserver | undefined;
   /** Closes the connection. */
   close(info: ConnectionCloseInfo): void;

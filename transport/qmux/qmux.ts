@@ -1,6 +1,6 @@
 /**
- * QMux: streams, datagrams and their flow control on a wire of frames
- * (draft-ietf-quic-qmux, on RFC 9000 and RFC 9221).
+ * QMux: streams, datagrams and flow control on a wire of frames (draft-ietf-quic-qmux, on RFC 9000
+ * and RFC 9221).
  *
  * @module
  */
@@ -45,13 +45,13 @@ import {
 import type { QmuxVersion } from "./versions.ts";
 import { MAX_TIMER_MS } from "../within.ts";
 
-/** In the time after which a peer closes for silence, something is said so often. */
+/** Pings sent within the idle timeout of the peer. */
 const PINGS_PER_TIMEOUT = 3;
 
-/** No peer is told that this end is alive more often than so, in milliseconds. */
+/** Shortest interval between pings, in milliseconds. */
 const MIN_PING_MS = 100;
 
-/** The pings of one connection. */
+/** Pings of one connection. */
 class Pings {
   readonly #outlet: Outlet;
   readonly #version: QmuxVersion;
@@ -61,10 +61,9 @@ class Pings {
   #recordsAtPing = 0;
 
   /**
-   * Creates it; nothing is sent before it is asked for.
+   * Creates the pings; none are sent before {@linkcode Pings.keepAlive}.
    *
-   * @param outlet The way out.
-   * @param version The version of the wire: draft 02 has rules for the numbers of pings.
+   * @param version Version of the wire; draft 02 requires ascending ping numbers.
    */
   constructor(outlet: Outlet, version: QmuxVersion) {
     this.#outlet = outlet;
@@ -72,9 +71,9 @@ class Pings {
   }
 
   /**
-   * Keeps a peer from closing for silence.
+   * Keeps a peer from closing after its idle timeout.
    *
-   * @param timeoutMs After how much it does so, in milliseconds; 0 is never.
+   * @param timeoutMs Idle timeout of the peer in milliseconds; 0 is none.
    */
   keepAlive(timeoutMs: number): void {
     const everyMs = Math.max(MIN_PING_MS, timeoutMs / PINGS_PER_TIMEOUT);
@@ -87,10 +86,10 @@ class Pings {
   }
 
   /**
-   * The peer asks for an answer.
+   * Answers a ping of the peer.
    *
-   * @param sequence Its number.
-   * @throws {QmuxError} If that is not later than the one before.
+   * @param sequence Ping number.
+   * @throws {QmuxError} If the number is not above the previous one.
    */
   received(sequence: bigint): void {
     if (this.#version === 2 && sequence <= this.#last) {
@@ -104,10 +103,10 @@ class Pings {
   }
 
   /**
-   * The peer answers.
+   * Checks an answer of the peer.
    *
-   * @param sequence To which ping.
-   * @throws {QmuxError} If there was none such.
+   * @param sequence Number of the answered ping.
+   * @throws {QmuxError} If this end sent no such ping.
    */
   answered(sequence: bigint): void {
     if (this.#version !== 2 || sequence < this.#sent) return;
@@ -117,65 +116,73 @@ class Pings {
     );
   }
 
-  /** Sends no more. */
   stop(): void {
     clearInterval(this.#keepAlive);
   }
 }
 
-/** Largest record, sent and received: a chunk of 64 KiB fits, with what is before it. */
+/** Largest record, sent and received: fits a chunk of 64 KiB with the frame header. */
 export const MAX_RECORD_BYTES = 65_600;
 
-/** Largest frame where a message is one, in draft 00 and before. */
+/** Largest frame in draft 00 and before, where a message is one frame. */
 const MAX_SINGLE_FRAME_BYTES = 16_384;
 
-/** Most bytes of a stream in one frame that peers take whose records are small: theirs have a bound of their own. */
+/**
+ * Most stream bytes per frame for peers with small records, which limit the payload of a frame
+ * separately.
+ */
 const MAX_SMALL_PAYLOAD = 16_352;
 
-/** Largest DATAGRAM frame that this end takes. */
+/** Largest DATAGRAM frame that this end accepts. */
 export const MAX_DATAGRAM_FRAME_BYTES: number = DEFAULT_MAX_RECORD_SIZE;
 
-/** Bytes that nobody read yet, where the peer does not count them: past it the connection ends. */
+/** Most unread bytes from a peer without byte credit; beyond, the connection ends. */
 export const MAX_UNCOUNTED_BYTES = 16_777_216;
 
-/** Ahead of who reads it, until the peer is admitted: the stream of its token, and few others. */
+/** Credit until the peer is admitted: enough for the stream of the token and a few others. */
 const HELD = { data: 16_384, bidirectional: 8, unidirectional: 8 };
 
-/** What a {@linkcode Qmux} may be told by its wire, beside the rest. */
+/** Wire of a {@linkcode Qmux}. */
 export interface QmuxLink extends MultiplexerLink {
-  /** The peer ended the connection by a fault that it found; without this, as a fault of the peer. */
+  /**
+   * Called when the peer ended the connection because of a violation by this end. Without this
+   * method, `fail` is called.
+   */
   peerFailed?(code: number, reason: string): void;
 }
 
 /** Options for {@linkcode Qmux}. */
 export interface QmuxOptions {
-  /** The version of the wire. */
+  /** Version of the wire. */
   readonly version: QmuxVersion;
   /**
-   * How much the peer may send ahead of who reads it. The window of each stream always moves
-   * by itself; `automatic` is about those of the connection.
+   * Limits on data that the peer may send ahead of the readers. The window of each stream always
+   * moves automatically; `automatic` concerns the windows of the connection.
    */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
-   * Whether the peer may be one of the older ones: their resets say that there were no bytes even
-   * if some came, and their bytes do not say where in the stream they are.
+   * Accepts deviations of older peers: resets with a final size of 0 although bytes
+   * arrived, and stream frames without an offset.
    *
    * @default {false}
    */
   readonly isLenient?: boolean;
-  /** Called once the peer has said what it takes. */
+  /** Called once the peer's transport parameters have arrived. */
   readonly onOpen?: () => void;
 }
 
-/** The multiplexer of one connection. It says nothing before it has to, or {@linkcode Qmux.start} was called. */
+/**
+ * Multiplexer of one connection. The first frame goes out on first use, or on
+ * {@linkcode Qmux.start}.
+ */
 export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHost, DatagramHost {
-  /** What was counted. */
+  /** Counters of the connection. */
   readonly ledger: Ledger = new Ledger();
 
   readonly #link: QmuxLink;
   readonly #options: QmuxOptions;
   readonly #isLegacy: boolean;
-  /** Bytes of all streams that the peer may send. */
+  /** Receive credit for the bytes of all streams. */
   readonly dataReceived: ReceiveCredit;
   readonly #credit: QmuxCredit | undefined;
   readonly #outlet: Outlet;
@@ -194,8 +201,6 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
   /**
    * Creates a multiplexer.
    *
-   * @param link Its wire.
-   * @param options See {@linkcode QmuxOptions}.
    * @throws {RangeError} If a window is not an integer from 0 to 2^53 - 1.
    */
   constructor(link: QmuxLink, options: QmuxOptions) {
@@ -220,7 +225,7 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
     }
   }
 
-  /** Streams and datagrams so far, once there were any. */
+  /** Counters of streams and datagrams; `undefined` before the first of either. */
   get counters(): ConnectionCounters | undefined {
     const { ledger } = this;
     this.#isCounting ||= ledger.localBidirectionalOpened + ledger.localUnidirectionalOpened +
@@ -230,18 +235,17 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
   }
 
   /**
-   * Leaves the first bidirectional stream of the client out of what is counted, as it carries
-   * messages; and gives that one although the application may give none.
+   * Excludes the client's first bidirectional stream from the counters, because that stream carries
+   * messages. The stream is allowed even if the application grants none.
    */
   carryMessages(): void {
     this.#streams.carryMessages();
   }
 
   /**
-   * Takes no datagrams, and only a little of streams, until the peer is admitted; to be called before
-   * the start.
+   * Accepts no datagrams and little stream data until the peer is admitted. Call before the start.
    *
-   * @param admitted Resolves once it is.
+   * @param admitted Resolves on admission.
    */
   holdUntil(admitted: Promise<unknown>): void {
     const windows = CREDIT_KINDS.map((kind) => {
@@ -257,7 +261,7 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
     }, () => {});
   }
 
-  /** Streams of the peer that nobody took yet. */
+  /** Streams of the peer that the application has not accepted yet. */
   get unreadStreams(): number {
     return this.#streams.unread;
   }
@@ -267,27 +271,27 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
     return this.#credit;
   }
 
-  /** Whether the peer has said what it takes. */
+  /** Tells whether the peer's transport parameters have arrived. */
   get isOpen(): boolean {
     return this.#isOpen;
   }
 
-  /** Bytes of streams that came and were not read. */
+  /** Bytes of streams received and not yet read. */
   get heldBytes(): number {
     return this.#streams.heldBytes;
   }
 
-  /** Streams that are open. */
+  /** Number of open streams. */
   get openStreams(): number {
     return this.#streams.size;
   }
 
-  /** Streams that are kept for a frame that the wire does not take yet. */
+  /** Streams kept for a frame that the wire does not take yet. */
   get waitingStreams(): number {
     return this.#outlet.waitingStreams;
   }
 
-  /** Datagrams; none in draft 00 and before. */
+  /** Datagrams; unsupported in draft 00 and before. */
   get datagrams(): DatagramDuplex {
     if (this.#hasDatagrams) return this.#allDatagrams;
     return this.#noDatagrams ??= noDatagrams("qmux-00");
@@ -303,22 +307,21 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
     return this.#streams.incomingUnidirectional;
   }
 
-  /** Opens a stream, waiting while the peer allows no more. */
+  /** Opens a stream; waits for stream credit. */
   createBidirectionalStream(options: OpenStreamOptions = {}): Promise<QmuxStream> {
     return this.#create("bidirectional", options);
   }
 
-  /** Opens a stream, waiting while the peer allows no more. */
+  /** Opens a stream; waits for stream credit. */
   async createUnidirectionalStream(options: OpenStreamOptions = {}): Promise<SendStream> {
     return (await this.#create("unidirectional", options)).send!.writable;
   }
 
-  /** Sets who is told what happens. */
   observe(observer: ConnectionObserver | undefined): void {
     this.ledger.observer = observer;
   }
 
-  /** Says now what this end takes, and not when it is first needed. */
+  /** Sends the transport parameters now, ahead of the first use. */
   start(): void {
     if (this.#isStarted || this.#end !== undefined) return;
     this.#isStarted = true;
@@ -340,9 +343,9 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
   }
 
   /**
-   * Sends a close of the application, behind what was put into records before. Nothing is sent after it.
+   * Sends a close by the application behind the records written so far, and nothing more.
    *
-   * @param info Code and reason.
+   * @param info Close code and reason.
    */
   close({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
     this.start();
@@ -350,17 +353,16 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
   }
 
   /**
-   * Sends a close because of a fault of the peer. Nothing is sent after it.
+   * Sends a close because of a violation by the peer, and nothing more.
    *
-   * @param code QUIC's code of the fault.
-   * @param reason In words.
+   * @param code QUIC error code.
+   * @param reason Reason in words.
    */
   abort(code: number, reason: string): void {
     this.start();
     this.#outlet.close(code, reason, NO_FRAME);
   }
 
-  /** Takes a record. */
   receive(record: Uint8Array): void {
     if (this.#end !== undefined || this.#isFaulty) return;
     this.start();
@@ -368,17 +370,16 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
     try {
       this.#receive(record);
     } catch (error) {
-      const isTheirs = error instanceof QmuxError;
+      const isPeerFault = error instanceof QmuxError;
       this.#fail(
-        isTheirs ? error.quicCode : QuicError.internalError,
-        isTheirs ? error.message : "This end failed to read a record",
+        isPeerFault ? error.quicCode : QuicError.internalError,
+        isPeerFault ? error.message : "This end failed to read a record",
       );
     } finally {
       this.#outlet.release();
     }
   }
 
-  /** Ends every stream, and all datagrams. */
   end(error: Error, isBroken: boolean): void {
     if (this.#end !== undefined) return;
     this.#end = { error, isBroken };
@@ -389,103 +390,89 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
     this.#datagrams?.end(error, isBroken);
   }
 
-  // What streams need.
+  // Members for the streams.
 
-  /** See {@linkcode RegistryHost}. */
   get dataLeft(): number {
     return this.#credit?.of("data").send.left ?? Infinity;
   }
 
-  /** See {@linkcode RegistryHost}. */
   dataSent(byteLength: number): void {
     this.#credit?.of("data").send.takeNow(byteLength);
   }
 
-  /** See {@linkcode RegistryHost}. */
   sendNow(half: SendHalf, bytes: Uint8Array): number {
     return this.#outlet.sendNow(half, bytes);
   }
 
-  /** See {@linkcode RegistryHost}. */
   wantsToSend(half: SendHalf): void {
     this.#outlet.wantsToSend(half);
   }
 
-  /** See {@linkcode RegistryHost}. */
   withdrawn(half: SendHalf): void {
     this.#outlet.withdrawn(half);
   }
 
-  /** See {@linkcode RegistryHost}. */
   wantsControl(stream: QmuxStream): void {
     this.#outlet.wantsControl(stream);
   }
 
-  /** See {@linkcode RegistryHost}. */
   halfEnded(stream: QmuxStream): void {
     this.#streams.halfEnded(stream);
   }
 
-  // What the way out needs.
+  // Members for the outlet.
 
-  /** See {@linkcode OutletSources}. */
   get ownDatagrams(): QmuxDatagrams | undefined {
     return this.#datagrams;
   }
 
-  /** See {@linkcode OutletSources}. */
   sentDatagram(datagram: Uint8Array): void {
     this.ledger.sentDatagram(datagram);
   }
 
-  // What credit needs.
+  // Members for the credit.
 
-  /** See {@linkcode CreditHost}. */
   creditChanged(): void {
     if (this.#isStarted) this.#outlet.fill();
   }
 
-  /** See {@linkcode CreditHost}. */
   creditBlocked(kind: CreditKind, limit: number): void {
     if (this.#isOpen) this.ledger.tell({ type: "blocked", what: kind, by: "local", limit });
     this.#outlet.fill();
   }
 
-  /** See {@linkcode CreditHost}. */
   get waitingWrites(): number {
     return this.#streams.waitingWrites;
   }
 
-  // What datagrams need.
+  // Members for the datagrams.
 
-  /** See {@linkcode DatagramHost}. */
   get maxDatagramSize(): number {
     const { maxDatagramFrameSize, maxRecordSize } = this.#peer;
     const frame = this.#isOpen
       ? Math.min(maxDatagramFrameSize, maxRecordSize, MAX_RECORD_BYTES)
       : MAX_DATAGRAM_FRAME_BYTES;
-    // A byte of type, and the length.
+    // One byte of type, and the length.
     return Math.max(0, frame - 1 - varintLength(frame));
   }
 
-  /** See {@linkcode DatagramHost}. Of a peer that takes none the largest size is 0 too. */
+  /**
+   * Distinguishes a peer without datagrams from one that accepts only empty ones: both have the
+   * maximum size 0.
+   */
   takesDatagram(byteLength: number): boolean {
     return byteLength <= this.maxDatagramSize &&
       (!this.#isOpen || this.#peer.maxDatagramFrameSize > 0);
   }
 
-  /** See {@linkcode DatagramHost}. */
   sendDatagramNow(datagram: Uint8Array): boolean {
     return this.takesDatagram(datagram.byteLength) && this.#outlet.sendDatagramNow(datagram);
   }
 
-  /** See {@linkcode DatagramHost}. */
   wantsDatagrams(): void {
     this.start();
     this.#outlet.fill();
   }
-
-  // Streams.
 
   async #create(direction: StreamDirection, options: OpenStreamOptions): Promise<QmuxStream> {
     options.signal?.throwIfAborted();
@@ -496,8 +483,6 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
     if (this.#end !== undefined) throw (this.#end as { error: Error }).error;
     return this.#streams.open(direction, options.sendOrder);
   }
-
-  // What comes.
 
   get #hasDatagrams(): boolean {
     return this.#options.version === 1 || this.#options.version === 2;
@@ -540,8 +525,9 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
           "Expected transport parameters as the first frame, and only there",
         );
       }
-      // Whoever gets it may hand its memory on: only the last frame may have it, the others get
-      // copies, and so does a small one, which would hold all of the record.
+      // The receiver of a frame may transfer the memory of the frame. Only the last frame of a
+      // record may keep that memory. Others get copies, and so does a small frame, which would keep
+      // the whole record alive.
       const isOwn = reader.isAtEnd && "data" in frame &&
         frame.data.byteLength * 2 > record.byteLength;
       this.#dispatch(frame, isOwn);
@@ -549,7 +535,7 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
     }
   }
 
-  /** Acts on a frame; whether it has the memory of its record for itself. */
+  /** Handles a frame; `isOwn` tells that the frame may keep the memory of the record. */
   #dispatch(frame: QmuxFrame, isOwn: boolean): void {
     switch (frame.kind) {
       case "stream":
@@ -592,7 +578,7 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
 
   #onReset({ id, code, finalSize }: ResetFrame): void {
     const { isLenient = false } = this.#options;
-    // Older peers forget to say how much there was.
+    // Older peers always send a final size of 0.
     const size = isLenient && finalSize === 0 ? undefined : finalSize;
     this.#streams.find(id, "receive")?.receive?.reset(code, size);
   }
@@ -638,7 +624,7 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
     if (this.#raise(kind, limit)) this.ledger.tell({ type: "credit", what: kind, limit });
   }
 
-  /** A total that is no higher than before changes nothing, RFC 9000 section 4.1. */
+  /** Raises a limit; a total that is no higher than before has no effect (RFC 9000 section 4.1). */
   #raise(kind: CreditKind, limit: number): boolean {
     const { send } = this.#credit!.of(kind);
     if (limit <= send.limit) return false;
@@ -653,7 +639,9 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
   }
 }
 
-/** Whether bytes are most of the memory that they are in: what is small does not keep a large record alive. */
+/**
+ * Tells whether bytes fill most of their buffer: a small view must not keep a large record alive.
+ */
 function fills(bytes: Uint8Array): boolean {
   return bytes.byteLength * 2 >= bytes.buffer.byteLength;
 }

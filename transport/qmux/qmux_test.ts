@@ -711,14 +711,14 @@ Deno.test("Qmux ends a stream whose last write is given up behind its close", as
   assertEquals([last?.isFin, last?.data.byteLength], [true, 0]);
 });
 
-Deno.test("Qmux resets a stream whose bytes went elsewhere before they were sent", async () => {
+Deno.test("Qmux resets a stream whose buffer was transferred before the bytes were sent", async () => {
   for (const maxData of [0, 5]) {
     using server = serverOf({}, { maxData });
     const near = await server.qmux.createUnidirectionalStream();
     const other = directWritable(await server.qmux.createUnidirectionalStream());
     const bytes = new Uint8Array(10);
     const writer = near.getWriter();
-    const writing = assertRejects(() => writer.write(bytes), TypeError, "went elsewhere");
+    const writing = assertRejects(() => writer.write(bytes), TypeError, "was transferred");
     await sent(server);
     structuredClone(bytes, { transfer: [bytes.buffer] });
     const behind = other.write(Uint8Array.of(1));

@@ -1,5 +1,5 @@
 /**
- * A record that is being written, frame by frame.
+ * Writer for records, frame by frame.
  *
  * @module
  */
@@ -7,42 +7,44 @@ import { varintLength, writeVarint } from "../quic/varint.ts";
 import { FrameType, StreamBit } from "./frames.ts";
 import { encodeTransportParameters, type TransportParameters } from "./transport_parameters.ts";
 
-/** The memory of a record that begins with a small frame. */
+/** Buffer size of a record that begins with a small frame. */
 const MIN_CAPACITY = 512;
 
-/** From this many bytes on a frame's record gets just the memory that it needs, and a little. */
+/** Frame size from which the buffer of a record is allocated to fit, with little slack. */
 const LARGE_BYTES = 4_096;
 
-/** Behind a large frame there is most often a small one, such as the end of its stream. */
+/** Slack behind a large frame for a small one, such as the end of the stream. */
 const SLACK_BYTES = 32;
 
-/** Longest frame that has no payload: a type and three numbers of eight bytes. */
+/** Longest frame without a payload: a type and three integers of eight bytes. */
 export const MAX_CONTROL_BYTES = 32;
 
-/** A record with less room than this is full: the header of a frame with a payload would hardly fit. */
+/**
+ * Room below which a record counts as full: the header of a frame with a payload would hardly fit.
+ */
 const MIN_ROOM = 64;
 
 const EMPTY = new Uint8Array();
 const encoder = new TextEncoder();
 
-/** Writes records. Who writes has seen that there is {@linkcode RecordWriter.room}. */
+/** Writer for records. Callers MUST check {@linkcode RecordWriter.room} before each write. */
 export class RecordWriter {
   #bytes: Uint8Array = EMPTY;
   #at = 0;
   readonly #isLegacy: boolean;
   readonly #isSingle: boolean;
 
-  /** Bytes that a record may have. */
+  /** Most bytes of a record. */
   limit: number;
-  /** Bytes of a stream that one frame may have. */
+  /** Most bytes of a stream in one frame. */
   maxPayload: number = Infinity;
 
   /**
    * Creates an empty record.
    *
-   * @param limit Bytes that a record may have at first.
-   * @param options Whether there is one frame a record, as in draft 00, and whether frames are those
-   * from before the drafts, without lengths and offsets.
+   * @param limit Most bytes of a record at first.
+   * @param options `isSingle` puts one frame into a record, as in draft 00; `isLegacy` writes the
+   * frames from before the drafts, without lengths and offsets.
    */
   constructor(limit: number, options: { readonly isSingle: boolean; readonly isLegacy: boolean }) {
     this.limit = limit;
@@ -50,22 +52,22 @@ export class RecordWriter {
     this.#isLegacy = options.isLegacy;
   }
 
-  /** Bytes so far. */
+  /** Bytes written so far. */
   get byteLength(): number {
     return this.#at;
   }
 
-  /** Bytes that it may have beside those. */
+  /** Bytes left in the record. */
   get room(): number {
     return this.limit - this.#at;
   }
 
-  /** Whether another frame goes into the next one. */
+  /** Tells whether the next frame needs a new record. */
   get isFull(): boolean {
     return this.#isSingle ? this.#at > 0 : this.limit - this.#at < MIN_ROOM;
   }
 
-  /** Ends the record, and begins another. */
+  /** Ends the record and begins another. */
   take(): Uint8Array {
     const record = this.#bytes.subarray(0, this.#at);
     this.#bytes = EMPTY;
@@ -73,7 +75,7 @@ export class RecordWriter {
     return record;
   }
 
-  /** Writes a frame of numbers alone. */
+  /** Writes a frame that consists of integers. */
   control(type: number, ...numbers: number[]): void {
     this.#reserve(MAX_CONTROL_BYTES);
     this.#varint(type);
@@ -86,7 +88,7 @@ export class RecordWriter {
     else this.control(FrameType.resetStream, id, code, finalSize);
   }
 
-  /** Writes a frame of a long type and a long number. */
+  /** Writes a frame of a long type and an integer. */
   ping(type: bigint, sequence: bigint): void {
     this.#reserve(MAX_CONTROL_BYTES);
     this.#longVarint(type);
@@ -103,7 +105,10 @@ export class RecordWriter {
     this.#copy(body, 0, body.byteLength);
   }
 
-  /** Writes a close; `frameType` is that of the frame at fault, and absent where an application closes. */
+  /**
+   * Writes a close. `frameType` is the type of the offending frame; absent when the application
+   * closes.
+   */
   close(code: number, reason: string, frameType?: number): void {
     const text = encoder.encode(reason);
     this.#reserve(MAX_CONTROL_BYTES + text.byteLength);
@@ -116,7 +121,7 @@ export class RecordWriter {
     this.#copy(text, 0, text.byteLength);
   }
 
-  /** Writes a DATAGRAM frame with its length. */
+  /** Writes a DATAGRAM frame with a length. */
   datagram(bytes: Uint8Array): void {
     const { byteLength } = bytes;
     this.#reserve(datagramFrameSize(byteLength));
@@ -126,14 +131,14 @@ export class RecordWriter {
   }
 
   /**
-   * Tells how many bytes of a stream the record has room for.
+   * Computes how many bytes of a stream fit into the record.
    *
-   * @param id The stream.
-   * @param offset Where in the stream.
+   * @param id Stream number.
+   * @param offset Offset in the stream.
    */
   payloadRoom(id: number, offset: number): number {
     let header = 1 + varintLength(id);
-    // The length takes two bytes up to 16 KiB, and four above.
+    // The length field takes two bytes below 16 KiB, and four above.
     if (!this.#isLegacy) {
       header += (offset > 0 ? varintLength(offset) : 0) + (this.room < 16_384 ? 2 : 4);
     }
@@ -143,10 +148,10 @@ export class RecordWriter {
   /**
    * Writes a STREAM frame.
    *
-   * @param id The stream.
-   * @param offset Where in the stream.
-   * @param payload Its bytes, from `start` up to `end`.
-   * @param isFin Whether the stream ends behind them.
+   * @param id Stream number.
+   * @param offset Offset in the stream.
+   * @param payload Payload: `bytes` from `start` up to `end`.
+   * @param isFin Whether the stream ends behind the payload.
    */
   stream(
     id: number,
@@ -173,7 +178,7 @@ export class RecordWriter {
     else this.#at = writeVarint(this.#bytes, this.#at, value);
   }
 
-  /** Of a number that takes eight bytes. */
+  /** Writes an integer in eight bytes. */
   #longVarint(value: bigint): void {
     const { buffer, byteOffset } = this.#bytes;
     const view = new DataView(buffer, byteOffset + this.#at, 8);
@@ -198,10 +203,10 @@ export class RecordWriter {
 }
 
 /**
- * Tells how long the DATAGRAM frame of a datagram is.
+ * Computes the size of a DATAGRAM frame with a length.
  *
  * @param byteLength Bytes of the datagram.
- * @returns Bytes of the frame, which has its length.
+ * @returns Bytes of the frame.
  */
 export function datagramFrameSize(byteLength: number): number {
   return 1 + varintLength(byteLength) + byteLength;

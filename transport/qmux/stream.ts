@@ -1,5 +1,5 @@
 /**
- * A stream of QMux, by plain calls or as web streams: its two directions follow RFC 9000, section 3.
+ * A stream of QMux with direct calls and web streams; both directions follow RFC 9000 section 3.
  *
  * @module
  */
@@ -23,29 +23,28 @@ import { QmuxError, QuicError } from "./error_codes.ts";
 import { FrameType } from "./frames.ts";
 import type { RecordWriter } from "./record.ts";
 
-/** Below so many bytes a chunk is put together with those that follow. */
+/** Size below which chunks are joined with the next ones. */
 const SMALL_BYTES = 4_096;
 
-/** Small chunks are put together up to so many bytes. */
+/** Largest joined chunk. */
 const MAX_JOINED_BYTES = 16_384;
 
-/** The memory of small chunks that are put together, at first. */
+/** First buffer size for joined chunks. */
 const FIRST_CAPACITY = 256;
 
 /**
- * A queue of chunks. Small ones are put together: a peer that sends byte by byte
- * would else make this end hold a hundred times what it sends. So at most about
- * twice the bytes are held.
+ * Queue of chunks that joins small ones, and so holds at most about twice the received bytes.
+ * Otherwise a peer that sends single bytes would make this end hold a hundred times as much.
  */
 class Chunks {
   #chunks: Uint8Array<ArrayBuffer>[] = [];
   #head = 0;
-  /** The memory of the last chunk, if it has room. */
+  /** Buffer of the last chunk, while room is left. */
   #tail: Uint8Array<ArrayBuffer> | undefined = undefined;
   #tailLength = 0;
   #byteLength = 0;
 
-  /** Bytes in it. */
+  /** Bytes in the queue. */
   get byteLength(): number {
     return this.#byteLength;
   }
@@ -53,8 +52,8 @@ class Chunks {
   /**
    * Adds bytes at the end.
    *
-   * @param bytes What came.
-   * @param isOwn Whether the bytes have their memory for themselves.
+   * @param bytes Received bytes.
+   * @param isOwn Whether the bytes have a buffer of their own.
    */
   push(bytes: Uint8Array, isOwn: boolean): void {
     const { byteLength } = bytes;
@@ -64,7 +63,7 @@ class Chunks {
     this.#chunks.push(isOwn ? bytes as Uint8Array<ArrayBuffer> : bytes.slice());
   }
 
-  /** Takes the first chunk out. */
+  /** Removes and returns the first chunk. */
   shift(): Uint8Array<ArrayBuffer> | undefined {
     if (this.#head === this.#chunks.length) this.#closeTail();
     const chunk = this.#chunks[this.#head];
@@ -84,7 +83,7 @@ class Chunks {
     const length = this.#tailLength;
     let tail = this.#tail;
     if (tail === undefined) {
-      // Most often it is the only one.
+      // Most often this chunk stays the only one.
       this.#tail = bytes.slice();
       this.#tailLength = bytes.byteLength;
       return;
@@ -110,29 +109,29 @@ class Chunks {
 
 /** A connection, as its streams see it. */
 export interface StreamHost {
-  /** Bytes of all streams that the peer may send. */
+  /** Receive credit for the bytes of all streams. */
   readonly dataReceived: ReceiveCredit;
   /** Bytes of all streams that this end may send now. */
   readonly dataLeft: number;
-  /** Counts bytes of streams that were put into a record. */
+  /** Counts stream bytes written to a record. */
   dataSent(byteLength: number): void;
-  /** Puts bytes of a stream into a record at once, if nothing is ahead of them; tells how many. */
+  /** Puts bytes of a stream into a record at once if no frame is ahead, and returns the count. */
   sendNow(half: SendHalf, bytes: Uint8Array): number;
-  /** A stream has something to send. */
+  /** Called when a stream has bytes, or an end, to send. */
   wantsToSend(half: SendHalf): void;
-  /** A stream has nothing to send any more. */
+  /** Called when a stream has no more to send. */
   withdrawn(half: SendHalf): void;
-  /** A stream has a frame without a payload to send. */
+  /** Called when a stream has a frame without a payload to send. */
   wantsControl(stream: QmuxStream): void;
-  /** A direction of a stream is over. */
+  /** Called when one direction of a stream is over. */
   halfEnded(stream: QmuxStream): void;
 }
 
 /**
- * Reads the code that an abort or a cancel carries.
+ * Reads the error code of an abort or cancel reason.
  *
- * @param reason What the application gave.
- * @returns Its `streamErrorCode`, or 0 where it has none that is an unsigned number of 32 bits.
+ * @param reason Reason given by the application.
+ * @returns The `streamErrorCode` of the reason; 0 without an unsigned 32-bit integer there.
  */
 export function codeOf(reason: unknown): number {
   if (typeof reason !== "object" || reason === null) return 0;
@@ -142,10 +141,10 @@ export function codeOf(reason: unknown): number {
     : 0;
 }
 
-/** What a write, or the end, waits for. */
+/** Obstacle of a write or an end. */
 export type SendWait = "nothing" | "wire" | "stream" | "connection";
 
-/** What there is to wait for, in the words of an error. */
+/** Descriptions of the obstacles for errors. */
 const WAITS: Readonly<Record<SendWait, string>> = {
   nothing: "the wire took nothing",
   wire: "the wire took nothing",
@@ -156,10 +155,10 @@ const WAITS: Readonly<Record<SendWait, string>> = {
 const DONE: Promise<void> = Promise.resolve();
 const EMPTY = new Uint8Array();
 
-/** A write that did not go out at once. */
+/** A write that is not fully sent yet. */
 interface Write {
   readonly bytes: Uint8Array;
-  /** How many there were. */
+  /** Length of `bytes`; a smaller length later means that the buffer was transferred. */
   readonly end: number;
   at: number;
   readonly done: PromiseWithResolvers<void>;
@@ -167,9 +166,9 @@ interface Write {
 
 /** The direction that this end writes. */
 export class SendHalf implements DirectWritable {
-  /** Higher goes first. */
+  /** Priority; the higher order is sent first. */
   sendOrder: number;
-  /** What it waits for; the connection keeps it in one list at most. */
+  /** Current obstacle; the connection keeps a direction in at most one list. */
   waitsFor: SendWait = "nothing";
 
   readonly #stream: QmuxStream;
@@ -191,9 +190,7 @@ export class SendHalf implements DirectWritable {
   /**
    * Creates the direction.
    *
-   * @param stream The stream.
-   * @param host Its connection.
-   * @param options What the peer allowed of it at first, and its order.
+   * @param options `limit` is the first limit of the peer, `sendOrder` the priority.
    */
   constructor(
     stream: QmuxStream,
@@ -206,28 +203,27 @@ export class SendHalf implements DirectWritable {
     this.sendOrder = options.sendOrder ?? 0;
   }
 
-  /** Whether nothing of it is left to be sent. */
+  /** Tells whether all bytes and the end are sent. */
   get isOver(): boolean {
     return this.#isOver;
   }
 
-  /** The stream that it is a direction of. */
   get stream(): QmuxStream {
     return this.#stream;
   }
 
-  /** Whether the peer may take bytes that were not sent yet. */
+  /** Tells whether the stream has credit left. */
   get hasRoom(): boolean {
     return this.#offset < this.#limit;
   }
 
   /**
-   * See {@linkcode DirectWritable.write}. A write that gives up when a part of it was sent resets the
-   * stream, which could not be understood any more.
+   * Writes bytes. A write that gives up after a part was sent resets the stream, because the reader
+   * could not make sense of the rest.
    *
-   * @param bytes What. They MUST NOT be changed before the write is done.
-   * @param options Its `signal` and `timeoutMs` give up.
-   * @throws {TimeoutError} If `timeoutMs` passed first; it says what was waited for.
+   * @param bytes Bytes to send. MUST NOT change before the write is done.
+   * @param options `signal` and `timeoutMs` end the wait.
+   * @throws {TimeoutError} If `timeoutMs` passed first; the message names the obstacle.
    */
   write(
     bytes: Uint8Array,
@@ -245,7 +241,6 @@ export class SendHalf implements DirectWritable {
     return options === undefined ? write.done.promise : this.#within(write, options);
   }
 
-  /** See {@linkcode DirectWritable.close}. */
   close(): Promise<void> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure.cause);
     if (this.#isClosing) return this.#end?.promise ?? DONE;
@@ -255,7 +250,6 @@ export class SendHalf implements DirectWritable {
     return this.#end.promise;
   }
 
-  /** See {@linkcode DirectWritable.abort}. */
   abort(reason?: unknown): void {
     if (this.#isOver || this.#failure !== undefined) return;
     const code = codeOf(reason);
@@ -268,17 +262,17 @@ export class SendHalf implements DirectWritable {
     );
   }
 
-  /** The peer reads no more. */
+  /** Handles a STOP_SENDING of the peer. */
   stopped(code: number): void {
     if (this.#isOver || this.#failure !== undefined) return;
     const message = `The peer stopped reading the stream with code ${code}`;
     const error = new StreamError(message, { streamErrorCode: code, by: "remote" });
-    // One that is not exact cannot be sent back.
+    // A code beyond 2^53 - 1 is not exact, and cannot be sent back.
     this.#reset(Math.min(code, MAX_VARINT), error);
     this.#controller?.error(error);
   }
 
-  /** The peer takes more. */
+  /** Raises the limit of the peer. */
   raise(limit: number): void {
     if (limit <= this.#limit || this.#isOver) return;
     this.#limit = limit;
@@ -288,7 +282,7 @@ export class SendHalf implements DirectWritable {
     this.#host.wantsToSend(this);
   }
 
-  /** Ends it with the connection. */
+  /** Ends the direction with the connection. */
   fail(error: unknown): void {
     if (this.#isOver) return;
     this.#isOver = true;
@@ -298,14 +292,14 @@ export class SendHalf implements DirectWritable {
     this.#stream.account.ended(error);
   }
 
-  /** Lets the peer know of the stream, if nothing else did. */
+  /** Announces the stream to the peer by an empty frame, if no frame has gone out yet. */
   announce(): void {
     if (this.#isKnown || this.#isOver || this.#failure !== undefined) return;
     if (this.#writes.length === 0) this.#writes.push(NOTHING);
     this.#host.wantsToSend(this);
   }
 
-  /** The same as a writable stream; made when it is asked for. */
+  /** The direction as a writable stream, created on first use. */
   get writable(): SendStream {
     return this.#writable ??= writableOf(this, (controller) => {
       this.#controller = controller;
@@ -317,10 +311,10 @@ export class SendHalf implements DirectWritable {
    * Puts bytes into a record.
    *
    * @param record The record.
-   * @param bytes What is to be sent, from `at` on.
-   * @param at Where in it.
-   * @param quantum How many at most.
-   * @returns How many: none where there is no room, or the peer takes none.
+   * @param bytes Source of the bytes.
+   * @param at Offset of the first byte to put.
+   * @param quantum Most bytes to put.
+   * @returns Number of bytes put; 0 without room or credit.
    */
   put(record: RecordWriter, bytes: Uint8Array, at: number, quantum: number): number {
     const { id } = this.#stream;
@@ -338,11 +332,11 @@ export class SendHalf implements DirectWritable {
   }
 
   /**
-   * Puts what is to be sent into a record, as far as it fits.
+   * Puts pending bytes into a record, as far as they fit.
    *
-   * @param record The record, with some room.
-   * @param quantum How many bytes of payload at most.
-   * @returns Whether there is more.
+   * @param record A record with some room.
+   * @param quantum Most bytes of payload.
+   * @returns Whether more is left to send.
    */
   fill(record: RecordWriter, quantum: number): boolean {
     if (this.#isOver || this.#failure !== undefined) return false;
@@ -355,7 +349,7 @@ export class SendHalf implements DirectWritable {
       if (bytes.byteLength !== end) {
         this.#reset(
           0,
-          new TypeError("Cannot write: the bytes went elsewhere before they were sent"),
+          new TypeError("Cannot write: the buffer was transferred before the bytes were sent"),
         );
         return false;
       }
@@ -387,7 +381,7 @@ export class SendHalf implements DirectWritable {
     }
   }
 
-  /** Puts the frames without a payload into a record. */
+  /** Puts pending frames without a payload into a record. */
   fillControl(record: RecordWriter): void {
     const { id } = this.#stream;
     if (this.#toTellBlocked) {
@@ -402,7 +396,7 @@ export class SendHalf implements DirectWritable {
     this.#host.halfEnded(this.#stream);
   }
 
-  /** Whether there are frames without a payload to be sent. */
+  /** Tells whether frames without a payload are pending. */
   get hasControl(): boolean {
     return !this.#isOver && (this.#toTellBlocked || this.#resetCode !== undefined);
   }
@@ -415,7 +409,7 @@ export class SendHalf implements DirectWritable {
     this.#host.dataSent(count);
   }
 
-  /** There are bytes that the peer does not take. */
+  /** Records the obstacle of bytes that the peer does not accept yet. */
   #blocked(): boolean {
     if (this.hasRoom) {
       this.waitsFor = "connection";
@@ -447,7 +441,7 @@ export class SendHalf implements DirectWritable {
     }
   }
 
-  /** Waits for a write, but not for ever. */
+  /** Waits for a write, until the signal or the timeout. */
   async #within(
     write: Write,
     { signal, timeoutMs }: Pick<OpenStreamOptions, "signal" | "timeoutMs">,
@@ -459,7 +453,7 @@ export class SendHalf implements DirectWritable {
       if (write.at > 0) return this.#reset(0, error);
       this.#writes.splice(at, 1);
       this.#host.withdrawn(this);
-      // What is behind it, be it the end alone, may not have to wait.
+      // The next write, or the end, may not have to wait.
       if (this.#writes.length > 0 || this.#isClosing) this.#host.wantsToSend(this);
     };
     const onAbort = () => giveUp(signal?.reason);
@@ -476,7 +470,7 @@ export class SendHalf implements DirectWritable {
   }
 }
 
-/** A write of no bytes, for which nobody waits. */
+/** An empty write without a waiter. */
 const NOTHING: Write = {
   bytes: EMPTY,
   end: 0,
@@ -494,7 +488,7 @@ export class ReceiveHalf implements DirectReadable {
   #grantToSend: number | undefined = undefined;
   #stopCode: number | undefined = undefined;
   #finalSize: number | undefined = undefined;
-  /** Nobody reads any more; the peer may not know of it yet. */
+  /** True if reading has ended; the peer may not know yet. */
   #isCut = false;
   #isOver = false;
   #failure: { readonly cause: unknown } | undefined = undefined;
@@ -507,9 +501,7 @@ export class ReceiveHalf implements DirectReadable {
   /**
    * Creates the direction.
    *
-   * @param stream The stream.
-   * @param host Its connection.
-   * @param window Bytes that the peer may be ahead of who reads; `undefined` where nobody counts.
+   * @param window Bytes that the peer may send ahead of the reader; `undefined` without credit.
    */
   constructor(stream: QmuxStream, host: StreamHost, window: number | undefined) {
     this.#stream = stream;
@@ -521,22 +513,21 @@ export class ReceiveHalf implements DirectReadable {
     });
   }
 
-  /** Whether nothing comes any more. */
+  /** Tells whether the direction has ended. */
   get isOver(): boolean {
     return this.#isOver;
   }
 
-  /** Bytes that came. */
+  /** Bytes received. */
   get received(): number {
     return this.#received;
   }
 
-  /** Bytes that came and were not read. */
+  /** Bytes received and not yet read. */
   get heldBytes(): number {
     return this.#chunks?.byteLength ?? 0;
   }
 
-  /** See {@linkcode DirectReadable.read}. */
   read(): Promise<Uint8Array | null> {
     const chunk = this.#take();
     if (chunk !== undefined) return Promise.resolve(chunk);
@@ -549,7 +540,6 @@ export class ReceiveHalf implements DirectReadable {
     return this.#waiting.promise;
   }
 
-  /** See {@linkcode DirectReadable.cancel}. */
   cancel(reason?: unknown): void {
     this.#isFinished = true;
     if (this.#isOver || this.#isCut) return;
@@ -564,12 +554,12 @@ export class ReceiveHalf implements DirectReadable {
   }
 
   /**
-   * Takes bytes that came.
+   * Delivers received bytes.
    *
-   * @param offset Where they are in the stream.
-   * @param bytes The bytes.
-   * @param options Whether they are the last ones, and have their memory for themselves.
-   * @throws {QmuxError} If they may not come.
+   * @param offset Offset in the stream.
+   * @param options `isFin` marks the last bytes; `isOwn` tells that the bytes have a buffer of
+   * their own.
+   * @throws {QmuxError} If the offset or the size violates the protocol.
    */
   deliver(
     offset: number,
@@ -579,7 +569,7 @@ export class ReceiveHalf implements DirectReadable {
     const { byteLength } = bytes;
     const end = this.#received + byteLength;
     if (this.#finalSize !== undefined) {
-      if (end === this.#finalSize && offset === this.#received) return; // It says so again.
+      if (end === this.#finalSize && offset === this.#received) return; // A repeated end.
       throw new QmuxError(QuicError.finalSizeError, "Bytes came behind the end of their stream");
     }
     if (offset < this.#received || offset > this.#received) {
@@ -597,11 +587,11 @@ export class ReceiveHalf implements DirectReadable {
   }
 
   /**
-   * The peer cut its direction.
+   * Handles a RESET_STREAM of the peer.
    *
-   * @param code The application's code.
-   * @param finalSize Bytes that it sent of it; `undefined` where the framing does not say.
-   * @throws {QmuxError} If that cannot be.
+   * @param code Application error code.
+   * @param finalSize Total bytes of the stream; by default those received so far.
+   * @throws {QmuxError} If the final size contradicts the received bytes.
    */
   reset(code: number, finalSize: number = this.#received): void {
     if (finalSize < this.#received || (this.#finalSize ?? finalSize) !== finalSize) {
@@ -629,7 +619,7 @@ export class ReceiveHalf implements DirectReadable {
     this.#over();
   }
 
-  /** Ends it with the connection; what came whole can still be read. */
+  /** Ends the direction with the connection; a stream that arrived in full stays readable. */
   fail(error: unknown): void {
     if (this.#isOver || this.#finalSize !== undefined && !this.#isCut) return;
     this.#chunks = undefined;
@@ -640,23 +630,23 @@ export class ReceiveHalf implements DirectReadable {
     this.#stream.account.ended(error);
   }
 
-  /** The peer waits for credit of the stream. */
+  /** Grants the full window: the peer waits for credit of the stream. */
   grantAll(): void {
     if (!this.#isCut) this.#credit?.grantAll();
   }
 
-  /** Whether there are frames without a payload to be sent. */
+  /** Tells whether frames without a payload are pending. */
   get hasControl(): boolean {
     return !this.#isOver && (this.#grantToSend !== undefined || this.#stopCode !== undefined);
   }
 
-  /** Puts the frames without a payload into a record. */
+  /** Puts pending frames without a payload into a record. */
   fillControl(record: RecordWriter): void {
     const { id } = this.#stream;
     const stop = this.#stopCode;
     const grant = this.#grantToSend;
     this.#stopCode = this.#grantToSend = undefined;
-    // The peer has sent all, and waits for nothing.
+    // The peer has sent all bytes and needs neither frame.
     if (this.#isOver || this.#finalSize !== undefined) return;
     if (stop !== undefined) record.control(FrameType.stopSending, id, stop);
     else if (grant !== undefined && !this.#isCut) {
@@ -664,7 +654,7 @@ export class ReceiveHalf implements DirectReadable {
     }
   }
 
-  /** The same as a byte stream; made when it is asked for. */
+  /** The direction as a byte stream, created on first use. */
   get readable(): ReceiveStream {
     return this.#readable ??= Object.defineProperty(
       new ReadableStream({
@@ -681,7 +671,7 @@ export class ReceiveHalf implements DirectReadable {
     );
   }
 
-  /** Takes what was not read out, and tells the peer that there is room for more. */
+  /** Takes an unread chunk and grants the peer more credit. */
   #take(): Uint8Array<ArrayBuffer> | undefined {
     const chunk = this.#chunks?.shift();
     if (chunk === undefined) return undefined;
@@ -716,12 +706,12 @@ export class ReceiveHalf implements DirectReadable {
 
   #release(byteLength: number): void {
     if (this.#finalSize === undefined) this.#credit?.release(byteLength);
-    // What carries messages must not wait for who grants by hand.
+    // The stream of the messages must not wait for credit that the application grants by hand.
     if (this.#stream.carriesMessages) this.#host.dataReceived.giveBack(byteLength);
     else this.#host.dataReceived.release(byteLength);
   }
 
-  /** The peer has sent all. */
+  /** Handles the end of the peer's data. */
   #finish(): void {
     this.#finalSize = this.#received;
     if (this.#isCut) return this.#over();
@@ -730,7 +720,7 @@ export class ReceiveHalf implements DirectReadable {
     if (this.#controller !== undefined) this.#finishReadable();
   }
 
-  /** All of it was read. */
+  /** Ends the direction after the last byte was read. */
   #readWhole(): void {
     this.#isCut = true;
     this.#waiting?.resolve(null);
@@ -750,7 +740,6 @@ export class ReceiveHalf implements DirectReadable {
     if (this.#isOver) this.#finishReadable();
   }
 
-  /** Idempotent. */
   #finishReadable(): void {
     if (this.#isFinished) return;
     this.#isFinished = true;
@@ -758,12 +747,12 @@ export class ReceiveHalf implements DirectReadable {
     try {
       controller.close();
     } catch {
-      return; // The end is inside an element that is wider than a byte: the reader was told.
+      return; // The stream ended inside an element wider than a byte; the reader got the error.
     }
     controller.byobRequest?.respond(0);
   }
 
-  /** Forgets what nobody will read; the peer may use that credit for other streams. */
+  /** Discards unread bytes and returns their credit to the connection. */
   #drop(): void {
     const held = this.heldBytes;
     this.#chunks = undefined;
@@ -784,28 +773,27 @@ export class ReceiveHalf implements DirectReadable {
   }
 }
 
-/** A stream of either direction; one that goes one way lacks a half. */
+/** A stream; a unidirectional one lacks a half. */
 export class QmuxStream implements BidirectionalStream, DirectStream {
-  /** Its number, which says who opened it and which way it goes. */
+  /** Stream number, which encodes the opener and the direction. */
   readonly id: number;
-  /** Which way it goes. */
   readonly direction: StreamDirection;
-  /** Whether the peer opened it. */
+  /** True if the peer opened the stream. */
   readonly isRemote: boolean;
-  /** Counts it. */
+  /** Counters of the stream. */
   readonly account: StreamAccount;
-  /** Whether it is in the list of those that have a frame without a payload to send. */
+  /** True if the stream is in the list of streams with pending frames without a payload. */
   hasControl = false;
-  /** Whether it is no stream of the application, but carries its messages. */
+  /** True if the stream carries the session's messages, hidden from the application. */
   carriesMessages = false;
-  /** Whether the application has it, or never will. */
+  /** True if the application has accepted the stream, or never will. */
   isAccepted: boolean;
-  /** What this end writes. */
+  /** Half that this end writes. */
   send: SendHalf | undefined = undefined;
-  /** What the peer writes. */
+  /** Half that the peer writes. */
   receive: ReceiveHalf | undefined = undefined;
 
-  /** Creates a stream, whose halves follow. */
+  /** Creates a stream without halves; the caller sets both. */
   constructor(
     id: number,
     options: {
@@ -821,22 +809,20 @@ export class QmuxStream implements BidirectionalStream, DirectStream {
     this.account = options.account;
   }
 
-  /** What the peer writes. */
   get readable(): ReadableStream<Uint8Array> {
     return this.receive!.readable;
   }
 
-  /** What this end writes. */
   get writable(): WritableStream<Uint8Array> {
     return this.send!.writable;
   }
 
-  /** This stream, by plain calls. */
+  /** The stream itself, which has the direct calls. */
   get direct(): DirectStream {
     return this;
   }
 
-  /** Higher goes first. */
+  /** Priority; the higher order is sent first. */
   get sendOrder(): number {
     return this.send!.sendOrder;
   }
@@ -845,37 +831,33 @@ export class QmuxStream implements BidirectionalStream, DirectStream {
     this.send!.sendOrder = value;
   }
 
-  /** Whether all of it is over. */
+  /** Tells whether both directions are over. */
   get isOver(): boolean {
     return (this.send?.isOver ?? true) && (this.receive?.isOver ?? true);
   }
 
-  /** See {@linkcode DirectStream.read}. */
   read(): Promise<Uint8Array | null> {
     return this.receive!.read();
   }
 
-  /** See {@linkcode DirectStream.write}, and {@linkcode SendHalf.write} of its options. */
+  /** Writes bytes, see {@linkcode SendHalf.write}. */
   write(bytes: Uint8Array, options?: Parameters<SendHalf["write"]>[1]): Promise<void> {
     return this.send!.write(bytes, options);
   }
 
-  /** See {@linkcode DirectStream.close}. */
   close(): Promise<void> {
     return this.send!.close();
   }
 
-  /** See {@linkcode DirectStream.cancel}. */
   cancel(reason?: unknown): void {
     this.receive?.cancel(reason);
   }
 
-  /** See {@linkcode DirectStream.abort}. */
   abort(reason?: unknown): void {
     this.send?.abort(reason);
   }
 
-  /** Ends it with the connection. */
+  /** Ends both directions with the connection. */
   fail(error: unknown): void {
     this.send?.fail(error);
     this.receive?.fail(error);

@@ -1,6 +1,6 @@
 /**
- * Transport parameters of QMux: RFC 9000 section 18, less those that
- * draft-ietf-quic-qmux forbids, with its own.
+ * Transport parameters of QMux: RFC 9000 section 18 without those that draft-ietf-quic-qmux
+ * forbids, plus a parameter of that draft.
  *
  * @module
  */
@@ -8,15 +8,15 @@ import { encodeVarint } from "../quic/varint.ts";
 import { Cursor } from "./_cursor.ts";
 import { QmuxError, QuicError } from "./error_codes.ts";
 
-/** What an end says about itself before anything else. */
+/** Parameters that an end announces before all other frames. */
 export interface TransportParameters {
-  /** Closes after so much silence, in milliseconds; 0 is never. */
+  /** Idle timeout in milliseconds; 0 is none. */
   readonly maxIdleTimeoutMs: number;
   /** Bytes of all streams together that the other end may send at first. */
   readonly maxData: number;
-  /** Bytes of a bidirectional stream that this end opens. */
+  /** Bytes of a bidirectional stream opened by this end. */
   readonly maxStreamDataBidiLocal: number;
-  /** Bytes of a bidirectional stream that the other end opens. */
+  /** Bytes of a bidirectional stream opened by the other end. */
   readonly maxStreamDataBidiRemote: number;
   /** Bytes of a unidirectional stream. */
   readonly maxStreamDataUni: number;
@@ -24,19 +24,19 @@ export interface TransportParameters {
   readonly maxStreamsBidi: number;
   /** Unidirectional streams that the other end may open at first. */
   readonly maxStreamsUni: number;
-  /** Largest DATAGRAM frame, RFC 9221; 0 is none. */
+  /** Largest DATAGRAM frame (RFC 9221); 0 is none. */
   readonly maxDatagramFrameSize: number;
-  /** Largest record, without its size field. */
+  /** Largest record, without the size field. */
   readonly maxRecordSize: number;
 }
 
-/** What holds for an end that does not say how large records may be. */
+/** Largest record of an end that does not announce `maxRecordSize`. */
 export const DEFAULT_MAX_RECORD_SIZE = 16_382;
 
-/** Most streams of a direction that can be counted, RFC 9000 section 4.6. */
+/** Largest valid number of streams in one direction (RFC 9000 section 4.6). */
 export const MAX_STREAM_COUNT: number = 2 ** 60;
 
-/** What holds for an end that says nothing. */
+/** Parameters of an end that announces none. */
 export const DEFAULT_PARAMETERS: TransportParameters = Object.freeze({
   maxIdleTimeoutMs: 0,
   maxData: 0,
@@ -49,7 +49,7 @@ export const DEFAULT_PARAMETERS: TransportParameters = Object.freeze({
   maxRecordSize: DEFAULT_MAX_RECORD_SIZE,
 });
 
-/** RFC 9000 section 18.2, and RFC 9221. */
+/** Parameter ids of RFC 9000 section 18.2, RFC 9221 and draft-ietf-quic-qmux. */
 const IDS: ReadonlyMap<bigint, keyof TransportParameters> = new Map([
   [0x01n, "maxIdleTimeoutMs"],
   [0x04n, "maxData"],
@@ -62,18 +62,17 @@ const IDS: ReadonlyMap<bigint, keyof TransportParameters> = new Map([
   [0x0571c59429cd0845n, "maxRecordSize"],
 ]);
 
-/** Those that count streams. */
+/** Parameters that count streams. */
 const COUNTS: ReadonlySet<keyof TransportParameters> = new Set(["maxStreamsBidi", "maxStreamsUni"]);
 
-/** Those of QUIC that have no meaning here. */
+/** QUIC parameters that have no meaning in QMux. */
 const FORBIDDEN: ReadonlySet<bigint> = new Set(
   [0x00, 0x02, 0x03, 0x0a, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f, 0x10].map(BigInt),
 );
 
 /**
- * Encodes parameters; those that have their default value are left out.
+ * Encodes parameters; default values are left out.
  *
- * @param parameters What to say.
  * @returns The body of a QX_TRANSPORT_PARAMETERS frame.
  */
 export function encodeTransportParameters(parameters: TransportParameters): Uint8Array {
@@ -88,11 +87,11 @@ export function encodeTransportParameters(parameters: TransportParameters): Uint
 }
 
 /**
- * Decodes parameters. Unknown ones are ignored.
+ * Decodes parameters; unknown ones are ignored.
  *
  * @param bytes The body of a QX_TRANSPORT_PARAMETERS frame.
- * @returns What was said, and the defaults of the rest.
- * @throws {QmuxError} If they cannot be read, or are not allowed.
+ * @returns Announced values, with defaults for the rest.
+ * @throws {QmuxError} If the parameters cannot be decoded or are not allowed.
  */
 export function decodeTransportParameters(bytes: Uint8Array): TransportParameters {
   const parameters: { -readonly [Name in keyof TransportParameters]: number } = {
@@ -114,7 +113,7 @@ export function decodeTransportParameters(bytes: Uint8Array): TransportParameter
     parameters[name] = Number(number);
   }
   if (parameters.maxRecordSize < DEFAULT_MAX_RECORD_SIZE) {
-    throw tooWrong(`maxRecordSize is below ${DEFAULT_MAX_RECORD_SIZE}`);
+    throw invalid(`maxRecordSize is below ${DEFAULT_MAX_RECORD_SIZE}`);
   }
   return parameters;
 }
@@ -127,9 +126,9 @@ function encodeId(id: bigint): Uint8Array {
 }
 
 function refused(id: bigint, why: string): QmuxError {
-  return tooWrong(`Parameter 0x${id.toString(16)} ${why}`);
+  return invalid(`Parameter 0x${id.toString(16)} ${why}`);
 }
 
-function tooWrong(message: string): QmuxError {
+function invalid(message: string): QmuxError {
   return new QmuxError(QuicError.transportParameterError, message);
 }

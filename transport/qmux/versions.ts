@@ -1,36 +1,35 @@
 /**
- * Versions of QMux on a WebSocket, and the subprotocols that name them.
+ * Versions of QMux on a WebSocket, with their subprotocols.
  *
- * The drafts are of draft-ietf-quic-qmux. A binary message is a record without
- * its size field, from draft 01 on; in draft 00 it is one frame. `webtransport`
- * is older than the drafts: one frame a message, streams only, without
- * parameters, flow control and datagrams.
+ * Drafts are those of draft-ietf-quic-qmux. A binary message is a record without the size field
+ * from draft 01 on, and a single frame in draft 00. `webtransport` is older than the drafts: one
+ * frame per message, streams only, without parameters, flow control and datagrams.
  *
  * @module
  */
 
-/** The draft by its number, or the framing from before the drafts. */
+/** Draft number, or the framing from before the drafts. */
 export type QmuxVersion = 0 | 1 | 2 | "webtransport";
 
-/** What a subprotocol of QMux says. */
+/** A parsed subprotocol of QMux. */
 export interface QmuxProtocol {
-  /** The version. */
+  /** Version of QMux. */
   readonly version: QmuxVersion;
-  /** The protocol of the application on top; empty if none was named. */
+  /** Application protocol; empty if the subprotocol names none. */
   readonly protocol: string;
 }
 
-/** Subprotocol of the framing from before the drafts; it names no protocol on top. */
+/** Subprotocol of the framing from before the drafts, which cannot name an application protocol. */
 const LEGACY = "webtransport";
 
-/** Drafts that are spoken, the best first. */
+/** Supported drafts, in order of preference. */
 const DRAFTS: readonly (0 | 1 | 2)[] = [2, 1, 0];
 
 /**
- * Reads a WebSocket subprotocol.
+ * Parses a WebSocket subprotocol.
  *
- * @param subprotocol What was agreed on, or is offered.
- * @returns What it says; `undefined` if it is no QMux, or a draft that is not spoken.
+ * @param subprotocol Negotiated or offered subprotocol.
+ * @returns The parsed subprotocol; `undefined` for other protocols and unsupported drafts.
  *
  * @example Usage
  * ```ts
@@ -56,10 +55,10 @@ export function parseQmuxProtocol(subprotocol: string): QmuxProtocol | undefined
 }
 
 /**
- * Lists what a client offers, the best first. A server may choose any of them:
- * moq-relay 0.17 chooses draft 01 wherever it is offered.
+ * Lists the subprotocols that a client offers, in order of preference. A server may choose any:
+ * moq-relay 0.17 always chooses draft 01 if offered.
  *
- * @param protocol The protocol of the application; without one the bare names are offered.
+ * @param protocol Application protocol; without one, the bare names are listed.
  * @returns WebSocket subprotocols.
  *
  * @example Usage

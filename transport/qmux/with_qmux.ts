@@ -1,5 +1,5 @@
 /**
- * QMux as a connection of its own, on a connection of frames.
+ * QMux as a complete connection on top of a connection of frames.
  *
  * @module
  */
@@ -32,35 +32,37 @@ import type { QmuxVersion } from "./versions.ts";
 
 /** Options for {@linkcode withQmux}. */
 export interface WithQmuxOptions {
-  /** Which end this is. */
+  /** This end's role. */
   readonly side: "client" | "server";
-  /** The version of the wire. */
+  /** Version of the wire. */
   readonly version: QmuxVersion;
   /**
-   * The protocol of the application.
+   * Application protocol.
    *
    * @default {""}
    */
   readonly protocol?: string;
-  /** How much the peer may send ahead of who reads it. */
+  /** Limits on data that the peer may send ahead of the readers. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Resolves once the peer is admitted: until then it may send little. At once by default. */
+  /**
+   * Resolves on admission of the peer; until then the peer may send little. Admitted at once by
+   * default.
+   */
   readonly admitted?: Promise<unknown> | undefined;
 }
 
 /**
- * Gives a connection of frames streams and datagrams instead. Both ends have
- * to do it; the frames belong to QMux from now on.
+ * Turns a connection of frames into one of streams and datagrams. Both ends MUST do so; the frames
+ * belong to QMux from then on.
  *
- * - **Ready:** once the peer has said what it takes.
- * - **Close:** by a frame of QMux with code and reason, and then by that of what carries it.
- * - **Faults:** a peer that breaks the protocol is told QUIC's code of the fault,
- *   and the connection closes with 4400.
+ * - **Ready:** once the peer's transport parameters have arrived.
+ * - **Close:** a QMux frame carries code and reason; the connection underneath closes next.
+ * - **Faults:** a peer that violates the protocol receives the QUIC error code, and the connection
+ *   closes with 4400.
  *
- * @param connection Has binary frames; it may still be opening.
- * @param options See {@linkcode WithQmuxOptions}.
- * @returns A connection with streams, and without frames.
- * @throws {TypeError} If the connection has no frames, or somebody receives them already.
+ * @param connection A connection with binary frames; may still be opening.
+ * @returns A connection with streams and without frames.
+ * @throws {TypeError} If the connection has no frames, or already has a receiver for frames.
  *
  * @example In memory
  * ```ts
@@ -197,7 +199,7 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
   }
 
   getStats(): Promise<ConnectionStats> {
-    // Its frames are records, which say nothing to anybody.
+    // Frames are left out: the frames underneath are records, which mean nothing to an application.
     return Promise.resolve({ bytesSent: this.#bytesSent, bytesReceived: this.#bytesReceived });
   }
 
@@ -206,7 +208,7 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
     await this.closed.catch(() => {});
   }
 
-  // The wire, for the engine.
+  // Members of the link, for the multiplexer.
 
   get bufferedAmount(): number {
     return this.#frames.bufferedAmount;
@@ -239,13 +241,13 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
     this.#end(info, info);
   }
 
-  // The engine, for the wire.
+  // Members of the frame receiver, for the carrier.
 
   receiveFrame(frame: Frame): void {
     if (this.#ending !== undefined) return;
     if (typeof frame !== "string") {
       this.#bytesReceived += frame.byteLength;
-      // Nothing has to be agreed on, and a close may be what comes first.
+      // The legacy framing negotiates nothing, and its first frame may be a close.
       if (!this.capabilities.credit) this.#ready.resolve();
       return this.#qmux.receive(frame);
     }
@@ -253,7 +255,7 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
   }
 
   framesEnded(): void {
-    // Its `closed` tells how.
+    // The carrier's `closed` reports the outcome.
   }
 
   async #run(): Promise<ConnectionCloseInfo> {
@@ -279,7 +281,7 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
     return ending;
   }
 
-  /** Ends it here, and then what carries it. */
+  /** Ends this connection, then the carrier. */
   #end(
     ending: Required<ConnectionCloseInfo> | ConnectionError,
     info: Required<ConnectionCloseInfo>,
@@ -289,7 +291,7 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
     this.#carrier.close(info);
   }
 
-  /** What ended it first counts. */
+  /** Ends this connection with the first outcome; later ones have no effect. */
   #over(ending: Required<ConnectionCloseInfo> | ConnectionError): void {
     if (this.#ending !== undefined) return;
     this.#ending = ending;
@@ -302,7 +304,10 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
   }
 }
 
-/** What carries it may be a WebSocket, which cannot say every code; the frame of QMux has it. */
+/**
+ * Replaces a close code that the carrier, possibly a WebSocket, cannot send; the QMux frame carries
+ * the original code.
+ */
 function forCarrier(info: Required<ConnectionCloseInfo>): Required<ConnectionCloseInfo> {
   return isPortableCloseCode(info.closeCode) ? info : { ...info, closeCode: 0 };
 }

@@ -57,7 +57,7 @@ Deno.test("withQmux() tells the peer QUIC's code of its fault, and closes with 4
   send(PARAMETERS);
   await server.ready;
   send(record((writer) => writer.control(0x05, 1, 0)));
-  const reason = "Expected no such frame of stream 1";
+  const reason = "Received a frame that is invalid for stream 1";
   assertEquals(await server.closed, { closeCode: 4400, reason });
   assertEquals((await pair.client.closed).closeCode, 4400);
   const frames = records.flatMap(decodeRecord);
