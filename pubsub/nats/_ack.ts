@@ -1,15 +1,11 @@
-/**
- * What a stream answers to who publishes.
- *
- * @module
- */
+/** Answers of a stream to a publisher. */
 import type { Msg } from "@nats-io/transport-node";
 import { BrokerError } from "../../errors.ts";
 
-/** The status of a message that nobody takes: there is no stream, or no leader of it. */
+/** Status of a message without a receiver: the stream does not exist, or has no leader. */
 const NO_RESPONDERS = 503;
 
-/** What JetStream says where another sequence was expected. */
+/** Error codes of JetStream for an unexpected last sequence. */
 const WRONG_SEQUENCE: ReadonlySet<number> = new Set([10070, 10071, 10164]);
 
 /** An answer; branch on `name`. */
@@ -17,12 +13,12 @@ export type Ack =
   | { readonly name: "stored"; readonly seq: number; readonly isDuplicate: boolean }
   | { readonly name: "conflict" | "away" | "refused"; readonly error: BrokerError };
 
-/** Reads an answer; what is none counts as a refusal. */
+/** Reads an answer; an unreadable one counts as a refusal. */
 export function parseAck(message: Msg): Ack {
   try {
     return parse(message);
   } catch {
-    return failure("refused", "what cannot be read");
+    return failure("refused", "an unreadable message");
   }
 }
 

@@ -1,14 +1,4 @@
-/**
- * Publications with a history, on their way into their stream.
- *
- * Many are under way at once, in order. As long as the connection holds and the stream answers,
- * they are stored in that order. Whenever it is not known what became of some, all that are under
- * way are asked about first: a probe has the id of a publication and a condition that never holds,
- * so that the stream answers with the sequence if it knows the id, and stores nothing otherwise.
- * Then what is missing is sent again; what would come behind later ones of its topic is given up.
- *
- * @module
- */
+/** Publications with a history, on their way into their stream. */
 import { headers, type Msg, type NatsConnection, type Subscription } from "@nats-io/transport-node";
 import { BrokerError } from "../../errors.ts";
 import { Changing } from "../../session/base/signal.ts";
@@ -26,17 +16,17 @@ import type { Appended } from "../broker.ts";
 const MAX_UNDER_WAY = 1_024;
 const MAX_UNDER_WAY_BYTES = 4 * 1_048_576;
 
-/** How long the stream may take to answer one, before it is asked about it. */
+/** Longest wait for an answer, before the stream is asked about the publication. */
 const ACK_TIMEOUT_MS = 5_000;
 
-/** No stream has it as its last sequence. */
+/** A sequence that no stream ever has as its last one. */
 const NEVER = String(Number.MAX_SAFE_INTEGER);
 
 interface Entry {
   readonly subject: string;
   readonly message: Uint8Array;
   readonly id: string;
-  /** Whether somebody else may have published it before. */
+  /** `true` if another node may have published the same before. */
   readonly isKeyed: boolean;
   readonly atMs: number;
   readonly result: PromiseWithResolvers<Appended>;
@@ -44,7 +34,16 @@ interface Entry {
   wasSent: boolean;
 }
 
-/** What is appended to one stream by this node. */
+/**
+ * The publications that this node appends to one stream.
+ *
+ * Many are under way at once, in order. As long as the connection holds and the stream answers, the
+ * stream stores the publications in that order. After an interruption, or an answer that is
+ * missing, the stream is first asked about all that are under way. Such a probe has the id of a
+ * publication and a condition that never holds: the stream answers with the sequence if the id is
+ * known, and stores nothing otherwise. Missing publications are then sent again; those that would
+ * come behind later ones of their topic are given up.
+ */
 export class Appends {
   /** Publications that were given up. */
   dropped = 0;
@@ -54,7 +53,7 @@ export class Appends {
   readonly #giveUpMs: number;
   readonly #inbox: string;
   readonly #waiting = new Queue<Entry>();
-  /** In the order in which they were sent. */
+  /** Sent publications by token, in the order of sending. */
   readonly #underWay = new Map<string, Entry>();
   #underWayBytes = 0;
   #token = 0;
@@ -98,12 +97,12 @@ export class Appends {
     return result.promise;
   }
 
-  /** Nothing is sent until `resume`: the server went, or the stream. */
+  /** Stops sending until `resume`, after the server or the stream went away. */
   suspend(): void {
     this.#canSend = false;
   }
 
-  /** The stream is there. */
+  /** Starts sending, once the stream is there. */
   resume(): void {
     const { period, connection } = this.#link;
     if (period === undefined || this.#settling === period) return;
@@ -120,12 +119,12 @@ export class Appends {
     });
   }
 
-  /** Resolves once nothing waits and nothing is under way. */
+  /** Resolves once no publication waits or is under way. */
   async idle(): Promise<void> {
     while (this.#underWay.size > 0 || this.#waiting.length > 0) await this.#changes.changed();
   }
 
-  /** Gives up everything. */
+  /** Gives up all publications and the inbox. */
   close(): void {
     this.#canSend = false;
     clearTimeout(this.#timer);
@@ -134,7 +133,7 @@ export class Appends {
     this.rejectAll(new BrokerError("Cannot append: the broker is closed"));
   }
 
-  /** Gives up what waits and what is under way. */
+  /** Gives up all publications. */
   rejectAll(error: BrokerError): void {
     for (const token of [...this.#underWay.keys()]) this.#reject(this.#take(token)!, error);
     for (const entry of this.#waiting.clear()) this.#reject(entry, error);
@@ -160,8 +159,11 @@ export class Appends {
         headers: idHeaders(entry),
       });
     } catch (cause) {
-      // Such as a message that is larger than the server takes.
-      this.#reject(entry, new BrokerError("Cannot append: NATS does not take it", { cause }));
+      // For example, the message is larger than the server allows.
+      this.#reject(
+        entry,
+        new BrokerError("Cannot append: NATS refused the publication", { cause }),
+      );
       return;
     }
     entry.wasSent = true;
@@ -180,7 +182,7 @@ export class Appends {
     this.#pump();
   }
 
-  /** Somebody has to find out what became of those under way. */
+  /** Stops sending, and opens the stream again, which asks about the publications under way. */
   #trouble(error: unknown): void {
     if (!this.#canSend) return;
     this.#canSend = false;
@@ -188,7 +190,7 @@ export class Appends {
     this.#log.open();
   }
 
-  /** Finds out what became of those under way, and goes on. */
+  /** Asks about the publications under way, sends the missing ones again, and goes on. */
   async #settle(period: AbortSignal): Promise<void> {
     this.#canSend = false;
     const asked = [...this.#underWay.values()];
@@ -228,7 +230,7 @@ export class Appends {
     }
   }
 
-  /** Looks after the oldest: for too long unanswered, or for too long here. */
+  /** Gives up overdue publications, and reports a stream that does not answer. */
   #look(): void {
     this.#timer = undefined;
     const now = performance.now();
@@ -269,7 +271,7 @@ export class Appends {
     this.#changes.notify();
     this.#log.saw(seq);
     const epoch = this.#log.epoch;
-    // One of an epoch that is over stands nowhere in this one.
+    // A sequence of an earlier epoch is no position in this one.
     if (isRepetition || epoch === undefined || seq <= epoch.start) entry.result.resolve({});
     else {
       const position = { epoch: epoch.epoch, offset: seq, tag: tagOf(entry.id) };

@@ -1,8 +1,4 @@
-/**
- * A topic that this node is subscribed to.
- *
- * @module
- */
+/** A topic that this node is subscribed to. */
 import type { Msg, Subscription } from "@nats-io/transport-node";
 import type {
   BrokerSubscribeOptions,
@@ -16,13 +12,13 @@ import type { Link } from "./_link.ts";
 import type { Log } from "./_log.ts";
 import { pause } from "./_pause.ts";
 
-/** How long one is held; what is missing by then does not come any more. */
+/** Longest time that a publication is held; a predecessor that is still missing will not come. */
 const HOLD_MS = 50;
 
-/** Most that are held. */
+/** Most publications that are held. */
 const MAX_HELD = 256;
 
-/** Puts what comes into its order, as far as it comes at about the same time. */
+/** Restores the order of publications that come at about the same time. */
 export class InOrder {
   readonly #deliver: (publication: Publication) => void;
   #held: Publication[] = [];
@@ -35,11 +31,11 @@ export class InOrder {
   }
 
   /**
-   * Delivers a publication, or holds it. One that comes behind its successors is dropped: they were
-   * delivered with a `prev` that shows it.
+   * Delivers a publication, or holds it. A publication that comes after its successors is dropped:
+   * the `prev` of these showed the gap.
    *
-   * @param publication With its position.
-   * @param known An offset up to which nothing is to be waited for.
+   * @param publication The publication, with its position.
+   * @param known An offset up to which no publication is awaited.
    */
   take(publication: Publication, known: number): void {
     const { epoch, offset, prev } = publication.position!;
@@ -59,14 +55,14 @@ export class InOrder {
     else this.#timer ??= setTimeout(() => this.flush(), HOLD_MS);
   }
 
-  /** Delivers all that is held. */
+  /** Delivers all held publications. */
   flush(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     for (const publication of this.#sorted()) this.#next(publication);
   }
 
-  /** Drops all that is held. */
+  /** Drops all held publications. */
   close(): void {
     this.#held = [];
     this.flush();
@@ -96,7 +92,7 @@ export class InOrder {
   }
 }
 
-/** Between attempts to take a topic that is not allowed, plus up to as much again. */
+/** Wait between attempts to subscribe without permission, plus up to as much again. */
 const RETRY_MS = 1_000;
 
 interface Entry {
@@ -105,24 +101,24 @@ interface Entry {
   isActive: boolean;
 }
 
-/** What is known of a topic as long as nothing was missed. */
+/** State of a topic as long as no publication was missed. */
 export interface Place {
-  /** The newest offset that was heard or read. */
+  /** Newest offset that was received or read. */
   last: number | undefined;
 }
 
-/** What a channel is of. */
+/** Collaborators of a {@linkcode Channel}. */
 export interface ChannelOptions {
   readonly link: Link;
   readonly topic: string;
   readonly subject: string;
-  /** Where it is kept, if it has a history. */
+  /** The stream of a topic with a history. */
   readonly log?: Log;
-  /** Nobody listens any more. */
+  /** Called when the last listener left. */
   readonly onEmpty: () => void;
-  /** A publication came. */
+  /** Called for each publication. */
   readonly onReceived: () => void;
-  /** Something came that is no publication. */
+  /** Called for each message that is no publication. */
   readonly onIgnored: () => void;
 }
 
@@ -131,7 +127,7 @@ export class Channel {
   readonly #options: ChannelOptions;
   readonly #ready: Promise<void>;
   readonly #over = Promise.withResolvers<void>();
-  /** Replaced by a change, so that a delivery under way does not see it. */
+  /** Replaced on each change, as a delivery under way still iterates over the old array. */
   #entries: readonly Entry[] = [];
   #subscription: Subscription | undefined;
   #place: Place | undefined;
@@ -144,7 +140,7 @@ export class Channel {
     this.#ready = Promise.race([this.#subscribe(), this.#over.promise]);
   }
 
-  /** What is known of the topic; `undefined` if something may have been missed. */
+  /** State of the topic; `undefined` if publications may have been missed. */
   get place(): Place | undefined {
     return this.#place;
   }
@@ -162,20 +158,20 @@ export class Channel {
     };
   }
 
-  /** Publications may be missed from now on. */
+  /** Called when publications may be missed from now on. */
   shut(): void {
     this.#place = undefined;
     this.#order.flush();
   }
 
-  /** Publications come again, and some may have been missed. */
+  /** Called when publications come again, after some may have been missed. */
   reopened(): void {
     if (!this.#isReady) return;
     this.#place = { last: undefined };
     for (const { isActive, onInterrupted } of this.#entries) if (isActive) onInterrupted?.();
   }
 
-  /** Ends it, with all listeners. */
+  /** Ends the subscription and all listeners. */
   close(): void {
     if (this.#isOver) return;
     this.#isOver = true;
@@ -202,7 +198,7 @@ export class Channel {
       try {
         this.#subscription ??= this.#listen();
       } catch (error) {
-        // The connection was handed in, and is being ended.
+        // The application's own connection is about to end.
         link.refusal = error;
         break;
       }
@@ -217,7 +213,7 @@ export class Channel {
       this.#place = { last: undefined };
       return;
     }
-    // Nothing comes, and nobody is told that it does.
+    // Without a subscription, `ready` stays pending until the channel ends.
     await this.#over.promise;
   }
 
@@ -231,7 +227,9 @@ export class Channel {
     });
   }
 
-  /** The server does not allow it: for the client library it is over, and here it is tried again. */
+  /**
+   * Subscribes again after a refusal of the server, which ends the client library's subscription.
+   */
   #refused(error: unknown): void {
     const { link } = this.#options;
     link.refusal = error;
@@ -257,7 +255,7 @@ export class Channel {
   #receiveKept(message: Msg, log: Log): void {
     const { topic, onReceived, onIgnored } = this.#options;
     const { epoch, start } = log.epoch ?? {};
-    // What comes before the epoch is known again is read by whoever is told of the interruption.
+    // Publications before the epoch is known are read by subscribers after `onInterrupted`.
     if (epoch === undefined || start === undefined) return;
     const offset = sequenceOf(message);
     if (offset === 0) return onIgnored();

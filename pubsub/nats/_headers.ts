@@ -1,14 +1,10 @@
-/**
- * Reading headers that anybody may have written.
- *
- * @module
- */
+/** Headers of messages from any program. */
 import type { Msg } from "@nats-io/transport-node";
 import { tagOf } from "../tag.ts";
 
 /**
- * A header of a message; empty if it has none. The client library throws where headers are none,
- * and stops reading for good if a callback throws.
+ * Reads a header of a message; empty if absent. The client library throws at malformed headers, and
+ * stops reading for good if a callback throws.
  */
 export function headerOf(message: Pick<Msg, "headers">, name: string): string {
   try {
@@ -18,16 +14,16 @@ export function headerOf(message: Pick<Msg, "headers">, name: string): string {
   }
 }
 
-/** The sequence that a stream gave to a message which it published again; 0 if none did. */
+/** Reads the sequence of a message that a stream published again; 0 for any other message. */
 export function sequenceOf(message: Msg): number {
   const seq = Number(headerOf(message, "Nats-Sequence"));
   return Number.isSafeInteger(seq) && seq > 0 ? seq : 0;
 }
 
-/** The header by which a publication is recognized; JetStream keeps it, and publishes it again. */
+/** The header with the id of a publication; JetStream keeps the header, and publishes it again. */
 export const ID_HEADER = "Nats-Msg-Id";
 
-/** The tag of a publication, made of its id; `undefined` if it has none. */
+/** Makes the tag of a publication from the id; `undefined` without an id. */
 export function tagIn(message: Pick<Msg, "headers">): string | undefined {
   const id = headerOf(message, ID_HEADER);
   return id === "" ? undefined : tagOf(id);

@@ -1,8 +1,4 @@
-/**
- * Topics with a history: the streams that keep them, and the channels that follow them.
- *
- * @module
- */
+/** Topics with a history: their streams, and the channels that follow these. */
 import { BrokerError } from "../../errors.ts";
 import { waitFor } from "../../session/base/wait.ts";
 import type {
@@ -24,22 +20,22 @@ import type { Budget } from "./_queue.ts";
 import { readPage } from "./_reading.ts";
 import { escapeTopic, type Names, subjectPart } from "./subjects.ts";
 
-/** All topics with the same bounds. */
+/** The stream and the channels of all topics with the same bounds. */
 interface Shelf {
   readonly log: Log;
   readonly appends: Appends;
   readonly channels: Map<string, Channel>;
 }
 
-/** What a history is made of. */
+/** Collaborators of a {@linkcode NatsHistory}. */
 export interface NatsHistoryOptions {
   readonly link: Link;
   readonly names: Names;
   readonly budget: Budget;
   readonly settings: NatsSettings;
-  /** A publication came. */
+  /** Called for each publication. */
   readonly onReceived: () => void;
-  /** Something came that is no publication. */
+  /** Called for each message that is no publication. */
   readonly onIgnored: () => void;
 }
 
@@ -51,7 +47,7 @@ export class NatsHistory implements BrokerHistory {
   reads = 0;
   readonly #options: NatsHistoryOptions;
   readonly #shelves = new Map<string, Shelf>();
-  /** Who appends where the publisher said nothing of it. */
+  /** Producer for publications without a key. */
   readonly #producer = crypto.randomUUID();
   #number = 0;
   #isClosed = false;
@@ -67,7 +63,7 @@ export class NatsHistory implements BrokerHistory {
     return dropped;
   }
 
-  /** What is wrong. */
+  /** Describes the streams that are not available. */
   issues(): string[] {
     return [...this.#shelves.values()].flatMap(({ log }) =>
       log.epoch !== undefined || log.problem === undefined
@@ -76,12 +72,12 @@ export class NatsHistory implements BrokerHistory {
     );
   }
 
-  /** The server is there. */
+  /** Called when the server is there. */
   up(): void {
     for (const { log } of this.#shelves.values()) log.open();
   }
 
-  /** The server went. */
+  /** Called when the server went away. */
   down(): void {
     for (const { log, appends, channels } of this.#shelves.values()) {
       log.shut();
@@ -90,12 +86,12 @@ export class NatsHistory implements BrokerHistory {
     }
   }
 
-  /** Resolves once all that was appended was answered or given up. */
+  /** Resolves once all publications were answered or given up. */
   async idle(): Promise<void> {
     await Promise.all([...this.#shelves.values()].map(({ appends }) => appends.idle()));
   }
 
-  /** Ends all channels; nothing more is taken, and what was has yet to go. */
+  /** Ends all channels, and refuses further calls; publications that were taken are still sent. */
   end(): void {
     this.#isClosed = true;
     for (const { channels } of this.#shelves.values()) {
@@ -104,7 +100,7 @@ export class NatsHistory implements BrokerHistory {
     }
   }
 
-  /** Gives up what waits. */
+  /** Gives up all waiting publications. */
   close(): void {
     for (const { log, appends } of this.#shelves.values()) {
       log.close();
@@ -112,7 +108,7 @@ export class NatsHistory implements BrokerHistory {
     }
   }
 
-  /** The channel of a topic. */
+  /** Returns the channel of a topic. */
   channel(topic: string, bounds: HistoryBounds): Channel {
     const part = subjectPart(topic);
     const { log, channels } = this.#shelf(bounds);
@@ -201,7 +197,7 @@ function closed(verb: string): BrokerError {
   return new BrokerError(`Cannot ${verb}: the broker is closed`);
 }
 
-/** An error in words. */
+/** Describes an error in words. */
 export function textOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }

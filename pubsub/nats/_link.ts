@@ -1,8 +1,4 @@
-/**
- * The connection to NATS: made in the background, made again for ever.
- *
- * @module
- */
+/** The connection to NATS: opened in the background, and opened again for ever. */
 import {
   type Authenticator,
   connect,
@@ -22,38 +18,38 @@ import type { BrokerStatus } from "../broker.ts";
 import { Pace } from "../pace.ts";
 import { pause } from "./_pause.ts";
 
-/** How long the server may take to answer. */
+/** Longest wait for an answer of the server. */
 export const REQUEST_TIMEOUT_MS = 5_000;
 
-/** Between attempts to connect, plus up to as much again. */
+/** Wait between attempts to connect, plus up to as much again. */
 const RETRY_MS = 250;
 
-/** How long the connection may take to end. */
+/** Longest wait for the end of the connection. */
 const CLOSE_TIMEOUT_MS = 1_000;
 
-/** A server that is frozen is noticed after two of them. */
+/** Interval of pings; two unanswered pings reveal a frozen server. */
 const PING_INTERVAL_MS = 10_000;
 
-/** What the link is made of. */
+/** Options of a new connection, or an open connection of the application. */
 export type LinkTarget = NodeConnectionOptions | { readonly connection: NatsConnection };
 
-/** Who is told. None of them may throw. */
+/** Events of a {@linkcode Link}. No callback may throw. */
 export interface LinkEvents {
-  /** The server is there, and has the subscriptions again. */
+  /** Called when the server is there, and has the subscriptions again. */
   up(isAgain: boolean): void;
-  /** The server went. */
+  /** Called when the server went away. */
   down(): void;
 }
 
 /** One connection over its whole life. */
 export class Link {
-  /** How it is doing. */
+  /** State of the connection. */
   readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connecting" });
-  /** Hands on what comes on subscriptions. */
+  /** Paces the delivery of messages to subscriptions. */
   readonly pace: Pace = new Pace();
-  /** How often the server went. */
+  /** Number of times that the server went away. */
   interruptions = 0;
-  /** What the server refused lately, such as a subject without permission. */
+  /** Last refusal of the server, such as a subject without permission. */
   refusal: unknown;
   readonly #events: LinkEvents;
   readonly #isOwn: boolean;
@@ -73,39 +69,39 @@ export class Link {
     this.#running = this.#run(target);
   }
 
-  /** Whether messages can be sent. */
+  /** `true` if messages can be sent. */
   get isUp(): boolean {
     return this.#period !== undefined;
   }
 
-  /** Ends when the server goes; `undefined` while it is away. */
+  /** Aborts when the server goes away; `undefined` while the server is away. */
   get period(): AbortSignal | undefined {
     return this.#period?.signal;
   }
 
-  /** The connection, also while the server is away: subscriptions are made again by themselves. */
+  /** The connection, also while the server is away: the client library renews subscriptions. */
   get connection(): NatsConnection | undefined {
     return this.#connection;
   }
 
-  /** The connection, if the server is there. */
+  /** The connection. Throws while the server is away. */
   get open(): NatsConnection {
     if (this.#period === undefined) throw this.#awayError();
     return this.#connection!;
   }
 
-  /** Administers JetStream, if the server is there. */
+  /** Opens the administration of JetStream. Rejects while the server is away. */
   async manager(): Promise<JetStreamManager> {
     return await jetstreamManager(this.open, { checkAPI: false, timeout: REQUEST_TIMEOUT_MS });
   }
 
-  /** Resolves when the server is there; false if that will never be. */
+  /** Resolves when the server is there; `false` after the link closed. */
   async whenUp(): Promise<boolean> {
     while (!this.isUp && !this.#ended.signal.aborted) await this.#changes.changed();
     return this.isUp;
   }
 
-  /** Waits for the first time that the server is there; afterwards, only whether it is. */
+  /** Waits for the first contact with the server. Rejects after that if the server is away. */
   async reach(signal?: AbortSignal): Promise<void> {
     if (this.status.current.name === "connecting") {
       const what = "NATS";
@@ -115,8 +111,8 @@ export class Link {
   }
 
   /**
-   * Resolves once the server has what was sent before; false if the connection went first. Whoever
-   * asks in one turn shares the answer.
+   * Resolves once the server has all earlier messages; `false` if the connection was lost first.
+   * Calls of one turn share the answer.
    */
   flush(): Promise<boolean> {
     this.#flushing ??= Promise.resolve().then(async () => {
@@ -133,17 +129,17 @@ export class Link {
     return this.#flushing;
   }
 
-  /** Ends a subscription, unless the connection ended with all of them. */
+  /** Ends a subscription, unless all ended with the connection. */
   leave(subscription: Subscription | undefined): void {
     if (this.#connection?.isClosed() === false) subscription?.unsubscribe();
   }
 
-  /** A subject for answers, that nobody else has. */
+  /** Makes a unique subject for answers. */
   inbox(): string {
     return createInbox(this.#inboxPrefix);
   }
 
-  /** Asks for one answer. */
+  /** Sends a request, and waits for one answer. */
   async request(subject: string, body: string | Uint8Array, headers?: MsgHdrs): Promise<Msg> {
     return await this.open.request(subject, body, {
       timeout: REQUEST_TIMEOUT_MS,
@@ -152,8 +148,8 @@ export class Link {
   }
 
   /**
-   * Ends the connection, if it is the link's own. An attempt to connect that hangs is not waited
-   * for: it cannot be stopped, and what comes of it is ended.
+   * Ends the connection, unless it is the application's. A hanging attempt to connect is not
+   * awaited: such an attempt cannot be stopped, but its connection is ended.
    */
   async close(): Promise<void> {
     if (!this.#ended.signal.aborted) {
@@ -187,7 +183,7 @@ export class Link {
           timeout: REQUEST_TIMEOUT_MS,
           ...options,
           ...(authenticator !== undefined && { authenticator: this.#lasting(authenticator) }),
-          // What ended for ever could not heal by itself.
+          // An error that ended the connection for good would outlast its cause.
           ignoreAuthErrorAbort: true,
           maxReconnectAttempts: -1,
           noEcho: false,
@@ -202,7 +198,10 @@ export class Link {
     return undefined;
   }
 
-  /** The client library ends for good where credentials cannot be told: so those told before are used. */
+  /**
+   * Repeats the last credentials if an authenticator throws, as the client library would end for
+   * good.
+   */
   #lasting(authenticator: Authenticator | Authenticator[]): Authenticator[] {
     return [authenticator].flat().map((tell) => {
       let last: ReturnType<Authenticator>;
@@ -230,7 +229,7 @@ export class Link {
       const next = await Promise.race([statuses.next(), ended]);
       if (next === undefined) break;
       if (next.done) {
-        this.#lost(new BrokerError("The connection was closed by somebody else"));
+        this.#lost(new BrokerError("The connection was closed outside the broker"));
         await ended;
         break;
       }
@@ -245,7 +244,7 @@ export class Link {
   #awayError(): BrokerError {
     const isClosed = this.#ended.signal.aborted;
     return new BrokerError(
-      `Cannot reach NATS: ${isClosed ? "the broker is closed" : "it is away"}`,
+      `Cannot reach NATS: ${isClosed ? "the broker is closed" : "the server is away"}`,
     );
   }
 

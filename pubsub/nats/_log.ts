@@ -1,12 +1,4 @@
-/**
- * The stream that keeps all topics with the same bounds, and its epoch.
- *
- * The epoch stands in the stream itself, on a subject that no topic has, and is agreed upon by
- * compare-and-set: whatever loses the stream loses the epoch with it. Since the stream publishes it
- * again like everything else, nodes learn of a new one in order with what comes after it.
- *
- * @module
- */
+/** The stream with all topics of the same bounds, and its epoch. */
 import {
   DiscardPolicy,
   JetStreamApiError,
@@ -24,19 +16,19 @@ import { pause } from "./_pause.ts";
 import { EPOCH_TOKEN, type StreamNames } from "./subjects.ts";
 import type { HistoryBounds } from "../broker.ts";
 
-/** How long repetitions are recognized, and the longest time that an append may be sent again. */
+/** Time that repetitions are recognized, and the longest time that an append may be sent again. */
 const DUPLICATE_WINDOW_MS = 120_000;
 
-/** How often nodes may be in each other's way when the epoch changes. */
+/** Most attempts to write an epoch while other nodes do the same. */
 const MAX_ATTEMPTS = 20;
 
-/** The status of what has no leader at the moment. */
+/** Status of a stream without a leader at the moment. */
 const UNAVAILABLE = 503;
 
 const FIRST_RETRY_MS = 50;
 const MAX_RETRY_MS = 2_000;
 
-/** How a stream is made, and when it is trusted. */
+/** Settings of a stream. */
 export interface LogSettings {
   readonly storage: "file" | "memory";
   readonly replicas: number;
@@ -45,18 +37,18 @@ export interface LogSettings {
   readonly survivesRestart: boolean;
 }
 
-/** The epoch, and where it began: nothing up to there belongs to it. */
+/** An epoch, and the sequence of its start: earlier sequences do not belong to the epoch. */
 export interface Epoch {
   readonly epoch: string;
   readonly start: number;
 }
 
-/** What stands on the epoch's subject. */
+/** A message on the epoch's subject. */
 interface EpochRecord {
   readonly epoch: string;
-  /** Where it began, if this only repeats it. */
+  /** Start of the epoch, in a repeated record. */
   readonly start?: number;
-  /** The server, if its restart may lose what was acknowledged. */
+  /** The server, if a restart may lose acknowledged writes. */
   readonly server?: string;
 }
 
@@ -65,30 +57,39 @@ interface Found extends Epoch {
   readonly server: string | undefined;
 }
 
-/** Who is told. */
+/** Events of a {@linkcode Log}. */
 export interface LogEvents {
-  /** The epoch is known: for the first time, again after an interruption, or it is a new one. */
+  /**
+   * Called when the epoch is known: the first time, after an interruption, or because of a new
+   * epoch.
+   */
   opened(): void;
-  /** There is no stream, and waiting will not bring it. */
+  /** Called when there is no stream, and waiting does not help. */
   refused(error: unknown): void;
 }
 
-/** One stream. */
+/**
+ * One stream.
+ *
+ * The epoch is a record in the stream itself, on a subject that no topic has, and nodes agree by
+ * compare-and-set: a stream that is lost takes its epoch along. The stream publishes the record
+ * again like any message, so nodes learn of a new epoch in order with the publications after it.
+ */
 export class Log {
   readonly bounds: HistoryBounds;
   readonly names: StreamNames;
   readonly isReplicated: boolean;
-  /** What went wrong while it was opened; it is tried again. */
+  /** Last error of an attempt to open the stream; further attempts follow. */
   problem: unknown;
   readonly #link: Link;
   readonly #settings: LogSettings;
   readonly #events: LogEvents;
   readonly #maxAgeMs: number;
   #epoch: Epoch | undefined;
-  /** The newest record that was seen; from another stream of the same name it says nothing. */
+  /** The newest record seen; without meaning for another stream of the same name. */
   #found: { readonly record: Found; readonly created: string | undefined } | undefined;
   #created: string | undefined;
-  /** The newest sequence that was seen. */
+  /** The newest sequence seen. */
   #newest = 0;
   #opening: AbortSignal | undefined;
   #repeatAtMs = 0;
@@ -112,23 +113,26 @@ export class Log {
     this.#events = events;
   }
 
-  /** The epoch; `undefined` while it is not known. */
+  /** The epoch; `undefined` while unknown. */
   get epoch(): Epoch | undefined {
     return this.#epoch;
   }
 
-  /** Resolves once the epoch is known; false if it will never be. */
+  /** Resolves once the epoch is known; `false` after the log closed. */
   async whenOpen(): Promise<boolean> {
     while (this.#epoch === undefined && !this.#isClosed) await this.#changes.changed();
     return !this.#isClosed;
   }
 
-  /** Notes a sequence: the stream must never be behind it. */
+  /** Records a sequence: the stream must never be behind. */
   saw(seq: number): void {
     if (seq > this.#newest) this.#newest = seq;
   }
 
-  /** Makes sure of the stream and its epoch, until the server goes. Can be called at any time. */
+  /**
+   * Opens the stream and agrees on its epoch, with retries until the server goes away. Can be
+   * called at any time.
+   */
   open(): void {
     const period = this.#link.period;
     if (period === undefined || this.#opening === period) return;
@@ -137,13 +141,13 @@ export class Log {
     void this.#keepOpening(period);
   }
 
-  /** The epoch is not known any more: the server went. */
+  /** Forgets the epoch when the server goes away. */
   shut(): void {
     this.#epoch = undefined;
     this.#opening = undefined;
   }
 
-  /** Nothing more comes of it. */
+  /** Ends the log, and its subscription. */
   close(): void {
     this.shut();
     this.#isClosed = true;
@@ -151,7 +155,7 @@ export class Log {
     this.#changes.notify();
   }
 
-  /** Keeps the epoch from growing too old to be kept. */
+  /** Repeats the record of the epoch before the stream drops the record for its age. */
   touch(): void {
     if (this.#epoch === undefined || performance.now() < this.#repeatAtMs) return;
     this.#repeatAtMs = performance.now() + MAX_RETRY_MS;
@@ -179,9 +183,9 @@ export class Log {
     }
   }
 
-  /** Whether somebody has to do something: what is merely away for now is waited for. */
+  /** Tells errors that need an administrator from errors that pass. */
   #isRefusal(error: unknown): boolean {
-    // In a cluster, other servers may have it.
+    // In a cluster, other servers may have JetStream.
     const isMissing = error instanceof Error && error.name === "JetStreamNotEnabled";
     if (isMissing) return !this.#link.connection?.info?.jetstream;
     return error instanceof JetStreamApiError && error.status !== UNAVAILABLE;
@@ -206,12 +210,12 @@ export class Log {
     this.#events.opened();
   }
 
-  /** Hears of epochs that others begin. */
+  /** Subscribes to new epochs of other nodes. */
   #follow(): void {
     if (this.#following !== undefined) return;
     this.#following = this.#link.open.subscribe(`${this.names.live}.${EPOCH_TOKEN}`, {
       callback: (error, message) => {
-        // One that was refused is over for the client library.
+        // For the client library, a refused subscription is over.
         if (error) return void (this.#following = undefined);
         this.#link.pace.take(message.data.length, () => this.#hear(message));
       },
@@ -228,7 +232,7 @@ export class Log {
       this.#note(record);
       return;
     }
-    // It may be that of a new stream, whose sequence begins again.
+    // The record may come from a new stream, whose sequence begins again.
     this.#newest = seq;
     this.#found = { record, created: this.#created };
     this.#adopt(record);
@@ -246,7 +250,7 @@ export class Log {
     const newest = this.#newest;
     const { created, state } = await manager.streams.add(this.#config());
     this.#created = created;
-    // A stream that is behind what was heard of it lost something, whatever its record says.
+    // A stream behind a sequence that was seen lost messages, even if its record says otherwise.
     const lost = state.last_seq < newest ? this.#found?.record.epoch : undefined;
     if (lost !== undefined || this.#found?.created !== created) this.#found = undefined;
     for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
@@ -267,7 +271,7 @@ export class Log {
     throw new Error(`No epoch was agreed upon in ${MAX_ATTEMPTS} attempts`);
   }
 
-  /** The newest record that is kept. */
+  /** Reads the newest record in the stream. */
   async #stored(
     manager: JetStreamManager,
   ): Promise<(Found & { readonly atMs: number }) | undefined> {
@@ -277,7 +281,7 @@ export class Log {
     return stored && record ? { ...record, atMs: stored.time.getTime() } : undefined;
   }
 
-  /** Writes a record, unless another was written meanwhile; its sequence, if it was. */
+  /** Writes a record, and returns its sequence; `undefined` if another node wrote first. */
   async #write(
     { epoch, start }: { readonly epoch: string; readonly start?: number },
     after: number,
@@ -296,7 +300,10 @@ export class Log {
     throw ack.error;
   }
 
-  /** Whose restart may lose what was acknowledged; nobody's where others have it as well. */
+  /**
+   * The server whose restart may lose acknowledged writes; `undefined` where other servers have
+   * copies.
+   */
   get #server(): string | undefined {
     const info = this.#link.open.info;
     if (this.isReplicated || this.#settings.survivesRestart || info?.cluster) return undefined;
@@ -313,7 +320,7 @@ export class Log {
       num_replicas: replicas,
       retention: RetentionPolicy.Limits,
       discard: DiscardPolicy.Old,
-      // One more than can be read: it tells what came before the oldest one.
+      // One more than can be read, as its sequence is the `prev` of the oldest.
       max_msgs_per_subject: this.bounds.size + 1,
       max_age: this.#maxAgeMs * 1e6,
       max_bytes: maxStreamBytes,

@@ -1,24 +1,22 @@
-/**
- * Options of a {@linkcode NatsBroker}, checked.
- *
- * @module
- */
+/** Options of a `NatsBroker`, and their checks. */
 import { checkKeys } from "../../session/base/option_keys.ts";
 
-/** Repetitions are recognized for two minutes, and nothing may be sent again after that. */
+/**
+ * Longest wait: repetitions are recognized for two minutes, so later repetitions are not allowed.
+ */
 const MAX_GIVE_UP_MS = 110_000;
 
-/** A stream keeps its messages at least as long as it recognizes repetitions. */
+/** Shortest memory: a stream keeps its messages at least as long as it recognizes repetitions. */
 const MIN_REMEMBER_MS = 120_000;
 
-/** Answers a server that asks who it is; those that the client library makes are such. */
+/** Answers a server's request for credentials; the client library makes such functions. */
 export type NatsAuthenticator = (nonce?: string) => object | void;
 
-/** How a connection is encrypted; PEM as text, or the names of files. */
+/** Encryption of a connection; PEM as text, or the names of files. */
 export interface NatsTls {
-  /** Whether TLS begins before the server says anything. */
+  /** `true` if TLS begins before the server's first message. */
   readonly handshakeFirst?: boolean;
-  /** Certificates of authorities that are trusted. */
+  /** Certificates of trusted authorities. */
   readonly ca?: string;
   /** The file of `ca`. */
   readonly caFile?: string;
@@ -30,15 +28,15 @@ export interface NatsTls {
   readonly key?: string;
   /** The file of `key`. */
   readonly keyFile?: string;
-  /** Whether a server with another certificate is refused. */
+  /** `true` to refuse a server with another certificate. */
   readonly rejectUnauthorized?: boolean;
 }
 
-/** Servers, and how to connect: handed on to `connect` of the client library as it is. */
+/** Servers and connection options, passed unchanged to `connect` of the client library. */
 export interface NatsServers {
   /** One server or several of a cluster, each as `host:port`. */
   readonly servers: string | string[];
-  /** What the connection is called in what the server tells of it. */
+  /** Name of the connection in the server's reports. */
   readonly name?: string;
   /** A user's name. */
   readonly user?: string;
@@ -48,45 +46,45 @@ export interface NatsServers {
   readonly token?: string;
   /** Credentials of other kinds, such as a JWT. */
   readonly authenticator?: NatsAuthenticator | NatsAuthenticator[];
-  /** How to encrypt; `null` for not at all. Without it, as the server wants it. */
+  /** Encryption; `null` for none. By default, the server decides. */
   readonly tls?: NatsTls | null;
-  /** What subjects for answers begin with, where permissions ask for that. */
+  /** Prefix of subjects for answers, where permissions need one. */
   readonly inboxPrefix?: string;
-  /** Whether servers are tried in their order. */
+  /** `true` to try servers in their order. */
   readonly noRandomize?: boolean;
-  /** Whether only `servers` are tried, and not those that a cluster tells of. */
+  /** `true` to try `servers` only, without the members that a cluster announces. */
   readonly ignoreClusterUpdates?: boolean;
-  /** How long an attempt to connect may take, in milliseconds. */
+  /** Longest time of an attempt to connect, in milliseconds. */
   readonly timeout?: number;
-  /** How often the server is asked whether it is alive, in milliseconds. */
+  /** Interval of pings to the server, in milliseconds. */
   readonly pingInterval?: number;
-  /** How many times it may leave that unanswered. */
+  /** Most pings without an answer. */
   readonly maxPingOut?: number;
-  /** How long to wait between two attempts to connect to a server again, in milliseconds. */
+  /** Wait between two attempts to reconnect to a server, in milliseconds. */
   readonly reconnectTimeWait?: number;
-  /** Most that is added to that at random, in milliseconds. */
+  /** Largest random addition to that wait, in milliseconds. */
   readonly reconnectJitter?: number;
-  /** The same, with TLS. */
+  /** Largest random addition with TLS, in milliseconds. */
   readonly reconnectJitterTLS?: number;
 }
 
 /** A `NatsConnection` of the client library, by any of its transports. */
 export interface NatsClient {
-  /** Whether it has ended. */
+  /** Tells if the connection has ended. */
   isClosed(): boolean;
-  /** Resolves once the server has what was sent. */
+  /** Resolves once the server has all sent messages. */
   flush(): Promise<void>;
-  /** What happens to it. */
+  /** Reports changes of the connection. */
   status(): AsyncIterable<object>;
-  /** Ends it; the broker never does. */
+  /** Ends the connection; the broker never calls this. */
   close(): Promise<void>;
 }
 
-/** Where NATS is. */
+/** Address of NATS. */
 export type NatsSource = NatsServers | {
   /**
-   * A connection that was made elsewhere. It must hear its own publications, and should reconnect
-   * for ever.
+   * An open connection of the application. The connection must receive its own publications, and
+   * should reconnect for ever.
    */
   readonly connection: NatsClient;
 };
@@ -94,14 +92,14 @@ export type NatsSource = NatsServers | {
 /** Options for {@linkcode NatsBroker}. */
 export interface NatsBrokerOptions {
   /**
-   * What the names of all subjects, streams and buckets begin with; brokers with different ones do
+   * Prefix of the names of all subjects, streams and buckets; brokers with different prefixes do
    * not meet. At most 32 letters and digits of ASCII, `-` and `_`.
    *
    * @default {"skein"}
    */
   readonly prefix?: string;
   /**
-   * Most publications that wait for NATS or for its answer; further ones are given up.
+   * Most publications that wait for NATS or for an answer; further ones are given up.
    *
    * @default {65536}
    */
@@ -113,55 +111,55 @@ export interface NatsBrokerOptions {
    */
   readonly maxWaitingBytes?: number;
   /**
-   * How long a publication waits at most, in milliseconds; then it is given up. At most 110,000:
-   * what is sent again must be recognized.
+   * Longest wait of a publication, in milliseconds; afterwards the publication is given up. At most
+   * 110,000, as the stream must recognize a repetition.
    *
    * @default {30000}
    */
   readonly giveUpMs?: number;
   /**
-   * Where JetStream keeps histories and the store.
+   * Storage in which JetStream keeps histories and the store.
    *
    * @default {"file"}
    */
   readonly storage?: "file" | "memory";
   /**
-   * On how many servers of a cluster JetStream keeps them. From 3 on, they and their epochs outlive
-   * the process of one server.
+   * Number of a cluster's servers on which JetStream keeps histories and the store. From 3 on,
+   * histories and epochs outlive the process of one server.
    *
    * @default {1}
    */
   readonly replicas?: number;
   /**
-   * How long the place in a topic's history is remembered after its last publication, in
+   * Time that the position of a topic's history is remembered after the last publication, in
    * milliseconds; publications stay in the stream as long, up to their number. At least 120,000.
    *
    * @default {3600000}
    */
   readonly rememberMs?: number;
   /**
-   * Most bytes of each stream, over all topics; without it, the server's own limits count.
+   * Most bytes of each stream, over all topics; by default, the server's limits apply.
    *
    * @default {undefined}
    */
   readonly maxStreamBytes?: number;
   /**
-   * Whether a restart of the server loses nothing that it acknowledged, since it syncs every write
-   * to its disk (`sync_interval: always`, from NATS 2.10 on). Then epochs outlive restarts.
+   * `true` if a restart of the server loses no acknowledged write, as the server syncs every write
+   * to disk (`sync_interval: always`, from NATS 2.10 on). Epochs then outlive restarts.
    *
    * @default {false}
    */
   readonly survivesRestart?: boolean;
   /**
-   * How long rows of the store are kept after they were last written, in milliseconds; no window and
-   * no claim can be longer.
+   * Time that a row of the store is kept after the last write, in milliseconds; no window and no
+   * claim can be longer.
    *
    * @default {3600000}
    */
   readonly storeTtlMs?: number;
 }
 
-/** The options, each with its value; -1 for no limit, as JetStream has it. */
+/** The options with all defaults filled in; -1 for no limit, as in JetStream. */
 export type NatsSettings = Required<NatsBrokerOptions>;
 
 /** Checks the options. */
@@ -196,8 +194,8 @@ export function natsSettings(options: NatsBrokerOptions): NatsSettings {
 }
 
 /**
- * Checks where NATS is. Keys for the client library pass, but none that belongs elsewhere: without
- * `servers` the library would connect to its default.
+ * Checks the source. Other keys pass to the client library, except options of the broker. Without
+ * `servers`, the client library would connect to its default.
  */
 export function checkSource(source: NatsSource): void {
   const { servers, connection } = source as Partial<NatsServers & { connection: NatsClient }>;

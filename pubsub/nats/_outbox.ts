@@ -1,15 +1,11 @@
-/**
- * Publications without history, on their way to the server.
- *
- * @module
- */
+/** Publications without history, on their way to the server. */
 import type { Link } from "./_link.ts";
 import { type Budget, Queue } from "./_queue.ts";
 import { Turn } from "./_turn.ts";
 
 /**
- * Bytes that the server may not have taken yet. The client library holds what the socket does not
- * take, without a bound; what is beyond this waits here, with one.
+ * Most bytes sent without confirmation. The client library buffers without a bound for a slow
+ * socket; further publications wait here, within a bound.
  */
 const WINDOW_BYTES = 4 * 1_048_576;
 
@@ -19,7 +15,10 @@ interface Waiting {
   readonly atMs: number;
 }
 
-/** Sends turn by turn where it can; what has to wait keeps its order, and is given up after a time. */
+/**
+ * Sends the publications of each turn together. Publications that have to wait keep their order,
+ * and are given up after a time.
+ */
 export class Outbox {
   /** Publications that were given up. */
   dropped = 0;
@@ -39,12 +38,12 @@ export class Outbox {
     this.#giveUpMs = giveUpMs;
   }
 
-  /** What the client library did not take, such as a message that is too large. */
+  /** Last error of the client library at a publication, such as a message that is too large. */
   get refusal(): unknown {
     return this.#refusal;
   }
 
-  /** Sends a message with all others of the turn, or has it wait. */
+  /** Sends a message with all others of the turn, or lets the message wait. */
   publish(subject: string, message: Uint8Array): void {
     if (this.#budget.take(message.length)) {
       this.#waiting.push({ subject, message, atMs: performance.now() });
@@ -57,24 +56,24 @@ export class Outbox {
     else this.dropped++;
   }
 
-  /** Sends what was published in this turn so far. */
+  /** Sends the publications of this turn so far. */
   send(): void {
     this.#turn.end();
   }
 
-  /** The server is there: what waited goes. */
+  /** Sends the waiting publications when the server is there again. */
   resume(): void {
     this.#unconfirmed = 0;
     this.#pump();
   }
 
-  /** Resolves once the server has everything, or went. */
+  /** Resolves once the server has all publications, or went away. */
   async idle(): Promise<void> {
     this.send();
     while (await this.#link.flush() && this.#waiting.length > 0);
   }
 
-  /** Gives up everything. */
+  /** Gives up all waiting publications. */
   close(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -97,7 +96,7 @@ export class Outbox {
     if (!this.#isConfirming && this.#unconfirmed >= WINDOW_BYTES / 2) void this.#confirm();
   }
 
-  /** Learns that the server took what was sent up to now. */
+  /** Waits until the server took the publications sent so far. */
   async #confirm(): Promise<void> {
     this.#isConfirming = true;
     const confirmed = this.#unconfirmed;
@@ -123,7 +122,7 @@ export class Outbox {
     if (this.#waiting.length > 0) this.#watch();
   }
 
-  /** What waits is given up after a time. */
+  /** Starts the timer that gives up old publications. */
   #watch(): void {
     this.#timer ??= setTimeout(() => this.#giveUp(), this.#giveUpMs);
   }

@@ -1,10 +1,4 @@
-/**
- * Waiting for a time, or until it is over with what is waited for.
- *
- * @module
- */
-
-/** Resolves after a time, or at once when the signal aborts. */
+/** Waits for a time; resolves at once when the signal aborts. */
 export function pause(ms: number, signal: AbortSignal): Promise<void> {
   if (signal.aborted) return Promise.resolve();
   return new Promise((resolve) => {

@@ -1,46 +1,42 @@
-/**
- * Reading a part of a stream, by a consumer that lives as long as that takes.
- *
- * @module
- */
+/** Reads a part of a stream, with a consumer of its own. */
 import { AckPolicy, DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
 import { headerOf, tagIn } from "./_headers.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./_link.ts";
 
-/** A consumer that nobody ended goes by itself, in nanoseconds. */
+/** Idle time after which the server deletes a consumer, in nanoseconds. */
 const INACTIVE_NS = 10_000 * 1e6;
 
-/** Which part. */
+/** The part of a stream to read. */
 export interface PullOptions {
   readonly stream: string;
   readonly subject: string;
-  /** The sequence to begin with. */
+  /** First sequence. */
   readonly from: number;
   /** Most messages. */
   readonly count: number;
-  /** Most bytes, of messages with all that belongs to them; of no effect without payloads. */
+  /** Most bytes of the messages, headers included; no effect with `headersOnly`. */
   readonly maxBytes?: number;
-  /** Without payloads. */
+  /** Leaves out payloads. */
   readonly headersOnly?: boolean;
 }
 
 /** One message of a stream. */
 export interface Stored {
   readonly seq: number;
-  /** When it was stored, in milliseconds since the Unix epoch. */
+  /** Time of storage, in milliseconds since the Unix epoch. */
   readonly atMs: number;
   readonly data: Uint8Array;
-  /** How long `data` is, also where it was left out. */
+  /** Length of the payload, also with `headersOnly`. */
   readonly bytes: number;
-  /** Names it, if it has an id. */
+  /** Tag of a publication with an id. */
   readonly tag: string | undefined;
 }
 
-/** What was read. */
+/** Messages of one subject. */
 export interface Pulled {
   readonly messages: readonly Stored[];
-  /** How many are behind them. */
+  /** Number of messages behind these. */
   readonly pending: number;
 }
 
@@ -65,7 +61,7 @@ export async function pull(
     if (wanted === 0) return { messages: [], pending: num_pending };
     return await fetch(link, `$JS.API.CONSUMER.MSG.NEXT.${stream}.${name}`, wanted, maxBytes);
   } finally {
-    // Whether it worked is of no interest: it goes by itself.
+    // A failure does not matter: the server deletes an idle consumer.
     manager.consumers.delete(stream, name).catch(() => {});
   }
 }
@@ -85,7 +81,7 @@ function fetch(
     const timer = setTimeout(late, REQUEST_TIMEOUT_MS);
     const subscription = connection.subscribe(inbox, {
       callback: (error, message) => {
-        // A status, which has no place, says that there is no more, or no room for more.
+        // A status instead of a message ends the read: no more messages, or no room for more.
         if (error || !message.reply?.startsWith("$JS.ACK.")) return done(error ?? undefined);
         const place = placeOf(message.reply);
         const size = headerOf(message, "Nats-Msg-Size");
@@ -115,7 +111,7 @@ function fetch(
 }
 
 /**
- * What the subject for acknowledgements says of a message:
+ * Reads the place of a message from its subject for acknowledgements:
  * `$JS.ACK[.domain.account].stream.consumer.delivered.seq.consumerSeq.nanoseconds.pending[.more]`.
  */
 function placeOf(

@@ -1,36 +1,32 @@
-/**
- * What waits, in order, and how much of it there may be.
- *
- * @module
- */
+/** Queues of waiting publications, and their shared bounds. */
 
-/** First in, first out; taking the first costs nothing, however many there are. */
+/** First in, first out; removal of the first item takes constant time. */
 export class Queue<T> {
   #items: T[] = [];
   #start = 0;
 
-  /** How many there are. */
+  /** Number of items. */
   get length(): number {
     return this.#items.length - this.#start;
   }
 
-  /** The first one. */
+  /** The first item. */
   get first(): T | undefined {
     return this.#items[this.#start];
   }
 
-  /** Adds a last one. */
+  /** Adds an item at the end. */
   push(item: T): void {
     this.#items.push(item);
   }
 
-  /** Adds some in front of all others. */
+  /** Adds items in front of all others. */
   unshift(items: readonly T[]): void {
     this.#items = [...items, ...this.#items.slice(this.#start)];
     this.#start = 0;
   }
 
-  /** Takes the first one. */
+  /** Removes and returns the first item. */
   shift(): T | undefined {
     const item = this.#items[this.#start];
     if (item === undefined) return undefined;
@@ -42,7 +38,7 @@ export class Queue<T> {
     return item;
   }
 
-  /** Takes all. */
+  /** Removes and returns all items. */
   clear(): T[] {
     const items = this.#items.slice(this.#start);
     this.#items = [];
@@ -51,7 +47,7 @@ export class Queue<T> {
   }
 }
 
-/** How much may wait for the engine, over everything that does. */
+/** Bounds on all publications that wait for the engine. */
 export class Budget {
   readonly #maxMessages: number;
   readonly #maxBytes: number;
@@ -63,12 +59,12 @@ export class Budget {
     this.#maxBytes = maxBytes;
   }
 
-  /** How many wait. */
+  /** Number of waiting publications. */
   get messages(): number {
     return this.#messages;
   }
 
-  /** Takes room for one; false if there is none. */
+  /** Takes room for one publication; `false` if there is no room. */
   take(bytes: number): boolean {
     if (this.#messages >= this.#maxMessages || this.#bytes + bytes > this.#maxBytes) return false;
     this.#messages++;
@@ -76,7 +72,7 @@ export class Budget {
     return true;
   }
 
-  /** Gives room back. */
+  /** Gives back the room of one publication. */
   give(bytes: number): void {
     this.#messages--;
     this.#bytes -= bytes;

@@ -1,13 +1,4 @@
-/**
- * Pages of a topic's history.
- *
- * A stream says of a message neither which one of its topic came before it, nor how much of the
- * topic is newer. What is known without a search is used first: whoever has the newest needs
- * nothing, and where the message that a page follows is still kept, all that came after it is.
- * Otherwise the headers of all that is kept of the topic are read, and then the page.
- *
- * @module
- */
+/** Pages of a topic's history. */
 import type { JetStreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
 import type { HistoryPage, Publication, ReadHistoryOptions } from "../broker.ts";
@@ -19,27 +10,37 @@ import type { Link } from "./_link.ts";
 import type { Epoch, Log } from "./_log.ts";
 import { pull, type Pulled, type PullOptions, type Stored } from "./_pull.ts";
 
-/** How often a page is read again because something was kept or let go of meanwhile. */
+/** Most attempts to read a page while publications come or expire. */
 const MAX_ATTEMPTS = 5;
 
-/** What a page is read of. */
+/** Collaborators and topic of a read. */
 export interface Reading {
   readonly link: Link;
   readonly log: Log;
   readonly topic: string;
   readonly subject: string;
-  /** What this node knows, if it is subscribed. */
+  /** State of the topic on this node, if subscribed. */
   readonly place: Place | undefined;
 }
 
-/** A message, as far as bounds go. */
+/** The properties of a message that bounds apply to. */
 interface Readable {
   readonly seq: number;
   readonly atMs: number;
   readonly bytes: number;
 }
 
-/** Reads a page. */
+/**
+ * Reads a page.
+ *
+ * A stream tells neither the previous message of a topic nor the number of newer ones. The cheapest
+ * way is taken:
+ *
+ * - A reader that has the newest message needs no page.
+ * - If the message before the page is still kept, so are all later ones, and the page is read at
+ *   once.
+ * - Otherwise the headers of all kept messages of the topic are read first, then the page.
+ */
 export async function readPage(
   reading: Reading,
   options: ReadHistoryOptions,
@@ -58,7 +59,7 @@ export async function readPage(
   throw new BrokerError("Cannot read history: it changes faster than it can be read");
 }
 
-/** One attempt. Every method gives `undefined` where something changed meanwhile. */
+/** One attempt. Every method returns `undefined` if the history changed meanwhile. */
 class PageReader {
   readonly #reading: Reading;
   readonly #options: ReadHistoryOptions;
@@ -92,7 +93,9 @@ class PageReader {
     return await this.#readBehind(head) ?? await this.#readSearched(head);
   }
 
-  /** A topic of which nothing is kept: its head is what is sure to be behind nothing. */
+  /**
+   * Reads a topic without kept messages. The head is an offset after which no publication was lost.
+   */
   async #readEmpty(): Promise<HistoryPage | undefined> {
     const { after } = this.#options;
     if (this.#known !== undefined) return this.#page(this.#known, []);
@@ -103,7 +106,7 @@ class PageReader {
     return this.#page(isSure ? after : last_seq, []);
   }
 
-  /** The page behind a message that is still kept. */
+  /** Reads the page behind a message that is still kept. */
   async #readBehind(head: number): Promise<HistoryPage | undefined> {
     const { after, maxMessages, maxBytes, bounds } = this.#options;
     if (after === undefined || after <= this.#epoch.start) return undefined;
@@ -122,7 +125,7 @@ class PageReader {
     return this.#page(head, this.#placed(messages.slice(skipped), before), anchor.tag);
   }
 
-  /** Finds the page by the headers of all that is kept. */
+  /** Finds the page by the headers of all kept messages. */
   async #readSearched(head: number): Promise<HistoryPage | undefined> {
     const { after, last, bounds, maxMessages, maxBytes } = this.#options;
     const { messages: index } = await this.#pull({
@@ -144,7 +147,7 @@ class PageReader {
     const known = index[first - 1]?.seq;
     const firstSeq = known === undefined || isMissing ? (await this.#state()).first_seq : 0;
     const before = known ?? this.#before(found[0]!.seq, firstSeq);
-    // A number within the stream without a message was lost, or was never of this topic.
+    // A sequence within the stream without a message was lost, or belonged to another topic.
     const isNone = isMissing && after >= firstSeq;
     const { messages } = await this.#pull({ from: found[0]!.seq, count: found.length });
     const isSame = messages.length === found.length && messages[0]!.seq === found[0]!.seq;
@@ -152,7 +155,7 @@ class PageReader {
     return this.#page(head, this.#placed(messages, before), isNone ? null : anchor?.tag);
   }
 
-  /** How many of the oldest are beyond the time and the bytes that are kept. */
+  /** Counts the oldest messages beyond the kept time and bytes. */
   #countTooOld(messages: readonly Readable[], maxBytes: number): number {
     let bytes = 0;
     for (let i = messages.length - 1; i >= 0; i--) {
@@ -162,23 +165,23 @@ class PageReader {
     return 0;
   }
 
-  /** What came before the oldest that is kept: at most what the stream let go of. */
+  /** Offset before the oldest kept message; at most the newest one that the stream removed. */
   #before(seq: number, firstSeq: number): number {
     const { after = 0 } = this.#options;
     if (this.#isWhole(firstSeq)) return 0;
     return after >= firstSeq - 1 && after < seq ? after : Math.min(firstSeq, seq) - 1;
   }
 
-  /** Whether the stream has all topics since the epoch began. */
+  /** `true` if the stream has all messages since the start of the epoch. */
   #isWhole(firstSeq: number): boolean {
     return firstSeq <= this.#epoch.start + 1;
   }
 
-  /** The newest publication of the topic; `undefined` if nothing of it is kept. */
+  /** Reads the newest publication of the topic; `undefined` if no publication is kept. */
   async #newest(): Promise<{ readonly seq: number; readonly tag: string | undefined } | undefined> {
     const { log, subject } = this.#reading;
     const query = { last_by_subj: subject };
-    // A replica may be behind, and answers directly all the same.
+    // A replica that is behind would answer a direct read with an old message.
     const found = log.isReplicated
       ? await this.#manager.streams.getMessage(log.names.stream, query)
       : await this.#manager.direct.getMessage(log.names.stream, query);
@@ -212,7 +215,7 @@ class PageReader {
     let prev = before;
     for (const { seq, data, tag } of messages.slice(0, count)) {
       const publication = decode(this.#reading.topic, data, { epoch, offset: seq, prev, tag });
-      // What something else put there is not counted.
+      // Messages of other programs do not count.
       if (publication === undefined) continue;
       publications.push(publication);
       prev = seq;
@@ -221,7 +224,7 @@ class PageReader {
   }
 }
 
-/** How many of the first fit into a page; one always does. */
+/** Counts the first messages that fit into a page; at least one always goes. */
 function countWithin(messages: readonly Readable[], maxMessages: number, maxBytes: number): number {
   let bytes = 0;
   let count = 0;
@@ -233,7 +236,7 @@ function countWithin(messages: readonly Readable[], maxMessages: number, maxByte
   return count;
 }
 
-/** One byte is a mark; whoever is left out counts as payload. */
+/** One byte is the mark; `except` counts as payload. */
 function payloadBytes({ bytes }: Readable): number {
   return bytes - 1;
 }

@@ -1,12 +1,4 @@
-/**
- * What nodes share, in a bucket of JetStream.
- *
- * Every row has one key, and is changed by compare-and-set. The bucket lets go of rows that were
- * not written for a time; what a row holds for a shorter time says so itself, by the clock of the
- * node that wrote it.
- *
- * @module
- */
+/** The state that nodes share in a bucket of JetStream. */
 import { JetStreamApiError, StorageType } from "@nats-io/jetstream";
 import { type KV, Kvm } from "@nats-io/kv";
 import { BrokerError } from "../../errors.ts";
@@ -16,22 +8,28 @@ import { pause } from "./_pause.ts";
 import { type Names, subjectPart } from "./subjects.ts";
 import type { BrokerStore } from "../broker.ts";
 
-/** How often others may change a row first. */
+/** Most attempts to change a row while other nodes change the same row. */
 const MAX_ATTEMPTS = 64;
 
 /** Longest pause before the next attempt. */
 const MAX_PAUSE_MS = 20;
 
-/** What JetStream says if the row is not what it was. */
+/** Error codes of JetStream for a row that changed meanwhile. */
 const WRONG_SEQUENCE: ReadonlySet<number> = new Set([10071, 10164]);
 
-/** What becomes of a row: another value, none (`null`), or what it is (`undefined`). */
+/** Change of a row: a new value, deletion (`null`), or no change (`undefined`). */
 interface Change<T> {
   readonly value?: string | null;
   readonly result: T;
 }
 
-/** The store of one broker. */
+/**
+ * The store of one broker.
+ *
+ * Every row has one key, and is changed by compare-and-set. The bucket drops rows that were not
+ * written for a time. Entries that expire earlier hold their own time, by the clock of the node
+ * that wrote last.
+ */
 export class NatsStore implements BrokerStore {
   readonly #link: Link;
   readonly #names: Names;
@@ -171,13 +169,13 @@ function claimsKey(scope: string): string {
   return `claims.${subjectPart(scope)}`;
 }
 
-/** The number of a row that is still remembered; -1 if it is not. */
+/** Reads the number of a row; -1 if absent or expired. */
 function parseNumber(row: string | undefined): number {
   const [number, until] = (row ?? "").split(" ").map(Number);
   return number !== undefined && until !== undefined && until > Date.now() ? number : -1;
 }
 
-/** Members and until when their claims hold; those that are over are left out. */
+/** Reads members and the ends of their claims; expired claims are left out. */
 function parseClaims(row: string | undefined): Map<string, number> {
   const claims: [string, number][] = row === undefined ? [] : JSON.parse(row);
   const now = Date.now();

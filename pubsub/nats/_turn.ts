@@ -1,15 +1,13 @@
-/**
- * Gathering what one turn of the event loop brings, so that it is one write here and one read at the
- * server.
- *
- * @module
- */
+/** Work at the end of a turn of the event loop. */
 import { platformSchedule, type Schedule } from "../../session/queue/schedule.ts";
 
-/** Bytes after which it goes at once: more would not make it cheaper. */
+/** Bytes that are sent at once: gathering more would not be cheaper. */
 const MAX_GATHERED_BYTES = 32_768;
 
-/** Has something done once at the end of a turn. */
+/**
+ * Calls a function once at the end of a turn, so that the messages of one turn are one write here
+ * and one read at the server.
+ */
 export class Turn {
   readonly #act: () => void;
   readonly #schedule: Schedule;
@@ -17,9 +15,9 @@ export class Turn {
   #bytes = 0;
 
   /**
-   * Does nothing yet.
+   * Creates an idle turn.
    *
-   * @param act What to do.
+   * @param act Called at the end of a turn.
    * @param schedule Calls back at the end of a turn.
    */
   constructor(act: () => void, schedule: Schedule = platformSchedule()) {
@@ -27,7 +25,7 @@ export class Turn {
     this.#schedule = schedule;
   }
 
-  /** Has it done at the end of the turn, or at once where so much was gathered. */
+  /** Schedules the call for the end of the turn; calls at once after many bytes. */
   gather(bytes: number): void {
     this.#bytes += bytes;
     if (this.#bytes >= MAX_GATHERED_BYTES) return this.end();
@@ -39,7 +37,7 @@ export class Turn {
     });
   }
 
-  /** Does it now. */
+  /** Calls now. */
   end(): void {
     this.#bytes = 0;
     this.#act();

@@ -1,8 +1,4 @@
-/**
- * The broker of many processes that share a NATS server or a cluster.
- *
- * @module
- */
+/** The broker of nodes that share a NATS server or a cluster. */
 import { UnsupportedError } from "../../errors.ts";
 import { settlesWithin } from "../../session/base/wait.ts";
 import type { StatusFeed } from "../../session/base/status_feed.ts";
@@ -33,21 +29,22 @@ import { Budget } from "./_queue.ts";
 import { NatsStore } from "./_store.ts";
 import { Names } from "./subjects.ts";
 
-/** How long what waits may take to reach NATS when the broker is closed, in milliseconds. */
+/** Longest time for waiting publications to reach NATS at a close, in milliseconds. */
 const FLUSH_TIMEOUT_MS = 1_000;
 
-/** What a message of Skein may have by default, and what stands in front of it. */
+/** Skein's default limit of a message, and room for the bytes in front. */
 const LARGEST_MESSAGE_BYTES = 262_144 + 4_096;
 
 /**
  * Carries publications through NATS 2.9 or later; histories and the store need its JetStream.
  *
- * - **Fan-out:** a node subscribes to the topics that it has listeners of.
- * - **Delivery:** at most once without a history. With one, what JetStream acknowledged has an
- *   offset, counts once however often it was sent, and can be read again; the epoch changes whenever
- *   the server that keeps it started anew.
- * - **Outages:** nothing throws. What waits is bounded, sent in order once NATS is back, and given up
- *   after `giveUpMs`; subscriptions come back by themselves and are told of the interruption.
+ * - **Fan-out:** a node subscribes to the topics with listeners on this node.
+ * - **Delivery:** at most once without a history. With one, each acknowledged publication has an
+ *   offset, counts once even if sent again, and can be read again; the epoch changes whenever the
+ *   server with the stream started anew.
+ * - **Outages:** no call throws. The waiting publications are bounded, sent in order once NATS is
+ *   back, and given up after `giveUpMs`. Subscriptions resume on their own, and `onInterrupted`
+ *   reports the interruption.
  * - **Names:** a topic or key that has more than 2,048 characters as a part of a subject
  *   ({@linkcode escapeTopic}) is refused for that one call: the server would close the connection of
  *   the whole node at a line of more than 4,096 bytes.
@@ -64,13 +61,15 @@ const LARGEST_MESSAGE_BYTES = 262_144 + 4_096;
 export class NatsBroker implements Broker {
   /** Always `nats`. */
   readonly name = "nats";
-  /** A publication without a history reaches whoever is subscribed, and nobody later. */
+  /** A publication without a history reaches the current subscribers only. */
   readonly delivery = "at-most-once";
-  /** How NATS is doing. */
+  /** State of the connection to NATS. */
   readonly status: StatusFeed<BrokerStatus>;
   /** Keeps publications in streams of JetStream. */
   readonly history: BrokerHistory;
-  /** Holds for all nodes with the same prefix; has no tokens, which would take too long. */
+  /**
+   * State shared by all nodes with the same prefix. Has no token buckets, which would be too slow.
+   */
   readonly store: BrokerStore;
   readonly #settings: NatsSettings;
   readonly #names: Names;
@@ -85,19 +84,20 @@ export class NatsBroker implements Broker {
   #closing: Promise<void> | undefined;
 
   /**
-   * Connects in the background; what is published meanwhile waits.
+   * Connects in the background; publications wait meanwhile.
    *
-   * @param source Where NATS is.
+   * @param source The address of NATS.
    * @param options See {@linkcode NatsBrokerOptions}.
    * @throws {TypeError} If a key of `options` is unknown, `source` has neither `servers` nor a
-   * `connection`, `prefix` has other characters than it may, or `storage` is neither.
+   *   `connection`, `prefix` has a character that is not allowed, or `storage` is neither `"file"`
+   *   nor `"memory"`.
    * @throws {RangeError} If a number is out of its range.
    */
   constructor(source: NatsSource, options: NatsBrokerOptions = {}) {
     const settings = natsSettings(options);
     checkSource(source);
     const names = new Names(settings.prefix);
-    // What stands in the types of the broker is a part of what the client library has in its own.
+    // The broker's own types describe a part of the client library's options.
     const link = new Link(source as LinkTarget, {
       up: (isAgain) => this.#up(isAgain),
       down: () => this.#down(),
@@ -129,7 +129,7 @@ export class NatsBroker implements Broker {
     };
   }
 
-  /** What is wrong at the moment. */
+  /** Describes the current problems. */
   issues(): string[] {
     const { current } = this.status;
     if (current.name === "closed") return [];
@@ -140,14 +140,14 @@ export class NatsBroker implements Broker {
       issues.push(`NATS is away since ${new Date(current.since).toISOString()}${said}`);
     } else if (connection === undefined && said !== "") {
       issues.push(`NATS has not been reached since the start${said}`);
-    } else if (said !== "") issues.push(`NATS refused something${said}`);
+    } else if (said !== "") issues.push(`NATS refused a request${said}`);
     if (current.name === "connected") issues.push(...this.#lacks());
     issues.push(...this.#history.issues());
     if (this.#outbox.refusal !== undefined) {
       issues.push(`A publication was not taken: ${textOf(this.#outbox.refusal)}`);
     }
     if (this.#ignored > 0) {
-      issues.push(`${this.#ignored} messages of something else were ignored`);
+      issues.push(`${this.#ignored} messages of other programs were ignored`);
     }
     const { maxWaiting } = this.#settings;
     const waiting = this.#budget.messages;
@@ -160,7 +160,7 @@ export class NatsBroker implements Broker {
   /**
    * Publishes to every node; while NATS is away, the publication waits.
    *
-   * @param publication What to publish.
+   * @param publication The publication.
    * @throws {UnsupportedError} If the broker is closed.
    * @throws {RangeError} If the topic has more than 2,048 characters as a part of a subject.
    */
@@ -175,8 +175,8 @@ export class NatsBroker implements Broker {
    * Subscribes to a topic.
    *
    * @param topic The topic.
-   * @param listener Gets its publications.
-   * @param options Whether the topic has a history, and who is told of interruptions.
+   * @param listener Called with each publication.
+   * @param options The bounds of a history, and a callback for interruptions.
    * @returns The subscription, in force once its `ready` resolves.
    * @throws {UnsupportedError} If the broker is closed.
    * @throws {RangeError} If the topic has more than 2,048 characters as a part of a subject.
@@ -196,8 +196,8 @@ export class NatsBroker implements Broker {
   }
 
   /**
-   * Ends all subscriptions, and the connection if it is the broker's own. What waits has a second to
-   * reach NATS. Idempotent.
+   * Ends all subscriptions, and the connection unless the application opened it. Waiting
+   * publications have a second to reach NATS. Idempotent.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close();
@@ -249,7 +249,7 @@ export class NatsBroker implements Broker {
     return channel;
   }
 
-  /** What the server that it is connected to cannot do. */
+  /** Describes limits of the connected server that Skein runs into. */
   #lacks(): string[] {
     const info = this.#link.connection?.info;
     if (info === undefined) return [];

@@ -1,13 +1,11 @@
 /**
- * What subjects, streams and buckets are called: topics become subjects by one escaping.
+ * Names of subjects, streams and buckets; topics become subjects by one escaping.
  *
  * ```text
  * <prefix>.pub.<topic>              publications without history
- * <prefix>.log.<bounds>.<topic>     what the stream of these bounds keeps
- * <prefix>.live.<bounds>.<topic>    the same, as it is published again with its place
+ * <prefix>.log.<bounds>.<topic>     kept by the stream of these bounds
+ * <prefix>.live.<bounds>.<topic>    the same, published again with its sequence
  * ```
- *
- * @module
  */
 import type { HistoryBounds } from "../broker.ts";
 
@@ -16,10 +14,10 @@ const SAFE = /^[A-Za-z0-9_/-]$/;
 const PREFIX = /^[A-Za-z0-9_-]{1,32}$/;
 
 /**
- * Most characters of a topic or key as a part of a subject. The server closes a connection at a line
- * of more than 4,096 bytes (`max_control_line`): the subject with its prefix, one for the answer,
- * and two lengths; JetStream's own subjects for a key have some 150 bytes in front of it. A topic of
- * 255 bytes, Skein's most, takes 765.
+ * Most characters of a topic or key as a part of a subject. The server closes a connection at a
+ * line of more than 4,096 bytes (`max_control_line`): the subject with its prefix, one for the
+ * answer, and two lengths; JetStream's own subjects have some 150 bytes in front of a key. A topic
+ * of 255 bytes, Skein's most, takes 765.
  */
 const MAX_PART_LENGTH = 2_048;
 
@@ -29,14 +27,15 @@ const encoder = new TextEncoder();
  * Makes a topic a part of a subject, or of a key of a bucket.
  *
  * - Letters and digits of ASCII, `-`, `_` and `/` stay, so that most topics can be read.
- * - A colon between two others becomes a dot: `chat:7` is `chat.7`, and `chat.>` is all of them.
- * - All else is `=` and two hexadecimal digits for each byte of UTF-8; a lone surrogate, which has
- *   none, `=x` and four. Nothing at all is a single `=`.
+ * - A colon between two others becomes a dot: `chat:7` is `chat.7`, and `chat.>` matches all such
+ *   topics.
+ * - Any other character is `=` and two hexadecimal digits for each byte of UTF-8. A lone surrogate
+ *   has no UTF-8, and is `=x` and four digits. The empty topic is a single `=`.
  *
  * Different topics give different subjects.
  *
  * @param topic Any text.
- * @returns Tokens with dots between them, none of them empty; at most three times as long.
+ * @returns Non-empty tokens with dots between; at most three times as long as the topic.
  *
  * @example Usage
  * ```ts
@@ -68,21 +67,21 @@ export function escapeTopic(topic: string): string {
 }
 
 /**
- * Makes a topic or key a part of a subject, as {@linkcode escapeTopic} does, unless it is too long
- * for the server.
+ * Makes a topic or key a part of a subject, as {@linkcode escapeTopic} does, and refuses one that
+ * is too long for the server.
  *
  * @param topic Any text.
  * @returns The part.
- * @throws {RangeError} If it has more than 2,048 characters.
+ * @throws {RangeError} If the part has more than 2,048 characters.
  */
 export function subjectPart(topic: string): string {
   const { length } = topic;
-  // Escaping makes nothing shorter: a long text is refused before it is made longer.
+  // Escaping makes no text shorter, so a long text is refused without escaping.
   const part = length > MAX_PART_LENGTH ? topic : escapeTopic(topic);
   if (part.length <= MAX_PART_LENGTH) return part;
   throw new RangeError(
     `Cannot name a subject: a topic or key must have at most ${MAX_PART_LENGTH} characters once ` +
-      `escaped, received ${part === topic ? `${length} before that` : part.length}`,
+      `escaped, received ${part === topic ? `${length} unescaped` : part.length}`,
   );
 }
 
@@ -92,26 +91,28 @@ function hex(number: number, digits: number): string {
 
 /** The names of one stream, which keeps all topics of the same bounds. */
 export interface StreamNames {
-  /** The stream. */
+  /** Name of the stream. */
   readonly stream: string;
-  /** In front of what it keeps. */
+  /** Prefix of the subjects that the stream keeps. */
   readonly log: string;
-  /** In front of what is published again. */
+  /** Prefix of the subjects on which the stream publishes again. */
   readonly live: string;
 }
 
-/** No topic becomes this: no `=` of one stands before these letters. */
+/**
+ * Token of the epoch's subject. No topic becomes this: escaping never puts these letters after `=`.
+ */
 export const EPOCH_TOKEN = "=epoch";
 
-/** Names everything of one prefix. */
+/** Names of one prefix. */
 export class Names {
   readonly #prefix: string;
 
   /**
    * Creates the names.
    *
-   * @param prefix In front of all of them.
-   * @throws {TypeError} If it has other characters than a stream's name may have.
+   * @param prefix Prefix of all names.
+   * @throws {TypeError} If the prefix has a character that is not allowed in the name of a stream.
    */
   constructor(prefix: string) {
     if (!PREFIX.test(prefix)) {
@@ -124,7 +125,7 @@ export class Names {
     this.#prefix = prefix;
   }
 
-  /** Where a topic without history is published. */
+  /** Subject of a topic without history. */
   plain(topic: string): string {
     return `${this.#prefix}.pub.${subjectPart(topic)}`;
   }
