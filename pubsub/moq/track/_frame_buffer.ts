@@ -1,55 +1,56 @@
 /**
- * The frames of a group that wait for the wire, as they stand on it.
+ * Encoded frames of a group that wait for the wire.
  *
  * @module
  */
 import { varintLength, writeVarint } from "../../../transport/quic/varint.ts";
 import type { WriteBuffers } from "./write_buffers.ts";
 
-/** Frames that are encoded already, for many subscribers at once; a group pulls them as the wire takes them. */
+/** Frames encoded once for many subscribers; a group pulls more frames as the wire takes bytes. */
 export interface EncodedSource {
-  /** Whether all was pulled, and no more will come. */
+  /** True once all frames were pulled, and no more will come. */
   readonly isAtEnd: boolean;
   /**
-   * Takes what follows.
+   * Takes the next frames.
    *
-   * @param into Gets the frames as they stand on the wire, behind what it has.
-   * @param timestamps Whether the frames carry timestamps there.
-   * @returns How many bytes that is; 0 if there is nothing yet.
+   * @param into Receives the encoded frames, after the chunks already in the array.
+   * @param timestamps True if the encoded frames carry timestamps.
+   * @returns The number of bytes; 0 if no frame is ready.
    */
   pull(into: Uint8Array[], timestamps: boolean): number;
-  /** Called once: the wire holds nothing of the group any more. */
+  /** Called once, when the wire holds no more bytes of the group. */
   released(): void;
 }
 
-/** What goes out in one write. */
+/** The bytes of one write. */
 export interface TakenBytes {
-  /** The bytes. */
   readonly bytes: Uint8Array;
-  /** Whose memory they are in; to be given back once the wire took them. */
+  /** The buffer behind the bytes, to give back once the wire took the bytes. */
   readonly buffer: Uint8Array<ArrayBuffer> | undefined;
 }
 
-/** How frames are encoded, and where. */
+/** Encoding and memory of frames. */
 export interface FrameBufferOptions {
   /** Frames carry timestamps. */
   readonly timestamps: boolean;
-  /** Memory for what waits. */
+  /** Memory for waiting frames. */
   readonly buffers: WriteBuffers;
 }
 
-/** Collects what goes out together: the head of the stream with the first frames, and later frames. */
+/**
+ * Collects the bytes of one write: the head of the stream with the first frames, or later frames.
+ */
 export class FrameBuffer {
   readonly #head: Uint8Array;
   readonly #options: FrameBufferOptions;
-  /** The head and what a source gave, or nothing while there is a buffer. */
+  /** The head and the chunks of a source; empty while there is a buffer. */
   readonly #chunks: Uint8Array[];
   #buffer: Uint8Array<ArrayBuffer> | undefined = undefined;
   #byteLength: number;
   #isBegun = false;
   #lastTimestamp = 0;
 
-  /** Begins with the head. */
+  /** Starts with the head. */
   constructor(head: Uint8Array, options: FrameBufferOptions) {
     this.#head = head;
     this.#options = options;
@@ -62,12 +63,12 @@ export class FrameBuffer {
     return this.#byteLength;
   }
 
-  /** Whether nothing but the head waits. */
+  /** True if only the head waits. */
   get isBare(): boolean {
     return !this.#isBegun && this.#byteLength === this.#head.byteLength;
   }
 
-  /** Copies a frame behind what waits. */
+  /** Copies a frame behind the waiting bytes. */
   append(frame: Uint8Array, timestamp: number | undefined): void {
     const { byteLength } = frame;
     const delta = this.#options.timestamps ? this.#deltaOf(timestamp ?? Date.now()) : undefined;
@@ -79,12 +80,12 @@ export class FrameBuffer {
     this.#byteLength += headBytes + byteLength;
   }
 
-  /** Adds what a source has. */
+  /** Adds the frames that a source has ready. */
   pull(source: EncodedSource): void {
     this.#byteLength += source.pull(this.#chunks, this.#options.timestamps);
   }
 
-  /** Takes all that waits. */
+  /** Takes all waiting bytes. */
   take(): TakenBytes {
     const buffer = this.#buffer;
     const length = this.#byteLength;
@@ -95,20 +96,20 @@ export class FrameBuffer {
     return { bytes, buffer };
   }
 
-  /** What has to stand in front of anything that goes out in place of what waits. */
+  /** Puts the head before bytes that replace the waiting ones, unless the head went out already. */
   behindHead(bytes: Uint8Array): Uint8Array {
     if (this.#isBegun) return bytes;
     return joined([this.#head, bytes], this.#head.byteLength + bytes.byteLength);
   }
 
-  /** The distance to the frame before, as it stands on the wire. */
+  /** Encodes the distance to the previous timestamp; the lowest bit is the sign. */
   #deltaOf(timestamp: number): number {
     const delta = timestamp - this.#lastTimestamp;
     this.#lastTimestamp = timestamp;
     return delta >= 0 ? delta * 2 : -delta * 2 - 1;
   }
 
-  /** A buffer with all that waits, and room for more behind it. */
+  /** Makes a buffer that holds all waiting bytes, and has room for more. */
   #room(byteLength: number): Uint8Array<ArrayBuffer> {
     const { buffers } = this.#options;
     const held = this.#buffer;

@@ -1,5 +1,5 @@
 /**
- * The groups of a subscription that wait for their reader.
+ * Groups of a subscription that wait for the reader.
  *
  * @module
  */
@@ -9,46 +9,45 @@ import type { MoqErrorName } from "../wire/error_codes.ts";
 import type { MissedGroups } from "../wire/errors.ts";
 import type { GroupReader } from "./group_reader.ts";
 
-/** How long an ordered reader waits for a group that is missing, without a `maxLatencyMs`. */
+/** Time that an ordered reader waits for a missing group, without a `maxLatencyMs`. */
 export const DEFAULT_ORDER_WAIT_MS = 1_000;
 
-/** What a queue needs of its track. */
+/** Collaborators and limits of a {@linkcode GroupQueue}. */
 export interface GroupQueueOptions {
-  /** Groups that wait at most; past it the oldest is given up. */
+  /** Groups that wait at most; above that, the queue gives up the oldest group. */
   readonly maxQueued: number;
   /** Gets groups that will not come. */
   readonly onMissed: (missed: MissedGroups, reason: MoqErrorName) => void;
-  /** Called when a group that waited for its predecessors may be taken all the same. */
+  /** Called when the wait for missing groups is over, and the next group can be taken. */
   readonly onGapOver: () => void;
 }
 
 /**
- * Every group once: it is taken, or told as missed, or part of what the reader fell behind by. Where the
- * order counts, a group waits for those before it, but not for ever.
+ * Accounts for every group once: the group is taken, reported as missed, or part of the lag of a
+ * slow reader. In ordered mode, a group waits for the groups before, for a limited time.
  */
 export class GroupQueue {
-  /** Groups that came, were dropped or given up. */
+  /** Groups that came, were dropped or were given up. */
   readonly settled: Sequences = new Sequences();
   readonly #options: GroupQueueOptions;
   readonly #groups: GroupReader[] = [];
   #ordered = false;
   #waitMs = DEFAULT_ORDER_WAIT_MS;
-  /** Where the order counts, the one that is due. */
+  /** The number of the next group, in ordered mode. */
   #next: number | undefined = undefined;
   #lag: MissedGroups | undefined = undefined;
   #gapTimer: ReturnType<typeof setTimeout> | undefined = undefined;
 
-  /** Begins without groups. */
   constructor(options: GroupQueueOptions) {
     this.#options = options;
   }
 
-  /** How many wait. */
+  /** Number of waiting groups. */
   get size(): number {
     return this.#groups.length;
   }
 
-  /** Whether the order counts from now on, and how long it may take. */
+  /** Sets the mode from now on, and how long ordered groups wait for missing ones. */
   configure(ordered: boolean, maxLatencyMs: number): void {
     this.#waitMs = Math.min(maxLatencyMs || DEFAULT_ORDER_WAIT_MS, MAX_TIMER_MS);
     if (this.#ordered === ordered) return;
@@ -58,19 +57,19 @@ export class GroupQueue {
     else this.#next = undefined;
   }
 
-  /** Nothing comes before this one. */
+  /** Starts an ordered queue: no group comes before `first`. */
   begin(first: number): void {
     if (this.#ordered && this.#next === undefined) this.#next = first;
   }
 
-  /** A group came. One that came before, or is too late, is given up. */
+  /** Adds a group that arrived. A duplicate, or a group that is too late, is cancelled. */
   put(group: GroupReader): void {
     const { sequence } = group;
     const isLate = this.#ordered && this.#next !== undefined && sequence < this.#next;
     if (isLate || this.settled.has(sequence)) return group.cancel("expired");
     this.#settle(sequence, sequence);
     const groups = this.#groups;
-    // Most often it is the last one.
+    // Usually the new group belongs at the end.
     let at = groups.length;
     if (this.#ordered) { while (at > 0 && groups[at - 1]!.sequence > sequence) at--; }
     if (at === groups.length) groups.push(group);
@@ -78,10 +77,10 @@ export class GroupQueue {
   }
 
   /**
-   * Gives up the oldest ones that are too many; called once nobody waits for them. Where the order
-   * counts, those that they waited for are given up, too.
+   * Gives up the oldest groups above the limit; called when no reader waits for those groups. In
+   * ordered mode, the missing groups before them are given up, too.
    *
-   * @returns Whether there were some.
+   * @returns True if any group was given up.
    */
   shrink(): boolean {
     const groups = this.#groups;
@@ -99,14 +98,14 @@ export class GroupQueue {
     return true;
   }
 
-  /** What the reader missed for it fell behind; told once. */
+  /** Takes the range of groups that a slow reader missed; each range is returned once. */
   takeLag(): MissedGroups | undefined {
     const lag = this.#lag;
     this.#lag = undefined;
     return lag;
   }
 
-  /** Groups will not come. Those that came all the same do not count. */
+  /** Marks groups that will not come. Groups of the range that did come are not reported. */
   drop(first: number, last: number, reason: MoqErrorName): void {
     const missing = this.settled.missing(first, last);
     this.#settle(first, last);
@@ -114,10 +113,10 @@ export class GroupQueue {
   }
 
   /**
-   * Takes the next one.
+   * Takes the next group.
    *
-   * @param isLast Nothing more comes, so that nothing is waited for.
-   * @returns The group; `undefined` if there is none, or it waits for others.
+   * @param isLast True at the end of the track: no missing group is waited for.
+   * @returns The group; `undefined` if the queue is empty, or the next group waits for others.
    */
   take(isLast: boolean): GroupReader | undefined {
     const group = this.#groups[0];
@@ -136,12 +135,12 @@ export class GroupQueue {
     return group;
   }
 
-  /** Waits for nothing any more: what is here can be taken. */
+  /** Stops waiting for missing groups. */
   stop(): void {
     this.#stopWaiting();
   }
 
-  /** Gives up all of them. */
+  /** Cancels all waiting groups. */
   clear(reason: MoqErrorName): void {
     this.#stopWaiting();
     for (const group of this.#groups.splice(0)) group.cancel(reason);

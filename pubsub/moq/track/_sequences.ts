@@ -1,44 +1,45 @@
 /**
- * Which groups came, and which are missing.
+ * The numbers of groups that came, and the gaps between them.
  *
  * @module
  */
 import type { MissedGroups } from "../wire/errors.ts";
 
-/** The last number that a group can have here: the one behind it has to fit into 53 bits, too. */
+/** The highest number of a group: the number after must fit into 53 bits, too. */
 export const LAST_SEQUENCE = Number.MAX_SAFE_INTEGER - 1;
 
-/** Ranges with gaps between them that are told apart; past it the oldest gap counts as filled. */
+/** Ranges that the set keeps apart; above that, the oldest gap counts as filled. */
 export const MAX_RANGES = 1_024;
 
-/** A set of numbers that mostly follow each other: ranges, in order, that do not touch. */
+/** A set of mostly consecutive numbers: sorted ranges that do not touch. */
 export class Sequences {
   readonly #ranges: { first: number; last: number }[] = [];
 
-  /** The lowest number; `undefined` if there is none. */
+  /** The lowest number; `undefined` if the set is empty. */
   get lowest(): number | undefined {
     return this.#ranges[0]?.first;
   }
 
-  /** The highest number; `undefined` if there is none. */
+  /** The highest number; `undefined` if the set is empty. */
   get highest(): number | undefined {
     return this.#ranges.at(-1)?.last;
   }
 
-  /** How many ranges there are. */
+  /** Number of ranges. */
   get ranges(): number {
     return this.#ranges.length;
   }
 
   /**
-   * Adds a number, or all from one to another.
+   * Adds a number, or all numbers of a range.
    *
-   * @returns The oldest gap, where there are too many with this, and it counts as filled from now on.
+   * @returns The oldest gap, if there are too many ranges now; that gap counts as filled from now
+   * on.
    */
   add(first: number, last: number = first): MissedGroups | undefined {
     const ranges = this.#ranges;
     const newest = ranges.at(-1);
-    // Most often it is the next one.
+    // Usually the number follows the highest one.
     if (newest !== undefined && first === newest.last + 1) {
       newest.last = last;
       return undefined;
@@ -61,15 +62,15 @@ export class Sequences {
     return gap;
   }
 
-  /** Whether a number, or all from one to another, are there. */
+  /** Tells whether the set has a number, or all numbers of a range. */
   has(first: number, last: number = first): boolean {
     return this.missing(first, last).length === 0;
   }
 
-  /** Those from one number to another that are not there, in order. */
+  /** Lists the gaps within a range, in order. */
   missing(first: number, last: number): MissedGroups[] {
     const gaps: MissedGroups[] = [];
-    // From the end on: who asks mostly asks for the newest.
+    // From the end: most calls are about the newest numbers.
     for (let at = this.#ranges.length - 1, end = last; end >= first; at--) {
       const range = this.#ranges[at];
       if (range === undefined) {

@@ -1,5 +1,5 @@
 /**
- * Who waits for the next of something.
+ * Readers that wait for the next value.
  *
  * @module
  */
@@ -7,30 +7,30 @@
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
 /**
- * Hands out what comes, one to each who waits, in the order in which they came. Who gives up waiting
- * leaves nothing behind, and loses nothing.
+ * Hands each value to one waiting reader, in the order of the calls. A reader that gives up leaves
+ * no state behind, and loses no value.
  *
- * @typeParam T The type of what comes.
+ * @typeParam T The type of a value.
  */
 export class Waiters<T> {
   readonly #take: () => T | null | undefined;
   readonly #waiting = new Set<PromiseWithResolvers<T | null>>();
 
   /**
-   * Begins with nobody.
+   * Starts without readers.
    *
-   * @param take Takes what there is: `null` at the end, `undefined` if there is nothing yet. What it
-   * throws is for one who waits.
+   * @param take Takes the next value: `null` at the end, `undefined` if there is no value yet. An
+   * error of this function goes to one waiting reader.
    */
   constructor(take: () => T | null | undefined) {
     this.#take = take;
   }
 
   /**
-   * Waits for the next one.
+   * Waits for the next value.
    *
-   * @param signal Gives up waiting.
-   * @returns What came; `null` at the end.
+   * @param signal Ends the wait.
+   * @returns The value; `null` at the end.
    */
   async next(signal?: AbortSignal): Promise<T | null> {
     signal?.throwIfAborted();
@@ -51,7 +51,7 @@ export class Waiters<T> {
   }
 
   /**
-   * Loops over what comes, until the end. Leaving never waits, not even behind a `next()` under way.
+   * Loops over the values until the end. Leaving never waits, not even for a pending `next()`.
    *
    * @param onLeave Called when the loop is left early.
    * @returns The loop.
@@ -84,7 +84,7 @@ export class Waiters<T> {
     return iterator;
   }
 
-  /** Something came, or ended: hands it to those who wait. */
+  /** Hands new values, or the end, to the waiting readers. */
   deliver(): void {
     for (const waiter of this.#waiting) {
       try {

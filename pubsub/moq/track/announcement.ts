@@ -1,5 +1,5 @@
 /**
- * Announcements: which broadcasts are there.
+ * Announcements of broadcasts.
  *
  * @module
  */
@@ -8,29 +8,35 @@ import { MoqError } from "../wire/errors.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 import { Waiters } from "./_waiters.ts";
 
-/** A broadcast that came or went. */
+/** The start or end of a broadcast. */
 export interface Announcement {
   /** The broadcast. */
   readonly path: BroadcastPath;
-  /** Whether it is there. */
+  /** True if the broadcast started, false if the broadcast ended. */
   readonly active: boolean;
-  /** The ids of the relays that it passed, the first one first; empty on versions without. */
+  /**
+   * Ids of the relays that the announcement passed, the first one first; empty on versions without
+   * hops.
+   */
   readonly hops: readonly bigint[];
 }
 
-/** Broadcasts that a reader of announcements knows of, at most. */
+/** Broadcasts that a reader of announcements keeps, at most. */
 export const MAX_ANNOUNCED = 100_000;
 
 /**
- * What a peer has below a prefix: first what is there already, then what comes and goes. Read it by one loop.
+ * Announcements of a peer below a prefix: first the current broadcasts, then each start and end.
+ * Use one loop per reader.
  *
- * - **Slow readers** do not hold up the peer: of a broadcast that came and went meanwhile they get
- *   nothing, of others the last state.
- * - **Bounded:** a peer that announces more than {@linkcode MAX_ANNOUNCED} broadcasts ends it.
- * - **Leaving** the loop ends it; so does the end of the session, with an error. Over Deno's QUIC a
- *   session that closes ends its streams like a clean end, and the loop may end without an error then.
+ * - **Slow readers** do not hold up the peer: a broadcast that started and ended in the meantime is
+ *   skipped, and of other broadcasts the reader gets the last state.
+ * - **Bounded:** the reader ends with an error if the peer announces more than
+ *   {@linkcode MAX_ANNOUNCED} broadcasts.
+ * - **Leaving** the loop ends the reader. The end of the session does, too, with an error; but
+ *   Deno's QUIC ends the streams of a closing session like a clean end, and the loop may end
+ *   without an error there.
  *
- * @example What is there, and what goes
+ * @example Current broadcasts, and the end of one
  * ```ts
  * import { MoqSession, TrackMux } from "@skein/skein/moq";
  * import { memoryPair } from "@skein/skein/transport";
@@ -56,11 +62,11 @@ export const MAX_ANNOUNCED = 100_000;
  * ```
  */
 export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDisposable {
-  /** Below what. */
+  /** The prefix of all announced paths. */
   readonly prefix: BroadcastPath;
   /**
-   * Resolves once all that was there at first was told, or at the end. `moq-lite-04` has no word for
-   * that: there it resolves at the end alone.
+   * Resolves once all initial broadcasts were announced, or at the end. `moq-lite-04` does not mark
+   * that point: there the promise resolves at the end only.
    */
   readonly settled: Promise<void>;
 
@@ -68,26 +74,29 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
   readonly #leave: (reason: MoqErrorName) => void;
   readonly #known = new Map<BroadcastPath, Announcement>();
   readonly #pending = new Map<BroadcastPath, Announcement[]>();
-  /** Stays where it is: from the front a map would be searched past all that was taken. */
+  /**
+   * An iterator that keeps the position: a new iterator would first skip the slots of all deleted
+   * entries.
+   */
   #place: MapIterator<[BroadcastPath, Announcement[]]> | undefined = undefined;
   readonly #waiters = new Waiters<Announcement>(() => this.#takeNow());
   #isSettled = false;
   #failure: { readonly cause: unknown } | undefined = undefined;
   #isOver = false;
 
-  /** Is made by `MoqSession.acceptAnnounce()`. */
+  /** Called by `MoqSession.acceptAnnounce()`. */
   constructor(prefix: BroadcastPath, leave: (reason: MoqErrorName) => void) {
     this.prefix = prefix;
     this.settled = this.#settled.promise;
     this.#leave = leave;
   }
 
-  /** Whether all that was there at first was told, as far as the version says so. */
+  /** True once all initial broadcasts were announced, on versions that mark that point. */
   get isSettled(): boolean {
     return this.#isSettled;
   }
 
-  /** The broadcasts that are there now, whether they were read or not. */
+  /** The current broadcasts, read or unread. */
   get active(): readonly Announcement[] {
     return [...this.#known.values()];
   }
@@ -95,23 +104,23 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
   /**
    * Waits for the next announcement.
    *
-   * @param options Gives up waiting.
-   * @returns The announcement; `null` once there will be no more.
-   * @throws {MoqError} If the peer refused or broke it off; each time that somebody asks.
+   * @param options A signal to end the wait.
+   * @returns The announcement; `null` after the last one.
+   * @throws {MoqError} If the peer refused or broke off the announcements; on every call.
    */
   next(options: { readonly signal?: AbortSignal } = {}): Promise<Announcement | null> {
     return this.#waiters.next(options.signal);
   }
 
-  /** Yields announcements until there will be no more; leaving the loop ends it. */
+  /** Yields announcements until the last one; leaving the loop ends the reader. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Announcement> {
     return this.#waiters.loop(() => this.close());
   }
 
   /**
-   * Wants no more. Idempotent.
+   * Ends the reader. Idempotent.
    *
-   * @param reason Told to the peer, where the wire can.
+   * @param reason Reason for the peer, where the wire can carry a reason.
    */
   close(reason: MoqErrorName = "uninterested"): void {
     if (this.#isOver) return;
@@ -120,18 +129,18 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
     this.#leave(reason);
   }
 
-  /** Wants no more; called by `await using`. */
+  /** Ends the reader; called by `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     this.close();
     return Promise.resolve();
   }
 
   /**
-   * The peer announced something.
+   * Takes an announcement of the peer.
    *
-   * @param announcement What.
-   * @param restarts Whether a second announcement of the same path says that its route changed.
-   * @throws {MoqError} If it was announced already, or there are too many.
+   * @param announcement The announcement.
+   * @param restarts True if a second announcement of the same path means that the route changed.
+   * @throws {MoqError} If the path was announced already, or there are too many broadcasts.
    * @ignore
    */
   take(announcement: Announcement, restarts: boolean): void {
@@ -161,7 +170,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
   }
 
   /**
-   * The peer told all that was there at first.
+   * Marks that the peer announced all initial broadcasts.
    *
    * @ignore
    */
@@ -171,7 +180,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
   }
 
   /**
-   * There will be no more. What was announced stays readable.
+   * Ends the reader. Pending announcements stay readable.
    *
    * @ignore
    */
@@ -183,7 +192,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
     this.#waiters.deliver();
   }
 
-  /** What there is without waiting; `undefined` if there is nothing yet. */
+  /** Takes the next announcement or the end; `undefined` while neither is there. */
   #takeNow(): Announcement | null | undefined {
     const announcement = this.#take();
     if (announcement !== undefined || !this.#isOver) return announcement;
@@ -191,7 +200,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
     return null;
   }
 
-  /** Takes the one that waited longest. */
+  /** Takes the announcement that waited longest. */
   #take(): Announcement | undefined {
     if (this.#pending.size === 0) return undefined;
     this.#place ??= this.#pending.entries();
@@ -211,7 +220,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
     const waiting = this.#pending.get(path);
     if (waiting === undefined) this.#pending.set(path, [announcement]);
     else if (waiting[0]!.active) {
-      // Nobody heard of it yet: it may go unheard, or be the newer one.
+      // The start was not read yet: an end cancels that start, and another start replaces that one.
       if (active) this.#pending.set(path, [announcement]);
       else this.#pending.delete(path);
     } else this.#pending.set(path, active ? [waiting[0]!, announcement] : [waiting[0]!]);

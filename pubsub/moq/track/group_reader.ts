@@ -1,5 +1,5 @@
 /**
- * A group, as a subscriber gets it.
+ * A group, on the subscriber's side.
  *
  * @module
  */
@@ -11,27 +11,27 @@ import type { MoqErrorName } from "../wire/error_codes.ts";
 
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
-/** What a group needs of its session. */
+/** Collaborators and limits of a {@linkcode GroupReader}. */
 export interface GroupReaderOptions {
   /** Frames carry timestamps. */
   readonly timestamps: boolean;
-  /** The largest frame that is read, in bytes. */
+  /** The largest frame to read, in bytes. */
   readonly maxFrameBytes: number;
-  /** Makes the error of a stream that its publisher ended before its end. */
+  /** Makes the error of a stream that the publisher ended early. */
   readonly errorOf: (error: unknown) => unknown;
   /** The number of a reason, for the publisher. */
   readonly codeOf: (reason: MoqErrorName) => number;
-  /** Called once, when nothing more is read. */
+  /** Called once, when reading is over. */
   readonly onEnd?: (() => void) | undefined;
 }
 
 /**
- * A group: the frames of one stream, in order. Read it by one loop.
+ * A group: the frames of one stream, in order. Use one loop per group.
  *
- * A group that its publisher gave up ends with a {@linkcode MoqError}. On wires without resets that is
- * told by a frame that ends before its length; see `docs/moq.md`. Over Deno's QUIC a session that closes
- * ends its streams like a clean end: a group that was cut between two frames may look whole. Where the
- * number of frames matters, the first one tells it.
+ * A group that the publisher gave up ends with a {@linkcode MoqError}. On wires without resets, a
+ * frame that ends before the announced length has that meaning; see `docs/moq.md`. Deno's QUIC ends
+ * the streams of a closing session like a clean end: a group that was cut between two frames may
+ * look whole there. If the number of frames matters, send that number in the first frame.
  */
 export class GroupReader implements AsyncIterable<Uint8Array> {
   /** The number of the group; groups may come in another order, and some may be missing. */
@@ -40,26 +40,29 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
   readonly #reader: MessageReader;
   readonly #options: GroupReaderOptions;
   #timestamp: number | undefined = undefined;
-  /** Whether something is read off the stream. */
+  /** True while a read of the stream is under way. */
   #isReading = false;
-  /** A read that was given up by its signal: the next one gets what it reads. */
+  /** A read that was given up by the signal: the next call gets the frame. */
   #pending: Promise<Uint8Array | null> | undefined = undefined;
   #error: unknown = undefined;
   #isEnded = false;
 
-  /** Is made by a {@linkcode TrackReader}, or by a fetch. */
+  /** Called by a {@linkcode TrackReader}, or by a fetch. */
   constructor(sequence: number, reader: MessageReader, options: GroupReaderOptions) {
     this.sequence = sequence;
     this.#reader = reader;
     this.#options = options;
   }
 
-  /** The timestamp of the frame that was read last, in units of the track; `undefined` where the version has none. */
+  /**
+   * The timestamp of the last frame that was read, in units of the track; `undefined` on versions
+   * without timestamps.
+   */
   get timestamp(): number | undefined {
     return this.#timestamp;
   }
 
-  /** Whether all of it was read, or it was given up by either end. */
+  /** True once the whole group was read, or either end gave up the group. */
   get isEnded(): boolean {
     return this.#isEnded;
   }
@@ -67,8 +70,8 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
   /**
    * Reads the next frame.
    *
-   * @param options Gives up waiting; the next read gets the frame.
-   * @returns The frame, which is the caller's to keep; `null` at the end of the group.
+   * @param options A signal to end the wait; the next read gets the frame.
+   * @returns The frame, which the caller may keep; `null` at the end of the group.
    * @throws {MoqError} If the publisher gave the group up, or the session ended.
    * @throws {ProtocolError} If a frame is larger than `maxFrameBytes`.
    * @throws {TypeError} If another read of the group waits.
@@ -90,16 +93,16 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
   }
 
   /**
-   * Takes the next frame if it is here already.
+   * Takes the next frame if the whole frame arrived already.
    *
-   * @returns The frame; `null` at the end of the group, `undefined` if more has to come.
+   * @returns The frame; `null` at the end of the group, `undefined` if more bytes have to come.
    * @throws {MoqError} If the publisher gave the group up.
    */
   takeFrame(): Uint8Array | null | undefined {
     if (this.#error !== undefined) throw this.#error;
     if (this.#pending !== undefined || this.#isReading) return undefined;
     if (this.#isEnded) return null;
-    // A timestamp and a frame are two numbers: with one of them missing, both wait.
+    // A timed frame has two parts, timestamp and bytes: with one part missing, both have to wait.
     if (this.#options.timestamps) return undefined;
     try {
       return this.#reader.takeSized(this.#options.maxFrameBytes);
@@ -108,7 +111,7 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
     }
   }
 
-  /** Reads no more, and tells the publisher. Idempotent. */
+  /** Stops reading, and tells the publisher. Idempotent. */
   cancel(reason: MoqErrorName = "subscribeCancelled"): void {
     if (this.#isEnded) return;
     this.#end();
@@ -175,7 +178,7 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
   }
 
   #fail(error: unknown): unknown {
-    // Whoever gave it up here knows.
+    // A cancel by this end is no failure of the publisher.
     if (this.#isEnded && this.#error === undefined) {
       return new MoqError("group", "cancelled", `Group ${this.sequence} was cancelled`);
     }
@@ -203,7 +206,7 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
   }
 }
 
-/** The timestamp that stands so far from the one before; the lowest bit is the sign. */
+/** Adds an encoded distance to the previous timestamp; the lowest bit is the sign. */
 function timestampBehind(before: number, delta: number): number {
   const timestamp = before + (delta % 2 === 0 ? delta / 2 : -(delta + 1) / 2);
   if (timestamp >= 0 && Number.isSafeInteger(timestamp)) return timestamp;
@@ -211,7 +214,7 @@ function timestampBehind(before: number, delta: number): number {
   throw new MoqError("group", "timestampMismatch", message);
 }
 
-/** Why no more of a group is read. */
+/** Finds the reason to cancel a group after an error. */
 function reasonOf(error: unknown): MoqErrorName {
   if (error instanceof MoqError) return error.reason;
   return error instanceof ProtocolError ? "frameTooLarge" : "internal";

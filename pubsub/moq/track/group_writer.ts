@@ -1,5 +1,5 @@
 /**
- * A group, as a publisher writes it.
+ * A group, on the publisher's side.
  *
  * @module
  */
@@ -14,16 +14,16 @@ import type { WriteBuffers } from "./write_buffers.ts";
 
 export type { EncodedSource } from "./_frame_buffer.ts";
 
-/** What a group holds before its writer has to wait, in bytes. */
+/** Bytes that a group buffers before the writer has to wait. */
 export const GROUP_HIGH_WATER_BYTES = 65_536;
 
-/** What a group needs of its track; all groups of a track have the same. */
+/** Collaborators of a {@linkcode GroupWriter}, shared by all groups of a track. */
 export interface GroupWriterOptions {
   /** Frames carry timestamps. */
   readonly timestamps: boolean;
   /** The wire tells the peer of a reset. */
   readonly resets: boolean;
-  /** Memory for what waits. */
+  /** Memory for waiting frames. */
   readonly buffers: WriteBuffers;
   /** Calls back at the end of this turn of the event loop. */
   readonly schedule: (callback: () => void) => void;
@@ -33,38 +33,38 @@ export interface GroupWriterOptions {
   readonly codeOf: (reason: MoqErrorName) => number;
   /** Called once, when the publisher closes a group. */
   readonly onClosing?: () => void;
-  /** Called once: without an error after all was handed to the wire. */
+  /** Called once: without an error after the wire took all bytes. */
   readonly onEnd: (group: GroupWriter, error?: unknown) => void;
 }
 
-/** How to write one frame. */
+/** Options of one frame. */
 export interface WriteFrameOptions {
   /**
-   * When the frame was taken, in units of the track's timescale, on versions that carry it; the
-   * time of writing, in milliseconds, by default.
+   * Capture time of the frame in units of the track's timescale, on versions that carry timestamps;
+   * by default the time of writing, in milliseconds.
    */
   readonly timestamp?: number;
-  /** Gives up waiting for room. The frame goes out all the same, unless the group is given up. */
+  /** Ends the wait for room. The frame is sent anyway, unless the group is given up. */
   readonly signal?: AbortSignal;
 }
 
 /**
- * Writes the frames of one group. What is written in one turn of the event loop goes out together.
+ * Writes the frames of one group. Frames written in one turn of the event loop go out together.
  *
- * A group that is given up ends with a reset where the wire has that; elsewhere with a frame that ends
- * before its length, so that it never looks like a whole one.
+ * A group that is given up ends with a reset where the wire has resets; elsewhere with a frame that
+ * ends before the announced length, so that the group never looks whole.
  */
 export class GroupWriter implements AsyncDisposable {
   /** The number of the group. */
   readonly sequence: number;
   /**
-   * Its neighbour in the list of its track.
+   * The previous group in the list of the track.
    *
    * @ignore
    */
   previous: GroupWriter | undefined = undefined;
   /**
-   * See `previous`.
+   * The next group in the list of the track.
    *
    * @ignore
    */
@@ -81,11 +81,11 @@ export class GroupWriter implements AsyncDisposable {
   #state: "open" | "closing" | "finishing" | "over" = "open";
   #isScheduled = false;
   #sendOrder: number | undefined = undefined;
-  /** The number with which it was given up. */
+  /** The code of the reset, once the group is given up. */
   #code = 0;
   #source: EncodedSource | undefined = undefined;
 
-  /** Is made by a {@linkcode TrackWriter}. */
+  /** Called by a {@linkcode TrackWriter}. */
   constructor(sequence: number, head: Uint8Array, options: GroupWriterOptions) {
     this.sequence = sequence;
     this.#options = options;
@@ -93,29 +93,30 @@ export class GroupWriter implements AsyncDisposable {
     this.#ended.promise.catch(() => {});
   }
 
-  /** Bytes that were written and that the wire did not take yet. */
+  /** Written bytes that the wire has not taken yet. */
   get bufferedBytes(): number {
     return this.#waiting.byteLength + this.#inFlight;
   }
 
-  /** Whether it was closed, or given up by either end. */
+  /** True once the group was closed, or given up by either end. */
   get isEnded(): boolean {
     return this.#state !== "open";
   }
 
   /**
-   * Resolves once it was closed and all was handed to the wire; rejects when either end gives it up.
+   * Resolves once the group was closed and the wire took all bytes; rejects if either end gives the
+   * group up.
    */
   get closed(): Promise<void> {
     return this.#ended.promise;
   }
 
-  /** Whether the publisher closed it: nothing is missing, unless it fails on its way. */
+  /** True once the publisher closed the group: the group is whole, unless the delivery fails. */
   get isClosed(): boolean {
     return this.#isClosed;
   }
 
-  /** Higher goes first. */
+  /** Priority of the stream: higher goes first. */
   set sendOrder(value: number) {
     this.#sendOrder = value;
     if (this.#stream?.sendOrder !== undefined) this.#stream.sendOrder = value;
@@ -124,10 +125,10 @@ export class GroupWriter implements AsyncDisposable {
   /**
    * Adds a frame.
    *
-   * @param frame The frame; it is copied, and may be changed as soon as this returns.
+   * @param frame The frame; the bytes are copied, and may be changed when this method returns.
    * @param options See {@linkcode WriteFrameOptions}.
-   * @returns Resolves at once, or, above 64 KiB that wait, once the wire took some.
-   * @throws {MoqError} If the subscriber does not want it any more, or the group was given up here.
+   * @returns Resolves at once or, above 64 KiB of waiting bytes, once the wire took some.
+   * @throws {MoqError} If the subscriber cancelled the group, or the group was given up here.
    * @throws {TypeError} If the group was closed, or the frame is no `Uint8Array`.
    * @throws {RangeError} If the timestamp is not an integer from 0 to 2^52 - 1.
    */
@@ -140,10 +141,10 @@ export class GroupWriter implements AsyncDisposable {
   }
 
   /**
-   * Ends the group after what was written. Idempotent.
+   * Ends the group after the written frames. Idempotent.
    *
-   * @returns Resolves once all was handed to the wire.
-   * @throws {MoqError} If the subscriber gave it up before.
+   * @returns Resolves once the wire took all bytes.
+   * @throws {MoqError} If the subscriber gave the group up before.
    */
   close(): Promise<void> {
     if (this.#state === "open") {
@@ -158,7 +159,7 @@ export class GroupWriter implements AsyncDisposable {
   /**
    * Gives the group up. Idempotent.
    *
-   * @param reason Why.
+   * @param reason Reason for the subscriber.
    */
   abort(reason: MoqErrorName = "publishAborted"): void {
     const moqCode = this.#options.codeOf(reason);
@@ -168,11 +169,12 @@ export class GroupWriter implements AsyncDisposable {
 
   /** Closes the group; called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.close().catch(() => {}); // Who wrote was told.
+    // The error reached the writer through `writeFrame()` or `closed`.
+    await this.close().catch(() => {});
   }
 
   /**
-   * Takes its frames from a source, instead of `writeFrame()`; it ends where that ends.
+   * Takes the frames from a source instead of `writeFrame()`; the group ends with the source.
    *
    * @ignore
    */
@@ -182,7 +184,7 @@ export class GroupWriter implements AsyncDisposable {
   }
 
   /**
-   * The source has more, or ended.
+   * Called when the source has more frames, or ended.
    *
    * @ignore
    */
@@ -191,7 +193,7 @@ export class GroupWriter implements AsyncDisposable {
   }
 
   /**
-   * Gets its stream, once there is one.
+   * Sets the stream, once opened.
    *
    * @ignore
    */
@@ -203,7 +205,7 @@ export class GroupWriter implements AsyncDisposable {
   }
 
   /**
-   * There will be no stream.
+   * Called if no stream could be opened.
    *
    * @ignore
    */
@@ -213,7 +215,7 @@ export class GroupWriter implements AsyncDisposable {
   }
 
   /**
-   * Ends it with its subscription.
+   * Ends the group with the subscription.
    *
    * @ignore
    */
@@ -226,20 +228,21 @@ export class GroupWriter implements AsyncDisposable {
     const isFinishing = this.#state === "finishing";
     this.#code = code;
     this.#fail(error);
-    if (this.#stream === undefined) return; // `attach` ends it.
+    if (this.#stream === undefined) return; // `attach` ends the stream.
     this.#cut(this.#stream, isFinishing);
   }
 
   /** Ends the stream so that the group does not look whole. */
   #cut(stream: DirectWritable, isFinishing = false): void {
     const { resets, timestamps } = this.#options;
-    // Behind the end nothing can be written.
+    // After the end of the stream no torn frame can be written.
     if (resets || isFinishing) {
       stream.abort({ streamErrorCode: this.#code });
-      // Without resets the wire holds what it did not take yet, and tells when it let go.
+      // Without resets the wire keeps unsent bytes; the pending close of the stream releases the
+      // source.
       return resets ? this.#release() : undefined;
     }
-    // A length without its frame, behind what is on its way: a promise that is not kept.
+    // A length without the frame, after the bytes in flight: a group that is not whole.
     stream.write(this.#waiting.behindHead(tornFrame(timestamps)))
       .then(() => stream.close()).catch(() => {}) // The subscriber may have left.
       .then(() => this.#release());
@@ -311,7 +314,7 @@ export class GroupWriter implements AsyncDisposable {
     this.#state = "finishing";
     this.#stream!.close().then(
       () => {
-        // It may have been given up meanwhile.
+        // The group may have been given up meanwhile.
         if (this.#state !== "over") {
           this.#state = "over";
           this.#ended.resolve();
@@ -343,7 +346,7 @@ export class GroupWriter implements AsyncDisposable {
   }
 }
 
-/** A timestamp, and its distance to any other, can be written. */
+/** Tells whether a timestamp can be encoded, and the distance to any other timestamp, too. */
 function isTimestamp(value: number): boolean {
   return Number.isInteger(value) && value >= 0 && value < 2 ** 52;
 }

@@ -1,5 +1,5 @@
 /**
- * What a program publishes, and who serves it.
+ * The broadcasts that a program publishes, and their handlers.
  *
  * @module
  */
@@ -13,11 +13,11 @@ import type { Announcement } from "./announcement.ts";
 import { MoqError } from "../wire/errors.ts";
 
 /**
- * Reads a pattern.
+ * Parses a pattern.
  *
  * @param pattern Parts between slashes; `{name}` stands for one part, a last `**` for any number.
- * @returns Its parts.
- * @throws {TypeError} If the pattern makes no sense.
+ * @returns The parts.
+ * @throws {TypeError} If the pattern is malformed.
  */
 function patternParts(pattern: string): string[] {
   const parts = broadcastPath(pattern).split("/").slice(1);
@@ -35,11 +35,11 @@ function patternParts(pattern: string): string[] {
 }
 
 /**
- * Compares a path with a pattern.
+ * Matches a path with a pattern.
  *
  * @param pattern The parts of the pattern.
  * @param parts The parts of the path.
- * @returns What the braces stand for; `undefined` if the path does not fit.
+ * @returns The values of the names in braces; `undefined` if the path does not match.
  */
 function matchPattern(
   pattern: readonly string[],
@@ -57,13 +57,13 @@ function matchPattern(
   return params;
 }
 
-/** A group that a subscriber wants from the cache. */
+/** A request of a subscriber for one group from the cache. */
 export interface FetchRequest {
   /** The broadcast. */
   readonly path: BroadcastPath;
   /** The track. */
   readonly name: string;
-  /** The group. */
+  /** The number of the group. */
   readonly sequence: number;
   /** 0 to 255; higher goes first. */
   readonly priority: number;
@@ -71,57 +71,62 @@ export interface FetchRequest {
   readonly signal: AbortSignal;
 }
 
-/** What a handler of tracks may know beside serving them. */
+/** A handler for the tracks of a broadcast. */
 export interface TrackServer {
   /**
-   * Serves one subscriber. When it is done, the track is closed; what it throws closes the track with
-   * that reason of a {@linkcode MoqError}, or `internal`.
+   * Serves one subscriber. The track is closed when this method is done. An error closes the track
+   * with the reason of a {@linkcode MoqError}, or with `internal`.
    *
    * @param track The subscriber's track.
    */
   serveTrack(track: TrackWriter): void | Promise<void>;
   /**
-   * The subscriber is told that it was accepted when `accept()` is called or a group begins, not at the
-   * end of the turn in which `serveTrack()` was called; for who has to ask others first.
+   * The subscriber learns of the acceptance when `accept()` is called or a group begins, and not at
+   * the end of the turn in which `serveTrack()` was called; for handlers that have to ask others
+   * first.
    *
    * @default {false}
    */
   readonly acceptsLater?: boolean;
   /**
-   * Answers a fetch; without it fetches are refused.
+   * Answers a fetch; without this method fetches are refused.
    *
-   * @param request What is wanted.
-   * @param group Where to write it; it is closed afterwards.
+   * @param request The request.
+   * @param group The group to write to; closed afterwards.
    */
   serveFetch?(request: FetchRequest, group: GroupWriter): void | Promise<void>;
   /**
-   * Says what stays true of a track; priority 0, no order, no cache and milliseconds by default.
+   * Gives the fixed properties of a track; priority 0, unordered, no cache and milliseconds by
+   * default.
    *
    * @param name The name of the track.
-   * @returns What of it is different.
+   * @returns The properties that differ from the default.
    */
   trackInfo?(name: string): Partial<TrackInfoMessage> | Promise<Partial<TrackInfoMessage>>;
 }
 
-/** Serves the tracks of a broadcast: a function for subscriptions alone, or more. */
+/**
+ * Serves the tracks of a broadcast: a function for subscriptions alone, or a
+ * {@linkcode TrackServer}.
+ */
 export type TrackHandler = TrackServer | TrackServer["serveTrack"];
 
-/** Gets what comes and goes below a prefix. MUST NOT throw. */
+/** Gets each start and end of a broadcast below a prefix. MUST NOT throw. */
 export type AnnouncementListener = (announcement: Announcement) => void;
 
-/** How to publish a broadcast. */
+/** Options for {@linkcode TrackMux.publish}. */
 export interface PublishOptions {
-  /** The relays that it passed already. None by default. */
+  /** Ids of the relays that the broadcast passed already. Empty by default. */
   readonly hops?: readonly bigint[];
-  /** Withdraws it. */
+  /** Withdraws the broadcast. */
   readonly signal?: AbortSignal;
 }
 
 /** Options for {@linkcode TrackMux}. */
 export interface TrackMuxOptions {
   /**
-   * The id under which this program stands in the hops of what it announces: 1 to 2^62 - 1; random by
-   * default. Relays find loops by it.
+   * The id of this program in the hops of announcements: 1 to 2^62 - 1; random by default. Relays
+   * find loops by this id.
    */
   readonly hopId?: bigint;
   /**
@@ -132,29 +137,29 @@ export interface TrackMuxOptions {
   readonly maxBroadcasts?: number;
 }
 
-/** A broadcast that is published: disposing of it withdraws it, and ends its subscriptions. */
+/** A published broadcast: disposal withdraws the broadcast, and ends all subscriptions. */
 export interface Publication extends Disposable {
   /** The broadcast. */
   readonly path: BroadcastPath;
-  /** Whether it is still there. */
+  /** True until the broadcast is withdrawn. */
   readonly isActive: boolean;
   /**
-   * Announces it anew, for it comes by another way now. Its subscriptions stay.
+   * Announces the broadcast anew, after a change of route. Subscriptions stay.
    *
-   * @param hops The relays that it passed.
+   * @param hops Ids of the relays that the broadcast passed.
    */
   reannounce(hops: readonly bigint[]): void;
-  /** Withdraws it. Idempotent. */
+  /** Withdraws the broadcast. Idempotent. */
   end(): void;
 }
 
-/** What serves a path, and until when. */
+/** The handler of a path. */
 export interface MuxRoute {
-  /** Who serves it. */
+  /** The handler. */
   readonly server: TrackServer;
-  /** What the braces of the pattern stand for. */
+  /** The values of the names in braces. */
   readonly params: Readonly<Record<string, string>>;
-  /** Aborted when it is withdrawn. */
+  /** Aborted when the broadcast or pattern is withdrawn. */
   readonly signal: AbortSignal;
 }
 
@@ -176,12 +181,13 @@ interface Watcher {
 }
 
 /**
- * Routes what peers ask for to who serves it, and announces what is published. One mux serves many sessions.
+ * Routes requests of peers to handlers, and announces published broadcasts. One mux serves many
+ * sessions.
  *
  * - **Broadcasts** are published under a path, and announced.
- * - **Patterns** such as `/vod/{title}` serve whatever fits, and are not announced: there is no end of
- *   what fits. A broadcast goes before a pattern, an earlier pattern before a later one. A last part
- *   `**` stands for any number of parts.
+ * - **Patterns** such as `/vod/{title}` serve every matching path, and are not announced, since the
+ *   matching paths have no end. A broadcast goes before a pattern, an earlier pattern before a
+ *   later one. A last part `**` stands for any number of parts.
  *
  * @example A broadcast
  * ```ts
@@ -201,7 +207,7 @@ interface Watcher {
  * ```
  */
 export class TrackMux {
-  /** The id under which this program stands in the hops of what it announces. */
+  /** The id of this program in the hops of announcements. */
   readonly hopId: bigint;
   /**
    * Memory for groups that wait to be sent, in all sessions.
@@ -219,7 +225,7 @@ export class TrackMux {
    * Creates a mux without broadcasts.
    *
    * @param options See {@linkcode TrackMuxOptions}.
-   * @throws {RangeError} If an option makes no sense.
+   * @throws {RangeError} If an option is out of range.
    */
   constructor(options: TrackMuxOptions = {}) {
     const { hopId = randomHopId(), maxBroadcasts = 100_000 } = options;
@@ -237,18 +243,18 @@ export class TrackMux {
     this.#maxBroadcasts = maxBroadcasts;
   }
 
-  /** How many broadcasts there are. */
+  /** Number of broadcasts. */
   get size(): number {
     return this.#broadcasts.size;
   }
 
   /**
-   * Publishes a broadcast, and announces it.
+   * Publishes a broadcast, and announces the path.
    *
-   * @param path Its path.
-   * @param handler Who serves its tracks.
+   * @param path The path of the broadcast.
+   * @param handler Serves the tracks of the broadcast.
    * @param options See {@linkcode PublishOptions}.
-   * @returns The publication; dispose of it to withdraw the broadcast.
+   * @returns The publication; disposal withdraws the broadcast.
    * @throws {MoqError} If the path is published already (`duplicated`), or there are too many.
    * @throws {RangeError} If the path has too many parts or bytes.
    * @throws {TypeError} If the handler is neither a function nor has `serveTrack()`.
@@ -272,7 +278,7 @@ export class TrackMux {
       if (controller.signal.aborted) return;
       signal?.removeEventListener("abort", end);
       this.#broadcasts.delete(name);
-      this.#tell({ path: name, active: false, hops: broadcast.hops });
+      this.#announce({ path: name, active: false, hops: broadcast.hops });
       controller.abort(
         new MoqError("subscribe", "notFound", `The broadcast ${name} was withdrawn`),
       );
@@ -288,24 +294,24 @@ export class TrackMux {
       reannounce: (newHops) => {
         if (controller.signal.aborted) return;
         broadcast.hops = newHops;
-        this.#tell({ path: name, active: true, hops: newHops });
+        this.#announce({ path: name, active: true, hops: newHops });
       },
       end,
       [Symbol.dispose]: end,
     };
     this.#broadcasts.set(name, broadcast);
     signal?.addEventListener("abort", end, { once: true });
-    this.#tell({ path: name, active: true, hops });
+    this.#announce({ path: name, active: true, hops });
     return broadcast;
   }
 
   /**
-   * Serves what fits a pattern, without announcing it.
+   * Serves every path that matches a pattern, without announcements.
    *
    * @param pattern Parts between slashes; `{name}` stands for one part, a last `**` for any number.
-   * @param handler Who serves it.
-   * @returns Dispose of it to stop.
-   * @throws {TypeError} If the pattern or the handler makes no sense.
+   * @param handler Serves the tracks of matching paths.
+   * @returns A handle that withdraws the pattern on disposal.
+   * @throws {TypeError} If the pattern is malformed, or the handler is not a handler.
    */
   handle(pattern: string, handler: TrackHandler): Disposable {
     const parts = patternParts(pattern);
@@ -318,17 +324,17 @@ export class TrackMux {
         if (at < 0) return;
         this.#patterns.splice(at, 1);
         entry.controller.abort(
-          new MoqError("subscribe", "notFound", `Nobody serves ${pattern} any more`),
+          new MoqError("subscribe", "notFound", `The pattern ${pattern} was withdrawn`),
         );
       },
     };
   }
 
   /**
-   * Finds who serves a path.
+   * Finds the handler of a path.
    *
    * @param path The path of a broadcast.
-   * @returns Who serves it; `undefined` if nobody does.
+   * @returns The handler; `undefined` if neither a broadcast nor a pattern matches.
    */
   route(path: BroadcastPath): MuxRoute | undefined {
     const broadcast = this.#broadcasts.get(path);
@@ -347,7 +353,7 @@ export class TrackMux {
    * Lists the broadcasts below a prefix.
    *
    * @param prefix The prefix; `/` for all.
-   * @returns What is announced there now.
+   * @returns An announcement for each current broadcast.
    */
   announcements(prefix: string): Announcement[] {
     const below = broadcastPath(prefix);
@@ -356,11 +362,11 @@ export class TrackMux {
   }
 
   /**
-   * Watches what comes and goes below a prefix, from now on.
+   * Watches the broadcasts below a prefix, from now on.
    *
    * @param prefix The prefix; `/` for all.
    * @param listener Gets each change, synchronously.
-   * @returns Dispose of it to stop.
+   * @returns A handle that ends the watch on disposal.
    */
   watch(prefix: string, listener: AnnouncementListener): Disposable {
     const watcher: Watcher = { prefix: broadcastPath(prefix), listener };
@@ -368,7 +374,7 @@ export class TrackMux {
     return { [Symbol.dispose]: () => void this.#watchers.delete(watcher) };
   }
 
-  #tell(announcement: Announcement): void {
+  #announce(announcement: Announcement): void {
     for (const { prefix, listener } of this.#watchers) {
       if (suffixOf(prefix, announcement.path) !== undefined) listener(announcement);
     }

@@ -1,5 +1,5 @@
 /**
- * How a subscriber wants a track.
+ * Options of a subscription.
  *
  * @module
  */
@@ -7,37 +7,42 @@ import type { MoqErrorName } from "../wire/error_codes.ts";
 import type { MissedGroups } from "../wire/errors.ts";
 import type { SubscribeFields } from "../wire/messages.ts";
 
-/** How to subscribe to a track. */
+/** Options for a subscription to a track. */
 export interface SubscribeOptions {
   /**
-   * 0 to 255; tracks with a higher one go first.
+   * 0 to 255; tracks with a higher priority go first.
    *
    * @default {0}
    */
   readonly priority?: number;
   /**
-   * Older groups go first, and this end yields them in the order of their numbers: a group waits
-   * for those before it, up to `maxLatencyMs`, or a second without one. Otherwise newer groups go
-   * first, and are yielded as they come.
+   * Older groups go first, and the reader yields groups in the order of their numbers: a group
+   * waits for missing groups before, up to `maxLatencyMs`, or a second without a limit. Otherwise
+   * newer groups go first, and the reader yields groups on arrival.
    *
    * @default {false}
    */
   readonly ordered?: boolean;
   /**
-   * Groups that are older than this behind the newest one are not wanted, in milliseconds; 0 for no limit.
+   * Age behind the newest group, in milliseconds, above which a group is not wanted; 0 for no
+   * limit.
    *
    * @default {0}
    */
   readonly maxLatencyMs?: number;
   /**
-   * The first group; the newest one by default. Earlier ones are refused here, where the version can
-   * not tell the publisher.
+   * The first group; the newest one by default. On versions that cannot tell the publisher, this
+   * end refuses earlier groups.
    */
   readonly startGroup?: number;
-  /** The last group; none by default. The track ends once it, and those before it, came or were dropped. */
+  /**
+   * The last group; unlimited by default. The track ends once all groups up to the last one came or
+   * were dropped.
+   */
   readonly endGroup?: number;
   /**
-   * Groups that wait for their reader; past it the oldest is given up, and the reader is told.
+   * Groups that wait for the reader; above that, the oldest group is given up, and the reader gets
+   * an error.
    *
    * @default {1024}
    */
@@ -45,21 +50,21 @@ export interface SubscribeOptions {
   /** Unsubscribes. */
   readonly signal?: AbortSignal;
   /**
-   * Gets groups that will not come: the publisher dropped them, or the wait for them was given up.
-   * What it throws is reported to the session's `onError`.
+   * Gets groups that will not come: dropped by the publisher, or given up after the wait. An error
+   * of this function goes to the session's `onError`.
    */
   readonly onMissed?: (missed: MissedGroups, reason: MoqErrorName) => void;
 }
 
-/** Groups that wait for their reader, by default. */
+/** Groups that wait for the reader, by default. */
 export const DEFAULT_MAX_QUEUED_GROUPS = 1_024;
 
 /**
- * Fills in the defaults of what is asked of a track.
+ * Fills in the defaults of a subscription.
  *
- * @param options What is asked.
- * @returns All of it.
- * @throws {RangeError} If a value makes no sense.
+ * @param options The options.
+ * @returns All fields.
+ * @throws {RangeError} If a value is out of range.
  */
 export function subscribeFields(options: SubscribeOptions): SubscribeFields {
   const { priority = 0, ordered = false, maxLatencyMs = 0, startGroup, endGroup } = options;
@@ -71,7 +76,7 @@ export function subscribeFields(options: SubscribeOptions): SubscribeFields {
   };
   inRange("priority", priority, 255);
   inRange("maxLatencyMs", maxLatencyMs, Number.MAX_SAFE_INTEGER);
-  // On the wire each is one more.
+  // The wire carries each number plus one.
   if (startGroup !== undefined) inRange("startGroup", startGroup, Number.MAX_SAFE_INTEGER - 1);
   if (endGroup !== undefined) inRange("endGroup", endGroup, Number.MAX_SAFE_INTEGER - 1);
   if (startGroup !== undefined && endGroup !== undefined && endGroup < startGroup) {
@@ -83,12 +88,12 @@ export function subscribeFields(options: SubscribeOptions): SubscribeFields {
 }
 
 /**
- * Changes what is asked of a track.
+ * Changes the fields of a subscription.
  *
- * @param fields What was asked.
- * @param changes What changes; what is left out stays, and `undefined` takes a bound away.
- * @returns What is asked from now on.
- * @throws {RangeError} If a value makes no sense.
+ * @param fields The current fields.
+ * @param changes The changed fields; an absent field stays, and `undefined` removes a bound.
+ * @returns The fields from now on.
+ * @throws {RangeError} If a value is out of range.
  */
 export function changedFields(
   fields: SubscribeFields,
@@ -103,11 +108,11 @@ export function changedFields(
 }
 
 /**
- * Checks how many groups may wait for their reader.
+ * Checks the number of groups that may wait for the reader.
  *
- * @param options What was asked.
- * @returns How many.
- * @throws {RangeError} If it is no positive integer.
+ * @param options The options.
+ * @returns The number.
+ * @throws {RangeError} If the number is no positive integer.
  */
 export function maxQueuedGroupsOf(options: SubscribeOptions): number {
   const { maxQueuedGroups = DEFAULT_MAX_QUEUED_GROUPS } = options;

@@ -1,20 +1,21 @@
 /**
- * How a group ends that is given up where the wire has no resets.
+ * The end of a group that was given up, on a wire without resets.
  *
  * @module
  */
 
-/** A length of two bytes, and one: without any, gomoqt takes it for a whole group. */
+/** A length of two, and only one byte: without any byte, gomoqt takes the group for a whole one. */
 const TORN_FRAME = Uint8Array.of(2, 0);
 
-/** The same behind a timestamp. */
+/** The same frame after a timestamp. */
 const TORN_TIMED_FRAME = Uint8Array.of(0, 2, 0);
 
 /**
- * A frame that ends before its length: where the wire has no resets, it says that the group was given up.
+ * Gives a frame that ends before the announced length: on a wire without resets, the sign that the
+ * group was given up.
  *
- * @param timestamps Frames carry timestamps.
- * @returns What goes out before the end.
+ * @param timestamps True if frames carry timestamps.
+ * @returns The bytes to write before the end of the stream.
  */
 export function tornFrame(timestamps: boolean): Uint8Array {
   return timestamps ? TORN_TIMED_FRAME : TORN_FRAME;

@@ -1,5 +1,5 @@
 /**
- * A subscription, as the subscriber has it.
+ * A subscription, on the subscriber's side.
  *
  * @module
  */
@@ -19,40 +19,39 @@ import {
 } from "./subscribe_options.ts";
 
 /**
- * How long after the publisher's end, or after the last group that came behind it, others may still
- * come, on versions that do not tell the last one.
+ * Time after the publisher's end, or after a later group, in which more groups may come, on
+ * versions that do not send the number of the last group.
  */
 export const END_GRACE_MS = 500;
 
-/** The same where the last one is known, and not all before it came. */
+/** Time to wait for missing groups when the last number is known. */
 export const END_WAIT_MS = 5_000;
 
-/** Looks after the end of one track. */
+/** Decides when one track is over. */
 class TrackEnd {
   readonly #settled: Sequences;
   readonly #onOver: () => void;
   #first: number | undefined = undefined;
-  /** The one behind the last. */
+  /** The number after the last group. */
   #end: number | undefined = undefined;
   #timer: ReturnType<typeof setTimeout> | undefined = undefined;
 
-  /** Begins with a track that does not end yet. */
   constructor(settled: Sequences, onOver: () => void) {
     this.#settled = settled;
     this.#onOver = onOver;
   }
 
-  /** The publisher told its first group. */
+  /** Sets the first group, as the publisher sent. */
   begin(first: number): void {
     this.#first = first;
   }
 
-  /** The number behind the last group, as far as somebody told. */
+  /** Sets the number after the last group, if known. */
   behind(end: number | undefined): void {
     this.#end = end ?? this.#end;
   }
 
-  /** Something came, or was dropped: it is over, or others may still come. */
+  /** Ends the track if all groups are settled; otherwise waits for more groups, from now on. */
   wait(wanted: SubscribeFields): void {
     this.stop();
     if (this.#isWhole(wanted)) return this.#onOver();
@@ -60,12 +59,15 @@ class TrackEnd {
     this.#timer = setTimeout(() => this.#onOver(), waitMs);
   }
 
-  /** Nothing is waited for any more. */
+  /** Stops waiting. */
   stop(): void {
     clearTimeout(this.#timer);
   }
 
-  /** The groups that were wanted, from the first one there is to the last; `undefined` if there are none. */
+  /**
+   * The range of wanted groups, from the first one of the publisher to the last; `undefined` if the
+   * range is empty.
+   */
   range({ startGroup, endGroup = Infinity }: SubscribeFields): MissedGroups | undefined {
     const { lowest, highest = -1 } = this.#settled;
     const first = this.#first ?? startGroup ?? lowest;
@@ -82,29 +84,29 @@ class TrackEnd {
   }
 }
 
-/** What a subscription needs of its session. */
+/** The session's side of a subscription. */
 export interface TrackReaderLink {
   /** Sends SUBSCRIBE_UPDATE. */
   update(fields: SubscribeFields): Promise<void>;
   /** Ends the subscription at the publisher. */
   leave(reason: MoqErrorName): void;
-  /** Asks for what stays true of the track. */
+  /** Asks for the fixed properties of the track. */
   info(options: { readonly signal?: AbortSignal }): Promise<TrackInfoMessage>;
-  /** Reports what the application threw. */
+  /** Reports an error of the application. */
   report(error: unknown): void;
 }
 
 /**
- * The groups of a track: iterate over it. Leaving the loop does not unsubscribe; `close()` and
+ * The groups of a track, to iterate over. Leaving the loop does not unsubscribe; `close()` and
  * `await using` do.
  *
- * - **Bounded:** a reader that falls behind gets a {@linkcode MoqLaggedError} that says what it missed,
- *   and can go on with another loop.
- * - **Once:** a group that comes a second time, or after it was told as missed, is refused.
- * - **End:** the loop ends once the publisher ended the track, or the last group that was asked for
- *   came, and throws where it was refused or broke, each time that somebody asks. Over Deno's QUIC a session
- *   that closes ends its streams like a clean end: on versions other than `moq-lite-05`, which tells the
- *   end of a track, that may look like the end of the track.
+ * - **Bounded:** a reader that falls behind gets a {@linkcode MoqLaggedError} with the missed
+ *   groups, and can go on with another loop.
+ * - **Once:** a second copy of a group, or a group that was reported as missed, is refused.
+ * - **End:** the loop ends once the publisher ended the track, or the last requested group came.
+ *   After a refusal or a failure the loop throws, and so does every later read. Deno's QUIC ends
+ *   the streams of a closing session like a clean end: that may look like the end of the track,
+ *   except on `moq-lite-05`, which marks the end of a track.
  *
  * @example A range of groups, in order
  * ```ts
@@ -145,9 +147,12 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   readonly name: string;
   /** The number of the subscription. */
   readonly id: number;
-  /** Resolves once the publisher accepted, or a group came, or it was closed here; rejects if it was refused. */
+  /**
+   * Resolves once the publisher accepted, or a group came, or this end closed the track; rejects on
+   * a refusal.
+   */
   readonly ready: Promise<void>;
-  /** Resolves at the end of the track, however it ends. */
+  /** Resolves at the end of the track, with or without an error. */
   readonly closed: Promise<void>;
 
   readonly #link: TrackReaderLink;
@@ -162,7 +167,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   #state: "open" | "ending" | "over" = "open";
   #hasPublisher = true;
 
-  /** Is made by `MoqSession.subscribe()`. */
+  /** Called by `MoqSession.subscribe()`. */
   constructor(
     link: TrackReaderLink,
     about: { readonly path: BroadcastPath; readonly name: string; readonly id: number },
@@ -191,27 +196,27 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     this.closed = this.#ended.promise;
   }
 
-  /** What is asked of the publisher. */
+  /** The fields that the publisher was asked for. */
   get subscription(): SubscribeFields {
     return this.#fields;
   }
 
-  /** What the publisher answered, on versions whose answer says something. */
+  /** The answer of the publisher, on versions whose answer has fields. */
   get accepted(): SubscribeFields | undefined {
     return this.#accepted;
   }
 
-  /** What the subscription broke of, or was refused with; `undefined` if it did not. */
+  /** The error that refused or ended the subscription; `undefined` without an error. */
   get error(): unknown {
     return this.#failure?.cause;
   }
 
-  /** Whether anything came: the publisher has it. */
+  /** True once a group came or was dropped: the publisher has the track. */
   get hasBegun(): boolean {
     return this.#queue.settled.ranges > 0;
   }
 
-  /** Groups that wait for their reader. */
+  /** Groups that wait for the reader. */
   get queuedGroups(): number {
     return this.#queue.size;
   }
@@ -219,7 +224,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   /**
    * Waits for the next group.
    *
-   * @param options Gives up waiting.
+   * @param options A signal to end the wait.
    * @returns The group; `null` at the end of the track.
    * @throws {MoqLaggedError} If this reader fell behind; the next call goes on.
    * @throws {MoqError} If the publisher refused or gave up, or the session ended.
@@ -229,18 +234,21 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     return this.#waiters.next(options.signal);
   }
 
-  /** Yields groups until the track ends. Leaving the loop keeps the subscription, and loses no group. */
+  /**
+   * Yields groups until the track ends. Leaving the loop keeps the subscription, and loses no
+   * group.
+   */
   [Symbol.asyncIterator](): AsyncIterableIterator<GroupReader> {
     return this.#waiters.loop();
   }
 
   /**
-   * Asks the publisher for the track in another way. At the end of the track it does nothing. On
-   * `moq-lite-01` and `-02`, whose peers end the subscription by that message, none is sent: it
-   * changes only what this end makes of what comes.
+   * Changes the subscription. Ignored at the end of the track. On `moq-lite-01` and `-02`, whose
+   * peers take the message for the end of the subscription, no message is sent: the change affects
+   * only this end.
    *
-   * @param options What changes; the rest stays.
-   * @throws {RangeError} If a value makes no sense.
+   * @param options The changed options; the others stay.
+   * @throws {RangeError} If a value is out of range.
    * @throws {MoqError} If the subscription ended meanwhile.
    */
   async update(
@@ -260,25 +268,25 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   }
 
   /**
-   * Asks what stays true of the track.
+   * Asks for the fixed properties of the track.
    *
-   * @param options Gives up waiting.
-   * @returns Its priority, order, cache and timescale.
+   * @param options A signal to end the wait.
+   * @returns The priority, order, cache and timescale of the track.
    * @throws {UnsupportedError} If the version has no such question.
    */
   info(options: { readonly signal?: AbortSignal } = {}): Promise<TrackInfoMessage> {
     return this.#link.info(options);
   }
 
-  /** Unsubscribes. Groups that were not read are cancelled. Idempotent. */
+  /** Unsubscribes. Unread groups are cancelled. Idempotent. */
   close(): void {
     this.closeWithError("cancelled");
   }
 
   /**
-   * Unsubscribes, and says why where the wire can.
+   * Unsubscribes with a reason, where the wire can carry a reason.
    *
-   * @param reason Why.
+   * @param reason Reason for the publisher.
    */
   closeWithError(reason: MoqErrorName): void {
     if (this.#state !== "over") this.#over(undefined, reason);
@@ -292,7 +300,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   }
 
   /**
-   * A group came.
+   * Takes a group that arrived.
    *
    * @ignore
    */
@@ -304,17 +312,18 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     if (sequence < startGroup || sequence > endGroup) group.cancel("outOfRange");
     else this.#queue.put(group);
     this.#waiters.deliver();
-    // Who waits all the same waits for a group before these, and for no more of them than that.
+    // A reader that still waits now waits for a missing earlier group, which `shrink()` may give
+    // up.
     if (this.#queue.shrink()) this.#waiters.deliver();
     if (sequence >= endGroup) this.#endAtLast(sequence);
     else if (this.#state === "ending") this.#end.wait(this.#fields);
   }
 
   /**
-   * The publisher answered.
+   * Takes the answer of the publisher.
    *
-   * @param fields What it said of the track, where the version has that.
-   * @param first The first group, where the version tells it.
+   * @param fields The properties of the track, on versions that send them.
+   * @param first The first group, on versions that send the number.
    * @ignore
    */
   accept(fields: SubscribeFields | undefined, first?: number): void {
@@ -327,7 +336,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   }
 
   /**
-   * The publisher dropped groups.
+   * Takes groups that the publisher dropped.
    *
    * @ignore
    */
@@ -341,9 +350,9 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   }
 
   /**
-   * The publisher ended the track.
+   * Ends the track after the publisher did.
    *
-   * @param end The number behind the last group, where the version tells it.
+   * @param end The number after the last group, on versions that send the number.
    * @ignore
    */
   finish(end: number | undefined): void {
@@ -356,7 +365,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   }
 
   /**
-   * The subscription broke, or was refused.
+   * Ends the track after a failure or refusal.
    *
    * @ignore
    */
@@ -365,7 +374,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     if (this.#state !== "over") this.#over({ cause: error });
   }
 
-  /** What there is without waiting; `undefined` if there is nothing yet. */
+  /** Takes the next group or the end; `undefined` while neither is there. */
   #takeNow(): GroupReader | null | undefined {
     const missed = this.#queue.takeLag();
     if (missed !== undefined) throw this.#lagged(missed);
@@ -389,7 +398,10 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     if (startGroup !== undefined) this.#queue.begin(startGroup);
   }
 
-  /** The last group that was asked for came, or a later one: those before it are still waited for. */
+  /**
+   * Ends the track after the last requested group, or a later one, came; missing groups before are
+   * still waited for.
+   */
   #endAtLast(newest: number = this.#queue.settled.highest ?? -1): void {
     const { endGroup } = this.#fields;
     if (this.#state === "over" || endGroup === undefined || newest < endGroup) return;
@@ -404,15 +416,15 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     this.#queue.stop();
     if (this.#hasPublisher) this.#link.leave(reason ?? "cancelled");
     this.#failure = failure;
-    if (failure === undefined && reason === undefined) this.#tellMissing();
+    if (failure === undefined && reason === undefined) this.#reportMissing();
     this.#waiters.deliver();
     if (failure === undefined) this.#ready.resolve();
     else this.#ready.reject(failure.cause);
     this.#ended.resolve();
   }
 
-  /** What is not here at the end will not come. */
-  #tellMissing(): void {
+  /** Reports groups that are missing at the end. */
+  #reportMissing(): void {
     const range = this.#end.range(this.#fields);
     if (range !== undefined) this.#queue.drop(range.first, range.last, "expired");
   }

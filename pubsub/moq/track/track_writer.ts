@@ -1,5 +1,5 @@
 /**
- * A subscription, as the publisher has it.
+ * A subscription, on the publisher's side.
  *
  * @module
  */
@@ -16,56 +16,57 @@ import { encodeGroupHead, type SubscribeFields } from "../wire/messages.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 
 /**
- * Groups of a subscription that may wait for a stream, and that may be closed and on their way to the
- * wire; a writer of more has to wait. A thousand at once would cost more than they weigh.
+ * Groups of a subscription that may wait for a stream; and, counted apart, closed groups that may
+ * be on the way to the wire. A writer of more has to wait. With a thousand at once, the overhead
+ * would exceed the data.
  */
 export const MAX_OPENING_GROUPS = 64;
 
 /** Counts the groups of one subscription. */
 export class GroupRoom {
   #opening = 0;
-  /** Groups that were closed, and that the wire did not take yet. */
+  /** Closed groups that the wire has not taken yet. */
   #unsent = 0;
-  /** In the order in which they came. */
+  /** Waiting writers, in the order of their calls. */
   readonly #waiters = new Set<() => void>();
 
-  /** Whether another group has to wait. */
+  /** True if another group has to wait. */
   get isFull(): boolean {
     return this.#opening >= MAX_OPENING_GROUPS || this.#unsent >= MAX_OPENING_GROUPS;
   }
 
-  /** A group asks for its stream. */
+  /** Counts a group that asks for a stream. */
   opening(): void {
     this.#opening++;
   }
 
-  /** It has its stream, or gets none. */
+  /** Counts a group that got a stream, or failed to get one. */
   opened(): void {
     this.#opening--;
     this.#wakeOne();
   }
 
-  /** A group was closed. */
+  /** Counts a group that was closed. */
   closing(): void {
     this.#unsent++;
   }
 
-  /** The wire took all of a group that was closed, or it was given up. */
+  /** Counts a closed group that the wire took, or that was given up. */
   sent(): void {
     this.#unsent--;
     this.#wakeOne();
   }
 
   /**
-   * Waits until something changes.
+   * Waits until a count changes.
    *
-   * @param signal Gives up.
-   * @throws What the signal was aborted with.
+   * @param signal Ends the wait.
+   * @throws The reason of the signal, if aborted.
    */
   async wait(signal: AbortSignal | undefined): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const onAbort = () => {
-      // Whoever is woken next shall be one who still waits.
+      // A waiter that gave up must not use up a wake-up.
       this.#waiters.delete(resolve);
       reject(signal!.reason);
     };
@@ -78,7 +79,7 @@ export class GroupRoom {
     }
   }
 
-  /** Wakes all who wait. */
+  /** Wakes all waiting writers. */
   wakeAll(): void {
     for (const wake of this.#waiters) wake();
     this.#waiters.clear();
@@ -93,17 +94,17 @@ export class GroupRoom {
 }
 
 /**
- * Places for the groups of one priority. Send orders have 32 bits with a sign in QUIC, those of groups
- * are below that of everything else, which is 0, and a priority has 8 of the bits.
+ * Send orders for the groups of one priority. QUIC has send orders of 32 bits with a sign; those of
+ * groups are below 0, the send order of all other streams, and a priority takes 8 of the bits.
  */
 const PLACES = 2 ** 23;
 
 /**
- * Finds the send order of a group: higher priorities first; then the newest group, or the oldest one
- * where the order counts. Of eight million groups one follows another that it should not.
+ * Finds the send order of a group: higher priorities first; then the newest group, or the oldest
+ * one in ordered mode. The numbers wrap around, so that one group in eight million is out of order.
  *
- * @param distance How far the group is behind the first one of its subscription.
- * @param subscription What its subscriber asks for.
+ * @param distance Distance of the group from the first one of the subscription.
+ * @param subscription The fields that the subscriber asks for.
  * @returns The send order; higher goes first.
  */
 function sendOrderOf(
@@ -115,16 +116,20 @@ function sendOrderOf(
   return (priority - 256) * PLACES + (ordered ? PLACES - 1 - place : place);
 }
 
-/** How long a track that is closed waits for its subscriber to take what was written, by default, in milliseconds. */
+/**
+ * Time that a closing track gives the subscriber to take the written groups, by default, in
+ * milliseconds.
+ */
 export const CLOSE_TIMEOUT_MS = 30_000;
 
 /**
- * Serves one subscriber of a track. A {@linkcode TrackHandler} gets it; when the handler is done, it is closed.
+ * Serves one subscriber of a track. A {@linkcode TrackHandler} receives the writer; when the
+ * handler is done, the track is closed.
  *
- * - **Groups** may be open at once, and given up. Each has a stream: while the peer gives none, up to
- *   64 of them wait, and who opens another waits with them.
- * - **End:** it is over once it is closed, the subscriber left, the session ended, or the last group
- *   that was asked for is written; `signal` tells.
+ * - **Groups:** several may be open at once, and each may be given up. Each has a stream: while the
+ *   peer allows no more streams, up to 64 groups wait, and opening another one waits with them.
+ * - **End:** the track is over once closed, or the subscriber left, the session ended, or the last
+ *   requested group is written; `signal` tells.
  *
  * @example A track that refuses, and one that serves
  * ```ts
@@ -161,7 +166,7 @@ export class TrackWriter implements AsyncDisposable {
   readonly name: string;
   /** The number of the subscription. */
   readonly id: number;
-  /** What the braces of the mux's pattern stand for. */
+  /** The values of the names in the mux's pattern. */
   readonly params: Readonly<Record<string, string>>;
 
   readonly #groupOptions: GroupWriterOptions;
@@ -176,7 +181,7 @@ export class TrackWriter implements AsyncDisposable {
   #isAccepted = false;
   #closing: Promise<void> | undefined = undefined;
 
-  /** Is made by a session. */
+  /** Called by a session. */
   constructor(
     link: TrackWriterLink,
     about: {
@@ -206,12 +211,15 @@ export class TrackWriter implements AsyncDisposable {
     };
   }
 
-  /** What the subscriber asks for now. */
+  /** The fields that the subscriber asks for now. */
   get subscription(): SubscribeFields {
     return this.#fields.latest;
   }
 
-  /** Aborted when the subscriber left, the track was closed here, or the session ended; its reason says which. */
+  /**
+   * Aborted when the subscriber left, the track was closed here, or the session ended; the reason
+   * tells which.
+   */
   get signal(): AbortSignal {
     return this.#controller.signal;
   }
@@ -225,34 +233,36 @@ export class TrackWriter implements AsyncDisposable {
     return this.#link.session;
   }
 
-  /** Whether nothing more can be written. */
+  /** True once no more groups can be written. */
   get isClosed(): boolean {
     return this.#state !== "open";
   }
 
-  /** Whether the subscriber was answered. */
+  /** True once the subscriber was accepted. */
   get isAccepted(): boolean {
     return this.#isAccepted;
   }
 
-  /** Groups that are not ended yet. */
+  /** Groups that have not ended yet. */
   get openGroups(): readonly GroupWriter[] {
     return this.#groups.toArray().reverse();
   }
 
   /**
-   * What the subscriber asks for, each time that it changes it. A change that nobody waited for is
-   * seen by the next one to look at `subscription`.
+   * The fields that the subscriber asks for, after each change. A change before the loop began
+   * shows in `subscription` only.
    */
   get updated(): AsyncIterable<SubscribeFields> {
     return this.#fields.loop();
   }
 
   /**
-   * Accepts the subscription before there is a group. Idempotent; the first group does it too, and so
-   * does a handler that has not refused by the end of the turn of the event loop in which it was called.
+   * Accepts the subscription before there is a group. Idempotent. The first group accepts as well,
+   * and so does a handler that has not refused by the end of the turn of the event loop in which
+   * the handler was called.
    *
-   * @param info What to tell the subscriber of the track, where the version can; what it asked for by default.
+   * @param info Properties of the track for the subscriber, where the version can carry them; by
+   * default the fields of the request.
    */
   accept(info: Partial<SubscribeFields> = {}): void {
     if (this.#isAccepted || this.#state !== "open") return;
@@ -261,13 +271,13 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Begins a group.
+   * Starts a group.
    *
-   * @param sequence Its number; one more than the last one by default, and for the first one the one
-   * that was asked for, or 1.
-   * @param options Gives up waiting.
+   * @param sequence The number of the group; one more than the last one by default, and for the
+   * first group the requested one, or 1.
+   * @param options A signal to end the wait.
    * @returns The group: at once, unless too many groups wait for a stream, or to be sent.
-   * @throws {MoqError} If the subscription is over, or the number is behind the last one that was asked for.
+   * @throws {MoqError} If the subscription is over, or the number is above the last requested one.
    * @throws {RangeError} If the number is not an integer from 0 to 2^53 - 2.
    */
   async openGroup(
@@ -282,7 +292,7 @@ export class TrackWriter implements AsyncDisposable {
     options.signal?.throwIfAborted();
     this.#checkRange(sequence);
     const before = this.#next;
-    // Others may ask for the next one while this one waits.
+    // Other calls may take the next number while this one waits.
     this.#next = Math.max(before, sequence + 1);
     try {
       while (this.#room.isFull && this.#state === "open") await this.#room.wait(options.signal);
@@ -294,11 +304,12 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Begins a group without waiting, whatever waits already; for who bounds that by other means.
+   * Starts a group without waiting, however many groups wait already; for callers that bound that
+   * number by other means.
    *
-   * @param sequence Its number.
+   * @param sequence The number of the group.
    * @returns The group.
-   * @throws {MoqError} If the subscription is over, or the number is behind the last one that was asked for.
+   * @throws {MoqError} If the subscription is over, or the number is above the last requested one.
    */
   startGroup(sequence: number): GroupWriter {
     if (this.#state !== "open") {
@@ -332,11 +343,13 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Says that groups will not come, on versions that can; on others the subscriber finds out by itself.
+   * Announces that groups will not come, on versions with such a message; on others the subscriber
+   * notices without a message.
    *
-   * @param missed Which.
-   * @param reason Why.
-   * @throws {RangeError} If the numbers are not integers from 0 to 2^53 - 2, or the last is below the first.
+   * @param missed The groups.
+   * @param reason Reason for the subscriber.
+   * @throws {RangeError} If the numbers are not integers from 0 to 2^53 - 2, or the last is below
+   * the first.
    */
   drop(missed: MissedGroups, reason: MoqErrorName = "expired"): void {
     const { first, last } = missed;
@@ -352,10 +365,10 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Ends the track once its groups are written, which ends those that are open. Idempotent.
+   * Closes all open groups, and ends the track once all groups are written. Idempotent.
    *
-   * @param options How long the subscriber may take for what was written, 30 seconds by default; then
-   * the rest is given up.
+   * @param options Time that the subscriber may take for the written groups, 30 seconds by default;
+   * then the rest is given up.
    * @throws {RangeError} If `timeoutMs` is negative, or no number.
    */
   async close(options: { readonly timeoutMs?: number } = {}): Promise<void> {
@@ -367,15 +380,17 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Ends the track, or refuses it where it was not accepted yet; groups that are not closed are given up.
+   * Ends the track, or refuses the subscription before the acceptance; groups that are not closed
+   * are given up.
    *
-   * @param reason Why.
+   * @param reason Reason for the subscriber.
    */
   closeWithError(reason: MoqErrorName): void {
     if (this.#state === "over") return;
     this.#state = "over";
     for (const group of this.#groups.toArray()) group.abort("publishAborted");
-    this.#link.end(this.#next, reason).catch(() => {}); // It is over for this end all the same.
+    // The track is over for this end all the same.
+    this.#link.end(this.#next, reason).catch(() => {});
     const moqCode = this.#link.codeOf("subscribe", reason);
     this.#over(new MoqError("subscribe", reason, "The track was closed", { moqCode }));
   }
@@ -386,8 +401,8 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Ends the session of the subscriber: where a wire cannot reset streams, nothing less frees what
-   * a subscriber does not take.
+   * Ends the session of the subscriber: on a wire that cannot reset streams, only that frees the
+   * bytes that the subscriber does not take.
    *
    * @ignore
    */
@@ -396,7 +411,7 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * The subscriber asks for something else.
+   * Takes changed fields of the subscriber.
    *
    * @ignore
    */
@@ -407,7 +422,7 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * The subscriber left, or the session ended.
+   * Ends the track after the subscriber left, or the session ended.
    *
    * @ignore
    */
@@ -421,7 +436,8 @@ export class TrackWriter implements AsyncDisposable {
   #checkRange(sequence: number): void {
     const { endGroup = Infinity } = this.subscription;
     if (sequence <= endGroup) return;
-    const message = `Cannot open group ${sequence}: the subscriber wants none behind ${endGroup}`;
+    const message =
+      `Cannot open group ${sequence}: the subscriber wants no group after ${endGroup}`;
     throw new MoqError("group", "outOfRange", message);
   }
 
@@ -439,7 +455,7 @@ export class TrackWriter implements AsyncDisposable {
     }
     if (this.#isOver()) return;
     this.#state = "over";
-    // What the subscriber did not take of groups it may not take of this either.
+    // A subscriber that did not take the groups may not take the end either.
     await within(this.#link.end(this.#next, undefined), { timeoutMs }).catch(() => {});
     this.#over(undefined);
   }
@@ -459,21 +475,24 @@ export class TrackWriter implements AsyncDisposable {
   #groupEnded(group: GroupWriter, error: unknown): void {
     this.#groups.delete(group);
     if (group.isClosed) this.#room.sent();
-    // Nobody else would tell the subscriber, where the wire cannot.
+    // On a wire without resets, only the drop tells the subscriber.
     if (error instanceof MoqError && error.by === "local") {
       this.drop({ first: group.sequence, last: group.sequence }, error.reason);
     }
     this.#closeAtLast();
   }
 
-  /** All that was asked for is written. */
+  /** Closes the track once all requested groups are written. */
   #closeAtLast(): void {
     const { endGroup = Infinity } = this.subscription;
     if (this.#state !== "open" || this.#next <= endGroup || this.#groups.size > 0) return;
     if (this.#first !== undefined) void this.close();
   }
 
-  /** A number got no group: it is the next one again, or, if later ones were asked for, it is missing. */
+  /**
+   * Releases the number of a group that was not opened: the number is the next one again or, if
+   * later numbers are in use, counts as dropped.
+   */
   #giveBack(sequence: number, before: number): void {
     if (this.#next === sequence + 1) this.#next = before;
     else if (sequence >= before) this.drop({ first: sequence, last: sequence }, "publishAborted");
@@ -484,7 +503,7 @@ export class TrackWriter implements AsyncDisposable {
   }
 }
 
-/** Whether a group can have the number. */
+/** Tells whether a group can have the number. */
 function isSequence(value: number): boolean {
   return Number.isInteger(value) && value >= 0 && value <= LAST_SEQUENCE;
 }

@@ -1,5 +1,5 @@
 /**
- * What stands between a subscription at its publisher and the session.
+ * The link between a publisher's subscription and the session.
  *
  * @module
  */
@@ -9,15 +9,18 @@ import type { MissedGroups } from "../wire/errors.ts";
 import type { SubscribeFields } from "../wire/messages.ts";
 import type { WriteBuffers } from "./write_buffers.ts";
 
-/** The session of a subscriber, as far as a relay asks. */
+/** The session of a subscriber, as a relay sees the session. */
 export interface SubscriberSession {
-  /** Which end of it this is. */
+  /** The end of the session that this process is. */
   readonly side: "client" | "server";
-  /** The part of a relay's places that `authorize` gave to the peer; `undefined` for the relay's default. */
+  /**
+   * The part of a relay's places that `authorize` gave to the peer; `undefined` for the relay's
+   * default.
+   */
   readonly share: number | undefined;
 }
 
-/** What a subscription needs of its session. */
+/** The session's side of a subscription at the publisher. */
 export interface TrackWriterLink {
   /** The session. */
   readonly session: SubscriberSession;
@@ -25,22 +28,28 @@ export interface TrackWriterLink {
   readonly timestamps: boolean;
   /** The wire tells the peer of a reset. */
   readonly resets: boolean;
-  /** Memory for what waits. */
+  /** Memory for waiting frames. */
   readonly buffers: WriteBuffers;
   /** Calls back at the end of this turn of the event loop. */
   readonly schedule: (callback: () => void) => void;
   /** Opens a stream for a group. */
   open(sendOrder: number): Promise<DirectWritable>;
-  /** Answers the subscriber: at once without a group, and, where that was not or the version tells the first one, with it. */
+  /**
+   * Answers the subscriber. Called without a group on an early acceptance, and with the first group
+   * when that group starts; a second call sends only the number, where the version has a message
+   * for that.
+   */
   accept(fields: SubscribeFields, firstGroup: number | undefined): void;
-  /** Says that groups will not come, where the version can. */
+  /** Announces that groups will not come, where the version has such a message. */
   drop(missed: MissedGroups, reason: MoqErrorName): void;
-  /** Ends the subscription: at its end with the number behind the last group, or with an error. */
+  /** Ends the subscription with the number after the last group, or with an error. */
   end(last: number, reason: MoqErrorName | undefined): Promise<void>;
   /** The number of a reason, for the subscriber. */
   codeOf(scope: "group" | "subscribe", reason: MoqErrorName): number;
   /** Makes the error of a stream that the subscriber ended. */
   errorOf(error: unknown): unknown;
-  /** Ends the session of the subscriber, for nothing less frees what it holds. */
+  /**
+   * Ends the session of the subscriber: the only way to free the subscriber's memory on some wires.
+   */
   closeSession(message: string): void;
 }

@@ -85,7 +85,7 @@ Deno.test("TrackWriter begins where the subscriber wants, and closes behind the 
   const first = await track.openGroup();
   const last = await track.openGroup();
   assertEquals([first.sequence, last.sequence], [4, 5]);
-  const error = await assertRejects(() => track.openGroup(), MoqError, "none behind 5");
+  const error = await assertRejects(() => track.openGroup(), MoqError, "no group after 5");
   assertEquals([error.scope, error.reason], ["group", "outOfRange"]);
   await last.close();
   assertEquals(track.isClosed, false);

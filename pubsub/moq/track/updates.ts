@@ -1,22 +1,22 @@
 /**
- * A value that changes, for loops that want its last state.
+ * A value that changes, for loops that want the last state.
  *
  * @module
  */
 
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
-/** What a loop does beside looping. */
+/** Callbacks of a loop. */
 export interface UpdatesLoop {
   /** Called when a loop begins. */
   readonly onBegin?: () => void;
-  /** Called once, when a loop is left, or when there is nothing more. */
+  /** Called once, when a loop is left, or at the end of all updates. */
   readonly onEnd?: () => void;
 }
 
 /**
- * Keeps the last state of a value. A loop gets what changes from its beginning on; one that is slow gets
- * the last state only. Leaving a loop never waits, not even behind a `next()` under way.
+ * Keeps the last state of a value. A loop gets the changes after the start of the loop; a slow loop
+ * gets only the last state. Leaving a loop never waits, not even for a pending `next()`.
  *
  * @typeParam T The type of the value.
  */
@@ -26,7 +26,7 @@ export class Updates<T> {
   #isOver = false;
   #waiting: (() => void)[] = [];
 
-  /** Begins with a state that no loop gets. */
+  /** Starts with a state that no loop gets. */
   constructor(latest: T) {
     this.#latest = latest;
   }
@@ -36,7 +36,7 @@ export class Updates<T> {
     return this.#latest;
   }
 
-  /** Changes it. */
+  /** Changes the value. */
   set(value: T): void {
     if (this.#isOver) return;
     this.#latest = value;
@@ -50,7 +50,7 @@ export class Updates<T> {
     this.#wake();
   }
 
-  /** What changes, for any number of loops. */
+  /** The changes, for any number of loops. */
   loop(options: UpdatesLoop = {}): AsyncIterable<T> {
     return { [Symbol.asyncIterator]: () => this.#iterate(options) };
   }

@@ -1,5 +1,5 @@
 /**
- * Memory for what is on its way to the wire.
+ * Memory for bytes on the way to the wire.
  *
  * @module
  */
@@ -7,16 +7,19 @@
 /** Bytes of a small buffer: small groups fit as a whole. */
 export const SMALL_BUFFER_BYTES = 16_384;
 
-/** Bytes of a large one: what a group holds before its writer has to wait, and one frame more. */
+/**
+ * Bytes of a large buffer: the bytes that a group holds before the writer has to wait, and one
+ * frame more.
+ */
 export const LARGE_BUFFER_BYTES = 98_304;
 
-/** Small buffers that wait for their next use, at most; more are left to the garbage. */
+/** Free small buffers kept for reuse; more are left to the garbage collector. */
 export const MAX_FREE_SMALL = 128;
 
-/** The same for large ones. */
+/** Free large buffers kept for reuse. */
 export const MAX_FREE_LARGE = 16;
 
-/** Buffers that are used again once the wire took what was in them. */
+/** Buffers that are reused once the wire took the bytes. */
 export class WriteBuffers {
   readonly #small: Uint8Array<ArrayBuffer>[] = [];
   readonly #large: Uint8Array<ArrayBuffer>[] = [];
@@ -24,8 +27,8 @@ export class WriteBuffers {
   /**
    * Takes a buffer.
    *
-   * @param minBytes What has to fit.
-   * @returns A buffer with anything in it.
+   * @param minBytes The minimum size.
+   * @returns A buffer with arbitrary content.
    */
   take(minBytes: number): Uint8Array<ArrayBuffer> {
     if (minBytes <= SMALL_BUFFER_BYTES) {
@@ -36,9 +39,9 @@ export class WriteBuffers {
   }
 
   /**
-   * Gives back a buffer that nobody refers to any more.
+   * Gives back a buffer without other references.
    *
-   * @param buffer One that was taken.
+   * @param buffer A buffer from {@linkcode WriteBuffers.take}.
    */
   give(buffer: Uint8Array<ArrayBuffer>): void {
     const { byteLength } = buffer;
