@@ -1,36 +1,35 @@
-/**
- * Who is counted: a session, a user, a network address; and how many of them are remembered.
- *
- * @module
- */
+/** Accounts of sessions, users and network addresses for rate limits. */
 import { type Engine, SharedBucket } from "./shared_counts.ts";
 import { type Bucket, type Rate, TokenBucket } from "./token_bucket.ts";
 
-/** What is counted. */
+/** Unit of a rate. */
 export type RateUnit = "messages" | "bytes" | "subscriptions" | "connections";
 
-/** For whom it is counted. */
+/** Scope of a rate. */
 export type RateScope = "session" | "user" | "address";
 
 /** Rates of one scope, checked and complete. */
 export type Rates = { readonly [Unit in RateUnit]?: Required<Rate> | undefined };
 
-/** Users and addresses without sessions that are remembered, of each kind; the oldest is forgotten. */
+/**
+ * Most users and most addresses without sessions that are remembered; the oldest is forgotten
+ * first.
+ */
 export const MAX_IDLE_ACCOUNTS = 10_000;
 
 /** The buckets of one session, user or address. */
 export class Account {
-  /** Whose it is. */
+  /** Scope of the account. */
   readonly scope: RateScope;
-  /** Messages, and whatever else a peer asks for. */
+  /** Messages, and all other calls of a peer. */
   readonly messages: Bucket | undefined;
-  /** Bytes of all of it. */
+  /** Bytes of these. */
   readonly bytes: Bucket | undefined;
   /** Subscriptions, and their ends. */
   readonly subscriptions: Bucket | undefined;
   /** Attempts to connect. */
   readonly connections: Bucket | undefined;
-  /** Sessions that count here. */
+  /** Number of sessions that count here. */
   holders = 0;
 
   /** Creates an account from which nothing was taken yet. */
@@ -47,7 +46,7 @@ export class Account {
     return new Account("session", (unit) => rates[unit] && new TokenBucket(rates[unit], now));
   }
 
-  /** Whether a new one would be the same. */
+  /** Tells if all buckets are full, as in a new account. */
   isFull(now: number): boolean {
     return isFull(this.messages, now) && isFull(this.bytes, now) &&
       isFull(this.subscriptions, now) && isFull(this.connections, now);
@@ -55,20 +54,23 @@ export class Account {
 }
 
 /**
- * The accounts of all users, or of all addresses. Those with sessions are as many as there are
- * sessions at most. Those without are kept while their buckets are not full, at most
- * {@linkcode MAX_IDLE_ACCOUNTS}: with one that is full nothing is forgotten.
+ * The accounts of all users, or of all addresses. Accounts with sessions number at most as many as
+ * there are sessions. Accounts without sessions are kept while their buckets are not full, at most
+ * {@linkcode MAX_IDLE_ACCOUNTS}: a full account holds no information.
  */
 export class Accounts {
   readonly #scope: Exclude<RateScope, "session">;
   readonly #rates: Rates;
   readonly #engineOf: (unit: RateUnit) => Engine | undefined;
-  /** Those with sessions too; bounded by them and by `MAX_IDLE_ACCOUNTS`. */
+  /** All accounts; bounded by the number of sessions and `MAX_IDLE_ACCOUNTS`. */
   readonly #all = new Map<string, Account>();
-  /** Those without sessions; who was there last comes last. Bounded by `MAX_IDLE_ACCOUNTS`. */
+  /** Accounts without sessions, the latest last; bounded by `MAX_IDLE_ACCOUNTS`. */
   readonly #idle = new Map<string, Account>();
 
-  /** Creates no account yet; `engineOf` says who counts a unit on all nodes together. */
+  /**
+   * Creates no account yet; `engineOf` returns the engine of a unit that counts on all nodes
+   * together.
+   */
   constructor(
     scope: "user" | "address",
     rates: Rates,
@@ -79,12 +81,14 @@ export class Accounts {
     this.#engineOf = engineOf;
   }
 
-  /** How many are remembered. */
+  /** Number of accounts. */
   get size(): number {
     return this.#all.size;
   }
 
-  /** Counts an attempt to connect; how long to wait, in milliseconds, if it is one too many. */
+  /**
+   * Counts an attempt to connect; returns the milliseconds to wait if the attempt is one too many.
+   */
   connect(name: string, now: number): number {
     if (this.#rates.connections === undefined) return 0;
     const account = this.#find(name, now);
@@ -103,7 +107,7 @@ export class Accounts {
     return account;
   }
 
-  /** A session is over. */
+  /** Ends the hold of a session. */
   release(name: string, now: number): void {
     const account = this.#all.get(name)!;
     account.holders--;
@@ -126,7 +130,10 @@ export class Accounts {
     return new SharedBucket(engine, `rate:${this.#scope}:${unit}:${name}`, rate, now);
   }
 
-  /** Who was there first is the first whose buckets are full again, and the one to lose least. */
+  /**
+   * Moves an account to the idle ones, and forgets old ones. The longest idle account is the first
+   * with full buckets, and loses least.
+   */
   #leave(name: string, left: Account, now: number): void {
     this.#idle.delete(name);
     this.#idle.set(name, left);

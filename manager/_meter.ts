@@ -1,8 +1,4 @@
-/**
- * Counts what the peer of one session sends, and refuses what is too much.
- *
- * @module
- */
+/** The meter of one session: counts the peer's messages, and refuses those beyond a rate. */
 import { CloseCode, type RequestFailure } from "../errors.ts";
 import type { Envelope } from "../session/wire/envelope.ts";
 import { isInTurn, type ServerMeter } from "../session/serving/server_inbound.ts";
@@ -10,41 +6,41 @@ import { coreOf, type Session } from "../session/session.ts";
 import { MAX_TIMER_MS } from "../session/base/wait.ts";
 import type { Account, RateScope, RateUnit } from "./_accounts.ts";
 
-/** Refusals are counted anew after so many milliseconds. */
+/** Window in which refusals are counted, in milliseconds. */
 export const REFUSAL_WINDOW_MS = 10_000;
 
-/** What asked for no answer is told of at most once in so many milliseconds, with a count. */
+/** Shortest interval between notices of refused messages without a request id, in milliseconds. */
 const NOTICE_INTERVAL_MS = 1_000;
 
-/** Who waits for tokens looks again after so many milliseconds at the soonest. */
+/** Shortest wait for tokens before the next look, in milliseconds. */
 const MIN_WAIT_MS = 10;
 
-/** Which bucket has too little. */
+/** A bucket with too few tokens. */
 interface Shortage {
   readonly account: Account;
   readonly unit: RateUnit;
   readonly waitMs: number;
 }
 
-/** What a peer is told of what was refused. */
+/** Error that tells the peer of a refusal. */
 interface Refusal extends RequestFailure {
-  /** When there will be room again, in milliseconds. */
+  /** Time until there is room again, in milliseconds. */
   readonly retryAfterMs: number;
 }
 
-/** What all meters of a server have in common. */
+/** Shared part of all meters of a server. */
 export interface MeterHost {
   /** Refusals of one session within a window before it is closed. */
   readonly maxRefusals: number;
-  /** Counts a refusal, and says which rate it was, for the peer. */
+  /** Counts a refusal, and describes the rate for the peer. */
   refused(scope: RateScope, unit: RateUnit): string;
-  /** Counts a session that is closed. */
+  /** Counts a session that is closed for its refusals. */
   closed(): void;
-  /** The session is not metered any more. */
+  /** Ends the holds of a meter that stopped. */
   released(meter: SessionMeter): void;
 }
 
-/** The meter of one session. Disposed of, it counts no more. */
+/** The meter of one session. Disposal stops the counting. */
 export class SessionMeter implements ServerMeter, Disposable {
   /** The user whose account is held. */
   readonly user: string | undefined;
@@ -52,29 +48,31 @@ export class SessionMeter implements ServerMeter, Disposable {
   readonly address: string | undefined;
   readonly #session: Session;
   readonly #host: MeterHost;
-  /** Those of the session, the user and the address: the first that has not enough refuses. */
+  /**
+   * The accounts of the session, the user and the address: the first without enough tokens refuses.
+   */
   readonly #accounts: readonly Account[];
-  /** Units that some account counts; all others pass at once. */
+  /** Units with a rate in some account; all others pass at once. */
   readonly #counted: Readonly<Record<"messages" | "subscriptions" | "bytes", boolean>>;
   #windowAt = 0;
   #refusals = 0;
   #untold = 0;
-  /** Why the last of them was refused, and when there will be room. */
+  /** The rate of the last refusal, and the time until there is room. */
   #why = { rate: "", retryAfterMs: 0 };
-  /** Ends the waits for tokens; as many as the session handles at once. */
+  /** Callbacks that end waits for tokens; as many as the session handles at once. */
   readonly #waits = new Set<() => void>();
   #isOver = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  /** Begins to count. */
+  /** Starts to count. */
   constructor(
     session: Session,
     accounts: readonly Account[],
-    who: { readonly user: string | undefined; readonly address: string | undefined },
+    owner: { readonly user: string | undefined; readonly address: string | undefined },
     host: MeterHost,
   ) {
-    this.user = who.user;
-    this.address = who.address;
+    this.user = owner.user;
+    this.address = owner.address;
     this.#session = session;
     this.#accounts = accounts;
     this.#counted = {
@@ -86,9 +84,9 @@ export class SessionMeter implements ServerMeter, Disposable {
     coreOf(session).inbound.meter = this;
   }
 
-  /** See {@linkcode ServerMeter}. */
   refuses(envelope: Envelope, size: number): boolean {
-    // What cannot be read has a bound of its own, which is much lower; what has a turn waits in it.
+    // Malformed input has its own, much lower bound; numbered messages wait for their turn in
+    // `admit`.
     if (envelope.kind === "malformed" || isInTurn(envelope)) return false;
     const unit = unitOf(envelope);
     if (!this.#counted.bytes && (unit === undefined || !this.#counted[unit])) return false;
@@ -99,7 +97,6 @@ export class SessionMeter implements ServerMeter, Disposable {
     return false;
   }
 
-  /** See {@linkcode ServerMeter}. */
   async admit(size: number): Promise<void> {
     while (!this.#isOver) {
       const now = Date.now();
@@ -109,7 +106,7 @@ export class SessionMeter implements ServerMeter, Disposable {
     }
   }
 
-  /** Ends with the session. Idempotent. */
+  /** Stops counting when the session ends. Idempotent. */
   [Symbol.dispose](): void {
     if (this.#isOver) return;
     this.#isOver = true;
@@ -152,7 +149,7 @@ export class SessionMeter implements ServerMeter, Disposable {
     const { account, unit, waitMs } = shortage;
     const { maxRefusals } = this.#host;
     const rate = this.#host.refused(account.scope, unit);
-    // A clock that was set back begins a window, too.
+    // A clock that was set back begins a new window, too.
     if (Math.abs(now - this.#windowAt) > REFUSAL_WINDOW_MS) {
       this.#windowAt = now;
       this.#refusals = 0;
@@ -170,7 +167,7 @@ export class SessionMeter implements ServerMeter, Disposable {
     return true;
   }
 
-  /** Tells what asked for no answer at once, or together with others a moment later. */
+  /** Reports a refusal without a request id: at once, or later together with others. */
   #note(rate: string, retryAfterMs: number): void {
     this.#untold++;
     this.#why = { rate, retryAfterMs };
@@ -191,7 +188,7 @@ export class SessionMeter implements ServerMeter, Disposable {
   }
 }
 
-/** What an envelope counts as, beside its bytes; answers and the like were asked for. */
+/** Unit of an envelope, beside bytes. Answers count as bytes alone, as this end asked for these. */
 function unitOf(envelope: Envelope): "messages" | "subscriptions" | undefined {
   switch (kindOf(envelope)) {
     case "subscribe":
@@ -207,12 +204,15 @@ function unitOf(envelope: Envelope): "messages" | "subscriptions" | undefined {
   }
 }
 
-/** What ends something is done in any case: it costs less than what it ends. */
+/** Recognizes ends, which are always handled: an end costs less than what it ends. */
 function isEnding(envelope: Envelope): boolean {
   return kindOf(envelope) === "unsubscribe" || unitOf(envelope) === undefined;
 }
 
-/** A server without services reads no more of what it is asked for than its kind. */
+/**
+ * Kind of an envelope; a server without services reads service envelopes no further than their
+ * kind.
+ */
 function kindOf(envelope: Envelope): Envelope["kind"] {
   return envelope.kind === "service" ? envelope.service : envelope.kind;
 }

@@ -1,56 +1,51 @@
-/**
- * Ends many sessions gently: their peers come back one after the other, not
- * all at once.
- *
- * @module
- */
+/** A gentle end of many sessions: the peers reconnect one after the other, not all at once. */
 import { CloseCode } from "../errors.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import { MAX_TIMER_MS } from "../session/base/wait.ts";
 
-/** The part of the time over which the closes are spread; the rest is for the last ones to finish. */
+/** Share of the time over which the closes are spread; the rest is for the last ones to finish. */
 const SPREAD = 0.8;
 
 /** Options for draining. */
 export interface DrainOptions {
   /**
-   * When the last session is over at the latest, in milliseconds. The peers are told to come back
-   * at times spread over the first 80 % of it.
+   * Time after which the last session is over, in milliseconds. Peers are told to reconnect at
+   * times spread over the first 80 %.
    *
    * @default {10000}
    */
   readonly withinMs?: number;
   /**
-   * Told to the peers, in words.
+   * Reason for the peers, in words.
    *
    * @default {""}
    */
   readonly reason?: string;
-  /** Cuts what is still open at once when it aborts: the second Ctrl-C. */
+  /** Closes all sessions at once when aborted: for example, the second Ctrl-C. */
   readonly signal?: AbortSignal;
   /**
-   * Gives the jitter: numbers from 0 to below 1.
+   * Source of jitter: numbers from 0 to below 1.
    *
    * @default {Math.random}
    */
   readonly random?: () => number;
 }
 
-/** How a drain went. */
+/** Result of a drain. */
 export interface DrainReport {
-  /** Sessions that closed in time: handlers done, queues flushed, or the peer left by itself. */
+  /** Sessions that closed in time: handlers done and queues flushed, or closed by the peer. */
   readonly closed: number;
-  /** Sessions that were cut: what waited in them is lost. */
+  /** Sessions that were cut: waiting messages are lost. */
   readonly cut: number;
-  /** How long it took, in milliseconds. */
+  /** Duration of the drain, in milliseconds. */
   readonly tookMs: number;
 }
 
 /**
- * Divides a time into one slot a session, and picks a moment in each slot: as
- * even as a comb, but not in step with other servers that drain.
+ * Divides a time into one slot a session, and picks a random moment in each slot: evenly spread,
+ * but not in step with other servers that drain.
  *
- * @param count How many moments.
+ * @param count Number of moments.
  * @param overMs The time, in milliseconds.
  * @param random Numbers from 0 to below 1.
  * @returns Whole milliseconds from now, in ascending order.
@@ -75,7 +70,7 @@ export class Drain {
   #walker: ReturnType<typeof setTimeout> | undefined;
 
   /**
-   * Checks the options; nothing happens yet.
+   * Checks the options, without further effect.
    *
    * @param options See {@linkcode DrainOptions}.
    * @throws {RangeError} If `withinMs` is not a positive integer that a timer can wait for.
@@ -98,10 +93,10 @@ export class Drain {
   }
 
   /**
-   * Drains sessions; called once.
+   * Drains sessions. Can be called once.
    *
-   * @param sessions All of them, the first to go first.
-   * @returns How it went, when the last one is over.
+   * @param sessions All sessions, the first to go first.
+   * @returns The result, when the last session is over.
    */
   async run(sessions: readonly Session[]): Promise<DrainReport> {
     this.#startedAt = Date.now();
@@ -123,7 +118,7 @@ export class Drain {
     return Math.max(0, Date.now() - this.#startedAt);
   }
 
-  /** Tells every peer its own time; until then its session goes on. */
+  /** Tells each peer the time of its close; until then the session continues. */
   #announce(sessions: readonly Session[]): void {
     const onEnd = (session: Session) => this.#ended(session);
     for (const session of sessions) this.#open.add(session);
@@ -132,13 +127,13 @@ export class Drain {
       try {
         session.goAway({ retryAfterMs: this.#delays[i]!, reason: this.#reason });
       } catch {
-        // One that cannot be told is closed in its time like the others.
+        // A session without `goAway` is closed at its time like the others.
       }
     }
     if (this.#open.size === 0) this.#done.resolve();
   }
 
-  /** Closes those whose time has come, in the order of their times. */
+  /** Closes the sessions that are due, in the order of their times. */
   #walk(sessions: readonly Session[]): void {
     const elapsedMs = this.#elapsedMs;
     while (this.#next < sessions.length && this.#delays[this.#next]! <= elapsedMs) {
@@ -150,7 +145,7 @@ export class Drain {
   }
 
   #windUp(session: Session, withinMs: number): void {
-    // Without `retryAfterMs`: the peer knows its time.
+    // Without `retryAfterMs`, as the peer knows the time already.
     session.drain({ code: CloseCode.draining, reason: this.#reason, withinMs })
       .catch(() => session.close({ code: CloseCode.draining, reason: this.#reason }));
   }

@@ -1,64 +1,61 @@
-/**
- * How many sessions there may be: in all, per user, per network address; sockets and rates beside.
- *
- * @module
- */
+/** Limits of sessions: in all, per user, per network address; sockets and rates beside. */
 import { LimitError } from "../errors.ts";
 import { addTo, countOf } from "./_counts.ts";
 import { RateLimits, type RateLimitsOptions } from "./rate_limits.ts";
 import { Sockets } from "./sockets.ts";
 import { UnreadStreams, type UnreadStreamStats } from "../transport/quic/unread_streams.ts";
 
-/** How many sessions there may be, unless it is said. */
+/** Default limit of sessions. */
 export const DEFAULT_MAX_SESSIONS = 10_000;
 
-/** How many of them may have the same address, unless it is said. */
+/** Default limit of sessions per network address. */
 export const DEFAULT_MAX_SESSIONS_PER_ADDRESS = 1_000;
 
-/** How many of them may be of the same user, unless it is said. */
+/** Default limit of sessions per user. */
 export const DEFAULT_MAX_SESSIONS_PER_USER = 100;
 
 /** Limits of a session manager. */
 export interface ManagerLimits {
   /**
-   * Most sessions at once, handshakes included. It bounds everything that the manager keeps; there
-   * may be twice as many sockets, as those whose peers do not answer a close outlive their sessions.
+   * Most sessions at once, handshakes included. This limit bounds all memory of the manager. There
+   * may be twice as many sockets: a socket whose peer does not answer a close outlives the session.
    *
    * @default {10000}
    */
   readonly maxSessions?: number;
   /**
    * Most sessions of one user at once: enough for every device and tab of a person, too few for a
-   * client that connects in a loop. `Infinity` is no limit. Who has no user is not counted here.
+   * client that connects in a loop. `Infinity` is no limit. Sessions without a user are not counted
+   * here.
    *
    * @default {100}
    */
   readonly maxSessionsPerUser?: number;
   /**
    * Most sessions of one network address at once, where an IPv6 /64 counts as one: an office behind
-   * one address fits. Behind a proxy that the server is not told to trust, everybody has the
-   * proxy's address. `Infinity` is no limit. Who has no address is not counted here. There may be
-   * twice as many sockets of one address; beyond, an upgrade is answered with 429.
+   * one address fits. Behind a proxy that the server is not told to trust, all clients have the
+   * proxy's address. `Infinity` is no limit. Sessions without an address are not counted here.
+   * There may be twice as many sockets of one address; beyond, an upgrade is answered with 429.
    *
    * @default {1000}
    */
   readonly maxSessionsPerAddress?: number;
 }
 
-/** Why a session was refused: the `limit` of a {@linkcode LimitError}. */
+/** Reason of a refused session: the `limit` of a {@linkcode LimitError}. */
 export type RefusalReason = keyof ManagerLimits | "draining";
 
-/** What a session counts for. */
+/** User and address that a session counts for. */
 export interface Claim {
-  /** Its user; `undefined` counts for nobody. */
+  /** The user; `undefined` is not counted. */
   readonly user: string | undefined;
-  /** The key of its address; `undefined` counts for none. */
+  /** The key of the network address; `undefined` is not counted. */
   readonly address: string | undefined;
 }
 
 /**
- * A place that is kept for a session which is still being established. It
- * counts like a session until it becomes one, or is given back by `using`.
+ * A place for a session that is still being established. The place counts like a session until
+ * `add` uses the reservation, or until disposal gives the place back.
  *
  * @example Usage
  * ```ts
@@ -75,13 +72,13 @@ export interface Claim {
  * ```
  */
 export interface Reservation extends Disposable {
-  /** Whether the place is still kept: neither a session, nor given back. */
+  /** `true` while the place is kept; `false` once used or given back. */
   readonly isHeld: boolean;
   /** Gives the place back, unless a session took it. Idempotent. */
   [Symbol.dispose](): void;
 }
 
-/** The one {@linkcode Reservation}; its limiter knows all about it. */
+/** The one implementation of {@linkcode Reservation}; the limiter holds all state. */
 class Place implements Reservation {
   readonly #limiter: SessionLimiter;
 
@@ -98,20 +95,23 @@ class Place implements Reservation {
   }
 }
 
-/** Counts what is taken, and refuses what is too much. */
+/** Counts sessions and reservations, and refuses those beyond a limit. */
 export class SessionLimiter {
   readonly #limits: Required<ManagerLimits>;
-  // Each bounded by `maxSessions`: whoever is counted is a session or a reservation.
+  // Each bounded by `maxSessions`, as each entry belongs to a session or a reservation.
   readonly #users = new Map<string, number>();
   readonly #addresses = new Map<string, number>();
   readonly #reservations = new Map<Reservation, Claim>();
-  /** Claims that count once for their user, both ways round: a client that moves has two sessions. */
+  /**
+   * Pairs of claims that count once for their user, in both directions: a client that moves has two
+   * sessions.
+   */
   readonly #partners = new Map<Claim, Claim>();
-  /** Sockets have bounds that follow from those of sessions. */
+  /** Counts sockets, whose bounds follow from those of sessions. */
   readonly sockets: Sockets;
-  /** How fast what is counted here may come, and what it may do. */
+  /** Rates of attempts to connect, and of messages. */
   readonly rates: RateLimits;
-  /** Streams that sessions do not read. */
+  /** Counts the streams that sessions do not read. */
   readonly unreadStreams: { readonly stats: UnreadStreamStats };
   readonly #refused: Record<RefusalReason, number> = {
     maxSessions: 0,
@@ -123,11 +123,11 @@ export class SessionLimiter {
   #isDraining = false;
 
   /**
-   * Creates a limiter that counts nobody yet.
+   * Creates a limiter without counts.
    *
    * @param limits See {@linkcode ManagerLimits}.
    * @param rates See {@linkcode RateLimitsOptions}.
-   * @param unreadStreams Counts the streams that sessions do not read; there are none by default.
+   * @param unreadStreams Counts the streams that sessions do not read; by default, no streams.
    * @throws {RangeError} If a limit is not a positive integer, or a rate is not above 0.
    */
   constructor(
@@ -153,32 +153,32 @@ export class SessionLimiter {
     this.rates = new RateLimits(rates, maxSessionsPerAddress);
   }
 
-  /** Whether everybody is refused. */
+  /** `true` once all sessions are refused. */
   get isDraining(): boolean {
     return this.#isDraining;
   }
 
-  /** How many reservations are held. */
+  /** Number of held reservations. */
   get reserved(): number {
     return this.#reservations.size;
   }
 
-  /** How many users have sessions or reservations. */
+  /** Number of users with sessions or reservations. */
   get users(): number {
     return this.#users.size;
   }
 
-  /** How many network addresses have sessions or reservations. */
+  /** Number of network addresses with sessions or reservations. */
   get addresses(): number {
     return this.#addresses.size;
   }
 
-  /** How many were refused, by reason. */
+  /** Number of refused sessions, by reason. */
   get refused(): Readonly<Record<RefusalReason, number>> {
     return { ...this.#refused };
   }
 
-  /** Refuses everybody from now on. */
+  /** Refuses all sessions from now on. */
   refuseAll(): void {
     this.#isDraining = true;
   }
@@ -186,8 +186,8 @@ export class SessionLimiter {
   /**
    * Counts a session.
    *
-   * @param claim What it counts for.
-   * @param beside A claim of the same user, with which it counts once.
+   * @param claim The user and the address of the session.
+   * @param beside A claim of the same user, with which this one counts once.
    * @throws {LimitError} If there is no room.
    */
   take(claim: Claim, beside?: Claim): void {
@@ -198,8 +198,8 @@ export class SessionLimiter {
   /**
    * Keeps a place.
    *
-   * @param claim What it counts for.
-   * @param beside A claim of the same user, with which it counts once.
+   * @param claim The user and the address of the session.
+   * @param beside A claim of the same user, with which this one counts once.
    * @returns The place.
    * @throws {LimitError} If there is no room.
    */
@@ -212,14 +212,14 @@ export class SessionLimiter {
   }
 
   /**
-   * Turns a place into a session. The place stays kept where this throws.
+   * Turns a place into a session. The place stays kept if this throws.
    *
    * @param reservation The place.
-   * @param claim What the session counts for; the address of the place comes first.
+   * @param claim The user and the address of the session; the address of the place comes first.
    * @param beside A claim of the same user, with which the session counts once.
-   * @returns What was counted.
+   * @returns The claim that was counted.
    * @throws {TypeError} If the place is not kept here any more.
-   * @throws {LimitError} If the session counts for somebody else, who has no room.
+   * @throws {LimitError} If the session has another user or address, for which there is no room.
    */
   redeem(reservation: Reservation, claim: Claim, beside?: Claim): Claim {
     const held = this.#reservations.get(reservation);
@@ -237,7 +237,7 @@ export class SessionLimiter {
     return final;
   }
 
-  /** Whether a place is kept here. */
+  /** Tells if a place is kept here. */
   isHeld(reservation: Reservation): boolean {
     return this.#reservations.has(reservation);
   }
@@ -250,12 +250,12 @@ export class SessionLimiter {
     this.release(held);
   }
 
-  /** A session is over. */
+  /** Ends the count of a session. */
   release(claim: Claim): void {
     this.#count(claim, -1);
   }
 
-  /** Throws if there is no room; `held` is what the same session counts for already. */
+  /** Throws if there is no room; `held` is the earlier claim of the same session. */
   #check(
     verb: "add" | "admit",
     { user, address }: Claim,
@@ -279,7 +279,7 @@ export class SessionLimiter {
     }
   }
 
-  /** The message may reach the peer: it names no user and no address. */
+  /** The message may reach the peer, and so names no user and no address. */
   #refuse(reason: RefusalReason, message: string): never {
     this.#refused[reason]++;
     throw new LimitError(reason, message);
@@ -291,7 +291,7 @@ export class SessionLimiter {
     addTo(this.#addresses, address, step);
     const partner = this.#partners.get(claim);
     if (partner !== undefined) {
-      // The one that is left counts from now on.
+      // The claim that remains counts from now on.
       this.#partners.delete(claim);
       this.#partners.delete(partner);
     } else if (step === 1 && this.#mayShare(user, beside)) {
@@ -299,7 +299,10 @@ export class SessionLimiter {
     } else addTo(this.#users, user, step);
   }
 
-  /** Two share a place, never three: else a client could have any number of sessions in one. */
+  /**
+   * Two claims can count as one, never three: a client could have any number of sessions in one
+   * place.
+   */
   #mayShare(user: string | undefined, beside: Claim | undefined, held?: Claim): boolean {
     if (user === undefined || user !== beside?.user) return false;
     const partner = this.#partners.get(beside);

@@ -1,7 +1,7 @@
 /**
  * All sessions of a server: limits and rates, lookup, statistics, and a gentle end.
  *
- * `serve()` has one of these as `server.manager`. It stands on its own, too:
+ * `serve()` has a manager as `server.manager`. A manager also works alone:
  *
  * @example Limits
  * ```ts

@@ -1,8 +1,4 @@
-/**
- * How fast peers may send, subscribe and connect: by session, user and network address.
- *
- * @module
- */
+/** Rates of messages, subscriptions and connections, by session, user and network address. */
 import { LimitError } from "../errors.ts";
 import { checkLimits } from "../session/base/limits.ts";
 import type { Session } from "../session/session.ts";
@@ -11,96 +7,95 @@ import { type MeterHost, SessionMeter } from "./_meter.ts";
 import { Engine, type SharedCounts } from "./shared_counts.ts";
 import { checkRate, type Rate } from "./token_bucket.ts";
 
-/** At least so many connections of one address may come at once, unless a rate is given. */
+/** Smallest default burst of connections from one address. */
 const MIN_CONNECTION_BURST = 100;
 
-/** Connections that may come back each second, as a part of those that may come at once. */
+/** Default rate of connections per second, as a share of the burst. */
 const CONNECTION_REFILL_PART = 0.1;
 
-/** Subscriptions that a session may ask for at once at least, unless a rate is given. */
+/** Smallest default burst of subscriptions of a session. */
 const MIN_SUBSCRIPTION_BURST = 256;
 
-/** Subscriptions that a session may ask for each second, unless a rate is given. */
+/** Default rate of subscriptions of a session, per second. */
 const SUBSCRIPTIONS_PER_SECOND = 20;
 
-/** Rates of one session. Only subscriptions have one unless it is given. */
+/** Rates of one session. Only subscriptions have a default rate. */
 export interface SessionRates {
-  /** Messages, requests and publications, and whatever else asks for something. */
+  /** Messages, requests, publications, and all other calls. */
   readonly messages?: Rate;
-  /** Bytes of everything that comes as a message or an answer; of text, its length in UTF-16 units. */
+  /** Bytes of all messages and answers of the peer; for text, the length in UTF-16 units. */
   readonly bytes?: Rate;
   /**
-   * Subscriptions and their ends. A client that comes back asks for all of its topics at once. Unless
-   * it is given, a session of a server may ask for twice `maxTopicsPerSession` at once, at least 256,
-   * and for 20 each second; `{ perSecond: Infinity }` is no limit.
+   * Subscriptions and their ends. A client that reconnects subscribes to all of its topics at once.
+   * By default, a session of a server has a burst of twice `maxTopicsPerSession`, at least 256, and
+   * 20 each second; `{ perSecond: Infinity }` is no limit.
    */
   readonly subscriptions?: Rate;
 }
 
-/** What all sessions of one user may do together. No rate is set unless it is given. */
+/** Rates of all sessions of one user together. There are no default rates. */
 export interface UserRates extends SessionRates {
   /** Sessions that begin. */
   readonly connections?: Rate;
 }
 
-/** What all sessions of one network address may do together. */
+/** Rates of all sessions of one network address together. */
 export interface AddressRates extends SessionRates {
   /**
-   * Attempts to connect, whatever comes of them. Unless it is given, as many as
-   * `maxSessionsPerAddress` may come at once, at least 100, and a tenth of that each second; none
-   * is refused where that limit is `Infinity`.
+   * Attempts to connect, successful or not. By default, a burst of `maxSessionsPerAddress`, at
+   * least 100, and a tenth of that each second; no limit if `maxSessionsPerAddress` is `Infinity`.
    */
   readonly connections?: Rate;
 }
 
 /**
- * Rates of what peers do. Who has no user, or no address, is not counted there; an IPv6 /64 is one
- * address. Streams and datagrams are not counted: they have flow control.
+ * Rates of peers. Sessions without a user, or without an address, are not counted there; an IPv6
+ * /64 is one address. Streams and datagrams are not counted, as these have flow control.
  *
- * - **Refused first:** what is too much is not handled. A request is answered by `too-many` with
- *   `retryAfterMs`; of messages that asked for no answer the peer is told once a second.
- * - **Then closed:** a session that goes on is closed with 4429.
- * - **Numbered messages wait:** what a client sends at least once is handled as the rates allow, and
- *   acknowledged then. Its publications are refused.
- * - **In any case** answers, cancels, pongs and unsubscribing are done; those who send too many are
- *   closed just so. Invalid input has a bound of its own, `maxInvalidMessages`.
+ * - **Refused first:** messages beyond a rate are not handled. A request is answered by `too-many`
+ *   with `retryAfterMs`; refused messages without an answer are reported to the peer once a second.
+ * - **Then closed:** a session that continues is closed with 4429.
+ * - **Numbered messages wait:** messages with at-least-once delivery are handled as the rates
+ *   allow, and acknowledged then. Publications of the same client are refused.
+ * - **Never refused:** answers, cancels, pongs and unsubscribing are handled, but too many also
+ *   close the session. Invalid input has a separate bound, `maxInvalidMessages`.
  */
 export interface RateLimitsOptions {
-  /** Of each session. */
+  /** Rates of each session. */
   readonly perSession?: SessionRates;
-  /** Of all sessions of a user together. */
+  /** Rates of all sessions of a user together. */
   readonly perUser?: UserRates;
-  /** Of all sessions of a network address together. */
+  /** Rates of all sessions of a network address together. */
   readonly perAddress?: AddressRates;
   /**
-   * Refusals of one session within 10 seconds before it is closed.
+   * Refusals of one session within 10 seconds before the session is closed.
    *
    * @default {100}
    */
   readonly maxRefusals?: number;
   /**
-   * Has the rates of users and addresses that are given hold on all nodes together; without it, and
-   * while its engine is away, each node counts alone. Nobody waits for it, so a node may let through
-   * one burst more before it hears of the others.
+   * Engine that makes the given rates of users and addresses hold on all nodes together. By
+   * default, and while the engine is away, each node counts alone. No call waits for the engine, so
+   * a node may let through one more burst before the counts of other nodes arrive.
    */
   readonly shared?: SharedCounts | undefined;
 }
 
-/** What rates refused. */
+/** Counters of refusals by rates. */
 export interface RateStats {
-  /** Messages, publications, subscriptions and the like, by whose rate was reached. */
+  /** Messages, publications, subscriptions and the like, by the scope of the rate. */
   readonly refused: Readonly<Record<"session" | "user" | "address", number>>;
-  /** Attempts to connect, by whose rate was reached. */
+  /** Attempts to connect, by the scope of the rate. */
   readonly refusedConnections: Readonly<Record<"user" | "address", number>>;
-  /** Sessions that were closed, as they did not stop. */
+  /** Sessions that were closed for too many refusals. */
   readonly closed: number;
   /** Users and addresses that are remembered now. */
   readonly remembered: number;
-  /** How often the engine that nodes share did not answer. */
+  /** Number of times that the shared engine did not answer. */
   readonly engineFailures: number;
 }
 
-/** Who is counted; names of addresses are those of `addressKey`. */
+/** User and address to count; the address is a key of `addressKey`. */
 interface Counted {
   readonly user: string | undefined;
   readonly address: string | undefined;
@@ -118,16 +113,16 @@ export class RateLimits implements MeterHost, Disposable {
   readonly #refused = { session: 0, user: 0, address: 0 };
   readonly #refusedConnections = { user: 0, address: 0 };
   #closed = 0;
-  /** See {@linkcode RateLimitsOptions}. */
+  /** Refusals of one session within a window before the session is closed. */
   readonly maxRefusals: number;
 
   /**
-   * Creates rate limits that counted nothing yet.
+   * Creates rate limits without counts.
    *
    * @param options See {@linkcode RateLimitsOptions}.
-   * @param maxSessionsPerAddress What the rate of connections follows, unless it is given.
-   * @throws {RangeError} If a rate is not above 0, a burst is less than 1, or `maxRefusals` is not a
-   * positive integer.
+   * @param maxSessionsPerAddress Basis of the default rate of connections.
+   * @throws {RangeError} If a rate is not above 0, a burst is less than 1, or `maxRefusals` is not
+   *   a positive integer.
    */
   constructor(options: RateLimitsOptions, maxSessionsPerAddress: number) {
     const { perSession, perUser, perAddress, shared } = options;
@@ -145,14 +140,14 @@ export class RateLimits implements MeterHost, Disposable {
     const { maxRefusals } = checkLimits({ maxRefusals: 100 }, options, { of: "rate limits: " });
     this.maxRefusals = maxRefusals;
     const engine = this.#engine = shared && new Engine(shared);
-    // The default follows a limit of this node alone.
+    // Default rates follow a limit of this node alone, and so are not shared.
     this.#accounts = {
       user: new Accounts("user", user, (unit) => perUser?.[unit] && engine),
       address: new Accounts("address", address, (unit) => perAddress?.[unit] && engine),
     };
   }
 
-  /** What was counted. */
+  /** Counters of refusals. */
   get stats(): RateStats {
     return {
       refused: { ...this.#refused },
@@ -166,16 +161,16 @@ export class RateLimits implements MeterHost, Disposable {
   /**
    * Counts an attempt to connect.
    *
-   * @throws {LimitError} If it is one too many.
+   * @throws {LimitError} If the attempt is one too many.
    */
-  connect(who: Counted): void {
+  connect(counted: Counted): void {
     const now = Date.now();
     for (const scope of ["user", "address"] as const) {
-      const name = who[scope];
+      const name = counted[scope];
       const waitMs = name === undefined ? 0 : this.#accounts[scope].connect(name, now);
       if (waitMs === 0) continue;
       this.#refusedConnections[scope]++;
-      // The message may reach the peer: it names no user and no address.
+      // The message may reach the peer, and so names no user and no address.
       throw new LimitError(
         `${OPTIONS[scope]}.connections`,
         `Cannot connect: ${this.#describe(scope, "connections")}`,
@@ -184,7 +179,7 @@ export class RateLimits implements MeterHost, Disposable {
     }
   }
 
-  /** Begins to count what a session's peer sends; `undefined` if nothing is to be counted. */
+  /** Starts to meter a session; `undefined` if no rate applies. */
   meter(session: Session, { user, address }: Counted): SessionMeter | undefined {
     if (!this.#isMetered) return undefined;
     const now = Date.now();
@@ -201,25 +196,22 @@ export class RateLimits implements MeterHost, Disposable {
     return accounts.length === 0 ? undefined : new SessionMeter(session, accounts, held, this);
   }
 
-  /** See {@linkcode MeterHost}. */
   refused(scope: RateScope, unit: RateUnit): string {
     this.#refused[scope]++;
     return this.#describe(scope, unit);
   }
 
-  /** See {@linkcode MeterHost}. */
   closed(): void {
     this.#closed++;
   }
 
-  /** See {@linkcode MeterHost}. */
   released({ user, address }: SessionMeter): void {
     const now = Date.now();
     if (user !== undefined) this.#accounts.user.release(user, now);
     if (address !== undefined) this.#accounts.address.release(address, now);
   }
 
-  /** Waits for no engine any more. */
+  /** Ends all waits for the engine. */
   [Symbol.dispose](): void {
     this.#engine?.[Symbol.dispose]();
   }
@@ -241,25 +233,28 @@ function checkRates(
   };
 }
 
-/** Whether anything of what sessions send is counted. */
+/** Tells if any unit of a session's messages has a rate. */
 function isMetered({ messages, bytes, subscriptions }: Rates): boolean {
   return messages !== undefined || bytes !== undefined || subscriptions !== undefined;
 }
 
 /**
- * The rate of subscriptions of a session, unless one is given: a client that comes back may ask for
- * all of its topics, and leave them again, at once.
+ * Default rate of subscriptions of a session: a client that reconnects may subscribe to all of its
+ * topics, and unsubscribe again, at once.
  *
- * @param maxTopics Topics that a session may have, where another number than the default.
+ * @param maxTopics Most topics of a session, if set by an option.
  * @returns The rate.
  */
 export function defaultSubscriptions(maxTopics: number = 0): Rate {
-  // A number that is none is refused where topics are created.
+  // An invalid number is refused where topics are created.
   const burst = Math.max(MIN_SUBSCRIPTION_BURST, 2 * maxTopics || 0);
   return { perSecond: SUBSCRIPTIONS_PER_SECOND, burst };
 }
 
-/** Whoever fits behind one address may come back all at once, and then again ten seconds later. */
+/**
+ * Default rate of connections: all clients behind one address may reconnect at once, and again ten
+ * seconds later.
+ */
 function defaultConnections(maxSessionsPerAddress: number): Required<Rate> {
   const burst = Math.max(MIN_CONNECTION_BURST, maxSessionsPerAddress);
   return { perSecond: burst * CONNECTION_REFILL_PART, burst };

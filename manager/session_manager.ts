@@ -1,8 +1,4 @@
-/**
- * All sessions of a server: limits, lookup, statistics, and their end.
- *
- * @module
- */
+/** All sessions of a server: limits, lookup, statistics, and their end. */
 import { CloseCode } from "../errors.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import { diagnostics, type SessionDiagnostics } from "../session/insight/diagnostics.ts";
@@ -21,25 +17,27 @@ import type { SessionIssue } from "../session/insight/issue.ts";
 /** Options for {@linkcode SessionManager}. */
 export interface SessionManagerOptions extends ManagerLimits {
   /**
-   * How often closed sessions are looked for, in milliseconds. Sessions leave by themselves when
-   * they close; this is the net below.
+   * Interval of the search for closed sessions, in milliseconds. Sessions normally leave when
+   * closed; this search is a safety net.
    *
    * @default {60000}
    */
   readonly cleanupIntervalMs?: number;
-  /** How fast sessions may send, subscribe and begin. */
+  /** Rates of messages, subscriptions and connections. */
   readonly rates?: RateLimitsOptions;
-  /** Counts the streams that sessions do not read, for `stats()`; a server has it. */
+  /** Counts the streams that sessions do not read, for `stats()`; provided by a server. */
   readonly unreadStreams?: { readonly stats: UnreadStreamStats };
 }
 
-/** Who asks for a session. */
+/** User and address of a session that asks for admission. */
 export interface AdmitOptions {
-  /** The user, if it is known already. */
+  /** The user, if already known. */
   readonly user?: string | undefined;
   /** The network address. */
   readonly address?: string | undefined;
-  /** A session of the same user from which its client moves: both count once for the user. */
+  /**
+   * Another session of the same user, from which the client moves: both count once for the user.
+   */
   readonly beside?: Session | undefined;
 }
 
@@ -47,11 +45,13 @@ export interface AdmitOptions {
 export interface AddOptions {
   /** The place that {@linkcode SessionManager.admit} kept for the session. */
   readonly reservation?: Reservation | undefined;
-  /** See {@linkcode AdmitOptions.beside}. */
+  /**
+   * Another session of the same user, from which the client moves: both count once for the user.
+   */
   readonly beside?: Session | undefined;
 }
 
-/** Something that is wrong with a session. */
+/** A problem of a session. */
 export interface ManagedIssue extends SessionIssue {
   /** Id of the session. */
   readonly id: string;
@@ -60,7 +60,7 @@ export interface ManagedIssue extends SessionIssue {
 /** Options for {@linkcode SessionManager.issues}. */
 export interface ManagedIssuesOptions {
   /**
-   * Most that are returned; errors come first.
+   * Most issues returned; errors come first.
    *
    * @default {100}
    */
@@ -75,34 +75,34 @@ export interface ManagedDiagnosticsOptions {
    * @default {100}
    */
   readonly limit?: number;
-  /** `next` of the page before; the first page if left out. */
+  /** The `next` of the page before; by default, the first page is read. */
   readonly after?: number | undefined;
 }
 
-/** Some sessions of many, in the order in which they were added. */
+/** Some sessions of many, in the order of their addition. */
 export interface ManagedDiagnostics {
-  /** A snapshot of each. */
+  /** A snapshot of each session. */
   readonly sessions: readonly SessionDiagnostics[];
-  /** Where the next page begins, whoever comes and goes meanwhile; `undefined` after the last one. */
+  /** Start of the next page, stable while sessions come and go; `undefined` after the last page. */
   readonly next: number | undefined;
 }
 
-/** A session, and what it was counted for. */
+/** A session, and its counts. */
 interface Slot {
   readonly session: Session;
   readonly claim: Claim;
-  /** Counts up, from session to session. */
+  /** Number of the session, in the order of addition. */
   readonly number: number;
-  /** Counts what its peer sends, where that has a limit. */
+  /** Meters the peer's messages, if a rate applies. */
   readonly meter: Disposable | undefined;
 }
 
 /**
- * Knows all sessions.
+ * Holds all sessions of a server.
  *
  * - **Limits:** in all, per user and per network address; handshakes count too,
  *   through {@linkcode SessionManager.admit}.
- * - **Rates:** what peers send is counted from `add` on; see {@linkcode RateLimitsOptions}.
+ * - **Rates:** messages of peers are counted from `add` on; see {@linkcode RateLimitsOptions}.
  * - **Leaving:** a session that closes is gone from here before its `onClose` runs.
  * - **Cost:** a few hundred bytes a session; no timer and no promise for each.
  * - **Timers:** one, while there are sessions.
@@ -130,7 +130,10 @@ export class SessionManager implements AsyncDisposable {
   // Both are bounded by `maxSessions`.
   readonly #slots = new Map<string, Slot>();
   readonly #byUser = new Map<string, Session[]>();
-  /** Sessions that were removed while open: they know `#onEnd` already, should they come back. */
+  /**
+   * Sessions that were removed while open: `#onEnd` is already registered, in case one is added
+   * again.
+   */
   readonly #known = new WeakSet<Session>();
   readonly #onEnd = (session: Session) => {
     const { id } = session;
@@ -174,23 +177,23 @@ export class SessionManager implements AsyncDisposable {
     return new SessionManager(options);
   }
 
-  /** How many sessions there are. */
+  /** Number of sessions. */
   get count(): number {
     return this.#slots.size;
   }
 
-  /** Whether new sessions are refused, because of `drain` or `shutdown`. */
+  /** `true` once `drain` or `shutdown` refuses new sessions. */
   get isDraining(): boolean {
     return this.#limiter.isDraining;
   }
 
   /**
-   * Keeps a place for a session that does not exist yet. Ask before a handshake
-   * is answered, so that many at once cannot exceed a limit.
+   * Keeps a place for a session that does not exist yet. Call this before a handshake is answered,
+   * so that many handshakes at once cannot exceed a limit.
    *
-   * @param who The user and the network address, as far as they are known.
-   * @returns The place: hand it to {@linkcode SessionManager.add}, or dispose of it.
-   * @throws {LimitError} With the limit that is reached, or `draining`.
+   * @param options The user and the network address, as far as known.
+   * @returns The place; pass the place to {@linkcode SessionManager.add}, or dispose of the place.
+   * @throws {LimitError} If a limit is reached (its name is the `limit`), or with `draining`.
    *
    * @example Usage
    * ```ts
@@ -205,17 +208,17 @@ export class SessionManager implements AsyncDisposable {
    * assertEquals([manager.count, manager.stats().reserved], [1, 0]);
    * ```
    */
-  admit(who: AdmitOptions = {}): Reservation {
-    const { user, address, beside } = who;
+  admit(options: AdmitOptions = {}): Reservation {
+    const { user, address, beside } = options;
     return this.#limiter.reserve({ user, address: keyOf(address) }, this.#claimOf(beside));
   }
 
   /**
-   * Counts an attempt to connect, by the rates of its user and its network address. Ask as soon as
-   * one of them is known, once for each.
+   * Counts an attempt to connect, by the rates of its user and its network address. Call this as
+   * soon as one is known, once for each.
    *
-   * @param who The user, the network address, or both.
-   * @throws {LimitError} If there are too many; `retryAfterMs` says when to come back.
+   * @param options The user, the network address, or both.
+   * @throws {LimitError} If there are too many; `retryAfterMs` is the time to wait.
    *
    * @example Usage
    * ```ts
@@ -231,17 +234,17 @@ export class SessionManager implements AsyncDisposable {
    * assertEquals(manager.stats().rates.refusedConnections.address, 1);
    * ```
    */
-  admitConnection(who: AdmitOptions): void {
-    this.#limiter.rates.connect({ user: who.user, address: keyOf(who.address) });
+  admitConnection(options: AdmitOptions): void {
+    this.#limiter.rates.connect({ user: options.user, address: keyOf(options.address) });
   }
 
   /**
-   * Counts a socket from its upgrade until the runtime let it go, which can be
-   * long after its session. There may be twice as many as sessions.
+   * Counts a socket from the upgrade until the runtime has closed the socket, which can be long
+   * after the end of the session. There may be twice as many sockets as sessions.
    *
-   * @param who The network address, if it is known.
-   * @returns What counts for the socket: hand it to the engine that upgrades.
-   * @throws {LimitError} With the limit of which twice as many sockets are open.
+   * @param options The network address, if known.
+   * @returns The count of the socket; pass this to the engine that upgrades.
+   * @throws {LimitError} If twice as many sockets are open as a limit of sessions allows.
    *
    * @example Usage
    * ```ts
@@ -256,21 +259,20 @@ export class SessionManager implements AsyncDisposable {
    * assertEquals(manager.stats().sockets, { open: 2, lingering: 0, refused: 1 });
    * ```
    */
-  admitSocket(who: Pick<AdmitOptions, "address"> = {}): SocketLease {
-    return this.#limiter.sockets.take(keyOf(who.address));
+  admitSocket(options: Pick<AdmitOptions, "address"> = {}): SocketLease {
+    return this.#limiter.sockets.take(keyOf(options.address));
   }
 
   /**
-   * Adds a session. It leaves by itself when it closes; one that is closed
-   * already leaves at once.
+   * Adds a session. A session leaves when closed; one that is closed already leaves at once.
    *
-   * Add it once its user is known: `session.user` is read now and not again.
+   * Add a session once its user is known: `session.user` is read now and not again.
    *
    * @param session Any session.
-   * @param options The place that was kept for it; it is kept on if this throws.
+   * @param options The reservation of the session, which stays valid if this throws.
    * @returns The id of the session.
-   * @throws {TypeError} If there is a session of this id, or the reservation is not held here.
-   * @throws {LimitError} With the limit that is reached, or `draining`.
+   * @throws {TypeError} If there is a session with this id, or the reservation is not held here.
+   * @throws {LimitError} If a limit is reached (its name is the `limit`), or with `draining`.
    */
   add(session: Session, options: AddOptions = {}): string {
     const { id, user } = session;
@@ -279,7 +281,7 @@ export class SessionManager implements AsyncDisposable {
     if (this.#slots.has(id)) {
       throw new TypeError(`Cannot add session: its id must be new, received ${id}`);
     }
-    // Who has no user is its own, once: there is nothing to count.
+    // The `user` of an anonymous session is its id, which needs no count.
     const wanted = { user: user === id ? undefined : user, address: keyOf(session.address) };
     const claim = reservation === undefined
       ? wanted
@@ -298,7 +300,7 @@ export class SessionManager implements AsyncDisposable {
   /**
    * Finds a session.
    *
-   * @param id Its id.
+   * @param id The id of the session.
    * @returns The session, or `undefined`.
    */
   get(id: string): Session | undefined {
@@ -306,10 +308,10 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Takes a session out; it stays open, and no longer counts.
+   * Removes a session, which stays open, and no longer counts.
    *
-   * @param id Its id.
-   * @returns The session, or `undefined` if there is none.
+   * @param id The id of the session.
+   * @returns The session, or `undefined` if there is no session with this id.
    */
   remove(id: string): Session | undefined {
     return this.#forget(id);
@@ -318,7 +320,7 @@ export class SessionManager implements AsyncDisposable {
   /**
    * Lists all sessions.
    *
-   * @returns A copy, in the order in which they were added.
+   * @returns A copy, in the order of addition.
    */
   all(): Session[] {
     return Array.from(this.#slots.values(), ({ session }) => session);
@@ -327,8 +329,8 @@ export class SessionManager implements AsyncDisposable {
   /**
    * Lists the sessions of a user.
    *
-   * @param user What `userOf` said; the id of a session finds one without a user.
-   * @returns A copy, in the order in which they were added.
+   * @param user The user, as returned by `userOf`; the id of a session finds one without a user.
+   * @returns A copy, in the order of addition.
    */
   sessionsOf(user: string): Session[] {
     const sessions = this.#byUser.get(user) ?? [];
@@ -342,14 +344,15 @@ export class SessionManager implements AsyncDisposable {
    * Lists the sessions in a state.
    *
    * @param state The state.
-   * @returns A copy, in the order in which they were added.
+   * @returns A copy, in the order of addition.
    */
   byState(state: SessionState): Session[] {
     return this.all().filter((session) => session.state === state);
   }
 
   /**
-   * Sums up. Reads every session: made for a metrics page, not for every message.
+   * Sums up the counters of all sessions. Reads every session: meant for a metrics page, not for
+   * every message.
    *
    * @returns The statistics.
    */
@@ -358,10 +361,10 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Looks for what is wrong with the sessions. Reads every one, like `stats`.
+   * Lists the problems of all sessions. Reads every session, like `stats`.
    *
-   * @param options How many at most.
-   * @returns What is wrong, errors first, otherwise in the order in which the sessions were added.
+   * @param options The limit.
+   * @returns The problems, errors first, otherwise in the order in which the sessions were added.
    * @throws {RangeError} If the limit is not a positive integer.
    *
    * @example Usage
@@ -392,13 +395,13 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Takes a snapshot of each session, some at a time.
+   * Takes a snapshot of each session, a page at a time.
    *
-   * @param options How many, and after which.
-   * @returns A page of them.
+   * @param options The limit, and the start of the page.
+   * @returns A page of snapshots.
    * @throws {RangeError} If the limit is not a positive integer.
    *
-   * @example All of them
+   * @example All sessions
    * ```ts
    * import { memoryPair, Session, sessionSettings } from "@skein/skein";
    * import { SessionManager } from "@skein/skein/manager";
@@ -432,10 +435,10 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Takes out sessions that are closed. Called at every interval; sessions
-   * leave by themselves, so it finds some only if something failed.
+   * Removes closed sessions. Called at every interval; sessions leave when closed, so this finds
+   * one only after a failure.
    *
-   * @returns How many there were.
+   * @returns Number of removed sessions.
    */
   cleanup(): number {
     let count = 0;
@@ -448,10 +451,10 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Closes all sessions; what was sent to them is flushed. New ones may come.
+   * Closes all sessions after flushing their queues. New sessions may come.
    *
    * @param options Close code (0 by default) and reason.
-   * @returns How many there were, when all are closed.
+   * @returns Number of sessions, when all are closed.
    * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
   async closeAll(options: SessionCloseOptions = {}): Promise<number> {
@@ -461,14 +464,14 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Ends gently: refuses new sessions, tells every peer at once when to come
-   * back, each at its own time, and closes each session at that time: handlers
-   * and answers finish, queues are flushed. What is not over in time is cut.
+   * Ends all sessions gently. New sessions are refused, and every peer is told at once when to
+   * reconnect, each at a different time. Each session is closed at that time: handlers and answers
+   * finish, and queues are flushed. Sessions that are not over in time are cut.
    *
    * Idempotent: the first call decides, others get the same promise.
    *
    * @param options See {@linkcode DrainOptions}.
-   * @returns How it went, when no session is left.
+   * @returns The result, when no session is left.
    * @throws {RangeError} If `withinMs` is not a positive integer.
    *
    * @example Usage
@@ -494,8 +497,8 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Refuses new sessions and closes all there are. Idempotent; a drain that is
-   * under way ends with it.
+   * Refuses new sessions and closes all existing ones. Idempotent; also ends a drain that is under
+   * way.
    *
    * @param options Close code (4503 by default) and reason.
    * @returns Resolves when all are closed and no timer is left.
@@ -509,7 +512,7 @@ export class SessionManager implements AsyncDisposable {
     this.#limiter.rates[Symbol.dispose]();
   }
 
-  /** Refuses new sessions and closes all there are; called by `await using`. */
+  /** Refuses new sessions and closes all existing ones; called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.shutdown();
   }

@@ -1,23 +1,19 @@
-/**
- * Rates that hold on all nodes together: each node counts by itself, and settles with an engine.
- *
- * @module
- */
+/** Rates that hold on all nodes together: each node counts alone, and settles with an engine. */
 import { within } from "../transport/within.ts";
 import { type Bucket, type Rate, TokenBucket } from "./token_bucket.ts";
 
-/** What an engine answers to {@linkcode SharedCounts.take}. */
+/** Answer of an engine to {@linkcode SharedCounts.take}. */
 export interface SharedCount {
-  /** Whether the tokens were taken: all of them or none. */
+  /** `true` if all tokens were taken; `false` if no token was. */
   readonly granted: boolean;
-  /** When there will be enough, in milliseconds; 0 if they were granted. */
+  /** Time until there will be enough tokens, in milliseconds; 0 if granted. */
   readonly retryAfterMs: number;
 }
 
 /**
  * Token buckets that all nodes share; the `store` of a broker is one.
  *
- * - `take` MUST be atomic, and MUST take all of the amount or nothing. A bucket begins full.
+ * - `take` MUST be atomic, and MUST take the whole amount or no token. A bucket begins full.
  * - `take` MUST reject while the engine is away.
  */
 export interface SharedCounts {
@@ -25,23 +21,28 @@ export interface SharedCounts {
    * Takes tokens from a bucket.
    *
    * @param key The bucket, such as `rate:user:messages:ann`.
-   * @param amount How many; at most `burst`.
-   * @param rate How fast they come back, and how many the bucket holds.
-   * @returns Whether there were enough.
+   * @param amount Number of tokens; at most `burst`.
+   * @param rate Refill per second, and size of the bucket.
+   * @returns The result, with the time to wait if there were too few.
    */
   take(key: string, amount: number, rate: Required<Rate>): Promise<SharedCount>;
 }
 
-/** What is settled at once, as a part of the burst: often enough to be true, seldom enough to be cheap. */
+/**
+ * Share of the burst that is settled at once: large enough to be cheap, small enough to be
+ * accurate.
+ */
 const SETTLED_PART = 0.1;
 
-/** An engine that does not answer for so long, in milliseconds, is away. */
+/** Longest wait for an answer, in milliseconds; a slower engine is away. */
 const ENGINE_TIMEOUT_MS = 500;
 
-/** For so long nodes count alone before they try an engine that was away, in milliseconds. */
+/**
+ * Time that nodes count alone before the next attempt at an engine that was away, in milliseconds.
+ */
 const ENGINE_PAUSE_MS = 1_000;
 
-/** Who was denied asks again after so many milliseconds at the soonest. */
+/** Shortest time between a denial and the next question, in milliseconds. */
 const MIN_PAUSE_MS = 50;
 
 /** An engine that may be away. */
@@ -51,20 +52,20 @@ export class Engine implements Disposable {
   #awayUntil = -Infinity;
   #failures = 0;
 
-  /** Settles with these counts. */
+  /** Creates an engine over shared counts. */
   constructor(counts: SharedCounts) {
     this.#counts = counts;
   }
 
-  /** How often it did not answer. */
+  /** Number of questions without an answer. */
   get failures(): number {
     return this.#failures;
   }
 
-  /** Whether it is not to be asked now. */
+  /** Tells if the engine must not be asked now. */
   isAway(now: number): boolean {
     const leftMs = this.#awayUntil - now;
-    // After a clock was set back, more would be left than it ever is.
+    // After a clock was set back, the remaining time would exceed the whole pause.
     return this.#closing.signal.aborted || leftMs > 0 && leftMs <= ENGINE_PAUSE_MS;
   }
 
@@ -87,27 +88,28 @@ export class Engine implements Disposable {
     }
   }
 
-  /** Waits for a time, or until it is disposed of. */
+  /** Waits for a time, or until disposal. */
   async pause(ms: number): Promise<void> {
     const { signal } = this.#closing;
     await within(new Promise<never>(() => {}), { timeoutMs: ms, signal }).catch(() => {});
   }
 
-  /** Waits for nothing any more. */
+  /** Ends all waits. */
   [Symbol.dispose](): void {
     this.#closing.abort();
   }
 }
 
 /**
- * A bucket of a rate that holds on all nodes together. Nobody waits for the engine:
+ * A bucket of a rate that holds on all nodes together. No call waits for the engine:
  *
- * - **What comes** is let through as far as this node's own bucket allows, and owed to the engine.
- * - **Settled** is what is owed, from a tenth of the burst on, one question after the other.
- * - **Denied:** where the engine has no tokens left, nothing is let through until all is paid.
- * - **Error:** before a node hears that others used up the tokens, it may let through what its own
- *   bucket holds, at most one burst. As that is paid first, the rate holds over time.
- * - **While the engine is away** the node counts alone, and owes nothing.
+ * - **Own bucket first:** this node's own bucket lets through tokens at once, which the node then
+ *   owes to the engine.
+ * - **Settling:** debts of a tenth of the burst or more are paid, one question after the other.
+ * - **Denied:** while the engine has too few tokens, no more pass until all debts are paid.
+ * - **Error:** before a node learns that others used up the tokens, its own bucket may let through
+ *   at most one burst. As that is paid first, the rate holds over time.
+ * - **While the engine is away** the node counts alone, and owes no tokens.
  */
 export class SharedBucket implements Bucket {
   readonly #own: TokenBucket;
@@ -127,15 +129,14 @@ export class SharedBucket implements Bucket {
     this.#rate = rate;
   }
 
-  /** See {@linkcode Bucket}. */
   waitMs(amount: number, now: number): number {
     const wait = this.#own.waitMs(amount, now);
     if (this.#deniedUntil === undefined || this.#engine.isAway(now)) return wait;
-    // Once it is asked again, the answer is close. A clock that was set back makes no wait longer.
+    // The answer comes soon after the next question. A clock that was set back must not lengthen
+    // the wait.
     return Math.max(wait, Math.min(this.#deniedUntil - now, this.#fillMs), 1);
   }
 
-  /** See {@linkcode Bucket}. */
   take(amount: number, now: number): void {
     this.#own.take(amount, now);
     if (this.#engine.isAway(now)) return;
@@ -144,7 +145,6 @@ export class SharedBucket implements Bucket {
     if (this.#isDue && !this.#isSettling) void this.#settle();
   }
 
-  /** See {@linkcode Bucket}. */
   isFull(now: number): boolean {
     return !this.#isSettling && this.#isPaid(now) && this.#own.isFull(now);
   }
@@ -153,12 +153,12 @@ export class SharedBucket implements Bucket {
     return this.#owed >= this.#rate.burst * SETTLED_PART;
   }
 
-  /** How long an empty bucket takes to fill, in whole milliseconds. */
+  /** Time that an empty bucket takes to fill, in whole milliseconds. */
   get #fillMs(): number {
     return Math.ceil(this.#rate.burst / this.#rate.perSecond * 1_000);
   }
 
-  /** A debt that is older than an empty bucket takes to fill was paid by time. */
+  /** Tells if a debt is older than the time to fill an empty bucket, and so paid by time. */
   #isPaid(now: number): boolean {
     return now - this.#takenAt >= this.#fillMs;
   }

@@ -1,20 +1,12 @@
-/**
- * How many sockets there may be: they can outlive their sessions.
- *
- * A runtime that cannot drop a socket (Deno's) keeps one whose peer never
- * answers a close for as long as that peer wants. Its session is over and frees
- * its place, so sockets have a bound of their own.
- *
- * @module
- */
+/** Limits of sockets, which can outlive their sessions. */
 import { LimitError } from "../errors.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 import { addTo, countOf } from "./_counts.ts";
 
-/** Sockets for each session that a limit allows: as many may linger as may be in use. */
+/** Sockets for each session that a limit allows: as many may linger as are in use. */
 export const SOCKETS_PER_SESSION = 2;
 
-/** The limits of sessions that bound sockets, too. */
+/** The limits of sessions that also bound sockets. */
 export interface SocketLimits {
   /** Most sessions at once. */
   readonly maxSessions: number;
@@ -22,17 +14,20 @@ export interface SocketLimits {
   readonly maxSessionsPerAddress: number;
 }
 
-/** The sockets of a server: those of sessions, of handshakes, and of nobody any more. */
+/** The sockets of a server: those of sessions, of handshakes, and those left over from sessions. */
 export interface SocketStats {
-  /** Sockets that the runtime has now, from the upgrade to their real end. */
+  /** Sockets that the runtime has now, from the upgrade to the real end. */
   readonly open: number;
-  /** Of these, sockets that this end closed, and whose peers did not answer yet: their sessions may be over. */
+  /**
+   * Open sockets that this end closed, and whose peers did not answer yet: the sessions may be
+   * over.
+   */
   readonly lingering: number;
-  /** Upgrades that were refused, because there were too many sockets. */
+  /** Upgrades that were refused for too many sockets. */
   readonly refused: number;
 }
 
-/** One socket that is counted. */
+/** The count of one socket. */
 class Lease implements SocketLease {
   readonly #sockets: Sockets;
   readonly #address: string | undefined;
@@ -57,7 +52,13 @@ class Lease implements SocketLease {
   }
 }
 
-/** Counts the sockets that the runtime has, and refuses those that are too many. */
+/**
+ * Counts the sockets of the runtime, and refuses those beyond a limit.
+ *
+ * A runtime that cannot drop a socket (Deno's) keeps a socket until the peer answers the close, for
+ * as long as the peer likes. The session is over and frees its place, so sockets have their own
+ * bound.
+ */
 export class Sockets {
   readonly #maxInAll: number;
   readonly #maxPerAddress: number;
@@ -76,7 +77,7 @@ export class Sockets {
     this.#maxPerAddress = limits.maxSessionsPerAddress * SOCKETS_PER_SESSION;
   }
 
-  /** What was counted. */
+  /** Counters of sockets. */
   get stats(): SocketStats {
     return { open: this.#open, lingering: this.#lingering, refused: this.#refused };
   }
@@ -84,9 +85,9 @@ export class Sockets {
   /**
    * Counts a socket.
    *
-   * @param address The key of its address; `undefined` counts for none.
-   * @returns Counts for it until it is disposed of.
-   * @throws {LimitError} If there are too many.
+   * @param address The key of the network address; `undefined` is not counted.
+   * @returns The count of the socket, which ends at disposal.
+   * @throws {LimitError} If there are too many sockets.
    */
   take(address: string | undefined): SocketLease {
     if (this.#open >= this.#maxInAll) this.#refuse("maxSessions", this.#maxInAll, "at once");
@@ -98,18 +99,18 @@ export class Sockets {
     return new Lease(this, address);
   }
 
-  /** One more lingers, or one less. */
+  /** Counts one lingering socket more or less. */
   linger(step: 1 | -1): void {
     this.#lingering += step;
   }
 
-  /** A socket is no more. */
+  /** Ends the count of a socket. */
   release(address: string | undefined): void {
     this.#open--;
     addTo(this.#addresses, address, -1);
   }
 
-  /** The message may reach the peer: it names no address. */
+  /** The message may reach the peer, and so names no address. */
   #refuse(limit: keyof SocketLimits, bound: number, what: string): never {
     this.#refused++;
     throw new LimitError(

@@ -1,8 +1,4 @@
-/**
- * What a session manager counts.
- *
- * @module
- */
+/** The statistics of a session manager. */
 import { CloseCode } from "../errors.ts";
 import { coreOf, type Session } from "../session/session.ts";
 import type { SessionStats } from "../session/insight/stats.ts";
@@ -13,14 +9,14 @@ import type { SocketStats } from "./sockets.ts";
 import type { UnreadStreamStats } from "../transport/quic/unread_streams.ts";
 import type { SessionState } from "../session/types.ts";
 
-/** Close codes counted apart, beside {@linkcode CloseCode}'s own; a peer can send any. */
+/** Close codes counted apart, beside those of {@linkcode CloseCode}; a peer can send any. */
 const MAX_FOREIGN_CODES = 64;
 
-/** Messages of all sessions, those that are over included. */
+/** Messages of all sessions, closed ones included. */
 export interface MessageTotals {
   /** Handed to the wire. */
   readonly sent: number;
-  /** Came from peers. */
+  /** Received from peers. */
   readonly received: number;
   /** Dropped by a send queue's policy, or because the wire cannot carry them. */
   readonly dropped: number;
@@ -30,59 +26,59 @@ export interface MessageTotals {
   readonly waiting: number;
 }
 
-/** Bytes of the messages of all sessions, those that are over included. */
+/** Bytes of the messages of all sessions, closed ones included. */
 export interface ByteTotals {
   /** Handed to the wire. */
   readonly sent: number;
-  /** Came from peers. */
+  /** Received from peers. */
   readonly received: number;
   /** Wait in send queues now. */
   readonly queued: number;
 }
 
-/** Streams of all sessions, those that are over included. */
+/** Streams of all sessions, closed ones included. */
 export interface StreamTotals {
   /** Opened, by either end. */
   readonly created: number;
-  /** Over; those of a session that is over are. */
+  /** Closed, together with all streams of closed sessions. */
   readonly closed: number;
   /** Open now. */
   readonly active: number;
   /** Directions of streams that were reset, stopped or cut. */
   readonly errors: number;
-  /** Of those opened, bidirectional ones. */
+  /** Opened bidirectional streams. */
   readonly bidirectional: number;
-  /** Of those opened, unidirectional ones. */
+  /** Opened unidirectional streams. */
   readonly unidirectional: number;
   /** Bytes handed to the wire. */
   readonly bytesSent: number;
-  /** Bytes that came. */
+  /** Bytes received. */
   readonly bytesReceived: number;
 }
 
-/** Datagrams of all sessions, those that are over included. */
+/** Datagrams of all sessions, closed ones included. */
 export interface DatagramTotals {
   /** Handed to the wire. */
   readonly sent: number;
-  /** Came from peers. */
+  /** Received from peers. */
   readonly received: number;
   /** Lost at this end. */
   readonly dropped: number;
   /** Bytes handed to the wire. */
   readonly bytesSent: number;
-  /** Bytes that came. */
+  /** Bytes received. */
   readonly bytesReceived: number;
 }
 
-/** Who waits for credit now, where both ends count. */
+/** Waits for credit now, on transports where both ends count credit. */
 export interface CreditTotals {
   /** Calls of this end that wait until a peer allows more. */
   readonly waiting: number;
-  /** Sessions whose peers used all that they may send or open. */
+  /** Sessions whose peers used all of their credit. */
   readonly exhausted: number;
 }
 
-/** What a session manager counted: numbers only, JSON holds all of it. */
+/** Statistics of a session manager: numbers only, so JSON holds all of them. */
 export interface ManagerStats {
   /** Sessions now. */
   readonly count: number;
@@ -94,9 +90,9 @@ export interface ManagerStats {
   readonly peak: number;
   /** Sessions that were added so far. */
   readonly created: number;
-  /** Of these, sessions that closed. */
+  /** Sessions that were added and closed. */
   readonly closed: number;
-  /** Of these, sessions that were removed before they closed. */
+  /** Sessions that were added, and removed before their close. */
   readonly removed: number;
   /** Sessions that were refused, by the limit that refused them. */
   readonly refused: Readonly<Record<RefusalReason, number>>;
@@ -108,17 +104,17 @@ export interface ManagerStats {
   readonly users: number;
   /** Network addresses with sessions or reservations now; an IPv6 /64 is one. */
   readonly addresses: number;
-  /** Sockets now: they can outlive sessions, and have bounds of their own. */
+  /** Sockets now, which can outlive sessions, and have separate bounds. */
   readonly sockets: SocketStats;
   /** Streams that peers opened and that this end does not read, over WebTransport and QUIC. */
   readonly unreadStreams: UnreadStreamStats;
-  /** What rates refused. */
+  /** Counters of refusals by rates. */
   readonly rates: RateStats;
   /** Messages, in sum. */
   readonly messages: MessageTotals;
   /** Bytes, in sum. */
   readonly bytes: ByteTotals;
-  /** Whether new sessions are refused. */
+  /** `true` while new sessions are refused. */
   readonly isDraining: boolean;
   /** Streams, in sum. */
   readonly streams: StreamTotals;
@@ -128,7 +124,7 @@ export interface ManagerStats {
   readonly credit: CreditTotals;
 }
 
-/** The counters of a connection that are summed up as they are. */
+/** The counters of a connection that are summed without change. */
 const COUNTED = [
   "streamsClosed",
   "streamErrors",
@@ -141,7 +137,7 @@ const COUNTED = [
   "datagramBytesReceived",
 ] as const satisfies readonly (keyof ConnectionCounters)[];
 
-/** The counters of a session that are summed up, by the names that its `stats` have. */
+/** The counters of a session that are summed, by their names in `stats`. */
 const SUMMED = [
   "sentMessages",
   "receivedMessages",
@@ -154,18 +150,20 @@ const SUMMED = [
   ...COUNTED,
 ] as const satisfies readonly (keyof SessionStats)[];
 
-/** Their sums. */
+/** Sums of these counters. */
 type Sums = Record<typeof SUMMED[number], number>;
 
 const CREDIT_KINDS = ["data", "bidirectional", "unidirectional"] as const;
 
 const KNOWN_CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
 
-/** Counts sessions that come and go. Its size does not depend on how many they are. */
+/** Counts sessions that come and go. Its size does not depend on their number. */
 export class Tally {
   readonly #codes = new Map<number, number>(); // At most 64 and those of `CloseCode`.
   readonly #past: Sums = noSums();
-  /** What counts already of sessions that were removed, should they come back. */
+  /**
+   * Sums of removed sessions that are already part of the past, in case a session is added again.
+   */
   readonly #removedSums = new WeakMap<Session, Sums>();
   #foreignCodes = 0;
   #otherCodes = 0;
@@ -174,7 +172,7 @@ export class Tally {
   #removed = 0;
   #peak = 0;
 
-  /** A session was added; `count` is how many there are with it. */
+  /** Counts an added session; `count` is the number of sessions, this one included. */
   added(session: Session, count: number): void {
     this.#created++;
     this.#peak = Math.max(this.#peak, count);
@@ -184,17 +182,17 @@ export class Tally {
     for (const name of SUMMED) this.#past[name] -= counted[name];
   }
 
-  /** A session closed; its code counts one microtask later. */
+  /** Counts a closed session; the close code follows one microtask later. */
   ended(session: Session): void {
     this.#closed++;
     const sums = sumsOf(session);
     addSums(this.#past, sums);
-    // They end with it, some of them a moment later.
+    // The streams end with the session, some a moment later.
     this.#past.streamsClosed += sums.streamsCreated - sums.streamsClosed;
     void session.closed.then(({ code }) => this.#countCode(code));
   }
 
-  /** A session was removed while it was open. */
+  /** Counts a session that was removed while open. */
   removed(session: Session): void {
     this.#removed++;
     const sums = sumsOf(session);
@@ -205,8 +203,8 @@ export class Tally {
   /**
    * Sums up.
    *
-   * @param sessions Those that are managed now.
-   * @param limiter Knows the rest.
+   * @param sessions The sessions that are managed now.
+   * @param limiter Source of all other counters.
    * @returns The statistics.
    */
   read(sessions: readonly Session[], limiter: SessionLimiter): ManagerStats {
@@ -301,7 +299,9 @@ function sumsOf(session: Session): Sums {
   return sums;
 }
 
-/** Adds what a session counted, from where it counts: to make its `stats` takes ten times as long. */
+/**
+ * Adds the counters of a session, read at their source: the `stats` object takes ten times as long.
+ */
 function addSession(sums: Sums, session: Session): void {
   const { connection: { counters }, inbound, queue } = coreOf(session);
   const { receivedMessages, receivedBytes } = inbound.stats;

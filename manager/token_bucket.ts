@@ -1,31 +1,27 @@
-/**
- * A token bucket: how much may come at once, and how fast it comes back.
- *
- * @module
- */
+/** A token bucket: a burst at once, and a steady rate. */
 
-/** How much of something may come. */
+/** A rate, and the burst that may come at once. */
 export interface Rate {
-  /** How much comes back each second; it may be a fraction. `Infinity` is no limit. */
+  /** Refill per second; may be a fraction. `Infinity` is no limit. */
   readonly perSecond: number;
   /**
-   * How much may come at once after a pause.
+   * Most that may come at once after a pause.
    *
    * @default {perSecond, and at least 1}
    */
   readonly burst?: number;
 }
 
-/** So much may be missing because numbers are rounded, in milliseconds. */
+/** Tolerance for rounded numbers, in milliseconds. */
 const ROUNDING_MS = 0.001;
 
-/** Counts what comes, and says when it is too much. Times are milliseconds since the Unix epoch. */
+/** Counts tokens, and tells when there are too few. Times are milliseconds since the Unix epoch. */
 export interface Bucket {
-  /** How long to wait until so much may come, in milliseconds; 0 if it may now. Takes nothing. */
+  /** Milliseconds until there are enough tokens; 0 if there are enough now. Takes no tokens. */
   waitMs(amount: number, now: number): number;
-  /** Counts what came. */
+  /** Takes tokens. */
   take(amount: number, now: number): void;
-  /** Whether one that was just made would be the same, so that this one can be forgotten. */
+  /** Tells if the bucket is full, and so can be forgotten: a new bucket would be the same. */
   isFull(now: number): boolean;
 }
 
@@ -33,8 +29,8 @@ export interface Bucket {
  * Checks a rate.
  *
  * @param rate The rate.
- * @param name The option that it is, for the error.
- * @returns The rate, complete; `undefined` if it is no limit.
+ * @param name Name of the option, for the error.
+ * @returns The rate with its burst; `undefined` for no limit.
  * @throws {RangeError} If `perSecond` is not above 0, or `burst` is not a number from 1.
  */
 export function checkRate(rate: Rate | undefined, name: string): Required<Rate> | undefined {
@@ -54,13 +50,13 @@ export function checkRate(rate: Rate | undefined, name: string): Required<Rate> 
 }
 
 /**
- * A bucket of tokens that begins full. What comes takes tokens out of it, and time puts them back.
+ * A bucket of tokens that begins full. Each call takes tokens, and time puts tokens back.
  *
- * - **Larger than the bucket:** what takes more than `burst` may come when the bucket is full, and
- *   is paid for afterwards. So the rate holds, and nothing is refused for ever.
- * - **Cost:** two numbers. There is no timer: tokens are counted when somebody asks.
- * - **Clock:** one that is set back costs the time since the last call, one that is set forth fills
- *   the bucket.
+ * - **Larger than the bucket:** an amount above `burst` passes when the bucket is full, and the
+ *   debt delays later ones. So the rate holds, and no amount is refused for ever.
+ * - **Cost:** two numbers. There is no timer: tokens are counted at each call.
+ * - **Clock:** setting the clock back costs the time since the last call; setting the clock forward
+ *   fills the bucket.
  *
  * @example Usage
  * ```ts
@@ -85,7 +81,6 @@ export class TokenBucket implements Bucket {
     this.#at = now;
   }
 
-  /** See {@linkcode Bucket}. */
   waitMs(amount: number, now: number): number {
     this.#refill(now);
     const { perSecond, burst } = this.#rate;
@@ -93,13 +88,11 @@ export class TokenBucket implements Bucket {
     return Math.ceil(Math.max(0, missing / perSecond * 1_000 - ROUNDING_MS));
   }
 
-  /** See {@linkcode Bucket}. */
   take(amount: number, now: number): void {
     this.#refill(now);
     this.#tokens -= amount;
   }
 
-  /** See {@linkcode Bucket}. */
   isFull(now: number): boolean {
     this.#refill(now);
     return this.#tokens === this.#rate.burst;
