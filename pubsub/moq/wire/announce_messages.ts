@@ -1,5 +1,5 @@
 /**
- * The messages of an announce stream: what a subscriber wants to hear of, and what comes and goes.
+ * The messages of an announce stream: announce interest, the answer, and announcements.
  *
  * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite}
  *
@@ -8,47 +8,50 @@
 import { decodeMessage, type FieldReader, FieldWriter } from "./bytes.ts";
 import type { VersionTraits } from "./versions.ts";
 
-/** Hops that an announcement may have passed where it is written: moq-rs ends a session over more. */
+/** Hops of an outgoing announcement, at most: moq-rs ends a session over more. */
 export const MAX_HOPS = 32;
 
-/** Suffixes in ANNOUNCE_INIT at most: an empty one costs its sender one byte, and more here. */
+/**
+ * Suffixes in ANNOUNCE_INIT, at most: an empty suffix costs the sender one byte, and the receiver
+ * more.
+ */
 const MAX_INIT_SUFFIXES = 131_072;
 
-/** The same as {@linkcode MAX_HOPS} where it is read; `@moq/lite` writes up to so many. */
+/** Hops of an incoming announcement, at most; `@moq/lite` writes up to that many. */
 const MAX_READ_HOPS = 256;
 
-/** ANNOUNCE_PLEASE, ANNOUNCE_INTEREST. */
+/** ANNOUNCE_PLEASE or ANNOUNCE_INTEREST. */
 export interface AnnounceInterest {
-  /** The prefix as it stands on the wire. */
+  /** The prefix, as on the wire. */
   readonly prefix: string;
-  /** Announcements that passed this relay are not wanted; 0 for none. */
+  /** Excludes announcements that passed this relay; 0 for no relay. */
   readonly excludeHop: bigint;
 }
 
-/** ANNOUNCE_OK: who answers announce interest. */
+/** ANNOUNCE_OK: the answer to an announce interest. */
 export interface AnnounceOk {
-  /** The id of the publisher, which stands behind the hops of all its announcements; 0 for none. */
+  /** The id of the publisher, to add to the hops of all following announcements; 0 for no id. */
   readonly hop: bigint;
-  /** How many announcements follow at once. */
+  /** Number of announcements that follow at once. */
   readonly active: number;
 }
 
-/** ANNOUNCE: a broadcast came or went. */
+/** ANNOUNCE: the start or end of a broadcast. */
 export interface AnnounceMessage {
-  /** Whether it is there. */
+  /** True if the broadcast started, false if the broadcast ended. */
   readonly active: boolean;
-  /** The path behind the prefix, as it stands on the wire. */
+  /** The path after the prefix, as on the wire. */
   readonly suffix: string;
-  /** The relays that it passed, the first one first. */
+  /** Ids of the relays that the announcement passed, the first one first. */
   readonly hops: readonly bigint[];
 }
 
 /**
- * Writes ANNOUNCE_PLEASE, or ANNOUNCE_INTEREST.
+ * Encodes ANNOUNCE_PLEASE or ANNOUNCE_INTEREST.
  *
- * @param message What is wanted; `excludeHop` goes out only where the version has hops.
+ * @param message The interest; `excludeHop` is sent only where the version has hops.
  * @param traits The version.
- * @returns The message behind its length.
+ * @returns The message, with the length in front.
  * @throws {RangeError} If `excludeHop` has more than 62 bits.
  *
  * @example Usage
@@ -71,12 +74,12 @@ export function encodeAnnounceInterest(
 }
 
 /**
- * Reads the body of ANNOUNCE_PLEASE, or of ANNOUNCE_INTEREST.
+ * Decodes the body of ANNOUNCE_PLEASE or ANNOUNCE_INTEREST.
  *
- * @param body What stands behind the length.
+ * @param body The bytes after the length.
  * @param traits The version.
- * @returns What is wanted.
- * @throws {ProtocolError} If it is malformed.
+ * @returns The interest.
+ * @throws {ProtocolError} If the body is malformed.
  */
 export function decodeAnnounceInterest(body: Uint8Array, traits: VersionTraits): AnnounceInterest {
   return decodeMessage(body, "announce interest", (fields) => ({
@@ -86,10 +89,10 @@ export function decodeAnnounceInterest(body: Uint8Array, traits: VersionTraits):
 }
 
 /**
- * Writes ANNOUNCE_INIT: what is there already.
+ * Encodes ANNOUNCE_INIT: the initial broadcasts.
  *
- * @param suffixes The paths behind the prefix.
- * @returns The message behind its length; the caller sees to it that a peer reads one so large.
+ * @param suffixes The paths after the prefix.
+ * @returns The message, with the length in front. The caller MUST keep to a size that peers read.
  */
 export function encodeAnnounceInit(suffixes: readonly string[]): Uint8Array {
   const fields = new FieldWriter().varint(suffixes.length);
@@ -98,16 +101,16 @@ export function encodeAnnounceInit(suffixes: readonly string[]): Uint8Array {
 }
 
 /**
- * Reads the body of ANNOUNCE_INIT.
+ * Decodes the body of ANNOUNCE_INIT.
  *
- * @param body What stands behind the length.
- * @returns The paths behind the prefix, as they stand on the wire.
- * @throws {ProtocolError} If it is malformed.
+ * @param body The bytes after the length.
+ * @returns The paths after the prefix, as on the wire.
+ * @throws {ProtocolError} If the body is malformed.
  */
 export function decodeAnnounceInit(body: Uint8Array): string[] {
   return decodeMessage(body, "ANNOUNCE_INIT", (fields) => {
     const count = fields.varint();
-    // Each has a length of at least one byte: the list never gets larger than what came.
+    // Each suffix has a length of at least one byte: the list never outgrows the received bytes.
     if (count > fields.left) throw fields.fault(`expected ${count} suffixes, received fewer`);
     if (count > MAX_INIT_SUFFIXES) {
       throw fields.fault(`at most ${MAX_INIT_SUFFIXES} suffixes are read, received ${count}`);
@@ -117,23 +120,23 @@ export function decodeAnnounceInit(body: Uint8Array): string[] {
 }
 
 /**
- * Writes ANNOUNCE_OK: who answers, and how many announcements are there already.
+ * Encodes ANNOUNCE_OK: the id of this end, and the number of initial announcements.
  *
- * @param hop The id of this end; 0 for none.
- * @param active How many announcements follow at once.
- * @returns The message behind its length.
- * @throws {RangeError} If a number does not fit.
+ * @param hop The id of this end; 0 for no id.
+ * @param active Number of announcements that follow at once.
+ * @returns The message, with the length in front.
+ * @throws {RangeError} If a number is too large.
  */
 export function encodeAnnounceOk(hop: bigint, active: number): Uint8Array {
   return new FieldWriter().varint62(hop).varint(active).finishSized();
 }
 
 /**
- * Reads the body of ANNOUNCE_OK.
+ * Decodes the body of ANNOUNCE_OK.
  *
- * @param body What stands behind the length.
- * @returns Who answers, and how many announcements follow.
- * @throws {ProtocolError} If it is malformed.
+ * @param body The bytes after the length.
+ * @returns The id of the publisher, and the number of announcements that follow.
+ * @throws {ProtocolError} If the body is malformed.
  */
 export function decodeAnnounceOk(body: Uint8Array): AnnounceOk {
   return decodeMessage(body, "ANNOUNCE_OK", (fields) => ({
@@ -143,11 +146,11 @@ export function decodeAnnounceOk(body: Uint8Array): AnnounceOk {
 }
 
 /**
- * Writes ANNOUNCE.
+ * Encodes ANNOUNCE.
  *
- * @param message What came or went; `hops` go out only where the version has them.
+ * @param message The announcement; `hops` are sent only where the version has hops.
  * @param traits The version.
- * @returns The message behind its length.
+ * @returns The message, with the length in front.
  * @throws {RangeError} If a hop has more than 62 bits, or there are more than {@linkcode MAX_HOPS}.
  */
 export function encodeAnnounce(message: AnnounceMessage, traits: VersionTraits): Uint8Array {
@@ -165,17 +168,17 @@ export function encodeAnnounce(message: AnnounceMessage, traits: VersionTraits):
 }
 
 /**
- * Reads the body of ANNOUNCE.
+ * Decodes the body of ANNOUNCE.
  *
- * @param body What stands behind the length.
+ * @param body The bytes after the length.
  * @param traits The version.
- * @returns What came or went. A route that changed, of moq-lite-05, reads as what came.
- * @throws {ProtocolError} If it is malformed.
+ * @returns The announcement. A change of route, on moq-lite-05, reads as a start.
+ * @throws {ProtocolError} If the body is malformed.
  */
 export function decodeAnnounce(body: Uint8Array, traits: VersionTraits): AnnounceMessage {
   return decodeMessage(body, "ANNOUNCE", (fields) => {
     const status = fields.varint();
-    // moq-lite-05 has a third one, for a route that changed.
+    // moq-lite-05 has a third status, for a change of route.
     if (status > (traits.announceHead === "ok" ? 2 : 1)) {
       throw fields.fault(`the status must be 0 (ended) or 1 (active), received ${status}`);
     }

@@ -1,5 +1,5 @@
 /**
- * Writing and reading the fields of a message: varints, bytes, strings.
+ * Encoding and decoding of message fields: varints, bytes, strings.
  *
  * @module
  */
@@ -12,10 +12,10 @@ import {
 } from "../../../transport/quic/varint.ts";
 
 const encoder = new TextEncoder();
-// A mark of byte order is part of a name as any other character.
+// A byte order mark belongs to a name like any other character.
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** Ends the numbers that a varint can hold. */
+/** The lowest number that a varint cannot hold. */
 const VARINT_END = 1n << 62n;
 
 /** Collects the fields of a message. */
@@ -27,8 +27,8 @@ export class FieldWriter {
    * Adds a byte.
    *
    * @param value 0 to 255.
-   * @returns This.
-   * @throws {RangeError} If it is no such integer.
+   * @returns This writer.
+   * @throws {RangeError} If the value is not an integer from 0 to 255.
    */
   u8(value: number): this {
     if (!Number.isInteger(value) || value < 0 || value > 0xff) {
@@ -44,8 +44,8 @@ export class FieldWriter {
    * Adds a varint.
    *
    * @param value Up to 53 bits.
-   * @returns This.
-   * @throws {RangeError} If it is no such integer.
+   * @returns This writer.
+   * @throws {RangeError} If the value is not such an integer.
    */
   varint(value: number): this {
     const bytes = this.#reserve(varintLength(value));
@@ -57,8 +57,8 @@ export class FieldWriter {
    * Adds a varint of up to 62 bits.
    *
    * @param value The number.
-   * @returns This.
-   * @throws {RangeError} If it is negative or larger.
+   * @returns This writer.
+   * @throws {RangeError} If the number is negative or larger.
    */
   varint62(value: bigint): this {
     if (value >= VARINT_END) {
@@ -71,29 +71,34 @@ export class FieldWriter {
     return this;
   }
 
-  /** Adds bytes as they are. */
+  /** Adds bytes without a length. */
   raw(value: Uint8Array): this {
     this.#reserve(value.byteLength).set(value, this.#length);
     this.#length += value.byteLength;
     return this;
   }
 
-  /** Adds bytes behind their length. */
+  /** Adds a length and bytes. */
   sized(value: Uint8Array): this {
     return this.varint(value.byteLength).raw(value);
   }
 
-  /** Adds a text in UTF-8 behind its length. */
+  /** Adds a length and a string in UTF-8. */
   string(value: string): this {
     return this.sized(encoder.encode(value));
   }
 
-  /** What was added, without a copy. */
+  /** The bytes of all fields, without a copy. */
   finish(): Uint8Array<ArrayBuffer> {
     return this.#bytes.subarray(0, this.#length);
   }
 
-  /** What was added, behind its length and a head. */
+  /**
+   * A message of varints, the length of all fields, and the fields.
+   *
+   * @param head The varints in front of the length.
+   * @returns The message.
+   */
   finishSized(...head: readonly number[]): Uint8Array<ArrayBuffer> {
     const size = head.reduce((sum, value) => sum + varintLength(value), varintLength(this.#length));
     const message = new Uint8Array(size + this.#length);
@@ -114,24 +119,24 @@ export class FieldWriter {
   }
 }
 
-/** Reads the fields of a message that is there as a whole. */
+/** Reads the fields of a complete message. */
 export class FieldReader {
   readonly #bytes: Uint8Array;
   readonly #name: string;
   #at = 0;
 
   /**
-   * Begins at the first field.
+   * Starts at the first field.
    *
    * @param bytes The body of the message.
-   * @param name Its name, for errors.
+   * @param name The name of the message, for errors.
    */
   constructor(bytes: Uint8Array, name: string) {
     this.#bytes = bytes;
     this.#name = name;
   }
 
-  /** Bytes that are left. */
+  /** Unread bytes. */
   get left(): number {
     return this.#bytes.byteLength - this.#at;
   }
@@ -153,7 +158,7 @@ export class FieldReader {
    * Reads a varint of up to 53 bits.
    *
    * @returns The number.
-   * @throws {ProtocolError} If it is larger, or not all of it is there.
+   * @throws {ProtocolError} If the number is larger, or the varint is incomplete.
    */
   varint(): number {
     const value = this.#roundedVarint();
@@ -164,10 +169,11 @@ export class FieldReader {
   }
 
   /**
-   * Reads a varint that is a limit or a measure: what has more than 53 bits says "none" or "much".
+   * Reads a varint that is a limit or a measurement: a number of more than 53 bits means
+   * "unlimited" or "very much".
    *
    * @returns The number, at most the largest of 53 bits.
-   * @throws {ProtocolError} If not all of it is there.
+   * @throws {ProtocolError} If the varint is incomplete.
    */
   limit(): number {
     return Math.min(this.#roundedVarint(), Number.MAX_SAFE_INTEGER);
@@ -193,7 +199,7 @@ export class FieldReader {
     return value & VARINT_END - 1n;
   }
 
-  /** Reads a text behind its length. */
+  /** Reads a length and a string. */
   string(): string {
     const bytes = this.sized();
     try {
@@ -203,7 +209,7 @@ export class FieldReader {
     }
   }
 
-  /** Reads bytes behind their length. */
+  /** Reads a length and bytes. */
   sized(): Uint8Array {
     const length = this.varint();
     this.#need(length);
@@ -211,12 +217,12 @@ export class FieldReader {
     return this.#bytes.subarray(start, this.#at += length);
   }
 
-  /** Says that there is nothing more to read. */
+  /** Checks that all bytes are read. */
   end(): void {
     if (this.left > 0) throw this.fault(`expected its end, received ${this.left} bytes more`);
   }
 
-  /** Makes the error of a message that is wrong. */
+  /** Makes the error of a malformed message. */
   fault(what: string): ProtocolError {
     return new ProtocolError(`Cannot read ${this.#name}: ${what}`);
   }
@@ -227,13 +233,13 @@ export class FieldReader {
 }
 
 /**
- * Reads a message as a whole.
+ * Decodes a whole message.
  *
  * @param body The body of the message.
- * @param name Its name, for errors.
- * @param read Reads its fields.
- * @returns What was read.
- * @throws {ProtocolError} If a field is wrong, or something is left behind the last one.
+ * @param name The name of the message, for errors.
+ * @param read Reads the fields.
+ * @returns The result of `read`.
+ * @throws {ProtocolError} If a field is malformed, or bytes follow the last field.
  */
 export function decodeMessage<T>(
   body: Uint8Array,

@@ -1,38 +1,43 @@
 /**
  * The codes with which MoQ's sessions and streams end. Two families use the same numbers for
- * different things, so a name is found by family, and the number is always kept beside it.
+ * different reasons, so a name depends on the family, and the number is always kept beside the
+ * name.
  *
- * gomoqt has a table for each kind of stream. moq-rs has one for sessions and one for streams, since
- * its 0.3; its JavaScript resets every stream with 0 and tells the application the number alone.
+ * gomoqt has a table for each kind of stream. moq-rs has one for sessions and one for streams,
+ * since version 0.3; the JavaScript of moq-rs resets every stream with 0 and tells the application
+ * the number alone.
  *
- * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite}, error codes
+ * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite},
+ * error codes
  *
  * @module
  */
 
-/** What ended. */
+/** The session, or the kind of stream, that ended. */
 export type MoqErrorScope = "session" | "announce" | "subscribe" | "group" | "fetch" | "probe";
 
-/** Whose numbers a peer uses: gomoqt's, or those of moq-rs and its JavaScript. */
+/**
+ * The family of error codes that a peer uses: of gomoqt, or of moq-rs and the JavaScript of moq-rs.
+ */
 export type MoqErrorFamily = "gomoqt" | "moq-lite";
 
 /** Codes of sessions, of gomoqt. */
 export const MoqSessionCode = {
-  /** Nothing went wrong. */
+  /** Ended without an error. */
   none: 0x0,
   /** This end failed. */
   internal: 0x1,
-  /** The peer may not do that. */
+  /** The peer lacks the right. */
   unauthorized: 0x2,
   /** The peer broke the protocol. */
   protocolViolation: 0x3,
   /** A parameter of setup has the wrong length. */
   parameterLength: 0x5,
-  /** The peer subscribed to too much. */
+  /** The peer has too many subscriptions. */
   tooManySubscribes: 0x6,
   /** The peer did not leave in time after GOAWAY. */
   goawayTimeout: 0x10,
-  /** No version is spoken by both ends. */
+  /** No version is common to both ends. */
   unsupportedVersion: 0x12,
   /** Setup failed. */
   setupFailed: 0x13,
@@ -40,11 +45,11 @@ export const MoqSessionCode = {
 
 /** Codes of sessions, of moq-lite as moq-rs 0.3 has them; codes from 64 on are the application's. */
 export const MoqLiteSessionCode = {
-  /** Nothing went wrong. */
+  /** Ended without an error. */
   none: 0x0,
   /** This end failed. */
   internal: 0x1,
-  /** The peer may not do that. */
+  /** The peer lacks the right. */
   unauthorized: 0x2,
   /** The peer broke the protocol. */
   protocolViolation: 0x3,
@@ -54,11 +59,11 @@ export const MoqLiteSessionCode = {
   goawayTimeout: 0x10,
   /** A message took too long. */
   timeout: 0x11,
-  /** No version is spoken by both ends. */
+  /** No version is common to both ends. */
   unsupportedVersion: 0x15,
 } as const;
 
-/** With what the JavaScript of moq-rs closes a session whose peer broke the protocol. */
+/** The JavaScript of moq-rs closes a session with this code after a protocol violation. */
 const OLD_PROTOCOL_VIOLATION = 0xf;
 
 /** Codes of announce streams, of gomoqt. */
@@ -69,9 +74,9 @@ export const MoqAnnounceCode = {
   duplicated: 0x1,
   /** An announcement has no known status. */
   invalidStatus: 0x2,
-  /** Nobody wants announcements any more. */
+  /** The subscriber wants no more announcements. */
   uninterested: 0x3,
-  /** The peer may not have, or announce, what is below the prefix. */
+  /** The peer may not receive, or send, announcements below the prefix. */
   bannedPrefix: 0x4,
   /** The prefix is malformed. */
   invalidPrefix: 0x5,
@@ -81,13 +86,13 @@ export const MoqAnnounceCode = {
 export const MoqSubscribeCode = {
   /** This end failed. */
   internal: 0x0,
-  /** The range of groups makes no sense. */
+  /** The range of groups is invalid. */
   invalidRange: 0x1,
-  /** The subscription's number is taken. */
+  /** The number of the subscription is taken. */
   duplicateId: 0x2,
   /** There is no such broadcast or track. */
   notFound: 0x3,
-  /** The peer may not have it. */
+  /** The peer may not subscribe to the track. */
   unauthorized: 0x4,
   /** The answer took too long. */
   timeout: 0x5,
@@ -97,17 +102,17 @@ export const MoqSubscribeCode = {
 export const MoqGroupCode = {
   /** This end failed. */
   internal: 0x0,
-  /** The group is outside of what was asked for. */
+  /** The group is outside of the requested range. */
   outOfRange: 0x2,
   /** The group is too old. */
   expired: 0x3,
   /** The subscription is over. */
   subscribeCancelled: 0x4,
-  /** The publisher gave it up. */
+  /** The publisher gave up the group. */
   publishAborted: 0x5,
   /** The session is over. */
   sessionClosed: 0x6,
-  /** There is no subscription with its number. */
+  /** No subscription has the number of the group's header. */
   invalidSubscribeId: 0x7,
 } as const;
 
@@ -133,7 +138,7 @@ export const MoqProbeCode = {
 export const MoqLiteStreamCode = {
   /** This end failed. */
   internal: 0x0,
-  /** Not wanted any more. */
+  /** The receiver wants no more. */
   cancelled: 0x1,
   /** The delivery took too long. */
   deliveryTimeout: 0x2,
@@ -155,17 +160,17 @@ export const MoqLiteStreamCode = {
   expired: 0x34,
   /** The group is not in the cache any more. */
   evicted: 0x35,
-  /** No way leads to it. */
+  /** No route leads to the broadcast. */
   unroutable: 0x36,
-  /** A frame ended before its length. */
+  /** A frame ended before the announced length. */
   wrongSize: 0x37,
   /** The frame is too large. */
   frameTooLarge: 0x38,
-  /** A timestamp does not fit. */
+  /** A timestamp is out of range. */
   timestampMismatch: 0x39,
 } as const;
 
-/** The first of an application's own codes in moq-lite's tables; 63 and below are the protocol's. */
+/** The first code for applications in moq-lite's tables; 63 and below belong to the protocol. */
 export const FIRST_APPLICATION_CODE = 64;
 
 /** The names of codes, over all scopes and families. */
@@ -192,7 +197,7 @@ const GOMOQT: Readonly<Record<MoqErrorScope, CodeTable>> = {
   probe: MoqProbeCode,
 };
 
-/** What moq-lite says in place of a name that only gomoqt has. */
+/** The names that moq-lite uses in place of names that only gomoqt has. */
 const IN_MOQ_LITE: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
   duplicated: "internal",
   invalidStatus: "internal",
@@ -210,7 +215,7 @@ const IN_MOQ_LITE: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
   parameterLength: "parameterFormat",
 };
 
-/** What gomoqt says in place of a name that only moq-lite has. */
+/** The names that gomoqt uses in place of names that only moq-lite has. */
 const IN_GOMOQT: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
   cancelled: "subscribeCancelled",
   deliveryTimeout: "expired",
@@ -224,10 +229,10 @@ const IN_GOMOQT: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
 /**
  * Finds the number of a name.
  *
- * @param scope What ends.
+ * @param scope The session or kind of stream that ends.
  * @param name The name.
- * @param family Whose numbers.
- * @returns The number; that of `internal` where the family has neither the name nor one like it.
+ * @param family The family of numbers.
+ * @returns The number; that of `internal` if the family has neither the name nor a similar one.
  *
  * @example Usage
  * ```ts
@@ -251,10 +256,10 @@ export function moqErrorCode(
 /**
  * Finds the name of a number that a peer sent.
  *
- * @param scope What ended.
+ * @param scope The session or kind of stream that ended.
  * @param code The number.
- * @param family Whose numbers the peer uses.
- * @returns The name; `unknown` if the family has none.
+ * @param family The family of numbers that the peer uses.
+ * @returns The name; `unknown` if the number is in no table of the family.
  *
  * @example Usage
  * ```ts

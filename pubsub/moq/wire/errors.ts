@@ -1,5 +1,5 @@
 /**
- * What goes wrong with MoQ.
+ * Errors of MoQ.
  *
  * @module
  */
@@ -7,7 +7,7 @@ import { type ClosedBy, SkeinError } from "../../../errors.ts";
 import type { MoqErrorName, MoqErrorScope } from "./error_codes.ts";
 
 /**
- * A session, an announcement, a subscription, a group, a fetch or a probe that ended before its end.
+ * A session, an announcement, a subscription, a group, a fetch or a probe that ended early.
  *
  * @example Usage
  * ```ts
@@ -22,22 +22,22 @@ import type { MoqErrorName, MoqErrorScope } from "./error_codes.ts";
  * ```
  */
 export class MoqError extends SkeinError {
-  /** What ended. */
+  /** The session, or the kind of stream, that ended. */
   readonly scope: MoqErrorScope;
-  /** Why, by name; `unknown` where the peer's number is in no table. */
+  /** The reason by name; `unknown` if the peer's number is in no table. */
   readonly reason: MoqErrorName;
-  /** The number as it stood on the wire; `undefined` where there was none, as over Deno's QUIC. */
+  /** The number, as on the wire; `undefined` without a number, as over Deno's QUIC. */
   readonly moqCode: number | undefined;
-  /** Who ended it. */
+  /** The end that caused the error. */
   readonly by: ClosedBy;
 
   /**
    * Creates the error.
    *
-   * @param scope What ended.
-   * @param reason Why.
-   * @param message For people.
-   * @param options The number, who did it, and standard error options.
+   * @param scope The session, or the kind of stream, that ended.
+   * @param reason The reason by name.
+   * @param message A message for people.
+   * @param options The number, the end that caused the error, and standard error options.
    */
   constructor(
     scope: MoqErrorScope,
@@ -64,16 +64,16 @@ export interface MissedGroups {
   readonly last: number;
 }
 
-/** A reader fell behind its bound: groups were given up, and the next ones can still be read. */
+/** A reader fell behind a limit: groups were given up, and the next ones can still be read. */
 export class MoqLaggedError extends MoqError {
-  /** What was given up. */
+  /** The groups that were given up. */
   readonly missed: MissedGroups;
 
   /**
    * Creates the error.
    *
-   * @param message For people.
-   * @param missed What was given up.
+   * @param message A message for people.
+   * @param missed The groups that were given up.
    */
   constructor(message: string, missed: MissedGroups) {
     super("group", "tooFarBehind", message, { by: "local" });

@@ -1,5 +1,5 @@
 /**
- * Reading a stream of messages: as much as came, as little waiting as possible.
+ * Reads varints and messages from a stream, without waiting for bytes that are there.
  *
  * @module
  */
@@ -11,15 +11,15 @@ import { MAX_MESSAGE_BYTES } from "./stream_types.ts";
 const NOTHING = new Uint8Array(0);
 
 /**
- * What is set aside for bytes that were promised and did not come yet: a length costs its sender
- * nothing. Frames up to this size are put together without a second copy.
+ * Bytes allocated for a message whose bytes have not arrived yet, at most: a length costs the
+ * sender nothing. Frames up to this size are assembled without a second copy.
  */
 const MAX_PROMISED_BYTES = 262_144;
 
-/** The stream ended inside a message: who wrote it gave up. */
+/** The stream ended inside a message: the writer gave up. */
 export class TruncatedError extends ProtocolError {}
 
-/** Reads varints, messages and bytes off a stream; one call at a time. */
+/** Reads varints, messages and bytes from a stream; one call at a time. */
 export class MessageReader {
   readonly #stream: DirectReadable;
   #held: Uint8Array = NOTHING;
@@ -27,28 +27,28 @@ export class MessageReader {
   #isOver = false;
 
   /**
-   * Begins at the start of a stream.
+   * Starts at the start of a stream.
    *
-   * @param stream The stream, which is this one's from now on.
+   * @param stream The stream, owned by the reader from now on.
    */
   constructor(stream: DirectReadable) {
     this.#stream = stream;
   }
 
-  /** Bytes that came and were not read yet. */
+  /** Bytes that arrived and were not read yet. */
   get held(): number {
     return this.#held.byteLength - this.#at;
   }
 
-  /** Whether the peer ended the stream, and all of it was read. */
+  /** True once the peer ended the stream, and all bytes were read. */
   get isOver(): boolean {
     return this.#isOver && this.held === 0;
   }
 
   /**
-   * Waits for more.
+   * Waits for more bytes.
    *
-   * @returns Whether something came; not so at the end.
+   * @returns False at the end of the stream.
    */
   async more(): Promise<boolean> {
     if (this.#isOver) return false;
@@ -69,7 +69,7 @@ export class MessageReader {
     return true;
   }
 
-  /** Reads a varint if all of it is there. */
+  /** Reads a varint if all bytes of the varint arrived. */
   takeVarint(): number | undefined {
     if (this.held === 0) return undefined;
     const length = varintLengthAt(this.#held[this.#at]!);
@@ -79,7 +79,7 @@ export class MessageReader {
     return value;
   }
 
-  /** Reads so many bytes if they are there; they stay where they are in memory. */
+  /** Reads a number of bytes, without a copy, if all of them arrived. */
   takeBytes(count: number): Uint8Array | undefined {
     if (this.held < count) return undefined;
     const start = this.#at;
@@ -88,11 +88,11 @@ export class MessageReader {
   }
 
   /**
-   * Reads a length, and what it is of, if both are there.
+   * Reads a length and the bytes after the length, if all arrived.
    *
-   * @param maxBytes What it may be at most.
-   * @returns The bytes; `undefined` if not all of them came, and nothing was read then.
-   * @throws {ProtocolError} If it is larger.
+   * @param maxBytes The largest length allowed.
+   * @returns The bytes; `undefined` if some are missing, and then nothing was consumed.
+   * @throws {ProtocolError} If the length is larger.
    */
   takeSized(maxBytes: number): Uint8Array | undefined {
     const start = this.#at;
@@ -108,7 +108,7 @@ export class MessageReader {
    * Reads a varint.
    *
    * @returns The value; `undefined` at the end of the stream.
-   * @throws {TruncatedError} If the stream ends inside it.
+   * @throws {TruncatedError} If the stream ends inside the varint.
    */
   async varint(): Promise<number | undefined> {
     while (true) {
@@ -121,9 +121,9 @@ export class MessageReader {
   }
 
   /**
-   * Reads so many bytes. What is held grows with what came, not with what was promised.
+   * Reads a number of bytes. Memory grows with the received bytes, not with `count`.
    *
-   * @param count How many.
+   * @param count The number of bytes.
    * @returns The bytes.
    * @throws {TruncatedError} If the stream ends before.
    */
@@ -147,12 +147,12 @@ export class MessageReader {
   }
 
   /**
-   * Reads the body of a message, behind its length.
+   * Reads a length, and the body of a message.
    *
-   * @param maxBytes What it may be at most.
+   * @param maxBytes The largest body allowed.
    * @returns The body; `undefined` at the end of the stream.
-   * @throws {ProtocolError} If it is larger.
-   * @throws {TruncatedError} If the stream ends inside it.
+   * @throws {ProtocolError} If the body is larger.
+   * @throws {TruncatedError} If the stream ends inside the message.
    */
   async message(maxBytes: number = MAX_MESSAGE_BYTES): Promise<Uint8Array | undefined> {
     const length = await this.varint();
@@ -162,13 +162,13 @@ export class MessageReader {
   }
 
   /**
-   * Reads the body of a message that has to come.
+   * Reads a length, and the body of a message that must follow.
    *
-   * @param name Its name, for errors.
-   * @param maxBytes What it may be at most.
+   * @param name The name of the message, for errors.
+   * @param maxBytes The largest body allowed.
    * @returns The body.
-   * @throws {ProtocolError} If it is larger.
-   * @throws {TruncatedError} If the stream ends before it, or inside it.
+   * @throws {ProtocolError} If the body is larger.
+   * @throws {TruncatedError} If the stream ends before or inside the message.
    */
   async required(name: string, maxBytes: number = MAX_MESSAGE_BYTES): Promise<Uint8Array> {
     const body = await this.message(maxBytes);
@@ -176,7 +176,7 @@ export class MessageReader {
     return body;
   }
 
-  /** Reads no more. */
+  /** Stops reading. */
   cancel(reason?: unknown): void {
     this.#stream.cancel(reason);
   }

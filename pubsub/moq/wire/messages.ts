@@ -1,13 +1,15 @@
 /**
- * The messages of MoQ: moq-lite's drafts 01 to 05 and gomoqt's own, each with its fields in the
- * order of its version. Every message stands behind its length; what encodes one writes that too,
- * what decodes one gets the body behind it.
+ * The messages of MoQ: moq-lite's drafts 01 to 05 and gomoqt's own, each with the fields in the
+ * order of the version. A length precedes every message: encoders write that length, decoders get
+ * the body after the length.
  *
- * Numbers have up to 62 bits on the wire and 53 here. Where a larger one only says "no limit", such
- * as a latency, it is read as the largest one; elsewhere it is refused.
+ * Numbers have up to 62 bits on the wire and 53 here. Where a larger number only means "no limit",
+ * such as a latency, decoders return the largest one; elsewhere decoders refuse the message.
  *
  * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite}
- * @see {@link https://datatracker.ietf.org/doc/draft-ietf-moq-transport/14/ | Media over QUIC Transport, draft 14}, for SETUP
+ * @see
+ * {@link https://datatracker.ietf.org/doc/draft-ietf-moq-transport/14/ | Media over QUIC Transport, draft 14},
+ * for SETUP
  *
  * @module
  */

@@ -1,30 +1,30 @@
 /**
- * Paths of broadcasts: one form in the program, whatever a peer writes on the wire. gomoqt needs
- * slashes where moq-rs and its JavaScript trim them, and write none.
+ * Paths of broadcasts: one form in the program, for every form on the wire. gomoqt needs slashes
+ * where moq-rs and the JavaScript of moq-rs trim slashes, and write none.
  *
  * @module
  */
 import { ProtocolError } from "../../../errors.ts";
 
 /**
- * The path of a broadcast, such as `/live/alice`: a leading slash, single slashes between its parts,
- * and none at the end. `/` alone is the empty path.
+ * The path of a broadcast, such as `/live/alice`: a leading slash, single slashes between the
+ * parts, and no slash at the end. `/` alone is the empty path.
  */
 export type BroadcastPath = `/${string}`;
 
-/** Parts of a path at most, as moq-rs has it. */
+/** Parts of a path, at most, as in moq-rs. */
 export const MAX_PATH_PARTS = 32;
 
-/** Bytes of a path at most. */
+/** Bytes of a path, at most. */
 export const MAX_PATH_BYTES = 1_024;
 
 /**
- * Brings a path into its one form: slashes too many are taken out, a missing one is put in front.
+ * Normalizes a path: removes surplus slashes, and adds a missing leading slash.
  *
  * @param text A path, with or without a leading slash.
  * @returns The path.
- * @throws {TypeError} If it is no text.
- * @throws {RangeError} If it has too many parts or bytes.
+ * @throws {TypeError} If the path is no string.
+ * @throws {RangeError} If the path has too many parts or bytes.
  *
  * @example Usage
  * ```ts
@@ -44,11 +44,11 @@ export function broadcastPath(text: string): BroadcastPath {
 }
 
 /**
- * The same for what a peer sent.
+ * Normalizes a path that a peer sent.
  *
- * @param text What came.
+ * @param text The received path.
  * @returns The path.
- * @throws {ProtocolError} If it has too many parts or bytes.
+ * @throws {ProtocolError} If the path has too many parts or bytes.
  */
 export function receivedPath(text: string): BroadcastPath {
   const fault = faultOf(text);
@@ -57,23 +57,23 @@ export function receivedPath(text: string): BroadcastPath {
 }
 
 /**
- * Writes a path for the wire.
+ * Formats a path for the wire.
  *
  * @param path The path.
- * @param isSlashed Whether the peer needs the leading slash.
- * @returns What goes out.
+ * @param isSlashed True if the peer needs the leading slash.
+ * @returns The path as on the wire.
  */
 export function wirePath(path: BroadcastPath, isSlashed: boolean): string {
   return isSlashed ? path : path.slice(1);
 }
 
 /**
- * Writes a prefix for the wire: one with slashes ends with one, and is never empty, since gomoqt
- * does not survive that.
+ * Formats a prefix for the wire. A prefix with slashes ends with a slash, and is never empty, since
+ * gomoqt does not survive an empty one.
  *
  * @param prefix The prefix.
- * @param isSlashed Whether the peer needs slashes.
- * @returns What goes out.
+ * @param isSlashed True if the peer needs slashes.
+ * @returns The prefix as on the wire.
  */
 export function wirePrefix(prefix: BroadcastPath, isSlashed: boolean): string {
   if (!isSlashed) return prefix.slice(1);
@@ -81,11 +81,11 @@ export function wirePrefix(prefix: BroadcastPath, isSlashed: boolean): string {
 }
 
 /**
- * Takes a prefix off a path, at the border of a part.
+ * Removes a prefix from a path, at the border of a part.
  *
  * @param prefix The prefix.
  * @param path The path.
- * @returns What is left, without a leading slash; `undefined` if the path is not below the prefix.
+ * @returns The rest, without a leading slash; `undefined` if the path is not below the prefix.
  *
  * @example Usage
  * ```ts
@@ -103,12 +103,12 @@ export function suffixOf(prefix: BroadcastPath, path: BroadcastPath): string | u
 }
 
 /**
- * Puts a suffix behind a prefix.
+ * Joins a prefix and a suffix.
  *
  * @param prefix The prefix.
- * @param suffix What is below it, as a peer sent it.
+ * @param suffix The path below the prefix, as a peer sent it.
  * @returns The path.
- * @throws {ProtocolError} If it has too many parts or bytes.
+ * @throws {ProtocolError} If the path has too many parts or bytes.
  */
 export function joinPath(prefix: BroadcastPath, suffix: string): BroadcastPath {
   return receivedPath(`${prefix}/${suffix}`);

@@ -1,6 +1,6 @@
 /**
- * The messages of streams that ask for one thing, FETCH, PROBE, GOAWAY and TRACK, and the head of a
- * group.
+ * The messages of streams with a single request (FETCH, PROBE, GOAWAY and TRACK), and the header of
+ * a group.
  *
  * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite}
  *
@@ -12,7 +12,7 @@ import { UniType } from "./stream_types.ts";
 
 /** FETCH. */
 export interface FetchMessage {
-  /** The path as it stands on the wire. */
+  /** The path, as on the wire. */
   readonly path: string;
   /** The name of the track. */
   readonly track: string;
@@ -22,7 +22,7 @@ export interface FetchMessage {
   readonly group: number;
 }
 
-/** PROBE: what is wanted, or what was measured. */
+/** PROBE: a target, or a measurement. */
 export interface ProbeMessage {
   /** Bits a second; `undefined` if unknown. */
   readonly bitrate: number | undefined;
@@ -30,21 +30,21 @@ export interface ProbeMessage {
   readonly rttMs: number | undefined;
 }
 
-/** TRACK: asks for what stays true of a track. */
+/** TRACK: asks for the fixed properties of a track. */
 export interface TrackRequest {
-  /** The path as it stands on the wire. */
+  /** The path, as on the wire. */
   readonly path: string;
   /** The name of the track. */
   readonly track: string;
 }
 
-/** TRACK_INFO: what stays true of a track. */
+/** TRACK_INFO: the fixed properties of a track. */
 export interface TrackInfoMessage {
   /** 0 to 255; higher goes first. */
   readonly priority: number;
   /** Older groups go first. */
   readonly ordered: boolean;
-  /** How long groups are kept behind the newest one, in milliseconds. */
+  /** Time that groups are kept behind the newest one, in milliseconds. */
   readonly maxLatencyMs: number;
   /** Units of timestamps a second; at least 1. */
   readonly timescale: number;
@@ -59,11 +59,11 @@ export interface GroupHeader {
 }
 
 /**
- * Writes FETCH.
+ * Encodes FETCH.
  *
- * @param message What is asked for.
- * @returns The message behind its length.
- * @throws {RangeError} If a number does not fit.
+ * @param message The request.
+ * @returns The message, with the length in front.
+ * @throws {RangeError} If a number is too large.
  */
 export function encodeFetch(message: FetchMessage): Uint8Array {
   const { path, track, priority, group } = message;
@@ -71,11 +71,11 @@ export function encodeFetch(message: FetchMessage): Uint8Array {
 }
 
 /**
- * Reads the body of FETCH.
+ * Decodes the body of FETCH.
  *
- * @param body What stands behind the length.
- * @returns What is asked for.
- * @throws {ProtocolError} If it is malformed.
+ * @param body The bytes after the length.
+ * @returns The request.
+ * @throws {ProtocolError} If the body is malformed.
  */
 export function decodeFetch(body: Uint8Array): FetchMessage {
   return decodeMessage(body, "FETCH", (fields) => ({
@@ -87,11 +87,11 @@ export function decodeFetch(body: Uint8Array): FetchMessage {
 }
 
 /**
- * Writes PROBE. Numbers are rounded, and a measured 0 goes out as 1, since 0 says unknown.
+ * Encodes PROBE. Numbers are rounded, and a measured 0 is sent as 1, since 0 means unknown.
  *
- * @param message What is wanted, or was measured.
- * @returns The message behind its length.
- * @throws {RangeError} If a number does not fit.
+ * @param message The target or measurement.
+ * @returns The message, with the length in front.
+ * @throws {RangeError} If a number is too large.
  *
  * @example Usage
  * ```ts
@@ -109,11 +109,11 @@ export function encodeProbe(message: ProbeMessage): Uint8Array {
 }
 
 /**
- * Reads the body of PROBE.
+ * Decodes the body of PROBE.
  *
- * @param body What stands behind the length.
- * @returns What is wanted, or was measured.
- * @throws {ProtocolError} If it is malformed.
+ * @param body The bytes after the length.
+ * @returns The target or measurement.
+ * @throws {ProtocolError} If the body is malformed.
  */
 export function decodeProbe(body: Uint8Array): ProbeMessage {
   return decodeMessage(body, "PROBE", (fields) => ({
@@ -123,43 +123,43 @@ export function decodeProbe(body: Uint8Array): ProbeMessage {
 }
 
 /**
- * Writes GOAWAY.
+ * Encodes GOAWAY.
  *
- * @param uri Where to go; empty for the same place.
- * @returns The message behind its length.
+ * @param uri The URL to go to; empty for the same place.
+ * @returns The message, with the length in front.
  */
 export function encodeGoaway(uri: string): Uint8Array {
   return new FieldWriter().string(uri).finishSized();
 }
 
 /**
- * Reads the body of GOAWAY.
+ * Decodes the body of GOAWAY.
  *
- * @param body What stands behind the length.
- * @returns Where to go; empty for the same place.
- * @throws {ProtocolError} If it is malformed.
+ * @param body The bytes after the length.
+ * @returns The URL to go to; empty for the same place.
+ * @throws {ProtocolError} If the body is malformed.
  */
 export function decodeGoaway(body: Uint8Array): string {
   return decodeMessage(body, "GOAWAY", (fields) => fields.string());
 }
 
 /**
- * Writes TRACK.
+ * Encodes TRACK.
  *
- * @param path The path as it stands on the wire.
+ * @param path The path, as on the wire.
  * @param track The name of the track.
- * @returns The message behind its length.
+ * @returns The message, with the length in front.
  */
 export function encodeTrackRequest(path: string, track: string): Uint8Array {
   return new FieldWriter().string(path).string(track).finishSized();
 }
 
 /**
- * Reads the body of TRACK.
+ * Decodes the body of TRACK.
  *
- * @param body What stands behind the length.
- * @returns What is asked for.
- * @throws {ProtocolError} If it is malformed.
+ * @param body The bytes after the length.
+ * @returns The request.
+ * @throws {ProtocolError} If the body is malformed.
  */
 export function decodeTrackRequest(body: Uint8Array): TrackRequest {
   return decodeMessage(
@@ -170,11 +170,11 @@ export function decodeTrackRequest(body: Uint8Array): TrackRequest {
 }
 
 /**
- * Writes TRACK_INFO.
+ * Encodes TRACK_INFO.
  *
- * @param info What stays true of the track.
- * @returns The message behind its length.
- * @throws {RangeError} If a number does not fit, or the timescale is 0.
+ * @param info The fixed properties of the track.
+ * @returns The message, with the length in front.
+ * @throws {RangeError} If a number is too large, or the timescale is 0.
  */
 export function encodeTrackInfo(info: TrackInfoMessage): Uint8Array {
   if (info.timescale === 0) {
@@ -185,11 +185,11 @@ export function encodeTrackInfo(info: TrackInfoMessage): Uint8Array {
 }
 
 /**
- * Reads the body of TRACK_INFO.
+ * Decodes the body of TRACK_INFO.
  *
- * @param body What stands behind the length.
- * @returns What stays true of the track.
- * @throws {ProtocolError} If it is malformed, or the timescale is 0.
+ * @param body The bytes after the length.
+ * @returns The fixed properties of the track.
+ * @throws {ProtocolError} If the body is malformed, or the timescale is 0.
  */
 export function decodeTrackInfo(body: Uint8Array): TrackInfoMessage {
   return decodeMessage(body, "TRACK_INFO", (fields) => {
@@ -205,11 +205,11 @@ export function decodeTrackInfo(body: Uint8Array): TrackInfoMessage {
 }
 
 /**
- * Writes GROUP, behind the type of its stream.
+ * Encodes GROUP, with the type of the stream in front.
  *
- * @param header Which group of which subscription.
- * @returns The type of the stream, and the message behind its length.
- * @throws {RangeError} If a number does not fit.
+ * @param header The numbers of the subscription and the group.
+ * @returns The type of the stream, and the message with the length in front.
+ * @throws {RangeError} If a number is too large.
  *
  * @example Usage
  * ```ts
@@ -220,7 +220,7 @@ export function decodeTrackInfo(body: Uint8Array): TrackInfoMessage {
  * ```
  */
 export function encodeGroupHead(header: GroupHeader): Uint8Array {
-  // By hand: there is one for every group.
+  // Without a FieldWriter, for speed: every group has one.
   const { subscribeId, sequence } = header;
   const byteLength = varintLength(subscribeId) + varintLength(sequence);
   const message = new Uint8Array(2 + byteLength);
@@ -231,11 +231,11 @@ export function encodeGroupHead(header: GroupHeader): Uint8Array {
 }
 
 /**
- * Reads the body of GROUP.
+ * Decodes the body of GROUP.
  *
- * @param body What stands behind the length.
- * @returns Which group of which subscription.
- * @throws {ProtocolError} If it is malformed.
+ * @param body The bytes after the length.
+ * @returns The numbers of the subscription and the group.
+ * @throws {ProtocolError} If the body is malformed.
  */
 export function decodeGroupHeader(body: Uint8Array): GroupHeader {
   return decodeMessage(body, "GROUP", (fields) => ({

@@ -1,9 +1,10 @@
 /**
- * The messages that agree on a version and tell what an end can do: gomoqt's SESSION_CLIENT and
+ * The messages that negotiate a version and exchange parameters: gomoqt's SESSION_CLIENT and
  * SESSION_SERVER, CLIENT_SETUP and SERVER_SETUP of the IETF's draft 14, and SETUP of moq-lite-05.
  *
  * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite}
- * @see {@link https://datatracker.ietf.org/doc/draft-ietf-moq-transport/14/ | Media over QUIC Transport, draft 14}
+ * @see
+ * {@link https://datatracker.ietf.org/doc/draft-ietf-moq-transport/14/ | Media over QUIC Transport, draft 14}
  *
  * @module
  */
@@ -11,7 +12,7 @@ import { decodeMessage, type FieldReader, FieldWriter } from "./bytes.ts";
 import { BidiType, SERVER_SETUP, UniType } from "./stream_types.ts";
 import type { VersionTraits } from "./versions.ts";
 
-/** Parameters of a setup message at most, as moq-rs has it. */
+/** Parameters of a setup message, at most, as in moq-rs. */
 export const MAX_PARAMETERS = 64;
 
 /** Versions that a client may offer in a setup message. */
@@ -20,32 +21,33 @@ const MAX_OFFERED_VERSIONS = 64;
 /** The largest body of draft 14, whose length has two bytes. */
 const MAX_COMPAT_BYTES = 0xffff;
 
-/** What a setup message says beside versions: number to bytes. */
+/** Parameters of a setup message: number to bytes. */
 export type MoqParameters = ReadonlyMap<number, Uint8Array>;
 
-/** What a client offers: SESSION_CLIENT of gomoqt, or CLIENT_SETUP. */
+/** The offer of a client: SESSION_CLIENT of gomoqt, or CLIENT_SETUP. */
 export interface ClientSetup {
   /** The numbers of the versions, the best first. */
   readonly versions: readonly number[];
-  /** What else. */
+  /** Parameters of the client. */
   readonly parameters: MoqParameters;
 }
 
-/** What a server chose: SESSION_SERVER of gomoqt, or SERVER_SETUP. */
+/** The choice of a server: SESSION_SERVER of gomoqt, or SERVER_SETUP. */
 export interface ServerSetup {
   /** The number of the version. */
   readonly version: number;
-  /** What else. */
+  /** Parameters of the server. */
   readonly parameters: MoqParameters;
 }
 
 /**
- * Writes SESSION_CLIENT behind its length, or CLIENT_SETUP behind its type and length.
+ * Encodes SESSION_CLIENT after a length, or CLIENT_SETUP after a type and length.
  *
- * @param setup What is offered. Under an even number, CLIENT_SETUP holds one varint, without a length.
- * @param traits A version that is agreed on by it.
+ * @param setup The offer. In CLIENT_SETUP, a parameter with an even number is one varint, without a
+ * length.
+ * @param traits A version that this message negotiates.
  * @returns The message.
- * @throws {RangeError} If a number does not fit, or CLIENT_SETUP would have more than 65,535 bytes.
+ * @throws {RangeError} If a number is too large, or CLIENT_SETUP would have more than 65,535 bytes.
  *
  * @example Usage
  * ```ts
@@ -66,12 +68,12 @@ export function encodeClientSetup(setup: ClientSetup, traits: VersionTraits): Ui
 }
 
 /**
- * Reads the body of SESSION_CLIENT, or of CLIENT_SETUP.
+ * Decodes the body of SESSION_CLIENT or CLIENT_SETUP.
  *
- * @param body What stands behind the length.
- * @param traits A version that is agreed on by it.
- * @returns What is offered.
- * @throws {ProtocolError} If it is malformed, or too much is offered.
+ * @param body The bytes after the length.
+ * @param traits A version that this message negotiates.
+ * @returns The offer.
+ * @throws {ProtocolError} If the body is malformed, or has too many versions or parameters.
  */
 export function decodeClientSetup(body: Uint8Array, traits: VersionTraits): ClientSetup {
   return decodeMessage(body, "the client's setup", (fields) => {
@@ -86,12 +88,12 @@ export function decodeClientSetup(body: Uint8Array, traits: VersionTraits): Clie
 }
 
 /**
- * Writes SESSION_SERVER behind its length, or SERVER_SETUP behind its type and length.
+ * Encodes SESSION_SERVER after a length, or SERVER_SETUP after a type and length.
  *
- * @param setup What was chosen.
- * @param traits A version that is agreed on by it.
+ * @param setup The choice.
+ * @param traits A version that this message negotiates.
  * @returns The message.
- * @throws {RangeError} If a number does not fit, or SERVER_SETUP would have more than 65,535 bytes.
+ * @throws {RangeError} If a number is too large, or SERVER_SETUP would have more than 65,535 bytes.
  */
 export function encodeServerSetup(setup: ServerSetup, traits: VersionTraits): Uint8Array {
   const fields = new FieldWriter().varint(setup.version);
@@ -99,12 +101,12 @@ export function encodeServerSetup(setup: ServerSetup, traits: VersionTraits): Ui
 }
 
 /**
- * Reads the body of SESSION_SERVER, or of SERVER_SETUP.
+ * Decodes the body of SESSION_SERVER or SERVER_SETUP.
  *
- * @param body What stands behind the length.
- * @param traits A version that is agreed on by it.
- * @returns What was chosen.
- * @throws {ProtocolError} If it is malformed.
+ * @param body The bytes after the length.
+ * @param traits A version that this message negotiates.
+ * @returns The choice.
+ * @throws {ProtocolError} If the body is malformed.
  */
 export function decodeServerSetup(body: Uint8Array, traits: VersionTraits): ServerSetup {
   return decodeMessage(body, "the server's setup", (fields) => {
@@ -114,10 +116,10 @@ export function decodeServerSetup(body: Uint8Array, traits: VersionTraits): Serv
 }
 
 /**
- * Writes SETUP of moq-lite-05, which stands alone on its stream.
+ * Encodes SETUP of moq-lite-05, the only message of a stream.
  *
- * @param parameters What this end can do.
- * @returns The type of the stream, and the message behind its length.
+ * @param parameters The parameters of this end.
+ * @returns The type of the stream, and the message with the length in front.
  */
 export function encodeSetupStream(parameters: MoqParameters): Uint8Array {
   const fields = new FieldWriter();
@@ -126,33 +128,33 @@ export function encodeSetupStream(parameters: MoqParameters): Uint8Array {
 }
 
 /**
- * Reads the body of SETUP of moq-lite-05.
+ * Decodes the body of SETUP of moq-lite-05.
  *
- * @param body What stands behind the length.
- * @returns What the peer can do.
- * @throws {ProtocolError} If it is malformed.
+ * @param body The bytes after the length.
+ * @returns The parameters of the peer.
+ * @throws {ProtocolError} If the body is malformed.
  */
 export function decodeSetupStream(body: Uint8Array): MoqParameters {
   return decodeMessage(body, "SETUP", readPlainParameters);
 }
 
 /**
- * Writes the bitrate of SESSION_UPDATE, in kilobits a second.
+ * Encodes SESSION_UPDATE.
  *
- * @param bitrate The bitrate.
- * @returns The message behind its length.
- * @throws {RangeError} If the number does not fit.
+ * @param bitrate The bitrate, in kilobits a second on gomoqt and in bits a second on moq-lite.
+ * @returns The message, with the length in front.
+ * @throws {RangeError} If the number is too large.
  */
 export function encodeSessionUpdate(bitrate: number): Uint8Array {
   return new FieldWriter().varint(bitrate).finishSized();
 }
 
 /**
- * Reads the body of SESSION_UPDATE.
+ * Decodes the body of SESSION_UPDATE.
  *
- * @param body What stands behind the length.
- * @returns The bitrate, in kilobits a second.
- * @throws {ProtocolError} If it is malformed.
+ * @param body The bytes after the length.
+ * @returns The bitrate, in the unit of {@linkcode encodeSessionUpdate}.
+ * @throws {ProtocolError} If the body is malformed.
  */
 export function decodeSessionUpdate(body: Uint8Array): number {
   return decodeMessage(body, "SESSION_UPDATE", (fields) => fields.limit());
@@ -194,7 +196,7 @@ function readPlainParameters(fields: FieldReader): MoqParameters {
   return readPairs(fields, () => fields.sized());
 }
 
-/** Draft 14 of the IETF: even keys have a varint, odd ones bytes behind their length. */
+/** Draft 14 of the IETF: even keys have a varint, odd keys a length and bytes. */
 function writeCompatParameters(fields: FieldWriter, parameters: MoqParameters): void {
   fields.varint(parameters.size);
   for (const [key, value] of parameters) {
@@ -220,7 +222,7 @@ function readPairs(fields: FieldReader, read: (key: bigint) => Uint8Array): MoqP
   for (let i = 0; i < count; i++) {
     const key = fields.varint62();
     const value = read(key);
-    // One that nobody here can know of is passed over, as any other that is not known.
+    // This end cannot know a parameter with such a number: skipped like other unknown parameters.
     if (key > BigInt(Number.MAX_SAFE_INTEGER)) continue;
     if (parameters.has(Number(key))) throw fields.fault(`parameter ${key} came twice`);
     parameters.set(Number(key), value);

@@ -1,5 +1,5 @@
 /**
- * The numbers with which streams of MoQ begin, and the bound of every message on them.
+ * The first bytes of MoQ streams, and size limits of messages.
  *
  * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite}
  *
@@ -24,19 +24,19 @@ export const BidiType = {
   announce: 0x1,
   /** A subscription. */
   subscribe: 0x2,
-  /** One group that is in a cache. */
+  /** A fetch of one group from a cache. */
   fetch: 0x3,
-  /** How much the path carries. */
+  /** A measurement of the path. */
   probe: 0x4,
-  /** The peer wants to end. */
+  /** A request to end the session. */
   goaway: 0x5,
-  /** What stays true of a track. */
+  /** A question about the fixed properties of a track. */
   track: 0x6,
-  /** CLIENT_SETUP of the IETF's draft 14, by which moq-lite-01 and -02 are agreed on. */
+  /** CLIENT_SETUP of the IETF's draft 14, which negotiates moq-lite-01 and -02. */
   clientSetup: 0x20,
 } as const;
 
-/** What answers {@linkcode BidiType.clientSetup}, on the same stream. */
+/** The type of the answer to {@linkcode BidiType.clientSetup}, on the same stream. */
 export const SERVER_SETUP = 0x21;
 
 /**
@@ -57,8 +57,8 @@ export const UniType = {
   setup: 0x1,
 } as const;
 
-/** The largest message body that is read, in bytes. Frames have a bound of their own. */
+/** The largest message body to read, in bytes. Frames have a separate limit. */
 export const MAX_MESSAGE_BYTES = 65_536;
 
-/** The same for ANNOUNCE_INIT, which lists all that is there: some 100,000 broadcasts. */
+/** The largest body of ANNOUNCE_INIT to read, in bytes: enough for some 100,000 broadcasts. */
 export const MAX_ANNOUNCE_INIT_BYTES = 4_194_304;

@@ -1,5 +1,5 @@
 /**
- * The messages of a subscription's stream: SUBSCRIBE, its changes, and what answers it.
+ * The messages of a subscription's stream: SUBSCRIBE, updates, and responses.
  *
  * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite}
  *
@@ -8,13 +8,16 @@
 import { decodeMessage, type FieldReader, FieldWriter } from "./bytes.ts";
 import type { VersionTraits } from "./versions.ts";
 
-/** How a subscriber wants a track. */
+/** The fields of a subscription. */
 export interface SubscribeFields {
   /** 0 to 255; higher goes first. */
   readonly priority: number;
   /** Older groups go first, rather than newer ones. */
   readonly ordered: boolean;
-  /** Groups older than this behind the newest one are not wanted, in milliseconds; 0 for no limit. */
+  /**
+   * Age behind the newest group, in milliseconds, above which a group is not wanted; 0 for no
+   * limit.
+   */
   readonly maxLatencyMs: number;
   /** The first group; `undefined` for the newest one. */
   readonly startGroup: number | undefined;
@@ -24,25 +27,25 @@ export interface SubscribeFields {
 
 /** SUBSCRIBE. */
 export interface SubscribeMessage extends SubscribeFields {
-  /** The subscription's number, by which groups find it. */
+  /** The number of the subscription, which the header of each group repeats. */
   readonly id: number;
-  /** The path as it stands on the wire. */
+  /** The path, as on the wire. */
   readonly path: string;
   /** The name of the track. */
   readonly track: string;
 }
 
-/** What a publisher answers on the stream of a subscription. */
+/** A response of the publisher, on the stream of a subscription. */
 export type SubscribeResponse =
-  /** SUBSCRIBE_OK; without fields where the version has none. */
+  /** SUBSCRIBE_OK; without fields on versions without them. */
   | { readonly type: "ok"; readonly fields: SubscribeFields | undefined }
-  /** SUBSCRIBE_START: the first group that comes. */
+  /** SUBSCRIBE_START: the first group. */
   | { readonly type: "start"; readonly group: number }
-  /** SUBSCRIBE_END: `group` is the one behind the last. */
+  /** SUBSCRIBE_END: `group` is the number after the last group. */
   | { readonly type: "end"; readonly group: number }
   /**
-   * SUBSCRIBE_DROP: groups that do not come, by the numbers on the wire. moq-rs and its JavaScript
-   * put those of the groups there, gomoqt puts them plus one.
+   * SUBSCRIBE_DROP: groups that will not come, by the numbers on the wire. moq-rs and the
+   * JavaScript of moq-rs send the numbers of the groups, gomoqt sends those plus one.
    */
   | {
     readonly type: "drop";
@@ -51,7 +54,7 @@ export type SubscribeResponse =
     readonly code: number;
   };
 
-/** How a subscriber wants a track that says nothing of it. */
+/** Default fields of a subscription, where a message has no such fields. */
 const NO_FIELDS: SubscribeFields = {
   priority: 0,
   ordered: false,
@@ -60,7 +63,7 @@ const NO_FIELDS: SubscribeFields = {
   endGroup: undefined,
 };
 
-/** The numbers of responses are the places here. */
+/** The type of a response on the wire is the index here. */
 const RESPONSE_KINDS: Readonly<
   Record<VersionTraits["responses"], readonly SubscribeResponse["type"][]>
 > = {
@@ -70,12 +73,12 @@ const RESPONSE_KINDS: Readonly<
 };
 
 /**
- * Writes SUBSCRIBE.
+ * Encodes SUBSCRIBE.
  *
- * @param message What is wanted; of its fields those go out that the version has.
+ * @param message The request; only fields of the version are sent.
  * @param traits The version.
- * @returns The message behind its length.
- * @throws {RangeError} If a number does not fit.
+ * @returns The message, with the length in front.
+ * @throws {RangeError} If a number is too large.
  *
  * @example Usage
  * ```ts
@@ -102,12 +105,12 @@ export function encodeSubscribe(message: SubscribeMessage, traits: VersionTraits
 }
 
 /**
- * Reads the body of SUBSCRIBE.
+ * Decodes the body of SUBSCRIBE.
  *
- * @param body What stands behind the length.
+ * @param body The bytes after the length.
  * @param traits The version.
- * @returns What is wanted; what the version does not say has its default.
- * @throws {ProtocolError} If it is malformed.
+ * @returns The request; fields that the version does not have get defaults.
+ * @throws {ProtocolError} If the body is malformed.
  */
 export function decodeSubscribe(body: Uint8Array, traits: VersionTraits): SubscribeMessage {
   return decodeMessage(body, "SUBSCRIBE", (fields) => ({
@@ -119,47 +122,47 @@ export function decodeSubscribe(body: Uint8Array, traits: VersionTraits): Subscr
 }
 
 /**
- * Writes SUBSCRIBE_UPDATE.
+ * Encodes SUBSCRIBE_UPDATE.
  *
- * @param message What is wanted from now on.
+ * @param message The fields from now on.
  * @param traits The version.
- * @returns The message behind its length.
- * @throws {RangeError} If a number does not fit.
+ * @returns The message, with the length in front.
+ * @throws {RangeError} If a number is too large.
  */
 export function encodeSubscribeUpdate(message: SubscribeFields, traits: VersionTraits): Uint8Array {
   return writeFields(new FieldWriter(), message, traits).finishSized();
 }
 
 /**
- * Reads the body of SUBSCRIBE_UPDATE.
+ * Decodes the body of SUBSCRIBE_UPDATE.
  *
- * @param body What stands behind the length.
+ * @param body The bytes after the length.
  * @param traits The version.
- * @returns What is wanted from now on.
- * @throws {ProtocolError} If it is malformed.
+ * @returns The fields from now on.
+ * @throws {ProtocolError} If the body is malformed.
  */
 export function decodeSubscribeUpdate(body: Uint8Array, traits: VersionTraits): SubscribeFields {
   return decodeMessage(body, "SUBSCRIBE_UPDATE", (fields) => readFields(fields, traits));
 }
 
 /**
- * Tells whether answers to SUBSCRIBE have a number of their kind in front of their length.
+ * Tells whether responses to SUBSCRIBE have a type in front of the length.
  *
  * @param traits The version.
- * @returns Whether they have.
+ * @returns True if responses have a type.
  */
 export function hasResponseType(traits: VersionTraits): boolean {
   return traits.responses !== "ok";
 }
 
 /**
- * Writes an answer to SUBSCRIBE.
+ * Encodes a response to SUBSCRIBE.
  *
- * @param response The answer.
+ * @param response The response.
  * @param traits The version.
- * @returns The number of its kind, where the version has that, and the message behind its length;
- * `undefined` if the version has none of this kind.
- * @throws {RangeError} If a number does not fit.
+ * @returns The type, where the version has types, and the message with the length in front;
+ * `undefined` if the version has no such response.
+ * @throws {RangeError} If a number is too large.
  *
  * @example Usage
  * ```ts
@@ -192,13 +195,13 @@ export function encodeSubscribeResponse(
 }
 
 /**
- * Reads an answer to SUBSCRIBE.
+ * Decodes a response to SUBSCRIBE.
  *
- * @param type The number of its kind; 0 where the version has none.
- * @param body What stands behind the length.
+ * @param type The type; 0 where the version has no types.
+ * @param body The bytes after the length.
  * @param traits The version.
- * @returns The answer.
- * @throws {ProtocolError} If the kind is unknown, or it is malformed.
+ * @returns The response.
+ * @throws {ProtocolError} If the type is unknown, or the body is malformed.
  */
 export function decodeSubscribeResponse(
   type: number,

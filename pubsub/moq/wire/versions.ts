@@ -1,16 +1,16 @@
 /**
- * The versions of MoQ that are spoken here, how each is agreed on, and in what they differ.
+ * The supported versions of MoQ, the negotiation of each, and the differences.
  *
- * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite}, whose
- * revisions 01, 02, 04 and 05 these are
+ * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite},
+ * revisions 01, 02, 04 and 05
  *
  * @module
  */
 import { ProtocolError } from "../../../errors.ts";
 
 /**
- * A version of MoQ: the drafts of moq-lite, and gomoqt's own of its releases 0.8 to 0.11, which
- * calls itself `0xfeedbabe`.
+ * A version of MoQ: the drafts of moq-lite, and gomoqt's own of the releases 0.8 to 0.11, which has
+ * the number `0xfeedbabe`.
  */
 export type MoqVersion =
   | "moq-lite-05"
@@ -19,36 +19,46 @@ export type MoqVersion =
   | "moq-lite-01"
   | "gomoqt-dev";
 
-/** In what a version differs from the others; the codecs branch on this, never on the name. */
+/** The differences between versions; the codecs branch on these traits, never on the name. */
 export interface VersionTraits {
   /** The version. */
   readonly version: MoqVersion;
-  /** Its number in SETUP. */
+  /** The number of the version in SETUP. */
   readonly code: number;
   /**
-   * How a session begins: `none` at once, `compat` with CLIENT_SETUP of the IETF's draft 14,
-   * `session` with gomoqt's SESSION_CLIENT, `stream` with one SETUP each way beside everything else.
+   * The start of a session: `none` without any message, `compat` with CLIENT_SETUP of the IETF's
+   * draft 14, `session` with gomoqt's SESSION_CLIENT, `stream` with one SETUP each way, in parallel
+   * to other streams.
    */
   readonly setup: "none" | "compat" | "session" | "stream";
-  /** Paths go out with a leading slash: gomoqt needs that, moq-rs and its JavaScript trim it. */
+  /**
+   * Paths are sent with a leading slash: gomoqt needs that slash, moq-rs and the JavaScript of
+   * moq-rs trim it.
+   */
   readonly slashedPaths: boolean;
-  /** How an answer to announce interest begins: a list, the number that follows, or nothing. */
+  /**
+   * The head of the answer to an announce interest: a list of broadcasts (`init`), the number of
+   * announcements that follow (`ok`), or no head.
+   */
   readonly announceHead: "init" | "ok" | "none";
   /** Announcements carry the ids of the relays that they passed. */
   readonly hops: boolean;
   /** SUBSCRIBE carries order, latency and range, beside the priority. */
   readonly subscribeRange: boolean;
-  /** Peers take SUBSCRIBE_UPDATE: those of moq-lite-01 and -02 end the subscription by it. */
+  /**
+   * Peers accept SUBSCRIBE_UPDATE: those of moq-lite-01 and -02 take that message for the end of
+   * the subscription.
+   */
   readonly subscribeUpdates: boolean;
-  /** What answers SUBSCRIBE: OK alone, OK and DROP, or START, END and DROP. */
+  /** The responses to SUBSCRIBE: OK alone, OK and DROP, or START, END and DROP. */
   readonly responses: "ok" | "ok-drop" | "start-end-drop";
-  /** The fields of OK: none, the priority, or all that SUBSCRIBE has. */
+  /** The fields of OK: no fields, the priority, or all fields of SUBSCRIBE. */
   readonly okFields: "none" | "priority" | "all";
   /** A priority is a varint, not a byte. */
   readonly varintPriority: boolean;
   /** FETCH, PROBE and GOAWAY exist. */
   readonly requests: boolean;
-  /** TRACK asks for what stays true of a track, and every frame carries a timestamp. */
+  /** TRACK asks for the fixed properties of a track, and every frame carries a timestamp. */
   readonly timestamps: boolean;
 }
 
@@ -90,7 +100,7 @@ export const VERSIONS: Readonly<Record<MoqVersion, VersionTraits>> = {
     version: "moq-lite-04",
     code: 0xff0d_ad04,
     setup: "none",
-    // Both families speak it, and the one that does not need the slash trims it.
+    // Both families speak this version, and the one that does not need the slash trims it.
     slashedPaths: true,
     announceHead: "none",
     responses: "ok-drop",
@@ -109,7 +119,7 @@ export const VERSIONS: Readonly<Record<MoqVersion, VersionTraits>> = {
   },
 };
 
-/** What is offered by default where a version can be chosen by name; the best first. */
+/** The versions offered by default where a name selects the version; the best first. */
 export const DEFAULT_VERSIONS: readonly MoqVersion[] = [
   "moq-lite-05",
   "moq-lite-04",
@@ -117,17 +127,17 @@ export const DEFAULT_VERSIONS: readonly MoqVersion[] = [
   "moq-lite-01",
 ];
 
-/** The subprotocol under which `moq-lite-01` and `-02` are agreed on by SETUP. */
+/** The subprotocol under which SETUP negotiates `moq-lite-01` and `-02`. */
 export const SETUP_PROTOCOL = "moql";
 
-/** What gomoqt's releases 0.4 to 0.11 call themselves in the handshake of raw QUIC. */
+/** The ALPN name of gomoqt's releases 0.4 to 0.11 on raw QUIC. */
 export const GOMOQT_ALPN = "moq-00";
 
 /**
- * Lists the names under which versions are offered: as ALPN over raw QUIC, as subprotocol elsewhere.
+ * Lists the names that offer versions: ALPN names on raw QUIC, subprotocols elsewhere.
  *
  * @param versions The versions, the best first.
- * @param wire What offers them.
+ * @param wire The transport of the offer.
  * @returns The names, in the same order.
  *
  * @example Usage
@@ -146,7 +156,7 @@ export function protocolsOf(
   const names = versions.flatMap((version) => {
     const { setup } = VERSIONS[version];
     if (setup === "compat") return [SETUP_PROTOCOL];
-    // Over WebTransport gomoqt of that time offers and checks none.
+    // Over WebTransport, gomoqt of that time neither offers nor checks a name.
     if (setup === "session") return wire === "quic" ? [GOMOQT_ALPN] : [];
     return [version];
   });
@@ -154,11 +164,11 @@ export function protocolsOf(
 }
 
 /**
- * Finds the version that a protocol names by itself.
+ * Finds the version that a protocol name selects.
  *
- * @param protocol The ALPN or subprotocol that was agreed on; empty if none was.
- * @returns The version; `undefined` if SETUP tells it.
- * @throws {ProtocolError} If it names something that is not spoken here.
+ * @param protocol The negotiated ALPN name or subprotocol; empty without one.
+ * @returns The version; `undefined` if SETUP selects the version.
+ * @throws {ProtocolError} If the name is unknown.
  *
  * @example Usage
  * ```ts

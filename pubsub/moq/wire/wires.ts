@@ -1,29 +1,32 @@
 /**
- * The names under which MoQ is offered and chosen, wire by wire.
+ * The names that offer and select MoQ, by transport.
  *
  * @module
  */
 import { parseQmuxProtocol, qmuxProtocols } from "../../../transport/qmux/versions.ts";
 import { type MoqVersion, protocolsOf, SETUP_PROTOCOL, VERSIONS } from "./versions.ts";
 
-/** Where a server in development tells the hash of its certificate, in hexadecimal; relays of MoQ do too. */
+/**
+ * The path under which a development server gives the hash of the certificate, in hexadecimal;
+ * relays of MoQ use the same path.
+ */
 export const HASH_PATH = "/certificate.sha256";
 
 /**
- * Streams of each kind that a peer may have open. Every group has a unidirectional one, and every
- * subscription a bidirectional one; some peers fail where others wait.
+ * Streams of each kind that a peer may have open. Every group has a unidirectional stream, and
+ * every subscription a bidirectional one. Above the limit some peers fail, and others wait.
  */
 export const MAX_STREAMS = 1_024;
 
-/** The versions that are agreed on by a first message, not by a name. */
+/** The setups whose first message, not a name, selects the version. */
 const BY_MESSAGE: readonly unknown[] = ["compat", "session"];
 
 /**
- * Checks versions before anything is dialed or bound.
+ * Checks versions before dialing or binding.
  *
- * @param versions What was given.
- * @param verb What it was for.
- * @throws {TypeError} If there is none, or one is not known.
+ * @param versions The given versions.
+ * @param verb The verb of the error.
+ * @throws {TypeError} If the list is empty, or a version is unknown.
  */
 export function checkVersions(versions: readonly MoqVersion[], verb: string): void {
   const known = Object.keys(VERSIONS);
@@ -37,8 +40,8 @@ export function checkVersions(versions: readonly MoqVersion[], verb: string): vo
 }
 
 /**
- * Lists what a client offers on a WebSocket. Every version is one of QMux's protocols; bare names of
- * QMux leave it to the first message.
+ * Lists the subprotocols that a client offers on a WebSocket. Every version has subprotocols of
+ * QMux; bare names of QMux leave the choice to the first message.
  *
  * @param versions The versions, the best first.
  * @returns The subprotocols, the best first.
@@ -51,9 +54,9 @@ export function webSocketOffers(versions: readonly MoqVersion[]): string[] {
 /**
  * Chooses a subprotocol of a WebSocket.
  *
- * @param offered What the client offers.
+ * @param offered The subprotocols that the client offers.
  * @param versions The versions of the server, the best first.
- * @returns The subprotocol; `undefined` if none is common.
+ * @returns The subprotocol; `undefined` if no subprotocol is common.
  */
 export function chooseWebSocket(
   offered: readonly string[],
@@ -71,9 +74,10 @@ export function chooseWebSocket(
 /**
  * Chooses a subprotocol of WebTransport.
  *
- * @param offered What the client offers; old clients offer nothing.
+ * @param offered The subprotocols that the client offers; old clients offer none.
  * @param versions The versions of the server, the best first.
- * @returns The subprotocol; empty if the first message decides; `undefined` if nothing is common.
+ * @returns The subprotocol; empty if the first message decides; `undefined` if no subprotocol is
+ * common.
  */
 export function chooseWebTransport(
   offered: readonly string[],
@@ -85,11 +89,11 @@ export function chooseWebTransport(
 }
 
 /**
- * Finds the versions that can still be meant once a protocol was agreed on.
+ * Finds the versions that are possible after the choice of a protocol.
  *
- * @param protocol The protocol; empty if there was none.
+ * @param protocol The protocol; empty without one.
  * @param versions The versions of this end, the best first.
- * @returns Those of them that are left.
+ * @returns The possible versions.
  */
 export function versionsLeft(protocol: string, versions: readonly MoqVersion[]): MoqVersion[] {
   if (protocol === "") return bySetup(versions);
@@ -101,12 +105,12 @@ export function versionsLeft(protocol: string, versions: readonly MoqVersion[]):
 }
 
 /**
- * Finds the versions that a client may offer in its first message: it has to begin in the way of the
- * best one.
+ * Finds the versions that a client may offer in the first message, which has the form of the best
+ * version.
  *
- * @param protocol The protocol that was agreed on; empty if there was none.
+ * @param protocol The negotiated protocol; empty without one.
  * @param versions The versions of the client, the best first.
- * @returns Those of them that begin alike.
+ * @returns The versions with the same form of setup.
  */
 export function versionsBegun(protocol: string, versions: readonly MoqVersion[]): MoqVersion[] {
   const left = versionsLeft(protocol, versions);
