@@ -1,32 +1,32 @@
 /**
- * Streams of one direction that the peer opens.
+ * Queue of the streams of one direction that the peer opens.
  *
  * @module
  */
 import { Arrivals, takeOut } from "../_arrivals.ts";
 
-/** What is made of streams. */
+/** Steps from a stream of the runtime to the application. */
 export interface PeerStreamsOptions<S, T, U> {
-  /** Those of the runtime. */
+  /** Streams of the runtime. */
   streams(): ReadableStream<S>;
-  /** Takes over one of them. */
+  /** Wraps a stream of the runtime. */
   take(stream: S): T;
-  /** Makes what readers get of it, when they get it. */
+  /** Converts a wrapped stream for a reader, at the moment of reading. */
   present(item: T): U;
-  /** Called with one that waits in the queue. */
+  /** Called with a stream that enters the queue. */
   waits(item: T): void;
-  /** Ends one that nobody will read. */
+  /** Ends a stream that has no reader any more. */
   drop(item: T): void;
 }
 
 /**
- * Streams that the peer opened. They stay in the runtime until they are accepted, so that the peer
- * waits for an application that does not ask for them; QUIC's limit on streams bounds how many there
- * are.
+ * Streams that the peer opened. The runtime keeps streams until this queue accepts some, so that the
+ * peer waits for an application that does not ask for streams. The QUIC stream limit bounds the
+ * number.
  *
- * @typeParam S A stream of the runtime.
- * @typeParam T What is made of it.
- * @typeParam U What readers get of that.
+ * @typeParam S Stream of the runtime.
+ * @typeParam T Wrapped stream.
+ * @typeParam U Stream as readers get it.
  */
 export class PeerStreams<S, T, U> {
   readonly #options: PeerStreamsOptions<S, T, U>;
@@ -35,11 +35,7 @@ export class PeerStreams<S, T, U> {
   #isAccepting = false;
   #isOver = false;
 
-  /**
-   * Prepares to take streams.
-   *
-   * @param options See {@linkcode PeerStreamsOptions}.
-   */
+  /** Creates the queue without accepting streams. */
   constructor(options: PeerStreamsOptions<S, T, U>) {
     this.#options = options;
     this.#arrivals = new Arrivals<T, U>(
@@ -48,21 +44,21 @@ export class PeerStreams<S, T, U> {
     );
   }
 
-  /** The streams, in order. */
+  /** Streams in order of arrival. */
   get readable(): ReadableStream<U> {
     this.accept();
     return this.#arrivals.readable;
   }
 
-  /** How many were accepted that nobody took yet. */
+  /** Number of accepted streams that the application has not taken. */
   get size(): number {
     return this.#arrivals.size;
   }
 
   /**
-   * Sets who gets each stream instead of the readable.
+   * Sets a receiver in place of the readable.
    *
-   * @param receiver Gets each; those too that were accepted before.
+   * @param receiver Called with each stream, those accepted earlier included.
    * @throws {TypeError} If there is a receiver already.
    */
   receive(receiver: (item: T) => void): void {
@@ -75,16 +71,16 @@ export class PeerStreams<S, T, U> {
   }
 
   /**
-   * Takes one stream out of those that wait.
+   * Removes a stream from the queue.
    *
-   * @param isMeant Finds it.
-   * @returns The stream; `undefined` if it does not wait.
+   * @param isMeant Predicate for the stream.
+   * @returns The stream; `undefined` if none in the queue matches.
    */
   takeOut(isMeant: (item: T) => boolean): T | undefined {
     return takeOut(this.#arrivals, isMeant);
   }
 
-  /** Has something done to the first stream that is held, if there is one, and says whether. */
+  /** Applies a change to the first stream in the queue; returns false if the queue is empty. */
   changeFirst(change: (item: T) => void): boolean {
     const held = this.#arrivals.takeHeld();
     for (const [index, item] of held.entries()) {
@@ -95,9 +91,9 @@ export class PeerStreams<S, T, U> {
   }
 
   /**
-   * Ends them with the connection.
+   * Ends the streams with the connection.
    *
-   * @param error What readers get, if the connection broke.
+   * @param error Error for readers, if the connection broke.
    */
   end(error?: Error): void {
     this.#isOver = true;
@@ -105,7 +101,7 @@ export class PeerStreams<S, T, U> {
     else this.#arrivals.fail(error);
   }
 
-  /** Takes streams from the runtime, from now on. Idempotent. */
+  /** Starts to take streams from the runtime. Idempotent. */
   accept(): void {
     if (this.#isAccepting || this.#isOver) return;
     this.#isAccepting = true;
@@ -116,7 +112,7 @@ export class PeerStreams<S, T, U> {
     try {
       while (true) {
         const { done, value } = await reader.read();
-        // What comes after the end is of no use to anybody.
+        // Streams after the end of the connection have no use.
         if (done || this.#isOver) return;
         const item = this.#options.take(value);
         if (this.#receiver !== undefined) this.#receiver(item);
@@ -126,7 +122,7 @@ export class PeerStreams<S, T, U> {
         }
       }
     } catch {
-      // The connection is over; its `closed` tells how.
+      // The connection is over; `closed` reports the outcome.
     }
   }
 }

@@ -1,6 +1,6 @@
 /**
- * Listening for QUIC connections: one UDP socket, its certificates, and how
- * many connections there may be. What is spoken on them is for others to say.
+ * Listening for QUIC connections: one UDP socket, certificates, and bounds on handshakes and
+ * connections. The protocol on top is left to the handlers.
  *
  * @module
  */
@@ -12,23 +12,32 @@ import { requireQuic } from "./runtime.ts";
 import { KEEP_ALIVE_MS } from "./options.ts";
 import { UnreadShare, type UnreadStreamLimits, UnreadStreams } from "./unread_streams.ts";
 
-/** Handshakes at once by default: that of an honest peer takes a round trip, so this is 10,000 a second. */
+/**
+ * Default bound of concurrent handshakes. A handshake of an honest peer takes one round trip, so
+ * this admits about 10,000 a second.
+ */
 const MAX_HANDSHAKES = 1_024;
 
-/** A handshake that takes longer is given up, in milliseconds: packets that trickle in would hold its place. */
+/**
+ * Longest handshake in milliseconds. Without this bound, a peer that sends packets slowly would
+ * hold a place forever.
+ */
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 
 /**
- * A handshake keeps its place this long, in milliseconds, where others want it: enough for a round
- * trip to anywhere and one lost packet. It bounds the work of a flood too, to `maxHandshakes` in
- * this time.
+ * Time in milliseconds for which a handshake keeps the place when others want one: enough for a
+ * worldwide round trip and one lost packet. The value also bounds the work of a flood, to
+ * `maxHandshakes` handshakes in this time.
  */
 const HANDSHAKE_GRACE_MS = 2_000;
 
-/** The farewell packets leave before the socket is closed, in milliseconds. */
+/**
+ * Delay in milliseconds between the close of connections and the close of the socket, so that the
+ * close packets leave.
+ */
 const FAREWELL_MS = 10;
 
-/** Options of every listener on QUIC. */
+/** Options of every QUIC listener. */
 export interface QuicListenOptions extends Certificate {
   /**
    * Address to listen on.
@@ -43,97 +52,100 @@ export interface QuicListenOptions extends Certificate {
    */
   readonly port?: number;
   /**
-   * How long a connection may be silent before it is given up, in milliseconds.
-   * A peer that vanished is noticed within this and `keepAliveIntervalMs`; the client's time counts if
-   * it is less.
+   * Longest silence of a connection in milliseconds, after which the connection counts as lost. A
+   * vanished peer is noticed within this time plus `keepAliveIntervalMs`. The client's idle timeout
+   * applies if lower.
    *
    * @default {15000}
    */
   readonly idleTimeoutMs?: number;
   /**
-   * How often a silent connection is asked whether it is still there, in milliseconds.
+   * Interval of keep-alive packets on a silent connection, in milliseconds.
    *
    * @default {5000}
    */
   readonly keepAliveIntervalMs?: number;
   /**
-   * Connections at once.
+   * Most concurrent connections.
    *
    * @default {10000}
    */
   readonly maxConnections?: number;
   /**
-   * Connections of one address at once (an IPv6 /64 counts as one); a browser makes one for each
-   * session.
+   * Most concurrent connections of one address (an IPv6 /64 counts as one). A browser opens one
+   * connection per session.
    *
    * @default {10000}
    */
   readonly maxConnectionsPerAddress?: number;
   /**
-   * Handshakes at once. For one more the oldest is given up once it took two seconds; until then
-   * the first packet of the new one is ignored, and an honest peer sends it again.
+   * Most concurrent handshakes. Beyond, the oldest handshake is given up if older than two seconds.
+   * Otherwise the first packet of the new handshake is ignored, and an honest peer sends that
+   * packet again.
    *
    * @default {1024}
    */
   readonly maxHandshakes?: number;
-  /** Bounds of streams that clients open and that this end does not read. */
+  /** Bounds of unread streams that clients open. */
   readonly unreadStreams?: UnreadStreamLimits | undefined;
-  /** Closes the listener. None by default. */
+  /** Closes the listener. Absent by default. */
   readonly signal?: AbortSignal;
 }
 
-/** Handshakes under way, and those that a listener's bounds kept from ending. */
+/** Counters of handshakes under way, and of handshakes that the listener's bounds prevented. */
 export interface QuicHandshakeStats {
-  /** Handshakes now. */
+  /** Handshakes under way. */
   readonly pending: number;
-  /** First packets that were ignored, as there were too many handshakes; their peers send them again. */
+  /** First packets ignored because of too many handshakes; peers send these packets again. */
   readonly ignored: number;
-  /** Handshakes that were given up for newer ones. */
+  /** Handshakes given up in favor of newer ones. */
   readonly replaced: number;
-  /** Handshakes that were given up as they took ten seconds. */
+  /** Handshakes given up after ten seconds. */
   readonly tooSlow: number;
 }
 
-/** A connection that was taken. */
+/** An accepted connection. */
 export interface AcceptedConnection {
-  /** Settles when it is over; never rejects. */
+  /** Settles at the end of the connection; never rejects. */
   readonly ending: Promise<unknown>;
-  /** Closes it, for the listener does. */
+  /** Closes the connection when the listener closes. */
   close(): void;
 }
 
-/** What a listener adds. */
+/** The protocol on top of a listener. */
 export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
-  /** Protocols to agree on one of (ALPN); who offers none of them is refused. */
+  /** Supported protocols (ALPN); a client that offers none of these is refused. */
   readonly protocols: readonly string[];
   /** Bidirectional streams that a peer may have open. */
   readonly maxBidirectionalStreams: number;
   /** Unidirectional streams that a peer may have open. */
   readonly maxUnidirectionalStreams: number;
-  /** Takes a connection past its handshake, whose unread streams are to be counted. MUST NOT throw. */
+  /**
+   * Handles a connection after the handshake; `unread` counts the unread streams. MUST NOT throw.
+   */
   accept(conn: Deno.QuicConn, unread: UnreadShare): C;
-  /** Closes one that is too many. */
+  /** Closes a connection beyond a limit. */
   refuse(conn: Deno.QuicConn): void;
 }
 
 /**
- * Accepts the connections of one UDP socket.
+ * Accepts connections on one UDP socket.
  *
- * - **Robust:** a handshake that fails ends nothing but itself.
- * - **Bound:** connections, those of one address, and handshakes have limits.
- * - **Open under a flood:** handshakes that nobody finishes give way to newer ones.
+ * - **Robust:** a failed handshake affects no other connection.
+ * - **Bound:** connections, connections per address, and handshakes have limits.
+ * - **Open under a flood:** unfinished handshakes give way to newer ones.
  *
- * @typeParam C What a connection becomes.
+ * @typeParam C A connection as the handlers wrap it.
  */
 export class QuicAcceptor<C extends AcceptedConnection> {
   #endpoint: Deno.QuicEndpoint | undefined;
   readonly #options: QuicListenOptions;
   readonly #handlers: QuicAcceptorHandlers<C>;
-  // All stay referenced and read: stopping one stops the others too, in Deno 2.9.
+  // Listeners stay referenced and read, because stopping one stops the others too in Deno 2.9.
   readonly #listeners: Deno.QuicListener[] = [];
   readonly #connections = new Map<C, string>();
   readonly #perAddress = new Map<string, number>();
-  /** When each began, the oldest first. Bounded by `maxHandshakes`. */
+  /** Start time of each handshake, the oldest first. Bounded by `maxHandshakes`. */
   readonly #handshakes = new Map<Deno.QuicConn, number>();
   readonly #slow = new Deadlines<Deno.QuicConn>(HANDSHAKE_TIMEOUT_MS, (conn) => {
     if (this.#handshakes.has(conn)) this.#giveUp(conn, "tooSlow");
@@ -142,15 +154,10 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   readonly #unread: UnreadStreams;
   #isStopped = false;
 
-  /** Where it listens. */
+  /** Bound address. */
   readonly address: Deno.NetAddr;
 
-  /**
-   * Listens.
-   *
-   * @param options See {@linkcode QuicListenOptions}.
-   * @param handlers See {@linkcode QuicAcceptorHandlers}.
-   */
+  /** Starts to listen. */
   constructor(options: QuicListenOptions, handlers: QuicAcceptorHandlers<C>) {
     requireQuic();
     const { idleTimeoutMs, keepAliveIntervalMs, maxHandshakes } = options;
@@ -176,12 +183,12 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     }
   }
 
-  /** The connections there are. */
+  /** Open connections. */
   get connections(): Iterable<C> {
     return this.#connections.keys();
   }
 
-  /** How many there are. */
+  /** Number of open connections. */
   get connectionCount(): number {
     return this.#connections.size;
   }
@@ -191,7 +198,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     return { pending: this.#handshakes.size, ...this.#counts };
   }
 
-  /** Has new handshakes get another certificate. */
+  /** Replaces the certificate for new handshakes. */
   rotate(certificate: Certificate): void {
     checkCertificate(certificate, "rotate certificate: the new one");
     const { cert, key } = certificate;
@@ -213,15 +220,15 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     void this.#acceptAll(listener);
   }
 
-  /** Takes no new connections. */
+  /** Refuses new connections from now on. */
   stop(): void {
     this.#isStopped = true;
   }
 
   /**
-   * Closes every connection, and the socket.
+   * Closes every connection and the socket.
    *
-   * @param closeCode Of handshakes that are under way.
+   * @param closeCode Close code for handshakes under way.
    */
   async close(closeCode: number): Promise<void> {
     this.stop();
@@ -232,7 +239,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     if (connections.length > 0) await new Promise((resolve) => setTimeout(resolve, FAREWELL_MS));
     for (const listener of this.#listeners.splice(0)) listener.stop();
     this.#endpoint?.close({ closeCode, reason: "" });
-    // The runtime gives the port back once nothing refers to the endpoint any more.
+    // The runtime frees the port once the endpoint is no longer referenced.
     this.#endpoint = undefined;
   }
 
@@ -245,19 +252,22 @@ export class QuicAcceptor<C extends AcceptedConnection> {
         return; // The endpoint was closed.
       }
       const { maxConnections = 10_000 } = this.#options;
-      // `incoming.remoteAddr` and its like destroy the handshake in Deno 2.8.3 to 2.9.6, so that
-      // addresses are not told apart here; a forged packet has any address it likes.
+      // `incoming.remoteAddr` and similar getters destroy the handshake in Deno 2.8.3 to 2.9.6.
+      // Addresses are therefore not distinguished here; a forged packet could carry any address
+      // anyway.
       if (this.#isStopped || this.#connections.size >= maxConnections) incoming.refuse();
       else if (this.#hasPlace(maxConnections)) void this.#accept(incoming);
       else {
-        // A peer that is refused gives up; one that hears nothing tries again.
+        // A refused peer gives up; an ignored peer tries again.
         this.#counts.ignored++;
         incoming.ignore();
       }
     }
   }
 
-  /** Tells whether one more handshake may begin; the oldest gives way to it if it took long enough. */
+  /**
+   * Tells whether another handshake may begin; gives up the oldest one if the grace time is over.
+   */
   #hasPlace(maxConnections: number): boolean {
     const { maxHandshakes = MAX_HANDSHAKES } = this.#options;
     const handshakes = this.#handshakes;
@@ -276,7 +286,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     conn.close({ closeCode: 0, reason: "" });
   }
 
-  /** Waits for the end of a handshake, and tells whether there is a connection. */
+  /** Waits for the end of a handshake; resolves with true if the connection is open. */
   async #shakeHands(conn: Deno.QuicConn): Promise<boolean> {
     let isOpen = true;
     const lost = () => {
@@ -285,7 +295,8 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     conn.closed.then(lost, lost);
     this.#handshakes.set(conn, Date.now());
     this.#slow.add(conn);
-    // It resolves for a handshake that failed, too: `closed` settles with it then, but behind it.
+    // `conn.handshake` also resolves for a failed handshake; `closed` then settles right
+    // afterwards.
     await conn.handshake;
     await Promise.resolve();
     this.#slow.delete(conn);
@@ -295,11 +306,11 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   async #accept(incoming: Deno.QuicIncoming): Promise<void> {
     let conn: Deno.QuicConn;
     try {
-      // With 0-RTT there is a connection at once, which can be closed before its handshake ends.
-      // Nothing of it is read until then.
+      // With 0-RTT the connection exists at once and can be closed before the handshake ends. No
+      // data is read until then.
       conn = incoming.accept({ zeroRtt: true });
     } catch {
-      return; // Such as one without a common protocol.
+      return; // For example, a client without a common protocol.
     }
     if (!await this.#shakeHands(conn)) return;
     const { maxConnectionsPerAddress = 10_000 } = this.#options;
@@ -322,10 +333,10 @@ export class QuicAcceptor<C extends AcceptedConnection> {
 }
 
 /**
- * Checks that limits make sense.
+ * Checks limits.
  *
- * @param limits By name; `undefined` is the default.
- * @throws {RangeError} If one is not a positive integer.
+ * @param limits Limits by name; `undefined` stands for the default.
+ * @throws {RangeError} If a limit is not a positive integer.
  */
 export function checkLimits(limits: Readonly<Record<string, number | undefined>>): void {
   for (const [name, value] of Object.entries(limits)) {

@@ -1,10 +1,10 @@
 /**
- * Bytes.
+ * Helpers for byte arrays.
  *
  * @module
  */
 
-/** Joins two pieces. */
+/** Joins two byte arrays. */
 export function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
   const joined = new Uint8Array(a.byteLength + b.byteLength);
   joined.set(a);

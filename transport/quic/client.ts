@@ -1,5 +1,5 @@
 /**
- * The client half of raw QUIC.
+ * Client side of raw QUIC.
  *
  * @module
  */
@@ -14,58 +14,57 @@ import { within } from "../within.ts";
 
 /** Options for {@linkcode dialQuic}. */
 export interface DialQuicOptions {
-  /** Protocols to offer in the handshake (ALPN), the best first. */
+  /** Protocols to offer in the handshake (ALPN), in order of preference. */
   readonly protocols: readonly string[];
-  /** Certificates that are trusted without an authority: short-lived ones, for development. */
+  /** Hashes of certificates trusted without an authority: short-lived ones, for development. */
   readonly serverCertificateHashes?: readonly CertificateHash[];
   /**
-   * Bidirectional streams that the server may have open.
+   * Most open bidirectional streams of the server.
    *
    * @default {128}
    */
   readonly maxBidirectionalStreams?: number;
   /**
-   * Unidirectional streams that the server may have open. Each may hold up to 1.25 MB that nobody
-   * reads.
+   * Most open unidirectional streams of the server. Each may hold up to 1.25 MB of unread data.
    *
    * @default {1024}
    */
   readonly maxUnidirectionalStreams?: number;
   /**
-   * How long the connection may be silent before it is given up, in milliseconds; the server's time
-   * counts if it is less. A server that vanished is noticed within this and `keepAliveIntervalMs`.
+   * Longest silence of the connection in milliseconds, after which the connection counts as lost.
+   * The server's idle timeout applies if lower. A vanished server is noticed within this time plus
+   * `keepAliveIntervalMs`.
    *
    * @default {30000}
    */
   readonly idleTimeoutMs?: number;
   /**
-   * How often a silent connection is asked whether it is still there, in milliseconds.
+   * Interval of keep-alive packets on a silent connection, in milliseconds.
    *
    * @default {5000}
    */
   readonly keepAliveIntervalMs?: number;
-  /** Gives up dialing; once connected it does nothing. None by default. */
+  /** Cancels the dial; no effect once connected. Absent by default. */
   readonly signal?: AbortSignal;
-  /** Gives up after this many milliseconds; the idle time by default. */
+  /** Deadline of the dial in milliseconds; `idleTimeoutMs` by default. */
   readonly timeoutMs?: number;
 }
 
 /**
- * Dials a QUIC connection on which every stream is the application's.
+ * Dials a QUIC connection whose streams all belong to the application.
  *
- * - **Every address** of a name is tried, IPv6 and IPv4 by turns, 250 ms apart (RFC 8305); the first
- *   that answers is taken, and the certificate is checked against the name. An error names each
- *   address that was tried.
+ * - **Addresses:** all addresses of a name are tried, IPv6 and IPv4 alternating, 250 ms apart (RFC
+ *   8305). The first to answer wins. The certificate is checked against the name. An error names
+ *   each address tried.
  *
- * @param url Any scheme with a host, such as `moqt://example.com:4443/`. The port is 443 unless the
- * URL names another; path and query are for the protocol on top, and are not sent.
- * @param options See {@linkcode DialQuicOptions}.
- * @returns The connection, ready; its `protocol` is the one agreed on.
+ * @param url URL of any scheme with a host, such as `moqt://example.com:4443/`. The port is 443
+ * unless the URL names another. Path and query belong to the protocol on top and are not sent.
+ * @returns The connection, ready; `protocol` is the negotiated one.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
- * @throws {ConnectionError} If it cannot be made: nobody answers, the certificate is not trusted, or
- * the server speaks none of the protocols.
- * @throws {TimeoutError} If it takes longer than `timeoutMs`.
- * @throws {TypeError} If the URL has no host, there are no protocols, or a hash makes no sense.
+ * @throws {ConnectionError} If the connection fails: no answer, an untrusted certificate, or no
+ * common protocol.
+ * @throws {TimeoutError} If `timeoutMs` passes first.
+ * @throws {TypeError} If the URL has no host, `protocols` is empty, or a hash is malformed.
  * @throws {RangeError} If a limit is not a positive integer.
  */
 export async function dialQuic(

@@ -1,6 +1,6 @@
 /**
- * A QUIC connection as it is: every stream is the application's from its
- * first byte, and so is every datagram (RFC 9000, RFC 9221).
+ * A plain QUIC connection: every stream belongs to the application from the first byte, and so does
+ * every datagram (RFC 9000, RFC 9221).
  *
  * @module
  */
@@ -43,22 +43,24 @@ import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
 const CAPABILITIES: ConnectionCapabilities = {
   streams: true,
   datagrams: "unreliable",
-  // The runtime cannot send the code of a reset; those of the peer are read.
+  // The runtime cannot send reset codes; codes of the peer are read.
   resetCodes: false,
   credit: false,
   independentStreams: true,
 };
 
-/** By default the runtime refuses where the peer allows no more for now. */
+/** Waits for stream credit; the runtime fails at once by default. */
 const WAITING = { waitUntilAvailable: true };
 
-/** A QUIC connection past its handshake; it is ready from the beginning. */
+/** A QUIC connection after the handshake; ready from the start. */
 export interface QuicConnection extends Connection {
-  /** Where the peer is. */
+  /** Address of the peer. */
   readonly remoteAddress: Deno.NetAddr;
-  /** The name of the server that the client asked for; `undefined` on a client, and where it asked for an address. */
+  /**
+   * Server name that the client requested; `undefined` on a client, and for requests by address.
+   */
   readonly serverName: string | undefined;
-  /** Unidirectional streams by plain calls. */
+  /** Unidirectional streams with direct calls. */
   readonly directStreams: DirectStreams;
 }
 
@@ -67,21 +69,23 @@ export class RawQuicConnection
   implements QuicConnection, DirectStreams, MessageCarrier, StreamOwner {
   /** Always `quic`. */
   readonly transport: string = "quic";
-  /** No codes of resets, which the runtime cannot send. */
+  /** Capabilities; `resetCodes` is false, because the runtime cannot reset streams with a code. */
   readonly capabilities: ConnectionCapabilities = CAPABILITIES;
-  /** It is ready from the beginning. */
+  /** Resolved from the start. */
   readonly ready: Promise<void> = Promise.resolve();
-  /** Resolves with the code and the reason of whoever closed it; rejects if it was lost. */
+  /**
+   * Resolves with the close code and reason of the closing end; rejects if the connection was lost.
+   */
   readonly closed: Promise<ConnectionCloseInfo>;
-  /** Open streams; they end with the connection. */
+  /** Open stream halves, which end with the connection. */
   readonly halves: StreamHalves = new StreamHalves();
-  /** QUIC's own flow control is the runtime's matter. */
+  /** `undefined`, because the runtime does QUIC flow control. */
   readonly dataCredit = undefined;
-  /** See {@linkcode StreamOwner.unread}. */
+  /** Counters of unread streams; on a server. */
   readonly unread: UnreadShare | undefined;
-  /** Bytes handed to the stream that carries messages. */
+  /** Bytes written to the stream that carries messages. */
   bytesSent = 0;
-  /** Bytes taken from it. */
+  /** Bytes read from the stream that carries messages. */
   bytesReceived = 0;
 
   readonly #conn: Deno.QuicConn;
@@ -112,50 +116,48 @@ export class RawQuicConnection
   #draining: Promise<void> | undefined = undefined;
   #datagrams: SessionDatagrams | undefined = undefined;
   #ledger: Ledger | undefined = undefined;
-  /** Whose next bidirectional stream carries messages. */
+  /** The end that opens the next bidirectional stream, if that stream carries messages. */
   #carrier: StreamSide | undefined = undefined;
   #closing: Required<ConnectionCloseInfo> | undefined = undefined;
   #error: ConnectionError | undefined = undefined;
   #failed: StreamHalf[] = [];
 
   /**
-   * Takes over a connection.
+   * Wraps a connection of the runtime.
    *
-   * @param conn The connection, past its handshake. Nothing was read of it yet.
-   * @param unread Counts the streams of the peer that are not read, and has them accepted at once;
-   * without it they wait in the runtime until the application asks for them.
+   * @param conn A connection after the handshake, with no data read yet.
+   * @param unread Counters of unread streams; streams of the peer are then accepted at once.
+   * Otherwise the streams wait in the runtime until the application asks for them.
    */
   constructor(conn: Deno.QuicConn, unread?: UnreadShare) {
     this.#conn = conn;
     this.unread = unread;
     this.closed = this.#run();
-    this.closed.catch(() => {}); // Nobody has to look at it.
+    this.closed.catch(() => {}); // An unobserved rejection is no error.
     if (unread === undefined) return;
     this.#bidirectional.accept();
     this.#unidirectional.accept();
   }
 
-  /** The protocol that both ends agreed on in the handshake (ALPN). */
+  /** Protocol negotiated in the handshake (ALPN). */
   get protocol(): string {
     return this.#conn.protocol ?? "";
   }
 
-  /** Where the peer is. */
   get remoteAddress(): Deno.NetAddr {
     return this.#conn.remoteAddr;
   }
 
-  /** The name of the server that the client asked for; `undefined` on a client, and where it asked for an address. */
   get serverName(): string | undefined {
     return this.#conn.serverName ?? undefined;
   }
 
-  /** Never settles: QUIC has no way to ask for it. */
+  /** Never settles: QUIC has no request to drain. */
   get draining(): Promise<void> {
     return this.#draining ??= new Promise(() => {});
   }
 
-  /** Datagrams; the oldest unread are dropped. */
+  /** Datagrams; the oldest unread ones are dropped. */
   get datagrams(): SessionDatagrams {
     if (this.#datagrams === undefined) {
       const error = this.#error;
@@ -168,37 +170,42 @@ export class RawQuicConnection
     return this.#datagrams;
   }
 
-  /** Bidirectional streams that the peer opened; on a client they wait in the runtime until this is asked for. */
+  /**
+   * Bidirectional streams opened by the peer. On a client, the streams wait in the runtime until
+   * the first access.
+   */
   get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
     return this.#bidirectional.readable;
   }
 
-  /** Unidirectional streams that the peer opened; on a client they wait in the runtime until this is asked for. */
+  /**
+   * Unidirectional streams opened by the peer. On a client, the streams wait in the runtime until
+   * the first access.
+   */
   get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
     return this.#unidirectional.readable;
   }
 
-  /** Unidirectional streams by plain calls. */
   get directStreams(): DirectStreams {
     return this;
   }
 
-  /** Streams of the peer that were accepted, and that nobody took yet. */
+  /** Accepted streams of the peer that the application has not taken. */
   get unreadStreams(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
 
-  /** What was counted; made with the first stream or datagram, or with who observes. */
+  /** Counters; created with the first stream, datagram or observer. */
   get counters(): ConnectionCounters | undefined {
     return this.#ledger;
   }
 
-  /** What counts. */
+  /** Counters; created on first access. */
   get ledger(): Ledger {
     return this.#ledger ??= new Ledger();
   }
 
-  /** Opens a stream, waiting while the peer allows no more. The peer learns of it by its first byte. */
+  /** Opens a stream; waits for stream credit. The peer learns of the stream by the first byte. */
   async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<Http3Stream> {
     this.#mayOpen(options);
     const opening = this.#conn.createBidirectionalStream(WAITING);
@@ -214,12 +221,11 @@ export class RawQuicConnection
     return new Http3Stream(receive, this.#sendHalf(writable, account, options));
   }
 
-  /** Opens a stream, waiting while the peer allows no more. The peer learns of it by its first byte. */
+  /** Opens a stream; waits for stream credit. The peer learns of the stream by the first byte. */
   async createUnidirectionalStream(options: OpenStreamOptions = {}): Promise<SendStream> {
     return (await this.openUnidirectional(options)).writable;
   }
 
-  /** See {@linkcode DirectStreams.openUnidirectional}. */
   async openUnidirectional(options: OpenStreamOptions = {}): Promise<SendHalf> {
     this.#mayOpen(options);
     const opening = this.#conn.createUnidirectionalStream(WAITING);
@@ -230,12 +236,11 @@ export class RawQuicConnection
     return this.#sendHalf(stream, this.#account("unidirectional", "local"), options);
   }
 
-  /** See {@linkcode DirectStreams.receiveUnidirectional}. */
   receiveUnidirectional(receiver: (stream: DirectReadable) => void): void {
     this.#unidirectional.receive((half) => receiver(this.#taken(half)));
   }
 
-  /** Closes at once: what is not at the peer yet is lost. */
+  /** Closes at once; data not yet received by the peer is lost. */
   close(options?: CloseOptions): void {
     const info = checkWireClose(options, MAX_QUIC_CLOSE_CODE);
     if (this.#closing !== undefined || this.#error !== undefined) return;
@@ -244,7 +249,7 @@ export class RawQuicConnection
     this.#conn.close(info);
   }
 
-  /** Counters of its streams and datagrams. */
+  /** Counters of bytes of this connection's streams and datagrams. */
   getStats(): Promise<ConnectionStats> {
     let { bytesSent, bytesReceived } = this;
     if (this.#ledger !== undefined) {
@@ -254,13 +259,12 @@ export class RawQuicConnection
     return Promise.resolve({ bytesSent, bytesReceived });
   }
 
-  /** Sets who is told what happens. */
+  /** Sets the observer of events. */
   observe(observer: ConnectionObserver | undefined): void {
     if (observer !== undefined) this.ledger.observer = observer;
     else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
   }
 
-  /** See {@linkcode MessageCarrier}. */
   carryMessages(by: StreamSide): void {
     const isHeld = by === "remote" &&
       this.#bidirectional.changeFirst((stream) => stream.discard());
@@ -273,22 +277,19 @@ export class RawQuicConnection
     await this.closed.catch(() => {});
   }
 
-  /** See {@linkcode StreamOwner.streamError}. */
   streamError({ kind, code }: StreamFailure): Error {
     const what = kind === "reset" ? "reset" : "stopped reading";
     const message = `The peer ${what} the stream with code ${code}`;
     return new StreamError(message, { streamErrorCode: code, by: "remote" });
   }
 
-  /** See {@linkcode StreamOwner.connectionError}. */
   connectionError(cause: unknown): Error {
     return this.#error ?? new ConnectionError("The connection is over", { cause });
   }
 
-  /** See {@linkcode StreamOwner.overrun}; QUIC looks after that. */
+  /** No-op: QUIC enforces flow control. */
   overrun(): void {}
 
-  /** See {@linkcode StreamOwner.refuseUnread}. */
   refuseUnread(half: StreamHalf & UnreadStream, error: Error): void {
     this.ledger.streamsRefused++;
     const stream = this.#bidirectional.takeOut((one) => one.receivesBy(half));
@@ -299,7 +300,7 @@ export class RawQuicConnection
     }
     const receive = this.#unidirectional.takeOut((one) => one === half);
     if (receive !== undefined) return receive.cancel(error);
-    // The application has it: a clean end would be a lie.
+    // The application has the stream: a clean end would hide the refusal.
     half.fail(error);
   }
 
@@ -312,7 +313,7 @@ export class RawQuicConnection
     return this.#closing ?? { closeCode, reason };
   }
 
-  /** The peer closed it, or it was lost, which gives an error. */
+  /** Handles an end by the peer, or a loss, for which an error is returned. */
   #ended({ closeCode, reason }: QuicEnding): ConnectionError | undefined {
     if (closeCode === undefined) return this.#over(`The connection broke: ${reason}`, true);
     const words = reason && `: ${reason}`;
@@ -320,7 +321,7 @@ export class RawQuicConnection
     return undefined;
   }
 
-  /** Nothing goes in or out any more. */
+  /** Ends all streams and datagrams. */
   #over(message: string, isBroken = false): ConnectionError {
     const error = this.#error = new ConnectionError(message);
     this.#failed = this.halves.toArray();
@@ -336,7 +337,7 @@ export class RawQuicConnection
     try {
       while (this.#error === undefined) datagrams.deliver(await this.#conn.readDatagram());
     } catch {
-      // The connection is over; `closed` tells how.
+      // The connection is over; `closed` reports the outcome.
     }
   }
 
@@ -366,14 +367,17 @@ export class RawQuicConnection
     throw this.#error;
   }
 
-  /** A stream that the application has: its end is looked for, even if the application does not. */
+  /**
+   * Hands a stream to the application. The end of the stream is then awaited even if the
+   * application does not read.
+   */
   #taken<T extends Http3Stream | ReceiveHalf>(stream: T): T {
     stream.taken();
     this.#turnEnd.add(stream);
     return stream;
   }
 
-  /** A stream that waits for the application once this turn is over counts as unread. */
+  /** Counts a waiting stream as unread once this turn is over. */
   #watch(stream: TurnWatcher): void {
     if (this.unread !== undefined) this.#turnEnd.add(stream);
   }
@@ -393,7 +397,7 @@ export class RawQuicConnection
     return half;
   }
 
-  /** Counts a stream; not the one that carries messages. */
+  /** Counts a stream, unless the stream carries messages. */
   #account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
     if (direction === "unidirectional" || this.#carrier !== by) {
       return this.ledger.opened(direction, by);

@@ -1,6 +1,6 @@
 /**
- * Datagrams of a session: RFC 9297, with the session's number ahead of each; and those of a QUIC
- * connection without sessions, as they are.
+ * Datagrams of a WebTransport session, each behind the quarter stream id of the session (RFC 9297),
+ * and of a plain QUIC connection, without a header.
  *
  * @module
  */
@@ -10,24 +10,24 @@ import type { Ledger } from "../_ledger.ts";
 import { concat } from "./bytes.ts";
 import { encodeVarint } from "./varint.ts";
 
-/** Datagrams held for a reader; past it the oldest is dropped. */
+/** Most datagrams held for a reader; beyond, the oldest is dropped. */
 const MAX_HELD_DATAGRAMS = 1_024;
 
-/** Datagrams that wait for room in the runtime; past it the newest is dropped. */
+/** Most datagrams that wait for room in the runtime; beyond, the newest is dropped. */
 const MAX_WAITING_DATAGRAMS = 1_024;
 
-/** Fits on every path, and needs no question to the runtime. */
+/** Size that fits every path, so that the runtime need not be asked for the maximum. */
 const SAFE_BYTES = 1_100;
 
 const NO_HEAD = new Uint8Array();
 
-/** Whose datagrams they are. */
+/** The session or connection of the datagrams. */
 export interface DatagramsOwner {
-  /** Where they are counted; made with the first one. */
+  /** Counters; created with the first datagram. */
   readonly ledger: Ledger;
 }
 
-/** The datagrams of one session. */
+/** Datagrams of one session or connection. */
 export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
   readonly #conn: Deno.QuicConn;
   readonly #owner: DatagramsOwner;
@@ -41,12 +41,10 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
   #waiting = 0;
 
   /**
-   * Creates the datagrams of a session.
-   *
-   * @param conn The connection that carries them.
-   * @param owner The session.
-   * @param options A quarter of the session's number, if it has one, and what makes the error that
-   * says why the session is over already, if it is.
+   * @param conn Connection that carries the datagrams.
+   * @param owner The session, or the connection itself.
+   * @param options `quarterId` is a quarter of the session's stream id, absent without sessions;
+   * `error` makes the error of a session that has already ended.
    */
   constructor(
     conn: Deno.QuicConn,
@@ -65,18 +63,18 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
     if (error !== undefined) this.#arrivals.end();
   }
 
-  /** The largest datagram; what fits a packet on the path as it is. */
+  /** Largest datagram that fits a packet on the current path. */
   get maxDatagramSize(): number {
     if (this.#error !== undefined) return 0;
     return Math.max(0, this.#conn.maxDatagramSize - this.#head.byteLength);
   }
 
-  /** Datagrams that came; the oldest unread are dropped. */
+  /** Received datagrams; the oldest unread ones are dropped. */
   get readable(): ReadableStream<Uint8Array> {
     return this.#arrivals.readable;
   }
 
-  /** Datagrams to send; a write waits for room. One that is too large is lost. */
+  /** Datagrams to send; a write waits for room. An oversize datagram is dropped. */
   get writable(): WritableStream<Uint8Array> {
     return this.#writable ??= new WritableStream<Uint8Array>({
       start: (controller) => {
@@ -88,9 +86,9 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
   }
 
   /**
-   * Sends a datagram, and waits for room in the runtime. One that is too large is lost.
+   * Sends a datagram after waiting for room in the runtime. An oversize datagram is dropped.
    *
-   * @param datagram The bytes. They MUST NOT be changed before it is sent.
+   * @param datagram Bytes; MUST NOT change before the datagram is sent.
    */
   async write(datagram: Uint8Array): Promise<void> {
     const { byteLength } = datagram;
@@ -98,12 +96,10 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
     await this.#conn.sendDatagram(this.#framed(datagram)).catch(() => {});
   }
 
-  /** Datagrams by plain calls. */
   get direct(): DirectDatagrams {
     return this;
   }
 
-  /** See {@linkcode DirectDatagrams.send}. */
   send(datagram: Uint8Array): void {
     const { byteLength } = datagram;
     if (this.#waiting >= MAX_WAITING_DATAGRAMS) return this.#dropped(byteLength);
@@ -114,7 +110,6 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
     this.#conn.sendDatagram(this.#framed(datagram)).then(this.#done, this.#done);
   }
 
-  /** See {@linkcode DirectDatagrams.receive}. */
   receive(receiver: (datagram: Uint8Array) => void): void {
     if (this.#receiver !== undefined) {
       throw new TypeError("Cannot receive datagrams: there is a receiver already");
@@ -124,9 +119,9 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
   }
 
   /**
-   * Takes a datagram that came.
+   * Delivers a received datagram.
    *
-   * @param payload The bytes, which are its own.
+   * @param payload Bytes in memory of their own.
    */
   deliver(payload: Uint8Array): void {
     this.#owner.ledger.receivedDatagram(payload);
@@ -135,10 +130,10 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
   }
 
   /**
-   * Ends them with the session.
+   * Ends the datagrams with the session.
    *
-   * @param error Makes what writers get.
-   * @param isBroken Whether readers get it too.
+   * @param error Makes the error for writers.
+   * @param isBroken Whether readers get the error too.
    */
   end(error: () => Error, isBroken: boolean): void {
     this.#error = error;
@@ -157,7 +152,7 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
     const length = head.byteLength;
     this.#owner.ledger.sentDatagram(datagram);
     if (byteOffset >= length) {
-      // One that came, and goes back, has its head before it already; an empty head all have.
+      // An echoed datagram still has the header in front in memory. An empty header always matches.
       const whole = new Uint8Array(buffer, byteOffset - length, length + byteLength);
       if (head.every((byte, at) => whole[at] === byte)) return whole;
     }

@@ -1,5 +1,5 @@
 /**
- * From the name of a server to a QUIC connection: every address of the name is tried (RFC 8305).
+ * Dialing a server name over QUIC, with attempts at all addresses of the name (RFC 8305).
  *
  * @module
  */
@@ -10,31 +10,33 @@ import { ClientEndpoints } from "./endpoints.ts";
 import { type ConnectQuicOptions, isPeerAnswer } from "./runtime.ts";
 import { within } from "../within.ts";
 
-/** Time between the attempts at two addresses, in milliseconds (RFC 8305 section 5). */
+/** Delay between attempts at two addresses, in milliseconds (RFC 8305 section 5). */
 export const ATTEMPT_DELAY_MS = 250;
 
 /**
- * Time between the attempts at two addresses of this machine, in milliseconds. It answers within a few,
- * and a server in development often listens on one family of addresses only.
+ * Delay between attempts at two loopback addresses, in milliseconds. Loopback answers within a few
+ * milliseconds, and development servers often listen on one address family only.
  */
 export const LOOPBACK_DELAY_MS = 50;
 
 /**
- * Time left to silent addresses once all are tried and one of them refused, in milliseconds: the caller
- * learns of a refusal soon after it came, not at the deadline.
+ * Time for silent addresses after the last attempt began and one address refused, in milliseconds.
+ * The caller thus learns of a refusal soon, not at the deadline.
  */
 export const AFTER_REFUSAL_MS = 500;
 
 /**
- * Addresses of one name that are tried. The last of them has its turn after 1.75 s, well within the
- * deadline of 10 s, and an attempt takes a UDP socket.
+ * Most addresses tried per name. The last attempt begins after 1.75 s, well within the deadline of
+ * 10 s. Each attempt takes a UDP socket.
  */
 export const MAX_ADDRESSES = 8;
 
-/** Names whose last address is remembered: some for each service that a process talks to. */
+/**
+ * Names whose last working address is remembered: a few for each service that a process talks to.
+ */
 const MAX_REMEMBERED = 64;
 
-/** The addresses of `localhost` and of the names below it, whatever a resolver says (RFC 6761 section 6.3). */
+/** Addresses of `localhost` and names below, regardless of the resolver (RFC 6761 section 6.3). */
 const LOOPBACKS = ["::1", "127.0.0.1"];
 
 const LOCALHOST = /(?:^|\.)localhost\.?$/i;
@@ -42,34 +44,32 @@ const IPV4 = /^\d{1,3}(?:\.\d{1,3}){3}$/;
 
 /** Options for {@linkcode raceAddresses}. */
 export interface AddressRaceOptions<T> {
-  /** Makes one attempt. It MUST leave nothing behind when it fails, or when the signal aborts. */
+  /** Makes one attempt. MUST release all resources on failure or abort. */
   readonly attempt: (address: string, signal: AbortSignal) => Promise<T>;
-  /** Ends the result of an attempt that came after another one. */
+  /** Releases the result of an attempt that lost the race. */
   readonly discard: (late: T) => void;
-  /** Time between two attempts, in milliseconds. */
+  /** Delay between two attempts, in milliseconds. */
   readonly delayMs: number;
-  /** Gives up. */
+  /** Cancels the race. */
   readonly signal: AbortSignal;
-  /** Called with each address as its attempt begins. */
+  /** Called with each address at the start of the attempt. */
   readonly onAttempt?: (address: string) => void;
   /** Called with each failure. */
   readonly onFailure?: (address: string, cause: unknown) => void;
 }
 
 /**
- * Tries addresses one after the other, without waiting for the end of an attempt that takes long.
+ * Races attempts at several addresses, with a delay between the starts.
  *
- * - The first to succeed is taken, and all other attempts are ended.
+ * - The first success wins; all other attempts are aborted.
  * - The next attempt begins after `delayMs`, or at once when one fails.
- * - It fails when every attempt failed; where a peer refused, those that stay silent have
- *   {@linkcode AFTER_REFUSAL_MS} left.
+ * - The race fails when every attempt has failed. After a refusal by a peer, silent addresses have
+ *   only {@linkcode AFTER_REFUSAL_MS} left.
  *
- * @typeParam T Result of an attempt.
- * @param addresses The addresses in their order, at least one.
- * @param options See {@linkcode AddressRaceOptions}.
- * @returns The result of the attempt that succeeded first.
- * @throws {AggregateError} If it failed; the causes are in the order in which they came.
- * @throws {unknown} The reason of the signal, if that gave up.
+ * @param addresses Addresses in order of preference; at least one.
+ * @returns Result of the first successful attempt.
+ * @throws {AggregateError} If the race failed; the causes are in order of occurrence.
+ * @throws {unknown} The reason of the signal, if the signal aborted.
  */
 export function raceAddresses<T>(
   addresses: readonly string[],
@@ -124,12 +124,12 @@ export function raceAddresses<T>(
 }
 
 /**
- * Puts addresses into the order in which they are tried: the families by turns, beginning with the
- * resolver's first (RFC 8305 section 4).
+ * Sorts addresses for the attempts: the families alternate, beginning with that of the resolver's
+ * first address (RFC 8305 section 4).
  *
- * @param addresses The addresses, as the resolver sorted them.
- * @param preferred The address that comes first, if it is among them.
- * @returns At most {@linkcode MAX_ADDRESSES}, each once.
+ * @param addresses Addresses in the order of the resolver.
+ * @param preferred Address to put first, if present.
+ * @returns At most {@linkcode MAX_ADDRESSES} distinct addresses.
  */
 export function interleave(addresses: readonly string[], preferred?: string): string[] {
   const unique = [...new Set(addresses)];
@@ -141,41 +141,36 @@ export function interleave(addresses: readonly string[], preferred?: string): st
   return [...new Set([...first, ...turns])].slice(0, MAX_ADDRESSES);
 }
 
-/** Options for {@linkcode QuicDial}: those of the runtime, without what the dial finds itself. */
+/** Options for {@linkcode QuicDial}: options of the runtime, except those that the dial sets. */
 export type QuicDialOptions = Omit<ConnectQuicOptions, "endpoint" | "serverName">;
 
-/** One dial of a server, by name or by address. The certificate is the one of the name. */
+/** One dial of a server, by name or address. The certificate is checked against the name. */
 export class QuicDial {
-  // State of the module, as the resolver's own cache is.
+  // State of the module, like the cache of a resolver.
   static readonly #answered = new Map<string, string>();
 
   readonly #options: QuicDialOptions;
   readonly #ending = new AbortController();
-  /** Each address that was tried, with why it failed. Bounded by {@linkcode MAX_ADDRESSES}. */
+  /** Failed or pending addresses with the reason. Bounded by {@linkcode MAX_ADDRESSES}. */
   readonly #tried = new Map<string, string>();
   #conn: Deno.QuicConn | undefined;
 
-  /**
-   * Prepares to dial.
-   *
-   * @param options See {@linkcode QuicDialOptions}.
-   */
   constructor(options: QuicDialOptions) {
     this.#options = options;
   }
 
-  /** The addresses of the name that were tried in vain, with why; empty if there is but one. */
+  /** Addresses tried in vain, with reasons; empty with a single address. */
   get outcome(): string {
     if (this.#conn !== undefined || this.#tried.size < 2) return "";
     return Array.from(this.#tried, ([address, why]) => `${bracketed(address)}: ${why}`).join("; ");
   }
 
   /**
-   * Dials. The UDP socket is given back when the connection ends.
+   * Dials. The UDP socket is returned to the pool when the connection ends.
    *
    * @returns The connection.
-   * @throws {AggregateError} If every address of the name failed; the message names each.
-   * @throws {Error} If the only address failed, as the runtime says it, or the name has none.
+   * @throws {AggregateError} If every address of the name failed; the message names each address.
+   * @throws {Error} The runtime's error, if the only address failed or the name has no address.
    */
   async connect(): Promise<Deno.QuicConn> {
     const { hostname, port } = this.#options;
@@ -204,17 +199,17 @@ export class QuicDial {
     return this.#conn;
   }
 
-  /** Gives up; a connection that was made is closed. */
+  /** Cancels the dial; an established connection is closed. */
   abort(): void {
     this.#ending.abort();
     this.#conn?.close({ closeCode: 0, reason: "" });
   }
 
   /**
-   * Adds the addresses that were tried to the error of a dial that took too long.
+   * Adds the tried addresses to the error of a timed-out dial.
    *
-   * @param error An error; those of other kinds stay as they are.
-   * @returns The error.
+   * @param error An error; other kinds are returned unchanged.
+   * @returns The error with the addresses.
    */
   explain(error: unknown): unknown {
     const { outcome } = this;
@@ -225,7 +220,7 @@ export class QuicDial {
   async #attempt(address: string, signal: AbortSignal): Promise<Deno.QuicConn> {
     const { hostname, port } = this.#options;
     const endpoint = ClientEndpoints.take();
-    // Nothing else ends a handshake that is under way.
+    // Closing the endpoint is the only way to end a pending handshake.
     const close = () => endpoint.close({ closeCode: 0, reason: "" });
     signal.addEventListener("abort", close);
     try {
@@ -235,7 +230,7 @@ export class QuicDial {
         ...(address === hostname ? {} : { serverName: hostname }),
         endpoint,
       });
-      signal.throwIfAborted(); // Its endpoint is closed already.
+      signal.throwIfAborted(); // The endpoint is already closed.
       const giveBack = () => ClientEndpoints.giveBack(endpoint);
       conn.closed.then(giveBack, giveBack);
       QuicDial.#remember(`${hostname} ${port}`, address);
@@ -257,8 +252,8 @@ export class QuicDial {
 }
 
 /**
- * Finds the addresses of a name that this process may connect to; the name itself where it may not
- * resolve it, or not connect to each address. The runtime finds one address of a name then.
+ * Resolves a name to addresses that this process may connect to. Without the permission to resolve,
+ * or to connect to each address, returns the name; the runtime then chooses one address.
  */
 async function permittedAddresses(hostname: string, port: number): Promise<readonly string[]> {
   const isGranted = (host: string) =>
@@ -274,9 +269,9 @@ async function permittedAddresses(hostname: string, port: number): Promise<reado
   return addresses.length > 0 && addresses.every(isGranted) ? addresses : [hostname];
 }
 
-/** Asks the system, which knows its hosts file. */
+/** Resolves a name with the system resolver, which knows the hosts file. */
 async function resolve(hostname: string, port: number): Promise<readonly string[]> {
-  // Deno has this permission checked for the port alone, if it is told one.
+  // With a port given, Deno checks the permission for this port only.
   const options: dns.LookupAllOptions & { readonly port: number } = {
     all: true,
     verbatim: true,

@@ -1,36 +1,32 @@
 /**
- * The UDP sockets of clients.
+ * Pool of UDP sockets for clients.
  *
  * @module
  */
 import { permittedHost } from "./runtime.ts";
 
-/** Sockets that wait for their next connection; more are closed. */
+/** Most idle sockets in the pool; beyond, a socket is closed. */
 const MAX_IDLE_ENDPOINTS = 8;
 
 /**
- * Endpoints for clients, one for each connection at a time. The runtime gives a
- * socket back only when it collects its garbage, so a socket whose connection
- * ended is used again: who dials often would run out of files otherwise.
+ * Pool of client endpoints, each for one connection at a time. The runtime frees a socket only on
+ * garbage collection, so sockets are reused: otherwise frequent dials would exhaust the file
+ * descriptors.
  */
 export class ClientEndpoints {
-  // State of the module, as the one of the runtime that it stands for.
+  // State of the module, because the sockets of the runtime are global too.
   static readonly #idle: Deno.QuicEndpoint[] = [];
 
   /**
-   * Takes an endpoint.
+   * Takes an endpoint from the pool, or creates one.
    *
-   * @returns One that has no connection.
+   * @returns An endpoint without a connection.
    */
   static take(): Deno.QuicEndpoint {
     return this.#idle.pop() ?? newEndpoint();
   }
 
-  /**
-   * Gives back an endpoint whose connection ended.
-   *
-   * @param endpoint The endpoint.
-   */
+  /** Returns an endpoint whose connection has ended. */
   static giveBack(endpoint: Deno.QuicEndpoint): void {
     if (this.#idle.length < MAX_IDLE_ENDPOINTS) this.#idle.push(endpoint);
     else endpoint.close({ closeCode: 0, reason: "" });
@@ -38,7 +34,7 @@ export class ClientEndpoints {
 }
 
 function newEndpoint(): Deno.QuicEndpoint {
-  // The user is asked for one permission, not for two.
+  // Chosen so that the user is asked for one permission instead of two.
   const hostname = permittedHost();
   try {
     return new Deno.QuicEndpoint({ hostname: hostname ?? "::", port: 0 });

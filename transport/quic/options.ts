@@ -1,25 +1,25 @@
 /**
- * What both ends of raw QUIC are told, checked before anything is dialed or bound.
+ * Options of both ends of raw QUIC, checked before dialing or binding.
  *
  * @module
  */
 
 /**
- * How often each end asks a silent connection for a sign of life, in milliseconds. A network that
- * vanished is noticed within this and the idle time, since the first unanswered packet begins that
- * anew (RFC 9000 section 10.1): both ends have the same, so that both notice as soon.
+ * Default interval of keep-alive packets, in milliseconds. A vanished network is noticed within
+ * this interval plus the idle timeout, because the first unanswered packet restarts the idle timer
+ * (RFC 9000 section 10.1). Both ends use the same interval, so that both notice at the same time.
  */
 export const KEEP_ALIVE_MS = 5_000;
 
-/** The longest name of a protocol, in bytes (RFC 7301 section 3.1). */
+/** Longest protocol name in bytes (RFC 7301 section 3.1). */
 const MAX_PROTOCOL_BYTES = 255;
 
 /**
- * Checks protocols of the handshake.
+ * Checks the protocols for the handshake.
  *
- * @param protocols What was given.
- * @param verb What it was for.
- * @throws {TypeError} If there is none, or one is not a text of 1 to 255 bytes.
+ * @param protocols Value given by the application.
+ * @param verb Action for the error text.
+ * @throws {TypeError} If the list is empty, or a protocol is not a string of 1 to 255 bytes.
  */
 export function checkProtocols(protocols: unknown, verb: string): void {
   if (!Array.isArray(protocols) || protocols.length === 0) {
@@ -40,27 +40,25 @@ export function checkProtocols(protocols: unknown, verb: string): void {
   }
 }
 
-/** Where to dial. */
+/** Server to dial. */
 export interface QuicTarget {
-  /** A name, or an address without brackets. */
+  /** Name, or address without brackets. */
   readonly hostname: string;
-  /** The UDP port. */
+  /** UDP port. */
   readonly port: number;
 }
 
-/** What URLs without a port mean by the schemes whose default port a URL does not show. */
+/** Port of a URL without one, for schemes whose default port the URL parser does not know. */
 const DEFAULT_PORT = 443;
 
-/** Schemes whose default port, which a URL leaves out, is another one. */
+/** Schemes with a different default port, which the URL parser omits. */
 const OTHER_SCHEMES = ["http:", "ws:", "ftp:", "file:"];
 
 /**
- * Finds the server in a URL. Any scheme will do, such as `moqt:` or `https:`, where the port is 443
- * unless the URL names another; path and query are for the protocol on top.
+ * Reads the server from a URL. Any scheme is valid, such as `moqt:` or `https:`. The port is 443
+ * unless the URL names another; path and query belong to the protocol on top.
  *
- * @param url The URL.
- * @returns Host and port.
- * @throws {TypeError} If it is no URL, has no host, or is of a scheme for something else.
+ * @throws {TypeError} If the URL is invalid, has no host, or has a scheme of another protocol.
  */
 export function quicTarget(url: string | URL): QuicTarget {
   const { protocol, hostname, port } = new URL(url);

@@ -1,53 +1,55 @@
 /**
- * Memory that streams are read into.
+ * Pool of buffers for reads from streams.
  *
  * @module
  */
 
-/** The first read of a stream: its head and a small message fit. A pending read pins its buffer. */
+/**
+ * Size of the first read of a stream, which fits the head and a small message. A pending read pins
+ * the buffer.
+ */
 export const FIRST_READ_BYTES = 1_024;
 
-/** What follows a read that filled its buffer. */
+/** Size of the read after one that filled the first buffer. */
 const NEXT_READ_BYTES = 16_384;
 
-/** The largest read, and what follows one that filled even that. */
+/** Size of the largest read, used after all further full reads. */
 const MAX_READ_BYTES = 65_536;
 
-/** Buffers that wait for their next read, by their size: 8.25 MiB in all. */
+/** Most idle buffers by size: 8.25 MiB in all. */
 const MAX_POOLED_BUFFERS: ReadonlyMap<number, number> = new Map([
   [FIRST_READ_BYTES, 256],
   [NEXT_READ_BYTES, 256],
   [MAX_READ_BYTES, 64],
 ]);
 
-/** What came is copied if it fills no more of a large buffer than this part of it. */
+/** Share of a large buffer up to which received bytes are copied out. */
 const MAX_COPIED_PART = 1 / 4;
 
 /**
- * Tells how large a read is after one that filled its buffer.
+ * Computes the read size after a read that filled the buffer.
  *
- * @param size Of that buffer.
- * @returns The next size.
+ * @param size Size of the full buffer.
  */
 export function nextReadBytes(size: number): number {
   return size < NEXT_READ_BYTES ? NEXT_READ_BYTES : MAX_READ_BYTES;
 }
 
 /**
- * Buffers for reads. Memory outside of the heap is dear to make, to clear and
- * to collect: a stream of 12 KB costs twice as much with new buffers.
+ * Pool of read buffers. Memory outside the heap is slow to allocate, clear and collect: a stream of
+ * 12 KB costs twice as much with new buffers.
  */
 export class ReadBuffers {
-  // State of the module, as memory is the process's: one pool serves all connections.
+  // State of the module, because memory belongs to the process: one pool serves all connections.
   static readonly #pools: ReadonlyMap<number, ArrayBuffer[]> = new Map(
     MAX_POOLED_BUFFERS.keys().map((size) => [size, []]),
   );
 
   /**
-   * Takes a buffer.
+   * Takes a buffer from the pool, or creates one.
    *
-   * @param size Its size in bytes.
-   * @returns A view of all of it; what is in it is of no meaning.
+   * @param size Size in bytes.
+   * @returns A view of the whole buffer, with arbitrary content.
    */
   static take(size: number): Uint8Array<ArrayBuffer> {
     const buffer = this.#pools.get(size)?.pop();
@@ -55,9 +57,9 @@ export class ReadBuffers {
   }
 
   /**
-   * Gives back a buffer that nobody reads.
+   * Returns an unused buffer.
    *
-   * @param buffer The buffer; of other sizes than the pooled ones it is left to the collector.
+   * @param buffer The buffer; ignored unless of a pooled size.
    */
   static giveBack(buffer: ArrayBuffer): void {
     const size = buffer.byteLength;
@@ -66,10 +68,10 @@ export class ReadBuffers {
   }
 
   /**
-   * Takes what came out of a large buffer that it fills little of, and gives back the buffer.
+   * Copies bytes out of a large buffer that is mostly empty, and returns the buffer to the pool.
    *
-   * @param bytes What came.
-   * @returns The same bytes, which are the reader's to keep.
+   * @param bytes Received bytes.
+   * @returns The same bytes, owned by the reader.
    */
   static settle(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
     const { buffer, byteLength } = bytes;

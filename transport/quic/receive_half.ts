@@ -1,5 +1,5 @@
 /**
- * The direction of a stream that the peer writes.
+ * The receiving direction of a QUIC stream.
  *
  * @module
  */
@@ -12,32 +12,34 @@ import { errorOf, type StreamHalf, type StreamOwner, type TurnWatcher } from "./
 
 export { FIRST_READ_BYTES };
 
-/** After a small message there is most often the end. */
+/** Smallest read: after a small message, most often only the end follows. */
 const MIN_READ_BYTES = 256;
 
-/** After so many small reads in a row a stream carries messages, and no large buffer waits for them. */
+/**
+ * Consecutive small reads after which a stream counts as one of messages, and gets small buffers.
+ */
 const MAX_SMALL_READS = 16;
 
 /**
- * Bytes that are read of a stream before its user asks for any: enough to see the end of most
- * messages, and little beside what the runtime holds.
+ * Most bytes read ahead of the application: enough to see the end of most messages, and little
+ * compared with the buffer of the runtime.
  */
 const MAX_EARLY_BYTES = 16_384;
 
 /**
  * The direction that the peer writes.
  *
- * - **End:** {@linkcode ReceiveHalf.endTurn} reads ahead of a user that does not read, so that the
- *   peer gets back its credit for a stream that it ended.
- * - **Bound:** it counts as unread while the application does not take it, and while the application
- *   took it, reads nothing, and the runtime may hold more of it.
- * - **Session:** a stream that did not end before its session fails with it. One whose end was
- *   seen can still be read.
+ * - **End:** {@linkcode ReceiveHalf.endTurn} reads ahead of an idle reader, so that the peer
+ *   regains the stream credit of an ended stream.
+ * - **Bound:** the stream counts as unread until the application takes the stream, and again while
+ *   the application does not read and the runtime may hold more data.
+ * - **Session:** a stream that had not ended fails with the session. After a seen end, the data can
+ *   still be read.
  */
 export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, UnreadStream {
-  /** See {@linkcode StreamHalf}. */
+  /** Previous half in the list of the owner. */
   previous: StreamHalf | undefined = undefined;
-  /** See {@linkcode StreamHalf}. */
+  /** Next half in the list of the owner. */
   next: StreamHalf | undefined = undefined;
 
   readonly #owner: StreamOwner;
@@ -45,7 +47,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   readonly #onEnd: (() => void) | undefined;
   #account: StreamAccount | undefined;
   #held: Uint8Array | undefined;
-  /** Bytes that were read before they were asked for, while there may be more of them. */
+  /** Bytes read ahead of the application; `undefined` once reading ahead is over. */
   #early: Uint8Array[] | undefined = undefined;
   #reading: Promise<void> | undefined = undefined;
   #isTaken = false;
@@ -61,13 +63,13 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   #isFinished = false;
 
   /**
-   * Takes over a reader.
+   * Wraps a reader.
    *
-   * @param owner The session.
-   * @param reader Reads the stream.
-   * @param head What was read of it already, whether there is surely more, how much room the next read
-   * has, what to do at its end, and who counts; without an account it is nobody's stream, and the
-   * session counts its bytes apart.
+   * @param owner Session or connection of the stream.
+   * @param reader Reader of the stream.
+   * @param head Start of the stream. `held` are bytes already read, `isFull` tells that more must
+   * follow, `firstReadBytes` is the size of the next read, `onEnd` is called at the end. Without
+   * `account` the stream is internal, and the owner counts the bytes apart.
    */
   constructor(
     owner: StreamOwner,
@@ -94,7 +96,6 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     owner.halves.add(this);
   }
 
-  /** See {@linkcode DirectStream.read}. */
   read(used?: Uint8Array | null): Promise<Uint8Array | null> {
     this.#isWanted = true;
     if (this.#isUnread) this.#countNoMore();
@@ -107,20 +108,21 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     return this.#early === undefined ? this.#read(used) : this.#readEarly(used);
   }
 
-  /** The application has the stream. */
+  /** Marks the stream as taken by the application. */
   taken(): void {
     this.#isTaken = true;
     if (this.#isUnread) this.#owner.unread?.taken(this);
   }
 
-  /** Refuses the stream, of which nothing was read. */
+  /** Refuses the stream, of which no data was read. */
   refuse(error: Error): void {
     this.#owner.refuseUnread(this, error);
   }
 
   /**
-   * Begins to read, if its user has not: the turn in which the stream was taken is over. One that
-   * came in this turn, and was not taken, counts as unread from now on.
+   * Starts to read ahead at the end of the turn in which the application took the stream, if the
+   * application does not read. A stream that arrived in this turn and was not taken counts as
+   * unread from now on.
    */
   endTurn(): void {
     if (this.#isWanted || this.#isEnded || this.#early !== undefined) return;
@@ -129,27 +131,26 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     this.#reading = this.#readAhead(this.#early);
   }
 
-  /** See {@linkcode DirectStream.cancel}. */
   cancel(reason?: unknown): void {
     this.#isFinished = true;
     if (this.#isEnded) return this.#drop();
     this.#account?.cut(reason, "stopped reading");
     this.#cut();
-    this.#reader.cancel(reason).catch(() => {}); // The connection may be gone.
+    this.#reader.cancel(reason).catch(() => {}); // Fails if the connection is gone.
   }
 
-  /** Ends it with the session. */
+  /** Ends the direction with the session. */
   fail(error: unknown): void {
     if (this.#isEnded) return;
     this.#failure = { cause: error };
     this.#isFinished = true;
     this.#account?.ended(error);
     this.#cut();
-    this.#reader.cancel().catch(() => {}); // The connection may be gone.
+    this.#reader.cancel().catch(() => {}); // Fails if the connection is gone.
     this.#controller?.error(error);
   }
 
-  /** It is nobody's stream after all. */
+  /** Makes the stream internal: removes the stream from the counters. */
   discard(): StreamAccount | undefined {
     const account = this.#account;
     if (account === undefined) return undefined;
@@ -161,10 +162,10 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     return account;
   }
 
-  /** There is nothing left of it. */
+  /** No-op: this direction needs no release. */
   release(): void {}
 
-  /** The same as a byte stream; made when it is asked for. */
+  /** The direction as a byte stream, created on first use. */
   get readable(): ReceiveStream {
     return this.#readable ??= Object.defineProperty(
       new ReadableStream({
@@ -180,7 +181,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     );
   }
 
-  /** Bytes that came, and that nobody took. */
+  /** Received bytes that the application has not taken. */
   get #unreadBytes(): number {
     let unread = this.#held?.byteLength ?? 0;
     for (const { byteLength } of this.#early ?? []) unread += byteLength;
@@ -195,16 +196,16 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
         early.push(bytes);
         left -= bytes.byteLength;
       }
-      // The runtime holds from now on what comes.
+      // From now on the runtime holds the incoming data.
       if (!this.#isWanted) this.#countUnread();
     } catch {
-      // Its user is told by a read, or its session by its own end.
+      // The reader gets the error on the next read, and the session at the end of the session.
     } finally {
       this.#reading = undefined;
     }
   }
 
-  /** Counts it, unless it is no user's stream; refuses it beyond a bound. */
+  /** Counts the stream as unread, unless internal; refuses the stream beyond a bound. */
   #countUnread(): void {
     const { unread } = this.#owner;
     if (unread === undefined || this.#isUnread || this.#account === undefined) return;
@@ -220,7 +221,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     this.#owner.unread?.release();
   }
 
-  /** Gives what was read ahead, and then goes on as if nothing had been. */
+  /** Returns bytes read ahead, and then continues with plain reads. */
   async #readEarly(used: Uint8Array | null | undefined): Promise<Uint8Array | null> {
     if (this.#early?.length === 0) await this.#reading;
     const bytes = this.#early?.shift();
@@ -237,20 +238,20 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     if (this.#isEnded) return null;
     const isLent = !isLarge(used, this.#size);
     const view = isLent ? ReadBuffers.take(this.#size) : new Uint8Array(used.buffer);
-    const room = view.byteLength; // It is detached while it is read into.
+    const room = view.byteLength; // Read before the buffer is detached.
     let bytes: Uint8Array | undefined;
     try {
       const result = await this.#reader.read(view);
       if (!result.done) bytes = isLent ? ReadBuffers.settle(result.value) : result.value;
       else if (result.value !== undefined) ReadBuffers.giveBack(result.value.buffer);
     } catch (error) {
-      // A lost connection is told by whoever knows why.
+      // A lost connection is reported by the owner, which knows the reason.
       if (isEarly && streamFailure(error) === undefined) throw error;
       this.#failure ??= { cause: errorOf(this.#owner, error) };
       if (!this.#isEnded) this.#account?.ended(this.#failure.cause);
       this.#cut();
     }
-    // The session may have ended it meanwhile.
+    // The session may have ended meanwhile.
     if (this.#failure !== undefined) throw (this.#failure as { cause: unknown }).cause;
     if (bytes === undefined) {
       if (!this.#isEnded) this.#account?.ended();
@@ -270,7 +271,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     const bytes = await (this.#ahead ?? this.read());
     if (bytes === null) return this.#finish(controller);
     controller.enqueue(bytes as Uint8Array<ArrayBuffer>);
-    // One read ahead: an end that nobody reads would give the peer no new stream.
+    // Reads one chunk ahead: without a seen end, the peer would not regain the stream credit.
     this.#ahead = this.read();
     this.#ahead.then((next) => next ?? this.#finish(controller), () => {});
   }
@@ -281,7 +282,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     try {
       controller.close();
     } catch {
-      return; // The end is inside an element that is wider than a byte: the reader was told.
+      return; // The stream ended inside an element wider than a byte; the reader got the error.
     }
     controller.byobRequest?.respond(0);
   }
@@ -293,7 +294,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     if (owner.dataCredit !== undefined && !owner.dataCredit.receive.receive(bytes)) owner.overrun();
   }
 
-  /** What carries messages must not wait for who grants by hand. */
+  /** Returns credit. The stream of the messages must not wait for credit granted by hand. */
   #release(bytes: number): void {
     const receive = this.#owner.dataCredit?.receive;
     if (this.#account === undefined) receive?.giveBack(bytes);
@@ -301,11 +302,11 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   }
 
   /**
-   * Ends it before its end. How much the peer has sent nobody tells; it counts
-   * that, and would wait for ever for credit that is not given back. It can be no
-   * more than QUIC holds, nor than all that was granted and did not come: by so
-   * much at most each such stream widens the window, until the peer says that it
-   * waits. A window that moves by hand stays as it is.
+   * Ends the direction early. The runtime does not report how many bytes the peer has sent. Unless
+   * credit for these bytes is returned, the peer would wait forever. The amount is at most the
+   * window of QUIC, and at most the granted bytes that have not arrived. Each such stream widens
+   * the window by at most this amount, until the peer reports being blocked. A window moved by hand
+   * stays as is.
    */
   #cut(): void {
     if (this.#isEnded) return;
@@ -314,14 +315,14 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     this.#owner.dataCredit?.receive.lose(STREAM_WINDOW_BYTES);
   }
 
-  /** Drops what nobody took. */
+  /** Drops bytes that the application has not taken. */
   #drop(): void {
     const unreadBytes = this.#unreadBytes;
     this.#held = this.#early = undefined;
     if (unreadBytes > 0) this.#owner.dataCredit?.receive.release(unreadBytes);
   }
 
-  /** Nothing more comes. What was read ahead stays for the user, also when the session ends. */
+  /** Ends the direction. Bytes read ahead stay readable, even after the end of the session. */
   #end(): void {
     if (this.#isEnded) return;
     this.#isEnded = true;
@@ -331,7 +332,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   }
 }
 
-/** Whether the memory of earlier bytes is large enough for the next ones. */
+/** Tells whether a used buffer is large enough for the next read. */
 function isLarge(
   used: Uint8Array | null | undefined,
   size: number,

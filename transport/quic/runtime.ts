@@ -1,42 +1,41 @@
 /**
- * The runtime's QUIC: what is missing in its types, what it says only in the
- * text of its errors, and whether it is there at all.
+ * Adapter for the runtime's QUIC: missing types, error texts that carry data, and availability.
  *
  * @module
  */
 import { UnsupportedError } from "../../errors.ts";
 import type { CertificateHash } from "../webtransport.ts";
 
-/** Options of `Deno.connectQuic`, with the one that its types leave out. */
+/** Options of `Deno.connectQuic`, with one that the types of Deno lack. */
 export interface ConnectQuicOptions extends Deno.ConnectQuicOptions<false> {
   /** Certificates trusted by their hash. */
   serverCertificateHashes?: CertificateHash[];
 }
 
-/** How the peer ended a stream. */
+/** End of a stream by the peer. */
 export interface StreamFailure {
-  /** `reset`: it writes no more; `stopped`: it reads no more. */
+  /** `reset`: the peer writes no more; `stopped`: the peer reads no more. */
   readonly kind: "reset" | "stopped";
-  /** The code of HTTP/3. */
+  /** Error code of HTTP/3. */
   readonly code: number;
 }
 
-/** How a QUIC connection ended. */
+/** End of a QUIC connection. */
 export interface QuicEnding {
-  /** The code of the peer's application close; `undefined` if it did not close, but was lost. */
+  /** Application close code of the peer; `undefined` if the connection was lost. */
   readonly closeCode: number | undefined;
-  /** The reason, or what happened. */
+  /** Close reason, or the error of a loss. */
   readonly reason: string;
 }
 
-/** Says how to get what the runtime does not have. */
+/** Error text with the way to enable QUIC. */
 export const QUIC_MISSING: string =
   'WebTransport and raw QUIC need the QUIC of the runtime: run with --unstable-net, or set "unstable": ["net"] in deno.json';
 
 /**
- * Tells whether the runtime has QUIC. Without `--unstable-net` it has not.
+ * Tells whether the runtime has QUIC, which requires `--unstable-net`.
  *
- * @returns Whether it can be listened to and dialed.
+ * @returns True if listening and dialing are available.
  */
 export function isQuicAvailable(): boolean {
   return typeof Deno !== "undefined" && typeof Deno.QuicEndpoint === "function" &&
@@ -46,18 +45,18 @@ export function isQuicAvailable(): boolean {
 /**
  * Checks that the runtime has QUIC.
  *
- * @throws {UnsupportedError} If it has not; the message names the flag.
+ * @throws {UnsupportedError} If QUIC is missing; the message names the flag.
  */
 export function requireQuic(): void {
   if (!isQuicAvailable()) throw new UnsupportedError(QUIC_MISSING);
 }
 
 /**
- * Says why a connection could not be made, and of a certificate what it was trusted by.
+ * Explains a failed dial; for an untrusted certificate, with the number of given hashes.
  *
- * @param cause What the runtime threw.
- * @param hashes The hashes that were given for the certificate.
- * @returns The words.
+ * @param cause Error of the runtime.
+ * @param hashes Certificate hashes given by the application.
+ * @returns Text for an error message.
  */
 export function dialFailure(cause: unknown, hashes: readonly unknown[] = []): string {
   const reason = cause instanceof Error ? cause.message : String(cause);
@@ -68,19 +67,20 @@ export function dialFailure(cause: unknown, hashes: readonly unknown[] = []): st
 }
 
 /**
- * Tells an answer of the peer that ends a handshake from silence, and from faults of this machine.
+ * Distinguishes an answer of the peer that ends a handshake from silence and from local faults.
  *
- * @param cause What `Deno.connectQuic` rejected with.
- * @returns Whether a peer refused: the connection, its protocols or, at our end, its certificate.
+ * @param cause Rejection of `Deno.connectQuic`.
+ * @returns True if a peer refused the connection or the protocols, or this end refused the
+ * certificate.
  */
 export function isPeerAnswer(cause: unknown): boolean {
   return cause instanceof Error && /\bpeer\b|\bhandshake failed\b/.test(cause.message);
 }
 
 /**
- * Finds the address that this process may bind without asking for permission.
+ * Chooses the address that this process may bind without a permission prompt.
  *
- * @returns `::`, which reaches IPv4 too, or `0.0.0.0`; `undefined` if it may bind neither.
+ * @returns `::`, which also reaches IPv4, or `0.0.0.0`; `undefined` if neither is permitted.
  */
 export function permittedHost(): string | undefined {
   return ["::", "0.0.0.0"].find((hostname) => {
@@ -90,11 +90,11 @@ export function permittedHost(): string | undefined {
 }
 
 /**
- * Reads how the peer ended a stream out of what reading or writing threw: the
- * code is nowhere else.
+ * Parses the end of a stream by the peer out of an error text, which is the only source of the
+ * code.
  *
- * @param error What was thrown.
- * @returns The failure; `undefined` if it was the connection that ended.
+ * @param error Error of a read or write.
+ * @returns The failure; `undefined` if the connection ended.
  */
 export function streamFailure(error: unknown): StreamFailure | undefined {
   const text = error instanceof Error ? error.message : String(error);
@@ -103,12 +103,7 @@ export function streamFailure(error: unknown): StreamFailure | undefined {
   return { kind: match[1] as StreamFailure["kind"], code: Number(match[2]) };
 }
 
-/**
- * Waits for the end of a connection.
- *
- * @param conn The connection.
- * @returns How it ended; never rejects.
- */
+/** @returns Resolves at the end of the connection; never rejects. */
 export async function quicEnding(conn: Deno.QuicConn): Promise<QuicEnding> {
   try {
     const { closeCode, reason } = await conn.closed;

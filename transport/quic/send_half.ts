@@ -1,5 +1,5 @@
 /**
- * The direction of a stream that this end writes.
+ * The sending direction of a QUIC stream.
  *
  * @module
  */
@@ -14,9 +14,9 @@ const EMPTY = new Uint8Array();
 
 /** The direction that this end writes. */
 export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
-  /** See {@linkcode StreamHalf}. */
+  /** Previous half in the list of the owner. */
   previous: StreamHalf | undefined = undefined;
-  /** See {@linkcode StreamHalf}. */
+  /** Next half in the list of the owner. */
   next: StreamHalf | undefined = undefined;
 
   readonly #owner: StreamOwner;
@@ -28,7 +28,7 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
   #morePending: Set<PromiseWithResolvers<void>> | undefined = undefined;
   #head: Uint8Array | undefined;
   #sendOrder = 0;
-  /** Writes that wait for credit, in order; never rejects. */
+  /** Tail of the writes that wait for credit, in order; never rejects. */
   #waiting: Promise<void> | undefined = undefined;
   #givingUp: AbortController | undefined = undefined;
   #isClosing = false;
@@ -38,12 +38,12 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
   #controller: WritableStreamDefaultController | undefined = undefined;
 
   /**
-   * Takes over a stream.
+   * Wraps a stream of the runtime.
    *
-   * @param owner The session.
-   * @param stream Is written to.
-   * @param options What has to go out ahead of everything else, if anything, what to do at the end, and
-   * who counts; without an account it is nobody's stream, and the session counts its bytes apart.
+   * @param owner Session or connection of the stream.
+   * @param stream Stream of the runtime.
+   * @param options `head` is sent ahead of the first bytes, `onEnd` is called at the end. Without
+   * `account` the stream is internal, and the owner counts the bytes apart.
    */
   constructor(
     owner: StreamOwner,
@@ -57,30 +57,29 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     this.#owner = owner;
     this.#stream = stream;
     this.#writer = stream.getWriter();
-    this.#writer.closed.catch(() => {}); // Whoever writes is told.
+    this.#writer.closed.catch(() => {}); // Writes report the error.
     this.#head = options.head;
     this.#onEnd = options.onEnd;
     this.#account = options.account;
     owner.halves.add(this);
   }
 
-  /** Higher goes first. */
+  /** Priority; the higher order is sent first. */
   get sendOrder(): number {
     return this.#sendOrder;
   }
 
   set sendOrder(value: number) {
     this.#sendOrder = value;
-    // The runtime knows no stream any more that ended.
+    // The runtime rejects priorities for ended streams.
     if (!this.#isEnded) this.#stream.sendOrder = wireOrder(value);
   }
 
-  /** See {@linkcode DirectStream.write}. */
   write(bytes: Uint8Array): Promise<void> {
     return this.writeAtOnce(bytes) ?? this.#writeInTurn(bytes);
   }
 
-  /** Writes bytes if there is credit for all of them now; `undefined` if there is not. */
+  /** Writes bytes if credit for all of them is available now; otherwise returns `undefined`. */
   writeAtOnce(bytes: Uint8Array): Promise<void> | undefined {
     if (this.#failure !== undefined) return Promise.reject(this.#failure.cause);
     if (this.#isClosing) return Promise.reject(new TypeError("Cannot write: the stream is closed"));
@@ -90,17 +89,16 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     return isFree ? this.#write(bytes) : undefined;
   }
 
-  /** See {@linkcode TurnWatcher}; the peer learns of a stream that is not written to. */
+  /** Announces a stream to the peer even before the first bytes. */
   endTurn(): void {
     this.flushHead();
   }
 
-  /** Sends the head by itself, if nothing was written yet. */
+  /** Sends the head alone, if no bytes were written yet. */
   flushHead(): void {
     if (this.#head !== undefined && !this.#isEnded) this.#write(EMPTY).catch(() => {});
   }
 
-  /** See {@linkcode DirectStream.close}. */
   async close(): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure.cause;
     if (this.#isClosing) return;
@@ -113,7 +111,7 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     this.#end();
   }
 
-  /** See {@linkcode DirectStream.abort}; to the peer it looks like a normal end. */
+  /** Aborts the direction. The peer sees a normal end, because the runtime cannot reset. */
   abort(reason?: unknown): void {
     if (this.#isEnded || this.#isClosing && this.#waiting === undefined) return;
     this.flushHead();
@@ -121,24 +119,27 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     this.#writer.abort(reason).catch(() => {});
   }
 
-  /** Ends it with the session. */
+  /** Ends the direction with the session. */
   fail(error: unknown): void {
     if (this.#isEnded) return;
     this.#fail(error);
     this.#controller?.error(error);
   }
 
-  /** It is nobody's stream after all: nothing was written. */
+  /** Makes the stream internal, before the first write. */
   discard(): void {
     this.#account = undefined;
   }
 
-  /** Not before the peer knows: to it this looks like a normal end. */
+  /**
+   * Ends the stream of the runtime after the end of the session has reached the peer. Earlier, the
+   * peer would see a normal end.
+   */
   release(): void {
     this.#writer.abort().catch(() => {});
   }
 
-  /** The same as a writable stream; made when it is asked for. */
+  /** The direction as a writable stream, created on first use. */
   get writable(): SendStream {
     return this.#writable ??= writableOf(this, (controller) => {
       this.#controller = controller;
@@ -159,10 +160,10 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     return this.#settle(this.#writer.write(data));
   }
 
-  /** What the runtime does, unless the session ends first. */
+  /** Follows an operation of the runtime, unless the session ends first. */
   #settle(done: Promise<void>): Promise<void> {
     const write = Promise.withResolvers<void>();
-    // Most often there is one at a time.
+    // Most often one operation is pending at a time.
     if (this.#pending === undefined) this.#pending = write;
     else (this.#morePending ??= new Set()).add(write);
     done.then(
@@ -196,7 +197,7 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     this.#givingUp?.abort(error);
   }
 
-  /** One after the other: what is written in parts must not be mixed. */
+  /** Queues a write; writes in several parts must not interleave. */
   #writeInTurn(bytes: Uint8Array): Promise<void> {
     const write = (this.#waiting ?? Promise.resolve()).then(() => this.#writeWithCredit(bytes));
     const waiting = this.#waiting = write.then(() => {}, () => {}).then(() => {

@@ -1,29 +1,24 @@
 /**
- * The order in which streams send.
+ * Priorities of outgoing streams.
  *
  * @module
  */
 
-/** What QUIC takes; above it are the heads of streams. */
+/** Highest priority of QUIC for applications; the value above is for the heads of streams. */
 const MAX_SEND_ORDER = 2 ** 31 - 2;
 const MIN_SEND_ORDER = -(2 ** 31);
 
-/**
- * Web IDL's `long long`, as far as numbers go.
- *
- * @param value What was given.
- * @returns A whole number.
- */
+/** Converts to an integer like `long long` of Web IDL, within the range of numbers. */
 export function toInteger(value: unknown): number {
   const whole = Math.trunc(Number(value));
   return Number.isFinite(whole) ? whole + 0 : 0;
 }
 
 /**
- * Fits a place in the order to what QUIC takes.
+ * Clamps a priority to the range of QUIC.
  *
- * @param sendOrder The place.
- * @returns The same, or the nearest there is.
+ * @param sendOrder Priority given by the application.
+ * @returns The nearest valid priority.
  */
 export function wireOrder(sendOrder: unknown): number {
   return Math.min(MAX_SEND_ORDER, Math.max(MIN_SEND_ORDER, toInteger(sendOrder)));

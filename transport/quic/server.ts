@@ -1,5 +1,5 @@
 /**
- * The server half of raw QUIC.
+ * Server side of raw QUIC.
  *
  * @module
  */
@@ -19,21 +19,24 @@ import { type QuicConnection, RawQuicConnection } from "./connection.ts";
 export type { Certificate } from "../certificate/certificate.ts";
 export type { QuicHandshakeStats, QuicListenOptions } from "./acceptor.ts";
 
-/** Connections that nobody took yet; more are closed. */
+/** Most accepted connections that wait for the application; beyond, a connection is closed. */
 const MAX_WAITING_CONNECTIONS = 1_024;
 
 /** Options for {@linkcode listenQuic}. */
 export interface ListenQuicOptions extends QuicListenOptions {
-  /** Protocols that are spoken (ALPN), the best first; who offers none of them is refused. */
+  /**
+   * Supported protocols (ALPN), in order of preference; a client that offers none of these is
+   * refused.
+   */
   readonly protocols: readonly string[];
   /**
-   * Bidirectional streams that a peer may have open. Each may hold up to 1.25 MB that nobody reads.
+   * Most open bidirectional streams of a peer. Each may hold up to 1.25 MB of unread data.
    *
    * @default {128}
    */
   readonly maxBidirectionalStreams?: number;
   /**
-   * Unidirectional streams that a peer may have open. Each may hold up to 1.25 MB that nobody reads.
+   * Most open unidirectional streams of a peer. Each may hold up to 1.25 MB of unread data.
    *
    * @default {1024}
    */
@@ -41,11 +44,11 @@ export interface ListenQuicOptions extends QuicListenOptions {
 }
 
 /**
- * Listens for QUIC connections. Iterate over it to get them, ready.
+ * Listener for QUIC connections; iterate to get ready connections.
  *
- * - **Robust:** a handshake that fails ends nothing but itself.
- * - **Bound:** connections, those of one address, handshakes and connections
- *   that wait have limits; what is beyond is refused, or ignored where handshakes are too many.
+ * - **Robust:** a failed handshake affects no other connection.
+ * - **Bound:** connections, connections per address, handshakes and waiting connections have
+ *   limits. Excess connections are refused; excess handshakes are ignored.
  */
 export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposable {
   readonly #acceptor: QuicAcceptor<Accepted>;
@@ -57,9 +60,9 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
   #closing: Promise<void> | undefined = undefined;
 
   /**
-   * Listens; `listenQuic()` does.
+   * Starts to listen; prefer `listenQuic()`.
    *
-   * @param options See {@linkcode ListenQuicOptions}.
+   * @param options Options of `listenQuic()`.
    */
   constructor(options: ListenQuicOptions) {
     const { protocols, maxBidirectionalStreams = 128, maxUnidirectionalStreams = 1_024 } = options;
@@ -76,7 +79,7 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
     this.#signal?.addEventListener("abort", this.#onAbort, { once: true });
   }
 
-  /** Where it listens. */
+  /** Bound address. */
   get address(): Deno.NetAddr {
     return this.#acceptor.address;
   }
@@ -86,22 +89,24 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
     return this.#acceptor.handshakes;
   }
 
-  /** How many connections there are. */
+  /** Number of open connections. */
   get connectionCount(): number {
     return this.#acceptor.connectionCount;
   }
 
   /**
-   * Has new handshakes get another certificate. Connections stay.
+   * Replaces the certificate for new handshakes. Open connections stay.
    *
-   * @param certificate The certificate and its key.
-   * @throws {TypeError} If they make no sense, or the listener is closed.
+   * @param certificate Certificate and key.
+   * @throws {TypeError} If the certificate or key is invalid, or the listener is closed.
    */
   rotate(certificate: Certificate): void {
     this.#acceptor.rotate(certificate);
   }
 
-  /** Takes no new connections, and closes those that nobody took with 4503. Others stay. */
+  /**
+   * Refuses new connections, and closes those that wait for the application with 4503. Others stay.
+   */
   stop(): void {
     if (this.#isStopped) return;
     this.#isStopped = true;
@@ -111,19 +116,19 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
   }
 
   /**
-   * Closes every connection with 0, and stops listening. Idempotent. The runtime gives
-   * the port back when it collects its garbage, not at once.
+   * Closes every connection with 0, and stops listening. Idempotent. The runtime frees the port on
+   * garbage collection, not at once.
    */
   close(): Promise<void> {
     return this.#closing ??= this.#close();
   }
 
-  /** Closes; called by `await using`. */
+  /** Closes the listener; called by `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 
-  /** Yields connections, until the listener is stopped. */
+  /** Yields ready connections until the listener stops. */
   async *[Symbol.asyncIterator](): AsyncGenerator<QuicConnection, void, undefined> {
     while (true) {
       for (let connection; (connection = this.#waiting.shift()) !== undefined;) yield connection;
@@ -154,12 +159,11 @@ type Accepted = AcceptedConnection;
 /**
  * Listens for QUIC connections.
  *
- * @param options See {@linkcode ListenQuicOptions}.
- * @returns The listener; iterate over it to get the connections.
+ * @param options Certificate, protocols, address and limits.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
  * @throws {Deno.errors.AddrInUse} If the UDP port is taken.
  * @throws {RangeError} If a limit is not a positive integer.
- * @throws {TypeError} If there are no protocols, or the certificate and its key are not texts of PEM.
+ * @throws {TypeError} If `protocols` is empty, or the certificate and key are not PEM strings.
  *
  * @example An echo
  * ```ts
@@ -191,21 +195,12 @@ export function listenQuic(options: ListenQuicOptions): QuicListener {
   return new QuicListener(options);
 }
 
-/**
- * Gives a listener what it needs of a connection.
- *
- * @param connection The connection.
- * @returns Its end, and how it is closed.
- */
+/** Adapts a connection for a listener. */
 export function acceptedQuic(connection: Connection): AcceptedConnection {
   return { ending: connection.closed.catch(() => {}), close: () => connection.close() };
 }
 
-/**
- * Closes a connection that is one too many.
- *
- * @param conn The connection.
- */
+/** Closes a connection beyond a limit. */
 export function refuseQuic(conn: Deno.QuicConn): void {
   conn.close({ closeCode: CloseCode.tooMany, reason: "Too many connections" });
 }

@@ -1,11 +1,10 @@
 /**
- * Streams of a WebTransport session over QUIC's own, read with buffers that
- * grow with what comes, and written with their head and first bytes in one.
+ * Bidirectional streams over QUIC, read with buffers that grow with the data, and written with the
+ * stream head and first bytes in one packet.
  *
- * What the runtime's QUIC cannot do, and what follows: it cannot reset a
- * stream, so `abort` looks like a normal end to the peer, and it stops reading
- * with code 0 only. The codes of a peer are read. A peer that stops reading is
- * noticed by the next write.
+ * Limits of the runtime's QUIC: no reset of a stream, so that `abort` looks like a normal end to
+ * the peer, and STOP_SENDING with code 0 only. The codes of a peer are read. A peer's STOP_SENDING
+ * is noticed by the next write.
  *
  * @module
  */
@@ -14,7 +13,7 @@ import type { ReceiveHalf } from "./receive_half.ts";
 import type { SendHalf } from "./send_half.ts";
 import type { TurnWatcher } from "./stream_halves.ts";
 
-/** A bidirectional stream: both halves, by plain calls or as web streams. */
+/** A bidirectional stream of both halves, with direct calls and as web streams. */
 export class Http3Stream implements BidirectionalStream, DirectStream, TurnWatcher {
   readonly #receive: ReceiveHalf;
   readonly #send: SendHalf;
@@ -22,51 +21,49 @@ export class Http3Stream implements BidirectionalStream, DirectStream, TurnWatch
   /**
    * Joins two halves.
    *
-   * @param receive What the peer writes.
-   * @param send What this end writes.
+   * @param receive Half that the peer writes.
+   * @param send Half that this end writes.
    */
   constructor(receive: ReceiveHalf, send: SendHalf) {
     this.#receive = receive;
     this.#send = send;
   }
 
-  /** What the peer writes. */
   get readable(): ReadableStream<Uint8Array> {
     return this.#receive.readable;
   }
 
-  /** What this end writes. */
   get writable(): WritableStream<Uint8Array> {
     return this.#send.writable;
   }
 
-  /** This stream, by plain calls. */
+  /** The stream itself, which has the direct calls. */
   get direct(): DirectStream {
     return this;
   }
 
-  /** Takes it out of the counters; nothing was read or written yet. */
+  /** Removes the stream from the counters, before the first read or write. */
   discard(): void {
     this.#receive.discard()?.discard();
     this.#send.discard();
   }
 
-  /** The application has the stream. */
+  /** Marks the stream as taken by the application. */
   taken(): void {
     this.#receive.taken();
   }
 
-  /** Tells whether a direction is the one of this stream that the peer writes. */
+  /** Tells whether the argument is the receiving half of this stream. */
   receivesBy(half: unknown): boolean {
     return this.#receive === half;
   }
 
-  /** See {@linkcode TurnWatcher}. */
+  /** Starts to read ahead, see {@linkcode ReceiveHalf.endTurn}. */
   endTurn(): void {
     this.#receive.endTurn();
   }
 
-  /** Higher goes first. */
+  /** Priority; the higher order is sent first. */
   get sendOrder(): number {
     return this.#send.sendOrder;
   }
@@ -75,32 +72,27 @@ export class Http3Stream implements BidirectionalStream, DirectStream, TurnWatch
     this.#send.sendOrder = value;
   }
 
-  /** See {@linkcode DirectStream.read}. */
   read(used?: Uint8Array | null): Promise<Uint8Array | null> {
     return this.#receive.read(used);
   }
 
-  /** See {@linkcode DirectStream.write}. */
   write(bytes: Uint8Array): Promise<void> {
     return this.#send.write(bytes);
   }
 
-  /** Writes bytes if there is credit for all of them now; `undefined` if there is not. */
+  /** Writes bytes if credit for all of them is available now; otherwise returns `undefined`. */
   writeAtOnce(bytes: Uint8Array): Promise<void> | undefined {
     return this.#send.writeAtOnce(bytes);
   }
 
-  /** See {@linkcode DirectStream.close}. */
   close(): Promise<void> {
     return this.#send.close();
   }
 
-  /** See {@linkcode DirectStream.cancel}. */
   cancel(reason?: unknown): void {
     this.#receive.cancel(reason);
   }
 
-  /** See {@linkcode DirectStream.abort}. */
   abort(reason?: unknown): void {
     this.#send.abort(reason);
   }

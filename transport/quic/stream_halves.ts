@@ -1,6 +1,6 @@
 /**
- * What both directions of a stream have in common: their session, which ends
- * them, and its credit.
+ * Common parts of both directions of a stream: the owner, which ends the directions, and flow
+ * control.
  *
  * @module
  */
@@ -9,32 +9,32 @@ import type { ReceiveCredit, SendCredit } from "../_flow_control.ts";
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
 import { type Linked, LinkedList } from "../linked_list.ts";
 
-/** One direction of a stream, which ends with its session at the latest. */
+/** One direction of a stream, which ends with the session at the latest. */
 export interface StreamHalf extends Linked<StreamHalf> {
   /**
-   * Ends it at this end.
+   * Ends the direction locally.
    *
-   * @param error What its user gets.
+   * @param error Error for the reader or writer.
    */
   fail(error: unknown): void;
-  /** Ends one that failed on the wire too, once the peer knows of the session's end. */
+  /** Ends a failed direction on the wire, once the end of the session has reached the peer. */
   release(): void;
 }
 
-/** Acts at the end of a turn of the event loop. */
+/** Callback for the end of a turn of the event loop. */
 export interface TurnWatcher {
-  /** Called once the turn in which it was added is over. */
+  /** Called at the end of the turn in which the watcher was added. */
   endTurn(): void;
 }
 
-/** Watchers of this turn; one timer of the runtime serves them all. */
+/** Watchers of the current turn, served by a single timer of the runtime. */
 export class TurnEnd {
   #watchers: TurnWatcher[] | undefined = undefined;
 
   /**
-   * Adds a watcher, for this turn alone.
+   * Adds a watcher for the current turn.
    *
-   * @param watcher Is called at the end of it.
+   * @param watcher Called at the end of the turn.
    */
   add(watcher: TurnWatcher): void {
     if (this.#watchers !== undefined) return void this.#watchers.push(watcher);
@@ -46,50 +46,50 @@ export class TurnEnd {
   }
 }
 
-/** The halves that are open. */
+/** Open stream halves. */
 export class StreamHalves extends LinkedList<StreamHalf> {}
 
-/** Credit for bytes, where both ends count. */
+/** Flow control of bytes, where both ends use credit. */
 export interface DataCredit {
-  /** What this end may send. */
+  /** Credit for bytes of this end. */
   readonly send: SendCredit;
-  /** What the peer may send. */
+  /** Credit for bytes of the peer. */
   readonly receive: ReceiveCredit;
 }
 
-/** Whose streams they are: a session. */
+/** A session or connection, as its streams see the owner. */
 export interface StreamOwner {
-  /** Those that are open. */
+  /** Open stream halves. */
   readonly halves: StreamHalves;
-  /** Bytes handed to the wire on streams that have no account. */
+  /** Bytes written to streams without an account. */
   bytesSent: number;
-  /** Bytes taken from the wire on streams that have no account. */
+  /** Bytes read from streams without an account. */
   bytesReceived: number;
-  /** Credit for bytes, where both ends count. */
+  /** Flow control of bytes, where both ends use credit. */
   readonly dataCredit: DataCredit | undefined;
-  /** Counts the streams of the peer that are not read; on a server. */
+  /** Counters of unread streams; on a server. */
   readonly unread: UnreadShare | undefined;
   /**
-   * Refuses a stream of the peer, which the application may have taken, but did not read.
+   * Refuses an unread stream of the peer; the application may already have taken the stream.
    *
-   * @param half The direction that the peer writes.
-   * @param error Why.
+   * @param half Direction that the peer writes.
+   * @param error Reason of the refusal.
    */
   refuseUnread(half: StreamHalf & UnreadStream, error: Error): void;
-  /** Makes the error of a stream that the peer ended before its end. */
+  /** Makes the error of a stream that the peer ended early. */
   streamError(failure: StreamFailure): Error;
   /** Makes the error of a stream whose connection is over. */
   connectionError(cause: unknown): Error;
-  /** The peer sent more than it may. */
+  /** Handles a violation of flow control by the peer. */
   overrun(): void;
 }
 
 /**
- * Makes the error that a user sees of what reading or writing threw.
+ * Converts an error of a read or write for the application.
  *
- * @param owner Whose stream it is.
- * @param error What the runtime threw.
- * @returns The peer's end of the stream, or the connection's.
+ * @param owner Owner of the stream.
+ * @param error Error of the runtime.
+ * @returns Error of the stream, or of the connection.
  */
 export function errorOf(owner: StreamOwner, error: unknown): Error {
   const failure = streamFailure(error);

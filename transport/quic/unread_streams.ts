@@ -1,5 +1,5 @@
 /**
- * Bounds of the streams that peers opened and that this end does not read.
+ * Bounds on unread streams of peers.
  *
  * @module
  */
@@ -7,98 +7,99 @@ import { CloseCode, StreamError } from "../../errors.ts";
 import { Deadlines } from "../deadlines.ts";
 
 /**
- * Bytes of one stream that the runtime holds while this end does not read it: the window of quinn,
- * Deno's QUIC, which is 12.5 MB/s for 100 ms (`STREAM_RWND` of its `TransportConfig`). No option of
- * `Deno.QuicTransportOptions` changes it.
+ * Bytes of one unread stream that the runtime may hold: the stream window of quinn, the QUIC of
+ * Deno, 12.5 MB/s for 100 ms (`STREAM_RWND` of `TransportConfig`). No option of
+ * `Deno.QuicTransportOptions` changes the window.
  */
 export const STREAM_WINDOW_BYTES = 1_250_000;
 
-/** How long the application may take to take a stream, unless it is said. */
+/** Default time for the application to take a stream. */
 const DEFAULT_TIMEOUT_MS = 5_000;
 
-/** Memory for unread streams, unless it is said: 512 windows, which a server of 1 GB can spare. */
+/** Default memory for unread streams: 512 windows, affordable for a server with 1 GB. */
 const DEFAULT_MAX_BYTES = 512 * STREAM_WINDOW_BYTES;
 
-/** Addresses that have to act together to use up all of it. */
+/** Number of addresses that together use up the whole memory. */
 const ADDRESSES = 8;
 
-/** What one connection may take of the share of its address: others of an office find room. */
+/**
+ * Share of an address that one connection may use, so that others behind the same address find
+ * room.
+ */
 const SHARE_OF_CONNECTION = 0.75;
 
 /**
- * Bounds of unread streams over QUIC: those that the application did not take yet, and those of
- * which it took nothing and the peer sent more than 16 KiB. Each counts as the 1.25 MB that the
- * runtime may hold of it. A stream that is read within the turn in which it came does not count.
+ * Bounds of unread streams over QUIC: streams that the application has not taken, and taken streams
+ * with no data read although the peer sent more than 16 KiB. Each counts as the 1.25 MB that the
+ * runtime may hold. A stream read within the turn of arrival does not count.
  *
- * Beyond a bound the newest stream is refused. On Deno's QUIC a refusal looks to the peer like a
- * stream that ended well, and that this end stopped reading with code 0.
+ * Beyond a bound the newest stream is refused. On Deno's QUIC, the peer of a refused stream sees a
+ * normal end, and a STOP_SENDING with code 0.
  */
 export interface UnreadStreamLimits {
   /**
-   * How long a stream may wait for the application to take it, in milliseconds; then it is refused.
-   * `Infinity` is no limit.
+   * Time for the application to take a stream, in milliseconds; then the stream is refused.
+   * `Infinity` disables the limit.
    *
    * @default {5000}
    */
   readonly timeoutMs?: number;
   /**
-   * Bytes of all connections: 512 streams by default. `Infinity` is no limit.
+   * Bytes of all connections; the default is 512 streams. `Infinity` disables the limit.
    *
    * @default {640000000}
    */
   readonly maxBytes?: number;
   /**
-   * Bytes of the connections of one network address, where an IPv6 /64 counts as one. By default an
-   * eighth of `maxBytes`, which is 64 streams.
+   * Bytes of the connections of one network address, where an IPv6 /64 counts as one. The default
+   * is an eighth of `maxBytes`, 64 streams.
    */
   readonly maxBytesPerAddress?: number;
-  /**
-   * Bytes of one connection. By default three quarters of `maxBytesPerAddress`, which is 48 streams.
-   */
+  /** Bytes of one connection. The default is three quarters of `maxBytesPerAddress`, 48 streams. */
   readonly maxBytesPerConnection?: number;
 }
 
 /**
- * Why a stream was refused: the application did not take it in time (`timeout`), 16 of its session
- * waited and the application read none (`session`), or a bound of bytes was reached.
+ * Reason of a refusal: not taken by the application in time (`timeout`), 16 untaken streams in the
+ * session (`session`), or a bound of bytes (the others).
  */
 export type UnreadRefusal = "timeout" | "session" | "connection" | "address" | "server";
 
 /** Counters of unread streams. */
 export interface UnreadStreamStats {
-  /** Streams now that count as unread. */
+  /** Streams that currently count as unread. */
   readonly count: number;
-  /** Bytes that the runtime may hold of them. */
+  /** Bytes that the runtime may hold for these streams. */
   readonly bytes: number;
-  /** Streams that were refused so far, by reason. */
+  /** Refused streams so far, by reason. */
   readonly refused: Readonly<Record<UnreadRefusal, number>>;
 }
 
 /** A stream that waits for the application. */
 export interface UnreadStream {
   /**
-   * Ends it. MUST NOT throw.
+   * Ends the stream. MUST NOT throw.
    *
-   * @param error Why.
+   * @param error Reason of the refusal.
    */
   refuse(error: Error): void;
 }
 
 /**
- * Counts the unread streams of a server. Its fields are the limits, so that it can be handed to a
- * listener in place of them: then several listeners count together.
+ * Counters of unread streams of a server. Listeners accept an instance in place of limits, because
+ * the fields are the limits; several listeners then count together.
  */
 export class UnreadStreams implements Required<UnreadStreamLimits> {
-  /** See {@linkcode UnreadStreamLimits.timeoutMs}. */
+  /** Time for the application to take a stream, in milliseconds. */
   readonly timeoutMs: number;
-  /** See {@linkcode UnreadStreamLimits.maxBytes}. */
+  /** Bytes of all connections. */
   readonly maxBytes: number;
-  /** See {@linkcode UnreadStreamLimits.maxBytesPerAddress}. */
+  /** Bytes of the connections of one network address. */
   readonly maxBytesPerAddress: number;
-  /** See {@linkcode UnreadStreamLimits.maxBytesPerConnection}. */
+  /** Bytes of one connection. */
   readonly maxBytesPerConnection: number;
 
-  // Bounded by `maxBytes`, and by the connections where that is no limit.
+  // Bounded by `maxBytes`; if that is unlimited, by the number of connections.
   readonly #perAddress = new Map<string, number>();
   readonly #refused: Record<UnreadRefusal, number> = {
     timeout: 0,
@@ -110,10 +111,10 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   #count = 0;
 
   /**
-   * Creates counters of no streams.
+   * Creates counters at zero.
    *
-   * @param limits See {@linkcode UnreadStreamLimits}.
-   * @throws {RangeError} If one is neither `Infinity` nor in its range.
+   * @param limits Limits; the defaults apply to missing ones.
+   * @throws {RangeError} If a limit is neither `Infinity` nor in range.
    */
   constructor(limits: UnreadStreamLimits = {}) {
     const { timeoutMs = DEFAULT_TIMEOUT_MS, maxBytes = DEFAULT_MAX_BYTES } = limits;
@@ -132,28 +133,28 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   }
 
   /**
-   * Reads the limits of a listener.
+   * Converts the option of a listener.
    *
-   * @param limits Limits, or counters that exist already.
+   * @param limits Limits, or shared counters.
    * @returns The counters.
-   * @throws {RangeError} If a limit is neither `Infinity` nor in its range.
+   * @throws {RangeError} If a limit is neither `Infinity` nor in range.
    */
   static of(limits: UnreadStreamLimits = {}): UnreadStreams {
     return limits instanceof UnreadStreams ? limits : new UnreadStreams(limits);
   }
 
-  /** The counters now. */
+  /** Current counters. */
   get stats(): UnreadStreamStats {
     const bytes = this.#count * STREAM_WINDOW_BYTES;
     return { count: this.#count, bytes, refused: { ...this.#refused } };
   }
 
   /**
-   * Counts a stream of a connection, if it fits.
+   * Counts a stream of a connection, if within the bounds.
    *
-   * @param address The key of its address.
-   * @param count How many the connection has already.
-   * @returns Why it does not fit; `undefined` if it does, and is counted.
+   * @param address Key of the connection's address.
+   * @param count Unread streams of the connection so far.
+   * @returns The exceeded bound; `undefined` if the stream was counted.
    */
   take(address: string, count: number): UnreadRefusal | undefined {
     const ofAddress = this.#perAddress.get(address) ?? 0;
@@ -167,10 +168,10 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   }
 
   /**
-   * Counts streams no more.
+   * Removes streams from the counters.
    *
-   * @param address The key of their address.
-   * @param count How many.
+   * @param address Key of the connection's address.
+   * @param count Number of streams.
    */
   release(address: string, count: number): void {
     this.#count -= count;
@@ -180,10 +181,10 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   }
 
   /**
-   * Counts a refusal, and makes the error for this end.
+   * Counts a refusal and makes the error.
    *
-   * @param reason Why.
-   * @returns The error, with the code of the refusal.
+   * @param reason Reason of the refusal.
+   * @returns The error, with the close code of the refusal.
    */
   refused(reason: UnreadRefusal): StreamError {
     this.#refused[reason]++;
@@ -199,7 +200,7 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   }
 }
 
-/** The unread streams of one connection. */
+/** Unread streams of one connection. */
 export class UnreadShare {
   readonly #all: UnreadStreams;
   readonly #address: string;
@@ -208,10 +209,10 @@ export class UnreadShare {
   #isOver = false;
 
   /**
-   * Creates the share of a connection that has no stream yet.
+   * Creates the share of a connection.
    *
-   * @param all Counts those of all connections.
-   * @param address The key of the connection's address.
+   * @param all Counters of all connections.
+   * @param address Key of the connection's address.
    */
   constructor(all: UnreadStreams, address: string) {
     this.#all = all;
@@ -219,9 +220,9 @@ export class UnreadShare {
   }
 
   /**
-   * Counts a stream; each that was counted is released once.
+   * Counts a stream; each counted stream is released once.
    *
-   * @returns Why it has to be refused, in place of being counted.
+   * @returns The error of a refusal; `undefined` if the stream was counted.
    */
   take(): StreamError | undefined {
     if (this.#isOver) return undefined;
@@ -231,18 +232,14 @@ export class UnreadShare {
     return undefined;
   }
 
-  /** Counts a stream no more. */
+  /** Removes a stream from the counters. */
   release(): void {
     if (this.#isOver) return;
     this.#count--;
     this.#all.release(this.#address, 1);
   }
 
-  /**
-   * Refuses a stream that the application does not take in time.
-   *
-   * @param stream The stream.
-   */
+  /** Refuses a stream unless the application takes the stream in time. */
   expect(stream: UnreadStream): void {
     const { timeoutMs } = this.#all;
     if (this.#isOver || timeoutMs === Infinity) return;
@@ -253,25 +250,24 @@ export class UnreadShare {
     this.#deadlines.add(stream);
   }
 
-  /**
-   * Lets a stream take its time: the application has it, or it is over.
-   *
-   * @param stream The stream.
-   */
+  /** Cancels the deadline of a stream that was taken or has ended. */
   taken(stream: UnreadStream): void {
     this.#deadlines?.delete(stream);
   }
 
   /**
-   * Counts a stream that is refused as too many of its session wait.
+   * Counts a refusal because of too many waiting streams in the session.
    *
-   * @returns The error for this end.
+   * @returns The error of the refusal.
    */
   refused(): StreamError {
     return this.#all.refused("session");
   }
 
-  /** Counts none of its streams any more: the connection is over. Idempotent. */
+  /**
+   * Removes all streams of the connection from the counters, at the end of the connection.
+   * Idempotent.
+   */
   end(): void {
     if (this.#isOver) return;
     this.#isOver = true;

@@ -1,19 +1,18 @@
 /**
- * Variable-length integers of QUIC, RFC 9000 section 16.
+ * Variable-length integers of QUIC (RFC 9000 section 16).
  *
  * @module
  */
 
-/** Largest value that is written, and the largest that is read exactly: 2^53 - 1. */
+/** Largest value that can be written, and largest that is read exactly: 2^53 - 1. */
 export const MAX_VARINT: number = Number.MAX_SAFE_INTEGER;
 
-/** What the upper four bytes of an eight-byte varint count. */
+/** Unit of the upper four bytes of an eight-byte varint. */
 const HIGH_UNIT = 2 ** 32;
 
 /**
- * Tells how many bytes a value takes.
+ * Computes the encoded length of a value.
  *
- * @param value The value.
  * @returns 1, 2, 4 or 8.
  * @throws {RangeError} If the value is not an integer from 0 to {@linkcode MAX_VARINT}.
  */
@@ -29,12 +28,11 @@ export function varintLength(value: number): number {
 }
 
 /**
- * Writes a value in its shortest form.
+ * Writes a value in the shortest form.
  *
- * @param target Where to; MUST have room for {@linkcode varintLength} bytes.
+ * @param target Destination; MUST have room for {@linkcode varintLength} bytes.
  * @param at Offset of the first byte.
- * @param value The value.
- * @returns The offset behind the last byte.
+ * @returns Offset behind the last byte.
  * @throws {RangeError} If the value is not an integer from 0 to {@linkcode MAX_VARINT}.
  */
 export function writeVarint(target: Uint8Array, at: number, value: number): number {
@@ -57,9 +55,8 @@ export function writeVarint(target: Uint8Array, at: number, value: number): numb
 }
 
 /**
- * Encodes a value in its shortest form.
+ * Encodes a value in the shortest form.
  *
- * @param value The value.
  * @returns 1, 2, 4 or 8 bytes.
  * @throws {RangeError} If the value is not an integer from 0 to {@linkcode MAX_VARINT}.
  *
@@ -78,9 +75,8 @@ export function encodeVarint(value: number): Uint8Array<ArrayBuffer> {
 }
 
 /**
- * Tells how long a varint is from its first byte.
+ * Reads the length of a varint from the first byte.
  *
- * @param firstByte The first byte.
  * @returns 1, 2, 4 or 8.
  */
 export function varintLengthAt(firstByte: number): number {
@@ -88,15 +84,13 @@ export function varintLengthAt(firstByte: number): number {
 }
 
 /**
- * Reads a varint. The caller MUST have seen with {@linkcode varintLengthAt}
- * that all of it is there.
+ * Reads a varint. The caller MUST have checked with {@linkcode varintLengthAt} that all bytes are
+ * present.
  *
- * A value above {@linkcode MAX_VARINT}, such as the 2^62 - 1 with which some
- * peers say "no limit", is rounded: it is good for comparisons alone.
+ * A value above {@linkcode MAX_VARINT} is rounded, such as the 2^62 - 1 that some peers send for
+ * "no limit". A rounded value is fit for comparisons only.
  *
- * @param bytes Where from.
- * @param at Offset of the first byte.
- * @returns The value.
+ * @param bytes Source.
  */
 export function readVarint(bytes: Uint8Array, at: number): number {
   const first = bytes[at]!;
@@ -113,12 +107,10 @@ export function readVarint(bytes: Uint8Array, at: number): number {
 }
 
 /**
- * Reads a varint without rounding, where a value above {@linkcode MAX_VARINT} has to be exact. The
- * caller MUST have seen with {@linkcode varintLengthAt} that all of it is there.
+ * Reads a varint exactly, also above {@linkcode MAX_VARINT}. The caller MUST have checked with
+ * {@linkcode varintLengthAt} that all bytes are present.
  *
- * @param bytes Where from.
- * @param at Offset of the first byte.
- * @returns The value.
+ * @param bytes Source.
  */
 export function readBigVarint(bytes: Uint8Array, at: number): bigint {
   if (bytes[at]! >>> 6 < 3) return BigInt(readVarint(bytes, at));
@@ -133,7 +125,7 @@ function writeUint32(target: Uint8Array, at: number, value: number): void {
   target[at + 3] = value;
 }
 
-/** The four bytes as a signed integer, as the operators give it. */
+/** Reads four bytes as a signed integer, the result type of the bit operators. */
 function readUint32(bytes: Uint8Array, at: number): number {
   return bytes[at]! << 24 | bytes[at + 1]! << 16 | bytes[at + 2]! << 8 | bytes[at + 3]!;
 }
