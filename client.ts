@@ -124,7 +124,6 @@ export type {
   SendData,
   SendQueueOptions,
   SendTopic,
-  SessionBase,
   SessionCloseOptions,
   SessionDebugState,
   SessionDiagnostics,

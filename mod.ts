@@ -241,7 +241,6 @@ export {
   type SendQueueOptions,
   type SendTopic,
   Session,
-  type SessionBase,
   type SessionCloseOptions,
   type SessionDebugState,
   type SessionDiagnostics,

@@ -38,8 +38,8 @@ import { checkLimits } from "../session/base/limits.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { Outbox, type OutboxPublication, type OutboxState } from "./outbox.ts";
 import { lasting, life } from "./chunks.ts";
-import { coreOf, type Session, SKEIN_PROTOCOL } from "../session/session.ts";
-import { type SessionSettings, sessionSettings } from "../session/settings.ts";
+import { internals, type Session, SKEIN_PROTOCOL } from "../session/session.ts";
+import type { SessionSettings } from "../session/settings.ts";
 import { StatusFeed } from "../session/base/status_feed.ts";
 import type { ClientSubscribeOptions, Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
@@ -47,6 +47,7 @@ import { UnreadSessions } from "./unread_sessions.ts";
 import { ServerUrls } from "../session/url.ts";
 import { MAX_TIMER_MS, waitFor } from "../session/base/wait.ts";
 import type { ClientPublishOptions, WaitOptions } from "../session/types.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 /** A session that held for this long was a success: delays begin anew after it. */
 const STABLE_MS = 5_000;
@@ -467,7 +468,7 @@ export class Client<C extends AnyContract = AnyContract>
     publication?: OutboxPublication,
   ): void {
     if (this.status.isEnded) throw this.#ended(verb);
-    const core = this.#session?.isReady ? coreOf(this.#session) : undefined;
+    const core = this.#session?.isReady ? this.#session[internals] : undefined;
     core?.checkData(verb, data);
     const maxBytes = core?.maxSendBytes ?? this.#settings.maxMessageBytes;
     const trace = publication ? undefined : this.#settings.watch?.sending(topic, this.#session);
@@ -561,7 +562,7 @@ export class Client<C extends AnyContract = AnyContract>
     this.#take(session, () => this.#subscriptions.resume(session));
     const info = await this.#over.promise;
     const last = this.#session!;
-    this.#hear(info.error, last, coreOf(last).lastHeard);
+    this.#hear(info.error, last, last[internals].lastHeard);
     this.#session = undefined;
     this.#subscriptions.lose();
     if (Date.now() - since >= STABLE_MS) {
@@ -609,7 +610,7 @@ export class Client<C extends AnyContract = AnyContract>
     this.#presence.resume(session);
     move();
     void this.#outbox.handTo(session);
-    coreOf(session).onRenew = () => void this.#renew(session);
+    session[internals].onRenew = () => void this.#renew(session);
     const { id, transport, fallback } = session;
     this.status.set({ name: "connected", session: id, transport, ...(fallback && { fallback }) });
     void this.#lookAfter();
@@ -623,7 +624,7 @@ export class Client<C extends AnyContract = AnyContract>
       const renewed = await token();
       if (renewed !== undefined && !session.isClosed) await session.authenticate(renewed);
     } catch (error) {
-      coreOf(session).emit("error", error);
+      session[internals].emit("error", error);
     }
   }
 

@@ -11,9 +11,10 @@ import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { OutboxOptions } from "./outbox.ts";
 import type { SessionFallback } from "../session/session.ts";
-import type { SessionHandlers, SessionLimits } from "../session/settings.ts";
+import type { SessionLimits } from "../session/settings.ts";
 import type { Fresh, ServerUrl } from "../session/url.ts";
 import type { WaitOptions } from "../session/types.ts";
+import type { SessionHandlers } from "../session/session_settings.ts";
 
 export type { Fresh, ServerUrl };
 

@@ -11,7 +11,7 @@ import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
-import { sessionSettings, type SessionSettingsOptions } from "../session/settings.ts";
+import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
 
 /**
  * Options for `connect()`.

@@ -21,7 +21,7 @@ import { dialWebSocket } from "../transport/websocket/client.ts";
 import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
 import { connectBy, dialBy, type MakeDialer } from "./connect.ts";
 import { Session } from "../session/session.ts";
-import { sessionSettings } from "../session/settings.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 const URL_OF_SERVER = "https://example.com/";
 

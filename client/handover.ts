@@ -7,7 +7,7 @@ import { CloseCode } from "../errors.ts";
 import type { TransportName } from "../transport/race/race.ts";
 import { absoluteUrl } from "../transport/url.ts";
 import { within } from "../transport/within.ts";
-import { coreOf } from "../session/reach.ts";
+import { internals } from "../session/core.ts";
 import { Changing } from "../session/base/signal.ts";
 import type { Dialer } from "./client_options.ts";
 import type { AnyContract } from "../session/contract.ts";
@@ -58,7 +58,7 @@ export async function handOver<C extends AnyContract>(
   { from, open, signal, subscriptions, take, transport: only }: Moving<C>,
 ): Promise<{ readonly finished: Promise<void> } | undefined> {
   // With a ticket a server says that clients can move.
-  const { ticket } = coreOf(from);
+  const { ticket } = from[internals];
   if (!ticket) return;
   let next: Session | undefined;
   try {
@@ -94,7 +94,7 @@ export async function giveUp(session: Session): Promise<void> {
   await settlesWithin(idle(session), FINISH_ALONE_MS);
   // Not as a close of this end, after which the client would not come back.
   if (!session.isClosed) {
-    coreOf(session).windUp({ code: CloseCode.normal, reason: "", by: "network" });
+    session[internals].windUp({ code: CloseCode.normal, reason: "", by: "network" });
   }
 }
 
@@ -156,9 +156,9 @@ async function finish<C extends AnyContract>(
   const done = async () => {
     // Behind the pong come only messages of an application that holds on to the session.
     await from.ping({ signal });
-    const { inbound } = coreOf(from);
+    const { inbound } = from[internals];
     if (!inbound.isHandled) {
-      inbound.heir = coreOf(next).inbound;
+      inbound.heir = next[internals].inbound;
       inbound.queue.notify();
     }
     await Promise.all([idle(from), ...passages.map((passage) => passage.done())]);
@@ -170,7 +170,7 @@ async function finish<C extends AnyContract>(
 
 /** Waits until a session has no request, no running handler and no stream, and none has come for a while. */
 async function idle(session: Session): Promise<void> {
-  const { asks, inbound } = coreOf(session);
+  const { asks, inbound } = session[internals];
   await asks.idle();
   while (inbound.owesAnswers || inbound.isHandled && !inbound.isIdle) {
     await inbound.queue.changed();

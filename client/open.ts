@@ -18,8 +18,7 @@ import { startTimer, within } from "../transport/within.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
 import { closedError } from "../session/core.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
-import { more } from "../session/session_base.ts";
-import { coreOf, Session, SKEIN_PROTOCOL } from "../session/session.ts";
+import { insight, internals, Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { withoutToken } from "../session/url.ts";
 
@@ -58,7 +57,7 @@ export interface OpenOptions {
  */
 export async function openSession(options: OpenOptions): Promise<Session> {
   // Where the part that watches does not load, nobody watches.
-  const part = options.instrumentation && await more().catch(() => undefined);
+  const part = options.instrumentation && await insight().catch(() => undefined);
   return await (part
     ? part.openWatched(options, (url) => open({ ...options, url }))
     : open(options));
@@ -112,7 +111,7 @@ async function open(options: OpenOptions): Promise<Session> {
     const isLate = late.signal.aborted;
     const code = isLate ? CloseCode.timedOut : CloseCode.normal;
     if (session === undefined) connection?.close();
-    else coreOf(session).abort(code, isLate ? "No hello in time" : "", error);
+    else session[internals].abort(code, isLate ? "No hello in time" : "", error);
     throw error;
   } finally {
     clearTimeout(timer);

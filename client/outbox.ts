@@ -10,7 +10,7 @@ import type { SessionCore } from "../session/core.ts";
 import type { EncodedMessage } from "../session/wire/encode.ts";
 import { checkLimits } from "../session/base/limits.ts";
 import { lasting } from "./chunks.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import { report } from "../session/report.ts";
 
 const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
@@ -145,7 +145,7 @@ export class Outbox extends Changing {
    * @returns Resolves once nothing waits, or the session closed.
    */
   async handTo(session: Session): Promise<void> {
-    const core = coreOf(session);
+    const core = session[internals];
     this.session = session;
     this.notify();
     try {

@@ -7,7 +7,7 @@
 import { RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
 import { decodeBinary, encodeBinary } from "../session/wire/binary.ts";
-import { coreOf } from "../session/reach.ts";
+import { internals } from "../session/core.ts";
 import type { SessionCore } from "../session/core.ts";
 import { type EncodedMessage, framed } from "../session/wire/encode.ts";
 import { isBehind, isTooLarge, type Outbox, type OutboxEntry } from "./outbox.ts";
@@ -55,7 +55,7 @@ export class Delivery {
   async handTo(session: Session): Promise<void> {
     const outbox = this.#outbox;
     if (!outbox.isFor(session)) return;
-    const core = coreOf(session);
+    const core = session[internals];
     const isNumbered = core.features?.includes("seq") === true;
     this.#handed = this.#bytes = 0;
     this.#publishing = new Set();

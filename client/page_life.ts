@@ -4,7 +4,7 @@
  * @module
  */
 import { CloseCode, TimeoutError, UnsupportedError } from "../errors.ts";
-import { coreOf } from "../session/reach.ts";
+import { internals } from "../session/core.ts";
 import type { Client } from "./client.ts";
 import type { Session } from "../session/session.ts";
 
@@ -113,7 +113,7 @@ export class Life implements Disposable {
   /** The server shall know; a page that comes back from the browser's cache connects anew. */
   #leave(): void {
     const { session } = this.#client;
-    if (session) coreOf(session).abort(CloseCode.normal, "", undefined, "network");
+    if (session) session[internals].abort(CloseCode.normal, "", undefined, "network");
   }
 
   #tick(): void {
@@ -163,7 +163,7 @@ export class Life implements Disposable {
         if (Date.now() - askedAt > timeoutMs + LATE_MS) continue;
         const message = `Cannot reach the server: no answer in ${timeoutMs} ms`;
         const late = new TimeoutError(message, timeoutMs, { cause: error });
-        coreOf(session).abort(CloseCode.timedOut, "No sign of life", late, "network");
+        session[internals].abort(CloseCode.timedOut, "No sign of life", late, "network");
         return true;
       }
     }

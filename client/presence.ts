@@ -6,7 +6,7 @@
 import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
 import { encodeEnvelope } from "../session/wire/envelope.ts";
 import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/base/topic_pattern.ts";
 import { settlesWithin, waitFor } from "../session/base/wait.ts";
 import type { WaitOptions } from "../session/types.ts";
@@ -82,7 +82,7 @@ export class ClientPresence {
       } catch (error) {
         if (!(error instanceof RequestError)) return;
         const { failure } = error;
-        if (!CODES_FOR_NOW.has(failure.code)) return coreOf(session).controls.refused(failure);
+        if (!CODES_FOR_NOW.has(failure.code)) return session[internals].controls.refused(failure);
         await settlesWithin(session.closed, Math.max(failure.retryAfterMs ?? 0, PAUSE_MS));
       }
     }

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
 import "./chunk_lasting.ts";
-import { coreOf } from "../session/reach.ts";
+import { internals } from "../session/core.ts";
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { HELLO, type Peer, turns } from "../tests/sessions.ts";
@@ -297,7 +297,7 @@ Deno.test("Subscription that the server ends throws its code after what came bef
   const told: unknown[] = [];
   client.session!.events.addEventListener("unsubscribed", ({ detail }) => told.push(detail));
   network.last.send("news", 1);
-  coreOf(network.last).post({ unsubscribed: "news", code: "banned", reason: "Be kind" });
+  network.last[internals].post({ unsubscribed: "news", code: "banned", reason: "Be kind" });
   network.last.send("news", 2);
   await turns();
   const got: unknown[] = [];
@@ -326,7 +326,7 @@ Deno.test("Subscription that the server ends for now is asked for again", async 
     await using client = network.client();
     const news = client.subscribe("news");
     await news.ready;
-    coreOf(network.last).post({ unsubscribed: "news", code, reason: "" });
+    network.last[internals].post({ unsubscribed: "news", code, reason: "" });
     await turns();
     assertEquals([log, news.status.current], [["+news"], "lost"]);
     for (let i = 0; i < 10 && news.status.current === "lost"; i++) await time.tickAsync(100);
@@ -342,7 +342,7 @@ Deno.test("Subscription passes over the server's word while a question of its ow
   const news = client.subscribe("news");
   await turns();
   const word = { unsubscribed: "news", code: "removed", reason: "" };
-  coreOf(network.last).post(word);
+  network.last[internals].post(word);
   await turns();
   assertEquals([news.isEnded, log], [false, ["+news"]]);
   gates[0]!.resolve({});
@@ -352,13 +352,13 @@ Deno.test("Subscription passes over the server's word while a question of its ow
   for await (const status of news.status) if (status === "lost") break;
   client.retryNow();
   while (log.length < 2) await turns();
-  coreOf(network.last).post(word);
+  network.last[internals].post(word);
   await turns();
   assertEquals(news.isEnded, false);
   gates[1]!.resolve({});
   await turns();
   assertEquals(news.status.current, "subscribed");
-  coreOf(network.last).post(word);
+  network.last[internals].post(word);
   await assertRejects(() => Array.fromAsync(news), RequestError, 'took this client off "news"');
 });
 

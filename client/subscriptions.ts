@@ -12,7 +12,7 @@ import {
   type Unsubscribed,
 } from "../session/wire/recovery.ts";
 import { lasting } from "./chunks.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import {
   type ClientSubscribeOptions,
   Subscription,
@@ -54,7 +54,7 @@ export class Subscriptions<C extends AnyContract> {
       new TopicReaders<C>(topic, (why) => this.#removed(readers, why));
     this.#all.set(topic, readers);
     const owner: SubscriptionOwner = {
-      check: (incoming) => coreOf(this.#last!).inbound.check(incoming),
+      check: (incoming) => this.#last![internals].inbound.check(incoming),
       ask: () => {
         if (subscription.isEnded) return;
         readers.ask(subscription);
@@ -70,7 +70,7 @@ export class Subscriptions<C extends AnyContract> {
   /** Asks a new session for all of them. */
   resume(session: Session): void {
     this.#session = this.#last = session;
-    this.#hasHistories = coreOf(session).features?.includes("history");
+    this.#hasHistories = session[internals].features?.includes("history");
     this.#waiting = [...this.#all.values()];
     // Before anything is asked: what the server sends at once is theirs already.
     for (const readers of this.#waiting) {
@@ -166,7 +166,7 @@ export class Subscriptions<C extends AnyContract> {
         const { asker, from } = question;
         if (!this.#leaving.has(topic)) route();
         wasInForce = this.#inForce.delete(readers);
-        await coreOf(session).askTopic("subscribe", topic, {
+        await session[internals].askTopic("subscribe", topic, {
           ...from,
           onAnswer: (answer) => {
             // The client moved meanwhile, and asked again.
@@ -245,7 +245,7 @@ export class Subscriptions<C extends AnyContract> {
     const { promise, resolve } = Promise.withResolvers<unknown>();
     this.#leaves.push(() => {
       // With `onAnswer` also where as many answers are awaited as may be.
-      const answer = coreOf(session).askTopic("unsubscribe", topic, { onAnswer() {} });
+      const answer = session[internals].askTopic("unsubscribe", topic, { onAnswer() {} });
       resolve(answer);
       return answer;
     });
@@ -267,7 +267,7 @@ export class Subscriptions<C extends AnyContract> {
   }
 
   #route(session: Session, topic: string, sink?: TopicSink): void {
-    coreOf(session).inbound.route(topic, (sink as TopicReaders<C>)?.head ?? sink);
+    session[internals].inbound.route(topic, (sink as TopicReaders<C>)?.head ?? sink);
   }
 }
 

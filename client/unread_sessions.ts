@@ -4,7 +4,7 @@
  * @module
  */
 import { CloseCode, QueueFullError } from "../errors.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 
 /** Sessions with messages that wait for a reader who is slow; the receive queue of each is bounded. */
 export const MAX_UNREAD_SESSIONS = 8;
@@ -85,7 +85,7 @@ export class UnreadSessions {
 
 /** Whether a session closed over its reader, and threw away what waited. */
 function isLagged(session: Session): boolean {
-  const { info } = coreOf(session);
+  const { info } = session[internals];
   return info?.code === CloseCode.queueFull && info.by === "local" && info.error === undefined;
 }
 

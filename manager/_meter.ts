@@ -2,7 +2,7 @@
 import { CloseCode, type RequestFailure } from "../errors.ts";
 import type { Envelope } from "../session/wire/envelope.ts";
 import { isInTurn, type ServerMeter } from "../session/serving/server_inbound.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import { MAX_TIMER_MS } from "../session/base/wait.ts";
 import type { Account, RateScope, RateUnit } from "./_accounts.ts";
 
@@ -81,7 +81,7 @@ export class SessionMeter implements ServerMeter, Disposable {
       bytes: accounts.some(({ bytes }) => bytes !== undefined),
     };
     this.#host = host;
-    coreOf(session).inbound.meter = this;
+    session[internals].inbound.meter = this;
   }
 
   refuses(envelope: Envelope, size: number): boolean {
@@ -110,7 +110,7 @@ export class SessionMeter implements ServerMeter, Disposable {
   [Symbol.dispose](): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    coreOf(this.#session).inbound.meter = undefined;
+    this.#session[internals].inbound.meter = undefined;
     clearTimeout(this.#timer);
     for (const end of this.#waits) end();
     this.#host.released(this);
@@ -157,7 +157,7 @@ export class SessionMeter implements ServerMeter, Disposable {
     if (++this.#refusals > maxRefusals) {
       this.#host.closed();
       const reason = `More than ${maxRefusals} refusals in ${REFUSAL_WINDOW_MS / 1_000} s: ${rate}`;
-      coreOf(this.#session).abort(CloseCode.tooMany, reason);
+      this.#session[internals].abort(CloseCode.tooMany, reason);
       return true;
     }
     if (isEnding(envelope)) return false;
@@ -184,7 +184,7 @@ export class SessionMeter implements ServerMeter, Disposable {
   }
 
   #tell(id: number | null, error: Refusal): void {
-    coreOf(this.#session).post({ reply: id, error });
+    this.#session[internals].post({ reply: id, error });
   }
 }
 

@@ -1,6 +1,6 @@
 /** A gentle end of many sessions: the peers reconnect one after the other, not all at once. */
 import { CloseCode } from "../errors.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import { MAX_TIMER_MS } from "../session/base/wait.ts";
 
 /** Share of the time over which the closes are spread; the rest is for the last ones to finish. */
@@ -123,7 +123,7 @@ export class Drain {
     const onEnd = (session: Session) => this.#ended(session);
     for (const session of sessions) this.#open.add(session);
     for (const [i, session] of sessions.entries()) {
-      coreOf(session).whenEnded(onEnd);
+      session[internals].whenEnded(onEnd);
       try {
         session.goAway({ retryAfterMs: this.#delays[i]!, reason: this.#reason });
       } catch {
@@ -154,7 +154,7 @@ export class Drain {
     clearTimeout(this.#walker);
     this.#cut += this.#open.size;
     for (const session of [...this.#open]) {
-      coreOf(session).abort(CloseCode.draining, this.#reason);
+      session[internals].abort(CloseCode.draining, this.#reason);
     }
   }
 

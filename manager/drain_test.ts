@@ -2,11 +2,11 @@ import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/ass
 import { FakeTime } from "@std/testing/time";
 import { CloseCode, LimitError } from "../errors.ts";
 import { Session } from "../session/session.ts";
-import { sessionSettings, type SessionSettingsOptions } from "../session/settings.ts";
 import type { Connection, ConnectionCloseInfo } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair, type MemoryPairOptions } from "../transport/memory/memory.ts";
 import { spreadDelays } from "./drain.ts";
 import { SessionManager } from "./session_manager.ts";
+import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
 
 /** Every draw is the middle. */
 const middle = () => 0.5;

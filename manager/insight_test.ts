@@ -1,9 +1,9 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { turns } from "../tests/sessions.ts";
 import { Session } from "../session/session.ts";
-import { sessionSettings } from "../session/settings.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { SessionManager } from "./session_manager.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 const settings = sessionSettings({ side: "server", maxInvalidMessages: 4 });
 

@@ -1,8 +1,8 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { LimitError, type RequestFailure } from "../errors.ts";
-import { Session, type SessionIdentity } from "../session/session.ts";
-import { sessionSettings } from "../session/settings.ts";
+import { Session } from "../session/session.ts";
+import type { SessionIdentity } from "../session/session.ts";
 import { passTime } from "../testing/turns.ts";
 import { Peer, turns } from "../tests/sessions.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
@@ -10,6 +10,7 @@ import { MAX_IDLE_ACCOUNTS } from "./_accounts.ts";
 import type { RateLimitsOptions } from "./rate_limits.ts";
 import { SessionManager } from "./session_manager.ts";
 import { SessionLimiter } from "./limits.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 /** Joins a manager with a session whose peer is spoken for by hand, and that notes what it handles. */
 function join(manager: SessionManager, identity: SessionIdentity = {}) {

@@ -1,6 +1,6 @@
 /** All sessions of a server: limits, lookup, statistics, and their end. */
 import { CloseCode } from "../errors.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import { diagnostics, type SessionDiagnostics } from "../session/insight/diagnostics.ts";
 import { issues } from "../session/insight/health.ts";
 import { MAX_TIMER_MS } from "../session/base/wait.ts";
@@ -293,7 +293,7 @@ export class SessionManager implements AsyncDisposable {
     if (claim.user !== undefined) this.#index(claim.user, session);
     this.#tally.added(session, this.#slots.size);
     this.#cleaner ??= setInterval(() => this.cleanup(), this.#cleanupIntervalMs);
-    if (session.isClosed || !this.#known.has(session)) coreOf(session).whenEnded(this.#onEnd);
+    if (session.isClosed || !this.#known.has(session)) session[internals].whenEnded(this.#onEnd);
     return id;
   }
 
@@ -385,7 +385,7 @@ export class SessionManager implements AsyncDisposable {
     const limit = checkLimit(options, "list issues");
     const found: Record<SessionIssue["severity"], ManagedIssue[]> = { error: [], warning: [] };
     for (const [id, { session }] of this.#slots) {
-      for (const issue of issues(session)) {
+      for (const issue of issues(session[internals])) {
         const same = found[issue.severity];
         if (same.length < limit) same.push({ id, ...issue });
       }
@@ -428,7 +428,7 @@ export class SessionManager implements AsyncDisposable {
     for (const { number, session } of this.#slots.values()) {
       if (number <= after) continue;
       if (sessions.length === limit) return { sessions, next: last };
-      sessions.push(diagnostics(session));
+      sessions.push(diagnostics(session[internals]));
       last = number;
     }
     return { sessions, next: undefined };

@@ -2,10 +2,11 @@ import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/ass
 import { FakeTime } from "@std/testing/time";
 import { CloseCode, LimitError } from "../errors.ts";
 import { defineContract } from "../session/contract.ts";
-import { coreOf, Session, type SessionIdentity } from "../session/session.ts";
-import { sessionSettings } from "../session/settings.ts";
+import { internals, Session } from "../session/session.ts";
+import type { SessionIdentity } from "../session/session.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { SessionManager } from "./session_manager.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 const settings = sessionSettings({ side: "server" });
 
@@ -238,7 +239,7 @@ Deno.test("SessionManager.cleanup() takes out what is closed", async () => {
   await using manager = new SessionManager();
   const session = open();
   let found = -1;
-  coreOf(session).whenEnded(() => found = manager.cleanup());
+  session[internals].whenEnded(() => found = manager.cleanup());
   manager.add(session);
   manager.add(open());
   assertEquals(manager.cleanup(), 0);

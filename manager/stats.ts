@@ -1,6 +1,6 @@
 /** The statistics of a session manager. */
 import { CloseCode } from "../errors.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import type { SessionStats } from "../session/insight/stats.ts";
 import type { ConnectionCounters } from "../transport/connection.ts";
 import type { RefusalReason, SessionLimiter } from "./limits.ts";
@@ -216,7 +216,7 @@ export class Tally {
     const pastActive = sums.streamsCreated - sums.streamsClosed;
     const credit = { waiting: 0, exhausted: 0 };
     for (const session of sessions) {
-      const { inbound, queue, state } = coreOf(session);
+      const { inbound, queue, state } = session[internals];
       states[state]++;
       addSession(sums, session);
       const { queuedMessages = 0, queuedBytes: bytes = 0 } = queue?.stats ?? {};
@@ -303,7 +303,7 @@ function sumsOf(session: Session): Sums {
  * Adds the counters of a session, read at their source: the `stats` object takes ten times as long.
  */
 function addSession(sums: Sums, session: Session): void {
-  const { connection: { counters }, inbound, queue } = coreOf(session);
+  const { connection: { counters }, inbound, queue } = session[internals];
   const { receivedMessages, receivedBytes } = inbound.stats;
   sums.receivedMessages += receivedMessages;
   sums.receivedBytes += receivedBytes;

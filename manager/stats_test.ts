@@ -1,10 +1,10 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { CloseCode, LimitError } from "../errors.ts";
 import { Session } from "../session/session.ts";
-import { sessionSettings } from "../session/settings.ts";
 import { turns } from "../tests/sessions.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import { SessionManager } from "./session_manager.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 const settings = sessionSettings({ side: "server" });
 

@@ -1,12 +1,13 @@
 /** Clients of topics with a history, made of sessions in memory and a wire that is read by hand. */
 import { assert, assertEquals } from "@std/assert";
 import { Session } from "../session/session.ts";
-import { type SessionLimits, sessionSettings } from "../session/settings.ts";
+import type { SessionLimits } from "../session/settings.ts";
 import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import type { Turn } from "../session/queue/turn.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import type { SubscribeOptions } from "./history/replay.ts";
 import type { Topics } from "./topics.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 /** An envelope of the wire. */
 export type Line = Record<string, unknown>;

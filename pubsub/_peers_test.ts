@@ -1,10 +1,11 @@
 /** Sessions for the tests of this folder, on pairs in memory and a turn that ends by hand. */
 import { assert } from "@std/assert";
 import { Session } from "../session/session.ts";
-import { type SessionLimits, sessionSettings } from "../session/settings.ts";
+import type { SessionLimits } from "../session/settings.ts";
 import { Turn } from "../session/queue/turn.ts";
 import type { Frame } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 /** Options for {@linkcode Peers.connect}. */
 interface PeerOptions extends SessionLimits {

@@ -15,7 +15,7 @@ import {
 } from "../session/wire/envelope.ts";
 import { MAX_PLACE_BYTES } from "../session/wire/history_place.ts";
 import type { SubscribeAnswer } from "../session/wire/recovery.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/base/topic_pattern.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { waitFor } from "../session/base/wait.ts";
@@ -366,7 +366,7 @@ export class Topics implements AsyncDisposable {
       );
     }
     // What can fail comes first, so that a failure leaves nothing behind.
-    coreOf(session).messages("subscribe");
+    session[internals].messages("subscribe");
     const { feed, members } = this.#open(topic);
     const { since, onAnswer, onLeft, isRequested = false } = options;
     const { topics } = known ?? this.#remember(session);
@@ -412,7 +412,7 @@ export class Topics implements AsyncDisposable {
     this.#leave(session, topic);
     // A replay that ends answers the application, which may have subscribed the session again.
     if (topics.has(topic)) return true;
-    const core = coreOf(session);
+    const core = session[internals];
     if (!isSilent && core.joins) {
       core.post({ unsubscribed: topic, code, reason: cutReason(reason, MAX_REASON_BYTES) });
     }
@@ -625,7 +625,7 @@ export class Topics implements AsyncDisposable {
     if (except === undefined) return members.send(message);
     const newest = this.#byId.get(except);
     // A client that moves has the topic in one of its two sessions.
-    const before = newest && coreOf(newest).predecessor;
+    const before = newest && newest[internals].predecessor;
     members.send(message, before && members.has(before) ? before : newest);
   }
 
@@ -633,7 +633,7 @@ export class Topics implements AsyncDisposable {
     const subscriber: Subscriber = { ids: [], topics: new Map() };
     this.#subscribers.set(session, subscriber);
     this.#index(session, subscriber);
-    coreOf(session).whenEnded(this.#onEnd);
+    session[internals].whenEnded(this.#onEnd);
     return subscriber;
   }
 
@@ -675,7 +675,7 @@ function answerSoon(membership: Membership, tell: () => void): void {
 /** Without a history nobody knows what was missed. Plain sessions are told nothing. */
 function tellInterrupted(topic: string, members: Broadcast): void {
   for (const session of [...members.members()]) {
-    const core = coreOf(session);
+    const core = session[internals];
     if (core.joins) core.post({ gap: topic, reason: "interrupted" });
   }
 }

@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { decodeBinary } from "../session/wire/binary.ts";
 import { BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
 import type { SubscribeAnswer } from "../session/wire/recovery.ts";
-import { coreOf } from "../session/session.ts";
+import { internals } from "../session/session.ts";
 import { turns } from "../testing/turns.ts";
 import { assertRun, Client, Clients } from "./_clients_test.ts";
 import { type ScriptedBroker, ScriptedEngine } from "./_scripted_broker_test.ts";
@@ -266,7 +266,7 @@ async function mostOf(
   run: () => Promise<void>,
 ): Promise<{ queuedMessages: number }> {
   let queuedMessages = 0;
-  const { turn } = coreOf(session).settings;
+  const { turn } = session[internals].settings;
   const look = () => queuedMessages = Math.max(queuedMessages, session.stats.queuedMessages);
   const flush = turn.flush.bind(turn);
   turn.flush = () => {

@@ -1,12 +1,12 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { QueueFullError, UnsupportedError } from "../errors.ts";
-import { coreOf, Session } from "../session/session.ts";
-import { sessionSettings } from "../session/settings.ts";
+import { internals, Session } from "../session/session.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { type Peer, Peers } from "./_peers_test.ts";
 import type { Publication } from "./broker.ts";
 import { MemoryBroker } from "./memory/broker.ts";
 import { Topics } from "./topics.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 /** Topics, and what some peers got; the numbers are the data of all topics. */
 function numbers(peer: Peer): unknown[] {
@@ -106,7 +106,7 @@ Deno.test("Topics.publish() leaves a client out that came back before its earlie
     await peers.connect(),
     await peers.connect(),
   ];
-  for (const { session } of [old, back]) coreOf(session).client = "client";
+  for (const { session } of [old, back]) session[internals].client = "client";
   for (const { session } of [old, back, other]) topics.subscribe(session, "a");
   await old.session.close();
   topics.publish("a", 1, { except: back.session });

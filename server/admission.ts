@@ -18,7 +18,8 @@ import { AuthenticationError, CloseCode, LimitError } from "../errors.ts";
 import type { AdmitOptions, Reservation, SessionManager } from "../manager/mod.ts";
 import type { ConsoleReport } from "../session/insight/console_report.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/packing.ts";
-import { coreOf, Session, type SessionIdentity } from "../session/session.ts";
+import { internals, Session } from "../session/session.ts";
+import type { SessionIdentity } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { TICKET_KEY, withoutToken } from "../session/url.ts";
 import { SharedClaims } from "./shared_claims.ts";
@@ -173,7 +174,7 @@ export class Admission<V> {
       const identity = await this.#authenticator.identify(request, token, signal);
       if (session.state === "connecting") {
         this.#count({ user: identity.user });
-        const { predecessor } = coreOf(session);
+        const { predecessor } = session[internals];
         const claim = await this.#claimFor(identity.user, predecessor);
         if (claim !== undefined) this.#claims.give(session, claim);
       }
@@ -372,7 +373,7 @@ export class Admission<V> {
       awaited?.admitted.resolve();
     }, () => {
       this.#pending.delete(session);
-      const { code, by } = coreOf(session).info ?? {};
+      const { code, by } = session[internals].info ?? {};
       const isLate = awaited !== undefined && code === CloseCode.timedOut && by === "local";
       // Where no token came, the first answer of `authenticate` was the last.
       const refusal = this.#awaited.get(connection)?.refusal ??
@@ -384,7 +385,7 @@ export class Admission<V> {
     const { refusal } = awaited ?? {};
     if (refusal === undefined) return;
     // A client that has no token would else wait for nothing.
-    coreOf(session).post({ expects: "auth", reason: refusal.message });
+    session[internals].post({ expects: "auth", reason: refusal.message });
   }
 
   /** Counts an attempt to connect, as soon as it is known whose it is. */
@@ -418,7 +419,7 @@ export class Admission<V> {
     if (!isSkein || !url.includes(TICKET_KEY)) return undefined;
     const ticket = new URL(url).searchParams.get(TICKET_KEY.slice(0, -1)) ?? "";
     const session = this.#manager.get(ticket.split(".", 1)[0]!);
-    return session?.isReady && coreOf(session).ticket === ticket ? session : undefined;
+    return session?.isReady && session[internals].ticket === ticket ? session : undefined;
   }
 
   #keptHeaders(headers: Headers): [string, string][] {

@@ -24,7 +24,7 @@ import { type AnyContract, compileContract } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
 import { MOVED } from "../session/wire/recovery.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import { ServiceDesk } from "../session/serving/services.ts";
 import { validate } from "../session/base/standard_schema.ts";
@@ -145,7 +145,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     admit(session) {
       const { admission, manager } = parts();
       const reservation = admission.takeReservation(session.connection);
-      const beside = coreOf(session).predecessor;
+      const beside = session[internals].predecessor;
       try {
         manager.add(session, {
           ...(reservation !== undefined && { reservation }),
@@ -178,7 +178,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
         const options = { ...request, isRequested: true };
         if (isRoom(topic)) parts().rooms.join(session, topic, options);
         else parts().topics.subscribe(session, topic, options);
-        const { predecessor } = coreOf(session);
+        const { predecessor } = session[internals];
         // At once, so that each publication goes to one of the two.
         if (predecessor !== undefined && !session.isClosed) moveOff(predecessor, topic);
       } catch (error) {
@@ -283,10 +283,10 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
 
   /** Has a session take the place of the one from which its client moves. */
   function moveFrom(session: Session): void {
-    const core = coreOf(session);
+    const core = session[internals];
     const { predecessor } = core;
     if (predecessor === undefined) return;
-    const before = coreOf(predecessor);
+    const before = predecessor[internals];
     // The token that came is another user's, or the client lost the session before meanwhile.
     if (!before.isReady || before.user !== core.user) return void (core.predecessor = undefined);
     before.whenEnded(() => core.predecessor = undefined);
@@ -320,7 +320,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
   }
 
   async function hearRenewed(session: Session, before: unknown): Promise<void> {
-    const core = coreOf(session);
+    const core = session[internals];
     const hear = async () => await options.onRenewed?.(session, before);
     const { requestTimeoutMs: timeoutMs } = core.settings;
     await within(hear(), { timeoutMs, late: "Cannot wait for onRenewed longer than" })
@@ -329,7 +329,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
 
   /** Asks again about all topics that the client asked for; those of the application stay. */
   async function takeOffDenied(session: Session): Promise<void> {
-    const { settings } = coreOf(session);
+    const { settings } = session[internals];
     const { requestTimeoutMs: timeoutMs } = settings;
     const faults: unknown[] = [];
     await Promise.all(

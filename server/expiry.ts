@@ -5,7 +5,7 @@
  */
 import { CloseCode } from "../errors.ts";
 import type { SessionCore } from "../session/core.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import { MAX_TIMER_MS } from "../session/base/wait.ts";
 
 /**
@@ -28,7 +28,7 @@ export class Expiry {
   // Bounded by the sessions of the manager.
   readonly #watched = new Map<SessionCore, Watched>();
   readonly #onEnd = (session: Session) => {
-    const core = coreOf(session);
+    const core = session[internals];
     clearTimeout(this.#watched.get(core)?.timer);
     this.#watched.delete(core);
   };
@@ -39,7 +39,7 @@ export class Expiry {
    * @param session The session, established.
    */
   watch(session: Session): void {
-    const core = coreOf(session);
+    const core = session[internals];
     if (session.isClosed) return;
     const known = this.#watched.get(core);
     clearTimeout(known?.timer);

@@ -9,13 +9,14 @@ import { ConnectionError } from "../errors.ts";
 import type { Session } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { withoutToken } from "../session/url.ts";
-import { type Handshake, refusalStatus } from "../session/insight/watch.ts";
+import { refusalStatus } from "../session/insight/watch.ts";
+import type { FollowedHandshake } from "../session/insight/session_watch.ts";
 
 /** A handshake that somebody follows. Disposed of, it counts as one whose peer vanished. */
 export class ServerHandshake implements Disposable {
-  readonly #handshake: Handshake;
+  readonly #handshake: FollowedHandshake;
 
-  private constructor(handshake: Handshake) {
+  private constructor(handshake: FollowedHandshake) {
     this.#handshake = handshake;
   }
 

@@ -53,7 +53,7 @@ import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { OptionKeys } from "../session/base/option_keys.ts";
 import type { IncomingStream } from "../session/streams/incoming_streams.ts";
 import type { Session } from "../session/session.ts";
-import { type SessionHandlers, type SessionLimits, sessionSettings } from "../session/settings.ts";
+import type { SessionLimits } from "../session/settings.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { settlesWithin } from "../session/base/wait.ts";
 import type { Sha256Hash } from "../transport/certificate/certificate_hash.ts";
@@ -62,6 +62,7 @@ import type { WebSocketHost } from "../transport/websocket/server.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
 import type { UnsubscribeOptions } from "../pubsub/topics.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
+import { type SessionHandlers, sessionSettings } from "../session/session_settings.ts";
 
 /**
  * Limits of a server, beside those of each session.

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 
 /** Sessions that share a claim at most: else a client could have any number of them in one place. */
 const MAX_HOLDERS = 2;
@@ -51,7 +51,7 @@ export class SharedClaims {
   /** Gives a share to a session, which gives it up at its end. */
   give(session: Session, share: Disposable): void {
     this.#ofSessions.set(session, this.#held.get(share)!);
-    coreOf(session).whenEnded(() => share[Symbol.dispose]());
+    session[internals].whenEnded(() => share[Symbol.dispose]());
   }
 
   #shareOf(shared: Shared): Disposable {

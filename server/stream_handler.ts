@@ -4,7 +4,7 @@
  * @module
  */
 import { CloseCode } from "../errors.ts";
-import { coreOf } from "../session/reach.ts";
+import { internals } from "../session/core.ts";
 import type { IncomingStream } from "../session/streams/incoming_streams.ts";
 import type { Session } from "../session/session.ts";
 import { directReadable, directStream } from "../transport/direct.ts";
@@ -21,7 +21,7 @@ export type StreamHandler = (stream: IncomingStream, session: Session) => void |
  * @param handle Gets each stream; where it fails the stream ends with code 4500, and `onError` is told.
  */
 export async function handleStreams(session: Session, handle: StreamHandler): Promise<void> {
-  const { settings } = coreOf(session);
+  const { settings } = session[internals];
   try {
     for await (const stream of session.incomingStreams()) {
       handleStream(session, stream, handle).catch((error) => {

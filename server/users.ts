@@ -14,7 +14,7 @@ import { type RoomOptions, Rooms } from "../pubsub/presence/rooms.ts";
 import type { Topics } from "../pubsub/topics.ts";
 import type { AnyContract } from "../session/contract.ts";
 import { type EncodedMessage, framed } from "../session/wire/encode.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import { exceedsBytes } from "../session/wire/utf8.ts";
 import { checkCloseInfo } from "../transport/close_info.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
@@ -117,7 +117,7 @@ export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
       this.#followed.set(user, followed);
     }
     followed.sessions++;
-    coreOf(session).whenEnded(this.#onEnd);
+    session[internals].whenEnded(this.#onEnd);
   }
 
   /**
@@ -188,7 +188,7 @@ export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
   #push(user: string, message: EncodedMessage): number {
     let count = 0;
     for (const session of this.#manager.sessionsOf(user)) {
-      const core = coreOf(session);
+      const core = session[internals];
       // A client that moved to another session gets it there.
       if (!core.isReady || core.movedTo?.isReady) continue;
       try {
@@ -206,7 +206,7 @@ export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
     const node = this.#nodes?.id ?? "";
     return this.#manager.sessionsOf(user).slice(0, MAX_LISTED).map((session) => {
       const { id, address, transport } = session;
-      const { createdAt: connectedAt } = coreOf(session);
+      const { createdAt: connectedAt } = session[internals];
       const known = address === undefined ? {} : { address };
       return {
         id,

@@ -5,18 +5,18 @@
  *
  * @module
  */
-import { RequestError } from "../errors.ts";
-import { type Checked, type CheckedMessage, checkIncoming } from "./contract_check.ts";
+import { RequestError, type RequestFailure } from "../errors.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "./wire/presence_notice.ts";
 import {
   type InputOf,
   type OutputOf,
   type StandardSchema,
   validate,
+  type Validation,
 } from "./base/standard_schema.ts";
 import { type RouteMatch, type TopicOf, TopicRouter } from "./base/topic_pattern.ts";
 import type { Incoming } from "./incoming.ts";
-import type { ContractMessage, UntypedMessage } from "./message.ts";
+import type { ContractMessage, Message, UntypedMessage } from "./message.ts";
 
 /** Which end of a session this is. */
 export type Side = "server" | "client";
@@ -491,4 +491,64 @@ function routeOf(
 
 function refuse(rule: string, received: unknown): never {
   throw new TypeError(`Cannot ${VERB}: ${rule}, received ${JSON.stringify(received)}`);
+}
+
+/** A session, as its contract meets it. */
+export interface Checked {
+  /** What takes the message that fits. */
+  readonly inbound: {
+    accept(incoming: Incoming, match: ContractMatch | undefined): Message;
+    countInvalid(what: string): void;
+  };
+  /** Sends an answer that is a failure; `null` answers a message without id. */
+  fail(id: number | null, failure: RequestFailure): void;
+  /** Reports a failed schema to the application. */
+  handlerFailed(error: unknown, reason: string): void;
+}
+
+/** What is left of a message that was checked; `undefined` if it was refused. */
+export type CheckedMessage = Message | undefined | Promise<Message | undefined>;
+
+/**
+ * Checks a message, and has its session accept or refuse it.
+ *
+ * @param match What the contract has for its topic.
+ * @param incoming What came.
+ * @param session The session.
+ * @returns The message; later, where the schema takes its time.
+ */
+function checkIncoming(
+  match: ContractMatch | undefined,
+  incoming: Incoming,
+  session: Checked,
+): CheckedMessage {
+  const { topic, data, id } = incoming;
+  const refuse = (failure: RequestFailure): undefined => {
+    session.fail(id ?? null, failure);
+    session.inbound.countInvalid(failure.message);
+  };
+  const schemaFailed = (error: unknown): undefined => {
+    session.fail(id ?? null, { code: "failed", message: "The schema failed" });
+    session.handlerFailed(error, "The schema failed");
+  };
+  if (match === undefined) {
+    const message = `No message of the contract fits the topic "${topic}"`;
+    return refuse({ code: "unknown-topic", message });
+  }
+  if (match.kind === "request" && id === undefined) {
+    return refuse({ code: "invalid", message: `"${topic}" is a request: it needs an id` });
+  }
+  if (match.input === undefined) return session.inbound.accept(incoming, match);
+  const judged = (outcome: Validation<unknown>): Message | undefined => {
+    if (outcome.ok) return session.inbound.accept({ ...incoming, data: outcome.value }, match);
+    const { message, path } = outcome;
+    return refuse({ code: "invalid", message, path });
+  };
+  let outcome: Validation<unknown> | Promise<Validation<unknown>>;
+  try {
+    outcome = validate(match.input, data);
+  } catch (error) {
+    return schemaFailed(error);
+  }
+  return outcome instanceof Promise ? outcome.then(judged, schemaFailed) : judged(outcome);
 }

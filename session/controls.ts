@@ -9,11 +9,10 @@ import { attempt } from "./base/call_safely.ts";
 import { type Asks, toRequestError } from "./pending_requests.ts";
 import type { Hello, OutgoingEnvelope } from "./wire/envelope.ts";
 import type { SessionEventMap } from "./events.ts";
-import type { Inbound } from "./inbound.ts";
-import type { Serving } from "./serving/services.ts";
-import type { Session } from "./session.ts";
+import type { SessionServing } from "./desk.ts";
+import type { SessionFace } from "./types.ts";
 import type { SessionSettings } from "./settings.ts";
-import type { Control } from "./incoming.ts";
+import type { Control, TopicNote } from "./incoming.ts";
 
 /** Counters of control envelopes. */
 export interface ControlStats {
@@ -31,13 +30,13 @@ export const NO_CONTROLS: ControlStats = { lateAnswers: 0, droppedByPeer: 0, ref
 /** What the control half needs from its session. */
 export interface ControlHost {
   /** The session, for services and handlers. */
-  readonly session: Session;
+  readonly session: SessionFace;
   /** Questions of this end. */
   readonly asks: Asks;
   /** What came, for who subscribed. */
-  readonly inbound: Pick<Inbound, "countInvalid" | "note">;
+  readonly inbound: { countInvalid(what: string): void; note(note: TopicNote): void };
   /** What is done for the peer, if this end has services. */
-  readonly serving: Serving | undefined;
+  readonly serving: SessionServing | undefined;
   /** Asked for a new token. */
   readonly onRenew: (() => void) | undefined;
   /** Told up to which number the peer handled messages. */

@@ -23,7 +23,6 @@ import type {
   StreamDirection,
 } from "../transport/connection.ts";
 import { attempt } from "./base/call_safely.ts";
-import { MAX_PINGS, SKEIN_PROTOCOL } from "./reach.ts";
 import { type AskOptions, Asks } from "./pending_requests.ts";
 import { type ControlHost, Controls, type ControlStats } from "./controls.ts";
 import { encodeControl, encodeData, type EncodedMessage } from "./wire/encode.ts";
@@ -34,15 +33,32 @@ import type { IncomingLoop } from "./streams/incoming_streams.ts";
 import type { HistoryOptions } from "./wire/recovery.ts";
 import { Inbound, type InboundHost } from "./inbound.ts";
 import { SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
-import type { ServiceHost, Serving } from "./serving/services.ts";
-import type { Session, SessionIdentity } from "./session.ts";
+import type { ServiceHost, SessionServing } from "./desk.ts";
 import type { SessionSettings } from "./settings.ts";
 import { checkTopic } from "./base/topic_pattern.ts";
 import { settlesWithin } from "./base/wait.ts";
-import type { SessionState, WaitOptions } from "./types.ts";
+import type {
+  PeerIdentity,
+  SessionCredentials,
+  SessionFace,
+  SessionState,
+  WaitOptions,
+} from "./types.ts";
 import { report } from "./report.ts";
 
-export { SKEIN_PROTOCOL };
+/** The subprotocol of Skein's own sessions. */
+export const SKEIN_PROTOCOL = "skein.1";
+
+/** Pings of the heartbeat are numbered up to here, those of `ping()` from here. */
+export const MAX_PINGS = 2 ** 32;
+
+/**
+ * The key under which a session keeps its works: `session[internals]` is for the modules of Skein
+ * alone.
+ *
+ * @ignore
+ */
+export const internals: unique symbol = Symbol();
 
 /** Failures of handlers within a minute that a session survives: a handler that always fails serves no peer. */
 const MAX_FAILURES = 20;
@@ -52,11 +68,15 @@ const FAILURES_WINDOW_MS = 60_000;
 
 const TOO_MANY_FAILURES = `More than ${MAX_FAILURES} failures of handlers in a minute`;
 
-/** The works of one session. */
-export class SessionCore
+/**
+ * The works of one session.
+ *
+ * @typeParam F The class of its public face.
+ */
+export class SessionCore<F extends SessionFace = SessionFace>
   implements InboundHost, ControlHost, ServiceHost, SendQueueOwner, Heart, FrameReceiver {
   /** The public face. */
-  readonly session: Session;
+  readonly session: F;
   /** Belongs to the session. */
   readonly connection: Connection;
   /** What it has in common with others. */
@@ -109,18 +129,18 @@ export class SessionCore
   declare failedAt: number[] | undefined;
   /** What the server offers beside; only declared, as a server's sessions have it not. */
   declare features: readonly string[] | undefined;
-  /** See `SessionIdentity`; only declared, as a client does not know. */
-  declare credentials: SessionIdentity["credentials"];
+  /** See `PeerIdentity`; only declared, as a client does not know. */
+  declare credentials: SessionCredentials | undefined;
   /** Asked for a new token; only declared, see `onAck`. */
   declare onRenew: (() => void) | undefined;
-  /** See `SessionIdentity`; only declared, as hardly any session has one. */
-  declare successor: SessionIdentity["successor"];
+  /** See `PeerIdentity`; only declared, as hardly any session has one. */
+  declare successor: (() => F | undefined) | undefined;
   /** Names this session to its server, in the request of the next one; only declared, see `features`. */
   declare ticket: string | undefined;
-  /** See `SessionIdentity`; only declared, as hardly any session has one. */
-  declare predecessor: Session | undefined;
+  /** See `PeerIdentity`; only declared, as hardly any session has one. */
+  declare predecessor: F | undefined;
   /** On a server: the session to which the client moved; only declared, see `predecessor`. */
-  declare movedTo: Session | undefined;
+  declare movedTo: F | undefined;
   /** Takes what comes after the end of this session; only declared, see `successor`. */
   declare heir: FrameReceiver | undefined;
   /** How far a server is behind; only declared, as a client does not tell. */
@@ -135,12 +155,12 @@ export class SessionCore
   // Made when first needed: a session that only gets messages needs neither.
   #asks: Asks | undefined;
   #controls: Controls | undefined;
-  #served: Serving | undefined;
+  #served: SessionServing | undefined;
   #heartbeat: Heartbeat | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #ready: PromiseWithResolvers<void> | undefined;
   #closed: PromiseWithResolvers<CloseInfo> | undefined;
-  #onEnd: ((session: Session) => void)[] | undefined;
+  #onEnd: ((session: never) => void)[] | undefined;
   #events: EventsOfSession | undefined;
   #awaitsToken: boolean;
   #hasToken = false;
@@ -152,10 +172,10 @@ export class SessionCore
 
   /** Creates the works; `begin` sets them going once the face is complete. */
   constructor(
-    session: Session,
+    session: F,
     connection: Connection,
     settings: SessionSettings,
-    identity: SessionIdentity,
+    identity: PeerIdentity<F>,
   ) {
     this.session = session;
     this.connection = connection;
@@ -284,7 +304,7 @@ export class SessionCore
   }
 
   /** Calls back when the session is over, before `onClose`; at once if it is. */
-  whenEnded(callback: (session: Session) => void): void {
+  whenEnded(callback: (session: F) => void): void {
     if (this.state === "closed") callback(this.session);
     else (this.#onEnd ??= []).push(callback);
   }
@@ -459,8 +479,8 @@ export class SessionCore
   }
 
   /** What is done for the peer, if this end has services. */
-  get serving(): Serving | undefined {
-    return this.#served ??= this.settings.services?.serve(this, this.settings);
+  get serving(): SessionServing | undefined {
+    return this.#served ??= this.settings.services?.serve(this);
   }
 
   /** The session is established. */
@@ -693,7 +713,7 @@ export class SessionCore
     this.#settleReady();
     const onEnd = this.#onEnd;
     this.#onEnd = undefined;
-    onEnd?.forEach((callback) => callback(this.session));
+    onEnd?.forEach((callback) => callback(this.session as never));
     this.#closed?.resolve(info);
     this.#events?.end(info);
     if (!this.#wasOpen) return;

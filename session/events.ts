@@ -8,7 +8,7 @@ import type { Connection, ConnectionEvent } from "../transport/connection.ts";
 import { attempt } from "./base/call_safely.ts";
 import type { GoAway } from "./wire/envelope.ts";
 import type { Gap, Unsubscribed } from "./wire/recovery.ts";
-import type { Session } from "./session.ts";
+import type { SessionFace } from "./types.ts";
 import type { SessionSettings } from "./settings.ts";
 import { report } from "./report.ts";
 
@@ -93,7 +93,7 @@ export interface SessionEvents extends Pick<EventTarget, "dispatchEvent"> {
 /** What the events need of their session. */
 export interface EventsHost {
   /** The session, for the application's handlers. */
-  readonly session: Session;
+  readonly session: SessionFace;
   /** Whose streams and datagrams they tell of. */
   readonly connection: Connection;
   /** The application's handlers. */

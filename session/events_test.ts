@@ -5,7 +5,7 @@ import { clientByHand, ends, HELLO, PLAIN, serverByHand, soon, turns } from "../
 import { memoryPair } from "../transport/memory/memory.ts";
 import type { SessionEventMap, SessionEvents } from "./events.ts";
 import { Session } from "./session.ts";
-import { sessionSettings } from "./settings.ts";
+import { sessionSettings } from "./session_settings.ts";
 
 const NAMES: readonly (keyof SessionEventMap)[] = [
   "ready",

@@ -7,18 +7,16 @@
 import { CloseCode, RequestError, SkeinError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
 import { decodeBinary, isBinaryMessage } from "./wire/binary.ts";
-import type { Checked, CheckedMessage } from "./contract_check.ts";
-import type { Controls } from "./controls.ts";
-import type { ContractMatch } from "./contract.ts";
+import type { Checked, CheckedMessage, ContractMatch, Side } from "./contract.ts";
 import { MAX_JOINED_BYTES } from "./queue/packing.ts";
 import { type Envelope, readEnvelope } from "./wire/envelope.ts";
-import type { SessionEventMap } from "./events.ts";
 import { type Answerer, Message } from "./message.ts";
 import { type Overtaking, ReceiveQueue } from "./queue/receive_queue.ts";
-import type { Session } from "./session.ts";
-import type { SessionSettings } from "./settings.ts";
+import type { ConsoleReport } from "./insight/console_report.ts";
+import type { SessionWatch } from "./insight/session_watch.ts";
+import type { SessionFace } from "./types.ts";
 import { exceedsBytes } from "./wire/utf8.ts";
-import type { InboundStats, Incoming, Meter, TopicNote, TopicSink } from "./incoming.ts";
+import type { Control, InboundStats, Incoming, Meter, TopicNote, TopicSink } from "./incoming.ts";
 
 /**
  * How long the first message may wait, in milliseconds, before the application is told that nothing
@@ -44,19 +42,48 @@ const NESTED_MS = 1_000;
 /** What the receiving half needs from its session. */
 export interface InboundHost extends Answerer, Checked {
   /** The session, for the application's handlers. */
-  readonly session: Session;
+  readonly session: SessionFace;
   /** Whether this is `skein.1`: joined frames, binary messages, control. */
   readonly joins: boolean;
   /** The time in milliseconds since the Unix epoch, as exact as the heartbeat. */
   readonly now: number;
   /** Requests of this end that wait for a handler of the peer. */
   readonly awaitedRequests: number;
-  /** Tells who listens. */
-  emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void;
+  /** Tells listeners of an event. */
+  emit(type: "protocolerror", detail: string): void;
   /** What acts on envelopes that are no messages. */
-  readonly controls: Pick<Controls, "receive">;
+  readonly controls: { receive(envelope: Control): void };
   /** Ends the session at once. */
   abort(code: number, reason: string): void;
+}
+
+/** Settings of a session that its receiving half needs; see `SessionSettings`. */
+export interface InboundSettings {
+  /** Which end this is. */
+  readonly side: Side;
+  /** Topics and their schemas. */
+  readonly router: { check(incoming: Incoming, session: Checked): CheckedMessage } | undefined;
+  /** The handlers of the application. */
+  readonly handlers: {
+    onMessage?(message: Message, session: SessionFace): void | Promise<void>;
+    onError?(error: unknown, session: SessionFace): void;
+  };
+  /** The instrumentation of the session. */
+  readonly watch: Pick<SessionWatch, "handle"> | undefined;
+  /** Reads envelopes; a client needs no services for it. */
+  readonly services: { read(text: string): Envelope } | undefined;
+  /** Tells failures that no handler hears of. */
+  readonly console: ConsoleReport;
+  /** Bounds of messages that wait to be handled. */
+  readonly receiveQueue: { readonly maxMessages: number; readonly maxBytes: number };
+  /** Messages handled at once. */
+  readonly concurrency: number;
+  /** Largest message, in bytes. */
+  readonly maxMessageBytes: number;
+  /** Requests at once. */
+  readonly maxRequests: number;
+  /** Invalid messages before the session closes. */
+  readonly maxInvalidMessages: number;
 }
 
 /** The receiving half of a session. */
@@ -70,7 +97,7 @@ export class Inbound implements Overtaking<Incoming> {
   /** Gets the messages in place of the loop, which ends; only declared, see `meter`. */
   declare heir: Inbound | undefined;
   readonly #host: InboundHost;
-  readonly #settings: SessionSettings;
+  readonly #settings: InboundSettings;
   /** Of one message, or of several joined: what is longer is not even taken apart. */
   readonly #maxFrameLength: number;
   /** Requests that came and were not answered: as they wait, then as they are handled. */
@@ -93,7 +120,7 @@ export class Inbound implements Overtaking<Incoming> {
   #finished = 0;
 
   /** Creates the receiving half; with an `onMessage` handler, messages go to it. */
-  constructor(host: InboundHost, settings: SessionSettings) {
+  constructor(host: InboundHost, settings: InboundSettings) {
     this.#host = host;
     this.#settings = settings;
     this.queue = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
@@ -391,17 +418,15 @@ export class Inbound implements Overtaking<Incoming> {
     const { session } = this.#host;
     try {
       // A program without types may return anything.
-      const running = (watch
-        ? watch.handle(message, session, incoming.trace)
-        : onMessage!(message as never, session)) as
+      const running =
+        (watch ? watch.handle(message, session, incoming.trace) : onMessage!(message, session)) as
           | Promise<void>
           | null
           | undefined;
       if (typeof running?.then === "function") {
         (this.#running ??= new Map()).set(message, this.#host.now);
         return running.then(
-          () =>
-            this.#done(message),
+          () => this.#done(message),
           (error) => this.#failed(error, message, incoming),
         );
       }

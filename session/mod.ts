@@ -83,7 +83,6 @@ export { type Heart, Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
 export type { IncomingStream } from "./streams/incoming_streams.ts";
 export { instrument } from "./insight/instrument.ts";
 export type {
-  HandshakeInfo,
   HandshakeOutcome,
   HandshakeWatch,
   Instrumentation,
@@ -126,16 +125,9 @@ export {
   type SessionServices,
   type SubscribeRequest,
 } from "./serving/services.ts";
-export { Session, type SessionFallback, type SessionIdentity, SKEIN_PROTOCOL } from "./session.ts";
-export type { SessionBase } from "./session_base.ts";
-export {
-  type ReceiveQueueOptions,
-  type SessionHandlers,
-  type SessionLimits,
-  type SessionSettings,
-  sessionSettings,
-  type SessionSettingsOptions,
-} from "./settings.ts";
+export { Session, type SessionFallback, SKEIN_PROTOCOL } from "./session.ts";
+export type { SessionIdentity } from "./session.ts";
+export type { ReceiveQueueOptions, SessionLimits, SessionSettings } from "./settings.ts";
 export {
   type InputOf,
   type Invalid,
@@ -185,3 +177,9 @@ export type {
 export type { SessionIssue, SessionIssueCode } from "./insight/issue.ts";
 export type { InboundStats, Incoming, TopicNote, TopicSink } from "./incoming.ts";
 export type { ContractMessage, UntypedMessage } from "./message.ts";
+export {
+  type SessionHandlers,
+  sessionSettings,
+  type SessionSettingsOptions,
+} from "./session_settings.ts";
+export type { HandshakeInfo } from "./insight/session_watch.ts";

@@ -4,14 +4,14 @@
  * @module
  */
 import { attempt } from "./base/call_safely.ts";
-import type { Session } from "./session.ts";
+import type { SessionFace } from "./types.ts";
 import type { SessionSettings } from "./settings.ts";
 
 /**
  * Tells the application of an error. Without an `onError` handler, and where
  * that handler fails itself, it is printed: never lost, never the process's end.
  */
-export function report(settings: SessionSettings, error: unknown, session: Session): void {
+export function report(settings: SessionSettings, error: unknown, session: SessionFace): void {
   const { onError } = settings.handlers;
   const print = (error: unknown) =>
     settings.console.failed(`A handler of session ${session.id}`, error);

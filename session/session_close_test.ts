@@ -13,7 +13,7 @@ import {
   turns,
 } from "../tests/sessions.ts";
 import type { OverflowPolicy } from "./queue/send_queue.ts";
-import { sessionSettings } from "./settings.ts";
+import { sessionSettings } from "./session_settings.ts";
 
 const NORMAL = { code: 0, reason: "" };
 

@@ -13,8 +13,8 @@ import {
 } from "../tests/sessions.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { Session, SKEIN_PROTOCOL } from "./session.ts";
-import { sessionSettings } from "./settings.ts";
 import { ServiceDesk } from "./serving/services.ts";
+import { sessionSettings } from "./session_settings.ts";
 
 Deno.test("Session knows who and where its peer is", async () => {
   const identity = {

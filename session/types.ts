@@ -3,6 +3,14 @@
  *
  * @module
  */
+import type { CloseInfo } from "../errors.ts";
+import type {
+  BidirectionalStream,
+  Connection,
+  DatagramDuplex,
+  OpenStreamOptions,
+} from "../transport/connection.ts";
+import type { TransportFallback } from "../transport/race/race.ts";
 
 /** Where a session is in its life. */
 export type SessionState = "connecting" | "connected" | "draining" | "closed";
@@ -55,4 +63,68 @@ export interface SessionDrainOptions extends SessionCloseOptions {
    * @default {5000}
    */
   readonly withinMs?: number;
+}
+
+/** The end of a peer's credentials. */
+export interface SessionCredentials {
+  /** When they end, in milliseconds since the Unix epoch. */
+  readonly endsAt: number;
+  /** True if they are a token, which the client can renew. */
+  readonly isRenewable: boolean;
+}
+
+/** The public side of a session, as its own parts see it; they never name the class. */
+export interface SessionFace {
+  /** Id of the session. */
+  readonly id: string;
+  /** The user at the other end, or the session's id. */
+  readonly user: string;
+  /** The URL that the peer connected to. */
+  readonly url: string;
+  /** The path of `url`. */
+  readonly path: string;
+  /** A copy of the request headers that the server keeps. */
+  readonly headers: Headers;
+  /** Name of the transport. */
+  readonly transport: string;
+  /** The subprotocol of the connection. */
+  readonly protocol: string;
+  /** On a client: why the preferred transport is not in use. */
+  readonly fallback: TransportFallback | undefined;
+  /** Where the session is in its life. */
+  readonly state: SessionState;
+  /** True once the session is over. */
+  readonly isClosed: boolean;
+  /** Resolves with the end of the session. */
+  readonly closed: Promise<CloseInfo>;
+  /** The connection of the session. */
+  readonly connection: Connection;
+  /** Datagrams in both directions. */
+  readonly datagrams: DatagramDuplex;
+  /** Opens a bidirectional stream. */
+  createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream>;
+}
+
+/**
+ * Facts of a peer that its session's works need.
+ *
+ * @typeParam F The class of sessions.
+ */
+export interface PeerIdentity<F extends SessionFace = SessionFace> {
+  /** Id of the session. */
+  readonly id?: string;
+  /** The result of `authenticate`. */
+  readonly value?: unknown;
+  /** The user. */
+  readonly user?: string | undefined;
+  /** When the credentials end, if they do. */
+  readonly credentials?: SessionCredentials | undefined;
+  /** True if the session begins with the peer's token. */
+  readonly awaitsToken?: boolean;
+  /** Makes the session that takes the connection over. */
+  readonly successor?: (() => F | undefined) | undefined;
+  /** True if the peer was told `hello` by the session before. */
+  readonly inherits?: boolean;
+  /** The session from which the client moves. */
+  readonly predecessor?: F | undefined;
 }

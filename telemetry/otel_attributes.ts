@@ -4,9 +4,9 @@
  */
 import type { Attributes } from "@opentelemetry/api";
 import { RequestError } from "../errors.ts";
-import type { HandshakeInfo } from "../session/insight/instrumentation.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import type { UntypedMessage } from "../session/message.ts";
+import type { HandshakeInfo } from "../session/insight/session_watch.ts";
 
 /** Protocols below the transports; a connection in memory has none below. */
 const CARRIERS: Readonly<Record<string, string>> = { websocket: "tcp", webtransport: "quic" };
@@ -39,7 +39,7 @@ export function handshakeAttributes({ url, transport, address }: HandshakeInfo):
 /** Finds the contract's pattern for a topic; the number of patterns is bounded. */
 export function patternOf(session: Session, topic: string): string | undefined {
   // Requests are the same in both directions.
-  return coreOf(session).settings.router?.match(topic)?.pattern;
+  return session[internals].settings.router?.match(topic)?.pattern;
 }
 
 /** Describes a request. */

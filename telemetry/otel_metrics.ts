@@ -18,7 +18,7 @@ import type { SessionManager } from "../manager/mod.ts";
 import { SessionLimiter } from "../manager/limits.ts";
 import { type ManagerStats, Tally } from "../manager/stats.ts";
 import type { Side } from "../session/contract.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 
 /** The counters of WebTransport before its first handshake. */
 const NO_WEBTRANSPORT: CountedWebTransport = {
@@ -134,7 +134,7 @@ export class OtelMetrics implements Disposable {
     this.#of(session).delete(session);
     this.#sessions.record(session.stats.uptimeMs / 1_000, {
       ...transportAttributes(session.transport),
-      "skein.side": coreOf(session).settings.side,
+      "skein.side": session[internals].settings.side,
       "skein.close.code": KNOWN_CODES.has(code) ? `${code}` : this.#codes.of(`${code}`),
       "skein.close.by": by,
     });
@@ -162,7 +162,7 @@ export class OtelMetrics implements Disposable {
   }
 
   #of(session: Session): Census {
-    const { side } = coreOf(session).settings;
+    const { side } = session[internals].settings;
     let census = this.#census.get(side);
     if (census === undefined) this.#census.set(side, census = new Census());
     return census;

@@ -26,7 +26,6 @@ import type { Counted, CountedTopics, CountedWebTransport, OtelMetrics } from ".
 import type { CloseInfo } from "../errors.ts";
 import type { TraceContext } from "../session/wire/envelope.ts";
 import type {
-  HandshakeInfo,
   HandshakeOutcome,
   HandshakeWatch,
   Instrumentation,
@@ -34,6 +33,7 @@ import type {
 } from "../session/insight/instrumentation.ts";
 import type { Session } from "../session/session.ts";
 import type { UntypedMessage } from "../session/message.ts";
+import type { HandshakeInfo } from "../session/insight/session_watch.ts";
 
 /** A span, and the histogram of its duration. */
 interface Timed {

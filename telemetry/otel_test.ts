@@ -17,14 +17,14 @@ import { RequestError } from "../errors.ts";
 import { Topics } from "../pubsub/topics.ts";
 import { defineContract } from "../session/contract.ts";
 import { instrument } from "../session/insight/instrument.ts";
-import { coreOf, Session } from "../session/session.ts";
-import { type SessionHandlers, sessionSettings } from "../session/settings.ts";
+import { internals, Session } from "../session/session.ts";
 import { soon, turns } from "../tests/sessions.ts";
 import { endsOn, wires } from "../tests/wires.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { otel, type Telemetry } from "./otel.ts";
 import { z } from "zod";
 import type { UntypedMessage } from "../session/message.ts";
+import { type SessionHandlers, sessionSettings } from "../session/session_settings.ts";
 
 /** A span that was written down. */
 interface Written {
@@ -342,7 +342,7 @@ for (const wire of wires) {
       message.isRequest ? message.reply(message.data) : undefined;
     await using both = await endsOn(wire, { server: { onMessage }, client: { onMessage } });
     for (const end of [both.client, both.server] as Session[]) {
-      instrument(coreOf(end).settings, telemetry);
+      instrument(end[internals].settings, telemetry);
     }
     assertEquals(await soon(both.client.request("up", 1)), 1);
     assertEquals(await soon(both.server.request("down", 2)), 2);

@@ -5,7 +5,7 @@
  */
 import type { Server } from "../server.ts";
 import type { Client } from "../client/client.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import { turns } from "./turns.ts";
 import { TestServer } from "./test_server.ts";
 
@@ -162,7 +162,7 @@ function leaksOfClient(client: Pick<Client, "status">): string[] {
 }
 
 function heldBy(session: Session): string[] {
-  const core = coreOf(session);
+  const core = session[internals];
   const held: string[] = [];
   const streams = openStreams(session);
   if (streams > 0) held.push(`${some(streams, "stream")} open`);
@@ -180,7 +180,7 @@ function openStreams({ connection }: Session): number {
 }
 
 function nameOf(session: Session): string {
-  const { side } = coreOf(session).settings;
+  const { side } = session[internals].settings;
   const user = session.user === session.id ? "" : ` of "${session.user}"`;
   return `${side} session ${session.id.slice(0, 8)}${user}`;
 }

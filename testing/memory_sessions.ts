@@ -4,10 +4,11 @@
  * @module
  */
 import type { AnyContract, Side } from "../session/contract.ts";
-import { Session, type SessionIdentity } from "../session/session.ts";
-import { sessionSettings, type SessionSettingsOptions } from "../session/settings.ts";
+import { Session } from "../session/session.ts";
+import type { SessionIdentity } from "../session/session.ts";
 import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory/memory.ts";
 import { settlesSoon } from "./turns.ts";
+import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
 
 /**
  * Handlers, limits and times of one end.

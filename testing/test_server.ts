@@ -11,13 +11,13 @@ import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import { checkConnectTimeout, openSession } from "../client/open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
-import { sessionSettings, type SessionSettingsOptions } from "../session/settings.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { MemoryPair, MemoryPairOptions } from "../transport/memory/memory.ts";
 import { parseQmuxProtocol } from "../transport/qmux/versions.ts";
 import type { WebSocketEngine } from "../transport/websocket/server.ts";
 import { settlesSoon } from "./turns.ts";
 import { TestNetwork } from "./network.ts";
+import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
 
 /** Where a {@linkcode TestServer} is, for those who look at the URL. */
 const ORIGIN = "http://localhost";

@@ -7,11 +7,11 @@ import type { AnyContract } from "../session/contract.ts";
 import { Client } from "../client/client.ts";
 import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import { Session } from "../session/session.ts";
-import { sessionSettings } from "../session/settings.ts";
 import type { Connection } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import type { SilentTransport } from "../transport/race/race.ts";
 import { type EndOptions, Peer, turns } from "./sessions.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 /** One attempt to connect. */
 export interface Dialed {

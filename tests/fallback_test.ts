@@ -9,11 +9,11 @@ import * as browsers from "../client.ts";
 import { connect, dial } from "../client/deno.ts";
 import { AuthenticationError, SessionClosedError, UnsupportedError } from "../errors.ts";
 import { Session } from "../session/session.ts";
-import { sessionSettings } from "../session/settings.ts";
 import { withMessages } from "../transport/message_stream/message_stream.ts";
 import { NativePlatform } from "./native.ts";
 import { listen, portOf } from "./servers.ts";
 import { soon, turns } from "./sessions.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 Deno.test("dial() takes WebTransport where the server on this machine offers it", async () => {
   await using server = listen({

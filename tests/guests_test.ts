@@ -10,13 +10,13 @@ import { AuthenticationError, type CloseInfo, SessionClosedError } from "../erro
 import type { AuthenticationContext, Refusal, ServerOptions } from "../server.ts";
 import type { Client } from "../client/client.ts";
 import type { Session } from "../session/session.ts";
-import { sessionSettings } from "../session/settings.ts";
 import { Session as ClientSession } from "../session/session.ts";
 import { testServer } from "../testing/test_server.ts";
 import { withMessages } from "../transport/message_stream/message_stream.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 import { Peer, soon, turns } from "./sessions.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 const TOKEN = "s3cret-t0ken";
 

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/asser
 import { FakeTime } from "@std/testing/time";
 import { Client } from "../client/client.ts";
 import type { PresenceNotice } from "../session/wire/presence_notice.ts";
-import { coreOf, type Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
 import { passTime, receiveOne, type TestServer, testServer, turns } from "../testing/mod.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import { raceTransports } from "../transport/race/race.ts";
@@ -220,7 +220,7 @@ async function openSecond(
   return new Peer(await server.open({ path: `${path}ticket=${ticket}` }));
 }
 
-const ticketOf = (session: Session | undefined) => coreOf(session!).ticket;
+const ticketOf = (session: Session | undefined) => session![internals].ticket;
 
 Deno.test("Server has nothing of a second session that never speaks, and closes it after 5 s", async () => {
   using time = new FakeTime();

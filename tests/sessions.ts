@@ -8,8 +8,8 @@ import { assert } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import type { CloseInfo } from "../errors.ts";
 import type { AnyContract, Side } from "../session/contract.ts";
-import { Session, type SessionIdentity } from "../session/session.ts";
-import { sessionSettings } from "../session/settings.ts";
+import { Session } from "../session/session.ts";
+import type { SessionIdentity } from "../session/session.ts";
 import {
   type MemoryEndOptions as EndOptions,
   type MemorySessions,
@@ -17,6 +17,7 @@ import {
 } from "../testing/memory_sessions.ts";
 import type { Connection, ConnectionCloseInfo, Frame } from "../transport/connection.ts";
 import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory/memory.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 /** How long anything may take, in milliseconds. */
 const PATIENCE_MS = 30_000;

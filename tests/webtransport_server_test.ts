@@ -14,7 +14,6 @@ import {
 import { dial } from "../client/deno.ts";
 import { type ListenInfo, type Refusal, serve, type Server } from "../server.ts";
 import { Session, SKEIN_PROTOCOL } from "../session/session.ts";
-import { sessionSettings } from "../session/settings.ts";
 import type { Connection } from "../transport/connection.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { directStream } from "../transport/direct.ts";
@@ -22,6 +21,7 @@ import { withMessages } from "../transport/message_stream/message_stream.ts";
 import { dialWebTransport, type DialWebTransportOptions } from "../transport/h3/client.ts";
 import { listen, portOf, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 /** What of a server a client has to know. */
 type Target = Pick<Server, "webTransportUrl" | "certificateHashes">;

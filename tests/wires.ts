@@ -5,8 +5,8 @@
  * @module
  */
 import type { AnyContract } from "../session/contract.ts";
-import { Session, type SessionIdentity } from "../session/session.ts";
-import { sessionSettings } from "../session/settings.ts";
+import { Session } from "../session/session.ts";
+import type { SessionIdentity } from "../session/session.ts";
 import type { Connection } from "../transport/connection.ts";
 import { type MemoryLink, memoryPair } from "../transport/memory/memory.ts";
 import { withMessages } from "../transport/message_stream/message_stream.ts";
@@ -16,6 +16,7 @@ import { acceptWebSocket } from "../transport/websocket/server.ts";
 import { builtinPair, skipsOf } from "./builtin_pair.ts";
 import { type EndOptions, soon } from "./sessions.ts";
 import { type WebTransportPair, webTransportPair } from "./webtransport_pair.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 /** Two ends of one connection, with messages; disposing it closes them and what carries them. */
 export interface WirePair extends AsyncDisposable {

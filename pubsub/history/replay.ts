@@ -9,7 +9,7 @@ import type {
   RecoveryReason,
   SubscribeAnswer,
 } from "../../session/wire/recovery.ts";
-import { coreOf, type Session } from "../../session/session.ts";
+import { internals, type Session } from "../../session/session.ts";
 import { settlesWithin } from "../../session/base/wait.ts";
 import {
   type Beginning,
@@ -113,7 +113,7 @@ export class Replay {
     this.#at = options.request.at;
     this.#epoch = feed.epoch;
     this.#era = feed.era;
-    const { maxMessages, maxBytes } = coreOf(session).settings.sendQueue;
+    const { maxMessages, maxBytes } = session[internals].settings.sendQueue;
     this.#bounds = {
       maxMessages: Math.max(1, maxMessages >> 1),
       maxBytes: Math.max(1, maxBytes >> 1),
@@ -150,7 +150,7 @@ export class Replay {
     Promise.resolve().then(() => this.#run()).catch((error) => {
       // A queue that is full closed its session already.
       if (error instanceof QueueFullError || session.isClosed) return;
-      coreOf(session).endByFailure(error, "The replay failed");
+      session[internals].endByFailure(error, "The replay failed");
     }).then(() => this.#finding).then(over, over);
   }
 
@@ -164,7 +164,7 @@ export class Replay {
   async #run(): Promise<void> {
     if (this.#request.at === undefined) await this.#begin(this.#request);
     const feed = this.#feed;
-    const queue = coreOf(this.#session).queue!;
+    const queue = this.#session[internals].queue!;
     while (!this.#isEnded && !queue.isOver) {
       this.#followEpoch();
       if (this.#at === feed.known) return feed.join(this.#session);
@@ -230,7 +230,7 @@ export class Replay {
     const page = await this.#nextPage();
     if (this.#isEnded || page === undefined || this.#feed.era !== this.#era) return true;
     // Looked at right before sending, so that the pages of several topics do not add up.
-    const isTaken = coreOf(this.#session).queue!.isFlushed;
+    const isTaken = this.#session[internals].queue!.isFlushed;
     this.#keep(isTaken ? undefined : page);
     if (isTaken) this.#send(page);
     return isTaken;
@@ -272,7 +272,7 @@ export class Replay {
     if (first === undefined) return this.#skipTo("too-old", feed.known);
     if (first.prev > this.#at!) this.#skipTo("too-old", first.prev);
     const session = this.#session;
-    const core = coreOf(session);
+    const core = session[internals];
     for (const item of items) {
       if (isLeftOut(session, item.except)) tellSkip(session, item);
       // Protected: the client was told that it would get it.
@@ -309,7 +309,7 @@ export function tellAnswer(
   try {
     onAnswer?.(answer);
   } catch (error) {
-    coreOf(session).handlerFailed(error, "A handler failed");
+    session[internals].handlerFailed(error, "A handler failed");
   }
 }
 
@@ -319,7 +319,7 @@ export function tellGap(
   session: Session,
   gap: { readonly reason: RecoveryReason; readonly offset: number },
 ): void {
-  const core = coreOf(session);
+  const core = session[internals];
   const { reason, offset } = gap;
   const tag = tail.tagAt(offset);
   if (core.joins) core.post({ gap: topic, reason, epoch: epoch!, offset, tag });
@@ -330,16 +330,16 @@ export function tellGap(
  * reconnects, or by its own id where the client said none.
  */
 export function exceptionOf(session: Session): string {
-  return coreOf(session).client ?? session.id;
+  return session[internals].client ?? session.id;
 }
 
 function isLeftOut(session: Session, except: string | undefined): boolean {
-  return except !== undefined && (except === coreOf(session).client || except === session.id);
+  return except !== undefined && (except === session[internals].client || except === session.id);
 }
 
 /** Tells a session of a publication that it does not get, so that it does not miss it. */
 export function tellSkip(session: Session, item: Placed): void {
-  const core = coreOf(session);
+  const core = session[internals];
   const { message: { topic }, offset, prev, tag } = item;
   if (core.joins) core.post({ skip: topic, offset, prev, tag });
 }

@@ -1,7 +1,7 @@
 /** The sessions of one topic with a history, on one node. */
 import { Broadcast } from "../../session/queue/broadcast.ts";
 import type { RecoveryReason, SubscribeAnswer } from "../../session/wire/recovery.ts";
-import { coreOf, type Session } from "../../session/session.ts";
+import { internals, type Session } from "../../session/session.ts";
 import type { Turn } from "../../session/queue/turn.ts";
 import type { PageBounds, Placed } from "./tail_cache.ts";
 import {
@@ -119,7 +119,7 @@ export class Audience {
   spareSlow(): void {
     this.#host.turn.flush();
     for (const session of [...this.#members.members()]) {
-      if (coreOf(session).queue!.isFlushed) continue;
+      if (session[internals].queue!.isFlushed) continue;
       this.#members.delete(session);
       this.#replay(session, { at: this.#feed.known });
     }
@@ -133,7 +133,7 @@ export class Audience {
   }
 
   #narrowFor(session: Session): void {
-    const { maxMessages, maxBytes } = coreOf(session).settings.sendQueue;
+    const { maxMessages, maxBytes } = session[internals].settings.sendQueue;
     this.#feed.narrow({
       maxMessages: Math.ceil(maxMessages / 2),
       maxBytes: Math.ceil(maxBytes / 2),

@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { coreOf } from "../../session/session.ts";
+import { internals } from "../../session/session.ts";
 import { passTime, turns } from "../../testing/turns.ts";
 import { assertRun, Client, Clients } from "../_clients_test.ts";
 import { away, type ScriptedBroker, ScriptedEngine } from "../_scripted_broker_test.ts";
@@ -497,7 +497,7 @@ Deno.test("Feed's sessions get what was sent before they are closed, in order", 
   const { engine, client } = node;
   engine.publish(1);
   engine.publish(2, client.session.id);
-  coreOf(client.session).abort(4000, "over");
+  client.session[internals].abort(4000, "over");
   await turns();
   assertEquals(client.take(), [[1, 1, 0], { skip: "t", offset: 2, prev: 1 }]);
 });

@@ -5,7 +5,7 @@
  */
 import { encodeEnvelope } from "../../session/wire/envelope.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
-import { coreOf, type Session } from "../../session/session.ts";
+import { internals, type Session } from "../../session/session.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { MAX_TIMER_MS } from "../../session/base/wait.ts";
 import { checkTopic } from "../../session/base/topic_pattern.ts";
@@ -391,7 +391,7 @@ export class Presence implements Disposable {
   #watch(session: Session): void {
     if (this.#watched.has(session)) return;
     this.#watched.add(session);
-    coreOf(session).whenEnded(this.#onEnd);
+    session[internals].whenEnded(this.#onEnd);
   }
 
   #arrive(session: Session, { user, stays }: Visit, place: Place, data: unknown): boolean {

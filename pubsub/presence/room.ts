@@ -12,7 +12,7 @@ import {
   type PresenceMember,
   type PresenceNotice,
 } from "../../session/wire/presence_notice.ts";
-import { coreOf, type Session } from "../../session/session.ts";
+import { internals, type Session } from "../../session/session.ts";
 import type { Turn } from "../../session/queue/turn.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import type { Presence } from "./presence.ts";
@@ -120,7 +120,7 @@ export class Room {
    * @throws {SessionClosedError} If the session is not established yet.
    */
   admit(session: Session, data: unknown): void {
-    const core = coreOf(session);
+    const core = session[internals];
     core.checkOpen("join");
     const { sendQueue, maxMessageBytes } = core.settings;
     this.#maxBytes = Math.min(this.#maxBytes, maxMessageBytes, Math.floor(sendQueue.maxBytes / 2));
@@ -315,7 +315,7 @@ export class Room {
     list: readonly EncodedMessage[],
     held: EncodedMessage[],
   ): Promise<void> {
-    const core = coreOf(session);
+    const core = session[internals];
     const isGetting = () => this.#getting.get(session) === held;
     try {
       for (const [i, part] of list.entries()) {

@@ -5,7 +5,7 @@
  */
 import { QueueFullError } from "../../errors.ts";
 import { PRESENCE_PREFIX, type PresenceMember } from "../../session/wire/presence_notice.ts";
-import { coreOf, type Session } from "../../session/session.ts";
+import { internals, type Session } from "../../session/session.ts";
 import { checkTopic, TopicRouter } from "../../session/base/topic_pattern.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { MAX_TIMER_MS } from "../../session/base/wait.ts";
@@ -310,7 +310,7 @@ export class Rooms implements Disposable {
     if (data === undefined) return void known?.delete(room);
     if (known === undefined) {
       this.#dataOf.set(session, new Map([[room, data]]));
-      return coreOf(session).whenEnded((ended) => void this.#dataOf.delete(ended));
+      return session[internals].whenEnded((ended) => void this.#dataOf.delete(ended));
     }
     if (known.size >= MAX_ROOMS_WITH_DATA && !known.has(room)) {
       throw new QueueFullError(
@@ -324,7 +324,7 @@ export class Rooms implements Disposable {
     const rooms = this.#roomsOf.get(session);
     if (rooms !== undefined) return void rooms.add(room);
     this.#roomsOf.set(session, new Set([room]));
-    coreOf(session).whenEnded(this.#onEnd);
+    session[internals].whenEnded(this.#onEnd);
   }
 }
 

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { SessionCore } from "../core.ts";
 import type {
   ConnectionCapabilities,
   ConnectionStats,
@@ -12,9 +13,7 @@ import type {
 import { redactHeaders, redactText } from "./redaction.ts";
 import { issues } from "./issues.ts";
 import { queuesOf, type SessionQueues } from "./queue_state.ts";
-import { coreOf } from "../reach.ts";
-import type { SessionBase } from "../session_base.ts";
-import type { SessionStats } from "./stats.ts";
+import { type SessionStats, statsOf } from "./stats.ts";
 import type { SessionState } from "../types.ts";
 import type { SessionIssue } from "./issue.ts";
 
@@ -153,8 +152,7 @@ export interface SessionDebugState {
 }
 
 /** See `diagnostics` of a session. */
-export function diagnostics(base: SessionBase): SessionDiagnostics {
-  const core = coreOf(base);
+export function diagnostics(core: SessionCore): SessionDiagnostics {
   const { connection, info, openings, session } = core;
   const { counters, credit, unreadStreams } = connection;
   const { fallback } = session;
@@ -204,16 +202,15 @@ export function diagnostics(base: SessionBase): SessionDiagnostics {
 }
 
 /** See `debugState` of a session. */
-export async function debugState(base: SessionBase): Promise<SessionDebugState> {
-  const core = coreOf(base);
+export async function debugState(core: SessionCore): Promise<SessionDebugState> {
   const { connection, heartbeat, inbound, settings } = core;
   const { credit, capabilities } = connection;
   // A wire that is over may not know any more.
   const wire = await connection.getStats().catch(() => ({}));
   return {
-    diagnostics: diagnostics(base),
-    stats: base.stats.toJSON(),
-    issues: issues(base),
+    diagnostics: diagnostics(core),
+    stats: statsOf(core).toJSON(),
+    issues: issues(core),
     limits: {
       maxMessageBytes: settings.maxMessageBytes,
       maxSendBytes: core.maxSendBytes,

@@ -4,7 +4,7 @@ import { ends, PLAIN, serverByHand, turns } from "../../tests/sessions.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { Session } from "../session.ts";
 import type { SessionDiagnostics } from "./diagnostics.ts";
-import { sessionSettings } from "../settings.ts";
+import { sessionSettings } from "../session_settings.ts";
 
 /** Every name of `SessionDiagnostics`; the compiler finds one that is missing or too many. */
 const NAMES: Readonly<Record<keyof SessionDiagnostics, true>> = {

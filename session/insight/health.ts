@@ -4,12 +4,10 @@
  * @module
  */
 import { MAX_TIMER_MS } from "../../transport/within.ts";
-import { coreOf } from "../reach.ts";
 import { issues } from "./issues.ts";
 import { redactText } from "./redaction.ts";
 import type { SessionCore } from "../core.ts";
-import type { SessionBase } from "../session_base.ts";
-import type { SessionStats } from "./stats.ts";
+import { type SessionStats, statsOf } from "./stats.ts";
 import type { SessionState } from "../types.ts";
 import type { SessionIssue, SessionIssueCode } from "./issue.ts";
 
@@ -78,9 +76,9 @@ export interface SessionSummary {
 }
 
 /** See `summary` of a session. */
-export function summary(base: SessionBase): SessionSummary {
-  const { session } = coreOf(base);
-  const { stats } = base;
+export function summary(core: SessionCore): SessionSummary {
+  const { session } = core;
+  const stats = statsOf(core);
   return {
     id: session.id,
     user: session.user,
@@ -89,7 +87,7 @@ export function summary(base: SessionBase): SessionSummary {
     protocol: session.protocol,
     path: redactText(session.path),
     uptimeMs: stats.uptimeMs,
-    roundTripMs: base.roundTripMs,
+    roundTripMs: core.roundTripMs,
     sentMessages: stats.sentMessages,
     receivedMessages: stats.receivedMessages,
     sentBytes: stats.sentBytes + stats.streamBytesSent + stats.datagramBytesSent,
@@ -97,13 +95,13 @@ export function summary(base: SessionBase): SessionSummary {
     activeStreams: stats.activeStreams,
     datagramsSent: stats.datagramsSent,
     datagramsReceived: stats.datagramsReceived,
-    issues: issues(base).map(({ code }) => code),
+    issues: issues(core).map(({ code }) => code),
   };
 }
 
 /** See `monitorHealth` of a session. */
 export async function* monitorHealth(
-  base: SessionBase,
+  core: SessionCore,
   options: HealthOptions,
 ): AsyncGenerator<SessionHealth, void, undefined> {
   const { intervalMs = 60_000, signal } = options;
@@ -113,7 +111,6 @@ export async function* monitorHealth(
         `received ${intervalMs}`,
     );
   }
-  const core = coreOf(base);
   let isOver = core.state === "closed" || signal?.aborted === true;
   let wake = () => {};
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -127,7 +124,7 @@ export async function* monitorHealth(
   try {
     let before: SessionStats | undefined;
     while (!isOver) {
-      const health = healthOf(base, before);
+      const health = healthOf(core, before);
       before = health.stats;
       yield health;
       if (isOver) return;
@@ -152,13 +149,13 @@ function monitorsOf(core: SessionCore): Set<() => void> {
   return core.monitors;
 }
 
-function healthOf(base: SessionBase, before: SessionStats | undefined): SessionHealth {
-  const found = issues(base, before);
+function healthOf(core: SessionCore, before: SessionStats | undefined): SessionHealth {
+  const found = issues(core, before);
   return {
     at: Date.now(),
     isHealthy: found.length === 0,
     issues: found,
-    stats: base.stats,
-    roundTripMs: base.roundTripMs,
+    stats: statsOf(core),
+    roundTripMs: core.roundTripMs,
   };
 }

@@ -19,15 +19,14 @@ import {
 import type { Connection, CreditState } from "../../transport/connection.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import type { SessionHealth } from "./health.ts";
-import { coreOf, Session } from "../session.ts";
-import type { SessionBase } from "../session_base.ts";
-import { sessionSettings } from "../settings.ts";
+import { internals, Session } from "../session.ts";
 import type { SessionIssue } from "./issue.ts";
+import { sessionSettings } from "../session_settings.ts";
 
 const HOUR_MS = 3_600_000;
 
 /** The only issue that there is. */
-async function onlyIssue(session: SessionBase): Promise<SessionIssue> {
+async function onlyIssue(session: Session): Promise<SessionIssue> {
   const issues = await session.issues();
   assertEquals(issues.length, 1, issues.map(({ message }) => message).join("\n"));
   const [{ code, severity, message }] = issues as [SessionIssue];
@@ -35,7 +34,7 @@ async function onlyIssue(session: SessionBase): Promise<SessionIssue> {
   return { code, severity, message };
 }
 
-async function codes(session: SessionBase): Promise<string[]> {
+async function codes(session: Session): Promise<string[]> {
   return (await session.issues()).map(({ code }) => code);
 }
 
@@ -484,7 +483,7 @@ Deno.test("Session.monitorHealth() leaves nothing at the session when it is left
   for (let i = 0; i < 10; i++) {
     for await (const _ of session.monitorHealth({ signal: giveUp.signal })) break;
   }
-  assertEquals(coreOf(session).monitors?.size, 0);
+  assertEquals(session[internals].monitors?.size, 0);
 });
 
 Deno.test("Session.monitorHealth() rejects an interval that is none", async () => {

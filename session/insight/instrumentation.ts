@@ -4,22 +4,10 @@
  * @module
  */
 import type { CloseInfo } from "../../errors.ts";
-import type { Side } from "../contract.ts";
 import type { TraceContext } from "../wire/envelope.ts";
 import type { Session } from "../session.ts";
 import type { UntypedMessage } from "../message.ts";
-
-/** A handshake that began. */
-export interface HandshakeInfo {
-  /** Which end this is. */
-  readonly side: Side;
-  /** Where the client wants to go, without its token. */
-  readonly url: string;
-  /** On a server: the wire that the client asks on. A client does not know it yet. */
-  readonly transport?: string;
-  /** On a server: the client's network address, where it is known. */
-  readonly address?: string | undefined;
-}
+import type { HandshakeInfo } from "./session_watch.ts";
 
 /** How a handshake went. */
 export type HandshakeOutcome =

@@ -5,10 +5,8 @@
  */
 import type { CreditKind, CreditState } from "../../transport/connection.ts";
 import type { SessionCore } from "../core.ts";
-import { coreOf } from "../reach.ts";
 import { queuesOf } from "./queue_state.ts";
-import type { SessionBase } from "../session_base.ts";
-import type { SessionStats } from "./stats.ts";
+import { type SessionStats, statsOf } from "./stats.ts";
 import type { SessionIssue, SessionIssueCode } from "./issue.ts";
 
 /** A handshake that takes longer is stuck, in milliseconds. */
@@ -44,13 +42,12 @@ const MISSING_BEATS = 1.5;
 /**
  * See `issues` of a session: errors first.
  *
- * @param base The session.
+ * @param core The session.
  * @param before Counters of an earlier look, if there was one: of what only grows, what is new since then counts.
  * @returns What is wrong.
  */
-export function issues(base: SessionBase, before?: SessionStats): SessionIssue[] {
-  const core = coreOf(base);
-  const { stats } = base;
+export function issues(core: SessionCore, before?: SessionStats): SessionIssue[] {
+  const stats = statsOf(core);
   const found: SessionIssue[] = [];
   const add = (severity: SessionIssue["severity"], code: SessionIssueCode, message: string) => {
     found.push({ code, severity, message });

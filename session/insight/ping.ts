@@ -4,18 +4,16 @@
  * @module
  */
 import { UnsupportedError } from "../../errors.ts";
-import { coreOf, MAX_PINGS } from "../reach.ts";
+import { MAX_PINGS, type SessionCore } from "../core.ts";
 import { Asks } from "../pending_requests.ts";
-import type { SessionBase } from "../session_base.ts";
 import type { WaitOptions } from "../types.ts";
 
 /** How long `ping` waits, in milliseconds. */
 const PING_TIMEOUT_MS = 10_000;
 
 /** See `ping` of a session. */
-export async function ping(base: SessionBase, options: WaitOptions): Promise<number> {
+export async function ping(core: SessionCore, options: WaitOptions): Promise<number> {
   const { timeoutMs = PING_TIMEOUT_MS, signal } = options;
-  const core = coreOf(base);
   if (!core.joins) {
     throw new UnsupportedError(
       `Cannot ping: a ${core.connection.transport} connection has no pings without skein.1`,

@@ -6,20 +6,16 @@
  */
 import type { CloseInfo } from "../../errors.ts";
 import { readTrace, type TraceContext } from "../wire/envelope.ts";
-import type {
-  HandshakeInfo,
-  HandshakeOutcome,
-  HandshakeWatch,
-  Instrumentation,
-} from "./instrumentation.ts";
+import type { HandshakeOutcome, HandshakeWatch, Instrumentation } from "./instrumentation.ts";
 import type { Message } from "../message.ts";
 import type { Session } from "../session.ts";
 import type { SessionSettings } from "../settings.ts";
 import { withoutToken } from "../url.ts";
 import { report } from "../report.ts";
+import type { FollowedHandshake, HandshakeInfo, SessionWatch } from "./session_watch.ts";
 
 /** The instrumentation of all sessions of the same settings. */
-export class Watching {
+export class Watching implements SessionWatch {
   readonly #hooks: Instrumentation;
   readonly #settings: SessionSettings;
 
@@ -115,7 +111,7 @@ export class Watching {
 }
 
 /** A handshake that somebody follows. */
-export class Handshake {
+export class Handshake implements FollowedHandshake {
   readonly #watch: HandshakeWatch;
   readonly #tell: (hook: () => void, run?: () => unknown) => void;
   #isOver = false;
@@ -158,7 +154,7 @@ export async function openWatched(
 ): Promise<Session> {
   const { settings, instrumentation } = options;
   settings.watch ??= instrumentation && new Watching(instrumentation, settings);
-  let handshake: Handshake | undefined;
+  let handshake: FollowedHandshake | undefined;
   let isOver = false;
   try {
     const session = await open(async () => {

@@ -6,12 +6,13 @@ import { Network } from "../../tests/clients.ts";
 import { turns } from "../../tests/sessions.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { instrument } from "./instrument.ts";
-import type { HandshakeInfo, Instrumentation } from "./instrumentation.ts";
+import type { Instrumentation } from "./instrumentation.ts";
 import { ServiceDesk } from "../serving/services.ts";
-import { coreOf, Session } from "../session.ts";
-import { type SessionHandlers, sessionSettings } from "../settings.ts";
+import { internals, Session } from "../session.ts";
 import { openWatched } from "./watch.ts";
 import type { UntypedMessage } from "../message.ts";
+import { type SessionHandlers, sessionSettings } from "../session_settings.ts";
+import type { HandshakeInfo } from "./session_watch.ts";
 
 /** Two sessions, both watched by the same hooks. */
 function watchedPair(
@@ -287,7 +288,7 @@ Deno.test("instrument() sends the trace of when a client sent, also where a mess
     const network = new Network({ services: new ServiceDesk({ sequences }), onMessage: () => {} });
     const accept = () => {
       const connection = network.accept();
-      instrument(coreOf(network.last).settings, {
+      instrument(network.last[internals].settings, {
         handle: (_session, { data }, _run, trace) => void traces.push([data, trace]),
       });
       return connection;

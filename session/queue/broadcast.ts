@@ -6,7 +6,7 @@
 import type { EncodedMessage } from "../wire/encode.ts";
 import { type Entry, MAX_JOINED_BYTES } from "./packing.ts";
 import type { SendQueue } from "./send_queue.ts";
-import { coreOf, type Session } from "../session.ts";
+import { internals, type Session } from "../session.ts";
 import { type Pending, Sharing } from "./fan_out.ts";
 import type { Turn } from "./turn.ts";
 
@@ -70,7 +70,7 @@ export class Broadcast {
    */
   add(session: Session): void {
     if (this.#members.has(session)) return;
-    const queue = coreOf(session).messages("share messages");
+    const queue = session[internals].messages("share messages");
     this.#settle();
     this.#members.set(session, queue);
   }

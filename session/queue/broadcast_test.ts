@@ -5,8 +5,9 @@ import { memoryPair } from "../../transport/memory/memory.ts";
 import { Broadcast } from "./broadcast.ts";
 import { encodeMessage } from "../wire/encode.ts";
 import { Session } from "../session.ts";
-import { type SessionLimits, sessionSettings } from "../settings.ts";
+import type { SessionLimits } from "../settings.ts";
 import { Turn } from "./turn.ts";
+import { sessionSettings } from "../session_settings.ts";
 
 /** Sessions of one turn, which ends by hand, and what their peers got. */
 class Bench implements AsyncDisposable {

@@ -4,8 +4,8 @@ import { Peer, turns } from "../../tests/sessions.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import type { AnyContract } from "../contract.ts";
 import { ServiceDesk } from "../serving/services.ts";
-import { coreOf, Session } from "../session.ts";
-import { sessionSettings, type SessionSettingsOptions } from "../settings.ts";
+import { internals, Session } from "../session.ts";
+import { sessionSettings, type SessionSettingsOptions } from "../session_settings.ts";
 
 /** A session with a short queue on a wire that says whether it is read, and its peer. */
 function paused(options: Partial<SessionSettingsOptions<unknown, AnyContract, "server">>) {
@@ -25,7 +25,7 @@ function paused(options: Partial<SessionSettingsOptions<unknown, AnyContract, "s
     for (let i = 0; i < count; i++) pair.client.frames!.send('{"topic":"t"}');
     await turns();
   };
-  return { peer, session, core: coreOf(session), send, wire };
+  return { peer, session, core: session[internals], send, wire };
 }
 
 Deno.test("Session is not found dead while its wire is not read, but afterwards", async () => {

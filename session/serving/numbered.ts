@@ -6,7 +6,7 @@
 import { Changing } from "../base/signal.ts";
 import type { OutgoingEnvelope } from "../wire/envelope.ts";
 import type { Acknowledged, ClientSequence, Sequences } from "./sequences.ts";
-import type { Session } from "../session.ts";
+import type { SessionFace } from "../types.ts";
 
 /**
  * What is to be done with a message whose turn it is: it is handled; or it was before, here or on
@@ -33,7 +33,7 @@ export interface Numbered {
 /** What the numbers of a session need from it. */
 export interface NumbersHost {
   /** The session. */
-  readonly session: Session;
+  readonly session: SessionFace;
   /** Sends an envelope that is never dropped. */
   post(envelope: OutgoingEnvelope): void;
 }

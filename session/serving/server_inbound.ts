@@ -4,11 +4,13 @@
  *
  * @module
  */
+import type { Session } from "../session.ts";
 import { BrokerError, CloseCode } from "../../errors.ts";
 import type { Backpressure, Frame, FrameReceiver } from "../../transport/connection.ts";
-import { coreOf } from "../reach.ts";
+import { internals } from "../core.ts";
 import type { Numbered } from "./numbered.ts";
 import type { SessionCore } from "../core.ts";
+import type { NumberedEnvelope } from "../desk.ts";
 import type { Envelope } from "../wire/envelope.ts";
 import { Inbound } from "../inbound.ts";
 import type { Message } from "../message.ts";
@@ -20,12 +22,6 @@ const MAX_HELD_FRAMES = 256;
 
 /** Bytes of them, beside the first one: as much as one frame of several envelopes. */
 const MAX_HELD_BYTES = 65_536;
-
-/** Envelopes that may have a number. */
-export type NumberedEnvelope = Extract<Envelope, { kind: "message" | "publish" }>;
-
-/** Envelopes by which a client may say who it is. */
-export type IntroducingEnvelope = Extract<Envelope, { readonly client?: string }>;
 
 interface NumberedIncoming extends Incoming {
   readonly numbered?: Numbered | undefined;
@@ -46,12 +42,12 @@ export function isInTurn(envelope: Envelope): boolean {
 /** The receiving half of a server's session, which tells the wire how far it is behind. */
 export class ServerInbound extends Inbound implements Backpressure {
   declare meter: ServerMeter | undefined;
-  readonly #core: SessionCore;
+  readonly #core: SessionCore<Session>;
   /** Of the message that the loop took last. */
   #taken: Numbered | undefined;
 
   /** Creates the receiving half. */
-  constructor(core: SessionCore) {
+  constructor(core: SessionCore<Session>) {
     super(core, core.settings);
     this.#core = core;
     core.backpressure = this;
@@ -91,7 +87,7 @@ export class ServerInbound extends Inbound implements Backpressure {
     core.queue?.flush();
     core.finish({ code: CloseCode.normal, reason: "The peer signed in", by: "remote" });
     const session = successor();
-    core.heir = session && new LateToken(coreOf(session));
+    core.heir = session && new LateToken(session[internals]);
     core.backpressure = core.heir?.backpressure;
     core.heir?.receiveFrame(first);
     if (rest.length > 0) core.heir?.receiveFrame(rest.join("\n"));
@@ -183,11 +179,11 @@ export class ServerInbound extends Inbound implements Backpressure {
  * already, and need not wait for the answer.
  */
 class LateToken implements FrameReceiver {
-  readonly #core: SessionCore;
+  readonly #core: SessionCore<Session>;
   #held: Frame[] | undefined;
   #heldBytes = 0;
 
-  constructor(core: SessionCore) {
+  constructor(core: SessionCore<Session>) {
     this.#core = core;
   }
 

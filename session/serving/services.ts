@@ -7,18 +7,20 @@
 import { AuthenticationError, CloseCode, RequestError, type RequestFailure } from "../../errors.ts";
 import type { Frame } from "../../transport/connection.ts";
 import type { SessionCore } from "../core.ts";
-import type { Envelope, OutgoingEnvelope, ServiceKind } from "../wire/envelope.ts";
+import type {
+  IntroducingEnvelope,
+  NumberedEnvelope,
+  ServiceHost,
+  SessionServing,
+} from "../desk.ts";
+import type { Envelope, ServiceKind } from "../wire/envelope.ts";
 import { type Numbered, Numbers } from "./numbered.ts";
 import type { Inbound } from "../inbound.ts";
 import { ReceiveQueue } from "../queue/receive_queue.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../wire/recovery.ts";
 import { Sequences, type SequenceStore } from "./sequences.ts";
 import { parseEnvelope } from "../wire/server_envelope.ts";
-import {
-  type IntroducingEnvelope,
-  type NumberedEnvelope,
-  ServerInbound,
-} from "./server_inbound.ts";
+import { ServerInbound } from "./server_inbound.ts";
 import type { Session, SessionIdentity } from "../session.ts";
 import type { SessionSettings } from "../settings.ts";
 import { exceedsBytes } from "../wire/utf8.ts";
@@ -168,7 +170,7 @@ export class ServiceDesk implements Disposable {
    * @param core The session's works.
    * @returns The id of the session and 128 random bits; `undefined` where clients cannot move.
    */
-  ticket(core: SessionCore): string | undefined {
+  ticket(core: SessionCore<Session>): string | undefined {
     if (!this.services.canMove) return undefined;
     const secret = crypto.getRandomValues(new Uint8Array(16));
     return core.ticket = `${core.id}.${
@@ -199,7 +201,7 @@ export class ServiceDesk implements Disposable {
    * @param core The session's works.
    * @returns What takes the frames.
    */
-  inbound(core: SessionCore): Inbound {
+  inbound(core: SessionCore<Session>): Inbound {
     return new ServerInbound(core);
   }
 
@@ -208,46 +210,25 @@ export class ServiceDesk implements Disposable {
    *
    * @ignore
    * @param host The session's works.
-   * @param settings The settings of the session.
    * @returns What takes the envelopes.
    */
-  serve(host: ServiceHost, settings: SessionSettings): Serving {
-    return new Serving(host, settings, this);
+  serve(host: ServedSession): Serving {
+    return new Serving(host, this);
   }
 }
 
-/** What services need from their session. */
-export interface ServiceHost {
-  /** The session, for the services. */
-  readonly session: Session;
-  /** Sends an envelope that is never dropped. */
-  post(envelope: OutgoingEnvelope): void;
-  /** What came, to count in it what makes no sense. */
-  readonly inbound: Pick<Inbound, "countInvalid">;
-  /** Who the peer is: what `authenticate` returned. */
-  value: unknown;
-  /** Who the peer is, if somebody said so. */
-  user: string | undefined;
-  /** When the credentials end, if they do. */
-  credentials: SessionIdentity["credentials"];
-  /** The client of the peer, over all its sessions. */
-  client: string | undefined;
-  /** Gives what it waits for to be established another time. */
-  giveUpAfter(timeoutMs: number, what: string): void;
-  /** The session is established. */
-  connected(): void;
-  /** Says why, flushes, and ends the session. */
-  refuse(code: number, reason: string): void;
-  /** Reports a failed handler to the application. */
-  handlerFailed(error: unknown, reason: string): void;
+/** A session, as its services see it, with its settings. */
+interface ServedSession extends ServiceHost {
+  readonly settings: SessionSettings;
 }
 
 /**
  * The services of one session: one at a time, in order, beside the messages. A publication with a
  * number waits for the messages before it, whose handlers may hang: all but publications pass it.
  */
-export class Serving {
+export class Serving implements SessionServing {
   readonly #host: ServiceHost;
+  readonly #session: Session;
   readonly #settings: SessionSettings;
   readonly #services: SessionServices;
   readonly #sequences: Sequences | undefined;
@@ -261,9 +242,10 @@ export class Serving {
   #isChecking = false;
 
   /** Creates them; nothing runs yet. */
-  constructor(host: ServiceHost, settings: SessionSettings, desk: ServiceDesk) {
+  constructor(host: ServedSession, desk: ServiceDesk) {
     this.#host = host;
-    this.#settings = settings;
+    this.#session = host.session as Session; // There is no other.
+    this.#settings = host.settings;
     this.#services = desk.services;
     this.#sequences = desk.sequences;
   }
@@ -325,10 +307,10 @@ export class Serving {
   introduce({ id, client }: IntroducingEnvelope): boolean {
     if (client === undefined) return true;
     const host = this.#host;
-    const key = keyOf(host.session, client);
+    const key = keyOf(this.#session, client);
     if (host.client === undefined) {
       host.client = key;
-      this.#services.introduced?.(host.session);
+      this.#services.introduced?.(this.#session);
     }
     if (host.client === key) return true;
     const message = 'Expected "client" to be what it was before in this session';
@@ -422,7 +404,7 @@ export class Serving {
 
   #run(envelope: ServiceEnvelope, number: PublicationNumber | undefined): unknown {
     const services = this.#services;
-    const { session } = this.#host;
+    const session = this.#session;
     const service = envelope.kind === "auth" ? services.authenticate : services[envelope.kind];
     if (service === undefined) {
       throw new RequestError("forbidden", `This end offers no ${envelope.kind}`);
@@ -451,7 +433,8 @@ export class Serving {
   }
 
   async #authenticate(token: string): Promise<undefined> {
-    const { session, value: before } = this.#host;
+    const session = this.#session;
+    const { value: before } = this.#host;
     const { authenticate, renewed } = this.#services;
     if (authenticate === undefined) throw new RequestError("forbidden", "This end takes no token");
     const isRenewal = session.state !== "connecting";

@@ -12,8 +12,6 @@ import type {
   ReceiveStream,
   StreamDirection,
 } from "../../transport/connection.ts";
-import { coreOf } from "../reach.ts";
-import type { SessionBase } from "../session_base.ts";
 import type { SessionState } from "../types.ts";
 
 /** A stream that the peer opened. */
@@ -139,12 +137,19 @@ export interface LoopHost {
   whenEnded(callback: () => void): void;
 }
 
+/** A session, as its calls for streams, datagrams and credit see it. */
+export interface StreamsHost extends LoopHost {
+  /** Merges the streams that come; made by the first loop. */
+  incoming: IncomingLoop | undefined;
+  /** Throws if nothing can be sent. */
+  checkOpen(verb: string): void;
+}
+
 /** See `incomingStreams` of a session. */
 export async function* incomingStreams(
-  base: SessionBase,
+  core: StreamsHost,
   { signal }: { readonly signal?: AbortSignal },
 ): AsyncGenerator<IncomingStream, void, undefined> {
-  const core = coreOf(base);
   // A server loops for each peer, and a plain one is no reason to fail.
   if (!core.connection.capabilities.streams) return;
   core.incoming ??= new IncomingLoop(core);
@@ -152,8 +157,7 @@ export async function* incomingStreams(
 }
 
 /** See `sendDatagram` of a session. */
-export function sendDatagram(base: SessionBase, data: Uint8Array): void {
-  const core = coreOf(base);
+export function sendDatagram(core: StreamsHost, data: Uint8Array): void {
   const { capabilities, datagrams, transport } = core.connection;
   if (capabilities.datagrams === "none") {
     throw new UnsupportedError(
@@ -177,8 +181,7 @@ export function sendDatagram(base: SessionBase, data: Uint8Array): void {
 }
 
 /** See `grantDataCredit` and `grantStreamsCredit` of a session. */
-export function grantCredit(base: SessionBase, kind: CreditKind, total: number): void {
-  const core = coreOf(base);
+export function grantCredit(core: StreamsHost, kind: CreditKind, total: number): void {
   core.checkOpen("grant credit");
   const { credit, transport } = core.connection;
   if (credit === undefined) {

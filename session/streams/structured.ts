@@ -24,7 +24,7 @@ import {
 import { StructuredParser } from "./structured_parser.ts";
 import { StructuredSender } from "./structured_sender.ts";
 import { type Codec, jsonCodec } from "./codec.ts";
-import { SKEIN_PROTOCOL } from "../reach.ts";
+import { SKEIN_PROTOCOL } from "../core.ts";
 import {
   type CompiledRegistry,
   compileRegistry,
@@ -33,7 +33,7 @@ import {
   type StructuredMessage,
   type TypeIn,
 } from "./registry.ts";
-import type { SessionBase } from "../session_base.ts";
+import type { SessionFace } from "../types.ts";
 
 /** Largest payload where nobody says otherwise. */
 const MAX_MESSAGE_BYTES = 1024 * 1024;
@@ -139,7 +139,7 @@ export interface StructuredStream<R extends Registry>
 
 /** See `structuredStream` of a session. */
 export async function structuredStream<R extends Registry>(
-  session: SessionBase,
+  session: SessionFace,
   options: StructuredStreamOptions<R>,
 ): Promise<StructuredStream<R>> {
   const { registry, maxMessageBytes = MAX_MESSAGE_BYTES, codec = jsonCodec, ...rest } = options;

@@ -22,8 +22,7 @@ import {
   type StructuredMessage,
   type TypeIn,
 } from "./registry.ts";
-import type { Session } from "../session.ts";
-import type { SessionBase } from "../session_base.ts";
+import type { SessionFace } from "../types.ts";
 import type { StructuredOptions } from "./structured.ts";
 
 /** Datagrams that wait for a reader where nobody says otherwise: what is older is stale. */
@@ -90,7 +89,7 @@ export interface StructuredDatagrams<R extends Registry>
 
 /** See `structuredDatagrams` of a session. */
 export function structuredDatagrams<R extends Registry>(
-  session: SessionBase,
+  session: SessionFace,
   options: StructuredDatagramsOptions<R>,
 ): StructuredDatagrams<R> {
   const { registry, codec = jsonCodec, maxQueued = MAX_QUEUED, onInvalid } = options;
@@ -120,7 +119,7 @@ interface MessageDatagramsSettings {
 }
 
 class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
-  readonly #session: Session;
+  readonly #session: SessionFace;
   readonly #datagrams: DatagramDuplex;
   readonly #settings: MessageDatagramsSettings;
   readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
@@ -132,8 +131,8 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
   #isDisposed = false;
   #isOver = false;
 
-  constructor(session: SessionBase, settings: MessageDatagramsSettings) {
-    this.#session = session as Session; // There is no other.
+  constructor(session: SessionFace, settings: MessageDatagramsSettings) {
+    this.#session = session;
     this.#datagrams = session.datagrams;
     this.#settings = settings;
     this.#reader = this.#datagrams.readable.getReader();

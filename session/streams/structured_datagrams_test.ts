@@ -11,9 +11,9 @@ import { ends, PLAIN, soon, turns } from "../../tests/sessions.ts";
 import { wires } from "../../tests/wires.ts";
 import type { Codec } from "./codec.ts";
 import { Session } from "../session.ts";
-import { sessionSettings } from "../settings.ts";
 import type { StandardSchema } from "../base/standard_schema.ts";
 import { structuredDatagrams as make } from "./structured_datagrams.ts";
+import { sessionSettings } from "../session_settings.ts";
 
 const registry = {
   1: z.object({ x: z.number(), note: z.string().default("none") }),

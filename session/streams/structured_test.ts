@@ -19,8 +19,8 @@ import { wires } from "../../tests/wires.ts";
 import type { Codec } from "./codec.ts";
 import type { StructuredMessage } from "./registry.ts";
 import { Session } from "../session.ts";
-import { sessionSettings } from "../settings.ts";
 import { structuredStream as open } from "./structured.ts";
+import { sessionSettings } from "../session_settings.ts";
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true
   : false;

@@ -6,7 +6,6 @@
  */
 import { CloseCode } from "../../errors.ts";
 import { Session } from "../../session/session.ts";
-import { sessionSettings } from "../../session/settings.ts";
 import { turns } from "../../testing/mod.ts";
 import { FrameParser } from "../../transport/message_stream/parser.ts";
 import type { BidirectionalStream, Connection, Frame } from "../../transport/connection.ts";
@@ -29,6 +28,7 @@ import {
   inputsOf,
   type Waiting,
 } from "./session.ts";
+import { sessionSettings } from "../../session/session_settings.ts";
 
 const MAX_FRAME_BYTES = 65_536;
 const encoder = new TextEncoder();

@@ -10,7 +10,6 @@ import { encodeMessage } from "../../session/wire/encode.ts";
 import { parseEnvelope } from "../../session/wire/server_envelope.ts";
 import { HIGH_WATER_MARK, type OverflowPolicy } from "../../session/queue/send_queue.ts";
 import { Session } from "../../session/session.ts";
-import { sessionSettings, type SessionSettingsOptions } from "../../session/settings.ts";
 import type { Side } from "../../session/contract.ts";
 import { memorySessions, turns } from "../../testing/mod.ts";
 import type { Frame } from "../../transport/connection.ts";
@@ -20,6 +19,7 @@ import { HELLO } from "../sessions.ts";
 import { ENVELOPES } from "./envelopes.ts";
 import { failsOnlyBy, rejectsOnlyBy } from "./expect.ts";
 import { anyJson, mutateBytes, mutateText } from "./mutate.ts";
+import { sessionSettings, type SessionSettingsOptions } from "../../session/session_settings.ts";
 
 /** Inputs that one session gets before it is closed, at most. */
 const INPUTS_PER_SESSION = 200;

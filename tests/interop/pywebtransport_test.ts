@@ -13,12 +13,12 @@ import { msgpackCodec } from "../../session/streams/msgpack.ts";
 import { type Codec, jsonCodec } from "../../session/streams/codec.ts";
 import type { StructuredMessage } from "../../session/streams/registry.ts";
 import { Session } from "../../session/session.ts";
-import { sessionSettings } from "../../session/settings.ts";
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
 import { dialWebTransport } from "../../transport/h3/client.ts";
 import { listenWebTransport } from "../../transport/h3/server.ts";
 import { buildStructuredPeers, builtPeers, PATIENCE_MS, type Peer } from "./peers.ts";
 import { CertificateFolder } from "./peers/skein.ts";
+import { sessionSettings } from "../../session/session_settings.ts";
 
 const registry = {
   1: z.object({ sequence: z.number(), x: z.number(), y: z.number() }),
