@@ -1,60 +1,63 @@
 /**
- * Frames that came before a wire stopped reading, for a receiver that is behind.
+ * Buffer for frames that arrive before a wire stops reading, while the receiver is behind.
  *
  * @module
  */
 import type { Frame, FrameReceiver } from "../connection.ts";
 
-/** The receiver is full to this share: the wire stops, and what is on its way still finds room. */
+/** Share of the receiver's capacity at which the wire pauses. The rest takes frames under way. */
 const PAUSE_AT = 1 / 2;
 
-/** The receiver is full to this share: the wire goes on. */
+/** Share of the receiver's capacity at which the wire resumes. */
 const RESUME_AT = 1 / 4;
 
 /**
- * Frames held for a receiver that is behind: what a socket had read, 64 KiB, is more than ten
- * thousand if they are empty.
+ * Most frames held while the receiver is behind: 64 KiB, which a socket may have read already,
+ * contain more than ten thousand empty frames.
  */
 export const MAX_HELD_FRAMES = 16_384;
 
-/** Bytes held for it, beside the first frame, which is as large as a message may be. */
+/**
+ * Most bytes held while the receiver is behind. The first frame is not counted, because one message
+ * may be larger than this bound.
+ */
 export const MAX_HELD_BYTES = 1_048_576;
 
-/** What is paused. */
+/** A wire that can pause. */
 export interface Pausable {
-  /** Reads nothing more, until `resume`. */
+  /** Stops reading until `resume`. */
   pause(): void;
   /** Reads again. */
   resume(): void;
-  /** More came than is held: the connection ends. */
+  /** Ends the connection: more frames arrived than a {@linkcode Backlog} holds. */
   overflow(): void;
 }
 
 /**
- * Stands between a wire and a receiver that tells how full it is: stops the wire
- * while the receiver is behind, and keeps in order what was read by then.
+ * Pauses a wire while its receiver is behind, and holds in order the frames that the wire had
+ * already read.
  */
 export class Backlog implements FrameReceiver {
   readonly #receiver: FrameReceiver;
   readonly #wire: Pausable;
-  /** What is held, while the wire is stopped. */
+  /** Frames held while the wire is paused; `undefined` while the wire reads. */
   #held: Frame[] | undefined = undefined;
-  /** Bytes of what is held, but for the first frame. */
+  /** Bytes of the held frames except the first. */
   #heldBytes = 0;
   #isEnded = false;
 
-  /** Holds nothing yet. */
+  /** Creates an empty backlog. */
   constructor(receiver: FrameReceiver, wire: Pausable) {
     this.#receiver = receiver;
     this.#wire = wire;
   }
 
-  /** Whether the wire is stopped. */
+  /** True while the wire is paused. */
   get isPaused(): boolean {
     return this.#held !== undefined;
   }
 
-  /** Hands a frame on, or holds it. */
+  /** Passes a frame on, or holds the frame while the wire is paused. */
   receiveFrame(frame: Frame): void {
     if (this.#held !== undefined) return this.#hold(this.#held, frame);
     this.#receiver.receiveFrame(frame);
@@ -64,7 +67,7 @@ export class Backlog implements FrameReceiver {
     void this.#catchUp(this.#held);
   }
 
-  /** Hands on what is held, and then that it was the last. */
+  /** Passes on all held frames, then the end. */
   framesEnded(): void {
     this.#isEnded = true;
     for (const frame of this.#held ?? []) this.#receiver.receiveFrame(frame);
@@ -101,7 +104,7 @@ export class Backlog implements FrameReceiver {
   }
 }
 
-/** A text's length is counted in UTF-16 units: this bounds memory, not the wire. */
+/** Length in UTF-16 units for a text: the bound is one of memory, not of bytes on the wire. */
 function sizeOf(frame: Frame): number {
   return typeof frame === "string" ? frame.length : frame.byteLength;
 }

@@ -2,7 +2,7 @@ import { assertEquals } from "@std/assert";
 import type { Frame } from "../connection.ts";
 import { Backlog, MAX_HELD_BYTES, MAX_HELD_FRAMES } from "./backlog.ts";
 
-/** A receiver that is as full as it is told, and a wire that notes what is asked of it. */
+/** Creates a receiver with a given fill, and a wire that records its calls. */
 function setUp() {
   const log: string[] = [];
   const frames: Frame[] = [];

@@ -1,6 +1,6 @@
 /**
- * A WebSocket connection that can do what those of browsers, and of the runtime,
- * cannot: stop reading, know when the wire took everything, and end at once.
+ * A WebSocket connection that can pause reading, report when the system took all bytes, and end at
+ * once. Neither the sockets of browsers nor those of the runtime can.
  *
  * @module
  */
@@ -13,29 +13,29 @@ import type { ConnectionCloseInfo, ConnectionStats, FrameReceiver } from "../con
 import { Backlog } from "./backlog.ts";
 import type { HardenedSocket } from "./socket.ts";
 
-/** A connection on a hardened socket that is open. */
+/** A connection on an open hardened socket. */
 export class HardenedConnection extends ServerWebSocketConnection {
   readonly #socket: HardenedSocket;
   #backlog: Backlog | undefined = undefined;
   #isClosed = false;
   #flushing: Promise<void> | undefined = undefined;
 
-  /** Wraps a socket. */
+  /** Wraps an open socket. */
   constructor(socket: HardenedSocket, options: ServerWebSocketOptions) {
     super(socket as Socket, options);
     this.#socket = socket;
-    // It is open by now, but nobody could listen before.
+    // The socket is open already; `open` is dispatched late so that the caller can listen first.
     queueMicrotask(() => {
       if (!this.#isClosed) this.handleEvent(new Event("open"));
     });
   }
 
-  /** Whether nothing is read, since the receiver is behind. */
+  /** True while reading is paused because the receiver is behind. */
   get isPaused(): boolean {
     return this.#backlog?.isPaused ?? false;
   }
 
-  /** Sets who gets the frames; one that tells how full it is holds the peer back. */
+  /** Sets the receiver of frames; reading pauses while a receiver with `backpressure` is behind. */
   override receive(receiver: FrameReceiver): void {
     const backlog = new Backlog(receiver, {
       pause: () => this.#isClosed || this.#socket.pause(),
@@ -46,13 +46,16 @@ export class HardenedConnection extends ServerWebSocketConnection {
     super.receive(this.#backlog ?? receiver);
   }
 
-  /** Waits until the socket holds little: it tells. */
+  /**
+   * Waits until the socket buffers no more than the low-water mark; `ws` reports this without
+   * polling.
+   */
   override drained(): Promise<void> {
     if (this.bufferedAmount <= this.lowWaterMark) return Promise.resolve();
     return this.#flushing ??= this.#flush().finally(() => this.#flushing = undefined);
   }
 
-  /** Closes the socket behind what was sent. */
+  /** Closes the socket after all frames that were sent before. */
   override close(info?: ConnectionCloseInfo): void {
     super.close(info);
     this.#isClosed = true;
@@ -63,7 +66,7 @@ export class HardenedConnection extends ServerWebSocketConnection {
     this.#socket.terminate();
   }
 
-  /** What was counted, and what the socket counts. */
+  /** Adds the byte counts of the socket to the connection's own counters. */
   override async getStats(): Promise<ConnectionStats> {
     const { bytesRead, bytesWritten } = this.#socket.raw;
     return { ...await super.getStats(), bytesReceived: bytesRead, bytesSent: bytesWritten };

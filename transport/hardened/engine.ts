@@ -22,87 +22,87 @@ import { Liveness } from "./liveness.ts";
 import { HardenedSocket } from "./socket.ts";
 import { type NodeWebSocket, NodeWebSocketServer } from "./ws.ts";
 
-/** A message where nobody says how large one may be. */
+/** Largest message, in bytes, where neither the engine nor `serve()` sets a limit. */
 const DEFAULT_PAYLOAD_BYTES = 262_144;
 
-/** `ws` counts in 32 bits. */
+/** `ws` counts bytes in 32 bits. */
 const MAX_PAYLOAD_BYTES = 2 ** 31 - 1;
 
 /**
- * A message may come in as many pieces as if each had this many bytes: each
- * costs memory of its own, however small it is.
+ * Smallest average size of a message's fragments, in bytes: every fragment costs memory of its own,
+ * however small, so that the limit on fragments follows from the limit on bytes.
  */
 const MIN_PIECE_BYTES = 256;
 
-/** Limits of {@linkcode hardenedWebSocket}; every one has a default. */
+/** Limits of {@linkcode hardenedWebSocket}, all optional. */
 export interface HardenedWebSocketOptions {
   /**
-   * Largest message, in bytes, that is read: one that says it is larger, or of which more came, is
-   * closed with 4413 before it is held. By default what `session.maxMessageBytes` allows, and 64
-   * KiB at least.
+   * Largest message to read, in bytes. A larger message is closed with 4413 before it is buffered,
+   * whether its header announces the size or its fragments add up. The default is the limit of
+   * `session.maxMessageBytes`, and at least 64 KiB.
    */
   readonly maxPayloadBytes?: number;
   /**
-   * How long a peer may take to answer a close before it is dropped, in milliseconds.
+   * Time for a peer to answer a close before its connection is dropped, in milliseconds.
    *
    * @default {5000}
    */
   readonly closeTimeoutMs?: number;
   /**
-   * From the connection to the end of its first request's head, with the handshake of TLS, in
-   * milliseconds.
+   * Time from the connection to the end of the first request's head, including the TLS handshake,
+   * in milliseconds.
    *
    * @default {10000}
    */
   readonly handshakeTimeoutMs?: number;
   /**
-   * A request with its body, in milliseconds; looked at every second.
+   * Time for a request with its body, in milliseconds; checked every second.
    *
    * @default {60000}
    */
   readonly requestTimeoutMs?: number;
   /**
-   * How long a connection may wait for its next request, in milliseconds.
+   * Time that a connection may wait for its next request, in milliseconds.
    *
    * @default {5000}
    */
   readonly keepAliveTimeoutMs?: number;
   /**
-   * The head of a request, in bytes; a larger one is answered with 431.
+   * Size of a request's head, in bytes; a larger one is answered with 431.
    *
    * @default {16384}
    */
   readonly maxHeaderBytes?: number;
   /**
-   * Connections that one network address may open a second, on average; an IPv6 /64 is one address.
-   * Beyond, a request is answered with 429 and `retry-after`; over TLS, the connection is dropped
-   * before its handshake.
+   * Connections per second that one network address may open, on average; an IPv6 /64 is one
+   * address. Beyond, a request is answered with 429 and `retry-after`; over TLS, the connection is
+   * dropped before the handshake.
    *
    * @default {20}
    */
   readonly handshakesPerSecond?: number;
   /**
-   * Connections that one address may open at once after a pause. `Infinity` is no limit, such as
-   * behind a proxy, where all come from one address.
+   * Connections that one address may open at once after a pause. `Infinity` removes the limit, for
+   * example behind a proxy, where all connections share one address.
    *
    * @default {200}
    */
   readonly handshakeBurst?: number;
   /**
-   * Connections of one address without a request yet; one more is dropped.
+   * Connections of one address without a request yet; another one is dropped.
    *
    * @default {200}
    */
   readonly maxPendingPerAddress?: number;
   /**
-   * Connections of all addresses without a request yet; for one more the oldest of them is dropped.
+   * Connections of all addresses without a request yet; another one drops the oldest of them.
    *
    * @default {2048}
    */
   readonly maxPending?: number;
   /**
-   * Addresses without a connection that are remembered until they have all their tokens again; of
-   * more, the oldest is forgotten.
+   * Addresses without a connection to remember until all their tokens are back; beyond, the oldest
+   * is forgotten.
    *
    * @default {16384}
    */
@@ -122,29 +122,31 @@ const DEFAULTS = {
   maxIdleAddresses: 16_384,
 };
 
-/** Where nobody says how many: as many as `serve()` allows by default. */
+/** Limits without `maxConnections` options: the defaults of `serve()`. */
 const CONNECTIONS = { maxConnections: 20_000, maxConnectionsPerAddress: 2_000 };
 
-/** What {@linkcode hardenedWebSocket} makes. */
+/** A WebSocket engine made by {@linkcode hardenedWebSocket}. */
 export interface HardenedWebSocket extends WebSocketHost {
-  /** What its servers counted of those who connect. */
+  /** Counters of connections and handshakes, summed over the engine's servers. */
   stats(): HandshakeStats;
 }
 
 /**
- * Makes a WebSocket engine with hard limits, on node:http and `npm:ws`: for a
- * server that faces the internet without a proxy.
+ * Creates a WebSocket engine with hard limits, on node:http and `npm:ws`, for a server that faces
+ * the internet without a proxy.
  *
- * - **Too large:** a message is refused while it arrives, not once it is there.
- * - **Too fast:** a peer that sends more than is handled is not read for a while. Its own system
- *   holds what it sends; nothing is lost, and nothing is closed for it.
- * - **Too slow:** a peer that does not read, or answer a close, is dropped with what waits for it.
+ * - **Too large:** a message is refused while it arrives, before all of it is in memory.
+ * - **Too fast:** the engine stops reading from a peer that sends faster than its messages are
+ *   handled. The peer's own system buffers the rest; no message is lost, and no connection is
+ *   closed.
+ * - **Too slow:** a peer that does not read, or does not answer a close, is dropped together with
+ *   the bytes that wait for it.
  * - **Too many:** connections, unfinished handshakes and their rate are bounded by address.
  *
- * What gets its requests has to answer with what `accept` returned, as it is. `Deno.upgradeWebSocket`
- * does not know them.
+ * The HTTP handler has to return the response of `accept` unchanged. `Deno.upgradeWebSocket` does
+ * not accept requests of this engine.
  *
- * @param options See {@linkcode HardenedWebSocketOptions}.
+ * @param options Limits.
  * @returns The engine, for `webSocket` of `serve()`; several servers may share one.
  * @throws {RangeError} If a limit is not a number above 0.
  *
@@ -172,7 +174,7 @@ class Engine implements HardenedWebSocket {
   readonly #limits: typeof DEFAULTS;
   readonly #maxPayloadBytes: number | undefined;
   readonly #upgrades = new WeakMap<Request, Upgrade>();
-  /** By how long a peer may be silent: servers have one such time each. */
+  /** Liveness checks by idle timeout; each server has one such timeout. */
   readonly #liveness = new Map<number, Liveness>();
   readonly #listeners = new Set<Listener>();
   readonly #frames = new FrameMaker();
@@ -233,7 +235,7 @@ class Engine implements HardenedWebSocket {
     const upgrade = this.#upgrades.get(request);
     if (upgrade === undefined || upgrade.isTaken) {
       throw new TypeError(
-        "Cannot accept WebSocket: the request must be an upgrade that this engine's server handed out, and that nobody accepted",
+        "Cannot accept WebSocket: the request must be an upgrade that this engine's server handed out, and not accepted before",
       );
     }
     if (protocol !== "" && !offeredProtocols(request).includes(protocol)) {
@@ -267,7 +269,8 @@ class Engine implements HardenedWebSocket {
       maxPayload,
       maxBufferedChunks: maxPieces,
       maxFragments: maxPieces,
-      // For a peer that closed, and stays: one that is closed here is dropped before.
+      // Applies to a peer that closes and then stays; after a close of this side, HardenedSocket
+      // drops the peer first.
       closeTimeout: this.#limits.closeTimeoutMs + 1_000,
       handleProtocols: () => protocol === "" ? false : protocol,
       WebSocket: HardenedSocket as new (...args: never) => NodeWebSocket,
@@ -281,7 +284,7 @@ class Engine implements HardenedWebSocket {
       upgraded = made as HardenedSocket;
     });
     if (upgraded === undefined) {
-      const why = failure?.message ?? "the peer left";
+      const why = failure?.message ?? "the peer disconnected";
       throw new TypeError(`Cannot accept WebSocket: ${why}`, { cause: failure });
     }
     upgrade.isTaken = true;

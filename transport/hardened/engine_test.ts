@@ -67,7 +67,7 @@ Deno.test("listen() hands out what came behind the upgrade", async () => {
   const engine = hardenedWebSocket();
   const accepted = Promise.withResolvers<Connection>();
   const server = engine.listen(anyPort, async (request) => {
-    // As long as somebody is asked, nothing is read.
+    // The server reads nothing before the handler accepts.
     await new Promise((resolve) => setTimeout(resolve, 20));
     const { connection, response } = engine.accept(request);
     accepted.resolve(connection);
@@ -153,7 +153,7 @@ Deno.test("frames.drained() waits for the system, and not for a timer", async ()
   using raw = await RawSocket.open(server.addr.port);
   const connection = await accepted.promise;
   const frames = connection.frames!;
-  // More than the system takes on its own.
+  // More bytes than the system buffers.
   for (let i = 0; i < 300; i++) frames.send("x".repeat(60_000));
   let isDrained = false;
   const drained = frames.drained().then(() => {
@@ -164,7 +164,7 @@ Deno.test("frames.drained() waits for the system, and not for a timer", async ()
   for (let i = 0; i < 300; i++) assertEquals((await raw.read())?.payload.length, 60_000);
   await soon(drained);
   assert(frames.bufferedAmount <= frames.lowWaterMark);
-  // One that will never drain is over once it is dropped.
+  // A wait for a drain that never comes ends with the connection.
   for (let i = 0; i < 300; i++) frames.send("x".repeat(60_000));
   const dropped = frames.drained();
   connection.terminate!();

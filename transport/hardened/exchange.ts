@@ -1,5 +1,5 @@
 /**
- * Requests and responses of node:http as those of the web platform.
+ * Conversion of node:http requests and responses from and to those of the web platform.
  *
  * @module
  */
@@ -8,21 +8,21 @@ import { Readable } from "node:stream";
 import type { ReadableStream as NodeReadableStream } from "node:stream/web";
 import { pipeline } from "node:stream/promises";
 
-/** What a `Host` header holds: anything else could move the path of the URL. */
+/** Characters of a valid `Host` header: any other character could move the path of the URL. */
 const HOST = /^[^\s/?#@\\]+$/;
 
-/** Where a request came from. */
+/** Origin of a request. */
 export interface Origin {
   /** The peer's address. */
   readonly remoteAddr: Deno.NetAddr;
 }
 
 /**
- * Makes a request of the web platform.
+ * Converts a node:http request to one of the web platform.
  *
- * @param message What came.
- * @param options Whether it came over TLS, whether it may have a body, and what ends with it.
- * @returns The request; `undefined` if it is malformed.
+ * @param message Request of node:http.
+ * @param options Use of TLS, permission for a body, and the signal that aborts the request.
+ * @returns The request; `undefined` for a malformed one.
  */
 export function requestOf(
   message: IncomingMessage,
@@ -30,7 +30,7 @@ export function requestOf(
 ): Request | undefined {
   const { method = "GET", rawHeaders } = message;
   const url = urlOf(message, options.isSecure);
-  // node:http takes the first of several hosts.
+  // node:http takes the first of several `Host` headers; such a request is refused here.
   const hosts = rawHeaders.filter((name, i) => i % 2 === 0 && name.toLowerCase() === "host");
   if (url === undefined || hosts.length > 1) return undefined;
   const mayHaveBody = options.hasBody && method !== "GET" && method !== "HEAD";
@@ -44,15 +44,15 @@ export function requestOf(
     }
     return new Request(url, { method, headers, body, signal: options.signal });
   } catch {
-    // A method or a header that the web platform does not have, such as CONNECT.
+    // The web platform refuses some methods and headers, such as CONNECT.
     return undefined;
   }
 }
 
 /**
- * Tells where a request came from.
+ * Reads the origin of a request.
  *
- * @param message What came.
+ * @param message Request of node:http.
  * @returns The peer's address.
  */
 export function originOf({ socket }: IncomingMessage): Origin {
@@ -61,11 +61,11 @@ export function originOf({ socket }: IncomingMessage): Origin {
 }
 
 /**
- * Sends a response; it is waited for where its body is a stream. Never rejects: a peer that left
- * ends the body.
+ * Sends a response, and waits until a streamed body was sent. Never rejects: a client that
+ * disconnects ends the body.
  *
- * @param response The response.
- * @param out Where to.
+ * @param response Response to send.
+ * @param out Response of node:http to write to.
  */
 export async function respond(response: Response, out: ServerResponse): Promise<void> {
   try {
@@ -83,7 +83,7 @@ export async function respond(response: Response, out: ServerResponse): Promise<
   }
 }
 
-/** The target may be a path, or a whole URL as proxies get it. */
+/** Builds the request's URL. The target may be a path, or a whole URL as sent to proxies. */
 function urlOf({ url = "", headers: { host = "" } }: IncomingMessage, isSecure: boolean) {
   const scheme = isSecure ? "https" : "http";
   if (!url.startsWith("/")) return /^https?:/i.test(url) && URL.canParse(url) ? url : undefined;

@@ -1,30 +1,32 @@
 /**
- * Frames of a server: not masked, whole, and made once for all who get the same.
+ * WebSocket frames of a server: not masked, not fragmented, encoded once for all receivers of the
+ * same message.
  *
  * @module
  */
 import { Buffer } from "node:buffer";
 import type { Frame } from "../connection.ts";
 
-/** FIN, and that it is text. */
+/** FIN bit and the opcode of text. */
 const TEXT = 0x81;
 
-/** FIN, and that it is binary. */
+/** FIN bit and the opcode of binary data. */
 const BINARY = 0x82;
 
 /**
- * Makes frames. The last text is kept: what is published goes to one socket
- * after the other, and is encoded for the first.
+ * Encodes frames, and keeps the last text: a publication goes to one socket after the other, and
+ * only the first one pays for the encoding.
  */
 export class FrameMaker {
   #text = "";
   #made: Uint8Array = make("");
 
   /**
-   * Makes a frame of WebSocket.
+   * Encodes a WebSocket frame.
    *
-   * @param frame What is sent.
-   * @returns Its bytes, for everybody who is sent the same: they MUST NOT be changed.
+   * @param frame Message to send.
+   * @returns Encoded frame. All sockets that send the same message share these bytes, which MUST
+   * NOT be changed.
    */
   make(frame: Frame): Uint8Array {
     if (typeof frame !== "string") return make(frame);

@@ -23,7 +23,7 @@ Deno.test("FrameMaker.make() writes the length as RFC 6455 has it", () => {
 Deno.test("FrameMaker.make() encodes text as UTF-8, and counts its bytes", () => {
   const frames = new FrameMaker();
   assertEquals([...frames.make("é€")], [0x81, 5, 0xc3, 0xa9, 0xe2, 0x82, 0xac]);
-  // Half of a pair is nothing that UTF-8 has.
+  // UTF-8 has no encoding of a lone surrogate.
   assertEquals([...frames.make("\ud800")], [0x81, 3, 0xef, 0xbf, 0xbd]);
 });
 

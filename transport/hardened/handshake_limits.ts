@@ -1,13 +1,13 @@
 /**
- * How many connections, and handshakes, one network address may have.
+ * Limits on the connections and handshakes of one network address, and of all.
  *
  * @module
  */
 import { addressKey } from "../address.ts";
 
-/** The limits, complete. */
+/** Complete limits of {@linkcode HandshakeLimits}. */
 export interface HandshakeLimitsOptions {
-  /** Connections of one address a second, on average. */
+  /** Connections per second that one address may open, on average. */
   readonly handshakesPerSecond: number;
   /** Connections that one address may open at once after a pause. */
   readonly handshakeBurst: number;
@@ -15,52 +15,54 @@ export interface HandshakeLimitsOptions {
   readonly maxPendingPerAddress: number;
   /** Connections of all addresses without a request yet. */
   readonly maxPending: number;
-  /** Connections of one address, beside as many as may have no request. */
+  /** Connections of one address, in addition to `maxPendingPerAddress`. */
   readonly maxConnectionsPerAddress: number;
-  /** Connections of all addresses, beside as many as may have no request. */
+  /** Connections of all addresses, in addition to `maxPending`. */
   readonly maxConnections: number;
-  /** Addresses without a connection that are remembered. */
+  /** Addresses to remember that have no connection. */
   readonly maxIdleAddresses: number;
 }
 
-/** What was counted. */
+/** Counters of connections and handshakes. */
 export interface HandshakeStats {
-  /** Connections that are open, whatever they are for. */
+  /** Open connections of any kind. */
   readonly connections: number;
-  /** Of these, those without a request yet: in the handshake of TLS, or in the head of a request. */
+  /** Open connections without a request yet: in the TLS handshake, or in the head of a request. */
   readonly pending: number;
-  /** Addresses that are remembered: those with a connection, and those that had some lately. */
+  /** Remembered addresses: those with a connection, and those that had one recently. */
   readonly addresses: number;
-  /** Connections that were dropped, or answered with 429, since their address opens too many. */
+  /** Connections dropped, or answered with 429, because the address opens connections too often. */
   readonly tooFrequent: number;
-  /** Connections that were dropped for another one, or at once, since too many had no request. */
+  /**
+   * Connections dropped, at once or in favour of a newer one, because too many had no request yet.
+   */
   readonly tooManyPending: number;
-  /** Connections that were dropped, since there were too many. */
+  /** Connections dropped because there were too many. */
   readonly tooMany: number;
-  /** Connections that were dropped, since their request took too long. */
+  /** Connections dropped because the first request took too long. */
   readonly tooSlow: number;
 }
 
-/** What is known of one address. */
+/** State of one address. */
 interface Account {
   readonly key: string;
   connections: number;
   pending: number;
   tokens: number;
-  /** When `tokens` was counted, in milliseconds. */
+  /** Time at which `tokens` was computed, in milliseconds. */
   at: number;
 }
 
-/** Counts for one connection until it is disposed of. */
+/** Slot of one connection in the limits, held until disposal. */
 export class Admitted implements Disposable {
-  /** Seconds after which its address may open another one; 0 if this one is within its rate. */
+  /** Seconds until the address may open another connection; 0 for a connection within the rate. */
   readonly retryAfterS: number;
   readonly #limits: HandshakeLimits;
   readonly #account: Account;
   readonly #drop: () => void;
   #isOver = false;
 
-  /** Counts a connection; called by {@linkcode HandshakeLimits.admit}. */
+  /** Takes a slot; called by {@linkcode HandshakeLimits.admit}. */
   constructor(
     limits: HandshakeLimits,
     account: Account,
@@ -74,18 +76,18 @@ export class Admitted implements Disposable {
     limits.await(this, account);
   }
 
-  /** Its request came. Idempotent. */
+  /** Marks the connection as no longer pending: the first request arrived. Idempotent. */
   asked(): void {
     this.#limits.heard(this, this.#account);
   }
 
-  /** Drops the connection, and counts it no more. */
+  /** Frees the slot, and drops the connection. */
   drop(): void {
     this[Symbol.dispose]();
     this.#drop();
   }
 
-  /** It is closed. Idempotent. */
+  /** Frees the slot of a closed connection. Idempotent. */
   [Symbol.dispose](): void {
     this.asked();
     if (this.#isOver) return;
@@ -95,23 +97,23 @@ export class Admitted implements Disposable {
 }
 
 /**
- * Counts connections by address; an IPv6 /64 is one address. Each takes a token
- * of its address, and time puts tokens back.
+ * Counts connections by address; an IPv6 /64 is one address. Each connection takes a token of its
+ * address, and tokens come back with time.
  *
- * - **Memory:** an address is forgotten once it has no connection and all its
- *   tokens. Of those without a connection at most `maxIdleAddresses` are
- *   remembered, and the oldest is forgotten first.
- * - **No timer:** tokens are counted when somebody connects.
- * - **Crowded:** where too many have no request yet, the oldest of them is dropped for the newest:
- *   who means to ask does so at once, and who only holds the place does not.
+ * - **Memory:** an address is forgotten once it has no connection and all its tokens. At most
+ *   `maxIdleAddresses` addresses without a connection are remembered; beyond, the oldest is
+ *   forgotten first.
+ * - **No timer:** tokens are computed when a connection arrives.
+ * - **Crowded:** when too many connections have no request yet, the oldest of these is dropped for
+ *   the newest. An honest client sends its request at once; an attacker only holds the slot.
  */
 export class HandshakeLimits {
   readonly #options: HandshakeLimitsOptions;
-  /** Those with a connection: bounded by `maxConnections`. */
+  /** Addresses with a connection. Bounded by `maxConnections`. */
   readonly #active = new Map<string, Account>();
-  /** Those without one, in the order in which they lost it. */
+  /** Addresses without a connection, in the order in which the last one closed. */
   readonly #idle = new Map<string, Account>();
-  /** Those without a request yet, the oldest first: bounded by `maxPending`. */
+  /** Slots without a request yet, the oldest first. Bounded by `maxPending`. */
   readonly #pending = new Set<Admitted>();
   #connections = 0;
   #tooFrequent = 0;
@@ -119,12 +121,12 @@ export class HandshakeLimits {
   #tooMany = 0;
   #tooSlow = 0;
 
-  /** Counts nothing yet. */
+  /** Creates limits with zero counters. */
   constructor(options: HandshakeLimitsOptions) {
     this.#options = options;
   }
 
-  /** What was counted. */
+  /** Counters of connections and handshakes. */
   get stats(): HandshakeStats {
     return {
       connections: this.#connections,
@@ -140,10 +142,10 @@ export class HandshakeLimits {
   /**
    * Counts a connection.
    *
-   * @param address Where it comes from.
-   * @param now The time in milliseconds.
-   * @param drop Drops it later, for one that is newer.
-   * @returns What counts for it; `undefined` if it has to be dropped.
+   * @param address Remote network address.
+   * @param now Current time, in milliseconds.
+   * @param drop Drops the connection later, in favour of a newer one.
+   * @returns The slot of the connection; `undefined` if the connection has to be dropped.
    */
   admit(address: string, now: number, drop: () => void): Admitted | undefined {
     const { handshakesPerSecond, handshakeBurst, maxPending } = this.#options;
@@ -169,23 +171,23 @@ export class HandshakeLimits {
     return admitted;
   }
 
-  /** Counts one whose request took too long. */
+  /** Counts a connection whose first request took too long. */
   late(): void {
     this.#tooSlow++;
   }
 
-  /** Waits for the request of a connection; called by {@linkcode Admitted}. */
+  /** Adds a slot to the pending ones; called by {@linkcode Admitted}. */
   await(admitted: Admitted, account: Account): void {
     this.#pending.add(admitted);
     account.pending++;
   }
 
-  /** Waits for it no more. Idempotent; called by {@linkcode Admitted}. */
+  /** Removes a slot from the pending ones. Idempotent; called by {@linkcode Admitted}. */
   heard(admitted: Admitted, account: Account): void {
     if (this.#pending.delete(admitted)) account.pending--;
   }
 
-  /** Counts connections of an address; called by {@linkcode Admitted}. */
+  /** Adds to the connections of an address; called by {@linkcode Admitted}. */
   count(account: Account, connections: number): void {
     this.#connections += connections;
     account.connections += connections;
@@ -197,7 +199,7 @@ export class HandshakeLimits {
   #isFull({ connections, pending }: Account): boolean {
     const { maxConnections, maxConnectionsPerAddress, maxPending, maxPendingPerAddress } =
       this.#options;
-    // Those beyond that have no request yet may come, to be told that they are too many.
+    // Connections beyond the maximum are admitted while pending, so that a 429 can be sent.
     const hasNoRoom = this.#connections >= maxConnections + maxPending ||
       connections >= maxConnectionsPerAddress + maxPendingPerAddress;
     if (hasNoRoom) {
@@ -221,7 +223,7 @@ export class HandshakeLimits {
   #remember(account: Account): void {
     const { handshakesPerSecond, handshakeBurst, maxIdleAddresses } = this.#options;
     this.#idle.set(account.key, account);
-    // The first ones have rested the longest: they go once they have all their tokens, or must.
+    // The oldest come first: each is forgotten once all tokens are back, or when room is needed.
     for (const [key, { tokens, at }] of this.#idle) {
       const isRested = tokens + (account.at - at) / 1_000 * handshakesPerSecond >= handshakeBurst;
       if (!isRested && this.#idle.size <= maxIdleAddresses) return;

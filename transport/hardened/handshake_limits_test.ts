@@ -67,7 +67,7 @@ Deno.test("HandshakeLimits.admit() drops who waits longest where too many have n
   const admit = (address: string) => limits.admit(address, 0, () => dropped.push(address));
   const asked = admit("192.0.2.1")!;
   asked.asked();
-  // A few addresses hold all places, and do nothing with them.
+  // A few addresses hold all pending slots and send no request.
   for (const host of [2, 2, 3, 3]) admit(`192.0.2.${host}`);
   assert(admit("192.0.2.4"));
   assert(admit("192.0.2.5"));
@@ -111,7 +111,7 @@ Deno.test("HandshakeLimits forgets an address that has all its tokens, and the o
     limits.admit(address, now, keep)![Symbol.dispose]();
   for (let i = 1; i <= 5; i++) visit(`192.0.2.${i}`, 0);
   assertEquals(limits.stats.addresses, 3);
-  // The second was forgotten, so it has all its tokens; the fifth has but one.
+  // The second address was forgotten and has all its tokens; the fifth has only one.
   assertEquals(limits.admit("192.0.2.5", 0, keep)?.retryAfterS, 0);
   assertEquals(limits.admit("192.0.2.5", 0, keep)?.retryAfterS, 1);
   visit("192.0.2.9", 5_000);

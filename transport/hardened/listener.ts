@@ -1,6 +1,6 @@
 /**
- * An HTTP server on node:http, as one on `Deno.serve`: with bounds for those who
- * connect, and upgrades that are handed out.
+ * An HTTP server on node:http with the interface of `Deno.serve`, limits on connections, and
+ * upgrades that are handed out.
  *
  * @module
  */
@@ -20,13 +20,16 @@ import { Deadlines } from "../deadlines.ts";
 import { type Origin, originOf, requestOf, respond } from "./exchange.ts";
 import { type Admitted, HandshakeLimits, type HandshakeLimitsOptions } from "./handshake_limits.ts";
 
-/** How often node:http looks for requests that take too long, in milliseconds. */
+/** Interval of node:http's checks for slow requests, in milliseconds. */
 const CHECK_INTERVAL_MS = 1_000;
 
-/** Requests of one connection that wait for their answers: few clients send a second one before. */
+/** Requests of one connection that may wait for their answers; few clients pipeline at all. */
 const MAX_PIPELINED = 16;
 
-/** What node:http knows, and its types here do not: what it says is no upgrade is a request as any. */
+/**
+ * Options with one that the types lack. A request that the callback declines is served as a plain
+ * request.
+ */
 interface Settings extends ServerOptions {
   readonly shouldUpgradeCallback: (message: IncomingMessage) => boolean;
 }
@@ -34,68 +37,74 @@ interface Settings extends ServerOptions {
 /** Answers a request. */
 export type Handler = (request: Request, origin: Origin) => Response | Promise<Response>;
 
-/** An upgrade that was asked for. */
+/** A requested upgrade. */
 export interface Upgrade {
   /** The request. */
   readonly message: IncomingMessage;
-  /** Its socket. */
+  /** Socket of the request. */
   readonly socket: Duplex;
-  /** What came behind the request. */
+  /** Bytes that arrived behind the request. */
   readonly head: Uint8Array;
-  /** Whether somebody took the socket. */
+  /** True once the socket belongs to a WebSocket. */
   isTaken: boolean;
 }
 
-/** How to listen. */
+/** Options of a {@linkcode Listener}. */
 export interface ListenerOptions {
   /** TCP port; 0 takes a free one. */
   readonly port: number;
-  /** Address. */
+  /** Address to listen on. */
   readonly hostname: string;
-  /** Certificate and key in PEM; in the clear without. */
+  /** Certificate and key in PEM; `undefined` listens without TLS. */
   readonly tls: { readonly cert: string; readonly key: string } | undefined;
-  /** Bounds by address. */
+  /** Limits on connections and handshakes. */
   readonly limits: HandshakeLimitsOptions;
-  /** From the connection to the end of its first request's head, in milliseconds. */
+  /** Time from the connection to the end of the first request's head, in milliseconds. */
   readonly handshakeTimeoutMs: number;
-  /** A whole request, in milliseconds. */
+  /** Time for a whole request, in milliseconds. */
   readonly requestTimeoutMs: number;
-  /** A connection that waits for its next request, in milliseconds. */
+  /** Time that a connection may wait for its next request, in milliseconds. */
   readonly keepAliveTimeoutMs: number;
-  /** The head of a request, in bytes. */
+  /** Size of a request's head, in bytes. */
   readonly maxHeaderBytes: number;
-  /** How long a shutdown waits for answers, in milliseconds. */
+  /** Time that a shutdown waits for answers, in milliseconds. */
   readonly closeTimeoutMs: number;
-  /** Gets each upgrade before it is answered. */
+  /** Receives each upgrade before the handler answers the request. */
   readonly onUpgrade: (request: Request, upgrade: Upgrade) => void;
 }
 
-/** A connection, whatever became of it. */
+/** A connection before and after an upgrade. */
 interface Peer {
   readonly socket: Socket;
   readonly admitted: Admitted;
-  /** Answers that are not out yet; bounded by `MAX_PIPELINED`. */
+  /** Unfinished answers. Bounded by `MAX_PIPELINED`. */
   readonly answers: Set<ServerResponse>;
-  /** Whether what comes is not to be trusted, or not to be answered any more. */
+  /**
+   * True once further requests of this connection must not be answered, because the bytes are not
+   * trustworthy or too many requests wait.
+   */
   isOver: boolean;
 }
 
-/** Listens, from its construction to its shutdown. */
+/** An HTTP server that listens from construction to shutdown. */
 export class Listener {
-  /** Where it listens. */
+  /** Address that the server listens on. */
   readonly addr: Deno.NetAddr;
-  /** Counts connections. */
+  /** Limits and counters of connections. */
   readonly limits: HandshakeLimits;
   readonly #options: ListenerOptions;
   readonly #handler: Handler;
   readonly #server: Server;
-  /** By address and port, as a socket of TLS is not the one that connected. Bounded by the limits. */
+  /**
+   * Connections by remote address and port, because the socket of TLS and the socket that connected
+   * are two objects. Bounded by the limits.
+   */
   readonly #peers = new Map<string, Peer>();
   readonly #handshakes: Deadlines<Peer>;
   #closing: Promise<void> | undefined;
 
   /**
-   * Listens.
+   * Starts listening.
    *
    * @throws {Deno.errors.AddrInUse} If the port is taken.
    * @throws {UnsupportedError} If the runtime cannot listen at once.
@@ -122,7 +131,7 @@ export class Listener {
       : createSecureServer({ ...settings, ...tls });
     server.on("connection", (socket: Socket) => this.#connected(socket));
     server.on("clientError", refuse);
-    // Whatever goes wrong costs one connection, and not the process.
+    // A failure costs one connection, not the process.
     server.on("request", (message, response) => {
       this.#request(message, response).catch(() => response.destroy());
     });
@@ -132,7 +141,10 @@ export class Listener {
     this.addr = bind(server, hostname, port);
   }
 
-  /** Stops listening, and ends every connection; those that wait for an answer last. Idempotent. */
+  /**
+   * Stops listening, and ends every connection; connections with an unfinished answer end last.
+   * Idempotent.
+   */
   shutdown(): Promise<void> {
     return this.#closing ??= this.#close();
   }
@@ -154,12 +166,13 @@ export class Listener {
   }
 
   #connected(socket: Socket): void {
-    // Of a connection that carries TLS nobody else listens.
+    // With TLS, no other listener handles the errors of this socket.
     socket.on("error", () => {});
     const admitted = this.limits.admit(socket.remoteAddress ?? "", Date.now(), () => {
       socket.destroy();
     });
-    // What is dear about a handshake is TLS: who is one too many is not told after it.
+    // The TLS handshake is the expensive part: beyond the rate, drop the connection instead of
+    // answering 429.
     const isDropped = admitted === undefined || this.#closing !== undefined ||
       admitted.retryAfterS > 0 && this.#options.tls !== undefined;
     if (isDropped) {
@@ -172,7 +185,7 @@ export class Listener {
     this.#peers.set(key, peer);
     this.#handshakes.add(peer);
     socket.on("close", () => {
-      // Its port may be that of a new connection already.
+      // A new connection may already have the same port.
       if (this.#peers.get(key) === peer) this.#peers.delete(key);
       this.#handshakes.delete(peer);
       admitted[Symbol.dispose]();
@@ -180,10 +193,10 @@ export class Listener {
   }
 
   async #request(message: IncomingMessage, out: ServerResponse): Promise<void> {
-    // Gone from the message once that is destroyed.
+    // A destroyed message loses its socket.
     const { socket } = message;
     const peer = this.#asked(message);
-    // What was read by then is still parsed.
+    // node:http still parses requests that were read before the connection was given up.
     if (peer === undefined || peer.isOver) return;
     if (peer.answers.size === MAX_PIPELINED) {
       peer.isOver = true;
@@ -197,27 +210,29 @@ export class Listener {
       await this.#answer(message, peer, { hasBody: true, signal: leaving.signal }),
       out,
     );
-    // What was not read of its body is not waited for.
+    // The rest of an unread body is not waited for.
     if (!message.complete) socket.destroySoon();
     peer.answers.delete(out);
     if (this.#closing !== undefined && peer.answers.size === 0) peer.socket.destroySoon();
   }
 
   /**
-   * Others are answered as requests are, in their turn: what waits for an answer would be answered
-   * into a WebSocket, and where a body ends somebody in between may see otherwise.
+   * Accepts an upgrade only on a connection without an unfinished answer, and without a body. Any
+   * other upgrade is served as a plain request, in turn: an unfinished answer would be written into
+   * the WebSocket, and a proxy may disagree about where a body ends.
    */
   #isUpgrade({ headers, httpVersion, socket }: IncomingMessage): boolean {
     const { upgrade = "", "content-length": length = "0", "transfer-encoding": coding } = headers;
     const [answer, next] = this.#peers.get(keyOf(socket))?.answers ?? [];
-    // Who has all of an answer may go on before the system says that it took it.
+    // A client with a complete answer may send its next request before the system reports the
+    // write.
     const isAnswered = next === undefined && answer?.writableEnded !== false;
     return isWebSocket(upgrade) && httpVersion === "1.1" && length === "0" &&
       coding === undefined && isAnswered;
   }
 
   async #upgrade(message: IncomingMessage, socket: Duplex, head: Uint8Array): Promise<void> {
-    // Nobody else listens by now.
+    // node:http removes its own listeners before an upgrade.
     socket.on("error", () => {});
     const peer = this.#asked(message);
     if (peer === undefined) return void socket.destroy();
@@ -265,14 +280,14 @@ export class Listener {
     try {
       return await this.#handler(request, originOf(message));
     } catch (error) {
-      // As the runtime's own server does.
+      // Same behaviour as the runtime's own server.
       // deno-lint-ignore no-console
       console.error(error);
       return new Response("Internal Server Error", { status: 500 });
     }
   }
 
-  /** The peer of a request, which is no longer pending. */
+  /** Finds the connection of a request, and marks it as no longer pending. */
   #asked({ socket }: IncomingMessage): Peer | undefined {
     const peer = this.#peers.get(keyOf(socket));
     if (peer === undefined) return undefined;
@@ -282,7 +297,7 @@ export class Listener {
   }
 }
 
-/** Says what is wrong with bytes that are no request, or not in time. */
+/** Answers a malformed or late request with its error status. */
 function refuse({ code }: Error & { readonly code?: string }, socket: Duplex): void {
   if (!socket.writable) return void socket.destroy();
   const status = code === "HPE_HEADER_OVERFLOW"
@@ -302,13 +317,16 @@ function keyOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
 }
 
-/** The part of node:net that listens at once. */
+/** The synchronous part of node:net. */
 interface SynchronousNet {
-  /** A socket that is bound; a number where that failed. */
+  /** Returns a bound socket, or an error number. */
   _createServerHandle(address: string, port: number, family: 4 | 6): object | number;
 }
 
-/** Listens, and knows where: with a host, `listen` would tell that in a later turn. */
+/**
+ * Listens, and returns the address at once: with a host name, `listen` would report the address in
+ * a later turn.
+ */
 function bind(server: Server, hostname: string, port: number): Deno.NetAddr {
   const address = net.isIP(hostname) > 0 ? hostname : resolve(hostname);
   const { _createServerHandle } = net as unknown as Partial<SynchronousNet>;
@@ -319,7 +337,7 @@ function bind(server: Server, hostname: string, port: number): Deno.NetAddr {
   }
   const handle = _createServerHandle(address, port, net.isIPv6(address) ? 6 : 4);
   if (typeof handle === "object") {
-    // What it says in a later turn is thrown below.
+    // The error of a later turn is thrown below instead.
     server.on("error", () => {});
     server.listen(handle);
     const found = server.address();
@@ -327,12 +345,12 @@ function bind(server: Server, hostname: string, port: number): Deno.NetAddr {
       return { transport: "tcp", hostname: found.address, port: found.port };
     }
   }
-  // Says why it is impossible, in the words of the runtime.
+  // Throws the runtime's own error with the reason.
   listenAt({ hostname, port, transport: "TCP" }, () => Deno.listen({ hostname, port }).close());
   throw new Deno.errors.AddrNotAvailable(`Cannot listen on ${hostname}:${port}`);
 }
 
-/** The address of a name, by the runtime's resolver, which answers at once. */
+/** Resolves a host name by the runtime's resolver, which answers at once. */
 function resolve(hostname: string): string {
   using listener = Deno.listen({ hostname, port: 0 });
   return listener.addr.hostname;

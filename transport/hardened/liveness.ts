@@ -1,27 +1,27 @@
 /**
- * Which sockets still live: those without a heartbeat of their own are pinged.
+ * Liveness of sockets without a heartbeat of their own, checked by pings.
  *
  * @module
  */
 import type { HardenedSocket } from "./socket.ts";
 
 /**
- * Pings sockets that were silent for a third of a time, and ends those that do not answer within
- * another third. One timer for all of them looks after each third, so that a socket is ended when it
- * was silent for that time at most.
+ * Pings each socket that was silent for a third of the idle timeout, and ends each that stays
+ * silent for another third. One timer checks all sockets every third of the timeout, so that no
+ * socket stays silent for longer than the timeout.
  */
 export class Liveness {
   readonly #idleTimeoutMs: number;
-  /** Whether each was pinged, and not heard since. Bounded by the sockets that there are. */
+  /** Sockets, each with `true` while a ping is unanswered. Bounded by the open sockets. */
   readonly #sockets = new Map<HardenedSocket, boolean>();
   #timer: ReturnType<typeof setInterval> | undefined = undefined;
 
-  /** Gives each socket this long, in milliseconds. */
+  /** Takes the idle timeout of each socket, in milliseconds. */
   constructor(idleTimeoutMs: number) {
     this.#idleTimeoutMs = idleTimeoutMs;
   }
 
-  /** Watches a socket until it is closed, by either end. */
+  /** Watches a socket until either end closes the connection. */
   add(socket: HardenedSocket): void {
     this.#sockets.set(socket, false);
     this.#timer ??= setInterval(() => this.#sweep(), this.#idleTimeoutMs / 3);
@@ -35,7 +35,7 @@ export class Liveness {
 
   #sweep(): void {
     for (const [socket, isPinged] of this.#sockets) {
-      // Of one that is paused nothing is heard; one that is closing has a time of its own.
+      // A paused socket reads nothing, and a closing socket has a timeout of its own.
       const isSilent = !socket.isHeard && !socket.isPaused && socket.readyState === 1;
       if (isSilent && isPinged) {
         socket.terminate();

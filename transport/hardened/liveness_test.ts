@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { Liveness } from "./liveness.ts";
 import type { HardenedSocket } from "./socket.ts";
 
-/** As much of a socket as is looked at. */
+/** The part of a socket that Liveness uses. */
 class Fake {
   isHeard = true;
   isPaused = false;
@@ -36,7 +36,7 @@ Deno.test("Liveness pings a socket that is silent, and ends it in time where tha
   using time = new FakeTime();
   const socket = watched(new Liveness(900));
   time.tick(300);
-  // It was heard since it was added.
+  // The socket sent a message after it was added.
   assertEquals(socket.pings, 0);
   time.tick(300);
   assertEquals([socket.pings, socket.isTerminated], [1, false]);
@@ -69,7 +69,7 @@ Deno.test("Liveness does not end a socket that is not read, or that is closing",
   paused.isPaused = true;
   closing.readyState = 2;
   time.tick(3_000);
-  // What cannot be written ends a socket, too.
+  // Pings continue while paused, because a failed write ends the socket.
   assertEquals([paused.pings, paused.isTerminated], [10, false]);
   assertEquals([closing.pings, closing.isTerminated], [0, false]);
   paused.terminate();

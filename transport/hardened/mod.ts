@@ -1,7 +1,6 @@
 /**
- * A second WebSocket engine, with hard limits, for servers that face the
- * internet without a proxy. In a module of its own, so that nobody else loads
- * `npm:ws`.
+ * A second WebSocket engine, with hard limits, for servers that face the internet without a proxy.
+ * An entry of its own, because only this engine loads `npm:ws`.
  *
  * @example A server without a proxy
  * ```ts

@@ -1,6 +1,6 @@
 /**
- * A socket of `npm:ws` as a connection takes it: with a pause, an end at once,
- * answers to many pings, and closes of Skein's for what is too large or too much.
+ * A socket of `npm:ws` with the additions that a hardened connection needs: an end at once, batched
+ * pongs, and Skein's close codes.
  *
  * @module
  */
@@ -12,40 +12,43 @@ import type { Frame } from "../connection.ts";
 import type { FrameMaker } from "./frames.ts";
 import { NodeWebSocket } from "./ws.ts";
 
-/** What `ws` closes with when a message is too large. */
+/** Close code that `ws` sends for a message that is too large. */
 const WS_TOO_LARGE = 1009;
 
-/** RFC 6455's code for a peer that does what is not allowed to it. */
+/** Close code of RFC 6455 for a peer that violates the server's policy. */
 const POLICY_VIOLATION = 1008;
 
-/** How long a peer that broke the protocol has to read why, in milliseconds; nothing of it is read. */
+/**
+ * Time for a peer that broke the protocol to read the close frame, in milliseconds. Nothing more is
+ * read from that peer.
+ */
 const FAREWELL_MS = 1_000;
 
-/** FIN, and that it is a pong. */
+/** FIN bit and the opcode of a pong. */
 const PONG = 0x8a;
 
 /**
- * Bytes of pongs that may wait for the system: the answers to four reads of pings, of 64 KiB each.
- * A peer that reads its pongs does not come near.
+ * Most bytes of pongs that wait for the system: the answers to four reads of pings, of 64 KiB each.
+ * A peer that reads its pongs stays far below.
  */
 export const MAX_UNSENT_PONG_BYTES = 262_144;
 
-/** A socket that was upgraded. */
+/** An upgraded socket. */
 export class HardenedSocket extends NodeWebSocket {
-  /** Whether the peer gave a sign of life since somebody last looked. */
+  /** True if the peer sent a message, ping or pong since the last check. */
   isHeard = true;
-  /** Closes the connection on this socket, where the peer's message is too large. */
+  /** Closes the connection on this socket after a message that is too large. */
   onTooLarge: (closeCode: number) => void = () => {};
-  // Set once it is upgraded: `ws` creates it before.
+  // Set by `attach()`: `ws` creates the socket before the upgrade.
   declare raw: NodeSocket;
   #frames!: FrameMaker;
   #closeTimeoutMs!: number;
   #timer: ReturnType<typeof setTimeout> | undefined = undefined;
-  /** Pongs of this turn: all are written at once. */
+  /** Pongs of the current turn, written together. */
   readonly #pongs: Buffer[] = [];
   #unsentPongBytes = 0;
 
-  /** Begins to listen; called once it is upgraded. */
+  /** Starts listening to an upgraded socket. */
   attach(
     raw: NodeSocket,
     { frames, closeTimeoutMs }: { readonly frames: FrameMaker; readonly closeTimeoutMs: number },
@@ -65,37 +68,41 @@ export class HardenedSocket extends NodeWebSocket {
   }
 
   /**
-   * Sends a frame. `ws` would encode it anew for each socket, and write its head apart.
+   * Sends a frame. The method of `ws` would encode the frame for each socket, and write the header
+   * apart.
    *
-   * @param frame What is sent.
+   * @param frame Message to send.
    */
   override send(frame: Frame): void {
     if (this.readyState === WebSocket.OPEN) this.raw.write(this.#frames.make(frame));
   }
 
   /**
-   * Closes, and drops a peer that takes too long to answer. Where `ws` closes since a message is
-   * too large, that has the code that Skein has for it.
+   * Closes the socket, and drops a peer that takes too long to answer. A close of `ws` for a
+   * message that is too large gets Skein's close code instead.
    */
   override close(code?: number, reason?: string): void {
-    // With a reason it is the peer's own close, which `ws` answers with the same.
+    // A 1009 with a reason is the peer's own close, which `ws` echoes.
     if (code === WS_TOO_LARGE && reason === undefined) return this.onTooLarge(CloseCode.tooLarge);
-    // Behind a close frame nothing may follow.
+    // Nothing may follow a close frame.
     this.#sendPongs();
     super.close(code, reason);
     if (this.readyState === WebSocket.CLOSED) return;
     this.#timer ??= setTimeout(() => this.terminate(), this.#closeTimeoutMs);
-    // The peer's answer stands behind what it sent before.
+    // The peer's close frame arrives behind everything that the peer sent before.
     this.resume();
   }
 
-  /** Drops the connection with what the system still holds of it, not only with what waits here. */
+  /**
+   * Drops the connection together with the bytes that the system buffers, not only those of this
+   * process.
+   */
   override terminate(): void {
     if ("resetAndDestroy" in this.raw && !("encrypted" in this.raw)) this.raw.resetAndDestroy();
     else super.terminate();
   }
 
-  /** Resolves when everything sent before was taken by the system, or never will be. */
+  /** Resolves once the system took everything sent before, or the socket closed. */
   flushed(): Promise<void> {
     const { raw } = this;
     if (raw.closed || raw.writableLength === 0) return Promise.resolve();
@@ -105,13 +112,17 @@ export class HardenedSocket extends NodeWebSocket {
     });
   }
 
-  /** Answers a ping; `ws` would write each pong apart, and cut a peer with ten of them under way. */
+  /**
+   * Answers a ping. The method of `ws` would write each pong apart, and drop a peer with ten pongs
+   * under way.
+   */
   #answer(ping: Uint8Array): void {
     if (this.readyState !== WebSocket.OPEN) return;
-    // A copy: the ping is a part of all that was read with it.
+    // A copy, because the ping shares the buffer of the whole read.
     const pong = Buffer.concat([Uint8Array.of(PONG, ping.length), ping]);
     if (this.#unsentPongBytes + pong.length > MAX_UNSENT_PONG_BYTES) {
-      // What follows is read and left unanswered: a peer that writes first gets to read why.
+      // Later pings are read but not answered, so that a peer that writes first can still read the
+      // close reason.
       return this.close(POLICY_VIOLATION, "More pings came than answers were read");
     }
     this.#unsentPongBytes += pong.length;
@@ -126,9 +137,9 @@ export class HardenedSocket extends NodeWebSocket {
     });
   }
 
-  /** The peer broke the protocol, and was told so: what it still sends stays where it is. */
+  /** Stops reading from a peer that broke the protocol: `ws` has sent the close frame by now. */
   #farewell(): void {
-    // `ws` reads on, for the peer's answer: it has asked for that already, by the same queue.
+    // `ws` has already scheduled a resume, to read the peer's answer, by the same queue.
     process.nextTick(() => this.raw.pause());
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.terminate(), FAREWELL_MS);

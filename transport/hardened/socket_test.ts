@@ -11,7 +11,7 @@ import { type NodeWebSocket, NodeWebSocketServer } from "./ws.ts";
 
 const PING = 0x89;
 
-/** A TCP socket whose system takes nothing, until it is told to. */
+/** A TCP socket whose system takes no bytes until the test allows. */
 class StuckSocket extends Duplex {
   readonly written: Uint8Array[] = [];
   readonly #waiting: (() => void)[] = [];
@@ -34,7 +34,7 @@ class StuckSocket extends Duplex {
   setNoDelay(): void {}
 }
 
-/** Upgrades a socket that is stuck. */
+/** Upgrades a stuck socket. */
 function upgrade(): { stuck: StuckSocket; socket: HardenedSocket } {
   const stuck = new StuckSocket();
   const server = new NodeWebSocketServer({

@@ -1,5 +1,5 @@
 /**
- * The part of `npm:ws` that is used here, with its types: the package has none.
+ * Types for the part of `npm:ws` that the engine uses; the package has no types of its own.
  *
  * @module
  */
@@ -7,7 +7,7 @@ import type { IncomingMessage } from "node:http";
 import type { Duplex } from "node:stream";
 import { WebSocket as UntypedWebSocket, WebSocketServer as UntypedServer } from "ws";
 
-/** A socket of `ws`: events as those of the web platform, and more that it can do. */
+/** A socket of `ws`: the events of the web platform's WebSocket, and methods that only `ws` has. */
 export interface NodeWebSocket {
   readonly bufferedAmount: number;
   readonly protocol: string;
@@ -43,7 +43,7 @@ export interface NodeWebSocketServerOptions {
   readonly WebSocket: typeof NodeWebSocket;
 }
 
-/** Upgrades sockets. */
+/** Server that upgrades sockets. */
 export interface NodeWebSocketServer {
   handleUpgrade(
     request: IncomingMessage,
@@ -54,9 +54,9 @@ export interface NodeWebSocketServer {
   on(event: "wsClientError", listener: (error: Error) => void): this;
 }
 
-/** The class of sockets; extended, and made by the server alone. */
+/** Class of sockets, to be extended. Only the server creates instances. */
 export const NodeWebSocket: new (...args: never) => NodeWebSocket = UntypedWebSocket;
 
-/** The class of servers. */
+/** Class of servers. */
 export const NodeWebSocketServer: new (options: NodeWebSocketServerOptions) => NodeWebSocketServer =
   UntypedServer;
