@@ -1,15 +1,15 @@
 /**
- * A pause that ends early where there is reason to.
+ * A pause that signals can cut short.
  *
  * @module
  */
 import { startTimer } from "../../../transport/within.ts";
 
 /**
- * Waits, if there is time to. It leaves neither a timer nor a listener behind.
+ * Waits for a time or a signal. Leaves neither a timer nor a listener behind.
  *
- * @param ms How long, in milliseconds.
- * @param signals Each ends the pause.
+ * @param ms The time, in milliseconds.
+ * @param signals Each of these ends the pause.
  */
 export function pause(ms: number, signals: readonly AbortSignal[]): Promise<void> {
   if (ms <= 0 || signals.some(({ aborted }) => aborted)) return Promise.resolve();

@@ -1,5 +1,5 @@
 /**
- * Finding WebTransport by a URL, and its certificate in development.
+ * Finds WebTransport by a URL, and the certificate hash of a development server.
  *
  * @module
  */
@@ -7,25 +7,25 @@ import { ConnectionError, UnsupportedError } from "../../../errors.ts";
 import type { CertificateHash } from "../../../transport/webtransport.ts";
 import { HASH_PATH } from "../wire/wires.ts";
 
-/** Characters of an answer that can be the hash of a certificate. */
+/** Characters read of an answer that should be a hash, at most. */
 const MAX_HASH_ANSWER = 256;
 
-/** Where WebTransport is. */
+/** A WebTransport server. */
 export interface WebTransportPlace {
-  /** Of the scheme `https:`. */
+  /** The URL, with the scheme `https:`. */
   readonly url: URL;
-  /** Certificates to trust; `undefined` leaves that to the authorities. */
+  /** Certificates to trust; `undefined` for those of the authorities. */
   readonly hashes: readonly CertificateHash[] | undefined;
 }
 
 /**
- * Finds where WebTransport is, and whom to trust there.
+ * Finds the WebTransport server behind a URL, and the certificates to trust.
  *
- * @param target `https:`; or `http:`, where a server in development tells its certificate.
- * @param options What the application trusts, and when to give up.
- * @returns The place.
- * @throws {ConnectionError} If nobody is there, or the server refuses to tell.
- * @throws {UnsupportedError} If what it tells is no hash.
+ * @param target `https:`; or `http:`, where a development server gives the hash of the certificate.
+ * @param options Certificates that the application trusts, and a signal to give up.
+ * @returns The server.
+ * @throws {ConnectionError} If the server is not reachable, or refuses the request for the hash.
+ * @throws {UnsupportedError} If the answer is no hash.
  */
 export async function placeOf(
   target: URL,
@@ -37,12 +37,12 @@ export async function placeOf(
   if (target.protocol === "https:") return { url: target, hashes };
   const url = new URL(target);
   url.protocol = "https:";
-  // The default port of one is not that of the other.
+  // The default ports of `http:` and `https:` differ.
   url.port = target.port || "80";
   return { url, hashes: hashes ?? [{ algorithm: "sha-256", value: await hashOf(target, signal) }] };
 }
 
-/** Asks a server in development for the hash of its certificate. */
+/** Asks a development server for the hash of the certificate. */
 async function hashOf({ host, href }: URL, signal: AbortSignal): Promise<Uint8Array<ArrayBuffer>> {
   let text: string;
   try {
@@ -63,7 +63,7 @@ async function hashOf({ host, href }: URL, signal: AbortSignal): Promise<Uint8Ar
     if (cause instanceof ConnectionError) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new ConnectionError(
-      `Cannot connect to ${host}: it was asked for the hash of its certificate: ${reason}`,
+      `Cannot connect to ${host}: the request for the hash of its certificate failed: ${reason}`,
       { cause },
     );
   }
@@ -72,11 +72,11 @@ async function hashOf({ host, href }: URL, signal: AbortSignal): Promise<Uint8Ar
     return Uint8Array.from(hex.match(/../g)!, (byte) => Number.parseInt(byte, 16));
   }
   throw new UnsupportedError(
-    `Cannot dial MoQ: the server at ${host} tells no hash of a certificate`,
+    `Cannot dial MoQ: the server at ${host} gives no hash of a certificate`,
   );
 }
 
-/** Reads the beginning of a text: no more than can be a hash. */
+/** Reads the beginning of a text: a little more than a hash can have. */
 async function boundedText({ body }: Response): Promise<string> {
   let text = "";
   if (body === null) return text;

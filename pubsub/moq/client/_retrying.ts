@@ -1,5 +1,5 @@
 /**
- * Which failures get no better by trying again.
+ * Tells failures that a new attempt may overcome from final ones.
  *
  * @module
  */
@@ -12,13 +12,13 @@ import {
   type SubscribeOptions,
 } from "../track/subscribe_options.ts";
 
-/** Statuses of HTTP that say: not now. */
+/** HTTP statuses that a later attempt may overcome. */
 const LATER: ReadonlySet<number> = new Set([408, 425, 429]);
 
-/** What a server says of a client that it does not want. */
+/** Reasons with which a server refuses a client for good. */
 const FINAL: ReadonlySet<MoqErrorName> = new Set(["unauthorized", "unsupportedVersion"]);
 
-/** How an announce stream may end without anybody meaning it. */
+/** Reasons with which an announce stream may end by accident. */
 const PASSING: ReadonlySet<MoqErrorName> = new Set([
   "internal",
   "cancelled",
@@ -28,7 +28,7 @@ const PASSING: ReadonlySet<MoqErrorName> = new Set([
   "unknown",
 ]);
 
-/** How a subscription ends that nobody will ever answer better. */
+/** Reasons of a refused or ended subscription that no later attempt can overcome. */
 const HOPELESS: ReadonlySet<MoqErrorName> = new Set([
   "unauthorized",
   "invalidRange",
@@ -39,10 +39,10 @@ const HOPELESS: ReadonlySet<MoqErrorName> = new Set([
 ]);
 
 /**
- * Tells whether a client shall stop.
+ * Tells whether a client must stop.
  *
- * @param error What its attempt failed of, or its session ended with.
- * @returns Whether it gets no better.
+ * @param error The error of the attempt, or of the session.
+ * @returns True if another attempt would fail as well.
  */
 export function isRefusal(error: unknown): boolean {
   if (error instanceof TypeError || error instanceof RangeError) return true;
@@ -55,10 +55,10 @@ export function isRefusal(error: unknown): boolean {
 }
 
 /**
- * Tells whether something ended because its session did: the next session will do.
+ * Tells whether an operation ended because the session ended: the next session will do.
  *
- * @param error What it ended with.
- * @returns Whether that was so.
+ * @param error The error of the operation.
+ * @returns True for an error of the session or connection.
  */
 export function isOfSession(error: unknown): boolean {
   return error instanceof ConnectionError || error instanceof MoqError && error.scope === "session";
@@ -67,8 +67,8 @@ export function isOfSession(error: unknown): boolean {
 /**
  * Tells whether to subscribe again, on the same session, once the broadcast is back.
  *
- * @param error What the subscription ended with.
- * @returns Whether it may get better.
+ * @param error The error of the subscription.
+ * @returns True if another attempt may succeed.
  */
 export function isPassingForTrack(error: unknown): boolean {
   return error instanceof MoqError && !HOPELESS.has(error.reason);
@@ -77,15 +77,15 @@ export function isPassingForTrack(error: unknown): boolean {
 /**
  * Tells whether to ask for announcements again, on the same session.
  *
- * @param error What they ended with; `undefined` for an end without one.
- * @returns Whether it may get better.
+ * @param error The error of the announce stream; `undefined` for an end without one.
+ * @returns True if another attempt may succeed.
  */
 export function isPassingForAnnouncements(error: unknown): boolean {
   if (error === undefined) return true;
   return error instanceof MoqError && error.by !== "local" && PASSING.has(error.reason);
 }
 
-/** Checks how to subscribe, before anybody is asked. */
+/** Checks the options of a subscription before the first attempt. */
 export function checkSubscribe(options: SubscribeOptions): void {
   subscribeFields(options);
   maxQueuedGroupsOf(options);

@@ -1,5 +1,5 @@
 /**
- * A client of MoQ that comes back: one session after the other, with the same broadcasts,
+ * A client of MoQ that reconnects: one session after the other, with the same broadcasts,
  * subscriptions and announcements.
  *
  * @module
@@ -26,24 +26,24 @@ import { ResumableTrack, type ResumeOptions } from "./resumable_track.ts";
 import type { MoqSession } from "../session/session.ts";
 import type { Goaway, MoqCloseInfo } from "../session/session_info.ts";
 
-/** What came of it. */
+/** The outcome of one attempt or session. */
 interface Outcome {
-  /** Why there is no session any more, or not for long. */
+  /** The reason for the end of the session, or for the failed attempt. */
   readonly cause: MoqClientCause;
-  /** Trying again is no use. */
+  /** True if another attempt would fail as well. */
   readonly isFinal: boolean;
-  /** Where to go instead. */
+  /** The URL to go to instead. */
   readonly uri?: string | undefined;
 }
 
-/** What comes of an attempt that nobody wants any more. */
+/** The outcome of an attempt that the application stopped. */
 const STOPPED: Outcome = { cause: { error: undefined }, isFinal: false };
 
 /**
- * Judges a session that ended.
+ * Judges the end of a session.
  *
- * @param info How it ended.
- * @param isStable Whether it held: then it may have had a token that expired.
+ * @param info The end of the session.
+ * @param isStable True if the session held for `stableMs`: then only a token may have expired.
  */
 function ended(info: MoqCloseInfo, isStable: boolean): Outcome {
   const { code: moqCode, reason, message, by } = info;
@@ -54,10 +54,10 @@ function ended(info: MoqCloseInfo, isStable: boolean): Outcome {
 }
 
 /**
- * Tells of a session that lives on for a while.
+ * Makes the outcome of a session that lives on for a while after GOAWAY.
  *
- * @param goaway What the server said.
- * @param uri Where to go; `undefined` for the usual place.
+ * @param goaway The request of the server.
+ * @param uri The URL to go to; `undefined` for the usual place.
  */
 function askedToLeave(goaway: Goaway, uri: string | undefined): Outcome {
   const message = `The server asked to leave${goaway.uri && ` for ${goaway.uri}`}`;
@@ -65,7 +65,7 @@ function askedToLeave(goaway: Goaway, uri: string | undefined): Outcome {
   return { cause: { error }, isFinal: false, uri };
 }
 
-/** Makes the error of a client that reached one of its limits. */
+/** Makes the error of a client that reached a limit of `retry`. */
 function gaveUp({ error }: MoqClientCause, attempts: number, ms: number): MoqError {
   const why = error instanceof Error ? error.message : String(error);
   return new MoqError(
@@ -77,12 +77,12 @@ function gaveUp({ error }: MoqClientCause, attempts: number, ms: number): MoqErr
 }
 
 /**
- * Judges where a server says to go.
+ * Decides whether to follow the URL of a GOAWAY.
  *
- * @param uri What stands in GOAWAY: absolute, or relative to where the client is.
- * @param from Where the client is, if that is known.
- * @param allow The application's rule; the same origin without one.
- * @returns Where to go; `undefined` for the usual place.
+ * @param uri The URL in GOAWAY: absolute, or relative to the current URL.
+ * @param from The current URL, if known.
+ * @param allow The application's rule; the same origin without a rule.
+ * @returns The URL to go to; `undefined` for the usual place.
  */
 function migrationTarget(
   uri: string,
@@ -100,32 +100,39 @@ function migrationTarget(
   }
 }
 
-/** `origin` says nothing of schemes that the platform does not know, such as `moqt:`. */
+/**
+ * Compares scheme and host: `origin` is `null` for schemes that the platform does not know, such as
+ * `moqt:`.
+ */
 function isSameOrigin(there: URL, here: URL | undefined): boolean {
   return here !== undefined && there.protocol === here.protocol && there.host === here.host;
 }
 
-/** Subscriptions that a client may have: as many as a server takes by default. */
+/** Subscriptions of a client, at most: as many as a server accepts by default. */
 export const MAX_CLIENT_TRACKS = 16_384;
 
 /** Prefixes that a client may watch. */
 export const MAX_CLIENT_PREFIXES = 1_024;
 
 /**
- * Keeps a session with a server: after a loss, a close by the server, graceful or not, or a GOAWAY it
- * comes back by itself.
+ * Keeps a session with a server: reconnects after a loss, a close by the server, graceful or not,
+ * or a GOAWAY.
  *
- * - **Broadcasts:** every session serves {@linkcode MoqClient.mux}, so that what is published is announced again.
- * - **Subscriptions** of {@linkcode MoqClient.subscribe} go on at the newest group, and tell what is missing.
- * - **Announcements** of {@linkcode MoqClient.acceptAnnounce} tell what changed meanwhile.
- * - **Delays** double up to `maxDelayMs`, with jitter. They begin anew only after a session that held for
- *   `stableMs`, and so do the limits `maxAttempts` and `giveUpAfterMs`.
- * - **Refused:** `unauthorized`, no common version, a status from 400 (but 408, 425 and 429), and what
- *   cannot be dialed at all end the client at once. A session that held, and is then closed as
- *   unauthorized, gets another attempt: its token may have expired.
- * - **GOAWAY:** the next session is dialed while the last one still lives, and takes over from it.
- *   Where to go instead is the server's wish: see `allowMigration` of {@linkcode MoqClientOptions}.
- * - **Its session** may be closed, and comes back; what ends the client is {@linkcode MoqClient.close}.
+ * - **Broadcasts:** every session serves {@linkcode MoqClient.mux}, so that published broadcasts
+ *   are announced again.
+ * - **Subscriptions** of {@linkcode MoqClient.subscribe} go on at the newest group, and report
+ *   missing groups.
+ * - **Announcements** of {@linkcode MoqClient.acceptAnnounce} report changes in the meantime.
+ * - **Delays** double up to `maxDelayMs`, with jitter. Delays start anew only after a session that
+ *   held for `stableMs`, and so do the limits `maxAttempts` and `giveUpAfterMs`.
+ * - **Refused:** the client ends at once if the server answers `unauthorized`, if no version is
+ *   common, on a status from 400 to 499 (but 408, 425 and 429), and if the URL cannot be dialed at
+ *   all. A session that held, and is then closed as unauthorized, gets another attempt: the token
+ *   may have expired.
+ * - **GOAWAY:** the client dials the next session while the last one still lives, and then moves
+ *   over. A server may ask for another URL: see `allowMigration` of {@linkcode MoqClientOptions}.
+ * - **Session:** after `session.close()` the client connects again; {@linkcode MoqClient.close}
+ *   ends the client.
  *
  * @example A server that restarts
  * ```ts
@@ -159,13 +166,13 @@ export const MAX_CLIENT_PREFIXES = 1_024;
  * ```
  */
 export class MoqClient implements AsyncDisposable {
-  /** What is published to the server, on every session. */
+  /** Broadcasts published to the server, on every session. */
   readonly mux: TrackMux;
-  /** How the client is doing: `current`, and each change as an async iterable. */
+  /** The state of the client: `current`, and each change as an async iterable. */
   readonly status: StatusFeed<MoqClientStatus> = new StatusFeed<MoqClientStatus>({
     name: "connecting",
   });
-  /** Resolves once the client is closed, refused or exhausted, with why; never rejects. */
+  /** Resolves with the reason once the client is closed, refused or exhausted; never rejects. */
   readonly closed: Promise<MoqClientEnd>;
 
   readonly #options: MoqClientOptions;
@@ -178,14 +185,14 @@ export class MoqClient implements AsyncDisposable {
   #session: MoqSession | undefined = undefined;
   #troubledSince: number = Date.now();
   #delay: AbortController | undefined = undefined;
-  /** What the last attempt failed of, or the last session ended with; for who waits for the next one. */
+  /** The error of the last attempt or session, for callers that wait for the next session. */
   #lastFailure: unknown = undefined;
 
   /**
-   * Creates a client, and begins to connect.
+   * Creates a client, and starts to connect.
    *
    * @param options See {@linkcode MoqClientOptions}.
-   * @throws {RangeError} If a time or a limit makes no sense.
+   * @throws {RangeError} If a time or a limit is out of range.
    */
   constructor(options: MoqClientOptions) {
     const { mux = new TrackMux(), connectTimeoutMs = 10_000, retry, signal } = options;
@@ -203,12 +210,14 @@ export class MoqClient implements AsyncDisposable {
     this.closed = this.#run();
   }
 
-  /** The session; after GOAWAY the old one until the next one is there; `undefined` while there is none. */
+  /**
+   * The session; after GOAWAY the old one until the next one is open; `undefined` between sessions.
+   */
   get session(): MoqSession | undefined {
     return this.#session;
   }
 
-  /** Whether there is a session now. */
+  /** True while there is a session. */
   get isConnected(): boolean {
     return this.#session !== undefined;
   }
@@ -219,12 +228,13 @@ export class MoqClient implements AsyncDisposable {
   }
 
   /**
-   * Waits for a session, for what one session alone can do: `fetch()`, `probe()`.
+   * Waits for a session, for operations of a single session: `fetch()`, `probe()`.
    *
-   * @param options Gives up by signal or time.
+   * @param options A signal and a time to give up.
    * @returns The session.
    * @throws {MoqError} If the client is closed, was refused, or gave up.
-   * @throws {TimeoutError} If it takes longer than `timeoutMs`; its cause is what the last attempt failed of.
+   * @throws {TimeoutError} If the wait takes longer than `timeoutMs`; the `cause` is the error of
+   * the last attempt.
    */
   async whenConnected(
     options: { readonly signal?: AbortSignal; readonly timeoutMs?: number } = {},
@@ -243,14 +253,15 @@ export class MoqClient implements AsyncDisposable {
   }
 
   /**
-   * Subscribes to a track, for as long as the client lives, or until it is left; also while there is no session.
+   * Subscribes to a track until the end of the client or of the subscription; also between
+   * sessions.
    *
    * @param path The broadcast.
    * @param name The track.
    * @param options See {@linkcode ResumeOptions}.
-   * @returns The groups of the track, over all sessions; its `ready` tells the first answer.
+   * @returns The groups of the track, over all sessions; `ready` tells the first answer.
    * @throws {MoqError} If the client is over, or has {@linkcode MAX_CLIENT_TRACKS} subscriptions.
-   * @throws {RangeError} If an option makes no sense.
+   * @throws {RangeError} If an option is out of range.
    */
   subscribe(path: string, name: string, options: ResumeOptions = {}): ResumableTrack {
     if (this.status.isEnded) throw this.#ended("subscribe");
@@ -265,12 +276,12 @@ export class MoqClient implements AsyncDisposable {
   }
 
   /**
-   * Asks what the server has below a prefix, for as long as the client lives, or until it is left; also
-   * while there is no session.
+   * Asks for the server's broadcasts below a prefix, until the end of the client or of the returned
+   * reader; also between sessions.
    *
    * @param prefix The prefix; `/` for all.
-   * @param options Ends it.
-   * @returns What is there, and then what comes and goes, over all sessions.
+   * @param options A signal that ends the reader.
+   * @returns The current broadcasts, and then every start and end, over all sessions.
    * @throws {MoqError} If the client is over, or watches {@linkcode MAX_CLIENT_PREFIXES} prefixes.
    * @throws {RangeError} If the prefix has too many parts or bytes.
    */
@@ -289,15 +300,18 @@ export class MoqClient implements AsyncDisposable {
     return announcements;
   }
 
-  /** Tries again now, if the client waits for its next attempt. A browser that comes back online does so too. */
+  /**
+   * Starts the next attempt now, if the client waits for one. The same happens when a browser comes
+   * back online.
+   */
   retryNow(): void {
     this.#delay?.abort();
   }
 
   /**
-   * Closes the client for good, with its session, subscriptions and announcements. Idempotent.
+   * Closes the client for good, with the session, all subscriptions and announcements. Idempotent.
    *
-   * @returns Resolves once all of it is over.
+   * @returns Resolves once the connection is closed.
    */
   async close(): Promise<void> {
     const session = this.#session;
@@ -332,7 +346,7 @@ export class MoqClient implements AsyncDisposable {
           return this.#finish({ name: "exhausted", error: gaveUp(cause, attempt, troubledMs) });
         }
         uri = next;
-        // Who is sent elsewhere need not wait, once.
+        // The first attempt at another place needs no delay.
         const delayMs = uri !== undefined && attempt === 1 ? 0 : drawnMs;
         const retryAt = Date.now() + delayMs;
         this.status.set({ name: "reconnecting", attempt, delayMs, retryAt, cause });
@@ -347,7 +361,7 @@ export class MoqClient implements AsyncDisposable {
     }
   }
 
-  /** One session, from dialing until it ends, or is asked to. */
+  /** Runs one session, from dialing until the end or a GOAWAY. */
   async #live(uri: string | undefined): Promise<Outcome> {
     let session: MoqSession;
     try {
@@ -401,7 +415,7 @@ export class MoqClient implements AsyncDisposable {
     }
   }
 
-  /** A session is there: everything moves over to it. */
+  /** Moves all subscriptions and announcements over to a new session. */
   #begin(session: MoqSession): void {
     const last = this.#session;
     this.#session = session;
@@ -412,11 +426,11 @@ export class MoqClient implements AsyncDisposable {
     this.status.set({ name: "connected", session });
     for (const one of [...this.#tracks, ...this.#announcements]) one.attach(session);
     last?.close();
-    void this.#tell(session);
+    void this.#announceSession(session);
   }
 
-  /** Tells the application of a session. */
-  async #tell(session: MoqSession): Promise<void> {
+  /** Hands a session to the application. */
+  async #announceSession(session: MoqSession): Promise<void> {
     try {
       await this.#options.onSession?.(session);
     } catch (error) {
@@ -426,7 +440,7 @@ export class MoqClient implements AsyncDisposable {
   }
 
   #finish(end: MoqClientEnd): MoqClientEnd {
-    // One that lived on after GOAWAY.
+    // A session may live on after GOAWAY.
     this.#session?.close();
     this.#session = undefined;
     this.status.end(end);

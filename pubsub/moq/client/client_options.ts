@@ -1,5 +1,5 @@
 /**
- * What a client that comes back can be told, and what it tells.
+ * Options, state and end of a client that reconnects.
  *
  * @module
  */
@@ -8,94 +8,99 @@ import type { TrackMux } from "../track/mux.ts";
 import type { MoqSession } from "../session/session.ts";
 import type { MoqCloseInfo } from "../session/session_info.ts";
 
-/** What a dial function gets beside its signal. */
+/** Context of a dial function. */
 export interface MoqDialContext {
-  /** What the session has to serve: pass it on to `dialMoq()` or `MoqSession.open()`. */
+  /** Broadcasts of the session: pass the mux on to `dialMoq()` or `MoqSession.open()`. */
   readonly mux: TrackMux;
-  /** Where a server asked to go instead, after it passed the rule; absent for the usual place. */
+  /** The URL of a GOAWAY that the client decided to follow; absent for the usual place. */
   readonly uri?: string;
 }
 
 /**
  * Opens one session.
  *
- * - It MUST open the session with the mux of the context: nothing would be announced otherwise.
- * - It SHOULD give up when the signal is aborted; what comes too late is closed.
- * - A `TypeError`, a `RangeError`, an `UnsupportedError` or a refusal that it throws ends the client.
+ * - The function MUST open the session with the mux of the context: without that, no broadcast is
+ *   announced.
+ * - The function SHOULD give up when the signal is aborted; a session that opens later is closed.
+ * - A `TypeError`, a `RangeError`, an `UnsupportedError` or a refusal ends the client.
  */
 export type MoqDial = (signal: AbortSignal, context: MoqDialContext) => Promise<MoqSession>;
 
-/** Decides whether to go where a server says in GOAWAY. What it throws is a no. */
+/** Decides whether to follow the URL of a GOAWAY. An error counts as a no. */
 export type AllowMigration = (to: URL, from: URL | undefined) => boolean;
 
-/** When to try again, and when to give up. */
+/** Delays between attempts, and limits for giving up. */
 export interface MoqRetryOptions extends BackoffOptions {
   /**
-   * Upper end of the first delay, in milliseconds; every delay is drawn between nothing and the whole.
+   * Upper end of the first delay, in milliseconds; every delay is drawn between 0 and the upper
+   * end.
    *
    * @default {500}
    */
   readonly firstDelayMs?: number;
   /**
-   * Upper end of every delay, in milliseconds; the first one doubles up to here.
+   * Upper end of every delay, in milliseconds; the first one doubles up to this limit.
    *
    * @default {10000}
    */
   readonly maxDelayMs?: number;
   /**
-   * Attempts in a row before giving up: sessions count that did not hold for `stableMs`.
+   * Attempts in a row before giving up; a session that did not hold for `stableMs` counts as an
+   * attempt.
    *
    * @default {Infinity}
    */
   readonly maxAttempts?: number;
   /**
-   * Gives up after this many milliseconds without a session that held; `Infinity` is never.
+   * Time without a session that held, in milliseconds, after which the client gives up; `Infinity`
+   * for no limit.
    *
    * @default {300000}
    */
   readonly giveUpAfterMs?: number;
   /**
-   * A session that lived for this many milliseconds held: delays, attempts and the time to give up
-   * begin anew after it. A server that takes sessions and drops them at once is waited for longer
-   * and longer.
+   * Age at which a session counts as held, in milliseconds: then delays, attempts and the time to
+   * give up start anew. For a server that accepts sessions and drops them at once, the delays keep
+   * growing.
    *
    * @default {10000}
    */
   readonly stableMs?: number;
   /**
-   * After GOAWAY the session is left once the next one is there, or after this many milliseconds
-   * without: a server that restarts waits for it to go.
+   * Time after GOAWAY, in milliseconds, after which the client leaves the session even without a
+   * next one: a server that restarts waits for the client to leave.
    *
    * @default {5000}
    */
   readonly leaveAfterMs?: number;
 }
 
-/** Options for {@linkcode MoqClient}, of all but how to dial. */
+/** Options for {@linkcode MoqClient}, without the dial function. */
 export interface MoqClientSettings {
-  /** What is published to the server; an empty one by default. */
+  /** Broadcasts to publish to the server; an empty mux by default. */
   readonly mux?: TrackMux;
   /**
-   * When to try again, and when to give up.
+   * Delays between attempts, and limits for giving up.
    *
    * @default {{ firstDelayMs: 500, maxDelayMs: 10000, giveUpAfterMs: 300000, stableMs: 10000, leaveAfterMs: 5000 }}
    */
   readonly retry?: MoqRetryOptions;
   /**
-   * How long one attempt may take, in milliseconds; `Infinity` is for ever.
+   * Time limit of one attempt, in milliseconds; `Infinity` for no limit.
    *
    * @default {10000}
    */
   readonly connectTimeoutMs?: number;
   /**
-   * Whether to go where a server says in GOAWAY, for one session. By default only to the same origin
-   * (scheme, host and port): another place would get what is published here, and could tell anything.
-   * Without a yes the client comes back to its usual place.
+   * Decides whether to follow the URL of a GOAWAY, for one session. By default the client follows a
+   * URL of the same origin (scheme, host and port) only: a server elsewhere would receive the
+   * published broadcasts, and could send forged ones. Otherwise the client comes back to the usual
+   * place.
    */
   readonly allowMigration?: AllowMigration;
   /**
-   * Gets each session once it is there, such as to hand it to a relay whose `mux` is the client's. If it
-   * throws, the session is closed, and the client comes back.
+   * Receives each new session, for example to hand the session to a relay whose `mux` is the
+   * client's. On an error, the session is closed, and the client reconnects.
    */
   readonly onSession?: (session: MoqSession) => void | Promise<void>;
   /** Closes the client for good. */
@@ -106,30 +111,36 @@ export interface MoqClientSettings {
 export interface MoqClientOptions extends MoqClientSettings {
   /** Opens each session. */
   readonly dial: MoqDial;
-  /** Where that goes, to judge a GOAWAY by; without it none is the same origin. */
+  /**
+   * The URL that `dial` connects to, to compare with the URL of a GOAWAY; without this URL, no URL
+   * counts as the same origin.
+   */
   readonly url?: string | URL | (() => string | URL | undefined);
 }
 
-/** Why there is no session, or not for long any more. */
+/** The reason for the end of a session, or for a failed attempt. */
 export interface MoqClientCause {
-  /** What the last session ended with, or the last attempt failed of. */
+  /** The error of the last session, or of the last attempt. */
   readonly error: unknown;
-  /** How the session ended; absent where there was none, or it lives on for a while after GOAWAY. */
+  /**
+   * The end of the session; absent after a failed attempt, and while the session lives on after
+   * GOAWAY.
+   */
   readonly info?: MoqCloseInfo;
 }
 
-/** How a client ended. */
+/** The end of a client. */
 export interface MoqClientEnd {
   /**
-   * `closed` by the application; `refused`, where trying again is no use; `exhausted`, where a limit of
-   * `retry` was reached.
+   * `closed` by the application; `refused`, where another attempt would fail as well; `exhausted`,
+   * where a limit of `retry` was reached.
    */
   readonly name: "closed" | "refused" | "exhausted";
-  /** Why; `undefined` if the application closed it. */
+  /** The error; `undefined` after a close by the application. */
   readonly error: unknown;
 }
 
-/** How a client is doing. */
+/** The state of a client. */
 export type MoqClientStatus =
   | { readonly name: "connecting" }
   | { readonly name: "connected"; readonly session: MoqSession }
@@ -137,23 +148,23 @@ export type MoqClientStatus =
     readonly name: "reconnecting";
     /** Attempts since the last session that held. */
     readonly attempt: number;
-    /** How long the client waits, in milliseconds. */
+    /** Delay before the next attempt, in milliseconds. */
     readonly delayMs: number;
-    /** When it tries again, in milliseconds since the Unix epoch. */
+    /** Time of the next attempt, in milliseconds since the Unix epoch. */
     readonly retryAt: number;
-    /** Why. After GOAWAY the session lives on for a while, see `leaveAfterMs`. */
+    /** The reason. After GOAWAY the session lives on for a while, see `leaveAfterMs`. */
     readonly cause: MoqClientCause;
   }
   | MoqClientEnd;
 
-/** The settings of `retry`, with every default filled in. */
+/** The settings of `retry`, with all defaults. */
 export type MoqRetry = Required<Omit<MoqRetryOptions, "random">> & Pick<MoqRetryOptions, "random">;
 
 /**
  * Fills in the defaults.
  *
  * @param options The options.
- * @returns All of them.
+ * @returns All settings.
  * @throws {RangeError} If a time is negative or no number.
  */
 export function retrySettings(options: MoqRetryOptions = {}): MoqRetry {

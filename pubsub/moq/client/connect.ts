@@ -1,5 +1,5 @@
 /**
- * From a URL to a client that comes back.
+ * Connects to a URL, with a client that reconnects.
  *
  * @module
  */
@@ -12,12 +12,13 @@ export interface ConnectMoqOptions
   extends MoqClientSettings, Omit<DialMoqOptions, "mux" | "signal" | "timeoutMs"> {}
 
 /**
- * Connects to a server, and keeps a session with it.
+ * Connects to a server, and keeps a session with that server.
  *
- * @param url Where to, as for {@linkcode dialMoq}; a function is asked anew for each attempt, for a fresh token.
+ * @param url The URL, as for {@linkcode dialMoq}; a function is called for each attempt, for a
+ * fresh token.
  * @param options See {@linkcode ConnectMoqOptions}.
- * @returns The client, which connects by itself.
- * @throws {RangeError} If a time or a limit makes no sense.
+ * @returns The client, which starts to connect at once.
+ * @throws {RangeError} If a time or a limit is out of range.
  *
  * @example Usage
  * ```ts

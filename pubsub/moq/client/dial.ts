@@ -1,5 +1,5 @@
 /**
- * From a URL to a session of MoQ.
+ * Dials a URL, and opens a session of MoQ.
  *
  * @module
  */
@@ -23,17 +23,17 @@ import { MoqError } from "../wire/errors.ts";
 import { MoqSession, type MoqSessionOptions } from "../session/session.ts";
 import { DEFAULT_VERSIONS, type MoqVersion, protocolsOf, VERSIONS } from "../wire/versions.ts";
 
-/** The alert `no_application_protocol` (RFC 7301 section 3.2), as the runtime tells it. */
+/** The alert `no_application_protocol` (RFC 7301 section 3.2), in error texts of the runtime. */
 const NO_PROTOCOL = /\berror 120\b/;
 
-/** gomoqt before moq-lite-03 waits for a message of its own, and says nothing to another one. */
+/** gomoqt before moq-lite-03 waits for another first message, and does not answer SETUP. */
 const SILENCE =
   'the server does not answer SETUP (one of gomoqt up to 0.11 takes versions: ["gomoqt-dev"])';
 
 /**
- * What a server of WebTransport may send: so much that there is never a capsule of more credit, while
- * QUIC's own limits hold. gomoqt 0.16 does not read what a client grants at first, and ends the
- * session at the first such capsule.
+ * Credit for a WebTransport server: so much that no capsule with more credit is ever sent, while
+ * QUIC's own limits hold. gomoqt 0.16 ignores the initial credit of a client, and ends the session
+ * at the first such capsule.
  */
 const NEVER_MORE = {
   maxData: Number.MAX_SAFE_INTEGER,
@@ -46,65 +46,71 @@ export interface DialMoqOptions
   extends Omit<MoqSessionOptions, "side" | "path" | "onSetup" | "setupTimeoutMs" | "signal"> {
   /**
    * The versions to offer, the best first. By default `moq-lite-05`, `-04`, `-02` and `-01`; over
-   * `moqt:`, where every version has a name of its own, `gomoqt-dev` is the last one. Its name
-   * there, `moq-00`, means another protocol to servers of the IETF's draft 14; no server that knows
-   * a version of moq-lite chooses it.
+   * `moqt:`, where every version has a separate name, `gomoqt-dev` follows as the last one. The
+   * name of `gomoqt-dev` there, `moq-00`, means another protocol to servers of the IETF's draft 14;
+   * no server that knows a version of moq-lite chooses that name.
    */
   readonly versions?: readonly MoqVersion[];
-  /** Certificates that are trusted without an authority: short-lived ones, for development. None over WebSocket. */
+  /**
+   * Certificates to trust without an authority: short-lived ones, for development. Not for
+   * WebSocket.
+   */
   readonly serverCertificateHashes?: readonly CertificateHash[];
-  /** Request headers, none by default; Deno only, and none over `moqt:`. */
+  /** Request headers, empty by default; Deno only, and not over `moqt:`. */
   readonly headers?: HeadersInit;
   /**
-   * Whether a WebSocket is tried beside WebTransport, after {@linkcode DialMoqOptions.headStartMs} or
-   * when that failed: at the same host and port, or at this URL. The first that is up is taken;
-   * `session.connection.transport` tells which one that was.
+   * Dials a WebSocket, too, after {@linkcode DialMoqOptions.headStartMs} or when WebTransport
+   * failed: at the same host and port, or at this URL. The first open connection wins;
+   * `session.connection.transport` names the transport.
    *
    * @default {false}
    */
   readonly fallback?: boolean | string | URL;
   /**
-   * How long WebTransport is tried alone, in milliseconds.
+   * Time for WebTransport alone, in milliseconds.
    *
    * @default {500}
    */
   readonly headStartMs?: number;
   /**
-   * Which of the two is preferred where there is a {@linkcode DialMoqOptions.fallback}. By default
-   * WebTransport, but for engines with a known defect, which take it only where the WebSocket fails:
+   * The preferred transport with a {@linkcode DialMoqOptions.fallback}. By default WebTransport,
+   * except for engines with a known defect, which use WebTransport only if the WebSocket fails:
    * WebKit, and Firefox below 153; see `ENGINE_DEFECTS` of `/transport`.
    *
    * @default {["webtransport", "websocket"]}
    */
   readonly transports?: readonly TransportName[];
-  /** Called before the session is there, when the WebSocket was taken; with why WebTransport was not. */
+  /**
+   * Called before the session opens, if the WebSocket won, with the reason why WebTransport did
+   * not.
+   */
   readonly onFallback?: (fallback: TransportFallback) => void;
   /**
-   * Unidirectional streams that the server may have open: groups under way. A browser has a limit of
-   * its own.
+   * Unidirectional streams that the server may have open: groups under way. A browser has a
+   * separate limit.
    *
    * @default {1024}
    */
   readonly maxUnidirectionalStreams?: number;
-  /** Gives up dialing; closes the session, once there is one. */
+  /** Gives up dialing; closes the session later. */
   readonly signal?: AbortSignal;
   /**
-   * Gives up after this many milliseconds, for dialing and setup together.
+   * Time limit of dialing and setup together, in milliseconds.
    *
    * @default {10000}
    */
   readonly timeoutMs?: number;
   /**
-   * How long a connection over QUIC may be silent before it is given up, in milliseconds: a server that
-   * died without a word is noticed after up to a third more. It is asked for a sign of life three
-   * times in between. A browser and a WebSocket have times of their own.
+   * Silence after which a QUIC connection is given up, in milliseconds: the end of a server without
+   * a close shows after up to a third more. In the meantime the client pings the server three
+   * times. A browser and a WebSocket have separate timeouts.
    *
    * @default {10000}
    */
   readonly idleTimeoutMs?: number;
 }
 
-/** The options, with what every wire needs. */
+/** The options, with the values that every transport needs. */
 interface Dialing extends DialMoqOptions {
   readonly versions: readonly MoqVersion[];
   readonly maxUnidirectionalStreams: number;
@@ -116,25 +122,25 @@ interface Dialing extends DialMoqOptions {
 const SCHEMES: readonly string[] = ["moqt:", "https:", "http:", "wss:", "ws:"];
 
 /**
- * Begins a session with a server.
+ * Opens a session with a server.
  *
- * - **`moqt:`** is raw QUIC; Deno only. The path and query go into the setup of the versions that can
- *   carry them.
+ * - **`moqt:`** is raw QUIC; Deno only. The path and query go into the setup of the versions that
+ *   can carry them.
  * - **`https:`** is WebTransport: of the browser, or of Skein in Deno.
- * - **`http:`** is WebTransport at a server in development, which tells the hash of its certificate at
- *   `/certificate.sha256`, over plain HTTP. A page from elsewhere, be it another port, has to be in the
- *   server's `origins`.
+ * - **`http:`** is WebTransport at a development server, which gives the hash of the certificate at
+ *   `/certificate.sha256`, over plain HTTP. The server's `origins` must allow a page from another
+ *   origin, even from another port.
  * - **`wss:`** and **`ws:`** are a WebSocket with the streams of QMux.
  *
- * @param url Where to.
+ * @param url The URL of the server.
  * @param options See {@linkcode DialMoqOptions}.
  * @returns The session.
- * @throws {ConnectionError} If there is no connection; `status` is the server's, if it refused.
+ * @throws {ConnectionError} If there is no connection; `status` is the server's, after a refusal.
  * @throws {MoqError} If no version is common, or the server ended the setup.
- * @throws {ProtocolError} If the server's setup makes no sense.
- * @throws {TimeoutError} If it takes longer than `timeoutMs`.
- * @throws {UnsupportedError} If the platform does not have what the URL takes.
- * @throws {TypeError} If the URL or an option makes no sense.
+ * @throws {ProtocolError} If the server's setup is malformed.
+ * @throws {TimeoutError} If dialing and setup take longer than `timeoutMs`.
+ * @throws {UnsupportedError} If the platform lacks the transport of the URL.
+ * @throws {TypeError} If the URL or an option is invalid.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
  *
  * @example Usage
@@ -170,7 +176,7 @@ export async function dialMoq(
   const target = URL.parse(url);
   if (target === null || !SCHEMES.includes(target.protocol)) {
     throw new TypeError(
-      // Without the query, where tokens are.
+      // Without the query, which may hold tokens.
       `Cannot dial MoQ: url must begin with ${SCHEMES.join(", ")}, received "${
         String(url).split("?")[0]
       }"`,
@@ -243,7 +249,7 @@ async function begin(
     side: "client",
     versions,
     path: target.pathname + target.search,
-    // The time of the whole is kept outside.
+    // `dialMoq()` limits the time of dialing and setup together.
     setupTimeoutMs: Infinity,
   });
 }
@@ -309,11 +315,11 @@ async function webTransportOf(target: URL, options: Dialing): Promise<Connection
     ...(hashes && { serverCertificateHashes: hashes }),
   };
   if (isNativeWebTransportAvailable()) {
-    // A browser that cannot tell what was agreed on gets it told by the first message.
+    // A browser that cannot tell the negotiated protocol learns the version from the first message.
     const protocols = "protocol" in WebTransport.prototype ? dialOptions.protocols! : [];
     return await dialNativeWebTransport(url, { ...dialOptions, protocols });
   }
-  // Flags are no help on a page.
+  // Advice about command line flags is no help on a page.
   if (!("Deno" in globalThis)) throw new UnsupportedError("This platform has no WebTransport");
   const { dialWebTransport } = await import("../../../transport/h3/client.ts");
   return await dialWebTransport(url, dialOptions);

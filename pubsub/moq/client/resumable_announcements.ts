@@ -1,5 +1,5 @@
 /**
- * Announcements that outlive the sessions that carry them.
+ * Announcements that outlive sessions.
  *
  * @module
  */
@@ -11,26 +11,30 @@ import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 import type { MoqSession } from "../session/session.ts";
 import { VERSIONS } from "../wire/versions.ts";
 
-/** Delays between questions on the same session, in milliseconds. */
+/** Delays between requests on the same session, in milliseconds. */
 const RETRY = { firstDelayMs: 250, maxDelayMs: 5_000 } as const;
 
-/** Where the version does not tell when all was told: how long nothing comes then, in milliseconds. */
+/**
+ * Time without an announcement after which the initial broadcasts count as complete, in
+ * milliseconds, on versions that do not mark that point.
+ */
 export const ANNOUNCE_QUIET_MS = 500;
 
-/** The same at most, where something comes all the time. */
+/** The longest wait for such a pause, in milliseconds. */
 export const ANNOUNCE_SETTLE_MS = 5_000;
 
 /**
- * What the server has below a prefix, over as many sessions as it takes: first what is there already,
- * then what comes and goes. Read it by one loop.
+ * Announcements of a server below a prefix, over all sessions: first the current broadcasts, then
+ * each start and end. Use one loop.
  *
- * - **While there is no session** nothing is told: what is there, nobody knows.
- * - **On a new session** what vanished meanwhile is told as ended, what is new as active, and what
- *   stayed is not told again. `moq-lite-04` has no word for "that was all": what is not told within
- *   half a second of quiet, or five seconds, counts as gone there, and is told again if it comes.
- * - **Slow readers** hold nobody up: see {@linkcode AnnouncementReader}.
+ * - **Between sessions** the reader is silent, since the state of the server is unknown.
+ * - **On a new session** the reader announces broadcasts that vanished in the meantime as ended,
+ *   and new ones as active; the others are not announced again. `moq-lite-04` does not mark the end
+ *   of the initial broadcasts: there, a broadcast counts as gone that is not announced before half
+ *   a second of silence, or within five seconds, and is announced again if it comes later.
+ * - **Slow readers** do not hold up the server: see {@linkcode AnnouncementReader}.
  *
- * @example Who is live
+ * @example Live broadcasts
  * ```ts
  * import { MoqClient, MoqSession, TrackMux } from "@skein/skein/moq";
  * import { memoryPair } from "@skein/skein/transport";
@@ -56,7 +60,7 @@ export const ANNOUNCE_SETTLE_MS = 5_000;
  * ```
  */
 export class ResumableAnnouncements implements AsyncIterable<Announcement>, AsyncDisposable {
-  /** Below what. */
+  /** The prefix of all announced paths. */
   readonly prefix: BroadcastPath;
 
   readonly #outlet: AnnouncementReader;
@@ -67,7 +71,7 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
   readonly #onAbort = () => this.close();
   #session: MoqSession | undefined = undefined;
 
-  /** Is made by `MoqClient.acceptAnnounce()`. */
+  /** Called by `MoqClient.acceptAnnounce()`. */
   constructor(
     prefix: string,
     options: { readonly signal?: AbortSignal },
@@ -81,40 +85,40 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
     this.#signal?.addEventListener("abort", this.#onAbort, { once: true });
   }
 
-  /** The broadcasts that are there now, or were when the last session ended; whether they were read or not. */
+  /** The current broadcasts, read or unread; between sessions those of the last session. */
   get active(): readonly Announcement[] {
     return [...this.#known.values()];
   }
 
   /**
-   * Waits for the next announcement, over as many sessions as it takes.
+   * Waits for the next announcement, over all sessions.
    *
-   * @param options Gives up waiting.
-   * @returns The announcement; `null` once there will be no more.
+   * @param options A signal to end the wait.
+   * @returns The announcement; `null` after the last one.
    * @throws {MoqError} If the server refused, or the client gave up.
    */
   next(options: { readonly signal?: AbortSignal } = {}): Promise<Announcement | null> {
     return this.#outlet.next(options);
   }
 
-  /** Yields announcements until there will be no more; leaving the loop ends it. */
+  /** Yields announcements until the last one; leaving the loop ends the reader. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Announcement> {
     return this.#outlet[Symbol.asyncIterator]();
   }
 
-  /** Wants no more. Idempotent. */
+  /** Ends the reader. Idempotent. */
   close(): void {
     this.#outlet.close();
   }
 
-  /** Wants no more; called by `await using`. */
+  /** Ends the reader; called by `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     this.close();
     return Promise.resolve();
   }
 
   /**
-   * There is a session.
+   * Follows a new session.
    *
    * @param session The session.
    * @ignore
@@ -126,9 +130,9 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
   }
 
   /**
-   * There will be no more. What was announced stays readable.
+   * Ends the reader. Pending announcements stay readable.
    *
-   * @param error Why, if it is no plain end.
+   * @param error The error, unless the end is a plain one.
    * @ignore
    */
   finish(error: unknown): void {
@@ -163,13 +167,13 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
     }
   }
 
-  /** Follows what one session tells. */
+  /** Follows the announcements of one session. */
   async #once(session: MoqSession): Promise<void> {
     const { signal } = this.#controller;
     const reader = await session.acceptAnnounce(this.prefix, { signal });
     const unseen = new Set(this.#known.keys());
     const settle = () => {
-      // After the session nobody knows what is there.
+      // After the end of the session, the state of the server is unknown.
       if (!this.#isOn(session) || session.isClosed) return;
       const there = new Set(reader.active.map(({ path }) => path));
       for (const path of unseen) if (!there.has(path)) this.#ended(path);
@@ -186,7 +190,8 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
       }, waitMs);
     };
     if (isWaiting) awaitQuiet();
-    // It is so at the end too, however that came.
+    // `settled` resolves at the end, too, even if initial broadcasts are missing: check
+    // `isSettled`.
     else void reader.settled.then(() => reader.isSettled && settle());
     try {
       for await (const announcement of reader) {
@@ -205,12 +210,15 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
     const isKnown = this.#known.has(path);
     if (!isKnown && this.#known.size >= MAX_ANNOUNCED) this.#forget(unseen);
     this.#known.set(path, announcement);
-    // It stayed: who reads knows of it.
+    // The broadcast stayed: the reader knows it already.
     if (isKnown && unseen.delete(path)) return;
     this.#outlet.take(announcement, true);
   }
 
-  /** There is no room for what may be gone: it counts as gone, and is told again if it comes. */
+  /**
+   * Makes room: broadcasts that may be gone count as gone, and are announced again if they come
+   * later.
+   */
   #forget(unseen: Set<BroadcastPath>): void {
     for (const path of unseen) this.#ended(path);
     unseen.clear();

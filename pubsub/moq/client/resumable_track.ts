@@ -1,5 +1,5 @@
 /**
- * A subscription that outlives the sessions that carry it.
+ * A subscription that outlives sessions.
  *
  * @module
  */
@@ -15,44 +15,50 @@ import type { SubscribeOptions } from "../track/subscribe_options.ts";
 import type { TrackReader } from "../track/track_reader.ts";
 import { pause } from "./_pause.ts";
 
-/** How a track goes on after a loss: what the first group of the new subscription has to do with those before. */
+/**
+ * The continuation of a track after a loss: how the first group of the new subscription relates to
+ * the groups before.
+ */
 export interface TrackResumption {
   /** The highest number that was yielded before. */
   readonly after: number;
   /** The number of the first group since. */
   readonly sequence: number;
-  /** Groups between the two, which nobody gets any more; `undefined` if there are none, or none can be told. */
+  /**
+   * Groups between the two, which are lost; `undefined` if there is no gap, or the gap is unknown.
+   */
   readonly missed: MissedGroups | undefined;
   /**
-   * `next`, without a gap; `gap`, with groups missing; `again`, the group that was the last one, whole;
-   * `restarted`, where the numbers are lower: the publisher began anew, and what is missing nobody knows.
+   * `next`, without a gap; `gap`, with groups missing; `again`, the last group once more, from the
+   * start; `restarted`, where the numbers are lower: the publisher started anew, and the gap is
+   * unknown.
    */
   readonly kind: "next" | "gap" | "again" | "restarted";
 }
 
-/** Follows the numbers of groups over one subscription after the other. */
+/** Follows the numbers of groups across subscriptions. */
 class Resumptions {
   #reading: TrackReader | undefined = undefined;
   #last: number | undefined = undefined;
   #latest: TrackResumption | undefined = undefined;
   #count = 0;
 
-  /** How the last group follows those before it, if it is the first after a loss. */
+  /** The continuation, if the last group was the first after a loss. */
   get latest(): TrackResumption | undefined {
     return this.#latest;
   }
 
-  /** How often the track went on after a loss. */
+  /** Number of continuations after a loss. */
   get count(): number {
     return this.#count;
   }
 
   /**
-   * Takes note of a group.
+   * Records a group.
    *
-   * @param reader The subscription that it came by.
-   * @param sequence Its number.
-   * @returns How it follows those before, if it is the first after a loss.
+   * @param reader The subscription of the group.
+   * @param sequence The number of the group.
+   * @returns The continuation, if the group is the first after a loss.
    */
   note(reader: TrackReader, sequence: number): TrackResumption | undefined {
     const after = this.#last;
@@ -77,24 +83,26 @@ function kindOf(after: number, sequence: number): TrackResumption["kind"] {
   return sequence < after ? "restarted" : "gap";
 }
 
-/** For what, and for how long. */
+/** Options of {@linkcode broadcastReturns}. */
 interface BroadcastReturnsOptions {
   /** The broadcast. */
   readonly path: BroadcastPath;
-  /** When to give up, in milliseconds. */
+  /** The longest wait, in milliseconds. */
   readonly leftMs: number;
-  /** How long at least, in milliseconds: it may be there, and refuse all the same. */
+  /**
+   * The shortest wait, in milliseconds: an announced broadcast may still refuse the subscription.
+   */
   readonly delayMs: number;
-  /** Gives up. */
+  /** Ends the wait. */
   readonly signal: AbortSignal;
 }
 
 /**
  * Waits until a session announces a broadcast, and at least for a delay.
  *
- * @param session Is asked; its end ends the wait.
+ * @param session The session to ask; the end of the session ends the wait.
  * @param options See {@linkcode BroadcastReturnsOptions}.
- * @returns Resolves however the wait ended; never rejects.
+ * @returns Resolves after every wait, successful or not; never rejects.
  */
 async function broadcastReturns(
   session: MoqSession,
@@ -113,7 +121,7 @@ async function broadcastReturns(
       if (announcement.active && announcement.path === path) break;
     }
   } catch {
-    // Who may not ask for announcements tries again by time.
+    // Without the right to follow announcements, only the delay decides.
   } finally {
     clearTimeout(timer);
     for (const one of signals) one.removeEventListener("abort", onEnd);
@@ -121,52 +129,54 @@ async function broadcastReturns(
   await pause(Math.min(leftMs, delayMs) - (Date.now() - since), signals);
 }
 
-/** How to subscribe for longer than a session. */
+/** Options for a subscription that outlives sessions. */
 export interface ResumeOptions extends SubscribeOptions {
   /**
-   * The first group of the first subscription; the newest one by default. Every later one begins at
-   * the newest group.
+   * The first group of the first subscription; the newest one by default. Every later subscription
+   * starts at the newest group.
    */
   readonly startGroup?: number;
   /**
-   * How long a track that was there may be without its publisher, in milliseconds, before it ends with
-   * the error that it was refused with. Meanwhile it waits for the announcement of its broadcast.
+   * Time that an accepted track may be without a publisher, in milliseconds, before the track ends
+   * with the error of the refusal. Meanwhile the track waits for an announcement of the broadcast.
    *
    * @default {60000}
    */
   readonly resumeTimeoutMs?: number;
   /**
-   * Whether a track that was never there is waited for in the same way. Otherwise the first refusal
-   * ends it.
+   * Waits in the same way for a track that was never accepted. Otherwise the first refusal ends the
+   * track.
    *
    * @default {false}
    */
   readonly waitForBroadcast?: boolean;
-  /** Told right before the first group of a new subscription is yielded. MUST NOT throw. */
+  /** Called right before the first group of a new subscription is yielded. MUST NOT throw. */
   readonly onResumed?: (resumption: TrackResumption) => void;
 }
 
 /** Delays between subscriptions on the same session, in milliseconds. */
 const RETRY = { firstDelayMs: 250, maxDelayMs: 5_000 } as const;
 
-/** A subscription that was accepted for so long held, in milliseconds. */
+/** Time after acceptance at which a subscription counts as stable, in milliseconds. */
 const STABLE_MS = 5_000;
 
-/** Subscriptions whose groups may wait for a reader that is slow: the last two. */
+/** Subscriptions whose groups may wait for a slow reader: the last two. */
 const MAX_HELD_READERS = 2;
 
 /**
- * The groups of a track, over as many sessions as it takes: iterate over it. Leaving the loop does not
- * unsubscribe; `close()` and `await using` do.
+ * The groups of a track, over all sessions, to iterate over. Leaving the loop does not unsubscribe;
+ * `close()` and `await using` do.
  *
- * - **After a loss** it subscribes again, at the newest group. What is between is told: to `onResumed`,
- *   as `resumption`, and the missing numbers to `onMissed` with the reason `sessionClosed`.
- * - **A group that was being read** when its session ended throws; read the next one.
- * - **Without its publisher** it waits for the broadcast to be announced again, up to `resumeTimeoutMs`.
- * - **End:** the loop ends once the publisher ended the track, and throws where it was refused or the
- *   client gave up, each time that somebody asks.
+ * - **After a loss** the track subscribes again, at the newest group. The gap is reported to
+ *   `onResumed`, as `resumption`, and the missing numbers to `onMissed` with the reason
+ *   `sessionClosed`.
+ * - **A group under way** at the end of the session throws; read the next one.
+ * - **Without a publisher** the track waits for another announcement of the broadcast, up to
+ *   `resumeTimeoutMs`.
+ * - **End:** the loop ends once the publisher ended the track. After a refusal, or once the client
+ *   gave up, the loop throws, and so does every later read.
  *
- * @example Every group, whatever happens to the sessions
+ * @example Every group, across all sessions
  * ```ts
  * import { MoqClient, MoqError, MoqSession, TrackMux } from "@skein/skein/moq";
  * import { memoryPair } from "@skein/skein/transport";
@@ -192,7 +202,7 @@ const MAX_HELD_READERS = 2;
  *     for await (const frame of group) console.log(frame);
  *     got.push(group.sequence);
  *   } catch (error) {
- *     // It ended with its session; the next one comes.
+ *     // The group ended with the session; the next group comes.
  *     if (!(error instanceof MoqError)) throw error;
  *   }
  * }
@@ -204,9 +214,11 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   readonly path: BroadcastPath;
   /** The track. */
   readonly name: string;
-  /** Resolves once a publisher accepted for the first time; rejects if the track ends before that. */
+  /**
+   * Resolves once a publisher accepted for the first time; rejects if the track ends before that.
+   */
   readonly ready: Promise<void>;
-  /** Resolves at the end of the track, however it ends. */
+  /** Resolves at the end of the track, with or without an error. */
   readonly closed: Promise<void>;
 
   readonly #onEnd: (track: ResumableTrack) => void;
@@ -223,7 +235,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   #absentSince: number | undefined = undefined;
   #end: { readonly error: unknown } | undefined = undefined;
 
-  /** Is made by `MoqClient.subscribe()`. */
+  /** Called by `MoqClient.subscribe()`. */
   constructor(
     about: { readonly path: string; readonly name: string },
     options: ResumeOptions,
@@ -247,35 +259,35 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     options.signal?.addEventListener("abort", this.#onAbort, { once: true });
   }
 
-  /** The subscription of this session; `undefined` while there is none. */
+  /** The subscription on the current session; `undefined` without one. */
   get subscription(): TrackReader | undefined {
     return this.#readers.at(-1);
   }
 
-  /** How the group that was yielded last follows those before it, if it is the first after a loss. */
+  /** The continuation, if the last group was the first after a loss. */
   get resumption(): TrackResumption | undefined {
     return this.#resumptions.latest;
   }
 
-  /** How often the track went on after a loss. */
+  /** Number of continuations after a loss. */
   get resumptions(): number {
     return this.#resumptions.count;
   }
 
-  /** Whether the track is over; groups may still wait for their reader. */
+  /** True once the track is over; groups may still wait for the reader. */
   get isEnded(): boolean {
     return this.#end !== undefined;
   }
 
-  /** What it ended with; `undefined` for a plain end, and before. */
+  /** The error that ended the track; `undefined` for a plain end, and before the end. */
   get error(): unknown {
     return this.#end?.error;
   }
 
   /**
-   * Waits for the next group, over as many sessions as it takes.
+   * Waits for the next group, over all sessions.
    *
-   * @param options Gives up waiting.
+   * @param options A signal to end the wait.
    * @returns The group; `null` at the end of the track.
    * @throws {MoqLaggedError} If this reader fell behind; the next call goes on.
    * @throws {MoqError} If the track was refused, or the client gave up.
@@ -298,7 +310,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
         group = await reader.nextGroup(options);
       } catch (error) {
         if (signal?.aborted || error instanceof MoqLaggedError) throw error;
-        // Who follows the session knows of it too, and decides.
+        // `#follow()` gets the same error, and decides.
       }
       if (group !== null) {
         this.#note(reader, group);
@@ -314,10 +326,10 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   }
 
   /**
-   * Asks for the track in another way, on this session and the next ones.
+   * Changes the subscription, on this session and the next ones.
    *
-   * @param options What changes; the rest stays.
-   * @throws {RangeError} If a value makes no sense.
+   * @param options The changed options; the others stay.
+   * @throws {RangeError} If a value is out of range.
    */
   async update(
     options: Pick<SubscribeOptions, "priority" | "ordered" | "maxLatencyMs" | "endGroup">,
@@ -325,13 +337,13 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     const changed = { ...this.#options, ...options };
     checkSubscribe(changed);
     this.#options = changed;
-    // A session that ends meanwhile has a next one.
+    // After the end of a session, the next session gets the changed options.
     await this.subscription?.update(options).catch((error) => {
       if (!isOfSession(error)) throw error;
     });
   }
 
-  /** Unsubscribes, for good. Groups that were not read are cancelled. Idempotent. */
+  /** Unsubscribes for good. Unread groups are cancelled. Idempotent. */
   close(): void {
     for (const reader of this.#readers.splice(0)) reader.close();
     this.finish(undefined);
@@ -344,7 +356,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   }
 
   /**
-   * There is a session.
+   * Follows a new session.
    *
    * @param session The session.
    * @ignore
@@ -356,9 +368,9 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   }
 
   /**
-   * The track is over. Groups that came stay readable.
+   * Ends the track. Groups that arrived stay readable.
    *
-   * @param error Why, if it is no plain end.
+   * @param error The error, unless the end is a plain one.
    * @ignore
    */
   finish(error: unknown): void {
@@ -379,7 +391,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
       const { error, heldMs } = await this.#once(session);
       if (!this.#isOn(session)) return;
       if (error === undefined) return this.finish(undefined);
-      // There will be another one.
+      // The next session subscribes again.
       if (session.isClosed || isOfSession(error)) return;
       const { waitForBroadcast = false, resumeTimeoutMs = 60_000 } = this.#options;
       const mayWait = (this.#isAccepted || waitForBroadcast) && isPassingForTrack(error);
@@ -399,7 +411,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     return this.#end === undefined && this.#session === session;
   }
 
-  /** One subscription, up to its end: what it ended with, and how long it was accepted. */
+  /** Runs one subscription to the end; returns the error, and the time since the acceptance. */
   async #once(
     session: MoqSession,
   ): Promise<{ readonly error: unknown; readonly heldMs: number }> {
@@ -444,7 +456,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     this.#changes.notify();
   }
 
-  /** Tells how a group follows those before. */
+  /** Records a group, and reports a continuation. */
   #note(reader: TrackReader, { sequence }: GroupReader): void {
     const resumption = this.#resumptions.note(reader, sequence);
     if (resumption === undefined) return;

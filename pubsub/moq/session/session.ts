@@ -60,7 +60,7 @@ export type { SetupRequest } from "./_setup.ts";
  *   stream. A decision after the end of the session has no effect.
  * - **Error:** counts as a refusal, and goes to `onError`; so does an invalid grant.
  *
- * @example Everybody watches, for an hour; nobody publishes
+ * @example Rights to watch for an hour, but not to publish
  * ```ts
  * import { type MoqAuthorize, MoqError, MoqSession, TrackMux } from "@skein/skein/moq";
  * import { memoryPair } from "@skein/skein/transport";

@@ -7,9 +7,7 @@
  * such as a latency, decoders return the largest one; elsewhere decoders refuse the message.
  *
  * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite}
- * @see
- * {@link https://datatracker.ietf.org/doc/draft-ietf-moq-transport/14/ | Media over QUIC Transport, draft 14},
- * for SETUP
+ * @see {@link https://datatracker.ietf.org/doc/draft-ietf-moq-transport/14/ | Media over QUIC Transport, draft 14}, for SETUP
  *
  * @module
  */

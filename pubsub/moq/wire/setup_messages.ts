@@ -3,8 +3,7 @@
  * SESSION_SERVER, CLIENT_SETUP and SERVER_SETUP of the IETF's draft 14, and SETUP of moq-lite-05.
  *
  * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite}
- * @see
- * {@link https://datatracker.ietf.org/doc/draft-ietf-moq-transport/14/ | Media over QUIC Transport, draft 14}
+ * @see {@link https://datatracker.ietf.org/doc/draft-ietf-moq-transport/14/ | Media over QUIC Transport, draft 14}
  *
  * @module
  */
