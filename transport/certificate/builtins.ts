@@ -1,8 +1,6 @@
 /**
- * Modules of Node that the runtime has built in, asked for when they are used: with an import, nothing
- * that stands beside it could be bundled for a browser.
- *
- * @module
+ * Node's built-in modules, looked up at the first use: a browser could not bundle a module that
+ * imports them.
  */
 import type * as crypto from "node:crypto";
 import type * as dns from "node:dns";
@@ -17,9 +15,9 @@ interface Builtins {
 }
 
 /**
- * Gets a module.
+ * Looks up a module.
  *
- * @param name Its name.
+ * @param name Name of the module.
  * @returns The module.
  */
 export function builtin<N extends keyof Builtins>(name: N): Builtins[N] {

@@ -1,8 +1,4 @@
-/**
- * Certificates of servers.
- *
- * @module
- */
+/** Certificates of servers. */
 
 /** A certificate and its key. */
 export interface Certificate {
@@ -13,19 +9,19 @@ export interface Certificate {
 }
 
 /**
- * Checks a certificate before anything is bound: plain text in its place would
- * serve nobody, or serve in the clear.
+ * Checks a certificate before a port is bound: a server without a valid one would refuse all
+ * clients, or serve without encryption.
  *
- * @param certificate What was given.
- * @param what What it is called, with the verb: `listen: the certificate`.
- * @throws {TypeError} If it is not two texts of PEM.
+ * @param certificate The value to check.
+ * @param what Start of the error text: `listen: the certificate`.
+ * @throws {TypeError} If the value is not two texts in PEM.
  */
 export function checkCertificate(certificate: unknown, what: string): void {
   const { cert, key } = Object(certificate) as Partial<Record<keyof Certificate, unknown>>;
   const parts = { cert, key };
   for (const [name, value] of Object.entries(parts)) {
     if (typeof value === "string" && value.includes("-----BEGIN ")) continue;
-    const received = typeof value === "string" ? "a text that is none" : typeof value;
+    const received = typeof value === "string" ? "other text" : typeof value;
     throw new TypeError(`Cannot ${what} must have a ${name} in PEM, received ${received}`);
   }
 }

@@ -1,24 +1,22 @@
-/**
- * The hash by which a browser trusts a certificate without an authority.
- *
- * @see {@link https://www.w3.org/TR/webtransport/#custom-certificate-requirements | WebTransport}
- *
- * @module
- */
+/** The hash by which a browser trusts a certificate without an authority. */
 import { builtin } from "./builtins.ts";
 import type { CertificateHash } from "../webtransport.ts";
 
-/** The W3C allows two weeks, from the first second to the last. */
+/**
+ * Longest validity of a trusted certificate: two weeks, from the first second to the last.
+ *
+ * @see {@link https://www.w3.org/TR/webtransport/#custom-certificate-requirements | WebTransport}
+ */
 const MAX_VALIDITY_MS = 14 * 86_400_000;
 
-/** A hash whose bytes can be looked at. */
+/** A hash with readable bytes. */
 export type Sha256Hash = CertificateHash & { readonly value: Uint8Array<ArrayBuffer> };
 
 /**
  * Hashes a certificate.
  *
  * @param der The certificate, in DER.
- * @returns Its hash.
+ * @returns The hash.
  */
 export function hashOf(der: Uint8Array): Sha256Hash {
   const { createHash } = builtin("node:crypto");
@@ -27,11 +25,11 @@ export function hashOf(der: Uint8Array): Sha256Hash {
 }
 
 /**
- * Finds the hash by which clients can trust a server's certificate: one that
- * browsers would take, with an elliptic curve and valid for at most two weeks.
+ * Finds the hash by which clients can trust a server's certificate. Browsers accept only
+ * certificates with an elliptic curve and a validity of at most two weeks.
  *
- * @param cert A certificate, or a chain that begins with it, in PEM.
- * @returns The one hash; none if browsers would not take it.
+ * @param cert A certificate, or a chain that begins with one, in PEM.
+ * @returns The one hash; empty if browsers would not accept the certificate.
  */
 export function certificateHashes(cert: string): readonly Sha256Hash[] {
   try {
@@ -41,7 +39,7 @@ export function certificateHashes(cert: string): readonly Sha256Hash[] {
     const isTaken = certificate.publicKey.asymmetricKeyType === "ec" && lastsMs <= MAX_VALIDITY_MS;
     return isTaken ? [hashOf(new Uint8Array(certificate.raw))] : [];
   } catch {
-    // Whoever listens with it will say what is wrong with it.
+    // A listener with this certificate reports the error.
     return [];
   }
 }

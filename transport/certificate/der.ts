@@ -1,10 +1,4 @@
-/**
- * Writes ASN.1 values in DER: as much of it as a certificate needs.
- *
- * @see {@link https://www.itu.int/rec/T-REC-X.690 | X.690}, sections 8 and 10
- *
- * @module
- */
+/** Writes ASN.1 values in DER (X.690, sections 8 and 10), as far as certificates need. */
 
 /** A context-specific tag that holds other values. */
 export const CONSTRUCTED = 0xa0;
@@ -12,7 +6,7 @@ export const CONSTRUCTED = 0xa0;
 /** A context-specific tag that holds bytes. */
 export const PRIMITIVE = 0x80;
 
-/** The first year that a `UTCTime` cannot tell. */
+/** First year that does not fit into a `UTCTime`. */
 const FIRST_LONG_YEAR = 2050;
 
 /**
@@ -62,7 +56,7 @@ export function octets(bytes: Uint8Array): Uint8Array {
   return value(0x04, bytes);
 }
 
-/** Writes a BIT STRING; `unused` bits of its last byte do not count. */
+/** Writes a BIT STRING; the `unused` bits of the last byte do not count. */
 export function bits(bytes: Uint8Array, unused = 0): Uint8Array {
   return value(0x03, Uint8Array.of(unused), bytes);
 }
@@ -78,7 +72,7 @@ export function oid(text: string): Uint8Array {
   return value(0x06, Uint8Array.from([first * 40 + second, ...rest].flatMap(base128)));
 }
 
-/** Writes a time to the second, as RFC 5280, section 4.1.2.5, wants it. */
+/** Writes a time to the second, in the form of RFC 5280, section 4.1.2.5. */
 export function time(date: Date): Uint8Array {
   const digits = date.toISOString().replace(/\.\d+/, "").replace(/[-:T]/g, "");
   const isLong = date.getUTCFullYear() >= FIRST_LONG_YEAR;

@@ -1,11 +1,4 @@
-/**
- * A certificate for development: browsers trust it by its hash alone, without
- * an authority, as long as it is ECDSA and valid for at most 14 days.
- *
- * @see {@link https://www.w3.org/TR/webtransport/#custom-certificate-requirements | WebTransport}
- *
- * @module
- */
+/** A certificate for development, which browsers trust by its hash. */
 import { builtin } from "./builtins.ts";
 import { CertificateFile, userCacheFolder } from "./file.ts";
 import { selfSign, subjectAltName } from "./x509.ts";
@@ -14,30 +7,30 @@ import { hashOf, type Sha256Hash } from "./certificate_hash.ts";
 /** Options for {@linkcode devCertificate}. */
 export interface DevCertificateOptions {
   /**
-   * Who the certificate is for: DNS names and IP addresses, at most 100.
+   * DNS names and IP addresses of the server, at most 100.
    *
    * @default {["localhost", "127.0.0.1", "::1"]}
    */
   readonly names?: readonly string[];
   /**
-   * Folder in which it is kept; `null` keeps it in memory alone. By default it is
-   * the user's own: `$XDG_CACHE_HOME/skein` or `~/.cache/skein`,
-   * `~/Library/Caches/skein`, `%LOCALAPPDATA%\skein`.
+   * Folder of the certificate; `null` keeps the certificate in memory alone. By default, the user's
+   * cache folder: `$XDG_CACHE_HOME/skein` or `~/.cache/skein`, `~/Library/Caches/skein`,
+   * `%LOCALAPPDATA%\skein`.
    */
   readonly cacheFolder?: string | URL | null;
   /**
-   * Days until it ends, 1 to 13. It began an hour ago, for clocks that are late.
+   * Validity from now on in days, 1 to 13. The start is an hour ago, for clocks that are late.
    *
    * @default {13}
    */
   readonly days?: number;
   /**
-   * Makes a new one, even where the one that is kept is still good.
+   * Makes a new certificate, even if the stored one is still good.
    *
    * @default {false}
    */
   readonly renew?: boolean;
-  /** What time it is; that of the clock by default. */
+  /** Current time; by default, that of the clock. */
   readonly now?: Date;
 }
 
@@ -47,17 +40,20 @@ export interface DevCertificate {
   readonly cert: string;
   /** The private key, PKCS#8 in PEM. */
   readonly key: string;
-  /** Who it is for. */
+  /** DNS names and IP addresses of the server. */
   readonly names: readonly string[];
-  /** From when on it is valid. */
+  /** Start of the validity. */
   readonly notBefore: Date;
-  /** Until when it is valid. */
+  /** End of the validity. */
   readonly notAfter: Date;
-  /** From when on {@linkcode devCertificate} makes another: two days before the end, or when a quarter of its days is left. */
+  /**
+   * Time at which {@linkcode devCertificate} makes a new one: two days before the end, or when a
+   * quarter of the days is left.
+   */
   readonly renewAt: Date;
-  /** What a client trusts it by: `serverCertificateHashes`. */
+  /** Hashes for a client's `serverCertificateHashes` option. */
   readonly hashes: readonly Sha256Hash[];
-  /** The file that keeps certificate and key; `undefined` if it is in memory alone. */
+  /** File of certificate and key; `undefined` if in memory alone. */
   readonly file: string | undefined;
 }
 
@@ -71,25 +67,31 @@ interface Wanted {
 const DEFAULT_NAMES: readonly string[] = ["localhost", "127.0.0.1", "::1"];
 const MAX_NAMES = 100;
 
-/** The W3C's bound is 14 days in all. */
+/** Most days: the W3C allows 14 in all, of which an hour lies in the past. */
 const MAX_DAYS = 13;
 const DAY_MS = 86_400_000;
 const LATE_CLOCK_MS = 3_600_000;
 
-/** Renewed when so much is left. */
+/** Days before the end at which a certificate is renewed. */
 const RENEW_DAYS = 2;
 
 /**
- * Gives the development certificate: the one that is kept, or a new one where
- * there is none, it ends soon, or it is for other names.
+ * Returns the development certificate: the stored one, or a new one if there is no stored one, or
+ * if that ends soon or has other names.
  *
- * It never prompts: where the environment, or the folder, may not be read and
- * written, the certificate is in memory alone. Its key is readable for the user
- * alone. It is for development: nobody but who was given its hash trusts it.
+ * A browser trusts the certificate by its hash alone, without an authority, as the key is ECDSA and
+ * the validity at most 14 days. The file is readable for the user alone. Only clients with the hash
+ * trust the certificate, so the use is development.
+ *
+ * Never prompts: without permission to read and write the environment or the folder, the
+ * certificate is in memory alone.
+ *
+ * @see {@link https://www.w3.org/TR/webtransport/#custom-certificate-requirements | WebTransport}
  *
  * @param options See {@linkcode DevCertificateOptions}.
- * @returns The certificate, its key, and the hash by which a client trusts it.
- * @throws {TypeError} If a name is neither a DNS name nor an IP address, or an option has the wrong type.
+ * @returns The certificate, the key, and the hash by which a client trusts the certificate.
+ * @throws {TypeError} If a name is neither a DNS name nor an IP address, or an option has the wrong
+ *   type.
  * @throws {RangeError} If there are no names or too many, or `days` is not an integer from 1 to 13.
  *
  * @example Usage
@@ -114,7 +116,7 @@ export function devCertificate(options: DevCertificateOptions = {}): DevCertific
 
   const { certificate, text } = made(wanted);
   let theirs: DevCertificate | undefined;
-  // Of several processes that start at once, one is first; the others take its certificate.
+  // Of several processes that start at once, one is first; the others use the same certificate.
   const isKept = file.write(text, () => !renew && (theirs = kept()) !== undefined);
   return theirs ?? { ...certificate, file: isKept ? file.path : undefined };
 }
@@ -139,7 +141,7 @@ function checked(options: DevCertificateOptions): Wanted {
   if (!(now instanceof Date) || Number.isNaN(now.getTime())) {
     throw new TypeError(fail(`now must be a valid Date, received ${now}`));
   }
-  // The names throw here, before anything is read.
+  // Invalid names throw here, before any file is read.
   subjectAltName(names);
   return { names, days, now: now.getTime() };
 }
@@ -147,7 +149,7 @@ function checked(options: DevCertificateOptions): Wanted {
 function made(
   { names, days, now }: Wanted,
 ): { readonly certificate: DevCertificate; readonly text: string } {
-  // A certificate tells whole seconds.
+  // Times in a certificate are whole seconds.
   const second = Math.floor(now / 1_000) * 1_000;
   const notBefore = new Date(second - LATE_CLOCK_MS);
   const notAfter = new Date(second + days * DAY_MS);
@@ -159,7 +161,7 @@ function made(
   };
 }
 
-/** Reads what was kept; `undefined` if it is not what is wanted, ends soon, or is broken. */
+/** Reads a stored certificate; `undefined` if broken, about to end, or made for other options. */
 function parsed(
   text: string | undefined,
   { names, days, now }: Wanted,

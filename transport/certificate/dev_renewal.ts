@@ -1,31 +1,30 @@
-/**
- * Renewing the development certificate of a server that runs.
- *
- * @module
- */
+/** Renewal of a development certificate while a server runs. */
 import {
   type DevCertificate,
   devCertificate,
   type DevCertificateOptions,
 } from "./dev_certificate.ts";
 
-/** How often the age of the certificate is looked at: timers stand still while a machine sleeps. */
+/**
+ * Interval of checks of the certificate's age, in milliseconds: timers stand still while a machine
+ * sleeps.
+ */
 const CHECK_INTERVAL_MS = 3_600_000;
 
-/** Keeps a development certificate fresh, until it is disposed of. */
+/** Keeps a development certificate fresh, until disposal. */
 export class DevRenewal implements Disposable {
   readonly #options: DevCertificateOptions;
   readonly #replace: (certificate: DevCertificate) => void;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  /** What the server begins with. */
+  /** The certificate at the start. */
   readonly first: DevCertificate;
 
   /**
-   * Gets the first certificate, and renews it from then on.
+   * Makes the first certificate, and starts the renewal.
    *
-   * @param options Those of the certificate.
-   * @param replace Takes each certificate after the first.
+   * @param options Options of the certificate.
+   * @param replace Called with each certificate after the first.
    */
   constructor(options: DevCertificateOptions, replace: (certificate: DevCertificate) => void) {
     this.#options = options;
@@ -34,7 +33,7 @@ export class DevRenewal implements Disposable {
     this.#renewAt(this.first.renewAt);
   }
 
-  /** Renews it no more. */
+  /** Stops the renewal. */
   [Symbol.dispose](): void {
     clearTimeout(this.#timer);
   }
@@ -45,7 +44,7 @@ export class DevRenewal implements Disposable {
     Deno.unrefTimer(this.#timer);
   }
 
-  /** Renews the certificate if its time has come, and says when that is next. */
+  /** Renews the certificate if due, and returns the time of the next renewal. */
   #renewed(time: Date): Date {
     if (Date.now() < time.getTime()) return time;
     try {
@@ -53,7 +52,7 @@ export class DevRenewal implements Disposable {
       this.#replace(certificate);
       return certificate.renewAt;
     } catch (error) {
-      // There is nobody else to tell.
+      // No caller is left to receive the error.
       // deno-lint-ignore no-console
       console.error("The development certificate was not renewed:", error);
       return new Date(Date.now() + CHECK_INTERVAL_MS);

@@ -1,23 +1,15 @@
-/**
- * Where the development certificate is kept: one file for certificate and key,
- * so that nobody ever reads one with the other's predecessor.
- *
- * Nothing here prompts for a permission, and nothing throws: what cannot be
- * kept is made anew next time.
- *
- * @module
- */
+/** The file of the development certificate. */
 import { builtin } from "./builtins.ts";
 
 const FILE_NAME = "dev_certificate.pem";
 
-/** More is no certificate with its key. */
+/** Longest file that is read; a certificate with a key is shorter. */
 const MAX_FILE_BYTES = 64 * 1024;
 
 /**
- * Finds the user's cache folder for Skein, as the platform wants it.
+ * Finds the user's cache folder for Skein, by the platform's convention.
  *
- * @returns Its path, or `undefined` where the environment does not say or may not be read.
+ * @returns The path, or `undefined` if the environment has no such variable, or may not be read.
  */
 export function userCacheFolder(): string | undefined {
   switch (Deno.build.os) {
@@ -31,23 +23,29 @@ export function userCacheFolder(): string | undefined {
   }
 }
 
-/** A file that keeps PEM for its user alone. */
+/**
+ * A file with PEM for one user alone. Certificate and key share the file, so that a reader never
+ * gets a new certificate with an old key.
+ *
+ * No method prompts for a permission, and none throws: a certificate that cannot be stored is made
+ * again the next time.
+ */
 export class CertificateFile {
-  /** Its path. */
+  /** Path of the file. */
   readonly path: string;
   readonly #folder: string;
 
   /**
-   * Names the file; it need not exist.
+   * Names the file, which need not exist.
    *
-   * @param folder The folder that it is, or will be, in.
+   * @param folder The folder of the file, which need not exist either.
    */
   constructor(folder: string | URL) {
     this.#folder = folder instanceof URL ? builtin("node:url").fileURLToPath(folder) : folder;
     this.path = builtin("node:path").join(this.#folder, FILE_NAME);
   }
 
-  /** Reads what is kept; `undefined` if nothing is, or others could have read or written it. */
+  /** Reads the file; `undefined` if there is none, or if other users may read or write the file. */
   read(): string | undefined {
     if (!this.#may("read")) return undefined;
     try {
@@ -62,11 +60,11 @@ export class CertificateFile {
   }
 
   /**
-   * Keeps a text in place of what was kept, at once and as a whole.
+   * Replaces the file at once and as a whole.
    *
-   * @param text What.
-   * @param isTaken Asked last: whether another process kept something good meanwhile.
-   * @returns Whether the text is kept.
+   * @param text The new content.
+   * @param isTaken Called last; tells if another process stored a good certificate meanwhile.
+   * @returns `true` if the text is stored.
    */
   write(text: string, isTaken: () => boolean): boolean {
     if (!this.#may("read") || !this.#may("write")) return false;
@@ -79,7 +77,7 @@ export class CertificateFile {
       Deno.renameSync(temporary, this.path);
       isKept = true;
     } catch {
-      // A full disk, or a folder that is somebody else's.
+      // A full disk, or a folder of another user.
     } finally {
       if (!isKept) remove(temporary);
     }
@@ -104,6 +102,6 @@ function remove(path: string): void {
   try {
     Deno.removeSync(path);
   } catch {
-    // It was never made.
+    // The file was never made.
   }
 }

@@ -1,14 +1,4 @@
-/**
- * Certificates that sign themselves, for development: ECDSA P-256, X.509 v3.
- *
- * They are no authorities (`CA:FALSE`): a client that trusts one by its hash or
- * by name trusts it for itself and for nothing else, and rustls would not take
- * an authority's certificate from a server.
- *
- * @see {@link https://www.rfc-editor.org/rfc/rfc5280 | RFC 5280}, sections 4.1 and 4.2
- *
- * @module
- */
+/** Self-signed certificates for development: ECDSA P-256, X.509 v3. */
 import { builtin } from "./builtins.ts";
 import {
   bits,
@@ -25,13 +15,13 @@ import {
   yes,
 } from "./der.ts";
 
-/** What a certificate says. */
+/** Names and validity of a certificate. */
 export interface SelfSignOptions {
-  /** Who it is for: DNS names and IP addresses. */
+  /** DNS names and IP addresses of the server. */
   readonly names: readonly string[];
-  /** From when on it is valid. */
+  /** Start of the validity. */
   readonly notBefore: Date;
-  /** Until when it is valid. */
+  /** End of the validity. */
   readonly notAfter: Date;
 }
 
@@ -43,7 +33,7 @@ export interface SelfSigned {
   readonly key: string;
 }
 
-/** What certificates of this module are called; names that count are in `subjectAltName`. */
+/** Common name of all these certificates; the names that clients check are in `subjectAltName`. */
 const COMMON_NAME = "Skein development";
 
 /** Bytes of a serial number: RFC 5280 allows 20. */
@@ -54,10 +44,16 @@ const IP_ADDRESS = PRIMITIVE | 7;
 const LABEL = /^[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?$/;
 
 /**
- * Makes a key, and a certificate that it signs.
+ * Makes a key, and a certificate signed with the key.
  *
- * @param options What the certificate says.
- * @returns Both.
+ * The certificate is no authority (`CA:FALSE`): a client that trusts one by hash or by name trusts
+ * no other certificate with it. Also, rustls does not accept an authority's certificate from a
+ * server.
+ *
+ * @see {@link https://www.rfc-editor.org/rfc/rfc5280 | RFC 5280}, sections 4.1 and 4.2
+ *
+ * @param options Names and validity.
+ * @returns The certificate and the key.
  * @throws {TypeError} If a name is neither a DNS name nor an IP address.
  */
 export function selfSign({ names, notBefore, notAfter }: SelfSignOptions): SelfSigned {
@@ -91,12 +87,12 @@ export function selfSign({ names, notBefore, notAfter }: SelfSignOptions): SelfS
 }
 
 /**
- * Writes the extension that holds the names; whoever finds it in a certificate
- * knows that it is for these.
+ * Writes the extension with the names. A certificate that contains the same bytes has the same
+ * names.
  *
  * @param names DNS names and IP addresses.
  * @returns The extension, in DER.
- * @throws {TypeError} If a name is neither.
+ * @throws {TypeError} If a name is neither a DNS name nor an IP address.
  */
 export function subjectAltName(names: readonly string[]): Uint8Array {
   return extension("2.5.29.17", sequence(...names.map(generalName)));
@@ -120,11 +116,11 @@ function generalName(name: string): Uint8Array {
 function isDnsName(name: string): boolean {
   const labels = name.toLowerCase().replace(/^\*\./, "").split(".");
   return name.length <= 253 && labels.every((label) => LABEL.test(label)) &&
-    // `1.2.3` would be an address to some.
+    // Some programs would read `1.2.3` as an address.
     !/^\d+$/.test(labels.at(-1) ?? "");
 }
 
-/** The bytes of an IP address, or `undefined` for what is none. */
+/** Parses an IP address; `undefined` for any other text. */
 function addressBytes(name: string): Uint8Array | undefined {
   if (/^\d+(?:\.\d+){3}$/.test(name)) {
     const bytes = name.split(".").map(Number);
@@ -133,7 +129,7 @@ function addressBytes(name: string): Uint8Array | undefined {
   if (!/^[0-9a-f:.]+$/i.test(name) || !name.includes(":")) return undefined;
   const url = URL.parse(`http://[${name}]/`);
   if (url === null) return undefined;
-  // The URL parser wrote it in its shortest form, in hexadecimal.
+  // The URL parser returns the shortest form, in hexadecimal.
   const [head = "", tail] = url.hostname.slice(1, -1).split("::");
   const [left, right] = [head, tail ?? ""].map((part) => part === "" ? [] : part.split(":"));
   const zeros = Array<string>(8 - left!.length - right!.length).fill("0");
@@ -141,7 +137,7 @@ function addressBytes(name: string): Uint8Array | undefined {
   return Uint8Array.from(groups.flatMap((group) => [group >> 8, group & 0xff]));
 }
 
-/** Random and positive, with no zero in front. */
+/** Makes a random positive number without a leading zero byte. */
 function serialNumber(): Uint8Array {
   const bytes = crypto.getRandomValues(new Uint8Array(SERIAL_BYTES));
   bytes[0] = (bytes[0]! & 0x3f) | 0x40;
