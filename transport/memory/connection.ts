@@ -1,8 +1,4 @@
-/**
- * One end of a memory pair.
- *
- * @module
- */
+/** One end of a memory pair. */
 import { CloseCode, ConnectionError, TimeoutError } from "../../errors.ts";
 import { Arrivals } from "../_arrivals.ts";
 import { FrameInbox } from "../websocket/frame_inbox.ts";
@@ -28,15 +24,15 @@ import type {
 } from "../connection.ts";
 import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
 
-/** Somebody who waits for a slot. */
+/** A call that waits for a slot. */
 interface Waiter {
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 }
 
 /**
- * A counted limit on streams. Who finds no free slot waits in line, until one
- * is free or its signal or timeout gives up.
+ * A counted limit on streams. Without a free slot, calls wait in line until one is free, or until
+ * their signal or timeout ends the wait.
  */
 class StreamSlots {
   #free: number;
@@ -46,17 +42,17 @@ class StreamSlots {
   /**
    * Creates the limit.
    *
-   * @param slots Free slots at first.
+   * @param slots Number of slots, all free.
    */
   constructor(slots: number) {
     this.#free = slots;
   }
 
   /**
-   * Takes a slot, waiting for it in line.
+   * Takes a slot, after a wait in line if needed.
    *
-   * @param direction What kind of stream it is for, to say so.
-   * @param options Its `signal` and `timeoutMs` give up waiting.
+   * @param direction Direction of the stream, for the error.
+   * @param options `signal` and `timeoutMs` end the wait.
    * @returns Resolves with a slot taken.
    * @throws {TimeoutError} If `timeoutMs` passed first.
    */
@@ -92,7 +88,7 @@ class StreamSlots {
     }
   }
 
-  /** Frees a slot, or hands it to whoever waits first. */
+  /** Frees a slot, or passes the slot to the first waiting call. */
   release(): void {
     const [first] = this.#waiters;
     if (first === undefined) {
@@ -104,9 +100,9 @@ class StreamSlots {
   }
 
   /**
-   * Refuses everybody who waits, and all who come.
+   * Rejects all waiting and all future calls.
    *
-   * @param error What they get.
+   * @param error The error of these calls.
    */
   fail(error: unknown): void {
     this.#error = { cause: error };
@@ -115,25 +111,25 @@ class StreamSlots {
   }
 }
 
-/** Streams of one kind that the peer has not accepted yet; opening one more waits. */
+/** Most streams of one direction that the peer has not accepted yet; opening one more waits. */
 const MAX_UNACCEPTED_STREAMS = 100;
 
-/** Datagrams held for a reader; past it the oldest is dropped. */
+/** Most datagrams held for a reader; beyond, the oldest is dropped. */
 const MAX_HELD_DATAGRAMS = 256;
 
-/** Largest datagram: what fits a QUIC packet on any path. */
+/** Largest datagram: one that fits a QUIC packet on any path. */
 const MAX_DATAGRAM_BYTES = 1200;
 
-/** `drained` resolves at or below this many bytes. */
+/** Buffered bytes at or below which `drained` resolves. */
 const LOW_WATER_MARK = 16 * 1024;
 
 const encoder = new TextEncoder();
 
-/** What a memory wire has. */
+/** Features of a memory wire. */
 export interface MemoryWire {
   /** The subprotocol. */
   readonly protocol: string;
-  /** Message frames of its own. */
+  /** Message frames without a stream. */
   readonly frames: boolean;
   /** Streams. */
   readonly streams: boolean;
@@ -141,9 +137,9 @@ export interface MemoryWire {
   readonly datagrams: boolean;
 }
 
-/** Credit that an end gives once, and not again as what it stands for is used up. */
+/** Credit that an end grants once, without granting more as the peer uses it up. */
 export interface WithheldCredit {
-  /** Bytes that the peer may send, in all; those of messages count too. */
+  /** Bytes that the peer may send in all, those of messages included. */
   readonly bytes: number;
   /** Streams of each direction that the peer may open, in all; at least 100. */
   readonly streams: number;
@@ -152,7 +148,10 @@ export interface WithheldCredit {
 /** The share of withheld credit that is used up when the connection counts as worn. */
 const WORN = 0.75;
 
-/** A bidirectional stream that the other end opened: what it writes, and what this end does. */
+/**
+ * A bidirectional stream that the other end opened: the reader of its bytes, and the writer of this
+ * end.
+ */
 type IncomingStream = Pick<MemoryStream, "reader" | "writer">;
 
 /** A connection whose wire is a {@linkcode MemoryPath} in each direction. */
@@ -175,7 +174,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
   #framesSent = 0;
   #framesReceived = 0;
   #ledger: Ledger | undefined = undefined;
-  /** Whose next bidirectional stream carries messages. */
+  /** The side whose next bidirectional stream carries messages. */
   #carrier: StreamSide | undefined = undefined;
   readonly #worn: PromiseWithResolvers<void> = Promise.withResolvers();
   #credit: WithheldCredit | undefined = undefined;
@@ -184,7 +183,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
 
   /** Always `memory`. */
   readonly transport: string = "memory";
-  /** What the options of the pair gave it. */
+  /** Features chosen by the options of the pair. */
   readonly capabilities: ConnectionCapabilities;
   /** The subprotocol of the pair. */
   readonly protocol: string;
@@ -194,7 +193,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
   readonly closed: Promise<ConnectionCloseInfo> = this.#closing.promise;
   /** Resolves on the link's `drain`. */
   readonly draining: Promise<void> = this.#windingUp.promise;
-  /** Unreliable as the faults say; the oldest unread are dropped. */
+  /** Unreliable as set by the faults; the oldest unread datagrams are dropped. */
   readonly datagrams: DatagramDuplex;
   /** Bidirectional streams that the other end opened. */
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
@@ -204,9 +203,9 @@ export class MemoryConnection implements Connection, MessageCarrier {
   readonly frames?: MessageFrames;
 
   /**
-   * Creates one end; it is whole once {@linkcode MemoryConnection.link} was called.
+   * Creates one end, which is complete after {@linkcode MemoryConnection.link}.
    *
-   * @param wire What the wire has.
+   * @param wire Features of the wire.
    * @param out The path to the other end.
    * @param inward The path from the other end.
    */
@@ -221,7 +220,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
       credit: false,
       independentStreams: true,
     };
-    this.closed.catch(() => {}); // Nobody has to look at it.
+    this.closed.catch(() => {}); // Callers may ignore the rejection.
     out.onShrink = () => {
       if (out.bufferedBytes <= LOW_WATER_MARK) this.#endDrain();
     };
@@ -249,7 +248,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
   }
 
   /**
-   * Says who the other end is.
+   * Sets the other end.
    *
    * @param peer The other end.
    */
@@ -258,9 +257,9 @@ export class MemoryConnection implements Connection, MessageCarrier {
   }
 
   /**
-   * Gives no credit back from now on, as some engines of browsers do.
+   * Grants no more credit from now on, as some engines of browsers do.
    *
-   * @param credit What the other end may use, in all.
+   * @param credit Credit of the other end, in all.
    * @throws {RangeError} If there are fewer than 100 streams.
    */
   withhold(credit: WithheldCredit): void {
@@ -273,17 +272,17 @@ export class MemoryConnection implements Connection, MessageCarrier {
     this.#owner.onReceived = (bytes) => {
       this.#usedBytes += bytes;
       if (this.#usedBytes >= credit.bytes * WORN) this.#worn.resolve();
-      // Nothing more comes, and nobody is told.
+      // No more bytes come, and neither end notices.
       if (this.#usedBytes >= credit.bytes) this.#in.stall();
     };
   }
 
-  /** Resolves once three quarters of the credit that this end withholds are used up. */
+  /** Resolves once three quarters of the withheld credit are used up. */
   get worn(): Promise<void> {
     return this.#worn.promise;
   }
 
-  /** The network broke: `closed` rejects. */
+  /** Breaks the connection as a network failure does: `closed` rejects. */
   break(): void {
     if (this.#closeError !== undefined) return;
     const error = new ConnectionError("The connection broke: the network was disconnected");
@@ -294,22 +293,22 @@ export class MemoryConnection implements Connection, MessageCarrier {
     }
   }
 
-  /** The other end asked to wind up. */
+  /** Handles the other end's request to wind up. */
   windUp(): void {
     this.#windingUp.resolve();
   }
 
-  /** Streams of the other end that nobody took yet. */
+  /** Number of the other end's streams that were not accepted yet. */
   get unreadStreams(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
 
-  /** What was counted; made with the first stream or datagram, or with who observes. */
+  /** Counters; created with the first stream, datagram or observer. */
   get counters(): ConnectionCounters | undefined {
     return this.#ledger;
   }
 
-  /** Opens a stream, waiting while too many are not accepted yet. */
+  /** Opens a stream; waits while too many are not accepted yet. */
   async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<BidirectionalStream> {
     if (!this.capabilities.streams) return await refuseStream(this.transport);
     await this.#bidirectionalSlots.take("bidirectional", options);
@@ -327,7 +326,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
     return { readable: back.reader.readable, writable: there.writer.writable };
   }
 
-  /** Opens a stream, waiting while too many are not accepted yet. */
+  /** Opens a stream; waits while too many are not accepted yet. */
   async createUnidirectionalStream(
     options: OpenStreamOptions = {},
   ): Promise<WritableStream<Uint8Array>> {
@@ -344,7 +343,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
     return writer.writable;
   }
 
-  /** Closes this end at once, and the other behind what was sent. */
+  /** Closes this end at once, and the other end after all sent data. */
   close(info?: CloseOptions): void {
     const checked = checkWireClose(info, MAX_QUIC_CLOSE_CODE);
     if (this.#closeError !== undefined) return;
@@ -353,7 +352,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
     this.#finish(checked);
   }
 
-  /** What was counted, over frames, streams and datagrams. */
+  /** Counters of frames, streams and datagrams. */
   getStats(): Promise<ConnectionStats> {
     let { bytesSent, bytesReceived } = this.#owner;
     if (this.#ledger !== undefined) {
@@ -370,13 +369,13 @@ export class MemoryConnection implements Connection, MessageCarrier {
     );
   }
 
-  /** Sets who is told what happens. */
+  /** Sets the observer of this connection. */
   observe(observer: ConnectionObserver | undefined): void {
     if (observer !== undefined) this.#ownLedger.observer = observer;
     else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
   }
 
-  /** See {@linkcode MessageCarrier}. */
+  /** Excludes the message stream from the counters; see {@linkcode MessageCarrier}. */
   carryMessages(by: StreamSide): void {
     const held = by === "remote" ? this.#bidirectional.takeHeld() : [];
     const [first] = held;
@@ -391,7 +390,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
     await this.closed.catch(() => {});
   }
 
-  /** A close with code and reason, by either end. */
+  /** Handles a close with code and reason, by either end. */
   #finish(info: Required<ConnectionCloseInfo>): void {
     if (this.#closeError !== undefined) return;
     this.#closing.resolve(info);
@@ -401,7 +400,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
     }
   }
 
-  /** What every end has in common; nothing comes in any more. */
+  /** Does the shared part of every ending; no more data comes in. */
   #end(error: ConnectionError): void {
     this.#closeError = error;
     this.#in.cut();
@@ -417,7 +416,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
     return this.#ledger ??= new Ledger();
   }
 
-  /** Counts a stream, but the one that carries messages. */
+  /** Opens the account of a stream; the stream with messages has no account. */
   #account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
     if (direction === "unidirectional" || this.#carrier !== by) {
       return this.#ownLedger.opened(direction, by);
@@ -426,7 +425,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
     return undefined;
   }
 
-  /** A stream that came, and was not read, carries messages. */
+  /** Removes the account of a stream that came, unread, before its use for messages was known. */
   #discard({ reader, writer }: IncomingStream): void {
     const { account, heldBytes } = reader;
     if (account === undefined) return;
@@ -470,7 +469,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
     this.#out.send(() => peer.#receive(sent, size), size);
   }
 
-  /** A stream of the other end was taken: it may open one more, while there is credit. */
+  /** Grants the other end one more stream after an accepted one, while there is credit. */
   #take(direction: StreamDirection, slotsOf: (peer: MemoryConnection) => StreamSlots): void {
     const { streams = Infinity } = this.#credit ?? {};
     const taken = ++this.#taken[direction];
@@ -496,7 +495,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
         this.#datagramWriter = controller;
       },
       write: (datagram) => {
-        // One that is too large is lost, as the W3C's WebTransport has it.
+        // A datagram that is too large is lost, as in the W3C's WebTransport.
         const { byteLength } = datagram;
         if (byteLength > MAX_DATAGRAM_BYTES) return this.#ownLedger.droppedDatagram(byteLength);
         const peer = this.#peer;

@@ -1,20 +1,4 @@
-/**
- * Two connections in one process, for tests: with delay, loss, reordering,
- * disconnects and peers that do not read.
- *
- * @example Usage
- * ```ts
- * import { memoryPair } from "@skein/skein/transport";
- * import { assertEquals } from "@std/assert";
- *
- * await using pair = memoryPair();
- * const received = new Promise((resolve) => pair.server.frames?.receive({ receiveFrame: resolve, framesEnded() {} }));
- * pair.client.frames?.send("hello");
- * assertEquals(await received, "hello");
- * ```
- *
- * @module
- */
+/** Two connected connections in one process, for tests. */
 import { type MemoryFaults, MemoryPath, seededRandom } from "./path.ts";
 import { MemoryConnection, type MemoryWire, type WithheldCredit } from "./connection.ts";
 import type { Connection } from "../connection.ts";
@@ -25,9 +9,11 @@ export type { MemoryFaults, WithheldCredit };
 export type MemoryDirection = "to-server" | "to-client";
 
 /**
- * Options for {@linkcode memoryPair}. A WebSocket with any page is
- * `{ protocol: "", streams: false, datagrams: false }`, WebTransport is
- * `{ frames: false }`.
+ * Options for {@linkcode memoryPair}.
+ *
+ * - **Like a WebSocket without Skein's protocol:**
+ *   `{ protocol: "", streams: false, datagrams: false }`.
+ * - **Like WebTransport:** `{ frames: false }`.
  */
 export interface MemoryPairOptions {
   /**
@@ -37,31 +23,31 @@ export interface MemoryPairOptions {
    */
   protocol?: string;
   /**
-   * Whether the wire has message frames of its own, as WebSocket has.
+   * `true` for message frames without a stream, as on a WebSocket.
    *
    * @default {true}
    */
   frames?: boolean;
   /**
-   * Whether the wire has streams.
+   * `true` for streams.
    *
    * @default {true}
    */
   streams?: boolean;
   /**
-   * Whether the wire has datagrams.
+   * `true` for datagrams.
    *
    * @default {true}
    */
   datagrams?: boolean;
-  /** Faults from the start on, in both directions; see {@linkcode MemoryLink.setFaults}. */
+  /** Faults from the start, in both directions; see {@linkcode MemoryLink.setFaults}. */
   faults?: MemoryFaults;
   /**
-   * Credit that the client gives once and never back, as WebKit's WebTransport does: after so many
-   * bytes, or streams of the server, nothing more comes, while both ends look healthy. It has all of
-   * its credit back by default.
+   * Credit that the client grants once without granting more, as WebKit's WebTransport does. Once
+   * the server has used up the bytes or streams, no more data arrives, while both ends look
+   * healthy. By default, credit is granted again.
    *
-   * @example After three quarters of it the connection is worn
+   * @example A connection that is worn after three quarters
    * ```ts
    * import { memoryPair } from "@skein/skein/transport";
    * import { assertEquals } from "@std/assert";
@@ -79,8 +65,8 @@ export interface MemoryPairOptions {
    */
   withheldCredit?: WithheldCredit | undefined;
   /**
-   * A seed, or a function from 0 to below 1: decides on jitter, loss and
-   * order. The same seed gives the same run.
+   * Source of jitter, loss and order: a seed, or a function that returns numbers from 0 to below 1.
+   * The same seed gives the same run.
    *
    * @default {1}
    */
@@ -90,8 +76,8 @@ export interface MemoryPairOptions {
 /** Options for {@linkcode MemoryLink.disconnect}. */
 export interface DisconnectOptions {
   /**
-   * Tells nobody: what is sent vanishes, and only silence shows it, as with a
-   * cable pulled far away.
+   * Breaks the network without notice: sent data vanishes, and only silence shows the break, as
+   * with a cable pulled far away.
    *
    * @default {false}
    */
@@ -99,7 +85,7 @@ export interface DisconnectOptions {
 }
 
 /**
- * The network between the two ends of a pair: what can go wrong with it.
+ * The network between the two ends of a pair, and its faults.
  *
  * @example A peer that does not read
  * ```ts
@@ -115,53 +101,55 @@ export interface DisconnectOptions {
  */
 export interface MemoryLink {
   /**
-   * Changes some of the faults; the others, and what is under way, stay.
+   * Changes some faults. Other faults stay, and so do the faults of packets under way.
    *
-   * @param faults Those to change.
-   * @param direction Only in this direction; both if left out.
+   * @param faults The faults to change.
+   * @param direction Direction of the change; by default, both.
    * @throws {RangeError} If a time is negative or a rate is not from 0 to 1.
    */
   setFaults(faults: MemoryFaults, direction?: MemoryDirection): void;
   /**
-   * The receiving end stops reading: what is sent to it stays with the sender.
+   * Stops the reads of the receiving end: sent data stays with the sender.
    *
-   * @param direction Only in this direction; both if left out.
+   * @param direction Direction of the change; by default, both.
    */
   stall(direction?: MemoryDirection): void;
   /**
-   * The receiving end reads again.
+   * Starts the reads of the receiving end again.
    *
-   * @param direction Only in this direction; both if left out.
+   * @param direction Direction of the change; by default, both.
    */
   resume(direction?: MemoryDirection): void;
   /**
-   * Breaks the network for good; what is under way is lost. `closed` of both
-   * ends rejects at once, unless `silent`.
+   * Breaks the network for good; data under way is lost. `closed` of both ends rejects at once,
+   * unless `silent`.
    *
    * @param options See {@linkcode DisconnectOptions}.
    */
   disconnect(options?: DisconnectOptions): void;
   /**
-   * Asks the receiving end to wind up: its `draining` resolves.
+   * Asks the receiving end to wind up, which resolves `draining` there.
    *
-   * @param direction Only in this direction; both if left out.
+   * @param direction Direction of the request; by default, both.
    */
   drain(direction?: MemoryDirection): void;
 }
 
-/** What {@linkcode memoryPair} makes: two ends, and the network between them. */
+/** Result of {@linkcode memoryPair}: two ends, and the network between these. */
 export interface MemoryPair extends AsyncDisposable {
   /** The end that dialed. */
   readonly client: Connection;
   /** The end that accepted. */
   readonly server: Connection;
-  /** The network between them. */
+  /** The network between the ends. */
   readonly link: MemoryLink;
-  /** Resolves once three quarters of `withheldCredit` are used up, which is when a client moves. */
+  /**
+   * Resolves once three quarters of `withheldCredit` are used up, the moment when a client moves.
+   */
   readonly worn: Promise<void>;
 }
 
-/** The one {@linkcode MemoryLink}: acts on the path of each direction. */
+/** The one implementation of {@linkcode MemoryLink}: acts on the path of each direction. */
 class PairLink implements MemoryLink {
   readonly #paths: Readonly<Record<MemoryDirection, MemoryPath>>;
   readonly #ends: Readonly<Record<MemoryDirection, MemoryConnection>>;
@@ -210,15 +198,27 @@ class PairLink implements MemoryLink {
 }
 
 /**
- * Makes two connections that are each other's peer, established already.
+ * Makes two established connections that are each other's peer, for tests: with delay, loss,
+ * reordering, disconnects and peers that do not read.
  *
  * - **Delivery:** in a microtask, in order, without timers; with a delay by
  *   `setTimeout` and `Date`, so fake time drives it.
- * - **Bounds:** frames without a receiver, unread stream bytes, streams that
- *   nobody accepts and unread datagrams are all bounded.
- * - **Close:** `closed` settles at once at the end that closes; the other end
- *   gets what was sent before, then the close. No timer is left once both ends
- *   are closed; disposing the pair closes both.
+ * - **Bounds:** frames without a receiver, unread stream bytes, unaccepted streams and unread
+ *   datagrams are all bounded.
+ * - **Close:** `closed` settles at once at the end that closes; the other end gets all data sent
+ *   before, then the close. No timer is left once both ends are closed; disposing the pair closes
+ *   both.
+ *
+ * @example Usage
+ * ```ts
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using pair = memoryPair();
+ * const received = new Promise((resolve) => pair.server.frames?.receive({ receiveFrame: resolve, framesEnded() {} }));
+ * pair.client.frames?.send("hello");
+ * assertEquals(await received, "hello");
+ * ```
  *
  * @example A delay, driven by fake time
  * ```ts
@@ -238,7 +238,7 @@ class PairLink implements MemoryLink {
  * ```
  *
  * @param options See {@linkcode MemoryPairOptions}.
- * @returns Both ends and the link between them.
+ * @returns Both ends and the link.
  * @throws {RangeError} If a fault is out of range.
  */
 export function memoryPair(options: MemoryPairOptions = {}): MemoryPair {

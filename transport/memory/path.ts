@@ -1,22 +1,18 @@
-/**
- * One direction of the network between the two ends of a memory pair.
- *
- * @module
- */
+/** One direction of the network between the two ends of a memory pair. */
 
-/** Datagrams under way at most; past it the oldest is lost, as in a router's queue. */
+/** Most datagrams under way; beyond, the oldest is lost, as in a router's queue. */
 const MAX_DATAGRAMS_UNDER_WAY = 256;
 
-/** What goes wrong on the way, in one direction. */
+/** Faults in one direction. */
 export interface MemoryFaults {
   /**
-   * Time that everything takes, in milliseconds; 0 delivers in a microtask.
+   * Delay of every packet, in milliseconds; 0 delivers in a microtask.
    *
    * @default {0}
    */
   readonly delayMs?: number;
   /**
-   * Random time on top of `delayMs`, up to this many milliseconds.
+   * Largest random time on top of `delayMs`, in milliseconds.
    *
    * @default {0}
    */
@@ -28,22 +24,22 @@ export interface MemoryFaults {
    */
   readonly lossRate?: number;
   /**
-   * Share of datagrams that overtake the one before, from 0 to 1, where that
-   * one is still under way. Frames and streams keep their order.
+   * Share of datagrams that overtake the one before, from 0 to 1, if that one is still under way.
+   * Frames and streams keep order.
    *
    * @default {0}
    */
   readonly reorderRate?: number;
 }
 
-/** Something under way: what happens when it arrives, and when that may be. */
+/** A packet under way: a callback for the arrival, and the earliest time. */
 interface Packet {
   readonly arrive: () => void;
   readonly bytes: number;
   readonly dueMs: number;
 }
 
-/** Packets in order; the first one that is not due holds up the others. */
+/** Packets in order; a first packet that is not due holds up the others. */
 class Lane {
   readonly #onShrink: () => void;
   #packets: Packet[] = [];
@@ -138,7 +134,7 @@ class Lane {
   }
 
   #pump(): void {
-    // An arrival may stall or clear this lane: everything is read anew each time.
+    // An arrival may stall or clear this lane, so all state is read again each time.
     while (!this.#stalled && this.size > 0 && this.#waitMs() <= 0) {
       this.#take().arrive();
       this.#onShrink();
@@ -150,7 +146,7 @@ class Lane {
 /**
  * Carries packets from one end to the other, with faults.
  *
- * - **Reliable:** `send` keeps order and loses nothing until the path is cut.
+ * - **Reliable:** `send` keeps order, and loses no packet until the path is cut.
  * - **Datagrams:** `sendDatagram` may lose and reorder, and is bounded.
  * - **Time:** without a delay a microtask, and no timer; with one, one timer.
  */
@@ -179,9 +175,9 @@ export class MemoryPath {
   }
 
   /**
-   * Changes some of the faults; packets under way keep theirs.
+   * Changes some faults; packets under way keep the old ones.
    *
-   * @param faults Those to change.
+   * @param faults The faults to change.
    * @throws {RangeError} If a time is negative or a rate is not from 0 to 1.
    */
   setFaults(faults: MemoryFaults): void {
@@ -207,7 +203,7 @@ export class MemoryPath {
    * Sends a reliable packet.
    *
    * @param arrive Called at the other end.
-   * @param bytes What it counts for in `bufferedBytes`.
+   * @param bytes Size of the packet in `bufferedBytes`.
    */
   send(arrive: () => void, bytes = 0): void {
     if (this.#cut) return;
@@ -217,7 +213,7 @@ export class MemoryPath {
   /**
    * Sends a datagram.
    *
-   * @param arrive Called at the other end, unless it is lost.
+   * @param arrive Called at the other end, unless the datagram is lost.
    */
   sendDatagram(arrive: () => void): void {
     const { lossRate, reorderRate } = this.#faults;
@@ -227,19 +223,19 @@ export class MemoryPath {
     if (this.#datagrams.size > MAX_DATAGRAMS_UNDER_WAY) this.#datagrams.dropOldest();
   }
 
-  /** Holds everything until {@linkcode MemoryPath.resume}: the other end does not read. */
+  /** Holds all packets until {@linkcode MemoryPath.resume}, as if the other end did not read. */
   stall(): void {
     this.#reliable.stall();
     this.#datagrams.stall();
   }
 
-  /** Lets everything on its way again. */
+  /** Releases all packets. */
   resume(): void {
     this.#reliable.resume();
     this.#datagrams.resume();
   }
 
-  /** Loses what is under way and all that comes. No timer is left. Idempotent. */
+  /** Loses all packets, present and future. No timer is left. Idempotent. */
   cut(): void {
     this.#cut = true;
     this.#reliable.clear();
@@ -250,7 +246,7 @@ export class MemoryPath {
     const { delayMs, jitterMs } = this.#faults;
     if (delayMs === 0 && jitterMs === 0) return 0;
     const jitter = jitterMs > 0 ? jitterMs * this.#random() : 0;
-    // Whole milliseconds, as clocks and timers have: a rest of less would be waited for for ever.
+    // Whole milliseconds, as in clocks and timers: a timer could never wait for a fraction.
     return Date.now() + Math.ceil(delayMs + jitter);
   }
 }

@@ -1,23 +1,19 @@
-/**
- * One direction of a stream over memory: written at one end, read at the other.
- *
- * @module
- */
+/** One direction of a stream in memory: written at one end, read at the other. */
 import { StreamError } from "../../errors.ts";
 import type { StreamAccount } from "../_ledger.ts";
 import type { MemoryPath } from "./path.ts";
 
-/** Bytes written and not read yet, from which on a write waits. */
+/** Unread bytes from which on a write waits. */
 export const STREAM_WINDOW_BYTES = 64 * 1024;
 
-/** A live end of a stream; its connection keeps it to fail it on close. */
+/** A live end of a stream; the connection keeps the end, to fail it on close. */
 export interface StreamEnd {
-  /** Who counts; without one it is nobody's stream, and the connection counts its bytes apart. */
+  /** Account of the stream's bytes; without one, the connection counts these apart. */
   account: StreamAccount | undefined;
   /**
-   * Ends it with an error, without telling the other end.
+   * Ends the stream with an error, without notice to the other end.
    *
-   * @param error What its user gets.
+   * @param error The error for the application.
    */
   fail(error: unknown): void;
 }
@@ -29,33 +25,33 @@ export interface MemoryStream {
   /** The end that reads. */
   readonly reader: StreamEnd & {
     readonly readable: ReadableStream<Uint8Array>;
-    /** Bytes that came and were not read. */
+    /** Bytes received and not read yet. */
     readonly heldBytes: number;
   };
 }
 
-/** The streams that a connection has open, and what it counted. */
+/** The open streams of a connection, and the bytes without an account. */
 export class StreamOwner {
   /** Ends that a close has to reach. */
   readonly live: Set<StreamEnd> = new Set();
-  /** Bytes handed to the wire that no account has: of frames, and of the stream that carries them. */
+  /** Bytes handed to the wire without an account: of frames, and of the stream with messages. */
   bytesSent = 0;
-  /** The same of bytes taken from the wire. */
+  /** Bytes taken from the wire without an account. */
   bytesReceived = 0;
-  /** Told of bytes as they come, whoever has them. */
+  /** Called with the size of all bytes that come, with or without an account. */
   onReceived: ((bytes: number) => void) | undefined = undefined;
 
   /**
    * Fails every live end.
    *
-   * @param error What their users get.
+   * @param error The error for the application.
    */
   fail(error: unknown): void {
     for (const end of [...this.live]) end.fail(error);
   }
 }
 
-/** Makes the code that an abort or a cancel carries; 0 where it has none. */
+/** Reads the code of an abort or a cancel; 0 without a code. */
 function codeOf(reason: unknown): number {
   if (typeof reason !== "object" || reason === null) return 0;
   const { streamErrorCode } = reason as { streamErrorCode?: unknown };
@@ -115,7 +111,7 @@ class StreamWriter implements StreamEnd {
   }
 
   fail(error: unknown): void {
-    // Not live: ended already, and an error now would only hide how.
+    // An end that is not live has ended already; an error now would only hide the cause.
     if (!this.#owner.live.delete(this)) return;
     this.account?.ended(error);
     this.#controller.error(error);
@@ -130,7 +126,7 @@ class StreamWriter implements StreamEnd {
     }
     if (chunk.byteLength === 0) return;
     const bytes = new Uint8Array(chunk);
-    const size = bytes.byteLength; // Read here: the reader's end takes the buffer over.
+    const size = bytes.byteLength; // Read before the reader's end takes over the buffer.
     this.#unreadBytes += size;
     if (this.account === undefined) this.#owner.bytesSent += size;
     else this.account.ledger.streamBytesSent += size;
@@ -192,7 +188,7 @@ class StreamReader implements StreamEnd {
 
   finish(): void {
     this.#finished = true;
-    this.#owner.live.delete(this); // What came whole can be read after the connection closed.
+    this.#owner.live.delete(this); // A complete stream can be read after the connection closed.
     if (this.#chunks.length === 0) this.#close();
   }
 
@@ -238,10 +234,10 @@ class StreamReader implements StreamEnd {
 }
 
 /**
- * Makes one direction of a stream. Both ends are live until they end.
+ * Makes one direction of a stream. Both ends are live at first.
  *
  * @param forward The path of the bytes.
- * @param backward The path of what the reader tells the writer.
+ * @param backward The path from the reader to the writer.
  * @param writerOwner Streams of the connection that writes.
  * @param readerOwner Streams of the connection that reads.
  * @returns Both ends.
