@@ -1,8 +1,6 @@
 /**
- * The frames of a message stream: `length(varint) kind(u8) body`, where the
- * length is that of the body in bytes, and the varint is QUIC's (RFC 9000, 16).
- *
- * @module
+ * The frames of a message stream: `length(varint) kind(u8) body`, where the length is the number of
+ * bytes of the body, and the varint is QUIC's (RFC 9000, section 16).
  */
 
 /** The body is text in UTF-8: one or more envelopes, joined by line feeds. */
@@ -11,35 +9,35 @@ export const KIND_TEXT = 0;
 /** The body is a binary message without its mark. */
 export const KIND_BINARY = 1;
 
-/** Nothing comes after it: the end was meant. Its body is empty. */
+/** An end mark: no frame comes after it. The body is empty. */
 export const KIND_END = 2;
 
 /**
- * The mark of a binary message: its first two bytes on wires where other
- * binary frames exist. Here the kind says it, so it stays with each end.
+ * First byte of the mark of a binary message, on wires with other binary frames. On a message
+ * stream the kind replaces the mark, which each end removes and adds.
  */
 export const MARK_0 = 0x40;
 
-/** See {@linkcode MARK_0}. */
+/** Second byte of the mark. */
 export const MARK_1 = 0x53;
 
-/** Bytes of {@linkcode MARK_0} and {@linkcode MARK_1}: no more than the shortest head of a frame. */
+/** Length of the mark; at most that of the shortest head of a frame. */
 export const MARK_BYTES = 2;
 
 /**
- * Tells whether bytes are a binary message, mark and all.
+ * Tells if bytes are a binary message with its mark.
  *
  * @param frame The bytes.
- * @returns Whether they begin with the mark.
+ * @returns `true` if the bytes begin with the mark.
  */
 export function isMarked(frame: Uint8Array): boolean {
   return frame.length >= MARK_BYTES && frame[0] === MARK_0 && frame[1] === MARK_1;
 }
 
 /**
- * Tells how many bytes a length takes.
+ * Counts the bytes of a length.
  *
- * @param length Below 2^30: a frame is in memory.
+ * @param length Below 2^30, as a frame is in memory.
  * @returns 1, 2 or 4.
  */
 export function lengthBytes(length: number): 1 | 2 | 4 {
@@ -49,9 +47,9 @@ export function lengthBytes(length: number): 1 | 2 | 4 {
 /**
  * Writes the head of a frame.
  *
- * @param target Where to.
+ * @param target The buffer.
  * @param at Index of the first byte.
- * @param head What the frame is.
+ * @param head Kind of the frame, and length of the body.
  */
 export function writeHead(
   target: Uint8Array,

@@ -1,9 +1,4 @@
-/**
- * Message frames on a wire that has streams and no frames of its own: they
- * travel on one stream, the lowest bidirectional one that the client opened.
- *
- * @module
- */
+/** Message frames on one stream, for wires with streams and without frames. */
 import { CloseCode, ConnectionError } from "../../errors.ts";
 import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import { directStream } from "../direct.ts";
@@ -33,7 +28,7 @@ import type {
 } from "../connection.ts";
 import { within } from "../within.ts";
 
-/** The first bidirectional stream of the client, and what comes after it. */
+/** The first bidirectional stream of the client, and the streams after it. */
 class FirstStream {
   readonly #inner: Connection;
   readonly #reader: ReadableStreamDefaultReader<BidirectionalStream> | undefined;
@@ -42,14 +37,14 @@ class FirstStream {
   #isTaken = false;
   #incoming: ReadableStream<BidirectionalStream> | undefined;
 
-  /** Resolves with the stream; rejects if there will be none. */
+  /** Resolves with the stream; rejects if there will be no stream. */
   readonly stream: Promise<BidirectionalStream>;
 
   /**
-   * Opens the stream at the client, and waits for it at the server.
+   * Opens the stream at the client; waits for the stream at the server.
    *
    * @param inner The connection.
-   * @param side Which end this is.
+   * @param side The side of this end.
    */
   constructor(inner: Connection, side: "client" | "server") {
     this.#inner = inner;
@@ -61,7 +56,7 @@ class FirstStream {
     this.stream.then(() => this.end(), () => this.end());
   }
 
-  /** The streams after the first, held by the inner connection alone. */
+  /** The streams after the first; only the inner connection buffers these. */
   get incoming(): ReadableStream<BidirectionalStream> {
     return this.#incoming ??= this.#reader === undefined || this.#isTaken
       ? this.#inner.incomingBidirectionalStreams
@@ -69,9 +64,9 @@ class FirstStream {
   }
 
   /**
-   * Waits until the client's first stream is open, so that no other gets ahead of it.
+   * Waits until the client's first stream is open, so that no other stream gets ahead.
    *
-   * @param signal Gives up waiting.
+   * @param signal Ends the wait.
    * @throws {unknown} The signal's reason.
    */
   async opened(signal: AbortSignal | undefined): Promise<void> {
@@ -79,7 +74,7 @@ class FirstStream {
     await within(this.#settled.promise, { signal });
   }
 
-  /** Nobody has to wait any longer: the stream is there, or the connection is over. */
+  /** Ends all waits: the stream is open, or the connection is over. */
   end(): void {
     this.#isSettled = true;
     this.#settled.resolve();
@@ -98,7 +93,7 @@ class FirstStream {
     throw new TypeError("Cannot receive messages: the incoming streams ended");
   }
 
-  /** For who asks before the first stream came. */
+  /** The streams after the first, for a reader that comes before the first stream. */
   #waiting(): ReadableStream<BidirectionalStream> {
     let reader: ReadableStreamDefaultReader<BidirectionalStream> | undefined;
     const source = async () => {
@@ -116,81 +111,81 @@ class FirstStream {
   }
 }
 
-/** The protocol whose messages travel on a stream. */
+/** The protocol with messages on a stream. */
 export const MESSAGE_PROTOCOL = "skein.1";
 
-/** The largest body of a frame that is read, in bytes; a session's own bound is lower, and applies on delivery. */
+/**
+ * Largest body of a frame that is read, in bytes; the lower bound of a session applies on delivery.
+ */
 export const MAX_FRAME_BYTES = 4 * 1024 * 1024;
 
-/** `drained` resolves at or below this many bytes. */
+/** Buffered bytes at or below which `drained` resolves. */
 const LOW_WATER_MARK = 16 * 1024;
 
-/** How long a server waits for the client's stream, in milliseconds. */
+/** Longest wait of a server for the client's stream, in milliseconds. */
 const STREAM_TIMEOUT_MS = 10_000;
 
-/** How long the peer may take to end its half, in milliseconds. */
+/** Longest wait for the peer to end the other half, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;
 
 /**
- * How long, in milliseconds, the stream and the connection may disagree: one
- * of them has ended, and what the other still has to tell is on its way.
+ * Longest time between the ends of the stream and of the connection, in milliseconds: after the
+ * first end, the news of the second may still be on the way.
  */
 const LINGER_MS = 250;
 
 /**
- * An empty text, the client's first frame, which says nothing: on some wires a
- * peer learns of a stream by its first byte, and the server speaks first.
+ * An empty text, the first frame of the client: on some wires a peer learns of a stream by the
+ * first byte, and the server sends the first message.
  */
 const GREETING_BYTES = [0, 0];
 
-/** Most bytes that are read of the stream until the peer is admitted: a token has at most half of it. */
+/** Most bytes that are read until the peer is admitted: a token has at most half of these. */
 const MAX_EARLY_BYTES = 16_384;
 
 /** Options for {@linkcode withMessages}. */
 export interface MessageStreamOptions {
-  /** Which end this is: the client opens the stream. */
+  /** Side of this end: the client opens the stream. */
   readonly side: "client" | "server";
   /**
-   * How long a server waits for the client's stream before it closes with
-   * 4408, in milliseconds.
+   * Longest wait of a server for the client's stream, in milliseconds; then the server closes with
+   * 4408.
    *
    * @default {10000}
    */
   readonly streamTimeoutMs?: number;
   /**
-   * How long a close waits for what was sent to be written, and for the peer
-   * to end its half, in milliseconds.
+   * Longest wait of a close for the writes of sent frames, and for the peer to end the other half,
+   * in milliseconds.
    *
    * @default {1000}
    */
   readonly closeTimeoutMs?: number;
   /**
-   * The largest body of a frame, in bytes; a larger one closes with 4413
-   * before it is held.
+   * Largest body of a frame, in bytes; a larger one closes with 4413 without being buffered.
    *
    * @default {4194304}
    */
   readonly maxFrameBytes?: number;
   /**
-   * Resolves once the peer is admitted: until then it may send 16 KiB, and more closes with 4401. At
-   * once by default.
+   * Resolves once the peer is admitted. Until then the peer may send 16 KiB; more closes with 4401.
+   * By default, the peer is admitted at once.
    */
   readonly admitted?: Promise<unknown> | undefined;
 }
 
 /**
- * Gives a connection message frames. They travel on its lowest bidirectional
- * stream that the client opened, so both ends have to do this, the client
- * before anything else opens a stream.
+ * Adds message frames to a connection. The frames travel on the lowest bidirectional stream of the
+ * client. Both ends have to call this, and the client before it opens any other stream.
  *
- * - **Order:** frames come whole and in the order in which they were sent;
- *   what is sent before the stream is there waits for it.
- * - **Writes:** one at a time. All that is sent meanwhile goes with the next.
- * - **Close:** everything sent before goes first, then an end mark; code and
- *   reason follow once the peer has ended its half too, or took too long.
- * - **Abort:** a stream that ends without its mark breaks the connection.
+ * - **Order:** frames arrive whole and in the order of sending; frames sent early wait for the
+ *   stream.
+ * - **Writes:** one at a time. Frames sent meanwhile share the next write.
+ * - **Close:** all earlier frames go first, then an end mark. Code and reason follow once the peer
+ *   has ended the other half too, or took too long.
+ * - **Abort:** a stream that ends without an end mark breaks the connection.
  *
- * Bytes that are sent MUST be binary messages, which begin with `40 53`.
+ * Sent bytes MUST be binary messages, which begin with `40 53`.
  *
  * @example Usage
  * ```ts
@@ -207,21 +202,24 @@ export interface MessageStreamOptions {
  * assertEquals(await received, "hello");
  * ```
  *
- * @param connection A connection with streams; its first one is no longer the caller's.
+ * @param connection A connection with streams; the first one no longer belongs to the caller.
  * @param options See {@linkcode MessageStreamOptions}.
- * @returns The connection with `frames`. It closes the inner one.
+ * @returns The connection with `frames`, whose close also closes the inner one.
  */
 export function withMessages(connection: Connection, options: MessageStreamOptions): Connection {
   return new MessageStreamConnection(connection, options);
 }
 
-/** How a connection ended: with code and reason, or with an error. */
+/** End of a connection: code and reason, or an error. */
 interface Outcome {
   readonly info?: Required<ConnectionCloseInfo>;
   readonly error?: unknown;
 }
 
-/** A connection whose frames are on a stream. It is its own frames, and its own sink of what is read. */
+/**
+ * A connection with frames on a stream. The class is also the `frames` object, and the sink of
+ * parsed frames.
+ */
 class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   readonly lowWaterMark = LOW_WATER_MARK;
 
@@ -235,14 +233,14 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   readonly #closed = Promise.withResolvers<ConnectionCloseInfo>();
   #stream: DirectStream | undefined;
   #drained: PromiseWithResolvers<void> | undefined;
-  /** The one thing that is waited for: the stream, the peer's end, or what lingers. */
+  /** The one timer: for the stream, for the peer's end, or for the data that lingers. */
   #timer: ReturnType<typeof setTimeout> | undefined;
-  /** How this end wants to close. */
+  /** Code and reason of this end's close. */
   #closing: Required<ConnectionCloseInfo> | undefined;
   #closesConnection = false;
-  /** How the inner connection ended. */
+  /** End of the inner connection. */
   #outcome: Outcome | undefined;
-  /** Why the stream, and with it the connection, broke. */
+  /** Error that broke the stream, and with it the connection. */
   #failure: ConnectionError | undefined;
   #isWriting = false;
   #isReading = false;
@@ -265,13 +263,13 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
     this.#side = side;
     this.#closeTimeoutMs = closeTimeoutMs;
     this.#parser = new FrameParser(this, options.maxFrameBytes ?? MAX_FRAME_BYTES);
-    this.#closed.promise.catch(() => {}); // Nobody has to look at it.
+    this.#closed.promise.catch(() => {}); // Callers may ignore the rejection.
     const { admitted } = options;
     if (admitted !== undefined) {
       this.#maxBytes = MAX_EARLY_BYTES;
       admitted.then(() => this.#maxBytes = Infinity, () => {});
     }
-    // Where the wire counts streams, this one is not its user's.
+    // Counters of streams leave out the message stream.
     (inner as Partial<MessageCarrier>).carryMessages?.(side === "client" ? "local" : "remote");
     this.#first = new FirstStream(inner, side);
     this.#first.stream.then(
@@ -298,7 +296,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   }
 
   get protocol(): string {
-    return this.#inner.protocol || MESSAGE_PROTOCOL; // The URL may have agreed on it.
+    return this.#inner.protocol || MESSAGE_PROTOCOL; // The URL may have chosen the protocol.
   }
 
   get ready(): Promise<void> {
@@ -389,7 +387,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
     this.#closesConnection = options?.closeConnection === true;
     const hasNothingToSay = this.#stream === undefined && this.#queue.bytes === 0;
     if (this.#failure !== undefined || hasNothingToSay) this.#closeInner();
-    // Where the peer closes already, this does nothing: what it says counts, if it comes in time.
+    // If the peer closes already, this has no effect; the peer's code counts if it comes in time.
     else this.#end(this.#closeTimeoutMs);
   }
 
@@ -432,9 +430,9 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   onEnd(): void {
     this.#isPeerEnded = true;
     if (this.#outcome !== undefined) return this.#settle();
-    // The peer may need all of its time for what this end still has to say.
+    // The peer may need all of its time for the last frames of this end.
     if (this.#closing === undefined) return this.#end(this.#closeTimeoutMs * 2);
-    // What this end said last is on its way first, or the close would overtake it.
+    // The last frames of this end go first, or the close would overtake them.
     if (this.#hasEnded) this.#closeInner();
   }
 
@@ -442,7 +440,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
     this.close({ closeCode, reason });
   }
 
-  /** Nothing that is sent now would reach anybody. */
+  /** `true` if frames sent now would not reach the peer. */
   get #isDeaf(): boolean {
     return this.#isEnding || this.#closing !== undefined || this.#failure !== undefined ||
       this.#outcome !== undefined;
@@ -461,7 +459,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
     this.#wakeWriter();
   }
 
-  /** In a microtask, so that all that one call sends is one write. */
+  /** Starts a write in a microtask, so that all frames of one call are one write. */
   #wakeWriter(): void {
     if (this.#isWriting || this.#stream === undefined) return;
     this.#isWriting = true;
@@ -481,7 +479,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
         if (queue.bytes <= LOW_WATER_MARK) this.#endDrain();
       }
       this.#isWriting = false;
-      // Only the end mark itself can have been last: nothing is sent behind it.
+      // The last bytes can only be the end mark, as no frame is added behind it.
       if (!this.#isEnding || this.#isOver) return;
       await stream.close();
       this.#hasEnded = true;
@@ -495,7 +493,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   }
 
   async #writeBytes(stream: DirectStream, bytes: Uint8Array): Promise<void> {
-    const count = bytes.length; // Read here: a wire may take the buffer over.
+    const count = bytes.length; // Read before a wire takes over the buffer.
     await stream.write(bytes);
     this.#bytesSent += count;
   }
@@ -518,7 +516,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
     }
   }
 
-  /** Ends this half behind what was sent, and gives the peer its time. */
+  /** Ends this half behind the sent frames, and starts the peer's time. */
   #end(timeoutMs: number): void {
     if (this.#isEnding) return;
     this.#isEnding = true;
@@ -534,7 +532,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
     this.#inner.close({ ...this.#closing, closeConnection: this.#closesConnection });
   }
 
-  /** The stream is of no use any more. The connection may be about to tell why. */
+  /** Gives up the stream. The connection may be about to report the cause. */
   #break(what: string, cause: unknown): void {
     if (this.#outcome !== undefined || this.#isPeerEnded || this.#failure !== undefined) return;
     this.#failure = new ConnectionError(what, cause === undefined ? undefined : { cause });
@@ -547,7 +545,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
     });
   }
 
-  /** Code and reason can overtake the last frames, which are there already. */
+  /** Waits for the last frames: code and reason can overtake frames that have arrived. */
   #innerEnded(outcome: Outcome): void {
     this.#outcome = outcome;
     this.#first.end();
@@ -570,12 +568,12 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
 
   #settleClosed(outcome: Outcome): void {
     const { info } = outcome;
-    // Unless the connection had a better reason, which came late.
+    // A late, better reason of the connection wins over the failure of the stream.
     const isBroken = this.#failure !== undefined && this.#isInnerClosed &&
       this.#closing === undefined && (info === undefined || info.reason === this.#failure.message);
     if (isBroken) this.#closed.reject(this.#failure);
     else if (info !== undefined) this.#closed.resolve(info);
-    // A cut cable does not change how this end closed it.
+    // A network failure does not change this end's own close.
     else if (this.#closing !== undefined) this.#closed.resolve(this.#closing);
     else this.#closed.reject(outcome.error);
   }

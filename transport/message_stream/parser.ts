@@ -1,40 +1,37 @@
-/**
- * Reads the frames of a message stream, however its bytes are cut.
- *
- * @module
- */
+/** Parses the frames of a message stream, in chunks of any size. */
 import { CloseCode } from "../../errors.ts";
 import { KIND_BINARY, KIND_END, KIND_TEXT, MARK_0, MARK_1, MARK_BYTES } from "./format.ts";
 import type { Frame } from "../connection.ts";
 
-/** The first buffer of a frame that comes in parts: its length is the peer's word, and may be a lie. */
+/**
+ * First buffer of a frame that comes in parts: the length is the peer's claim, and may be false.
+ */
 const FIRST_BODY_BYTES = 16 * 1024;
 
-// A mark at the start of a text is the text's own.
+// Keeps a byte order mark at the start of a text.
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** What a parser finds. */
+/** Receiver of parsed frames. */
 export interface FrameSink {
-  /** A whole frame: text, or a binary message with its mark. */
+  /** Called with a whole frame: text, or a binary message with its mark. */
   onFrame(frame: Frame): void;
-  /** The end mark. Nothing is found after it. */
+  /** Called at the end mark. No other call follows. */
   onEnd(): void;
-  /** What came cannot be read. Nothing is found after it. */
+  /** Called at malformed input. No other call follows. */
   onRefused(closeCode: number, reason: string): void;
 }
 
-/** A frame whose body is not whole yet. */
+/** A frame with an incomplete body. */
 interface OpenFrame {
   readonly kind: number;
-  /** Of the body, with the mark of a binary message. */
+  /** Length of the body, with the mark of a binary message. */
   readonly length: number;
   filled: number;
   bytes: Uint8Array;
 }
 
 /**
- * An incremental parser. It holds at most one frame, and never more than twice
- * what came of it.
+ * An incremental parser. Holds at most one frame, in a buffer of at most twice the bytes received.
  */
 export class FrameParser {
   readonly #sink: FrameSink;
@@ -46,8 +43,8 @@ export class FrameParser {
   /**
    * Creates a parser.
    *
-   * @param sink Gets what is found.
-   * @param maxFrameBytes A longer body is refused before it is held.
+   * @param sink Receives the parsed frames.
+   * @param maxFrameBytes Longest body; a longer one is refused without being buffered.
    */
   constructor(sink: FrameSink, maxFrameBytes: number) {
     this.#sink = sink;
@@ -55,9 +52,9 @@ export class FrameParser {
   }
 
   /**
-   * Reads on.
+   * Parses the next chunk.
    *
-   * @param chunk What came next; it belongs to the parser from now on.
+   * @param chunk The bytes, which belong to the parser from now on.
    */
   push(chunk: Uint8Array): void {
     if (this.#isDone) return;
@@ -70,7 +67,7 @@ export class FrameParser {
     while (at < bytes.length && !this.#isDone) at = this.#readFrame(bytes, at);
   }
 
-  /** Reads one frame, and tells where the next one begins. */
+  /** Reads one frame, and returns the index of the next one. */
   #readFrame(bytes: Uint8Array, at: number): number {
     const first = bytes[at]!;
     const size = 1 << (first >> 6);
@@ -90,7 +87,7 @@ export class FrameParser {
     }
     if (kind === KIND_TEXT) this.#emitText(bytes.subarray(body, end));
     else if (kind === KIND_BINARY) {
-      // The head has been read, and is at least as long as the mark that takes its place.
+      // The head has been read, and has at least the length of the mark written over it.
       bytes[body - 2] = MARK_0;
       bytes[body - 1] = MARK_1;
       this.#sink.onFrame(bytes.slice(body - MARK_BYTES, end));
@@ -121,7 +118,7 @@ export class FrameParser {
     this.#fill(this.#open, start);
   }
 
-  /** Adds to the frame that is not whole, and tells how many bytes that took. */
+  /** Adds to the incomplete frame, and returns the number of bytes taken. */
   #fill(open: OpenFrame, chunk: Uint8Array): number {
     const { length, filled } = open;
     const taken = Math.min(chunk.length, length - filled);

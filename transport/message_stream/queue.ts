@@ -1,8 +1,4 @@
-/**
- * What a message stream still has to write, encoded already.
- *
- * @module
- */
+/** The frames that a message stream still has to write, already encoded. */
 import {
   isMarked,
   KIND_BINARY,
@@ -14,22 +10,22 @@ import {
 } from "./format.ts";
 import type { Frame } from "../connection.ts";
 
-/** One write carries at most this many bytes, so that what is held shrinks step by step. */
+/** Most bytes of one write, so that the buffered bytes shrink step by step. */
 export const MAX_WRITE_BYTES = 256 * 1024;
 
-/** From this size on a binary message is not copied: a broadcast of them is in memory once. */
+/** Size from which on a binary message is not copied: a broadcast is in memory once. */
 const SHARED_BYTES = 16 * 1024;
 
-/** A first buffer: most sessions say little at a time. */
+/** Size of the first buffer: most sessions send little at a time. */
 const FIRST_BUFFER_BYTES = 512;
 
-/** A buffer up to this size is kept for the next write; ten thousand idle sessions hold one each. */
+/** Largest buffer that is kept for the next write; ten thousand idle sessions hold one each. */
 const SPARE_BUFFER_BYTES = 4096;
 
-/** The longest head of a frame: a length of four bytes, and the kind. */
+/** Longest head of a frame: a length of four bytes, and the kind. */
 const MAX_HEAD_BYTES = 5;
 
-/** A buffer is never asked for more than a text needs if it is ASCII, and this many bytes. */
+/** Bytes reserved beyond those of a text in ASCII. */
 const SLACK_BYTES = 16;
 
 const encoder = new TextEncoder();
@@ -37,17 +33,17 @@ const encoder = new TextEncoder();
 /** Bytes that are ready to be written. */
 interface Piece {
   readonly bytes: Uint8Array;
-  /** Whether the buffer can be used again once they are written. */
+  /** `true` if the buffer can be used again after the write. */
   readonly isOwn: boolean;
 }
 
 /**
- * Frames in, bytes out: all that came since the last write is one piece.
+ * Frames in, bytes out: all frames since the last write are one piece.
  *
  * - **Order:** first in, first out.
  * - **Copies:** text is encoded straight into the piece; large binary messages
  *   are pieces themselves.
- * - **Bounds:** none of its own. Who adds watches {@linkcode FrameQueue.bytes}.
+ * - **Bounds:** the caller has to watch {@linkcode FrameQueue.bytes}; the queue has no bound.
  */
 export class FrameQueue {
   #pieces: Piece[] = [];
@@ -69,7 +65,7 @@ export class FrameQueue {
    * Adds a frame.
    *
    * @param frame Text, or a binary message with its mark.
-   * @throws {TypeError} If the bytes have no mark: there is no kind for them.
+   * @throws {TypeError} If the bytes have no mark, as there is no kind for other bytes.
    */
   add(frame: Frame): void {
     if (typeof frame === "string") this.#addText(frame);
@@ -87,10 +83,10 @@ export class FrameQueue {
   }
 
   /**
-   * Takes what is to be written next. One piece at a time: the next one after
-   * {@linkcode FrameQueue.confirm}.
+   * Returns the next bytes to write, one piece at a time: {@linkcode FrameQueue.confirm} comes
+   * before the next call.
    *
-   * @returns Its bytes, or `undefined` if there is nothing.
+   * @returns The bytes, or `undefined` if the queue is empty.
    */
   next(): Uint8Array | undefined {
     if (this.#lent === undefined) {
@@ -106,7 +102,7 @@ export class FrameQueue {
     return next;
   }
 
-  /** Says that what {@linkcode FrameQueue.next} gave was written. */
+  /** Confirms that the bytes of {@linkcode FrameQueue.next} were written. */
   confirm(): void {
     const lent = this.#lent;
     if (lent === undefined) return; // Cleared meanwhile.
@@ -115,13 +111,13 @@ export class FrameQueue {
     if (this.#written < lent.bytes.length) return;
     this.#lent = undefined;
     const { buffer } = lent.bytes;
-    // A wire may have taken the buffer away; then it has no bytes any more.
+    // A wire may have detached the buffer, which then has no bytes.
     if (lent.isOwn && buffer.byteLength > 0 && buffer.byteLength <= SPARE_BUFFER_BYTES) {
       this.#spare = new Uint8Array(buffer);
     }
   }
 
-  /** Forgets everything. */
+  /** Drops all frames. */
   clear(): void {
     this.#pieces = [];
     this.#buffer = undefined;
@@ -132,7 +128,7 @@ export class FrameQueue {
   }
 
   #addText(text: string): void {
-    // Room for ASCII: a text of many other characters is encoded in two goes.
+    // Reserves room for ASCII; a text with many other characters is encoded in two steps.
     let size = lengthBytes(text.length);
     this.#reserve(text.length + SLACK_BYTES);
     const at = this.#used;
@@ -182,7 +178,7 @@ export class FrameQueue {
     if (this.#buffer !== undefined) return this.#grow(this.#used + bytes);
     const spare = this.#spare;
     this.#spare = undefined;
-    // As large as the last one was: a busy session does not grow each of them anew.
+    // As large as the last buffer: a busy session need not grow each one anew.
     this.#buffer = spare !== undefined && spare.length >= bytes
       ? spare
       : new Uint8Array(Math.max(bytes, this.#lastBytes, FIRST_BUFFER_BYTES));
