@@ -1,8 +1,4 @@
-/**
- * What each node has, known to all: keys and values by scope.
- *
- * @module
- */
+/** Entries of all nodes, known to all nodes: keys and values by scope. */
 import { UnsupportedError } from "../../errors.ts";
 import { settlesWithin, startTimer } from "../../session/base/wait.ts";
 import { type Check, type Page, readCheck, readPage } from "./directory_message.ts";
@@ -11,36 +7,34 @@ import { INTERNAL_PREFIX } from "../broker.ts";
 import type { NodeEvent, Nodes } from "./nodes.ts";
 import type { DirectoryListener, DirectoryScope } from "./directory_types.ts";
 
-/** Scopes that one check is about. */
+/** Most scopes in one check. */
 const MAX_CHECKED = 200;
 
-/** Checks of scopes that wait for the answers of nodes; past it the first is given up. */
+/** Most checks that wait for the answers of nodes; beyond that, the oldest is given up. */
 const MAX_WAITING = 1_000;
 
 /** Options for {@linkcode Directory}. */
 export interface DirectoryOptions<T> {
-  /** The nodes; they are not closed. */
+  /** The nodes that share the directory. Disposing of the directory does not close the nodes. */
   readonly nodes: Nodes;
-  /** What it is about; the same on every node, and no other directory's. */
+  /** Name of the directory; the same on every node, and used by no other directory. */
   readonly name: string;
-  /**
-   * Reads what another node said: returns `undefined` for what makes no sense, which is left out.
-   */
+  /** Reads a value from another node: returns `undefined` for a malformed value, to be left out. */
   readonly read: (value: unknown) => T | undefined;
   /**
-   * How long changes are gathered before they are told, in milliseconds.
+   * Time for which changes are gathered before publishing, in milliseconds.
    *
    * @default {50}
    */
   readonly batchMs?: number;
   /**
-   * How often one of the nodes is asked whether what is known of it is right, in milliseconds.
+   * Time between checks, in milliseconds; a check compares this node's copy with one other node.
    *
    * @default {2000}
    */
   readonly checkMs?: number;
   /**
-   * How long a scope that is opened waits for the nodes to say what they have, in milliseconds.
+   * Longest time for which a new scope waits for the entries of the other nodes, in milliseconds.
    *
    * @default {1000}
    */
@@ -53,15 +47,16 @@ interface Waiting<T> {
 }
 
 /**
- * What each node has, known to all that want to know: keys and values by scope. An entry belongs to
- * the node that set it, and is gone with it; two nodes may have the same key.
+ * Keys and values by scope, set by each node and known to every node that has the scope open. An
+ * entry belongs to the node that set the entry, and is gone with that node; two nodes may have the
+ * same key.
  *
- * - **Told:** changes are gathered for `batchMs`, net effect only, numbered, and published to the
- *   nodes that have the scope open. Nothing is published while there is no other node.
- * - **Right in the end:** a node that sees a number missing asks for what there is, in pages. So it
- *   does when a node is new, when the engine was away, and with every `checkMs` for one of the nodes
- *   and 200 scopes, by turns, where the very last change was lost.
- * - **Gone:** the entries of a node that is gone are swept at once.
+ * - **Publishing:** changes are gathered for `batchMs`, reduced to the net effect, numbered, and
+ *   published to the nodes that have the scope open. Without another node, no change is published.
+ * - **Eventual consistency:** a node that misses a number asks for all entries, in pages. The node
+ *   also asks when another node joins and when the engine was away. Every `checkMs`, by turns, a
+ *   check of one node and 200 scopes finds the loss of a very last change.
+ * - **Gone:** the entries of a node that is gone are deleted at once.
  * - **Bounds:** 100,000 entries of one node in one scope; pages and changes of some 60 KB.
  *
  * @typeParam T The type of the values.
@@ -93,16 +88,16 @@ export class Directory<T> implements Disposable {
   readonly #scopes = new Map<string, OpenScope<T>>();
   readonly #touched = new Set<OpenScope<T>>();
   readonly #opening = new Set<OpenScope<T>>();
-  /** By node, what is to be asked for with the next batch. */
+  /** Node to the scopes to ask that node for with the next batch. */
   readonly #suspects = new Map<string, Set<string>>();
-  /** Who waits for the answers of which nodes. */
+  /** Checks of new scopes that wait for the answers of nodes, by id. */
   readonly #waiting = new Map<number, Waiting<T>>();
   readonly #held: Disposable[];
   readonly #checker: ReturnType<typeof setInterval>;
   #batch: ReturnType<typeof setTimeout> | undefined;
   #version = 0;
   #lastCheck = 0;
-  /** Where the turns of checks stand: which node, and from which scope on. */
+  /** The next check: index of the node, and of the first scope. */
   #turn = { node: 0, scope: 0 };
   #ignored = 0;
   #isDisposed = false;
@@ -111,8 +106,8 @@ export class Directory<T> implements Disposable {
    * Creates a directory without open scopes.
    *
    * @param options See {@linkcode DirectoryOptions}.
-   * @throws {RangeError} If a time is no positive integer.
-   * @throws {TypeError} If there is a directory of this name on this node.
+   * @throws {RangeError} If a time is not a positive integer.
+   * @throws {TypeError} If this node already has a directory of this name.
    */
   constructor(options: DirectoryOptions<T>) {
     const { nodes, name, read, batchMs = 50, checkMs = 2_000, openMs = 1_000 } = options;
@@ -147,12 +142,12 @@ export class Directory<T> implements Disposable {
     this.#checker = setInterval(() => this.#checkNext(), checkMs);
   }
 
-  /** How many scopes are open. */
+  /** Number of open scopes. */
   get size(): number {
     return this.#scopes.size;
   }
 
-  /** How many messages of other nodes were ignored, because they made no sense or their sender is not alive. */
+  /** Number of messages ignored as malformed, or because the sender is not alive. */
   get ignored(): number {
     return this.#ignored;
   }
@@ -160,11 +155,11 @@ export class Directory<T> implements Disposable {
   /**
    * Opens a scope.
    *
-   * @param name Its name.
-   * @param listener Gets what changes at other nodes, what they have already included.
-   * @returns The scope; disposing of it closes it.
-   * @throws {TypeError} If it is open already.
-   * @throws {UnsupportedError} If the directory is disposed of, or the broker closed.
+   * @param name Name of the scope.
+   * @param listener Gets the entries that other nodes already have, and then each change.
+   * @returns The scope; dispose of the scope to close it.
+   * @throws {TypeError} If the scope is open already.
+   * @throws {UnsupportedError} If the directory is disposed of, or the broker is closed.
    */
   open(name: string, listener: DirectoryListener<T> = () => {}): DirectoryScope<T> {
     if (this.#isDisposed) throw new UnsupportedError("Cannot open: the directory is disposed of");
@@ -179,7 +174,10 @@ export class Directory<T> implements Disposable {
     return scope;
   }
 
-  /** Tells what was gathered, and forgets everything; other nodes do when this one is gone. Idempotent. */
+  /**
+   * Publishes the gathered changes, and closes all scopes without telling the other nodes, which
+   * keep the entries until this node is gone. Idempotent.
+   */
   [Symbol.dispose](): void {
     if (this.#isDisposed) return;
     this.#flush();
@@ -192,11 +190,11 @@ export class Directory<T> implements Disposable {
     for (const held of [this.#touched, this.#opening]) held.clear();
   }
 
-  /** Asks the others what they have, once what they change next will be heard. */
+  /** Asks the other nodes for all entries, as soon as their next changes arrive here. */
   async #introduce(scope: OpenScope<T>): Promise<void> {
-    const heard = Promise.all([this.#nodes.ready, scope.heard]);
+    const listening = Promise.all([this.#nodes.ready, scope.subscribed]);
     const timer = startTimer(this.#openMs, () => scope.settle());
-    await settlesWithin(Promise.race([heard, scope.ready]), this.#openMs);
+    await settlesWithin(Promise.race([listening, scope.ready]), this.#openMs);
     if (!scope.isReady && this.#nodes.size > 0) {
       this.#opening.add(scope);
       this.#schedule();
@@ -239,7 +237,7 @@ export class Directory<T> implements Disposable {
     this.#schedule();
   }
 
-  /** Asks one node, or all, for what it has in scopes of which other numbers are known here. */
+  /** Asks one node, or all, for the entries of scopes that changed since the numbers known here. */
   #ask(node: string | undefined, scopes: readonly OpenScope<T>[], isSure = true): void {
     const asked = node === undefined ? this.#nodes.others().map(({ id }) => id) : [node];
     for (let i = 0; i < scopes.length; i += MAX_CHECKED) {
@@ -264,7 +262,7 @@ export class Directory<T> implements Disposable {
     }
   }
 
-  /** Sends what the asker lacks, and then that this was all. */
+  /** Sends the entries that the asker lacks, and then the id of the check. */
   #answer(data: unknown, from: string): void {
     const check = readCheck(data);
     if (check === undefined) return this.#works.ignore();
@@ -305,7 +303,7 @@ export class Directory<T> implements Disposable {
     }
   }
 
-  /** A last change that was lost has no other to show it. */
+  /** Checks one node, because the loss of a last change does not show as a missing number. */
   #checkNext(): void {
     const nodes = this.#nodes.others();
     if (nodes.length === 0 || this.#scopes.size === 0) return;
@@ -319,7 +317,7 @@ export class Directory<T> implements Disposable {
   }
 }
 
-/** Who knows something of a scope that is not open any more is told that there is nothing. */
+/** An empty page for a node that still has entries of a scope that is no longer open here. */
 function pagesOfClosed(scope: string, known: number, n: number): Page[] {
   return known === 0 ? [] : [{ scope, n, page: 0, pages: 0, entries: [] }];
 }

@@ -1,54 +1,48 @@
-/**
- * What directories say to one another.
- *
- * @module
- */
+/** Messages between the directories of nodes. */
 import { isFields, isNumber, parseFields } from "./message.ts";
 
 /** Entries of a node: keys and their values. */
 export type Entries = readonly (readonly [key: string, value: unknown])[];
 
-/** What changed at a node, told to all who have the scope open. */
+/** A change of a node's entries, published to all nodes that have the scope open. */
 export interface Delta {
-  /** Who changed it. */
+  /** Id of the node that made the change. */
   readonly node: string;
   /** Number of the change; grows by at least one within a node. */
   readonly n: number;
-  /** Number of the change before it; 0 if this is everything that the node has. */
+  /** Number of the previous change; 0 if `set` holds all entries of the node. */
   readonly prev: number;
-  /** What is new or other. */
+  /** Entries that are new or have a new value. */
   readonly set: Entries;
-  /** Keys that are no more. */
+  /** Keys of deleted entries. */
   readonly del: readonly string[];
-  /** Whether the node closed the scope: it has nothing any more. */
+  /** True if the node closed the scope, and has no entries any more. */
   readonly isLast: boolean;
 }
 
-/** What a node has in a scope, some of it at a time; told to who asked. */
+/** A part of the entries that a node has in a scope, sent to the node that asked. */
 export interface Page {
-  /** The scope. */
   readonly scope: string;
-  /** Up to which change this is. */
+  /** Number of the last change that the pages include. */
   readonly n: number;
-  /** Which page this is, from 0. */
+  /** Index of this page, from 0. */
   readonly page: number;
-  /** How many there are; 0 if the node has not opened the scope. */
+  /** Number of pages; 0 if the node has not opened the scope. */
   readonly pages: number;
-  /** The entries. */
   readonly entries: Entries;
 }
 
-/** Asks a node for pages of all scopes of which it has another number. */
+/** A request for pages of those scopes in which the asked node has another number. */
 export interface Check {
-  /** Given back when all pages are under way. */
+  /** Id that the asked node sends back after the last page. */
   readonly id: number;
-  /** Scopes, and up to which change the asker knows them; 0 if not at all. */
+  /** Scopes, each with the number of the last change that the asker knows; 0 for no knowledge. */
   readonly scopes: readonly (readonly [scope: string, n: number])[];
-  /** Whether the asker surely lacks what it does not know; else it may be under way. */
+  /** True if the asker surely missed later changes; false if these may still be under way. */
   readonly isSure: boolean;
 }
 
-/** Reads a delta; `undefined` if it makes no sense. */
+/** Reads a delta; `undefined` if malformed. */
 export function parseDelta(payload: string | Uint8Array): Delta | undefined {
   const fields = parseFields(payload);
   if (fields === undefined) return undefined;
@@ -58,7 +52,7 @@ export function parseDelta(payload: string | Uint8Array): Delta | undefined {
   return { node, n, prev, set, del, isLast };
 }
 
-/** Writes a delta; what it does not need is left out. */
+/** Writes a delta; fields with default values are left out. */
 export function encodeDelta({ node, n, prev, set, del, isLast }: Delta): string {
   return JSON.stringify({
     node,
@@ -70,7 +64,7 @@ export function encodeDelta({ node, n, prev, set, del, isLast }: Delta): string 
   });
 }
 
-/** Reads a page; `undefined` if it makes no sense. */
+/** Reads a page; `undefined` if malformed. */
 export function readPage(data: unknown): Page | undefined {
   if (!isFields(data)) return undefined;
   const { scope, n, page, pages, entries } = data;
@@ -80,7 +74,7 @@ export function readPage(data: unknown): Page | undefined {
   return isEntries(entries) ? { scope, n, page, pages, entries } : undefined;
 }
 
-/** Reads a check; `undefined` if it makes no sense. */
+/** Reads a check; `undefined` if malformed. */
 export function readCheck(data: unknown): Check | undefined {
   if (!isFields(data)) return undefined;
   const { id, scopes, isSure } = data;
@@ -100,7 +94,7 @@ function isKeys(value: unknown): value is readonly string[] {
   return Array.isArray(value) && value.every((one) => typeof one === "string");
 }
 
-/** Splits entries into pages of about so many characters of JSON; there is always one. */
+/** Splits entries into pages of about `maxChars` characters of JSON; yields at least one page. */
 export function* paged(
   entries: Iterable<readonly [string, unknown]>,
   maxChars: number,

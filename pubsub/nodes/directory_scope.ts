@@ -1,8 +1,4 @@
-/**
- * A scope of a directory: what this node has in it, and what it knows of others.
- *
- * @module
- */
+/** A scope of a directory: the entries of this node, and copies of those of other nodes. */
 import { UnsupportedError } from "../../errors.ts";
 import { type Delta, encodeDelta, type Page, paged, parseDelta } from "./directory_message.ts";
 import { RemoteEntries } from "./remote_entries.ts";
@@ -13,16 +9,16 @@ import type { DirectoryEntry, DirectoryListener, DirectoryScope } from "./direct
 /** Size of a page and of a change, in characters of JSON. */
 const PAGE_CHARS = 60_000;
 
-/** How long a change may be under way, in milliseconds. */
+/** Longest time for which a change may be under way, in milliseconds. */
 const UNDER_WAY_MS = 1_000;
 
-/** Changes of which it is remembered when they were told. */
+/** Most changes for which the time of publishing is remembered. */
 const MAX_RECENT = 32;
 
-/** How long a node has to answer before it is asked again, in milliseconds. */
+/** Time for a node to answer before the next request to that node, in milliseconds. */
 const ASK_AGAIN_MS = 1_000;
 
-/** What the scopes of a directory do in common. */
+/** The part of a directory that its scopes use. */
 export interface Works<T> {
   readonly nodes: Nodes;
   read(value: unknown): T | undefined;
@@ -33,7 +29,7 @@ export interface Works<T> {
   ignore(): void;
 }
 
-/** The one {@linkcode DirectoryScope}. */
+/** Implements {@linkcode DirectoryScope}. */
 export class OpenScope<T> implements DirectoryScope<T> {
   readonly name: string;
   readonly ready: Promise<void>;
@@ -44,11 +40,11 @@ export class OpenScope<T> implements DirectoryScope<T> {
   readonly #subscription: BrokerSubscription;
   readonly #own = new Map<string, T>();
   readonly #remote = new Map<string, RemoteEntries>();
-  /** Keys that changed since the last change was told. */
+  /** Keys that changed since the last change was published. */
   readonly #changed = new Set<string>();
-  /** When nodes were asked for what was missed. */
+  /** Node to the time of the last request for missed changes. */
   readonly #askedAt = new Map<string, number>();
-  /** When the change after a number was told. */
+  /** Number of a change to the time at which the next change was published. */
   readonly #recent = new Map<number, number>();
   readonly #settled = Promise.withResolvers<void>();
   #n = 0;
@@ -67,8 +63,8 @@ export class OpenScope<T> implements DirectoryScope<T> {
     );
   }
 
-  /** Resolves once changes at other nodes are heard. */
-  get heard(): Promise<void> {
+  /** Resolves when changes at other nodes arrive here. */
+  get subscribed(): Promise<void> {
     return this.#subscription.ready;
   }
 
@@ -99,7 +95,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
     this.#works.close(this);
   }
 
-  /** Up to which change a node is known. */
+  /** Returns the number of the last change that is known of a node. */
   readonly known = (node: string): number => this.#remote.get(node)?.n ?? 0;
 
   settle(): void {
@@ -115,13 +111,13 @@ export class OpenScope<T> implements DirectoryScope<T> {
     void this.#subscription[Symbol.asyncDispose]();
   }
 
-  /** Tells what changed since the last time. */
+  /** Publishes the changes since the last time. */
   publish(): void {
     if (this.#changed.size === 0) return;
     const { nodes } = this.#works;
     const keys = [...this.#changed];
     this.#changed.clear();
-    // Nobody is there to hear it: who comes asks for everything.
+    // No other node listens, and a node that joins asks for all entries.
     if (nodes.isReady && nodes.size === 0) {
       this.#n = this.#works.nextVersion();
       return;
@@ -134,12 +130,12 @@ export class OpenScope<T> implements DirectoryScope<T> {
     }
   }
 
-  /** Tells that there is nothing any more. */
+  /** Publishes that this node has closed the scope. */
   publishLast(): void {
     if (this.#n > 0) this.#tell({ set: [], del: [], isLast: true });
   }
 
-  /** What another node lacks that knows this one up to `n`; nothing if it lacks nothing. */
+  /** Yields the pages for a node that knows this one up to change `n`; no page if `n` is the last. */
   *pagesFor(n: number, isSure: boolean): Generator<Page> {
     if (isSure) this.publish();
     if (n === this.#n || !isSure && this.#isUnderWay(n)) return;
@@ -151,7 +147,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
 
   takePage(page: Page, from: string): void {
     if (page.pages === 0) {
-      // The node has not opened the scope: whatever is known of it is over.
+      // The node has not opened the scope: its entries are gone.
       if (page.n >= this.known(from)) this.#forget(from);
     } else if (!this.#remoteOf(from).takePage(page)) this.#suspect(from);
   }
@@ -173,7 +169,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
     const delta = parseDelta(payload);
     const { nodes } = this.#works;
     if (delta?.node === nodes.id) return;
-    // Who is not known to be alive is asked for everything when it is.
+    // A node not yet known to be alive is asked for all entries when it joins.
     if (delta === undefined || !nodes.has(delta.node)) return this.#works.ignore();
     const { node, isLast, n } = delta;
     if (isLast) {
@@ -213,13 +209,13 @@ export class OpenScope<T> implements DirectoryScope<T> {
     }
   }
 
-  /** Whether what comes after a change was told a moment ago. */
+  /** Tells whether the change after `n` was published a moment ago, and may still be under way. */
   #isUnderWay(n: number): boolean {
     const at = this.#recent.get(n);
     return n > 0 && at !== undefined && Math.abs(Date.now() - at) < UNDER_WAY_MS;
   }
 
-  /** Something of the node was missed: it is asked, but not again while it may be answering. */
+  /** Asks a node for missed changes, but not again while an answer may be under way. */
   #suspect(node: string): void {
     const now = Date.now();
     if (!this.isReady || Math.abs(now - (this.#askedAt.get(node) ?? -Infinity)) < ASK_AGAIN_MS) {

@@ -1,28 +1,24 @@
-/**
- * Types of a directory: entries of all nodes, and their changes.
- *
- * @module
- */
+/** Public types of a directory: scopes, entries, and changes. */
 
-/** What changed in a scope, at another node. */
+/** A change in a scope, made at another node. */
 export interface DirectoryChange<T> {
-  /** The node. */
+  /** Id of the node. */
   readonly node: string;
-  /** The key. */
+  /** Key of the entry. */
   readonly key: string;
-  /** What it is now; `undefined` if it is no more. */
+  /** New value of the entry; `undefined` if the entry was deleted. */
   readonly value: T | undefined;
-  /** Whether it is no more because the node is gone. */
+  /** True if the entry was deleted because the node is gone. */
   readonly isSwept: boolean;
 }
 
 /** An entry of a scope. */
 export interface DirectoryEntry<T> {
-  /** The node that has it; this one, too. */
+  /** Id of the node that set the entry; this node, too. */
   readonly node: string;
-  /** The key. */
+  /** Key of the entry. */
   readonly key: string;
-  /** What it is. */
+  /** Value of the entry. */
   readonly value: T;
 }
 
@@ -30,36 +26,36 @@ export interface DirectoryEntry<T> {
 export type DirectoryListener<T> = (change: DirectoryChange<T>) => void;
 
 /**
- * A scope that this node has open: it may have entries in it, and sees those of all others.
+ * A scope that this node has open. The node may set entries, and sees those of all other nodes.
  *
  * @typeParam T The type of the values.
  */
 export interface DirectoryScope<T> extends Disposable {
-  /** Its name. */
+  /** Name of the scope. */
   readonly name: string;
-  /** Resolves when all nodes that were alive said what they have, or `openMs` are over; never rejects. */
+  /** Resolves when all nodes that were alive sent their entries, or after `openMs`; never rejects. */
   readonly ready: Promise<void>;
-  /** Whether that is so. */
+  /** True when {@linkcode DirectoryScope.ready} has resolved. */
   readonly isReady: boolean;
   /**
    * Sets an entry of this node.
    *
    * @param key The key.
-   * @param value Any value that JSON can hold, but for `undefined`.
+   * @param value Any value that JSON can hold, except `undefined`.
    */
   set(key: string, value: T): void;
   /**
-   * Takes an entry of this node back. Idempotent.
+   * Deletes an entry of this node. Idempotent.
    *
    * @param key The key.
    */
   delete(key: string): void;
   /**
-   * Lists the entries of all nodes, this one's first.
+   * Lists the entries of all nodes, those of this node first.
    *
    * @returns The entries.
    */
   entries(): IterableIterator<DirectoryEntry<T>>;
-  /** Takes this node's entries back and forgets those of others, without a word to the listener. */
+  /** Closes the scope: deletes the entries of this node, and does not call the listener any more. */
   [Symbol.dispose](): void;
 }

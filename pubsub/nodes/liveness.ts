@@ -1,18 +1,18 @@
-/** Which nodes are alive, as far as one of them hears. Time is counted in ticks, half a heartbeat each. */
+/** The nodes that are alive, as heard by one node. Time is counted in ticks of half a heartbeat. */
 import type { NodeInfo } from "./types.ts";
 
-/** Nodes that are known at once; others are ignored. */
+/** Most nodes that are known at once; further ones are ignored. */
 const MAX_NODES = 1_000;
 
-/** Nodes that said farewell and are remembered, so that what comes late does not bring them back. */
+/** Most nodes remembered after a farewell, so that a late message does not bring the node back. */
 const MAX_DEPARTED = 1_000;
 
-/** A node that hears nothing of what it says itself for more ticks than this cannot hear others either. */
+/** Ticks without its own messages after which a node counts as unable to hear other nodes. */
 const MAX_DEAF_TICKS = 3;
 
 interface Peer {
   info: NodeInfo;
-  /** Ticks since it was heard. */
+  /** Ticks since the last message of the node. */
   silentTicks: number;
 }
 
@@ -21,53 +21,53 @@ export class Alive {
   readonly #goneTicks: number;
   readonly #peers = new Map<string, Peer>();
   readonly #departed = new Set<string>();
-  /** Ticks since anything may have been missed. */
+  /** Ticks since the last time in which messages may have been missed. */
   #calmTicks = 0;
-  /** Ticks since this node heard itself. */
+  /** Ticks since this node received one of its own messages. */
   #deafTicks = 0;
 
-  /** Knows nobody yet; who is silent for so many ticks is gone. */
+  /** Starts without nodes; a node that is silent for `goneTicks` is gone. */
   constructor(goneTicks: number) {
     this.#goneTicks = goneTicks;
   }
 
-  /** How many there are. */
   get size(): number {
     return this.#peers.size;
   }
 
-  /** Whether this node does not even hear itself: an engine that hangs, or a cut network, not noticed yet. */
+  /**
+   * True if this node does not receive its own messages: the engine hangs or the network is cut, and
+   * the broker has not noticed.
+   */
   get isDeaf(): boolean {
     return this.#deafTicks > MAX_DEAF_TICKS;
   }
 
-  /** Their ids. */
   ids(): IterableIterator<string> {
     return this.#peers.keys();
   }
 
-  /** All of them, in the order in which they were heard first. */
+  /** The nodes that are alive, in the order of the first message from each. */
   infos(): NodeInfo[] {
     return Array.from(this.#peers.values(), ({ info }) => info);
   }
 
-  /** Whether a node is among them. */
   has(id: string): boolean {
     return this.#peers.has(id);
   }
 
-  /** Whether a node said farewell. */
+  /** Tells whether a node said farewell. */
   hasDeparted(id: string): boolean {
     return this.#departed.has(id);
   }
 
-  /** Whether a node would have been heard, if it were alive. */
+  /** Tells whether a node is surely gone: one that is alive would have been heard by now. */
   isGone(id: string): boolean {
     if (this.#peers.has(id)) return false;
     return this.#departed.has(id) || this.#calmTicks > this.#goneTicks;
   }
 
-  /** A node said something; whether it was known to be alive. */
+  /** Notes a message of a node; returns false if that node is not known to be alive. */
   hear(id: string): boolean {
     const peer = this.#peers.get(id);
     if (peer === undefined) return false;
@@ -76,12 +76,12 @@ export class Alive {
     return true;
   }
 
-  /** This node heard itself. */
+  /** Notes that this node received one of its own messages. */
   hearItself(): void {
     this.#deafTicks = 0;
   }
 
-  /** A node came; `undefined` if there are too many. */
+  /** Adds a node; returns `undefined` if there are too many. */
   meet(id: string, name: string): NodeInfo | undefined {
     if (this.#peers.size >= MAX_NODES) return undefined;
     const info = { id, name, lastHeardAt: Date.now() };
@@ -89,7 +89,7 @@ export class Alive {
     return info;
   }
 
-  /** A node said farewell. */
+  /** Notes the farewell of a node. */
   depart(id: string): void {
     this.#departed.add(id);
     if (this.#departed.size <= MAX_DEPARTED) return;
@@ -99,14 +99,14 @@ export class Alive {
     }
   }
 
-  /** A node is alive no more; what was known of it. */
+  /** Removes a node that is no longer alive, and returns the last information about that node. */
   forget(id: string): NodeInfo | undefined {
     const peer = this.#peers.get(id);
     this.#peers.delete(id);
     return peer?.info;
   }
 
-  /** A tick passed in which nothing says that anybody's silence has another reason. */
+  /** Counts a tick of normal operation: silence in this tick means that a node may be gone. */
   tick(): void {
     this.#deafTicks++;
     if (this.isDeaf) return this.beCalm();
@@ -114,19 +114,18 @@ export class Alive {
     for (const peer of this.#peers.values()) peer.silentTicks++;
   }
 
-  /** Who was silent for too long. */
+  /** Ids of the nodes that were silent for too long. */
   silent(): string[] {
     return Array.from(this.#peers).filter(([, { silentTicks }]) => silentTicks >= this.#goneTicks)
       .map(([id]) => id);
   }
 
-  /** Nobody's silence until now says anything. */
+  /** Gives every node the whole time again: silence until now says nothing about the nodes. */
   beCalm(): void {
     this.#calmTicks = 0;
     for (const peer of this.#peers.values()) peer.silentTicks = 0;
   }
 
-  /** Forgets everybody. */
   clear(): void {
     this.#peers.clear();
   }

@@ -1,10 +1,6 @@
-/**
- * What nodes say to one another, as JSON.
- *
- * @module
- */
+/** Messages between nodes, as JSON. */
 
-/** A message of a node; who sent it is beside it. */
+/** A message of a node; the JSON object has the sender too, as `node`. */
 export type NodeMessage =
   | { readonly type: "beat"; readonly name: string; readonly isHello: boolean }
   | { readonly type: "bye" }
@@ -17,12 +13,7 @@ export type NodeMessage =
     readonly data?: unknown;
   };
 
-/**
- * Reads a message.
- *
- * @param payload What came.
- * @returns The message and who sent it; `undefined` if it makes no sense.
- */
+/** Reads a message and the id of the node that sent it; `undefined` if malformed. */
 export function parseNodeMessage(
   payload: string | Uint8Array,
 ): (NodeMessage & { readonly node: string }) | undefined {
@@ -49,12 +40,7 @@ export function parseNodeMessage(
   }
 }
 
-/**
- * Reads an object.
- *
- * @param payload What came.
- * @returns Its fields; `undefined` if it is none.
- */
+/** Reads a JSON object; `undefined` if the payload holds anything else. */
 export function parseFields(payload: string | Uint8Array): Record<string, unknown> | undefined {
   if (typeof payload !== "string") return undefined;
   try {
@@ -65,12 +51,12 @@ export function parseFields(payload: string | Uint8Array): Record<string, unknow
   }
 }
 
-/** Whether a value is an object with fields. */
+/** Tells whether a value is an object with fields. */
 export function isFields(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** Whether a value counts something. */
+/** Tells whether a value is a safe integer from 0 on. */
 export function isNumber(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }

@@ -1,8 +1,4 @@
-/**
- * The nodes that share a broker: who is alive, and how they ask one another.
- *
- * @module
- */
+/** The nodes that share a broker: liveness, messages from node to node, questions with answers. */
 import { UnsupportedError } from "../../errors.ts";
 import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../session/base/wait.ts";
 import { Alive } from "./liveness.ts";
@@ -22,11 +18,11 @@ import type {
   NodesOptions,
 } from "./types.ts";
 
-/** Questions that wait for answers at once. */
+/** Most questions that wait for answers at once. */
 const MAX_ASKS = 1_000;
 
 interface Ask {
-  /** Nodes that have not answered. */
+  /** Ids of the nodes that have not answered yet. */
   readonly waiting: Set<string>;
   readonly answers: { node: string; data: unknown }[];
   isComplete: boolean;
@@ -38,7 +34,7 @@ class NodeAsks {
   readonly #asks = new Map<number, Ask>();
   #last = 0;
 
-  /** Asks by `send`, and waits for the answers of these nodes. */
+  /** Calls `send` with the id of a new question, and waits for the answers of `nodes`. */
   async ask(
     nodes: Iterable<string>,
     send: (id: number) => void,
@@ -58,7 +54,7 @@ class NodeAsks {
     }
   }
 
-  /** A node answered; without an answer where its handler failed. */
+  /** Takes the answer of a node; `undefined` means that the handler of that node failed. */
   answered(id: number, node: string, answer: { readonly data: unknown } | undefined): void {
     const ask = this.#asks.get(id);
     if (!ask?.waiting.has(node)) return;
@@ -67,12 +63,12 @@ class NodeAsks {
     settle(ask, node);
   }
 
-  /** Who is gone owes no answer: there is nothing of it that the answer could tell of. */
+  /** Stops waiting for a node that is gone: answers describe nodes that are alive. */
   gone(node: string): void {
     for (const ask of this.#asks.values()) settle(ask, node);
   }
 
-  /** Nobody answers any more. */
+  /** Ends all questions as incomplete. */
   end(): void {
     for (const ask of this.#asks.values()) {
       ask.isComplete = false;
@@ -87,30 +83,31 @@ function settle(ask: Ask, node: string): void {
 
 export type { NodeAnswers, NodeAskOptions, NodeEvent, NodeHandler, NodeInfo, NodesOptions };
 
-/** All nodes hear it. */
+/** Topic to which all nodes subscribe. */
 const ALL = `${INTERNAL_PREFIX}nodes`;
 
-/** One node hears what begins so; its id follows. */
+/** Start of the topic to which a single node subscribes; the id of the node follows. */
 const ONE = `${INTERNAL_PREFIX}node:`;
 
-/** Questions of others that are being answered at once; others are ignored. */
+/** Most questions of other nodes that are being answered at once; further ones are ignored. */
 const MAX_ANSWERING = 1_000;
 
-/** How long a node that starts waits for the others to say that they are there, in milliseconds. */
+/** Time for which a starting node waits for the beats of the other nodes, in milliseconds. */
 const DISCOVERY_MS = 300;
 
 /**
  * The nodes that share a broker.
  *
- * - **Alive:** each node says every `heartbeatMs` that it is there. One that says nothing for
- *   `goneAfterMs` is gone: it is declared so within that time, and not more than half a heartbeat
- *   before it. One that closes says farewell, and is gone at once.
- * - **Outages:** while the engine is away, or does not even bring what this node said itself, nobody
- *   is declared gone; when it is back, or this process was suspended, everybody has the whole time again.
- * - **Asking:** a question goes to all nodes that are alive, and is over when all answered or the
- *   time is.
- * - **Bounds:** 1,000 nodes, and 1,000 questions at once each way. What makes no sense is ignored and
- *   counted, and so is what is too much.
+ * - **Alive:** each node sends a heartbeat every `heartbeatMs`. A node that is silent is declared
+ *   gone within `goneAfterMs`, at most half a heartbeat before that time is over. A node that closes
+ *   says farewell, and is gone at once.
+ * - **Outages:** no node is declared gone while the engine is away, or does not bring back this
+ *   node's own messages. When the engine is back, or this process was suspended, every node has the
+ *   whole of `goneAfterMs` again.
+ * - **Asking:** a question goes to all nodes that are alive. Asking ends when all of these answered,
+ *   or when the time is over.
+ * - **Bounds:** 1,000 nodes, and 1,000 questions at once each way. Malformed messages are ignored and
+ *   counted, and so are messages beyond the bounds.
  *
  * @example Two nodes
  * ```ts
@@ -127,20 +124,20 @@ const DISCOVERY_MS = 300;
  * ```
  */
 export class Nodes implements AsyncDisposable {
-  /** Id of this node; made anew at each start. */
+  /** Id of this node; a new one at each start. */
   readonly id: string = crypto.randomUUID();
-  /** What people call this node. */
+  /** Name of this node for people. */
   readonly name: string;
-  /** Connects the nodes. */
+  /** Broker that connects the nodes. */
   readonly broker: Broker;
-  /** Resolves once the others had the time to say that they are there; never rejects. */
+  /** Resolves when the other nodes had the time to send a beat to this one; never rejects. */
   readonly ready: Promise<void>;
   readonly #alive: Alive;
   readonly #onError: (error: unknown) => void;
   readonly #subscriptions: BrokerSubscription[];
   readonly #handlers = new Map<string, NodeHandler>();
   readonly #asks = new NodeAsks();
-  // Objects of their own, so that one listener can subscribe twice.
+  // Each listener is wrapped in an object, so that one function can subscribe twice.
   readonly #listeners = new Set<{ readonly listener: (event: NodeEvent) => void }>();
   readonly #tickMs: number;
   readonly #timer: ReturnType<typeof setInterval>;
@@ -156,7 +153,8 @@ export class Nodes implements AsyncDisposable {
    * Joins the nodes.
    *
    * @param options See {@linkcode NodesOptions}.
-   * @throws {RangeError} If a time is no integer from 2 on, or `goneAfterMs` is not above `heartbeatMs`.
+   * @throws {RangeError} If a time is not an integer from 2 on, or `goneAfterMs` is not above
+   * `heartbeatMs`.
    */
   constructor(options: NodesOptions) {
     const { broker, name = "", heartbeatMs = 2_000, goneAfterMs = 7_000 } = options;
@@ -177,17 +175,17 @@ export class Nodes implements AsyncDisposable {
     this.ready = this.#discover();
   }
 
-  /** Whether the others had the time to say that they are there. */
+  /** True when the other nodes had the time to send a beat to this one. */
   get isReady(): boolean {
     return this.#isReady;
   }
 
-  /** How many other nodes are alive. */
+  /** Number of other nodes that are alive. */
   get size(): number {
     return this.#alive.size;
   }
 
-  /** How many messages were ignored because they made no sense, or there were too many nodes or questions. */
+  /** Number of messages ignored as malformed, or because of too many nodes or questions. */
   get ignored(): number {
     return this.#ignored;
   }
@@ -195,7 +193,7 @@ export class Nodes implements AsyncDisposable {
   /**
    * Lists the other nodes that are alive.
    *
-   * @returns The nodes, in the order in which they were heard first.
+   * @returns The nodes, in the order of the first message from each.
    */
   others(): NodeInfo[] {
     return this.#alive.infos();
@@ -204,19 +202,19 @@ export class Nodes implements AsyncDisposable {
   /**
    * Tells whether another node is alive.
    *
-   * @param id Its id.
-   * @returns Whether it is.
+   * @param id Id of the node.
+   * @returns True if the node is alive.
    */
   has(id: string): boolean {
     return this.#alive.has(id);
   }
 
   /**
-   * Tells whether a node is surely gone: it said farewell, or this node listened for long enough to
-   * have heard it.
+   * Tells whether a node is surely gone: a farewell came from that node, or this node has listened
+   * for long enough to hear any node that is alive.
    *
-   * @param id Its id.
-   * @returns Whether it is so.
+   * @param id Id of the node.
+   * @returns True if the node is surely gone.
    */
   isGone(id: string): boolean {
     return id !== this.id && this.#alive.isGone(id);
@@ -226,7 +224,7 @@ export class Nodes implements AsyncDisposable {
    * Calls a function when nodes come and go.
    *
    * @param listener Gets the events.
-   * @returns Disposing of it ends the calls at once.
+   * @returns A disposable that ends the calls at once.
    */
   subscribe(listener: (event: NodeEvent) => void): Disposable {
     const entry = { listener };
@@ -235,12 +233,13 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Takes what other nodes tell and ask.
+   * Handles the messages and questions of one kind from other nodes.
    *
-   * @param kind What it is about.
-   * @param handler Gets the data. What it throws is told to `onError`, and the asker gets no answer.
-   * @returns Disposing of it ends that.
-   * @throws {TypeError} If there is a handler for it already.
+   * @param kind The kind of message.
+   * @param handler Gets the data. If the handler throws, `onError` gets the error, and the asking
+   * node gets no answer.
+   * @returns A disposable that removes the handler.
+   * @throws {TypeError} If the kind already has a handler.
    */
   handle(kind: string, handler: NodeHandler): Disposable {
     if (this.#handlers.has(kind)) {
@@ -251,10 +250,11 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Tells a node something, or all others; what is told to one arrives in order. Best effort.
+   * Sends a message to one other node, or to all. Best effort: a message may be lost, and those to
+   * one node arrive in order.
    *
    * @param to Id of a node; `undefined` for all others.
-   * @param kind What it is about.
+   * @param kind The kind of message.
    * @param data Any value that JSON can hold.
    */
   tell(to: string | undefined, kind: string, data: unknown): void {
@@ -262,12 +262,12 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Asks all other nodes that are alive, and waits for their answers.
+   * Asks all other nodes that are alive, and waits for the answers.
    *
-   * @param kind What it is about.
+   * @param kind The kind of message.
    * @param data Any value that JSON can hold.
-   * @param options How long to wait.
-   * @returns The answers that came, and whether they are all.
+   * @param options See {@linkcode NodeAskOptions}.
+   * @returns The answers that came, and whether all nodes answered.
    */
   async ask(kind: string, data?: unknown, options: NodeAskOptions = {}): Promise<NodeAnswers> {
     const { timeoutMs = 2_000 } = options;
@@ -278,7 +278,7 @@ export class Nodes implements AsyncDisposable {
     return await this.#asks.ask(this.#alive.ids(), send, timeoutMs);
   }
 
-  /** Says farewell and listens no more. Idempotent. */
+  /** Says farewell to the other nodes and stops listening. Idempotent. */
   async close(): Promise<void> {
     if (this.#isClosed) return;
     this.#publish(undefined, { type: "bye" });
@@ -292,14 +292,14 @@ export class Nodes implements AsyncDisposable {
     await Promise.all(this.#subscriptions.map((one) => one[Symbol.asyncDispose]()));
   }
 
-  /** Says farewell and listens no more; called by `await using`. */
+  /** Calls {@linkcode Nodes.close}; called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
 
   async #discover(): Promise<void> {
-    const heard = Promise.all(this.#subscriptions.map(({ ready }) => ready));
-    await Promise.race([heard, this.#closed.promise]);
+    const subscribed = Promise.all(this.#subscriptions.map(({ ready }) => ready));
+    await Promise.race([subscribed, this.#closed.promise]);
     this.#beat(true);
     const { promise, resolve } = Promise.withResolvers<void>();
     const timer = startTimer(DISCOVERY_MS, () => resolve());
@@ -343,7 +343,7 @@ export class Nodes implements AsyncDisposable {
     if (wasDeaf) this.#restore();
   }
 
-  /** Anything may have been missed until now. */
+  /** Starts over after a time in which messages may have been missed. */
   #restore(): void {
     if (this.#isClosed) return;
     this.#alive.beCalm();
@@ -421,7 +421,7 @@ export class Nodes implements AsyncDisposable {
     try {
       this.#publish(from, { type: "answer", id, isDone: answer !== undefined, data: answer?.data });
     } catch (error) {
-      // JSON cannot hold what the handler gave.
+      // JSON cannot hold the value from the handler.
       this.#report(error);
       this.#publish(from, { type: "answer", id, isDone: false });
     }
@@ -442,7 +442,7 @@ export class Nodes implements AsyncDisposable {
     try {
       this.#onError(error);
     } catch {
-      // Whoever sees errors has nobody to tell of its own.
+      // An error of the error handler itself is dropped: no other handler could take the report.
     }
   }
 }
@@ -456,7 +456,7 @@ function checkTime(name: string, value: number, least: number): void {
 }
 
 function print(error: unknown): void {
-  // There is nobody else to tell.
+  // The console is the default of `onError`.
   // deno-lint-ignore no-console
   console.error(error);
 }

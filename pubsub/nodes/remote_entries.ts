@@ -1,46 +1,41 @@
-/**
- * What another node has in a scope, as far as it is known here.
- *
- * @module
- */
+/** The copy of the entries that another node has in a scope. */
 import type { Delta, Entries, Page } from "./directory_message.ts";
 
-/** Changes that wait for those before them; past it they are asked for again. */
+/** Most changes kept while an earlier change is missing; beyond that, pages replace the rest. */
 const MAX_LATE = 256;
 
-/** Entries that one node may have in one scope; more are left out. */
+/** Most entries of one node in one scope; further ones are left out. */
 const MAX_ENTRIES = 100_000;
 
-/** Pages that came, of those that a node sends in a row. */
+/** Pages received so far, of a row of pages from a node. */
 interface Pages {
   readonly n: number;
   readonly entries: (readonly [key: string, value: unknown])[];
-  /** Which one comes next. */
+  /** Index of the page that has to come next. */
   next: number;
 }
 
-/** Told of each change; `value` is `undefined` for what is no more. */
+/** Gets each change; `value` is `undefined` for an entry that was deleted. */
 export type EntryListener = (key: string, value: unknown) => void;
 
 /** The entries of one node in one scope. */
 export class RemoteEntries {
-  /** What the node has. */
   readonly entries: Map<string, unknown> = new Map();
-  /** Up to which change it is known; 0 if not at all. */
+  /** Number of the last change that this copy includes; 0 for an empty copy. */
   n = 0;
   readonly #tell: EntryListener;
   readonly #late = new Map<number, Delta>();
   #pages: Pages | undefined;
 
-  /** Creates a copy of nothing. */
+  /** Creates an empty copy. */
   constructor(tell: EntryListener) {
     this.#tell = tell;
   }
 
   /**
-   * Takes a change.
+   * Applies a change, or keeps the change until those before it came.
    *
-   * @returns False if something before it is missing: a page has to be asked for.
+   * @returns False if an earlier change is missing: pages have to be requested.
    */
   take(delta: Delta): boolean {
     if (delta.n <= this.n) return true;
@@ -54,9 +49,9 @@ export class RemoteEntries {
   }
 
   /**
-   * Takes one page of what the node has.
+   * Takes one page of the node's entries; the last page of a row replaces the copy.
    *
-   * @returns Whether nothing is missing, as far as pages and changes tell.
+   * @returns False if a page or a change is missing: pages have to be requested.
    */
   takePage({ n, page, pages, entries }: Page): boolean {
     if (n < this.n) return true;
@@ -76,7 +71,7 @@ export class RemoteEntries {
     return this.#takeLate();
   }
 
-  /** Tells of everything that it is no more. */
+  /** Deletes all entries, and reports each to the listener. */
   clear(): void {
     const keys = [...this.entries.keys()];
     this.entries.clear();
@@ -99,7 +94,7 @@ export class RemoteEntries {
     for (const key of del) this.#delete(key);
   }
 
-  /** Those before what is known now are of no use, those that follow it are. */
+  /** Applies the kept changes that follow the copy, and drops those that the copy includes. */
   #takeLate(): boolean {
     for (let next = this.#late.get(this.n); next; next = this.#late.get(this.n)) {
       this.#late.delete(this.n);

@@ -1,80 +1,76 @@
-/**
- * What there is to say of nodes.
- *
- * @module
- */
+/** Public types of nodes. */
 import type { Broker } from "../broker.ts";
 
 /** A node: one process, from its start to its end. */
 export interface NodeInfo {
-  /** Made anew at each start. */
+  /** Id of the node; a new one at each start. */
   readonly id: string;
-  /** What people call it; empty if it was not named. */
+  /** Name of the node for people; empty if not set. */
   readonly name: string;
-  /** When it last said something, in milliseconds since the Unix epoch. */
+  /** Time of the last message from the node, in milliseconds since the Unix epoch. */
   readonly lastHeardAt: number;
 }
 
-/** What happened among the nodes; branch on `type`. */
+/** An event among the nodes; branch on `type`. */
 export type NodeEvent =
   | {
-    /** A node came; or it left, by a farewell or because it was silent for too long. */
+    /** A node joined; or a node left, by a farewell or after too long a silence. */
     readonly type: "join" | "leave";
-    /** Which. */
+    /** The node that joined or left. */
     readonly node: NodeInfo;
   }
   | {
-    /** The engine was away, or this process was suspended: anything may have been missed. */
+    /** The engine was away, or this process was suspended: messages may have been missed. */
     readonly type: "restored";
   };
 
 /** Options for {@linkcode Nodes}. */
 export interface NodesOptions {
-  /** Connects the nodes. It is not closed. */
+  /** Broker that connects the nodes. Closing the nodes does not close the broker. */
   readonly broker: Broker;
   /**
-   * What people call this node.
+   * Name of this node for people.
    *
    * @default {""}
    */
   readonly name?: string;
   /**
-   * How often a node says that it is there, in milliseconds.
+   * Time from one heartbeat of a node to the next, in milliseconds.
    *
    * @default {2000}
    */
   readonly heartbeatMs?: number;
   /**
-   * After how long without a word a node is gone, in milliseconds; the same on every node.
+   * Silence after which a node is gone, in milliseconds; the same on every node.
    *
    * @default {7000}
    */
   readonly goneAfterMs?: number;
   /**
-   * Sees what a handler or a listener threw.
+   * Gets the errors that handlers and listeners throw.
    *
    * @default {console.error}
    */
   readonly onError?: (error: unknown) => void;
 }
 
-/** Takes what another node tells or asks; what it returns, or resolves with, is the answer. */
+/** Handles a message of another node; the value returned or resolved with is the answer. */
 export type NodeHandler = (data: unknown, from: string) => unknown;
 
 /** Options for {@linkcode Nodes.ask}. */
 export interface NodeAskOptions {
   /**
-   * How long to wait for the slowest, in milliseconds.
+   * Most time to wait for the slowest node, in milliseconds.
    *
    * @default {2000}
    */
   readonly timeoutMs?: number;
 }
 
-/** What {@linkcode Nodes.ask} resolves with. */
+/** Result of {@linkcode Nodes.ask}. */
 export interface NodeAnswers {
-  /** One for each node that answered in time, this one not included. */
+  /** One answer for each node that answered in time, this node not included. */
   readonly answers: readonly { readonly node: string; readonly data: unknown }[];
-  /** Whether every node that was alive answered. */
+  /** True if every node that was alive answered. */
   readonly isComplete: boolean;
 }
