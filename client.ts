@@ -43,7 +43,7 @@ import type { AnyContract } from "./session/contract.ts";
 import type { Session } from "./session/session.ts";
 import { UnsupportedError } from "./errors.ts";
 import { lateRace } from "./transport/race/lazy_race.ts";
-import type { RacingDialer, TransportOptions } from "./transport/race/race.ts";
+import type { RacingDialer, TransportOptions } from "./transport/race/options.ts";
 
 export {
   AuthenticationError,
@@ -162,8 +162,12 @@ export type {
   WaitOptions,
 } from "./session/mod.ts";
 
-export type { TransportFallback, TransportName, TransportOptions } from "./transport/race/race.ts";
 export type { CertificateHash } from "./transport/webtransport.ts";
+export type {
+  TransportFallback,
+  TransportName,
+  TransportOptions,
+} from "./transport/race/options.ts";
 export type { ConnectOptions, DialOptions };
 
 /**

@@ -327,7 +327,6 @@ export {
   type WebSocketEngine,
   type WebSocketHost,
 } from "./transport/mod.ts";
-export type { TransportFallback, TransportName, TransportOptions } from "./transport/race/race.ts";
 export type { CertificateHash } from "./transport/webtransport.ts";
 export {
   WebTransport,
@@ -351,3 +350,8 @@ export {
   type WebTransportSendStreamStats,
   WebTransportWriter,
 } from "./transport/h3/client.ts";
+export type {
+  TransportFallback,
+  TransportName,
+  TransportOptions,
+} from "./transport/race/options.ts";

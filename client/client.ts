@@ -6,7 +6,6 @@
  */
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
-import type { SilentTransport, TransportName } from "../transport/race/race.ts";
 import { absoluteUrl, publicUrl } from "../transport/url.ts";
 import { within } from "../transport/within.ts";
 import type { Life } from "./page_life.ts";
@@ -48,6 +47,7 @@ import { ServerUrls } from "../session/url.ts";
 import { MAX_TIMER_MS, waitFor } from "../session/base/wait.ts";
 import type { ClientPublishOptions, WaitOptions } from "../session/types.ts";
 import { sessionSettings } from "../session/session_settings.ts";
+import type { SilentTransport, TransportName } from "../transport/race/options.ts";
 
 /** A session that held for this long was a success: delays begin anew after it. */
 const STABLE_MS = 5_000;

@@ -5,7 +5,6 @@
  */
 import type { CloseInfo } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
-import type { SilentTransport, TransportFallback, TransportName } from "../transport/race/race.ts";
 import type { BackoffOptions } from "../session/base/backoff.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
@@ -15,6 +14,11 @@ import type { SessionLimits } from "../session/settings.ts";
 import type { Fresh, ServerUrl } from "../session/url.ts";
 import type { WaitOptions } from "../session/types.ts";
 import type { SessionHandlers } from "../session/session_settings.ts";
+import type {
+  SilentTransport,
+  TransportFallback,
+  TransportName,
+} from "../transport/race/options.ts";
 
 export type { Fresh, ServerUrl };
 

@@ -3,7 +3,6 @@
  *
  * @module
  */
-import type { RacingDialer, TransportOptions } from "../transport/race/race.ts";
 import { parseServerUrl } from "../transport/url.ts";
 import { Client } from "./client.ts";
 import type { ClientOptions, ServerUrl } from "./client_options.ts";
@@ -12,6 +11,7 @@ import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
+import type { RacingDialer, TransportOptions } from "../transport/race/options.ts";
 
 /**
  * Options for `connect()`.

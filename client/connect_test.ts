@@ -16,12 +16,13 @@ import type { Connection } from "../transport/connection.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { withMessages } from "../transport/message_stream/message_stream.ts";
 import { dialNativeWebTransport } from "../transport/native/client.ts";
-import { raceTransports, type TransportPlatform } from "../transport/race/race.ts";
+import { raceTransports } from "../transport/race/race.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
 import { connectBy, dialBy, type MakeDialer } from "./connect.ts";
 import { Session } from "../session/session.ts";
 import { sessionSettings } from "../session/session_settings.ts";
+import type { TransportPlatform } from "../transport/race/options.ts";
 
 const URL_OF_SERVER = "https://example.com/";
 

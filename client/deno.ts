@@ -9,15 +9,15 @@ import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./conn
 import type { AnyContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import { permittedHost } from "../transport/quic/runtime.ts";
-import {
-  raceTransports,
-  type RacingDialer,
-  type TransportOptions,
-  type TransportPlatform,
-} from "../transport/race/race.ts";
+import { raceTransports } from "../transport/race/race.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import { dialWebTransport, isWebTransportAvailable } from "../transport/h3/client.ts";
 import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
+import type {
+  RacingDialer,
+  TransportOptions,
+  TransportPlatform,
+} from "../transport/race/options.ts";
 
 export type { ConnectOptions, DialOptions };
 

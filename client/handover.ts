@@ -4,7 +4,6 @@
  * @module
  */
 import { CloseCode } from "../errors.ts";
-import type { TransportName } from "../transport/race/race.ts";
 import { absoluteUrl } from "../transport/url.ts";
 import { within } from "../transport/within.ts";
 import { internals } from "../session/core.ts";
@@ -16,6 +15,7 @@ import type { Subscriptions } from "./subscriptions.ts";
 import type { TopicReaders } from "./topic_readers.ts";
 import { settlesWithin } from "../session/base/wait.ts";
 import type { Incoming, TopicNote, TopicSink } from "../session/incoming.ts";
+import type { TransportName } from "../transport/race/options.ts";
 
 /** How long requests and streams of the session before may take to end, in milliseconds. */
 const FINISH_MS = 30_000;

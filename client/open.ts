@@ -11,7 +11,6 @@ import {
   TimeoutError,
 } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
-import type { TransportFallback } from "../transport/race/race.ts";
 import { absoluteUrl, publicUrl, withUrl } from "../transport/url.ts";
 import { TOKEN_MARK } from "../transport/webtransport.ts";
 import { startTimer, within } from "../transport/within.ts";
@@ -21,6 +20,7 @@ import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import { insight, internals, Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { withoutToken } from "../session/url.ts";
+import type { TransportFallback } from "../transport/race/options.ts";
 
 /** How a session is opened. */
 export interface OpenOptions {

@@ -34,7 +34,6 @@ import type { Registry } from "./streams/registry.ts";
 import type { SessionIssue } from "./insight/issue.ts";
 import { CloseCode, type CloseInfo } from "../errors.ts";
 import { checkCloseInfo } from "../transport/close_info.ts";
-import type { TransportFallback } from "../transport/race/race.ts";
 import { checkLoop } from "./one_loop.ts";
 import type {
   AnyContract,
@@ -54,6 +53,7 @@ import type { GoAway, TraceContext } from "./wire/envelope.ts";
 import type { HistoryOptions, SubscribeAnswer } from "./wire/recovery.ts";
 import { checkTopic } from "./base/topic_pattern.ts";
 import { settlesWithin, waitFor } from "./base/wait.ts";
+import type { TransportFallback } from "../transport/race/options.ts";
 
 export { internals, SKEIN_PROTOCOL };
 

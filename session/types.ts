@@ -10,7 +10,7 @@ import type {
   DatagramDuplex,
   OpenStreamOptions,
 } from "../transport/connection.ts";
-import type { TransportFallback } from "../transport/race/race.ts";
+import type { TransportFallback } from "../transport/race/options.ts";
 
 /** Where a session is in its life. */
 export type SessionState = "connecting" | "connected" | "draining" | "closed";

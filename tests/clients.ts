@@ -9,9 +9,9 @@ import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import { Session } from "../session/session.ts";
 import type { Connection } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
-import type { SilentTransport } from "../transport/race/race.ts";
 import { type EndOptions, Peer, turns } from "./sessions.ts";
 import { sessionSettings } from "../session/session_settings.ts";
+import type { SilentTransport } from "../transport/race/options.ts";
 
 /** One attempt to connect. */
 export interface Dialed {

@@ -8,11 +8,11 @@ import { connect, type ConnectOptions } from "../client/deno.ts";
 import type { Client } from "../client/client.ts";
 import type { ClientStatus } from "../client/client_options.ts";
 import type { ServeOptions } from "../server.ts";
-import type { TransportName } from "../transport/race/race.ts";
 import { Random } from "./random.ts";
 import { listen } from "./servers.ts";
 import { TcpPath } from "./tcp_path.ts";
 import { UdpPath } from "./udp_path.ts";
+import type { TransportName } from "../transport/race/options.ts";
 
 /** How long a client may take beyond what is possible, in milliseconds. */
 export const MOST_MS = 3_000;

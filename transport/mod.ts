@@ -88,16 +88,6 @@ export type { ListenQuicOptions, QuicHandshakeStats, QuicListenOptions } from ".
 export type { UnreadStreamLimits } from "./quic/unread_streams.ts";
 export type { QuicConnection } from "./quic/connection.ts";
 export { raceTransports } from "./race/race.ts";
-export type {
-  RaceOptions,
-  RacingDialer,
-  SilentTransport,
-  TransportFallback,
-  TransportName,
-  TransportOptions,
-  TransportPlatform,
-  WebTransportLeg,
-} from "./race/race.ts";
 export {
   dialWebTransport,
   isWebTransportAvailable,
@@ -149,3 +139,13 @@ export type {
   WebTransportRequest,
 } from "./h3/server.ts";
 export type { DialWebSocketOptions } from "./websocket/dial.ts";
+export type {
+  RaceOptions,
+  RacingDialer,
+  SilentTransport,
+  TransportFallback,
+  TransportName,
+  TransportOptions,
+  TransportPlatform,
+  WebTransportLeg,
+} from "./race/options.ts";

@@ -3,8 +3,8 @@
  *
  * @module
  */
+import type { TransportName } from "../../transport/race/options.ts";
 import { serve, type ServeOptions, type Server, type Session } from "../../mod.ts";
-import type { TransportName } from "../../transport/race/race.ts";
 import type { BidirectionalStream } from "../../transport/connection.ts";
 import { type Browser, type Page, PATIENCE_MS } from "./_browsers.ts";
 

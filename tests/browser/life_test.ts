@@ -3,11 +3,11 @@
  *
  * @module
  */
+import type { TransportName } from "../../transport/race/options.ts";
 import { assert, assertEquals, assertLess, assertNotEquals } from "@std/assert";
 import type { ClientStatus, ConnectOptions } from "../../client.ts";
 import { bundleClient } from "../../examples/chat/page.ts";
 import { serve, type ServeOptions, type Server } from "../../mod.ts";
-import type { TransportName } from "../../transport/race/race.ts";
 import { portOf, until } from "../servers.ts";
 import { TcpPath } from "../tcp_path.ts";
 import { type Browser, BROWSERS, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";

@@ -10,8 +10,8 @@ import type { Connection } from "../connection.ts";
 import { type DialWebSocketOptions, openWebSocket } from "../websocket/dial.ts";
 import type { LoadStreams } from "../websocket/lazy_streams.ts";
 import { isNativeWebTransportAvailable } from "../native/support.ts";
-import type { RacingDialer, TransportOptions } from "./race.ts";
 import { within } from "../within.ts";
+import type { RacingDialer, TransportOptions } from "./options.ts";
 
 /** What a page is made of. */
 export interface PageParts {

@@ -7,8 +7,8 @@ import { dialNativeWebTransport } from "../native/client.ts";
 import { engineDefect } from "../native/engines.ts";
 import { race } from "./run.ts";
 import type { CheckedTransports } from "./transports.ts";
-import type { RacingDialer, TransportPlatform } from "./race.ts";
 import { webTransportLeg } from "./webtransport_leg.ts";
+import type { RacingDialer, TransportPlatform } from "./options.ts";
 
 /** Races the platform's own WebTransport, found at the server, and a WebSocket. */
 export function raceNative(

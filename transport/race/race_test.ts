@@ -7,16 +7,18 @@ import {
   FIRST_REMEMBER_MS,
   LATE_LEG_MS,
   MAX_REMEMBERED,
-  type RaceOptions,
   raceTransports,
-  type RacingDialer,
   REMEMBER_MS,
-  type TransportFallback,
-  type TransportName,
-  type TransportOptions,
-  type TransportPlatform,
 } from "./race.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../webtransport.ts";
+import type {
+  RaceOptions,
+  RacingDialer,
+  TransportFallback,
+  TransportName,
+  TransportOptions,
+  TransportPlatform,
+} from "./options.ts";
 
 const HASHES: readonly CertificateHash[] = [{ algorithm: "sha-256", value: Uint8Array.of(1, 2) }];
 

@@ -7,8 +7,8 @@ import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts
 import type { CheckedTransports } from "./transports.ts";
 import { parseServerUrl } from "../url.ts";
 import type { Connection } from "../connection.ts";
-import type { RacingDialer, TransportName, TransportPlatform, WebTransportLeg } from "./race.ts";
 import { within } from "../within.ts";
+import type { RacingDialer, TransportName, TransportPlatform, WebTransportLeg } from "./options.ts";
 
 /**
  * How long a transport may still take once the other one was taken or failed, in milliseconds: a

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { TransportName, TransportOptions } from "./race.ts";
+import type { TransportName, TransportOptions } from "./options.ts";
 
 const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket"];
 

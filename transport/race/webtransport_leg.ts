@@ -8,8 +8,8 @@ import { ConnectionError } from "../../errors.ts";
 import { locateWebTransport } from "./locate.ts";
 import type { Connection } from "../connection.ts";
 import { MESSAGE_PROTOCOL, withMessages } from "../message_stream/message_stream.ts";
-import type { WebTransportLeg } from "./race.ts";
 import { type DialWebTransportOptions, TOKEN_MARK, TOKEN_MARK_QUERY } from "../webtransport.ts";
+import type { WebTransportLeg } from "./options.ts";
 
 /** Opens WebTransport at its own URL, of `https:`; its connections have no messages. */
 export type WebTransportDialer = (

@@ -8,11 +8,7 @@ import type { Connection } from "../../../transport/connection.ts";
 import { dialNativeWebTransport } from "../../../transport/native/client.ts";
 import { engineDefect } from "../../../transport/native/engines.ts";
 import { isNativeWebTransportAvailable } from "../../../transport/native/support.ts";
-import {
-  raceTransports,
-  type TransportFallback,
-  type TransportName,
-} from "../../../transport/race/race.ts";
+import { raceTransports } from "../../../transport/race/race.ts";
 import { dialWebSocket } from "../../../transport/websocket/client.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../../../transport/webtransport.ts";
 import { within } from "../../../transport/within.ts";
@@ -22,6 +18,7 @@ import { MoqLiteSessionCode } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
 import { MoqSession, type MoqSessionOptions } from "../session/session.ts";
 import { DEFAULT_VERSIONS, type MoqVersion, protocolsOf, VERSIONS } from "../wire/versions.ts";
+import type { TransportFallback, TransportName } from "../../../transport/race/options.ts";
 
 /** The alert `no_application_protocol` (RFC 7301 section 3.2), in error texts of the runtime. */
 const NO_PROTOCOL = /\berror 120\b/;
