@@ -1,6 +1,5 @@
 /**
- * The client half of the WebSocket connection: the global `WebSocket`, in
- * browsers and in Deno.
+ * The client half of the WebSocket connection: the global `WebSocket`, in browsers and in Deno.
  *
  * @module
  */
@@ -10,19 +9,19 @@ import type { Connection } from "../connection.ts";
 /**
  * Opens a WebSocket connection.
  *
- * - **`skein.1`:** it has message frames, and streams and datagrams beside them.
- * - **QMux:** where the server chose `qmux-01`, `qmux-01.chat` or the like, it has streams and
- *   datagrams; its `protocol` is what stands behind the point. Messages of `qmux-01.skein.1` travel
- *   on its first stream.
- * - **Other subprotocols, and none:** message frames alone.
+ * - **`skein.1`:** message frames, with streams and datagrams beside them.
+ * - **QMux:** streams and datagrams, where the server chose `qmux-01`, `qmux-01.chat` or the like.
+ *   The connection's `protocol` is the part behind the point. Messages of `qmux-01.skein.1` travel
+ *   on the first stream.
+ * - **Other subprotocols, or none:** message frames only.
  *
- * @param url `ws:` or `wss:`; `http:` and `https:` stand for them.
- * @param options See {@linkcode DialWebSocketOptions}.
- * @returns The connection, open.
- * @throws {TypeError} If the URL is none of a WebSocket, or the runtime does not take the headers.
- * @throws {RangeError} If `timeoutMs` is negative, or no number.
- * @throws {ConnectionError} If it cannot be opened.
- * @throws {TimeoutError} If it takes too long.
+ * @param url A `ws:` or `wss:` URL; `http:` and `https:` are replaced by these.
+ * @param options Subprotocols, headers, flow control and waiting.
+ * @returns The open connection.
+ * @throws {TypeError} If the URL is not one of a WebSocket, or the runtime does not take headers.
+ * @throws {RangeError} If `timeoutMs` is negative or not a number.
+ * @throws {ConnectionError} If the connection cannot be opened.
+ * @throws {TimeoutError} If opening takes too long.
  *
  * @example Usage
  * ```ts no-assert

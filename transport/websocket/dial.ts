@@ -1,5 +1,5 @@
 /**
- * Dialing a WebSocket, wherever what its streams take comes from.
+ * Dialing of a WebSocket, independent of how the code for streams is loaded.
  *
  * @module
  */
@@ -12,11 +12,11 @@ import { within } from "../within.ts";
 
 /** Options for {@linkcode openWebSocket}. */
 export interface OpenWebSocketOptions extends DialWebSocketOptions {
-  /** Loads what streams and datagrams take. */
+  /** Loads the code for streams and datagrams. */
   readonly load: LoadStreams;
 }
 
-/** See `dialWebSocket`. */
+/** Opens a WebSocket connection, as `dialWebSocket` documents. */
 export async function openWebSocket(
   url: string | URL,
   options: OpenWebSocketOptions,
@@ -54,7 +54,7 @@ function openSocket(
   headers: HeadersInit | undefined,
 ): WebSocket {
   const offered = [...protocols];
-  // Deno's constructor takes an object, which the types of the web do not know.
+  // Deno's constructor takes an object, which the web's types do not declare.
   const Socket = WebSocket as unknown as new (
     url: URL,
     options: string[] | { protocols: string[]; headers: HeadersInit },
@@ -68,16 +68,16 @@ function openSocket(
 
 /** Options for {@linkcode dialWebSocket}. */
 export interface DialWebSocketOptions {
-  /** Subprotocols to offer, the best first. */
+  /** Subprotocols to offer, in order of preference. */
   readonly protocols?: readonly string[];
-  /** Request headers; Deno only, a browser sends none of its own. */
+  /** Request headers; Deno only, because browsers do not allow them. */
   readonly headers?: HeadersInit;
-  /** How much the server may send on streams ahead of who reads them. */
+  /** Amount that the server may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Gives up. */
+  /** Cancels the attempt. */
   readonly signal?: AbortSignal;
   /**
-   * Gives up after this many milliseconds; `Infinity` never does.
+   * Timeout in milliseconds; `Infinity` waits without limit.
    *
    * @default {10000}
    */

@@ -1,29 +1,31 @@
 /**
- * Finds out early that a socket drained. It tells nothing when it did, so it is
- * asked by a timer, which is late: a fast one holds nothing any more after
- * microseconds, and the timer comes after milliseconds.
+ * Early detection that a socket drained. Sockets emit no event for this, and a timer is late: a
+ * fast socket is empty after microseconds, and the timer fires after milliseconds.
  *
  * @module
  */
 
-/** What may drain. */
+/** A wire that buffers bytes. */
 export interface Draining {
-  /** Bytes that it holds. */
+  /** Buffered bytes. */
   readonly bufferedAmount: number;
-  /** Waits until it holds little. Never rejects. */
+  /** Waits until few bytes are buffered. Never rejects. */
   drained(): Promise<void>;
 }
 
-/** It holds little. */
+/** Bytes at or below which a wire counts as drained. */
 const LOW_WATER_MARK = 32_768;
 
-/** Looks at a wire that drains fast, each a turn of the event loop later. */
+/** Checks of a fast wire, one each turn of the event loop. */
 const MAX_LOOKS = 32;
 
-/** A timer that found the wire drained so soon was late itself, in milliseconds. */
+/**
+ * Wait in milliseconds below which the wire had drained before the timer fired: the wire is fast
+ * again.
+ */
 const SOON_MS = 4;
 
-/** Looks often while that helps: a slow wire is left to its timer. */
+/** Checks a wire in quick succession while that succeeds, and leaves a slow wire to its timer. */
 export class EarlyDrain {
   readonly #wire: Draining;
   #looks = MAX_LOOKS;
@@ -33,7 +35,7 @@ export class EarlyDrain {
     this.#wire = wire;
   }
 
-  /** Waits until the wire holds little, or is over. Never rejects. */
+  /** Waits until the wire has few bytes buffered, or is closed. Never rejects. */
   async drained(): Promise<void> {
     if (this.#looks > 0 && await this.#look()) {
       this.#looks = Math.min(this.#looks * 2, MAX_LOOKS);

@@ -1,7 +1,7 @@
 import { assertEquals, assertGreater } from "@std/assert";
 import { EarlyDrain } from "./early_drain.ts";
 
-/** A wire that is empty after so many looks. */
+/** A wire that is empty after a given number of checks. */
 class FakeWire {
   readonly #emptyAfter: number;
   looks = 0;

@@ -1,27 +1,26 @@
 /**
- * Holds the frames that came before anybody listened.
+ * A buffer for frames that arrive before there is a receiver.
  *
  * @module
  */
 import type { Frame, FrameReceiver } from "../connection.ts";
 
 /**
- * Frames held before there is a receiver: a peer may speak at once, and the
- * application takes a few turns (authentication, say) to get ready.
+ * Most frames held before there is a receiver: a peer may send at once, and an application needs a
+ * few turns, for example to authenticate.
  */
 export const MAX_HELD_FRAMES = 1024;
 
-/** Bytes held before there is a receiver: sixteen joined frames of 64 KiB. */
+/** Most bytes held before there is a receiver: sixteen joined frames of 64 KiB. */
 export const MAX_HELD_BYTES = 16 * 64 * 1024;
 
 /**
- * Stands between a wire and its one receiver of frames. Frames that came
- * before the receiver are held, up to {@linkcode MAX_HELD_FRAMES} and
- * {@linkcode MAX_HELD_BYTES}; a single frame is held whatever its size.
+ * Passes frames from a wire to one receiver. Frames that arrive before the receiver are held, up to
+ * {@linkcode MAX_HELD_FRAMES} and {@linkcode MAX_HELD_BYTES}; a single frame of any size is held.
  *
- * - **Order:** first in, first out, also where a receiver causes deliveries.
- * - **Hot path:** once there is a receiver, one field check and one call.
- * - **Close:** frames that are held stay for the receiver; later ones are lost.
+ * - **Order:** first in, first out, even if the receiver triggers deliveries.
+ * - **Hot path:** with a receiver set, one field check and one call.
+ * - **Close:** held frames stay for the receiver; later frames are lost.
  *
  * @example Usage
  * ```ts ignore
@@ -31,7 +30,7 @@ export const MAX_HELD_BYTES = 16 * 64 * 1024;
  * ```
  */
 export class FrameInbox {
-  /** The receiver once nothing is held; the only field that the hot path reads. */
+  /** Receiver, set once no frame is held; the only field that the hot path reads. */
   #receiver: FrameReceiver | undefined = undefined;
   #held: Frame[] | undefined;
   #heldBytes = 0;
@@ -39,9 +38,9 @@ export class FrameInbox {
   #closed = false;
 
   /**
-   * Sets the one receiver and hands it what is held, synchronously.
+   * Sets the one receiver, and passes the held frames on synchronously.
    *
-   * @param receiver Gets each frame, in order, and is told of the end.
+   * @param receiver Receives each frame in order, and the end.
    * @throws {TypeError} If there is a receiver already.
    */
   receive(receiver: FrameReceiver): void {
@@ -49,7 +48,7 @@ export class FrameInbox {
       throw new TypeError("Cannot receive frames: there is a receiver already");
     }
     this.#taken = true;
-    // Frames delivered meanwhile are held behind the others, so order is kept.
+    // The receiver may trigger deliveries: these frames are held behind the others, in order.
     const held = this.#held ?? [];
     for (let i = 0; i < held.length; i++) receiver.receiveFrame(held[i]!);
     this.#held = undefined;
@@ -61,7 +60,7 @@ export class FrameInbox {
   /**
    * Passes a frame to the receiver, or holds it until there is one.
    *
-   * @param frame The frame that came.
+   * @param frame Frame from the wire.
    * @returns `false` if the frame did not fit: the connection MUST close.
    */
   deliver(frame: Frame): boolean {
@@ -72,7 +71,7 @@ export class FrameInbox {
     return this.#hold(frame);
   }
 
-  /** Takes no further frames, and tells the receiver. What is held can still be received. Idempotent. */
+  /** Ends the frames and notifies the receiver. Held frames can still be received. Idempotent. */
   close(): void {
     this.#closed = true;
     const receiver = this.#receiver;
@@ -82,7 +81,7 @@ export class FrameInbox {
 
   #hold(frame: Frame): boolean {
     if (this.#closed) return true;
-    // A text's length is counted in UTF-16 units: this bounds memory, not the wire.
+    // Length in UTF-16 units for a text: the bound is one of memory, not of bytes on the wire.
     const bytes = typeof frame === "string" ? frame.length : frame.byteLength;
     const held = this.#held ??= [];
     const full = held.length >= MAX_HELD_FRAMES ||

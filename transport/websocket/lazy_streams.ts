@@ -1,23 +1,23 @@
 /**
- * Streams of which the code is loaded when they are first read or written.
+ * Streams whose code is loaded on the first read or write.
  *
  * @module
  */
-/** What streams and datagrams on a WebSocket take; a page that only sends messages does not pay for it. */
+/** Code for streams and datagrams on a WebSocket, which a page with only messages does not load. */
 export type StreamsPart = Pick<
   typeof import("./streams.ts"),
   "openStreams" | "withStreams"
 >;
 
-/** Loads it. */
+/** Loads a {@linkcode StreamsPart}. */
 export type LoadStreams = () => Promise<StreamsPart>;
 
 /**
- * Stands for a stream that is there once somebody reads.
+ * Creates a stream that opens its source on the first read.
  *
- * @typeParam T What it yields.
- * @param open Gives the stream; called by the first read.
- * @returns A stream of the same.
+ * @typeParam T Type of the chunks.
+ * @param open Opens the source; called by the first read.
+ * @returns A stream of the source's chunks.
  */
 export function lateReadable<T>(open: () => Promise<ReadableStream<T>>): ReadableStream<T> {
   let reader: ReadableStreamDefaultReader<T> | undefined;
@@ -27,17 +27,17 @@ export function lateReadable<T>(open: () => Promise<ReadableStream<T>>): Readabl
       if (done) controller.close();
       else controller.enqueue(value);
     },
-    // One that nobody read yet is not there.
+    // Before the first read there is no source to cancel.
     cancel: (reason) => reader?.cancel(reason),
   }, { highWaterMark: 0 });
 }
 
 /**
- * Stands for a stream that is there once somebody writes.
+ * Creates a stream that opens its sink on the first write.
  *
- * @typeParam T What it takes.
- * @param open Gives the stream; called by the first write.
- * @returns A stream of the same.
+ * @typeParam T Type of the chunks.
+ * @param open Opens the sink; called by the first write.
+ * @returns A stream that writes to the sink.
  */
 export function lateWritable<T>(open: () => Promise<WritableStream<T>>): WritableStream<T> {
   let writer: WritableStreamDefaultWriter<T> | undefined;

@@ -5,7 +5,7 @@ import type { Multiplexer } from "../qmux/multiplexer.ts";
 import { type Socket, WebSocketConnection } from "./websocket.ts";
 import type { Frame } from "../connection.ts";
 
-/** A socket of a client that is open, whose peer the test is. */
+/** An open socket of a client; the test plays the peer. */
 class Peer extends EventTarget implements Socket {
   binaryType: BinaryType = "blob";
   readonly bufferedAmount = 0;
@@ -21,7 +21,7 @@ class Peer extends EventTarget implements Socket {
   answer(): void {
     this.dispatchEvent(new CloseEvent("close", { code: 1000, wasClean: true }));
   }
-  /** Says something. */
+  /** Sends a message to the client. */
   say(data: string | Uint8Array<ArrayBuffer>): void {
     this.dispatchEvent(
       new MessageEvent("message", { data: typeof data === "string" ? data : data.buffer }),
@@ -29,7 +29,7 @@ class Peer extends EventTarget implements Socket {
   }
 }
 
-/** What is loaded: keeps what it gets, and has one stream of each kind. */
+/** A loaded multiplexer that records its input, and has one stream of each kind. */
 class Loaded implements Multiplexer {
   readonly received: number[] = [];
   readonly granted: unknown[] = [];
@@ -63,7 +63,7 @@ class Loaded implements Multiplexer {
   }
 }
 
-/** A connection whose part with streams comes when the test says so. */
+/** A connection whose code for streams loads when the test decides. */
 function late(): {
   connection: WebSocketConnection;
   peer: Peer;
@@ -128,7 +128,7 @@ Deno.test("WebSocketConnection closes when too many records come before streams 
   assertEquals(peer.closed, undefined);
   peer.say(new Uint8Array(1));
   assertEquals(peer.closed, [4507, "Frames came before anybody received them"]);
-  // Nothing is held any more.
+  // No further bytes are held after the overflow.
   peer.say(new Uint8Array(1));
   peer.answer();
 });

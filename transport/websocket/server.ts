@@ -1,14 +1,16 @@
 /**
  * The server half of the WebSocket connection, on `Deno.upgradeWebSocket`.
  *
- * What the runtime cannot do, and what follows: it has no receive limit and no
- * read pause, so size limits apply once a message is there; it cannot drop a
- * peer that stopped reading, or that does not answer a close, so what was handed
- * to it stays with it until that peer reads or leaves. Sessions hand it little
- * for that reason, and are over for the application at once; sockets are counted
- * until their real end (see {@linkcode SocketLease}). An idle timeout is no help
- * there: the runtime stops it when the socket is closed, and it would cost a
- * timer each message.
+ * The runtime has three limits:
+ *
+ * - It cannot limit the size of a message while reading, or pause reading. Size limits apply to
+ *   messages that have arrived.
+ * - It cannot drop a peer that stopped reading or does not answer a close. Bytes handed to the
+ *   runtime stay there until that peer reads or disconnects. Therefore a session hands over little
+ *   at a time, and ends for the application at once; sockets are counted until their real end (see
+ *   {@linkcode SocketLease}).
+ * - Its idle timeout does not help there: the runtime stops the timeout when the socket is closed,
+ *   and the timeout would cost a timer per message.
  *
  * @module
  */
@@ -22,90 +24,92 @@ export type { SocketLease } from "./server_socket.ts";
 
 /** Options for {@linkcode acceptWebSocket}. */
 export interface AcceptWebSocketOptions {
-  /** The subprotocol to answer with: one that the peer offered. */
+  /** Subprotocol to answer with, one of those offered by the peer. */
   readonly protocol?: string;
   /**
-   * Closes a peer that shows no sign of life for this long, in milliseconds;
-   * the runtime sends a WebSocket ping after half of it. 0 turns that off.
-   * It ends with the first call of `close`, whether the peer answers that or not.
+   * Closes a peer that shows no sign of life for this long, in milliseconds; the runtime sends a
+   * WebSocket ping after half of this time. 0 turns the timeout off. The timeout ends with the
+   * first call of `close`, whether the peer answers the close or not.
    *
    * @default {60000}
    */
   readonly idleTimeoutMs?: number;
-  /** Counts for the socket, until the runtime let it go. */
+  /** Lease of the socket, held until the runtime releases the socket. */
   readonly lease?: SocketLease;
-  /** How much the peer may send on streams ahead of who reads them. */
+  /** Amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Bounds of the stream that carries the messages of `qmux-NN.skein.1`. */
+  /** Limits of the stream that carries the messages of `qmux-NN.skein.1`. */
   readonly messages?: Pick<MessageStreamOptions, "maxFrameBytes" | "streamTimeoutMs">;
   /**
-   * Resolves once the peer is admitted, where its token is to come first. Until then an engine SHOULD
-   * take no more than that: no streams and datagrams of `skein.1`, and 16 KiB of the first stream of
-   * `qmux-NN.skein.1`. At once by default.
+   * Resolves once a peer that has to send a token first is admitted. Until then an engine SHOULD
+   * accept no more than the token: no streams and datagrams of `skein.1`, and 16 KiB of the first
+   * stream of `qmux-NN.skein.1`. By default, every peer is admitted at once.
    */
   readonly admitted?: Promise<unknown> | undefined;
 }
 
-/** A WebSocket that was accepted. */
+/** An accepted WebSocket. */
 export interface AcceptedWebSocket {
-  /** The connection; `ready` resolves once the response went out. */
+  /** Connection; `ready` resolves once the response was sent. */
   readonly connection: Connection;
-  /** MUST be returned from the HTTP handler. */
+  /** Response, which MUST be returned from the HTTP handler. */
   readonly response: Response;
 }
 
 /**
- * What accepts WebSockets: the seam where another engine can stand beside
- * {@linkcode acceptWebSocket}.
+ * Function that accepts WebSockets. Another engine can replace {@linkcode acceptWebSocket} here.
  *
- * - It MUST throw a `TypeError` if the request is no upgrade. A server hands it only requests that
- *   are one by RFC 6455: method, host, version and key are checked before.
+ * - It MUST throw a `TypeError` if the request is not an upgrade. A server passes only upgrade
+ *   requests that are valid by RFC 6455: method, host, version and key are checked before.
  * - It MUST NOT read the request's body.
- * - It MUST dispose of `lease` once the socket is really gone, whatever became
- *   of the connection before; who throws, leaves that to the caller.
+ * - It MUST dispose of `lease` once the socket is really gone, even if the connection ended before.
+ *   If the engine throws, the caller disposes of the lease.
  */
 export type WebSocketEngine = (
   request: Request,
   options?: AcceptWebSocketOptions,
 ) => AcceptedWebSocket;
 
-/** An HTTP server that listens. */
+/** A listening HTTP server. */
 export interface HttpListener {
-  /** Where it listens. */
+  /** Address that the server listens on. */
   readonly addr: Deno.NetAddr;
-  /** Stops listening, and ends every connection; those that wait for an answer last. Idempotent. */
+  /**
+   * Stops listening, and ends every connection; connections with an unfinished answer end last.
+   * Idempotent.
+   */
   shutdown(): Promise<void>;
 }
 
-/** How a {@linkcode WebSocketHost} listens. */
+/** Options of {@linkcode WebSocketHost.listen}. */
 export interface HttpListenOptions {
   /** TCP port; 0 takes a free one. */
   readonly port: number;
-  /** Address. */
+  /** Address to listen on. */
   readonly hostname: string;
-  /** Certificate and key in PEM; in the clear without. */
+  /** Certificate and key in PEM; without them the server has no TLS. */
   readonly tls?: { readonly cert: string; readonly key: string } | undefined;
-  /** Connections at once. */
+  /** Most simultaneous connections. */
   readonly maxConnections?: number | undefined;
-  /** Connections of one network address at once. */
+  /** Most simultaneous connections of one network address. */
   readonly maxConnectionsPerAddress?: number | undefined;
 }
 
-/** Answers a request; `remoteAddr` is where it came from. */
+/** Handler of requests; `remoteAddr` is the origin of the request. */
 export type HttpHandler = (
   request: Request,
   info: { readonly remoteAddr: Deno.NetAddr },
 ) => Response | Promise<Response>;
 
-/** A {@linkcode WebSocketEngine} with an HTTP server of its own, in the place of `Deno.serve`. */
+/** A {@linkcode WebSocketEngine} with an HTTP server of its own in place of `Deno.serve`. */
 export interface WebSocketHost {
-  /** Accepts upgrades that its own server handed out. */
+  /** Accepts upgrades from this host's own server. */
   readonly accept: WebSocketEngine;
   /**
-   * Listens.
+   * Starts an HTTP server.
    *
-   * @param options See {@linkcode HttpListenOptions}.
-   * @param handler Answers requests.
+   * @param options Address, certificate and limits.
+   * @param handler Handler of requests.
    * @returns The server.
    * @throws {Deno.errors.AddrInUse} If the port is taken.
    */
@@ -115,16 +119,16 @@ export interface WebSocketHost {
 /**
  * Accepts a WebSocket.
  *
- * - **`skein.1`:** the connection has message frames, and streams and datagrams beside them.
- * - **QMux:** with `qmux-01`, `qmux-01.chat` or the like, it has streams and datagrams; its
- *   `protocol` is what stands behind the point. Messages of `qmux-01.skein.1` travel on the first
- *   stream of the peer.
- * - **Other subprotocols, and none:** message frames alone.
+ * - **`skein.1`:** message frames, with streams and datagrams beside them.
+ * - **QMux:** streams and datagrams, with `qmux-01`, `qmux-01.chat` or the like. The connection's
+ *   `protocol` is the part behind the point. Messages of `qmux-01.skein.1` travel on the peer's
+ *   first stream.
+ * - **Other subprotocols, or none:** message frames only.
  *
  * @param request An upgrade request; see {@linkcode isWebSocketUpgrade}.
- * @param options See {@linkcode AcceptWebSocketOptions}.
+ * @param options Subprotocol, timeouts and limits.
  * @returns The connection, and the response to return.
- * @throws {TypeError} If the request is no WebSocket upgrade, or does not offer the protocol.
+ * @throws {TypeError} If the request is not a WebSocket upgrade, or does not offer the protocol.
  */
 export function acceptWebSocket(
   request: Request,
@@ -140,7 +144,7 @@ export function acceptWebSocket(
   const { socket, response } = Deno.upgradeWebSocket(request, {
     idleTimeout: idleTimeoutMs / 1_000,
   });
-  // Not by the runtime's own option: it does not find a protocol behind a comma without a space.
+  // The runtime's own option does not find a protocol behind a comma without a space.
   if (protocol !== "") response.headers.set("sec-websocket-protocol", protocol);
   const wire = { lease, flowControl, admitted };
   const connection = new ServerWebSocketConnection(socket, { protocol, ...wire });
@@ -150,10 +154,10 @@ export function acceptWebSocket(
 }
 
 /**
- * Tells whether a request wants to become a WebSocket.
+ * Checks for a request to upgrade to a WebSocket.
  *
  * @param request Any request.
- * @returns Whether it is an upgrade.
+ * @returns `true` for an upgrade request.
  *
  * @example Usage
  * ```ts
@@ -167,30 +171,30 @@ export function isWebSocketUpgrade(request: Request): boolean {
   return request.headers.get("upgrade")?.toLowerCase() === "websocket";
 }
 
-/** The only version of the protocol that there is (RFC 6455). */
+/** Only version of the WebSocket protocol (RFC 6455). */
 const VERSION = "13";
 
-/** 16 bytes in base64: of its last letter only two bits count, and clients differ in the others. */
+/** 16 bytes in base64. Only two bits of the last letter count, and clients differ in the others. */
 const KEY = /^[A-Za-z0-9+/]{22}==$/;
 
-/** The word among those of a `Connection` header. */
+/** The word `upgrade` in a `Connection` header. */
 const CONNECTION_UPGRADE = /(?:^|,)\s*upgrade\s*(?:,|$)/i;
 
-/** A fault of an upgrade request, and its answer. */
+/** A fault of an upgrade request, with the response to send. */
 export interface UpgradeFault {
   /** HTTP status. */
   readonly status: number;
-  /** The fault in a sentence, which is the body of the answer. */
+  /** Description of the fault, sent as the body of the response. */
   readonly message: string;
-  /** Headers of the answer. */
+  /** Headers of the response. */
   readonly headers: Readonly<Record<string, string>>;
 }
 
 /**
- * Checks an upgrade request by RFC 6455, section 4.2.1: an engine may take what it forbids.
+ * Checks an upgrade request by RFC 6455, section 4.2.1, because an engine may be more lenient.
  *
  * @param request An upgrade request; see {@linkcode isWebSocketUpgrade}.
- * @returns The first fault; `undefined` if there is none.
+ * @returns The first fault; `undefined` for a valid request.
  */
 export function findUpgradeFault({ method, headers }: Request): UpgradeFault | undefined {
   if (method !== "GET") {
@@ -222,10 +226,10 @@ function faultOf(
 }
 
 /**
- * Lists the subprotocols that a peer offers.
+ * Lists the subprotocols offered by a peer.
  *
  * @param request An upgrade request.
- * @returns The protocols, in the peer's order.
+ * @returns The protocols, in the order of the header.
  */
 export function offeredProtocols(request: Request): string[] {
   const header = request.headers.get("sec-websocket-protocol");

@@ -1,6 +1,6 @@
 /**
- * A WebSocket as a server has it: it was told which protocol it chose, and counts until its socket
- * is gone. A client does nothing of it, and does not load it.
+ * A WebSocket on a server, with the chosen subprotocol and a lease. Clients do not load this
+ * module.
  *
  * @module
  */
@@ -13,29 +13,34 @@ import type { ConnectionCloseInfo, FlowControlOptions } from "../connection.ts";
 const CLOSING = 2;
 
 /**
- * What counts for one socket, from its upgrade until it is disposed of: when
- * the socket is really gone, be its connection over before or not.
+ * Counts one socket from the upgrade until disposal. Disposal follows when the socket is really
+ * gone, even if the connection ended before.
  */
 export interface SocketLease extends Disposable {
-  /** This end closed the socket, and the peer has yet to answer. Idempotent. */
+  /**
+   * Reports that this end closed the socket, and that the peer has not answered yet. Idempotent.
+   */
   closing(): void;
-  /** The socket is gone. Idempotent. */
+  /** Reports that the socket is gone. Idempotent. */
   [Symbol.dispose](): void;
 }
 
-/** What a {@linkcode ServerWebSocketConnection} has beside its socket. */
+/** Options of a {@linkcode ServerWebSocketConnection}. */
 export interface ServerWebSocketOptions {
-  /** The protocol that the server chose: Deno's socket does not know. */
+  /** Subprotocol chosen by the server, which Deno's socket does not report. */
   readonly protocol: string;
-  /** Counts for the socket. */
+  /** Lease of the socket. */
   readonly lease?: SocketLease | undefined;
-  /** How much the peer may send on streams ahead of who reads them. */
+  /** Amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Resolves once the peer is admitted: until then it may send no streams and datagrams. At once by default. */
+  /**
+   * Resolves once the peer is admitted; until then, streams and datagrams are refused. By default,
+   * every peer is admitted at once.
+   */
   readonly admitted?: Promise<unknown> | undefined;
 }
 
-/** A connection on a WebSocket that was accepted. */
+/** A connection on an accepted WebSocket. */
 export class ServerWebSocketConnection extends WebSocketConnection {
   readonly #socket: Socket;
   readonly #protocol: string;
@@ -48,7 +53,7 @@ export class ServerWebSocketConnection extends WebSocketConnection {
     super(socket, { flowControl });
     this.#isAdmitted = admitted === undefined;
     admitted?.then(() => this.#isAdmitted = true, () => {});
-    // The close event tells enough, and there are many of them.
+    // The close event has the same information, and servers have many sockets.
     socket.removeEventListener("error", this);
     this.#socket = socket;
     this.#protocol = protocol;
@@ -60,26 +65,26 @@ export class ServerWebSocketConnection extends WebSocketConnection {
     return "server";
   }
 
-  /** The subprotocol that the server chose. */
+  /** Subprotocol chosen by the server. */
   override get protocol(): string {
     return this.#protocol;
   }
 
-  /** Takes the socket's events. */
+  /** Handles the socket's events. */
   override handleEvent(event: Event): void {
     if (event.type === "close") this.#lease?.[Symbol.dispose]();
     super.handleEvent(event);
-    // It may have been closed before it was open.
+    // `close()` may have been called before the socket opened.
     if (event.type === "open") this.#tellClosing();
   }
 
-  /** Closes the socket behind what was sent. */
+  /** Closes the socket after all frames that were sent before. */
   override close(info?: ConnectionCloseInfo): void {
     super.close(info);
     this.#tellClosing();
   }
 
-  /** A stranger may say its token, in a message. */
+  /** Refuses streams and datagrams before admission: only a message with a token is allowed. */
   protected override refusesRecords(): boolean {
     if (this.#isAdmitted) return false;
     const reason = "Expected a token and nothing else";
@@ -87,12 +92,12 @@ export class ServerWebSocketConnection extends WebSocketConnection {
     return true;
   }
 
-  /** Streams are there at once. */
+  /** Opens streams without loading code. */
   protected override openStreams(): Multiplexer {
     return openStreams(this);
   }
 
-  /** The runtime still has the socket: it counts, but holds nothing of the session. */
+  /** Ends the connection, and keeps the lease until the runtime releases the socket. */
   protected override giveUp(): void {
     super.giveUp();
     const lease = this.#lease;

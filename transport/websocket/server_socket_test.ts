@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { ConnectionError } from "../../errors.ts";
 import { ServerWebSocketConnection, type SocketLease } from "./server_socket.ts";
 
-/** A socket that is open, and whose peer never answers by itself. */
+/** An open socket whose peer never answers by itself. */
 class Silent extends EventTarget {
   binaryType: BinaryType = "blob";
   readonly bufferedAmount = 0;

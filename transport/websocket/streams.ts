@@ -1,6 +1,6 @@
 /**
- * Streams and datagrams of a WebSocket: a page loads them when it first needs
- * them, and a server has them from the start.
+ * Streams and datagrams of a WebSocket. A page loads this module on first use; a server always has
+ * it.
  *
  * @module
  */
@@ -14,17 +14,17 @@ import { Qmux } from "../qmux/qmux.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
 import { withQmux } from "../qmux/with_qmux.ts";
 
-/** The protocol whose messages travel on a stream, where it is one of QMux. */
+/** QMux protocol whose messages travel on a stream. */
 const MESSAGE_PROTOCOL = "skein.1";
 
-/** What the records of `skein.1` are: those of the newest draft. */
+/** QMux version of the records of `skein.1`: the newest draft. */
 const RECORD_VERSION = 2;
 
 /**
- * Makes the multiplexer of a WebSocket; one of `skein.1` has streams.
+ * Creates the multiplexer of a WebSocket; only `skein.1` has streams.
  *
  * @param host The connection.
- * @returns The multiplexer, which sends nothing before it is used.
+ * @returns A multiplexer that sends no bytes before its first use.
  */
 export function openStreams(host: StreamsHost): Multiplexer {
   if (!host.hasStreams) return new NoStreams(host.transport);
@@ -36,31 +36,33 @@ export function openStreams(host: StreamsHost): Multiplexer {
 
 /** Options for {@linkcode withStreams}. */
 export interface WithStreamsOptions extends MessageStreamOptions {
-  /** How much the peer may send on streams ahead of who reads them. */
+  /** Amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
 }
 
 /**
- * Gives a WebSocket the streams that its subprotocol of QMux says; and messages
- * on the first one, if that names `skein.1`.
+ * Adds the streams of a QMux subprotocol to a WebSocket. If the subprotocol names `skein.1`, the
+ * first stream carries messages.
  *
- * @param connection The WebSocket; its frames are no longer the caller's.
- * @param options See {@linkcode WithStreamsOptions}.
- * @returns The connection with streams. It closes the WebSocket.
- * @throws {ConnectionError} If its subprotocol is of no version that is spoken.
+ * @param connection WebSocket connection, whose frames the caller MUST NOT use afterwards.
+ * @param options Side of the connection, flow control and limits.
+ * @returns A connection with streams; closing it closes the WebSocket.
+ * @throws {ConnectionError} If the subprotocol has an unsupported version.
  */
 export function withStreams(connection: Connection, options: WithStreamsOptions): Connection {
   const agreed = parseQmuxProtocol(connection.protocol);
   if (agreed === undefined) {
     connection.close();
-    throw new ConnectionError(`The server chose ${connection.protocol}, which is not spoken here`);
+    throw new ConnectionError(
+      `Cannot open WebSocket: the server chose ${connection.protocol}, which is not supported`,
+    );
   }
   const { side, flowControl, admitted } = options;
   const streams = withQmux(connection, { ...agreed, side, flowControl, admitted });
   return agreed.protocol === MESSAGE_PROTOCOL ? withMessages(streams, options) : streams;
 }
 
-/** What the multiplexer of a connection with messages sees of it. */
+/** The multiplexer's view of a connection with messages. */
 class HostLink implements MultiplexerLink {
   readonly #host: StreamsHost;
   #drain: EarlyDrain | undefined;

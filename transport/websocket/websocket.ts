@@ -1,5 +1,5 @@
 /**
- * A WebSocket as a connection: what its two halves, client and server, share.
+ * A WebSocket as a connection: the code that client and server share.
  *
  * @module
  */
@@ -29,26 +29,35 @@ import type {
 import { publicUrl } from "../url.ts";
 import { within } from "../within.ts";
 
-/** Below this many bytes held, the socket counts as drained. */
+/** Buffered bytes at or below which the socket counts as drained. */
 const LOW_WATER_MARK = 32_768;
 
-/** A socket tells nothing when it drained, so it is asked: first after, and at most every, so many ms. */
+/**
+ * First and longest interval between checks for a drained socket, in milliseconds; sockets emit no
+ * event when they drain.
+ */
 const FIRST_POLL_MS = 2;
 const LAST_POLL_MS = 50;
 
-/** How long a peer may take to answer a close, in milliseconds. */
+/** Time for a peer to answer a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 5_000;
 
-/** Of these, binary frames that are no messages are records of streams and datagrams. */
+/**
+ * Subprotocol with streams and datagrams: its binary frames that are not messages are records of
+ * QMux.
+ */
 const STREAMS_PROTOCOL = "skein.1";
 
-/** Bytes of records that wait until streams are loaded: a peer may not say much before it is answered. */
+/**
+ * Most bytes of records held while the code for streams loads: a peer may not send much before an
+ * answer.
+ */
 const MAX_EARLY_BYTES = 65_536;
 
-/** The largest datagram that one end of Skein takes from the other, in bytes. */
+/** Largest datagram between two ends of Skein, in bytes. */
 const MAX_DATAGRAM_BYTES = 16_379;
 
-/** A server on this machine. */
+/** URL of a server on this machine. */
 const LOOPBACK = /^wss:\/\/(localhost|127(\.\d+){3}|\[::1\])[:/]/;
 
 const FRAMES_ONLY: ConnectionCapabilities = Object.freeze({
@@ -67,7 +76,7 @@ const FRAMES_AND_STREAMS: ConnectionCapabilities = Object.freeze({
   credit: true,
 });
 
-/** The part of a socket that a connection needs; Deno's and the browser's both fit. */
+/** Members of a WebSocket that a connection uses; the sockets of Deno and of browsers both fit. */
 export type Socket =
   & Pick<
     WebSocket,
@@ -88,27 +97,26 @@ const CONNECTING = 0;
 const OPEN = 1;
 const CLOSED = 3;
 
-/** What a {@linkcode WebSocketConnection} may have beside its socket. */
+/** Options of a {@linkcode WebSocketConnection}. */
 export interface WebSocketConnectionOptions {
-  /** How much the peer may send on streams ahead of who reads them. */
+  /** Amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Loads what streams take, where it is not there. */
+  /** Loads the code for streams, on an end that does not have it yet. */
   readonly loadStreams?: LoadStreams;
 }
 
 /**
- * A connection on a WebSocket that may still be opening. It is its own frames
- * and its own event listener: ten thousand idle ones should not hold a dozen
- * closures each.
+ * A connection on a WebSocket, which may still be opening. The connection implements its own frames
+ * and event listener: ten thousand idle connections should not hold a dozen closures each.
  *
- * With `skein.1` it has streams and datagrams too, in the binary frames that are
- * no messages; what they take is made when the first of them comes or goes.
+ * With `skein.1`, the binary frames that are not messages carry streams and datagrams. The
+ * multiplexer is created when the first of these is sent or received.
  */
 export class WebSocketConnection
   implements Connection, MessageFrames, EventListenerObject, StreamsHost {
   /** Always `websocket`. */
   readonly transport = "websocket";
-  /** `drained` resolves at or below this many bytes. */
+  /** Buffered bytes at or below which `drained` resolves. */
   readonly lowWaterMark = LOW_WATER_MARK;
 
   readonly #socket: Socket;
@@ -132,12 +140,12 @@ export class WebSocketConnection
   #framesSent = 0;
   #framesReceived = 0;
 
-  /** Gets what happens on streams, and with datagrams. */
+  /** Observer of streams and datagrams. */
   observer: ConnectionObserver | undefined = undefined;
-  /** How much the peer may send ahead of who reads it. */
+  /** Amount that the peer may send before the application reads. */
   readonly flowControl: FlowControlOptions | undefined;
 
-  /** Wraps a socket. */
+  /** Wraps a socket, open or opening. */
   constructor(socket: Socket, options: WebSocketConnectionOptions = {}) {
     const { flowControl, loadStreams } = options;
     this.#socket = socket;
@@ -147,32 +155,32 @@ export class WebSocketConnection
     for (const type of EVENTS) socket.addEventListener(type, this);
   }
 
-  /** Streams and datagrams too, with `skein.1`. */
+  /** Capabilities, with streams and datagrams for `skein.1`. */
   get capabilities(): ConnectionCapabilities {
     return this.hasStreams ? FRAMES_AND_STREAMS : FRAMES_ONLY;
   }
 
-  /** Whether there are streams and datagrams. */
+  /** True if the subprotocol has streams and datagrams. */
   get hasStreams(): boolean {
     return this.protocol === STREAMS_PROTOCOL;
   }
 
-  /** Which end this is. */
+  /** End of the connection that this is. */
   get side(): "client" | "server" {
     return "client";
   }
 
-  /** The socket's own frames. */
+  /** Message frames of the socket. */
   get frames(): MessageFrames {
     return this;
   }
 
-  /** Bytes handed over that the socket still holds. */
+  /** Bytes that the socket buffers. */
   get bufferedAmount(): number {
     return this.#closeEvent === undefined ? this.#socket.bufferedAmount : 0;
   }
 
-  /** Takes the socket's events. */
+  /** Handles the socket's events. */
   handleEvent(event: Event): void {
     switch (event.type) {
       case "message":
@@ -188,19 +196,19 @@ export class WebSocketConnection
     }
   }
 
-  /** Hands a frame, or a record, to the socket; after its end it goes nowhere. */
+  /** Sends a frame or a record; ignored unless the socket is open. */
   send(frame: Frame): void {
     if (this.#socket.readyState !== OPEN) return;
     if (!this.#isRecord(frame)) this.#framesSent++;
     this.#socket.send(frame as string | Uint8Array<ArrayBuffer>);
   }
 
-  /** Sets who gets the frames. */
+  /** Sets the receiver of frames. */
   receive(receiver: FrameReceiver): void {
     this.#inbox.receive(receiver);
   }
 
-  /** Waits until the socket holds little. */
+  /** Waits until the socket buffers few bytes. */
   drained(): Promise<void> {
     if (this.#drained !== undefined) return this.#drained.promise;
     if (this.bufferedAmount <= LOW_WATER_MARK) return Promise.resolve();
@@ -217,7 +225,7 @@ export class WebSocketConnection
     return drained.promise;
   }
 
-  /** The subprotocol that the server chose. */
+  /** Subprotocol chosen by the server. */
   get protocol(): string {
     return this.#socket.protocol;
   }
@@ -233,7 +241,7 @@ export class WebSocketConnection
     return this.#ready.promise;
   }
 
-  /** How the socket was closed. */
+  /** Resolves with the reason once the socket is closed. */
   get closed(): Promise<ConnectionCloseInfo> {
     if (this.#closed === undefined) {
       this.#closed = Promise.withResolvers();
@@ -243,12 +251,12 @@ export class WebSocketConnection
     return this.#closed.promise;
   }
 
-  /** Never settles: a WebSocket has no notice of its own. */
+  /** Never settles: WebSocket has no such notice. */
   get draining(): Promise<void> {
     return new Promise(() => {});
   }
 
-  /** Datagrams, if there are any. */
+  /** Datagrams, loaded on first use. */
   get datagrams(): DatagramDuplex {
     return this.#datagrams ??= this.#now?.datagrams ?? {
       readable: lateReadable(async () => (await this.#load()).datagrams.readable),
@@ -257,29 +265,32 @@ export class WebSocketConnection
     };
   }
 
-  /** Ended already, if there are no streams. */
+  /** Streams of the peer; closed at once without `skein.1`. */
   get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
     return this.#bidirectional ??= this.#now?.incomingBidirectionalStreams ??
       lateReadable(async () => (await this.#load()).incomingBidirectionalStreams);
   }
 
-  /** Ended already, if there are no streams. */
+  /** Streams of the peer; closed at once without `skein.1`. */
   get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
     return this.#unidirectional ??= this.#now?.incomingUnidirectionalStreams ??
       lateReadable(async () => (await this.#load()).incomingUnidirectionalStreams);
   }
 
-  /** What was counted, once there was a stream or a datagram. */
+  /** Counters, once there was a stream or a datagram. */
   get counters(): ConnectionCounters | undefined {
     return this.#streams?.counters;
   }
 
-  /** Streams of the peer that nobody took yet. */
+  /** Streams of the peer that the application has not taken yet. */
   get unreadStreams(): number | undefined {
     return this.#streams?.unreadStreams;
   }
 
-  /** Flow control of streams, if there are any; nothing is used before the first, and a grant is one. */
+  /**
+   * Flow control of streams with `skein.1`. All amounts are 0 before the first use, and a grant is
+   * a use.
+   */
   get credit(): ConnectionCredit | undefined {
     if (!this.hasStreams) return undefined;
     return this.#streams?.credit ?? {
@@ -291,35 +302,35 @@ export class WebSocketConnection
     };
   }
 
-  /** Opens a stream, if there are any. */
+  /** Opens a bidirectional stream, with `skein.1`. */
   async createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
     const streams = this.#now ?? await within(this.#load(), options);
     return await streams.createBidirectionalStream(options);
   }
 
-  /** Opens a stream, if there are any. */
+  /** Opens a unidirectional stream, with `skein.1`. */
   async createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream> {
     const streams = this.#now ?? await within(this.#load(), options);
     return await streams.createUnidirectionalStream(options);
   }
 
-  /** Sets who is told. */
+  /** Sets the observer of streams and datagrams. */
   observe(observer: ConnectionObserver | undefined): void {
     this.observer = observer;
     this.#streams?.observe?.(observer);
   }
 
-  /** Closes the socket behind what was sent. */
+  /** Closes the socket after all frames that were sent before. */
   close(info?: ConnectionCloseInfo): void {
     const checked = checkCloseInfo(info);
     if (this.#closeEvent !== undefined || this.#closing !== undefined) return;
     this.#closing = checked;
     this.#endStreams();
-    // A browser's socket that is not open yet could only be closed without a code.
+    // Before it is open, a browser's socket accepts no close code: `#onOpen` closes it later.
     if (this.#socket.readyState !== CONNECTING) this.#closeSocket(checked);
   }
 
-  /** What was counted. */
+  /** Counters of frames. */
   getStats(): Promise<ConnectionStats> {
     return Promise.resolve({
       framesSent: this.#framesSent,
@@ -327,25 +338,25 @@ export class WebSocketConnection
     });
   }
 
-  /** Closes, and waits for the peer's close. */
+  /** Closes the connection, and waits for the peer's close. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
     await this.closed.catch(() => {});
   }
 
-  /** Gives up on a socket that is still opening. */
+  /** Cancels the opening of the socket. */
   abandon(): void {
     this.#closing ??= { closeCode: 0, reason: "" };
     this.#socket.close();
   }
 
-  /** Refuses a record of a peer that may send none yet, and closes; on an end that knows. */
+  /** Closes the connection if the peer may not send records yet, and returns `true` then. */
   protected refusesRecords?(): boolean;
 
-  /** Makes what streams take, on an end that has it at hand. */
+  /** Creates the multiplexer, on an end that has its code. */
   protected openStreams?(): Multiplexer;
 
-  /** The peer does not answer the close: the connection is over, whatever becomes of the socket. */
+  /** Ends the connection of a peer that does not answer the close; the socket may live longer. */
   protected giveUp(): void {
     this.#end({ code: 1006, reason: "", wasClean: false });
   }
@@ -353,7 +364,7 @@ export class WebSocketConnection
   #closeSocket({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
     if (this.#socket.readyState === CLOSED) return;
     this.#socket.close(closeCode === 0 ? 1000 : closeCode, reason);
-    // A peer that reads nothing never answers; its socket lingers, this connection does not.
+    // A peer that does not read never answers: end the connection without waiting for the socket.
     this.#lingering = setTimeout(() => this.giveUp(), CLOSE_TIMEOUT_MS);
   }
 
@@ -361,7 +372,7 @@ export class WebSocketConnection
     this.close({ closeCode: 4507, reason: "Frames came before anybody received them" });
   }
 
-  /** What streams take, if it is there, or can be at once. */
+  /** The multiplexer, if its code is loaded. */
   get #now(): Multiplexer | undefined {
     return this.#streams ?? (this.openStreams && this.#begin(this.openStreams()));
   }
@@ -378,7 +389,7 @@ export class WebSocketConnection
     return streams;
   }
 
-  /** Once, by who closes first. */
+  /** Ends the streams, once: when this end closes, or when the socket closes first. */
   #endStreams(): void {
     if (this.#streams === undefined) return;
     const isBroken = this.#closing === undefined && !this.#closeEvent!.wasClean;
@@ -403,7 +414,7 @@ export class WebSocketConnection
     if (this.#now !== undefined) return this.#now.receive(record);
     this.#earlyBytes += record.byteLength;
     if (this.#earlyBytes > MAX_EARLY_BYTES) this.#overflow();
-    // Where they do not load, who asks for one is told.
+    // A failure to load is reported to the next caller that opens a stream.
     else this.#load().then((streams) => streams.receive(record), () => {});
   }
 
@@ -415,11 +426,11 @@ export class WebSocketConnection
     this.#socket.removeEventListener("open", this);
   }
 
-  /** Deno can fire the event twice; the first one counts. */
+  /** Ends the connection. Deno can fire the close event twice; the first one counts. */
   #end({ code, reason, wasClean }: CloseDetails): void {
     if (this.#closeEvent !== undefined) return;
     this.#closeEvent = { code, reason, wasClean };
-    // The runtime keeps a socket that broke until its idle timer fires, and what listens with it.
+    // The runtime keeps a broken socket, with its listeners, until the idle timer fires.
     for (const type of EVENTS) this.#socket.removeEventListener(type, this);
     if (!wasClean && reason !== "") this.#failure ??= reason;
     if (this.#closing === undefined) this.#endStreams();
@@ -434,7 +445,8 @@ export class WebSocketConnection
   #settleClosed(): void {
     if (this.#closed === undefined || this.#closeEvent === undefined) return;
     const { code, reason, wasClean } = this.#closeEvent;
-    // What the peer echoes, or a cut cable, does not change how this end closed it.
+    // A close by this end keeps its own reason, even if the peer's echo differs or the network
+    // fails.
     if (this.#closing !== undefined) this.#closed.resolve(this.#closing);
     else if (!wasClean) this.#closed.reject(this.#broken());
     else this.#closed.resolve({ closeCode: isNormal(code) ? 0 : code, reason });
@@ -450,29 +462,31 @@ export class WebSocketConnection
       ? `The WebSocket to ${publicUrl(url)} failed`
       : `Cannot open WebSocket to ${publicUrl(url)}`;
     const why = cause instanceof Error ? cause.message : String(cause ?? "");
-    // Browsers do not say why; what Deno says begins in the same way.
+    // Browsers give no reason; Deno's reasons begin with the same words.
     let detail = why.replace(/^failed to connect to WebSocket: |^unknown$/i, "");
     if (!this.#wasOpen && isPlain(url ?? "", detail)) {
-      detail = `${detail || "no reason is told"}; a server without TLS has a URL of ws: or http:`;
+      detail = `${
+        detail || "the reason is unknown"
+      }; a server without TLS has a URL of ws: or http:`;
     }
     const message = detail === "" ? failed : `${failed}: ${detail}`;
     return new ConnectionError(message, cause === undefined ? {} : { cause });
   }
 }
 
-/** The part of a close event that counts. */
+/** Relevant part of a close event. */
 type CloseDetails = Pick<CloseEvent, "code" | "reason" | "wasClean">;
 
 /**
- * Tells whether a server that was dialed with TLS may have none. Deno says that it is so. Browsers
- * say nothing; then it is likely on a developer's own machine alone.
+ * Checks whether a server dialed with TLS may not use TLS. Deno's error says so. Browsers give no
+ * reason; then only a developer's own machine is likely.
  */
 function isPlain(url: string, detail: string): boolean {
   if (!url.startsWith("wss:")) return false;
   return detail === "" ? LOOPBACK.test(url) : /InvalidContentType/.test(detail);
 }
 
-/** 1000 normal, 1005 no code given. */
+/** Close codes 1000 (normal) and 1005 (no code given). */
 function isNormal(code: number): boolean {
   return code === 1000 || code === 1005;
 }
