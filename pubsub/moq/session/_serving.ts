@@ -12,8 +12,7 @@ import { decide, isGranted, watchGrant } from "./_grants.ts";
 import { ServedTracks } from "./_served_tracks.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
-import { GroupWriter } from "../track/group_writer.ts";
-import { tornFrame } from "../track/torn_frame.ts";
+import { GroupWriter, tornFrame } from "../track/group_writer.ts";
 import {
   decodeAnnounceInterest,
   decodeFetch,

@@ -1,14 +1,14 @@
 /**
- * The setup of a session, by version; see `VersionTraits.setup`.
+ * The setup of a session, by version (see `VersionTraits.setup`), and the failures of a setup.
  *
  * @module
  */
-import { ProtocolError } from "../../../errors.ts";
+import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts";
 import type { BidirectionalStream, Connection } from "../../../transport/connection.ts";
 import { openUnidirectional } from "../../../transport/direct.ts";
-import { FieldWriter } from "../wire/bytes.ts";
+import { FieldReader, FieldWriter } from "../wire/bytes.ts";
 import { Exchange } from "./_exchange.ts";
-import { moqErrorCode, type MoqErrorFamily } from "../wire/error_codes.ts";
+import { moqErrorCode, type MoqErrorFamily, moqErrorName } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
 import { TruncatedError } from "../wire/message_reader.ts";
 import {
@@ -21,13 +21,21 @@ import {
   type MoqParameters,
   SERVER_SETUP,
 } from "../wire/messages.ts";
-import { type MoqVersion, versionOf, VERSIONS, type VersionTraits } from "../wire/versions.ts";
+import {
+  GOMOQT_ALPN,
+  type MoqVersion,
+  versionOf,
+  VERSIONS,
+  type VersionTraits,
+} from "../wire/versions.ts";
+import { platformSchedule } from "../../../session/queue/schedule.ts";
+import { within } from "../../../transport/within.ts";
 
 /** The parameter of the path, in the setup of gomoqt and of moq-lite-05. */
-export const PATH_PARAMETER = { session: 0x1, stream: 0x2 } as const;
+const PATH_PARAMETER = { session: 0x1, stream: 0x2 } as const;
 
 /** The parameter of the id in hops, in the setup of moq-lite-05. */
-export const HOP_PARAMETER = 0x5;
+const HOP_PARAMETER = 0x5;
 
 /** The parameter of the PROBE level, in the setup of moq-lite-05. */
 export const PROBE_PARAMETER = 0x1;
@@ -36,7 +44,13 @@ export const PROBE_PARAMETER = 0x1;
  * The PROBE level of an end that measures and reports, but does not send more to find out how much
  * would fit.
  */
-export const PROBE_LEVEL_REPORT = 1;
+const PROBE_LEVEL_REPORT = 1;
+
+/**
+ * Time after the end of the streams in which a connection may still give the reason, in
+ * milliseconds.
+ */
+const END_GRACE_MS = 250;
 
 /** The setup request of a client. */
 export interface SetupRequest {
@@ -238,6 +252,141 @@ export async function sendSetupStream(
   const stream = await openUnidirectional(connection);
   await stream.write(encodeSetupStream(parameters));
   await stream.close();
+}
+
+/** The SETUP of a peer, once received. */
+export class PeerSetup {
+  /** Resolves when SETUP arrives; rejects if the session ends first. */
+  readonly arrived: Promise<void>;
+  readonly #arrived: PromiseWithResolvers<void> = Promise.withResolvers();
+  #parameters: MoqParameters | undefined = undefined;
+  #path: string | undefined = undefined;
+
+  constructor() {
+    this.arrived = this.#arrived.promise;
+    this.arrived.catch(() => {}); // Most sessions do not wait for SETUP.
+  }
+
+  /** The parameters; `undefined` before SETUP. */
+  get parameters(): MoqParameters | undefined {
+    return this.#parameters;
+  }
+
+  /** The path, if SETUP has one. */
+  get path(): string | undefined {
+    return this.#path;
+  }
+
+  /**
+   * Takes SETUP.
+   *
+   * @throws {ProtocolError} If SETUP came before, or a parameter is malformed.
+   */
+  take(parameters: MoqParameters): void {
+    if (this.#parameters !== undefined) {
+      throw new ProtocolError("Expected one SETUP, received a second one");
+    }
+    const hop = parameters.get(HOP_PARAMETER);
+    if (hop !== undefined) new FieldReader(hop, "the hop of SETUP").varint62();
+    const path = parameters.get(PATH_PARAMETER.stream);
+    if (path !== undefined) this.#path = new TextDecoder().decode(path);
+    this.#parameters = parameters;
+    this.#arrived.resolve();
+  }
+
+  /** Ends the wait for SETUP with the session. */
+  end(error: unknown): void {
+    this.#arrived.reject(error);
+  }
+}
+
+/**
+ * Waits for a setup, but no longer than for the end of the connection plus the rest of that turn of
+ * the event loop: a setup that is done by then counts, and an error of the setup says more than the
+ * end of the connection.
+ *
+ * @throws {ConnectionError} If the connection ends first.
+ */
+export function whileConnected<T>({ closed }: Connection, setup: Promise<T>): Promise<T> {
+  let isDone = false;
+  const done = () => void (isDone = true);
+  setup.then(done, done);
+  const ended = async (cause?: unknown): Promise<never> => {
+    if (!isDone) await new Promise<void>(platformSchedule());
+    if (cause instanceof ConnectionError) throw cause;
+    throw new ConnectionError("The connection ended before the setup", { cause });
+  };
+  return Promise.race([setup, closed.then(() => ended(), ended)]);
+}
+
+/**
+ * Finds why the setup of a client failed. If the server closed the connection with a code, the
+ * cause is an error with that code. Streams may report the end, without a code, before the
+ * connection does.
+ */
+export async function causeOf(
+  connection: Connection,
+  error: unknown,
+  family: MoqErrorFamily,
+): Promise<unknown> {
+  const isOfEnd = [ConnectionError, StreamError, TruncatedError].some((type) =>
+    error instanceof type
+  );
+  if (!isOfEnd) return error;
+  const info = await within(connection.closed, { timeoutMs: END_GRACE_MS }).catch(() => undefined);
+  const { closeCode: moqCode = 0, reason: text = "" } = info ?? {};
+  if (moqCode === 0) return error;
+  const families = [family, family === "gomoqt" ? "moq-lite" : "gomoqt"] as const;
+  const reason = families.map((one) => moqErrorName("session", moqCode, one))
+    .find((name) => name !== "unknown") ?? "unknown";
+  return new MoqError(
+    "session",
+    reason,
+    `The server ended the setup with code ${moqCode} (${reason})${text && `: ${text}`}`,
+    { moqCode, by: "remote", cause: error },
+  );
+}
+
+/** Takes the first stream of a peer. */
+export async function nextOf(
+  streams: AsyncIterator<BidirectionalStream>,
+): Promise<BidirectionalStream> {
+  const { done, value } = await streams.next();
+  if (done) throw new ConnectionError("The connection ended before the setup");
+  return value;
+}
+
+/** Guesses the error code family of a peer before the first message of the peer. */
+export function familyOf(
+  { protocol }: Connection,
+  { family, versions }: {
+    readonly family?: MoqErrorFamily;
+    readonly versions?: readonly MoqVersion[];
+  },
+): MoqErrorFamily {
+  if (family !== undefined) return family;
+  const isGomoqt = protocol === GOMOQT_ALPN || protocol === "moq-lite-04" ||
+    protocol === "" && versions?.includes("gomoqt-dev") === true;
+  return isGomoqt ? "gomoqt" : "moq-lite";
+}
+
+/** Closes a connection whose setup failed. */
+export function refuse(connection: Connection, error: unknown, family: MoqErrorFamily): void {
+  let closeCode = moqErrorCode("session", "setupFailed", family);
+  let reason = "The setup failed";
+  if (error instanceof MoqError) {
+    closeCode = error.moqCode ?? moqErrorCode("session", error.reason, family);
+    reason = error.message;
+  } else if (error instanceof ProtocolError) {
+    closeCode = moqErrorCode("session", "protocolViolation", family);
+    reason = error.message;
+  }
+  try {
+    connection.close({ closeCode, reason });
+  } catch {
+    // The application chose a number that the wire cannot carry.
+    connection.close({ reason });
+  }
 }
 
 async function compatBody(exchange: Exchange): Promise<Uint8Array> {

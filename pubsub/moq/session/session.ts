@@ -3,30 +3,38 @@
  *
  * @module
  */
-import { UnsupportedError } from "../../../errors.ts";
+import { ConnectionError, UnsupportedError } from "../../../errors.ts";
 import { describe } from "../../../session/wire/envelope.ts";
 import { platformSchedule } from "../../../session/queue/schedule.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { startTimer, within } from "../../../transport/within.ts";
 import { Asking } from "./_asking.ts";
 import type { SessionContext } from "./_context.ts";
-import { endError, localEnd, remoteEnd } from "./_ending.ts";
 import { Incoming } from "./_incoming.ts";
-import { causeOf, familyOf, nextOf, refuse, whileConnected } from "./_opening.ts";
 import { type MoqLimits, sessionLimits } from "./limits.ts";
 import { PeerReports } from "./_peer_reports.ts";
-import { PeerSetup } from "./_peer_setup.ts";
 import { Serving } from "./_serving.ts";
 import {
   type Agreement,
+  causeOf,
+  familyOf,
   isSetupLate,
+  nextOf,
+  PeerSetup,
+  refuse,
   sendSetupStream,
   setUpClient,
   type SetupRequest,
   setUpServer,
+  whileConnected,
 } from "./_setup.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
-import type { MoqErrorFamily, MoqErrorName } from "../wire/error_codes.ts";
+import {
+  moqErrorCode,
+  type MoqErrorFamily,
+  type MoqErrorName,
+  moqErrorName,
+} from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import {
@@ -612,4 +620,73 @@ export class MoqSession implements AsyncDisposable {
     this.#reports.end();
     this.#closed.resolve(info);
   }
+}
+
+/**
+ * Describes a close by this end.
+ *
+ * @param reason A name, or a number of the application.
+ * @param message The reason in words.
+ * @param family The error code family of the peer.
+ * @returns The close, with number and name.
+ */
+function localEnd(
+  reason: MoqErrorName | number,
+  message: string,
+  family: MoqErrorFamily,
+): MoqCloseInfo {
+  const isNumber = typeof reason === "number";
+  const code = isNumber ? reason : moqErrorCode("session", reason, family);
+  const name = isNumber ? moqErrorName("session", reason, family) : reason;
+  return { code, reason: name, message, by: "local" };
+}
+
+/** The end of a connection. */
+interface RemoteEnd {
+  /** The close of the session. */
+  readonly info: MoqCloseInfo;
+  /** The error of the connection, or an error for the close by the peer. */
+  readonly cause: unknown;
+}
+
+/**
+ * Waits for the end of a connection, and describes the end.
+ *
+ * @param connection The connection.
+ * @param familyOf Finds the error code family of the peer; called at the end.
+ * @returns The end of the connection; never rejects.
+ */
+async function remoteEnd(
+  { closed }: Connection,
+  familyOf: () => MoqErrorFamily,
+): Promise<RemoteEnd> {
+  try {
+    const { closeCode: code = 0, reason: message = "" } = await closed;
+    const reason = moqErrorName("session", code, familyOf());
+    const words = `The peer closed the connection with code ${code}${message && `: ${message}`}`;
+    return { info: { code, reason, message, by: "remote" }, cause: new ConnectionError(words) };
+  } catch (cause) {
+    const message = cause instanceof Error ? cause.message : String(cause);
+    return { info: { code: 0, reason: "unknown", message, by: "network" }, cause };
+  }
+}
+
+/**
+ * Makes the error of everything that ends with a session.
+ *
+ * @param info The close of the session.
+ * @param cause The raw error, if any.
+ * @returns The error.
+ */
+function endError(info: MoqCloseInfo, cause?: unknown): MoqError {
+  const { code: moqCode, reason, message, by } = info;
+  const words = `The session is over: ${message || wordsOf(info)}`;
+  const options = cause === undefined ? {} : { cause };
+  return new MoqError("session", reason, words, { ...options, moqCode, by });
+}
+
+/** Describes the end of a session that was closed without a message. */
+function wordsOf({ reason, by }: MoqCloseInfo): string {
+  if (reason !== "none") return reason;
+  return by === "local" ? "it was closed here" : "the peer closed it";
 }

@@ -7,12 +7,28 @@ import { describe } from "../../../session/wire/envelope.ts";
 import type { DirectWritable } from "../../../transport/connection.ts";
 import { within } from "../../../transport/within.ts";
 import { type EncodedSource, FrameBuffer } from "./_frame_buffer.ts";
-import { tornFrame } from "./torn_frame.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { WriteBuffers } from "./write_buffers.ts";
 
 export type { EncodedSource } from "./_frame_buffer.ts";
+
+/** A length of two, and only one byte: without any byte, gomoqt takes the group for a whole one. */
+const TORN_FRAME = Uint8Array.of(2, 0);
+
+/** The same frame after a timestamp. */
+const TORN_TIMED_FRAME = Uint8Array.of(0, 2, 0);
+
+/**
+ * Gives a frame that ends before the announced length: on a wire without resets, the sign that the
+ * group was given up.
+ *
+ * @param timestamps True if frames carry timestamps.
+ * @returns The bytes to write before the end of the stream.
+ */
+export function tornFrame(timestamps: boolean): Uint8Array {
+  return timestamps ? TORN_TIMED_FRAME : TORN_FRAME;
+}
 
 /** Bytes that a group buffers before the writer has to wait. */
 export const GROUP_HIGH_WATER_BYTES = 65_536;
