@@ -1,8 +1,4 @@
-/**
- * Who is let in: path, origin, limits, and the application, in this order.
- *
- * @module
- */
+/** Admission of clients: path, origin, limits, and the application's own check, in this order. */
 import { TimeoutError } from "../../../errors.ts";
 import { checkOriginRules, isOriginAllowed, LOCAL_HOSTS } from "../../../transport/origins.ts";
 import { within } from "../../../transport/within.ts";
@@ -12,13 +8,13 @@ import type { MoqClientInfo, MoqRequestInfo, MoqServerOptions } from "./_server_
 import type { SetupRequest } from "../session/session.ts";
 import { versionOf, VERSIONS } from "../wire/versions.ts";
 
-/** What a client is told that comes when the server is about to go. */
+/** Reason of a refusal while the server drains or closes. */
 const NO_MORE = "The server takes no more";
 
-/** What URLs never have, while the setup of raw QUIC may: a part of a path that leads elsewhere. */
+/** Dot segments of a path. URL parsers remove them; the SETUP of raw QUIC may still have some. */
 const DOT_SEGMENT = /(^|\/)(\.|%2e){1,2}(\/|$)/i;
 
-/** The door of a server. */
+/** Admits or refuses clients of a server. */
 export class Door {
   readonly #options: MoqServerOptions;
   readonly #places: Places;
@@ -27,10 +23,9 @@ export class Door {
   #isClosed = false;
 
   /**
-   * Opens.
+   * Creates the door.
    *
-   * @param options See {@linkcode MoqServerOptions}.
-   * @throws {TypeError} If the path or the origins make no sense.
+   * @throws {TypeError} If the path or an origin is invalid.
    * @throws {RangeError} If a limit is not a positive integer.
    */
   constructor(options: MoqServerOptions) {
@@ -44,18 +39,18 @@ export class Door {
     this.#matches = pathMatcher(path);
   }
 
-  /** Lets nobody in any more. Idempotent. */
+  /** Refuses all further clients. Idempotent. */
   close(): void {
     this.#isClosed = true;
   }
 
-  /** Lets those go too that the application was still asked about. Idempotent. */
+  /** Also refuses the clients for which `onSetup` has not answered yet. Idempotent. */
   end(): void {
     this.close();
     this.#ending.abort(new Error("The server is closed"));
   }
 
-  /** Finds the network address of a client. */
+  /** Returns the network address of a client. */
   addressOf(headers: Headers, info: MoqRequestInfo): string | undefined {
     const { clientAddress } = this.#options;
     if (clientAddress !== undefined) return clientAddress(headers, info);
@@ -63,10 +58,11 @@ export class Door {
     return remoteAddr !== undefined && "hostname" in remoteAddr ? remoteAddr.hostname : undefined;
   }
 
-  /** Decides whether a page may connect. */
+  /** Returns `true` if a page of this origin may connect. */
   isOriginAllowed(headers: Headers): boolean {
     if (isOriginAllowed(headers, this.#options)) return true;
-    // The names of this machine stand for one another: pages were told a number for a name.
+    // Loopback names stand for one another on the same port: a page of `localhost` may have got a
+    // URL with `127.0.0.1`.
     const { hosts = LOCAL_HOSTS } = this.#options;
     const local = LOCAL_HOSTS.filter((name) => hosts.includes(name));
     const origin = URL.parse(headers.get("origin") ?? "");
@@ -75,16 +71,16 @@ export class Door {
       [origin, host].every(({ hostname }) => local.includes(hostname));
   }
 
-  /** Tells whether sessions are served at this path. */
+  /** Returns `true` if the server has sessions at this path. */
   matches(path: string): boolean {
     return this.#matches(path);
   }
 
   /**
-   * Takes a place for a client that has to say its setup yet.
+   * Takes a place for a client that has not sent its SETUP yet.
    *
-   * @param address Its network address, where it is known.
-   * @throws {MoqRefusal} If there is none.
+   * @param address Network address of the client, where known.
+   * @throws {MoqRefusal} If no place is free, or the server is closed.
    */
   take(address: string | undefined): Place {
     this.#mustBeOpen();
@@ -92,12 +88,12 @@ export class Door {
   }
 
   /**
-   * Lets a client in that is not answered yet.
+   * Admits a client before its request is answered.
    *
    * @param client The client.
-   * @param protocol The protocol that it will be answered with; empty for none.
-   * @returns Its place.
-   * @throws {MoqRefusal} If it is not let in.
+   * @param protocol The protocol for the answer; empty without one.
+   * @returns The place of the session.
+   * @throws {MoqRefusal} If the client is refused.
    */
   async admit(client: MoqClientInfo, protocol: string): Promise<Place> {
     const { url, headers, address } = client;
@@ -116,7 +112,7 @@ export class Door {
       const version = versionOf(protocol);
       const versions = version === undefined ? [] : [VERSIONS[version].code];
       await this.#ask({ path: pathname + search, versions, extensions: new Map() }, client);
-      // While the application was asked the server may have begun to drain.
+      // The server may have begun to drain while `onSetup` ran.
       this.#mustBeOpen();
       return place;
     } catch (error) {
@@ -126,11 +122,11 @@ export class Door {
   }
 
   /**
-   * Lets a client in whose path came with its setup, where it told one.
+   * Admits a client over raw QUIC, where the SETUP names the path. An empty path is not checked.
    *
-   * @param request Its setup.
+   * @param request The SETUP.
    * @param client The client.
-   * @throws {MoqError} If it is not let in.
+   * @throws {MoqError} If the client is refused.
    */
   async admitSetup(request: SetupRequest, client: MoqClientInfo): Promise<void> {
     try {
@@ -144,12 +140,12 @@ export class Door {
     }
   }
 
-  /** Tells the application of a fault. */
+  /** Passes an error to `onError` of the application. */
   report(error: unknown): void {
     try {
       this.#options.onError?.(error);
     } catch {
-      // There is nobody left to tell.
+      // `onError` itself threw: no other handler is left.
     }
   }
 
@@ -157,7 +153,7 @@ export class Door {
     if (this.#isClosed) throw new MoqRefusal(503, NO_MORE);
   }
 
-  /** Asks the application, for as long as a setup may take. */
+  /** Calls `onSetup`, and waits at most `setupTimeoutMs` for the answer. */
   async #ask(request: SetupRequest, client: MoqClientInfo): Promise<void> {
     const { onSetup, setupTimeoutMs: timeoutMs = 10_000 } = this.#options;
     if (onSetup === undefined) return;
@@ -184,6 +180,7 @@ function pathMatcher(path: string | undefined): (path: string) => boolean {
   if (path === undefined) return () => true;
   if (!/[:*?+(){}]/.test(path)) return (other) => other === path;
   const pattern = new URLPattern({ pathname: path });
-  // The application gets the path as it came, and the pattern sees it without dots: they were to agree.
+  // The pattern sees paths without dot segments and the application sees them unchanged. Refusing
+  // such paths keeps both in agreement.
   return (other) => !DOT_SEGMENT.test(other) && pattern.test({ pathname: other });
 }

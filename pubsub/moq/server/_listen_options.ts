@@ -1,8 +1,4 @@
-/**
- * From the options of a server of MoQ to those of its sockets.
- *
- * @module
- */
+/** Converts the options of a MoQ server to those of its sockets. */
 import { UnsupportedError } from "../../../errors.ts";
 import type { FlowControlOptions } from "../../../transport/connection.ts";
 import type { ListenMoqOptions } from "./_server_options.ts";
@@ -13,12 +9,13 @@ import type { MoqWire } from "./_server_host.ts";
 const WIRES: readonly MoqWire[] = ["webtransport", "quic", "websocket"];
 
 /**
- * Checks how to listen, and fills in what is left out.
+ * Checks the options of a listening server and fills in defaults.
  *
- * @param options See {@linkcode ListenMoqOptions}.
+ * @param options Options of the application.
  * @param protocols The protocols of raw QUIC, the best first.
  * @returns The options of the sockets.
- * @throws {TypeError} If `transports` is empty, one of them is none, or `webSocket` is without its own.
+ * @throws {TypeError} If `transports` is empty, has an unknown name, or lacks `websocket` beside
+ * `webSocket`.
  * @throws {UnsupportedError} If the platform cannot listen.
  */
 export function socketsOptions(
@@ -74,10 +71,10 @@ export function socketsOptions(
 }
 
 /**
- * Finds how much a client may send ahead of who reads, where that is counted.
+ * Returns the flow control of a server, for wires that count credit.
  *
- * @param options What the application said.
- * @returns The same, with streams enough for groups and subscriptions.
+ * @param options Options of the application.
+ * @returns The same credit, with streams enough for groups and subscriptions by default.
  */
 export function flowControlOf(
   { flowControl }: { readonly flowControl?: FlowControlOptions },
@@ -85,7 +82,7 @@ export function flowControlOf(
   return { maxStreamsBidi: MAX_STREAMS, maxStreamsUni: MAX_STREAMS, ...flowControl };
 }
 
-/** A connection that asks for nothing is let go after a while, and so is one that is refused. */
+/** Two connections a session: refused and unused connections stay open for a while. */
 function connectionsFor(sessions: number): number {
   return Math.min(2 * sessions, Number.MAX_SAFE_INTEGER);
 }

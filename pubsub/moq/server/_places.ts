@@ -1,47 +1,43 @@
-/**
- * How many sessions a server of MoQ may have: in all, of one address, and in their setup.
- *
- * @module
- */
+/** Limits for the sessions of a server: in total, by network address, and during setup. */
 import { addressKey } from "../../../transport/address.ts";
 import { MoqRefusal } from "./_refusal.ts";
 
 /** Limits of a {@linkcode MoqServer}. */
 export interface MoqServerLimits {
   /**
-   * Sessions at once, those in their setup too. One more is refused with 429; over raw QUIC it is
-   * closed with 4429.
+   * Most sessions at once, including those in their setup. Further clients are refused with 429, or
+   * over raw QUIC closed with 4429.
    *
    * @default {10000}
    */
   readonly maxSessions?: number;
   /**
-   * Sessions of one network address at once, where an IPv6 /64 counts as one; refused in the same way.
-   * Who has no address is not counted here.
+   * Most sessions of one network address at once; an IPv6 /64 counts as one address. Refused in the
+   * same way. Clients without an address are not counted here.
    *
    * @default {1000}
    */
   readonly maxSessionsPerAddress?: number;
   /**
-   * Sessions in their setup at once. One more is refused with 503; over raw QUIC it is closed with 4503.
+   * Most sessions in their setup at once. Further clients are refused with 503, or over raw QUIC
+   * closed with 4503.
    *
    * @default {1024}
    */
   readonly maxPendingSetups?: number;
 }
 
-/** The limits, with defaults. */
 type Limits = Readonly<Record<keyof MoqServerLimits, number>>;
 
-/** A place for one session, from its request to the end of its socket. */
+/** A place for one session, from the request to the end of the socket. */
 export interface Place extends Disposable {
-  /** The setup is over. Idempotent. */
+  /** Marks the setup as over. Idempotent. */
   begun(): void;
-  /** A socket whose peer was told to close still counts. */
+  /** Marks the close as sent. The socket still counts until its end. */
   closing(): void;
 }
 
-/** Gives places, as long as there are some. */
+/** Counts sessions and refuses those beyond the limits. */
 export class Places {
   readonly #limits: Limits;
   readonly #perAddress = new Map<string, number>();
@@ -49,10 +45,9 @@ export class Places {
   #pending = 0;
 
   /**
-   * Begins with all places free.
+   * Creates a counter with all places free.
    *
-   * @param limits See {@linkcode MoqServerLimits}.
-   * @throws {RangeError} If one is not a positive integer.
+   * @throws {RangeError} If a limit is not a positive integer.
    */
   constructor(limits: MoqServerLimits = {}) {
     this.#limits = {
@@ -68,17 +63,17 @@ export class Places {
     }
   }
 
-  /** How many are taken. */
+  /** Number of places taken. */
   get count(): number {
     return this.#count;
   }
 
   /**
-   * Takes a place.
+   * Takes a place for a session in its setup.
    *
-   * @param address The peer's network address, where it is known.
-   * @returns The place, whose session is in its setup.
-   * @throws {MoqRefusal} If there is none.
+   * @param address Network address of the client, where known.
+   * @returns The place.
+   * @throws {MoqRefusal} If no place is free.
    */
   take(address: string | undefined): Place {
     const { maxSessions, maxSessionsPerAddress, maxPendingSetups } = this.#limits;

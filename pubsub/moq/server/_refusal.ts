@@ -1,22 +1,17 @@
-/**
- * What a peer is told that gets no session: a status where there is HTTP, a close code elsewhere.
- *
- * @module
- */
+/** Refusals of clients: a status over HTTP, a close code over other wires. */
 import { AuthenticationError, type RefusalStatus } from "../../../errors.ts";
 import { MoqSessionCode } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
 
-/** A peer that gets no session. */
+/** Thrown when a client gets no session. */
 export class MoqRefusal extends Error {
-  /** HTTP status. */
   readonly status: RefusalStatus;
 
   /**
-   * Refuses.
+   * Creates a refusal.
    *
    * @param status HTTP status.
-   * @param message Told to the peer.
+   * @param message Reason, which the client reads.
    * @param options Standard error options.
    */
   constructor(status: RefusalStatus, message: string, options?: ErrorOptions) {
@@ -25,13 +20,13 @@ export class MoqRefusal extends Error {
     this.status = status;
   }
 
-  /** The code of a close: MoQ's own where it has one, else that of Skein. */
+  /** Close code: MoQ's own for 401 and 403, otherwise 4000 plus the status. */
   get closeCode(): number {
     const isOfPeer = this.status === 401 || this.status === 403;
     return isOfPeer ? MoqSessionCode.unauthorized : 4000 + this.status;
   }
 
-  /** The same as an error of a session. */
+  /** The refusal as an error of a session. */
   get asMoqError(): MoqError {
     const { closeCode: moqCode, message, cause } = this;
     const reason = moqCode === MoqSessionCode.unauthorized ? "unauthorized" : "setupFailed";
@@ -40,10 +35,11 @@ export class MoqRefusal extends Error {
 }
 
 /**
- * Makes a refusal of what the application threw.
+ * Converts an error of the application to a refusal.
  *
- * @param error What it threw. The text of an `AuthenticationError` or a `MoqError` is told to the peer.
- * @returns The refusal.
+ * @param error The thrown value. The client reads the message of an `AuthenticationError` or a
+ * `MoqError`.
+ * @returns The refusal; 401 for errors of other classes.
  */
 export function refusalOf(error: unknown): MoqRefusal {
   if (error instanceof MoqRefusal) return error;
@@ -55,10 +51,8 @@ export function refusalOf(error: unknown): MoqRefusal {
 }
 
 /**
- * Tells whether a refusal may be a fault of the application.
- *
- * @param refusal The refusal.
- * @returns Whether something was thrown that is no plain refusal.
+ * Returns `true` if a refusal may stem from a fault in the application: its cause is neither an
+ * `AuthenticationError` nor a `MoqError`.
  */
 export function isFault({ cause }: MoqRefusal): boolean {
   return cause !== undefined && !(cause instanceof AuthenticationError) &&

@@ -1,62 +1,56 @@
-/**
- * What a server of MoQ stands on: its own sockets, or those of another server.
- *
- * @module
- */
+/** The host of a MoQ server: its own sockets, or another server. */
 import { parseQmuxProtocol } from "../../../transport/qmux/versions.ts";
 import type { Sha256Hash } from "../../../transport/certificate/certificate_hash.ts";
 import type { WebSocketEngine } from "../../../transport/websocket/server.ts";
 import { HASH_PATH } from "../wire/wires.ts";
 import { type MoqVersion, protocolsOf, VERSIONS } from "../wire/versions.ts";
 
-/** What a {@linkcode MoqServer} is told of the server that it is mounted in. */
+/** The server in which a {@linkcode MoqServer} is mounted. */
 export interface MoqHost {
-  /** Where it listens. */
+  /** Address on which the host listens. */
   readonly address: Deno.NetAddr;
-  /** By which its certificate can be trusted; empty if that takes an authority. */
+  /** Hashes by which clients can trust the certificate; empty if that takes an authority. */
   readonly hashes: readonly Sha256Hash[];
-  /** Whether it may tell these in the clear: a server in development, without TLS. */
+  /** `true` if the hashes may be sent in clear text: a development server without TLS. */
   readonly isDevelopment: boolean;
-  /** What upgrades, where that is not the runtime. */
+  /** Engine of WebSocket upgrades in place of the runtime's own. */
   readonly webSocketEngine?: WebSocketEngine | undefined;
-  /** The URL of a wire, for clients on this machine; empty if it is off. */
+  /** Returns the URL of a wire for clients on this machine; empty if the wire is off. */
   urlOf(wire: MoqWire): string;
 }
 
-/** What a client asks a server for, in words that both kinds of requests have. */
+/** The common part of HTTP requests and WebTransport requests. */
 export interface MoqAsked {
-  /** The URL. */
+  /** The requested URL. */
   readonly url: string;
   /** Request headers. */
   readonly headers: Headers;
-  /** The protocols of a WebTransport request. */
+  /** Protocols offered by a WebTransport request. */
   readonly protocols?: readonly string[];
-  /** The method of an HTTP request. */
+  /** Method of an HTTP request. */
   readonly method?: string;
 }
 
 /**
- * Tells whether a client offers a protocol of MoQ by its name.
+ * Returns `true` if a client offers a protocol of MoQ by name.
  *
  * @param asked The request.
- * @returns Whether it does.
  */
 export function offersMoq({ headers, protocols }: MoqAsked): boolean {
   const offered = protocols ??
     headers.get("sec-websocket-protocol")?.split(",")
       .map((name) => parseQmuxProtocol(name.trim())?.protocol ?? "");
   if (offered === undefined) return false;
-  // All that mean MoQ, whether a server takes those or not.
+  // All versions of MoQ, including those that a server has turned off.
   const names = protocolsOf(Object.keys(VERSIONS) as MoqVersion[], "websocket");
   return offered.some((name) => names.includes(name));
 }
 
 /**
- * Tells whether a client asks for the hash of the certificate, and may be told.
+ * Returns `true` if a client requests the hash of the certificate and the host may send the hash.
  *
  * @param asked The request.
- * @param host The server that it came to.
- * @returns Whether that is so.
+ * @param host The server that received the request.
  */
 export function asksForHash({ url, method }: MoqAsked, host: MoqHost | undefined): boolean {
   return method === "GET" && host !== undefined && host.isDevelopment && host.hashes.length > 0 &&

@@ -1,8 +1,4 @@
-/**
- * What the application says of a server of MoQ.
- *
- * @module
- */
+/** Options of a MoQ server. */
 import type { Certificate } from "../../../transport/certificate/certificate.ts";
 import type { FlowControlOptions } from "../../../transport/connection.ts";
 import type { OriginRules } from "../../../transport/origins.ts";
@@ -13,13 +9,13 @@ import type { TrackMux } from "../track/mux.ts";
 import type { MoqSession, MoqSessionOptions, SetupRequest } from "../session/session.ts";
 import type { MoqWire } from "./_server_host.ts";
 
-/** What is known of a client beside what it says in its setup. */
+/** Facts about a client beside its SETUP. */
 export interface MoqClientInfo {
-  /** The URL that it asked for; over raw QUIC without a path, which only its setup tells. */
+  /** The requested URL; over raw QUIC without a path, which only the SETUP names. */
   readonly url: string;
-  /** Its request headers; none over raw QUIC. */
+  /** Request headers; empty over raw QUIC. */
   readonly headers: Headers;
-  /** Its network address, where that is known. */
+  /** Network address of the client, where known. */
   readonly address: string | undefined;
   /** The wire: `webtransport`, `quic`, `websocket`, or the name of another one. */
   readonly transport: string;
@@ -39,46 +35,55 @@ export interface MoqServerOptions extends
     | "setupTimeoutMs"
     | "onError"
   > {
-  /** What is published to one client, in place of `mux`; asked once it is let in. */
+  /** Publications for one client, in place of `mux`. Called once the client is admitted. */
   readonly muxOf?: (request: SetupRequest, client: MoqClientInfo) => TrackMux;
-  /** The path of sessions: exact, or a `URLPattern` pathname such as `/rooms/:id`. Every path by default. */
+  /**
+   * Path of sessions: exact, or a `URLPattern` pathname such as `/rooms/:id`. By default every
+   * path.
+   */
   readonly path?: string;
   /**
-   * Decides about a client before it is let in. What it throws refuses it, and the text of an
-   * `AuthenticationError` or a `MoqError` is told to the client; over HTTP by status (that of the
-   * `AuthenticationError`, or 403), else by a close. Anything else refuses with 401, and is told to
-   * `onError` alone.
+   * Admits or refuses a client. An error refuses the client, who reads the message of an
+   * `AuthenticationError` or a `MoqError`: over HTTP with a status (that of the
+   * `AuthenticationError`, or 403), else with a close. Other errors refuse with 401, and only
+   * `onError` gets the message.
    *
-   * Over WebTransport and WebSocket it is called before the client is answered, which has said no more
-   * than its URL, headers and, mostly, its version; over raw QUIC it has its setup.
+   * Over WebTransport and WebSocket `onSetup` runs before the request is answered. Only the URL,
+   * the headers and mostly the version are known then. Over raw QUIC the SETUP has arrived.
    */
   readonly onSetup?: (request: SetupRequest, client: MoqClientInfo) => void | Promise<void>;
-  /** Gets each session once it is there. If it throws, that is told to `onError` and the session is closed. */
+  /**
+   * Receives each session once it is open. An error goes to `onError`, and the session is closed.
+   */
   readonly onSession?: (session: MoqSession, client: MoqClientInfo) => void | Promise<void>;
-  /** Answers requests that are no WebSocket upgrade; 426 if left out. */
+  /** Answers HTTP requests other than WebSocket upgrades. By default with status 426. */
   readonly fetch?: (request: Request, info: MoqRequestInfo) => Response | Promise<Response>;
-  /** Finds a client's network address, behind a proxy that you trust; the socket's by default. */
+  /**
+   * Returns the network address of a client behind a trusted proxy. By default the socket's
+   * address.
+   */
   readonly clientAddress?: (headers: Headers, info: MoqRequestInfo) => string | undefined;
   /** Limits of the server. */
   readonly limits?: MoqServerLimits;
   /** Limits of each session. */
   readonly sessionLimits?: MoqSessionOptions["limits"];
   /**
-   * A connection that shows no sign of life for this long, in milliseconds, is given up: 30 s over a
-   * WebSocket by default. `listenMoq` has it for WebTransport and raw QUIC too, where it is 15 s by
-   * default, and up to a third more may pass: a silent client is asked for a sign three times in between.
+   * Longest silence of a connection, in milliseconds; a connection that is silent for longer is
+   * closed. Over a WebSocket the default is 30 s. For `listenMoq` the option applies to
+   * WebTransport and raw QUIC too, with a default of 15 s. Up to a third more may pass there,
+   * because the server probes a silent client three times in between.
    */
   readonly idleTimeoutMs?: number;
   /**
-   * How much a client may send ahead of who reads, where that is counted; by default as on every
-   * wire, but 1024 streams of each kind.
+   * Credit: how much a client may send ahead of the reader, on wires that count credit. By default
+   * as on every wire, except for 1024 streams of each kind.
    */
   readonly flowControl?: FlowControlOptions;
 }
 
-/** What an HTTP server knows of a request beside the request. */
+/** Facts that an HTTP server knows beside the request. */
 export interface MoqRequestInfo {
-  /** Where it came from. */
+  /** Address of the client's socket. */
   readonly remoteAddr?: Deno.Addr;
 }
 
@@ -91,73 +96,78 @@ export interface ListenMoqOptions extends MoqServerOptions {
    */
   readonly port?: number;
   /**
-   * Address to listen on. By default `0.0.0.0`; in development, without `tls`, `127.0.0.1`.
+   * Address on which to listen. By default `0.0.0.0`; in development, without `tls`, `127.0.0.1`.
    */
   readonly hostname?: string;
   /**
-   * Certificate and key in PEM. Without it this is development: a short-lived certificate that clients
-   * trust by its hash, which plain HTTP tells at `/certificate.sha256`, and WebSocket without TLS.
+   * Certificate and key in PEM. Without `tls` the server is in development: a short-lived
+   * certificate, trusted by its hash, which plain HTTP serves at `/certificate.sha256`, and
+   * WebSocket without TLS.
    */
   readonly tls?: Certificate;
   /**
-   * Who the development certificate is for.
+   * Names for which the development certificate is valid.
    *
    * @default {["localhost", "127.0.0.1", "::1"]}
    */
   readonly names?: readonly string[];
-  /** Where the development certificate is kept; the user's cache folder by default, `null` for nowhere. */
+  /**
+   * Folder of the development certificate; by default the user's cache folder, `null` for no
+   * folder.
+   */
   readonly cacheFolder?: string | URL | null;
   /**
-   * What is listened on.
+   * Wires on which to listen.
    *
    * @default {["webtransport", "quic", "websocket"]}
    */
   readonly transports?: readonly MoqWire[];
   /**
-   * Listens on TCP, and upgrades, in place of the runtime's own server: `hardenedWebSocket()` of
-   * `@skein/skein/ws`, for a server that faces the internet without a proxy. Only with the transport
+   * Listens on TCP and upgrades, in place of the runtime's own server: `hardenedWebSocket()` of
+   * `@skein/skein/ws`, for a server that faces the internet without a proxy. Requires the transport
    * `websocket`.
    */
   readonly webSocket?: WebSocketHost;
   /**
-   * Bidirectional streams that a client may have open on a connection: its subscriptions and questions.
-   * Each may hold up to 1.25 MB that nobody reads.
+   * Most bidirectional streams that a client may have open on a connection, which are its
+   * subscriptions and requests. Each may hold up to 1.25 MB of unread data.
    *
    * @default {1024}
    */
   readonly maxBidirectionalStreams?: number;
   /**
-   * Unidirectional streams that a client may have open on a connection: groups that it publishes. Each
-   * may hold up to 1.25 MB that nobody reads.
+   * Most unidirectional streams that a client may have open on a connection, which are the groups
+   * of its publications. Each may hold up to 1.25 MB of unread data.
    *
    * @default {1024}
    */
   readonly maxUnidirectionalStreams?: number;
   /**
-   * Streams over WebTransport and QUIC that clients open and that the server does not read. By default
-   * one is refused 5 s after it came, one address takes at most 80 MB and all take at most 640 MB.
+   * Limits for streams over WebTransport and QUIC that clients open and the server does not read.
+   * By default such a stream is refused 5 s after its arrival; one address holds at most 80 MB, and
+   * all clients together hold at most 640 MB.
    */
   readonly unreadStreams?: UnreadStreamLimits;
   /** Closes the server. */
   readonly signal?: AbortSignal;
 }
 
-/** How sessions are asked to leave. */
+/** Options for {@linkcode MoqServer.drain}. */
 export interface MoqDrainOptions {
-  /** Where to go instead; the same place by default. */
+  /** URI to which clients should move; by default the URI of their session. */
   readonly uri?: string;
   /**
-   * When those that are still there are closed, in milliseconds.
+   * Time after which the remaining sessions are closed, in milliseconds.
    *
    * @default {10000}
    */
   readonly timeoutMs?: number;
 }
 
-/** What became of sessions that were asked to leave. */
+/** Result of {@linkcode MoqServer.drain}. */
 export interface MoqDrainReport {
   /** Sessions that left. */
   readonly left: number;
-  /** Sessions that were closed for they did not. */
+  /** Sessions that did not leave in time and were closed. */
   readonly cut: number;
 }

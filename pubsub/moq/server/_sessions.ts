@@ -1,8 +1,4 @@
-/**
- * The sessions of a server: from a connection that may come in to the end of what became of it.
- *
- * @module
- */
+/** The sessions of a server, from an admitted connection to the end of the session. */
 import { ConnectionError, ProtocolError, StreamError, TimeoutError } from "../../../errors.ts";
 import { settlesWithin } from "../../../session/base/wait.ts";
 import type { Connection } from "../../../transport/connection.ts";
@@ -20,20 +16,19 @@ import type { MoqVersion } from "../wire/versions.ts";
 import { versionsLeft } from "../wire/wires.ts";
 import { MoqSession } from "../session/session.ts";
 
-/** How long a connection may take to open that was answered, in milliseconds. */
+/** Longest wait for an answered connection to open, in milliseconds. */
 const OPEN_TIMEOUT_MS = 10_000;
 
-/** How a connection came in. */
+/** State of a connection when its session begins. */
 export interface Admission {
-  /** Its place. */
   readonly place: Place;
-  /** Whether the application was asked already; otherwise its setup tells what to ask. */
+  /** `true` if `onSetup` has admitted the client; otherwise the SETUP is checked first. */
   readonly isAdmitted: boolean;
 }
 
 /** Opens sessions, and ends them with the server. */
 export class Sessions {
-  /** Those that there are. */
+  /** Sessions past their setup. */
   readonly open: Set<MoqSession> = new Set();
 
   readonly #options: MoqServerOptions;
@@ -43,9 +38,9 @@ export class Sessions {
   #isClosed = false;
 
   /**
-   * Begins without sessions.
+   * Creates an empty set of sessions.
    *
-   * @param options See {@linkcode MoqServerOptions}.
+   * @param options Options of the server.
    * @param about The versions of the server, and its door.
    */
   constructor(
@@ -60,17 +55,17 @@ export class Sessions {
   /**
    * Begins a session. Never rejects.
    *
-   * @param connection The connection, whose end gives its place back.
-   * @param client What is known of the client.
-   * @param admission How it came in.
-   * @returns The session; `undefined` if its setup failed.
+   * @param connection The connection, whose end frees the place.
+   * @param client Facts about the client.
+   * @param admission Place of the client, and whether `onSetup` has admitted the client.
+   * @returns The session; `undefined` if the setup failed.
    */
   begin(
     connection: Connection,
     client: MoqClientInfo,
     admission: Admission,
   ): Promise<MoqSession | undefined> {
-    // The application had an answer for it in the very turn in which the server was closed.
+    // The server was closed in the same turn in which `onSetup` admitted the client.
     if (this.#isClosed) connection.close();
     const opening = this.#opened(connection, client, admission);
     this.#openings.set(connection, opening);
@@ -78,10 +73,9 @@ export class Sessions {
   }
 
   /**
-   * Asks everybody to leave, and cuts those off that do not.
+   * Asks all sessions to leave, and closes the ones that stay.
    *
-   * @param options See {@linkcode MoqDrainOptions}.
-   * @returns How many left, and how many were cut off.
+   * @returns Number of sessions that left, and of those that were closed.
    */
   async drain({ uri, timeoutMs }: Required<MoqDrainOptions>): Promise<MoqDrainReport> {
     const asked: MoqSession[] = [];
@@ -91,7 +85,7 @@ export class Sessions {
       session.goaway({ uri }).catch(() => {});
       await session.closed;
     };
-    // Who is in its setup is asked as soon as that is over.
+    // Sessions in their setup are asked as soon as the setup is over.
     const openings = [...this.#openings.values()].map((opening) => opening.then(ask));
     await settlesWithin(Promise.all([...openings, ...[...this.open].map(ask)]), timeoutMs);
     const rest = asked.filter(({ isClosed }) => !isClosed);
@@ -101,7 +95,7 @@ export class Sessions {
     return { left: asked.length - rest.length, cut: rest.length };
   }
 
-  /** Ends all, those in their setup too. Idempotent. */
+  /** Closes all sessions, including those in their setup. Idempotent. */
   close(): void {
     this.#isClosed = true;
     for (const session of this.open) session.close();
@@ -118,7 +112,7 @@ export class Sessions {
     const parsed = URL.parse(client.url);
     let isOpen = false;
     try {
-      // The socket of a client that left before it was answered never opens, and never says so.
+      // If a client leaves before the answer, the socket never opens, and no event says so.
       await within(connection.ready, {
         late: "The connection did not open within",
         timeoutMs: Math.min(setupTimeoutMs ?? OPEN_TIMEOUT_MS, OPEN_TIMEOUT_MS),
@@ -158,12 +152,12 @@ export class Sessions {
     }
   }
 
-  /** Tells the application of a session. */
+  /** Passes a session to `onSession`. */
   async #tell(session: MoqSession, client: MoqClientInfo): Promise<void> {
     try {
       await this.#options.onSession?.(session, client);
     } catch (error) {
-      // What it awaited may have ended with the session.
+      // A closed session also rejects the calls that the handler awaits; do not report those.
       if (!session.isClosed || !isOfPeer(error)) this.#door.report(error);
       session.closeWithError("internal", "A handler failed");
     }
@@ -175,7 +169,7 @@ export class Sessions {
   }
 }
 
-/** Whether something failed by what came from the peer, or for it was refused. */
+/** Returns `true` if an error stems from the peer, or is a refusal. */
 function isOfPeer(error: unknown): boolean {
   return [ConnectionError, MoqError, ProtocolError, StreamError, TimeoutError].some((type) =>
     error instanceof type

@@ -1,8 +1,6 @@
 /**
- * The sockets of a server of MoQ: UDP for WebTransport and raw QUIC, TCP for WebSocket, on one port
+ * The sockets of a MoQ server: UDP for WebTransport and raw QUIC, TCP for WebSocket, on one port
  * number.
- *
- * @module
  */
 import { listenAt } from "../../../transport/address_in_use.ts";
 import { type Certificate, checkCertificate } from "../../../transport/certificate/certificate.ts";
@@ -26,32 +24,34 @@ import type {
 } from "../../../transport/websocket/server.ts";
 import type { MoqHost, MoqWire } from "./_server_host.ts";
 
-/** How often a free TCP port is tried whose UDP sibling turns out to be taken. */
+/** Most free TCP ports to try before one is also free on UDP. */
 const MAX_ATTEMPTS = 10;
 
 const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
 
-/** Where and how to listen. */
+/** Options of {@linkcode Sockets}. */
 export interface SocketsOptions {
   /** Port of both sockets; 0 takes one that is free on both. */
   readonly port: number;
-  /** Address. */
   readonly hostname: string;
-  /** Certificate and key; development without one. */
+  /** Certificate and key; `undefined` in development. */
   readonly tls: Certificate | undefined;
-  /** Of the certificate in development. */
+  /** Options of the development certificate. */
   readonly dev: DevCertificateOptions;
-  /** What is listened on. */
+  /** Wires on which to listen. */
   readonly wires: readonly MoqWire[];
   /** The protocols of raw QUIC, the best first. */
   readonly protocols: readonly string[];
   /** Listens on TCP in place of the runtime's own server. */
   readonly webSocket: WebSocketHost | undefined;
-  /** Limits of the UDP socket; those of connections are for TCP too where they are counted. */
+  /**
+   * Limits of the UDP socket. A host that counts TCP connections gets `maxConnections` and
+   * `maxConnectionsPerAddress` too.
+   */
   readonly limits: Partial<ListenWebTransportOptions>;
 }
 
-/** Who takes what comes in. */
+/** Handlers of requests and connections. */
 export interface SocketsHandlers {
   /** Answers an HTTP request. */
   fetch(
@@ -64,7 +64,7 @@ export interface SocketsHandlers {
   accept(connection: QuicConnection): Promise<void>;
 }
 
-/** Listens, from its construction to its close. */
+/** Sockets that listen from construction to close. */
 export class Sockets implements MoqHost {
   readonly #options: SocketsOptions;
   readonly #handlers: SocketsHandlers;
@@ -76,11 +76,9 @@ export class Sockets implements MoqHost {
   #hashes: readonly Sha256Hash[] = [];
 
   /**
-   * Listens.
+   * Opens the sockets.
    *
-   * @param options See {@linkcode SocketsOptions}.
-   * @param handlers See {@linkcode SocketsHandlers}.
-   * @throws {UnsupportedError} If the runtime has no QUIC, and a wire takes it.
+   * @throws {UnsupportedError} If the runtime has no QUIC, and a wire requires QUIC.
    * @throws {Deno.errors.AddrInUse} If the port is taken.
    */
   constructor(options: SocketsOptions, handlers: SocketsHandlers) {
@@ -97,12 +95,12 @@ export class Sockets implements MoqHost {
     }
   }
 
-  /** Where it listens. */
+  /** Address of the UDP socket, or of TCP where UDP is off. */
   get address(): Deno.NetAddr {
     return this.#udp?.address ?? this.#http!.addr;
   }
 
-  /** The URL of a wire, for clients on this machine; empty if it is off. */
+  /** Returns the URL of a wire for clients on this machine; empty if the wire is off. */
   urlOf(wire: MoqWire): string {
     const { tls, wires } = this.#options;
     if (!wires.includes(wire)) return "";
@@ -113,37 +111,37 @@ export class Sockets implements MoqHost {
     return `${scheme}://${name.includes(":") ? `[${name}]` : name}:${port}/`;
   }
 
-  /** Upgrades in place of the runtime. */
+  /** Engine of WebSocket upgrades in place of the runtime's own. */
   get webSocketEngine(): WebSocketEngine | undefined {
     return this.#options.webSocket?.accept;
   }
 
-  /** Whether the hashes are told in the clear. */
+  /** `true` if plain HTTP may serve the hashes of the certificate. */
   get isDevelopment(): boolean {
     return this.#options.tls === undefined;
   }
 
-  /** By which a client may trust the certificate; none if that takes an authority. */
+  /** Hashes by which a client can trust the certificate; empty if that takes an authority. */
   get hashes(): readonly Sha256Hash[] {
     return this.#hashes;
   }
 
-  /** New clients get this certificate over UDP; sessions stay as they are. */
+  /** Sets the certificate of new connections over UDP. Sessions stay as they are. */
   rotate(certificate: Certificate): void {
     if (this.#udp === undefined) {
       throw new TypeError("Cannot rotate certificate: WebTransport or QUIC must be on");
     }
     this.#replace(certificate);
-    // Whoever brings a certificate renews it, too.
+    // An application that brings a certificate renews that certificate, too.
     this.#renewal?.[Symbol.dispose]();
   }
 
-  /** Takes nobody any more over UDP. Idempotent. */
+  /** Refuses further clients over UDP. Idempotent. */
   stop(): void {
     this.#udp?.stop();
   }
 
-  /** Stops listening, and ends every connection over UDP. */
+  /** Stops listening, and closes every connection over UDP. */
   async close(): Promise<void> {
     this.#renewal?.[Symbol.dispose]();
     if (this.#http !== undefined) this.#closings.push(this.#http.shutdown());
@@ -167,7 +165,7 @@ export class Sockets implements MoqHost {
       ));
   }
 
-  /** Finds a port that is free over both, if it may be any. */
+  /** Binds UDP to the port of TCP. With port 0, retries with other TCP ports while UDP is taken. */
   #bind(isAnyPort: boolean): void {
     const { tls, dev } = this.#options;
     if (tls === undefined) {
@@ -207,7 +205,7 @@ export class Sockets implements MoqHost {
 
   async #takeAll(listener: WebTransportListener): Promise<void> {
     for await (const request of listener) {
-      // Each is answered in its own time: one may wait for a database.
+      // Do not await the answer: one request may wait for a database.
       if (this.#options.wires.includes("webtransport")) void this.#handlers.take(request);
       else request.refuse(404);
     }

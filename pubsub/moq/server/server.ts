@@ -1,8 +1,4 @@
-/**
- * A server of MoQ: WebTransport, raw QUIC and WebSocket on one port number.
- *
- * @module
- */
+/** A server of MoQ: WebTransport, raw QUIC and WebSocket on one port number. */
 import { settlesWithin } from "../../../session/base/wait.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import type { Sha256Hash } from "../../../transport/certificate/certificate_hash.ts";
@@ -48,21 +44,22 @@ export type {
   MoqServerOptions,
 } from "./_server_options.ts";
 
-/** How long what is left may take to end once the server is closed, in milliseconds. */
+/** Longest wait for the sockets to end after a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 2_000;
 
 /**
- * A server of MoQ, whether it listens by itself or is mounted in another.
+ * A server of MoQ that listens by itself, or is mounted in another server.
  *
- * - **Versions:** a name chooses the version where the wire has one: ALPN over raw QUIC, a subprotocol
- *   elsewhere. Clients that offer none say it in their first message. Without a common version a
- *   session is closed with 0x15, or 0x12 where the message was gomoqt's; a WebSocket is refused with
- *   400, and over raw QUIC the handshake fails.
- * - **Robust:** a client that breaks the protocol, or a handler that throws, ends its own session alone.
- * - **Bound:** sessions, those of one address, and setups have limits.
+ * - **Versions:** the protocol name chooses the version where the wire has one: ALPN over raw QUIC,
+ *   a subprotocol on the other wires. Clients without a name send the version in their first
+ *   message. Without a common version a session is closed with 0x15, or with 0x12 if the message
+ *   was gomoqt's; a WebSocket is refused with 400, and over raw QUIC the handshake fails.
+ * - **Robust:** a client that breaks the protocol, or a handler that throws, ends only the session
+ *   concerned.
+ * - **Bound:** the number of sessions, of sessions by address, and of setups is limited.
  */
 export class MoqServer implements AsyncDisposable {
-  /** The protocols of raw QUIC that it speaks, the best first: for `listenQuic` and the like. */
+  /** Supported protocols of raw QUIC, the best first: for `listenQuic` and the like. */
   readonly protocols: readonly string[];
 
   readonly #options: MoqServerOptions;
@@ -75,11 +72,12 @@ export class MoqServer implements AsyncDisposable {
   #closing: Promise<void> | undefined;
 
   /**
-   * Creates a server that does not listen: hand it requests and connections.
+   * Creates a server that does not listen: pass requests and connections to {@linkcode fetch},
+   * {@linkcode take} and {@linkcode accept}.
    *
-   * @param options See {@linkcode MoqServerOptions}.
-   * @throws {TypeError} If the versions, the path or the origins make no sense.
-   * @throws {RangeError} If a limit is not a positive integer, or `bitrate` makes no sense.
+   * @param options Options of the server.
+   * @throws {TypeError} If a version, the path or an origin is invalid.
+   * @throws {RangeError} If a limit is not a positive integer, or `bitrate` is invalid.
    */
   constructor(options: MoqServerOptions = {}) {
     const { versions = DEFAULT_VERSIONS } = options;
@@ -93,46 +91,48 @@ export class MoqServer implements AsyncDisposable {
     this.protocols = protocolsOf(versions, "quic");
   }
 
-  /** Where it listens; `undefined` if it is mounted in a server that does not say so. */
+  /**
+   * Address on which the server listens; `undefined` if mounted in a server that does not name one.
+   */
   get address(): Deno.NetAddr | undefined {
     return this.#host?.address;
   }
 
-  /** The URL of WebTransport, for clients on this machine; empty if there is none. */
+  /** The URL of WebTransport, for clients on this machine; empty if the wire is off. */
   get url(): string {
     return this.#host?.urlOf("webtransport") ?? "";
   }
 
-  /** The same for raw QUIC. */
+  /** The URL of raw QUIC, for clients on this machine; empty if the wire is off. */
   get quicUrl(): string {
     return this.#host?.urlOf("quic") ?? "";
   }
 
-  /** The same for WebSocket. */
+  /** The URL of WebSocket, for clients on this machine; empty if the wire is off. */
   get webSocketUrl(): string {
     return this.#host?.urlOf("websocket") ?? "";
   }
 
   /**
-   * By which clients can trust the certificate without an authority: for `serverCertificateHashes`.
-   * Empty for a certificate that browsers do not take so.
+   * Hashes by which clients can trust the certificate without an authority: for
+   * `serverCertificateHashes`. Empty for a certificate that browsers do not accept by hash.
    */
   get certificateHashes(): readonly Sha256Hash[] {
     return this.#host?.hashes ?? [];
   }
 
-  /** The sessions there are. */
+  /** Open sessions. */
   get sessions(): ReadonlySet<MoqSession> {
     return this.#sessions.open;
   }
 
   /**
-   * Answers an HTTP request: a WebSocket upgrade with a protocol of MoQ becomes a session. Mounts in
-   * `Deno.serve`, Hono, oak and whatever else has the request.
+   * Answers an HTTP request: a WebSocket upgrade with a protocol of MoQ becomes a session. Mounts
+   * in `Deno.serve`, Hono, oak and any other server that passes the `Request` on.
    *
    * @param request The request.
-   * @param info What the HTTP server knows of it; its address is for the limits.
-   * @returns The response, which MUST be returned to the HTTP server as it is.
+   * @param info Facts about the request; the address counts for the limits.
+   * @returns The response, which MUST be returned to the HTTP server unchanged.
    */
   readonly fetch = (
     request: Request,
@@ -172,7 +172,7 @@ export class MoqServer implements AsyncDisposable {
       try {
         request.refuse(this.#refused(error).status);
       } catch {
-        // It had its answer, or left.
+        // The request was answered before, or the client left.
       }
     }
   }
@@ -180,9 +180,10 @@ export class MoqServer implements AsyncDisposable {
   /**
    * Begins a session on a connection of any wire, such as one of raw QUIC. Never rejects.
    *
-   * @param connection Has streams, and the protocol that was agreed on.
-   * @param client What is known of the client; its address is for the limits.
-   * @returns The session; `undefined` if it was refused, or its setup failed: the connection is closed then.
+   * @param connection A connection with streams and an agreed protocol.
+   * @param client Facts about the client; the address counts for the limits.
+   * @returns The session; `undefined` if the client was refused or the setup failed, which closes
+   * the connection.
    */
   async accept(
     connection: Connection,
@@ -209,19 +210,20 @@ export class MoqServer implements AsyncDisposable {
   }
 
   /**
-   * Winds up: takes no new sessions, asks all that are there to leave, closes those that do not, and
-   * stops listening. Where neither the version nor the wire can ask, a session has the time all the same.
+   * Refuses new sessions, asks all open ones to leave, closes those that stay, and stops listening.
+   * Sessions whose version and wire have no message for this are closed after the same time.
    *
-   * @param options See {@linkcode MoqDrainOptions}.
-   * @returns How many left, and how many were cut off.
-   * @throws {RangeError} If the time is negative, or no number.
+   * @param options New place of the sessions, and the time to leave.
+   * @returns Number of sessions that left, and of those that were closed.
+   * @throws {RangeError} If the time is negative, or not a number.
    */
   async drain(options: MoqDrainOptions = {}): Promise<MoqDrainReport> {
     const { uri = "", timeoutMs = 10_000 } = options;
     if (!(timeoutMs >= 0)) {
       throw new RangeError(`Cannot drain: timeoutMs must be from 0, received ${timeoutMs}`);
     }
-    // The sockets go on until the end: stopped, they would ask in words of HTTP, which have no place for a URI.
+    // The sockets stay until the end: stopping them would send the drain of HTTP/3, which carries
+    // no URI.
     this.#door.close();
     const report = await this.#sessions.drain({ uri, timeoutMs });
     await this.close();
@@ -239,11 +241,11 @@ export class MoqServer implements AsyncDisposable {
   }
 
   /**
-   * Has new clients get another certificate over UDP; sessions stay. TCP keeps the one it has. The
-   * development certificate is renewed by the server itself.
+   * Sets the certificate of new clients over UDP. Open sessions stay, and TCP keeps its
+   * certificate. The server renews a development certificate by itself.
    *
    * @param certificate The certificate and its key, in PEM.
-   * @throws {TypeError} If the server does not listen on UDP, or they make no sense.
+   * @throws {TypeError} If the server does not listen on UDP, or the certificate is invalid.
    */
   rotateCertificate(certificate: Certificate): void {
     if (this.#sockets === undefined) {
@@ -253,10 +255,10 @@ export class MoqServer implements AsyncDisposable {
   }
 
   /**
-   * Tells where this server is mounted, for its URLs; `serve()` does.
+   * Mounts this server in a host, from which it takes its URLs. Called by `serve()`.
    *
-   * @param host The server that hands it requests and connections.
-   * @throws {TypeError} If it listens by itself, or is mounted already.
+   * @param host The server that passes requests and connections on.
+   * @throws {TypeError} If the server listens by itself, or is mounted already.
    */
   attach(host: MoqHost): void {
     if (this.#host !== undefined) {
@@ -266,11 +268,11 @@ export class MoqServer implements AsyncDisposable {
   }
 
   /**
-   * Tells whether a request is for this server, where it shares a port with another: it offers a version
-   * of MoQ by its name, is for the path of this server's sessions, or asks for the hash of the certificate.
+   * Returns `true` if a request on a shared port is for this server: the client offers a version of
+   * MoQ by name, asks for the path of this server's sessions, or asks for the hash of the
+   * certificate.
    *
-   * @param asked An HTTP request, or one for a WebTransport session.
-   * @returns Whether it is.
+   * @param asked An HTTP request, or a request for a WebTransport session.
    */
   wants(asked: MoqAsked): boolean {
     if (asksForHash(asked, this.#host) || offersMoq(asked)) return true;
@@ -280,7 +282,7 @@ export class MoqServer implements AsyncDisposable {
     return this.#door.matches(URL.parse(asked.url)?.pathname ?? "");
   }
 
-  /** Listens; called by {@linkcode listenMoq}. */
+  /** Creates a listening server; called by {@linkcode listenMoq}. */
   static listen(options: ListenMoqOptions): MoqServer {
     const { signal } = options;
     signal?.throwIfAborted();
@@ -299,7 +301,7 @@ export class MoqServer implements AsyncDisposable {
     return server;
   }
 
-  /** What a client of raw QUIC asked for, as far as the handshake tells. */
+  /** Returns the URL of a client over raw QUIC, as far as the handshake tells. */
   #quicUrlOf(serverName: string | undefined): string | undefined {
     const { quicUrl } = this;
     const parsed = quicUrl === "" ? null : URL.parse(quicUrl);
@@ -339,14 +341,16 @@ export class MoqServer implements AsyncDisposable {
     }
   }
 
-  /** Makes a refusal of what an answer failed of; what nobody meant as one is told. */
+  /** Converts an error to a refusal. Errors other than refusals are reported. */
   #refused(error: unknown): MoqRefusal {
     if (error instanceof MoqRefusal) return error;
     this.#door.report(error);
     return new MoqRefusal(503, "The server failed", { cause: error });
   }
 
-  /** Tells the hash of the development certificate; to a page, if it may connect. */
+  /**
+   * Responds with the hash of the development certificate. Pages of allowed origins may read it.
+   */
   #tellHash({ headers }: Request): Response {
     const origin = headers.get("origin");
     const mayRead = origin !== null && this.#door.isOriginAllowed(headers);
@@ -364,21 +368,21 @@ export class MoqServer implements AsyncDisposable {
     this.#door.end();
     this.#sockets?.stop();
     this.#sessions.close();
-    // The runtime waits for ever for a peer that vanished in its handshake; this does not.
+    // The runtime never gives up on a peer that vanished in its handshake; stop waiting.
     await settlesWithin(this.#sockets?.close() ?? Promise.resolve(), CLOSE_TIMEOUT_MS);
   }
 }
 
 /**
- * Listens for sessions of MoQ: over WebTransport and raw QUIC on one UDP port, and over WebSocket on
- * the TCP port of the same number.
+ * Listens for sessions of MoQ: over WebTransport and raw QUIC on one UDP port, and over WebSocket
+ * on the TCP port of the same number.
  *
- * @param options See {@linkcode ListenMoqOptions}.
- * @returns The server, which listens.
+ * @param options Where to listen, and the options of the server.
+ * @returns The server, listening.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
  * @throws {Deno.errors.AddrInUse} If the port is taken.
  * @throws {RangeError} If a limit is not a positive integer.
- * @throws {TypeError} If another option makes no sense.
+ * @throws {TypeError} If another option is invalid.
  *
  * @example Over any wire
  * ```ts
@@ -406,7 +410,7 @@ export function listenMoq(options: ListenMoqOptions = {}): MoqServer {
   return MoqServer.listen(options);
 }
 
-/** Answers a client that was let in. */
+/** Answers an admitted client; frees the place if that fails. */
 function accepted<T>(place: Place, accept: () => T): T {
   try {
     return accept();
@@ -416,7 +420,7 @@ function accepted<T>(place: Place, accept: () => T): T {
   }
 }
 
-/** Gives a place back with its connection. */
+/** Frees the place when the connection ends. */
 function release(connection: Connection, place: Place): void {
   const free = () => place[Symbol.dispose]();
   connection.closed.then(free, free);
