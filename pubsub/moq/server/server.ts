@@ -12,7 +12,6 @@ import {
 } from "../../../transport/websocket/server.ts";
 import type { WebTransportRequest } from "../../../transport/h3/server.ts";
 import { Door } from "./_door.ts";
-import { flowControlOf, socketsOptions } from "./_listen_options.ts";
 import type { Place } from "./_places.ts";
 import { asksForHash, type MoqAsked, type MoqHost, offersMoq } from "./_server_host.ts";
 import { MoqRefusal, refusalOf } from "./_refusal.ts";
@@ -25,7 +24,7 @@ import type {
   MoqServerOptions,
 } from "./_server_options.ts";
 import { Sessions } from "./_sessions.ts";
-import { Sockets } from "./_sockets.ts";
+import { flowControlOf, Sockets, socketsOptions } from "./_sockets.ts";
 import { checkVersions, chooseWebSocket, chooseWebTransport } from "../wire/wires.ts";
 import { MoqLiteSessionCode } from "../wire/error_codes.ts";
 import { checkBitrateOptions } from "../session/bitrate_monitor.ts";
