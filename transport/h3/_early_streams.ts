@@ -1,47 +1,46 @@
 /**
- * Streams whose CONNECT request has not arrived yet: QUIC may reorder packets.
+ * Buffer for streams whose CONNECT request has not arrived yet: QUIC may reorder packets.
  *
  * @module
  */
 import type { UnreadShare } from "../quic/unread_streams.ts";
 import type { Http3Session } from "./session.ts";
 
-/** How many; draft-ietf-webtrans-http3, section 4.6, wants a bound. The oldest is refused. */
+/**
+ * Most buffered streams; draft-ietf-webtrans-http3 section 4.6 asks for a bound. Beyond, the oldest
+ * is refused.
+ */
 const MAX_EARLY_STREAMS = 16;
 
-/** How long they wait, in milliseconds. */
+/** Longest wait in milliseconds. */
 const EARLY_TIMEOUT_MS = 5_000;
 
-/** A stream that waits for its session. */
+/** A stream that arrived before the session. */
 export interface EarlyStream {
-  /** The session's number. */
+  /** Stream id of the session. */
   readonly sessionId: number;
-  /** Hands it over. */
+  /** Hands the stream to the session. */
   readonly accept: (session: Http3Session) => void;
-  /** Ends it. */
+  /** Ends the stream. */
   readonly refuse: () => void;
 }
 
-/** The streams of one connection that wait for their sessions. */
+/** Buffered streams of one connection. */
 export class EarlyStreams {
   readonly #unread: UnreadShare | undefined;
   #streams: (EarlyStream & { readonly since: number })[] = [];
   #timer: ReturnType<typeof setTimeout> | undefined = undefined;
 
   /**
-   * Creates an empty queue.
+   * Creates an empty buffer.
    *
-   * @param unread Counts the streams that wait here, too.
+   * @param unread Counters of unread streams, which also count the buffered ones.
    */
   constructor(unread?: UnreadShare) {
     this.#unread = unread;
   }
 
-  /**
-   * Holds a stream; refuses it where it is beyond a bound of unread streams.
-   *
-   * @param stream The stream.
-   */
+  /** Buffers a stream, or refuses the stream beyond a bound of unread streams. */
   hold(stream: EarlyStream): void {
     if (this.#streams.length >= MAX_EARLY_STREAMS) {
       const [oldest] = this.#streams;
@@ -52,11 +51,7 @@ export class EarlyStreams {
     this.#timer ??= setTimeout(() => this.#expire(), EARLY_TIMEOUT_MS);
   }
 
-  /**
-   * Hands over the streams of a session that came.
-   *
-   * @param session The session.
-   */
+  /** Hands over the streams of a session whose request arrived. */
   accept(session: Http3Session): void {
     for (const { accept } of this.#take(({ sessionId }) => sessionId === session.id)) {
       accept(session);
@@ -64,16 +59,16 @@ export class EarlyStreams {
   }
 
   /**
-   * Refuses the streams of a session that will never be, or is over.
+   * Refuses the streams of a session that is over or will never exist.
    *
-   * @param sessionId Its number.
+   * @param sessionId Stream id of the session.
    */
   refuse(sessionId: number): void {
     if (this.#streams.length === 0) return;
     for (const { refuse } of this.#take((stream) => stream.sessionId === sessionId)) refuse();
   }
 
-  /** Refuses all. */
+  /** Refuses all streams. */
   clear(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;

@@ -1,12 +1,12 @@
 /**
- * What a session over HTTP/3 grants its peer at first.
+ * Initial flow control limits of WebTransport sessions over HTTP/3.
  *
  * @module
  */
 import type { FlowControlOptions } from "../connection.ts";
 import type { FlowControlLimits } from "./settings.ts";
 
-/** What nobody said otherwise; QUIC has its own limits below these. */
+/** Default limits; the limits of QUIC apply as well. */
 const DEFAULTS: FlowControlLimits = {
   maxData: 4 * 1024 * 1024,
   maxStreamsBidi: 128,
@@ -14,12 +14,12 @@ const DEFAULTS: FlowControlLimits = {
 };
 
 /**
- * Reads the limits out of options.
+ * Reads the limits from the options.
  *
- * @param options What was given, if anything.
- * @returns The limits, with defaults.
- * @throws {RangeError} If one is not an integer from 0 to 2^53 - 1, or if all are 0: that would say
- * that this end does not count.
+ * @param options Options of the application, if any.
+ * @returns Limits, with defaults for missing ones.
+ * @throws {RangeError} If a limit is not an integer from 0 to 2^53 - 1, or if all are 0, which
+ * would announce that this end has no flow control.
  */
 export function flowLimitsOf(options: FlowControlOptions | undefined): FlowControlLimits {
   if (options === undefined) return DEFAULTS;

@@ -1,21 +1,20 @@
 /**
- * Decodes the Huffman code of RFC 7541 Appendix B, which QPACK shares.
+ * Decoder for the Huffman code of RFC 7541 Appendix B, which QPACK shares.
  *
- * The code is canonical: among codes of one length, symbols are numbered in
- * their order, and a longer code begins where the shorter ones end. So the
- * lengths alone give the whole code.
+ * The code is canonical: among codes of one length, symbols are numbered in ascending order, and
+ * longer codes start where the shorter ones end. So the lengths alone define the code.
  *
  * @module
  */
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 
-/** The symbol behind the 256 bytes that ends a string; it may never be sent. */
+/** Symbol that ends a string, after the 256 bytes; MUST NOT be sent. */
 const END_OF_STRING = 256;
 
 /** Length of the longest code. */
 const MAX_CODE_BITS = 30;
 
-/** Length of the shortest code, which bounds what a string can grow to. */
+/** Length of the shortest code, which bounds the decoded size. */
 const MIN_CODE_BITS = 5;
 
 /** Length of each symbol's code in bits: the 256 bytes in order, then the end of string. */
@@ -40,15 +39,15 @@ const CODE_BITS: readonly number[] = [
   30,
 ];
 
-/** The canonical code by length. */
+/** The canonical code, indexed by length. */
 interface CodeTable {
-  /** The first code of each length. */
+  /** First code of each length. */
   readonly firstCode: Int32Array;
-  /** How many codes have each length. */
+  /** Number of codes of each length. */
   readonly count: Int32Array;
-  /** Where the symbols of each length begin in {@linkcode CodeTable.symbols}. */
+  /** Start of the symbols of each length in {@linkcode CodeTable.symbols}. */
   readonly offset: Int32Array;
-  /** All symbols, by length and then by value. */
+  /** All symbols, sorted by length and then by value. */
   readonly symbols: Uint16Array;
 }
 
@@ -57,9 +56,9 @@ const CODE_TABLE = buildTable(CODE_BITS);
 /**
  * Decodes a Huffman-coded string.
  *
- * @param bytes The coded bytes.
- * @returns The bytes of the string.
- * @throws {H3ProtocolError} If the string is padded wrongly or contains the end of string.
+ * @param bytes Encoded bytes.
+ * @returns Decoded bytes.
+ * @throws {H3ProtocolError} If the padding is invalid, or the string contains the end of string.
  */
 export function decodeHuffman(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   const { firstCode, count, offset, symbols } = CODE_TABLE;

@@ -7,7 +7,7 @@
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import type { Field } from "./qpack.ts";
 
-/** Once each at most, and ahead of all else. */
+/** Pseudo-headers of a request: each at most once, ahead of all other fields. */
 const REQUEST_PSEUDO_HEADERS: ReadonlySet<string> = new Set([
   ":method",
   ":protocol",
@@ -16,10 +16,10 @@ const REQUEST_PSEUDO_HEADERS: ReadonlySet<string> = new Set([
   ":path",
 ]);
 
-/** The same for a response. */
+/** Pseudo-headers of a response. */
 const RESPONSE_PSEUDO_HEADERS: ReadonlySet<string> = new Set([":status"]);
 
-/** They speak of a connection of HTTP/1.1. */
+/** Fields about a connection of HTTP/1.1, which are forbidden. */
 const CONNECTION_HEADERS: ReadonlySet<string> = new Set([
   "connection",
   "keep-alive",
@@ -28,21 +28,21 @@ const CONNECTION_HEADERS: ReadonlySet<string> = new Set([
   "upgrade",
 ]);
 
-/** `webtransport-h3` is from draft 15 on. */
+/** Values of `:protocol`; `webtransport-h3` is used from draft 15 on. */
 const PROTOCOLS: ReadonlySet<string> = new Set(["webtransport", "webtransport-h3"]);
 
-/** Three digits, of one of the five classes. */
+/** Three digits of a class from 1 to 5. */
 const STATUS = /^[1-5]\d\d$/;
 
-/** HTTP/3 has no upgrades, RFC 9114 section 4.5. */
+/** Status that HTTP/3 forbids, because there are no upgrades (RFC 9114 section 4.5). */
 const SWITCHING_PROTOCOLS = "101";
 
 /**
- * Finds the status of a request that asks for no session.
+ * Finds the refusal status for a request other than one for a session.
  *
- * @param fields Its fields.
- * @returns 400 if it is malformed, 405 for another method, 501 for another protocol; `undefined`
- * if it asks for a session.
+ * @param fields Fields of the request.
+ * @returns 400 for a malformed request, 405 for another method, 501 for another protocol;
+ * `undefined` for a valid request for a session.
  */
 export function refusalOf(fields: readonly Field[]): number | undefined {
   const pseudo = pseudoHeadersOf(fields, REQUEST_PSEUDO_HEADERS);
@@ -50,7 +50,7 @@ export function refusalOf(fields: readonly Field[]): number | undefined {
   const authority = pseudo.get(":authority");
   for (const [name, value] of fields) {
     if (name === "te" && value.toLowerCase() !== "trailers") return 400;
-    // RFC 9114 section 4.3.1: where both are present they are the same.
+    // If both are present, both must be equal (RFC 9114 section 4.3.1).
     if (name === "host" && value.toLowerCase() !== authority?.toLowerCase()) return 400;
   }
   const method = pseudo.get(":method");
@@ -64,7 +64,7 @@ export function refusalOf(fields: readonly Field[]): number | undefined {
 /**
  * Reads the status of a response.
  *
- * @param fields Its fields.
+ * @param fields Fields of the response.
  * @returns The status, from 100 to 599.
  * @throws {H3ProtocolError} With `messageError` if the response is malformed.
  */
@@ -80,7 +80,7 @@ export function statusOf(fields: readonly Field[]): number {
   throw new H3ProtocolError(H3Error.messageError, `Cannot read response: expected ${fault}`);
 }
 
-/** The pseudo-headers of a message; `undefined` if the message is malformed. */
+/** Collects the pseudo-headers of a message; returns `undefined` for a malformed message. */
 function pseudoHeadersOf(
   fields: readonly Field[],
   known: ReadonlySet<string>,
@@ -99,7 +99,7 @@ function pseudoHeadersOf(
   return pseudo;
 }
 
-/** Tells whether authority and path make a URL that means just them, without a user in it. */
+/** Tells whether authority and path form a URL of exactly these parts, without user information. */
 function isTarget(authority = "", path = ""): boolean {
   if (authority === "" || /[@/?#\\]/.test(authority) || !path.startsWith("/")) return false;
   return URL.canParse(`https://${authority}${path}`);

@@ -1,5 +1,5 @@
 /**
- * What opening a stream of a session takes: its head, and its order.
+ * Stream heads and send orders for opening streams of a session.
  *
  * @module
  */
@@ -9,13 +9,13 @@ import { varintLength, writeVarint } from "../quic/varint.ts";
 /** Type of a unidirectional WebTransport stream. */
 export const UNIDIRECTIONAL_STREAM = 0x54;
 
-/** The highest there is: heads go first. */
+/** Highest send order, so that stream heads go first. */
 const HEAD_SEND_ORDER = 2 ** 31 - 1;
 
 /** Options for opening a stream of a session. */
 export interface OpenSessionStreamOptions extends OpenStreamOptions {
   /**
-   * Whether to wait while the peer allows no more streams.
+   * Waits for stream credit; `false` fails with a `RangeError` instead.
    *
    * @default {true}
    */
@@ -23,11 +23,11 @@ export interface OpenSessionStreamOptions extends OpenStreamOptions {
 }
 
 /**
- * The head of a stream.
+ * Encodes the head of a stream.
  *
- * @param type Type of the stream, or of the frame that begins it.
- * @param id The session.
- * @returns Its bytes.
+ * @param type Type of the stream, or of the first frame.
+ * @param id Stream id of the session.
+ * @returns Bytes of the head.
  */
 export function headOf(type: number, id: number): Uint8Array {
   const head = new Uint8Array(2 + varintLength(id));
@@ -36,10 +36,11 @@ export function headOf(type: number, id: number): Uint8Array {
 }
 
 /**
- * How the runtime opens a stream.
+ * Converts options for opening a stream.
  *
- * @param options Options of who asks for it.
- * @returns Those of the runtime; where there is an order, the head goes ahead of all payload.
+ * @param options Options of the caller.
+ * @returns Options of the runtime. With a send order, the head gets the highest order, ahead of all
+ * payload.
  */
 export function quicOptions(options: OpenSessionStreamOptions): Deno.QuicSendStreamOptions {
   const { sendOrder, waitUntilAvailable = true } = options;

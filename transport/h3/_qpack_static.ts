@@ -1,5 +1,5 @@
 /**
- * The static table of QPACK, RFC 9204 Appendix A.
+ * The static table of QPACK (RFC 9204 Appendix A).
  *
  * @module
  */
@@ -107,18 +107,18 @@ export const STATIC_TABLE: readonly (readonly [name: string, value: string])[] =
   ["x-frame-options", "sameorigin"],
 ];
 
-/** The first index of each name. */
+/** First index of each name. */
 export const STATIC_NAMES: ReadonlyMap<string, number> = indexBy((name) => name);
 
-/** The index of each field, by {@linkcode staticKey}. */
+/** Index of each field, by {@linkcode staticKey}. */
 export const STATIC_FIELDS: ReadonlyMap<string, number> = indexBy(staticKey);
 
 /**
- * Makes the key of a field in {@linkcode STATIC_FIELDS}.
+ * Builds the key of a field in {@linkcode STATIC_FIELDS}.
  *
- * @param name The field's name.
- * @param value The field's value.
- * @returns Both, with a character between them that no name contains.
+ * @param name Name of the field.
+ * @param value Value of the field.
+ * @returns Name and value, separated by a character that is invalid in names.
  */
 export function staticKey(name: string, value: string): string {
   return `${name}\n${value}`;

@@ -1,6 +1,6 @@
 /**
- * All credit of a session: bytes over all streams, and streams of both kinds
- * (draft-ietf-webtrans-http3, section 5.6).
+ * Flow control of a session: bytes over all streams, and streams of both directions
+ * (draft-ietf-webtrans-http3 section 5.6).
  *
  * @module
  */
@@ -24,27 +24,27 @@ import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import type { FlowControlLimits } from "./settings.ts";
 import type { DataCredit } from "../quic/stream_halves.ts";
 
-/** What both ends grant at first. */
+/** Initial limits of both ends. */
 export interface SessionCreditPair {
-  /** To the peer. */
+  /** Limits for the peer. */
   readonly ours: FlowControlLimits;
-  /** By the peer. */
+  /** Limits for this end. */
   readonly theirs: FlowControlLimits;
-  /** Whether the windows of this end move by themselves. */
+  /** True if the windows of this end move automatically. */
   readonly automatic: boolean;
 }
 
-/** What a {@linkcode SessionCredit} tells its session. */
+/** The session, as its {@linkcode SessionCredit} sees it. */
 export interface SessionCreditHost {
-  /** Tells the peer a number, by a capsule of this type. */
+  /** Sends a limit to the peer in a capsule of the given type. */
   say(type: number, value: number): void;
-  /** Tells who observes the session. */
+  /** Reports an event to the observer of the session. */
   tell(event: ConnectionEvent): void;
-  /** The peer sent more than it may. */
+  /** Handles a violation of flow control by the peer. */
   overrun(): void;
 }
 
-/** How each kind is called: in messages, and on the wire. */
+/** Names of each kind in messages, settings and capsules. */
 const KINDS = {
   data: {
     what: "bytes",
@@ -66,16 +66,16 @@ const KINDS = {
   },
 } as const;
 
-/** The credit of one session, where both ends count. */
+/** Credit of one session, where both ends use flow control. */
 export class SessionCredit implements ConnectionCredit {
   readonly #kinds: Readonly<Record<CreditKind, CreditPair>>;
   readonly #host: SessionCreditHost;
 
   /**
-   * Begins to count.
+   * Creates the credit.
    *
-   * @param pair What both ends granted.
-   * @param host Is told what the peer has to know.
+   * @param pair Initial limits of both ends.
+   * @param host The session.
    */
   constructor({ ours, theirs, automatic }: SessionCreditPair, host: SessionCreditHost) {
     this.#host = host;
@@ -96,38 +96,39 @@ export class SessionCredit implements ConnectionCredit {
     };
   }
 
-  /** Bytes. */
+  /** Credit for bytes. */
   get data(): DataCredit {
     return this.#kinds.data;
   }
 
-  /** See {@linkcode ConnectionCredit.state}. */
   state(kind: CreditKind): CreditState {
     return creditState(this.#kinds[kind]);
   }
 
-  /** See {@linkcode ConnectionCredit.grant}. */
   grant(kind: CreditKind, total: number): void {
     checkTotal(total);
     this.#kinds[kind].receive.grant(total);
   }
 
-  /** Whether a stream may be opened at once. */
+  /** Tells whether a stream can be opened at once. */
   has(kind: StreamDirection): boolean {
     return this.#kinds[kind].send.left > 0;
   }
 
-  /** Takes the credit for a stream, waiting for it. */
+  /** Takes the credit for one stream; waits for the credit. */
   async take(kind: StreamDirection, options: OpenStreamOptions): Promise<void> {
     await this.#kinds[kind].send.take(1, options);
   }
 
-  /** Gives back the credit of a stream that the peer never learned of. */
+  /** Returns the credit of a stream that the peer never learned of. */
   giveBack(kind: StreamDirection): void {
     this.#kinds[kind].send.giveBack(1);
   }
 
-  /** Counts a stream of the peer; what is called at the end of each half, or `false` if it is one too many. */
+  /**
+   * Counts a stream of the peer. Returns a callback for the end of each half, or `false` if the
+   * stream exceeds the limit.
+   */
   opened(kind: StreamDirection): (() => void) | false {
     const credit = this.#kinds[kind].receive;
     if (!credit.receive(1)) {
@@ -141,11 +142,11 @@ export class SessionCredit implements ConnectionCredit {
   }
 
   /**
-   * Acts on a capsule, if it is one of credit.
+   * Handles a capsule of flow control; ignores others.
    *
-   * @param type The capsule's type.
-   * @param payload What it carries.
-   * @throws {H3ProtocolError} If it is malformed, or takes credit back.
+   * @param type Capsule type.
+   * @param payload Payload of the capsule.
+   * @throws {H3ProtocolError} If the capsule is malformed, or lowers a limit.
    */
   receiveCapsule(type: number, payload: Uint8Array): void {
     for (const kind of ["data", "bidirectional", "unidirectional"] as const) {
@@ -158,7 +159,7 @@ export class SessionCredit implements ConnectionCredit {
     }
   }
 
-  /** Refuses everybody who waits. */
+  /** Rejects all waiters. */
   fail(error: unknown): void {
     for (const { send } of Object.values(this.#kinds)) send.fail(error);
   }

@@ -1,6 +1,6 @@
 /**
- * What a stream begins with: its type, and for one of WebTransport its session
- * (RFC 9114 section 6.2, draft-ietf-webtrans-http3 sections 4.2 and 4.3).
+ * Heads of streams: the type, and for WebTransport the session (RFC 9114 section 6.2,
+ * draft-ietf-webtrans-http3 sections 4.2 and 4.3).
  *
  * @module
  */
@@ -8,29 +8,29 @@ import { concat } from "../quic/bytes.ts";
 import { FIRST_READ_BYTES } from "../quic/receive_half.ts";
 import { readVarint, varintLengthAt } from "../quic/varint.ts";
 
-/** The beginning of a stream. */
+/** The head of a stream, with the data read so far. */
 export interface StreamHead {
-  /** Reads the rest. */
+  /** Reader for the rest of the stream. */
   readonly reader: ReadableStreamBYOBReader;
-  /** The type of a unidirectional stream, or of the first frame of a bidirectional one. */
+  /** Type of a unidirectional stream, or of the first frame of a bidirectional stream. */
   readonly type: number;
-  /** The session, for a stream of WebTransport. */
+  /** Stream id of the session, for a stream of WebTransport. */
   readonly sessionId: number | undefined;
-  /** What came after the head. */
+  /** Bytes behind the head. */
   readonly held: Uint8Array | undefined;
-  /** Whether there is surely more: what was read filled its buffer. */
+  /** True if more bytes must follow, because the read filled the buffer. */
   readonly isFull: boolean;
-  /** All of it. */
+  /** All bytes read, the head included. */
   readonly whole: Uint8Array;
 }
 
 /**
- * Reads the beginning of a stream.
+ * Reads the head of a stream.
  *
- * @param reader Reads the stream.
- * @param sessionType The type that is followed by a session.
- * @returns The beginning; `empty` if the stream ends without a byte, `undefined` if it ends inside of
- * the head, or breaks.
+ * @param reader Reader of the stream.
+ * @param sessionType Type that precedes a session id.
+ * @returns The head; `empty` if the stream ends without a byte, `undefined` if the stream fails or
+ * ends inside the head.
  */
 export async function readHead(
   reader: ReadableStreamBYOBReader,
@@ -42,7 +42,7 @@ export async function readHead(
     try {
       result = await reader.read(new Uint8Array(FIRST_READ_BYTES));
     } catch {
-      return undefined; // Reset, or the connection is over.
+      return undefined; // The stream was reset, or the connection is over.
     }
     if (result.done) return bytes === undefined ? "empty" : undefined;
     bytes = bytes === undefined ? result.value : concat(bytes, result.value);

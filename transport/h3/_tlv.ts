@@ -1,6 +1,6 @@
 /**
- * Type, length, payload: the layout that frames of HTTP/3 (RFC 9114 section
- * 7.1) and capsules (RFC 9297 section 3.2) share.
+ * Type, length, payload: the common layout of HTTP/3 frames (RFC 9114 section 7.1) and capsules
+ * (RFC 9297 section 3.2).
  *
  * @module
  */
@@ -12,34 +12,37 @@ import {
   writeVarint,
 } from "../quic/varint.ts";
 
-/** One frame or capsule, or a piece of it. */
+/** A frame or capsule, or a piece of one. */
 export interface Tlv {
-  /** What it is. */
+  /** Type of the frame or capsule. */
   readonly type: number;
-  /** What it carries; it may be a view of the chunk it came in. */
+  /** Payload; may be a view of the received chunk. */
   readonly payload: Uint8Array;
 }
 
 /**
- * What becomes of a payload: `whole` is buffered until it is complete, `pieces`
- * are passed on as they come, and `skip` drops it.
+ * Handling of a payload: `whole` buffers the payload until complete, `pieces` passes each piece on,
+ * and `skip` drops the payload.
  */
 export type TlvHandling = "whole" | "pieces" | "skip";
 
 /**
- * Decides what becomes of a payload, once its type and length are known.
+ * Decides the handling of a payload, once type and length are known.
  *
- * - `type` What it is.
- * - `length` Its bytes; rounded above 2^53 - 1.
- * - It MUST answer `whole` only up to a bound, since so much is buffered.
- * - What it throws passes through `next()`, then and at each later call.
+ * - `type` is the type of the frame or capsule.
+ * - `length` is the payload size in bytes; rounded above 2^53 - 1.
+ * - MUST answer `whole` only up to a bound, because the whole payload is buffered.
+ * - An error thrown passes through `next()`, in this call and in each later one.
  */
 export type TlvPolicy = (type: number, length: number) => TlvHandling;
 
 /** Two varints of eight bytes. */
 const MAX_HEADER_BYTES = 16;
 
-/** What is set aside at first for a payload that comes in parts: a length alone costs little. */
+/**
+ * First buffer size for a payload in several chunks, so that a large announced length alone costs
+ * little.
+ */
 const FIRST_BUFFER_BYTES = 1024;
 
 const NOTHING = new Uint8Array(0);
@@ -47,9 +50,8 @@ const NOTHING = new Uint8Array(0);
 /**
  * Encodes one frame or capsule.
  *
- * @param type What it is.
- * @param payload What it carries.
- * @returns The bytes.
+ * @param type Type of the frame or capsule.
+ * @param payload Payload.
  * @throws {RangeError} If the type is not an integer from 0 to 2^53 - 1.
  */
 export function encodeTlv(type: number, payload: Uint8Array): Uint8Array<ArrayBuffer> {
@@ -60,9 +62,8 @@ export function encodeTlv(type: number, payload: Uint8Array): Uint8Array<ArrayBu
 }
 
 /**
- * Reads a payload that is one varint and nothing else.
+ * Decodes a payload that consists of one varint.
  *
- * @param payload The payload.
  * @returns The value; `undefined` if the payload is shorter or longer than one varint.
  */
 export function readOnlyVarint(payload: Uint8Array): number | undefined {
@@ -71,9 +72,8 @@ export function readOnlyVarint(payload: Uint8Array): number | undefined {
 }
 
 /**
- * Reads a payload that is one varint and nothing else, without rounding.
+ * Decodes a payload that consists of one varint, without rounding.
  *
- * @param payload The payload.
  * @returns The value; `undefined` if the payload is shorter or longer than one varint.
  */
 export function readOnlyBigVarint(payload: Uint8Array): bigint | undefined {
@@ -82,11 +82,11 @@ export function readOnlyBigVarint(payload: Uint8Array): bigint | undefined {
 }
 
 /**
- * Cuts a stream of bytes into frames or capsules.
+ * Splits a byte stream into frames or capsules.
  *
- * - **Order:** as they came.
- * - **Bound:** it buffers one payload, no larger than the policy lets be
- *   `whole`, and what of the last chunk was not taken.
+ * - **Order:** as received.
+ * - **Bound:** buffers one payload, up to the size that the policy accepts as `whole`, plus the
+ *   unread rest of the last chunk.
  */
 export class TlvParser {
   readonly #policy: TlvPolicy;
@@ -96,7 +96,7 @@ export class TlvParser {
   #headerBytes = 0;
   #handling: TlvHandling | undefined;
   #type = 0;
-  /** Bytes of the payload that did not come yet. */
+  /** Payload bytes that have not arrived yet. */
   #left = 0;
   #buffer: Uint8Array = NOTHING;
   #buffered = 0;
@@ -104,13 +104,13 @@ export class TlvParser {
   /**
    * Creates a parser at the start of a stream.
    *
-   * @param policy Decides what becomes of each payload.
+   * @param policy Decides the handling of each payload.
    */
   constructor(policy: TlvPolicy) {
     this.#policy = policy;
   }
 
-  /** Whether the stream may end here: nothing has begun that is not complete. */
+  /** True at the border between two frames or capsules, where the stream may end. */
   get isBetween(): boolean {
     return this.#headerBytes === 0 && this.#handling === undefined &&
       this.#at === this.#chunk.length;
@@ -119,7 +119,7 @@ export class TlvParser {
   /**
    * Adds bytes.
    *
-   * @param chunk The bytes; they are not copied and MUST stay as they are.
+   * @param chunk Bytes, used without a copy; MUST NOT change afterwards.
    */
   push(chunk: Uint8Array): void {
     const rest = this.#chunk.length - this.#at;
@@ -134,9 +134,9 @@ export class TlvParser {
   }
 
   /**
-   * Takes the next frame, capsule or piece.
+   * Returns the next frame, capsule or piece.
    *
-   * @returns It, or `undefined` if more bytes are needed first.
+   * @returns The next item; `undefined` if more bytes are needed.
    */
   next(): Tlv | undefined {
     while (this.#handling !== undefined || this.#readHeader()) {
@@ -144,7 +144,7 @@ export class TlvParser {
       if (payload !== undefined) return { type: this.#type, payload };
       if (this.#at === this.#chunk.length) break;
     }
-    // The chunk is used up: let its memory go.
+    // Releases the memory of the finished chunk.
     this.#chunk = NOTHING;
     this.#at = 0;
     return undefined;
@@ -163,7 +163,7 @@ export class TlvParser {
     return true;
   }
 
-  /** The payload, or the part of it that is to be passed on; `undefined` if there is none yet. */
+  /** Reads the payload, or the next piece; `undefined` if no bytes are available. */
   #readPayload(): Uint8Array | undefined {
     const handling = this.#handling;
     const start = this.#at;
@@ -201,7 +201,7 @@ export class TlvParser {
   }
 }
 
-/** How long the header is, as far as its bytes tell. */
+/** Computes the header size, as far as the bytes so far tell. */
 function neededBytes(header: Uint8Array, size: number): number {
   if (size === 0) return 1;
   const typeBytes = varintLengthAt(header[0]!);

@@ -1,5 +1,5 @@
 /**
- * Capsules (RFC 9297 section 3) of WebTransport over HTTP/3.
+ * Capsules of WebTransport over HTTP/3 (RFC 9297 section 3).
  *
  * @module
  */
@@ -14,29 +14,29 @@ import {
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import { encodeVarint } from "../quic/varint.ts";
 
-/** The types of capsules that are known here. */
+/** Known capsule types. */
 export const CapsuleType = {
-  /** A datagram on the stream. */
+  /** DATAGRAM: a datagram on the stream. */
   datagram: 0x0,
-  /** Ends the session with a code and a reason. */
+  /** Closes the session with a code and a reason. */
   close: 0x2843,
-  /** Asks to end the session soon. */
+  /** Requests the end of the session soon. */
   drain: 0x78ae,
-  /** How many bytes may be sent on streams, in all. */
+  /** Limit of bytes on all streams, in total. */
   maxData: 0x190b_4d3d,
-  /** Of HTTP/2 alone: over HTTP/3 it is an error. */
+  /** Valid over HTTP/2 only; an error over HTTP/3. */
   maxStreamData: 0x190b_4d3e,
-  /** How many bidirectional streams may be opened, in all. */
+  /** Limit of bidirectional streams, in total. */
   maxStreamsBidi: 0x190b_4d3f,
-  /** How many unidirectional streams may be opened, in all. */
+  /** Limit of unidirectional streams, in total. */
   maxStreamsUni: 0x190b_4d40,
-  /** The sender waits for more `maxData`. */
+  /** The sender waits for a higher `maxData`. */
   dataBlocked: 0x190b_4d41,
-  /** Of HTTP/2 alone: over HTTP/3 it is an error. */
+  /** Valid over HTTP/2 only; an error over HTTP/3. */
   streamDataBlocked: 0x190b_4d42,
-  /** The sender waits for more `maxStreamsBidi`. */
+  /** The sender waits for a higher `maxStreamsBidi`. */
   streamsBlockedBidi: 0x190b_4d43,
-  /** The sender waits for more `maxStreamsUni`. */
+  /** The sender waits for a higher `maxStreamsUni`. */
   streamsBlockedUni: 0x190b_4d44,
 } as const;
 
@@ -44,36 +44,36 @@ export const CapsuleType = {
 export interface Capsule {
   /** One of {@linkcode CapsuleType}. */
   readonly type: number;
-  /** What it carries; it may be a view of the chunk it came in. */
+  /** Payload; may be a view of the received chunk. */
   readonly payload: Uint8Array;
 }
 
-/** What a close capsule says. */
+/** Content of a close capsule. */
 export interface CloseCapsule {
-  /** Code, 32 bits without a sign. */
+  /** Close code, an unsigned 32-bit integer. */
   readonly closeCode: number;
   /** Reason in words; may be empty. */
   readonly reason: string;
 }
 
 /**
- * Longest datagram that is taken from a capsule; a longer one is dropped. As large as in a packet:
- * what is held for a reader is bound by its number.
+ * Longest datagram accepted in a capsule; a longer one is dropped. The bound is the size of a
+ * packet, because the number of held datagrams is bounded, not their bytes.
  */
 export const MAX_DATAGRAM_CAPSULE_BYTES = 1_500;
 
-/** The most streams of one kind that a session has: the numbers of streams end at 2^62 - 1. */
+/** Largest valid number of streams of one direction: stream ids end at 2^62 - 1. */
 export const MAX_STREAM_COUNT = 2n ** 60n;
 
 const CLOSE_CODE_BYTES = 4;
 const MAX_VARINT_BYTES = 8;
 
-/** Longest payloads; what is longer is malformed. */
+/** Longest payload of each type; longer ones are malformed. */
 const MAX_PAYLOAD_BYTES: ReadonlyMap<number, number> = new Map([
   [CapsuleType.close, CLOSE_CODE_BYTES + MAX_WEBTRANSPORT_REASON_BYTES],
   [CapsuleType.drain, 0],
   [CapsuleType.maxData, MAX_VARINT_BYTES],
-  // A stream's id goes before the value.
+  // The payload is a stream id and the limit.
   [CapsuleType.maxStreamData, 2 * MAX_VARINT_BYTES],
   [CapsuleType.maxStreamsBidi, MAX_VARINT_BYTES],
   [CapsuleType.maxStreamsUni, MAX_VARINT_BYTES],
@@ -88,9 +88,8 @@ const encoder = new TextEncoder();
 /**
  * Encodes a capsule.
  *
- * @param type One of {@linkcode CapsuleType}, or any other.
- * @param payload What it carries.
- * @returns The bytes.
+ * @param type One of {@linkcode CapsuleType}, or another type.
+ * @param payload Payload.
  * @throws {RangeError} If the type is not an integer from 0 to 2^53 - 1.
  */
 export function encodeCapsule(type: number, payload: Uint8Array): Uint8Array<ArrayBuffer> {
@@ -98,11 +97,10 @@ export function encodeCapsule(type: number, payload: Uint8Array): Uint8Array<Arr
 }
 
 /**
- * Encodes a capsule that carries one number.
+ * Encodes a capsule whose payload is one integer.
  *
- * @param type One of {@linkcode CapsuleType}, or any other.
- * @param value The number.
- * @returns The bytes.
+ * @param type One of {@linkcode CapsuleType}, or another type.
+ * @param value The integer.
  * @throws {RangeError} If the type or the value is not an integer from 0 to 2^53 - 1.
  */
 export function encodeVarintCapsule(type: number, value: number): Uint8Array<ArrayBuffer> {
@@ -110,10 +108,9 @@ export function encodeVarintCapsule(type: number, value: number): Uint8Array<Arr
 }
 
 /**
- * Reads the payload of a capsule that carries one number.
+ * Decodes a payload that consists of one integer.
  *
- * @param payload The payload.
- * @returns The number; above 2^53 - 1 it is rounded.
+ * @returns The integer; rounded above 2^53 - 1.
  * @throws {H3ProtocolError} If the payload is not exactly one varint.
  */
 export function decodeVarintCapsule(payload: Uint8Array): number {
@@ -123,12 +120,11 @@ export function decodeVarintCapsule(payload: Uint8Array): number {
 }
 
 /**
- * Reads the payload of a capsule that carries a number of streams.
+ * Decodes a payload that is a number of streams.
  *
- * @param payload The payload.
- * @returns The number; above 2^53 - 1 it is rounded.
+ * @returns The number; rounded above 2^53 - 1.
  * @throws {H3ProtocolError} If the payload is not exactly one varint, or with `flowControlError` if
- * it is more than {@linkcode MAX_STREAM_COUNT}.
+ * the number is above {@linkcode MAX_STREAM_COUNT}.
  */
 export function decodeStreamCount(payload: Uint8Array): number {
   const count = readOnlyBigVarint(payload);
@@ -141,10 +137,9 @@ export function decodeStreamCount(payload: Uint8Array): number {
 }
 
 /**
- * Encodes the capsule that closes a session.
+ * Encodes a capsule that closes a session.
  *
  * @param close Code and reason; the reason is cut at 1,024 bytes, never inside a character.
- * @returns The bytes.
  * @throws {RangeError} If the code is not an integer from 0 to 2^32 - 1.
  *
  * @example Usage
@@ -172,11 +167,10 @@ export function encodeCloseCapsule(close: CloseCapsule): Uint8Array<ArrayBuffer>
 }
 
 /**
- * Reads the payload of the capsule that closes a session.
+ * Decodes the payload of a capsule that closes a session.
  *
- * @param payload The payload.
  * @returns Code and reason.
- * @throws {H3ProtocolError} If the payload is too short, too long, or no UTF-8.
+ * @throws {H3ProtocolError} If the payload is too short, too long, or not UTF-8.
  */
 export function decodeCloseCapsule(payload: Uint8Array): CloseCapsule {
   const maxBytes = CLOSE_CODE_BYTES + MAX_WEBTRANSPORT_REASON_BYTES;
@@ -187,7 +181,7 @@ export function decodeCloseCapsule(payload: Uint8Array): CloseCapsule {
   }
   const view = new DataView(payload.buffer, payload.byteOffset, payload.length);
   try {
-    // A byte order mark is a character of the reason like any other.
+    // A byte order mark is part of the reason.
     const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
     const reason = decoder.decode(payload.subarray(CLOSE_CODE_BYTES));
     return { closeCode: view.getUint32(0), reason };
@@ -197,19 +191,22 @@ export function decodeCloseCapsule(payload: Uint8Array): CloseCapsule {
 }
 
 /**
- * Cuts the content of a CONNECT stream into capsules.
+ * Splits the content of a CONNECT stream into capsules.
  *
- * - **Known types** come whole, up to a bound of each type; a datagram longer
- *   than {@linkcode MAX_DATAGRAM_CAPSULE_BYTES} is dropped, as datagrams may be.
+ * - **Known types** arrive whole, up to a bound per type. A datagram longer than
+ *   {@linkcode MAX_DATAGRAM_CAPSULE_BYTES} is dropped, because datagrams are unreliable.
  * - **Unknown types** are skipped without buffering.
- * - **Errors** are final: a call after one throws again.
+ * - **Errors** are final: each later call throws again.
  *
- * Take all capsules before pushing more: what is left is copied.
+ * Read all capsules before the next push, because unread bytes are copied.
  */
 export class CapsuleParser {
   readonly #parser = new TlvParser(handlingOf);
 
-  /** Whether the stream may end here; an end inside a capsule is {@linkcode H3Error.messageError}. */
+  /**
+   * True at the border between two capsules. An end of the stream elsewhere is
+   * {@linkcode H3Error.messageError}.
+   */
   get isBetweenCapsules(): boolean {
     return this.#parser.isBetween;
   }
@@ -217,16 +214,16 @@ export class CapsuleParser {
   /**
    * Adds bytes.
    *
-   * @param chunk The bytes; they are not copied and MUST stay as they are.
+   * @param chunk Bytes, used without a copy; MUST NOT change afterwards.
    */
   push(chunk: Uint8Array): void {
     this.#parser.push(chunk);
   }
 
   /**
-   * Takes the next capsule.
+   * Returns the next capsule.
    *
-   * @returns It, or `undefined` if more bytes are needed first.
+   * @returns The capsule; `undefined` if more bytes are needed.
    * @throws {H3ProtocolError} If a capsule is too long for its type.
    */
   next(): Capsule | undefined {
@@ -234,7 +231,7 @@ export class CapsuleParser {
   }
 }
 
-/** What becomes of each capsule. */
+/** Handling of a capsule. */
 function handlingOf(type: number, length: number): TlvHandling {
   if (type === CapsuleType.datagram) {
     return length <= MAX_DATAGRAM_CAPSULE_BYTES ? "whole" : "skip";

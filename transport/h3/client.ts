@@ -1,5 +1,5 @@
 /**
- * The Deno client of WebTransport: HTTP/3 on the runtime's QUIC.
+ * WebTransport client for Deno: HTTP/3 on the runtime's QUIC.
  *
  * @module
  */
@@ -36,21 +36,21 @@ export {
 export type { CertificateHash, DialWebTransportOptions } from "../webtransport.ts";
 
 /**
- * Dials WebTransport. The session has a connection of its own; those of
+ * Dials WebTransport. The session gets a connection of its own; sessions of
  * {@linkcode WebTransport} can share one, with `allowPooling`.
  *
- * - **Every address** of a name is tried, IPv6 and IPv4 by turns, 250 ms apart (RFC 8305); the first
- *   that answers is taken, and the certificate is checked against the name. An error names each
- *   address that was tried.
+ * - **Addresses:** all addresses of a name are tried, IPv6 and IPv4 alternating, 250 ms apart (RFC
+ *   8305). The first to answer wins. The certificate is checked against the name. An error names
+ *   each address tried.
  *
- * @param url `https:`.
- * @param options See {@linkcode DialWebTransportOptions}.
- * @returns The connection, established.
+ * @param url An `https:` URL.
+ * @param options Subprotocols, headers, certificates, limits and deadlines.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
- * @throws {ConnectionError} If it cannot be made; `status` is the server's, if it refused.
- * @throws {TimeoutError} If it takes longer than `timeoutMs`.
+ * @throws {ConnectionError} If the connection fails; `status` is the server's, if the server
+ * refused.
+ * @throws {TimeoutError} If `timeoutMs` passes first.
  * @throws {TypeError} If the URL is not `https:`.
- * @throws {RangeError} If a limit makes no sense.
+ * @throws {RangeError} If a limit is invalid.
  */
 export async function dialWebTransport(
   url: string | URL,

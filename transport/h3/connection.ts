@@ -1,7 +1,6 @@
 /**
- * An HTTP/3 connection with WebTransport sessions on it, in either role: the
- * control streams, what each stream of the peer is, and whose each datagram is
- * (RFC 9114, RFC 9297, draft-ietf-webtrans-http3).
+ * An HTTP/3 connection with WebTransport sessions, in either role: control streams, classification
+ * of the peer's streams, and routing of datagrams (RFC 9114, RFC 9297, draft-ietf-webtrans-http3).
  *
  * @module
  */
@@ -39,76 +38,89 @@ import { FIRST_READ_BYTES } from "../quic/receive_half.ts";
 import { TurnEnd } from "../quic/stream_halves.ts";
 import { readVarint, varintLengthAt } from "../quic/varint.ts";
 
-/** How long a request waits for the client's settings, in milliseconds. */
+/** Time that a request waits for the client's settings, in milliseconds. */
 const SETTINGS_TIMEOUT_MS = 5_000;
 
-/** How long a connection without sessions stays, in milliseconds: browsers never close theirs. */
+/**
+ * Time that a connection stays open without sessions, in milliseconds: browsers never close idle
+ * ones.
+ */
 const GRACE_MS = 2_000;
 
-/** RFC 9297 section 2.1: streams have smaller numbers. */
+/** Bound of a quarter stream id (RFC 9297 section 2.1). */
 const MAX_QUARTER_ID = 2 ** 60;
 
-/** Control frames are small and rare; this is pinned for as long as a connection is idle. */
+/**
+ * Size of control stream reads: frames are small and rare, and the buffer stays pinned while the
+ * connection is idle.
+ */
 const CONTROL_READ_BYTES = 256;
 
-/** With tables of capacity 0 nearly nothing comes; this is pinned like the above. */
+/**
+ * Size of QPACK stream reads: with tables of capacity 0 nearly no data arrives, and the buffer
+ * stays pinned.
+ */
 const QPACK_READ_BYTES = 16;
 
-/** Types of unidirectional streams: RFC 9114 section 6.2, RFC 9204 section 4.2. */
+/** Types of unidirectional streams (RFC 9114 section 6.2, RFC 9204 section 4.2). */
 const StreamType = { control: 0, push: 1, qpackEncoder: 2, qpackDecoder: 3 } as const;
 
-/** Options of a connection. */
+/** Options of an {@linkcode Http3Connection}. */
 export interface Http3ConnectionOptions {
-  /** Which end this is. */
+  /** This end's role. */
   readonly side: "client" | "server";
   /**
-   * Sessions at a time; more are refused with 429.
+   * Most concurrent sessions; more are refused with 429.
    *
    * @default {16}
    */
   readonly maxSessions?: number;
-  /** What sessions grant their peer; see {@linkcode FlowControlOptions}. */
+  /** Limits that sessions grant to the peer. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Takes the requests of the peer, on a server. */
+  /** Called with each request of the peer, on a server. */
   readonly onRequest?: (request: Http3Request) => void;
-  /** Where a server's connection waits for its first request. */
+  /** Deadlines for the first request of a server's connection. */
   readonly firstRequests?: Deadlines<Http3Connection>;
-  /** What `encodeControlHead` makes of these options, for who has many connections. */
+  /**
+   * Result of `encodeControlHead` for these options, so that many connections can share the bytes.
+   */
   readonly controlHead?: Uint8Array;
-  /** Whether a client's connection stays when its last session is over. */
+  /** True if a client's connection stays open after the last session. */
   readonly isPooled?: boolean;
 }
 
-/** What a client asks for. */
+/** A request for a session, on a client. */
 export interface ConnectOptions {
-  /** Where to; `https:`. */
+  /** The `https:` URL. */
   readonly url: URL;
-  /** Request headers beside the pseudo-headers. */
+  /** Request headers without the pseudo-headers. */
   readonly fields?: readonly Field[];
-  /** Picks the subprotocol out of the response; `undefined` if the server chose one that was not offered. */
+  /**
+   * Reads the subprotocol from the response; `undefined` if the server chose one that was not
+   * offered.
+   */
   readonly protocolOf: (fields: readonly Field[]) => string | undefined;
-  /** Makes errors. */
+  /** Factory of the session's errors. */
   readonly errors?: SessionErrors | undefined;
 }
 
-/** One HTTP/3 connection. */
 export class Http3Connection implements SessionLink {
   /** The QUIC connection. */
   readonly conn: Deno.QuicConn;
-  /** Resolves with how it ended. */
+  /** Resolves at the end of the connection. */
   readonly ending: Promise<QuicEnding>;
-  /** See {@linkcode SessionLink.turnEnd}. */
+  /** Watchers for the end of the current turn. */
   readonly turnEnd: TurnEnd = new TurnEnd();
-  /** See {@linkcode SessionLink.unread}. */
+  /** Counters of unread streams; on a server. */
   readonly unread: UnreadShare | undefined;
 
   readonly #options: Http3ConnectionOptions;
   readonly #sessions = new Map<number, Http3Session>();
   readonly #settings: PromiseWithResolvers<Settings> = Promise.withResolvers();
   #peerSettings: Settings | undefined;
-  /** Client-opened bidirectional streams whose first frame did not come yet. */
+  /** Client-opened bidirectional streams whose first frame has not arrived. */
   readonly #unread = new Set<number>();
-  /** They have to live as long as the connection. */
+  /** Streams that MUST live as long as the connection; referenced to keep them open. */
   readonly #critical: unknown[] = [];
   readonly #uniqueTypes = new Set<number>();
   readonly #early: EarlyStreams;
@@ -120,47 +132,46 @@ export class Http3Connection implements SessionLink {
   #idle: ReturnType<typeof setTimeout> | undefined;
 
   /**
-   * Speaks HTTP/3 on a QUIC connection, beginning with the settings.
+   * Starts HTTP/3 on a QUIC connection by sending the settings.
    *
-   * @param conn The connection, past its handshake.
-   * @param options See {@linkcode Http3ConnectionOptions}.
-   * @param unread Counts the streams of the peer that are not read; none by default.
+   * @param conn A connection after the handshake.
+   * @param unread Counters of unread streams; absent by default.
    */
   constructor(conn: Deno.QuicConn, options: Http3ConnectionOptions, unread?: UnreadShare) {
     this.conn = conn;
     this.#options = options;
     this.unread = unread;
     this.#early = new EarlyStreams(unread);
-    this.#settings.promise.catch(() => {}); // Not all wait for it.
+    this.#settings.promise.catch(() => {}); // Not every user awaits the settings.
     this.ending = this.#run();
     options.firstRequests?.add(this);
   }
 
-  /** Which end this is. */
+  /** This end's role. */
   get side(): "client" | "server" {
     return this.#options.side;
   }
 
-  /** What this end did to the connection, if it closed it for a fault. */
+  /** Fault for which this end closed the connection. */
   get fault(): H3ProtocolError | undefined {
     return this.#fault;
   }
 
-  /** Whether it is over, or about to be. */
+  /** True if the connection is over, or takes no further sessions. */
   get isOver(): boolean {
     return this.#isOver || this.#isRefusing;
   }
 
-  /** How many sessions there are, asked for ones too. */
+  /** Number of sessions, pending ones included. */
   get sessionCount(): number {
     return this.#sessions.size;
   }
 
   /**
-   * Tells how many sessions the peer takes at a time, once its settings came. Without
-   * credit it is one (draft-ietf-webtrans-http3, section 5.2).
+   * Reads how many concurrent sessions the peer allows, once the peer's settings have arrived. The
+   * limit is one without flow control (draft-ietf-webtrans-http3 section 5.2).
    *
-   * @returns The number.
+   * @returns Number of sessions.
    * @throws {ConnectionError} If the connection is over.
    */
   async sessionLimit(): Promise<number> {
@@ -174,16 +185,16 @@ export class Http3Connection implements SessionLink {
   }
 
   /**
-   * Asks for a session, once the peer's settings came.
+   * Requests a session, once the peer's settings have arrived.
    *
-   * @param options See {@linkcode ConnectOptions}.
-   * @returns The session; its `ready` tells whether it was accepted.
-   * @throws {ConnectionError} If the server does not speak WebTransport, or the connection is over.
+   * @returns The session; `ready` reports the answer.
+   * @throws {ConnectionError} If the server does not support WebTransport, or the connection is
+   * over.
    */
   async connect(options: ConnectOptions): Promise<Http3Session> {
     const { url, fields = [], protocolOf, errors = SKEIN_ERRORS } = options;
     if (this.isOver) throw errors.session("The server takes no more sessions on this connection");
-    clearTimeout(this.#idle); // It is not idle any more.
+    clearTimeout(this.#idle); // The connection is no longer idle.
     let settings: Settings;
     let stream: Deno.QuicBidirectionalStream;
     try {
@@ -228,17 +239,17 @@ export class Http3Connection implements SessionLink {
     return session;
   }
 
-  /** Refuses all requests from now on, with 503. */
+  /** Refuses all later requests with 503. */
   stop(): void {
     this.#isRefusing = true;
     for (const session of this.#sessions.values()) session.drain();
   }
 
   /**
-   * Closes the connection, and all sessions with it.
+   * Closes the connection with all sessions.
    *
-   * @param code Of HTTP/3.
-   * @param reason In words.
+   * @param code HTTP/3 error code.
+   * @param reason Reason in words.
    */
   close(code: number = H3Error.noError, reason = ""): void {
     if (this.#isOver) return;
@@ -247,7 +258,7 @@ export class Http3Connection implements SessionLink {
     this.conn.close({ closeCode: code, reason });
   }
 
-  /** See {@linkcode SessionLink.fail}. */
+  /** Ends the connection because the peer violated the protocol. */
   fail(error: H3ProtocolError): void {
     if (this.#isOver) return;
     this.#fault = error;
@@ -255,14 +266,14 @@ export class Http3Connection implements SessionLink {
     this.close(error.h3Code, error.message);
   }
 
-  /** See {@linkcode SessionLink.readDatagrams}. */
+  /** Starts to read datagrams. */
   readDatagrams(): void {
     if (this.#isReadingDatagrams) return;
     this.#isReadingDatagrams = true;
     void this.#readDatagrams();
   }
 
-  /** See {@linkcode SessionLink.sessionEnded}. */
+  /** Removes a session; see {@linkcode SessionLink.sessionEnded}. */
   sessionEnded(
     id: number,
     { closeConnection, fault }: SessionEnding,
@@ -284,7 +295,7 @@ export class Http3Connection implements SessionLink {
     return this.ending.then(() => {});
   }
 
-  /** Makes a session of a request; called by the request when it came. */
+  /** Registers a session of a request. */
   #add(session: Http3Session): void {
     clearTimeout(this.#idle);
     this.#options.firstRequests?.delete(this);
@@ -320,16 +331,19 @@ export class Http3Connection implements SessionLink {
     try {
       const stream = await this.conn.createUnidirectionalStream();
       const writer = stream.getWriter();
-      // RFC 9114 section 6.2.1: it lives as long as the connection.
+      // The control stream MUST live as long as the connection (RFC 9114 section 6.2.1).
       this.#critical.push(writer);
       writer.closed.catch(() => {});
       await writer.write(controlHead);
     } catch {
-      // The connection is over; `ending` tells how.
+      // The connection is over; `ending` reports the outcome.
     }
   }
 
-  /** A fault of one stream is its own; one of the protocol ends the connection. */
+  /**
+   * Accepts streams. A fault of one stream ends only that stream; a protocol violation ends the
+   * connection.
+   */
   async #acceptAll<T>(
     streams: ReadableStream<T>,
     accept: (stream: T) => Promise<void>,
@@ -340,12 +354,12 @@ export class Http3Connection implements SessionLink {
         const { done, value } = await reader.read();
         if (done) return;
         accept(value).catch((error) => {
-          // Everything else is of the stream: its peer reset it, or the connection is over.
+          // Other errors concern the stream: the peer reset the stream, or the connection is over.
           if (error instanceof H3ProtocolError) this.fail(error);
         });
       }
     } catch {
-      // The connection is over; `ending` tells how.
+      // The connection is over; `ending` reports the outcome.
     }
   }
 
@@ -404,7 +418,7 @@ export class Http3Connection implements SessionLink {
     this.#uniqueTypes.add(type);
   }
 
-  /** Reads a stream that has to live as long as the connection. */
+  /** Reads a stream that MUST live as long as the connection. */
   async #readCritical(
     reader: ReadableStreamBYOBReader,
     what: string,
@@ -422,7 +436,7 @@ export class Http3Connection implements SessionLink {
         result = await reader.read(new Uint8Array(size));
       } catch (error) {
         if (/\breset by peer\b/.test(String(error))) break;
-        return; // The connection is over; `ending` tells how.
+        return; // The connection is over; `ending` reports the outcome.
       }
       if (result.done) break;
       read(result.value);
@@ -445,7 +459,7 @@ export class Http3Connection implements SessionLink {
   }
 
   #windUp(): void {
-    // RFC 9114 section 5.2: no request may follow, and a pool makes another connection.
+    // No request may follow; a pool opens another connection (RFC 9114 section 5.2).
     this.#isRefusing ||= this.#options.side === "client";
     for (const session of this.#sessions.values()) session.windUp();
   }
@@ -480,7 +494,8 @@ export class Http3Connection implements SessionLink {
           const isTooLarge = error.h3Code === H3Error.excessiveLoad;
           return Http3Request.refuse(connect, isTooLarge ? 431 : 400);
         }
-        connect.writer.abort().catch(() => {}); // It would stay open, and count.
+        // An open stream would count against the stream limit.
+        connect.writer.abort().catch(() => {});
         throw error;
       }
     } finally {
@@ -514,7 +529,7 @@ export class Http3Connection implements SessionLink {
     this.#options.onRequest?.(request);
   }
 
-  /** Gives up on a peer that does not send any. */
+  /** Waits for the peer's settings; closes the connection if none arrive in time. */
   async #settingsInTime(peer: "client" | "server"): Promise<Settings> {
     const settings = await withinTime(this.#settings.promise, SETTINGS_TIMEOUT_MS);
     if (settings !== undefined) return settings;
@@ -523,7 +538,7 @@ export class Http3Connection implements SessionLink {
     throw new ConnectionError(message);
   }
 
-  /** Credit is counted only where both ends announced some. */
+  /** Credit of a session; `undefined` unless both ends announced flow control. */
   #creditOf(settings: Settings): SessionCreditPair | undefined {
     const { flowControl } = this.#options;
     const theirs = flowControlOf(settings);
@@ -559,7 +574,7 @@ export class Http3Connection implements SessionLink {
     session.refuse(errors.session("The server chose a subprotocol that was not offered"));
   }
 
-  /** The session of a stream, if it is there. */
+  /** Finds the session of a stream, if the session exists. */
   #sessionOf(sessionId: number): Http3Session | undefined {
     const session = this.#sessions.get(sessionId);
     if (session !== undefined || sessionId % 4 === 0) return session;
@@ -569,10 +584,11 @@ export class Http3Connection implements SessionLink {
     );
   }
 
-  /** Has a stream wait for its session, if that may still come. */
+  /** Buffers a stream until the session arrives, if the session may still arrive. */
   #hold(stream: EarlyStream): void {
     const { sessionId } = stream;
-    // QUIC hands over streams in their order: what came before and is no session will be none.
+    // QUIC delivers streams in order: an earlier stream that is not a session will never become
+    // one.
     const mayCome = sessionId >= this.#nextId || this.#unread.has(sessionId);
     if (this.#options.side === "server" && mayCome && !this.#isOver) this.#early.hold(stream);
     else stream.refuse();
@@ -600,7 +616,7 @@ export class Http3Connection implements SessionLink {
         this.#sessions.get(4 * quarterId)?.receiveDatagram(datagram.subarray(length));
       }
     } catch (error) {
-      // Otherwise the connection is over; `ending` tells how.
+      // Otherwise the connection is over; `ending` reports the outcome.
       if (error instanceof H3ProtocolError) this.fail(error);
     }
   }
@@ -612,12 +628,11 @@ export class Http3Connection implements SessionLink {
 }
 
 /**
- * Encodes what every connection begins with: the control stream's type, and
- * the settings.
+ * Encodes the start of the control stream: the stream type and the settings.
  *
- * @param options See {@linkcode Http3ConnectionOptions}.
- * @returns The bytes.
- * @throws {RangeError} If a limit of flow control makes no sense.
+ * @param options Role, and limits to announce.
+ * @returns Bytes of the head.
+ * @throws {RangeError} If a limit of flow control is invalid.
  */
 export function encodeControlHead(
   { side, maxSessions = 16, flowControl }: Pick<
@@ -637,7 +652,7 @@ export function encodeControlHead(
   return concat(Uint8Array.of(StreamType.control), frame);
 }
 
-/** Reads the HEADERS frame that a request begins with. */
+/** Reads the HEADERS frame at the start of a request. */
 async function readFields(
   reader: ReadableStreamBYOBReader,
   frames: FrameParser,

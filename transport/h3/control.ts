@@ -7,17 +7,17 @@ import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import { decodeIdPayload, type Frame, FrameType } from "./frames.ts";
 import { decodeSettings, type Settings } from "./settings.ts";
 
-/** Effect of a frame: the peer's settings, its wish to end, or none. */
+/** Effect of a frame: the peer's settings, a GOAWAY, or no effect. */
 export type ControlEvent = Settings | "goaway" | undefined;
 
-/** Requests have the numbers of the bidirectional streams that a client opens. */
+/** Step between request ids, which are ids of client-opened bidirectional streams. */
 const REQUEST_IDS_EVERY = 4n;
 
 /**
- * Checks the frames of one control stream, and says what follows from them. Nothing is ever pushed
- * in either direction, so the frames about pushes change nothing.
+ * Validator for the frames of one control stream. Neither end ever pushes, so the frames about
+ * pushes have no effect.
  *
- * A `FrameParser` of a control stream has refused SETTINGS that do not come first, or come twice.
+ * The `FrameParser` of a control stream already refuses missing, late and repeated SETTINGS.
  */
 export class ControlFrames {
   readonly #side: "client" | "server";
@@ -25,20 +25,19 @@ export class ControlFrames {
   #maxPushId: bigint | undefined = undefined;
 
   /**
-   * Prepares to read.
+   * Creates a validator.
    *
-   * @param side Which end this is; the frames come from the other one.
+   * @param side This end's role; the frames come from the other end.
    */
   constructor(side: "client" | "server") {
     this.#side = side;
   }
 
   /**
-   * Checks the next frame.
+   * Validates the next frame.
    *
-   * @param frame The frame.
-   * @returns Its effect.
-   * @throws {H3ProtocolError} If the frame breaks a rule; it ends the connection.
+   * @returns Effect of the frame.
+   * @throws {H3ProtocolError} If the frame breaks a rule that ends the connection.
    */
   receive({ type, payload }: Frame): ControlEvent {
     switch (type) {
@@ -61,7 +60,7 @@ export class ControlFrames {
   }
 
   #goaway(id: bigint): void {
-    // A server names a request. A client names a push, which has any number.
+    // A server sends a request id, a client a push id, which can be any number.
     if (this.#side === "client" && id % REQUEST_IDS_EVERY !== 0n) {
       throw new H3ProtocolError(
         H3Error.idError,

@@ -1,6 +1,6 @@
 /**
- * From a URL to a session: resolve, connect, ask. One connection a session, or
- * one a server where sessions share it.
+ * Dialing a WebTransport session: resolve, connect, request. Each session has a connection, or
+ * shares the pooled one of the server.
  *
  * @module
  */
@@ -17,25 +17,25 @@ import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
 import type { Http3Pool } from "./pool.ts";
 import { encodeStringList, parseStringItem } from "./structured_fields.ts";
 
-/** How long a silent connection is kept, if nobody said otherwise, in milliseconds. */
+/** Default idle timeout of a connection, in milliseconds. */
 const IDLE_TIMEOUT_MS = 30_000;
 
-/** Streams of each kind that the server may have open, if nobody said otherwise. */
+/** Default limit of open streams of the server, per direction. */
 const MAX_STREAMS = 128;
 
-/** Options of one session, beside those of dialing. */
+/** Options for {@linkcode Http3Dialer}. */
 export interface Http3DialOptions extends DialWebTransportOptions {
-  /** Makes the errors; Skein's own by default. */
+  /** Factory of errors; Skein's own by default. */
   readonly errors?: SessionErrors;
-  /** How QUIC controls congestion. */
+  /** Congestion control of QUIC. */
   readonly congestionControl?: "throughput" | "low-latency" | "default";
-  /** Where a connection is shared with other sessions of the same origin. */
+  /** Pool of connections shared by sessions of one origin. */
   readonly pool?: Http3Pool;
-  /** Is shown the fields of the response, if the session was accepted. */
+  /** Called with the fields of an accepting response. */
   readonly onResponse?: (fields: readonly Field[]) => void;
 }
 
-/** Dials one session. */
+/** Dial of one session. */
 export class Http3Dialer {
   readonly #url: URL;
   readonly #options: Http3DialOptions;
@@ -44,12 +44,11 @@ export class Http3Dialer {
   #isAborted = false;
 
   /**
-   * Prepares to dial.
+   * Checks the options without dialing.
    *
-   * @param url Where to.
-   * @param options See {@linkcode Http3DialOptions}.
-   * @throws {TypeError} If the URL is not `https:`, or an option makes no sense.
-   * @throws {RangeError} If a limit makes no sense.
+   * @param url An `https:` URL.
+   * @throws {TypeError} If the URL is not `https:`, or an option is invalid.
+   * @throws {RangeError} If a limit is invalid.
    */
   constructor(url: string | URL, options: Http3DialOptions = {}) {
     this.#url = checkUrl(url);
@@ -63,14 +62,14 @@ export class Http3Dialer {
     const flowControl = Object.keys(streams).length === 0
       ? options.flowControl
       : { ...streams, ...options.flowControl };
-    flowLimitsOf(flowControl); // It throws before anything is dialed.
+    flowLimitsOf(flowControl); // Validates before the dial.
     this.#options = { ...options, flowControl };
   }
 
   /**
-   * Dials.
+   * Dials, and waits for the answer of the server.
    *
-   * @returns The session, accepted.
+   * @returns The accepted session.
    */
   async session(): Promise<Http3Session> {
     const session = await this.request();
@@ -79,9 +78,9 @@ export class Http3Dialer {
   }
 
   /**
-   * Connects and asks for a session.
+   * Connects and requests a session.
    *
-   * @returns The session, not answered yet.
+   * @returns The session, before the answer.
    */
   async request(): Promise<Http3Session> {
     const { errors = SKEIN_ERRORS, protocols = [], headers = {}, pool } = this.#options;
@@ -105,7 +104,7 @@ export class Http3Dialer {
     return session;
   }
 
-  /** Gives up, whatever it is doing. */
+  /** Cancels the dial at any stage. */
   abort(): void {
     this.#isAborted = true;
     if (this.#session !== undefined) this.#session.closeWith({});
@@ -113,16 +112,16 @@ export class Http3Dialer {
   }
 
   /**
-   * Adds the addresses of the server that were tried to the error of a dial that took too long.
+   * Adds the tried addresses of the server to the error of a timed-out dial.
    *
-   * @param error An error; those of other kinds stay as they are.
-   * @returns The error.
+   * @param error An error; other kinds are returned unchanged.
+   * @returns The error with the addresses.
    */
   explain(error: unknown): unknown {
     return this.#dial?.explain(error) ?? error;
   }
 
-  /** The addresses of the server that were tried in vain, with why; empty if there is but one. */
+  /** Addresses of the server tried in vain, with reasons; empty with a single address. */
   get outcome(): string {
     return this.#dial?.outcome ?? "";
   }
@@ -141,7 +140,7 @@ export class Http3Dialer {
       maxIdleTimeout: idleTimeoutMs,
       keepAliveInterval: Math.min(KEEP_ALIVE_MS, Math.max(1, Math.round(idleTimeoutMs / 3))),
       maxConcurrentBidirectionalStreams: maxBidirectionalStreams,
-      // Beside those of sessions there are the control streams.
+      // Control streams count besides the streams of sessions.
       maxConcurrentUnidirectionalStreams: maxUnidirectionalStreams + 3,
       ...(congestionControl === undefined ? {} : { congestionControl }),
       ...(serverCertificateHashes === undefined
@@ -158,7 +157,7 @@ export class Http3Dialer {
       });
     } catch (cause) {
       const reason = dialFailure(cause, serverCertificateHashes);
-      // RFC 9000 section 10.2: a server that drains says so before there is any HTTP.
+      // A draining server refuses connections before any HTTP (RFC 9000 section 10.2).
       const status = /refused to accept a new connection/.test(reason) ? { status: 503 } : {};
       throw errors.session(`Cannot connect to ${publicUrl(this.#url)}: ${reason}`, {
         cause,
@@ -185,7 +184,7 @@ function checkLimits(limits: Readonly<Record<string, number | undefined>>): void
   }
 }
 
-/** The subprotocol of a response; `undefined` if it is none of those that were offered. */
+/** Reads the subprotocol of a response; `undefined` if not among the offered ones. */
 function chosen(fields: readonly Field[], protocols: readonly string[]): string | undefined {
   const value = fields.find(([name]) => name === "wt-protocol")?.[1];
   const protocol = value === undefined ? undefined : parseStringItem(value);

@@ -1,68 +1,68 @@
 /**
- * Error codes of HTTP/3 (RFC 9114 section 8.1), QPACK (RFC 9204 section 6),
- * HTTP datagrams (RFC 9297) and WebTransport over HTTP/3.
+ * Error codes of HTTP/3 (RFC 9114 section 8.1), QPACK (RFC 9204 section 6), HTTP datagrams (RFC
+ * 9297) and WebTransport over HTTP/3.
  *
  * @module
  */
 import { ProtocolError } from "../../errors.ts";
 
-/** The codes with which HTTP/3 streams and connections end. */
+/** Error codes of HTTP/3 streams and connections. */
 export const H3Error = {
-  /** Nothing went wrong. */
+  /** End without an error. */
   noError: 0x100,
-  /** The peer broke the protocol in a way that has no code of its own. */
+  /** Protocol violation without a specific code. */
   generalProtocolError: 0x101,
-  /** This end failed. */
+  /** Internal failure of the sending end. */
   internalError: 0x102,
-  /** The peer opened a stream that it may not open. */
+  /** Stream of a type that the peer may not open. */
   streamCreationError: 0x103,
-  /** A stream that the connection needs was closed. */
+  /** Closed stream that the connection needs. */
   closedCriticalStream: 0x104,
-  /** A frame came where it may not come. */
+  /** Frame in an invalid place. */
   frameUnexpected: 0x105,
-  /** A frame does not follow its layout. */
+  /** Frame with an invalid layout. */
   frameError: 0x106,
-  /** The peer asks for too much. */
+  /** Excessive demand of the peer. */
   excessiveLoad: 0x107,
-  /** A stream or push id was used wrongly. */
+  /** Misuse of a stream id or push id. */
   idError: 0x108,
-  /** The SETTINGS frame is wrong. */
+  /** Invalid SETTINGS frame. */
   settingsError: 0x109,
-  /** The control stream did not begin with SETTINGS. */
+  /** Control stream without SETTINGS at the start. */
   missingSettings: 0x10a,
-  /** The request was not processed at all. */
+  /** Request rejected without processing. */
   requestRejected: 0x10b,
-  /** The request, or its answer, is not wanted any more. */
+  /** Request or response no longer wanted. */
   requestCancelled: 0x10c,
-  /** The request ended before it was whole. */
+  /** Request that ended early. */
   requestIncomplete: 0x10d,
-  /** A message is malformed. */
+  /** Malformed message. */
   messageError: 0x10e,
-  /** The connection behind a CONNECT request broke. */
+  /** Broken connection behind a CONNECT request. */
   connectError: 0x10f,
-  /** The request must be made over HTTP/1.1. */
+  /** Request that requires HTTP/1.1. */
   versionFallback: 0x110,
-  /** A datagram, or its setting, is wrong. */
+  /** Invalid datagram, or invalid value of the setting. */
   datagramError: 0x33,
-  /** A field section cannot be decoded. */
+  /** Undecodable field section. */
   qpackDecompressionFailed: 0x200,
-  /** An instruction on QPACK's encoder stream is wrong. */
+  /** Invalid instruction on the QPACK encoder stream. */
   qpackEncoderStreamError: 0x201,
-  /** An instruction on QPACK's decoder stream is wrong. */
+  /** Invalid instruction on the QPACK decoder stream. */
   qpackDecoderStreamError: 0x202,
-  /** A stream came before its session, and there was no room to hold it. */
+  /** Stream that arrived before the session, and found no room in the buffer. */
   bufferedStreamRejected: 0x3994_bd84,
-  /** The session of the stream is closed. */
+  /** Stream of a closed session. */
   sessionGone: 0x170d_7b68,
-  /** The peer went past a limit of WebTransport's flow control. */
+  /** Violation of WebTransport's flow control. */
   flowControlError: 0x045d_4487,
-  /** The server chose a subprotocol that was not offered. */
+  /** Subprotocol of the server that was not offered. */
   alpnError: 0x0817_b3dd,
-  /** The peer lacks a setting or a transport parameter that WebTransport needs. */
+  /** Missing setting or transport parameter that WebTransport needs. */
   requirementsNotMet: 0x212c_0d48,
 } as const;
 
-/** The peer broke HTTP/3 or WebTransport; carries the code to close with. */
+/** Protocol violation of HTTP/3 or WebTransport by the peer, with the code to close with. */
 export class H3ProtocolError extends ProtocolError {
   /** One of {@linkcode H3Error}. */
   readonly h3Code: number;
@@ -71,7 +71,7 @@ export class H3ProtocolError extends ProtocolError {
    * Creates the error.
    *
    * @param h3Code One of {@linkcode H3Error}.
-   * @param message What was expected, and what came.
+   * @param message Expected and received input.
    * @param options Standard error options.
    */
   constructor(h3Code: number, message: string, options?: ErrorOptions) {
@@ -82,8 +82,8 @@ export class H3ProtocolError extends ProtocolError {
 }
 
 /**
- * Codes of faults that end a request and not its connection: a malformed message, one that is not
- * whole, and one that is too large (RFC 9114 sections 4.1, 4.1.2 and 4.2.2).
+ * Codes that end a request but not the connection: a malformed, an incomplete, and an oversize
+ * message (RFC 9114 sections 4.1, 4.1.2 and 4.2.2).
  */
 export const STREAM_ERRORS: ReadonlySet<number> = new Set([
   H3Error.messageError,
@@ -91,21 +91,21 @@ export const STREAM_ERRORS: ReadonlySet<number> = new Set([
   H3Error.excessiveLoad,
 ]);
 
-/** The HTTP/3 code of the application's stream code 0. */
+/** HTTP/3 code of the application's stream code 0. */
 const FIRST_STREAM_CODE = 0x52e4_a40f_a8db;
 
-/** The HTTP/3 code of the application's stream code 2^32 - 1. */
+/** HTTP/3 code of the application's stream code 2^32 - 1. */
 const LAST_STREAM_CODE = 0x52e5_ac98_3162;
 
-/** Codes 0x1f * n + 0x21 are reserved, so one in 31 is left out. */
+/** Reserved codes are 0x1f * n + 0x21; the mapping skips one in 31. */
 const RESERVED_EVERY = 0x1f;
 const RESERVED_OFFSET = 0x21;
 
 /**
- * Maps an application's stream code to HTTP/3, as WebTransport over HTTP/3 does.
+ * Maps a stream code of the application to HTTP/3, as WebTransport over HTTP/3 does.
  *
- * @param code The application's code.
- * @returns The code for RESET_STREAM and STOP_SENDING.
+ * @param code Code of the application.
+ * @returns Code for RESET_STREAM and STOP_SENDING.
  * @throws {RangeError} If the code is not an integer from 0 to 2^32 - 1.
  *
  * @example Usage
@@ -127,10 +127,10 @@ export function toHttp3StreamCode(code: number): number {
 }
 
 /**
- * Maps an HTTP/3 code back to the application's stream code.
+ * Maps an HTTP/3 code back to a stream code of the application.
  *
- * @param code The code of a RESET_STREAM or STOP_SENDING.
- * @returns The application's code; `undefined` if the code is none of an application.
+ * @param code Code of a RESET_STREAM or STOP_SENDING.
+ * @returns Code of the application; `undefined` for a code outside the mapped range.
  */
 export function fromHttp3StreamCode(code: number): number | undefined {
   if (!Number.isInteger(code) || code < FIRST_STREAM_CODE || code > LAST_STREAM_CODE) {
@@ -142,10 +142,10 @@ export function fromHttp3StreamCode(code: number): number | undefined {
 }
 
 /**
- * Tells codes of HTTP/3, QPACK and WebTransport, which are no codes of sessions.
+ * Tells whether a close code belongs to HTTP/3, QPACK or WebTransport, and so not to a session.
  *
- * @param code A code of a close of a connection.
- * @returns Whether it is one of those.
+ * @param code Close code of a connection.
+ * @returns True for codes of these protocols.
  */
 export function isHttp3Code(code: number): boolean {
   return code === H3Error.datagramError || code >= 0x100 && code <= 0x1ff ||

@@ -1,30 +1,30 @@
 /**
- * Frames of HTTP/3, RFC 9114 section 7.
+ * Frames of HTTP/3 (RFC 9114 section 7).
  *
  * @module
  */
 import { encodeTlv, readOnlyBigVarint, TlvParser, type TlvPolicy } from "./_tlv.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 
-/** The types of frames that are known here. */
+/** Known frame types. */
 export const FrameType = {
   /** Part of a message's content. */
   data: 0x0,
   /** Fields, encoded with QPACK. */
   headers: 0x1,
-  /** A push is not wanted. */
+  /** Cancellation of a push. */
   cancelPush: 0x3,
-  /** What the sender supports; the first frame of a control stream. */
+  /** Settings of the sender; the first frame of a control stream. */
   settings: 0x4,
-  /** A request that the server answers unasked. */
+  /** Announcement of a pushed response. */
   pushPromise: 0x5,
-  /** The sender takes no more requests. */
+  /** Announcement that the sender takes no more requests. */
   goaway: 0x7,
-  /** How many pushes the client takes. */
+  /** Limit of pushes that the client accepts. */
   maxPushId: 0xd,
   /**
-   * Begins a WebTransport stream. A session id follows, and no length, so
-   * {@linkcode FrameParser} refuses it: it stands only at a stream's start.
+   * Start of a WebTransport stream, followed by a session id instead of a length. Valid at the
+   * start of a stream only, so {@linkcode FrameParser} refuses this type.
    */
   webTransportStream: 0x41,
 } as const;
@@ -33,7 +33,7 @@ export const FrameType = {
 export interface Frame {
   /** One of {@linkcode FrameType}. */
   readonly type: number;
-  /** What it carries; it may be a view of the chunk it came in. */
+  /** Payload; may be a view of the received chunk. */
   readonly payload: Uint8Array;
 }
 
@@ -46,16 +46,17 @@ export interface FrameParserOptions {
    */
   readonly maxPayloadBytes?: number;
   /**
-   * The stream that the frames are on. A frame that has no place there (RFC 9114 section 7) is
-   * refused as soon as its type came. Any stream by default.
+   * Kind of stream that carries the frames. A frame with no place there (RFC 9114 section 7) is
+   * refused as soon as the type has arrived. By default all kinds of frames are accepted.
    *
-   * - `control` begins with SETTINGS, which come once, and has no DATA, HEADERS or PUSH_PROMISE.
-   * - `request` has DATA, HEADERS and PUSH_PROMISE alone.
+   * - `control` starts with SETTINGS, which occurs once, and forbids DATA, HEADERS and
+   *   PUSH_PROMISE.
+   * - `request` permits only DATA, HEADERS, PUSH_PROMISE and unknown types.
    */
   readonly stream?: "control" | "request" | undefined;
 }
 
-/** Longest payload of a frame other than DATA, unless said otherwise. */
+/** Default limit of the payload of a frame other than DATA. */
 export const DEFAULT_MAX_PAYLOAD_BYTES = 65_536;
 
 /** Longest payload of a frame that is one varint. */
@@ -64,9 +65,8 @@ const MAX_VARINT_BYTES = 8;
 /**
  * Encodes a frame.
  *
- * @param type One of {@linkcode FrameType}, or any other.
- * @param payload What it carries.
- * @returns The bytes.
+ * @param type One of {@linkcode FrameType}, or another type.
+ * @param payload Payload.
  * @throws {RangeError} If the type is not an integer from 0 to 2^53 - 1.
  *
  * @example Usage
@@ -85,10 +85,9 @@ export function encodeFrame(type: number, payload: Uint8Array): Uint8Array<Array
 }
 
 /**
- * Reads the payload of a GOAWAY, CANCEL_PUSH or MAX_PUSH_ID frame: one id.
+ * Decodes the payload of a GOAWAY, CANCEL_PUSH or MAX_PUSH_ID frame, a single id.
  *
- * @param payload The payload.
- * @returns The id; exact, since ids are compared with each other.
+ * @returns The id, exact because ids are compared.
  * @throws {H3ProtocolError} If the payload is not exactly one varint.
  */
 export function decodeIdPayload(payload: Uint8Array): bigint {
@@ -101,15 +100,14 @@ export function decodeIdPayload(payload: Uint8Array): bigint {
 }
 
 /**
- * Cuts a stream of bytes into frames.
+ * Splits a byte stream into frames.
  *
- * - **DATA** is passed on in pieces as it comes, and never buffered; an empty
- *   DATA frame is one empty piece.
- * - **Known types** come whole, up to a bound.
+ * - **DATA** arrives in pieces and is never buffered; an empty DATA frame is one empty piece.
+ * - **Known types** arrive whole, up to a bound.
  * - **Unknown types** are skipped without buffering.
- * - **Errors** are final: a call after one throws again.
+ * - **Errors** are final: each later call throws again.
  *
- * Take all frames before pushing more: what is left is copied.
+ * Read all frames before the next push, because unread bytes are copied.
  */
 export class FrameParser {
   readonly #parser: TlvParser;
@@ -117,7 +115,6 @@ export class FrameParser {
   /**
    * Creates a parser at the start of a stream.
    *
-   * @param options See {@linkcode FrameParserOptions}.
    * @throws {RangeError} If `maxPayloadBytes` is not a positive integer.
    */
   constructor(options: FrameParserOptions = {}) {
@@ -132,7 +129,10 @@ export class FrameParser {
     else this.#parser = new TlvParser(placed(policyOf(maxPayloadBytes), stream));
   }
 
-  /** Whether the stream may end here; an end inside a frame is {@linkcode H3Error.frameError}. */
+  /**
+   * True at the border between two frames. An end of the stream elsewhere is
+   * {@linkcode H3Error.frameError}.
+   */
   get isBetweenFrames(): boolean {
     return this.#parser.isBetween;
   }
@@ -140,25 +140,25 @@ export class FrameParser {
   /**
    * Adds bytes.
    *
-   * @param chunk The bytes; they are not copied and MUST stay as they are.
+   * @param chunk Bytes, used without a copy; MUST NOT change afterwards.
    */
   push(chunk: Uint8Array): void {
     this.#parser.push(chunk);
   }
 
   /**
-   * Takes the next frame, or the next piece of a DATA frame.
+   * Returns the next frame, or the next piece of a DATA frame.
    *
-   * @returns It, or `undefined` if more bytes are needed first.
-   * @throws {H3ProtocolError} If a frame is too long, malformed, of HTTP/2, or has no place on the
-   * stream.
+   * @returns The frame or piece; `undefined` if more bytes are needed.
+   * @throws {H3ProtocolError} If a frame is too long, malformed, reserved for HTTP/2, or has no
+   * place on the stream.
    */
   next(): Frame | undefined {
     return this.#parser.next();
   }
 }
 
-/** What becomes of each frame. */
+/** Builds the handling of frames on any stream. */
 function policyOf(maxPayloadBytes: number): TlvPolicy {
   return (type, length) => {
     switch (type) {
@@ -198,7 +198,7 @@ function policyOf(maxPayloadBytes: number): TlvPolicy {
   };
 }
 
-/** Types that stand on a control stream alone, RFC 9114 section 7. */
+/** Types valid on a control stream only (RFC 9114 section 7). */
 const CONTROL_TYPES: ReadonlySet<number> = new Set([
   FrameType.cancelPush,
   FrameType.settings,
@@ -206,14 +206,14 @@ const CONTROL_TYPES: ReadonlySet<number> = new Set([
   FrameType.maxPushId,
 ]);
 
-/** Types that stand on a request alone, RFC 9114 section 7. */
+/** Types valid on a request only (RFC 9114 section 7). */
 const REQUEST_TYPES: ReadonlySet<number> = new Set([
   FrameType.data,
   FrameType.headers,
   FrameType.pushPromise,
 ]);
 
-/** Refuses the frames that have no place on a stream, whatever else the policy says of them. */
+/** Extends a policy: refuses frames that have no place on the stream. */
 function placed(policy: TlvPolicy, stream: FrameParserOptions["stream"]): TlvPolicy {
   switch (stream) {
     case undefined:
@@ -246,7 +246,7 @@ function placed(policy: TlvPolicy, stream: FrameParserOptions["stream"]): TlvPol
   }
 }
 
-/** By far the most frequent; a function of each parser's own would be waste. */
+/** Shared policy of the most frequent case; a closure per parser would be wasteful. */
 const REQUEST_POLICY: TlvPolicy = placed(policyOf(DEFAULT_MAX_PAYLOAD_BYTES), "request");
 
 function misplaced(type: number, place: string): H3ProtocolError {

@@ -1,33 +1,33 @@
 /**
- * Connections that sessions share.
+ * Connections shared by sessions.
  *
  * @module
  */
 import type { Http3Connection } from "./connection.ts";
 import type { Http3Session } from "./session.ts";
 
-/** Sessions on one shared connection; what a server takes where it says nothing is not known. */
+/** Most sessions on one shared connection, also assumed until the limit of the server is known. */
 const MAX_POOLED_SESSIONS = 16;
 
 /** One connection of a pool. */
 interface PooledConnection {
   readonly connecting: Promise<Http3Connection>;
-  /** Once it is there. */
+  /** The open connection; `undefined` while connecting. */
   connection: Http3Connection | undefined;
-  /** What the server takes, as far as it is known. */
+  /** Session limit of the server, as far as known. */
   limit: number;
-  /** Sessions on it, and those that are about to be. */
+  /** Current and pending sessions. */
   users: number;
 }
 
 /**
- * Connections that are shared by the sessions of one origin. It holds those that
- * live, and another is made where the server takes no more sessions on one.
+ * Pool of connections, each shared by sessions of one origin. The pool keeps live connections, and
+ * opens another when the server allows no more sessions on one.
  */
 export class Http3Pool {
   readonly #connections = new Map<string, Set<PooledConnection>>();
 
-  /** How many connections there are. */
+  /** Number of connections. */
   get size(): number {
     let size = 0;
     for (const { size: count } of this.#connections.values()) size += count;
@@ -35,12 +35,11 @@ export class Http3Pool {
   }
 
   /**
-   * Makes a session on a connection with room, or on a new one.
+   * Opens a session on a connection with room, or on a new one.
    *
-   * @param key What the sessions of a connection have in common.
-   * @param connect Makes a connection.
-   * @param ask Asks for the session.
-   * @returns The session.
+   * @param key Key of sessions that may share a connection.
+   * @param connect Opens a connection.
+   * @param ask Requests the session.
    */
   async session(
     key: string,

@@ -1,8 +1,8 @@
 /**
- * Field sections of QPACK, RFC 9204, with a dynamic table of capacity 0.
+ * Field sections of QPACK (RFC 9204) with a dynamic table of capacity 0.
  *
- * An end that announces capacity 0 is sent static references and literals
- * alone, so no state is shared and each section is decoded by itself.
+ * A peer of an end that announces capacity 0 sends only static references and literals. So no state
+ * is shared, and each section is decoded independently.
  *
  * @module
  */
@@ -11,49 +11,49 @@ import { STATIC_FIELDS, STATIC_NAMES, STATIC_TABLE, staticKey } from "./_qpack_s
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 
 /**
- * A field: its name in lower case, and its value. Each character of a value
- * stands for one byte, as in `Headers`.
+ * A field: a name in lower case, and a value. Each character of a value stands for one byte, as in
+ * `Headers`.
  */
 export type Field = readonly [name: string, value: string];
 
 /** Options for {@linkcode decodeFields}. */
 export interface DecodeFieldsOptions {
   /**
-   * Largest section, counted as RFC 9114 section 4.2.2 does: name, value and 32
-   * bytes for each field.
+   * Largest section in bytes, counted like RFC 9114 section 4.2.2: name, value and 32 bytes for
+   * each field.
    *
    * @default {65_536}
    */
   readonly maxBytes?: number;
 }
 
-/** Largest section that is decoded, unless said otherwise. */
+/** Default limit of a decoded section. */
 export const DEFAULT_MAX_SECTION_BYTES = 65_536;
 
-/** What each field counts beside its name and value. */
+/** Bytes counted for each field besides name and value. */
 const FIELD_OVERHEAD_BYTES = 32;
 
 /** A token (RFC 9110 section 5.6.2), after a colon for a pseudo-header. */
 const NAME = /^:?[!#$%&'*+\-.^_`|~0-9a-z]+$/;
 const NAME_OF_ANY_CASE = /^:?[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 
-/** What no value may contain, RFC 9114 section 10.3. */
+/** Characters forbidden in values (RFC 9114 section 10.3). */
 const FORBIDDEN_IN_VALUE = /[\0\r\n]/;
 
-/** Prefix integers have up to 62 bits, RFC 9204 section 4.1.1. */
+/** Prefix integers have up to 62 bits (RFC 9204 section 4.1.1). */
 const INTEGER_LIMIT = 2 ** 62;
 const MAX_INTEGER_SHIFT = 56;
 
-/** How many bytes become characters in one call. */
+/** Bytes converted to characters in one call. */
 const DECODE_STEP_BYTES = 8192;
 
 /**
- * Encodes a field section. It refers to the static table alone, and leaves
- * strings as they are.
+ * Encodes a field section with static references and plain strings.
  *
- * @param fields The fields in order; names are lowercased.
- * @returns The payload of a HEADERS frame.
- * @throws {TypeError} If a name is no token, or a value contains CR, LF, NUL or a character above U+00FF.
+ * @param fields Fields in order; names are lowercased.
+ * @returns Payload of a HEADERS frame.
+ * @throws {TypeError} If a name is not a token, or a value contains CR, LF, NUL or a character
+ * above U+00FF.
  *
  * @example Usage
  * ```ts
@@ -65,7 +65,7 @@ const DECODE_STEP_BYTES = 8192;
  * ```
  */
 export function encodeFields(fields: Iterable<Field>): Uint8Array<ArrayBuffer> {
-  // Required insert count and base: nothing refers to the dynamic table.
+  // Required insert count and base, 0 without a dynamic table.
   const bytes = [0, 0];
   for (const [anyName, value] of fields) {
     checkField(anyName, value);
@@ -89,13 +89,12 @@ export function encodeFields(fields: Iterable<Field>): Uint8Array<ArrayBuffer> {
 /**
  * Decodes a field section.
  *
- * @param bytes The payload of a HEADERS frame.
- * @param options See {@linkcode DecodeFieldsOptions}.
- * @returns The fields in order.
+ * @param bytes Payload of a HEADERS frame.
+ * @returns Fields in order.
  * @throws {RangeError} If `maxBytes` is not a positive integer.
- * @throws {H3ProtocolError} With `qpackDecompressionFailed` if the section is no QPACK or refers to
- * the dynamic table, `excessiveLoad` if it is too large, and `messageError` if a name is no token in
- * lower case or a value contains CR, LF or NUL.
+ * @throws {H3ProtocolError} With `qpackDecompressionFailed` if the section is invalid or refers to
+ * the dynamic table, `excessiveLoad` if the section is too large, and `messageError` if a name is
+ * not a token in lower case or a value contains CR, LF or NUL.
  */
 export function decodeFields(bytes: Uint8Array, options: DecodeFieldsOptions = {}): Field[] {
   const { maxBytes = DEFAULT_MAX_SECTION_BYTES } = options;
@@ -124,7 +123,7 @@ export function decodeFields(bytes: Uint8Array, options: DecodeFieldsOptions = {
   return fields;
 }
 
-/** Reads the representations of RFC 9204 section 4.5. */
+/** Reader for the representations of RFC 9204 section 4.5. */
 class SectionReader {
   readonly #bytes: Uint8Array;
   #at = 0;
@@ -171,7 +170,9 @@ class SectionReader {
     return field;
   }
 
-  /** A string whose length has the given prefix; the bit before the prefix tells of Huffman code. */
+  /**
+   * Reads a string with a length of the given prefix; the bit above the prefix marks Huffman code.
+   */
   #readString(prefixBits: number): string {
     const isCoded = (this.#peek() & 1 << prefixBits) !== 0;
     const length = this.#readInteger(prefixBits);
@@ -209,7 +210,7 @@ interface IntegerPrefix {
   readonly prefixBits: number;
 }
 
-/** Writes a prefix integer, RFC 7541 section 5.1. */
+/** Writes a prefix integer (RFC 7541 section 5.1). */
 function writeInteger(bytes: number[], integer: IntegerPrefix & { readonly value: number }): void {
   const { flags, prefixBits, value } = integer;
   const limit = (1 << prefixBits) - 1;
@@ -246,7 +247,7 @@ function checkField(name: string, value: string): void {
   }
 }
 
-/** Each byte as the character of the same number. */
+/** Converts each byte to the character with the same number. */
 function textOf(bytes: Uint8Array): string {
   let text = "";
   for (let at = 0; at < bytes.length; at += DECODE_STEP_BYTES) {

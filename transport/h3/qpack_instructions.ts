@@ -1,31 +1,31 @@
 /**
- * Instructions of QPACK's encoder and decoder streams (RFC 9204 sections 4.3 and 4.4) where both
- * ends refer to the static table alone: nearly all of them are errors.
+ * Instructions of QPACK's encoder and decoder streams (RFC 9204 sections 4.3 and 4.4). Both ends
+ * use the static table only, so nearly all instructions are errors.
  *
  * @module
  */
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 
-/** The one instruction that fits a table without room: "the capacity is 0". */
+/** The only valid encoder instruction: "Set Dynamic Table Capacity" to 0. */
 const CAPACITY_OF_0 = 0b0010_0000;
 
-/** The first two bits of an instruction of a decoder. */
+/** Mask of the instruction bits on a decoder stream. */
 const DECODER_INSTRUCTION = 0b1100_0000;
 
-/** "Stream Cancellation". A decoder may send it although nothing refers to its table. */
+/** "Stream Cancellation", valid even though no field refers to the dynamic table. */
 const STREAM_CANCELLATION = 0b0100_0000;
 
-/** All bits of a prefix of 6 bits: the integer goes on in the next byte. */
+/** Mask of a prefix of 6 bits; all ones mean that the integer continues in the next byte. */
 const FULL_PREFIX = 0b0011_1111;
 
-/** Bytes behind the prefix that an integer of 62 bits has at most. */
+/** Most bytes behind the prefix for an integer of 62 bits. */
 const MAX_CONTINUATION_BYTES = 9;
 
 /**
- * Checks bytes of the peer's encoder stream. This end announces a table of capacity 0.
+ * Checks bytes of the peer's encoder stream, for which this end announces a table of capacity 0.
  *
- * @param bytes The bytes, as they came.
- * @throws {H3ProtocolError} With `qpackEncoderStreamError` if they need a table.
+ * @param bytes Received bytes.
+ * @throws {H3ProtocolError} With `qpackEncoderStreamError` if an instruction needs a table.
  */
 export function checkEncoderInstructions(bytes: Uint8Array): void {
   const wrong = bytes.find((byte) => byte !== CAPACITY_OF_0);
@@ -36,16 +36,17 @@ export function checkEncoderInstructions(bytes: Uint8Array): void {
   );
 }
 
-/** Checks the bytes of one decoder stream of a peer. This end never inserts into its table. */
+/** Validator for one decoder stream of the peer. This end never inserts table entries. */
 export class DecoderInstructions {
-  /** Bytes of the integer under way that may still come; `undefined` between instructions. */
+  /** Bytes that the current integer may still have; `undefined` between instructions. */
   #bytesLeft: number | undefined = undefined;
 
   /**
-   * Checks what came next.
+   * Checks the next bytes.
    *
-   * @param bytes The bytes; an instruction may be cut anywhere.
-   * @throws {H3ProtocolError} With `qpackDecoderStreamError` if they acknowledge what was never sent.
+   * @param bytes Received bytes; instructions may be split anywhere.
+   * @throws {H3ProtocolError} With `qpackDecoderStreamError` for an acknowledgment of a missing
+   * insert.
    */
   check(bytes: Uint8Array): void {
     for (const byte of bytes) {

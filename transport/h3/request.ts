@@ -1,6 +1,6 @@
 /**
- * A request for a WebTransport session, on a server: to be accepted, or refused
- * with a status and headers.
+ * A request for a WebTransport session, on a server. The application accepts the request, or
+ * refuses with a status and headers.
  *
  * @module
  */
@@ -11,61 +11,60 @@ import type { Http3Session } from "./session.ts";
 import type { ConnectStream } from "./session_link.ts";
 import { encodeStringItem, parseStringList } from "./structured_fields.ts";
 
-/** How a request is accepted. */
+/** Options for accepting a request. */
 export interface AcceptOptions {
-  /** The subprotocol, one of those that were offered; none by default. */
+  /** Subprotocol, one of those offered; absent by default. */
   readonly protocol?: string;
-  /** Response headers; none by default. */
+  /** Response headers; absent by default. */
   readonly headers?: HeadersInit;
   /**
-   * Resolves once the client is admitted, where its token is to come first. Until then it may have 16
-   * streams, of which none is read but the first, and no datagrams. At once by default.
+   * Resolves on admission of the client, where a token must arrive first. Until then the client may
+   * have 16 streams, of which only the first is read, and no datagrams. Admitted at once by
+   * default.
    */
   readonly admitted?: Promise<unknown> | undefined;
 }
 
-/** How a request is refused. */
+/** Options for refusing a request. */
 export interface RefuseOptions {
-  /** Response headers; none by default. Browsers do not show them to a page. */
+  /** Response headers; absent by default. Browsers hide these from a page. */
   readonly headers?: HeadersInit;
 }
 
-/** A request for a session; `accept` or `refuse` answers it, once. */
+/** A request for a session, answered once by `accept` or `refuse`. */
 export interface WebTransportRequest {
-  /** `https:`, with authority, path and query. */
+  /** URL with `https:`, authority, path and query. */
   readonly url: string;
-  /** Request headers, without the pseudo-headers. */
+  /** Request headers without the pseudo-headers. */
   readonly headers: Headers;
-  /** Subprotocols that the client offers, the best first. */
+  /** Subprotocols offered by the client, in order of preference. */
   readonly protocols: readonly string[];
-  /** The client's UDP address. */
+  /** UDP address of the client. */
   readonly remoteAddress: Deno.NetAddr;
-  /** Aborted when the client gives up before there is an answer. */
+  /** Aborts when the client gives up before the answer. */
   readonly signal: AbortSignal;
   /**
    * Accepts the session.
    *
-   * @param options See {@linkcode AcceptOptions}.
-   * @returns The session; it is closed already if the client gave up.
-   * @throws {TypeError} If the request was answered before, or the protocol was not offered.
+   * @param options Subprotocol, headers and admission.
+   * @returns The session; already closed if the client gave up.
+   * @throws {TypeError} If the request was already answered, or the protocol was not offered.
    */
   accept(options?: AcceptOptions): Connection;
   /**
    * Refuses the session.
    *
    * @param status HTTP status, from 300 to 599.
-   * @param options See {@linkcode RefuseOptions}.
-   * @throws {TypeError} If the request was answered before.
-   * @throws {RangeError} If the status is none of a refusal.
+   * @param options Response headers.
+   * @throws {TypeError} If the request was already answered.
+   * @throws {RangeError} If the status is not from 300 to 599.
    */
   refuse(status: number, options?: RefuseOptions): void;
 }
 
-/** A request as it came over HTTP/3. */
+/** A {@linkcode WebTransportRequest} over HTTP/3. */
 export class Http3Request implements WebTransportRequest {
-  /** See {@linkcode WebTransportRequest.url}. */
   readonly url: string;
-  /** See {@linkcode WebTransportRequest.remoteAddress}. */
   readonly remoteAddress: Deno.NetAddr;
 
   readonly #session: Http3Session;
@@ -76,11 +75,9 @@ export class Http3Request implements WebTransportRequest {
   #aborted: AbortController | undefined;
 
   /**
-   * Reads a request.
-   *
-   * @param session The session that was asked for.
-   * @param connect Its stream.
-   * @param request Its fields, and where it came from.
+   * @param session The pending session.
+   * @param connect The CONNECT stream.
+   * @param request Fields of the request, and address of the client.
    */
   constructor(
     session: Http3Session,
@@ -94,7 +91,7 @@ export class Http3Request implements WebTransportRequest {
     this.url = `https://${this.#field(":authority")}${this.#field(":path")}`;
   }
 
-  /** See {@linkcode WebTransportRequest.headers}; made when somebody asks for it. */
+  /** Request headers, built on first access. */
   get headers(): Headers {
     if (this.#headers !== undefined) return this.#headers;
     const headers = this.#headers = new Headers();
@@ -103,19 +100,19 @@ export class Http3Request implements WebTransportRequest {
       if (name === "cookie") cookies.push(value);
       else if (!name.startsWith(":")) headers.append(name, value);
     }
-    // RFC 9114 section 4.2.1: it may come in pieces, which commas do not join.
+    // Cookies may be split into several fields, which commas must not join (RFC 9114 section
+    // 4.2.1).
     if (cookies.length > 0) headers.set("cookie", cookies.join("; "));
-    // Whoever reads headers looks for it there; what else the client says of it does not count.
+    // Consumers of headers expect the authority in `host`; a `host` field of the client is
+    // overwritten.
     headers.set("host", this.#field(":authority")!);
     return headers;
   }
 
-  /** See {@linkcode WebTransportRequest.protocols}. */
   get protocols(): readonly string[] {
     return parseStringList(this.headers.get("wt-available-protocols") ?? "") ?? [];
   }
 
-  /** See {@linkcode WebTransportRequest.signal}. */
   get signal(): AbortSignal {
     if (this.#aborted !== undefined) return this.#aborted.signal;
     const aborted = this.#aborted = new AbortController();
@@ -126,7 +123,6 @@ export class Http3Request implements WebTransportRequest {
     return aborted.signal;
   }
 
-  /** See {@linkcode WebTransportRequest.accept}. */
   accept(options: AcceptOptions = {}): Connection {
     const { protocol = "", headers, admitted } = options;
     if (protocol !== "" && !this.protocols.includes(protocol)) {
@@ -142,14 +138,14 @@ export class Http3Request implements WebTransportRequest {
     this.#answer();
     if (!this.#session.isOver) {
       const frame = fields.length === 0 ? ACCEPTED : acceptance(fields);
-      this.#connect.writer.write(frame).catch(() => {}); // The session is told by its reader.
+      // The reader of the session notices a failure.
+      this.#connect.writer.write(frame).catch(() => {});
       if (admitted !== undefined) this.#session.holdUntil(admitted);
       this.#session.establish(protocol);
     }
     return this.#session;
   }
 
-  /** See {@linkcode WebTransportRequest.refuse}. */
   refuse(status: number, options: RefuseOptions = {}): void {
     const { headers = {} } = options;
     if (!Number.isInteger(status) || status < 300 || status > 599) {
@@ -165,9 +161,9 @@ export class Http3Request implements WebTransportRequest {
   }
 
   /**
-   * Refuses a request that asks for no session, or for one too many.
+   * Refuses a request that is invalid or beyond a limit.
    *
-   * @param connect Its stream.
+   * @param connect The CONNECT stream.
    * @param status HTTP status.
    */
   static refuse({ reader, writer }: ConnectStream, status: number): void {
@@ -187,7 +183,10 @@ export class Http3Request implements WebTransportRequest {
   }
 }
 
-/** By far the most frequent answer. Chromium's draft has a field of its own, which others ignore. */
+/**
+ * Shared bytes of the most frequent answer. The `draft` field is for Chromium; other clients ignore
+ * the field.
+ */
 const ACCEPTED = acceptance([]);
 
 function acceptance(fields: readonly Field[]): Uint8Array {

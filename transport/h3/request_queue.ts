@@ -1,29 +1,24 @@
 /**
- * Requests for sessions that wait for the application.
+ * Queue of session requests that wait for the application.
  *
  * @module
  */
 import type { WebTransportRequest } from "./request.ts";
 
-/** Requests that wait at most; more are refused with 503. */
+/** Most waiting requests; more are refused with 503. */
 const MAX_WAITING_REQUESTS = 1_024;
 
-/** Requests of a listener, in the order in which they came. It ends once it is stopped. */
+/** Requests of a listener in order of arrival. The iteration ends after the stop. */
 export class RequestQueue implements AsyncIterable<WebTransportRequest> {
   readonly #waiting: WebTransportRequest[] = [];
   #wake: PromiseWithResolvers<void> | undefined = undefined;
   #isStopped = false;
 
-  /** True once it was stopped. */
   get isStopped(): boolean {
     return this.#isStopped;
   }
 
-  /**
-   * Adds a request, or refuses it with 503.
-   *
-   * @param request The request.
-   */
+  /** Adds a request, or refuses it with 503. */
   push(request: WebTransportRequest): void {
     if (this.#isStopped || this.#waiting.length >= MAX_WAITING_REQUESTS) {
       return request.refuse(503);
@@ -32,14 +27,14 @@ export class RequestQueue implements AsyncIterable<WebTransportRequest> {
     this.#wake?.resolve();
   }
 
-  /** Refuses the requests that wait, and all later ones, with 503. Idempotent. */
+  /** Refuses all waiting and later requests with 503. Idempotent. */
   stop(): void {
     this.#isStopped = true;
     for (const request of this.#waiting.splice(0)) request.refuse(503);
     this.#wake?.resolve();
   }
 
-  /** Yields requests, until the queue is stopped. */
+  /** Yields requests until the stop. */
   async *[Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
     while (true) {
       for (let request; (request = this.#waiting.shift()) !== undefined;) yield request;

@@ -1,5 +1,5 @@
 /**
- * The server half of WebTransport: HTTP/3 on the runtime's QUIC.
+ * Server side of WebTransport: HTTP/3 on the runtime's QUIC.
  *
  * @module
  */
@@ -28,70 +28,74 @@ export { type Certificate, checkCertificate } from "../certificate/certificate.t
 export { isQuicAvailable as isWebTransportAvailable } from "../quic/runtime.ts";
 export type { AcceptOptions, RefuseOptions, WebTransportRequest } from "./request.ts";
 
-/** A client that asked for no session by then is not here for one, in milliseconds. */
+/** Time in milliseconds within which a client must send the first request. */
 const FIRST_REQUEST_TIMEOUT_MS = 10_000;
 
 /** Options for {@linkcode listenWebTransport}. */
 export interface ListenWebTransportOptions extends QuicListenOptions {
   /**
-   * Sessions of one connection at once; more are refused with 429.
+   * Most concurrent sessions of one connection; more are refused with 429.
    *
    * @default {16}
    */
   readonly maxSessionsPerConnection?: number;
   /**
-   * Streams of each kind that a peer may have open on a connection. Each may hold up to 1.25 MB
-   * that the application does not read; see `unreadStreams`.
+   * Most open streams of a peer per connection and direction. Each may hold up to 1.25 MB of unread
+   * data; see `unreadStreams`.
    *
    * @default {128}
    */
   readonly maxStreams?: number;
   /**
-   * Unidirectional streams that a peer may have open on a connection, where that is another number:
-   * peers of Media over QUIC open theirs without waiting. `maxStreams` by default, or 1024 with `quic`.
-   * It is the default of `flowControl.maxStreamsUni` too.
+   * Most open unidirectional streams of a peer per connection, if different: peers of Media over
+   * QUIC open streams without waiting. `maxStreams` by default, or 1024 with `quic`. The value is
+   * also the default of `flowControl.maxStreamsUni`.
    */
   readonly maxUnidirectionalStreams?: number;
   /**
-   * How much a client may send ahead of who reads, where it counts too, as a client of Skein in Deno
-   * does; a browser may not. The limits of streams and QUIC's own limits stay below it.
+   * Limits on data that a client may send ahead of the readers, for clients with flow control, such
+   * as Skein in Deno; a browser may lack flow control. The stream limits above and QUIC's own
+   * limits also apply.
    */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Takes connections of other protocols than HTTP/3 on the same port. None by default. */
+  /** Raw QUIC for other protocols than HTTP/3 on the same port. Absent by default. */
   readonly quic?: RawQuicOptions | undefined;
 }
 
-/** Raw QUIC beside WebTransport; see {@linkcode ListenWebTransportOptions.quic}. */
+/** Raw QUIC beside WebTransport, see {@linkcode ListenWebTransportOptions.quic}. */
 export interface RawQuicOptions {
-  /** Protocols that are spoken there (ALPN), the best first; `h3` is WebTransport's. */
+  /**
+   * Supported protocols (ALPN), in order of preference. MUST NOT include `h3`, which is
+   * WebTransport's.
+   */
   readonly protocols: readonly string[];
   /**
-   * Takes a connection, which is ready. If it throws, or what it returns rejects, the connection is
-   * closed with 4500.
+   * Called with each ready connection. If the callback throws or rejects, the connection is closed
+   * with 4500.
    *
-   * @param connection The connection; its `protocol` is the one agreed on.
+   * @param connection The connection; `protocol` is the negotiated one.
    */
   onConnection(connection: QuicConnection): void | Promise<void>;
   /**
-   * Gets what that threw; lost by default. MUST NOT throw.
+   * Called with errors of `onConnection`, which are otherwise ignored. MUST NOT throw.
    *
-   * @param error What was thrown.
+   * @param error The error.
    */
   onError?(error: unknown): void;
 }
 
 /**
- * Listens for WebTransport sessions. Iterate over it to get their requests.
+ * Listener for WebTransport sessions; iterate to get requests.
  *
- * - **Robust:** a handshake that fails ends nothing but itself.
- * - **0-RTT:** a request is seen only once the handshake is complete, so one
- *   that is replayed is never seen.
- * - **Bound:** connections, handshakes, requests that wait and sessions a
- *   connection have limits; what is beyond is refused.
- * - **Open under a flood:** handshakes beyond their limit are ignored, which honest clients answer by
- *   trying again, and those that nobody finishes give way to newer ones.
- * - **Grace:** a connection without a session is closed after two seconds,
- *   since browsers keep theirs.
+ * - **Robust:** a failed handshake affects no other connection.
+ * - **0-RTT:** a request is handled only after the handshake, so a replayed request is never
+ *   handled.
+ * - **Bound:** connections, handshakes, waiting requests, and sessions per connection have limits;
+ *   excess ones are refused.
+ * - **Open under a flood:** excess handshakes are ignored, so that honest clients try again, and
+ *   unfinished handshakes give way to newer ones.
+ * - **Grace:** a connection is closed after two seconds without a session, because browsers keep
+ *   idle connections open.
  */
 export class WebTransportListener implements AsyncIterable<WebTransportRequest>, AsyncDisposable {
   readonly #acceptor: QuicAcceptor<Http3Connection | AcceptedConnection>;
@@ -107,9 +111,9 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   #closing: Promise<void> | undefined = undefined;
 
   /**
-   * Listens; `listenWebTransport()` does.
+   * Starts to listen; prefer `listenWebTransport()`.
    *
-   * @param options See {@linkcode ListenWebTransportOptions}.
+   * @param options Options of `listenWebTransport()`.
    */
   constructor(options: ListenWebTransportOptions) {
     const { quic, maxSessionsPerConnection: maxSessions = 16, maxStreams = 128 } = options;
@@ -132,7 +136,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     };
     this.#acceptor = new QuicAcceptor<Http3Connection | AcceptedConnection>(options, {
       protocols: ["h3", ...quic?.protocols ?? []],
-      // The request itself is one, and so are the control streams.
+      // Requests and control streams count besides the streams of sessions.
       maxBidirectionalStreams: maxStreams + 1,
       maxUnidirectionalStreams: maxUnidirectionalStreams + 3,
       accept: (conn, unread) => this.#accept(conn, unread),
@@ -144,7 +148,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     this.#signal?.addEventListener("abort", this.#onAbort, { once: true });
   }
 
-  /** Where it listens. */
+  /** Bound address. */
   get address(): Deno.NetAddr {
     return this.#acceptor.address;
   }
@@ -154,12 +158,12 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     return this.#acceptor.handshakes;
   }
 
-  /** How many connections there are. */
+  /** Number of open connections. */
   get connectionCount(): number {
     return this.#acceptor.connectionCount;
   }
 
-  /** How many sessions there are, asked for ones too. */
+  /** Number of sessions, pending ones included. */
   get sessionCount(): number {
     let count = 0;
     for (const connection of this.#acceptor.connections) {
@@ -169,16 +173,16 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   }
 
   /**
-   * Has new handshakes get another certificate. Sessions stay.
+   * Replaces the certificate for new handshakes. Sessions stay.
    *
-   * @param certificate The certificate and its key.
-   * @throws {TypeError} If they make no sense, or the listener is closed.
+   * @param certificate Certificate and key.
+   * @throws {TypeError} If the certificate or key is invalid, or the listener is closed.
    */
   rotate(certificate: Certificate): void {
     this.#acceptor.rotate(certificate);
   }
 
-  /** Takes no new connections, and refuses new requests with 503. Sessions stay. */
+  /** Refuses new connections, and new requests with 503. Sessions stay. */
   stop(): void {
     if (this.#requests.isStopped) return;
     this.#acceptor.stop();
@@ -189,19 +193,19 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   }
 
   /**
-   * Closes every connection, and stops listening. Idempotent. The runtime gives
-   * the port back when it collects its garbage, not at once.
+   * Closes every connection, and stops listening. Idempotent. The runtime frees the port on garbage
+   * collection, not at once.
    */
   close(): Promise<void> {
     return this.#closing ??= this.#close();
   }
 
-  /** Closes; called by `await using`. */
+  /** Closes the listener; called by `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 
-  /** Yields requests, until the listener is stopped. */
+  /** Yields requests until the listener stops. */
   [Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
     return this.#requests[Symbol.asyncIterator]();
   }
@@ -226,12 +230,11 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
 /**
  * Listens for WebTransport sessions.
  *
- * @param options See {@linkcode ListenWebTransportOptions}.
- * @returns The listener; iterate over it to get the requests.
+ * @param options Certificate, address and limits.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
  * @throws {Deno.errors.AddrInUse} If the UDP port is taken.
- * @throws {RangeError} If a limit is not a positive integer, or one of `flowControl` makes no sense.
- * @throws {TypeError} If the certificate and its key are not texts of PEM.
+ * @throws {RangeError} If a limit is not a positive integer, or one of `flowControl` is invalid.
+ * @throws {TypeError} If the certificate and key are not PEM strings.
  */
 export function listenWebTransport(options: ListenWebTransportOptions): WebTransportListener {
   return new WebTransportListener(options);
@@ -249,7 +252,7 @@ function checkQuic({ protocols, onConnection }: RawQuicOptions): void {
   }
 }
 
-/** Gives a connection to who takes it, and survives what that does. */
+/** Hands a connection to the application, and handles errors of the callback. */
 async function handOver(connection: QuicConnection, quic: RawQuicOptions): Promise<void> {
   try {
     await quic.onConnection(connection);

@@ -1,6 +1,6 @@
 /**
- * A WebTransport session over HTTP/3: its streams, its datagrams, and the
- * CONNECT stream with its capsules (draft-ietf-webtrans-http3, RFC 9297).
+ * A WebTransport session over HTTP/3: streams, datagrams, and the CONNECT stream with capsules
+ * (draft-ietf-webtrans-http3, RFC 9297).
  *
  * @module
  */
@@ -67,22 +67,27 @@ import {
   type StreamOwner,
 } from "../quic/stream_halves.ts";
 
-/** How long the peer may take to confirm a close, in milliseconds. */
+/** Time for the peer to confirm a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;
 
-/** Capsules are small and rare; this is pinned for as long as a session is idle. */
+/**
+ * Size of CONNECT stream reads: capsules are small and rare, and the buffer stays pinned while the
+ * session is idle.
+ */
 const CONNECT_READ_BYTES = 256;
 
-/** Streams of one kind that nobody accepted yet: more than QUIC lets the peer open at once. */
+/** Most untaken streams of one direction: more than QUIC lets the peer open at once. */
 const MAX_UNACCEPTED_STREAMS = 1_024;
 
-/** The same while the application has no reader of them: it may never have one. */
+/**
+ * Most untaken streams of one direction without a reader, since the application may never add one.
+ */
 const MAX_UNREAD_STREAMS = 16;
 
 const CAPABILITIES: ConnectionCapabilities = {
   streams: true,
   datagrams: "unreliable",
-  // The runtime cannot send the code of a reset; those of the peer are read.
+  // The runtime cannot send reset codes; codes of the peer are read.
   resetCodes: false,
   credit: false,
   independentStreams: true,
@@ -104,13 +109,16 @@ const UNIDIRECTIONAL: ArrivalsOptions<ReceiveHalf> = {
 export class Http3Session implements Connection, DirectStreams, MessageCarrier, StreamOwner {
   /** Always `webtransport`. */
   readonly transport: string = "webtransport";
-  /** No codes of resets, which the runtime cannot send; credit where both ends count. */
+  /**
+   * Capabilities; `resetCodes` is false, because the runtime cannot reset streams with a code.
+   * `credit` is true if both ends use flow control.
+   */
   readonly capabilities: ConnectionCapabilities;
-  /** Open streams; they end with the session. */
+  /** Open stream halves, which end with the session. */
   readonly halves: StreamHalves = new StreamHalves();
-  /** Bytes handed to the stream that carries messages. */
+  /** Bytes written to the stream that carries messages. */
   bytesSent = 0;
-  /** Bytes taken from it. */
+  /** Bytes read from the stream that carries messages. */
   bytesReceived = 0;
 
   readonly #link: SessionLink;
@@ -132,7 +140,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
   #datagrams: SessionDatagrams | undefined = undefined;
   readonly #credit: SessionCredit | undefined;
   #ledger: Ledger | undefined = undefined;
-  /** Whose next bidirectional stream carries messages. */
+  /** The end that opens the next bidirectional stream, if that stream carries messages. */
   #carrier: StreamSide | undefined = undefined;
   #closesConnection = false;
   #state: "pending" | "open" | "over" = "pending";
@@ -149,11 +157,11 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
   #isHeld = false;
 
   /**
-   * Creates a session that is asked for and not answered yet, and begins to read its stream.
+   * Creates a pending session and starts to read the CONNECT stream.
    *
    * @param link The connection.
-   * @param connect The CONNECT stream.
-   * @param options What makes errors, what both ends granted, and on a client what reads the response.
+   * @param options `errors` makes the session's errors, `credit` holds the limits of both ends, and
+   * `onResponse` handles the response on a client.
    */
   constructor(
     link: SessionLink,
@@ -181,52 +189,52 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     void this.#run();
   }
 
-  /** Credit for bytes, where both ends count. */
+  /** Credit for bytes, where both ends use flow control. */
   get dataCredit(): DataCredit | undefined {
     return this.#credit?.data;
   }
 
-  /** See {@linkcode StreamOwner.unread}. */
+  /** Counters of unread streams; on a server. */
   get unread(): UnreadShare | undefined {
     return this.#link.unread;
   }
 
-  /** Flow control, where both ends count. */
+  /** Flow control, where both ends use flow control. */
   get credit(): ConnectionCredit | undefined {
     return this.#wasOpen ? this.#credit : undefined;
   }
 
-  /** The number of its CONNECT stream. */
+  /** Stream id of the CONNECT stream. */
   get controlStreamId(): number {
     return this.id;
   }
 
-  /** Streams of the peer that nobody took yet. */
+  /** Streams of the peer that the application has not taken. */
   get unreadStreams(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
 
-  /** What was counted; made with the first stream or datagram, or with who observes. */
+  /** Counters; created with the first stream, datagram or observer. */
   get counters(): ConnectionCounters | undefined {
     return this.#ledger;
   }
 
-  /** What counts. */
+  /** Counters; created on first access. */
   get ledger(): Ledger {
     return this.#ledger ??= new Ledger();
   }
 
-  /** The number of its CONNECT stream. */
+  /** Stream id of the CONNECT stream. */
   get id(): number {
     return this.#connect.id;
   }
 
-  /** Whether it is over at this end. */
+  /** True once the session is over locally. */
   get isOver(): boolean {
     return this.#state === "over";
   }
 
-  /** The subprotocol agreed on. */
+  /** The negotiated subprotocol. */
   get protocol(): string {
     return this.#protocol;
   }
@@ -235,18 +243,18 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
   get ready(): Promise<void> {
     if (this.#ready === undefined) {
       this.#ready = Promise.withResolvers();
-      this.#ready.promise.catch(() => {}); // Nobody has to look at it.
+      this.#ready.promise.catch(() => {}); // An unobserved rejection is no error.
       this.#settleReady();
     }
     return this.#ready.promise;
   }
 
-  /** Settles once the peer confirmed a close, or the connection is over. */
+  /** Settles once the peer has confirmed a close, or the connection is over. */
   get closed(): Promise<ConnectionCloseInfo> {
     return this.#closed.promise;
   }
 
-  /** Resolves when the peer asked to wind up. */
+  /** Resolves when the peer requests to drain. */
   get draining(): Promise<void> {
     if (this.#draining === undefined) {
       this.#draining = Promise.withResolvers();
@@ -255,27 +263,30 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     return this.#draining.promise;
   }
 
-  /** Datagrams; the oldest unread are dropped. */
+  /** Datagrams; the oldest unread ones are dropped. */
   get datagrams(): SessionDatagrams {
     return this.#ownDatagrams;
   }
 
-  /** Bidirectional streams that the peer opened. */
+  /** Bidirectional streams opened by the peer. */
   get incomingBidirectionalStreams(): ReadableStream<Http3Stream> {
     return this.#bidirectional.readable;
   }
 
-  /** Unidirectional streams that the peer opened. */
+  /** Unidirectional streams opened by the peer. */
   get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
     return this.#unidirectional.readable;
   }
 
-  /** Unidirectional streams by plain calls. */
+  /** Unidirectional streams with direct calls. */
   get directStreams(): DirectStreams {
     return this;
   }
 
-  /** Opens a stream, waiting while the peer allows no more, or else with a `RangeError`. */
+  /**
+   * Opens a stream. Waits for stream credit, or fails with a `RangeError` if `waitUntilAvailable`
+   * is false.
+   */
   async createBidirectionalStream(options: OpenSessionStreamOptions = {}): Promise<Http3Stream> {
     const leftMs = await this.#mayOpen("bidirectional", options);
     const { conn } = this.#link;
@@ -294,12 +305,14 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     return new Http3Stream(new ReceiveHalf(this, reader, { account }), send);
   }
 
-  /** Opens a stream, waiting while the peer allows no more, or else with a `RangeError`. */
+  /**
+   * Opens a stream. Waits for stream credit, or fails with a `RangeError` if `waitUntilAvailable`
+   * is false.
+   */
   async createUnidirectionalStream(options: OpenSessionStreamOptions = {}): Promise<SendStream> {
     return (await this.openUnidirectional(options)).writable;
   }
 
-  /** See {@linkcode DirectStreams.openUnidirectional}. */
   async openUnidirectional(options: OpenSessionStreamOptions = {}): Promise<SendHalf> {
     const leftMs = await this.#mayOpen("unidirectional", options);
     const { conn } = this.#link;
@@ -312,7 +325,6 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     return this.#sendHalf(stream, account, { ...options, isOneWay: true });
   }
 
-  /** See {@linkcode DirectStreams.receiveUnidirectional}. */
   receiveUnidirectional(receiver: (stream: DirectReadable) => void): void {
     if (this.#receiver !== undefined) {
       throw new TypeError("Cannot receive streams: there is a receiver already");
@@ -321,13 +333,13 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     for (const held of this.#unidirectional.takeHeld()) receiver(this.#taken(held));
   }
 
-  /** Closes with code and reason; the peer has a second to confirm it. */
+  /** Closes with code and reason; the peer has one second to confirm. */
   close(options?: CloseOptions): void {
     const info = checkWireClose(options, MAX_WEBTRANSPORT_CLOSE_CODE);
     this.closeWith({ ...info, closeConnection: options?.closeConnection === true });
   }
 
-  /** Closes with any code, as the W3C's interface may. */
+  /** Closes with any code, as the W3C interface permits. */
   closeWith({ closeCode = 0, reason = "", closeConnection = false }: CloseOptions): void {
     if (this.#closing !== undefined || this.#state === "over") return;
     this.#closesConnection = closeConnection;
@@ -349,7 +361,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     }, CLOSE_TIMEOUT_MS);
   }
 
-  /** Asks the peer to wind up, once. */
+  /** Requests the peer to drain, once. */
   drain(): void {
     if (this.#state === "open" && !this.#isDraining) {
       this.#isDraining = true;
@@ -357,7 +369,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     }
   }
 
-  /** Counters of this session's streams and datagrams. */
+  /** Counters of bytes of this session's streams and datagrams. */
   getStats(): Promise<ConnectionStats> {
     let { bytesSent, bytesReceived } = this;
     if (this.#ledger !== undefined) {
@@ -367,13 +379,12 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     return Promise.resolve({ bytesSent, bytesReceived });
   }
 
-  /** Sets who is told what happens. */
+  /** Sets the observer of events. */
   observe(observer: ConnectionObserver | undefined): void {
     if (observer !== undefined) this.ledger.observer = observer;
     else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
   }
 
-  /** See {@linkcode MessageCarrier}. */
   carryMessages(by: StreamSide): void {
     const held = by === "remote" ? this.#bidirectional.takeHeld() : [];
     held[0]?.discard();
@@ -381,19 +392,19 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     for (const stream of held) this.#bidirectional.push(stream);
   }
 
-  /** Closes; called by `await using`. */
+  /** Closes the session; called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
     await this.closed.catch(() => {});
   }
 
-  /** Takes no datagrams, and few streams, until the peer is admitted. */
+  /** Accepts no datagrams and few streams until the peer is admitted. */
   holdUntil(admitted: Promise<unknown>): void {
     this.#isHeld = true;
     admitted.then(() => this.#isHeld = false, () => {});
   }
 
-  /** The request was accepted: by this end, or by the peer. */
+  /** Handles the acceptance of the request, by this end or by the peer. */
   establish(protocol: string): void {
     if (this.#state !== "pending") return;
     this.#state = "open";
@@ -403,7 +414,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     this.#settleReady();
   }
 
-  /** The request was refused: by this end, or by the peer. */
+  /** Handles the refusal of the request, by this end or by the peer. */
   refuse(error: Error): void {
     if (this.#state !== "pending") return;
     this.#over({ message: error.message, error });
@@ -412,13 +423,13 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     this.#settleWith(() => this.#closed.reject(error));
   }
 
-  /** The peer asked to wind up, or its whole connection does. */
+  /** Handles a request of the peer to drain, of the session or of the connection. */
   windUp(): void {
     this.#isWindingUp = true;
     this.#draining?.resolve();
   }
 
-  /** Takes a bidirectional stream that the peer opened. */
+  /** Handles a bidirectional stream opened by the peer. */
   acceptBidirectional(stream: Deno.QuicBidirectionalStream, head: StreamHead): void {
     const onEnd = this.#credit?.opened("bidirectional");
     if (this.#state === "over" || onEnd === false) {
@@ -429,14 +440,14 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     const receive = new ReceiveHalf(this, reader, { held, isFull, onEnd, account });
     const send = new SendHalf(this, stream.writable, { onEnd, account });
     const accepted = new Http3Stream(receive, send);
-    // Without an account it carries the messages, and with them the token.
+    // A stream without an account carries the messages, the token included.
     if (account === undefined) return this.#bidirectional.push(accepted);
     if (!this.#hasRoom(this.#bidirectional)) return endStream(accepted, this.#tooMany());
     this.#bidirectional.push(accepted);
     this.#watch(receive);
   }
 
-  /** Takes a unidirectional stream that the peer opened. */
+  /** Handles a unidirectional stream opened by the peer. */
   acceptUnidirectional(head: StreamHead): void {
     const onEnd = this.#credit?.opened("unidirectional");
     if (this.#state === "over" || onEnd === false) return refuseStream(head.reader);
@@ -450,59 +461,61 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     this.#watch(half);
   }
 
-  /** Takes a datagram; the bytes are its own. */
+  /** Handles a received datagram; the bytes have a buffer of their own. */
   receiveDatagram(payload: Uint8Array): void {
     if (this.#isHeld) return this.ledger.droppedDatagram(payload.byteLength);
     if (this.#state !== "over") this.#ownDatagrams.deliver(payload);
   }
 
-  /** See {@linkcode StreamOwner.streamError}. */
   streamError(failure: StreamFailure): Error {
     return this.#errors.stream(failure, fromHttp3StreamCode(failure.code));
   }
 
-  /** See {@linkcode StreamOwner.connectionError}. */
   connectionError(cause: unknown): Error {
     return this.#error ?? this.#errors.session("The connection is over", { cause });
   }
 
-  /** See {@linkcode StreamOwner.overrun}. */
   overrun(): void {
     this.#broken(
       new H3ProtocolError(H3Error.flowControlError, "The peer sent more than its credit"),
     );
   }
 
-  /** See {@linkcode StreamOwner.refuseUnread}. */
   refuseUnread(half: StreamHalf & UnreadStream, error: Error): void {
     this.ledger.streamsRefused++;
     const stream = takeOut(this.#bidirectional, (one) => one.receivesBy(half));
     if (stream !== undefined) return endStream(stream, error);
     const receive = takeOut(this.#unidirectional, (one) => one === half);
     if (receive !== undefined) return receive.cancel(error);
-    // The application has it: a clean end would be a lie.
+    // The application has the stream: a clean end would hide the refusal.
     half.fail(error);
   }
 
-  /** A stream that the application has: its end is looked for, even if the application does not. */
+  /**
+   * Hands a stream to the application. The end of the stream is then awaited even if the
+   * application does not read.
+   */
   #taken<T extends Http3Stream | ReceiveHalf>(stream: T): T {
     stream.taken();
     this.#link.turnEnd.add(stream);
     return stream;
   }
 
-  /** A stream that waits for the application once this turn is over counts as unread. */
+  /** Counts a waiting stream as unread once this turn is over. */
   #watch(half: ReceiveHalf): void {
     if (this.unread !== undefined) this.#link.turnEnd.add(half);
   }
 
-  /** Whether one more stream may wait for the application. Of a stranger those of both kinds count. */
+  /**
+   * Tells whether another stream may wait for the application. Before admission, both directions
+   * count together.
+   */
   #hasRoom(queue: Arrivals<Http3Stream> | Arrivals<ReceiveHalf, ReceiveStream>): boolean {
     if (this.#isHeld) return this.unreadStreams < MAX_UNREAD_STREAMS;
     return queue.size < MAX_UNREAD_STREAMS || queue.readable.locked;
   }
 
-  /** Counts a stream that is refused as too many wait. */
+  /** Counts a stream that is refused because too many wait. */
   #tooMany(): Error | undefined {
     this.ledger.streamsRefused++;
     return this.unread?.refused();
@@ -517,7 +530,10 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     );
   }
 
-  /** Counts a stream; not the one that carries messages, nor one that comes too late. */
+  /**
+   * Counts a stream. Returns `undefined` for the stream that carries messages, and after the end of
+   * the session.
+   */
   #account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
     if (this.#ending !== undefined) return undefined;
     if (direction === "unidirectional" || this.#carrier !== by) {
@@ -540,14 +556,15 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     const half = new SendHalf(this, stream, { head: headOf(type, this.id), account });
     if (sendOrder === undefined) this.#link.turnEnd.add(half);
     else {
-      // Ahead of all payload: the head of an earlier stream must not be overtaken.
+      // The head goes ahead of all payload: a later stream must not overtake the head of an earlier
+      // one.
       half.flushHead();
       half.sendOrder = sendOrder;
     }
     return half;
   }
 
-  /** Waits for credit, if it has to; resolves with the time that is left. */
+  /** Waits for credit; resolves with the time left. */
   async #mayOpen(
     kind: StreamDirection,
     options: OpenSessionStreamOptions,
@@ -571,9 +588,10 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     error: unknown,
     { signal }: OpenStreamOptions,
   ): never {
-    this.#credit?.giveBack(kind); // The peer never learns whose stream it was.
+    this.#credit?.giveBack(kind); // The peer never learns to which session the stream belonged.
     if (signal?.aborted || !(error instanceof Error) || error.name === "TimeoutError") throw error;
-    if (error instanceof RangeError) throw error; // There is none, and nobody wants to wait.
+    // No stream is available, and the caller does not want to wait.
+    if (error instanceof RangeError) throw error;
     throw this.connectionError(error);
   }
 
@@ -587,11 +605,12 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
         }
         const { done, value } = await reader.read(new Uint8Array(CONNECT_READ_BYTES));
         if (done) break;
-        // Nothing may follow a close.
+        // No data may follow a close.
         if (this.#isSettled) return void reader.cancel().catch(() => {});
         frames.push(value);
       }
-      if (this.#closing !== undefined) return this.#settle(); // This end may have cut it anywhere.
+      // A local close may have cut the stream at any point.
+      if (this.#closing !== undefined) return this.#settle();
       if (this.#isSettled) return;
       if (!frames.isBetweenFrames) {
         throw new H3ProtocolError(H3Error.frameError, "The CONNECT stream ended inside a frame");
@@ -620,7 +639,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
       return this.#onResponse(payload);
     }
     if (type !== FrameType.data || this.#onResponse !== undefined) {
-      // Trailers mean nothing here; everything else has no place on this stream.
+      // Trailers have no meaning here; other frames are invalid on this stream.
       if (type === FrameType.headers && this.#state === "open") return;
       throw new H3ProtocolError(
         H3Error.frameUnexpected,
@@ -648,7 +667,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
           H3Error.messageError,
           "Expected the credit of single streams from QUIC, received a capsule for it",
         );
-      // A malformed capsule is a fault even where credit does not count.
+      // A malformed capsule is a fault even without flow control.
       case CapsuleType.maxData:
       case CapsuleType.dataBlocked:
         decodeVarintCapsule(payload);
@@ -671,7 +690,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     this.#connect.writer.close().catch(() => {});
   }
 
-  /** A close of the peer, or its confirmation of this end's. */
+  /** Handles a close of the peer, or the confirmation of a local close. */
   #peerClosed(info: Required<ConnectionCloseInfo>): void {
     if (this.#closing !== undefined) return this.#settle();
     if (this.#isSettled) return;
@@ -683,20 +702,20 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     this.#settleWith(() => this.#closed.resolve(info));
   }
 
-  /** The peer broke the protocol, on this stream or on all of the connection. */
+  /** Handles a violation by the peer, on this stream or on the connection. */
   #broken(error: H3ProtocolError): void {
     const isOfSession = STREAM_ERRORS.has(error.h3Code) ||
       error.h3Code === H3Error.flowControlError;
     if (!isOfSession) this.#link.fail(error);
     else if (this.#state === "open") {
-      // A reset would say the code, and the runtime cannot send one.
+      // The close capsule carries the code, because the runtime cannot reset with a code.
       this.#sendCapsule(encodeCloseCapsule({ closeCode: error.h3Code, reason: error.message }));
     }
     const message = `The peer broke the protocol: ${error.message}`;
     this.#fail(this.#errors.session(message, { cause: error }), error);
   }
 
-  /** The stream was reset, or the connection is over. */
+  /** Handles a reset of the CONNECT stream, or the end of the connection. */
   async #lost(cause: unknown): Promise<void> {
     if (this.#isSettled) return;
     const { ending, fault } = this.#link;
@@ -715,7 +734,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     if (closeCode === H3Error.noError || closeCode === 0) {
       return this.#peerClosed({ closeCode: 0, reason: "" });
     }
-    // The runtime's own client says the session's code there.
+    // The client of the runtime closes the connection with the session's close code.
     if (!isHttp3Code(closeCode)) return this.#peerClosed({ closeCode, reason });
     const message = `The peer closed the HTTP/3 connection with code 0x${closeCode.toString(16)}${
       reason && `: ${reason}`
@@ -723,7 +742,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     this.#fail(this.#errors.session(message, { cause }));
   }
 
-  /** The session broke; by a fault of the peer, if there is one. */
+  /** Ends a broken session; `fault` is the violation by the peer, if any. */
   #fail(error: Error, fault?: H3ProtocolError): void {
     if (this.#isSettled) return;
     if (this.#closing !== undefined) return this.#settle();
@@ -733,7 +752,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     this.#settleWith(() => this.#closed.reject(error), fault);
   }
 
-  /** Nothing goes in or out any more. */
+  /** Ends all streams and datagrams. */
   #over(ending: Ending): void {
     if (this.#state === "over") return;
     this.#state = "over";
@@ -752,7 +771,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     this.#credit?.fail(error());
   }
 
-  /** Why it is over. Made when somebody is told: an error is dear for its stack. */
+  /** Error of the end. Created on demand, because capturing the stack trace is slow. */
   get #error(): Error | undefined {
     const ending = this.#ending;
     return ending && (ending.error ??= this.#errors.session(ending.message));
@@ -764,7 +783,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     else this.#ready?.resolve();
   }
 
-  /** A close of this end is done. */
+  /** Completes a local close. */
   #settle(): void {
     this.#settleWith(() => this.#closed.resolve(this.#closing!));
   }
@@ -784,7 +803,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
   }
 }
 
-/** How a session ended. */
+/** End of a session. */
 interface Ending {
   readonly message: string;
   error?: Error;

@@ -1,25 +1,28 @@
 /**
- * The errors of a session that its users see.
+ * Factory of the session errors that applications see.
  *
  * @module
  */
 import { ConnectionError, StreamError } from "../../errors.ts";
 import type { StreamFailure } from "../quic/runtime.ts";
 
-/** Makes the errors that users see: Skein's own, or the W3C's. */
+/** Factory of errors for the application: Skein's own, or those of the W3C. */
 export interface SessionErrors {
-  /** Of a stream that the peer ended; `code` is the application's, if there is one. */
+  /**
+   * Makes the error of a stream that the peer ended; `code` is the application's, if the peer sent
+   * one.
+   */
   stream(failure: StreamFailure, code: number | undefined): Error;
-  /** Of a session that is over, or could not be made. */
+  /** Makes the error of a session that is over or could not be opened. */
   session(message: string, options?: ErrorOptions & { status?: number }): Error;
 }
 
-/** Skein's own errors. */
+/** Factory of Skein's own errors. */
 export const SKEIN_ERRORS: SessionErrors = {
   stream({ kind, code: http3Code }, code) {
     const which = code === undefined ? `HTTP/3 code ${http3Code}` : `code ${code}`;
     const what = kind === "reset" ? "reset" : "stopped reading";
-    // A server on Deno's QUIC can say no other code where it refuses a stream.
+    // A server on Deno's QUIC can refuse a stream with code 0 only.
     const mayBeUnread = kind !== "reset" && http3Code === 0;
     const hint = mayBeUnread
       ? "; its application may not take streams, or have too many unread"

@@ -1,5 +1,5 @@
 /**
- * What a WebTransport session over HTTP/3 has of its connection.
+ * Contract between a WebTransport session and the HTTP/3 connection.
  *
  * @module
  */
@@ -9,44 +9,50 @@ import type { UnreadShare } from "../quic/unread_streams.ts";
 import type { QuicEnding } from "../quic/runtime.ts";
 import type { TurnEnd } from "../quic/stream_halves.ts";
 
-/** What a session needs of its connection. */
+/** The HTTP/3 connection, as its sessions see it. */
 export interface SessionLink {
-  /** Which end this is. */
+  /** This end's role. */
   readonly side: "client" | "server";
   /** The QUIC connection. */
   readonly conn: Deno.QuicConn;
-  /** Resolves with how the connection ended. */
+  /** Resolves at the end of the connection. */
   readonly ending: Promise<QuicEnding>;
-  /** What this end did to the connection, if it closed it for a fault. */
+  /** Fault for which this end closed the connection. */
   readonly fault: H3ProtocolError | undefined;
-  /** Counts the streams of the peer that are not read; on a server. */
+  /** Counters of unread streams; on a server. */
   readonly unread: UnreadShare | undefined;
-  /** Begins to read datagrams; until somebody wants some, the runtime holds the newest. */
+  /** Starts to read datagrams; before this call the runtime holds the newest ones. */
   readDatagrams(): void;
-  /** Acts at the end of this turn for the halves of streams that their users leave alone until then. */
+  /**
+   * Watchers for the end of the current turn, for stream halves that the application has not
+   * touched.
+   */
   readonly turnEnd: TurnEnd;
-  /** Ends the connection: the peer broke the protocol. */
+  /** Ends the connection because the peer violated the protocol. */
   fail(error: H3ProtocolError): void;
-  /** Tells that the session of a number is over; resolves once nothing of it is left. */
+  /** Removes an ended session; resolves once the cleanup is complete. */
   sessionEnded(id: number, ending: SessionEnding): Promise<void> | undefined;
 }
 
-/** How a session ended, as far as its connection has to know. */
+/** End of a session, as far as the connection is concerned. */
 export interface SessionEnding {
   /** True if the connection has to end with the session. */
   readonly closeConnection: boolean;
-  /** The fault of the peer that ended it. A connection that ends with it says its code. */
+  /**
+   * Violation by the peer that ended the session. A connection that ends with the session uses the
+   * code of this fault.
+   */
   readonly fault: H3ProtocolError | undefined;
 }
 
-/** The stream of a CONNECT request, whose head was read or written already. */
+/** The stream of a CONNECT request after the head was read or written. */
 export interface ConnectStream {
-  /** Its number, which is the session's. */
+  /** Stream id, which is also the id of the session. */
   readonly id: number;
-  /** Reads it. */
+  /** Reader of the stream. */
   readonly reader: ReadableStreamBYOBReader;
-  /** Writes it. */
+  /** Writer of the stream. */
   readonly writer: WritableStreamDefaultWriter<Uint8Array>;
-  /** Frames, and what was read of the next one. */
+  /** Frame parser, with the bytes of the next frame read so far. */
   readonly frames: FrameParser;
 }

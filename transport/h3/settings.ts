@@ -1,6 +1,6 @@
 /**
- * Settings of HTTP/3 (RFC 9114 section 7.2.4), and how an end says with them
- * that it speaks WebTransport.
+ * Settings of HTTP/3 (RFC 9114 section 7.2.4), and the announcement of WebTransport through
+ * settings.
  *
  * @module
  */
@@ -14,85 +14,85 @@ import {
 } from "../quic/varint.ts";
 
 /**
- * The settings that are known here. WebTransport was announced under another
- * number every few drafts; peers of each kind are in use.
+ * Known settings. WebTransport was announced under another id every few drafts; peers of each kind
+ * are in use.
  */
 export const SettingId = {
   /** Capacity of QPACK's dynamic table. */
   qpackMaxTableCapacity: 0x1,
   /** Largest field section. */
   maxFieldSectionSize: 0x6,
-  /** How many streams may wait for QPACK's dynamic table. */
+  /** Number of streams that may wait for QPACK's dynamic table. */
   qpackBlockedStreams: 0x7,
-  /** 1 if extended CONNECT is supported, RFC 9220. */
+  /** 1 if extended CONNECT is supported (RFC 9220). */
   enableConnectProtocol: 0x8,
-  /** 1 if HTTP datagrams are supported, RFC 9297. */
+  /** 1 if HTTP datagrams are supported (RFC 9297). */
   h3Datagram: 0x33,
-  /** The same in draft 04 of HTTP datagrams. */
+  /** 1 if HTTP datagrams are supported, in draft 04. */
   h3DatagramDraft04: 0xff_d277,
-  /** WebTransport of drafts 02 to 06, which Chromium and Firefox look for. */
+  /** WebTransport of drafts 02 to 06, required by Chromium and Firefox. */
   enableWebTransport: 0x2b60_3742,
-  /** Sessions a server takes, in draft 02. Known, and never sent. */
+  /** Session limit of a server, in draft 02. Known, and never sent. */
   webTransportMaxSessionsDraft02: 0x2b60_3743,
-  /** Sessions a server takes, in drafts 07 to 12. */
+  /** Session limit of a server, in drafts 07 to 12. */
   webTransportMaxSessionsDraft07: 0xc671_706a,
-  /** Sessions a server takes, in drafts 13 and 14, which Safari looks for. */
+  /** Session limit of a server, in drafts 13 and 14, required by Safari. */
   webTransportMaxSessions: 0x14e9_cd29,
   /** WebTransport from draft 15 on. */
   webTransportEnabled: 0x2c7c_f000,
-  /** Flow control: bytes on streams, in all, before the first grant. */
+  /** Initial limit of bytes on all streams. */
   initialMaxData: 0x2b61,
-  /** Flow control: unidirectional streams before the first grant. */
+  /** Initial limit of unidirectional streams. */
   initialMaxStreamsUni: 0x2b64,
-  /** Flow control: bidirectional streams before the first grant. */
+  /** Initial limit of bidirectional streams. */
   initialMaxStreamsBidi: 0x2b65,
 } as const;
 
 /** Settings by id; a value above 2^53 - 1 is rounded. */
 export type Settings = ReadonlyMap<number, number>;
 
-/** The flow control that this end announces; all 0 leaves it off. */
+/** Flow control that this end announces; zeros everywhere turn flow control off. */
 export interface ClientSettingsOptions {
-  /** Bytes the peer may send on streams, in all, before the first grant. */
+  /** Initial limit of bytes that the peer may send on all streams. */
   readonly initialMaxData: number;
-  /** Bidirectional streams the peer may open before the first grant. */
+  /** Initial limit of bidirectional streams that the peer may open. */
   readonly initialMaxStreamsBidi: number;
-  /** Unidirectional streams the peer may open before the first grant. */
+  /** Initial limit of unidirectional streams that the peer may open. */
   readonly initialMaxStreamsUni: number;
 }
 
-/** What a server announces. */
+/** Settings of a server. */
 export interface ServerSettingsOptions extends ClientSettingsOptions {
-  /** Sessions that one connection may carry at a time. */
+  /** Most concurrent sessions on one connection. */
   readonly maxSessions: number;
 }
 
 /** Limits of WebTransport's flow control at the start of a session. */
 export interface FlowControlLimits {
-  /** Bytes on streams, in all. */
+  /** Bytes on all streams. */
   readonly maxData: number;
-  /** Bidirectional streams, in all. */
+  /** Bidirectional streams. */
   readonly maxStreamsBidi: number;
-  /** Unidirectional streams, in all. */
+  /** Unidirectional streams. */
   readonly maxStreamsUni: number;
 }
 
-/** Most settings that a frame may hold; the known peers send fewer than 20. */
+/** Most settings in a frame; known peers send fewer than 20. */
 export const MAX_SETTINGS = 256;
 
-/** Largest field section that this end takes. */
+/** Largest field section that this end accepts. */
 const MAX_FIELD_SECTION_BYTES = 65_536;
 
-/** Settings of HTTP/2 that have no meaning here, RFC 9114 section 7.2.4.1. */
+/** Settings of HTTP/2 that are invalid in HTTP/3 (RFC 9114 section 7.2.4.1). */
 const RESERVED_IDS: ReadonlySet<number> = new Set([0x2, 0x3, 0x4, 0x5]);
 
-/** Settings that are either 0 or 1. */
+/** Settings whose value is 0 or 1. */
 const BOOLEAN_IDS: ReadonlySet<number> = new Set([
   SettingId.enableConnectProtocol,
   SettingId.h3Datagram,
 ]);
 
-/** What both ends always send. */
+/** Settings that both ends always send. */
 const COMMON_SETTINGS: readonly (readonly [id: number, value: number])[] = [
   [SettingId.qpackMaxTableCapacity, 0],
   [SettingId.qpackBlockedStreams, 0],
@@ -116,7 +116,7 @@ const WEB_TRANSPORT_IDS: readonly number[] = [
  * Encodes settings.
  *
  * @param settings Pairs of id and value.
- * @returns The payload of a SETTINGS frame.
+ * @returns Payload of a SETTINGS frame.
  * @throws {RangeError} If an id or a value is not an integer from 0 to 2^53 - 1.
  */
 export function encodeSettings(
@@ -136,10 +136,10 @@ export function encodeSettings(
 /**
  * Decodes settings.
  *
- * @param payload The payload of a SETTINGS frame.
- * @returns Settings by id, the unknown ones too; ids above 2^53 - 1 are left out.
+ * @param payload Payload of a SETTINGS frame.
+ * @returns Settings by id, unknown ones included; ids above 2^53 - 1 are left out.
  * @throws {H3ProtocolError} With `frameError` if the payload is truncated, `settingsError` if an id
- * comes twice, is reserved, or has a wrong value, and `excessiveLoad` if there are more than
+ * is repeated, reserved, or has an invalid value, and `excessiveLoad` beyond
  * {@linkcode MAX_SETTINGS}.
  *
  * @example Usage
@@ -165,21 +165,21 @@ export function decodeSettings(payload: Uint8Array): Settings {
     at = end;
     checkSetting(id, value);
     if (settings.has(id)) throw failure(H3Error.settingsError, `${hex(id)} came twice`);
-    // Rounded ids are not told apart, and none of them is known.
+    // Ids above the exact range are rounded, hence ambiguous, and never known ones.
     if (id <= MAX_VARINT) settings.set(id, value);
   }
   return settings;
 }
 
 /**
- * Lists what a server sends, so that clients of every draft in use connect.
+ * Lists the settings of a server that clients of every draft in use accept.
  *
- * @param options See {@linkcode ServerSettingsOptions}.
+ * @param options Limits to announce.
  * @returns Pairs of id and value for {@linkcode encodeSettings}.
  */
 export function serverSettings(options: ServerSettingsOptions): [id: number, value: number][] {
   const flowControl = flowControlSettings(options);
-  // Safari wants flow control where it is told of more than one session.
+  // Safari requires flow control if more than one session is announced.
   const safariSessions = flowControl.length > 0 ? options.maxSessions : 1;
   return [
     ...COMMON_SETTINGS.map(([id, value]): [number, number] => [id, value]),
@@ -190,9 +190,9 @@ export function serverSettings(options: ServerSettingsOptions): [id: number, val
 }
 
 /**
- * Lists what a client sends, so that servers of every draft in use accept it.
+ * Lists the settings of a client that servers of every draft in use accept.
  *
- * @param options See {@linkcode ClientSettingsOptions}.
+ * @param options Limits to announce.
  * @returns Pairs of id and value for {@linkcode encodeSettings}.
  */
 export function clientSettings(options: ClientSettingsOptions): [id: number, value: number][] {
@@ -200,10 +200,10 @@ export function clientSettings(options: ClientSettingsOptions): [id: number, val
 }
 
 /**
- * Tells whether a peer speaks WebTransport, in any draft.
+ * Tells whether a peer supports WebTransport in any draft.
  *
- * @param settings What the peer sent.
- * @returns Whether it announces both WebTransport and HTTP datagrams.
+ * @param settings Settings of the peer.
+ * @returns True if the peer announces both WebTransport and HTTP datagrams.
  */
 export function supportsWebTransport(settings: Settings): boolean {
   const has = (id: number): boolean => (settings.get(id) ?? 0) > 0;
@@ -212,11 +212,11 @@ export function supportsWebTransport(settings: Settings): boolean {
 }
 
 /**
- * Reads the limits that a peer starts a session with. Flow control is on only
- * if both ends announce some.
+ * Reads the peer's initial limits of a session. Flow control is on only if both ends announce
+ * limits.
  *
- * @param settings What the peer sent.
- * @returns The limits; `undefined` if the peer announces none, or only zeros.
+ * @param settings Settings of the peer.
+ * @returns The limits; `undefined` if the peer announces no limit above 0.
  */
 export function flowControlOf(settings: Settings): FlowControlLimits | undefined {
   const maxData = settings.get(SettingId.initialMaxData) ?? 0;

@@ -1,16 +1,16 @@
 /**
- * Structured fields (RFC 9651), as far as WebTransport's subprotocols need
- * them: a list of strings, and one string.
+ * Structured fields (RFC 9651) for WebTransport's subprotocols: a list of strings, and a single
+ * string.
  *
  * @module
  */
 
 const PRINTABLE = /^[\x20-\x7e]*$/;
 
-/** A string, RFC 9651 section 3.3.3. */
+/** A string (RFC 9651 section 3.3.3). */
 const STRING = /"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"/y;
 
-/** A parameter with any bare item as its value, RFC 9651 section 3.1.2. */
+/** A parameter with any bare item as the value (RFC 9651 section 3.1.2). */
 const PARAMETER = new RegExp(
   String.raw`; *[a-z*][a-z0-9_.*-]*(?:=(?:${
     [
@@ -34,11 +34,11 @@ const SPACES = / */y;
 const SEPARATOR = /[ \t]*(?:,[ \t]*|$)/y;
 
 /**
- * Reads a list of strings. Parameters are left out.
+ * Parses a list of strings; parameters are ignored.
  *
- * @param value The value of the field; several fields are joined with commas.
- * @returns The strings in order; `undefined` if it is anything else, in which
- * case the field is to be ignored.
+ * @param value Value of the field; several fields are joined with commas.
+ * @returns Strings in order; `undefined` for other content, in which case the field MUST be
+ * ignored.
  *
  * @example Usage
  * ```ts
@@ -57,7 +57,7 @@ export function parseStringList(value: string): string[] | undefined {
     const string = scanner.takeString();
     const separator = string === undefined ? undefined : scanner.take(SEPARATOR);
     if (string === undefined || separator === undefined) return undefined;
-    // Nothing may follow the last comma but another string.
+    // Only another string may follow a comma.
     if (scanner.isDone && separator.includes(",")) return undefined;
     strings.push(string);
   }
@@ -67,19 +67,19 @@ export function parseStringList(value: string): string[] | undefined {
 /**
  * Encodes a list of strings.
  *
- * @param values The strings.
- * @returns The value of the field; empty for no strings, in which case the field is to be left out.
- * @throws {TypeError} If a string contains anything but printable ASCII.
+ * @param values Strings.
+ * @returns Value of the field; empty without strings, in which case the field MUST be left out.
+ * @throws {TypeError} If a string contains other characters than printable ASCII.
  */
 export function encodeStringList(values: Iterable<string>): string {
   return Array.from(values, encodeStringItem).join(", ");
 }
 
 /**
- * Reads one string. Parameters are left out.
+ * Parses one string; parameters are ignored.
  *
- * @param value The value of the field.
- * @returns The string; `undefined` if it is anything else, in which case the field is to be ignored.
+ * @param value Value of the field.
+ * @returns The string; `undefined` for other content, in which case the field MUST be ignored.
  */
 export function parseStringItem(value: string): string | undefined {
   const scanner = new Scanner(value);
@@ -92,9 +92,8 @@ export function parseStringItem(value: string): string | undefined {
 /**
  * Encodes one string.
  *
- * @param value The string.
- * @returns The value of the field.
- * @throws {TypeError} If the string contains anything but printable ASCII.
+ * @returns Value of the field.
+ * @throws {TypeError} If the string contains other characters than printable ASCII.
  */
 export function encodeStringItem(value: string): string {
   if (!PRINTABLE.test(value)) {
@@ -105,7 +104,7 @@ export function encodeStringItem(value: string): string {
   return `"${value.replace(/["\\]/g, "\\$&")}"`;
 }
 
-/** Walks over a text with sticky patterns. */
+/** Scanner for a text with sticky patterns. */
 class Scanner {
   readonly #text: string;
   #at = 0;
@@ -118,7 +117,7 @@ class Scanner {
     return this.#at === this.#text.length;
   }
 
-  /** What the pattern matches here; `undefined` if it does not. */
+  /** Consumes a match of the pattern at the current position; `undefined` without a match. */
   take(pattern: RegExp): string | undefined {
     pattern.lastIndex = this.#at;
     const match = pattern.exec(this.#text)?.[0];
@@ -126,7 +125,7 @@ class Scanner {
     return match;
   }
 
-  /** The content of a string, behind which parameters are passed over. */
+  /** Consumes a string and the parameters behind; returns the content of the string. */
   takeString(): string | undefined {
     const quoted = this.take(STRING);
     while (quoted !== undefined && this.take(PARAMETER) !== undefined);

@@ -57,7 +57,7 @@ export interface DataCredit {
   readonly receive: ReceiveCredit;
 }
 
-/** A session or connection, as its streams see the owner. */
+/** A session or connection, as its streams see it. */
 export interface StreamOwner {
   /** Open stream halves. */
   readonly halves: StreamHalves;
