@@ -1,8 +1,4 @@
-/**
- * The topics with a history, of one node: which ones, and what their feeds share.
- *
- * @module
- */
+/** The topics with a history of one node, and the resources that their feeds share. */
 import { UnsupportedError } from "../../errors.ts";
 import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import type { Session } from "../../session/session.ts";
@@ -16,25 +12,25 @@ import { Feed, type FeedCounts, type FeedHost } from "./topic_feed.ts";
 
 const DEFAULT_BOUNDS: HistoryBounds = { size: 1_000, ttlMs: 300_000, bytes: 1_048_576 };
 
-/** Pages that are replayed in a turn of the event loop, and read from the engine at once for it. */
+/** Most pages replayed in a turn of the event loop, and read from the engine at once for replays. */
 const MAX_REPLAYS = 64;
 
-/** Topics that catch up with the engine at once. */
+/** Most topics that catch up with the engine at once. */
 const MAX_SYNCS = 64;
 
-/** How often topics that are silent are compared with the engine, in milliseconds: once within it. */
+/** Time within which a silent topic is compared with the engine once, in milliseconds. */
 const CHECK_INTERVAL_MS = 20_000;
 
-/** Topics of the server itself, which no pattern means. */
+/** Prefixes of internal topics, which no pattern matches. */
 const INTERNAL_PREFIXES = [PRESENCE_PREFIX, "$skein:"];
 
-/** What {@linkcode Feeds} work on. */
+/** Options for {@linkcode Feeds}. */
 export interface FeedsOptions {
-  /** Where publications come from, and are kept. */
+  /** Broker that delivers and keeps the publications. */
   readonly broker: Broker;
   /** The turn of all sessions. */
   readonly turn: Turn;
-  /** Which topics have a history, by pattern. */
+  /** Pattern of topics to the bounds of their histories. */
   readonly history: Readonly<Record<string, Partial<HistoryBounds>>>;
   /** Finds a session by its id. */
   readonly sessionOf: (id: string) => Session | undefined;
@@ -42,7 +38,6 @@ export interface FeedsOptions {
 
 /** All feeds of a node. */
 export class Feeds {
-  /** What happened so far. */
   readonly counts: FeedCounts = {
     duplicates: 0,
     recovered: 0,
@@ -57,10 +52,10 @@ export class Feeds {
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   /**
-   * Creates none yet.
+   * Starts without feeds.
    *
    * @param options See {@linkcode FeedsOptions}.
-   * @throws {TypeError} If a pattern is malformed, or two of them overlap.
+   * @throws {TypeError} If a pattern is malformed, or two patterns overlap.
    * @throws {RangeError} If a bound is not a positive integer.
    * @throws {UnsupportedError} If the broker keeps no history.
    */
@@ -96,40 +91,40 @@ export class Feeds {
     };
   }
 
-  /** Where publications are kept; `undefined` if no topic has a history. */
+  /** The history of the broker; `undefined` if no topic has a history. */
   get history(): BrokerHistory | undefined {
     return this.#host?.history;
   }
 
-  /** Bytes that are kept ready. */
+  /** Bytes of publications that are kept in memory for replays. */
   get tailBytes(): number {
     return this.#host?.tails.bytes ?? 0;
   }
 
-  /** How many subscriptions of a session wait for the engine, or are replayed. */
+  /** Number of subscriptions of a session that wait for the engine, or are being replayed. */
   underWay(session: Session): number {
     return this.#host?.underWay.get(session) ?? 0;
   }
 
-  /** Bytes of pages that wait for slow sessions. */
+  /** Bytes of pages that were read and wait for slow sessions. */
   get waitingBytes(): number {
     return this.#host?.aheadBytes ?? 0;
   }
 
-  /** Pages that wait to be replayed. */
+  /** Number of pages that wait to be replayed. */
   get waiting(): number {
     return this.#host?.replaying.waiting ?? 0;
   }
 
-  /** The bounds of a topic's history; `undefined` if it has none. */
+  /** The bounds of a topic's history; `undefined` if the topic has no history. */
   boundsOf(topic: string): HistoryBounds | undefined {
-    // What is no topic, from a program without types, is refused later.
+    // A value that is not a string, from a program without types, is refused later.
     if (this.#host === undefined || typeof topic !== "string") return undefined;
     if (INTERNAL_PREFIXES.some((prefix) => topic.startsWith(prefix))) return undefined;
     return this.#router.match(topic)?.bounds;
   }
 
-  /** Follows a topic. */
+  /** Begins to follow a topic. */
   open(topic: string, bounds: HistoryBounds): Feed {
     const feed = new Feed(topic, bounds, this.#host!);
     this.#feeds.add(feed);
@@ -137,7 +132,7 @@ export class Feeds {
     return feed;
   }
 
-  /** Follows it no more. */
+  /** Stops following a topic. */
   close(feed: Feed): void {
     this.#feeds.delete(feed);
     feed.close();
@@ -146,7 +141,10 @@ export class Feeds {
     this.#timer = undefined;
   }
 
-  /** The last publication before a silence has no successor by which its loss would show. */
+  /**
+   * Compares silent topics with the engine: without a later publication, the loss of the last one
+   * does not show.
+   */
   #startTimer(): ReturnType<typeof setTimeout> {
     const delayMs = CHECK_INTERVAL_MS * (1 + Math.random()) / 2;
     return setTimeout(() => {

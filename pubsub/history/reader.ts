@@ -13,16 +13,16 @@ import type {
 /** Most publications and bytes of a page, also where send queues are larger. */
 const MAX_PAGE = { maxMessages: 128, maxBytes: 524_288 };
 
-/** Form of a tag that an engine may give. */
+/** Form of a tag from an engine. */
 const TAG = new RegExp(`^[\\w-]{1,${MAX_TAG_LENGTH}}$`);
 
-/** How long one read may take, in milliseconds. */
+/** Longest time for one read, in milliseconds. */
 const READ_TIMEOUT_MS = 5_000;
 
 /** A publication of a topic with a history. */
 export type Positioned = Publication & { readonly position: PublicationPosition };
 
-/** What is read. */
+/** The part of a history to read: after an offset, or the newest publications. */
 export interface HistoryQuery {
   readonly after?: number;
   readonly last?: number;
@@ -32,17 +32,15 @@ export interface HistoryQuery {
 export interface PositionedPage {
   readonly epoch: string;
   readonly head: number;
-  /** See {@linkcode HistoryPage.anchor}. */
   readonly anchor: HistoryPage["anchor"];
   readonly publications: readonly Positioned[];
 }
 
-/** A page, with each publication's place in it. */
+/** A page of encoded publications. */
 export interface PlacedPage {
   readonly epoch: string;
-  /** The newest offset there was. */
+  /** The newest offset at the time of reading. */
   readonly head: number;
-  /** See {@linkcode HistoryPage.anchor}. */
   readonly anchor: HistoryPage["anchor"];
   readonly items: readonly Placed[];
 }
@@ -73,7 +71,7 @@ export class HistoryReader {
     this.#signal = options.signal;
   }
 
-  /** Keeps pages within what somebody takes at once. */
+  /** Lowers the bounds of pages to those of a session. */
   narrow({ maxMessages, maxBytes }: PageBounds): void {
     this.#page = {
       maxMessages: Math.min(this.#page.maxMessages, maxMessages),
@@ -81,7 +79,7 @@ export class HistoryReader {
     };
   }
 
-  /** Reads a page, by a read that begins now. */
+  /** Reads a page, by a read that begins now. Rejects if the engine does not answer. */
   async read(query: HistoryQuery): Promise<PositionedPage> {
     this.#counts.reads++;
     const signal = this.#signal;
@@ -90,13 +88,13 @@ export class HistoryReader {
       this.#history.read(this.#topic, options),
       { what: "the history", timeoutMs: READ_TIMEOUT_MS, signal },
     );
-    // What was not asked for would be asked for again and again.
+    // Publications up to `after` would make the caller ask for the same page again and again.
     const { after = -1 } = query;
     const asked = publications.filter(isPositioned).filter((one) => one.position.offset > after);
     return { epoch, head, anchor, publications: asked };
   }
 
-  /** Reads a page for a replay; who asks for the same one meanwhile gets the same. */
+  /** Reads a page for a replay; calls with the same query share a read that is under way. */
   share(query: HistoryQuery): Promise<PlacedPage> {
     const key = `${query.after} ${query.last}`;
     let reading = this.#shared.get(key);
@@ -115,15 +113,15 @@ export class HistoryReader {
   }
 }
 
-/** Whether it says where it stands. */
+/** Tells whether a publication has a position. */
 export function isPositioned(publication: Publication): publication is Positioned {
   return publication.position !== undefined;
 }
 
-/** Writes its place into a publication, once for all who get it. */
+/** Encodes a publication with its position, once for all subscribers. */
 export function place({ topic, payload, position, except }: Positioned): Placed {
   const { offset, prev } = position;
-  // It stands in JSON as it is.
+  // The tag is written into the JSON text unescaped.
   const tag = position.tag !== undefined && TAG.test(position.tag) ? position.tag : undefined;
   const message = placed(payload, topic, { offset, prev, tag });
   return { message, offset, prev, tag, except };

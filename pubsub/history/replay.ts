@@ -1,8 +1,4 @@
-/**
- * What a session gets of a history before it follows the topic live.
- *
- * @module
- */
+/** The replay of a history to one session, before the session follows the topic live. */
 import { QueueFullError } from "../../errors.ts";
 import type {
   HistoryOptions,
@@ -21,65 +17,65 @@ import {
 import type { Line } from "./semaphore.ts";
 import { cutPage, type PageBounds, type Placed } from "./tail_cache.ts";
 
-/** How long the answer may take, in milliseconds: a client waits for 30 s by default. */
+/** Longest time until the answer, in milliseconds: a client waits for 30 s by default. */
 const ANSWER_TIMEOUT_MS = 20_000;
 
-/** Most bytes of pages that wait for their sessions, of a node; past it they are read again. */
+/** Most bytes of pages that wait for sessions of a node; pages beyond that are read again later. */
 const MAX_AHEAD_BYTES = 67_108_864;
 
-/** Options for subscribing: where it begins, on a topic with a history. */
+/** Options for subscribing: the start of the subscription, on a topic with a history. */
 export interface SubscribeOptions extends HistoryOptions {
   /**
-   * Called once with where it begins, before anything that follows is sent, and after `subscribe`
-   * returned. Not called once the session is closed.
+   * Called once with the start of the subscription, after `subscribe` returned, and before the
+   * first publication is sent. Not called when the session is closed.
    */
   readonly onAnswer?: ((answer: SubscribeAnswer) => void) | undefined;
 }
 
-/** Where a replay begins: where a client asks for, or where its session stood. */
+/** The start of a replay: as a client asks for, or at the offset that the session has reached. */
 export type ReplayRequest =
   | (SubscribeOptions & { readonly at?: undefined })
   | { readonly at: number };
 
-/** What a replay needs from the feed of its topic. */
+/** The part of a feed that replays use. */
 export interface Replayable extends Followed {
-  /** The offset behind which this node began to follow the epoch. */
+  /** The offset after which this node began to follow the epoch. */
   readonly start: number;
-  /** Resolves once something is known, or never will be. */
+  /** Resolves when the position of the topic is known, or when the feed is closed. */
   readonly begun: Promise<void>;
-  /** Resolves when more is known, or the engine answered. */
+  /** Resolves at the next change of the newest known offset, or answer of the engine. */
   changed(): Promise<void>;
-  /** The session has caught up. */
+  /** Adds a session that has caught up to those that follow the topic live. */
   join(session: Session): void;
 }
 
-/** What happened so far. */
+/** Counters of replays. */
 export interface ReplayCounts {
   /** Replays that began. */
   replays: number;
-  /** Publications that were sent for them. */
+  /** Publications that were sent by replays. */
   replayed: number;
-  /** How often sessions were told that publications are missing. */
+  /** Gaps that sessions were told of. */
   gaps: number;
 }
 
-/** What the replays of a node share. */
+/** State that the replays of a node share. */
 export interface ReplayHost {
-  /** For pages. */
+  /** Bounds the pages that are read or replayed at once. */
   readonly replaying: Line;
-  /** What happened so far. */
   readonly counts: ReplayCounts;
-  /** How many replays of a session are under way, those included that ended and still wait for the engine. */
+  /** Number of replays of a session, including ended ones that still wait for the engine. */
   readonly underWay: Map<Session, number>;
-  /** Bytes of pages that were read and wait for their sessions. */
+  /** Bytes of pages that were read and wait for sessions. */
   aheadBytes: number;
 }
 
 /**
- * Brings one session to where its feed stands: the answer first, then page by page as fast as the
- * session takes them, then it joins in the same step in which it stands where the feed does.
+ * Brings one session to the newest offset of its feed. First comes the answer, then page by page as
+ * fast as the session takes pages. In the same step in which the session reaches the offset of the
+ * feed, the session joins those that follow the topic live.
  *
- * A page has at most half the session's send queue, and is sent when that is empty.
+ * A page fills at most half of the session's send queue, and is sent when the queue is empty.
  */
 export class Replay {
   readonly #feed: Replayable;
@@ -89,7 +85,7 @@ export class Replay {
   readonly #bounds: PageBounds;
   readonly #reader: ReplayReader;
   #finding: Promise<Beginning | undefined> | undefined;
-  /** What comes next, where it was read already. */
+  /** The next publications, if already read. */
   #ahead: readonly Placed[] | undefined;
   #aheadBytes = 0;
   #at: number | undefined;
@@ -97,10 +93,10 @@ export class Replay {
   #era: number;
   #isAnswered = false;
   #isEnded = false;
-  /** Another question of the session, which asked only where it stands. */
+  /** A later call of the session that asked only for the position. */
   #asker: SubscribeOptions["onAnswer"];
 
-  /** Creates a replay; `start` sets it going. */
+  /** Creates a replay; `start` begins with reading and sending. */
   constructor(
     feed: Replayable,
     session: Session,
@@ -122,12 +118,12 @@ export class Replay {
     this.#reader = new ReplayReader(feed, { line, isOver: () => this.#isEnded });
   }
 
-  /** The offset up to which the session has everything; `undefined` before the answer. */
+  /** The offset that the session has reached; `undefined` before the answer. */
   get at(): number | undefined {
     return this.#at;
   }
 
-  /** Answers another question together with the first; of several, only the newest waits. */
+  /** Answers another call together with the first; of several such calls, only the newest waits. */
   tellToo(onAnswer: SubscribeOptions["onAnswer"]): void {
     const before = this.#asker;
     this.#asker = onAnswer;
@@ -146,15 +142,15 @@ export class Replay {
       if (left > 0) underWay.set(session, left);
       else underWay.delete(session);
     };
-    // Now it would stand where the feed does, if it makes room for a page that is not delivered yet.
+    // Starting now could let the session join before its feed has delivered the current page.
     Promise.resolve().then(() => this.#run()).catch((error) => {
-      // A queue that is full closed its session already.
+      // A full queue has already closed the session.
       if (error instanceof QueueFullError || session.isClosed) return;
       session[internals].endByFailure(error, "The replay failed");
     }).then(() => this.#finding).then(over, over);
   }
 
-  /** Ends it where it is; an answer that is owed says that the question was superseded. */
+  /** Ends the replay at once; an answer that is still due says that the request was superseded. */
   end(): void {
     this.#isEnded = true;
     this.#keep(undefined);
@@ -173,7 +169,7 @@ export class Replay {
     }
   }
 
-  /** Finds out where it begins, and answers in time. */
+  /** Finds the start, and answers within the time limit. */
   async #begin(options: SubscribeOptions): Promise<void> {
     const feed = this.#feed;
     let found: Beginning | undefined;
@@ -198,16 +194,16 @@ export class Replay {
     this.#answer(answer);
   }
 
-  /** The history began anew: so does the session. */
+  /** Starts over if the history of the topic has begun anew. */
   #followEpoch(): void {
     if (this.#era !== this.#feed.era) this.#beginAnew("new-epoch");
   }
 
-  /** Goes on where this node began to follow the epoch, unless the client has more of it. */
+  /** Continues where this node began to follow the epoch, or further on if the client has more. */
   #beginAnew(reason: RecoveryReason): void {
     const { epoch, start } = this.#feed;
     const since = this.#request.at === undefined ? this.#request.since : undefined;
-    // Another history of the same name has not what the client has.
+    // A new history under the same name does not hold the publications that the client has.
     const isAhead = since?.epoch === epoch && this.#epoch !== epoch;
     const offset = isAhead ? Math.max(start, since!.offset) : start;
     this.#epoch = epoch;
@@ -217,7 +213,7 @@ export class Replay {
     tellGap(this.#feed, this.#session, { reason, offset });
   }
 
-  /** The client has more than this node knows, and the engine could not be asked. */
+  /** Waits for the feed: the client has more than this node knows, and the engine was away. */
   async #waitForFeed(): Promise<void> {
     const feed = this.#feed;
     await feed.changed();
@@ -225,18 +221,18 @@ export class Replay {
     if (isAhead() && await feed.sync() && isAhead()) this.#skipTo("beyond-head", feed.known);
   }
 
-  /** Sends the next page if there is one and the session takes it; false if it does not. */
+  /** Sends the next page, if any; false if the queue of the session has no room for the page. */
   async #step(): Promise<boolean> {
     const page = await this.#nextPage();
     if (this.#isEnded || page === undefined || this.#feed.era !== this.#era) return true;
-    // Looked at right before sending, so that the pages of several topics do not add up.
+    // The check right before sending keeps the pages of several topics from adding up.
     const isTaken = this.#session[internals].queue!.isFlushed;
     this.#keep(isTaken ? undefined : page);
     if (isTaken) this.#send(page);
     return isTaken;
   }
 
-  /** What comes next; `undefined` if that is to be looked at again. */
+  /** Returns the next page; `undefined` if the caller has to look at the feed again. */
   async #nextPage(): Promise<readonly Placed[] | undefined> {
     const feed = this.#feed;
     if (this.#ahead !== undefined) return cutPage(this.#ahead, this.#bounds);
@@ -245,7 +241,7 @@ export class Replay {
       const { replaying } = this.#host;
       await replaying.enter();
       replaying.leave();
-      // It may have been let go of while this waited.
+      // The tail may have dropped the page in the meantime.
       return feed.tail.page(after, this.#bounds);
     }
     const page = await this.#reader.read(this.#epoch, { after });
@@ -253,7 +249,7 @@ export class Replay {
     return typeof page === "string" ? undefined : cutPage(page.items, this.#bounds);
   }
 
-  /** Keeps what comes next until the session takes it. */
+  /** Keeps the next publications until the session takes a page, within the bound of the node. */
   #keep(page: readonly Placed[] | undefined): void {
     const host = this.#host;
     host.aheadBytes -= this.#aheadBytes;
@@ -266,7 +262,7 @@ export class Replay {
 
   #send(page: readonly Placed[]): void {
     const feed = this.#feed;
-    // What the feed has yet to give its members comes live.
+    // Publications that the feed has yet to deliver come live.
     const items = page.filter(({ offset }) => offset <= feed.known);
     const [first] = items;
     if (first === undefined) return this.#skipTo("too-old", feed.known);
@@ -275,7 +271,7 @@ export class Replay {
     const core = session[internals];
     for (const item of items) {
       if (isLeftOut(session, item.except)) tellSkip(session, item);
-      // Protected: the client was told that it would get it.
+      // Protected: the answer promised this publication to the client.
       else core.push(item.message, true);
       if (this.#isEnded) return;
       this.#at = item.offset;
@@ -299,7 +295,7 @@ export class Replay {
   }
 }
 
-/** Answers; a function of the application that throws is a handler that failed. */
+/** Calls `onAnswer`; an error of the application counts as a failed handler. */
 export function tellAnswer(
   session: Session,
   onAnswer: SubscribeOptions["onAnswer"],
@@ -313,7 +309,7 @@ export function tellAnswer(
   }
 }
 
-/** Tells a session that publications are missing, and where it goes on; a plain one is not told. */
+/** Tells a session of a gap, and the offset after which publications continue; not a plain one. */
 export function tellGap(
   { topic, epoch, tail }: Pick<Replayable, "topic" | "epoch" | "tail">,
   session: Session,
@@ -326,8 +322,8 @@ export function tellGap(
 }
 
 /**
- * Names a session in the publications that it does not get: by its client, which stays the same over
- * reconnects, or by its own id where the client said none.
+ * Names a session in a publication that excepts the session: by the id of the client, which stays the
+ * same over reconnects, or by the id of the session if the client sent none.
  */
 export function exceptionOf(session: Session): string {
   return session[internals].client ?? session.id;
@@ -337,7 +333,7 @@ function isLeftOut(session: Session, except: string | undefined): boolean {
   return except !== undefined && (except === session[internals].client || except === session.id);
 }
 
-/** Tells a session of a publication that it does not get, so that it does not miss it. */
+/** Tells a session the position of a publication that excepts the session, to avoid a gap. */
 export function tellSkip(session: Session, item: Placed): void {
   const core = session[internals];
   const { message: { topic }, offset, prev, tag } = item;

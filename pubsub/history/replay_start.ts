@@ -1,4 +1,4 @@
-/** Where a replay begins, as it is found out before the answer. */
+/** The search for the start of a replay, before the answer. */
 import type {
   HistoryOptions,
   HistoryPosition,
@@ -9,58 +9,57 @@ import type { HistoryQuery, PlacedPage } from "./reader.ts";
 import type { Line } from "./semaphore.ts";
 import type { Placed, Tail } from "./tail_cache.ts";
 
-/** How often a page is asked for, if the engine answers in between. */
+/** Most attempts to read a page, while the engine answers in between. */
 const MAX_READS = 3;
 
-/** A topic, as its feed follows it. */
+/** A topic that a feed follows. */
 export interface Followed {
-  /** The topic. */
   readonly topic: string;
-  /** The epoch; `undefined` until it is known. */
+  /** The epoch; `undefined` until known. */
   readonly epoch: string | undefined;
-  /** Counts how often the history began anew: it may do so under the name that it had. */
+  /** Number of times that the history began anew, also under an epoch of the same name. */
   readonly era: number;
-  /** For how long a place before the first publication is trusted, in milliseconds. */
+  /** Time for which a position before the first publication is trusted, in milliseconds. */
   readonly remembersMs: number;
-  /** The newest offset that is known; the members have everything up to it. */
+  /** The newest known offset: members have all publications up to this one. */
   readonly known: number;
   /** The newest publications. */
   readonly tail: Tail;
-  /** Waits until it is known where the topic stands, or until that took too long. */
+  /** Waits until the position of the topic is known, or until the time for that is over. */
   whenOpen(): Promise<void>;
-  /** Reads what is newer than what is known, and tells whether the engine answered. */
+  /** Reads all publications after the newest known offset; false if the engine does not answer. */
   sync(): Promise<boolean>;
   /** Reads a page; rejects if the engine does not answer. */
   read(query: HistoryQuery): Promise<PlacedPage>;
 }
 
-/** A place in a topic, behind an offset. */
+/** A position in a topic, after the publication at an offset. */
 interface Start {
   readonly epoch: string;
   readonly at: number;
-  /** The tag of the publication there, where that is known. */
+  /** Tag of the publication at the offset, if known. */
   readonly tag?: string | undefined;
-  /** What comes next, if it was read already. */
+  /** The next publications, if already read. */
   readonly ahead?: readonly Placed[] | undefined;
 }
 
-/** Where a replay begins. */
+/** The start of a replay, and the answer for the client. */
 export interface Beginning extends Start {
   /** The era of the feed. */
   readonly era: number;
   readonly answer: SubscribeAnswer;
 }
 
-/** Why a page cannot be had. */
+/** Reason for which a page cannot be read. */
 type Missing = Extract<RecoveryReason, "unavailable" | "new-epoch">;
 
-/** Reads a topic for one replay, and changes nothing of it. */
+/** Reads a topic for one replay, without changing the feed. */
 export class ReplayReader {
   readonly #feed: Followed;
   readonly #line: Line;
   readonly #isOver: () => boolean;
 
-  /** Creates a reader; it asks the engine for nothing any more once `isOver` says so. */
+  /** Creates a reader; after `isOver` returns true, the reader sends no more requests. */
   constructor(feed: Followed, options: { readonly line: Line; readonly isOver: () => boolean }) {
     this.#feed = feed;
     this.#line = options.line;
@@ -77,7 +76,7 @@ export class ReplayReader {
         const page = await feed.read(query);
         if (page.epoch === epoch) return page;
       } catch {
-        // Whether the engine is back, the feed finds out for all.
+        // The feed finds out for all replays when the engine is back.
       } finally {
         this.#line.leave();
       }
@@ -87,7 +86,7 @@ export class ReplayReader {
     return "unavailable";
   }
 
-  /** Finds where to begin; `undefined` if nothing is known of the topic. */
+  /** Finds the start; `undefined` if the epoch of the topic is still unknown. */
   async find({ since, last }: HistoryOptions): Promise<Beginning | undefined> {
     const feed = this.#feed;
     await feed.whenOpen();
@@ -106,16 +105,16 @@ export class ReplayReader {
     return beginWithout(feed, { since, last }, { reason, newest });
   }
 
-  /** What comes after a position, as far as it was read; or why not everything is here. */
+  /** Checks that all publications after a position can be had; else returns the reason. */
   async #after(since: HistoryPosition): Promise<Pick<Start, "ahead"> | RecoveryReason> {
     const feed = this.#feed;
     if (since.epoch !== feed.epoch || since.offset > feed.known) {
-      // Another node may have told the client what this one has yet to hear.
+      // Another node may have sent the client publications that have yet to arrive here.
       if (!await feed.sync()) return "unavailable";
       if (since.epoch !== feed.epoch) return "new-epoch";
       if (since.offset > feed.known) return "beyond-head";
     }
-    // A place before the first publication has none that it could be told by.
+    // A position before the first publication has no publication with a tag to compare.
     const tag = since.offset === 0 ? undefined : since.tag;
     const isHere = since.offset >= feed.tail.after;
     if (isHere && (tag === undefined || feed.tail.knows(since.offset))) {
@@ -127,14 +126,14 @@ export class ReplayReader {
     const { anchor, items: [first] } = page;
     if (tag !== undefined) {
       if (anchor !== undefined && anchor !== tag) return "new-epoch";
-      // Between the two offsets of what comes next nothing has ever stood.
+      // No publication ever had an offset between `prev` and `offset` of the next one.
       if (first !== undefined && first.prev < since.offset) return "new-epoch";
     }
     if (isHere) return {};
     return first === undefined || first.prev > since.offset ? "too-old" : { ahead: page.items };
   }
 
-  /** Before the newest so many; `undefined` if that cannot be found out. */
+  /** Finds the position before the newest `last` publications; `undefined` if that fails. */
   async #newest(last: number): Promise<Start | undefined> {
     const feed = this.#feed;
     for (let i = 0; i < MAX_READS; i++) {
@@ -143,10 +142,10 @@ export class ReplayReader {
       if (before !== undefined) return { epoch, at: before, tag: feed.tail.tagAt(before) };
       const page = await this.read(epoch, { last });
       if (page === "unavailable") return undefined;
-      // Of an epoch that began meanwhile it is the newest too.
+      // A new epoch has newest publications too: read those.
       if (page === "new-epoch" || feed.epoch !== epoch) continue;
       const { items, head } = page;
-      // What came live since the page was read is not in it.
+      // The page lacks the publications that came live after the read.
       const at = Math.min(items[0]?.prev ?? head, feed.known);
       return {
         epoch,
@@ -159,7 +158,7 @@ export class ReplayReader {
   }
 }
 
-/** Begins without what came after `since`: with the newest, or from now on. */
+/** Begins without the publications after `since`: with the newest ones, or from now on. */
 export function beginWithout(
   feed: Followed,
   options: HistoryOptions,
@@ -171,15 +170,15 @@ export function beginWithout(
     { epoch: feed.epoch!, at: feed.known, tag: feed.tail.tagAt(feed.known) };
   const { epoch, at } = start;
   if (since === undefined) return beginAt(feed, start, refusal(options, reason));
-  // A new epoch may have begun while this was found out.
+  // A new epoch may have begun during the search.
   if (since.epoch !== epoch) return beginAt(feed, start, refusal(options, "new-epoch"));
-  // Whether it is ahead of the engine nobody knows; what it has is not to come again.
+  // The engine cannot confirm the client's offset; publications must not come twice.
   const isAhead = reason === "unavailable" && since.offset > at;
   const { offset, tag } = since;
   return beginAt(feed, isAhead ? { epoch, at: offset, tag } : start, refusal(options, reason));
 }
 
-/** What is answered where the asker does not get what it asked for. */
+/** The part of an answer that refuses a request; empty without a reason. */
 export function refusal(
   { since, last }: HistoryOptions,
   reason: RecoveryReason | undefined,
@@ -200,7 +199,10 @@ function beginAt(
   return { epoch, at, ahead, era: feed.era, answer: { ...place, head, ...answer } };
 }
 
-/** In front of the minute at which a place before the first publication was told; no tag has it. */
+/**
+ * Start of a stamp: the minute in which a client got a position before the first publication. No tag
+ * of an engine begins with this character.
+ */
 const STAMP = "~";
 
 const MINUTE_MS = 60_000;
@@ -210,8 +212,9 @@ function stamp(now: number): string {
 }
 
 /**
- * True for a place before the first publication that is so old that a history of the topic may have
- * come and gone since: half of the time that the engine remembers one leaves room for clocks that differ.
+ * Tells whether a position before the first publication is so old that a history of the topic may
+ * have come and gone since. The limit is half of the time for which the engine remembers a history,
+ * which leaves room for clocks that differ.
  */
 function isForgotten({ remembersMs }: Followed, { offset, tag }: HistoryPosition): boolean {
   if (offset !== 0 || !tag?.startsWith(STAMP) || remembersMs === Infinity) return false;

@@ -1,9 +1,9 @@
-/** Work that is bounded: so much of it at once, the rest waits in order. */
+/** Bounded work: a number of tasks at once, the rest waits in order. */
 import { platformSchedule, type Schedule } from "../../session/queue/schedule.ts";
 
 /**
- * Lets so many in at once. Whoever waits gets in at the end of a turn of the event loop, so
- * that however many wait, other work has its turn between them.
+ * Admits `max` tasks at once. Waiting tasks are admitted at the end of a turn of the event loop, so
+ * that other work runs in between, also when many tasks wait.
  */
 export class Line {
   readonly #max: number;
@@ -17,16 +17,17 @@ export class Line {
     this.#schedule = schedule;
   }
 
-  /** How many wait. */
+  /** Number of waiting tasks. */
   get waiting(): number {
     return this.#waiting.size;
   }
 
   /**
-   * Waits for room; call `leave` afterwards, whatever happened.
+   * Waits for admission.
    *
-   * @param signal Gives up waiting.
-   * @returns Whether there is room; false if it was given up, and nothing is to be left.
+   * @param signal Ends the wait.
+   * @returns True if admitted: the caller MUST call `leave` afterwards, also after a failure. False
+   * if the signal ended the wait: the caller MUST NOT call `leave`.
    */
   enter(signal?: AbortSignal): Promise<boolean> {
     return new Promise((resolve) => {
@@ -45,7 +46,7 @@ export class Line {
     });
   }
 
-  /** Makes room. */
+  /** Makes room for the next task. */
   leave(): void {
     this.#inside--;
     this.#wake();

@@ -14,7 +14,7 @@ import {
   tellSkip,
 } from "./replay.ts";
 
-/** What the audiences of a node share. */
+/** State that the audiences of a node share. */
 export interface AudienceHost extends ReplayHost {
   /** The turn of all sessions. */
   readonly turn: Turn;
@@ -22,15 +22,15 @@ export interface AudienceHost extends ReplayHost {
   sessionOf(id: string): Session | undefined;
 }
 
-/** What an audience needs from the feed of its topic. */
+/** The part of a feed that an audience uses. */
 export interface Stage extends Replayable {
-  /** Keeps pages within what somebody takes at once. */
+  /** Lowers the bounds of pages to those of a session. */
   narrow(bounds: PageBounds): void;
 }
 
 /**
- * Every session of the topic is either a member, and stands where the feed stands, or has a
- * {@linkcode Replay}, and stands before it.
+ * The sessions of a topic. Each is either a member, which has all publications up to the newest
+ * offset of the feed, or has a {@linkcode Replay} that leads there.
  */
 export class Audience {
   readonly #feed: Stage;
@@ -38,28 +38,28 @@ export class Audience {
   readonly #members: Broadcast;
   readonly #replays = new Map<Session, Replay>();
 
-  /** Creates an audience of nobody. */
+  /** Creates an empty audience. */
   constructor(feed: Stage, host: AudienceHost) {
     this.#feed = feed;
     this.#host = host;
     this.#members = new Broadcast(host.turn);
   }
 
-  /** How many sessions there are. */
+  /** Number of sessions. */
   get size(): number {
     return this.#members.size + this.#replays.size;
   }
 
-  /** The sessions; those whose replay runs come last. */
+  /** Lists the sessions, those with a replay last. */
   *sessions(): Generator<Session, void, undefined> {
     yield* this.#members.members();
     yield* this.#replays.keys();
   }
 
   /**
-   * Lets a session in, or has one that is in begin at another place.
+   * Adds a session, or restarts a present one at another position.
    *
-   * @returns Tells where the session stands, if the caller is to answer.
+   * @returns A function that returns the position of the session, if the caller has to answer.
    */
   admit(
     session: Session,
@@ -70,7 +70,7 @@ export class Audience {
     if (since !== undefined || last !== undefined || !isIn && onAnswer !== undefined) {
       this.#members.delete(session);
       this.#replay(session, { since, last, onAnswer });
-      // Last, for it calls the application, which may have the session leave.
+      // This comes last because the application is called, and may remove the session.
       before?.end();
       return undefined;
     }
@@ -83,7 +83,7 @@ export class Audience {
     return undefined;
   }
 
-  /** Lets a session out. */
+  /** Removes a session. */
   delete(session: Session): void {
     this.#members.delete(session);
     const replay = this.#replays.get(session);
@@ -91,31 +91,32 @@ export class Audience {
     replay?.end();
   }
 
-  /** A session stands where the feed stands. */
+  /** Makes a member of a session that has reached the newest offset of the feed. */
   join(session: Session): void {
     this.#replays.delete(session);
     this.#narrowFor(session);
     this.#members.add(session);
   }
 
-  /** Gives the members what is next. */
+  /** Sends the next publication to the members. */
   give(item: Placed): void {
     if (this.#members.size === 0) return;
     const { except } = item;
     const excepted = except === undefined ? undefined : this.#host.sessionOf(except);
-    // First, for sending may flush, and a policy of the application's publish what comes next.
+    // The skip goes first: sending may flush, which may run a policy of the application that
+    // publishes the next message.
     if (excepted !== undefined && this.#members.has(excepted)) tellSkip(excepted, item);
     this.#members.send(item.message, excepted);
   }
 
-  /** Tells the members that publications are missing, and where the feed goes on. */
+  /** Tells the members of a gap, and the offset after which publications continue. */
   tellGap(reason: RecoveryReason, offset: number): void {
     for (const session of [...this.#members.members()]) {
       tellGap(this.#feed, session, { reason, offset });
     }
   }
 
-  /** Members whose wire is behind get what comes next page by page. */
+  /** Turns members with unsent messages into replays, which send page by page. */
   spareSlow(): void {
     this.#host.turn.flush();
     for (const session of [...this.#members.members()]) {

@@ -7,21 +7,21 @@ const MAX_TAIL_MESSAGES = 512;
 /** Most bytes of one topic. */
 const MAX_TAIL_BYTES = 524_288;
 
-/** Most bytes of all topics of a node; those whose last publication is longest ago are let go of. */
+/** Most bytes of all topics of a node; beyond that, the topics longest without news are dropped. */
 const MAX_TAILS_BYTES = 67_108_864;
 
-/** A publication with its place in it, encoded once. */
+/** A publication, encoded once together with its position. */
 export interface Placed {
   readonly message: EncodedMessage;
   readonly offset: number;
   readonly prev: number;
-  /** Names it; `undefined` if its engine gave it no tag. */
+  /** Tag that the engine gave to the publication, if any. */
   readonly tag: string | undefined;
-  /** Id of a session that does not get it. */
+  /** Id of a session, or of a client, that does not get the publication. */
   readonly except: string | undefined;
 }
 
-/** How much is taken at once. */
+/** Size limits of a page. */
 export interface PageBounds {
   readonly maxMessages: number;
   readonly maxBytes: number;
@@ -30,7 +30,7 @@ export interface PageBounds {
 /** All tails of a node. */
 export class Tails {
   readonly #maxBytes: number;
-  /** In the order of their last publication. */
+  /** The tails, in the order of the last publication. */
   readonly #order = new Set<Tail>();
   #bytes = 0;
 
@@ -38,12 +38,12 @@ export class Tails {
     this.#maxBytes = maxBytes;
   }
 
-  /** Bytes of all of them. */
+  /** Bytes of all tails. */
   get bytes(): number {
     return this.#bytes;
   }
 
-  /** A tail has grown. */
+  /** Counts the growth of a tail, and drops the oldest tails beyond the bound. */
   grew(tail: Tail, bytes: number): void {
     this.#order.delete(tail);
     this.#order.add(tail);
@@ -54,39 +54,38 @@ export class Tails {
     }
   }
 
-  /** A tail has let go of something. */
+  /** Counts the bytes that a tail has dropped. */
   shrank(tail: Tail, bytes: number): void {
     this.#bytes -= bytes;
     if (tail.size === 0) this.#order.delete(tail);
   }
 }
 
-/** The newest publications of a topic, without a hole up to the newest that is known. */
+/** The newest publications of a topic, without a gap up to the newest known one. */
 export class Tail {
   readonly #tails: Tails;
   #items: Placed[] = [];
-  /** Where the oldest stands in `#items`: what is before it is cut off now and then. */
+  /** Index of the oldest item in `#items`; items before this one are cut off now and then. */
   #start = 0;
   #bytes = 0;
   #after = 0;
-  /** Of the publication at `#after`, where that is known. */
+  /** Tag of the publication at `#after`, if known. */
   #afterTag: string | undefined;
 
   constructor(tails: Tails) {
     this.#tails = tails;
   }
 
-  /** How many there are. */
   get size(): number {
     return this.#items.length - this.#start;
   }
 
-  /** Everything after this offset is here. */
+  /** The offset after which the tail holds all publications. */
   get after(): number {
     return this.#after;
   }
 
-  /** Begins anew behind an offset. */
+  /** Starts over, empty, after an offset. */
   reset(after: number): void {
     const bytes = this.#bytes;
     this.#items = [];
@@ -97,7 +96,7 @@ export class Tail {
     this.#tails.shrank(this, bytes);
   }
 
-  /** Lets go of everything. */
+  /** Drops all publications. */
   drop(): void {
     const newest = this.#items.at(-1);
     const tag = newest === undefined ? this.#afterTag : newest.tag;
@@ -105,7 +104,7 @@ export class Tail {
     this.#afterTag = tag;
   }
 
-  /** Adds the next one. */
+  /** Adds the next publication. */
   push(item: Placed): void {
     this.#items.push(item);
     this.#bytes += item.message.size;
@@ -124,32 +123,32 @@ export class Tail {
     this.#tails.grew(this, item.message.size - cut);
   }
 
-  /** Puts older ones in front; the last of them is the one before the oldest that is here. */
+  /** Adds older publications in front; the last one MUST directly precede the oldest present one. */
   prepend(items: readonly Placed[], after: number): void {
     const newer = this.#items.slice(this.#start);
     this.reset(after);
     for (const item of [...items, ...newer]) this.push(item);
   }
 
-  /** What comes after an offset; `undefined` if not all of it is here. */
+  /** Returns the publications after an offset; `undefined` if some are no longer here. */
   page(after: number, { maxMessages, maxBytes }: PageBounds): Placed[] | undefined {
     if (after < this.#after) return undefined;
     return cutPage(this.#items, { maxMessages, maxBytes, from: this.#indexBehind(after) });
   }
 
-  /** The tag of the publication at an offset, where that is known. */
+  /** Returns the tag of the publication at an offset, if known. */
   tagAt(offset: number): string | undefined {
     return offset === this.#after ? this.#afterTag : this.#at(offset)?.tag;
   }
 
-  /** True where the publication at an offset is known, or that there is none. */
+  /** Tells whether the publication at an offset is known, or known not to exist. */
   knows(offset: number): boolean {
     return offset > this.#after || offset === this.#after && this.#afterTag !== undefined;
   }
 
   /**
-   * True where the history has another publication, or none, at a position with a tag; false where
-   * that cannot be told.
+   * Tells whether the history surely lacks the publication of a position with a tag; false if
+   * unknown.
    */
   contradicts({ offset, tag }: { readonly offset: number; readonly tag: string }): boolean {
     if (offset > this.#after && this.#at(offset) === undefined) return true;
@@ -163,7 +162,7 @@ export class Tail {
     return item?.offset === offset ? item : undefined;
   }
 
-  /** Index of the first item behind an offset. */
+  /** Index of the first item after an offset. */
   #indexBehind(offset: number): number {
     const items = this.#items;
     let low = this.#start;
@@ -175,14 +174,14 @@ export class Tail {
     return low;
   }
 
-  /** The offset before the newest so many; `undefined` if they are not all here. */
+  /** Offset before the newest `last` publications; `undefined` if some are no longer here. */
   before(last: number): number | undefined {
     if (last > this.size) return undefined;
     return last === 0 ? this.#items.at(-1)?.offset ?? this.#after : this.#items.at(-last)!.prev;
   }
 }
 
-/** The first of several, within bounds; one always goes. */
+/** Returns the first items within bounds; at least one item, even if larger than the bounds. */
 export function cutPage(
   items: readonly Placed[],
   { maxMessages, maxBytes, from = 0 }: PageBounds & { readonly from?: number },

@@ -1,8 +1,4 @@
-/**
- * A topic with a history, as this node follows it for its sessions.
- *
- * @module
- */
+/** A topic with a history, followed by this node for its sessions. */
 import { Changing } from "../../session/base/signal.ts";
 import type { RecoveryReason, SubscribeAnswer } from "../../session/wire/recovery.ts";
 import type { Session } from "../../session/session.ts";
@@ -28,62 +24,59 @@ import type {
 } from "../broker.ts";
 import type { ReplayCounts, SubscribeOptions } from "./replay.ts";
 
-/** Publications that are read when a topic gets its first session, for those who come next. */
+/** Publications read when a topic gets the first session, for replays to later sessions. */
 const OPENING_MESSAGES = 128;
 
-/** Publications that wait for others that are missing before them, and their bytes. */
+/** Most publications, and bytes, that wait for missing earlier ones. */
 const MAX_HELD = 256;
 const MAX_HELD_BYTES = 1_048_576;
 
-/** More publications than this at once, or bytes, go to slow sessions at their own pace. */
+/** Most publications, or bytes, at once; slow sessions get larger bursts page by page. */
 const MAX_BURST = 32;
 const MAX_BURST_BYTES = 65_536;
 
-/** Epochs that are over and remembered. */
+/** Most past epochs that are remembered. */
 const MAX_OVER_EPOCHS = 16;
 
 /**
- * After how long a read that failed is tried again, in milliseconds; then it is given up, after seven
- * seconds if the engine refuses at once. Not by chance: who waits longer is told of fewer gaps, and
- * how many read at once is bounded.
+ * Delays before the attempts after a failed read, in milliseconds. After the last attempt the feed
+ * gives up: after seven seconds if the engine refuses at once. The delays have no jitter, since
+ * a longer wait means fewer gaps, and the number of concurrent reads is bounded.
  */
 const RETRIES_MS = [100, 200, 400, 800, 1_600, 2_000, 2_000];
 
-/** How long the engine may take to let this node subscribe, before clients are told, in milliseconds. */
+/** Longest time for the engine to subscribe this node, in milliseconds; then clients are answered. */
 const OPEN_TIMEOUT_MS = 10_000;
 
-/** What the feeds of a node share. */
+/** State that the feeds of a node share. */
 export interface FeedHost extends AudienceHost {
-  /** Where publications come from. */
+  /** Delivers publications. */
   readonly broker: Broker;
-  /** Where they are kept. */
+  /** Keeps publications. */
   readonly history: BrokerHistory;
-  /** What is kept ready. */
+  /** The newest publications of each topic. */
   readonly tails: Tails;
-  /** For topics that catch up with the engine. */
+  /** Bounds the topics that catch up with the engine at once. */
   readonly catchingUp: Line;
-  /** What happened so far. */
   readonly counts: FeedCounts;
 }
 
-/** What happened to the topics with a history. */
+/** Counters of topics with a history. */
 export interface FeedCounts extends ReplayCounts {
-  /** Publications that came again. */
+  /** Publications that came more than once. */
   duplicates: number;
-  /** Publications that did not come, and were read. */
+  /** Publications that were missed live, and read from the engine. */
   recovered: number;
-  /** Pages that were read from the engine. */
+  /** Pages read from the engine. */
   reads: number;
 }
 
 /**
- * Follows one topic: gives its audience each publication once and in order, reads what did not come,
- * and tells of a gap where that cannot be read any more.
+ * Follows one topic: gives the audience each publication once and in order, reads missed ones from
+ * the engine, and reports a gap if the engine no longer has these.
  */
 export class Feed implements Stage {
-  /** The topic. */
   readonly topic: string;
-  /** The newest publications. */
   readonly tail: Tail;
   readonly #host: FeedHost;
   readonly #reader: HistoryReader;
@@ -92,10 +85,10 @@ export class Feed implements Stage {
   readonly #subscription: BrokerSubscription;
   readonly #begun = Promise.withResolvers<void>();
   readonly #changing = new Changing();
-  /** Until this node is subscribed and knows where the topic stands, or that took too long. */
+  /** Pending until the position of the topic is known, or until the time for that is over. */
   #opening: Promise<unknown> | undefined;
   #epoch: string | undefined;
-  /** The epochs before; what comes late of them is passed over. */
+  /** Past epochs; late publications of these are ignored. */
   #overEpochs: string[] = [];
   #era = 0;
   #start = 0;
@@ -105,7 +98,7 @@ export class Feed implements Stage {
   #isSyncing = false;
   #nextSync: PromiseWithResolvers<boolean> | undefined;
 
-  /** Follows a topic, for its first session. */
+  /** Begins to follow a topic. */
   constructor(topic: string, bounds: HistoryBounds, host: FeedHost) {
     const { signal } = this.#closing;
     this.topic = topic;
@@ -117,58 +110,51 @@ export class Feed implements Stage {
       history: bounds,
       onInterrupted: () => void this.sync(),
     });
-    // What was published before this node was subscribed does not come by itself.
+    // Publications from before the subscription do not arrive live.
     const opened = this.#subscription.ready.then(() => this.sync());
     this.#opening = waitFor(opened, { what: "the topic", timeoutMs: OPEN_TIMEOUT_MS, signal })
       .catch(() => {}).finally(() => this.#opening = undefined);
   }
 
-  /** The epoch; `undefined` until it is known. */
   get epoch(): string | undefined {
     return this.#epoch;
   }
 
-  /** Counts how often the history began anew: it may do so under the name that it had. */
   get era(): number {
     return this.#era;
   }
 
-  /** For how long a place before the first publication is trusted, in milliseconds. */
   get remembersMs(): number {
     return this.#host.history.remembersMs ?? Infinity;
   }
 
-  /** The offset behind which this node began to follow the epoch. */
   get start(): number {
     return this.#start;
   }
 
-  /** The newest offset that is known; the members have everything up to it. */
   get known(): number {
     return this.#known;
   }
 
-  /** Resolves once something is known, or never will be. */
   get begun(): Promise<void> {
     return this.#begun.promise;
   }
 
-  /** Resolves when more is known, or the engine answered. */
   changed(): Promise<void> {
     return this.#changing.changed();
   }
 
-  /** How many sessions there are. */
+  /** Number of sessions. */
   get size(): number {
     return this.#audience.size;
   }
 
-  /** The sessions; those whose replay runs come last. */
+  /** Lists the sessions, those with a replay last. */
   sessions(): Iterable<Session> {
     return this.#audience.sessions();
   }
 
-  /** Whether a publication came since this was last asked. */
+  /** Tells whether a publication of the epoch came since the last call. */
   takeHeard(): boolean {
     const wasHeard = this.#wasHeard;
     this.#wasHeard = false;
@@ -176,39 +162,36 @@ export class Feed implements Stage {
   }
 
   /**
-   * Lets a session in, or has one that is in begin at another place.
+   * Adds a session, or restarts a present one at another position.
    *
-   * @returns Tells where the session stands, if the caller is to answer.
+   * @returns A function that returns the position of the session, if the caller has to answer.
    */
   admit(session: Session, options: SubscribeOptions): (() => SubscribeAnswer) | undefined {
     return this.#audience.admit(session, options);
   }
 
-  /** Lets a session out. */
+  /** Removes a session. */
   delete(session: Session): void {
     this.#audience.delete(session);
   }
 
-  /** A replay has caught up. */
   join(session: Session): void {
     this.#audience.join(session);
   }
 
-  /** Keeps pages within what a session takes at once. */
   narrow(bounds: PageBounds): void {
     this.#reader.narrow(bounds);
   }
 
-  /** Waits until it is known where the topic stands, or until that took too long. */
   async whenOpen(): Promise<void> {
     if (this.#epoch !== undefined) return;
     await Promise.race([this.#begun.promise, this.#opening ?? this.sync()]);
   }
 
   /**
-   * Reads what is newer than what is known, by a read that begins later than this call.
+   * Reads all publications after the newest known offset, by a read that begins after this call.
    *
-   * @returns Whether the engine answered.
+   * @returns True if the engine answered.
    */
   sync(): Promise<boolean> {
     this.#nextSync ??= Promise.withResolvers();
@@ -226,7 +209,6 @@ export class Feed implements Stage {
     return this.#reader.share(query);
   }
 
-  /** Stops following. */
   close(): void {
     this.#closing.abort();
     this.#begun.resolve();
@@ -240,12 +222,12 @@ export class Feed implements Stage {
     if (this.#closing.signal.aborted || !isPositioned(publication)) return;
     const { epoch, prev } = publication.position;
     if (this.#epoch === undefined) this.#enter(epoch, prev);
-    // Others say nothing of where the topic stands now.
+    // A publication of another epoch does not prove that live delivery works.
     if (epoch === this.#epoch) this.#wasHeard = true;
     if (this.#take(publication) && this.#held.length > 0) this.#release();
   }
 
-  /** Begins to follow an epoch behind an offset. */
+  /** Begins to follow an epoch after an offset. */
   #enter(epoch: string, offset: number): void {
     if (this.#epoch !== undefined) this.#overEpochs.push(this.#epoch);
     this.#overEpochs = this.#overEpochs.filter((one) => one !== epoch).slice(-MAX_OVER_EPOCHS);
@@ -262,7 +244,7 @@ export class Feed implements Stage {
     this.#changing.notify();
   }
 
-  /** Delivers a publication if it is the next one, and holds it if others are missing before it. */
+  /** Delivers the next publication; holds a later one until the missing ones before came. */
   #take(publication: Positioned): boolean {
     const { epoch, offset, prev } = publication.position;
     if (epoch === this.#epoch && offset <= this.#known || this.#overEpochs.includes(epoch)) {
@@ -278,7 +260,7 @@ export class Feed implements Stage {
     return false;
   }
 
-  /** The oldest are let go of first: they are read. */
+  /** Holds a publication; beyond the bound, drops the oldest, which will be read from the engine. */
   #hold(publication: Positioned): void {
     const held = this.#held;
     held.push(publication);
@@ -296,7 +278,7 @@ export class Feed implements Stage {
     this.#audience.give(item);
   }
 
-  /** Delivers of what was held all that is next; the rest is held again. */
+  /** Delivers the held publications that are next; holds the rest again. */
   #release(): void {
     const held = this.#held.sort(byOffset);
     this.#held = [];
@@ -309,7 +291,7 @@ export class Feed implements Stage {
     const { signal } = this.#closing;
     while (this.#nextSync !== undefined) {
       const isIn = await this.#host.catchingUp.enter(signal);
-      // Who asks from here on wants another read.
+      // Calls of `sync` from here on need another read.
       const { resolve } = this.#nextSync;
       this.#nextSync = undefined;
       if (!isIn) {
@@ -332,7 +314,7 @@ export class Feed implements Stage {
       try {
         await this.#readAll();
         this.#changing.notify();
-        // The engine knows best: what it does not place in its epoch is of one that is over.
+        // The engine names the current epoch: held publications of any other epoch are outdated.
         this.#held = this.#held.filter((one) =>
           !waiting.has(one) || one.position.epoch === this.#epoch
         );
@@ -349,9 +331,9 @@ export class Feed implements Stage {
     return false;
   }
 
-  /** Goes on with what came live, if anything did. */
+  /** Continues after a gap with the publications that came live, if any. */
   #giveUp(): void {
-    // Some of it may have been read after all.
+    // A read may have filled a part of the gap.
     this.#release();
     const [first] = this.#held;
     if (first === undefined || this.#closing.signal.aborted) return;
@@ -363,7 +345,7 @@ export class Feed implements Stage {
   }
 
   async #readAll(): Promise<void> {
-    // What comes as the feed is closed is passed over, each time.
+    // Pages that arrive after the feed was closed are ignored.
     const { signal } = this.#closing;
     if (this.#epoch === undefined) {
       const page = await this.#reader.read({ last: OPENING_MESSAGES });
@@ -392,19 +374,19 @@ export class Feed implements Stage {
     }
   }
 
-  /** True where the history has another publication at an offset than this node. */
+  /** Tells whether the history has another publication at an offset than this node has. */
   #isOther(offset: number, tag: string | null | undefined): boolean {
     const known = this.tail.tagAt(offset);
     return tag !== undefined && known !== undefined && tag !== known;
   }
 
-  /** The newest publications, read when nothing was known: nobody gets them now. */
+  /** Fills the tail with the newest publications, read at the start; no session gets these live. */
   #takeOpening({ epoch, head, publications }: PositionedPage): void {
     if (this.#epoch === undefined) this.#enter(epoch, head);
     if (epoch !== this.#epoch) return;
     const { after } = this.tail;
     const items = publications.filter(({ position }) => position.offset <= after).map(place);
-    // One that is cut short does not reach up to what came live, or to the head.
+    // A page that was cut short ends before the publications that came live, or before the head.
     if (items.at(-1)?.offset === after) this.tail.prepend(items, items[0]!.prev);
   }
 
@@ -423,7 +405,7 @@ export class Feed implements Stage {
     for (const publication of missing) this.#take(publication);
   }
 
-  /** Goes on behind an offset, and says so. */
+  /** Continues after an offset, and tells the members of the gap. */
   #tellGap(reason: RecoveryReason, offset: number): void {
     this.#skipTo(offset);
     this.#host.counts.gaps++;
