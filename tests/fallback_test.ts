@@ -143,7 +143,8 @@ for (const [what, [more, expected]] of Object.entries(PERMISSIONS)) {
           import { connect } from ${
           JSON.stringify(new URL("../client/deno.ts", import.meta.url).href)
         };
-          const client = connect("ws://127.0.0.1:${portOf(server)}/");
+          // A process that is slow to start is no reason to take WebSocket.
+          const client = connect("ws://127.0.0.1:${portOf(server)}/", { headStartMs: 30_000 });
           const { transport, fallback } = await client.whenConnected();
           const hint = fallback?.error.message.match(/--allow-net=\\S+/)?.[0];
           // What was asked for is denied: nobody answers.
