@@ -1,8 +1,4 @@
-/**
- * A pause that signals can cut short.
- *
- * @module
- */
+/** A pause that signals can cut short. */
 import { startTimer } from "../../../transport/within.ts";
 
 /**

@@ -1,8 +1,4 @@
-/**
- * Tells failures that a new attempt may overcome from final ones.
- *
- * @module
- */
+/** Tells failures that a new attempt may overcome from final ones. */
 import { ConnectionError, UnsupportedError } from "../../../errors.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";

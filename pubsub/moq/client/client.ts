@@ -1,9 +1,4 @@
-/**
- * A client of MoQ that reconnects: one session after the other, with the same broadcasts,
- * subscriptions and announcements.
- *
- * @module
- */
+/** A client of MoQ that reconnects, with the same broadcasts, subscriptions and announcements. */
 import { TimeoutError } from "../../../errors.ts";
 import { Backoff } from "../../../session/base/backoff.ts";
 import { StatusFeed } from "../../../session/base/status_feed.ts";

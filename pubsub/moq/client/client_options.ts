@@ -1,8 +1,4 @@
-/**
- * Options, state and end of a client that reconnects.
- *
- * @module
- */
+/** Options, state and end of a client that reconnects. */
 import type { BackoffOptions } from "../../../session/base/backoff.ts";
 import type { TrackMux } from "../track/mux.ts";
 import type { MoqSession } from "../session/session.ts";

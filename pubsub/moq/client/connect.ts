@@ -1,8 +1,4 @@
-/**
- * Connects to a URL, with a client that reconnects.
- *
- * @module
- */
+/** Connects to a URL, with a client that reconnects. */
 import { MoqClient } from "./client.ts";
 import type { MoqClientSettings } from "./client_options.ts";
 import { dialMoq, type DialMoqOptions } from "./dial.ts";

@@ -1,8 +1,4 @@
-/**
- * Dials a URL, and opens a session of MoQ.
- *
- * @module
- */
+/** Dials a URL, and opens a session of MoQ. */
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { dialNativeWebTransport } from "../../../transport/native/client.ts";

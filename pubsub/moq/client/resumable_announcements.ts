@@ -1,8 +1,4 @@
-/**
- * Announcements that outlive sessions.
- *
- * @module
- */
+/** Announcements that outlive sessions. */
 import { Backoff } from "../../../session/base/backoff.ts";
 import { pause } from "./_pause.ts";
 import { isOfSession, isPassingForAnnouncements } from "./_retrying.ts";

@@ -1,8 +1,4 @@
-/**
- * A subscription that outlives sessions.
- *
- * @module
- */
+/** A subscription that outlives sessions. */
 import { Backoff } from "../../../session/base/backoff.ts";
 import { Changing } from "../../../session/base/signal.ts";
 import { startTimer, within } from "../../../transport/within.ts";

@@ -1,8 +1,4 @@
-/**
- * Answers an announce interest: tells a peer which broadcasts are published here.
- *
- * @module
- */
+/** Answers an announce interest: tells a peer which broadcasts are published here. */
 import type { Announcement } from "../track/announcement.ts";
 import type { Exchange } from "./_exchange.ts";
 import { codeOf, type SessionContext } from "./_context.ts";

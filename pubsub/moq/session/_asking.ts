@@ -1,8 +1,4 @@
-/**
- * Requests of this end to the peer.
- *
- * @module
- */
+/** Requests of this end to the peer. */
 import { UnsupportedError } from "../../../errors.ts";
 import { within } from "../../../transport/within.ts";
 import { codeOf, isViolation, moqErrorOf, openExchange, type SessionContext } from "./_context.ts";

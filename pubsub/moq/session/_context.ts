@@ -1,8 +1,4 @@
-/**
- * The state that all parts of a session share, and helpers for streams and errors.
- *
- * @module
- */
+/** The state that all parts of a session share, and helpers for streams and errors. */
 import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts";
 import type { Schedule } from "../../../session/queue/schedule.ts";
 import type { Connection } from "../../../transport/connection.ts";

@@ -1,8 +1,4 @@
-/**
- * Asks a peer for the published broadcasts, and follows changes.
- *
- * @module
- */
+/** Asks a peer for the published broadcasts, and follows changes. */
 import { codeOf, isViolation, moqErrorOf, openExchange, type SessionContext } from "./_context.ts";
 import type { Exchange } from "./_exchange.ts";
 import { decide, Grants, isGranted } from "./_grants.ts";

@@ -1,8 +1,4 @@
-/**
- * A bidirectional stream, as both ends of a request use it.
- *
- * @module
- */
+/** A bidirectional stream, as both ends of a request use it. */
 import type {
   BidirectionalStream,
   DirectStream,

@@ -1,8 +1,4 @@
-/**
- * Asks the application for grants, and watches when grants expire.
- *
- * @module
- */
+/** Asks the application for grants, and watches when grants expire. */
 import { describe } from "../../../session/wire/envelope.ts";
 import { MAX_TIMER_MS } from "../../../transport/within.ts";
 import type { SessionContext } from "./_context.ts";

@@ -1,8 +1,4 @@
-/**
- * Streams that the peer opens; the first byte of each is the type.
- *
- * @module
- */
+/** Streams that the peer opens; the first byte of each is the type. */
 import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts";
 import type { BidirectionalStream } from "../../../transport/connection.ts";
 import type { DirectReadable } from "../../../transport/connection.ts";

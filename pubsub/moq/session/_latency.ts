@@ -1,8 +1,6 @@
 /**
  * Latency limits of groups, as peers read and write them. In Skein and gomoqt, 0 means no limit; in
  * moq-rs and its JavaScript, 0 means the newest group alone.
- *
- * @module
  */
 import type { MoqErrorFamily } from "../wire/error_codes.ts";
 

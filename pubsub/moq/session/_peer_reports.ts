@@ -1,8 +1,4 @@
-/**
- * Measurements of the path that both ends exchange: SESSION_UPDATE, or PROBE.
- *
- * @module
- */
+/** Measurements of the path that both ends exchange: SESSION_UPDATE, or PROBE. */
 import { ProtocolError, UnsupportedError } from "../../../errors.ts";
 import { within } from "../../../transport/within.ts";
 import { codeOf, isViolation, moqErrorOf, openExchange, type SessionContext } from "./_context.ts";

@@ -1,8 +1,4 @@
-/**
- * Answers SUBSCRIBE: from the decision to the end of the track.
- *
- * @module
- */
+/** Answers SUBSCRIBE: from the decision to the end of the track. */
 import { openUnidirectional } from "../../../transport/direct.ts";
 import { codeOf, isViolation, moqErrorOf, noticeStyle, type SessionContext } from "./_context.ts";
 import type { Exchange } from "./_exchange.ts";

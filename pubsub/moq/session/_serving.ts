@@ -1,8 +1,4 @@
-/**
- * Answers the requests of a peer: subscriptions, announce interests, fetches, track properties.
- *
- * @module
- */
+/** Answers the requests of a peer: subscriptions, announce interests, fetches, track properties. */
 import { StreamError } from "../../../errors.ts";
 import { announceTo, refuseAnnounce } from "./_announcing.ts";
 import { codeOf, moqErrorOf, noticeStyle, type SessionContext } from "./_context.ts";

@@ -1,8 +1,4 @@
-/**
- * The setup of a session, by version (see `VersionTraits.setup`), and the failures of a setup.
- *
- * @module
- */
+/** The setup of a session, by version (see `VersionTraits.setup`), and the failures of a setup. */
 import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts";
 import type { BidirectionalStream, Connection } from "../../../transport/connection.ts";
 import { openUnidirectional } from "../../../transport/direct.ts";

@@ -1,8 +1,4 @@
-/**
- * Subscribes to tracks of a peer.
- *
- * @module
- */
+/** Subscribes to tracks of a peer. */
 import {
   codeOf,
   isViolation,

@@ -1,8 +1,4 @@
-/**
- * Rights to publish, subscribe and discover.
- *
- * @module
- */
+/** Rights to publish, subscribe and discover. */
 
 /**
  * The action that a peer asks for: to announce a broadcast here (`publish`), to receive a broadcast

@@ -1,8 +1,4 @@
-/**
- * Measures the outgoing bitrate of a session, smooths the rate, and reports shifts.
- *
- * @module
- */
+/** Measures the outgoing bitrate of a session, smooths the rate, and reports shifts. */
 import type { Connection } from "../../../transport/connection.ts";
 import type { PeerUpdate } from "./session_info.ts";
 

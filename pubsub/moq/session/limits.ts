@@ -1,8 +1,4 @@
-/**
- * Limits of a session.
- *
- * @module
- */
+/** Limits of a session, with defaults and checks. */
 
 /** Limits of a session. */
 export interface MoqLimits {

@@ -1,8 +1,4 @@
-/**
- * A session of MoQ: requests in both directions, over any connection that has streams.
- *
- * @module
- */
+/** A session of MoQ: requests in both directions, over any connection that has streams. */
 import { ConnectionError, UnsupportedError } from "../../../errors.ts";
 import { describe } from "../../../session/wire/envelope.ts";
 import { platformSchedule } from "../../../session/queue/schedule.ts";

@@ -1,8 +1,4 @@
-/**
- * The end of a session of MoQ, and reports of the peer.
- *
- * @module
- */
+/** The end of a session of MoQ, and reports of the peer. */
 import type { MoqErrorName } from "../wire/error_codes.ts";
 
 /** The end of a session. */

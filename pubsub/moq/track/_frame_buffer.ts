@@ -1,8 +1,4 @@
-/**
- * Encoded frames of a group that wait for the wire.
- *
- * @module
- */
+/** Encoded frames of a group that wait for the wire. */
 import { varintLength, writeVarint } from "../../../transport/quic/varint.ts";
 import type { WriteBuffers } from "./write_buffers.ts";
 

@@ -1,8 +1,4 @@
-/**
- * Groups of a subscription that wait for the reader.
- *
- * @module
- */
+/** Groups of a subscription that wait for the reader. */
 import { MAX_TIMER_MS } from "../../../transport/within.ts";
 import { Sequences } from "./_sequences.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";

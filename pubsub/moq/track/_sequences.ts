@@ -1,8 +1,4 @@
-/**
- * The numbers of groups that came, and the gaps between them.
- *
- * @module
- */
+/** The numbers of groups that came, and the gaps between them. */
 import type { MissedGroups } from "../wire/errors.ts";
 
 /** The highest number of a group: the number after must fit into 53 bits, too. */

@@ -1,8 +1,4 @@
-/**
- * Readers that wait for the next value.
- *
- * @module
- */
+/** Readers that wait for the next value. */
 
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 

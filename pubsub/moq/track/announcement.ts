@@ -1,8 +1,4 @@
-/**
- * Announcements of broadcasts.
- *
- * @module
- */
+/** Announcements of broadcasts. */
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { BroadcastPath } from "../wire/path.ts";

@@ -1,8 +1,4 @@
-/**
- * A group, on the subscriber's side.
- *
- * @module
- */
+/** A group, on the subscriber's side. */
 import { ProtocolError, StreamError } from "../../../errors.ts";
 import { within } from "../../../transport/within.ts";
 import { type MessageReader, TruncatedError } from "../wire/message_reader.ts";

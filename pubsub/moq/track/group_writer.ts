@@ -1,8 +1,4 @@
-/**
- * A group, on the publisher's side.
- *
- * @module
- */
+/** A group, on the publisher's side. */
 import { describe } from "../../../session/wire/envelope.ts";
 import type { DirectWritable } from "../../../transport/connection.ts";
 import { within } from "../../../transport/within.ts";

@@ -1,8 +1,4 @@
-/**
- * The broadcasts that a program publishes, and their handlers.
- *
- * @module
- */
+/** The broadcasts that a program publishes, and their handlers. */
 import { describe } from "../../../session/wire/envelope.ts";
 import type { TrackInfoMessage } from "../wire/messages.ts";
 import type { GroupWriter } from "./group_writer.ts";

@@ -1,8 +1,4 @@
-/**
- * Options of a subscription.
- *
- * @module
- */
+/** Options of a subscription. */
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import type { MissedGroups } from "../wire/errors.ts";
 import type { SubscribeFields } from "../wire/messages.ts";

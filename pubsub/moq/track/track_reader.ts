@@ -1,8 +1,4 @@
-/**
- * A subscription, on the subscriber's side.
- *
- * @module
- */
+/** A subscription, on the subscriber's side. */
 import { GroupQueue } from "./_group_queue.ts";
 import { LAST_SEQUENCE, type Sequences } from "./_sequences.ts";
 import { Waiters } from "./_waiters.ts";

@@ -1,8 +1,4 @@
-/**
- * A subscription, on the publisher's side.
- *
- * @module
- */
+/** A subscription, on the publisher's side. */
 import { TimeoutError } from "../../../errors.ts";
 import { within } from "../../../transport/within.ts";
 import { LAST_SEQUENCE } from "./_sequences.ts";

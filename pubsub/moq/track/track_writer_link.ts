@@ -1,8 +1,4 @@
-/**
- * The link between a publisher's subscription and the session.
- *
- * @module
- */
+/** The link between a publisher's subscription and the session. */
 import type { DirectWritable } from "../../../transport/connection.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import type { MissedGroups } from "../wire/errors.ts";

@@ -1,8 +1,4 @@
-/**
- * A value that changes, for loops that want the last state.
- *
- * @module
- */
+/** A value that changes, for loops that want the last state. */
 
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 

@@ -1,8 +1,4 @@
-/**
- * Memory for bytes on the way to the wire.
- *
- * @module
- */
+/** Memory for bytes on the way to the wire. */
 
 /** Bytes of a small buffer: small groups fit as a whole. */
 export const SMALL_BUFFER_BYTES = 16_384;

@@ -1,8 +1,4 @@
-/**
- * Encoding and decoding of message fields: varints, bytes, strings.
- *
- * @module
- */
+/** Encoding and decoding of message fields: varints, bytes, strings. */
 import { ProtocolError } from "../../../errors.ts";
 import {
   readVarint,

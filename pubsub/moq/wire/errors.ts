@@ -1,8 +1,4 @@
-/**
- * Errors of MoQ.
- *
- * @module
- */
+/** Errors of MoQ. */
 import { type ClosedBy, SkeinError } from "../../../errors.ts";
 import type { MoqErrorName, MoqErrorScope } from "./error_codes.ts";
 

@@ -1,8 +1,4 @@
-/**
- * Reads varints and messages from a stream, without waiting for bytes that are there.
- *
- * @module
- */
+/** Reads varints and messages from a stream, without waiting for bytes that are there. */
 import { ProtocolError } from "../../../errors.ts";
 import type { DirectReadable } from "../../../transport/connection.ts";
 import { readVarint, varintLengthAt } from "../../../transport/quic/varint.ts";

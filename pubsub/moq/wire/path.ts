@@ -1,8 +1,6 @@
 /**
  * Paths of broadcasts: one form in the program, for every form on the wire. gomoqt needs slashes
  * where moq-rs and the JavaScript of moq-rs trim slashes, and write none.
- *
- * @module
  */
 import { ProtocolError } from "../../../errors.ts";
 

@@ -1,8 +1,4 @@
-/**
- * The names that offer and select MoQ, by transport.
- *
- * @module
- */
+/** The names that offer and select MoQ, by transport. */
 import { parseQmuxProtocol, qmuxProtocols } from "../../../transport/qmux/versions.ts";
 import { type MoqVersion, protocolsOf, SETUP_PROTOCOL, VERSIONS } from "./versions.ts";
 
