@@ -53,7 +53,7 @@ export type {
   WebTransportServeOptions,
   WebTransportSource,
 } from "./server/webtransport_options.ts";
-export type { Sha256Hash } from "./transport/certificate/certificate_hash.ts";
+export type { Sha256Hash } from "./transport/certificate/certificate.ts";
 export type { UnreadStreamLimits } from "./transport/quic/unread_streams.ts";
 export type {
   AcceptOptions,

@@ -1,8 +1,7 @@
 /** Limits of sessions: in all, per user, per network address; sockets and rates beside. */
 import { LimitError } from "../errors.ts";
-import { addTo, countOf } from "./_counts.ts";
 import { RateLimits, type RateLimitsOptions } from "./rate_limits.ts";
-import { Sockets } from "./sockets.ts";
+import { addTo, countOf, Sockets } from "./sockets.ts";
 import { UnreadStreams, type UnreadStreamStats } from "../transport/quic/unread_streams.ts";
 
 /** Default limit of sessions. */

@@ -1,7 +1,6 @@
 /** Limits of sockets, which can outlive their sessions. */
 import { LimitError } from "../errors.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
-import { addTo, countOf } from "./_counts.ts";
 
 /** Sockets for each session that a limit allows: as many may linger as are in use. */
 export const SOCKETS_PER_SESSION = 2;
@@ -118,4 +117,20 @@ export class Sockets {
       `Cannot upgrade: at most ${bound} sockets ${what}, received one more`,
     );
   }
+}
+
+/** Reads the count of a key; 0 for `undefined`. */
+export function countOf(counts: ReadonlyMap<string, number>, key: string | undefined): number {
+  return key === undefined ? 0 : counts.get(key) ?? 0;
+}
+
+/**
+ * Counts up or down. An `undefined` key is not counted; a key at zero is removed, which bounds the
+ * map.
+ */
+export function addTo(counts: Map<string, number>, key: string | undefined, step: 1 | -1): void {
+  if (key === undefined) return;
+  const count = countOf(counts, key) + step;
+  if (count === 0) counts.delete(key);
+  else counts.set(key, count);
 }

@@ -56,7 +56,7 @@ import type { Session } from "../session/session.ts";
 import type { SessionLimits } from "../session/settings.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { settlesWithin } from "../session/base/wait.ts";
-import type { Sha256Hash } from "../transport/certificate/certificate_hash.ts";
+import type { Sha256Hash } from "../transport/certificate/certificate.ts";
 import { type UnreadStreamLimits, UnreadStreams } from "../transport/quic/unread_streams.ts";
 import type { WebSocketHost } from "../transport/websocket/server.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";

@@ -10,9 +10,9 @@ import {
   type WebTransportSource,
 } from "./webtransport_options.ts";
 import { UnsupportedError } from "../errors.ts";
-import { certificateHashes, type Sha256Hash } from "../transport/certificate/certificate_hash.ts";
+import { certificateHashes, type Sha256Hash } from "../transport/certificate/certificate.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
-import { DevRenewal } from "../transport/certificate/dev_renewal.ts";
+import { DevRenewal } from "../transport/certificate/dev_certificate.ts";
 import { listenNativeWebTransport } from "../transport/native/server.ts";
 import {
   type Certificate,

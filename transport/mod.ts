@@ -50,7 +50,7 @@ export type {
   StreamDirection,
   StreamSide,
 } from "./connection.ts";
-export type { Sha256Hash } from "./certificate/certificate_hash.ts";
+export type { Sha256Hash } from "./certificate/certificate.ts";
 export { devCertificate } from "./certificate/dev_certificate.ts";
 export type { DevCertificate, DevCertificateOptions } from "./certificate/dev_certificate.ts";
 export {

@@ -5,11 +5,10 @@ import { Changing } from "../../session/base/signal.ts";
 import type { Schedule } from "../../session/queue/schedule.ts";
 import { tagOf } from "../tag.ts";
 import { type Ack, parseAck } from "./_ack.ts";
-import { ID_HEADER } from "./_headers.ts";
+import { ID_HEADER } from "./_codec.ts";
 import type { Link } from "./_link.ts";
 import type { Log } from "./_log.ts";
-import { type Budget, Queue } from "./_queue.ts";
-import { Turn } from "./_turn.ts";
+import { type Budget, Queue, Turn } from "./_queue.ts";
 import type { Appended } from "../broker.ts";
 
 /** Publications under way at once, and their bytes: enough to keep a stream busy. */

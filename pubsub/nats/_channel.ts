@@ -6,8 +6,7 @@ import type {
   Publication,
   PublicationListener,
 } from "../broker.ts";
-import { decode } from "./_codec.ts";
-import { headerOf, sequenceOf, tagIn } from "./_headers.ts";
+import { decode, headerOf, sequenceOf, tagIn } from "./_codec.ts";
 import type { Link } from "./_link.ts";
 import type { Log } from "./_log.ts";
 import { pause } from "./_pause.ts";

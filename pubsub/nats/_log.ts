@@ -11,7 +11,7 @@ import { headers, type Msg, type Subscription } from "@nats-io/transport-node";
 import { Changing } from "../../session/base/signal.ts";
 import type { Link } from "./_link.ts";
 import { parseAck } from "./_ack.ts";
-import { sequenceOf } from "./_headers.ts";
+import { sequenceOf } from "./_codec.ts";
 import { pause } from "./_pause.ts";
 import { EPOCH_TOKEN, type StreamNames } from "./subjects.ts";
 import type { HistoryBounds } from "../broker.ts";

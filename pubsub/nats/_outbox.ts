@@ -1,7 +1,6 @@
 /** Publications without history, on their way to the server. */
 import type { Link } from "./_link.ts";
-import { type Budget, Queue } from "./_queue.ts";
-import { Turn } from "./_turn.ts";
+import { type Budget, Queue, Turn } from "./_queue.ts";
 
 /**
  * Most bytes sent without confirmation. The client library buffers without a bound for a slow

@@ -1,7 +1,7 @@
 /** Reads a part of a stream, with a consumer of its own. */
 import { AckPolicy, DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
-import { headerOf, tagIn } from "./_headers.ts";
+import { headerOf, tagIn } from "./_codec.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./_link.ts";
 
 /** Idle time after which the server deletes a consumer, in nanoseconds. */

@@ -12,7 +12,7 @@ import { checkTopic, TopicPattern, TopicRouter } from "../../session/base/topic_
 import { withoutToken } from "../../session/url.ts";
 import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 import { addressKey } from "../../transport/address.ts";
-import { certificateHashes } from "../../transport/certificate/certificate_hash.ts";
+import { certificateHashes } from "../../transport/certificate/certificate.ts";
 import { checkCloseInfo, cutReason } from "../../transport/close_info.ts";
 import { selfSign } from "../../transport/certificate/x509.ts";
 import { readVarint, varintLengthAt } from "../../transport/quic/varint.ts";

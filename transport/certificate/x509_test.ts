@@ -2,7 +2,7 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { X509Certificate } from "node:crypto";
 import { bits, integer, octets, oid, sequence, time, utf8, value } from "./der.ts";
 import { selfSign, subjectAltName } from "./x509.ts";
-import { certificateHashes, hashOf } from "./certificate_hash.ts";
+import { certificateHashes, hashOf } from "./certificate.ts";
 
 Deno.test("value() writes lengths in as few bytes as they take", () => {
   const cases: [length: number, head: string][] = [

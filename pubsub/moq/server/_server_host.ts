@@ -1,6 +1,6 @@
 /** The host of a MoQ server: its own sockets, or another server. */
 import { parseQmuxProtocol } from "../../../transport/qmux/versions.ts";
-import type { Sha256Hash } from "../../../transport/certificate/certificate_hash.ts";
+import type { Sha256Hash } from "../../../transport/certificate/certificate.ts";
 import type { WebSocketEngine } from "../../../transport/websocket/server.ts";
 import { HASH_PATH } from "../wire/wires.ts";
 import { type MoqVersion, protocolsOf, VERSIONS } from "../wire/versions.ts";

@@ -4,13 +4,16 @@
  */
 import { UnsupportedError } from "../../../errors.ts";
 import { listenAt } from "../../../transport/address_in_use.ts";
-import { type Certificate, checkCertificate } from "../../../transport/certificate/certificate.ts";
 import {
+  type Certificate,
   certificateHashes,
+  checkCertificate,
   type Sha256Hash,
-} from "../../../transport/certificate/certificate_hash.ts";
-import type { DevCertificateOptions } from "../../../transport/certificate/dev_certificate.ts";
-import { DevRenewal } from "../../../transport/certificate/dev_renewal.ts";
+} from "../../../transport/certificate/certificate.ts";
+import {
+  type DevCertificateOptions,
+  DevRenewal,
+} from "../../../transport/certificate/dev_certificate.ts";
 import type { FlowControlOptions } from "../../../transport/connection.ts";
 import type { QuicConnection } from "../../../transport/quic/connection.ts";
 import {

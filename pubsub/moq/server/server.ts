@@ -1,7 +1,7 @@
 /** A server of MoQ: WebTransport, raw QUIC and WebSocket on one port number. */
 import { settlesWithin } from "../../../session/base/wait.ts";
 import type { Connection } from "../../../transport/connection.ts";
-import type { Sha256Hash } from "../../../transport/certificate/certificate_hash.ts";
+import type { Sha256Hash } from "../../../transport/certificate/certificate.ts";
 import type { Certificate } from "../../../transport/certificate/certificate.ts";
 import type { QuicConnection } from "../../../transport/quic/connection.ts";
 import {
