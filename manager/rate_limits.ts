@@ -56,7 +56,7 @@ export interface AddressRates extends SessionRates {
  *   with `retryAfterMs`; refused messages without an answer are reported to the peer once a second.
  * - **Then closed:** a session that continues is closed with 4429.
  * - **Numbered messages wait:** messages with at-least-once delivery are handled as the rates
- *   allow, and acknowledged then. Publications of the same client are refused.
+ *   allow, and acknowledged then. Publications with that delivery are refused.
  * - **Never refused:** answers, cancels, pongs and unsubscribing are handled, but too many also
  *   close the session. Invalid input has a separate bound, `maxInvalidMessages`.
  */

@@ -1,4 +1,4 @@
-/** Two connected connections in one process, for tests. */
+/** Pairs of established connections in one process, for tests. */
 import { type MemoryFaults, MemoryPath, seededRandom } from "./path.ts";
 import { MemoryConnection, type MemoryWire, type WithheldCredit } from "./connection.ts";
 import type { Connection } from "../connection.ts";
