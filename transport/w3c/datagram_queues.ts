@@ -1,40 +1,43 @@
 /**
- * Datagrams that wait: those to be sent, for the wire, and those that came, for
- * who reads. Both have a bound and an age.
+ * Datagram queues of a session: outgoing ones that wait for the wire, and incoming ones that wait
+ * for a reader. Both have a bound and a maximum age.
  *
  * @module
  */
 import type { DirectDatagrams } from "../connection.ts";
 
-/** Datagrams that came and are held for a reader, until the application says otherwise. */
+/** Default bound of incoming datagrams held for a reader. */
 const MAX_INCOMING = 1_024;
 
-/** Datagrams that are taken ahead of the wire, until the application says otherwise. */
+/** Default bound of outgoing datagrams accepted ahead of the wire. */
 const MAX_OUTGOING = 64;
 
-/** Datagrams that wait in the runtime; the others can still expire, and be overtaken. */
+/**
+ * Bound of datagrams handed to the runtime; the other outgoing ones can still expire or be
+ * overtaken.
+ */
 const MAX_IN_FLIGHT = 16;
 
-/** What fits before the path is known. */
+/** Maximum size of a datagram before the path is known. */
 const SAFE_BYTES = 1_024;
 
-/** What carries datagrams: a session. */
+/** The session, as the queues see it. */
 export interface DatagramsLink {
-  /** The largest datagram, as far as it is known. */
+  /** Largest datagram, as far as known. */
   readonly maxDatagramSize: number;
-  /** Sends a datagram, and waits for room. Never rejects. */
+  /** Sends a datagram after waiting for room. Never rejects. */
   write(datagram: Uint8Array): Promise<void>;
-  /** Sends a datagram, or loses it. */
+  /** Sends a datagram, or drops the datagram without room. */
   send(datagram: Uint8Array): void;
 }
 
-/** Datagrams that were lost at this end. */
+/** Counters of datagrams dropped at this end. */
 export interface WebTransportDatagramStats {
-  /** Those that came, and were too many. */
+  /** Incoming datagrams dropped because the queue was full. */
   readonly droppedIncoming: number;
-  /** Those that came, and got too old. */
+  /** Incoming datagrams dropped because of the maximum age. */
   readonly expiredIncoming: number;
-  /** Those that were to be sent, and got too old. */
+  /** Outgoing datagrams dropped because of the maximum age. */
   readonly expiredOutgoing: number;
 }
 
@@ -48,15 +51,15 @@ interface Outgoing extends Waiting {
   readonly sent: () => void;
 }
 
-/** The queues of one session. */
+/** Datagram queues of one session. */
 export class DatagramQueues implements DirectDatagrams {
-  /** Oldest age of a datagram that came, in milliseconds. */
+  /** Maximum age of an incoming datagram, in milliseconds. */
   incomingMaxAge: number | null = null;
-  /** Oldest age of a datagram to be sent, in milliseconds. */
+  /** Maximum age of an outgoing datagram, in milliseconds. */
   outgoingMaxAge: number | null = null;
-  /** Datagrams that are held for a reader. */
+  /** Bound of incoming datagrams held for a reader. */
   maxIncoming: number = MAX_INCOMING;
-  /** Datagrams that are taken ahead of the wire. */
+  /** Bound of outgoing datagrams accepted ahead of the wire. */
   maxOutgoing: number = MAX_OUTGOING;
 
   readonly #incoming: Waiting[] = [];
@@ -70,20 +73,20 @@ export class DatagramQueues implements DirectDatagrams {
   #isOrdered = false;
   #isOver = false;
 
-  /** The largest datagram that is sent. */
+  /** Largest datagram that can be sent. */
   get maxDatagramSize(): number {
     return this.#link?.maxDatagramSize ?? SAFE_BYTES;
   }
 
-  /** How many were lost. */
+  /** Counters of dropped datagrams. */
   get stats(): WebTransportDatagramStats {
     return { ...this.#stats };
   }
 
   /**
-   * Sends through a session from now on.
+   * Connects the queues to a session, which sends the waiting datagrams.
    *
-   * @param link The session's datagrams.
+   * @param link Datagrams of the session.
    */
   connect(link: DatagramsLink): void {
     if (this.#isOver) return;
@@ -92,11 +95,12 @@ export class DatagramQueues implements DirectDatagrams {
   }
 
   /**
-   * Queues a datagram.
+   * Queues an outgoing datagram.
    *
-   * @param bytes The bytes, which are its own.
-   * @param place Its place in the order.
-   * @returns Resolves at once while there is room, or else when it was sent or lost.
+   * @param bytes Bytes in memory of their own.
+   * @param place Priority of the datagram.
+   * @returns Resolves at once while the queue has room, otherwise after the datagram was sent or
+   * dropped.
    */
   write(bytes: Uint8Array, place: { readonly sendOrder: number }): Promise<void> {
     if (this.#isOver || bytes.byteLength > this.maxDatagramSize) return Promise.resolve();
@@ -104,7 +108,7 @@ export class DatagramQueues implements DirectDatagrams {
     this.#isOrdered ||= place.sendOrder !== 0;
     this.#outgoing.push({ bytes, at: Date.now(), place, sent: resolve });
     if (this.#outgoing.length + this.#inFlight < this.maxOutgoing) resolve();
-    // Not at once: those that are written together have an order, and a bound.
+    // Deferred, because the priority and the bound apply to datagrams written together.
     if (this.#link !== undefined && this.#pumping === undefined) {
       this.#pumping = setImmediate(() => {
         this.#pumping = undefined;
@@ -114,13 +118,11 @@ export class DatagramQueues implements DirectDatagrams {
     return promise;
   }
 
-  /** See {@linkcode DirectDatagrams.send}. */
   send(datagram: Uint8Array): void {
     if (this.#link !== undefined) this.#link.send(datagram);
     else if (this.#outgoing.length < this.maxOutgoing) void this.write(datagram, FIRST);
   }
 
-  /** See {@linkcode DirectDatagrams.receive}. */
   receive(receiver: (datagram: Uint8Array) => void): void {
     if (this.#receiver !== undefined) {
       throw new TypeError("Cannot receive datagrams: there is a receiver already");
@@ -130,9 +132,9 @@ export class DatagramQueues implements DirectDatagrams {
   }
 
   /**
-   * Takes a datagram that came.
+   * Queues a received datagram.
    *
-   * @param bytes The bytes, which are its own.
+   * @param bytes Bytes in memory of their own.
    */
   deliver(bytes: Uint8Array): void {
     if (this.#isOver) return;
@@ -146,7 +148,7 @@ export class DatagramQueues implements DirectDatagrams {
   }
 
   /**
-   * Waits for a datagram that came. One call at a time.
+   * Waits for the next received datagram. Calls MUST NOT overlap.
    *
    * @returns The bytes; `undefined` once the session is over.
    */
@@ -162,7 +164,7 @@ export class DatagramQueues implements DirectDatagrams {
     return undefined;
   }
 
-  /** Drops all that wait: the session is over. */
+  /** Drops all waiting datagrams at the end of the session. */
   end(): void {
     this.#isOver = true;
     clearImmediate(this.#pumping);
@@ -199,7 +201,7 @@ export class DatagramQueues implements DirectDatagrams {
   }
 }
 
-/** The place of what has none. */
+/** Default priority. */
 const FIRST = { sendOrder: 0 };
 
 function isOlder({ at }: Waiting, maxAge: number | null): boolean {

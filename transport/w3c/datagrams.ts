@@ -1,5 +1,5 @@
 /**
- * Datagrams of the W3C's WebTransport.
+ * Datagrams of the W3C `WebTransport`.
  *
  * @module
  */
@@ -15,23 +15,23 @@ import type {
   WebTransportSendOptions,
 } from "./send_stream.ts";
 
-/** What datagrams are part of. */
+/** The session, as the datagrams see it. */
 export interface DatagramsOwner {
-  /** Whether the session is over. */
+  /** Tells whether the session is over. */
   isOver(): boolean;
-  /** Throws an error of that name if a group is another session's. */
+  /** Throws an error of the given name if the group belongs to another session. */
   groupOf(group: WebTransportSendGroup | null, error: ForeignGroupError): unknown;
 }
 
-/** What is behind a writable end for datagrams. */
+/** Sink behind a writable of datagrams. */
 export class DatagramSink implements UnderlyingSink<Uint8Array> {
-  /** Whose it is. */
+  /** The session. */
   readonly owner: DatagramsOwner;
-  /** Higher goes first. */
+  /** Priority; the higher order is sent first. */
   sendOrder: number;
-  /** The group, as it was set. */
+  /** Group of the sink. */
   sendGroup: WebTransportSendGroup | null;
-  /** Who writes, if it is no pipe. */
+  /** Locked writer; `undefined` for a pipe. */
   writer: WritableStreamDefaultWriter<Uint8Array> | undefined = undefined;
 
   readonly #queues: DatagramQueues;
@@ -39,11 +39,11 @@ export class DatagramSink implements UnderlyingSink<Uint8Array> {
   #controller: WritableStreamDefaultController | undefined = undefined;
 
   /**
-   * Creates what is behind a writable end.
+   * Creates a sink.
    *
-   * @param owner Whose it is.
-   * @param options Its group and its place in the order.
-   * @param behind Where datagrams go, and where it is listed until it is closed.
+   * @param owner The session.
+   * @param options Group and priority.
+   * @param behind `queues` receives the datagrams; `open` lists the sink until closed.
    */
   constructor(
     owner: DatagramsOwner,
@@ -57,14 +57,12 @@ export class DatagramSink implements UnderlyingSink<Uint8Array> {
     this.#open = behind.open;
   }
 
-  /** Called by the stream. */
   start(controller: WritableStreamDefaultController): void {
     this.#controller = controller;
     if (this.owner.isOver()) controller.error(invalidState("send datagrams"));
     else this.#open.add(this);
   }
 
-  /** Called by the stream. */
   write(chunk: unknown): Promise<void> {
     const view = viewOf(chunk);
     if (view !== undefined) return this.#queues.write(view.slice(), this);
@@ -74,24 +72,25 @@ export class DatagramSink implements UnderlyingSink<Uint8Array> {
     );
   }
 
-  /** Called by the stream. */
   close(): void {
     this.#open.delete(this);
   }
 
-  /** Called by the stream. */
   abort(): void {
     this.#open.delete(this);
   }
 
-  /** Ends it with the session; a pipe cannot be closed from outside, and breaks. */
+  /**
+   * Ends the sink with the session. A pipe errors, because only the writer of a stream can close
+   * the stream.
+   */
   end(error: Error, isBroken: boolean): void {
     if (isBroken || this.writer === undefined) return this.#controller?.error(error);
     this.writer.close().catch(() => this.#controller?.error(error));
   }
 }
 
-/** A writable end for datagrams. Its chunks are bytes: anything that is a `BufferSource`. */
+/** A writable for datagrams. Chunks are bytes in any `BufferSource`. */
 export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
   static {
     defineInterface(this, {
@@ -103,9 +102,9 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
   readonly #sink: DatagramSink;
 
   /**
-   * @ignore Creates a writable end; only `createWritable()` can.
+   * @ignore Creates a writable; callable only by `createWritable()`.
    *
-   * @param sink What is behind it.
+   * @param sink Sink behind the writable.
    */
   constructor(sink: DatagramSink | undefined = undefined) {
     const checked = constructible(sink, DatagramSink);
@@ -113,7 +112,7 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
     this.#sink = checked;
   }
 
-  /** Higher goes first, among datagrams. */
+  /** Priority among datagrams; the higher order is sent first. */
   get sendOrder(): number {
     return this.#sink.sendOrder;
   }
@@ -122,7 +121,7 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
     this.#sink.sendOrder = toInteger(value);
   }
 
-  /** The group; setting that of another session throws an `InvalidStateError`. */
+  /** Group of the writable. Setting a group of another session throws an `InvalidStateError`. */
   get sendGroup(): WebTransportSendGroup | null {
     return this.#sink.sendGroup;
   }
@@ -133,7 +132,7 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
   }
 
   /**
-   * Locks it for a writer.
+   * Locks the stream for a writer.
    *
    * @returns The writer.
    */
@@ -142,23 +141,23 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
   }
 }
 
-/** Queues and owner behind the datagrams of a session. */
+/** Parts behind the datagrams of a session. */
 export class DatagramEnds {
-  /** The session they belong to. */
+  /** The session. */
   readonly owner: DatagramsOwner;
-  /** Those that came. */
+  /** Incoming datagrams. */
   readonly readable: ReadableStream<Uint8Array>;
-  /** Where datagrams wait. */
+  /** Datagram queues. */
   readonly queues: DatagramQueues;
-  /** Lists the writable ends that are open. */
+  /** Open sinks. */
   readonly open: Set<DatagramSink>;
 
   /**
-   * Joins both directions.
+   * Collects the parts.
    *
-   * @param owner What they are part of.
-   * @param readable Those that came.
-   * @param behind Where datagrams wait, and where writable ends are listed.
+   * @param owner The session.
+   * @param readable Incoming datagrams.
+   * @param behind Datagram queues, and the set of open sinks.
    */
   constructor(
     owner: DatagramsOwner,
@@ -196,9 +195,9 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   #writable: WebTransportDatagramsWritable | undefined = undefined;
 
   /**
-   * @ignore Creates the datagrams of a session; only a `WebTransport` can.
+   * @ignore Creates the datagrams of a session; callable only by `WebTransport`.
    *
-   * @param ends What is behind them.
+   * @param ends Parts behind the datagrams.
    */
   constructor(ends: DatagramEnds | undefined = undefined) {
     const { owner, readable, queues, open } = constructible(ends, DatagramEnds);
@@ -208,27 +207,29 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
     this.#open = open;
   }
 
-  /** Datagrams that came; the oldest unread are dropped. */
+  /** Received datagrams; the oldest unread ones are dropped. */
   get readable(): ReadableStream<Uint8Array> {
     return this.#readable;
   }
 
-  /** Datagrams to send, as older browsers have it: one writable end for all. */
+  /** A single writable for datagrams, as in older browsers. */
   get writable(): WebTransportDatagramsWritable {
     return this.#writable ??= this.#createWritable({});
   }
 
-  /** The same without web streams; use either it or those. */
+  /** Datagrams with direct calls. MUST NOT be mixed with the web streams. */
   get direct(): DirectDatagrams {
     return this.#queues;
   }
 
-  /** The largest datagram that is sent; a larger one is lost. */
+  /** Largest datagram that can be sent; larger ones are dropped. */
   get maxDatagramSize(): number {
     return this.#queues.maxDatagramSize;
   }
 
-  /** How old a datagram may be when it is read, in milliseconds; `null`, or 0 when set, for any age. */
+  /**
+   * Maximum age of a datagram when read, in milliseconds. `null`, or setting 0, disables the limit.
+   */
   get incomingMaxAge(): number | null {
     return this.#queues.incomingMaxAge;
   }
@@ -237,7 +238,9 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
     this.#queues.incomingMaxAge = checkAge(value, "incomingMaxAge");
   }
 
-  /** How old a datagram may be when it is sent, in milliseconds; `null`, or 0 when set, for any age. */
+  /**
+   * Maximum age of a datagram when sent, in milliseconds. `null`, or setting 0, disables the limit.
+   */
   get outgoingMaxAge(): number | null {
     return this.#queues.outgoingMaxAge;
   }
@@ -246,7 +249,7 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
     this.#queues.outgoingMaxAge = checkAge(value, "outgoingMaxAge");
   }
 
-  /** Datagrams that are held for a reader; past it the oldest is dropped. At least 1. */
+  /** Most datagrams held for a reader; beyond, the oldest is dropped. At least 1. */
   get incomingMaxBufferedDatagrams(): number {
     return this.#queues.maxIncoming;
   }
@@ -255,7 +258,7 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
     this.#queues.maxIncoming = Math.max(1, value >>> 0);
   }
 
-  /** Datagrams that are taken ahead of the wire; past it a write waits. At least 1. */
+  /** Most datagrams accepted ahead of the wire; beyond, a write waits. At least 1. */
   get outgoingMaxBufferedDatagrams(): number {
     return this.#queues.maxOutgoing;
   }
@@ -264,7 +267,7 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
     this.#queues.maxOutgoing = Math.max(1, value >>> 0);
   }
 
-  /** `incomingMaxBufferedDatagrams` under its older name, with the rules it had then. */
+  /** Older name of `incomingMaxBufferedDatagrams`, with the older validation rules. */
   get incomingHighWaterMark(): number {
     return this.#queues.maxIncoming;
   }
@@ -273,7 +276,7 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
     this.#queues.maxIncoming = checkHighWaterMark(value, "incomingHighWaterMark");
   }
 
-  /** `outgoingMaxBufferedDatagrams` under its older name, with the rules it had then. */
+  /** Older name of `outgoingMaxBufferedDatagrams`, with the older validation rules. */
   get outgoingHighWaterMark(): number {
     return this.#queues.maxOutgoing;
   }
@@ -283,11 +286,11 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   }
 
   /**
-   * Creates a writable end with a place in the order of datagrams.
+   * Creates a writable with a group and a priority.
    *
-   * @param options See {@linkcode WebTransportSendOptions}.
-   * @returns The writable end.
-   * @throws {TypeError} If the group is another session's.
+   * @param options Group and priority.
+   * @returns The writable.
+   * @throws {TypeError} If the group belongs to another session.
    * @throws {DOMException} `InvalidStateError`, if the session is over.
    */
   createWritable(options: WebTransportSendOptions = {}): WebTransportDatagramsWritable {
@@ -302,34 +305,32 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   }
 }
 
-/** What is behind the readable end for datagrams. */
+/** Source behind the readable of datagrams. */
 export class DatagramSource {
-  /** Whether the datagrams are read as bytes. */
+  /** `bytes` for a byte stream. */
   readonly type: "bytes" | undefined;
 
   readonly #queues: DatagramQueues;
   #controller: ReadableStreamController<Uint8Array> | undefined = undefined;
 
   /**
-   * Creates what is behind a readable end.
+   * Creates a source.
    *
-   * @param queues Where datagrams wait.
-   * @param type Whether they are read as bytes.
+   * @param queues Datagram queues.
+   * @param type `bytes` for a byte stream.
    */
   constructor(queues: DatagramQueues, type: "bytes" | undefined) {
     this.#queues = queues;
     this.type = type;
   }
 
-  /** Called by the stream. */
   start(controller: ReadableStreamController<Uint8Array>): void {
     this.#controller = controller;
   }
 
-  /** Called by the stream. */
   async pull(): Promise<void> {
     let bytes: Uint8Array | undefined;
-    // A byte stream has no empty ones.
+    // A byte stream cannot carry empty chunks.
     do bytes = await this.#queues.next(); while (this.type === "bytes" && bytes?.byteLength === 0);
     const controller = this.#controller;
     if (bytes === undefined || controller === undefined) return;
@@ -344,13 +345,12 @@ export class DatagramSource {
     controller.enqueue(bytes as Uint8Array<ArrayBuffer>);
   }
 
-  /** Called by the stream. */
   cancel(): void {
     this.#controller = undefined;
-    this.#queues.maxIncoming = 1; // Nobody reads them any more.
+    this.#queues.maxIncoming = 1; // Keeps the queue short without a reader.
   }
 
-  /** Ends it with the session. */
+  /** Ends the source with the session. */
   end(error: Error, isBroken: boolean): void {
     const controller = this.#controller;
     this.#controller = undefined;
@@ -360,7 +360,7 @@ export class DatagramSource {
     if (this.type) (controller as ReadableByteStreamController).byobRequest?.respond(0);
   }
 
-  /** The readable end. */
+  /** Creates the readable. */
   readable(): ReadableStream<Uint8Array> {
     const source = this as unknown as UnderlyingDefaultSource<Uint8Array>;
     return new ReadableStream<Uint8Array>(source, { highWaterMark: 0 });

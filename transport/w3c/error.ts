@@ -1,5 +1,5 @@
 /**
- * The error of the W3C's WebTransport, and how sessions make it.
+ * The error of the W3C `WebTransport`, and the factory for sessions.
  *
  * @module
  */
@@ -7,19 +7,19 @@ import { H3Error } from "../h3/error_codes.ts";
 import type { SessionErrors } from "../h3/session_errors.ts";
 import { defineInterface } from "./web_idl.ts";
 
-/** The largest code there is. */
+/** Largest error code. */
 const MAX_CODE = 0xffff_ffff;
 
 /** Options for {@linkcode WebTransportError}. */
 export interface WebTransportErrorOptions extends ErrorOptions {
   /**
-   * What failed: one stream, or the whole session.
+   * Origin of the error: one stream, or the whole session.
    *
    * @default {"stream"}
    */
   readonly source?: "stream" | "session";
   /**
-   * The application's code of a stream, cut to what fits 32 bits.
+   * Stream error code of the application, clamped to 32 bits.
    *
    * @default {null}
    */
@@ -27,8 +27,8 @@ export interface WebTransportErrorOptions extends ErrorOptions {
 }
 
 /**
- * An error that came from the server or the network, or a reason to end a stream
- * with. A class of this toolkit, also where the runtime has one of its own.
+ * An error of the server or the network, or a reason for ending a stream. This class is the
+ * toolkit's, even if the runtime has one.
  *
  * @example Usage
  * ```ts
@@ -55,9 +55,10 @@ export class WebTransportError extends DOMException {
   /**
    * Creates an error.
    *
-   * @param message What happened. Options with a `message`, as older browsers have it, are taken too.
-   * @param options See {@linkcode WebTransportErrorOptions}.
-   * @throws {TypeError} If `source` is neither of the two.
+   * @param message Description. An options object with a `message`, as in older browsers, is also
+   * accepted.
+   * @param options Origin, stream error code and cause.
+   * @throws {TypeError} If `source` is neither `stream` nor `session`.
    */
   constructor(
     message: string | (WebTransportErrorOptions & { readonly message?: string }) = "",
@@ -78,25 +79,25 @@ export class WebTransportError extends DOMException {
     }
   }
 
-  /** What failed: one stream, or the whole session. */
+  /** Origin of the error: one stream, or the whole session. */
   get source(): "stream" | "session" {
     return this.#source;
   }
 
-  /** The application's code of a stream; `null` if there is none. */
+  /** Stream error code of the application; `null` if absent. */
   get streamErrorCode(): number | null {
     return this.#streamErrorCode;
   }
 }
 
-/** The W3C's errors. */
+/** Factory of the W3C's errors. */
 export const W3C_ERRORS: SessionErrors = {
   stream(failure, code) {
     if (failure.code === H3Error.sessionGone) {
       return new WebTransportError("The session is over", { source: "session" });
     }
     const what = failure.kind === "reset" ? "reset" : "stopped reading";
-    // As browsers do where the code is none of an application.
+    // Browsers use 0 for codes outside the range of applications.
     return new WebTransportError(`The server ${what} the stream`, { streamErrorCode: code ?? 0 });
   },
   session: (message, options) =>
@@ -104,10 +105,10 @@ export const W3C_ERRORS: SessionErrors = {
 };
 
 /**
- * Makes the error of a session that is over, or could not be made, of whatever was thrown.
+ * Converts any error to the error of a session that is over or could not be opened.
  *
- * @param error What was thrown.
- * @returns The same, if it is one.
+ * @param error Any thrown value.
+ * @returns The value itself if already a {@linkcode WebTransportError}; otherwise a wrapper.
  */
 export function sessionError(error: unknown): WebTransportError {
   if (error instanceof WebTransportError) return error;
@@ -116,10 +117,9 @@ export function sessionError(error: unknown): WebTransportError {
 }
 
 /**
- * Makes the error of a call that comes too late.
+ * Makes the error of a call after the end of the session.
  *
- * @param what What cannot be done.
- * @returns The error.
+ * @param what Action that failed, as a verb phrase.
  */
 export function invalidState(what: string): DOMException {
   return new DOMException(`Cannot ${what}: the session is over`, "InvalidStateError");

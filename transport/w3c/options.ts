@@ -1,5 +1,5 @@
 /**
- * What the W3C's constructor takes, and its rules.
+ * Options of the W3C constructor, with validation.
  *
  * @module
  */
@@ -8,16 +8,18 @@ import { type CertificateHash, DIAL_TIMEOUT_MS } from "../webtransport.ts";
 /** Longest subprotocol, in characters. */
 const MAX_PROTOCOL_LENGTH = 512;
 
-/** What a structured field's string may hold, RFC 9651 section 3.3.3. */
+/** Characters valid in a string of structured fields (RFC 9651 section 3.3.3). */
 const PRINTABLE = /^[\x20-\x7e]+$/;
 
-/** Length of a hash of SHA-256. */
+/** Size of a SHA-256 hash in bytes. */
 const HASH_BYTES = 32;
 
-/** The largest hint of how many streams the server will open. */
+/** Largest hint for the number of the server's streams. */
 const MAX_ANTICIPATED = 0xffff;
 
-/** Belong to one connection of HTTP/1.1 (RFC 9114 section 4.2), or are said by a pseudo-header. */
+/**
+ * Headers of an HTTP/1.1 connection (RFC 9114 section 4.2), or covered by a pseudo-header; removed.
+ */
 const CONNECTION_HEADERS = [
   "connection",
   "host",
@@ -28,96 +30,96 @@ const CONNECTION_HEADERS = [
   "upgrade",
 ];
 
-/** For which of the two QUIC is to control congestion, or for neither. */
+/** Goal of QUIC's congestion control. */
 export type WebTransportCongestionControl = "default" | "throughput" | "low-latency";
 
-/** A certificate by its hash; one with another algorithm is ignored. */
+/** Hash of a certificate; hashes with other algorithms are ignored. */
 export interface WebTransportHash {
   /** `sha-256`. */
   readonly algorithm: string;
-  /** The hash of the certificate in DER: 32 bytes. */
+  /** SHA-256 of the certificate in DER: 32 bytes. */
   readonly value: BufferSource;
 }
 
 /** Options for {@linkcode WebTransport}. */
 export interface WebTransportOptions {
   /**
-   * Whether the session may share its connection with other sessions of the same origin.
+   * Lets the session share a connection with other sessions of the same origin.
    *
    * @default {false}
    */
   readonly allowPooling?: boolean;
   /**
-   * Whether nothing but HTTP/3 will do; there is nothing but HTTP/3.
+   * Requires unreliable transport. No effect: HTTP/3 is the only transport.
    *
    * @default {false}
    */
   readonly requireUnreliable?: boolean;
-  /** Request headers, none by default; also those that a browser would not let a page set. */
+  /** Request headers; absent by default. Headers forbidden to pages in browsers are allowed. */
   readonly headers?: HeadersInit;
-  /** Certificates that are trusted without an authority, and nothing else then; none by default. */
+  /** Hashes of the only certificates to trust, without an authority. Absent by default. */
   readonly serverCertificateHashes?: readonly WebTransportHash[];
   /**
-   * For which of the two QUIC is to control congestion, or for neither.
+   * Goal of QUIC's congestion control.
    *
    * @default {"default"}
    */
   readonly congestionControl?: WebTransportCongestionControl;
   /**
-   * A hint that changes nothing: the server may have 128 such streams open in any case.
+   * Hint without effect: the server may always have 128 such streams open.
    *
    * @default {null}
    */
   readonly anticipatedConcurrentIncomingUnidirectionalStreams?: number | null;
   /**
-   * A hint that changes nothing: the server may have 128 such streams open in any case.
+   * Hint without effect: the server may always have 128 such streams open.
    *
    * @default {null}
    */
   readonly anticipatedConcurrentIncomingBidirectionalStreams?: number | null;
-  /** Subprotocols to offer, the best first; none by default. */
+  /** Subprotocols to offer, in order of preference; empty by default. */
   readonly protocols?: readonly string[];
-  /** `bytes` for datagrams that can be read with a BYOB reader; not so by default. */
+  /** `bytes` makes the datagrams a byte stream for BYOB readers; a default stream otherwise. */
   readonly datagramsReadableType?: "bytes";
   /**
-   * Deadline for the server's answer from the constructor on, in milliseconds: past it `ready` and
-   * `closed` reject. `Infinity` waits for as long as the connection lives. Browsers have no such option.
+   * Deadline for the server's answer in milliseconds, counted from the constructor. Afterwards
+   * `ready` and `closed` reject. `Infinity` waits as long as the connection lives. Browsers lack
+   * this option.
    *
    * @default {10000}
    */
   readonly timeoutMs?: number;
 }
 
-/** Options that kept the rules. */
+/** Validated options. */
 export interface CheckedOptions {
-  /** Where to. */
+  /** URL of the server. */
   readonly url: URL;
-  /** See {@linkcode WebTransportOptions.allowPooling}. */
+  /** Lets the session share a connection with other sessions of the same origin. */
   readonly allowPooling: boolean;
-  /** What is sent of the headers. */
+  /** Headers to send. */
   readonly headers: Headers;
-  /** Those that can match a certificate; `undefined` if none were asked for. */
+  /** Hashes that can match a certificate; `undefined` if the option was absent. */
   readonly serverCertificateHashes: readonly CertificateHash[] | undefined;
-  /** See {@linkcode WebTransportOptions.congestionControl}. */
+  /** Goal of QUIC's congestion control. */
   readonly congestionControl: WebTransportCongestionControl;
-  /** See {@linkcode WebTransportOptions.protocols}. */
+  /** Subprotocols to offer. */
   readonly protocols: readonly string[];
-  /** See {@linkcode WebTransportOptions.datagramsReadableType}. */
+  /** `bytes` if the datagrams are a byte stream. */
   readonly datagramsReadableType: "bytes" | undefined;
-  /** See {@linkcode WebTransportOptions.timeoutMs}. */
+  /** Deadline for the server's answer, in milliseconds. */
   readonly timeoutMs: number;
-  /** The reason why no certificate can be trusted; `undefined` if one can be. */
+  /** Reason why no certificate can be trusted; `undefined` if one can be. */
   readonly distrust: string | undefined;
 }
 
 /**
- * Checks what the constructor was given.
+ * Validates the arguments of the constructor.
  *
- * @param url As it was given.
- * @param options As they were given.
- * @returns What to dial.
- * @throws {DOMException} `SyntaxError` for the URL and the subprotocols, `NotSupportedError` for hashes with pooling.
- * @throws {TypeError} For what is of the wrong type.
+ * @returns Validated options.
+ * @throws {DOMException} `SyntaxError` for an invalid URL or subprotocol, `NotSupportedError` for
+ * hashes combined with pooling.
+ * @throws {TypeError} If an option has an invalid type.
  */
 export function checkOptions(url: string | URL, options: WebTransportOptions): CheckedOptions {
   const target = checkUrl(url);
@@ -156,11 +158,11 @@ export function checkOptions(url: string | URL, options: WebTransportOptions): C
 }
 
 /**
- * Checks a hint of how many streams the server will open.
+ * Validates a hint for the number of the server's streams.
  *
- * @param hint The hint.
- * @returns The same, without a fraction.
- * @throws {TypeError} If it does not fit 16 bits.
+ * @param hint Value given by the application.
+ * @returns The integer part of the hint.
+ * @throws {TypeError} If the value does not fit 16 bits.
  */
 export function checkAnticipated(hint: number | null | undefined): number | null {
   if (hint === null || hint === undefined) return null;
@@ -172,10 +174,11 @@ export function checkAnticipated(hint: number | null | undefined): number | null
 }
 
 /**
- * Web IDL's `BufferSource`: bytes that nobody else can change meanwhile.
+ * Reads a `BufferSource` of Web IDL. Shared memory is excluded, because other threads could change
+ * the bytes.
  *
- * @param chunk What was given.
- * @returns A view of the bytes; `undefined` if it is anything else.
+ * @param chunk Value given by the application.
+ * @returns A view of the bytes; `undefined` for other values.
  */
 export function viewOf(chunk: unknown): Uint8Array<ArrayBuffer> | undefined {
   if (chunk instanceof ArrayBuffer) return new Uint8Array(chunk);
@@ -207,8 +210,9 @@ function checkTimeout(timeoutMs: number = DIAL_TIMEOUT_MS): number {
 }
 
 /**
- * Sorts out the hashes that can match a certificate. To the W3C the others are no error: they match
- * none. Where that leaves no hash, no certificate can be trusted, and the reason tells.
+ * Selects the hashes that can match a certificate. To the W3C, unusable hashes are no error and
+ * simply match no certificate. Without a usable hash no certificate can be trusted, and `distrust`
+ * gives the reason.
  */
 function checkHashes(
   hashes: readonly WebTransportHash[],

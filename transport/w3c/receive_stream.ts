@@ -1,5 +1,5 @@
 /**
- * Streams of the W3C's WebTransport that receive.
+ * Receiving streams of the W3C `WebTransport`.
  *
  * @module
  */
@@ -8,26 +8,26 @@ import type { StreamHalf } from "../quic/stream_halves.ts";
 import { constructible, defineInterface } from "./web_idl.ts";
 import type { StreamsOwner } from "./send_stream.ts";
 
-/** Counters of a stream that receives. */
+/** Counters of a receiving stream. */
 export interface WebTransportReceiveStreamStats {
-  /** Bytes that came, and were taken from the runtime. */
+  /** Bytes received from the runtime. */
   readonly bytesReceived: number;
-  /** Bytes of those that were handed to who reads. */
+  /** Received bytes that the reader has taken. */
   readonly bytesRead: number;
 }
 
-/** What is behind a stream that receives. */
+/** Source behind a receiving stream. */
 export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
-  /** See {@linkcode StreamHalf}. */
+  /** Previous half in the list of the owner. */
   previous: StreamHalf | undefined = undefined;
-  /** See {@linkcode StreamHalf}. */
+  /** Next half in the list of the owner. */
   next: StreamHalf | undefined = undefined;
 
-  /** It is a byte stream. */
+  /** Marks a byte stream. */
   readonly type = "bytes";
-  /** Bytes that came. */
+  /** Bytes received. */
   received = 0;
-  /** Bytes that were handed over. */
+  /** Bytes taken by the reader. */
   read = 0;
 
   readonly #owner: StreamsOwner;
@@ -37,10 +37,10 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
   #isOver = false;
 
   /**
-   * Takes over a half.
+   * Wraps a half.
    *
-   * @param owner Whose it is.
-   * @param half Is read from.
+   * @param owner The session.
+   * @param half Half to read from.
    */
   constructor(owner: StreamsOwner, half: DirectReadable) {
     this.#owner = owner;
@@ -48,24 +48,22 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
     owner.halves.add(this);
   }
 
-  /** The half, for who wants no web stream. */
+  /** The half, for direct calls instead of a web stream. */
   get half(): DirectReadable {
     this.#owner.halves.delete(this);
     return this.#half;
   }
 
-  /** Reads one piece ahead: only so the end of a stream is noticed before somebody reads. */
+  /** Reads one chunk ahead, so that the end of the stream is noticed without a read. */
   begin(): void {
     if (!this.#isOver) this.#ahead ??= this.#readAhead();
   }
 
-  /** Called by the stream. */
   start(controller: ReadableByteStreamController): void {
     this.#controller = controller;
     if (this.#owner.isOver()) this.fail(this.#owner.connectionError(undefined));
   }
 
-  /** Called by the stream. */
   async pull(controller: ReadableByteStreamController): Promise<void> {
     const bytes = await (this.#ahead ??= this.#readAhead());
     if (bytes === null || this.#isOver) return;
@@ -74,20 +72,19 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
     this.#ahead = this.#readAhead();
   }
 
-  /** Called by the stream. */
   cancel(reason: unknown): void {
     this.#end();
     this.#half.cancel(reason);
   }
 
-  /** Ends it, with the session or by the peer. */
+  /** Ends the stream, with the session or by the peer. */
   fail(error: unknown): void {
     if (this.#isOver) return;
     this.#end();
     this.#controller?.error(error);
   }
 
-  /** There is nothing left of it. */
+  /** No-op: this direction needs no release. */
   release(): void {}
 
   #readAhead(): Promise<Uint8Array | null> {
@@ -105,7 +102,7 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
     try {
       this.#controller!.close();
     } catch {
-      return; // The end is inside an element that is wider than a byte: the reader was told.
+      return; // The stream ended inside an element wider than a byte; the reader got the error.
     }
     this.#controller!.byobRequest?.respond(0);
   }
@@ -116,7 +113,7 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
   }
 }
 
-/** A stream that receives: a byte stream, so that it can be read with a BYOB reader too. */
+/** A receiving stream. As a byte stream, also readable with a BYOB reader. */
 export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBuffer>>
   implements ReceiveStream {
   static {
@@ -130,18 +127,18 @@ export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBu
   readonly #source: ReceiveSource;
 
   /**
-   * @ignore Creates a stream; only the session can.
+   * @ignore Creates a stream; callable only by the session.
    *
-   * @param source What is behind it.
+   * @param source Source behind the stream.
    */
   constructor(source: ReceiveSource | undefined = undefined) {
     const checked = constructible(source, ReceiveSource);
-    // The types know no class of byte streams.
+    // The types have no class of byte streams.
     super(checked as unknown as UnderlyingDefaultSource, { highWaterMark: 0 });
     this.#source = checked;
   }
 
-  /** The same without a web stream; use either. */
+  /** The stream with direct calls. MUST NOT be mixed with the web stream. */
   get direct(): DirectReadable {
     return this.#source.half;
   }
@@ -149,14 +146,14 @@ export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBu
   /**
    * Locks the stream for a BYOB reader.
    *
-   * @param options Its `mode` is `byob`.
+   * @param options `mode` is `byob`.
    * @returns The reader.
    */
   override getReader(options: { mode: "byob" }): ReadableStreamBYOBReader;
   /**
    * Locks the stream for a reader.
    *
-   * @param options Nothing, or a `mode` that is `undefined`.
+   * @param options Absent, or with an undefined `mode`.
    * @returns The reader.
    */
   override getReader(
@@ -171,7 +168,7 @@ export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBu
   }
 
   /**
-   * Counts what came.
+   * Reads the counters of received bytes.
    *
    * @returns The counters.
    */

@@ -1,6 +1,6 @@
 /**
- * Streams of the W3C's WebTransport that send: web streams over the halves of a
- * session. They hold what the W3C's text has them hold; `direct` goes around them.
+ * Sending streams of the W3C `WebTransport`: web streams over the halves of a session, with the
+ * buffers that the specification requires. `direct` bypasses these buffers.
  *
  * @module
  */
@@ -10,73 +10,78 @@ import type { StreamHalf, StreamHalves } from "../quic/stream_halves.ts";
 import { constructible, defineInterface } from "./web_idl.ts";
 import { viewOf } from "./options.ts";
 
-/** Counters of a stream that sends; what the runtime does not tell is absent. */
+/** Counters of a sending stream; those unknown to the runtime are absent. */
 export interface WebTransportSendStreamStats {
-  /** Bytes that were written. */
+  /** Bytes written. */
   readonly bytesWritten: number;
 }
 
-/** How a stream is to be opened, or a writable end for datagrams. */
+/** Options of a stream, or of a writable for datagrams. */
 export interface WebTransportSendOptions {
   /**
-   * The group it counts for.
+   * Group that counts the bytes.
    *
    * @default {null}
    */
   readonly sendGroup?: WebTransportSendGroup | null;
   /**
-   * Higher goes first.
+   * Priority; the higher order is sent first.
    *
    * @default {0}
    */
   readonly sendOrder?: number | null;
 }
 
-/** How a stream is to be opened. */
+/** Options for opening a stream. */
 export interface WebTransportSendStreamOptions extends WebTransportSendOptions {
   /**
-   * Whether to wait while the server allows no more streams, or else fail with a
-   * `QuotaExceededError`.
+   * Waits for stream credit. By default a call without credit fails with a `QuotaExceededError`.
    *
    * @default {false}
    */
   readonly waitUntilAvailable?: boolean;
 }
 
-/** What the streams of a group have in common. */
+/** Shared state of the streams of a group. */
 export class GroupState {
-  /** Those that are open. */
+  /** Open streams. */
   readonly streams: Set<SendSource> = new Set();
-  /** Bytes written to those that ended. */
+  /** Bytes written to ended streams. */
   endedBytes = 0;
 }
 
-/** What it is to name the group of another session: as an option, or set later. */
+/**
+ * Name of the error for a group of another session: `TypeError` as an option, `InvalidStateError`
+ * as a setter.
+ */
 export type ForeignGroupError = "TypeError" | "InvalidStateError";
 
-/** Whose streams they are. */
+/** The session, as the streams see it. */
 export interface StreamsOwner {
-  /** Those to be ended with the session. */
+  /** Halves to end with the session. */
   readonly halves: StreamHalves;
-  /** Whether the session is over. */
+  /** Tells whether the session is over. */
   isOver(): boolean;
-  /** Why it is. */
+  /** Makes the error of the ended session. */
   connectionError(cause: unknown): Error;
-  /** The state of a group, `undefined` for none; throws an error of that name if it is another session's. */
+  /**
+   * State of a group; `undefined` for `null`. Throws an error of the given name if the group
+   * belongs to another session.
+   */
   groupOf(group: WebTransportSendGroup | null, error: ForeignGroupError): GroupState | undefined;
 }
 
-/** The end of a stream that writes, with its place in the order. */
+/** Writing half of a stream, with a priority. */
 export interface OrderedWritable extends DirectWritable {
-  /** Higher goes first. */
+  /** Priority; the higher order is sent first. */
   sendOrder: number;
-  /** Writes bytes if there is credit for all of them now; `undefined` if there is not. */
+  /** Writes bytes if credit for all of them is available now; otherwise returns `undefined`. */
   writeAtOnce(bytes: Uint8Array): Promise<void> | undefined;
 }
 
 /**
- * Counts streams together. QUIC knows no groups: in the order of sending there is
- * one sequence of numbers for all, and `sendOrder` decides across groups.
+ * A group whose streams are counted together. QUIC has no groups, so `sendOrder` is compared across
+ * groups.
  */
 export class WebTransportSendGroup {
   static {
@@ -90,16 +95,16 @@ export class WebTransportSendGroup {
   readonly #state: GroupState;
 
   /**
-   * @ignore Creates a group; only `createSendGroup()` can.
+   * @ignore Creates a group; callable only by `createSendGroup()`.
    *
-   * @param state What its streams have in common.
+   * @param state Shared state of the group's streams.
    */
   constructor(state: GroupState | undefined = undefined) {
     this.#state = constructible(state, GroupState);
   }
 
   /**
-   * Counts what was written to its streams.
+   * Reads the counters of bytes written to the group's streams.
    *
    * @returns The counters.
    */
@@ -110,11 +115,11 @@ export class WebTransportSendGroup {
   }
 }
 
-/** A chunk of which all is sent, or nothing. */
+/** A chunk to send as a whole or not at all. */
 class AtomicChunk {
-  /** The chunk, as it was given. */
+  /** The chunk of the application. */
   readonly chunk: unknown;
-  /** Set if it was not sent. */
+  /** Set if the chunk was not sent. */
   failure: DOMException | undefined = undefined;
 
   constructor(chunk: unknown) {
@@ -122,23 +127,23 @@ class AtomicChunk {
   }
 }
 
-/** What is behind a stream that sends. */
+/** Sink behind a sending stream. */
 export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
-  /** See {@linkcode StreamHalf}. */
+  /** Previous half in the list of the owner. */
   previous: StreamHalf | undefined = undefined;
-  /** See {@linkcode StreamHalf}. */
+  /** Next half in the list of the owner. */
   next: StreamHalf | undefined = undefined;
 
-  /** Bytes that were written. */
+  /** Bytes written. */
   bytes = 0;
-  /** The group, as it was set. */
+  /** Group of the stream. */
   sendGroup: WebTransportSendGroup | null;
 
   readonly #owner: StreamsOwner;
   readonly #half: OrderedWritable;
-  /** Chunks that wait for the one under way. */
+  /** Chunks that wait behind the current one. */
   #pending = 0;
-  /** Atomic writes among them. */
+  /** Atomic chunks among the waiting ones. */
   readonly #atomic = new Set<AtomicChunk>();
   #controller: WritableStreamDefaultController | undefined = undefined;
   #closing: PromiseWithResolvers<void> | undefined = undefined;
@@ -147,11 +152,11 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
   #isOver = false;
 
   /**
-   * Takes over a half.
+   * Wraps a half.
    *
-   * @param owner Whose it is.
-   * @param half Is written to.
-   * @param options Its group and its place in the order, if it was opened with any.
+   * @param owner The session.
+   * @param half Half to write to.
+   * @param options Group and priority.
    */
   constructor(owner: StreamsOwner, half: OrderedWritable, options: WebTransportSendOptions = {}) {
     const { sendGroup = null, sendOrder } = options;
@@ -164,7 +169,7 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     owner.halves.add(this);
   }
 
-  /** The usual strategy, which counts the chunks. */
+  /** The default strategy, extended to count the chunks. */
   get strategy(): QueuingStrategy<Uint8Array> {
     return {
       highWaterMark: 1,
@@ -175,13 +180,13 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     };
   }
 
-  /** The half, for who wants no web stream. */
+  /** The half, for direct calls instead of a web stream. */
   get half(): OrderedWritable {
     this.#owner.halves.delete(this);
     return this.#half;
   }
 
-  /** Higher goes first. */
+  /** Priority; the higher order is sent first. */
   get sendOrder(): number {
     return this.#sendOrder;
   }
@@ -191,11 +196,11 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     try {
       this.#half.sendOrder = wireOrder(value);
     } catch {
-      // The stream is closed, and sends nothing that could be ordered.
+      // A closed stream sends no data, so the priority has no effect.
     }
   }
 
-  /** Puts it into another group. */
+  /** Moves the stream to another group. */
   regroup(sendGroup: WebTransportSendGroup | null): void {
     const group = this.#owner.groupOf(sendGroup, "InvalidStateError");
     this.#leave();
@@ -205,11 +210,10 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     else if (group !== undefined) group.endedBytes += this.bytes;
   }
 
-  /** Called by the stream. */
   start(controller: WritableStreamDefaultController): void {
     this.#controller = controller;
     if (this.#owner.isOver()) this.fail(this.#owner.connectionError(undefined));
-    // A write that waits for the peer would hold up the abort otherwise.
+    // Without this listener, a write that waits for the peer would delay the abort.
     const { signal } = controller;
     signal.addEventListener("abort", () => {
       this.abort(signal.reason);
@@ -217,12 +221,12 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     }, { once: true });
   }
 
-  /** Has all of a chunk sent, or nothing; see {@linkcode WebTransportWriter.atomicWrite}. */
+  /** Sends a chunk as a whole or not at all, see {@linkcode WebTransportWriter.atomicWrite}. */
   async writeAtomic(given: unknown, writer: WebTransportWriter): Promise<void> {
     const atomic = new AtomicChunk(given);
     this.#atomic.add(atomic);
     try {
-      // The stream itself looks at no chunk.
+      // The web stream accepts any chunk.
       await writer.write(atomic as unknown as Uint8Array);
     } finally {
       this.#atomic.delete(atomic);
@@ -230,12 +234,11 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     if (atomic.failure !== undefined) throw atomic.failure;
   }
 
-  /** Called by the stream. */
   async write(given: unknown): Promise<void> {
     const behind = --this.#pending;
     const atomic = given instanceof AtomicChunk ? given : undefined;
     if (atomic !== undefined) this.#atomic.delete(atomic);
-    if (atomic?.failure !== undefined) return; // One ahead of it did not fit.
+    if (atomic?.failure !== undefined) return; // An earlier atomic chunk did not fit.
     const chunk = atomic === undefined ? given : atomic.chunk;
     const view = viewOf(chunk);
     if (view === undefined) {
@@ -260,7 +263,6 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     }
   }
 
-  /** Called by the stream. */
   close(): Promise<void> {
     this.#end();
     const closing = this.#closing = Promise.withResolvers<void>();
@@ -268,30 +270,31 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     return closing.promise;
   }
 
-  /** Called by the stream. */
   abort(reason?: unknown): void {
     this.#end();
     this.#half.abort(reason);
   }
 
-  /** Ends it with the session. */
+  /** Ends the stream with the session. */
   fail(error: unknown): void {
     if (this.#isOver) return;
     this.#end();
     this.#controller?.error(error);
   }
 
-  /** There is nothing left of it. */
+  /** No-op: this direction needs no release. */
   release(): void {}
 
-  /** Refuses a chunk that does not fit, and all behind it: the order of writes is kept. */
+  /**
+   * Rejects a chunk that does not fit, and all atomic chunks behind, to keep the order of writes.
+   */
   #refuseAtomic(first: AtomicChunk, behind: number): void {
     const failure = new DOMException(
       "Cannot write at once: the server's flow control allows less for now",
       "AbortError",
     );
     if (behind > this.#atomic.size) {
-      // A write that is not atomic waits too, and cannot fail alone.
+      // A plain write waits too, and cannot fail alone.
       this.abort(failure);
       this.#controller!.error(failure);
       throw failure;
@@ -314,7 +317,7 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
   }
 }
 
-/** A stream that sends. Its chunks are bytes: anything that is a `BufferSource`. */
+/** A sending stream. Chunks are bytes in any `BufferSource`. */
 export class WebTransportSendStream extends WritableStream<Uint8Array> implements SendStream {
   static {
     defineInterface(this, {
@@ -327,10 +330,10 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
   readonly #source: SendSource;
 
   /**
-   * @ignore Creates a stream; only `createUnidirectionalStream()` and `createBidirectionalStream()`
-   * can.
+   * @ignore Creates a stream; callable only by `createUnidirectionalStream()` and
+   * `createBidirectionalStream()`.
    *
-   * @param source What is behind it.
+   * @param source Sink behind the stream.
    */
   constructor(source: SendSource | undefined = undefined) {
     const checked = constructible(source, SendSource);
@@ -338,12 +341,12 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
     this.#source = checked;
   }
 
-  /** The same without a web stream; use either. */
+  /** The stream with direct calls. MUST NOT be mixed with the web stream. */
   get direct(): DirectWritable {
     return this.#source.half;
   }
 
-  /** Higher goes first. */
+  /** Priority; the higher order is sent first. */
   get sendOrder(): number {
     return this.#source.sendOrder;
   }
@@ -352,7 +355,9 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
     this.#source.sendOrder = value;
   }
 
-  /** The group it counts for; setting that of another session throws an `InvalidStateError`. */
+  /**
+   * Group that counts the bytes. Setting a group of another session throws an `InvalidStateError`.
+   */
   get sendGroup(): WebTransportSendGroup | null {
     return this.#source.sendGroup;
   }
@@ -372,7 +377,7 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
   }
 
   /**
-   * Counts what was written.
+   * Reads the counters of written bytes.
    *
    * @returns The counters.
    */
@@ -382,7 +387,7 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
 }
 
 /**
- * Writes to a stream that sends.
+ * Writer of a sending stream.
  *
  * @example All of a message, or nothing
  * ```ts
@@ -413,10 +418,10 @@ export class WebTransportWriter extends WritableStreamDefaultWriter<Uint8Array> 
   readonly #source: SendSource;
 
   /**
-   * @ignore Creates a writer; only `getWriter()` can.
+   * @ignore Creates a writer; callable only by `getWriter()`.
    *
-   * @param source What is behind the stream.
-   * @param stream The stream, which is locked.
+   * @param source Sink behind the stream.
+   * @param stream The stream to lock.
    */
   constructor(source: SendSource | undefined = undefined, stream?: WebTransportSendStream) {
     const checked = constructible(source, SendSource);
@@ -425,26 +430,27 @@ export class WebTransportWriter extends WritableStreamDefaultWriter<Uint8Array> 
   }
 
   /**
-   * Writes a chunk if the server's flow control of the session has room for all of it when its turn
-   * comes, and fails otherwise, so that a transaction never stops in the middle.
+   * Writes a chunk if the flow control of the server leaves room for the whole chunk when the
+   * chunk's turn comes, and fails otherwise. So a transaction never stops halfway.
    *
-   * - **Failure:** all atomic writes that wait behind it fail too, and the stream goes on. Where others
-   *   wait behind it the stream errors, since their order cannot be kept.
-   * - **Known credit:** the session's, where both ends count. The runtime does not tell how much room
-   *   a single QUIC stream has: where only that is missing the write waits like any other.
+   * - **Failure:** all atomic writes that wait behind fail too, and the stream continues. If a
+   *   plain write waits behind, the stream errors, because the order of writes could not be kept.
+   * - **Credit:** the check covers the session's credit, where both ends use flow control. The
+   *   runtime does not report the credit of a single QUIC stream; without that credit the write
+   *   waits like a plain one.
    *
-   * @param chunk Anything that is a `BufferSource`.
-   * @throws {DOMException} `AbortError` if there is no room for all of it.
-   * @throws {TypeError} If the chunk is no `BufferSource`, which errors the stream, or the writer was
-   * released.
+   * @param chunk Bytes in any `BufferSource`.
+   * @throws {DOMException} `AbortError` without room for the whole chunk.
+   * @throws {TypeError} If the chunk is not a `BufferSource`, which errors the stream, or if the
+   * writer was released.
    */
   atomicWrite(chunk: unknown = undefined): Promise<void> {
     return this.#source.writeAtomic(chunk, this);
   }
 
   /**
-   * Has the bytes that were written so far delivered even if the stream is aborted. On this runtime
-   * they are in any case: it resets no streams, and an abort looks like an end.
+   * Guarantees delivery of the bytes written so far even if the stream is aborted. Always true on
+   * this runtime, which cannot reset streams, so that an abort looks like a normal end.
    */
   commit(): void {
     if (!(#source in this)) throw new TypeError("Illegal invocation");

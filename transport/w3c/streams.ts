@@ -1,5 +1,5 @@
 /**
- * Streams of the W3C's WebTransport in both directions, and those that come in.
+ * Bidirectional and incoming streams of the W3C `WebTransport`.
  *
  * @module
  */
@@ -14,21 +14,21 @@ import {
 } from "./send_stream.ts";
 import { constructible, defineInterface } from "./web_idl.ts";
 
-/** Source behind a stream that both ends write to. */
+/** Source behind a bidirectional stream. */
 export class BidirectionalSource {
-  /** Whose it is. */
+  /** The session. */
   readonly owner: StreamsOwner;
-  /** The stream by plain calls. */
+  /** The stream with direct calls. */
   readonly stream: DirectStream & OrderedWritable;
-  /** Its group and its place in the order, if it was opened with any. */
+  /** Group and priority, for a stream opened by this end. */
   readonly options: WebTransportSendOptions | undefined;
 
   /**
-   * Takes over a stream.
+   * Wraps a stream.
    *
-   * @param owner Whose it is.
-   * @param stream The stream by plain calls.
-   * @param options Its group and its place in the order, if it was opened with any.
+   * @param owner The session.
+   * @param stream The stream with direct calls.
+   * @param options Group and priority, for a stream opened by this end.
    */
   constructor(
     owner: StreamsOwner,
@@ -41,7 +41,7 @@ export class BidirectionalSource {
   }
 }
 
-/** A stream that both ends write to. Its web streams are made when they are asked for. */
+/** A bidirectional stream. The web streams are created on first use. */
 export class WebTransportBidirectionalStream implements BidirectionalStream {
   static {
     defineInterface(this, {
@@ -55,35 +55,35 @@ export class WebTransportBidirectionalStream implements BidirectionalStream {
   #writable: WebTransportSendStream | undefined = undefined;
 
   /**
-   * @ignore Creates a stream; only the session can.
+   * @ignore Creates a stream; callable only by the session.
    *
-   * @param source What is behind it.
+   * @param source Source behind the stream.
    */
   constructor(source: BidirectionalSource | undefined = undefined) {
     this.#source = constructible(source, BidirectionalSource);
   }
 
-  /** What the server writes. */
+  /** Data written by the server. */
   get readable(): WebTransportReceiveStream {
     const { owner, stream } = this.#source;
     return this.#readable ??= new WebTransportReceiveStream(new ReceiveSource(owner, stream));
   }
 
-  /** What this end writes. */
+  /** Data written by this end. */
   get writable(): WebTransportSendStream {
     const { owner, stream, options } = this.#source;
     return this.#writable ??= new WebTransportSendStream(new SendSource(owner, stream, options));
   }
 
-  /** The same without web streams; use either it or those. */
+  /** The stream with direct calls. MUST NOT be mixed with the web streams. */
   get direct(): DirectStream {
     return this.#source.stream;
   }
 }
 
-/** What comes in from a session that may not be there yet. */
+/** Incoming streams of a session that may still be connecting. */
 export class IncomingStreams<T, Half> {
-  /** The streams, in order. */
+  /** Streams in order of arrival. */
   readonly readable: ReadableStream<T>;
 
   readonly #source: () => Promise<ReadableStream<Half>>;
@@ -93,10 +93,10 @@ export class IncomingStreams<T, Half> {
   #isOver = false;
 
   /**
-   * Prepares to wait for streams.
+   * Creates the readable.
    *
-   * @param source Resolves once there is a session; may reject.
-   * @param wrap Makes a stream of what the session has.
+   * @param source Resolves once the session is ready; may reject.
+   * @param wrap Converts a stream of the session.
    */
   constructor(source: () => Promise<ReadableStream<Half>>, wrap: (half: Half) => T) {
     this.#source = source;
@@ -111,9 +111,9 @@ export class IncomingStreams<T, Half> {
   }
 
   /**
-   * Ends it with the session.
+   * Ends the readable with the session.
    *
-   * @param error Why it broke; `undefined` if it was closed.
+   * @param error Error of a broken session; `undefined` after a close.
    */
   end(error: Error | undefined): void {
     if (this.#isOver) return;
@@ -128,11 +128,11 @@ export class IncomingStreams<T, Half> {
       const { done, value } = await reader.read();
       if (!done && !this.#isOver) this.#controller!.enqueue(this.#wrap(value));
     } catch {
-      // The session is over, and `end` says how.
+      // The session is over; `end` reports the outcome.
     }
   }
 
-  /** Later ones are refused. */
+  /** Refuses later streams. */
   #cancel(reason: unknown): void {
     this.#isOver = true;
     this.#open().then((reader) => reader.cancel(reason)).catch(() => {});

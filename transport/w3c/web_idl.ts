@@ -1,39 +1,40 @@
 /**
- * The shape that Web IDL gives to the classes of a specification.
+ * Shape of classes that Web IDL specifies.
  *
  * @module
  */
 
-/** A class whose shape can be given. */
+/** A class, as {@linkcode defineInterface} sees it. */
 export interface InterfaceClass {
-  /** Members of its objects. */
+  /** Prototype with the members. */
   readonly prototype: object;
 }
 
-/** The shape of one interface, as the IDL of its specification has it. */
+/** Shape of an interface, as in the IDL of the specification. */
 export interface InterfaceShape {
-  /** Name of the interface, which is the class string of its objects. */
+  /** Name of the interface, also the class string of instances. */
   readonly name: string;
-  /** Its attributes and operations, static ones included. */
+  /** Attributes and operations, static ones included. */
   readonly members: readonly string[];
-  /** Members that are, or return, a promise: on a foreign `this` they reject, and do not throw. */
+  /**
+   * Members that are, or return, a promise. On a foreign `this`, these reject instead of throwing.
+   */
   readonly promises?: readonly string[];
 }
 
-/** A getter or a method, whatever it is called on. */
+/** A getter or a method with any `this`. */
 type Member = (this: unknown, ...args: unknown[]) => unknown;
 
 /**
- * Gives a class the shape of a Web IDL interface. What a class of JavaScript does by itself, as long
- * as it keeps its state in private members, is not repeated here: its members throw a `TypeError`
- * on a foreign `this`.
+ * Gives a class the shape of a Web IDL interface. A class with private state already throws a
+ * `TypeError` on a foreign `this`, so that rule is not repeated here.
  *
- * - **Members** of the specification are enumerable; those beside it are not.
+ * - **Members** of the specification are enumerable; additional ones are not.
  * - **Class string:** `[object Name]`.
- * - **Promises:** a member that fails rejects.
+ * - **Promises:** a failing member rejects.
  *
  * @param type The class.
- * @param shape See {@linkcode InterfaceShape}.
+ * @param shape Name and members.
  */
 export function defineInterface(type: InterfaceClass, shape: InterfaceShape): void {
   const { name, members, promises = [] } = shape;
@@ -51,14 +52,14 @@ export function defineInterface(type: InterfaceClass, shape: InterfaceShape): vo
 }
 
 /**
- * Checks the argument of a constructor that only this library may call. Its parameter needs a default
- * value, so that the `length` of the class is 0.
+ * Checks the argument of a constructor that only this library may call. The parameter needs a
+ * default value, so that the `length` of the class is 0.
  *
- * @typeParam T The class of what is behind an object.
- * @param behind What the constructor was given.
- * @param type A class that nothing outside of the library can have an object of.
- * @returns The same.
- * @throws {TypeError} If it is anything else.
+ * @typeParam T Class of the internal part.
+ * @param behind Argument of the constructor.
+ * @param type Class without instances outside the library.
+ * @returns The argument.
+ * @throws {TypeError} If the argument is not an instance of the class.
  */
 export function constructible<T>(
   behind: T | undefined,
@@ -68,7 +69,7 @@ export function constructible<T>(
   throw new TypeError("Illegal constructor");
 }
 
-/** The same member, whose failure is a rejection. */
+/** Wraps a member, so that a failure becomes a rejection. */
 function rejecting(member: Member): Member {
   const { wrapper } = {
     wrapper(this: unknown, ...args: unknown[]): unknown {

@@ -1,5 +1,5 @@
 /**
- * The W3C's `WebTransport`, on HTTP/3 over the runtime's QUIC.
+ * The W3C `WebTransport` on HTTP/3 over the runtime's QUIC.
  *
  * @module
  */
@@ -68,64 +68,62 @@ export {
 } from "./send_stream.ts";
 export { WebTransportBidirectionalStream } from "./streams.ts";
 
-/** How long the wire may take to let go of a session that was given up, in milliseconds. */
+/** Time for the wire to release an abandoned session, in milliseconds. */
 const GIVE_UP_TIMEOUT_MS = 1_000;
 
-/** Longest label and context of an export, as the W3C has it. */
+/** Longest label and context of an export, as in the specification. */
 const MAX_EXPORTER_BYTES = 255;
 
-/** The most keying material of one export, as the W3C has it at least. */
+/** Most keying material of one export; the minimum that the specification asks for. */
 const MAX_KEYING_BYTES = 4_096;
 
-/** How a session is, or was, closed. */
+/** Code and reason of a close. */
 export interface WebTransportCloseInfo {
   /**
-   * Any code of 32 bits.
+   * Close code of up to 32 bits.
    *
    * @default {0}
    */
   closeCode?: number;
   /**
-   * Why, in words; the server gets at most 1024 bytes of it.
+   * Reason in words; at most 1024 bytes reach the server.
    *
    * @default {""}
    */
   reason?: string;
 }
 
-/** Counters of a session; what the runtime does not tell is absent. */
+/** Counters of a session; those unknown to the runtime are absent. */
 export interface WebTransportConnectionStats {
-  /** Bytes of streams and datagrams handed to the wire; absent where connections are shared. */
+  /** Bytes of streams and datagrams sent; absent where connections are shared. */
   readonly bytesSent?: number;
-  /** Bytes of streams and datagrams taken from the wire; absent where connections are shared. */
+  /** Bytes of streams and datagrams received; absent where connections are shared. */
   readonly bytesReceived?: number;
-  /** Datagrams that were lost at this end. */
+  /** Counters of datagrams dropped at this end. */
   readonly datagrams: WebTransportDatagramStats;
 }
 
 /**
- * A WebTransport session, with the interface that browsers have. It is a class
- * of this toolkit also where the runtime has one of its own: put it in place of
- * the global one, and code that was written for browsers runs on it.
+ * A WebTransport session with the interface of browsers. This class is the toolkit's, even if the
+ * runtime has one: code written for browsers runs when this class replaces the global one.
  *
- * What differs, since the runtime's QUIC has nothing for it:
+ * Differences from browsers, due to the runtime's QUIC:
  *
- * - **Codes:** the codes of the server's resets are read; the code of an own
- *   `abort()` or `cancel()` is not sent. To the server an aborted stream looks
- *   like one that ended.
- * - **Ends:** a session that closes ends its streams like a clean end: data that
- *   has to be whole tells its length.
- * - **Stop:** that the server stopped reading is noticed by the next write.
- * - **Absent:** counters that the runtime does not tell, such as the round-trip
- *   time, and keying material: `exportKeyingMaterial()` rejects.
- * - **Atomic writes:** they know the credit of the session, where both ends count,
- *   and not that of a single QUIC stream.
- * - **Groups:** send groups are counted, and not scheduled.
+ * - **Codes:** codes of the server's resets are read; codes of a local `abort()` or `cancel()` are
+ *   not sent. To the server, an aborted stream looks like an ended one.
+ * - **Ends:** the close of a session looks like a clean end of all streams, so data that must be
+ *   complete has to carry a length.
+ * - **Stop:** the next write notices that the server stopped reading.
+ * - **Absent:** counters unknown to the runtime, such as the round-trip time, and keying material:
+ *   `exportKeyingMaterial()` rejects.
+ * - **Atomic writes:** the check covers the credit of the session, where both ends use flow
+ *   control, but not that of a single QUIC stream.
+ * - **Groups:** send groups have counters, but no scheduling.
  *
- * And since this is no page: `headers` takes any header, a URL must be absolute,
- * `closed` settles once the server knows, a second later at most, `ready` has a
- * deadline, and `await using` closes a session. Without QUIC in the runtime
- * `ready` and `closed` reject, and the message names the flag.
+ * Differences outside a page: `headers` accepts any header, a URL must be absolute, `closed`
+ * settles once the server knows, at most a second later, `ready` has a deadline, and `await using`
+ * closes a session. Without QUIC in the runtime `ready` and `closed` reject, and the message names
+ * the flag.
  *
  * @example In place of the global one
  * ```ts
@@ -203,7 +201,7 @@ export class WebTransport implements AsyncDisposable {
     });
   }
 
-  /** Connections that are shared; it holds those that live. */
+  /** Pool of shared connections. */
   static readonly #pool = new Http3Pool();
 
   readonly #options: CheckedOptions;
@@ -211,7 +209,7 @@ export class WebTransport implements AsyncDisposable {
   readonly #ready = Promise.withResolvers<void>();
   readonly #closed = Promise.withResolvers<WebTransportCloseInfo>();
   readonly #draining = Promise.withResolvers<void>();
-  /** Resolves when the wire is done with the session, or with dialing. */
+  /** Resolves when the wire has finished with the session, or with dialing. */
   readonly #gone = Promise.withResolvers<void>();
   readonly #groups = new WeakMap<WebTransportSendGroup, GroupState>();
   readonly #bidirectional: IncomingStreams<WebTransportBidirectionalStream, Http3Stream>;
@@ -230,18 +228,19 @@ export class WebTransport implements AsyncDisposable {
   #anticipatedBidirectional: number | null;
 
   /**
-   * Begins to connect to a server, and to ask for a session.
+   * Starts to connect to a server and to request a session.
    *
-   * @param url `https:`, without a fragment.
-   * @param options See {@linkcode WebTransportOptions}.
-   * @throws {DOMException} `SyntaxError` if the URL or the subprotocols are wrong, `NotSupportedError` if certificate hashes come with pooling.
-   * @throws {TypeError} If an option is of the wrong type.
+   * @param url An `https:` URL without a fragment.
+   * @param options Subprotocols, headers, certificates, pooling and deadlines.
+   * @throws {DOMException} `SyntaxError` for an invalid URL or subprotocol, `NotSupportedError` for
+   * hashes combined with pooling.
+   * @throws {TypeError} If an option has an invalid type.
    */
   constructor(url: string | URL, options: WebTransportOptions = {}) {
     if (arguments.length === 0) {
       throw new TypeError("Cannot create WebTransport: a URL must be given");
     }
-    options ??= {}; // To Web IDL null is an empty dictionary too.
+    options ??= {}; // Web IDL treats null as an empty dictionary.
     const checked = this.#options = checkOptions(url, options);
     this.#anticipatedUnidirectional = checkAnticipated(
       options.anticipatedConcurrentIncomingUnidirectionalStreams,
@@ -261,7 +260,7 @@ export class WebTransport implements AsyncDisposable {
       ...(serverCertificateHashes === undefined ? {} : { serverCertificateHashes }),
       ...(checked.allowPooling ? { pool: WebTransport.#pool } : {}),
     });
-    this.#ready.promise.catch(() => {}); // Nobody has to look at them.
+    this.#ready.promise.catch(() => {}); // An unobserved rejection is no error.
     this.#closed.promise.catch(() => {});
     this.#bidirectional = new IncomingStreams(
       async () => (await this.#live("receive streams")).incomingBidirectionalStreams,
@@ -287,47 +286,50 @@ export class WebTransport implements AsyncDisposable {
     void this.#run();
   }
 
-  /** Always false: there is HTTP/3, and nothing else. */
+  /** Always false: HTTP/3 is the only transport. */
   static get supportsReliableOnly(): boolean {
     return false;
   }
 
-  /** Resolves once the server accepted; rejects with a {@linkcode WebTransportError} if it did not. */
+  /** Resolves once the server accepted; rejects with a {@linkcode WebTransportError} otherwise. */
   get ready(): Promise<void> {
     return this.#ready.promise;
   }
 
-  /** Resolves when either end closed the session; rejects with a {@linkcode WebTransportError} if it broke, or never was. */
+  /**
+   * Resolves when either end closed the session; rejects with a {@linkcode WebTransportError} if
+   * the session broke or was never established.
+   */
   get closed(): Promise<WebTransportCloseInfo> {
     return this.#closed.promise;
   }
 
-  /** Resolves when the server asked to wind up; may never settle. */
+  /** Resolves when the server requests to drain; may never settle. */
   get draining(): Promise<void> {
     return this.#draining.promise;
   }
 
-  /** `pending`, and then `supports-unreliable`. */
+  /** `pending`, later `supports-unreliable`. */
   get reliability(): "pending" | "supports-unreliable" {
     return this.#responseHeaders === null ? "pending" : "supports-unreliable";
   }
 
-  /** For what QUIC controls congestion. */
+  /** Goal of QUIC's congestion control. */
   get congestionControl(): WebTransportCongestionControl {
     return this.#options.congestionControl;
   }
 
-  /** The subprotocol agreed on; empty before `ready`, and if there is none. */
+  /** The negotiated subprotocol; empty before `ready`, and without one. */
   get protocol(): string {
     return this.#responseHeaders === null ? "" : this.#session!.protocol;
   }
 
-  /** Headers of the response, which cannot be changed; `null` before `ready`. */
+  /** Read-only headers of the response; `null` before `ready`. */
   get responseHeaders(): Headers | null {
     return this.#responseHeaders;
   }
 
-  /** A hint that changes nothing; it must fit 16 bits. */
+  /** Hint without effect; must fit 16 bits. */
   get anticipatedConcurrentIncomingUnidirectionalStreams(): number | null {
     return this.#anticipatedUnidirectional;
   }
@@ -336,7 +338,7 @@ export class WebTransport implements AsyncDisposable {
     this.#anticipatedUnidirectional = checkAnticipated(value);
   }
 
-  /** A hint that changes nothing; it must fit 16 bits. */
+  /** Hint without effect; must fit 16 bits. */
   get anticipatedConcurrentIncomingBidirectionalStreams(): number | null {
     return this.#anticipatedBidirectional;
   }
@@ -345,17 +347,17 @@ export class WebTransport implements AsyncDisposable {
     this.#anticipatedBidirectional = checkAnticipated(value);
   }
 
-  /** Datagrams, which can be written before `ready` too. */
+  /** Datagrams; writable even before `ready`. */
   get datagrams(): WebTransportDatagramDuplexStream {
     return this.#datagrams;
   }
 
-  /** Bidirectional streams that the server opened. */
+  /** Bidirectional streams opened by the server. */
   get incomingBidirectionalStreams(): ReadableStream<WebTransportBidirectionalStream> {
     return this.#bidirectional.readable;
   }
 
-  /** Unidirectional streams that the server opened. */
+  /** Unidirectional streams opened by the server. */
   get incomingUnidirectionalStreams(): ReadableStream<WebTransportReceiveStream> {
     return this.#unidirectional.readable;
   }
@@ -363,10 +365,10 @@ export class WebTransport implements AsyncDisposable {
   /**
    * Opens a bidirectional stream, once the session is ready.
    *
-   * @param options See {@linkcode WebTransportSendStreamOptions}.
-   * @returns The stream.
-   * @throws {TypeError} If the group is another session's.
-   * @throws {DOMException} `InvalidStateError` if the session is over, `QuotaExceededError` if the server allows no more streams for now.
+   * @param options Group, priority and waiting.
+   * @throws {TypeError} If the group belongs to another session.
+   * @throws {DOMException} `InvalidStateError` if the session is over, `QuotaExceededError` without
+   * stream credit.
    */
   async createBidirectionalStream(
     options: WebTransportSendStreamOptions = {},
@@ -383,10 +385,10 @@ export class WebTransport implements AsyncDisposable {
   /**
    * Opens a unidirectional stream, once the session is ready.
    *
-   * @param options See {@linkcode WebTransportSendStreamOptions}.
-   * @returns The stream.
-   * @throws {TypeError} If the group is another session's.
-   * @throws {DOMException} `InvalidStateError` if the session is over, `QuotaExceededError` if the server allows no more streams for now.
+   * @param options Group, priority and waiting.
+   * @throws {TypeError} If the group belongs to another session.
+   * @throws {DOMException} `InvalidStateError` if the session is over, `QuotaExceededError` without
+   * stream credit.
    */
   async createUnidirectionalStream(
     options: WebTransportSendStreamOptions = {},
@@ -399,7 +401,7 @@ export class WebTransport implements AsyncDisposable {
   }
 
   /**
-   * Creates a group, to count streams together.
+   * Creates a group that counts streams together.
    *
    * @returns The group.
    * @throws {DOMException} `InvalidStateError`, if the session is over.
@@ -413,10 +415,10 @@ export class WebTransport implements AsyncDisposable {
   }
 
   /**
-   * Closes the session; what was not sent yet may be lost. Before `ready` it gives up,
-   * so that `ready` and `closed` reject. Idempotent.
+   * Closes the session; data not yet sent may be lost. Before `ready`, abandons the session, so
+   * that `ready` and `closed` reject. Idempotent.
    *
-   * @param closeInfo Code and reason; none by default.
+   * @param closeInfo Code and reason; 0 and empty by default.
    */
   close(closeInfo: WebTransportCloseInfo = {}): void {
     const { closeCode = 0, reason = "" } = closeInfo;
@@ -430,31 +432,33 @@ export class WebTransport implements AsyncDisposable {
   }
 
   /**
-   * Counts bytes and datagrams, once the session is ready.
+   * Reads the counters of bytes and datagrams, once the session is ready.
    *
    * @returns The counters.
-   * @throws {DOMException} `InvalidStateError`, if the session broke or never was.
+   * @throws {DOMException} `InvalidStateError`, if the session broke or was never established.
    */
   async getStats(): Promise<WebTransportConnectionStats> {
     if (this.#state === "connecting") await this.#ready.promise.catch(() => {});
     if (this.#state === "failed") throw invalidState("get stats");
     const { bytesSent = 0, bytesReceived = 0 } = await this.#session!.getStats();
     const datagrams = this.#queues.stats;
-    // What others do on a shared connection is theirs.
+    // Bytes of other sessions on a shared connection are excluded.
     return this.#options.allowPooling ? { datagrams } : { bytesSent, bytesReceived, datagrams };
   }
 
   /**
-   * Exports keying material of the TLS session. The runtime's QUIC does not tell it, so that this always
-   * rejects: with what the arguments or the state call for, or else with `NotSupportedError`.
+   * Exports keying material of the TLS session. The runtime's QUIC does not expose any, so this
+   * always rejects: with the error for invalid arguments or state, or else with
+   * `NotSupportedError`.
    *
-   * @param label Up to 255 bytes.
-   * @param context Up to 255 bytes.
+   * @param label At most 255 bytes.
+   * @param context At most 255 bytes.
    * @param outputLength Bytes to export, from 1 to 4096.
    * @returns Never resolves.
-   * @throws {TypeError} If an argument is missing, or the label or the context is no `BufferSource`.
-   * @throws {RangeError} If a length is too large, or 0 bytes are to be exported.
-   * @throws {DOMException} `InvalidStateError` if the session is over, and `NotSupportedError` otherwise.
+   * @throws {TypeError} If an argument is missing, or the label or context is not a `BufferSource`.
+   * @throws {RangeError} If a length is out of range.
+   * @throws {DOMException} `InvalidStateError` if the session is over, and `NotSupportedError`
+   * otherwise.
    */
   // deno-lint-ignore require-await
   async exportKeyingMaterial(
@@ -462,7 +466,7 @@ export class WebTransport implements AsyncDisposable {
     context: BufferSource,
     outputLength: number,
   ): Promise<Uint8Array<ArrayBuffer>> {
-    const isOver = this.#isOver; // A foreign object is told first.
+    const isOver = this.#isOver; // Read first, so that a foreign object gets a `TypeError`.
     for (const [name, value] of Object.entries({ label, context })) {
       const bytes = viewOf(value);
       if (bytes === undefined) {
@@ -487,18 +491,18 @@ export class WebTransport implements AsyncDisposable {
     }
     if (isOver) throw invalidState("export keying material");
     throw new DOMException(
-      "Cannot export keying material: the runtime's QUIC does not tell it",
+      "Cannot export keying material: the runtime's QUIC does not expose any",
       "NotSupportedError",
     );
   }
 
-  /** Closes, and waits for it; called by `await using`. */
+  /** Closes the session and waits for the end; called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
     await this.closed.catch(() => {});
   }
 
-  /** Whether it is over: for its user, or already for the wire. */
+  /** True once the session is over for the application, or already for the wire. */
   get #isOver(): boolean {
     return this.#state === "closed" || this.#state === "failed" ||
       this.#state === "connected" && this.#session!.isOver;
@@ -548,13 +552,13 @@ export class WebTransport implements AsyncDisposable {
     this.#ready.resolve();
   }
 
-  /** Ends dialing. */
+  /** Abandons dialing. */
   #giveUp(message: string): void {
     this.#fail(W3C_ERRORS.session(message));
     this.#dialer.abort();
   }
 
-  /** Either end closed the session. */
+  /** Handles a close by either end. */
   #close(info: WebTransportCloseInfo): void {
     if (this.#state === "connected") {
       this.#state = "closed";
@@ -564,7 +568,7 @@ export class WebTransport implements AsyncDisposable {
     }
   }
 
-  /** The session broke, or never was. */
+  /** Handles a broken session, or one that was never established. */
   #fail(error: Error): void {
     if (this.#state === "closed" || this.#state === "failed") return;
     this.#state = "failed";
@@ -581,7 +585,7 @@ export class WebTransport implements AsyncDisposable {
     this.#unidirectional.end(isBroken ? error : undefined);
   }
 
-  /** Dialing that was given up may not end soon. */
+  /** Waits for the end of abandoned dialing, within the deadline. */
   async #settle(settle: () => void): Promise<void> {
     const { promise: late, resolve } = Promise.withResolvers<void>();
     const timer = setTimeout(resolve, GIVE_UP_TIMEOUT_MS);
@@ -607,7 +611,7 @@ export class WebTransport implements AsyncDisposable {
     const session = await this.#live("open stream");
     const order = wireOrder(sendOrder);
     try {
-      // The order of all others is 0, and costs nothing.
+      // Order 0 is the runtime's default and is left out, because setting an order is slow.
       return await open(session, {
         waitUntilAvailable: Boolean(waitUntilAvailable),
         ...(order === 0 ? {} : { sendOrder: order }),
@@ -627,7 +631,7 @@ export class WebTransport implements AsyncDisposable {
   }
 }
 
-/** Headers that cannot be changed. */
+/** Read-only headers. */
 class ResponseHeaders extends Headers {
   constructor(fields: readonly Field[]) {
     const isShown = ([name]: Field) => !name.startsWith(":") && !HIDDEN_HEADERS.includes(name);
@@ -635,7 +639,7 @@ class ResponseHeaders extends Headers {
   }
 
   override append(): void {
-    throw new TypeError("Cannot change headers: they are the server's");
+    throw new TypeError("Cannot change headers: headers of a response are read-only");
   }
 
   override set(): void {
@@ -647,5 +651,8 @@ class ResponseHeaders extends Headers {
   }
 }
 
-/** `protocol` has the one; the other is for who keeps cookies. */
+/**
+ * Headers hidden from the application: `protocol` shows the subprotocol, and cookies belong to a
+ * cookie store.
+ */
 const HIDDEN_HEADERS = ["wt-protocol", "set-cookie"];
