@@ -1,31 +1,31 @@
 /**
- * A bounded queue of what came from the wire, read as a stream.
+ * A bounded queue of items from the wire, read as a stream.
  *
  * @module
  */
 
 /** Options for {@linkcode Arrivals}. */
 export interface ArrivalsOptions<T> {
-  /** Items held at most; past it the oldest is dropped. */
+  /** Most items to hold; beyond, the oldest is dropped. */
   capacity: number;
-  /** Called when a reader took an item. */
+  /** Called when a reader takes an item. */
   onTaken?: () => void;
-  /** Called with an item that nobody will read. */
+  /** Called with an item that will not be read. */
   onDropped?: (item: T) => void;
 }
 
-/** Who waits for an item in a loop. */
+/** A loop's request for the next item. */
 type Waiter<U> = PromiseWithResolvers<IteratorResult<U, undefined>>;
 
 /**
- * Holds items until a reader asks for them. Nothing is buffered in the stream
- * itself, so an item counts as taken only when it was.
+ * Holds items until a reader asks for one. The stream itself buffers no items, so that an item
+ * counts as taken only when a reader has it.
  *
  * - **Overflow:** the oldest item is dropped.
- * - **End:** after a clean end what is held can still be read.
+ * - **End:** after a clean end, held items can still be read.
  *
- * @typeParam T The type of an item.
- * @typeParam U What readers get of it.
+ * @typeParam T Type of the items.
+ * @typeParam U Type that readers receive.
  */
 export class Arrivals<T, U = T> {
   readonly #options: ArrivalsOptions<T>;
@@ -35,7 +35,7 @@ export class Arrivals<T, U = T> {
   #readable: ReadableStream<U> | undefined = undefined;
   #controller: ReadableStreamDefaultController<U> | undefined = undefined;
   #failure: { readonly cause: unknown } | undefined = undefined;
-  #isTold = false;
+  #isReported = false;
   #wanted = false;
   #ending = false;
   #over = false;
@@ -43,8 +43,8 @@ export class Arrivals<T, U = T> {
   /**
    * Creates an empty queue.
    *
-   * @param options See {@linkcode ArrivalsOptions}.
-   * @param present Makes what readers get of an item, when they get it; the item itself by default.
+   * @param options Capacity and callbacks.
+   * @param present Converts an item when a reader takes it; returns the item by default.
    */
   constructor(
     options: ArrivalsOptions<T>,
@@ -54,7 +54,10 @@ export class Arrivals<T, U = T> {
     this.#present = present;
   }
 
-  /** The items, in order. Made when somebody asks for it: most connections have queues that nobody reads. */
+  /**
+   * Stream of the items, in order. Created on first use, because most connections have queues that
+   * are never read.
+   */
   get readable(): ReadableStream<U> {
     return this.#readable ??= new ArrivalStream<U>({
       start: (controller) => {
@@ -65,13 +68,13 @@ export class Arrivals<T, U = T> {
       pull: () => this.#pull(),
       cancel: () => this.#finish(),
     }, {
-      begin: () => void (this.#wanted = false), // Of a reader that is gone.
+      begin: () => void (this.#wanted = false), // Left by an earlier reader.
       isQueued: () => (this.#controller?.desiredSize ?? 0) < 0,
       next: () => this.#next(),
     });
   }
 
-  /** How many items nobody took yet; a reader that left may have left one in the stream. */
+  /** Number of items not taken yet. An earlier reader may have left one in the stream. */
   get size(): number {
     return this.#items.length + Math.max(0, -(this.#controller?.desiredSize ?? 0));
   }
@@ -79,7 +82,7 @@ export class Arrivals<T, U = T> {
   /**
    * Adds an item; after the end it is dropped.
    *
-   * @param item What came.
+   * @param item Item from the wire.
    */
   push(item: T): void {
     if (this.#over || this.#ending) {
@@ -93,16 +96,16 @@ export class Arrivals<T, U = T> {
     }
     const isRead = this.#readable?.locked ?? false;
     this.#items.push(item);
-    // A read that was given up may be what is wanted: then nobody would take it from the stream.
+    // A pending pull may come from a cancelled read; without a reader, the item stays in the queue.
     if (this.#wanted && isRead) this.#pull();
     else if (this.#items.length > this.#options.capacity) {
-      const oldest = this.#items.shift()!; // Not inside the optional call, which may not happen.
+      const oldest = this.#items.shift()!; // An optional call may skip its argument.
       this.#options.onDropped?.(oldest);
     }
   }
 
   /**
-   * Takes all that is held, for who reads by other means than the stream.
+   * Takes all held items, for a reader that does not use the stream.
    *
    * @returns The items, in order.
    */
@@ -112,16 +115,16 @@ export class Arrivals<T, U = T> {
     return held;
   }
 
-  /** Ends the stream once what is held was read. Idempotent. */
+  /** Ends the stream once all held items were read. Idempotent. */
   end(): void {
     this.#ending = true;
     if (this.#items.length === 0) this.#close();
   }
 
   /**
-   * Ends the stream with an error; what is held is dropped. Idempotent.
+   * Ends the stream with an error, and drops all held items. Idempotent.
    *
-   * @param error What readers get.
+   * @param error Error for the readers.
    */
   fail(error: unknown): void {
     if (this.#over) return;
@@ -130,7 +133,7 @@ export class Arrivals<T, U = T> {
     this.#controller?.error(error);
   }
 
-  /** The next item, for a loop. */
+  /** Takes the next item for a loop. */
   #next(): Promise<IteratorResult<U, undefined>> {
     const item = this.#items.shift();
     if (item === undefined && !this.#over) {
@@ -139,8 +142,8 @@ export class Arrivals<T, U = T> {
       return waiter.promise;
     }
     if (item === undefined) {
-      const failure = this.#isTold ? undefined : this.#failure;
-      this.#isTold = true; // A loop hears of an error once.
+      const failure = this.#isReported ? undefined : this.#failure;
+      this.#isReported = true; // A loop receives an error only once.
       return failure === undefined ? Promise.resolve(DONE) : Promise.reject(failure.cause);
     }
     this.#options.onTaken?.();
@@ -152,7 +155,7 @@ export class Arrivals<T, U = T> {
     const item = this.#items.shift();
     this.#wanted = item === undefined;
     if (item === undefined) return;
-    // Enqueueing may ask for the next one at once, from in here.
+    // Enqueueing may pull the next item synchronously.
     this.#controller!.enqueue(this.#present(item));
     this.#options.onTaken?.();
     if (this.#ending && this.#items.length === 0) this.#close();
@@ -175,11 +178,11 @@ export class Arrivals<T, U = T> {
 }
 
 /**
- * Takes one item out of a queue, if it is held there.
+ * Takes one item out of a queue, if held there.
  *
- * @param queue The queue.
- * @param isMeant Finds the item.
- * @returns The item; `undefined` if there is none.
+ * @param queue Queue to search.
+ * @param isMeant Matches the item.
+ * @returns The item; `undefined` if no item matches.
  */
 export function takeOut<T, U>(queue: Arrivals<T, U>, isMeant: (item: T) => boolean): T | undefined {
   let found: T | undefined;
@@ -190,22 +193,22 @@ export function takeOut<T, U>(queue: Arrivals<T, U>, isMeant: (item: T) => boole
   return found;
 }
 
-/** What a loop gets its items from. */
+/** Source of a loop's items. */
 interface LoopQueue<T> {
-  /** A loop has the only reader now. */
+  /** Starts a loop, which is the only reader. */
   begin(): void;
-  /** Whether the stream itself holds an item, for a reader that left. */
+  /** True if the stream itself holds an item, left by an earlier reader. */
   isQueued(): boolean;
-  /** The next item. */
+  /** Takes the next item. */
   next(): Promise<IteratorResult<T, undefined>>;
 }
 
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
 /**
- * A stream whose items a loop gets straight from the queue. The loop of the
- * platform costs a session as much as a tenth of its handshake: it makes an
- * error, with its stack, each time that it lets go of a stream.
+ * A stream whose loops take items straight from the queue. The platform's own loop costs a session
+ * as much as a tenth of its handshake: each release of a stream creates an error with a stack
+ * trace.
  */
 class ArrivalStream<T> extends ReadableStream<T> {
   readonly #queue: LoopQueue<T>;
@@ -216,7 +219,7 @@ class ArrivalStream<T> extends ReadableStream<T> {
   }
 
   override values(options: ReadableStreamIteratorOptions = {}): AsyncIterableIterator<T> {
-    // It is locked while the loop runs, and stays so once it is at its end.
+    // The stream is locked while the loop runs, and stays locked after the loop reached the end.
     const reader = this.getReader();
     const queue = this.#queue;
     queue.begin();
@@ -224,7 +227,7 @@ class ArrivalStream<T> extends ReadableStream<T> {
       next: () =>
         queue.isQueued() ? reader.read() as Promise<IteratorResult<T, undefined>> : queue.next(),
       async return() {
-        // One that failed has told so.
+        // The loop has already received the error of a failed stream.
         if (!options.preventCancel) await reader.cancel().catch(() => {});
         reader.releaseLock();
         return DONE;

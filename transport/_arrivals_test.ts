@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { Arrivals, takeOut } from "./_arrivals.ts";
 
-/** A queue of three, and what happened to its items. */
+/** Creates a queue of three, and records the fate of its items. */
 function make(): { queue: Arrivals<number, string>; dropped: number[]; taken: () => number } {
   let taken = 0;
   const dropped: number[] = [];
@@ -13,7 +13,7 @@ function make(): { queue: Arrivals<number, string>; dropped: number[]; taken: ()
   return { queue, dropped, taken: () => taken };
 }
 
-/** Waits for an item, and gives the wait up. */
+/** Requests an item, and cancels the request. */
 async function giveUp(stream: ReadableStream<string>): Promise<void> {
   const reader = stream.getReader();
   const read = assertRejects(() => reader.read(), TypeError);
@@ -146,7 +146,7 @@ Deno.test("Arrivals counts nothing as taken for a read that was given up", async
   await giveUp(queue.readable);
   queue.push(1);
   assertEquals([queue.takeHeld(), taken()], [[1], 0]);
-  // Nor for a loop that is busy.
+  // Nor for a busy loop.
   const loop = queue.readable.values();
   queue.push(2);
   assertEquals(taken(), 0);

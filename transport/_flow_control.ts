@@ -1,7 +1,6 @@
 /**
- * Credit of one kind: how many bytes or streams each end may still send. A
- * session over HTTP/3 has three of each direction (draft-ietf-webtrans-http3,
- * section 5.6), and so has QMux.
+ * Credit of one kind: the bytes or streams that each end may still send. A session over HTTP/3 has
+ * three kinds for each direction (draft-ietf-webtrans-http3, section 5.6), and so has QMux.
  *
  * @module
  */
@@ -9,28 +8,29 @@ import { TimeoutError } from "../errors.ts";
 import type { CreditState, OpenStreamOptions } from "./connection.ts";
 import { startTimer } from "./within.ts";
 
-/** Somebody who waits for credit. */
+/** A call that waits for credit. */
 interface Waiter {
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 }
 
-/** What the peer granted: a total that only grows. */
+/** Credit granted by the peer: a total that only grows. */
 export class SendCredit {
   readonly #what: string;
   readonly #onBlocked: (limit: number) => void;
   readonly #waiters = new Set<Waiter>();
   #limit: number;
   #used = 0;
-  #toldLimit = -1;
+  #reportedLimit = -1;
   #failure: { readonly cause: unknown } | undefined;
 
   /**
    * Creates credit.
    *
-   * @param what What is counted, for the message of who waited too long: `bytes`, or a kind of stream.
-   * @param limit The total at first.
-   * @param onBlocked Tells the peer that its total is used up, once for each total.
+   * @param what Counted unit, for the error of a wait that took too long: `bytes`, or a kind of
+   * stream.
+   * @param limit Initial total.
+   * @param onBlocked Reports to the peer that the total is used up, once for each total.
    */
   constructor(what: string, limit: number, onBlocked: (limit: number) => void) {
     this.#what = what;
@@ -38,47 +38,47 @@ export class SendCredit {
     this.#onBlocked = onBlocked;
   }
 
-  /** How much is left. */
+  /** Remaining credit. */
   get left(): number {
     return this.#limit - this.#used;
   }
 
-  /** The total that the peer granted. */
+  /** Total granted by the peer. */
   get limit(): number {
     return this.#limit;
   }
 
-  /** What was taken of it. */
+  /** Used part of the total. */
   get used(): number {
     return this.#used;
   }
 
-  /** How many wait for more. */
+  /** Number of calls that wait for more. */
   get waiting(): number {
     return this.#waiters.size;
   }
 
   /**
-   * Takes credit, at most what is wanted and at least one, waiting in line for it.
+   * Takes credit: at least one unit and at most `wanted`. Calls wait in line.
    *
-   * @param wanted How much.
-   * @param options Its `signal` and `timeoutMs` give up waiting.
-   * @returns How much was taken.
+   * @param wanted Most units to take.
+   * @param options `signal` and `timeoutMs` end the wait.
+   * @returns Number of units taken.
    * @throws {TimeoutError} If `timeoutMs` passed first.
    */
   async take(wanted: number, options: OpenStreamOptions = {}): Promise<number> {
     options.signal?.throwIfAborted();
     if (this.#failure !== undefined) throw this.#failure.cause;
     if (this.left > 0 && this.#waiters.size === 0) return this.#takeSome(wanted);
-    this.#tellBlocked();
+    this.#reportBlocked();
     return await this.#wait(wanted, options);
   }
 
   /**
-   * Takes credit, if there is as much as is wanted and nobody waits.
+   * Takes credit at once, if all of it is available and no other call waits.
    *
-   * @param wanted How much.
-   * @returns Whether it was taken.
+   * @param wanted Units to take.
+   * @returns `true` if the credit was taken.
    */
   takeNow(wanted: number): boolean {
     if (this.#failure !== undefined || this.#waiters.size > 0 || this.left < wanted) return false;
@@ -87,9 +87,9 @@ export class SendCredit {
   }
 
   /**
-   * Takes nothing after all.
+   * Returns credit that was not used.
    *
-   * @param amount What was taken.
+   * @param amount Units to return.
    */
   giveBack(amount: number): void {
     this.#used -= amount;
@@ -99,8 +99,8 @@ export class SendCredit {
   /**
    * Raises the total.
    *
-   * @param limit The new total.
-   * @returns False if it is lower than before, which the peer may not do.
+   * @param limit New total.
+   * @returns `false` if the total is lower than before, which the protocol forbids.
    */
   raise(limit: number): boolean {
     if (limit < this.#limit) return false;
@@ -110,9 +110,9 @@ export class SendCredit {
   }
 
   /**
-   * Refuses everybody who waits, and all who come.
+   * Rejects all waiting calls, and all later ones.
    *
-   * @param error What they get.
+   * @param error Error for these calls.
    */
   fail(error: unknown): void {
     this.#failure = { cause: error };
@@ -120,9 +120,9 @@ export class SendCredit {
     this.#waiters.clear();
   }
 
-  #tellBlocked(): void {
-    if (this.left > 0 || this.#toldLimit === this.#limit) return;
-    this.#toldLimit = this.#limit;
+  #reportBlocked(): void {
+    if (this.left > 0 || this.#reportedLimit === this.#limit) return;
+    this.#reportedLimit = this.#limit;
     this.#onBlocked(this.#limit);
   }
 
@@ -148,7 +148,7 @@ export class SendCredit {
     });
     const onAbort = () => reject(signal?.reason);
     signal?.addEventListener("abort", onAbort, { once: true });
-    // It keeps its place until it has taken, so that nobody comes between.
+    // The call stays first in line until it took its credit, so that no other call comes between.
     this.#waiters.add(waiter);
     try {
       await promise;
@@ -162,7 +162,9 @@ export class SendCredit {
   }
 }
 
-/** What this end grants: a window that moves as the peer's bytes are read, or its streams end. */
+/**
+ * Credit granted by this end: a window that moves as the peer's bytes are read, or its streams end.
+ */
 export class ReceiveCredit {
   #window: number;
   readonly #grant: (limit: number) => void;
@@ -176,9 +178,9 @@ export class ReceiveCredit {
   /**
    * Creates a window.
    *
-   * @param window How much the peer may be ahead of who reads.
-   * @param grant Tells the peer its new total.
-   * @param options Whether the window moves by itself, as it does by default.
+   * @param window Amount that the peer may send before the application reads.
+   * @param grant Sends a new total to the peer.
+   * @param options `automatic: false` keeps the window from moving by itself.
    */
   constructor(
     window: number,
@@ -191,20 +193,20 @@ export class ReceiveCredit {
     this.#limit = window;
   }
 
-  /** The total that this end granted. */
+  /** Total granted by this end. */
   get limit(): number {
     return this.#limit;
   }
 
-  /** How much the peer may be ahead of who reads. */
+  /** Amount that the peer may send before the application reads. */
   get window(): number {
     return this.#window;
   }
 
   /**
-   * Makes the window larger, or smaller before the peer was told of it.
+   * Enlarges the window, or shrinks a window that the peer does not know yet.
    *
-   * @param window How much the peer may be ahead of who reads.
+   * @param window Amount that the peer may send before the application reads.
    */
   resize(window: number): void {
     const total = this.#limit + window - this.#window;
@@ -213,16 +215,16 @@ export class ReceiveCredit {
     else this.#limit = total;
   }
 
-  /** What the peer used of it. */
+  /** Part of the total that the peer used. */
   get received(): number {
     return this.#received;
   }
 
   /**
-   * Counts what came.
+   * Counts bytes or streams of the peer.
    *
-   * @param amount Bytes, or streams.
-   * @returns False if the peer sent more than it may.
+   * @param amount Number of bytes or streams.
+   * @returns `false` if the peer exceeded the total.
    */
   receive(amount: number): boolean {
     this.#received += amount;
@@ -230,11 +232,11 @@ export class ReceiveCredit {
   }
 
   /**
-   * Counts what is done with, and grants more once half of the window is, or as
-   * much as the peer has left: where some stay open for long, what it has left
-   * may be little.
+   * Counts bytes that were read, or streams that ended. More is granted once the grant would reach
+   * half of the window, or as much as the peer has left. That rest may be small while some streams
+   * stay open for long.
    *
-   * @param amount Bytes that were read, or streams that ended.
+   * @param amount Number of bytes or streams.
    */
   release(amount: number): void {
     this.#done += amount;
@@ -244,10 +246,9 @@ export class ReceiveCredit {
   }
 
   /**
-   * Counts what is done with where the peer has to get it back, also from a window that does not
-   * move by itself.
+   * Counts bytes that were read, and grants them again even if the window does not move by itself.
    *
-   * @param amount Bytes that were read.
+   * @param amount Number of bytes.
    */
   giveBack(amount: number): void {
     if (this.#isAutomatic) return this.release(amount);
@@ -259,11 +260,11 @@ export class ReceiveCredit {
   }
 
   /**
-   * Counts what was thrown away unseen, where nobody tells how much that was: as much as it can
-   * have been. Each time that widens the window, by no more than itself, until the peer says
-   * that it waits.
+   * Counts bytes or streams that were discarded unseen. Their number is unknown, so that the
+   * maximum is assumed. Each call widens the window by no more than `atMost`, until the peer
+   * reports that it is blocked.
    *
-   * @param atMost The most that it can have been.
+   * @param atMost Largest possible number.
    */
   lose(atMost: number): void {
     const amount = Math.min(atMost, Math.max(0, this.#limit - this.#received - this.#lost));
@@ -272,13 +273,13 @@ export class ReceiveCredit {
   }
 
   /**
-   * The peer says that it waits: it gets what can be granted.
+   * Handles the peer's report that it is blocked: grants all that can be granted.
    *
-   * @param limit The total that it used up.
+   * @param limit Total that the peer used up.
    */
   peerBlocked(limit: number): void {
     if (limit === this.#limit) {
-      // It sent no more than that, so no more can have been thrown away.
+      // The peer sent no more than `limit`: correct an assumed loss that was larger.
       const excess = this.#lost - Math.max(0, limit - this.#received);
       if (excess > 0) {
         this.#lost -= excess;
@@ -288,15 +289,18 @@ export class ReceiveCredit {
     this.grantAll();
   }
 
-  /** Grants all that can be granted: the peer has nothing left. A window that does not move grants nothing. */
+  /**
+   * Grants all that can be granted to a peer without credit left. A window that does not move by
+   * itself grants no more.
+   */
   grantAll(): void {
     if (this.#isAutomatic) this.grant(this.#done + this.#window);
   }
 
   /**
-   * Grants a total by hand. A window that moves goes on from there once as much was released.
+   * Grants a total by hand. An automatic window moves on from this total once as much was released.
    *
-   * @param total Since the beginning; what is not more than before changes nothing.
+   * @param total Total since the beginning; ignored unless larger than before.
    */
   grant(total: number): void {
     if (total <= this.#limit) return;
@@ -305,19 +309,19 @@ export class ReceiveCredit {
   }
 }
 
-/** Both directions of the credit of one kind. */
+/** Credit of one kind in both directions. */
 export interface CreditPair {
-  /** What this end may send. */
+  /** Credit of this end. */
   readonly send: SendCredit;
-  /** What the peer may send. */
+  /** Credit of the peer. */
   readonly receive: ReceiveCredit;
 }
 
 /**
- * Reads both directions of one kind.
+ * Reads the credit of one kind in both directions.
  *
- * @param pair Both directions.
- * @returns Their totals, and who waits for more.
+ * @param pair Credit in both directions.
+ * @returns The totals, and the number of waiting calls.
  */
 export function creditState({ send, receive }: CreditPair): CreditState {
   return {
@@ -330,10 +334,10 @@ export function creditState({ send, receive }: CreditPair): CreditState {
 }
 
 /**
- * Checks a total that is granted by hand.
+ * Checks a total for a grant by hand.
  *
- * @param total What was given.
- * @throws {RangeError} If it is not an integer from 0 to 2^53 - 1.
+ * @param total Total from the caller.
+ * @throws {RangeError} If the total is not an integer from 0 to 2^53 - 1.
  */
 export function checkTotal(total: number): void {
   if (Number.isSafeInteger(total) && total >= 0) return;

@@ -138,7 +138,7 @@ Deno.test("ReceiveCredit.lose() gives back all that can have been thrown away, a
   assertEquals(granted, [170]);
   credit.lose(40);
   assertEquals(granted, [170, 210]);
-  // What was assumed before is not assumed again: 70 are left of what was granted.
+  // A loss is not assumed twice: 70 are left of the granted credit.
   credit.lose(1_000);
   assertEquals(granted, [170, 210, 280]);
 });
@@ -148,10 +148,10 @@ Deno.test("ReceiveCredit.peerBlocked() takes back what cannot have been thrown a
   const credit = new ReceiveCredit(100, (limit) => granted.push(limit));
   credit.receive(10);
   credit.release(10);
-  credit.lose(1_000); // In truth it was nothing.
+  credit.lose(1_000); // The true loss was 0.
   assertEquals(granted, [200]);
   credit.receive(190);
-  credit.peerBlocked(100); // Said before it had more.
+  credit.peerBlocked(100); // This report is older than the last grant.
   credit.peerBlocked(200);
   assertEquals(granted, [200]);
   credit.release(190);

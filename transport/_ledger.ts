@@ -1,5 +1,5 @@
 /**
- * What a connection counts of its streams and datagrams, and tells who observes it.
+ * Counters and events of the streams and datagrams of a connection.
  *
  * @module
  */
@@ -12,47 +12,32 @@ import type {
   StreamSide,
 } from "./connection.ts";
 
-/** The counters of one connection. */
+/** Counters of one connection. */
 export class Ledger implements ConnectionCounters {
-  /** See {@linkcode ConnectionCounters}. */
   streamBytesSent = 0;
-  /** See {@linkcode ConnectionCounters}. */
   streamBytesReceived = 0;
-  /** See {@linkcode ConnectionCounters}. */
   localBidirectionalOpened = 0;
-  /** See {@linkcode ConnectionCounters}. */
   localUnidirectionalOpened = 0;
-  /** See {@linkcode ConnectionCounters}. */
   remoteBidirectionalOpened = 0;
-  /** See {@linkcode ConnectionCounters}. */
   remoteUnidirectionalOpened = 0;
-  /** See {@linkcode ConnectionCounters}. */
   streamsClosed = 0;
-  /** See {@linkcode ConnectionCounters}. */
   bidirectionalClosed = 0;
-  /** See {@linkcode ConnectionCounters}. */
   streamErrors = 0;
-  /** See {@linkcode ConnectionCounters}. */
   streamsRefused = 0;
-  /** See {@linkcode ConnectionCounters}. */
   datagramsSent = 0;
-  /** See {@linkcode ConnectionCounters}. */
   datagramBytesSent = 0;
-  /** See {@linkcode ConnectionCounters}. */
   datagramsReceived = 0;
-  /** See {@linkcode ConnectionCounters}. */
   datagramBytesReceived = 0;
-  /** See {@linkcode ConnectionCounters}. */
   datagramsDropped = 0;
-  /** Gets what happens, if anybody does. */
+  /** Observer of the events, if any. */
   observer: ConnectionObserver | undefined = undefined;
 
   /**
    * Counts a stream that was opened.
    *
-   * @param direction Which way it goes.
-   * @param by Which end opened it.
-   * @returns Is told of the end of each direction.
+   * @param direction Direction of the stream.
+   * @param by End that opened the stream.
+   * @returns An account of the stream, to be notified of the end of each direction.
    */
   opened(direction: StreamDirection, by: StreamSide): StreamAccount {
     if (by === "local") {
@@ -64,14 +49,14 @@ export class Ledger implements ConnectionCounters {
     return new StreamAccount(this, direction, by);
   }
 
-  /** Counts a datagram that was handed to the wire. */
+  /** Counts a datagram that was passed to the wire. */
   sentDatagram(datagram: Uint8Array): void {
     this.datagramsSent++;
     this.datagramBytesSent += datagram.byteLength;
     this.observer?.({ type: "datagramsent", datagram });
   }
 
-  /** Counts a datagram that came. */
+  /** Counts a datagram that arrived. */
   receivedDatagram(datagram: Uint8Array): void {
     this.datagramsReceived++;
     this.datagramBytesReceived += datagram.byteLength;
@@ -84,36 +69,36 @@ export class Ledger implements ConnectionCounters {
     this.observer?.({ type: "datagramdropped", byteLength });
   }
 
-  /** Tells who observes the connection; nothing is counted. */
+  /** Notifies the observer without counting. */
   tell(event: ConnectionEvent): void {
     this.observer?.(event);
   }
 }
 
 /**
- * What a wire offers to who puts messages on one of its streams: that stream is
- * no stream of the connection's user, and so is in no counter and no event.
+ * A wire that can carry messages on one of its streams. That stream does not belong to the
+ * connection's user, so that no counter and no event includes it.
  */
 export interface MessageCarrier {
   /**
-   * Leaves out the first bidirectional stream of an end. To be called before
-   * anything was opened at this end, and before anybody observes.
+   * Excludes the first bidirectional stream of one end. To be called before any stream is opened at
+   * this end, and before an observer is set.
    *
-   * @param by The end that opens it.
+   * @param by End that opens the stream.
    */
   carryMessages(by: StreamSide): void;
 }
 
-/** One stream in the ledger: counted as closed once all its directions ended. */
+/** Account of one stream, which counts as closed once all its directions ended. */
 export class StreamAccount {
-  /** What it is part of. */
+  /** Counters that include this stream. */
   readonly ledger: Ledger;
   readonly #direction: StreamDirection;
   readonly #by: StreamSide;
   #left: number;
   #error: unknown = undefined;
 
-  /** Is made by {@linkcode Ledger.opened}. */
+  /** Created by {@linkcode Ledger.opened}. */
   constructor(ledger: Ledger, direction: StreamDirection, by: StreamSide) {
     this.ledger = ledger;
     this.#direction = direction;
@@ -122,9 +107,9 @@ export class StreamAccount {
   }
 
   /**
-   * One direction ended. Called once for each.
+   * Reports that one direction ended. To be called once for each direction.
    *
-   * @param error Why, if it was cut short.
+   * @param error Cause, if the direction was cut short.
    */
   ended(error?: unknown): void {
     const { ledger } = this;
@@ -141,19 +126,22 @@ export class StreamAccount {
   }
 
   /**
-   * This end gave up one direction, in place of {@linkcode StreamAccount.ended}.
+   * Reports that this end gave up one direction; replaces {@linkcode StreamAccount.ended}.
    *
-   * @param reason Why, if anybody said; an error is made of nothing only for who observes.
-   * @param what What it did.
+   * @param reason Reason from the caller, if any. Without a reason, an error is created only for an
+   * observer.
+   * @param what Action of this end.
    */
   cut(reason: unknown, what: "reset" | "stopped reading"): void {
     if (reason !== undefined) return this.ended(reason);
-    const isTold = this.ledger.observer !== undefined;
+    const isObserved = this.ledger.observer !== undefined;
     const message = `This end ${what} the stream`;
-    this.ended(isTold ? new StreamError(message, { streamErrorCode: 0, by: "local" }) : message);
+    this.ended(
+      isObserved ? new StreamError(message, { streamErrorCode: 0, by: "local" }) : message,
+    );
   }
 
-  /** The stream is no user's after all: as if it had never been. */
+  /** Removes the stream from the counters, because it does not belong to the user. */
   discard(): void {
     const { ledger } = this;
     const isBidirectional = this.#direction === "bidirectional";

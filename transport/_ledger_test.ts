@@ -3,7 +3,7 @@ import { StreamError } from "../errors.ts";
 import { Ledger } from "./_ledger.ts";
 import type { ConnectionEvent } from "./connection.ts";
 
-/** A ledger, and what it tells. */
+/** Creates a ledger, and records its events. */
 function observed(): { ledger: Ledger; events: ConnectionEvent[] } {
   const ledger = new Ledger();
   const events: ConnectionEvent[] = [];

@@ -1,5 +1,5 @@
 /**
- * The web stream of a direction that is written by plain calls.
+ * Web streams on top of directions that are written by plain calls.
  *
  * @module
  */
@@ -7,10 +7,11 @@ import { orderedAs } from "./direct.ts";
 import type { DirectWritable, SendStream } from "./connection.ts";
 
 /**
- * Makes the writable stream of a direction; its `direct` is that direction, and its `sendOrder` too.
+ * Creates the writable stream of a direction. The stream's `direct` is that direction, and
+ * `sendOrder` is forwarded.
  *
- * @param half Is written to.
- * @param onStart Gets what errors the stream, before anything is written.
+ * @param half Direction to write to.
+ * @param onStart Receives the controller, which can error the stream, before the first write.
  * @returns The stream.
  */
 export function writableOf(
@@ -20,7 +21,7 @@ export function writableOf(
   const writable = new WritableStream<Uint8Array>({
     start(controller) {
       onStart(controller);
-      // A write that waits for the peer would hold up the abort otherwise.
+      // Otherwise a write that waits for the peer would delay the abort.
       controller.signal.addEventListener(
         "abort",
         () => half.abort(controller.signal.reason),

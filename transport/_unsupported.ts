@@ -1,5 +1,5 @@
 /**
- * What a wire without streams or datagrams has in their place.
+ * Placeholders for the streams and datagrams of a wire that has none.
  *
  * @module
  */
@@ -8,9 +8,9 @@ import type { Multiplexer } from "./qmux/multiplexer.ts";
 import type { DatagramDuplex } from "./connection.ts";
 
 /**
- * Makes the incoming streams of a wire that has none.
+ * Creates the incoming streams of a wire without streams.
  *
- * @returns A stream that has ended already.
+ * @returns A closed stream.
  */
 export function noStreams(): ReadableStream<never> {
   return new ReadableStream<never>({
@@ -21,10 +21,10 @@ export function noStreams(): ReadableStream<never> {
 }
 
 /**
- * Makes the datagrams of a wire that has none: nothing comes, and a write
- * rejects with an {@linkcode UnsupportedError}.
+ * Creates the datagrams of a wire without datagrams: none arrive, and a write rejects with an
+ * {@linkcode UnsupportedError}.
  *
- * @param wire The wire's name, for the error.
+ * @param wire Name of the wire, for the error.
  * @returns Datagrams whose `maxDatagramSize` is 0.
  */
 export function noDatagrams(wire: string): DatagramDuplex {
@@ -44,7 +44,7 @@ export function noDatagrams(wire: string): DatagramDuplex {
 /**
  * Refuses to open a stream.
  *
- * @param wire The wire's name, for the error.
+ * @param wire Name of the wire, for the error.
  * @returns Never: the promise rejects.
  * @throws {UnsupportedError} Always.
  */
@@ -56,7 +56,7 @@ export function refuseStream(wire: string): Promise<never> {
   );
 }
 
-/** All of them, of a wire that has neither streams nor datagrams. */
+/** Multiplexer of a wire with neither streams nor datagrams. */
 export class NoStreams implements Multiplexer {
   readonly counters = undefined;
   readonly credit = undefined;
@@ -65,25 +65,25 @@ export class NoStreams implements Multiplexer {
   readonly incomingUnidirectionalStreams: ReadableStream<never> = noStreams();
   readonly #wire: string;
 
-  /** Says so of a wire, by its name. */
+  /** Takes the name of the wire, for errors. */
   constructor(wire: string) {
     this.#wire = wire;
     this.datagrams = noDatagrams(wire);
   }
 
-  /** Refuses. */
+  /** Rejects with an {@linkcode UnsupportedError}. */
   createBidirectionalStream(): Promise<never> {
     return refuseStream(this.#wire);
   }
 
-  /** Refuses. */
+  /** Rejects with an {@linkcode UnsupportedError}. */
   createUnidirectionalStream(): Promise<never> {
     return refuseStream(this.#wire);
   }
 
-  /** Takes nothing. */
+  /** Ignores records. */
   receive(): void {}
 
-  /** Was over from the start. */
+  /** Does nothing: there are no streams to end. */
   end(): void {}
 }

@@ -1,27 +1,29 @@
 /**
- * What counts as one network address.
+ * Keys under which network addresses are counted.
  *
  * @module
  */
 
-/** Longest text kept of what is no address; a key costs memory for as long as its session lives. */
+/**
+ * Longest key of a text that is not an address; a key uses memory for as long as its session lives.
+ */
 const MAX_KEY_LENGTH = 64;
 
-/** By far the most frequent, and its own key. */
+/** IPv4 address: by far the most frequent form, and its own key. */
 const IPV4 = /^\d{1,3}(\.\d{1,3}){3}$/;
 
-/** `1.2.3.4:5678` and `[2001:db8::1]:5678`, as some proxies write it. */
+/** `1.2.3.4:5678` and `[2001:db8::1]:5678`, as some proxies write addresses. */
 const WITH_PORT = /^(?:\[([^\]]*)\]|(\d+\.\d+\.\d+\.\d+))(?::\d+)?$/;
 
 const IPV6 = /^[0-9a-f:.]+$/;
 
 /**
- * Turns a network address into the key under which it is counted. One host has
- * a whole IPv6 /64 to choose from, so that counts as one; an IPv4 address is
- * the same in its IPv4-mapped IPv6 form.
+ * Converts a network address to the key under which the address is counted. A whole IPv6 /64 counts
+ * as one address, because one host can use all of it. An IPv4 address and its IPv4-mapped IPv6 form
+ * have the same key.
  *
- * @param address An address as the runtime or a proxy tells it; a port and a zone are ignored.
- * @returns An IPv4 address, a /64, or else the text itself, cut at 64 characters.
+ * @param address An address from the runtime or a proxy; port and zone are ignored.
+ * @returns An IPv4 address, a /64, or any other text, cut at 64 characters.
  *
  * @example Usage
  * ```ts
@@ -44,7 +46,7 @@ export function addressKey(address: string): string {
   return `${groups.slice(0, 4).join(":")}::/64`;
 }
 
-/** The eight groups of an IPv6 address; the platform's URL parser knows every way to write one. */
+/** Splits an IPv6 address into eight groups. The platform's URL parser reads every notation. */
 function groupsOf(host: string): string[] | undefined {
   const canonical = URL.parse(`http://[${host}]`)?.hostname.slice(1, -1);
   if (canonical === undefined) return undefined;
@@ -55,7 +57,7 @@ function groupsOf(host: string): string[] | undefined {
   return [...first, ...zeros, ...last];
 }
 
-/** `::ffff:0:0/96` holds the IPv4 addresses. */
+/** Checks for an IPv4 address, which is in `::ffff:0:0/96`. */
 function isMapped(groups: readonly string[]): boolean {
   return groups[5] === "ffff" && groups.slice(0, 5).every((group) => group === "0");
 }
@@ -67,8 +69,8 @@ function mappedAddress(groups: readonly string[]): string {
   }).join(".");
 }
 
-/** What an HTTP server knows of a request beside the request. */
+/** Information from an HTTP server about a request. */
 export interface RequestInfo {
-  /** Where it came from. */
+  /** Remote address of the request. */
   readonly remoteAddr?: Deno.Addr;
 }

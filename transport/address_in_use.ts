@@ -1,26 +1,26 @@
 /**
- * The address in errors about it: that of the runtime says only that one is in use.
+ * Errors for addresses in use that name the address, which the runtime's errors do not.
  *
  * @module
  */
 
-/** Where something is to listen. */
+/** Address to listen on. */
 export interface ListenPlace {
-  /** The address. */
+  /** IP address or host name. */
   readonly hostname: string;
-  /** The port. */
+  /** Port number. */
   readonly port: number;
-  /** The transport that the port is of. */
+  /** Transport of the port. */
   readonly transport: "TCP" | "UDP";
 }
 
 /**
- * Listens, and names the address where that is in use.
+ * Listens, and throws an error with the address if the address is in use.
  *
- * @typeParam T Whatever listens.
- * @param place See {@linkcode ListenPlace}.
- * @param listen Listens.
- * @returns What `listen` returns.
+ * @typeParam T Type of the listener.
+ * @param place Address to name in the error.
+ * @param listen Starts listening.
+ * @returns The result of `listen`.
  * @throws {Deno.errors.AddrInUse} If the address is in use.
  */
 export function listenAt<T>({ hostname, port, transport }: ListenPlace, listen: () => T): T {

@@ -2,7 +2,7 @@ import { assertEquals } from "@std/assert";
 import { addressKey } from "./address.ts";
 
 const CASES: readonly [address: string, key: string][] = [
-  // IPv4 counts by itself, however it is written.
+  // Each IPv4 address counts by itself, in every notation.
   ["192.0.2.1", "192.0.2.1"],
   [" 192.0.2.1 ", "192.0.2.1"],
   ["192.0.2.1:50123", "192.0.2.1"],
@@ -12,7 +12,7 @@ const CASES: readonly [address: string, key: string][] = [
   ["[::ffff:192.0.2.1]:443", "192.0.2.1"],
   ["::ffff:0.0.0.0", "0.0.0.0"],
   ["::ffff:255.255.255.255", "255.255.255.255"],
-  // IPv6 counts by its first four groups.
+  // IPv6 addresses count by the first four groups.
   ["2001:db8::1", "2001:db8:0:0::/64"],
   ["2001:db8::ffff:ffff:ffff:ffff", "2001:db8:0:0::/64"],
   ["2001:DB8:0:0:1:2:3:4", "2001:db8:0:0::/64"],
@@ -26,11 +26,11 @@ const CASES: readonly [address: string, key: string][] = [
   ["fe80::2%12", "fe80:0:0:0::/64"],
   ["::1", "0:0:0:0::/64"],
   ["::", "0:0:0:0::/64"],
-  // Not IPv4-mapped, though it looks alike.
+  // Similar to an IPv4-mapped address, but not one.
   ["::fffe:c000:201", "0:0:0:0::/64"],
   ["::1:ffff:c000:201", "0:0:0:0::/64"],
   ["::192.0.2.1", "0:0:0:0::/64"],
-  // What is no address is its own key, and a short one.
+  // A text that is not an address is its own key, up to a maximum length.
   ["", ""],
   ["unknown", "unknown"],
   ["proxy.example", "proxy.example"],

@@ -1,24 +1,24 @@
 /**
- * The rules for closing a connection, the same on every wire.
+ * Rules for closing a connection, the same on every wire.
  *
  * @module
  */
 import type { ConnectionCloseInfo } from "./connection.ts";
 
-/** Longest close reason in bytes on WebSocket: a control frame's 125, less the code. */
+/** Longest close reason on WebSocket, in bytes: the 125 of a control frame minus the code. */
 export const MAX_WEBSOCKET_REASON_BYTES = 123;
 
-/** Longest close reason in bytes on WebTransport. */
+/** Longest close reason on WebTransport, in bytes. */
 export const MAX_WEBTRANSPORT_REASON_BYTES = 1024;
 
 const encoder = new TextEncoder();
 
 /**
- * Checks how a connection is to be closed, and fills in what is left out.
+ * Checks code and reason of a close, and fills in the defaults.
  *
- * @param info Code and reason as the caller gave them.
- * @param maxReasonBytes Where the reason is cut, at a character boundary.
- * @returns The code (0 by default) and the reason that fits.
+ * @param info Code and reason from the caller.
+ * @param maxReasonBytes Length in bytes to cut the reason to, at a character boundary.
+ * @returns The code (0 by default) and the reason, cut to fit.
  * @throws {TypeError} If the code is not a number or the reason is not a string.
  * @throws {RangeError} If the code is neither 0 nor an integer from 3000 to 4999.
  */
@@ -50,13 +50,13 @@ export function checkCloseInfo(
 /**
  * Cuts a text to a number of bytes in UTF-8, never inside a character.
  *
- * @param text The text; lone surrogates become U+FFFD.
- * @param maxBytes How many bytes it may take.
- * @returns The longest start of the text that fits.
+ * @param text Text to cut; lone surrogates become U+FFFD.
+ * @param maxBytes Most bytes of the result.
+ * @returns The longest prefix that fits.
  */
 export function cutReason(text: string, maxBytes: number): string {
   const whole = text.toWellFormed();
-  // Three bytes a UTF-16 unit at most: the common short reason is not encoded.
+  // A UTF-16 unit takes at most three bytes: the common short reason needs no encoding.
   if (whole.length * 3 <= maxBytes) return whole;
   const { read } = encoder.encodeInto(whole, new Uint8Array(maxBytes));
   return whole.slice(0, read);

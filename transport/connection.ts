@@ -1,42 +1,44 @@
 /**
- * The contract that every wire fulfils: the W3C `WebTransport` interface, with
- * what a wire can do (`capabilities`) and, where the wire has message frames
- * of its own, `frames`.
+ * Contract of all connections: the W3C `WebTransport` interface, with the wire's `capabilities`
+ * and, on wires with message frames of their own, `frames`.
  *
  * @module
  */
 
-/** What a wire can do. Callers branch on this, never on the name of the wire. */
+/** Capabilities of a wire. Callers branch on these, never on the name of the wire. */
 export interface ConnectionCapabilities {
   /** Streams of both kinds can be opened. */
   readonly streams: boolean;
-  /** How datagrams travel, or that they do not. */
+  /** Delivery of datagrams; `none` without datagrams. */
   readonly datagrams: "unreliable" | "reliable" | "none";
   /** A reset stream carries its code to the other end. */
   readonly resetCodes: boolean;
   /** Flow-control credit can be granted by hand. */
   readonly credit: boolean;
-  /** A lost packet holds up its own stream only. Without that all of them wait, as on one TCP connection. */
+  /**
+   * A lost packet delays only its own stream. Without this, a loss delays all streams, as on one
+   * TCP connection.
+   */
   readonly independentStreams: boolean;
 }
 
-/** How a connection is, or was, closed. */
+/** Code and reason of a close. */
 export interface ConnectionCloseInfo {
   /**
-   * Close code; 0 is a normal close. To close with, it is 0 or 3000 to 4999 on every wire. Any code
-   * from 0 to 2^32 - 1 can be sent over WebTransport, and to 2^53 - 1 over raw QUIC, over QMux and in
-   * memory; a plain WebSocket and messages of Skein take no others. A peer's is passed on as it came.
+   * Close code; 0 is a normal close. Every wire can send 0 and 3000 to 4999. WebTransport can send
+   * any code from 0 to 2^32 - 1; raw QUIC, QMux and memory can send any up to 2^53 - 1. A plain
+   * WebSocket and messages of Skein send no others. A code from the peer is passed on unchanged.
    */
   readonly closeCode?: number;
-  /** Reason in words; cut at a character boundary where the wire has a limit. */
+  /** Reason in words, cut at a character boundary where the wire has a limit. */
   readonly reason?: string;
 }
 
-/** How to close a connection. */
+/** Options for closing a connection. */
 export interface CloseOptions extends ConnectionCloseInfo {
   /**
-   * Also ends what carries it, and with that every other connection there. Only
-   * WebTransport over HTTP/3 can share what carries it; elsewhere this says nothing.
+   * Also closes the underlying connection, with all sessions on it. Only WebTransport over HTTP/3
+   * can share a connection; ignored elsewhere.
    *
    * @default {false}
    */
@@ -45,60 +47,64 @@ export interface CloseOptions extends ConnectionCloseInfo {
 
 /** Options for opening a stream. */
 export interface OpenStreamOptions {
-  /** Higher goes first where the wire can order streams. */
+  /** Priority: a stream with a higher number is sent first, where the wire can order streams. */
   readonly sendOrder?: number;
-  /** Gives up waiting for a free stream. */
+  /** Cancels the wait for a free stream. */
   readonly signal?: AbortSignal;
-  /** Gives up after this many milliseconds. */
+  /** Timeout of the wait for a free stream, in milliseconds. */
   readonly timeoutMs?: number;
 }
 
 /**
- * The reading end of a stream without a web stream in between, which costs more
- * than the bytes it carries: `directStream()` and `directReadable()` find it, or
- * make it of the web stream.
+ * The reading end of a stream without a web stream, which would cost more than the bytes of a short
+ * stream. `directStream()` and `directReadable()` return this end, or build one on the web stream.
  */
 export interface DirectReadable {
   /**
-   * Reads what came next. One call at a time.
+   * Reads the next bytes. Only one call may be pending.
    *
-   * Over Deno's QUIC a session that closes, and a peer that gives the stream up, end it like a clean
-   * end: data that has to be whole tells its length.
+   * Over Deno's QUIC, a session that closes and a peer that resets the stream look like a clean
+   * end: data that has to be complete needs a length of its own.
    *
-   * @param used Bytes of an earlier read that nobody needs any more: their memory may be read
-   * into, which saves an allocation of up to 64 KiB. They are empty afterwards.
-   * @returns Bytes, which are the caller's to keep; `null` once the peer ended its direction.
+   * @param used Bytes of an earlier read that are no longer needed. The next read may reuse their
+   * memory, which saves an allocation of up to 64 KiB; the array is empty afterwards.
+   * @returns Bytes, owned by the caller; `null` once the peer ended this direction.
    * @throws {StreamError} If the peer reset the stream.
-   * @throws {ConnectionError} If the connection is over.
+   * @throws {ConnectionError} If the connection ended.
    */
   read(used?: Uint8Array | null): Promise<Uint8Array | null>;
   /**
-   * Reads no more.
+   * Stops reading.
    *
-   * @param reason Its `streamErrorCode`, if any, goes to the peer where the wire can carry it.
+   * @param reason Reason, whose `streamErrorCode` is sent to the peer where the wire can carry
+   * codes.
    */
   cancel(reason?: unknown): void;
 }
 
-/** The writing end of a stream without a web stream in between. */
+/** The writing end of a stream without a web stream. */
 export interface DirectWritable {
   /**
-   * Writes bytes, and waits while the peer takes none.
+   * Writes bytes, and waits while the peer accepts none.
    *
-   * @param bytes What. They MUST NOT be changed before the write is done.
+   * @param bytes Bytes to write. The caller MUST NOT change them before the write is done.
    * @throws {StreamError} If the peer stopped reading.
-   * @throws {ConnectionError} If the connection is over.
+   * @throws {ConnectionError} If the connection ended.
    */
   write(bytes: Uint8Array): Promise<void>;
-  /** Ends this end's direction, after what was written. */
+  /** Ends this direction after all writes. */
   close(): Promise<void>;
   /**
-   * Gives up this end's direction.
+   * Resets this direction.
    *
-   * @param reason Its `streamErrorCode`, if any, goes to the peer where the wire can carry it.
+   * @param reason Reason, whose `streamErrorCode` is sent to the peer where the wire can carry
+   * codes.
    */
   abort(reason?: unknown): void;
-  /** Higher goes first; absent where the wire cannot order streams. May be set at any time. */
+  /**
+   * Priority: a stream with a higher number is sent first. Absent where the wire cannot order
+   * streams. May be set at any time.
+   */
   sendOrder?: number;
 }
 
@@ -106,66 +112,76 @@ export interface DirectWritable {
 export interface DirectStream extends DirectReadable, DirectWritable {}
 
 /**
- * A unidirectional stream that the peer opened. Over Deno's QUIC a session that closes, and a peer that
- * gives the stream up, end it like a clean end: data that has to be whole tells its length.
+ * A unidirectional stream opened by the peer. Over Deno's QUIC, a session that closes and a peer
+ * that resets the stream look like a clean end: data that has to be complete needs a length of its
+ * own.
  */
 export interface ReceiveStream extends ReadableStream<Uint8Array> {
-  /** The same without a web stream, where the wire has that; use either. */
+  /**
+   * The same stream without a web stream, where the wire supports this; use only one of the two.
+   */
   readonly direct?: DirectReadable;
 }
 
-/** A unidirectional stream that this end opened. */
+/** A unidirectional stream opened by this end. */
 export interface SendStream extends WritableStream<Uint8Array> {
-  /** Higher goes first; absent where the wire cannot order streams. May be set at any time. */
+  /**
+   * Priority: a stream with a higher number is sent first. Absent where the wire cannot order
+   * streams. May be set at any time.
+   */
   sendOrder?: number;
-  /** The same without a web stream, where the wire has that; use either. */
+  /**
+   * The same stream without a web stream, where the wire supports this; use only one of the two.
+   */
   readonly direct?: DirectWritable;
 }
 
 /** A stream that both ends write to. */
 export interface BidirectionalStream {
   /**
-   * Bytes that the peer writes. Over Deno's QUIC a session that closes, and a peer that gives the stream up, end
-   * it like a clean end: data that has to be whole tells its length.
+   * Bytes written by the peer. Over Deno's QUIC, a session that closes and a peer that resets the
+   * stream look like a clean end: data that has to be complete needs a length of its own.
    */
   readonly readable: ReadableStream<Uint8Array>;
-  /** What this end writes. */
+  /** Bytes written by this end. */
   readonly writable: WritableStream<Uint8Array>;
-  /** The same without web streams, where the wire has that; use either it or those. */
+  /** The same stream without web streams, where the wire supports this; use only one of the two. */
   readonly direct?: DirectStream;
 }
 
-/** Unidirectional streams of a connection without web streams in between. */
+/** Unidirectional streams of a connection without web streams. */
 export interface DirectStreams {
   /**
    * Opens a unidirectional stream; see {@linkcode Connection.createUnidirectionalStream}.
    *
-   * @param options See {@linkcode OpenStreamOptions}.
-   * @returns Its writing end.
+   * @param options Send order and waiting.
+   * @returns The writing end.
    */
   openUnidirectional(options?: OpenStreamOptions): Promise<DirectWritable>;
   /**
-   * Sets who gets the unidirectional streams of the peer, instead of the readable. It MUST NOT throw.
+   * Sets the receiver of the peer's unidirectional streams, in place of the readable. The receiver
+   * MUST NOT throw.
    *
-   * @param receiver Gets each stream; those too that came before.
+   * @param receiver Receives each stream, including those that arrived earlier.
    * @throws {TypeError} If there is a receiver already.
    */
   receiveUnidirectional(receiver: (stream: DirectReadable) => void): void;
 }
 
-/** Datagrams without web streams in between. */
+/** Datagrams without web streams. */
 export interface DirectDatagrams {
   /**
-   * Sends a datagram, or loses it: where it is too large, or too many wait already.
+   * Sends a datagram. A datagram that is too large is lost, as is one beyond the limit of waiting
+   * ones.
    *
-   * @param datagram The bytes. They MUST NOT be changed afterwards.
+   * @param datagram Bytes, which the caller MUST NOT change afterwards.
    */
   send(datagram: Uint8Array): void;
   /**
-   * Sets the one receiver, which is called for each datagram instead of the
-   * readable. It MUST NOT throw.
+   * Sets the one receiver, which is called for each datagram in place of the readable. The receiver
+   * MUST NOT throw.
    *
-   * @param receiver Gets each datagram; the bytes are its own.
+   * @param receiver Receives each datagram and owns the bytes.
    * @throws {TypeError} If there is a receiver already.
    */
   receive(receiver: (datagram: Uint8Array) => void): void;
@@ -173,72 +189,77 @@ export interface DirectDatagrams {
 
 /** Datagrams in both directions. */
 export interface DatagramDuplex {
-  /** Datagrams that came; bounded, the oldest are dropped. */
+  /** Received datagrams, in a bounded queue; the oldest are dropped. */
   readonly readable: ReadableStream<Uint8Array>;
   /** Datagrams to send. */
   readonly writable: WritableStream<Uint8Array>;
-  /** Largest datagram in bytes; 0 where the wire has none. */
+  /** Largest datagram in bytes; 0 on a wire without datagrams. */
   readonly maxDatagramSize: number;
-  /** The same without web streams, where the wire has that; use either it or those. */
+  /**
+   * The same datagrams without web streams, where the wire supports this; use only one of the two.
+   */
   readonly direct?: DirectDatagrams;
 }
 
-/** Which way a stream goes. */
+/** Directions of a stream. */
 export type StreamDirection = "bidirectional" | "unidirectional";
 
-/** Which end did something. */
+/** End of a connection. */
 export type StreamSide = "local" | "remote";
 
-/** Counters of a connection; what a wire cannot know is absent. */
+/** Statistics of a connection; values unknown to the wire are absent. */
 export interface ConnectionStats {
-  /** Bytes handed to the wire. */
+  /** Bytes passed to the wire. */
   readonly bytesSent?: number;
-  /** Bytes taken from the wire. */
+  /** Bytes received from the wire. */
   readonly bytesReceived?: number;
-  /** Message frames handed to the wire. */
+  /** Message frames passed to the wire. */
   readonly framesSent?: number;
-  /** Message frames taken from the wire. */
+  /** Message frames received from the wire. */
   readonly framesReceived?: number;
 }
 
-/** What a connection counted of its streams and datagrams; every number only grows. */
+/** Counters of streams and datagrams, which only grow. */
 export interface ConnectionCounters {
-  /** Bytes of streams that were handed to the wire, without what the wire adds. */
+  /** Payload bytes of streams passed to the wire. */
   readonly streamBytesSent: number;
-  /** Bytes of streams that came, read or not where the wire tells. */
+  /** Payload bytes of streams received, including unread ones where the wire reports these. */
   readonly streamBytesReceived: number;
-  /** Bidirectional streams that this end opened. */
+  /** Bidirectional streams opened by this end. */
   readonly localBidirectionalOpened: number;
-  /** Unidirectional streams that this end opened. */
+  /** Unidirectional streams opened by this end. */
   readonly localUnidirectionalOpened: number;
-  /** Bidirectional streams that the peer opened. */
+  /** Bidirectional streams opened by the peer. */
   readonly remoteBidirectionalOpened: number;
-  /** Unidirectional streams that the peer opened. */
+  /** Unidirectional streams opened by the peer. */
   readonly remoteUnidirectionalOpened: number;
-  /** Streams that are over in all their directions; the rest of those opened is open. */
+  /** Streams that ended in all directions; all other opened streams are open. */
   readonly streamsClosed: number;
-  /** Of these, bidirectional ones. */
+  /** Bidirectional streams that ended in both directions. */
   readonly bidirectionalClosed: number;
   /** Directions of streams that were reset, stopped or cut, by either end. */
   readonly streamErrors: number;
-  /** Streams of the peer that this end refused: it did not take them in time, or too many were unread. */
+  /**
+   * Streams of the peer that this end refused: not taken in time, or beyond the limit of unread
+   * streams.
+   */
   readonly streamsRefused: number;
-  /** Datagrams handed to the wire. */
+  /** Datagrams passed to the wire. */
   readonly datagramsSent: number;
-  /** Their bytes. */
+  /** Bytes of datagrams passed to the wire. */
   readonly datagramBytesSent: number;
-  /** Datagrams that came. */
+  /** Datagrams received. */
   readonly datagramsReceived: number;
-  /** Their bytes. */
+  /** Bytes of datagrams received. */
   readonly datagramBytesReceived: number;
-  /** Datagrams that were lost at this end: too large, too many waiting, or too many unread. */
+  /** Datagrams lost at this end: too large, too many waiting, or too many unread. */
   readonly datagramsDropped: number;
 }
 
-/** What credit is for: bytes of streams, or streams of one direction. */
+/** Unit of credit: bytes of streams, or streams of one direction. */
 export type CreditKind = "data" | StreamDirection;
 
-/** Something that happened on a connection; see {@linkcode Connection.observe}. */
+/** An event of a connection; see {@linkcode Connection.observe}. */
 export type ConnectionEvent =
   | {
     readonly type: "streamopened";
@@ -246,7 +267,10 @@ export type ConnectionEvent =
     readonly by: StreamSide;
   }
   | {
-    /** All directions of the stream are over; `error` is the first one that was cut short. */
+    /**
+     * All directions of the stream ended; `error` is the first error of a direction that was cut
+     * short.
+     */
     readonly type: "streamclosed";
     readonly direction: StreamDirection;
     readonly by: StreamSide;
@@ -255,204 +279,223 @@ export type ConnectionEvent =
   | { readonly type: "datagramsent" | "datagramreceived"; readonly datagram: Uint8Array }
   | { readonly type: "datagramdropped"; readonly byteLength: number }
   | {
-    /** Somebody waits for credit: this end (`local`), or the peer says that it does (`remote`). */
+    /** A sender waits for credit: this end (`local`), or the peer by its own report (`remote`). */
     readonly type: "blocked";
     readonly what: CreditKind;
     readonly by: StreamSide;
-    /** The total that is used up. */
+    /** Total that is used up. */
     readonly limit: number;
   }
   | {
-    /** The peer granted more. */
+    /** The peer granted more credit. */
     readonly type: "credit";
     readonly what: CreditKind;
-    /** The new total. */
+    /** New total. */
     readonly limit: number;
   };
 
-/** Gets what happens on a connection. MUST NOT throw. */
+/** Receiver of a connection's events. MUST NOT throw. */
 export type ConnectionObserver = (event: ConnectionEvent) => void;
 
-/** How much of one kind each end may still send: totals since the beginning. */
+/** Credit of one kind for both ends, as totals since the beginning. */
 export interface CreditState {
-  /** What this end allowed the peer. */
+  /** Total that this end granted to the peer. */
   readonly granted: number;
-  /** What the peer used of that. */
+  /** Part of that total used by the peer. */
   readonly received: number;
-  /** What the peer allowed this end. */
+  /** Total that the peer granted to this end. */
   readonly allowed: number;
-  /** What this end used of that. */
+  /** Part of that total used by this end. */
   readonly sent: number;
-  /** How many calls of this end wait for more. */
+  /** Number of calls at this end that wait for more. */
   readonly waiting: number;
 }
 
-/** Flow control of a connection whose both ends count; see `capabilities.credit`. */
+/** Flow control of a connection on which both ends count; see `capabilities.credit`. */
 export interface ConnectionCredit {
-  /** The totals of one kind. */
+  /** Reads the totals of one kind. */
   state(kind: CreditKind): CreditState;
   /**
-   * Allows the peer a total, if it is larger than the one before. Where windows
-   * are automatic it is a floor for them.
+   * Grants a total to the peer, if larger than the previous one. Automatic windows never fall below
+   * this total.
    *
-   * @param kind Bytes, or streams of a direction.
-   * @param total Since the beginning of the connection.
-   * @throws {RangeError} If the total is not an integer from 0 to 2^53 - 1, or, of streams, above 2^60.
+   * @param kind Unit: bytes, or streams of a direction.
+   * @param total Total since the beginning of the connection.
+   * @throws {RangeError} If the total is not an integer from 0 to 2^53 - 1, or, for streams, above
+   * 2^60.
    */
   grant(kind: CreditKind, total: number): void;
 }
 
 /**
- * How much the peer may send ahead of who reads it.
+ * Amount that the peer may send before the application reads.
  *
- * Over HTTP/3 it counts where both ends say so: both of Skein do, outside of browsers. The stream
- * of a session's messages is one of the peer's streams there, and takes from the bytes; these it
- * always gets back once they were read, whatever is granted by hand. There, QUIC has limits of its
- * own for a whole connection beside these, and at least one of the totals has to be above 0.
+ * Over HTTP/3, flow control applies if both ends announce it; both ends of Skein do, outside of
+ * browsers. The stream that carries a session's messages belongs to the peer's streams there, and
+ * uses credit for bytes. That credit is returned once the bytes were read, even if all other credit
+ * is granted by hand. QUIC adds limits for the whole connection, and at least one of the totals has
+ * to be above 0.
  */
 export interface FlowControlOptions {
   /**
-   * Bytes of all streams of a session together; 4 MiB by default over HTTP/3, 1 MiB elsewhere.
+   * Bytes of all streams of a session together. The default is 4 MiB over HTTP/3, and 1 MiB
+   * elsewhere.
    *
    * @default {1048576}
    */
   readonly maxData?: number;
   /**
-   * Bytes of one stream; over HTTP/3 that is the runtime's own.
+   * Bytes of one stream; over HTTP/3 the runtime sets this limit.
    *
    * @default {262144}
    */
   readonly maxStreamData?: number;
   /**
-   * Bidirectional streams at once; 128 by default over HTTP/3, 100 elsewhere.
+   * Bidirectional streams open at once. The default is 128 over HTTP/3, and 100 elsewhere.
    *
    * @default {100}
    */
   readonly maxStreamsBidi?: number;
   /**
-   * Unidirectional streams at once; 128 by default over HTTP/3, 100 elsewhere.
+   * Unidirectional streams open at once. The default is 128 over HTTP/3, and 100 elsewhere.
    *
    * @default {100}
    */
   readonly maxStreamsUni?: number;
   /**
-   * Whether the windows move by themselves, as bytes are read and streams end. Without that the
-   * peer gets more by {@linkcode ConnectionCredit.grant} only, and by that of a session: what it
-   * says of waiting grants nothing, and neither does a stream that is cancelled.
+   * Moves the windows automatically, as bytes are read and streams end. With `false`, only
+   * {@linkcode ConnectionCredit.grant}, or a grant of a session, gives the peer more; neither the
+   * peer's reports of waiting nor a cancelled stream do.
    *
    * @default {true}
    */
   readonly automatic?: boolean;
 }
 
-/** One message frame: text, or bytes. */
+/** One message frame, text or bytes. */
 export type Frame = string | Uint8Array;
 
-/** Who takes the frames of a connection. An object, not a pair of functions: each connection has one. */
+/**
+ * Receiver of a connection's frames. An object rather than two functions, because every connection
+ * has one.
+ */
 export interface FrameReceiver {
   /**
-   * Takes a frame. MUST NOT throw.
+   * Receives a frame. MUST NOT throw.
    *
-   * @param frame Text or bytes, whole and in order.
+   * @param frame Text or bytes, complete and in order.
    */
   receiveFrame(frame: Frame): void;
-  /** Called once, after the last frame: the connection ended, and its `closed` tells how. */
+  /** Called once, after the last frame: the connection ended, as `closed` reports. */
   framesEnded(): void;
-  /** How far the receiver is behind, if it tells: a wire that can stop reading goes by it. */
+  /** Fill level of the receiver, if known; a wire that can pause reading obeys it. */
   readonly backpressure?: Backpressure | undefined;
 }
 
-/** How far a {@linkcode FrameReceiver} is behind. */
+/** Fill level of a {@linkcode FrameReceiver}. */
 export interface Backpressure {
-  /** How full it is: 1 is full. A wire stops reading at a half, and goes on at a quarter. */
+  /**
+   * Share of the capacity in use; 1 is full. A wire pauses reading at a half, and resumes at a
+   * quarter.
+   */
   readonly fill: number;
   /** Resolves when `fill` may have changed. */
   changed(): Promise<void>;
 }
 
 /**
- * Message frames of a wire that has them.
+ * Message frames, on wires that have frames.
  *
- * Implementations MUST deliver frames in order and whole, MUST deliver those
- * that came before {@linkcode MessageFrames.receive} was called (and bound
- * them: past the bound the connection closes), and MUST NOT throw from `send`
- * after the connection closed (the frame goes nowhere, as on a cut cable).
+ * Implementations MUST deliver frames in order and complete. They MUST deliver frames that arrived
+ * before {@linkcode MessageFrames.receive} was called, and bound these: beyond the bound the
+ * connection closes. They MUST NOT throw from `send` after the connection closed; the frame is
+ * lost, as on a cut cable.
  */
 export interface MessageFrames {
   /**
-   * Hands a frame to the wire. Never blocks; watch `bufferedAmount`.
+   * Passes a frame to the wire. Never blocks; watch `bufferedAmount`.
    *
    * @param frame Text or bytes. Bytes MUST NOT be changed afterwards.
    */
   send(frame: Frame): void;
-  /** Bytes handed to `send` that the wire still holds. */
+  /** Bytes passed to `send` that the wire still buffers. */
   readonly bufferedAmount: number;
   /**
-   * Waits until the wire took most of what it holds.
+   * Waits until the wire has sent most of its buffer.
    *
-   * @returns Resolves when `bufferedAmount` is at or below `lowWaterMark`, or
-   * when the connection closed. Never rejects.
+   * @returns Resolves when `bufferedAmount` is at or below `lowWaterMark`, or the connection
+   * closed. Never rejects.
    */
   drained(): Promise<void>;
-  /** `drained` resolves at or below this many bytes. */
+  /** Buffered bytes at or below which `drained` resolves. */
   readonly lowWaterMark: number;
-  /** Whether nothing is read, since the receiver is behind; absent where the wire cannot stop reading. */
+  /**
+   * True while reading is paused because the receiver is behind; absent where the wire cannot
+   * pause.
+   */
   readonly isPaused?: boolean;
   /**
-   * Sets the one receiver of incoming frames. It is called synchronously per
-   * frame: an iterator would cost a promise a frame.
+   * Sets the one receiver of incoming frames. The receiver is called synchronously for each frame,
+   * because an iterator would cost one promise per frame.
    *
-   * @param receiver Gets each frame, in order, and is told of the end.
+   * @param receiver Receives each frame in order, and the end.
    * @throws {TypeError} If there is a receiver already.
    */
   receive(receiver: FrameReceiver): void;
 }
 
 /**
- * An established connection, or one being established: the W3C `WebTransport`
- * interface, implemented over HTTP/3, raw QUIC, WebSocket and memory alike.
+ * A connection, established or being established: the W3C `WebTransport` interface, implemented
+ * over HTTP/3, raw QUIC, WebSocket and memory alike.
  *
- * Implementations MUST settle `closed` exactly once, MUST make `close`
- * idempotent, MUST NOT buffer without bound, and MUST NOT leave an unhandled
- * rejection where nobody looks at `ready` or `closed`.
+ * Implementations MUST settle `closed` exactly once, MUST make `close` idempotent, MUST NOT buffer
+ * without bound, and MUST NOT leave an unhandled rejection if `ready` or `closed` is never awaited.
  *
  * @see {@link https://www.w3.org/TR/webtransport/ | WebTransport}
  */
 export interface Connection extends AsyncDisposable {
-  /** What this wire can do; fixed once `ready`. */
+  /** Capabilities of the wire, fixed once `ready` resolves. */
   readonly capabilities: ConnectionCapabilities;
-  /** The wire's name, for people: `webtransport`, `quic`, `websocket`, `memory`. */
+  /** Name of the wire, for people: `webtransport`, `quic`, `websocket`, `memory`. */
   readonly transport: string;
-  /** The subprotocol agreed on; empty if none. */
+  /** Negotiated subprotocol; empty without one. */
   readonly protocol: string;
-  /** Resolves once established; rejects if that fails. */
+  /** Resolves once the connection is established; rejects on failure. */
   readonly ready: Promise<void>;
-  /** Resolves on a close with code and reason; rejects with a {@linkcode ConnectionError} if it broke. */
+  /**
+   * Resolves with code and reason of a close; rejects with a {@linkcode ConnectionError} on
+   * failure.
+   */
   readonly closed: Promise<ConnectionCloseInfo>;
-  /** Resolves when the peer asked to wind up; may never settle. */
+  /** Resolves when the peer asks to wind up; may never settle. */
   readonly draining: Promise<void>;
-  /** Datagrams; its `maxDatagramSize` is 0 where the wire has none. */
+  /** Datagrams; `maxDatagramSize` is 0 on a wire without datagrams. */
   readonly datagrams: DatagramDuplex;
-  /** Bidirectional streams that the peer opens. */
+  /** Bidirectional streams opened by the peer. */
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
-  /** Unidirectional streams that the peer opens. */
+  /** Unidirectional streams opened by the peer. */
   readonly incomingUnidirectionalStreams: ReadableStream<ReceiveStream>;
-  /** Unidirectional streams without web streams, where the wire has that; use either. */
+  /**
+   * Unidirectional streams without web streams, where the wire supports this; use only one of the
+   * two.
+   */
   readonly directStreams?: DirectStreams | undefined;
-  /** Message frames, on wires that have their own. */
+  /** Message frames, on wires with frames of their own. */
   readonly frames?: MessageFrames;
-  /** What was counted of streams and datagrams; absent while there was none. */
+  /** Counters of streams and datagrams; absent before the first. */
   readonly counters?: ConnectionCounters | undefined;
-  /** Flow control, where both ends count; absent before `ready`, and where they do not. */
+  /** Flow control, where both ends count; absent before `ready`, and on other connections. */
   readonly credit?: ConnectionCredit | undefined;
-  /** Streams of the peer that nobody took yet, where the wire tells. */
+  /** Streams of the peer that the application has not taken yet, where the wire reports this. */
   readonly unreadStreams?: number | undefined;
-  /** The number of the stream that stands for the connection, where there is one: CONNECT over HTTP/3. */
+  /**
+   * Number of the stream that stands for the connection, where there is one: CONNECT over HTTP/3.
+   */
   readonly controlStreamId?: number | undefined;
   /**
    * Opens a bidirectional stream.
    *
-   * @param options See {@linkcode OpenStreamOptions}.
+   * @param options Send order and waiting.
    * @returns The stream.
    * @throws {UnsupportedError} If the wire has no streams.
    */
@@ -460,37 +503,36 @@ export interface Connection extends AsyncDisposable {
   /**
    * Opens a unidirectional stream.
    *
-   * @param options See {@linkcode OpenStreamOptions}.
-   * @returns Its writable end.
+   * @param options Send order and waiting.
+   * @returns The writable end.
    * @throws {UnsupportedError} If the wire has no streams.
    */
   createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream>;
-  /** Asks the peer to wind up, on wires that can say so; its `draining` resolves. */
+  /** Asks the peer to wind up, on wires that support this; the peer's `draining` resolves. */
   drain?(): void;
   /**
-   * Closes the connection; what `send` took before still goes out first.
+   * Closes the connection after everything passed to `send` before went out.
    *
    * @param options Code and reason.
    * @throws {RangeError} If the wire cannot carry the code.
    */
   close(options?: CloseOptions): void;
   /**
-   * Drops the connection at once, with everything that waits; the peer is told nothing. Absent
-   * where the wire cannot do that. Idempotent.
+   * Drops the connection at once, with all buffered bytes, and without notice to the peer. Absent
+   * where the wire cannot do so. Idempotent.
    */
   terminate?: (() => void) | undefined;
   /**
-   * Sets who is told what happens on the connection, or nobody again. What
-   * happened before is in the counters. A connection that nobody observes does
-   * nothing for it.
+   * Sets the observer of the connection, or removes it. Earlier events are included in the
+   * counters. Without an observer, events cost no work.
    *
-   * @param observer Gets each event, synchronously.
+   * @param observer Receives each event, synchronously.
    */
   observe?(observer: ConnectionObserver | undefined): void;
   /**
    * Reads the wire's counters.
    *
-   * @returns What the wire knows.
+   * @returns The statistics that the wire knows.
    */
   getStats(): Promise<ConnectionStats>;
 }

@@ -1,14 +1,14 @@
 /**
- * Many waits of the same length with one timer.
+ * Waits of equal length that share one timer.
  *
  * @module
  */
 
 /**
- * Things that have to happen within the same time. Since all have that time,
- * they are due in the order in which they were added, and one timer serves all.
+ * Items that all have the same time. The items are due in the order in which they were added, so
+ * that one timer serves all.
  *
- * @typeParam T What is waited for; compared by identity.
+ * @typeParam T Type of the items, compared by identity.
  *
  * @example Usage
  * ```ts
@@ -27,16 +27,16 @@
 export class Deadlines<T> {
   readonly #timeoutMs: number;
   readonly #onLate: (item: T) => void;
-  // Bounded by what is waited for.
+  // Bounded by the items that the caller waits for.
   readonly #waiting = new Map<T, number>();
   #timer: ReturnType<typeof setTimeout> | undefined = undefined;
   #isClearing = false;
 
   /**
-   * Creates deadlines that nothing has yet.
+   * Creates deadlines without items.
    *
-   * @param timeoutMs How long each thing may take, in milliseconds.
-   * @param onLate Called with what took longer; it is not waited for any more.
+   * @param timeoutMs Time for each item, in milliseconds.
+   * @param onLate Receives each item that took longer and was removed.
    */
   constructor(timeoutMs: number, onLate: (item: T) => void) {
     this.#timeoutMs = timeoutMs;
@@ -44,9 +44,9 @@ export class Deadlines<T> {
   }
 
   /**
-   * Begins to wait.
+   * Starts waiting for an item.
    *
-   * @param item What for; its time begins anew if it is waited for already.
+   * @param item Item to wait for; the time of a known item starts anew.
    */
   add(item: T): void {
     this.#waiting.delete(item);
@@ -55,10 +55,11 @@ export class Deadlines<T> {
   }
 
   /**
-   * Waits no more. The timer goes on, for others come soon; but not after `clear`.
+   * Stops waiting for an item. Before `clear`, the timer keeps running, because new items come
+   * soon.
    *
-   * @param item What is not waited for any more; nothing happens if it is not waited for.
-   * @returns Whether it was waited for.
+   * @param item Item to remove; ignored if unknown.
+   * @returns `true` if the item was being waited for.
    */
   delete(item: T): boolean {
     const wasWaiting = this.#waiting.delete(item);
@@ -66,7 +67,9 @@ export class Deadlines<T> {
     return wasWaiting;
   }
 
-  /** Waits for nothing any more, and holds no timer that nothing waits for. */
+  /**
+   * Removes all items and stops the timer. From now on, the timer also stops with the last item.
+   */
   clear(): void {
     this.#isClearing = true;
     this.#waiting.clear();

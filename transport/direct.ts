@@ -1,5 +1,5 @@
 /**
- * Streams and datagrams without web streams in between, on every wire.
+ * Streams and datagrams without intermediate web streams, on every wire.
  *
  * @module
  */
@@ -17,10 +17,10 @@ import type {
 } from "./connection.ts";
 
 /**
- * Gives one form of a stream the order of another, where that has one.
+ * Forwards `sendOrder` from one form of a stream to another, if the wire can order streams.
  *
- * @param stream What gets `sendOrder`.
- * @param ordered What has it.
+ * @param stream Stream that gets the property.
+ * @param ordered Stream that has the property.
  * @returns The stream.
  */
 export function orderedAs<T extends object>(
@@ -35,12 +35,12 @@ export function orderedAs<T extends object>(
 }
 
 /**
- * Opens a unidirectional stream to be written by plain calls. Where the wire has that itself no web
- * stream is made, which costs more than a short stream does.
+ * Opens a unidirectional stream that is written by plain calls. On a wire with direct streams, no
+ * web stream is created, which would cost more than a short stream does.
  *
- * @param connection Where to open it.
- * @param options See {@linkcode OpenStreamOptions}.
- * @returns What writes it.
+ * @param connection Connection to open the stream on.
+ * @param options Send order and waiting.
+ * @returns The writing end.
  */
 export async function openUnidirectional(
   connection: Connection,
@@ -52,11 +52,12 @@ export async function openUnidirectional(
 }
 
 /**
- * Receives the unidirectional streams of the peer, to be read by plain calls. Where the wire has that
- * itself no web streams are made, which cost more than short streams do.
+ * Receives the peer's unidirectional streams, to be read by plain calls. On a wire with direct
+ * streams, no web streams are created, which would cost more than short streams do.
  *
- * @param connection Whose streams; its `incomingUnidirectionalStreams` are this one's from now on.
- * @param receiver Gets each stream. It MUST NOT throw.
+ * @param connection Connection of the streams, whose `incomingUnidirectionalStreams` the caller
+ * MUST NOT use afterwards.
+ * @param receiver Receives each stream. It MUST NOT throw.
  *
  * @example A short stream
  * ```ts
@@ -88,16 +89,16 @@ async function receiveAll(
   try {
     for await (const stream of incomingUnidirectionalStreams) receiver(directReadable(stream));
   } catch {
-    // The connection is over, and its `closed` tells how.
+    // The connection ended, as `closed` reports.
   }
 }
 
 /**
- * Reads and writes a stream by plain calls. Where the wire has that itself it
- * is as fast as the wire; elsewhere it uses the stream's web streams.
+ * Reads and writes a stream by plain calls. On a wire with direct streams, no web streams are in
+ * between; elsewhere, the calls use the stream's web streams.
  *
- * @param stream The stream; its `readable` and `writable` are this one's from now on.
- * @returns What reads and writes it.
+ * @param stream Stream, whose `readable` and `writable` the caller MUST NOT use afterwards.
+ * @returns Both ends of the stream.
  *
  * @example An echo
  * ```ts
@@ -130,8 +131,8 @@ export function directStream(stream: BidirectionalStream): DirectStream {
 /**
  * Reads a stream by plain calls; see {@linkcode directStream}.
  *
- * @param stream The stream, which is this one's from now on.
- * @returns What reads it.
+ * @param stream Stream, which the caller MUST NOT use afterwards.
+ * @returns The reading end.
  */
 export function directReadable(stream: ReceiveStream): DirectReadable {
   if (stream.direct !== undefined) return stream.direct;
@@ -147,13 +148,13 @@ export function directReadable(stream: ReceiveStream): DirectReadable {
 /**
  * Writes a stream by plain calls; see {@linkcode directStream}.
  *
- * @param stream The stream, which is this one's from now on.
- * @returns What writes it.
+ * @param stream Stream, which the caller MUST NOT use afterwards.
+ * @returns The writing end.
  */
 export function directWritable(stream: SendStream): DirectWritable {
   if (stream.direct !== undefined) return stream.direct;
   const writer = stream.getWriter();
-  writer.closed.catch(() => {}); // Whoever writes is told.
+  writer.closed.catch(() => {}); // Each write reports the error.
   return orderedAs({
     write: (bytes) => writer.write(bytes),
     close: () => writer.close(),
@@ -162,11 +163,11 @@ export function directWritable(stream: SendStream): DirectWritable {
 }
 
 /**
- * Sends and receives datagrams by plain calls. Where the wire has that itself
- * it is as fast as the wire; elsewhere it uses the web streams.
+ * Sends and receives datagrams by plain calls. On a wire with direct datagrams, no web streams are
+ * in between; elsewhere, the calls use the web streams.
  *
- * @param datagrams The datagrams; their `readable` and `writable` are this one's from now on.
- * @returns What sends and receives them.
+ * @param datagrams Datagrams, whose `readable` and `writable` the caller MUST NOT use afterwards.
+ * @returns The same datagrams by plain calls.
  *
  * @example An echo
  * ```ts
@@ -186,7 +187,7 @@ export function directWritable(stream: SendStream): DirectWritable {
 export function directDatagrams(datagrams: DatagramDuplex): DirectDatagrams {
   if (datagrams.direct !== undefined) return datagrams.direct;
   const writer = datagrams.writable.getWriter();
-  writer.closed.catch(() => {}); // A datagram may be lost without a word.
+  writer.closed.catch(() => {}); // Datagrams may be lost silently.
   return {
     send: (datagram) => void writer.write(datagram).catch(() => {}),
     receive: (receiver) => void forward(datagrams.readable, receiver),
@@ -200,6 +201,6 @@ async function forward(
   try {
     for await (const datagram of readable) receiver(datagram);
   } catch {
-    // The connection is over, and its `closed` tells how.
+    // The connection ended, as `closed` reports.
   }
 }

@@ -1,20 +1,20 @@
 /**
- * A list through its items themselves.
+ * A list linked through its items.
  *
  * @module
  */
 
-/** What is in a {@linkcode LinkedList}: in one at a time. */
+/** Links of an item, which is in at most one {@linkcode LinkedList} at a time. */
 export interface Linked<T> {
-  /** Its neighbour. */
+  /** Previous item. */
   previous: T | undefined;
-  /** See `previous`. */
+  /** Next item. */
   next: T | undefined;
 }
 
 /**
- * Items that come and go often. A `Set` leaves tables behind when they do, which keep what was in
- * them from the quick collections of garbage.
+ * A list for items that are added and deleted often. A `Set` used in this way leaves old tables
+ * behind, which keep former items alive through the quick collections of garbage.
  *
  * @typeParam T The type of an item.
  */
@@ -22,7 +22,7 @@ export class LinkedList<T extends Linked<T>> {
   #first: T | undefined = undefined;
   #size = 0;
 
-  /** How many there are. */
+  /** Number of items. */
   get size(): number {
     return this.#size;
   }
@@ -30,7 +30,7 @@ export class LinkedList<T extends Linked<T>> {
   /**
    * Adds an item.
    *
-   * @param item One that is in no list.
+   * @param item An item that is not in a list.
    */
   add(item: T): void {
     item.next = this.#first;
@@ -40,9 +40,9 @@ export class LinkedList<T extends Linked<T>> {
   }
 
   /**
-   * Takes an item off; one that is not in the list stays so.
+   * Deletes an item; ignored for an item that is not in the list.
    *
-   * @param item The item.
+   * @param item Item to delete.
    */
   delete(item: T): void {
     const { previous, next } = item;
@@ -55,7 +55,7 @@ export class LinkedList<T extends Linked<T>> {
   }
 
   /**
-   * Lists all of them, to be gone through while they come and go.
+   * Copies all items, so that the list may change during iteration.
    *
    * @returns The items, the newest first.
    */

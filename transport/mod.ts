@@ -1,6 +1,6 @@
 /**
- * Bytes between two programs: connections over WebTransport, WebSocket and memory, all with
- * the one contract {@linkcode Connection}, the shape of W3C WebTransport.
+ * Connections between two programs over WebTransport, WebSocket and memory. All implement the one
+ * contract {@linkcode Connection}, which has the shape of W3C WebTransport.
  *
  * @example Two ends in one process
  * ```ts

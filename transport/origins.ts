@@ -1,40 +1,39 @@
 /**
- * Which pages may connect: the check that keeps a foreign page from using the
- * cookies of its visitor.
+ * Rules for the origins of pages, which keep a foreign page from using the cookies of its visitor.
  *
  * @module
  */
 
-/** Which origins may connect. */
+/** Rules for the origins of pages that may connect. */
 export interface OriginRules {
   /**
-   * Origins of pages that may connect, such as `https://example.com`: scheme,
-   * host, and port if it is not the scheme's own; `*` lets every page in.
+   * Origins of pages that may connect, such as `https://example.com`: scheme, host, and port unless
+   * it is the scheme's default. `*` allows every page.
    *
    * @default {[]}
    */
   readonly origins?: readonly string[];
   /**
-   * Host names that are this server's own: a page whose origin is one of them,
-   * and is the host and port that was asked, may connect. Named, so that a name that an
-   * attacker points here (DNS rebinding) does not pass. Without ports: a page from another
-   * port of the same host has another origin, and needs `origins`.
+   * Host names of this server. A page may connect if its origin has one of these names, and equals
+   * the host and port of the request. Only listed names count, so that a name that an attacker
+   * points here (DNS rebinding) does not pass. Names have no port: a page from another port of the
+   * same host has another origin, and needs `origins`.
    *
    * @default {["localhost", "127.0.0.1", "[::1]"]}
    */
   readonly hosts?: readonly string[];
 }
 
-/** The names of this machine, as URLs have them. */
+/** Host names of this machine, as URLs write these names. */
 export const LOCAL_HOSTS: readonly string[] = ["localhost", "127.0.0.1", "[::1]"];
 
 /**
- * Decides whether a request may connect. One without an `Origin` header is no
- * page's, and may.
+ * Decides whether a request may connect. A request without an `Origin` header does not come from a
+ * page, and may connect.
  *
- * @param headers The request's headers.
- * @param rules See {@linkcode OriginRules}.
- * @returns Whether it may.
+ * @param headers Headers of the request.
+ * @param rules Allowed origins.
+ * @returns `true` if the request may connect.
  *
  * @example Usage
  * ```ts
@@ -56,11 +55,10 @@ export function isOriginAllowed(headers: Headers, rules: OriginRules = {}): bool
 }
 
 /**
- * Checks rules when a server is created: one that is written wrongly would let
- * nobody in, and never say so.
+ * Checks rules when a server is created: a misspelled rule would silently keep every page out.
  *
- * @param rules See {@linkcode OriginRules}.
- * @throws {TypeError} If an origin is none, or a host is no host name.
+ * @param rules Allowed origins.
+ * @throws {TypeError} If an origin or a host name is malformed.
  */
 export function checkOriginRules({ origins = [], hosts = [] }: OriginRules): void {
   checkList("origins", origins);
@@ -92,7 +90,10 @@ function refuse(name: string, rule: string, received: string, right: string | un
   );
 }
 
-/** As a browser writes it in the header; an extension's scheme has no origin by the URL standard. */
+/**
+ * Formats an origin as browsers do in the header. By the URL standard, the scheme of an extension
+ * has no origin.
+ */
 function originOf(text: string): string | undefined {
   const url = URL.parse(text);
   return url === null || url.host === "" ? undefined : `${url.protocol}//${url.host}`;

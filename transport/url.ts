@@ -1,15 +1,15 @@
 /**
- * The URLs that clients take, and how errors show them.
+ * URLs that clients accept, and how errors show these URLs.
  *
  * @module
  */
 import { ConnectionError, TimeoutError, UnsupportedError } from "../errors.ts";
 
 /**
- * Makes a URL absolute: in a page, and in its workers, a relative one is taken against theirs.
+ * Resolves a URL. In a page or worker, a relative URL is resolved against the location.
  *
  * @param url A URL.
- * @returns The URL; `null` if it is none, such as a relative one outside of a page.
+ * @returns The absolute URL; `null` for an invalid URL, or for a relative one outside of a page.
  */
 export function absoluteUrl(url: string | URL): URL | null {
   const { location } = globalThis as { location?: { href: string } };
@@ -17,11 +17,11 @@ export function absoluteUrl(url: string | URL): URL | null {
 }
 
 /**
- * Reads the URL of a server.
+ * Parses the URL of a server.
  *
- * @param url `ws:`, `wss:`, `http:` or `https:`; in a page also a relative one.
+ * @param url A `ws:`, `wss:`, `http:` or `https:` URL; in a page also a relative one.
  * @returns The URL, without a fragment.
- * @throws {TypeError} If it is none of these.
+ * @throws {TypeError} If the URL has another form.
  */
 export function parseServerUrl(url: string | URL): URL {
   const parsed = absoluteUrl(url);
@@ -37,9 +37,9 @@ export function parseServerUrl(url: string | URL): URL {
 }
 
 /**
- * Takes everything out of a URL that may be a secret: user, password, query and fragment.
+ * Removes the parts of a URL that may be secret: user, password, query and fragment.
  *
- * @param url A URL, or what was taken for one.
+ * @param url A URL, or a text used as one.
  * @returns Scheme, host and path.
  */
 export function publicUrl(url: string | URL): string {
@@ -47,10 +47,11 @@ export function publicUrl(url: string | URL): string {
 }
 
 /**
- * Has the error of a connection name its URL.
+ * Adds the URL to the message of a connection error.
  *
- * @param error An error; those of other kinds, and those that name the host, stay as they are.
- * @param url Where the connection was to go.
+ * @param error An error. Errors of other kinds, and errors that name the host, are returned
+ * unchanged.
+ * @param url Target of the connection.
  * @returns An error of the same class.
  */
 export function withUrl(error: unknown, url: string | URL): unknown {

@@ -1,74 +1,81 @@
 /**
- * What both halves of WebTransport, and both ways to dial it, have in common.
+ * Constants and options shared by both halves of WebTransport, and by both ways to dial.
  *
  * @module
  */
 
 import type { FlowControlOptions } from "./connection.ts";
 
-/** Offered beside `skein.1` by a client whose token follows in band; no server ever chooses it. */
+/**
+ * Subprotocol that a client offers beside `skein.1` if its token follows in band. No server chooses
+ * it.
+ */
 export const TOKEN_MARK = "skein.auth";
 
-/** Stands for {@linkcode TOKEN_MARK} in the query of a client that cannot offer subprotocols. */
+/**
+ * Query parameter in place of {@linkcode TOKEN_MARK}, for a client that cannot offer subprotocols.
+ */
 export const TOKEN_MARK_QUERY = "auth=in-band";
 
-/** Time from the start of a dial to the server's answer in Deno, unless said otherwise. */
+/** Default time from the start of a dial to the server's answer in Deno, in milliseconds. */
 export const DIAL_TIMEOUT_MS = 10_000;
 
-/** A certificate by its hash, as the W3C's constructor takes it. */
+/** Hash of a certificate, in the form of the W3C's constructor. */
 export interface CertificateHash {
   /** Always `sha-256`. */
   readonly algorithm: "sha-256";
-  /** The hash of the certificate in DER: 32 bytes. */
+  /** Hash of the certificate in DER, 32 bytes long. */
   readonly value: BufferSource;
 }
 
 /** Options for dialing WebTransport. */
 export interface DialWebTransportOptions {
-  /** Subprotocols to offer, the best first; none by default. */
+  /** Subprotocols to offer, in order of preference; none by default. */
   readonly protocols?: readonly string[];
   /** Request headers, none by default; Deno only. */
   readonly headers?: HeadersInit;
-  /** Certificates that are trusted without an authority: short-lived ones, for development. */
+  /** Certificates to trust without an authority: short-lived ones, for development. */
   readonly serverCertificateHashes?: readonly CertificateHash[];
   /**
-   * How much the server may send ahead of who reads, where it counts too; Deno only, since a browser
-   * has its own limits.
+   * Amount that the server may send before the application reads, if the server counts too. Deno
+   * only: a browser has limits of its own.
    */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
-   * Unidirectional streams that the server may have open, each of which may hold up to 1.25 MB that
-   * nobody reads; Deno only, since a browser has its own limit. Servers of Media over QUIC open theirs
-   * without waiting, and need 1024. It is the default of `flowControl.maxStreamsUni` too.
+   * Unidirectional streams that the server may have open; each may hold up to 1.25 MB of unread
+   * bytes. Deno only: a browser has a limit of its own. Servers of Media over QUIC open their
+   * streams without waiting, and need 1024. Also the default of `flowControl.maxStreamsUni`.
    *
    * @default {128}
    */
   readonly maxUnidirectionalStreams?: number;
   /**
-   * The same for bidirectional streams, and `flowControl.maxStreamsBidi`.
+   * Bidirectional streams that the server may have open, with the same rules. Also the default of
+   * `flowControl.maxStreamsBidi`.
    *
    * @default {128}
    */
   readonly maxBidirectionalStreams?: number;
   /**
-   * How long the connection may be silent before it is given up, in milliseconds; Deno only, since a
-   * browser has its own time. The server's time counts if it is less. A server that is silent is asked
-   * for a sign of life every 5 s, and three times in between where this is below 15 s; one that
-   * vanished is noticed that much later than this.
+   * Time of silence after which the connection is given up, in milliseconds. Deno only: a browser
+   * has a timeout of its own. The server's timeout applies if shorter. A silent server is asked for
+   * a sign of life every 5 s, or three times within a timeout below 15 s; a vanished server is
+   * noticed later than the timeout by one such interval.
    *
    * @default {30000}
    */
   readonly idleTimeoutMs?: number;
   /**
-   * Called once when the connection should be replaced, since its engine is about to take no more:
-   * WebKit gives no connection credit back, and stops after some megabytes. MUST NOT throw.
+   * Called once when the connection should be replaced, because its engine is about to stop
+   * receiving: WebKit does not renew connection credit, and stops after some megabytes. MUST NOT
+   * throw.
    */
   readonly onWorn?: () => void;
-  /** Gives up dialing; once connected it does nothing. None by default. */
+  /** Cancels dialing; without effect once connected. None by default. */
   readonly signal?: AbortSignal;
   /**
-   * Gives up after this many milliseconds, from the start to the server's answer. `Infinity` waits for
-   * as long as the connection lives. A browser has no deadline of its own choice by default.
+   * Timeout in milliseconds, from the start to the server's answer. `Infinity` waits for as long as
+   * the connection lives. In a browser, there is no timeout by default beside the browser's own.
    *
    * @default {10000}
    */
@@ -76,11 +83,11 @@ export interface DialWebTransportOptions {
 }
 
 /**
- * Checks hashes of certificates before anything is dialed.
+ * Checks hashes of certificates before dialing.
  *
- * @param hashes What was given.
- * @param verb What it was for.
- * @throws {TypeError} If one is not 32 bytes of sha-256.
+ * @param hashes Hashes from the caller.
+ * @param verb Action for the error text.
+ * @throws {TypeError} If a hash is not 32 bytes of sha-256.
  */
 export function checkHashes(hashes: readonly CertificateHash[] | undefined, verb: string): void {
   for (const { algorithm, value } of hashes ?? []) {

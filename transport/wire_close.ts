@@ -1,25 +1,25 @@
 /**
- * The rules for closing on wires that carry any code.
+ * Rules for closing on wires that carry any close code.
  *
  * @module
  */
 import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
 import type { ConnectionCloseInfo } from "./connection.ts";
 
-/** The highest code of WebTransport, where it has 32 bits. */
+/** Highest close code of WebTransport, an integer of 32 bits. */
 export const MAX_WEBTRANSPORT_CLOSE_CODE: number = 2 ** 32 - 1;
 
-/** The highest code of QUIC, QMux and memory: of 62 bits a number holds 53. */
+/** Highest close code of QUIC, QMux and memory: a number holds 53 of QUIC's 62 bits. */
 export const MAX_QUIC_CLOSE_CODE: number = Number.MAX_SAFE_INTEGER;
 
 /**
- * Checks how a connection is to be closed, and fills in what is left out.
+ * Checks code and reason of a close, and fills in the defaults.
  *
- * @param info Code and reason as the caller gave them.
- * @param maxCloseCode The highest code that the wire can carry.
+ * @param info Code and reason from the caller.
+ * @param maxCloseCode Highest code that the wire can carry.
  * @returns The code (0 by default) and the reason, cut to 1024 bytes.
  * @throws {TypeError} If the code is not a number or the reason is not a string.
- * @throws {RangeError} If the code is not an integer from 0 to the highest.
+ * @throws {RangeError} If the code is not an integer from 0 to `maxCloseCode`.
  */
 export function checkWireClose(
   info: ConnectionCloseInfo = {},
@@ -31,16 +31,16 @@ export function checkWireClose(
     const rule = `code must be from 0 to ${maxCloseCode}`;
     throw new RangeError(`Cannot close connection: ${rule}, received ${closeCode}`);
   }
-  // What is no number is refused there.
+  // `checkCloseInfo` refuses a code that is not a number.
   const portable = isAllowed ? { ...info, closeCode: 0 } : info;
   return { ...checkCloseInfo(portable, MAX_WEBTRANSPORT_REASON_BYTES), closeCode };
 }
 
 /**
- * Tells whether every wire can carry a close code, a plain WebSocket too.
+ * Checks that every wire, including a plain WebSocket, can carry a close code.
  *
- * @param code The code.
- * @returns Whether it is 0, or from 3000 to 4999.
+ * @param code Close code.
+ * @returns `true` for 0, and for 3000 to 4999.
  */
 export function isPortableCloseCode(code: number): boolean {
   return code === 0 || code >= 3000 && code <= 4999;

@@ -1,5 +1,5 @@
 /**
- * Waiting, but not for ever: by time, by signal.
+ * Waiting that ends by time or by signal.
  *
  * @module
  */
@@ -7,14 +7,13 @@ import { TimeoutError } from "../errors.ts";
 import type { StreamDirection } from "./connection.ts";
 
 /**
- * Waits for a stream, as long as its user does. The runtime cannot be told to
- * give up: a stream that comes too late is ended.
+ * Waits for a stream no longer than its user wants. The runtime cannot cancel the opening: a stream
+ * that opens too late goes to `late`, which ends it.
  *
- * @typeParam T The stream.
- * @param opening The stream that is being opened.
- * @param options Its `signal` and `leftMs` give up waiting; the kind of stream, and the time that was
- * asked for, are for the error.
- * @param handlers Ends a stream that nobody waits for any more.
+ * @typeParam T Type of the stream.
+ * @param opening Promise of the stream.
+ * @param options `signal` and `leftMs` end the wait; `kind` and `timeoutMs` appear in the error.
+ * @param handlers Handler of a stream that opened too late.
  * @returns The stream.
  * @throws {TimeoutError} If `leftMs` passed first.
  */
@@ -24,7 +23,7 @@ export function opened<T>(
     readonly kind: StreamDirection;
     readonly signal: AbortSignal | undefined;
     readonly timeoutMs: number | undefined;
-    /** What is left of `timeoutMs`. */
+    /** Remaining part of `timeoutMs`. */
     readonly leftMs: number | undefined;
   },
   handlers: { readonly late: (stream: T) => void },
@@ -38,16 +37,16 @@ export function opened<T>(
   });
 }
 
-/** The longest time that a timer can run, in milliseconds: it holds 31 bits. */
+/** Longest time of a timer, in milliseconds: timers hold 31 bits. */
 export const MAX_TIMER_MS: number = 2 ** 31 - 1;
 
 /**
- * Starts a timer, unless there is nothing to wait for.
+ * Starts a timer, unless the time has no end.
  *
- * @param ms How long, in milliseconds; `undefined` and `Infinity` are for ever.
- * @param callback Called with the time, when it is over.
+ * @param ms Time in milliseconds; `undefined` and `Infinity` start no timer.
+ * @param callback Called with the time when it is over.
  * @returns The timer, for `clearTimeout`.
- * @throws {RangeError} If the time is negative, or no number.
+ * @throws {RangeError} If the time is negative or not a number.
  */
 export function startTimer(
   ms: number | undefined,
@@ -61,29 +60,29 @@ export function startTimer(
 /** Options for {@linkcode within}. */
 export interface WithinOptions<T> {
   /**
-   * How the error begins when the time is over; how long that was follows.
+   * Beginning of the error message; the time in milliseconds follows.
    *
    * @default {"Cannot wait longer than"}
    */
   readonly late?: string;
-  /** Gives up. */
+  /** Ends the wait. */
   readonly signal?: AbortSignal | undefined;
-  /** Gives up after this many milliseconds; never, if left out. */
+  /** Ends the wait after this many milliseconds; waits without limit by default. */
   readonly timeoutMs?: number | undefined;
-  /** Called with what comes after nobody waits for it any more. MUST NOT throw. */
+  /** Receives a result that arrives after the wait ended. MUST NOT throw. */
   readonly discard?: (tooLate: T) => void;
 }
 
 /**
- * Waits for a promise. However the wait ends, neither a timer nor a listener is left behind;
- * giving up does not end what the promise stands for.
+ * Waits for a promise. In every case the timer and the listener are removed. The end of the wait
+ * does not end the work behind the promise.
  *
- * @typeParam T What the promise gives.
- * @param promise What to wait for.
- * @param options See {@linkcode WithinOptions}.
- * @returns What the promise gives.
- * @throws {TimeoutError} If it takes longer than `timeoutMs`.
- * @throws {RangeError} If `timeoutMs` is negative, or no number.
+ * @typeParam T Type of the result.
+ * @param promise Promise to wait for.
+ * @param options Time, signal and error message.
+ * @returns The result of the promise.
+ * @throws {TimeoutError} If the promise takes longer than `timeoutMs`.
+ * @throws {RangeError} If `timeoutMs` is negative or not a number.
  */
 export function within<T>(promise: Promise<T>, options: WithinOptions<T> = {}): Promise<T> {
   const { late = "Cannot wait longer than", signal, timeoutMs, discard } = options;
@@ -95,7 +94,7 @@ export function within<T>(promise: Promise<T>, options: WithinOptions<T> = {}): 
     const giveUp = (reason: unknown) => {
       done();
       reject(reason);
-      // Nobody else may look at it.
+      // A rejection must not stay unhandled.
       promise.then(discard, () => {});
     };
     const onAbort = () => giveUp(signal?.reason);
@@ -103,7 +102,7 @@ export function within<T>(promise: Promise<T>, options: WithinOptions<T> = {}): 
     try {
       timer = startTimer(timeoutMs, (ms) => giveUp(new TimeoutError(`${late} ${ms} ms`, ms)));
     } catch (error) {
-      return giveUp(error); // What comes is thrown away all the same.
+      return giveUp(error); // `giveUp` also discards a later result.
     }
     if (signal?.aborted) return onAbort();
     signal?.addEventListener("abort", onAbort);

@@ -49,7 +49,7 @@ Deno.test("within() says what was too late, and refuses times that are none", as
 
 Deno.test("within() leaves nothing of what it was given with a time that is none", async () => {
   for (const timeoutMs of [-1, NaN]) {
-    // Both come after the error; a failure that nobody handles ends the test.
+    // Both settle after the error; an unhandled rejection ends the test.
     const failing = Promise.withResolvers<string>();
     await assertRejects(() => within(failing.promise, { timeoutMs }), RangeError);
     failing.reject(new Error("Unseen"));
