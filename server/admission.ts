@@ -295,7 +295,7 @@ export class Admission<V> {
     // After an upgrade the runtime cannot read them any more.
     const headers = this.#keptHeaders(invitation.headers);
     try {
-      const { connection, isReady, answer, held } = invitation.accept(awaited?.admitted.promise);
+      const { connection, opened, answer, held } = invitation.accept(awaited?.admitted.promise);
       const open = () => {
         if (reservation.isHeld) {
           const predecessor = this.#predecessorOf(invitation);
@@ -307,10 +307,10 @@ export class Admission<V> {
         }
         connection.close({ closeCode: CloseCode.timedOut, reason: "The upgrade took too long" });
       };
-      if (isReady) open();
+      if (opened === undefined) open();
       else {
         const all = [reservation, handshake, claim, ...held].filter((one) => one !== undefined);
-        this.#openings.add(connection, all, open);
+        this.#openings.add(opened, all, open);
       }
       return answer;
     } catch (error) {

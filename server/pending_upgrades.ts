@@ -1,36 +1,35 @@
 /**
- * Sockets between the response to their upgrade and their `open`.
+ * Connections between the answer to their request and the beginning of their session.
  *
  * @module
  */
-import type { Connection } from "../transport/connection.ts";
 import { Deadlines } from "../transport/deadlines.ts";
 
-/** What is held for a socket that did not open yet. */
+/** A place held for a connection whose session did not begin yet. */
 interface Opening {
   readonly held: readonly Disposable[];
 }
 
 /**
- * Frees what is held for sockets that never open: a peer that vanished before
- * the response leaves one that never says so.
+ * Frees what is held for connections whose session never begins: a peer that vanished before the
+ * response to its upgrade leaves a socket that never says so.
  */
 export class Openings implements Disposable {
   readonly #waiting: Deadlines<Opening>;
 
-  /** Gives each socket this long, in milliseconds. */
+  /** Gives each connection this long, in milliseconds. */
   constructor(timeoutMs: number) {
     this.#waiting = new Deadlines(timeoutMs, free);
   }
 
-  /** Calls back when the connection opens; what is held is freed if it does not, or not in time. */
-  add(connection: Connection, held: readonly Disposable[], opened: () => void): void {
+  /** Calls back when a session can begin; what is held is freed if none ever can, or not in time. */
+  add(opened: Promise<unknown>, held: readonly Disposable[], begin: () => void): void {
     const opening = { held };
     this.#waiting.add(opening);
-    connection.ready.then(
+    opened.then(
       () => {
         this.#waiting.delete(opening);
-        opened();
+        begin();
       },
       () => {
         this.#waiting.delete(opening);

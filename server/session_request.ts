@@ -49,13 +49,16 @@ export interface Invitation<Answer> {
 
 /** A peer that was let in. */
 export interface Accepted<Answer> {
-  /** Its connection; `ready` resolves once the answer went out. */
+  /** Its connection. */
   readonly connection: Connection;
-  /** Whether it is ready already. */
-  readonly isReady: boolean;
+  /**
+   * Resolves once a session can begin, and rejects if it never will: once the answer to an upgrade went
+   * out, or the first byte of a client came. `undefined` if a session begins at once.
+   */
+  readonly opened: Promise<unknown> | undefined;
   /** For the wire's own server. */
   readonly answer: Answer;
-  /** Freed if the connection never gets ready. */
+  /** Freed if no session ever begins. */
   readonly held: readonly Disposable[];
 }
 

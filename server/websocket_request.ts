@@ -9,7 +9,7 @@ import { Refused, withinLimits } from "./refusal.ts";
 import type { SessionManager } from "../manager/mod.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
-import type { MessageStreamOptions } from "../transport/message_stream/message_stream.ts";
+import type { MessageStreamOptions } from "../transport/message_stream/with_messages.ts";
 import { isOriginAllowed, type OriginRules } from "../transport/origins.ts";
 import { parseQmuxProtocol } from "../transport/qmux/versions.ts";
 import { TOKEN_MARK } from "../transport/webtransport.ts";
@@ -70,7 +70,7 @@ export class WebSocketInvitation implements Invitation<Response> {
     // `skein.1` has a heartbeat of its own; a plain peer is pinged by the runtime.
     const idleTimeoutMs = isSkein ? 0 : this.#door.idleTimeoutMs;
     const { lease, connection, response } = this.#upgrade(idleTimeoutMs, admitted);
-    return { connection, isReady: false, answer: response, held: [lease] };
+    return { connection, opened: connection.ready, answer: response, held: [lease] };
   }
 
   /** A browser sees no status of a refused WebSocket, so Skein's client is told by a close. */
@@ -87,7 +87,7 @@ export class WebSocketInvitation implements Invitation<Response> {
     try {
       // An idle timeout would end with the close, and end nothing.
       const { lease, connection, response } = this.#upgrade(0);
-      this.#door.openings.add(connection, [lease], () => {});
+      this.#door.openings.add(connection.ready, [lease], () => {});
       connection.close(info);
       return response;
     } catch {

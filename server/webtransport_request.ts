@@ -6,11 +6,10 @@
 import { type Accepted, type Invitation, refusalHeaders } from "./session_request.ts";
 import { Refused } from "./refusal.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
-import type { Connection } from "../transport/connection.ts";
 import {
+  acceptMessages,
   type MessageStreamOptions,
-  withMessages,
-} from "../transport/message_stream/message_stream.ts";
+} from "../transport/message_stream/with_messages.ts";
 import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../transport/origins.ts";
 import { TOKEN_MARK, TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
 import type { WebTransportRequest } from "../transport/h3/server.ts";
@@ -101,8 +100,11 @@ export class WebTransportInvitation implements Invitation<void> {
     try {
       const protocol = this.#isOffered ? { protocol: SKEIN_PROTOCOL } : {};
       const raw = this.#asked.accept({ ...protocol, admitted });
-      const connection = this.isSkein ? this.#withMessages(raw, admitted) : raw;
-      return { connection, isReady: true, answer: undefined, held: [] };
+      const rest = { answer: undefined, held: [] };
+      if (!this.isSkein) return { connection: raw, opened: undefined, ...rest };
+      const accepted = acceptMessages(raw, { ...this.#options.messages, admitted });
+      // A session that awaits its token is not established before that came.
+      return { ...accepted, ...(admitted && { opened: undefined }), ...rest };
     } catch (cause) {
       throw new Refused(400, "The request cannot be answered", { cause });
     }
@@ -123,11 +125,6 @@ export class WebTransportInvitation implements Invitation<void> {
   #refuseByClose({ status, message: reason }: Refused): void {
     this.#asked.accept(this.#isOffered ? { protocol: SKEIN_PROTOCOL } : {})
       .close({ closeCode: 4000 + status, reason });
-  }
-
-  #withMessages(raw: Connection, admitted: Promise<unknown> | undefined): Connection {
-    const { messages } = this.#options;
-    return withMessages(raw, { side: "server", ...messages, admitted });
   }
 
   /** Other hosts by which a page of this server may have come, where it then was told of this one. */

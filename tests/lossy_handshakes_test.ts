@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { connect } from "../client/deno.ts";
 import type { Client } from "../client/client.ts";
 import type { ServeOptions, Server } from "../server.ts";
@@ -67,3 +67,42 @@ for (const [what, placeOf] of Object.entries(COUNTS)) {
     });
   }
 }
+
+Deno.test("Server has no second session where the WebTransport of connect() opened late", async () => {
+  let path: UdpPath | undefined = undefined;
+  const opened: string[] = [];
+  let asked = 0;
+  let mostConnections = 0;
+  const both = Promise.withResolvers<void>();
+  await using server = listenBehind(() => path!, {
+    authenticate() {
+      if (++asked === 2) both.resolve();
+      return "ada";
+    },
+    onOpen(session) {
+      opened.push(session.transport);
+      server.presence.enter(session, "room");
+    },
+    onMessage: (message) => message.reply(message.data),
+  });
+  const look = () => {
+    mostConnections = Math.max(mostConnections, server.presence.connections("ada", "room"));
+  };
+  await using udp = path = new UdpPath(Number(new URL(server.webTransportUrl).port));
+  udp.loses = ({ place }) => place === 1;
+  await using client = connect(server.url);
+  const session = await soon(client.whenConnected());
+  assertEquals(session.transport, "websocket");
+  await soon(both.promise);
+  for (look(); server.manager.stats().reserved > 0; look()) await turns(1);
+  look();
+  assertEquals(await soon(client.request("echo", 1)), 1);
+  const { count, created } = server.manager.stats();
+  assertEquals({ opened, count, created, mostConnections }, {
+    opened: ["websocket"],
+    count: 1,
+    created: 1,
+    mostConnections: 1,
+  });
+  assert(client.session === session);
+});

@@ -71,8 +71,9 @@ export type {
   MemoryPairOptions,
   WithheldCredit,
 } from "./memory/memory.ts";
-export { withMessages } from "./message_stream/message_stream.ts";
-export type { MessageStreamOptions } from "./message_stream/message_stream.ts";
+export { withMessages } from "./message_stream/with_messages.ts";
+export type { MessageStreamOptions } from "./message_stream/with_messages.ts";
+export type { MessageBounds } from "./message_stream/message_stream.ts";
 export { dialNativeWebTransport } from "./native/client.ts";
 export { ENGINE_DEFECTS, engineDefect } from "./native/engines.ts";
 export type { EngineDefect, EngineUse } from "./native/engines.ts";

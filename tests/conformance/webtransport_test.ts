@@ -1,6 +1,6 @@
 import { webTransportPair } from "../webtransport_pair.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
-import { withMessages } from "../../transport/message_stream/message_stream.ts";
+import { withMessages } from "../../transport/message_stream/with_messages.ts";
 
 const traits: ConnectionTraits = {
   frames: false,

@@ -3,6 +3,8 @@
  *
  * @module
  */
+import { withMessages } from "../message_stream/with_messages.ts";
+import type { Connection } from "../connection.ts";
 import { withStreams } from "../websocket/streams.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
 import {
@@ -253,7 +255,9 @@ class Engine implements HardenedWebSocket {
     if (idleTimeoutMs > 0) this.#livenessOf(idleTimeoutMs).add(socket);
     const response = new Response(null);
     if (parseQmuxProtocol(protocol) === undefined) return { connection, response };
-    const streams = withStreams(connection, { ...messages, ...wire, side: "server" });
+    const carry = (streams: Connection) =>
+      withMessages(streams, { ...messages, admitted, side: "server" });
+    const streams = withStreams(connection, { flowControl, admitted, carry, side: "server" });
     return { connection: streams, response };
   };
 

@@ -28,87 +28,14 @@ import type {
 } from "../connection.ts";
 import { within } from "../within.ts";
 
-/** The first bidirectional stream of the client, and the streams after it. */
-class FirstStream {
-  readonly #inner: Connection;
-  readonly #reader: ReadableStreamDefaultReader<BidirectionalStream> | undefined;
-  readonly #settled = Promise.withResolvers<void>();
-  #isSettled = false;
-  #isTaken = false;
-  #incoming: ReadableStream<BidirectionalStream> | undefined;
-
+/** The message stream at one end: the client opens the stream, the server waits for it. */
+export interface FirstStream {
   /** Resolves with the stream; rejects if there will be no stream. */
   readonly stream: Promise<BidirectionalStream>;
-
-  /**
-   * Opens the stream at the client; waits for the stream at the server.
-   *
-   * @param inner The connection.
-   * @param side The side of this end.
-   */
-  constructor(inner: Connection, side: "client" | "server") {
-    this.#inner = inner;
-    if (side === "client") this.stream = inner.createBidirectionalStream();
-    else {
-      this.#reader = inner.incomingBidirectionalStreams.getReader();
-      this.stream = this.#take(this.#reader);
-    }
-    this.stream.then(() => this.end(), () => this.end());
-  }
-
+  /** Longest wait of a server for the stream, in milliseconds; absent at the client. */
+  readonly timeoutMs?: number;
   /** The streams after the first; only the inner connection buffers these. */
-  get incoming(): ReadableStream<BidirectionalStream> {
-    return this.#incoming ??= this.#reader === undefined || this.#isTaken
-      ? this.#inner.incomingBidirectionalStreams
-      : this.#waiting();
-  }
-
-  /**
-   * Waits until the client's first stream is open, so that no other stream gets ahead.
-   *
-   * @param signal Ends the wait.
-   * @throws {unknown} The signal's reason.
-   */
-  async opened(signal: AbortSignal | undefined): Promise<void> {
-    if (this.#isSettled || this.#reader !== undefined) return;
-    await within(this.#settled.promise, { signal });
-  }
-
-  /** Ends all waits: the stream is open, or the connection is over. */
-  end(): void {
-    this.#isSettled = true;
-    this.#settled.resolve();
-  }
-
-  async #take(
-    reader: ReadableStreamDefaultReader<BidirectionalStream>,
-  ): Promise<BidirectionalStream> {
-    try {
-      const { done, value } = await reader.read();
-      if (!done) return value;
-    } finally {
-      reader.releaseLock();
-      this.#isTaken = true;
-    }
-    throw new TypeError("Cannot receive messages: the incoming streams ended");
-  }
-
-  /** The streams after the first, for a reader that comes before the first stream. */
-  #waiting(): ReadableStream<BidirectionalStream> {
-    let reader: ReadableStreamDefaultReader<BidirectionalStream> | undefined;
-    const source = async () => {
-      await this.stream.catch(() => {});
-      return reader ??= this.#inner.incomingBidirectionalStreams.getReader();
-    };
-    return new ReadableStream<BidirectionalStream>({
-      async pull(controller): Promise<void> {
-        const { done, value } = await (await source()).read();
-        if (done) controller.close();
-        else controller.enqueue(value);
-      },
-      cancel: async (reason) => await (await source()).cancel(reason),
-    }, { highWaterMark: 0 });
-  }
+  readonly incoming: ReadableStream<BidirectionalStream>;
 }
 
 /** The protocol with messages on a stream. */
@@ -121,9 +48,6 @@ export const MAX_FRAME_BYTES = 4 * 1024 * 1024;
 
 /** Buffered bytes at or below which `drained` resolves. */
 const LOW_WATER_MARK = 16 * 1024;
-
-/** Longest wait of a server for the client's stream, in milliseconds. */
-const STREAM_TIMEOUT_MS = 10_000;
 
 /** Longest wait for the peer to end the other half, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;
@@ -143,17 +67,8 @@ const GREETING_BYTES = [0, 0];
 /** Most bytes that are read until the peer is admitted: a token has at most half of these. */
 const MAX_EARLY_BYTES = 16_384;
 
-/** Options for {@linkcode withMessages}. */
-export interface MessageStreamOptions {
-  /** Side of this end: the client opens the stream. */
-  readonly side: "client" | "server";
-  /**
-   * Longest wait of a server for the client's stream, in milliseconds; then the server closes with
-   * 4408.
-   *
-   * @default {10000}
-   */
-  readonly streamTimeoutMs?: number;
+/** Bounds of message frames on a stream. */
+export interface MessageBounds {
   /**
    * Longest wait of a close for the writes of sent frames, and for the peer to end the other half,
    * in milliseconds.
@@ -175,39 +90,22 @@ export interface MessageStreamOptions {
 }
 
 /**
- * Adds message frames to a connection. The frames travel on the lowest bidirectional stream of the
- * client. Both ends have to call this, and the client before it opens any other stream.
+ * Adds message frames to the connection of a client, on a stream that this opens. See `withMessages`.
  *
- * - **Order:** frames arrive whole and in the order of sending; frames sent early wait for the
- *   stream.
- * - **Writes:** one at a time. Frames sent meanwhile share the next write.
- * - **Close:** all earlier frames go first, then an end mark. Code and reason follow once the peer
- *   has ended the other half too, or took too long.
- * - **Abort:** a stream that ends without an end mark breaks the connection.
- *
- * Sent bytes MUST be binary messages, which begin with `40 53`.
- *
- * @example Usage
- * ```ts
- * import { memoryPair, withMessages } from "@skein/skein/transport";
- * import { assertEquals } from "@std/assert";
- *
- * await using pair = memoryPair({ frames: false });
- * await using client = withMessages(pair.client, { side: "client" });
- * await using server = withMessages(pair.server, { side: "server" });
- * const received = new Promise((resolve) => {
- *   server.frames?.receive({ receiveFrame: resolve, framesEnded() {} });
- * });
- * client.frames?.send("hello");
- * assertEquals(await received, "hello");
- * ```
- *
- * @param connection A connection with streams; the first one no longer belongs to the caller.
- * @param options See {@linkcode MessageStreamOptions}.
+ * @param connection A connection on which no stream was opened yet.
+ * @param bounds See {@linkcode MessageBounds}.
  * @returns The connection with `frames`, whose close also closes the inner one.
  */
-export function withMessages(connection: Connection, options: MessageStreamOptions): Connection {
-  return new MessageStreamConnection(connection, options);
+export function openMessages(connection: Connection, bounds: MessageBounds = {}): Connection {
+  // Counters of streams leave out the message stream.
+  (connection as Partial<MessageCarrier>).carryMessages?.("local");
+  const stream = connection.createBidirectionalStream();
+  return new MessageStreamConnection(connection, bounds, {
+    stream,
+    get incoming() {
+      return connection.incomingBidirectionalStreams;
+    },
+  });
 }
 
 /** End of a connection: code and reason, or an error. */
@@ -220,12 +118,14 @@ interface Outcome {
  * A connection with frames on a stream. The class is also the `frames` object, and the sink of
  * parsed frames.
  */
-class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
+export class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   readonly lowWaterMark = LOW_WATER_MARK;
 
   readonly #inner: Connection;
   readonly #first: FirstStream;
-  readonly #side: "client" | "server";
+  readonly #isServer: boolean;
+  /** Resolves once no other stream can get ahead of the message stream. */
+  readonly #settled: Promise<unknown>;
   readonly #closeTimeoutMs: number;
   readonly #queue = new FrameQueue();
   readonly #inbox = new FrameInbox();
@@ -256,35 +156,36 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   #bytesReceived = 0;
   #maxBytes = Infinity;
 
-  constructor(inner: Connection, options: MessageStreamOptions) {
-    const { side, streamTimeoutMs = STREAM_TIMEOUT_MS, closeTimeoutMs = CLOSE_TIMEOUT_MS } =
-      options;
+  /** Puts message frames on the first stream of a connection. */
+  constructor(inner: Connection, bounds: MessageBounds, first: FirstStream) {
+    const { closeTimeoutMs = CLOSE_TIMEOUT_MS, admitted } = bounds;
+    const { stream, timeoutMs } = first;
     this.#inner = inner;
-    this.#side = side;
+    this.#first = first;
+    this.#isServer = timeoutMs !== undefined;
     this.#closeTimeoutMs = closeTimeoutMs;
-    this.#parser = new FrameParser(this, options.maxFrameBytes ?? MAX_FRAME_BYTES);
+    this.#parser = new FrameParser(this, bounds.maxFrameBytes ?? MAX_FRAME_BYTES);
     this.#closed.promise.catch(() => {}); // Callers may ignore the rejection.
-    const { admitted } = options;
     if (admitted !== undefined) {
       this.#maxBytes = MAX_EARLY_BYTES;
       admitted.then(() => this.#maxBytes = Infinity, () => {});
     }
-    // Counters of streams leave out the message stream.
-    (inner as Partial<MessageCarrier>).carryMessages?.(side === "client" ? "local" : "remote");
-    this.#first = new FirstStream(inner, side);
-    this.#first.stream.then(
+    stream.then(
       (stream) => this.#open(stream),
       (error) => this.#break("The message stream could not be opened", error),
     );
-    inner.closed.then(
+    const over = inner.closed.then(
       ({ closeCode = 0, reason = "" }) => this.#innerEnded({ info: { closeCode, reason } }),
       (error) => this.#innerEnded({ error }),
     );
-    if (side === "client") return;
+    this.#settled = this.#isServer
+      ? Promise.resolve()
+      : Promise.race([stream, over]).catch(() => {});
+    if (!this.#isServer) return;
     this.#timer = setTimeout(() => {
       this.#closing ??= { closeCode: CloseCode.timedOut, reason: "No message stream in time" };
       this.#closeInner();
-    }, streamTimeoutMs);
+    }, timeoutMs);
   }
 
   get capabilities(): ConnectionCapabilities {
@@ -352,7 +253,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   }
 
   async createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
-    await this.#first.opened(options?.signal);
+    await within(this.#settled, options ?? {});
     return await this.#inner.createBidirectionalStream(options);
   }
 
@@ -417,7 +318,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
 
   onFrame(frame: Frame): void {
     if (this.#closing !== undefined) return;
-    if (!this.#isGreeted && this.#side === "server") {
+    if (!this.#isGreeted && this.#isServer) {
       this.#isGreeted = true;
       if (frame === "") return;
     }
@@ -447,12 +348,12 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   }
 
   #open(stream: BidirectionalStream): void {
-    if (this.#isOver) {
+    if (this.#isOver || this.#isInnerClosed) {
       stream.readable.cancel().catch(() => {});
       stream.writable.abort().catch(() => {});
       return;
     }
-    if (this.#side === "server" && !this.#isEnding) this.#stopTimer();
+    if (this.#isServer && !this.#isEnding) this.#stopTimer();
     this.#stream = directStream(stream);
     this.#isReading = true;
     void this.#read(this.#stream);
@@ -469,7 +370,7 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   async #write(stream: DirectStream): Promise<void> {
     const queue = this.#queue;
     try {
-      if (!this.#isGreeted && this.#side === "client") {
+      if (!this.#isGreeted && !this.#isServer) {
         this.#isGreeted = true;
         await this.#writeBytes(stream, Uint8Array.from(GREETING_BYTES));
       }
@@ -548,7 +449,6 @@ class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   /** Waits for the last frames: code and reason can overtake frames that have arrived. */
   #innerEnded(outcome: Outcome): void {
     this.#outcome = outcome;
-    this.#first.end();
     const isWhole = !this.#isReading || this.#isPeerEnded || this.#closing !== undefined;
     if (isWhole) this.#settle();
     else this.#startTimer(LINGER_MS, () => this.#settle());

@@ -7,7 +7,7 @@
 import { ConnectionError } from "../../errors.ts";
 import { locateWebTransport } from "./locate.ts";
 import type { Connection } from "../connection.ts";
-import { MESSAGE_PROTOCOL, withMessages } from "../message_stream/message_stream.ts";
+import { MESSAGE_PROTOCOL, openMessages } from "../message_stream/message_stream.ts";
 import { type DialWebTransportOptions, TOKEN_MARK, TOKEN_MARK_QUERY } from "../webtransport.ts";
 import type { WebTransportLeg } from "./options.ts";
 
@@ -64,7 +64,7 @@ export function webTransportLeg(dial: WebTransportDialer): WebTransportLeg {
     const { protocol } = connection;
     try {
       if (protocol === MESSAGE_PROTOCOL || isAsked && !protocol) {
-        return withMessages(connection, { side: "client" });
+        return openMessages(connection);
       }
       if (protocol || protocols.length === 0) return connection;
       throw new ConnectionError(

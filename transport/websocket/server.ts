@@ -17,7 +17,7 @@
 import { ServerWebSocketConnection, type SocketLease } from "./server_socket.ts";
 import { withStreams } from "./streams.ts";
 import type { Connection, FlowControlOptions } from "../connection.ts";
-import type { MessageStreamOptions } from "../message_stream/message_stream.ts";
+import { type MessageStreamOptions, withMessages } from "../message_stream/with_messages.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
 
 export type { SocketLease } from "./server_socket.ts";
@@ -149,7 +149,9 @@ export function acceptWebSocket(
   const wire = { lease, flowControl, admitted };
   const connection = new ServerWebSocketConnection(socket, { protocol, ...wire });
   if (parseQmuxProtocol(protocol) === undefined) return { connection, response };
-  const streams = withStreams(connection, { ...options.messages, ...wire, side: "server" });
+  const carry = (streams: Connection) =>
+    withMessages(streams, { ...options.messages, admitted, side: "server" });
+  const streams = withStreams(connection, { flowControl, admitted, carry, side: "server" });
   return { connection: streams, response };
 }
 

@@ -9,7 +9,7 @@ import { EarlyDrain } from "./early_drain.ts";
 import type { Multiplexer, MultiplexerLink, StreamsHost } from "../qmux/multiplexer.ts";
 import { NoStreams } from "../_unsupported.ts";
 import type { Connection, ConnectionCloseInfo, FlowControlOptions } from "../connection.ts";
-import { type MessageStreamOptions, withMessages } from "../message_stream/message_stream.ts";
+import { openMessages } from "../message_stream/message_stream.ts";
 import { Qmux } from "../qmux/qmux.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
 import { withQmux } from "../qmux/with_qmux.ts";
@@ -35,9 +35,19 @@ export function openStreams(host: StreamsHost): Multiplexer {
 }
 
 /** Options for {@linkcode withStreams}. */
-export interface WithStreamsOptions extends MessageStreamOptions {
+export interface WithStreamsOptions {
+  /** Side of this end. */
+  readonly side: "client" | "server";
+  /**
+   * Adds message frames to a connection; a server passes the server's half.
+   *
+   * @default {openMessages}
+   */
+  readonly carry?: (connection: Connection) => Connection;
   /** Amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
+  /** Resolves once the peer is admitted; at once by default. */
+  readonly admitted?: Promise<unknown> | undefined;
 }
 
 /**
@@ -57,9 +67,9 @@ export function withStreams(connection: Connection, options: WithStreamsOptions)
       `Cannot open WebSocket: the server chose ${connection.protocol}, which is not supported`,
     );
   }
-  const { side, flowControl, admitted } = options;
+  const { side, flowControl, admitted, carry = openMessages } = options;
   const streams = withQmux(connection, { ...agreed, side, flowControl, admitted });
-  return agreed.protocol === MESSAGE_PROTOCOL ? withMessages(streams, options) : streams;
+  return agreed.protocol === MESSAGE_PROTOCOL ? carry(streams) : streams;
 }
 
 /** The multiplexer's view of a connection with messages. */

@@ -1,0 +1,150 @@
+/**
+ * Message frames on a stream, for both sides. A page needs the client's half only: `openMessages`.
+ *
+ * @module
+ */
+import type { MessageCarrier } from "../_ledger.ts";
+import type { BidirectionalStream, Connection } from "../connection.ts";
+import {
+  type FirstStream,
+  type MessageBounds,
+  MessageStreamConnection,
+  openMessages,
+} from "./message_stream.ts";
+
+/** Longest wait of a server for the client's stream, in milliseconds. */
+const STREAM_TIMEOUT_MS = 10_000;
+
+/** Options for {@linkcode withMessages}. */
+export interface MessageStreamOptions extends MessageBounds {
+  /** Side of this end: the client opens the stream. */
+  readonly side: "client" | "server";
+  /**
+   * Longest wait of a server for the client's stream, in milliseconds; then the server closes with
+   * 4408.
+   *
+   * @default {10000}
+   */
+  readonly streamTimeoutMs?: number;
+}
+
+/**
+ * Adds message frames to a connection. The frames travel on the lowest bidirectional stream of the
+ * client. Both ends have to call this, and the client before it opens any other stream.
+ *
+ * - **Order:** frames arrive whole and in the order of sending; frames sent early wait for the
+ *   stream.
+ * - **Writes:** one at a time. Frames sent meanwhile share the next write.
+ * - **Close:** all earlier frames go first, then an end mark. Code and reason follow once the peer
+ *   has ended the other half too, or took too long.
+ * - **Abort:** a stream that ends without an end mark breaks the connection.
+ *
+ * Sent bytes MUST be binary messages, which begin with `40 53`.
+ *
+ * @example Usage
+ * ```ts
+ * import { memoryPair, withMessages } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using pair = memoryPair({ frames: false });
+ * await using client = withMessages(pair.client, { side: "client" });
+ * await using server = withMessages(pair.server, { side: "server" });
+ * const received = new Promise((resolve) => {
+ *   server.frames?.receive({ receiveFrame: resolve, framesEnded() {} });
+ * });
+ * client.frames?.send("hello");
+ * assertEquals(await received, "hello");
+ * ```
+ *
+ * @param connection A connection with streams; the first one no longer belongs to the caller.
+ * @param options See {@linkcode MessageStreamOptions}.
+ * @returns The connection with `frames`, whose close also closes the inner one.
+ */
+export function withMessages(connection: Connection, options: MessageStreamOptions): Connection {
+  return options.side === "client"
+    ? openMessages(connection, options)
+    : acceptMessages(connection, options).connection;
+}
+
+/** The connection of a server with message frames. */
+export interface AcceptedMessages {
+  /** The connection with `frames`. */
+  readonly connection: Connection;
+  /** Resolves with the first byte of the client; rejects if the connection ends before. */
+  readonly opened: Promise<unknown>;
+}
+
+/**
+ * Adds message frames to the connection of a server. See {@linkcode withMessages}.
+ *
+ * @param connection A connection whose streams were not read yet.
+ * @param options See {@linkcode MessageStreamOptions}.
+ * @returns The connection with `frames`, and the arrival of the client's stream.
+ */
+export function acceptMessages(
+  connection: Connection,
+  options: Omit<MessageStreamOptions, "side">,
+): AcceptedMessages {
+  // Counters of streams leave out the message stream.
+  (connection as Partial<MessageCarrier>).carryMessages?.("remote");
+  const first = new AwaitedStream(connection, options.streamTimeoutMs ?? STREAM_TIMEOUT_MS);
+  return {
+    connection: new MessageStreamConnection(connection, options, first),
+    opened: first.stream,
+  };
+}
+
+/** The first bidirectional stream of the client, and the streams after it. */
+class AwaitedStream implements FirstStream {
+  readonly timeoutMs: number;
+  readonly #inner: Connection;
+  #isTaken = false;
+  #incoming: ReadableStream<BidirectionalStream> | undefined;
+
+  /** Resolves with the stream; rejects if there will be no stream. */
+  readonly stream: Promise<BidirectionalStream>;
+
+  /** Waits for the first stream of a connection. */
+  constructor(inner: Connection, timeoutMs: number) {
+    this.#inner = inner;
+    this.timeoutMs = timeoutMs;
+    this.stream = this.#take(inner.incomingBidirectionalStreams.getReader());
+  }
+
+  /** The streams after the first; only the inner connection buffers these. */
+  get incoming(): ReadableStream<BidirectionalStream> {
+    return this.#incoming ??= this.#isTaken
+      ? this.#inner.incomingBidirectionalStreams
+      : this.#waiting();
+  }
+
+  async #take(
+    reader: ReadableStreamDefaultReader<BidirectionalStream>,
+  ): Promise<BidirectionalStream> {
+    try {
+      const { done, value } = await reader.read();
+      if (!done) return value;
+    } finally {
+      reader.releaseLock();
+      this.#isTaken = true;
+    }
+    throw new TypeError("Cannot receive messages: the incoming streams ended");
+  }
+
+  /** The streams after the first, for a reader that comes before the first stream. */
+  #waiting(): ReadableStream<BidirectionalStream> {
+    let reader: ReadableStreamDefaultReader<BidirectionalStream> | undefined;
+    const source = async () => {
+      await this.stream.catch(() => {});
+      return reader ??= this.#inner.incomingBidirectionalStreams.getReader();
+    };
+    return new ReadableStream<BidirectionalStream>({
+      async pull(controller): Promise<void> {
+        const { done, value } = await (await source()).read();
+        if (done) controller.close();
+        else controller.enqueue(value);
+      },
+      cancel: async (reason) => await (await source()).cancel(reason),
+    }, { highWaterMark: 0 });
+  }
+}
