@@ -15,8 +15,8 @@ export { FIRST_REMEMBER_MS, LATE_LEG_MS, MAX_REMEMBERED, REMEMBER_MS } from "./r
  *
  * - **Race:** the preferred transport starts, the other one after the head start, or as soon as the
  *   first failed. The first that is up wins.
- * - **Late:** the other one may take 3 s more, while the winner holds. If it opens it is closed, or
- *   handed to `onLate`; so one lost packet costs no more than this connection.
+ * - **Late:** the preferred one may take 3 s more where the other one won, while that holds. If it
+ *   opens it is closed, or handed to `onLate`; so one lost packet costs no more than this connection.
  * - **Memory:** where the preferred one failed, did not open in these 3 s, or fell silent once it was
  *   open, the other one is tried first for 30 s, twice as long after each failure in a row, and 10
  *   minutes at most. A success forgets it, and refusals and late answers are not remembered.

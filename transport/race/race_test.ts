@@ -106,8 +106,10 @@ Deno.test("raceTransports() starts WebSocket after the head start, and the first
     const [won, lost] = [legs.all[winner]!, legs.all[1 - winner]!];
     won.up();
     assertStrictEquals(await dialing, won.pair.client);
+    // A WebSocket that opens beside WebTransport would be a second session at the server.
+    assertEquals(lost.options.signal!.aborted, winner === 0);
     await time.tickAsync(LATE_LEG_MS - 1);
-    assert(!lost.options.signal!.aborted, "the loser has its time");
+    assertEquals(lost.options.signal!.aborted, winner === 0, "WebTransport has its time");
     await time.tickAsync(1);
     assert(lost.options.signal!.aborted, "the loser goes on");
     const names = legs.fallbacks.map(({ transport }) => transport);

@@ -126,10 +126,12 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
         });
       }
       resolve(connection);
+      // The preferred one is up: nothing is to be learned of the other.
+      if (isPreferred) return finish();
       if (legs.size === 0) return;
       timer = setTimeout(() => {
         finish();
-        if (!isPreferred) remember(origin, tooLate(preferred, LATE_LEG_MS));
+        remember(origin, tooLate(preferred, LATE_LEG_MS));
       }, LATE_LEG_MS);
       connection.closed.catch(() => {}).then(finish);
     };
