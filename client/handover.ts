@@ -7,6 +7,7 @@ import { CloseCode } from "../errors.ts";
 import { absoluteUrl } from "../transport/url.ts";
 import { within } from "../transport/within.ts";
 import { internals } from "../session/core.ts";
+import { ping } from "../session/insight/ping.ts";
 import { Changing } from "../session/base/signal.ts";
 import type { Dialer } from "./client_options.ts";
 import type { AnyContract } from "../session/contract.ts";
@@ -67,7 +68,7 @@ export async function handOver<C extends AnyContract>(
       signal,
     );
     // By its first envelope the server takes it for one of this client; it has 10 s to answer.
-    await next.ping({ signal });
+    await ping(next[internals], { signal });
   } catch {
     // The session before goes on.
   }
@@ -155,7 +156,7 @@ async function finish<C extends AnyContract>(
 ): Promise<void> {
   const done = async () => {
     // Behind the pong come only messages of an application that holds on to the session.
-    await from.ping({ signal });
+    await ping(from[internals], { signal });
     const { inbound } = from[internals];
     if (!inbound.isHandled) {
       inbound.heir = next[internals].inbound;

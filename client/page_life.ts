@@ -5,6 +5,7 @@
  */
 import { CloseCode, TimeoutError, UnsupportedError } from "../errors.ts";
 import { internals } from "../session/core.ts";
+import { ping } from "../session/insight/ping.ts";
 import type { Client } from "./client.ts";
 import type { Session } from "../session/session.ts";
 
@@ -154,7 +155,8 @@ export class Life implements Disposable {
     while (true) {
       const askedAt = Date.now();
       try {
-        await session.ping({ timeoutMs });
+        // Not `session.ping()`, whose code may still have to be loaded: the network may be gone.
+        await ping(session[internals], { timeoutMs });
         return false;
       } catch (error) {
         if (session.isClosed) return true;
