@@ -1,8 +1,4 @@
-/**
- * Another relay of a cluster, which is dialed once it is needed.
- *
- * @module
- */
+/** Another relay of a cluster, dialed on demand. */
 import { within } from "../../../transport/within.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import type { RelayedFrom } from "../live/relay_source.ts";
@@ -13,21 +9,20 @@ import type { TrackReader } from "../track/track_reader.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 import { MoqError } from "../wire/errors.ts";
 
-/** What relays of a cluster speak to each other: with hops, fetches and timestamps. */
+/** Version between relays of a cluster: has hops, fetches and timestamps. */
 export const CLUSTER_VERSION = "moq-lite-05";
 
-/** How long dialing may take, in milliseconds. */
+/** Longest time for dialing, in milliseconds. */
 const DIAL_TIMEOUT_MS = 10_000;
 
-/** How long a relay that could not be reached is not dialed again, in milliseconds. */
+/** Pause before dialing again after a failure, in milliseconds. */
 const RETRY_MS = 1_000;
 
 /**
- * Dials another relay of the cluster. The session MUST have the mux that is given, and speak
- * `moq-lite-05`.
+ * Dials another relay of the cluster. The session MUST have the given mux, and speak `moq-lite-05`.
  *
- * @param url What that relay said of itself.
- * @param options The mux, which publishes nothing, and what gives up dialing.
+ * @param url The URL that the relay published.
+ * @param options The mux, which publishes no tracks, and a signal that aborts dialing.
  * @returns The session.
  */
 export type MoqClusterDial = (
@@ -35,79 +30,78 @@ export type MoqClusterDial = (
   options: { readonly mux: TrackMux; readonly signal: AbortSignal },
 ) => Promise<MoqSession>;
 
-/** What a far relay needs of its cluster. */
+/** Services of the cluster for a far relay. */
 export interface FarRelayLink {
   /** Opens a session. */
   readonly dial: MoqClusterDial;
-  /** Publishes nothing. */
+  /** A mux without publications. */
   readonly mux: TrackMux;
-  /** How long a session is kept that nobody needs. */
+  /** Time for which an unused session is kept, in milliseconds. */
   readonly lingerMs: number;
-  /** Gets what dialing failed of. */
+  /** Receives errors of dialing. */
   report(error: unknown): void;
-  /** Called when a session with it is over. */
+  /** Called at the end of each session. */
   onLeft(): void;
 }
 
-/** Another relay: one session at a time, for all that is asked of it. */
+/** Another relay, asked over one session at a time. */
 export class FarRelay implements RelayedFrom {
-  /** What its sessions speak. */
+  /** Version of the sessions. */
   readonly version = CLUSTER_VERSION;
-  /** Resolves when it is given up. */
+  /** Resolves at {@linkcode close}. */
   readonly closed: Promise<void>;
-  /** What it holds. */
+  /** Broadcasts that the relay holds. */
   readonly paths: Set<BroadcastPath> = new Set();
-  /** Where to dial it the next time. */
+  /** URL for the next attempt to dial. */
   url: string;
 
   readonly #link: FarRelayLink;
   readonly #closed = Promise.withResolvers<void>();
   readonly #ending = new AbortController();
-  /** More than one only while one of them winds up. */
+  /** More than one only while an old session drains. */
   readonly #sessions = new Set<MoqSession>();
   readonly #fetches = new Set<GroupReader>();
   #current: Promise<MoqSession> | undefined;
   #failedAt: number | undefined;
-  /** Questions that are on their way. */
+  /** Requests under way. */
   #asking = 0;
-  /** Nothing was asked since the last look at the session. */
+  /** `true` if the last check found the session unused, without a request since. */
   #isQuiet = false;
 
-  /** Dials nobody yet. */
+  /** Creates a far relay without a session. */
   constructor(url: string, link: FarRelayLink) {
     this.url = url;
     this.#link = link;
     this.closed = this.#closed.promise;
   }
 
-  /** Whether it was given up. */
   get isClosed(): boolean {
     return this.#ending.signal.aborted;
   }
 
-  /** How many sessions there are with it. */
+  /** Number of open sessions. */
   get sessions(): number {
     return this.#sessions.size;
   }
 
-  /** Subscribes there. */
+  /** Subscribes to a track of the relay. */
   subscribe(...args: Parameters<RelayedFrom["subscribe"]>): Promise<TrackReader> {
     return this.#ask((session) => session.subscribe(...args), args[2]?.signal);
   }
 
-  /** Fetches a group there. */
+  /** Fetches a group from the relay. */
   async fetch(...args: Parameters<RelayedFrom["fetch"]>): Promise<GroupReader> {
     const reader = await this.#ask((session) => session.fetch(...args), args[2].signal);
     this.#fetches.add(reader);
     return reader;
   }
 
-  /** Asks there what stays true of a track. */
+  /** Asks the relay for the fixed properties of a track. */
   trackInfo(...args: Parameters<RelayedFrom["trackInfo"]>): Promise<TrackInfoMessage> {
     return this.#ask((session) => session.trackInfo(...args), args[2]?.signal);
   }
 
-  /** Gives it up. Idempotent. */
+  /** Closes all sessions and refuses further requests. Idempotent. */
   async close(): Promise<void> {
     this.#ending.abort(new MoqError("subscribe", "unroutable", "The relay left the cluster"));
     this.#closed.resolve();
@@ -160,7 +154,7 @@ export class FarRelay implements RelayedFrom {
     } catch (cause) {
       attempt.abort(cause);
       this.#failedAt = Date.now();
-      // Without the query, where tokens are.
+      // Without the query, which may hold a token.
       const message = `Cannot reach the relay at ${this.url.split("?")[0]}`;
       const error = new MoqError("subscribe", "unroutable", message, { cause });
       if (!signal.aborted) report(error);
@@ -182,14 +176,14 @@ export class FarRelay implements RelayedFrom {
       this.#link.onLeft();
     });
     void session.draining.then(async () => {
-      // What is asked from now on needs another session; what is under way may end.
+      // Later requests need another session; subscriptions under way may end on this one.
       forget();
       await Promise.all(session.subscriptions.map(({ closed }) => closed));
       session.close();
     });
   }
 
-  /** Closes a session that is found without use two times in a row. */
+  /** Closes a session that is unused in two checks in a row. */
   #look(session: MoqSession): void {
     for (const reader of this.#fetches) if (reader.isEnded) this.#fetches.delete(reader);
     const isIdle = this.#asking + this.#fetches.size + session.subscriptions.length === 0;

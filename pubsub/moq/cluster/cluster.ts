@@ -1,8 +1,4 @@
-/**
- * Relays that know, by the broker that they share, which of them holds which broadcast.
- *
- * @module
- */
+/** Relays that share a broker, by which each relay knows the broadcasts of all others. */
 import { platformSchedule } from "../../../session/queue/schedule.ts";
 import { Directory } from "../../nodes/directory.ts";
 import type { Nodes } from "../../nodes/nodes.ts";
@@ -18,19 +14,22 @@ import { MAX_HOPS } from "../wire/announce_messages.ts";
 
 export type { MoqClusterDial } from "./_far_relay.ts";
 
-/** A broadcast, in the words of the relay that holds it. A value that JSON can hold. */
+/** A broadcast, as described by the relay that holds the broadcast. A value that JSON can hold. */
 interface Held {
-  /** Where to dial that relay. */
+  /** URL of that relay. */
   readonly url: string;
-  /** When the broadcast began there, in milliseconds since the Unix epoch; later than all that began before. */
+  /**
+   * Start of the broadcast at that relay, in milliseconds since the Unix epoch; later than the
+   * start of every earlier broadcast.
+   */
   readonly since: number;
-  /** The ids of the relays that it passed, that relay the last one; in decimal, for they have 62 bits. */
+  /** Ids of the relays on the way, that relay last; in decimal, because ids have 62 bits. */
   readonly hops: readonly string[];
-  /** Present if who announced it there told no hops. */
+  /** Present if the announcement reached that relay without hops. */
   readonly isBlind?: true;
 }
 
-/** Reads what another relay said; `undefined` if it makes no sense. */
+/** Reads the description from another relay; `undefined` if malformed. */
 function readHeld(value: unknown): Held | undefined {
   if (typeof value !== "object" || value === null) return undefined;
   const { url, since, hops, isBlind } = value as Partial<Record<keyof Held, unknown>>;
@@ -42,59 +41,65 @@ function readHeld(value: unknown): Held | undefined {
 
 /** Options for {@linkcode MoqCluster}. */
 export interface MoqClusterOptions {
-  /** The relay of this process. It is not closed. */
+  /** The relay of this process. Closing the cluster does not close the relay. */
   readonly relay: MoqRelay;
-  /** The nodes; each has one relay of the cluster. They are not closed. */
+  /** The nodes; each has one relay of the cluster. Closing the cluster does not close the nodes. */
   readonly nodes: Nodes;
-  /** Where the other relays reach this one: `https:` or `moqt:`; `http:` in development. */
+  /** URL of this relay for the other relays: `https:` or `moqt:`; `http:` in development. */
   readonly url: string | URL;
   /**
-   * Relays with different names do not meet.
+   * Name of the cluster. Relays of differently named clusters do not find each other.
    *
    * @default {"moq"}
    */
   readonly name?: string;
-  /** Dials another relay, where that takes a token or trust; {@linkcode dialMoq} by default. */
+  /**
+   * Dials another relay, for example with a token or a trusted hash; {@linkcode dialMoq} by
+   * default.
+   */
   readonly dial?: MoqClusterDial;
   /**
-   * How long a session with another relay is kept that nobody needs, in milliseconds; up to twice as
+   * Time for which an unused session with another relay is kept, in milliseconds. Up to twice as
    * long may pass.
    *
    * @default {5000}
    */
   readonly lingerMs?: number;
-  /** Gets why another relay could not be reached. Lost by default. */
+  /** Receives errors of dialing other relays. Ignored by default. */
   readonly onError?: (error: unknown) => void;
 }
 
-/** What a cluster does now, as one relay sees it. */
+/** Present state of a cluster, as seen by one relay. */
 export interface MoqClusterStats {
   /** Broadcasts that this relay holds. */
   readonly held: number;
-  /** Other relays that hold some, or are still connected. */
+  /** Other relays that hold broadcasts, or are still connected. */
   readonly relays: number;
-  /** Sessions with them. */
+  /** Sessions with other relays. */
   readonly links: number;
 }
 
 /**
- * Makes one relay of many: what is announced at any of them is announced at all, and comes from the one
- * that holds it.
+ * Makes one relay of many: a broadcast announced at one relay is announced at all, and its media
+ * come from the relay that holds the broadcast.
  *
- * - **Known by the broker:** a relay tells which broadcasts were announced to it directly, in a
- *   {@linkcode Directory}. Media never pass the broker.
- * - **One session:** another relay is dialed at the first subscription to what it holds, and left some
- *   time after the last one. A track is subscribed there once, for all subscribers here.
- * - **Ways:** the shortest chain of hops is taken, and of two that are as short the broadcast that began
- *   last, on every relay alike. So one that moves is followed: subscribers see it end and begin.
+ * - **Directory:** a relay publishes the broadcasts of its own sessions in a {@linkcode Directory}.
+ *   Media never pass the broker.
+ * - **One session:** another relay is dialed for the first subscription to one of its broadcasts,
+ *   and the session is closed some time after the last subscription. A track is subscribed there
+ *   once, for all subscribers here.
+ * - **Ways:** the shortest chain of hops is taken. Of two equally short chains every relay takes
+ *   the broadcast that began last. Relays thereby follow a publisher that moves: subscribers see the
+ *   broadcast end and begin.
  * - **Loops** are refused by the `hopId` of the relay's mux.
- * - **Gone:** what ended is ended everywhere within a tenth of a second or so, and so is what a relay held
- *   that closed its cluster; what one held that died, within `goneAfterMs` of the nodes.
- * - **Outages:** while the engine is away nothing new is heard of, and what is known goes on.
+ * - **End:** a broadcast that ends is ended everywhere within about a tenth of a second, and so are
+ *   the broadcasts of a relay that closes its cluster. Those of a relay that died end within
+ *   `goneAfterMs` of the nodes.
+ * - **Outages:** while the engine is away no new broadcasts are found, and known broadcasts go on.
  *
- * Relays of a cluster trust each other, and whoever can write to the broker. One that dials another is a
- * session as any other there: it may be subscribed to 2 % of its `maxTracks`, unless `authorize` gives it
- * `{ share: 1 }`, by a token that `dial` adds.
+ * Relays of a cluster trust each other, and every program that can write to the broker. A relay
+ * that dials another relay is a session like any other there. That session may subscribe to 2 % of
+ * `maxTracks`, unless `authorize` grants `{ share: 1 }`, for example by a token that `dial` adds.
  *
  * @example Two relays in one process
  * ```ts
@@ -140,9 +145,9 @@ export interface MoqClusterStats {
  * ```
  */
 export class MoqCluster implements AsyncDisposable {
-  /** Where the other relays reach this one. */
+  /** URL of this relay for the other relays. */
   readonly url: string;
-  /** Resolves when all relays that were alive told what they hold; never rejects. */
+  /** Resolves when all relays that were alive have sent their broadcasts; never rejects. */
   readonly ready: Promise<void>;
 
   readonly #relay: MoqRelay;
@@ -151,9 +156,11 @@ export class MoqCluster implements AsyncDisposable {
   readonly #scope: DirectoryScope<Held>;
   readonly #watch: Disposable;
   readonly #schedule = platformSchedule();
-  /** What this relay holds, and since when. No more than its mux has. */
+  /**
+   * Broadcasts that this relay holds, with their start. Never more than in the mux of the relay.
+   */
   readonly #held = new Map<BroadcastPath, number>();
-  /** By node. */
+  /** Relays by node. */
   readonly #relays = new Map<string, FarRelay>();
   #newest = 0;
   #closing: Promise<void> | undefined;
@@ -161,8 +168,8 @@ export class MoqCluster implements AsyncDisposable {
   /**
    * Joins the cluster.
    *
-   * @param options See {@linkcode MoqClusterOptions}.
-   * @throws {TypeError} If the URL is none, or the nodes have a cluster of this name already.
+   * @param options Relay, nodes and URL, and how to dial other relays.
+   * @throws {TypeError} If the URL is invalid, or the nodes have a cluster of this name already.
    * @throws {RangeError} If `lingerMs` is not a positive integer.
    */
   constructor(options: MoqClusterOptions) {
@@ -186,7 +193,7 @@ export class MoqCluster implements AsyncDisposable {
         try {
           onError?.(error);
         } catch {
-          // There is nobody left to tell.
+          // `onError` itself threw: no other handler is left.
         }
       },
     };
@@ -197,7 +204,7 @@ export class MoqCluster implements AsyncDisposable {
     for (const one of relay.mux.announcements(relay.prefix)) this.#announced(one);
   }
 
-  /** What it does now. */
+  /** Present state of the cluster. */
   get stats(): MoqClusterStats {
     let links = 0;
     for (const { sessions } of this.#relays.values()) links += sessions;
@@ -205,8 +212,8 @@ export class MoqCluster implements AsyncDisposable {
   }
 
   /**
-   * Leaves the cluster: to the others, what this relay holds is gone, and to its own subscribers what
-   * others hold. The relay goes on alone. Idempotent.
+   * Leaves the cluster. The other relays lose the broadcasts of this relay, and subscribers of this
+   * relay lose those of the others. The relay goes on alone. Idempotent.
    *
    * @returns Resolves once the sessions with other relays are closed.
    */
@@ -232,7 +239,7 @@ export class MoqCluster implements AsyncDisposable {
     await Promise.all(relays.map((far) => far.close()));
   }
 
-  /** A broadcast came here, goes, or comes by another way. */
+  /** Handles a broadcast of this relay's mux that begins, ends, or comes by another way. */
   #announced({ path, active, hops }: Announcement): void {
     const source = this.#relay.sourceOf(path);
     if (active && source?.far === undefined) {
@@ -252,15 +259,15 @@ export class MoqCluster implements AsyncDisposable {
       return;
     }
     if (this.#held.delete(path)) this.#scope.delete(path);
-    // What was published in this program hid what others hold.
+    // A publication of this program had precedence over the sources of other relays.
     if (!active) this.#schedule(() => this.#relay.retry(path));
   }
 
-  /** Another relay told something. */
+  /** Handles a change at another relay. */
   #heard({ node, key, value, isSwept }: DirectoryChange<Held>): void {
     const path = pathOf(key);
     if (path === undefined || suffixOf(this.#relay.prefix, path) === undefined) return;
-    // It came from here: a loop.
+    // A loop: the broadcast passed this relay before.
     if (value === undefined || value.hops.includes(`${this.#relay.mux.hopId}`)) {
       return this.#lost(node, path, isSwept);
     }
@@ -284,7 +291,10 @@ export class MoqCluster implements AsyncDisposable {
     this.#checkNeeded(node, isGone);
   }
 
-  /** A relay that is connected may hold something again soon, unless its node is gone. */
+  /**
+   * Closes a relay without broadcasts. A connected relay stays, because new broadcasts may follow
+   * soon, unless its node is gone.
+   */
   #checkNeeded(node: string, isGone = false): void {
     const relay = this.#relays.get(node);
     if (relay === undefined || relay.paths.size > 0 || relay.sessions > 0 && !isGone) return;

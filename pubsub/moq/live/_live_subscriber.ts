@@ -1,44 +1,40 @@
-/**
- * One subscriber of a live track: what it gets, and what it is too late for.
- *
- * @module
- */
+/** One subscriber of a live track: its groups on their way, and those given up. */
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { type MissedGroups, MoqError } from "../wire/errors.ts";
 import type { GroupWriter } from "../track/group_writer.ts";
 import { Delivery, type DeliveryOwner, type LiveGroup } from "./live_group.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 
-/** How long after the last group that was asked for earlier ones may still come, in milliseconds. */
+/** Longest wait for earlier groups after the last requested group, in milliseconds. */
 const LATE_GROUP_MS = 500;
 
-/** In how many parts the time is cut after which a subscriber that takes nothing is ended. */
+/** Number of checks within `stallTimeoutMs`. */
 export const STALL_TICKS = 4;
 
-/** What a subscriber needs of its track. */
+/** Limits of a subscriber, set by its track. */
 export interface LiveSubscriberLimits {
   /** Groups on their way at once. */
   readonly maxGroupsInFlight: number;
-  /** Groups that were given up and that the wire still holds. */
+  /** Groups that were given up while the wire still holds a part. */
   readonly maxStuckGroups: number;
-  /** How much older than the newest group a group may be; 0 for no limit. */
+  /** Largest age of a group, relative to the newest group, in milliseconds; 0 for no limit. */
   readonly maxLatencyMs: number;
-  /** How long it may take nothing. */
+  /** Longest time without progress, in milliseconds. */
   readonly stallTimeoutMs: number;
 }
 
 /** One subscriber of a live track. */
 export class LiveSubscriber implements DeliveryOwner {
-  /** What it gets its groups by. */
+  /** Writes the groups to the subscriber. */
   readonly track: TrackWriter;
-  /** Resolves once it has all, or left; rejects if it was ended. */
+  /** Resolves once the subscriber has all groups, or left; rejects if the subscription failed. */
   readonly done: Promise<void>;
 
   readonly #limits: LiveSubscriberLimits;
   readonly #done: PromiseWithResolvers<void> = Promise.withResolvers();
-  /** On their way. */
+  /** Groups on their way, by number. */
   readonly #sending = new Map<number, Delivery>();
-  /** For lack of a place, the oldest first. */
+  /** Groups that wait for a place among those in flight, the oldest first. */
   #waiting: Delivery[] = [];
   /** Streams that the wire holds: of groups on their way, and of those given up. */
   #held = 0;
@@ -46,7 +42,7 @@ export class LiveSubscriber implements DeliveryOwner {
   #quietTicks = 0;
   #start = 0;
   #newest: LiveGroup | undefined = undefined;
-  /** Groups that it got, or was told of. */
+  /** Groups taken for delivery, and groups dropped. */
   #settled = 0;
   #isSourceOver = false;
   #isOver = false;
@@ -64,10 +60,10 @@ export class LiveSubscriber implements DeliveryOwner {
   }
 
   /**
-   * Begins at the newest group, or where the subscriber wants to.
+   * Begins at the newest group, or at the group that the subscriber requested.
    *
-   * @param cached What can be had, the oldest first.
-   * @param newest The newest group, which may not be among them.
+   * @param cached Cached groups, the oldest first.
+   * @param newest The newest group, which may be missing in `cached`.
    */
   begin(cached: readonly LiveGroup[], newest: LiveGroup | undefined): void {
     const { startGroup, endGroup = Infinity } = this.track.subscription;
@@ -85,7 +81,8 @@ export class LiveSubscriber implements DeliveryOwner {
     }
     const end = Math.min(last, endGroup);
     if (next <= end) missed.push({ first: next, last: end });
-    // Who did not name a group misses nothing before the first that it gets.
+    // Without a requested start the subscription begins with the first cached group: no group is
+    // missed.
     if (startGroup !== undefined && missed.length > 0) {
       this.track.accept();
       for (const range of missed) this.dropped(range, "evicted");
@@ -93,7 +90,7 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#checkEnd();
   }
 
-  /** A group was opened. */
+  /** Handles a new group. */
   opened(group: LiveGroup, newest: LiveGroup): void {
     if (this.#isOver) return;
     this.#newest = newest;
@@ -104,7 +101,7 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#checkEnd();
   }
 
-  /** Groups will not come. */
+  /** Handles groups that will not come. */
   dropped({ first, last }: MissedGroups, reason: MoqErrorName): void {
     const { endGroup = Infinity } = this.track.subscription;
     const range = { first: Math.max(first, this.#start), last: Math.min(last, endGroup) };
@@ -114,19 +111,19 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#checkEnd();
   }
 
-  /** It asks for something else. */
+  /** Handles an update of the subscription. */
   updated(): void {
     this.#expire();
     this.#checkEnd();
   }
 
-  /** There will be no more groups. */
+  /** Handles the end of the source: no more groups follow. */
   sourceOver(): void {
     this.#isSourceOver = true;
     this.#checkEnd();
   }
 
-  /** A part of the time passed in which it has to take something. */
+  /** Checks for progress; called {@linkcode STALL_TICKS} times in `stallTimeoutMs`. */
   tick(): void {
     if (!this.#isBehind()) this.#quietTicks = 0;
     else if (++this.#quietTicks > STALL_TICKS) {
@@ -135,7 +132,7 @@ export class LiveSubscriber implements DeliveryOwner {
     }
   }
 
-  /** Ends it. */
+  /** Ends the subscription with an error. */
   fail(reason: MoqErrorName, message: string): void {
     if (this.#isOver) return;
     this.#isOver = true;
@@ -143,7 +140,7 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#forget();
     this.#done.reject(new MoqError("subscribe", reason, message));
     if (this.#held === 0) return;
-    // Where a wire cannot reset a stream, what the peer does not take is held until the session ends.
+    // A wire that cannot reset a stream holds unread data until the session ends.
     const { stallTimeoutMs } = this.#limits;
     this.#freeTimer = setTimeout(() => {
       this.track.closeSession(
@@ -152,7 +149,9 @@ export class LiveSubscriber implements DeliveryOwner {
     }, stallTimeoutMs);
   }
 
-  /** It left, its session ended, or its track was closed. */
+  /**
+   * Ends the subscription because the subscriber left, the session ended, or the track was closed.
+   */
   leave(): void {
     if (this.#isOver) return;
     this.#isOver = true;
@@ -160,12 +159,12 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#done.resolve();
   }
 
-  /** See {@linkcode DeliveryOwner}. */
+  /** Handles data that the wire took. */
   progressed(): void {
     this.#quietTicks = 0;
   }
 
-  /** See {@linkcode DeliveryOwner}. */
+  /** Handles a delivery of which the wire holds no data any more. */
   released(delivery: Delivery): void {
     this.#held--;
     if (this.#held === 0) clearTimeout(this.#freeTimer);
@@ -179,7 +178,7 @@ export class LiveSubscriber implements DeliveryOwner {
     this.#checkEnd();
   }
 
-  /** See {@linkcode DeliveryOwner}. */
+  /** Gives up a delivery, and tells the subscriber. */
   giveUp(delivery: Delivery, reason: MoqErrorName): void {
     const { writer, group: { sequence } } = delivery;
     delivery.isGivenUp = true;
@@ -190,7 +189,7 @@ export class LiveSubscriber implements DeliveryOwner {
     }
     this.#sending.delete(sequence);
     this.#stuck++;
-    // It tells the subscriber; where the wire can, it lets go at once.
+    // Resets the stream where the wire can, which frees its data at once.
     writer.abort(reason);
     if (this.#stuck > this.#limits.maxStuckGroups) {
       this.fail("tooFarBehind", `More than ${this.#limits.maxStuckGroups} groups are stuck`);
@@ -212,7 +211,8 @@ export class LiveSubscriber implements DeliveryOwner {
     try {
       writer = this.track.startGroup(sequence);
     } catch {
-      // It is closed already: all that was asked for went out, or the subscriber wants less by now.
+      // The track is closed: the last requested group was sent, or the subscriber has narrowed the
+      // request.
       group.deliveries.delete(delivery);
       return this.track.drop({ first: sequence, last: sequence }, "expired");
     }
@@ -229,7 +229,7 @@ export class LiveSubscriber implements DeliveryOwner {
     }
   }
 
-  /** Gives up what is too old by now. */
+  /** Gives up the groups that are too old by now. */
   #expire(): void {
     const { maxLatencyMs: own } = this.track.subscription;
     const maxLatencyMs = Math.min(own || Infinity, this.#limits.maxLatencyMs || Infinity);
@@ -240,7 +240,7 @@ export class LiveSubscriber implements DeliveryOwner {
     for (const delivery of [...this.#waiting, ...this.#sending.values()]) {
       const { group, writer } = delivery;
       if (group === newest || group.openedAt >= oldest) continue;
-      // The wire has all of it.
+      // The wire has the whole group.
       if (writer?.isEnded && writer.bufferedBytes === 0) continue;
       delivery.giveUp("expired");
     }

@@ -1,8 +1,4 @@
-/**
- * One broadcast of a relay: who has it, and who of them it is taken from.
- *
- * @module
- */
+/** One broadcast of a relay: its sources, and the choice among them. */
 import { RelayTrack } from "./_relay_track.ts";
 import {
   byAge,
@@ -24,53 +20,53 @@ import type { SubscriberSession } from "../track/track_writer_link.ts";
 import { VERSIONS } from "../wire/versions.ts";
 
 /**
- * How long a broadcast is gone before it is taken from a source that tells no hops, in milliseconds.
- * Such a source may be an echo of this relay, and has so long to notice that the broadcast is gone.
+ * Pause between the end of a broadcast and a takeover by a source without hops, in milliseconds.
+ * Such a source may be an echo of this relay, and has this long to notice that the broadcast is
+ * gone.
  */
 export const ECHO_HOLD_MS = 1_000;
 
-/** Sources of one broadcast that are compared; more wait until one of them is gone. */
+/** Sources of one broadcast that are compared; further sources wait until one of these is gone. */
 export const MAX_SOURCES = 64;
 
-/** What a broadcast needs of its relay. */
+/** Services of the relay for a broadcast. */
 export interface RelayRouteLink {
-  /** Where it is published. */
+  /** Mux of the publication. */
   readonly mux: TrackMux;
-  /** How long a track stays subscribed that nobody wants. */
+  /** Time for which a track without subscribers stays subscribed, in milliseconds. */
   readonly lingerMs: number;
-  /** What the fan-out of a track may hold. */
+  /** Limits of the fan-out of a track. */
   readonly live: LiveTrackOptions;
-  /** Counts one track more; not if there are too many that have subscribers. */
+  /** Counts one more track; `false` if too many have subscribers. */
   takeTrack(): boolean;
-  /** One less. */
+  /** Counts one track less. */
   giveTrack(track: RelayTrack): void;
-  /** A track lost its last subscriber, or has one again. */
+  /** Called when a track loses its last subscriber, and when another subscriber comes. */
   onIdle(track: RelayTrack, isIdle: boolean): void;
-  /** Counts one track more for a session; not if it has its share already. */
+  /** Counts one more track of a session; `false` if the session has its share already. */
   takeShare(session: SubscriberSession): boolean;
-  /** One less. */
+  /** Counts one track of a session less. */
   giveShare(session: SubscriberSession): void;
-  /** Counts one fetch more that is sent on; not if there are too many. */
+  /** Counts one more fetch that is sent upstream; `false` if there are too many. */
   takeFetch(): boolean;
-  /** One less. */
+  /** Counts one fetch less. */
   giveFetch(): void;
-  /** Gets what went wrong. */
+  /** Receives errors. */
   report(error: unknown): void;
-  /** Called when it has no sources any more. */
+  /** Called when the last source is gone. */
   onEmpty(route: RelayRoute): void;
 }
 
 /** One broadcast of a relay. */
 export class RelayRoute implements TrackServer {
-  /** The broadcast. */
   readonly path: BroadcastPath;
-  /** Subscribers are accepted once the source accepted. */
+  /** Subscribers are accepted after the source has accepted. */
   readonly acceptsLater = true;
 
   readonly #link: RelayRouteLink;
-  /** By age. */
+  /** Sources by age. */
   #sources: RelaySource[] = [];
-  /** Sources beyond, the oldest first: one of each session at most. */
+  /** Sources beyond the limit, the oldest first; at most one of each session. */
   readonly #waiting = new Map<RelayedFrom, RelaySource>();
   readonly #tracks = new Map<string, RelayTrack>();
   #active: RelaySource | undefined = undefined;
@@ -83,17 +79,17 @@ export class RelayRoute implements TrackServer {
     this.#link = link;
   }
 
-  /** How many tracks are subscribed. */
+  /** Number of subscribed tracks. */
   get trackCount(): number {
     return this.#tracks.size;
   }
 
-  /** What it is taken from now. */
+  /** The source in use. */
   get source(): RelaySource | undefined {
     return this.#active;
   }
 
-  /** A session or another relay announced it, anew or by another way. */
+  /** Adds a source, or replaces the one of the same session or relay. */
   add(source: RelaySource): void {
     const old = this.#sources.find(({ session }) => session === source.session);
     if (old === undefined && this.#sources.length >= MAX_SOURCES) {
@@ -103,12 +99,12 @@ export class RelayRoute implements TrackServer {
     this.#sources = this.#sources.filter((other) => other !== old);
     this.#sources.push(source);
     this.#sources.sort(byAge);
-    // By the very same way: it ended, and began again.
+    // The same way again: the broadcast ended and began anew.
     if (old !== undefined && old === this.#active && isSameWay(old, source)) this.#end();
     this.#decide();
   }
 
-  /** A session or another relay does not have it any more. */
+  /** Removes the source of a session or another relay. */
   remove(session: RelayedFrom): void {
     if (this.#waiting.delete(session)) return;
     const count = this.#sources.length;
@@ -123,19 +119,19 @@ export class RelayRoute implements TrackServer {
     this.#decide();
   }
 
-  /** The path may be free now that was published by other means. */
+  /** Tries to publish again; called when another publication of the path has ended. */
   retry(): void {
     if (this.#active === undefined) this.#decide();
   }
 
-  /** Ends it. */
+  /** Ends the broadcast. */
   close(): void {
     this.#waiting.clear();
     this.#sources = [];
     this.#decide();
   }
 
-  /** See {@linkcode TrackServer}. */
+  /** Serves a subscriber from the relayed track of this name. */
   async serveTrack(track: TrackWriter): Promise<void> {
     const { name, session } = track;
     let relayed = this.#tracks.get(name);
@@ -164,7 +160,7 @@ export class RelayRoute implements TrackServer {
     }
   }
 
-  /** See {@linkcode TrackServer}: from the cache, or from the source. */
+  /** Serves a fetch from the cache, or from the source. */
   async serveFetch(request: FetchRequest, group: GroupWriter): Promise<void> {
     const { name, sequence, priority, signal } = request;
     const live = this.#tracks.get(name)?.live;
@@ -188,7 +184,7 @@ export class RelayRoute implements TrackServer {
     }
   }
 
-  /** See {@linkcode TrackServer}: what the source says. */
+  /** Asks the source for the fixed properties of a track. */
   async trackInfo(name: string): Promise<Partial<TrackInfoMessage>> {
     const session = this.#active?.session;
     if (session === undefined || !VERSIONS[session.version].timestamps) return {};
@@ -241,7 +237,7 @@ export class RelayRoute implements TrackServer {
     try {
       this.#publication = this.#link.mux.publish(this.path, this, { hops: source.hops });
     } catch (error) {
-      // It is published here by other means, or there are too many.
+      // The path has another publication here, or the mux is full.
       this.#active = undefined;
       this.#link.report(error);
     }
@@ -269,10 +265,12 @@ export class RelayRoute implements TrackServer {
   }
 
   /**
-   * The shortest chain of hops. Of two that are as short, the one in use if they lead to the same
-   * publisher; otherwise the newer one: a publisher that was killed comes back before its old session is
-   * known to be gone. At other relays the newer one is taken in any case: the publisher moved there.
-   * One that tells no hops never replaces another.
+   * Chooses the source with the shortest chain of hops.
+   *
+   * Of two equally short chains to the same publisher the one in use stays. Otherwise the newer one
+   * is taken, because a publisher that was killed comes back before its old session is known to be
+   * gone. A newer source at another relay is taken in any case: the publisher moved there. A source
+   * without hops never replaces another source.
    */
   #best(): RelaySource | undefined {
     let best = this.#active !== undefined && this.#sources.includes(this.#active)

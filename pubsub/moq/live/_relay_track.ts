@@ -1,8 +1,4 @@
-/**
- * One track of a relay: subscribed upstream once, for as long as somebody wants it.
- *
- * @module
- */
+/** One track of a relay, subscribed upstream once while the track has subscribers. */
 import { platformSchedule } from "../../../session/queue/schedule.ts";
 import { type MissedGroups, MoqError, MoqLaggedError } from "../wire/errors.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
@@ -14,24 +10,22 @@ import type { TrackReader } from "../track/track_reader.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 import type { SubscriberSession } from "../track/track_writer_link.ts";
 
-/** How long a source that was replaced may finish the groups that it has begun, in milliseconds. */
+/** Longest time for a replaced source to finish the groups under way, in milliseconds. */
 const RETIRE_MS = 5_000;
 
-/** What a track needs of its relay. */
+/** Services of the relay for a track. */
 export interface RelayTrackLink {
-  /** The broadcast. */
   readonly path: BroadcastPath;
-  /** The track. */
   readonly name: string;
-  /** How long it stays subscribed without subscribers of its own. */
+  /** Time without subscribers after which the track is unsubscribed, in milliseconds. */
   readonly lingerMs: number;
-  /** What its fan-out may hold. */
+  /** Limits of the fan-out. */
   readonly live: LiveTrackOptions;
-  /** A source failed: another one to try, if any. */
+  /** Returns another source to try after a failure. */
   next(failed: ReadonlySet<RelaySource>): RelaySource | undefined;
-  /** Called when its last subscriber left, and when another one came after that. */
+  /** Called when the last subscriber left, and when another subscriber comes after that. */
   onIdle(track: RelayTrack, isIdle: boolean): void;
-  /** Called once, when it is over. */
+  /** Called once, at the end of the track. */
   onOver(track: RelayTrack): void;
 }
 
@@ -47,14 +41,14 @@ interface Upstream {
 
 /** One track of a relay. */
 export class RelayTrack {
-  /** Its subscribers. */
+  /** Fan-out to the subscribers. */
   readonly live: LiveTrack;
-  /** How many subscriptions each session has of it. */
+  /** Number of subscriptions to this track by session. */
   readonly watchers: Map<SubscriberSession, number> = new Map();
 
   readonly #link: RelayTrackLink;
   readonly #schedule = platformSchedule();
-  /** Who was not told yet that they were accepted. */
+  /** Subscribers that wait for the source to accept. */
   readonly #unaccepted = new Set<TrackWriter>();
   readonly #failed = new Set<RelaySource>();
   #source: RelaySource;
@@ -85,7 +79,7 @@ export class RelayTrack {
       await served;
     } finally {
       this.#unaccepted.delete(track);
-      // Who left before it was served wanted nothing at all.
+      // A subscriber that left before this point has changed the demand, too.
       this.#demanded();
     }
   }
@@ -101,14 +95,16 @@ export class RelayTrack {
     void this.#retire(old);
   }
 
-  /** Ends it if it has no subscriber, for another track that needs its place. */
+  /**
+   * Ends the track if no subscriber is left, to free its place; `false` if there are subscribers.
+   */
   yieldPlace(): boolean {
     if (this.live.demand !== undefined) return false;
     this.end(undefined);
     return true;
   }
 
-  /** Ends it: its subscribers are told why. */
+  /** Ends the track; the subscribers get the reason. */
   end(reason: MoqErrorName | undefined): void {
     if (this.#isOver) return;
     this.#isOver = true;
@@ -119,7 +115,7 @@ export class RelayTrack {
     this.#link.onOver(this);
   }
 
-  /** Subscribes at the source of now, behind what is there already. */
+  /** Subscribes at the present source, from the group after the newest one. */
   #resume(): void {
     const { newestGroup } = this.live;
     this.#subscribe(newestGroup === undefined ? undefined : newestGroup + 1);
@@ -148,7 +144,7 @@ export class RelayTrack {
         signal,
         onMissed: (missed, reason) => this.#missed(missed, reason),
       });
-      reader.ready.then(() => this.#accepted(upstream), () => {}); // `nextGroup` tells.
+      reader.ready.then(() => this.#accepted(upstream), () => {}); // `nextGroup` rejects with the same error.
       for (let group; (group = await this.#next(reader)) !== null;) {
         upstream.begun.resolve();
         const pump = this.#pump(group, upstream).finally(() => upstream.pumps.delete(pump));
@@ -173,7 +169,7 @@ export class RelayTrack {
   }
 
   async #pump(group: GroupReader, upstream: Upstream): Promise<void> {
-    // Another source brought it, or it is too old.
+    // Another source brought the group, or the group is too old.
     if (!this.live.canOpen(group.sequence)) return group.cancel("expired");
     const live = this.live.openGroup(group.sequence);
     upstream.groups.add(group);
@@ -185,7 +181,7 @@ export class RelayTrack {
         const { timestamp } = group;
         live.writeFrame(frame, timestamp === undefined ? {} : { timestamp });
       }
-      // What was cancelled here ends as if it were whole.
+      // Reading a group that was cancelled here ends as if the group were complete.
       if (upstream.controller.signal.aborted) live.abort("cancelled");
       else live.close();
     } catch (error) {
@@ -217,7 +213,7 @@ export class RelayTrack {
     this.#resume();
   }
 
-  /** Lets a source that was replaced finish what it has begun. */
+  /** Gives a replaced source time to finish its groups, then cancels the subscription. */
   async #retire(old: Upstream): Promise<void> {
     const late = Promise.withResolvers<void>();
     const timer = setTimeout(() => late.resolve(), RETIRE_MS);
@@ -238,14 +234,17 @@ export class RelayTrack {
     });
   }
 
-  /** Asks upstream for what is wanted here, and for nothing once nobody is left. */
+  /**
+   * Passes the demand on to the source, and ends the track some time after the last subscriber
+   * left.
+   */
   #follow(): void {
     clearTimeout(this.#lingerTimer);
     const { demand } = this.live;
     this.#link.onIdle(this, demand === undefined);
     if (demand === undefined) {
       this.#lingerTimer = setTimeout(() => {
-        // Who came in this very turn is not counted yet.
+        // Subscribers of this very turn have not been counted yet.
         if (this.live.demand === undefined) this.end(undefined);
       }, this.#link.lingerMs);
       return;
@@ -253,7 +252,7 @@ export class RelayTrack {
     const { priority, maxLatencyMs } = this.#asked;
     if (demand.priority === priority && demand.maxLatencyMs === maxLatencyMs) return;
     this.#asked = demand;
-    this.#upstream?.reader?.update(demand).catch(() => {}); // Reading tells what is wrong.
+    this.#upstream?.reader?.update(demand).catch(() => {}); // `nextGroup` rejects with the same error.
   }
 }
 

@@ -1,8 +1,4 @@
-/**
- * A broadcast of live tracks.
- *
- * @module
- */
+/** A broadcast of live tracks. */
 import { MoqError } from "../wire/errors.ts";
 import type { GroupWriter } from "../track/group_writer.ts";
 import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
@@ -13,7 +9,7 @@ import type { TrackWriter } from "../track/track_writer.ts";
 /** Options for {@linkcode LiveBroadcast}. */
 export interface LiveBroadcastOptions {
   /**
-   * Tracks at once.
+   * Most tracks at once.
    *
    * @default {1024}
    */
@@ -21,7 +17,7 @@ export interface LiveBroadcastOptions {
 }
 
 /**
- * Serves live tracks by their names; a name that is none of them is refused with `notFound`. Give it to
+ * Serves live tracks by their names; other names are refused with `notFound`. Pass the broadcast to
  * `mux.publish()`.
  *
  * @example Two tracks
@@ -48,7 +44,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
   /**
    * Creates a broadcast without tracks.
    *
-   * @param options See {@linkcode LiveBroadcastOptions}.
+   * @param options The limit on tracks.
    * @throws {RangeError} If `maxTracks` is not a positive integer.
    */
   constructor(options: LiveBroadcastOptions = {}) {
@@ -61,7 +57,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
     this.#maxTracks = maxTracks;
   }
 
-  /** The names of its tracks. */
+  /** Names of the tracks. */
   get names(): readonly string[] {
     return [...this.#tracks.keys()];
   }
@@ -69,11 +65,11 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
   /**
    * Adds a track.
    *
-   * @param name Its name.
-   * @param options See {@linkcode LiveTrackOptions}.
-   * @returns The track; write its groups.
-   * @throws {TypeError} If there is one of this name already.
-   * @throws {RangeError} If there are too many tracks, or a limit makes no sense.
+   * @param name Name of the track.
+   * @param options Limits of the track.
+   * @returns The track, ready for groups.
+   * @throws {TypeError} If the broadcast has a track of this name already.
+   * @throws {RangeError} If there are too many tracks, or a limit is invalid.
    */
   track(name: string, options: LiveTrackOptions = {}): LiveTrack {
     if (this.#tracks.has(name)) {
@@ -92,18 +88,18 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
   /**
    * Finds a track.
    *
-   * @param name Its name.
-   * @returns The track; `undefined` if there is none.
+   * @param name Name of the track.
+   * @returns The track; `undefined` if there is no track of this name.
    */
   get(name: string): LiveTrack | undefined {
     return this.#tracks.get(name);
   }
 
   /**
-   * Ends a track, and removes it.
+   * Ends and removes a track.
    *
-   * @param name Its name.
-   * @returns Whether it was there.
+   * @param name Name of the track.
+   * @returns `true` if the broadcast had a track of this name.
    */
   remove(name: string): boolean {
     this.#tracks.get(name)?.close();
@@ -111,7 +107,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
   }
 
   /**
-   * See {@linkcode TrackServer}.
+   * Serves a subscriber; called by the mux.
    *
    * @param track The subscriber's track.
    * @returns Resolves when the subscriber is done.
@@ -119,28 +115,28 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
    */
   async serveTrack(track: TrackWriter): Promise<void> {
     const live = this.#tracks.get(track.name);
-    // At once, before the subscriber is told that it was accepted.
+    // Close in the same turn, before the subscriber is accepted.
     if (live === undefined) return track.closeWithError("notFound");
     await live.serve(track);
   }
 
   /**
-   * See {@linkcode TrackServer}.
+   * Answers a fetch; called by the mux.
    *
-   * @param request What is wanted.
-   * @param group Where to write it.
-   * @returns Resolves when it is written.
-   * @throws {MoqError} If there is no such track, or its cache does not have the group.
+   * @param request The requested group.
+   * @param group Writer of the answer.
+   * @returns Resolves when the group is written.
+   * @throws {MoqError} If there is no such track, or the group is not in the cache.
    */
   async serveFetch(request: FetchRequest, group: GroupWriter): Promise<void> {
     await this.#require(request.name, "fetch").serveFetch(request, group);
   }
 
   /**
-   * See {@linkcode TrackServer}.
+   * Returns the fixed properties of a track; called by the mux.
    *
-   * @param name The name of the track.
-   * @returns What stays true of it.
+   * @param name Name of the track.
+   * @returns The properties.
    * @throws {MoqError} If there is no such track.
    */
   trackInfo(name: string): Partial<TrackInfoMessage> {

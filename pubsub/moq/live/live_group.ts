@@ -1,8 +1,4 @@
-/**
- * A group of a live track, as its producer writes it.
- *
- * @module
- */
+/** A group of a live track, and its deliveries to subscribers. */
 import { describe } from "../../../session/wire/envelope.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
@@ -14,17 +10,16 @@ import {
 } from "../track/group_writer.ts";
 import { varintLength, writeVarint } from "../../../transport/quic/varint.ts";
 
-/** A frame, and when it was taken. */
+/** A frame with its timestamp. */
 interface TimedFrame {
-  /** The frame. */
   readonly bytes: Uint8Array;
-  /** When it was taken, in units of the track's timescale. */
+  /** Time of capture, in units of the track's timescale. */
   readonly timestamp: number;
 }
 
 /** Frames of one group that were written in one turn of the event loop. */
 export class FrameBatch {
-  /** Bytes of its first encoding. */
+  /** Bytes of the first encoding. */
   readonly byteLength: number;
 
   readonly #lengths: readonly number[];
@@ -36,9 +31,10 @@ export class FrameBatch {
   /**
    * Encodes frames.
    *
-   * @param frames The frames; they are copied.
-   * @param before The timestamp of the frame before them; 0 if they are the first of their group.
-   * @param timestamps Whether to encode timestamps at once; without, when they are asked for.
+   * @param frames The frames, which are copied.
+   * @param before Timestamp of the previous frame; 0 for the first frame of a group.
+   * @param timestamps `true` to encode with timestamps at once; the other encoding is made on
+   * demand.
    */
   constructor(frames: readonly TimedFrame[], before: number, timestamps: boolean) {
     this.#lengths = frames.map(({ bytes }) => bytes.byteLength);
@@ -50,7 +46,7 @@ export class FrameBatch {
     this.byteLength = encoded.byteLength;
   }
 
-  /** Gives the frames as they stand on the wire, with or without timestamps. */
+  /** Returns the frames in wire format, with or without timestamps. */
   encoded(timestamps: boolean): Uint8Array {
     if (timestamps) return this.#timed ??= this.#encode(true, this.#framesOf(false));
     return this.#plain ??= this.#encode(false, this.#framesOf(true));
@@ -74,7 +70,7 @@ export class FrameBatch {
     return bytes;
   }
 
-  /** The frames inside of an encoding that is there. */
+  /** Returns a reader of the frames in an existing encoding. */
   #framesOf(timestamps: boolean): (at: number) => Uint8Array {
     const encoded = (timestamps ? this.#timed : this.#plain)!;
     const deltas = timestamps ? this.#deltas() : undefined;
@@ -97,32 +93,32 @@ export class FrameBatch {
   }
 }
 
-/** What a group needs of its track. */
+/** Services of the track for a group. */
 export interface LiveGroupLink {
   /** Calls back at the end of this turn of the event loop. */
   readonly schedule: (callback: () => void) => void;
-  /** Whether to encode timestamps at once. */
+  /** `true` to encode timestamps at once. */
   timestamps: boolean;
-  /** It has more bytes. */
+  /** Called when the group has more or fewer bytes; negative for fewer. */
   grew(byteLength: number): void;
-  /** It was closed or aborted. */
+  /** Called when the group is closed or aborted. */
   ended(): void;
 }
 
 /**
- * Writes the frames of one group of a {@linkcode LiveTrack}, for all who get it. Nothing waits: who falls
- * behind is the track's concern.
+ * Writes the frames of one group of a {@linkcode LiveTrack}, for all its subscribers. Writing never
+ * waits: the track deals with subscribers that fall behind.
  *
- * In a page that `deno bundle --minify` made, call `close()`: the bundler of Deno 2.9 does not dispose of
- * what a `using` names, if it is named only once more.
+ * In a page that `deno bundle --minify` made, call `close()`: the bundler of Deno 2.9 does not
+ * dispose of a `using` variable that is used only once more.
  */
 export class LiveGroup implements Disposable {
-  /** The number of the group. */
+  /** Number of the group. */
   readonly sequence: number;
-  /** When it was opened, in milliseconds since 1970. */
+  /** Time of opening, in milliseconds since 1970. */
   readonly openedAt: number = Date.now();
   /**
-   * Who gets it now.
+   * Present deliveries of the group.
    *
    * @ignore
    */
@@ -139,34 +135,34 @@ export class LiveGroup implements Disposable {
   #state: "open" | "closed" | "aborted" = "open";
   #reason: MoqErrorName = "publishAborted";
 
-  /** Is made by {@linkcode LiveTrack.openGroup}. */
+  /** Created by {@linkcode LiveTrack.openGroup}. */
   constructor(sequence: number, link: LiveGroupLink) {
     this.sequence = sequence;
     this.#link = link;
   }
 
-  /** Bytes that it holds. */
+  /** Bytes held. */
   get byteLength(): number {
     return this.#byteLength;
   }
 
-  /** Whether it was closed, and is whole. */
+  /** `true` if the group was closed, and is complete. */
   get isClosed(): boolean {
     return this.#state === "closed";
   }
 
-  /** Whether it was given up: by its producer, or because it grew too old. */
+  /** `true` if the group was given up by its producer, or because of its age. */
   get isAborted(): boolean {
     return this.#state === "aborted";
   }
 
-  /** Whether nothing more can be written. */
+  /** `true` if the group accepts no more frames. */
   get isEnded(): boolean {
     return this.#state !== "open";
   }
 
   /**
-   * Whether who begins now gets all of it.
+   * `true` if a new delivery gets all frames.
    *
    * @ignore
    */
@@ -175,7 +171,7 @@ export class LiveGroup implements Disposable {
   }
 
   /**
-   * The place behind the last batch.
+   * Index after the last batch.
    *
    * @ignore
    */
@@ -184,12 +180,13 @@ export class LiveGroup implements Disposable {
   }
 
   /**
-   * Adds a frame. It goes out at the end of this turn of the event loop, with the others of the turn.
+   * Adds a frame, which is sent at the end of this turn of the event loop, with the other frames of
+   * the turn.
    *
-   * @param frame The frame; it MUST NOT be changed afterwards.
-   * @param options See {@linkcode WriteFrameOptions}.
-   * @throws {MoqError} If the group was given up, as by its track when it is too old.
-   * @throws {TypeError} If it is closed, or the frame is no `Uint8Array`.
+   * @param frame The frame, which MUST NOT be changed afterwards.
+   * @param options Timestamp of the frame.
+   * @throws {MoqError} If the group was given up, for example by its track because of its age.
+   * @throws {TypeError} If the group is closed, or the frame is not a `Uint8Array`.
    * @throws {RangeError} If the timestamp is not an integer from 0 to 2^52 - 1.
    */
   writeFrame(frame: Uint8Array, options: WriteFrameOptions = {}): void {
@@ -221,20 +218,20 @@ export class LiveGroup implements Disposable {
     });
   }
 
-  /** Ends the group after what was written. Idempotent. */
+  /** Ends the group after the frames written so far. Idempotent. */
   close(): void {
     if (this.#state !== "open") return;
     this.#encode();
-    if (this.isEnded) return; // It grew too large.
+    if (this.isEnded) return; // Encoding made the group too large: the track has given it up.
     this.#state = "closed";
     this.#wakeAll();
     this.#link.ended();
   }
 
   /**
-   * Gives the group up: who gets it is told. Idempotent.
+   * Gives the group up; its subscribers get the reason. Idempotent.
    *
-   * @param reason Why.
+   * @param reason The reason.
    */
   abort(reason: MoqErrorName = "publishAborted"): void {
     if (this.#state !== "open") return;
@@ -250,7 +247,7 @@ export class LiveGroup implements Disposable {
   }
 
   /**
-   * Lets go of what it holds: nobody gets it any more.
+   * Drops all frames, and gives up all deliveries.
    *
    * @ignore
    */
@@ -266,14 +263,14 @@ export class LiveGroup implements Disposable {
   }
 
   /**
-   * Lets go of its oldest frames: who did not take them yet does not get it any more.
+   * Drops the oldest frames, and gives up the deliveries that have not taken those yet.
    *
    * @ignore
    */
   trim(maxBytes: number): void {
     let count = 0;
     let byteLength = 0;
-    // The newest batch stays: it is on its way to everybody.
+    // Keep the newest batch, which is on its way to all subscribers.
     while (this.#byteLength - byteLength > maxBytes && count < this.#batches.length - 1) {
       byteLength += this.#batches[count++]!.byteLength;
     }
@@ -288,7 +285,7 @@ export class LiveGroup implements Disposable {
   }
 
   /**
-   * Reads the frames at a place, as they stand on the wire.
+   * Returns a batch of frames in wire format.
    *
    * @ignore
    */
@@ -319,23 +316,24 @@ export class LiveGroup implements Disposable {
   }
 }
 
-/** Who gets a group. */
+/** Recipient of a group. */
 export interface DeliveryOwner {
-  /** The wire took something. */
+  /** Called when the wire has taken data. */
   progressed(): void;
-  /** The wire holds nothing of the group any more. */
+  /** Called when the wire holds no data of the group any more. */
   released(delivery: Delivery): void;
-  /** The group is not to be had any more. */
+  /** Called when the group cannot be delivered any more. */
   giveUp(delivery: Delivery, reason: MoqErrorName): void;
 }
 
-/** Reads a group at the pace of one subscriber; holds nothing of it but a place. */
+/** Reads a group at the pace of one subscriber; holds only a position, no data. */
 export class Delivery implements EncodedSource {
-  /** The group. */
   readonly group: LiveGroup;
-  /** Its stream; `undefined` while it waits for a place among those in flight. */
+  /**
+   * Stream of the group; `undefined` while the delivery waits for a place among those in flight.
+   */
   writer: GroupWriter | undefined = undefined;
-  /** Nothing more of the group is read. */
+  /** `true` once no more of the group is to be read. */
   isGivenUp = false;
 
   readonly #owner: DeliveryOwner;
@@ -349,22 +347,22 @@ export class Delivery implements EncodedSource {
     group.deliveries.add(this);
   }
 
-  /** The place of the first batch that was not read. */
+  /** Index of the first unread batch. */
   get next(): number {
     return this.#next;
   }
 
-  /** Whether all was read, and the group is closed. */
+  /** `true` if the group is closed and all batches were read. */
   get isAtEnd(): boolean {
     return this.group.isClosed && this.#next >= this.group.endBatch;
   }
 
-  /** Whether the subscriber could have something that it did not take. */
+  /** `true` if there is data, or the end of the group, that the subscriber has not taken. */
   get isBehind(): boolean {
     return this.#isInWire || this.#next < this.group.endBatch || this.group.isClosed;
   }
 
-  /** See {@linkcode EncodedSource}. */
+  /** Reads the next batches; called by the writer of the stream. */
   pull(into: Uint8Array[], timestamps: boolean): number {
     if (this.#isInWire) this.#owner.progressed();
     let byteLength = 0;
@@ -379,13 +377,13 @@ export class Delivery implements EncodedSource {
     return byteLength;
   }
 
-  /** See {@linkcode EncodedSource}. */
+  /** Ends the delivery; called once the wire holds no data of the group any more. */
   released(): void {
     this.group.deliveries.delete(this);
     this.#owner.released(this);
   }
 
-  /** The group cannot be had any more. */
+  /** Gives the delivery up. Idempotent. */
   giveUp(reason: MoqErrorName): void {
     if (this.isGivenUp) return;
     this.group.deliveries.delete(this);

@@ -1,8 +1,4 @@
-/**
- * A track with one source and many subscribers.
- *
- * @module
- */
+/** A track with one source and many subscribers. */
 import { platformSchedule, type Schedule } from "../../../session/queue/schedule.ts";
 import { LiveSubscriber, STALL_TICKS } from "./_live_subscriber.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
@@ -13,88 +9,91 @@ import type { TrackInfoMessage } from "../wire/messages.ts";
 import type { FetchRequest } from "../track/mux.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 
-/** What the subscribers of a live track want together. */
+/** Combined demand of the subscribers of a live track. */
 export interface LiveDemand {
-  /** The highest of their priorities. */
+  /** Highest priority of all subscribers. */
   readonly priority: number;
-  /** The longest of their latencies; 0 if one has no limit. */
+  /** Longest latency of all subscribers, in milliseconds; 0 if one has no limit. */
   readonly maxLatencyMs: number;
 }
 
 /** Options for {@linkcode LiveTrack}. */
 export interface LiveTrackOptions {
-  /** What to tell of the track, on versions that ask. */
+  /** Fixed properties of the track, for versions in which subscribers ask. */
   readonly info?: Partial<TrackInfoMessage>;
   /**
-   * Groups that late subscribers and fetches can have. The newest one is always there.
+   * Groups kept for late subscribers and fetches. The newest group is always kept.
    *
    * @default {32}
    */
   readonly maxCachedGroups?: number;
   /**
-   * The same in bytes; for subscribers with timestamps and for those without they are held once each.
+   * Bytes kept for late subscribers and fetches. Encodings with and without timestamps are held
+   * once each.
    *
    * @default {16777216}
    */
   readonly maxCachedBytes?: number;
   /**
-   * How old a group may be that late subscribers get, beside the newest one, in milliseconds.
+   * Oldest age of a group for late subscribers, in milliseconds. The newest group is kept at any
+   * age.
    *
    * @default {30000}
    */
   readonly maxCacheAgeMs?: number;
   /**
-   * How many groups behind a subscriber may be; what is older is dropped.
+   * Most groups by which a subscriber may be behind; older groups are dropped.
    *
    * @default {256}
    */
   readonly maxLagGroups?: number;
   /**
-   * The same in bytes. A group that is larger than this and `maxCachedBytes` loses its first frames: who
-   * took them gets the rest, and nobody else gets it.
+   * Most bytes by which a subscriber may be behind. A group larger than this and than
+   * `maxCachedBytes` loses its first frames: only subscribers that have taken those frames get the
+   * rest.
    *
    * @default {16777216}
    */
   readonly maxLagBytes?: number;
   /**
-   * Groups that are older than this behind the newest one are dropped, in milliseconds; 0 for no limit.
-   * A subscriber may ask for less.
+   * Largest age of a group relative to the newest one, in milliseconds; older groups are dropped. 0
+   * for no limit. A subscriber may ask for less.
    *
    * @default {0}
    */
   readonly maxLatencyMs?: number;
   /**
-   * Groups on their way to one subscriber at once; others wait.
+   * Groups on their way to one subscriber at once; further groups wait.
    *
    * @default {64}
    */
   readonly maxGroupsInFlight?: number;
   /**
-   * Groups of one subscriber that were dropped while the wire has a part of them and cannot let go,
-   * as over Deno's QUIC; who has more is ended.
+   * Dropped groups of one subscriber of which the wire holds a part and cannot let go, as over
+   * Deno's QUIC. Beyond this number the subscription is ended.
    *
    * @default {64}
    */
   readonly maxStuckGroups?: number;
   /**
-   * A subscriber that takes nothing for so long, while there is something, is ended: after this time, or
-   * up to a quarter of it more. Where it holds streams that cannot be reset, its session ends
-   * after the same time again, for only that frees them.
+   * Longest time for which a subscriber may take no data while there is some, in milliseconds. The
+   * subscription is ended after this time, or up to a quarter of it more. If the wire holds streams
+   * that cannot be reset, the session is closed after the same time again, because only that frees
+   * the streams.
    *
    * @default {10000}
    */
   readonly stallTimeoutMs?: number;
   /**
-   * Subscribers at once; more are refused.
+   * Most subscribers at once; further ones are refused.
    *
    * @default {65536}
    */
   readonly maxSubscribers?: number;
-  /** Called when a subscriber came, left, or asked for something else. What it throws is lost. */
+  /** Called when a subscriber came, left, or updated its subscription. Errors are ignored. */
   readonly onDemand?: () => void;
 }
 
-/** The limits, with every default filled in. */
 type LiveTrackLimits = Required<Omit<LiveTrackOptions, "info" | "onDemand">>;
 
 const DEFAULTS: LiveTrackLimits = {
@@ -116,8 +115,6 @@ const MAY_BE_ZERO: readonly string[] = ["maxCacheAgeMs", "maxLatencyMs"];
 /**
  * Fills in the defaults.
  *
- * @param options Those that are given.
- * @returns All of them.
  * @throws {RangeError} If a limit is not a positive integer.
  */
 function liveTrackLimits(options: Partial<LiveTrackLimits>): LiveTrackLimits {
@@ -133,15 +130,17 @@ function liveTrackLimits(options: Partial<LiveTrackLimits>): LiveTrackLimits {
 }
 
 /**
- * A track with one source and many subscribers. The source writes each group once; subscribers come and
- * go, and none holds up the source or another one.
+ * A track with one source and many subscribers. The source writes each group once; subscribers come
+ * and go, and never hold up the source or one another.
  *
- * - **Late subscribers** begin at the newest group, or, as far as the cache reaches, where they want to.
- * - **Bounded:** all that is held is the newest groups, once for all subscribers. Who falls behind them
- *   loses the oldest: the group is aborted, and dropped where the version can say so, never left out silently.
+ * - **Late subscribers** begin at the newest group, or at a group of their choice, as far as the
+ *   cache reaches.
+ * - **Bounded:** only the newest groups are held, once for all subscribers. A subscriber that falls
+ *   behind loses the oldest groups: each is aborted, and announced as dropped where the version can
+ *   say so, never left out silently.
  * - **Stalled** subscribers are ended with `tooFarBehind`.
  *
- * @example A track for everybody who comes
+ * @example A track for many subscribers
  * ```ts
  * import { LiveTrack, MoqSession, TrackMux } from "@skein/skein/moq";
  * import { memoryPair } from "@skein/skein/transport";
@@ -176,11 +175,11 @@ export class LiveTrack implements AsyncDisposable {
   readonly #schedule: Schedule = platformSchedule();
   readonly #subscribers = new Set<LiveSubscriber>();
   readonly #link: LiveGroupLink;
-  /** By number. */
+  /** Groups by number. */
   #groups: LiveGroup[] = [];
   #newest: LiveGroup | undefined = undefined;
   #byteLength = 0;
-  /** Groups up to this one are over, whether they were there or not. */
+  /** Number up to which groups are over, including numbers that never came. */
   #floor = -1;
   #stallTimer: ReturnType<typeof setTimeout> | undefined = undefined;
   #state: "open" | "over" = "open";
@@ -189,7 +188,7 @@ export class LiveTrack implements AsyncDisposable {
   /**
    * Creates a track without groups.
    *
-   * @param options See {@linkcode LiveTrackOptions}.
+   * @param options Limits of the track.
    * @throws {RangeError} If a limit is not a positive integer.
    */
   constructor(options: LiveTrackOptions = {}) {
@@ -211,32 +210,32 @@ export class LiveTrack implements AsyncDisposable {
     };
   }
 
-  /** The number of the newest group; `undefined` before the first one. */
+  /** Number of the newest group; `undefined` before the first one. */
   get newestGroup(): number | undefined {
     return this.#newest?.sequence;
   }
 
-  /** Subscribers that are served. */
+  /** Number of subscribers. */
   get subscribers(): number {
     return this.#subscribers.size;
   }
 
-  /** Groups that are held, for late subscribers and for those who are behind. */
+  /** Number of groups held for late subscribers and for subscribers that are behind. */
   get heldGroups(): number {
     return this.#groups.length;
   }
 
-  /** Their bytes. */
+  /** Bytes of the groups held. */
   get heldBytes(): number {
     return this.#byteLength;
   }
 
-  /** Whether there will be no more groups. */
+  /** `true` if no more groups can be opened. */
   get isClosed(): boolean {
     return this.#state === "over";
   }
 
-  /** What its subscribers want together; `undefined` without any. */
+  /** Combined demand of the subscribers; `undefined` without subscribers. */
   get demand(): LiveDemand | undefined {
     if (this.#subscribers.size === 0) return undefined;
     let [priority, maxLatencyMs] = [0, 0];
@@ -250,10 +249,10 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   /**
-   * Says whether a group can be opened: not if it was already, or is too old.
+   * Returns `true` if a group can be opened: the number is new and not too old.
    *
-   * @param sequence Its number.
-   * @returns Whether.
+   * @param sequence Number of the group.
+   * @returns `false` if the group was opened before or is too old, or the track is closed.
    */
   canOpen(sequence: number): boolean {
     if (this.#state !== "open" || sequence <= this.#floor) return false;
@@ -262,11 +261,12 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   /**
-   * Begins a group. Groups may be open at once, and begin in another order than that of their numbers.
+   * Begins a group. Several groups may be open at once, and may begin out of order.
    *
-   * @param sequence Its number; one more than the newest one by default, 1 for the first.
+   * @param sequence Number of the group; by default one more than the newest one, 1 for the first.
    * @returns The group.
-   * @throws {RangeError} If the number is not an integer from 0 to 2^53 - 2, was there already, or is too old.
+   * @throws {RangeError} If the number is not an integer from 0 to 2^53 - 2, was used before, or is
+   * too old.
    * @throws {TypeError} If the track is closed.
    */
   openGroup(sequence: number = (this.#newest?.sequence ?? 0) + 1): LiveGroup {
@@ -292,22 +292,23 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   /**
-   * Says that groups will not come.
+   * Tells the subscribers that groups will not come.
    *
-   * @param missed Which.
-   * @param reason Why.
+   * @param missed Numbers of the groups.
+   * @param reason The reason.
    */
   drop(missed: MissedGroups, reason: MoqErrorName = "expired"): void {
     for (const subscriber of this.#subscribers) subscriber.dropped(missed, reason);
   }
 
   /**
-   * Serves one subscriber: from the newest group on, or from where it wants to. What it names and is not
-   * in the cache any more is dropped.
+   * Serves one subscriber, from the newest group or from a requested group on. Requested groups
+   * that have left the cache are dropped.
    *
    * @param track The subscriber's track.
-   * @returns Resolves when it left, or got all that it asked for.
-   * @throws {MoqError} If the track was closed with an error, or the subscriber fell too far behind.
+   * @returns Resolves when the subscriber left, or got all requested groups.
+   * @throws {MoqError} If the track was closed with an error, or the subscriber fell too far
+   * behind.
    */
   async serve(track: TrackWriter): Promise<void> {
     if (this.#error !== undefined) throw this.#closedError(this.#error);
@@ -337,10 +338,10 @@ export class LiveTrack implements AsyncDisposable {
   /**
    * Answers a fetch from the cache.
    *
-   * @param request What is wanted.
-   * @param writer Where to write it.
-   * @returns Resolves once it was written, or given up.
-   * @throws {MoqError} If the cache does not have it.
+   * @param request The requested group.
+   * @param writer Writer of the answer.
+   * @returns Resolves once the group was written, or given up.
+   * @throws {MoqError} If the group is not in the cache.
    */
   async serveFetch(request: FetchRequest, writer: GroupWriter): Promise<void> {
     const { sequence } = request;
@@ -369,26 +370,26 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   /**
-   * Says whether a fetch of a group can be answered.
+   * Returns `true` if a fetch of a group can be answered.
    *
-   * @param sequence The number of the group.
-   * @returns Whether the cache has it.
+   * @param sequence Number of the group.
+   * @returns `true` if the cache has the group.
    */
   hasCached(sequence: number): boolean {
     return this.#cached().some((group) => group.sequence === sequence);
   }
 
   /**
-   * Says what stays true of the track.
+   * Returns the fixed properties of the track.
    *
-   * @returns What was given for that.
+   * @returns The option `info`.
    */
   trackInfo(): Partial<TrackInfoMessage> {
     return this.#info;
   }
 
   /**
-   * Ends the track: groups that are open are closed, and subscribers get what is on its way to them.
+   * Ends the track: open groups are closed, and subscribers get the groups on their way.
    * Idempotent.
    */
   close(): void {
@@ -401,7 +402,7 @@ export class LiveTrack implements AsyncDisposable {
   /**
    * Ends the track with an error: groups on their way are given up. Idempotent.
    *
-   * @param reason Why.
+   * @param reason The reason.
    */
   closeWithError(reason: MoqErrorName): void {
     if (this.#error !== undefined || this.#state === "over") return;
@@ -430,11 +431,11 @@ export class LiveTrack implements AsyncDisposable {
     try {
       this.#onDemand?.();
     } catch {
-      // Neither subscribers nor the process end for it.
+      // An error of the application's callback ends neither subscribers nor the process.
     }
   }
 
-  /** What late subscribers and fetches can have, the oldest first. */
+  /** Groups for late subscribers and fetches, the oldest first. */
   #cached(): LiveGroup[] {
     const { maxCachedGroups, maxCachedBytes, maxCacheAgeMs } = this.#limits;
     const oldest = Date.now() - maxCacheAgeMs;
@@ -452,7 +453,7 @@ export class LiveTrack implements AsyncDisposable {
     return found.reverse();
   }
 
-  /** Lets go of what neither late subscribers nor those who are behind may have. */
+  /** Drops groups that neither late subscribers nor subscribers behind may still get. */
   #evict(): void {
     const { maxCachedGroups, maxCachedBytes, maxCacheAgeMs } = this.#limits;
     const { maxLagGroups, maxLagBytes } = this.#limits;
@@ -462,7 +463,7 @@ export class LiveTrack implements AsyncDisposable {
       const count = this.#groups.length;
       const isCached = count <= maxCachedGroups && this.#byteLength <= maxCachedBytes &&
         group.openedAt >= oldest;
-      // Beyond that, only what is still written, or on its way to somebody.
+      // Beyond the cache keep only groups that are still written, or on their way to a subscriber.
       const isNeeded = !group.isEnded || group.deliveries.size > 0;
       const isInBounds = count <= maxLagGroups && this.#byteLength <= maxLagBytes;
       if (isCached || isNeeded && isInBounds) break;

@@ -1,7 +1,6 @@
 /**
- * A relay: what its sessions announce, it announces; what is asked of it, it asks once, and hands on to all.
- *
- * @module
+ * A relay: announces the broadcasts of its sessions, and subscribes to each track once for all
+ * subscribers.
  */
 import { platformSchedule, type Schedule } from "../../../session/queue/schedule.ts";
 import { ConsoleReport } from "../../../session/insight/console_report.ts";
@@ -27,19 +26,19 @@ import type { MoqSession } from "../session/session.ts";
 
 /** A session of a relay, or another relay of its cluster. */
 class RelayMember {
-  /** Where its broadcasts come from. */
+  /** Source of the broadcasts. */
   readonly from: RelayedFrom;
-  /** Its broadcasts that are relayed. */
+  /** Relayed broadcasts. */
   readonly paths: Set<BroadcastPath> = new Set();
-  /** Its broadcasts that wait for a place, the oldest first. */
+  /** Broadcasts that wait for a place, the oldest first. */
   readonly waiting: Map<BroadcastPath, RelaySource> = new Map();
-  /** Announcements that were not kept. */
+  /** Number of announcements that were not kept. */
   ignored = 0;
-  /** Why the last one was not relayed. */
+  /** Reason for the last broadcast that was not relayed. */
   reason: MoqRelayRefusal | undefined;
 
   readonly #schedule: Schedule;
-  /** The notices, once they were asked for. */
+  /** Track of the notices; created on the first request. */
   #notices: LiveTrack | undefined;
   #isChanged = false;
 
@@ -49,17 +48,17 @@ class RelayMember {
     this.#schedule = schedule;
   }
 
-  /** Tells its notices to a subscriber: the state of now, then each change. */
+  /** Sends notices to a subscriber: the present state, then each change. */
   async serve(track: TrackWriter, placesOf: () => number): Promise<void> {
     if (this.#notices === undefined) {
-      // The newest one says it all.
+      // The newest notice holds the whole state.
       this.#notices = new LiveTrack({ maxCachedGroups: 1, maxLagGroups: 4 });
       this.#write(placesOf());
     }
     await this.#notices.serve(track);
   }
 
-  /** Its broadcasts came, went or moved: whoever asked is told at the end of this turn. */
+  /** Notes a change of the broadcasts; subscribers get a notice at the end of this turn. */
   changed(placesOf: () => number): void {
     if (this.#notices === undefined || this.#isChanged) return;
     this.#isChanged = true;
@@ -69,7 +68,6 @@ class RelayMember {
     });
   }
 
-  /** Ends the notices. */
   end(): void {
     this.#notices?.close();
   }
@@ -92,100 +90,103 @@ class RelayMember {
 /** Options for {@linkcode MoqRelay}. */
 export interface MoqRelayOptions {
   /**
-   * What its sessions are served from, and where what it relays is announced; what is published there by
-   * other means goes first. One of its own by default.
+   * Mux of the sessions, in which relayed broadcasts are announced. The application's own
+   * publications in this mux have precedence. By default a new mux.
    */
   readonly mux?: TrackMux;
   /**
-   * What of its peers' broadcasts is relayed: those below this prefix.
+   * Prefix of relayed broadcasts; others are not relayed.
    *
    * @default {"/"}
    */
   readonly prefix?: string;
   /**
-   * Lets sessions that dialed in publish although they have no `authorize`: every client that reaches
-   * the relay may publish under any path. Without it their announcements are refused. The address
-   * of a client makes no difference: behind a proxy all of them come from this machine.
+   * Lets sessions that dialed in publish without `authorize`: every client that reaches the relay
+   * may publish under any path. Without this option such announcements are refused. The address of
+   * a client makes no difference: behind a proxy all clients come from this machine.
    *
    * @default {false}
    */
   readonly allowAnonymousPublish?: boolean;
   /**
-   * How long a track stays subscribed upstream, and its cache warm, after its last subscriber left, in
-   * milliseconds.
+   * Time for which a track stays subscribed upstream, with a warm cache, after its last subscriber
+   * left, in milliseconds.
    *
    * @default {5000}
    */
   readonly lingerMs?: number;
   /**
-   * Broadcasts of all sessions. Those beyond wait for a place, as many again at most; see
+   * Most broadcasts of all sessions. Further ones wait for a place, as many again at most; see
    * {@linkcode relayNotices}.
    *
    * @default {100000}
    */
   readonly maxBroadcasts?: number;
   /**
-   * Tracks that are subscribed upstream at once; one more takes the place of one without subscribers, or
-   * is refused.
+   * Most tracks subscribed upstream at once. A further track takes the place of one without
+   * subscribers, or is refused.
    *
    * @default {10000}
    */
   readonly maxTracks?: number;
   /**
-   * The part of `maxBroadcasts` that one session may have relayed, of as many that it may have wait, and
-   * of `maxTracks` that it may be subscribed to: one place at least. It is for sessions that dialed in;
-   * those that this program dialed may have all. `authorize` gives a session more by the `share` of its
-   * grant, such as `{ share: 1 }` for another relay.
+   * Share of a session that dialed in: the part of `maxBroadcasts` that may be relayed (and as many
+   * may wait), and the part of `maxTracks` that may be subscribed to. At least one place. Sessions
+   * that this program dialed may use all places. `authorize` grants a larger `share`, such as
+   * `{ share: 1 }` for another relay.
    *
    * @default {0.02}
    */
   readonly maxShare?: number;
   /**
-   * Fetches that are sent on upstream at once; one more is refused.
+   * Most fetches sent upstream at once; further ones are refused.
    *
    * @default {256}
    */
   readonly maxFetches?: number;
-  /** What the fan-out of each track may hold; see {@linkcode LiveTrackOptions}. */
+  /** Limits of the fan-out of each track; see {@linkcode LiveTrackOptions}. */
   readonly track?: Omit<LiveTrackOptions, "info" | "onDemand">;
   /**
-   * Gets what went wrong with a broadcast or an announcement. What is refused for want of a place is told
-   * once for each session and reason, until the session has all its broadcasts relayed. Lost by default,
-   * but for sessions without `authorize`, of which one line is printed.
+   * Receives errors of broadcasts and announcements. Refusals for lack of a place are reported once
+   * for each session and reason, until all broadcasts of the session are relayed. By default errors
+   * are ignored, except for sessions without `authorize`, for which one line is printed.
    */
   readonly onError?: (error: unknown) => void;
 }
 
-/** What a relay does now. */
+/** Present state of a relay. */
 export interface MoqRelayStats {
-  /** Sessions. */
+  /** Number of sessions. */
   readonly sessions: number;
   /** Broadcasts that a session announced, or another relay of the cluster holds. */
   readonly broadcasts: number;
   /** Broadcasts that wait for a place. */
   readonly waiting: number;
-  /** Tracks that are subscribed upstream. */
+  /** Tracks subscribed upstream. */
   readonly tracks: number;
 }
 
 /**
  * Relays the broadcasts of its sessions to each other.
  *
- * - **Once:** a track is subscribed upstream at its first subscriber, with the highest priority of them all,
- *   and unsubscribed `lingerMs` after the last one left.
- * - **Fan-out:** each group is held once for all subscribers, by a {@linkcode LiveTrack}: late ones begin at
- *   the newest group, fetches are answered from the cache first, and who stalls harms nobody.
- * - **Ways:** of several sources of a broadcast the shortest chain of hops is taken; of two that are as short and
- *   lead to two publishers, the newer one. Where another way to the same publisher takes over,
- *   subscriptions stay; where it is another publisher, subscribers see the broadcast end and begin again.
- * - **Loops** are refused by the `hopId` of the mux. In versions without hops nobody can see them: relays
- *   speak moq-lite-04 or -05 to each other. A source without hops never replaces another one, and takes
- *   over a second after that is gone: it may be an echo of this relay.
- * - **Strangers:** a session that dialed in publishes only where `authorize` decides, and takes 2 % of the
- *   places at most. What finds no place waits for one, and its publisher can ask why: see
- *   {@linkcode relayNotices}.
- * - **Behind:** a subscriber that falls behind loses the oldest groups, explicitly; one that takes nothing
- *   is ended, and, where only that frees what it holds, so is its session.
+ * - **Once:** a track is subscribed upstream for its first subscriber, with the highest priority of
+ *   all subscribers, and unsubscribed `lingerMs` after the last one left.
+ * - **Fan-out:** each group is held once for all subscribers, by a {@linkcode LiveTrack}: late
+ *   subscribers begin at the newest group, fetches are answered from the cache first, and a stalled
+ *   subscriber affects no other.
+ * - **Ways:** of several sources of a broadcast the shortest chain of hops is taken; of two equally
+ *   short chains to different publishers, the newer one. If another way to the same publisher takes
+ *   over, subscriptions stay. If another publisher takes over, subscribers see the broadcast end
+ *   and begin again.
+ * - **Loops** are refused by the `hopId` of the mux. Versions without hops cannot show loops:
+ *   relays speak moq-lite-04 or -05 to each other. A source without hops may be an echo of this
+ *   relay. Such a source never replaces another one, and takes over a second after the other one is
+ *   gone.
+ * - **Strangers:** a session that dialed in publishes only where `authorize` decides, and takes 2 %
+ *   of the places at most. A broadcast without a place waits for one, and its publisher can ask
+ *   why: see {@linkcode relayNotices}.
+ * - **Behind:** a subscriber that falls behind loses the oldest groups, explicitly. A subscription
+ *   without progress is ended, and so is its session where only that frees the memory.
  *
  * @example From a publisher to a subscriber
  * ```ts
@@ -221,9 +222,9 @@ export interface MoqRelayStats {
  * ```
  */
 export class MoqRelay implements AsyncDisposable {
-  /** What its sessions are served from; open them with it. */
+  /** Mux of the sessions; open sessions with this mux. */
   readonly mux: TrackMux;
-  /** What of its peers' broadcasts is relayed: those below it. */
+  /** Prefix of relayed broadcasts. */
   readonly prefix: BroadcastPath;
 
   readonly #maxBroadcasts: number;
@@ -238,13 +239,13 @@ export class MoqRelay implements AsyncDisposable {
   readonly #console = new ConsoleReport();
   readonly #routes = new Map<BroadcastPath, RelayRoute>();
   readonly #sessions = new Map<SubscriberSession, RelayMember>();
-  /** Other relays of the cluster that hold something. */
+  /** Other relays of the cluster that hold broadcasts. */
   readonly #far = new Map<RelayedFrom, RelayMember>();
-  /** Those with broadcasts that wait for a place of the relay, the next one first. */
+  /** Members with broadcasts that wait for a place of the relay, the next one first. */
   readonly #queue = new Set<RelayMember>();
-  /** Tracks of each session; gone with it. */
+  /** Number of tracks by session. */
   readonly #tracksOf = new WeakMap<SubscriberSession, number>();
-  /** Tracks that wait to be unsubscribed, the oldest first. */
+  /** Tracks without subscribers, the oldest first. */
   readonly #idle = new Set<RelayTrack>();
   #waiting = 0;
   #isFilling = false;
@@ -255,8 +256,8 @@ export class MoqRelay implements AsyncDisposable {
   /**
    * Creates a relay without sessions.
    *
-   * @param options See {@linkcode MoqRelayOptions}.
-   * @throws {RangeError} If a limit makes no sense, or the prefix is too long.
+   * @param options Limits of the relay, and its mux.
+   * @throws {RangeError} If a limit is invalid, or the prefix is too long.
    */
   constructor(options: MoqRelayOptions = {}) {
     const { mux = new TrackMux(), prefix = "/", track = {}, onError } = options;
@@ -312,7 +313,7 @@ export class MoqRelay implements AsyncDisposable {
     };
   }
 
-  /** What it does now. */
+  /** Present state of the relay. */
   get stats(): MoqRelayStats {
     return {
       sessions: this.#sessions.size,
@@ -323,13 +324,14 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   /**
-   * Takes a session in, as publisher and as subscriber: once for each, whoever dialed. Those of a
-   * client that comes back are taken with `connectMoq(url, { mux: relay.mux, onSession: (session) =>
-   * relay.accept(session) })`.
+   * Adds a session, as publisher and as subscriber. Call `accept` once for each session, on either
+   * side of the dial. For a client that reconnects, use
+   * `connectMoq(url, { mux: relay.mux, onSession: (session) => relay.accept(session) })`.
    *
-   * @param session The session; it was opened with the relay's `mux`.
+   * @param session The session, opened with the relay's `mux`.
    * @returns Resolves when the session is over; never rejects.
-   * @throws {TypeError} If it has another mux or was taken in already, or the relay is closed.
+   * @throws {TypeError} If the session has another mux or was accepted before, or the relay is
+   * closed.
    */
   accept(session: MoqSession): Promise<void> {
     if (session.mux !== this.mux) {
@@ -346,7 +348,8 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   /**
-   * Takes a broadcast in that another relay holds, anew or by another way; a {@linkcode MoqCluster} does.
+   * Adds a broadcast that another relay holds, or changes its way; called by
+   * {@linkcode MoqCluster}.
    *
    * @ignore
    */
@@ -361,7 +364,7 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   /**
-   * Another relay does not have it any more.
+   * Removes a broadcast that another relay held.
    *
    * @ignore
    */
@@ -375,7 +378,8 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   /**
-   * What a broadcast is taken from now; `undefined` if it is published by other means, or not at all.
+   * Returns the source in use; `undefined` for a publication of the application, or an unknown
+   * path.
    *
    * @ignore
    */
@@ -384,7 +388,7 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   /**
-   * A broadcast may be free now that was published by other means.
+   * Tries to publish a broadcast again; called when another publication of the path has ended.
    *
    * @ignore
    */
@@ -392,7 +396,7 @@ export class MoqRelay implements AsyncDisposable {
     this.#routes.get(path)?.retry();
   }
 
-  /** Ends all that is relayed; sessions stay open. Idempotent. */
+  /** Ends all relayed broadcasts; sessions stay open. Idempotent. */
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
@@ -405,7 +409,7 @@ export class MoqRelay implements AsyncDisposable {
     for (const route of [...this.#routes.values()]) route.close();
   }
 
-  /** Ends all that is relayed; called by `await using`. */
+  /** Ends all relayed broadcasts; called by `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     this.close();
     return Promise.resolve();
@@ -419,7 +423,7 @@ export class MoqRelay implements AsyncDisposable {
         this.#announced(session, announcement, reader);
       }
     } catch (error) {
-      // A peer may have nothing to announce.
+      // A peer without announcements may refuse the request.
       if (!session.isClosed) this.#report(error);
     }
     if (!session.isClosed) this.#forget(session);
@@ -441,7 +445,7 @@ export class MoqRelay implements AsyncDisposable {
     if (this.#unwait(member, path)) return this.#tell(member);
     if (!member.paths.delete(path)) return;
     if (member.paths.size === 0 && member.waiting.size === 0) member.ignored = 0;
-    // What ends and begins in the same turn comes by another way.
+    // A broadcast that ends and begins in the same turn has changed its way.
     this.#schedule(() => {
       const current = this.#sessions.get(session);
       if (current?.paths.has(path)) return;
@@ -452,18 +456,18 @@ export class MoqRelay implements AsyncDisposable {
     });
   }
 
-  /** Tells whether a session may publish: an application decides, or none has to. */
+  /** Returns `true` if a session may publish: the application decides, or no decision is needed. */
   #mayPublish(session: MoqSession): boolean {
     return session.side === "client" || session.hasAuthorize || this.#allowsAnonymous;
   }
 
-  /** How many of all places a session may have. */
+  /** Returns the part of all places that a session may use. */
   #shareOf({ side, share }: SubscriberSession, places: number): number {
     const part = share ?? (side === "client" ? 1 : this.#maxShare);
     return Math.max(1, Math.floor(part * places));
   }
 
-  /** How many broadcasts may come from a session, or from another relay. */
+  /** Returns the number of broadcasts that may come from a session, or from another relay. */
   #placesOf({ from }: RelayMember): number {
     // The cluster bounds the broadcasts of its relays.
     return "side" in from
@@ -475,7 +479,7 @@ export class MoqRelay implements AsyncDisposable {
     return this.#routes.has(path) || this.#routes.size < this.#maxBroadcasts;
   }
 
-  /** Relays a broadcast, or has it wait for a place. */
+  /** Relays a broadcast, or queues it for a place. */
   #take(member: RelayMember, path: BroadcastPath, source: RelaySource): void {
     const { paths, waiting } = member;
     const places = this.#placesOf(member);
@@ -483,7 +487,7 @@ export class MoqRelay implements AsyncDisposable {
     if (!isFull && this.#hasRoom(path)) {
       this.#unwait(member, path);
       this.#place(member, path, source);
-      // Its share may be larger than it was.
+      // The share of the session may have grown.
       if (waiting.size > 0) this.#fillSoon(member);
       return this.#tell(member);
     }
@@ -512,7 +516,7 @@ export class MoqRelay implements AsyncDisposable {
     return true;
   }
 
-  /** A place is free: at the end of this turn broadcasts that wait are relayed, in turns by session. */
+  /** Relays waiting broadcasts at the end of this turn, in turns by session. */
   #fillSoon(member?: RelayMember): void {
     if (member !== undefined) this.#queue.add(member);
     if (this.#isFilling || this.#queue.size === 0) return;
@@ -524,13 +528,13 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   #fill(): void {
-    // One that is added again is visited again, behind the others.
+    // A member that is added again is visited again, behind the others.
     for (const member of this.#queue) {
       const [next] = member.waiting;
       const hasShare = member.paths.size < this.#placesOf(member);
       if (next !== undefined && hasShare && !this.#hasRoom(next[0])) return;
       this.#queue.delete(member);
-      // Without a share it comes back when one of its own broadcasts ends.
+      // A member without a share is queued again when one of its own broadcasts ends.
       if (next === undefined || !hasShare) continue;
       const [path, source] = next;
       this.#unwait(member, path);
@@ -540,7 +544,9 @@ export class MoqRelay implements AsyncDisposable {
     }
   }
 
-  /** Tells why a broadcast is not relayed: the application here, and the publisher if it asks. */
+  /**
+   * Reports a broadcast that is not relayed, to the application here and to a publisher that asks.
+   */
   #refuse(member: RelayMember, path: BroadcastPath, reason: MoqRelayRefusal): void {
     const isNew = member.reason !== reason;
     member.reason = reason;
@@ -567,7 +573,7 @@ export class MoqRelay implements AsyncDisposable {
     member.changed(() => this.#placesOf(member));
   }
 
-  /** Tells a session what became of its broadcasts. */
+  /** Sends a session the notices about its own broadcasts. */
   async #serveNotices(track: TrackWriter): Promise<void> {
     const member = this.#sessions.get(track.session);
     if (member === undefined || track.name !== NOTICES_TRACK) {
@@ -609,7 +615,7 @@ export class MoqRelay implements AsyncDisposable {
     try {
       this.#onError?.(error);
     } catch {
-      // There is nobody left to tell.
+      // `onError` itself threw: no other handler is left.
     }
   }
 }

@@ -1,25 +1,21 @@
-/**
- * A track by which a relay tells a publisher why its broadcasts are not relayed.
- *
- * @module
- */
+/** The track by which a relay tells a publisher why its broadcasts are not relayed. */
 import { ProtocolError } from "../../../errors.ts";
 import type { MoqSession } from "../session/session.ts";
 import { MoqError } from "../wire/errors.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 
-/** The broadcast of the notices; it is not announced. */
+/** The broadcast of the notices, which is not announced. */
 export const NOTICES_PATH: BroadcastPath = broadcastPath("/.skein/relay");
 
 /** The track of the notices. */
 export const NOTICES_TRACK = "notices";
 
-/** Paths in one notice; `waitingCount` counts all. */
+/** Most paths in one notice; `waitingCount` has the full number. */
 export const MAX_NOTICE_PATHS = 64;
 
 /**
- * Why a relay does not relay a broadcast: the session has as many as its share (`share`), the relay has as
- * many as it may (`full`), or no `authorize` decides about the session (`anonymous`).
+ * Reason for a broadcast that is not relayed: the session has used up its share (`share`), the
+ * relay is full (`full`), or no `authorize` decides about the session (`anonymous`).
  */
 export type MoqRelayRefusal = "share" | "full" | "anonymous";
 
@@ -29,19 +25,19 @@ export interface MoqRelayNotice {
   readonly relayed: number;
   /** Broadcasts that the session may have relayed at once. */
   readonly places: number;
-  /** Broadcasts that are relayed as soon as there is room: the oldest 64. */
+  /** Broadcasts that wait for a place: the oldest 64. */
   readonly waiting: readonly string[];
-  /** All of these. */
+  /** Number of all broadcasts that wait. */
   readonly waitingCount: number;
-  /** Announcements that were not kept: they have to be made again. */
+  /** Announcements that were not kept: the publisher has to announce these again. */
   readonly ignored: number;
-  /** Why the last one was not relayed; `null` while all are. */
+  /** Reason for the last broadcast that was not relayed; `null` while all are relayed. */
   readonly reason: MoqRelayRefusal | null;
 }
 
 /**
- * Asks a relay of Skein what became of the broadcasts that this session announced: the state of now, and
- * then each change. The relay answers the session that asks about its own broadcasts alone.
+ * Asks a relay of Skein about the broadcasts that this session announced: the present state, then
+ * each change. A session learns about its own broadcasts only.
  *
  * @example A relay without room
  * ```ts
@@ -62,18 +58,18 @@ export interface MoqRelayNotice {
  * void relay.accept(relayed);
  *
  * for await (const { waiting, relayed } of relayNotices(publisher)) {
- *   if (waiting.includes("/two")) one.end(); // Makes room for it.
+ *   if (waiting.includes("/two")) one.end(); // Makes room for the other one.
  *   else if (!one.isActive && relayed === 1) break;
  * }
  * assertEquals(relay.mux.announcements("/").map(({ path }) => `${path}`), ["/two"]);
  * ```
  *
  * @param session The session with the relay.
- * @param options Ends it.
+ * @param options A signal that ends the notices.
  * @returns The notices; a slow reader gets the newest one.
- * @throws {MoqError} If the peer is no relay of Skein, its `authorize` refuses `/.skein/relay`, or the
- * session ends.
- * @throws {ProtocolError} If a notice makes no sense.
+ * @throws {MoqError} If the peer is not a relay of Skein, its `authorize` refuses `/.skein/relay`,
+ * or the session ends.
+ * @throws {ProtocolError} If a notice is malformed.
  */
 export async function* relayNotices(
   session: Pick<MoqSession, "subscribe">,
@@ -88,13 +84,13 @@ export async function* relayNotices(
     try {
       const group = await track.nextGroup();
       if (group === null) return;
-      if (group.sequence < last) continue; // A newer one overtook it.
+      if (group.sequence < last) continue; // A newer notice overtook this one.
       const frame = await group.readFrame();
       if (frame === null) continue;
       last = group.sequence;
       yield readNotice(frame);
     } catch (error) {
-      // An old notice was given up for a newer one.
+      // The relay gave up an old notice for a newer one.
       if (!(error instanceof MoqError && error.scope === "group")) throw error;
     }
   }

@@ -1,90 +1,68 @@
-/**
- * Where a relay takes a broadcast from, and what makes one way better than another.
- *
- * @module
- */
+/** Sources of a relay's broadcasts, and their order. */
 import type { MoqSession } from "../session/session.ts";
 import { VERSIONS } from "../wire/versions.ts";
 
-/** Who is asked for tracks: a session, or another relay that is dialed once it is needed. */
+/** Origin of tracks: a session, or another relay that is dialed on demand. */
 export interface RelayedFrom
   extends Pick<MoqSession, "version" | "isClosed" | "subscribe" | "fetch" | "trackInfo"> {
-  /** Resolves when nothing comes from there any more; never rejects. */
+  /** Resolves when the session or relay is gone; never rejects. */
   readonly closed: Promise<unknown>;
 }
 
-/** What is known of a broadcast that another relay of the cluster holds. */
+/** Facts about a broadcast that another relay of the cluster holds. */
 export interface FarBroadcast {
-  /** Id of its node. */
+  /** Id of that relay's node. */
   readonly node: string;
-  /** When the broadcast began there; grows from relay to relay. */
+  /** Start of the broadcast at that relay; grows from relay to relay. */
   readonly since: number;
-  /** Whether who announced it there told no hops. */
+  /** `true` if the announcement reached that relay without hops. */
   readonly isBlind: boolean;
 }
 
-/** Where a broadcast comes from. */
+/** A source of a broadcast. */
 export interface RelaySource {
-  /** Who announced it. */
+  /** The session or relay that announced the broadcast. */
   readonly session: RelayedFrom;
-  /** The relays that it passed before this one. */
+  /** Relays on the way, before this one. */
   readonly hops: readonly bigint[];
-  /** Another relay of the cluster holds it; `undefined` if a session announced it here. */
+  /**
+   * Present if another relay of the cluster holds the broadcast; `undefined` if a session announced
+   * it here.
+   */
   readonly far?: FarBroadcast;
 }
 
-/**
- * Tells whether a source says by which relays it came. One that does not may be an echo.
- *
- * @param source The source.
- * @returns Whether it does.
- */
+/** Returns `true` if the hops of a source are known. A source without hops may be an echo. */
 export function tellsHops({ session, far }: RelaySource): boolean {
   return far === undefined ? VERSIONS[session.version].hops : !far.isBlind;
 }
 
 /**
- * Measures how far a publisher is. It may stand in its hops itself, or not; but what another relay
- * holds is farther than what was announced here, always: so no two relays take it from each other.
- *
- * @param source The source.
- * @returns How many hops.
+ * Returns the distance to the publisher, in hops. The publisher may be among its own hops, or not.
+ * A broadcast of another relay always counts as farther than one announced here, so that no two
+ * relays take a broadcast from each other.
  */
 export function distanceOf({ hops, far }: RelaySource): number {
   return Math.max(far === undefined ? 1 : 2, hops.length);
 }
 
-/**
- * Tells whether two sources lead to the same publisher, as far as hops tell.
- *
- * @param one A source.
- * @param other Another one.
- * @returns Whether they do.
- */
+/** Returns `true` if two sources lead to the same publisher, as far as hops tell. */
 export function isSameOrigin(one: RelaySource, other: RelaySource): boolean {
   if (one === other) return true;
   return one.hops[0] !== undefined && one.hops[0] === other.hops[0];
 }
 
-/**
- * Tells whether two sources passed the same relays.
- *
- * @param one A source.
- * @param other Another one.
- * @returns Whether they did.
- */
+/** Returns `true` if two sources passed the same relays. */
 export function isSameWay(one: RelaySource, other: RelaySource): boolean {
   return one.hops.length === other.hops.length &&
     one.hops.every((hop, at) => hop === other.hops[at]);
 }
 
 /**
- * Orders sources by age, for `sort()`. Those of other relays go first, in the order that every relay
- * sees; what was announced here follows in the order in which it came.
+ * Orders sources by age, for `sort()`. Sources of other relays come first, in the same order on
+ * every relay; sources announced here follow in order of arrival.
  *
- * @param one A source.
- * @param other Another one.
- * @returns Below 0 if the first one is older, above if it is newer.
+ * @returns Below 0 if the first source is older, above 0 if newer.
  */
 export function byAge({ far: one }: RelaySource, { far: other }: RelaySource): number {
   if (one === undefined || other === undefined) return Number(!one) - Number(!other);
