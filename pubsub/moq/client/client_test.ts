@@ -23,7 +23,7 @@ import { TrackMux } from "../track/mux.ts";
 
 const refused = () => new ConnectionError("Nobody listens");
 
-/** How a client went on: the names of its statuses. */
+/** The names of all statuses of a client. */
 function namesOf(client: MoqClient): { readonly names: string[]; readonly over: Promise<void> } {
   const names: string[] = [];
   const over = (async () => {
@@ -98,7 +98,7 @@ Deno.test("MoqClient() waits longer for a peer that takes sessions and drops the
     await pass(time, delayMs);
   }
   assertEquals(network.dials.map(({ at }) => (at - begin) / 1_000), [0, 1, 3, 7, 15, 23]);
-  // One that holds ends it.
+  // A session that holds resets the delay.
   await pass(time, 5_000);
   network.last.close();
   await turns();
@@ -139,7 +139,7 @@ Deno.test("MoqClient() gives up after giveUpAfterMs without a session that held"
     retry: { giveUpAfterMs: 10_000, maxDelayMs: 1_000, stableMs: 5_000 },
   });
   await settledMoq(client);
-  // A day that held is no trouble.
+  // A day with a session does not count.
   await pass(time, 86_400_000);
   const begin = Date.now();
   const over = client.closed.then(() => Date.now());
@@ -199,7 +199,7 @@ Deno.test("MoqClient() stops where the server closes the new session as unauthor
   const client = network.client();
   await settledMoq(client);
   await pass(time, 20_000);
-  // What held may have had a token that expired: one more try.
+  // The token of a session that held may have expired: one more attempt.
   network.last.closeWithError("unauthorized", "Expired");
   assertEquals(await settledMoq(client), "reconnecting");
   await pass(time, 1_000);
@@ -318,7 +318,7 @@ Deno.test("MoqClient() asks allowMigration where to go, and returns to the usual
   await settledMoq(client);
   void network.last.goaway({ uri: "moqt://b.example" });
   await turns();
-  // At once: it is another server.
+  // Without a delay, since the server is another one.
   assertEquals(await settledMoq(client), "connected");
   void network.last.goaway({ uri: "moqt://c.example" });
   await turns();
@@ -372,7 +372,7 @@ Deno.test("MoqClient.close() stops an attempt, a delay and a session, and leaves
   await dialing.close();
   assertEquals([aborted, dialing.status.current.name], [true, "closed"]);
   assertEquals(await dialing.closed, { name: "closed", error: undefined });
-  // While it waits.
+  // During a delay.
   network.fail(1, refused);
   const waiting = network.client();
   assertEquals(await settledMoq(waiting), "reconnecting");

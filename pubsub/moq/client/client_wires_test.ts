@@ -19,10 +19,10 @@ const URLS: Readonly<Record<string, (server: MoqServer) => string>> = {
   websocket: ({ webSocketUrl }) => webSocketUrl,
 };
 
-/** A server on one wire. The platform gives no port back soon: each has its own. */
+/** A server on one transport. The platform frees a port slowly: each server has a new one. */
 function listen(wire: string, options: ListenMoqOptions): MoqServer {
   const transports = [wire] as ListenMoqOptions["transports"] & object;
-  // A WebSocket takes no certificate that only a hash vouches for.
+  // A WebSocket cannot trust a certificate by a hash.
   const tls = wire === "websocket" ? { cacheFolder: null } : { tls: { cert, key } };
   return listenMoq({ hostname: "127.0.0.1", transports, ...tls, ...options });
 }
@@ -53,7 +53,7 @@ for (const wire of Object.keys(URLS)) {
     const sessions: MoqSession[] = [];
     const onSession = (session: MoqSession) => void sessions.push(session);
     let server = listen(wire, { mux, onSession });
-    // A client may be back before the server: it asks for the URL of one that listens.
+    // The client may reconnect before the server listens again: the URL waits for the server.
     let listening = Promise.resolve();
     const urlOf = () => listening.then(() => URLS[wire]!(server));
     await using client = connect(urlOf, wire, { mux: clientMux });
@@ -72,13 +72,13 @@ for (const wire of Object.keys(URLS)) {
         if (round === 2) break;
         const { promise, resolve } = Promise.withResolvers<void>();
         listening = promise;
-        // A graceful close, and one with a last wish.
+        // A graceful close, and a drain.
         if (round === 0) await server.close();
         else await server.drain({ timeoutMs: 50 });
         server = listen(wire, { mux, onSession });
         resolve();
       }
-      // What stayed was told once.
+      // A broadcast that stayed is announced once.
       assertEquals((await soon(announcements.next()))?.path, "/room/server");
       assertEquals(announcements.active.length, 1);
       announcements.close();

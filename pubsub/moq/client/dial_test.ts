@@ -108,7 +108,7 @@ Deno.test("dialMoq() takes WebTransport where it is, and WebSocket where it is n
 
 Deno.test("dialMoq() gives up the whole after its time, and with its signal", async () => {
   const certificate = devCertificate({ cacheFolder: null });
-  // It takes connections, and says nothing on them.
+  // A server that accepts connections, and stays silent.
   await using listener = listenQuic({
     hostname: "127.0.0.1",
     protocols: ["moq-00"],

@@ -12,14 +12,14 @@ import { ANNOUNCE_QUIET_MS, ResumableAnnouncements } from "./resumable_announcem
 
 const { serve } = new HandTrack();
 
-/** What a server publishes. */
+/** The broadcasts of a server. */
 function published(...paths: string[]): TrackMux {
   const mux = new TrackMux();
   for (const path of paths) mux.publish(path, serve);
   return mux;
 }
 
-/** Collects what is told. */
+/** Collects announcements. */
 function told(announcements: ResumableAnnouncements): string[] {
   const all: string[] = [];
   void (async () => {
@@ -55,7 +55,7 @@ for (const version of ALL_VERSIONS) {
     network.mux = published("/live/b", "/live/d");
     network.cut();
     await turns();
-    // Nobody knows what is there.
+    // Between sessions, the state of the server is unknown.
     assertEquals([all.length, announcements.active.length], [0, 3]);
     await pass(time, 1_000);
     await pass(time, ANNOUNCE_QUIET_MS);
@@ -95,7 +95,7 @@ Deno.test("ResumableAnnouncements tells nothing of a session that is lost before
     network.server = { authorize: () => new Promise(() => {}) };
     await turns();
     await pass(time, 1_000);
-    // The answer does not come. On moq-lite-04 silence has to do as one.
+    // The answer does not come. On moq-lite-04, silence counts as the answer.
     network.cut();
     network.server = {};
     await turns();
@@ -183,7 +183,7 @@ Deno.test("ResumableAnnouncements forgets what may be gone where there is no roo
     for (let at = 0; at < 0.6 * MAX_ANNOUNCED; at++) {
       reader.take({ path: broadcastPath(`/${name}/${at}`), active: true, hops: [] }, false);
     }
-    // It tells no end of them, as one that wants to fill the memory.
+    // The server announces no ends, like a peer that wants to fill the memory.
     while (!announcements.active.some(({ path }) => path === `/${name}/0`)) await turns();
     await turns();
   }

@@ -7,7 +7,7 @@ import { MoqError } from "../wire/errors.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import type { TrackResumption } from "./resumable_track.ts";
 
-/** A network whose server publishes a track that is written by hand. */
+/** A network whose server publishes a track that the test writes. */
 function live(version: MoqNetwork["version"] = "moq-lite-05"): {
   readonly network: MoqNetwork;
   readonly track: HandTrack;
@@ -117,7 +117,7 @@ Deno.test("ResumableTrack begins while there is no session, with the range that 
   await reader.update({ priority: 9 });
   await again(network, client);
   const second = track.writers[1]!.subscription;
-  // Later ones begin at the newest group.
+  // Later subscriptions begin at the newest group.
   assertEquals([second.startGroup, second.endGroup, second.priority], [undefined, 90, 9]);
 });
 
@@ -160,14 +160,14 @@ for (const version of ALL_VERSIONS) {
     await turns();
     await track.write(3);
     await reader.nextGroup();
-    // The server restarts, and its publisher is slower than its subscriber.
+    // The server restarts, and the publisher comes back after the subscriber.
     publication.end();
     await again(network, client);
     await pass(time, 20_000);
     assertEquals([reader.isEnded, track.writers.length], [false, 1]);
     publication = network.mux.publish("/room/live", track.serve);
     await turns();
-    // As soon as it is announced.
+    // As soon as the broadcast is announced.
     assertEquals(track.writers.length, 2);
     await track.write(0);
     assertEquals(await textOf(await reader.nextGroup()), "0 0");
@@ -312,7 +312,7 @@ Deno.test("ResumableTrack holds no more than two subscriptions for a slow reader
     await turns();
     if (sequence < 30) await again(network, client);
   }
-  // Those of the last two; what was given up between is told.
+  // Groups of the last two sessions; the groups in between are reported.
   assertEquals((await reader.nextGroup())?.sequence, 20);
   assertEquals((await reader.nextGroup())?.sequence, 30);
   assertEquals(reader.resumption?.missed, { first: 21, last: 29 });

@@ -14,6 +14,6 @@ Deno.test("toWireLatency() says no limit so that every peer reads it", () => {
 
 Deno.test("fromWireLatency() reads 0 as each family means it", () => {
   assertEquals(read(0, "gomoqt"), 0);
-  // moq-rs wants the newest group alone.
+  // A peer of moq-rs that wants the newest group alone.
   assertEquals(read(0, "moq-lite"), 1);
 });

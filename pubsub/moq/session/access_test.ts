@@ -9,10 +9,10 @@ import { TrackMux } from "../track/mux.ts";
 import type { MoqAuthorize, MoqSession } from "./session.ts";
 import { type MoqVersion, VERSIONS } from "../wire/versions.ts";
 
-/** Whose numbers a version carries between two ends of Skein. */
+/** The error code family of a version between two ends of Skein. */
 const isGomoqt = (version: MoqVersion) => VERSIONS[version].slashedPaths;
 
-/** Decides by action and path; yes where nothing is said. */
+/** Decides by action and path; allows everything without a rule. */
 function rule(
   grants: Readonly<Record<string, MoqGrant | (() => MoqGrant | Promise<MoqGrant>)>>,
 ): { readonly authorize: MoqAuthorize; readonly asked: string[] } {
@@ -28,7 +28,7 @@ function rule(
   };
 }
 
-/** A mux with tracks that are written by hand. */
+/** A mux with tracks that the test writes. */
 function published(...paths: string[]): { readonly mux: TrackMux; readonly track: HandTrack } {
   const mux = new TrackMux();
   const track = new HandTrack();
@@ -46,7 +46,7 @@ function published(...paths: string[]): { readonly mux: TrackMux; readonly track
 
 const inMs = (ms: number) => ({ until: new Date(Date.now() + ms) });
 
-/** What is told until nothing happens any more, and how it ended. */
+/** Collects announcements, and the end of the reader. */
 function told(reader: AnnouncementReader): string[] {
   const all: string[] = [];
   void (async () => {
@@ -72,7 +72,7 @@ for (const version of ALL_VERSIONS) {
     await using ends = await moqEnds(version, { mux, authorize });
     const { scope, reason, moqCode, by } = await refusalOf(ends.client, "/secret");
     assertEquals({ scope, by }, { scope: "subscribe", by: "remote" });
-    // moq-lite has no word for it.
+    // moq-lite has no code for the reason.
     assertEquals([reason, moqCode], isGomoqt(version) ? ["unauthorized", 4] : ["notFound", 0x33]);
     assertEquals([asked, track.writers.length], [["subscribe /secret"], 0]);
     const open = await ends.client.subscribe("/open", "video");
@@ -89,7 +89,7 @@ for (const version of ALL_VERSIONS) {
     const secret = told(await ends.client.acceptAnnounce("/secret"));
     const open = told(await ends.client.acceptAnnounce("/open"));
     await turns();
-    // A session of moq-rs would not survive a code: it is told that there is nothing.
+    // A session of moq-rs would not survive a code: the peer gets an empty list.
     assertEquals(secret, isGomoqt(version) ? ["bannedPrefix"] : []);
     assertEquals(open, ["+/open/a"]);
     assertEquals(asked, ["announce /secret", "announce /open"]);
@@ -134,14 +134,14 @@ for (const version of ALL_VERSIONS) {
     assertEquals((await over).reason, isGomoqt(version) ? "unauthorized" : "notFound");
     await turns();
     assertEquals(ends.server.servedSubscriptions, 1);
-    // Nor is it granted again.
+    // Another subscription is refused, too.
     await refusalOf(ends.client, "/short");
-    // A timer holds 24 days: this one is longer.
+    // The grant outlives the longest timer, of 24 days.
     await time.tickAsync(9_000_000_000);
     assert(long.error === undefined && ends.server.servedSubscriptions === 1);
   });
 
-  // The sanitizer of timers sees what stays.
+  // The sanitizer of timers reports a timer that is left.
   Deno.test(`authorize leaves nothing behind where a subscription ends before its grant, over ${version}`, async () => {
     const { mux } = published("/live");
     const { authorize } = rule({ "subscribe /live": inMs(3_600_000) });
@@ -308,7 +308,7 @@ Deno.test("authorize is asked again for a broadcast that comes back, and the new
   await time.tickAsync(6_000);
   first.end();
   await turns();
-  // What nobody announces cannot expire.
+  // The grant of a broadcast that ended cannot expire.
   await time.tickAsync(6_000);
   mux.publish("/a", () => {});
   await turns();

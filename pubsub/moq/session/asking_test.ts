@@ -1,4 +1,4 @@
-/** What requests of this end look like to a peer, where peers are particular about it. */
+/** Bytes of requests, where peers depend on details. */
 import { assertEquals } from "@std/assert";
 import { HandPeer } from "../../../tests/moq/peer.ts";
 import { soon, turns } from "../../../tests/sessions.ts";

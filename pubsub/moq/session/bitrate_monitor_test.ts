@@ -12,13 +12,13 @@ import { DEFAULT_VERSIONS, type MoqVersion } from "../wire/versions.ts";
 const VERSIONS: readonly MoqVersion[] = [...DEFAULT_VERSIONS, "gomoqt-dev"];
 const PROBING: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04"];
 
-/** Lets time pass, and what it woke be done. */
+/** Advances the time, and runs all pending callbacks. */
 async function pass(time: FakeTime, ms: number): Promise<void> {
   await time.tickAsync(ms);
   await turns();
 }
 
-/** A connection that sent what it is told. */
+/** A connection whose statistics the test sets. */
 class Wire {
   bytesSent = 0;
   smoothedRtt: number | undefined = undefined;
@@ -30,7 +30,7 @@ class Wire {
   } as Connection;
 }
 
-/** Sends at a rate for some seconds, and tells what was reported. */
+/** Sends at a rate for some seconds, and returns the reports. */
 async function rates(
   time: FakeTime,
   kbits: readonly number[],
@@ -174,7 +174,7 @@ Deno.test("BitrateMonitor() refuses options that make no sense", () => {
   }
 });
 
-/** Both ends of a session of a version. */
+/** Both ends of a session. */
 async function ends(
   version: MoqVersion,
   server: Partial<MoqSessionOptions> = {},
@@ -186,7 +186,7 @@ async function ends(
     MoqSession.open(pair.server, { side: "server", versions: [version], ...server }),
     MoqSession.open(pair.client, {
       side: "client",
-      // Offered beside the one that the server takes.
+      // Offered beside the version that the server chooses.
       versions: version === "moq-lite-01" ? [version, "moq-lite-02"] : [version],
       ...client,
     }),
@@ -220,11 +220,11 @@ for (const version of VERSIONS) {
       const next = updates.next();
       await turns();
       await pass(time, 0);
-      // Who was idle so far is told to speed up step by step.
+      // The reports of a sender that was idle grow step by step.
       await send(from, time, 15);
       assert((await next).value.bitrate > 0);
       const { bitrate, rttMs } = to.peer;
-      // The reports and requests themselves count too.
+      // The bytes of reports and requests count too.
       assert(bitrate! > 75_000 && bitrate! < 105_000, `${bitrate}`);
       assertEquals(rttMs, undefined);
       await updates.return?.();

@@ -1,4 +1,4 @@
-/** Peers that mean ill: what ends by it, with which code, and that the rest goes on. */
+/** Hostile peers: the stream or session that ends, the code, and the rest that goes on. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { HandPeer } from "../../../tests/moq/peer.ts";
 import { soon, turns } from "../../../tests/sessions.ts";
@@ -37,7 +37,7 @@ function subscribe(version: MoqVersion, id: number, path = "/a"): string {
   return `02${encodeSubscribe(message, VERSIONS[version]).toHex()}`;
 }
 
-/** A mux whose one broadcast is served until the subscriber leaves. */
+/** A mux with one broadcast, whose handler waits until the subscriber leaves. */
 function liveMux(tracks: TrackWriter[] = []): TrackMux {
   const mux = new TrackMux();
   mux.publish("/a", (track) => {
@@ -47,14 +47,14 @@ function liveMux(tracks: TrackWriter[] = []): TrackMux {
   return mux;
 }
 
-/** A server still answers what is asked for properly. */
+/** Asserts that the server still answers a proper request. */
 async function assertAnswers(peer: HandPeer, version: MoqVersion): Promise<void> {
   const exchange = await peer.ask(subscribe(version, 999_999, "/nowhere"));
   assertEquals((await exchange.rest()).reset, version === "moq-lite-05" ? 0x33 : 3);
   assertEquals(peer.session.isClosed, false);
 }
 
-/** A subscription of a client, and the publisher's end of it. */
+/** A subscription of a client, and the stream at the publisher. */
 async function subscribed(peer: HandPeer) {
   const missed: [number, number][] = [];
   const track: TrackReader = await peer.session.subscribe("/a", "b", {
@@ -72,7 +72,7 @@ function group(version: MoqVersion, subscribeId: number, sequence: number): stri
   return `00${size}${head}${VERSIONS[version].timestamps ? "00" : ""}01aa`;
 }
 
-/** A client that wants to hear of all, and the publisher's end of it. */
+/** A client that asks for all announcements, and the stream at the publisher. */
 async function discovering(
   version: MoqVersion,
   options: Parameters<typeof HandPeer.open>[1] = {},
@@ -93,7 +93,7 @@ for (const version of VERSIONS_BY_HAND) {
     for (let at = 0; at < 1_000; at++) {
       await peer.ask("");
       await peer.post("", { staysOpen: true });
-      // Half of a message is not more than nothing.
+      // Half a message counts like no message.
       await peer.ask("02");
       await peer.post("00", { staysOpen: true });
     }
@@ -212,7 +212,7 @@ for (const version of NAMED) {
       assertEquals(hex.includes(loop!), false);
     };
     await hear(one!);
-    // So is one that takes a way by the peer later: to the peer it ends.
+    // Another broadcast whose new route passes the peer: for the peer, that broadcast ends.
     mux.publish("/loop too", () => {}, { hops: [5n] });
     other.reannounce([7n, 5n]);
     await hear(one!);

@@ -1,4 +1,4 @@
-/** What a peer may get wrong: what ends with it, by which code, and that nothing of it stays. */
+/** Malformed input: the stream or session that ends, the code, and no state left behind. */
 import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { ProtocolError } from "../../../errors.ts";
 import { HandPeer } from "../../../tests/moq/peer.ts";
@@ -34,7 +34,7 @@ function liveMux(): TrackMux {
 const ALL: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04", "gomoqt-dev"];
 const LITE: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04"];
 
-/** Streams that break the protocol: a peer that writes them is not understood from then on. */
+/** Streams that violate the protocol: the session ends, since nothing after them can be trusted. */
 const VIOLATIONS: readonly [what: string, hex: string, versions: readonly MoqVersion[]][] = [
   ["a message that is too large", "01 80020000 00", ALL],
   ["a message of almost 2^62 bytes", "02 ffffffffffffffff", ALL],
@@ -141,7 +141,7 @@ for (const version of ALL) {
     await using peer = await HandPeer.open(version, { side: "server" });
     await peer.post("00 02 09 01 01 aa");
     await peer.post("00 04 00");
-    // A request behind them is answered: they were read, and did no harm.
+    // A later request is answered: the session read those groups, and survived.
     const exchange = await peer.ask("02 01");
     await exchange.end();
     assertEquals((await exchange.rest()).reset, 0);
@@ -155,7 +155,7 @@ for (const version of ALL) {
   });
 }
 
-/** Subscribes, and takes the stream at the publisher's end. */
+/** Subscribes, and takes the stream at the publisher. */
 async function subscribed(peer: HandPeer): Promise<{
   readonly track: TrackReader;
   readonly answer: (hex: string) => Promise<void>;

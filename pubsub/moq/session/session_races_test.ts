@@ -1,4 +1,4 @@
-/** Ends, limits and other coincidences that once went wrong. */
+/** Races at ends and limits, each one a bug of the past. */
 import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { ConnectionError, UnsupportedError } from "../../../errors.ts";
 import { HandPeer } from "../../../tests/moq/peer.ts";
@@ -116,9 +116,9 @@ Deno.test("moq-lite-04: a subscriber of the other family, which reads no more on
     try {
       for (let bytes; (bytes = await soon(stream.read())) !== null;) hex += bytes.toHex();
     } catch {
-      // The reset, where there is one.
+      // The reset, on a wire with resets.
     }
-    // One SUBSCRIBE_OK.
+    // Exactly one SUBSCRIBE_OK.
     assert(/^00../.test(hex), hex);
     assertEquals(hex.length / 2, 2 + Number.parseInt(hex.slice(2, 4), 16));
     session.close();

@@ -71,7 +71,7 @@ for (const version of ALL_VERSIONS) {
       });
       const reader = await ends.client.acceptAnnounce("/secret");
       if (slashedPaths) {
-        // A bare end, where the wire has no resets, is taken for one only where a list was due.
+        // Without resets, a bare end is a plain end, unless a list was due.
         const ended = soon(reader.next()).then(() => "end", (error: MoqError) => error.reason);
         const isBare = !resets && VERSIONS[version].announceHead === "none";
         assertEquals(await ended, resets ? "bannedPrefix" : isBare ? "end" : "unknown");

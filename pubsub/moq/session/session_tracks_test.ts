@@ -13,7 +13,7 @@ import { VERSIONS } from "../wire/versions.ts";
 
 const bytes = (text: string) => new TextEncoder().encode(text);
 
-/** All groups with their frames, or why they were given up. */
+/** Reads all groups, each with the frames or the reason why the publisher gave up. */
 async function read(track: TrackReader): Promise<string[]> {
   const all: string[] = [];
   for await (const group of track) {
@@ -28,7 +28,7 @@ async function read(track: TrackReader): Promise<string[]> {
   return all;
 }
 
-/** Waits until a track is over, however it ends. */
+/** Waits until a track is over, with or without an error. */
 function over(track: TrackWriter): Promise<void> {
   return new Promise((resolve) => {
     if (track.signal.aborted) resolve();
@@ -36,7 +36,7 @@ function over(track: TrackWriter): Promise<void> {
   });
 }
 
-/** Nothing is left of what both ends had with each other. */
+/** Asserts that no subscription and no stream is left. */
 async function assertClean({ server, client }: WiredEnds, streams = 0): Promise<void> {
   for (let at = 0; at < 20 && openStreams(server.connection) > streams; at++) await turns();
   assertEquals([server.servedSubscriptions, client.subscriptions], [0, []]);
@@ -68,7 +68,7 @@ for (const version of ALL_VERSIONS) {
       const track = await ends.client.subscribe("live/alice", "video", { startGroup: 1 });
       await soon(track.ready);
       const groups = await soon(read(track));
-      // moq-lite-05 may tell of the group that was given up before it comes.
+      // On moq-lite-05, the drop may arrive before the group that was given up.
       const whole = groups.filter((group) => group.endsWith("one two"));
       assertEquals(whole, ["1: one two", "3: one two"]);
       assertEquals(groups.filter((group) => group.startsWith("2") && !/two \w+/.test(group)), []);
@@ -109,7 +109,7 @@ for (const version of ALL_VERSIONS) {
         const track = await ends.client.subscribe(path, "b");
         const error = await assertRejects(() => soon(track.nextGroup()), MoqError);
         assertEquals([error.scope, error.by], ["subscribe", "remote"]);
-        // A bare end says no more than that.
+        // A bare end carries no reason.
         const isTold = resets || responses !== "ok";
         const told: unknown[] = isTold ? [reason, code] : ["unknown", undefined];
         assertEquals<unknown>([error.reason, error.moqCode], told, path);
@@ -172,7 +172,7 @@ for (const version of ALL_VERSIONS) {
     await using ends = await wiredEnds(version, { mux });
     const track = await ends.client.subscribe("/a", "b", { priority: 3 });
     const other = await ends.client.subscribe("/a", "c", { priority: 4 });
-    // SETUP of moq-lite-05 goes before all groups.
+    // SETUP of moq-lite-05 precedes all groups.
     const orders = () =>
       ends.serverWire.opened.map(({ sendOrder }) => sendOrder).filter((order) => order < 0);
     while (orders().length < 4) await turns();
@@ -181,7 +181,7 @@ for (const version of ALL_VERSIONS) {
     await track.update({ priority: 200, ordered: true });
     if (!subscribeUpdates) {
       await turns();
-      return assertEquals(updates, []); // The subscription would be over.
+      return assertEquals(updates, []); // An update would end the subscription.
     }
     while (updates.length < 1) await turns();
     assertEquals([updates, other.subscription.priority], [[200], 4]);
@@ -194,7 +194,8 @@ for (const version of ALL_VERSIONS) {
   Deno.test(`${version}: a subscriber that asks for a range gets it, and the track ends behind it`, async () => {
     const mux = new TrackMux();
     mux.publish("/a", async (track) => {
-      // Versions without a range do not tell what is wanted, and the subscriber looks after it.
+      // Versions without a range do not tell the publisher: the subscriber refuses the other
+      // groups.
       for (let at = 1; at < 10; at++) {
         const group = await track.openGroup(at);
         await group.writeFrame(bytes("x"));
@@ -240,7 +241,7 @@ for (const version of ALL_VERSIONS) {
   });
 }
 
-/** A session whose peer gives no streams. */
+/** A session whose peer allows no streams. */
 async function without(credit: "unidirectional" | "bidirectional"): Promise<WiredEnds> {
   const mux = new TrackMux();
   mux.publish("/a", async (track) => {

@@ -11,10 +11,10 @@ import { VERSIONS } from "../wire/versions.ts";
 
 const STORM = 4_000;
 
-/** What may be left in memory of one that is over: 100 bytes of each broadcast or subscription. */
+/** Memory that may be left after a storm: 100 bytes for each broadcast or subscription. */
 const MAX_LEFT_BYTES = 100 * STORM;
 
-/** One of each way to announce: moq-lite-01 does it as moq-lite-02 does. */
+/** One version for each way to announce: moq-lite-01 announces like moq-lite-02. */
 const ANNOUNCING = [...LIVE_VERSIONS, "moq-lite-02"] as const;
 
 setFlagsFromString("--expose-gc");
@@ -22,14 +22,14 @@ const collectGarbage: () => void = runInNewContext("gc");
 
 const nobody = () => {};
 
-/** Runs a small storm and a large one: of the large one nothing is left behind. */
+/** Runs a small storm and a large one: the large one must leave no memory behind. */
 async function storm(ends: WiredEnds, run: (count: number) => Promise<void>): Promise<void> {
   let before = 0;
   for (let round = 0; round < 2; round++) {
     await run(round === 0 ? STORM / 10 : STORM);
     await assertClean(ends);
     let after = await heapBytes();
-    // What finalizers hold is let go of some turns later.
+    // Memory of finalizers is freed some turns later.
     for (let at = 0; at < 20 && round > 0 && after - before >= MAX_LEFT_BYTES; at++) {
       after = await heapBytes();
     }
@@ -46,7 +46,7 @@ async function heapBytes(): Promise<number> {
 
 async function assertClean({ server, client }: WiredEnds): Promise<void> {
   const { setup } = VERSIONS[server.version];
-  // That of the setup lives as long as the session.
+  // The setup stream lives as long as the session.
   const kept = setup === "session" || setup === "compat" ? 1 : 0;
   const state = () => [
     server.servedSubscriptions,
@@ -117,7 +117,7 @@ for (const version of ANNOUNCING) {
   });
 }
 
-// One of each kind: the others differ in nothing that counts here.
+// One version of each kind: the others do not differ here.
 for (const version of LIVE_VERSIONS) {
   Deno.test(`${version}: a storm of ${STORM} subscriptions is served, and nothing stays of it`, async () => {
     const mux = new TrackMux();

@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { Waiters } from "./_waiters.ts";
 
-/** Numbers that come one by one, and then an end or an error. */
+/** Numbers one by one, and then an end or an error. */
 function hand() {
   const there: (number | null)[] = [];
   let failure: Error | undefined;

@@ -14,7 +14,7 @@ function hand() {
 
 const short = ({ path, active }: Announcement) => `${active ? "+" : "-"}${path}`;
 
-/** What is there to read now. */
+/** The announcements that are ready now. */
 async function rest(reader: AnnouncementReader): Promise<string[]> {
   reader.end();
   return (await Array.fromAsync(reader)).map(short);
@@ -74,7 +74,7 @@ Deno.test("AnnouncementReader takes as long for each of many as for one", async 
   for (let at = 0; at < MAX_ANNOUNCED; at++) {
     assertEquals((await reader.next())?.path, `/${at}`);
   }
-  // Some 100 ms; searched from the front each time it were minutes.
+  // Some 100 ms; with a search from the front, minutes.
   assert(performance.now() - start < 10_000);
   reader.close();
 });

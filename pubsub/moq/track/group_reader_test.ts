@@ -4,7 +4,7 @@ import { MessageReader } from "../wire/message_reader.ts";
 import { MoqError } from "../wire/errors.ts";
 import { GroupReader } from "./group_reader.ts";
 
-/** A group whose stream the test is: pieces in hex, then its end, or an error. */
+/** A group whose stream is the test: pieces in hex, then the end, or an error. */
 function hand(
   pieces: readonly string[],
   options: { readonly timestamps?: boolean; readonly error?: unknown; readonly isOpen?: boolean } =
@@ -108,7 +108,7 @@ Deno.test("GroupReader.readFrame() refuses to read beside another read, and tear
     assertEquals(group.takeFrame(), undefined);
     await assertRejects(() => group.readFrame(), TypeError, "another read");
     await assertRejects(() => group[Symbol.asyncIterator]().next(), TypeError, "another read");
-    // One that gave up is none.
+    // A read that was given up does not count as another read.
     assertEquals((await first)?.toHex(), "0102");
     const controller = new AbortController();
     const given = group.readFrame({ signal: controller.signal });
@@ -124,7 +124,7 @@ Deno.test("GroupReader.readFrame() refuses to read beside another read, and tear
 });
 
 Deno.test("GroupReader refuses timestamps that no track can have", async () => {
-  // From 0: 1 below it; and 2^53 - 2, and as much again.
+  // One below 0, and far above 2^53 - 1.
   for (
     const hex of ["010101", "ffffffffffffffff0101", "ffdffffffffffffc0101ffdffffffffffffc0101"]
   ) {
@@ -136,6 +136,6 @@ Deno.test("GroupReader refuses timestamps that no track can have", async () => {
   const { group } = hand(["140101", "030101", "0f0101"], { timestamps: true });
   const seen: unknown[] = [];
   for await (const _ of group) seen.push(group.timestamp);
-  // Backwards is no fault.
+  // Timestamps may go backwards.
   assertEquals(seen, [10, 8, 0]);
 });

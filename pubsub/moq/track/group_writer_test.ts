@@ -9,7 +9,7 @@ import { WriteBuffers } from "./write_buffers.ts";
 const HEAD = Uint8Array.of(0xaa);
 const frame = (...bytes: number[]) => Uint8Array.from(bytes);
 
-/** A group on a stream that the test is. */
+/** A group whose stream is the test. */
 function hand(options: { readonly resets?: boolean; readonly timestamps?: boolean } = {}) {
   const did: string[] = [];
   const ended: unknown[] = [];
@@ -180,7 +180,7 @@ Deno.test("GroupWriter that is given up at its end is released once the wire let
   for (const resets of [true, false]) {
     const { group, stream, did, hold, release } = hand({ resets });
     let released = 0;
-    // Where a wire has no resets, nothing ends a stream early that is closed.
+    // Without resets, a closed stream cannot end early.
     if (!resets) stream.abort = () => {};
     hold();
     group.pullFrom({

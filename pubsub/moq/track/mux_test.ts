@@ -5,7 +5,7 @@ import type { BroadcastPath } from "../wire/path.ts";
 
 const nobody = () => {};
 
-/** What came and went below a prefix. */
+/** Records the starts and ends of broadcasts below a prefix. */
 function watched(mux: TrackMux, prefix: string): { seen: string[]; watch: Disposable } {
   const seen: string[] = [];
   const watch = mux.watch(prefix, ({ path, active }) => seen.push(`${active ? "+" : "-"}${path}`));

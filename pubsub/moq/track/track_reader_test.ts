@@ -9,7 +9,7 @@ import { MAX_RANGES } from "./_sequences.ts";
 import { END_GRACE_MS, END_WAIT_MS } from "./track_reader.ts";
 import { TrackReader } from "./track_reader.ts";
 
-/** A track without a session, and what it did. */
+/** A track without a session, and a record of calls. */
 function hand(options: SubscribeOptions = {}) {
   const did: string[] = [];
   const reported: unknown[] = [];
@@ -128,7 +128,7 @@ Deno.test("TrackReader with ordered does not wait for what was dropped, in any o
   track.drop({ first: 4, last: 4 }, "expired");
   track.drop({ first: 2, last: 3 }, "publishAborted");
   assertEquals((await next)?.sequence, 5);
-  // Again, and over what came: nothing is told twice.
+  // A second drop, over groups that came: no group is reported twice.
   track.drop({ first: 1, last: 5 }, "expired");
   assertEquals(did, ["missed 4-4: expired", "missed 2-3: publishAborted"]);
   come(3);
@@ -306,7 +306,7 @@ Deno.test("TrackReader with ordered that waits for a group is told at once that 
   const waiting = assertRejects(() => track.nextGroup(), MoqLaggedError);
   const next = track.nextGroup();
   come(3, 4, 5);
-  // Those that were waited for are missed, too.
+  // The missing groups before count as missed, too.
   assertEquals((await waiting).missed, { first: 1, last: 3 });
   assertEquals([(await next)?.sequence, (await track.nextGroup())?.sequence], [4, 5]);
   come(2, 6);

@@ -20,7 +20,7 @@ interface HandStream extends DirectWritable {
   sendOrder: number;
 }
 
-/** A track whose session the test is. */
+/** A track whose session is the test. */
 function hand(fields: Partial<SubscribeFields> = {}) {
   const did: string[] = [];
   const streams: HandStream[] = [];

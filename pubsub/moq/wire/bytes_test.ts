@@ -55,7 +55,7 @@ Deno.test("FieldReader.varint62() reads every length", () => {
   for (const [bytes, value] of [["25", 0x25n], ["4025", 0x25n], ["80000025", 0x25n]] as const) {
     assertEquals(new FieldReader(hex(bytes), "it").varint62(), value);
   }
-  // Behind others in one buffer.
+  // At an offset in the buffer.
   const bytes = hex("aaaac000000000000025").subarray(2);
   assertEquals(new FieldReader(bytes, "it").varint62(), 0x25n);
 });

@@ -39,7 +39,7 @@ Deno.test("moqErrorName() finds every number that moqErrorCode() gives, by scope
 });
 
 Deno.test("moqErrorCode() gives the numbers of gomoqt", () => {
-  // All of them, in hexadecimal, as the documents of gomoqt have them.
+  // All codes, in hexadecimal, as in the documents of gomoqt.
   const cases: [MoqErrorScope, MoqErrorName, number][] = [
     ["session", "none", 0x0],
     ["session", "internal", 0x1],
@@ -109,7 +109,7 @@ Deno.test("moqErrorName() reads one number as each family means it", () => {
   assertEquals(moqErrorName("session", 6, "moq-lite"), "parameterFormat");
   assertEquals(moqErrorName("session", 0x12, "moq-lite"), "unknown");
   assertEquals(moqErrorName("group", 0, "gomoqt"), "internal");
-  // What @moq/net 0.3.4 closes with.
+  // The code with which @moq/net 0.3.4 closes.
   assertEquals(moqErrorName("session", 15, "moq-lite"), "protocolViolation");
 });
 

@@ -1,4 +1,4 @@
-/** Bytes that gomoqt 0.11.0 wrote: over QUIC and WebTransport, or its messages alone. */
+/** Bytes that gomoqt 0.11.0 wrote: over QUIC and WebTransport, or as messages alone. */
 import { assertEquals } from "@std/assert";
 import { assertGolden, NO_RANGE } from "../../../tests/moq/messages.ts";
 import {

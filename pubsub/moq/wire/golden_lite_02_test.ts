@@ -31,13 +31,13 @@ import { VERSIONS } from "./versions.ts";
 const lite01 = VERSIONS["moq-lite-01"];
 const lite02 = VERSIONS["moq-lite-02"];
 
-/** A bound of requests, by the varint 42,069, and the name of the library. */
+/** A limit of requests (the varint 42,069), and the name of the library. */
 const PARAMETERS: readonly [number, Uint8Array][] = [
   [2, Uint8Array.fromHex("8000a455")],
   [7, new TextEncoder().encode("moq-lite-js")],
 ];
 
-/** The same with an extension in between, as `@moq/net` 0.3.4 has it. */
+/** The same parameters with an extension in between, as in `@moq/net` 0.3.4. */
 const EXTENDED = new Map([PARAMETERS[0]!, [0x40b5a, Uint8Array.of(1)], PARAMETERS[1]!]);
 
 Deno.test("moq-lite-02: streams begin with the numbers of CLIENT_SETUP and SERVER_SETUP", () => {

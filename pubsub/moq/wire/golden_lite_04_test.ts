@@ -1,6 +1,6 @@
 /**
- * Bytes of moq-lite-04 that others wrote: gomoqt 0.16.1 and moq-relay 0.17.10 over QUIC, the messages of
- * gomoqt 0.16.1 and of the JavaScript of moq-rs, `@moq/net` 0.3.4, alone.
+ * Bytes of moq-lite-04 of other implementations: gomoqt 0.16.1 and moq-relay 0.17.10 over QUIC, the
+ * messages of gomoqt 0.16.1 and of the JavaScript of moq-rs, `@moq/net` 0.3.4, alone.
  */
 import { assertEquals } from "@std/assert";
 import { assertGolden, NO_RANGE } from "../../../tests/moq/messages.ts";
@@ -30,10 +30,10 @@ import { VERSIONS } from "./versions.ts";
 
 const traits = VERSIONS["moq-lite-04"];
 
-/** An id of 62 bits: more than a number holds. */
+/** An id of 62 bits, too large for a number. */
 const HOP = 0x1234_5678_9abc_def0n;
 
-/** What a subscription says with every field set. */
+/** A subscription with every field set. */
 const FULL = { priority: 200, ordered: true, maxLatencyMs: 500, startGroup: 4, endGroup: 100 };
 
 Deno.test("moq-lite-04: streams begin with the numbers that all peers give them", () => {
@@ -158,7 +158,7 @@ Deno.test("moq-lite-04: PROBE is that of gomoqt and @moq/net", () => {
     // both
     ["05 800f4240 19", 1_000_000, 25],
     ["02 00 00", undefined, undefined],
-    // @moq/net 0.3.4, of what was measured as 0
+    // @moq/net 0.3.4, with a measured 0
     ["02 01 01", 1, 1],
   ] as const;
   for (const [hex, bitrate, rttMs] of cases) {

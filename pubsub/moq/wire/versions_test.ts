@@ -18,7 +18,7 @@ Deno.test("protocolsOf() names versions as each wire offers them", () => {
     assertEquals(protocolsOf(DEFAULT_VERSIONS, wire), lite);
     assertEquals(protocolsOf([], wire), []);
   }
-  // gomoqt of that time has a name on raw QUIC alone.
+  // gomoqt of that time has a name only on raw QUIC.
   assertEquals(protocolsOf(ALL, "quic"), [...lite, "moq-00"]);
   assertEquals(protocolsOf(ALL, "webtransport"), lite);
 });
