@@ -2,7 +2,7 @@
 import { Changing } from "../../session/base/signal.ts";
 import type { RecoveryReason, SubscribeAnswer } from "../../session/wire/recovery.ts";
 import type { Session } from "../../session/session.ts";
-import { startTimer, waitFor } from "../../session/base/wait.ts";
+import { pause, waitFor } from "../../session/base/wait.ts";
 import { Audience, type AudienceHost, type Stage } from "./subscribers.ts";
 import {
   type HistoryQuery,
@@ -325,7 +325,7 @@ export class Feed implements Stage {
       }
       const delayMs = RETRIES_MS[i];
       if (delayMs === undefined) break;
-      await sleep(delayMs, signal);
+      await pause(delayMs, signal);
     }
     this.#giveUp();
     return false;
@@ -419,17 +419,4 @@ function byOffset(a: Positioned, b: Positioned): number {
 
 function bytesOf(publications: readonly Positioned[]): number {
   return publications.reduce((sum, { payload }) => sum + payload.length, 0);
-}
-
-function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", done);
-      resolve();
-    };
-    const timer = startTimer(ms, done);
-    signal.addEventListener("abort", done);
-    if (signal.aborted) done();
-  });
 }

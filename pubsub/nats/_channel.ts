@@ -1,5 +1,6 @@
 /** A topic that this node is subscribed to. */
 import type { Msg, Subscription } from "@nats-io/transport-node";
+import { pause } from "../../session/base/wait.ts";
 import type {
   BrokerSubscribeOptions,
   BrokerSubscription,
@@ -9,7 +10,6 @@ import type {
 import { decode, headerOf, sequenceOf, tagIn } from "./_codec.ts";
 import type { Link } from "./_link.ts";
 import type { Log } from "./_log.ts";
-import { pause } from "./_pause.ts";
 
 /** Longest time that a publication is held; a predecessor that is still missing will not come. */
 const HOLD_MS = 50;

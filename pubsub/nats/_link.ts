@@ -13,10 +13,9 @@ import { type JetStreamManager, jetstreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
 import { Changing } from "../../session/base/signal.ts";
 import { StatusFeed } from "../../session/base/status_feed.ts";
-import { settlesWithin, waitFor } from "../../session/base/wait.ts";
+import { pause, settlesWithin, waitFor } from "../../session/base/wait.ts";
 import type { BrokerStatus } from "../broker.ts";
 import { Pace } from "../pace.ts";
-import { pause } from "./_pause.ts";
 
 /** Longest wait for an answer of the server. */
 export const REQUEST_TIMEOUT_MS = 5_000;

@@ -8,11 +8,11 @@ import {
   type StreamConfig,
 } from "@nats-io/jetstream";
 import { headers, type Msg, type Subscription } from "@nats-io/transport-node";
+import { pause } from "../../session/base/wait.ts";
 import { Changing } from "../../session/base/signal.ts";
 import type { Link } from "./_link.ts";
 import { parseAck } from "./_ack.ts";
 import { sequenceOf } from "./_codec.ts";
-import { pause } from "./_pause.ts";
 import { EPOCH_TOKEN, type StreamNames } from "./subjects.ts";
 import type { HistoryBounds } from "../broker.ts";
 

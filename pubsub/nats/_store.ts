@@ -1,10 +1,10 @@
 /** The state that nodes share in a bucket of JetStream. */
 import { JetStreamApiError, StorageType } from "@nats-io/jetstream";
 import { type KV, Kvm } from "@nats-io/kv";
+import { pause } from "../../session/base/wait.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Link } from "./_link.ts";
 import type { NatsSettings } from "./_options.ts";
-import { pause } from "./_pause.ts";
 import { type Names, subjectPart } from "./subjects.ts";
 import type { BrokerStore } from "../broker.ts";
 

@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { TimeoutError } from "../../errors.ts";
-import { waitFor } from "./wait.ts";
+import { pause, waitFor } from "./wait.ts";
 
 /** A signal that knows how many listen to it. */
 class CountedSignal extends EventTarget {
@@ -70,4 +70,22 @@ Deno.test("waitFor() leaves no listener on a signal that lives on", async () => 
   await time.tickAsync(10);
   await waiting;
   assertEquals(signal.listeners, 0, "after the time");
+});
+
+Deno.test("pause() ends with the time or with a signal, and leaves no listener", async () => {
+  using time = new FakeTime();
+  const [first, second] = [new CountedSignal(), new CountedSignal()];
+  let ended = 0;
+  const begin = () => void pause(1_000, asSignal(first), asSignal(second)).then(() => void ended++);
+  begin();
+  await time.tickAsync(999);
+  assertEquals([ended, first.listeners, second.listeners], [0, 1, 1]);
+  await time.tickAsync(1);
+  assertEquals([ended, first.listeners, second.listeners], [1, 0, 0]);
+  begin();
+  second.dispatchEvent(new Event("abort"));
+  await time.tickAsync(0);
+  assertEquals([ended, first.listeners, second.listeners], [2, 0, 0]);
+  await pause(0);
+  await pause(1_000, AbortSignal.abort());
 });

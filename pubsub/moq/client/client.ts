@@ -1,10 +1,10 @@
 /** A client of MoQ that reconnects, with the same broadcasts, subscriptions and announcements. */
+import { pause } from "../../../session/base/wait.ts";
 import { TimeoutError } from "../../../errors.ts";
 import { Backoff } from "../../../session/base/backoff.ts";
 import { StatusFeed } from "../../../session/base/status_feed.ts";
 import { startTimer, within } from "../../../transport/within.ts";
 import { isRefusal } from "./_retrying.ts";
-import { pause } from "./_pause.ts";
 import {
   type AllowMigration,
   type MoqClientCause,
@@ -346,7 +346,7 @@ export class MoqClient implements AsyncDisposable {
         const retryAt = Date.now() + delayMs;
         this.status.set({ name: "reconnecting", attempt, delayMs, retryAt, cause });
         this.#delay = new AbortController();
-        await pause(delayMs, [this.#delay.signal, signal]);
+        await pause(delayMs, this.#delay.signal, signal);
         this.#delay = undefined;
         if (!signal.aborted && !this.isConnected) this.status.set({ name: "connecting" });
       }

@@ -1,6 +1,6 @@
 /** Announcements that outlive sessions. */
+import { pause } from "../../../session/base/wait.ts";
 import { Backoff } from "../../../session/base/backoff.ts";
-import { pause } from "./_pause.ts";
 import { isOfSession, isPassingForAnnouncements } from "./_retrying.ts";
 import { type Announcement, AnnouncementReader, MAX_ANNOUNCED } from "../track/announcement.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
@@ -159,7 +159,7 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
       }
       if (!this.#isOn(session) || session.isClosed || isOfSession(error)) return;
       if (!isPassingForAnnouncements(error)) return this.finish(error);
-      await pause(backoff.next()!, [signal, session.signal]);
+      await pause(backoff.next()!, signal, session.signal);
     }
   }
 

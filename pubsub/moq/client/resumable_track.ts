@@ -1,4 +1,5 @@
 /** A subscription that outlives sessions. */
+import { pause } from "../../../session/base/wait.ts";
 import { Backoff } from "../../../session/base/backoff.ts";
 import { Changing } from "../../../session/base/signal.ts";
 import { startTimer, within } from "../../../transport/within.ts";
@@ -9,7 +10,6 @@ import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 import type { MoqSession } from "../session/session.ts";
 import type { SubscribeOptions } from "../track/subscribe_options.ts";
 import type { TrackReader } from "../track/track_reader.ts";
-import { pause } from "./_pause.ts";
 
 /**
  * The continuation of a track after a loss: how the first group of the new subscription relates to
@@ -122,7 +122,7 @@ async function broadcastReturns(
     clearTimeout(timer);
     for (const one of signals) one.removeEventListener("abort", onEnd);
   }
-  await pause(Math.min(leftMs, delayMs) - (Date.now() - since), signals);
+  await pause(Math.min(leftMs, delayMs) - (Date.now() - since), ...signals);
 }
 
 /** Options for a subscription that outlives sessions. */
