@@ -9,13 +9,13 @@ import type { SendStream } from "../../transport/connection.ts";
 import { directReadable, directWritable } from "../../transport/direct.ts";
 import { QmuxError, QuicError } from "../../transport/qmux/error_codes.ts";
 import {
+  decodeLegacyFrame,
   decodeRecord,
   PARAMETERS_TYPE,
   PING_TYPE,
   PONG_TYPE,
   type QmuxFrame,
 } from "../../transport/qmux/frames.ts";
-import { decodeLegacyFrame } from "../../transport/qmux/legacy_frames.ts";
 import { MAX_RECORD_BYTES } from "../../transport/qmux/qmux.ts";
 import { MAX_BUFFERED_BYTES } from "../../transport/qmux/_outlet.ts";
 import { RecordWriter } from "../../transport/qmux/record.ts";

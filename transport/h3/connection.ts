@@ -8,9 +8,8 @@ import { ConnectionError } from "../../errors.ts";
 import type { FlowControlOptions } from "../connection.ts";
 import type { Deadlines } from "../deadlines.ts";
 import { type EarlyStream, EarlyStreams } from "./_early_streams.ts";
-import { flowLimitsOf } from "./_flow_limits.ts";
 import { refusalOf, statusOf } from "./_message_fields.ts";
-import { readHead, type StreamHead } from "./_stream_head.ts";
+import { readHead, type StreamHead, UNIDIRECTIONAL_STREAM } from "./_stream_head.ts";
 import { ControlFrames } from "./control.ts";
 import { H3Error, H3ProtocolError, STREAM_ERRORS } from "./error_codes.ts";
 import { encodeFrame, FrameParser, FrameType } from "./frames.ts";
@@ -18,7 +17,6 @@ import { decodeFields, encodeFields, type Field } from "./qpack.ts";
 import { checkEncoderInstructions, DecoderInstructions } from "./qpack_instructions.ts";
 import { type QuicEnding, quicEnding } from "../quic/runtime.ts";
 import { Http3Request } from "./request.ts";
-import { UNIDIRECTIONAL_STREAM } from "./_opening.ts";
 import type { SessionCreditPair } from "./_session_credit.ts";
 import { Http3Session } from "./session.ts";
 import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
@@ -28,6 +26,7 @@ import {
   clientSettings,
   encodeSettings,
   flowControlOf,
+  flowLimitsOf,
   serverSettings,
   SettingId,
   type Settings,

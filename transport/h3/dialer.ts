@@ -8,7 +8,7 @@ import { publicUrl } from "../url.ts";
 import { checkHashes, type DialWebTransportOptions } from "../webtransport.ts";
 import { KEEP_ALIVE_MS } from "../quic/options.ts";
 import { QuicDial, type QuicDialOptions } from "../quic/dial.ts";
-import { flowLimitsOf } from "./_flow_limits.ts";
+import { flowLimitsOf } from "./settings.ts";
 import { dialFailure } from "../quic/runtime.ts";
 import { Http3Connection } from "./connection.ts";
 import type { Field } from "./qpack.ts";

@@ -27,14 +27,14 @@ import type {
 } from "../connection.ts";
 import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
 import type { UnreadShare, UnreadStream } from "../quic/unread_streams.ts";
+import { SessionCredit, type SessionCreditPair } from "./_session_credit.ts";
 import {
   headOf,
   type OpenSessionStreamOptions,
   quicOptions,
+  type StreamHead,
   UNIDIRECTIONAL_STREAM,
-} from "./_opening.ts";
-import { SessionCredit, type SessionCreditPair } from "./_session_credit.ts";
-import type { StreamHead } from "./_stream_head.ts";
+} from "./_stream_head.ts";
 import {
   CapsuleParser,
   CapsuleType,

@@ -1,7 +1,13 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { QmuxError, QuicError } from "./error_codes.ts";
-import { decodeRecord, PARAMETERS_TYPE, PING_TYPE, PONG_TYPE, type QmuxFrame } from "./frames.ts";
-import { decodeLegacyFrame } from "./legacy_frames.ts";
+import {
+  decodeLegacyFrame,
+  decodeRecord,
+  PARAMETERS_TYPE,
+  PING_TYPE,
+  PONG_TYPE,
+  type QmuxFrame,
+} from "./frames.ts";
 import { RecordWriter } from "./record.ts";
 import { DEFAULT_MAX_RECORD_SIZE, DEFAULT_PARAMETERS } from "./transport_parameters.ts";
 

@@ -29,12 +29,12 @@ import { QmuxError, QuicError } from "./error_codes.ts";
 import {
   type CloseFrame,
   type DatagramFrame,
+  decodeLegacyFrame,
   FrameReader,
   type QmuxFrame,
   type ResetFrame,
   type StreamFrame,
 } from "./frames.ts";
-import { decodeLegacyFrame } from "./legacy_frames.ts";
 import { RecordWriter } from "./record.ts";
 import type { QmuxStream, SendHalf } from "./stream.ts";
 import {
