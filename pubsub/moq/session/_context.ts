@@ -23,7 +23,7 @@ import type { VersionTraits } from "../wire/versions.ts";
 
 /** The state that all parts of a session share. */
 export interface SessionContext {
-  /** The session, as the writers of served tracks see a subscriber. */
+  /** The session, for the writers of served tracks. */
   readonly session: SubscriberSession;
   /** Resolves when the session is over. */
   readonly closed: Promise<unknown>;

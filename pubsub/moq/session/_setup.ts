@@ -297,9 +297,9 @@ export class PeerSetup {
 }
 
 /**
- * Waits for a setup, but no longer than for the end of the connection plus the rest of that turn of
- * the event loop: a setup that is done by then counts, and an error of the setup says more than the
- * end of the connection.
+ * Waits for a setup until the connection ends, and then for the rest of that turn of the event loop:
+ * a setup that is done by then counts, and an error of the setup says more than the end of the
+ * connection.
  *
  * @throws {ConnectionError} If the connection ends first.
  */

@@ -10,9 +10,9 @@ export type MoqAction = "publish" | "subscribe" | "announce";
  * Yes, no, or yes with conditions.
  *
  * - **`until`:** the end of the grant. Only the granted action ends: a subscription is refused as
- *   `unauthorized`, a fetch breaks off, and announced broadcasts are announced as ended. A
- *   broadcast that the peer announced ends here, and the stream of that announcement is closed as
- *   `bannedPrefix`, since no version can refuse a single path.
+ *   `unauthorized`, a fetch breaks off, and all broadcasts that the peer learned of are announced
+ *   as ended. A broadcast that the peer announced ends here, and the stream of that announcement is
+ *   closed as `bannedPrefix`, since no version can refuse a single path.
  * - **`share`:** the part of a relay's `maxBroadcasts` and `maxTracks` that the session may take
  *   from now on, above 0 and up to 1, in place of the relay's `maxShare`; 1 for another relay. The
  *   share holds until another grant of the session sets a new one.

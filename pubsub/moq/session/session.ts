@@ -104,7 +104,7 @@ export type MoqAuthorize = (
 
 /** Options for {@linkcode MoqSession.open}. */
 export interface MoqSessionOptions {
-  /** The end of the session that this process is. */
+  /** The role of this end. */
   readonly side: "client" | "server";
   /**
    * Accepted versions, the best first.
@@ -186,7 +186,7 @@ export interface MoqSessionOptions {
 export class MoqSession implements AsyncDisposable {
   /** Carries the session. */
   readonly connection: Connection;
-  /** The end of the session that this process is. */
+  /** The role of this end. */
   readonly side: "client" | "server";
   /** Resolves with the close when the session is over; never rejects. */
   readonly closed: Promise<MoqCloseInfo>;

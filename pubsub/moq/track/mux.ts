@@ -307,7 +307,8 @@ export class TrackMux {
    * @param pattern Parts between slashes; `{name}` stands for one part, a last `**` for any number.
    * @param handler Serves the tracks of matching paths.
    * @returns A handle that withdraws the pattern on disposal.
-   * @throws {TypeError} If the pattern is malformed, or the handler is not a handler.
+   * @throws {TypeError} If the pattern is malformed, or the handler is neither a function nor has
+   * `serveTrack()`.
    */
   handle(pattern: string, handler: TrackHandler): Disposable {
     const parts = patternParts(pattern);

@@ -308,8 +308,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     if (sequence < startGroup || sequence > endGroup) group.cancel("outOfRange");
     else this.#queue.put(group);
     this.#waiters.deliver();
-    // A reader that still waits now waits for a missing earlier group, which `shrink()` may give
-    // up.
+    // A reader that is still waiting lacks an earlier group, which `shrink()` may give up.
     if (this.#queue.shrink()) this.#waiters.deliver();
     if (sequence >= endGroup) this.#endAtLast(sequence);
     else if (this.#state === "ending") this.#end.wait(this.#fields);

@@ -5,9 +5,9 @@ import type { MissedGroups } from "../wire/errors.ts";
 import type { SubscribeFields } from "../wire/messages.ts";
 import type { WriteBuffers } from "./write_buffers.ts";
 
-/** The session of a subscriber, as a relay sees the session. */
+/** The members of a subscriber's session that relays read. */
 export interface SubscriberSession {
-  /** The end of the session that this process is. */
+  /** The role of this end. */
   readonly side: "client" | "server";
   /**
    * The part of a relay's places that `authorize` gave to the peer; `undefined` for the relay's

@@ -37,7 +37,7 @@ export interface SubscribeMessage extends SubscribeFields {
 
 /** A response of the publisher, on the stream of a subscription. */
 export type SubscribeResponse =
-  /** SUBSCRIBE_OK; without fields on versions without them. */
+  /** SUBSCRIBE_OK; `fields` is `undefined` on versions without fields. */
   | { readonly type: "ok"; readonly fields: SubscribeFields | undefined }
   /** SUBSCRIBE_START: the first group. */
   | { readonly type: "start"; readonly group: number }
