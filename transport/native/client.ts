@@ -1,6 +1,6 @@
 /**
- * The client half of WebTransport where the platform has one: the global
- * `WebTransport` of browsers, behind the contract of all wires.
+ * The client half of WebTransport on platforms that have one: the global `WebTransport` of
+ * browsers, behind the contract of all connections.
  *
  * @module
  */
@@ -34,13 +34,16 @@ import {
 import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
 import { within } from "../within.ts";
 
-/** The part of the W3C's `WebTransport` that is used; what not every platform has is optional. */
+/**
+ * Members of the W3C's `WebTransport` that a connection uses; members that some platforms lack are
+ * optional.
+ */
 export interface NativeWebTransport {
   readonly ready: Promise<void>;
   readonly closed: Promise<ConnectionCloseInfo>;
   readonly draining?: Promise<void>;
   readonly protocol?: string;
-  /** `reliable-only` where the session runs over TCP. */
+  /** `reliable-only` for a session over TCP. */
   readonly reliability?: string;
   /** Undefined in WebKit on iOS (webkit.org/b/322201). */
   readonly datagrams: {
@@ -62,11 +65,14 @@ interface NativeStreamOptions {
   readonly waitUntilAvailable: boolean;
 }
 
-/** How soon, and how often at least, a stream is asked for again that the browser refused, in milliseconds. */
+/**
+ * First and longest interval between attempts to open a stream that the browser refused, in
+ * milliseconds.
+ */
 const FIRST_RETRY_MS = 2;
 const MAX_RETRY_MS = 64;
 
-/** What the global scope of a platform may have. */
+/** Members that the platform's global scope may have. */
 interface Globals {
   readonly WebTransport?: {
     readonly prototype: object;
@@ -84,23 +90,25 @@ interface Globals {
 /**
  * Opens a WebTransport connection with the platform's own `WebTransport`.
  *
- * - **Protocols:** a platform that cannot offer any gets the first one in the URL's query
- *   (`?protocol=`), and the server is taken to have agreed. The mark of a token in band
- *   (`skein.auth`) stands beside it, as `auth=in-band`.
- * - **Page:** a page that is left closes the connection, so that the server need not time it out;
- *   `closed` rejects, and a client connects anew if the page comes back from the browser's cache.
- * - **Stopping to read:** Firefox 153 does not tell the server that a stream is read no more.
- * - **Datagrams:** none where the platform has none, or reached the server over TCP alone
- *   (`reliability`); `capabilities` says so.
- * - **Failure:** whatever rejects, the platform's own session is closed.
+ * - **Protocols:** a platform that cannot offer protocols sends the first one in the URL's query
+ *   (`?protocol=`), and the connection assumes that the server agreed. The mark of a token in band
+ *   (`skein.auth`) is sent in the same way, as `auth=in-band`.
+ * - **Page:** leaving the page closes the connection, so that the server does not wait for a
+ *   timeout. `closed` rejects, and a client reconnects if the page comes back from the browser's
+ *   cache.
+ * - **Stopping to read:** Firefox 153 does not report to the server that a stream is no longer
+ *   read.
+ * - **Datagrams:** none if the platform has none, or reached the server over TCP only
+ *   (`reliability`); see `capabilities`.
+ * - **Failure:** every rejection also closes the platform's own session.
  *
- * @param url `https:`, without a fragment.
- * @param options See {@linkcode DialWebTransportOptions}.
- * @returns The connection, established.
- * @throws {UnsupportedError} If the platform has none.
- * @throws {TypeError} If headers are given: browsers send none of their own.
- * @throws {ConnectionError} If it cannot be opened; browsers do not tell why.
- * @throws {TimeoutError} If it takes longer than `timeoutMs`.
+ * @param url An `https:` URL without a fragment.
+ * @param options Protocols, certificates and waiting.
+ * @returns The established connection.
+ * @throws {UnsupportedError} If the platform has no `WebTransport`.
+ * @throws {TypeError} If headers are given, which browsers do not allow.
+ * @throws {ConnectionError} If the connection cannot be opened; browsers give no reason.
+ * @throws {TimeoutError} If opening takes longer than `timeoutMs`.
  */
 export async function dialNativeWebTransport(
   url: string | URL,
@@ -124,7 +132,7 @@ export async function dialNativeWebTransport(
   }
   const native = new WebTransport(target.href, { protocols, serverCertificateHashes });
   const failed = `Cannot open WebTransport to ${publicUrl(target)}`;
-  native.closed.catch(() => {}); // It says what `ready` says.
+  native.closed.catch(() => {}); // `ready` reports the same error.
   const ready = native.ready.catch((error) => {
     throw broken(failed, error);
   });
@@ -140,10 +148,10 @@ export async function dialNativeWebTransport(
 }
 
 /**
- * Makes a connection of a platform's `WebTransport`, of either side.
+ * Wraps a platform's `WebTransport`, of either side, as a connection.
  *
- * @param native The platform's.
- * @param capabilities What it can do.
+ * @param native Session of the platform.
+ * @param capabilities Capabilities of the session.
  * @returns The connection.
  */
 export function connectionOf(
@@ -165,7 +173,7 @@ const BROWSER: ConnectionCapabilities = {
   independentStreams: true,
 };
 
-/** A platform's `WebTransport` as a connection: its errors are those of every wire. */
+/** A platform's `WebTransport` as a connection, with the errors of all connections. */
 class NativeConnection implements Connection, MessageCarrier {
   readonly capabilities: ConnectionCapabilities;
   readonly transport = "webtransport";
@@ -183,9 +191,9 @@ class NativeConnection implements Connection, MessageCarrier {
   #inLine = 0;
   #isOver = false;
   #ledger: Ledger | undefined = undefined;
-  /** Whose next bidirectional stream carries messages. */
+  /** End whose next bidirectional stream carries messages. */
   #carrier: StreamSide | undefined = undefined;
-  /** Called once much was used of what the engine does not give back. */
+  /** Called once, when most of the credit is used that the engine does not renew. */
   onWorn: (() => void) | undefined = undefined;
   readonly #wornAt = engineWornAt();
   #used = { bytes: 0, streams: 0 };
@@ -215,7 +223,7 @@ class NativeConnection implements Connection, MessageCarrier {
       (error) => this.#end(() => this.#closing.reject(broken("The connection broke", error))),
     );
     this.draining = native.draining ?? new Promise(() => {});
-    // These end with the connection, and say no more about its end than `closed` does.
+    // These streams end with the connection, and only `closed` reports how.
     const ended = () => this.closed;
     this.incomingBidirectionalStreams = readFrom(
       native.incomingBidirectionalStreams,
@@ -247,7 +255,7 @@ class NativeConnection implements Connection, MessageCarrier {
       }),
       writable: writeTo(datagrams.writable ?? datagrams.createWritable!(), (datagram) => {
         const { byteLength } = datagram;
-        // One that is too large is lost, without a word.
+        // A datagram that is too large is lost silently.
         if (byteLength <= datagrams.maxDatagramSize) this.#ownLedger.sentDatagram(datagram);
         else this.#ownLedger.droppedDatagram(byteLength);
       }),
@@ -307,7 +315,10 @@ class NativeConnection implements Connection, MessageCarrier {
     return this.#ledger ??= new Ledger();
   }
 
-  /** Counts a stream, but the one that carries messages. One that came counts once somebody takes it. */
+  /**
+   * Counts a stream, except the one that carries messages. A stream of the peer counts once a
+   * reader takes it.
+   */
   #account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
     this.#use(0, 1);
     if (direction === "unidirectional" || this.#carrier !== by) {
@@ -338,7 +349,7 @@ class NativeConnection implements Connection, MessageCarrier {
     signal?.throwIfAborted();
     let isWanted = true;
     const open = (): Promise<StreamOf<K>> =>
-      // By default a browser refuses where the peer allows no more for now.
+      // By default, a browser refuses while the peer allows no more streams.
       this.#native[method]({ sendOrder, waitUntilAvailable: true }) as Promise<StreamOf<K>>;
     const opened = this.#openInTurn(open, () => isWanted).then(wrap, (error) => {
       throw broken("Cannot open stream", error);
@@ -348,7 +359,7 @@ class NativeConnection implements Connection, MessageCarrier {
       signal,
       timeoutMs,
       discard(stream) {
-        // One that only writes is its own writable end.
+        // A unidirectional stream is a writable itself.
         const { readable, writable = stream } = stream as Partial<BidirectionalStream>;
         readable?.cancel().catch(() => {});
         (writable as WritableStream).abort().catch(() => {});
@@ -357,8 +368,9 @@ class NativeConnection implements Connection, MessageCarrier {
   }
 
   /**
-   * Chromium refuses all the same, and does not tell when the peer allows more: who was refused
-   * stands in line, and the first one there asks again and again.
+   * Opens a stream, waiting in line after a refusal. Chromium refuses in spite of
+   * `waitUntilAvailable`, and does not report when the peer allows more: the first call in line
+   * retries until a stream opens.
    */
   async #openInTurn<T>(open: () => Promise<T>, isWanted: () => boolean): Promise<T> {
     if (this.#inLine === 0) {
@@ -400,7 +412,9 @@ function broken(message: string, cause: unknown): ConnectionError {
   return new ConnectionError(why ? `${message}: ${why}` : message, { cause });
 }
 
-/** The error of a stream, told by its shape: not every platform has the class at hand. */
+/**
+ * Converts the error of a stream. The shape decides, because not every platform exposes the class.
+ */
 function streamError(error: unknown): unknown {
   const { source, streamErrorCode, name } = Object(error) as {
     source?: string;
@@ -408,7 +422,7 @@ function streamError(error: unknown): unknown {
     name?: string;
   };
   if (source === "session") return broken("The connection is over", error);
-  // Chromium says no more than that at times.
+  // Chromium sometimes gives only this name.
   if (source !== "stream" && name !== "NetworkError") return error;
   const code = streamErrorCode ?? 0;
   return new StreamError(`The peer ended the stream with code ${code}`, {
@@ -418,7 +432,10 @@ function streamError(error: unknown): unknown {
   });
 }
 
-/** The platform takes a code from its own class of errors alone, which has been made in two ways. */
+/**
+ * Converts a reason with a code. The platform reads a code only from its own error class, whose
+ * constructor has had two signatures.
+ */
 function nativeError(reason: unknown): unknown {
   const { streamErrorCode } = Object(reason) as { streamErrorCode?: number };
   const { WebTransportError } = globals();
@@ -428,7 +445,7 @@ function nativeError(reason: unknown): unknown {
   return new WebTransportError("", { streamErrorCode });
 }
 
-/** Counts bytes as they are read. */
+/** Counter of the bytes that are read. */
 type Use = (bytes: number) => void;
 
 function wrap(
@@ -461,7 +478,7 @@ function writeBytes(sink: SendStream, account: StreamAccount | undefined): SendS
   return orderedAs(writeTo(sink, count, new HalfAccount(account)), sink);
 }
 
-/** One direction of a stream, whose end is seen at several places. */
+/** Account of one direction of a stream, whose end is visible at several places. */
 class HalfAccount {
   readonly #account: StreamAccount;
   #isEnded = false;
@@ -483,7 +500,9 @@ class HalfAccount {
   }
 }
 
-/** Reads on demand; `failed` throws what the reader gets, or else the stream just ends. */
+/**
+ * Wraps a stream to read on demand. `failed` throws the reader's error, or the stream ends cleanly.
+ */
 function readFrom<T>(
   source: ReadableStream<T>,
   failed: (error: unknown) => unknown,
@@ -492,7 +511,7 @@ function readFrom<T>(
   use?: Use,
 ): ReadableStream<T> {
   const reader = source.getReader();
-  // The peer may reset a stream that nobody reads.
+  // The peer may reset a stream that is not being read.
   if (half !== undefined) reader.closed.catch((error) => half.ended(streamError(error)));
   const underlying = {
     type: wrap ? undefined : "bytes",
@@ -533,20 +552,20 @@ function writeTo(
   };
   return new WritableStream({
     start(controller) {
-      // The peer may stop reading while nothing is written.
+      // The peer may stop reading between two writes.
       writer.closed.then(() => half?.ended(), (error) => {
         const failure = streamError(error);
         half?.ended(failure);
         controller.error(failure);
       });
-      // An abort waits for the write under way, which may wait for the peer.
+      // An abort waits for the current write, which may wait for the peer.
       controller.signal.addEventListener("abort", () => {
         half?.cut(controller.signal.reason, "reset");
         writer.abort(nativeError(controller.signal.reason)).catch(() => {});
       });
     },
     write(chunk) {
-      count?.(chunk); // Before it may be taken over.
+      count?.(chunk); // The write may take over the buffer.
       return writer.write(chunk).catch(rethrow);
     },
     close: () => writer.close().catch(rethrow),

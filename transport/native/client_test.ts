@@ -16,7 +16,7 @@ Deno.test("isNativeWebTransportAvailable() asks what the platform's WebTransport
       [true, undefined, true],
       [true, true, true],
       [false, true, true],
-      // Deno's own, which never sees a close.
+      // Deno's own implementation, which never reports a close.
       [false, undefined, false],
       [false, false, false],
     ] as const
@@ -144,7 +144,7 @@ Deno.test("NativeConnection aborts a stream that comes after nobody waits for it
   using platform = new NativePlatform();
   const connection = await dialNativeWebTransport(URL_OF_SERVER);
   const { server } = platform.calls[0]!.pair;
-  // The other end takes a hundred streams before one is accepted.
+  // The other end takes a hundred streams before the first accept.
   for (let i = 0; i < 100; i++) {
     await connection.createBidirectionalStream();
     await connection.createUnidirectionalStream();
@@ -221,7 +221,7 @@ const SAFARI = "Mozilla/5.0 (iPhone; CPU iPhone OS 26_4 like Mac OS X) AppleWebK
 const CHROMIUM = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) " +
   "Chrome/140.0.0.0 Safari/537.36";
 
-/** Has the server write so many bytes on a stream, which the client reads. */
+/** The server writes a number of bytes on a stream, and the client reads all of them. */
 async function readFromServer(server: Connection, client: Connection, bytes: number) {
   const writer = (await server.createUnidirectionalStream()).getWriter();
   void writer.write(new Uint8Array(bytes)).then(() => writer.close());
@@ -269,7 +269,7 @@ Deno.test("dialNativeWebTransport() has a connection without datagrams where the
   for (
     const [traits, independentStreams] of [
       [{ datagrams: false }, true],
-      // Over TCP a lost packet holds up all streams.
+      // Over TCP, a lost packet delays all streams.
       [{ reliability: "reliable-only" }, false],
     ] as const
   ) {
@@ -287,7 +287,7 @@ Deno.test("dialNativeWebTransport() has a connection without datagrams where the
     const writer = connection.datagrams.writable.getWriter();
     await assertRejects(() => writer.write(Uint8Array.of(1)), UnsupportedError, "no datagrams");
     await writer.closed.catch(() => {});
-    // Streams are as ever.
+    // Streams work as before.
     const { server } = platform.calls[0]!.pair;
     await (await connection.createUnidirectionalStream()).close();
     const { value } = await server.incomingUnidirectionalStreams.getReader().read();

@@ -4,53 +4,63 @@
  * @module
  */
 
-/** A name of a defect of the runtime's own WebTransport server. */
+/** Name of a defect of the runtime's own WebTransport server. */
 export type NativeServerDefect =
-  /** A stream that is closed sends no end: its reader waits until the session is over. */
+  /** A closed stream sends no end: its reader waits until the session ends. */
   | "no-stream-end"
-  /** A stream that is aborted sends no reset: its reader waits until the session is over. */
+  /** An aborted stream sends no reset: its reader waits until the session ends. */
   | "no-stream-reset"
-  /** A stream that is cancelled sends no STOP_SENDING: its writer goes on. */
+  /** A cancelled stream sends no STOP_SENDING: its writer continues. */
   | "no-stop-sending"
-  /** A stream that is neither read nor written does not notice that the session is over. */
+  /** An idle stream does not notice the end of the session. */
   | "idle-streams-stay"
-  /** Streams go back to the peer only when the runtime collects its garbage. */
+  /** Streams are returned to the peer only at the runtime's garbage collection. */
   | "stream-limit"
-  /** A pending read of incoming unidirectional streams never ends once a stream of HTTP/3 came, such as QPACK's. */
+  /**
+   * A pending read of incoming unidirectional streams never ends after a stream of HTTP/3 itself,
+   * such as QPACK's.
+   */
   | "foreign-stream-stall"
-  /** The close of a peer is noticed as the end of its QUIC connection, without code and reason. */
+  /**
+   * The peer's close is visible only as the end of the QUIC connection, without code and reason.
+   */
   | "close-unseen"
-  /** Code and reason of a close travel in the close of QUIC, which browsers do not show to pages. */
+  /**
+   * Code and reason of a close are sent in the close of QUIC, which browsers do not show to pages.
+   */
   | "close-code-lost"
-  /** The headers of the request are not shown, Origin and offered subprotocols among them. */
+  /** The headers of the request are hidden, including Origin and the offered subprotocols. */
   | "no-request"
-  /** The session is accepted before the application is asked: no status refuses it. */
+  /** The session is accepted before the application decides: no status can refuse the session. */
   | "no-refusal"
-  /** A connection whose request fails, or does not come, leaves two streams in memory until the process ends. */
+  /**
+   * A connection whose request fails or never arrives leaves two streams in memory until the
+   * process ends.
+   */
   | "request-leak"
-  /** One datagram waits for its reader, and the limit cannot be raised. Worked around. */
+  /** Only one datagram waits for its reader, and the limit cannot be raised. Worked around. */
   | "one-datagram"
-  /** An empty datagram ends the process while a read waits. Worked around. */
+  /** An empty datagram during a read ends the process. Worked around. */
   | "empty-datagram-fatal";
 
 /** Facts about a defect. */
 export interface NativeServerDefectFact {
-  /** Its name. */
+  /** Name of the defect. */
   readonly name: NativeServerDefect;
-  /** The public issue about it; `undefined` where none is known. */
+  /** Public issue; `undefined` if none is known. */
   readonly issue: string | undefined;
-  /** True if `acceptNativeWebTransport()` does not have it. */
+  /** True if `acceptNativeWebTransport()` avoids the defect. */
   readonly isWorkedAround?: boolean;
-  /** Tells by a feature of the runtime that it is mended; left out where no feature shows it. */
+  /** Detects a fix by a feature of the runtime; absent if no feature shows a fix. */
   readonly isMended?: () => boolean;
 }
 
-/** One issue covers the ends of streams, and their number. */
+/** One issue covers both the ends of streams and the limit on their number. */
 const STREAMS_ISSUE = "https://github.com/denoland/deno/issues/36822";
 
 /**
- * The defects of Deno 2.9.6. No other place lists them: `defects_test.ts` looks for each one,
- * and fails where the runtime does not have it any more; the conformance suites skip checks by name.
+ * Defects of Deno 2.9.6. This is the only list: `defects_test.ts` looks for each defect and fails
+ * once the runtime does not have it, and the conformance suites skip checks by name.
  */
 export const NATIVE_SERVER_DEFECTS: readonly NativeServerDefectFact[] = [
   { name: "no-stream-end", issue: STREAMS_ISSUE },
@@ -61,7 +71,7 @@ export const NATIVE_SERVER_DEFECTS: readonly NativeServerDefectFact[] = [
   { name: "foreign-stream-stall", issue: undefined },
   { name: "close-unseen", issue: undefined },
   { name: "close-code-lost", issue: undefined },
-  // A runtime that agrees on subprotocols has read the headers of the request.
+  // A runtime that negotiates subprotocols has read the headers of the request.
   { name: "no-request", issue: undefined, isMended: hasProtocol },
   { name: "no-refusal", issue: undefined },
   { name: "request-leak", issue: undefined },
@@ -70,10 +80,10 @@ export const NATIVE_SERVER_DEFECTS: readonly NativeServerDefectFact[] = [
 ];
 
 /**
- * Lists the defects that connections of `acceptNativeWebTransport()` have on this runtime. A defect
- * that a feature disproves is not among them.
+ * Lists the defects of connections from `acceptNativeWebTransport()` on this runtime, without those
+ * that a feature of the runtime disproves.
  *
- * @returns The defects; none if the runtime has no WebTransport at all.
+ * @returns The defects; empty if the runtime has no WebTransport at all.
  *
  * @example Usage
  * ```ts

@@ -11,10 +11,13 @@ import { devCertificate } from "../certificate/dev_certificate.ts";
 import { NATIVE_SERVER_DEFECTS, type NativeServerDefect, nativeServerDefects } from "./defects.ts";
 import { listenWebTransport } from "../h3/server.ts";
 
-/** Time in which a mended runtime does it. A slow machine only takes it for one that is not mended. */
+/**
+ * Time in which a fixed runtime succeeds, in milliseconds. A slow machine at worst looks like one
+ * without the fix.
+ */
 const SOON_MS = 100;
 
-/** Time in which a runtime that is not mended fails, in milliseconds. */
+/** Time after which a runtime without a fix has failed, in milliseconds. */
 const LATEST_MS = 20_000;
 
 const BIDIRECTIONAL = 0x41;
@@ -23,7 +26,7 @@ const QPACK_ENCODER = 0x02;
 const SESSION_ID = 0;
 const CLOSE_CAPSULE = 0x2843;
 
-/** Members of a session of Deno 2.9.6; one more may show the request. */
+/** Members of a session in Deno 2.9.6; a new member may show the request. */
 const MEMBERS: readonly string[] = [
   "anticipatedConcurrentIncomingBidirectionalStreams",
   "anticipatedConcurrentIncomingUnidirectionalStreams",
@@ -45,19 +48,19 @@ const MEMBERS: readonly string[] = [
 
 const certificate = devCertificate({ cacheFolder: null });
 
-/** A session of the runtime, without any workaround, and a peer made of bytes. */
+/** A session of the runtime without workarounds, and a peer that reads and writes bytes. */
 interface Ends {
   readonly native: WebTransport;
   readonly peer: RawPeer;
-  /** The CONNECT stream, at the peer. */
+  /** CONNECT stream, at the peer. */
   readonly request: RawStream;
-  /** The status that the peer got. */
+  /** Status received by the peer. */
   readonly status: number;
-  /** Takes what must not be collected as garbage: that ends a stream, too. */
+  /** Protects an object from garbage collection, which ends a stream, too. */
   keep<T>(item: T): T;
-  /** Another connection of the runtime, which asked for nothing yet. */
+  /** Opens another connection of the runtime, without a request. */
   another(): Promise<{ readonly conn: Deno.QuicConn; readonly peer: RawPeer }>;
-  /** Tells whether a promise settles as soon as that of a mended runtime. */
+  /** Checks that a promise settles as soon as on a fixed runtime. */
   settles(promise: Promise<unknown>): Promise<boolean>;
 }
 
@@ -100,7 +103,7 @@ async function withEnds<T>(body: (ends: Ends) => Promise<T>): Promise<T> {
   }
 }
 
-/** Tells whether a promise settles in time; it may settle later, too. */
+/** Checks that a promise settles in time; otherwise it may still settle later. */
 async function settlesWithin(promise: Promise<unknown>, withinMs: number): Promise<boolean> {
   const { promise: late, resolve } = Promise.withResolvers<false>();
   const timer = setTimeout(resolve, withinMs, false);
@@ -109,7 +112,9 @@ async function settlesWithin(promise: Promise<unknown>, withinMs: number): Promi
   return settled;
 }
 
-/** A stream of the runtime's end that sent a byte, and that the peer has read so far. */
+/**
+ * Opens a stream at the runtime's end, sends a byte, and waits until the peer has read that byte.
+ */
 async function openFrom({ native, peer, keep }: Ends) {
   const writer = keep((await native.createUnidirectionalStream()).getWriter());
   writer.closed.catch(() => {});
@@ -119,7 +124,7 @@ async function openFrom({ native, peer, keep }: Ends) {
   return { writer, receive };
 }
 
-/** Looks for a defect; resolves with whether the runtime has it. */
+/** Probe of each defect; resolves with `true` if the runtime has the defect. */
 const PROBES: Readonly<Record<NativeServerDefect, (ends: Ends) => Promise<boolean>>> = {
   async "no-stream-end"(ends) {
     const { writer, receive } = await openFrom(ends);
@@ -185,11 +190,11 @@ const PROBES: Readonly<Record<NativeServerDefect, (ends: Ends) => Promise<boolea
     return Promise.resolve(members.every((name) => MEMBERS.includes(name)));
   },
   "no-refusal"({ status }) {
-    // Nothing but the upgrade was called, and there is nothing to call before it.
+    // Only the upgrade was called; there is no earlier call to make.
     return Promise.resolve(status === 200);
   },
   async "request-leak"(ends) {
-    // The collector of garbage may hide what is left once, and not five times.
+    // Garbage collection may hide a leak once, but not five times.
     for (let i = 0; i < 5; i++) {
       const own = await leftBy(ends, false);
       if (await leftBy(ends, true) > own) return true;
@@ -198,7 +203,7 @@ const PROBES: Readonly<Record<NativeServerDefect, (ends: Ends) => Promise<boolea
   },
   async "one-datagram"({ native, peer, settles }) {
     for (const i of [1, 2, 3]) await peer.conn.sendDatagram(bytesOf(SESSION_ID, i));
-    await delay(SOON_MS / 2); // They are there now, or lost.
+    await delay(SOON_MS / 2); // By now the datagrams have arrived or are lost.
     const reader = native.datagrams.readable.getReader();
     await reader.read();
     return !await settles(reader.read());
@@ -218,7 +223,7 @@ const PROBES: Readonly<Record<NativeServerDefect, (ends: Ends) => Promise<boolea
   },
 };
 
-/** Number of streams that a request leaves which is none, after its connection. */
+/** Number of streams left by a malformed request after its connection closed. */
 async function leftBy({ another }: Ends, upgrades: boolean): Promise<number> {
   const before = countStreams();
   const { conn, peer } = await another();
@@ -230,12 +235,12 @@ async function leftBy({ another }: Ends, upgrades: boolean): Promise<number> {
   return countStreams() - before;
 }
 
-/** The part of the runtime's internals that lists what it holds; there is no public API. */
+/** The part of the runtime's internals that lists its resources; there is no public API. */
 interface Internals {
   readonly core: { resources(): Record<string, string> };
 }
 
-/** Number of sending streams that the runtime holds. */
+/** Number of sending streams held by the runtime. */
 function countStreams(): number {
   const { internal } = Deno as unknown as { readonly internal: symbol };
   const { core } = (Deno as unknown as Record<symbol, Internals>)[internal]!;
@@ -245,7 +250,7 @@ function countStreams(): number {
 for (const { name, isMended } of NATIVE_SERVER_DEFECTS) {
   Deno.test({
     name: `NATIVE_SERVER_DEFECTS has ${name} for as long as the runtime has it`,
-    sanitizeResources: name !== "request-leak", // A leak is what that one looks for.
+    sanitizeResources: name !== "request-leak", // The probe looks for a leak.
     async fn() {
       const isThere = await withEnds(PROBES[name]);
       if (isMended?.() === true) {
@@ -256,7 +261,7 @@ for (const { name, isMended } of NATIVE_SERVER_DEFECTS) {
   });
 }
 
-/** Has the probes look at Skein's own server, which has none of the defects of streams. */
+/** Runs the probes against Skein's own server, which has none of the defects of streams. */
 async function withOwnEnds<T>(body: (ends: Ends) => Promise<T>): Promise<T> {
   await using listener = listenWebTransport({
     hostname: "127.0.0.1",
@@ -267,9 +272,9 @@ async function withOwnEnds<T>(body: (ends: Ends) => Promise<T>): Promise<T> {
   await peer.control();
   const request = await peer.request();
   const { value } = await listener[Symbol.asyncIterator]().next();
-  const session = value!.accept(); // It ends with its peer.
+  const session = value!.accept(); // The session ends with its peer.
   const status = await request.status();
-  await peer.nextUni(); // The control stream.
+  await peer.nextUni(); // Control stream.
   const native = session as unknown as WebTransport;
   return await body({
     native,

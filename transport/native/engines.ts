@@ -1,39 +1,47 @@
 /**
- * The engines of browsers: the WebTransport that they have, and what is wrong with it.
+ * Known defects of the WebTransport in browser engines.
  *
  * @module
  */
 
 /** A known defect of an engine's WebTransport. */
 export interface EngineDefect {
-  /** Its name. */
+  /** Name of the defect. */
   readonly name: "no-credit" | "no-datagrams" | "two-streams";
-  /** Matches `navigator.userAgent` of the engine; its first group is the version. */
+  /** Pattern for `navigator.userAgent` of the engine; the first group is the version. */
   readonly engine: RegExp;
-  /** The first version without the defect; absent while there is none. */
+  /** First version without the defect; absent while no version has a fix. */
   readonly mendedIn?: number;
-  /** The public report, without `https://`. */
+  /** Public report, without `https://`. */
   readonly bug: string;
-  /** The effect, in words. */
+  /** Effect, in words. */
   readonly effect: string;
   /**
-   * Bytes that came, and streams of both ends, at which a connection is to be replaced because of it;
-   * absent where a connection lasts.
+   * Received bytes, and streams of both ends, after which a connection has to be replaced; absent
+   * for a defect that does not wear connections out.
    */
   readonly wornAt?: { readonly bytes: number; readonly streams: number };
-  /** The uses that take WebSocket first because of it; none where the defect is found by looking. */
+  /**
+   * Uses that try WebSocket first because of the defect; empty for a defect that is detected at run
+   * time.
+   */
   readonly avoidedBy: readonly EngineUse[];
 }
 
-/** A use of WebTransport: sessions of Skein, or Media over QUIC, whose server opens many streams. */
+/**
+ * A use of WebTransport: sessions of Skein, or Media over QUIC, whose servers open many streams.
+ */
 export type EngineUse = "session" | "moq";
 
-/** Also every browser on iOS, and iPadOS that calls itself a Mac: only Chromium says `Chrome/` besides. */
+/**
+ * WebKit, including every browser on iOS, and iPadOS under a Mac's name. Only Chromium adds
+ * `Chrome/` to `AppleWebKit/`.
+ */
 const WEBKIT = /AppleWebKit\/(?!.*Chrom(?:e|ium)\/)/;
 
-/** The defects that are known; a row goes when the versions that have it are no longer in use. */
+/** Known defects; an entry is removed once the affected versions are no longer in use. */
 export const ENGINE_DEFECTS: readonly EngineDefect[] = [
-  // Nor after 7,600 streams does anything come.
+  // Reception also stops after 7,600 streams.
   {
     name: "no-credit",
     engine: WEBKIT,
@@ -42,7 +50,7 @@ export const ENGINE_DEFECTS: readonly EngineDefect[] = [
     wornAt: { bytes: 12 * 1_048_576, streams: 6_000 },
     avoidedBy: ["session", "moq"],
   },
-  // On iOS alone.
+  // Only on iOS.
   {
     name: "no-datagrams",
     engine: WEBKIT,
@@ -61,10 +69,10 @@ export const ENGINE_DEFECTS: readonly EngineDefect[] = [
 ];
 
 /**
- * Finds a defect for which a use takes WebSocket first on this platform.
+ * Finds a defect because of which a use should try WebSocket first on this platform.
  *
- * @param use What the connection is for.
- * @returns The defect in words, with its report; `undefined` where none is known.
+ * @param use Use of the connection.
+ * @returns The defect in words, with its report; `undefined` without a known defect.
  *
  * @example On a server there is none
  * ```ts
@@ -80,9 +88,9 @@ export function engineDefect(use: EngineUse): string | undefined {
 }
 
 /**
- * Tells when a connection of this platform's engine is to be replaced.
+ * Looks up the limits after which a connection of this engine has to be replaced.
  *
- * @returns See {@linkcode EngineDefect.wornAt}; `undefined` where a connection lasts.
+ * @returns Limits as in {@linkcode EngineDefect.wornAt}; `undefined` if connections last.
  */
 export function engineWornAt(): EngineDefect["wornAt"] {
   return defectsHere().find(({ wornAt }) => wornAt)?.wornAt;

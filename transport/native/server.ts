@@ -1,6 +1,6 @@
 /**
- * The runtime's own server side of WebTransport, `Deno.upgradeWebTransport`, behind the contract of all
- * connections.
+ * The runtime's own server side of WebTransport, `Deno.upgradeWebTransport`, behind the contract of
+ * all connections.
  *
  * @module
  */
@@ -23,10 +23,10 @@ import { RequestQueue } from "../h3/request_queue.ts";
 import { connectionOf, type NativeWebTransport } from "./client.ts";
 import { type NativeServerDefect, nativeServerDefects } from "./defects.ts";
 
-/** Datagrams that wait for their reader, the newest ones. */
+/** Newest datagrams that are kept for the reader. */
 const MAX_WAITING_DATAGRAMS = 1_024;
 
-/** Time in which a client has to ask for its session, in milliseconds. */
+/** Time for a client to request a session, in milliseconds. */
 const FIRST_REQUEST_TIMEOUT_MS = 10_000;
 
 const CAPABILITIES: ConnectionCapabilities = {
@@ -37,11 +37,11 @@ const CAPABILITIES: ConnectionCapabilities = {
   independentStreams: true,
 };
 
-/** A session that the runtime accepted. */
+/** A session accepted by the runtime. */
 export interface AcceptedNativeWebTransport {
-  /** The connection, established. Its QUIC connection carries no other session. */
+  /** Established connection. Its QUIC connection carries no other session. */
   readonly connection: Connection;
-  /** The URL of the request. */
+  /** URL of the request. */
   readonly url: string;
   /** Known defects of the connection; see {@linkcode nativeServerDefects}. */
   readonly defects: readonly NativeServerDefect[];
@@ -50,13 +50,13 @@ export interface AcceptedNativeWebTransport {
 /**
  * Accepts a WebTransport session on a QUIC connection with the runtime's own server side.
  *
- * - **Close:** code and reason are those of the QUIC connection. A peer that closes its session is seen
- *   to close with 0, whatever its code was.
- * - **Datagrams:** the newest 1,024 wait for their reader.
+ * - **Close:** code and reason are those of the QUIC connection. A peer that closes only its
+ *   session appears to close with 0, regardless of the real code.
+ * - **Datagrams:** the newest 1,024 are kept for the reader.
  *
- * @param conn A connection of a `Deno.QuicListener`, with the ALPN `h3`; nothing else may use it.
+ * @param conn A connection of a `Deno.QuicListener` with the ALPN `h3`, used by no other code.
  * @returns The session, and its known defects.
- * @throws {UnsupportedError} If the runtime has none; the message names the flag.
+ * @throws {UnsupportedError} If the runtime has no WebTransport; the message names the flag.
  */
 export async function acceptNativeWebTransport(
   conn: Deno.QuicConn,
@@ -75,7 +75,7 @@ export async function acceptNativeWebTransport(
 export interface ListenNativeWebTransportOptions extends QuicListenOptions {
   /**
    * Streams of each kind that a peer may have open on a connection. The runtime counts a stream as
-   * open until it collects its garbage.
+   * open until garbage collection.
    *
    * @default {128}
    */
@@ -83,13 +83,13 @@ export interface ListenNativeWebTransportOptions extends QuicListenOptions {
 }
 
 /**
- * Listens for WebTransport sessions of the runtime's own engine. Iterate over it to get them as
+ * Listener for WebTransport sessions of the runtime's own engine. Iterating yields the sessions as
  * requests.
  *
- * - **Accepted first:** the session is open before its request is yielded. A refusal closes it with
- *   4000 more than the status; headers of the answer are lost.
- * - **No headers:** a request has its URL, and `host` as in the URL.
- * - **Bound:** connections, handshakes, the time to ask for a session, and requests that wait have
+ * - **Accepted first:** the session is open before its request is yielded. A refusal closes the
+ *   session with 4000 plus the status; headers of the answer are lost.
+ * - **No headers:** a request has only its URL, and a `host` header built from the URL.
+ * - **Bound:** connections, handshakes, the time to request a session, and waiting requests have
  *   limits. A connection carries one session.
  */
 export class NativeWebTransportListener
@@ -105,9 +105,9 @@ export class NativeWebTransportListener
   #closing: Promise<void> | undefined = undefined;
 
   /**
-   * Listens; `listenNativeWebTransport()` does.
+   * Starts listening; called by `listenNativeWebTransport()`.
    *
-   * @param options See {@linkcode ListenNativeWebTransportOptions}.
+   * @param options Address, certificate and limits.
    */
   constructor(options: ListenNativeWebTransportOptions) {
     requireUpgrade();
@@ -116,7 +116,7 @@ export class NativeWebTransportListener
     this.#signal = signal;
     this.#acceptor = new QuicAcceptor<ListenedConnection>(options, {
       protocols: ["h3"],
-      // The request itself is one, and so are the control streams.
+      // The request and the control streams count, too.
       maxBidirectionalStreams: maxStreams + 1,
       maxUnidirectionalStreams: maxStreams + 3,
       accept: (conn) => this.#accept(conn),
@@ -142,24 +142,24 @@ export class NativeWebTransportListener
   }
 
   /**
-   * Has new handshakes get another certificate. Sessions stay.
+   * Uses another certificate for new handshakes. Sessions stay.
    *
-   * @param certificate The certificate and its key.
-   * @throws {TypeError} If they make no sense, or the listener is closed.
+   * @param certificate Certificate and key.
+   * @throws {TypeError} If the certificate and key are invalid, or the listener is closed.
    */
   rotate(certificate: Certificate): void {
     this.#acceptor.rotate(certificate);
   }
 
-  /** Takes no new connections, and refuses requests that wait with 503. Sessions stay. */
+  /** Accepts no new connections, and refuses waiting requests with 503. Sessions stay. */
   stop(): void {
     this.#acceptor.stop();
     this.#requests.stop();
   }
 
   /**
-   * Closes every connection, and stops listening. Idempotent. The runtime gives
-   * the port back when it collects its garbage, not at once.
+   * Closes every connection, and stops listening. Idempotent. The runtime frees the port at garbage
+   * collection, not at once.
    */
   close(): Promise<void> {
     return this.#closing ??= this.#close();
@@ -170,7 +170,7 @@ export class NativeWebTransportListener
     return this.close();
   }
 
-  /** Yields requests, until the listener is stopped. */
+  /** Yields requests until the listener is stopped. */
   [Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
     return this.#requests[Symbol.asyncIterator]();
   }
@@ -188,7 +188,7 @@ export class NativeWebTransportListener
       const accepted = await acceptNativeWebTransport(conn);
       this.#requests.push(new NativeRequest(accepted, conn.remoteAddr));
     } catch {
-      // The peer asked for no session, or broke the protocol.
+      // The peer requested no session, or broke the protocol.
       connection.close();
     } finally {
       this.#upgrades.delete(connection);
@@ -206,12 +206,12 @@ export class NativeWebTransportListener
 /**
  * Listens for WebTransport sessions with the runtime's own engine.
  *
- * @param options See {@linkcode ListenNativeWebTransportOptions}.
- * @returns The listener; iterate over it to get the requests.
- * @throws {UnsupportedError} If the runtime has none; the message names the flag.
+ * @param options Address, certificate and limits.
+ * @returns The listener, to iterate over.
+ * @throws {UnsupportedError} If the runtime has no WebTransport; the message names the flag.
  * @throws {Deno.errors.AddrInUse} If the UDP port is taken.
  * @throws {RangeError} If a limit is not a positive integer.
- * @throws {TypeError} If the certificate and its key are not texts of PEM.
+ * @throws {TypeError} If the certificate and key are not PEM texts.
  */
 export function listenNativeWebTransport(
   options: ListenNativeWebTransportOptions,
@@ -224,14 +224,14 @@ function requireUpgrade(): void {
 }
 
 /**
- * Reads datagrams in place of the runtime (`one-datagram`, `empty-datagram-fatal`). The runtime keeps
- * one of them, and an empty one ends the process: a stream of bytes takes no empty chunk, and nothing
- * handles the rejection.
+ * Reads datagrams in place of the runtime (`one-datagram`, `empty-datagram-fatal`). The runtime
+ * keeps only one, and an empty one ends the process: a byte stream rejects empty chunks, and the
+ * runtime does not handle the rejection.
  */
 function takeDatagrams(conn: Deno.QuicConn, ending: Promise<unknown>): ReadableStream<Uint8Array> {
   const arrivals = new Arrivals<Uint8Array>({ capacity: MAX_WAITING_DATAGRAMS });
   const read = conn.readDatagram.bind(conn);
-  // The runtime's own read stays pending until the connection is over.
+  // The runtime's own read stays pending until the connection ends.
   conn.readDatagram = () => ending.then(() => read());
   void deliverDatagrams(read, arrivals);
   return arrivals.readable;
@@ -244,15 +244,15 @@ async function deliverDatagrams(
   try {
     while (true) {
       const datagram = await read();
-      // The id of the one session of a connection is 0, in one byte.
+      // The only session of a connection has the id 0, in one byte.
       if (datagram[0] === 0) arrivals.push(datagram.subarray(1));
     }
   } catch {
-    arrivals.end(); // The connection is over, and says why.
+    arrivals.end(); // The connection ended, as `closed` reports.
   }
 }
 
-/** A QUIC connection of a listener, to its end. */
+/** A QUIC connection of a listener. */
 class ListenedConnection implements AcceptedConnection {
   readonly conn: Deno.QuicConn;
   readonly ending: Promise<QuicEnding>;
@@ -267,7 +267,7 @@ class ListenedConnection implements AcceptedConnection {
   }
 }
 
-/** A session of the runtime, with the close of its QUIC connection read as that of the session. */
+/** A session of the runtime, whose end is that of its QUIC connection. */
 class AcceptedSession implements NativeWebTransport {
   readonly ready: Promise<void>;
   readonly closed: Promise<ConnectionCloseInfo>;
@@ -311,9 +311,9 @@ class AcceptedSession implements NativeWebTransport {
   }
 }
 
-/** Reads the end of a QUIC connection as that of its session. */
+/** Converts the end of a QUIC connection to the end of its session. */
 function sessionEnding({ closeCode, reason }: QuicEnding): ConnectionCloseInfo {
-  // Peers close the connection with it once their session is over. The session's own code is not shown.
+  // Peers close the connection with this code after the session, whose own code is hidden.
   if (closeCode === H3Error.noError) return { closeCode: 0, reason: "" };
   if (closeCode === undefined) throw new ConnectionError(reason);
   if (!isHttp3Code(closeCode)) return { closeCode, reason };
@@ -321,7 +321,7 @@ function sessionEnding({ closeCode, reason }: QuicEnding): ConnectionCloseInfo {
   throw new ConnectionError(`the peer closed with code ${code}${reason && `: ${reason}`}`);
 }
 
-/** A session that the runtime accepted, as a request to the application. */
+/** A session accepted by the runtime, presented to the application as a request. */
 class NativeRequest implements WebTransportRequest {
   readonly url: string;
   readonly headers: Headers;
@@ -351,7 +351,7 @@ class NativeRequest implements WebTransportRequest {
   accept({ protocol = "" }: { readonly protocol?: string } = {}): Connection {
     if (protocol !== "") {
       throw new TypeError(
-        `Cannot accept request: protocol must be left out, which the runtime does not agree on, received "${protocol}"`,
+        `Cannot accept request: protocol must be left out because the runtime negotiates none, received "${protocol}"`,
       );
     }
     this.#answer();

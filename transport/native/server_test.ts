@@ -38,7 +38,7 @@ Deno.test("acceptNativeWebTransport() echoes, and says what it does wrong", asyn
     assertEquals(await stream.read(), Uint8Array.of(7));
   };
   for (let i = 0; i < 99; i++) await open();
-  // Where a newer runtime has mended it, the list of defects has to say so.
+  // If a newer runtime has a fix, the list of defects has to be updated.
   if (defects.includes("stream-limit")) await assertRejects(open, TimeoutError);
   else await open();
   assert(defects.length === 0 || defects.includes("no-stream-end"));

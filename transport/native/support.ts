@@ -1,19 +1,17 @@
 /**
- * Whether the platform has a WebTransport of its own: cheap to ask, before
- * what can use it is loaded.
+ * A check for the platform's own WebTransport that is cheap before the code that uses it is loaded.
  *
  * @module
  */
 
 /**
- * Tells whether the platform has a `WebTransport` that a session can rest on.
+ * Checks whether the platform has a `WebTransport` that can carry a session.
  *
- * It has to tell which protocol was agreed on (`protocol`), or to be that of a
- * page (`isSecureContext`), as W3C has it. One that is neither does not count:
- * such a one is known that never sees the server's close, and stalls after its
- * first hundred streams.
+ * The platform's class has to report the negotiated protocol (`protocol`), or to be that of a page
+ * (`isSecureContext`), as W3C specifies. A class without either is not used: one such
+ * implementation never reports the server's close, and stalls after its first hundred streams.
  *
- * @returns Whether `dialNativeWebTransport` can be used.
+ * @returns `true` if `dialNativeWebTransport` can be used.
  */
 export function isNativeWebTransportAvailable(): boolean {
   const { isSecureContext, WebTransport } = globalThis as {
