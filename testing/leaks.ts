@@ -1,5 +1,5 @@
 /**
- * What a test left behind: sessions, subscriptions, presence, streams, requests.
+ * Assertions about leftovers of a test: sessions, subscriptions, presence, streams, requests.
  *
  * @module
  */
@@ -9,18 +9,18 @@ import { internals, type Session } from "../session/session.ts";
 import { turns } from "./turns.ts";
 import { TestServer } from "./test_server.ts";
 
-/** How long what is about to end may take, in milliseconds. */
+/** Time to wait for cleanup, in milliseconds. */
 const PATIENCE_MS = 500;
 
-// In fake time nothing would ever be late.
+// In fake time, the wait would never end.
 const { setTimeout: startRealTimer, performance: realClock } = globalThis;
 
-/** A session of any contract, as far as leaks go. */
+/** A session of any contract, with the members that the check for leaks needs. */
 export type LeakSession = Pick<Session, "closed" | "connection" | "state">;
 
 /**
- * What can be looked at, with any contract: a server, with sockets or without; a session; two of
- * them; a client.
+ * A subject of the check for leaks, with any contract: a server with or without sockets, a session,
+ * a pair of sessions, or a client.
  */
 export type LeakSubject =
   | Pick<Server, "manager" | "presence" | "topics">
@@ -31,7 +31,7 @@ export type LeakSubject =
 /** Options for {@linkcode assertNoLeaks}. */
 export interface LeakOptions {
   /**
-   * How long what is about to end may take, in milliseconds of the real clock.
+   * Time to wait for cleanup, in milliseconds of the real clock.
    *
    * @default {500}
    */
@@ -39,23 +39,23 @@ export interface LeakOptions {
 }
 
 /**
- * Fails if something is left, and says what.
+ * Throws an error that lists everything left behind.
  *
- * - **A server** has no session, handshake, socket, subscription or user left, and its memory
- *   network no connection and no client. Users within the grace of presence are no leak.
- * - **A session**, or both of a pair, may be open, but has no open stream and no request
- *   without an answer.
+ * - **A server** has no session, handshake, socket, subscription or user left; its memory network
+ *   has no connection and no client. Users within the grace time of presence are not leaks.
+ * - **A session**, or each session of a pair, may be open, but has no open stream and no unanswered
+ *   request.
  * - **A client** is closed.
  *
- * Timers belong to these. What sweeps for handshakes that are late goes on until the server is
- * closed; then there is none.
+ * Timers belong to these objects. The timer that checks for late handshakes runs until the server
+ * is closed.
  *
- * @param subject What to look at.
- * @param options See {@linkcode LeakOptions}.
- * @returns Resolves if nothing is left.
- * @throws {Error} If something is; its message has a line for each.
+ * @param subject Server, session, pair or client to check.
+ * @param options Time to wait for cleanup.
+ * @returns Resolves if there are no leaks.
+ * @throws {Error} If there are leaks; the message has one line for each.
  *
- * @example A request that nobody answers
+ * @example A request without an answer
  * ```ts
  * import { assertNoLeaks, memorySessions } from "@skein/skein/testing";
  * import { assertRejects } from "@std/assert";
@@ -87,14 +87,14 @@ export async function assertNoLeaks(
 }
 
 /**
- * Looks for leaks when it goes out of scope: put it behind what is watched, and
- * before the clients, which are to be gone then.
+ * Checks for leaks at the end of a scope. Declare the watch after its subject, and before the
+ * clients, which are closed by then.
  *
- * @param subject What to look at.
- * @param options See {@linkcode LeakOptions}.
- * @returns Its disposal throws what {@linkcode assertNoLeaks} throws.
+ * @param subject Server, session, pair or client to check.
+ * @param options Time to wait for cleanup.
+ * @returns An object whose disposal throws the error of {@linkcode assertNoLeaks}.
  *
- * @example Everybody left, and nothing of them stayed
+ * @example All clients disconnected without a leak
  * ```ts
  * import { testServer, watchLeaks } from "@skein/skein/testing";
  *
@@ -114,7 +114,7 @@ function leaksOf(subject: LeakSubject): string[] {
   if ("manager" in subject) return leaksOfServer(subject);
   if ("status" in subject) return leaksOfClient(subject);
   const sessions = "connection" in subject ? [subject] : [subject.server, subject.client];
-  // All that there are come from there; the type says less, to let every contract through.
+  // Every session has this class; the declared type is narrower to accept any contract.
   return sessions.flatMap((session) => leaksOfSession(session as Session));
 }
 
@@ -131,14 +131,14 @@ function leaksOfServer(server: Pick<Server, "manager" | "presence" | "topics">):
   });
   const { reserved, sockets } = manager.stats();
   if (reserved > 0) leaks.push(`${some(reserved, "handshake")} under way`);
-  // A session has a socket; what is left over has none any more, or not yet.
+  // Each session has a socket. The others have lost their session, or have none yet.
   const lonely = sockets.open - sessions.length - reserved;
   if (lonely > 0) leaks.push(`${some(lonely, "socket")} without a session`);
   if (sessions.length === 0 && topics.size > 0) {
     leaks.push(`${some(topics.size, "topic")} with subscribers that are no sessions`);
   }
   for (const user of presence.online()) {
-    // Who went is still online within the grace.
+    // A user who disconnected stays online during the grace time.
     if (presence.lastSeenAt(user) !== undefined) continue;
     const places = presence.topicsOf(user);
     const where = places.length === 0 ? "" : `, present in ${places.join(", ")}`;

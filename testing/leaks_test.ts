@@ -8,7 +8,7 @@ import { memorySessions } from "./memory_sessions.ts";
 import { testServer } from "./test_server.ts";
 import { passTime, turns } from "./turns.ts";
 
-/** What is found, without the ids. */
+/** Messages of the leaks found, without ids. */
 async function leaks(find: () => Promise<void>): Promise<string[]> {
   const error = await assertRejects(find, Error);
   return error.message.split("\n").map((line) => line.replace(/session [\w-]{8}/, "session *"));

@@ -1,5 +1,5 @@
 /**
- * Two sessions back to back, in one process.
+ * Pairs of connected sessions in one process.
  *
  * @module
  */
@@ -11,11 +11,11 @@ import { settlesSoon } from "./turns.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
 
 /**
- * Handlers, limits and times of one end.
+ * Handlers, limits and times of one end of {@linkcode memorySessions}.
  *
- * @typeParam V What `authenticate` would return.
+ * @typeParam V Type of the value that `authenticate` would return.
  * @typeParam C The contract.
- * @typeParam S Which end.
+ * @typeParam S Side of the session.
  */
 export type MemoryEndOptions<
   V = unknown,
@@ -26,55 +26,54 @@ export type MemoryEndOptions<
 /**
  * Options for {@linkcode memorySessions}.
  *
- * @typeParam V What `authenticate` would return.
+ * @typeParam V Type of the value that `authenticate` would return.
  * @typeParam C The contract.
  */
 export interface MemorySessionsOptions<V = unknown, C extends AnyContract = AnyContract> {
-  /** The contract of both ends; none by default. An end may have another one of its own. */
+  /** Contract of both ends; none by default. Each end may have another contract. */
   readonly contract?: C;
-  /** The server's end: handlers, limits, times. */
+  /** Handlers, limits and times of the server's end. */
   readonly server?: MemoryEndOptions<V, C, "server">;
-  /** The client's end. */
+  /** Handlers, limits and times of the client's end. */
   readonly client?: MemoryEndOptions<unknown, C, "client">;
-  /** Who the server takes the client for: `value`, `user`, `headers`, `url`, `address`. */
+  /** Identity of the client on the server: `value`, `user`, `headers`, `url`, `address`. */
   readonly identity?: SessionIdentity<V>;
-  /** The wire, and its faults from the start on. */
+  /** Options of the wire, with initial faults. */
   readonly wire?: MemoryPairOptions;
 }
 
 /**
- * What {@linkcode memorySessions} makes.
+ * Pair of sessions made by {@linkcode memorySessions}.
  *
- * @typeParam V What `authenticate` would return.
+ * @typeParam V Type of the value that `authenticate` would return.
  * @typeParam C The contract.
  */
 export interface MemorySessions<V = unknown, C extends AnyContract = AnyContract>
   extends AsyncDisposable {
-  /** The server's end. */
+  /** Session on the server's end. */
   readonly server: Session<V, C, "server">;
-  /** The client's end. */
+  /** Session on the client's end. */
   readonly client: Session<unknown, C, "client">;
-  /** The network between them, and what can go wrong with it. */
+  /** Network between the ends, with faults on demand. */
   readonly link: MemoryLink;
 }
 
 /**
- * Makes two sessions that are each other's peer: the quickest way to run a
- * handler. There are no topics, users or limits between sessions; for those
- * see {@linkcode testServer}.
+ * Creates two sessions that are connected to each other: the quickest way to run a handler. There
+ * are no topics, users, or limits across sessions; {@linkcode testServer} has these.
  *
- * - **Ready:** the server's end at once; the client's a turn later, once the server said hello:
- *   `await pair.client.ready` before it sends. Requests wait by themselves.
- * - **Time:** nothing here waits for a timer: fake time works, and none has to pass.
- * - **Disposal** closes both ends, and cuts the link where a close would wait for it.
+ * - **Ready:** the server's end at once, the client's end a turn later, after the server's hello:
+ *   `await pair.client.ready` before sending. Requests wait without this.
+ * - **Time:** no step waits for a timer, so that fake time works and does not have to pass.
+ * - **Disposal** closes both ends, and cuts the link if a close would wait for the peer.
  *
- * @typeParam V What `authenticate` would return.
+ * @typeParam V Type of the value that `authenticate` would return.
  * @typeParam C The contract.
- * @param options See {@linkcode MemorySessionsOptions}.
+ * @param options Handlers, limits, identity and wire.
  * @returns Both sessions, and the link between them.
  * @throws {RangeError} If a limit, a time or a fault is out of range.
  *
- * @example A handler is asked
+ * @example A request to a handler
  * ```ts
  * import { memorySessions } from "@skein/skein/testing";
  * import { assertEquals } from "@std/assert";
@@ -105,7 +104,7 @@ export function memorySessions<V = unknown, C extends AnyContract = AnyContract>
   options: MemorySessionsOptions<V, C> = {},
 ): MemorySessions<V, C> {
   const { contract, identity, wire } = options;
-  // Made before the wire: what throws leaves nothing behind.
+  // Settings first: if these throw, no wire is left behind.
   const near = sessionSettings<V, C, "server">({ contract, ...options.server, side: "server" });
   const far = sessionSettings<unknown, C, "client">({
     contract,
@@ -121,7 +120,7 @@ export function memorySessions<V = unknown, C extends AnyContract = AnyContract>
     link: pair.link,
     async [Symbol.asyncDispose](): Promise<void> {
       const closing = Promise.all([server.close(), client.close()]);
-      // A peer that is stalled would be waited for, and in fake time for ever.
+      // A close waits for a stalled peer, without end in fake time.
       if (!await settlesSoon(closing)) pair.link.disconnect();
       await closing;
     },

@@ -67,7 +67,7 @@ Deno.test("memorySessions() is over at once in fake time, whatever its link does
     await pair.client.ready;
     if (fault === "stall") {
       pair.link.stall();
-      // More than the wire takes: a close would wait for it.
+      // More bytes than the wire takes, so that a close would wait.
       for (let i = 0; i < 4; i++) pair.server.send("much", "x".repeat(100_000));
       await turns();
     }

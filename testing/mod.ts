@@ -1,15 +1,16 @@
 /**
- * What tests need: sessions, servers and clients in one process, in the time
- * of the test, with faults on demand; an eye on what is left behind; and the
- * suite that every broker passes.
+ * Test kit: sessions, servers and clients in one process, in the time of the test, with faults on
+ * demand; checks for leaks; and the conformance suite for brokers.
  *
- * - {@linkcode memorySessions}: two sessions back to back, to run one handler.
- * - {@linkcode testServer}: a whole server without sockets, with clients that come back.
- * - {@linkcode memoryPair}: two connections, and the link with its faults.
- * - {@linkcode receive}, {@linkcode nextEvent}, {@linkcode turns}, {@linkcode passTime}: waiting without sleeping.
- * - {@linkcode assertNoLeaks}, {@linkcode watchLeaks}: sessions, subscriptions, presence, streams.
+ * - {@linkcode memorySessions}: two connected sessions, to run one handler.
+ * - {@linkcode testServer}: a whole server without sockets, with clients that reconnect.
+ * - {@linkcode memoryPair}: two connections, and the link between them with faults.
+ * - {@linkcode receive}, {@linkcode nextEvent}, {@linkcode turns}, {@linkcode passTime}: waiting
+ *   without sleeping.
+ * - {@linkcode assertNoLeaks}, {@linkcode watchLeaks}: checks for leftover sessions, subscriptions,
+ *   presence and streams.
  *
- * @example A handler, in fake time, over a slow line
+ * @example A handler in fake time, over a slow line
  * ```ts
  * import { memorySessions, passTime, receiveOne } from "@skein/skein/testing";
  * import { assertEquals } from "@std/assert";

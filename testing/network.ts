@@ -1,6 +1,5 @@
 /**
- * The network in front of a memory server: all links together, and what can go
- * wrong with them.
+ * The network in front of a memory server: all links, with faults on demand.
  *
  * @module
  */
@@ -17,10 +16,10 @@ import {
 } from "../transport/memory/memory.ts";
 
 /**
- * The network of a {@linkcode TestServer}. What is done to it is done to every
- * connection that there is; `setFaults` and `down` concern those to come, too.
+ * Network of a {@linkcode TestServer}. Each method applies to all open connections; `setFaults` and
+ * `down` also apply to later ones.
  *
- * @example A server that cannot be reached for a while
+ * @example A server that is unreachable for a while
  * ```ts
  * import { passTime, testServer, turns } from "@skein/skein/testing";
  * import { assertEquals } from "@std/assert";
@@ -41,35 +40,35 @@ import {
  * ```
  */
 export class TestNetwork implements MemoryLink {
-  // Left by each connection when it closes.
+  // Each connection is removed when it closes.
   readonly #pairs = new Set<MemoryPair>();
   readonly #links = new WeakMap<Connection, MemoryLink>();
   readonly #faults: { faults: MemoryFaults; direction: MemoryDirection | undefined }[] = [];
   #isDown = false;
 
-  /** How many connections are open. */
+  /** Number of open connections. */
   get size(): number {
     return this.#pairs.size;
   }
 
-  /** Whether the server cannot be reached. */
+  /** True while the server is unreachable. */
   get isDown(): boolean {
     return this.#isDown;
   }
 
-  /** The open connections, both ends of each. */
+  /** Open connections, with both ends of each. */
   get pairs(): readonly MemoryPair[] {
     return [...this.#pairs];
   }
 
   /**
-   * The link of one connection, to break that one alone.
+   * Finds the link of one connection, to break only that connection.
    *
-   * @param end A session of either side, or a client that is connected.
-   * @returns Its link.
-   * @throws {TypeError} If it is not, and was not, connected over this network.
+   * @param end A session of either side, or a connected client.
+   * @returns The link of the connection.
+   * @throws {TypeError} If the end was never connected over this network.
    *
-   * @example One of two is cut off
+   * @example Breaking one of two connections
    * ```ts
    * import { testServer } from "@skein/skein/testing";
    * import { assertEquals } from "@std/assert";
@@ -93,7 +92,7 @@ export class TestNetwork implements MemoryLink {
     throw new TypeError("Cannot find link: the session must be of this server, received another");
   }
 
-  /** Makes a connection; see {@linkcode TestServer.dial}. */
+  /** Creates a connection for {@linkcode TestServer.dial}. */
   connect(options: MemoryPairOptions): MemoryPair {
     this.checkUp();
     const pair = memoryPair(options);
@@ -105,15 +104,15 @@ export class TestNetwork implements MemoryLink {
     return pair;
   }
 
-  /** Throws while the server cannot be reached. */
+  /** Throws while the server is unreachable. */
   checkUp(): void {
     if (this.#isDown) throw new ConnectionError("Cannot connect: the network is down");
   }
 
   /**
-   * Cuts every connection, and lets nobody connect until {@linkcode TestNetwork.up}.
+   * Cuts every connection, and keeps clients from connecting until {@linkcode TestNetwork.up}.
    *
-   * @param options Whether the ends are told.
+   * @param options Whether to notify the ends.
    */
   down(options: DisconnectOptions = {}): void {
     this.#isDown = true;
@@ -125,28 +124,28 @@ export class TestNetwork implements MemoryLink {
     this.#isDown = false;
   }
 
-  /** See {@linkcode MemoryLink}; connections to come have these faults too. */
+  /** Sets faults, as {@linkcode MemoryLink} does, also for later connections. */
   setFaults(faults: MemoryFaults, direction?: MemoryDirection): void {
     for (const { link } of this.#pairs) link.setFaults(faults, direction);
     this.#faults.push({ faults, direction });
   }
 
-  /** See {@linkcode MemoryLink}. */
+  /** Stalls every link; see {@linkcode MemoryLink.stall}. */
   stall(direction?: MemoryDirection): void {
     for (const { link } of this.#pairs) link.stall(direction);
   }
 
-  /** See {@linkcode MemoryLink}. */
+  /** Resumes every link; see {@linkcode MemoryLink.resume}. */
   resume(direction?: MemoryDirection): void {
     for (const { link } of this.#pairs) link.resume(direction);
   }
 
-  /** See {@linkcode MemoryLink}: breaks every connection, and clients may come back. */
+  /** Breaks every connection; clients may reconnect. See {@linkcode MemoryLink.disconnect}. */
   disconnect(options: DisconnectOptions = {}): void {
     for (const { link } of [...this.#pairs]) link.disconnect(options);
   }
 
-  /** See {@linkcode MemoryLink}. */
+  /** Drains every link; see {@linkcode MemoryLink.drain}. */
   drain(direction?: MemoryDirection): void {
     for (const { link } of this.#pairs) link.drain(direction);
   }

@@ -1,23 +1,24 @@
 /**
- * Waiting for what comes, with an end, and an error that says what came instead.
+ * Waiting for messages and events with a deadline, and errors that list the messages received so
+ * far.
  *
  * @module
  */
 import { SessionClosedError, TimeoutError } from "../errors.ts";
 import type { SessionEventMap, SessionEvents } from "../session/events.ts";
 
-/** How long is waited for what does not come, in milliseconds. */
+/** Time to wait for a message or event, in milliseconds. */
 const PATIENCE_MS = 5_000;
 
-// A test that fakes the time must not wait for ever for what it forgot to bring about.
+// Real timers, so that a test in fake time does not wait without end.
 const { setTimeout: startRealTimer, clearTimeout: stopRealTimer } = globalThis;
 
 /** Options for {@linkcode receive} and {@linkcode nextEvent}. */
 export interface ReceiveOptions {
-  /** Gives up. */
+  /** Cancels the wait. */
   readonly signal?: AbortSignal;
   /**
-   * Gives up after so many milliseconds, by the real clock: fake time does not count.
+   * Timeout in milliseconds of the real clock; fake time does not count.
    *
    * @default {5000}
    */
@@ -25,24 +26,24 @@ export interface ReceiveOptions {
 }
 
 /**
- * Reads the next messages of a session, a client or a subscription; or the next
- * items of anything else that is iterated, such as `session.incomingStreams()`
- * or `client.status`.
+ * Reads the next messages of a session, client or subscription, or the next items of any other
+ * iterable, such as `session.incomingStreams()` or `client.status`.
  *
- * - **In time:** what does not come fails the test with what did come, in real
- *   time, so also in a test whose own time stands still.
- * - **Afterwards** what was not read waits for the next `receive`. After a
- *   failure the source cannot be read any more.
+ * - **In time:** missing messages fail the test with an error that lists the received ones. The
+ *   deadline is in real time, even in a test with fake time.
+ * - **Afterwards**, unread messages wait for the next `receive`. After a failure, the source cannot
+ *   be read any more.
  *
- * @typeParam T What comes.
- * @param source What messages come from.
- * @param count How many.
- * @param options See {@linkcode ReceiveOptions}.
+ * @typeParam T Type of the messages or items.
+ * @param source Session, client, subscription or other iterable.
+ * @param count Number of messages.
+ * @param options Deadline and signal.
  * @returns The messages, in order.
- * @throws {TimeoutError} If fewer came in time; it says how many, and which.
- * @throws {SessionClosedError} If the source ended before; it says the same.
+ * @throws {TimeoutError} If fewer messages arrived in time; the message has their number and
+ * content.
+ * @throws {SessionClosedError} If the source ended first; the message has the same information.
  *
- * @example A broadcast reaches everybody
+ * @example A broadcast to all sessions
  * ```ts
  * import { receive, testServer } from "@skein/skein/testing";
  * import { assertEquals } from "@std/assert";
@@ -82,12 +83,12 @@ export async function receive<T>(
 /**
  * Reads the next message; see {@linkcode receive}.
  *
- * @typeParam T What comes.
- * @param source What messages come from.
- * @param options See {@linkcode ReceiveOptions}.
+ * @typeParam T Type of the messages or items.
+ * @param source Session, client, subscription or other iterable.
+ * @param options Deadline and signal.
  * @returns The message.
- * @throws {TimeoutError} If none came in time.
- * @throws {SessionClosedError} If the source ended before.
+ * @throws {TimeoutError} If no message arrived in time.
+ * @throws {SessionClosedError} If the source ended first.
  *
  * @example Usage
  * ```ts
@@ -111,12 +112,12 @@ export async function receiveOne<T>(
 /**
  * Waits for the next event of a session.
  *
- * @typeParam K The event's name.
+ * @typeParam K Name of the event.
  * @param source `session.events`.
- * @param type The event's name.
- * @param options See {@linkcode ReceiveOptions}.
+ * @param type Name of the event.
+ * @param options Deadline and signal.
  * @returns The event.
- * @throws {TimeoutError} If it did not come in time.
+ * @throws {TimeoutError} If the event did not arrive in time.
  */
 export function nextEvent<K extends keyof SessionEventMap>(
   source: SessionEvents,
@@ -126,11 +127,11 @@ export function nextEvent<K extends keyof SessionEventMap>(
 /**
  * Waits for the next event of any `EventTarget`.
  *
- * @param source What events come from.
- * @param type The event's name.
- * @param options See {@linkcode ReceiveOptions}.
+ * @param source Target of the events.
+ * @param type Name of the event.
+ * @param options Deadline and signal.
  * @returns The event.
- * @throws {TimeoutError} If it did not come in time.
+ * @throws {TimeoutError} If the event did not arrive in time.
  *
  * @example Usage
  * ```ts
@@ -148,7 +149,7 @@ export function nextEvent(
   type: string,
   options?: ReceiveOptions,
 ): Promise<Event>;
-/** The same for both. */
+/** Implementation of both overloads. */
 export async function nextEvent(
   source: EventTarget | SessionEvents,
   type: string,
@@ -194,7 +195,7 @@ function ended(source: unknown, soFar: string): SessionClosedError {
   });
 }
 
-/** Topics and data of messages, or the items as they are; cut where they are long. */
+/** Formats topics and data of messages, or other items unchanged; long texts are cut. */
 function list(items: readonly unknown[]): string {
   if (items.length === 0) return "";
   const texts = items.map((item) => {

@@ -1,5 +1,5 @@
 /**
- * A server without sockets: everything of a server but the network.
+ * A server without sockets: every part of a server except the network.
  *
  * @module
  */
@@ -19,22 +19,22 @@ import { settlesSoon } from "./turns.ts";
 import { TestNetwork } from "./network.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
 
-/** Where a {@linkcode TestServer} is, for those who look at the URL. */
+/** Origin of a {@linkcode TestServer}, for code that reads the URL. */
 const ORIGIN = "http://localhost";
 
 /**
- * Options for {@linkcode testServer}: those of a server, but for what upgrades sockets.
+ * Options for {@linkcode testServer}: those of a server, without the engine for WebSockets.
  *
- * @typeParam V What `authenticate` returns.
+ * @typeParam V Type of the value that `authenticate` returns.
  * @typeParam C The contract.
  */
 export interface TestServerOptions<V = unknown, C extends AnyContract = AnyContract>
   extends Omit<ServerOptions<V, C>, "webSocketEngine"> {
-  /** The wire of Skein's clients. Plain ones have frames alone, as a WebSocket has. */
+  /** Wire of Skein's clients. Plain clients have only frames, as on a WebSocket. */
   readonly wire?: Omit<MemoryPairOptions, "frames" | "protocol">;
 }
 
-/** How a client of a {@linkcode TestServer} asks for its session. */
+/** Request of a client to a {@linkcode TestServer}. */
 export interface TestRequestOptions {
   /**
    * Path and query.
@@ -44,12 +44,12 @@ export interface TestRequestOptions {
   readonly path?: string;
   /** Request headers, such as `authorization`, `cookie` or `origin`; none by default. */
   readonly headers?: HeadersInit;
-  /** The client's network address, which limits count; not known by default. */
+  /** Network address of the client, for limits by address; unknown by default. */
   readonly address?: string;
 }
 
 /**
- * Options for {@linkcode TestServer.dial}: those of `dial()`, and what the server is to see.
+ * Options for {@linkcode TestServer.dial}: those of `dial()`, and the client's request.
  *
  * @typeParam C The contract.
  */
@@ -57,29 +57,32 @@ export interface TestDialOptions<C extends AnyContract = AnyContract>
   extends
     TestRequestOptions,
     Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "services" | "turn" | "heartbeat"> {
-  /** Sent in band before anything else, for a server with `acceptsTokenInBand`; none by default. */
+  /**
+   * Token to send in band before any message, for a server with `acceptsTokenInBand`; none by
+   * default.
+   */
   readonly token?: string;
   /**
-   * Subprotocols to offer. None makes a plain WebSocket, as any page has; `qmux-02` a session of
-   * streams and datagrams alone.
+   * Subprotocols to offer. Without any, the client is a plain WebSocket, as in any page; with
+   * `qmux-02`, the session has only streams and datagrams.
    *
    * @default {["skein.1"]}
    */
   readonly protocols?: readonly string[];
   /**
-   * How long connecting may take, in milliseconds.
+   * Timeout for connecting, in milliseconds.
    *
    * @default {10000}
    */
   readonly connectTimeoutMs?: number;
-  /** Gives up connecting. */
+  /** Cancels connecting. */
   readonly signal?: AbortSignal;
-  /** Watches the session from outside; nobody by default. */
+  /** Instrumentation of the session; none by default. */
   readonly instrumentation?: Instrumentation;
 }
 
 /**
- * Options for {@linkcode TestServer.connect}: those of `connect()`, and what the server is to see.
+ * Options for {@linkcode TestServer.connect}: those of `connect()`, and the client's request.
  *
  * @typeParam C The contract.
  */
@@ -87,25 +90,25 @@ export interface TestConnectOptions<C extends AnyContract = AnyContract>
   extends Omit<TestRequestOptions, "headers">, ClientOptions<C> {}
 
 /**
- * A server that is reached over memory. Everything else is the server itself:
- * admission, authentication, limits, topics, rooms, presence.
+ * A server over memory. All other parts are those of a real server: admission, authentication,
+ * limits, topics, rooms, presence.
  *
- * @typeParam V What `authenticate` returns.
+ * @typeParam V Type of the value that `authenticate` returns.
  * @typeParam C The contract.
  */
 export class TestServer<V = unknown, C extends AnyContract = AnyContract> extends Server<V, C> {
-  /** The network before it: faults on demand. */
+  /** Network in front of the server, with faults on demand. */
   readonly network: TestNetwork;
-  /** Clients that were made by `connect` and are not closed. */
+  /** Clients created by `connect` that are not closed. */
   readonly clients: ReadonlySet<Client<C>>;
 
   readonly #accepted: WeakMap<Response, MemoryPair>;
   readonly #clients: Set<Client<C>>;
 
   /**
-   * Creates a server; {@linkcode testServer} does.
+   * Creates a server; called by {@linkcode testServer}.
    *
-   * @param options See {@linkcode TestServerOptions}.
+   * @param options Options of the server and the wire.
    */
   constructor(options: TestServerOptions<V, C> = {}) {
     const { wire = {}, ...rest } = options;
@@ -119,12 +122,12 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
   }
 
   /**
-   * Opens one session with this server, as `dial()` does. The server's own end
-   * is in `manager`, or in what `onOpen` gets.
+   * Opens one session with this server, as `dial()` does. The server's end is in `manager`, and is
+   * passed to `onOpen`.
    *
-   * @param options See {@linkcode TestDialOptions}.
-   * @returns The client's session, established.
-   * @throws {SessionClosedError} If the server refused it; `info` has code and reason.
+   * @param options Options of the session, and the client's request.
+   * @returns The established session of the client.
+   * @throws {SessionClosedError} If the server refused the session; `info` has code and reason.
    * @throws {ConnectionError} If the network is down.
    */
   async dial(options: TestDialOptions<C> = {}): Promise<Session<unknown, C, "client">> {
@@ -145,13 +148,13 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
   }
 
   /**
-   * Opens a connection with this server, and no session on it: to speak the wire by hand.
+   * Opens a connection with this server without a session, to write frames by hand.
    *
-   * @param options What the server is to see, and the subprotocols to offer, `skein.1` by default.
-   * @returns The client's end; a refusal of a `skein.1` client is a close.
+   * @param options Request of the client, with `skein.1` as the default subprotocol.
+   * @returns The client's end; the refusal of a `skein.1` client arrives as a close.
    * @throws {ConnectionError} If the network is down, or a plain client was refused.
    *
-   * @example A page that sends nonsense
+   * @example A page that sends invalid messages
    * ```ts
    * import { testServer } from "@skein/skein/testing";
    * import { assertEquals } from "@std/assert";
@@ -175,13 +178,13 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
   }
 
   /**
-   * Connects a client that comes back by itself, as `connect()` does. Its delays
-   * have no jitter, unless `backoff.random` says so: fake time ticks them away.
+   * Connects a client that reconnects by itself, as `connect()` does. The delays have no jitter
+   * without a `backoff.random`, so that fake time can skip them.
    *
-   * @param options See {@linkcode TestConnectOptions}.
+   * @param options Options of the client, and its request.
    * @returns The client, which connects in the background.
    *
-   * @example It comes back and is subscribed again
+   * @example Reconnecting and subscribing again
    * ```ts
    * import { passTime, receiveOne, testServer } from "@skein/skein/testing";
    * import { assertEquals } from "@std/assert";
@@ -209,7 +212,7 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
     return client;
   }
 
-  /** Closes the server, and cuts what a close would wait for; called by `await using`. */
+  /** Closes the server, and cuts connections whose close would wait; called by `await using`. */
   override async [Symbol.asyncDispose](): Promise<void> {
     const closing = this.close();
     if (!await settlesSoon(closing)) this.network.disconnect();
@@ -236,19 +239,20 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
 }
 
 /**
- * Makes a server for tests: a real one, without sockets.
+ * Creates a real server for tests, without sockets.
  *
- * - **Whole:** requests pass path, origin, limits and `authenticate`; then there
- *   are `topics`, `presence`, `rooms` and `manager` as ever.
- * - **Time:** its own timers are those of sessions, so fake time drives it.
- * - **Disposal** leaves nothing; see {@linkcode assertNoLeaks} for what a test left in it.
+ * - **Whole:** requests pass path, origin, limits and `authenticate`; `topics`, `presence`, `rooms`
+ *   and `manager` work as usual.
+ * - **Time:** all timers are those of sessions, so that fake time drives the server.
+ * - **Disposal** cleans up completely; {@linkcode assertNoLeaks} finds the leftovers of a test
+ *   before that.
  *
- * @typeParam V What `authenticate` returns.
+ * @typeParam V Type of the value that `authenticate` returns.
  * @typeParam C The contract.
- * @param options See {@linkcode TestServerOptions}.
- * @returns The server; `dial()` and `connect()` are methods of it.
+ * @param options Options of the server and the wire.
+ * @returns The server, whose methods `dial()` and `connect()` create clients.
  *
- * @example Who may come in
+ * @example Authentication
  * ```ts
  * import { SessionClosedError } from "@skein/skein";
  * import { testServer } from "@skein/skein/testing";
@@ -270,7 +274,10 @@ export function testServer<V = unknown, C extends AnyContract = AnyContract>(
   return new TestServer(options);
 }
 
-/** Upgrades a request to one end of a memory pair; the other end is found by the response. */
+/**
+ * Creates an engine that upgrades a request to one end of a memory pair. The response leads to the
+ * other end.
+ */
 function memoryEngine(
   network: TestNetwork,
   accepted: WeakMap<Response, MemoryPair>,
@@ -288,7 +295,9 @@ function memoryEngine(
   };
 }
 
-/** What the client of each subprotocol has: messages, streams and datagrams, or not all of them. */
+/**
+ * Options of the wire for a subprotocol: messages, streams and datagrams, or only some of these.
+ */
 function wireOf(protocol: string): MemoryPairOptions {
   if (protocol === "") return { protocol, streams: false, datagrams: false };
   const { protocol: inner } = parseQmuxProtocol(protocol) ?? { protocol };

@@ -12,7 +12,7 @@ import { receive, receiveOne } from "./receive.ts";
 import { type TestDialOptions, testServer } from "./test_server.ts";
 import { passTime, turns } from "./turns.ts";
 
-/** The close code of a session that is refused. */
+/** Close code of a refused session. */
 async function refusal(dialing: Promise<unknown>): Promise<number | undefined> {
   const error = await assertRejects(() => dialing, SessionClosedError);
   return error.info?.code;
@@ -70,7 +70,7 @@ Deno.test("TestServer.dial() is a plain page without protocols", async () => {
   page.send("say", "hello");
   assertEquals((await receiveOne(page)).data, "hello");
   assertEquals([page.protocol, page.connection.capabilities.streams], ["", false]);
-  // It sees the status, as no browser does.
+  // The error contains the status, which browsers do not show.
   const error = await assertRejects(() => server.dial({ protocols: [] }), SessionClosedError);
   assertEquals((error.cause as ConnectionError).status, 401);
 });
@@ -233,7 +233,7 @@ Deno.test("TestServer keeps in no session the token that it was reached by", asy
     authenticate: ({ token }) => void seen.push(token),
     onOpen: (session) => void urls.push(session.url),
   });
-  // What is spelled otherwise is no token: it would stay in the session's URL.
+  // Another spelling of the parameter is not a token; its value would stay in the session's URL.
   for (const path of ["/?token=a%20b&x=1", "/?%74oken=s3cret&atoken=1", "/?x=1&token="]) {
     await using _session = await server.dial({ path });
   }

@@ -1,21 +1,22 @@
 /**
- * Turns of the event loop, which pass in fake time too.
+ * Turns of the event loop, which also pass in fake time.
  *
  * @module
  */
 import { platformSchedule } from "../session/queue/schedule.ts";
 
-/** As many turns as what is under way needs: an envelope there, its handler, and the answer back. */
+/** Turns for a full exchange: an envelope, its handler, and the answer. */
 const TURNS = 10;
 
 /**
- * Lets the event loop turn: what was sent over memory has arrived by then, was handled, and the
- * answer is back, unless a delay or a handler of its own takes time. Fake time does not stop it.
+ * Waits for some turns of the event loop. By then, messages sent over memory have arrived and were
+ * handled, and answers are back, except where a fault or a handler adds a delay. Works in fake
+ * time.
  *
- * @param count How many turns; 10 if left out.
- * @returns Resolves after them.
+ * @param count Number of turns; 10 by default.
+ * @returns Resolves after these turns.
  *
- * @example Nothing came
+ * @example No message arrived
  * ```ts
  * import { memorySessions, turns } from "@skein/skein/testing";
  * import { assertEquals } from "@std/assert";
@@ -31,34 +32,33 @@ export async function turns(count: number = TURNS): Promise<void> {
 }
 
 /**
- * Waits for what needs no time, but not for ever.
+ * Waits for a promise that needs no time, with a bound.
  *
- * @param promise What to wait for; its rejection is the caller's.
- * @returns False if it is not settled after some turns.
+ * @param promise Promise to wait for; the caller handles its rejection.
+ * @returns `false` if the promise is still pending after some turns.
  */
 export async function settlesSoon(promise: Promise<unknown>): Promise<boolean> {
   return await Promise.race([promise.then(() => true, () => true), turns().then(() => false)]);
 }
 
-/** In how many steps time passes at most. */
+/** Most steps in which time passes. */
 const STEPS = 100;
 
-/** Time that a test moves: `FakeTime` of `@std/testing/time`, or what is like it. */
+/** Time controlled by a test: `FakeTime` of `@std/testing/time`, or a similar class. */
 export interface TickingTime {
-  /** Moves it by some milliseconds. */
+  /** Moves time forward by a number of milliseconds. */
   tickAsync(ms: number): Promise<unknown>;
 }
 
 /**
- * Lets fake time pass in small steps, and everything happen in between: what is
- * sent, what answers it, and what waits for that. One large tick would run the
- * timers that there are, and none that come of them.
+ * Moves fake time forward in small steps, so that messages, answers and later timers can follow in
+ * between. One large tick would run only the timers that exist at its start.
  *
- * @param time The test's time.
- * @param ms How long, in milliseconds.
+ * @param time Time of the test.
+ * @param ms Time to pass, in milliseconds.
  * @returns Resolves when the time has passed.
  *
- * @example There and back over a line of 50 ms
+ * @example A round trip over a line of 50 ms
  * ```ts
  * import { memorySessions, passTime } from "@skein/skein/testing";
  * import { assertEquals } from "@std/assert";
