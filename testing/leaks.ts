@@ -1,8 +1,4 @@
-/**
- * Assertions about leftovers of a test: sessions, subscriptions, presence, streams, requests.
- *
- * @module
- */
+/** Assertions about leftovers of a test: sessions, subscriptions, presence, streams, requests. */
 import type { Server } from "../server.ts";
 import type { Client } from "../client/client.ts";
 import { internals, type Session } from "../session/session.ts";

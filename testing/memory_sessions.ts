@@ -1,8 +1,4 @@
-/**
- * Pairs of connected sessions in one process.
- *
- * @module
- */
+/** Pairs of connected sessions in one process. */
 import type { AnyContract, Side } from "../session/contract.ts";
 import { Session } from "../session/session.ts";
 import type { SessionIdentity } from "../session/session.ts";

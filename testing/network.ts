@@ -1,8 +1,4 @@
-/**
- * The network in front of a memory server: all links, with faults on demand.
- *
- * @module
- */
+/** The network in front of a memory server: all links, with faults on demand. */
 import { ConnectionError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import {

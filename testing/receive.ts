@@ -1,9 +1,4 @@
-/**
- * Waiting for messages and events with a deadline, and errors that list the messages received so
- * far.
- *
- * @module
- */
+/** Waiting for messages and events with a deadline, with errors that list received messages. */
 import { SessionClosedError, TimeoutError } from "../errors.ts";
 import type { SessionEventMap, SessionEvents } from "../session/events.ts";
 

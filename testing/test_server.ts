@@ -1,8 +1,4 @@
-/**
- * A server without sockets: every part of a server except the network.
- *
- * @module
- */
+/** A server without sockets: every part of a server except the network. */
 import { ConnectionError } from "../errors.ts";
 import { Server, type ServerOptions } from "../server.ts";
 import { Client } from "../client/client.ts";

@@ -1,8 +1,4 @@
-/**
- * Turns of the event loop, which also pass in fake time.
- *
- * @module
- */
+/** Turns of the event loop, which also pass in fake time. */
 import { platformSchedule } from "../session/queue/schedule.ts";
 
 /** Turns for a full exchange: an envelope, its handler, and the answer. */

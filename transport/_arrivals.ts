@@ -1,8 +1,4 @@
-/**
- * A bounded queue of items from the wire, read as a stream.
- *
- * @module
- */
+/** A bounded queue of items from the wire, read as a stream. */
 
 /** Options for {@linkcode Arrivals}. */
 export interface ArrivalsOptions<T> {

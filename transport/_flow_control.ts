@@ -1,9 +1,4 @@
-/**
- * Credit of one kind: the bytes or streams that each end may still send. A session over HTTP/3 has
- * three kinds for each direction (draft-ietf-webtrans-http3, section 5.6), and so has QMux.
- *
- * @module
- */
+/** Credit of one kind: the bytes or streams that each end may still send. */
 import { TimeoutError } from "../errors.ts";
 import type { CreditState, OpenStreamOptions } from "./connection.ts";
 import { startTimer } from "./within.ts";
@@ -309,7 +304,10 @@ export class ReceiveCredit {
   }
 }
 
-/** Credit of one kind in both directions. */
+/**
+ * Credit of one kind in both directions. A session over HTTP/3 has three kinds
+ * (draft-ietf-webtrans-http3, section 5.6), and so has QMux.
+ */
 export interface CreditPair {
   /** Credit of this end. */
   readonly send: SendCredit;

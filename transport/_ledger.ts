@@ -1,8 +1,4 @@
-/**
- * Counters and events of the streams and datagrams of a connection.
- *
- * @module
- */
+/** Counters and events of the streams and datagrams of a connection. */
 import { StreamError } from "../errors.ts";
 import type {
   ConnectionCounters,

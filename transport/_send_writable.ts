@@ -1,8 +1,4 @@
-/**
- * Web streams on top of directions that are written by plain calls.
- *
- * @module
- */
+/** Web streams on top of directions that are written by plain calls. */
 import { orderedAs } from "./direct.ts";
 import type { DirectWritable, SendStream } from "./connection.ts";
 

@@ -1,8 +1,4 @@
-/**
- * Placeholders for the streams and datagrams of a wire that has none.
- *
- * @module
- */
+/** Placeholders for the streams and datagrams of a wire that has none. */
 import { UnsupportedError } from "../errors.ts";
 import type { Multiplexer } from "./qmux/multiplexer.ts";
 import type { DatagramDuplex } from "./connection.ts";

@@ -1,8 +1,4 @@
-/**
- * Keys under which network addresses are counted.
- *
- * @module
- */
+/** Keys under which network addresses are counted. */
 
 /**
  * Longest key of a text that is not an address; a key uses memory for as long as its session lives.

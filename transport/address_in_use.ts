@@ -1,8 +1,4 @@
-/**
- * Errors for addresses in use that name the address, which the runtime's errors do not.
- *
- * @module
- */
+/** Errors for addresses in use that name the address, which the runtime's errors do not. */
 
 /** Address to listen on. */
 export interface ListenPlace {

@@ -1,8 +1,4 @@
-/**
- * Rules for closing a connection, the same on every wire.
- *
- * @module
- */
+/** Rules for closing a connection, the same on every wire. */
 import type { ConnectionCloseInfo } from "./connection.ts";
 
 /** Longest close reason on WebSocket, in bytes: the 125 of a control frame minus the code. */

@@ -1,9 +1,4 @@
-/**
- * Contract of all connections: the W3C `WebTransport` interface, with the wire's `capabilities`
- * and, on wires with message frames of their own, `frames`.
- *
- * @module
- */
+/** Contract of all connections, in the shape of the W3C `WebTransport` interface. */
 
 /** Capabilities of a wire. Callers branch on these, never on the name of the wire. */
 export interface ConnectionCapabilities {
@@ -446,7 +441,8 @@ export interface MessageFrames {
 
 /**
  * A connection, established or being established: the W3C `WebTransport` interface, implemented
- * over HTTP/3, raw QUIC, WebSocket and memory alike.
+ * over HTTP/3, raw QUIC, WebSocket and memory alike. Beyond W3C, a connection has `capabilities`,
+ * and, on wires with message frames of their own, `frames`.
  *
  * Implementations MUST settle `closed` exactly once, MUST make `close` idempotent, MUST NOT buffer
  * without bound, and MUST NOT leave an unhandled rejection if `ready` or `closed` is never awaited.

@@ -1,8 +1,4 @@
-/**
- * Waits of equal length that share one timer.
- *
- * @module
- */
+/** Waits of equal length that share one timer. */
 
 /**
  * Items that all have the same time. The items are due in the order in which they were added, so

@@ -1,8 +1,4 @@
-/**
- * Streams and datagrams without intermediate web streams, on every wire.
- *
- * @module
- */
+/** Streams and datagrams without intermediate web streams, on every wire. */
 import type {
   BidirectionalStream,
   Connection,

@@ -1,8 +1,4 @@
-/**
- * A list linked through its items.
- *
- * @module
- */
+/** A list linked through its items. */
 
 /** Links of an item, which is in at most one {@linkcode LinkedList} at a time. */
 export interface Linked<T> {

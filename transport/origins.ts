@@ -1,8 +1,4 @@
-/**
- * Rules for the origins of pages, which keep a foreign page from using the cookies of its visitor.
- *
- * @module
- */
+/** Rules for the origins of pages, so that no foreign page uses its visitor's cookies. */
 
 /** Rules for the origins of pages that may connect. */
 export interface OriginRules {

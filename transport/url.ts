@@ -1,8 +1,4 @@
-/**
- * URLs that clients accept, and how errors show these URLs.
- *
- * @module
- */
+/** URLs that clients accept, and how errors show these URLs. */
 import { ConnectionError, TimeoutError, UnsupportedError } from "../errors.ts";
 
 /**

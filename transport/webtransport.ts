@@ -1,8 +1,4 @@
-/**
- * Constants and options shared by both halves of WebTransport, and by both ways to dial.
- *
- * @module
- */
+/** Constants and options shared by both halves of WebTransport, and by both ways to dial. */
 
 import type { FlowControlOptions } from "./connection.ts";
 

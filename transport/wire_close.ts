@@ -1,8 +1,4 @@
-/**
- * Rules for closing on wires that carry any close code.
- *
- * @module
- */
+/** Rules for closing on wires that carry any close code. */
 import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
 import type { ConnectionCloseInfo } from "./connection.ts";
 

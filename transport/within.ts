@@ -1,8 +1,4 @@
-/**
- * Waiting that ends by time or by signal.
- *
- * @module
- */
+/** Waiting that ends by time or by signal. */
 import { TimeoutError } from "../errors.ts";
 import type { StreamDirection } from "./connection.ts";
 

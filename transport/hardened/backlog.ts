@@ -1,8 +1,4 @@
-/**
- * Buffer for frames that arrive before a wire stops reading, while the receiver is behind.
- *
- * @module
- */
+/** Buffer for frames that arrive before a wire stops reading, while the receiver is behind. */
 import type { Frame, FrameReceiver } from "../connection.ts";
 
 /** Share of the receiver's capacity at which the wire pauses. The rest takes frames under way. */

@@ -1,9 +1,4 @@
-/**
- * A WebSocket connection that can pause reading, report when the system took all bytes, and end at
- * once. Neither the sockets of browsers nor those of the runtime can.
- *
- * @module
- */
+/** A WebSocket connection on a hardened socket. */
 import {
   ServerWebSocketConnection,
   type ServerWebSocketOptions,
@@ -13,7 +8,10 @@ import type { ConnectionCloseInfo, ConnectionStats, FrameReceiver } from "../con
 import { Backlog } from "./backlog.ts";
 import type { HardenedSocket } from "./socket.ts";
 
-/** A connection on an open hardened socket. */
+/**
+ * A connection on an open hardened socket. Unlike the sockets of browsers and of the runtime, this
+ * one can pause reading, report when the system took all bytes, and end at once.
+ */
 export class HardenedConnection extends ServerWebSocketConnection {
   readonly #socket: HardenedSocket;
   #backlog: Backlog | undefined = undefined;

@@ -1,8 +1,4 @@
-/**
- * A WebSocket engine for servers that face the internet without a proxy.
- *
- * @module
- */
+/** A WebSocket engine for servers that face the internet without a proxy. */
 import { withMessages } from "../message_stream/with_messages.ts";
 import type { Connection } from "../connection.ts";
 import { withStreams } from "../websocket/streams.ts";

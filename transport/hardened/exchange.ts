@@ -1,8 +1,4 @@
-/**
- * Conversion of node:http requests and responses from and to those of the web platform.
- *
- * @module
- */
+/** Conversion of node:http requests and responses from and to those of the web platform. */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { Readable } from "node:stream";
 import type { ReadableStream as NodeReadableStream } from "node:stream/web";

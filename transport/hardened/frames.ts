@@ -1,9 +1,4 @@
-/**
- * WebSocket frames of a server: not masked, not fragmented, encoded once for all receivers of the
- * same message.
- *
- * @module
- */
+/** WebSocket frames of a server, encoded once for all receivers of the same message. */
 import { Buffer } from "node:buffer";
 import type { Frame } from "../connection.ts";
 
@@ -14,8 +9,8 @@ const TEXT = 0x81;
 const BINARY = 0x82;
 
 /**
- * Encodes frames, and keeps the last text: a publication goes to one socket after the other, and
- * only the first one pays for the encoding.
+ * Encodes frames, neither masked nor fragmented, and keeps the last text: a publication goes to one
+ * socket after the other, and only the first one pays for the encoding.
  */
 export class FrameMaker {
   #text = "";

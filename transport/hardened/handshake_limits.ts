@@ -1,8 +1,4 @@
-/**
- * Limits on the connections and handshakes of one network address, and of all.
- *
- * @module
- */
+/** Limits on the connections and handshakes of one network address, and of all. */
 import { addressKey } from "../address.ts";
 
 /** Complete limits of {@linkcode HandshakeLimits}. */

@@ -1,9 +1,4 @@
-/**
- * An HTTP server on node:http with the interface of `Deno.serve`, limits on connections, and
- * upgrades that are handed out.
- *
- * @module
- */
+/** An HTTP server on node:http with the interface of `Deno.serve`, limits, and upgrades. */
 import {
   createServer,
   type IncomingMessage,

@@ -1,8 +1,4 @@
-/**
- * Liveness of sockets without a heartbeat of their own, checked by pings.
- *
- * @module
- */
+/** Liveness of sockets without a heartbeat of their own, checked by pings. */
 import type { HardenedSocket } from "./socket.ts";
 
 /**

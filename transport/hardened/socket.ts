@@ -1,9 +1,4 @@
-/**
- * A socket of `npm:ws` with the additions that a hardened connection needs: an end at once, batched
- * pongs, and Skein's close codes.
- *
- * @module
- */
+/** A socket of `npm:ws` with an end at once, batched pongs, and Skein's close codes. */
 import { Buffer } from "node:buffer";
 import type { Socket as NodeSocket } from "node:net";
 import process from "node:process";

@@ -1,8 +1,4 @@
-/**
- * Types for the part of `npm:ws` that the engine uses; the package has no types of its own.
- *
- * @module
- */
+/** Types for the part of `npm:ws` that the engine uses; the package has no types of its own. */
 import type { IncomingMessage } from "node:http";
 import type { Duplex } from "node:stream";
 import { WebSocket as UntypedWebSocket, WebSocketServer as UntypedServer } from "ws";

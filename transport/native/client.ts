@@ -1,9 +1,4 @@
-/**
- * The client half of WebTransport on platforms that have one: the global `WebTransport` of
- * browsers, behind the contract of all connections.
- *
- * @module
- */
+/** The client half of WebTransport on platforms that have one, such as browsers. */
 import { ConnectionError, StreamError, UnsupportedError } from "../../errors.ts";
 import { Ledger, type MessageCarrier, type StreamAccount } from "../_ledger.ts";
 import { orderedAs } from "../direct.ts";

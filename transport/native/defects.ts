@@ -1,8 +1,4 @@
-/**
- * Known defects of the runtime's own WebTransport server, as data.
- *
- * @module
- */
+/** Known defects of the runtime's own WebTransport server, as data. */
 
 /** Name of a defect of the runtime's own WebTransport server. */
 export type NativeServerDefect =

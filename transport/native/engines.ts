@@ -1,8 +1,4 @@
-/**
- * Known defects of the WebTransport in browser engines.
- *
- * @module
- */
+/** Known defects of the WebTransport in browser engines. */
 
 /** A known defect of an engine's WebTransport. */
 export interface EngineDefect {

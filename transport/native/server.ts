@@ -1,9 +1,4 @@
-/**
- * The runtime's own server side of WebTransport, `Deno.upgradeWebTransport`, behind the contract of
- * all connections.
- *
- * @module
- */
+/** The runtime's own server side of WebTransport, `Deno.upgradeWebTransport`, as a connection. */
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import {
   type AcceptedConnection,

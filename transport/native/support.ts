@@ -1,8 +1,4 @@
-/**
- * A check for the platform's own WebTransport that is cheap before the code that uses it is loaded.
- *
- * @module
- */
+/** A check for the platform's own WebTransport, before the code that uses it is loaded. */
 
 /**
  * Checks whether the platform has a `WebTransport` that can carry a session.

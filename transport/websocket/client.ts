@@ -1,8 +1,4 @@
-/**
- * The client half of the WebSocket connection: the global `WebSocket`, in browsers and in Deno.
- *
- * @module
- */
+/** The client half of the WebSocket connection: the global `WebSocket`, in browsers and in Deno. */
 import { type DialWebSocketOptions, openWebSocket } from "./dial.ts";
 import type { Connection } from "../connection.ts";
 

@@ -1,8 +1,4 @@
-/**
- * Dialing of a WebSocket, independent of how the code for streams is loaded.
- *
- * @module
- */
+/** Dialing of a WebSocket, independent of how the code for streams is loaded. */
 import { ConnectionError } from "../../errors.ts";
 import type { LoadStreams } from "./lazy_streams.ts";
 import { WebSocketConnection } from "./websocket.ts";

@@ -1,9 +1,4 @@
-/**
- * Early detection that a socket drained. Sockets emit no event for this, and a timer is late: a
- * fast socket is empty after microseconds, and the timer fires after milliseconds.
- *
- * @module
- */
+/** Early detection that a socket drained. */
 
 /** A wire that buffers bytes. */
 export interface Draining {
@@ -25,7 +20,11 @@ const MAX_LOOKS = 32;
  */
 const SOON_MS = 4;
 
-/** Checks a wire in quick succession while that succeeds, and leaves a slow wire to its timer. */
+/**
+ * Checks a wire in quick succession while that succeeds, and leaves a slow wire to its timer.
+ * Sockets emit no event when they drain, and a timer is late: a fast socket is empty after
+ * microseconds, and the timer fires after milliseconds.
+ */
 export class EarlyDrain {
   readonly #wire: Draining;
   #looks = MAX_LOOKS;

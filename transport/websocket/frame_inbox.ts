@@ -1,8 +1,4 @@
-/**
- * A buffer for frames that arrive before there is a receiver.
- *
- * @module
- */
+/** A buffer for frames that arrive before there is a receiver. */
 import type { Frame, FrameReceiver } from "../connection.ts";
 
 /**

@@ -1,8 +1,4 @@
-/**
- * Streams whose code is loaded on the first read or write.
- *
- * @module
- */
+/** Streams whose code is loaded on the first read or write. */
 /** Code for streams and datagrams on a WebSocket, which a page with only messages does not load. */
 export type StreamsPart = Pick<
   typeof import("./streams.ts"),

@@ -11,8 +11,6 @@
  *   {@linkcode SocketLease}).
  * - Its idle timeout does not help there: the runtime stops the timeout when the socket is closed,
  *   and the timeout would cost a timer per message.
- *
- * @module
  */
 import { ServerWebSocketConnection, type SocketLease } from "./server_socket.ts";
 import { withStreams } from "./streams.ts";

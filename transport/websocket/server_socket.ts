@@ -1,9 +1,4 @@
-/**
- * A WebSocket on a server, with the chosen subprotocol and a lease. Clients do not load this
- * module.
- *
- * @module
- */
+/** A server's WebSocket, with the chosen subprotocol and a lease. Clients do not load this code. */
 import { CloseCode } from "../../errors.ts";
 import type { Multiplexer } from "../qmux/multiplexer.ts";
 import { type Socket, WebSocketConnection } from "./websocket.ts";

@@ -1,9 +1,4 @@
-/**
- * Streams and datagrams of a WebSocket. A page loads this module on first use; a server always has
- * it.
- *
- * @module
- */
+/** Streams and datagrams of a WebSocket: loaded by a page on first use, by a server at once. */
 import { CloseCode, ConnectionError } from "../../errors.ts";
 import { EarlyDrain } from "./early_drain.ts";
 import type { Multiplexer, MultiplexerLink, StreamsHost } from "../qmux/multiplexer.ts";

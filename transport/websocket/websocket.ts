@@ -1,8 +1,4 @@
-/**
- * A WebSocket as a connection: the code that client and server share.
- *
- * @module
- */
+/** A WebSocket as a connection: the code that client and server share. */
 import { ConnectionError } from "../../errors.ts";
 import { checkCloseInfo } from "../close_info.ts";
 import { FrameInbox } from "./frame_inbox.ts";
