@@ -299,8 +299,8 @@ export class SessionLimiter {
   }
 
   /**
-   * Two claims can count as one, never three: a client could have any number of sessions in one
-   * place.
+   * Two claims can count as one, never three: otherwise a client could have any number of
+   * sessions in one place.
    */
   #mayShare(user: string | undefined, beside: Claim | undefined, held?: Claim): boolean {
     if (user === undefined || user !== beside?.user) return false;

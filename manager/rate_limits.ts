@@ -53,8 +53,8 @@ export interface AddressRates extends SessionRates {
  * /64 is one address. Streams and datagrams are not counted, as these have flow control.
  *
  * - **Refused first:** messages beyond a rate are not handled. A request is answered by `too-many`
- *   with `retryAfterMs`; refused messages without an answer are reported to the peer once a second.
- * - **Then closed:** a session that continues is closed with 4429.
+ *   with `retryAfterMs`; refusals of other messages are reported to the peer once a second.
+ * - **Then closed:** a session with more than `maxRefusals` refusals is closed with 4429.
  * - **Numbered messages wait:** messages with at-least-once delivery are handled as the rates
  *   allow, and acknowledged then. Publications with that delivery are refused.
  * - **Never refused:** answers, cancels, pongs and unsubscribing are handled, but too many also

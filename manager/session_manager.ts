@@ -193,7 +193,7 @@ export class SessionManager implements AsyncDisposable {
    *
    * @param options The user and the network address, as far as known.
    * @returns The place; pass the place to {@linkcode SessionManager.add}, or dispose of the place.
-   * @throws {LimitError} If a limit is reached (its name is the `limit`), or with `draining`.
+   * @throws {LimitError} If a limit is reached, named by `limit`, or if the manager is draining.
    *
    * @example Usage
    * ```ts
@@ -272,7 +272,7 @@ export class SessionManager implements AsyncDisposable {
    * @param options The reservation of the session, which stays valid if this throws.
    * @returns The id of the session.
    * @throws {TypeError} If there is a session with this id, or the reservation is not held here.
-   * @throws {LimitError} If a limit is reached (its name is the `limit`), or with `draining`.
+   * @throws {LimitError} If a limit is reached, named by `limit`, or if the manager is draining.
    */
   add(session: Session, options: AddOptions = {}): string {
     const { id, user } = session;

@@ -66,10 +66,10 @@ export interface OtelOptions {
   /**
    * Use of the trace that a peer sends with a message or a request:
    *
-   * - `"continue"`: the handler's span belongs to the peer's trace, so that two ends make one trace,
-   *   and the peer's flag says whether it is sampled.
-   * - `"link"`: the handler's span begins a trace of its own, with a link to the span of the peer. For
-   *   servers whose clients are not to decide what is sampled.
+   * - `"continue"`: the handler's span belongs to the peer's trace, so that both ends share one
+   *   trace, and the peer's flag decides about sampling.
+   * - `"link"`: the handler's span begins a trace of its own, with a link to the span of the peer.
+   *   Meant for servers whose clients must not decide about sampling.
    *
    * @default {"continue"}
    */

@@ -42,9 +42,9 @@ const LARGEST_MESSAGE_BYTES = 262_144 + 4_096;
  * - **Delivery:** at most once without a history. With one, each acknowledged publication has an
  *   offset, counts once even if sent again, and can be read again; the epoch changes whenever the
  *   server with the stream started anew.
- * - **Outages:** no call throws. The waiting publications are bounded, sent in order once NATS is
- *   back, and given up after `giveUpMs`. Subscriptions resume on their own, and `onInterrupted`
- *   reports the interruption.
+ * - **Outages:** neither `publish` nor `subscribe` throws. The waiting publications are bounded,
+ *   sent in order once NATS is back, and given up after `giveUpMs`. Subscriptions resume on their
+ *   own, and `onInterrupted` reports the interruption.
  * - **Names:** a topic or key that has more than 2,048 characters as a part of a subject
  *   ({@linkcode escapeTopic}) is refused for that one call: the server would close the connection of
  *   the whole node at a line of more than 4,096 bytes.

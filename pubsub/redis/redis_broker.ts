@@ -45,7 +45,7 @@ class Condition {
   #wasUp = false;
   /** Last error of a connection. */
   #error: unknown;
-  /** Last answer of Redis that a command failed. */
+  /** Last error of a command; `undefined` after a success. */
   #trouble: unknown;
 
   /**
@@ -141,9 +141,9 @@ const FLUSH_TIMEOUT_MS = 1_000;
  * - **Delivery:** at most once without a history. With one, each acknowledged publication has an
  *   offset, counts once even if sent again, and can be read again; the epoch changes whenever Redis
  *   started anew or failed over.
- * - **Outages:** no call throws. The waiting publications are bounded, sent in order once Redis is
- *   back, and given up after `giveUpMs`. Subscriptions resume on their own, and `onInterrupted`
- *   reports the interruption.
+ * - **Outages:** neither `publish` nor `subscribe` throws. The waiting publications are bounded,
+ *   sent in order once Redis is back, and given up after `giveUpMs`. Subscriptions resume on their
+ *   own, and `onInterrupted` reports the interruption.
  *
  * @example Two nodes
  * ```ts ignore
