@@ -1,36 +1,37 @@
-/**
- * The numbered messages of one session of a server: each handled in its turn, and once.
- *
- * @module
- */
+/** Numbered messages of one session of a server: each is handled once and in turn. */
 import { Changing } from "../base/signal.ts";
 import type { OutgoingEnvelope } from "../wire/envelope.ts";
 import type { Acknowledged, ClientSequence, Sequences } from "./sequences.ts";
 import type { SessionFace } from "../types.ts";
 
 /**
- * What is to be done with a message whose turn it is: it is handled; or it was before, here or on
- * another node; or its session is over, and the client sends it again.
+ * Action for a message whose turn has come:
+ *
+ * - `handle`: the message is new.
+ * - `repeated`: the message was handled before, on this node or on another one.
+ * - `over`: the session has ended, and the client sends the message again.
  */
 export type NumberedTurn = "handle" | "repeated" | "over";
 
-/** A message with a number, or a publication. */
+/** A numbered message or publication. */
 export interface Numbered {
   /** Its number. */
   readonly seq: number;
-  /** Who numbers; unique over all nodes. */
+  /** Key of the numbering client, unique over all nodes. */
   readonly producer: string;
-  /** Waits until all before it were handled. Never rejects. */
+  /** Waits until all earlier numbers were handled. Never rejects. */
   begin(): Promise<NumberedTurn>;
-  /** It is done with, whatever the turn was. Idempotent. */
+  /** Ends the turn after any result of `begin`. Idempotent. */
   end(): void;
-  /** It could not be handled, and its session is over for it: the client sends it again. */
+  /**
+   * Ends the turn of a message whose failure ended the session: the client sends the message again.
+   */
   giveBack(): void;
-  /** Calls the handler in its turn, if it is to be handled. */
+  /** Calls the handler in turn, if the message is new. */
   run(handle: () => void | Promise<void>): Promise<void>;
 }
 
-/** What the numbers of a session need from it. */
+/** The part of a session that its numbers use. */
 export interface NumbersHost {
   /** The session. */
   readonly session: SessionFace;
@@ -39,29 +40,29 @@ export interface NumbersHost {
 }
 
 /**
- * The numbers of one session. They grow; what they number is handled one at a
- * time, messages and publications alike, also where others are handled beside.
+ * The numbers of one session. They grow. Numbered messages and publications are handled one at a
+ * time, in one order, even where other messages are handled concurrently.
  */
 export class Numbers extends Changing implements Acknowledged {
   readonly #host: NumbersHost;
   readonly #sequences: Sequences;
   #client: ClientSequence | undefined;
-  /** What came and was not handled, in order. */
+  /** Numbers that came and were not handled yet, in order. */
   readonly #waiting: number[] = [];
   #last = -1;
-  /** The newest that is done with. */
+  /** The newest finished number. */
   #ended = -1;
   #acknowledged = -1;
   #isOver = false;
 
-  /** Creates them, before the client is known. */
+  /** Creates the numbers of a session whose client is not known yet. */
   constructor(host: NumbersHost, sequences: Sequences) {
     super();
     this.#host = host;
     this.#sequences = sequences;
   }
 
-  /** Takes the next number; what is wrong with it comes back as text. */
+  /** Takes the next number; returns a text that says why a number is wrong. */
   take(seq: number, client: string | undefined): Numbered | string {
     if (client === undefined) return 'Expected the first "seq" of a session with its "client"';
     this.#client ??= this.#sequences.open(client, this);
@@ -99,23 +100,25 @@ export class Numbers extends Changing implements Acknowledged {
     return numbered;
   }
 
-  /** See {@linkcode Acknowledged}. */
+  /** Sends the newest number that is stored and finished. */
   acknowledge(): void {
-    // What comes again is acknowledged in its turn, after its answer.
+    // A repeated number is acknowledged in turn, after the answer.
     const n = Math.min(this.#client!.kept, this.#ended);
     if (n <= this.#acknowledged || this.#isOver) return;
     this.#acknowledged = n;
     this.#host.post({ ack: n });
   }
 
-  /** The session is over: what was not begun is not handled any more. */
+  /** Ends the session's numbers: messages that have not begun are not handled any more. */
   end(): void {
     this.#isOver = true;
     if (this.#client !== undefined) this.#sequences.close(this.#client, this);
     this.notify();
   }
 
-  /** Waits for those before it on this session, then for what earlier sessions still handle. */
+  /**
+   * Waits for earlier numbers of this session, then for those that earlier sessions still handle.
+   */
   async #turnOf(seq: number): Promise<(() => void) | undefined> {
     while (!this.#isOver && this.#waiting[0] !== seq) await this.changed();
     if (this.#isOver) return undefined;

@@ -1,36 +1,40 @@
 /**
- * Which messages of a client were handled: on a server, shared by the sessions
- * that the client has one after the other, and kept where all nodes can see it.
- *
- * @module
+ * Progress of clients with numbered messages, shared by the sessions of a client and by all
+ * nodes.
  */
 import { Changing } from "../base/signal.ts";
 import { settlesWithin } from "../base/wait.ts";
 
-/** How long an engine that is away is left alone, in milliseconds. */
+/** Wait before the next call to an engine that is away, in milliseconds. */
 const RETRY_MS = 1_000;
 
-/** How often a client that another node handles is asked for, in milliseconds. */
+/** Interval between two claims of a client that another node handles, in milliseconds. */
 const POLL_MS = 100;
 
 /**
- * What an earlier session of the client still handles, here or on another node, has this long, in
- * milliseconds. After that it counts as failed, and may be handled again.
+ * Longest wait for a message that an earlier session of the client still handles, on any node, in
+ * milliseconds. After this time the message counts as failed and may be handled again.
  */
 const MAX_WAIT_MS = 30_000;
 
-/** Clients without a session whose number could not be kept yet; the oldest is forgotten. */
+/**
+ * Most clients without a session whose number the store has not taken yet; the oldest is forgotten.
+ */
 const MAX_LATE = 10_000;
 
-/** What nodes know of each client: which number was handled last, and which node handles now. */
+/**
+ * Store that all nodes share: the newest handled number of each client, and the node that handles
+ * the client.
+ */
 export interface SequenceStore {
-  /** How long a claim holds without being renewed, in milliseconds; `Infinity` for one node alone. */
+  /** Lifetime of a claim without renewal, in milliseconds; `Infinity` for a single node. */
   readonly claimMs: number;
   /**
-   * Claims a client for this node, or renews the claim: no other node handles what it says.
+   * Claims a client for this node, or renews the claim. No other node handles the client's messages
+   * meanwhile.
    *
    * @param client The client.
-   * @returns Whether it is claimed; `false` if another node has it.
+   * @returns True if this node has the claim; false if another node has it.
    * @throws {BrokerError} If the engine is away.
    */
   claim(client: string): Promise<boolean>;
@@ -42,81 +46,81 @@ export interface SequenceStore {
    */
   release(client: string): Promise<void>;
   /**
-   * Reads the newest number that was handled.
+   * Reads the newest handled number.
    *
    * @param client The client.
-   * @returns The number; -1 if none is known.
+   * @returns The number; -1 without a known number.
    * @throws {BrokerError} If the engine is away.
    */
   newest(client: string): Promise<number>;
   /**
-   * Notes the newest number that was handled; one that is not above what is known changes nothing.
+   * Stores the newest handled number. A number that is not above the stored one changes nothing.
    *
    * @param client The client.
    * @param number The number.
-   * @returns Resolves once it is kept.
+   * @returns Resolves once the number is stored.
    * @throws {BrokerError} If the engine is away.
    */
   advance(client: string, number: number): Promise<unknown>;
 }
 
-/** A session that is to learn what was kept. */
+/** A session that acknowledges stored numbers. */
 export interface Acknowledged {
-  /** A newer number is kept. */
+  /** Called when a newer number is stored. */
   acknowledge(): void;
 }
 
-/** One client: what was handled of it, on this node or before it came here. */
+/** Progress of one client, on this node and before the client came here. */
 export class ClientSequence extends Changing {
-  /** What tells it from all others, on all nodes. */
+  /** Key of the client, unique over all nodes. */
   readonly key: string;
-  /** The newest number that was handled. */
+  /** The newest handled number. */
   handled = -1;
-  /** The newest number that is kept, and may be acknowledged. */
+  /** The newest stored number, which may be acknowledged. */
   kept = -1;
-  /** Those of its sessions that are open. */
+  /** The open sessions of the client. */
   readonly sessions: Set<Acknowledged> = new Set();
-  /** Whether a number is being kept. */
+  /** True while a number is being stored. */
   isKeeping = false;
-  /** Until when it is this node's to handle, in milliseconds since the Unix epoch. */
+  /** End of this node's claim, in milliseconds since the Unix epoch. */
   claimedUntil = 0;
-  /** Renews the claim while something is handled. */
+  /** Timer that renews the claim while a message is handled. */
   timer: ReturnType<typeof setTimeout> | undefined = undefined;
   readonly #all: Sequences;
-  /** What is being handled; an object of its own each time. */
+  /** Token of the running turn; a new object each time. */
   #turn: object | undefined;
 
-  /** Creates it, with nothing handled. */
+  /** Creates the progress of a client, with no handled number. */
   constructor(key: string, all: Sequences) {
     super();
     this.key = key;
     this.#all = all;
   }
 
-  /** Whether something is being handled. */
+  /** True while a message of the client is handled. */
   get isHandling(): boolean {
     return this.#turn !== undefined;
   }
 
-  /** Whether something is being handled, or what was is not kept yet. */
+  /** True while a message is handled, or a handled number is not stored yet. */
   get isBusy(): boolean {
     return this.isHandling || this.isKeeping || this.kept < this.handled;
   }
 
-  /** Whether nobody needs it any more: what it knows is kept. */
+  /** True if no session is open and every handled number is stored. */
   get isIdle(): boolean {
     return this.sessions.size === 0 && !this.isBusy;
   }
 
   /**
-   * Waits until nothing else of the client is being handled, here or on another node, and what was
-   * is known.
+   * Waits until no other message of the client is handled on any node, and reads the number that
+   * was handled elsewhere.
    *
-   * @returns What ends the turn.
+   * @returns A function that ends the turn.
    */
   async takeTurn(): Promise<() => void> {
     const deadline = Date.now() + MAX_WAIT_MS;
-    // One session has one turn at a time: this is what an earlier one still handles.
+    // A session has one turn at a time, so this wait is for a message of an earlier session.
     for (let now; this.#turn && this.sessions.size > 0 && (now = Date.now()) < deadline;) {
       await settlesWithin(this.changed(), deadline - now);
     }
@@ -129,20 +133,20 @@ export class ClientSequence extends Changing {
     };
   }
 
-  /** A number was handled, and all before it: it is to be kept. */
+  /** Notes a handled number, which covers all numbers before, and starts to store it. */
   advance(number: number): void {
     this.handled = number;
     void this.#all.keep(this);
   }
 }
 
-/** All clients of a server that number their messages. */
+/** Progress of all clients of a server with numbered messages. */
 export class Sequences implements Disposable {
   readonly #store: SequenceStore;
   readonly #clients = new Map<string, ClientSequence>();
-  /** Those whose number the store could not take, the oldest first. */
+  /** Clients whose number the store could not take, the oldest first. */
   readonly #late = new Set<ClientSequence>();
-  /** Claims that are being given up: what is claimed meanwhile would be given up with them. */
+  /** Claims that are being released: a claim made meanwhile would be released with them. */
   readonly #releasing = new Map<string, Promise<void>>();
   #sessions = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -151,13 +155,13 @@ export class Sequences implements Disposable {
   /**
    * Creates an empty list.
    *
-   * @param store Where numbers are kept.
+   * @param store The store of all nodes.
    */
   constructor(store: SequenceStore) {
     this.#store = store;
   }
 
-  /** A session brings its client. */
+  /** Adds a session to the progress of the client. */
   open(key: string, session: Acknowledged): ClientSequence {
     let client = this.#clients.get(key);
     if (client === undefined) this.#clients.set(key, client = new ClientSequence(key, this));
@@ -167,7 +171,7 @@ export class Sequences implements Disposable {
     return client;
   }
 
-  /** A session is over. */
+  /** Removes a session that is over. */
   close(client: ClientSequence, session: Acknowledged): void {
     client.sessions.delete(session);
     client.notify();
@@ -176,8 +180,8 @@ export class Sequences implements Disposable {
   }
 
   /**
-   * Makes the client this node's own, and reads what others handled. Where the store is away that is
-   * unknown, and what comes is handled all the same.
+   * Claims the client for this node and reads the number that was handled elsewhere. While the
+   * store is away, that number is unknown, and messages are handled all the same.
    */
   async catchUp(client: ClientSequence): Promise<void> {
     const { claimMs } = this.#store;
@@ -186,7 +190,7 @@ export class Sequences implements Disposable {
     try {
       let now = Date.now();
       while (!await this.#store.claim(client.key) && now < deadline) {
-        // Nobody waits any more; who comes next has to claim.
+        // No session waits any more; the client's next session makes another claim.
         if (client.sessions.size === 0) return;
         await settlesWithin(client.changed(), POLL_MS);
         now = Date.now();
@@ -211,16 +215,16 @@ export class Sequences implements Disposable {
   }
 
   async #renew(client: ClientSequence): Promise<void> {
-    // Armed first: where the client is left meanwhile, that ends it.
+    // Set before the claim, so that the end of the client's last session can clear the timer.
     this.#renewLater(client);
     const now = Date.now();
-    // What is being handled is not stopped where the claim was lost: the next turn waits for it.
+    // A lost claim does not stop the running handler: the next turn waits for that handler.
     if (await this.#store.claim(client.key).catch(() => false)) {
       client.claimedUntil = now + this.#store.claimMs / 2;
     }
   }
 
-  /** Keeps what was handled: one number at a time, and the newest next. */
+  /** Stores handled numbers: one call at a time, then the newest number. */
   async keep(client: ClientSequence): Promise<void> {
     if (client.isKeeping) return;
     client.isKeeping = true;
@@ -240,7 +244,7 @@ export class Sequences implements Disposable {
     else this.#isLate(client);
   }
 
-  /** Forgets a client that nobody needs. */
+  /** Forgets an idle client and releases the claim. */
   tidy(client: ClientSequence): void {
     if (client.sessions.size === 0 && !client.isHandling) clearTimeout(client.timer);
     if (!client.isIdle) return;
@@ -257,7 +261,7 @@ export class Sequences implements Disposable {
     this.#releasing.set(key, releasing);
   }
 
-  /** What the store took now, it takes of the others too. */
+  /** The store took this number, so the late numbers of the other clients are tried again. */
   #caughtUp(client: ClientSequence): void {
     this.#late.delete(client);
     this.tidy(client);
@@ -274,14 +278,14 @@ export class Sequences implements Disposable {
     this.#retryLater();
   }
 
-  /** Waits for nothing any more, also where handlers outlive the server. */
+  /** Stops all timers, even where a handler outlives the server. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
     this.#stop();
     for (const { timer } of this.#clients.values()) clearTimeout(timer);
   }
 
-  /** While somebody waits for it; one asks for all. */
+  /** Retries while any session is open; a single client tests the store for all. */
   #retryLater(): void {
     if (this.#isDisposed || this.#late.size === 0 || this.#sessions === 0) return;
     this.#timer ??= setTimeout(() => {

@@ -1,8 +1,5 @@
 /**
- * What a server does beside with what comes: messages that have a number are handled in their turn,
- * and a wire that can stop reading learns when to.
- *
- * @module
+ * Receiving half of a server's session: handles numbered messages in turn and slows the connection.
  */
 import type { Session } from "../session.ts";
 import { BrokerError, CloseCode } from "../../errors.ts";
@@ -17,10 +14,10 @@ import type { Message } from "../message.ts";
 import { parseEnvelope } from "../wire/server_envelope.ts";
 import type { Incoming, Meter } from "../incoming.ts";
 
-/** Frames that a client may send while its late token is checked: those that subscribe it again. */
+/** Frames that a client may send while a late token is checked, enough to subscribe again. */
 const MAX_HELD_FRAMES = 256;
 
-/** Bytes of them, beside the first one: as much as one frame of several envelopes. */
+/** Bytes of the held frames after the first one: as much as one frame of several envelopes. */
 const MAX_HELD_BYTES = 65_536;
 
 interface NumberedIncoming extends Incoming {
@@ -28,22 +25,28 @@ interface NumberedIncoming extends Incoming {
   readonly size?: number;
 }
 
-/** A meter of a server: what has a number is not refused, but waits. */
+/** Meter of a server: a numbered message waits and is never refused. */
 export interface ServerMeter extends Meter {
-  /** Waits until a message of a size may be handled, and counts it; or until it counts no more. */
+  /**
+   * Waits until a message of this size may be handled, and counts the message. Resolves without
+   * counting once the meter has stopped.
+   */
   admit(size: number): Promise<void>;
 }
 
-/** Whether an envelope is a message that is handled in its turn; a meter lets it come. */
+/**
+ * Returns true for a numbered message, which waits for its turn, so that a meter lets the message
+ * pass.
+ */
 export function isInTurn(envelope: Envelope): boolean {
   return envelope.kind === "message" && (envelope as NumberedIncoming).numbered !== undefined;
 }
 
-/** The receiving half of a server's session, which tells the wire how far it is behind. */
+/** Receiving half of a server's session, which tells the connection how full the queue is. */
 export class ServerInbound extends Inbound implements Backpressure {
   declare meter: ServerMeter | undefined;
   readonly #core: SessionCore<Session>;
-  /** Of the message that the loop took last. */
+  /** Number of the message that the reading loop took last. */
   #taken: Numbered | undefined;
 
   /** Creates the receiving half. */
@@ -54,8 +57,8 @@ export class ServerInbound extends Inbound implements Backpressure {
   }
 
   /**
-   * How full the queue is; 0 where nobody reads it, or the handler waits for an answer of the peer,
-   * which has to be read for it to go on.
+   * Fill level of the queue, where 1 is full. Always 0 while the messages have no reader, and while
+   * a handler waits for an answer of the peer: only further reading can bring that answer.
    */
   get fill(): number {
     if (!this.isHandled && !this.isRead || this.#core.awaitedAnswers > 0) return 0;
@@ -63,15 +66,14 @@ export class ServerInbound extends Inbound implements Backpressure {
     return Math.max(this.queue.size / maxMessages, this.queue.bytes / maxBytes);
   }
 
-  /** Resolves when that may have changed. */
+  /** Resolves when the fill level may have changed. */
   changed(): Promise<void> {
     return this.queue.changed();
   }
 
-  /** See {@linkcode Inbound}. */
   override receive(frame: Frame): void {
     const core = this.#core;
-    // A client that moves to this session speaks: from now on the session is there.
+    // The first frame of a client that moves here establishes the session.
     if (core.state === "connecting" && core.predecessor !== undefined) {
       core.connected();
       if (core.state === "connecting" || core.ending !== undefined) return;
@@ -79,10 +81,10 @@ export class ServerInbound extends Inbound implements Backpressure {
     const { successor } = core;
     if (successor === undefined) return super.receive(frame);
     core.successor = undefined;
-    // The frame begins with a token: the client was told `hello` already, so more may be joined to it.
+    // A frame that begins with a token may hold more envelopes, as the client has received `hello`.
     const [first = "", ...rest] = typeof frame === "string" ? frame.split("\n") : [];
     if (parseEnvelope(first).kind !== "auth") return super.receive(frame);
-    // `hello` goes first, as ever.
+    // `hello` goes out first.
     core.settings.turn.flush();
     core.queue?.flush();
     core.finish({ code: CloseCode.normal, reason: "The peer signed in", by: "remote" });
@@ -93,9 +95,8 @@ export class ServerInbound extends Inbound implements Backpressure {
     if (rest.length > 0) core.heir?.receiveFrame(rest.join("\n"));
   }
 
-  /** See {@linkcode Inbound}. */
   protected override receiveEnvelope(envelope: Envelope, size: number): void | false {
-    // Before a meter may refuse it: the client says its id once.
+    // Runs before a meter may refuse the envelope: a client sends the id only once.
     if (this.#core.joins && "client" in envelope && !this.#core.serving?.introduce(envelope)) {
       return;
     }
@@ -105,8 +106,8 @@ export class ServerInbound extends Inbound implements Backpressure {
       return super.receiveEnvelope(envelope, size);
     }
     if (kind === "publish") {
-      // Its turn is the services' matter, unless it was refused: then it is over. Where the session
-      // was closed for it, it is to come again.
+      // The services give a publication its turn. A refused publication is over at once, unless the
+      // refusal closed the session: then the client sends the publication again.
       const isRefused = super.receiveEnvelope(envelope, size) === false;
       if (isRefused && this.#core.state !== "closed") this.#number(envelope, false);
       return;
@@ -117,7 +118,6 @@ export class ServerInbound extends Inbound implements Backpressure {
     super.receiveEnvelope(incoming, size);
   }
 
-  /** See {@linkcode Inbound}. */
   override check(
     incoming: NumberedIncoming,
   ): Message | undefined | Promise<Message | undefined> {
@@ -125,32 +125,28 @@ export class ServerInbound extends Inbound implements Backpressure {
     return numbered ? this.#checkInTurn(incoming, numbered) : super.check(incoming);
   }
 
-  /** See {@linkcode Inbound}. */
   protected override handle(incoming: NumberedIncoming): void | Promise<void> {
     const running = super.handle(incoming);
     const { numbered } = incoming;
-    // Also after a failure, or the message would come for ever.
+    // Runs after a failure too; otherwise the client would send the message for ever.
     return numbered ? Promise.resolve(running).then(() => numbered.end()) : running;
   }
 
-  /** See {@linkcode Inbound}. */
   protected override failed(error: unknown, incoming: NumberedIncoming): void {
     const { numbered } = incoming;
     if (numbered === undefined || !(error instanceof BrokerError)) {
       return super.failed(error, incoming);
     }
-    // An engine that was away comes back, and only the next session sends the message again.
+    // An engine that is away comes back, but only the next session sends the message again.
     this.#core.endByFailure(error, "The handler failed");
     numbered.giveBack();
   }
 
-  /** See {@linkcode Inbound}. */
   override next(): Promise<Message | undefined> {
     this.release();
     return super.next();
   }
 
-  /** See {@linkcode Inbound}. */
   override release(): void {
     this.#taken?.end();
     this.#taken = undefined;
@@ -160,7 +156,7 @@ export class ServerInbound extends Inbound implements Backpressure {
     incoming: NumberedIncoming,
     numbered: Numbered,
   ): Promise<Message | undefined> {
-    // Refused, it would be lost: the next number that is acknowledged would count for it, too.
+    // A refused message would be lost: the next acknowledged number would cover this one too.
     await this.meter?.admit(incoming.size!);
     const isOurs = await numbered.begin() === "handle";
     const message = isOurs ? await super.check(incoming) : undefined;
@@ -175,8 +171,8 @@ export class ServerInbound extends Inbound implements Backpressure {
 }
 
 /**
- * Holds the frames behind a token that the client did not announce: the client was told `hello`
- * already, and need not wait for the answer.
+ * Holds the frames behind a token that the client did not announce. Such a client has received
+ * `hello` and does not wait for the answer to the token.
  */
 class LateToken implements FrameReceiver {
   readonly #core: SessionCore<Session>;

@@ -1,8 +1,6 @@
 /**
- * What a server does when its peers ask by themselves: tokens, subscriptions,
- * publications. A client does nothing of it, and does not load it.
- *
- * @module
+ * Services of a server for the requests of its peers: tokens, subscriptions, publications,
+ * presence.
  */
 import { AuthenticationError, CloseCode, RequestError, type RequestFailure } from "../../errors.ts";
 import type { Frame } from "../../transport/connection.ts";
@@ -27,28 +25,34 @@ import { exceedsBytes } from "../wire/utf8.ts";
 import type { Control } from "../incoming.ts";
 import { report } from "../report.ts";
 
-/** A token is read before its sender is known, so it has a small bound, in bytes. */
+/** Longest token in bytes; small because the sender is unknown while the server reads the token. */
 const MAX_TOKEN_BYTES = 8_192;
 
-/** Of a client that comes back so many subscriptions may wait beside other requests: all that it has by default. */
+/**
+ * Subscriptions of a returning client that may wait beside other requests: as many as a client may
+ * have by default.
+ */
 const MAX_RESUMED_AT_ONCE = 128;
 
-/** Rooms with data that a client that comes back tells of at once, beside its other requests. */
+/** Rooms with presence data that a returning client may announce at once, beside other requests. */
 const MAX_PRESENCES_AT_ONCE = 32;
 
-/** The answer to a subscription that was replaced or ended before it was answered. */
+/** Answer to a subscription that was replaced or ended before the answer. */
 const SUPERSEDED: RequestFailure = {
   code: "superseded",
   message: "The topic was asked for again, or left, before this was answered",
 };
 
-/** Envelopes by which a peer asks its server for something. */
+/** Envelopes by which a peer requests a service. */
 export type ServiceEnvelope = Extract<
   Control,
   { kind: ServiceKind }
 >;
 
-/** What a server does for its sessions; what is left out is answered by `forbidden`. */
+/**
+ * Services of a server for its sessions. Requests for a missing service are answered by
+ * `forbidden`.
+ */
 export interface SessionServices {
   /** Called before the session is established; a code and a reason refuse the session. */
   readonly admit?: (
@@ -57,16 +61,16 @@ export interface SessionServices {
   /** Called once the session is established, before `onOpen`. MUST NOT throw. */
   readonly opened?: (session: Session) => void;
   /**
-   * Whether a client can move from one session to another: `admit` and `opened` get the second one with
-   * its predecessor, which lives until the client has finished there.
+   * True if a client can move from one session to another. `admit` and `opened` receive the second
+   * session with its predecessor, which stays open until the client has moved.
    */
   readonly canMove?: boolean;
   /**
-   * Subscribes the session to a topic; returns what the answer carries. `undefined` means that
-   * `onAnswer` of the request is called with it, once, now or later.
+   * Subscribes the session to a topic and returns the data of the answer. After a return value of
+   * `undefined`, the service MUST call `onAnswer` of the request once, at once or later.
    */
   readonly subscribe?: (session: Session, topic: string, request: SubscribeRequest) => unknown;
-  /** Takes the session off a topic. */
+  /** Removes the session from a topic. */
   readonly unsubscribe?: (session: Session, topic: string) => unknown;
   /** Publishes on behalf of the session. */
   readonly publish?: (
@@ -75,13 +79,16 @@ export interface SessionServices {
     data: unknown,
     request: PublishRequest,
   ) => unknown;
-  /** Called once the client of the session said its id, before what it said it with. MUST NOT throw. */
+  /**
+   * Called once the client of the session has sent an id, before the envelope that carried the id.
+   * MUST NOT throw.
+   */
   readonly introduced?: (session: Session) => void;
-  /** Sets the data with which the session is present in a room; `undefined` takes it back. */
+  /** Sets the presence data of the session in a room; `undefined` ends the presence. */
   readonly presence?: (session: Session, room: string, data: unknown) => unknown;
-  /** Whether there are topics with a history. */
+  /** True if any topic has a history. */
   readonly hasHistory?: boolean;
-  /** Keeps which messages with numbers were handled; without it, numbers are ignored. */
+  /** Store of the handled message numbers. Numbers are ignored without a store. */
   readonly sequences?: SequenceStore;
   /** Checks a token and returns the new value and user. */
   readonly authenticate?: (
@@ -94,61 +101,64 @@ export interface SessionServices {
     credentials?: SessionIdentity["credentials"];
   }>;
   /**
-   * Called once the peer has renewed its token and the session has what that stands for; the answer
-   * to the peer waits for the promise. MUST NOT throw.
+   * Called once the peer has renewed its token and the session has the new identity. The answer to
+   * the peer waits for the promise. MUST NOT throw.
    */
   readonly renewed?: (session: Session, before: unknown) => void | Promise<void>;
 }
 
-/** Where a subscription is to begin. */
+/** Start of a subscription. */
 export interface SubscribeRequest {
-  /** What the client has already. */
+  /** Newest history position that the client has. */
   readonly since: HistoryPosition | undefined;
-  /** How many of the newest messages it wants to begin with. */
+  /** Number of the newest messages that the client wants first. */
   readonly last: number | undefined;
-  /** Answers. */
+  /** Sends the answer. */
   readonly onAnswer: (answer: SubscribeAnswer) => void;
 }
 
-/** How a client wants something published. */
+/** Options of a client's publication. */
 export interface PublishRequest {
-  /** Its number, if the client numbers what it publishes. */
+  /** Number of the publication, if the client numbers its publications. */
   readonly number: PublicationNumber | undefined;
-  /** False if the client does not get the publication itself. */
+  /** False if the publication is not sent back to its publisher. */
   readonly echo: boolean;
 }
 
-/** The number of a publication that a client makes at least once. */
+/** Number of a publication that a client sends at least once. */
 export interface PublicationNumber {
-  /** Who numbers; unique over all nodes. */
+  /** Key of the numbering client, unique over all nodes. */
   readonly producer: string;
   /** The number, which grows. */
   readonly number: number;
-  /** Whether it was published before: it is only to be refused again, if it was refused. */
+  /**
+   * True if the publication was made before. Such a publication is not made again, but a refusal is
+   * repeated.
+   */
   readonly isRepeated: boolean;
 }
 
-/** Services for any number of sessions: what `sessionSettings` takes. */
+/** Services for any number of sessions, as `sessionSettings` takes them. */
 export class ServiceDesk implements Disposable {
-  /** What is done. */
+  /** The services of every session. */
   readonly services: SessionServices;
   /**
-   * What clients are told of it.
+   * Features that a server announces to its clients.
    *
    * @ignore
    */
   readonly features: readonly string[];
   /**
-   * What was handled of clients that number.
+   * Progress of the clients that number their messages.
    *
    * @ignore
    */
   readonly sequences: Sequences | undefined;
 
   /**
-   * Opens a desk.
+   * Creates a desk.
    *
-   * @param services See {@linkcode SessionServices}.
+   * @param services The services of every session.
    */
   constructor(services: SessionServices) {
     this.services = services;
@@ -164,10 +174,10 @@ export class ServiceDesk implements Disposable {
   }
 
   /**
-   * Makes the secret by which the client of a session can move to another one.
+   * Makes the secret by which the client of a session can move to another session.
    *
    * @ignore
-   * @param core The session's works.
+   * @param core The core of the session.
    * @returns The id of the session and 128 random bits; `undefined` where clients cannot move.
    */
   ticket(core: SessionCore<Session>): string | undefined {
@@ -179,52 +189,53 @@ export class ServiceDesk implements Disposable {
   }
 
   /**
-   * Reads what peers send.
+   * Parses an envelope of a peer.
    *
    * @ignore
    * @param text One envelope.
-   * @returns What it is.
+   * @returns The parsed envelope.
    */
   read(text: string): Envelope {
     return parseEnvelope(text);
   }
 
-  /** Waits for nothing any more. */
+  /** Stops all waiting. */
   [Symbol.dispose](): void {
     this.sequences?.[Symbol.dispose]();
   }
 
   /**
-   * Receives for one session.
+   * Creates the receiving half of one session.
    *
    * @ignore
-   * @param core The session's works.
-   * @returns What takes the frames.
+   * @param core The core of the session.
+   * @returns The receiver of frames.
    */
   inbound(core: SessionCore<Session>): Inbound {
     return new ServerInbound(core);
   }
 
   /**
-   * Serves one session.
+   * Creates the services of one session.
    *
    * @ignore
-   * @param host The session's works.
-   * @returns What takes the envelopes.
+   * @param host The core of the session.
+   * @returns The receiver of service envelopes.
    */
   serve(host: ServedSession): Serving {
     return new Serving(host, this);
   }
 }
 
-/** A session, as its services see it, with its settings. */
+/** A session and the settings, as the services see both. */
 interface ServedSession extends ServiceHost {
   readonly settings: SessionSettings;
 }
 
 /**
- * The services of one session: one at a time, in order, beside the messages. A publication with a
- * number waits for the messages before it, whose handlers may hang: all but publications pass it.
+ * Services of one session: requests run one at a time, in order, beside the messages. A numbered
+ * publication waits for the messages before it, whose handlers may hang, so all requests except
+ * publications may overtake a publication.
  */
 export class Serving implements SessionServing {
   readonly #host: ServiceHost;
@@ -233,29 +244,29 @@ export class Serving implements SessionServing {
   readonly #services: SessionServices;
   readonly #sequences: Sequences | undefined;
   #waiting: ReceiveQueue<() => void | Promise<void>> | undefined;
-  /** Publications that left the queue to wait for a number, and how many they are. */
+  /** Publications that left the queue to wait for a number, and their count. */
   #publishing: Promise<void> | undefined;
   #publications = 0;
-  // Made when first needed: most clients do not number.
+  // Created when first needed: most clients do not number.
   #numbers: Numbers | undefined;
   #abort: AbortController | undefined;
   #isChecking = false;
 
-  /** Creates them; nothing runs yet. */
+  /** Creates the services; none of them runs yet. */
   constructor(host: ServedSession, desk: ServiceDesk) {
     this.#host = host;
-    this.#session = host.session as Session; // There is no other.
+    this.#session = host.session as Session; // The only session class.
     this.#settings = host.settings;
     this.#services = desk.services;
     this.#sequences = desk.sequences;
   }
 
-  /** Whether one of them may wait for the end of the session. */
+  /** True if a service may wait for the end of the session. */
   get isBusy(): boolean {
     return this.#abort !== undefined;
   }
 
-  /** Reads the first frame of a peer that has to say its token before anything else. */
+  /** Reads the first frame of a peer that MUST send a token before anything else. */
   async receiveToken(frame: Frame): Promise<void> {
     if (this.#isChecking) {
       return this.#host.refuse(
@@ -291,7 +302,7 @@ export class Serving implements SessionServing {
     this.#host.connected();
   }
 
-  /** Ends what is going on for the peer. */
+  /** Ends the running requests of the peer. */
   end(reason: unknown): void {
     this.#waiting?.end();
     this.#waiting?.clear();
@@ -302,7 +313,7 @@ export class Serving implements SessionServing {
   /**
    * Takes the id by which the client is known over all its sessions.
    *
-   * @returns False if it said another one before, which was refused.
+   * @returns False if the client sent another id before, which is refused.
    */
   introduce({ id, client }: IntroducingEnvelope): boolean {
     if (client === undefined) return true;
@@ -320,8 +331,8 @@ export class Serving implements SessionServing {
   }
 
   /**
-   * Gives what has a number its turn; `undefined` if it has none, or nobody reads messages, so that
-   * it counts as handled; `null` if its number is wrong.
+   * Gives a numbered envelope its turn. Returns `undefined` without a number, and without a reader
+   * of messages, where the message counts as handled. Returns `null` if the number is wrong.
    */
   number(
     { id, seq }: NumberedEnvelope,
@@ -340,7 +351,7 @@ export class Serving implements SessionServing {
     return undefined;
   }
 
-  /** Does what one envelope asks for, after those that came before. */
+  /** Handles a request after the earlier ones. */
   receive(envelope: ServiceEnvelope): void {
     const numbered = envelope.kind === "publish" ? this.number(envelope, true) : undefined;
     if (numbered === null) return;
@@ -367,7 +378,7 @@ export class Serving implements SessionServing {
     }, 0);
   }
 
-  /** Publishes after the publications before it, while the queue goes on. */
+  /** Publishes after the earlier publications, while the queue goes on. */
   #publishBeside(serve: () => void | Promise<void>): void {
     this.#publications++;
     const publishing = Promise.resolve(this.#publishing).then(async () => {
@@ -384,7 +395,7 @@ export class Serving implements SessionServing {
     if (turn !== "over") {
       await this.#serve(envelope, { producer, number, isRepeated: turn === "repeated" });
     }
-    // After the answer, which says more than that it was handled.
+    // Ends the turn after the answer, which says more than an acknowledgement.
     numbered.end();
   }
 
@@ -448,7 +459,7 @@ export class Serving implements SessionServing {
 
   #served(envelope: ServiceEnvelope, data: unknown): void {
     if (envelope.id === undefined) return;
-    // The service answers by itself, where what follows begins.
+    // The service answers through `onAnswer`, at the place where the messages of the topic begin.
     if (envelope.kind === "subscribe" && data === undefined) return;
     this.#host.post({ reply: envelope.id, data });
   }
@@ -456,7 +467,7 @@ export class Serving implements SessionServing {
   #serviceFailed(envelope: ServiceEnvelope, error: unknown): void {
     this.#fail(envelope.id ?? null, failureOf(error));
     if (error instanceof RequestError || error instanceof AuthenticationError) {
-      // A refusal is an answer, and no fault of the peer; but tokens are not to be guessed.
+      // A refusal is an answer and not the peer's fault, but a peer must not guess tokens.
       const { authenticate } = this.#services;
       if (envelope.kind === "auth" && authenticate !== undefined) {
         this.#host.inbound.countInvalid("Expected a token that is accepted");
@@ -471,13 +482,13 @@ export class Serving implements SessionServing {
   }
 }
 
-/** Key of a client: its user and its id; of a client without a user, its id alone. */
+/** Key of a client: the user and the client id, or the client id alone without a user. */
 function keyOf(session: Session, client: string): string {
   const user = session.user === session.id ? "" : session.user;
   return `${user.length}:${user}:${client}`;
 }
 
-/** What the peer is told: the text of other errors stays here. */
+/** Failure as the peer receives it: the text of any other error stays on the server. */
 function failureOf(error: unknown): RequestFailure {
   if (error instanceof RequestError) return error.failure;
   if (error instanceof AuthenticationError) {
