@@ -10,7 +10,7 @@ import {
   creditState,
   ReceiveCredit,
   SendCredit,
-} from "../_flow_control.ts";
+} from "../flow_control.ts";
 import type {
   ConnectionCredit,
   ConnectionEvent,

@@ -4,8 +4,8 @@
  *
  * @module
  */
-import { Arrivals, type ArrivalsOptions, takeOut } from "../_arrivals.ts";
-import { Ledger, type MessageCarrier, type StreamAccount } from "../_ledger.ts";
+import { Arrivals, type ArrivalsOptions, takeOut } from "../incoming_queue.ts";
+import { Ledger, type MessageCarrier, type StreamAccount } from "../counters.ts";
 import { opened } from "../within.ts";
 import { cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import type {

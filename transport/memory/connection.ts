@@ -1,11 +1,11 @@
 /** One end of a memory pair. */
 import { CloseCode, ConnectionError, TimeoutError } from "../../errors.ts";
-import { Arrivals } from "../_arrivals.ts";
+import { Arrivals } from "../incoming_queue.ts";
 import { FrameInbox } from "../websocket/frame_inbox.ts";
-import { Ledger, type MessageCarrier, type StreamAccount } from "../_ledger.ts";
+import { Ledger, type MessageCarrier, type StreamAccount } from "../counters.ts";
 import type { MemoryPath } from "./path.ts";
 import { type MemoryStream, memoryStream, StreamOwner } from "./stream.ts";
-import { noDatagrams, noStreams, refuseStream } from "../_unsupported.ts";
+import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
 import type {
   BidirectionalStream,
   CloseOptions,

@@ -1,6 +1,6 @@
 /** One direction of a stream in memory: written at one end, read at the other. */
 import { StreamError } from "../../errors.ts";
-import type { StreamAccount } from "../_ledger.ts";
+import type { StreamAccount } from "../counters.ts";
 import type { MemoryPath } from "./path.ts";
 
 /** Unread bytes from which on a write waits. */

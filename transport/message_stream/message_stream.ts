@@ -3,7 +3,7 @@ import { CloseCode, ConnectionError } from "../../errors.ts";
 import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import { directStream } from "../direct.ts";
 import { FrameInbox } from "../websocket/frame_inbox.ts";
-import type { MessageCarrier } from "../_ledger.ts";
+import type { MessageCarrier } from "../counters.ts";
 import { FrameParser, type FrameSink } from "./parser.ts";
 import { FrameQueue } from "./queue.ts";
 import type {

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { MessageCarrier } from "../_ledger.ts";
+import type { MessageCarrier } from "../counters.ts";
 import type { BidirectionalStream, Connection } from "../connection.ts";
 import {
   type FirstStream,

@@ -1,6 +1,6 @@
 /** The client half of WebTransport on platforms that have one, such as browsers. */
 import { ConnectionError, StreamError, UnsupportedError } from "../../errors.ts";
-import { Ledger, type MessageCarrier, type StreamAccount } from "../_ledger.ts";
+import { Ledger, type MessageCarrier, type StreamAccount } from "../counters.ts";
 import { orderedAs } from "../direct.ts";
 import type {
   BidirectionalStream,
@@ -18,7 +18,7 @@ import type {
   StreamSide,
 } from "../connection.ts";
 import { engineWornAt } from "./engines.ts";
-import { noDatagrams } from "../_unsupported.ts";
+import { noDatagrams } from "../unsupported.ts";
 import { publicUrl } from "../url.ts";
 import {
   type CertificateHash,

@@ -7,7 +7,7 @@ import {
   type QuicHandshakeStats,
   type QuicListenOptions,
 } from "../quic/acceptor.ts";
-import { Arrivals } from "../_arrivals.ts";
+import { Arrivals } from "../incoming_queue.ts";
 import type { Certificate } from "../certificate/certificate.ts";
 import type { Connection, ConnectionCapabilities, ConnectionCloseInfo } from "../connection.ts";
 import { Deadlines } from "../deadlines.ts";

@@ -4,8 +4,8 @@
  *
  * @module
  */
-import { Arrivals } from "../_arrivals.ts";
-import { Ledger } from "../_ledger.ts";
+import { Arrivals } from "../incoming_queue.ts";
+import { Ledger } from "../counters.ts";
 import type { FlowControlOptions, ReceiveStream, StreamDirection } from "../connection.ts";
 import type { QmuxCredit } from "./_credit.ts";
 import { QmuxError, QuicError } from "./error_codes.ts";

@@ -4,8 +4,8 @@
  *
  * @module
  */
-import { Arrivals } from "../_arrivals.ts";
-import type { Ledger } from "../_ledger.ts";
+import { Arrivals } from "../incoming_queue.ts";
+import type { Ledger } from "../counters.ts";
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
 
 /** Most datagrams held for a reader; beyond, the oldest is dropped. */

@@ -4,10 +4,10 @@
  *
  * @module
  */
-import { ReceiveCredit } from "../_flow_control.ts";
-import { Ledger } from "../_ledger.ts";
+import { ReceiveCredit } from "../flow_control.ts";
+import { Ledger } from "../counters.ts";
 import type { Multiplexer, MultiplexerLink } from "./multiplexer.ts";
-import { noDatagrams } from "../_unsupported.ts";
+import { noDatagrams } from "../unsupported.ts";
 import { varintLength } from "../quic/varint.ts";
 import type {
   ConnectionCloseInfo,

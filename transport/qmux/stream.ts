@@ -4,9 +4,9 @@
  * @module
  */
 import { StreamError, TimeoutError } from "../../errors.ts";
-import { ReceiveCredit } from "../_flow_control.ts";
-import type { StreamAccount } from "../_ledger.ts";
-import { writableOf } from "../_send_writable.ts";
+import { ReceiveCredit } from "../flow_control.ts";
+import type { StreamAccount } from "../counters.ts";
+import { writableOf } from "../send_writable.ts";
 import type {
   BidirectionalStream,
   DirectReadable,

@@ -25,7 +25,7 @@ import type {
   SendStream,
 } from "../connection.ts";
 import { checkWireClose, isPortableCloseCode, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
-import type { MessageCarrier } from "../_ledger.ts";
+import type { MessageCarrier } from "../counters.ts";
 import { QuicError } from "./error_codes.ts";
 import { Qmux, type QmuxLink } from "./qmux.ts";
 import type { QmuxVersion } from "./versions.ts";

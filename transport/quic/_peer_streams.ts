@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { Arrivals, takeOut } from "../_arrivals.ts";
+import { Arrivals, takeOut } from "../incoming_queue.ts";
 
 /** Steps from a stream of the runtime to the application. */
 export interface PeerStreamsOptions<S, T, U> {

@@ -5,7 +5,7 @@
  * @module
  */
 import { ConnectionError, StreamError } from "../../errors.ts";
-import { Ledger, type MessageCarrier, type StreamAccount } from "../_ledger.ts";
+import { Ledger, type MessageCarrier, type StreamAccount } from "../counters.ts";
 import { opened } from "../within.ts";
 import type {
   BidirectionalStream,

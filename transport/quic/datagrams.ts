@@ -4,9 +4,9 @@
  *
  * @module
  */
-import { Arrivals } from "../_arrivals.ts";
+import { Arrivals } from "../incoming_queue.ts";
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
-import type { Ledger } from "../_ledger.ts";
+import type { Ledger } from "../counters.ts";
 import { concat } from "./bytes.ts";
 import { encodeVarint } from "./varint.ts";
 

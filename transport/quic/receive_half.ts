@@ -4,7 +4,7 @@
  * @module
  */
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
-import type { StreamAccount } from "../_ledger.ts";
+import type { StreamAccount } from "../counters.ts";
 import { FIRST_READ_BYTES, nextReadBytes, ReadBuffers } from "./read_buffers.ts";
 import { streamFailure } from "./runtime.ts";
 import { STREAM_WINDOW_BYTES, type UnreadStream } from "./unread_streams.ts";

@@ -3,9 +3,9 @@
  *
  * @module
  */
-import { writableOf } from "../_send_writable.ts";
+import { writableOf } from "../send_writable.ts";
 import type { DirectWritable, SendStream } from "../connection.ts";
-import type { StreamAccount } from "../_ledger.ts";
+import type { StreamAccount } from "../counters.ts";
 import { concat } from "./bytes.ts";
 import { wireOrder } from "./send_order.ts";
 import { errorOf, type StreamHalf, type StreamOwner, type TurnWatcher } from "./stream_halves.ts";

@@ -5,7 +5,7 @@
  * @module
  */
 import { type StreamFailure, streamFailure } from "./runtime.ts";
-import type { ReceiveCredit, SendCredit } from "../_flow_control.ts";
+import type { ReceiveCredit, SendCredit } from "../flow_control.ts";
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
 import { type Linked, LinkedList } from "../linked_list.ts";
 

@@ -6,7 +6,7 @@ import { ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
 import type { BidirectionalStream, Connection } from "../connection.ts";
 import { directReadable, directStream, directWritable } from "../direct.ts";
 import { dialWebTransport } from "../h3/client.ts";
-import { ReceiveCredit, SendCredit } from "../_flow_control.ts";
+import { ReceiveCredit, SendCredit } from "../flow_control.ts";
 import { ReceiveHalf } from "./receive_half.ts";
 import { SendHalf } from "./send_half.ts";
 import {

@@ -2,7 +2,7 @@
 import { CloseCode, ConnectionError } from "../../errors.ts";
 import { EarlyDrain } from "./early_drain.ts";
 import type { Multiplexer, MultiplexerLink, StreamsHost } from "../qmux/multiplexer.ts";
-import { NoStreams } from "../_unsupported.ts";
+import { NoStreams } from "../unsupported.ts";
 import type { Connection, ConnectionCloseInfo, FlowControlOptions } from "../connection.ts";
 import { openMessages } from "../message_stream/message_stream.ts";
 import { Qmux } from "../qmux/qmux.ts";

@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { StreamError } from "../errors.ts";
-import { Ledger } from "./_ledger.ts";
+import { Ledger } from "./counters.ts";
 import type { ConnectionEvent } from "./connection.ts";
 
 /** Creates a ledger, and records its events. */

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { TimeoutError } from "../errors.ts";
 import { Random } from "../tests/random.ts";
-import { checkTotal, ReceiveCredit, SendCredit } from "./_flow_control.ts";
+import { checkTotal, ReceiveCredit, SendCredit } from "./flow_control.ts";
 
 Deno.test("SendCredit.take() takes what is left, and tells once there is nothing", async () => {
   const blocked: number[] = [];

@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { Arrivals, takeOut } from "./_arrivals.ts";
+import { Arrivals, takeOut } from "./incoming_queue.ts";
 
 /** Creates a queue of three, and records the fate of its items. */
 function make(): { queue: Arrivals<number, string>; dropped: number[]; taken: () => number } {
