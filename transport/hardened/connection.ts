@@ -38,7 +38,8 @@ export class HardenedConnection extends ServerWebSocketConnection {
     const backlog = new Backlog(receiver, {
       pause: () => this.#isClosed || this.#socket.pause(),
       resume: () => this.#socket.resume(),
-      overflow: () => this.close({ closeCode: 4507, reason: "More frames came than are held" }),
+      overflow: () =>
+        this.close({ closeCode: 4507, reason: "More frames arrived than can be held" }),
     });
     this.#backlog = receiver.backpressure === undefined ? undefined : backlog;
     super.receive(this.#backlog ?? receiver);

@@ -35,9 +35,9 @@ const MIN_PIECE_BYTES = 256;
 /** Limits of {@linkcode hardenedWebSocket}, all optional. */
 export interface HardenedWebSocketOptions {
   /**
-   * Largest message to read, in bytes. A larger message is closed with 4413 before it is buffered,
-   * whether its header announces the size or its fragments add up. The default is the limit of
-   * `session.maxMessageBytes`, and at least 64 KiB.
+   * Largest message to read, in bytes. A larger message closes the connection with 4413 before it is
+   * buffered, whether its header announces the size or its fragments add up. The default is the
+   * limit of `session.maxMessageBytes`, and at least 64 KiB.
    */
   readonly maxPayloadBytes?: number;
   /**

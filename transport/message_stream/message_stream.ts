@@ -324,7 +324,7 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
     }
     this.#framesReceived++;
     if (this.#inbox.deliver(frame)) return;
-    const reason = "Frames came before anybody received them";
+    const reason = "Too many frames arrived before a receiver was set";
     this.close({ closeCode: CloseCode.queueFull, reason });
   }
 

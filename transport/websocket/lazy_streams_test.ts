@@ -127,7 +127,7 @@ Deno.test("WebSocketConnection closes when too many records come before streams 
   peer.say(new Uint8Array(65_536));
   assertEquals(peer.closed, undefined);
   peer.say(new Uint8Array(1));
-  assertEquals(peer.closed, [4507, "Frames came before anybody received them"]);
+  assertEquals(peer.closed, [4507, "Too many frames arrived before a receiver was set"]);
   // No further bytes are held after the overflow.
   peer.say(new Uint8Array(1));
   peer.answer();

@@ -365,7 +365,7 @@ export class WebSocketConnection
   }
 
   #overflow(): void {
-    this.close({ closeCode: 4507, reason: "Frames came before anybody received them" });
+    this.close({ closeCode: 4507, reason: "Too many frames arrived before a receiver was set" });
   }
 
   /** The multiplexer, if its code is loaded. */
