@@ -1,9 +1,6 @@
 /**
- * From a request to a session, or to a refusal: path, origin, limits,
- * authentication, acceptance. In this order, on every wire, and before anything
- * is accepted.
- *
- * @module
+ * Admission of sessions: path, origin, limits, authentication and acceptance, in this order, on
+ * every wire.
  */
 import { type AdmissionOptions, checkAdmissionOptions } from "./admission_options.ts";
 import type { RequestInfo } from "../transport/address.ts";
@@ -32,7 +29,7 @@ import {
 import type { WebTransportRequest } from "../transport/h3/server.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
 
-/** Headers that tell where a session comes from, and hold no secret. */
+/** Headers that tell the origin of a session, and hold no secret. */
 const DEFAULT_HEADERS: readonly string[] = [
   "host",
   "origin",
@@ -41,38 +38,41 @@ const DEFAULT_HEADERS: readonly string[] = [
   "x-forwarded-for",
 ];
 
-/** Bytes of headers that are kept for `authenticate` while a token is awaited: cookies fit. */
+/** Most bytes of headers kept for `authenticate` while a token is awaited: cookies fit. */
 const MAX_AWAITED_HEADER_BYTES = 16_384;
 
-/** Statuses of `authenticate` that a token may still turn into a yes. */
+/** Refusals by `authenticate` after which the client may still send a token. */
 const OPEN_STATUSES: ReadonlySet<number> = new Set([400, 401, 403, 404]);
 
 const ANYBODY = { value: undefined, user: undefined, credentials: undefined };
 
-/** A request whose token follows in band, until it came. */
+/** A request whose token follows in band. */
 interface Awaited {
-  /** Its headers, cookies included. */
+  /** Request headers, cookies included. */
   readonly headers: Headers;
-  /** How `authenticate` refused the request as it was; `undefined` if it was not asked, or a token came. */
+  /**
+   * Refusal of the request without a token; `undefined` if `authenticate` has not run, or a token
+   * came.
+   */
   refusal: Refused | undefined;
-  /** Resolves once its token was accepted. */
+  /** Resolves once the token was accepted. */
   readonly admitted: PromiseWithResolvers<void>;
 }
 
-/** What an admission works with. */
+/** Services that an admission uses. */
 export interface AdmissionParts {
-  /** Knows all sessions of this node. */
+  /** All sessions of this node. */
   readonly manager: SessionManager;
   /**
-   * Claims a place among the sessions of a user on all nodes; `undefined` where this node's are all.
-   * Rejects with a {@linkcode LimitError} if there are too many.
+   * Claims a place among the sessions of a user on all nodes; `undefined` if there are no other
+   * nodes. Rejects with a {@linkcode LimitError} if there are too many.
    */
   readonly claim: (user: string) => Promise<Disposable> | undefined;
-  /** Prints refusals that no handler is told of. */
+  /** Prints refusals if the application has no handler. */
   readonly console: ConsoleReport;
 }
 
-/** Admits sessions. */
+/** Admits or refuses sessions. */
 export class Admission<V> {
   readonly #options: AdmissionOptions<V>;
   readonly #settings: SessionSettings;
@@ -83,7 +83,7 @@ export class Admission<V> {
   readonly #matches: (url: string) => boolean;
   readonly #authenticator: Authenticator<V>;
   readonly #report: RefusalReport;
-  // All are bounded by the places that the manager gave.
+  // All of these are bounded by the reservations of the manager.
   readonly #openings: Openings;
   readonly #reservations = new Map<Connection, Reservation>();
   readonly #awaited = new Map<Connection, Awaited>();
@@ -91,10 +91,10 @@ export class Admission<V> {
   readonly #pending = new Set<Session>();
 
   /**
-   * Admits sessions of these settings, as the manager's limits allow.
+   * Creates an admission.
    *
-   * @throws {TypeError} If an option makes no sense.
-   * @throws {RangeError} If a time does not.
+   * @throws {TypeError} If an option is invalid.
+   * @throws {RangeError} If a time or a limit is invalid.
    */
   constructor(
     options: AdmissionOptions<V>,
@@ -124,29 +124,29 @@ export class Admission<V> {
     this.#report = new RefusalReport(options.onRefusal, console);
   }
 
-  /** Hands over the place that was kept for a connection's session, to the manager. */
+  /** Passes the reservation of a connection on to the manager. */
   takeReservation(connection: Connection): Reservation | undefined {
     const reservation = this.#reservations.get(connection);
     this.#reservations.delete(connection);
     return reservation;
   }
 
-  /** Answers one HTTP request; at once, where nobody has to be asked. */
+  /** Answers an HTTP request; synchronously unless the application has to be asked. */
   fetch(request: Request, info: RequestInfo = {}): Response | Promise<Response> {
-    // Who asks for a host that is none has no URL, which is for nobody here to stumble over.
+    // A request with an invalid `Host` header has no URL; fail here, not in later code.
     if (!URL.canParse(request.url)) return new Response("Malformed host", { status: 400 });
     if (!isWebSocketUpgrade(request)) return this.#other(request, info);
     const address = this.#addressOf(() => request, info);
     const fault = findUpgradeFault(request);
     if (fault !== undefined) {
       this.#report.tell(new Refused(400, fault.message), { address });
-      // As it is: even a refusal would upgrade, for a client of Skein.
+      // Respond without an upgrade: a refusal would upgrade for a client of Skein.
       return new Response(fault.message, fault);
     }
     return this.#answer(new WebSocketInvitation(request, address, this.#webSocket));
   }
 
-  /** Answers one request for a WebTransport session. */
+  /** Answers a request for a WebTransport session. */
   async take(asked: WebTransportRequest, place: PagePlace): Promise<void> {
     const url = urlOf(asked);
     if (url === undefined) return asked.refuse(400);
@@ -156,18 +156,18 @@ export class Admission<V> {
     await this.#answer(new WebTransportInvitation(asked, { url, place, messages, addressOf }));
   }
 
-  /** Closes the sessions that did not speak yet; the manager does not know them. */
+  /** Closes the sessions that are not established yet, which the manager does not know. */
   async close(options: SessionCloseOptions): Promise<void> {
     this.#openings[Symbol.dispose]();
     const info = { code: CloseCode.draining, ...options };
     await Promise.all([...this.#pending].map((session) => session.close(info)));
   }
 
-  /** Runs `authenticate` for a token that came in band; of its errors only the refusal is left. */
+  /** Runs `authenticate` for a token that came in band. Errors become an `AuthenticationError`. */
   async renew(session: Session, token: string, signal: AbortSignal): Promise<Identity<V>> {
     const { url, address, connection } = session;
     const awaited = this.#awaited.get(connection);
-    // From now on the token's refusal counts.
+    // The refusal of this token replaces the earlier one.
     if (awaited !== undefined) awaited.refusal = undefined;
     try {
       const request = new Request(url, { headers: awaited?.headers ?? session.headers });
@@ -205,7 +205,7 @@ export class Admission<V> {
     if (!this.#matches(url)) throw new Refused(404, "No session is served at this path");
     if (invitation.refusal !== undefined) throw invitation.refusal;
     if (!invitation.isOriginAllowed(this.#options)) {
-      // The hint comes first: a close reason is cut at its end.
+      // The hint comes first, because a close reason is cut at its end.
       throw new Refused(
         403,
         `Origin not allowed: add it to origins, or its host to hosts (${headers.get("origin")})`,
@@ -252,7 +252,7 @@ export class Admission<V> {
     try {
       const identity = await this.#authenticator.identify(request, token, signal)
         .catch((error) => {
-          // A client of 0.1 does not announce the token that it sends next.
+          // A client of 0.1 does not announce a token that follows in band.
           if (mayAwait) awaited = stillAwaited(invitation, error);
           if (awaited === undefined) throw error;
           return ANYBODY;
@@ -260,12 +260,13 @@ export class Admission<V> {
       const { user } = identity;
       if (user !== undefined) {
         this.#count({ user });
-        // The claim first: an attempt that waits for it takes no place of the user on this node.
+        // Claim first: an attempt that waits for its claim must not take a place of the user on
+        // this node.
         claim = await this.#claimFor(user, predecessor);
         byAddress[Symbol.dispose]();
         reservation = this.#reserve(address, user, predecessor);
       }
-      // A client of 0.1 may say a token all the same, which it did not announce.
+      // A client of 0.1 may send a token that was not announced.
       const maySignIn = mayAwait && awaited === undefined && saysNothing(invitation);
       const who = { ...identity, awaited, maySignIn };
       return this.#accept(invitation, reservation, { ...who, handshake, claim });
@@ -292,7 +293,7 @@ export class Admission<V> {
   ): A {
     const { address } = invitation;
     const url = withoutToken(invitation.url);
-    // After an upgrade the runtime cannot read them any more.
+    // After an upgrade the runtime cannot read the headers any more.
     const headers = this.#keptHeaders(invitation.headers);
     try {
       const { connection, opened, answer, held } = invitation.accept(awaited?.admitted.promise);
@@ -327,13 +328,14 @@ export class Admission<V> {
       readonly awaited: Awaited | undefined;
     },
   ): Session {
-    // Its constructor establishes most sessions, and the manager takes this then.
+    // Most sessions are established in the constructor, and the manager takes the reservation
+    // there.
     this.#reservations.set(connection, reservation);
     const awaitsToken = awaited !== undefined;
     if (awaitsToken) this.#awaited.set(connection, awaited);
     const session = new Session(connection, this.#settings, { ...identity, awaitsToken });
     if (session.state !== "connecting") {
-      // One that ended at once never got as far as the manager.
+      // A session that ended at once never reached the manager.
       this.takeReservation(connection)?.[Symbol.dispose]();
       this.#awaited.delete(connection);
       return session;
@@ -342,7 +344,7 @@ export class Admission<V> {
     return session;
   }
 
-  /** The identity of a guest whose first frame may be a token: then another session follows. */
+  /** Returns the identity of a guest. If its first frame is a token, another session follows. */
   #guest(connection: Connection, identity: SessionIdentity): SessionIdentity {
     const id = crypto.randomUUID();
     const { url = "", address, headers = [] } = identity;
@@ -362,7 +364,7 @@ export class Admission<V> {
     return { ...identity, id, successor };
   }
 
-  /** Looks after a session that is not established yet, until it is, or is over. */
+  /** Follows a session until the session is established, or over. */
   #await(session: Session): void {
     const { connection, address } = session;
     const awaited = this.#awaited.get(connection);
@@ -375,7 +377,7 @@ export class Admission<V> {
       this.#pending.delete(session);
       const { code, by } = session[internals].info ?? {};
       const isLate = awaited !== undefined && code === CloseCode.timedOut && by === "local";
-      // Where no token came, the first answer of `authenticate` was the last.
+      // Without a token the first answer of `authenticate` stands.
       const refusal = this.#awaited.get(connection)?.refusal ??
         (isLate ? new Refused(408, "No token in time") : undefined);
       this.#awaited.delete(connection);
@@ -384,16 +386,16 @@ export class Admission<V> {
     });
     const { refusal } = awaited ?? {};
     if (refusal === undefined) return;
-    // A client that has no token would else wait for nothing.
+    // Tell a client without a token that one is needed; otherwise that client would wait in vain.
     session[internals].post({ expects: "auth", reason: refusal.message });
   }
 
-  /** Counts an attempt to connect, as soon as it is known whose it is. */
+  /** Counts an attempt to connect, as soon as the address or the user is known. */
   #count(who: AdmitOptions): void {
     withinLimits(this.#manager, () => this.#manager.admitConnection(who));
   }
 
-  /** Asks all nodes, where there are others, for a place among the user's sessions. */
+  /** Claims a place among the sessions of a user on all nodes. */
   async #claimFor(
     user: string | undefined,
     beside: Session | undefined,
@@ -414,7 +416,9 @@ export class Admission<V> {
     return withinLimits(this.#manager, () => this.#manager.admit({ address, user, beside }));
   }
 
-  /** Finds the session of this node from which a client moves, by the secret that it was told. */
+  /**
+   * Finds the session of this node from which a client moves, by the secret ticket of that session.
+   */
   #predecessorOf({ isSkein, url }: Invitation<unknown>): Session | undefined {
     if (!isSkein || !url.includes(TICKET_KEY)) return undefined;
     const ticket = new URL(url).searchParams.get(TICKET_KEY.slice(0, -1)) ?? "";
@@ -437,7 +441,7 @@ export class Admission<V> {
     handshake?.failed(error);
     if (!(error instanceof Refused)) throw error;
     const { address, signal } = invitation;
-    // Who left is told nothing, and is nobody's fault.
+    // The client disconnected during authentication: do not report this as a refusal.
     if (signal?.aborted !== true) {
       this.#report.tell(error, { address, token: () => tokenOf(invitation) });
     }
@@ -466,27 +470,30 @@ function tokenOf({ url, headers }: Invitation<unknown>): string | undefined {
   const [scheme, token] = headers.get("authorization")?.split(" ") ?? [];
   if (scheme?.toLowerCase() === "bearer" && token) return token;
   if (!url.includes("token=")) return undefined;
-  // As it is spelled, and as `withoutToken` finds it: what was read stays in no session's URL.
+  // Matches the raw spelling, as `withoutToken` does, so that no token read here stays in the URL
+  // of a session.
   const pair = new URL(url).search.slice(1).split("&").find((one) => one.startsWith("token="));
   return new URLSearchParams(pair).get("token") ?? undefined;
 }
 
-/** Tells whether a request has neither a cookie nor `Authorization`, which could name its user. */
+/**
+ * Returns `true` without a cookie and without `Authorization`, either of which could name a user.
+ */
 function saysNothing({ headers }: Invitation<unknown>): boolean {
   return !headers.has("cookie") && !headers.has("authorization");
 }
 
-/** Keeps what a token needs to be checked, where one may turn a refusal into a yes. */
+/** Keeps the request, if a token could still turn the refusal into an admission. */
 function stillAwaited(invitation: Invitation<unknown>, error: unknown): Awaited | undefined {
   if (!(error instanceof Refused)) return undefined;
-  // A cookie may be of something else.
+  // With a cookie only 401 counts, because the cookie may serve another purpose.
   const isOpen = saysNothing(invitation) ? OPEN_STATUSES.has(error.status) : error.status === 401;
   return isOpen ? awaitedOf(invitation, error) : undefined;
 }
 
 /**
- * Keeps the headers of a request, since the runtime cannot read them after an upgrade; `undefined`
- * if they are too many.
+ * Copies the headers of a request, because the runtime cannot read them after an upgrade;
+ * `undefined` if the headers are too large.
  */
 function awaitedOf({ headers }: Invitation<unknown>, refusal?: Refused): Awaited | undefined {
   let bytes = 0;
@@ -502,7 +509,7 @@ function pathMatcher(path: string | undefined): (url: string) => boolean {
   return (url) => pattern.test({ pathname: pathOf(url) });
 }
 
-/** The path of a request's URL, which the HTTP server normalised already. */
+/** Returns the path of a request's URL, already normalised by the HTTP server. */
 function pathOf(url: string): string {
   const start = url.indexOf("/", url.indexOf("//") + 2);
   const end = url.indexOf("?", start);

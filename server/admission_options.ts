@@ -1,40 +1,36 @@
-/**
- * What the application says of who may have a session, and what it is told.
- *
- * @module
- */
+/** Options for admitting sessions, and their checks. */
 import type { RequestInfo } from "../transport/address.ts";
 import type { RefusalStatus } from "../errors.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
 import { checkOriginRules, type OriginRules } from "../transport/origins.ts";
 import type { WebSocketEngine } from "../transport/websocket/server.ts";
 
-/** What `authenticate` gets to see. */
+/** Argument of `authenticate`. */
 export interface AuthenticationContext {
   /**
-   * The request that began the session: its URL, headers and cookies, also for a token that comes in
-   * band. For a renewal it has the headers that the session keeps (`keepsHeaders`), and no cookies
-   * unless they are among them.
+   * The request of the session: its URL, headers and cookies, also for a token that comes in band.
+   * A renewal has only the headers that the session keeps (`keepsHeaders`): cookies are missing
+   * unless listed there.
    */
   readonly request: Request;
   /** The bearer token, from the header, from `?token=`, or sent in band; `undefined` without one. */
   readonly token: string | undefined;
-  /** Aborted when the answer takes longer than `authenticateTimeoutMs`, or the session ended meanwhile. */
+  /** Aborted after `authenticateTimeoutMs`, or when the session ends before the answer. */
   readonly signal: AbortSignal;
 }
 
-/** A session that was refused; told to `onRefusal`. */
+/** A refused session, as passed to `onRefusal`. */
 export interface Refusal {
   /** HTTP status; the close code is 4000 more. */
   readonly status: RefusalStatus;
-  /** What the peer was told. */
+  /** Reason that the peer received. */
   readonly reason: string;
-  /** The peer's network address, where it is known. */
+  /** Network address of the peer, where known. */
   readonly address: string | undefined;
   /**
-   * What is behind it, for the server alone: what `authenticate` or `userOf`
-   * threw, or the limit. An `AuthenticationError` or a limit is a plain refusal;
-   * anything else may be a fault of the application.
+   * Cause of the refusal, for the server only: the error of `authenticate` or `userOf`, or the
+   * limit. An `AuthenticationError` or a limit is a plain refusal; other errors may be a fault of
+   * the application.
    */
   readonly error?: unknown;
 }
@@ -42,92 +38,94 @@ export interface Refusal {
 /** Options for admitting sessions. */
 export interface AdmissionOptions<V> extends OriginRules {
   /**
-   * Path at which sessions are served: exact, or a `URLPattern` pathname such as `/rooms/:id`.
-   * Every path, if left out.
+   * Path at which sessions are served: exact, or a `URLPattern` pathname such as `/rooms/:id`. By
+   * default every path.
    */
   readonly path?: string;
   /**
-   * Says who a peer is; what it returns becomes `session.value`, and whoever it
-   * returns for is in, such as a guest without a token. It is asked once for each session: before the
-   * upgrade, or when the token is there that the client announced. A throw refuses the session:
+   * Identifies a peer. The returned value becomes `session.value`, and admits the peer, which may
+   * be a guest without a token. Called once for each session: before the upgrade, or on arrival of
+   * a token that the client announced. An error refuses the session:
    *
-   * - An {@linkcode AuthenticationError} refuses with its status and text: 401
-   *   by default, and 503 has clients come back later, such as when a database
-   *   is down.
-   * - Anything else refuses with 401, which has clients give up. Its text never
-   *   crosses; it goes to `onRefusal` as `error`, or is printed without one.
-   *   `Promise.reject()`, with nothing at all, is a plain refusal and no fault.
+   * - An {@linkcode AuthenticationError} refuses with its status and text: 401 by default. With 503
+   *   clients come back later, for example when a database is down.
+   * - Any other error refuses with 401, and clients give up. The text of the error is never sent;
+   *   `onRefusal` gets the error, and without `onRefusal` a line is printed. `Promise.reject()`,
+   *   without an error, is a plain refusal and not a fault.
    */
   readonly authenticate?: (context: AuthenticationContext) => V | Promise<V>;
   /**
-   * Says which user a value stands for: for presence, limits and `server.to`.
-   * By default the value itself if it is a string, and each session its own user otherwise.
-   * If it throws, or returns no string, the session is refused with 503, and with 403 if the user
-   * has more than 255 bytes in UTF-8; that is told like a throw of `authenticate`.
+   * Returns the user of a value: for presence, limits and `server.to`. By default a string value is
+   * the user, and otherwise each session is a user of its own. If `userOf` throws or returns
+   * another type than a string, the session is refused with 503; if the user has more than 255
+   * bytes in UTF-8, with 403. Both are reported like an error of `authenticate`.
    */
   readonly userOf?: (value: V) => string;
   /**
-   * Says when the credentials behind a value end, in milliseconds since the Unix epoch; `undefined` and
-   * `Infinity` are never. A client that came with a token is asked for a new one 30 s before, or at half
-   * of the time that is left; `connect()` renews by itself if its `token` is a function. A session that
-   * was not renewed is closed with 4401 then, and so are plain pages and logins by cookie. Credentials
-   * that ended already are refused with 401. A throw counts as one of `userOf`.
+   * Returns the end of the credentials behind a value, in milliseconds since the Unix epoch;
+   * `undefined` and `Infinity` are never. A client that came with a token is asked for a new one 30
+   * s before the end, or at half of the remaining time. `connect()` renews automatically if its
+   * `token` is a function. A session without a renewal is closed with 4401 at the end, and so are
+   * plain pages and logins by cookie. Credentials that ended before are refused with 401. Errors
+   * count like those of `userOf`.
    */
   readonly expiresAt?: (value: V) => number | undefined;
   /**
    * Lets a `skein.1` client that announces a token, as `connect()` does with its option `token`,
-   * connect and say it first: within `session.handshakeTimeoutMs` (5 seconds) and 8 KiB, before
-   * anything else is read. Without this such a client is refused with 401, for good.
+   * connect and send the token first: within `session.handshakeTimeoutMs` (5 seconds) and 8 KiB,
+   * before other data is read. Without this option such a client is refused with 401, permanently.
    *
    * @default {false}
    */
   readonly acceptsTokenInBand?: boolean;
   /**
-   * How long `authenticate` may take, in milliseconds, before the session is
-   * refused with 503. `Infinity` is for ever.
+   * Longest time for `authenticate`, in milliseconds; then the session is refused with 503.
+   * `Infinity` for no limit.
    *
    * @default {10000}
    */
   readonly authenticateTimeoutMs?: number;
   /**
-   * Finds the peer's network address; the socket's by default. Behind a proxy
-   * that you trust, read its header here.
+   * Returns the network address of a peer; by default the socket's. Behind a trusted proxy, read
+   * the proxy's header here.
    */
   readonly clientAddress?: (request: Request, info: RequestInfo) => string | undefined;
   /**
-   * Request headers that a session keeps as `session.headers`, or `all`. Those
-   * with secrets are not kept unless named: `authenticate` sees them all, and
-   * what it returns is what a session should remember. Keeping all of them
-   * costs some 4 KiB a session.
+   * Request headers that a session keeps as `session.headers`, or `all`. Headers with secrets are
+   * kept only if named. `authenticate` sees all headers, and can return the values that a session
+   * should keep. Keeping all headers costs about 4 KiB a session.
    *
    * @default {["host", "origin", "user-agent", "accept-language", "x-forwarded-for"]}
    */
   readonly keepsHeaders?: "all" | readonly string[];
-  /** Answers requests that are no WebSocket upgrade; 426 if left out. */
+  /** Answers HTTP requests other than WebSocket upgrades. By default with status 426. */
   readonly fetch?: (request: Request, info: RequestInfo) => Response | Promise<Response>;
   /**
-   * Sees every session that was refused, and every token renewal that failed by
-   * something else than an `AuthenticationError`. Without it, refusals are printed: a line for each
-   * cause once an hour, and what may be a fault of the application at most every second.
+   * Called for every refused session, and for every token renewal that failed with another error
+   * than an `AuthenticationError`. Without a handler refusals are printed: one line for each cause
+   * once an hour, and possible faults of the application at most every second.
    */
   readonly onRefusal?: (refusal: Refusal) => void;
-  /** What upgrades; the runtime's own by default. */
+  /** Engine of WebSocket upgrades; by default the runtime's own. */
   readonly webSocketEngine?: WebSocketEngine;
-  /** How much a peer may send on streams ahead of who reads them, on every transport that counts. */
+  /**
+   * Credit: how much a peer may send on streams ahead of the reader, on every transport that
+   * counts.
+   */
   readonly flowControl?: FlowControlOptions;
 }
 
-/** Finds an invalid name of a header. */
+/** `has()` throws for an invalid name of a header. */
 const NO_HEADERS = new Headers();
 
 /**
- * Checks options when a server is created, not when the first peer comes.
+ * Checks options when a server is created, rather than when the first peer comes.
  *
- * @typeParam V What `authenticate` returns.
- * @param options See {@linkcode AdmissionOptions}.
- * @throws {TypeError} If the path, an origin, a host or a header's name makes no sense.
- * @throws {RangeError} If `authenticateTimeoutMs` is negative, or no number, or a limit of
- * `flowControl` is no integer from 0.
+ * @typeParam V Type of the values from `authenticate`.
+ * @param options The options.
+ * @throws {TypeError} If the path, an origin, a host or a header's name is invalid.
+ * @throws {RangeError} If `authenticateTimeoutMs` is negative or not a number, or a limit of
+ * `flowControl` is not an integer from 0.
  */
 export function checkAdmissionOptions<V>(options: AdmissionOptions<V>): void {
   const { path, authenticateTimeoutMs = 0, keepsHeaders = "all" } = options;

@@ -1,8 +1,4 @@
-/**
- * Who a peer is: asks the application, in time, and makes refusals of its errors.
- *
- * @module
- */
+/** Authentication: calls the application with a time limit, and converts its errors to refusals. */
 import type { AdmissionOptions } from "./admission_options.ts";
 import { Refused } from "./refusal.ts";
 import { AuthenticationError } from "../errors.ts";
@@ -10,49 +6,48 @@ import { exceedsBytes, utf8Length } from "../session/wire/utf8.ts";
 import type { SessionIdentity } from "../session/session.ts";
 import { startTimer } from "../session/base/wait.ts";
 
-/** Most bytes of a user in UTF-8: engines have it in the names of topics, rows and buckets. */
+/** Most bytes of a user in UTF-8: engines use it in the names of topics, rows and buckets. */
 export const MAX_USER_BYTES = 255;
 
-/** Who a peer is. */
+/** Identity of a peer. */
 export interface Identity<V> {
-  /** What `authenticate` returned. */
+  /** Value returned by `authenticate`. */
   readonly value: V;
-  /** The user, if the value stands for one. */
+  /** The user of the value, if there is one. */
   readonly user: string | undefined;
-  /** When the credentials end, if they do. */
+  /** End of the credentials, where there is one. */
   readonly credentials: SessionIdentity["credentials"];
 }
 
-/** The refusal of who is nobody: no words about why. */
+/** Text for a peer without an identity; gives no reason. */
 const UNAUTHENTICATED = "Unauthenticated";
 
-/** Refuses a client that announced a token in band, at a server that reads none there. */
+/** Text for a client that announced a token in band, if the server accepts no such token. */
 export const TAKES_NO_TOKEN =
   "No token is taken in band: the server needs authenticate and acceptsTokenInBand";
 
-/** Refuses credentials that ended already. */
+/** Text for credentials that have ended. */
 const EXPIRED = "The credentials have expired";
 
-/** Told to clients of 0.1, which may have a token in band and do not announce it. */
+/** Text for clients of 0.1, which may have a token in band and do not announce it. */
 const NOT_IN_BAND = `${UNAUTHENTICATED}: this server takes no token in band`;
 
-/** Asks the application who a peer is. */
+/** Identifies peers through the application. */
 export class Authenticator<V> {
   readonly #options: AdmissionOptions<V>;
 
-  /** Asks what these options name. */
   constructor(options: AdmissionOptions<V>) {
     this.#options = options;
   }
 
   /**
-   * Asks for one peer.
+   * Identifies a peer.
    *
-   * @param request The request, or what is left of it.
+   * @param request The request, or a copy with the headers that were kept.
    * @param token The bearer token.
-   * @param signal Ends it: the session is over.
-   * @returns Who it is.
-   * @throws {Refused} If it is nobody, or that cannot be told now.
+   * @param signal Aborted at the end of the session.
+   * @returns The identity.
+   * @throws {Refused} If the application refuses the peer, fails, or takes too long.
    */
   async identify(
     request: Request,
@@ -80,7 +75,8 @@ export class Authenticator<V> {
       const credentials = endsAt === Infinity ? undefined : { endsAt, isRenewable };
       return { value, user, credentials };
     } catch (error) {
-      // Who left is told nothing, and is nobody's fault.
+      // If the client disconnected during authentication, the error is not a fault of the
+      // application.
       throw refusalOf(error, !signal?.aborted);
     } finally {
       clearTimeout(timer);
@@ -96,11 +92,14 @@ export class Authenticator<V> {
         utf8Length(user)
       }`,
     );
-    // With 503 the client would come back for ever.
+    // With status 503 the client would come back for ever.
     throw new Refused(403, `A user has at most ${MAX_USER_BYTES} bytes`, { cause });
   }
 
-  /** When the credentials end, in milliseconds since the Unix epoch; `Infinity` if they do not. */
+  /**
+   * Returns the end of the credentials, in milliseconds since the Unix epoch; `Infinity` without an
+   * end.
+   */
   #endOf(value: V): number {
     const { expiresAt } = this.#options;
     return this.#asked(() => {
@@ -124,7 +123,7 @@ export class Authenticator<V> {
     });
   }
 
-  /** Refuses with 503 where the application fails: the peer may come back once that is mended. */
+  /** Refuses with 503 where the application fails, so that the peer comes back after a repair. */
   #asked<T>(ask: () => T): T {
     try {
       return ask();
@@ -135,7 +134,7 @@ export class Authenticator<V> {
   }
 }
 
-/** Names the reason to a client that did not announce a token, and may have one all the same. */
+/** Gives the reason to a client that did not announce a token, and may have one nevertheless. */
 export function namingInBand(error: unknown): unknown {
   if (!(error instanceof Refused) || error.status !== 401) return error;
   const { cause, isFault } = error;
@@ -143,7 +142,9 @@ export function namingInBand(error: unknown): unknown {
   return new Refused(401, NOT_IN_BAND, { cause, isFault });
 }
 
-/** Only the text of an `AuthenticationError` crosses the wire. */
+/**
+ * Converts an error to a refusal. Only the text of an `AuthenticationError` is sent to the peer.
+ */
 function refusalOf(error: unknown, isAwaited: boolean): Refused {
   if (error instanceof Refused) return error;
   if (error instanceof AuthenticationError) {

@@ -1,8 +1,6 @@
 /**
- * What a server does for its clients when they ask by themselves: subscribe,
- * publish, renew a token. Everything is denied until `authorize` allows it.
- *
- * @module
+ * Requests of clients: subscribe, publish, set presence data, renew a token. All are denied until
+ * `authorize` allows them.
  */
 import type { Admission } from "./admission.ts";
 import type { Cluster } from "./users.ts";
@@ -32,20 +30,20 @@ import { TopicPattern } from "../session/base/topic_pattern.ts";
 import { within } from "../transport/within.ts";
 import { report } from "../session/report.ts";
 
-/** Action of a client on a topic; `presence` sets the data with which it is present in a room. */
+/** Action of a client on a topic; `presence` sets the client's presence data in a room. */
 export type AuthorizedAction = "subscribe" | "publish" | "presence";
 
-/** Answer of `authorize` that says more than `true`. */
+/** Answer of `authorize` with more detail than `true`. */
 export interface Permission {
   /**
-   * Has the publication carry `from`: the user of the session.
+   * Adds `from`, the user of the session, to the publication.
    *
    * @default {false, or `namesPublishers` of the server}
    */
   readonly from?: boolean;
 }
 
-/** Decides what a client may do with a topic. */
+/** Decides whether a client may act on a topic. */
 export type Authorize = (
   session: Session,
   topic: string,
@@ -60,35 +58,35 @@ const VERBS: Readonly<Record<AuthorizedAction, string>> = {
 };
 
 /**
- * Renewals of one session: each asks `authenticate` once, and `authorize` for each topic that the
- * client subscribed to.
+ * Limit on renewals of one session: each calls `authenticate` once, and `authorize` for each topic
+ * to which the client subscribed.
  */
 const RENEWALS: Required<Rate> = { perSecond: 1, burst: 16 };
 
-/** Hears of a token that a client renewed. */
+/** Called after a client has renewed its token. */
 export type RenewedHandler = (session: Session, before: unknown) => void | Promise<void>;
 
-/** What the services work on. */
+/** Options of {@linkcode clientServices}. */
 export interface ClientServicesOptions {
-  /** Decides; everything is denied without it. */
+  /** Allows actions of clients; without `authorize` all are denied. */
   readonly authorize: Authorize | undefined;
-  /** Called when a client has renewed its token, with the value before it. */
+  /** Called when a client has renewed its token, with the previous value. */
   readonly onRenewed: RenewedHandler | undefined;
-  /** Has publications of clients carry their users, unless `authorize` says otherwise. */
+  /** Adds the user to publications of clients, unless `authorize` decides otherwise. */
   readonly namesPublishers: boolean;
   /** Topics and their schemas. */
   readonly contract: AnyContract | undefined;
   /** Patterns of topics that are rooms. */
   readonly roomPatterns: readonly string[];
-  /** What was handled of clients that number their messages. */
+  /** Numbers of the messages that were handled, for clients that number their messages. */
   readonly sequences: SequenceStore;
-  /** Prints what a developer may have meant otherwise. */
+  /** Prints hints about likely mistakes. */
   readonly console: ConsoleReport;
-  /** True if failures of sessions are not printed, since the application has a handler for them. */
+  /** `true` if failures of sessions are not printed, because the application has a handler. */
   readonly isSilent: boolean;
-  /** Whether there are topics with a history. */
+  /** `true` if there are topics with a history. */
   readonly hasHistory: boolean;
-  /** The server's parts; a function, since they are made after the settings. */
+  /** The server's parts; a function, because the settings are made first. */
   readonly parts: () => {
     readonly admission: Admission<unknown>;
     readonly cluster: Pick<Cluster, "opened">;
@@ -99,7 +97,7 @@ export interface ClientServicesOptions {
   };
 }
 
-/** Makes the services of a server's sessions. */
+/** Creates the request handlers of a server's sessions. */
 export function clientServices(options: ClientServicesOptions): ServiceDesk {
   const expiry = new Expiry();
   const renewals = new WeakMap<Session, TokenBucket>();
@@ -114,8 +112,8 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     topic: string,
     action: AuthorizedAction,
   ): Promise<Permission> {
-    // Notices are the server's to give, and go to those who are in the room; what nodes tell one
-    // another is nobody else's.
+    // Only the server sends presence notices, to members of the room; topics of the nodes are
+    // closed to clients.
     const isOwn = topic.startsWith(PRESENCE_PREFIX) || topic.startsWith(INTERNAL_PREFIX);
     if (!isOwn) checkKnown(topic, action);
     const answer = !isOwn && await authorize?.(session, topic, action);
@@ -126,7 +124,10 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     throw new RequestError("forbidden", `This session may not ${what}${why}`);
   }
 
-  /** Only what the contract knows can come on a topic; a room has its notices beside. */
+  /**
+   * Refuses topics that the contract does not know. Rooms have presence notices beside its
+   * messages.
+   */
   function checkKnown(topic: string, action: AuthorizedAction): void {
     if (router === undefined) return;
     if (action !== "presence" && router.match(topic)?.kind === "message") return;
@@ -165,7 +166,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     opened(session) {
       expiry.watch(session);
       moveFrom(session);
-      // A session that is nobody's is no user who could be online.
+      // A session without a user cannot be online.
       if (session.user === session.id) return;
       parts().presence.enter(session);
       parts().cluster.opened(session);
@@ -179,7 +180,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
         if (isRoom(topic)) parts().rooms.join(session, topic, options);
         else parts().topics.subscribe(session, topic, options);
         const { predecessor } = session[internals];
-        // At once, so that each publication goes to one of the two.
+        // In the same turn, so that each publication goes to exactly one of the two sessions.
         if (predecessor !== undefined && !session.isClosed) moveOff(predecessor, topic);
       } catch (error) {
         if (error instanceof QueueFullError) throw new RequestError("too-many", error.message);
@@ -208,22 +209,22 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       const { topics } = parts();
       const publishing = {
         ...(!echo && { except: session }),
-        // A session without a user has its own id in that place.
+        // A session without a user has its own id as its user.
         ...(from && session.user !== session.id && { from: session.user }),
       };
       try {
-        // As it came: whoever receives it applies the schema, once.
+        // Publish the data unchanged: each receiver applies the schema, once.
         if (topics.historyOf(topic) !== undefined) {
           await topics.append(topic, data, { ...publishing, ...(number && { key: number }) });
         } else topics.publish(topic, data, publishing);
       } catch (error) {
-        // Written anew, `9e20` has 21 digits: what came within the limit may not leave within it.
+        // Encoding may lengthen data: `9e20` becomes 21 digits, which can exceed the limit.
         if (error instanceof RangeError) throw new RequestError("too-large", error.message);
-        // `1e999` is read as Infinity. That is the peer's fault, and no handler's.
+        // JSON reads `1e999` as Infinity: an error of the peer, not of a handler.
         if (error instanceof TypeError && !isEncodable(topic, data)) {
           throw new RequestError("malformed", error.message);
         }
-        // While `authorize` was asked the server closed, and its broker with it: nobody's fault.
+        // The server and its broker were closed while `authorize` ran: not an error.
         if (error instanceof UnsupportedError && session.isClosed) return {};
         if (error instanceof BrokerError) throw new RequestError("unavailable", error.message);
         throw error;
@@ -262,7 +263,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       const isNew = session.state === "connecting";
       if (!isNew) countRenewal(session);
       const identity = await parts().admission.renew(session, token, signal);
-      // Without users nobody can tell whether it is still the same one.
+      // Without users a change of user cannot be detected.
       if (!isNew && identity.user === undefined) {
         throw new RequestError(
           "forbidden",
@@ -281,20 +282,20 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     },
   });
 
-  /** Has a session take the place of the one from which its client moves. */
+  /** Replaces the session from which the client moves. */
   function moveFrom(session: Session): void {
     const core = session[internals];
     const { predecessor } = core;
     if (predecessor === undefined) return;
     const before = predecessor[internals];
-    // The token that came is another user's, or the client lost the session before meanwhile.
+    // The token belongs to another user, or the client has lost the earlier session.
     if (!before.isReady || before.user !== core.user) return void (core.predecessor = undefined);
     before.whenEnded(() => core.predecessor = undefined);
     before.movedTo = session;
     if (before.state === "connected") before.startDraining();
     const { topics } = parts();
     const requested = new Set(topics.requestedBy(predecessor));
-    // The application subscribes each session by itself: the client would get its publications twice.
+    // The application subscribes each session itself: the client would get each publication twice.
     for (const topic of topics.topicsOf(predecessor)) {
       if (!requested.has(topic)) moveOff(predecessor, topic);
     }
@@ -327,7 +328,10 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       .catch((error) => core.handlerFailed(error, "A handler failed"));
   }
 
-  /** Asks again about all topics that the client asked for; those of the application stay. */
+  /**
+   * Calls `authorize` again for all topics that the client requested; topics of the application
+   * stay.
+   */
   async function takeOffDenied(session: Session): Promise<void> {
     const { settings } = session[internals];
     const { requestTimeoutMs: timeoutMs } = settings;
@@ -344,12 +348,14 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
         }
       }),
     );
-    // One hook that is down fails for all topics.
+    // Report one error: a hook that is down fails for all topics.
     if (faults.length > 0) report(settings, faults[0], session);
   }
 }
 
-/** Prints that a client was denied something: most often `authorize` is missing or has a mistake. */
+/**
+ * Prints that a client was denied an action: most often `authorize` is missing or has a mistake.
+ */
 function tellDenied(console: ConsoleReport, what: string, wasAsked: boolean): void {
   if (wasAsked) {
     return console.tell("denied", `authorize denied a client to ${what}`, { about: what });
@@ -361,9 +367,9 @@ function tellDenied(console: ConsoleReport, what: string, wasAsked: boolean): vo
 }
 
 /**
- * Prints that topics are literal, where one looks like a pattern.
+ * Prints that topics are literal, if a topic looks like a pattern.
  *
- * @param console Prints it once.
+ * @param console Prints the line once.
  * @param topic The topic to which a session is subscribed.
  */
 export function tellLiteral(console: ConsoleReport, topic: string): void {
@@ -376,7 +382,7 @@ export function tellLiteral(console: ConsoleReport, topic: string): void {
   );
 }
 
-/** Whether a message can hold it. */
+/** Returns `true` if a message can hold the data. */
 function isEncodable(topic: string, data: unknown): boolean {
   try {
     encodeMessage(topic, data);

@@ -1,21 +1,17 @@
-/**
- * Lines on the console about the engine of a broker, where nothing else hears of its status.
- *
- * @module
- */
+/** Console lines about the engine of a broker, for applications that do not observe its status. */
 import type { Broker } from "../pubsub/broker.ts";
 import type { ConsoleReport } from "../session/insight/console_report.ts";
 
-/** How long an engine may take to answer for the first time, in milliseconds. */
+/** Longest time until the first answer of an engine, in milliseconds. */
 const START_MS = 5_000;
 
 /**
- * Prints that the engine cannot be reached, from the start or later, unless the application iterates
- * over the broker's `status` or subscribed to it.
+ * Prints that the engine cannot be reached, from the start or later, unless the application
+ * iterates over the broker's `status` or has subscribed to it.
  *
- * @param broker The broker; it is not closed.
+ * @param broker The broker, which stays open.
  * @param console Prints each cause once.
- * @returns Ends the watch.
+ * @returns Ends the watch on disposal.
  */
 export function reportEngine(broker: Broker, console: ConsoleReport): Disposable {
   const { status, name } = broker;

@@ -1,29 +1,26 @@
-/**
- * The end of credentials: clients are asked to renew them in time, and closed if they do not.
- *
- * @module
- */
+/** The end of credentials: clients are asked for a renewal in time, or closed at the end. */
 import { CloseCode } from "../errors.ts";
 import type { SessionCore } from "../session/core.ts";
 import { internals, type Session } from "../session/session.ts";
 import { MAX_TIMER_MS } from "../session/base/wait.ts";
 
 /**
- * How long before the end a client is asked for a new token, in milliseconds: time for its own call
- * of an identity provider, and a second try. Of a token that lasts less than a minute, half of that.
+ * Time before the end at which a client is asked for a new token, in milliseconds: long enough for
+ * a call of an identity provider and a second try. Half of the lifetime for tokens of less than a
+ * minute.
  */
 export const RENEW_MARGIN_MS = 30_000;
 
 /** A session whose credentials end. */
 interface Watched {
-  /** When they end, in milliseconds since the Unix epoch. */
+  /** End of the credentials, in milliseconds since the Unix epoch. */
   readonly endsAt: number;
-  /** When the client is asked; `undefined` if it was, or cannot be. */
+  /** Time of asking the client; `undefined` if the client was asked, or cannot be asked. */
   asksAt: number | undefined;
   timer?: ReturnType<typeof setTimeout>;
 }
 
-/** Watches the credentials of sessions, with at most one timer for each. */
+/** Watches the credentials of sessions, with at most one timer for each session. */
 export class Expiry {
   // Bounded by the sessions of the manager.
   readonly #watched = new Map<SessionCore, Watched>();
@@ -34,9 +31,9 @@ export class Expiry {
   };
 
   /**
-   * Watches a session, or goes on with its new credentials.
+   * Watches a session, or continues with its new credentials.
    *
-   * @param session The session, established.
+   * @param session The established session.
    */
   watch(session: Session): void {
     const core = session[internals];
@@ -48,7 +45,7 @@ export class Expiry {
       if (endsAt === Infinity) return;
       core.whenEnded(this.#onEnd);
     }
-    // A token that ends no later than the one before it is not asked for again.
+    // A new token that ends no later than the previous one is not renewed again.
     const isLater = endsAt > (known?.endsAt ?? -Infinity);
     const leftMs = Math.max(0, endsAt - Date.now());
     const marginMs = Math.min(RENEW_MARGIN_MS, leftMs / 2);
@@ -61,7 +58,7 @@ export class Expiry {
   #wait(core: SessionCore, watched: Watched): void {
     const dueAt = watched.asksAt ?? watched.endsAt;
     if (dueAt === Infinity) return;
-    // Timers cut fractions off: one that is early would be set again and again until it is due.
+    // Timers drop fractions: a timer that fires early would be set again until the time has come.
     const waitMs = Math.min(MAX_TIMER_MS, Math.max(0, Math.ceil(dueAt - Date.now())));
     watched.timer = setTimeout(() => this.#due(core, watched), waitMs);
   }

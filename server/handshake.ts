@@ -1,9 +1,4 @@
-/**
- * A handshake on a server, as an instrumentation sees it: from the request to
- * the session, or to the refusal.
- *
- * @module
- */
+/** A handshake on a server, as reported to an instrumentation. */
 import type { Invitation } from "./session_request.ts";
 import { ConnectionError } from "../errors.ts";
 import type { Session } from "../session/session.ts";
@@ -12,7 +7,9 @@ import { withoutToken } from "../session/url.ts";
 import { refusalStatus } from "../session/insight/watch.ts";
 import type { FollowedHandshake } from "../session/insight/session_watch.ts";
 
-/** A handshake that somebody follows. Disposed of, it counts as one whose peer vanished. */
+/**
+ * A handshake that an instrumentation follows. Disposal without a result counts as a vanished peer.
+ */
 export class ServerHandshake implements Disposable {
   readonly #handshake: FollowedHandshake;
 
@@ -20,7 +17,7 @@ export class ServerHandshake implements Disposable {
     this.#handshake = handshake;
   }
 
-  /** Asks whether somebody wants to follow. */
+  /** Starts a handshake; `undefined` if no instrumentation follows. */
   static begin(
     { url, transport, address }: Invitation<unknown>,
     { watch }: SessionSettings,
@@ -31,12 +28,12 @@ export class ServerHandshake implements Disposable {
     return handshake && new ServerHandshake(handshake);
   }
 
-  /** Runs what the application does in it. */
+  /** Runs code of the application within the handshake. */
   during<T>(run: () => T): T {
     return this.#handshake.during(run);
   }
 
-  /** There is a session; where it waits for its token, it is not established yet. */
+  /** Ends the handshake with a session, once the session is established. */
   opened(session: Session): void {
     if (session.state === "connected") return this.#handshake.ended({ session });
     session.ready.then(
@@ -45,12 +42,12 @@ export class ServerHandshake implements Disposable {
     );
   }
 
-  /** There will be no session. */
+  /** Ends the handshake without a session. */
   failed(error: unknown): void {
     this.#handshake.ended({ error, status: refusalStatus(error) });
   }
 
-  /** The peer never took what it asked for. */
+  /** Ends the handshake of a peer that never opened the connection. */
   [Symbol.dispose](): void {
     this.failed(new ConnectionError("The connection never opened"));
   }

@@ -1,6 +1,6 @@
 /**
  * Sign-in by JSON Web Token: signature, times, issuer and audience are checked before a session
- * opens. In a module of its own, so that nothing else loads the package behind it, `npm:jose`.
+ * opens. A module of its own, so that no other module loads the package `npm:jose`.
  *
  * @example Tokens of an identity provider
  * ```ts ignore
@@ -30,80 +30,83 @@ import {
 import { AuthenticationError } from "../errors.ts";
 import { checkKeys, type OptionKeys } from "../session/base/option_keys.ts";
 
-/** How long the server of the keys may take to answer, in milliseconds. */
+/** Longest time for an answer from the server of the keys, in milliseconds. */
 const FETCH_TIMEOUT_MS = 5_000;
 
-/** Keys are fetched at most so often because of a token whose key is unknown, in milliseconds. */
+/** Shortest time between two fetches because of an unknown key, in milliseconds. */
 const COOLDOWN_MS = 10_000;
 
-/** A key that was withdrawn counts for so long at most, in milliseconds. */
+/** Longest time for which a withdrawn key still counts, in milliseconds. */
 const MAX_AGE_MS = 600_000;
 
-/** Keys that are tried for a token that does not name its own. */
+/** Keys that are tried for a token that does not name its key. */
 const MAX_TRIED_KEYS = 16;
 
-/** Bytes that a secret has at least, by algorithm (RFC 7518, 3.2): fewer can be found by trying. */
+/** Least bytes of a secret by algorithm (RFC 7518, 3.2): shorter secrets can be guessed. */
 const MIN_SECRET_BYTES: Readonly<Record<string, number>> = { HS256: 32, HS384: 48, HS512: 64 };
 
 const PUBLIC_KEY_ALGORITHM = /^(?:[RPE]S(?:256|384|512)|EdDSA|Ed25519)$/;
 
-/** The newest time that a `Date` can have. */
+/** The latest time that a `Date` can hold. */
 const MAX_TIME_MS = 8.64e15;
 
 /** Options for {@linkcode jwt}. */
 export interface JwtOptions {
   /**
-   * URL of the issuer's public keys (a JSON Web Key Set). They are fetched when the first token
-   * comes, kept for ten minutes, and fetched again for a token whose key is unknown, at most every
-   * ten seconds. Either this or `secret`.
+   * URL of the issuer's public keys (a JSON Web Key Set). The keys are fetched for the first token,
+   * kept for ten minutes, and fetched again for a token with an unknown key, at most every ten
+   * seconds. Exactly one of `jwks` and `secret` is required.
    */
   readonly jwks?: string | URL;
   /**
-   * Secret that the issuer shares, as bytes or as text in UTF-8: at least 32 bytes for HS256, 48
-   * for HS384, 64 for HS512. Either this or `jwks`.
+   * Secret shared with the issuer, as bytes or as text in UTF-8: at least 32 bytes for HS256, 48
+   * for HS384, 64 for HS512. Exactly one of `jwks` and `secret` is required.
    */
   readonly secret?: string | Uint8Array;
   /**
-   * Algorithms that a signature may have. Required with `secret`: HS256, HS384 or HS512. With
-   * `jwks`, every algorithm of public keys that fits the key, if left out.
+   * Allowed algorithms of signatures. Required with `secret`: HS256, HS384 or HS512. With `jwks`
+   * the default is every public-key algorithm that fits the key.
    */
   readonly algorithms?: readonly string[];
-  /** Issuer that tokens must name (`iss`); not checked if left out. */
+  /** Issuer that tokens must name (`iss`). By default not checked. */
   readonly issuer?: string;
-  /** Audience that tokens must name (`aud`), or several of which one is enough; not checked if left out. */
+  /**
+   * Audience that tokens must name (`aud`), or several of which one is enough. By default not
+   * checked.
+   */
   readonly audience?: string | readonly string[];
   /**
-   * How far the clocks of issuer and server may differ, in milliseconds.
+   * Largest difference between the clocks of issuer and server, in milliseconds.
    *
    * @default {0}
    */
   readonly clockToleranceMs?: number;
 }
 
-/** Claims of a token that was accepted. */
+/** Claims of an accepted token. */
 export interface JwtClaims {
   /** The user. */
   readonly sub: string;
-  /** When the token ends, in seconds since the Unix epoch. */
+  /** End of the token, in seconds since the Unix epoch. */
   readonly exp: number;
-  /** Any other claim, as the issuer wrote it. */
+  /** Any other claim, as written by the issuer. */
   readonly [claim: string]: unknown;
 }
 
-/** Options of a server that {@linkcode jwt} makes. */
+/** Options of a server, created by {@linkcode jwt}. */
 export interface JwtAuthentication {
   /**
    * Checks a token.
    *
-   * @param context The token, as `authenticate` of a server has it.
-   * @returns The claims; they become `session.value`.
-   * @throws {AuthenticationError} With 401 if there is no token or it is not accepted, and with 503
-   * if the keys cannot be fetched now, so that clients come back.
+   * @param context The token, as `authenticate` of a server gets it.
+   * @returns The claims, which become `session.value`.
+   * @throws {AuthenticationError} With 401 if there is no token or the token is not accepted, and
+   * with 503 if the keys cannot be fetched now, so that clients come back.
    */
   readonly authenticate: (context: { readonly token: string | undefined }) => Promise<JwtClaims>;
-  /** Names the user: the claim `sub`. */
+  /** Returns the user: the claim `sub`. */
   readonly userOf: (claims: JwtClaims) => string;
-  /** Tells when the token ends, in milliseconds since the Unix epoch. */
+  /** Returns the end of the token, in milliseconds since the Unix epoch. */
   readonly expiresAt: (claims: JwtClaims) => number;
 }
 
@@ -118,22 +121,23 @@ const KEYS: OptionKeys<JwtOptions> = {
 
 type Claims = Readonly<Record<string, unknown>>;
 
-/** Verifies a token, and gives its claims. */
+/** Verifies a token, and returns its claims. */
 type Verify = (token: string) => Promise<Claims>;
 
 /**
  * Makes the options of a server that signs users in by JSON Web Token: spread them into `serve()`.
  *
- * - **Checked:** the signature, `exp`, `nbf`, and `iss` and `aud` where they are given. A token has
- *   to name a user (`sub`) and to end (`exp`); `alg: none` is never accepted.
+ * - **Checked:** the signature, `exp`, `nbf`, and also `iss` and `aud` where given in the options.
+ *   A token must name a user (`sub`) and an end (`exp`); `alg: none` is never accepted.
  * - **Rotation:** a new key of the issuer counts at once, an old one for ten minutes at most.
- * - **Outages:** where keys cannot be fetched, sessions are refused with 503, and clients come back.
+ * - **Outages:** where keys cannot be fetched, sessions are refused with 503, and clients come
+ *   back.
  *
- * @param options See {@linkcode JwtOptions}.
+ * @param options Keys of the issuer, and the claims to check.
  * @returns `authenticate`, `userOf` and `expiresAt`.
- * @throws {TypeError} If a key of the options is unknown, if not exactly one of `jwks` and `secret` is
- * given, if `jwks` is no URL of HTTP, or if `algorithms` do not fit it.
- * @throws {RangeError} If `secret` is too short, or `clockToleranceMs` is negative or no number.
+ * @throws {TypeError} If a key of the options is unknown, if not exactly one of `jwks` and `secret`
+ * is given, if `jwks` is not an HTTP URL, or if `algorithms` do not fit the keys.
+ * @throws {RangeError} If `secret` is too short, or `clockToleranceMs` is negative or not a number.
  *
  * @example Tokens with a shared secret
  * ```ts
@@ -182,7 +186,7 @@ export function jwt(options: JwtOptions): JwtAuthentication {
       return checkedClaims(await verified(verify, token));
     },
     userOf: ({ sub }) => sub,
-    // A token that is accepted up to then lasts up to then.
+    // The end includes the tolerance within which the token is accepted.
     expiresAt: ({ exp }) => Math.min(Math.floor(exp * 1_000) + clockToleranceMs, MAX_TIME_MS),
   };
 }
@@ -260,7 +264,8 @@ function byKeySet(
         cause instanceof errors.JWKSMultipleMatchingKeys ||
         cause instanceof errors.JOSENotSupported;
       if (isOfToken) throw cause;
-      // The key may be newer than the key set, or the key set out of reach: no fault of the token.
+      // The key may be newer than the key set, or the key set out of reach: not a fault of the
+      // token.
       throw new AuthenticationError("Tokens cannot be checked now, try again later", {
         status: 503,
         cause,
@@ -277,14 +282,14 @@ function byKeySet(
   };
 }
 
-/** Fetches a key set; the body of any other answer would stay open. */
+/** Fetches a key set. Cancels the body of any other response, which would stay open. */
 async function fetchKeys(url: string, options: RequestInit): Promise<Response> {
   const response = await fetch(url, options);
   if (response.status !== 200) await response.body?.cancel();
   return response;
 }
 
-/** Tries the keys that fit a token which names none. */
+/** Tries the keys that fit a token without a key id. */
 async function tryEach(
   keys: errors.JWKSMultipleMatchingKeys,
   token: string,
@@ -302,7 +307,7 @@ async function tryEach(
   throw keys;
 }
 
-/** Verifies a token; of a failure only the kind crosses the wire. */
+/** Verifies a token. The peer gets only the kind of failure. */
 async function verified(verify: Verify, token: string): Promise<Claims> {
   try {
     return await verify(token);

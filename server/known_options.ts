@@ -1,8 +1,6 @@
 /**
- * Known keys of a server's options: a mistyped one would be ignored, and a default would hold in
- * its place. The compiler asks for each key of each type here.
- *
- * @module
+ * Known keys of a server's options, to refuse mistyped ones. The compiler requires every key of
+ * each type.
  */
 import type { MetricsOptions } from "../telemetry/endpoint.ts";
 import type { NodeOptions } from "./users.ts";
@@ -20,7 +18,7 @@ import type { UnreadStreamLimits } from "../transport/quic/unread_streams.ts";
 
 /** Keys of an object of options, and of the objects within. */
 interface Known {
-  /** The keys; any, if left out. */
+  /** The keys; any if undefined. */
   readonly keys?: object;
   /** Objects under some of the keys. */
   readonly nested?: Readonly<Record<string, Known>>;
@@ -144,10 +142,10 @@ const NESTED: Readonly<Record<string, Known>> = {
 };
 
 /**
- * Refuses a server's options with a key that is not known, at any depth.
+ * Refuses options with an unknown key, at any depth.
  *
  * @param verb The operation, for the error message.
- * @param options The options as they were given.
+ * @param options The options as given by the application.
  * @param known Keys of the options, and of `limits`.
  * @throws {TypeError} If a key is unknown.
  */

@@ -1,9 +1,4 @@
-/**
- * A server's two sockets: TCP for WebSocket, UDP for WebTransport, on one port
- * number.
- *
- * @module
- */
+/** The two sockets of a server on one port number: TCP for WebSocket, UDP for WebTransport. */
 import type { WebTransportStats } from "../telemetry/measures.ts";
 import { answerWellKnown } from "./well_known.ts";
 import { hostOf, isAnyAddress, printError, WebTransportHalf } from "./webtransport.ts";
@@ -21,75 +16,78 @@ import type {
   WebTransportRequest,
 } from "../transport/h3/server.ts";
 
-/** How often a free TCP port is tried whose UDP sibling turns out to be taken. */
+/** Most free TCP ports to try before one is also free on UDP. */
 const MAX_ATTEMPTS = 10;
 
-/** Attempts at a UDP port that is taken, one right after the other: it may wait for the collector alone. */
+/** Immediate attempts at a taken UDP port, which may be free after garbage collection. */
 const EAGER_ATTEMPTS = 10;
 
-/** The time before the next attempt, in milliseconds; it doubles. */
+/** Pause before the first delayed attempt, in milliseconds; doubles with each attempt. */
 const RETRY_MS = 100;
 
-/** The longest time between two attempts, in milliseconds: an attempt is one call of the system. */
+/** Longest pause between two attempts, in milliseconds; an attempt is only one system call. */
 const MAX_RETRY_MS = 5_000;
 
 /**
- * Attempts before which garbage is collected: a listener that this process closed holds its port
- * until then. Afterwards the port is that of another process.
+ * Attempts with garbage collection before each. A listener that this process closed holds its port
+ * until collected; after these attempts another process must hold the port.
  */
 const COLLECTING_ATTEMPTS = 15;
 
-/** Buffers that are allocated before an attempt: the collector works in small steps. */
+/** Buffers allocated before an attempt, because the collector works in small steps. */
 const COLLECTING_ROUNDS = 10;
 
-/** The time between two buffers, in milliseconds. */
+/** Time between two buffers, in milliseconds. */
 const COLLECTING_MS = 5;
 
-/** A buffer, in bytes: enough for the collector to begin. It is never touched, and so takes no memory. */
+/**
+ * Size of a buffer in bytes: enough to start the collector. Never touched, so without physical
+ * memory.
+ */
 const COLLECTING_BYTES = 67_108_864;
 
-/** What a server that listens is told, beside its address. */
+/** Facts for `onListen` beside the address. */
 export interface ListenInfo {
   /** The URL of WebTransport; empty if it is off. */
   readonly webTransportUrl: string;
   /**
-   * Why WebTransport is off, where it was not turned off. With a `Deno.errors.AddrInUse` the port is
-   * tried again for as long as the server lives.
+   * Reason for a failure of WebTransport; `undefined` if WebTransport listens or was turned off.
+   * With a `Deno.errors.AddrInUse` the server keeps trying the port until its end.
    */
   readonly webTransportError: Error | undefined;
 }
 
-/** An engine of WebTransport that counts no handshakes. */
+/** Counters for an engine that counts no handshakes. */
 const NO_HANDSHAKES: QuicHandshakeStats = { pending: 0, ignored: 0, replaced: 0, tooSlow: 0 };
 
-/** How many connections there may be on UDP, and on TCP where these are counted; what a client may send ahead. */
+/** Limits of connections on UDP, and on TCP where counted; and credit of clients. */
 export type ConnectionLimits =
   & Pick<WebTransportServeOptions, "flowControl" | "maxConnections" | "maxConnectionsPerAddress">
   & Pick<ListenWebTransportOptions, "unreadStreams">;
 
-/** How and where to listen. */
+/** Options of {@linkcode Listening}. */
 export interface ListeningOptions extends OriginRules {
   /** TCP port; 0 takes one that is free on both. */
   readonly port: number;
-  /** Address. */
+  /** Address on which to listen. */
   readonly hostname: string;
-  /** Certificate; development without one. */
+  /** Certificate; `undefined` in development. */
   readonly tls: Certificate | undefined;
-  /** How WebTransport is offered. */
+  /** The option `webTransport` of `serve()`. */
   readonly webTransport: boolean | WebTransportServeOptions | undefined;
-  /** What listens on TCP, in place of the runtime's own server. */
+  /** Host that listens on TCP in place of the runtime's own server. */
   readonly webSocket: WebSocketHost | undefined;
-  /** Whether other processes may listen on the TCP port. */
+  /** `true` if other processes may listen on the same TCP port. */
   readonly reusePort: boolean;
-  /** Bounds of connections, where WebTransport has none of its own. */
+  /** Limits of connections, unless WebTransport has its own. */
   readonly connectionLimits: ConnectionLimits;
-  /** Who takes raw QUIC beside WebTransport. */
+  /** Handler of raw QUIC beside WebTransport. */
   readonly quic: RawQuicOptions | undefined;
-  /** Told where the server listens, in place of a line that is printed. */
+  /** Called when the server listens, in place of a printed line. */
   readonly onListen: ((address: Deno.NetAddr, info: ListenInfo) => void) | undefined;
 }
 
-/** Who answers what comes in. */
+/** Handlers of requests. */
 export interface ListeningHandlers {
   /** Answers an HTTP request. */
   fetch(
@@ -100,7 +98,7 @@ export interface ListeningHandlers {
   take(request: WebTransportRequest, place: PagePlace): Promise<void>;
 }
 
-/** Listens, from its construction to its close. */
+/** Sockets that listen from construction to close. */
 export class Listening {
   readonly #options: ListeningOptions;
   readonly #handlers: ListeningHandlers;
@@ -112,13 +110,13 @@ export class Listening {
   #certificate: Certificate | undefined;
   #retrying: Promise<void> | undefined;
   #isStopped = false;
-  /** Ends the wait for the next attempt. */
+  /** Ends the pause before the next attempt. */
   #endWait: (() => void) | undefined;
 
   /**
-   * Listens. A UDP port that is taken is tried again until the server stops.
+   * Starts listening. A taken UDP port is tried again until the server stops.
    *
-   * @throws {Error} If that is impossible over TCP, or over UDP where WebTransport has options.
+   * @throws {Error} If TCP fails, or if UDP fails and WebTransport has options.
    */
   constructor(options: ListeningOptions, handlers: ListeningHandlers) {
     this.#options = options;
@@ -139,7 +137,7 @@ export class Listening {
     }
   }
 
-  /** Where WebSocket listens. */
+  /** Address of WebSocket. */
   get address(): Deno.NetAddr {
     return this.#http.addr;
   }
@@ -154,7 +152,7 @@ export class Listening {
     return this.#webTransport;
   }
 
-  /** Counters of WebTransport; `undefined` if it is off. */
+  /** Counters of WebTransport; `undefined` if WebTransport is off. */
   get stats(): WebTransportStats | undefined {
     const half = this.#webTransport;
     if (half === undefined && this.#retrying === undefined) return undefined;
@@ -162,9 +160,9 @@ export class Listening {
   }
 
   /**
-   * Has new WebTransport clients get another certificate, also those of a UDP port to come.
+   * Sets the certificate of new WebTransport clients, also for a UDP port that is still taken.
    *
-   * @throws {TypeError} If WebTransport is off, or the certificate makes no sense.
+   * @throws {TypeError} If WebTransport is off, or the certificate is invalid.
    */
   rotate(certificate: Certificate): void {
     if (this.#webTransport !== undefined) return this.#webTransport.rotate(certificate);
@@ -175,7 +173,7 @@ export class Listening {
     this.#certificate = certificate;
   }
 
-  /** Tells where the server listens: `onListen`, or the terminal. */
+  /** Calls `onListen`, or prints the addresses. */
   announce(): void {
     const { onListen } = this.#options;
     const webTransportUrl = this.#webTransport?.url ?? "";
@@ -194,14 +192,14 @@ export class Listening {
     print(`WebTransport is off: ${this.#error.message}${again}`);
   }
 
-  /** Takes no new WebTransport sessions. */
+  /** Refuses new WebTransport sessions. */
   stop(): void {
     this.#isStopped = true;
     this.#endWait?.();
     this.#webTransport?.stop();
   }
 
-  /** Stops listening, and ends what is left. */
+  /** Stops listening, and closes the remaining connections. */
   async close(): Promise<void> {
     this.#isStopped = true;
     this.#endWait?.();
@@ -226,7 +224,10 @@ export class Listening {
     });
   }
 
-  /** Finds a port that is free over both, if it may be any. */
+  /**
+   * Starts WebTransport on the port of TCP. With port 0, retries with other TCP ports while UDP is
+   * taken.
+   */
   #offer(options: WebTransportServeOptions): WebTransportHalf {
     const isAnyPort = this.#isAnyPort(options);
     for (let attempt = 1;; attempt++) {
@@ -245,7 +246,9 @@ export class Listening {
     return this.#options.port === 0 && options.port === undefined;
   }
 
-  /** Binds the UDP port once it is free: a predecessor drains, or its listener is not collected yet. */
+  /**
+   * Retries a taken UDP port: a predecessor drains, or a closed listener awaits garbage collection.
+   */
   async #retry(options: WebTransportServeOptions): Promise<void> {
     let delayMs = RETRY_MS;
     for (let attempt = 1;; attempt++) {
@@ -272,7 +275,7 @@ export class Listening {
     }
   }
 
-  /** Waits; resolves to true as soon as the server stops. */
+  /** Waits; resolves with `true` as soon as the server stops. */
   #stopsWithin(ms: number): Promise<boolean> {
     if (this.#isStopped) return Promise.resolve(true);
     return new Promise((resolve) => {
@@ -284,7 +287,7 @@ export class Listening {
     });
   }
 
-  /** Tells that WebTransport listens, after all. */
+  /** Announces WebTransport that became available late. */
   #announceWebTransport(): void {
     const { onListen } = this.#options;
     if (onListen === undefined) return print(`WebTransport on ${this.#webTransport!.url}`);
@@ -303,7 +306,7 @@ export class Listening {
       port,
       hostname,
       tls,
-      // Nobody who left it to the server is asked a second time.
+      // Ask for a permission only if the application chose WebTransport explicitly.
       mayPrompt: typeof webTransport === "object",
       quic,
       unreadStreams: connectionLimits.unreadStreams,
@@ -333,20 +336,20 @@ function isTaken(error: unknown): boolean {
 }
 
 /**
- * Presses the runtime to collect its garbage, by a buffer more in `pressure`. A socket of QUIC goes
- * back to the system with it alone, and an idle process allocates too little. Buffers that are not
- * kept would be freed by themselves, without a look at anything older.
+ * Makes the runtime collect garbage, by one more buffer in `pressure`. A QUIC socket is returned to
+ * the system only by collection, and an idle process allocates too little. The buffers must be
+ * kept: unreferenced ones would be freed by themselves, without a look at older objects.
  */
 function urgeCollection(pressure: ArrayBuffer[]): void {
   try {
     pressure.push(new ArrayBuffer(COLLECTING_BYTES));
   } catch {
-    // There is no address space for it: the collector runs anyway.
+    // No address space is left: the collector runs anyway.
   }
 }
 
 function print(line: string): void {
-  // As the runtime does, where nobody else is told: not where a program's output goes.
+  // Print on stderr, as the runtime does: stdout belongs to the program.
   // deno-lint-ignore no-console
   console.error(line);
 }

@@ -1,14 +1,10 @@
-/**
- * Media over QUIC beside messages: what its server gets of the one that listens.
- *
- * @module
- */
+/** Media over QUIC beside messages: connects a MoQ server with the sockets of this server. */
 import type { Listening } from "./listener.ts";
 import type { MoqHost, MoqServer } from "../pubsub/moq/server/server.ts";
 import type { WebSocketEngine } from "../transport/websocket/server.ts";
 import type { RawQuicOptions } from "../transport/h3/server.ts";
 
-/** Gives a server of MoQ the connections of raw QUIC, if it speaks a protocol there. */
+/** Routes raw QUIC to a MoQ server, if that server supports a protocol there. */
 export function quicOf(moq: MoqServer | undefined): RawQuicOptions | undefined {
   if (moq === undefined || moq.protocols.length === 0) return undefined;
   return {
@@ -19,7 +15,7 @@ export function quicOf(moq: MoqServer | undefined): RawQuicOptions | undefined {
   };
 }
 
-/** Tells a server of MoQ where it is. */
+/** Describes this server as the host of a MoQ server. */
 export function hostOf(
   listening: Listening,
   isDevelopment: boolean,

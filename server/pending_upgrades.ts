@@ -1,28 +1,27 @@
-/**
- * Connections between the answer to their request and the beginning of their session.
- *
- * @module
- */
+/** Connections between the response to a request and the start of the session. */
 import { Deadlines } from "../transport/deadlines.ts";
 
-/** A place held for a connection whose session did not begin yet. */
+/** Resources held for a connection without a session yet. */
 interface Opening {
   readonly held: readonly Disposable[];
 }
 
 /**
- * Frees what is held for connections whose session never begins: a peer that vanished before the
- * response to its upgrade leaves a socket that never says so.
+ * Frees the resources of connections whose session never begins. If a peer vanishes before the
+ * response to its upgrade, the socket emits no event.
  */
 export class Openings implements Disposable {
   readonly #waiting: Deadlines<Opening>;
 
-  /** Gives each connection this long, in milliseconds. */
+  /** Creates a registry with a time limit for each connection, in milliseconds. */
   constructor(timeoutMs: number) {
     this.#waiting = new Deadlines(timeoutMs, free);
   }
 
-  /** Calls back when a session can begin; what is held is freed if none ever can, or not in time. */
+  /**
+   * Calls `begin` once the connection is open; frees the resources if opening fails or takes too
+   * long.
+   */
   add(opened: Promise<unknown>, held: readonly Disposable[], begin: () => void): void {
     const opening = { held };
     this.#waiting.add(opening);
@@ -38,7 +37,7 @@ export class Openings implements Disposable {
     );
   }
 
-  /** Waits for nothing any more. */
+  /** Stops waiting for all connections. */
   [Symbol.dispose](): void {
     this.#waiting.clear();
   }

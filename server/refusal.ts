@@ -1,35 +1,36 @@
-/**
- * Why a session was refused: told to the application, or printed.
- *
- * @module
- */
+/** Refusals of sessions, reported to the application or printed. */
 import type { AdmissionOptions } from "./admission_options.ts";
 import { AuthenticationError, LimitError, type RefusalStatus } from "../errors.ts";
 import type { SessionManager } from "../manager/mod.ts";
 import { attempt } from "../session/base/call_safely.ts";
 import type { ConsoleReport } from "../session/insight/console_report.ts";
 
-/** One fault is printed in so many milliseconds: anybody can be refused as often as they like. */
+/**
+ * Shortest time between two printed faults, in milliseconds: peers can cause refusals at any rate.
+ */
 const FAULT_SILENT_MS = 1_000;
 
-/** What a {@linkcode Refused} has beside its status and text. */
+/** Properties of a {@linkcode Refused} beside status and message. */
 export interface RefusedOptions extends ErrorOptions {
-  /** Whether the application may be at fault, and should hear of it. */
+  /** `true` if the application may be at fault, and should be informed. */
   readonly isFault?: boolean;
-  /** Has WebTransport tell it by a close with the text: pages see no status of a refusal. */
+  /**
+   * Sends the text in a close over WebTransport, because pages cannot read the status of a refusal.
+   */
   readonly isToldByClose?: boolean;
 }
 
-/** Thrown inside, turned into an answer at the edge; the message is told to the peer. */
+/** Thrown internally, and answered at the edge; the peer gets the message. */
 export class Refused extends Error {
   /** HTTP status; the close code is 4000 more. */
   readonly status: RefusalStatus;
-  /** Whether the application may be at fault, and should hear of it. */
+  /** `true` if the application may be at fault, and should be informed. */
   readonly isFault: boolean;
-  /** Has WebTransport tell it by a close with the text: pages see no status of a refusal. */
+  /**
+   * Sends the text in a close over WebTransport, because pages cannot read the status of a refusal.
+   */
   readonly isToldByClose: boolean;
 
-  /** Creates a refusal. */
   constructor(status: RefusalStatus, message: string, options: RefusedOptions = {}) {
     super(message, options);
     this.status = status;
@@ -38,7 +39,7 @@ export class Refused extends Error {
   }
 }
 
-/** Takes what has a limit; one that is reached is a refusal. */
+/** Converts the {@linkcode LimitError} of an operation to a refusal. */
 export function withinLimits<T>(manager: SessionManager, take: () => T): T {
   try {
     return take();
@@ -50,24 +51,23 @@ export function withinLimits<T>(manager: SessionManager, take: () => T): T {
 
 /** The peer of a refusal. */
 export interface RefusedPeer {
-  /** The network address, where it is known. */
+  /** Network address, where known. */
   readonly address: string | undefined;
   /** Finds the token, which is never printed. */
   readonly token?: () => string | undefined;
 }
 
-/** Tells the application of refusals: by `onRefusal`, or else on the console. */
+/** Reports refusals to `onRefusal`, or on the console. */
 export class RefusalReport {
   readonly #onRefusal: AdmissionOptions<never>["onRefusal"];
   readonly #console: ConsoleReport;
 
-  /** Tells `onRefusal`, if there is one. */
   constructor(onRefusal: AdmissionOptions<never>["onRefusal"], console: ConsoleReport) {
     this.#onRefusal = onRefusal;
     this.#console = console;
   }
 
-  /** Tells of one refusal. */
+  /** Reports a refusal. */
   tell(refused: Refused, { address, token }: RefusedPeer): void {
     const { status, message: reason, cause } = refused;
     const onRefusal = this.#onRefusal;
@@ -81,12 +81,12 @@ export class RefusalReport {
   }
 
   #print({ status, message, cause, isFault }: Refused, token: string | undefined): void {
-    // A server that winds up refuses everybody, as it was told to.
+    // A draining server refuses all sessions, as intended.
     if (status === 503 && cause instanceof LimitError) return;
     const isOwnText = !(cause instanceof AuthenticationError);
     const behind = isOwnText ? cause : cause.cause;
     const isTold = isFault || behind !== undefined && !(behind instanceof LimitError);
-    // A text of the application may have the token in it.
+    // A text of the application may contain the token.
     const mask = (text: string) => token ? text.replaceAll(token, "<token>") : text;
     const reason = isOwnText ? message : mask(message);
     const more = isTold ? `: ${mask(textOf(behind))}` : "";

@@ -1,25 +1,21 @@
-/**
- * What was handled of clients that number their messages, in the broker's store: all nodes see it.
- *
- * @module
- */
+/** Numbers of handled messages, by client, in the broker's store for all nodes. */
 import { type Broker, MemoryBroker } from "../pubsub/mod.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 
-/** How long a node that ended without a word still counts as handling a client, in milliseconds. */
+/** Time for which a node that crashed still counts as handling a client, in milliseconds. */
 const CLAIM_MS = 4_000;
 
 /** Options for {@linkcode sequenceStore}. */
 export interface SequenceStoreOptions {
-  /** The broker, asked for when it is needed. */
+  /** Returns the broker; called on each use. */
   readonly broker: () => Broker;
-  /** Whether other nodes use the broker too. */
+  /** `true` if other nodes use the broker too. */
   readonly isShared: boolean;
-  /** How long numbers are remembered, in milliseconds. */
+  /** Time for which numbers are kept, in milliseconds. */
   readonly windowMs: number | undefined;
 }
 
-/** Keeps numbers in the broker's store, or on this node alone if it has none. */
+/** Keeps numbers in the broker's store, or on this node if the broker has no store. */
 export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
   const { broker, isShared, windowMs = 300_000 } = options;
   if (!(windowMs > 0)) {

@@ -1,8 +1,4 @@
-/**
- * The server: sessions, topics, presence and rooms behind one `serve()`. All modules meet here.
- *
- * @module
- */
+/** The server: sessions, topics, presence and rooms behind one `serve()`. */
 import { Admission } from "./admission.ts";
 import type { AdmissionOptions } from "./admission_options.ts";
 import type { RequestInfo } from "../transport/address.ts";
@@ -67,35 +63,40 @@ import { type SessionHandlers, sessionSettings } from "../session/session_settin
 /**
  * Limits of a server, beside those of each session.
  *
- * A peer that does not answer a close leaves its socket with the runtime, so
- * sockets are bounded too: to twice the sessions, in all and by address. Beyond
- * that a request is answered with 429 and not upgraded. WebTransport
- * connections have the same bounds, of their own; beyond, the handshake fails.
+ * A peer that does not answer a close leaves its socket with the runtime. Sockets are therefore
+ * bounded too: to twice the sessions, in total and by address. Further requests are answered with
+ * 429 and not upgraded. WebTransport connections have the same bounds, counted apart; beyond these
+ * the handshake fails.
  */
 export interface ServerLimits {
   /**
-   * Sessions at once.
+   * Most sessions at once.
    *
    * @default {10000}
    */
   readonly maxSessions?: number;
-  /** Sessions of one user at once; see `SessionManager` for the default. */
+  /** Most sessions of one user at once; see `SessionManager` for the default. */
   readonly maxSessionsPerUser?: number;
-  /** Sessions of one network address at once (an IPv6 /64 counts as one); see `SessionManager` for the default. */
+  /**
+   * Most sessions of one network address at once; an IPv6 /64 counts as one. See `SessionManager`
+   * for the default.
+   */
   readonly maxSessionsPerAddress?: number;
   /**
-   * Topics that one session may subscribe to.
+   * Most topics to which one session may subscribe.
    *
    * @default {128}
    */
   readonly maxTopicsPerSession?: number;
   /**
-   * Streams over WebTransport and QUIC that clients open and that no handler or loop reads. By default
-   * one is refused 5 s after it came, one address takes at most 80 MB and all take at most 640 MB.
+   * Limits for streams over WebTransport and QUIC that clients open and no handler or loop reads.
+   * By default such a stream is refused 5 s after its arrival; one address holds at most 80 MB, and
+   * all clients together hold at most 640 MB.
    */
   readonly unreadStreams?: UnreadStreamLimits;
   /**
-   * How often closed sessions are looked for, in milliseconds: a safety net, since they leave by themselves.
+   * Time between two searches for closed sessions, in milliseconds: a safety net, because sessions
+   * normally leave by themselves.
    *
    * @default {60000}
    */
@@ -105,7 +106,7 @@ export interface ServerLimits {
 /**
  * Options for {@linkcode createServer}.
  *
- * @typeParam V What `authenticate` returns.
+ * @typeParam V Type of the values from `authenticate`.
  * @typeParam C The contract.
  */
 export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
@@ -113,10 +114,10 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
   /** Topics and their schemas; messages that do not fit are refused. */
   readonly contract?: C;
   /**
-   * Gets each stream that a client opens, while others go on. What it throws ends that stream with
-   * code 4500 and is told to `onError`; the session lives. Without it, take them from
-   * `session.incomingStreams()`. Over QUIC a session that closes ends its streams like a clean end: data that
-   * has to be whole tells its length, or its end.
+   * Called for each stream that a client opens; several calls may run at once. An error ends that
+   * stream with code 4500 and goes to `onError`; the session continues. Without this handler, read
+   * streams from `session.incomingStreams()`. Over QUIC the streams of a session that closes seem
+   * to end cleanly: send a length or an end marker with data that must be complete.
    *
    * @example An echo
    * ```ts
@@ -143,8 +144,8 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
     session: Session<V, C, "server">,
   ) => void | Promise<void>;
   /**
-   * Decides whether a client may subscribe or publish by itself. Everything is denied without it. A
-   * {@linkcode Permission} in place of `true` says how.
+   * Decides whether a client may subscribe, publish or set presence data. Without `authorize` all
+   * are denied. A {@linkcode Permission} in place of `true` adds details.
    */
   readonly authorize?: (
     session: Session<V, C, "server">,
@@ -152,10 +153,10 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
     action: AuthorizedAction,
   ) => boolean | Permission | Promise<boolean | Permission>;
   /**
-   * Has publications of clients carry `from`: the user that `userOf` returned. The answer of
-   * `authorize` to one publication goes first. A client without a user has no `from`.
+   * Adds `from`, the user that `userOf` returned, to publications of clients. The answer of
+   * `authorize` to a publication has precedence. A client without a user has no `from`.
    *
-   * @example A chat whose lines have names that nobody can forge
+   * @example A chat with names that cannot be forged
    * ```ts
    * import { connect, serve } from "@skein/skein";
    * import { assertEquals } from "@std/assert";
@@ -182,10 +183,10 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
    */
   readonly namesPublishers?: boolean;
   /**
-   * Called when a client has renewed its token: `session.value` is the new one already, `before` what
-   * it was. At the same time `authorize` is asked again for every topic that the client subscribed to,
-   * and takes it off what it denies now; topics of `server.subscribe` stay. What this throws is told
-   * to `onError`, and the session goes on.
+   * Called when a client has renewed its token: `session.value` is the new value, `before` the
+   * previous one. At the same time `authorize` is called again for every topic to which the client
+   * subscribed, and subscriptions that are denied now end; topics of `server.subscribe` stay.
+   * Errors go to `onError`, and the session continues.
    *
    * @example A role that is taken back
    * ```ts
@@ -216,25 +217,26 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
   /**
    * Rates at which clients may send, subscribe and connect. Connections have a rate by default, and
    * so have the subscriptions of each session: 256 at once, then 20 a second. Rates of users and
-   * addresses hold on all nodes together if the `store` of the broker can count, and by node if
-   * `shared` is `undefined`.
+   * addresses count on all nodes together if the `store` of the broker can count. With
+   * `shared: undefined` each node counts alone.
    */
   readonly rates?: RateLimitsOptions;
   /** Limits and times of each session. */
   readonly session?: SessionLimits;
   /**
-   * Patterns of topics that are rooms, such as `room:{name}`: a client that subscribes to one joins
-   * it. As an object it says how the rooms of each pattern tell who is in them.
+   * Patterns of topics that are rooms, such as `room:{name}`. A client that subscribes to a room
+   * joins that room. The object form has presence options for the rooms of each pattern.
    *
    * @default {[]}
    */
   readonly rooms?: RoomPatterns;
   /**
-   * Topics that keep what was published, by pattern, each with what is kept of one topic: 1,000
-   * publications, five minutes and 1 MiB by default. A client that comes back gets what it missed,
-   * or is told why not; one that comes late can ask for the newest. The same on every node.
+   * Topics with a history, by pattern, each with the bounds of one topic: by default 1,000
+   * publications, five minutes and 1 MiB. A client that reconnects gets the missed publications, or
+   * the reason for a gap. A new subscriber can ask for the newest publications. Use the same
+   * bounds on every node.
    *
-   * @example What was said before
+   * @example The last lines of a chat
    * ```ts
    * import { dial, serve } from "@skein/skein";
    * import { assertEquals } from "@std/assert";
@@ -257,43 +259,48 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
    */
   readonly history?: Readonly<Record<string, Partial<HistoryBounds>>>;
   /**
-   * How long a user who left may take to come back unnoticed, in milliseconds.
+   * Time within which a user who left may return without an event, in milliseconds.
    *
    * @default {5000}
    */
   readonly presenceGraceMs?: number;
   /**
-   * Whether this node knows who is online on all nodes, at some 200 bytes for each user; without it
-   * `presence.online()`, `isOnline()` and `lastSeenAt()` are about its own. Rooms are shared in any case.
+   * `true` if this node tracks the online users of all nodes, at about 200 bytes a user. Otherwise
+   * `presence.online()`, `isOnline()` and `lastSeenAt()` cover this node only. Rooms are shared in
+   * any case.
    *
    * @default {true}
    */
   readonly presenceSharesOnline?: boolean;
-  /** Watches handshakes, sessions and messages from outside, for traces and metrics; nobody by default. */
+  /** Observes handshakes, sessions and messages, for traces and metrics. Not set by default. */
   readonly instrumentation?: Instrumentation;
   /**
-   * Answers `/metrics` with the text that Prometheus reads and `/healthz` with how the server is,
-   * to programs on this machine; an object says where, and to whom.
+   * Answers `/metrics` in the text format of Prometheus and `/healthz` with the state of the
+   * server, for programs on this machine. An object sets the paths and the allowed clients.
    *
    * @default {false}
    */
   readonly metrics?: boolean | MetricsOptions;
-  /** Carries publications between servers; within this process by default. It is not closed by the server. */
+  /**
+   * Carries publications between servers; by default within this process. The server does not close
+   * the broker.
+   */
   readonly broker?: Broker;
-  /** Name of this node among those of the broker, and its heartbeat; says nothing without a `broker`. */
+  /** Name and heartbeat of this node among the nodes of the broker; ignored without a `broker`. */
   readonly node?: NodeOptions;
   /**
-   * How long it is remembered what was handled of a client with `delivery: "at-least-once"`, in
-   * milliseconds after its last message: what it sends again later than that is handled again.
+   * Time for which handled messages of a client with `delivery: "at-least-once"` are remembered
+   * after its last message, in milliseconds. A message that is sent again later is handled again.
    *
    * @default {300000}
    */
   readonly dedupeWindowMs?: number;
   /**
-   * Serves Media over QUIC on the same ports. It gets who offers one of its protocols, and who asks
-   * for its path, with its own rules, limits and sessions; over raw QUIC it gets everybody. It is
-   * drained and closed with this server. Over UDP a client may have 128 bidirectional streams open,
-   * which are its subscriptions, unless `maxStreams` of `webTransport` says more.
+   * Serves Media over QUIC on the same ports. The MoQ server gets the clients that offer one of its
+   * protocols or ask for its path, and all clients over raw QUIC. Rules, limits and sessions are
+   * those of the MoQ server, which is drained and closed with this server. Over UDP a client may
+   * have 128 bidirectional streams open, which are its subscriptions, unless `maxStreams` of
+   * `webTransport` is larger.
    *
    * @example Beside messages
    * ```ts
@@ -329,13 +336,13 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
 export interface ServeOptions<V = unknown, C extends AnyContract = AnyContract>
   extends ServerOptions<V, C> {
   /**
-   * Port to listen on; 0 takes a free one.
+   * Port on which to listen; 0 takes a free one.
    *
    * @default {8000}
    */
   readonly port?: number;
   /**
-   * Address to listen on.
+   * Address on which to listen.
    *
    * @default {"0.0.0.0"}
    */
@@ -343,37 +350,36 @@ export interface ServeOptions<V = unknown, C extends AnyContract = AnyContract>
   /** Certificate and key in PEM, for `wss:` and WebTransport. */
   readonly tls?: { readonly cert: string; readonly key: string };
   /**
-   * Whether, and how, sessions are served over WebTransport too: on UDP, by
-   * default on the same port number.
+   * Serves sessions over WebTransport too: on UDP, by default on the same port number.
    *
-   * - `true` offers it where that is possible; where it is not, one line says
-   *   why, and WebSocket is served alone. Deno has QUIC with `--unstable-net`.
-   * - An object offers it, and `serve()` throws where it cannot.
-   * - A UDP port that is taken, such as by a predecessor that drains, is tried again in either case
-   *   for as long as the server lives; `onListen` and `webTransportStats` tell.
-   * - With `tls` it has the same certificate. Without, this is development: a
-   *   short-lived certificate that clients trust by its hash, on this machine only.
+   * - `true` offers WebTransport where possible. Otherwise one line gives the reason, and only
+   *   WebSocket is served. Deno has QUIC with `--unstable-net`.
+   * - An object offers WebTransport, and `serve()` throws where that is impossible.
+   * - A taken UDP port, for example of a predecessor that drains, is tried again in either case
+   *   until the server ends; `onListen` and `webTransportStats` show the state.
+   * - With `tls` WebTransport has the same certificate. Without `tls` the server is in development:
+   *   a short-lived certificate, trusted by its hash, on this machine only.
    *
    * @default {true}
    */
   readonly webTransport?: boolean | WebTransportServeOptions;
   /**
-   * What listens on TCP, and upgrades, in place of the runtime's own server: `hardenedWebSocket()`
-   * of `@skein/skein/ws`, for a server that faces the internet without a proxy.
+   * Listens on TCP and upgrades, in place of the runtime's own server: `hardenedWebSocket()` of
+   * `@skein/skein/ws`, for a server that faces the internet without a proxy.
    */
   readonly webSocket?: WebSocketHost;
   /**
-   * Whether other processes may listen on the same TCP port: the kernel then hands each new
-   * connection to one of them. Deno has it on Linux with `--unstable-net`. UDP is not shared:
-   * WebTransport is served by the process that is first, so turn it off, or give each its own
-   * `port`. Not with `webSocket`.
+   * Lets other processes listen on the same TCP port: the kernel then passes each new connection to
+   * one of these processes. Deno supports this on Linux with `--unstable-net`. UDP is not shared:
+   * the first process serves WebTransport. Turn WebTransport off in the others, or give each
+   * process its own `port`. Cannot be combined with `webSocket`.
    *
    * @default {false}
    */
   readonly reusePort?: boolean;
   /**
-   * Called once the server listens, with what is known of WebTransport, and again where its UDP port
-   * was taken and came free; prints the addresses by default, and why WebTransport is off.
+   * Called once the server listens, with the state of WebTransport, and again when a taken UDP port
+   * has become free. By default the addresses are printed, with the reason if WebTransport is off.
    */
   readonly onListen?: (address: Deno.NetAddr, info: ListenInfo) => void;
   /** Closes the server. */
@@ -387,27 +393,27 @@ export interface UserSender<C extends AnyContract = AnyContract> {
    *
    * @param topic The topic.
    * @param data The data.
-   * @returns How many sessions of this node got it; how many others did is not known here.
+   * @returns Number of sessions of this node that got the message; other nodes are not counted.
    */
   send<T extends SendTopic<C, "server">>(topic: T, data?: SendData<C, "server", T>): number;
 }
 
 /**
- * A server of sessions, whether it listens by itself or is mounted in another.
+ * A server of sessions that listens by itself, or is mounted in another server.
  *
- * @typeParam V What `authenticate` returns.
+ * @typeParam V Type of the values from `authenticate`.
  * @typeParam C The contract.
  */
 export class Server<V = unknown, C extends AnyContract = AnyContract> implements AsyncDisposable {
-  /** Who is subscribed to what, on this node. */
+  /** Subscriptions of the sessions on this node. */
   readonly topics: Topics;
-  /** Who is there. */
+  /** Users and their presence. */
   readonly presence: Presence;
   /** Topics with presence. */
   readonly rooms: Rooms;
   /** All sessions of this node. */
   readonly manager: SessionManager;
-  /** The nodes of the broker; `undefined` if none was handed in. */
+  /** The nodes of the broker; `undefined` without the option `broker`. */
   readonly nodes: Nodes | undefined;
 
   readonly #console = new ConsoleReport();
@@ -426,11 +432,11 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   #closing: Promise<void> | undefined;
 
   /**
-   * Creates a server that does not listen: hand requests to `fetch`.
+   * Creates a server that does not listen: pass requests to `fetch`.
    *
-   * @param options See {@linkcode ServerOptions}.
-   * @throws {TypeError} If a key of the options is unknown, or one makes no sense.
-   * @throws {RangeError} If a number is out of its range.
+   * @param options Options of the server.
+   * @throws {TypeError} If a key of the options is unknown, or an option is invalid.
+   * @throws {RangeError} If a number is out of range.
    */
   constructor(options: ServerOptions<V, C> = {}) {
     checkServerOptions("create server", options, { keys: SERVER_KEYS, limits: LIMIT_KEYS });
@@ -522,12 +528,12 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     this.#engine = broker && reportEngine(broker, this.#console);
   }
 
-  /** What serves Media over QUIC on the same ports, if anything does. */
+  /** The MoQ server on the same ports, if there is one. */
   get moq(): MoqServer | undefined {
     return this.#moq;
   }
 
-  /** Where the server listens; `undefined` if it is mounted in another one. */
+  /** Address on which the server listens; `undefined` if mounted in another server. */
   get address(): Deno.NetAddr | undefined {
     return this.#listening?.address;
   }
@@ -537,44 +543,47 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     return this.#listening?.url ?? "";
   }
 
-  /** The same for WebTransport, with the protocol where the engine is `builtin`; empty if it is off. */
+  /**
+   * The URL of WebTransport, with the protocol if the engine is `builtin`; empty if WebTransport is
+   * off.
+   */
   get webTransportUrl(): string {
     return this.#listening?.webTransport?.url ?? "";
   }
 
-  /** Counters of WebTransport, which the metrics have too; `undefined` if it is off. */
+  /** Counters of WebTransport, also part of the metrics; `undefined` if WebTransport is off. */
   get webTransportStats(): WebTransportStats | undefined {
     return this.#listening?.stats;
   }
 
   /**
-   * By which clients can trust the certificate of WebTransport without an
-   * authority: for `serverCertificateHashes`. Empty for a certificate that
-   * browsers do not take so, with more than two weeks or an RSA key.
+   * Hashes by which clients can trust the certificate of WebTransport without an authority: for
+   * `serverCertificateHashes`. Empty for a certificate that browsers do not accept by hash, valid
+   * for more than two weeks or with an RSA key.
    */
   get certificateHashes(): readonly Sha256Hash[] {
     return this.#listening?.webTransport?.hashes ?? [];
   }
 
   /**
-   * Answers an HTTP request: a WebSocket upgrade becomes a session. Mounts in
-   * `Deno.serve`, Hono, oak and whatever else has the request.
+   * Answers an HTTP request: a WebSocket upgrade becomes a session. Mounts in `Deno.serve`, Hono,
+   * oak and any other server that passes the `Request` on.
    *
    * @param request The request.
-   * @param info What the HTTP server knows of it; its address is for the limits.
-   * @returns The response, which MUST be returned to the HTTP server as it is.
+   * @param info Facts about the request; the address counts for the limits.
+   * @returns The response, which MUST be returned to the HTTP server unchanged.
    */
   readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> =>
     this.#metrics?.answer(request, info) ??
       (this.#moq?.wants(request) ? this.#moq : this.#admission).fetch(request, info);
 
   /**
-   * Publishes to all subscribers of a topic, on every node. Does not wait for anybody.
+   * Publishes to all subscribers of a topic, on every node. Does not wait for delivery.
    *
    * @param topic The topic.
    * @param data The data.
-   * @param options A session whose client does not get it, and the user who publishes.
-   * @throws {TypeError} If JSON cannot hold the data, the topic is no topic, or `from` no user.
+   * @param options A session to leave out, and the publishing user.
+   * @throws {TypeError} If JSON cannot hold the data, or the topic or `from` is invalid.
    * @throws {RangeError} If the message is too large.
    */
   publish<T extends SendTopic<C, "server">>(
@@ -587,13 +596,14 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   }
 
   /**
-   * Subscribes a session to a topic. Idempotent; a closed session is left out. The topic is taken
-   * literally: `chat:*` is one topic, and no pattern.
+   * Subscribes a session to a topic. Idempotent; a closed session is ignored. The topic is literal:
+   * `chat:*` is one topic, not a pattern.
    *
    * @param session One of this server's sessions.
    * @param topic The topic.
-   * @param options Where it begins, on a topic with a history: now by default.
-   * @returns Whether the session was not subscribed before, and is now.
+   * @param options Start of the subscription, on a topic with a history: by default now.
+   * @returns `true` if this call subscribed the session, `false` if it was subscribed before or is
+   * closed.
    */
   subscribe(
     session: Session<V, C, "server">,
@@ -605,11 +615,11 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   }
 
   /**
-   * Takes a session off a topic, and out of the room where the topic is one, however it came there.
-   * Idempotent. The client's subscription ends with a `RequestError` of the code; a plain page is
-   * told nothing.
+   * Ends the subscription of a session, whether requested by the client or the application. If the
+   * topic is a room, the session leaves the room. Idempotent. The client's subscription ends with a
+   * `RequestError` of the code; a plain page gets no notice.
    *
-   * @example A member who is removed
+   * @example Removing a member
    * ```ts
    * import { connect, RequestError, serve } from "@skein/skein";
    * import { assertEquals, assertRejects } from "@std/assert";
@@ -627,9 +637,9 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    *
    * @param session One of this server's sessions.
    * @param topic The topic.
-   * @param options What the client is told: by default that it was `removed`.
-   * @returns Whether the session was subscribed.
-   * @throws {TypeError} If the code is no text of 1 to 64 characters.
+   * @param options Code and reason for the client; the default code is `removed`.
+   * @returns `true` if the session was subscribed.
+   * @throws {TypeError} If the code is not a text of 1 to 64 characters.
    */
   unsubscribe(
     session: Session<V, C, "server">,
@@ -644,11 +654,11 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   }
 
   /**
-   * Addresses a user: all sessions that it has, on every node. A session without a user is found by
-   * its id, on its own node.
+   * Addresses all sessions of a user, on every node. A session without a user is addressed by its
+   * id, on its own node only.
    *
-   * @param user What `userOf` returned.
-   * @returns What sends to them.
+   * @param user The user, as returned by `userOf`.
+   * @returns A sender to these sessions.
    */
   to(user: string): UserSender<C> {
     return {
@@ -660,10 +670,10 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   }
 
   /**
-   * Lists the sessions of a user, on every node that answers within two seconds. Those of this node
-   * are in `manager.sessionsOf(user)`, at once.
+   * Lists the sessions of a user, on every node that answers within two seconds.
+   * `manager.sessionsOf(user)` lists those of this node immediately.
    *
-   * @param user What `userOf` returned.
+   * @param user The user, as returned by `userOf`.
    * @returns The sessions, this node's first; at most 1,000 of each other node.
    */
   sessions(user: string): Promise<SessionInfo<V, C>[]> {
@@ -673,9 +683,9 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   /**
    * Closes all sessions of a user, on every node.
    *
-   * @param user What `userOf` returned.
+   * @param user The user, as returned by `userOf`.
    * @param options Close code and reason.
-   * @returns How many sessions were closed, and whether all nodes said so within ten seconds.
+   * @returns Number of closed sessions, and whether all nodes confirmed within ten seconds.
    * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
   disconnect(user: string, options: SessionCloseOptions = {}): Promise<DisconnectReport> {
@@ -683,22 +693,22 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   }
 
   /**
-   * Winds up: refuses new sessions, tells every peer when to come back, spread
-   * over the time given, lets them finish, closes them, and stops listening.
+   * Drains the server: refuses new sessions, asks every peer to come back at a time spread over the
+   * given period, waits for sessions to finish, closes the rest, and stops listening.
    *
-   * @param options The time, and what peers are told.
-   * @returns How many sessions closed by themselves, and how many were cut off.
+   * @param options The time, and the message to peers.
+   * @returns Number of sessions that closed by themselves, and of those that were closed.
    */
   async drain(options: DrainOptions = {}): Promise<DrainReport> {
     const connections = this.manager.all().map(({ connection }) => connection);
     this.#listening?.stop();
-    // Raw sessions have no envelopes; the wire tells them.
+    // Raw sessions have no envelopes: the wire carries the request to leave.
     for (const connection of connections) connection.drain?.();
     const [report] = await Promise.all([
       this.manager.drain(options),
       this.#moq?.drain(options.withinMs === undefined ? {} : { timeoutMs: options.withinMs }),
     ]);
-    // Those that were cut are over here, but their peers have yet to be told why.
+    // Sessions that were closed are over here, but the close has yet to reach their peers.
     const told = Promise.allSettled(connections.map(({ closed }) => closed));
     await settlesWithin(told, FAREWELL_MS);
     await this.close();
@@ -708,7 +718,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   /**
    * Closes all sessions and stops listening. Idempotent.
    *
-   * @param options Close code and reason told to the peers.
+   * @param options Close code and reason for the peers.
    */
   close(options: SessionCloseOptions = {}): Promise<void> {
     return this.#closing ??= this.#close(options);
@@ -720,13 +730,12 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   }
 
   /**
-   * Has new WebTransport clients get another certificate; sessions stay.
-   * WebSocket keeps the one it has until the server is started again, since the
-   * runtime's HTTP server cannot change it. The development certificate is
-   * renewed by the server itself.
+   * Sets the certificate of new WebTransport clients; open sessions stay. WebSocket keeps its
+   * certificate until a restart, because the runtime's HTTP server cannot change certificates. The
+   * server renews a development certificate by itself.
    *
    * @param certificate The certificate and its key, in PEM.
-   * @throws {TypeError} If WebTransport is off, or they make no sense.
+   * @throws {TypeError} If WebTransport is off, or the certificate is invalid.
    */
   rotateCertificate(certificate: Certificate): void {
     if (this.#listening === undefined) {
@@ -735,7 +744,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     this.#listening.rotate(certificate);
   }
 
-  /** Listens; called by {@linkcode serve}. */
+  /** Creates a listening server; called by {@linkcode serve}. */
   static listen<V, C extends AnyContract>(options: ServeOptions<V, C>): Server<V, C> {
     checkServerOptions("serve", options, { keys: SERVE_KEYS, limits: LIMIT_KEYS });
     const {
@@ -754,7 +763,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
       throw new TypeError("Cannot serve: reusePort must be false with a webSocket, received true");
     }
     checkBuiltinEngine(options);
-    // What is meant as a certificate and is none must not be served in the clear.
+    // An invalid certificate must not lead to a server without TLS.
     if (tls !== undefined) checkCertificate(tls, "serve: tls");
     const server = new Server(
       webSocket === undefined
@@ -812,7 +821,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     await this.#claims?.close();
     await this.nodes?.close();
     await this.topics[Symbol.asyncDispose]();
-    // The runtime waits for ever for a peer that vanished in its handshake; this does not.
+    // The runtime never gives up on a peer that vanished in its handshake; stop waiting.
     await settlesWithin(this.#listening?.close() ?? Promise.resolve(), this.#closeTimeoutMs);
   }
 }
@@ -882,7 +891,7 @@ const SERVE_KEYS: OptionKeys<ServeOptions> = {
   webTransport: true,
 };
 
-/** As many connections as there may be sockets. */
+/** Returns the limits of connections, equal to those of sockets. */
 function connectionLimits(
   {
     maxSessions = DEFAULT_MAX_SESSIONS,
@@ -896,7 +905,7 @@ function connectionLimits(
   };
 }
 
-/** What counts the sessions of users on all nodes, if there can be others and a limit. */
+/** Returns the counter of user sessions on all nodes, if other nodes and a limit are possible. */
 function userClaims(
   nodes: Nodes | undefined,
   { maxSessionsPerUser: max = DEFAULT_MAX_SESSIONS_PER_USER }: ServerLimits,
@@ -906,25 +915,25 @@ function userClaims(
   return new UserClaims({ store, nodes, max });
 }
 
-/** What the nodes of a broker count together, if its engine can. */
+/** Returns counters shared by the nodes of a broker, if the engine supports counting. */
 function sharedCounts(broker: Broker | undefined): SharedCounts | undefined {
   const store = broker?.store;
   if (store?.take === undefined) return undefined;
   return { take: (key, amount, rate) => store.take!(key, amount, rate) };
 }
 
-/** How long peers that were cut off may take to hear of it, in milliseconds. */
+/** Longest wait for closes to reach their peers, in milliseconds. */
 const FAREWELL_MS = 500;
 
 /**
- * Creates a server that does not listen, for those who have an HTTP server.
+ * Creates a server that does not listen, to be mounted in an existing HTTP server.
  *
- * @typeParam V What `authenticate` returns.
+ * @typeParam V Type of the values from `authenticate`.
  * @typeParam C The contract.
- * @param options See {@linkcode ServerOptions}.
- * @returns The server; hand requests to its `fetch`.
- * @throws {TypeError} If a key of the options is unknown, or one makes no sense.
- * @throws {RangeError} If a number is out of its range.
+ * @param options Options of the server.
+ * @returns The server; pass requests to `fetch`.
+ * @throws {TypeError} If a key of the options is unknown, or an option is invalid.
+ * @throws {RangeError} If a number is out of range.
  *
  * @example Mounted in `Deno.serve`
  * ```ts
@@ -948,17 +957,17 @@ export function createServer<V = unknown, C extends AnyContract = AnyContract>(
 /**
  * Serves sessions.
  *
- * A handler that uses the server it is given to needs a body in braces:
- * `onMessage: (message) => { server.publish("news", message.data); }`. As a bare
- * expression its type would depend on the server's own, and TypeScript refuses that.
+ * A handler that uses the returned server needs a body in braces:
+ * `onMessage: (message) => { server.publish("news", message.data); }`. The type of a bare
+ * expression would depend on the type of the server, which TypeScript refuses.
  *
- * @typeParam V What `authenticate` returns.
+ * @typeParam V Type of the values from `authenticate`.
  * @typeParam C The contract.
- * @param options See {@linkcode ServeOptions}.
+ * @param options Where to listen, and the options of the server.
  * @returns The server, listening.
- * @throws {TypeError} If a key of the options is unknown, if `tls` is given and is not a certificate
- *   and its key in PEM, if `reusePort` stands beside `webSocket`, or if an option needs what the engine
- *   of `webTransport` does not show.
+ * @throws {TypeError} If a key of the options is unknown, if `tls` is not a certificate and its key
+ * in PEM, if `reusePort` is combined with `webSocket`, or if an option needs a feature that the
+ * engine of `webTransport` lacks.
  *
  * @example Authenticated, with a direct message
  * ```ts
@@ -1000,7 +1009,7 @@ function pickHandlers<V, C extends AnyContract>(
   };
 }
 
-/** Streams are taken from the start on, not once `onOpen` is done. */
+/** Reads streams from the start of a session, before `onOpen` is done. */
 function openHandler<V, C extends AnyContract>(
   { onOpen, onStream }: ServerOptions<V, C>,
 ): ServerOptions<V, C>["onOpen"] {

@@ -1,68 +1,62 @@
-/**
- * What each wire makes of a peer that asks for a session: one shape, so that
- * path, origin, limits and authentication are asked about in one place.
- *
- * @module
- */
+/** A request for a session in one shape for all wires, so that admission has one implementation. */
 import type { Refused } from "./refusal.ts";
 import { LimitError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { OriginRules } from "../transport/origins.ts";
 
 /**
- * A peer that asks for a session. Exactly one of `accept` and `refuse` answers
- * it; where `accept` throws, `refuse` follows.
+ * A request for a session. Exactly one of `accept` and `refuse` answers the request; if `accept`
+ * throws, `refuse` follows.
  *
- * @typeParam Answer What the wire's own server is handed.
+ * @typeParam Answer Type of the answer for the wire's own server.
  */
 export interface Invitation<Answer> {
-  /** The wire's name, for people. */
+  /** Name of the wire, for people. */
   readonly transport: string;
-  /** Where to, as a request of HTTP has it. */
+  /** Requested URL, in the form of an HTTP request. */
   readonly url: string;
-  /** What it says of itself. */
+  /** Request headers. */
   readonly headers: Headers;
-  /** Both, for the application. Not every wire has one before somebody asks for it. */
+  /** The request for the application. Some wires create the request on first use. */
   readonly request: Request;
-  /** Its network address, where that is known. */
+  /** Network address of the peer, where known. */
   readonly address: string | undefined;
-  /** Whether it speaks Skein's own protocol. */
+  /** `true` for a peer with Skein's own protocol. */
   readonly isSkein: boolean;
-  /** True if it speaks `skein.1` and announced a token in band. */
+  /** `true` if the peer uses `skein.1` and announced a token in band. */
   readonly announcesToken: boolean;
-  /** Aborted when it gives up before an answer, on wires that tell. */
+  /** Aborted if the peer leaves before an answer, on wires that show this. */
   readonly signal?: AbortSignal;
-  /** The refusal of a request that its transport cannot serve; `undefined` if it can. */
+  /** Refusal of a request that its transport cannot serve; `undefined` if servable. */
   readonly refusal?: Refused | undefined;
-  /** Whether these rules let its page in. */
+  /** Returns `true` if the rules allow the page of the peer. */
   isOriginAllowed(rules: OriginRules): boolean;
   /**
-   * Lets it in. What it took is freed where it throws.
+   * Accepts the request. Frees its resources on an error.
    *
-   * @param admitted Resolves once its token was accepted, where that is to come first.
-   * @throws {Refused} If there is no room for one more.
+   * @param admitted Resolves once the token was accepted, if a token must come first.
+   * @throws {Refused} If there is no place left.
    */
   accept(admitted: Promise<unknown> | undefined): Accepted<Answer>;
-  /** Turns it away. Never throws. */
+  /** Refuses the request. Never throws. */
   refuse(refused: Refused): Answer;
 }
 
-/** A peer that was let in. */
+/** An accepted request. */
 export interface Accepted<Answer> {
-  /** Its connection. */
   readonly connection: Connection;
   /**
-   * Resolves once a session can begin, and rejects if it never will: once the answer to an upgrade went
-   * out, or the first byte of a client came. `undefined` if a session begins at once.
+   * Resolves once a session can begin: the answer to an upgrade was sent, or the first byte of a
+   * client came. Rejects if a session never can begin. `undefined` if a session begins at once.
    */
   readonly opened: Promise<unknown> | undefined;
-  /** For the wire's own server. */
+  /** Answer for the wire's own server. */
   readonly answer: Answer;
-  /** Freed if no session ever begins. */
+  /** Resources to free if no session begins. */
   readonly held: readonly Disposable[];
 }
 
-/** What a refusal says in its headers, on every wire: where it is known, when there will be room. */
+/** Returns the headers of a refusal: for 429 and 503 the time after which to try again. */
 export function refusalHeaders({ status, cause }: Refused): Record<string, string> {
   const { retryAfterMs = 5_000 } = cause instanceof LimitError ? cause : {};
   const seconds = Math.ceil(retryAfterMs / 1_000);

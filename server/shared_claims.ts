@@ -1,15 +1,12 @@
-/**
- * Claims of places among the sessions of a user, shared by a session and the one to which its client
- * moves.
- *
- * @module
- */
+/** Claims of user sessions, each shared by a session and the one to which its client moves. */
 import { internals, type Session } from "../session/session.ts";
 
-/** Sessions that share a claim at most: else a client could have any number of them in one place. */
+/**
+ * Most sessions that share a claim; without a bound a client could hold any number in one place.
+ */
 const MAX_HOLDERS = 2;
 
-/** A claim, and how many sessions hold it. */
+/** A claim with the number of sessions that hold it. */
 interface Shared {
   readonly user: string;
   readonly claim: Disposable;
@@ -23,9 +20,9 @@ export class SharedClaims {
   readonly #ofSessions = new WeakMap<Session, Shared>();
 
   /**
-   * Creates them; nothing is claimed yet.
+   * Creates an empty registry.
    *
-   * @param make Claims a place; `undefined` where no other node counts.
+   * @param make Claims a place; `undefined` if no other node counts.
    */
   constructor(make: (user: string) => Promise<Disposable> | undefined) {
     this.#make = make;
@@ -35,8 +32,8 @@ export class SharedClaims {
    * Claims a place for a session.
    *
    * @param user The user of the session.
-   * @param beside The session from which the client moves: its claim is shared.
-   * @returns The share; dispose of it if the session does not begin.
+   * @param beside The session from which the client moves, whose claim is shared.
+   * @returns The share, to dispose of if the session does not begin.
    */
   async claim(user: string, beside: Session | undefined): Promise<Disposable | undefined> {
     const known = beside && this.#ofSessions.get(beside);
@@ -48,7 +45,7 @@ export class SharedClaims {
     return claim && this.#shareOf({ user, claim, holders: 1 });
   }
 
-  /** Gives a share to a session, which gives it up at its end. */
+  /** Assigns a share to a session, until the end of the session. */
   give(session: Session, share: Disposable): void {
     this.#ofSessions.set(session, this.#held.get(share)!);
     session[internals].whenEnded(() => share[Symbol.dispose]());

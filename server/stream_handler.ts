@@ -1,8 +1,4 @@
-/**
- * Hands the streams of a session's peer to the application, each as it comes.
- *
- * @module
- */
+/** Passes the streams of a session to the handler of the application. */
 import { CloseCode } from "../errors.ts";
 import { internals } from "../session/core.ts";
 import type { IncomingStream } from "../session/streams/incoming_streams.ts";
@@ -10,15 +6,16 @@ import type { Session } from "../session/session.ts";
 import { directReadable, directStream } from "../transport/direct.ts";
 import { report } from "../session/report.ts";
 
-/** What the application does with a stream. */
+/** Handles one stream. */
 export type StreamHandler = (stream: IncomingStream, session: Session) => void | Promise<void>;
 
 /**
- * Takes the streams of a session until it ends. A handler is not waited for: how many run at once
- * is bounded by the streams that the peer may have open.
+ * Takes the streams of a session until its end, without waiting for handlers. The number of
+ * handlers at once is bounded by the streams that the peer may have open.
  *
  * @param session The session.
- * @param handle Gets each stream; where it fails the stream ends with code 4500, and `onError` is told.
+ * @param handle Handler of each stream. An error ends the stream with code 4500 and is reported to
+ * `onError`.
  */
 export async function handleStreams(session: Session, handle: StreamHandler): Promise<void> {
   const { settings } = session[internals];
@@ -42,7 +39,7 @@ async function handleStream(
   await handle(stream, session);
 }
 
-/** Ends what is left of a stream, for its peer to know that nobody goes on. */
+/** Ends the rest of a stream, so that the peer does not wait. */
 function end(stream: IncomingStream): void {
   const reason = { streamErrorCode: CloseCode.handlerFailed };
   try {
@@ -54,6 +51,6 @@ function end(stream: IncomingStream): void {
       direct.abort(reason);
     }
   } catch {
-    // The handler has it locked, and its own lock ends with the session at the latest.
+    // The handler holds a lock, which ends with the session at the latest.
   }
 }

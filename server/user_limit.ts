@@ -1,32 +1,28 @@
-/**
- * Sessions of one user on all nodes together: counted by what the nodes share.
- *
- * @module
- */
+/** The limit on sessions of one user over all nodes, counted in the broker's store. */
 import { LimitError } from "../errors.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import { settlesWithin } from "../session/base/wait.ts";
 import type { BrokerStore } from "../pubsub/broker.ts";
 
-/** How long a claim holds that nobody renews, in milliseconds. */
+/** Lifetime of a claim without renewal, in milliseconds. */
 const CLAIM_MS = 120_000;
 
-/** How often claims are renewed, in milliseconds. */
+/** Time between renewals, in milliseconds. */
 const RENEW_MS = 40_000;
 
 /** Claims that are renewed at once. */
 const BATCH = 100;
 
-/** How long a client waits for the engine; then its node counts alone, in milliseconds. */
+/** Longest wait for the engine, in milliseconds; after that a node counts alone. */
 const PATIENCE_MS = 2_000;
 
 /**
- * Pauses before a place is asked for again that was refused, in milliseconds: a client that comes back,
- * or moves from one node to another, may be here before its last session is over.
+ * Pauses before another attempt at a refused claim, in milliseconds. A client that reconnects, or
+ * moves to another node, may arrive before its previous session is over.
  */
 const ASK_AGAIN_MS = [50, 200];
 
-/** A session's place among those of its user; disposing of it gives it up. */
+/** A place of a session among those of its user; disposal gives the place up. */
 export type UserClaim = Disposable;
 
 interface Held {
@@ -36,15 +32,15 @@ interface Held {
 
 /** The sessions of one user on this node. */
 interface OfUser {
-  /** Places that are held. */
+  /** Number of places held. */
   held: number;
-  /** Places that are being given up, one after the other. */
+  /** Places that are being released, one after the other. */
   releasing: Promise<void> | undefined;
 }
 
-/** What {@linkcode UserClaims} need. */
+/** Options of {@linkcode UserClaims}. */
 export interface UserClaimsOptions {
-  /** What the nodes share. */
+  /** The store shared by the nodes. */
   readonly store: BrokerStore;
   /** The nodes. */
   readonly nodes: Nodes;
@@ -55,13 +51,13 @@ export interface UserClaimsOptions {
 /**
  * Claims of the sessions of this node.
  *
- * - **Engine away:** a session is let in then, and its claim made later; the manager's own limit, of
- *   this node, holds all the time.
- * - **All that fit:** a place counts as taken until its session ended and the engine knows of it. A
- *   claim waits for places of the same user that this node gives up, and asks twice more, within a
- *   quarter of a second, for those that others do.
- * - **Nodes that died:** a node that needs the place gives their claims up, once they are surely
- *   gone; else they end by themselves after two minutes.
+ * - **Engine away:** a session is admitted without a claim, which is made later. The manager's own
+ *   limit, for this node, always holds.
+ * - **Release:** a place counts as taken until the session ended and the engine knows. A claim
+ *   waits for places of the same user that this node releases. For places that other nodes release,
+ *   a claim is tried twice more within a quarter of a second.
+ * - **Nodes that died:** a node that needs the place releases the claims of a dead node once that
+ *   node is surely gone; otherwise those claims end after two minutes.
  * - **Cost:** one call for each session that begins, ends, and lives for another 40 s.
  */
 export class UserClaims {
@@ -71,19 +67,18 @@ export class UserClaims {
   // Bounded by the sessions that the manager admits.
   readonly #held = new Set<Held>();
   readonly #users = new Map<string, OfUser>();
-  /** Ends the pauses of those that will ask again. */
+  /** Ends the pauses before another attempt. */
   readonly #pauses = new Set<() => void>();
   readonly #restoring: Disposable;
   #timer: ReturnType<typeof setInterval> | undefined;
   #isRenewing = false;
   #last = 0;
 
-  /** Creates them; nothing is claimed yet. */
   constructor({ store, nodes, max }: UserClaimsOptions) {
     this.#store = store;
     this.#nodes = nodes;
     this.#max = max;
-    // The engine may have lost what it had.
+    // The engine may have lost its claims.
     this.#restoring = nodes.subscribe(({ type }) => {
       if (type === "restored") void this.#renew();
     });
@@ -92,9 +87,9 @@ export class UserClaims {
   /**
    * Claims a place for a session.
    *
-   * @param user Whose session it is.
-   * @returns The claim; dispose of it when the session ended, or did not begin.
-   * @throws {LimitError} If the user has as many sessions already.
+   * @param user The user of the session.
+   * @returns The claim, to dispose of when the session has ended, or did not begin.
+   * @throws {LimitError} If the user has the maximum of sessions already.
    */
   async claim(user: string): Promise<UserClaim> {
     const held = { scope: `sessions:${user}`, member: `${this.#nodes.id}/${++this.#last}` };
@@ -110,7 +105,7 @@ export class UserClaims {
     return { [Symbol.dispose]: () => this.#end(held) };
   }
 
-  /** Waits a moment for what is being given up. */
+  /** Waits a moment for places that are being released. */
   async close(): Promise<void> {
     this.#restoring[Symbol.dispose]();
     clearInterval(this.#timer);
@@ -125,9 +120,9 @@ export class UserClaims {
     for (const pauseMs of [0, ...ASK_AGAIN_MS]) {
       if (pauseMs > 0) await this.#pause(pauseMs);
       const { held: here, releasing } = this.#users.get(scope) ?? { held: 0 };
-      // Each of them is a session that goes on: no engine has to be asked.
+      // Each place is held by an open session on this node: do not ask the engine.
       if (here >= this.#max) continue;
-      // An engine that is so slow is away.
+      // An engine as slow as this counts as away.
       if (releasing !== undefined && !await settlesWithin(releasing, PATIENCE_MS)) return false;
       if (await this.#claims(held) !== false) return false;
       if (isAsked) continue;
@@ -151,7 +146,7 @@ export class UserClaims {
     });
   }
 
-  /** Whether it is claimed; `undefined` where the engine does not say. */
+  /** Makes a claim; `undefined` if the engine does not answer. */
   async #claims({ scope, member }: Held): Promise<boolean | undefined> {
     let isClaimed: boolean | undefined;
     const claiming = this.#store.claim(scope, member, { max: this.#max, ttlMs: CLAIM_MS })
@@ -160,7 +155,7 @@ export class UserClaims {
     return isClaimed;
   }
 
-  /** Gives up what nodes hold that are gone. */
+  /** Releases the claims of nodes that are gone. */
   async #freeOfTheDead(scope: string): Promise<void> {
     const freeing = async () => {
       for (const member of await this.#store.claims(scope)) {
@@ -190,14 +185,14 @@ export class UserClaims {
     return user;
   }
 
-  /** One after the other: in engines that compare and set, many at once would hinder one another. */
+  /** Releases one after the other: concurrent releases conflict in engines with compare-and-set. */
   #release(held: Held): void {
     const { scope, member } = held;
     const user = this.#userOf(held);
     const before = user.releasing;
     const release = async () => {
       await before;
-      // Where the engine is away, the claim ends by itself.
+      // While the engine is away the claim ends by itself.
       await this.#store.release(scope, member).catch(() => {});
       if (user.releasing !== releasing) return;
       user.releasing = undefined;
@@ -207,7 +202,7 @@ export class UserClaims {
     user.releasing = releasing;
   }
 
-  /** Some at a time, so that the engine has other things to do. */
+  /** Renews in batches, so that the engine can serve other calls in between. */
   async #renew(): Promise<void> {
     if (this.#isRenewing) return;
     this.#isRenewing = true;
@@ -216,7 +211,7 @@ export class UserClaims {
       const some = all.slice(i, i + BATCH).filter((held) => this.#held.has(held));
       await Promise.all(some.map(async (held) => {
         await this.#claims(held);
-        // It ended while the engine was asked.
+        // The session ended during the call.
         if (!this.#held.has(held)) this.#release(held);
       }));
     }

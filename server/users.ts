@@ -1,8 +1,5 @@
 /**
- * Users whose sessions are on several nodes: what is sent to them, who they
- * are, and their end.
- *
- * @module
+ * Users with sessions on several nodes: sends messages to these sessions, lists and closes them.
  */
 import { MAX_USER_BYTES } from "./authentication.ts";
 import { QueueFullError } from "../errors.ts";
@@ -19,49 +16,51 @@ import { exceedsBytes } from "../session/wire/utf8.ts";
 import { checkCloseInfo } from "../transport/close_info.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
 
-/** Sessions that one node lists of one user. */
+/** Most sessions that one node lists for one user. */
 const MAX_LISTED = 1_000;
 
-/** How long other nodes may take to answer, in milliseconds. */
+/** Longest wait for answers of other nodes, in milliseconds. */
 const ANSWER_MS = 2_000;
 
-/** How long other nodes may take to close sessions, whose queues are flushed first, in milliseconds. */
+/**
+ * Longest wait for other nodes to close sessions, whose queues are flushed first, in milliseconds.
+ */
 const CLOSED_MS = 10_000;
 
 /**
  * A session of a user, on any node.
  *
- * @typeParam V What `authenticate` returns.
+ * @typeParam V Type of the values from `authenticate`.
  * @typeParam C The contract.
  */
 export interface SessionInfo<V = unknown, C extends AnyContract = AnyContract> {
-  /** Its id. */
+  /** Id of the session. */
   readonly id: string;
-  /** Id of the node that has it; empty where there is only one. */
+  /** Id of the session's node; empty if there is only one node. */
   readonly node: string;
-  /** Its user. */
+  /** User of the session. */
   readonly user: string;
-  /** The peer's network address, where it is known. */
+  /** Network address of the peer, where known. */
   readonly address?: string;
   /** The wire: `websocket`, `webtransport`, `memory`. */
   readonly transport: string;
-  /** When it was created, in milliseconds since the Unix epoch. */
+  /** Time of creation, in milliseconds since the Unix epoch. */
   readonly connectedAt: number;
-  /** The session itself, if this node has it. */
+  /** The session itself, on this node only. */
   readonly session?: Session<V, C, "server">;
 }
 
-/** What {@linkcode Server.disconnect} resolves with. */
+/** Result of {@linkcode Server.disconnect}. */
 export interface DisconnectReport {
   /** Sessions that were closed, on all nodes. */
   readonly closed: number;
-  /** Whether every node said so; if not, there may be sessions left. */
+  /** `true` if every node answered; otherwise sessions may be left. */
   readonly isComplete: boolean;
 }
 
-/** What it works on. */
+/** Parts of the server that a {@linkcode Cluster} uses. */
 export interface ClusterParts {
-  /** The nodes; `undefined` where there is one only. */
+  /** The nodes; `undefined` if there is only one. */
   readonly nodes: Nodes | undefined;
   /** The sessions of this node. */
   readonly manager: SessionManager;
@@ -75,9 +74,9 @@ interface Followed {
 /**
  * Reaches users on all nodes.
  *
- * What is sent to a user goes over a topic of its own, which those nodes follow that have a session
- * of it: so no node has to know where users are, and the others are not woken. Lists and ends are
- * rare, and ask every node. A session without a user is known to its own node alone.
+ * Messages to a user go over a topic of that user, to which every node with such a session
+ * subscribes. Nodes need not know the location of users, and other nodes are not woken. Lists and
+ * closes are rare, and ask every node. Only its own node knows a session without a user.
  */
 export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
   readonly #nodes: Nodes | undefined;
@@ -87,7 +86,7 @@ export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
   readonly #handlers: Disposable[];
   readonly #onEnd = (session: Session) => this.#ended(session.user);
 
-  /** Begins to answer other nodes. */
+  /** Registers the handlers of requests from other nodes. */
   constructor({ nodes, manager }: ClusterParts) {
     this.#nodes = nodes;
     this.#manager = manager;
@@ -100,14 +99,14 @@ export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
     ];
   }
 
-  /** A session is established. */
+  /** Subscribes to the topic of a session's user. */
   opened(session: Session): void {
     const nodes = this.#nodes;
     const { user, id } = session;
     if (nodes === undefined || user === id || session.isClosed) return;
     let followed = this.#followed.get(user);
     if (followed === undefined) {
-      // A broker that was closed carries nothing any more; the session is of use here all the same.
+      // A closed broker carries no messages; the session is still of use on this node.
       if (nodes.broker.status.current.name === "closed") return;
       const subscription = nodes.broker.subscribe(
         topicOf(user),
@@ -123,13 +122,13 @@ export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
   /**
    * Sends to all sessions of a user.
    *
-   * @returns How many sessions of this node got it.
+   * @returns Number of sessions of this node that got the message.
    */
   send(user: string, message: EncodedMessage): number {
-    // No session has a user of more bytes, and the engine may refuse its topic.
+    // No session has a user of more bytes, and the engine may refuse such a topic.
     if (exceedsBytes(user, MAX_USER_BYTES)) return 0;
     const nodes = this.#nodes;
-    // A node that is new does not know yet whether there are others.
+    // A new node does not know yet whether there are others.
     if (nodes !== undefined && (nodes.size > 0 || !nodes.isReady)) {
       const payload = wrap(message);
       nodes.broker.publish({ topic: topicOf(user), payload, except: nodes.id });
@@ -162,7 +161,7 @@ export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
     return { closed: closed + sum, isComplete };
   }
 
-  /** Follows nobody any more. */
+  /** Ends all subscriptions and handlers. */
   close(): void {
     for (const handler of this.#handlers) handler[Symbol.dispose]();
     for (const { subscription } of this.#followed.values()) {
@@ -179,7 +178,7 @@ export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
   }
 
   #receive(user: string, { payload, except }: Publication): void {
-    // What this node sent reached its own sessions at once.
+    // Messages of this node have reached its own sessions already.
     if (except === this.#nodes!.id) return;
     const message = unwrap(payload);
     if (message !== undefined) this.#push(user, message);
@@ -189,13 +188,13 @@ export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
     let count = 0;
     for (const session of this.#manager.sessionsOf(user)) {
       const core = session[internals];
-      // A client that moved to another session gets it there.
+      // A client that moved to another session gets the message there.
       if (!core.isReady || core.movedTo?.isReady) continue;
       try {
         core.push(message, false);
         count++;
       } catch (error) {
-        // This one could not keep up, and was closed for it; the others go on.
+        // This session could not keep up, and was closed; continue with the others.
         if (!(error instanceof QueueFullError)) throw error;
       }
     }
@@ -232,31 +231,31 @@ export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
   }
 }
 
-/** How a server names itself among others, and how fast it finds one gone. */
+/** Name of a node among others, and the timing of its heartbeat. */
 export type NodeOptions = Omit<NodesOptions, "broker" | "onError">;
 
-/** Patterns of topics that are rooms, and how these tell who is in them. */
+/** Patterns of topics that are rooms; the object form has options for each pattern. */
 export type RoomPatterns = readonly string[] | Readonly<Record<string, RoomOptions>>;
 
-/** What a server's presence is made of. */
+/** The parts of a server's presence. */
 export interface PresenceParts {
-  /** Made only where a broker was handed in, which others may share. */
+  /** Present only with the option `broker`, because other nodes may share that broker. */
   readonly nodes: Nodes | undefined;
   readonly presence: Presence;
   readonly rooms: Rooms;
 }
 
-/** What {@linkcode makePresence} needs. */
+/** Options of {@linkcode makePresence}. */
 export interface PresencePartsOptions {
   readonly topics: Topics;
-  /** Whether others may share the topics' broker. */
+  /** `true` if other nodes may share the topics' broker. */
   readonly isShared: boolean;
   readonly node: NodeOptions | undefined;
   readonly presence: Omit<PresenceOptions, "nodes">;
   readonly rooms: RoomPatterns;
 }
 
-/** Makes nodes, presence and rooms; all of them or, where an option makes no sense, none. */
+/** Creates nodes, presence and rooms. If an option is invalid, closes the parts made so far. */
 export function makePresence(options: PresencePartsOptions): PresenceParts {
   const { topics, isShared, node, rooms } = options;
   const patterns = Array.isArray(rooms) ? {} : rooms as Readonly<Record<string, RoomOptions>>;
@@ -288,7 +287,9 @@ function readInfo(value: unknown, node: string): Omit<SessionInfo, "session"> | 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/** A message with its topic before it, by which its receiver's queue decides what to drop. */
+/**
+ * Prefixes a message with its topic, which the receiver's queue needs to choose messages to drop.
+ */
 function wrap({ frame, topic }: EncodedMessage): string | Uint8Array {
   if (typeof frame === "string") return `${JSON.stringify(topic)}\n${frame}`;
   const name = encoder.encode(topic);
@@ -300,7 +301,7 @@ function wrap({ frame, topic }: EncodedMessage): string | Uint8Array {
   return wrapped;
 }
 
-/** The message of what was wrapped; `undefined` if it makes no sense. */
+/** Splits a message from its topic; `undefined` if malformed. */
 function unwrap(payload: string | Uint8Array): EncodedMessage | undefined {
   if (typeof payload !== "string") {
     const end = 1 + (payload[0] ?? 0);

@@ -1,8 +1,4 @@
-/**
- * A peer that asks for a session by a WebSocket upgrade.
- *
- * @module
- */
+/** A request for a session by a WebSocket upgrade. */
 import { type Accepted, type Invitation, refusalHeaders } from "./session_request.ts";
 import type { Openings } from "./pending_upgrades.ts";
 import { Refused, withinLimits } from "./refusal.ts";
@@ -20,17 +16,17 @@ import {
   type WebSocketEngine,
 } from "../transport/websocket/server.ts";
 
-/** What all invitations of a server have in common. */
+/** Properties common to all upgrades of a server. */
 export interface WebSocketDoor {
-  /** What upgrades. */
+  /** Engine of upgrades. */
   readonly engine: WebSocketEngine;
-  /** Knows how many sockets there may be. */
+  /** Limits the number of sockets. */
   readonly manager: SessionManager;
-  /** Where sockets wait for their end that are closed at once. */
+  /** Sockets that are closed at once, and wait for their end. */
   readonly openings: Openings;
-  /** When a plain peer is dead, in milliseconds. */
+  /** Silence after which a plain peer counts as dead, in milliseconds. */
   readonly idleTimeoutMs: number;
-  /** How much peers may send on streams ahead of who reads them. */
+  /** Credit: how much peers may send on streams ahead of the reader. */
   readonly flowControl: FlowControlOptions | undefined;
   /** Bounds of the stream of messages of a client of Skein over QMux. */
   readonly messages: Pick<MessageStreamOptions, "maxFrameBytes" | "streamTimeoutMs">;
@@ -67,31 +63,35 @@ export class WebSocketInvitation implements Invitation<Response> {
 
   accept(admitted: Promise<unknown> | undefined): Accepted<Response> {
     const { isSkein } = this;
-    // `skein.1` has a heartbeat of its own; a plain peer is pinged by the runtime.
+    // `skein.1` has a heartbeat of its own; the runtime pings a plain peer.
     const idleTimeoutMs = isSkein ? 0 : this.#door.idleTimeoutMs;
     const { lease, connection, response } = this.#upgrade(idleTimeoutMs, admitted);
     return { connection, opened: connection.ready, answer: response, held: [lease] };
   }
 
-  /** A browser sees no status of a refused WebSocket, so Skein's client is told by a close. */
+  /**
+   * Refuses a client of Skein by a close, because browsers hide the status of a refused upgrade.
+   */
   refuse(refused: Refused): Response {
     const { status, message: reason } = refused;
     return this.isSkein && this.#refuseByClose({ closeCode: 4000 + status, reason }) ||
       new Response(reason, { status, headers: refusalHeaders(refused) });
   }
 
-  /** Such a socket lingers until its peer answers the close, or leaves; so it counts like the others. */
+  /**
+   * Counts the socket like the others, because the socket stays until the peer answers the close.
+   */
   #refuseByClose(
     info: { readonly closeCode: number; readonly reason: string },
   ): Response | undefined {
     try {
-      // An idle timeout would end with the close, and end nothing.
+      // An idle timeout would stop at the close, without effect.
       const { lease, connection, response } = this.#upgrade(0);
       this.#door.openings.add(connection.ready, [lease], () => {});
       connection.close(info);
       return response;
     } catch {
-      // What cannot be upgraded, or not any more, gets the status.
+      // A request that cannot be upgraded gets the status.
       return undefined;
     }
   }
@@ -120,8 +120,8 @@ export class WebSocketInvitation implements Invitation<Response> {
 }
 
 /**
- * Chooses a subprotocol of those that a client offers, or none. Where the client may do with
- * streams alone, a protocol on top of them that this server does not know is not agreed on.
+ * Chooses one of the offered subprotocols, or none. For a client that also accepts bare streams, an
+ * unknown protocol on top of QMux is not chosen.
  */
 function chosenOf(offered: readonly string[]): string {
   if (offered.includes(SKEIN_PROTOCOL)) return SKEIN_PROTOCOL;

@@ -1,8 +1,6 @@
 /**
- * The WebTransport half of a server that listens: its certificate, which is
- * renewed while the server runs, and its requests.
- *
- * @module
+ * The WebTransport half of a listening server: its socket, its certificate with renewal, and its
+ * requests.
  */
 import {
   BUILTIN_ENGINE,
@@ -26,7 +24,7 @@ import {
 
 const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
 
-/** What a {@linkcode WebTransportHalf} takes from the other half. */
+/** Options of {@linkcode WebTransportHalf}. */
 export interface WebTransportHalfOptions {
   /** The options of WebTransport itself. */
   readonly options: WebTransportServeOptions;
@@ -34,21 +32,21 @@ export interface WebTransportHalfOptions {
   readonly hostname: string;
   /** Port of the other half. */
   readonly port: number;
-  /** Certificate of the other half; without one this is development. */
+  /** Certificate of the other half; `undefined` in development. */
   readonly tls: Certificate | undefined;
-  /** Whether the user may be asked for the permission to listen. */
+  /** `true` if the user may be asked for the permission to listen. */
   readonly mayPrompt: boolean;
-  /** Who takes raw QUIC on the same port. */
+  /** Handler of raw QUIC on the same port. */
   readonly quic?: RawQuicOptions | undefined;
-  /** Bounds of streams that are not read. */
+  /** Limits of unread streams. */
   readonly unreadStreams?: ListenWebTransportOptions["unreadStreams"];
-  /** Answers a request. What it throws is printed. */
+  /** Answers a request. Errors are printed. */
   readonly take: (request: WebTransportRequest) => Promise<void>;
 }
 
 /** Listens for WebTransport. */
 export class WebTransportHalf implements AsyncDisposable {
-  /** True if the engine shows the URL of a request alone, which names the protocol then. */
+  /** `true` if the engine shows only the URL of a request, which must then name the protocol. */
   readonly hidesRequests: boolean;
   readonly #listener: WebTransportSource;
   readonly #take: WebTransportHalfOptions["take"];
@@ -58,9 +56,10 @@ export class WebTransportHalf implements AsyncDisposable {
   #isClosed = false;
 
   /**
-   * Listens.
+   * Starts listening.
    *
-   * @throws {UnsupportedError} If the runtime has no QUIC, or may not listen and nobody may be asked.
+   * @throws {UnsupportedError} If the runtime has no QUIC, or lacks the permission and must not
+   * ask.
    * @throws {Deno.errors.AddrInUse} If the port is taken.
    */
   constructor(
@@ -112,7 +111,7 @@ export class WebTransportHalf implements AsyncDisposable {
     this.#loop = this.#run();
   }
 
-  /** Where it listens. */
+  /** Address of the UDP socket. */
   get address(): Deno.NetAddr {
     return this.#listener.address;
   }
@@ -129,24 +128,24 @@ export class WebTransportHalf implements AsyncDisposable {
     return this.hidesRequests ? `${url}?protocol=${SKEIN_PROTOCOL}` : url;
   }
 
-  /** By which a client may trust the certificate; none if that takes an authority. */
+  /** Hashes by which a client can trust the certificate; empty if that takes an authority. */
   get hashes(): readonly Sha256Hash[] {
     return this.#hashes;
   }
 
-  /** New clients get this certificate; sessions stay as they are. */
+  /** Sets the certificate of new clients; sessions stay as they are. */
   rotate(certificate: Certificate): void {
     this.#replace(certificate);
-    // Whoever brings a certificate renews it, too.
+    // An application that brings a certificate renews that certificate, too.
     this.#renewal?.[Symbol.dispose]();
   }
 
-  /** Takes nobody any more. Idempotent. */
+  /** Refuses new sessions. Idempotent. */
   stop(): void {
     this.#listener.stop();
   }
 
-  /** Ends it, and every connection. Idempotent. */
+  /** Stops listening, and closes every connection. Idempotent. */
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#renewal?.[Symbol.dispose]();
@@ -154,7 +153,7 @@ export class WebTransportHalf implements AsyncDisposable {
     await this.#loop;
   }
 
-  /** Ends it. */
+  /** Closes the half; called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
@@ -166,7 +165,7 @@ export class WebTransportHalf implements AsyncDisposable {
 
   async #run(): Promise<void> {
     try {
-      // Each is answered in its own time: one may wait for a database.
+      // Do not await the answer: one request may wait for a database.
       for await (const request of this.#listener) void this.#answer(request);
     } catch (error) {
       if (!this.#isClosed) printError("WebTransport ended", error);
@@ -177,33 +176,33 @@ export class WebTransportHalf implements AsyncDisposable {
     try {
       await this.#take(request);
     } catch (error) {
-      // As the HTTP server does with what a handler throws.
+      // Like the HTTP server for errors of a handler.
       printError("A WebTransport request failed", error);
       try {
         request.refuse(500);
       } catch {
-        // It had its answer, or left.
+        // The request was answered before, or the client left.
       }
     }
   }
 }
 
-/** Tells whether an address stands for all of a machine's. */
+/** Returns `true` for an address that stands for all addresses of a machine. */
 export function isAnyAddress(hostname: string): boolean {
   return ANY_ADDRESS.includes(hostname);
 }
 
-/** Writes a name or an address as URLs have it. */
+/** Formats a name or an address for a URL. */
 export function hostOf(hostname: string): string {
   return hostname.includes(":") && !hostname.startsWith("[") ? `[${hostname}]` : hostname;
 }
 
-/** A development certificate is for this machine, and so is its server. */
+/** A development certificate is for this machine only, and so is its server. */
 function loopback(hostname: string): string {
   return isAnyAddress(hostname) ? "127.0.0.1" : hostname;
 }
 
-/** What the listener has defaults for. */
+/** Options for which the listener has defaults. */
 const LIMITS = [
   "flowControl",
   "idleTimeoutMs",
@@ -220,7 +219,7 @@ function limitsOf(options: WebTransportServeOptions): Partial<ListenWebTransport
   return Object.fromEntries(given.map((name) => [name, options[name]]));
 }
 
-/** Says what is missing, in words that tell what to do. */
+/** Checks that the runtime can listen. The error says how to fix that. */
 function checkRuntime(address: string, mayPrompt: boolean): void {
   if (!isWebTransportAvailable()) {
     throw new UnsupportedError(
@@ -233,7 +232,7 @@ function checkRuntime(address: string, mayPrompt: boolean): void {
   throw new UnsupportedError(`it takes the permission to listen, --allow-net=${address}`);
 }
 
-/** Prints a failure that no handler is told of. */
+/** Prints a failure for which there is no handler. */
 export function printError(what: string, error: unknown): void {
   // deno-lint-ignore no-console
   console.error(`${what}:`, error);

@@ -1,8 +1,4 @@
-/**
- * How a server offers WebTransport beside WebSocket.
- *
- * @module
- */
+/** Options of WebTransport beside WebSocket, and their checks. */
 import type { AdmissionOptions } from "./admission_options.ts";
 import type { OriginRules } from "../transport/origins.ts";
 import type {
@@ -16,30 +12,29 @@ import type {
 export const BUILTIN_ENGINE = "builtin";
 
 /**
- * What listens for WebTransport, as `WebTransportListener` does. It MUST go on
- * when a handshake or a session fails.
+ * A listener for WebTransport, such as `WebTransportListener`. MUST continue when a handshake or a
+ * session fails.
  */
 export interface WebTransportSource extends AsyncIterable<WebTransportRequest> {
-  /** Where it listens. */
+  /** Address on which the listener listens. */
   readonly address: Deno.NetAddr;
-  /** Counters of handshakes, for the metrics; an engine that does not count has none. */
+  /** Counters of handshakes, for the metrics; `undefined` for an engine that does not count. */
   readonly handshakes?: QuicHandshakeStats;
   /**
-   * Has new handshakes get another certificate. Sessions stay.
+   * Sets the certificate of new handshakes. Sessions stay.
    *
    * @param certificate The certificate and its key.
    */
   rotate(certificate: Certificate): void;
-  /** Takes no new connections, and refuses new requests with 503. Idempotent. */
+  /** Refuses new connections, and answers new requests with 503. Idempotent. */
   stop(): void;
   /** Closes every connection, and stops listening; the iteration ends. Idempotent. */
   close(): Promise<void>;
 }
 
 /**
- * What begins to listen for WebTransport: the seam where another engine can
- * stand beside `listenWebTransport()`. It MUST throw `Deno.errors.AddrInUse`
- * if the port is taken.
+ * Starts to listen for WebTransport: the extension point for an engine other than
+ * `listenWebTransport()`. MUST throw `Deno.errors.AddrInUse` if the port is taken.
  */
 export type WebTransportEngine = (options: ListenWebTransportOptions) => WebTransportSource;
 
@@ -59,38 +54,45 @@ export interface WebTransportServeOptions extends
   /** UDP port; by default the number of the TCP port. */
   readonly port?: number;
   /**
-   * Address to listen on. By default that of WebSocket; in development, without
-   * `tls`, never more than this machine: `127.0.0.1` stands for all addresses.
+   * Address on which to listen; by default that of WebSocket. In development, without `tls`, only
+   * this machine: `127.0.0.1` stands for all addresses.
    */
   readonly hostname?: string;
-  /** By default that of `tls`; in development, without `tls`, the one that `deno task cert` shows. */
+  /**
+   * Certificate; by default that of `tls`. Without `tls`, the development certificate that
+   * `deno task cert` shows.
+   */
   readonly certificate?: Certificate;
   /**
-   * Who the development certificate is for.
+   * Names for which the development certificate is valid.
    *
    * @default {["localhost", "127.0.0.1", "::1"]}
    */
   readonly names?: readonly string[];
-  /** Where the development certificate is kept; the user's cache folder by default, `null` for nowhere. */
+  /**
+   * Folder of the development certificate; by default the user's cache folder, `null` for no
+   * folder.
+   */
   readonly cacheFolder?: string | URL | null;
   /**
-   * Whether `/.well-known/skein/webtransport` tells clients of this machine the
-   * port and the hash of the certificate; never with `tls`.
+   * Serves the port and the hash of the certificate at `/.well-known/skein/webtransport`, for
+   * clients on this machine; never with `tls`.
    *
    * @default {true}
    */
   readonly wellKnown?: boolean;
   /**
-   * The engine that listens: HTTP/3 on the runtime's QUIC by default. `"builtin"` is the runtime's own
-   * WebTransport, `Deno.upgradeWebTransport`, which has defects: the guide to WebTransport lists them.
-   * It shows no headers of a request, so some options are checked when the server starts:
+   * The engine that listens: HTTP/3 on the runtime's QUIC by default. `"builtin"` is the runtime's
+   * own WebTransport, `Deno.upgradeWebTransport`, which has defects: the guide to WebTransport
+   * lists them. The built-in engine shows no headers of a request, so some options are checked when
+   * the server starts:
    *
-   * - **Origins:** `origins` has to hold `*`, since the origin of a page is not known.
-   * - **Tokens:** beside `authenticate`, `acceptsTokenInBand` has to be true. Cookies and
+   * - **Origins:** `origins` must hold `*`, because the origin of a page is not known.
+   * - **Tokens:** beside `authenticate`, `acceptsTokenInBand` must be `true`. Cookies and
    *   `Authorization` do not arrive over this engine.
-   * - **Protocol:** the URL of a client names it, as `webTransportUrl` does: `?protocol=skein.1`. A
-   *   client that names none is refused with 400.
-   * - **Left out:** `flowControl` and `maxSessionsPerConnection` beside the engine, and `moq`.
+   * - **Protocol:** the URL of a client must name the protocol, as `webTransportUrl` does:
+   *   `?protocol=skein.1`. Other clients are refused with 400.
+   * - **Not supported:** `flowControl` and `maxSessionsPerConnection` of `webTransport`, and `moq`.
    *
    * @example The runtime's own engine
    * ```ts
@@ -116,9 +118,9 @@ export interface WebTransportServeOptions extends
 /**
  * Checks the option `webTransport`, apart from the limits that the listener checks.
  *
- * @param webTransport The option as it was given.
- * @returns Its parts; `undefined` if WebTransport is off.
- * @throws {TypeError} If it is neither a boolean nor an object, or the engine is unknown.
+ * @param webTransport The option as given by the application.
+ * @returns The option as an object; `undefined` if WebTransport is off.
+ * @throws {TypeError} If the option is neither a boolean nor an object, or the engine is unknown.
  * @throws {RangeError} If the port is not an integer from 0 to 65535.
  */
 export function webTransportOptions(
@@ -145,7 +147,7 @@ export function webTransportOptions(
   return webTransport;
 }
 
-/** Options of a server that have to fit the built-in engine. */
+/** Options of a server that must fit the built-in engine. */
 export interface BuiltinEngineOptions
   extends Pick<OriginRules, "origins">, Pick<AdmissionOptions<never>, "acceptsTokenInBand"> {
   /** The option `webTransport`. */
@@ -157,11 +159,11 @@ export interface BuiltinEngineOptions
 }
 
 /**
- * Checks that no option needs something that the runtime's own engine does not show or do. Options for
- * another engine pass.
+ * Checks that no option needs a feature that the runtime's own engine lacks. With another engine
+ * all options pass.
  *
- * @param options The server's options.
- * @throws {TypeError} If one does.
+ * @param options Options of the server.
+ * @throws {TypeError} If an option needs such a feature.
  */
 export function checkBuiltinEngine(options: BuiltinEngineOptions): void {
   const { webTransport, origins = [], authenticate, acceptsTokenInBand = false, moq } = options;
@@ -171,7 +173,7 @@ export function checkBuiltinEngine(options: BuiltinEngineOptions): void {
       `Cannot serve: ${rule} with the engine "${BUILTIN_ENGINE}" of webTransport, received ${received}`,
     );
   };
-  // A request without an Origin passes as one of no page, and so would every page.
+  // A request without an Origin counts as not from a page, so every page would pass.
   if (!origins.includes("*")) {
     refuse('origins must hold "*", since no Origin is shown,', JSON.stringify(origins));
   }
@@ -181,7 +183,7 @@ export function checkBuiltinEngine(options: BuiltinEngineOptions): void {
       `${acceptsTokenInBand}`,
     );
   }
-  // Each group of a track is a stream, and those give out.
+  // Each group of a track is a stream, and the engine runs out of streams.
   if (moq !== undefined) refuse("moq must be left out", typeof moq);
   for (const name of ["flowControl", "maxSessionsPerConnection"] as const) {
     if (webTransport[name] === undefined) continue;

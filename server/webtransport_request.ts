@@ -1,8 +1,4 @@
-/**
- * A peer that asks for a session over WebTransport.
- *
- * @module
- */
+/** A request for a session over WebTransport. */
 import { type Accepted, type Invitation, refusalHeaders } from "./session_request.ts";
 import { Refused } from "./refusal.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
@@ -14,31 +10,36 @@ import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../transport/ori
 import { TOKEN_MARK, TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
 import type { WebTransportRequest } from "../transport/h3/server.ts";
 
-/** Where this server's own pages come from, as seen by its WebTransport. */
+/** Origin of this server's own pages, relative to its WebTransport. */
 export interface PagePlace {
-  /** The port of its pages. */
+  /** Port of the pages. */
   readonly port: number;
-  /** The port of its WebTransport. */
+  /** Port of WebTransport. */
   readonly webTransportPort: number;
-  /** Whether the names of this machine stand for one another: pages were told a number for a name. */
+  /**
+   * `true` if loopback names stand for one another: a page of `localhost` may have got a URL with
+   * `127.0.0.1`.
+   */
   readonly isDevelopment: boolean;
-  /** True if the engine shows no headers, and accepts a session before the application is asked. */
+  /**
+   * `true` if the engine shows no headers, and accepts a session before the application is asked.
+   */
   readonly hidesRequests: boolean;
 }
 
-/** What a {@linkcode WebTransportInvitation} has beside what is asked. */
+/** Options of {@linkcode WebTransportInvitation}. */
 export interface WebTransportInvitationOptions {
-  /** Where to, as {@linkcode urlOf} reads it. */
+  /** Requested URL, as returned by {@linkcode urlOf}. */
   readonly url: URL;
-  /** Finds the peer's network address. */
+  /** Returns the network address of the peer. */
   readonly addressOf: (request: () => Request) => string | undefined;
-  /** Where this server's pages come from. */
+  /** Origin of this server's pages. */
   readonly place: PagePlace;
   /** Bounds of the stream of messages of a client of Skein. */
   readonly messages: Pick<MessageStreamOptions, "streamTimeoutMs" | "maxFrameBytes">;
 }
 
-/** Reads where a client wants to go; `undefined` if no HTTP request could ask so. */
+/** Parses the requested URL; `undefined` for a URL that no HTTP request could have. */
 export function urlOf({ url }: WebTransportRequest): URL | undefined {
   const parsed = URL.parse(url);
   return parsed === null || parsed.username || parsed.password ? undefined : parsed;
@@ -65,12 +66,12 @@ export class WebTransportInvitation implements Invitation<void> {
     this.url = url.href;
     this.headers = asked.headers;
     this.#isOffered = asked.protocols.includes(SKEIN_PROTOCOL);
-    // Not every browser can offer protocols.
+    // Some browsers cannot offer protocols.
     const isNamed = url.search !== "" && url.searchParams.get("protocol") === SKEIN_PROTOCOL;
     this.isSkein = this.#isOffered || isNamed;
     this.announcesToken = this.#isOffered && asked.protocols.includes(TOKEN_MARK) ||
       isNamed && url.search.slice(1).split("&").includes(TOKEN_MARK_QUERY);
-    // The client may have offered protocols, and would get no answer to them.
+    // The client may have offered protocols, and would get no answer to these.
     if (options.place.hidesRequests && !url.searchParams.has("protocol")) {
       this.refusal = new Refused(
         400,
@@ -103,7 +104,7 @@ export class WebTransportInvitation implements Invitation<void> {
       const rest = { answer: undefined, held: [] };
       if (!this.isSkein) return { connection: raw, opened: undefined, ...rest };
       const accepted = acceptMessages(raw, { ...this.#options.messages, admitted });
-      // A session that awaits its token is not established before that came.
+      // A session that awaits a token is established only with that token.
       return { ...accepted, ...(admitted && { opened: undefined }), ...rest };
     } catch (cause) {
       throw new Refused(400, "The request cannot be answered", { cause });
@@ -118,7 +119,7 @@ export class WebTransportInvitation implements Invitation<void> {
       }
       this.#asked.refuse(refused.status, { headers: refusalHeaders(refused) });
     } catch {
-      // It left meanwhile.
+      // The client left meanwhile.
     }
   }
 
@@ -127,7 +128,7 @@ export class WebTransportInvitation implements Invitation<void> {
       .close({ closeCode: 4000 + status, reason });
   }
 
-  /** Other hosts by which a page of this server may have come, where it then was told of this one. */
+  /** Returns the hosts of this server's own pages, which may differ from the requested host. */
   #ownHosts(origin: string): string[] {
     const { port, webTransportPort, isDevelopment } = this.#options.place;
     const asked = this.#options.url;
@@ -135,7 +136,7 @@ export class WebTransportInvitation implements Invitation<void> {
     if (page === null || !/^https?:$/.test(page.protocol)) return [];
     const areLocal = [asked, page].every(({ hostname }) => LOCAL_HOSTS.includes(hostname));
     const { hostname } = isDevelopment && areLocal ? page : asked;
-    // Behind something that maps ports, the numbers here say nothing.
+    // Behind a port mapping the numbers of this machine do not apply.
     const isOwnPort = Number(asked.port || 443) === webTransportPort;
     const ports = isOwnPort ? [port, webTransportPort] : [Number(asked.port || 443)];
     return ports.map((number) => new URL(`${page.protocol}//${hostname}:${number}`).host);

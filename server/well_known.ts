@@ -1,23 +1,20 @@
 /**
- * Where a client finds the WebTransport of a server in development: its port,
- * and the hash of a certificate that no authority knows.
- *
- * @module
+ * The well-known resource of a development server: WebTransport port, and hash of the certificate.
  */
 import type { WebTransportHalf } from "./webtransport.ts";
 import { hostOf, isAnyAddress } from "./webtransport.ts";
 import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../transport/origins.ts";
 
-/** Where it is asked for. */
+/** Path of the resource. */
 export const WELL_KNOWN_PATH = "/.well-known/skein/webtransport";
 
-/** What it says, in JSON. */
+/** Content of the resource, in JSON. */
 export interface WellKnown {
   /** The UDP port. */
   readonly port: number;
-  /** The address as URLs have it, where it is not that which was asked. */
+  /** Address in the form of URLs, if different from the requested host. */
   readonly hostname?: string;
-  /** The hashes; their values in base64. */
+  /** Hashes of the certificate; the values in base64. */
   readonly serverCertificateHashes: readonly {
     readonly algorithm: "sha-256";
     readonly value: string;
@@ -25,14 +22,14 @@ export interface WellKnown {
 }
 
 /**
- * Tells programs on this machine, and pages that may connect. Everybody else
- * gets the answer of a server that does not know the path: a name that was
- * pointed here (DNS rebinding) is no name of this machine.
+ * Answers programs on this machine, and pages that may connect. All others get the answer of a
+ * server that does not know the path: a foreign name pointed at this machine (DNS rebinding) is not
+ * a name of this machine.
  *
  * @param request Any request.
- * @param half What it is about.
- * @param rules Which pages may connect.
- * @returns The answer; `undefined` if that is somebody else's matter.
+ * @param half The WebTransport half.
+ * @param rules Rules for pages.
+ * @returns The answer; `undefined` for other requests.
  */
 export function answerWellKnown(
   request: Request,
@@ -41,7 +38,7 @@ export function answerWellKnown(
 ): Response | undefined {
   const { method, url, headers } = request;
   if (!url.includes(WELL_KNOWN_PATH) || method !== "GET") return undefined;
-  // A peer may ask for a host that is none, which is no URL.
+  // A peer may send an invalid host, which makes no URL.
   if (URL.parse(url)?.pathname !== WELL_KNOWN_PATH) return undefined;
   const asked = URL.parse(`http://${headers.get("host")}`);
   if (asked === null || !LOCAL_HOSTS.includes(asked.hostname)) return undefined;

@@ -144,7 +144,7 @@ export class RelayTrack {
         signal,
         onMissed: (missed, reason) => this.#missed(missed, reason),
       });
-      reader.ready.then(() => this.#accepted(upstream), () => {}); // `nextGroup` rejects with the same error.
+      reader.ready.then(() => this.#accepted(upstream), () => {}); // `nextGroup` rejects, too.
       for (let group; (group = await this.#next(reader)) !== null;) {
         upstream.begun.resolve();
         const pump = this.#pump(group, upstream).finally(() => upstream.pumps.delete(pump));
@@ -252,7 +252,7 @@ export class RelayTrack {
     const { priority, maxLatencyMs } = this.#asked;
     if (demand.priority === priority && demand.maxLatencyMs === maxLatencyMs) return;
     this.#asked = demand;
-    this.#upstream?.reader?.update(demand).catch(() => {}); // `nextGroup` rejects with the same error.
+    this.#upstream?.reader?.update(demand).catch(() => {}); // `nextGroup` rejects, too.
   }
 }
 
