@@ -8,7 +8,8 @@
  *
  * - 10 KiB when it first tries WebTransport,
  * - 19 KiB when it first opens or gets a stream or a datagram on a WebSocket,
- * - 10 KiB when a session is first asked for something that it has beside messages, such as its
+ * - 5 KiB once it is connected, such as for topics with a history,
+ * - 11 KiB when a session is first asked for something that it has beside messages, such as its
  *   diagnostics.
  *
  * Bundled as one file all of it is at most 62 KiB.

@@ -1,6 +1,7 @@
 /**
- * What a client loads to lose nothing, in one part: of topics with a history, and of what it says
- * itself. Like every part, it imports all that a page loads at first.
+ * The part that a client loads once it is connected, or waits to be: the code that notices a lost
+ * server faster than the heartbeat does, and the code of recovery and handover. The part imports all
+ * modules of the first load, so that bundlers keep these in one file.
  *
  * @module
  */
@@ -9,4 +10,5 @@ import "./common.ts";
 export { Again } from "./retry_refused.ts";
 export { Delivery, flushed } from "./outbox_delivery.ts";
 export { giveUp, handOver } from "./handover.ts";
+export { Life } from "./page_life.ts";
 export { Resume } from "./resume.ts";

@@ -4,9 +4,6 @@
  * @module
  */
 
-/** Loads the code that notices a lost server faster than the heartbeat does. */
-export const life = (): Promise<typeof import("./chunk_life.ts")> => import("./chunk_life.ts");
-
-/** Loads the code of recovery: topics with a history, and the outbox's deliveries. */
+/** Loads the code that notices a lost server, and the code of recovery and handover. */
 export const lasting = (): Promise<typeof import("./chunk_lasting.ts")> =>
   import("./chunk_lasting.ts");

@@ -36,7 +36,7 @@ import { encodeMessage } from "../session/wire/encode.ts";
 import { checkLimits } from "../session/base/limits.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { Outbox, type OutboxPublication, type OutboxState } from "./outbox.ts";
-import { lasting, life } from "./chunks.ts";
+import { lasting } from "./chunks.ts";
 import { internals, type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { StatusFeed } from "../session/base/status_feed.ts";
@@ -527,7 +527,7 @@ export class Client<C extends AnyContract = AnyContract>
 
   /** Looks after page and machine, once what does so is loaded; where it is not, the next time. */
   async #lookAfter(): Promise<void> {
-    const part = this.#life ? undefined : await life().catch(() => undefined);
+    const part = this.#life ? undefined : await lasting().catch(() => undefined);
     const options = { timeoutMs: this.#wakeTimeoutMs, upgrades: this.#options.upgrade };
     if (!this.status.isEnded) this.#life ??= part && new part.Life(this, options);
   }

@@ -31,10 +31,8 @@ const MAX_PART_BYTES = {
   "chunk_webtransport": 10 * KIB,
   /** Streams and datagrams on a WebSocket. */
   "chunk_streams": 19 * KIB,
-  /** What finds out, faster than the heartbeat, whether the server is still there. */
-  "chunk_life": 2 * KIB,
-  /** What loses nothing: of topics with a history, and of what a client says itself. */
-  "chunk_lasting": 4 * KIB,
+  /** Code of a connected client: notices a lost server, recovers topics, delivers, hands over. */
+  "chunk_lasting": 5 * KIB,
   /** What a session offers beside messages. */
   "chunk_insight": 11 * KIB,
 };
@@ -117,7 +115,7 @@ const dynamicImports = (code: string): string[] =>
   [...code.matchAll(/\bimport\s*\(([^)]*)\)/g)].map(([, specifier]) => specifier!);
 
 function gzippedSize(code: string): number {
-  // Deno's level 9 makes more bytes of it than its level 8, which comes to what `gzip -9` makes.
+  // Level 9 of Deno makes more bytes than level 8, which makes a little more than `gzip -9` does.
   return gzipSync(code, { level: 8 }).byteLength;
 }
 
