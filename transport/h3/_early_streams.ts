@@ -1,8 +1,4 @@
-/**
- * Buffer for streams whose CONNECT request has not arrived yet: QUIC may reorder packets.
- *
- * @module
- */
+/** Buffer for streams whose CONNECT request has not arrived yet: QUIC may reorder packets. */
 import type { UnreadShare } from "../quic/unread_streams.ts";
 import type { Http3Session } from "./session.ts";
 

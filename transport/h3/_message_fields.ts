@@ -1,8 +1,6 @@
 /**
  * Rules for the fields of requests and responses (RFC 9114 sections 4.2 and 4.3, RFC 9220,
  * draft-ietf-webtrans-http3 section 3.2).
- *
- * @module
  */
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import type { Field } from "./qpack.ts";

@@ -1,8 +1,4 @@
-/**
- * The static table of QPACK (RFC 9204 Appendix A).
- *
- * @module
- */
+/** The static table of QPACK (RFC 9204 Appendix A). */
 
 /** The 99 fields by index. */
 export const STATIC_TABLE: readonly (readonly [name: string, value: string])[] = [

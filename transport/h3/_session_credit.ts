@@ -1,9 +1,4 @@
-/**
- * Flow control of a session: bytes over all streams, and streams of both directions
- * (draft-ietf-webtrans-http3 section 5.6).
- *
- * @module
- */
+/** Flow control of a session (draft-ietf-webtrans-http3 section 5.6). */
 import {
   checkTotal,
   type CreditPair,

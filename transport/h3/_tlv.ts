@@ -1,9 +1,4 @@
-/**
- * Type, length, payload: the common layout of HTTP/3 frames (RFC 9114 section 7.1) and capsules
- * (RFC 9297 section 3.2).
- *
- * @module
- */
+/** Type, length, payload: the layout of frames (RFC 9114) and capsules (RFC 9297). */
 import {
   readBigVarint,
   readVarint,
@@ -12,7 +7,7 @@ import {
   writeVarint,
 } from "../quic/varint.ts";
 
-/** A frame or capsule, or a piece of one. */
+/** A frame (RFC 9114 section 7.1) or capsule (RFC 9297 section 3.2), or a piece of one. */
 export interface Tlv {
   /** Type of the frame or capsule. */
   readonly type: number;

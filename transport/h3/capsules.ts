@@ -1,8 +1,4 @@
-/**
- * Capsules of WebTransport over HTTP/3 (RFC 9297 section 3).
- *
- * @module
- */
+/** Capsules of WebTransport over HTTP/3 (RFC 9297 section 3). */
 import { cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import {
   encodeTlv,

@@ -1,8 +1,4 @@
-/**
- * WebTransport client for Deno: HTTP/3 on the runtime's QUIC.
- *
- * @module
- */
+/** WebTransport client for Deno: HTTP/3 on the runtime's QUIC. */
 import { within } from "../within.ts";
 import { Http3Dialer } from "./dialer.ts";
 import { requireQuic } from "../quic/runtime.ts";
@@ -45,6 +41,7 @@ export type { CertificateHash, DialWebTransportOptions } from "../webtransport.t
  *
  * @param url An `https:` URL.
  * @param options Subprotocols, headers, certificates, limits and deadlines.
+ * @returns The established connection.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
  * @throws {ConnectionError} If the connection fails; `status` is the server's, if the server
  * refused.

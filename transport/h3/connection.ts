@@ -1,9 +1,4 @@
-/**
- * An HTTP/3 connection with WebTransport sessions, in either role: control streams, classification
- * of the peer's streams, and routing of datagrams (RFC 9114, RFC 9297, draft-ietf-webtrans-http3).
- *
- * @module
- */
+/** An HTTP/3 connection with WebTransport sessions, in either role. */
 import { ConnectionError } from "../../errors.ts";
 import type { FlowControlOptions } from "../connection.ts";
 import type { Deadlines } from "../deadlines.ts";
@@ -103,6 +98,10 @@ export interface ConnectOptions {
   readonly errors?: SessionErrors | undefined;
 }
 
+/**
+ * One HTTP/3 connection: control streams, classification of the peer's streams, and routing of
+ * datagrams (RFC 9114, RFC 9297, draft-ietf-webtrans-http3).
+ */
 export class Http3Connection implements SessionLink {
   /** The QUIC connection. */
   readonly conn: Deno.QuicConn;

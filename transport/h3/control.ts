@@ -1,8 +1,4 @@
-/**
- * Rules of the peer's control stream (RFC 9114 sections 5.2 and 7.2).
- *
- * @module
- */
+/** Rules of the peer's control stream (RFC 9114 sections 5.2 and 7.2). */
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import { decodeIdPayload, type Frame, FrameType } from "./frames.ts";
 import { decodeSettings, type Settings } from "./settings.ts";

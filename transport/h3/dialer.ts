@@ -1,9 +1,4 @@
-/**
- * Dialing a WebTransport session: resolve, connect, request. Each session has a connection, or
- * shares the pooled one of the server.
- *
- * @module
- */
+/** Dialing a WebTransport session: resolve, connect, request. */
 import { publicUrl } from "../url.ts";
 import { checkHashes, type DialWebTransportOptions } from "../webtransport.ts";
 import { KEEP_ALIVE_MS } from "../quic/options.ts";
@@ -35,7 +30,7 @@ export interface Http3DialOptions extends DialWebTransportOptions {
   readonly onResponse?: (fields: readonly Field[]) => void;
 }
 
-/** Dial of one session. */
+/** Dial of one session, on a connection of its own or on a pooled one. */
 export class Http3Dialer {
   readonly #url: URL;
   readonly #options: Http3DialOptions;

@@ -1,12 +1,7 @@
-/**
- * Error codes of HTTP/3 (RFC 9114 section 8.1), QPACK (RFC 9204 section 6), HTTP datagrams (RFC
- * 9297) and WebTransport over HTTP/3.
- *
- * @module
- */
+/** Error codes of HTTP/3, QPACK, HTTP datagrams and WebTransport over HTTP/3. */
 import { ProtocolError } from "../../errors.ts";
 
-/** Error codes of HTTP/3 streams and connections. */
+/** Codes of RFC 9114 section 8.1, RFC 9204 section 6, RFC 9297, and WebTransport over HTTP/3. */
 export const H3Error = {
   /** End without an error. */
   noError: 0x100,

@@ -1,8 +1,4 @@
-/**
- * Frames of HTTP/3 (RFC 9114 section 7).
- *
- * @module
- */
+/** Frames of HTTP/3 (RFC 9114 section 7). */
 import { encodeTlv, readOnlyBigVarint, TlvParser, type TlvPolicy } from "./_tlv.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 

@@ -1,8 +1,4 @@
-/**
- * Connections shared by sessions.
- *
- * @module
- */
+/** Connections shared by sessions. */
 import type { Http3Connection } from "./connection.ts";
 import type { Http3Session } from "./session.ts";
 

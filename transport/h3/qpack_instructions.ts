@@ -1,8 +1,6 @@
 /**
  * Instructions of QPACK's encoder and decoder streams (RFC 9204 sections 4.3 and 4.4). Both ends
  * use the static table only, so nearly all instructions are errors.
- *
- * @module
  */
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 

@@ -1,9 +1,4 @@
-/**
- * A request for a WebTransport session, on a server. The application accepts the request, or
- * refuses with a status and headers.
- *
- * @module
- */
+/** A request for a WebTransport session, on a server. */
 import type { Connection } from "../connection.ts";
 import { encodeFrame, FrameType } from "./frames.ts";
 import { encodeFields, type Field } from "./qpack.ts";
@@ -75,6 +70,8 @@ export class Http3Request implements WebTransportRequest {
   #aborted: AbortController | undefined;
 
   /**
+   * Wraps a received request.
+   *
    * @param session The pending session.
    * @param connect The CONNECT stream.
    * @param request Fields of the request, and address of the client.

@@ -1,8 +1,4 @@
-/**
- * Queue of session requests that wait for the application.
- *
- * @module
- */
+/** Queue of session requests that wait for the application. */
 import type { WebTransportRequest } from "./request.ts";
 
 /** Most waiting requests; more are refused with 503. */

@@ -1,8 +1,4 @@
-/**
- * Server side of WebTransport: HTTP/3 on the runtime's QUIC.
- *
- * @module
- */
+/** Server side of WebTransport: HTTP/3 on the runtime's QUIC. */
 import { CloseCode } from "../../errors.ts";
 import {
   type AcceptedConnection,
@@ -231,6 +227,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
  * Listens for WebTransport sessions.
  *
  * @param options Certificate, address and limits.
+ * @returns The listener; iterate to get requests.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
  * @throws {Deno.errors.AddrInUse} If the UDP port is taken.
  * @throws {RangeError} If a limit is not a positive integer, or one of `flowControl` is invalid.

@@ -1,9 +1,4 @@
-/**
- * A WebTransport session over HTTP/3: streams, datagrams, and the CONNECT stream with capsules
- * (draft-ietf-webtrans-http3, RFC 9297).
- *
- * @module
- */
+/** A WebTransport session over HTTP/3 (draft-ietf-webtrans-http3, RFC 9297). */
 import { Arrivals, type ArrivalsOptions, takeOut } from "../incoming_queue.ts";
 import { Ledger, type MessageCarrier, type StreamAccount } from "../counters.ts";
 import { opened } from "../within.ts";
@@ -199,7 +194,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     return this.#link.unread;
   }
 
-  /** Flow control, where both ends use flow control. */
+  /** Flow control, if both ends announced limits and the session was accepted. */
   get credit(): ConnectionCredit | undefined {
     return this.#wasOpen ? this.#credit : undefined;
   }

@@ -1,8 +1,4 @@
-/**
- * Factory of the session errors that applications see.
- *
- * @module
- */
+/** Factory of the session errors that applications see. */
 import { ConnectionError, StreamError } from "../../errors.ts";
 import type { StreamFailure } from "../quic/runtime.ts";
 

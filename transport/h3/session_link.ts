@@ -1,8 +1,4 @@
-/**
- * Contract between a WebTransport session and the HTTP/3 connection.
- *
- * @module
- */
+/** Contract between a WebTransport session and the HTTP/3 connection. */
 import type { H3ProtocolError } from "./error_codes.ts";
 import type { FrameParser } from "./frames.ts";
 import type { UnreadShare } from "../quic/unread_streams.ts";

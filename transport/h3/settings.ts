@@ -1,9 +1,4 @@
-/**
- * Settings of HTTP/3 (RFC 9114 section 7.2.4), and the announcement of WebTransport through
- * settings.
- *
- * @module
- */
+/** Settings of HTTP/3 (RFC 9114 section 7.2.4), and those that announce WebTransport. */
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import {
   MAX_VARINT,

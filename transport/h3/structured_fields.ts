@@ -1,9 +1,4 @@
-/**
- * Structured fields (RFC 9651) for WebTransport's subprotocols: a list of strings, and a single
- * string.
- *
- * @module
- */
+/** Strings of structured fields (RFC 9651), for WebTransport's subprotocols. */
 
 const PRINTABLE = /^[\x20-\x7e]*$/;
 

@@ -1,9 +1,4 @@
-/**
- * Flow control of a QMux connection: bytes over all streams, and streams of both directions (RFC
- * 9000 section 4).
- *
- * @module
- */
+/** Flow control of a QMux connection: bytes and streams (RFC 9000 section 4). */
 import {
   checkTotal,
   type CreditPair,

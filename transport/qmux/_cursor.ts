@@ -1,8 +1,4 @@
-/**
- * Bounded reader for the bytes of a record.
- *
- * @module
- */
+/** Bounded reader for the bytes of a record. */
 import { readVarint, varintLengthAt } from "../quic/varint.ts";
 import { QmuxError } from "./error_codes.ts";
 

@@ -1,9 +1,4 @@
-/**
- * Scheduler of outgoing records: priorities, fairness between streams, and a bound on the bytes
- * that the wire holds.
- *
- * @module
- */
+/** Scheduler of outgoing records: priorities, fairness, and a bound on bytes in the wire. */
 import type { MultiplexerLink } from "./multiplexer.ts";
 import type { QmuxCredit } from "./_credit.ts";
 import type { QmuxDatagrams } from "./datagrams.ts";

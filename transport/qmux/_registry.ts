@@ -1,9 +1,4 @@
-/**
- * Streams of one connection: open streams, counters by opener, and streams that await acceptance
- * (RFC 9000 section 2.1).
- *
- * @module
- */
+/** Streams of one connection, open or awaiting acceptance (RFC 9000 section 2.1). */
 import { Arrivals } from "../incoming_queue.ts";
 import { Ledger } from "../counters.ts";
 import type { FlowControlOptions, ReceiveStream, StreamDirection } from "../connection.ts";

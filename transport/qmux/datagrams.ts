@@ -1,9 +1,4 @@
-/**
- * Datagrams of QMux (RFC 9221). The wire is reliable; datagrams are lost only in the full queues of
- * this end.
- *
- * @module
- */
+/** Datagrams of QMux (RFC 9221), lost only in the full queues of this end. */
 import { Arrivals } from "../incoming_queue.ts";
 import type { Ledger } from "../counters.ts";
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
@@ -30,7 +25,7 @@ export interface DatagramHost {
   wantsDatagrams(): void;
 }
 
-/** Datagrams of one connection. */
+/** Datagrams of one connection, over a wire that is itself reliable. */
 export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   readonly #host: DatagramHost;
   readonly #arrivals: Arrivals<Uint8Array>;

@@ -1,8 +1,4 @@
-/**
- * QUIC error codes that QMux closes a connection with (RFC 9000 section 20.1).
- *
- * @module
- */
+/** QUIC error codes that QMux closes a connection with (RFC 9000 section 20.1). */
 import { ProtocolError } from "../../errors.ts";
 
 /** QUIC transport error codes. */

@@ -1,9 +1,4 @@
-/**
- * Frames of QMux: a subset of RFC 9000 section 19 and RFC 9221, plus frames of
- * draft-ietf-quic-qmux.
- *
- * @module
- */
+/** Frames of QMux, from RFC 9000 section 19, RFC 9221 and draft-ietf-quic-qmux. */
 import type { StreamDirection } from "../connection.ts";
 import { Cursor } from "./_cursor.ts";
 import { QmuxError, QuicError } from "./error_codes.ts";

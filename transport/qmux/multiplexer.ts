@@ -1,9 +1,4 @@
-/**
- * Contract between a WebSocket connection and QMux. Pages load the implementation only when streams
- * or datagrams are used.
- *
- * @module
- */
+/** Contract between a WebSocket connection and QMux, which pages load on first use. */
 import type {
   Connection,
   ConnectionCloseInfo,

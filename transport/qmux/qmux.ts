@@ -1,9 +1,4 @@
-/**
- * QMux: streams, datagrams and flow control on a wire of frames (draft-ietf-quic-qmux, on RFC 9000
- * and RFC 9221).
- *
- * @module
- */
+/** QMux: streams and datagrams on a wire of frames (draft-ietf-quic-qmux). */
 import { ReceiveCredit } from "../flow_control.ts";
 import { Ledger } from "../counters.ts";
 import type { Multiplexer, MultiplexerLink } from "./multiplexer.ts";

@@ -1,8 +1,4 @@
-/**
- * Writer for records, frame by frame.
- *
- * @module
- */
+/** Writer for records, frame by frame. */
 import { varintLength, writeVarint } from "../quic/varint.ts";
 import { FrameType, StreamBit } from "./frames.ts";
 import { encodeTransportParameters, type TransportParameters } from "./transport_parameters.ts";

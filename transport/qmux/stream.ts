@@ -1,8 +1,4 @@
-/**
- * A stream of QMux with direct calls and web streams; both directions follow RFC 9000 section 3.
- *
- * @module
- */
+/** A stream of QMux with direct calls and web streams (RFC 9000 section 3). */
 import { StreamError, TimeoutError } from "../../errors.ts";
 import { ReceiveCredit } from "../flow_control.ts";
 import type { StreamAccount } from "../counters.ts";

@@ -1,14 +1,9 @@
-/**
- * Transport parameters of QMux: RFC 9000 section 18 without those that draft-ietf-quic-qmux
- * forbids, plus a parameter of that draft.
- *
- * @module
- */
+/** Transport parameters of QMux (RFC 9000 section 18, draft-ietf-quic-qmux). */
 import { encodeVarint } from "../quic/varint.ts";
 import { Cursor } from "./_cursor.ts";
 import { QmuxError, QuicError } from "./error_codes.ts";
 
-/** Parameters that an end announces before all other frames. */
+/** Parameters that an end announces before all other frames. Some of QUIC are forbidden in QMux. */
 export interface TransportParameters {
   /** Idle timeout in milliseconds; 0 is none. */
   readonly maxIdleTimeoutMs: number;

@@ -1,8 +1,4 @@
-/**
- * QMux as a complete connection on top of a connection of frames.
- *
- * @module
- */
+/** QMux as a complete connection on top of a connection of frames. */
 import { CloseCode, ConnectionError } from "../../errors.ts";
 import { EarlyDrain } from "../websocket/early_drain.ts";
 import type {
@@ -61,6 +57,7 @@ export interface WithQmuxOptions {
  *   closes with 4400.
  *
  * @param connection A connection with binary frames; may still be opening.
+ * @param options Role, version, protocol and limits.
  * @returns A connection with streams and without frames.
  * @throws {TypeError} If the connection has no frames, or already has a receiver for frames.
  *

@@ -1,8 +1,4 @@
-/**
- * Queue of the streams of one direction that the peer opens.
- *
- * @module
- */
+/** Queue of the streams of one direction that the peer opens. */
 import { Arrivals, takeOut } from "../incoming_queue.ts";
 
 /** Steps from a stream of the runtime to the application. */

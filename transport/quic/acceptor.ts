@@ -1,9 +1,4 @@
-/**
- * Listening for QUIC connections: one UDP socket, certificates, and bounds on handshakes and
- * connections. The protocol on top is left to the handlers.
- *
- * @module
- */
+/** Listening for QUIC connections: one UDP socket, certificates and bounds. */
 import { addressKey } from "../address.ts";
 import { listenAt } from "../address_in_use.ts";
 import { type Certificate, checkCertificate } from "../certificate/certificate.ts";

@@ -1,8 +1,4 @@
-/**
- * Helpers for byte arrays.
- *
- * @module
- */
+/** Helpers for byte arrays. */
 
 /** Joins two byte arrays. */
 export function concat(a: Uint8Array, b: Uint8Array): Uint8Array {

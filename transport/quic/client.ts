@@ -1,8 +1,4 @@
-/**
- * Client side of raw QUIC.
- *
- * @module
- */
+/** Client side of raw QUIC. */
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { dialFailure, requireQuic } from "./runtime.ts";
 import { type QuicConnection, RawQuicConnection } from "./connection.ts";
@@ -59,6 +55,7 @@ export interface DialQuicOptions {
  *
  * @param url URL of any scheme with a host, such as `moqt://example.com:4443/`. The port is 443
  * unless the URL names another. Path and query belong to the protocol on top and are not sent.
+ * @param options Protocols, certificates, limits and deadlines.
  * @returns The connection, ready; `protocol` is the negotiated one.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
  * @throws {ConnectionError} If the connection fails: no answer, an untrusted certificate, or no

@@ -1,9 +1,4 @@
-/**
- * A plain QUIC connection: every stream belongs to the application from the first byte, and so does
- * every datagram (RFC 9000, RFC 9221).
- *
- * @module
- */
+/** A plain QUIC connection with streams and datagrams (RFC 9000, RFC 9221). */
 import { ConnectionError, StreamError } from "../../errors.ts";
 import { Ledger, type MessageCarrier, type StreamAccount } from "../counters.ts";
 import { opened } from "../within.ts";
@@ -64,7 +59,7 @@ export interface QuicConnection extends Connection {
   readonly directStreams: DirectStreams;
 }
 
-/** A {@linkcode QuicConnection} on the runtime's QUIC. */
+/** A {@linkcode QuicConnection} on the runtime's QUIC. All streams and datagrams are the application's. */
 export class RawQuicConnection
   implements QuicConnection, DirectStreams, MessageCarrier, StreamOwner {
   /** Always `quic`. */

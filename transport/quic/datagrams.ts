@@ -1,9 +1,4 @@
-/**
- * Datagrams of a WebTransport session, each behind the quarter stream id of the session (RFC 9297),
- * and of a plain QUIC connection, without a header.
- *
- * @module
- */
+/** Datagrams of a WebTransport session (RFC 9297) or of a plain QUIC connection. */
 import { Arrivals } from "../incoming_queue.ts";
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
 import type { Ledger } from "../counters.ts";
@@ -41,6 +36,8 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
   #waiting = 0;
 
   /**
+   * Creates the datagrams.
+   *
    * @param conn Connection that carries the datagrams.
    * @param owner The session, or the connection itself.
    * @param options `quarterId` is a quarter of the session's stream id, absent without sessions;

@@ -1,8 +1,4 @@
-/**
- * Dialing a server name over QUIC, with attempts at all addresses of the name (RFC 8305).
- *
- * @module
- */
+/** Dialing a server name over QUIC, with attempts at all addresses of the name (RFC 8305). */
 import type * as dns from "node:dns";
 import { TimeoutError } from "../../errors.ts";
 import { builtin } from "../certificate/builtins.ts";

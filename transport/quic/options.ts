@@ -1,8 +1,4 @@
-/**
- * Options of both ends of raw QUIC, checked before dialing or binding.
- *
- * @module
- */
+/** Options of both ends of raw QUIC, checked before dialing or binding. */
 
 /**
  * Default interval of keep-alive packets, in milliseconds. A vanished network is noticed within

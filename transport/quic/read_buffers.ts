@@ -1,8 +1,4 @@
-/**
- * Pool of buffers for reads from streams.
- *
- * @module
- */
+/** Pool of buffers for reads from streams. */
 
 /**
  * Size of the first read of a stream, which fits the head and a small message. A pending read pins

@@ -1,8 +1,4 @@
-/**
- * The receiving direction of a QUIC stream.
- *
- * @module
- */
+/** The receiving direction of a QUIC stream. */
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
 import type { StreamAccount } from "../counters.ts";
 import { FIRST_READ_BYTES, nextReadBytes, ReadBuffers } from "./read_buffers.ts";

@@ -1,8 +1,4 @@
-/**
- * Adapter for the runtime's QUIC: missing types, error texts that carry data, and availability.
- *
- * @module
- */
+/** Adapter for the runtime's QUIC: missing types, error texts that carry data, and availability. */
 import { UnsupportedError } from "../../errors.ts";
 import type { CertificateHash } from "../webtransport.ts";
 
@@ -103,7 +99,7 @@ export function streamFailure(error: unknown): StreamFailure | undefined {
   return { kind: match[1] as StreamFailure["kind"], code: Number(match[2]) };
 }
 
-/** @returns Resolves at the end of the connection; never rejects. */
+/** Resolves at the end of a connection; never rejects. */
 export async function quicEnding(conn: Deno.QuicConn): Promise<QuicEnding> {
   try {
     const { closeCode, reason } = await conn.closed;

@@ -1,8 +1,4 @@
-/**
- * The sending direction of a QUIC stream.
- *
- * @module
- */
+/** The sending direction of a QUIC stream. */
 import { writableOf } from "../send_writable.ts";
 import type { DirectWritable, SendStream } from "../connection.ts";
 import type { StreamAccount } from "../counters.ts";

@@ -1,8 +1,4 @@
-/**
- * Priorities of outgoing streams.
- *
- * @module
- */
+/** Priorities of outgoing streams. */
 
 /** Highest priority of QUIC for applications; the value above is for the heads of streams. */
 const MAX_SEND_ORDER = 2 ** 31 - 2;

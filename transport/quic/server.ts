@@ -1,8 +1,4 @@
-/**
- * Server side of raw QUIC.
- *
- * @module
- */
+/** Server side of raw QUIC. */
 import { CloseCode } from "../../errors.ts";
 import {
   type AcceptedConnection,
@@ -160,6 +156,7 @@ type Accepted = AcceptedConnection;
  * Listens for QUIC connections.
  *
  * @param options Certificate, protocols, address and limits.
+ * @returns The listener; iterate to get ready connections.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
  * @throws {Deno.errors.AddrInUse} If the UDP port is taken.
  * @throws {RangeError} If a limit is not a positive integer.

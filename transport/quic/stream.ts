@@ -1,6 +1,6 @@
 /**
  * Bidirectional streams over QUIC, read with buffers that grow with the data, and written with the
- * stream head and first bytes in one packet.
+ * stream head and first bytes in one write.
  *
  * Limits of the runtime's QUIC: no reset of a stream, so that `abort` looks like a normal end to
  * the peer, and STOP_SENDING with code 0 only. The codes of a peer are read. A peer's STOP_SENDING

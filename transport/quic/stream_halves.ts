@@ -1,9 +1,4 @@
-/**
- * Common parts of both directions of a stream: the owner, which ends the directions, and flow
- * control.
- *
- * @module
- */
+/** Common parts of both directions of a stream: the owner and flow control. */
 import { type StreamFailure, streamFailure } from "./runtime.ts";
 import type { ReceiveCredit, SendCredit } from "../flow_control.ts";
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";

@@ -1,8 +1,4 @@
-/**
- * Bounds on unread streams of peers.
- *
- * @module
- */
+/** Bounds on unread streams of peers. */
 import { CloseCode, StreamError } from "../../errors.ts";
 import { Deadlines } from "../deadlines.ts";
 

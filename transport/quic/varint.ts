@@ -1,8 +1,4 @@
-/**
- * Variable-length integers of QUIC (RFC 9000 section 16).
- *
- * @module
- */
+/** Variable-length integers of QUIC (RFC 9000 section 16). */
 
 /** Largest value that can be written, and largest that is read exactly: 2^53 - 1. */
 export const MAX_VARINT: number = Number.MAX_SAFE_INTEGER;

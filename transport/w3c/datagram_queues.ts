@@ -1,9 +1,4 @@
-/**
- * Datagram queues of a session: outgoing ones that wait for the wire, and incoming ones that wait
- * for a reader. Both have a bound and a maximum age.
- *
- * @module
- */
+/** Datagram queues of a session: outgoing and incoming, with a bound and a maximum age. */
 import type { DirectDatagrams } from "../connection.ts";
 
 /** Default bound of incoming datagrams held for a reader. */

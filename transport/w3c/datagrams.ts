@@ -1,8 +1,4 @@
-/**
- * Datagrams of the W3C `WebTransport`.
- *
- * @module
- */
+/** Datagrams of the W3C `WebTransport`. */
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
 import type { DatagramQueues } from "./datagram_queues.ts";
 import { invalidState } from "./error.ts";

@@ -1,8 +1,4 @@
-/**
- * The error of the W3C `WebTransport`, and the factory for sessions.
- *
- * @module
- */
+/** The error of the W3C `WebTransport`, and the factory for sessions. */
 import { H3Error } from "../h3/error_codes.ts";
 import type { SessionErrors } from "../h3/session_errors.ts";
 import { defineInterface } from "./web_idl.ts";

@@ -1,8 +1,4 @@
-/**
- * Options of the W3C constructor, with validation.
- *
- * @module
- */
+/** Options of the W3C constructor, with validation. */
 import { type CertificateHash, DIAL_TIMEOUT_MS } from "../webtransport.ts";
 
 /** Longest subprotocol, in characters. */

@@ -1,8 +1,4 @@
-/**
- * Receiving streams of the W3C `WebTransport`.
- *
- * @module
- */
+/** Receiving streams of the W3C `WebTransport`. */
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
 import type { StreamHalf } from "../quic/stream_halves.ts";
 import { constructible, defineInterface } from "./web_idl.ts";

@@ -1,9 +1,4 @@
-/**
- * Sending streams of the W3C `WebTransport`: web streams over the halves of a session, with the
- * buffers that the specification requires. `direct` bypasses these buffers.
- *
- * @module
- */
+/** Sending streams of the W3C `WebTransport`, over the halves of a session. */
 import type { DirectWritable, SendStream } from "../connection.ts";
 import { toInteger, wireOrder } from "../quic/send_order.ts";
 import type { StreamHalf, StreamHalves } from "../quic/stream_halves.ts";
@@ -317,7 +312,10 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
   }
 }
 
-/** A sending stream. Chunks are bytes in any `BufferSource`. */
+/**
+ * A sending stream. Chunks are bytes in any `BufferSource`. The stream buffers as the specification
+ * requires; `direct` bypasses these buffers.
+ */
 export class WebTransportSendStream extends WritableStream<Uint8Array> implements SendStream {
   static {
     defineInterface(this, {

@@ -1,8 +1,4 @@
-/**
- * Bidirectional and incoming streams of the W3C `WebTransport`.
- *
- * @module
- */
+/** Bidirectional and incoming streams of the W3C `WebTransport`. */
 import type { BidirectionalStream, DirectStream } from "../connection.ts";
 import { ReceiveSource, WebTransportReceiveStream } from "./receive_stream.ts";
 import {

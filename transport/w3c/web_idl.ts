@@ -1,8 +1,4 @@
-/**
- * Shape of classes that Web IDL specifies.
- *
- * @module
- */
+/** Shape of classes that Web IDL specifies. */
 
 /** A class, as {@linkcode defineInterface} sees it. */
 export interface InterfaceClass {

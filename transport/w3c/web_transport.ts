@@ -1,8 +1,4 @@
-/**
- * The W3C `WebTransport` on HTTP/3 over the runtime's QUIC.
- *
- * @module
- */
+/** The W3C `WebTransport` on HTTP/3 over the runtime's QUIC. */
 import type { ReceiveStream } from "../connection.ts";
 import { directReadable } from "../direct.ts";
 import { Http3Dialer } from "../h3/dialer.ts";
@@ -366,6 +362,7 @@ export class WebTransport implements AsyncDisposable {
    * Opens a bidirectional stream, once the session is ready.
    *
    * @param options Group, priority and waiting.
+   * @returns The stream.
    * @throws {TypeError} If the group belongs to another session.
    * @throws {DOMException} `InvalidStateError` if the session is over, `QuotaExceededError` without
    * stream credit.
@@ -386,6 +383,7 @@ export class WebTransport implements AsyncDisposable {
    * Opens a unidirectional stream, once the session is ready.
    *
    * @param options Group, priority and waiting.
+   * @returns The stream.
    * @throws {TypeError} If the group belongs to another session.
    * @throws {DOMException} `InvalidStateError` if the session is over, `QuotaExceededError` without
    * stream credit.
