@@ -49,7 +49,7 @@ export interface Account extends CreditPair {
   /** Used-up total to announce in a BLOCKED frame. */
   blocked: number | undefined;
   /** Last total announced as used up. */
-  toldBlocked: number;
+  announcedBlocked: number;
 }
 
 /** The connection, as the credit sees it. */
@@ -68,7 +68,7 @@ export class QmuxCredit implements ConnectionCredit {
   readonly maxStreamData: number;
   readonly #kinds: Readonly<Record<CreditKind, Account>>;
   readonly #host: CreditHost;
-  #hasNews = false;
+  #hasFrames = false;
 
   constructor(options: FlowControlOptions, host: CreditHost) {
     this.#host = host;
@@ -80,12 +80,12 @@ export class QmuxCredit implements ConnectionCredit {
         send: new SendCredit(NAMES[kind].what, 0, (limit) => this.block(kind, limit)),
         receive: new ReceiveCredit(window, (limit) => {
           made.grant = limit;
-          this.#hasNews = true;
+          this.#hasFrames = true;
           host.creditChanged();
         }, { automatic }),
         grant: undefined,
         blocked: undefined,
-        toldBlocked: -1,
+        announcedBlocked: -1,
       };
       return made;
     };
@@ -115,15 +115,15 @@ export class QmuxCredit implements ConnectionCredit {
   /** Announces that this end waits for more, once for each total. */
   block(kind: CreditKind, limit: number): void {
     const account = this.#kinds[kind];
-    if (account.toldBlocked === limit) return;
-    account.toldBlocked = account.blocked = limit;
-    this.#hasNews = true;
+    if (account.announcedBlocked === limit) return;
+    account.announcedBlocked = account.blocked = limit;
+    this.#hasFrames = true;
     this.#host.creditBlocked(kind, limit);
   }
 
   /** Tells whether a frame about credit has to go out. */
-  get hasNews(): boolean {
-    return this.#hasNews;
+  get hasFrames(): boolean {
+    return this.#hasFrames;
   }
 
   /** Puts one frame about credit into a record, if one is due. */
@@ -142,12 +142,12 @@ export class QmuxCredit implements ConnectionCredit {
       record.control(NAMES[kind].blocked, blocked);
       return true;
     }
-    this.#hasNews = false;
+    this.#hasFrames = false;
     return false;
   }
 
   /** Drops pending grants: the transport parameters announce all totals. */
-  allTold(): void {
+  dropGrants(): void {
     for (const kind of CREDIT_KINDS) this.#kinds[kind].grant = undefined;
   }
 

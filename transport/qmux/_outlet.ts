@@ -308,7 +308,7 @@ export class Outlet {
 
   #hasControl(): boolean {
     return this.#control.length > 0 || this.#pong !== undefined || this.#ping !== undefined ||
-      this.#parameters !== undefined || (this.#sources.credit?.hasNews ?? false);
+      this.#parameters !== undefined || (this.#sources.credit?.hasFrames ?? false);
   }
 
   /** Fills the record; true if the record has to go out first. */

@@ -333,7 +333,7 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
       maxDatagramFrameSize: this.#hasDatagrams ? MAX_DATAGRAM_FRAME_BYTES : 0,
       maxRecordSize: this.#options.version === 0 ? DEFAULT_MAX_RECORD_SIZE : MAX_RECORD_BYTES,
     };
-    credit.allTold();
+    credit.dropGrants();
     this.#outlet.begin(parameters);
   }
 

@@ -174,8 +174,8 @@ export class SendHalf implements DirectWritable {
   #limit: number;
   #offset = 0;
   #isKnown = false;
-  #isBlockedTold = false;
-  #toTellBlocked = false;
+  #isBlockedAnnounced = false;
+  #isBlockedPending = false;
   #resetCode: number | undefined = undefined;
   #isClosing = false;
   #isOver = false;
@@ -272,7 +272,7 @@ export class SendHalf implements DirectWritable {
   raise(limit: number): void {
     if (limit <= this.#limit || this.#isOver) return;
     this.#limit = limit;
-    this.#isBlockedTold = false;
+    this.#isBlockedAnnounced = false;
     if (this.waitsFor !== "stream") return;
     this.waitsFor = "nothing";
     this.#host.wantsToSend(this);
@@ -380,8 +380,8 @@ export class SendHalf implements DirectWritable {
   /** Puts pending frames without a payload into a record. */
   fillControl(record: RecordWriter): void {
     const { id } = this.#stream;
-    if (this.#toTellBlocked) {
-      this.#toTellBlocked = false;
+    if (this.#isBlockedPending) {
+      this.#isBlockedPending = false;
       if (this.#failure === undefined && !this.#isOver && !this.hasRoom) {
         record.control(FrameType.streamDataBlocked, id, this.#limit);
       }
@@ -394,7 +394,7 @@ export class SendHalf implements DirectWritable {
 
   /** Tells whether frames without a payload are pending. */
   get hasControl(): boolean {
-    return !this.#isOver && (this.#toTellBlocked || this.#resetCode !== undefined);
+    return !this.#isOver && (this.#isBlockedPending || this.#resetCode !== undefined);
   }
 
   #sent(count: number): void {
@@ -412,8 +412,8 @@ export class SendHalf implements DirectWritable {
       return true;
     }
     this.waitsFor = "stream";
-    if (!this.#isBlockedTold) {
-      this.#isBlockedTold = this.#toTellBlocked = true;
+    if (!this.#isBlockedAnnounced) {
+      this.#isBlockedAnnounced = this.#isBlockedPending = true;
       this.#host.wantsControl(this.#stream);
     }
     return true;
