@@ -1,8 +1,4 @@
-/**
- * Sessions that get the same messages.
- *
- * @module
- */
+/** Broadcasts to a set of sessions. */
 import type { EncodedMessage } from "../wire/encode.ts";
 import { type Entry, MAX_JOINED_BYTES } from "./packing.ts";
 import type { SendQueue } from "./send_queue.ts";
@@ -10,16 +6,16 @@ import { internals, type Session } from "../session.ts";
 import { type Pending, Sharing } from "./fan_out.ts";
 import type { Turn } from "./turn.ts";
 
-/** What is gathered in one turn goes out early once it has this many messages. */
+/** Most messages gathered in one turn; at this number the messages are flushed early. */
 const MAX_PENDING_MESSAGES = 256;
 
 /**
- * A set of sessions that share what is sent to them: a message is encoded
- * once, and members with nothing else pending share the joined frame too.
+ * A set of sessions that share messages: each message is encoded once, and members without other
+ * pending messages share the joined frame too.
  *
- * - **Order:** members get messages in the order of `send`, and in order with
- *   what `session.send` put before and after.
- * - **Members:** a change of members first hands over what was sent before it.
+ * - **Order:** members get messages in the order of `send`, and in order with messages of
+ *   `session.send` before and after.
+ * - **Members:** a change of members first flushes the earlier messages.
  */
 export class Broadcast {
   readonly #turn: Turn;
@@ -32,23 +28,23 @@ export class Broadcast {
   /**
    * Creates an empty set.
    *
-   * @param turn The turn of all its members.
+   * @param turn The turn of all members.
    */
   constructor(turn: Turn) {
     this.#turn = turn;
     this.#sharing = Sharing.of(turn);
   }
 
-  /** How many members there are. */
+  /** Number of members. */
   get size(): number {
     return this.#members.size;
   }
 
   /**
-   * Tells whether a session is a member.
+   * Checks a session for membership.
    *
    * @param session Any session.
-   * @returns Whether it is.
+   * @returns True if the session is a member.
    */
   has(session: Session): boolean {
     return this.#members.has(session);
@@ -57,14 +53,14 @@ export class Broadcast {
   /**
    * Lists the members.
    *
-   * @returns The sessions, in the order in which they came.
+   * @returns The sessions, in the order of `add`.
    */
   members(): IterableIterator<Session> {
     return this.#members.keys();
   }
 
   /**
-   * Adds a session; it gets what is sent from now on. Idempotent.
+   * Adds a session, which gets all later messages. Idempotent.
    *
    * @param session A session of the same turn.
    */
@@ -76,7 +72,7 @@ export class Broadcast {
   }
 
   /**
-   * Removes a session; what was sent before still reaches it. Idempotent.
+   * Removes a session, which still gets all earlier messages. Idempotent.
    *
    * @param session Any session.
    */
@@ -89,8 +85,8 @@ export class Broadcast {
   /**
    * Sends a message to all members at the end of this turn.
    *
-   * @param message Encoded once.
-   * @param except A member that does not get it.
+   * @param message The encoded message.
+   * @param except A member that does not get the message.
    */
   send(message: EncodedMessage, except?: Session): void {
     if (this.#members.size === 0) return;
@@ -111,7 +107,7 @@ export class Broadcast {
   }
 
   /**
-   * Hands what was gathered to the turn.
+   * Returns the gathered messages to the turn.
    *
    * @ignore
    * @returns The entries and their receivers.

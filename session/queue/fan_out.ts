@@ -1,36 +1,32 @@
-/**
- * What broadcasts send in one turn, packed once for all who get the same.
- *
- * @module
- */
+/** Fan-out of the broadcasts of one turn, packed once for all members that get the same entries. */
 import { type Entry, packAll, type PackedFrame } from "./packing.ts";
 import type { SendQueue } from "./send_queue.ts";
 import type { Sender, Turn, TurnWork } from "./turn.ts";
 
-/** What a broadcast gathered in one turn. */
+/** Entries of one broadcast in one turn. */
 export interface Pending {
-  /** In the order of their sequence. */
+  /** Entries in the order of their sequence. */
   readonly entries: readonly Entry[];
-  /** Entries that one queue does not get. */
+  /** Entries to the one queue that each skips. */
   readonly exceptions: ReadonlyMap<Entry, SendQueue> | undefined;
-  /** Who gets them. */
+  /** Queues of the receivers. */
   readonly members: Iterable<SendQueue>;
 }
 
-/** What gathers until the turn ends. */
+/** A broadcast that gathers entries until the turn ends. */
 export interface Gathering {
-  /** Hands out what was gathered, and begins anew. */
+  /** Returns the gathered entries and starts anew. */
   take(): Pending;
 }
 
 /**
- * What some sessions share in one turn: entries of one broadcast, or of
- * several merged, packed once for all of them.
+ * Entries that some sessions share in one turn: those of one broadcast, or of several merged ones,
+ * packed once for all these sessions.
  */
 export class Share {
-  /** In the order of their sequence. */
+  /** Entries in the order of their sequence. */
   readonly entries: readonly Entry[];
-  /** Queues that do not get every entry. */
+  /** Entries to the one queue that each skips. */
   readonly exceptions: ReadonlyMap<Entry, SendQueue> | undefined;
   #joined: readonly PackedFrame[] | undefined;
   #single: readonly PackedFrame[] | undefined;
@@ -39,19 +35,19 @@ export class Share {
   #branches: Map<Pending, Share> | undefined;
   #excepted: ReadonlySet<SendQueue> | undefined;
 
-  /** Creates the share of entries that are in order already. */
+  /** Creates the share of entries that are in order. */
   constructor(entries: readonly Entry[], exceptions: ReadonlyMap<Entry, SendQueue> | undefined) {
     this.entries = entries;
     this.exceptions = exceptions;
   }
 
-  /** The entries as frames, packed at the first call of each kind. */
+  /** Returns the entries as frames, packed at the first call of each kind. */
   frames(joins: boolean): readonly PackedFrame[] {
     if (joins) return this.#joined ??= packAll(this.entries, true);
     return this.#single ??= packAll(this.entries, false);
   }
 
-  /** The share of those who also get `pending`; the same object for all of them. */
+  /** Returns the share of the queues that also get `pending`: the same object for all of them. */
   and(pending: Pending): Share {
     if (this.#key === pending) return this.#next!;
     let next = this.#branches?.get(pending);
@@ -67,33 +63,35 @@ export class Share {
     return next;
   }
 
-  /** Whether there is an entry that this queue does not get. */
+  /** Returns true if this queue skips any of the entries. */
   excepts(queue: SendQueue): boolean {
     if (this.exceptions === undefined) return false;
     this.#excepted ??= new Set(this.exceptions.values());
     return this.#excepted.has(queue);
   }
 
-  /** The entries that one queue gets. */
+  /** Returns the entries of one queue. */
   entriesFor(queue: SendQueue): readonly Entry[] {
     const { exceptions } = this;
     if (exceptions === undefined) return this.entries;
     return this.entries.filter((entry) => exceptions.get(entry) !== queue);
   }
 
-  /** Whether a queue would hand the entries to its wire one by one, and has nothing else pending. */
+  /**
+   * Returns true for a queue that sends the entries one by one and has no other entries pending.
+   */
   isSingleFor(queue: SendQueue): boolean {
     return !queue.joins && queue.isFlushed && !queue.isOver && !this.excepts(queue);
   }
 
-  /** Gives a queue what it gets; false if it is full, and its policy `close`. */
+  /** Adds the entries to a queue. Returns false if the queue is full and has the policy `close`. */
   giveTo(queue: SendQueue): boolean {
-    // One that failed is closed before this turn is over, and must not show a gap till then.
+    // A failed queue closes before this turn is over, and must not show a gap until then.
     if (queue.isOver) return true;
     if (queue.isFlushed && !this.excepts(queue)) return this.#giveFrames(queue);
     const incoming = this.entriesFor(queue);
     if (incoming.length === 0) return true;
-    // What its session sent by itself in this turn, after the first of these.
+    // Entries that the session itself sent in this turn, after the first shared entry.
     const later = queue.takeBack(incoming[0]!.sequence);
     for (const entry of later.length === 0 ? incoming : mergeEntries(later, incoming)) {
       if (!put(queue, entry)) return false;
@@ -116,8 +114,8 @@ export class Share {
 }
 
 /**
- * The broadcasts of one turn: one walk over the members of each, one frame for
- * all members who have nothing else pending.
+ * The broadcasts of one turn: one walk over the members of each broadcast, and one frame for all
+ * members without other pending entries.
  */
 export class Sharing implements TurnWork {
   readonly #turn: Turn;
@@ -127,7 +125,7 @@ export class Sharing implements TurnWork {
     this.#turn = turn;
   }
 
-  /** The one of a turn. */
+  /** Returns the fan-out of a turn and creates it if missing. */
   static of(turn: Turn): Sharing {
     if (turn.sharing instanceof Sharing) return turn.sharing;
     const sharing = new Sharing(turn);
@@ -135,16 +133,20 @@ export class Sharing implements TurnWork {
     return sharing;
   }
 
-  /** Hands out at the end of the turn what a broadcast gathers; mark it once. */
+  /**
+   * Adds a broadcast to the fan-out at the end of the turn. To be called once per broadcast and
+   * turn.
+   */
   mark(gathering: Gathering): void {
     this.#gatherings.push(gathering);
     this.#turn.wake();
   }
 
-  /** Gives the members what was gathered for them; `failed` takes the queues that have no room. */
+  /** Gives each member the gathered entries; `failed` takes the queues without room. */
   handOut(failed: Sender[]): void {
     if (this.#gatherings.length === 0) return;
-    // Taken first: what an application's policy publishes meanwhile is of the next turn.
+    // Taken first: anything that an application's policy publishes meanwhile belongs to the next
+    // turn.
     const all = this.#gatherings.map((gathering) => gathering.take());
     this.#gatherings = [];
     const touched: SendQueue[] = [];
@@ -171,7 +173,10 @@ export class Sharing implements TurnWork {
     if (single.length > 0) this.#sendSingly(single, failed);
   }
 
-  /** One entry to all, then the next: a wire that is still busy with the last frame is slower. */
+  /**
+   * Sends one entry to all queues, then the next: writing to a connection that is still busy with
+   * the last frame is slower.
+   */
   #sendSingly(queues: readonly SendQueue[], failed: Sender[]): void {
     for (let i = 0, isDone = false; !isDone; i++) {
       isDone = true;
@@ -188,18 +193,20 @@ export class Sharing implements TurnWork {
   }
 }
 
-/** The share that a queue gets at the end of this turn. */
+/** Returns the share that a queue gets at the end of this turn. */
 function shareOf(queue: SendQueue): Share | undefined {
   return queue.share as Share | undefined;
 }
 
-/** Adds an entry; what waits for the end of the turn only, makes room for it at once. */
+/**
+ * Adds an entry. Entries that only wait for the end of the turn are flushed when room is needed.
+ */
 function put(queue: SendQueue, entry: Entry): boolean {
   if (!queue.isHeld && queue.isFullFor(entry) && !queue.flush()) return false;
   return queue.admit(entry);
 }
 
-/** Gives a queue an entry, or hands it to the wire at once, if the wire is not behind. */
+/** Sends an entry at once while nothing is queued; otherwise queues the entry. */
 function giveOne(queue: SendQueue, entry: Entry): boolean {
   if (queue.isOver) return true;
   if (!queue.isFlushed) return queue.admit(entry);
@@ -207,7 +214,7 @@ function giveOne(queue: SendQueue, entry: Entry): boolean {
   return true;
 }
 
-/** Merges two lists that are in order into one. */
+/** Merges two ordered lists into one. */
 export function mergeEntries(a: readonly Entry[], b: readonly Entry[]): readonly Entry[] {
   const merged: Entry[] = [];
   let i = 0;

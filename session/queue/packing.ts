@@ -1,44 +1,42 @@
 /**
- * What waits to be sent: an encoded envelope, shared by all who get it, and
- * how several of them become few frames.
- *
- * @module
+ * Queue entries, each an encoded envelope shared by all receivers, and their packing into few
+ * frames.
  */
 import type { Frame } from "../../transport/connection.ts";
 
-/** Several envelopes are joined into frames of at most this many bytes. */
+/** Most bytes of a frame that joins several envelopes. */
 export const MAX_JOINED_BYTES = 65_536;
 
 /** One encoded envelope. Immutable, so that any number of sessions can share it. */
 export interface Entry {
   /** The envelope as text, or a binary message's whole frame. */
   readonly frame: Frame;
-  /** Its size in bytes. */
+  /** Size in bytes. */
   readonly size: number;
-  /** The topic, for policies and for telling what was dropped. */
+  /** The topic, for overflow policies and for reports of dropped messages. */
   readonly topic: string;
   /** Position in the order of everything sent in one {@linkcode Turn}. */
   readonly sequence: number;
-  /** Answers and control are never dropped. */
+  /** True for answers and control, which are never dropped. */
   readonly isProtected: boolean;
 }
 
 /** A frame made of one or more consecutive entries. */
 export interface PackedFrame {
-  /** What goes to the wire. */
+  /** The frame to send. */
   readonly frame: Frame;
-  /** Its size in bytes. */
+  /** Size in bytes. */
   readonly size: number;
-  /** Index after its last entry. */
+  /** Index after the last packed entry. */
   readonly end: number;
 }
 
 /**
- * Packs entries into as few frames as the wire allows.
+ * Packs entries into one frame, as many as the connection allows.
  *
- * @param entries What to send, in order.
+ * @param entries The entries to send, in order.
  * @param from Index of the first entry to pack.
- * @param joins Whether several text envelopes may share a frame.
+ * @param joins True if several text envelopes may share a frame.
  * @returns The next frame.
  */
 export function packNext(entries: readonly Entry[], from: number, joins: boolean): PackedFrame {
@@ -57,8 +55,8 @@ export function packNext(entries: readonly Entry[], from: number, joins: boolean
 /**
  * Packs all entries.
  *
- * @param entries What to send, in order.
- * @param joins Whether several text envelopes may share a frame.
+ * @param entries The entries to send, in order.
+ * @param joins True if several text envelopes may share a frame.
  * @returns The frames, in order.
  */
 export function packAll(entries: readonly Entry[], joins: boolean): PackedFrame[] {

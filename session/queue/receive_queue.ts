@@ -1,8 +1,4 @@
-/**
- * What came and was not handled yet: one at a time, in order, bounded.
- *
- * @module
- */
+/** Queue of received items: bounded, in order, with limited concurrency. */
 import { Changing } from "../base/signal.ts";
 
 interface Item<T> {
@@ -13,18 +9,18 @@ interface Item<T> {
 /** Handles one item. MUST NOT throw or reject. */
 export type Consumer<T> = (item: T) => void | Promise<void>;
 
-/** Lets items overtake others while consumers wait for something that those items may bring about. */
+/** Rule by which items overtake others while consumers wait for an effect of these items. */
 export interface Overtaking<T> {
   /** Items that may run now beyond the concurrency of the queue. */
   readonly extraRoom: number;
-  /** Returns whether an item may take that room. */
+  /** Returns true if an item may use the extra room. */
   mayOvertake(item: T): boolean;
 }
 
 /**
- * A bounded queue with one reader: a consumer that is called, or one who
- * takes. A consumer that is done at once is called without a detour. It changes
- * when something arrives, is taken, finishes, or the queue ends.
+ * A bounded queue with one reader: either a consumer that the queue calls, or a caller of `take`. A
+ * consumer without a promise runs synchronously. The queue notifies of each arrival, each taken
+ * item, each finished item, and its end.
  */
 export class ReceiveQueue<T> extends Changing {
   readonly #limits: { readonly maxMessages: number; readonly maxBytes: number };
@@ -32,7 +28,7 @@ export class ReceiveQueue<T> extends Changing {
   #items: Item<T>[] = [];
   #bytes = 0;
   #running = 0;
-  /** Whether the consumer is kept waiting. */
+  /** True while the consumer has to wait. */
   isHeld = false;
   #consumer: Consumer<T> | undefined;
   #overtaking: Overtaking<T> | undefined;
@@ -48,32 +44,32 @@ export class ReceiveQueue<T> extends Changing {
     this.#concurrency = concurrency;
   }
 
-  /** How many items wait. */
+  /** Number of waiting items. */
   get size(): number {
     return this.#items.length;
   }
 
-  /** How many items the consumer is busy with. */
+  /** Number of items that the consumer is handling. */
   get running(): number {
     return this.#running;
   }
 
-  /** Bytes that wait. */
+  /** Number of waiting bytes. */
   get bytes(): number {
     return this.#bytes;
   }
 
-  /** Whether nothing waits and nothing runs. */
+  /** True if no item waits or runs. */
   get isIdle(): boolean {
     return this.#items.length === 0 && this.#running === 0 && !this.isHeld;
   }
 
-  /** Whether no more will come. */
+  /** True if the queue takes no more items. */
   get isEnded(): boolean {
     return this.#isEnded;
   }
 
-  /** Adds an item; false if there is no room for it. */
+  /** Adds an item. Returns false if the queue has no room. */
   offer(item: T, size: number): boolean {
     if (this.#isEnded) return true;
     const isNext = this.#items.length === 0 && this.#mayRun;
@@ -83,7 +79,7 @@ export class ReceiveQueue<T> extends Changing {
       return true;
     }
     const { maxMessages, maxBytes } = this.#limits;
-    // A single message is taken whatever its size; its own limit was checked.
+    // A single message is taken at any size: the limit of one message was checked before.
     if (
       this.#items.length >= maxMessages || (this.#items.length > 0 && this.#bytes + size > maxBytes)
     ) return false;
@@ -93,14 +89,16 @@ export class ReceiveQueue<T> extends Changing {
     return true;
   }
 
-  /** Sets who is called with each item, and which items may overtake others; none by default. */
+  /**
+   * Sets the consumer of each item, and the items that may overtake others; by default no item may.
+   */
   consume(consumer: Consumer<T>, overtaking?: Overtaking<T>): void {
     this.#consumer = consumer;
     this.#overtaking = overtaking;
     this.pump();
   }
 
-  /** Runs what may run; to be called when the room for overtaking has grown. */
+  /** Runs all items that may run. To be called when the room for overtaking has grown. */
   pump(): void {
     if (this.#consumer === undefined) return;
     while (this.#items.length > 0 && this.#mayRun) this.#run(this.take()!);
@@ -110,7 +108,7 @@ export class ReceiveQueue<T> extends Changing {
     }
   }
 
-  /** Keeps the consumer waiting until something else is done. */
+  /** Keeps the consumer waiting until a promise settles. */
   holdFor(done: Promise<unknown>): void {
     this.isHeld = true;
     done.finally(() => {
@@ -120,7 +118,7 @@ export class ReceiveQueue<T> extends Changing {
     });
   }
 
-  /** Takes all items that wait and may overtake others. */
+  /** Takes all waiting items that may overtake others. */
   takeOvertaking(): T[] {
     const taken: T[] = [];
     for (let i = 0; i < this.#items.length;) {
@@ -130,18 +128,18 @@ export class ReceiveQueue<T> extends Changing {
     return taken;
   }
 
-  /** Takes the next item that waits. */
+  /** Takes the next waiting item. */
   take(): T | undefined {
     return this.#takeAt(0);
   }
 
-  /** Takes no more; what waits stays for its reader. Idempotent. */
+  /** Takes no more items; waiting items stay for the reader. Idempotent. */
   end(): void {
     this.#isEnded = true;
     this.notify();
   }
 
-  /** Forgets what waits. */
+  /** Drops all waiting items. */
   clear(): void {
     this.#items = [];
     this.#bytes = 0;

@@ -1,17 +1,13 @@
-/**
- * The end of a turn of the event loop, as each platform can tell it.
- *
- * @module
- */
+/** Scheduling at the end of a turn of the event loop, on each platform. */
 
-/** Calls back once everything that is ready in this turn of the event loop ran. */
+/** Calls back once all callbacks that are ready in this turn of the event loop have run. */
 export type Schedule = (callback: () => void) => void;
 
 /**
- * Finds the platform's way: `setImmediate` where there is one (Deno), a
- * `MessageChannel` in browsers. A timer would wait a millisecond and more.
+ * Creates the schedule of the platform: `setImmediate` where available (Deno), a `MessageChannel`
+ * in browsers. A timer would wait a millisecond and more.
  *
- * @returns A schedule of its own; it holds no timer and keeps no process alive.
+ * @returns A new schedule. The schedule holds no timer and keeps no process alive.
  */
 export function platformSchedule(): Schedule {
   const { setImmediate } = globalThis as { setImmediate?: (callback: () => void) => unknown };

@@ -1,8 +1,6 @@
 /**
- * What one session still has to send: bounded in messages and bytes, with a
- * policy for the case that the peer does not take it fast enough.
- *
- * @module
+ * Send queue of one session: bounded in messages and bytes, with a policy for a peer that is too
+ * slow.
  */
 import { QueueFullError } from "../../errors.ts";
 import type { MessageFrames } from "../../transport/connection.ts";
@@ -13,31 +11,31 @@ import type { Sender, Turn } from "./turn.ts";
 import { utf8Length } from "../wire/utf8.ts";
 
 /**
- * What a full send queue does:
+ * Policies of a full send queue:
  *
  * - `close` ends the session with 4507: the peer reconnects and starts afresh.
- * - `drop-oldest` and `drop-newest` make room, and tell the peer how many were dropped.
- * - `latest` keeps the newest message of each topic from the moment that the peer falls
- *   behind; older ones of the topic are dropped, and counted.
+ * - `drop-oldest` and `drop-newest` make room, and tell the peer the number of dropped messages.
+ * - `latest` keeps the newest message of each topic from the moment that the peer falls behind;
+ *   older ones of the topic are dropped and counted.
  */
 export type OverflowPolicy = "close" | "drop-oldest" | "drop-newest" | "latest";
 
 /** Bounds of a send queue. */
 export interface SendQueueOptions {
   /**
-   * Most messages that wait.
+   * Most waiting messages.
    *
    * @default {256}
    */
   readonly maxMessages?: number;
   /**
-   * Most bytes that wait; one message counts its UTF-8 length.
+   * Most waiting bytes; a message counts its UTF-8 length.
    *
    * @default {1048576}
    */
   readonly maxBytes?: number;
   /**
-   * What happens to the message that finds the queue full; by topic, if given as a function.
+   * Treatment of a message that finds the queue full; a function chooses the policy by topic.
    *
    * @default {"close"}
    */
@@ -46,40 +44,45 @@ export interface SendQueueOptions {
 
 /** Counters of a send queue. */
 export interface SendQueueStats {
-  /** Messages waiting. */
+  /** Waiting messages. */
   readonly queuedMessages: number;
-  /** Bytes waiting. */
+  /** Waiting bytes. */
   readonly queuedBytes: number;
-  /** Messages handed to the wire. */
+  /** Messages handed to the connection. */
   readonly sentMessages: number;
-  /** Bytes handed to the wire. */
+  /** Bytes handed to the connection. */
   readonly sentBytes: number;
-  /** Messages dropped by policy, or because the wire cannot carry them. */
+  /** Messages dropped by policy, or because the connection cannot carry them. */
   readonly droppedMessages: number;
 }
 
-/** Above this many bytes held by the wire, the rest stays here, where it can be dropped. */
+/**
+ * Most bytes buffered by the connection. Further messages wait in the queue, where a policy can
+ * drop them.
+ */
 export const HIGH_WATER_MARK = 65_536;
 
-/** How a send queue meets its session. */
+/** The session, as the send queue sees it. */
 export interface SendQueueOwner {
-  /** Whether several envelopes may share a frame, and binary messages and control are known. */
+  /**
+   * True if several envelopes may share a frame, and the peer knows binary messages and control.
+   */
   readonly joins: boolean;
-  /** Ends the session: its queue is full and the policy is `close`. */
+  /** Ends the session because the queue is full and the policy is `close`. */
   overflow(error: QueueFullError): void;
 }
 
 /**
  * The send queue of one session.
  *
- * Messages wait only while the wire holds more than {@linkcode HIGH_WATER_MARK}
- * bytes; then the bounds apply. Answers and control are never dropped: where
- * no room can be made for one, the session closes.
+ * Messages wait only while the connection buffers more than {@linkcode HIGH_WATER_MARK} bytes; then
+ * the bounds apply. Answers and control are never dropped: without room for one, the session
+ * closes.
  */
 export class SendQueue extends Changing implements Sender {
-  /** A slot for the code that hands over broadcasts, which sets and clears it within one turn. */
+  /** A slot for the fan-out of broadcasts, which sets and clears the slot within one turn. */
   share: object | undefined = undefined;
-  /** Whether the turn knows that there is something to send. */
+  /** True while the turn has this queue on its list. */
   isMarked = false;
 
   readonly #frames: MessageFrames;
@@ -94,7 +97,7 @@ export class SendQueue extends Changing implements Sender {
   #isEnded = false;
   #failure: QueueFullError | undefined;
   #policyError: unknown;
-  // At most what the wire holds: its last reading and what was handed over since.
+  // Upper limit of the connection's buffer: its last reading and the bytes handed over since.
   #handed = 0;
   #sentMessages = 0;
   #sentBytes = 0;
@@ -113,27 +116,29 @@ export class SendQueue extends Changing implements Sender {
     this.#limits = options.sendQueue;
   }
 
-  /** Whether everything was handed to the wire, and the wire is not behind. */
+  /** True if no message waits, and the connection is not behind. */
   get isFlushed(): boolean {
     return this.#entries.length === 0 && !this.#isHeld;
   }
 
-  /** Whether the wire is behind. */
+  /** True while the connection is behind. */
   get isHeld(): boolean {
     return this.#isHeld;
   }
 
-  /** Whether it takes no more: it ended, or it failed and will be ended. */
+  /**
+   * True if the queue takes no more messages, after its end or a failure that will end the session.
+   */
   get isOver(): boolean {
     return this.#isEnded || this.#failure !== undefined;
   }
 
-  /** Whether several envelopes may share a frame. */
+  /** True if several envelopes may share a frame. */
   get joins(): boolean {
     return this.#owner.joins;
   }
 
-  /** Counters, read when asked for. */
+  /** Current counters. */
   get stats(): SendQueueStats {
     return {
       queuedMessages: this.#entries.length,
@@ -161,7 +166,7 @@ export class SendQueue extends Changing implements Sender {
     if (!this.#isHeld) this.#turn.mark(this);
   }
 
-  /** Adds an entry, making room by policy; false if there is none. */
+  /** Adds an entry, making room by policy. Returns false without room. */
   admit(entry: Entry): boolean {
     if (entry instanceof DropNotice) {
       this.#addNotice(entry, "newest");
@@ -186,13 +191,16 @@ export class SendQueue extends Changing implements Sender {
     return true;
   }
 
-  /** Takes out what was added later than an entry of a broadcast, to be put in order with it. */
+  /**
+   * Removes and returns the entries that were added later than an entry of a broadcast, so that the
+   * caller can merge both in order.
+   */
   takeBack(sequence: number): Entry[] {
     const last = this.#entries.findLastIndex((entry) => entry.sequence <= sequence);
     return this.#remove(last + 1, Infinity);
   }
 
-  /** Hands a frame to the wire at once, with how many messages it holds. */
+  /** Hands a frame with this number of messages to the connection at once. */
   hand(frame: string | Uint8Array, size: number, messages: number): void {
     if (typeof frame !== "string" && !this.#owner.joins) {
       this.#dropped += messages;
@@ -208,7 +216,7 @@ export class SendQueue extends Changing implements Sender {
   }
 
   /**
-   * Hands entries to the wire until it has enough.
+   * Hands entries to the connection until the connection is behind.
    *
    * @returns False if the queue failed before.
    */
@@ -234,16 +242,16 @@ export class SendQueue extends Changing implements Sender {
   }
 
   /**
-   * Waits until everything was handed to the wire.
+   * Waits until all messages were handed to the connection.
    *
-   * @returns Resolves at once if nothing waits, or when the queue ended.
+   * @returns Resolves at once if no message waits, or when the queue has ended.
    */
   flushed(): Promise<void> {
     if (this.#isEnded || this.isFlushed) return Promise.resolve();
     return this.changed();
   }
 
-  /** Forgets what waits and takes no more. */
+  /** Drops all waiting messages and takes no more. */
   end(): void {
     this.#isEnded = true;
     this.#clear();
@@ -261,21 +269,27 @@ export class SendQueue extends Changing implements Sender {
     });
   }
 
-  /** Whether there is no room for an entry. */
+  /** Returns true without room for an entry. */
   isFullFor(entry: Entry): boolean {
     return this.#entries.length - this.#notices >= this.#limits.maxMessages ||
       (this.#entries.length > this.#notices &&
         this.#bytes + entry.size > this.#limits.maxBytes);
   }
 
-  /** A protected entry makes room as the default policy of its session would. */
+  /**
+   * Returns the policy for an entry. A protected entry makes room by `drop-oldest` instead of
+   * `drop-newest`, which would drop the entry itself.
+   */
   #policyOf(entry: Entry): OverflowPolicy {
     const { policy } = this.#limits;
     const own = typeof policy === "function" ? this.#ask(policy, entry.topic) : policy;
     return entry.isProtected && own === "drop-newest" ? "drop-oldest" : own;
   }
 
-  /** The application's function runs amid a flush of many sessions: its fault closes this one. */
+  /**
+   * Calls the application's policy. The call runs amid a flush of many sessions, so an error closes
+   * only this session.
+   */
   #ask(policy: (topic: string) => OverflowPolicy, topic: string): OverflowPolicy {
     try {
       return policy(topic);
@@ -292,7 +306,9 @@ export class SendQueue extends Changing implements Sender {
     else this.#bytes += entry.size;
   }
 
-  /** A notice always has room: it stands for what is gone already. Two that meet become one. */
+  /**
+   * Adds a notice, which always has room because its message is gone. Adjacent notices become one.
+   */
   #addNotice(notice: DropNotice, end: "oldest" | "newest"): void {
     const last = this.#entries.length - 1;
     const at = end === "oldest" ? 0 : last;
@@ -328,7 +344,7 @@ export class SendQueue extends Changing implements Sender {
     return this.#drop(this.#entries.findIndex((entry) => !entry.isProtected));
   }
 
-  /** Drops what stands at an index; false if that is none. */
+  /** Drops the entry at an index. Returns false for a negative index. */
   #drop(at: number): boolean {
     if (at < 0) return false;
     const [entry] = this.#remove(at, 1);
@@ -336,7 +352,7 @@ export class SendQueue extends Changing implements Sender {
     return true;
   }
 
-  /** Counts a dropped message, and tells the peer where it is missing. */
+  /** Counts a dropped message, and adds a notice at the place of the message. */
   #noteDrop(topic: string, end: "oldest" | "newest"): void {
     this.#dropped++;
     if (!this.#owner.joins) return;
@@ -345,21 +361,21 @@ export class SendQueue extends Changing implements Sender {
   }
 }
 
-/** Tells the peer how many messages are missing at this place. */
+/** Notice to the peer of the number of messages missing at this place. */
 class DropNotice implements Entry {
   readonly frame: string;
   readonly size: number;
   readonly isProtected = true;
   readonly #count: number;
 
-  /** Of one topic, or of several where `topic` is empty. */
+  /** Creates a notice for one topic, or for several if `topic` is empty. */
   constructor(count: number, readonly topic: string, readonly sequence: number) {
     this.#count = count;
     this.frame = encodeEnvelope(topic === "" ? { dropped: count } : { dropped: count, topic });
     this.size = utf8Length(this.frame);
   }
 
-  /** The drops of both, at the place of this one. */
+  /** Returns the sum of two notices, at the place of this one. */
   and(other: DropNotice): DropNotice {
     const topic = other.topic === this.topic ? this.topic : "";
     return new DropNotice(this.#count + other.#count, topic, this.sequence);

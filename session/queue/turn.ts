@@ -1,38 +1,34 @@
 /**
- * One flush a turn: what one turn of the event loop produced for a session is
- * joined into as few frames as possible.
- *
- * @module
+ * Turn of the event loop, whose end flushes all messages of a session in as few frames as possible.
  */
 import { platformSchedule, type Schedule } from "./schedule.ts";
 
-/** Who sends what a turn gathered: the send queue of one session. */
+/** Sender of the messages of a turn: the send queue of one session. */
 export interface Sender {
-  /** Whether the turn knows that it has something to send. */
+  /** True while the turn has this sender on its list. */
   isMarked: boolean;
-  /** Hands what waits to the wire; false if it failed. */
+  /** Hands waiting messages to the connection. Returns false if the queue has failed. */
   flush(): boolean;
-  /** Ends its session, for it has no room. */
+  /** Ends the session, because the queue has no room. */
   fail(): void;
 }
 
-/** Work that is done for many queues at once when a turn ends. */
+/** Work done for many queues at once when a turn ends. */
 export interface TurnWork {
-  /** Hands out to the queues; `failed` takes those that have no room. */
+  /** Hands entries to the queues; `failed` takes the queues without room. */
   handOut(failed: Sender[]): void;
 }
 
 /**
- * Gathers what is to be sent until the turn of the event loop ends, then hands
- * it over.
+ * Gathers outgoing messages until the turn of the event loop ends, then sends them.
  *
- * A server has one turn for all its sessions. The order of everything sent
- * within a turn is kept for each session, whether it came by a broadcast or not.
+ * A server has one turn for all its sessions. Each session keeps the order of all messages within a
+ * turn, broadcasts included.
  */
 export class Turn {
   /**
-   * The broadcasts of the turn; made by the first of them, so that a page without broadcasts does
-   * not load the code.
+   * The broadcasts of the turn, set by the first broadcast, so that a page without broadcasts does
+   * not load their code.
    *
    * @ignore
    */
@@ -51,16 +47,16 @@ export class Turn {
   /**
    * Creates a turn.
    *
-   * @param schedule Tells the end of a turn; the platform's own by default.
+   * @param schedule Schedules the end of a turn; the platform's own by default.
    */
   constructor(schedule: Schedule = platformSchedule()) {
     this.#schedule = schedule;
   }
 
   /**
-   * Gives the next entry its place in the order.
+   * Returns the sequence number of the next entry.
    *
-   * @returns A number larger than all before it.
+   * @returns A number larger than all earlier ones.
    */
   nextSequence(): number {
     return ++this.#sequence;
@@ -70,7 +66,7 @@ export class Turn {
    * Flushes a queue when the turn ends. Idempotent.
    *
    * @ignore
-   * @param queue A queue that has something to send.
+   * @param queue A queue with waiting messages.
    */
   mark(queue: Sender): void {
     if (queue.isMarked) return;
@@ -80,8 +76,8 @@ export class Turn {
   }
 
   /**
-   * Hands everything over now. Called when the turn ends, before the members of
-   * a broadcast change, and when what is gathered reaches its bound.
+   * Flushes all queues now. Called when the turn ends, before the members of a broadcast change,
+   * and when the gathered messages reach their bound.
    */
   flush(): void {
     if (this.#isFlushing) return;
@@ -98,13 +94,13 @@ export class Turn {
     } finally {
       this.#isFlushing = false;
     }
-    // Later, because closing a session runs the application's code, which may change the
-    // members of the very broadcast that had this flush made.
+    // Deferred, because closing a session runs the application's code. That code may change the
+    // members of the broadcast that caused this flush.
     for (const queue of failed) queueMicrotask(() => queue.fail());
   }
 
   /**
-   * Has the turn's end flush.
+   * Schedules a flush at the end of the turn.
    *
    * @ignore
    */
