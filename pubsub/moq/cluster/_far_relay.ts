@@ -137,7 +137,7 @@ export class FarRelay implements RelayedFrom {
     try {
       const dialing = dial(this.url, { mux, signal: AbortSignal.any([signal, attempt.signal]) });
       const session = await within(dialing, {
-        late: "Cannot dial longer than",
+        late: "The relay did not answer within",
         signal,
         timeoutMs: DIAL_TIMEOUT_MS,
         discard: (session) => session.close(),
@@ -145,7 +145,7 @@ export class FarRelay implements RelayedFrom {
       if (session.mux !== mux || session.version !== CLUSTER_VERSION) {
         session.close();
         throw new TypeError(
-          `Cannot dial: the session must have the mux that is given and speak ${CLUSTER_VERSION}, ` +
+          `Cannot dial: the session must have the given mux and speak ${CLUSTER_VERSION}, ` +
             `received ${session.version}`,
         );
       }

@@ -9,7 +9,7 @@ import type { SetupRequest } from "../session/session.ts";
 import { versionOf, VERSIONS } from "../wire/versions.ts";
 
 /** Reason of a refusal while the server drains or closes. */
-const NO_MORE = "The server takes no more";
+const NO_MORE_SESSIONS = "The server accepts no more sessions";
 
 /** Dot segments of a path. URL parsers remove them; the SETUP of raw QUIC may still have some. */
 const DOT_SEGMENT = /(^|\/)(\.|%2e){1,2}(\/|$)/i;
@@ -150,7 +150,7 @@ export class Door {
   }
 
   #mustBeOpen(): void {
-    if (this.#isClosed) throw new MoqRefusal(503, NO_MORE);
+    if (this.#isClosed) throw new MoqRefusal(503, NO_MORE_SESSIONS);
   }
 
   /** Calls `onSetup`, and waits at most `setupTimeoutMs` for the answer. */
@@ -165,7 +165,7 @@ export class Door {
         timeoutMs,
       });
     } catch (error) {
-      if (signal.aborted) throw new MoqRefusal(503, NO_MORE);
+      if (signal.aborted) throw new MoqRefusal(503, NO_MORE_SESSIONS);
       const isLate = error instanceof TimeoutError;
       const refusal = isLate
         ? new MoqRefusal(503, "The server is too slow", { cause: error })

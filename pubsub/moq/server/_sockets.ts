@@ -99,13 +99,13 @@ export function socketsOptions(
   }
   if (webSocket !== undefined && !wires.includes("websocket")) {
     throw new TypeError(
-      `Cannot serve MoQ: transports must have websocket where there is a webSocket, received ${
+      `Cannot serve MoQ: transports must include websocket beside webSocket, received ${
         JSON.stringify(transports)
       }`,
     );
   }
   if (typeof Deno === "undefined") {
-    throw new UnsupportedError("Cannot listen: a server takes Deno");
+    throw new UnsupportedError("Cannot listen: a server requires Deno");
   }
   const { maxSessions = 10_000, maxSessionsPerAddress = 1_000 } = limits;
   const { idleTimeoutMs } = options;

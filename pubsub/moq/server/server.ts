@@ -261,7 +261,7 @@ export class MoqServer implements AsyncDisposable {
    */
   attach(host: MoqHost): void {
     if (this.#host !== undefined) {
-      throw new TypeError("Cannot mount a server of MoQ: it has its place already");
+      throw new TypeError("Cannot mount MoQ server: it listens by itself or is mounted already");
     }
     this.#host = host;
   }
