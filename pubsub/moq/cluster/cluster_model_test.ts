@@ -1,4 +1,4 @@
-/** Relays whose engine loses, repeats and delays what they tell each other: right in the end. */
+/** Relays whose engine loses, repeats and delays messages: consistent in the end. */
 import { assertEquals } from "@std/assert";
 import { ClusterBench, Publisher, read } from "../../../tests/moq/cluster.ts";
 import type { LivePair } from "../../../tests/moq/pair.ts";
@@ -6,7 +6,7 @@ import { Random } from "../../../tests/random.ts";
 
 const PATHS = ["/a", "/b", "/c", "/d"];
 
-/** A publisher, at one of the relays. */
+/** A publisher at one of the relays. */
 interface Published {
   readonly at: number;
   readonly path: string;
@@ -31,7 +31,7 @@ for (const seed of [1, 2, 3]) {
         const publisher = new Publisher(path);
         published.push({ at, path, publisher, pair: await sites[at]!.join(publisher.mux) });
       }
-      // Those who watch come and go, too.
+      // Subscribers come and go, too.
       const viewer = await sites[random.below(sites.length)]!.join();
       const track = await viewer.client.subscribe(path, "x");
       await bench.pass(random.below(200));
@@ -43,7 +43,7 @@ for (const seed of [1, 2, 3]) {
 
     for (const path of PATHS) {
       const all = published.filter((one) => one.path === path);
-      // The last one, or the one that is here.
+      // The newest broadcast wins, except where the relay itself has one.
       const expected = sites.map((_, here) =>
         (all.find(({ at }) => at === here) ?? all.at(-1))?.publisher.mux.hopId
       );

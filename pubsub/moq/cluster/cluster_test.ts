@@ -1,4 +1,4 @@
-/** Which relay holds what, at relays that dial each other over memory, at a fake time. */
+/** The broadcasts of relays that dial each other over memory, at a fake time. */
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { ClusterBench, listen, Publisher, read, type Site } from "../../../tests/moq/cluster.ts";
 import { textOf } from "../../../tests/moq/pair.ts";
@@ -18,7 +18,7 @@ Deno.test("MoqCluster finds a broadcast of another relay, and subscribes there o
   await bench.pass(100);
   assertEquals(heard, ["/live on"]);
   assertEquals(b.ways, { "/live": [publisher.mux.hopId, a.relay.mux.hopId] });
-  // Nobody is dialed for announcements.
+  // Announcements need no session between relays.
   assertEquals([a.cluster.stats, b.cluster.stats], [
     { held: 1, relays: 0, links: 0 },
     { held: 0, relays: 1, links: 0 },
@@ -34,7 +34,7 @@ Deno.test("MoqCluster finds a broadcast of another relay, and subscribes there o
   assertEquals([publisher.tracks.length, a.relay.stats.tracks, b.relay.stats.tracks], [1, 1, 1]);
   assertEquals([b.dialed, b.cluster.stats.links], [["https://relay-0.test/"], 1]);
 
-  // Facts and old groups come from there, too.
+  // Track info and old groups come from that relay, too.
   assertEquals((await tracks[0]!.info()).timescale, 90_000);
   publisher.write("two");
   assertEquals(await Promise.all(tracks.map(read)), Array(10).fill("two"));
@@ -78,7 +78,7 @@ Deno.test("MoqCluster ends what ended at another relay, and its subscriptions", 
   await ending;
   assertEquals(heard, ["/live on", "/live off"]);
   assertEquals([b.relay.stats.broadcasts, b.relay.stats.tracks, a.cluster.stats.held], [0, 0, 0]);
-  // The session is kept for what may come, and no longer than that.
+  // The session is kept for further subscriptions, but not for longer.
   assertEquals(b.cluster.stats, { held: 0, relays: 1, links: 1 });
   await bench.pass(10_000);
   assertEquals(b.cluster.stats, { held: 0, relays: 0, links: 0 });
@@ -119,7 +119,7 @@ Deno.test("MoqCluster ends at once what a relay held that left", async () => {
   await turns();
   assertEquals(heard.at(-1), "/live off");
   await assertRejects(() => track.nextGroup(), MoqError);
-  // It goes on alone.
+  // The relay goes on alone.
   assertEquals([Object.keys(a.ways), Object.keys(b.ways)], [["/live"], ["/other"]]);
   await a.nodes.close();
   await turns();
@@ -185,7 +185,7 @@ Deno.test("MoqCluster takes the newer of two broadcasts of one path on every oth
   const second = await a.join(fresh.mux);
   await bench.pass(100);
   const [d] = await bench.start(1) as [Site];
-  // Whoever holds one keeps it, which is nearer; the others agree.
+  // A relay keeps its own broadcast, which is nearer; all others take the new one.
   const origins = () => [a, b, c, d].map(({ ways }) => ways["/live"]?.[0]);
   const [o, f] = [old.mux.hopId, fresh.mux.hopId];
   assertEquals(origins(), [f, o, f, f]);
@@ -219,7 +219,7 @@ Deno.test("MoqCluster is right about what began last although clocks are not", a
 Deno.test("MoqCluster refuses loops, and takes the shortest way", async () => {
   await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
-  // A ring that the cluster knows nothing of.
+  // A ring outside the cluster.
   await bench.connect(a, b);
   await bench.connect(b, c);
   await bench.connect(c, a);
@@ -234,7 +234,7 @@ Deno.test("MoqCluster refuses loops, and takes the shortest way", async () => {
   publisher.write("one");
   assertEquals([await read(track), publisher.tracks.length], ["one", 1]);
   track.close();
-  // The others hold it as well, by the ring; it does not come back from there.
+  // The others have the broadcast through the ring as well; no echo of it comes back.
   assertEquals(b.cluster.stats.held, 1);
   source.close();
   await bench.pass(1_000);
@@ -388,7 +388,7 @@ Deno.test("MoqCluster keeps a broadcast of another relay that has no place, unti
   local.client.close();
   await bench.pass(100);
   assertEquals([Object.keys(b.ways).length, b.relay.stats.waiting], [1, 0]);
-  // A broadcast that the other relay no longer holds waits no longer.
+  // A broadcast that the other relay no longer holds leaves the queue.
   const again = await b.join(new Publisher("/again").mux);
   await bench.pass(100);
   assertEquals(b.relay.stats.waiting, 1);

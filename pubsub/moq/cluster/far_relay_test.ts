@@ -1,4 +1,4 @@
-/** How relays of a cluster dial and leave each other. */
+/** Dialing and leaving between relays of a cluster. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { ClusterBench, Publisher, read, type Site } from "../../../tests/moq/cluster.ts";
 import { bytesOf, type LivePair, livePair } from "../../../tests/moq/pair.ts";
@@ -43,7 +43,7 @@ Deno.test("MoqCluster refuses what is at a relay that cannot be reached, and tri
     const error = await assertRejects(() => track.ready, MoqError);
     assertEquals(error.reason, "unroutable");
   }
-  // All of them were told what one attempt found out.
+  // One failed attempt rejects all requests.
   assertEquals([b.dialed.length, b.errors.length], [1, 1]);
   assertEquals(
     (b.errors[0] as MoqError).message,

@@ -92,7 +92,7 @@ async function relayedTo(session: RelayedFrom, onMissed: SubscribeOptions["onMis
   };
 }
 
-/** A session whose track is told by hand what it yields next. */
+/** A session whose track yields groups by hand. */
 function handSource(): {
   readonly session: RelayedFrom;
   readonly missed: (missed: MissedGroups) => void;
@@ -141,7 +141,7 @@ Deno.test("RelayTrack tells its subscribers what its source dropped, and what it
   source.lag({ first: 9, last: 9 });
   await turns();
   assertEquals(told, ["1 to 2: evicted", "3 to 7: tooFarBehind", "9 to 9: tooFarBehind"]);
-  // Falling behind ends nothing.
+  // A lag does not end the track.
   assertEquals([viewer.relayed.live.isClosed, viewer.relayed.live.subscribers], [false, 1]);
 });
 

@@ -14,10 +14,10 @@ import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
 import { TrackMux } from "../track/mux.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 
-/** More than a memory stream takes from who is not read. */
+/** More bytes than a memory stream buffers without a reader. */
 const LARGE = 200_000;
 
-/** A live track that is published, and how its subscribers ended. */
+/** A published live track, and the results of its subscriptions. */
 function liveMux(options: LiveTrackOptions = {}) {
   const live = new LiveTrack(options);
   const mux = new TrackMux();
@@ -43,7 +43,7 @@ function write(live: LiveTrack, text: string, sequence?: number): void {
   for (const frame of text.split(" ")) group.writeFrame(bytesOf(frame));
 }
 
-/** Waits for what an event loop without timers brings. */
+/** Polls a condition over turns of the event loop, without timers. */
 async function until(isRight: () => boolean): Promise<void> {
   while (!isRight()) await new Promise<void>((resolve) => void setImmediate(resolve));
 }
@@ -126,7 +126,7 @@ for (const version of LIVE_VERSIONS) {
     live.close();
     const got = (await readAll(late)).map((group) => Number(group.split(":")[0]));
     assertEquals((await reading).length, 5);
-    // The reset may be known before the group's head: then nothing of it comes.
+    // The reset may overtake the head of the group, which is then lost entirely.
     if (version === "gomoqt-dev") return assertEquals(got.slice(-2).toSorted(), [4, 5]);
     assertEquals(new Set([...got, ...missed]), new Set([1, 2, 3, 4, 5]));
     assertEquals(
@@ -321,7 +321,7 @@ Deno.test("LiveTrack holds no more than its bounds", () => {
   }
   assertEquals([live.heldGroups, live.heldBytes], [2, 4_004]);
   time.tick(2_000);
-  // Too old for those who come late, yet not for those who are behind.
+  // Too old for late subscribers, but not for subscribers that are behind.
   write(live, "b");
   assertEquals([live.heldGroups, live.heldBytes, live.hasCached(14), live.hasCached(15)], [
     1,
@@ -384,7 +384,7 @@ Deno.test("LiveTrack lets go of the beginning of a group that is too large", asy
     await turns(20);
     assert(live.heldBytes <= 100_000, `${live.heldBytes}`);
   }
-  // Who comes now does not get it.
+  // A subscriber that comes now does not get the group.
   const late = await pair.client.subscribe("/live", "x");
   await until(() => live.subscribers === 2);
   group.close();
@@ -540,7 +540,7 @@ Deno.test("LiveTrack holds no more than its cache while nobody is behind", async
   track.close();
   await until(() => live.subscribers === 0);
   assertEquals(live.heldGroups, 3);
-  // One that is still written stays, as long as it may.
+  // A group that is still written stays, within the bounds.
   using open = live.openGroup();
   for (let number = 0; number < 5; number++) write(live, "x");
   assertEquals([live.heldGroups, open.isEnded], [6, false]);

@@ -21,7 +21,7 @@ import type { TrackWriter } from "../track/track_writer.ts";
 import { broadcastPath } from "../wire/path.ts";
 import type { MoqVersion } from "../wire/versions.ts";
 
-/** Waits for what an event loop without timers brings. */
+/** Polls a condition over turns of the event loop, without timers. */
 async function until(isRight: () => boolean): Promise<void> {
   while (!isRight()) await new Promise<void>((resolve) => void setImmediate(resolve));
 }
@@ -32,7 +32,7 @@ async function turns(count: number): Promise<void> {
   }
 }
 
-/** Relays, and who is connected to them; disposing ends all of it. */
+/** Relays and their sessions; disposal closes all. */
 class Net implements AsyncDisposable {
   readonly version: MoqVersion;
   readonly #pairs: LivePair[] = [];
@@ -48,7 +48,7 @@ class Net implements AsyncDisposable {
     return relay;
   }
 
-  /** A client of a relay. */
+  /** Connects a client to a relay. */
   async join(
     relay: MoqRelay,
     mux = new TrackMux(),
@@ -60,7 +60,7 @@ class Net implements AsyncDisposable {
     return pair;
   }
 
-  /** Two relays. */
+  /** Connects two relays. */
   async connect(one: MoqRelay, other: MoqRelay): Promise<LivePair> {
     const pair = await livePair(this.version, { server: one.mux, client: other.mux });
     void one.accept(pair.server);
@@ -99,7 +99,7 @@ class Publisher {
   }
 }
 
-/** Collects what a session hears of. */
+/** Collects the announcements that a session gets. */
 async function listen(session: MoqSession): Promise<string[]> {
   const heard: string[] = [];
   const reader = await session.acceptAnnounce("/");
@@ -289,7 +289,7 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
     await turns(20);
     publisher.write("two");
     assertEquals((await track.nextGroup())?.sequence, 2);
-    // And back, once the short way is there again.
+    // Back to the short way, once available again.
     await net.connect(a, c);
     await until(() => way()?.length === 2);
     await turns(50);
@@ -445,7 +445,7 @@ Deno.test("MoqRelay sees the end of a loop that nobody can see, where versions h
   const [a, b, c] = [net.relay(), net.relay(), net.relay()];
   let told = 0;
   for (const { mux } of [a, b, c]) {
-    // Relays that told each other without an end would leave the test no turn.
+    // An endless exchange between relays would leave the test no turn: stop after 1,000.
     mux.watch("/", () => ++told === 1_000 && [a, b, c].forEach((relay) => relay.close()));
   }
   await net.connect(a, b);
@@ -463,7 +463,7 @@ Deno.test("MoqRelay sees the end of a loop that nobody can see, where versions h
   assertEquals(told < 1_000, true);
 });
 
-/** A mux that counts who listens to its announcements. */
+/** A mux that counts the listeners to its announcements. */
 class WatchedMux extends TrackMux {
   watching = 0;
 
@@ -479,7 +479,7 @@ class WatchedMux extends TrackMux {
   }
 }
 
-/** A mux with broadcasts that serve nothing. */
+/** A mux with broadcasts without content. */
 function muxOf(...paths: readonly string[]): TrackMux {
   const mux = new TrackMux();
   for (const path of paths) mux.publish(path, () => {});
@@ -510,7 +510,7 @@ Deno.test("MoqRelay relays no more broadcasts than it may, and takes what waits 
   await until(() => relay.stats.waiting === 2);
   await turns(10);
   assertEquals(announced(relay), ["/one", "/two"]);
-  // As many wait as have a place, and the fifth is not kept; each reason is told once.
+  // Two places, and two that wait; the fifth is not kept. Each reason is reported once.
   assertEquals([relay.stats.waiting, messages(errors)], [2, [
     "Cannot relay /three: its session has 2 broadcasts already, see maxShare",
   ]]);
@@ -592,7 +592,7 @@ Deno.test("MoqRelay finds an honest publisher beside sessions that announce all 
   publisher.write("hello");
   assertEquals((await track.nextGroup())?.sequence, 1);
   await until(() => relay.stats.broadcasts === 31);
-  // 2 % of 500 for each, and as many that wait; one line for each.
+  // 2 % of 500 for each session, and as many that wait; one error for each session.
   assertEquals([relay.stats.broadcasts, relay.stats.waiting, told], [31, 30, 3]);
   for (const { client } of floods) client.close();
   await until(() => relay.stats.broadcasts === 1);
@@ -661,7 +661,7 @@ for (const version of LIVE_VERSIONS) {
     await until(() => relay.mux.size === 1);
     await turns(20);
     assertEquals([announced(relay), relay.stats.broadcasts], [["/known"], 1]);
-    // Its announcements are not read any more. It is refused its broadcasts, and nothing else.
+    // The relay reads no more announcements of this session, but serves its subscriptions.
     assertEquals(mux.watching, 0);
     const viewer = await anonymous.client.acceptAnnounce("/");
     assertEquals((await viewer.next())?.path, "/known");
@@ -748,7 +748,7 @@ Deno.test("relayNotices() tells each session of its own broadcasts, and others n
   const { client } = await net.join(relay);
   const wrong = await client.subscribe(NOTICES_PATH, "other");
   assertEquals((await assertRejects(() => wrong.ready, MoqError)).reason, "notFound");
-  // A session that was not accepted has nothing relayed.
+  // A session that was not accepted gets no notices.
   const stranger = await livePair("moq-lite-05", { server: relay.mux });
   await using _stranger = stranger;
   await assertRejects(() => relayNotices(stranger.client).next(), MoqError);
@@ -838,7 +838,7 @@ Deno.test("MoqRelay compares 64 sources of a broadcast, and takes others once on
     trackInfo: () => Promise.reject(new Error(`Nobody asks source ${at}`)),
   }));
   for (const [at, session] of sources.entries()) {
-    // Each is nearer than those before it.
+    // Each source is nearer than the sources before.
     const hops = Array.from({ length: 100 - at }, (_, hop) => 7n + BigInt(hop));
     relay.addSource(path, { session, hops, far: { node: `${at}`, since: at, isBlind: false } });
   }
@@ -880,7 +880,7 @@ Deno.test("MoqRelay refuses a session more tracks than its share, and no other s
   );
   for (const track of [one, same, two]) await track!.ready;
   assertEquals((await assertRejects(() => three!.ready, MoqError)).reason, "internal");
-  // One of the two subscriptions of a track is not all of them.
+  // The other subscription still holds the share of the track.
   same!.close();
   await turns(20);
   await assertRejects(async () => (await greedy.client.subscribe("/live", "four")).ready, MoqError);
@@ -965,7 +965,7 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
       using group = publisher.live.openGroup();
       group.writeFrame(new Uint8Array(bytes));
       group.close();
-      // The other one has it: so has the relay.
+      // The other subscriber has the group, and therefore the relay, too.
       const next = (await good.nextGroup())!;
       assertEquals([next.sequence, (await next.readFrame())?.byteLength], [at, bytes]);
       await next.readFrame();
@@ -992,7 +992,7 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
     await using net = new Net(version);
     const relay = net.relay();
     const hops = (count: number) => Array.from({ length: count }, (_, at) => BigInt(at + 1));
-    // The relay that announces it is one more; what this one announces has its own id, too.
+    // The mux of the publisher adds one hop, and the relay adds another in its own announcements.
     const mux = new TrackMux();
     mux.publish("/near", () => {}, { hops: hops(30) });
     const far = mux.publish("/far", () => {}, { hops: hops(31) });
@@ -1001,7 +1001,8 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
     const heard = await listen((await net.join(relay)).client);
     await turns(50);
     assertEquals([announced(relay), heard], [["/near", "/far"], ["/near active"]]);
-    // A shorter way brings it within reach, and a longer one takes it away again.
+    // A shorter way brings the broadcast within reach, and a longer one removes the broadcast
+    // again.
     far.reannounce(hops(3));
     await turns(50);
     far.reannounce(hops(31));
@@ -1025,7 +1026,7 @@ Deno.test("Publication.reannounce() tells another way, and subscriptions stay", 
   assertEquals(mux.announcements("/")[0]?.hops, [2n, 3n]);
   live.openGroup().close();
   assertEquals((await track.nextGroup())?.sequence, 1);
-  // By the subscriber itself: it is gone, as far as that is concerned.
+  // Through the subscriber itself: for the subscriber the broadcast is gone.
   publication.reannounce([pair.client.mux.hopId]);
   assertEquals((await announcements.next())?.active, false);
   publication.end();

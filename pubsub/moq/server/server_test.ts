@@ -22,7 +22,7 @@ const WIRES = ["webtransport", "quic", "websocket"] as const;
 
 type Wire = typeof WIRES[number];
 
-/** A server that keeps its certificate to itself. */
+/** A server that does not store its certificate. */
 function listen(options: ListenMoqOptions = {}): MoqServer {
   return listenMoq({ versions: ALL, cacheFolder: null, ...options });
 }
@@ -233,7 +233,7 @@ Deno.test("listenMoq() takes clients that offer no version by name", async () =>
 
 Deno.test("listenMoq() closes who has no common version with the code of its family", async () => {
   await using server = listen({ versions: ["moq-lite-04"] });
-  // By name, over WebTransport.
+  // With a protocol name, over WebTransport.
   for (const versions of [["moq-lite-05"], ["moq-lite-02"], ["gomoqt-dev"]] as MoqVersion[][]) {
     const error = await assertRejects(() => dial(server, "webtransport", { versions }), MoqError);
     assertEquals(error.reason, "unsupportedVersion", `${versions}`);
@@ -257,7 +257,7 @@ Deno.test("listenMoq() closes who has no common version with the code of its fam
     await response.body?.cancel();
     assertEquals(response.status, 400, `${protocols}`);
   }
-  // Names without a common one, and first messages of both kinds.
+  // Protocol names without a common version, and first messages of both kinds.
   await using other = listen({ versions: ["moq-lite-02"] });
   const cases: [string[], number[], number][] = [
     [["moq-lite-05", "moqt-19"], [], MoqLiteSessionCode.unsupportedVersion],
@@ -301,7 +301,7 @@ Deno.test("listenMoq() refuses what onSetup refuses, and tells what it says", as
     assertEquals(await refused("webtransport", ["moq-lite-05"]), status);
     assertEquals(await refused("quic", ["gomoqt-dev"]), code);
   }
-  assertEquals(errors.length, 2); // The last one, twice.
+  assertEquals(errors.length, 2); // The last error is reported twice.
   assertEquals(server.sessions.size, 0);
 });
 
@@ -457,7 +457,7 @@ Deno.test("listenMoq() frees the place of who leaves before the answer", async (
     await using server = listen({
       limits: { maxSessions: 1 },
       setupTimeoutMs: 500,
-      // It has to answer within that time, too.
+      // `onSetup` must answer within that time, too.
       async onSetup({ path }) {
         if (path !== "/wait") return;
         asked.resolve();
@@ -503,7 +503,7 @@ Deno.test("listenMoq() survives handlers that throw", async () => {
     },
   });
   for (const wire of WIRES) {
-    // The client may hear of it before its own setup is over.
+    // The client may get the close before its own setup is over.
     const reason = await dial(server, wire).then(
       async ({ closed }) => (await closed).reason,
       (error) => (error as MoqError).reason,
@@ -605,7 +605,7 @@ for (const end of ["listenMoq()", "dialMoq()"]) {
       });
       const served = await next();
       path.cut();
-      // Without the option it takes from ten seconds on.
+      // Without the option the close takes ten seconds or more.
       const ends = await soon(Promise.all([served.closed, session.closed]));
       assertEquals(ends.map(({ by }) => by), ["network", "network"]);
     }
@@ -739,9 +739,9 @@ Deno.test("listenMoq() listens and upgrades with a WebSocket engine that it is g
   await using session = await dial(server, "websocket");
   assertEquals(await textsOf(session), ["tick", "tock", "tick", "tock", "tick", "tock"]);
   assertEquals([upgrades, webSocket.stats().connections > 0], [1, true]);
-  // Twice as many connections as sessions: one may be refused, or ask for nothing.
+  // Twice as many connections as sessions: a connection may be refused, or stay unused.
   assertEquals(limits, [20_000, 4]);
-  // The hash is told by it, and the other wires stand on the same port number.
+  // The host serves the hash, and the other wires have the same port number.
   await using other = await dialMoq(server.webSocketUrl.replace("ws:", "http:"));
   assertEquals(other.connection.transport, "webtransport");
   await assertRejects(() => dial(server, "websocket"), ConnectionError);
@@ -776,7 +776,7 @@ for (const [version, wire] of [["moq-lite-05", "quic"], ["moq-lite-02", "websock
       return result;
     });
     const writer = end.connection.datagrams.writable.getWriter();
-    // A rate is measured every 10 ms.
+    // The bitrate is measured every 10 ms.
     for (let round = 0; !isTold && round < 1_000; round++) {
       await writer.write(new Uint8Array(500));
       await new Promise((resolve) => setTimeout(resolve, 1));
