@@ -1,8 +1,4 @@
-/**
- * Presence: which users are here, however many connections each of them has.
- *
- * @module
- */
+/** Presence: the users that are present, with any number of connections each. */
 import { encodeEnvelope } from "../../session/wire/envelope.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
 import { internals, type Session } from "../../session/session.ts";
@@ -29,29 +25,29 @@ export type {
   PresenceUpdateEvent,
 };
 
-/** Most bytes of the data with which a user can be present: each node keeps it for each user. */
+/** Most bytes of the data with which a user can be present: each node keeps the data of each user. */
 export const MAX_PRESENCE_DATA_BYTES = 4_096;
 
 /** The data with which a session is present. */
 export interface PresenceDataOptions {
   /**
-   * Any value that JSON can hold, of at most 4,096 bytes as JSON; it is copied. Left out, the session
-   * has no data.
+   * Any value that JSON can hold, of at most 4,096 bytes as JSON; the value is copied. Left out, the
+   * session has no data.
    */
   readonly data?: unknown;
 }
 
-/** What a session takes part in. Its user is the one it came with. */
+/** The stays of a session, by topic; the user is the one of the session at the first `enter`. */
 interface Visit {
   readonly user: string;
   readonly stays: Map<string | undefined, Stay>;
 }
 
-/** Sees changes before any listener. */
+/** Gets changes before any listener. */
 export interface PresenceObserver {
-  /** Called within each change, in order. MUST NOT make one itself. */
+  /** Called within each change, in order. MUST NOT change the presence. */
   changed(event: PresenceEvent): void;
-  /** The other nodes said who is in a topic; what `members` says from now on is all. */
+  /** Called when the other nodes have sent the users of a topic: `members` is complete from now on. */
   settled(topic: string): void;
 }
 
@@ -59,27 +55,27 @@ export interface PresenceObserver {
 export let observePresence: (presence: Presence, observer: PresenceObserver) => Disposable;
 
 /**
- * Keeps who is present in topics, and online at all: users, not connections.
+ * Keeps the users that are present in topics, and the users that are online: users, not connections.
  *
- * - **Users:** two tabs of one user are one member with two connections; the
- *   user leaves with the last of them.
- * - **Grace:** who comes back within `graceMs` never left: there is neither a
- *   leave nor a join, and the user counts as present all the time, with 0 connections.
- * - **Close:** a session that closes leaves everything; one that is closed can
- *   not enter.
- * - **Data:** a session may be present in a topic with data. The user's is what was set last by a
- *   session that is there, on any node: by the clocks of the nodes, and what is set after something
- *   else was known is newer in any case. When that session goes, the newest of the others stands
- *   again; within the grace, when no session is there, the last one stays.
- * - **Events:** each listener sees joins, updates of data and leaves in their order, after the
- *   change; what a listener changes itself is told when it returned.
- * - **Bounds:** one timer for all graces, none while nobody is away.
- * - **Nodes:** with `nodes`, a user's connections are those on all nodes, it came with the first of
- *   them and leaves with the last, and moving from one to another within the grace is neither. A node
- *   knows the topics in which it has somebody, and those that it follows; of others, which have it
- *   from their own, its listeners hear nothing. Users of a node that died leave after the time in
- *   which it is found gone, and the grace: 12 s by default. Times are by the clocks of the nodes where
- *   it happened; no wait depends on them.
+ * - **Users:** two tabs of one user are one member with two connections; the user leaves with the
+ *   last connection.
+ * - **Grace:** a user that comes back within `graceMs` never left: there is neither a leave nor a
+ *   join, and the user counts as present all the time, with 0 connections.
+ * - **Close:** a session that closes leaves all topics and goes offline; a closed session cannot
+ *   enter.
+ * - **Data:** a session may be present in a topic with data. The data of a user is the newest of all
+ *   present sessions, on any node, by the clocks of the nodes; data that is set later than other known
+ *   data is newer in any case. When that session leaves, the newest data of the other sessions stands
+ *   again. Within the grace, without a present session, the last data stays.
+ * - **Events:** each listener gets joins, updates of data and leaves in order, after the change.
+ *   Changes made by a listener are reported after that listener returned.
+ * - **Bounds:** one timer for all graces, and no timer while no user is away.
+ * - **Nodes:** with `nodes`, the connections of a user are those on all nodes. The user joins with the
+ *   first connection and leaves with the last; moving to another node within the grace is neither. A
+ *   node knows the topics with own users and the topics with own followers; listeners get no events
+ *   of other topics. Users of a node that died leave after the time for finding the node gone, plus
+ *   the grace: 12 s by default. Times of events are by the clock of the node of the event; no wait
+ *   depends on clocks of other nodes.
  *
  * @example Usage
  * ```ts
@@ -109,7 +105,7 @@ export class Presence implements Disposable {
   readonly #visits = new Map<Session, Visit>();
   readonly #lastSeen = new Map<string, number>();
   readonly #observers = new Set<PresenceObserver>();
-  // Objects of their own, so that one listener can subscribe twice.
+  // Each listener is wrapped in an object, so that one function can subscribe twice.
   readonly #listeners = new Set<{ readonly listener: PresenceListener }>();
   readonly #events: PresenceEvent[] = [];
   readonly #watched = new WeakSet<Session>();
@@ -125,7 +121,7 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Creates a presence of nobody.
+   * Creates a presence without users.
    *
    * @param options See {@linkcode PresenceOptions}.
    * @throws {RangeError} If `graceMs` is not from 0 to 2,147,483,647, or `maxLastSeen`
@@ -156,17 +152,17 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Notes that a session is here; in a topic, if one is given, and online in
-   * any case. Idempotent; a closed session is left out.
+   * Adds a session to a topic, if given, and to the online users in any case. Idempotent; a closed
+   * session is ignored.
    *
-   * @param session The session; its user is kept until it leaves.
-   * @param topic The topic; left out, the session is online and no more.
-   * @param options The data with which the session is present in the topic; of one that is there
-   * already it stays as it is unless it is given.
-   * @returns Whether the user was not present there before, as far as it is known here.
-   * @throws {TypeError} If the topic is no topic, or JSON cannot hold the data.
-   * @throws {RangeError} If the topic is longer than 255 bytes, or the data than 4,096.
-   * @throws {UnsupportedError} If the nodes' broker is closed.
+   * @param session The session; the user of the session is kept until the session leaves.
+   * @param topic The topic; left out, the session is only online.
+   * @param options The data with which the session is present in the topic. For a session that is
+   * already present, left out data does not change the present data.
+   * @returns True if the user was not present before, as far as this node knows.
+   * @throws {TypeError} If the topic is not valid, or JSON cannot hold the data.
+   * @throws {RangeError} If the topic is longer than 255 bytes, or the data than 4,096 bytes.
+   * @throws {UnsupportedError} If the broker of the nodes is closed.
    */
   enter(session: Session, topic?: string, options: PresenceDataOptions = {}): boolean {
     if (topic !== undefined) checkTopic(topic, "enter");
@@ -186,10 +182,10 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Sets the data with which a session is present in a topic. Listeners are told if the data of its
-   * user changes by that.
+   * Sets the data with which a session is present in a topic. Listeners get an update if that changes
+   * the data of the user.
    *
-   * @example A user who is away
+   * @example A user that is away
    * ```ts
    * import { memoryPair, Presence, Session, sessionSettings } from "@skein/skein";
    * import { assertEquals } from "@std/assert";
@@ -204,8 +200,8 @@ export class Presence implements Disposable {
    *
    * @param session Any session.
    * @param topic The topic.
-   * @param options The data; without it the session has none any more.
-   * @returns Whether the session is present there; if not, nothing changes.
+   * @param options The data; left out, the data of the session is removed.
+   * @returns True if the session is present in the topic; otherwise the call has no effect.
    * @throws {TypeError} If JSON cannot hold the data.
    * @throws {RangeError} If the data has more than 4,096 bytes as JSON.
    */
@@ -219,11 +215,11 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Notes that a session has gone: from a topic, or from everything.
+   * Removes a session from a topic; or from all topics and from the online users.
    *
    * @param session Any session.
-   * @param topic The topic; left out, the session goes from all topics and offline.
-   * @returns Whether it was there.
+   * @param topic The topic; left out, the session leaves all topics and goes offline.
+   * @returns True if the session was present.
    */
   leave(session: Session, topic?: string): boolean {
     const visit = this.#visits.get(session);
@@ -237,7 +233,7 @@ export class Presence implements Disposable {
       this.#visits.delete(session);
       const [online, ...stays] = visit.stays.values();
       for (const stay of stays) this.#places.depart(stay, session);
-      // Last: who is in a topic is online.
+      // Offline comes last: every user in a topic is online.
       this.#places.depart(online!, session);
     }
     this.#tell();
@@ -245,31 +241,31 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Lists who is present in a topic, those within their grace included.
+   * Lists the users that are present in a topic, users within the grace included.
    *
    * @param topic The topic.
-   * @returns The members, in the order in which they came to be known here.
+   * @returns The members, in the order in which this node learned of each.
    */
   members(topic: string): PresenceMember[] {
     return Array.from(this.#places.get(topic)?.stays.values() ?? [], ({ member }) => member);
   }
 
   /**
-   * Counts who is present in a topic, those within their grace included.
+   * Counts the users that are present in a topic, users within the grace included.
    *
    * @param topic The topic.
-   * @returns How many users.
+   * @returns The number of users.
    */
   count(topic: string): number {
     return this.#places.get(topic)?.stays.size ?? 0;
   }
 
   /**
-   * Tells whether somebody is present in a topic.
+   * Tells whether a user or a session is present in a topic.
    *
-   * @param who A user, within the grace too; or one session.
+   * @param who A user, also within the grace; or one session.
    * @param topic The topic.
-   * @returns Whether it is so.
+   * @returns True if present.
    */
   has(who: string | Session, topic: string): boolean {
     if (typeof who !== "string") return this.#visits.get(who)?.stays.has(topic) ?? false;
@@ -281,17 +277,17 @@ export class Presence implements Disposable {
    *
    * @param user The user.
    * @param topic The topic.
-   * @returns How many; 0 for a user who is absent, or within the grace.
+   * @returns The number of sessions; 0 for a user that is absent, or within the grace.
    */
   connections(user: string, topic: string): number {
     return this.#places.get(topic)?.stays.get(user)?.connections ?? 0;
   }
 
   /**
-   * Lists the topics in which a user is present, among those known here.
+   * Lists the topics in which a user is present, among those known to this node.
    *
    * @param user The user.
-   * @returns The topics, in the order in which the user came.
+   * @returns The topics, in the order of joining.
    */
   topicsOf(user: string): string[] {
     return this.#places.topicsOf(user);
@@ -301,27 +297,27 @@ export class Presence implements Disposable {
    * Tells whether a user is online, or within the grace.
    *
    * @param user The user.
-   * @returns Whether it is so.
+   * @returns True if online or within the grace.
    */
   isOnline(user: string): boolean {
     return this.#places.online.stays.has(user);
   }
 
   /**
-   * Lists who is online, those within their grace included.
+   * Lists the online users, users within the grace included.
    *
-   * @returns The users, in the order in which they came.
+   * @returns The users, in the order of coming online.
    */
   online(): string[] {
     return [...this.#places.online.stays.keys()];
   }
 
   /**
-   * Tells when a user was last connected.
+   * Returns the time at which a user was last connected.
    *
    * @param user The user.
-   * @returns Milliseconds since the Unix epoch; `undefined` for a user who is
-   * connected, who never was, or who was forgotten by `maxLastSeen`.
+   * @returns Milliseconds since the Unix epoch; `undefined` for a user that is connected, was never
+   * connected, or was forgotten because of `maxLastSeen`.
    */
   lastSeenAt(user: string): number | undefined {
     const stay = this.#places.online.stays.get(user);
@@ -330,14 +326,14 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Wants to know of a topic, whether or not this node has somebody in it.
+   * Follows a topic: this node knows the users of the topic, also without own users in the topic.
    *
    * @param topic The topic.
-   * @returns `ready` resolves when the other nodes said who is there, and within a second in any
-   * case; disposing of it ends that.
-   * @throws {TypeError} If the topic is no topic.
+   * @returns A disposable that ends the following. `ready` resolves when the other nodes have sent
+   * the users of the topic, and within a second in any case.
+   * @throws {TypeError} If the topic is not valid.
    * @throws {RangeError} If the topic is longer than 255 bytes.
-   * @throws {UnsupportedError} If the nodes' broker is closed.
+   * @throws {UnsupportedError} If the broker of the nodes is closed.
    */
   follow(topic: string): Disposable & { readonly ready: Promise<void> } {
     checkTopic(topic, "follow");
@@ -357,10 +353,11 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Tells whether `members` of a topic are all there are: the other nodes said who is there.
+   * Tells whether `members` of a topic is complete: the other nodes have sent the users of the topic.
    *
    * @param topic The topic.
-   * @returns Whether it is so; of a topic that nobody here is in or follows, whether it would be.
+   * @returns True if complete. For a topic without users and followers on this node: true if there is
+   * no other node.
    */
   isSettled(topic: string): boolean {
     return this.#places.isSettled(topic);
@@ -370,7 +367,7 @@ export class Presence implements Disposable {
    * Calls a function when users come and go, and when their data changes.
    *
    * @param listener Gets the events.
-   * @returns Disposing of it ends the calls at once.
+   * @returns A disposable that ends the calls at once.
    */
   subscribe(listener: PresenceListener): Disposable {
     const entry = { listener };
@@ -378,7 +375,7 @@ export class Presence implements Disposable {
     return { [Symbol.dispose]: () => void this.#listeners.delete(entry) };
   }
 
-  /** Forgets everybody without an event, and leaves no timer. Idempotent. */
+  /** Removes all users without an event, and ends the timer. Idempotent. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
     this.#places[Symbol.dispose]();
@@ -387,7 +384,7 @@ export class Presence implements Disposable {
     for (const held of [this.#visits, this.#lastSeen]) held.clear();
   }
 
-  /** Once a session, however often it comes and goes. */
+  /** Removes a session when the session ends; registered once for each session. */
   #watch(session: Session): void {
     if (this.#watched.has(session)) return;
     this.#watched.add(session);
@@ -427,7 +424,7 @@ export class Presence implements Disposable {
   #tell(): void {
     if (this.#isTelling || this.#events.length === 0) return;
     this.#isTelling = true;
-    // More may be added, and a disposal empties it, while the listeners run.
+    // The list may grow while listeners run, and a disposal empties the list.
     for (let i = 0; i < this.#events.length; i++) {
       const event = this.#events[i]!;
       for (const entry of [...this.#listeners]) {
@@ -456,14 +453,13 @@ export class Presence implements Disposable {
 }
 
 /**
- * Copies the data of a presence as JSON holds it, so that a later change of the original changes
- * nothing.
+ * Copies the data of a presence by way of JSON, so that a later change of the original has no effect.
  *
- * @param data The data; `undefined` is none.
- * @param options Bounds, and what is done, for the errors.
+ * @param data The data; `undefined` means no data.
+ * @param options The bound, and the verb for the error texts.
  * @returns The copy.
  * @throws {TypeError} If JSON cannot hold the data.
- * @throws {RangeError} If it has more than `maxBytes` as JSON.
+ * @throws {RangeError} If the data has more than `maxBytes` as JSON.
  */
 export function copyPresenceData(
   data: unknown,

@@ -1,8 +1,4 @@
-/**
- * What the members of one room on this node are told of who is in it.
- *
- * @module
- */
+/** One room on this node: sends the list of members, and the changes, to the sessions in the room. */
 import { QueueFullError } from "../../errors.ts";
 import { Broadcast } from "../../session/queue/broadcast.ts";
 import { type EncodedMessage, encodeMessage } from "../../session/wire/encode.ts";
@@ -21,38 +17,39 @@ import type { PresenceEvent } from "./types.ts";
 /** Most bytes of one notice, so that it goes out in one frame. */
 const MAX_NOTICE_BYTES = 60_000;
 
-/** What a notice has beside its members, in bytes; the topic comes on top. */
+/** Bytes of a notice besides the members and the topic. */
 const FRAME_BYTES = 100;
 
 /**
- * Most bytes of data that the changes of one interval carry; the data of other users follows with
- * the next. It bounds what each member of a room gets, whatever its users set.
+ * Most bytes of data that the changes of one interval carry; further data follows in the next
+ * interval. This bounds the traffic to each member, however much data the users set.
  */
 const MAX_DATA_BYTES = 65_536;
 
-/** How long updates of data are gathered in a room that gathers nothing else, in milliseconds. */
+/** Time for which a small room gathers updates of data, in milliseconds. */
 const UPDATE_MS = 50;
 
-/** Notices that wait while a session still gets the list; past it the session gets a new list. */
+/** Most notices that wait for a session still getting the list; beyond that, the list starts over. */
 const MAX_HELD = 16;
 
-/** How a room tells who is in it. */
+/** Options for the notices of a room. */
 export interface RoomOptions {
   /**
-   * What members are told: everybody by name, or how many there are. For rooms of many thousands,
-   * as a list takes some 70 bytes for each user and goes to each.
+   * Content of the notices: all users by name, or only the number of users. `"count"` is for rooms
+   * with many thousands of users: a list takes some 70 bytes for each user, and goes to each user.
    *
    * @default {"list"}
    */
   readonly members?: "list" | "count";
   /**
-   * Users above which changes are gathered into one notice, and lists shared by all who came meanwhile.
+   * Number of users above which changes are gathered into one notice, and sessions that join within
+   * the same interval share one list.
    *
    * @default {100}
    */
   readonly gatherAbove?: number;
   /**
-   * How long they are gathered at most, in milliseconds.
+   * Longest time for which changes are gathered, in milliseconds.
    *
    * @default {1000}
    */
@@ -65,7 +62,7 @@ export interface RoomOptions {
   readonly maxDataBytes?: number;
 }
 
-/** What a room is part of. */
+/** Collaborators of a room. */
 export interface RoomParts {
   readonly presence: Presence;
   readonly turn: Turn;
@@ -74,21 +71,20 @@ export interface RoomParts {
 type Joined = PresenceChangesNotice["joined"][number];
 type Updated = NonNullable<PresenceChangesNotice["updated"]>[number];
 
-/** A user who left; `hadData` if members may know of its data. */
+/** A user that left; `hadData` is true if members may know data of this user. */
 type Left = PresenceChangesNotice["left"][number] & { readonly hadData: boolean };
 
-/** The members of a room on this node, and what they are told. */
+/** The sessions in a room on this node, and the notices for these sessions. */
 export class Room {
-  /** Its name. */
   readonly name: string;
   readonly #presence: Presence;
   readonly #options: Required<RoomOptions>;
   readonly #topic: string;
-  /** Who got the list, and is told of changes. */
+  /** The sessions that have the list, and get changes. */
   readonly #told: Broadcast;
-  /** Who waits for the list. */
+  /** The sessions that wait for the list. */
   readonly #waiting = new Set<Session>();
-  /** Who is getting it, with the notices that come after it. */
+  /** The sessions that are getting the list, each with the notices to send after the list. */
   readonly #getting = new Map<Session, EncodedMessage[]>();
   readonly #joined = new Map<string, Joined>();
   readonly #left = new Map<string, Left>();
@@ -107,16 +103,16 @@ export class Room {
     this.#told = new Broadcast(turn);
   }
 
-  /** Whether nobody of this node is in it. */
+  /** True if no session of this node is in the room. */
   get isEmpty(): boolean {
     return this.#told.size + this.#waiting.size + this.#getting.size === 0;
   }
 
   /**
-   * Takes a session in that is about to enter, with its data. It gets the list now, or soon in a
-   * large room.
+   * Adds a session that is about to enter the presence with `data`. The session gets the list at
+   * once, or with the next notice in a large room.
    *
-   * @throws {QueueFullError} If the session has no room for it.
+   * @throws {QueueFullError} If the send queue of the session has no space for the list.
    * @throws {SessionClosedError} If the session is not established yet.
    */
   admit(session: Session, data: unknown): void {
@@ -138,7 +134,7 @@ export class Room {
     this.#schedule();
   }
 
-  /** A session is a member no more. */
+  /** Removes a session. */
   leave(session: Session): void {
     this.#told.delete(session);
     this.#waiting.delete(session);
@@ -146,7 +142,7 @@ export class Room {
     if (this.isEmpty) this.close();
   }
 
-  /** A user came or went, or has other data. */
+  /** Tells the members of an event, at once or with the next gathered notice. */
   note(event: PresenceEvent): void {
     if (event.type === "update" && this.#options.members === "count") return;
     const users = this.#presence.count(this.name);
@@ -161,16 +157,16 @@ export class Room {
     }
     const { type, session } = event;
     if (type === "update") this.#gatheredAt = Date.now();
-    // The list of the session that came has it already.
+    // The session that entered has this change in the list already.
     this.#told.send(this.#encode({ type, ...withData({ user, at }, event) }), session);
   }
 
-  /** The other nodes said who is in it: who waits for that, waits no more. */
+  /** Sends the list to waiting sessions, now that the other nodes have sent all users of the room. */
   settled(): void {
     if (this.#waiting.size > 0) this.#flush();
   }
 
-  /** Tells nobody anything any more. */
+  /** Stops sending lists and gathered notices. */
   close(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -178,14 +174,14 @@ export class Room {
     this.#getting.clear();
   }
 
-  /** Whether notices wait; once some do, so do those after them. */
+  /** Tells whether notices have to wait, because the room is large or earlier notices wait. */
   #gathers(users: number): boolean {
     if (this.#timer !== undefined || this.#getting.size > 0) return true;
     if (this.#waiting.size > 0 || !this.#presence.isSettled(this.name)) return true;
     return this.#options.members === "count" || users > this.#options.gatherAbove;
   }
 
-  /** Tells whether data changes faster than members are told of it; a session that joins does not wait. */
+  /** Tells whether an update follows the previous one too soon; updates by joining never wait. */
   #comesTooSoon({ type, session }: PresenceEvent & { readonly session?: Session }): boolean {
     return type === "update" && session === undefined && Date.now() - this.#gatheredAt < UPDATE_MS;
   }
@@ -203,14 +199,14 @@ export class Room {
     } else {
       const left = this.#left.get(user);
       if (left === undefined) return void this.#joined.set(user, withData({ user, at }, event));
-      // For members the user was there all the time; of the data they may know another.
+      // Members have not seen the user leave, but may know older data.
       this.#left.delete(user);
       if (!left.hadData && event.data === undefined) return;
       this.#updated.set(user, withData({ user, at }, event));
     }
   }
 
-  /** Soon where nothing was told for a while, else when the time is over. */
+  /** Plans the next notice: soon after a quiet time, otherwise when the interval is over. */
   #schedule(): void {
     if (this.#timer !== undefined) return;
     const { gatherMs: longest } = this.#options;
@@ -219,7 +215,7 @@ export class Room {
     this.#timer = setTimeout(() => this.#flush(), Math.max(0, Math.min(leftMs, gatherMs)));
   }
 
-  /** True if only updates of data are gathered: the room is small, and no session waits for its list. */
+  /** True if only updates of data are gathered: the room is small, and no session waits for a list. */
   get #isLively(): boolean {
     const { members, gatherAbove } = this.#options;
     if (members === "count" || this.#waiting.size > 0 || this.#getting.size > 0) return false;
@@ -231,15 +227,15 @@ export class Room {
     this.#timer = undefined;
     this.#gatheredAt = Date.now();
     const changes = this.#takeChanges();
-    // Updates that found no room in these changes.
+    // Updates are left if these changes had no space for more data.
     if (this.#updated.size > 0) this.#schedule();
     for (const message of changes) this.#told.send(message);
     for (const [session, held] of this.#getting) {
       held.push(...changes);
-      // It takes the list more slowly than the room changes: it begins anew.
+      // The session takes the list more slowly than the room changes: start over with a new list.
       if (held.length > MAX_HELD && this.#getting.delete(session)) this.#waiting.add(session);
     }
-    // Who waits for other nodes is served when they answered.
+    // Until the other nodes have answered, the list is not complete.
     if (this.#waiting.size === 0 || !this.#presence.isSettled(this.name)) return;
     const list = this.#options.members === "count"
       ? [this.#encode({ type: "count", users: this.#presence.count(this.name) })]
@@ -282,8 +278,8 @@ export class Room {
   }
 
   /**
-   * Takes users who came and whose data changed, as much data as one interval may carry. Data of
-   * users who came that finds no room becomes an update, and waits with the others for the next.
+   * Takes the joins and updates of this interval, with as much data as one interval may carry. A join
+   * with too much data loses the data to an update, which waits for the next interval.
    */
   #takeData(): { readonly joined: Joined[]; readonly updated: Updated[] } {
     let leftBytes = MAX_DATA_BYTES;
@@ -309,7 +305,7 @@ export class Room {
     return { joined, updated };
   }
 
-  /** Sends the list to a session, a part at a time, then what changed meanwhile. */
+  /** Sends the list to a session, a part at a time, and then the changes of that time. */
   async #give(
     session: Session,
     list: readonly EncodedMessage[],
@@ -323,17 +319,17 @@ export class Room {
         if (!isGetting()) return;
         core.push(part, false);
       }
-      // Nothing runs from here on until the session is told of changes with the others.
+      // No other code may run from here until the session is among `#told`, or a change is lost.
       for (const notice of held) core.push(notice, false);
       this.#getting.delete(session);
       if (!session.isClosed) this.#told.add(session);
     } catch (error) {
-      // The session could not keep up, and was closed for it.
+      // The queue closed the session, which could not keep up.
       if (!(error instanceof QueueFullError)) throw error;
     }
   }
 
-  /** The members as they are once the session is in, with its data. */
+  /** The members as of the moment after `session` enters with `data`. */
   #membersWith(session: Session, data: unknown): PresenceMember[] {
     const members = this.#presence.members(this.name);
     if (this.#presence.has(session, this.name)) return members;
@@ -345,7 +341,7 @@ export class Room {
       return members;
     }
     const { connections, joinedAt } = known;
-    // Data that was set before the grace ends with the first session that is back.
+    // Data from before the grace ends when the first session is back.
     const now = data ?? (connections > 0 ? known.data : undefined);
     members[at] = withData({ user, connections: connections + 1, joinedAt }, { data: now });
     return members;
@@ -360,7 +356,7 @@ export class Room {
     });
   }
 
-  /** Splits a list so that each part fits into a notice; one that is too large alone is one. */
+  /** Splits a list so that each part fits into a notice; an oversize element is a part alone. */
   #split<T>(all: readonly T[]): T[][] {
     const maxBytes = this.#maxBytes - FRAME_BYTES - utf8Length(this.#topic);
     const parts: T[][] = [];

@@ -1,8 +1,4 @@
-/**
- * Rooms: topics whose members know of each other.
- *
- * @module
- */
+/** Rooms: topics with presence. */
 import { QueueFullError } from "../../errors.ts";
 import { PRESENCE_PREFIX, type PresenceMember } from "../../session/wire/presence_notice.ts";
 import { internals, type Session } from "../../session/session.ts";
@@ -26,22 +22,22 @@ import type {
 
 export type { RoomOptions };
 
-/** Rooms for which one session may have data, whether or not it joined them. */
+/** Most rooms for which one session may have data, joined or not. */
 const MAX_ROOMS_WITH_DATA = 32;
 
-/** Options for {@linkcode Rooms.join}: where the history begins, and the data of the session. */
+/** Options for {@linkcode Rooms.join}: the start in the history, and the data of the session. */
 export interface RoomJoinOptions
   extends Omit<TopicSubscribeOptions, "onLeft">, PresenceDataOptions {}
 
 /** Options for {@linkcode Rooms}. */
 export interface RoomsOptions {
-  /** Carries messages and notices. */
+  /** Topics that carry messages and notices. */
   readonly topics: Topics;
-  /** Says who is there. */
+  /** Presence that knows the members. */
   readonly presence: Presence;
   /**
-   * How rooms tell who is in them, by patterns of their names, such as `room:{name}`. A room that
-   * fits none has the defaults of {@linkcode RoomOptions}.
+   * Options of rooms, by patterns of room names such as `room:{name}`. A room without a matching
+   * pattern has the defaults of {@linkcode RoomOptions}.
    *
    * @default {{}}
    */
@@ -49,26 +45,27 @@ export interface RoomsOptions {
 }
 
 /**
- * Rooms: a room is a topic with presence. Who joins gets what is published in
- * it, and is told who is there, who comes and who goes, by
- * {@linkcode PresenceNotice}s on the topic `presence:<room>`.
+ * Rooms: a room is a topic with presence. A session that joins gets the messages published in the
+ * room, the list of members, and each join and leave of a user, as {@linkcode PresenceNotice}s on
+ * the topic `presence:<room>`.
  *
- * - **Users:** notices are about users: a second tab is no join, closing it no
- *   leave, and a reload within the grace of {@linkcode Presence} neither.
- * - **First:** a session that joins gets `members` first, itself included; then
- *   every change once, in order, and none that the list has already.
+ * - **Users:** notices are about users. A second tab is no join, closing that tab is no leave, and a
+ *   reload within the grace of {@linkcode Presence} is neither.
+ * - **First:** a session that joins gets `members` first, with the own user included; then every
+ *   change once, in order, except changes that the list already includes.
  * - **Data:** a session may be present with data, which `members`, `join` and `update` notices
- *   carry; see {@linkcode Presence} for which of several sessions of a user stands. In a small room
- *   an update is told at once, and at most 20 times a second.
- * - **Close:** a session that closes leaves its rooms; the others are told
- *   when the grace is over.
- * - **Large rooms:** above 100 users changes are gathered for up to a second into one notice, and who
- *   joins gets its list with the next of them, in parts where it is long; see {@linkcode RoomOptions}.
- *   They carry at most 64 KiB of data at a time; what is more follows with the next.
+ *   carry. {@linkcode Presence} says which data stands for a user with several sessions. In a small
+ *   room members get an update at once, and at most 20 updates a second.
+ * - **Close:** a session that closes leaves all rooms; members get the leave when the grace is over.
+ * - **Large rooms:** above 100 users, changes are gathered for up to a second into one notice. A
+ *   session that joins gets the list with the next notice, in parts if long; see
+ *   {@linkcode RoomOptions}. One interval carries at most 64 KiB of data; the rest follows with the
+ *   next.
  * - **Limits:** the name of a room must not begin with `presence:`, and has at most 246 bytes, so
- *   that the notices' topic fits.
- * - **Nodes:** members are those of all nodes that the presence knows. Each node tells its own; who
- *   joins waits for the list until the other nodes said whom they have, a second at most.
+ *   that the topic of the notices fits.
+ * - **Nodes:** members are those of all nodes that the presence knows. Each node sends notices to the
+ *   sessions of that node. A session that joins waits for the list until the other nodes have sent
+ *   their members, at most a second.
  *
  * @example Usage
  * ```ts
@@ -101,7 +98,7 @@ export class Rooms implements Disposable {
   /** Rooms with members of this node. */
   readonly #rooms = new Map<string, Room>();
   readonly #roomsOf = new Map<Session, Set<string>>();
-  /** The data of sessions, by room; also of rooms that they have yet to join. */
+  /** The data of sessions, by room; also for rooms that a session has not joined. */
   readonly #dataOf = new Map<Session, Map<string, unknown>>();
   readonly #onEnd = (session: Session) => {
     for (const room of this.#roomsOf.get(session) ?? []) this.#forget(session, room);
@@ -112,8 +109,8 @@ export class Rooms implements Disposable {
    * Creates rooms without members.
    *
    * @param options See {@linkcode RoomsOptions}.
-   * @throws {TypeError} If a pattern is malformed, or two of them overlap.
-   * @throws {RangeError} If `gatherAbove` or `gatherMs` is no whole number from 0.
+   * @throws {TypeError} If a pattern is malformed, or two patterns overlap.
+   * @throws {RangeError} If `gatherAbove` or `gatherMs` is not a whole number from 0 on.
    */
   constructor(options: RoomsOptions) {
     this.#topics = options.topics;
@@ -133,20 +130,21 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Lets a session into a room: subscribes it, tells it who is there, and tells
-   * the others if its user was not there before. Idempotent; a session that is
-   * closed, or closing, is left out.
+   * Adds a session to a room: subscribes the session, sends the list of members, and sends a notice
+   * to the other members if the user was not present before. Idempotent. A session that is closed, or
+   * closing, is ignored.
    *
    * @param session A session of the topics' turn.
    * @param room The room.
-   * @param options Where in the history of the room to begin, if it has one, and the data with which
-   * the session is present; what {@linkcode Rooms.update} set before stays unless it is given.
-   * @returns Whether the session was not a member before, and is now.
-   * @throws {TypeError} If the name is no topic, or begins with `presence:`, or JSON cannot hold the
-   * data.
-   * @throws {RangeError} If the name is longer than 246 bytes, or the data than the room allows.
-   * @throws {QueueFullError} If the session has no topic left, or data in 32 other rooms, or its send
-   * queue is full and the policy `close`; it is not a member then.
+   * @param options The start in the history of the room, and the data with which the session is
+   * present. Without data, the data from {@linkcode Rooms.update} stays.
+   * @returns True if the session was not a member before, and is now.
+   * @throws {TypeError} If the name is not a valid topic, or begins with `presence:`, or JSON cannot
+   * hold the data.
+   * @throws {RangeError} If the name is longer than 246 bytes, or the data larger than the room
+   * allows.
+   * @throws {QueueFullError} If the session has the most topics already, or data in 32 other rooms,
+   * or a full send queue with the policy `close`. The session is not a member then.
    * @throws {SessionClosedError} If the session is not established yet.
    */
   join(session: Session, room: string, options: RoomJoinOptions = {}): boolean {
@@ -156,14 +154,14 @@ export class Rooms implements Disposable {
     if (options.data !== undefined) this.update(session, room, options);
     const isNew = this.#topics.subscribe(session, room, {
       ...options,
-      // A member is subscribed: whatever takes it off the topic takes it out of the room.
+      // Members are subscribed: the end of the subscription ends the membership.
       onLeft: () => this.#left(session, room),
     });
     if (this.isMember(session, room)) return false;
     const known = this.#rooms.get(room) ?? this.#open(room);
     const data = this.#dataOf.get(session)?.get(room);
     try {
-      // What `enter` makes others do comes after this: so the list is first.
+      // Admitted before `enter`, so that the list precedes the notices that `enter` causes.
       known.admit(session, data);
       this.#remember(session, room);
       this.#presence.enter(session, room, { data });
@@ -177,30 +175,32 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Takes a session out of a room, and off its topic. The others are told when its user has left:
-   * with the last of the user's sessions, after the grace. Idempotent.
+   * Removes a session from a room, and unsubscribes the session from the topic of the room. The other
+   * members get a notice when the user has left: after the grace of the user's last session.
+   * Idempotent.
    *
    * @param session Any session.
    * @param room The room.
-   * @param options What the client is told.
-   * @returns Whether the session was a member.
-   * @throws {TypeError} If the code is no text of 1 to 64 characters.
+   * @param options Code and reason for the client.
+   * @returns True if the session was a member.
+   * @throws {TypeError} If the code is not a text of 1 to 64 characters.
    */
   leave(session: Session, room: string, options: UnsubscribeOptions = {}): boolean {
     return this.isMember(session, room) && this.#topics.unsubscribe(session, room, options);
   }
 
   /**
-   * Sets the data with which a session is present in a room: now, if it is a member, and whenever it
-   * joins. It is kept until the session is over, also where the session leaves the room.
+   * Sets the data with which a session is present in a room: at once for a member, and at each later
+   * join. The data is kept until the session ends, also after the session leaves the room.
    *
    * @param session Any session.
    * @param room The room.
-   * @param options The data; without it the session has none any more.
-   * @returns Whether the session is a member, so that the others are told.
-   * @throws {TypeError} If the name is no topic, or begins with `presence:`, or JSON cannot hold the
-   * data.
-   * @throws {RangeError} If the name is longer than 246 bytes, or the data than the room allows.
+   * @param options The data; left out, the data of the session is removed.
+   * @returns True if the session is a member, so that the other members get the update.
+   * @throws {TypeError} If the name is not a valid topic, or begins with `presence:`, or JSON cannot
+   * hold the data.
+   * @throws {RangeError} If the name is longer than 246 bytes, or the data larger than the room
+   * allows.
    * @throws {QueueFullError} If the session has data in 32 other rooms.
    */
   update(session: Session, room: string, options: PresenceDataOptions = {}): boolean {
@@ -216,8 +216,8 @@ export class Rooms implements Disposable {
    *
    * @param room The room.
    * @param data Any value that JSON can hold, or a `Uint8Array` for `skein.1` members.
-   * @param options A session that does not get it.
-   * @throws {TypeError} If JSON cannot hold the data, or the name is no room's.
+   * @param options See {@linkcode PublishOptions}.
+   * @throws {TypeError} If JSON cannot hold the data, or the name is not that of a room.
    * @throws {RangeError} If the message is too large, or the name too long.
    */
   publish(room: string, data?: unknown, options: PublishOptions = {}): void {
@@ -226,10 +226,10 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Lists the users in a room, those within their grace included, with their data.
+   * Lists the users in a room with the data of each, users within the grace included.
    *
    * @param room The room.
-   * @returns The members, in the order in which they came.
+   * @returns The members, in the order of joining.
    */
   members(room: string): PresenceMember[] {
     return this.#presence.members(room);
@@ -239,7 +239,7 @@ export class Rooms implements Disposable {
    * Lists the rooms that a session joined.
    *
    * @param session Any session.
-   * @returns The rooms, in the order in which it came to them.
+   * @returns The rooms, in the order of joining.
    */
   roomsOf(session: Session): string[] {
     return [...this.#roomsOf.get(session) ?? []];
@@ -250,13 +250,13 @@ export class Rooms implements Disposable {
    *
    * @param session Any session.
    * @param room The room.
-   * @returns Whether it did, and did not leave.
+   * @returns True if the session joined, and has not left.
    */
   isMember(session: Session, room: string): boolean {
     return this.#roomsOf.get(session)?.has(room) ?? false;
   }
 
-  /** Sends no notices any more; the topics and the presence stay as they are. Idempotent. */
+  /** Stops sending notices; the topics and the presence stay as they are. Idempotent. */
   [Symbol.dispose](): void {
     this.#observation[Symbol.dispose]();
     for (const room of this.#rooms.values()) room.close();
@@ -304,7 +304,6 @@ export class Rooms implements Disposable {
     if (room?.isEmpty) this.#rooms.delete(name);
   }
 
-  /** Keeps the data of a session for a room. */
   #keep(session: Session, room: string, data: unknown): void {
     const known = this.#dataOf.get(session);
     if (data === undefined) return void known?.delete(room);

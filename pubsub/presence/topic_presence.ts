@@ -1,8 +1,4 @@
-/**
- * Who is where, on this node and on others; whom that concerns is not known here.
- *
- * @module
- */
+/** The users in each place, on this node and on others, without listeners or sessions to notify. */
 import type { Session } from "../../session/session.ts";
 import { type Part, type Place, readStayEntry, Stay, type StayEntry } from "./user_presence.ts";
 import { Directory } from "../nodes/directory.ts";
@@ -11,36 +7,36 @@ import type { PresenceEvent } from "./types.ts";
 import type { DirectoryChange } from "../nodes/directory_types.ts";
 
 /**
- * Waits the same time for each of them, with one timer, and none while there is nothing.
+ * Waits the same time for each object, with one timer, and without a timer while there are no objects.
  *
- * @typeParam T What ends.
+ * @typeParam T Type of the objects.
  */
 class Graces<T extends object> {
   readonly #graceMs: number;
   readonly #onOver: (over: T[]) => void;
-  /** Since when, in the order in which they will be over. */
+  /** Object to the start of the wait, in the order in which the waits end. */
   readonly #since = new Map<T, number>();
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  /** Creates it; `onOver` gets what was not taken back for `graceMs`. */
+  /** Creates an empty wait; `onOver` gets the objects that were not deleted for `graceMs`. */
   constructor(graceMs: number, onOver: (over: T[]) => void) {
     this.#graceMs = graceMs;
     this.#onOver = onOver;
   }
 
-  /** From now on it may end. */
+  /** Begins the wait for an object, or begins again. */
   add(thing: T): void {
     this.#since.delete(thing);
     this.#since.set(thing, Date.now());
     this.#schedule();
   }
 
-  /** It came back, or is no matter any more. */
+  /** Ends the wait for an object without calling `onOver`. */
   delete(thing: T): void {
     if (this.#since.delete(thing)) this.#schedule();
   }
 
-  /** Forgets everything, and leaves no timer. */
+  /** Ends all waits, and the timer. */
   clear(): void {
     this.#since.clear();
     this.#schedule();
@@ -77,29 +73,29 @@ class Graces<T extends object> {
   }
 }
 
-/** Who is told of what happens. */
+/** Callbacks of {@linkcode Places}. */
 export interface PlacesOwner {
-  /** Somebody came or went; called within the change. */
+  /** Called within each change of a user. */
   changed(event: PresenceEvent): void;
-  /** The other nodes said who is in a topic. */
+  /** Called when the other nodes have sent the users of a topic. */
   settled(topic: string): void;
-  /** A change of another node, or of the clock, is done. */
+  /** Called after a change by another node, or by the clock, is complete. */
   tell(): void;
 }
 
-/** How places are kept. */
+/** Options for {@linkcode Places}. */
 export interface PlacesOptions {
-  /** How long a user without connections is still there, in milliseconds. */
+  /** Time for which a user without connections stays present, in milliseconds. */
   readonly graceMs: number;
-  /** The nodes that share what they know. */
+  /** Nodes that share the places. */
   readonly nodes: Nodes | undefined;
-  /** Whether being online is shared, too. */
+  /** True if the nodes share the online users, too. */
   readonly sharesOnline: boolean;
 }
 
-/** The places of a presence: each topic in which somebody is, and being online. */
+/** The places of a presence: each topic with users or followers, and the state of being online. */
 export class Places implements Disposable {
-  /** Being online at all. */
+  /** The online users. */
   readonly online: Place;
   readonly #owner: PlacesOwner;
   readonly #graceMs: number;
@@ -109,11 +105,11 @@ export class Places implements Disposable {
   readonly #watchingNodes: Disposable | undefined;
   readonly #places = new Map<string, Place>();
   readonly #topicsOf = new Map<string, Set<string>>();
-  /** When the node that leaves now was last heard. */
+  /** Time of the last message from the node that leaves now. */
   #lastHeardAt = 0;
   #isDisposed = false;
 
-  /** Creates places without anybody. */
+  /** Creates places without users. */
   constructor({ graceMs, nodes, sharesOnline }: PlacesOptions, owner: PlacesOwner) {
     this.#owner = owner;
     this.#graceMs = graceMs;
@@ -123,7 +119,7 @@ export class Places implements Disposable {
     });
     this.#nodes = nodes;
     if (nodes !== undefined) {
-      // Before the directory sweeps what the node had.
+      // Subscribed before the directory, which deletes the entries of the node on the same event.
       this.#watchingNodes = nodes.subscribe((event) => {
         if (event.type === "leave") this.#lastHeardAt = event.node.lastHeardAt;
       });
@@ -132,24 +128,24 @@ export class Places implements Disposable {
     this.online = this.#make(undefined, sharesOnline);
   }
 
-  /** A topic in which somebody is, or that is followed. */
+  /** Returns a topic with users or followers. */
   get(topic: string): Place | undefined {
     return this.#places.get(topic);
   }
 
-  /** The topics known here in which a user is. */
+  /** Lists the topics in which a user is present, among those known here. */
   topicsOf(user: string): string[] {
     return [...this.#topicsOf.get(user) ?? []];
   }
 
-  /** Whether the other nodes said who is in a topic. */
+  /** Tells whether the other nodes have sent the users of a topic. */
   isSettled(topic: string): boolean {
     const nodes = this.#nodes;
     const isAlone = nodes === undefined || nodes.isReady && nodes.size === 0;
     return this.#places.get(topic)?.isSettled ?? isAlone;
   }
 
-  /** Forgets everybody, and leaves no timer. */
+  /** Removes all users, and ends the timer. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
     this.#graces.clear();
@@ -160,7 +156,7 @@ export class Places implements Disposable {
     this.#topicsOf.clear();
   }
 
-  /** A topic, whether or not anybody is in it. Release it where nobody comes. */
+  /** Returns a topic, new if needed. The caller MUST release a topic without users and followers. */
   open(topic: string): Place {
     let place = this.#places.get(topic);
     if (place === undefined) {
@@ -170,7 +166,7 @@ export class Places implements Disposable {
     return place;
   }
 
-  /** Id of this node, where there can be others. */
+  /** Id of this node; empty without other nodes. */
   get #nodeId(): string {
     return this.#nodes?.id ?? "";
   }
@@ -193,7 +189,7 @@ export class Places implements Disposable {
     return place;
   }
 
-  /** Forgets a topic that nobody here wants to know of any more. */
+  /** Removes a topic without users of this node and without followers. */
   release(place: Place): void {
     const { topic, scope, stays } = place;
     if (topic === undefined || place.here > 0 || place.followers > 0) return;
@@ -207,7 +203,7 @@ export class Places implements Disposable {
     scope?.[Symbol.dispose]();
   }
 
-  /** The other nodes said who is there: who came here in the meantime, and was not there, is told of. */
+  /** Reports the joins that waited for other nodes, now that all users of the place are known. */
   #settle(place: Place): void {
     const { topic } = place;
     const isHere = topic === undefined || this.#places.get(topic) === place;
@@ -232,9 +228,9 @@ export class Places implements Disposable {
   }
 
   /**
-   * A connection of a user came.
+   * Adds a connection of a user.
    *
-   * @returns The stay, and whether the user was not there before.
+   * @returns The stay, and `hasCome` if the user was not present before.
    */
   arrive(
     place: Place,
@@ -263,14 +259,14 @@ export class Places implements Disposable {
     return { stay, hasCome: true };
   }
 
-  /** A session that is there sets its data; `undefined` takes it back. */
+  /** Sets the data of a present session; `undefined` removes the data. */
   setData(stay: Stay, session: Session, data: unknown): void {
     stay.setData(session, this.#nodeId, data);
     stay.share();
     this.#refresh(stay);
   }
 
-  /** A connection of a user has gone. */
+  /** Removes a connection of a user. */
   depart(stay: Stay, session: Session): void {
     const here = stay.here!;
     here.connections--;
@@ -284,10 +280,10 @@ export class Places implements Disposable {
     this.#refresh(stay);
   }
 
-  /** Tells of it if the data that stands for a user is other than before. */
+  /** Reports an update if the data that stands for a user changed. */
   #refresh(stay: Stay, session?: Session): void {
     const { user, place: { topic, isSettled } } = stay;
-    // Before the other nodes are heard nothing was told of; the list that follows has it.
+    // Until the place is settled no member has a list; the first list includes this data.
     if (!stay.refresh() || topic === undefined || !isSettled) return;
     this.#owner.changed({
       type: "update",
@@ -299,7 +295,7 @@ export class Places implements Disposable {
     });
   }
 
-  /** Takes what another node has of a user. */
+  /** Takes the entry of another node about a user. */
   #takeChange(place: Place, change: DirectoryChange<StayEntry>): void {
     const { node, key: user, value, isSwept } = change;
     if (value !== undefined) this.#takePart(place, user, { node, value });
@@ -325,13 +321,13 @@ export class Places implements Disposable {
     part.data = setAt === undefined ? undefined : { setAt, node, value: data };
     const isEarlier = joinedAt < stay.joinedAt;
     if (stay.untold !== undefined) {
-      // Of those who came to several nodes at once, one is the first for all.
+      // If a user came to several nodes at once, all nodes choose the same one as the first.
       const isFirst = isEarlier || joinedAt === stay.joinedAt && node < this.#nodes!.id;
       if (isFirst) stay.untold = undefined;
     }
     if (isEarlier) {
       stay.joinedAt = joinedAt;
-      // Not before: the other node would take it for a user who came here at the very same time.
+      // An earlier share would look to the other node like a join here at the very same time.
       if (place.isSettled) stay.share();
     }
     if (known !== undefined) return this.#refresh(stay);
@@ -345,14 +341,14 @@ export class Places implements Disposable {
     this.#graces.delete(part);
     if (part.connections > 0) part.lastSeenAt = isSwept ? this.#lastHeardAt : Date.now();
     part.connections = 0;
-    // A node that takes it back waited for the grace itself; one that is gone cannot.
+    // A node that deletes the entry has waited for the grace; a node that is gone has not.
     if (isSwept && this.#graceMs > 0) {
       this.#graces.add(part);
       this.#refresh(part.stay);
     } else this.#end(part);
   }
 
-  /** A node has nothing of a user any more. */
+  /** Removes the part of a node, and the user with the last part. */
   #end(part: Part): void {
     const { stay, node } = part;
     const { place } = stay;
@@ -382,7 +378,7 @@ export class Places implements Disposable {
     const { place: { topic, stays, isSettled }, user, seenAt: lastSeenAt } = stay;
     stays.delete(user);
     this.#unlist(stay);
-    // Who came and went before the other nodes were heard was never told of.
+    // The join of a user that came and went before the place was settled has not been reported.
     if (!isSettled) return;
     const at = Date.now();
     this.#owner.changed({ type: "leave", topic, user, at, lastSeenAt, ...dataOf(stay) });
@@ -396,7 +392,7 @@ export class Places implements Disposable {
   }
 }
 
-/** The data of a user as events carry it. */
+/** The data of a user, in the form of events. */
 function dataOf({ data }: Stay): { readonly data?: unknown } {
   return data === undefined ? {} : { data: data.value };
 }

@@ -1,28 +1,24 @@
-/**
- * What there is to say of presence.
- *
- * @module
- */
+/** Public types of presence. */
 import type { Session } from "../../session/session.ts";
 import type { Nodes } from "../nodes/nodes.ts";
 
-/** A user's first session came. */
+/** The first session of a user entered. */
 export interface PresenceJoinEvent {
   /** Tells the events apart. */
   readonly type: "join";
-  /** Where; `undefined` means that the user came online. */
+  /** The topic; `undefined` means that the user came online. */
   readonly topic: string | undefined;
-  /** Who. */
+  /** The user that joined. */
   readonly user: string;
-  /** When, in milliseconds since the Unix epoch. */
+  /** Time of the join, in milliseconds since the Unix epoch. */
   readonly at: number;
-  /** The data with which the user is present; absent where there is none. */
+  /** The data with which the user is present; absent without data. */
   readonly data?: unknown;
-  /** The session that came; absent where it came to another node. */
+  /** The session that entered; absent if the session is on another node. */
   readonly session?: Session;
 }
 
-/** The data of a user who is present is other than before. */
+/** The data of a present user changed. */
 export interface PresenceUpdateEvent {
   /** Tells the events apart. */
   readonly type: "update";
@@ -30,31 +26,31 @@ export interface PresenceUpdateEvent {
   readonly topic: string;
   /** The user. */
   readonly user: string;
-  /** When it changed, in milliseconds since the Unix epoch. */
+  /** Time of the change, in milliseconds since the Unix epoch. */
   readonly at: number;
-  /** The data now; absent where the user has none any more. */
+  /** The new data; absent if the user has no data any more. */
   readonly data?: unknown;
-  /** The session that changed it by coming; absent where none did. */
+  /** The session that changed the data by entering; absent for any other change. */
   readonly session?: Session;
 }
 
-/** A user's last session has gone, and none came back within the grace. */
+/** The last session of a user left, and the user did not come back within the grace. */
 export interface PresenceLeaveEvent {
   /** Tells the events apart. */
   readonly type: "leave";
-  /** Where; `undefined` means that the user went offline. */
+  /** The topic; `undefined` means that the user went offline. */
   readonly topic: string | undefined;
-  /** Who. */
+  /** The user that left. */
   readonly user: string;
-  /** When the user was declared absent, in milliseconds since the Unix epoch. */
+  /** Time at which the user was declared absent, in milliseconds since the Unix epoch. */
   readonly at: number;
-  /** When the last session went; earlier than `at` by the grace. */
+  /** Time at which the last session left; earlier than `at` by the grace. */
   readonly lastSeenAt: number;
-  /** The data with which the user was present last; absent where there was none. */
+  /** The last data with which the user was present; absent without data. */
   readonly data?: unknown;
 }
 
-/** A user came or went, or is present with other data; branch on `type`. */
+/** A join, an update, or a leave of a user; branch on `type`. */
 export type PresenceEvent = PresenceJoinEvent | PresenceUpdateEvent | PresenceLeaveEvent;
 
 /** Gets the events of a {@linkcode Presence}. */
@@ -63,34 +59,34 @@ export type PresenceListener = (event: PresenceEvent) => void;
 /** Options for {@linkcode Presence}. */
 export interface PresenceOptions {
   /**
-   * How long a user whose last session went may stay away without having left,
-   * in milliseconds: a reload is no leave. With 0, a user leaves at once.
+   * Time within which a user without sessions may come back without having left, in milliseconds: a
+   * reload is no leave. With 0, a user leaves at once.
    *
    * @default {5000}
    */
   readonly graceMs?: number;
   /**
-   * Users who went offline and whose `lastSeenAt` is remembered; those who went
-   * first are forgotten first.
+   * Most offline users for which `lastSeenAt` is remembered; users that went offline first are
+   * forgotten first.
    *
    * @default {10000}
    */
   readonly maxLastSeen?: number;
   /**
-   * The nodes with which presence is shared; users of other nodes count then. They are not closed.
-   * Without them it is about this process alone.
+   * Nodes that share the presence, so that users of other nodes count too. Disposing of the presence
+   * does not close the nodes. Left out, the presence covers this process alone.
    */
   readonly nodes?: Nodes;
   /**
-   * Whether every node knows who is online on all of them. That takes some 200 bytes for each user
-   * on each node; without it `online()`, `isOnline()` and `lastSeenAt()` are about this node's users.
-   * Topics are shared in any case, between the nodes on which somebody is in them.
+   * With true, every node knows the online users of all nodes, which takes some 200 bytes for each
+   * user on each node. With false, `online()`, `isOnline()` and `lastSeenAt()` cover only the users of
+   * this node. Topics are shared in any case, between the nodes that have users in the topic.
    *
    * @default {true}
    */
   readonly sharesOnline?: boolean;
   /**
-   * Sees what a listener threw; the other listeners run all the same.
+   * Gets the errors that listeners throw; the other listeners run all the same.
    *
    * @default {console.error}
    */

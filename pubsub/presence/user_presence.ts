@@ -1,16 +1,13 @@
-/**
- * A user in one place, and what each node has of it.
- *
- * @module
- */
+/** A user in one place, and the connections and data that each node reports. */
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
 import type { Session } from "../../session/session.ts";
 import { isNumber } from "../nodes/message.ts";
 import type { DirectoryScope } from "../nodes/directory_types.ts";
 
 /**
- * Entry of a node about a user: connections, since when, without connections when there was one last,
- * and the newest data of its sessions. Nodes before 0.2 leave out an entry that has data.
+ * Entry of a node about a user: the number of connections, the time of the first one, the time of the
+ * last one if there are no connections now, and the newest data of the user's sessions on that node.
+ * Nodes before 0.2 ignore an entry that has data.
  */
 export type StayEntry =
   | readonly [connections: number, joinedAt: number, lastSeenAt?: number]
@@ -24,87 +21,87 @@ export type StayEntry =
 
 /** Data with which a user is present. */
 export interface StayData {
-  /** When it was set, in milliseconds since the Unix epoch; later than all that its node knew of then. */
+  /**
+   * Time of setting, in milliseconds since the Unix epoch; later than that of any data of this user
+   * that the node knew then.
+   */
   readonly setAt: number;
-  /** The node on which it was set, which decides between two of the same time. */
+  /** Id of the node on which the data was set; decides between two data of the same time. */
   readonly node: string;
-  /** The data, as JSON holds it. */
+  /** The data, as JSON holds values. */
   readonly value: unknown;
 }
 
-/** A topic, or being online at all. */
+/** A topic, or the state of being online. */
 export interface Place {
-  /** The topic; `undefined` is being online. */
+  /** The topic; `undefined` means being online. */
   readonly topic: string | undefined;
-  /** Who is there. */
+  /** User to the stay of that user in this place. */
   readonly stays: Map<string, Stay>;
-  /** What the nodes know of it; absent where there is one node only. */
+  /** The entries of all nodes; absent if the place is not shared with other nodes. */
   scope: DirectoryScope<StayEntry> | undefined;
-  /** Whether the other nodes said who is there. */
+  /** True when the other nodes have sent the users of this place. */
   isSettled: boolean;
-  /** Users of this node who are there. */
+  /** Number of users that this node has in the place. */
   here: number;
-  /** Who wants to know of it, beside them. */
+  /** Number of followers, which want to know of the place without being present. */
   followers: number;
 }
 
-/** The connections that a user has by way of one node. */
+/** The connections of a user to one node. */
 export interface Part {
   /** The user and the place. */
   readonly stay: Stay;
-  /** The other node; `undefined` is this one. */
+  /** Id of the other node; `undefined` means this node. */
   readonly node: string | undefined;
-  /** How many. */
   connections: number;
-  /** When the last connection went; says nothing while there is one. */
+  /** Time at which the last connection left; meaningless while there are connections. */
   lastSeenAt: number;
-  /** The newest that its sessions set; without connections, what they had last. */
+  /** The newest data of these sessions; without connections, the last data. */
   data: StayData | undefined;
 }
 
 /** A user in one place. */
 export class Stay {
-  /** Where. */
   readonly place: Place;
-  /** Who. */
   readonly user: string;
-  /** When the first connection came, on any node. */
+  /** Time of the first connection, on any node. */
   joinedAt: number;
-  /** What this node has of it. */
+  /** The connections to this node. */
   here: Part | undefined = undefined;
-  /** What others have of it, by node. */
+  /** The connections to other nodes, by node. */
   others: Map<string, Part> | undefined = undefined;
-  /** The session that came, while nobody was told because the other nodes were not heard yet. */
+  /** The session whose join has not been told yet, because other nodes may already have the user. */
   untold: Session | undefined = undefined;
-  /** When the user was last connected, as far as it was by a node that let go. */
+  /** Latest time of a connection to a node that has removed the user. */
   lastSeenAt = 0;
-  /** The data that stands for the user; {@linkcode Stay.refresh} finds it. */
+  /** The data that stands for the user, as found by {@linkcode Stay.refresh}. */
   data: StayData | undefined = undefined;
   /** Data of each session of this node. */
   #own: Map<Session, StayData> | undefined = undefined;
 
-  /** Creates a stay of which no node has anything yet. */
+  /** Creates a stay without connections. */
   constructor(place: Place, user: string, joinedAt: number) {
     this.place = place;
     this.user = user;
     this.joinedAt = joinedAt;
   }
 
-  /** How many connections the user has there. */
+  /** Number of connections, on all nodes. */
   get connections(): number {
     let sum = this.here?.connections ?? 0;
     for (const { connections } of this.others?.values() ?? []) sum += connections;
     return sum;
   }
 
-  /** The same for everybody to see. */
+  /** The user as other members see the user. */
   get member(): PresenceMember {
     const { user, connections, joinedAt, data } = this;
     const member = { user, connections, joinedAt };
     return data === undefined ? member : { ...member, data: data.value };
   }
 
-  /** When the user was last connected, if it is not now. */
+  /** Time of the last connection, on any node; meaningless while there are connections. */
   get seenAt(): number {
     let latest = Math.max(this.lastSeenAt, this.here?.lastSeenAt ?? 0);
     for (const { lastSeenAt } of this.others?.values() ?? []) {
@@ -113,12 +110,12 @@ export class Stay {
     return latest;
   }
 
-  /** Whether no node has anything of it any more. */
+  /** True if no node has the user any more. */
   get isOver(): boolean {
     return this.here === undefined && !this.others?.size;
   }
 
-  /** What is of a node; made if there is nothing yet. */
+  /** Returns the part of a node; creates the part if needed. */
   partOf(node: string): Part {
     this.others ??= new Map();
     let part = this.others.get(node);
@@ -130,8 +127,8 @@ export class Stay {
   }
 
   /**
-   * Takes the data of a session of this node; `undefined` takes it back. A clock that is behind loses
-   * nothing: what is set after something else was known is newer than that.
+   * Sets the data of a session of this node; `undefined` removes the data. New data counts as newer
+   * than all data known here, so that a slow clock does not lose the change.
    */
   setData(session: Session, node: string, value: unknown): void {
     if (value === undefined) this.#own?.delete(session);
@@ -142,21 +139,21 @@ export class Stay {
     this.#findOwn();
   }
 
-  /** A session of this node is gone, and its data with it; that of the last one stays for the grace. */
+  /** Removes the data of a session that left; the data of the last session stays for the grace. */
   dropData(session: Session): void {
     if (this.#own?.delete(session) && this.here!.connections > 0) this.#findOwn();
   }
 
-  /** The first session is back within the grace: what the user had before is over. */
+  /** Removes the data from before the grace, when the first session is back. */
   forgetData(): void {
     this.here!.data = undefined;
   }
 
   /**
-   * Finds the data that stands for the user: the newest that is set by a session that is there, on any
-   * node, and while none is there the newest that was.
+   * Finds the data that stands for the user: the newest data of a present session, on any node; or,
+   * without a present session, the newest data of earlier ones.
    *
-   * @returns Whether it is other than before.
+   * @returns True if the data changed.
    */
   refresh(): boolean {
     const isAway = this.connections === 0;
@@ -172,7 +169,7 @@ export class Stay {
     return JSON.stringify(before?.value) !== JSON.stringify(newest?.value);
   }
 
-  /** Tells the other nodes what this one has. */
+  /** Tells the other nodes the connections and data on this node. */
   share(): void {
     const { here, joinedAt, user, place: { scope } } = this;
     if (scope === undefined || here === undefined) return;
@@ -195,7 +192,7 @@ function isNewer(data: StayData, than: StayData | undefined): boolean {
   return data.node > than.node;
 }
 
-/** Reads what a node told of a user. */
+/** Reads the entry of a node about a user; `undefined` if malformed. */
 export function readStayEntry(value: unknown): StayEntry | undefined {
   if (!Array.isArray(value)) return undefined;
   const { length } = value;
