@@ -1,8 +1,4 @@
-/**
- * The broker of one process.
- *
- * @module
- */
+/** The broker within one process. */
 import { BrokerError, UnsupportedError } from "../../errors.ts";
 import { StatusFeed } from "../../session/base/status_feed.ts";
 import type {
@@ -22,7 +18,7 @@ import type {
 } from "../broker.ts";
 import { appended, MemoryHistories } from "./history.ts";
 
-/** Rows, scopes and buckets of each kind that are remembered; the one that was used least lately goes first. */
+/** Most rows, scopes and buckets each; beyond that, the least recently used is forgotten. */
 const MAX_ENTRIES = 100_000;
 
 /** The store of a {@linkcode MemoryBroker}. */
@@ -79,7 +75,6 @@ export class MemoryStore implements BrokerStore {
     return Promise.resolve({ granted, retryAfterMs });
   }
 
-  /** Forgets everything. */
   clear(): void {
     for (const map of [this.#numbers, this.#scopes, this.#buckets]) map.clear();
   }
@@ -92,7 +87,7 @@ export class MemoryStore implements BrokerStore {
   }
 }
 
-/** Puts an entry last, and lets go of the first one where there are too many. */
+/** Puts an entry last, and deletes the first one if there are too many. */
 function renew<V>(map: Map<string, V>, key: string, value: V): void {
   map.delete(key);
   map.set(key, value);
@@ -109,16 +104,16 @@ interface Entry {
 }
 
 interface Channel {
-  /** Replaced by a change, so that a delivery under way does not see it. */
+  /** Replaced as a whole at each change, so that a delivery under way keeps the old list. */
   listeners: readonly Entry[];
-  /** Published by a listener of the topic; heard next, so that all listeners see one order. */
+  /** Publications made by listeners during a delivery; delivered next, in one order for all. */
   readonly waiting: Publication[];
   isDelivering: boolean;
 }
 
 /**
- * Carries publications within one process, synchronously: the default, and for
- * several servers in one process the engine that connects them.
+ * Carries publications within one process, synchronously: the default broker, which also connects
+ * several servers in one process.
  *
  * @example Usage
  * ```ts
@@ -138,11 +133,11 @@ interface Channel {
 export class MemoryBroker implements Broker {
   /** Always `memory`. */
   readonly name = "memory";
-  /** A publication reaches whoever is subscribed, and nobody later. */
+  /** A publication reaches the current subscriptions, and no later ones. */
   readonly delivery = "at-most-once";
-  /** Always connected, until it is closed. */
+  /** Always connected, until the broker is closed. */
   readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connected" });
-  /** Keeps publications as long as the broker lives. */
+  /** Histories in memory, for as long as the broker lives. */
   readonly history: BrokerHistory = {
     append: (publication, options) => this.#append(publication, options),
     read: async (topic, options) => {
@@ -151,12 +146,12 @@ export class MemoryBroker implements Broker {
       return await this.#histories.read(topic, options);
     },
   };
-  /** Holds for all servers of the process that share the broker. */
+  /** Facts that hold for all servers of the process that share the broker. */
   readonly store: BrokerStore;
   readonly #memory = new MemoryStore();
   readonly #histories = new MemoryHistories();
   readonly #channels = new Map<string, Channel>();
-  /** Those of topics with a history. */
+  /** The channels of topics with a history. */
   readonly #kept = new Map<string, Channel>();
   #isClosed = false;
   #published = 0;
@@ -181,16 +176,16 @@ export class MemoryBroker implements Broker {
     };
   }
 
-  /** Nothing can be wrong with it. */
+  /** Always empty: a broker in memory has no outages. */
   issues(): string[] {
     return [];
   }
 
   /**
-   * Calls the listeners of the topic before it returns; one that publishes on
-   * the same topic itself is heard after the publication that it was told of.
+   * Calls the listeners of the topic before returning. If a listener publishes on the same topic, that
+   * publication is delivered after the current one.
    *
-   * @param publication What to publish.
+   * @param publication The publication.
    * @throws {UnsupportedError} If the broker is closed.
    */
   publish(publication: Publication): void {
@@ -229,8 +224,8 @@ export class MemoryBroker implements Broker {
    * Subscribes to a topic.
    *
    * @param topic The topic.
-   * @param listener Gets its publications.
-   * @param options Whether the topic has a history.
+   * @param listener Gets the publications of the topic.
+   * @param options The bounds of the history, for a topic with a history.
    * @returns The subscription, in force at once.
    * @throws {UnsupportedError} If the broker is closed.
    */
@@ -248,7 +243,7 @@ export class MemoryBroker implements Broker {
       channels.set(topic, channel);
       if (isKept) this.#histories.follow(topic);
     }
-    // An object of its own, so that one listener can subscribe twice.
+    // Each listener is wrapped in an object, so that one function can subscribe twice.
     const entry: Entry = { listener, isActive: true };
     channel.listeners = [...channel.listeners, entry];
     return {
@@ -294,7 +289,7 @@ function remove(channels: Map<string, Channel>, topic: string, entry: Entry): bo
   return channel.listeners.length === 0 && channels.delete(topic);
 }
 
-/** Whoever subscribes meanwhile is not in the list; whoever leaves is not active. */
+/** Delivers to the listeners of this moment, except those that unsubscribe during the delivery. */
 function deliver({ listeners }: Channel, publication: Publication): void {
   for (const entry of listeners) if (entry.isActive) entry.listener(publication);
 }

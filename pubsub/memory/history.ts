@@ -1,8 +1,4 @@
-/**
- * Histories of topics in the memory of one process.
- *
- * @module
- */
+/** Histories of topics in the memory of one process. */
 import type {
   Appended,
   AppendOptions,
@@ -14,19 +10,19 @@ import type {
 } from "../broker.ts";
 import { Tags } from "../tag.ts";
 
-/** Topics whose history, or place in it, is remembered. */
+/** Most topics with a remembered history or offset. */
 const MAX_LOGS = 10_000;
 
 /**
- * Topics with listeners that are remembered before those without: half of all, so that whoever
- * listens to many topics leaves room for those that nobody listens to at the moment.
+ * Most topics with listeners that take precedence over topics without: half of all, so that listeners
+ * of many topics leave space for topics without a listener at the moment.
  */
 const MAX_KEPT_FOR_LISTENERS = MAX_LOGS / 2;
 
-/** Producers of a topic whose last number is remembered. */
+/** Most producers of a topic with a remembered last number. */
 const MAX_PRODUCERS = 10_000;
 
-/** How often expired publications of all topics are dropped at most, in milliseconds. */
+/** Least time between two sweeps of the expired publications of all topics, in milliseconds. */
 const TIDY_INTERVAL_MS = 1_000;
 
 interface Kept {
@@ -35,18 +31,18 @@ interface Kept {
   readonly at: number;
 }
 
-/** One topic. Its offsets are consecutive. */
+/** The history of one topic, with consecutive offsets. */
 class Log {
   readonly topic: string;
   readonly #epoch: string;
   readonly #producers = new Map<string, number>();
-  /** The newest offset; everything of the topic before the log's first publication is forgotten. */
+  /** The newest offset of the topic, also if no publication is kept. */
   head: number;
   bounds: HistoryBounds;
-  /** Numbers the publications of all topics; the log with the lowest is the quietest. */
+  /** Running number of the last publication, over all topics; the lowest is the quietest log. */
   usedAt = 0;
   #kept: Kept[] = [];
-  /** Index of the oldest in `#kept`; what is before it is cut off now and then. */
+  /** Index of the oldest item in `#kept`; items before this one are cut off now and then. */
   #start = 0;
   #bytes = 0;
 
@@ -60,12 +56,11 @@ class Log {
     this.bounds = from.bounds;
   }
 
-  /** True while nothing is kept. */
   get isEmpty(): boolean {
     return this.#start === this.#kept.length;
   }
 
-  /** Notes a number; false for a repetition. */
+  /** Notes the number of a producer; returns false for a repetition. */
   admit({ producer, number }: PublicationKey): boolean {
     const last = this.#producers.get(producer);
     if (last !== undefined && number <= last) return false;
@@ -78,7 +73,7 @@ class Log {
     return true;
   }
 
-  /** Keeps a publication, and gives it its place. */
+  /** Keeps a publication, and returns the same with a position. */
   add(publication: Publication, tag: string, now: number): Publication {
     const prev = this.head++;
     const position = { epoch: this.#epoch, offset: this.head, prev, tag };
@@ -90,7 +85,7 @@ class Log {
     return placed;
   }
 
-  /** Drops what is beyond the bounds. */
+  /** Drops the publications beyond the bounds. */
   trim(now: number): void {
     const { size, ttlMs, bytes } = this.bounds;
     const kept = this.#kept;
@@ -108,7 +103,6 @@ class Log {
     }
   }
 
-  /** Reads a page. */
   read({ after, last, maxMessages, maxBytes }: ReadHistoryOptions): HistoryPage {
     const kept = this.#kept;
     const oldest = this.head - (kept.length - this.#start) + 1;
@@ -129,17 +123,19 @@ class Log {
 }
 
 /**
- * The histories of a {@linkcode MemoryBroker}; what they keep is bounded by topic, and topics are.
+ * The histories of a {@linkcode MemoryBroker}; both the publications of a topic and the topics are
+ * bounded.
  *
- * - **Reading makes nothing:** a topic that has no log begins where the newest forgotten log of any
- *   topic ended. So one epoch holds for all topics, and no pair of epoch and offset ever stands for
- *   two publications.
- * - **Forgotten first:** logs without publications, then those without listeners, the quietest
- *   first; beyond {@linkcode MAX_KEPT_FOR_LISTENERS} those with listeners too.
- * - **Listeners** notice nothing: as long as a topic has some, its offsets go on where they were.
+ * - **Reading creates no log:** a topic without a log begins at the highest offset of any forgotten
+ *   log. So one epoch holds for all topics, and no pair of epoch and offset ever stands for two
+ *   publications.
+ * - **Order of forgetting:** first logs without publications, then logs without listeners, the
+ *   quietest first; beyond {@linkcode MAX_KEPT_FOR_LISTENERS} logs with listeners too.
+ * - **Listeners:** forgetting a log does not disturb listeners. The offsets of a topic with listeners
+ *   continue after the last one.
  */
 export class MemoryHistories {
-  /** Of all topics, for as long as the process lives. */
+  /** The epoch of all topics, for as long as the broker lives. */
   readonly #epoch = crypto.randomUUID().slice(0, 8);
   readonly #tags = new Tags();
   readonly #logs = new Map<string, Log>();
@@ -147,34 +143,34 @@ export class MemoryHistories {
   readonly #empty = new Set<Log>();
   readonly #unheard = new Set<Log>();
   readonly #heard = new Set<Log>();
-  /** Where topics with listeners and without a log go on; bounded by the listeners. */
+  /** Topic with listeners to the offset at which a new log continues; bounded by the listeners. */
   readonly #followed = new Map<string, number>();
-  /** No forgotten log had a higher offset. */
+  /** The highest offset of any forgotten log. */
   #floor = 0;
   #forgotten = 0;
   #uses = 0;
   #tidiedAt = 0;
 
-  /** Logs with publications that were forgotten, since there were too many. */
+  /** Number of logs with publications that were forgotten because of too many topics. */
   get forgotten(): number {
     return this.#forgotten;
   }
 
-  /** The topic has listeners from now on. */
+  /** Notes that a topic got the first listener. */
   follow(topic: string): void {
     const log = this.#logs.get(topic);
     this.#followed.set(topic, log?.head ?? this.#floor);
     if (log !== undefined && this.#unheard.delete(log)) this.#heard.add(log);
   }
 
-  /** The last listener of the topic has left. */
+  /** Notes that the last listener of a topic left. */
   unfollow(topic: string): void {
     const log = this.#logs.get(topic);
     this.#followed.delete(topic);
     if (log !== undefined && this.#heard.delete(log)) this.#unheard.add(log);
   }
 
-  /** Keeps a publication; `undefined` if it is a repetition. */
+  /** Keeps a publication; returns `undefined` for a repetition. */
   append(publication: Publication, { bounds, key }: AppendOptions): Publication | undefined {
     const now = Date.now();
     const log = this.#logs.get(publication.topic) ?? this.#begin(publication.topic, bounds);
@@ -199,7 +195,6 @@ export class MemoryHistories {
     return log.read(options);
   }
 
-  /** Forgets everything. */
   clear(): void {
     this.#logs.clear();
     this.#followed.clear();
@@ -216,7 +211,7 @@ export class MemoryHistories {
     return this.#followed.get(topic) ?? this.#floor;
   }
 
-  /** Puts a log behind all others of its kind. */
+  /** Moves a log to the end of the set of its kind. */
   #sort(log: Log): void {
     this.#empty.delete(log);
     this.#unheard.delete(log);
@@ -226,7 +221,7 @@ export class MemoryHistories {
     else this.#unheard.add(log);
   }
 
-  /** Drops what has expired, also of topics that nobody reads or writes any more. */
+  /** Drops expired publications, also of topics without readers and writers. */
   #tidy(now: number): void {
     this.#tidiedAt = now;
     for (const logs of [this.#unheard, this.#heard]) {
@@ -258,7 +253,7 @@ export class MemoryHistories {
   }
 }
 
-/** What became of an append that the memory took. */
+/** The result of an append; without a position for a repetition. */
 export function appended(placed: Publication | undefined): Appended {
   if (placed?.position === undefined) return {};
   const { prev: _prev, ...position } = placed.position;
