@@ -1,8 +1,6 @@
 /**
- * Binary messages: `40 53`, the length of the head (varint), the envelope
- * without its data, then the bytes.
- *
- * @module
+ * Binary messages: the bytes `40 53`, the length of the head (varint), the envelope without its
+ * data, then the data.
  */
 
 /** First two bytes of a binary message's frame: the varint 0x53. */
@@ -22,18 +20,21 @@ export function encodeBinary(head: string, data: Uint8Array): Uint8Array {
   return frame;
 }
 
-/** A length in its fewest bytes; of each number, the array of bytes takes the lowest eight bits. */
+/**
+ * Encodes a length in as few bytes as possible. The array of bytes takes the lowest eight bits of
+ * each number.
+ */
 function varint(n: number): number[] {
   if (n < 64) return [n];
   return n < 16_384 ? [n >> 8 | 0x40, n] : [n >> 24 | 0x80, n >> 16, n >> 8, n];
 }
 
-/** Whether a binary frame is a binary message; all others belong to the streams. */
+/** Returns true for the frame of a binary message; all other binary frames belong to streams. */
 export function isBinaryMessage(frame: Uint8Array): boolean {
   return frame.length >= 3 && frame[0] === MARK_0 && frame[1] === MARK_1;
 }
 
-/** Splits a binary message into its head and its bytes; `undefined` if it is not whole. */
+/** Splits a binary message into head and data; `undefined` for a truncated or malformed frame. */
 export function decodeBinary(frame: Uint8Array): { head: string; data: Uint8Array } | undefined {
   const lengthSize = 1 << (frame[2]! >> 6);
   if (lengthSize === 8 || frame.length < 2 + lengthSize) return undefined;

@@ -1,8 +1,4 @@
-/**
- * Encoding a message once, for any number of receivers.
- *
- * @module
- */
+/** Encoding of a message, once for any number of receivers. */
 import type { Frame } from "../../transport/connection.ts";
 import { encodeBinary } from "./binary.ts";
 import type { Entry } from "../queue/packing.ts";
@@ -10,10 +6,10 @@ import { encodeEnvelope, type OutgoingEnvelope, type TraceContext } from "./enve
 import { checkTopic } from "../base/topic_pattern.ts";
 import { utf8Length } from "./utf8.ts";
 
-/** Bytes that one message may have by default, in both directions. */
+/** Most bytes of one message by default, in both directions. */
 export const MAX_MESSAGE_BYTES = 262_144;
 
-/** A message as it goes to every receiver, encoded once. */
+/** A message that was encoded once for all receivers. */
 export type EncodedMessage = Pick<Entry, "frame" | "size" | "topic">;
 
 /** Options for {@linkcode encodeMessage}. */
@@ -24,24 +20,24 @@ export interface EncodeOptions {
    * @default {262144}
    */
   readonly maxBytes?: number;
-  /** What is being done, for errors: `send`, `publish`. */
+  /** The operation, for errors: `send`, `publish`. */
   readonly verb?: string;
-  /** Present where an answer is owed. */
+  /** Id of a request; present if an answer is expected. */
   readonly id?: number;
-  /** The verified user whose client publishes it. */
+  /** Verified user whose client publishes the message. */
   readonly from?: string | undefined;
-  /** Where the message belongs in a trace; left out where the message would be too large with it. */
+  /** Place of the message in a trace; left out if the message would be too large. */
   readonly trace?: TraceContext | undefined;
 }
 
 /**
- * Encodes a message. A `Uint8Array` becomes a binary message, everything else JSON.
+ * Encodes a message. A `Uint8Array` becomes a binary message, any other value JSON.
  *
- * @param topic Its topic: a non-empty string of at most 255 bytes.
- * @param data Any value that JSON can hold, a `Uint8Array`, or `undefined` for none.
+ * @param topic The topic: a non-empty string of at most 255 bytes.
+ * @param data Any value that JSON can hold, a `Uint8Array`, or `undefined` for no data.
  * @param options See {@linkcode EncodeOptions}.
  * @returns The message, ready for any number of sessions.
- * @throws {TypeError} If JSON cannot hold the data, or the topic is no topic.
+ * @throws {TypeError} If JSON cannot hold the data, or the topic is not a valid topic.
  * @throws {RangeError} If the message is larger than `maxBytes`.
  *
  * @example Usage
@@ -62,14 +58,15 @@ export function encodeMessage(
   return encodeData({ topic, data, id, from, trace }, { maxBytes, verb, topic });
 }
 
-/** An envelope with data, which may be bytes. */
+/** An envelope with data, which may be a `Uint8Array`. */
 type DataEnvelope = Extract<OutgoingEnvelope, { readonly data?: unknown }>;
 
 /**
- * Encodes an envelope with its data. A `Uint8Array` makes a binary message of it.
+ * Encodes an envelope with its data. A `Uint8Array` becomes a binary message.
  *
- * @param envelope The envelope; its topic was checked.
- * @param options The most bytes that it may have; what is being done, for errors; for policies its topic, none by default.
+ * @param envelope The envelope, with a checked topic.
+ * @param options Most bytes of the envelope; the operation, for errors; the topic for overflow
+ * policies, empty by default.
  * @returns The message, ready for any number of sessions.
  * @throws {TypeError} If JSON cannot hold the data.
  * @throws {RangeError} If the message is larger than `maxBytes`.
@@ -94,21 +91,21 @@ export function encodeData(
 }
 
 /**
- * Encodes an envelope that is control, and has no topic to go by.
+ * Encodes a control envelope, which has no topic for overflow policies.
  *
  * @param envelope The envelope.
- * @param verb What is being done, for errors.
- * @returns What goes to the peer.
- * @throws {TypeError} If JSON cannot hold its data.
+ * @param verb The operation, for errors.
+ * @returns The encoded envelope.
+ * @throws {TypeError} If JSON cannot hold the data.
  */
 export function encodeControl(envelope: OutgoingEnvelope, verb?: string): EncodedMessage {
   return framed(encodeEnvelope(envelope, verb), "");
 }
 
 /**
- * Measures what was encoded already.
+ * Measures an encoded frame.
  *
- * @param frame An envelope as text, or a binary message's frame.
+ * @param frame An envelope as text, or the frame of a binary message.
  * @param topic The topic; empty for control.
  * @returns The message, ready for any number of sessions.
  */

@@ -1,41 +1,42 @@
 /**
- * The envelopes of `skein.1` and of the plain WebSocket: JSON objects in
- * UTF-8 without raw line feeds, read and written here and nowhere else.
+ * Envelopes of `skein.1` and of the plain WebSocket: JSON objects in UTF-8 without raw line feeds.
+ * Only this module reads and writes envelopes.
  *
- * The first known key says what an envelope is, in the order of the wire's
- * table; only `dropped` comes before `topic`, which it may have itself. Unknown
- * keys are ignored.
- *
- * @module
+ * The first known key determines the kind of an envelope, in the order of the protocol's table.
+ * Only `dropped` precedes `topic`, because a `dropped` envelope may have a topic. Unknown keys are
+ * ignored.
  */
 import type { RequestFailure } from "../../errors.ts";
 import type { Gap, HistoryPosition, RecoveryReason, Unsubscribed } from "./recovery.ts";
 import { exceedsBytes } from "./utf8.ts";
 
-/** What the server says first on `skein.1`. */
+/** First envelope of the server on `skein.1`. */
 export interface Hello {
   /** Id of the session. */
   readonly session: string;
-  /** How often the server shows that it is alive, in milliseconds. */
+  /** Interval of the server's signs of life, in milliseconds. */
   readonly heartbeatMs: number;
-  /** The largest envelope that the server takes, in bytes. */
+  /** Largest envelope that the server accepts, in bytes. */
   readonly maxMessageBytes: number;
   /** Names of optional features. */
   readonly features: readonly string[];
-  /** Names this session in the request of the one to which its client moves; a secret. */
+  /**
+   * Secret by which the client can move to another session: the request for the new session names
+   * the ticket.
+   */
   readonly ticket?: string | undefined;
 }
 
-/** What the peer is told before a server goes away. */
+/** Notice of a server before the server goes away. */
 export interface GoAway {
-  /** When to come back, in milliseconds from now. */
+  /** Time until the client should come back, in milliseconds from now. */
   readonly retryAfterMs: number;
-  /** Why, for people. */
+  /** Reason, for people. */
   readonly reason: string;
 }
 
 /**
- * The place of a message in a trace: the headers of the same names in W3C Trace Context, by which two
+ * Place of a message in a trace: the headers of the same names in W3C Trace Context, by which both
  * ends of a session make one trace.
  */
 export interface TraceContext {
@@ -45,26 +46,26 @@ export interface TraceContext {
   readonly tracestate?: string;
 }
 
-/** One envelope, read. `unknown` has no key that this version knows. */
+/** A parsed envelope. The kind `unknown` has no key that this version knows. */
 export type Envelope =
   | {
     readonly kind: "message";
     readonly topic: string;
     readonly data: unknown;
     readonly id?: number;
-    /** Where it stands in the history of its topic; never without `prev`. */
+    /** Offset in the history of the topic; never without `prev`. */
     readonly offset?: number;
-    /** The offset before it. */
+    /** Offset of the message before. */
     readonly prev?: number;
-    /** Names the publication. */
+    /** Tag of the publication. */
     readonly tag?: string;
-    /** Its number, where each is to be handled once. */
+    /** Number of a message that is handled exactly once. */
     readonly seq?: number;
-    /** The id of the client, said once a session. */
+    /** Id of the client, sent once per session. */
     readonly client?: string;
-    /** The verified user whose client published it; a server says so, a client never. */
+    /** Verified user whose client published the message; set by a server, never by a client. */
     readonly from?: string;
-    /** Where it belongs in a trace of its sender. */
+    /** Place of the message in a trace of the sender. */
     readonly trace?: TraceContext;
   }
   | {
@@ -78,11 +79,11 @@ export type Envelope =
     readonly kind: "subscribe";
     readonly topic: string;
     readonly id: number;
-    /** What the client has already. */
+    /** Newest position that the client has. */
     readonly since?: HistoryPosition;
-    /** How many of the newest messages it wants to begin with. */
+    /** Number of the newest messages that the client wants first. */
     readonly last?: number;
-    /** The id of the client, said once a session. */
+    /** Id of the client, sent once per session. */
     readonly client?: string;
   }
   | { readonly kind: "unsubscribe"; readonly topic: string; readonly id: number }
@@ -92,15 +93,15 @@ export type Envelope =
     readonly data: unknown;
     readonly id?: number;
     readonly seq?: number;
-    /** The id of the client, said once a session. */
+    /** Id of the client, sent once per session. */
     readonly client?: string;
-    /** There if the client that publishes does not get the publication. */
+    /** Present if the publishing client does not get the publication. */
     readonly echo?: false;
   }
   | {
     readonly kind: "presence";
     readonly topic: string;
-    /** With what the session is to be present; `undefined` takes it back. */
+    /** Presence data of the session; `undefined` ends the presence. */
     readonly data: unknown;
     readonly id: number;
   }
@@ -112,7 +113,7 @@ export type Envelope =
   | { readonly kind: "dropped"; readonly count: number; readonly topic?: string }
   | { readonly kind: "gap"; readonly topic: string; readonly gap: Gap }
   | {
-    /** A publication that this peer does not get: only its place in the history. */
+    /** A publication that this peer does not get: only the place in the history. */
     readonly kind: "skip";
     readonly topic: string;
     readonly offset: number;
@@ -125,39 +126,40 @@ export type Envelope =
     readonly unsubscribed: Unsubscribed;
   }
   | { readonly kind: "ack"; readonly n: number }
-  /** The credentials end, and the server asks for a new token. */
+  /** The credentials are about to expire, and the server asks for a new token. */
   | { readonly kind: "renew"; readonly withinMs: number }
-  /** The server waits for a token, since it refused the request that came without one. */
+  /** The server refused a request without a token, and waits for one. */
   | { readonly kind: "expects"; readonly what: "auth"; readonly reason: string }
   | { readonly kind: "service"; readonly service: ServiceKind; readonly id: number | null }
   | { readonly kind: "unknown" }
   | { readonly kind: "malformed"; readonly message: string; readonly id: number | null };
 
-/** An envelope that was not read. */
+/** A parsed JSON object that is not checked yet. */
 export type Raw = Readonly<Record<string, unknown>>;
 
-/** Envelopes by which a peer asks its server for something. */
+/** Envelopes by which a peer requests a service of its server. */
 export type ServiceKind = "auth" | "presence" | "publish" | "subscribe" | "unsubscribe";
 
-/** Reads what only a server gets: a service that is asked for, or a message with a number. */
+/** Reads an envelope that only a server accepts: a request for a service, or a numbered message. */
 export type ServiceReader = (
   kind: ServiceKind | "message",
   value: unknown,
   raw: Raw,
 ) => Envelope;
 
-/** Bytes that a topic may have by default. */
+/** Most bytes of a topic by default. */
 export const MAX_TOPIC_BYTES = 255;
 
-/** Characters that the id of a client, an epoch, or the code of an `unsubscribed` may have. */
+/** Most characters of a client id, of an epoch, and of the code of an `unsubscribed`. */
 export const MAX_NAME_LENGTH = 64;
 
 /**
- * Reads one envelope. Never throws: what cannot be read comes back as
- * `malformed`, with what was expected and what came.
+ * Reads one envelope. Never throws: an unreadable envelope is returned as `malformed`, with the
+ * expected and the received value.
  *
  * @param text One JSON object.
- * @param readService Reads what only servers are asked for; without it, that comes back as `service`.
+ * @param readService Reads requests to a server; without this function, such a request is returned
+ * as `service`.
  * @returns The envelope.
  */
 export function readEnvelope(text: string, readService?: ServiceReader): Envelope {
@@ -195,7 +197,7 @@ export function readEnvelope(text: string, readService?: ServiceReader): Envelop
 function readMessage(topic: unknown, raw: Raw, readService?: ServiceReader): Envelope {
   const { id, data, from } = raw;
   if (!isTopic(topic)) return badTopic("topic", topic, id);
-  // A server's word only: its peers are known by their sessions.
+  // Accepted from a server only: a server knows its peers by their sessions.
   const sender = !readService && typeof from === "string" ? { from } : undefined;
   if (raw.offset !== undefined) return readPlaced("message", topic, raw, sender);
   if (raw.seq !== undefined && readService) return readService("message", topic, raw);
@@ -203,17 +205,21 @@ function readMessage(topic: unknown, raw: Raw, readService?: ServiceReader): Env
   return isId(id) ? { kind: "message", topic, data, id, ...sender } : badId("topic", id);
 }
 
-/** A version but ff, and ids that are not all zeros. */
+/** Any version except ff, and ids that are not all zeros. */
 const TRACEPARENT = /^(?!ff)[\da-f]{2}-(?!0{32})[\da-f]{32}-(?!0{16})[\da-f]{16}-[\da-f]{2}$/;
 
-/** Printable ASCII within the length that W3C Trace Context has everybody hand on. */
+/**
+ * Printable ASCII, up to the length that W3C Trace Context requires every implementation to pass
+ * on.
+ */
 const TRACESTATE = /^[ -~]{1,512}$/;
 
 /**
- * Reads a trace context. One that is wrong is none: no message is refused for its trace.
+ * Reads a trace context. An invalid trace context is ignored, because no message is refused for its
+ * trace.
  *
  * @param trace Any value.
- * @returns The trace context, without keys that are not known; `undefined` if it is none.
+ * @returns The trace context without unknown keys; `undefined` if invalid.
  */
 export function readTrace(trace: unknown): TraceContext | undefined {
   if (!isObject(trace)) return undefined;
@@ -224,7 +230,7 @@ export function readTrace(trace: unknown): TraceContext | undefined {
     : { traceparent };
 }
 
-/** The keys of all other envelopes; the first that is there says what it is. */
+/** Keys of all other envelopes; the first present key determines the kind. */
 const KINDS = [
   "reply",
   "cancel",
@@ -315,7 +321,9 @@ function readGoAway(goaway: unknown): Envelope {
   return { kind: "goaway", goaway: { retryAfterMs, reason: textOf(reason) } };
 }
 
-/** A publication of a topic with a history, which nobody asks by, or its place alone. */
+/**
+ * Reads a publication of a topic with a history, which never has an id, or the place of one alone.
+ */
 function readPlaced(
   kind: "message" | "skip",
   topic: string,
@@ -332,7 +340,7 @@ function readPlaced(
 
 function readGap({ gap: topic, reason, epoch, offset, tag }: Raw): Envelope {
   if (!isTopic(topic)) return badTopic("gap", topic, undefined);
-  // A reason that a later version adds is passed on as it came.
+  // A reason of a later version is passed on as received.
   const gap = { gap: topic, reason: textOf(reason) as RecoveryReason };
   if (!isName(epoch) || !isId(offset)) return { kind: "gap", topic, gap };
   if (!isTag(tag)) return badTag(tag);
@@ -351,7 +359,7 @@ function readUnsubscribed({ unsubscribed: topic, code, reason }: Raw): Envelope 
   };
 }
 
-/** An envelope to be written; keys that are `undefined` are left out. */
+/** An envelope to write; keys with the value `undefined` are left out. */
 export type OutgoingEnvelope =
   | {
     readonly topic: string;
@@ -403,10 +411,10 @@ export type OutgoingEnvelope =
   | { readonly expects: "auth"; readonly reason: string };
 
 /**
- * Writes an envelope, or says why that cannot be.
+ * Writes an envelope.
  *
- * @param envelope What to write; its `data` may be any value that JSON can hold.
- * @param verb What is being done, for the error.
+ * @param envelope The envelope; `data` may be any value that JSON can hold.
+ * @param verb The operation, for the error.
  * @returns JSON text without raw line feeds.
  * @throws {TypeError} If JSON cannot hold the data.
  */
@@ -415,10 +423,10 @@ export function encodeEnvelope(envelope: OutgoingEnvelope, verb = "send"): strin
   let lost: Lost | undefined;
   let options: ErrorOptions | undefined;
   try {
-    // In one go: the pieces would be text that has to be joined and walked again.
+    // One call for the whole envelope: separate pieces would have to be joined and walked again.
     const text = JSON.stringify(envelope);
     lost = data === undefined ? undefined : findLost(data);
-    // What a `toJSON` left out. Within a string the quotes would be escaped.
+    // Data that a `toJSON` left out. Inside a string the quotes would be escaped.
     if (hasToJson(data) && !text.includes('"data":')) lost = { value: data, path: "" };
     if (lost === undefined) return text;
   } catch (cause) {
@@ -434,14 +442,14 @@ export function encodeEnvelope(envelope: OutgoingEnvelope, verb = "send"): strin
   );
 }
 
-/** A value that JSON would leave out, or make another one of, and where it is. */
+/** A value that JSON would leave out or change, and its path. */
 interface Lost {
   readonly value: unknown;
-  /** Each key behind a dot. */
+  /** Each key after a dot. */
   readonly path: string;
 }
 
-/** Walks data that has no cycles. A key whose value is `undefined` is no loss: it is none. */
+/** Finds a lost value in data without cycles. A key with the value `undefined` counts as absent. */
 function findLost(value: unknown): Lost | undefined {
   switch (typeof value) {
     case "string":
@@ -482,7 +490,7 @@ function hasToJson(data: unknown): boolean {
 }
 
 /**
- * Says what a value is, for an error message: its type, never its content.
+ * Describes a value for an error message: the type, never the content.
  *
  * @param value Any value.
  * @returns A word or two.
@@ -493,56 +501,59 @@ export function describe(value: unknown): string {
   if (typeof value === "number") return String(value);
   if (typeof value === "string") return value === "" ? "an empty string" : "a string";
   if (typeof value === "object") {
-    // The prototype's: a key "constructor" of what a peer sent says nothing.
+    // Read from the prototype: the peer controls an own key "constructor".
     const name: unknown = Object.getPrototypeOf(value)?.constructor?.name;
     return typeof name === "string" && name !== "" ? name : "an object";
   }
   return typeof value;
 }
 
-/** For people only: what is no text is left out, since turning it into one can throw. */
+/**
+ * Returns a text for people; empty for a value that is neither text nor a number, since converting
+ * such a value can throw.
+ */
 function textOf(value: unknown): string {
   return typeof value === "string" || typeof value === "number" ? String(value) : "";
 }
 
-/** Whether it can be a topic. */
+/** Returns true if the value can be a topic. */
 export function isTopic(value: unknown): value is string {
   return typeof value === "string" && value !== "" && !exceedsBytes(value, MAX_TOPIC_BYTES);
 }
 
-/** Whether it is a whole number from 0. */
+/** Returns true for a whole number from 0. */
 export function isId(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
-/** Tells whether a value can be the id of a client, an epoch, or the code of an `unsubscribed`. */
+/** Returns true if the value can be a client id, an epoch, or the code of an `unsubscribed`. */
 export function isName(value: unknown): value is string {
   return typeof value === "string" && value !== "" && value.length <= MAX_NAME_LENGTH;
 }
 
-/** True for the tag of a publication, and where there is none. */
+/** Returns true for the tag of a publication, and for `undefined`. */
 export function isTag(value: unknown): value is string | undefined {
   return value === undefined || isName(value);
 }
 
-/** Makes the malformed envelope for a value that is no tag. */
+/** Makes the `malformed` envelope for an invalid tag. */
 export function badTag(tag: unknown, id?: unknown): Envelope {
   return malformed(`Expected "tag" to be a name, received ${describe(tag)}`, id);
 }
 
-/** Whether it has keys. */
+/** Returns true for an object. */
 export function isObject(value: unknown): value is Raw {
   return typeof value === "object" && value !== null;
 }
 
-/** What comes of something that is no topic. */
+/** Makes the `malformed` envelope for an invalid topic. */
 export function badTopic(key: string, topic: unknown, id: unknown): Envelope {
   const isLong = typeof topic === "string" && topic !== "";
   const received = isLong ? `more than ${MAX_TOPIC_BYTES} bytes` : describe(topic);
   return malformed(`Expected "${key}" to be a topic, received ${received}`, id);
 }
 
-/** What comes of something that is no number. */
+/** Makes the `malformed` envelope for an invalid number. */
 export function badId(key: string, value: unknown, id?: unknown): Envelope {
   return malformed(
     `Expected the number of "${key}" to be a whole number from 0, received ${describe(value)}`,
@@ -550,7 +561,7 @@ export function badId(key: string, value: unknown, id?: unknown): Envelope {
   );
 }
 
-/** What comes of an envelope that cannot be read; `id` is answered. */
+/** Makes the envelope for unreadable input; the peer gets an answer with `id`. */
 export function malformed(message: string, id?: unknown): Envelope {
   return { kind: "malformed", message, id: isId(id) ? id : null };
 }

@@ -1,34 +1,33 @@
-/**
- * Messages that have a place in the history of their topic.
- *
- * @module
- */
+/** Messages with a place in the history of their topic. */
 import type { Frame } from "../../transport/connection.ts";
 import { decodeBinary, encodeBinary } from "./binary.ts";
 import { type EncodedMessage, framed } from "./encode.ts";
 
-/** Characters that a tag may have. */
+/** Most characters of a tag. */
 export const MAX_TAG_LENGTH = 8;
 
-/** Bytes that its place adds to a message at most: the three keys, numbers of 16 digits, and a tag. */
+/** Most bytes that a place adds to a message: three keys, numbers of 16 digits, and a tag. */
 export const MAX_PLACE_BYTES = 69;
 
-/** Where a message stands in the history of its topic. */
+/** Place of a message in the history of its topic. */
 export interface MessagePlace {
-  /** Its number. */
+  /** Offset of the message. */
   readonly offset: number;
-  /** The number of the one before it. */
+  /** Offset of the message before. */
   readonly prev: number;
-  /** Names the publication; at most {@linkcode MAX_TAG_LENGTH} characters that JSON does not escape. */
+  /**
+   * Tag of the publication: at most {@linkcode MAX_TAG_LENGTH} characters that JSON does not
+   * escape.
+   */
   readonly tag?: string | undefined;
 }
 
 /**
- * Writes its place into a message that was encoded before it was known.
+ * Adds the place to a message that was encoded before the place was known.
  *
- * @param frame An envelope as text, or a binary message's frame.
+ * @param frame An envelope as text, or the frame of a binary message.
  * @param topic The topic.
- * @param place Where it stands.
+ * @param place The place of the message.
  * @returns The message, ready for any number of sessions.
  */
 export function placed(frame: Frame, topic: string, place: MessagePlace): EncodedMessage {
@@ -38,7 +37,7 @@ export function placed(frame: Frame, topic: string, place: MessagePlace): Encode
   return framed(encodeBinary(withPlace(parts.head, place), parts.data), topic);
 }
 
-/** An envelope has a topic at least, so that a comma is in place. */
+/** Adds the keys of a place. An envelope has at least a topic, so the leading comma is correct. */
 function withPlace(envelope: string, { offset, prev, tag }: MessagePlace): string {
   const end = tag === undefined ? "}" : `,"tag":"${tag}"}`;
   return `${envelope.slice(0, -1)},"offset":${offset},"prev":${prev}${end}`;

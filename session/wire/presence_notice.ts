@@ -1,122 +1,117 @@
 /**
- * What a client is told about who is present in a topic. Notices for the topic
- * `chat:lobby` arrive as messages with the topic `presence:chat:lobby`.
- *
- * @module
+ * Notices to clients about the users in a topic. Notices for the topic `chat:lobby` arrive as
+ * messages with the topic `presence:chat:lobby`.
  */
 
-/** Topics of presence notices begin with it; the topic that they tell of follows. */
+/** Prefix of the topics of presence notices; the observed topic follows. */
 export const PRESENCE_PREFIX = "presence:";
 
 /**
  * A user who is present in a topic, with one connection or several.
  *
- * @typeParam D The data with which users are present.
+ * @typeParam D The presence data.
  */
 export interface PresenceMember<D = unknown> {
-  /** Who; what the server's `userOf` returned. */
+  /** The user, as returned by the server's `userOf`. */
   readonly user: string;
-  /** How many of the user's sessions are in the topic; 0 while the user may still come back unnoticed. */
+  /** Number of the user's sessions in the topic; 0 while the user may still come back unnoticed. */
   readonly connections: number;
-  /** When the first of them came, in milliseconds since the Unix epoch. */
+  /** Start of the first of these sessions, in milliseconds since the Unix epoch. */
   readonly joinedAt: number;
-  /**
-   * The data with which the user is present; absent where there is none. Of several sessions it is
-   * that of the one which set it last.
-   */
+  /** Presence data of the user, as last set by any of the sessions; absent without data. */
   readonly data?: D;
 }
 
 /**
- * Everyone who is present; the first notice after a subscription. In a large room they are several,
- * one after the other; the first of them begins a new list.
+ * All present users: the first notice after a subscription. In a large room the list comes in
+ * several notices, one after the other, and the first of them begins a new list.
  *
- * @typeParam D The data with which users are present.
+ * @typeParam D The presence data.
  */
 export interface PresenceMembersNotice<D = unknown> {
-  /** Tells the notices apart. */
+  /** Kind of the notice. */
   readonly type: "members";
-  /** Everyone who is present, or some of them. */
+  /** All present users, or some of them. */
   readonly members: readonly PresenceMember<D>[];
-  /** Which part of the list this is, from 0; absent where it is all of it. */
+  /** Number of this part of the list, from 0; absent for a list in one part. */
   readonly page?: number;
-  /** Whether another part follows. */
+  /** Present if another part follows. */
   readonly more?: true;
 }
 
 /**
- * A user's first connection came in.
+ * Notice that a user's first connection has opened.
  *
- * @typeParam D The data with which users are present.
+ * @typeParam D The presence data.
  */
 export interface PresenceJoinNotice<D = unknown> {
-  /** Tells the notices apart. */
+  /** Kind of the notice. */
   readonly type: "join";
-  /** Who came. */
+  /** The user who joined. */
   readonly user: string;
-  /** When, in milliseconds since the Unix epoch. */
+  /** Time of the join, in milliseconds since the Unix epoch. */
   readonly at: number;
-  /** The data with which the user is present; absent where there is none. */
+  /** Presence data of the user; absent without data. */
   readonly data?: D;
 }
 
 /**
- * The data of a user who is present is other than before.
+ * Notice that the data of a present user has changed.
  *
- * @typeParam D The data with which users are present.
+ * @typeParam D The presence data.
  */
 export interface PresenceUpdateNotice<D = unknown> {
-  /** Tells the notices apart. */
+  /** Kind of the notice. */
   readonly type: "update";
   /** The user. */
   readonly user: string;
-  /** When it changed, in milliseconds since the Unix epoch. */
+  /** Time of the change, in milliseconds since the Unix epoch. */
   readonly at: number;
-  /** The data now; absent where the user has none any more. */
+  /** New presence data; absent if the user has no data any more. */
   readonly data?: D;
 }
 
-/** A user's last connection has gone. */
+/** Notice that a user's last connection has closed. */
 export interface PresenceLeaveNotice {
-  /** Tells the notices apart. */
+  /** Kind of the notice. */
   readonly type: "leave";
-  /** Who went. */
+  /** The user who left. */
   readonly user: string;
-  /** When the user was declared absent, in milliseconds since the Unix epoch. */
+  /** Time at which the user was declared absent, in milliseconds since the Unix epoch. */
   readonly at: number;
-  /** When the user was last connected; earlier than `at` by the grace period. */
+  /** End of the user's last connection; earlier than `at` by the grace period. */
   readonly lastSeenAt: number;
 }
 
 /**
- * Changes in a large room since the last notice, net effect only: users who came and went meanwhile
- * are not in it, and of several updates of a user it has the last.
+ * Changes in a large room since the last notice, net effect only: a user who joined and left in the
+ * meantime is not included, and of several updates of a user only the last one is.
  *
- * @typeParam D The data with which users are present.
+ * @typeParam D The presence data.
  */
 export interface PresenceChangesNotice<D = unknown> {
-  /** Tells the notices apart. */
+  /** Kind of the notice. */
   readonly type: "changes";
-  /** Users whose first connection came in, when, and with which data. */
+  /** Users whose first connection has opened, with time and data. */
   readonly joined: readonly Omit<PresenceJoinNotice<D>, "type">[];
-  /** Users whose last connection has gone; see {@linkcode PresenceLeaveNotice}. */
+  /** Users whose last connection has closed; see {@linkcode PresenceLeaveNotice}. */
   readonly left: readonly Omit<PresenceLeaveNotice, "type">[];
-  /** Users whose data is other than before; see {@linkcode PresenceUpdateNotice}. */
+  /** Users with changed data; see {@linkcode PresenceUpdateNotice}. */
   readonly updated?: readonly Omit<PresenceUpdateNotice<D>, "type">[];
 }
 
-/** How many users are present, in a room that tells no more than that. */
+/** Number of present users, in a room that publishes only this number. */
 export interface PresenceCountNotice {
-  /** Tells the notices apart. */
+  /** Kind of the notice. */
   readonly type: "count";
-  /** How many. */
+  /** Number of users. */
   readonly users: number;
 }
 
 /**
  * A presence notice; branch on `type`.
  *
- * @example Keeping a list of who is there, and with which data
+ * @example Keeping a list of present users and their data
  * ```ts
  * import type { PresenceNotice } from "@skein/skein";
  * import { assertEquals } from "@std/assert";
@@ -125,7 +120,7 @@ export interface PresenceCountNotice {
  * function note(notice: PresenceNotice) {
  *   switch (notice.type) {
  *     case "members":
- *       // Not 0: the list goes on.
+ * // A later page continues the list.
  *       if (!notice.page) present.clear();
  *       for (const { user, data } of notice.members) present.set(user, data);
  *       break;
@@ -151,7 +146,7 @@ export interface PresenceCountNotice {
  * assertEquals([...present], [["bob", "away"], ["eve", "here"]]);
  * ```
  *
- * @typeParam D The data with which users are present: with a contract, what its `presence` says.
+ * @typeParam D The presence data: with a contract, the type of its `presence`.
  */
 export type PresenceNotice<D = unknown> =
   | PresenceMembersNotice<D>

@@ -1,32 +1,28 @@
-/**
- * What a client is told when it comes back to a topic with a history.
- *
- * @module
- */
+/** Recovery of a subscription: positions in a history, gaps, and the answers of a server. */
 
-/** A place in the history of a topic: everything up to this offset is known. */
+/** A position in the history of a topic: all publications up to this offset are known. */
 export interface HistoryPosition {
-  /** Names one unbroken history. Offsets of different epochs have nothing in common. */
+  /** Name of one unbroken history. Offsets of different epochs are unrelated. */
   readonly epoch: string;
-  /** The number of the newest publication that is known; 0 before the first one. */
+  /** Offset of the newest known publication; 0 before the first one. */
   readonly offset: number;
   /**
-   * Names the publication at the offset: a history that has another one there is told apart by it.
-   * Absent where none stands there, or its engine gave it no tag.
+   * Tag of the publication at the offset, by which a history with another publication there is
+   * detected. Absent without a publication at the offset, and where the engine gave no tag.
    */
   readonly tag?: string | undefined;
 }
 
 /**
- * Why messages are missing, or may be.
+ * Reasons why messages are missing or may be missing:
  *
- * - `no-history`: the topic keeps none.
- * - `new-epoch`: the history began anew; the engine may have lost what it had.
- * - `too-old`: what came next is not kept any more.
- * - `beyond-head`: the position is newer than everything that the engine has.
+ * - `no-history`: the topic has no history.
+ * - `new-epoch`: the history began anew; the engine may have lost the old one.
+ * - `too-old`: the messages after the position are no longer kept.
+ * - `beyond-head`: the position is newer than the newest message of the engine.
  * - `interrupted`: the engine was away, and the topic has no history to catch up from.
  * - `unavailable`: the engine could not be read.
- * - `dropped`: the peer's send queue was full, and its policy dropped them.
+ * - `dropped`: the peer's send queue was full, and its policy dropped the messages.
  */
 export type RecoveryReason =
   | "no-history"
@@ -37,80 +33,86 @@ export type RecoveryReason =
   | "unavailable"
   | "dropped";
 
-/** What a subscription is answered by; all empty for a topic without history. */
+/** Answer to a subscription; all keys are absent for a topic without history. */
 export interface SubscribeAnswer {
-  /** The epoch of what follows. */
+  /** Epoch of the following messages. */
   readonly epoch?: string;
-  /** What follows comes after this offset: the first message that follows has it as its `prev`. */
+  /** Offset before the following messages: the first of them has this offset as `prev`. */
   readonly offset?: number;
-  /** Names the publication at `offset`, where that is known. */
+  /** Tag of the publication at `offset`, where known. */
   readonly tag?: string | undefined;
-  /** The newest offset there was; whoever has it has caught up. */
+  /** Newest offset at the time of the answer; a client with this offset has caught up. */
   readonly head?: number;
-  /** Whether everything since the position that was asked for follows. */
+  /** True if all messages since the requested position follow. */
   readonly recovered?: boolean;
-  /** Why it does not. */
+  /** Reason why messages are missing. */
   readonly reason?: RecoveryReason;
   /**
-   * Present, and alone, where the session asked for the topic again, or left it, before this
-   * question was answered. Clients get the failure `superseded` for it.
+   * Present, and alone, if the session subscribed to the topic again or left the topic before this
+   * answer. The client gets the failure `superseded`.
    */
   readonly isSuperseded?: true;
 }
 
-/** Messages of a topic are missing here, or may be. */
+/** Notice that messages of a topic are missing here, or may be missing. */
 export interface Gap {
   /** The topic. */
   readonly gap: string;
-  /** Why. */
+  /** Reason for the gap. */
   readonly reason: RecoveryReason;
-  /** The epoch of what follows, if the topic has a history. */
+  /** Epoch of the following messages, if the topic has a history. */
   readonly epoch?: string;
-  /** What follows comes after this offset. */
+  /** Offset before the following messages. */
   readonly offset?: number;
-  /** Names the publication at `offset`, where that is known. */
+  /** Tag of the publication at `offset`, where known. */
   readonly tag?: string | undefined;
 }
 
-/** The server took this session off a topic: nothing of it follows. */
+/**
+ * Notice that the server removed this session from a topic. No more messages of the topic follow.
+ */
 export interface Unsubscribed {
   /** The topic. */
   readonly unsubscribed: string;
   /**
-   * Stable code to branch on: `removed` by the application, `forbidden` since its rights changed,
-   * `too-many` and `unavailable` for now, or one of the application's own.
+   * Stable code to branch on: `removed` by the application, `forbidden` after a change of rights,
+   * `too-many` and `unavailable` for temporary refusals, or one of the application's own.
    */
   readonly code: string;
-  /** Why, for people; may be empty. */
+  /** Reason, for people; may be empty. */
   readonly reason: string;
 }
 
-/**
- * Codes of refusals that hold for now: a client asks again after a while. All others are final.
- */
+/** Codes of temporary refusals, after which a client tries again later. All others are final. */
 export const CODES_FOR_NOW: ReadonlySet<string> = new Set([
   "too-many",
   "unavailable",
   "superseded",
 ]);
 
-/** Code of an `unsubscribed` that says that the topic goes on in the session to which the client moved. */
+/**
+ * Code of an `unsubscribed` after a handover: the topic continues in the session to which the
+ * client moved.
+ */
 export const MOVED = "handover";
 
-/** From where on the messages of a topic with a history are wanted. */
+/** Start of a subscription to a topic with a history. */
 export interface HistoryOptions {
-  /** What is known already: what came after it follows; by default what is published from now on. */
+  /**
+   * Known position: the messages after this position follow. By default the subscription starts
+   * with the next publication.
+   */
   readonly since?: HistoryPosition | undefined;
-  /** So many of the newest are wanted, at most, if there is no `since` or it is of no use; none by default. */
+  /** Most of the newest messages to send if `since` is absent or of no use; 0 by default. */
   readonly last?: number | undefined;
 }
 
-/** How a subscription went on after messages may have been missed. */
+/** Result of a resumed subscription after a possible loss of messages. */
 export interface Recovery {
-  /** Whether everything follows that was missed. */
+  /** True if all missed messages follow. */
   readonly recovered: boolean;
-  /** Why it does not. */
+  /** Reason why messages are missing. */
   readonly reason?: RecoveryReason;
-  /** What follows comes after it; absent if that is not known, as for a topic without history. */
+  /** Position before the following messages; absent if unknown, as for a topic without history. */
   readonly position?: HistoryPosition;
 }

@@ -1,8 +1,6 @@
 /**
- * What a server has to read beside what both ends do: envelopes by which a peer
- * asks for something, and messages with numbers. A client does not load it.
- *
- * @module
+ * Envelopes that only a server reads: requests for services, and numbered messages. A client does
+ * not load this module.
  */
 import {
   badId,
@@ -22,8 +20,8 @@ import {
 } from "./envelope.ts";
 
 /**
- * Reads one envelope. Never throws: what cannot be read comes back as
- * `malformed`, with what was expected and what came.
+ * Reads one envelope. Never throws: an unreadable envelope is returned as `malformed`, with the
+ * expected and the received value.
  *
  * @param text One JSON object.
  * @returns The envelope.

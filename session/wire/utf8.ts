@@ -1,17 +1,16 @@
-/**
- * Byte lengths of strings, without encoding them.
- *
- * @module
- */
+/** Byte lengths of strings, computed without encoding. */
 
-/** Nearly all text is ASCII, and a regular expression walks it several times faster. */
+/**
+ * Matches text beyond ASCII. Nearly all text is ASCII, and a regular expression is several times
+ * faster than a loop.
+ */
 // deno-lint-ignore no-control-regex
 const BEYOND_ASCII = /[^\x00-\x7f]/;
 
 /**
- * Counts the bytes that a string takes in UTF-8.
+ * Counts the bytes of a string in UTF-8.
  *
- * @param text The string; a lone surrogate counts three, as its replacement does.
+ * @param text The string; a lone surrogate counts three bytes, as its replacement does.
  * @returns The number of bytes.
  *
  * @example Usage
@@ -28,19 +27,18 @@ export function utf8Length(text: string): number {
   for (let i = 0; i < text.length; i++) {
     const point = text.codePointAt(i)!;
     if (point >= 0x80) bytes += point < 0x800 ? 1 : 2;
-    // Four bytes, of which its two units counted one each.
+    // A code point of four bytes has two UTF-16 units, and each has counted one byte.
     if (point > 0xffff) i++;
   }
   return bytes;
 }
 
 /**
- * Tells whether a string takes more bytes than allowed; counts only when it
- * could matter.
+ * Checks a string against a limit in bytes, and counts the bytes only when necessary.
  *
  * @param text The string.
- * @param maxBytes The most bytes allowed.
- * @returns Whether it is longer.
+ * @param maxBytes Most bytes allowed.
+ * @returns True if the string is longer.
  */
 export function exceedsBytes(text: string, maxBytes: number): boolean {
   if (text.length > maxBytes) return true;
